@@ -1,0 +1,39 @@
+"""`python -m runner DIRECTORY`: the supervisor of the run in DIRECTORY, started by `runner.start`."""
+
+import asyncio
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import NoReturn
+
+import msgspec
+
+from runner import launcher, rundir
+from runner.launcher import LaunchCommand
+from runner.supervisor import EXIT_DIED, Supervisor
+
+
+async def _supervise(directory: Path, launch_command: LaunchCommand) -> NoReturn:
+    run = msgspec.structs.replace(rundir.read_run_file(directory), supervisor_pid=os.getpid())
+    rundir.write_run_file(directory, run)
+    status = await Supervisor(directory, run, launch_command).run()
+    sys.stderr.flush()
+    # Not by the ordinary way out: it would wait for threads, and a driver call or a download may hang in one.
+    os._exit(status)
+
+
+def main(launch_command: LaunchCommand = launcher.accelerate_command) -> None:
+    """Hold the run's lock, and supervise it to its end."""
+    directory = Path(sys.argv[1])
+    try:
+        rundir.hold_lock(directory)
+        asyncio.run(_supervise(directory, launch_command))
+    except BaseException:
+        traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(EXIT_DIED)
+
+
+if __name__ == "__main__":
+    main()

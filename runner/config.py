@@ -1,0 +1,138 @@
+"""Every setting of a run, validated with messages for people.
+
+Knows what each setting means and which values make sense together. Does not know where a
+setting came from (flag, TOML file, start screen), and looks at no file and no device: those
+checks need the machine and live in `runner.start`.
+"""
+
+import re
+from typing import Any, Literal, get_args
+
+import msgspec
+
+Dispatch = Literal["pull", "split"]
+Order = Literal["length", "input"]
+DeviceKind = Literal["auto", "cuda", "cpu"]
+DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
+EngineName = Literal["auto", "static"]
+
+MAX_RANKS = 1024
+"""More than this is a typing error, not a machine."""
+
+RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """One thing that is wrong with a setting: which, what, and what to do."""
+
+    setting: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"--{self.setting.replace('_', '-')}: {self.message}"
+
+
+class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The settings of one run, as they stand in run.json.
+
+    `ranks` is the world size; `batch_size` counts prompts per batch and rank. Sampling values of
+    None leave the model's own generation config alone.
+    """
+
+    prompts: str
+    model: str = "demo"
+    ranks: int = 1
+    batch_size: int = 16
+    max_new_tokens: int = 100
+    dispatch: Dispatch = "pull"
+    order: Order = "length"
+    device: DeviceKind = "auto"
+    dtype: DtypeName = "auto"
+    engine: EngineName = "auto"
+    chat: bool = False
+    do_sample: bool = False
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    seed: int | None = None
+    ignore_eos: bool = False
+    limit: int | None = None
+    column: str | None = None
+    output: str | None = None
+    name: str | None = None
+
+    @property
+    def length_mode(self) -> str:
+        """`fixed length` where end-of-sequence is ignored, else `natural length`."""
+        return "fixed length" if self.ignore_eos else "natural length"
+
+
+_LITERALS: dict[str, Any] = {
+    "dispatch": Dispatch,
+    "order": Order,
+    "device": DeviceKind,
+    "dtype": DtypeName,
+    "engine": EngineName,
+}
+
+
+def check(config: RunConfig) -> list[Problem]:
+    """All problems of `config` that can be seen without looking at the machine."""
+    problems: list[Problem] = []
+
+    def refuse(setting: str, message: str) -> None:
+        problems.append(Problem(setting, message))
+
+    for setting, least in (("ranks", 1), ("batch_size", 1), ("max_new_tokens", 1)):
+        value = getattr(config, setting)
+        if value < least:
+            refuse(setting, f"must be at least {least}, not {value}")
+    if config.ranks > MAX_RANKS:
+        refuse("ranks", f"must be at most {MAX_RANKS}, not {config.ranks}")
+    for setting, kind in _LITERALS.items():
+        value = getattr(config, setting)
+        if value not in get_args(kind):
+            refuse(setting, f"must be one of {', '.join(get_args(kind))}, not {value!r}")
+    if config.limit is not None and config.limit < 1:
+        refuse("limit", f"must be at least 1, not {config.limit}")
+    if not config.model.strip():
+        refuse("model", "must name a model: demo, a local folder, or a hub id")
+    if config.name is not None and not RUN_NAME.fullmatch(config.name):
+        refuse(
+            "name",
+            f"must be 1 to 64 letters, digits, '.', '_' or '-', the first a letter or digit, not {config.name!r}",
+        )
+    problems.extend(_check_sampling(config))
+    return problems
+
+
+def _check_sampling(config: RunConfig) -> list[Problem]:
+    problems: list[Problem] = []
+    for setting in ("temperature", "top_p", "top_k"):
+        if getattr(config, setting) is not None and not config.do_sample:
+            problems.append(Problem(setting, "has no effect without --do-sample; add it"))
+    if config.temperature is not None and not config.temperature > 0:
+        problems.append(
+            Problem("temperature", f"must be above 0, not {config.temperature}; for greedy leave --do-sample out")
+        )
+    if config.top_p is not None and not 0 < config.top_p <= 1:
+        problems.append(Problem("top_p", f"must be above 0 and at most 1, not {config.top_p}"))
+    if config.top_k is not None and config.top_k < 1:
+        problems.append(Problem("top_k", f"must be at least 1, not {config.top_k}"))
+    return problems
+
+
+def from_mapping(values: dict[str, Any]) -> RunConfig:
+    """A RunConfig from plain values (a TOML file under the flags).
+
+    Raises:
+        ValueError: a name that is no setting, or a value of the wrong type, said for people.
+    """
+    known = {field.name for field in msgspec.structs.fields(RunConfig)}
+    unknown = sorted(set(values) - known)
+    if unknown:
+        raise ValueError(f"unknown setting {unknown[0]!r}; known are: {', '.join(sorted(known))}")
+    try:
+        return msgspec.convert(values, RunConfig)
+    except msgspec.ValidationError as error:
+        raise ValueError(str(error)) from None

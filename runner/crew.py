@@ -1,0 +1,144 @@
+"""The ranks on the line: what each is doing, what it is given next, what it brings.
+
+Knows the conversation with a rank and hands out the scheduler's batches. Does not start or end
+processes and writes no file: finished records go to `keep`, everything that happened to `emit`.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from runner import protocol
+from runner.config import RunConfig
+from runner.prompts import PromptIndex
+from runner.protocol import AnyEvent, FromRank, OutputRecord, StepsInFlight
+from runner.scheduler import Scheduler
+from runner.server import RankPeer
+
+
+class Crew:
+    """The ranks of one launch (`attempt`), from their greeting to their leave."""
+
+    def __init__(
+        self,
+        attempt: int,
+        config: RunConfig,
+        prompts: PromptIndex,
+        scheduler: Scheduler,
+        *,
+        emit: Callable[[AnyEvent], None],
+        log: Callable[[str, str], None],
+        keep: Callable[[OutputRecord], None],
+    ) -> None:
+        self.attempt = attempt
+        self.ready = False
+        self.leaving = False
+        self.stopping = False
+        self.pids: dict[int, int] = {}
+        self.failures: dict[int, str] = {}
+        self.gathered: list[tuple[int, str]] = []
+        self._config, self._prompts, self._scheduler = config, prompts, scheduler
+        self._emit, self._log, self._keep = emit, log, keep
+        self._peers: dict[int, RankPeer] = {}
+        self._idle: set[int] = set()
+        self._steps: dict[int, StepsInFlight] = {}
+
+    @property
+    def steps(self) -> list[StepsInFlight]:
+        """How far every rank is inside its batch."""
+        return list(self._steps.values())
+
+    async def serve(self, peer: RankPeer) -> bool:
+        """Listen to a rank until it hangs up. Returns whether it did so before it was told to leave."""
+        rank = peer.hello.rank
+        if peer.hello.attempt != self.attempt or not 0 <= rank < self._config.ranks or rank in self._peers:
+            self._log("supervisor", f"refused rank {rank} of attempt {peer.hello.attempt}")
+            return False
+        self._peers[rank] = peer
+        self.pids[rank] = peer.hello.pid
+        try:
+            async for message in peer.messages():
+                self._hear(rank, message)
+        finally:
+            del self._peers[rank]
+            self._idle.discard(rank)
+            self._steps.pop(rank, None)
+        return not self.leaving
+
+    def _hear(self, rank: int, message: FromRank) -> None:
+        match message:
+            case protocol.Steps():
+                self._steps[rank] = message.steps
+            case protocol.Output():
+                self._keep(message.record)
+            case protocol.BatchFinished():
+                self._scheduler.finish(message.batch)
+                self._batch_over(rank, message)
+            case protocol.BatchFailed():
+                self._log(f"rank {rank}", f"batch {message.batch} failed: {message.error}")
+                for index in self._scheduler.fail(message.batch):
+                    self._keep(self._error_record(index, message))
+                self._batch_over(rank, message)
+            case protocol.RankPhase():
+                self._emit(message)
+            case protocol.RankReady():
+                self._emit(message)
+                self._idle.add(rank)
+                if len(self._idle) == self._config.ranks:
+                    self.ready = True
+                    self._emit(protocol.RanksReady())
+                    self.hand_out()
+            case protocol.Share():
+                self._scheduler.use_share(rank, message.start, message.stop)
+            case protocol.RankFailed():
+                self.failures[rank] = message.error
+                self._log(f"rank {rank}", message.traceback)
+            case protocol.Gathered():
+                self.gathered += message.records
+            case _:
+                self._log("supervisor", f"rank {rank} said {type(message).__name__} out of turn")
+
+    def _batch_over(self, rank: int, event: Any) -> None:
+        self._steps.pop(rank, None)
+        self._emit(event)
+        self._idle.add(rank)
+        self.hand_out()
+
+    def _error_record(self, index: int, failed: protocol.BatchFailed) -> OutputRecord:
+        (prompt,) = self._prompts.read([index])
+        return OutputRecord(
+            index=index,
+            id=prompt.id,
+            prompt=protocol.prompt_text(prompt),
+            text="",
+            prompt_tokens=0,
+            output_tokens=0,
+            finish_reason="error",
+            error=failed.error,
+            rank=failed.rank,
+            batch=failed.batch,
+        )
+
+    def hand_out(self) -> None:
+        """A batch for every idle rank that can have one; the word to leave when nothing more is to come."""
+        if self.leaving or not self.ready:
+            return
+        for rank in sorted(self._idle):
+            assignment = None if self.stopping else self._scheduler.next_batch(rank)
+            if assignment is not None:
+                self._idle.discard(rank)
+                prompts = self._prompts.read(assignment.indices)
+                self._peers[rank].send(protocol.Work(batch=assignment.batch, prompts=prompts))
+                self._emit(protocol.BatchStarted(rank=rank, batch=assignment.batch, rows=len(prompts)))
+        if not self._scheduler.in_flight and (self.stopping or not self._scheduler.unsettled):
+            self.leaving = True
+            for peer in self._peers.values():
+                peer.send(protocol.Leave(gather=self._config.dispatch == "split" and not self.stopping))
+
+    def abandon(self) -> None:
+        """Have every rank drop its batch within a decode step, and leave."""
+        self.stopping = self.leaving = True
+        for assignment in self._scheduler.in_flight.values():
+            if peer := self._peers.get(assignment.rank):
+                peer.send(protocol.Cancel(batch=assignment.batch))
+        for peer in self._peers.values():
+            peer.send(protocol.Leave())

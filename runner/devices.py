@@ -1,0 +1,142 @@
+"""Which GPU is which: what CUDA_VISIBLE_DEVICES lets through, and which sample belongs to a rank.
+
+Pure functions of strings. Knows how CUDA reads its variable and how UUIDs and PCI ids are written
+by NVML, CUDA and torch. Does not know NVML itself, and never matches by index: NVML counts in PCI
+order, CUDA need not.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+from runner.protocol import DeviceSample
+
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+ORDER = "CUDA_DEVICE_ORDER"
+
+
+class GpuNames(NamedTuple):
+    """A GPU as CUDA_VISIBLE_DEVICES may name it: its UUID, and those of its MIG devices in MIG mode."""
+
+    uuid: str
+    mig_mode: bool = False
+    mig_uuids: tuple[str, ...] = ()
+
+
+class Place(NamedTuple):
+    """A device by position: the GPU in NVML's order, and the MIG device on it, if it is one."""
+
+    gpu: int
+    mig: int | None = None
+
+
+def visible_places(value: str | None, gpus: Sequence[GpuNames]) -> list[Place]:
+    """The devices one CUDA process sees, in its order; `value` is CUDA_VISIBLE_DEVICES, None if unset.
+
+    Ordinals, `GPU-` UUIDs and `MIG-` UUIDs (both may be shortened while they stay unambiguous) are
+    read up to the first entry that names nothing; a device named twice hides all, as in CUDA. One
+    process sees a single MIG device, and beside it no whole GPU. Which GPU an ordinal names is sure
+    only under CUDA_DEVICE_ORDER=PCI_BUS_ID; how many there are is sure in any case.
+    """
+    value = None if value is None else value.strip()
+    if value is not None and value.startswith("MIG-"):
+        places = [Place(number, mig) for number, gpu in enumerate(gpus) for mig in range(len(gpu.mig_uuids))]
+        uuids = [uuid for gpu in gpus for uuid in gpu.mig_uuids]
+        return [places[chosen] for chosen in _by_uuid(value, "MIG-", uuids)][:1]
+    if value is None:
+        numbers = list(range(len(gpus)))
+    elif value.startswith("GPU-"):
+        numbers = _by_uuid(value, "GPU-", [gpu.uuid for gpu in gpus])
+    else:
+        numbers = _by_ordinal(value, len(gpus))
+    for number in numbers:
+        if gpus[number].mig_mode and gpus[number].mig_uuids:
+            return [Place(number, 0)]
+    return [Place(number) for number in numbers if not gpus[number].mig_mode]
+
+
+def places_to_sample(environ: Mapping[str, str], gpus: Sequence[GpuNames]) -> list[Place]:
+    """The devices worth watching for a job under `environ`, in NVML's order.
+
+    Those it sees, where that is certain. Ordinals count in CUDA's own order, fastest first, unless
+    CUDA_DEVICE_ORDER says otherwise: then all GPUs are watched, and the ranks find theirs by UUID.
+    """
+    value = environ.get(VISIBLE)
+    places = visible_places(value, gpus)
+    by_name = value is None or value.strip().startswith(("GPU-", "MIG-"))
+    if by_name or environ.get(ORDER) == "PCI_BUS_ID":
+        # A MIG number is compared only between MIG devices; None stands for the whole GPU.
+        return sorted(places, key=lambda place: (place.gpu, -1 if place.mig is None else place.mig))
+    return [Place(number) for number in range(len(gpus))] if places else []
+
+
+def match_rank_to_gpu(device_uuid: str | None, pci_bus_id: str | None, samples: Sequence[DeviceSample]) -> int | None:
+    """The position in `samples` of the device a rank runs on; None where nothing, or too much, matches.
+
+    By UUID, with or without its `GPU-` or `MIG-` prefix; then by PCI id, whatever the width of its
+    domain. Two MIG devices of one GPU share a PCI id, so there only the UUID can tell.
+    """
+    position = _match(device_uuid, bare_uuid, [sample.uuid for sample in samples])
+    if position is None:
+        position = _match(pci_bus_id, parse_pci_bus_id, [sample.pci_bus_id for sample in samples])
+    return position
+
+
+def bare_uuid(uuid: str) -> str | None:
+    """A UUID as it can be compared: lower case, no prefix. None for an empty one."""
+    return uuid.strip().lower().removeprefix("mig-").removeprefix("gpu-") or None
+
+
+def parse_pci_bus_id(pci_bus_id: str) -> tuple[int, int, int, int] | None:
+    """Domain, bus, device and function of `00000000:65:00.0`, `0000:65:00.0`, `65:00.0` or `65:00`."""
+    address, _, function = pci_bus_id.strip().lower().partition(".")
+    parts = [*address.split(":"), function or "0"]
+    if len(parts) == 3:
+        parts.insert(0, "0")
+    if len(parts) != 4 or not all(part and set(part) <= set("0123456789abcdef") for part in parts):
+        return None
+    domain, bus, device, number = (int(part, 16) for part in parts)
+    return domain, bus, device, number
+
+
+def _match(wanted: str | None, normal: Callable[[str], object], candidates: Sequence[str | None]) -> int | None:
+    key = None if wanted is None else normal(wanted)
+    if key is None:
+        return None
+    found = [
+        position for position, candidate in enumerate(candidates) if candidate is not None and normal(candidate) == key
+    ]
+    return found[0] if len(found) == 1 else None
+
+
+def _by_uuid(value: str, prefix: str, uuids: Sequence[str]) -> list[int]:
+    chosen: list[int] = []
+    for entry in value.split(","):
+        named = entry.strip()
+        if not named.startswith(prefix):
+            break
+        found = [number for number, uuid in enumerate(uuids) if uuid.startswith(named)]
+        if len(found) != 1:
+            break
+        chosen += found
+    return chosen if len(set(chosen)) == len(chosen) else []
+
+
+def _by_ordinal(value: str, count: int) -> list[int]:
+    chosen: list[int] = []
+    for entry in value.split(","):
+        number = _leading_number(entry.strip())
+        if number is None:
+            break
+        chosen.append(number)
+    if len(set(chosen)) != len(chosen):
+        return []
+    # Out of range ends the list like any other entry that names nothing.
+    beyond = next((position for position, number in enumerate(chosen) if number >= count), len(chosen))
+    return chosen[:beyond]
+
+
+def _leading_number(entry: str) -> int | None:
+    """What C's strtoul makes of an entry: `1x` is 1; a negative number, or none, is nothing."""
+    body = entry.removeprefix("+")
+    digits = body[: len(body) - len(body.lstrip("0123456789"))]
+    return int(digits) if digits else None

@@ -1,0 +1,31 @@
+"""`rankdeck hello`, one rank of it: every rank greets, gather_object collects, the main process prints.
+
+The quickest check that a machine can run ranks at all: no model, no supervisor.
+"""
+
+import json
+import os
+import sys
+
+from runner.launcher import GREETINGS
+
+
+def main() -> None:
+    """Greet, gather, print on the main process."""
+    from accelerate import Accelerator
+    from accelerate.utils import InitProcessGroupKwargs, gather_object
+
+    accelerator = Accelerator(kwargs_handlers=[InitProcessGroupKwargs(backend="gloo")])
+    greeting = (
+        f"rank {accelerator.process_index} of {accelerator.num_processes} on {accelerator.device} "
+        f"(process {os.getpid()}) says hello"
+    )
+    greetings = gather_object([greeting])
+    if accelerator.is_main_process:
+        sys.stdout.write(GREETINGS + json.dumps(greetings) + "\n")
+        sys.stdout.flush()
+    accelerator.end_training()
+
+
+if __name__ == "__main__":
+    main()

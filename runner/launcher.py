@@ -1,0 +1,220 @@
+"""Start `accelerate launch`, read what it says, and leave no process of it behind.
+
+Knows the command line, the environment of the ranks and how to end a process tree. Does not know
+what the ranks do. The config file is ours, so that the user's own accelerate config cannot change a run.
+"""
+
+import asyncio
+import contextlib
+import ctypes
+import os
+import re
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from pathlib import Path
+
+import psutil
+
+ACCELERATE_CONFIG = """\
+compute_environment: LOCAL_MACHINE
+debug: false
+distributed_type: '{distributed}'
+downcast_bf16: 'no'
+machine_rank: 0
+main_training_function: main
+mixed_precision: 'no'
+num_machines: 1
+num_processes: {ranks}
+use_cpu: {use_cpu}
+"""
+
+GREETINGS = "rankdeck greetings: "
+"""Marks the line in which the main process of `rankdeck hello` prints what it gathered, among whatever else is printed."""
+
+LaunchCommand = Callable[[Path, int, str, Sequence[str]], list[str]]
+"""Config file, ranks, module and its arguments, to a command line."""
+
+TERMINATE_SECONDS = 3.0
+_PR_SET_PDEATHSIG = 1
+
+
+def accelerate_command(config_file: Path, ranks: int, module: str, arguments: Sequence[str]) -> list[str]:
+    """The command line. `--multi_gpu` starts gloo ranks on a CPU as well, and refuses a single process."""
+    return [
+        *(sys.executable, "-m", "accelerate.commands.launch"),
+        *("--config_file", str(config_file)),
+        *("--num_machines", "1", "--num_processes", str(ranks)),
+        *("--mixed_precision", "no", "--dynamo_backend", "no"),
+        # Port 0 is any free one, so that runs can stand side by side.
+        *(("--multi_gpu", "--main_process_port", "0") if ranks > 1 else ()),
+        *("-m", module, *arguments),
+    ]
+
+
+def write_accelerate_config(path: Path, ranks: int, on_cpu: bool) -> None:
+    """Write the config file that `accelerate_command` points to."""
+    distributed = "NO" if ranks == 1 else "MULTI_CPU" if on_cpu else "MULTI_GPU"
+    use_cpu = "true" if on_cpu else "false"
+    path.write_text(ACCELERATE_CONFIG.format(distributed=distributed, ranks=ranks, use_cpu=use_cpu), encoding="utf-8")
+
+
+def rank_environment(environ: Mapping[str, str], ranks: int, on_cpu: bool, cores: int) -> dict[str, str]:
+    """The ranks' environment: the user's, less what would change a run, with threads shared out evenly."""
+    kept = {name: value for name, value in environ.items() if not name.startswith(("ACCELERATE_", "FSDP_"))}
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        kept.pop(name, None)
+    threads = str(max(1, cores // ranks))
+    kept |= {
+        "RANKDECK_THREADS": threads if on_cpu else "",
+        # torchrun would set it to 1.
+        "OMP_NUM_THREADS": threads,
+        "TOKENIZERS_PARALLELISM": kept.get("TOKENIZERS_PARALLELISM", "false"),
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "TQDM_DISABLE": "1",
+        "PYTHONUNBUFFERED": "1",
+        # A folder called runner in the user's current directory must not be what runs.
+        "PYTHONSAFEPATH": "1",
+    }
+    if on_cpu:
+        kept["ACCELERATE_USE_CPU"] = "true"
+    return kept
+
+
+class Launch:
+    """One `accelerate launch` and all its descendants."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+        self._descendants: set[psutil.Process] = set()
+
+    @classmethod
+    async def start(cls, command: Sequence[str], environment: Mapping[str, str]) -> "Launch":
+        """Start in a session of its own, tied to this process's life.
+
+        Raises:
+            OSError: the command cannot be started.
+        """
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            env=dict(environment),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            start_new_session=True,
+            preexec_fn=die_with_parent(),
+            limit=1024 * 1024,
+        )
+        return cls(process)
+
+    async def lines(self) -> AsyncIterator[str]:
+        """What the launcher prints, a line at a time, until it ends."""
+        assert self._process.stdout is not None
+        while True:
+            try:
+                line = await self._process.stdout.readline()
+            except ValueError:  # longer than the limit: no line anyone would read
+                continue
+            if not line:
+                return
+            yield line.decode("utf-8", "replace").rstrip()
+
+    async def wait(self) -> int:
+        """The launcher's exit status."""
+        return await self._process.wait()
+
+    @property
+    def running(self) -> bool:
+        return self._process.returncode is None
+
+    async def end(self) -> None:
+        """End every process of the launch: politely, then for good. Returns when none is left."""
+        self._collect()
+        for polite in (True, False):
+            for process in self._alive():
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    if polite:
+                        process.terminate()
+                    else:
+                        process.kill()
+            deadline = asyncio.get_running_loop().time() + TERMINATE_SECONDS
+            while self._alive() and asyncio.get_running_loop().time() < deadline:
+                self._collect()
+                await asyncio.sleep(0.05)
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()
+        await self._process.wait()
+
+    def remember(self, pid: int) -> None:
+        """A process that said it belongs to this launch: ended with it even if its parents are gone."""
+        with contextlib.suppress(psutil.Error):
+            self._descendants.add(psutil.Process(pid))
+
+    def _collect(self) -> None:
+        with contextlib.suppress(psutil.Error):
+            launcher = psutil.Process(self._process.pid)
+            self._descendants |= {launcher, *launcher.children(recursive=True)}
+
+    def _alive(self) -> list[psutil.Process]:
+        return [process for process in self._descendants if _is_alive(process)]
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.Error:
+        return False
+
+
+def die_with_parent() -> Callable[[], None] | None:
+    """For `preexec_fn`: the kernel ends the child when its parent dies, however it dies (Linux)."""
+    if not sys.platform.startswith("linux"):
+        return None
+    prctl = ctypes.CDLL(None, use_errno=True).prctl
+    parent = os.getpid()
+
+    def ask() -> None:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+        if os.getppid() != parent:  # it died before we asked
+            os._exit(1)
+
+    return ask
+
+
+_ERROR_LINE = re.compile(r"^(?:\[rank\d+\]: ?)?((?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Interrupt|Exit)\b.*)")
+_SIGNAL_LINE = re.compile(r"Signal (\d+) \((SIG[A-Z]+)\) received by PID (\d+)")
+_NOISE = re.compile(
+    r"^\s*($|[-=]{5,}|Traceback|File \"|\[W|warnings\.warn|Root Cause|Failures:|traceback :|error_file|"
+    r"time +:|host +:|rank +:|exitcode +:|\[\d+\]:|.*the supervisor is gone|.*childFailedError)",
+    re.IGNORECASE,
+)
+_TORCHRUN = re.compile(r"torch\.distributed\.elastic|ChildFailedError|^E\d{4} |^W\d{4} |CalledProcessError")
+
+
+def cause_of(lines: Sequence[str]) -> str | None:
+    """The last meaningful line of a log: the last error raised, else the last line that is no banner or stack."""
+    meaningful = [line for line in lines if not _TORCHRUN.search(line)]
+    for line in reversed(meaningful):
+        if match := _ERROR_LINE.match(line.strip()):
+            return match[1]
+    for line in reversed(meaningful):
+        if line.startswith("Fatal Python error"):
+            return line.strip()
+    for line in reversed(meaningful):
+        if not _NOISE.match(line):
+            return line.strip()
+    return None
+
+
+def killed_by(lines: Sequence[str], pid: int) -> str | None:
+    """The name of the signal that torchrun says ended process `pid`."""
+    for line in lines:
+        match = _SIGNAL_LINE.search(line)
+        if match and int(match[3]) == pid:
+            return match[2]
+    return None
+
+
+def usable_cores() -> int:
+    """Cores this process may use; a container may have fewer than the machine."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

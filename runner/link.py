@@ -1,0 +1,108 @@
+"""A rank's line to the supervisor: two threads around one blocking socket, so that neither ever blocks the rank.
+
+Sending: messages wait in order and are never dropped; of progress only the newest is kept. Receiving:
+work goes into a queue, a cancel sets a flag at once. When the supervisor is gone the rank has nothing
+left to do, and ends on the spot: no orphan keeps a GPU.
+"""
+
+import os
+import queue
+import socket
+import sys
+import threading
+from collections import deque
+from typing import NoReturn
+
+import msgspec
+
+from runner import protocol
+from runner.protocol import FromRank, Leave, Steps, StepsInFlight, ToRank, Work
+
+SUPERVISOR_GONE_STATUS = 70
+
+
+class Link:
+    """The rank's end of the socket."""
+
+    def __init__(self, path: str) -> None:
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket.connect(path)
+        self._orders: queue.SimpleQueue[Work | Leave] = queue.SimpleQueue()
+        self._cancelled_batch = 0
+        self._ready = threading.Condition()
+        self._messages: deque[FromRank] = deque()
+        self._progress: StepsInFlight | None = None
+        self._sending = False
+        self._closing = False
+        threading.Thread(target=self._receive, name="receive", daemon=True).start()
+        self._sender = threading.Thread(target=self._send, name="send", daemon=True)
+        self._sender.start()
+
+    def send(self, *messages: FromRank) -> None:
+        """Hand over messages; they arrive in this order."""
+        with self._ready:
+            self._messages.extend(messages)
+            self._ready.notify()
+
+    def progress(self, steps: StepsInFlight) -> None:
+        """Hand over progress; it may be replaced by newer progress before it is sent."""
+        with self._ready:
+            self._progress = steps
+            self._ready.notify()
+
+    def next_order(self) -> Work | Leave:
+        """Wait for the next batch, or the word to leave."""
+        return self._orders.get()
+
+    def cancelled(self, batch: int) -> bool:
+        """Whether `batch` is to be abandoned."""
+        return self._cancelled_batch >= batch
+
+    def close(self) -> None:
+        """Send what is left, then hang up."""
+        with self._ready:
+            self._closing = True
+            self._ready.notify()
+        self._sender.join()
+        self._socket.close()
+
+    def _send(self) -> None:
+        while True:
+            with self._ready:
+                self._ready.wait_for(lambda: self._messages or self._progress or self._closing)
+                lines = [protocol.encode_line(message) for message in self._messages]
+                self._messages.clear()
+                if self._progress is not None and not lines:
+                    lines.append(protocol.encode_line(Steps(steps=self._progress)))
+                self._progress = None
+                if not lines and self._closing:
+                    return
+            try:
+                self._socket.sendall(b"".join(lines))
+            except OSError:
+                self._gone()
+
+    def _receive(self) -> None:
+        decoder = msgspec.json.Decoder(ToRank)
+        try:
+            with self._socket.makefile("rb") as lines:
+                for line in lines:
+                    order = decoder.decode(line)
+                    if isinstance(order, protocol.Cancel):
+                        self._cancelled_batch = order.batch
+                    elif isinstance(order, protocol.Refused):
+                        sys.stderr.write(f"refused by the supervisor: {order.reason}\n")
+                        break
+                    else:
+                        self._orders.put(order)
+        except (OSError, ValueError, msgspec.MsgspecError) as error:
+            if not self._closing:
+                sys.stderr.write(f"the line to the supervisor broke: {error}\n")
+        if not self._closing:
+            self._gone()
+
+    def _gone(self) -> NoReturn:
+        # Not sys.exit: the main thread may be deep in a decode, or waiting for a collective for ever.
+        sys.stderr.write("the supervisor is gone; leaving\n")
+        sys.stderr.flush()
+        os._exit(SUPERVISOR_GONE_STATUS)

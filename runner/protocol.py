@@ -1,0 +1,466 @@
+"""What the processes of a run say to one another: events, commands, records, and their framing.
+
+One msgspec struct per line of JSON, tagged by `type`. Knows shapes only: no socket, no clock, no
+policy. An *event* is something that happened and carries `at` (unix seconds, stamped by the
+supervisor, so that one clock orders a run); events are what the journal holds and what every view
+is made of. A *command* is something a viewer asks of the supervisor, or the supervisor of a rank.
+"""
+
+import hashlib
+import re
+from typing import Literal
+
+import msgspec
+
+from runner.config import RunConfig
+
+PROTOCOL_VERSION = 1
+
+MAX_LINE_BYTES = 32 * 1024 * 1024
+"""A longer line is no message of ours: the sender is cut off before it fills memory."""
+
+
+def _snake(name: str) -> str:
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag=_snake):
+    """Anything that travels: tagged by its class name in snake case."""
+
+
+# --- records: values inside messages, and lines of the run directory's files ------------------
+
+
+class Prompt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One prompt: `text`, or chat `messages` (role and content) to be put through the model's template."""
+
+    index: int
+    id: str
+    text: str = ""
+    messages: list[dict[str, str]] | None = None
+
+
+FinishReason = Literal["stop", "length", "error"]
+
+
+def prompt_text(prompt: Prompt) -> str:
+    """What a record shows as the prompt: the text, or the messages a line each."""
+    if prompt.messages is None:
+        return prompt.text
+    return "\n".join(f"{message['role']}: {message['content']}" for message in prompt.messages)
+
+
+class OutputRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of outputs.jsonl. Token counts are real tokens; padding is never counted.
+
+    `text` is the answer alone, special tokens left out. `error` is set exactly when
+    `finish_reason` is `error`.
+    """
+
+    index: int
+    id: str
+    prompt: str
+    text: str
+    prompt_tokens: int
+    output_tokens: int
+    finish_reason: FinishReason
+    error: str | None = None
+    rank: int | None = None
+    batch: int | None = None
+
+
+class BatchResult(msgspec.Struct, frozen=True, kw_only=True):
+    """The accounting of one batch.
+
+    `slots` is the number of token positions of the batch, rows x (padded prompt + new tokens);
+    `padded_slots` those of them that hold no real token (left padding, and rows that had ended).
+    `prefill_seconds` runs to the first new token, `decode_seconds` from there to the last;
+    `seconds` is all of the batch, tokenising and decoding of text included.
+    """
+
+    rows: int
+    prompt_tokens: int
+    output_tokens: int
+    slots: int
+    padded_slots: int
+    steps: int
+    prefill_seconds: float
+    decode_seconds: float
+    seconds: float
+    peak_memory_bytes: int | None = None
+
+
+class DeviceSample(msgspec.Struct, frozen=True, kw_only=True):
+    """What NVML says of one GPU at one moment. None means not available; `unavailable` says why.
+
+    `busy_*` is utilization.gpu in percent: mean, least and most since the last sample.
+    `energy_joules` is a counter that only grows: take differences.
+    """
+
+    index: int
+    uuid: str
+    name: str
+    pci_bus_id: str | None = None
+    busy_percent: float | None = None
+    busy_min_percent: float | None = None
+    busy_max_percent: float | None = None
+    memory_used_bytes: int | None = None
+    memory_total_bytes: int | None = None
+    power_watts: float | None = None
+    power_limit_watts: float | None = None
+    energy_joules: float | None = None
+    sm_clock_mhz: int | None = None
+    sm_clock_max_mhz: int | None = None
+    temperature_celsius: int | None = None
+    slowdown_celsius: int | None = None
+    throttle_reasons: list[str] | None = None
+    sm_percent: float | None = None
+    occupancy_percent: float | None = None
+    tensor_percent: float | None = None
+    dram_percent: float | None = None
+    lost: bool = False
+    unavailable: dict[str, str] = {}
+
+
+class ProcessSample(msgspec.Struct, frozen=True, kw_only=True):
+    """What the operating system says of one rank: CPU in percent of one core, resident memory."""
+
+    rank: int
+    cpu_percent: float | None
+    rss_bytes: int | None
+
+
+class StepsInFlight(msgspec.Struct, frozen=True, kw_only=True):
+    """How far a rank is inside its batch: new tokens per row so far, and real output tokens so far."""
+
+    rank: int
+    batch: int
+    step: int
+    output_tokens: int
+
+
+class RankSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """One rank's share of a Summary. `idle` and `padding_waste` are shares from 0 to 1."""
+
+    rank: int
+    device: str
+    prompts: int
+    batches: int
+    prompt_tokens: int
+    output_tokens: int
+    tokens_per_second: float
+    padding_waste: float
+    idle: float
+
+
+class Summary(msgspec.Struct, frozen=True, kw_only=True):
+    """The figures of a run, as they stand in run.json.
+
+    `seconds` runs from the first batch handed out with all ranks ready to the last result in;
+    `tokens_per_second` is output tokens over those seconds.
+    """
+
+    prompts: int
+    completed: int
+    failed: int
+    prompt_tokens: int
+    output_tokens: int
+    seconds: float
+    tokens_per_second: float
+    padding_waste: float
+    length: str
+    ranks: list[RankSummary]
+
+
+# --- events -----------------------------------------------------------------------------------
+
+
+class Event(Message, frozen=True, kw_only=True):
+    """Something that happened, `at` unix seconds on the supervisor's clock (0 until it is stamped)."""
+
+    at: float = 0.0
+
+
+class RunStarted(Event, frozen=True, kw_only=True):
+    """The supervisor is up. The first event of a journal."""
+
+    version: int = PROTOCOL_VERSION
+    name: str
+    directory: str
+    config: RunConfig
+    prompts: int
+    done: int = 0
+
+
+class ModelProgress(Event, frozen=True, kw_only=True):
+    """What happens to the model before any rank exists. `done` and `total` in bytes where known; `label` once found."""
+
+    label: str | None = None
+    phase: Literal["checking", "fetching", "converting", "found"]
+    done: int | None = None
+    total: int | None = None
+
+
+class RanksLaunched(Event, frozen=True, kw_only=True):
+    """`accelerate launch` was started, for the `attempt`-th time (from 1)."""
+
+    attempt: int
+    world_size: int
+
+
+RankPhaseName = Literal["importing", "joining", "loading", "warming up"]
+
+
+class RankPhase(Event, frozen=True, kw_only=True):
+    """A rank on its way to being ready. A rank's first phase is its join."""
+
+    rank: int
+    phase: RankPhaseName
+
+
+class RankReady(Event, frozen=True, kw_only=True):
+    """A rank has its model. `device_uuid` is without NVML's `GPU-` prefix; bytes where a device has them."""
+
+    rank: int
+    device: str
+    device_name: str
+    dtype: str
+    engine: str
+    seconds: float
+    parameters: int
+    device_uuid: str | None = None
+    pci_bus_id: str | None = None
+    threads: int | None = None
+    context_tokens: int | None = None
+    generation: dict[str, str] = {}
+    parameter_bytes: int | None = None
+    kv_bytes_per_token: int | None = None
+    memory_free_bytes: int | None = None
+    memory_total_bytes: int | None = None
+
+
+class RanksReady(Event, frozen=True, kw_only=True):
+    """Every rank passed the start barrier: from here on idle time counts."""
+
+
+class BatchStarted(Event, frozen=True, kw_only=True):
+    """A batch was handed to a rank; `batch` counts from 1 through the whole run."""
+
+    rank: int
+    batch: int
+    rows: int
+
+
+class Output(Event, frozen=True, kw_only=True):
+    """One prompt is done."""
+
+    record: OutputRecord
+
+
+class BatchFinished(Event, frozen=True, kw_only=True):
+    """All outputs of a batch have arrived, and this is what it took."""
+
+    rank: int
+    batch: int
+    result: BatchResult
+
+
+class BatchFailed(Event, frozen=True, kw_only=True):
+    """A batch raised in its rank; the rank goes on. None of its prompts has an output from it."""
+
+    rank: int
+    batch: int
+    kind: Literal["error", "out_of_memory"]
+    error: str
+
+
+class RankLost(Event, frozen=True, kw_only=True):
+    """A rank ended before it was told to. `cause` is the last meaningful line it left."""
+
+    rank: int
+    cause: str
+
+
+class TelemetryStarted(Event, frozen=True, kw_only=True):
+    """What is measured: the GPUs seen, or in one line why there are none."""
+
+    gpus: int
+    reason: str | None = None
+
+
+class Tick(Event, frozen=True, kw_only=True):
+    """Four times a second: the steps in flight, and the newest telemetry when there is a new one."""
+
+    steps: list[StepsInFlight] = []
+    devices: list[DeviceSample] | None = None
+    processes: list[ProcessSample] | None = None
+
+
+class LogLine(Event, frozen=True, kw_only=True):
+    """A line of a log; `source` is `supervisor`, `launcher` or `rank N`. Data, never markup."""
+
+    source: str
+    text: str
+
+
+class GatherChecked(Event, frozen=True, kw_only=True):
+    """`split` dispatch: what gather_object brought, against what came over the socket."""
+
+    records: int
+    differing: list[int]
+
+
+class Stopping(Event, frozen=True, kw_only=True):
+    """A viewer asked the run to stop: after the batches in flight, or `now`."""
+
+    now: bool
+
+
+RunStatus = Literal["completed", "failed", "stopped"]
+
+
+class RunEnded(Event, frozen=True, kw_only=True):
+    """The last event. `exit_status` is the command's; `cause` is set when the run failed."""
+
+    status: RunStatus
+    exit_status: int
+    summary: Summary
+    cause: str | None = None
+
+
+# --- from a rank to the supervisor, besides the events above -----------------------------------
+
+
+class RankHello(Message, frozen=True, kw_only=True):
+    """A rank's greeting. `attempt` tells a rank of this launch from a straggler of an earlier one."""
+
+    version: int = PROTOCOL_VERSION
+    rank: int
+    world_size: int
+    pid: int
+    attempt: int
+
+
+class Share(Message, frozen=True, kw_only=True):
+    """`split` dispatch: the prompts that `split_between_processes` gave this rank, from `start` to `stop` (exclusive)."""
+
+    rank: int
+    start: int
+    stop: int
+
+
+class Steps(Message, frozen=True, kw_only=True):
+    """Progress inside a batch, a few times a second; old ones may be dropped."""
+
+    steps: StepsInFlight
+
+
+class RankFailed(Message, frozen=True, kw_only=True):
+    """A rank cannot go on: the error in one line, and its traceback for the log."""
+
+    rank: int
+    error: str
+    traceback: str
+
+
+class Gathered(Message, frozen=True, kw_only=True):
+    """What gather_object brought the main process: (index, digest of the record), a part at a time."""
+
+    records: list[tuple[int, str]]
+    last: bool
+
+
+# --- from the supervisor to a rank --------------------------------------------------------------
+
+
+class Work(Message, frozen=True, kw_only=True):
+    """A batch to generate."""
+
+    batch: int
+    prompts: list[Prompt]
+
+
+class Cancel(Message, frozen=True, kw_only=True):
+    """Abandon `batch` within a decode step; report nothing of it."""
+
+    batch: int
+
+
+class Leave(Message, frozen=True, kw_only=True):
+    """There is no more work. In `split` dispatch the ranks gather first."""
+
+    gather: bool = False
+
+
+# --- between a viewer and the supervisor --------------------------------------------------------
+
+
+class ViewerHello(Message, frozen=True, kw_only=True):
+    """A viewer's greeting; it is answered with a Snapshot, or Refused."""
+
+    version: int = PROTOCOL_VERSION
+
+
+class Refused(Message, frozen=True, kw_only=True):
+    """The supervisor will not talk to this peer, and why."""
+
+    reason: str
+
+
+class Stop(Message, frozen=True, kw_only=True):
+    """End the run: after the batches in flight, or `now`, abandoning them."""
+
+    now: bool = False
+
+
+AnyEvent = (
+    RunStarted
+    | ModelProgress
+    | RanksLaunched
+    | RankPhase
+    | RankReady
+    | RanksReady
+    | BatchStarted
+    | Output
+    | BatchFinished
+    | BatchFailed
+    | RankLost
+    | TelemetryStarted
+    | Tick
+    | LogLine
+    | GatherChecked
+    | Stopping
+    | RunEnded
+)
+
+FromRank = (
+    RankHello
+    | RankPhase
+    | RankReady
+    | Share
+    | Steps
+    | Output
+    | BatchFinished
+    | BatchFailed
+    | RankFailed
+    | Gathered
+    | LogLine
+)
+ToRank = Work | Cancel | Leave | Refused
+Greeting = RankHello | ViewerHello
+Command = Stop
+
+
+# --- framing ------------------------------------------------------------------------------------
+
+_encoder = msgspec.json.Encoder()
+
+
+def encode_line(message: msgspec.Struct) -> bytes:
+    """One message as one line of JSON, newline included (JSON escapes newlines inside strings)."""
+    return _encoder.encode(message) + b"\n"
+
+
+def record_digest(record: OutputRecord) -> str:
+    """A record's fingerprint, to tell whether two ways brought the same answer."""
+    return hashlib.sha256(_encoder.encode(record)).hexdigest()

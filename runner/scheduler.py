@@ -1,0 +1,176 @@
+"""Which prompts go to which rank next.
+
+Pure: no clock, no I/O, no text. Knows each prompt's length (bytes of UTF-8, as good an order as
+tokens and known without a tokeniser), hands out batches of indices, and takes back what was lost.
+Every prompt is in exactly one place: pending, in flight, or settled.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from runner.config import Order
+
+WINDOW_PROMPTS = 4096
+"""`length` order sorts within windows of this many prompts: rows alike, answers not too far out of order."""
+
+
+def batches_needed(left: int, active_ranks: int, batch_size: int) -> int:
+    """Batches for `left` prompts: as few rounds as the batch size allows, and a batch for every rank in each.
+
+    Spreading the prompts evenly over this many batches costs no round more than full batches would,
+    and leaves no rank with a scrap.
+    """
+    return active_ranks * -(-left // (active_ranks * batch_size))
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """A batch in a rank's hand. `batch` counts from 1 through the whole run."""
+
+    batch: int
+    rank: int
+    indices: tuple[int, ...]
+
+
+class _Line:
+    """Prompts from `start` to `stop` (exclusive) in the order they are to be done, sorted a window at a time.
+
+    `skip` marks prompts that already have a record.
+    """
+
+    def __init__(self, lengths: Sequence[int], order: Order, start: int, stop: int, skip: bytearray | None) -> None:
+        self._lengths = lengths
+        self._order = order
+        self._next, self._stop = start, stop
+        self._skip = skip
+        self._window: deque[int] = deque()
+        self.left = stop - start - (sum(skip[start:stop]) if skip is not None else 0)
+
+    def take(self, count: int) -> Iterator[int]:
+        for _ in range(min(count, self.left)):
+            while not self._window:
+                self._open_window()
+            self.left -= 1
+            yield self._window.popleft()
+
+    def _open_window(self) -> None:
+        end = min(self._next + WINDOW_PROMPTS, self._stop)
+        skip = self._skip
+        window = [index for index in range(self._next, end) if skip is None or not skip[index]]
+        if self._order == "length":
+            # Longest first, so that out-of-memory shows early and short batches fill the tail. The
+            # sort is stable: equal lengths stay in the file's order.
+            window.sort(key=self._lengths.__getitem__, reverse=True)
+        self._window = deque(window)
+        self._next = end
+
+
+class Scheduler:
+    """Hands out batches. One per run; not thread-safe.
+
+    With `shares` (split dispatch) each rank draws from its own contiguous share in plain slices of
+    the batch size; without, all ranks draw from one line in even rounds.
+    """
+
+    def __init__(
+        self,
+        lengths: Sequence[int],
+        *,
+        order: Order,
+        batch_size: int,
+        active_ranks: int,
+        done: Iterable[int] = (),
+        first_batch: int = 1,
+    ) -> None:
+        self.batch_size = batch_size
+        self.active_ranks = active_ranks
+        self._plan = (0, 0, 0)
+        self._lengths = lengths
+        self._order = order
+        settled = bytearray(len(lengths))
+        for index in done:
+            settled[index] = 1
+        self._settled = settled
+        self._line: _Line | None = _Line(lengths, order, 0, len(lengths), settled)
+        self._shares: dict[int, _Line] = {}
+        self._returned: deque[int] = deque()
+        self._singly: deque[int] = deque()
+        self.in_flight: dict[int, Assignment] = {}
+        self.unsettled = len(lengths) - sum(settled)
+        self._batch = first_batch - 1
+
+    @property
+    def pending(self) -> int:
+        """Prompts that are in nobody's hand and have no record."""
+        lines = [*self._shares.values(), *([self._line] if self._line else [])]
+        return sum(line.left for line in lines) + len(self._returned) + len(self._singly)
+
+    def use_share(self, rank: int, start: int, stop: int) -> None:
+        """Split dispatch: `rank` is to do the prompts from `start` to `stop` (exclusive) and no others."""
+        self._line = None
+        self._shares[rank] = _Line(self._lengths, self._order, start, stop, self._settled)
+
+    def next_batch(self, rank: int) -> Assignment | None:
+        """The next batch for a rank that has none, or None while there is nothing for it."""
+        indices = self._draw(rank)
+        if not indices:
+            return None
+        self._batch += 1
+        assignment = Assignment(batch=self._batch, rank=rank, indices=tuple(indices))
+        self.in_flight[self._batch] = assignment
+        return assignment
+
+    def _draw(self, rank: int) -> list[int]:
+        if self._returned:
+            return [self._returned.popleft() for _ in range(min(self.batch_size, len(self._returned)))]
+        share = self._shares.get(rank)
+        if share is not None and share.left:
+            return list(share.take(self.batch_size))
+        if self._line is not None and self._line.left:
+            return list(self._line.take(self._even_size(self._line.left)))
+        if self._singly:
+            return [self._singly.popleft()]
+        return []
+
+    def _even_size(self, left: int) -> int:
+        """Prompts for the next batch of even rounds; the plan is made afresh when a knob was turned."""
+        batch_size, active_ranks, batches = self._plan
+        if (batch_size, active_ranks) != (self.batch_size, self.active_ranks) or batches < 1:
+            batches = batches_needed(left, self.active_ranks, self.batch_size)
+        self._plan = (self.batch_size, self.active_ranks, batches - 1)
+        return -(-left // batches)
+
+    def settle(self, index: int) -> bool:
+        """A prompt has its record. False if it had one before: then the new one must not be kept."""
+        if not 0 <= index < len(self._settled) or self._settled[index]:
+            return False
+        self._settled[index] = 1
+        self.unsettled -= 1
+        return True
+
+    def finish(self, batch: int) -> None:
+        """A batch is over. Prompts of it that were not settled go back to the front of the queue."""
+        self._give_back(self.in_flight.pop(batch, None), self._returned)
+
+    def lose(self, rank: int) -> None:
+        """A rank is gone: what it had in hand goes back to the front of the queue."""
+        for batch in [batch for batch, held in self.in_flight.items() if held.rank == rank]:
+            self.finish(batch)
+
+    def fail(self, batch: int) -> tuple[int, ...]:
+        """A batch raised: its prompts are tried once more, one by one.
+
+        Returns the prompts that have now failed alone: the caller gives them an error record.
+        """
+        assignment = self.in_flight.pop(batch, None)
+        if assignment is None:
+            return ()
+        if len(assignment.indices) == 1:
+            return tuple(index for index in assignment.indices if not self._settled[index])
+        self._give_back(assignment, self._singly)
+        return ()
+
+    def _give_back(self, assignment: Assignment | None, to: deque[int]) -> None:
+        if assignment is not None:
+            to.extendleft(index for index in reversed(assignment.indices) if not self._settled[index])

@@ -1,0 +1,212 @@
+"""The supervisor's socket: who may talk, in which words, and how fast.
+
+Knows greetings, framing, peers and back-pressure. Does not know what a run is: ranks and viewers are
+handed to the supervisor as they come. A viewer that does not read fast enough loses events and gets
+a fresh snapshot when it reads again; it can slow down nobody, and its backlog is bounded.
+"""
+
+import asyncio
+import contextlib
+import os
+import socket
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from runner import protocol
+from runner.protocol import Command, FromRank, Greeting, RankHello, ToRank
+
+GREETING_SECONDS = 10.0
+VIEWER_BACKLOG_BYTES = 1024 * 1024
+
+
+class Peer:
+    """One connection, after its greeting."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader, self._writer = reader, writer
+
+    async def lines(self) -> AsyncIterator[bytes]:
+        """Lines until the peer hangs up.
+
+        Raises:
+            ValueError: a line longer than any message of ours.
+        """
+        with contextlib.suppress(ConnectionError):
+            while line := await self._reader.readline():
+                yield line
+
+    @property
+    def backlog(self) -> int:
+        """Bytes written and not yet taken by the peer."""
+        return self._writer.transport.get_write_buffer_size()
+
+    def write(self, line: bytes) -> None:
+        if not self._writer.is_closing():
+            self._writer.write(line)
+
+    async def drain(self, seconds: float) -> None:
+        """Give the peer so long to take what was written, then hang up."""
+        with contextlib.suppress(ConnectionError, TimeoutError):
+            async with asyncio.timeout(seconds):
+                while self.backlog:
+                    await asyncio.sleep(0.01)
+        self.close()
+
+    def close(self) -> None:
+        with contextlib.suppress(ConnectionError):
+            self._writer.close()
+
+
+class RankPeer(Peer):
+    """A rank on the line."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, hello: RankHello) -> None:
+        super().__init__(reader, writer)
+        self.hello = hello
+
+    def send(self, order: ToRank) -> None:
+        self.write(protocol.encode_line(order))
+
+    async def messages(self) -> AsyncIterator[FromRank]:
+        """What the rank says.
+
+        Raises:
+            msgspec.MsgspecError, ValueError: it said something that is no message.
+        """
+        decoder: Any = msgspec.json.Decoder(FromRank)
+        async for line in self.lines():
+            yield decoder.decode(line)
+
+
+class _Viewer(Peer):
+    lagging = False
+
+
+class Viewers:
+    """Everybody who watches."""
+
+    def __init__(self, snapshot: Callable[[], bytes]) -> None:
+        self._snapshot = snapshot
+        self._viewers: set[_Viewer] = set()
+
+    def __len__(self) -> int:
+        return len(self._viewers)
+
+    def add(self, viewer: _Viewer) -> None:
+        viewer.write(self._snapshot())
+        self._viewers.add(viewer)
+
+    def remove(self, viewer: _Viewer) -> None:
+        self._viewers.discard(viewer)
+
+    def offer(self, line: bytes) -> None:
+        """An event for everybody who keeps up."""
+        for viewer in self._viewers:
+            if viewer.lagging:
+                continue
+            if viewer.backlog > VIEWER_BACKLOG_BYTES:
+                viewer.lagging = True
+            else:
+                viewer.write(line)
+
+    def catch_up(self) -> None:
+        """A fresh snapshot for whoever had fallen behind and reads again."""
+        for viewer in self._viewers:
+            if viewer.lagging and not viewer.backlog:
+                viewer.lagging = False
+                viewer.write(self._snapshot())
+
+    async def close(self, seconds: float) -> None:
+        """Let everybody read to the end, for so long at most."""
+        self.catch_up()
+        await asyncio.gather(*(viewer.drain(seconds) for viewer in self._viewers))
+
+
+class Server:
+    """Accepts peers of this user on a unix socket, and hands ranks, viewers' commands and refusals on."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        viewers: Viewers,
+        on_rank: Callable[[RankPeer], Awaitable[None]],
+        on_command: Callable[[Command], None],
+        log: Callable[[str], None],
+    ) -> None:
+        self._path, self._viewers = path, viewers
+        self._on_rank, self._on_command, self._log = on_rank, on_command, log
+        self._server: asyncio.Server | None = None
+
+    async def start(self) -> None:
+        """Listen. A socket file left by a supervisor that was killed is taken over (the run's lock is ours)."""
+        self._path.unlink(missing_ok=True)
+        umask = os.umask(0o177)
+        try:
+            self._server = await asyncio.start_unix_server(
+                self._accept, path=str(self._path), limit=protocol.MAX_LINE_BYTES
+            )
+        finally:
+            os.umask(umask)
+
+    def close(self) -> None:
+        if self._server is not None:
+            self._server.close()
+        self._path.unlink(missing_ok=True)
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await self._talk(reader, writer)
+        except TimeoutError:
+            self._log("a connection said nothing and was closed")
+        except (msgspec.MsgspecError, ValueError) as error:
+            self._log(f"a connection said something that is no message and was closed: {error}")
+        except ConnectionError:
+            pass
+        finally:
+            with contextlib.suppress(ConnectionError):
+                writer.close()
+
+    async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if (uid := _peer_uid(writer)) not in (None, os.getuid(), 0):
+            self._log(f"refused a connection of uid {uid}")
+            return
+        async with asyncio.timeout(GREETING_SECONDS):
+            line = await reader.readline()
+        if not line:
+            return
+        greeting: RankHello | protocol.ViewerHello = msgspec.json.decode(line, type=Greeting)
+        if greeting.version != protocol.PROTOCOL_VERSION:
+            reason = (
+                f"this run speaks protocol {protocol.PROTOCOL_VERSION}, not {greeting.version}; use the same rankdeck"
+            )
+            writer.write(protocol.encode_line(protocol.Refused(reason=reason)))
+            await writer.drain()
+            self._log(f"refused a connection: {reason}")
+        elif isinstance(greeting, RankHello):
+            await self._on_rank(RankPeer(reader, writer, greeting))
+        else:
+            await self._watch(_Viewer(reader, writer))
+
+    async def _watch(self, viewer: _Viewer) -> None:
+        decoder: Any = msgspec.json.Decoder(Command)
+        self._viewers.add(viewer)
+        try:
+            async for line in viewer.lines():
+                self._on_command(decoder.decode(line))
+        finally:
+            self._viewers.remove(viewer)
+
+
+def _peer_uid(writer: asyncio.StreamWriter) -> int | None:
+    """The peer's user id, from the kernel; None where the system does not tell (the socket is mode 0600 anyway)."""
+    if not hasattr(socket, "SO_PEERCRED"):
+        return None
+    size = struct.calcsize("3i")
+    credentials = writer.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
+    _, uid, _ = struct.unpack("3i", credentials)
+    return int(uid)

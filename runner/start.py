@@ -1,0 +1,286 @@
+"""Start a run: look at everything that can be looked at before anything slow, then start its supervisor.
+
+What the terminal side calls. Imports no torch, so that bad input is refused at once. Does not wait
+for the supervisor: it tells its own story over its socket.
+"""
+
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import BinaryIO
+
+import msgspec
+
+import runner
+from runner import config as settings
+from runner import launcher, models, prompts, rundir, telemetry
+from runner.config import Problem, RunConfig
+from runner.prompts import PromptError
+from runner.rundir import Environment, RunFile
+
+PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "safetensors", "nvidia-ml-py", "textual", "msgspec")
+
+
+class InputError(Exception):
+    """The run cannot start as asked; each problem says what, where and what to do."""
+
+    def __init__(self, problems: list[Problem] | list[str]) -> None:
+        self.problems = [str(problem) for problem in problems]
+        super().__init__("\n".join(self.problems))
+
+
+@dataclass(frozen=True)
+class Started:
+    """A run on its way: its directory, and its supervisor's process."""
+
+    directory: Path
+    process: "subprocess.Popen[bytes]"
+
+    def died(self) -> bool:
+        """Whether the supervisor has ended."""
+        return self.process.poll() is not None
+
+
+def default_ranks(device: str = "auto") -> int:
+    """The GPUs seen, or on a CPU at most two."""
+    gpus = 0 if device == "cpu" else telemetry.count_visible_gpus(os.environ)
+    return gpus or min(2, launcher.usable_cores())
+
+
+def machine_line() -> str:
+    """What the machine has, in one line."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    host = f"{launcher.usable_cores()} CPU cores, {memory:.0f} GiB memory"
+    gpus = telemetry.visible_gpus(os.environ)
+    if not gpus:
+        return f"no NVIDIA GPU; {host}"
+    names = sorted({gpu.name for gpu in gpus})
+    return f"{len(gpus)} x {' and '.join(names)}; {host}"
+
+
+def check(config: RunConfig, *, force: bool = False) -> list[Problem]:
+    """Everything wrong with `config` that a quick look at settings, files and devices can show."""
+    problems = settings.check(config)
+    if said := models.check_form(config.model):
+        problems.append(Problem("model", said))
+    if config.device == "cuda" and not telemetry.count_visible_gpus(os.environ):
+        problems.append(Problem("device", "no NVIDIA GPU can be seen here; use --device cpu, or see `rankdeck doctor`"))
+    if config.output is not None and (said := _unwritable(Path(config.output), force)):
+        problems.append(Problem("output", said))
+    if said := _unreadable(config.prompts, config.column):
+        problems.append(Problem("prompts", said))
+    return problems
+
+
+def _unreadable(source: str, column: str | None) -> str | None:
+    if source == "-":
+        return None
+    if not source.strip():
+        return "name a file of prompts: .txt, .jsonl, .json, .csv or .parquet"
+    path = Path(source).expanduser()
+    try:
+        if path.is_dir():
+            return f"{source} is a directory, not a file of prompts"
+        if not path.exists():
+            return f"{source}: there is no such file"
+        if not os.access(path, os.R_OK):
+            return f"{source}: not readable by you"
+        if path.is_file() and path.stat().st_size == 0:
+            return f"{source} is empty"
+    except (OSError, ValueError) as error:
+        return f"{source}: {error}"
+    if path.suffix.lower() in (".csv", ".parquet") and column is None:
+        return f"{source}: say which column holds the prompts with --column NAME"
+    return None
+
+
+def _unwritable(path: Path, force: bool) -> str | None:
+    if path.is_dir():
+        return f"{path} is a directory; name a file"
+    if path.exists() and not force:
+        return f"{path} exists; name another file, or replace it with --force"
+    parent = path.absolute().parent
+    if not parent.is_dir():
+        return f"there is no directory {parent}; create it first"
+    if not os.access(parent, os.W_OK) or (path.exists() and not os.access(path, os.W_OK)):
+        return f"{path} cannot be written by you"
+    return None
+
+
+def warnings(config: RunConfig, prompt_count: int) -> list[str]:
+    """What will work, but is hardly meant."""
+    said = []
+    if config.ranks > prompt_count:
+        said.append(f"{prompt_count} prompts for {config.ranks} ranks: {config.ranks - prompt_count} will have no work")
+    if config.device == "cuda":
+        gpus = telemetry.count_visible_gpus(os.environ)
+        if config.ranks > gpus:
+            said.append(f"{config.ranks} ranks on {gpus} GPUs: several ranks share a GPU and its memory")
+    elif config.ranks > launcher.usable_cores():
+        said.append(f"{config.ranks} ranks on {launcher.usable_cores()} cores: ranks share cores, which is slower")
+    return said
+
+
+def launch(
+    config: RunConfig,
+    *,
+    run_dir: Path | None = None,
+    force: bool = False,
+    stdin: BinaryIO | None = None,
+) -> Started:
+    """Freeze the prompts into a run directory and start the run's supervisor, in a session of its own.
+
+    Raises:
+        InputError: something is wrong with settings or prompts; nothing was left behind.
+    """
+    if problems := check(config, force=force):
+        raise InputError(problems)
+    if config.device == "auto":
+        gpus = telemetry.count_visible_gpus(os.environ)
+        config = msgspec.structs.replace(config, device="cuda" if gpus else "cpu")
+    if config.output is not None:
+        config = msgspec.structs.replace(config, output=str(Path(config.output).absolute()))
+    directory, created = _make_directory(config, run_dir)
+    try:
+        index = prompts.freeze(
+            config.prompts,
+            directory / rundir.PROMPTS_FILE,
+            column=config.column,
+            limit=config.limit,
+            chat=config.chat,
+            stdin=stdin,
+        )
+        run = RunFile(
+            name=config.name or directory.name,
+            started_at=time.time(),
+            config=config,
+            prompts=index.count,
+            environment=environment(),
+        )
+        rundir.write_run_file(directory, run)
+    except PromptError as error:
+        _remove(directory, created)
+        raise InputError([str(error)]) from None
+    except OSError as error:
+        _remove(directory, created)
+        raise InputError([f"{directory} cannot be written: {error.strerror}"]) from None
+    return Started(directory, start_supervisor(directory))
+
+
+def start_supervisor(directory: Path) -> "subprocess.Popen[bytes]":
+    """Start the supervisor of the run in `directory`; it outlives this process and its terminal."""
+    with (directory / rundir.LOG_FILE).open("ab") as log:
+        return subprocess.Popen(
+            # -P: a folder called runner in the current directory must not be what runs.
+            [sys.executable, "-P", "-m", "runner", str(directory)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+
+
+def _make_directory(config: RunConfig, run_dir: Path | None) -> tuple[Path, bool]:
+    """The run's directory, private to its owner, and whether it is new."""
+    try:
+        if run_dir is not None:
+            if run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
+                raise InputError([f"--run-dir: {run_dir} exists and is not empty; name another"])
+            created = not run_dir.exists()
+            run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            return run_dir.absolute(), created
+        root = rundir.runs_directory()
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if config.name is not None:
+            directory = root / config.name
+            if directory.exists():
+                raise InputError([f"--name: a run called {config.name} exists already; choose another name"])
+            directory.mkdir(mode=0o700)
+            return directory, True
+        return _fresh_directory(root, config.prompts), True
+    except OSError as error:
+        raise InputError([f"no run directory can be made: {error}"]) from None
+
+
+def _fresh_directory(root: Path, source: str) -> Path:
+    stem = "stdin" if source == "-" else re.sub(r"[^A-Za-z0-9_-]+", "-", Path(source).stem).strip("-")[:32] or "run"
+    base = f"{stem}-{time.strftime('%Y%m%d-%H%M%S', time.localtime())}"
+    for number in range(1, 1000):
+        directory = root / (base if number == 1 else f"{base}-{number}")
+        try:
+            directory.mkdir(mode=0o700)
+        except FileExistsError:
+            continue
+        return directory
+    raise OSError(f"{root / base} and a thousand more exist already")
+
+
+def _remove(directory: Path, created: bool) -> None:
+    if created:
+        shutil.rmtree(directory, ignore_errors=True)
+    else:
+        for path in directory.iterdir():
+            path.unlink()
+
+
+def environment(environ: Mapping[str, str] = os.environ) -> Environment:
+    """Where this run runs. Versions come from the packages' metadata: nothing is imported for it."""
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return Environment(
+        rankdeck=runner.__version__,
+        python=platform.python_version(),
+        host=platform.node(),
+        platform=platform.platform(),
+        cores=launcher.usable_cores(),
+        packages=versions,
+        devices=[gpu.name for gpu in telemetry.visible_gpus(environ)],
+    )
+
+
+class HelloError(Exception):
+    """The ranks could not greet; the text is the cause."""
+
+
+async def hello(ranks: int, device: str) -> list[str]:
+    """Let `ranks` ranks greet through accelerate and gloo, without a model. Returns the gathered greetings.
+
+    Raises:
+        InputError: ranks or device make no sense here.
+        HelloError: the launch failed.
+    """
+    gpus = telemetry.count_visible_gpus(os.environ)
+    if ranks < 1:
+        raise InputError([Problem("ranks", f"must be at least 1, not {ranks}")])
+    if device == "cuda" and not gpus:
+        raise InputError([Problem("device", "no NVIDIA GPU can be seen here; use --device cpu")])
+    on_cpu = device == "cpu" or not gpus
+    with tempfile.TemporaryDirectory(prefix="rankdeck-hello-") as folder:
+        config_file = Path(folder) / "accelerate.yaml"
+        launcher.write_accelerate_config(config_file, ranks, on_cpu)
+        command = launcher.accelerate_command(config_file, ranks, "runner.hello", [])
+        environment = launcher.rank_environment(os.environ, ranks, on_cpu, launcher.usable_cores())
+        launch = await launcher.Launch.start(command, environment)
+        try:
+            said = [line async for line in launch.lines()]
+            status = await launch.wait()
+        finally:
+            await launch.end()
+    for line in said:
+        if status == 0 and line.startswith(launcher.GREETINGS):
+            greetings: list[str] = msgspec.json.decode(line.removeprefix(launcher.GREETINGS), type=list[str])
+            return greetings
+    raise HelloError(launcher.cause_of(said) or f"accelerate launch ended with status {status}")

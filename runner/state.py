@@ -1,0 +1,449 @@
+"""The state of a run as one immutable value, and the pure reducer that events drive.
+
+The supervisor, the dashboard, the plain view, replay and the tests all hold a RunState and call
+`apply(state, event)`; nobody keeps figures of their own. Knows no clock and no I/O: time is the
+`at` of the events. Texts of outputs are not kept here, so that ten million prompts fit; a view
+that lists them gathers the Output events, and outputs.jsonl has the rest.
+"""
+
+from typing import Literal
+
+import msgspec
+
+from runner import protocol
+from runner.config import RunConfig
+from runner.devices import match_rank_to_gpu
+from runner.protocol import AnyEvent, DeviceSample, LogLine, ProcessSample, RankReady, Summary
+
+Phase = Literal["starting", "model", "launching", "loading", "running", "stopping", "ended"]
+
+RankPhase = Literal[
+    "starting",
+    "importing",
+    "joining",
+    "loading",
+    "warming up",
+    "ready",
+    "prefill",
+    "decoding",
+    "waiting",
+    "left",
+    "lost",
+]
+
+RATE_WINDOW_SECONDS = 5.0
+"""tokens/s *now* is the mean over this many seconds: long enough to span a prefill, short enough to follow a knob."""
+
+HISTORY_POINTS = 512
+"""The chart's history is thinned by merging neighbours once it holds more points than this."""
+
+BUSY_HISTORY = 60
+LOG_LINES = 1000
+
+
+class RankState(msgspec.Struct, frozen=True, kw_only=True):
+    """One rank: where it is, the batch in its hand, and its totals. Seconds and unix times as in events."""
+
+    rank: int
+    phase: RankPhase = "starting"
+    phase_since: float = 0.0
+    ready: RankReady | None = None
+    batch: int | None = None
+    rows: int = 0
+    step: int = 0
+    in_flight_tokens: int = 0
+    batch_started_at: float = 0.0
+    batches: int = 0
+    prompts: int = 0
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+    slots: int = 0
+    padded_slots: int = 0
+    busy_seconds: float = 0.0
+    peak_memory_bytes: int | None = None
+    cause: str | None = None
+
+    @property
+    def device(self) -> str:
+        return self.ready.device if self.ready else "?"
+
+    @property
+    def padding_waste(self) -> float:
+        """Share of token slots that held no real token, 0 to 1."""
+        return self.padded_slots / self.slots if self.slots else 0.0
+
+
+class DeviceState(msgspec.Struct, frozen=True, kw_only=True):
+    """A GPU's newest sample, its busy % of the last minute (None where a sample is missing), and its ranks."""
+
+    sample: DeviceSample
+    busy_history: tuple[float | None, ...] = ()
+    ranks: tuple[int, ...] = ()
+
+
+class HistoryPoint(msgspec.Struct, frozen=True, array_like=True):
+    """Throughput at `elapsed` seconds since the first batch, in output tokens/s."""
+
+    elapsed: float
+    tokens_per_second: float
+
+
+class RunState(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything any view shows of a run."""
+
+    name: str = ""
+    directory: str = ""
+    config: RunConfig | None = None
+    prompts: int = 0
+    phase: Phase = "starting"
+    started_at: float = 0.0
+    now: float = 0.0
+    model: protocol.ModelProgress | None = None
+    attempt: int = 0
+    ranks: tuple[RankState, ...] = ()
+    ready_at: float | None = None
+    first_batch_at: float | None = None
+    last_result_at: float | None = None
+    completed: int = 0
+    failed: int = 0
+    output_tokens: int = 0
+    prompt_tokens: int = 0
+    rate_now: float = 0.0
+    rate_peak: float = 0.0
+    window: tuple[tuple[float, int], ...] = ()
+    history: tuple[HistoryPoint, ...] = ()
+    history_step: float = 1.0
+    devices: tuple[DeviceState, ...] = ()
+    processes: tuple[ProcessSample, ...] = ()
+    telemetry_reason: str | None = None
+    log: tuple[LogLine, ...] = ()
+    gather: protocol.GatherChecked | None = None
+    ended: protocol.RunEnded | None = None
+
+    @property
+    def model_label(self) -> str:
+        """What people call the model, once it is found; until then what was asked for."""
+        label = self.model.label if self.model is not None else None
+        return label or (self.config.model if self.config is not None else "")
+
+    @property
+    def done(self) -> int:
+        """Prompts that have a record, error records included."""
+        return self.completed + self.failed
+
+    @property
+    def in_flight_tokens(self) -> int:
+        return sum(rank.in_flight_tokens for rank in self.ranks)
+
+    @property
+    def seconds(self) -> float:
+        """From the first batch handed out to now, or to the last result once no more are to come."""
+        return max(0.0, self._clock_end - self.first_batch_at) if self.first_batch_at is not None else 0.0
+
+    @property
+    def _clock_end(self) -> float:
+        """Where the clocks of the work stand: at the last result once there is nothing left to do."""
+        over = self.ended is not None or (self.prompts > 0 and self.done >= self.prompts)
+        return self.last_result_at if over and self.last_result_at is not None else self.now
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the supervisor started, loading included."""
+        return max(0.0, (self.ended.at if self.ended else self.now) - self.started_at)
+
+    @property
+    def rate_mean(self) -> float:
+        """Output tokens/s since the first batch, those in flight included."""
+        return (self.output_tokens + self.in_flight_tokens) / self.seconds if self.seconds > 0 else 0.0
+
+    @property
+    def padding_waste(self) -> float:
+        slots = sum(rank.slots for rank in self.ranks)
+        return sum(rank.padded_slots for rank in self.ranks) / slots if slots else 0.0
+
+    @property
+    def progress(self) -> float:
+        """Share of the work done, 0 to 1, batches in flight counted by their steps."""
+        if not self.prompts:
+            return 0.0
+        in_flight = 0.0
+        if self.config is not None:
+            in_flight = sum(rank.rows * min(1.0, rank.step / self.config.max_new_tokens) for rank in self.ranks)
+        return min(1.0, (self.done + in_flight) / self.prompts)
+
+    @property
+    def eta_seconds(self) -> float | None:
+        """Seconds left at the pace so far; None before there is a pace."""
+        if self.phase not in ("running", "stopping") or not 0.02 <= self.progress < 1 or self.seconds < 1:
+            return None
+        return self.seconds * (1 - self.progress) / self.progress
+
+    def idle(self, rank: RankState) -> float:
+        """Share of a rank's time since all ranks were ready with no batch in hand, 0 to 1."""
+        if self.ready_at is None:
+            return 0.0
+        end = self._clock_end
+        span = end - self.ready_at
+        busy = rank.busy_seconds + (max(0.0, end - rank.batch_started_at) if rank.batch is not None else 0.0)
+        return min(1.0, max(0.0, 1 - busy / span)) if span > 0 else 0.0
+
+    def rank_rate(self, rank: RankState) -> float:
+        """A rank's output tokens/s since the first batch; the ranks' rates add up to `rate_mean`."""
+        return (rank.output_tokens + rank.in_flight_tokens) / self.seconds if self.seconds > 0 else 0.0
+
+
+def _replace_rank(state: RunState, number: int, **changes: object) -> RunState:
+    if not 0 <= number < len(state.ranks):
+        return state
+    ranks = list(state.ranks)
+    ranks[number] = msgspec.structs.replace(ranks[number], **changes)
+    return msgspec.structs.replace(state, ranks=tuple(ranks))
+
+
+def apply(state: RunState, event: AnyEvent) -> RunState:
+    """The state after `event`. Pure; unknown ranks and late events change nothing."""
+    state = msgspec.structs.replace(state, now=max(state.now, event.at))
+    match event:
+        case protocol.RunStarted():
+            return RunState(
+                name=event.name,
+                directory=event.directory,
+                config=event.config,
+                prompts=event.prompts,
+                started_at=event.at,
+                now=event.at,
+            )
+        case protocol.ModelProgress():
+            return msgspec.structs.replace(state, model=event, phase="model")  # the last one, found, has the label
+        case protocol.RanksLaunched():
+            ranks = tuple(RankState(rank=rank, phase_since=event.at) for rank in range(event.world_size))
+            return msgspec.structs.replace(state, attempt=event.attempt, ranks=ranks, phase="launching")
+        case protocol.RankPhase():
+            state = msgspec.structs.replace(state, phase="loading")
+            return _replace_rank(state, event.rank, phase=event.phase, phase_since=event.at)
+        case protocol.RankReady():
+            return _replace_rank(state, event.rank, phase="ready", phase_since=event.at, ready=event)
+        case protocol.RanksReady():
+            return msgspec.structs.replace(state, ready_at=event.at, phase="running")
+        case protocol.BatchStarted():
+            return _batch_started(state, event)
+        case protocol.Output():
+            return _output(state, event)
+        case protocol.BatchFinished():
+            return _batch_finished(state, event)
+        case protocol.BatchFailed():
+            return _batch_over(state, event.rank, event.at)
+        case protocol.RankLost():
+            return _replace_rank(state, event.rank, phase="lost", phase_since=event.at, cause=event.cause)
+        case protocol.TelemetryStarted():
+            return msgspec.structs.replace(state, telemetry_reason=event.reason)
+        case protocol.Tick():
+            return _tick(state, event)
+        case protocol.LogLine():
+            return msgspec.structs.replace(state, log=(*state.log, event)[-LOG_LINES:])
+        case protocol.GatherChecked():
+            return msgspec.structs.replace(state, gather=event)
+        case protocol.Stopping():
+            return msgspec.structs.replace(state, phase="stopping")
+        case protocol.RunEnded():
+            return _ended(state, event)
+
+
+def _batch_started(state: RunState, event: protocol.BatchStarted) -> RunState:
+    state = _replace_rank(
+        state,
+        event.rank,
+        phase="prefill",
+        phase_since=event.at,
+        batch=event.batch,
+        rows=event.rows,
+        step=0,
+        in_flight_tokens=0,
+        batch_started_at=event.at,
+    )
+    if state.first_batch_at is None:
+        state = msgspec.structs.replace(state, first_batch_at=event.at, window=((event.at, 0),))
+    return state
+
+
+def _output(state: RunState, event: protocol.Output) -> RunState:
+    record = event.record
+    error = record.finish_reason == "error"
+    state = msgspec.structs.replace(
+        state,
+        completed=state.completed + (not error),
+        failed=state.failed + error,
+        output_tokens=state.output_tokens + record.output_tokens,
+        prompt_tokens=state.prompt_tokens + record.prompt_tokens,
+        last_result_at=event.at,
+    )
+    if record.rank is None or not 0 <= record.rank < len(state.ranks):
+        return state
+    rank = state.ranks[record.rank]
+    # The row's tokens move from "in flight" to "done", so that the sum never counts them twice.
+    return _replace_rank(
+        state,
+        rank.rank,
+        prompts=rank.prompts + 1,
+        prompt_tokens=rank.prompt_tokens + record.prompt_tokens,
+        output_tokens=rank.output_tokens + record.output_tokens,
+        rows=max(0, rank.rows - 1),
+        in_flight_tokens=max(0, rank.in_flight_tokens - record.output_tokens),
+    )
+
+
+def _batch_finished(state: RunState, event: protocol.BatchFinished) -> RunState:
+    if not 0 <= event.rank < len(state.ranks):
+        return state
+    rank, result = state.ranks[event.rank], event.result
+    peaks = [peak for peak in (rank.peak_memory_bytes, result.peak_memory_bytes) if peak is not None]
+    state = _replace_rank(
+        state,
+        event.rank,
+        batches=rank.batches + 1,
+        slots=rank.slots + result.slots,
+        padded_slots=rank.padded_slots + result.padded_slots,
+        peak_memory_bytes=max(peaks) if peaks else None,
+    )
+    return msgspec.structs.replace(_batch_over(state, event.rank, event.at), last_result_at=event.at)
+
+
+def _batch_over(state: RunState, number: int, at: float) -> RunState:
+    if not 0 <= number < len(state.ranks):
+        return state
+    rank = state.ranks[number]
+    busy = max(0.0, at - rank.batch_started_at) if rank.batch is not None else 0.0
+    return _replace_rank(
+        state,
+        number,
+        phase="waiting",
+        phase_since=at,
+        batch=None,
+        rows=0,
+        step=0,
+        in_flight_tokens=0,
+        busy_seconds=rank.busy_seconds + busy,
+    )
+
+
+def _tick(state: RunState, event: protocol.Tick) -> RunState:
+    for flight in event.steps:
+        known = 0 <= flight.rank < len(state.ranks)
+        if known and state.ranks[flight.rank].batch == flight.batch and flight.step > 0:
+            state = _replace_rank(
+                state,
+                flight.rank,
+                phase="decoding",
+                step=flight.step,
+                in_flight_tokens=flight.output_tokens,
+            )
+    if event.devices is not None:
+        state = _devices(state, event.devices)
+    if event.processes is not None:
+        state = msgspec.structs.replace(state, processes=tuple(event.processes))
+    return _measure(state)
+
+
+def _devices(state: RunState, samples: list[DeviceSample]) -> RunState:
+    before = {device.sample.uuid: device.busy_history for device in state.devices}
+    owners: dict[int, list[int]] = {}
+    for rank in state.ranks:
+        if rank.ready is not None:
+            position = match_rank_to_gpu(rank.ready.device_uuid, rank.ready.pci_bus_id, samples)
+            if position is not None:
+                owners.setdefault(position, []).append(rank.rank)
+    devices = tuple(
+        DeviceState(
+            sample=sample,
+            busy_history=(*before.get(sample.uuid, ()), sample.busy_percent)[-BUSY_HISTORY:],
+            ranks=tuple(owners.get(position, ())),
+        )
+        for position, sample in enumerate(samples)
+    )
+    return msgspec.structs.replace(state, devices=devices)
+
+
+def _measure(state: RunState) -> RunState:
+    """Throughput now, its peak, and the next point of the history."""
+    if state.first_batch_at is None or state.ended is not None:
+        return state
+    total = state.output_tokens + state.in_flight_tokens
+    window = (*state.window, (state.now, total))
+    # Keep one point at or beyond the window's far edge, to measure from.
+    while len(window) > 2 and window[1][0] <= state.now - RATE_WINDOW_SECONDS:
+        window = window[1:]
+    (then, tokens_then), span = window[0], state.now - window[0][0]
+    rate = max(0.0, (total - tokens_then) / (state.now - then)) if span > 0 else 0.0
+    peak = max(state.rate_peak, rate) if span >= RATE_WINDOW_SECONDS * 0.8 else state.rate_peak
+    elapsed = state.now - state.first_batch_at
+    history, step = state.history, state.history_step
+    if not history or elapsed - history[-1].elapsed >= step:
+        history = (*history, HistoryPoint(elapsed, rate))
+        if len(history) > HISTORY_POINTS:
+            history, step = _thin(history), step * 2
+    return msgspec.structs.replace(
+        state, window=window, rate_now=rate, rate_peak=peak, history=history, history_step=step
+    )
+
+
+def _thin(history: tuple[HistoryPoint, ...]) -> tuple[HistoryPoint, ...]:
+    """Half as many points: each pair becomes its mean, at the later of its two times."""
+    pairs = zip(history[::2], history[1::2], strict=False)
+    return tuple(HistoryPoint(b.elapsed, (a.tokens_per_second + b.tokens_per_second) / 2) for a, b in pairs)
+
+
+def _ended(state: RunState, event: protocol.RunEnded) -> RunState:
+    # A rank with a batch still in hand was stopped inside it: what it had is not counted.
+    for rank in state.ranks:
+        if rank.batch is not None:
+            state = _batch_over(state, rank.rank, event.at)
+    ranks = tuple(
+        rank if rank.phase == "lost" else msgspec.structs.replace(rank, phase="left", phase_since=event.at)
+        for rank in state.ranks
+    )
+    return msgspec.structs.replace(state, ended=event, phase="ended", rate_now=0.0, ranks=ranks)
+
+
+def summarise(state: RunState) -> Summary:
+    """The figures of a run so far, as run.json holds them."""
+    seconds = 0.0
+    if state.first_batch_at is not None and state.last_result_at is not None:
+        seconds = max(0.0, state.last_result_at - state.first_batch_at)
+
+    def rate(tokens: int) -> float:
+        return round(tokens / seconds, 3) if seconds > 0 else 0.0
+
+    return Summary(
+        prompts=state.prompts,
+        completed=state.completed,
+        failed=state.failed,
+        prompt_tokens=state.prompt_tokens,
+        output_tokens=state.output_tokens,
+        seconds=round(seconds, 3),
+        tokens_per_second=rate(state.output_tokens),
+        padding_waste=round(state.padding_waste, 4),
+        length=state.config.length_mode if state.config else "natural length",
+        ranks=[
+            protocol.RankSummary(
+                rank=rank.rank,
+                device=rank.device,
+                prompts=rank.prompts,
+                batches=rank.batches,
+                prompt_tokens=rank.prompt_tokens,
+                output_tokens=rank.output_tokens,
+                tokens_per_second=rate(rank.output_tokens),
+                padding_waste=round(rank.padding_waste, 4),
+                idle=round(state.idle(rank), 4),
+            )
+            for rank in state.ranks
+        ],
+    )
+
+
+class Snapshot(protocol.Message, frozen=True, kw_only=True):
+    """The whole state: what a viewer gets first, and again when it had fallen too far behind."""
+
+    state: RunState
+
+
+ToViewer = AnyEvent | Snapshot | protocol.Refused

@@ -1,0 +1,233 @@
+"""One rank, started by `accelerate launch -m runner.worker`: join, load, report ready, generate what it is given.
+
+Knows the order in which a rank lives and what it reports. Which prompts it gets is the supervisor's
+affair; how a batch is generated the engine's. torch and its like are imported only after the rank
+has joined the socket, so that the dashboard sees it at once.
+"""
+
+import argparse
+import faulthandler
+import os
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import msgspec
+
+from runner import protocol, rundir
+from runner.config import RunConfig
+from runner.link import Link
+from runner.protocol import Work, record_digest
+
+if TYPE_CHECKING:
+    from runner.engine import StaticEngine
+
+GATHER_PART = 1000
+JOIN_TIMEOUT_SECONDS = 600
+
+
+def main() -> NoReturn:
+    """Be a rank until told to leave. The exit status is 0 only then."""
+    options = _options()
+    rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    _log_to(options.run_dir / f"rank-{rank}.log")
+    link = Link(options.socket)
+    hello = protocol.RankHello(rank=rank, world_size=world_size, pid=os.getpid(), attempt=options.attempt)
+    link.send(hello, protocol.RankPhase(rank=rank, phase="importing"))
+    try:
+        _Rank(options, rank, link).live()
+    except BaseException as error:
+        traceback.print_exc()
+        name = type(error).__name__
+        link.send(
+            protocol.RankFailed(
+                rank=rank, error=f"{name}: {error}" if str(error) else name, traceback=traceback.format_exc()
+            )
+        )
+        link.close()
+        # The interpreter's own way out can hang in a broken process group; everything is said and flushed.
+        sys.stderr.flush()
+        os._exit(1)
+    link.close()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Everything is said, and the group was left: taking the interpreter apart would only make people wait.
+    os._exit(0)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="runner.worker")
+    parser.add_argument("--run-dir", type=Path, required=True)
+    parser.add_argument("--socket", required=True)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--attempt", type=int, required=True)
+    return parser.parse_args()
+
+
+def _log_to(path: Path) -> None:
+    """Send this process's output, C libraries' and crash traces included, to a file of its own."""
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.dup2(handle, 1)
+    os.dup2(handle, 2)
+    os.close(handle)
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    faulthandler.enable()
+
+
+class _Rank:
+    def __init__(self, options: argparse.Namespace, rank: int, link: Link) -> None:
+        self.options, self.rank, self.link = options, rank, link
+        run = rundir.read_run_file(options.run_dir)
+        self.config: RunConfig = run.config
+        self.prompts = run.prompts
+        self.digests: list[tuple[int, str]] = []
+
+    def live(self) -> None:
+        started = time.monotonic()
+        from runner import engine
+
+        self._phase("joining")
+        accelerator = self._join()
+        self._phase("loading")
+        model_path = self._model_files(accelerator)
+        loaded = engine.load(self.config, model_path, accelerator.device)
+        self._phase("warming up")
+        loaded.warm_up()
+        if self.config.dispatch == "split":
+            self._announce_share(accelerator)
+        self.link.send(self._ready(loaded, accelerator.device, time.monotonic() - started))
+        accelerator.wait_for_everyone()
+        gather = self._work(loaded)
+        if gather:
+            self._gather(accelerator)
+        # Without this the process group's threads may abort the process on its way out.
+        accelerator.end_training()
+
+    def _phase(self, phase: protocol.RankPhaseName) -> None:
+        self.link.send(protocol.RankPhase(rank=self.rank, phase=phase))
+
+    def _join(self) -> Any:
+        from datetime import timedelta
+
+        import torch
+        from accelerate import Accelerator
+        from accelerate.utils import InitProcessGroupKwargs, set_seed
+
+        if threads := os.environ.get("RANKDECK_THREADS"):
+            torch.set_num_threads(int(threads))
+        # gloo even on GPUs: generating needs no collective, so NCCL would only cost memory and start-up time.
+        group = InitProcessGroupKwargs(backend="gloo", timeout=timedelta(seconds=JOIN_TIMEOUT_SECONDS))
+        accelerator = Accelerator(kwargs_handlers=[group])
+        if self.config.seed is not None:
+            set_seed(self.config.seed, device_specific=True)
+        return accelerator
+
+    def _model_files(self, accelerator: Any) -> str:
+        """The model's folder. Of a hub id the local main process fetches the files, the others wait for it."""
+        model: str = self.options.model
+        if Path(model).is_dir():
+            return model
+        from huggingface_hub import snapshot_download
+
+        patterns = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+        with accelerator.local_main_process_first():
+            folder = snapshot_download(model, allow_patterns=patterns)
+            if not any(Path(folder).glob("*.safetensors")):
+                folder = snapshot_download(model, allow_patterns=[*patterns, "*.bin"])
+        return str(folder)
+
+    def _announce_share(self, accelerator: Any) -> None:
+        with accelerator.split_between_processes(list(range(self.prompts))) as share:
+            # Older accelerate gives the last prompt again to a rank beyond the last share.
+            beyond = accelerator.process_index >= self.prompts
+            start, stop = (share[0], share[-1] + 1) if share and not beyond else (0, 0)
+        self.link.send(protocol.Share(rank=self.rank, start=start, stop=stop))
+
+    def _ready(self, loaded: "StaticEngine", device: Any, seconds: float) -> protocol.RankReady:
+        import torch
+
+        facts: dict[str, Any] = {}
+        if device.type == "cuda":
+            properties = torch.cuda.get_device_properties(device)
+            free, total = torch.cuda.mem_get_info(device)
+            facts = {
+                "device_name": properties.name,
+                "device_uuid": str(getattr(properties, "uuid", "")) or None,
+                "memory_free_bytes": free,
+                "memory_total_bytes": total,
+            }
+            if hasattr(properties, "pci_bus_id"):
+                facts["pci_bus_id"] = (
+                    f"{properties.pci_domain_id:08x}:{properties.pci_bus_id:02x}:{properties.pci_device_id:02x}.0"
+                )
+        else:
+            facts = {"device_name": "CPU", "threads": torch.get_num_threads()}
+        return protocol.RankReady(
+            rank=self.rank,
+            device=str(device) if device.type == "cuda" else device.type,
+            engine=loaded.name,
+            seconds=round(seconds, 3),
+            **facts,
+            **loaded.describe(),
+        )
+
+    def _work(self, loaded: "StaticEngine") -> bool:
+        """Generate until told to leave; returns whether the ranks are to gather."""
+        from runner.engine import Cancelled, is_out_of_memory
+
+        while isinstance(order := self.link.next_order(), Work):
+            try:
+                self._batch(loaded, order)
+            except Cancelled:
+                continue
+            except Exception as error:
+                if _fatal(error):
+                    raise
+                traceback.print_exc()
+                self.link.send(
+                    protocol.BatchFailed(
+                        rank=self.rank,
+                        batch=order.batch,
+                        kind="out_of_memory" if is_out_of_memory(error) else "error",
+                        error=f"{type(error).__name__}: {error}",
+                    )
+                )
+        return order.gather
+
+    def _batch(self, loaded: "StaticEngine", work: Work) -> None:
+        def on_step(progress: Any) -> None:
+            self.link.progress(
+                protocol.StepsInFlight(
+                    rank=self.rank, batch=work.batch, step=progress.step, output_tokens=progress.output_tokens
+                )
+            )
+
+        done = loaded.generate(work.prompts, on_step, lambda: self.link.cancelled(work.batch))
+        records = [msgspec.structs.replace(r, rank=self.rank, batch=work.batch) for r in done.records]
+        self.digests.extend((record.index, record_digest(record)) for record in records)
+        self.link.send(
+            *(protocol.Output(record=record) for record in records),
+            protocol.BatchFinished(rank=self.rank, batch=work.batch, result=done.result),
+        )
+
+    def _gather(self, accelerator: Any) -> None:
+        from accelerate.utils import gather_object
+
+        # gather_object flattens one level: each rank passes a list, the main process gets one list of all.
+        gathered = gather_object(self.digests)
+        if accelerator.is_main_process:
+            for start in range(0, len(gathered), GATHER_PART):
+                self.link.send(protocol.Gathered(records=gathered[start : start + GATHER_PART], last=False))
+            self.link.send(protocol.Gathered(records=[], last=True))
+
+
+def _fatal(error: Exception) -> bool:
+    """After these the device's context is gone, and every later batch would fail as well."""
+    text = str(error)
+    return type(error).__name__ == "AcceleratorError" or "CUDA error" in text or "device-side assert" in text
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""What the tests share: a state directory of their own, and runs with stand-in ranks."""
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runner import rundir, start
+from runner.config import RunConfig
+from runner.start import Started
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(autouse=True)
+def state_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Runs of a test go into a directory of its own, never among the user's."""
+    home = tmp_path / "state"
+    monkeypatch.setenv("XDG_STATE_HOME", str(home))
+    return home
+
+
+def start_standin_supervisor(directory: Path) -> "subprocess.Popen[bytes]":
+    """As runner.start does it, with stand-in ranks."""
+    with (directory / rundir.LOG_FILE).open("ab") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "tests.standin", str(directory)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            cwd=ROOT,
+        )
+
+
+@pytest.fixture
+def standin_model(tmp_path: Path) -> Path:
+    """A folder that passes for a model: stand-in ranks load nothing from it."""
+    folder = tmp_path / "standin-model"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    return folder
+
+
+@pytest.fixture
+def launch(tmp_path: Path, standin_model: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Started]]:
+    """Start a run with stand-in ranks over the given prompts; every supervisor is gone when the test is."""
+    monkeypatch.setattr(start, "start_supervisor", start_standin_supervisor)
+    begun: list[Started] = []
+
+    def go(prompts: list[str] | Path, **settings: Any) -> Started:
+        if isinstance(prompts, list):
+            path = tmp_path / f"prompts-{len(begun)}.txt"
+            path.write_text("".join(f"{prompt}\n" for prompt in prompts))
+        else:
+            path = prompts
+        values = {"model": str(standin_model), "ranks": 2, "batch_size": 4, "device": "cpu", **settings}
+        begun.append(start.launch(RunConfig(prompts=str(path), **values)))
+        return begun[-1]
+
+    yield go
+    for started in begun:
+        if started.process.poll() is None:
+            started.process.terminate()
+        started.process.wait(20)

@@ -1,0 +1,88 @@
+"""Opening NVML, or not: the library, the driver, and the GPUs a job may use, through the real bindings."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from runner.telemetry import Telemetry, count_visible_gpus, visible_gpus
+
+Driver = Callable[..., Path]
+
+
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        ("init E18", "different versions"),
+        ("init E4", "no permission"),
+        ("init E9", "not loaded"),
+        ("init E28", "has no GPU"),
+        ("init E27", "NVML does not start: NVML Error with code 27"),
+        ("count 0", "has no GPU"),
+        ("count E999", "NVML does not start: Unknown Error"),
+    ],
+)
+def test_where_nvml_gives_no_gpus_one_line_says_why(driver: Driver, script: str, words: str) -> None:
+    driver(script)
+    telemetry = Telemetry.open({})
+    assert telemetry.gpus == 0
+    assert telemetry.reason is not None
+    assert words in telemetry.reason
+    assert "\n" not in telemetry.reason
+    assert telemetry.sample_devices() == []
+    assert count_visible_gpus({}) == 0
+    telemetry.close()
+
+
+def test_a_machine_without_the_library_says_so(tmp_path: Path, use_libraries_in: Callable[[Path], None]) -> None:
+    use_libraries_in(tmp_path)
+    telemetry = Telemetry.open({})
+    assert telemetry.gpus == 0
+    assert telemetry.reason is not None
+    assert telemetry.reason.startswith("no NVIDIA driver: libnvidia-ml.so.1 cannot be loaded")
+    assert count_visible_gpus({}) == 0
+
+
+def test_visible_gpus_are_named_in_the_order_a_cuda_process_sees_them(driver: Driver, two_gpus: str) -> None:
+    log = driver(two_gpus)
+    assert [gpu.name for gpu in visible_gpus({"CUDA_VISIBLE_DEVICES": "GPU-2222,GPU-1111"})] == [
+        "NVIDIA GeForce GTX 1080",
+        "NVIDIA H100 80GB HBM3",
+    ]
+    assert [count_visible_gpus({"CUDA_VISIBLE_DEVICES": value}) for value in ("", "1", "0,1,5", "5,0")] == [0, 1, 2, 0]
+    assert count_visible_gpus({}) == 2
+    calls = log.read_text().splitlines()
+    assert calls.count("init") == calls.count("shutdown") == 6
+
+
+@pytest.mark.parametrize(("value", "words"), [("", "is empty"), ("GPU-dead", "'GPU-dead' names no GPU")])
+def test_a_variable_that_hides_every_gpu_is_the_reason_given(
+    driver: Driver, value: str, words: str, two_gpus: str
+) -> None:
+    driver(two_gpus)
+    telemetry = Telemetry.open({"CUDA_VISIBLE_DEVICES": value})
+    assert telemetry.gpus == 0
+    assert words in (telemetry.reason or "")
+    telemetry.close()
+
+
+def test_the_library_is_found_by_the_systems_loader_and_torch_is_not_imported(
+    build: Callable[[tuple[str, ...]], Path], tmp_path: Path, two_gpus: str
+) -> None:
+    (tmp_path / "script").write_text(two_gpus)
+    program = (
+        "import json, sys; from runner.telemetry import Telemetry, count_visible_gpus\n"
+        "telemetry = Telemetry.open(); names = [gpu.name for gpu in telemetry.sample_devices()]; telemetry.close()\n"
+        "json.dump([names, count_visible_gpus({}), 'torch' in sys.modules], sys.stdout)"
+    )
+    environ = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
+    environ["LD_LIBRARY_PATH"] = str(build(()).parent)
+    environ["FAKE_NVML_SCRIPT"] = str(tmp_path / "script")
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environ, capture_output=True, check=True, cwd=Path(__file__).parents[2]
+    )
+    assert json.loads(done.stdout) == [["NVIDIA H100 80GB HBM3", "NVIDIA GeForce GTX 1080"], 2, False]

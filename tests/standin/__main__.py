@@ -1,0 +1,16 @@
+"""`python -m tests.standin DIRECTORY`: the real supervisor, with stand-in ranks instead of accelerate's."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from runner import __main__ as supervisor_main
+
+
+def launch_command(config_file: Path, ranks: int, module: str, arguments: Sequence[str]) -> list[str]:
+    """In place of `accelerate launch`."""
+    return [sys.executable, str(Path(__file__).parent / "rank.py"), "launch", str(ranks), *arguments]
+
+
+if __name__ == "__main__":
+    supervisor_main.main(launch_command)

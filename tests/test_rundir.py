@@ -1,0 +1,133 @@
+"""The run directory: whole files, torn lines, input order, who is alive."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from runner import rundir
+from runner.config import RunConfig
+from runner.protocol import OutputRecord, encode_line
+from runner.rundir import LineWriter, RunFile, RunFileError
+
+
+def record(index: int, text: str = "text") -> OutputRecord:
+    return OutputRecord(
+        index=index, id=str(index), prompt="p", text=text, prompt_tokens=1, output_tokens=1, finish_reason="stop"
+    )
+
+
+def write_records(directory: Path, *records: OutputRecord) -> None:
+    writer = LineWriter(directory / rundir.OUTPUTS_FILE)
+    for one in records:
+        writer.write(encode_line(one))
+    writer.close()
+
+
+def test_outputs_are_put_into_input_order_with_their_texts(tmp_path):
+    write_records(tmp_path, record(2, "c\u2028"), record(0, "ä" * 1000), record(5), record(1))
+    rundir.order_outputs(tmp_path, 6)
+    assert [one.index for one in rundir.read_outputs(tmp_path)] == [0, 1, 2, 5]
+    assert next(rundir.read_outputs(tmp_path)).text == "ä" * 1000
+    assert [path.name for path in tmp_path.iterdir()] == [rundir.OUTPUTS_FILE], "nothing temporary is left"
+
+
+def test_a_line_still_being_written_is_left_out(tmp_path):
+    write_records(tmp_path, record(0))
+    with (tmp_path / rundir.OUTPUTS_FILE).open("ab") as file:
+        file.write(b'{"index":1,"id"')
+    assert [one.index for one in rundir.read_outputs(tmp_path)] == [0]
+
+
+def test_what_could_not_be_written_whole_is_cut_off_again(tmp_path, monkeypatch):
+    writer = LineWriter(tmp_path / "lines")
+    writer.write(b"whole\n")
+
+    class Full:
+        def __init__(self, file):
+            self.file = file
+
+        def write(self, view):
+            self.file.write(view[:3])
+            raise OSError(28, "No space left on device")
+
+        def __getattr__(self, name):
+            return getattr(self.file, name)
+
+    writer._file = Full(writer._file)
+    with pytest.raises(OSError, match="No space left"):
+        writer.write(b"torn line\n")
+    assert (tmp_path / "lines").read_bytes() == b"whole\n"
+
+
+def test_run_json_round_trips_and_a_broken_one_is_named(tmp_path):
+    run = RunFile(name="n", started_at=1.0, config=RunConfig(prompts="p.txt", temperature=0.5), prompts=3)
+    rundir.write_run_file(tmp_path, run)
+    assert rundir.read_run_file(tmp_path) == run
+    (tmp_path / rundir.RUN_FILE).write_text('{"name": 3}')
+    with pytest.raises(RunFileError, match=r"run\.json: cannot be read as a run"):
+        rundir.read_run_file(tmp_path)
+    with pytest.raises(RunFileError, match="is no run directory"):
+        rundir.read_run_file(tmp_path / "nowhere")
+
+
+def test_a_supervisor_is_alive_exactly_while_its_process_is(tmp_path):
+    assert not rundir.supervisor_alive(tmp_path)
+    code = (
+        "import sys; from pathlib import Path; from runner import rundir; rundir.hold_lock(Path(sys.argv[1]));"
+        "print('held', flush=True); sys.stdin.read()"
+    )
+    holder = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert holder.stdout.readline() == b"held\n"
+    assert rundir.supervisor_alive(tmp_path)
+    with pytest.raises(RunFileError, match="already has a live supervisor"):
+        rundir.hold_lock(tmp_path)
+    holder.kill()
+    holder.communicate()
+    assert not rundir.supervisor_alive(tmp_path), "a killed supervisor holds nothing"
+
+
+def test_the_socket_has_a_short_private_place_however_long_the_directory_is(tmp_path):
+    deep = tmp_path / ("d" * 100) / ("e" * 100)
+    deep.mkdir(parents=True)
+    path = rundir.socket_path(deep)
+    assert len(os.fsencode(path)) <= rundir.MAX_SOCKET_BYTES
+    assert path == rundir.socket_path(deep / ".." / deep.name), "one directory, one socket"
+    assert path != rundir.socket_path(tmp_path)
+    assert path.parent.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_runtime_directory_others_can_enter_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    (tmp_path / "rankdeck").mkdir(mode=0o755)
+    with pytest.raises(RunFileError, match="mode 0700"):
+        rundir.socket_path(tmp_path)
+
+
+def test_a_copy_of_the_outputs_replaces_its_target_in_one_step(tmp_path):
+    write_records(tmp_path, record(0))
+    target = tmp_path / "copies" / "out.jsonl"
+    target.parent.mkdir()
+    target.write_text("old")
+    rundir.copy_outputs(tmp_path, target)
+    assert target.read_bytes() == (tmp_path / rundir.OUTPUTS_FILE).read_bytes()
+    assert len(list(target.parent.iterdir())) == 1
+
+
+def test_runs_are_listed_newest_first_and_strangers_left_out(state_home):
+    root = rundir.runs_directory()
+    for name, at in (("old", 1.0), ("new", 2.0)):
+        (root / name).mkdir(parents=True)
+        rundir.write_run_file(root / name, RunFile(name=name, started_at=at, config=RunConfig(prompts="p"), prompts=1))
+    (root / "stranger").mkdir()
+    assert [run.name for _, run in rundir.list_runs()] == ["new", "old"]
+
+
+def test_a_journal_that_cannot_be_understood_is_named_with_its_line(tmp_path):
+    (tmp_path / rundir.EVENTS_FILE).write_text('{"type":"ranks_ready","at":1}\n{"type":"from_the_future"}\n')
+    with pytest.raises(RunFileError, match=r"events\.jsonl:2: not an event this version knows"):
+        list(rundir.read_events(tmp_path))

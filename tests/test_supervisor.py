@@ -1,0 +1,268 @@
+"""The supervisor, whole: real processes, real socket, real files; only the ranks are stand-ins without torch."""
+
+import asyncio
+import json
+import os
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from runner import protocol, rundir, start
+from runner.config import RunConfig
+from runner.state import RunState, Snapshot, apply
+from tests.standin.rank import answer
+from tui.client import SocketSource
+
+PROMPTS = [f"prompt number {number}" for number in range(25)]
+
+
+async def watch(started, *, when=None) -> tuple[RunState, list]:
+    """Follow a run to its end; `when(message, source)` may send commands on the way."""
+    source, state, seen = SocketSource(started.directory, started.died), RunState(), []
+    async for message in source.events():
+        seen.append(message)
+        state = message.state if isinstance(message, Snapshot) else apply(state, message)
+        if when is not None:
+            await when(message, source)
+    return state, seen
+
+
+def outputs(directory: Path) -> list:
+    return list(rundir.read_outputs(directory))
+
+
+def processes_of(directory: Path) -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if str(directory) in " ".join(process.cmdline()) and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+@pytest.mark.parametrize("dispatch", ["pull", "split"])
+@pytest.mark.parametrize("ranks", [1, 3])
+async def test_every_prompt_has_its_answer_in_input_order(launch, dispatch, ranks):
+    started = launch(PROMPTS, dispatch=dispatch, ranks=ranks)
+    state, _ = await watch(started)
+    assert started.process.wait(10) == 0
+    records = outputs(started.directory)
+    assert [record.index for record in records] == list(range(25))
+    prompts = [protocol.Prompt(index=index, id=str(index), text=text) for index, text in enumerate(PROMPTS)]
+    assert [record.text for record in records] == [answer(prompt) for prompt in prompts]
+    assert state.ended.status == "completed"
+    assert (state.gather is not None) == (dispatch == "split")
+
+
+async def test_more_ranks_than_prompts_and_a_single_prompt(launch):
+    for dispatch in ("pull", "split"):
+        started = launch(["only one"], ranks=3, dispatch=dispatch)
+        state, _ = await watch(started)
+        assert (state.ended.exit_status, state.completed) == (0, 1)
+
+
+async def test_run_json_holds_config_environment_and_the_summary_the_screen_showed(launch):
+    started = launch(PROMPTS)
+    state, _ = await watch(started)
+    started.process.wait(10)
+    run = rundir.read_run_file(started.directory)
+    assert run.summary == state.ended.summary
+    assert run.status == "completed"
+    assert run.config.batch_size == 4
+    assert run.environment.packages["torch"]
+    assert run.summary.output_tokens == sum(record.output_tokens for record in outputs(started.directory))
+    assert sum(rank.prompts for rank in run.summary.ranks) == 25
+    assert run.summary.seconds > 0
+
+
+async def test_the_journal_alone_tells_the_same_story(launch):
+    started = launch(PROMPTS)
+    state, _ = await watch(started)
+    started.process.wait(10)
+    replayed = RunState()
+    for event in rundir.read_events(started.directory):
+        replayed = apply(replayed, event)
+    assert replayed.ended == state.ended
+    assert [rank.prompts for rank in replayed.ranks] == [rank.prompts for rank in state.ranks]
+
+
+async def test_a_copy_of_the_outputs_goes_where_it_was_asked_for(launch, tmp_path):
+    target = tmp_path / "out.jsonl"
+    started = launch(PROMPTS, output=str(target))
+    await watch(started)
+    started.process.wait(10)
+    assert target.read_bytes() == (started.directory / rundir.OUTPUTS_FILE).read_bytes()
+
+
+async def test_one_prompt_that_makes_its_batch_raise_costs_that_one_prompt(launch):
+    started = launch([*PROMPTS[:10], "!raise", *PROMPTS[10:]])
+    state, _ = await watch(started)
+    assert started.process.wait(10) == 1
+    records = outputs(started.directory)
+    assert len(records) == 26
+    assert [record.index for record in records if record.finish_reason == "error"] == [10]
+    assert records[10].error == "ValueError: no such word"
+    assert records[10].prompt == "!raise"
+    assert state.ended.exit_status == 1
+
+
+async def test_a_rank_that_cannot_load_ends_the_run_with_its_own_words(launch, standin_model):
+    (standin_model / "fail-load").touch()
+    started = launch(PROMPTS)
+    state, _ = await watch(started)
+    assert started.process.wait(20) == 3
+    assert state.ended.cause in [f"rank {rank}: OSError: weights.bin is damaged" for rank in (0, 1)]
+    assert not processes_of(started.directory)
+
+
+async def test_no_model_means_no_ranks_and_says_what_was_tried(launch, standin_model):
+    started = launch(PROMPTS, model="nobody/nothing-here")
+    state, _ = await watch(started)
+    assert started.process.wait(30) == 2
+    assert "nobody/nothing-here" in state.ended.cause
+    assert state.attempt == 0, "no rank was started"
+
+
+async def test_stopping_cleanly_keeps_the_batches_in_flight_and_hands_out_no_more(launch, monkeypatch):
+    monkeypatch.setenv("STANDIN_STEP_SECONDS", "0.05")
+    started = launch(PROMPTS)
+
+    async def stop(message, source):
+        if isinstance(message, protocol.BatchStarted) and message.batch == 2:
+            await source.send(protocol.Stop())
+
+    state, seen = await watch(started, when=stop)
+    assert started.process.wait(20) == 130
+    assert state.ended.status == "stopped"
+    handed_out = sum(message.rows for message in seen if isinstance(message, protocol.BatchStarted))
+    assert len(outputs(started.directory)) == handed_out >= 4
+    assert not processes_of(started.directory)
+
+
+async def test_stopping_now_ends_at_once_and_records_nothing_by_half(launch, monkeypatch):
+    monkeypatch.setenv("STANDIN_STEP_SECONDS", "5")
+    started = launch(PROMPTS)
+    begun = time.monotonic()
+
+    async def stop(message, source):
+        if isinstance(message, protocol.BatchStarted) and message.batch == 1:
+            await source.send(protocol.Stop(now=True))
+
+    state, _ = await watch(started, when=stop)
+    assert started.process.wait(20) == 130
+    assert time.monotonic() - begun < 15
+    assert outputs(started.directory) == []
+    assert state.ended.summary.completed == 0
+    assert not processes_of(started.directory)
+
+
+async def test_ranks_notice_that_their_supervisor_was_killed_and_leave(launch, monkeypatch):
+    monkeypatch.setenv("STANDIN_STEP_SECONDS", "0.2")
+    started = launch(PROMPTS)
+    source = SocketSource(started.directory, started.died)
+    async for message in source.events():
+        if isinstance(message, protocol.BatchStarted):
+            break
+    started.process.kill()
+    started.process.wait()
+    async with asyncio.timeout(10):
+        while processes_of(started.directory):
+            await asyncio.sleep(0.05)
+    assert rundir.read_run_file(started.directory).status == "running"
+    assert not rundir.supervisor_alive(started.directory), "so that `list` can tell that it is lost"
+
+
+async def test_who_comes_late_gets_the_whole_state_first(launch, monkeypatch):
+    monkeypatch.setenv("STANDIN_STEP_SECONDS", "0.02")
+    started = launch(PROMPTS)
+    first = SocketSource(started.directory, started.died).events()
+    async for message in first:
+        if isinstance(message, protocol.BatchFinished):
+            break
+    state, seen = await watch(started)
+    assert isinstance(seen[0], Snapshot)
+    assert seen[0].state.done >= 4
+    assert seen[0].state.config.ranks == 2
+    assert state.ended.summary.completed == 25
+
+
+async def test_nobody_but_a_peer_that_speaks_the_protocol_is_listened_to(launch, monkeypatch):
+    monkeypatch.setenv("STANDIN_STEP_SECONDS", "0.05")
+    started = launch(PROMPTS)
+    source = SocketSource(started.directory, started.died)
+    events = source.events()
+    await anext(events)
+    path = str(rundir.socket_path(started.directory))
+    assert os.stat(path).st_mode & 0o777 == 0o600
+    for said in (
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"\x00\xff\n",
+        b'{"type":"rank_hello"}\n',
+        b'{"type":"viewer_hello"}\n{]\n',
+        b"",
+    ):
+        reader, writer = await asyncio.open_unix_connection(path)
+        writer.write(said)
+        writer.write_eof()
+        await asyncio.wait_for(reader.read(), 10)
+        writer.close()
+    reader, writer = await asyncio.open_unix_connection(path)
+    writer.write(b'{"type":"viewer_hello","version":999}\n')
+    refused = json.loads(await reader.readline())
+    assert refused["type"] == "refused"
+    assert "999" in refused["reason"]
+    writer.close()
+    async for _ in events:
+        pass
+    assert started.process.wait(20) == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"ranks": 0}, "--ranks: must be at least 1, not 0"),
+        ({"batch_size": -3}, "--batch-size: must be at least 1, not -3"),
+        ({"prompts": "/nowhere/at/all.txt"}, "there is no such file"),
+        ({"output": "/nowhere/out.jsonl"}, "there is no directory /nowhere"),
+        ({"device": "cuda"}, "no NVIDIA GPU can be seen here"),
+        ({"temperature": 0.5}, "has no effect without --do-sample"),
+        ({"model": "./not-here"}, "there is no such folder"),
+        ({"prompts": "table.csv"}, "there is no such file"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_is_started(tmp_path, state_home, settings, said):
+    prompts = tmp_path / "p.txt"
+    prompts.write_text("hello\n")
+    with pytest.raises(start.InputError, match="^") as refusal:
+        start.launch(RunConfig(**{"prompts": str(prompts), **settings}))
+    assert said in str(refusal.value)
+    assert not list(state_home.glob("**/run.json")), "nothing is left behind"
+
+
+def test_an_output_file_that_exists_is_replaced_only_by_force(tmp_path):
+    prompts, output = tmp_path / "p.txt", tmp_path / "out.jsonl"
+    prompts.write_text("hello\n")
+    output.write_text("precious")
+    config = RunConfig(prompts=str(prompts), output=str(output))
+    assert "--force" in str(start.check(config)[0])
+    assert start.check(config, force=True) == []
+
+
+def test_a_broken_prompt_file_leaves_no_run_behind(tmp_path, state_home):
+    prompts = tmp_path / "p.jsonl"
+    prompts.write_text('{"prompt":"fine"}\n{broken\n{"text":1}\n')
+    with pytest.raises(start.InputError) as refusal:
+        start.launch(RunConfig(prompts=str(prompts)))
+    assert "p.jsonl:2" in str(refusal.value)
+    assert "p.jsonl:3" in str(refusal.value)
+    assert [path for path in rundir.runs_directory().iterdir()] == []
+
+
+def test_more_ranks_than_make_sense_is_a_warning(tmp_path):
+    config = RunConfig(prompts="p", ranks=8, device="cpu")
+    assert start.warnings(config, 3)[0] == "3 prompts for 8 ranks: 5 will have no work"
+    assert start.warnings(RunConfig(prompts="p", ranks=1, device="cpu"), 3) == []

@@ -1,0 +1,276 @@
+"""The dashboard: takes a run's events in, keeps the state, and hands it to the screen four times a second at most.
+
+Knows where events come from only as a Source, and how a run is started only as a Launcher; figures
+come from the state, looks from the widgets. Imports nothing heavy: it must paint at once.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from textual import work
+from textual.app import App, SystemCommand
+from textual.binding import Binding, BindingType
+from textual.screen import Screen
+
+from runner import protocol
+from runner.protocol import OutputRecord
+from runner.state import RunState, Snapshot, ToViewer, apply
+from tui import theme
+from tui.outputs import OutputBook
+from tui.screens.run import RunScreen
+
+if TYPE_CHECKING:
+    from tui.client import Source
+    from tui.screens.start import Launcher
+
+Leave = Literal["ended", "detached", "stopped"]
+"""How the dashboard was left: after the run's end, while it went on, or having stopped it."""
+
+Earlier = Callable[[Path], Iterable[OutputRecord]]
+"""Reads the answers that a run directory holds already."""
+
+REPAINT_SECONDS = 0.25
+BREATHE_EVERY = 100
+"""After so many messages at once the screen and the keys get their turn."""
+
+
+class RankdeckApp(App[Leave]):
+    """The dashboard of one run; without a run to show, the start screen that launches one."""
+
+    CSS_PATH = "app.tcss"
+    TITLE = "rankdeck"
+    HORIZONTAL_BREAKPOINTS: ClassVar[list[tuple[int, str]] | None] = [
+        (0, "-too-narrow"),
+        (60, "-narrow"),
+        (80, "-standard"),
+        (120, "-wide"),
+    ]
+    VERTICAL_BREAKPOINTS: ClassVar[list[tuple[int, str]] | None] = [(0, "-too-short"), (18, "-short"), (24, "-tall")]
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("question_mark", "help", "Help", key_display="?", id="app.help", tooltip="Every key, and the words"),
+        Binding("t", "toggle_theme", "Theme", id="app.theme", tooltip="Dark or light", show=False),
+        Binding(
+            "ctrl+c",
+            "interrupt",
+            "Stop, then end",
+            id="app.interrupt",
+            tooltip="Ask the run to stop; a second time ends it at once",
+            show=False,
+            priority=True,
+        ),
+    ]
+
+    def __init__(
+        self, source: "Source | None", *, launcher: "Launcher | None" = None, earlier: Earlier | None = None
+    ) -> None:
+        super().__init__()
+        self._source = source
+        self._launcher = launcher
+        self._earlier = earlier
+        self._book = OutputBook()
+        self._run_state = RunState()
+        self._seen_any = False
+        self._dirty = False
+        self._said_over = False
+        self._interrupts = 0
+        self._leave_when_ended = False
+        self._run_screen: RunScreen | None = None
+        self.lost: str | None = None
+        """Why the run can no longer be watched, where that is so."""
+        self.register_theme(theme.DARK)
+        self.register_theme(theme.LIGHT)
+        self.theme = "rankdeck-dark"
+
+    @property
+    def final_state(self) -> RunState | None:
+        """The last state that came; None where none did."""
+        return self._run_state if self._seen_any else None
+
+    @property
+    def book(self) -> OutputBook:
+        return self._book
+
+    def get_theme_variable_defaults(self) -> dict[str, str]:
+        current = self.current_theme
+        return theme.variable_defaults(dark=current.dark, ansi=current.ansi)
+
+    def get_default_screen(self) -> Screen[Any]:
+        if self._source is not None:
+            self._run_screen = RunScreen()
+            return self._run_screen
+        from tui.screens.start import StartScreen
+
+        return StartScreen(self._launcher)
+
+    def on_mount(self) -> None:
+        self.set_interval(REPAINT_SECONDS, self._repaint)
+        if self._source is not None:
+            self._follow(self._source)
+
+    def open_run(self, source: "Source") -> None:
+        """Leave the start screen for the run that it launched."""
+        self._source = source
+        self._run_screen = RunScreen()
+        self.switch_screen(self._run_screen)
+        self._dirty = True
+        self._follow(source)
+
+    # --- events in ---------------------------------------------------------------------------
+
+    @work(exclusive=True, group="follow")
+    async def _follow(self, source: "Source") -> None:
+        from tui.client import SourceError
+
+        taken = 0
+        try:
+            async for message in source.events():
+                self._take(message)
+                taken += 1
+                if taken == 1:
+                    self._repaint()
+                if taken % BREATHE_EVERY == 0:
+                    # A socket with much to say never waits, and would keep the loop to itself.
+                    await asyncio.sleep(0)
+        except SourceError as error:
+            self.lost = str(error)
+            self._dirty = True
+        if self._run_state.ended is not None and self._leave_when_ended:
+            self._exit_with("stopped")
+
+    def _take(self, message: ToViewer) -> None:
+        self._dirty = True
+        if isinstance(message, protocol.Refused):
+            self.lost = message.reason
+            return
+        self._seen_any = True
+        if isinstance(message, Snapshot):
+            self._run_state = message.state
+            if message.state.done and self._earlier is not None and self._source is not None:
+                self._load_earlier(self._source.directory, self._earlier)
+            return
+        self._run_state = apply(self._run_state, message)
+        if isinstance(message, protocol.Output):
+            self._book.add(message.record)
+
+    @work(exclusive=True, group="earlier")
+    async def _load_earlier(self, directory: Path, earlier: Earlier) -> None:
+        try:
+            records = await asyncio.to_thread(lambda: list(earlier(directory)))
+        except (OSError, ValueError) as error:
+            self.notify(f"earlier answers cannot be read: {error}", severity="warning", markup=False)
+            return
+        self._book.load(records)
+        self._dirty = True
+
+    # --- state out ---------------------------------------------------------------------------
+
+    def _repaint(self) -> None:
+        if not self._dirty or self._run_screen is None or not self._run_screen.is_mounted:
+            return
+        self._dirty = False
+        with self.batch_update():
+            self._run_screen.show(self._run_state, self._book, self.lost)
+            if not self._goes_on and not self._said_over:
+                self._said_over = True
+                self.screen.refresh_bindings()
+
+    # --- actions -----------------------------------------------------------------------------
+
+    @property
+    def _goes_on(self) -> bool:
+        return self._run_screen is not None and self._run_state.ended is None and self.lost is None
+
+    async def _send_stop(self, *, now: bool) -> None:
+        if self._source is not None and self._goes_on:
+            await self._source.send(protocol.Stop(now=now))
+
+    async def action_stop(self) -> None:
+        """Ask the run to stop after the batches in flight."""
+        if self._goes_on:
+            await self._send_stop(now=False)
+            self.notify("The run stops after the batches in flight.", title="Stopping", markup=False)
+
+    async def action_interrupt(self) -> None:
+        """Ctrl-C: first stop cleanly, then at once, then leave whatever happens."""
+        if not self._goes_on:
+            self._exit_with("ended")
+            return
+        self._interrupts += 1
+        self._leave_when_ended = True
+        if self._interrupts == 1:
+            await self._send_stop(now=False)
+            text = "The run stops after the batches in flight. Ctrl-C again ends it at once."
+            self.notify(text, title="Stopping", markup=False)
+        elif self._interrupts == 2:
+            await self._send_stop(now=True)
+            self.notify("The batches in flight are abandoned.", title="Ending the run", markup=False)
+        else:
+            self._exit_with("stopped")
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Stopping and detaching are offered only while there is something to stop or to leave running."""
+        return self._goes_on if action in ("stop", "detach") else True
+
+    def action_detach(self) -> None:
+        """Leave; the run goes on."""
+        self._exit_with("detached" if self._goes_on else "ended")
+
+    def action_leave(self) -> None:
+        """Leave; while the run goes on, ask what shall become of it."""
+        if not self._goes_on:
+            self._exit_with("ended")
+            return
+        from tui.screens.leave import LeaveScreen
+
+        self.push_screen(LeaveScreen(), self._left)
+
+    async def _left(self, choice: str | None) -> None:
+        if choice == "detach":
+            self.action_detach()
+        elif choice == "stop":
+            self._leave_when_ended = True
+            await self.action_stop()
+            if not self._goes_on:
+                self._exit_with("ended")
+
+    def _exit_with(self, leave: Leave) -> None:
+        if self._run_state.ended is None and leave == "ended":
+            leave = "detached"
+        self.exit(leave)
+
+    def action_toggle_theme(self) -> None:
+        self.theme = "rankdeck-light" if self.current_theme.dark else "rankdeck-dark"
+
+    def action_help(self) -> None:
+        from tui.screens.help import HelpScreen
+
+        if not isinstance(self.screen, HelpScreen):
+            self.push_screen(HelpScreen(self._keys()))
+
+    def _keys(self) -> list[tuple[str, str]]:
+        """Every key of the screen that is seen, with what it does."""
+        keys: dict[str, tuple[list[str], str]] = {}
+        for active in self.screen.active_bindings.values():
+            binding = active.binding
+            if binding.id and active.enabled:
+                displays, _ = keys.setdefault(binding.id, ([], binding.tooltip or binding.description))
+                displays.append(self.get_key_display(binding))
+        # The application's own keys come first in Textual's order, and are asked for least.
+        ordered = sorted(keys, key=lambda name: name.startswith("app."))
+        return [(" ".join(keys[name][0]), keys[name][1]) for name in ordered]
+
+    def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
+        """The command palette: every action that has a key, and Textual's themes."""
+        seen: set[str] = set()
+        for active in screen.active_bindings.values():
+            binding = active.binding
+            if binding.id and active.enabled and binding.id not in seen:
+                seen.add(binding.id)
+
+                async def run(action: str = binding.action, node: Any = active.node) -> None:
+                    await self.run_action(action, node)
+
+                yield SystemCommand(binding.description, binding.tooltip or binding.action, run)
+        yield SystemCommand("Choose a theme", "All themes there are", self.action_change_theme)

@@ -1,0 +1,211 @@
+"""The `rankdeck` command.
+
+Knows the command line: options, exit status, what goes to stdout (the product) and to stderr (the
+talk). What a run does, and how it looks, is elsewhere; Textual is imported only where a screen is shown.
+"""
+
+import sys
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+
+import runner
+from runner import config as settings
+from runner import rundir, start
+from runner.config import RunConfig
+from tui import watch
+
+EXIT_BAD_INPUT, EXIT_DIED = 2, 3
+
+app = typer.Typer(
+    name="rankdeck",
+    help="A flight deck for LLM batch inference on several GPUs.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+def main() -> None:
+    """Run the command line."""
+    try:
+        app()
+    except BrokenPipeError:
+        # Whoever read our lines has enough of them. The run, if there is one, goes on.
+        sys.stderr.close()
+        raise SystemExit(0) from None
+
+
+def _refuse(message: str) -> typer.Exit:
+    for line in message.splitlines():
+        typer.echo(f"rankdeck: {line}", err=True)
+    return typer.Exit(EXIT_BAD_INPUT)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"rankdeck {runner.__version__}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def _rankdeck(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Say the version.")
+    ] = False,
+) -> None:
+    if context.invoked_subcommand is None:
+        if not sys.stdout.isatty():
+            raise _refuse("the start screen needs a terminal; see `rankdeck run --help`")
+        raise typer.Exit(watch.start_screen())
+
+
+@app.command()
+def run(
+    prompts: Annotated[
+        str | None,
+        typer.Argument(help="A file of prompts (.txt, .jsonl, .json, .csv, .parquet), or - for standard input."),
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="demo, a local folder, or a hub id.  [default: demo]")] = None,
+    ranks: Annotated[
+        int | None, typer.Option(help="World size.  [default: the GPUs seen, or min(2, cores) on a CPU]")
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Prompts per batch and rank.  [default: 16]")] = None,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(help="Output tokens per prompt at most.  [default: 100]")
+    ] = None,
+    dispatch: Annotated[
+        str | None, typer.Option(help="pull (ranks ask for batches) or split (each has its share).  [default: pull]")
+    ] = None,
+    order: Annotated[
+        str | None, typer.Option(help="length (longest first, little padding) or input.  [default: length]")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cuda or cpu.  [default: auto]")] = None,
+    dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.  [default: auto]")] = None,
+    engine: Annotated[str | None, typer.Option(help="auto or static.  [default: auto]")] = None,
+    chat: Annotated[
+        bool | None, typer.Option("--chat", help="Put plain prompts through the model's chat template.")
+    ] = None,
+    do_sample: Annotated[bool | None, typer.Option("--do-sample", help="Sample instead of greedy decoding.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="With --do-sample.")] = None,
+    top_p: Annotated[float | None, typer.Option(help="With --do-sample.")] = None,
+    top_k: Annotated[int | None, typer.Option(help="With --do-sample.")] = None,
+    seed: Annotated[int | None, typer.Option(help="For sampling; each rank derives its own.")] = None,
+    ignore_eos: Annotated[
+        bool | None, typer.Option("--ignore-eos", help="Fixed length: end-of-sequence is ignored; for measuring.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="Only the first so many prompts.")] = None,
+    column: Annotated[str | None, typer.Option(help="The column of a .csv or .parquet that holds the prompts.")] = None,
+    output: Annotated[str | None, typer.Option(help="Where a copy of outputs.jsonl goes when the run ends.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace --output if it exists.")] = False,
+    run_dir: Annotated[
+        Path | None, typer.Option(help="The run's directory.  [default: a new one among your runs]")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="The run's name.")] = None,
+    config: Annotated[Path | None, typer.Option(help="A TOML file of these settings; flags win.")] = None,
+    plain: Annotated[bool, typer.Option("--plain", help="Lines instead of the dashboard.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="The event stream as JSON, an object a line.")] = False,
+) -> None:
+    """Answer every prompt of a file, and watch it happen."""
+    flags = {name: value for name, value in locals().items() if name in _SETTINGS and value is not None}
+    values = {**_read_config(config), **flags}
+    if "prompts" not in values:
+        raise _refuse("name a file of prompts: rankdeck run PROMPTS")
+    _launch(values, run_dir=run_dir, force=force, plain=plain, json=json)
+
+
+@app.command()
+def demo(
+    ranks: Annotated[
+        int | None, typer.Option(help="World size.  [default: the GPUs seen, or min(2, cores) on a CPU]")
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Prompts per batch and rank.  [default: 16]")] = None,
+    max_new_tokens: Annotated[int | None, typer.Option(help="Output tokens per prompt at most.  [default: 50]")] = None,
+    limit: Annotated[int | None, typer.Option(help="Only the first so many prompts.")] = None,
+    plain: Annotated[bool, typer.Option("--plain", help="Lines instead of the dashboard.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="The event stream as JSON, an object a line.")] = False,
+) -> None:
+    """The sample prompts on the embedded model: the whole way, on any machine."""
+    values: dict[str, Any] = {"prompts": str(_sample_prompts()), "model": "demo", "max_new_tokens": 50}
+    values |= {name: value for name, value in locals().items() if name in _SETTINGS and value is not None}
+    _launch(values, run_dir=None, force=False, plain=plain, json=json)
+
+
+@app.command()
+def hello(
+    ranks: Annotated[
+        int | None, typer.Option(help="World size.  [default: the GPUs seen, or min(2, cores) on a CPU]")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cuda or cpu.")] = "auto",
+) -> None:
+    """Every rank greets; the gathered greetings are printed. The quickest check that a machine works."""
+    import asyncio
+
+    if device not in ("auto", "cuda", "cpu"):
+        raise _refuse(f"--device: must be one of auto, cuda, cpu, not {device!r}")
+    try:
+        greetings = asyncio.run(start.hello(start.default_ranks(device) if ranks is None else ranks, device))
+    except start.InputError as error:
+        raise _refuse(str(error)) from None
+    except start.HelloError as error:
+        typer.echo(f"rankdeck: the ranks could not greet: {error}", err=True)
+        raise typer.Exit(EXIT_DIED) from None
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+    for greeting in greetings:
+        typer.echo(greeting)
+
+
+@app.command("list")
+def list_runs(
+    json: Annotated[bool, typer.Option("--json", help="A JSON object a line.")] = False,
+) -> None:
+    """The runs in the usual place, newest first."""
+    from tui import runs
+
+    for line in runs.json_lines() if json else runs.table_lines():
+        typer.echo(line)
+
+
+_SETTINGS = {field.name for field in msgspec.structs.fields(RunConfig)}
+
+
+def _read_config(path: Path | None) -> dict[str, Any]:
+    if path is None:
+        return {}
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        settings.from_mapping({"prompts": "", **values})
+    except OSError as error:
+        raise _refuse(f"--config: {path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, ValueError) as error:
+        raise _refuse(f"--config: {path}: {error}") from None
+    if "prompts" in values and values["prompts"] != "-":
+        # A path in a file is relative to the file: it means the same wherever the command is given.
+        values["prompts"] = str(path.absolute().parent / Path(values["prompts"]).expanduser())
+    return values
+
+
+def _sample_prompts() -> Path:
+    return Path(__file__).resolve().parent.parent / "sample_prompts" / "stories.txt"
+
+
+def _launch(values: dict[str, Any], *, run_dir: Path | None, force: bool, plain: bool, json: bool) -> None:
+    if plain and json:
+        raise _refuse("--plain and --json exclude each other")
+    try:
+        values.setdefault("ranks", start.default_ranks(values.get("device", "auto")))
+        config = settings.from_mapping(values)
+        started = start.launch(config, run_dir=run_dir, force=force, stdin=sys.stdin.buffer)
+    except ValueError as error:
+        raise _refuse(str(error)) from None
+    except start.InputError as error:
+        raise _refuse(str(error)) from None
+    run = rundir.read_run_file(started.directory)
+    for warning in start.warnings(run.config, run.prompts):
+        typer.echo(f"rankdeck: warning: {warning}", err=True)
+    raise typer.Exit(watch.watch(started, plain=plain or not sys.stdout.isatty(), json=json))

@@ -1,0 +1,73 @@
+"""The answers a dashboard can list: the newest of a run, in the order they came and in input order.
+
+Knows records only; where earlier ones are read from, and how they are shown, is elsewhere.
+"""
+
+from bisect import insort
+from collections.abc import Iterable
+from typing import Literal
+
+from runner.protocol import OutputRecord
+
+ListOrder = Literal["arrival", "input"]
+
+KEPT = 20_000
+"""So many of the newest answers are listed: all of ten million would fill memory, and outputs.jsonl has them."""
+
+
+class OutputBook:
+    """Answers by prompt index. A prompt has one answer, so adding it twice changes nothing."""
+
+    def __init__(self, kept: int = KEPT) -> None:
+        self._kept = kept
+        self._records: dict[int, OutputRecord] = {}
+        self._arrived: list[int] = []
+        self._ordered: list[int] = []
+        self.version = 0
+        """Grows with every change, so that a view knows whether there is something to do."""
+
+    def __len__(self) -> int:
+        return len(self._arrived)
+
+    def add(self, record: OutputRecord) -> None:
+        """The newest answer."""
+        if record.index in self._records:
+            return
+        self._records[record.index] = record
+        self._arrived.append(record.index)
+        insort(self._ordered, record.index)
+        if len(self._arrived) > self._kept + self._kept // 10:
+            self._forget()
+        self.version += 1
+
+    def load(self, earlier: Iterable[OutputRecord]) -> None:
+        """Answers from before this view came; those that came meanwhile stay the newest."""
+        loaded = {record.index: record for record in earlier}
+        meanwhile = [index for index in self._arrived if index not in loaded]
+        self._arrived = [*loaded, *meanwhile]
+        self._records = {**loaded, **{index: self._records[index] for index in meanwhile}}
+        self._forget()
+        self.version += 1
+
+    def key(self, position: int, order: ListOrder) -> int:
+        """The prompt index at a position of the list."""
+        return (self._arrived if order == "arrival" else self._ordered)[position]
+
+    def position(self, index: int, order: ListOrder) -> int | None:
+        """Where a prompt's answer stands in the list; None where it is not kept."""
+        if index not in self._records:
+            return None
+        return (self._arrived if order == "arrival" else self._ordered).index(index)
+
+    def get(self, index: int) -> OutputRecord | None:
+        return self._records.get(index)
+
+    def newest(self, number: int) -> list[OutputRecord]:
+        """The newest answers, the newest last."""
+        return [self._records[index] for index in self._arrived[-number:]] if number > 0 else []
+
+    def _forget(self) -> None:
+        for index in self._arrived[: -self._kept]:
+            del self._records[index]
+        self._arrived = self._arrived[-self._kept :]
+        self._ordered = sorted(self._arrived)

@@ -1,0 +1,198 @@
+"""The views without a screen: lines a person reads in a log, and the event stream as JSON.
+
+Knows how a fact is said in one line. Figures come from the same state as the dashboard's. Text of
+models, prompts and devices is data: control characters are shown, not sent.
+"""
+
+import sys
+import time
+from collections.abc import Callable
+
+from runner import protocol, state
+from runner.protocol import OutputRecord, Summary
+from runner.state import RunState, ToViewer
+from tui import text
+
+PROGRESS_SECONDS = 2.0
+CLIP = 60
+
+
+class PlainView:
+    """Turns messages into lines, and keeps the state they add up to."""
+
+    def __init__(self, write: Callable[[str], object] = sys.stdout.write) -> None:
+        self.state = RunState()
+        self._write = write
+        self._progress_at = 0.0
+        self._said: set[str] = set()
+
+    def show(self, message: ToViewer) -> None:
+        """Take one message in and print what it means."""
+        if isinstance(message, state.Snapshot):
+            self.state = message.state
+            self._say_run()
+            return
+        assert not isinstance(message, protocol.Refused)
+        self.state = state.apply(self.state, message)
+        for line in self._lines(message):
+            self._line(line)
+
+    def _lines(self, event: protocol.AnyEvent) -> list[str]:
+        now = self.state
+        match event:
+            case protocol.RunStarted():
+                self._say_run()
+            case protocol.ModelProgress(phase="fetching") if event.total and event.done is not None:
+                if self._due(event.at) or event.done >= event.total:
+                    return [f"model: fetched {event.done / 1e6:.0f} of {event.total / 1e6:.0f} MB"]
+            case protocol.ModelProgress(phase="converting"):
+                return self._once("model: converting, once")
+            case protocol.ModelProgress(phase="found"):
+                return [f"model: {text.visible(now.model_label)}"]
+            case protocol.TelemetryStarted():
+                return [f"telemetry: {event.gpus} GPUs" if event.reason is None else f"telemetry: {event.reason}"]
+            case protocol.RanksLaunched():
+                return [f"starting {event.world_size} ranks"]
+            case protocol.RankPhase():
+                return [f"rank {event.rank}: {event.phase}"]
+            case protocol.RankReady():
+                device = (
+                    event.device if event.device_name == "CPU" else f"{event.device} {text.visible(event.device_name)}"
+                )
+                return [f"rank {event.rank}: ready on {device}, {event.dtype}, after {event.seconds:.1f} s"]
+            case protocol.Output():
+                return [output_line(event.record)]
+            case protocol.BatchFailed():
+                return [f"rank {event.rank}: batch {event.batch} failed: {text.visible(event.error)}"]
+            case protocol.RankLost():
+                return [f"rank {event.rank}: lost: {text.visible(event.cause)}"]
+            case protocol.Tick() if now.phase in ("running", "stopping") and self._due(event.at):
+                return [progress_line(now), *device_lines(now)]
+            case protocol.GatherChecked():
+                same = "all equal" if not event.differing else f"{len(event.differing)} differ"
+                return [f"gathered {event.records} results, compared with those from the socket: {same}"]
+            case protocol.Stopping():
+                return ["stopping now" if event.now else "stopping after the batches in flight"]
+            case protocol.RunEnded():
+                return end_lines(now)
+            case _:
+                pass
+        return []
+
+    def _say_run(self) -> None:
+        config = self.state.config
+        if config is None:
+            return
+        self._line(
+            f"run {self.state.name}: {self.state.prompts:,} prompts, model {text.visible(config.model)}, "
+            f"{config.ranks} ranks, batch size {config.batch_size}, {config.max_new_tokens} new tokens, "
+            f"{config.dispatch}, {config.length_mode}"
+        )
+
+    def _once(self, line: str) -> list[str]:
+        new = line not in self._said
+        self._said.add(line)
+        return [line] if new else []
+
+    def _due(self, at: float) -> bool:
+        if at - self._progress_at < PROGRESS_SECONDS:
+            return False
+        self._progress_at = at
+        return True
+
+    def _line(self, line: str) -> None:
+        stamp = time.strftime("%H:%M:%S", time.localtime(self.state.now))
+        self._write(f"{stamp} {line}\n")
+
+
+def output_line(record: OutputRecord) -> str:
+    """One answer in one line, shortened."""
+    head = f"#{record.index} rank {'?' if record.rank is None else record.rank}:"
+    prompt = text.cut(text.visible(record.prompt), CLIP)
+    if record.error is not None:
+        return f"{head} error: {text.visible(record.error)} | {prompt}"
+    answer = text.cut(text.visible(record.text), CLIP)
+    return f"{head} {record.output_tokens} tokens, {record.finish_reason} | {prompt} -> {answer}"
+
+
+def progress_line(now: RunState) -> str:
+    """How far, how fast, how long, in one line."""
+    ranks = ", ".join(
+        f"rank {rank.rank} {rank.phase}" + (f" #{rank.batch} step {rank.step}" if rank.batch is not None else "")
+        for rank in now.ranks
+    )
+    eta = f", ETA {text.clock(now.eta_seconds)}" if now.eta_seconds is not None else ""
+    failed = f", {now.failed} failed" if now.failed else ""
+    return (
+        f"{now.done:,} / {now.prompts:,} prompts{failed}, {now.output_tokens + now.in_flight_tokens:,} output tokens, "
+        f"{now.rate_now:.0f} tok/s now, {now.rate_mean:.0f} mean, padding waste {now.padding_waste:.0%}{eta} ({ranks})"
+    )
+
+
+def device_lines(now: RunState) -> list[str]:
+    """A line per GPU, or one for the ranks' processes where there is none."""
+    lines = []
+    for device in now.devices:
+        sample = device.sample
+        ranks = " ".join(f"rank {rank}" for rank in device.ranks) or "unmapped"
+        lines.append(
+            f"GPU {sample.index} {text.visible(sample.name)}: "
+            + (
+                "lost"
+                if sample.lost
+                else f"busy {_number(sample.busy_percent, '%')}, "
+                f"memory {_gib(sample.memory_used_bytes)} of {_gib(sample.memory_total_bytes)}, "
+                f"{_number(sample.power_watts, ' W')}, {_number(sample.temperature_celsius, ' °C')}"
+            )
+            + f" ({ranks})"
+        )
+    processes = [process for process in now.processes if process.rss_bytes is not None]
+    if not lines and processes:
+        lines.append(
+            ", ".join(
+                f"rank {process.rank} CPU {_number(process.cpu_percent, '%')} memory {_gib(process.rss_bytes)}"
+                for process in processes
+            )
+        )
+    return lines
+
+
+def end_lines(now: RunState) -> list[str]:
+    """The end of a run: how it ended, its summary, where its outputs are."""
+    ended = now.ended
+    if ended is None:
+        return []
+    lines = [f"{ended.status}" + (f": {text.visible(ended.cause)}" if ended.cause else "")]
+    lines += summary_lines(ended.summary)
+    if now.config is not None and now.config.output is not None and ended.status != "failed":
+        lines.append(f"outputs: {now.config.output}")
+    elif now.done:
+        lines.append(f"outputs: {now.directory}/outputs.jsonl")
+    return lines
+
+
+def summary_lines(summary: Summary) -> list[str]:
+    """The figures of a run, a line for the whole and one per rank."""
+    lines = [
+        f"{summary.completed:,} of {summary.prompts:,} prompts completed, {summary.failed:,} failed; "
+        f"{summary.output_tokens:,} output tokens in {summary.seconds:.1f} s = {summary.tokens_per_second:.1f} tok/s "
+        f"({summary.length}); padding waste {summary.padding_waste:.0%}"
+    ]
+    lines += (
+        []
+        if summary.seconds == 0
+        else [
+            f"rank {rank.rank} on {rank.device}: {rank.prompts:,} prompts in {rank.batches:,} batches, "
+            f"{rank.tokens_per_second:.1f} tok/s, padding waste {rank.padding_waste:.0%}, idle {rank.idle:.0%}"
+            for rank in summary.ranks
+        ]
+    )
+    return lines
+
+
+def _number(value: float | None, unit: str) -> str:
+    return text.UNKNOWN if value is None else f"{value:.0f}{unit}"
+
+
+def _gib(value: int | None) -> str:
+    return text.UNKNOWN if value is None else f"{text.gib(value)} GiB"

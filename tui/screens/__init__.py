@@ -1,0 +1,1 @@
+"""The dashboard's screens: each is layout and keys; what is drawn comes from tui.widgets."""

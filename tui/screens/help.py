@@ -1,0 +1,67 @@
+"""The help screen: every key of the screen under it, and the words the dashboard uses."""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import VerticalScroll
+from textual.screen import ModalScreen
+
+from tui.text import Line, pad, wrap
+from tui.widgets.lines import Panel
+
+WORDS = (
+    ("tok/s", "output tokens per second; padding is never counted"),
+    ("padding waste", "share of the computed token slots that held no real token; 0% is perfect"),
+    ("idle", "share of a rank's time, since all ranks were ready, with no batch in hand"),
+    ("busy", "share of the time in which some kernel ran on the GPU; not how full it was"),
+    ("batch", "#7 x16 is the run's seventh batch, with 16 prompts"),
+    ("step", "new tokens per prompt of the batch so far, of the most there may be"),
+)
+
+
+class HelpEntry(tuple[str, str]):
+    """A key, and what it does."""
+
+    __slots__ = ()
+
+
+def help_lines(keys: Sequence[tuple[str, str]], width: int) -> list[Line]:
+    """The keys and the words, each in two columns."""
+    lines: list[Line] = [(("Keys", "strong"),)]
+    lines.extend(_entries(keys, width))
+    lines.extend([(), (("Words", "strong"),)])
+    lines.extend(_entries(WORDS, width))
+    return lines
+
+
+def _entries(entries: Sequence[tuple[str, str]], width: int) -> list[Line]:
+    first = max(len(name) for name, _ in entries) + 2
+    return [
+        ((pad(name if number == 0 else "", first), "key"), (part, ""))
+        for name, text in entries
+        for number, part in enumerate(wrap(text, max(10, width - first)))
+    ]
+
+
+class HelpScreen(ModalScreen[None]):
+    """Keys and words; any of its own keys closes it."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape,question_mark,q", "dismiss", "Close", id="help.close", tooltip="Back")
+    ]
+
+    def __init__(self, keys: Sequence[tuple[str, str]]) -> None:
+        super().__init__()
+        self._keys = keys
+
+    def compose(self) -> ComposeResult:
+        with VerticalScroll(id="help") as box:
+            box.border_title = "Help"
+            box.border_subtitle = "esc closes"
+            yield Panel("", id="help-lines")
+
+    def on_mount(self) -> None:
+        self.query_one(Panel).draw(lambda width, height: help_lines(self._keys, width))
+        self.query_one("#help").focus()

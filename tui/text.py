@@ -1,0 +1,193 @@
+"""Text for a terminal: harmless, measured in cells, cut and formatted for people.
+
+A *line* is a tuple of pieces, a piece is (text, style name); widgets turn style names into colours.
+Knows nothing of widgets, of markup (there is none) and of what the texts mean.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+
+from rich.cells import cell_len, chop_cells, set_cell_size
+
+Piece = tuple[str, str]
+"""Text and the name of its style; the empty name is the widget's own style."""
+
+Line = tuple[Piece, ...]
+
+ELLIPSIS = "…"
+NEWLINE = "↵"
+UNKNOWN = "n/a"
+
+_UNSAFE = re.compile(
+    "[\x00-\x1f\x7f-\x9f"  # C0, DEL, C1
+    "\u00ad\u061c\u115f\u1160\u17b4\u17b5\u180e"  # soft hyphen, Arabic letter mark, invisible letters
+    "\u200b-\u200f\u2028-\u202e\u2060-\u206f\u3164\ufeff\uffa0"  # zero width, separators, bidi controls
+    "\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f"  # annotations, lone surrogates, tags
+    "\ufe0e\ufe0f]"  # variation selectors
+)
+
+
+def _show(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    if match[0] in "\ufe0e\ufe0f":
+        return ""  # Only a wish about looks, and terminals disagree on its width.
+    if code < 0x20:
+        return chr(0x2400 + code)
+    return "␡" if code == 0x7F else f"⟨U+{code:04X}⟩"
+
+
+def visible(text: str, *, keep_newlines: bool = False) -> str:
+    """`text` with everything that is not ink made visible, so that a terminal cannot be steered by it.
+
+    Newlines stay where they are wanted, else they become `↵`; tabs become spaces.
+    """
+    text = text.replace("\r\n", "\n").replace("\t", "    " if keep_newlines else " ")
+    if not keep_newlines:
+        return _UNSAFE.sub(_show, text.replace("\n", NEWLINE))
+    return "\n".join(_UNSAFE.sub(_show, part) for part in text.split("\n"))
+
+
+def cut(text: str, width: int) -> str:
+    """`text` in at most `width` cells, an ellipsis in place of its end."""
+    if width <= 0:
+        return ""
+    # A text of a megabyte is cut before it is measured; a character has at most two cells.
+    if len(text) > 4 * width:
+        text = text[: 4 * width] + ELLIPSIS
+    if cell_len(text) <= width:
+        return text
+    return set_cell_size(text, width - 1).rstrip() + ELLIPSIS
+
+
+def cut_middle(text: str, width: int) -> str:
+    """`text` in at most `width` cells, an ellipsis in place of its middle: both ends of a path tell most."""
+    if cell_len(text) <= width:
+        return text
+    if width <= 1:
+        return ELLIPSIS[:width]
+    head = set_cell_size(text, (width - 1) // 2).rstrip()
+    tail = set_cell_size(text[::-1], width - 1 - cell_len(head)).rstrip()[::-1]
+    return head + ELLIPSIS + tail
+
+
+def pad(text: str, width: int, align: str = "left") -> str:
+    """`text` in exactly `width` cells."""
+    text = cut(text, width)
+    space = " " * (width - cell_len(text))
+    return space + text if align == "right" else text + space
+
+
+def wrap(text: str, width: int) -> list[str]:
+    """`text` in lines of at most `width` cells, broken at spaces where there are any, else anywhere."""
+    lines: list[str] = []
+    for paragraph in text.split("\n"):
+        lines.extend(_wrap_paragraph(paragraph, max(1, width)))
+    return lines
+
+
+def _wrap_paragraph(paragraph: str, width: int) -> list[str]:
+    if cell_len(paragraph) <= width:
+        return [paragraph]
+    lines: list[str] = []
+    line, used = "", 0
+    for word in re.findall(r"\s*\S+|\s+$", paragraph):
+        cells = cell_len(word)
+        if used + cells <= width:
+            line, used = line + word, used + cells
+            continue
+        if line:
+            lines.append(line)
+            word = word.lstrip()
+        *full, line = chop_cells(word, width) or [""]
+        lines.extend(full)
+        used = cell_len(line)
+    return [*lines, line]
+
+
+def line_width(line: Line) -> int:
+    return sum(cell_len(text) for text, _ in line)
+
+
+def fit(line: Line, width: int, align: str = "left") -> Line:
+    """`line` in exactly `width` cells: cut at its end, or padded."""
+    pieces: list[Piece] = []
+    left = width
+    for text, style in line:
+        shown = cut(text, left)
+        if shown:
+            pieces.append((shown, style))
+            left -= cell_len(shown)
+        if shown != text:
+            break
+    if left <= 0:
+        return tuple(pieces)
+    space = (" " * left, "")
+    return (space, *pieces) if align == "right" else (*pieces, space)
+
+
+def between(left: Line, right: Line, width: int) -> Line:
+    """`left` and `right` at the two edges of a line; where both do not fit, `left` is cut."""
+    room = max(0, width - line_width(right) - 1)
+    return (*fit(left, room), (" ", ""), *right)
+
+
+def flow(facts: Iterable[Line], width: int, gap: int = 3) -> list[Line]:
+    """Facts side by side, going on in the next line where one does not fit whole."""
+    lines: list[Line] = []
+    for fact in facts:
+        if lines and line_width(lines[-1]) + gap + line_width(fact) <= width:
+            lines[-1] = (*lines[-1], (" " * gap, ""), *fact)
+        else:
+            lines.append(fact)
+    return lines
+
+
+def plain(lines: Sequence[Line]) -> str:
+    """What the lines read, without styles."""
+    return "\n".join("".join(text for text, _ in line).rstrip() for line in lines)
+
+
+def clock(seconds: float | None) -> str:
+    """`00:42`, `1:02:03`, `2d 03:04`; `--:--` where nothing is known."""
+    if seconds is None:
+        return "--:--"
+    whole = int(seconds)
+    if whole < 3600:
+        return f"{whole // 60:02}:{whole % 60:02}"
+    if whole < 86400:
+        return f"{whole // 3600}:{whole // 60 % 60:02}:{whole % 60:02}"
+    return f"{whole // 86400}d {whole // 3600 % 24:02}:{whole // 60 % 60:02}"
+
+
+def count(number: int) -> str:
+    return f"{number:,}"
+
+
+def rate(per_second: float) -> str:
+    """Tokens/s: whole from ten on, one digit after the point below."""
+    return f"{per_second:.1f}" if 0 < per_second < 9.95 else f"{per_second:,.0f}"
+
+
+def percent(share: float) -> str:
+    return f"{share * 100:.0f}%"
+
+
+def whole_percent(share: float) -> str:
+    """A percentage that reaches 100% only when all is done."""
+    return f"{int(share * 100 + 1e-9)}%"
+
+
+def gib(number: int) -> str:
+    return f"{number / 2**30:.1f}"
+
+
+def size(number: int) -> str:
+    """Bytes with a unit."""
+    if number < 2**20:
+        return f"{number / 2**10:.0f} KiB"
+    return f"{number / 2**20:.1f} MiB" if number < 2**30 else f"{number / 2**30:.1f} GiB"
+
+
+def some(number: int, one: str, many: str | None = None) -> str:
+    """`1 rank`, `2 ranks`."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"

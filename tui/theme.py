@@ -1,0 +1,107 @@
+"""rankdeck's two themes, and the names of the styles that lines are written in.
+
+Colours are from a palette that the common kinds of colour blindness keep apart (blue, orange, teal),
+and none of them says anything that the text beside it does not say. Knows no widget.
+"""
+
+from textual.theme import Theme
+
+RANK_COLOURS = 8
+"""Ranks beyond this many share colours with earlier ones; their number stands beside it anyway."""
+
+STYLES = {
+    "dim": "$quiet",
+    "strong": "bold",
+    "key": "bold $primary",
+    "good": "$success",
+    "warn": "$warning",
+    "bad": "bold $error",
+    "bar": "$primary",
+    "memory": "$secondary",
+    "track": "$track",
+    "chart": "$chart",
+    "axis": "$quiet",
+    "cursor": "$block-cursor-foreground on $block-cursor-background",
+    **{f"rank-{number}": f"bold $rank-{number}" for number in range(RANK_COLOURS)},
+}
+"""Every style name a piece of a line may have, and how it looks, in variables of the theme."""
+
+_ON_DARK = ("#6cb6ff", "#f0a35e", "#4ecdb4", "#e58fc1", "#e3cf6d", "#9aa8ff", "#f08a7a", "#b6c2cf")
+_ON_LIGHT = ("#0b62b8", "#a85a00", "#00786a", "#a23b79", "#7d6a00", "#4a4fc4", "#b23a28", "#4d5a67")
+
+
+def rank_style(rank: int | None) -> str:
+    """The style of a rank, the same wherever it is named."""
+    return "dim" if rank is None else f"rank-{rank % RANK_COLOURS}"
+
+
+def _ranks(colours: tuple[str, ...]) -> dict[str, str]:
+    return {f"rank-{number}": colour for number, colour in enumerate(colours)}
+
+
+def variable_defaults(dark: bool, ansi: bool) -> dict[str, str]:
+    """rankdeck's own variables for themes that are not rankdeck's."""
+    if ansi:
+        names = ("blue", "yellow", "cyan", "magenta", "green", "bright_blue", "red", "default")
+        return {
+            **_ranks(tuple(f"ansi_{name}" for name in names)),
+            "track": "ansi_bright_black",
+            "chart": "ansi_cyan",
+            "quiet": "ansi_default",
+        }
+    colours = _ON_DARK if dark else _ON_LIGHT
+    track, quiet, chart = ("#3b4654", "#8b98a8", "#3b9e90") if dark else ("#c3ccd6", "#5b6875", "#3a9d90")
+    return {**_ranks(colours), "track": track, "quiet": quiet, "chart": chart}
+
+
+DARK = Theme(
+    name="rankdeck-dark",
+    dark=True,
+    primary="#6cb6ff",
+    secondary="#4ecdb4",
+    accent="#f0a35e",
+    success="#4ecdb4",
+    warning="#f0a35e",
+    error="#ff8272",
+    foreground="#d9e1ea",
+    background="#11161d",
+    surface="#161d26",
+    panel="#1d2631",
+    variables={
+        **variable_defaults(dark=True, ansi=False),
+        "border": "#344150",
+        "border-blurred": "#344150",
+        "footer-background": "#161d26",
+        "footer-key-foreground": "#f0a35e",
+        "footer-description-foreground": "#a3b0bf",
+        "block-cursor-background": "#24486c",
+        "block-cursor-foreground": "#ffffff",
+        "block-cursor-text-style": "none",
+    },
+)
+
+LIGHT = Theme(
+    name="rankdeck-light",
+    dark=False,
+    primary="#0b62b8",
+    secondary="#00786a",
+    accent="#a85a00",
+    success="#00786a",
+    warning="#a85a00",
+    error="#b3261e",
+    foreground="#1c2630",
+    background="#fbfcfd",
+    surface="#f1f4f7",
+    panel="#e6ebf0",
+    variables={
+        **variable_defaults(dark=False, ansi=False),
+        "border": "#b9c4cf",
+        "border-blurred": "#b9c4cf",
+        "footer-background": "#eef2f5",
+        "footer-key-foreground": "#a85a00",
+        "footer-description-foreground": "#45525f",
+        "block-cursor-background": "#cfe3f7",
+        "block-cursor-foreground": "#10202f",
+        "block-cursor-text-style": "none",
+    },
+)

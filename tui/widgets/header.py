@@ -1,0 +1,68 @@
+"""The line at the top: which run this is, and where it is. Pure functions of the state."""
+
+from runner.state import RunState
+from tui.text import Line, between, clock, cut_middle, line_width, some, visible
+
+_MODEL_PHASES = {
+    "checking": "checking the model",
+    "fetching": "fetching the model",
+    "converting": "converting the model",
+    "found": "model found",
+}
+
+
+def phase_words(state: RunState) -> str:
+    """Where the run is, in words."""
+    if state.ended is not None:
+        return state.ended.status
+    if state.phase == "model" and state.model is not None:
+        return _MODEL_PHASES[state.model.phase]
+    if state.phase == "launching":
+        return "launching ranks"
+    return state.phase
+
+
+def phase_style(state: RunState) -> str:
+    if state.ended is not None:
+        return {"completed": "good", "failed": "bad", "stopped": "warn"}[state.ended.status]
+    return "warn" if state.phase == "stopping" else "strong"
+
+
+def phase_clock(state: RunState) -> float:
+    """Seconds beside the phase: since the first batch once there is one, before it since the start."""
+    return state.elapsed if state.first_batch_at is None else state.seconds
+
+
+def model_name(model: str) -> str:
+    """The telling end of a hub id or a path."""
+    return visible(model.rstrip("/").rsplit("/", 1)[-1] or model)
+
+
+def header_line(state: RunState, width: int) -> Line:
+    """Model, ranks, dispatch and length on the left; phase and clock on the right; never two lines."""
+    right: Line = ((phase_words(state), phase_style(state)), (f" {clock(phase_clock(state))}", "strong"))
+    name: Line = (("rankdeck", "key"),)
+    if state.config is None:
+        return between(name, right, width)
+    config = state.config
+    dtype = next((rank.ready.dtype for rank in state.ranks if rank.ready is not None), "")
+    if not dtype and config.dtype != "auto":
+        dtype = config.dtype
+    ranks = some(config.ranks, "rank")
+    name_shown = model_name(config.model)
+    gap, facts, room = 2, (ranks,), 1
+    # Where the line is short, air goes first, then half of a long name, then the facts least likely to surprise.
+    for gap, facts, least in (
+        (3, (ranks, config.dispatch, config.length_mode), len(name_shown)),
+        (2, (ranks, config.dispatch, config.length_mode), 14),
+        (2, (ranks, config.length_mode), 10),
+        (2, (ranks,), 1),
+    ):
+        rest = "".join(" " * gap + fact for fact in facts)
+        used = len("rankdeck") + gap + len(dtype) + bool(dtype) + len(rest) + 2 + line_width(right)
+        room = width - used
+        if room >= min(len(name_shown), least):
+            break
+    model = cut_middle(name_shown, max(1, room))
+    middle: Line = ((" " * gap, ""), (model, "strong"), (f" {dtype}" if dtype else "", ""), (rest, "dim"))
+    return between((*name, *middle), right, width)

@@ -1,0 +1,53 @@
+"""The newest of what happens, where a tall terminal has room under the tables: answers, else the log. Pure."""
+
+from collections.abc import Sequence
+
+from runner.protocol import LogLine, OutputRecord
+from runner.state import RunState
+from tui.text import ELLIPSIS, Line, cut, fit, visible
+from tui.theme import rank_style
+
+
+def tail_title(state: RunState) -> str:
+    return "Log" if shows_log(state) else "Newest answers"
+
+
+def shows_log(state: RunState) -> bool:
+    """The log until the first answer, and again where a run failed: there it says more."""
+    return state.done == 0 or (state.ended is not None and state.ended.status == "failed")
+
+
+def tail_lines(state: RunState, newest: Sequence[OutputRecord], width: int, height: int) -> list[Line]:
+    if shows_log(state):
+        lines = [log_line(entry, width) for entry in state.log[-height:]]
+        return lines or [(("what the supervisor and the ranks say", "dim"),)]
+    return [answer_line(record, width) for record in newest[-height:]]
+
+
+def log_line(entry: LogLine, width: int) -> Line:
+    source = cut(visible(entry.source), SOURCE_WIDTH)
+    return fit(((f"{source:<{SOURCE_WIDTH}}  ", source_style(entry.source)), (visible(entry.text), "")), width)
+
+
+SOURCE_WIDTH = 10
+
+
+def source_style(source: str) -> str:
+    """A rank's lines have the rank's colour."""
+    number = source.removeprefix("rank ")
+    return rank_style(int(number)) if number != source and number.isdecimal() else "dim"
+
+
+def answer_line(record: OutputRecord, width: int) -> Line:
+    """A prompt's start and its answer's start on one line."""
+    number = f"#{record.index}"
+    head: Line = ((f"{number:>6} ", "dim"), (f"{_rank(record):<3} ", rank_style(record.rank)))
+    room = max(10, width - 11)
+    prompt = cut(visible(record.prompt), max(10, room * 2 // 5))
+    answer = visible(record.error or "error") if record.finish_reason == "error" else visible(record.text.strip())
+    style = "warn" if record.finish_reason == "error" else ""
+    return fit((*head, (prompt, "dim"), (" → ", "dim"), (answer or ELLIPSIS, style)), width)
+
+
+def _rank(record: OutputRecord) -> str:
+    return "–" if record.rank is None else f"r{record.rank}"

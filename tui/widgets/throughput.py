@@ -1,0 +1,44 @@
+"""The throughput panel: tokens/s now, mean and peak over their history. Pure."""
+
+from runner.state import RunState
+from tui.text import Line, line_width, pad, rate
+from tui.widgets.chart import chart
+
+
+def throughput_lines(state: RunState, width: int, height: int) -> list[Line]:
+    if state.first_batch_at is None:
+        return _empty(state, width, height)
+    figures = _figures(state, width)
+    return [*figures, *chart(state.history, width, max(2, height - len(figures)))]
+
+
+def _figures(state: RunState, width: int) -> list[Line]:
+    mean: Line = ((pad(rate(state.rate_mean), 5, "right"), "strong"), (" mean", "dim"))
+    peak: Line = ((pad(rate(state.rate_peak), 5, "right"), "strong"), (" peak", "dim"))
+    if state.ended is not None:
+        summary = state.ended.summary
+        first: Line = ((pad(rate(summary.tokens_per_second), 5, "right"), "key"), (" tok/s over the run", "dim"))
+        rest = [peak]
+    else:
+        first = ((pad(rate(state.rate_now), 5, "right"), "key"), (" tok/s now", "dim"))
+        rest = [mean, peak]
+    line = first
+    for fact in rest:
+        gap = 3 if width >= 50 else 1
+        if line_width(line) + line_width(fact) + gap > width:
+            return [first, tuple(piece for part in rest for piece in part)]
+        line = (*line, (" " * gap, ""), *fact)
+    return [line]
+
+
+def _empty(state: RunState, width: int, height: int) -> list[Line]:
+    if state.ended is not None:
+        words = "no batch was started"
+    else:
+        words = "tok/s from the first batch on"
+    axes = chart((), width, height)
+    middle = max(0, (height - 1) // 2)
+    # Written into the empty plot, so that nothing moves when the first bar comes.
+    label = axes[middle][0]
+    axes[middle] = (label, (pad(" " * 2 + words, width - line_width((label,))), "dim"))
+    return axes
