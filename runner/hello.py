@@ -15,7 +15,8 @@ def main() -> None:
     from accelerate import Accelerator
     from accelerate.utils import InitProcessGroupKwargs, gather_object
 
-    accelerator = Accelerator(kwargs_handlers=[InitProcessGroupKwargs(backend="gloo")])
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    accelerator = Accelerator(kwargs_handlers=[InitProcessGroupKwargs(backend="gloo")] if several else [])
     greeting = (
         f"rank {accelerator.process_index} of {accelerator.num_processes} on {accelerator.device} "
         f"(process {os.getpid()}) says hello"

@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import msgspec
 
@@ -161,7 +161,7 @@ class Supervisor:
         # A decode step is short, but a prefill, or a rank that hangs, need not be waited for.
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(launch.wait(), STOP_SECONDS)
-        raise Ending("stopped", EXIT_INTERRUPTED)
+        self._over()
 
     async def _fly(self) -> None:
         model = await self._find_model()
@@ -197,10 +197,14 @@ class Supervisor:
 
     async def _find_model(self) -> str:
         loop = asyncio.get_running_loop()
+        said: protocol.ModelProgress | None = None
 
         def on_progress(phase: Any, done: int | None, total: int | None) -> None:
-            if phase != "found":
-                loop.call_soon_threadsafe(self.emit, protocol.ModelProgress(phase=phase, done=done, total=total))
+            nonlocal said
+            progress = protocol.ModelProgress(phase=phase, done=done, total=total)
+            if phase != "found" and progress != said:
+                said = progress
+                loop.call_soon_threadsafe(self.emit, progress)
 
         try:
             model = await asyncio.to_thread(models.resolve, self.config.model, on_progress)
@@ -223,6 +227,9 @@ class Supervisor:
             if differing:
                 cause = f"gather_object brought other results than the socket for {len(differing)} prompts"
                 raise Ending("failed", EXIT_DIED, cause)
+        self._over()
+
+    def _over(self) -> NoReturn:
         if self._scheduler.unsettled:
             raise Ending("stopped", EXIT_INTERRUPTED)
         raise Ending("completed", EXIT_ERRORS if self.state.failed else EXIT_COMPLETE)

@@ -37,7 +37,7 @@ def main() -> NoReturn:
     hello = protocol.RankHello(rank=rank, world_size=world_size, pid=os.getpid(), attempt=options.attempt)
     link.send(hello, protocol.RankPhase(rank=rank, phase="importing"))
     try:
-        _Rank(options, rank, link).live()
+        _Rank(options, rank, world_size, link).live()
     except BaseException as error:
         traceback.print_exc()
         name = type(error).__name__
@@ -77,8 +77,8 @@ def _log_to(path: Path) -> None:
 
 
 class _Rank:
-    def __init__(self, options: argparse.Namespace, rank: int, link: Link) -> None:
-        self.options, self.rank, self.link = options, rank, link
+    def __init__(self, options: argparse.Namespace, rank: int, world_size: int, link: Link) -> None:
+        self.options, self.rank, self.world_size, self.link = options, rank, world_size, link
         run = rundir.read_run_file(options.run_dir)
         self.config: RunConfig = run.config
         self.prompts = run.prompts
@@ -117,9 +117,11 @@ class _Rank:
 
         if threads := os.environ.get("RANKDECK_THREADS"):
             torch.set_num_threads(int(threads))
-        # gloo even on GPUs: generating needs no collective, so NCCL would only cost memory and start-up time.
-        group = InitProcessGroupKwargs(backend="gloo", timeout=timedelta(seconds=JOIN_TIMEOUT_SECONDS))
-        accelerator = Accelerator(kwargs_handlers=[group])
+        handlers = []
+        if self.world_size > 1:
+            # gloo even on GPUs: generating needs no collective, so NCCL would only cost memory and start-up time.
+            handlers = [InitProcessGroupKwargs(backend="gloo", timeout=timedelta(seconds=JOIN_TIMEOUT_SECONDS))]
+        accelerator = Accelerator(kwargs_handlers=handlers)
         if self.config.seed is not None:
             set_seed(self.config.seed, device_specific=True)
         return accelerator

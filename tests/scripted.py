@@ -1,22 +1,19 @@
 """Scripted runs: protocol events that make a realistic state at each point of a run's life. No clock, no I/O."""
 
-import asyncio
-from collections.abc import AsyncIterator, Iterable, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Sequence
 
 from runner import protocol
 from runner.config import RunConfig
 from runner.protocol import (
     AnyEvent,
     BatchResult,
-    Command,
     DeviceSample,
     OutputRecord,
     ProcessSample,
     StepsInFlight,
     Summary,
 )
-from runner.state import RunState, Snapshot, ToViewer, apply, summarise
+from runner.state import RunState, Snapshot, apply, summarise
 
 START = 1_700_000_000.0
 GIB = 2**30
@@ -289,34 +286,3 @@ def _ready(rank: int, gpus: int) -> protocol.RankReady:
 
 def _fields(event: AnyEvent) -> dict[str, object]:
     return {name: getattr(event, name) for name in event.__struct_fields__}
-
-
-class ScriptedSource:
-    """A source that says what it was given, then waits; it keeps the commands it is sent."""
-
-    directory = Path(DIRECTORY)
-
-    def __init__(self, messages: Iterable[ToViewer], *, error: Exception | None = None) -> None:
-        self.sent: list[Command] = []
-        self._queue: asyncio.Queue[ToViewer | Exception] = asyncio.Queue()
-        for message in messages:
-            self._queue.put_nowait(message)
-        if error is not None:
-            self._queue.put_nowait(error)
-
-    def say(self, *messages: ToViewer) -> None:
-        """More messages, while it is being watched."""
-        for message in messages:
-            self._queue.put_nowait(message)
-
-    async def events(self) -> AsyncIterator[ToViewer]:
-        while True:
-            message = await self._queue.get()
-            if isinstance(message, Exception):
-                raise message
-            yield message
-            if isinstance(message, protocol.RunEnded):
-                return
-
-    async def send(self, command: Command) -> None:
-        self.sent.append(command)

@@ -125,8 +125,7 @@ def test_the_index_knows_lengths_in_bytes_and_reads_in_the_order_asked() -> None
 
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"])).filter(str.strip), min_size=1))
 def test_any_text_comes_back_as_it_was(tmp_path_factory: pytest.TempPathFactory, prompts: list[str]) -> None:
-    folder = tmp_path_factory.mktemp("any")
-    source = folder / "p.jsonl"
+    source = (folder := tmp_path_factory.mktemp("any")) / "p.jsonl"
     source.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in prompts))
     made = freeze(str(source), folder / "prompts.jsonl", column=None, limit=None, chat=False)
     opened = PromptIndex.open(folder / "prompts.jsonl")
@@ -139,8 +138,7 @@ def test_any_text_comes_back_as_it_was(tmp_path_factory: pytest.TempPathFactory,
     st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\n")).filter(str.strip), min_size=1)
 )
 def test_any_line_of_text_comes_back_as_it_was(tmp_path_factory: pytest.TempPathFactory, prompts: list[str]) -> None:
-    folder = tmp_path_factory.mktemp("lines")
-    source = folder / "p.txt"
+    source = (folder := tmp_path_factory.mktemp("lines")) / "p.txt"
     source.write_bytes(b"\xef\xbb\xbf" + "\r\n".join(prompts).encode())
     index = freeze(str(source), folder / "prompts.jsonl", column=None, limit=None, chat=False)
     assert texts(index.read(range(index.count))) == prompts
@@ -208,8 +206,9 @@ def test_blank_lines_in_text_are_empty_prompts_and_a_long_list_of_problems_is_cu
         ("p.json", b'["a",\n"\xe9"]', "p.json:2: not UTF-8 (byte 0xe9 at offset 7 of the file)"),
         ("p.docx", "a", "p.docx: unknown kind of file '.docx'; give one of .txt, .jsonl, .json, .csv, .parquet, or -"),
         ("p.txt", "a\n".encode("utf-16"), "p.txt:1: the file is UTF-16, not UTF-8; convert it with `iconv -f UTF-16"),
-        ("p.txt", "a\n".encode("utf-32"), "p.txt:1: the file is UTF-32"),
+        ("p.txt", "a\n".encode("utf-32"), "the file is UTF-32"),
         ("p.txt", b"fine\ncaf\xe9\n", "p.txt:2: not UTF-8 (byte 0xe9 at offset 8 of the file)"),
+        ("p.txt", b"\xef\xbb\xbf\xe9\n", "p.txt:1: not UTF-8 (byte 0xe9 at offset 3 of the file)"),
         ("p.jsonl", "[" * 100_000, "p.jsonl:1: broken JSON: nested too deeply"),
     ],
 )

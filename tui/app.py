@@ -41,13 +41,13 @@ class RankdeckApp(App[Leave]):
 
     CSS_PATH = "app.tcss"
     TITLE = "rankdeck"
-    HORIZONTAL_BREAKPOINTS: ClassVar[list[tuple[int, str]] | None] = [
+    HORIZONTAL_BREAKPOINTS = [  # noqa: RUF012  (Textual declares it as it does)
         (0, "-too-narrow"),
         (60, "-narrow"),
         (80, "-standard"),
         (120, "-wide"),
     ]
-    VERTICAL_BREAKPOINTS: ClassVar[list[tuple[int, str]] | None] = [(0, "-too-short"), (18, "-short"), (24, "-tall")]
+    VERTICAL_BREAKPOINTS = [(0, "-too-short"), (18, "-short"), (24, "-tall")]  # noqa: RUF012
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("question_mark", "help", "Help", key_display="?", id="app.help", tooltip="Every key, and the words"),
         Binding("t", "toggle_theme", "Theme", id="app.theme", tooltip="Dark or light", show=False),

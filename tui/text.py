@@ -17,6 +17,8 @@ Line = tuple[Piece, ...]
 ELLIPSIS = "…"
 NEWLINE = "↵"
 UNKNOWN = "n/a"
+NOTHING = "-"
+"""What could have a value, and has none now; `n/a` is what cannot be had."""
 
 _UNSAFE = re.compile(
     "[\x00-\x1f\x7f-\x9f"  # C0, DEL, C1

@@ -65,7 +65,14 @@ def read_config(values: dict[str, str]) -> tuple[RunConfig, list[Problem]]:
         except ValueError:
             said = f"must be a whole number, not {visible(text)!r}" if text else "needs a whole number"
             problems.append(Problem(name, said))
-    return RunConfig(prompts=values["prompts"].strip(), model=values["model"].strip(), **numbers), problems
+    settings = RunConfig(
+        prompts=values["prompts"].strip(),
+        model=values["model"].strip(),
+        ranks=numbers["ranks"],
+        batch_size=numbers["batch_size"],
+        max_new_tokens=numbers["max_new_tokens"],
+    )
+    return settings, problems
 
 
 class StartScreen(Screen[None]):

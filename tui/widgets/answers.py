@@ -17,7 +17,7 @@ from textual.strip import Strip
 
 from runner.protocol import OutputRecord
 from tui.outputs import ListOrder, OutputBook
-from tui.text import Line, Piece, count, cut, some, visible, wrap
+from tui.text import NOTHING, Line, Piece, count, cut, some, visible, wrap
 from tui.theme import rank_style
 from tui.widgets.bars import Column, heading, row, widths
 from tui.widgets.lines import Lines, Painter
@@ -42,7 +42,7 @@ def answer_row(record: OutputRecord, sizes: list[int], gap: int, *, here: bool =
     answer = visible((record.error or "") if failed else record.text.strip()[: 4 * sizes[5]])
     cells: tuple[Line, ...] = (
         ((f"{'▸ ' if here else ''}#{record.index}", "strong" if here else "dim"),),
-        (("–" if record.rank is None else str(record.rank), rank_style(record.rank)),),
+        ((NOTHING if record.rank is None else str(record.rank), rank_style(record.rank)),),
         ((count(record.output_tokens), ""),),
         ((record.finish_reason, _FINISH_STYLES[record.finish_reason]),),
         ((cut(visible(record.prompt.strip()[: 4 * sizes[4]]), sizes[4]), "dim"),),

@@ -2,7 +2,7 @@
 
 from runner.protocol import DeviceSample, ProcessSample
 from runner.state import DeviceState, RunState
-from tui.text import UNKNOWN, Line, Piece, between, cut, cut_middle, fit, gib, size, visible, wrap
+from tui.text import NOTHING, UNKNOWN, Line, Piece, between, cut, cut_middle, fit, gib, size, visible, wrap
 from tui.theme import rank_style
 from tui.widgets.bars import Column, bar, heading, row, widths
 
@@ -51,7 +51,7 @@ def device_lines(state: RunState, width: int) -> list[Line]:
     if state.telemetry_reason is not None:
         reason = [((text, "dim"),) for text in wrap(f"no GPU figures: {visible(state.telemetry_reason)}", width)[:2]]
         return [*reason, *_processes(state, width)]
-    return [(("busy, memory, power and temperature, from the first sample on", "dim"),)]
+    return [(("busy, memory, power, temperature: with the first sample", "dim"),)]
 
 
 def _gpus(devices: tuple[DeviceState, ...], width: int) -> list[Line]:
@@ -193,7 +193,7 @@ def _throttle(sample: DeviceSample) -> Line:
 
 def _ranks(device: DeviceState) -> Line:
     if not device.ranks:
-        return (("–", "dim"),)
+        return ((NOTHING, "dim"),)
     pieces: list[Piece] = []
     for rank in device.ranks:
         pieces.extend(((("," if pieces else ""), "dim"), (str(rank), rank_style(rank))))

@@ -50,14 +50,14 @@ def header_line(state: RunState, width: int) -> Line:
         dtype = config.dtype
     ranks = some(config.ranks, "rank")
     name_shown = model_name(config.model)
-    gap, facts, room = 2, (ranks,), 1
     # Where the line is short, air goes first, then half of a long name, then the facts least likely to surprise.
-    for gap, facts, least in (
+    ways: tuple[tuple[int, tuple[str, ...], int], ...] = (
         (3, (ranks, config.dispatch, config.length_mode), len(name_shown)),
         (2, (ranks, config.dispatch, config.length_mode), 14),
         (2, (ranks, config.length_mode), 10),
-        (2, (ranks,), 1),
-    ):
+        (2, (ranks,), 0),
+    )
+    for gap, facts, least in ways:
         rest = "".join(" " * gap + fact for fact in facts)
         used = len("rankdeck") + gap + len(dtype) + bool(dtype) + len(rest) + 2 + line_width(right)
         room = width - used

@@ -17,7 +17,7 @@ from textual.strip import Strip
 from textual.style import Style as VisualStyle
 from textual.widget import Widget
 
-from tui.text import Line
+from tui.text import Line, Piece
 from tui.theme import STYLES
 
 
@@ -47,6 +47,7 @@ class Painter(Widget):
 
     def paint(self, line: Line, width: int, over: Style | None = None) -> Strip:
         """A line as a strip of exactly `width` cells, `over` laid on top of its styles."""
+        line = merged(line)
         if over is None:
             strip = Strip([Segment(text, self.style_of(name)) for text, name in line])
             return strip.adjust_cell_length(width, self.style_of(""))
@@ -121,6 +122,24 @@ class Panel(Lines):
         if self._make is not None:
             height = 0 if self.styles.is_auto_height else self.content_size.height
             self.show(self._make(self.content_size.width, height))
+
+
+def merged(line: Line) -> Line:
+    """The line in as few pieces as look the same; every piece costs some forty bytes on the wire.
+
+    Space has no colour of its own, so it joins what stands before it, or at the start what follows.
+    """
+    pieces: list[Piece] = []
+    for text, name in line:
+        if not text:
+            continue
+        if pieces and (name == pieces[-1][1] or not text.strip(" ")):
+            pieces[-1] = (pieces[-1][0] + text, pieces[-1][1])
+        elif pieces and not pieces[-1][0].strip(" "):
+            pieces[-1] = (pieces[-1][0] + text, name)
+        else:
+            pieces.append((text, name))
+    return tuple(pieces)
 
 
 def changed_cells(old: Line, new: Line, width: int) -> tuple[int, int]:

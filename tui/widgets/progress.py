@@ -18,12 +18,11 @@ from tui.widgets.header import phase_words
 
 def progress_lines(state: RunState, width: int, height: int) -> list[Line]:
     if state.config is None:
-        return [(("waiting for the run to say what it is", "dim"),)][:height]
+        waiting: Line = (("waiting for the run to say what it is", "dim"),)
+        return [waiting]
     facts = _facts(state)
-    if state.first_batch_at is None and state.ended is None:
-        top = _loading(state, width)
-    else:
-        top = _done(state, width)
+    loading = state.first_batch_at is None and state.ended is None
+    top = _loading(state, width) if loading else _done(state, width)
     # Side by side where there is no room below one another.
     rows = [_fact(fact, width) for fact in facts]
     if len(top) + len(rows) > height:

@@ -1,7 +1,7 @@
 """The ranks table: what each rank is doing, and what it has done. Pure."""
 
 from runner.state import RankState, RunState
-from tui.text import UNKNOWN, Line, Piece, clock, count, cut_middle, fit, percent, rate, visible
+from tui.text import NOTHING, UNKNOWN, Line, Piece, clock, count, cut_middle, fit, percent, rate, visible
 from tui.theme import rank_style
 from tui.widgets.bars import Column, heading, row, widths
 
@@ -47,13 +47,13 @@ def _cause(rank: RankState, width: int) -> str:
 
 def _cells(state: RunState, rank: RankState) -> tuple[Line, ...]:
     most = state.config.max_new_tokens if state.config else 0
-    batch = f"#{rank.batch} x{rank.rows}" if rank.batch is not None else "–"
+    batch = f"#{rank.batch} x{rank.rows}" if rank.batch is not None else NOTHING
     return (
         ((str(rank.rank), rank_style(rank.rank)),),
         ((visible(rank.device), ""),),
         ((("✗ " if rank.phase == "lost" else "") + rank.phase, _STATE_STYLES.get(rank.phase, "")),),
         ((batch, "" if rank.batch is not None else "dim"),),
-        ((f"{rank.step}/{most}" if rank.batch is not None else "–", "" if rank.batch is not None else "dim"),),
+        ((f"{rank.step}/{most}" if rank.batch is not None else NOTHING, "" if rank.batch is not None else "dim"),),
         ((rate(state.rank_rate(rank)), "strong"),),
         ((count(rank.prompts), ""),),
         ((percent(rank.padding_waste) if rank.slots else UNKNOWN, "" if rank.slots else "dim"),),

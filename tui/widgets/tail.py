@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from runner.protocol import LogLine, OutputRecord
 from runner.state import RunState
-from tui.text import ELLIPSIS, Line, cut, fit, visible
+from tui.text import ELLIPSIS, NOTHING, Line, cut, fit, visible
 from tui.theme import rank_style
 
 
@@ -50,4 +50,4 @@ def answer_line(record: OutputRecord, width: int) -> Line:
 
 
 def _rank(record: OutputRecord) -> str:
-    return "–" if record.rank is None else f"r{record.rank}"
+    return NOTHING if record.rank is None else f"r{record.rank}"

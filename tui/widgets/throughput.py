@@ -32,10 +32,7 @@ def _figures(state: RunState, width: int) -> list[Line]:
 
 
 def _empty(state: RunState, width: int, height: int) -> list[Line]:
-    if state.ended is not None:
-        words = "no batch was started"
-    else:
-        words = "tok/s from the first batch on"
+    words = "no batch was started" if state.ended is not None else "tok/s from the first batch on"
     axes = chart((), width, height)
     middle = max(0, (height - 1) // 2)
     # Written into the empty plot, so that nothing moves when the first bar comes.

@@ -1,0 +1,96 @@
+"""A real terminal for tests and benchmarks: a pty, with pyte as the screen on its other side."""
+
+import fcntl
+import os
+import pty
+import select
+import signal
+import struct
+import termios
+import time
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+
+import pyte
+
+
+class Terminal:
+    """A command running in a terminal of its own."""
+
+    def __init__(
+        self, command: Sequence[str], *, columns: int = 120, rows: int = 40, environ: Mapping[str, str] | None = None
+    ) -> None:
+        self.screen = pyte.Screen(columns, rows)
+        self._stream = pyte.ByteStream(self.screen)
+        self.bytes_out = 0
+        self.first_byte_at: float | None = None
+        self.raw = bytearray()
+        self.status: int | None = None
+        self.pid, self._master = pty.fork()
+        if self.pid == 0:
+            os.execvpe(command[0], list(command), {**(environ or os.environ), "TERM": "xterm-256color"})
+        self.resize(columns, rows)
+
+    def resize(self, columns: int, rows: int) -> None:
+        fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+        self.screen.resize(rows, columns)
+
+    def read(self, seconds: float) -> bool:
+        """Take in what the command writes for so long; False once it has hung up."""
+        deadline = time.monotonic() + seconds
+        while (left := deadline - time.monotonic()) > 0:
+            if not select.select([self._master], [], [], left)[0]:
+                break
+            try:
+                data = os.read(self._master, 65536)
+            except OSError:
+                return False
+            if not data:
+                return False
+            self.first_byte_at = self.first_byte_at or time.monotonic()
+            self.bytes_out += len(data)
+            self.raw += data
+            self._stream.feed(data)
+        return True
+
+    @property
+    def text(self) -> str:
+        """What is on the screen."""
+        return "\n".join(line.rstrip() for line in self.screen.display)
+
+    def wait_for(self, *texts: str, seconds: float = 120) -> str:
+        """Read until one of `texts` is on the screen; returns it."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            alive = self.read(0.1)
+            for text in texts:
+                if text in self.text:
+                    return text
+            if not alive:
+                break
+        raise AssertionError(f"none of {texts} came to the screen:\n{self.text}")
+
+    def send(self, keys: str) -> None:
+        os.write(self._master, keys.encode())
+
+    def wait(self, seconds: float = 60) -> int:
+        """Read until the command has ended; returns its exit status."""
+        deadline = time.monotonic() + seconds
+        while self.status is None and time.monotonic() < deadline:
+            self.read(0.05)
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                self.status = os.waitstatus_to_exitcode(status)
+        if self.status is None:
+            raise AssertionError(f"still running after {seconds} s:\n{self.text}")
+        self.read(0.1)
+        return self.status
+
+    def __enter__(self) -> "Terminal":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self.status is None:
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+        os.close(self._master)

@@ -1,0 +1,104 @@
+"""The main job for real: the `rankdeck` command, accelerate's ranks, the demo model, real files."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from runner import models
+from tests.conftest import ROOT
+
+pytestmark = pytest.mark.slow
+
+NEW_TOKENS = 12
+STORIES = (ROOT / "sample_prompts" / "stories.txt").read_text().splitlines()[:9]
+RANKDECK = Path(sys.executable).with_name("rankdeck")
+
+
+@pytest.fixture(scope="session")
+def demo_model() -> str:
+    """The demo model's folder; fetched and converted if this machine does not have it yet."""
+    return models.resolve("demo", lambda *_: None).path_or_id
+
+
+@pytest.fixture(scope="session")
+def alone(demo_model: str) -> list[dict]:
+    """Each prompt's answer from plain transformers, unbatched."""
+    asked = {"model": demo_model, "max_new_tokens": NEW_TOKENS, "prompts": STORIES}
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "tests" / "real.py")],
+        input=json.dumps(asked), capture_output=True, text=True, check=True, timeout=300,
+    )  # fmt: skip
+    return json.loads(done.stdout)
+
+
+def rankdeck(*arguments: str, timeout: float = 300) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run([str(RANKDECK), *arguments], capture_output=True, text=True, timeout=timeout)
+
+
+def run(tmp_path: Path, prompts: list[str], *arguments: str) -> list[dict]:
+    """A whole run through the command line; returns the records of its output file."""
+    source, output = tmp_path / "p.txt", tmp_path / "out.jsonl"
+    source.write_text("".join(f"{prompt}\n" for prompt in prompts))
+    done = rankdeck(
+        *("run", str(source), "--model", "demo", "--device", "cpu", "--plain", "--output", str(output)),
+        *("--max-new-tokens", str(NEW_TOKENS), *arguments),
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return [json.loads(line) for line in output.read_text().splitlines()]
+
+
+def assert_same(records: list[dict], alone: list[dict], prompts: list[str]) -> None:
+    assert [record["index"] for record in records] == list(range(len(prompts)))
+    assert [record["prompt"] for record in records] == prompts
+    assert [record["text"] for record in records] == [answer["text"] for answer in alone]
+    assert [record["output_tokens"] for record in records] == [answer["output_tokens"] for answer in alone]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--ranks", "2", "--batch-size", "4"),
+        ("--ranks", "2", "--batch-size", "4", "--dispatch", "split", "--order", "input"),
+        ("--ranks", "1", "--batch-size", "1"),
+    ],
+    ids=["pull", "split", "one by one"],
+)
+def test_batched_answers_equal_those_of_each_prompt_alone(tmp_path, alone, arguments):
+    assert_same(run(tmp_path, STORIES, *arguments), alone, STORIES)
+
+
+def test_more_ranks_than_prompts(tmp_path, alone):
+    assert_same(run(tmp_path, STORIES[:1], "--ranks", "3", "--dispatch", "split"), alone[:1], STORIES[:1])
+
+
+def test_a_thousand_short_prompts(tmp_path, alone):
+    prompts = [*STORIES, *(f"{number}." for number in range(1000 - len(STORIES)))]
+    records = run(tmp_path, prompts, "--ranks", "2", "--batch-size", "64", "--order", "input")
+    assert len(records) == 1000
+    assert_same(records[: len(STORIES)], alone, STORIES)
+    assert {record["finish_reason"] for record in records} <= {"stop", "length"}
+
+
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_every_rank_greets(ranks):
+    done = rankdeck("hello", "--ranks", str(ranks), "--device", "cpu")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert len(lines) == ranks
+    assert all(line.startswith(f"rank {rank} of {ranks} on cpu") for rank, line in enumerate(lines))
+
+
+def test_a_model_that_cannot_be_loaded_ends_with_its_cause_and_status_3(tmp_path):
+    folder = tmp_path / "broken"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"model_type": "llama", "vocab_size": 10}')
+    (folder / "model.safetensors").write_bytes(b"not weights")
+    (tmp_path / "p.txt").write_text("hello\n")
+    done = rankdeck("run", str(tmp_path / "p.txt"), "--model", str(folder), "--device", "cpu", "--ranks", "2", "--plain")
+    assert done.returncode == 3
+    failed = next(line for line in done.stdout.splitlines() if " failed: " in line)
+    assert "rank " in failed
+    assert "ChildFailedError" not in failed, "the cause, not torchrun's banner"
