@@ -17,7 +17,8 @@ DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
 EngineName = Literal["auto", "static"]
 
 MAX_RANKS = 1024
-"""More than this is a typing error, not a machine."""
+MAX_BATCH_SIZE = 65536
+"""More than these is a typing error, not a machine."""
 
 RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -35,14 +36,15 @@ class Problem(msgspec.Struct, frozen=True):
 class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The settings of one run, as they stand in run.json.
 
-    `ranks` is the world size; `batch_size` counts prompts per batch and rank. Sampling values of
-    None leave the model's own generation config alone.
+    `ranks` is the world size; `batch_size` counts prompts per batch and rank, None (`auto`) has the
+    best one searched for on the real work. Sampling values of None leave the model's own generation
+    config alone. `max_restarts` is how often the ranks are launched afresh after one of them died.
     """
 
     prompts: str
     model: str = "demo"
     ranks: int = 1
-    batch_size: int = 16
+    batch_size: int | None = 16
     max_new_tokens: int = 100
     dispatch: Dispatch = "pull"
     order: Order = "length"
@@ -56,6 +58,7 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     top_k: int | None = None
     seed: int | None = None
     ignore_eos: bool = False
+    max_restarts: int = 3
     limit: int | None = None
     column: str | None = None
     output: str | None = None
@@ -83,12 +86,14 @@ def check(config: RunConfig) -> list[Problem]:
     def refuse(setting: str, message: str) -> None:
         problems.append(Problem(setting, message))
 
-    for setting, least in (("ranks", 1), ("batch_size", 1), ("max_new_tokens", 1)):
+    for setting, least in (("ranks", 1), ("batch_size", 1), ("max_new_tokens", 1), ("max_restarts", 0)):
         value = getattr(config, setting)
-        if value < least:
+        if value is not None and value < least:
             refuse(setting, f"must be at least {least}, not {value}")
     if config.ranks > MAX_RANKS:
         refuse("ranks", f"must be at most {MAX_RANKS}, not {config.ranks}")
+    if config.batch_size is not None and config.batch_size > MAX_BATCH_SIZE:
+        refuse("batch_size", f"must be at most {MAX_BATCH_SIZE}, not {config.batch_size}")
     for setting, kind in _LITERALS.items():
         value = getattr(config, setting)
         if value not in get_args(kind):
@@ -107,10 +112,11 @@ def check(config: RunConfig) -> list[Problem]:
 
 
 def _check_sampling(config: RunConfig) -> list[Problem]:
-    problems: list[Problem] = []
-    for setting in ("temperature", "top_p", "top_k"):
-        if getattr(config, setting) is not None and not config.do_sample:
-            problems.append(Problem(setting, "has no effect without --do-sample; add it"))
+    problems = [
+        Problem(setting, "has no effect without --do-sample; add it")
+        for setting in ("temperature", "top_p", "top_k")
+        if getattr(config, setting) is not None and not config.do_sample
+    ]
     if config.temperature is not None and not config.temperature > 0:
         problems.append(
             Problem("temperature", f"must be above 0, not {config.temperature}; for greedy leave --do-sample out")

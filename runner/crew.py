@@ -4,11 +4,12 @@ Knows the conversation with a rank and hands out the scheduler's batches. Does n
 processes and writes no file: finished records go to `keep`, everything that happened to `emit`.
 """
 
+import asyncio
 from collections.abc import Callable
-from typing import Any
 
 from runner import protocol
 from runner.config import RunConfig
+from runner.controls import Controls
 from runner.prompts import PromptIndex
 from runner.protocol import AnyEvent, FromRank, OutputRecord, StepsInFlight
 from runner.scheduler import Scheduler
@@ -25,13 +26,15 @@ class Crew:
         prompts: PromptIndex,
         scheduler: Scheduler,
         *,
+        controls: Controls,
         emit: Callable[[AnyEvent], None],
         log: Callable[[str, str], None],
         keep: Callable[[OutputRecord], None],
     ) -> None:
         self.attempt = attempt
+        self._controls = controls
         self.ready = False
-        self.leaving = False
+        self.told_to_leave = asyncio.Event()
         self.stopping = False
         self.pids: dict[int, int] = {}
         self.failures: dict[int, str] = {}
@@ -41,6 +44,11 @@ class Crew:
         self._peers: dict[int, RankPeer] = {}
         self._idle: set[int] = set()
         self._steps: dict[int, StepsInFlight] = {}
+
+    @property
+    def leaving(self) -> bool:
+        """Whether the ranks were told to leave."""
+        return self.told_to_leave.is_set()
 
     @property
     def steps(self) -> list[StepsInFlight]:
@@ -72,12 +80,12 @@ class Crew:
                 self._keep(message.record)
             case protocol.BatchFinished():
                 self._scheduler.finish(message.batch)
-                self._batch_over(rank, message)
+                self._emit(message)
+                self._controls.batch_finished()
+                self._free(rank)
             case protocol.BatchFailed():
-                self._log(f"rank {rank}", f"batch {message.batch} failed: {message.error}")
-                for index in self._scheduler.fail(message.batch):
-                    self._keep(self._error_record(index, message))
-                self._batch_over(rank, message)
+                self._batch_failed(message)
+                self._free(rank)
             case protocol.RankPhase():
                 self._emit(message)
             case protocol.RankReady():
@@ -86,6 +94,7 @@ class Crew:
                 if len(self._idle) == self._config.ranks:
                     self.ready = True
                     self._emit(protocol.RanksReady())
+                    self._controls.begin()
                     self.hand_out()
             case protocol.Share():
                 self._scheduler.use_share(rank, message.start, message.stop)
@@ -97,13 +106,28 @@ class Crew:
             case _:
                 self._log("supervisor", f"rank {rank} said {type(message).__name__} out of turn")
 
-    def _batch_over(self, rank: int, event: Any) -> None:
+    def _free(self, rank: int) -> None:
         self._steps.pop(rank, None)
-        self._emit(event)
         self._idle.add(rank)
         self.hand_out()
 
-    def _error_record(self, index: int, failed: protocol.BatchFailed) -> OutputRecord:
+    def _batch_failed(self, failed: protocol.BatchFailed) -> None:
+        self._log(f"rank {failed.rank}", f"batch {failed.batch} failed: {failed.error}")
+        assignment = self._scheduler.in_flight.get(failed.batch)
+        if assignment is None:
+            return
+        if failed.kind == "out_of_memory":
+            dead = self._scheduler.halve(failed.batch)
+        else:
+            dead = self._scheduler.fail(failed.batch)
+        for index in dead:
+            self._keep(self.error_record(index, failed.error, failed.rank, failed.batch))
+        self._emit(failed)
+        if failed.kind == "out_of_memory":
+            self._controls.out_of_memory(failed.rank, len(assignment.indices))
+
+    def error_record(self, index: int, error: str, rank: int | None = None, batch: int | None = None) -> OutputRecord:
+        """The record of a prompt that has no answer, and why."""
         (prompt,) = self._prompts.read([index])
         return OutputRecord(
             index=index,
@@ -113,9 +137,9 @@ class Crew:
             prompt_tokens=0,
             output_tokens=0,
             finish_reason="error",
-            error=failed.error,
-            rank=failed.rank,
-            batch=failed.batch,
+            error=error,
+            rank=rank,
+            batch=batch,
         )
 
     def hand_out(self) -> None:
@@ -123,20 +147,22 @@ class Crew:
         if self.leaving or not self.ready:
             return
         for rank in sorted(self._idle):
-            assignment = None if self.stopping else self._scheduler.next_batch(rank)
+            hold = self.stopping or self._controls.paused
+            assignment = None if hold else self._scheduler.next_batch(rank)
             if assignment is not None:
                 self._idle.discard(rank)
                 prompts = self._prompts.read(assignment.indices)
                 self._peers[rank].send(protocol.Work(batch=assignment.batch, prompts=prompts))
                 self._emit(protocol.BatchStarted(rank=rank, batch=assignment.batch, rows=len(prompts)))
         if not self._scheduler.in_flight and (self.stopping or not self._scheduler.unsettled):
-            self.leaving = True
+            self.told_to_leave.set()
             for peer in self._peers.values():
                 peer.send(protocol.Leave(gather=self._config.dispatch == "split" and not self.stopping))
 
     def abandon(self) -> None:
         """Have every rank drop its batch within a decode step, and leave."""
-        self.stopping = self.leaving = True
+        self.stopping = True
+        self.told_to_leave.set()
         for assignment in self._scheduler.in_flight.values():
             if peer := self._peers.get(assignment.rank):
                 peer.send(protocol.Cancel(batch=assignment.batch))

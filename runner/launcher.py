@@ -30,7 +30,7 @@ use_cpu: {use_cpu}
 """
 
 GREETINGS = "rankdeck greetings: "
-"""Marks the line in which the main process of `rankdeck hello` prints what it gathered, among whatever else is printed."""
+"""Marks the line in which the main process of `rankdeck hello` prints what it gathered."""
 
 LaunchCommand = Callable[[Path, int, str, Sequence[str]], list[str]]
 """Config file, ranks, module and its arguments, to a command line."""

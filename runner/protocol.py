@@ -206,6 +206,7 @@ class RanksLaunched(Event, frozen=True, kw_only=True):
 
     attempt: int
     world_size: int
+    restarts_left: int = 0
 
 
 RankPhaseName = Literal["importing", "joining", "loading", "warming up"]
@@ -272,6 +273,51 @@ class BatchFailed(Event, frozen=True, kw_only=True):
     batch: int
     kind: Literal["error", "out_of_memory"]
     error: str
+
+
+class BatchSizeChanged(Event, frozen=True, kw_only=True):
+    """The batch size from each rank's next batch on. `auto` while the search for the best size is on."""
+
+    batch_size: int
+    auto: bool
+    reason: str
+
+
+class ActiveRanksChanged(Event, frozen=True, kw_only=True):
+    """How many ranks get batches from now on; the others keep their model loaded."""
+
+    active_ranks: int
+
+
+class RankCapped(Event, frozen=True, kw_only=True):
+    """Out of memory: from now on this rank gets batches of at most `batch_size`."""
+
+    rank: int
+    batch_size: int
+
+
+class Paused(Event, frozen=True, kw_only=True):
+    """No batch is handed out until Resumed. `reason` is why; `asked` tells a person's wish from a need."""
+
+    reason: str
+    asked: bool
+
+
+class Resumed(Event, frozen=True, kw_only=True):
+    """Batches are handed out again."""
+
+
+class RunTakenUp(Event, frozen=True, kw_only=True):
+    """`rankdeck resume`: a new supervisor goes on with the missing prompts, perhaps with other settings.
+
+    The counts are those of outputs.jsonl, which is the truth where the journal lags behind it.
+    """
+
+    config: RunConfig
+    completed: int
+    failed: int
+    prompt_tokens: int
+    output_tokens: int
 
 
 class RankLost(Event, frozen=True, kw_only=True):
@@ -342,7 +388,7 @@ class RankHello(Message, frozen=True, kw_only=True):
 
 
 class Share(Message, frozen=True, kw_only=True):
-    """`split` dispatch: the prompts that `split_between_processes` gave this rank, from `start` to `stop` (exclusive)."""
+    """`split` dispatch: what `split_between_processes` gave this rank, prompts `start` to `stop` (exclusive)."""
 
     rank: int
     start: int
@@ -413,8 +459,29 @@ class Stop(Message, frozen=True, kw_only=True):
     now: bool = False
 
 
+class SetBatchSize(Message, frozen=True, kw_only=True):
+    """Use this batch size from each rank's next batch on; None has the best size searched for."""
+
+    batch_size: int | None
+
+
+class SetActiveRanks(Message, frozen=True, kw_only=True):
+    """Give batches to ranks 0 to `active_ranks` - 1 only."""
+
+    active_ranks: int
+
+
+class Pause(Message, frozen=True, kw_only=True):
+    """Hand out no batch until Resume; those in flight are finished."""
+
+
+class Resume(Message, frozen=True, kw_only=True):
+    """Hand out batches again."""
+
+
 AnyEvent = (
     RunStarted
+    | RunTakenUp
     | ModelProgress
     | RanksLaunched
     | RankPhase
@@ -424,6 +491,11 @@ AnyEvent = (
     | Output
     | BatchFinished
     | BatchFailed
+    | BatchSizeChanged
+    | ActiveRanksChanged
+    | RankCapped
+    | Paused
+    | Resumed
     | RankLost
     | TelemetryStarted
     | Tick
@@ -448,7 +520,7 @@ FromRank = (
 )
 ToRank = Work | Cancel | Leave | Refused
 Greeting = RankHello | ViewerHello
-Command = Stop
+Command = Stop | SetBatchSize | SetActiveRanks | Pause | Resume
 
 
 # --- framing ------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ mean. Outputs are appended as they arrive and put into input order at the end; r
 replaced whole, so that a reader never sees half of it.
 """
 
+import contextlib
 import fcntl
 import hashlib
 import os
@@ -213,7 +214,8 @@ class LineWriter:
             while view:
                 view = view[self._file.write(view) :]
         except OSError:
-            self._file.truncate(position)
+            with contextlib.suppress(OSError):
+                self._file.truncate(position)
             raise
         self._dirty = True
 
@@ -256,6 +258,53 @@ def read_events(directory: Path) -> Iterator[AnyEvent]:
                     raise RunFileError(f"{path}:{number}: not an event this version knows: {error}") from None
     except OSError as error:
         raise RunFileError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def mend(path: Path) -> int:
+    """Cut a torn last line off (a supervisor was killed while it wrote). Returns how many bytes were cut."""
+    try:
+        with path.open("r+b") as file:
+            end = file.seek(0, os.SEEK_END)
+            position = end
+            while position > 0:
+                start = max(0, position - 65536)
+                file.seek(start)
+                block = file.read(position - start)
+                if (newline := block.rfind(b"\n")) >= 0:
+                    position = start + newline + 1
+                    break
+                position = start
+            if position != end:
+                file.truncate(position)
+            return end - position
+    except FileNotFoundError:
+        return 0
+
+
+def find_run(run: str) -> Path:
+    """The directory of a run, by its name or its directory.
+
+    Raises:
+        RunFileError: there is no such run; the runs there are, are named.
+    """
+    for directory in (runs_directory() / run, Path(run).expanduser()):
+        if (directory / RUN_FILE).is_file():
+            return directory.absolute()
+    names = [path.name for path, _ in list_runs()]
+    known = f"known are: {', '.join(names[:10])}" if names else "there are no runs yet"
+    raise RunFileError(f"there is no run called {run!r}; {known}")
+
+
+def newest_live_run() -> Path:
+    """The directory of the newest run that has a live supervisor.
+
+    Raises:
+        RunFileError: none has.
+    """
+    for directory, _ in list_runs():
+        if supervisor_alive(directory):
+            return directory
+    raise RunFileError("no run is live; `rankdeck list` shows those there were")
 
 
 def order_outputs(directory: Path, prompts: int) -> None:

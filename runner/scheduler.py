@@ -96,6 +96,8 @@ class Scheduler:
         self._shares: dict[int, _Line] = {}
         self._returned: deque[int] = deque()
         self._singly: deque[int] = deque()
+        self._culprits: dict[int, int] = {}
+        self.caps: dict[int, int] = {}
         self.in_flight: dict[int, Assignment] = {}
         self.unsettled = len(lengths) - sum(settled)
         self._batch = first_batch - 1
@@ -106,13 +108,25 @@ class Scheduler:
         lines = [*self._shares.values(), *([self._line] if self._line else [])]
         return sum(line.left for line in lines) + len(self._returned) + len(self._singly)
 
+    @property
+    def longest(self) -> int:
+        """Length in bytes of the longest prompt."""
+        return max(self._lengths, default=0)
+
     def use_share(self, rank: int, start: int, stop: int) -> None:
-        """Split dispatch: `rank` is to do the prompts from `start` to `stop` (exclusive) and no others."""
+        """Split dispatch: `rank` is to do the prompts from `start` to `stop` (exclusive) and no others.
+
+        Ranks that were launched afresh announce the same share again, of which part is done: nothing changes.
+        """
+        if rank in self._shares:
+            return
         self._line = None
         self._shares[rank] = _Line(self._lengths, self._order, start, stop, self._settled)
 
     def next_batch(self, rank: int) -> Assignment | None:
         """The next batch for a rank that has none, or None while there is nothing for it."""
+        if rank >= self.active_ranks:
+            return None
         indices = self._draw(rank)
         if not indices:
             return None
@@ -122,16 +136,25 @@ class Scheduler:
         return assignment
 
     def _draw(self, rank: int) -> list[int]:
+        most = min(self.batch_size, self.caps.get(rank, self.batch_size))
         if self._returned:
-            return [self._returned.popleft() for _ in range(min(self.batch_size, len(self._returned)))]
-        share = self._shares.get(rank)
-        if share is not None and share.left:
-            return list(share.take(self.batch_size))
+            return [self._returned.popleft() for _ in range(min(most, len(self._returned)))]
+        share = self._share_for(rank)
+        if share is not None:
+            return list(share.take(most))
         if self._line is not None and self._line.left:
-            return list(self._line.take(self._even_size(self._line.left)))
+            return list(self._line.take(min(most, self._even_size(self._line.left))))
         if self._singly:
             return [self._singly.popleft()]
         return []
+
+    def _share_for(self, rank: int) -> _Line | None:
+        """Split dispatch: the rank's own share; once that is empty, that of a rank which gets no batches."""
+        own = self._shares.get(rank)
+        if own is not None and own.left:
+            return own
+        orphans = (self._shares[number] for number in sorted(self._shares) if number >= self.active_ranks)
+        return next((share for share in orphans if share.left), None)
 
     def _even_size(self, left: int) -> int:
         """Prompts for the next batch of even rounds; the plan is made afresh when a knob was turned."""
@@ -153,10 +176,41 @@ class Scheduler:
         """A batch is over. Prompts of it that were not settled go back to the front of the queue."""
         self._give_back(self.in_flight.pop(batch, None), self._returned)
 
-    def lose(self, rank: int) -> None:
-        """A rank is gone: what it had in hand goes back to the front of the queue."""
+    def lose(self, rank: int, *, culprit: bool = False) -> tuple[int, ...]:
+        """A rank is gone: what it had in hand goes back to the front of the queue.
+
+        A batch whose rank died of itself (`culprit`) twice is tried prompt by prompt, for it may be what
+        kills. Returns the prompts that did so alone: the caller gives them an error record.
+        """
+        dead: list[int] = []
         for batch in [batch for batch, held in self.in_flight.items() if held.rank == rank]:
-            self.finish(batch)
+            held = self.in_flight[batch]
+            again = False
+            for index in held.indices if culprit else ():
+                self._culprits[index] = self._culprits.get(index, 0) + 1
+                again = again or self._culprits[index] > 1
+            if again and len(held.indices) == 1:
+                dead += [index for index in held.indices if not self._settled[index]]
+                del self.in_flight[batch]
+            elif again:
+                self._give_back(self.in_flight.pop(batch), self._singly)
+            else:
+                self.finish(batch)
+        return tuple(dead)
+
+    def halve(self, batch: int) -> tuple[int, ...]:
+        """A batch ran out of memory: its prompts go back to the front, and its rank gets half as many from now on.
+
+        Returns the prompts that did not fit alone: the caller gives them an error record.
+        """
+        assignment = self.in_flight[batch]
+        rows = len(assignment.indices)
+        if rows == 1:
+            del self.in_flight[batch]
+            return tuple(index for index in assignment.indices if not self._settled[index])
+        self.caps[assignment.rank] = max(1, rows // 2)
+        self.finish(batch)
+        return ()
 
     def fail(self, batch: int) -> tuple[int, ...]:
         """A batch raised: its prompts are tried once more, one by one.

@@ -52,8 +52,8 @@ class Peer:
         """Give the peer so long to take what was written, then hang up."""
         with contextlib.suppress(ConnectionError, TimeoutError):
             async with asyncio.timeout(seconds):
-                while self.backlog:
-                    await asyncio.sleep(0.01)
+                self._writer.transport.set_write_buffer_limits(high=0)
+                await self._writer.drain()
         self.close()
 
     def close(self) -> None:

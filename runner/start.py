@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import msgspec
 
@@ -284,3 +284,37 @@ async def hello(ranks: int, device: str) -> list[str]:
             greetings: list[str] = msgspec.json.decode(line.removeprefix(launcher.GREETINGS), type=list[str])
             return greetings
     raise HelloError(launcher.cause_of(said) or f"accelerate launch ended with status {status}")
+
+
+def resume(directory: Path, changes: Mapping[str, Any]) -> Started:
+    """Start a supervisor again for a run that was stopped, failed or lost its supervisor.
+
+    `changes` are settings that are to be different from now on. The prompts are those that were
+    frozen when the run began.
+
+    Raises:
+        InputError: the run is live or complete, or the settings make no sense.
+    """
+    try:
+        run = rundir.read_run_file(directory)
+        if rundir.supervisor_alive(directory):
+            raise InputError([f"{directory} already has a live supervisor; `rankdeck attach {run.name}` watches it"])
+        rundir.mend(directory / rundir.OUTPUTS_FILE)
+        done = sum(1 for _ in rundir.read_outputs(directory))
+    except (rundir.RunFileError, msgspec.MsgspecError) as error:
+        raise InputError([str(error)]) from None
+    if done >= run.prompts:
+        raise InputError([f"{run.name} is complete: each of its {run.prompts:,} prompts has its record"])
+    config = msgspec.structs.replace(run.config, **changes)
+    problems = settings.check(config)
+    if config.device == "cuda" and not telemetry.count_visible_gpus(os.environ):
+        problems.append(Problem("device", "no NVIDIA GPU can be seen here; use --device cpu"))
+    if problems:
+        raise InputError(problems)
+    rundir.write_run_file(
+        directory,
+        msgspec.structs.replace(
+            run, config=config, status="running", cause=None, exit_status=None, ended_at=None, summary=None
+        ),
+    )
+    return Started(directory, start_supervisor(directory))

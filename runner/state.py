@@ -14,6 +14,7 @@ from runner import protocol
 from runner.config import RunConfig
 from runner.devices import match_rank_to_gpu
 from runner.protocol import AnyEvent, DeviceSample, LogLine, ProcessSample, RankReady, Summary
+from runner.stretches import Stretch, turn
 
 Phase = Literal["starting", "model", "launching", "loading", "running", "stopping", "ended"]
 
@@ -39,6 +40,7 @@ HISTORY_POINTS = 512
 
 BUSY_HISTORY = 60
 LOG_LINES = 1000
+MAX_MARKS = 100
 
 
 class RankState(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,6 +55,8 @@ class RankState(msgspec.Struct, frozen=True, kw_only=True):
     step: int = 0
     in_flight_tokens: int = 0
     batch_started_at: float = 0.0
+    batch_stretch: int | None = None
+    cap: int | None = None
     batches: int = 0
     prompts: int = 0
     prompt_tokens: int = 0
@@ -88,6 +92,17 @@ class HistoryPoint(msgspec.Struct, frozen=True, array_like=True):
     tokens_per_second: float
 
 
+MarkKind = Literal["batch size", "active ranks", "pause", "memory", "rank lost", "taken up"]
+
+
+class Mark(msgspec.Struct, frozen=True, kw_only=True):
+    """Something on the chart's time axis, `elapsed` seconds since the first batch; `text` is short and for people."""
+
+    elapsed: float
+    kind: MarkKind
+    text: str
+
+
 class RunState(msgspec.Struct, frozen=True, kw_only=True):
     """Everything any view shows of a run."""
 
@@ -100,6 +115,14 @@ class RunState(msgspec.Struct, frozen=True, kw_only=True):
     now: float = 0.0
     model: protocol.ModelProgress | None = None
     attempt: int = 0
+    restarts_left: int = 0
+    batch_size: int = 1
+    auto: bool = False
+    active_ranks: int = 0
+    paused: str | None = None
+    stretches: tuple[Stretch, ...] = ()
+    marks: tuple[Mark, ...] = ()
+    seconds_before: float = 0.0
     ranks: tuple[RankState, ...] = ()
     ready_at: float | None = None
     first_batch_at: float | None = None
@@ -137,8 +160,12 @@ class RunState(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def seconds(self) -> float:
-        """From the first batch handed out to now, or to the last result once no more are to come."""
-        return max(0.0, self._clock_end - self.first_batch_at) if self.first_batch_at is not None else 0.0
+        """From the first batch handed out to now, or to the last result once no more are to come.
+
+        Of a run that was taken up again, the time between its supervisors is left out.
+        """
+        here = max(0.0, self._clock_end - self.first_batch_at) if self.first_batch_at is not None else 0.0
+        return self.seconds_before + here
 
     @property
     def _clock_end(self) -> float:
@@ -210,21 +237,26 @@ def apply(state: RunState, event: AnyEvent) -> RunState:
                 directory=event.directory,
                 config=event.config,
                 prompts=event.prompts,
+                active_ranks=event.config.ranks,
+                batch_size=event.config.batch_size or 1,
                 started_at=event.at,
                 now=event.at,
             )
+        case protocol.RunTakenUp():
+            return _taken_up(state, event)
         case protocol.ModelProgress():
             return msgspec.structs.replace(state, model=event, phase="model")  # the last one, found, has the label
         case protocol.RanksLaunched():
-            ranks = tuple(RankState(rank=rank, phase_since=event.at) for rank in range(event.world_size))
-            return msgspec.structs.replace(state, attempt=event.attempt, ranks=ranks, phase="launching")
+            return _launched(state, event)
         case protocol.RankPhase():
             state = msgspec.structs.replace(state, phase="loading")
             return _replace_rank(state, event.rank, phase=event.phase, phase_since=event.at)
         case protocol.RankReady():
             return _replace_rank(state, event.rank, phase="ready", phase_since=event.at, ready=event)
         case protocol.RanksReady():
-            return msgspec.structs.replace(state, ready_at=event.at, phase="running")
+            # Idle time counts from the first time on: a relaunch is no work, and shows as such.
+            ready_at = state.ready_at if state.ready_at is not None else event.at
+            return msgspec.structs.replace(state, ready_at=ready_at, phase="running")
         case protocol.BatchStarted():
             return _batch_started(state, event)
         case protocol.Output():
@@ -232,9 +264,25 @@ def apply(state: RunState, event: AnyEvent) -> RunState:
         case protocol.BatchFinished():
             return _batch_finished(state, event)
         case protocol.BatchFailed():
-            return _batch_over(state, event.rank, event.at)
+            state = _batch_over(state, event.rank, event.at)
+            if event.kind == "out_of_memory":
+                state = _mark(state, "memory", f"rank {event.rank} out of memory")
+            return state
+        case protocol.BatchSizeChanged():
+            return _batch_size(state, event)
+        case protocol.ActiveRanksChanged():
+            state = msgspec.structs.replace(state, active_ranks=event.active_ranks)
+            return _mark(_turn(state, auto=state.auto, reason=""), "active ranks", f"{event.active_ranks} active")
+        case protocol.RankCapped():
+            return _replace_rank(state, event.rank, cap=event.batch_size)
+        case protocol.Paused():
+            return _mark(msgspec.structs.replace(state, paused=event.reason), "pause", "paused")
+        case protocol.Resumed():
+            return _mark(msgspec.structs.replace(state, paused=None), "pause", "resumed")
         case protocol.RankLost():
-            return _replace_rank(state, event.rank, phase="lost", phase_since=event.at, cause=event.cause)
+            state = _batch_over(state, event.rank, event.at)
+            state = _replace_rank(state, event.rank, phase="lost", phase_since=event.at, cause=event.cause)
+            return _mark(state, "rank lost", f"rank {event.rank} lost")
         case protocol.TelemetryStarted():
             return msgspec.structs.replace(state, telemetry_reason=event.reason)
         case protocol.Tick():
@@ -249,6 +297,83 @@ def apply(state: RunState, event: AnyEvent) -> RunState:
             return _ended(state, event)
 
 
+def _taken_up(state: RunState, event: protocol.RunTakenUp) -> RunState:
+    """The history stays; clocks, ranks and knobs start anew, and the counts are those of outputs.jsonl."""
+    state = msgspec.structs.replace(
+        state,
+        seconds_before=state.seconds,
+        config=event.config,
+        phase="starting",
+        ranks=(),
+        completed=event.completed,
+        failed=event.failed,
+        prompt_tokens=event.prompt_tokens,
+        output_tokens=event.output_tokens,
+        batch_size=event.config.batch_size or 1,
+        active_ranks=event.config.ranks,
+        auto=False,
+        paused=None,
+        ready_at=None,
+        first_batch_at=None,
+        last_result_at=None,
+        window=(),
+        devices=(),
+        processes=(),
+        ended=None,
+    )
+    return _mark(_turn(state, auto=False, reason=""), "taken up", "taken up again")
+
+
+def _launched(state: RunState, event: protocol.RanksLaunched) -> RunState:
+    """New ranks; where ranks of the same number were there before, their totals go on."""
+    before = {rank.rank: rank for rank in state.ranks}
+    fresh = {
+        "phase": "starting",
+        "phase_since": event.at,
+        "ready": None,
+        "batch": None,
+        "rows": 0,
+        "step": 0,
+        "in_flight_tokens": 0,
+        "cause": None,
+    }
+    ranks = tuple(
+        msgspec.structs.replace(before.get(number, RankState(rank=number)), **fresh)
+        for number in range(event.world_size)
+    )
+    return msgspec.structs.replace(
+        state, attempt=event.attempt, restarts_left=event.restarts_left, ranks=ranks, phase="launching", window=()
+    )
+
+
+def _mark(state: RunState, kind: MarkKind, text: str) -> RunState:
+    mark = Mark(elapsed=state.seconds, kind=kind, text=text)
+    return msgspec.structs.replace(state, marks=(*state.marks, mark)[-MAX_MARKS:])
+
+
+def _turn(state: RunState, *, auto: bool, reason: str) -> RunState:
+    began = state.seconds if state.stretches else 0.0
+    stretches = turn(state.stretches, began, state.batch_size, state.active_ranks, auto=auto, reason=reason)
+    return msgspec.structs.replace(state, stretches=stretches)
+
+
+def _batch_size(state: RunState, event: protocol.BatchSizeChanged) -> RunState:
+    same = state.stretches and state.batch_size == event.batch_size
+    state = msgspec.structs.replace(state, batch_size=event.batch_size, auto=event.auto)
+    if same:  # the search settled where it stands: the stretch goes on, with the reason
+        last = msgspec.structs.replace(state.stretches[-1], auto=event.auto, reason=event.reason)
+        return msgspec.structs.replace(state, stretches=(*state.stretches[:-1], last))
+    first = not state.stretches
+    state = _turn(state, auto=event.auto, reason=event.reason)
+    return state if first else _mark(state, "batch size", f"batch size {event.batch_size}")
+
+
+def _whole(state: RunState) -> int | None:
+    """The stretch that a batch starting now can belong to: None while a rank that is no longer active is at work."""
+    strangers = any(rank.batch is not None and rank.rank >= state.active_ranks for rank in state.ranks)
+    return len(state.stretches) - 1 if state.stretches and not strangers else None
+
+
 def _batch_started(state: RunState, event: protocol.BatchStarted) -> RunState:
     state = _replace_rank(
         state,
@@ -260,9 +385,12 @@ def _batch_started(state: RunState, event: protocol.BatchStarted) -> RunState:
         step=0,
         in_flight_tokens=0,
         batch_started_at=event.at,
+        batch_stretch=_whole(state),
     )
     if state.first_batch_at is None:
-        state = msgspec.structs.replace(state, first_batch_at=event.at, window=((event.at, 0),))
+        state = msgspec.structs.replace(state, first_batch_at=event.at)
+    if not state.window:
+        state = msgspec.structs.replace(state, window=((event.at, state.output_tokens + state.in_flight_tokens),))
     return state
 
 
@@ -305,6 +433,10 @@ def _batch_finished(state: RunState, event: protocol.BatchFinished) -> RunState:
         padded_slots=rank.padded_slots + result.padded_slots,
         peak_memory_bytes=max(peaks) if peaks else None,
     )
+    if rank.batch_stretch is not None and rank.batch_stretch == len(state.stretches) - 1 and rank.batch == event.batch:
+        seconds = max(0.0, event.at - rank.batch_started_at)
+        last = state.stretches[-1].with_batch(event.rank, result.output_tokens, seconds, result.peak_memory_bytes)
+        state = msgspec.structs.replace(state, stretches=(*state.stretches[:-1], last))
     return msgspec.structs.replace(_batch_over(state, event.rank, event.at), last_result_at=event.at)
 
 
@@ -365,7 +497,7 @@ def _devices(state: RunState, samples: list[DeviceSample]) -> RunState:
 
 def _measure(state: RunState) -> RunState:
     """Throughput now, its peak, and the next point of the history."""
-    if state.first_batch_at is None or state.ended is not None:
+    if not state.window or state.ended is not None:
         return state
     total = state.output_tokens + state.in_flight_tokens
     window = (*state.window, (state.now, total))
@@ -375,7 +507,7 @@ def _measure(state: RunState) -> RunState:
     (then, tokens_then), span = window[0], state.now - window[0][0]
     rate = max(0.0, (total - tokens_then) / (state.now - then)) if span > 0 else 0.0
     peak = max(state.rate_peak, rate) if span >= RATE_WINDOW_SECONDS * 0.8 else state.rate_peak
-    elapsed = state.now - state.first_batch_at
+    elapsed = state.seconds
     history, step = state.history, state.history_step
     if not history or elapsed - history[-1].elapsed >= step:
         history = (*history, HistoryPoint(elapsed, rate))
@@ -406,9 +538,9 @@ def _ended(state: RunState, event: protocol.RunEnded) -> RunState:
 
 def summarise(state: RunState) -> Summary:
     """The figures of a run so far, as run.json holds them."""
-    seconds = 0.0
+    seconds = state.seconds_before
     if state.first_batch_at is not None and state.last_result_at is not None:
-        seconds = max(0.0, state.last_result_at - state.first_batch_at)
+        seconds += max(0.0, state.last_result_at - state.first_batch_at)
 
     def rate(tokens: int) -> float:
         return round(tokens / seconds, 3) if seconds > 0 else 0.0

@@ -12,6 +12,12 @@ from runner import rundir, start
 from runner.config import RunConfig
 from runner.start import Started
 
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--chaos-seeds", type=int, default=50, help="runs of the chaos test with stand-in ranks")
+
+
 ROOT = Path(__file__).resolve().parent.parent
 
 

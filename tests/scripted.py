@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable, Sequence
 
+from msgspec.structs import replace
+
 from runner import protocol
 from runner.config import RunConfig
 from runner.protocol import (
@@ -50,8 +52,7 @@ class Script:
         self.next_index = 0
 
     def add(self, *events: AnyEvent) -> "Script":
-        for event in events:
-            self.events.append(type(event)(**{**_fields(event), "at": self.at}))
+        self.events.extend(replace(event, at=self.at) for event in events)
         return self
 
     def wait(self, seconds: float) -> "Script":
@@ -282,7 +283,3 @@ def _ready(rank: int, gpus: int) -> protocol.RankReady:
         device_uuid=f"{index:08d}-0000-0000-0000-000000000000",
         pci_bus_id=f"00000000:{index + 1:02X}:00.0",
     )
-
-
-def _fields(event: AnyEvent) -> dict[str, object]:
-    return {name: getattr(event, name) for name in event.__struct_fields__}

@@ -23,6 +23,10 @@ class ScriptedSource:
         if error is not None:
             self._queue.put_nowait(error)
 
+    @property
+    def said_all(self) -> bool:
+        return self._queue.empty()
+
     def say(self, *messages: ToViewer) -> None:
         """More messages, while it is being watched."""
         for message in messages:

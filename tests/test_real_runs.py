@@ -97,7 +97,9 @@ def test_a_model_that_cannot_be_loaded_ends_with_its_cause_and_status_3(tmp_path
     (folder / "config.json").write_text('{"model_type": "llama", "vocab_size": 10}')
     (folder / "model.safetensors").write_bytes(b"not weights")
     (tmp_path / "p.txt").write_text("hello\n")
-    done = rankdeck("run", str(tmp_path / "p.txt"), "--model", str(folder), "--device", "cpu", "--ranks", "2", "--plain")
+    done = rankdeck(
+        "run", str(tmp_path / "p.txt"), "--model", str(folder), "--device", "cpu", "--ranks", "2", "--plain"
+    )
     assert done.returncode == 3
     failed = next(line for line in done.stdout.splitlines() if " failed: " in line)
     assert "rank " in failed

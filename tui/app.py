@@ -92,6 +92,11 @@ class RankdeckApp(App[Leave]):
     def book(self) -> OutputBook:
         return self._book
 
+    @property
+    def run_is_shown(self) -> bool:
+        """Whether everything that came is on the screen."""
+        return self._run_screen is not None and self._run_screen.is_mounted and not self._dirty
+
     def get_theme_variable_defaults(self) -> dict[str, str]:
         current = self.current_theme
         return theme.variable_defaults(dark=current.dark, ansi=current.ansi)
@@ -110,10 +115,10 @@ class RankdeckApp(App[Leave]):
             self._follow(self._source)
 
     def open_run(self, source: "Source") -> None:
-        """Leave the start screen for the run that it launched."""
+        """From the start screen to the run that it launched; there is no way back but leaving."""
         self._source = source
         self._run_screen = RunScreen()
-        self.switch_screen(self._run_screen)
+        self.push_screen(self._run_screen)
         self._dirty = True
         self._follow(source)
 

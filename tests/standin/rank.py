@@ -3,7 +3,9 @@
 `python rank.py launch N --run-dir …` starts N of them and ends as torchrun does: when one
 dies it ends the others and exits with 1. What a rank answers depends on the prompt alone, so that
 any way through the same run gives the same outputs. Prompts steer it: `!raise` makes the batch raise,
-`!die` kills the rank, `!fail-load` in the model's folder makes it fail while loading.
+`!huge` runs out of memory, `!die` kills the rank. Files in the model's folder do too: `fail-load` makes it
+fail while loading, `hold` keeps it from getting ready. STANDIN_STEP_SECONDS is the time of a decode step,
+STANDIN_ROOM the most rows that fit.
 """
 
 import argparse
@@ -80,6 +82,8 @@ class Rank:
             self.link.send(protocol.RankFailed(rank=self.rank, error=error, traceback=f"Traceback …\n{error}"))
             self.link.close()
             sys.exit(1)
+        while (self.model / "hold").exists():
+            time.sleep(0.005)
         if self.run.config.dispatch == "split":
             share, extra = divmod(self.run.prompts, self.world)
             start = self.rank * share + min(self.rank, extra)
@@ -113,6 +117,13 @@ class Rank:
                     rank=self.rank, batch=work.batch, step=step, output_tokens=step * len(work.prompts)
                 )
             )
+        room = int(os.environ.get("STANDIN_ROOM", "1000000"))
+        if len(work.prompts) > room or any(prompt.text == "!huge" for prompt in work.prompts):
+            error = "OutOfMemoryError: CUDA out of memory."
+            self.link.send(
+                protocol.BatchFailed(rank=self.rank, batch=work.batch, kind="out_of_memory", error=error)
+            )
+            return
         if any(prompt.text == "!raise" for prompt in work.prompts):
             self.link.send(
                 protocol.BatchFailed(rank=self.rank, batch=work.batch, kind="error", error="ValueError: no such word")

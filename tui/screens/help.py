@@ -21,12 +21,6 @@ WORDS = (
 )
 
 
-class HelpEntry(tuple[str, str]):
-    """A key, and what it does."""
-
-    __slots__ = ()
-
-
 def help_lines(keys: Sequence[tuple[str, str]], width: int) -> list[Line]:
     """The keys and the words, each in two columns."""
     lines: list[Line] = [(("Keys", "strong"),)]

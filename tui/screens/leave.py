@@ -27,7 +27,7 @@ class LeaveScreen(ModalScreen[Choice]):
             yield Label("The run goes on.", classes="title", markup=False)
             yield Label("Stopping waits for the batches in flight; finished answers are kept either way.", markup=False)
             with Horizontal(id="choices"):
-                yield Button("Stop the run (s)", id="stop", variant="warning", compact=True)
+                yield Button("Stop (s)", id="stop", variant="warning", compact=True)
                 yield Button("Detach (d)", id="detach", variant="primary", compact=True)
                 yield Button("Stay (esc)", id="cancel", compact=True)
 

@@ -53,6 +53,7 @@ class RunScreen(Screen[None]):
     def on_mount(self) -> None:
         self._header = self.query_one("#header", Lines)
         self._overview = self.query_one(Overview)
+        self._overview.focus()
 
     def show(self, state: RunState, book: OutputBook, lost: str | None) -> None:
         """Show a state in the view that is seen; the others get it when they are."""
@@ -95,7 +96,7 @@ class RunScreen(Screen[None]):
         for view in views.children:
             view.display = view.id == name
         if name == "overview":
-            self.set_focus(None)
+            self._overview.focus()
         elif name == "outputs":
             self.query_one("#answers").focus()
         else:

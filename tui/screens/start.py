@@ -50,11 +50,16 @@ FIELDS = (
 )
 """Setting, label, first value, hint."""
 
+FIRST_VALUES = {name: value for name, _, value, _ in FIELDS}
+
 NUMBERS = ("ranks", "batch_size", "max_new_tokens")
 
 
 def read_config(values: dict[str, str]) -> tuple[RunConfig, list[Problem]]:
-    """The settings as typed, and what of them is no number; such a one counts as 1, so that the rest can be checked."""
+    """The settings as typed, and what is wrong with the typing.
+
+    What is no number counts as 1, so that the rest can be checked.
+    """
     problems = []
     numbers = {}
     for name in NUMBERS:
@@ -65,6 +70,8 @@ def read_config(values: dict[str, str]) -> tuple[RunConfig, list[Problem]]:
         except ValueError:
             said = f"must be a whole number, not {visible(text)!r}" if text else "needs a whole number"
             problems.append(Problem(name, said))
+    if not values["prompts"].strip():
+        problems.append(Problem("prompts", "name a file of prompts: .txt, .jsonl, .json, .csv or .parquet"))
     settings = RunConfig(
         prompts=values["prompts"].strip(),
         model=values["model"].strip(),
@@ -106,7 +113,7 @@ class StartScreen(Screen[None]):
             for name, label, value, hint in FIELDS:
                 with Horizontal(classes="field"):
                     yield Label(label, classes="name", markup=False)
-                    yield Input(value, placeholder=hint, id=name, compact=True)
+                    yield Input(value, id=name, compact=True)
                 yield Label(hint, id=f"{name}-said", classes="said", markup=False)
             with Horizontal(id="launch-row"):
                 yield Button("Launch", id="launch", variant="primary", disabled=True, compact=True)
@@ -134,7 +141,10 @@ class StartScreen(Screen[None]):
 
     @on(Input.Changed)
     def _typed(self, event: Input.Changed) -> None:
-        self._touched.add(event.input.id or "")
+        name = event.input.id or ""
+        if name not in self._touched and event.value == FIRST_VALUES[name]:
+            return  # A field says so when it gets its first value, too.
+        self._touched.add(name)
         self._wants_launch = False
         self._check()
 

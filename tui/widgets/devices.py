@@ -10,6 +10,9 @@ NOT_AVAILABLE: Line = ((UNKNOWN, "dim"),)
 TWO_LINES_UP_TO = 2
 """On a narrow terminal so many GPUs have two lines each; more of them have one dense line each."""
 
+MOST_RANKS_NAMED = 4
+"""Where more ranks share a GPU, the first ones are named and the others counted."""
+
 _WIDE = (
     Column("gpu", 3, "right"),
     Column("name", 14, "left", 24),
@@ -19,17 +22,17 @@ _WIDE = (
     Column("temp", 6, "right"),
     Column("SM clock", 13, "right"),
     Column("throttle", 8, "left", 20),
-    Column("rank", 5, "left", 12),
+    Column("rank", 8, "left", 12),
 )
 _DENSE = (
     Column("gpu", 3, "right"),
-    Column("name", 6, "left", 14),
+    Column("name", 6, "left", 12),
     Column("busy", 4, "right"),
     Column("memory", 15, "right"),
     Column("power", 9, "right"),
     Column("temp", 5, "right"),
     Column("MHz", 4, "right"),
-    Column("throttle", 4, "left", 10),
+    Column("throttle", 9, "left", 14),
     Column("rank", 4, "left", 8),
 )
 _PROCESSES = (
@@ -58,7 +61,10 @@ def _gpus(devices: tuple[DeviceState, ...], width: int) -> list[Line]:
     if width < 100 and len(devices) <= TWO_LINES_UP_TO:
         room = _memory_room(devices)
         return [line for device in devices for line in _two_lines(device, width, room)]
-    columns = _WIDE if width >= 100 else _DENSE
+    columns: tuple[Column, ...] = _WIDE if width >= 100 else _DENSE
+    # What a very narrow line can spare best: GPUs side by side mostly have one name and one clock.
+    shown = [position for position, column in enumerate(columns) if width >= 68 or column.title not in ("name", "MHz")]
+    columns = tuple(columns[position] for position in shown)
     sizes, gap = widths(columns, width)
     lines = [heading(columns, sizes, gap)]
     room = _memory_room(devices)
@@ -67,9 +73,10 @@ def _gpus(devices: tuple[DeviceState, ...], width: int) -> list[Line]:
         if sample.lost:
             lines.append(fit(_lost(device), width))
             continue
-        busy: Line = _busy(sample, sizes[2]) if columns is _WIDE else _busy_figure(sample)
-        memory: Line = _memory(sample, sizes[3], room) if columns is _WIDE else _memory_figure(sample)
-        clock = _clock(sample) if columns is _WIDE else _figure(sample.sm_clock_mhz, "")
+        wide = width >= 100
+        busy = _busy(sample, sizes[2]) if wide else _busy_figure(sample)
+        memory = _memory(sample, sizes[3], room) if wide else _memory_figure(sample)
+        clock = _clock(sample) if wide else _figure(sample.sm_clock_mhz, "")
         cells: tuple[Line, ...] = (
             ((str(sample.index), "strong"),),
             ((cut_middle(_short_name(sample.name), sizes[1]), ""),),
@@ -81,7 +88,7 @@ def _gpus(devices: tuple[DeviceState, ...], width: int) -> list[Line]:
             _throttle(sample),
             _ranks(device),
         )
-        lines.append(row(cells, columns, sizes, gap))
+        lines.append(row([cells[position] for position in shown], columns, sizes, gap))
     return lines
 
 
@@ -195,8 +202,11 @@ def _ranks(device: DeviceState) -> Line:
     if not device.ranks:
         return ((NOTHING, "dim"),)
     pieces: list[Piece] = []
-    for rank in device.ranks:
+    shown = device.ranks if len(device.ranks) <= MOST_RANKS_NAMED else device.ranks[: MOST_RANKS_NAMED - 2]
+    for rank in shown:
         pieces.extend(((("," if pieces else ""), "dim"), (str(rank), rank_style(rank))))
+    if len(shown) < len(device.ranks):
+        pieces.append((f" +{len(device.ranks) - len(shown)}", "dim"))
     return tuple(pieces)
 
 

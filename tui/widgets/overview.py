@@ -23,7 +23,7 @@ TAIL_FROM = 22
 CHARTS_NEED = 7
 
 
-class Overview(VerticalScroll, can_focus=False):
+class Overview(VerticalScroll, can_focus=True):
     """The first view: panels from top to bottom, the charts taking what room the tables leave."""
 
     def compose(self) -> ComposeResult:

@@ -15,6 +15,8 @@ from tui.text import (
 from tui.widgets.bars import bar
 from tui.widgets.header import phase_words
 
+_SHORT = {"output tokens": "tokens", "batch size": "batch", "padding waste": "waste", "new tokens each": "new"}
+
 
 def progress_lines(state: RunState, width: int, height: int) -> list[Line]:
     if state.config is None:
@@ -29,11 +31,16 @@ def progress_lines(state: RunState, width: int, height: int) -> list[Line]:
         half = (width - 3) // 2
         pairs = zip(facts[::2], [*facts[1::2], None], strict=False)
         rows = [
-            (*_fact(left, half), ("   ", ""), *(_fact(right, width - half - 3) if right else ()))
+            (*_fact(_short(left), half), ("   ", ""), *(_fact(_short(right), width - half - 3) if right else ()))
             for left, right in pairs
         ]
     space: list[Line] = [()] if len(top) + 1 + len(rows) <= height else []
     return [*top, *space, *rows][: max(1, height)]
+
+
+def _short(fact: tuple[str, str, str]) -> tuple[str, str, str]:
+    """The fact under the name it has in the ranks table."""
+    return (_SHORT.get(fact[0], fact[0]), *fact[1:])
 
 
 def _fact(fact: tuple[str, str, str], width: int) -> Line:
@@ -73,7 +80,7 @@ def _facts(state: RunState) -> list[tuple[str, str, str]]:
     facts = [
         ("ETA", clock(state.eta_seconds) if started else clock(None), "strong"),
         ("output tokens", count(state.output_tokens + state.in_flight_tokens), ""),
-        ("batch size", count(state.config.batch_size), ""),
+        ("batch size", "auto" if state.config.batch_size is None else count(state.config.batch_size), ""),
         ("padding waste", waste, ""),
     ]
     if state.ended is not None:

@@ -1,7 +1,7 @@
 """The throughput panel: tokens/s now, mean and peak over their history. Pure."""
 
 from runner.state import RunState
-from tui.text import Line, line_width, pad, rate
+from tui.text import Line, fit, line_width, pad, rate
 from tui.widgets.chart import chart
 
 
@@ -26,7 +26,7 @@ def _figures(state: RunState, width: int) -> list[Line]:
     for fact in rest:
         gap = 3 if width >= 50 else 1
         if line_width(line) + line_width(fact) + gap > width:
-            return [first, tuple(piece for part in rest for piece in part)]
+            return [first, fit((*rest[0], (" ", ""), *(rest[1] if len(rest) > 1 else ())), width)]
         line = (*line, (" " * gap, ""), *fact)
     return [line]
 

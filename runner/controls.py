@@ -1,0 +1,139 @@
+"""The knobs of a running job: batch size (by hand or found), active ranks, pause.
+
+Knows what turning a knob means for the scheduler and which event tells of it. Who turned it, a person,
+the search for the best batch size or a full disk, comes from outside.
+"""
+
+from collections.abc import Callable
+
+from runner import autobatch, protocol
+from runner.autobatch import Choice, Known, Search
+from runner.config import MAX_BATCH_SIZE, RunConfig
+from runner.protocol import AnyEvent, RankReady
+from runner.scheduler import Scheduler
+from runner.state import RunState
+
+LEAST_SECONDS = 1.0
+"""A size is measured over at least so long per rank, however short its batches are."""
+
+
+class Controls:
+    """Turns the knobs of one run."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        scheduler: Scheduler,
+        *,
+        emit: Callable[[AnyEvent], None],
+        state: Callable[[], RunState],
+    ) -> None:
+        self._config, self._scheduler, self._emit, self._state = config, scheduler, emit, state
+        self._search: Search | None = None
+        self._asked = False
+        self._trouble: str | None = None
+        self._begun = False
+
+    @property
+    def paused(self) -> bool:
+        return self._asked or self._trouble is not None
+
+    def begin(self) -> None:
+        """All ranks are ready: the first batch size, asked for or chosen. Again after a relaunch: nothing changes."""
+        if self._begun:
+            return
+        self._begun = True
+        if self._config.batch_size is None:
+            self._start_search()
+        else:
+            self._use(Choice(self._config.batch_size, "as asked for", settled=True))
+
+    def obey(self, command: protocol.Command) -> None:
+        """What a viewer asks for, as far as it makes sense."""
+        match command:
+            case protocol.SetBatchSize(batch_size=None):
+                self._start_search()
+            case protocol.SetBatchSize():
+                assert command.batch_size is not None
+                self._search = None
+                size = min(MAX_BATCH_SIZE, max(1, command.batch_size))
+                if size != self._scheduler.batch_size or self._state().auto:
+                    self._use(Choice(size, "as asked for", settled=True))
+            case protocol.SetActiveRanks():
+                self._activate(min(self._config.ranks, max(1, command.active_ranks)))
+            case protocol.Pause() if not self._asked:
+                self._asked = True
+                if self._trouble is None:
+                    self._emit(protocol.Paused(reason="asked for", asked=True))
+            case protocol.Resume() if self._asked:
+                self._asked = False
+                if self._trouble is None:
+                    self._emit(protocol.Resumed())
+            case _:
+                pass
+
+    def set_trouble(self, reason: str | None) -> None:
+        """Something outside does not let the run go on, or does so again (None)."""
+        before, self._trouble = self._trouble, reason
+        if reason is not None and reason != before:
+            self._emit(protocol.Paused(reason=reason, asked=False))
+        elif reason is None and before is not None:
+            self._emit(protocol.Paused(reason="asked for", asked=True) if self._asked else protocol.Resumed())
+
+    def batch_finished(self) -> None:
+        """Let the search learn, once every active rank has measured the size that is tried."""
+        if self._search is None or not self._state().stretches:
+            return
+        stretch = self._state().stretches[-1]
+        rate = stretch.tokens_per_second
+        if rate is None or any(share.seconds < LEAST_SECONDS for share in stretch.shares.values()):
+            return
+        self._use(self._search.learn(stretch.batch_size, rate, stretch.peak_memory_bytes, self._scheduler.pending))
+
+    def out_of_memory(self, rank: int, rows: int) -> None:
+        """A batch of `rows` did not fit: its rank was capped; a search ends here."""
+        cap = self._scheduler.caps.get(rank)
+        if cap is not None:
+            self._emit(protocol.RankCapped(rank=rank, batch_size=cap))
+        if self._search is not None:
+            self._use(self._search.wall(rows, max(1, rows // 2)))
+
+    def _activate(self, active_ranks: int) -> None:
+        if active_ranks == self._scheduler.active_ranks:
+            return
+        self._scheduler.active_ranks = active_ranks
+        self._emit(protocol.ActiveRanksChanged(active_ranks=active_ranks))
+        if self._search is not None:
+            # What was measured with another number of ranks is no yardstick for this one.
+            self._search = Search(self._known(), limit=self._search.limit, limit_reason=self._search.limit_reason)
+
+    def _start_search(self) -> None:
+        self._search = Search(self._known())
+        self._use(self._search.start())
+
+    def _use(self, choice: Choice) -> None:
+        if choice.settled:
+            self._search = None
+        self._scheduler.batch_size = choice.batch_size
+        self._emit(
+            protocol.BatchSizeChanged(batch_size=choice.batch_size, auto=not choice.settled, reason=choice.reason)
+        )
+
+    def _known(self) -> Known:
+        ready = [rank.ready for rank in self._state().ranks if rank.ready is not None]
+        frees = [free for one in ready if (free := _free_bytes(one, ready)) is not None]
+        return Known(
+            prompts=self._scheduler.pending,
+            ranks=self._scheduler.active_ranks,
+            tokens_per_row=self._config.max_new_tokens + self._scheduler.longest // autobatch.BYTES_PER_TOKEN,
+            memory_free_bytes=min(frees) if frees else None,
+            kv_bytes_per_token=ready[0].kv_bytes_per_token if ready else None,
+        )
+
+
+def _free_bytes(one: RankReady, ready: list[RankReady]) -> int | None:
+    """Free memory for one rank: ranks on one device share what it has."""
+    if one.memory_free_bytes is None:
+        return None
+    sharing = sum(other.device == one.device for other in ready)
+    return one.memory_free_bytes // sharing
