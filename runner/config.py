@@ -44,7 +44,7 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     prompts: str
     model: str = "demo"
     ranks: int = 1
-    batch_size: int | None = 16
+    batch_size: int | None = None
     max_new_tokens: int = 100
     dispatch: Dispatch = "pull"
     order: Order = "length"

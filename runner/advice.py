@@ -1,0 +1,190 @@
+"""What the figures of a run suggest: one sentence each, with its reason and its figure.
+
+Pure functions over the state. None speaks without evidence: each needs whole batches, or a minute of
+samples, and says the figure it rests on. The most useful comes first.
+"""
+
+from collections.abc import Callable, Iterator
+
+import msgspec
+
+from runner.scheduler import batches_needed
+from runner.state import RunState
+from runner.stretches import Stretch
+
+LEAST_BATCHES_A_RANK = 2
+LEAST_SECONDS = 20.0
+PADDING_WASTE = 0.35
+IDLE = 0.15
+SLOW_RANK = 0.75
+BUSY_LOW_PERCENT = 60.0
+BUSY_SAMPLES = 15
+MEMORY_FREE = 0.5
+MEMORY_FULL = 0.92
+FOREIGN_BYTES = 512 * 2**20
+
+HARMLESS_THROTTLES = {"idle", "applications clocks", "app clocks", "sync boost", "display clocks"}
+
+
+class Advice(msgspec.Struct, frozen=True, kw_only=True):
+    """One suggestion. `kind` names the rule, `text` is for people."""
+
+    kind: str
+    text: str
+
+
+def advise(state: RunState) -> list[Advice]:
+    """Everything worth saying now, most useful first; empty before there is evidence and after the end's last word."""
+    return [advice for rule in RULES for advice in rule(state)]
+
+
+def _rounds(state: RunState) -> Iterator[Advice]:
+    """Rounds that do not divide: one batch size, a little larger, would spare a whole round."""
+    if state.config is None or state.ready_at is None or state.prompts <= 0 or state.auto:
+        return
+    ranks, size = state.active_ranks, state.batch_size
+    rounds = batches_needed(state.prompts, ranks, size) // ranks if ranks else 0
+    if not 2 <= rounds <= 4:
+        return
+    better = -(-state.prompts // (ranks * (rounds - 1)))
+    if better <= size * 1.6:
+        some = "1 rank" if ranks == 1 else f"{ranks} ranks"
+        yield Advice(
+            kind="rounds",
+            text=f"{some} at batch size {size} need {rounds} rounds for {state.prompts:,} prompts; "
+            f"batch size {better} needs {rounds - 1}.",
+        )
+
+
+def _padding(state: RunState) -> Iterator[Advice]:
+    if _measured(state) and state.padding_waste > PADDING_WASTE:
+        cure = "a smaller batch size wastes less"
+        if state.config is not None and state.config.order == "input":
+            cure = "--order length puts like lengths together"
+        yield Advice(kind="padding", text=f"Padding waste is {state.padding_waste:.0%} of all token slots; {cure}.")
+
+
+def _idle(state: RunState) -> Iterator[Advice]:
+    if state.paused or state.seconds < LEAST_SECONDS or state.phase != "running" or state.attempt > 1:
+        return
+    for rank in state.ranks[: state.active_ranks]:
+        if state.idle(rank) > IDLE and rank.batches >= LEAST_BATCHES_A_RANK:
+            yield Advice(kind="idle", text=f"Rank {rank.rank} had no batch in hand for {state.idle(rank):.0%} of its time.")
+            return
+
+
+def _slow_rank(state: RunState) -> Iterator[Advice]:
+    stretch = state.stretches[-1] if state.stretches else None
+    if stretch is None or len(stretch.shares) < 2:
+        return
+    rates = {
+        rank: share.tokens / share.seconds
+        for rank, share in stretch.shares.items()
+        if share.seconds > 0 and share.batches >= LEAST_BATCHES_A_RANK
+    }
+    if len(rates) < 2:
+        return
+    slowest = min(rates, key=rates.__getitem__)
+    ordered = sorted(rates.values())
+    median = ordered[len(ordered) // 2]
+    if rates[slowest] < SLOW_RANK * median:
+        yield Advice(
+            kind="slow rank",
+            text=f"Rank {slowest} makes {rates[slowest]:.0f} tok/s in its batches, the others about {median:.0f}.",
+        )
+
+
+def _busy(state: RunState) -> Iterator[Advice]:
+    for device in state.devices:
+        sample = device.sample
+        recent = [busy for busy in device.busy_history[-BUSY_SAMPLES:] if busy is not None]
+        if state.phase != "running" or state.paused or not device.ranks or len(recent) < BUSY_SAMPLES:
+            continue
+        mean, share = sum(recent) / len(recent), _memory_share(sample.memory_used_bytes, sample.memory_total_bytes)
+        if mean < BUSY_LOW_PERCENT and share is not None and share < MEMORY_FREE:
+            yield Advice(
+                kind="busy low",
+                text=f"GPU {sample.index} is busy {mean:.0f}% and {1 - share:.0%} of its memory is free: try a larger batch size.",
+            )
+            return
+
+
+def _memory(state: RunState) -> Iterator[Advice]:
+    for device in state.devices:
+        share = _memory_share(device.sample.memory_used_bytes, device.sample.memory_total_bytes)
+        if device.ranks and share is not None and share > MEMORY_FULL:
+            yield Advice(kind="memory", text=f"GPU {device.sample.index} has {share:.0%} of its memory in use: near the wall.")
+            return
+    capped = [rank for rank in state.ranks if rank.cap is not None]
+    if capped:
+        yield Advice(
+            kind="memory",
+            text=f"Rank {capped[0].rank} ran out of memory and gets at most {capped[0].cap} prompts per batch.",
+        )
+
+
+def _throttling(state: RunState) -> Iterator[Advice]:
+    for device in state.devices:
+        reasons = [reason for reason in device.sample.throttle_reasons or () if reason not in HARMLESS_THROTTLES]
+        if device.ranks and reasons:
+            clock = ""
+            if device.sample.sm_clock_mhz and device.sample.sm_clock_max_mhz:
+                clock = f" at {device.sample.sm_clock_mhz} of {device.sample.sm_clock_max_mhz} MHz"
+            yield Advice(kind="throttling", text=f"GPU {device.sample.index} is throttled ({', '.join(reasons)}){clock}.")
+            return
+
+
+def _foreign(state: RunState) -> Iterator[Advice]:
+    """Memory that was in use beyond what was free for the first of our ranks after it had loaded."""
+    for device in state.devices:
+        used = device.sample.memory_used_bytes
+        ready = [one for rank in device.ranks if (one := state.ranks[rank].ready) is not None]
+        if used is None or not ready or len(ready) < len(device.ranks):
+            continue
+        held = [one.memory_total_bytes - one.memory_free_bytes for one in ready
+                if one.memory_total_bytes is not None and one.memory_free_bytes is not None]  # fmt: skip
+        own = sum(one.parameter_bytes or 0 for one in ready)
+        if held and max(held) - own > max(FOREIGN_BYTES * 4 * len(ready), own):
+            yield Advice(
+                kind="foreign process",
+                text=f"GPU {device.sample.index} had {(max(held) - own) / 2**30:.1f} GiB in use beside the model: another process?",
+            )
+            return
+
+
+def _memory_share(used: int | None, total: int | None) -> float | None:
+    return used / total if used is not None and total else None
+
+
+def _measured(state: RunState) -> bool:
+    return sum(rank.batches for rank in state.ranks) >= LEAST_BATCHES_A_RANK * max(1, state.active_ranks)
+
+
+RULES: tuple[Callable[[RunState], Iterator[Advice]], ...] = (
+    _memory,
+    _throttling,
+    _foreign,
+    _slow_rank,
+    _rounds,
+    _busy,
+    _idle,
+    _padding,
+)
+
+
+class Turned(msgspec.Struct, frozen=True, kw_only=True):
+    """A knob was turned: the stretch before and after, for the line beside the chart."""
+
+    before: Stretch
+    after: Stretch
+
+
+def last_turn(state: RunState) -> Turned | None:
+    """The newest stretch beside the one before it that was measured; None while there is no such pair."""
+    if len(state.stretches) < 2:
+        return None
+    after = state.stretches[-1]
+    for before in reversed(state.stretches[:-1]):
+        if before.tokens_per_second is not None:
+            return Turned(before=before, after=after)
+    return None
