@@ -69,7 +69,9 @@ def _idle(state: RunState) -> Iterator[Advice]:
         return
     for rank in state.ranks[: state.active_ranks]:
         if state.idle(rank) > IDLE and rank.batches >= LEAST_BATCHES_A_RANK:
-            yield Advice(kind="idle", text=f"Rank {rank.rank} had no batch in hand for {state.idle(rank):.0%} of its time.")
+            yield Advice(
+                kind="idle", text=f"Rank {rank.rank} had no batch in hand for {state.idle(rank):.0%} of its time."
+            )
             return
 
 
@@ -102,10 +104,8 @@ def _busy(state: RunState) -> Iterator[Advice]:
             continue
         mean, share = sum(recent) / len(recent), _memory_share(sample.memory_used_bytes, sample.memory_total_bytes)
         if mean < BUSY_LOW_PERCENT and share is not None and share < MEMORY_FREE:
-            yield Advice(
-                kind="busy low",
-                text=f"GPU {sample.index} is busy {mean:.0f}% and {1 - share:.0%} of its memory is free: try a larger batch size.",
-            )
+            figures = f"GPU {sample.index} is busy {mean:.0f}% and {1 - share:.0%} of its memory is free"
+            yield Advice(kind="busy low", text=f"{figures}: try a larger batch size.")
             return
 
 
@@ -113,7 +113,9 @@ def _memory(state: RunState) -> Iterator[Advice]:
     for device in state.devices:
         share = _memory_share(device.sample.memory_used_bytes, device.sample.memory_total_bytes)
         if device.ranks and share is not None and share > MEMORY_FULL:
-            yield Advice(kind="memory", text=f"GPU {device.sample.index} has {share:.0%} of its memory in use: near the wall.")
+            yield Advice(
+                kind="memory", text=f"GPU {device.sample.index} has {share:.0%} of its memory in use: near the wall."
+            )
             return
     capped = [rank for rank in state.ranks if rank.cap is not None]
     if capped:
@@ -130,7 +132,9 @@ def _throttling(state: RunState) -> Iterator[Advice]:
             clock = ""
             if device.sample.sm_clock_mhz and device.sample.sm_clock_max_mhz:
                 clock = f" at {device.sample.sm_clock_mhz} of {device.sample.sm_clock_max_mhz} MHz"
-            yield Advice(kind="throttling", text=f"GPU {device.sample.index} is throttled ({', '.join(reasons)}){clock}.")
+            yield Advice(
+                kind="throttling", text=f"GPU {device.sample.index} is throttled ({', '.join(reasons)}){clock}."
+            )
             return
 
 
@@ -145,10 +149,8 @@ def _foreign(state: RunState) -> Iterator[Advice]:
                 if one.memory_total_bytes is not None and one.memory_free_bytes is not None]  # fmt: skip
         own = sum(one.parameter_bytes or 0 for one in ready)
         if held and max(held) - own > max(FOREIGN_BYTES * 4 * len(ready), own):
-            yield Advice(
-                kind="foreign process",
-                text=f"GPU {device.sample.index} had {(max(held) - own) / 2**30:.1f} GiB in use beside the model: another process?",
-            )
+            beside = f"{(max(held) - own) / 2**30:.1f} GiB in use beside the model"
+            yield Advice(kind="foreign process", text=f"GPU {device.sample.index} had {beside}: another process?")
             return
 
 

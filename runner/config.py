@@ -129,7 +129,7 @@ def _check_sampling(config: RunConfig) -> list[Problem]:
 
 
 def from_mapping(values: dict[str, Any]) -> RunConfig:
-    """A RunConfig from plain values (a TOML file under the flags).
+    """A RunConfig from plain values (a TOML file under the flags). A batch size may be the word `auto`.
 
     Raises:
         ValueError: a name that is no setting, or a value of the wrong type, said for people.
@@ -138,6 +138,11 @@ def from_mapping(values: dict[str, Any]) -> RunConfig:
     unknown = sorted(set(values) - known)
     if unknown:
         raise ValueError(f"unknown setting {unknown[0]!r}; known are: {', '.join(sorted(known))}")
+    values = {**values}
+    if isinstance(size := values.get("batch_size"), str):
+        if size != "auto" and not re.fullmatch(r"[+-]?\d+", size.strip()):
+            raise ValueError(f"batch_size must be a number or auto, not {size!r}")
+        values["batch_size"] = None if size == "auto" else int(size)
     try:
         return msgspec.convert(values, RunConfig)
     except msgspec.ValidationError as error:

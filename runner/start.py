@@ -299,11 +299,9 @@ def resume(directory: Path, changes: Mapping[str, Any]) -> Started:
         run = rundir.read_run_file(directory)
         if rundir.supervisor_alive(directory):
             raise InputError([f"{directory} already has a live supervisor; `rankdeck attach {run.name}` watches it"])
-        rundir.mend(directory / rundir.OUTPUTS_FILE)
-        done = sum(1 for _ in rundir.read_outputs(directory))
-    except (rundir.RunFileError, msgspec.MsgspecError) as error:
+    except rundir.RunFileError as error:
         raise InputError([str(error)]) from None
-    if done >= run.prompts:
+    if run.status == "completed":
         raise InputError([f"{run.name} is complete: each of its {run.prompts:,} prompts has its record"])
     config = msgspec.structs.replace(run.config, **changes)
     problems = settings.check(config)

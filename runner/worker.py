@@ -148,6 +148,7 @@ class _Rank:
         self.link.send(protocol.Share(rank=self.rank, start=start, stop=stop))
 
     def _ready(self, loaded: "StaticEngine", device: Any, seconds: float) -> protocol.RankReady:
+        import psutil
         import torch
 
         facts: dict[str, Any] = {}
@@ -165,7 +166,13 @@ class _Rank:
                     f"{properties.pci_domain_id:08x}:{properties.pci_bus_id:02x}:{properties.pci_device_id:02x}.0"
                 )
         else:
-            facts = {"device_name": "CPU", "threads": torch.get_num_threads()}
+            memory = psutil.virtual_memory()
+            facts = {
+                "device_name": _cpu_name(),
+                "threads": torch.get_num_threads(),
+                "memory_free_bytes": memory.available,
+                "memory_total_bytes": memory.total,
+            }
         return protocol.RankReady(
             rank=self.rank,
             device=str(device) if device.type == "cuda" else device.type,
@@ -223,6 +230,16 @@ class _Rank:
             for start in range(0, len(gathered), GATHER_PART):
                 self.link.send(protocol.Gathered(records=gathered[start : start + GATHER_PART], last=False))
             self.link.send(protocol.Gathered(records=[], last=True))
+
+
+def _cpu_name() -> str:
+    """What the processor calls itself (Linux), else `CPU`."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return "CPU"
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, "CPU") or "CPU"
 
 
 def _fatal(error: Exception) -> bool:

@@ -64,6 +64,23 @@ def _rankdeck(
         raise typer.Exit(watch.start_screen())
 
 
+Ranks = Annotated[int | None, typer.Option(help="World size.  [default: the GPUs seen, or min(2, cores) on a CPU]")]
+BatchSize = Annotated[str | None, typer.Option(help="Prompts per batch and rank, or auto.  [default: auto]")]
+NewTokens = Annotated[int | None, typer.Option(help="Output tokens per prompt at most.  [default: 100]")]
+Limit = Annotated[int | None, typer.Option(help="Only the first so many prompts.")]
+Dispatch = Annotated[
+    str | None, typer.Option(help="pull (ranks ask for batches) or split (each has its share).  [default: pull]")
+]
+Order = Annotated[str | None, typer.Option(help="length (longest first, little padding) or input.  [default: length]")]
+Device = Annotated[str | None, typer.Option(help="auto, cuda or cpu.  [default: auto]")]
+Dtype = Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.  [default: auto]")]
+Engine = Annotated[str | None, typer.Option(help="auto or static.  [default: auto]")]
+Restarts = Annotated[int | None, typer.Option(help="How often ranks are launched afresh after one died.  [default: 3]")]
+Plain = Annotated[bool, typer.Option("--plain", help="Lines instead of the dashboard.")]
+Json = Annotated[bool, typer.Option("--json", help="The event stream as JSON, an object a line.")]
+Run = Annotated[str, typer.Argument(help="A run's name, or its directory.")]
+
+
 @app.command()
 def run(
     prompts: Annotated[
@@ -71,22 +88,14 @@ def run(
         typer.Argument(help="A file of prompts (.txt, .jsonl, .json, .csv, .parquet), or - for standard input."),
     ] = None,
     model: Annotated[str | None, typer.Option(help="demo, a local folder, or a hub id.  [default: demo]")] = None,
-    ranks: Annotated[
-        int | None, typer.Option(help="World size.  [default: the GPUs seen, or min(2, cores) on a CPU]")
-    ] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Prompts per batch and rank.  [default: 16]")] = None,
-    max_new_tokens: Annotated[
-        int | None, typer.Option(help="Output tokens per prompt at most.  [default: 100]")
-    ] = None,
-    dispatch: Annotated[
-        str | None, typer.Option(help="pull (ranks ask for batches) or split (each has its share).  [default: pull]")
-    ] = None,
-    order: Annotated[
-        str | None, typer.Option(help="length (longest first, little padding) or input.  [default: length]")
-    ] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cuda or cpu.  [default: auto]")] = None,
-    dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.  [default: auto]")] = None,
-    engine: Annotated[str | None, typer.Option(help="auto or static.  [default: auto]")] = None,
+    ranks: Ranks = None,
+    batch_size: BatchSize = None,
+    max_new_tokens: NewTokens = None,
+    dispatch: Dispatch = None,
+    order: Order = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    engine: Engine = None,
     chat: Annotated[
         bool | None, typer.Option("--chat", help="Put plain prompts through the model's chat template.")
     ] = None,
@@ -98,7 +107,8 @@ def run(
     ignore_eos: Annotated[
         bool | None, typer.Option("--ignore-eos", help="Fixed length: end-of-sequence is ignored; for measuring.")
     ] = None,
-    limit: Annotated[int | None, typer.Option(help="Only the first so many prompts.")] = None,
+    max_restarts: Restarts = None,
+    limit: Limit = None,
     column: Annotated[str | None, typer.Option(help="The column of a .csv or .parquet that holds the prompts.")] = None,
     output: Annotated[str | None, typer.Option(help="Where a copy of outputs.jsonl goes when the run ends.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace --output if it exists.")] = False,
@@ -107,12 +117,11 @@ def run(
     ] = None,
     name: Annotated[str | None, typer.Option(help="The run's name.")] = None,
     config: Annotated[Path | None, typer.Option(help="A TOML file of these settings; flags win.")] = None,
-    plain: Annotated[bool, typer.Option("--plain", help="Lines instead of the dashboard.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="The event stream as JSON, an object a line.")] = False,
+    plain: Plain = False,
+    json: Json = False,
 ) -> None:
     """Answer every prompt of a file, and watch it happen."""
-    flags = {name: value for name, value in locals().items() if name in _SETTINGS and value is not None}
-    values = {**_read_config(config), **flags}
+    values = {**_read_config(config), **_given(locals())}
     if "prompts" not in values:
         raise _refuse("name a file of prompts: rankdeck run PROMPTS")
     _launch(values, run_dir=run_dir, force=force, plain=plain, json=json)
@@ -120,19 +129,72 @@ def run(
 
 @app.command()
 def demo(
-    ranks: Annotated[
-        int | None, typer.Option(help="World size.  [default: the GPUs seen, or min(2, cores) on a CPU]")
-    ] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Prompts per batch and rank.  [default: 16]")] = None,
-    max_new_tokens: Annotated[int | None, typer.Option(help="Output tokens per prompt at most.  [default: 50]")] = None,
-    limit: Annotated[int | None, typer.Option(help="Only the first so many prompts.")] = None,
-    plain: Annotated[bool, typer.Option("--plain", help="Lines instead of the dashboard.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="The event stream as JSON, an object a line.")] = False,
+    ranks: Ranks = None,
+    batch_size: BatchSize = None,
+    max_new_tokens: Annotated[int, typer.Option(help="Output tokens per prompt at most.")] = 50,
+    limit: Limit = None,
+    plain: Plain = False,
+    json: Json = False,
 ) -> None:
     """The sample prompts on the embedded model: the whole way, on any machine."""
-    values: dict[str, Any] = {"prompts": str(_sample_prompts()), "model": "demo", "max_new_tokens": 50}
-    values |= {name: value for name, value in locals().items() if name in _SETTINGS and value is not None}
+    values = {"prompts": str(_sample_prompts()), "model": "demo", **_given(locals())}
     _launch(values, run_dir=None, force=False, plain=plain, json=json)
+
+
+@app.command()
+def attach(
+    run: Annotated[
+        str | None, typer.Argument(help="A run's name, or its directory.  [default: the newest live run]")
+    ] = None,
+    plain: Plain = False,
+    json: Json = False,
+) -> None:
+    """Watch a live run, from its beginning on; leaving does not stop it."""
+    _one_view(plain, json)
+    directory = _find(run)
+    if not rundir.supervisor_alive(directory):
+        state = rundir.read_run_file(directory)
+        if state.status == "running":
+            raise _refuse(f"{state.name} has lost its supervisor; `rankdeck resume {state.name}` goes on with it")
+        raise _refuse(f"{state.name} has ended ({state.status}); its outputs are {directory / rundir.OUTPUTS_FILE}")
+    raise typer.Exit(watch.watch(directory, plain=plain or not sys.stdout.isatty(), json=json))
+
+
+@app.command()
+def stop(
+    run: Run,
+    now: Annotated[bool, typer.Option("--now", help="Abandon the batches in flight.")] = False,
+) -> None:
+    """Stop a live run after the batches in flight, and wait until it has."""
+    directory = _find(run)
+    if not rundir.supervisor_alive(directory):
+        raise _refuse(f"{directory.name} is not live; there is nothing to stop")
+    raise typer.Exit(watch.stop(directory, now=now))
+
+
+@app.command()
+def resume(
+    run: Run,
+    ranks: Ranks = None,
+    batch_size: BatchSize = None,
+    engine: Engine = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    order: Order = None,
+    max_restarts: Restarts = None,
+    plain: Plain = False,
+    json: Json = False,
+) -> None:
+    """Go on with a run that was stopped, failed or lost its supervisor: exactly the prompts that have no record yet."""
+    _one_view(plain, json)
+    directory = _find(run)
+    try:
+        before = msgspec.to_builtins(rundir.read_run_file(directory).config)
+        config = settings.from_mapping({**before, **_given({**locals(), "run": None})})
+        started = start.resume(directory, msgspec.structs.asdict(config))
+    except (ValueError, rundir.RunFileError, start.InputError) as error:
+        raise _refuse(str(error)) from None
+    raise typer.Exit(watch.watch(started.directory, started.died, plain=plain or not sys.stdout.isatty(), json=json))
 
 
 @app.command()
@@ -174,6 +236,23 @@ def list_runs(
 _SETTINGS = {field.name for field in msgspec.structs.fields(RunConfig)}
 
 
+def _given(arguments: dict[str, Any]) -> dict[str, Any]:
+    """The settings among a command's arguments that were given."""
+    return {name: value for name, value in arguments.items() if name in _SETTINGS and value is not None}
+
+
+def _find(run: str | None) -> Path:
+    try:
+        return rundir.newest_live_run() if run is None else rundir.find_run(run)
+    except rundir.RunFileError as error:
+        raise _refuse(str(error)) from None
+
+
+def _one_view(plain: bool, json: bool) -> None:
+    if plain and json:
+        raise _refuse("--plain and --json exclude each other")
+
+
 def _read_config(path: Path | None) -> dict[str, Any]:
     if path is None:
         return {}
@@ -195,8 +274,7 @@ def _sample_prompts() -> Path:
 
 
 def _launch(values: dict[str, Any], *, run_dir: Path | None, force: bool, plain: bool, json: bool) -> None:
-    if plain and json:
-        raise _refuse("--plain and --json exclude each other")
+    _one_view(plain, json)
     try:
         values.setdefault("ranks", start.default_ranks(values.get("device", "auto")))
         config = settings.from_mapping(values)
@@ -208,4 +286,4 @@ def _launch(values: dict[str, Any], *, run_dir: Path | None, force: bool, plain:
     run = rundir.read_run_file(started.directory)
     for warning in start.warnings(run.config, run.prompts):
         typer.echo(f"rankdeck: warning: {warning}", err=True)
-    raise typer.Exit(watch.watch(started, plain=plain or not sys.stdout.isatty(), json=json))
+    raise typer.Exit(watch.watch(started.directory, started.died, plain=plain or not sys.stdout.isatty(), json=json))

@@ -56,9 +56,7 @@ class PlainView:
             case protocol.RankPhase():
                 return [f"rank {event.rank}: {event.phase}"]
             case protocol.RankReady():
-                device = (
-                    event.device if event.device_name == "CPU" else f"{event.device} {text.visible(event.device_name)}"
-                )
+                device = f"{event.device} ({text.visible(event.device_name)})"
                 return [f"rank {event.rank}: ready on {device}, {event.dtype}, after {event.seconds:.1f} s"]
             case protocol.Output():
                 return [output_line(event.record)]

@@ -8,11 +8,12 @@ import contextlib
 import signal
 import sys
 from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runner import protocol, start
+from runner import protocol, rundir, start
 from runner.config import Problem, RunConfig
-from runner.start import Started
 from runner.state import Snapshot, ToViewer
 from tui.client import SocketSource, Source, SourceError
 from tui.plain import PlainView, end_lines
@@ -23,13 +24,13 @@ if TYPE_CHECKING:
 EXIT_BAD_INPUT, EXIT_DIED, EXIT_INTERRUPTED = 2, 3, 130
 
 
-def watch(started: Started, *, plain: bool, json: bool) -> int:
-    """Watch the run just started until it ends or the viewer leaves. Returns the exit status."""
-    source = SocketSource(started.directory, started.died)
+def watch(directory: Path, died: Callable[[], bool] = lambda: False, *, plain: bool, json: bool) -> int:
+    """Watch the run in `directory` until it ends or the viewer leaves. Returns the exit status."""
+    source = SocketSource(directory, died)
     if not plain and not json:
         from tui.app import RankdeckApp
 
-        return _fly(RankdeckApp(source))
+        return _fly(RankdeckApp(source, earlier=rundir.read_outputs))
     return asyncio.run(_follow(source, _JsonView() if json else PlainView()))
 
 
@@ -37,15 +38,37 @@ def start_screen() -> int:
     """The dashboard's start screen: choose, launch, watch. Returns the exit status."""
     from tui.app import RankdeckApp
 
-    return _fly(RankdeckApp(None, launcher=_Launcher()))
+    return _fly(RankdeckApp(None, launcher=_Launcher(), earlier=rundir.read_outputs))
+
+
+def stop(directory: Path, *, now: bool) -> int:
+    """Ask a run to stop, wait until it has, and say how it ended. Returns 0 once it has ended."""
+    return asyncio.run(_stop(SocketSource(directory), now))
+
+
+async def _stop(source: SocketSource, now: bool) -> int:
+    await source.send(protocol.Stop(now=now))
+    view = PlainView(lambda _: None)
+    try:
+        async for message in source.events():
+            view.show(message)
+    except SourceError as error:
+        sys.stderr.write(f"rankdeck: {error}\n")
+        return EXIT_DIED
+    sys.stdout.write("".join(f"{line}\n" for line in end_lines(view.state)))
+    return 0
 
 
 class _Launcher:
     """What the start screen may ask of the machine."""
 
-    def __init__(self) -> None:
-        self.machine = start.machine_line()
-        self.default_ranks = start.default_ranks()
+    @cached_property
+    def machine(self) -> str:
+        return start.machine_line()
+
+    @cached_property
+    def default_ranks(self) -> int:
+        return start.default_ranks()
 
     def check(self, config: RunConfig) -> list[Problem]:
         return start.check(config)
@@ -58,10 +81,13 @@ class _Launcher:
 def _fly(app: "RankdeckApp") -> int:
     app.run()
     state = app.final_state
+    if app.lost is not None:
+        sys.stderr.write(f"rankdeck: {app.lost}\n")
+        return EXIT_DIED
     if state is None or state.config is None:
         return app.return_code or 0
     if state.ended is None:
-        sys.stdout.write(f"run {state.name} goes on; its directory is {state.directory}\n")
+        sys.stdout.write(f"run {state.name} goes on. Watch it: rankdeck attach {state.name}\n")
         return 0
     sys.stdout.write("".join(f"{line}\n" for line in end_lines(state)))
     return state.ended.exit_status
@@ -112,6 +138,9 @@ async def _follow(source: Source, view: PlainView | _JsonView) -> int:
     except SourceError as error:
         sys.stderr.write(f"rankdeck: {error}\n")
         return EXIT_DIED
+    except BrokenPipeError:
+        sys.stderr.write("rankdeck: nobody reads any more; the run goes on, `rankdeck attach` watches it\n")
+        return 0
     except asyncio.CancelledError:
         return EXIT_INTERRUPTED
     finally:
