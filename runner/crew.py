@@ -13,7 +13,7 @@ from runner.controls import Controls
 from runner.prompts import PromptIndex
 from runner.protocol import AnyEvent, FromRank, OutputRecord, StepsInFlight
 from runner.scheduler import Scheduler
-from runner.server import RankPeer
+from runner.server import NoMessageError, RankPeer
 
 
 class Crew:
@@ -66,6 +66,8 @@ class Crew:
         try:
             async for message in peer.messages():
                 self._hear(rank, message)
+        except NoMessageError as error:
+            self._log("supervisor", f"rank {rank} said something that is no message, and is taken for lost: {error}")
         finally:
             del self._peers[rank]
             self._idle.discard(rank)

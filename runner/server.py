@@ -23,6 +23,10 @@ GREETING_SECONDS = 10.0
 VIEWER_BACKLOG_BYTES = 1024 * 1024
 
 
+class NoMessageError(Exception):
+    """A peer said something that is no message, or is too long to be one."""
+
+
 class Peer:
     """One connection, after its greeting."""
 
@@ -33,10 +37,10 @@ class Peer:
         """Lines until the peer hangs up.
 
         Raises:
-            ValueError: a line longer than any message of ours.
+            NoMessageError: a line longer than any message of ours.
         """
         with contextlib.suppress(ConnectionError):
-            while line := await self._reader.readline():
+            while line := await _read_line(self._reader):
                 yield line
 
     @property
@@ -75,11 +79,10 @@ class RankPeer(Peer):
         """What the rank says.
 
         Raises:
-            msgspec.MsgspecError, ValueError: it said something that is no message.
+            NoMessageError: it said something that is no message.
         """
-        decoder: Any = msgspec.json.Decoder(FromRank)
         async for line in self.lines():
-            yield decoder.decode(line)
+            yield _decode(line, FromRank)
 
 
 class _Viewer(Peer):
@@ -163,7 +166,7 @@ class Server:
             await self._talk(reader, writer)
         except TimeoutError:
             self._log("a connection said nothing and was closed")
-        except (msgspec.MsgspecError, ValueError) as error:
+        except NoMessageError as error:
             self._log(f"a connection said something that is no message and was closed: {error}")
         except ConnectionError:
             pass
@@ -176,10 +179,10 @@ class Server:
             self._log(f"refused a connection of uid {uid}")
             return
         async with asyncio.timeout(GREETING_SECONDS):
-            line = await reader.readline()
+            line = await _read_line(reader)
         if not line:
             return
-        greeting: RankHello | protocol.ViewerHello = msgspec.json.decode(line, type=Greeting)
+        greeting: RankHello | protocol.ViewerHello = _decode(line, Greeting)
         if greeting.version != protocol.PROTOCOL_VERSION:
             reason = (
                 f"this run speaks protocol {protocol.PROTOCOL_VERSION}, not {greeting.version}; use the same rankdeck"
@@ -193,13 +196,26 @@ class Server:
             await self._watch(_Viewer(reader, writer))
 
     async def _watch(self, viewer: _Viewer) -> None:
-        decoder: Any = msgspec.json.Decoder(Command)
         self._viewers.add(viewer)
         try:
             async for line in viewer.lines():
-                self._on_command(decoder.decode(line))
+                self._on_command(_decode(line, Command))
         finally:
             self._viewers.remove(viewer)
+
+
+async def _read_line(reader: asyncio.StreamReader) -> bytes:
+    try:
+        return await reader.readline()
+    except ValueError:
+        raise NoMessageError(f"a line of more than {protocol.MAX_LINE_BYTES} bytes") from None
+
+
+def _decode(line: bytes, kind: Any) -> Any:
+    try:
+        return msgspec.json.decode(line, type=kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise NoMessageError(str(error)) from None
 
 
 def _peer_uid(writer: asyncio.StreamWriter) -> int | None:

@@ -81,7 +81,7 @@ class Supervisor:
             rundir.socket_path(directory),
             viewers=self._viewers,
             on_rank=self._serve_rank,
-            on_command=self.obey,
+            on_command=self._hear_command,
             log=lambda text: self.log("supervisor", text),
         )
         self._ending: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -327,9 +327,8 @@ class Supervisor:
                 await work
             except Ending as ending:
                 self._finish_with(ending)
-            except Exception as error:  # a bug of ours must end the run with its cause, not hang it
-                self.log("supervisor", traceback.format_exc())
-                self._finish_with(Ending("failed", EXIT_DIED, f"supervisor: {type(error).__name__}: {error}"))
+            except Exception as error:
+                self._own_fault(error)
 
         task = asyncio.get_running_loop().create_task(guarded())
         self._tasks.add(task)
@@ -339,8 +338,23 @@ class Supervisor:
     # --- ranks --------------------------------------------------------------------------------
 
     async def _serve_rank(self, peer: RankPeer) -> None:
-        if self._attempt is not None:
+        if self._attempt is None:
+            return
+        try:
             await self._attempt.serve(peer)
+        except Exception as error:
+            self._own_fault(error)
+
+    def _hear_command(self, command: protocol.Command) -> None:
+        try:
+            self.obey(command)
+        except Exception as error:
+            self._own_fault(error)
+
+    def _own_fault(self, error: Exception) -> None:
+        """A bug of ours, or files that went away under us, must end the run with its cause, not hang it."""
+        self.log("supervisor", "".join(traceback.format_exception(error)))
+        self._finish_with(Ending("failed", EXIT_DIED, f"supervisor: {type(error).__name__}: {error}"))
 
     def _keep(self, record: OutputRecord) -> None:
         """A finished prompt: handed to the system before anybody sees it, or kept until that is possible."""

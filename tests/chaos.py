@@ -19,7 +19,17 @@ from runner.start import Started
 from tests.test_supervisor import processes_of
 from tui.client import SocketSource, SourceError
 
-ACTIONS = ("kill rank", "kill supervisor", "kill viewer", "stop", "stop now", "batch size", "active ranks", "pause", "stall")
+ACTIONS = (
+    "kill rank",
+    "kill supervisor",
+    "kill viewer",
+    "stop",
+    "stop now",
+    "batch size",
+    "active ranks",
+    "pause",
+    "stall",
+)
 
 WATCH = """
 import asyncio, sys

@@ -13,7 +13,6 @@ from runner.config import RunConfig
 from runner.start import Started
 
 
-
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--chaos-seeds", type=int, default=50, help="runs of the chaos test with stand-in ranks")
 

@@ -68,7 +68,7 @@ async def test_in_a_split_run_the_share_of_an_inactive_rank_is_done_by_the_other
         if isinstance(message, protocol.RanksReady):
             await source.send(protocol.SetActiveRanks(active_ranks=1))
 
-    state, _ = await watch(started, when=turn)
+    _state, _ = await watch(started, when=turn)
     assert started.process.wait(10) == 0
     assert [record.text for record in outputs(started.directory)] == expected(MANY)
 

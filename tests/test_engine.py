@@ -78,7 +78,7 @@ def test_each_answer_of_a_padded_batch_is_that_of_the_prompt_alone(model):
 def test_output_tokens_end_with_the_end_of_sequence_token_and_padding_is_never_counted(model):
     # An end-of-sequence token that this model does write: the most common token of its answers.
     free = make(model, ignore_eos=True)
-    rows = [record for record in free.generate(prompts(*TEXTS)).records]
+    rows = list(free.generate(prompts(*TEXTS)).records)
     assert {record.output_tokens for record in rows} == {12}
     assert {record.finish_reason for record in rows} == {"length"}
     ended = make(model)
@@ -97,7 +97,13 @@ def test_output_tokens_end_with_the_end_of_sequence_token_and_padding_is_never_c
 
 @pytest.mark.parametrize(
     ("tokens", "kept", "reason"),
-    [([5, 6, 1, 0, 0], [5, 6, 1], "stop"), ([5, 6], [5, 6], "length"), ([1], [1], "stop"), ([], [], "length"), ([5, 9, 1], [5, 9], "stop")],
+    [
+        ([5, 6, 1, 0, 0], [5, 6, 1], "stop"),
+        ([5, 6], [5, 6], "length"),
+        ([1], [1], "stop"),
+        ([], [], "length"),
+        ([5, 9, 1], [5, 9], "stop"),
+    ],
 )  # fmt: skip
 def test_a_row_is_cut_after_its_first_end_of_sequence_token(tokens, kept, reason):
     answer = trim(tokens, frozenset([1, 9]))

@@ -209,3 +209,30 @@ async def test_an_end_waits_for_space_until_it_is_told_to_stop(launch, standin_m
     state, _ = await watch(started, when=fill)
     assert started.process.wait(20) == 3
     assert "No space left on device" in state.ended.cause
+
+
+async def test_a_rank_that_talks_nonsense_is_taken_for_lost_and_replaced(launch, slowly, standin_model):
+    (standin_model / "nonsense").touch()
+    started = launch(PROMPTS)
+
+    async def once(message, _):
+        if isinstance(message, protocol.RankLost):
+            (standin_model / "nonsense").unlink()
+
+    state, _ = await watch(started, when=once)
+    assert started.process.wait(20) == 0
+    assert state.attempt == 2
+    assert [record.text for record in outputs(started.directory)] == expected(PROMPTS)
+
+
+async def test_prompts_that_go_away_under_a_run_end_it_with_the_cause(launch, slowly):
+    started = launch(PROMPTS)
+
+    async def remove(message, _):
+        if isinstance(message, protocol.BatchStarted) and message.batch == 2:
+            (started.directory / rundir.PROMPTS_FILE).unlink()
+
+    state, _ = await watch(started, when=remove)
+    assert started.process.wait(20) == 3
+    assert "prompts.jsonl" in state.ended.cause
+    assert not processes_of(started.directory)

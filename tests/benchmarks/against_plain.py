@@ -30,7 +30,8 @@ def plain(model: str, prompts: Path, options: argparse.Namespace, folder: Path) 
     launcher.write_accelerate_config(config, options.ranks, on_cpu=True)
     command = launcher.accelerate_command(config, options.ranks, "tests.benchmarks.article", [])
     script = [str(ROOT / "tests/benchmarks/article.py"), model, str(prompts), str(options.batch_size)]
-    command = [*command[: command.index("-m", 3)], *script, str(options.new_tokens), "fixed" if options.fixed else "natural"]
+    script += [str(options.new_tokens), "fixed" if options.fixed else "natural"]
+    command = [*command[: command.index("-m", 3)], *script]
     environment = launcher.rank_environment(os.environ, options.ranks, True, launcher.usable_cores())
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     return json.loads(next(line for line in done.stdout.splitlines() if line.startswith('{"prompts"')))
@@ -38,7 +39,15 @@ def plain(model: str, prompts: Path, options: argparse.Namespace, folder: Path) 
 
 def rankdeck(model: str, prompts: Path, options: argparse.Namespace, folder: Path) -> dict[str, float]:
     run_dir = folder / f"run-{time.monotonic_ns()}"
-    command = [str(Path(sys.executable).with_name("rankdeck")), "run", str(prompts), "--model", model, "--device", "cpu"]
+    command = [
+        str(Path(sys.executable).with_name("rankdeck")),
+        "run",
+        str(prompts),
+        "--model",
+        model,
+        "--device",
+        "cpu",
+    ]
     command += ["--ranks", str(options.ranks), "--batch-size", str(options.batch_size), "--run-dir", str(run_dir)]
     command += ["--max-new-tokens", str(options.new_tokens), *(["--ignore-eos"] if options.fixed else [])]
     command += [] if options.defaults else ["--order", "input", "--dispatch", "split"]

@@ -52,7 +52,14 @@ def main() -> None:
     if accelerator.is_main_process:
         tokens = sum(count for count, _ in gathered)
         sys.stdout.write(
-            json.dumps({"prompts": len(gathered), "output_tokens": tokens, "seconds": seconds, "tokens_per_second": tokens / seconds})
+            json.dumps(
+                {
+                    "prompts": len(gathered),
+                    "output_tokens": tokens,
+                    "seconds": seconds,
+                    "tokens_per_second": tokens / seconds,
+                }
+            )
             + "\n"
         )
         sys.stdout.flush()

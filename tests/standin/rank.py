@@ -4,8 +4,8 @@
 dies it ends the others and exits with 1. What a rank answers depends on the prompt alone, so that
 any way through the same run gives the same outputs. Prompts steer it: `!raise` makes the batch raise,
 `!huge` runs out of memory, `!die` kills the rank. Files in the model's folder do too: `fail-load` makes it
-fail while loading, `hold` keeps it from getting ready. STANDIN_STEP_SECONDS is the time of a decode step,
-STANDIN_ROOM the most rows that fit.
+fail while loading, `hold` keeps it from getting ready, `nonsense` has rank 0 say something that is no
+message. STANDIN_STEP_SECONDS is the time of a decode step, STANDIN_ROOM the most rows that fit.
 """
 
 import argparse
@@ -99,6 +99,8 @@ class Rank:
                 parameters=1,
             )
         )
+        if (self.model / "nonsense").exists() and self.rank == 0:
+            self.link._socket.sendall(b'{"type": "gibberish"}\n')
         while isinstance(order := self.link.next_order(), Work):
             self.batch(order)
         if order.gather:
@@ -120,9 +122,7 @@ class Rank:
         room = int(os.environ.get("STANDIN_ROOM", "1000000"))
         if len(work.prompts) > room or any(prompt.text == "!huge" for prompt in work.prompts):
             error = "OutOfMemoryError: CUDA out of memory."
-            self.link.send(
-                protocol.BatchFailed(rank=self.rank, batch=work.batch, kind="out_of_memory", error=error)
-            )
+            self.link.send(protocol.BatchFailed(rank=self.rank, batch=work.batch, kind="out_of_memory", error=error))
             return
         if any(prompt.text == "!raise" for prompt in work.prompts):
             self.link.send(
