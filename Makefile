@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 
-.PHONY: demo test lint format setup clean
+.PHONY: demo test lint format pictures setup clean
 
 demo: $(READY)
 	$(BIN)/rankdeck demo
@@ -22,6 +22,9 @@ lint: $(READY)
 format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+pictures: $(READY)
+	$(BIN)/python -m docs.pictures
 
 setup: $(READY)
 

@@ -1,5 +1,6 @@
 """The main job for real: the `rankdeck` command, accelerate's ranks, the demo model, real files."""
 
+import asyncio
 import json
 import subprocess
 import sys
@@ -7,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from runner import models
+from runner import models, rundir, start
+from runner.config import RunConfig
+from tests.chaos import Flight, wrong_with
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.slow
@@ -76,7 +79,7 @@ def test_more_ranks_than_prompts(tmp_path, alone):
 
 def test_a_thousand_short_prompts(tmp_path, alone):
     prompts = [*STORIES, *(f"{number}." for number in range(1000 - len(STORIES)))]
-    records = run(tmp_path, prompts, "--ranks", "2", "--batch-size", "64", "--order", "input")
+    records = run(tmp_path, prompts, "--ranks", "2", "--batch-size", "128", "--order", "input")
     assert len(records) == 1000
     assert_same(records[: len(STORIES)], alone, STORIES)
     assert {record["finish_reason"] for record in records} <= {"stop", "length"}
@@ -104,3 +107,48 @@ def test_a_model_that_cannot_be_loaded_ends_with_its_cause_and_status_3(tmp_path
     failed = next(line for line in done.stdout.splitlines() if " failed: " in line)
     assert "rank " in failed
     assert "ChildFailedError" not in failed, "the cause, not torchrun's banner"
+
+
+@pytest.fixture(scope="session")
+def tiny_model(demo_model: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A small model of random weights with the demo model's tokenizer: loads fast, and answers as surely as any."""
+    folder = tmp_path_factory.mktemp("tiny")
+    code = (
+        "import sys, torch, transformers as t; torch.manual_seed(0)\n"
+        "c = t.AutoConfig.from_pretrained(sys.argv[1])\n"
+        "c.hidden_size, c.intermediate_size, c.num_hidden_layers = 48, 96, 2\n"
+        "c.num_attention_heads, c.num_key_value_heads, c.head_dim, c.initializer_range = 4, 2, 12, 0.5\n"
+        "t.LlamaForCausalLM(c).save_pretrained(sys.argv[2])\n"
+        "t.AutoTokenizer.from_pretrained(sys.argv[1]).save_pretrained(sys.argv[2])\n"
+    )
+    subprocess.run([sys.executable, "-c", code, demo_model, str(folder)], check=True, capture_output=True, timeout=120)
+    return str(folder)
+
+
+async def test_chaos_with_accelerates_own_ranks_ends_like_an_undisturbed_run(tiny_model, tmp_path):
+    prompts = [f"{story} {number}" for number in range(40) for story in STORIES[:3]]
+    source = tmp_path / "p.txt"
+    source.write_text("".join(f"{prompt}\n" for prompt in prompts))
+
+    def launch(name: str) -> start.Started:
+        config = RunConfig(
+            prompts=str(source),
+            model=tiny_model,
+            device="cpu",
+            ranks=2,
+            batch_size=2,
+            max_new_tokens=48,
+            max_restarts=9,
+        )
+        return start.launch(config, run_dir=tmp_path / name)
+
+    calm = launch("calm")
+    actions = ("kill rank", "kill supervisor", "batch size")
+    flights = [Flight(seed, launch(f"seed-{seed}"), acts=2, calm=(10.0, 25.0), actions=actions) for seed in range(3)]
+    await asyncio.gather(*(flight.fly(400) for flight in flights))
+    assert calm.process.wait(200) == 0
+    undisturbed = [record.text for record in rundir.read_outputs(tmp_path / "calm")]
+    assert len(set(undisturbed)) > 3, "the answers tell the prompts apart"
+    assert sum(action.startswith("kill") for flight in flights for action in flight.did) >= 2, "chaos came too late"
+    for flight in flights:
+        assert wrong_with(flight.directory, prompts, lambda index, _: undisturbed[index]) == [], flight.did
