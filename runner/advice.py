@@ -23,7 +23,8 @@ MEMORY_FREE = 0.5
 MEMORY_FULL = 0.92
 FOREIGN_BYTES = 512 * 2**20
 
-HARMLESS_THROTTLES = {"idle", "applications clocks", "app clocks", "sync boost", "display clocks"}
+HARMLESS_THROTTLES = {"idle", "application clocks", "sync boost", "display clocks"}
+"""Of the words of runner.metrics.throttle_words: what nobody needs to look into."""
 
 
 class Advice(msgspec.Struct, frozen=True, kw_only=True):

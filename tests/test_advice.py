@@ -1,0 +1,133 @@
+"""Advice: each with its figure, none without evidence."""
+
+import msgspec
+
+from runner import advice
+from runner.config import RunConfig
+from runner.protocol import DeviceSample, RankReady
+from runner.state import DeviceState, RankState, RunState
+from runner.stretches import RankShare, Stretch
+
+GIB = 2**30
+
+
+def ready(rank: int, **facts) -> RankReady:
+    values = {"device": f"cuda:{rank}", "device_name": "H100", "dtype": "bfloat16", "engine": "static", "seconds": 1}
+    return RankReady(rank=rank, **{**values, "parameters": 1, "parameter_bytes": 2 * GIB, **facts})
+
+
+def flying(world_size: int = 2, **changes) -> RunState:
+    """A minute into a calm run: nothing to say of it."""
+    state = RunState(
+        config=RunConfig(prompts="p", ranks=world_size),
+        prompts=1000,
+        phase="running",
+        now=60.0,
+        ready_at=0.0,
+        first_batch_at=0.0,
+        batch_size=16,
+        active_ranks=world_size,
+        attempt=1,
+        ranks=tuple(
+            RankState(rank=rank, ready=ready(rank), batches=5, slots=100, padded_slots=10, busy_seconds=59.0)
+            for rank in range(world_size)
+        ),
+    )
+    return msgspec.structs.replace(state, **changes)
+
+
+def device(**facts) -> DeviceState:
+    sample = {"index": 3, "uuid": "u", "name": "H100", "memory_used_bytes": 60 * GIB, "memory_total_bytes": 80 * GIB}
+    busy = facts.pop("busy", 95.0)
+    return DeviceState(sample=DeviceSample(**{**sample, **facts}), busy_history=(busy,) * 20, ranks=(0,))
+
+
+def said(state: RunState) -> list[str]:
+    return [one.text for one in advice.advise(state)]
+
+
+def test_nothing_is_said_without_evidence():
+    assert said(RunState()) == []
+    assert said(flying()) == []
+    assert said(flying(devices=(device(),))) == []
+
+
+def test_the_articles_five_gpus_need_a_larger_batch():
+    assert said(flying(5, prompts=100)) == [
+        "5 ranks at batch size 16 need 2 rounds for 100 prompts; batch size 20 needs 1."
+    ]
+    assert said(flying(4, prompts=100, batch_size=15)) == [], "a much larger batch size is another question"
+    assert said(flying(5, prompts=100, batch_size=20)) == []
+    assert said(flying(5, prompts=100, auto=True)) == [], "the search knows"
+
+
+def test_padding_waste_is_told_with_its_cure():
+    wasteful = RankState(rank=0, batches=9, slots=100, padded_slots=45, busy_seconds=59.0)
+    order = RunConfig(prompts="p", order="input")
+    assert said(flying(1, ranks=(wasteful,), config=order)) == [
+        "Padding waste is 45% of all token slots; --order length puts like lengths together."
+    ]
+    assert "smaller batch size" in said(flying(1, ranks=(wasteful,)))[0]
+
+
+def test_an_idle_rank_is_named_but_not_an_inactive_one():
+    idle = RankState(rank=1, batches=4, busy_seconds=30.0)
+    state = flying()
+    ranks = (state.ranks[0], idle)
+    assert said(flying(ranks=ranks)) == ["Rank 1 had no batch in hand for 50% of its time."]
+    assert said(flying(ranks=ranks, active_ranks=1)) == []
+
+
+def test_a_slow_rank_is_named_with_both_figures():
+    stretch = Stretch(
+        batch_size=16,
+        active_ranks=3,
+        shares={0: RankShare(3, 300, 3.0), 1: RankShare(3, 150, 3.0), 2: RankShare(3, 300, 3.0)},
+    )
+    assert said(flying(3, stretches=(stretch,))) == ["Rank 1 makes 50 tok/s in its batches, the others about 100."]
+    one_batch = msgspec.structs.replace(stretch, shares={0: RankShare(1, 100, 1.0), 1: RankShare(1, 50, 1.0)})
+    assert said(flying(2, stretches=(one_batch,))) == [], "one batch each is no evidence"
+
+
+def test_a_gpu_that_waits_while_memory_is_free():
+    waiting = device(busy=40.0, memory_used_bytes=8 * GIB)
+    assert said(flying(devices=(waiting,))) == [
+        "GPU 3 is busy 40% and 90% of its memory is free: try a larger batch size."
+    ]
+    assert said(flying(devices=(device(busy=40.0),))) == [], "memory is in use"
+    assert said(flying(devices=(waiting,), paused="asked for")) == []
+
+
+def test_memory_near_the_wall_and_a_capped_rank():
+    assert said(flying(devices=(device(memory_used_bytes=77 * GIB),))) == [
+        "GPU 3 has 96% of its memory in use: near the wall."
+    ]
+    state = flying()
+    capped = msgspec.structs.replace(state.ranks[1], cap=8)
+    assert said(flying(ranks=(state.ranks[0], capped))) == [
+        "Rank 1 ran out of memory and gets at most 8 prompts per batch."
+    ]
+
+
+def test_throttling_is_told_with_its_clock_and_idling_is_not_throttling():
+    hot = device(throttle_reasons=["idle", "thermal slowdown (hardware)"], sm_clock_mhz=900, sm_clock_max_mhz=1980)
+    assert said(flying(devices=(hot,))) == ["GPU 3 is throttled (thermal slowdown (hardware)) at 900 of 1980 MHz."]
+    assert said(flying(devices=(device(throttle_reasons=["idle", "application clocks"]),))) == []
+
+
+def test_memory_held_by_somebody_else():
+    crowded = ready(0, memory_total_bytes=80 * GIB, memory_free_bytes=40 * GIB)
+    state = flying()
+    ranks = (msgspec.structs.replace(state.ranks[0], ready=crowded), state.ranks[1])
+    assert said(flying(ranks=ranks, devices=(device(),))) == [
+        "GPU 3 had 38.0 GiB in use beside the model: another process?"
+    ]
+
+
+def test_the_last_turn_stands_beside_the_stretch_before_it_that_was_measured():
+    measured = Stretch(batch_size=4, active_ranks=1, shares={0: RankShare(1, 100, 1.0)})
+    empty = Stretch(batch_size=8, active_ranks=1)
+    now = Stretch(batch_size=16, active_ranks=1)
+    assert advice.last_turn(flying(stretches=(measured,))) is None
+    assert advice.last_turn(flying(stretches=(measured, empty, now))) == advice.Turned(before=measured, after=now)
+    assert advice.last_turn(flying(stretches=(empty, now))) is None
