@@ -66,7 +66,9 @@ def _padding(state: RunState) -> Iterator[Advice]:
 
 
 def _idle(state: RunState) -> Iterator[Advice]:
-    if state.paused or state.seconds < LEAST_SECONDS or state.phase != "running" or state.attempt > 1:
+    # A pause, a rank left inactive for a while or a relaunch leave idle time behind that nobody needs advice on.
+    explained = state.attempt > 1 or any(mark.kind in ("pause", "active ranks", "taken up") for mark in state.marks)
+    if explained or state.paused or state.seconds < LEAST_SECONDS or state.phase != "running":
         return
     for rank in state.ranks[: state.active_ranks]:
         if state.idle(rank) > IDLE and rank.batches >= LEAST_BATCHES_A_RANK:

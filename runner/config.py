@@ -16,9 +16,9 @@ DeviceKind = Literal["auto", "cuda", "cpu"]
 DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
 EngineName = Literal["auto", "static"]
 
-MAX_RANKS = 1024
+MAX_RANKS = 256
 MAX_BATCH_SIZE = 65536
-"""More than these is a typing error, not a machine."""
+"""More than these is a typing error, not a machine; so many ranks would bring it down before it could say so."""
 
 RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -146,4 +146,5 @@ def from_mapping(values: dict[str, Any]) -> RunConfig:
     try:
         return msgspec.convert(values, RunConfig)
     except msgspec.ValidationError as error:
-        raise ValueError(str(error)) from None
+        what, _, where = str(error).partition(" - at `$.")
+        raise ValueError(f"{where.rstrip('`')}: {what}" if where else what) from None

@@ -33,6 +33,7 @@ class Controls:
         self._asked = False
         self._trouble: str | None = None
         self._begun = False
+        self._first = config.batch_size
 
     @property
     def paused(self) -> bool:
@@ -43,14 +44,18 @@ class Controls:
         if self._begun:
             return
         self._begun = True
-        if self._config.batch_size is None:
+        if self._first is None:
             self._start_search()
         else:
-            self._use(Choice(self._config.batch_size, "as asked for", settled=True))
+            self._use(Choice(self._first, "as asked for", settled=True))
 
     def obey(self, command: protocol.Command) -> None:
         """What a viewer asks for, as far as it makes sense."""
         match command:
+            case protocol.SetBatchSize() if not self._begun:
+                # Memory and speed are not known yet: the wish counts once all ranks are ready.
+                wish = command.batch_size
+                self._first = None if wish is None else min(MAX_BATCH_SIZE, max(1, wish))
             case protocol.SetBatchSize(batch_size=None):
                 self._start_search()
             case protocol.SetBatchSize():

@@ -30,6 +30,7 @@ class Crew:
         emit: Callable[[AnyEvent], None],
         log: Callable[[str, str], None],
         keep: Callable[[OutputRecord], None],
+        keep_error: Callable[[OutputRecord], None],
     ) -> None:
         self.attempt = attempt
         self._controls = controls
@@ -39,8 +40,11 @@ class Crew:
         self.pids: dict[int, int] = {}
         self.failures: dict[int, str] = {}
         self.gathered: list[tuple[int, str]] = []
+        self.gather_ended = False
+        self._closed = False
         self._config, self._prompts, self._scheduler = config, prompts, scheduler
         self._emit, self._log, self._keep = emit, log, keep
+        self._keep_error = keep_error
         self._peers: dict[int, RankPeer] = {}
         self._idle: set[int] = set()
         self._steps: dict[int, StepsInFlight] = {}
@@ -58,7 +62,12 @@ class Crew:
     async def serve(self, peer: RankPeer) -> bool:
         """Listen to a rank until it hangs up. Returns whether it did so before it was told to leave."""
         rank = peer.hello.rank
-        if peer.hello.attempt != self.attempt or not 0 <= rank < self._config.ranks or rank in self._peers:
+        if (
+            self._closed
+            or peer.hello.attempt != self.attempt
+            or not 0 <= rank < self._config.ranks
+            or rank in self._peers
+        ):
             self._log("supervisor", f"refused rank {rank} of attempt {peer.hello.attempt}")
             return False
         self._peers[rank] = peer
@@ -74,7 +83,15 @@ class Crew:
             self._steps.pop(rank, None)
         return not self.leaving
 
+    def close(self) -> None:
+        """This launch is over: what its ranks may still say is heard no more, finished outputs excepted."""
+        self._closed = True
+        for peer in self._peers.values():
+            peer.close()
+
     def _hear(self, rank: int, message: FromRank) -> None:
+        if self._closed and not isinstance(message, protocol.Output):
+            return
         match message:
             case protocol.Steps():
                 self._steps[rank] = message.steps
@@ -105,6 +122,7 @@ class Crew:
                 self._log(f"rank {rank}", message.traceback)
             case protocol.Gathered():
                 self.gathered += message.records
+                self.gather_ended = self.gather_ended or message.last
             case _:
                 self._log("supervisor", f"rank {rank} said {type(message).__name__} out of turn")
 
@@ -123,7 +141,7 @@ class Crew:
         else:
             dead = self._scheduler.fail(failed.batch)
         for index in dead:
-            self._keep(self.error_record(index, failed.error, failed.rank, failed.batch))
+            self._keep_error(self.error_record(index, failed.error, failed.rank, failed.batch))
         self._emit(failed)
         if failed.kind == "out_of_memory":
             self._controls.out_of_memory(failed.rank, len(assignment.indices))
@@ -146,7 +164,7 @@ class Crew:
 
     def hand_out(self) -> None:
         """A batch for every idle rank that can have one; the word to leave when nothing more is to come."""
-        if self.leaving or not self.ready:
+        if self.leaving or self._closed or not self.ready:
             return
         for rank in sorted(self._idle):
             hold = self.stopping or self._controls.paused
@@ -154,7 +172,9 @@ class Crew:
             if assignment is not None:
                 self._idle.discard(rank)
                 prompts = self._prompts.read(assignment.indices)
-                self._peers[rank].send(protocol.Work(batch=assignment.batch, prompts=prompts))
+                active_ranks = self._scheduler.active_ranks
+                work = protocol.Work(batch=assignment.batch, prompts=prompts, active_ranks=active_ranks)
+                self._peers[rank].send(work)
                 self._emit(protocol.BatchStarted(rank=rank, batch=assignment.batch, rows=len(prompts)))
         if not self._scheduler.in_flight and (self.stopping or not self._scheduler.unsettled):
             self.told_to_leave.set()

@@ -7,6 +7,7 @@ costs its batch nothing.
 """
 
 import copy
+import gc
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -114,6 +115,9 @@ class StaticEngine:
         self.eos_tokens = frozenset([] if eos is None else eos if isinstance(eos, list) else [eos])
         if self.generation.pad_token_id is None:
             self.generation.pad_token_id = tokenizer.pad_token_id
+        # `generate` fills what is None here from the model's own config: with that one in place, an
+        # end-of-sequence token that is to be ignored would come back.
+        model.generation_config = copy.deepcopy(self.generation)
         text_config = model.config.get_text_config()
         self.context_tokens: int | None = getattr(text_config, "max_position_embeddings", None)
 
@@ -147,7 +151,7 @@ class StaticEngine:
         """Generate two tokens once, so that the first real batch does not pay for lazy initialisation."""
         ids = torch.full((1, PAD_TO_MULTIPLE), self.generation.pad_token_id or 0, device=self.device)
         generation = copy.deepcopy(self.generation)
-        generation.max_new_tokens, generation.eos_token_id = 2, None
+        generation.max_new_tokens = generation.min_new_tokens = 2
         with torch.inference_mode():
             self.model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=generation)
         self._synchronise()
@@ -277,7 +281,15 @@ class StaticEngine:
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether the device (or the host, for a CPU rank) had no memory left for what was asked."""
     text = str(error)
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in text or "not enough memory" in text
+    signs = ("can't allocate memory", "not enough memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+    return isinstance(error, torch.OutOfMemoryError) or any(sign in text for sign in signs)
+
+
+def free_memory(device: torch.device) -> None:
+    """Give cached device memory back, for the retry and for other ranks on the same GPU."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def choose_dtype(name: str, device: torch.device, checkpoint: torch.dtype | None) -> torch.dtype:
@@ -297,7 +309,9 @@ def load(config: RunConfig, model_path: str, device: torch.device) -> StaticEngi
         # Padding is masked and never counted: any token will do.
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
     dtype = choose_dtype(config.dtype, device, getattr(model_config, "dtype", None))
-    model = transformers.AutoModelForCausalLM.from_pretrained(model_path, dtype=dtype)
+    # Straight onto the device: N ranks would otherwise hold N copies in the host's memory first.
+    placed = {"device_map": {"": device}} if device.type == "cuda" else {}
+    model = transformers.AutoModelForCausalLM.from_pretrained(model_path, dtype=dtype, **placed)
     return StaticEngine(model.to(device).eval(), tokenizer, config, device)
 
 
@@ -307,6 +321,7 @@ def _generation_config(model: Any, tokenizer: Any, config: RunConfig) -> Any:
     generation.max_length = None
     generation.max_new_tokens = config.max_new_tokens
     generation.do_sample = config.do_sample
+    generation.num_beams = 1  # a row of the batch is a row of the model's input, no more
     if config.do_sample:
         for name in ("temperature", "top_p", "top_k"):
             if (value := getattr(config, name)) is not None:

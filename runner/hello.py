@@ -7,11 +7,12 @@ import json
 import os
 import sys
 
-from runner.launcher import GREETINGS
+from runner.launcher import GREETINGS, end_with_parent
 
 
 def main() -> None:
     """Greet, gather, print on the main process."""
+    end_with_parent()
     from accelerate import Accelerator
     from accelerate.utils import InitProcessGroupKwargs, gather_object
 

@@ -66,7 +66,7 @@ def rank_environment(environ: Mapping[str, str], ranks: int, on_cpu: bool, cores
         kept.pop(name, None)
     threads = str(max(1, cores // ranks))
     kept |= {
-        "RANKDECK_THREADS": threads if on_cpu else "",
+        "RANKDECK_CORES": str(cores) if on_cpu else "",
         # torchrun would set it to 1.
         "OMP_NUM_THREADS": threads,
         "TOKENIZERS_PARALLELISM": kept.get("TOKENIZERS_PARALLELISM", "false"),
@@ -179,6 +179,14 @@ def die_with_parent() -> Callable[[], None] | None:
             os._exit(1)
 
     return ask
+
+
+def end_with_parent() -> None:
+    """Have the kernel end this process when its parent does: a rank whose launcher was killed is an orphan."""
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() == 1:
+            os._exit(1)
 
 
 _ERROR_LINE = re.compile(r"^(?:\[rank\d+\]: ?)?((?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Interrupt|Exit)\b.*)")

@@ -410,7 +410,7 @@ class RankFailed(Message, frozen=True, kw_only=True):
 
 
 class Gathered(Message, frozen=True, kw_only=True):
-    """What gather_object brought the main process: (index, digest of the record), a part at a time."""
+    """What gather_object brought the main process: (index, digest of the record), a part at a time until the `last`."""
 
     records: list[tuple[int, str]]
     last: bool
@@ -420,9 +420,10 @@ class Gathered(Message, frozen=True, kw_only=True):
 
 
 class Work(Message, frozen=True, kw_only=True):
-    """A batch to generate."""
+    """A batch to generate. `active_ranks` is how many ranks share the machine's cores."""
 
     batch: int
+    active_ranks: int = 1
     prompts: list[Prompt]
 
 
@@ -535,4 +536,4 @@ def encode_line(message: msgspec.Struct) -> bytes:
 
 def record_digest(record: OutputRecord) -> str:
     """A record's fingerprint, to tell whether two ways brought the same answer."""
-    return hashlib.sha256(_encoder.encode(record)).hexdigest()
+    return hashlib.blake2b(_encoder.encode(record), digest_size=16).hexdigest()

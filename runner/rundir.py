@@ -12,6 +12,7 @@ import os
 import shutil
 import stat
 import tempfile
+import time
 from array import array
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,7 +31,12 @@ OUTPUTS_FILE = "outputs.jsonl"
 LOG_FILE = "runner.log"
 LOCK_FILE = "supervisor.lock"
 
+RUNTIME_ROOT = Path("/tmp")
+LOCK_SECONDS = 1.0
+"""Somebody who asks whether a supervisor is alive holds its lock for an instant."""
+
 MAX_SOCKET_BYTES = 107
+"""A unix socket's path cannot be longer; ours has some 40."""
 
 
 class RunFileError(Exception):
@@ -83,22 +89,17 @@ def socket_path(directory: Path) -> Path:
         RunFileError: the runtime directory is not ours alone.
     """
     digest = hashlib.sha256(os.fsencode(directory.resolve())).hexdigest()[:16]
-    path = _runtime_directory() / f"{digest}.sock"
-    if len(os.fsencode(path)) > MAX_SOCKET_BYTES:
-        raise RunFileError(f"socket path too long: {path}; set XDG_RUNTIME_DIR to a shorter directory")
-    return path
+    return _runtime_directory() / f"{digest}.sock"
 
 
 def _runtime_directory() -> Path:
-    base = os.environ.get("XDG_RUNTIME_DIR")
-    if base and len(base) < 70 and os.access(base, os.W_OK):
-        path = Path(base) / "rankdeck"
-    else:
-        path = Path("/tmp") / f"rankdeck-{os.getuid()}"
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # Not $XDG_RUNTIME_DIR: that is taken away at the last logout, which is what a dropped SSH line is, and
+    # it is another one in another kind of session. A run has to be found again from everywhere.
+    path = RUNTIME_ROOT / f"rankdeck-{os.getuid()}"
+    path.mkdir(mode=0o700, exist_ok=True)
     status = path.lstat()
     if status.st_uid != os.getuid() or not stat.S_ISDIR(status.st_mode) or status.st_mode & 0o077:
-        raise RunFileError(f"{path} must be a directory of your own with mode 0700; remove it or set XDG_RUNTIME_DIR")
+        raise RunFileError(f"{path} must be a directory of your own with mode 0700; remove what is there")
     return path
 
 
@@ -139,6 +140,16 @@ def read_run_file(directory: Path) -> RunFile:
         raise RunFileError(f"{path}: cannot be read as a run: {error}") from None
 
 
+def register(directory: Path, name: str) -> None:
+    """Have a run that lives elsewhere found by its name among the others.
+
+    Raises:
+        FileExistsError: there is one of that name already.
+    """
+    runs_directory().mkdir(mode=0o700, parents=True, exist_ok=True)
+    (runs_directory() / name).symlink_to(directory)
+
+
 def has_ended(directory: Path) -> bool:
     try:
         return read_run_file(directory).status != "running"
@@ -152,7 +163,7 @@ def list_runs() -> list[tuple[Path, RunFile]]:
     root = runs_directory()
     for path in root.iterdir() if root.is_dir() else ():
         try:
-            found.append((path, read_run_file(path)))
+            found.append((path.resolve(), read_run_file(path)))
         except RunFileError:
             continue
     return sorted(found, key=lambda item: item[1].started_at, reverse=True)
@@ -168,12 +179,17 @@ def hold_lock(directory: Path) -> int:
         RunFileError: another supervisor has the run.
     """
     descriptor = os.open(directory / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise RunFileError(f"{directory} already has a live supervisor") from None
-    return descriptor
+    deadline = time.monotonic() + LOCK_SECONDS
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                os.close(descriptor)
+                raise RunFileError(f"{directory} already has a live supervisor") from None
+            time.sleep(0.02)
+        else:
+            return descriptor
 
 
 def supervisor_alive(directory: Path) -> bool:
@@ -221,8 +237,8 @@ class LineWriter:
 
     def sync(self) -> None:
         if self._dirty:
-            self._dirty = False
             os.fsync(self._file.fileno())
+            self._dirty = False
 
     def close(self) -> None:
         self.sync()
@@ -230,13 +246,22 @@ class LineWriter:
 
 
 def read_outputs(directory: Path) -> Iterator[OutputRecord]:
-    """The records of outputs.jsonl in the file's order. A torn last line (still being written) is left out."""
+    """The records of outputs.jsonl in the file's order. A torn last line (still being written) is left out.
+
+    Raises:
+        RunFileError: a line is damaged (file and line are named).
+    """
+    path = directory / OUTPUTS_FILE
     decoder = msgspec.json.Decoder(OutputRecord)
     try:
-        with (directory / OUTPUTS_FILE).open("rb") as file:
-            for line in file:
+        with path.open("rb") as file:
+            for number, line in enumerate(file, 1):
                 if line.endswith(b"\n"):
-                    yield decoder.decode(line)
+                    try:
+                        record = decoder.decode(line)
+                    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+                        raise RunFileError(f"{path}:{number}: damaged, not a record: {error}") from None
+                    yield record
     except FileNotFoundError:
         return
 
@@ -287,9 +312,10 @@ def find_run(run: str) -> Path:
     Raises:
         RunFileError: there is no such run; the runs there are, are named.
     """
-    for directory in (runs_directory() / run, Path(run).expanduser()):
-        if (directory / RUN_FILE).is_file():
-            return directory.absolute()
+    for directory in (runs_directory() / run, Path(run)):
+        with contextlib.suppress(OSError, ValueError):
+            if (directory / RUN_FILE).is_file():
+                return directory.resolve()
     names = [path.name for path, _ in list_runs()]
     known = f"known are: {', '.join(names[:10])}" if names else "there are no runs yet"
     raise RunFileError(f"there is no run called {run!r}; {known}")

@@ -52,13 +52,12 @@ class Peer:
         if not self._writer.is_closing():
             self._writer.write(line)
 
-    async def drain(self, seconds: float) -> None:
-        """Give the peer so long to take what was written, then hang up."""
+    async def drained(self, seconds: float) -> None:
+        """Give the peer so long to take what was written."""
         with contextlib.suppress(ConnectionError, TimeoutError):
             async with asyncio.timeout(seconds):
                 self._writer.transport.set_write_buffer_limits(high=0)
                 await self._writer.drain()
-        self.close()
 
     def close(self) -> None:
         with contextlib.suppress(ConnectionError):
@@ -125,8 +124,15 @@ class Viewers:
 
     async def close(self, seconds: float) -> None:
         """Let everybody read to the end, for so long at most."""
-        self.catch_up()
-        await asyncio.gather(*(viewer.drain(seconds) for viewer in self._viewers))
+        await asyncio.gather(*(self._to_the_end(viewer, seconds) for viewer in self._viewers))
+
+    async def _to_the_end(self, viewer: _Viewer, seconds: float) -> None:
+        if viewer.lagging:
+            # What it missed comes with the snapshot of the end, once it has taken what was written before.
+            await viewer.drained(seconds)
+            viewer.write(self._snapshot())
+        await viewer.drained(seconds)
+        viewer.close()
 
 
 class Server:
@@ -155,6 +161,15 @@ class Server:
             )
         finally:
             os.umask(umask)
+
+    async def restore(self) -> None:
+        """Listen again if the socket's file was taken away (by whatever cleans /tmp); connections stay as they are."""
+        if not self._path.exists():
+            if self._server is not None:
+                self._server.close()
+            self._path.parent.mkdir(mode=0o700, exist_ok=True)
+            await self.start()
+            self._log(f"the socket was gone; listening again at {self._path}")
 
     def close(self) -> None:
         if self._server is not None:

@@ -69,6 +69,7 @@ def machine_line() -> str:
 
 def check(config: RunConfig, *, force: bool = False) -> list[Problem]:
     """Everything wrong with `config` that a quick look at settings, files and devices can show."""
+    config = with_homes(config)
     problems = settings.check(config)
     if said := models.check_form(config.model):
         problems.append(Problem("model", said))
@@ -86,7 +87,7 @@ def _unreadable(source: str, column: str | None) -> str | None:
         return None
     if not source.strip():
         return "name a file of prompts: .txt, .jsonl, .json, .csv or .parquet"
-    path = Path(source).expanduser()
+    path = Path(source)
     try:
         if path.is_dir():
             return f"{source} is a directory, not a file of prompts"
@@ -106,6 +107,8 @@ def _unreadable(source: str, column: str | None) -> str | None:
 def _unwritable(path: Path, force: bool) -> str | None:
     if path.is_dir():
         return f"{path} is a directory; name a file"
+    if path.exists() and not path.is_file():
+        return f"{path} is no ordinary file; name one"
     if path.exists() and not force:
         return f"{path} exists; name another file, or replace it with --force"
     parent = path.absolute().parent
@@ -142,14 +145,17 @@ def launch(
     Raises:
         InputError: something is wrong with settings or prompts; nothing was left behind.
     """
+    config = with_homes(config)
     if problems := check(config, force=force):
         raise InputError(problems)
     if config.device == "auto":
         gpus = telemetry.count_visible_gpus(os.environ)
         config = msgspec.structs.replace(config, device="cuda" if gpus else "cpu")
     if config.output is not None:
-        config = msgspec.structs.replace(config, output=str(Path(config.output).absolute()))
+        # Through a link to the file it points to: the copy is put in its place, not in the link's.
+        config = msgspec.structs.replace(config, output=str(Path(config.output).resolve()))
     directory, created = _make_directory(config, run_dir)
+    name = config.name or directory.name
     try:
         index = prompts.freeze(
             config.prompts,
@@ -160,20 +166,53 @@ def launch(
             stdin=stdin,
         )
         run = RunFile(
-            name=config.name or directory.name,
+            name=name,
             started_at=time.time(),
             config=config,
             prompts=index.count,
             environment=environment(),
         )
         rundir.write_run_file(directory, run)
+        if run_dir is not None:
+            run = _register(directory, run)
     except PromptError as error:
         _remove(directory, created)
         raise InputError([str(error)]) from None
     except OSError as error:
         _remove(directory, created)
         raise InputError([f"{directory} cannot be written: {error.strerror}"]) from None
+    except BaseException:  # Ctrl-C while standard input is read, say
+        _remove(directory, created)
+        raise
     return Started(directory, start_supervisor(directory))
+
+
+def _register(directory: Path, run: RunFile) -> RunFile:
+    """Have a run that lives elsewhere found by name; a name that is taken gets a number."""
+    for number in range(1, 1000):
+        name = run.name if number == 1 else f"{run.name}-{number}"
+        try:
+            rundir.register(directory, name)
+        except FileExistsError:
+            continue
+        if number > 1:
+            run = msgspec.structs.replace(run, name=name)
+            rundir.write_run_file(directory, run)
+        return run
+    return run
+
+
+def with_homes(config: RunConfig) -> RunConfig:
+    """`config` with `~` and `~user` in its paths spelled out; what cannot be, stays and is refused as it is."""
+
+    def spelled_out(path: str) -> str:
+        try:
+            return str(Path(path).expanduser()) if path.startswith("~") else path
+        except RuntimeError:
+            return path
+
+    output = spelled_out(config.output) if config.output is not None else None
+    return msgspec.structs.replace(config, prompts=spelled_out(config.prompts), output=output)
 
 
 def start_supervisor(directory: Path) -> "subprocess.Popen[bytes]":
@@ -263,8 +302,8 @@ async def hello(ranks: int, device: str) -> list[str]:
         HelloError: the launch failed.
     """
     gpus = telemetry.count_visible_gpus(os.environ)
-    if ranks < 1:
-        raise InputError([Problem("ranks", f"must be at least 1, not {ranks}")])
+    if not 1 <= ranks <= settings.MAX_RANKS:
+        raise InputError([Problem("ranks", f"must be from 1 to {settings.MAX_RANKS}, not {ranks}")])
     if device == "cuda" and not gpus:
         raise InputError([Problem("device", "no NVIDIA GPU can be seen here; use --device cpu")])
     on_cpu = device == "cpu" or not gpus

@@ -123,6 +123,8 @@ class RunState(msgspec.Struct, frozen=True, kw_only=True):
     stretches: tuple[Stretch, ...] = ()
     marks: tuple[Mark, ...] = ()
     seconds_before: float = 0.0
+    slots: int = 0
+    padded_slots: int = 0
     ranks: tuple[RankState, ...] = ()
     ready_at: float | None = None
     first_batch_at: float | None = None
@@ -185,8 +187,7 @@ class RunState(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def padding_waste(self) -> float:
-        slots = sum(rank.slots for rank in self.ranks)
-        return sum(rank.padded_slots for rank in self.ranks) / slots if slots else 0.0
+        return self.padded_slots / self.slots if self.slots else 0.0
 
     @property
     def progress(self) -> float:
@@ -229,6 +230,8 @@ def _replace_rank(state: RunState, number: int, **changes: object) -> RunState:
 
 def apply(state: RunState, event: AnyEvent) -> RunState:
     """The state after `event`. Pure; unknown ranks and late events change nothing."""
+    if isinstance(event, protocol.RunTakenUp):
+        state = _taken_up(state, event)
     state = msgspec.structs.replace(state, now=max(state.now, event.at))
     match event:
         case protocol.RunStarted():
@@ -243,7 +246,7 @@ def apply(state: RunState, event: AnyEvent) -> RunState:
                 now=event.at,
             )
         case protocol.RunTakenUp():
-            return _taken_up(state, event)
+            return state
         case protocol.ModelProgress():
             return msgspec.structs.replace(state, model=event, phase="model")  # the last one, found, has the label
         case protocol.RanksLaunched():
@@ -298,13 +301,15 @@ def apply(state: RunState, event: AnyEvent) -> RunState:
 
 
 def _taken_up(state: RunState, event: protocol.RunTakenUp) -> RunState:
-    """The history stays; clocks, ranks and knobs start anew, and the counts are those of outputs.jsonl."""
+    """History and totals stay; clocks and knobs start anew, and the counts are those of outputs.jsonl.
+
+    Called before the event's time is taken over: the time since the last event was nobody's work.
+    """
     state = msgspec.structs.replace(
         state,
         seconds_before=state.seconds,
         config=event.config,
         phase="starting",
-        ranks=(),
         completed=event.completed,
         failed=event.failed,
         prompt_tokens=event.prompt_tokens,
@@ -371,7 +376,7 @@ def _batch_size(state: RunState, event: protocol.BatchSizeChanged) -> RunState:
 def _whole(state: RunState) -> int | None:
     """The stretch that a batch starting now can belong to: None while a rank that is no longer active is at work."""
     strangers = any(rank.batch is not None and rank.rank >= state.active_ranks for rank in state.ranks)
-    return len(state.stretches) - 1 if state.stretches and not strangers else None
+    return state.stretches[-1].number if state.stretches and not strangers else None
 
 
 def _batch_started(state: RunState, event: protocol.BatchStarted) -> RunState:
@@ -433,7 +438,14 @@ def _batch_finished(state: RunState, event: protocol.BatchFinished) -> RunState:
         padded_slots=rank.padded_slots + result.padded_slots,
         peak_memory_bytes=max(peaks) if peaks else None,
     )
-    if rank.batch_stretch is not None and rank.batch_stretch == len(state.stretches) - 1 and rank.batch == event.batch:
+    state = msgspec.structs.replace(
+        state, slots=state.slots + result.slots, padded_slots=state.padded_slots + result.padded_slots
+    )
+    if (
+        rank.batch_stretch is not None
+        and rank.batch_stretch == state.stretches[-1].number
+        and rank.batch == event.batch
+    ):
         seconds = max(0.0, event.at - rank.batch_started_at)
         last = state.stretches[-1].with_batch(event.rank, result.output_tokens, seconds, result.peak_memory_bytes)
         state = msgspec.structs.replace(state, stretches=(*state.stretches[:-1], last))

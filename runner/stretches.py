@@ -26,6 +26,7 @@ class Stretch(msgspec.Struct, frozen=True, kw_only=True):
 
     batch_size: int
     active_ranks: int
+    number: int = 0
     began: float = 0.0
     auto: bool = False
     reason: str = ""
@@ -71,7 +72,10 @@ def turn(
     stretches: tuple[Stretch, ...], began: float, batch_size: int, active_ranks: int, *, auto: bool, reason: str
 ) -> tuple[Stretch, ...]:
     """The stretches after a knob was turned. One that saw no whole batch and has the same knobs is not kept twice."""
-    new = Stretch(batch_size=batch_size, active_ranks=active_ranks, began=began, auto=auto, reason=reason)
+    number = stretches[-1].number + 1 if stretches else 0
+    new = Stretch(
+        batch_size=batch_size, active_ranks=active_ranks, number=number, began=began, auto=auto, reason=reason
+    )
     if stretches and not stretches[-1].batches and stretches[-1].began == began:
         stretches = stretches[:-1]
     return (*stretches, new)[-MAX_STRETCHES:]

@@ -8,6 +8,7 @@ torch and no terminal.
 
 import asyncio
 import contextlib
+import errno
 import signal
 import sys
 import time
@@ -40,6 +41,10 @@ TELEMETRY_SECONDS = 1.0
 STOP_SECONDS = 2.0
 TROUBLE_SECONDS = 1.0
 VIEWERS_SECONDS = 3.0
+
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+GONE = (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EISDIR)
+"""Errors of a path that no waiting will mend."""
 
 EXIT_COMPLETE, EXIT_ERRORS, EXIT_BAD_INPUT, EXIT_DIED, EXIT_INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -100,7 +105,8 @@ class Supervisor:
         line = protocol.encode_line(event)
         if not isinstance(event, protocol.Tick):
             self._journal.write(line)
-        elif event.at - self._journal_tick_at >= JOURNAL_TICK_SECONDS * 0.9:
+        elif event.processes is not None or event.at - self._journal_tick_at >= JOURNAL_TICK_SECONDS * 1.1:
+            # The ticks that carry telemetry come once a second: those, or others in their absence.
             self._journal_tick_at = event.at
             self._journal.write(line)
         self._viewers.offer(line)
@@ -125,8 +131,9 @@ class Supervisor:
             loop.add_signal_handler(number, self.obey, protocol.Stop(now=True))
         await self._server.start()
         self._announce(self._taken)
-        for work in (self._tick(), self._sample(), self._watch_files()):
+        for work in (self._tick(), self._sample()):
             self._spawn(work)
+        self._files = self._spawn(self._watch_files())
         flight = self._spawn(self._fly())
         try:
             await self._ending
@@ -202,18 +209,20 @@ class Supervisor:
                 controls=self._controls,
                 emit=self.emit,
                 log=self.log,
-                keep=self._keep,
+                keep=self._keep_gathered,
+                keep_error=self._keep,
             )
             self._digests = {}
             self._attempt = Attempt(crew, self.directory, self.config, model, self._launch_command, self.log)
             self.emit(
                 protocol.RanksLaunched(attempt=crew.attempt, world_size=self.config.ranks, restarts_left=restarts_left)
             )
-            await self._attempt.start()
+            await self._start(self._attempt)
             loss = await self._attempt.over()
             if loss is None:
                 self._all_left(crew)
             await self._attempt.end()
+            crew.close()
             self._take_back(crew, loss)
             if self._stop_asked or not self._scheduler.unsettled:
                 self._over()
@@ -222,6 +231,16 @@ class Supervisor:
                 raise Ending("failed", EXIT_DIED, f"{loss} (after {tried} restarts)" if tried else str(loss))
             restarts_left -= 1
             self.log("supervisor", f"{loss}; launching the ranks afresh, {restarts_left} restarts left after this")
+
+    async def _start(self, attempt: Attempt) -> None:
+        while True:
+            try:
+                return await attempt.start()
+            except OSError as error:
+                if error.errno not in NO_SPACE:
+                    raise
+                self._controls.set_trouble(f"the ranks cannot be launched: {error}")
+                await asyncio.sleep(TROUBLE_SECONDS)
 
     def _take_back(self, crew: Crew, loss: Loss) -> None:
         """Ranks were lost: what they had in hand goes back to the queue."""
@@ -252,6 +271,8 @@ class Supervisor:
     def _all_left(self, crew: Crew) -> NoReturn:
         """Every rank left in peace: the run is complete, or was drained."""
         if self.config.dispatch == "split" and not crew.stopping:
+            if not crew.gather_ended:
+                raise Ending("failed", EXIT_DIED, "every prompt has its record, but gather_object did not finish")
             gathered = dict(crew.gathered)
             differing = sorted(
                 index
@@ -272,6 +293,7 @@ class Supervisor:
     async def _end(self, ending: Ending) -> int:
         if self._attempt is not None:
             await self._attempt.end()
+        self._files.cancel()
         cause, exit_status = ending.cause, ending.exit_status
         if trouble := await self._put_away():
             exit_status = EXIT_DIED
@@ -303,18 +325,22 @@ class Supervisor:
         """Outputs on disk, in order, copied; waits while that fails. Told to stop now, it says what is wrong."""
         while True:
             try:
-                self._outputs.close()
-                rundir.order_outputs(self.directory, self._prompts.count)
-                if self.config.output is not None:
-                    rundir.copy_outputs(self.directory, Path(self.config.output))
+                await asyncio.to_thread(self._order_and_copy)
             except OSError as error:
                 trouble = f"outputs cannot be put away: {error}"
-                self._controls.set_trouble(trouble)
-                if self._give_up:
+                if self._give_up or error.errno in GONE:
                     return trouble
+                self._controls.set_trouble(trouble)
                 await asyncio.sleep(TROUBLE_SECONDS)
             else:
+                self._controls.set_trouble(None)
                 return None
+
+    def _order_and_copy(self) -> None:
+        self._outputs.close()
+        rundir.order_outputs(self.directory, self._prompts.count)
+        if self.config.output is not None:
+            rundir.copy_outputs(self.directory, Path(self.config.output))
 
     def _finish_with(self, ending: Ending) -> None:
         """End the run so; the first to say so decides."""
@@ -362,9 +388,13 @@ class Supervisor:
             self._outputs.write(protocol.encode_line(record))
             if self._outputs.trouble is not None:
                 self._controls.set_trouble(self._outputs.trouble)
-            if self.config.dispatch == "split":
-                self._digests[record.index] = protocol.record_digest(record)
             self.emit(protocol.Output(record=record))
+
+    def _keep_gathered(self, record: OutputRecord) -> None:
+        """As `_keep`, for a record that its rank will bring to the final gather as well."""
+        if self.config.dispatch == "split":
+            self._digests[record.index] = protocol.record_digest(record)
+        self._keep(record)
 
     # --- clock, files and sensors -------------------------------------------------------------
 
@@ -388,6 +418,7 @@ class Supervisor:
                     store.flush()
             trouble = self._outputs.trouble or self._journal.trouble
             self._controls.set_trouble(trouble)
+            await self._server.restore()
             if trouble is None and self._attempt is not None:
                 self._attempt.crew.hand_out()
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import msgspec
 
-from runner import protocol, rundir
+from runner import launcher, protocol, rundir
 from runner.config import RunConfig
 from runner.link import Link
 from runner.protocol import Work, record_digest
@@ -25,11 +25,13 @@ if TYPE_CHECKING:
     from runner.engine import StaticEngine
 
 GATHER_PART = 1000
-JOIN_TIMEOUT_SECONDS = 600
+GROUP_TIMEOUT_DAYS = 7
+"""A large model's download takes as long as it takes; a rank that died is noticed by the supervisor, not by this."""
 
 
 def main() -> NoReturn:
     """Be a rank until told to leave. The exit status is 0 only then."""
+    launcher.end_with_parent()
     options = _options()
     rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     _log_to(options.run_dir / f"rank-{rank}.log")
@@ -115,13 +117,17 @@ class _Rank:
         from accelerate import Accelerator
         from accelerate.utils import InitProcessGroupKwargs, set_seed
 
-        if threads := os.environ.get("RANKDECK_THREADS"):
-            torch.set_num_threads(int(threads))
+        if cores := os.environ.get("RANKDECK_CORES"):
+            torch.set_num_threads(max(1, int(cores) // self.world_size))
         handlers = []
         if self.world_size > 1:
             # gloo even on GPUs: generating needs no collective, so NCCL would only cost memory and start-up time.
-            handlers = [InitProcessGroupKwargs(backend="gloo", timeout=timedelta(seconds=JOIN_TIMEOUT_SECONDS))]
+            handlers = [InitProcessGroupKwargs(backend="gloo", timeout=timedelta(days=GROUP_TIMEOUT_DAYS))]
         accelerator = Accelerator(kwargs_handlers=handlers)
+        if self.config.device == "cuda" and accelerator.device.type != "cuda":
+            raise RuntimeError(
+                f"torch {torch.__version__} sees no CUDA device; install a CUDA build of it, or use --device cpu"
+            )
         if self.config.seed is not None:
             set_seed(self.config.seed, device_specific=True)
         return accelerator
@@ -184,26 +190,41 @@ class _Rank:
 
     def _work(self, loaded: "StaticEngine") -> bool:
         """Generate until told to leave; returns whether the ranks are to gather."""
-        from runner.engine import Cancelled, is_out_of_memory
+        from runner.engine import Cancelled, free_memory, is_out_of_memory
 
         while isinstance(order := self.link.next_order(), Work):
+            self._share_cores(loaded, order.active_ranks)
             try:
                 self._batch(loaded, order)
             except Cancelled:
                 continue
             except Exception as error:
-                if _fatal(error):
+                out_of_memory = is_out_of_memory(error)
+                if _fatal(error) and not out_of_memory:
                     raise
                 traceback.print_exc()
+                if out_of_memory:
+                    error.__traceback__ = None  # it holds the batch's tensors
+                    free_memory(loaded.device)
                 self.link.send(
                     protocol.BatchFailed(
                         rank=self.rank,
                         batch=order.batch,
-                        kind="out_of_memory" if is_out_of_memory(error) else "error",
+                        kind="out_of_memory" if out_of_memory else "error",
                         error=f"{type(error).__name__}: {error}",
                     )
                 )
         return order.gather
+
+    def _share_cores(self, loaded: "StaticEngine", active_ranks: int) -> None:
+        """On a CPU the active ranks share all cores: one that is left alone is as fast as a run of one rank."""
+        import torch
+
+        cores = os.environ.get("RANKDECK_CORES")
+        if loaded.device.type == "cpu" and cores:
+            threads = max(1, int(cores) // active_ranks)
+            if threads != torch.get_num_threads():
+                torch.set_num_threads(threads)
 
     def _batch(self, loaded: "StaticEngine", work: Work) -> None:
         def on_step(progress: Any) -> None:

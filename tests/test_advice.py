@@ -62,12 +62,12 @@ def test_the_articles_five_gpus_need_a_larger_batch():
 
 
 def test_padding_waste_is_told_with_its_cure():
-    wasteful = RankState(rank=0, batches=9, slots=100, padded_slots=45, busy_seconds=59.0)
+    wasteful = {"ranks": (RankState(rank=0, batches=9, busy_seconds=59.0),), "slots": 100, "padded_slots": 45}
     order = RunConfig(prompts="p", order="input")
-    assert said(flying(1, ranks=(wasteful,), config=order)) == [
+    assert said(flying(1, config=order, **wasteful)) == [
         "Padding waste is 45% of all token slots; --order length puts like lengths together."
     ]
-    assert "smaller batch size" in said(flying(1, ranks=(wasteful,)))[0]
+    assert "smaller batch size" in said(flying(1, **wasteful))[0]
 
 
 def test_an_idle_rank_is_named_but_not_an_inactive_one():

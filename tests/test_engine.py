@@ -1,6 +1,7 @@
 """The static engine's accounting, on a tiny model of random weights: real tokens only, whatever is padded."""
 
 import math
+from types import MappingProxyType
 
 import msgspec
 import pytest
@@ -55,8 +56,12 @@ def model():
     return transformers.LlamaForCausalLM(config).eval()
 
 
-def make(model, **settings) -> StaticEngine:
+def make(model, own=MappingProxyType({}), **settings) -> StaticEngine:
     config = RunConfig(prompts="p", **{"max_new_tokens": 12, **settings})
+    # An engine lays its generation config over the model's; each test's engine starts from the model's own.
+    model.generation_config = transformers.GenerationConfig(
+        **{"eos_token_id": EOS, "pad_token_id": 0, "bos_token_id": 2, **own}
+    )
     return StaticEngine(model, ByteTokenizer(), config, torch.device("cpu"))
 
 
@@ -148,15 +153,25 @@ def test_chat_goes_through_the_template_and_what_it_refuses_is_an_error_record(m
 
 
 def test_greedy_unless_asked_and_the_models_own_generation_config_is_kept(model):
-    model.generation_config.temperature, model.generation_config.do_sample = 0.3, True
-    try:
-        greedy = make(model).generation
-        assert (greedy.do_sample, greedy.temperature, greedy.eos_token_id) == (False, None, EOS)
-        sampled = make(model, do_sample=True, top_k=7).generation
-        assert (sampled.do_sample, sampled.temperature, sampled.top_k) == (True, 0.3, 7)
-    finally:
-        model.generation_config.temperature, model.generation_config.do_sample = None, False
-    assert make(model, ignore_eos=True).generation.eos_token_id is None
+    own = {"temperature": 0.3, "do_sample": True}
+    greedy = make(model, own).generation
+    assert (greedy.do_sample, greedy.temperature, greedy.eos_token_id) == (False, None, EOS)
+    sampled = make(model, own, do_sample=True, top_k=7).generation
+    assert (sampled.do_sample, sampled.temperature, sampled.top_k) == (True, 0.3, 7)
+
+
+def test_at_fixed_length_every_row_goes_on_beyond_the_end_of_sequence(model):
+    natural = make(model)
+    # Have the model's own config end at what it writes first: natural length is then one token.
+    first = natural.model.generate(
+        input_ids=torch.tensor([[2, 100]]), attention_mask=torch.ones(1, 2, dtype=torch.long), max_new_tokens=1
+    )[0, -1].item()
+    own = {"eos_token_id": first}
+    prompt = [Prompt(index=0, id="0", text=chr(97))]
+    assert make(model, own).generate(prompt).result.steps == 1
+    fixed = make(model, own, ignore_eos=True).generate(prompt)
+    assert fixed.result.steps == 12
+    assert (fixed.records[0].output_tokens, fixed.records[0].finish_reason) == (12, "length")
 
 
 def test_what_it_says_of_the_model_is_right(model):

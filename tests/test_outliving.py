@@ -236,3 +236,86 @@ async def test_prompts_that_go_away_under_a_run_end_it_with_the_cause(launch, sl
     assert started.process.wait(20) == 3
     assert "prompts.jsonl" in state.ended.cause
     assert not processes_of(started.directory)
+
+
+async def test_a_run_is_found_again_after_its_socket_was_cleaned_away(launch, slowly):
+    started = launch(PROMPTS * 2)
+    path = rundir.socket_path(started.directory)
+
+    async def clean(message, _):
+        if isinstance(message, protocol.BatchFinished) and message.batch == 2:
+            path.unlink()
+
+    watching = asyncio.create_task(watch(started, when=clean))
+    await wait_for_socket(started)
+    while path.exists():
+        await asyncio.sleep(0.01)
+    late, _ = await watch(started)
+    await watching
+    assert late.ended.exit_status == 0
+
+
+async def test_a_viewer_too_slow_to_hear_the_end_gets_it_from_the_files(launch):
+    started = launch(PROMPTS)
+    source = SocketSource(started.directory, started.died)
+    events = source.events()
+    await anext(events)
+    started.process.wait(20)  # the run ends while nobody reads
+    source._writer.transport.abort()
+    last = [message async for message in events][-1]
+    assert isinstance(last, protocol.RunEnded)
+    assert (last.exit_status, last.summary.completed) == (0, 25)
+
+
+async def test_a_knob_turned_while_loading_counts(launch, standin_model):
+    (standin_model / "hold").touch()
+    started = launch(PROMPTS, batch_size=4)
+
+    async def turn(message, source):
+        if isinstance(message, protocol.RankPhase):
+            await source.send(protocol.SetBatchSize(batch_size=13))
+            await source.send(protocol.Pause())
+            await source.send(protocol.Resume())
+        if isinstance(message, protocol.Resumed):
+            (standin_model / "hold").unlink(missing_ok=True)
+
+    _, seen = await watch(started, when=turn)
+    assert [message.rows for message in seen if isinstance(message, protocol.BatchStarted)] == [13, 12]
+
+
+async def test_the_time_between_two_supervisors_is_no_time_of_the_run(launch, slowly):
+    started = launch(PROMPTS)
+
+    async def stop(message, source):
+        if isinstance(message, protocol.BatchFinished) and message.batch == 2:
+            await source.send(protocol.Stop())
+
+    before, _ = await watch(started, when=stop)
+    started.process.wait(20)
+    await asyncio.sleep(2.0)
+    again = start.resume(started.directory, {})
+    after, _ = await watch(again)
+    again.process.wait(20)
+    assert after.ended.summary.seconds < before.ended.summary.seconds + 1.5
+    assert sum(rank.prompts for rank in after.ended.summary.ranks) == 25
+
+
+async def test_words_of_an_ended_launch_are_heard_no_more(tmp_path):
+    from runner.config import RunConfig
+    from runner.crew import Crew
+    from runner.scheduler import Scheduler
+
+    heard, kept = [], []
+    scheduler = Scheduler([1] * 8, order="input", batch_size=4, active_ranks=1)
+    config = RunConfig(prompts="p")
+    crew = Crew(
+        1, config, None, scheduler, controls=None, emit=heard.append, log=lambda *_: None, keep=kept.append,
+        keep_error=kept.append,
+    )  # fmt: skip
+    crew.ready = True
+    batch = scheduler.next_batch(0)
+    crew.close()
+    scheduler.lose(0)
+    crew._hear(0, protocol.BatchFailed(rank=0, batch=batch.batch, kind="error", error="late"))
+    assert scheduler.in_flight == {}
+    assert heard == []

@@ -102,8 +102,8 @@ def test_the_socket_has_a_short_private_place_however_long_the_directory_is(tmp_
 
 
 def test_a_runtime_directory_others_can_enter_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    (tmp_path / "rankdeck").mkdir(mode=0o755)
+    monkeypatch.setattr(rundir, "RUNTIME_ROOT", tmp_path)
+    (tmp_path / f"rankdeck-{os.getuid()}").mkdir(mode=0o755)
     with pytest.raises(RunFileError, match="mode 0700"):
         rundir.socket_path(tmp_path)
 

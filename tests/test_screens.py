@@ -6,7 +6,7 @@ import pytest
 from textual.pilot import Pilot
 from textual.widgets import Input
 
-from tests import scripted
+from tests import scripted, scripted_steering
 from tests.dashboards import SIZES, STATES, ScriptedLauncher, dashboard, said, settled, until, whole_screen
 from tui.app import RankdeckApp
 
@@ -15,6 +15,25 @@ from tui.app import RankdeckApp
 @pytest.mark.parametrize("state", STATES)
 def test_the_overview_looks_as_approved(state: str, size: tuple[int, int], snap_compare: Any) -> None:
     assert snap_compare(dashboard(STATES[state]()), terminal_size=size, run_before=settled)
+
+
+@pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
+@pytest.mark.parametrize("state", scripted_steering.STATES)
+def test_a_steered_run_looks_as_approved(state: str, size: tuple[int, int], snap_compare: Any) -> None:
+    assert snap_compare(dashboard(scripted_steering.STATES[state]()), terminal_size=size, run_before=settled)
+
+
+@pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
+@pytest.mark.parametrize("key", ["b", "S", "i"], ids=["batch_size", "stop_now", "advice"])
+def test_the_dialogs_look_as_approved(key: str, size: tuple[int, int], snap_compare: Any) -> None:
+    async def open_dialog(pilot: Pilot[Any]) -> None:
+        await settled(pilot)
+        await pilot.press(key)
+        for entry in pilot.app.screen.query(Input):
+            entry.cursor_blink = False
+        await pilot.pause()
+
+    assert snap_compare(dashboard(scripted_steering.auto_settled()), terminal_size=size, run_before=open_dialog)
 
 
 @pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
@@ -67,10 +86,10 @@ async def test_a_terminal_that_is_too_small_is_told_so_in_one_line(size: tuple[i
         await until(pilot, lambda: "Throughput" in whole_screen(app))
 
 
-@pytest.mark.parametrize("state", ["running", "two_gpus"])
+@pytest.mark.parametrize("state", ["running", "two_gpus", *sorted(set(scripted_steering.STATES) - {"scaled_to_eight"})])
 @pytest.mark.parametrize("size", SIZES)
 async def test_two_ranks_never_need_scrolling(state: str, size: tuple[int, int]) -> None:
-    app = dashboard(STATES[state]())
+    app = dashboard({**STATES, **scripted_steering.STATES}[state]())
     async with app.run_test(size=size) as pilot:
         await settled(pilot)
         assert app.query_one("#overview").max_scroll_y == 0

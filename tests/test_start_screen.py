@@ -20,7 +20,7 @@ async def test_a_run_is_chosen_checked_and_launched_with_the_keyboard() -> None:
         assert app.screen.query_one("#launch", Button).disabled
         await pilot.press(*"a.txt")
         await until(pilot, lambda: not app.screen.query_one("#launch", Button).disabled)
-        await pilot.press("tab", "tab", "backspace", "backspace", "8", "enter")
+        await pilot.press("tab", "tab", *["backspace"] * 4, "8", "enter")
         await until(pilot, lambda: isinstance(app.screen, RunScreen))
         await until(pilot, lambda: app.run_is_shown)
     assert launcher.launched == [RunConfig(prompts="a.txt", model="demo", ranks=2, batch_size=8, max_new_tokens=100)]
@@ -34,7 +34,7 @@ async def test_every_mistake_is_named_beside_its_field_and_keeps_the_run_from_st
         await pilot.press(*"a.doc", "tab", "x", "tab", "0", "enter")
         await until(pilot, lambda: "no such file" in said(app, "prompts"))
         assert "whole number" in said(app, "ranks")
-        await until(pilot, lambda: "at least 1" in said(app, "batch_size"))
+        await until(pilot, lambda: "from 1 to" in said(app, "batch_size"))
         assert app.screen.query_one("#launch", Button).disabled
     assert launcher.launched == []
 

@@ -110,6 +110,42 @@ async def test_one_prompt_that_makes_its_batch_raise_costs_that_one_prompt(launc
     assert state.ended.exit_status == 1
 
 
+async def test_in_a_split_run_too_a_prompt_that_raises_costs_that_one_prompt(launch):
+    started = launch([*PROMPTS[:10], "!raise", *PROMPTS[10:]], dispatch="split")
+    state, _ = await watch(started)
+    assert started.process.wait(10) == 1
+    assert state.gather.differing == []
+    assert (state.gather.records, len(outputs(started.directory))) == (25, 26)
+
+
+async def test_a_run_elsewhere_is_found_by_its_name(launch, tmp_path):
+    started = start.launch(
+        RunConfig(prompts=write_prompts(tmp_path), model=str(tmp_path / "standin-model"), device="cpu", name="far"),
+        run_dir=tmp_path / "elsewhere",
+    )
+    assert rundir.find_run("far") == started.directory
+    assert [directory for directory, _ in rundir.list_runs()] == [started.directory]
+    await watch(started)
+    started.process.wait(10)
+
+
+def write_prompts(tmp_path: Path) -> str:
+    path = tmp_path / "these.txt"
+    path.write_text("one\ntwo\n")
+    return str(path)
+
+
+async def test_the_journal_has_telemetry_about_once_a_second(launch, monkeypatch):
+    monkeypatch.setenv("STANDIN_STEP_SECONDS", "0.25")
+    started = launch(PROMPTS)
+    await watch(started)
+    started.process.wait(10)
+    ticks = [event for event in rundir.read_events(started.directory) if isinstance(event, protocol.Tick)]
+    measured = [tick for tick in ticks if tick.processes]
+    assert len(measured) >= 2
+    assert len(ticks) <= 2 * len(measured) + 2, "no more than the ticks that a replay needs"
+
+
 async def test_a_rank_that_cannot_load_ends_the_run_with_its_own_words(launch, standin_model):
     (standin_model / "fail-load").touch()
     started = launch(PROMPTS)

@@ -4,6 +4,7 @@ Knows the command line: options, exit status, what goes to stdout (the product) 
 talk). What a run does, and how it looks, is elsewhere; Textual is imported only where a screen is shown.
 """
 
+import io
 import sys
 import tomllib
 from pathlib import Path
@@ -31,6 +32,10 @@ app = typer.Typer(
 
 def main() -> None:
     """Run the command line."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A terminal that cannot show a character shows its code; it does not end the view.
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except BrokenPipeError:
@@ -206,7 +211,11 @@ def hello(
 ) -> None:
     """Every rank greets; the gathered greetings are printed. The quickest check that a machine works."""
     import asyncio
+    import signal
 
+    # However it is ended, the ranks are ended with it: as by Ctrl-C.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
     if device not in ("auto", "cuda", "cpu"):
         raise _refuse(f"--device: must be one of auto, cuda, cpu, not {device!r}")
     try:
@@ -265,7 +274,7 @@ def _read_config(path: Path | None) -> dict[str, Any]:
         raise _refuse(f"--config: {path}: {error}") from None
     if "prompts" in values and values["prompts"] != "-":
         # A path in a file is relative to the file: it means the same wherever the command is given.
-        values["prompts"] = str(path.absolute().parent / Path(values["prompts"]).expanduser())
+        values["prompts"] = str(path.absolute().parent / start.with_homes(RunConfig(prompts=values["prompts"])).prompts)
     return values
 
 

@@ -39,6 +39,7 @@ class Source(Protocol):
         ...
 
 
+GONE_SECONDS = 5.0
 CONNECT_SECONDS = 15.0
 """A supervisor that was just started needs a moment before its socket is there."""
 
@@ -71,11 +72,16 @@ class SocketSource:
                 yield message
                 if isinstance(message, protocol.RunEnded):
                     return
-        except (ConnectionError, asyncio.IncompleteReadError, ValueError) as error:
-            raise SourceError(f"lost the supervisor ({error or type(error).__name__})") from None
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass
+        except ValueError as error:
+            raise SourceError(f"lost the supervisor ({error})") from None
         finally:
             self._writer = None
             writer.close()
+        if (ended := await self._ended()) is not None:
+            yield ended
+            return
         raise SourceError(
             f"the supervisor is gone; finished outputs are in {self.directory / 'outputs.jsonl'}, "
             f"its log is {self.directory / 'runner.log'}"
@@ -88,6 +94,24 @@ class SocketSource:
         else:
             self._writer.write(line)
 
+    async def _ended(self) -> protocol.RunEnded | None:
+        """The run's end, from run.json, for a viewer that was too slow to hear of it."""
+        deadline = asyncio.get_running_loop().time() + GONE_SECONDS
+        while True:
+            with contextlib.suppress(rundir.RunFileError):
+                run = rundir.read_run_file(self.directory)
+                if run.status != "running" and run.summary is not None and run.exit_status is not None:
+                    return protocol.RunEnded(
+                        at=run.ended_at or 0.0,
+                        status=run.status,
+                        exit_status=run.exit_status,
+                        summary=run.summary,
+                        cause=run.cause,
+                    )
+            if not rundir.supervisor_alive(self.directory) or asyncio.get_running_loop().time() > deadline:
+                return None
+            await asyncio.sleep(0.05)
+
     async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         path = rundir.socket_path(self.directory)
         deadline = asyncio.get_running_loop().time() + CONNECT_SECONDS
@@ -95,7 +119,9 @@ class SocketSource:
             try:
                 return await asyncio.open_unix_connection(str(path), limit=protocol.MAX_LINE_BYTES)
             except (FileNotFoundError, ConnectionRefusedError):
-                if self._died() or asyncio.get_running_loop().time() > deadline:
+                late = asyncio.get_running_loop().time() > deadline
+                # One that lives is busy: it reads the prompts before it listens, and there may be millions.
+                if self._died() or (late and not rundir.supervisor_alive(self.directory)):
                     raise SourceError(self._why_no_supervisor()) from None
                 await asyncio.sleep(0.02)
 

@@ -31,6 +31,8 @@ class PlainView:
         if isinstance(message, state.Snapshot):
             self.state = message.state
             self._say_run()
+            for line in end_lines(self.state):
+                self._line(line)
             return
         assert not isinstance(message, protocol.Refused)
         self.state = state.apply(self.state, message)
@@ -62,6 +64,20 @@ class PlainView:
                 return [output_line(event.record)]
             case protocol.BatchFailed():
                 return [f"rank {event.rank}: batch {event.batch} failed: {text.visible(event.error)}"]
+            case protocol.RanksReady():
+                return ["all ranks are ready"]
+            case protocol.BatchSizeChanged():
+                return [f"batch size {event.batch_size}: {event.reason}"]
+            case protocol.ActiveRanksChanged():
+                return [f"{event.active_ranks} of {len(now.ranks)} ranks active"]
+            case protocol.RankCapped():
+                return [f"rank {event.rank}: at most {event.batch_size} prompts per batch from now on"]
+            case protocol.Paused():
+                return [f"paused: {text.visible(event.reason)}"]
+            case protocol.Resumed():
+                return ["resumed"]
+            case protocol.RunTakenUp():
+                return [f"taken up again: {now.done:,} of {now.prompts:,} prompts are done"]
             case protocol.RankLost():
                 return [f"rank {event.rank}: lost: {text.visible(event.cause)}"]
             case protocol.Tick() if now.phase in ("running", "stopping") and self._due(event.at):
@@ -81,11 +97,16 @@ class PlainView:
         config = self.state.config
         if config is None:
             return
+        size = f"{self.state.batch_size}" if self.state.stretches else f"{config.batch_size or 'auto'}"
         self._line(
             f"run {self.state.name}: {self.state.prompts:,} prompts, model {text.visible(config.model)}, "
-            f"{config.ranks} ranks, batch size {config.batch_size}, {config.max_new_tokens} new tokens, "
+            f"{config.ranks} ranks, batch size {size}, {config.max_new_tokens} new tokens, "
             f"{config.dispatch}, {config.length_mode}"
         )
+        if self.state.paused is not None:
+            self._line(f"paused: {text.visible(self.state.paused)}")
+        if self.state.ranks and self.state.active_ranks < len(self.state.ranks):
+            self._line(f"{self.state.active_ranks} of {len(self.state.ranks)} ranks active")
 
     def _once(self, line: str) -> list[str]:
         new = line not in self._said

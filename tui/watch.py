@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from runner import protocol, rundir, start
 from runner.config import Problem, RunConfig
-from runner.state import Snapshot, ToViewer
+from runner.state import RunState, Snapshot, ToViewer
 from tui.client import SocketSource, Source, SourceError
 from tui.plain import PlainView, end_lines
 
@@ -87,10 +87,19 @@ def _fly(app: "RankdeckApp") -> int:
     if state is None or state.config is None:
         return app.return_code or 0
     if state.ended is None:
-        sys.stdout.write(f"run {state.name} goes on. Watch it: rankdeck attach {state.name}\n")
+        sys.stdout.write(f"run {state.name} goes on. Watch it: rankdeck attach {_way_back(state)}\n")
         return 0
     sys.stdout.write("".join(f"{line}\n" for line in end_lines(state)))
     return state.ended.exit_status
+
+
+def _way_back(state: RunState) -> str:
+    """What `attach` finds the run by: its name, else its directory."""
+    directory = Path(state.directory)
+    try:
+        return state.name if rundir.find_run(state.name) == directory.resolve() else str(directory)
+    except rundir.RunFileError:
+        return str(directory)
 
 
 class _JsonView:

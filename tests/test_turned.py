@@ -1,0 +1,243 @@
+"""What turning the knobs, losing a rank and a full disk look like: pure functions, tested without an app."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from runner import protocol
+from runner.state import HistoryPoint, Mark
+from runner.stretches import scaling
+from tests import scripted, scripted_steering
+from tests.scripted_steering import STATES, SteeredScript
+from tui.text import line_width, plain
+from tui.widgets.chart import chart, columns
+from tui.widgets.header import header_line
+from tui.widgets.hints import advice_lines, all_advice
+from tui.widgets.marks import SIGN, label_rows, mark_column
+from tui.widgets.notice import notice_lines
+from tui.widgets.progress import progress_lines
+from tui.widgets.ranks import rank_lines
+from tui.widgets.throughput import throughput_lines
+from tui.widgets.turned import scaling_line, scaling_table, turn_lines
+
+ALL = {name: make().state for name, make in STATES.items()}
+
+
+@pytest.mark.parametrize("width", [58, 76, 116, 196])
+@pytest.mark.parametrize("name", ALL)
+def test_no_panel_is_ever_wider_or_higher_than_its_room(name: str, width: int) -> None:
+    state = ALL[name]
+    lines = [
+        header_line(state, width),
+        *rank_lines(state, width),
+        *notice_lines(state, width),
+        *advice_lines(state, width),
+        *all_advice(state, width),
+    ]
+    for height in (5, 6, 9, 12, 20):
+        chart_lines, facts = throughput_lines(state, width // 2, height), progress_lines(state, width // 2 - 4, height)
+        assert len(chart_lines) == height
+        assert len(facts) <= height
+        lines.extend([*chart_lines, *facts])
+    for line in lines:
+        assert line_width(line) <= width, plain([line])
+
+
+# --- marks --------------------------------------------------------------------------------------
+
+MARKS = st.lists(
+    st.builds(
+        Mark,
+        elapsed=st.floats(0, 5000, allow_nan=False),
+        kind=st.sampled_from(["batch size", "active ranks", "pause", "memory", "rank lost", "taken up"]),
+        text=st.text(st.characters(codec="utf-8"), max_size=30),
+    ),
+    max_size=12,
+)
+
+
+@given(MARKS, st.floats(0, 4000), st.integers(1, 150), st.integers(2, 25))
+@settings(max_examples=300)
+def test_marks_never_leave_the_chart(marks: list[Mark], end: float, width: int, height: int) -> None:
+    marks = sorted(marks, key=lambda mark: mark.elapsed)
+    history = [HistoryPoint(end * share / 9, 100.0 * share) for share in range(10)]
+    lines = chart(history, max(10, width), height, marks)
+    assert len(lines) == height
+    assert {line_width(line) for line in lines} == {max(10, width)}
+
+
+@given(MARKS, st.integers(2, 150), st.integers(1, 2))
+@settings(max_examples=300)
+def test_every_mark_has_its_sign_and_no_label_runs_into_another(marks: list[Mark], number: int, rows: int) -> None:
+    marks = [replace(mark, text="label") for mark in sorted(marks, key=lambda mark: mark.elapsed)]
+    shown = plain(label_rows(marks, 5000.0, number, rows)).split("\n")
+    found = {column for row in shown for column, cell in enumerate(row) if cell == SIGN}
+    assert found <= {mark_column(mark, 5000.0, number) for mark in marks}
+    assert all(word == "label" or set(word) <= {SIGN, "│"} for row in shown for word in row.split())
+    if marks and number >= 16:
+        newest = mark_column(marks[-1], 5000.0, number)
+        assert any(f"{SIGN} label" in row[newest:] or row[: newest + 1].endswith(f"label {SIGN}") for row in shown)
+
+
+def test_the_newest_mark_is_said_and_an_older_one_keeps_its_sign() -> None:
+    marks = [
+        Mark(elapsed=10, kind="batch size", text="batch size 8"),
+        Mark(elapsed=12, kind="batch size", text="batch size 16"),
+    ]
+    assert plain(label_rows(marks, 60, 60)).split() == [SIGN, SIGN, "batch", "size", "16"]
+    two_rows = plain(label_rows(marks, 60, 60, 2)).split("\n")
+    assert two_rows[0].strip() == f"{SIGN} batch size 8"
+    assert two_rows[1] == " " * 10 + f"│ {SIGN} batch size 16"
+
+
+def test_a_mark_stands_over_the_time_it_was_made() -> None:
+    state = ALL["knob_turned"]
+    lines = plain(throughput_lines(state, 70, 12)).split("\n")
+    labels = next(line for line in lines if SIGN in line)
+    column = labels.index(SIGN)
+    assert labels[column:].startswith(f"{SIGN} batch size 8")
+    crossed = [line for line in lines if len(line) > column and line[column] == "│"]
+    assert len(crossed) >= 5
+    plot = 70 - 5
+    assert column - 5 == int(state.marks[0].elapsed / 30 * plot)
+
+
+def test_a_time_without_samples_is_a_hole_in_the_chart_not_a_plateau() -> None:
+    history = [*(HistoryPoint(float(at), 100.0) for at in range(10)), HistoryPoint(25.0, 90.0)]
+    assert columns(history, 30, 30.0) == [100.0] * 10 + [None] * 15 + [90.0] + [None] * 4
+    assert columns(history[:10], 60, 30.0)[:20] == [100.0] * 19 + [None]
+
+
+# --- before and after ---------------------------------------------------------------------------
+
+
+def test_before_and_after_of_a_turn_are_whole_batches_with_the_gain() -> None:
+    assert plain(turn_lines(ALL["knob_turned"], 60)) == "batch size 4 → 8  115 → 174 tok/s (+51%)"
+    assert plain(turn_lines(ALL["one_of_two_ranks"], 80)) == (
+        "active ranks 2 → 1  173 → 89 tok/s (-49%)  memory 1.5 → 1.5 GiB"
+    )
+
+
+def test_a_turn_is_being_measured_until_every_active_rank_has_ended_a_batch() -> None:
+    assert plain(turn_lines(ALL["knob_just_turned"], 60)) == "batch size 4 → 8  115 tok/s → measuring…"
+
+
+def test_a_turn_is_said_in_less_where_there_is_less_room() -> None:
+    assert plain(turn_lines(ALL["knob_turned"], 39)) == "batch 4 → 8  115 → 174 tok/s (+51%)"
+    assert plain(turn_lines(ALL["knob_turned"], 29)) == "batch 4→8 115→174 +51%"
+    assert plain(turn_lines(ALL["knob_just_turned"], 29)) == "batch 4→8 115→measuring…"
+
+
+def test_where_no_knob_was_turned_nothing_is_said() -> None:
+    assert turn_lines(scripted.running().state, 60) == []
+    assert turn_lines(SteeredScript().begun().rounds(2).state, 60) == []
+
+
+# --- scaling ------------------------------------------------------------------------------------
+
+
+def test_the_scaling_table_has_a_row_per_number_of_ranks_that_was_run() -> None:
+    lines = plain(scaling_table(ALL["scaled_to_eight"], 42)).split("\n")
+    assert lines[0] == "Scaling at batch size 8"
+    assert lines[1].split() == ["ranks", "tok/s", "speedup", "efficiency"]
+    assert [line.split()[0] for line in lines[2:]] == ["1", "2", "4", "▸"]
+    assert lines[2].split()[2:] == ["1.00x", "100%"]
+    rows = scaling(ALL["scaled_to_eight"].stretches, 8)
+    assert rows[3].speedup is not None
+    assert f"{rows[3].speedup:.2f}x" in lines[5]
+
+
+def test_one_row_is_shown_while_fewer_ranks_are_active_than_there_are() -> None:
+    state = SteeredScript().begun().activate(1).rounds(1).state
+    assert len(scaling_table(state, 42)) == 3
+    assert scaling_table(SteeredScript().begun().rounds(1).state, 42) == []
+
+
+def test_without_a_run_at_one_rank_speedup_is_unknown_not_guessed() -> None:
+    state = SteeredScript(3).begun().rounds(1).activate(2).rounds(1).state
+    assert [line.split()[-2:] for line in plain(scaling_table(state, 42)).split("\n")[2:]] == [["-", "-"]] * 2
+    assert plain(scaling_line(state, 42)).split()[:3] == ["2", "active", "ranks"]
+
+
+def test_in_one_line_scaling_is_the_speedup_of_the_ranks_that_are_active() -> None:
+    assert plain(scaling_line(ALL["one_of_two_ranks"], 34)) == "scaling 1 → 2 ranks      1.96x 98%"
+    assert "1 → 8 ranks" in plain(scaling_line(ALL["scaled_to_eight"], 27))
+
+
+# --- batch size, ranks, header ------------------------------------------------------------------
+
+
+def test_the_batch_size_says_whether_it_is_being_searched_for_and_why_it_settled() -> None:
+    assert "32 (auto: trying)" in plain(progress_lines(ALL["auto_trying"], 42, 12))
+    settled = plain(progress_lines(ALL["auto_settled"], 34, 12))
+    assert "32 (auto)" in settled
+    assert scripted_steering.SETTLED in " ".join(settled.split())
+    assert scripted_steering.SETTLED in " ".join(plain(all_advice(ALL["auto_settled"], 60)).split())
+    assert "as asked for" not in plain(progress_lines(ALL["knob_turned"], 42, 12))
+
+
+def test_a_reason_that_does_not_fit_ends_in_an_ellipsis() -> None:
+    assert plain(progress_lines(ALL["auto_settled"], 27, 6)).endswith("…")
+
+
+def test_a_rank_without_work_is_inactive_and_one_with_a_batch_in_hand_ends_it_first() -> None:
+    script = SteeredScript(batch_size=8).begun().rounds(1, finish=False).activate(1)
+    assert "inactive" not in plain(rank_lines(script.state, 76))
+    script.finish_batch(1, 2, range(8, 16))
+    assert "inactive" in plain(rank_lines(script.state, 76)).split("\n")[2]
+
+
+@pytest.mark.parametrize("width", [58, 76, 116])
+def test_a_rank_that_ran_out_of_memory_shows_its_cap_beside_its_batch(width: int) -> None:
+    rows = plain(rank_lines(ALL["out_of_memory"], width)).split("\n")
+    assert "≤8" in rows[2]
+    assert "≤" not in rows[1]
+
+
+def test_the_header_says_how_many_ranks_are_active_that_it_is_paused_and_which_attempt_it_is() -> None:
+    assert "1 of 2 ranks active" in plain([header_line(ALL["one_of_two_ranks"], 116)])
+    assert "‖ paused" in plain([header_line(ALL["paused"], 58)])
+    assert "attempt 2, 2 restarts left" in plain([header_line(ALL["relaunched"], 116)])
+    assert "attempt 2, 2 left" in plain([header_line(ALL["relaunched"], 78)])
+
+
+# --- what holds the run up ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("width", [58, 78, 118])
+def test_a_full_disk_is_said_whole(width: int) -> None:
+    text = " ".join(plain(notice_lines(ALL["disk_full"], width)).split())
+    assert scripted_steering.DISK_FULL in text
+    assert "goes on by itself" in text
+
+
+@pytest.mark.parametrize("width", [58, 78, 118])
+def test_a_relaunch_says_which_rank_was_lost_and_why_and_shows_the_way_back(width: int) -> None:
+    text = " ".join(plain(notice_lines(ALL["relaunching"], width)).split())
+    assert text.startswith(f"✗ rank 1 was lost: {scripted_steering.SEGFAULT};")
+    assert "attempt 2, 2 restarts left" in text
+    assert "loading" in plain(rank_lines(ALL["relaunching"], width))
+    assert "0 / 2 ready" in plain(progress_lines(ALL["relaunching"], 42, 12))
+    assert "- tok/s now" in plain(throughput_lines(ALL["relaunching"], 60, 9))
+    assert notice_lines(ALL["relaunched"], width) == []
+
+
+def test_a_run_taken_up_by_hand_does_not_blame_a_rank() -> None:
+    script = scripted_steering.relaunched()
+    settings = scripted.config(2, 8)
+    script.add(protocol.RunTakenUp(config=settings, completed=48, failed=0, prompt_tokens=1, output_tokens=1))
+    script.add(protocol.RanksLaunched(attempt=3, world_size=2, restarts_left=3))
+    assert "lost" not in plain(notice_lines(script.state, 78))
+
+
+def test_a_hostile_reason_is_data() -> None:
+    script = SteeredScript().begun().add(protocol.Paused(reason="[red]\x1b[2J\u202e", asked=False))
+    assert "[red]␛[2J⟨U+202E⟩" in plain(notice_lines(script.state, 78))
+
+
+def test_advice_is_one_line_and_says_how_to_read_the_rest() -> None:
+    line = plain(advice_lines(ALL["advice"], 60))
+    assert line.startswith("▸ 3 ranks at batch size 16 need 3 rounds")
+    assert line.endswith("i all of it")
+    assert advice_lines(scripted.loading().state, 60) == []
