@@ -36,7 +36,7 @@ def test_a_run_is_flown_from_the_dashboard_steered_left_and_come_back_to(tmp_pat
         terminal.send("[")
         terminal.wait_for("1 of 2 ranks")
         terminal.resize(120, 40)
-        terminal.wait_for("Scaling", seconds=60)
+        terminal.wait_for("speedup", seconds=60)
         terminal.send("d")
         assert terminal.wait() == 0
     assert b"rankdeck attach" in bytes(terminal.raw), "the way back is printed"

@@ -5,6 +5,7 @@ come from the state, looks from the widgets. Imports nothing heavy: it must pain
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -17,8 +18,9 @@ from textual.screen import Screen
 from runner import protocol
 from runner.protocol import OutputRecord
 from runner.state import RunState, Snapshot, ToViewer, apply
-from tui import theme
-from tui.outputs import OutputBook
+from tui import keys, theme
+from tui.knobs import Knobs
+from tui.outputs import KEPT, OutputBook
 from tui.screens.run import RunScreen
 
 if TYPE_CHECKING:
@@ -63,9 +65,17 @@ class RankdeckApp(App[Leave]):
     ]
 
     def __init__(
-        self, source: "Source | None", *, launcher: "Launcher | None" = None, earlier: Earlier | None = None
+        self,
+        source: "Source | None",
+        *,
+        launcher: "Launcher | None" = None,
+        earlier: Earlier | None = None,
+        steerable: bool = True,
     ) -> None:
+        """`steerable` is False where nobody can be asked for anything: in a replay."""
         super().__init__()
+        self._steerable = steerable
+        self.knobs = Knobs()
         self._source = source
         self._launcher = launcher
         self._earlier = earlier
@@ -73,7 +83,7 @@ class RankdeckApp(App[Leave]):
         self._run_state = RunState()
         self._seen_any = False
         self._dirty = False
-        self._said_over = False
+        self._offered: tuple[bool, bool] | None = None
         self._interrupts = 0
         self._leave_when_ended = False
         self._run_screen: RunScreen | None = None
@@ -87,6 +97,11 @@ class RankdeckApp(App[Leave]):
     def final_state(self) -> RunState | None:
         """The last state that came; None where none did."""
         return self._run_state if self._seen_any else None
+
+    @property
+    def run_state(self) -> RunState:
+        """The newest state there is; the screen may be a moment behind."""
+        return self._run_state
 
     @property
     def book(self) -> OutputBook:
@@ -152,17 +167,25 @@ class RankdeckApp(App[Leave]):
         self._seen_any = True
         if isinstance(message, Snapshot):
             self._run_state = message.state
-            if message.state.done and self._earlier is not None and self._source is not None:
-                self._load_earlier(self._source.directory, self._earlier)
-            return
-        self._run_state = apply(self._run_state, message)
-        if isinstance(message, protocol.Output):
-            self._book.add(message.record)
+            self._look_back()
+        else:
+            self._run_state = apply(self._run_state, message)
+            if isinstance(message, protocol.Output):
+                self._book.add(message.record)
+            elif isinstance(message, protocol.RunEnded):
+                self._look_back()
+        self.knobs.heard(self._run_state)
+
+    def _look_back(self) -> None:
+        """Read the answers that were never heard of: from before this view came, or fell behind."""
+        missing = self._run_state.done > len(self._book) and len(self._book) < KEPT
+        if missing and self._earlier is not None and self._source is not None:
+            self._load_earlier(self._source.directory, self._earlier)
 
     @work(exclusive=True, group="earlier")
     async def _load_earlier(self, directory: Path, earlier: Earlier) -> None:
         try:
-            records = await asyncio.to_thread(lambda: list(earlier(directory)))
+            records = await asyncio.to_thread(lambda: deque(earlier(directory), maxlen=KEPT))
         except (OSError, ValueError) as error:
             self.notify(f"earlier answers cannot be read: {error}", severity="warning", markup=False)
             return
@@ -177,9 +200,10 @@ class RankdeckApp(App[Leave]):
         self._dirty = False
         with self.batch_update():
             self._run_screen.show(self._run_state, self._book, self.lost)
-            if not self._goes_on and not self._said_over:
-                self._said_over = True
-                self.screen.refresh_bindings()
+            offered = (self.steers, self._run_state.ready_at is not None)
+            if offered != self._offered:
+                self._offered = offered
+                self._run_screen.refresh_bindings()
 
     # --- actions -----------------------------------------------------------------------------
 
@@ -187,36 +211,45 @@ class RankdeckApp(App[Leave]):
     def _goes_on(self) -> bool:
         return self._run_screen is not None and self._run_state.ended is None and self.lost is None
 
-    async def _send_stop(self, *, now: bool) -> None:
-        if self._source is not None and self._goes_on:
-            await self._source.send(protocol.Stop(now=now))
+    @property
+    def steers(self) -> bool:
+        """Whether there is a run that can be asked for something."""
+        return self._steerable and self._goes_on
+
+    async def ask(self, command: protocol.Command) -> None:
+        """Ask something of the run, while there is one to ask."""
+        if self._source is not None and self.steers:
+            await self._source.send(command)
+
+    def say(self, text: str, title: str = "") -> None:
+        """A word beside the work, gone after a while."""
+        self.notify(text, title=title, markup=False)
 
     async def action_stop(self) -> None:
         """Ask the run to stop after the batches in flight."""
-        if self._goes_on:
-            await self._send_stop(now=False)
-            self.notify("The run stops after the batches in flight.", title="Stopping", markup=False)
+        if self.steers:
+            await self.ask(protocol.Stop(now=False))
+            self.say("The run stops after the batches in flight.", "Stopping")
 
     async def action_interrupt(self) -> None:
         """Ctrl-C: first stop cleanly, then at once, then leave whatever happens."""
-        if not self._goes_on:
+        if not self.steers:
             self._exit_with("ended")
             return
         self._interrupts += 1
         self._leave_when_ended = True
         if self._interrupts == 1:
-            await self._send_stop(now=False)
-            text = "The run stops after the batches in flight. Ctrl-C again ends it at once."
-            self.notify(text, title="Stopping", markup=False)
+            await self.ask(protocol.Stop(now=False))
+            self.say("The run stops after the batches in flight. Ctrl-C again ends it at once.", "Stopping")
         elif self._interrupts == 2:
-            await self._send_stop(now=True)
-            self.notify("The batches in flight are abandoned.", title="Ending the run", markup=False)
+            await self.ask(protocol.Stop(now=True))
+            self.say("The batches in flight are abandoned.", "Ending the run")
         else:
             self._exit_with("stopped")
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Stopping and detaching are offered only while there is something to stop or to leave running."""
-        return self._goes_on if action in ("stop", "detach") else True
+        return self.steers if action in ("stop", "detach") else True
 
     def action_detach(self) -> None:
         """Leave; the run goes on."""
@@ -224,7 +257,7 @@ class RankdeckApp(App[Leave]):
 
     def action_leave(self) -> None:
         """Leave; while the run goes on, ask what shall become of it."""
-        if not self._goes_on:
+        if not self.steers:
             self._exit_with("ended")
             return
         from tui.screens.leave import LeaveScreen
@@ -252,30 +285,9 @@ class RankdeckApp(App[Leave]):
         from tui.screens.help import HelpScreen
 
         if not isinstance(self.screen, HelpScreen):
-            self.push_screen(HelpScreen(self._keys()))
-
-    def _keys(self) -> list[tuple[str, str]]:
-        """Every key of the screen that is seen, with what it does."""
-        keys: dict[str, tuple[list[str], str]] = {}
-        for active in self.screen.active_bindings.values():
-            binding = active.binding
-            if binding.id and active.enabled:
-                displays, _ = keys.setdefault(binding.id, ([], binding.tooltip or binding.description))
-                displays.append(self.get_key_display(binding))
-        # The application's own keys come first in Textual's order, and are asked for least.
-        ordered = sorted(keys, key=lambda name: name.startswith("app."))
-        return [(" ".join(keys[name][0]), keys[name][1]) for name in ordered]
+            self.push_screen(HelpScreen(keys.described(self, self.screen)))
 
     def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
         """The command palette: every action that has a key, and Textual's themes."""
-        seen: set[str] = set()
-        for active in screen.active_bindings.values():
-            binding = active.binding
-            if binding.id and active.enabled and binding.id not in seen:
-                seen.add(binding.id)
-
-                async def run(action: str = binding.action, node: Any = active.node) -> None:
-                    await self.run_action(action, node)
-
-                yield SystemCommand(binding.description, binding.tooltip or binding.action, run)
+        yield from keys.commands(self, screen)
         yield SystemCommand("Choose a theme", "All themes there are", self.action_change_theme)

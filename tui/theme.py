@@ -15,12 +15,15 @@ STYLES = {
     "key": "bold $primary",
     "good": "$success",
     "warn": "$warning",
+    "warn-strong": "bold $warning",
     "bad": "bold $error",
     "bar": "$primary",
     "memory": "$secondary",
     "track": "$track",
     "chart": "$chart",
     "axis": "$quiet",
+    "mark": "$mark",
+    "mark-on-chart": "$mark on $chart",
     "cursor": "$block-cursor-foreground on $block-cursor-background",
     **{f"rank-{number}": f"bold $rank-{number}" for number in range(RANK_COLOURS)},
 }
@@ -48,10 +51,12 @@ def variable_defaults(dark: bool, ansi: bool) -> dict[str, str]:
             "track": "ansi_bright_black",
             "chart": "ansi_cyan",
             "quiet": "ansi_default",
+            "mark": "ansi_default",
         }
     colours = _ON_DARK if dark else _ON_LIGHT
     track, quiet, chart = ("#3b4654", "#8b98a8", "#3b9e90") if dark else ("#c3ccd6", "#5b6875", "#3a9d90")
-    return {**_ranks(colours), "track": track, "quiet": quiet, "chart": chart}
+    mark = "#d9e1ea" if dark else "#1c2630"
+    return {**_ranks(colours), "track": track, "quiet": quiet, "chart": chart, "mark": mark}
 
 
 DARK = Theme(

@@ -12,6 +12,12 @@ from tui.text import Line, pad, wrap
 from tui.widgets.lines import Panel
 
 WORDS = (
+    ("a → b tok/s", "before and after a knob was turned, over whole batches that began and ended under one setting"),
+    ("memory", "beside those figures: the most a rank had in use on its device during a batch"),
+    ("speedup", "tokens/s over those of one active rank at the same batch size, both from this run"),
+    ("efficiency", "speedup / active ranks"),
+    ("inactive", "the rank keeps its model loaded and gets no batch"),
+    ("≤8", "the rank ran out of memory: it gets at most 8 prompts per batch"),
     ("tok/s", "output tokens per second; padding is never counted"),
     ("padding waste", "share of the computed token slots that held no real token; 0% is perfect"),
     ("idle", "share of a rank's time, since all ranks were ready, with no batch in hand"),

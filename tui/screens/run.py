@@ -8,18 +8,37 @@ from textual.containers import Container
 from textual.screen import Screen
 from textual.widgets import Footer, Static
 
+from runner.protocol import Stop
 from runner.state import RunState
+from tui.knobs import ASKED_FOR
 from tui.outputs import OutputBook
+from tui.text import Line
 from tui.widgets.header import header_line
+from tui.widgets.hints import advice_lines
 from tui.widgets.lines import Lines
+from tui.widgets.notice import notice_lines
 from tui.widgets.overview import Overview
 
 if TYPE_CHECKING:
     from tui.app import RankdeckApp
+    from tui.screens.batch_size import Answer
 
 ViewName = Literal["overview", "outputs", "log"]
 
+TALL, SHORT_CHARTS = 24, 6
+
 TOO_SMALL = "rankdeck needs a terminal of at least 60x18"
+
+_BATCH_SIZE, _RANKS, _VIEWS = Binding.Group("Batch size"), Binding.Group("Ranks"), Binding.Group("Views")
+
+
+def _knob(keys: str, action: str, description: str, group: Binding.Group, tooltip: str) -> Binding:
+    name = f"knob.{description.lower().replace(' ', '_')}"
+    return Binding(keys, action, description, id=name, tooltip=tooltip, group=group)
+
+
+def _view(key: str, name: ViewName, description: str, tooltip: str) -> Binding:
+    return Binding(key, f"view('{name}')", description, id=f"view.{name}", tooltip=tooltip, group=_VIEWS)
 
 
 class RunScreen(Screen[None]):
@@ -28,12 +47,40 @@ class RunScreen(Screen[None]):
     app: "RankdeckApp"
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("1", "view('overview')", "Overview", id="view.overview", tooltip="Speed, progress, GPUs, ranks"),
-        Binding("2", "view('outputs')", "Outputs", id="view.outputs", tooltip="Every answer as it arrives"),
-        Binding("3", "view('log')", "Log", id="view.log", tooltip="What the supervisor and the ranks say"),
-        Binding("s", "app.stop", "Stop", id="run.stop", tooltip="Stop the run after the batches in flight"),
-        Binding("d", "app.detach", "Detach", id="run.detach", tooltip="Leave; the run goes on"),
         Binding("q", "app.leave", "Quit", id="app.leave", tooltip="Leave; asks first while the run goes on"),
+        Binding(
+            "question_mark", "app.help", "Help", key_display="?", id="run.help", tooltip="Every key, and the words"
+        ),
+        Binding("space", "pause", "Pause", id="run.pause", tooltip="Pause after the batches in flight, or go on"),
+        _knob("minus,underscore", "batch_size(False)", "Smaller batches", _BATCH_SIZE, "Halve the batch size"),
+        _knob("plus,equals_sign", "batch_size(True)", "Larger batches", _BATCH_SIZE, "Double the batch size"),
+        _knob("left_square_bracket", "ranks(-1)", "Fewer ranks", _RANKS, "One active rank less; it keeps its model"),
+        _knob("right_square_bracket", "ranks(1)", "More ranks", _RANKS, "One active rank more"),
+        _view("1", "overview", "Overview", "Speed, progress, GPUs, ranks"),
+        _view("2", "outputs", "Outputs", "Every answer as it arrives"),
+        _view("3", "log", "Log", "What the supervisor and the ranks say"),
+        Binding("d", "app.detach", "Detach", id="run.detach", tooltip="Leave; the run goes on"),
+        Binding(
+            "b", "type_batch_size", "Batch size", id="knob.batch_size", tooltip="Type a batch size, or auto", show=False
+        ),
+        Binding(
+            "a",
+            "auto_batch_size",
+            "Auto batch size",
+            id="knob.auto",
+            tooltip="Search for the best batch size on the real work",
+            show=False,
+        ),
+        Binding("i", "advice", "Advice", id="run.advice", tooltip="All that the figures suggest", show=False),
+        Binding("s", "app.stop", "Stop", id="run.stop", tooltip="Stop the run after the batches in flight", show=False),
+        Binding(
+            "S",
+            "stop_now",
+            "Stop now",
+            id="run.stop_now",
+            tooltip="Abandon the batches in flight; asks first",
+            show=False,
+        ),
     ]
 
     def __init__(self) -> None:
@@ -46,12 +93,15 @@ class RunScreen(Screen[None]):
     def compose(self) -> ComposeResult:
         yield Static(TOO_SMALL, id="too-small", markup=False)
         yield Lines(id="header")
+        yield Lines(id="notice")
         with Container(id="views"):
             yield Overview(id="overview")
+        yield Lines(id="advice")
         yield Footer()
 
     def on_mount(self) -> None:
         self._header = self.query_one("#header", Lines)
+        self._notice, self._advice = self.query_one("#notice", Lines), self.query_one("#advice", Lines)
         self._overview = self.query_one(Overview)
         self._overview.focus()
 
@@ -67,7 +117,11 @@ class RunScreen(Screen[None]):
     def _draw(self) -> None:
         if not self.size.width:
             return
-        self._header.show([header_line(self._state, self._header.content_size.width)])
+        width = self.size.width - 2
+        self._header.show([header_line(self._state, width)])
+        notice = notice_lines(self._state, width) if self._lost is None else []
+        _show_if_any(self._notice, notice)
+        _show_if_any(self._advice, self._advise(width) if self._room_for_advice(notice) else [])
         if self.view == "overview":
             self._overview.show(self._state, self._book, self._lost)
         elif self.view == "outputs":
@@ -78,6 +132,74 @@ class RunScreen(Screen[None]):
             from tui.widgets.log import LogView
 
             self.query_one(LogView).show(self._state.log)
+
+    def _room_for_advice(self, notice: list[Line]) -> bool:
+        """A short terminal has some only where nothing would be pushed out of sight."""
+        if self.size.height >= TALL:
+            return True
+        tables = self._overview.tables_height(self._state, self._lost)
+        return self.size.height - len(notice) - tables >= SHORT_CHARTS + 3  # header, advice and footer
+
+    def _advise(self, width: int) -> list[Line]:
+        return advice_lines(self._state, width) if self._lost is None else []
+
+    # --- keys -----------------------------------------------------------------------------------
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """What steers the run is offered while it can be steered; the knobs, once there are ranks to obey them."""
+        if action in ("pause", "stop_now"):
+            return self.app.steers
+        if action in ("batch_size", "ranks", "type_batch_size", "auto_batch_size"):
+            return self.app.steers and (True if self.app.run_state.ready_at is not None else None)
+        return True
+
+    async def action_batch_size(self, up: bool) -> None:
+        command = self.app.knobs.turn_batch_size(self.app.run_state, up=up)
+        if command is not None:
+            await self.app.ask(command)
+        else:
+            self.app.say("No batch is larger." if up else "A batch has one prompt at least.")
+
+    async def action_ranks(self, by: int) -> None:
+        command = self.app.knobs.turn_active_ranks(self.app.run_state, by=by)
+        if command is not None:
+            await self.app.ask(command)
+        else:
+            self.app.say("All ranks are active." if by > 0 else "One rank stays active; space pauses the run.")
+
+    async def action_auto_batch_size(self) -> None:
+        await self.app.ask(self.app.knobs.set_batch_size(self.app.run_state, None))
+
+    def action_type_batch_size(self) -> None:
+        from tui.screens.batch_size import BatchSizeScreen
+
+        self.app.push_screen(BatchSizeScreen(self.app.run_state.batch_size), self._typed)
+
+    async def _typed(self, answer: "Answer | None") -> None:
+        if answer is not None:
+            wanted = None if answer == "auto" else answer
+            await self.app.ask(self.app.knobs.set_batch_size(self.app.run_state, wanted))
+
+    async def action_pause(self) -> None:
+        paused = self.app.run_state.paused
+        if paused is not None and paused != ASKED_FOR:
+            self.app.say("The run goes on by itself once what pauses it is mended.")
+            return
+        await self.app.ask(self.app.knobs.turn_pause(self.app.run_state))
+
+    def action_stop_now(self) -> None:
+        from tui.screens.stop_now import StopNowScreen
+
+        self.app.push_screen(StopNowScreen(), self._stop_now)
+
+    async def _stop_now(self, yes: bool | None) -> None:
+        if yes:
+            await self.app.ask(Stop(now=True))
+
+    def action_advice(self) -> None:
+        from tui.screens.advice import AdviceScreen
+
+        self.app.push_screen(AdviceScreen(self.app.run_state))
 
     async def action_view(self, name: ViewName) -> None:
         """Change to another view, and show it the newest state at once."""
@@ -102,3 +224,8 @@ class RunScreen(Screen[None]):
         else:
             self.query_one("#log").focus()
         self._draw()
+
+
+def _show_if_any(widget: Lines, lines: list[Line]) -> None:
+    widget.display = bool(lines)
+    widget.show(lines)

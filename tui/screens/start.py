@@ -14,6 +14,7 @@ from textual.screen import Screen
 from textual.widgets import Button, Footer, Input, Label, Static
 
 from runner.config import Problem, RunConfig
+from tui.knobs import read_batch_size
 from tui.screens.run import TOO_SMALL
 from tui.text import visible
 
@@ -45,14 +46,14 @@ FIELDS = (
     ("model", "Model", "demo", "demo, a local folder, or a hub id"),
     ("prompts", "Prompt file", "", "a .txt, .jsonl, .json, .csv or .parquet file"),
     ("ranks", "Ranks", "1", "worker processes, one for each GPU as a rule"),
-    ("batch_size", "Batch size", "16", "prompts per batch and rank"),
+    ("batch_size", "Batch size", "auto", "prompts per batch and rank; auto finds the best one at work"),
     ("max_new_tokens", "New tokens", "100", "the most an answer may have"),
 )
 """Setting, label, first value, hint."""
 
 FIRST_VALUES = {name: value for name, _, value, _ in FIELDS}
 
-NUMBERS = ("ranks", "batch_size", "max_new_tokens")
+NUMBERS = ("ranks", "max_new_tokens")
 
 
 def read_config(values: dict[str, str]) -> tuple[RunConfig, list[Problem]]:
@@ -70,13 +71,18 @@ def read_config(values: dict[str, str]) -> tuple[RunConfig, list[Problem]]:
         except ValueError:
             said = f"must be a whole number, not {visible(text)!r}" if text else "needs a whole number"
             problems.append(Problem(name, said))
+    batch_size = None
+    try:
+        batch_size = read_batch_size(values["batch_size"])
+    except ValueError as error:
+        problems.append(Problem("batch_size", str(error)))
     if not values["prompts"].strip():
         problems.append(Problem("prompts", "name a file of prompts: .txt, .jsonl, .json, .csv or .parquet"))
     settings = RunConfig(
         prompts=values["prompts"].strip(),
         model=values["model"].strip(),
         ranks=numbers["ranks"],
-        batch_size=numbers["batch_size"],
+        batch_size=batch_size,
         max_new_tokens=numbers["max_new_tokens"],
     )
     return settings, problems

@@ -93,8 +93,12 @@ class AnswerList(ScrollView, Painter, can_focus=True):
         Binding("pagedown", "page(1)", "Page down", id="outputs.page_down", tooltip="A page down", show=False),
         Binding("home,g", "edge(0)", "First", id="outputs.first", tooltip="The first answer", show=False),
         Binding("end,G", "edge(1)", "Last", id="outputs.last", tooltip="The last answer", show=False),
-        Binding("o", "order", "Order", id="outputs.order", tooltip="In the order they came, or in input order"),
-        Binding("f", "follow", "Follow", id="outputs.follow", tooltip="Let the cursor follow the newest answer"),
+        Binding(
+            "o", "order", "Order", id="outputs.order", tooltip="In the order they came, or in input order", show=False
+        ),
+        Binding(
+            "f", "follow", "Follow", id="outputs.follow", tooltip="Let the cursor follow the newest answer", show=False
+        ),
     ]
 
     class Moved(Message):
@@ -219,6 +223,7 @@ class OutputsView(Vertical):
         self._pane = self.query_one("#answer", VerticalScroll)
         self._shown: tuple[OutputRecord | None, int] | None = None
         self._pane.border_title = "Answer"
+        self._box.border_subtitle = "o order, f follow"
 
     def show(self, book: OutputBook) -> None:
         self._list.show(book)

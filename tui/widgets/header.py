@@ -17,6 +17,8 @@ def phase_words(state: RunState) -> str:
         return state.ended.status
     if state.phase == "model" and state.model is not None:
         return _MODEL_PHASES[state.model.phase]
+    if state.paused is not None and state.phase == "running":
+        return "‖ paused"
     if state.phase == "launching":
         return "launching ranks"
     return state.phase
@@ -25,7 +27,17 @@ def phase_words(state: RunState) -> str:
 def phase_style(state: RunState) -> str:
     if state.ended is not None:
         return {"completed": "good", "failed": "bad", "stopped": "warn"}[state.ended.status]
-    return "warn" if state.phase == "stopping" else "strong"
+    held_up = state.phase == "stopping" or (state.paused is not None and state.phase == "running")
+    return "warn-strong" if held_up else "strong"
+
+
+def ranks_words(state: RunState) -> str:
+    """How many ranks there are, and how many of them get batches where not all do."""
+    assert state.config is not None
+    world_size = state.config.ranks
+    if state.ended is None and 0 < state.active_ranks < world_size:
+        return f"{state.active_ranks} of {world_size} ranks active"
+    return some(world_size, "rank")
 
 
 def phase_clock(state: RunState) -> float:
@@ -48,13 +60,19 @@ def header_line(state: RunState, width: int) -> Line:
     dtype = next((rank.ready.dtype for rank in state.ranks if rank.ready is not None), "")
     if not dtype and config.dtype != "auto":
         dtype = config.dtype
-    ranks = some(config.ranks, "rank")
+    ranks = ranks_words(state)
+    again: tuple[str, ...] = ()
+    again_short: tuple[str, ...] = ()
+    if state.attempt > 1 and state.ended is None:
+        again = (f"attempt {state.attempt}, {some(state.restarts_left, 'restart')} left",)
+        again_short = (f"attempt {state.attempt}, {state.restarts_left} left",)
     name_shown = model_name(config.model)
     # Where the line is short, air goes first, then half of a long name, then the facts least likely to surprise.
     ways: tuple[tuple[int, tuple[str, ...], int], ...] = (
-        (3, (ranks, config.dispatch, config.length_mode), len(name_shown)),
-        (2, (ranks, config.dispatch, config.length_mode), 14),
-        (2, (ranks, config.length_mode), 10),
+        (3, (ranks, *again, config.dispatch, config.length_mode), len(name_shown)),
+        (2, (ranks, *again, config.dispatch, config.length_mode), 14),
+        (2, (ranks, *again_short, config.length_mode), 10),
+        (2, (ranks, *again_short), 6),
         (2, (ranks,), 0),
     )
     for gap, facts, least in ways:

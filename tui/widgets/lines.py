@@ -124,18 +124,23 @@ class Panel(Lines):
             self.show(self._make(self.content_size.width, height))
 
 
+_FILLED = {name for name, look in STYLES.items() if " on " in look}
+
+
 def merged(line: Line) -> Line:
     """The line in as few pieces as look the same; every piece costs some forty bytes on the wire.
 
-    Space has no colour of its own, so it joins what stands before it, or at the start what follows.
+    Space has no colour of its own, so it joins what stands before it, or at the start what follows,
+    unless that has a background.
     """
     pieces: list[Piece] = []
     for text, name in line:
         if not text:
             continue
-        if pieces and (name == pieces[-1][1] or not text.strip(" ")):
+        blank = not text.strip(" ") and name not in _FILLED
+        if pieces and (name == pieces[-1][1] or (blank and pieces[-1][1] not in _FILLED)):
             pieces[-1] = (pieces[-1][0] + text, pieces[-1][1])
-        elif pieces and not pieces[-1][0].strip(" "):
+        elif pieces and not pieces[-1][0].strip(" ") and not {name, pieces[-1][1]} & _FILLED:
             pieces[-1] = (pieces[-1][0] + text, name)
         else:
             pieces.append((text, name))

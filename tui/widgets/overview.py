@@ -10,6 +10,7 @@ from tui.outputs import OutputBook
 from tui.text import Line
 from tui.widgets.devices import device_lines, devices_title
 from tui.widgets.lines import Panel
+from tui.widgets.notice import held_up
 from tui.widgets.progress import progress_lines
 from tui.widgets.ranks import rank_lines
 from tui.widgets.summary import summary_lines, summary_title
@@ -21,6 +22,9 @@ TAIL_FROM = 22
 
 
 CHARTS_NEED = 7
+
+CALM_FROM = 5
+"""So many ranks count their steps on screen twice a second: their rows are most of what goes over the line."""
 
 
 class Overview(VerticalScroll, can_focus=True):
@@ -37,6 +41,8 @@ class Overview(VerticalScroll, can_focus=True):
 
     def on_mount(self) -> None:
         self._panels = {panel.id: panel for panel in self.query(Panel)}
+        self._ranks_beat: object = None
+        self._shown: tuple[RunState, OutputBook, str | None] | None = None
 
     def show(self, state: RunState, book: OutputBook, lost: str | None) -> None:
         """Show `state`; panels that would look the same paint nothing."""
@@ -51,19 +57,41 @@ class Overview(VerticalScroll, can_focus=True):
         panels["throughput"].draw(partial(throughput_lines, state))
         panels["progress"].draw(partial(progress_lines, state))
         panels["devices"].draw(partial(_devices, state), devices_title(state))
-        panels["ranks"].draw(partial(_ranks, state))
+        beat = _ranks_beat(state) if lost is None else None
+        if beat is None or beat != self._ranks_beat:
+            self._ranks_beat = beat
+            panels["ranks"].draw(partial(_ranks, state))
+        self._shown = (state, book, lost)
         self._make_room(state, book, lost)
 
-    def _make_room(self, state: RunState, book: OutputBook, lost: str | None) -> None:
-        """A tall terminal shows more; where an ended run does not fit, what the GPUs do now is wanted least."""
+    def on_resize(self) -> None:
+        """A line above or below came or went."""
+        if self._shown is not None:
+            self._make_room(*self._shown)
+
+    def tables_height(self, state: RunState, lost: str | None) -> int:
+        """The lines that everything but the charts takes."""
         width = self.content_size.width - 4
         tables = [device_lines(state, width), rank_lines(state, width), summary_lines(state, lost, width)]
-        room = self.size.height - sum(len(lines) + 2 for lines in tables if lines)
-        self._panels["devices"].display = state.ended is None or room >= CHARTS_NEED
+        frame = self._panels["ranks"].gutter.height
+        return sum(len(lines) + frame for lines in tables if lines)
+
+    def _make_room(self, state: RunState, book: OutputBook, lost: str | None) -> None:
+        """A tall terminal shows more; of an ended run, or one held up, what the GPUs do now is wanted least."""
+        room = self.size.height - self.tables_height(state, lost)
+        spared = state.ended is not None or held_up(state)
+        self._panels["devices"].display = not spared or room >= CHARTS_NEED
         tail = self._panels["tail"]
         tail.display = room >= TAIL_FROM
         if tail.display:
             tail.draw(partial(_tail, state, book), tail_title(state))
+
+
+def _ranks_beat(state: RunState) -> object:
+    """What has to change for the rows of many ranks to be painted again; None where they always are."""
+    if len(state.ranks) < CALM_FROM or state.phase != "running":
+        return None
+    return int(state.now * 2), state.active_ranks, [(rank.phase, rank.batch, rank.cap) for rank in state.ranks]
 
 
 def _summary(state: RunState, lost: str | None, width: int, height: int) -> list[Line]:

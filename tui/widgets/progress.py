@@ -1,51 +1,87 @@
 """The progress panel: how far the run is and when it ends; before that, how far its loading is. Pure."""
 
+from typing import NamedTuple
+
 from runner.state import RunState
 from tui.text import (
+    ELLIPSIS,
     UNKNOWN,
     Line,
     between,
     clock,
     count,
+    cut,
     percent,
     size,
     some,
     whole_percent,
+    wrap,
 )
 from tui.widgets.bars import bar
 from tui.widgets.header import phase_words
+from tui.widgets.hints import batch_size_reason
+from tui.widgets.notice import relaunching
+from tui.widgets.turned import scaling_line, scaling_table
 
-_SHORT = {"output tokens": "tokens", "batch size": "batch", "padding waste": "waste", "new tokens each": "new"}
+
+class Fact(NamedTuple):
+    """A label and its value, and how both are said where there is little room."""
+
+    label: str
+    value: str
+    style: str = ""
+    short_label: str = ""
+    short_value: str = ""
+
+    def line(self, width: int, *, short: bool = False) -> Line:
+        label, value = self.label, self.value
+        if short or len(label) + 1 + len(value) > width:
+            label, value = self.short_label or label, self.short_value or value
+        return between(((label, "dim"),), ((value, self.style),), width)
 
 
 def progress_lines(state: RunState, width: int, height: int) -> list[Line]:
     if state.config is None:
         waiting: Line = (("waiting for the run to say what it is", "dim"),)
         return [waiting]
-    facts = _facts(state)
     loading = state.first_batch_at is None and state.ended is None
     top = _loading(state, width) if loading else _done(state, width)
-    # Side by side where there is no room below one another.
-    rows = [_fact(fact, width) for fact in facts]
-    if len(top) + len(rows) > height:
-        half = (width - 3) // 2
-        pairs = zip(facts[::2], [*facts[1::2], None], strict=False)
-        rows = [
-            (*_fact(_short(left), half), ("   ", ""), *(_fact(_short(right), width - half - 3) if right else ()))
-            for left, right in pairs
-        ]
-    space: list[Line] = [()] if len(top) + 1 + len(rows) <= height else []
-    return [*top, *space, *rows][: max(1, height)]
+    facts = _facts(state)
+    single = [fact.line(width) for fact in facts]
+    half = (width - 3) // 2
+    pairs: list[Line] = []
+    for left, right in zip(facts[::2], [*facts[1::2], None], strict=False):
+        beside = right.line(width - half - 3, short=True) if right else ()
+        pairs.append((*left.line(half, short=True), ("   ", ""), *beside))
+    why: list[Line] = [((part, "dim"),) for part in wrap(reason, width)] if (reason := batch_size_reason(state)) else []
+    titled, table = scaling_table(state, width), scaling_table(state, width, titled=False)
+    one_line = scaling_line(state, width)
+    # From much room to little: air goes first, then facts stand side by side, then the table is one line.
+    ways = (
+        _blocks(top, single, why, titled),
+        _blocks(top, [*single, *why], titled),
+        [*_blocks(top, [*single, *why]), *table],
+        [*top, *single, *why, *table],
+        _blocks(top, [*pairs, *why], table),
+        [*top, *pairs, *why, *table],
+        [*top, *single, *why, *one_line],
+        [*top, *pairs, *why, *one_line],
+        [*top, *pairs, *one_line, *why],
+    )
+    height = max(1, height)
+    lines = next((way for way in ways if len(way) <= height), ways[-1])
+    if len(lines) > height:
+        last = "".join(text for text, _ in lines[height - 1])
+        lines = [*lines[: height - 1], lines[height - 1] if not why else ((cut(last + ELLIPSIS, width), "dim"),)]
+    return lines
 
 
-def _short(fact: tuple[str, str, str]) -> tuple[str, str, str]:
-    """The fact under the name it has in the ranks table."""
-    return (_SHORT.get(fact[0], fact[0]), *fact[1:])
-
-
-def _fact(fact: tuple[str, str, str], width: int) -> Line:
-    label, value, style = fact
-    return between(((label, "dim"),), ((value, style),), width)
+def _blocks(*blocks: list[Line]) -> list[Line]:
+    """Blocks with air between them."""
+    lines: list[Line] = []
+    for block in blocks:
+        lines.extend([*([()] if lines and block else []), *block])
+    return lines
 
 
 def _done(state: RunState, width: int) -> list[Line]:
@@ -72,22 +108,44 @@ def _loading(state: RunState, width: int) -> list[Line]:
     return [((words, "strong"),), (("the ranks are launched once the model is there", "dim"),)]
 
 
-def _facts(state: RunState) -> list[tuple[str, str, str]]:
-    """Label, value and the value's style, the most wanted first."""
+def _facts(state: RunState) -> list[Fact]:
+    """The most wanted first."""
     assert state.config is not None
-    started = state.first_batch_at is not None
-    waste = percent(state.padding_waste) if any(rank.slots for rank in state.ranks) else UNKNOWN
-    facts = [
-        ("ETA", clock(state.eta_seconds) if started else clock(None), "strong"),
-        ("output tokens", count(state.output_tokens + state.in_flight_tokens), ""),
-        ("batch size", "auto" if state.config.batch_size is None else count(state.config.batch_size), ""),
-        ("padding waste", waste, ""),
-    ]
+    most = Fact("new tokens each", f"up to {count(state.config.max_new_tokens)}", "", "new")
+    if state.first_batch_at is None and state.ended is None:
+        return [Fact("prompts", count(state.prompts)), most, _batch_size(state)]
     if state.ended is not None:
-        facts[0] = ("took", clock(state.seconds), "strong")
-    if not started:
-        prompts = ("prompts", count(state.prompts), "")
-        facts = [prompts, ("new tokens each", f"up to {count(state.config.max_new_tokens)}", ""), facts[2]]
+        facts = [Fact("took", clock(state.seconds), "strong")]
+    elif relaunching(state):
+        ready = sum(rank.ready is not None for rank in state.ranks)
+        facts = [
+            Fact(
+                "ranks launched afresh",
+                f"{ready} / {len(state.ranks)} ready",
+                "strong",
+                "ready",
+                f"{ready}/{len(state.ranks)}",
+            )
+        ]
+    else:
+        facts = [Fact("ETA", clock(state.eta_seconds), "strong")]
+    waste = percent(state.padding_waste) if any(rank.slots for rank in state.ranks) else UNKNOWN
+    facts += [
+        Fact("output tokens", count(state.output_tokens + state.in_flight_tokens), "", "tokens"),
+        _batch_size(state),
+        Fact("padding waste", waste, "", "waste"),
+    ]
     if state.failed:
-        facts.append(("failed", some(state.failed, "prompt"), "warn"))
+        facts.append(Fact("failed", some(state.failed, "prompt"), "warn"))
     return facts
+
+
+def _batch_size(state: RunState) -> Fact:
+    assert state.config is not None
+    if not state.stretches:
+        size_asked = state.config.batch_size
+        return Fact("batch size", "auto" if size_asked is None else count(size_asked), "", "batch")
+    now = count(state.batch_size)
+    if state.auto:
+        return Fact("batch size", f"{now} (auto: trying)", "key", "batch", f"{now} trying")
+    return Fact("batch size", f"{now} (auto)" if batch_size_reason(state) else now, "", "batch")

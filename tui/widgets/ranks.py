@@ -16,23 +16,37 @@ _COLUMNS = (
     Column("waste", 5, "right"),
     Column("idle", 4, "right"),
 )
+_CAPPED = tuple(column._replace(width=11) if column.title == "batch" else column for column in _COLUMNS)
+"""Beside a batch there is room for the most that a rank gets since it ran out of memory."""
+
 _LOADING = ("importing", "joining", "loading", "warming up", "ready")
-_STATE_STYLES = {"lost": "bad", "decoding": "good", "prefill": "key", "waiting": "dim", "left": "dim"}
+_STATE_STYLES = {
+    "lost": "bad",
+    "decoding": "good",
+    "prefill": "key",
+    "waiting": "dim",
+    "left": "dim",
+    "inactive": "dim",
+}
 
 
 def rank_lines(state: RunState, width: int) -> list[Line]:
     if not state.ranks:
         words = "a row per rank, once they are launched" if state.ended is None else "no rank was launched"
         return [((words, "dim"),)]
-    if state.ready_at is None and state.ended is None:
+    if state.ended is None and (state.ready_at is None or state.phase in ("launching", "loading")):
         return _loading(state, width)
-    columns = _COLUMNS if width >= 70 else tuple(column for column in _COLUMNS if column.title != "device")
+    narrow = width < 70
+    full = _CAPPED if any(rank.cap is not None for rank in state.ranks) and not narrow else _COLUMNS
+    columns = tuple(column for column in full if column.title != "device") if narrow else full
     sizes, gap = widths(columns, width, most_gap=4)
     lines = [heading(columns, sizes, gap)]
     for rank in state.ranks:
-        cells = [cell for column, cell in zip(_COLUMNS, _cells(state, rank), strict=True) if column in columns]
+        cells = [
+            cell for column, cell in zip(full, _cells(state, rank, narrow=narrow), strict=True) if column in columns
+        ]
         if rank.phase == "lost":
-            before = 3 if columns is _COLUMNS else 2
+            before = 2 if narrow else 3
             used = sum(sizes[:before]) + gap * before
             start = row(cells[:before], columns[:before], sizes[:before], gap)
             lines.append((*start, (" " * gap, ""), *fit(((_cause(rank, width - used), "bad"),), width - used)))
@@ -45,20 +59,36 @@ def _cause(rank: RankState, width: int) -> str:
     return cut_middle(visible(rank.cause or "no cause is known; see its log"), width)
 
 
-def _cells(state: RunState, rank: RankState) -> tuple[Line, ...]:
+def _cells(state: RunState, rank: RankState, *, narrow: bool) -> tuple[Line, ...]:
     most = state.config.max_new_tokens if state.config else 0
-    batch = f"#{rank.batch} x{rank.rows}" if rank.batch is not None else NOTHING
+    phase = shown_phase(state, rank)
     return (
         ((str(rank.rank), rank_style(rank.rank)),),
         ((visible(rank.device), ""),),
-        ((("✗ " if rank.phase == "lost" else "") + rank.phase, _STATE_STYLES.get(rank.phase, "")),),
-        ((batch, "" if rank.batch is not None else "dim"),),
+        ((("✗ " if phase == "lost" else "") + phase, _STATE_STYLES.get(phase, "")),),
+        _batch(rank, narrow=narrow),
         ((f"{rank.step}/{most}" if rank.batch is not None else NOTHING, "" if rank.batch is not None else "dim"),),
         ((rate(state.rank_rate(rank)), "strong"),),
         ((count(rank.prompts), ""),),
         ((percent(rank.padding_waste) if rank.slots else UNKNOWN, "" if rank.slots else "dim"),),
         ((percent(state.idle(rank)), ""),),
     )
+
+
+def shown_phase(state: RunState, rank: RankState) -> str:
+    """A rank's phase, or that it gets no batch; one that was made inactive finishes the batch in its hand."""
+    resting = rank.rank >= state.active_ranks and rank.batch is None and rank.phase in ("ready", "waiting")
+    return "inactive" if resting and state.ended is None else rank.phase
+
+
+def _batch(rank: RankState, *, narrow: bool) -> Line:
+    """Number and prompts of the batch in hand, and the most the rank gets where it was capped."""
+    cap: Line = ((f"≤{rank.cap}", "warn"),) if rank.cap is not None else ()
+    if rank.batch is None:
+        return cap or ((NOTHING, "dim"),)
+    if narrow and cap:
+        return ((f"#{rank.batch} ", ""), *cap)
+    return ((f"#{rank.batch} x{rank.rows}{' ' if cap else ''}", ""), *cap)
 
 
 def _loading(state: RunState, width: int) -> list[Line]:

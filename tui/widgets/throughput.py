@@ -1,15 +1,24 @@
-"""The throughput panel: tokens/s now, mean and peak over their history. Pure."""
+"""The throughput panel: tokens/s now, mean and peak, what the last turn of a knob brought, and the history. Pure."""
 
 from runner.state import RunState
-from tui.text import Line, fit, line_width, pad, rate
+from tui.text import NOTHING, Line, fit, line_width, pad, rate
 from tui.widgets.chart import chart
+from tui.widgets.notice import relaunching
+from tui.widgets.turned import turn_lines
+
+CHART_NEEDS = 3
+"""Two rows of a plot, and its axis."""
 
 
 def throughput_lines(state: RunState, width: int, height: int) -> list[Line]:
     if state.first_batch_at is None:
         return _empty(state, width, height)
-    figures = _figures(state, width)
-    return [*figures, *chart(state.history, width, max(2, height - len(figures)))]
+    figures, turned = _figures(state, width), turn_lines(state, width)
+    # The chart comes first, then what a turn brought, then the rest of the figures.
+    room = max(1, height - CHART_NEEDS)
+    figures = figures[: max(1, room - len(turned))]
+    lines = [*figures, *turned][:room]
+    return [*lines, *chart(state.history, width, max(2, height - len(lines)), state.marks)]
 
 
 def _figures(state: RunState, width: int) -> list[Line]:
@@ -20,7 +29,8 @@ def _figures(state: RunState, width: int) -> list[Line]:
         first: Line = ((pad(rate(summary.tokens_per_second), 5, "right"), "key"), (" tok/s over the run", "dim"))
         rest = [peak]
     else:
-        first = ((pad(rate(state.rate_now), 5, "right"), "key"), (" tok/s now", "dim"))
+        now = NOTHING if relaunching(state) else rate(state.rate_now)
+        first = ((pad(now, 5, "right"), "key"), (" tok/s now", "dim"))
         rest = [mean, peak]
     line = first
     for fact in rest:

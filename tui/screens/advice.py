@@ -1,0 +1,34 @@
+"""The dialog with every advice in full."""
+
+from typing import ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import VerticalScroll
+from textual.screen import ModalScreen
+
+from runner.state import RunState
+from tui.widgets.hints import all_advice
+from tui.widgets.lines import Panel
+
+
+class AdviceScreen(ModalScreen[None]):
+    """The advice as it stood when it was asked for: it can be read in peace."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape,i,q", "dismiss", "Close", id="advice.close", tooltip="Back")
+    ]
+
+    def __init__(self, state: RunState) -> None:
+        super().__init__()
+        self._state = state
+
+    def compose(self) -> ComposeResult:
+        with VerticalScroll(id="help") as box:
+            box.border_title = "Advice"
+            box.border_subtitle = "esc closes"
+            yield Panel("", id="advice-lines")
+
+    def on_mount(self) -> None:
+        self.query_one(Panel).draw(lambda width, height: all_advice(self._state, width))
+        self.query_one("#help").focus()

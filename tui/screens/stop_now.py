@@ -1,0 +1,38 @@
+"""The question asked before batches in flight are abandoned."""
+
+from typing import ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, Vertical
+from textual.screen import ModalScreen
+from textual.widgets import Button, Label
+
+
+class StopNowScreen(ModalScreen[bool]):
+    """Stop now, or stay."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("S,y", "dismiss(True)", "Stop now", id="stop_now.stop", tooltip="Abandon the batches in flight"),
+        Binding("escape,n,q", "dismiss(False)", "Stay", id="stop_now.stay", tooltip="Back to the run"),
+        Binding("left", "app.focus_previous", "Previous", id="stop_now.previous", show=False),
+        Binding("right", "app.focus_next", "Next", id="stop_now.next", show=False),
+    ]
+
+    def compose(self) -> ComposeResult:
+        with Vertical(id="dialog"):
+            yield Label("Stop now?", classes="title", markup=False)
+            yield Label(
+                "The batches in flight are abandoned and their prompts stay unfinished; finished answers are kept. "
+                "`rankdeck resume` goes on with what is missing.",
+                markup=False,
+            )
+            with Horizontal(id="choices"):
+                yield Button("Stop now (S)", id="stop", variant="error", compact=True)
+                yield Button("Stay (esc)", id="stay", compact=True)
+
+    def on_mount(self) -> None:
+        self.query_one("#stay").focus()
+
+    def on_button_pressed(self, event: Button.Pressed) -> None:
+        self.dismiss(event.button.id == "stop")

@@ -1,0 +1,74 @@
+"""Lines under the header while something holds the run up: a pause with its reason, ranks launched afresh. Pure.
+
+They wrap and are never cut: a reason that is half read is none.
+"""
+
+from runner.state import RunState
+from tui.knobs import ASKED_FOR
+from tui.text import Line, some, visible, wrap
+
+_AFRESH = "; launching the ranks afresh"
+"""How the supervisor's log line goes on after what was lost and why."""
+
+
+def notice_lines(state: RunState, width: int) -> list[Line]:
+    """Nothing while nothing holds the run up."""
+    if state.ended is not None:
+        return []
+    lines: list[Line] = []
+    if loss := _loss_words(state):
+        lines.extend(_wrapped("✗ ", loss, "bad", width))
+    if state.paused is not None:
+        lines.extend(_wrapped("‖ ", _paused_words(state.paused), "warn", width))
+    return lines
+
+
+def _paused_words(reason: str) -> str:
+    if reason == ASKED_FOR:
+        return "paused after the batches in flight; space goes on"
+    end = "" if reason.rstrip().endswith(".") else "."
+    return f"paused: {reason.rstrip()}{end} The run goes on by itself once that is mended; no finished answer is lost."
+
+
+def held_up(state: RunState) -> bool:
+    """Whether there is something to say."""
+    return bool(notice_lines(state, 80))
+
+
+def relaunching(state: RunState) -> bool:
+    """Whether ranks are on their way again in a run that was under way."""
+    return state.attempt > 1 and state.phase in ("launching", "loading")
+
+
+def _loss_words(state: RunState) -> str | None:
+    """What was lost and why, and what is done about it."""
+    left = some(state.restarts_left, "restart") + " left"
+    if relaunching(state):
+        loss = _last_loss(state)
+        start = f"{loss}; " if loss else ""
+        return f"{start}the ranks are launched afresh: attempt {state.attempt}, {left}"
+    lost = [rank for rank in state.ranks if rank.phase == "lost"]
+    if not lost:
+        return None
+    cause = lost[-1].cause or "no cause is known"
+    then = f"the ranks will be launched afresh, {left}" if state.restarts_left else "no restart is left"
+    return f"rank {lost[-1].rank} was lost: {cause}; {then}"
+
+
+def _last_loss(state: RunState) -> str | None:
+    """The supervisor's own words: a rank's row has forgotten them once the rank is launched again."""
+    for mark in reversed(state.marks):
+        if mark.kind == "taken up":
+            return None
+        if mark.kind == "rank lost":
+            break
+    for entry in reversed(state.log):
+        if entry.source == "supervisor" and _AFRESH in entry.text:
+            said, _, _ = entry.text.partition(_AFRESH)
+            return said.replace(":", " was lost:", 1) if said.startswith("rank ") else said
+    return None
+
+
+def _wrapped(start: str, text: str, style: str, width: int) -> list[Line]:
+    parts = wrap(visible(text), max(10, width - len(start)))
+    return [((start if number == 0 else " " * len(start), style), (part, style)) for number, part in enumerate(parts)]
