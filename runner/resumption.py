@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from runner import protocol, rundir
+from runner.reducer import apply
 from runner.rundir import RunFileError
-from runner.state import RunState, apply
+from runner.state import RunState
 
 
 @dataclass

@@ -20,18 +20,21 @@ from typing import Any, NoReturn
 
 import msgspec
 
-from runner import launcher, models, protocol, rundir, state
+from runner import launcher, models, protocol, rundir
 from runner.attempt import Attempt, Loss
 from runner.controls import Controls
 from runner.crew import Crew
 from runner.launcher import LaunchCommand
 from runner.prompts import PromptIndex
 from runner.protocol import AnyEvent, OutputRecord
+from runner.reducer import apply
 from runner.resumption import Taken, take_up
 from runner.rundir import RunFile
 from runner.scheduler import Scheduler
 from runner.server import RankPeer, Server, Viewers
+from runner.state import Snapshot
 from runner.store import Store
+from runner.summary import summarise
 from runner.telemetry import Telemetry
 
 TICK_SECONDS = 0.25
@@ -81,7 +84,7 @@ class Supervisor:
         self._controls = Controls(self.config, self._scheduler, emit=self.emit, state=lambda: self.state)
         self._clock_offset = time.time() - time.monotonic()
         self._journal_tick_at = 0.0
-        self._viewers = Viewers(lambda: protocol.encode_line(state.Snapshot(state=self.state)))
+        self._viewers = Viewers(lambda: protocol.encode_line(Snapshot(state=self.state)))
         self._server = Server(
             rundir.socket_path(directory),
             viewers=self._viewers,
@@ -101,7 +104,7 @@ class Supervisor:
     def emit(self, event: AnyEvent) -> None:
         """Stamp, apply, journal, show: in this order, so that no view knows more than the journal."""
         event = msgspec.structs.replace(event, at=round(time.monotonic() + self._clock_offset, 4))
-        self.state = state.apply(self.state, event)
+        self.state = apply(self.state, event)
         line = protocol.encode_line(event)
         if not isinstance(event, protocol.Tick):
             self._journal.write(line)
@@ -300,7 +303,7 @@ class Supervisor:
             cause = f"{cause + '; ' if cause else ''}finished outputs are in {self.directory}, but: {trouble}"
         for task in self._tasks:
             task.cancel()
-        summary = state.summarise(self.state)
+        summary = summarise(self.state)
         self.run_file = msgspec.structs.replace(
             self.run_file,
             status=ending.status,

@@ -15,7 +15,9 @@ from runner.protocol import (
     StepsInFlight,
     Summary,
 )
-from runner.state import RunState, Snapshot, apply, summarise
+from runner.reducer import apply
+from runner.state import RunState, Snapshot
+from runner.summary import summarise
 
 START = 1_700_000_000.0
 GIB = 2**30

@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 from runner import protocol
 from runner.config import RunConfig
 from runner.protocol import BatchResult, DeviceSample, OutputRecord, StepsInFlight
-from runner.state import HISTORY_POINTS, LOG_LINES, RunState, apply, summarise
+from runner.reducer import HISTORY_POINTS, LOG_LINES, apply
+from runner.state import RunState
+from runner.summary import summarise
 
 
 def output(index: int, tokens: int, *, rank: int = 0, at: float = 0.0, error: str | None = None) -> protocol.Output:

@@ -11,7 +11,8 @@ import pytest
 
 from runner import protocol, rundir, start
 from runner.config import RunConfig
-from runner.state import RunState, Snapshot, apply
+from runner.reducer import apply
+from runner.state import RunState, Snapshot
 from tests.standin.rank import answer
 from tui.client import SocketSource
 

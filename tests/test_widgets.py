@@ -5,7 +5,8 @@ from msgspec.structs import replace
 
 from runner import protocol
 from runner.protocol import ProcessSample
-from runner.state import RunState, apply
+from runner.reducer import apply
+from runner.state import RunState
 from tests import scripted
 from tui.text import (
     line_width,

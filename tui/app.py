@@ -17,7 +17,8 @@ from textual.screen import Screen
 
 from runner import protocol
 from runner.protocol import OutputRecord
-from runner.state import RunState, Snapshot, ToViewer, apply
+from runner.reducer import apply
+from runner.state import RunState, Snapshot, ToViewer
 from tui import keys, theme
 from tui.knobs import Knobs
 from tui.outputs import KEPT, OutputBook

@@ -8,9 +8,10 @@ import sys
 import time
 from collections.abc import Callable
 
-from runner import protocol, state
+from runner import protocol
 from runner.protocol import OutputRecord, Summary
-from runner.state import RunState, ToViewer
+from runner.reducer import apply
+from runner.state import RunState, Snapshot, ToViewer
 from tui import text
 
 PROGRESS_SECONDS = 2.0
@@ -28,14 +29,14 @@ class PlainView:
 
     def show(self, message: ToViewer) -> None:
         """Take one message in and print what it means."""
-        if isinstance(message, state.Snapshot):
+        if isinstance(message, Snapshot):
             self.state = message.state
             self._say_run()
             for line in end_lines(self.state):
                 self._line(line)
             return
         assert not isinstance(message, protocol.Refused)
-        self.state = state.apply(self.state, message)
+        self.state = apply(self.state, message)
         for line in self._lines(message):
             self._line(line)
 

@@ -7,9 +7,6 @@ from runner.state import RunState
 from tui.knobs import ASKED_FOR
 from tui.text import Line, some, visible, wrap
 
-_AFRESH = "; launching the ranks afresh"
-"""How the supervisor's log line goes on after what was lost and why."""
-
 
 def notice_lines(state: RunState, width: int) -> list[Line]:
     """Nothing while nothing holds the run up."""
@@ -44,8 +41,8 @@ def _loss_words(state: RunState) -> str | None:
     """What was lost and why, and what is done about it."""
     left = some(state.restarts_left, "restart") + " left"
     if relaunching(state):
-        loss = _last_loss(state)
-        start = f"{loss}; " if loss else ""
+        loss = state.loss
+        start = f"rank {loss.rank} was lost: {loss.cause}; " if loss is not None else ""
         return f"{start}the ranks are launched afresh: attempt {state.attempt}, {left}"
     lost = [rank for rank in state.ranks if rank.phase == "lost"]
     if not lost:
@@ -53,20 +50,6 @@ def _loss_words(state: RunState) -> str | None:
     cause = lost[-1].cause or "no cause is known"
     then = f"the ranks will be launched afresh, {left}" if state.restarts_left else "no restart is left"
     return f"rank {lost[-1].rank} was lost: {cause}; {then}"
-
-
-def _last_loss(state: RunState) -> str | None:
-    """The supervisor's own words: a rank's row has forgotten them once the rank is launched again."""
-    for mark in reversed(state.marks):
-        if mark.kind == "taken up":
-            return None
-        if mark.kind == "rank lost":
-            break
-    for entry in reversed(state.log):
-        if entry.source == "supervisor" and _AFRESH in entry.text:
-            said, _, _ = entry.text.partition(_AFRESH)
-            return said.replace(":", " was lost:", 1) if said.startswith("rank ") else said
-    return None
 
 
 def _wrapped(start: str, text: str, style: str, width: int) -> list[Line]:

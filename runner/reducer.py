@@ -1,0 +1,358 @@
+"""The pure reducer: the state of a run after each event.
+
+The supervisor, the dashboard, the plain view, replay and the tests all call `apply(state, event)`. Knows
+no clock and no I/O: time is the `at` of the events.
+"""
+
+import msgspec
+
+from runner import protocol
+from runner.devices import match_rank_to_gpu
+from runner.protocol import AnyEvent, DeviceSample
+from runner.state import DeviceState, HistoryPoint, Mark, MarkKind, RankState, RunState
+from runner.stretches import turn
+
+RATE_WINDOW_SECONDS = 5.0
+"""tokens/s *now* is the mean over this many seconds: long enough to span a prefill, short enough to follow a knob."""
+
+HISTORY_POINTS = 512
+"""The chart's history is thinned by merging neighbours once it holds more points than this."""
+
+BUSY_HISTORY = 60
+LOG_LINES = 1000
+MAX_MARKS = 100
+
+
+def _replace_rank(state: RunState, number: int, **changes: object) -> RunState:
+    if not 0 <= number < len(state.ranks):
+        return state
+    ranks = list(state.ranks)
+    ranks[number] = msgspec.structs.replace(ranks[number], **changes)
+    return msgspec.structs.replace(state, ranks=tuple(ranks))
+
+
+def apply(state: RunState, event: AnyEvent) -> RunState:
+    """The state after `event`. Pure; unknown ranks and late events change nothing."""
+    if isinstance(event, protocol.RunTakenUp):
+        state = _taken_up(state, event)
+    state = msgspec.structs.replace(state, now=max(state.now, event.at))
+    match event:
+        case protocol.RunStarted():
+            return RunState(
+                name=event.name,
+                directory=event.directory,
+                config=event.config,
+                prompts=event.prompts,
+                active_ranks=event.config.ranks,
+                batch_size=event.config.batch_size or 1,
+                started_at=event.at,
+                now=event.at,
+            )
+        case protocol.RunTakenUp():
+            return state
+        case protocol.ModelProgress():
+            return msgspec.structs.replace(state, model=event, phase="model")  # the last one, found, has the label
+        case protocol.RanksLaunched():
+            return _launched(state, event)
+        case protocol.RankPhase():
+            state = msgspec.structs.replace(state, phase="loading")
+            return _replace_rank(state, event.rank, phase=event.phase, phase_since=event.at)
+        case protocol.RankReady():
+            return _replace_rank(state, event.rank, phase="ready", phase_since=event.at, ready=event)
+        case protocol.RanksReady():
+            # Idle time counts from the first time on: a relaunch is no work, and shows as such.
+            ready_at = state.ready_at if state.ready_at is not None else event.at
+            return msgspec.structs.replace(state, ready_at=ready_at, phase="running")
+        case protocol.BatchStarted():
+            return _batch_started(state, event)
+        case protocol.Output():
+            return _output(state, event)
+        case protocol.BatchFinished():
+            return _batch_finished(state, event)
+        case protocol.BatchFailed():
+            state = _batch_over(state, event.rank, event.at)
+            if event.kind == "out_of_memory":
+                state = _mark(state, "memory", f"rank {event.rank} out of memory")
+            return state
+        case protocol.BatchSizeChanged():
+            return _batch_size(state, event)
+        case protocol.ActiveRanksChanged():
+            state = msgspec.structs.replace(state, active_ranks=event.active_ranks)
+            return _mark(_turn(state, auto=state.auto, reason=""), "active ranks", f"{event.active_ranks} active")
+        case protocol.RankCapped():
+            return _replace_rank(state, event.rank, cap=event.batch_size)
+        case protocol.Paused():
+            return _mark(msgspec.structs.replace(state, paused=event.reason), "pause", "paused")
+        case protocol.Resumed():
+            return _mark(msgspec.structs.replace(state, paused=None), "pause", "resumed")
+        case protocol.RankLost():
+            state = msgspec.structs.replace(_batch_over(state, event.rank, event.at), loss=event)
+            state = _replace_rank(state, event.rank, phase="lost", phase_since=event.at, cause=event.cause)
+            return _mark(state, "rank lost", f"rank {event.rank} lost")
+        case protocol.TelemetryStarted():
+            return msgspec.structs.replace(state, telemetry_reason=event.reason)
+        case protocol.Tick():
+            return _tick(state, event)
+        case protocol.LogLine():
+            return msgspec.structs.replace(state, log=(*state.log, event)[-LOG_LINES:])
+        case protocol.GatherChecked():
+            return msgspec.structs.replace(state, gather=event)
+        case protocol.Stopping():
+            return msgspec.structs.replace(state, phase="stopping")
+        case protocol.RunEnded():
+            return _ended(state, event)
+
+
+def _taken_up(state: RunState, event: protocol.RunTakenUp) -> RunState:
+    """History and totals stay; clocks and knobs start anew, and the counts are those of outputs.jsonl.
+
+    Called before the event's time is taken over: the time since the last event was nobody's work.
+    """
+    state = msgspec.structs.replace(
+        state,
+        seconds_before=state.seconds,
+        config=event.config,
+        phase="starting",
+        completed=event.completed,
+        failed=event.failed,
+        prompt_tokens=event.prompt_tokens,
+        output_tokens=event.output_tokens,
+        batch_size=event.config.batch_size or 1,
+        active_ranks=event.config.ranks,
+        auto=False,
+        paused=None,
+        loss=None,
+        ready_at=None,
+        first_batch_at=None,
+        last_result_at=None,
+        window=(),
+        devices=(),
+        processes=(),
+        ended=None,
+    )
+    return _mark(_turn(state, auto=False, reason=""), "taken up", "taken up again")
+
+
+def _launched(state: RunState, event: protocol.RanksLaunched) -> RunState:
+    """New ranks; where ranks of the same number were there before, their totals go on."""
+    before = {rank.rank: rank for rank in state.ranks}
+    fresh = {
+        "phase": "starting",
+        "phase_since": event.at,
+        "ready": None,
+        "batch": None,
+        "rows": 0,
+        "step": 0,
+        "in_flight_tokens": 0,
+        "cause": None,
+    }
+    ranks = tuple(
+        msgspec.structs.replace(before.get(number, RankState(rank=number)), **fresh)
+        for number in range(event.world_size)
+    )
+    return msgspec.structs.replace(
+        state,
+        attempt=event.attempt,
+        restarts_left=event.restarts_left,
+        ranks=ranks,
+        phase="launching",
+        window=(),
+        rate_now=0.0,
+    )
+
+
+def _mark(state: RunState, kind: MarkKind, text: str) -> RunState:
+    mark = Mark(elapsed=state.seconds, kind=kind, text=text)
+    return msgspec.structs.replace(state, marks=(*state.marks, mark)[-MAX_MARKS:])
+
+
+def _turn(state: RunState, *, auto: bool, reason: str) -> RunState:
+    began = state.seconds if state.stretches else 0.0
+    stretches = turn(state.stretches, began, state.batch_size, state.active_ranks, auto=auto, reason=reason)
+    return msgspec.structs.replace(state, stretches=stretches)
+
+
+def _batch_size(state: RunState, event: protocol.BatchSizeChanged) -> RunState:
+    same = state.stretches and state.batch_size == event.batch_size
+    state = msgspec.structs.replace(state, batch_size=event.batch_size, auto=event.auto)
+    if same:  # the search settled where it stands: the stretch goes on, with the reason
+        last = msgspec.structs.replace(state.stretches[-1], auto=event.auto, reason=event.reason)
+        return msgspec.structs.replace(state, stretches=(*state.stretches[:-1], last))
+    first = not state.stretches
+    state = _turn(state, auto=event.auto, reason=event.reason)
+    return state if first else _mark(state, "batch size", f"batch size {event.batch_size}")
+
+
+def _whole(state: RunState) -> int | None:
+    """The stretch that a batch starting now can belong to: None while a rank that is no longer active is at work."""
+    strangers = any(rank.batch is not None and rank.rank >= state.active_ranks for rank in state.ranks)
+    return state.stretches[-1].number if state.stretches and not strangers else None
+
+
+def _batch_started(state: RunState, event: protocol.BatchStarted) -> RunState:
+    state = _replace_rank(
+        state,
+        event.rank,
+        phase="prefill",
+        phase_since=event.at,
+        batch=event.batch,
+        rows=event.rows,
+        step=0,
+        in_flight_tokens=0,
+        batch_started_at=event.at,
+        batch_stretch=_whole(state),
+    )
+    if state.first_batch_at is None:
+        state = msgspec.structs.replace(state, first_batch_at=event.at)
+    if not state.window:
+        state = msgspec.structs.replace(state, window=((event.at, state.output_tokens + state.in_flight_tokens),))
+    return state
+
+
+def _output(state: RunState, event: protocol.Output) -> RunState:
+    record = event.record
+    error = record.finish_reason == "error"
+    state = msgspec.structs.replace(
+        state,
+        completed=state.completed + (not error),
+        failed=state.failed + error,
+        output_tokens=state.output_tokens + record.output_tokens,
+        prompt_tokens=state.prompt_tokens + record.prompt_tokens,
+        last_result_at=event.at,
+    )
+    if record.rank is None or not 0 <= record.rank < len(state.ranks):
+        return state
+    rank = state.ranks[record.rank]
+    # The row's tokens move from "in flight" to "done", so that the sum never counts them twice.
+    return _replace_rank(
+        state,
+        rank.rank,
+        prompts=rank.prompts + 1,
+        prompt_tokens=rank.prompt_tokens + record.prompt_tokens,
+        output_tokens=rank.output_tokens + record.output_tokens,
+        rows=max(0, rank.rows - 1),
+        in_flight_tokens=max(0, rank.in_flight_tokens - record.output_tokens),
+    )
+
+
+def _batch_finished(state: RunState, event: protocol.BatchFinished) -> RunState:
+    if not 0 <= event.rank < len(state.ranks):
+        return state
+    rank, result = state.ranks[event.rank], event.result
+    peaks = [peak for peak in (rank.peak_memory_bytes, result.peak_memory_bytes) if peak is not None]
+    state = _replace_rank(
+        state,
+        event.rank,
+        batches=rank.batches + 1,
+        slots=rank.slots + result.slots,
+        padded_slots=rank.padded_slots + result.padded_slots,
+        peak_memory_bytes=max(peaks) if peaks else None,
+    )
+    state = msgspec.structs.replace(
+        state, slots=state.slots + result.slots, padded_slots=state.padded_slots + result.padded_slots
+    )
+    if (
+        rank.batch_stretch is not None
+        and rank.batch_stretch == state.stretches[-1].number
+        and rank.batch == event.batch
+    ):
+        seconds = max(0.0, event.at - rank.batch_started_at)
+        last = state.stretches[-1].with_batch(event.rank, result.output_tokens, seconds, result.peak_memory_bytes)
+        state = msgspec.structs.replace(state, stretches=(*state.stretches[:-1], last))
+    return msgspec.structs.replace(_batch_over(state, event.rank, event.at), last_result_at=event.at)
+
+
+def _batch_over(state: RunState, number: int, at: float) -> RunState:
+    if not 0 <= number < len(state.ranks):
+        return state
+    rank = state.ranks[number]
+    busy = max(0.0, at - rank.batch_started_at) if rank.batch is not None else 0.0
+    return _replace_rank(
+        state,
+        number,
+        phase="waiting",
+        phase_since=at,
+        batch=None,
+        rows=0,
+        step=0,
+        in_flight_tokens=0,
+        busy_seconds=rank.busy_seconds + busy,
+    )
+
+
+def _tick(state: RunState, event: protocol.Tick) -> RunState:
+    for flight in event.steps:
+        known = 0 <= flight.rank < len(state.ranks)
+        if known and state.ranks[flight.rank].batch == flight.batch and flight.step > 0:
+            state = _replace_rank(
+                state,
+                flight.rank,
+                phase="decoding",
+                step=flight.step,
+                in_flight_tokens=flight.output_tokens,
+            )
+    if event.devices is not None:
+        state = _devices(state, event.devices)
+    if event.processes is not None:
+        state = msgspec.structs.replace(state, processes=tuple(event.processes))
+    return _measure(state)
+
+
+def _devices(state: RunState, samples: list[DeviceSample]) -> RunState:
+    before = {device.sample.uuid: device.busy_history for device in state.devices}
+    owners: dict[int, list[int]] = {}
+    for rank in state.ranks:
+        if rank.ready is not None:
+            position = match_rank_to_gpu(rank.ready.device_uuid, rank.ready.pci_bus_id, samples)
+            if position is not None:
+                owners.setdefault(position, []).append(rank.rank)
+    devices = tuple(
+        DeviceState(
+            sample=sample,
+            busy_history=(*before.get(sample.uuid, ()), sample.busy_percent)[-BUSY_HISTORY:],
+            ranks=tuple(owners.get(position, ())),
+        )
+        for position, sample in enumerate(samples)
+    )
+    return msgspec.structs.replace(state, devices=devices)
+
+
+def _measure(state: RunState) -> RunState:
+    """Throughput now, its peak, and the next point of the history."""
+    if not state.window or state.ended is not None:
+        return state
+    total = state.output_tokens + state.in_flight_tokens
+    window = (*state.window, (state.now, total))
+    # Keep one point at or beyond the window's far edge, to measure from.
+    while len(window) > 2 and window[1][0] <= state.now - RATE_WINDOW_SECONDS:
+        window = window[1:]
+    (then, tokens_then), span = window[0], state.now - window[0][0]
+    rate = max(0.0, (total - tokens_then) / (state.now - then)) if span > 0 else 0.0
+    peak = max(state.rate_peak, rate) if span >= RATE_WINDOW_SECONDS * 0.8 else state.rate_peak
+    elapsed = state.seconds
+    history, step = state.history, state.history_step
+    if not history or elapsed - history[-1].elapsed >= step:
+        history = (*history, HistoryPoint(elapsed, rate))
+        if len(history) > HISTORY_POINTS:
+            history, step = _thin(history), step * 2
+    return msgspec.structs.replace(
+        state, window=window, rate_now=rate, rate_peak=peak, history=history, history_step=step
+    )
+
+
+def _thin(history: tuple[HistoryPoint, ...]) -> tuple[HistoryPoint, ...]:
+    """Half as many points: each pair becomes its mean, at the later of its two times."""
+    pairs = zip(history[::2], history[1::2], strict=False)
+    return tuple(HistoryPoint(b.elapsed, (a.tokens_per_second + b.tokens_per_second) / 2) for a, b in pairs)
+
+
+def _ended(state: RunState, event: protocol.RunEnded) -> RunState:
+    # A rank with a batch still in hand was stopped inside it: what it had is not counted.
+    for rank in state.ranks:
+        if rank.batch is not None:
+            state = _batch_over(state, rank.rank, event.at)
+    ranks = tuple(
+        rank if rank.phase == "lost" else msgspec.structs.replace(rank, phase="left", phase_since=event.at)
+        for rank in state.ranks
+    )
+    return msgspec.structs.replace(state, ended=event, phase="ended", rate_now=0.0, ranks=ranks)
