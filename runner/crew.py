@@ -41,6 +41,7 @@ class Crew:
         self.failures: dict[int, str] = {}
         self.gathered: list[tuple[int, str]] = []
         self.gather_ended = False
+        self._sharing = config.ranks
         self._closed = False
         self._config, self._prompts, self._scheduler = config, prompts, scheduler
         self._emit, self._log, self._keep = emit, log, keep
@@ -172,14 +173,26 @@ class Crew:
             if assignment is not None:
                 self._idle.discard(rank)
                 prompts = self._prompts.read(assignment.indices)
-                active_ranks = self._scheduler.active_ranks
-                work = protocol.Work(batch=assignment.batch, prompts=prompts, active_ranks=active_ranks)
-                self._peers[rank].send(work)
+                self._peers[rank].send(protocol.Work(batch=assignment.batch, prompts=prompts))
                 self._emit(protocol.BatchStarted(rank=rank, batch=assignment.batch, rows=len(prompts)))
+        self._share_cores()
         if not self._scheduler.in_flight and (self.stopping or not self._scheduler.unsettled):
             self.told_to_leave.set()
             for peer in self._peers.values():
                 peer.send(protocol.Leave(gather=self._config.dispatch == "split" and not self.stopping))
+
+    def _share_cores(self) -> None:
+        """Tell the ranks how many of them are at work, those included that finish a last batch.
+
+        On a CPU one that is left alone takes all cores, and is as fast as a run of one rank; more threads
+        than cores would slow all of them down many times over.
+        """
+        at_work = {held.rank for held in self._scheduler.in_flight.values()}
+        sharing = len(at_work | set(range(self._scheduler.active_ranks)))
+        if sharing != self._sharing:
+            self._sharing = sharing
+            for peer in self._peers.values():
+                peer.send(protocol.ShareCores(ranks=sharing))
 
     def abandon(self) -> None:
         """Have every rank drop its batch within a decode step, and leave."""

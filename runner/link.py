@@ -29,6 +29,9 @@ class Link:
         self._socket.connect(path)
         self._orders: queue.SimpleQueue[Work | Leave] = queue.SimpleQueue()
         self._cancelled_batch = 0
+        self.sharing: int | None = None
+        """How many ranks share the cores, as last told."""
+
         self._ready = threading.Condition()
         self._messages: deque[FromRank] = deque()
         self._progress: StepsInFlight | None = None
@@ -90,6 +93,8 @@ class Link:
                     order = decoder.decode(line)
                     if isinstance(order, protocol.Cancel):
                         self._cancelled_batch = order.batch
+                    elif isinstance(order, protocol.ShareCores):
+                        self.sharing = order.ranks
                     elif isinstance(order, protocol.Refused):
                         sys.stderr.write(f"refused by the supervisor: {order.reason}\n")
                         break

@@ -420,10 +420,9 @@ class Gathered(Message, frozen=True, kw_only=True):
 
 
 class Work(Message, frozen=True, kw_only=True):
-    """A batch to generate. `active_ranks` is how many ranks share the machine's cores."""
+    """A batch to generate."""
 
     batch: int
-    active_ranks: int = 1
     prompts: list[Prompt]
 
 
@@ -431,6 +430,12 @@ class Cancel(Message, frozen=True, kw_only=True):
     """Abandon `batch` within a decode step; report nothing of it."""
 
     batch: int
+
+
+class ShareCores(Message, frozen=True, kw_only=True):
+    """On a CPU: so many ranks are at work and share the cores, from the next decode step on."""
+
+    ranks: int
 
 
 class Leave(Message, frozen=True, kw_only=True):
@@ -519,7 +524,7 @@ FromRank = (
     | Gathered
     | LogLine
 )
-ToRank = Work | Cancel | Leave | Refused
+ToRank = Work | Cancel | ShareCores | Leave | Refused
 Greeting = RankHello | ViewerHello
 Command = Stop | SetBatchSize | SetActiveRanks | Pause | Resume
 

@@ -193,7 +193,6 @@ class _Rank:
         from runner.engine import Cancelled, free_memory, is_out_of_memory
 
         while isinstance(order := self.link.next_order(), Work):
-            self._share_cores(loaded, order.active_ranks)
             try:
                 self._batch(loaded, order)
             except Cancelled:
@@ -216,15 +215,16 @@ class _Rank:
                 )
         return order.gather
 
-    def _share_cores(self, loaded: "StaticEngine", active_ranks: int) -> None:
-        """On a CPU the active ranks share all cores: one that is left alone is as fast as a run of one rank."""
+    def _go_on(self, loaded: "StaticEngine", batch: int) -> bool:
+        """Called at every decode step: take the share of the cores that was last given; whether to go on."""
         import torch
 
-        cores = os.environ.get("RANKDECK_CORES")
-        if loaded.device.type == "cpu" and cores:
-            threads = max(1, int(cores) // active_ranks)
+        cores, sharing = os.environ.get("RANKDECK_CORES"), self.link.sharing
+        if loaded.device.type == "cpu" and cores and sharing:
+            threads = max(1, int(cores) // sharing)
             if threads != torch.get_num_threads():
                 torch.set_num_threads(threads)
+        return not self.link.cancelled(batch)
 
     def _batch(self, loaded: "StaticEngine", work: Work) -> None:
         def on_step(progress: Any) -> None:
@@ -234,7 +234,8 @@ class _Rank:
                 )
             )
 
-        done = loaded.generate(work.prompts, on_step, lambda: self.link.cancelled(work.batch))
+        self._go_on(loaded, work.batch)
+        done = loaded.generate(work.prompts, on_step, lambda: not self._go_on(loaded, work.batch))
         records = [msgspec.structs.replace(r, rank=self.rank, batch=work.batch) for r in done.records]
         self.digests.extend((record.index, record_digest(record)) for record in records)
         self.link.send(
