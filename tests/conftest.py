@@ -1,5 +1,7 @@
 """What the tests share: a state directory of their own, and runs with stand-in ranks."""
 
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -39,6 +41,17 @@ def start_standin_supervisor(directory: Path) -> "subprocess.Popen[bytes]":
             start_new_session=True,
             cwd=ROOT,
         )
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> Iterator[Path]:
+    """Where a run is to live that outlives its terminal; it does not outlive the test."""
+    directory = tmp_path / "run"
+    yield directory
+    if rundir.supervisor_alive(directory):
+        supervisor = rundir.read_run_file(directory).supervisor_pid
+        assert supervisor is not None
+        os.kill(supervisor, signal.SIGTERM)
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ SSHD = shutil.which("sshd", path="/usr/sbin:/usr/local/sbin:" + os.environ.get("
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.xdist_group("real ranks"),
     pytest.mark.skipif(SSHD is None or shutil.which("ssh-keygen") is None, reason="no sshd on this machine"),
 ]
 
@@ -54,8 +55,8 @@ def ssh(tmp_path: Path) -> Iterator[list[str]]:
     server.stderr.close()
 
 
-def test_a_killed_ssh_connection_does_not_end_the_run(ssh, tmp_path):
-    prompts, run_dir = tmp_path / "p.txt", tmp_path / "run"
+def test_a_killed_ssh_connection_does_not_end_the_run(ssh, tmp_path, run_dir):
+    prompts = tmp_path / "p.txt"
     prompts.write_text(
         "".join(f"{line}\n" for line in (ROOT / "sample_prompts/stories.txt").read_text().splitlines()[:16])
     )
@@ -66,11 +67,11 @@ def test_a_killed_ssh_connection_does_not_end_the_run(ssh, tmp_path):
     run = f"{there} {rankdeck} run {prompts} --device cpu --ranks 2 --batch-size 2 --max-new-tokens 24"
     run += f" --run-dir {run_dir}"
     with Terminal([*ssh, run], columns=80, rows=24) as terminal:
-        terminal.wait_for("decoding")
+        terminal.wait_for("decoding", seconds=240)
     # Leaving the block killed the ssh client in the middle of the run.
     assert rundir.supervisor_alive(run_dir)
     with Terminal([*ssh, f"{there} {rankdeck} attach {run_dir}"], columns=80, rows=24) as terminal:
-        terminal.wait_for("completed")
+        terminal.wait_for("completed", seconds=240)
         terminal.send("q")
         assert terminal.wait() == 0
     assert [record.index for record in rundir.read_outputs(run_dir)] == list(range(16))

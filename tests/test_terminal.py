@@ -12,7 +12,7 @@ from runner import rundir
 from tests.conftest import ROOT
 from tests.terminal import Terminal
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("real ranks")]
 
 RANKDECK = str(Path(sys.executable).with_name("rankdeck"))
 STORIES = (ROOT / "sample_prompts" / "stories.txt").read_text().splitlines()
@@ -24,19 +24,18 @@ def prompts_file(tmp_path: Path, count: int) -> str:
     return str(path)
 
 
-def test_a_run_is_flown_from_the_dashboard_steered_left_and_come_back_to(tmp_path):
-    run_dir = tmp_path / "run"
+def test_a_run_is_flown_from_the_dashboard_steered_left_and_come_back_to(tmp_path, run_dir):
     command = [RANKDECK, "run", prompts_file(tmp_path, 48), "--model", "demo", "--device", "cpu", "--ranks", "2"]
     command += ["--batch-size", "4", "--max-new-tokens", "24", "--run-dir", str(run_dir)]
     with Terminal(command, columns=80, rows=24) as terminal:
         terminal.wait_for("Throughput", seconds=20)
-        terminal.wait_for("decoding")
+        terminal.wait_for("decoding", seconds=240)
         terminal.send("+")
         terminal.wait_for("batch size 8")
         terminal.send("[")
         terminal.wait_for("1 of 2 ranks")
         terminal.resize(120, 40)
-        terminal.wait_for("speedup", seconds=60)
+        terminal.wait_for("speedup", seconds=180)
         terminal.send("d")
         assert terminal.wait() == 0
     assert b"rankdeck attach" in bytes(terminal.raw), "the way back is printed"
@@ -44,7 +43,7 @@ def test_a_run_is_flown_from_the_dashboard_steered_left_and_come_back_to(tmp_pat
     with Terminal([RANKDECK, "attach", str(run_dir)], columns=120, rows=40) as terminal:
         terminal.wait_for("batch size 8", seconds=20)
         terminal.send("]")
-        terminal.wait_for("completed", seconds=120)
+        terminal.wait_for("completed", seconds=240)
         terminal.send("2")
         terminal.wait_for("The lighthouse keeper", STORIES[0][:20])
         terminal.send("q")
@@ -55,8 +54,7 @@ def test_a_run_is_flown_from_the_dashboard_steered_left_and_come_back_to(tmp_pat
     assert rundir.read_run_file(run_dir).summary.completed == 48
 
 
-def test_the_terminals_death_does_not_end_the_run(tmp_path):
-    run_dir = tmp_path / "run"
+def test_the_terminals_death_does_not_end_the_run(tmp_path, run_dir):
     command = [RANKDECK, "run", prompts_file(tmp_path, 12), "--model", "demo", "--device", "cpu", "--ranks", "2"]
     command += ["--max-new-tokens", "12", "--run-dir", str(run_dir)]
     with Terminal(command, columns=80, rows=24) as terminal:
@@ -64,12 +62,11 @@ def test_the_terminals_death_does_not_end_the_run(tmp_path):
         os.kill(terminal.pid, signal.SIGHUP)
         terminal.wait()
     with Terminal([RANKDECK, "attach", str(run_dir), "--plain"], columns=200) as terminal:
-        assert terminal.wait(120) == 0
+        assert terminal.wait(240) == 0
         assert "12 of 12 prompts completed" in terminal.text
 
 
-def test_control_c_while_loading_stops_at_once_and_leaves_nothing(tmp_path):
-    run_dir = tmp_path / "run"
+def test_control_c_while_loading_stops_at_once_and_leaves_nothing(tmp_path, run_dir):
     command = [
         RANKDECK,
         "run",

@@ -66,7 +66,7 @@ def header_line(state: RunState, width: int) -> Line:
     if state.attempt > 1 and state.ended is None:
         again = (f"attempt {state.attempt}, {some(state.restarts_left, 'restart')} left",)
         again_short = (f"attempt {state.attempt}, {state.restarts_left} left",)
-    name_shown = model_name(config.model)
+    name_shown = model_name(state.model_label)
     # Where the line is short, air goes first, then half of a long name, then the facts least likely to surprise.
     ways: tuple[tuple[int, tuple[str, ...], int], ...] = (
         (3, (ranks, *again, config.dispatch, config.length_mode), len(name_shown)),
