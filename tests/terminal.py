@@ -15,13 +15,20 @@ import pyte
 
 
 class Terminal:
-    """A command running in a terminal of its own."""
+    """A command running in a terminal of its own; without `emulate` what it writes is only counted and kept."""
 
     def __init__(
-        self, command: Sequence[str], *, columns: int = 120, rows: int = 40, environ: Mapping[str, str] | None = None
+        self,
+        command: Sequence[str],
+        *,
+        columns: int = 120,
+        rows: int = 40,
+        environ: Mapping[str, str] | None = None,
+        emulate: bool = True,
     ) -> None:
         self.screen = pyte.Screen(columns, rows)
         self._stream = pyte.ByteStream(self.screen)
+        self._emulate = emulate
         self.bytes_out = 0
         self.first_byte_at: float | None = None
         self.raw = bytearray()
@@ -50,7 +57,8 @@ class Terminal:
             self.first_byte_at = self.first_byte_at or time.monotonic()
             self.bytes_out += len(data)
             self.raw += data
-            self._stream.feed(data)
+            if self._emulate:
+                self._stream.feed(data)
         return True
 
     @property

@@ -51,7 +51,8 @@ def rankdeck(model: str, prompts: Path, options: argparse.Namespace, folder: Pat
     command += ["--ranks", str(options.ranks), "--batch-size", str(options.batch_size), "--run-dir", str(run_dir)]
     command += ["--max-new-tokens", str(options.new_tokens), *(["--ignore-eos"] if options.fixed else [])]
     command += [] if options.defaults else ["--order", "input", "--dispatch", "split"]
-    with Terminal(command, columns=80, rows=24) as terminal:
+    # The terminal itself is at the other end of an SSH line; only what it is sent costs this machine.
+    with Terminal(command, columns=80, rows=24, emulate=False) as terminal:
         while not (run_dir / "run.json").exists() or '"summary": null' in (run_dir / "run.json").read_text():
             terminal.read(0.2)
         terminal.read(0.5)
