@@ -74,7 +74,7 @@ def check(config: RunConfig, *, force: bool = False) -> list[Problem]:
     if said := models.check_form(config.model):
         problems.append(Problem("model", said))
     if config.device == "cuda" and not telemetry.count_visible_gpus(os.environ):
-        problems.append(Problem("device", "no NVIDIA GPU can be seen here; use --device cpu, or see `rankdeck doctor`"))
+        problems.append(Problem("device", "no NVIDIA GPU can be seen here; use --device cpu"))
     if config.output is not None and (said := _unwritable(Path(config.output), force)):
         problems.append(Problem("output", said))
     if said := _unreadable(config.prompts, config.column):

@@ -12,7 +12,7 @@ from tests.test_supervisor import watch
 
 pytestmark = [
     pytest.mark.gpu,
-    pytest.mark.xdist_group("real ranks"),
+    pytest.mark.slow,
     pytest.mark.skipif(telemetry.count_visible_gpus(os.environ) == 0, reason="no NVIDIA GPU on this machine"),
 ]
 

@@ -13,7 +13,7 @@ from runner.config import RunConfig
 from tests.chaos import Flight, wrong_with
 from tests.conftest import ROOT
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("real ranks")]
+pytestmark = pytest.mark.slow
 
 NEW_TOKENS = 12
 STORIES = (ROOT / "sample_prompts" / "stories.txt").read_text().splitlines()[:9]

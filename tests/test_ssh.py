@@ -19,7 +19,6 @@ SSHD = shutil.which("sshd", path="/usr/sbin:/usr/local/sbin:" + os.environ.get("
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.xdist_group("real ranks"),
     pytest.mark.skipif(SSHD is None or shutil.which("ssh-keygen") is None, reason="no sshd on this machine"),
 ]
 

@@ -12,7 +12,7 @@ from runner import rundir
 from tests.conftest import ROOT
 from tests.terminal import Terminal
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("real ranks")]
+pytestmark = pytest.mark.slow
 
 RANKDECK = str(Path(sys.executable).with_name("rankdeck"))
 STORIES = (ROOT / "sample_prompts" / "stories.txt").read_text().splitlines()
