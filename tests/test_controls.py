@@ -22,10 +22,13 @@ def batches(seen):
 
 async def test_a_new_batch_size_counts_from_the_next_batch_on(launch):
     started = launch(MANY, batch_size=2)
+    measured = set()
 
     async def turn(message, source):
-        if isinstance(message, protocol.BatchFinished) and message.batch == 2:
-            await source.send(protocol.SetBatchSize(batch_size=8))
+        if isinstance(message, protocol.BatchFinished) and len(measured) < 2:
+            measured.add(message.rank)
+            if len(measured) == 2:
+                await source.send(protocol.SetBatchSize(batch_size=8))
 
     state, seen = await watch(started, when=turn)
     changed = next(

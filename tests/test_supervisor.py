@@ -214,7 +214,7 @@ async def test_ranks_notice_that_their_supervisor_was_killed_and_leave(launch, m
 
 
 async def test_who_comes_late_gets_the_whole_state_first(launch, monkeypatch):
-    monkeypatch.setenv("STANDIN_STEP_SECONDS", "0.02")
+    monkeypatch.setenv("STANDIN_STEP_SECONDS", "0.2")
     started = launch(PROMPTS)
     first = SocketSource(started.directory, started.died).events()
     async for message in first:
@@ -225,6 +225,14 @@ async def test_who_comes_late_gets_the_whole_state_first(launch, monkeypatch):
     assert seen[0].state.done >= 4
     assert seen[0].state.config.ranks == 2
     assert state.ended.summary.completed == 25
+
+
+async def test_who_comes_after_the_end_gets_the_whole_story_from_the_journal(launch):
+    started = launch(PROMPTS)
+    await asyncio.to_thread(started.process.wait, 20)
+    state, seen = await watch(started)
+    assert isinstance(seen[0], protocol.RunStarted)
+    assert (state.completed, state.ended.exit_status) == (25, 0)
 
 
 async def test_nobody_but_a_peer_that_speaks_the_protocol_is_listened_to(launch, monkeypatch):

@@ -54,7 +54,15 @@ class SocketSource:
         self._waiting: list[bytes] = []
 
     async def events(self) -> AsyncIterator[ToViewer]:
-        reader, writer = await self._connect()
+        try:
+            reader, writer = await self._connect()
+        except SourceError:
+            if not rundir.has_ended(self.directory):
+                raise
+            # It was over before anybody could look: then its journal tells the whole story.
+            for event in rundir.read_events(self.directory):
+                yield event
+            return
         self._writer = writer
         decoder = msgspec.json.Decoder(ToViewer)
         try:
