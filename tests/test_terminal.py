@@ -45,7 +45,9 @@ def test_a_run_is_flown_from_the_dashboard_steered_left_and_come_back_to(tmp_pat
         terminal.send("]")
         terminal.wait_for("completed", seconds=240)
         terminal.send("2")
-        terminal.wait_for("The lighthouse keeper", STORIES[0][:20])
+        terminal.wait_for("Outputs as they came")
+        terminal.send("og")
+        terminal.wait_for(STORIES[0][:20])
         terminal.send("q")
         assert terminal.wait() == 0
         assert b"\x1b[?1049l" in bytes(terminal.raw), "the terminal is given back as it was"
