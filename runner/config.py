@@ -10,6 +10,8 @@ from typing import Any, Literal, get_args
 
 import msgspec
 
+from runner.trials import MAX_TRIALS, SweepPlan
+
 Dispatch = Literal["pull", "split"]
 Order = Literal["length", "input"]
 DeviceKind = Literal["auto", "cuda", "cpu"]
@@ -38,7 +40,8 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     `ranks` is the world size; `batch_size` counts prompts per batch and rank, None (`auto`) has the
     best one searched for on the real work. Sampling values of None leave the model's own generation
-    config alone. `max_restarts` is how often the ranks are launched afresh after one of them died.
+    config alone. `max_restarts` is how often the ranks are launched afresh after one of them died. With
+    `sweep` the run is a sweep: it measures the plan's settings, and `ranks` is the most it needs.
     """
 
     prompts: str
@@ -63,6 +66,7 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     column: str | None = None
     output: str | None = None
     name: str | None = None
+    sweep: SweepPlan | None = None
 
     @property
     def length_mode(self) -> str:
@@ -108,6 +112,31 @@ def check(config: RunConfig) -> list[Problem]:
             f"must be 1 to 64 letters, digits, '.', '_' or '-', the first a letter or digit, not {config.name!r}",
         )
     problems.extend(_check_sampling(config))
+    if config.sweep is not None:
+        problems.extend(_check_sweep(config, config.sweep))
+    return problems
+
+
+def _check_sweep(config: RunConfig, plan: SweepPlan) -> list[Problem]:
+    problems = []
+    if not plan.batch_sizes or not all(1 <= size <= MAX_BATCH_SIZE for size in plan.batch_sizes):
+        problems.append(Problem("batch_sizes", f"must be numbers from 1 to {MAX_BATCH_SIZE}, as in 1,2,4,8"))
+    if not plan.ranks or not all(1 <= ranks <= MAX_RANKS for ranks in plan.ranks):
+        problems.append(Problem("ranks", f"must be numbers from 1 to {MAX_RANKS}, as in 1,2"))
+    elif max(plan.ranks) > config.ranks:
+        problems.append(Problem("ranks", f"{max(plan.ranks)} are to be measured, and the run has {config.ranks}"))
+    for setting, value, least in (
+        ("repeats", plan.repeats, 1),
+        ("rounds", plan.least_rounds, 1),
+        ("seconds", plan.least_seconds, 0),
+    ):
+        if value < least:
+            problems.append(Problem(setting, f"must be at least {least}, not {value}"))
+    trials = len(set(plan.batch_sizes)) * len(set(plan.ranks)) * max(1, plan.repeats)
+    if trials > MAX_TRIALS:
+        problems.append(Problem("repeats", f"{trials:,} trials are planned, at most {MAX_TRIALS:,} are possible"))
+    if config.dispatch != "pull":
+        problems.append(Problem("dispatch", "a sweep has all ranks draw from one line; leave it out"))
     return problems
 
 

@@ -13,6 +13,7 @@ from typing import Literal
 import msgspec
 
 from runner.config import RunConfig
+from runner.trials import SweepPlan, Trial, TrialRecord
 
 PROTOCOL_VERSION = 1
 
@@ -75,7 +76,8 @@ class BatchResult(msgspec.Struct, frozen=True, kw_only=True):
     `slots` is the number of token positions of the batch, rows x (padded prompt + new tokens);
     `padded_slots` those of them that hold no real token (left padding, and rows that had ended).
     `prefill_seconds` runs to the first new token, `decode_seconds` from there to the last;
-    `seconds` is all of the batch, tokenising and decoding of text included.
+    `seconds` is all of the batch, tokenising and decoding of text included. `step_seconds` has every decode
+    step's own time, in trials of a sweep.
     """
 
     rows: int
@@ -88,6 +90,7 @@ class BatchResult(msgspec.Struct, frozen=True, kw_only=True):
     decode_seconds: float
     seconds: float
     peak_memory_bytes: int | None = None
+    step_seconds: list[float] | None = None
 
 
 class DeviceSample(msgspec.Struct, frozen=True, kw_only=True):
@@ -220,7 +223,10 @@ class RankPhase(Event, frozen=True, kw_only=True):
 
 
 class RankReady(Event, frozen=True, kw_only=True):
-    """A rank has its model. `device_uuid` is without NVML's `GPU-` prefix; bytes where a device has them."""
+    """A rank has its model. `device_uuid` is without NVML's `GPU-` prefix; bytes where a device has them.
+
+    `bandwidth_bytes_per_second` is that of a large copy, bytes read and written, in a sweep on rank 0.
+    """
 
     rank: int
     device: str
@@ -238,6 +244,7 @@ class RankReady(Event, frozen=True, kw_only=True):
     kv_bytes_per_token: int | None = None
     memory_free_bytes: int | None = None
     memory_total_bytes: int | None = None
+    bandwidth_bytes_per_second: float | None = None
 
 
 class RanksReady(Event, frozen=True, kw_only=True):
@@ -245,11 +252,16 @@ class RanksReady(Event, frozen=True, kw_only=True):
 
 
 class BatchStarted(Event, frozen=True, kw_only=True):
-    """A batch was handed to a rank; `batch` counts from 1 through the whole run."""
+    """A batch was handed to a rank; `batch` counts from 1 through the whole run.
+
+    Of one that is not `kept` no outputs come: a trial's, of which a `warm_up` is not measured either.
+    """
 
     rank: int
     batch: int
     rows: int
+    warm_up: bool = False
+    kept: bool = True
 
 
 class Output(Event, frozen=True, kw_only=True):
@@ -305,6 +317,39 @@ class Paused(Event, frozen=True, kw_only=True):
 
 class Resumed(Event, frozen=True, kw_only=True):
     """Batches are handed out again."""
+
+
+class SweepStarted(Event, frozen=True, kw_only=True):
+    """The settings of `plan` are measured from now on, in the order of `trials`; records of trials stay valid."""
+
+    plan: SweepPlan
+    trials: list[Trial]
+    bandwidth_bytes_per_second: float | None = None
+    bandwidth_source: str | None = None
+
+
+class TrialStarted(Event, frozen=True, kw_only=True):
+    """A trial begins, with its warm-up; a second time after ranks were lost in it."""
+
+    trial: Trial
+
+
+class TrialWarm(Event, frozen=True, kw_only=True):
+    """The trial's warm-up is over: what comes now is measured."""
+
+    trial: Trial
+
+
+class TrialFinished(Event, frozen=True, kw_only=True):
+    """A trial is over: measured, out of memory, skipped or failed."""
+
+    record: TrialRecord
+
+
+class SweepSettled(Event, frozen=True, kw_only=True):
+    """No trial follows, and why: all are over, or the prompts are used up."""
+
+    reason: str
 
 
 class RunTakenUp(Event, frozen=True, kw_only=True):
@@ -420,10 +465,17 @@ class Gathered(Message, frozen=True, kw_only=True):
 
 
 class Work(Message, frozen=True, kw_only=True):
-    """A batch to generate."""
+    """A batch to generate.
+
+    `measure` asks for the time of every decode step; without `keep` the records are not wanted, only the
+    accounting; `max_new_tokens` cuts the batch short (a warm-up).
+    """
 
     batch: int
     prompts: list[Prompt]
+    measure: bool = False
+    keep: bool = True
+    max_new_tokens: int | None = None
 
 
 class Cancel(Message, frozen=True, kw_only=True):
@@ -477,6 +529,12 @@ class SetActiveRanks(Message, frozen=True, kw_only=True):
     active_ranks: int
 
 
+class StartSweep(Message, frozen=True, kw_only=True):
+    """Measure these settings on the prompts that are left, then go on at the best of them; None ends a sweep."""
+
+    plan: SweepPlan | None
+
+
 class Pause(Message, frozen=True, kw_only=True):
     """Hand out no batch until Resume; those in flight are finished."""
 
@@ -502,6 +560,11 @@ AnyEvent = (
     | RankCapped
     | Paused
     | Resumed
+    | SweepStarted
+    | TrialStarted
+    | TrialWarm
+    | TrialFinished
+    | SweepSettled
     | RankLost
     | TelemetryStarted
     | Tick
@@ -526,7 +589,7 @@ FromRank = (
 )
 ToRank = Work | Cancel | ShareCores | Leave | Refused
 Greeting = RankHello | ViewerHello
-Command = Stop | SetBatchSize | SetActiveRanks | Pause | Resume
+Command = Stop | SetBatchSize | SetActiveRanks | StartSweep | Pause | Resume
 
 
 # --- framing ------------------------------------------------------------------------------------

@@ -7,10 +7,12 @@ no clock and no I/O: time is the `at` of the events.
 import msgspec
 
 from runner import protocol
+from runner.costs import CostPoint, with_batch, with_length
 from runner.devices import match_rank_to_gpu
 from runner.protocol import AnyEvent, DeviceSample
 from runner.state import DeviceState, HistoryPoint, Mark, MarkKind, RankState, RunState
 from runner.stretches import turn
+from runner.trials import SweepState
 
 RATE_WINDOW_SECONDS = 5.0
 """tokens/s *now* is the mean over this many seconds: long enough to span a prefill, short enough to follow a knob."""
@@ -79,6 +81,10 @@ def apply(state: RunState, event: AnyEvent) -> RunState:
         case protocol.ActiveRanksChanged():
             state = msgspec.structs.replace(state, active_ranks=event.active_ranks)
             return _mark(_turn(state, auto=state.auto, reason=""), "active ranks", f"{event.active_ranks} active")
+        case protocol.SweepStarted() | protocol.TrialStarted() | protocol.TrialWarm():
+            return _sweep(state, event)
+        case protocol.TrialFinished() | protocol.SweepSettled():
+            return _sweep(state, event)
         case protocol.RankCapped():
             return _replace_rank(state, event.rank, cap=event.batch_size)
         case protocol.Paused():
@@ -129,8 +135,51 @@ def _taken_up(state: RunState, event: protocol.RunTakenUp) -> RunState:
         devices=(),
         processes=(),
         ended=None,
+        sweep=msgspec.structs.replace(state.sweep, current=None) if state.sweep is not None else None,
     )
     return _mark(_turn(state, auto=False, reason=""), "taken up", "taken up again")
+
+
+SweepEvent = (
+    protocol.SweepStarted | protocol.TrialStarted | protocol.TrialWarm | protocol.TrialFinished | protocol.SweepSettled
+)
+
+
+def _sweep(state: RunState, event: SweepEvent) -> RunState:
+    sweep = state.sweep
+    if isinstance(event, protocol.SweepStarted):
+        # The same plan once more is the same sweep taken up: what was measured stays.
+        records = sweep.records if sweep is not None and sweep.plan == event.plan else ()
+        fresh = SweepState(
+            plan=event.plan,
+            trials=tuple(event.trials),
+            records=records,
+            bandwidth_bytes_per_second=event.bandwidth_bytes_per_second,
+            bandwidth_source=event.bandwidth_source,
+        )
+        return msgspec.structs.replace(state, sweep=fresh)
+    if sweep is None:
+        return state
+    match event:
+        case protocol.TrialStarted():
+            trial = event.trial
+            state = msgspec.structs.replace(
+                state,
+                sweep=msgspec.structs.replace(sweep, current=trial, since=event.at, measuring=False),
+                batch_size=trial.batch_size,
+                active_ranks=trial.active_ranks,
+                auto=False,
+            )
+            state = _turn(state, auto=False, reason=f"trial {trial.number} of {len(sweep.trials)}")
+            return _mark(state, "trial", f"{trial.active_ranks} x {trial.batch_size}")
+        case protocol.TrialWarm():
+            return msgspec.structs.replace(state, sweep=msgspec.structs.replace(sweep, measuring=True))
+        case protocol.TrialFinished():
+            sweep = msgspec.structs.replace(sweep, records=(*sweep.records, event.record), current=None)
+            return msgspec.structs.replace(state, sweep=sweep)
+        case protocol.SweepSettled():
+            sweep = msgspec.structs.replace(sweep, settled=event.reason, current=None)
+            return msgspec.structs.replace(state, sweep=sweep)
 
 
 def _launched(state: RunState, event: protocol.RanksLaunched) -> RunState:
@@ -200,7 +249,8 @@ def _batch_started(state: RunState, event: protocol.BatchStarted) -> RunState:
         step=0,
         in_flight_tokens=0,
         batch_started_at=event.at,
-        batch_stretch=_whole(state),
+        batch_stretch=None if event.warm_up else _whole(state),
+        batch_kept=event.kept,
     )
     if state.first_batch_at is None:
         state = msgspec.structs.replace(state, first_batch_at=event.at)
@@ -220,6 +270,9 @@ def _output(state: RunState, event: protocol.Output) -> RunState:
         prompt_tokens=state.prompt_tokens + record.prompt_tokens,
         last_result_at=event.at,
     )
+    if not error and state.config is not None:
+        lengths = with_length(state.lengths, record.output_tokens, state.config.max_new_tokens)
+        state = msgspec.structs.replace(state, lengths=lengths)
     if record.rank is None or not 0 <= record.rank < len(state.ranks):
         return state
     rank = state.ranks[record.rank]
@@ -251,6 +304,8 @@ def _batch_finished(state: RunState, event: protocol.BatchFinished) -> RunState:
     state = msgspec.structs.replace(
         state, slots=state.slots + result.slots, padded_slots=state.padded_slots + result.padded_slots
     )
+    if not rank.batch_kept:
+        state = _unkept(state, event)
     if (
         rank.batch_stretch is not None
         and rank.batch_stretch == state.stretches[-1].number
@@ -258,8 +313,42 @@ def _batch_finished(state: RunState, event: protocol.BatchFinished) -> RunState:
     ):
         seconds = max(0.0, event.at - rank.batch_started_at)
         last = state.stretches[-1].with_batch(event.rank, result.output_tokens, seconds, result.peak_memory_bytes)
-        state = msgspec.structs.replace(state, stretches=(*state.stretches[:-1], last))
+        cost = _cost(state.active_ranks, result, seconds)
+        state = msgspec.structs.replace(
+            state, stretches=(*state.stretches[:-1], last), costs=with_batch(state.costs, cost)
+        )
     return msgspec.structs.replace(_batch_over(state, event.rank, event.at), last_result_at=event.at)
+
+
+def _unkept(state: RunState, event: protocol.BatchFinished) -> RunState:
+    """The tokens of a batch of which no outputs come: they were generated, and count as such."""
+    rank, result = state.ranks[event.rank], event.result
+    state = _replace_rank(
+        state,
+        event.rank,
+        prompt_tokens=rank.prompt_tokens + result.prompt_tokens,
+        output_tokens=rank.output_tokens + result.output_tokens,
+    )
+    return msgspec.structs.replace(
+        state,
+        prompt_tokens=state.prompt_tokens + result.prompt_tokens,
+        output_tokens=state.output_tokens + result.output_tokens,
+    )
+
+
+def _cost(active_ranks: int, result: protocol.BatchResult, seconds: float) -> CostPoint:
+    return CostPoint(
+        active_ranks=active_ranks,
+        rows=result.rows,
+        batches=1,
+        steps=result.steps,
+        prompt_slots=result.slots - result.rows * result.steps,
+        prompt_tokens=result.prompt_tokens,
+        output_tokens=result.output_tokens,
+        prefill_seconds=result.prefill_seconds,
+        decode_seconds=result.decode_seconds,
+        seconds=seconds,
+    )
 
 
 def _batch_over(state: RunState, number: int, at: float) -> RunState:

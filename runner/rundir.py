@@ -22,7 +22,9 @@ import msgspec
 import platformdirs
 
 from runner.config import RunConfig
+from runner.costs import CostPoint
 from runner.protocol import AnyEvent, OutputRecord, Summary
+from runner.sweep_figures import SweepSummary
 
 RUN_FILE = "run.json"
 PROMPTS_FILE = "prompts.jsonl"
@@ -59,7 +61,10 @@ Status = Literal["running", "completed", "failed", "stopped"]
 
 
 class RunFile(msgspec.Struct, frozen=True, kw_only=True):
-    """run.json. `started_at` and `ended_at` are unix seconds."""
+    """run.json. `started_at` and `ended_at` are unix seconds.
+
+    `costs` and `lengths` are what batches cost and how long the answers were: what predictions are made from.
+    """
 
     name: str
     status: Status = "running"
@@ -72,6 +77,9 @@ class RunFile(msgspec.Struct, frozen=True, kw_only=True):
     exit_status: int | None = None
     cause: str | None = None
     summary: Summary | None = None
+    sweep: SweepSummary | None = None
+    costs: list[CostPoint] = []
+    lengths: list[int] = []
 
 
 # --- places -------------------------------------------------------------------------------------

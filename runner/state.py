@@ -11,8 +11,11 @@ import msgspec
 
 from runner import protocol
 from runner.config import RunConfig
+from runner.costs import CostPoint
 from runner.protocol import AnyEvent, DeviceSample, LogLine, ProcessSample, RankReady
 from runner.stretches import Stretch
+from runner.sweep_figures import seconds_left
+from runner.trials import SweepState
 
 Phase = Literal["starting", "model", "launching", "loading", "running", "stopping", "ended"]
 
@@ -44,6 +47,7 @@ class RankState(msgspec.Struct, frozen=True, kw_only=True):
     in_flight_tokens: int = 0
     batch_started_at: float = 0.0
     batch_stretch: int | None = None
+    batch_kept: bool = True
     cap: int | None = None
     batches: int = 0
     prompts: int = 0
@@ -80,7 +84,7 @@ class HistoryPoint(msgspec.Struct, frozen=True, array_like=True):
     tokens_per_second: float
 
 
-MarkKind = Literal["batch size", "active ranks", "pause", "memory", "rank lost", "taken up"]
+MarkKind = Literal["batch size", "active ranks", "pause", "memory", "rank lost", "taken up", "trial"]
 
 
 class Mark(msgspec.Struct, frozen=True, kw_only=True):
@@ -110,6 +114,9 @@ class RunState(msgspec.Struct, frozen=True, kw_only=True):
     active_ranks: int = 0
     paused: str | None = None
     stretches: tuple[Stretch, ...] = ()
+    costs: tuple[CostPoint, ...] = ()
+    lengths: tuple[int, ...] = ()
+    sweep: SweepState | None = None
     marks: tuple[Mark, ...] = ()
     seconds_before: float = 0.0
     slots: int = 0
@@ -179,8 +186,15 @@ class RunState(msgspec.Struct, frozen=True, kw_only=True):
         return self.padded_slots / self.slots if self.slots else 0.0
 
     @property
+    def sweeping(self) -> bool:
+        """Whether trials are being measured."""
+        return self.sweep is not None and self.sweep.settled is None
+
+    @property
     def progress(self) -> float:
-        """Share of the work done, 0 to 1, batches in flight counted by their steps."""
+        """Share of the work done, 0 to 1, batches in flight counted by steps; of a sweep, trials that are over."""
+        if self.sweep is not None and (self.sweeping or not self.sweep.plan.outputs):
+            return len(self.sweep.records) / len(self.sweep.trials) if self.sweep.trials else 0.0
         if not self.prompts:
             return 0.0
         in_flight = 0.0
@@ -191,6 +205,8 @@ class RunState(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def eta_seconds(self) -> float | None:
         """Seconds left at the pace so far; None before there is a pace."""
+        if self.sweep is not None and self.sweeping and self.phase == "running" and self.first_batch_at is not None:
+            return seconds_left(self.sweep, self.now, self.now - self.first_batch_at)
         if self.phase not in ("running", "stopping") or not 0.02 <= self.progress < 1 or self.seconds < 1:
             return None
         return self.seconds * (1 - self.progress) / self.progress

@@ -51,6 +51,9 @@ def rankdeck(model: str, prompts: Path, options: argparse.Namespace, folder: Pat
     command += ["--ranks", str(options.ranks), "--batch-size", str(options.batch_size), "--run-dir", str(run_dir)]
     command += ["--max-new-tokens", str(options.new_tokens), *(["--ignore-eos"] if options.fixed else [])]
     command += [] if options.defaults else ["--order", "input", "--dispatch", "split"]
+    if options.unwatched:
+        subprocess.run([*command, "--plain"], check=True, stdout=subprocess.DEVNULL)
+        return json.loads((run_dir / "run.json").read_text())["summary"]
     # The terminal itself is at the other end of an SSH line; only what it is sent costs this machine.
     with Terminal(command, columns=80, rows=24, emulate=False) as terminal:
         while not (run_dir / "run.json").exists() or '"summary": null' in (run_dir / "run.json").read_text():
@@ -70,6 +73,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=100)
     parser.add_argument("--fixed", action="store_true")
     parser.add_argument("--defaults", action="store_true")
+    parser.add_argument("--unwatched", action="store_true", help="plain lines instead of the dashboard")
     options = parser.parse_args()
     model = models.resolve("demo", lambda *_: None).path_or_id
     ratios, rows = [], []

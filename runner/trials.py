@@ -1,0 +1,107 @@
+"""A sweep's plan, its trials and what each of them brought: values that travel in events and stand in run.json.
+
+Pure shapes. A *trial* is one setting (active ranks, batch size) measured once: a discarded warm-up batch per
+rank, then whole rounds. A *cell* is all trials of one setting.
+"""
+
+from typing import Literal
+
+import msgspec
+
+MAX_TRIALS = 2000
+"""A longer plan is a typing error: at a few seconds each it would take days."""
+
+
+class SweepPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a sweep measures: every batch size with every number of active ranks, `repeats` times in shuffled order.
+
+    A trial lasts at least `least_rounds` rounds and `least_seconds` seconds. With `outputs` the answers are
+    kept, and the prompts that are left are done at the best setting when all is measured.
+    """
+
+    batch_sizes: list[int]
+    ranks: list[int]
+    repeats: int = 3
+    least_rounds: int = 2
+    least_seconds: float = 5.0
+    outputs: bool = False
+    seed: int = 0
+
+
+class Trial(msgspec.Struct, frozen=True, kw_only=True):
+    """One setting to be measured; `number` is its place in the sweep's order, from 1, `repeat` from 1 as well."""
+
+    number: int
+    repeat: int
+    active_ranks: int
+    batch_size: int
+
+
+TrialOutcome = Literal["measured", "out_of_memory", "skipped", "failed"]
+"""`skipped`: a smaller batch of the same number of ranks has run out of memory already."""
+
+
+class TrialResult(msgspec.Struct, frozen=True, kw_only=True):
+    """What a trial measured, warm-up left out. None where it is not available.
+
+    `seconds` runs from the first measured batch handed out to the last one in; tokens/s are over those seconds,
+    of output tokens, and of prompt and output tokens together (`total`). `prefill_seconds` and `batch_seconds`
+    are means per batch, `step_ms` the decode milliseconds per step at the 50th, 90th and 99th percentile.
+    `padding_waste`, `idle` and `mbu` are shares from 0 to 1; `mbu` counts decode steps alone. `busy_percent` and
+    its like are means over the GPUs at work, `power_watts` is their sum. `peak_memory_bytes` is the largest of
+    any rank's, `rank_peak_memory_bytes` has each one's.
+    """
+
+    rounds: int
+    batches: int
+    seconds: float
+    prompt_tokens: int
+    output_tokens: int
+    tokens_per_second: float
+    total_tokens_per_second: float
+    rank_tokens_per_second: list[float]
+    prefill_seconds: float
+    batch_seconds: float
+    step_ms: tuple[float, float, float] | None
+    padding_waste: float
+    idle: float
+    peak_memory_bytes: int | None = None
+    rank_peak_memory_bytes: list[int | None] = []
+    busy_percent: float | None = None
+    dram_percent: float | None = None
+    tensor_percent: float | None = None
+    power_watts: float | None = None
+    tokens_per_joule: float | None = None
+    mbu: float | None = None
+
+
+class TrialRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A trial that is over: how it ended, its result if it was measured, else why not."""
+
+    trial: Trial
+    outcome: TrialOutcome
+    result: TrialResult | None = None
+    reason: str | None = None
+
+
+class SweepState(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a sweep stands: part of the state of its run. `since` is when the trial at hand began (unix seconds).
+
+    `measuring` is False while the trial's warm-up is on. `bandwidth` is the device's peak memory bandwidth in
+    bytes/s and where that figure comes from. `settled` is set when all is measured, or no more can be.
+    """
+
+    plan: SweepPlan
+    trials: tuple[Trial, ...]
+    records: tuple[TrialRecord, ...] = ()
+    current: Trial | None = None
+    since: float = 0.0
+    measuring: bool = False
+    bandwidth_bytes_per_second: float | None = None
+    bandwidth_source: str | None = None
+    settled: str | None = None
+
+    @property
+    def left(self) -> int:
+        """Trials that are not over."""
+        return len(self.trials) - len(self.records)
