@@ -4,14 +4,16 @@ Knows what turning a knob means for the scheduler and which event tells of it. W
 the search for the best batch size or a full disk, comes from outside.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from runner import autobatch, protocol
+from runner import autobatch, protocol, sweep_figures
 from runner.autobatch import Choice, Known, Search
 from runner.config import MAX_BATCH_SIZE, RunConfig
-from runner.protocol import AnyEvent, RankReady
-from runner.scheduler import Scheduler
+from runner.protocol import AnyEvent, BatchFailed, BatchFinished, DeviceSample, RankReady
+from runner.scheduler import Assignment, Scheduler
 from runner.state import RunState
+from runner.sweep import Sweeper
+from runner.trials import SweepPlan
 
 LEAST_SECONDS = 1.0
 """A size is measured over at least so long per rank, however short its batches are."""
@@ -24,6 +26,7 @@ class Controls:
         self,
         config: RunConfig,
         scheduler: Scheduler,
+        lengths: Sequence[int],
         *,
         emit: Callable[[AnyEvent], None],
         state: Callable[[], RunState],
@@ -34,6 +37,21 @@ class Controls:
         self._trouble: str | None = None
         self._begun = False
         self._first = config.batch_size
+        self._lengths = lengths
+        self._sweeper = self._new_sweeper(config.sweep) if config.sweep is not None else None
+
+    @property
+    def sweeping(self) -> bool:
+        """Whether trials are run, or are to be."""
+        return self._sweeper is not None and self._sweeper.active
+
+    @property
+    def work_left(self) -> bool:
+        """Whether there is something left to hand out, or in flight."""
+        if self.sweeping:
+            return True
+        only_measured = self._config.sweep is not None and not self._config.sweep.outputs
+        return self._scheduler.unsettled > 0 and not only_measured
 
     @property
     def paused(self) -> bool:
@@ -42,16 +60,78 @@ class Controls:
     def begin(self) -> None:
         """All ranks are ready: the first batch size, asked for or chosen. Again after a relaunch: nothing changes."""
         if self._begun:
+            self._begin_again()
             return
         self._begun = True
-        if self._first is None:
+        if self._sweeper is not None:
+            self._sweeper.begin()
+        elif self._first is None:
             self._start_search()
         else:
             self._use(Choice(self._first, "as asked for", settled=True))
 
+    def _begin_again(self) -> None:
+        """After a relaunch: the knobs stay, and a trial that was at hand is lost."""
+        if self._sweeper is not None and self._sweeper.active:
+            loss = self._state().loss
+            self._sweeper.ranks_lost(loss.cause if loss is not None else "the launch ended")
+
+    def next_batch(self, rank: int) -> Assignment | None:
+        """The next batch for an idle rank: a trial's, or the scheduler's; None while there is none."""
+        if self._sweeper is not None and self._sweeper.active:
+            assignment = self._sweeper.next_batch(rank)
+            if self._sweeper.active:
+                return assignment
+            self._swept(self._sweeper)
+        return self._scheduler.next_batch(rank) if self.work_left else None
+
+    def sample(self, devices: Sequence[DeviceSample]) -> None:
+        """Telemetry, for the trial at hand."""
+        if self._sweeper is not None and self._sweeper.active:
+            self._sweeper.sample(devices)
+
+    def _new_sweeper(self, plan: SweepPlan) -> Sweeper:
+        return Sweeper(
+            plan,
+            self._scheduler,
+            self._lengths,
+            by_length=self._config.order == "length",
+            emit=self._emit,
+            state=self._state,
+        )
+
+    def _start_sweep(self, plan: SweepPlan | None) -> None:
+        if plan is None:
+            if self._sweeper is not None and self._sweeper.active:
+                self._sweeper.settle("ended by hand")
+                self._swept(self._sweeper)
+        elif self._begun and not self.sweeping and self._config.dispatch == "pull":
+            self._search = None
+            self._sweeper = self._new_sweeper(plan)
+            self._sweeper.begin()
+
+    def _swept(self, sweeper: Sweeper) -> None:
+        """All is measured: what prompts are left are done at the best setting."""
+        self._scheduler.reorder(self._config.order)
+        sweep = self._state().sweep
+        found = sweep_figures.best(sweep_figures.cells(sweep)) if sweep is not None else None
+        if not sweeper.plan.outputs or not self._scheduler.unsettled:
+            return
+        if found is None or found.tokens_per_second is None:
+            self._activate(self._config.ranks)
+            self._start_search()
+            return
+        rate = found.tokens_per_second.mean
+        self._activate(found.active_ranks, anew=True)
+        self._use(Choice(found.batch_size, f"best of the sweep, {rate:.0f} tok/s", settled=True))
+
     def obey(self, command: protocol.Command) -> None:
         """What a viewer asks for, as far as it makes sense."""
         match command:
+            case protocol.StartSweep():
+                self._start_sweep(command.plan)
+            case protocol.SetBatchSize() | protocol.SetActiveRanks() if self.sweeping:
+                pass  # the trials set both
             case protocol.SetBatchSize() if not self._begun:
                 # Memory and speed are not known yet: the wish counts once all ranks are ready.
                 wish = command.batch_size
@@ -68,6 +148,7 @@ class Controls:
                 self._activate(min(self._config.ranks, max(1, command.active_ranks)))
             case protocol.Pause() if not self._asked:
                 self._asked = True
+                self._interrupt()
                 if self._trouble is None:
                     self._emit(protocol.Paused(reason="asked for", asked=True))
             case protocol.Resume() if self._asked:
@@ -81,12 +162,22 @@ class Controls:
         """Something outside does not let the run go on, or does so again (None)."""
         before, self._trouble = self._trouble, reason
         if reason is not None and reason != before:
+            self._interrupt()
             self._emit(protocol.Paused(reason=reason, asked=False))
         elif reason is None and before is not None:
             self._emit(protocol.Paused(reason="asked for", asked=True) if self._asked else protocol.Resumed())
 
-    def batch_finished(self) -> None:
-        """Let the search learn, once every active rank has measured the size that is tried."""
+    def _interrupt(self) -> None:
+        if self._sweeper is not None and self._sweeper.active:
+            self._sweeper.interrupt()
+
+    def batch_finished(self, event: BatchFinished) -> None:
+        """Let the trial at hand measure, or the search learn, once every active rank has measured what is tried."""
+        if self._sweeper is not None and self._sweeper.active:
+            self._sweeper.batch_finished(event)
+            if not self._sweeper.active:
+                self._swept(self._sweeper)
+            return
         if self._search is None or not self._state().stretches:
             return
         stretch = self._state().stretches[-1]
@@ -94,6 +185,15 @@ class Controls:
         if rate is None or any(share.seconds < LEAST_SECONDS for share in stretch.shares.values()):
             return
         self._use(self._search.learn(stretch.batch_size, rate, stretch.peak_memory_bytes, self._scheduler.pending))
+
+    def trial_failed(self, failed: BatchFailed) -> bool:
+        """A batch failed: whether that is a trial's affair, which is then over."""
+        if self._sweeper is None or not self._sweeper.active:
+            return False
+        self._sweeper.batch_failed(failed.kind, failed.error)
+        if not self._sweeper.active:
+            self._swept(self._sweeper)
+        return True
 
     def out_of_memory(self, rank: int, rows: int) -> None:
         """A batch of `rows` did not fit: its rank was capped; a search ends here."""
@@ -103,8 +203,8 @@ class Controls:
         if self._search is not None:
             self._use(self._search.wall(rows, max(1, rows // 2)))
 
-    def _activate(self, active_ranks: int) -> None:
-        if active_ranks == self._scheduler.active_ranks:
+    def _activate(self, active_ranks: int, *, anew: bool = False) -> None:
+        if active_ranks == self._scheduler.active_ranks and not anew:
             return
         self._scheduler.active_ranks = active_ranks
         self._emit(protocol.ActiveRanksChanged(active_ranks=active_ranks))

@@ -12,8 +12,9 @@ from runner.config import RunConfig
 from runner.controls import Controls
 from runner.prompts import PromptIndex
 from runner.protocol import AnyEvent, FromRank, OutputRecord, StepsInFlight
-from runner.scheduler import Scheduler
+from runner.scheduler import Assignment, Scheduler
 from runner.server import NoMessageError, RankPeer
+from runner.sweep import WARM_UP_TOKENS
 
 
 class Crew:
@@ -101,7 +102,7 @@ class Crew:
             case protocol.BatchFinished():
                 self._scheduler.finish(message.batch)
                 self._emit(message)
-                self._controls.batch_finished()
+                self._controls.batch_finished(message)
                 self._free(rank)
             case protocol.BatchFailed():
                 self._batch_failed(message)
@@ -137,6 +138,11 @@ class Crew:
         assignment = self._scheduler.in_flight.get(failed.batch)
         if assignment is None:
             return
+        if assignment.measured or assignment.warm_up:
+            self._scheduler.finish(failed.batch)
+            self._emit(failed)
+            self._controls.trial_failed(failed)
+            return
         if failed.kind == "out_of_memory":
             dead = self._scheduler.halve(failed.batch)
         else:
@@ -169,17 +175,36 @@ class Crew:
             return
         for rank in sorted(self._idle):
             hold = self.stopping or self._controls.paused
-            assignment = None if hold else self._scheduler.next_batch(rank)
+            assignment = None if hold else self._controls.next_batch(rank)
             if assignment is not None:
                 self._idle.discard(rank)
-                prompts = self._prompts.read(assignment.indices)
-                self._peers[rank].send(protocol.Work(batch=assignment.batch, prompts=prompts))
-                self._emit(protocol.BatchStarted(rank=rank, batch=assignment.batch, rows=len(prompts)))
+                self._give(rank, assignment)
         self._share_cores()
-        if not self._scheduler.in_flight and (self.stopping or not self._scheduler.unsettled):
+        if not self._scheduler.in_flight and (self.stopping or not self._controls.work_left):
             self.told_to_leave.set()
             for peer in self._peers.values():
                 peer.send(protocol.Leave(gather=self._config.dispatch == "split" and not self.stopping))
+
+    def _give(self, rank: int, assignment: Assignment) -> None:
+        prompts = self._prompts.read(assignment.indices)
+        self._peers[rank].send(
+            protocol.Work(
+                batch=assignment.batch,
+                prompts=prompts,
+                measure=assignment.measured,
+                keep=assignment.kept,
+                max_new_tokens=min(WARM_UP_TOKENS, self._config.max_new_tokens) if assignment.warm_up else None,
+            )
+        )
+        self._emit(
+            protocol.BatchStarted(
+                rank=rank,
+                batch=assignment.batch,
+                rows=len(prompts),
+                warm_up=assignment.warm_up,
+                kept=assignment.kept,
+            )
+        )
 
     def _share_cores(self) -> None:
         """Tell the ranks how many of them are at work, those included that finish a last batch.

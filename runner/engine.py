@@ -72,8 +72,12 @@ class _StepWatch(transformers.StoppingCriteria):
         on_step: Callable[[Progress], None],
         cancelled: Callable[[], bool],
         synchronise: Callable[[], None],
+        *,
+        measure: bool,
     ) -> None:
         self.steps = 0
+        self.step_seconds: list[float] | None = [] if measure else None
+        self._step_at = 0.0
         self.first_token_at = 0.0
         self._go_on = torch.zeros(rows, dtype=torch.bool, device=device)  # [rows]
         self._eos = torch.tensor(sorted(eos_tokens), dtype=torch.long, device=device)  # [end-of-sequence tokens]
@@ -89,6 +93,12 @@ class _StepWatch(transformers.StoppingCriteria):
         if self._cancelled():
             raise Cancelled
         now = time.perf_counter()
+        if self.step_seconds is not None:
+            # No device is waited for here: `generate` itself reads from the device at every step, to see
+            # which rows have ended, so that the time between two calls is a step's.
+            if self.steps > 1:
+                self.step_seconds.append(round(now - self._step_at, 6))
+            self._step_at = now
         if now - self._reported_at >= PROGRESS_SECONDS:
             self._reported_at = now
             self._on_step(Progress(self.steps, self._real_tokens(input_ids)))
@@ -140,12 +150,35 @@ class StaticEngine:
         shown.pop("_from_model_config", None)
         return {
             "parameters": sum(parameter.numel() for parameter in parameters),
+            "weight_read_bytes": self._weight_read_bytes(parameters),
             "parameter_bytes": sum(parameter.numel() * parameter.element_size() for parameter in parameters),
             "kv_bytes_per_token": kv_bytes,
             "context_tokens": self.context_tokens,
             "dtype": str(self.model.dtype).removeprefix("torch."),
             "generation": {name: str(value) for name, value in shown.items()},
         }
+
+    def _weight_read_bytes(self, parameters: list[Any]) -> int:
+        """Bytes of parameters that a decode step reads: of an input embedding it reads a row per prompt only."""
+        embedding, output = self.model.get_input_embeddings(), self.model.get_output_embeddings()
+        tied = output is not None and embedding is not None and output.weight is embedding.weight
+        unread = 0 if tied or embedding is None else embedding.weight.numel() * embedding.weight.element_size()
+        return sum(parameter.numel() * parameter.element_size() for parameter in parameters) - unread
+
+    def copy_bandwidth(self, size: int = 256 * 2**20, repeats: int = 5) -> float:
+        """Bytes/s, read and written, of copying `size` bytes on the device: the best of `repeats`."""
+        source = torch.empty(size, dtype=torch.uint8, device=self.device)
+        target = torch.empty_like(source)
+        best = float("inf")
+        for _ in range(repeats + 1):  # the first one takes the memory
+            self._synchronise()
+            started = time.perf_counter()
+            target.copy_(source)
+            self._synchronise()
+            best = min(best, time.perf_counter() - started)
+        del source, target
+        free_memory(self.device)
+        return 2 * size / best
 
     def warm_up(self) -> None:
         """Generate two tokens once, so that the first real batch does not pay for lazy initialisation."""
@@ -163,8 +196,11 @@ class StaticEngine:
         prompts: Sequence[Prompt],
         on_step: Callable[[Progress], None] = lambda _: None,
         cancelled: Callable[[], bool] = lambda: False,
+        *,
+        measure: bool = False,
+        max_new_tokens: int | None = None,
     ) -> BatchOutput:
-        """Answer `prompts`.
+        """Answer `prompts`; with at most `max_new_tokens` where given. `measure` keeps the time of every decode step.
 
         Raises:
             Cancelled: `cancelled()` became true; nothing of the batch counts.
@@ -186,8 +222,26 @@ class StaticEngine:
         answers: dict[int, Answer] = {}
         width = steps = 0
         prefill = decode = 0.0
+        step_seconds: list[float] | None = None
         if tokens:
-            answers, width, steps, prefill, decode = self._run(tokens, on_step, cancelled)
+            generation = self.generation
+            if max_new_tokens is not None:
+                generation = copy.deepcopy(generation)
+                generation.max_new_tokens = max_new_tokens
+            padded = self._pad(tokens)
+            width = padded["input_ids"].shape[1]
+            watch = _StepWatch(
+                len(tokens),
+                width,
+                self.eos_tokens,
+                self.device,
+                on_step,
+                cancelled,
+                self._synchronise,
+                measure=measure,
+            )
+            answers, steps, prefill, decode = self._run(tokens, padded, generation, watch)
+            step_seconds = watch.step_seconds
         records = [
             self._record(prompt, tokens.get(position, []), answers.get(position), errors.get(position))
             for position, prompt in enumerate(prompts)
@@ -206,31 +260,31 @@ class StaticEngine:
             decode_seconds=decode,
             seconds=time.perf_counter() - started,
             peak_memory_bytes=torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else None,
+            step_seconds=step_seconds,
         )
         return BatchOutput(records, result)
 
-    def _run(
-        self,
-        tokens: dict[int, list[int]],
-        on_step: Callable[[Progress], None],
-        cancelled: Callable[[], bool],
-    ) -> tuple[dict[int, Answer], int, int, float, float]:
-        padded = self.tokenizer.pad(
+    def _pad(self, tokens: dict[int, list[int]]) -> Any:
+        return self.tokenizer.pad(
             {"input_ids": list(tokens.values())},
             padding=True,
             padding_side="left",
             pad_to_multiple_of=PAD_TO_MULTIPLE,
             return_tensors="pt",
-        ).to(self.device)
-        width = padded["input_ids"].shape[1]  # [rows, width]
-        watch = _StepWatch(len(tokens), width, self.eos_tokens, self.device, on_step, cancelled, self._synchronise)
+        ).to(self.device)  # input_ids and attention_mask, each [rows, width]
+
+    def _run(
+        self, tokens: dict[int, list[int]], padded: Any, generation: Any, watch: _StepWatch
+    ) -> tuple[dict[int, Answer], int, float, float]:
+        """One `generate` call: answers by position, steps, seconds of prefill and of decode."""
+        width = padded["input_ids"].shape[1]
         self._synchronise()
         started = time.perf_counter()
         with torch.inference_mode():
             sequences = self.model.generate(
                 input_ids=padded["input_ids"],
                 attention_mask=padded["attention_mask"],
-                generation_config=self.generation,
+                generation_config=generation,
                 stopping_criteria=transformers.StoppingCriteriaList([watch]),
             )  # [rows, width + steps]
         self._synchronise()
@@ -238,7 +292,7 @@ class StaticEngine:
         rows: list[list[int]] = sequences[:, width:].tolist()
         answers = {position: trim(row, self.eos_tokens) for position, row in zip(tokens, rows, strict=True)}
         prefill = watch.first_token_at - started
-        return answers, width, sequences.shape[1] - width, prefill, ended - watch.first_token_at
+        return answers, sequences.shape[1] - width, prefill, ended - watch.first_token_at
 
     def _tokenise(self, prompt: Prompt) -> list[int]:
         if prompt.messages is None and not self._config.chat:

@@ -225,7 +225,9 @@ class RankPhase(Event, frozen=True, kw_only=True):
 class RankReady(Event, frozen=True, kw_only=True):
     """A rank has its model. `device_uuid` is without NVML's `GPU-` prefix; bytes where a device has them.
 
-    `bandwidth_bytes_per_second` is that of a large copy, bytes read and written, in a sweep on rank 0.
+    `weight_read_bytes` are the parameters that every decode step reads: all but an input embedding that is no
+    output layer as well. `bandwidth_bytes_per_second` is that of a large copy, bytes read and written, in a
+    sweep on rank 0.
     """
 
     rank: int
@@ -241,6 +243,7 @@ class RankReady(Event, frozen=True, kw_only=True):
     context_tokens: int | None = None
     generation: dict[str, str] = {}
     parameter_bytes: int | None = None
+    weight_read_bytes: int | None = None
     kv_bytes_per_token: int | None = None
     memory_free_bytes: int | None = None
     memory_total_bytes: int | None = None

@@ -26,11 +26,18 @@ def batches_needed(left: int, active_ranks: int, batch_size: int) -> int:
 
 @dataclass(frozen=True)
 class Assignment:
-    """A batch in a rank's hand. `batch` counts from 1 through the whole run."""
+    """A batch in a rank's hand. `batch` counts from 1 through the whole run.
+
+    One that is not `kept` (a trial's) leaves its prompts as they were; `warm_up` and `measured` say what a
+    trial wants of it.
+    """
 
     batch: int
     rank: int
     indices: tuple[int, ...]
+    kept: bool = True
+    warm_up: bool = False
+    measured: bool = False
 
 
 class _Line:
@@ -54,15 +61,23 @@ class _Line:
             self.left -= 1
             yield self._window.popleft()
 
-    def _open_window(self) -> None:
-        end = min(self._next + WINDOW_PROMPTS, self._stop)
-        skip = self._skip
-        window = [index for index in range(self._next, end) if skip is None or not skip[index]]
+    def reorder(self, order: Order) -> None:
+        """Use another order from here on, for the window at hand as well."""
+        self._order = order
+        self._window = deque(self._in_order(sorted(self._window)))
+
+    def _in_order(self, window: list[int]) -> list[int]:
         if self._order == "length":
             # Longest first, so that out-of-memory shows early and short batches fill the tail. The
             # sort is stable: equal lengths stay in the file's order.
             window.sort(key=self._lengths.__getitem__, reverse=True)
-        self._window = deque(window)
+        return window
+
+    def _open_window(self) -> None:
+        end = min(self._next + WINDOW_PROMPTS, self._stop)
+        skip = self._skip
+        window = [index for index in range(self._next, end) if skip is None or not skip[index]]
+        self._window = deque(self._in_order(window))
         self._next = end
 
 
@@ -130,10 +145,34 @@ class Scheduler:
         indices = self._draw(rank)
         if not indices:
             return None
+        return self.assign(rank, indices)
+
+    def assign(
+        self, rank: int, indices: Iterable[int], *, kept: bool = True, warm_up: bool = False, measured: bool = False
+    ) -> Assignment:
+        """Give a rank these prompts, which the caller has drawn, or (not `kept`) only borrows."""
         self._batch += 1
-        assignment = Assignment(batch=self._batch, rank=rank, indices=tuple(indices))
+        assignment = Assignment(
+            batch=self._batch, rank=rank, indices=tuple(indices), kept=kept, warm_up=warm_up, measured=measured
+        )
         self.in_flight[self._batch] = assignment
         return assignment
+
+    def draw(self, count: int) -> list[int]:
+        """Take at most `count` prompts out of the queue, to be assigned or put back."""
+        drawn = [self._returned.popleft() for _ in range(min(count, len(self._returned)))]
+        for line in [*self._shares.values(), *([self._line] if self._line else [])]:
+            drawn += line.take(count - len(drawn))
+        return drawn
+
+    def put_back(self, indices: Sequence[int]) -> None:
+        """Prompts that were drawn go back to the front of the queue."""
+        self._returned.extendleft(index for index in reversed(indices) if not self._settled[index])
+
+    def reorder(self, order: Order) -> None:
+        """Hand prompts out in another order from now on."""
+        if self._line is not None:
+            self._line.reorder(order)
 
     def _draw(self, rank: int) -> list[int]:
         most = min(self.batch_size, self.caps.get(rank, self.batch_size))
@@ -185,6 +224,9 @@ class Scheduler:
         dead: list[int] = []
         for batch in [batch for batch, held in self.in_flight.items() if held.rank == rank]:
             held = self.in_flight[batch]
+            if not held.kept:
+                del self.in_flight[batch]
+                continue
             again = False
             for index in held.indices if culprit else ():
                 self._culprits[index] = self._culprits.get(index, 0) + 1
@@ -226,5 +268,5 @@ class Scheduler:
         return ()
 
     def _give_back(self, assignment: Assignment | None, to: deque[int]) -> None:
-        if assignment is not None:
+        if assignment is not None and assignment.kept:
             to.extendleft(index for index in reversed(assignment.indices) if not self._settled[index])

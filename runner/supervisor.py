@@ -35,6 +35,7 @@ from runner.server import RankPeer, Server, Viewers
 from runner.state import Snapshot
 from runner.store import Store
 from runner.summary import summarise
+from runner.sweep_figures import summarise_sweep
 from runner.telemetry import Telemetry
 
 TICK_SECONDS = 0.25
@@ -81,7 +82,9 @@ class Supervisor:
         )
         self._outputs = Store(directory / rundir.OUTPUTS_FILE)
         self._journal = Store(directory / rundir.EVENTS_FILE, may_drop=True)
-        self._controls = Controls(self.config, self._scheduler, emit=self.emit, state=lambda: self.state)
+        self._controls = Controls(
+            self.config, self._scheduler, self._prompts.lengths, emit=self.emit, state=lambda: self.state
+        )
         self._clock_offset = time.time() - time.monotonic()
         self._journal_tick_at = 0.0
         self._viewers = Viewers(lambda: protocol.encode_line(Snapshot(state=self.state)))
@@ -199,7 +202,7 @@ class Supervisor:
         self._over()
 
     async def _fly(self) -> None:
-        if not self._scheduler.unsettled:
+        if not self._controls.work_left:
             self._over()
         model = await self._find_model()
         restarts_left = self.config.max_restarts
@@ -227,7 +230,7 @@ class Supervisor:
             await self._attempt.end()
             crew.close()
             self._take_back(crew, loss)
-            if self._stop_asked or not self._scheduler.unsettled:
+            if self._stop_asked or not self._controls.work_left:
                 self._over()
             if loss.hopeless or restarts_left == 0:
                 tried = self.config.max_restarts - restarts_left
@@ -289,9 +292,11 @@ class Supervisor:
         self._over()
 
     def _over(self) -> NoReturn:
-        if self._scheduler.unsettled:
+        if self._controls.work_left:
             raise Ending("stopped", EXIT_INTERRUPTED)
-        raise Ending("completed", EXIT_ERRORS if self.state.failed else EXIT_COMPLETE)
+        trials = self.state.sweep.records if self.state.sweep is not None else ()
+        errors = self.state.failed or any(record.outcome == "failed" for record in trials)
+        raise Ending("completed", EXIT_ERRORS if errors else EXIT_COMPLETE)
 
     async def _end(self, ending: Ending) -> int:
         if self._attempt is not None:
@@ -311,6 +316,9 @@ class Supervisor:
             cause=cause,
             ended_at=self.state.now,
             summary=summary,
+            sweep=summarise_sweep(self.state.sweep) if self.state.sweep is not None else None,
+            costs=list(self.state.costs),
+            lengths=list(self.state.lengths),
         )
         try:
             rundir.write_run_file(self.directory, self.run_file)
@@ -407,6 +415,8 @@ class Supervisor:
             (devices, processes), self._samples = self._samples or (None, None), None
             steps = self._attempt.crew.steps if self._attempt is not None else []
             self.emit(protocol.Tick(steps=steps, devices=devices, processes=processes))
+            if devices is not None:
+                self._controls.sample(devices)
             self._viewers.catch_up()
             if self._attempt is not None:
                 self._attempt.look_at_logs()

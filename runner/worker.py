@@ -99,7 +99,9 @@ class _Rank:
         loaded.warm_up()
         if self.config.dispatch == "split":
             self._announce_share(accelerator)
-        self.link.send(self._ready(loaded, accelerator.device, time.monotonic() - started))
+        seconds = time.monotonic() - started
+        bandwidth = self._copy_bandwidth(loaded, accelerator)
+        self.link.send(self._ready(loaded, accelerator.device, seconds, bandwidth))
         accelerator.wait_for_everyone()
         gather = self._work(loaded)
         if gather:
@@ -153,7 +155,16 @@ class _Rank:
             start, stop = (share[0], share[-1] + 1) if share and not beyond else (0, 0)
         self.link.send(protocol.Share(rank=self.rank, start=start, stop=stop))
 
-    def _ready(self, loaded: "StaticEngine", device: Any, seconds: float) -> protocol.RankReady:
+    def _copy_bandwidth(self, loaded: "StaticEngine", accelerator: Any) -> float | None:
+        """In a sweep, on rank 0 while the others do nothing: memory bandwidth of its device, in bytes/s."""
+        if self.config.sweep is None:
+            return None
+        accelerator.wait_for_everyone()
+        return loaded.copy_bandwidth() if self.rank == 0 else None
+
+    def _ready(
+        self, loaded: "StaticEngine", device: Any, seconds: float, bandwidth: float | None
+    ) -> protocol.RankReady:
         import psutil
         import torch
 
@@ -184,6 +195,7 @@ class _Rank:
             device=str(device) if device.type == "cuda" else device.type,
             engine=loaded.name,
             seconds=round(seconds, 3),
+            bandwidth_bytes_per_second=bandwidth,
             **facts,
             **loaded.describe(),
         )
@@ -235,7 +247,16 @@ class _Rank:
             )
 
         self._go_on(loaded, work.batch)
-        done = loaded.generate(work.prompts, on_step, lambda: not self._go_on(loaded, work.batch))
+        done = loaded.generate(
+            work.prompts,
+            on_step,
+            lambda: not self._go_on(loaded, work.batch),
+            measure=work.measure,
+            max_new_tokens=work.max_new_tokens,
+        )
+        if not work.keep:
+            self.link.send(protocol.BatchFinished(rank=self.rank, batch=work.batch, result=done.result))
+            return
         records = [msgspec.structs.replace(r, rank=self.rank, batch=work.batch) for r in done.records]
         self.digests.extend((record.index, record_digest(record)) for record in records)
         self.link.send(

@@ -110,7 +110,8 @@ class Rank:
     def batch(self, work: Work) -> None:
         if any(prompt.text == "!die" for prompt in work.prompts):
             os.kill(os.getpid(), signal.SIGKILL)
-        for step in range(1, STEPS + 1):
+        steps = min(STEPS, work.max_new_tokens or STEPS)
+        for step in range(1, steps + 1):
             time.sleep(self.step_seconds)
             if self.link.cancelled(work.batch):
                 return
@@ -136,7 +137,7 @@ class Rank:
                 prompt=prompt.text,
                 text=answer(prompt),
                 prompt_tokens=2,
-                output_tokens=STEPS,
+                output_tokens=steps,
                 finish_reason="length",
                 rank=self.rank,
                 batch=work.batch,
@@ -148,14 +149,18 @@ class Rank:
         result = BatchResult(
             rows=rows,
             prompt_tokens=2 * rows,
-            output_tokens=STEPS * rows,
-            slots=(8 + STEPS) * rows,
+            output_tokens=steps * rows,
+            slots=(8 + steps) * rows,
             padded_slots=6 * rows,
-            steps=STEPS,
+            steps=steps,
             prefill_seconds=self.step_seconds,
-            decode_seconds=self.step_seconds * (STEPS - 1),
-            seconds=self.step_seconds * STEPS,
+            decode_seconds=self.step_seconds * (steps - 1),
+            seconds=self.step_seconds * steps,
+            step_seconds=[self.step_seconds] * (steps - 1) if work.measure else None,
         )
+        if not work.keep:
+            self.link.send(protocol.BatchFinished(rank=self.rank, batch=work.batch, result=result))
+            return
         self.link.send(
             *(protocol.Output(record=record) for record in records),
             protocol.BatchFinished(rank=self.rank, batch=work.batch, result=result),
