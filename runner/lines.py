@@ -1,0 +1,120 @@
+"""Straight lines fitted to a few samples: least squares, base and slope of at least 0. Pure.
+
+Knows numbers alone, not what they stand for.
+"""
+
+import math
+from bisect import bisect_right
+from collections.abc import Sequence
+
+import msgspec
+
+LEAST_SPREAD = 1.25
+"""Largest over smallest x from which a slope can be told from noise."""
+
+LINE_MISFIT = 0.05
+"""A line that misses its samples by more than this, root mean square, may be left for straight pieces."""
+
+
+class Line(msgspec.Struct, frozen=True):
+    """base + slope x; with `knots`, straight pieces through those (x, y), and beyond them the slope."""
+
+    base: float = 0.0
+    slope: float = 0.0
+    knots: tuple[tuple[float, float], ...] = ()
+
+    def at(self, x: float) -> float:
+        """Never negative for x of at least 0."""
+        if not self.knots:
+            return self.base + self.slope * x
+        place = bisect_right(self.knots, (x, math.inf))
+        if place == len(self.knots):
+            last_x, last_y = self.knots[-1]
+            return last_y + self.slope * (x - last_x)
+        right_x, right_y = self.knots[place]
+        if place == 0:
+            # Fewer rows are at best cheaper in proportion: a step of no cost is not to be believed.
+            return max(right_y - self.slope * (right_x - x), right_y * x / right_x)
+        left_x, left_y = self.knots[place - 1]
+        return left_y + (right_y - left_y) * (x - left_x) / (right_x - left_x)
+
+
+class Sample(msgspec.Struct, frozen=True, array_like=True):
+    """y measured at x. `weight` has 1/y² in it where the error is to be relative."""
+
+    x: float
+    y: float
+    weight: float
+
+
+def spread(xs: Sequence[float]) -> bool:
+    return bool(xs) and max(xs) >= LEAST_SPREAD * max(min(xs), 1e-9)
+
+
+class _Sums:
+    """Weighted sums of samples: all that a straight line needs, so that leaving one sample out costs nothing."""
+
+    def __init__(self) -> None:
+        self.w = self.x = self.xx = self.y = self.xy = self.yy = 0.0
+
+    def add(self, sample: Sample, sign: int = 1) -> None:
+        x, y, weight = sample.x, sample.y, sign * sample.weight
+        self.w += weight
+        self.x += weight * x
+        self.xx += weight * x * x
+        self.y += weight * y
+        self.xy += weight * x * y
+        self.yy += weight * y * y
+
+    def error(self, line: Line) -> float:
+        a, b = line.base, line.slope
+        return self.yy - 2 * (a * self.y + b * self.xy) + a * a * self.w + 2 * a * b * self.x + b * b * self.xx
+
+    def line(self) -> Line:
+        """Least squares with base and slope of at least 0: the free optimum, or the better of the two borders."""
+        determinant = self.w * self.xx - self.x * self.x
+        if determinant > 1e-9 * self.w * self.xx:
+            slope = (self.w * self.xy - self.x * self.y) / determinant
+            base = (self.y - slope * self.x) / self.w
+            if slope >= 0 and base >= 0:
+                return Line(base, slope)
+        level = Line(max(0.0, self.y / self.w) if self.w > 0 else 0.0)
+        steep = Line(0.0, max(0.0, self.xy / self.xx) if self.xx > 0 else 0.0)
+        return min(level, steep, key=self.error)
+
+
+def fitted_line(samples: list[Sample]) -> Line:
+    """The line through samples; level where their x are too much alike to tell a slope."""
+    if not samples:
+        return Line()
+    if not spread([sample.x for sample in samples]):
+        return Line(sum(one.y * one.weight for one in samples) / sum(one.weight for one in samples))
+    return _summed(samples).line()
+
+
+def _summed(samples: list[Sample]) -> _Sums:
+    sums = _Sums()
+    for sample in samples:
+        sums.add(sample)
+    return sums
+
+
+def fitted_curve(samples: list[Sample]) -> Line:
+    """The line through samples, or the straight pieces from one to the next where those are better justified."""
+    line = fitted_line(samples)
+    if len(samples) < 3 or not spread([sample.x for sample in samples]):
+        return line
+    weights = sum(one.weight * one.y**2 for one in samples)
+    sums = _summed(samples)
+    if (max(0.0, sums.error(line)) / weights) ** 0.5 <= LINE_MISFIT:
+        return line
+    by_line = by_pieces = 0.0
+    for left, inner, right in zip(samples, samples[1:], samples[2:], strict=False):
+        sums.add(inner, -1)
+        by_line += inner.weight * (sums.line().at(inner.x) - inner.y) ** 2
+        sums.add(inner)
+        pieces = left.y + (right.y - left.y) * (inner.x - left.x) / (right.x - left.x)
+        by_pieces += inner.weight * (pieces - inner.y) ** 2
+    if by_pieces > by_line * 1.001:
+        return line
+    return Line(line.base, line.slope, tuple((one.x, one.y) for one in samples))

@@ -1,0 +1,1 @@
+"""Commands of `rankdeck` that live apart from the others: a module each."""

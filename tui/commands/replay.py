@@ -1,0 +1,88 @@
+"""`rankdeck replay`: a recorded run once more, as a dashboard, as lines or as its events."""
+
+import sys
+import time
+from collections.abc import Iterator
+from typing import Annotated
+
+import typer
+
+from runner import protocol
+from runner.protocol import AnyEvent
+from tui import journal
+from tui.journal import Journal, JournalError
+from tui.launching import one_view, refuse
+from tui.options import Json, Plain
+from tui.plain import PlainView, end_lines
+from tui.replay import FASTEST, SLOWEST, ReplaySource
+
+
+def replay(
+    run: Annotated[
+        str | None, typer.Argument(help="A run's name, its directory, or a journal (its events.jsonl).")
+    ] = None,
+    speed: Annotated[
+        float | None,
+        typer.Option(help="0.25 to 64 times as fast.  [default: 1; lines and JSON come without waiting]"),
+    ] = None,
+    sample: Annotated[bool, typer.Option("--sample", help="The recorded run that comes with rankdeck.")] = False,
+    plain: Plain = False,
+    json: Json = False,
+) -> None:
+    """Watch a run once more, in the same dashboard: pause, seek, change the speed. Needs no GPU and no model."""
+    one_view(plain, json)
+    if sample and run is not None:
+        raise refuse("--sample replays the run that comes with rankdeck; leave out either it or RUN")
+    if not sample and run is None:
+        raise refuse(
+            "say what to replay: `rankdeck replay RUN`, where `rankdeck list` shows the runs there are, "
+            "or `rankdeck replay --sample` for the one that comes with rankdeck"
+        )
+    if speed is not None and not SLOWEST <= speed <= FASTEST:
+        raise refuse(f"--speed: must be from {SLOWEST:g} to {FASTEST:g}, not {speed:g}")
+    try:
+        found = Journal(journal.SAMPLE) if run is None else journal.find(run)
+        if json or plain or not sys.stdout.isatty():
+            _print(found, speed, json=json)
+        else:
+            _fly(found, speed or 1.0)
+    except JournalError as error:
+        raise refuse(str(error)) from None
+
+
+def _print(found: Journal, speed: float | None, *, json: bool) -> None:
+    for note in found.notes:
+        typer.echo(f"rankdeck: {note}", err=True)
+    view = PlainView(sys.stdout.write)
+    try:
+        for event in _paced(found, speed):
+            if json:
+                sys.stdout.write(protocol.encode_line(event).decode())
+            else:
+                view.show(event)
+            if speed is not None:
+                sys.stdout.flush()
+    except KeyboardInterrupt:
+        return
+    if stops := journal.how_it_stops(found):
+        typer.echo(f"rankdeck: the journal stops here: {stops}", err=True)
+
+
+def _paced(found: Journal, speed: float | None) -> Iterator[AnyEvent]:
+    """The events; with a speed, each at its time."""
+    began = time.monotonic()
+    for number, event in enumerate(found.events()):
+        if speed is not None:
+            time.sleep(max(0.0, began + found.moment(number) / speed - time.monotonic()))
+        yield event
+
+
+def _fly(found: Journal, speed: float) -> None:
+    from tui.screens.replay import ReplayApp
+
+    app = ReplayApp(ReplaySource(found, speed=speed), journal.how_it_stops(found))
+    app.run()
+    if app.lost is not None:
+        raise JournalError(app.lost)
+    if app.final_state is not None:
+        sys.stdout.write("".join(f"{line}\n" for line in end_lines(app.final_state)))

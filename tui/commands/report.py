@@ -1,0 +1,34 @@
+"""`rankdeck report`: the report of a run or a sweep as files. What a report says is elsewhere."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from runner import rundir
+from tui import text
+
+EXIT_BAD_INPUT = 2
+
+
+def report(
+    run: Annotated[str, typer.Argument(help="A run's or a sweep's name, or its directory.")],
+    output: Annotated[
+        Path | None, typer.Option(help="The directory the files go to.  [default: the run's own]")
+    ] = None,
+    compare: Annotated[str | None, typer.Option(help="Another run to set beside it.")] = None,
+) -> None:
+    """Write what a run or a sweep found as report.html, report.md, report.csv and report.json; print their paths."""
+    from tui.report import write  # the template engine is needed here alone
+
+    try:
+        directory = rundir.find_run(run)
+        other = rundir.find_run(compare) if compare is not None else None
+        if other == directory:
+            raise rundir.RunFileError(f"--compare: {compare!r} is the same run; name another")
+        paths = write.put(write.make(directory, other), output if output is not None else directory)
+    except (rundir.RunFileError, write.WriteError) as error:
+        typer.echo(f"rankdeck: {text.visible(str(error))}", err=True)
+        raise typer.Exit(EXIT_BAD_INPUT) from None
+    for path in paths:
+        typer.echo(path)

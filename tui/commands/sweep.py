@@ -1,0 +1,95 @@
+"""`rankdeck sweep`: measure every batch size with every number of ranks, on one loading of the model."""
+
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+
+from runner import start
+from runner.trials import SweepPlan
+from tui.commands.numbers import number_list
+from tui.launching import given, launch, read_config, refuse
+from tui.options import Device, Dtype, Engine, Json, Limit, NewTokens, Order, Plain, Restarts
+
+DEFAULT_SIZES = "1,2,4,8,16,32"
+
+
+def sweep(
+    prompts: Annotated[
+        str | None,
+        typer.Argument(help="A file of prompts (.txt, .jsonl, .json, .csv, .parquet), or - for standard input."),
+    ] = None,
+    batch_sizes: Annotated[str, typer.Option(help="Batch sizes to measure, as in 1,2,4-8.")] = DEFAULT_SIZES,
+    ranks: Annotated[
+        str | None, typer.Option(help="Numbers of active ranks to measure, as in 1,2 or 1-8.  [default: 1, 2, 4 … all]")
+    ] = None,
+    repeats: Annotated[int, typer.Option(help="How often each setting is measured, in shuffled order.")] = 3,
+    rounds: Annotated[int, typer.Option(help="Rounds of a trial at least.")] = 2,
+    seconds: Annotated[float, typer.Option(help="Seconds of a trial at least.")] = 5.0,
+    fixed_length: Annotated[
+        bool, typer.Option("--fixed-length/--natural", help="Ignore end-of-sequence, or let answers end by themselves.")
+    ] = True,
+    outputs: Annotated[
+        bool,
+        typer.Option("--outputs", help="Keep the answers, and do the prompts that are left at the best setting."),
+    ] = False,
+    model: Annotated[str | None, typer.Option(help="demo, a local folder, or a hub id.  [default: demo]")] = None,
+    max_new_tokens: NewTokens = None,
+    order: Order = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    engine: Engine = None,
+    chat: Annotated[
+        bool | None, typer.Option("--chat", help="Put plain prompts through the model's chat template.")
+    ] = None,
+    max_restarts: Restarts = None,
+    limit: Limit = None,
+    column: Annotated[str | None, typer.Option(help="The column of a .csv or .parquet that holds the prompts.")] = None,
+    output: Annotated[str | None, typer.Option(help="With --outputs: where a copy of outputs.jsonl goes.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace --output if it exists.")] = False,
+    run_dir: Annotated[
+        Path | None, typer.Option(help="The sweep's directory.  [default: a new one among your runs]")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="The sweep's name.")] = None,
+    config: Annotated[Path | None, typer.Option(help="A TOML file of settings; flags win.")] = None,
+    plain: Plain = False,
+    json: Json = False,
+) -> None:
+    """Measure batch sizes and numbers of ranks on one loading of the model: tokens/s, memory, scaling, the knee."""
+    from_file = read_config(config)
+    if output is not None and not outputs:
+        raise refuse("--output: a sweep keeps its answers only with --outputs; add it")
+    flags = given({name: value for name, value in locals().items() if name not in ("ranks", "config")})
+    values = {**from_file, **flags}
+    if "prompts" not in values:
+        raise refuse("name a file of prompts: rankdeck sweep PROMPTS")
+    problems, lists = [], {}
+    for option, text in (("--batch-sizes", batch_sizes), ("--ranks", ranks)):
+        if text is not None:
+            try:
+                lists[option] = number_list(text, option)
+            except ValueError as error:
+                problems.append(str(error))
+    if problems:
+        raise refuse("\n".join(problems))
+    wanted = lists.get("--ranks") or _doubling(start.default_ranks(values.get("device", "auto")))
+    values.update(ranks=max(wanted), ignore_eos=fixed_length, batch_size=None)
+    plan = SweepPlan(
+        batch_sizes=lists["--batch-sizes"],
+        ranks=wanted,
+        repeats=repeats,
+        least_rounds=rounds,
+        least_seconds=seconds,
+        outputs=outputs,
+    )
+    values["sweep"] = msgspec.to_builtins(plan)
+    launch(values, run_dir=run_dir, force=force, plain=plain, json=json)
+
+
+def _doubling(most: int) -> list[int]:
+    """1, 2, 4 … and `most` itself."""
+    numbers = [1]
+    while numbers[-1] * 2 < most:
+        numbers.append(numbers[-1] * 2)
+    return sorted({*numbers, most})

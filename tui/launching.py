@@ -1,0 +1,82 @@
+"""From a command line to a run that is watched: settings gathered, bad input refused, run launched or found.
+
+What the commands of the `rankdeck` command share. Knows nothing of a screen.
+"""
+
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import typer
+
+from runner import config as settings
+from runner import rundir, start
+from runner.config import RunConfig
+from tui import watch
+
+EXIT_BAD_INPUT = 2
+
+
+def refuse(message: str) -> typer.Exit:
+    """Say what is wrong, a line each; the caller raises what is returned."""
+    for line in message.splitlines():
+        typer.echo(f"rankdeck: {line}", err=True)
+    return typer.Exit(EXIT_BAD_INPUT)
+
+
+_SETTINGS = {field.name for field in msgspec.structs.fields(RunConfig)}
+
+
+def given(arguments: dict[str, Any]) -> dict[str, Any]:
+    """The settings among a command's arguments that were given."""
+    return {name: value for name, value in arguments.items() if name in _SETTINGS and value is not None}
+
+
+def find_run(run: str | None) -> Path:
+    try:
+        return rundir.newest_live_run() if run is None else rundir.find_run(run)
+    except rundir.RunFileError as error:
+        raise refuse(str(error)) from None
+
+
+def one_view(plain: bool, json: bool) -> None:
+    if plain and json:
+        raise refuse("--plain and --json exclude each other")
+
+
+def read_config(path: Path | None) -> dict[str, Any]:
+    if path is None:
+        return {}
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        settings.from_mapping({"prompts": "", **values})
+    except OSError as error:
+        raise refuse(f"--config: {path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, ValueError) as error:
+        raise refuse(f"--config: {path}: {error}") from None
+    if "prompts" in values and values["prompts"] != "-":
+        # A path in a file is relative to the file: it means the same wherever the command is given.
+        values["prompts"] = str(path.absolute().parent / start.with_homes(RunConfig(prompts=values["prompts"])).prompts)
+    return values
+
+
+def sample_prompts() -> Path:
+    return Path(__file__).resolve().parent.parent / "sample_prompts" / "stories.txt"
+
+
+def launch(values: dict[str, Any], *, run_dir: Path | None, force: bool, plain: bool, json: bool) -> None:
+    one_view(plain, json)
+    try:
+        values.setdefault("ranks", start.default_ranks(values.get("device", "auto")))
+        config = settings.from_mapping(values)
+        started = start.launch(config, run_dir=run_dir, force=force, stdin=sys.stdin.buffer)
+    except ValueError as error:
+        raise refuse(str(error)) from None
+    except start.InputError as error:
+        raise refuse(str(error)) from None
+    run = rundir.read_run_file(started.directory)
+    for warning in start.warnings(run.config, run.prompts):
+        typer.echo(f"rankdeck: warning: {warning}", err=True)
+    raise typer.Exit(watch.watch(started.directory, started.died, plain=plain or not sys.stdout.isatty(), json=json))

@@ -1,0 +1,22 @@
+"""Options that several commands have, said once."""
+
+from typing import Annotated
+
+import typer
+
+Ranks = Annotated[int | None, typer.Option(help="World size.  [default: the GPUs seen, or min(2, cores) on a CPU]")]
+BatchSize = Annotated[str | None, typer.Option(help="Prompts per batch and rank, or auto.  [default: auto]")]
+NewTokens = Annotated[int | None, typer.Option(help="Output tokens per prompt at most.  [default: 100]")]
+Limit = Annotated[int | None, typer.Option(help="Only the first so many prompts.")]
+Dispatch = Annotated[
+    str | None, typer.Option(help="pull (ranks ask for batches) or split (each has its share).  [default: pull]")
+]
+Order = Annotated[str | None, typer.Option(help="length (longest first, little padding) or input.  [default: length]")]
+Device = Annotated[str | None, typer.Option(help="auto, cuda or cpu.  [default: auto]")]
+Dtype = Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.  [default: auto]")]
+Engine = Annotated[str | None, typer.Option(help="auto or static.  [default: auto]")]
+Restarts = Annotated[int | None, typer.Option(help="How often ranks are launched afresh after one died.  [default: 3]")]
+Plain = Annotated[bool, typer.Option("--plain", help="Lines instead of the dashboard.")]
+Json = Annotated[bool, typer.Option("--json", help="The event stream as JSON, an object a line.")]
+Run = Annotated[str, typer.Argument(help="A run's name, or its directory.")]
+Run = Annotated[str, typer.Argument(help="A run's name, or its directory.")]
