@@ -40,6 +40,17 @@ def remaining_seconds(state: RunState) -> float | None:
     return None if job is None else job.seconds(state.active_ranks, state.batch_size)
 
 
+def eta_seconds(state: RunState) -> float | None:
+    """Seconds to the end: predicted where a whole batch was measured, else by the pace, or a sweep's trials.
+
+    None before there is a pace, and while no batch may be handed out.
+    """
+    if state.phase not in ("running", "stopping") or state.ended is not None:
+        return None
+    predicted = remaining_seconds(state)
+    return predicted if predicted is not None else state.eta_seconds
+
+
 def what_if(state: RunState) -> list[WhatIf]:
     """One rank more, one fewer, batches twice and half as large: what is possible of it, in this order.
 

@@ -78,6 +78,10 @@ def rank_environment(environ: Mapping[str, str], ranks: int, on_cpu: bool, cores
     }
     if on_cpu:
         kept["ACCELERATE_USE_CPU"] = "true"
+        if "OMP_WAIT_POLICY" not in kept:
+            # A thread that waits for another spins a few microseconds, then sleeps. By default it spins for
+            # milliseconds, and on a machine that is busy otherwise it spins in the way of the one it waits for.
+            kept.setdefault("GOMP_SPINCOUNT", "1000")
     return kept
 
 
@@ -132,7 +136,7 @@ class Launch:
         self._collect()
         for polite in (True, False):
             for process in self._alive():
-                with contextlib.suppress(psutil.NoSuchProcess):
+                with contextlib.suppress(psutil.NoSuchProcess, OSError):
                     if polite:
                         process.terminate()
                     else:
@@ -147,11 +151,11 @@ class Launch:
 
     def remember(self, pid: int) -> None:
         """A process that said it belongs to this launch: ended with it even if its parents are gone."""
-        with contextlib.suppress(psutil.Error):
+        with contextlib.suppress(psutil.Error, OSError):
             self._descendants.add(psutil.Process(pid))
 
     def _collect(self) -> None:
-        with contextlib.suppress(psutil.Error):
+        with contextlib.suppress(psutil.Error, OSError):
             launcher = psutil.Process(self._process.pid)
             self._descendants |= {launcher, *launcher.children(recursive=True)}
 
@@ -162,7 +166,7 @@ class Launch:
 def _is_alive(process: psutil.Process) -> bool:
     try:
         return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
-    except psutil.Error:
+    except (psutil.Error, OSError):
         return False
 
 

@@ -170,7 +170,7 @@ def _sweep(state: RunState, event: SweepEvent) -> RunState:
                 active_ranks=trial.active_ranks,
                 auto=False,
             )
-            state = _turn(state, auto=False, reason=f"trial {trial.number} of {len(sweep.trials)}")
+            state = _turn(state, auto=False, reason="", trial=True)
             return _mark(state, "trial", f"{trial.active_ranks} x {trial.batch_size}")
         case protocol.TrialWarm():
             return msgspec.structs.replace(state, sweep=msgspec.structs.replace(sweep, measuring=True))
@@ -215,9 +215,11 @@ def _mark(state: RunState, kind: MarkKind, text: str) -> RunState:
     return msgspec.structs.replace(state, marks=(*state.marks, mark)[-MAX_MARKS:])
 
 
-def _turn(state: RunState, *, auto: bool, reason: str) -> RunState:
+def _turn(state: RunState, *, auto: bool, reason: str, trial: bool = False) -> RunState:
     began = state.seconds if state.stretches else 0.0
-    stretches = turn(state.stretches, began, state.batch_size, state.active_ranks, auto=auto, reason=reason)
+    stretches = turn(
+        state.stretches, began, state.batch_size, state.active_ranks, auto=auto, reason=reason, trial=trial
+    )
     return msgspec.structs.replace(state, stretches=stretches)
 
 

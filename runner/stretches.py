@@ -22,7 +22,7 @@ class RankShare(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Stretch(msgspec.Struct, frozen=True, kw_only=True):
-    """A time of unchanged knobs. `began` is in seconds since the first batch; bytes are per rank."""
+    """A time of unchanged knobs, perhaps a `trial`. `began` is in seconds since the first batch; bytes are per rank."""
 
     batch_size: int
     active_ranks: int
@@ -30,6 +30,7 @@ class Stretch(msgspec.Struct, frozen=True, kw_only=True):
     began: float = 0.0
     auto: bool = False
     reason: str = ""
+    trial: bool = False
     shares: dict[int, RankShare] = {}
     peak_memory_bytes: int | None = None
 
@@ -69,12 +70,25 @@ class ScalingRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def turn(
-    stretches: tuple[Stretch, ...], began: float, batch_size: int, active_ranks: int, *, auto: bool, reason: str
+    stretches: tuple[Stretch, ...],
+    began: float,
+    batch_size: int,
+    active_ranks: int,
+    *,
+    auto: bool,
+    reason: str,
+    trial: bool,
 ) -> tuple[Stretch, ...]:
     """The stretches after a knob was turned. One that saw no whole batch and has the same knobs is not kept twice."""
     number = stretches[-1].number + 1 if stretches else 0
     new = Stretch(
-        batch_size=batch_size, active_ranks=active_ranks, number=number, began=began, auto=auto, reason=reason
+        batch_size=batch_size,
+        active_ranks=active_ranks,
+        number=number,
+        began=began,
+        auto=auto,
+        reason=reason,
+        trial=trial,
     )
     if stretches and not stretches[-1].batches and stretches[-1].began == began:
         stretches = stretches[:-1]

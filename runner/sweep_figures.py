@@ -56,11 +56,15 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Knee(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a larger batch stops to pay, for one number of active ranks, and that in a sentence."""
+    """Where a larger batch stops to pay, for one number of active ranks, and that in a sentence.
+
+    `ended` says whether growth was seen to end: else `batch_size` is only the largest that was measured.
+    """
 
     active_ranks: int
     batch_size: int
     sentence: str
+    ended: bool
 
 
 class Scaling(msgspec.Struct, frozen=True, kw_only=True):
@@ -183,7 +187,8 @@ def knee(found: Sequence[Cell], active_ranks: int) -> Knee | None:
             if wall is not None
             else f"still growing at {here.batch_size}, the largest tried"
         )
-    return Knee(active_ranks=active_ranks, batch_size=here.batch_size, sentence=words)
+    ended = at + 1 < len(row)
+    return Knee(active_ranks=active_ranks, batch_size=here.batch_size, sentence=words, ended=ended)
 
 
 def _rate(cell: Cell) -> float:
@@ -192,14 +197,22 @@ def _rate(cell: Cell) -> float:
 
 def _change(one: Cell, other: Cell) -> str:
     """`16 -> 32: +4 % ± 2 %, +31 % memory`. The noise of a ratio: relative half-widths in quadrature."""
-    words = f"{one.batch_size} -> {other.batch_size}: {_rate(other) / _rate(one) - 1:+.0%}"
+    if not _rate(one):
+        return f"{one.batch_size} -> {other.batch_size}: no tokens before, so no ratio"
+    words = f"{one.batch_size} -> {other.batch_size}: {_signed(_rate(other) / _rate(one) - 1)}"
     widths = [cell.tokens_per_second.half_width for cell in (one, other) if cell.tokens_per_second is not None]
     if all(width is not None for width in widths):
-        relative = [width / _rate(cell) for width, cell in zip(widths, (one, other), strict=True) if width is not None]
+        pairs = zip(widths, (one, other), strict=True)
+        relative = [width / _rate(cell) for width, cell in pairs if width is not None and _rate(cell)]
         words += f" ± {_rate(other) / _rate(one) * sum(part**2 for part in relative) ** 0.5:.0%}"
     if one.peak_memory_bytes and other.peak_memory_bytes:
-        words += f", {other.peak_memory_bytes / one.peak_memory_bytes - 1:+.0%} memory"
+        words += f", {_signed(other.peak_memory_bytes / one.peak_memory_bytes - 1)} memory"
     return words
+
+
+def _signed(share: float) -> str:
+    """`+4%`, `-12%`, and never `-0%`."""
+    return f"{round(share * 100):+d}%"
 
 
 def scaling(found: Sequence[Cell], batch_size: int) -> list[Scaling]:
@@ -212,6 +225,8 @@ def scaling(found: Sequence[Cell], batch_size: int) -> list[Scaling]:
         return []
     row = sorted(row, key=lambda cell: cell.active_ranks)
     one = _rate(row[0]) / row[0].active_ranks
+    if one <= 0:
+        return []
     return [
         Scaling(
             active_ranks=cell.active_ranks,

@@ -139,7 +139,7 @@ class _Process:
         self._process: psutil.Process | None = None
         try:
             self._process = psutil.Process(pid)
-        except psutil.Error:
+        except (psutil.Error, OSError):
             return
 
     def sample(self, rank: int) -> ProcessSample:
@@ -152,7 +152,7 @@ class _Process:
                 return gone
             cpu_percent = self._process.cpu_percent()
             rss_bytes = self._process.memory_info().rss
-        except psutil.Error:
+        except (psutil.Error, OSError):
             return gone
         first_look, self._has_been_seen = not self._has_been_seen, True
         return ProcessSample(rank=rank, cpu_percent=None if first_look else cpu_percent, rss_bytes=rss_bytes)

@@ -10,16 +10,12 @@ from runner import protocol, rundir, start
 from runner.protocol import Prompt
 from runner.state import Snapshot
 from tests.standin.rank import answer
-from tests.test_supervisor import PROMPTS, outputs, processes_of, watch
+from tests.test_supervisor import PROMPTS, outputs, processes_of, rank_pids, watch
 from tui.client import SocketSource
 
 
 def expected(prompts: list[str]) -> list[str]:
     return [answer(Prompt(index=index, id=str(index), text=text)) for index, text in enumerate(prompts)]
-
-
-def rank_pids(directory) -> list[int]:
-    return [process.pid for process in processes_of(directory) if "rank" in process.cmdline()]
 
 
 @pytest.fixture

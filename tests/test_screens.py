@@ -24,7 +24,7 @@ def test_a_steered_run_looks_as_approved(state: str, size: tuple[int, int], snap
 
 
 @pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
-@pytest.mark.parametrize("key", ["b", "S", "i"], ids=["batch_size", "stop_now", "advice"])
+@pytest.mark.parametrize("key", ["b", "X", "i"], ids=["batch_size", "stop_now", "advice"])
 def test_the_dialogs_look_as_approved(key: str, size: tuple[int, int], snap_compare: Any) -> None:
     async def open_dialog(pilot: Pilot[Any]) -> None:
         await settled(pilot)
@@ -37,7 +37,7 @@ def test_the_dialogs_look_as_approved(key: str, size: tuple[int, int], snap_comp
 
 
 @pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
-@pytest.mark.parametrize("key", ["2", "3", "question_mark", "q"], ids=["outputs", "log", "help", "leave"])
+@pytest.mark.parametrize("key", ["2", "4", "question_mark", "q"], ids=["outputs", "log", "help", "leave"])
 def test_the_other_views_look_as_approved(key: str, size: tuple[int, int], snap_compare: Any) -> None:
     async def open_view(pilot: Pilot[Any]) -> None:
         await settled(pilot)

@@ -61,12 +61,12 @@ async def press(script: Script, *keys: str, steerable: bool = True) -> list[Comm
         (["[", "]"], [SetActiveRanks(active_ranks=2), SetActiveRanks(active_ranks=3)]),
         (["space"], [Pause()]),
         (["space", "space"], [Pause(), Resume()]),
-        (["s"], [Stop(now=False)]),
-        (["S"], []),
-        (["S", "escape"], []),
-        (["S", "enter"], []),
-        (["S", "S"], [Stop(now=True)]),
-        (["S", "left", "enter"], [Stop(now=True)]),
+        (["x"], [Stop(now=False)]),
+        (["X"], []),
+        (["X", "escape"], []),
+        (["X", "enter"], []),
+        (["X", "X"], [Stop(now=True)]),
+        (["X", "left", "enter"], [Stop(now=True)]),
         (["d"], []),
         (["q", "escape"], []),
     ],
@@ -82,7 +82,7 @@ async def test_space_goes_on_where_the_run_is_paused_and_leaves_a_full_disk_alon
     assert await press(scripted_steering.disk_full(), "space") == []
 
 
-@pytest.mark.parametrize("keys", [["+"], ["-"], ["a"], ["b", "8", "enter"], ["["], ["space"], ["s"], ["S", "S"]])
+@pytest.mark.parametrize("keys", [["+"], ["-"], ["a"], ["b", "8", "enter"], ["["], ["space"], ["s"], ["x"], ["X", "X"]])
 async def test_nothing_is_sent_in_a_replay_and_nothing_after_the_end(keys: list[str]) -> None:
     assert await press(scripted_steering.knob_turned(), *keys, steerable=False) == []
     assert await press(scripted.completed(), *keys) == []
@@ -132,6 +132,7 @@ async def test_the_footer_has_the_most_important_keys_in_one_line_of_80_cells() 
             "1",
             "2",
             "3",
+            "4",
             "Views",
             "d",
             "Detach",
@@ -179,7 +180,7 @@ async def test_stopping_now_asks_first_and_says_what_it_costs() -> None:
     app = dashboard(scripted_steering.knob_turned())
     async with app.run_test(size=(80, 24)) as pilot:
         await settled(pilot)
-        await pilot.press("S")
+        await pilot.press("X")
         assert isinstance(app.screen, StopNowScreen)
         assert "batches in flight are abandoned" in whole_screen(app)
         await pilot.press("n", "q")

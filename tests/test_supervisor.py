@@ -34,15 +34,21 @@ def outputs(directory: Path) -> list:
     return list(rundir.read_outputs(directory))
 
 
+def command_line(process: psutil.Process) -> list[str]:
+    """A process's arguments; none once it is gone (its /proc entry may go while it is read)."""
+    try:
+        return [] if process.status() == psutil.STATUS_ZOMBIE else process.cmdline()
+    except (psutil.Error, OSError):
+        return []
+
+
 def processes_of(directory: Path) -> list[psutil.Process]:
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if str(directory) in " ".join(process.cmdline()) and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
-        except psutil.Error:
-            continue
-    return found
+    return [process for process in psutil.process_iter() if str(directory) in " ".join(command_line(process))]
+
+
+def rank_pids(directory: Path) -> list[int]:
+    """The stand-in ranks of a run."""
+    return [process.pid for process in processes_of(directory) if "rank" in command_line(process)]
 
 
 @pytest.mark.parametrize("dispatch", ["pull", "split"])

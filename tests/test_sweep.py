@@ -10,7 +10,7 @@ from runner.sweep import order_of
 from runner.sweep_figures import cells, summarise_sweep
 from runner.trials import SweepPlan
 from tests.test_outliving import expected
-from tests.test_supervisor import outputs, watch
+from tests.test_supervisor import outputs, rank_pids, watch
 
 PROMPTS = [f"prompt number {number}" for number in range(20)]
 QUICK = {"repeats": 2, "least_rounds": 2, "least_seconds": 0.0}
@@ -135,8 +135,7 @@ async def test_a_lost_rank_costs_one_trial_and_the_others_go_on_after_the_relaun
     async def kill(message, source):
         if isinstance(message, protocol.TrialWarm) and not killed:
             killed.append(message.trial)
-            rank = next(p for p in pids(started.directory))
-            os.kill(rank, signal.SIGKILL)
+            os.kill(rank_pids(started.directory)[0], signal.SIGKILL)
 
     state, seen = await fly(started, when=kill)
     assert len(of_kind(seen, protocol.RanksLaunched)) == 2
@@ -144,12 +143,6 @@ async def test_a_lost_rank_costs_one_trial_and_the_others_go_on_after_the_relaun
     assert [record.trial for record in lost] == killed
     assert "ranks were lost" in lost[0].reason
     assert len(state.sweep.records) == 4
-
-
-def pids(directory):
-    from tests.test_supervisor import processes_of
-
-    return [process.pid for process in processes_of(directory) if "rank" in process.cmdline()]
 
 
 async def test_a_sweep_that_was_stopped_is_resumed_where_it_was(launch):
@@ -168,7 +161,7 @@ async def test_a_sweep_that_was_stopped_is_resumed_where_it_was(launch):
     started.process.wait(10)
 
     again = start.resume(started.directory, {})
-    state, seen = await fly(again)
+    state, _ = await fly(again)
     again.process.wait(10)
     run = rundir.read_run_file(started.directory)
     assert run.status == "completed"

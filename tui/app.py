@@ -42,7 +42,7 @@ BREATHE_EVERY = 100
 class RankdeckApp(App[Leave]):
     """The dashboard of one run; without a run to show, the start screen that launches one."""
 
-    CSS_PATH = "app.tcss"
+    CSS_PATH = Path(__file__).with_name("app.tcss")
     TITLE = "rankdeck"
     HORIZONTAL_BREAKPOINTS = [  # noqa: RUF012  (Textual declares it as it does)
         (0, "-too-narrow"),
@@ -119,11 +119,15 @@ class RankdeckApp(App[Leave]):
 
     def get_default_screen(self) -> Screen[Any]:
         if self._source is not None:
-            self._run_screen = RunScreen()
+            self._run_screen = self.new_run_screen()
             return self._run_screen
         from tui.screens.start import StartScreen
 
         return StartScreen(self._launcher)
+
+    def new_run_screen(self) -> RunScreen:
+        """The screen that shows a run."""
+        return RunScreen()
 
     def on_mount(self) -> None:
         self.set_interval(REPAINT_SECONDS, self._repaint)
@@ -133,7 +137,7 @@ class RankdeckApp(App[Leave]):
     def open_run(self, source: "Source") -> None:
         """From the start screen to the run that it launched; there is no way back but leaving."""
         self._source = source
-        self._run_screen = RunScreen()
+        self._run_screen = self.new_run_screen()
         self.push_screen(self._run_screen)
         self._dirty = True
         self._follow(source)

@@ -17,6 +17,8 @@ from runner import config as settings
 from runner import rundir, start
 from tui import watch
 from tui.commands.plan import plan_command
+from tui.commands.replay import replay
+from tui.commands.report import report
 from tui.commands.sweep import sweep
 from tui.launching import find_run, given, launch, one_view, read_config, refuse, sample_prompts
 from tui.options import (
@@ -114,6 +116,7 @@ def run(
         Path | None, typer.Option(help="The run's directory.  [default: a new one among your runs]")
     ] = None,
     name: Annotated[str | None, typer.Option(help="The run's name.")] = None,
+    compare: Annotated[str | None, typer.Option(help="Another run to set it beside at the end.")] = None,
     config: Annotated[Path | None, typer.Option(help="A TOML file of these settings; flags win.")] = None,
     plain: Plain = False,
     json: Json = False,
@@ -122,7 +125,7 @@ def run(
     values = {**read_config(config), **given(locals())}
     if "prompts" not in values:
         raise refuse("name a file of prompts: rankdeck run PROMPTS")
-    launch(values, run_dir=run_dir, force=force, plain=plain, json=json)
+    launch(values, run_dir=run_dir, force=force, plain=plain, json=json, compare=compare)
 
 
 @app.command()
@@ -226,6 +229,8 @@ def hello(
 
 app.command()(sweep)
 app.command("plan")(plan_command)
+app.command()(report)
+app.command()(replay)
 
 
 @app.command("list")

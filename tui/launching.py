@@ -66,8 +66,20 @@ def sample_prompts() -> Path:
     return Path(__file__).resolve().parent.parent / "sample_prompts" / "stories.txt"
 
 
-def launch(values: dict[str, Any], *, run_dir: Path | None, force: bool, plain: bool, json: bool) -> None:
+def launch(
+    values: dict[str, Any],
+    *,
+    run_dir: Path | None,
+    force: bool,
+    plain: bool,
+    json: bool,
+    compare: str | None = None,
+) -> None:
+    """Start a run with these settings, watch it, exit with its status; `compare` names a run to set it beside."""
     one_view(plain, json)
+    if compare is not None and json:
+        raise refuse("--compare and --json exclude each other; `rankdeck report RUN --compare OTHER` writes JSON")
+    other = find_run(compare) if compare is not None else None
     try:
         values.setdefault("ranks", start.default_ranks(values.get("device", "auto")))
         config = settings.from_mapping(values)
@@ -79,4 +91,19 @@ def launch(values: dict[str, Any], *, run_dir: Path | None, force: bool, plain: 
     run = rundir.read_run_file(started.directory)
     for warning in start.warnings(run.config, run.prompts):
         typer.echo(f"rankdeck: warning: {warning}", err=True)
-    raise typer.Exit(watch.watch(started.directory, started.died, plain=plain or not sys.stdout.isatty(), json=json))
+    status = watch.watch(started.directory, started.died, plain=plain or not sys.stdout.isatty(), json=json)
+    if other is not None:
+        _compare(started.directory, other)
+    raise typer.Exit(status)
+
+
+def _compare(directory: Path, other: Path) -> None:
+    """Set a run that has ended beside another; one that was left behind is compared with `report` later."""
+    from tui.report.compare import comparison_lines
+
+    run = rundir.read_run_file(directory)
+    if run.summary is None:
+        typer.echo(f"rankdeck: compare later: rankdeck report {run.name} --compare {other.name}", err=True)
+        return
+    for line in comparison_lines(run, rundir.read_run_file(other)):
+        typer.echo(line)

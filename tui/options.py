@@ -19,4 +19,3 @@ Restarts = Annotated[int | None, typer.Option(help="How often ranks are launched
 Plain = Annotated[bool, typer.Option("--plain", help="Lines instead of the dashboard.")]
 Json = Annotated[bool, typer.Option("--json", help="The event stream as JSON, an object a line.")]
 Run = Annotated[str, typer.Argument(help="A run's name, or its directory.")]
-Run = Annotated[str, typer.Argument(help="A run's name, or its directory.")]

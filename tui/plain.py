@@ -9,10 +9,13 @@ import time
 from collections.abc import Callable
 
 from runner import protocol
+from runner.forecast import eta_seconds
 from runner.protocol import OutputRecord, Summary
 from runner.reducer import apply
 from runner.state import RunState, Snapshot, ToViewer
 from tui import text
+from tui.sweep_lines import sweep_lines, sweep_start_lines, trial_line
+from tui.sweep_words import only_measures, sweep_progress_line
 
 PROGRESS_SECONDS = 2.0
 CLIP = 60
@@ -77,6 +80,13 @@ class PlainView:
                 return [f"paused: {text.visible(event.reason)}"]
             case protocol.Resumed():
                 return ["resumed"]
+            case protocol.SweepStarted() if now.sweep is not None:
+                return sweep_start_lines(now, now.sweep)
+            case protocol.TrialFinished() if now.sweep is not None:
+                return [trial_line(event.record, len(now.sweep.trials))]
+            case protocol.SweepSettled() if now.sweep is not None:
+                # Where the run ends with its sweep, the end says it all.
+                return [] if only_measures(now) else sweep_lines(now, now.sweep)
             case protocol.RunTakenUp():
                 return [f"taken up again: {now.done:,} of {now.prompts:,} prompts are done"]
             case protocol.RankLost():
@@ -136,12 +146,14 @@ def output_line(record: OutputRecord) -> str:
 
 
 def progress_line(now: RunState) -> str:
-    """How far, how fast, how long, in one line."""
+    """How far, how fast, how long, in one line; of a sweep by its trials."""
+    if now.sweep is not None and now.sweeping:
+        return sweep_progress_line(now, now.sweep)
     ranks = ", ".join(
         f"rank {rank.rank} {rank.phase}" + (f" #{rank.batch} step {rank.step}" if rank.batch is not None else "")
         for rank in now.ranks
     )
-    eta = f", ETA {text.clock(now.eta_seconds)}" if now.eta_seconds is not None else ""
+    eta = f", ETA {text.clock(eta)}" if (eta := eta_seconds(now)) is not None else ""
     failed = f", {now.failed} failed" if now.failed else ""
     return (
         f"{now.done:,} / {now.prompts:,} prompts{failed}, {now.output_tokens + now.in_flight_tokens:,} output tokens, "
@@ -183,6 +195,9 @@ def end_lines(now: RunState) -> list[str]:
     if ended is None:
         return []
     lines = [f"{ended.status}" + (f": {text.visible(ended.cause)}" if ended.cause else "")]
+    lines += sweep_lines(now, now.sweep) if now.sweep is not None else []
+    if only_measures(now) and not now.done:
+        return lines
     lines += summary_lines(ended.summary)
     if now.config is not None and now.config.output is not None and ended.status != "failed":
         lines.append(f"outputs: {now.config.output}")

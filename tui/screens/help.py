@@ -23,6 +23,9 @@ WORDS = (
     ("idle", "share of a rank's time, since all ranks were ready, with no batch in hand"),
     ("busy", "share of the time in which some kernel ran on the GPU; not how full it was"),
     ("batch", "#7 x16 is the run's seventh batch, with 16 prompts"),
+    ("±", "half of the 95% interval of a sweep's repeats; ★ the best setting, ▸ the one at hand, ▾ where growth ends"),
+    ("MBU", "bytes a decode step must read / its time / the device's peak memory bandwidth"),
+    ("~", "a prediction beyond what was measured"),
     ("step", "new tokens per prompt of the batch so far, of the most there may be"),
 )
 

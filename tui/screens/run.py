@@ -1,15 +1,18 @@
 """The screen of a run: the header line, and one of its views. Holds layout and keys, no figures."""
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Container
 from textual.screen import Screen
+from textual.widget import Widget
 from textual.widgets import Footer, Static
 
-from runner.protocol import Stop
+from runner.protocol import StartSweep, Stop
 from runner.state import RunState
+from runner.trials import SweepPlan
 from tui.knobs import ASKED_FOR
 from tui.outputs import OutputBook
 from tui.text import Line
@@ -23,7 +26,7 @@ if TYPE_CHECKING:
     from tui.app import RankdeckApp
     from tui.screens.batch_size import Answer
 
-ViewName = Literal["overview", "outputs", "log"]
+ViewName = Literal["overview", "outputs", "sweep", "log"]
 
 TALL, SHORT_CHARTS = 24, 6
 
@@ -46,6 +49,9 @@ class RunScreen(Screen[None]):
 
     app: "RankdeckApp"
 
+    LINES_AROUND: ClassVar[int] = 3
+    """Header, advice and footer."""
+
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("q", "app.leave", "Quit", id="app.leave", tooltip="Leave; asks first while the run goes on"),
         Binding(
@@ -58,7 +64,8 @@ class RunScreen(Screen[None]):
         _knob("right_square_bracket", "ranks(1)", "More ranks", _RANKS, "One active rank more"),
         _view("1", "overview", "Overview", "Speed, progress, GPUs, ranks"),
         _view("2", "outputs", "Outputs", "Every answer as it arrives"),
-        _view("3", "log", "Log", "What the supervisor and the ranks say"),
+        _view("3", "sweep", "Sweep", "What was measured of batch sizes and numbers of ranks"),
+        _view("4", "log", "Log", "What the supervisor and the ranks say"),
         Binding("d", "app.detach", "Detach", id="run.detach", tooltip="Leave; the run goes on"),
         Binding(
             "b", "type_batch_size", "Batch size", id="knob.batch_size", tooltip="Type a batch size, or auto", show=False
@@ -72,9 +79,17 @@ class RunScreen(Screen[None]):
             show=False,
         ),
         Binding("i", "advice", "Advice", id="run.advice", tooltip="All that the figures suggest", show=False),
-        Binding("s", "app.stop", "Stop", id="run.stop", tooltip="Stop the run after the batches in flight", show=False),
         Binding(
-            "S",
+            "s",
+            "sweep",
+            "Sweep",
+            id="run.sweep",
+            tooltip="Measure batch sizes and ranks, or end that",
+            show=False,
+        ),
+        Binding("x", "app.stop", "Stop", id="run.stop", tooltip="Stop the run after the batches in flight", show=False),
+        Binding(
+            "X",
             "stop_now",
             "Stop now",
             id="run.stop_now",
@@ -86,6 +101,7 @@ class RunScreen(Screen[None]):
     def __init__(self) -> None:
         super().__init__()
         self.view: ViewName = "overview"
+        self._view_chosen = False
         self._state = RunState()
         self._book = OutputBook()
         self._lost: str | None = None
@@ -97,7 +113,12 @@ class RunScreen(Screen[None]):
         with Container(id="views"):
             yield Overview(id="overview")
         yield Lines(id="advice")
+        yield from self.compose_below()
         yield Footer()
+
+    def compose_below(self) -> Iterable[Widget]:
+        """What else stands above the footer: `LINES_AROUND` counts it."""
+        return ()
 
     def on_mount(self) -> None:
         self._header = self.query_one("#header", Lines)
@@ -108,6 +129,11 @@ class RunScreen(Screen[None]):
     def show(self, state: RunState, book: OutputBook, lost: str | None) -> None:
         """Show a state in the view that is seen; the others get it when they are."""
         self._state, self._book, self._lost = state, book, lost
+        measures = state.sweep is not None and state.config is not None and state.config.sweep is not None
+        if measures and not self._view_chosen:
+            # Of a run that is a sweep from the beginning, that is what one wants to see.
+            self._view_chosen = True
+            self.call_later(self.action_view, "sweep")
         if self.is_mounted:
             self._draw()
 
@@ -119,7 +145,7 @@ class RunScreen(Screen[None]):
             return
         width = self.size.width - 2
         self._header.show([header_line(self._state, width)])
-        notice = notice_lines(self._state, width) if self._lost is None else []
+        notice = self._notice_lines(width) if self._lost is None else []
         _show_if_any(self._notice, notice)
         _show_if_any(self._advice, self._advise(width) if self._room_for_advice(notice) else [])
         if self.view == "overview":
@@ -128,17 +154,24 @@ class RunScreen(Screen[None]):
             from tui.widgets.answers import OutputsView
 
             self.query_one(OutputsView).show(self._book)
+        elif self.view == "sweep":
+            from tui.widgets.sweep import SweepView
+
+            self.query_one(SweepView).show(self._state)
         else:
             from tui.widgets.log import LogView
 
             self.query_one(LogView).show(self._state.log)
+
+    def _notice_lines(self, width: int) -> list[Line]:
+        return notice_lines(self._state, width)
 
     def _room_for_advice(self, notice: list[Line]) -> bool:
         """A short terminal has some only where nothing would be pushed out of sight."""
         if self.size.height >= TALL:
             return True
         tables = self._overview.tables_height(self._state, self._lost)
-        return self.size.height - len(notice) - tables >= SHORT_CHARTS + 3  # header, advice and footer
+        return self.size.height - len(notice) - tables >= SHORT_CHARTS + self.LINES_AROUND
 
     def _advise(self, width: int) -> list[Line]:
         return advice_lines(self._state, width) if self._lost is None else []
@@ -149,7 +182,13 @@ class RunScreen(Screen[None]):
         """What steers the run is offered while it can be steered; the knobs, once there are ranks to obey them."""
         if action in ("pause", "stop_now"):
             return self.app.steers
+        if action == "sweep":
+            # Shares are the ranks' own from the start: there is no line that trials could draw from.
+            pull = self.app.run_state.config is None or self.app.run_state.config.dispatch == "pull"
+            return pull and self.app.steers and (True if self.app.run_state.ready_at is not None else None)
         if action in ("batch_size", "ranks", "type_batch_size", "auto_batch_size"):
+            if self.app.run_state.sweeping:
+                return None
             return self.app.steers and (True if self.app.run_state.ready_at is not None else None)
         return True
 
@@ -187,6 +226,20 @@ class RunScreen(Screen[None]):
             return
         await self.app.ask(self.app.knobs.turn_pause(self.app.run_state))
 
+    async def action_sweep(self) -> None:
+        if self.app.run_state.sweeping:
+            await self.app.ask(StartSweep(plan=None))
+            self.app.say("The sweep ends here; what it measured stays.", "Sweep")
+            return
+        from tui.screens.sweep import SweepScreen
+
+        self.app.push_screen(SweepScreen(self.app.run_state), self._plan_made)
+
+    async def _plan_made(self, plan: SweepPlan | None) -> None:
+        if plan is not None:
+            await self.app.ask(StartSweep(plan=plan))
+            await self.action_view("sweep")
+
     def action_stop_now(self) -> None:
         from tui.screens.stop_now import StopNowScreen
 
@@ -203,6 +256,7 @@ class RunScreen(Screen[None]):
 
     async def action_view(self, name: ViewName) -> None:
         """Change to another view, and show it the newest state at once."""
+        self._view_chosen = True
         if name == self.view:
             return
         views = self.query_one("#views")
@@ -210,6 +264,10 @@ class RunScreen(Screen[None]):
             from tui.widgets.answers import OutputsView
 
             await views.mount(OutputsView(id="outputs"))
+        if name == "sweep" and not views.query("#sweep"):
+            from tui.widgets.sweep import SweepView
+
+            await views.mount(SweepView(id="sweep"))
         if name == "log" and not views.query("#log"):
             from tui.widgets.log import LogView
 
@@ -222,7 +280,7 @@ class RunScreen(Screen[None]):
         elif name == "outputs":
             self.query_one("#answers").focus()
         else:
-            self.query_one("#log").focus()
+            self.query_one(f"#{name}").focus()
         self._draw()
 
 

@@ -13,7 +13,7 @@ class StopNowScreen(ModalScreen[bool]):
     """Stop now, or stay."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("S,y", "dismiss(True)", "Stop now", id="stop_now.stop", tooltip="Abandon the batches in flight"),
+        Binding("X,y", "dismiss(True)", "Stop now", id="stop_now.stop", tooltip="Abandon the batches in flight"),
         Binding("escape,n,q", "dismiss(False)", "Stay", id="stop_now.stay", tooltip="Back to the run"),
         Binding("left", "app.focus_previous", "Previous", id="stop_now.previous", show=False),
         Binding("right", "app.focus_next", "Next", id="stop_now.next", show=False),
@@ -28,7 +28,7 @@ class StopNowScreen(ModalScreen[bool]):
                 markup=False,
             )
             with Horizontal(id="choices"):
-                yield Button("Stop now (S)", id="stop", variant="error", compact=True)
+                yield Button("Stop now (X)", id="stop", variant="error", compact=True)
                 yield Button("Stay (esc)", id="stay", compact=True)
 
     def on_mount(self) -> None:

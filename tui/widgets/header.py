@@ -1,6 +1,7 @@
 """The line at the top: which run this is, and where it is. Pure functions of the state."""
 
 from runner.state import RunState
+from tui.sweep_words import number_at_hand
 from tui.text import Line, between, clock, cut_middle, line_width, some, visible
 
 _MODEL_PHASES = {
@@ -21,6 +22,8 @@ def phase_words(state: RunState) -> str:
         return "‖ paused"
     if state.phase == "launching":
         return "launching ranks"
+    if state.phase == "running" and state.sweep is not None and state.sweeping:
+        return f"trial {number_at_hand(state.sweep)}/{len(state.sweep.trials)}"
     return state.phase
 
 

@@ -32,6 +32,8 @@ def batch_size_reason(state: RunState) -> str:
     for stretch in reversed(state.stretches):
         if stretch.batch_size != state.batch_size or stretch.reason == AS_ASKED:
             break
+        if stretch.trial:
+            break
         if stretch.reason:
             return visible(stretch.reason)
     return ""

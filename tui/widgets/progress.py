@@ -2,7 +2,11 @@
 
 from typing import NamedTuple
 
+from runner.forecast import WhatIf, eta_seconds, what_if
 from runner.state import RunState
+from runner.sweep_figures import best, cells
+from runner.trials import SweepState
+from tui.sweep_words import only_measures, planned, rate_places, short_setting, shown_sweep, trial_of, what_happens
 from tui.text import (
     ELLIPSIS,
     UNKNOWN,
@@ -53,12 +57,16 @@ def progress_lines(state: RunState, width: int, height: int) -> list[Line]:
     for left, right in zip(facts[::2], [*facts[1::2], None], strict=False):
         beside = right.line(width - half - 3, short=True) if right else ()
         pairs.append((*left.line(half, short=True), ("   ", ""), *beside))
-    why: list[Line] = [((part, "dim"),) for part in wrap(reason, width)] if (reason := batch_size_reason(state)) else []
-    titled, table = scaling_table(state, width), scaling_table(state, width, titled=False)
-    one_line = scaling_line(state, width)
+    reason = "" if only_measures(state) else batch_size_reason(state)
+    why: list[Line] = [((part, "dim"),) for part in wrap(reason, width)] if reason else []
+    titled, table, one_line = _scaling(state, width)
+    ifs = [] if loading else _what_ifs(state, width)
     # From much room to little: air goes first, then facts stand side by side, then the table is one line.
     ways = (
-        _blocks(top, single, why, titled),
+        _blocks(top, single, why, ifs, titled),
+        _blocks(top, [*single, *why], ifs, titled),
+        _blocks(top, [*single, *why], [*ifs, *table]),
+        _blocks(top, [*single, *why, *ifs], table),
         _blocks(top, [*single, *why], titled),
         [*_blocks(top, [*single, *why]), *table],
         [*top, *single, *why, *table],
@@ -76,6 +84,13 @@ def progress_lines(state: RunState, width: int, height: int) -> list[Line]:
     return lines
 
 
+def _scaling(state: RunState, width: int) -> tuple[list[Line], list[Line], list[Line]]:
+    """The scaling table with its title, without, and in one line; a sweep has a view of its own for it."""
+    if only_measures(state):
+        return [], [], []
+    return scaling_table(state, width), scaling_table(state, width, titled=False), scaling_line(state, width)
+
+
 def _blocks(*blocks: list[Line]) -> list[Line]:
     """Blocks with air between them."""
     lines: list[Line] = []
@@ -85,9 +100,21 @@ def _blocks(*blocks: list[Line]) -> list[Line]:
 
 
 def _done(state: RunState, width: int) -> list[Line]:
+    if only_measures(state) and state.sweep is not None:
+        return _trials(state, state.sweep, width)
     share = state.progress if state.ended is None else (state.done / state.prompts if state.prompts else 1.0)
     head: Line = ((count(state.done), "strong"), (f" / {count(state.prompts)} prompts", ""))
     return [between(head, ((whole_percent(share), "strong"),), width), bar(share, width)]
+
+
+def _trials(state: RunState, sweep: SweepState, width: int) -> list[Line]:
+    """How many trials are over, while they are what is done."""
+    over, of = len(sweep.records), len(sweep.trials)
+    if state.ended is None and state.sweeping:
+        head: Line = ((trial_of(sweep), "strong"),)
+    else:
+        head = ((count(over), "strong"), (f" / {some(of, 'trial')}", ""))
+    return [between(head, ((whole_percent(state.progress), "strong"),), width), bar(state.progress, width)]
 
 
 def _loading(state: RunState, width: int) -> list[Line]:
@@ -113,6 +140,9 @@ def _facts(state: RunState) -> list[Fact]:
     assert state.config is not None
     most = Fact("new tokens each", f"up to {count(state.config.max_new_tokens)}", "", "new")
     if state.first_batch_at is None and state.ended is None:
+        sweep = shown_sweep(state)
+        if sweep is not None and only_measures(state):
+            return [Fact("prompts", count(state.prompts)), most, Fact("trials", count(planned(sweep.plan)))]
         return [Fact("prompts", count(state.prompts)), most, _batch_size(state)]
     if state.ended is not None:
         facts = [Fact("took", clock(state.seconds), "strong")]
@@ -128,7 +158,9 @@ def _facts(state: RunState) -> list[Fact]:
             )
         ]
     else:
-        facts = [Fact("ETA", clock(state.eta_seconds), "strong")]
+        facts = [Fact("ETA", clock(eta_seconds(state)), "strong")]
+    if only_measures(state) and state.sweep is not None:
+        return [*facts, *_sweep_facts(state, state.sweep)]
     waste = percent(state.padding_waste) if any(rank.slots for rank in state.ranks) else UNKNOWN
     facts += [
         Fact("output tokens", count(state.output_tokens + state.in_flight_tokens), "", "tokens"),
@@ -138,6 +170,45 @@ def _facts(state: RunState) -> list[Fact]:
     if state.failed:
         facts.append(Fact("failed", some(state.failed, "prompt"), "warn"))
     return facts
+
+
+def _sweep_facts(state: RunState, sweep: SweepState) -> list[Fact]:
+    """What is measured now, what was best so far, and how many prompts are done where their answers are kept."""
+    facts = []
+    if sweep.current is not None and state.ended is None:
+        doing = what_happens(sweep)
+        facts.append(Fact(doing, short_setting(sweep.current), "key"))
+        facts.append(Fact("repeat", f"{sweep.current.repeat} of {sweep.plan.repeats}"))
+    found = cells(sweep)
+    fastest = best(found)
+    if fastest is not None and fastest.tokens_per_second is not None:
+        rate = f"{fastest.tokens_per_second.mean:,.{rate_places(found)}f}"
+        shown = f"{some(fastest.active_ranks, 'rank')} x {fastest.batch_size}"
+        facts.append(Fact("best", f"{shown}: {rate} tok/s", "good", "best", f"{shown}: {rate}"))
+    if sweep.plan.outputs:
+        facts.append(Fact("prompts done", f"{count(state.done)} / {count(state.prompts)}", "", "prompts"))
+    else:
+        tokens = count(state.output_tokens + state.in_flight_tokens)
+        facts.append(Fact("output tokens", tokens, "", "tokens"))
+    return facts
+
+
+def _what_ifs(state: RunState, width: int) -> list[Line]:
+    """What a knob would bring: a rank more, or one fewer, and twice the batch size; `~` where that is a guess."""
+    if state.ended is not None or state.phase != "running" or state.paused is not None or relaunching(state):
+        return []
+    found = what_if(state)
+    ranks = next((one for one in found if one.active_ranks != state.active_ranks), None)
+    larger = next((one for one in found if one.batch_size > state.batch_size), None)
+    return [_what_if(one, state, width) for one in (larger, ranks) if one is not None]
+
+
+def _what_if(one: WhatIf, state: RunState, width: int) -> Line:
+    turned = f"batch size {count(one.batch_size)}"
+    if one.active_ranks != state.active_ranks:
+        turned = some(one.active_ranks, "rank")
+    rate = f"{'~' if one.extrapolated else ''}{one.change_percent:+.0f}% tok/s"
+    return between((("with ", "dim"), (turned, "dim")), ((rate, "dim"),), width)
 
 
 def _batch_size(state: RunState) -> Fact:

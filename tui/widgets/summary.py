@@ -3,6 +3,7 @@
 from pathlib import PurePath
 
 from runner.state import RunState
+from tui.sweep_words import only_measures
 from tui.text import Line, count, cut_middle, flow, percent, rate, some, visible, wrap
 
 _MARKS = {"completed": ("✓", "good"), "failed": ("✗", "bad"), "stopped": ("■", "warn")}
@@ -27,7 +28,7 @@ def summary_lines(state: RunState, lost: str | None, width: int) -> list[Line]:
         first = [((f"{mark} {ended.status}", style),)]
     facts: list[Line] = [
         *first,
-        ((f"{count(summary.completed)} / {count(summary.prompts)}", "strong"), (" prompts", "")),
+        _done(state),
         ((count(summary.output_tokens), "strong"), (" output tokens", "")),
         ((rate(summary.tokens_per_second), "key"), (" tok/s", "")),
         ((f"{summary.seconds:,.1f}", "strong"), (" s", "")),
@@ -41,6 +42,15 @@ def summary_lines(state: RunState, lost: str | None, width: int) -> list[Line]:
         lines.append(_gathered(state))
     lines.extend(_paths(state, width))
     return lines
+
+
+def _done(state: RunState) -> Line:
+    """What was done: prompts, or, of a sweep that throws the answers away, trials."""
+    assert state.ended is not None
+    summary = state.ended.summary
+    if state.sweep is not None and only_measures(state):
+        return ((f"{count(len(state.sweep.records))} / {count(len(state.sweep.trials))}", "strong"), (" trials", ""))
+    return ((f"{count(summary.completed)} / {count(summary.prompts)}", "strong"), (" prompts", ""))
 
 
 def _message(start: str, text: str, width: int, style: str = "bad") -> list[Line]:

@@ -1,0 +1,132 @@
+"""Charts: ticks at nice numbers from zero, words that do not lie over one another, lines that differ in shape."""
+
+import itertools
+from xml.etree import ElementTree
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tui.report.chart import FULL, draw
+from tui.report.labels import apart, in_rows, thinned, width_of
+from tui.report.plot import Axis, Bar, Line, Mark, Plot, Point, Wall, spread
+from tui.report.ticks import nice_ticks
+
+
+@given(st.floats(1e-9, 1e15), st.integers(2, 12), st.booleans())
+def test_ticks_go_from_zero_in_even_steps_of_1_2_or_5_to_the_largest_value_and_no_further(top, most, whole):
+    ticks = nice_ticks(top, most, whole=whole)
+    step = ticks.values[1]
+    assert ticks.values[0] == 0
+    assert ticks.values[-1] >= top > ticks.values[-2] or len(ticks.values) == 2
+    assert len(ticks.values) <= most + 1
+    assert f"{step:e}"[0] in "125"
+    assert f"{step:.15e}"[2:17].strip("0") == ""
+    assert all(abs(value - place * step) <= 1e-9 * step * max(1, place) for place, value in enumerate(ticks.values))
+    assert not whole or step >= 1
+
+
+@given(st.floats(1e-9, 1e15), st.integers(2, 12))
+def test_a_tick_reads_as_exactly_what_it_is(top, most):
+    ticks = nice_ticks(top, most)
+    labels = [ticks.label(value) for value in ticks.values]
+    assert len(set(labels)) == len(labels)
+    assert [float(label.replace(",", "")) for label in labels] == ticks.values
+
+
+@pytest.mark.parametrize("top", [0, -1, float("nan"), float("inf"), 1e-300])
+def test_where_there_is_nothing_to_see_the_axis_goes_to_one(top):
+    assert nice_ticks(top).values[-1] == 1
+
+
+@given(st.lists(st.floats(0, 300), max_size=12))
+def test_labels_at_line_ends_are_apart_and_inside(wanted):
+    placed = apart(wanted, 15, 0, 300)
+    ordered = sorted(placed)
+    assert all(0 <= place <= 300 for place in placed)
+    assert all(b - a >= 15 - 1e-6 for a, b in itertools.pairwise(ordered))
+
+
+@given(st.lists(st.tuples(st.floats(0, 900), st.text("abc ", min_size=1, max_size=30)), max_size=30))
+def test_words_at_marks_and_ticks_never_lie_over_one_another(items):
+    items = sorted(items)
+    spans = [
+        (place.row, place.x - width_of(words) if place.left else place.x, width_of(words))
+        for place, (_, words) in zip(in_rows(items, 3, 900), items, strict=True)
+        if place.row is not None
+    ]
+    for row in range(3):
+        mine = sorted((start, width) for found, start, width in spans if found == row)
+        assert all(a + width <= b for (a, width), (b, _) in itertools.pairwise(mine))
+    shown = [item for item, kept in zip(items, thinned(items), strict=True) if kept]
+    for (x, words), (y, other) in itertools.pairwise(shown):
+        assert x + width_of(words) / 2 <= y - width_of(other) / 2
+
+
+@given(st.sets(st.integers(1, 300), min_size=1), st.integers(2, 8), st.data())
+def test_of_too_many_lines_the_first_the_last_and_the_best_are_kept(values, most, data):
+    names = sorted(values)
+    keep = data.draw(st.sampled_from(names))
+    chosen = spread(names, max(3, most), keep)
+    assert len(chosen) <= max(3, most)
+    assert {names[0], names[-1], keep} <= set(chosen)
+
+
+def plot(**changes):
+    values = {"key": "k", "title": "t", "description": "d", "x": Axis("time", "s"), "y": Axis("rate")}
+    return Plot(**{**values, **changes})
+
+
+def drawn(found: Plot, size: str = "wide") -> ElementTree.Element:
+    return ElementTree.fromstring(draw(found, FULL[size], size))
+
+
+def test_points_stand_where_their_values_are():
+    svg = drawn(plot(lines=[Line(name="a", points=[Point(0, 0), Point(5, 50), Point(10, 100, 10)])]))
+    line = next(path for path in svg.iter("path") if path.get("class") == "line").get("d")
+    (x0, y0), (x1, y1), (x2, y2) = (map(float, pair.split()) for pair in line[1:].split("L"))
+    assert x1 - x0 == pytest.approx(x2 - x1, abs=0.1)
+    assert y0 - y1 == pytest.approx(y1 - y2, abs=0.1)
+    assert y0 > y2
+    error = next(path for path in svg.iter("path") if path.get("class") == "error").get("d")
+    top, bottom = float(error.split("V")[0].split()[-1]), float(error.split("V")[1].split("M")[0])
+    assert (top + bottom) / 2 == pytest.approx(y2, abs=0.2)
+    assert bottom - top == pytest.approx((y0 - y2) * 0.2, abs=0.2)
+
+
+def test_every_line_differs_in_dash_and_marker_not_only_in_colour():
+    lines = [Line(name=f"line {number}", points=[Point(1, number), Point(2, number)]) for number in range(8)]
+    svg = drawn(plot(lines=lines))
+    dashes = [path.get("stroke-dasharray") for path in svg.iter("path") if path.get("class") == "line"]
+    markers = {path.get("d") for path in svg.iter("path") if path.get("class") == "marker"}
+    assert len(set(dashes)) == len(markers) == 8
+
+
+def test_texts_in_a_chart_are_text():
+    name = "<b>&amp; \x1b[31m"
+    svg = drawn(plot(title=name, lines=[Line(name=name, points=[Point(1, 1)])], marks=[Mark(0.5, name)]))
+    texts = [element.text for element in svg.iter() if element.text and "<b>" in element.text]
+    assert len(texts) >= 4
+    assert all("\x1b" not in text for text in texts)
+
+
+@pytest.mark.parametrize("size", ["wide", "narrow"])
+@pytest.mark.parametrize(
+    "found",
+    [
+        plot(),
+        plot(lines=[Line(name="n" * 300, points=[Point(0, 0)])]),
+        plot(lines=[Line(name="", points=[])], marks=[Mark(number, "mark") for number in range(100)]),
+        plot(x=Axis("size", scale="log2", values=[7]), lines=[Line(name="a", points=[Point(7, 3, 1)])]),
+        plot(x=Axis("size", scale="log2", values=[1, 64]), walls=[Wall(64, "out of memory"), Wall(1, "so", 0.5)]),
+        plot(bars=[Bar(0, 1, 3), Bar(4, 5, 1)]),
+        plot(lines=[Line(name="huge", points=[Point(1e9, 1e12), Point(2e9, 1e13, 1e13)])]),
+    ],
+)
+def test_odd_charts_are_drawn_inside_their_frame(found, size):
+    svg = drawn(found, size)
+    width, height = FULL[size]
+    for element in svg.iter("text"):
+        assert 0 <= float(element.get("x")) <= width
+        assert 0 <= float(element.get("y")) <= height
+    assert "nan" not in ElementTree.tostring(svg, encoding="unicode")

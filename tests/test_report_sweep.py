@@ -1,0 +1,173 @@
+"""The report of a sweep, and two runs side by side."""
+
+import csv
+import json
+
+import msgspec
+import pytest
+
+from runner import rundir
+from runner.config import RunConfig
+from tests.reports import (
+    Page,
+    environment,
+    markdown_tables,
+    record,
+    reported,
+    summary,
+    write_recorded,
+    write_run,
+    write_sweep,
+)
+from tui.report.compare import comparison_lines
+
+# --- a sweep ------------------------------------------------------------------------------------
+
+
+def test_a_sweep_shows_every_setting_the_best_one_and_the_wall(tmp_path):
+    run = write_sweep(tmp_path / "s")
+    assert reported(tmp_path / "s").exit_code == 0
+    page = Page(tmp_path / "s" / "report.html")
+    table = page.tables["Output tokens/s for every setting"]
+    assert table[0] == ["batch size", "1 rank", "2 ranks"]
+    assert table[3][2] == "out of memory"
+    assert ["★" in cell for cell in table[3]] == [False, True, False]
+    exact = page.exact["Output tokens/s for every setting"]
+    found = {(cell.active_ranks, cell.batch_size): cell.tokens_per_second for cell in run.sweep.cells}
+    for row, size in zip(exact[1:], (1, 4, 16), strict=True):
+        for value, ranks in zip(row[1:], (1, 2), strict=True):
+            assert (None if value is None else float(value)) == (found[ranks, size] and found[ranks, size].mean)
+    knees = page.tables["Where a larger batch stops to pay"][1:]
+    assert [row[2] for row in knees] == [knee.sentence for knee in run.sweep.knees]
+    speedups = [float(row[3]) for row in page.exact["What more ranks bring"][1:]]
+    assert speedups == [row.speedup for row in run.sweep.scaling]
+    for words in ("ideal", "discarded", "3,350.0 GB/s", "table of known GPUs", "fixed length", "2 ranks x 16: =out of"):
+        assert words in page.text
+
+
+def test_the_best_setting_is_marked_in_markdown_too_and_hostile_reasons_stay_in_their_cells(tmp_path):
+    write_sweep(tmp_path / "s")
+    reported(tmp_path / "s")
+    text = (tmp_path / "s" / "report.md").read_text()
+    table = next(table for table in markdown_tables(text) if table[0] == ["batch size", "1 rank", "2 ranks"])
+    assert [cell.endswith("★") for cell in table[4]] == [False, True, False]
+    assert r"=out of \| memory" in text
+
+
+def test_the_csv_of_a_sweep_has_a_line_per_trial_with_exact_figures(tmp_path):
+    run = write_sweep(tmp_path / "s")
+    reported(tmp_path / "s")
+    with (tmp_path / "s" / "report.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    assert len(lines) == len(run.sweep.records) == 18
+    for line, one in zip(lines, run.sweep.records, strict=True):
+        assert int(line["number"]) == one.trial.number
+        assert line["outcome"] == one.outcome
+        if one.result is not None:
+            assert float(line["tokens_per_second"]) == one.result.tokens_per_second
+            assert [float(line[f"step_ms_p{part}"]) for part in (50, 90, 99)] == list(one.result.step_ms)
+            assert len(line["rank_tokens_per_second"].split(";")) == one.trial.active_ranks
+        else:
+            assert line["reason"] == "'=out of | memory"
+    written = json.loads((tmp_path / "s" / "report.json").read_bytes())
+    assert written["sweep"] == json.loads((tmp_path / "s" / "run.json").read_bytes())["sweep"]
+
+
+def test_a_wall_before_every_line_and_a_sweep_of_one_setting_are_drawn(tmp_path):
+    write_sweep(tmp_path / "all", wall=1)
+    run = rundir.read_run_file(tmp_path / "all")
+    first = [cell for cell in run.sweep.cells if (cell.active_ranks, cell.batch_size) == (1, 1)]
+    sweep = msgspec.structs.replace(run.sweep, cells=first, best=first[0], knees=[], scaling=[], records=[])
+    write_run(tmp_path / "one", sweep=sweep)
+    nothing = msgspec.structs.replace(sweep, cells=[], best=None)
+    write_run(tmp_path / "none", sweep=nothing)
+    for name in ("all", "one", "none"):
+        assert reported(tmp_path / name).exit_code == 0
+    assert "No setting was measured." in Page(tmp_path / "none" / "report.html").text
+
+
+# --- two runs -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pair(tmp_path):
+    """Two runs of the same prompts: one text differs, one prompt is another, one is missing, one failed in both."""
+    mine = [record(index) for index in range(5)] + [record(5, finish_reason="error", error="x", text="")]
+    theirs = [record(0), record(1, "no"), record(2, prompt="another"), record(3), mine[5]]
+    one = write_run(tmp_path / "one", mine)
+    other = write_run(
+        tmp_path / "other",
+        theirs,
+        summary=summary(rate=100.0, seconds=12.5),
+        config=RunConfig(prompts="p.txt", ranks=2, batch_size=8, name="other"),
+        environment=environment(cores=4, packages={"torch": "2.12.0"}),
+    )
+    return one, other
+
+
+def test_two_runs_stand_side_by_side_with_their_differences(tmp_path, pair):
+    assert reported(tmp_path / "one", "--compare", tmp_path / "other").exit_code == 0
+    page = Page(tmp_path / "one" / "report.html")
+    rows = {row[0]: row[1:] for row in page.tables["Headline figures"]}
+    assert rows["figure"][:3] == ["one", "other", "difference"]
+    assert rows["tokens/s"] == ["123.457", "100.000", "+23.457", "+23.5 %"]
+    assert rows["seconds"] == ["10.003", "12.500", "-2.497", "-20.0 %"]
+    assert rows["padding waste"][2:] == ["0.00 points", "-"]
+    assert page.tables["Settings that differ"][1:] == [["batch_size", "4", "8"]]
+    assert page.tables["Environments where they differ"][1:] == [["cores", "2", "4"], ["torch", "2.13.0", "2.12.0"]]
+    assert "Of 3 prompts answered in both runs, 2 have equal texts and 1 differ (index 1)." in page.text
+    assert "1 index belong to another prompt in the other run. Answered only here: 1; only there: 0." in page.text
+    written = json.loads((tmp_path / "one" / "report.json").read_bytes())
+    assert written["comparison"]["figures"][0]["difference"] == 123.457 - 100.0
+    assert written["comparison"]["texts"]["equal"] == 2
+    with (tmp_path / "one" / "report.csv").open() as file:
+        assert [line["run"] for line in csv.DictReader(file)] == ["one"] * 3 + ["other"] * 3
+
+
+def test_both_curves_are_in_one_chart(tmp_path):
+    write_recorded(tmp_path / "one")
+    write_recorded(tmp_path / "other")
+    reported(tmp_path / "one", "--compare", tmp_path / "other")
+    text = (tmp_path / "one" / "report.md").read_text()
+    assert "one: highest 135 tokens/s, over 54 s; other: highest 135 tokens/s, over 54 s." in text
+    assert "Of 100 prompts answered in both runs, 100 have equal texts." in text
+    assert "The settings are the same." in text
+
+
+def test_two_sweeps_are_compared_setting_by_setting_with_their_noise(tmp_path):
+    write_sweep(tmp_path / "one", factor=100)
+    write_sweep(tmp_path / "other", factor=100.2, wall=None)
+    reported(tmp_path / "one", "--compare", tmp_path / "other")
+    rows = Page(tmp_path / "one" / "report.html").tables["tokens/s of every setting"]
+    assert rows[1][-1] == "within noise"
+    assert rows[6][2] == "n/a"
+    with (tmp_path / "one" / "report.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == 36
+
+
+def test_a_run_against_a_sweep_is_compared_as_far_as_they_are_alike(tmp_path):
+    write_run(tmp_path / "run")
+    write_sweep(tmp_path / "sweep")
+    for one, other in (("run", "sweep"), ("sweep", "run")):
+        assert reported(tmp_path / one, "--compare", tmp_path / other).exit_code == 0
+        assert "their tokens/s are not to be compared" in Page(tmp_path / one / "report.html").text
+
+
+def test_a_comparison_in_plain_lines_is_aligned_and_complete(pair):
+    lines = comparison_lines(*pair)
+    assert lines[0].split() == ["one", "other", "difference"]
+    assert lines[1].split() == ["tokens/s", "123.457", "100.000", "+23.457", "+23.5", "%"]
+    assert lines[1].index("100.000") + 7 == lines[0].index("other") + 5
+    assert "rank 1 tokens/s" in lines[9]
+    assert lines[10] == "batch_size: 4 against 8"
+
+
+def test_plain_lines_say_when_it_is_not_the_same_work_and_have_no_figure_where_there_is_none(pair):
+    one, other = pair
+    fixed = msgspec.structs.replace(other, config=msgspec.structs.replace(other.config, ignore_eos=True))
+    assert "their tokens/s are not to be compared" in comparison_lines(one, fixed)[-1]
+    fewer = msgspec.structs.replace(other, prompts=3, summary=None, name="\x1b[31mred")
+    lines = comparison_lines(one, fewer)
+    assert lines[-1] == "Not the same work: number of prompts differ."
+    assert lines[1].split() == ["tokens/s", "123.457", "n/a", "n/a", "-"]
+    assert "\x1b" not in "".join(lines)

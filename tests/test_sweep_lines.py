@@ -1,0 +1,106 @@
+"""What a sweep says in a log, and how the numbers of one are typed."""
+
+import pytest
+from rich.cells import cell_len
+
+from runner.state import Snapshot
+from runner.sweep import order_of
+from runner.trials import TrialRecord
+from tests import scripted_sweep
+from tests.scripted import Script
+from tests.scripted_sweep import EVIL, STATES, SweepScript, plan
+from tui.plain import PlainView, end_lines, progress_line
+from tui.sweep_lines import trial_line
+from tui.sweep_words import read_numbers
+
+# --- lines of a log ---------------------------------------------------------------------------------
+
+
+def said(script: Script) -> list[str]:
+    """What the plain view prints, without its clock."""
+    printed: list[str] = []
+    view = PlainView(printed.append)
+    for event in script.events:
+        view.show(event)
+    return [line[9:].rstrip("\n") for line in printed]
+
+
+def test_the_log_has_a_line_per_trial() -> None:
+    lines = said(STATES["wall"]())
+    assert (
+        "sweep of 36 trials: 6 batch sizes x 2 numbers of ranks x 3 repeats; batch sizes 1,4,16,32,64,128, ranks 1,2"
+        in lines
+    )
+    assert "trial 2 of 36: 2 ranks x batch size 32: 5,271.9 tok/s (9 rounds, 5.5 s)" in lines
+    assert f"trial 5 of 36: 2 ranks x batch size 64: out of memory: {scripted_sweep.OUT_OF_MEMORY}" in lines
+    assert "trial 11 of 36: 2 ranks x batch size 128: skipped: a batch of 64 ran out of memory" in lines
+
+
+def test_a_reason_in_a_log_is_data() -> None:
+    trial = order_of(scripted_sweep.USUAL)[0]
+    line = trial_line(TrialRecord(trial=trial, outcome="failed", reason=EVIL), 30)
+    assert "failed: [bold]␛[2J⟨U+202E⟩[/]" in line
+
+
+def test_progress_in_a_log_is_that_of_the_trials() -> None:
+    line = progress_line(STATES["running"]().state)
+    assert line.startswith("trial 15 of 30: 1 rank x batch size 1, repeat 2 of 3, measuring; ")
+    assert "ETA 02:09" in line
+
+
+def test_the_log_ends_with_the_table_the_knees_the_scaling_and_the_best_setting() -> None:
+    lines = said(scripted_sweep.settled().ended())
+    at = lines.index("sweep settled: all trials are over; 30 of 30 trials measured")
+    assert lines[at - 1] == "completed"
+    head, *rows = lines[at + 1 : at + 12]
+    for title in ("batch size", "± 95 %", "ms/step p50", "p90", "p99", "peak GiB", "busy %", "DRAM %", "tok/J", "MBU"):
+        assert title in head
+    assert {cell_len(row) for row in [head, *rows]} == {cell_len(head)}
+    assert lines[at + 12] == "not available: tensor %"
+    assert lines[at + 13] == "knee at 1 rank: 16 -> 32: +4% ± 2%, +85% memory: stay at 16"
+    assert lines[at + 15] == "scaling at batch size 32:"
+    assert lines[-2].startswith("best: 2 ranks x batch size 32: 5,245.4 ± 181.3 tok/s")
+    assert lines[-1].endswith("--batch-size 32 --ranks 2")
+
+
+def test_a_sweep_inside_a_run_is_told_when_it_settles_and_again_at_the_end() -> None:
+    script = SweepScript(plan((4, 8), (1,), 1, outputs=True), 1).begun(typed=True).over(2).settled()
+    assert any(line.startswith("best: ") for line in said(script))
+    assert sum(line.startswith("best: ") for line in said(script.ended())) == 2
+
+
+def test_a_view_that_comes_after_the_end_tells_all_of_a_sweep() -> None:
+    state = scripted_sweep.settled().ended().state
+    printed: list[str] = []
+    PlainView(printed.append).show(Snapshot(state=state))
+    assert "".join(printed).count("best: ") == 1
+    assert end_lines(state)[-1].startswith("run it: rankdeck run")
+
+
+# --- numbers as typed -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "numbers"), [("1,2,4", [1, 2, 4]), (" 8  1, 1 ", [1, 8]), ("1-4", [1, 2, 3, 4]), ("2-3,8", [2, 3, 8])]
+)
+def test_numbers_are_read_as_people_type_them(text: str, numbers: list[int]) -> None:
+    assert read_numbers(text, most=100) == numbers
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("", "needs whole numbers, as in 1,2,4"),
+        ("1,two", "not 'two'"),
+        ("0", "must be numbers from 1 to 8, not 0"),
+        ("9", "must be numbers from 1 to 8, not 9"),
+        ("4-2", "not 4-2"),
+        ("1-99999", "not 1-99999"),
+        ("-3", "not '-3'"),
+        ("²", "not '²'"),
+    ],
+)
+def test_what_is_no_number_is_said_for_people(text: str, complaint: str) -> None:
+    with pytest.raises(ValueError, match=r"must|needs") as caught:
+        read_numbers(text, most=8)
+    assert complaint in str(caught.value)

@@ -1,0 +1,205 @@
+"""The panels of the Sweep view: pure functions from a state to lines, tested without an app."""
+
+import shlex
+import subprocess
+
+import pytest
+from msgspec.structs import replace
+
+from runner import protocol
+from runner.state import RunState
+from runner.sweep_figures import summarise_sweep
+from runner.trials import SweepState, TrialRecord
+from tests import scripted, scripted_sweep
+from tests.scripted_sweep import EVIL, STATES, SweepScript, plan
+from tui.sweep_words import best_command, shown_sweep
+from tui.text import line_width, plain
+from tui.widgets.header import header_line
+from tui.widgets.progress import progress_lines
+from tui.widgets.sweep_status import command_lines, empty_lines, status_lines
+from tui.widgets.sweep_table import table_lines
+
+ALL = {name: make().state for name, make in STATES.items()}
+
+
+def sweep_of(state: RunState) -> SweepState:
+    sweep = shown_sweep(state)
+    assert sweep is not None
+    return sweep
+
+
+def table(state: RunState, width: int = 116) -> list[str]:
+    sweep = sweep_of(state)
+    return plain(table_lines(state, sweep, summarise_sweep(sweep), width)).split("\n")
+
+
+def status(state: RunState, width: int = 116) -> str:
+    sweep = sweep_of(state)
+    return plain(status_lines(state, sweep, summarise_sweep(sweep), width))
+
+
+# --- the table --------------------------------------------------------------------------------------
+
+
+def test_before_the_first_trial_the_table_is_the_plan_with_dots() -> None:
+    lines = table(ALL["planned"])
+    assert len(lines) == 1 + 5 * 2
+    assert [line.split()[1:3] for line in lines[1:3]] == [["1", "1"], ["1", "4"]]
+    assert all(set(line.split()[3:]) == {"·"} for line in lines[1:])
+
+
+def test_the_running_row_is_marked_and_says_what_is_done_with_it() -> None:
+    marked = [line for line in table(ALL["running"]) if "▸" in line]
+    assert len(marked) == 1
+    assert marked[0].endswith("measuring")
+    assert "warming up" in next(line for line in table(ALL["begun"]) if "▸" in line)
+
+
+def test_the_best_row_is_marked_with_a_sign_and_a_word() -> None:
+    best = [line for line in table(ALL["settled"]) if "★" in line]
+    assert len(best) == 1
+    assert best[0].split()[2:4] == ["2", "32"]
+    assert best[0].endswith("best")
+
+
+def test_nothing_moves_in_the_table_while_figures_come_in() -> None:
+    script = SweepScript(scripted_sweep.USUAL, gpus=2).begun()
+    heads = set()
+    for _ in range(30):
+        heads.add(table(script.over(1).state, 78)[0])
+    assert len(heads) == 1
+
+
+def test_memory_that_runs_out_is_a_wall_and_what_lies_beyond_is_skipped() -> None:
+    lines = table(ALL["wall"])
+    walls = [line for line in lines if "out of memory" in line]
+    assert all("▓▓" in line for line in walls)
+    assert any(line.split()[:3] == ["■", "2", "64"] for line in walls)
+    assert "skipped: 64 did not fit" in next(line for line in lines if line.split()[:3] == ["■", "2", "128"])
+
+
+def test_a_trial_that_failed_says_why_in_its_row_as_data() -> None:
+    script = SweepScript(plan((1, 2), (1,), 1), 1).begun()
+    record = TrialRecord(trial=script.trials[0], outcome="failed", reason=EVIL)
+    state = script.add(protocol.TrialFinished(record=record)).state
+    text = "\n".join(table(state))
+    assert "✗ failed: [bold]␛[2J⟨U+202E⟩[/]" in text
+    assert "\x1b" not in text
+
+
+def test_the_most_telling_columns_stay_where_there_is_little_room() -> None:
+    assert table(ALL["wall"], 56)[0].split() == ["ranks", "batch", "tok/s", "±95%", "ms/step", "waste"]
+    narrow = table(ALL["wall"], 76)[0]
+    assert "peak GiB" in narrow
+    assert "per rank" in narrow
+    wide = table(ALL["wall"], 116)[0]
+    for title in ("prefill s", "batch s", "idle", "busy", "MBU", "tok/J"):
+        assert title in wide
+    assert "p99" in table(ALL["wall"], 180)[0]
+
+
+def test_without_a_gpu_there_are_no_columns_that_could_never_be_filled() -> None:
+    head = table(ALL["running"], 180)[0]
+    assert not any(title in head for title in ("peak GiB", "busy", "MBU", "tok/J"))
+
+
+def test_what_a_gpu_does_not_tell_is_not_available_never_zero() -> None:
+    script = SweepScript(plan((1, 2), (1,), 1), 1, gpus=1).begun()
+    result = replace(script._result(script.trials[0]), busy_percent=None, tokens_per_joule=None, mbu=None)
+    record = TrialRecord(trial=script.trials[0], outcome="measured", result=result)
+    line = next(line for line in table(script.add(protocol.TrialFinished(record=record)).state) if "best" in line)
+    assert line.count("n/a") == 3
+
+
+def test_the_noise_is_told_from_the_second_trial_of_a_setting_on() -> None:
+    script = SweepScript(plan((8,), (1,), 2), 1).begun()
+    assert "±" not in table(script.over(1).state)[1]
+    assert "±" in table(script.over(1).state)[1]
+
+
+# --- the head ---------------------------------------------------------------------------------------
+
+
+def test_the_head_says_which_trial_it_is_what_is_done_and_when_the_sweep_ends() -> None:
+    text = status(ALL["running"])
+    assert text.startswith("trial 15 of 30: 1 rank x batch size 1   repeat 2 of 3   measuring 00:04")
+    assert "ETA 02:09  46%" in text
+    assert "★ best so far 2 ranks x batch size 32" in text
+    assert "trial 15 of 30: 1 rank x 1" in status(ALL["running"], 40)
+
+
+def test_a_settled_sweep_gives_the_best_setting_as_a_command() -> None:
+    text = status(ALL["settled"])
+    assert "✓ settled: all trials are over   30 of 30 trials measured" in text
+    command = text[text.index("rankdeck run") :].replace(" \\\n", " ")
+    assert shlex.split(command) == [
+        *("rankdeck", "run", "sample_prompts/stories.txt", "--model", "HuggingFaceTB/SmolLM2-135M-Instruct"),
+        *("--max-new-tokens", "50", "--ignore-eos", "--batch-size", "32", "--ranks", "2"),
+    ]
+
+
+PATHS = ("my prompts.txt", "/home/ada/Documents of many years/prompts for the larger model, 2nd try/it's all.jsonl")
+
+
+@pytest.mark.parametrize("prompts", PATHS)
+@pytest.mark.parametrize("width", [40, 58, 78, 118])
+def test_a_command_survives_being_copied_from_a_narrow_terminal(prompts: str, width: int) -> None:
+    state = ALL["settled"]
+    assert state.config is not None
+    state = replace(state, config=replace(state.config, prompts=prompts, temperature=0.7, do_sample=True))
+    best = summarise_sweep(sweep_of(state)).best
+    assert best is not None
+    parts = best_command(state, best)
+    lines = command_lines(parts, width)
+    assert all(line_width(line) <= width for line in lines)
+    copied = plain(lines).strip().replace("rankdeck", r"printf '%s\n'", 1)
+    heard = subprocess.run(["sh", "-c", copied], capture_output=True, text=True, check=True).stdout.splitlines()
+    assert heard == shlex.split(" ".join(parts))[1:]
+    assert prompts in heard
+
+
+def test_prompts_from_standing_input_are_named_by_the_runs_own_copy() -> None:
+    state = ALL["settled"]
+    assert state.config is not None
+    best = summarise_sweep(sweep_of(state)).best
+    assert best is not None
+    command = best_command(replace(state, config=replace(state.config, prompts="-")), best)
+    assert command[1] == f"{scripted.DIRECTORY}/prompts.jsonl"
+
+
+def test_a_sweep_that_was_stopped_shows_what_is_there() -> None:
+    state = SweepScript(scripted_sweep.USUAL).begun().over(7).ended(status="stopped").state
+    text = status(state)
+    assert "■ stopped after 7 of 30 trials" in text
+    assert "7 of 30 trials measured" in text
+    assert "★ best" in text
+
+
+def test_a_run_without_a_sweep_says_what_one_brings_and_which_key_starts_it() -> None:
+    text = plain(empty_lines(scripted.running().state, 76))
+    assert "\ns  starts one" in text
+    assert "rankdeck sweep PROMPTS" in plain(empty_lines(scripted.completed().state, 76))
+
+
+# --- header and progress ------------------------------------------------------------------------------
+
+
+def test_header_and_progress_count_trials_while_a_sweep_is_on() -> None:
+    state = ALL["running"]
+    assert "trial 15/30" in plain([header_line(state, 78)])
+    text = plain(progress_lines(state, 44, 9))
+    for fact in ("trial 15 of 30", "46%", "ETA", "measuring", "1 rank x 1", "2 of 3", "2 ranks x 32: 440.6"):
+        assert fact in text, fact
+    assert "/ 4,000 prompts" not in text
+    assert "(auto)" not in text
+
+
+def test_prompts_count_again_once_a_run_goes_on_after_its_sweep() -> None:
+    script = scripted_sweep.typed()
+    assert "prompts done" in plain(progress_lines(script.state, 44, 9))
+    script.add(protocol.SweepSettled(reason="ended by hand"))
+    script.add(protocol.BatchSizeChanged(batch_size=16, auto=False, reason="the best of the sweep"))
+    state = script.state
+    assert "/ 4,000 prompts" in plain(progress_lines(state, 44, 9))
+    assert "running" in plain([header_line(state, 78)])
+    assert "the run goes on at the best setting" in status(state)

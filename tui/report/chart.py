@@ -1,0 +1,258 @@
+"""Draws a plot as SVG: exact, small, readable without colours and by a screen reader.
+
+Knows pixels and shapes. Colours, dark and light, and type are the style sheet's: elements carry classes only. Every
+text goes through ElementTree, so nothing in it can become markup.
+"""
+
+import math
+from collections.abc import Callable
+from xml.etree import ElementTree
+from xml.etree.ElementTree import Element
+
+from tui import text
+from tui.report.labels import apart, in_rows, thinned, width_of
+from tui.report.plot import Bar, Line, Plot, Point, Wall
+from tui.report.ticks import nice_ticks
+
+FULL = {"wide": (940, 350), "narrow": (380, 300)}
+LOW = {"wide": (940, 230), "narrow": (380, 210)}
+"""Width and height in pixels, for pages and paper and for a telephone; bars need less height than lines."""
+
+LINE_HEIGHT = 16
+MARK_ROWS = 3
+DASHES = ("", "7 4", "2 3", "9 3 2 3", "12 4", "4 2 1 2", "1 4", "6 2 2 2 2 2")
+MARKERS = (
+    "M-3.5 0a3.5 3.5 0 1 0 7 0a3.5 3.5 0 1 0 -7 0Z",  # circle
+    "M-3.3 -3.3H3.3V3.3H-3.3Z",  # square
+    "M0 -4.4L4.2 3H-4.2Z",  # triangle
+    "M0 -4.8L4.2 0L0 4.8L-4.2 0Z",  # diamond
+    "M0 4.4L4.2 -3H-4.2Z",  # triangle, point down
+    "M-4 -1.3H-1.3V-4H1.3V-1.3H4V1.3H1.3V4H-1.3V1.3H-4Z",  # plus
+    "M-1.9 -4.2H1.9L4.2 0L1.9 4.2H-1.9L-4.2 0Z",  # hexagon
+    "M0 -4.6L4.4 -1.4L2.7 3.7H-2.7L-4.4 -1.4Z",  # pentagon
+)
+
+
+def draw(plot: Plot, size: tuple[int, int], suffix: str) -> str:
+    """The plot as an `svg` element; `suffix` keeps its ids apart from another drawing's of the same plot."""
+    return _Drawing(plot, size, suffix).text()
+
+
+class _Drawing:
+    def __init__(self, plot: Plot, size: tuple[int, int], suffix: str) -> None:
+        self.plot = plot
+        self.width, self.height = size
+        name = f"{plot.key}-{suffix}"
+        self.svg = Element(
+            "svg",
+            {
+                "viewBox": f"0 0 {self.width} {self.height}",
+                "class": f"chart {suffix}",
+                "role": "img",
+                "aria-labelledby": f"{name}-title {name}-words",
+            },
+        )
+        self._text(self.svg, "title", text.visible(plot.title), id=f"{name}-title")
+        self._text(self.svg, "desc", text.visible(plot.description), id=f"{name}-words")
+        most = 6 if self.width > 500 else 4
+        self.y_ticks = nice_ticks(_highest(plot), 5, whole=plot.y.whole)
+        self.x_top = _farthest(plot)
+        self.x_ticks = nice_ticks(self.x_top, 2 * most, whole=plot.x.whole)
+        self._lay_out()
+
+    # --- places --------------------------------------------------------------------------------
+
+    def _lay_out(self) -> None:
+        plot = self.plot
+        ends = [width_of(text.visible(line.name)) for line in plot.lines if line.points]
+        tick_width = max(width_of(self.y_ticks.label(value)) for value in self.y_ticks.values)
+        self.left = round(tick_width + 10)
+        room = 0.36 * self.width
+        self.right = self.width - round(min(room, max(ends) + 26) if ends else 14)
+        self.bottom = self.height - 2 * LINE_HEIGHT - 8
+        self.x = self._x_scale()
+        above = sorted([(self.x(mark.x), text.visible(mark.text)) for mark in plot.marks], key=lambda item: item[0])
+        above += [(self.x(wall.x), text.visible(wall.text)) for wall in plot.walls if wall.height is None]
+        self.notes = list(zip(above, in_rows(above, MARK_ROWS, self.width - 4), strict=True))
+        rows = max((place.row + 1 for _, place in self.notes if place.row is not None), default=0)
+        self.top = LINE_HEIGHT + 10 + rows * LINE_HEIGHT + (6 if rows else 0)
+
+    def _x_scale(self) -> Callable[[float], float]:
+        values = self.plot.x.values
+        if self.plot.x.scale == "log2" and values:
+            low, high = math.log2(values[0]), math.log2(values[-1])
+            margin = 0.06 * (self.right - self.left)
+            span = (self.right - self.left - 2 * margin) / (high - low) if high > low else 0.0
+            start = self.left + margin if span else (self.left + self.right) / 2
+            return lambda value: start + (math.log2(value) - low) * span
+        return lambda value: self.left + value / self.x_top * (self.right - self.left)
+
+    def y(self, value: float) -> float:
+        return self.bottom - value / self.y_ticks.values[-1] * (self.bottom - self.top)
+
+    # --- drawing --------------------------------------------------------------------------------
+
+    def text(self) -> str:
+        self._axes()
+        for bar in self.plot.bars:
+            self._bar(bar)
+        number = 0
+        numbers = []
+        for line in self.plot.lines:
+            numbers.append(None if line.reference else number)
+            self._line(line, numbers[-1])
+            number += not line.reference
+        self._end_labels(numbers)
+        self._notes()
+        for wall in self.plot.walls:
+            self._piece_of_wall(wall)
+        return ElementTree.tostring(self.svg, encoding="unicode")
+
+    def _axes(self) -> None:
+        self._text(self.svg, "text", self.plot.y.label, "axis-title", x=0, y=12)
+        for value in self.y_ticks.values:
+            y = self.y(value)
+            self._stroke(f"M{self.left} {_px(y)}H{self.right}", "base" if value == 0 else "grid")
+            self._text(self.svg, "text", self.y_ticks.label(value), "tick end", x=self.left - 7, y=y + 4)
+        for x, label, shown in self._x_labels():
+            self._stroke(f"M{_px(x)} {self.bottom}v4", "base")
+            if shown:
+                self._text(self.svg, "text", label, "tick middle", x=x, y=self.bottom + LINE_HEIGHT + 3)
+        middle = (self.left + self.right) / 2
+        self._text(self.svg, "text", self.plot.x.label, "axis-title middle", x=middle, y=self.height - 5)
+
+    def _x_labels(self) -> list[tuple[float, str, bool]]:
+        if self.plot.x.scale == "log2":
+            items = [(self.x(value), f"{value:,}") for value in self.plot.x.values]
+        else:
+            items = [(self.x(value), self.x_ticks.label(value)) for value in self.x_ticks.values if value <= self.x_top]
+        return [(x, label, shown) for (x, label), shown in zip(items, thinned(items), strict=True)]
+
+    def _notes(self) -> None:
+        walls = {self.x(wall.x) for wall in self.plot.walls if wall.height is None}
+        for (x, words), place in self.notes:
+            top = self.top if place.row is None else LINE_HEIGHT + 10 + place.row * LINE_HEIGHT
+            kind = "wall" if x in walls else "mark"
+            group = ElementTree.SubElement(self.svg, "g", {"class": kind})
+            self._text(group, "title", words)
+            self._stroke(f"M{_px(x)} {_px(top)}V{self.bottom}", "", parent=group)
+            if place.row is not None:
+                side = "end" if place.left else "start"
+                self._text(group, "text", words, side, x=x + (-4 if place.left else 4), y=top + 11)
+
+    def _piece_of_wall(self, wall: Wall) -> None:
+        if wall.height is None:
+            return
+        x, y = self.x(wall.x), self.y(wall.height)
+        words = text.visible(wall.text)
+        group = ElementTree.SubElement(self.svg, "g", {"class": "wall"})
+        low = min(y + 14, self.bottom)
+        self._stroke(f"M{_px(x)} {_px(low - 28)}V{_px(low)}", "", parent=group)
+        left = x + 6 + width_of(words) > self.right
+        self._text(group, "text", words, "end" if left else "start", x=x + (-6 if left else 6), y=low - 20)
+
+    def _bar(self, bar: Bar) -> None:
+        left, right = self.x(bar.low), self.x(bar.high)
+        inset = min(1.0, (right - left) * 0.1)
+        top = self.y(bar.height)
+        self._add(
+            "rect",
+            "bar s0",
+            x=_px(left + inset),
+            y=_px(top),
+            width=_px(right - left - 2 * inset),
+            height=_px(self.bottom - top),
+        )
+
+    def _line(self, line: Line, number: int | None) -> None:
+        if not line.points:
+            return
+        style = "reference" if number is None else f"s{number % len(MARKERS)}"
+        group = ElementTree.SubElement(self.svg, "g", {"class": style})
+        places = [(self.x(point.x), self.y(point.y)) for point in line.points]
+        path = "M" + "L".join(f"{_px(x)} {_px(y)}" for x, y in places)
+        if line.filled:
+            area = f"{path}L{_px(places[-1][0])} {self.bottom}L{_px(places[0][0])} {self.bottom}Z"
+            ElementTree.SubElement(group, "path", {"class": "area", "d": area})
+        dash = "4 4" if number is None else DASHES[number % len(DASHES)]
+        self._stroke(path, "line", parent=group, dash=dash)
+        for point in line.points:
+            self._error_bar(group, point)
+        if line.markers and number is not None:
+            for (x, y), point in zip(places, line.points, strict=True):
+                marker = self._marker(group, x, y, number)
+                self._text(marker, "title", f"{text.visible(line.name)}: {point.x:,.6g}, {_with_noise(point)}")
+
+    def _error_bar(self, group: Element, point: Point) -> None:
+        if point.half_width is None:
+            return
+        x = self.x(point.x)
+        low, high = self.y(max(0.0, point.y - point.half_width)), self.y(point.y + point.half_width)
+        path = f"M{_px(x - 4)} {_px(high)}h8M{_px(x)} {_px(high)}V{_px(low)}M{_px(x - 4)} {_px(low)}h8"
+        self._stroke(path, "error", parent=group)
+
+    def _end_labels(self, numbers: list[int | None]) -> None:
+        """Each line's name at its end, with the line's marker, apart from one another."""
+        ending = [(line, number) for line, number in zip(self.plot.lines, numbers, strict=True) if line.points]
+        wanted = [self.y(line.points[-1].y) for line, _ in ending]
+        for (line, number), y, ideal in zip(ending, apart(wanted, 15, self.top, self.bottom), wanted, strict=True):
+            style = "reference" if number is None else f"s{number % len(MARKERS)}"
+            group = ElementTree.SubElement(self.svg, "g", {"class": style})
+            end = self.x(line.points[-1].x)
+            if self.right - end > 12 or abs(y - ideal) > 4:
+                self._stroke(f"M{_px(end + 6)} {_px(ideal)}L{_px(self.right + 5)} {_px(y)}", "leader", parent=group)
+            if number is not None:
+                self._marker(group, self.right + 12, y, number)
+            room = int((self.width - self.right - 20) / 6.2)
+            x = self.right + (8 if number is None else 20)
+            self._text(group, "text", text.cut(text.visible(line.name), room), "name", x=x, y=y + 4)
+
+    def _marker(self, group: Element, x: float, y: float, number: int) -> Element:
+        return ElementTree.SubElement(
+            group,
+            "path",
+            {"class": "marker", "transform": f"translate({_px(x)} {_px(y)})", "d": MARKERS[number % len(MARKERS)]},
+        )
+
+    # --- elements -------------------------------------------------------------------------------
+
+    def _stroke(self, path: str, style: str, *, parent: Element | None = None, dash: str = "") -> None:
+        attributes = {"d": path}
+        if style:
+            attributes["class"] = style
+        if dash:
+            attributes["stroke-dasharray"] = dash
+        ElementTree.SubElement(self.svg if parent is None else parent, "path", attributes)
+
+    def _text(self, parent: Element, tag: str, words: str, style: str = "", **attributes: float | str) -> None:
+        element = ElementTree.SubElement(
+            parent, tag, {name: value if isinstance(value, str) else _px(value) for name, value in attributes.items()}
+        )
+        if style:
+            element.set("class", style)
+        element.text = words
+
+    def _add(self, tag: str, style: str, **attributes: str) -> None:
+        ElementTree.SubElement(self.svg, tag, {"class": style, **attributes})
+
+
+def _highest(plot: Plot) -> float:
+    points = [point for line in plot.lines for point in line.points]
+    tops = [point.y + (point.half_width or 0.0) for point in points] + [bar.height for bar in plot.bars]
+    return max(tops, default=1.0)
+
+
+def _farthest(plot: Plot) -> float:
+    ends: list[float] = [point.x for line in plot.lines for point in line.points]
+    ends += [bar.high for bar in plot.bars] + [wall.x for wall in plot.walls] + [mark.x for mark in plot.marks]
+    top = max(ends, default=1.0)
+    return top if top > 0 else 1.0
+
+
+def _with_noise(point: Point) -> str:
+    return f"{point.y:,.6g}" + (f" ± {point.half_width:,.3g}" if point.half_width is not None else "")
+
+
+def _px(value: float) -> str:
+    """A pixel coordinate: one digit after the point is finer than any screen."""
+    return f"{value:.1f}".removesuffix(".0")

@@ -1,0 +1,254 @@
+"""Two runs side by side: headline figures, ranks, settings, environments, cells of sweeps, and their differences. Pure.
+
+The first run is the one that is looked at, the other the one it is measured against: differences are first minus
+other, percentages of the other.
+"""
+
+from typing import Any
+
+import msgspec
+
+from runner.config import RunConfig
+from runner.protocol import Summary
+from runner.rundir import RunFile
+from runner.sweep_figures import Cell, SweepSummary
+from tui.report import document
+from tui.report.document import Block, Item, Prose, Section, Table, words
+from tui.report.document import Column as Col
+from tui.report.settings import environment_values, setting
+from tui.report.source import EqualTexts, Source
+from tui.text import pad, some, visible
+
+_OF_NO_MATTER = ("name", "output", "max_restarts")
+"""Settings that change nothing about what is measured."""
+
+_OTHER_WORK = ("prompts", "model", "max_new_tokens", "ignore_eos", "limit", "column", "chat", "do_sample", "dtype")
+"""Settings that make another work of it, so that figures differ for that reason alone."""
+
+
+class Difference(msgspec.Struct, frozen=True, kw_only=True):
+    """One figure of both runs. `share` figures are from 0 to 1, their differences percentage points.
+
+    `percent` is of the other run's figure; None for shares, and where the other has none or zero.
+    """
+
+    figure: str
+    digits: int = 0
+    share: bool = False
+    one: float | int | None
+    other: float | int | None
+
+    @property
+    def difference(self) -> float | int | None:
+        return self.one - self.other if self.one is not None and self.other is not None else None
+
+    @property
+    def percent(self) -> float | None:
+        if self.share or self.difference is None or not self.other:
+            return None
+        return self.difference / self.other * 100
+
+    def items(self) -> list[Item]:
+        """Both figures, the difference and the percentage, as people read them."""
+        difference, percent = self.difference, self.percent
+        if difference is None:
+            told = document.NOT_AVAILABLE
+        elif self.share:
+            told = Item(difference, _signed(difference * 100, 2) + " points")
+        else:
+            told = Item(difference, _signed(difference, self.digits))
+        share = document.NOT_THERE if percent is None else Item(percent, _signed(percent, 1) + " %")
+        return [self._item(self.one), self._item(self.other), told, share]
+
+    def _item(self, value: float | int | None) -> Item:
+        return document.share(value) if self.share else document.decimals(value, self.digits)
+
+
+def _signed(value: float, digits: int) -> str:
+    """With its sign; what rounds to zero has none."""
+    text = f"{value:+,.{digits}f}"
+    return text if any(digit in text for digit in "123456789") else text[1:]
+
+
+def differences(one: Summary | None, other: Summary | None) -> list[Difference]:
+    """The headline figures of both."""
+
+    def figure(name: str, attribute: str, digits: int = 0, *, share: bool = False) -> Difference:
+        return Difference(
+            figure=name,
+            digits=digits,
+            share=share,
+            one=getattr(one, attribute, None),
+            other=getattr(other, attribute, None),
+        )
+
+    return [
+        figure("tokens/s", "tokens_per_second", 3),
+        figure("output tokens", "output_tokens"),
+        figure("prompt tokens", "prompt_tokens"),
+        figure("prompts done", "completed"),
+        figure("prompts failed", "failed"),
+        figure("seconds", "seconds", 3),
+        figure("padding waste", "padding_waste", share=True),
+    ]
+
+
+def rank_differences(one: Summary | None, other: Summary | None) -> list[Difference]:
+    """Each rank's tokens/s in both; a rank only one of them had has no figure in the other."""
+    rates = [{rank.rank: rank.tokens_per_second for rank in run.ranks} if run else {} for run in (one, other)]
+    return [
+        Difference(figure=f"rank {rank} tokens/s", digits=3, one=rates[0].get(rank), other=rates[1].get(rank))
+        for rank in sorted(rates[0].keys() | rates[1].keys())
+    ]
+
+
+def setting_differences(one: RunConfig, other: RunConfig) -> list[tuple[str, Any, Any]]:
+    """Settings that differ: name, and both values."""
+    mine, theirs = msgspec.to_builtins(one), msgspec.to_builtins(other)
+    return [
+        (name, mine[name], theirs[name])
+        for name in mine
+        if name not in _OF_NO_MATTER and name != "sweep" and mine[name] != theirs[name]
+    ]
+
+
+def caution(one: RunFile, other: RunFile) -> str | None:
+    """Why the figures are not those of the same work; None where they are."""
+    if one.config.ignore_eos != other.config.ignore_eos:
+        return (
+            f"{one.name} has {one.config.length_mode}, {other.name} {other.config.length_mode}: "
+            "their tokens/s are not to be compared."
+        )
+    changed = [name for name, _, _ in setting_differences(one.config, other.config) if name in _OTHER_WORK]
+    if one.prompts != other.prompts and "prompts" not in changed:
+        changed.append("number of prompts")
+    return f"Not the same work: {', '.join(changed)} differ." if changed else None
+
+
+def comparison_lines(one: RunFile, other: RunFile) -> list[str]:
+    """Two runs' figures in aligned lines of plain text; names of runs are made harmless."""
+    rows = [["", visible(one.name), visible(other.name), "difference", ""]]
+    figures = differences(one.summary, other.summary) + rank_differences(one.summary, other.summary)
+    rows += [[each.figure, *(item.text for item in each.items())] for each in figures]
+    widths = [max(len(row[place]) for row in rows) for place in range(5)]
+    lines = [
+        "  ".join(
+            pad(cell, width, "left" if place == 0 else "right")
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+    for name, mine, theirs in setting_differences(one.config, other.config):
+        lines.append(f"{name}: {visible(setting(name, mine).text)} against {visible(setting(name, theirs).text)}")
+    if (why := caution(one, other)) is not None:
+        lines.append(visible(why))
+    return lines
+
+
+# --- in a report --------------------------------------------------------------------------------
+
+
+def compared(one: Source, other: Source, texts: EqualTexts | None) -> list[Section]:
+    """The sections of a report that set `one` against `other`."""
+    names = [Col(one.run.name), Col(other.run.name), Col("difference"), Col("", "of the other")]
+    said = f"Differences are {one.run.name} minus {other.run.name}, percentages are of {other.run.name}."
+    why = caution(one.run, other.run)
+    blocks: list[Block] = [Prose([said] + ([why] if why else []))]
+    blocks.append(
+        Table(
+            title="Headline figures",
+            columns=[Col("figure", number=False), *names],
+            rows=[[words(each.figure), *each.items()] for each in differences(one.summary, other.summary)],
+        )
+    )
+    if one.sweep is not None and other.sweep is not None:
+        blocks.append(_cells(one.sweep, other.sweep, names))
+    if ranks := rank_differences(one.summary, other.summary):
+        blocks.append(
+            Table(
+                title="Each rank's tokens/s",
+                columns=[Col("rank", number=False), *names],
+                rows=[[words(each.figure.removesuffix(" tokens/s")), *each.items()] for each in ranks],
+            )
+        )
+    blocks.append(Prose([_texts(texts)]))
+    blocks += _changed(one.run, other.run)
+    return [Section("compare", f"Compared with {other.run.name}", blocks)]
+
+
+def _texts(texts: EqualTexts | None) -> str:
+    if texts is None:
+        return "Whether the answers' texts are equal cannot be said: one run's outputs.jsonl is damaged."
+    both = texts.equal + texts.differing
+    if both == 0:
+        return "No prompt has an answer in both runs, so no texts can be compared."
+    said = f"Of {some(both, 'prompt')} answered in both runs, {texts.equal:,} have equal texts"
+    if texts.differing:
+        first = ", ".join(map(str, texts.first))
+        said += f" and {texts.differing:,} differ (index {first}{', …' if texts.differing > len(texts.first) else ''})"
+    said += "."
+    if texts.other_prompt:
+        said += f" {some(texts.other_prompt, 'index', 'indexes')} belong to another prompt in the other run."
+    if texts.only_one or texts.only_other:
+        said += f" Answered only here: {texts.only_one:,}; only there: {texts.only_other:,}."
+    return said
+
+
+def _cells(one: SweepSummary, other: SweepSummary, names: list[Col]) -> Table:
+    settings = sorted({(cell.active_ranks, cell.batch_size) for sweep in (one, other) for cell in sweep.cells})
+    found = [{(cell.active_ranks, cell.batch_size): cell for cell in sweep.cells} for sweep in (one, other)]
+    rows = []
+    for ranks, size in settings:
+        mine, theirs = (cells.get((ranks, size)) for cells in found)
+        difference = Difference(figure="tokens/s", digits=1, one=_mean(mine), other=_mean(theirs))
+        shown = difference.items()
+        rows.append(
+            [
+                document.whole(ranks), document.whole(size), _with_noise(mine, shown[0]), _with_noise(theirs, shown[1]),
+                shown[2], shown[3], words("within noise" if _overlap(mine, theirs) else ""),
+            ]
+        )  # fmt: skip
+    return Table(
+        title="tokens/s of every setting",
+        columns=[Col("active ranks"), Col("batch size"), *names, Col("", number=False)],
+        rows=rows,
+        note="Within noise: the 95 % intervals of both runs overlap.",
+    )
+
+
+def _mean(cell: Cell | None) -> float | None:
+    return cell.tokens_per_second.mean if cell is not None and cell.tokens_per_second is not None else None
+
+
+def _with_noise(cell: Cell | None, item: Item) -> Item:
+    if cell is None or cell.tokens_per_second is None:
+        return item
+    return document.decimals(cell.tokens_per_second.mean, 1, half_width=cell.tokens_per_second.half_width)
+
+
+def _overlap(one: Cell | None, other: Cell | None) -> bool:
+    rates = [cell.tokens_per_second for cell in (one, other) if cell is not None and cell.tokens_per_second is not None]
+    if len(rates) < 2 or rates[0].half_width is None or rates[1].half_width is None:
+        return False
+    return abs(rates[0].mean - rates[1].mean) <= rates[0].half_width + rates[1].half_width
+
+
+def _changed(one: RunFile, other: RunFile) -> list[Block]:
+    blocks: list[Block] = []
+    mine, theirs = environment_values(one), environment_values(other)
+    environment = [
+        (name, mine.get(name), theirs.get(name))
+        for name in dict.fromkeys([*mine, *theirs])
+        if mine.get(name) != theirs.get(name)
+    ]
+    for title, what, found in (
+        ("Settings that differ", "settings", setting_differences(one.config, other.config)),
+        ("Environments where they differ", "environments", environment),
+    ):
+        if not found:
+            blocks.append(Prose([f"The {what} are the same."]))
+            continue
+        columns = [Col("what", number=False), Col(one.name, number=False), Col(other.name, number=False)]
+        rows = [[words(name), setting(name, value), setting(name, there)] for name, value, there in found]
+        blocks.append(Table(title=title, columns=columns, rows=rows))
+    return blocks

@@ -1,0 +1,163 @@
+"""What a report is made of: sections of prose, tables and charts, and how figures read. Pure.
+
+Every figure travels as an `Item`: the exact value and the text a person reads. Texts from runs are data like
+any other; making them harmless is the business of whoever writes them into a format.
+"""
+
+from datetime import UTC, datetime
+from typing import ClassVar, Literal
+
+import msgspec
+
+from tui.report.plot import Plot
+from tui.text import NOTHING, UNKNOWN
+
+Raw = str | int | float | None
+Look = Literal["", "best", "wall", "beyond", "dim"]
+
+
+class Item(msgspec.Struct, frozen=True):
+    """A value and how it reads. `note` are small words after it; `look` never says what no word says."""
+
+    raw: Raw
+    text: str
+    note: str = ""
+    look: Look = ""
+
+    @property
+    def number(self) -> bool:
+        return isinstance(self.raw, int | float)
+
+
+class Column(msgspec.Struct, frozen=True):
+    """A column's heading; `unit` is said below it, `number` sets its figures to the right."""
+
+    title: str
+    unit: str = ""
+    number: bool = True
+
+
+class Prose(msgspec.Struct, frozen=True):
+    """Paragraphs."""
+
+    kind: ClassVar[str] = "prose"
+    paragraphs: list[str]
+
+
+class Table(msgspec.Struct, frozen=True, kw_only=True):
+    """A table; the first item of a row says what the row is about, `strong` are the places of rows to be seen first."""
+
+    kind: ClassVar[str] = "table"
+    title: str
+    columns: list[Column]
+    rows: list[list[Item]]
+    strong: list[int] = []
+    note: str = ""
+
+    @property
+    def width(self) -> Literal["", "compact", "dense"]:
+        """How close the columns stand: few with few words, so that a row is read as one; many, so that they fit."""
+        words = max((len(item.text) for row in self.rows for item in row), default=0)
+        if len(self.columns) > 7:
+            return "dense"
+        return "compact" if len(self.columns) <= 5 and words <= 45 else ""
+
+
+class Chart(msgspec.Struct, frozen=True):
+    """A plot, to be drawn where drawing is possible and described where it is not."""
+
+    kind: ClassVar[str] = "chart"
+    plot: Plot
+
+
+Block = Prose | Table | Chart
+
+
+class Section(msgspec.Struct, frozen=True):
+    """A part of the report under a heading."""
+
+    key: str
+    title: str
+    blocks: list[Block]
+
+
+class Notice(msgspec.Struct, frozen=True):
+    """Something the reader must know before the figures: that the run failed, that something is missing."""
+
+    kind: Literal["bad", "warn", "info"]
+    title: str
+    text: str = ""
+
+
+class Fact(msgspec.Struct, frozen=True):
+    """A headline figure."""
+
+    label: str
+    item: Item
+    unit: str = ""
+
+
+class Document(msgspec.Struct, frozen=True, kw_only=True):
+    """A whole report. `facts` are few words each, under the title."""
+
+    title: str
+    facts: list[str]
+    notices: list[Notice]
+    headline: list[Fact]
+    sections: list[Section]
+    version: str
+
+
+NOT_AVAILABLE = Item(None, UNKNOWN, look="dim")
+NOT_THERE = Item(None, NOTHING, look="dim")
+
+
+def words(text: str, *, note: str = "", look: Look = "") -> Item:
+    return Item(text, text, note, look)
+
+
+def whole(number: int | None) -> Item:
+    """A count."""
+    return NOT_AVAILABLE if number is None else Item(number, f"{number:,}")
+
+
+def decimals(value: float | None, digits: int, *, half_width: float | None = None) -> Item:
+    """A figure with so many digits after the point, and the half-width of its interval."""
+    if value is None:
+        return NOT_AVAILABLE
+    return Item(value, f"{value:,.{digits}f}", "" if half_width is None else f"± {half_width:,.{digits}f}")
+
+
+def share(value: float | None, digits: int = 2) -> Item:
+    """A share from 0 to 1, as a percentage."""
+    return NOT_AVAILABLE if value is None else Item(value, f"{value * 100:.{digits}f} %")
+
+
+def gibibytes(value: int | None) -> Item:
+    return NOT_AVAILABLE if value is None else Item(value, f"{value / 2**30:,.2f}")
+
+
+def moment(unix_seconds: float) -> str:
+    """A date and time of day, in UTC so that it means the same to every reader."""
+    try:
+        return f"{datetime.fromtimestamp(unix_seconds, UTC):%Y-%m-%d %H:%M} UTC"
+    except (OverflowError, OSError, ValueError):
+        return UNKNOWN
+
+
+def without_empty(table: Table) -> tuple[Table, list[str]]:
+    """The table without columns that have no value in any row, and the names of those columns."""
+    kept = [
+        place
+        for place, _ in enumerate(table.columns)
+        if place == 0 or any(row[place].raw is not None for row in table.rows)
+    ]
+    gone = [column.title for place, column in enumerate(table.columns) if place not in kept]
+    return (
+        msgspec.structs.replace(
+            table,
+            columns=[table.columns[place] for place in kept],
+            rows=[[row[place] for place in kept] for row in table.rows],
+        ),
+        gone,
+    )

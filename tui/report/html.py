@@ -1,0 +1,48 @@
+"""The report as one HTML file that needs nothing else: no script, no network, no font.
+
+The template escapes everything; what is not ink in a text is made visible before. Only charts, which ElementTree has
+escaped already, go in as they are.
+"""
+
+from functools import cache
+from pathlib import Path
+
+from jinja2 import Environment, StrictUndefined, Template
+from markupsafe import Markup
+
+from tui.report.chart import FULL, LOW, draw
+from tui.report.document import Document, Item
+from tui.report.plot import Plot
+from tui.text import visible
+
+HTML_MARK = '<meta name="generator" content="rankdeck'
+TEMPLATE = Path(__file__).with_name("report.html.jinja")
+
+
+def to_html(document: Document) -> str:
+    """The whole report as text."""
+    return _template().render(document=document)
+
+
+@cache
+def _template() -> Template:
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, finalize=_shown, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.globals["chart"] = _chart
+    environment.globals["exact"] = _exact
+    return environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
+
+
+def _shown(value: object) -> object:
+    return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def _chart(plot: Plot) -> Markup:
+    sizes = LOW if plot.bars else FULL
+    return Markup("".join(draw(plot, size, name) for name, size in sizes.items()))  # escaped where it is made
+
+
+def _exact(item: Item) -> str:
+    """The exact value for a machine; what is read may be rounded."""
+    return repr(item.raw)

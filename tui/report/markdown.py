@@ -1,0 +1,70 @@
+"""The report as Markdown (the dialect with tables): what is drawn in HTML is described here.
+
+Every text is escaped, so that no name, prompt or error becomes markup, a link or a further table cell.
+"""
+
+import re
+
+from tui.report.document import Chart, Document, Item, Prose, Table
+from tui.text import visible
+
+MARKDOWN_MARK = "<!-- rankdeck report -->"
+
+_SPECIAL = re.compile(r"([\\`*_\[\]|~$#])")
+_LINK = re.compile(r"(?i)\b(https?|ftp|mailto|xmpp)(:)|\b(www)(\.)|(@)")
+
+
+def escape(text: str) -> str:
+    """Text that reads as it is: one line, no markup, no tags, no entities, no links."""
+    text = visible(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    text = _SPECIAL.sub(r"\\\1", text)
+    return _LINK.sub(lambda match: "".join(part for part in match.groups() if part)[:-1] + _entity(match), text)
+
+
+def _entity(match: re.Match[str]) -> str:
+    return f"&#{ord(match[0][-1])};"
+
+
+def to_markdown(document: Document) -> str:
+    """The whole report as text."""
+    lines = [
+        MARKDOWN_MARK,
+        "",
+        f"# {escape(document.title)}",
+        "",
+        " · ".join(escape(fact) for fact in document.facts),
+        "",
+    ]
+    for notice in document.notices:
+        lines += [f"> **{escape(notice.title)}** {escape(notice.text)}".rstrip(), ""]
+    if document.headline:
+        lines += ["| figure | value | unit |", "| :--- | ---: | :--- |"]
+        lines += [f"| {escape(fact.label)} | {_item(fact.item)} | {escape(fact.unit)} |" for fact in document.headline]
+        lines.append("")
+    for section in document.sections:
+        lines += [f"## {escape(section.title)}", ""]
+        for block in section.blocks:
+            if isinstance(block, Table):
+                lines += _table(block)
+            elif isinstance(block, Prose):
+                lines += [line for text in block.paragraphs for line in (escape(text), "")]
+            elif isinstance(block, Chart):
+                lines += [f"*{escape(block.plot.title)} (drawn in report.html). {escape(block.plot.description)}*", ""]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _table(table: Table) -> list[str]:
+    heads = [escape(f"{column.title}, {column.unit}" if column.unit else column.title) for column in table.columns]
+    lines = [f"**{escape(table.title)}**", "", f"| {' | '.join(heads)} |"]
+    lines.append("| " + " | ".join("---:" if column.number else ":---" for column in table.columns) + " |")
+    for place, row in enumerate(table.rows):
+        cells = [_item(item) for item in row]
+        if place in table.strong:
+            cells = [f"**{cell}**" if cell else "" for cell in cells]
+        lines.append(f"| {' | '.join(cells)} |")
+    return [*lines, "", *([escape(table.note), ""] if table.note else [])]
+
+
+def _item(item: Item) -> str:
+    text = escape(f"{item.text} {item.note}" if item.note else item.text)
+    return f"**{text} ★**" if item.look == "best" else text

@@ -1,0 +1,99 @@
+"""How the figures of a report were measured, in plain words: the definitions every figure rests on. Pure text."""
+
+from runner.config import RunConfig
+from runner.trials import SweepPlan
+from tui.report.document import Column as Col
+from tui.report.document import Section, Table, words
+from tui.report.source import Source
+from tui.text import some
+
+
+def measured(source: Source) -> Section:
+    """What is counted, over which time, and what is left out."""
+    config = source.run.config
+    rows = [
+        ("tokens", "Real tokens. Output tokens are those of the answer up to and including the end-of-sequence token; "
+         "padding is never counted, neither before a prompt nor after an answer."),
+        ("seconds", "From the first batch handed out with all ranks ready to the last result in. Finding and loading "
+         "the model and each rank's warm-up come before, and are not in them." + _loading(source)),
+        ("tokens/s", "Output tokens over those seconds. A rank's tokens/s is its output tokens over the same seconds, "
+         "so that the ranks add up to the run."),
+        ("length", _length(config)),
+        ("batch size", "Prompts per batch and rank."),
+        ("padding waste", "The share of token slots a batch computed that held no real token: left padding of the "
+         "prompts, and the slots of rows that had already ended. 0 % is perfect."),
+        ("idle", "The share of a rank's time, since all ranks were ready, without a batch in hand."),
+    ]  # fmt: skip
+    rows += _sweep(config.sweep, source) if config.sweep is not None or source.sweep is not None else _run()
+    return Section(
+        "measured",
+        "How it was measured",
+        [
+            Table(
+                title="What each word means here",
+                columns=[Col("word", number=False), Col("meaning", number=False)],
+                rows=[[words(word), words(meaning)] for word, meaning in rows],
+            )
+        ],
+    )
+
+
+def _run() -> list[tuple[str, str]]:
+    return [
+        ("throughput over time", "The mean of the last five seconds, tokens of batches in flight included."),
+        ("speedup", "tokens/s over those of one active rank at the same batch size, measured over whole batches that "
+         "began and ended while the knobs stood as they say. Scaling efficiency is speedup over ranks."),
+    ]  # fmt: skip
+
+
+def _sweep(plan: SweepPlan | None, source: Source) -> list[tuple[str, str]]:
+    rows = []
+    plan = plan or (source.state.sweep.plan if source.state is not None and source.state.sweep is not None else None)
+    if plan is not None:
+        rows.append(
+            ("trial", "One setting measured once, on ranks that keep their model loaded: a warm-up batch per rank, "
+             f"which is discarded, then whole rounds (a batch per active rank), at least {plan.least_rounds:,} of "
+             f"them and {plan.least_seconds:g} s. {some(plan.repeats, 'repeat')} of each setting, in shuffled order, "
+             "so that a drift of the machine falls on all alike.")
+        )  # fmt: skip
+    rows += [
+        ("±", "The half-width of the 95 % t-interval of the mean over a setting's trials. With one trial there is "
+         "none."),
+        ("knee", "The smallest batch size after which no larger one brings 5 % more tokens/s."),
+        ("decode step", "One token for every row of a batch; p50, p90 and p99 are percentiles over the steps. Prefill "
+         "is the pass over the prompts, which yields the first token."),
+        ("with prompts", "Tokens/s of prompt and output tokens together."),
+        ("busy", "NVML's utilization.gpu: the share of time in which some kernel was running, no more."),
+        ("speedup", "tokens/s over those of one rank at the same batch size; where one rank was not measured, over "
+         "those of the fewest, taken to scale perfectly. Scaling efficiency is speedup over ranks."),
+        ("MBU", _bandwidth(source)),
+    ]  # fmt: skip
+    return rows
+
+
+def _bandwidth(source: Source) -> str:
+    says = "Bytes a decode step must read (parameters and KV cache) / its time / the device's peak memory bandwidth. "
+    sweep = source.sweep
+    if sweep is None or sweep.bandwidth_bytes_per_second is None:
+        return says + "The bandwidth of this device is not known, so there is no MBU."
+    origin = f", from: {sweep.bandwidth_source}" if sweep.bandwidth_source else ""
+    return says + f"The bandwidth taken is {sweep.bandwidth_bytes_per_second / 1e9:,.1f} GB/s{origin}."
+
+
+def _length(config: RunConfig) -> str:
+    if config.ignore_eos:
+        return (
+            f"Fixed length: end-of-sequence was ignored, so that every answer has {config.max_new_tokens:,} tokens. "
+            "Right for measuring; not to be compared with natural length."
+        )
+    return (
+        "Natural length: an answer ends with its end-of-sequence token, "
+        f"or after {config.max_new_tokens:,} tokens. Not to be compared with fixed length."
+    )
+
+
+def _loading(source: Source) -> str:
+    state = source.state
+    if state is None or state.ready_at is None or state.seconds_before > 0:
+        return ""
+    return f" Here the ranks were ready {max(0.0, state.ready_at - state.started_at):.1f} s after the start."

@@ -1,0 +1,125 @@
+"""What the report says of a run over time: the curve, what happened on the way, what each setting of the knobs brought.
+
+Pure; all of it comes from the state the journal adds up to.
+"""
+
+import msgspec
+
+from runner.stretches import scaling
+from tui.report import document
+from tui.report.document import Block, Chart, Prose, Section, Table, words
+from tui.report.document import Column as Col
+from tui.report.plot import Axis, Line, Mark, Plot, Point
+from tui.report.source import Source
+from tui.text import some
+
+MOST_UNMEASURED = 6
+
+
+def over_time(source: Source, also: Source | None) -> Section | None:
+    """None without a journal. `also` is the run whose curve joins the chart."""
+    state = source.state
+    if state is None or not state.ranks:
+        return None
+    blocks: list[Block] = []
+    if len(state.history) >= 2:
+        blocks.append(Chart(throughput_plot(source, also)))
+    else:
+        blocks.append(Prose(["The run was too short for a chart over time: it takes a point a second."]))
+    blocks += _stretches(source)
+    if state.marks:
+        blocks.append(
+            Table(
+                title="What happened on the way",
+                columns=[Col("after", "s"), Col("kind", number=False), Col("what", number=False)],
+                rows=[
+                    [document.decimals(mark.elapsed, 1), words(mark.kind), words(mark.text)]
+                    for mark in state.marks
+                    if mark.kind != "trial"
+                ],
+            )
+        )
+    return Section("time", "Throughput", blocks)
+
+
+def throughput_plot(source: Source, also: Source | None = None) -> Plot:
+    """tokens/s over time with the turned knobs marked; with `also` both runs' curves, without marks."""
+    curves = [
+        (one.run.name, [(point.elapsed, point.tokens_per_second) for point in one.state.history])
+        for one in (source, also)
+        if one is not None and one.state is not None
+    ]
+    longest = max((x for _, points in curves for x, _ in points), default=0.0)
+    scale, unit = (1, "s") if longest <= 300 else (60, "min") if longest <= 3 * 3600 else (3600, "h")
+    lines = [
+        Line(name=name, points=[Point(x / scale, y) for x, y in points], markers=False, filled=len(curves) == 1)
+        for name, points in curves
+    ]
+    marks = []
+    said = ""
+    if len(curves) == 1 and source.state is not None:
+        marks = [Mark(mark.elapsed / scale, mark.text) for mark in source.state.marks if mark.kind != "trial"]
+        lines = [msgspec.structs.replace(line, name="5 s mean") for line in lines]
+        said = f" {some(len(marks), 'mark')} for turned knobs and the like." if marks else ""
+    if len(curves) == 1 and source.summary is not None and source.summary.tokens_per_second > 0:
+        mean = source.summary.tokens_per_second
+        end = lines[0].points[-1].x if lines[0].points else 1.0
+        lines.append(Line(name=f"mean {mean:,.0f}", points=[Point(0, mean), Point(end, mean)], reference=True))
+    peaks = "; ".join(
+        f"{name}: highest {max((y for _, y in points), default=0.0):,.0f} tokens/s, over {points[-1][0]:,.0f} s"
+        for name, points in curves
+        if points
+    )
+    return Plot(
+        key="throughput",
+        title="Throughput over time",
+        description=f"Output tokens per second, mean of the last five seconds. {peaks}.{said}",
+        x=Axis("time since the first batch", unit),
+        y=Axis("output tokens/s"),
+        lines=lines,
+        marks=marks,
+    )
+
+
+def _stretches(source: Source) -> list[Block]:
+    assert source.state is not None
+    stretches = source.state.stretches
+    rows, unmeasured = [], []
+    for size in sorted({one.batch_size for one in stretches}):
+        measured = scaling(stretches, size)
+        rows += [
+            [
+                document.whole(size),
+                document.whole(row.active_ranks),
+                document.whole(row.batches),
+                document.decimals(row.tokens_per_second, 1),
+                document.decimals(row.speedup, 2),
+                document.share(row.efficiency, 0),
+                document.gibibytes(row.peak_memory_bytes),
+            ]
+            for row in measured
+        ]
+        tried = {one.active_ranks for one in stretches if one.batch_size == size}
+        unmeasured += [
+            f"{some(ranks, 'rank')} x {size}" for ranks in sorted(tried - {row.active_ranks for row in measured})
+        ]
+    note = "Measured over whole batches, while there was work for all: without the ragged end of the run."
+    if unmeasured:
+        more = f" and {len(unmeasured) - MOST_UNMEASURED:,} more" if len(unmeasured) > MOST_UNMEASURED else ""
+        listed = ", ".join(unmeasured[:MOST_UNMEASURED]) + more
+        note += f" Too short to be measured, as not every active rank ended a whole batch: {listed}."
+    if not rows:
+        return [Prose([note])] if unmeasured else []
+    columns = [
+        Col("batch size"), Col("active ranks"), Col("whole batches"), Col("tokens/s"), Col("speedup", "over 1 rank"),
+        Col("scaling efficiency"), Col("peak memory", "GiB per rank"),
+    ]  # fmt: skip
+    table, _ = document.without_empty(
+        Table(
+            title="What each setting of the knobs brought",
+            columns=columns,
+            rows=rows,
+            note=note,
+        )
+    )
+    return [table]

@@ -1,0 +1,82 @@
+"""What the report says of a run's settings and of where it ran, and how a setting's value reads. Pure."""
+
+from typing import Any
+
+import msgspec
+
+from runner.rundir import RunFile
+from tui.report import document
+from tui.report.document import Block, Item, Prose, Section, Table, words
+from tui.report.document import Column as Col
+from tui.report.source import Source
+
+
+def config(source: Source) -> Section:
+    """Every setting, those of a sweep included."""
+    values: dict[str, Any] = msgspec.to_builtins(source.run.config)
+    plan = values.pop("sweep") or {}
+    rows = [[words(name), setting(name, value)] for name, value in values.items()]
+    rows += [[words(f"sweep {name}"), setting(name, value)] for name, value in plan.items()]
+    columns = [Col("setting", number=False), Col("value", number=False)]
+    return Section("config", "Settings", [Table(title="As the run was started", columns=columns, rows=rows)])
+
+
+def setting(name: str, value: Any) -> Item:
+    """A setting's value as people write it."""
+    if value is None:
+        return Item(None, "auto" if name == "batch_size" else "not set", look="dim")
+    if isinstance(value, bool):
+        return words("yes" if value else "no")
+    if isinstance(value, list):
+        return words(", ".join(str(one) for one in value))
+    return words(str(value))
+
+
+def environment_values(run: RunFile) -> dict[str, str]:
+    """The environment of a run, flat: name to value."""
+    environment = run.environment
+    if environment is None:
+        return {}
+    flat = {name: str(getattr(environment, name)) for name in ("rankdeck", "python", "host", "platform", "cores")}
+    flat |= {f"device {place}": name for place, name in enumerate(environment.devices)}
+    return flat | dict(sorted(environment.packages.items()))
+
+
+def environment(source: Source) -> Section:
+    """Host, versions and devices, and what each rank said of itself."""
+    blocks: list[Block] = []
+    values = environment_values(source.run)
+    if values:
+        columns = [Col("what", number=False), Col("which", number=False)]
+        rows = [[words(name), words(value)] for name, value in values.items()]
+        blocks.append(Table(title="Host, versions, devices", columns=columns, rows=rows))
+    else:
+        blocks.append(Prose(["run.json says nothing of the environment."]))
+    ready = [rank.ready for rank in source.state.ranks if rank.ready is not None] if source.state is not None else []
+    if ready:
+        columns = [
+            Col("rank"), Col("device", number=False), Col("name", number=False), Col("dtype", number=False),
+            Col("engine", number=False), Col("loading", "s"), Col("parameters"), Col("threads"),
+        ]  # fmt: skip
+        rows = [
+            [
+                document.whole(one.rank), words(one.device), words(one.device_name), words(one.dtype),
+                words(one.engine), document.decimals(one.seconds, 1), document.whole(one.parameters),
+                document.whole(one.threads),
+            ]
+            for one in ready
+        ]  # fmt: skip
+        table, _ = document.without_empty(
+            Table(
+                title="What each rank loaded",
+                columns=columns,
+                rows=rows,
+                note="Loading is not in the run's seconds.",
+            )
+        )
+        blocks.append(table)
+        generation = ready[0].generation
+        if generation:
+            listed = ", ".join(f"{name} {value}" for name, value in sorted(generation.items()))
+            blocks.append(Prose([f"The model's generation config: {listed}."]))
+    return Section("environment", "Environment", blocks)

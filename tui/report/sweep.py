@@ -1,0 +1,280 @@
+"""What the report of a sweep says: the trial table with its walls, the knee, scaling, what each setting cost. Pure.
+
+All figures are those of runner.sweep_figures, as run.json holds them.
+"""
+
+from runner.sweep_figures import Cell, SweepSummary
+from tui.report import document
+from tui.report.document import Block, Chart, Fact, Item, Prose, Section, Table, words
+from tui.report.document import Column as Col
+from tui.report.plot import Axis, Line, Plot, Point, Wall, spread
+from tui.report.source import Source
+from tui.text import some
+
+
+def sweep_headline(source: Source) -> list[Fact]:
+    """The best setting and how much was measured; nothing for a run that is no sweep."""
+    sweep = source.sweep
+    if sweep is None:
+        return []
+    facts = []
+    if sweep.best is not None and sweep.best.tokens_per_second is not None:
+        rate = sweep.best.tokens_per_second
+        facts = [
+            Fact(
+                f"at the best setting, {source.run.config.length_mode}",
+                document.decimals(rate.mean, digits(sweep), half_width=rate.half_width),
+                "tokens/s",
+            ),
+            Fact("best setting", words(setting(sweep.best))),
+        ]
+    measured = Item(sweep.measured, f"{sweep.measured:,}", f"of {sweep.trials:,}")
+    return [*facts, Fact("trials measured", measured)]
+
+
+def digits(sweep: SweepSummary) -> int:
+    """Digits after the point of the sweep's tokens/s: the same in all of a table, and none that is noise."""
+    best = sweep.best.tokens_per_second if sweep.best is not None else None
+    return 0 if best is not None and best.mean >= 1000 else 1
+
+
+def setting(cell: Cell) -> str:
+    return f"{some(cell.active_ranks, 'rank')} x {cell.batch_size:,}"
+
+
+def sweep_sections(source: Source) -> list[Section]:
+    """All that is said of the sweep."""
+    sweep = source.sweep
+    assert sweep is not None
+    settled = source.state.sweep.settled if source.state is not None and source.state.sweep is not None else None
+    blocks: list[Block] = [_at_a_glance(sweep)]
+    if any(cell.tokens_per_second is not None for cell in sweep.cells):
+        blocks.append(Chart(rates_plot(sweep)))
+    if sweep.knees:
+        blocks.append(
+            Table(
+                title="Where a larger batch stops to pay",
+                columns=[Col("active ranks"), Col("knee at batch size"), Col("what was found", number=False)],
+                rows=[
+                    [document.whole(one.active_ranks), document.whole(one.batch_size), words(one.sentence)]
+                    for one in sweep.knees
+                ],
+            )
+        )
+    if settled:
+        blocks.append(Prose([f"How the sweep ended: {settled}"]))
+    sections = [Section("sweep", "Tokens/s over batch size and ranks", blocks)]
+    if sweep.scaling:
+        scaling: list[Block] = [Chart(scaling_plot(sweep)), _scaling_table(sweep)]
+        sections.append(Section("scaling", "Scaling", scaling))
+    return [*sections, Section("cost", "Every setting in detail", _details(sweep))]
+
+
+def is_best(sweep: SweepSummary, cell: Cell) -> bool:
+    best = sweep.best
+    return best is not None and (best.active_ranks, best.batch_size) == (cell.active_ranks, cell.batch_size)
+
+
+def outcome(cell: Cell) -> Item:
+    """What stands in place of a figure."""
+    said = {None: "not run", "out_of_memory": "out of memory", "skipped": "skipped", "failed": "failed"}
+    looks: dict[str | None, document.Look] = {"out_of_memory": "wall", "skipped": "beyond"}
+    return Item(None, said.get(cell.outcome, "n/a"), look=looks.get(cell.outcome, "dim"))
+
+
+def rate(sweep: SweepSummary, cell: Cell) -> Item:
+    """A cell's tokens/s with its noise, the best one marked by look and (elsewhere) by a word."""
+    found = cell.tokens_per_second
+    if found is None:
+        return outcome(cell)
+    item = document.decimals(found.mean, digits(sweep), half_width=found.half_width)
+    return Item(item.raw, item.text, item.note, "best") if is_best(sweep, cell) else item
+
+
+def _at_a_glance(sweep: SweepSummary) -> Table:
+    sizes = sorted({cell.batch_size for cell in sweep.cells})
+    found = {(cell.active_ranks, cell.batch_size): cell for cell in sweep.cells}
+    walls = any(cell.outcome == "out_of_memory" for cell in sweep.cells)
+    note = "Mean over the trials of a setting, ± the half-width of its 95 % interval. The best is bold, with a star."
+    if walls:
+        note += " Out of memory is a wall: larger batches of as many ranks were skipped."
+    rows = sorted(_ranks(sweep.cells))
+    return Table(
+        title="Output tokens/s for every setting",
+        columns=[Col("batch size"), *(Col(some(ranks, "rank")) for ranks in rows)],
+        rows=[[document.whole(size), *(rate(sweep, found[ranks, size]) for ranks in rows)] for size in sizes],
+        note=note,
+    )
+
+
+def rates_plot(sweep: SweepSummary) -> Plot:
+    """tokens/s over batch size, a line per number of ranks, out of memory as a wall."""
+    measured = [cell for cell in sweep.cells if cell.tokens_per_second is not None]
+    rows = spread(sorted({cell.active_ranks for cell in measured}), keep=_best_ranks(sweep))
+    lines = [
+        Line(
+            name=some(ranks, "rank"),
+            points=[
+                Point(cell.batch_size, cell.tokens_per_second.mean, cell.tokens_per_second.half_width)
+                for cell in measured
+                if cell.active_ranks == ranks and cell.tokens_per_second is not None
+            ],
+        )
+        for ranks in rows
+    ]
+    walls = _walls(sweep.cells, lines)
+    shown = sorted({cell.batch_size for cell in sweep.cells if cell.outcome in ("measured", "out_of_memory")})
+    best = f" The best is {setting(sweep.best)}." if sweep.best is not None else ""
+    fewer = " Not every number of ranks has a line; the table has all." if len(rows) < len(_ranks(measured)) else ""
+    return Plot(
+        key="rates",
+        title="Output tokens/s over batch size",
+        description="A line per number of active ranks, with 95 % intervals."
+        + best
+        + "".join(f" {setting(cell)}: out of memory." for cell in sweep.cells if cell.outcome == "out_of_memory")
+        + fewer,
+        x=Axis("batch size, prompts per batch and rank (logarithmic)", scale="log2", values=shown),
+        y=Axis("output tokens/s"),
+        lines=lines,
+        walls=walls,
+    )
+
+
+def _walls(cells: list[Cell], lines: list[Line]) -> list[Wall]:
+    """A wall across the chart where all lines end at it, else a piece of one before each line that does."""
+    ends = {line.name: line.points[-1].y for line in lines}
+    found: dict[int, list[str]] = {}
+    for cell in cells:
+        if cell.outcome == "out_of_memory" and (name := some(cell.active_ranks, "rank")) in ends:
+            found.setdefault(cell.batch_size, []).append(name)
+    walls = []
+    for size, names in sorted(found.items()):
+        if len(names) == len(ends):
+            walls.append(Wall(size, "out of memory"))
+        else:
+            walls += [Wall(size, "out of memory", ends[name]) for name in names]
+    return walls
+
+
+def _ranks(cells: list[Cell]) -> set[int]:
+    return {cell.active_ranks for cell in cells}
+
+
+def _best_ranks(sweep: SweepSummary) -> int | None:
+    return sweep.best.active_ranks if sweep.best is not None else None
+
+
+def scaling_plot(sweep: SweepSummary) -> Plot:
+    """Speedup over ranks, a line per batch size, against the ideal."""
+    best = sweep.best.batch_size if sweep.best is not None else None
+    sizes = spread(sorted({row.batch_size for row in sweep.scaling}), keep=best)
+    most = max(row.active_ranks for row in sweep.scaling)
+    least = min(row.active_ranks for row in sweep.scaling)
+    lines = [Line(name="ideal", points=[Point(least, least), Point(most, most)], reference=True)]
+    lines += [
+        Line(
+            name=f"batch {size:,}",
+            points=[Point(row.active_ranks, row.speedup) for row in sweep.scaling if row.batch_size == size],
+        )
+        for size in sizes
+    ]
+    return Plot(
+        key="scaling",
+        title="Speedup over active ranks",
+        description=f"A line per batch size, against the ideal line on which {most} ranks are {most} times as fast.",
+        x=Axis("active ranks", whole=True),
+        y=Axis("speedup", "times one rank"),
+        lines=lines,
+    )
+
+
+def _scaling_table(sweep: SweepSummary) -> Table:
+    return Table(
+        title="What more ranks bring",
+        columns=[
+            Col("batch size"), Col("active ranks"), Col("tokens/s"), Col("speedup"), Col("scaling efficiency"),
+        ],
+        rows=[
+            [
+                document.whole(row.batch_size), document.whole(row.active_ranks),
+                document.decimals(row.tokens_per_second, digits(sweep), half_width=row.half_width),
+                document.decimals(row.speedup, 2), document.share(row.efficiency, 0),
+            ]
+            for row in sweep.scaling
+        ],
+    )  # fmt: skip
+
+
+def _details(sweep: SweepSummary) -> list[Block]:
+    cells = [cell for cell in sweep.cells if cell.tokens_per_second is not None]
+    strong = [place for place, cell in enumerate(cells) if is_best(sweep, cell)]
+    rates, _ = document.without_empty(
+        Table(
+            title="Throughput",
+            columns=[
+                Col("active ranks"), Col("batch size"), Col("trials"), Col("output", "tokens/s"),
+                Col("per rank", "tokens/s"), Col("with prompts", "tokens/s"), Col("batch", "s"),
+                Col("prefill", "s"), Col("decode p50", "ms/step"), Col("decode p90", "ms/step"),
+                Col("decode p99", "ms/step"),
+            ],
+            rows=[_rates_row(sweep, cell) for cell in cells],
+            strong=strong,
+        )
+    )  # fmt: skip
+    costs, gone = document.without_empty(
+        Table(
+            title="How full the devices were",
+            columns=[
+                Col("active ranks"), Col("batch size"), Col("padding waste"), Col("idle"),
+                Col("peak memory", "GiB per rank"), Col("busy"), Col("DRAM"), Col("tensor pipe"), Col("power", "W"),
+                Col("energy", "tokens/J"), Col("MBU"),
+            ],
+            rows=[_costs_row(cell) for cell in cells],
+            strong=strong,
+        )
+    )  # fmt: skip
+    blocks: list[Block] = [rates, costs] if cells else [Prose(["No setting was measured."])]
+    reasons = [
+        f"{setting(cell)}: {cell.reason}"
+        for cell in sweep.cells
+        if cell.reason and cell.outcome not in ("skipped", None)
+    ]
+    said = [f"Not available on this machine: {', '.join(gone)}."] if gone and cells else []
+    if reasons or said:
+        blocks.append(Prose([*reasons, *said]))
+    return blocks
+
+
+def _rates_row(sweep: SweepSummary, cell: Cell) -> list[Item]:
+    steps = cell.step_ms or (None, None, None)
+    trials = cell.tokens_per_second.count if cell.tokens_per_second is not None else 0
+    return [
+        document.whole(cell.active_ranks),
+        document.whole(cell.batch_size),
+        document.whole(trials),
+        rate(sweep, cell),
+        document.decimals(cell.rank_tokens_per_second, digits(sweep)),
+        document.decimals(cell.total_tokens_per_second, digits(sweep)),
+        document.decimals(cell.batch_seconds, 2),
+        document.decimals(cell.prefill_seconds, 3),
+        *(document.decimals(step, 1) for step in steps),
+    ]
+
+
+def _costs_row(cell: Cell) -> list[Item]:
+    def percent(value: float | None) -> Item:
+        return document.NOT_AVAILABLE if value is None else Item(value, f"{value:.0f} %")
+
+    return [
+        document.whole(cell.active_ranks),
+        document.whole(cell.batch_size),
+        document.share(cell.padding_waste, 1),
+        document.share(cell.idle, 1),
+        document.gibibytes(cell.peak_memory_bytes),
+        percent(cell.busy_percent),
+        percent(cell.dram_percent),
+        percent(cell.tensor_percent),
+        document.decimals(cell.power_watts, 0),
+        document.decimals(cell.tokens_per_joule, 2),
+        document.share(cell.mbu, 1),
+    ]

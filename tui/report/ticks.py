@@ -1,0 +1,49 @@
+"""Where an axis has its ticks, and how they read. Pure arithmetic."""
+
+import math
+
+import msgspec
+
+LEAST_TOP = 1e-9
+"""Below this an axis is drawn as if its largest value were 1: there is nothing to see."""
+
+
+class Ticks(msgspec.Struct, frozen=True):
+    """Values from zero in even steps of 1, 2 or 5 times a power of ten, the last at or above the largest value."""
+
+    values: list[float]
+    decimals: int
+
+    def label(self, value: float) -> str:
+        return f"{value:,.{self.decimals}f}"
+
+
+def nice_ticks(top: float, most: int = 6, *, whole: bool = False) -> Ticks:
+    """Ticks for values from 0 to `top`, with at most `most` steps (two or more); `whole` has steps of 1 or more."""
+    if not LEAST_TOP <= top < math.inf:
+        top = 1.0
+    exponent = math.floor(math.log10(top / most)) - 1
+    if whole:
+        exponent = max(0, exponent)
+    while True:
+        for mantissa in (1, 2, 5):
+            count = _steps(top, mantissa, exponent)
+            if count <= most:
+                values = [_value(place, mantissa, exponent) for place in range(count + 1)]
+                return Ticks(values, max(0, -exponent))
+        exponent += 1
+
+
+def _value(place: int, mantissa: int, exponent: int) -> float:
+    # One correctly rounded operation: 3 x 0.1 would be 0.30000000000000004.
+    return float(place * mantissa * 10**exponent) if exponent >= 0 else place * mantissa / 10**-exponent
+
+
+def _steps(top: float, mantissa: int, exponent: int) -> int:
+    """The least number of steps that reach `top`."""
+    count = max(1, math.ceil(top / _value(1, mantissa, exponent)))
+    while count > 1 and _value(count - 1, mantissa, exponent) >= top:
+        count -= 1
+    while _value(count, mantissa, exponent) < top:
+        count += 1
+    return count

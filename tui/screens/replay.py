@@ -1,0 +1,147 @@
+"""The dashboard of a replay: the screen of a run, with a transport in place of the knobs.
+
+Knows keys and layout; where the replay stands is its source's business, what a moment looks like the run screen's.
+"""
+
+from collections.abc import Iterable
+from typing import ClassVar
+
+from msgspec.structs import replace
+from textual.binding import Binding, BindingType
+from textual.screen import Screen
+from textual.widget import Widget
+from textual.widgets import Input
+
+from runner.state import ToViewer
+from tui.app import REPAINT_SECONDS, RankdeckApp
+from tui.knobs import ASKED_FOR
+from tui.replay import ReplaySource
+from tui.screens.run import RunScreen
+from tui.text import Line
+from tui.widgets.lines import Lines
+from tui.widgets.notice import notice_lines
+from tui.widgets.transport import transport_line
+
+STEP, SMALL_STEP = 10, 1
+
+_SPEED, _SEEK = Binding.Group("Speed"), Binding.Group(f"{STEP} s")
+
+_NOT_INHERITED = ("knob.", "run.pause", "run.detach", "run.stop", "run.sweep", "app.leave", "run.help")
+"""What the ids of those keys of a run begin with that a replay has not, or has of its own."""
+
+
+def _seek(keys: str, action: str, description: str, tooltip: str, *, show: bool = False) -> Binding:
+    name = f"replay.{description.lower().replace(' ', '_')}"
+    # Views have the arrow keys too, though nothing in them moves sideways: ours are asked, and listed, before.
+    group, priority = (_SEEK, True) if show else (None, False)
+    return Binding(keys, action, description, id=name, tooltip=tooltip, group=group, show=show, priority=priority)
+
+
+class ReplayScreen(RunScreen, inherit_bindings=False):
+    """A moment of a run, and where in the replay it is."""
+
+    app: "ReplayApp"
+
+    LINES_AROUND = RunScreen.LINES_AROUND + 1
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        *Screen.BINDINGS,
+        Binding("q", "app.leave", "Quit", id="app.leave", tooltip="Leave the replay"),
+        Binding(
+            "question_mark", "app.help", "Help", key_display="?", id="run.help", tooltip="Every key, and the words"
+        ),
+        Binding("space", "play", "Pause", id="replay.play", tooltip="Pause, or go on; at the end, from the beginning"),
+        _seek("left", f"seek(-{STEP})", "Back", f"{STEP} seconds back", show=True),
+        _seek("right", f"seek({STEP})", "Forward", f"{STEP} seconds forward", show=True),
+        Binding(
+            "minus,underscore", "speed(False)", "Slower", id="replay.slower", tooltip="Half the speed", group=_SPEED
+        ),
+        Binding(
+            "plus,equals_sign", "speed(True)", "Faster", id="replay.faster", tooltip="Twice the speed", group=_SPEED
+        ),
+        _seek("comma,shift+left", f"seek(-{SMALL_STEP})", "A little back", f"{SMALL_STEP} second back"),
+        _seek("full_stop,shift+right", f"seek({SMALL_STEP})", "A little forward", f"{SMALL_STEP} second forward"),
+        _seek("less_than_sign,0", "edge(0)", "To the beginning", "To the beginning"),
+        _seek("greater_than_sign,9", "edge(1)", "To the end", "To the end, where the summary is"),
+        *(
+            key
+            for key in RunScreen.BINDINGS
+            if isinstance(key, Binding) and not (key.id or "").startswith(_NOT_INHERITED)
+        ),
+    ]
+
+    def compose_below(self) -> Iterable[Widget]:
+        yield Lines(id="transport")
+
+    def on_mount(self) -> None:
+        super().on_mount()
+        self._transport = self.query_one("#transport", Lines)
+        self.set_interval(REPAINT_SECONDS, self._draw_transport)
+
+    def _draw(self) -> None:
+        super()._draw()
+        self._draw_transport()
+
+    def _draw_transport(self) -> None:
+        if self.size.width:
+            line = transport_line(self.app.replay.transport, self.size.width - 2, self.app.stops)
+            self._transport.show([line])
+
+    def _notice_lines(self, width: int) -> list[Line]:
+        state = self._state
+        if state.paused == ASKED_FOR:
+            # The words for a live run name the key that lets it go on; here that key is the replay's.
+            lines = notice_lines(replace(state, paused=None), width)
+            return [*lines, (("‖ the run was paused here, as asked for", "warn"),)]
+        return notice_lines(state, width)
+
+    # --- keys -----------------------------------------------------------------------------------
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Who types into a field moves in it by the arrow keys."""
+        return not isinstance(self.focused, Input) if action == "seek" else super().check_action(action, parameters)
+
+    def action_play(self) -> None:
+        self.app.replay.play_or_pause()
+        self._draw_transport()
+
+    def action_seek(self, seconds: float) -> None:
+        self.app.replay.seek_by(seconds)
+        self._draw_transport()
+
+    def action_edge(self, end: int) -> None:
+        self.app.replay.seek_to(self.app.replay.journal.length if end else 0.0)
+        self._draw_transport()
+
+    def action_speed(self, up: bool) -> None:
+        if not self.app.replay.change_speed(up=up):
+            self.app.say("It cannot be played faster." if up else "It cannot be played slower.")
+        self._draw_transport()
+
+
+class ReplayApp(RankdeckApp):
+    """The dashboard, fed from a journal; `stops` says why the journal stops before the run's end, if it does."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding(
+            "ctrl+c", "interrupt", "Leave", id="app.interrupt", tooltip="Leave the replay", show=False, priority=True
+        ),
+    ]
+
+    def __init__(self, replay: ReplaySource, stops: str = "") -> None:
+        super().__init__(replay, steerable=False)
+        self.replay = replay
+        self.stops = stops
+
+    def new_run_screen(self) -> RunScreen:
+        return ReplayScreen()
+
+    def on_mount(self) -> None:
+        super().on_mount()
+        for note in self.replay.journal.notes:
+            self.say(note)
+
+    def _take(self, message: ToViewer) -> None:
+        super()._take(message)
+        # The source keeps the answers: after a step back in time there are fewer.
+        self._book = self.replay.book

@@ -1,0 +1,149 @@
+"""A sweep as lines of a log: what is to be measured, a line per trial, and at the end everything that was found.
+
+Aligned text without colours. Figures and sentences are those of runner.sweep_figures; reasons are data. Pure.
+"""
+
+from collections.abc import Callable, Sequence
+
+from runner.state import RunState
+from runner.sweep_figures import Cell, Scaling, SweepSummary, summarise_sweep
+from runner.trials import SweepState, TrialRecord
+from tui.sweep_words import (
+    best_command,
+    best_words,
+    how_measured,
+    plan_words,
+    rate_places,
+    scaling_shown,
+    setting,
+    standing,
+)
+from tui.text import gib, pad, percent, some, visible
+
+Row = Sequence[str]
+
+_OUTCOMES = {"out_of_memory": "out of memory", "skipped": "skipped", "failed": "failed", "measured": "measured"}
+
+
+def sweep_start_lines(state: RunState, sweep: SweepState) -> list[str]:
+    """What is to be measured, and how."""
+    sizes = ",".join(map(str, sorted(set(sweep.plan.batch_sizes))))
+    ranks = ",".join(map(str, sorted(set(sweep.plan.ranks))))
+    length = state.config.length_mode if state.config is not None else ""
+    lines = [
+        f"sweep of {plan_words(sweep.plan)}; batch sizes {sizes}, ranks {ranks}",
+        f"sweep: {visible(how_measured(sweep, length))}",
+    ]
+    if sweep.records:
+        lines.append(f"sweep: taken up again after {len(sweep.records):,} of {some(len(sweep.trials), 'trial')}")
+    return lines
+
+
+def trial_line(record: TrialRecord, trials: int) -> str:
+    """`trial 7 of 18: 2 ranks x batch size 16: 143.2 tok/s (3 rounds, 14.1 s)`, or why there is no figure."""
+    trial, result = record.trial, record.result
+    head = f"trial {trial.number:,} of {trials:,}: {setting(trial.active_ranks, trial.batch_size)}"
+    if result is None:
+        return f"{head}: {_why(record.outcome, record.reason)}"
+    rounds = some(result.rounds, "round")
+    return f"{head}: {result.tokens_per_second:,.1f} tok/s ({rounds}, {result.seconds:,.1f} s)"
+
+
+def sweep_lines(state: RunState, sweep: SweepState) -> list[str]:
+    """All that a sweep found so far: the cells, the knees, how it scales, and the best setting as a command."""
+    summary = summarise_sweep(sweep)
+    lines = [
+        f"sweep {visible(standing(state, sweep))}; {summary.measured:,} of {some(summary.trials, 'trial')} measured"
+    ]
+    lines += _cells(summary)
+    lines += [f"knee at {some(knee.active_ranks, 'rank')}: {knee.sentence}" for knee in summary.knees]
+    lines += _scaling(scaling_shown(summary), rate_places(summary.cells))
+    if summary.best is None:
+        return [*lines, "best: no setting could be measured"]
+    return [
+        *lines,
+        f"best: {best_words(summary.best, rate_places(summary.cells))}",
+        f"run it: {visible(' '.join(best_command(state, summary.best)))}",
+    ]
+
+
+def _why(outcome: str | None, reason: str | None) -> str:
+    words = _OUTCOMES.get(outcome or "", "not run")
+    return f"{words}: {visible(reason)}" if reason else words
+
+
+def _number(places: int) -> Callable[[float | None], str | None]:
+    return lambda value: None if value is None else f"{value:,.{places}f}"
+
+
+_FIGURES: tuple[tuple[str, Callable[[Cell], str | None]], ...] = (
+    ("tok/s per rank", lambda cell: _number(1)(cell.rank_tokens_per_second)),
+    ("total tok/s", lambda cell: _number(1)(cell.total_tokens_per_second)),
+    ("ms/step p50", lambda cell: _number(1)(cell.step_ms[0] if cell.step_ms else None)),
+    ("p90", lambda cell: _number(1)(cell.step_ms[1] if cell.step_ms else None)),
+    ("p99", lambda cell: _number(1)(cell.step_ms[2] if cell.step_ms else None)),
+    ("prefill s", lambda cell: _number(3)(cell.prefill_seconds)),
+    ("batch s", lambda cell: _number(2)(cell.batch_seconds)),
+    ("padding waste", lambda cell: None if cell.padding_waste is None else percent(cell.padding_waste)),
+    ("idle", lambda cell: None if cell.idle is None else percent(cell.idle)),
+    ("peak GiB", lambda cell: None if cell.peak_memory_bytes is None else gib(cell.peak_memory_bytes)),
+    ("busy %", lambda cell: _number(0)(cell.busy_percent)),
+    ("DRAM %", lambda cell: _number(0)(cell.dram_percent)),
+    ("tensor %", lambda cell: _number(0)(cell.tensor_percent)),
+    ("watts", lambda cell: _number(0)(cell.power_watts)),
+    ("tok/J", lambda cell: _number(2)(cell.tokens_per_joule)),
+    ("MBU", lambda cell: None if cell.mbu is None else percent(cell.mbu)),
+)
+
+
+def _cells(summary: SweepSummary) -> list[str]:
+    """A line per setting; figures that no setting has are named once instead of standing empty everywhere."""
+    measured = [cell for cell in summary.cells if cell.tokens_per_second is not None]
+    there = [(name, of) for name, of in _FIGURES if any(of(cell) is not None for cell in measured)]
+    places = rate_places(summary.cells)
+    rows: list[Row] = [("ranks", "batch size", "tok/s", "± 95 %", "trials", *(name for name, _ in there))]
+    for cell in summary.cells:
+        estimate = cell.tokens_per_second
+        if estimate is None:
+            rows.append((str(cell.active_ranks), str(cell.batch_size), _why(cell.outcome, cell.reason)))
+            continue
+        half = "" if estimate.half_width is None else f"{estimate.half_width:,.{places}f}"
+        figures = [of(cell) or "n/a" for _, of in there]
+        rows.append(
+            (
+                str(cell.active_ranks),
+                str(cell.batch_size),
+                f"{estimate.mean:,.{places}f}",
+                half,
+                str(estimate.count),
+                *figures,
+            )
+        )
+    lines = _aligned(rows)
+    missing = [name for name, _ in _FIGURES if name not in dict(there)]
+    return [*lines, f"not available: {', '.join(missing)}"] if measured and missing else lines
+
+
+def _scaling(rows: Sequence[Scaling], places: int) -> list[str]:
+    if not rows:
+        return []
+    table: list[Row] = [("ranks", "tok/s", "± 95 %", "speedup", "efficiency")]
+    for each in rows:
+        half = "" if each.half_width is None else f"{each.half_width:,.{places}f}"
+        rate = f"{each.tokens_per_second:,.{places}f}"
+        table.append((str(each.active_ranks), rate, half, f"{each.speedup:.2f}", percent(each.efficiency)))
+    return [f"scaling at batch size {rows[0].batch_size}:", *_aligned(table)]
+
+
+def _aligned(rows: Sequence[Row]) -> list[str]:
+    """Columns to the right; a row shorter than the first ends in words, which need no column."""
+    whole = [row for row in rows if len(row) == len(rows[0])]
+    sizes = [max(len(row[place]) for row in whole) for place in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        cells = [
+            pad(text, size, "right") if len(row) == len(rows[0]) or place + 1 < len(row) else text
+            for place, (text, size) in enumerate(zip(row, sizes, strict=False))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return lines

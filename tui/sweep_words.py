@@ -1,0 +1,214 @@
+"""How a sweep is said in words: its settings, where it stands, what it found, the command of its best setting.
+
+For every view, with a screen and without. Figures are runner.sweep_figures'; none is made here. Pure.
+"""
+
+import re
+import shlex
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from runner.config import RunConfig
+from runner.forecast import eta_seconds
+from runner.state import RunState
+from runner.sweep_figures import Cell, Estimate, Scaling, SweepSummary, scaling
+from runner.trials import SweepPlan, SweepState, Trial
+from tui.text import clock, count, some
+
+MOST_NUMBERS = 1000
+"""More numbers in one field, as a range may have them, are a typing error."""
+
+
+def shown_sweep(state: RunState) -> SweepState | None:
+    """The sweep to show: the one that runs or ran, else the one that is planned."""
+    if state.sweep is not None:
+        return state.sweep
+    plan = state.config.sweep if state.config is not None else None
+    return SweepState(plan=plan, trials=()) if plan is not None else None
+
+
+def only_measures(state: RunState) -> bool:
+    """Whether trials, not prompts, are the work that is done now, or was."""
+    sweep = shown_sweep(state)
+    return sweep is not None and (state.sweeping or state.sweep is None or not sweep.plan.outputs)
+
+
+def planned(plan: SweepPlan) -> int:
+    """How many trials the plan has."""
+    return len(set(plan.batch_sizes)) * len(set(plan.ranks)) * plan.repeats
+
+
+def fewest_prompts(plan: SweepPlan) -> int:
+    """How many prompts the trials take at least, where their answers are kept."""
+    return plan.least_rounds * plan.repeats * sum(set(plan.batch_sizes)) * sum(set(plan.ranks))
+
+
+def number_at_hand(sweep: SweepState) -> int:
+    """Which trial of the order it is; between two of them the next."""
+    if sweep.current is not None:
+        return sweep.current.number
+    return min(len(sweep.records) + 1, max(1, len(sweep.trials)))
+
+
+def trial_of(sweep: SweepState) -> str:
+    """`trial 7 of 18`"""
+    return f"trial {number_at_hand(sweep):,} of {len(sweep.trials):,}"
+
+
+def setting(active_ranks: int, batch_size: int) -> str:
+    """`2 ranks x batch size 16`"""
+    return f"{some(active_ranks, 'rank')} x batch size {batch_size}"
+
+
+def short_setting(trial: Trial) -> str:
+    """`2 ranks x 16`"""
+    return f"{some(trial.active_ranks, 'rank')} x {trial.batch_size}"
+
+
+def what_happens(sweep: SweepState) -> str:
+    """What is done with the trial at hand."""
+    if sweep.current is None:
+        return "between trials"
+    return "measuring" if sweep.measuring else "warming up"
+
+
+def how_measured(sweep: SweepState, length_mode: str) -> str:
+    """What a trial is, its repeats, what the noise is, and what MBU is of."""
+    plan = sweep.plan
+    often = "" if plan.repeats == 1 else f"{plan.repeats} repeats, each in another order; "
+    noise = "" if plan.repeats == 1 else "; ± 95 % interval"
+    words = (
+        f"{often}whole rounds after a warm-up, at least {plan.least_rounds} and "
+        f"{plan.least_seconds:g} s; {length_mode}{noise}"
+    )
+    if sweep.bandwidth_bytes_per_second is not None:
+        source = f" ({sweep.bandwidth_source})" if sweep.bandwidth_source else ""
+        words += f"; MBU of {sweep.bandwidth_bytes_per_second / 1e9:,.0f} GB/s{source}"
+    return words
+
+
+def plan_words(plan: SweepPlan) -> str:
+    """`18 trials: 3 batch sizes x 2 numbers of ranks x 3 repeats`"""
+    sizes, ranks = len(set(plan.batch_sizes)), len(set(plan.ranks))
+    return (
+        f"{some(planned(plan), 'trial')}: {some(sizes, 'batch size')} x "
+        f"{some(ranks, 'number of ranks', 'numbers of ranks')} x {some(plan.repeats, 'repeat')}"
+    )
+
+
+def rate_places(found: Sequence[Cell]) -> int:
+    """Digits after the point of all tokens/s of a table, so that the points stand below one another."""
+    rates = [cell.tokens_per_second.mean for cell in found if cell.tokens_per_second is not None]
+    return 0 if max(rates, default=0.0) >= 10_000 else 1
+
+
+def estimate_words(estimate: Estimate, places: int = 1) -> str:
+    """`143.2 ± 3.1`, or the mean alone where there is no noise to be told."""
+    mean = f"{estimate.mean:,.{places}f}"
+    return mean if estimate.half_width is None else f"{mean} ± {estimate.half_width:,.{places}f}"
+
+
+def best_words(best: Cell, places: int = 1) -> str:
+    """`2 ranks x batch size 16: 143.2 ± 3.1 tok/s`"""
+    assert best.tokens_per_second is not None
+    return f"{setting(best.active_ranks, best.batch_size)}: {estimate_words(best.tokens_per_second, places)} tok/s"
+
+
+def scaling_shown(summary: SweepSummary) -> list[Scaling]:
+    """Scaling at the best cell's batch size; where it was run with one number of ranks only, at the next best's."""
+    measured = [cell for cell in summary.cells if cell.tokens_per_second is not None]
+    by_rate = sorted(
+        measured, key=lambda cell: cell.tokens_per_second.mean if cell.tokens_per_second else 0.0, reverse=True
+    )
+    return next((rows for cell in by_rate if (rows := scaling(summary.cells, cell.batch_size))), [])
+
+
+def true_knees(summary: SweepSummary) -> list[tuple[int, int]]:
+    """Ranks and batch size where growth was seen to end: a larger batch was measured, and gained too little."""
+    return [(knee.active_ranks, knee.batch_size) for knee in summary.knees if knee.ended]
+
+
+def standing(state: RunState, sweep: SweepState) -> str:
+    """Where the sweep stands, in words."""
+    done, of = len(sweep.records), len(sweep.trials)
+    if sweep.settled is not None:
+        return f"settled: {sweep.settled}"
+    if state.ended is not None:
+        return f"{state.ended.status} after {done:,} of {some(of or planned(sweep.plan), 'trial')}"
+    if state.sweep is None:
+        return f"{some(planned(sweep.plan), 'trial')} planned, from the moment all ranks are ready"
+    if sweep.current is None:
+        return trial_of(sweep)
+    return f"{trial_of(sweep)}: {setting(sweep.current.active_ranks, sweep.current.batch_size)}"
+
+
+def sweep_progress_line(state: RunState, sweep: SweepState) -> str:
+    """How far a sweep is, in one line of a log."""
+    repeat = f", repeat {sweep.current.repeat} of {sweep.plan.repeats}" if sweep.current is not None else ""
+    eta = f", ETA {clock(eta_seconds(state))}" if eta_seconds(state) is not None else ""
+    return f"{standing(state, sweep)}{repeat}, {what_happens(sweep)}; {state.rate_now:.0f} tok/s now{eta}"
+
+
+# --- the command ------------------------------------------------------------------------------------
+
+_SAID_IF_CHANGED = ("max_new_tokens", "order", "device", "dtype", "engine", "temperature", "top_p", "top_k", "seed")
+_SWITCHES = ("chat", "do_sample", "ignore_eos")
+
+
+def best_command(state: RunState, best: Cell) -> list[str]:
+    """The parts of the command that runs all prompts at the best setting, quoted for a shell; none is to be broken."""
+    config = state.config
+    if config is None:
+        return []
+    defaults = RunConfig(prompts="")
+    parts = ["rankdeck run", shlex.quote(_prompts(state, config)), f"--model {shlex.quote(config.model)}"]
+    parts += [
+        f"{_flag(name)} {shlex.quote(str(value))}"
+        for name in (*_SAID_IF_CHANGED, "limit", "column")
+        if (value := getattr(config, name)) != getattr(defaults, name)
+    ]
+    parts += [_flag(name) for name in _SWITCHES if getattr(config, name)]
+    return [*parts, f"--batch-size {best.batch_size}", f"--ranks {best.active_ranks}"]
+
+
+def _prompts(state: RunState, config: RunConfig) -> str:
+    # What came from standing input is gone, but for the run's own copy.
+    return f"{state.directory}/prompts.jsonl" if config.prompts == "-" else config.prompts
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+# --- numbers as typed -------------------------------------------------------------------------------
+
+
+def read_numbers(text: str, *, most: int) -> list[int]:
+    """Whole numbers from 1 to `most` as typed: `1,2,4`, `1 2 4`, `1-8`; in order, each once.
+
+    Raises:
+        ValueError: what is wrong, said for people.
+    """
+    words = [word for word in re.split(r"[,\s]+", text.strip()) if word]
+    if not words:
+        raise ValueError("needs whole numbers, as in 1,2,4")
+    numbers: set[int] = set()
+    for word in words:
+        found = re.fullmatch(r"([0-9]{1,9})(?:-([0-9]{1,9}))?", word)
+        if found is None:
+            raise ValueError(f"must be whole numbers, as in 1,2,4 or 1-4, not {word!r}")
+        first, last = int(found[1]), int(found[2] or found[1])
+        if not 1 <= first <= last <= most:
+            raise ValueError(f"must be numbers from 1 to {count(most)}, not {word}")
+        if len(numbers) + last - first >= MOST_NUMBERS:
+            raise ValueError(f"has more than {count(MOST_NUMBERS)} numbers")
+        numbers.update(range(first, last + 1))
+    return sorted(numbers)
+
+
+def with_plan(config: RunConfig, plan: SweepPlan) -> RunConfig:
+    """The run's settings with this plan, to be checked as any others are."""
+    changed: dict[str, Any] = {"sweep": plan}
+    return msgspec.structs.replace(config, **changed)

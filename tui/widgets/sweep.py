@@ -1,0 +1,148 @@
+"""The Sweep view: how far, the table of settings, the charts. Gives each panel its lines and its room, no figures."""
+
+from functools import partial
+from typing import ClassVar
+
+from textual.app import ComposeResult
+from textual.containers import Container, VerticalScroll
+
+from runner.state import RunState
+from runner.sweep_figures import SweepSummary, summarise_sweep
+from runner.trials import SweepState
+from tui.sweep_words import shown_sweep
+from tui.text import Line
+from tui.widgets.lines import Panel
+from tui.widgets.sweep_chart import knee_lines, scaling_lines, scaling_title, sizes_chart
+from tui.widgets.sweep_status import empty_lines, how_lines, status_lines
+from tui.widgets.sweep_table import table_lines
+
+LEAST_CHART, MOST_CHART = 10, 20
+"""Lines of the chart: what it needs to be read, and where more would tell no more."""
+
+
+TEXTS = ("sweep-status", "sweep-how")
+
+BESIDE_FROM = 110
+"""From so many cells on the two charts stand side by side."""
+
+
+class SweepView(VerticalScroll, can_focus=True):
+    """Panels from top to bottom; where the table is higher than the screen, the charts stand above it."""
+
+    DEFAULT_CSS: ClassVar[str] = """
+    SweepView {
+        height: 1fr;
+        overflow-x: hidden;
+        overflow-y: auto;
+        scrollbar-size-vertical: 1;
+        scrollbar-color: $border;
+        scrollbar-background: $background;
+        scrollbar-background-hover: $background;
+        scrollbar-background-active: $background;
+        background: $background;
+    }
+    SweepView #sweep-charts { height: auto; layout: vertical; }
+    SweepView #sweep-charts.-beside { layout: horizontal; }
+    SweepView #sweep-charts.-beside #sweep-sizes { width: 1fr; }
+    SweepView #sweep-charts.-beside #sweep-scaling { width: 46; }
+    SweepView #sweep-status.-alone { min-height: 100%; }
+    """
+
+    def compose(self) -> ComposeResult:
+        yield Panel("Sweep", id="sweep-status")
+        yield Panel("Settings", id="sweep-table")
+        with Container(id="sweep-charts"):
+            yield Panel("Batch sizes", id="sweep-sizes")
+            yield Panel("Scaling", id="sweep-scaling")
+        yield Panel("How it is measured", id="sweep-how")
+
+    def on_mount(self) -> None:
+        self._panels = {panel.id: panel for panel in self.query(Panel)}
+        self._charts = self.query_one("#sweep-charts")
+        self._table_first = True
+        self._state: RunState | None = None
+        self._summarised: tuple[SweepState, SweepSummary] | None = None
+
+    def show(self, state: RunState) -> None:
+        """Show `state`; panels that would look the same paint nothing."""
+        self._state = state
+        self._draw()
+
+    def on_resize(self) -> None:
+        self._draw()
+
+    def _draw(self) -> None:
+        state = self._state
+        if state is None or not self.size.width:
+            return
+        sweep = shown_sweep(state)
+        for name in ("sweep-table", "sweep-sizes", "sweep-scaling", "sweep-how"):
+            self._panels[name].display = sweep is not None
+        self._panels["sweep-status"].set_class(sweep is None, "-alone")
+        if sweep is None:
+            self._panels["sweep-status"].draw(partial(_empty, state))
+            return
+        summary = self._summary(sweep)
+        self._panels["sweep-status"].draw(partial(_status, state, sweep, summary))
+        self._panels["sweep-table"].draw(partial(_table, state, sweep, summary))
+        self._panels["sweep-how"].draw(partial(_how, state, sweep))
+        chart = self._chart_height(len(summary.cells) + 1, len(summary.knees))
+        self._panels["sweep-sizes"].draw(partial(_sizes, sweep, summary, chart))
+        several = len(set(sweep.plan.ranks)) > 1
+        self._charts.set_class(several and self.size.width >= BESIDE_FROM, "-beside")
+        self._panels["sweep-scaling"].display = several
+        if several:
+            room = chart + max(1, len(summary.knees))
+            self._panels["sweep-scaling"].draw(partial(_scaling, sweep, summary, room), scaling_title(summary))
+        self._arrange(len(summary.cells) + 1)
+
+    def _summary(self, sweep: SweepState) -> SweepSummary:
+        """The figures, made again only when a trial is over: a tick changes none."""
+        if self._summarised is not None:
+            before, summary = self._summarised
+            if before.records is sweep.records and before.plan == sweep.plan:
+                return summary
+        summary = summarise_sweep(sweep)
+        self._summarised = (sweep, summary)
+        return summary
+
+    def _chart_height(self, table: int, knees: int) -> int:
+        """What the other panels leave of the screen, within what makes sense."""
+        frame = self._panels["sweep-table"].gutter.height
+        width = self.size.width - 4
+        texts = [self._panels[name].get_content_height(self.size, self.size, width) for name in TEXTS]
+        return max(LEAST_CHART, min(MOST_CHART, self.size.height - table - sum(texts) - 4 * frame - max(1, knees)))
+
+    def _arrange(self, table: int) -> None:
+        first = table <= self.size.height
+        if first == self._table_first:
+            return
+        self._table_first = first
+        if first:
+            self.move_child(self._charts, after=self._panels["sweep-table"])
+        else:
+            self.move_child(self._charts, before=self._panels["sweep-table"])
+
+
+def _empty(state: RunState, width: int, height: int) -> list[Line]:
+    return empty_lines(state, width)
+
+
+def _status(state: RunState, sweep: SweepState, summary: SweepSummary, width: int, height: int) -> list[Line]:
+    return status_lines(state, sweep, summary, width)
+
+
+def _table(state: RunState, sweep: SweepState, summary: SweepSummary, width: int, height: int) -> list[Line]:
+    return table_lines(state, sweep, summary, width)
+
+
+def _how(state: RunState, sweep: SweepState, width: int, height: int) -> list[Line]:
+    return how_lines(state, sweep, width)
+
+
+def _sizes(sweep: SweepState, summary: SweepSummary, chart: int, width: int, height: int) -> list[Line]:
+    return [*sizes_chart(sweep.plan, summary, width, chart), *knee_lines(summary, width)]
+
+
+def _scaling(sweep: SweepState, summary: SweepSummary, room: int, width: int, height: int) -> list[Line]:
+    return scaling_lines(sweep.plan, summary, width, room)
