@@ -12,7 +12,7 @@ from runner.answers import Answers, answers
 from runner.config import MAX_BATCH_SIZE
 from runner.cost_model import CostModel, fit
 from runner.costs import CostPoint
-from runner.plan import shares
+from runner.plan import PlanRow, predict, shares
 from runner.scheduler import batches_needed
 from runner.state import RankState, RunState
 
@@ -82,6 +82,18 @@ def what_if(state: RunState) -> list[WhatIf]:
                 )
             )
     return found
+
+
+def whole_file(state: RunState, ranks: int, batch_size: int) -> PlanRow | None:
+    """All prompts of the run at one setting, from their beginning: what a sweep's best cell would make of its file.
+
+    The cell itself is of full batches; a file seldom fills its last round. None where nothing was measured.
+    """
+    model = _fit(state.costs) if state.costs else None
+    if model is None or state.config is None or not state.prompts:
+        return None
+    length = _length(state.costs, state.lengths, state.config.max_new_tokens, state.config.ignore_eos)
+    return predict(model, length, prompts=state.prompts, ranks=[ranks], batch_sizes=[batch_size]).rows[0]
 
 
 _fit = functools.lru_cache(maxsize=4)(fit)

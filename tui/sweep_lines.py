@@ -5,6 +5,7 @@ Aligned text without colours. Figures and sentences are those of runner.sweep_fi
 
 from collections.abc import Callable, Sequence
 
+from runner.forecast import whole_file
 from runner.state import RunState
 from runner.sweep_figures import Cell, Scaling, SweepSummary, summarise_sweep
 from runner.trials import SweepState, TrialRecord
@@ -64,6 +65,18 @@ def sweep_lines(state: RunState, sweep: SweepState) -> list[str]:
         *lines,
         f"best: {best_words(summary.best, rate_places(summary.cells))}",
         f"run it: {visible(' '.join(best_command(state, summary.best)))}",
+        *file_lines(state, summary.best),
+    ]
+
+
+def file_lines(state: RunState, best: Cell) -> list[str]:
+    """What the best setting would make of the file: its last round is seldom full, as those measured were."""
+    row = whole_file(state, best.active_ranks, best.batch_size)
+    if row is None:
+        return []
+    return [
+        f"predicted for the {some(state.prompts, 'prompt')} of the file: {row.seconds:,.1f} s in "
+        f"{some(row.rounds, 'round')}, {row.tokens_per_second:,.1f} tok/s"
     ]
 
 

@@ -12,6 +12,7 @@ from runner.forecast import eta_seconds
 from runner.state import RunState
 from runner.sweep_figures import SweepSummary
 from runner.trials import SweepState
+from tui.sweep_lines import file_lines
 from tui.sweep_words import (
     best_command,
     best_words,
@@ -123,6 +124,7 @@ def _best(state: RunState, summary: SweepSummary, width: int, *, over: bool) -> 
     lines.extend(((" " * (len(label) + 2), ""), (part, "strong")) for part in rest)
     if over:
         lines.extend(command_lines(best_command(state, best), width))
+        lines.extend(((part, "dim"),) for words in file_lines(state, best) for part in wrap(words, width))
     return lines
 
 
