@@ -35,7 +35,12 @@ class Advice(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def advise(state: RunState) -> list[Advice]:
-    """Everything worth saying now, most useful first; empty before there is evidence and after the end's last word."""
+    """Everything worth saying now, most useful first; empty before there is evidence and after the end's last word.
+
+    A sweep gets none: its trials turn the knobs on purpose.
+    """
+    if state.sweep is not None and (state.sweeping or not state.sweep.plan.outputs):
+        return []
     return [advice for rule in RULES for advice in rule(state)]
 
 
@@ -67,7 +72,7 @@ def _padding(state: RunState) -> Iterator[Advice]:
 
 def _idle(state: RunState) -> Iterator[Advice]:
     # A pause, a rank left inactive for a while or a relaunch leave idle time behind that nobody needs advice on.
-    explained = state.attempt > 1 or any(mark.kind in ("pause", "active ranks", "taken up") for mark in state.marks)
+    explained = state.attempt > 1 or any(mark.kind in ("pause", "active ranks", "taken up", "trial") for mark in state.marks)
     if explained or state.paused or state.seconds < LEAST_SECONDS or state.phase != "running":
         return
     for rank in state.ranks[: state.active_ranks]:

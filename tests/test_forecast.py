@@ -147,3 +147,21 @@ def test_a_million_prompts_are_foretold_in_less_than_a_millisecond():
     for _ in range(100):
         forecast.remaining_seconds(state)
     assert (time.perf_counter() - began) / 100 < 1e-3
+
+
+def test_the_end_is_predicted_where_a_batch_was_measured_and_else_by_the_pace() -> None:
+    state = running()
+    assert forecast.eta_seconds(state) == forecast.remaining_seconds(state)
+    unmeasured = running(costs=(), first_batch_at=990.0)
+    assert forecast.remaining_seconds(unmeasured) is None
+    assert forecast.eta_seconds(unmeasured) == unmeasured.eta_seconds is not None
+    assert forecast.eta_seconds(running(phase="loading")) is None
+
+
+def test_what_a_setting_makes_of_the_whole_file_counts_its_last_round() -> None:
+    row = forecast.whole_file(running(prompts=100), 2, 16)
+    assert row is not None
+    assert row.rounds == 4
+    # 100 prompts in four rounds of two ranks: twelve or thirteen rows each, never sixteen.
+    assert row.seconds == pytest.approx(4 * batch_seconds(12.5), rel=0.05)
+    assert forecast.whole_file(running(costs=()), 2, 16) is None

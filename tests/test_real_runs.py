@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from runner import models, rundir, start
+from runner import models, protocol, rundir, start
 from runner.config import RunConfig
 from tests.chaos import Flight, wrong_with
 from tests.conftest import ROOT
@@ -152,3 +152,39 @@ async def test_chaos_with_accelerates_own_ranks_ends_like_an_undisturbed_run(tin
     assert sum(action.startswith("kill") for flight in flights for action in flight.did) >= 2, "chaos came too late"
     for flight in flights:
         assert wrong_with(flight.directory, prompts, lambda index, _: undisturbed[index]) == [], flight.did
+
+
+def test_a_sweep_loads_once_measures_and_tells_the_same_in_plan_report_and_replay(tmp_path: Path) -> None:
+    source, sweep = tmp_path / "p.txt", tmp_path / "sweep"
+    source.write_text("".join(f"{prompt}\n" for prompt in STORIES))
+    command = ["sweep", str(source), "--model", "demo", "--device", "cpu", "--plain", "--run-dir", str(sweep)]
+    command += ["--batch-sizes", "1,3", "--ranks", "1,2", "--repeats", "1", "--seconds", "0", "--max-new-tokens", "8"]
+    done = rankdeck(*command)
+    assert done.returncode == 0, done.stdout + done.stderr
+    events = list(rundir.read_events(sweep))
+    assert sum(isinstance(event, protocol.RankReady) for event in events) == 2, "the model is loaded once per rank"
+    run = rundir.read_run_file(sweep)
+    assert run.sweep is not None
+    assert run.sweep.measured == run.sweep.trials == 4
+    for record in run.sweep.records:
+        assert record.result is not None
+        # Fixed length: every row has all its tokens, padding and warm-up are not among them.
+        assert record.result.output_tokens == 8 * 2 * record.trial.active_ranks * record.trial.batch_size
+        assert record.result.step_ms is not None
+        assert record.result.mbu is not None
+        assert 0 < record.result.mbu < 3
+    assert run.sweep.bandwidth_source is not None
+    assert run.sweep.bandwidth_source.startswith("measured by a copy")
+
+    best = run.sweep.best
+    assert best is not None
+    assert best.tokens_per_second is not None
+    said = f"{best.tokens_per_second.mean:,.1f} tok/s"
+    assert said in done.stdout
+    assert said in rankdeck("replay", str(sweep), "--plain").stdout
+    planned = rankdeck("plan", str(sweep), "--ranks", "1-2", "--batch-sizes", "1-3", "--json")
+    assert len(json.loads(planned.stdout)["rows"]) == 6
+    report = rankdeck("report", str(sweep), "--output", str(tmp_path / "report"))
+    assert report.returncode == 0, report.stderr
+    told = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert told["run"]["sweep"] == json.loads((sweep / "run.json").read_text())["sweep"]

@@ -28,6 +28,7 @@ def test_a_sweep_shows_every_setting_the_best_one_and_the_wall(tmp_path):
     run = write_sweep(tmp_path / "s")
     assert reported(tmp_path / "s").exit_code == 0
     page = Page(tmp_path / "s" / "report.html")
+    assert "****" not in (tmp_path / "s" / "report.md").read_text()
     table = page.tables["Output tokens/s for every setting"]
     assert table[0] == ["batch size", "1 rank", "2 ranks"]
     assert table[3][2] == "out of memory"

@@ -58,13 +58,13 @@ def _table(table: Table) -> list[str]:
     lines = [f"**{escape(table.title)}**", "", f"| {' | '.join(heads)} |"]
     lines.append("| " + " | ".join("---:" if column.number else ":---" for column in table.columns) + " |")
     for place, row in enumerate(table.rows):
-        cells = [_item(item) for item in row]
-        if place in table.strong:
-            cells = [f"**{cell}**" if cell else "" for cell in cells]
+        cells = [_item(item, bold=place in table.strong) for item in row]
         lines.append(f"| {' | '.join(cells)} |")
     return [*lines, "", *([escape(table.note), ""] if table.note else [])]
 
 
-def _item(item: Item) -> str:
+def _item(item: Item, *, bold: bool = False) -> str:
     text = escape(f"{item.text} {item.note}" if item.note else item.text)
-    return f"**{text} ★**" if item.look == "best" else text
+    if item.look == "best":
+        text += " ★"
+    return f"**{text}**" if text and (bold or item.look == "best") else text

@@ -76,6 +76,8 @@ def _paths(state: RunState, width: int) -> list[Line]:
     assert state.ended is not None
     directory = PurePath(state.directory)
     shown = [("outputs", str(directory / "outputs.jsonl"))]
+    if state.sweep is not None and only_measures(state):
+        shown = [("figures", str(directory / "run.json"))]
     if state.config is not None and state.config.output:
         shown = [("outputs", state.config.output)]
     if state.ended.status == "failed":

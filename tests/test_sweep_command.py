@@ -1,0 +1,100 @@
+"""`rankdeck sweep`, and `rankdeck run --compare`, from the command line: what is refused, planned and printed."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from runner import rundir
+from tests.test_cli import rankdeck
+from tests.test_supervisor import PROMPTS
+
+
+@pytest.fixture
+def prompts(tmp_path: Path) -> Path:
+    path = tmp_path / "p.txt"
+    path.write_text("".join(f"{prompt}\n" for prompt in PROMPTS))
+    return path
+
+
+@pytest.fixture
+def flown(launch, standin_model):
+    """The command with stand-in ranks; `launch` is asked for because it puts them in the ranks' place."""
+
+    def fly(*arguments: str):
+        return rankdeck(*arguments, "--model", str(standin_model), "--device", "cpu")
+
+    return fly
+
+
+def test_a_sweep_prints_its_table_and_names_the_best_setting_as_a_command(flown, prompts, tmp_path):
+    sweep = tmp_path / "sweep"
+    result = flown(
+        *("sweep", str(prompts), "--batch-sizes", "1,4", "--ranks", "1-2", "--repeats", "2", "--seconds", "0"),
+        *("--plain", "--run-dir", str(sweep)),
+    )
+    assert result.exit_code == 0, result.stderr
+    run = rundir.read_run_file(sweep)
+    assert (run.config.ranks, run.config.ignore_eos, run.sweep.trials) == (2, True, 8)
+    best = run.sweep.best
+    assert f"best: {best.active_ranks} rank" in result.stdout
+    assert f"--batch-size {best.batch_size} --ranks {best.active_ranks}" in result.stdout
+    assert result.stdout.count("trial ") >= 8
+
+
+def test_natural_length_and_doubling_ranks_are_as_asked_and_as_the_machine_has_them(flown, prompts, tmp_path):
+    sweep = tmp_path / "sweep"
+    result = flown(
+        *("sweep", str(prompts), "--batch-sizes", "2", "--repeats", "1", "--seconds", "0", "--natural"),
+        *("--json", "--run-dir", str(sweep)),
+    )
+    assert result.exit_code == 0, result.stderr
+    run = rundir.read_run_file(sweep)
+    assert not run.config.ignore_eos
+    assert run.config.sweep.ranks[0] == 1
+    assert json.loads(result.stdout.splitlines()[-1])["type"] == "run_ended"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--batch-sizes", "1,many"], "--batch-sizes"),
+        (["--batch-sizes", "0"], "--batch-sizes"),
+        (["--ranks", "2-1"], "--ranks"),
+        (["--ranks", "999"], "--ranks: must be numbers from 1 to 256"),
+        (["--repeats", "0"], "--repeats: must be at least 1, not 0"),
+        (["--repeats", "999"], "trials are planned"),
+        (["--rounds", "0"], "--rounds"),
+        (["--output", "x.jsonl"], "--outputs"),
+        (["--plain", "--json"], "exclude each other"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_before_anything_starts(flown, prompts, state_home, arguments, said):
+    result = flown("sweep", str(prompts), *arguments)
+    assert result.exit_code == 2
+    assert said in result.stderr
+    assert not list(state_home.glob("**/run.json"))
+
+
+def test_every_bad_list_is_named_at_once(flown, prompts):
+    said = flown("sweep", str(prompts), "--batch-sizes", "x", "--ranks", "y").stderr
+    assert "--batch-sizes" in said
+    assert "--ranks" in said
+
+
+def test_a_run_is_set_beside_another_at_its_end(flown, prompts, tmp_path):
+    common = ("run", str(prompts), "--ranks", "1", "--plain")
+    assert flown(*common, "--batch-size", "2", "--run-dir", str(tmp_path / "one")).exit_code == 0
+    result = flown(*common, "--batch-size", "5", "--run-dir", str(tmp_path / "two"), "--compare", str(tmp_path / "one"))
+    assert result.exit_code == 0, result.stderr
+    one, two = (rundir.read_run_file(tmp_path / name).summary for name in ("one", "two"))
+    assert f"{one.seconds:,.3f}" in result.stdout or f"{one.seconds:,.1f}" in result.stdout
+    assert f"{two.seconds:,.3f}" in result.stdout or f"{two.seconds:,.1f}" in result.stdout
+    assert "batch size" in result.stdout
+
+
+def test_a_run_to_compare_with_must_be_there_before_the_other_starts(flown, prompts, state_home):
+    result = flown("run", str(prompts), "--plain", "--compare", "nowhere")
+    assert result.exit_code == 2
+    assert "nowhere" in result.stderr
+    assert not list(state_home.glob("**/run.json"))
