@@ -72,7 +72,9 @@ def _padding(state: RunState) -> Iterator[Advice]:
 
 def _idle(state: RunState) -> Iterator[Advice]:
     # A pause, a rank left inactive for a while or a relaunch leave idle time behind that nobody needs advice on.
-    explained = state.attempt > 1 or any(mark.kind in ("pause", "active ranks", "taken up", "trial") for mark in state.marks)
+    explained = state.attempt > 1 or any(
+        mark.kind in ("pause", "active ranks", "taken up", "trial") for mark in state.marks
+    )
     if explained or state.paused or state.seconds < LEAST_SECONDS or state.phase != "running":
         return
     for rank in state.ranks[: state.active_ranks]:

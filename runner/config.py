@@ -5,6 +5,7 @@ setting came from (flag, TOML file, start screen), and looks at no file and no d
 checks need the machine and live in `runner.start`.
 """
 
+import math
 import re
 from typing import Any, Literal, get_args
 
@@ -113,11 +114,12 @@ def check(config: RunConfig) -> list[Problem]:
         )
     problems.extend(_check_sampling(config))
     if config.sweep is not None:
-        problems.extend(_check_sweep(config, config.sweep))
+        problems.extend(check_sweep(config, config.sweep))
     return problems
 
 
-def _check_sweep(config: RunConfig, plan: SweepPlan) -> list[Problem]:
+def check_sweep(config: RunConfig, plan: SweepPlan) -> list[Problem]:
+    """What is wrong with sweeping a run of these settings by this plan."""
     problems = []
     if not plan.batch_sizes or not all(1 <= size <= MAX_BATCH_SIZE for size in plan.batch_sizes):
         problems.append(Problem("batch_sizes", f"must be numbers from 1 to {MAX_BATCH_SIZE}, as in 1,2,4,8"))
@@ -130,7 +132,7 @@ def _check_sweep(config: RunConfig, plan: SweepPlan) -> list[Problem]:
         ("rounds", plan.least_rounds, 1),
         ("seconds", plan.least_seconds, 0),
     ):
-        if value < least:
+        if not (math.isfinite(value) and value >= least):
             problems.append(Problem(setting, f"must be at least {least}, not {value}"))
     trials = len(set(plan.batch_sizes)) * len(set(plan.ranks)) * max(1, plan.repeats)
     if trials > MAX_TRIALS:

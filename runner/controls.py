@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from runner import autobatch, protocol, sweep_figures
 from runner.autobatch import Choice, Known, Search
-from runner.config import MAX_BATCH_SIZE, RunConfig
+from runner.config import MAX_BATCH_SIZE, RunConfig, check_sweep
 from runner.protocol import AnyEvent, BatchFailed, BatchFinished, DeviceSample, RankReady
 from runner.scheduler import Assignment, Scheduler
 from runner.state import RunState
@@ -39,6 +39,8 @@ class Controls:
         self._first = config.batch_size
         self._lengths = lengths
         self._sweeper = self._new_sweeper(config.sweep) if config.sweep is not None else None
+        self._before: tuple[int | None, int] = (config.batch_size, config.ranks)
+        """Batch size (None: searched for) and active ranks as they were before a sweep."""
 
     @property
     def sweeping(self) -> bool:
@@ -60,7 +62,6 @@ class Controls:
     def begin(self) -> None:
         """All ranks are ready: the first batch size, asked for or chosen. Again after a relaunch: nothing changes."""
         if self._begun:
-            self._begin_again()
             return
         self._begun = True
         if self._sweeper is not None:
@@ -70,11 +71,9 @@ class Controls:
         else:
             self._use(Choice(self._first, "as asked for", settled=True))
 
-    def _begin_again(self) -> None:
-        """After a relaunch: the knobs stay, and a trial that was at hand is lost."""
-        if self._sweeper is not None and self._sweeper.active:
-            loss = self._state().loss
-            self._sweeper.ranks_lost(loss.cause if loss is not None else "the launch ended")
+    def ranks_lost(self, cause: str) -> bool:
+        """The ranks are gone: whether that has cost a trial, which then is the price of it."""
+        return self._sweeper is not None and self._sweeper.active and self._sweeper.ranks_lost(cause)
 
     def next_batch(self, rank: int) -> Assignment | None:
         """The next batch for an idle rank: a trial's, or the scheduler's; None while there is none."""
@@ -82,7 +81,7 @@ class Controls:
             assignment = self._sweeper.next_batch(rank)
             if self._sweeper.active:
                 return assignment
-            self._swept(self._sweeper)
+            self._swept()
         return self._scheduler.next_batch(rank) if self.work_left else None
 
     def sample(self, devices: Sequence[DeviceSample]) -> None:
@@ -104,22 +103,37 @@ class Controls:
         if plan is None:
             if self._sweeper is not None and self._sweeper.active:
                 self._sweeper.settle("ended by hand")
-                self._swept(self._sweeper)
-        elif self._begun and not self.sweeping and self._config.dispatch == "pull":
+                self._swept()
+        elif problem := self._why_no_sweep(plan):
+            self._emit(protocol.LogLine(source="supervisor", text=f"no sweep is started: {problem}"))
+        else:
+            state = self._state()
+            self._before = None if state.auto else state.batch_size, state.active_ranks
             self._search = None
             self._sweeper = self._new_sweeper(plan)
             self._sweeper.begin()
 
-    def _swept(self, sweeper: Sweeper) -> None:
-        """All is measured: what prompts are left are done at the best setting."""
+    def _why_no_sweep(self, plan: SweepPlan) -> str:
+        if not self._begun:
+            return "not all ranks are ready"
+        if self.sweeping:
+            return "another is at work"
+        return "; ".join(str(problem) for problem in check_sweep(self._config, plan))
+
+    def _swept(self) -> None:
+        """All is measured: what prompts are left are done at the best setting, or, for want of one, as before."""
         self._scheduler.reorder(self._config.order)
         sweep = self._state().sweep
         found = sweep_figures.best(sweep_figures.cells(sweep)) if sweep is not None else None
-        if not sweeper.plan.outputs or not self._scheduler.unsettled:
+        if not self.work_left or not self._scheduler.unsettled:
             return
         if found is None or found.tokens_per_second is None:
-            self._activate(self._config.ranks)
-            self._start_search()
+            size, ranks = self._before
+            self._activate(ranks, anew=True)
+            if size is None:
+                self._start_search()
+            else:
+                self._use(Choice(size, "as before the sweep", settled=True))
             return
         rate = found.tokens_per_second.mean
         self._activate(found.active_ranks, anew=True)
@@ -176,7 +190,7 @@ class Controls:
         if self._sweeper is not None and self._sweeper.active:
             self._sweeper.batch_finished(event)
             if not self._sweeper.active:
-                self._swept(self._sweeper)
+                self._swept()
             return
         if self._search is None or not self._state().stretches:
             return
@@ -186,14 +200,12 @@ class Controls:
             return
         self._use(self._search.learn(stretch.batch_size, rate, stretch.peak_memory_bytes, self._scheduler.pending))
 
-    def trial_failed(self, failed: BatchFailed) -> bool:
-        """A batch failed: whether that is a trial's affair, which is then over."""
-        if self._sweeper is None or not self._sweeper.active:
-            return False
-        self._sweeper.batch_failed(failed.kind, failed.error)
-        if not self._sweeper.active:
-            self._swept(self._sweeper)
-        return True
+    def trial_failed(self, failed: BatchFailed) -> None:
+        """A batch of the trial at hand failed."""
+        if self._sweeper is not None and self._sweeper.active:
+            self._sweeper.batch_failed(failed.kind, failed.error)
+            if not self._sweeper.active:
+                self._swept()
 
     def out_of_memory(self, rank: int, rows: int) -> None:
         """A batch of `rows` did not fit: its rank was capped; a search ends here."""

@@ -138,19 +138,20 @@ class Crew:
         assignment = self._scheduler.in_flight.get(failed.batch)
         if assignment is None:
             return
-        if assignment.measured or assignment.warm_up:
-            self._scheduler.finish(failed.batch)
-            self._emit(failed)
-            self._controls.trial_failed(failed)
-            return
-        if failed.kind == "out_of_memory":
+        trial = assignment.measured or assignment.warm_up
+        dead: tuple[int, ...] = ()
+        if failed.kind == "out_of_memory" and trial:
+            self._scheduler.finish(failed.batch)  # the wall is the trial's affair: no rank is capped for it
+        elif failed.kind == "out_of_memory":
             dead = self._scheduler.halve(failed.batch)
         else:
             dead = self._scheduler.fail(failed.batch)
         for index in dead:
             self._keep_error(self.error_record(index, failed.error, failed.rank, failed.batch))
         self._emit(failed)
-        if failed.kind == "out_of_memory":
+        if trial:
+            self._controls.trial_failed(failed)
+        elif failed.kind == "out_of_memory":
             self._controls.out_of_memory(failed.rank, len(assignment.indices))
 
     def error_record(self, index: int, error: str, rank: int | None = None, batch: int | None = None) -> OutputRecord:

@@ -250,7 +250,7 @@ class StaticEngine:
         output_tokens = sum(len(answer.tokens) for answer in answers.values())
         slots = len(tokens) * (width + steps)
         result = BatchResult(
-            rows=len(prompts),
+            rows=len(tokens),
             prompt_tokens=prompt_tokens,
             output_tokens=output_tokens,
             slots=slots,

@@ -71,7 +71,7 @@ class OutputRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BatchResult(msgspec.Struct, frozen=True, kw_only=True):
-    """The accounting of one batch.
+    """The accounting of one batch: of the `rows` that were generated, prompts that could not be done left out.
 
     `slots` is the number of token positions of the batch, rows x (padded prompt + new tokens);
     `padded_slots` those of them that hold no real token (left padding, and rows that had ended).
@@ -332,7 +332,7 @@ class SweepStarted(Event, frozen=True, kw_only=True):
 
 
 class TrialStarted(Event, frozen=True, kw_only=True):
-    """A trial begins, with its warm-up; a second time after ranks were lost in it."""
+    """A trial begins, with its warm-up; a second time if the run was paused in it."""
 
     trial: Trial
 

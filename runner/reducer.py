@@ -114,6 +114,13 @@ def _taken_up(state: RunState, event: protocol.RunTakenUp) -> RunState:
 
     Called before the event's time is taken over: the time since the last event was nobody's work.
     """
+    sweep = state.sweep
+    if sweep is not None:
+        # A sweep that was started in a run is not gone on with; one that is the run, is.
+        settled = sweep.settled or ("the run was taken up again" if event.config.sweep is None else None)
+        sweep = msgspec.structs.replace(sweep, current=None, settled=settled)
+    # What a sweep throws away is in no file: its tokens are counted here alone.
+    thrown_away = event.config.sweep is not None and not event.config.sweep.outputs
     state = msgspec.structs.replace(
         state,
         seconds_before=state.seconds,
@@ -121,8 +128,8 @@ def _taken_up(state: RunState, event: protocol.RunTakenUp) -> RunState:
         phase="starting",
         completed=event.completed,
         failed=event.failed,
-        prompt_tokens=event.prompt_tokens,
-        output_tokens=event.output_tokens,
+        prompt_tokens=state.prompt_tokens if thrown_away else event.prompt_tokens,
+        output_tokens=state.output_tokens if thrown_away else event.output_tokens,
         batch_size=event.config.batch_size or 1,
         active_ranks=event.config.ranks,
         auto=False,
@@ -135,7 +142,7 @@ def _taken_up(state: RunState, event: protocol.RunTakenUp) -> RunState:
         devices=(),
         processes=(),
         ended=None,
-        sweep=msgspec.structs.replace(state.sweep, current=None) if state.sweep is not None else None,
+        sweep=sweep,
     )
     return _mark(_turn(state, auto=False, reason=""), "taken up", "taken up again")
 
@@ -148,12 +155,13 @@ SweepEvent = (
 def _sweep(state: RunState, event: SweepEvent) -> RunState:
     sweep = state.sweep
     if isinstance(event, protocol.SweepStarted):
-        # The same plan once more is the same sweep taken up: what was measured stays.
-        records = sweep.records if sweep is not None and sweep.plan == event.plan else ()
+        # The same plan once more, not settled yet, is the same sweep taken up: what was measured stays.
+        same = sweep if sweep is not None and sweep.plan == event.plan and sweep.settled is None else None
         fresh = SweepState(
             plan=event.plan,
             trials=tuple(event.trials),
-            records=records,
+            records=tuple(record for record in same.records if record.outcome != "failed") if same else (),
+            took=same.took if same else {},
             bandwidth_bytes_per_second=event.bandwidth_bytes_per_second,
             bandwidth_source=event.bandwidth_source,
         )
@@ -175,7 +183,10 @@ def _sweep(state: RunState, event: SweepEvent) -> RunState:
         case protocol.TrialWarm():
             return msgspec.structs.replace(state, sweep=msgspec.structs.replace(sweep, measuring=True))
         case protocol.TrialFinished():
-            sweep = msgspec.structs.replace(sweep, records=(*sweep.records, event.record), current=None)
+            took = sweep.took
+            if sweep.current is not None:
+                took = {**took, event.record.trial.number: max(0.0, event.at - sweep.since)}
+            sweep = msgspec.structs.replace(sweep, records=(*sweep.records, event.record), current=None, took=took)
             return msgspec.structs.replace(state, sweep=sweep)
         case protocol.SweepSettled():
             sweep = msgspec.structs.replace(sweep, settled=event.reason, current=None)
@@ -306,10 +317,11 @@ def _batch_finished(state: RunState, event: protocol.BatchFinished) -> RunState:
     state = msgspec.structs.replace(
         state, slots=state.slots + result.slots, padded_slots=state.padded_slots + result.padded_slots
     )
-    if not rank.batch_kept:
+    if not rank.batch_kept and state.sweep is not None and not state.sweep.plan.outputs:
         state = _unkept(state, event)
     if (
-        rank.batch_stretch is not None
+        result.rows > 0
+        and rank.batch_stretch is not None
         and rank.batch_stretch == state.stretches[-1].number
         and rank.batch == event.batch
     ):
@@ -446,4 +458,5 @@ def _ended(state: RunState, event: protocol.RunEnded) -> RunState:
         rank if rank.phase == "lost" else msgspec.structs.replace(rank, phase="left", phase_since=event.at)
         for rank in state.ranks
     )
-    return msgspec.structs.replace(state, ended=event, phase="ended", rate_now=0.0, ranks=ranks)
+    sweep = msgspec.structs.replace(state.sweep, current=None) if state.sweep is not None else None
+    return msgspec.structs.replace(state, ended=event, phase="ended", rate_now=0.0, ranks=ranks, sweep=sweep)

@@ -124,6 +124,11 @@ class Scheduler:
         return sum(line.left for line in lines) + len(self._returned) + len(self._singly)
 
     @property
+    def drawable(self) -> int:
+        """Pending prompts that may stand in a batch with others."""
+        return self.pending - len(self._singly)
+
+    @property
     def longest(self) -> int:
         """Length in bytes of the longest prompt."""
         return max(self._lengths, default=0)
@@ -262,7 +267,7 @@ class Scheduler:
         assignment = self.in_flight.pop(batch, None)
         if assignment is None:
             return ()
-        if len(assignment.indices) == 1:
+        if len(assignment.indices) == 1 and assignment.kept:
             return tuple(index for index in assignment.indices if not self._settled[index])
         self._give_back(assignment, self._singly)
         return ()

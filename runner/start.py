@@ -351,7 +351,7 @@ def resume(directory: Path, changes: Mapping[str, Any]) -> Started:
     rundir.write_run_file(
         directory,
         msgspec.structs.replace(
-            run, config=config, status="running", cause=None, exit_status=None, ended_at=None, summary=None
+            run, config=config, status="running", cause=None, exit_status=None, ended_at=None, summary=None, sweep=None
         ),
     )
     return Started(directory, start_supervisor(directory))

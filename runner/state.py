@@ -205,8 +205,8 @@ class RunState(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def eta_seconds(self) -> float | None:
         """Seconds left at the pace so far; None before there is a pace."""
-        if self.sweep is not None and self.sweeping and self.phase == "running" and self.first_batch_at is not None:
-            return seconds_left(self.sweep, self.now, self.now - self.first_batch_at)
+        if self.sweep is not None and self.sweeping and self.phase == "running":
+            return seconds_left(self.sweep, self.now)
         if self.phase not in ("running", "stopping") or not 0.02 <= self.progress < 1 or self.seconds < 1:
             return None
         return self.seconds * (1 - self.progress) / self.progress

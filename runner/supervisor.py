@@ -229,13 +229,14 @@ class Supervisor:
                 self._all_left(crew)
             await self._attempt.end()
             crew.close()
-            self._take_back(crew, loss)
+            cost_a_trial = self._take_back(crew, loss)
             if self._stop_asked or not self._controls.work_left:
                 self._over()
-            if loss.hopeless or restarts_left == 0:
+            if loss.hopeless or (restarts_left == 0 and not cost_a_trial):
                 tried = self.config.max_restarts - restarts_left
                 raise Ending("failed", EXIT_DIED, f"{loss} (after {tried} restarts)" if tried else str(loss))
-            restarts_left -= 1
+            # A sweep tries what may kill a rank: each loss ends a trial, so that there can be no more than trials.
+            restarts_left -= not cost_a_trial
             self.log("supervisor", f"{loss}; launching the ranks afresh, {restarts_left} restarts left after this")
 
     async def _start(self, attempt: Attempt) -> None:
@@ -248,13 +249,14 @@ class Supervisor:
                 self._controls.set_trouble(f"the ranks cannot be launched: {error}")
                 await asyncio.sleep(TROUBLE_SECONDS)
 
-    def _take_back(self, crew: Crew, loss: Loss) -> None:
-        """Ranks were lost: what they had in hand goes back to the queue."""
+    def _take_back(self, crew: Crew, loss: Loss) -> bool:
+        """Ranks were lost: what they had in hand goes back to the queue. Whether that has cost a trial of a sweep."""
         if loss.rank is not None:
             self.emit(protocol.RankLost(rank=loss.rank, cause=loss.cause))
         for rank in range(self.config.ranks):
             for index in self._scheduler.lose(rank, culprit=rank == loss.rank):
                 self._keep(crew.error_record(index, f"its rank died of it twice: {loss.cause}", rank))
+        return self._controls.ranks_lost(loss.cause)
 
     async def _find_model(self) -> str:
         loop = asyncio.get_running_loop()

@@ -8,6 +8,8 @@ import random
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 
+import msgspec
+
 from runner import protocol
 from runner.bandwidth import peak_bandwidth
 from runner.protocol import AnyEvent, BatchFinished, DeviceSample
@@ -16,8 +18,14 @@ from runner.state import RunState
 from runner.trial_meter import TrialMeter
 from runner.trials import SweepPlan, Trial, TrialOutcome, TrialRecord
 
+SAMPLE_PROMPTS = 50_000
+"""Of a larger file a sweep draws on so many prompts, chosen at random."""
+
 WARM_UP_TOKENS = 16
 """A warm-up has all rows of its batch, so that memory is taken and clocks are up, but few decode steps."""
+
+
+OUT_OF_MEMORY = "memory ran out"
 
 
 def order_of(plan: SweepPlan) -> list[Trial]:
@@ -42,15 +50,14 @@ class _Prompts:
 
     def __init__(self, scheduler: Scheduler, lengths: Sequence[int], plan: SweepPlan, *, by_length: bool) -> None:
         self._scheduler, self._lengths, self._kept, self._by_length = scheduler, lengths, plan.outputs, by_length
-        self._cycle = list(range(len(lengths)))
-        random.Random(plan.seed).shuffle(self._cycle)
+        self._cycle = random.Random(plan.seed).sample(range(len(lengths)), min(len(lengths), SAMPLE_PROMPTS))
         self._next = 0
         self._stock: deque[int] = deque()
 
     def lay_in(self, count: int) -> bool:
         """Have `count` prompts at hand, in the order they are handed out. False if there are not so many."""
         if self._kept:
-            if self._scheduler.pending < count:
+            if self._scheduler.drawable < count:
                 return False
             fresh = self._scheduler.draw(count)
         else:
@@ -110,7 +117,8 @@ class Sweeper:
         self._scheduler, self._emit, self._state = scheduler, emit, state
         self._prompts = _Prompts(scheduler, lengths, plan, by_length=by_length)
         self._trials = order_of(plan)
-        self._walls: dict[int, int] = {}
+        self._walls: dict[int, tuple[int, str]] = {}
+        self._losses: dict[int, list[int]] = {}
         self._at_hand: _TrialAtHand | None = None
 
     # --- life -----------------------------------------------------------------------------------
@@ -127,13 +135,24 @@ class Sweeper:
         )
         for record in self._records():
             if record.outcome == "out_of_memory":
-                self._hit_wall(record.trial)
+                self._hit_wall(record.trial, OUT_OF_MEMORY)
 
-    def ranks_lost(self, cause: str) -> None:
-        """The ranks are gone, and with them the trial at hand: one loss costs one trial."""
-        if self._at_hand is not None:
-            self._fail("failed", f"ranks were lost in it: {cause}")
-            self._close(self._at_hand)
+    def ranks_lost(self, cause: str) -> bool:
+        """The ranks are gone, and with them the trial at hand, if there was one: one loss costs one trial.
+
+        A row that lost its ranks twice is not tried at that size or a larger one again: on a CPU that is how
+        running out of memory looks.
+        """
+        now = self._at_hand
+        if now is None:
+            return False
+        lost = self._losses.setdefault(now.trial.active_ranks, [])
+        lost.append(now.trial.batch_size)
+        if len(lost) > 1:
+            self._hit_wall(msgspec.structs.replace(now.trial, batch_size=min(lost)), f"ranks were lost twice: {cause}")
+        self._fail("failed", f"ranks were lost in it: {cause}")
+        self._close(now)
+        return True
 
     def interrupt(self) -> None:
         """The run was paused: the trial at hand measures nothing true any more, and is begun again."""
@@ -145,14 +164,14 @@ class Sweeper:
         self.active = False
         self._prompts.give_back()
         self._at_hand = None
-        self._scheduler.caps.clear()
         self._emit(protocol.SweepSettled(reason=reason))
 
     # --- what the crew asks ---------------------------------------------------------------------
 
     def next_batch(self, rank: int) -> Assignment | None:
         """The next batch for an idle rank; None while there is none for it."""
-        self._advance()
+        self._close_if_over()
+        self._open_next()
         now = self._at_hand
         if now is None or now.outcome is not None or now.again or rank not in now.started:
             return None
@@ -180,14 +199,14 @@ class Sweeper:
             now.meter.add_batch(event.rank, began, state.now, event.result)
             now.finished[event.rank] += 1
             done = all(rounds >= now.target for rounds in now.finished.values())
-            if done and self._long_enough(now):
+            if done and not self._another_round(now):
                 now.outcome = "measured"
-        self._advance()
+        self._close_if_over()
 
     def batch_failed(self, kind: str, error: str) -> None:
         """A batch of the trial at hand failed, and so has the trial."""
         self._fail("out_of_memory" if kind == "out_of_memory" else "failed", error)
-        self._advance()
+        self._close_if_over()
 
     def sample(self, samples: Sequence[DeviceSample]) -> None:
         """What NVML says now."""
@@ -200,33 +219,36 @@ class Sweeper:
         sweep = self._state().sweep
         return sweep.records if sweep is not None else ()
 
-    def _advance(self) -> None:
-        """Close the trial at hand once nothing of it is in flight, and open the next."""
-        while self.active and not self._scheduler.in_flight:
-            now = self._at_hand
-            if now is not None and now.again:
-                self._prompts.give_back()
-                self._at_hand = None
-            elif now is not None and now.outcome is not None:
-                self._close(now)
-            elif now is not None:
-                return
-            else:
-                self._open_next()
+    def _close_if_over(self) -> None:
+        """Close the trial at hand once nothing of it is in flight; after the last one the sweep is settled."""
+        now = self._at_hand
+        if now is None or self._scheduler.in_flight:
+            return
+        if now.again:
+            self._prompts.give_back()
+            self._at_hand = None
+        elif now.outcome is not None:
+            self._close(now)
+            if len(self._records()) == len(self._trials):
+                self.settle("all trials are over")
 
     def _open_next(self) -> None:
+        """Open the next trial, once batches of an earlier time are out of the way."""
+        if self._at_hand is not None or self._scheduler.in_flight:
+            return
         over = {record.trial.number for record in self._records()}
-        trial = next((trial for trial in self._trials if trial.number not in over), None)
-        if trial is None:
-            self.settle("all trials are over")
-            return
-        wall = self._walls.get(trial.active_ranks)
-        if wall is not None and trial.batch_size >= wall:
-            reason = f"a batch of {wall} ran out of memory"
-            self._emit(protocol.TrialFinished(record=TrialRecord(trial=trial, outcome="skipped", reason=reason)))
-            return
+        for trial in (trial for trial in self._trials if trial.number not in over):
+            size, why = self._walls.get(trial.active_ranks, (trial.batch_size + 1, ""))
+            if trial.batch_size < size:
+                self._open(trial)
+                return
+            record = TrialRecord(trial=trial, outcome="skipped", reason=f"at a batch of {size} {why}")
+            self._emit(protocol.TrialFinished(record=record))
+        self.settle("all trials are over")
+
+    def _open(self, trial: Trial) -> None:
         if not self._prompts.lay_in(self.plan.least_rounds * trial.active_ranks * trial.batch_size):
-            self.settle(f"the {self._scheduler.pending} prompts left are too few for trial {trial.number}")
+            self.settle(f"the {self._scheduler.drawable} prompts left are too few for trial {trial.number}")
             return
         self._at_hand = _TrialAtHand(trial, self.plan.least_rounds)
         self._scheduler.active_ranks, self._scheduler.batch_size = trial.active_ranks, trial.batch_size
@@ -243,7 +265,10 @@ class Sweeper:
         return self._state().now - now.measured_from >= self.plan.least_seconds
 
     def _another_round(self, now: _TrialAtHand) -> bool:
-        """Whether every rank is to do one round more; the first to come there decides."""
+        """Whether every rank is to do one round more; the first to come there decides.
+
+        None does when the time is over, or when the prompts that are left are too few for a whole round.
+        """
         if self._long_enough(now) or not self._prompts.lay_in(now.trial.active_ranks * now.trial.batch_size):
             return False
         now.target += 1
@@ -254,10 +279,12 @@ class Sweeper:
         if now is not None and now.outcome is None:
             now.outcome, now.reason = outcome, reason
             if outcome == "out_of_memory":
-                self._hit_wall(now.trial)
+                self._hit_wall(now.trial, OUT_OF_MEMORY)
 
-    def _hit_wall(self, trial: Trial) -> None:
-        self._walls[trial.active_ranks] = min(trial.batch_size, self._walls.get(trial.active_ranks, trial.batch_size))
+    def _hit_wall(self, trial: Trial, why: str) -> None:
+        known = self._walls.get(trial.active_ranks)
+        if known is None or trial.batch_size < known[0]:
+            self._walls[trial.active_ranks] = trial.batch_size, why
 
     def _close(self, now: _TrialAtHand) -> None:
         self._at_hand = None

@@ -240,28 +240,23 @@ def scaling(found: Sequence[Cell], batch_size: int) -> list[Scaling]:
     ]
 
 
-def seconds_left(sweep: SweepState, now: float, seconds_so_far: float) -> float | None:
-    """When the sweep's trials will be over, in seconds from `now`: what the trials over took, by setting where known.
+def seconds_left(sweep: SweepState, now: float) -> float | None:
+    """Seconds from `now` until the trials are over: each takes what others of its setting took, else what is usual.
 
-    `seconds_so_far` is the time since the first trial began. None before the first trial is over.
+    None before the first trial is over.
     """
-    timed = [record for record in sweep.records if record.result is not None]
-    if not timed:
-        return None
     known: dict[tuple[int, int], list[float]] = {}
-    for record in timed:
-        assert record.result is not None
-        known.setdefault((record.trial.active_ranks, record.trial.batch_size), []).append(record.result.seconds)
+    for trial in sweep.trials:
+        if trial.number in sweep.took:
+            known.setdefault((trial.active_ranks, trial.batch_size), []).append(sweep.took[trial.number])
+    if not known:
+        return None
     means = {setting: statistics.fmean(values) for setting, values in known.items()}
     usual = statistics.fmean(means.values())
-    measured_seconds = sum(sum(values) for values in known.values())
-    running = now - sweep.since if sweep.current is not None else 0.0
-    # Warm-ups and the ways between trials are in the time that passed, not in the trials' own seconds.
-    factor = max(1.0, (seconds_so_far - running) / measured_seconds) if measured_seconds > 0 else 1.0
     over = {record.trial.number for record in sweep.records}
     left = [trial for trial in sweep.trials if trial.number not in over]
-    expected = sum(means.get((trial.active_ranks, trial.batch_size), usual) * factor for trial in left)
-    return max(0.0, expected - running)
+    expected = sum(means.get((trial.active_ranks, trial.batch_size), usual) for trial in left)
+    return max(0.0, expected - (now - sweep.since if sweep.current is not None else 0.0))
 
 
 def summarise_sweep(sweep: SweepState) -> SweepSummary:

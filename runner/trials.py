@@ -87,6 +87,7 @@ class TrialRecord(msgspec.Struct, frozen=True, kw_only=True):
 class SweepState(msgspec.Struct, frozen=True, kw_only=True):
     """Where a sweep stands: part of the state of its run. `since` is when the trial at hand began (unix seconds).
 
+    `took` has the seconds, warm-up included, of every trial that was run, by its number.
     `measuring` is False while the trial's warm-up is on. `bandwidth` is the device's peak memory bandwidth in
     bytes/s and where that figure comes from. `settled` is set when all is measured, or no more can be.
     """
@@ -96,6 +97,7 @@ class SweepState(msgspec.Struct, frozen=True, kw_only=True):
     records: tuple[TrialRecord, ...] = ()
     current: Trial | None = None
     since: float = 0.0
+    took: dict[int, float] = {}
     measuring: bool = False
     bandwidth_bytes_per_second: float | None = None
     bandwidth_source: str | None = None

@@ -3,9 +3,12 @@
 import os
 import signal
 
+import msgspec
 import pytest
 
 from runner import protocol, rundir, start
+from runner.reducer import apply
+from runner.state import RunState
 from runner.sweep import order_of
 from runner.sweep_figures import cells, summarise_sweep
 from runner.trials import SweepPlan
@@ -220,6 +223,139 @@ async def test_a_sweep_in_a_run_can_be_ended(launch, monkeypatch):
     assert len(state.sweep.records) in (2, 3)
     assert state.sweep.settled == "ended by hand"
     assert [record.text for record in outputs(started.directory)] == expected(prompts)
+
+
+async def test_prompts_that_run_out_inside_a_trial_end_it_whatever_seconds_are_wanted(launch):
+    started = launch(PROMPTS, sweep=plan(outputs=True, batch_sizes=[2], ranks=[2], repeats=9, least_seconds=60.0))
+    state, _ = await fly(started)
+    assert "too few for trial" in state.sweep.settled
+    assert state.sweep.records[0].result.rounds == 5
+    assert [record.text for record in outputs(started.directory)] == expected(PROMPTS)
+
+
+async def test_a_prompt_that_raises_in_a_sweep_that_keeps_answers_costs_one_trial_and_one_prompt(launch):
+    prompts = [f"prompt {number}" for number in range(100)]
+    prompts[3] = "!raise"
+    started = launch(prompts, sweep=plan(outputs=True, batch_sizes=[2], repeats=4))
+    state, _ = await fly(started)
+    outcomes = [record.outcome for record in state.sweep.records]
+    assert sorted(outcomes) == ["failed", *["measured"] * 7]
+    assert (state.completed, state.failed) == (99, 1)
+    assert [record.index for record in outputs(started.directory) if record.error] == [3]
+
+
+async def test_rows_that_lose_their_ranks_twice_are_not_tried_larger_and_the_sweep_ends(launch, monkeypatch):
+    started = launch(["!die", "fine"], sweep=plan(batch_sizes=[2, 4, 8], ranks=[1], repeats=2), ranks=1, max_restarts=0)
+    state, seen = await fly(started)
+    outcomes = [record.outcome for record in state.sweep.records]
+    assert len(outcomes) == 6
+    assert outcomes.count("failed") >= 2
+    assert "skipped" in outcomes
+    assert len(of_kind(seen, protocol.RanksLaunched)) == 1 + outcomes.count("failed")
+    assert state.ended.exit_status == 1
+
+
+async def test_a_sweep_that_makes_no_sense_is_not_started_and_the_log_says_why(launch, monkeypatch):
+    monkeypatch.setenv("STANDIN_STEP_SECONDS", "0.02")
+    started = launch([f"prompt {number}" for number in range(60)], batch_size=2)
+    asked = []
+
+    async def ask(message, source):
+        if isinstance(message, protocol.BatchFinished) and not asked:
+            asked.append(message)
+            await source.send(protocol.StartSweep(plan=plan(ranks=[3], outputs=True)))
+
+    state, seen = await fly(started, when=ask)
+    assert not of_kind(seen, protocol.SweepStarted)
+    assert any("no sweep is started: --ranks" in line.text for line in state.log)
+    assert state.completed == 60
+
+
+async def test_a_sweep_that_found_nothing_leaves_the_knobs_as_they_were(launch, monkeypatch):
+    monkeypatch.setenv("STANDIN_STEP_SECONDS", "0.02")
+    prompts = [f"prompt {number}" for number in range(120)]
+    started = launch(prompts, batch_size=5)
+    done = []
+
+    async def turn(message, source):
+        if isinstance(message, protocol.BatchFinished) and not done:
+            done.append(message)
+            await source.send(protocol.SetActiveRanks(active_ranks=1))
+            await source.send(protocol.StartSweep(plan=plan(outputs=True)))
+            await source.send(protocol.StartSweep(plan=None))
+
+    state, seen = await fly(started, when=turn)
+    assert state.sweep.settled == "ended by hand"
+    assert (state.batch_size, state.active_ranks, state.auto) == (5, 1, False)
+    assert of_kind(seen, protocol.BatchSizeChanged)[-1].reason == "as before the sweep"
+    assert [record.text for record in outputs(started.directory)] == expected(prompts)
+
+
+async def test_a_run_resumed_after_it_was_stopped_inside_a_sweep_is_an_ordinary_run(launch, monkeypatch):
+    monkeypatch.setenv("STANDIN_STEP_SECONDS", "0.02")
+    prompts = [f"prompt {number}" for number in range(120)]
+    started = launch(prompts, batch_size=2)
+
+    async def sweep_and_stop(message, source):
+        if isinstance(message, protocol.BatchFinished) and message.batch == 1:
+            await source.send(protocol.StartSweep(plan=plan(outputs=True, repeats=5)))
+        elif isinstance(message, protocol.TrialFinished) and message.record.trial.number == 2:
+            await source.send(protocol.Stop(now=False))
+
+    state, _ = await fly(started, when=sweep_and_stop)
+    assert state.sweep.settled is None
+    assert state.sweep.current is None, "no trial is at hand in a run that has ended"
+    started.process.wait(10)
+    again = start.resume(started.directory, {})
+    state, _ = await fly(again)
+    assert not state.sweeping
+    assert state.progress == 1
+    assert [record.text for record in outputs(started.directory)] == expected(prompts)
+
+
+async def test_the_figures_of_a_resumed_sweep_hold_all_that_it_did(launch):
+    started = launch(PROMPTS, sweep=plan(repeats=3))
+
+    async def stop(message, source):
+        if isinstance(message, protocol.TrialFinished) and message.record.trial.number == 4:
+            await source.send(protocol.Stop(now=False))
+
+    before, _ = await fly(started, when=stop)
+    started.process.wait(10)
+    state, _ = await fly(start.resume(started.directory, {}))
+    summary = state.ended.summary
+    assert summary.output_tokens == sum(rank.output_tokens for rank in summary.ranks)
+    assert summary.output_tokens > before.ended.summary.output_tokens
+
+
+async def test_the_summary_of_a_sweep_that_keeps_answers_counts_what_outputs_hold(launch):
+    prompts = [f"prompt {number}" for number in range(150)]
+    started = launch(prompts, sweep=plan(outputs=True))
+    state, _ = await fly(started)
+    records = outputs(started.directory)
+    assert state.ended.summary.output_tokens == sum(record.output_tokens for record in records)
+    assert state.ended.summary.prompt_tokens == sum(record.prompt_tokens for record in records)
+
+
+async def test_the_end_of_a_sweep_in_a_long_run_is_told_from_its_trials_alone(launch, monkeypatch):
+    monkeypatch.setenv("STANDIN_STEP_SECONDS", "0.02")
+    started = launch(PROMPTS, sweep=plan(ranks=[2], repeats=2))
+    told = []
+
+    async def look(message, source):
+        if isinstance(message, protocol.TrialFinished):
+            told.append(message)
+
+    state, seen = await fly(started, when=look)
+    took = state.sweep.took
+    assert sorted(took) == [1, 2, 3, 4]
+    halfway = RunState()
+    for event in seen:
+        halfway = apply(halfway, event)
+        if isinstance(event, protocol.TrialFinished) and event.record.trial.number == 2:
+            break
+    much_later = msgspec.structs.replace(halfway, first_batch_at=halfway.now - 3600)
+    assert much_later.eta_seconds == halfway.eta_seconds == pytest.approx(took[1] + took[2])
 
 
 def test_the_order_is_shuffled_and_always_the_same():

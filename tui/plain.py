@@ -24,9 +24,9 @@ CLIP = 60
 class PlainView:
     """Turns messages into lines, and keeps the state they add up to."""
 
-    def __init__(self, write: Callable[[str], object] = sys.stdout.write) -> None:
+    def __init__(self, write: Callable[[str], object] | None = None) -> None:
         self.state = RunState()
-        self._write = write
+        self._write = write if write is not None else sys.stdout.write
         self._progress_at = 0.0
         self._said: set[str] = set()
 

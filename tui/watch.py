@@ -105,9 +105,9 @@ def _way_back(state: RunState) -> str:
 class _JsonView:
     """The messages as they came, and the state they add up to."""
 
-    def __init__(self, write: Callable[[str], object] = sys.stdout.write) -> None:
+    def __init__(self, write: Callable[[str], object] | None = None) -> None:
         self.exit_status = EXIT_DIED
-        self._write = write
+        self._write = write if write is not None else sys.stdout.write
 
     def show(self, message: ToViewer) -> None:
         self._write(protocol.encode_line(message).decode())

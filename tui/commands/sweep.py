@@ -28,8 +28,12 @@ def sweep(
     rounds: Annotated[int, typer.Option(help="Rounds of a trial at least.")] = 2,
     seconds: Annotated[float, typer.Option(help="Seconds of a trial at least.")] = 5.0,
     fixed_length: Annotated[
-        bool, typer.Option("--fixed-length/--natural", help="Ignore end-of-sequence, or let answers end by themselves.")
-    ] = True,
+        bool | None,
+        typer.Option(
+            "--fixed-length/--natural",
+            help="Ignore end-of-sequence, or let answers end by themselves.  [default: fixed; natural with --outputs]",
+        ),
+    ] = None,
     outputs: Annotated[
         bool,
         typer.Option("--outputs", help="Keep the answers, and do the prompts that are left at the best setting."),
@@ -58,12 +62,12 @@ def sweep(
 ) -> None:
     """Measure batch sizes and numbers of ranks on one loading of the model: tokens/s, memory, scaling, the knee."""
     from_file = read_config(config)
-    if output is not None and not outputs:
-        raise refuse("--output: a sweep keeps its answers only with --outputs; add it")
     flags = given({name: value for name, value in locals().items() if name not in ("ranks", "config")})
     values = {**from_file, **flags}
     if "prompts" not in values:
         raise refuse("name a file of prompts: rankdeck sweep PROMPTS")
+    if values.get("output") is not None and not outputs:
+        raise refuse("--output: a sweep keeps its answers only with --outputs; add it")
     problems, lists = [], {}
     for option, text in (("--batch-sizes", batch_sizes), ("--ranks", ranks)):
         if text is not None:
@@ -73,8 +77,11 @@ def sweep(
                 problems.append(str(error))
     if problems:
         raise refuse("\n".join(problems))
-    wanted = lists.get("--ranks") or _doubling(start.default_ranks(values.get("device", "auto")))
-    values.update(ranks=max(wanted), ignore_eos=fixed_length, batch_size=None)
+    most = from_file.get("ranks") or start.default_ranks(values.get("device", "auto"))
+    wanted = lists.get("--ranks") or _doubling(most)
+    # Answers that are kept are to be good for something: they end where the model ends them.
+    fixed = from_file.get("ignore_eos", not outputs) if fixed_length is None else fixed_length
+    values.update(ranks=max(wanted), ignore_eos=fixed, batch_size=None)
     plan = SweepPlan(
         batch_sizes=lists["--batch-sizes"],
         ranks=wanted,

@@ -18,12 +18,13 @@ from tui.text import some
 def report(source: Source, compared: list[Section] | None = None, *, also: Source | None = None) -> Document:
     """The whole report; `compared` stands before the rest, and `also` is the run whose curve joins the chart."""
     run = source.run
-    is_sweep = source.sweep is not None
+    is_sweep = source.is_sweep
     sections = list(compared or [])
     if is_sweep:
         sections += sweep_sections(source)
     else:
         sections += [section for section in (over_time(source, also),) if section is not None]
+        sections += sweep_sections(source) if source.sweep is not None and source.sweep.measured else []
     if not (is_sweep and (source.answers is None or source.answers.count == 0)):
         sections += [section for section in (_ranks(source), answers.section(source)) if section is not None]
     sections += [measured(source), config(source), environment(source)]
@@ -31,7 +32,7 @@ def report(source: Source, compared: list[Section] | None = None, *, also: Sourc
         title=run.name,
         facts=_facts(source),
         notices=_notices(source),
-        headline=[*sweep_headline(source), *_headline(source)],
+        headline=[*(sweep_headline(source) if is_sweep else []), *_headline(source)],
         sections=sections,
         version=run.environment.rankdeck if run.environment is not None else "",
     )
@@ -56,7 +57,7 @@ def devices(source: Source) -> str:
 
 def _facts(source: Source) -> list[str]:
     run = source.run
-    kind = "sweep" if source.sweep is not None else "run"
+    kind = "sweep" if source.is_sweep else "run"
     return [kind, model_label(source), devices(source), run.config.length_mode, document.moment(run.started_at)]
 
 
@@ -64,7 +65,7 @@ def _headline(source: Source) -> list[Fact]:
     summary, facts = source.summary, []
     if summary is None:
         return []
-    if source.sweep is None:
+    if not source.is_sweep:
         facts.append(
             Fact(
                 f"output tokens per second, {summary.length}",
@@ -73,11 +74,11 @@ def _headline(source: Source) -> list[Fact]:
             )
         )
     facts.append(Fact("output tokens", document.whole(summary.output_tokens)))
-    if source.sweep is None or summary.completed + summary.failed > 0:
+    if not source.is_sweep or summary.completed + summary.failed > 0:
         done = Item(summary.completed, f"{summary.completed:,}", f"of {summary.prompts:,}")
         facts += [Fact("prompts done", done), Fact("prompts failed", document.whole(summary.failed))]
     facts.append(Fact("seconds", document.decimals(summary.seconds, 3)))
-    if source.sweep is None:
+    if not source.is_sweep:
         facts.append(Fact("padding waste", document.share(summary.padding_waste)))
     return facts
 
@@ -98,7 +99,7 @@ def _notices(source: Source) -> list[Notice]:
         else:
             cure = f"Its last figures are here; `rankdeck resume {run.name}` goes on with it."
             notices.append(Notice("warn", "The run lost its supervisor before its end.", cure))
-    if summary is not None and summary.completed == 0 and source.sweep is None:
+    if summary is not None and summary.completed == 0 and not source.is_sweep:
         notices.append(Notice("warn", "No prompt is done.", "There are no answers, so all figures are zero."))
     if summary is not None and summary.failed:
         some_failed = some(summary.failed, "prompt") + " ended in an error."

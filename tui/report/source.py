@@ -57,6 +57,11 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
     read_at: float
     missing: list[str] = []
 
+    @property
+    def is_sweep(self) -> bool:
+        """Whether the run is a sweep from its beginning; a job may have had one on its way, and stays a job."""
+        return self.sweep is not None and self.run.config.sweep is not None
+
 
 class EqualTexts(msgspec.Struct, frozen=True, kw_only=True):
     """How the answers of two runs compare, prompt by prompt; `first` are the first indexes whose texts differ."""

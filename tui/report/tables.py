@@ -44,11 +44,11 @@ def _cell(value: Any) -> str:
 def to_csv(source: Source, other: Source | None = None) -> str:
     """A header, then a line per rank and run, or per trial; with `other` its lines follow where they are alike."""
     sources = [source]
-    if other is not None and (other.sweep is None) == (source.sweep is None):
+    if other is not None and other.is_sweep == source.is_sweep:
         sources.append(other)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    if source.sweep is not None:
+    if source.is_sweep:
         results = [name for name in _RESULT_FIELDS if name != "step_ms"]
         writer.writerow(["run", *_TRIAL_FIELDS, "outcome", *results, *_STEPS, "reason"])
         for one in sources:
