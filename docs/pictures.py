@@ -1,6 +1,7 @@
 """`make pictures`: the README's pictures, from a recorded run through the real dashboard, so that they cannot drift.
 
-The recording is the one that `rankdeck replay --sample` plays; each picture is the dashboard at a moment of it.
+The recordings are the one that `rankdeck replay --sample` plays, and that of a sweep; each picture is the dashboard at
+a moment of one.
 """
 
 import asyncio
@@ -13,17 +14,21 @@ from tui.replay import ReplaySource
 
 DOCS = Path(__file__).resolve().parent
 
+SWEEP = DOCS / "recorded-sweep.jsonl"
+END = 1e9
+
 PICTURES = {
-    # name: second of the replay, size, keys to press first
-    "overview": (46.5, (120, 40), ()),
-    "overview-80x24": (46.5, (80, 24), ()),
-    "outputs": (52.7, (120, 40), ("2",)),
+    # name: journal, second of the replay, size, keys to press first
+    "overview": (SAMPLE, 46.5, (120, 40), ()),
+    "overview-80x24": (SAMPLE, 46.5, (80, 24), ()),
+    "outputs": (SAMPLE, 52.7, (120, 40), ("2",)),
+    "sweep": (SWEEP, END, (120, 46), ("3",)),
 }
 
 
-async def picture(name: str, second: float, size: tuple[int, int], keys: tuple[str, ...]) -> None:
+async def picture(name: str, journal: Path, second: float, size: tuple[int, int], keys: tuple[str, ...]) -> None:
     """Write docs/NAME.svg: what the dashboard of the live run showed at that moment."""
-    source = ReplaySource(Journal(SAMPLE), position=second, playing=False)
+    source = ReplaySource(Journal(journal), position=second, playing=False)
     app = RankdeckApp(source, earlier=lambda directory: source.book.newest(KEPT))
     async with app.run_test(size=size) as pilot:
         while not (source.caught_up and len(app.book) == app.run_state.done and app.run_is_shown):
@@ -37,8 +42,8 @@ async def picture(name: str, second: float, size: tuple[int, int], keys: tuple[s
 
 
 def main() -> None:
-    for name, (second, size, keys) in PICTURES.items():
-        asyncio.run(picture(name, second, size, keys))
+    for name, (journal, second, size, keys) in PICTURES.items():
+        asyncio.run(picture(name, journal, second, size, keys))
 
 
 if __name__ == "__main__":

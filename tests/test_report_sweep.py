@@ -172,3 +172,14 @@ def test_plain_lines_say_when_it_is_not_the_same_work_and_have_no_figure_where_t
     assert lines[-1] == "Not the same work: number of prompts differ."
     assert lines[1].split() == ["tokens/s", "123.457", "n/a", "n/a", "-"]
     assert "\x1b" not in "".join(lines)
+
+
+def test_a_run_that_was_swept_on_its_way_stays_a_run(tmp_path):
+    run = write_sweep(tmp_path / "s")
+    config = msgspec.structs.replace(run.config, sweep=None)
+    rundir.write_run_file(tmp_path / "s", msgspec.structs.replace(run, config=config))
+    assert reported(tmp_path / "s").exit_code == 0
+    told = (tmp_path / "s" / "report.md").read_text()
+    assert "output tokens per second" in told
+    assert "padding waste" in told
+    assert "Output tokens/s for every setting" in told

@@ -134,7 +134,7 @@ def test_a_settled_sweep_gives_the_best_setting_as_a_command() -> None:
     command = text[text.index("rankdeck run") :].replace(" \\\n", " ")
     assert shlex.split(command) == [
         *("rankdeck", "run", "sample_prompts/stories.txt", "--model", "HuggingFaceTB/SmolLM2-135M-Instruct"),
-        *("--max-new-tokens", "50", "--ignore-eos", "--batch-size", "32", "--ranks", "2"),
+        *("--max-new-tokens", "50", "--batch-size", "32", "--ranks", "2"),
     ]
 
 

@@ -74,8 +74,9 @@ def file_lines(state: RunState, best: Cell) -> list[str]:
     row = whole_file(state, best.active_ranks, best.batch_size)
     if row is None:
         return []
+    length = state.config.length_mode if state.config is not None else ""
     return [
-        f"predicted for the {some(state.prompts, 'prompt')} of the file: {row.seconds:,.1f} s in "
+        f"predicted for the {some(state.prompts, 'prompt')} of the file at {length}: {row.seconds:,.1f} s in "
         f"{some(row.rounds, 'round')}, {row.tokens_per_second:,.1f} tok/s"
     ]
 

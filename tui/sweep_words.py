@@ -154,11 +154,14 @@ def sweep_progress_line(state: RunState, sweep: SweepState) -> str:
 # --- the command ------------------------------------------------------------------------------------
 
 _SAID_IF_CHANGED = ("max_new_tokens", "order", "device", "dtype", "engine", "temperature", "top_p", "top_k", "seed")
-_SWITCHES = ("chat", "do_sample", "ignore_eos")
+_SWITCHES = ("chat", "do_sample")
 
 
 def best_command(state: RunState, best: Cell) -> list[str]:
-    """The parts of the command that runs all prompts at the best setting, quoted for a shell; none is to be broken."""
+    """The parts of the command that runs all prompts at the best setting, quoted for a shell; none is to be broken.
+
+    Its answers end where the model ends them, even if those measured were of fixed length: they are to be read.
+    """
     config = state.config
     if config is None:
         return []
