@@ -55,9 +55,10 @@ def _rounds(state: RunState) -> Iterator[Advice]:
     better = -(-state.prompts // (ranks * (rounds - 1)))
     if better <= size * 1.6:
         some = "1 rank" if ranks == 1 else f"{ranks} ranks"
+        need = "needs" if ranks == 1 else "need"
         yield Advice(
             kind="rounds",
-            text=f"{some} at batch size {size} need {rounds} rounds for {state.prompts:,} prompts; "
+            text=f"{some} at batch size {size} {need} {rounds} rounds for {state.prompts:,} prompts; "
             f"batch size {better} needs {rounds - 1}.",
         )
 

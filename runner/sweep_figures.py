@@ -178,7 +178,11 @@ def knee(found: Sequence[Cell], active_ranks: int) -> Knee | None:
         if _rate(row[place]) >= _rate(row[at]) * (1 + LEAST_GAIN):
             at = place
     here = row[at]
-    if at + 1 < len(row):
+    pair = (here, row[at + 1]) if at + 1 < len(row) else (row[at - 1], here)
+    ended = at + 1 < len(row)
+    if _cannot_tell(*pair):
+        words = f"{_change(*pair)}: the noise is larger than the change; more --repeats would tell"
+    elif at + 1 < len(row):
         words = f"{_change(here, row[at + 1])}: stay at {here.batch_size}"
     else:
         words = f"{_change(row[at - 1], here)}: "
@@ -187,7 +191,6 @@ def knee(found: Sequence[Cell], active_ranks: int) -> Knee | None:
             if wall is not None
             else f"still growing at {here.batch_size}, the largest tried"
         )
-    ended = at + 1 < len(row)
     return Knee(active_ranks=active_ranks, batch_size=here.batch_size, sentence=words, ended=ended)
 
 
@@ -196,18 +199,33 @@ def _rate(cell: Cell) -> float:
 
 
 def _change(one: Cell, other: Cell) -> str:
-    """`16 -> 32: +4 % ± 2 %, +31 % memory`. The noise of a ratio: relative half-widths in quadrature."""
+    """`16 -> 32: +4% ± 2%, +31% memory`."""
     if not _rate(one):
         return f"{one.batch_size} -> {other.batch_size}: no tokens before, so no ratio"
     words = f"{one.batch_size} -> {other.batch_size}: {_signed(_rate(other) / _rate(one) - 1)}"
-    widths = [cell.tokens_per_second.half_width for cell in (one, other) if cell.tokens_per_second is not None]
-    if all(width is not None for width in widths):
-        pairs = zip(widths, (one, other), strict=True)
-        relative = [width / _rate(cell) for width, cell in pairs if width is not None and _rate(cell)]
-        words += f" ± {_rate(other) / _rate(one) * sum(part**2 for part in relative) ** 0.5:.0%}"
+    if (noise := _noise(one, other)) is not None:
+        words += f" ± {noise:.0%}"
     if one.peak_memory_bytes and other.peak_memory_bytes:
         words += f", {_signed(other.peak_memory_bytes / one.peak_memory_bytes - 1)} memory"
     return words
+
+
+def _noise(one: Cell, other: Cell) -> float | None:
+    """Half-width of the ratio of two cells' rates: relative half-widths in quadrature. None with one repeat."""
+    estimates = [cell.tokens_per_second for cell in (one, other) if cell.tokens_per_second is not None]
+    if any(estimate.half_width is None or not estimate.mean for estimate in estimates) or not _rate(one):
+        return None
+    relative = sum(((estimate.half_width or 0.0) / estimate.mean) ** 2 for estimate in estimates) ** 0.5
+    return _rate(other) / _rate(one) * relative
+
+
+def _cannot_tell(one: Cell, other: Cell) -> bool:
+    """Whether the interval of the change holds both a gain of 5 % and none at all."""
+    noise = _noise(one, other)
+    if noise is None or not _rate(one):
+        return False
+    gain = _rate(other) / _rate(one) - 1
+    return gain - noise < 0 and gain + noise > LEAST_GAIN
 
 
 def _signed(share: float) -> str:

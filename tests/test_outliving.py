@@ -161,10 +161,15 @@ async def test_a_viewer_that_was_killed_or_never_reads_slows_nobody_and_catches_
 
 
 async def wait_for_socket(started) -> str:
-    path = rundir.socket_path(started.directory)
-    while not path.exists():
-        await asyncio.sleep(0.01)
-    return str(path)
+    path = str(rundir.socket_path(started.directory))
+    while True:
+        try:
+            _, writer = await asyncio.open_unix_connection(path)
+        except (FileNotFoundError, ConnectionRefusedError):  # bound, but not listening yet
+            await asyncio.sleep(0.01)
+        else:
+            writer.close()
+            return path
 
 
 async def test_a_full_disk_pauses_the_run_and_space_lets_it_go_on(launch, standin_model):

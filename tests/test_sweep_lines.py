@@ -45,7 +45,7 @@ def test_a_reason_in_a_log_is_data() -> None:
 def test_progress_in_a_log_is_that_of_the_trials() -> None:
     line = progress_line(STATES["running"]().state)
     assert line.startswith("trial 15 of 30: 1 rank x batch size 1, repeat 2 of 3, measuring; ")
-    assert "ETA 02:09" in line
+    assert "ETA 02:11" in line
 
 
 def test_the_log_ends_with_the_table_the_knees_the_scaling_and_the_best_setting() -> None:

@@ -123,7 +123,7 @@ def test_the_noise_is_told_from_the_second_trial_of_a_setting_on() -> None:
 def test_the_head_says_which_trial_it_is_what_is_done_and_when_the_sweep_ends() -> None:
     text = status(ALL["running"])
     assert text.startswith("trial 15 of 30: 1 rank x batch size 1   repeat 2 of 3   measuring 00:04")
-    assert "ETA 02:09  46%" in text
+    assert "ETA 02:11  46%" in text
     assert "★ best so far 2 ranks x batch size 32" in text
     assert "trial 15 of 30: 1 rank x 1" in status(ALL["running"], 40)
 

@@ -27,6 +27,18 @@ def json_lines() -> Iterator[str]:
         yield msgspec.json.encode({"directory": directory, "state": status, **msgspec.to_builtins(run)}).decode()
 
 
+def _done(run: RunFile) -> tuple[str, str]:
+    """How much is done, and tokens/s; of a sweep its trials, and its best setting's."""
+    if run.config.sweep is not None and not run.config.sweep.outputs:
+        if run.sweep is None:
+            return "sweep", "-"
+        best = run.sweep.best.tokens_per_second if run.sweep.best is not None else None
+        return f"{run.sweep.measured:,}/{run.sweep.trials:,} trials", f"{best.mean:,.1f}" if best is not None else "-"
+    if run.summary is None:
+        return f"{run.prompts:,}", "-"
+    return f"{run.summary.completed:,}/{run.prompts:,}", f"{run.summary.tokens_per_second:,.1f}"
+
+
 def table_lines() -> Iterator[str]:
     """A header, then a line per run."""
     empty = True
@@ -34,8 +46,7 @@ def table_lines() -> Iterator[str]:
         if empty:
             yield "  ".join(text.pad(title, width) for title, width in COLUMNS).rstrip()
         empty = False
-        done = f"{run.summary.completed:,}/{run.prompts:,}" if run.summary else f"{run.prompts:,}"
-        rate = f"{run.summary.tokens_per_second:,.1f}" if run.summary else "-"
+        done, rate = _done(run)
         started = time.strftime("%Y-%m-%d %H:%M", time.localtime(run.started_at))
         model = text.visible(run.config.model)
         cells = (run.name, status, done, rate, str(run.config.ranks), started, model)

@@ -25,7 +25,7 @@ class LeaveScreen(ModalScreen[Choice]):
     def compose(self) -> ComposeResult:
         with Vertical(id="dialog"):
             yield Label("The run goes on.", classes="title", markup=False)
-            yield Label("Stopping waits for the batches in flight; finished answers are kept either way.", markup=False)
+            yield Label("Stopping waits for the batches in flight; what is finished is kept either way.", markup=False)
             with Horizontal(id="choices"):
                 yield Button("Stop (s)", id="stop", variant="warning", compact=True)
                 yield Button("Detach (d)", id="detach", variant="primary", compact=True)

@@ -188,7 +188,7 @@ class RunScreen(Screen[None]):
             return pull and self.app.steers and (True if self.app.run_state.ready_at is not None else None)
         if action in ("batch_size", "ranks", "type_batch_size", "auto_batch_size"):
             if self.app.run_state.sweeping:
-                return None
+                return False  # the trials turn these knobs
             return self.app.steers and (True if self.app.run_state.ready_at is not None else None)
         return True
 
