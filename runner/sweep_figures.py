@@ -3,6 +3,7 @@
 Everything the Sweep view, the report and run.json say of a sweep comes from here.
 """
 
+import math
 import statistics
 from collections.abc import Callable, Sequence
 
@@ -181,7 +182,7 @@ def knee(found: Sequence[Cell], active_ranks: int) -> Knee | None:
     pair = (here, row[at + 1]) if at + 1 < len(row) else (row[at - 1], here)
     ended = at + 1 < len(row)
     if _cannot_tell(*pair):
-        words = f"{_change(*pair)}: the noise is larger than the change; more --repeats would tell"
+        words = f"{_change(*pair)}: too noisy to tell"
     elif at + 1 < len(row):
         words = f"{_change(here, row[at + 1])}: stay at {here.batch_size}"
     else:
@@ -215,7 +216,7 @@ def _noise(one: Cell, other: Cell) -> float | None:
     estimates = [cell.tokens_per_second for cell in (one, other) if cell.tokens_per_second is not None]
     if any(estimate.half_width is None or not estimate.mean for estimate in estimates) or not _rate(one):
         return None
-    relative = sum(((estimate.half_width or 0.0) / estimate.mean) ** 2 for estimate in estimates) ** 0.5
+    relative = math.hypot(*((estimate.half_width or 0.0) / estimate.mean for estimate in estimates))
     return _rate(other) / _rate(one) * relative
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from runner import protocol, rundir, start
 from runner.protocol import Command
 from runner.start import Started
-from tests.test_supervisor import processes_of
+from tests.test_supervisor import command_line, processes_of
 from tui.client import SocketSource, SourceError
 
 ACTIONS = (
@@ -98,7 +98,7 @@ class Flight:
             await events.aclose()  # type: ignore[attr-defined]
 
     def _pids(self, module: str) -> list[int]:
-        return [process.pid for process in processes_of(self.directory) if module in " ".join(process.cmdline())]
+        return [process.pid for process in processes_of(self.directory) if module in " ".join(command_line(process))]
 
     async def _kill_rank(self) -> None:
         pids = self._pids("rank.py rank") or self._pids("runner.worker")

@@ -51,5 +51,6 @@ async def test_nothing_is_lost_doubled_or_half_written_whatever_dies(launch, mon
                 acts[action] = acts.get(action, 0) + 1
 
     await asyncio.gather(*(fly(seed) for seed in range(seeds)))
-    assert not wrong, wrong
+    said = "\n".join(f"seed {seed}: {found}" for seed, found in wrong.items())
+    assert not wrong, said
     assert len(acts) == 9 or seeds < 50, f"chaos did not act as it should: {acts}"

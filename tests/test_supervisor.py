@@ -43,7 +43,13 @@ def command_line(process: psutil.Process) -> list[str]:
 
 
 def processes_of(directory: Path) -> list[psutil.Process]:
-    return [process for process in psutil.process_iter() if str(directory) in " ".join(command_line(process))]
+    """The processes that have the run's directory, or a file in it, among their arguments."""
+    inside = f"{directory}/"
+    return [
+        process
+        for process in psutil.process_iter()
+        if any(word == str(directory) or word.startswith(inside) for word in command_line(process))
+    ]
 
 
 def rank_pids(directory: Path) -> list[int]:
