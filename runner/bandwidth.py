@@ -48,9 +48,15 @@ PEAK_GIGABYTES_PER_SECOND: tuple[tuple[str, float], ...] = (
 )
 
 
+OTHERWISE = ("mig", "laptop", "max q")
+"""A slice of a GPU, or a smaller one of the same name, has another bandwidth."""
+
+
 def known_bandwidth(device_name: str) -> float | None:
     """Bytes/s of the device of this name; None if the table does not have it."""
     words = " ".join("".join(letter if letter.isalnum() else " " for letter in device_name.lower()).split())
+    if any(f" {part} " in f" {words} " for part in OTHERWISE):
+        return None
     for name, figure in PEAK_GIGABYTES_PER_SECOND:
         if f" {name} " in f" {words} ":
             return figure * GIGABYTE

@@ -1,0 +1,216 @@
+"""A sweep's figures: one trial measured, cells with their noise, the knee in words, scaling, peak bandwidths."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runner.bandwidth import known_bandwidth, peak_bandwidth
+from runner.protocol import BatchResult, DeviceSample, RankReady
+from runner.sweep_figures import T_95, best, cells, estimate, knee, scaling, seconds_left, summarise_sweep
+from runner.trial_meter import TrialMeter, percentile
+from runner.trials import SweepPlan, SweepState, Trial, TrialRecord, TrialResult
+
+RATES = st.floats(1, 1e5)
+
+
+def ready(rank: int, **facts: object) -> RankReady:
+    values: dict[str, object] = {
+        "rank": rank, "device": f"cuda:{rank}", "device_name": "NVIDIA H200", "dtype": "bfloat16", "engine": "static",
+        "seconds": 1.0, "parameters": 1, "device_uuid": f"uuid-{rank}", "weight_read_bytes": 1000,
+        "kv_bytes_per_token": 2,
+    }  # fmt: skip
+    return RankReady(**{**values, **facts})  # type: ignore[arg-type]
+
+
+def batch(rows: int = 4, *, steps: int = 11, seconds: float = 2.0, **changes: object) -> BatchResult:
+    values: dict[str, object] = {
+        "rows": rows, "prompt_tokens": 8 * rows, "output_tokens": steps * rows, "slots": (10 + steps) * rows,
+        "padded_slots": 2 * rows, "steps": steps, "prefill_seconds": 0.5, "decode_seconds": 1.0, "seconds": seconds,
+        "step_seconds": [0.1] * (steps - 1),
+    }  # fmt: skip
+    return BatchResult(**{**values, **changes})  # type: ignore[arg-type]
+
+
+def sample(number: int, **figures: object) -> DeviceSample:
+    return DeviceSample(index=number, uuid=f"GPU-uuid-{number}", name="NVIDIA H200", **figures)  # type: ignore[arg-type]
+
+
+def sweep(rates: dict[tuple[int, int], list[float]], **changes: object) -> SweepState:
+    """A sweep of which these rates were measured, by ranks and batch size."""
+    settings = [(ranks, size, rate) for (ranks, size), values in rates.items() for rate in values]
+    records = tuple(
+        TrialRecord(
+            trial=Trial(number=number, repeat=1, active_ranks=ranks, batch_size=size),
+            outcome="measured" if rate >= 0 else "out_of_memory",
+            result=result(rate, ranks) if rate >= 0 else None,
+        )
+        for number, (ranks, size, rate) in enumerate(settings, 1)
+    )
+    plan = SweepPlan(batch_sizes=sorted({size for _, size in rates}), ranks=sorted({ranks for ranks, _ in rates}))
+    values = {"plan": plan, "trials": tuple(record.trial for record in records), "records": records, **changes}
+    return SweepState(**values)  # type: ignore[arg-type]
+
+
+def result(rate: float, ranks: int = 1) -> TrialResult:
+    return TrialResult(
+        rounds=2, batches=2 * ranks, seconds=1.0, prompt_tokens=1, output_tokens=1, tokens_per_second=rate,
+        total_tokens_per_second=rate, rank_tokens_per_second=[rate / ranks] * ranks, prefill_seconds=0.1,
+        batch_seconds=0.5, step_ms=(1.0, 2.0, 3.0), padding_waste=0.1, idle=0.0, peak_memory_bytes=100,
+    )  # fmt: skip
+
+
+# --- one trial ----------------------------------------------------------------------------------
+
+
+def test_a_trials_seconds_span_first_batch_to_last_result_and_idle_is_what_no_batch_fills():
+    meter = TrialMeter([ready(0), ready(1)], started=100.0)
+    meter.add_batch(0, 100.0, 102.0, batch())
+    meter.add_batch(0, 102.0, 104.0, batch())
+    meter.add_batch(1, 100.0, 103.0, batch())
+    meter.add_batch(1, 103.0, 105.0, batch())
+    found = meter.result({})
+    assert (found.rounds, found.batches, found.seconds) == (2, 4, 5.0)
+    assert found.output_tokens == 4 * 44
+    assert found.tokens_per_second == pytest.approx(176 / 5)
+    assert found.total_tokens_per_second == pytest.approx((176 + 4 * 32) / 5)
+    assert found.rank_tokens_per_second == pytest.approx([88 / 5, 88 / 5])
+    assert found.idle == pytest.approx(1 - 9 / 10)
+    assert found.padding_waste == pytest.approx(2 / 21)
+    assert found.step_ms == pytest.approx((100, 100, 100))
+    assert found.mbu is None, "without a peak bandwidth there is no share of it"
+
+
+def test_mbu_counts_weights_and_the_cache_so_far_and_adds_up_ranks_that_share_a_device():
+    # Ten decode steps in one second; each reads 1000 bytes of weights and 2 bytes for 4 rows x (10 + 5.5) tokens.
+    read = 10 * (1000 + 2 * (84 - 22))
+    alone = TrialMeter([ready(0)], started=0.0)
+    alone.add_batch(0, 0.0, 2.0, batch())
+    assert alone.result({0: 1e6}).mbu == pytest.approx(read / 1e6)
+    shared = TrialMeter([ready(0), ready(1, device_uuid="uuid-0")], started=0.0)
+    two = TrialMeter([ready(0), ready(1)], started=0.0)
+    for meter in (shared, two):
+        for rank in (0, 1):
+            meter.add_batch(rank, 0.0, 2.0, batch())
+    assert shared.result({0: 1e6, 1: 1e6}).mbu == pytest.approx(2 * read / 1e6)
+    assert two.result({0: 1e6, 1: 1e6}).mbu == pytest.approx(read / 1e6)
+
+
+def test_power_is_that_of_the_trials_gpus_together_from_the_energy_counters_where_there_are():
+    meter = TrialMeter([ready(0), ready(1)], started=0.0)
+    for rank in (0, 1):
+        meter.add_batch(rank, 0.0, 2.0, batch())
+    for at, joules in ((0.5, 1000.0), (1.5, 1300.0)):
+        meter.add_samples(at, [
+            sample(0, energy_joules=joules, power_watts=1.0, busy_percent=90.0),
+            sample(1, power_watts=100.0, busy_percent=70.0),
+            sample(2, power_watts=700.0, busy_percent=0.0),
+        ])  # fmt: skip
+    found = meter.result({})
+    assert found.power_watts == pytest.approx(300 + 100), "a GPU that no rank of the trial is on does not count"
+    assert found.busy_percent == pytest.approx(80)
+    assert found.tokens_per_joule == pytest.approx(found.tokens_per_second / 400)
+    assert found.dram_percent is None
+
+
+@given(st.lists(RATES, min_size=1), st.floats(0, 100))
+def test_a_percentile_lies_within_the_values_and_grows(values: list[float], percent: float) -> None:
+    ordered = sorted(values)
+    found = percentile(ordered, percent)
+    assert ordered[0] <= found <= ordered[-1] or math.isclose(found, ordered[-1])
+    assert percentile(ordered, 0) == ordered[0]
+    assert percentile(ordered, 100) == ordered[-1]
+
+
+# --- cells --------------------------------------------------------------------------------------
+
+
+def test_the_interval_is_students_and_one_repeat_has_none():
+    assert estimate([10.0]).half_width is None
+    three = estimate([9.0, 10.0, 11.0])
+    assert three.mean == 10
+    assert three.half_width == pytest.approx(4.303 / 3**0.5)
+    assert list(T_95) == sorted(T_95, reverse=True)
+
+
+@given(st.lists(RATES, min_size=2, max_size=40), st.floats(0.1, 10))
+def test_an_interval_scales_with_its_values(values: list[float], factor: float) -> None:
+    one, other = estimate(values), estimate([value * factor for value in values])
+    assert other.mean == pytest.approx(one.mean * factor)
+    assert other.half_width == pytest.approx((one.half_width or 0) * factor, rel=1e-6, abs=1e-6)
+
+
+def test_the_knee_is_the_last_size_worth_its_memory_and_says_so_with_its_noise():
+    found = cells(sweep({(1, 8): [50, 50], (1, 16): [99, 101], (1, 32): [103, 105]}))
+    said = knee(found, 1)
+    assert said is not None
+    assert (said.batch_size, said.ended) == (16, True)
+    assert said.sentence.startswith("16 -> 32: +4% ± ")
+    assert best(found) is found[2]
+
+
+def test_a_change_that_drowns_in_its_noise_is_called_that():
+    said = knee(cells(sweep({(1, 8): [60, 140], (1, 16): [80, 130]})), 1)
+    assert said is not None
+    assert said.sentence.endswith("too noisy to tell")
+
+
+def test_growth_to_the_largest_or_to_the_wall_is_no_knee():
+    grows = knee(cells(sweep({(1, 8): [50], (1, 16): [100]})), 1)
+    assert grows is not None
+    assert not grows.ended
+    assert grows.sentence == "8 -> 16: +100%, +0% memory: still growing at 16, the largest tried"
+    wall = knee(cells(sweep({(1, 8): [50], (1, 16): [100], (1, 32): [-1]})), 1)
+    assert wall is not None
+    assert wall.sentence.endswith("16 is the largest before out of memory at 32")
+    assert knee(cells(sweep({(1, 8): [50]})), 1) is None
+
+
+def test_speedup_is_over_the_fewest_ranks_and_nothing_is_divided_by_nothing():
+    rows = scaling(cells(sweep({(1, 8): [50], (2, 8): [90], (4, 8): [160]})), 8)
+    assert [(row.speedup, row.efficiency) for row in rows] == [(1, 1), (1.8, 0.9), (3.2, 0.8)]
+    from_two = scaling(cells(sweep({(2, 8): [100], (4, 8): [150]})), 8)
+    assert [row.efficiency for row in from_two] == [1, 0.75]
+    still = sweep({(1, 8): [0, 0], (2, 8): [0, 0], (1, 16): [0, 0]})
+    assert scaling(cells(still), 8) == []
+    assert summarise_sweep(still).best is not None
+
+
+def test_the_time_left_is_what_trials_of_the_same_settings_took():
+    state = sweep({(1, 1): [10, 10], (1, 8): [50, 50]})
+    assert seconds_left(state, 0.0) is None
+    half = SweepState(
+        plan=state.plan, trials=state.trials, records=(state.records[0], state.records[2]), took={1: 4.0, 3: 10.0}
+    )
+    assert seconds_left(half, 0.0) == pytest.approx(14)
+
+
+# --- bandwidth ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "gigabytes"),
+    [
+        ("NVIDIA H200", 4800),
+        ("NVIDIA H100 80GB HBM3", 3352),
+        ("NVIDIA A100-SXM4-80GB", 2039),
+        ("NVIDIA GeForce RTX 3090 Ti", 1008),
+        ("NVIDIA GeForce RTX 3090", 936),
+        ("NVIDIA A10G", 600),
+        ("NVIDIA GeForce RTX 4090 Laptop GPU", None),
+        ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", None),
+        ("NVIDIA L4000", None),
+        ("", None),
+    ],
+)
+def test_a_known_gpu_is_known_by_its_name_and_no_other_is_taken_for_it(name, gigabytes):
+    assert known_bandwidth(name) == (gigabytes * 1e9 if gigabytes is not None else None)
+
+
+def test_where_the_table_does_not_know_the_device_the_copy_counts_and_is_named():
+    unknown = [ready(0, device_name="New GPU", bandwidth_bytes_per_second=7e11), ready(1, device_name="New GPU")]
+    assert peak_bandwidth(unknown) == (7e11, "measured by a copy on New GPU")
+    assert peak_bandwidth([unknown[1]]) == (None, None)
+    assert peak_bandwidth([ready(0)])[1] == "data sheet of NVIDIA H200"
+    assert peak_bandwidth([]) == (None, None)
