@@ -35,6 +35,9 @@ class Terminal:
         self.status: int | None = None
         self.pid, self._master = pty.fork()
         if self.pid == 0:
+            signal.signal(
+                signal.SIGHUP, signal.SIG_DFL
+            )  # whoever runs the tests under nohup ignores it, and so would we
             os.execvpe(command[0], list(command), {**(environ or os.environ), "TERM": "xterm-256color"})
         self.resize(columns, rows)
 
