@@ -24,7 +24,6 @@ SAMPLE_PROMPTS = 50_000
 WARM_UP_TOKENS = 16
 """A warm-up has all rows of its batch, so that memory is taken and clocks are up, but few decode steps."""
 
-
 OUT_OF_MEMORY = "memory ran out"
 
 
@@ -149,7 +148,9 @@ class Sweeper:
         lost = self._losses.setdefault(now.trial.active_ranks, [])
         lost.append(now.trial.batch_size)
         if len(lost) > 1:
-            self._hit_wall(msgspec.structs.replace(now.trial, batch_size=min(lost)), f"ranks were lost twice: {cause}")
+            # Two losses at sizes up to this one; a single loss at a small size would wall off all the others.
+            size = sorted(lost)[1]
+            self._hit_wall(msgspec.structs.replace(now.trial, batch_size=size), f"ranks were lost twice: {cause}")
         self._fail("failed", f"ranks were lost in it: {cause}")
         self._close(now)
         return True
