@@ -23,15 +23,20 @@ from tui.commands.sweep import sweep
 from tui.launching import find_run, given, launch, one_view, read_config, refuse, sample_prompts
 from tui.options import (
     BatchSize,
+    Chat,
+    Column,
     Device,
     Dispatch,
     Dtype,
     Engine,
+    Force,
     Json,
     Limit,
+    Model,
     NewTokens,
     Order,
     Plain,
+    Prompts,
     Ranks,
     Restarts,
     Run,
@@ -83,11 +88,8 @@ def _rankdeck(
 
 @app.command()
 def run(
-    prompts: Annotated[
-        str | None,
-        typer.Argument(help="A file of prompts (.txt, .jsonl, .json, .csv, .parquet), or - for standard input."),
-    ] = None,
-    model: Annotated[str | None, typer.Option(help="demo, a local folder, or a hub id.  [default: demo]")] = None,
+    prompts: Prompts = None,
+    model: Model = None,
     ranks: Ranks = None,
     batch_size: BatchSize = None,
     max_new_tokens: NewTokens = None,
@@ -96,9 +98,7 @@ def run(
     device: Device = None,
     dtype: Dtype = None,
     engine: Engine = None,
-    chat: Annotated[
-        bool | None, typer.Option("--chat", help="Put plain prompts through the model's chat template.")
-    ] = None,
+    chat: Chat = None,
     do_sample: Annotated[bool | None, typer.Option("--do-sample", help="Sample instead of greedy decoding.")] = None,
     temperature: Annotated[float | None, typer.Option(help="With --do-sample.")] = None,
     top_p: Annotated[float | None, typer.Option(help="With --do-sample.")] = None,
@@ -109,9 +109,9 @@ def run(
     ] = None,
     max_restarts: Restarts = None,
     limit: Limit = None,
-    column: Annotated[str | None, typer.Option(help="The column of a .csv or .parquet that holds the prompts.")] = None,
+    column: Column = None,
     output: Annotated[str | None, typer.Option(help="Where a copy of outputs.jsonl goes when the run ends.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace --output if it exists.")] = False,
+    force: Force = False,
     run_dir: Annotated[
         Path | None, typer.Option(help="The run's directory.  [default: a new one among your runs]")
     ] = None,

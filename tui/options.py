@@ -19,3 +19,10 @@ Restarts = Annotated[int | None, typer.Option(help="How often ranks are launched
 Plain = Annotated[bool, typer.Option("--plain", help="Lines instead of the dashboard.")]
 Json = Annotated[bool, typer.Option("--json", help="The event stream as JSON, an object a line.")]
 Run = Annotated[str, typer.Argument(help="A run's name, or its directory.")]
+Prompts = Annotated[
+    str | None, typer.Argument(help="A file of prompts (.txt, .jsonl, .json, .csv, .parquet), or - for standard input.")
+]
+Model = Annotated[str | None, typer.Option(help="demo, a local folder, or a hub id.  [default: demo]")]
+Chat = Annotated[bool | None, typer.Option("--chat", help="Put plain prompts through the model's chat template.")]
+Column = Annotated[str | None, typer.Option(help="The column of a .csv or .parquet that holds the prompts.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace --output if it exists.")]

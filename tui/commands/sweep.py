@@ -10,16 +10,28 @@ from runner import start
 from runner.trials import SweepPlan
 from tui.commands.numbers import number_list
 from tui.launching import given, launch, read_config, refuse
-from tui.options import Device, Dtype, Engine, Json, Limit, NewTokens, Order, Plain, Restarts
+from tui.options import (
+    Chat,
+    Column,
+    Device,
+    Dtype,
+    Engine,
+    Force,
+    Json,
+    Limit,
+    Model,
+    NewTokens,
+    Order,
+    Plain,
+    Prompts,
+    Restarts,
+)
 
 DEFAULT_SIZES = "1,2,4,8,16,32"
 
 
 def sweep(
-    prompts: Annotated[
-        str | None,
-        typer.Argument(help="A file of prompts (.txt, .jsonl, .json, .csv, .parquet), or - for standard input."),
-    ] = None,
+    prompts: Prompts = None,
     batch_sizes: Annotated[str, typer.Option(help="Batch sizes to measure, as in 1,2,4-8.")] = DEFAULT_SIZES,
     ranks: Annotated[
         str | None, typer.Option(help="Numbers of active ranks to measure, as in 1,2 or 1-8.  [default: 1, 2, 4 … all]")
@@ -38,20 +50,18 @@ def sweep(
         bool,
         typer.Option("--outputs", help="Keep the answers, and do the prompts that are left at the best setting."),
     ] = False,
-    model: Annotated[str | None, typer.Option(help="demo, a local folder, or a hub id.  [default: demo]")] = None,
+    model: Model = None,
     max_new_tokens: NewTokens = None,
     order: Order = None,
     device: Device = None,
     dtype: Dtype = None,
     engine: Engine = None,
-    chat: Annotated[
-        bool | None, typer.Option("--chat", help="Put plain prompts through the model's chat template.")
-    ] = None,
+    chat: Chat = None,
     max_restarts: Restarts = None,
     limit: Limit = None,
-    column: Annotated[str | None, typer.Option(help="The column of a .csv or .parquet that holds the prompts.")] = None,
+    column: Column = None,
     output: Annotated[str | None, typer.Option(help="With --outputs: where a copy of outputs.jsonl goes.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace --output if it exists.")] = False,
+    force: Force = False,
     run_dir: Annotated[
         Path | None, typer.Option(help="The sweep's directory.  [default: a new one among your runs]")
     ] = None,
