@@ -17,7 +17,7 @@ Dispatch = Literal["pull", "split"]
 Order = Literal["length", "input"]
 DeviceKind = Literal["auto", "cuda", "cpu"]
 DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
-EngineName = Literal["auto", "static"]
+EngineName = Literal["auto", "static", "continuous"]
 
 MAX_RANKS = 256
 MAX_BATCH_SIZE = 65536

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from runner import autobatch, protocol, sweep_figures
 from runner.autobatch import Choice, Known, Search
 from runner.config import MAX_BATCH_SIZE, RunConfig, check_sweep
-from runner.protocol import AnyEvent, BatchFailed, BatchFinished, DeviceSample, RankReady
+from runner.protocol import AnyEvent, BatchFailed, BatchFinished, DeviceSample, RankReady, StintFinished
 from runner.scheduler import Assignment, Scheduler
 from runner.state import RunState
 from runner.sweep import Sweeper
@@ -83,6 +83,10 @@ class Controls:
                 return assignment
             self._swept()
         return self._scheduler.next_batch(rank) if self.work_left else None
+
+    def next_rows(self, rank: int, in_hand: dict[int, int]) -> Assignment | None:
+        """More prompts for a continuous rank; None while it has enough, or trials are measured."""
+        return self._scheduler.next_rows(rank, in_hand) if self.work_left and not self.sweeping else None
 
     def sample(self, devices: Sequence[DeviceSample]) -> None:
         """Telemetry, for the trial at hand."""
@@ -185,10 +189,11 @@ class Controls:
         if self._sweeper is not None and self._sweeper.active:
             self._sweeper.interrupt()
 
-    def batch_finished(self, event: BatchFinished) -> None:
+    def batch_finished(self, event: BatchFinished | StintFinished) -> None:
         """Let the trial at hand measure, or the search learn, once every active rank has measured what is tried."""
         if self._sweeper is not None and self._sweeper.active:
-            self._sweeper.batch_finished(event)
+            if isinstance(event, BatchFinished):
+                self._sweeper.batch_finished(event)
             if not self._sweeper.active:
                 self._swept()
             return

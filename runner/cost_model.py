@@ -3,7 +3,7 @@
 Knows seconds of batches by rows, steps and active ranks. Does not know how many steps a batch will take
 (`runner.answers` does) nor how a job is cut into batches (`runner.plan`).
 
-seconds of a batch = prefill(prompt slots) + (steps - 1) x step(rows) + rest(rows), each a straight line with base
+seconds of a batch = prefill(prompt slots) + (steps - 1) x step(rows in it) + rest(rows), each a straight line with base
 and slope of at least 0: a forward pass reads the weights once whatever the rows (base) and computes for each row
 (slope); the rest is tokenising, text decoding and the way between queue and rank. In short: a + b x rows x steps,
 and prefill. Ranks share cores and memory bandwidth, most of all on CPUs, so every number of active ranks has lines
@@ -46,8 +46,8 @@ class RankCosts(msgspec.Struct, frozen=True, kw_only=True):
     rest: Line
     scale: float = 1.0
 
-    def seconds(self, rows: float, steps: float, prompt_slots: float) -> float:
-        decode = self.step.at(rows) * max(0.0, steps - 1)
+    def seconds(self, rows: float, steps: float, prompt_slots: float, step_rows: float) -> float:
+        decode = self.step.at(step_rows) * max(0.0, steps - 1)
         return self.scale * (self.prefill.at(prompt_slots) + decode + self.rest.at(rows))
 
 
@@ -55,19 +55,34 @@ class CostModel(msgspec.Struct, frozen=True, kw_only=True):
     """Predicts the seconds of a batch. `residual` is the relative error, root mean square over the measured batches.
 
     `fits` has one entry per measured number of active ranks, fewest first; `slots_per_row` is the padded prompt width.
+    `rows_leave`: rows that had ended left their batches.
     """
 
     fits: tuple[RankCosts, ...]
     slots_per_row: float = 0.0
     residual: float | None = None
     batches: int = 0
+    rows_leave: bool = False
 
-    def seconds(self, rows: float, steps: float, active_ranks: int, prompt_slots: float | None = None) -> float:
-        """Seconds of a batch from being handed out to its last result; without `prompt_slots`, of usual prompts."""
+    def seconds(
+        self,
+        rows: float,
+        steps: float,
+        active_ranks: int,
+        prompt_slots: float | None = None,
+        *,
+        tokens_per_row: float | None = None,
+    ) -> float:
+        """Seconds of a batch from being handed out to its last result; without `prompt_slots`, of usual prompts.
+
+        With `tokens_per_row` the rows that have ended leave, if they do so: a step then has rows x tokens / steps rows.
+        """
         if rows <= 0:
             return 0.0
         slots = self.slots_per_row * rows if prompt_slots is None else prompt_slots
-        return self._fit(active_ranks).seconds(rows, steps, slots)
+        leave = self.rows_leave and tokens_per_row is not None and steps > 0
+        step_rows = min(rows, rows * tokens_per_row / steps) if leave and tokens_per_row is not None else rows
+        return self._fit(active_ranks).seconds(rows, steps, slots, step_rows)
 
     def why_extrapolated(self, rows: float, active_ranks: int) -> str | None:
         """Why a prediction lies outside what was measured, or None where it does not."""
@@ -129,6 +144,7 @@ def fit(points: Iterable[CostPoint]) -> CostModel | None:
         slots_per_row=sum(point.prompt_slots for point in known) / sum(point.rows * point.batches for point in known),
         residual=(errors / batches) ** 0.5,
         batches=batches,
+        rows_leave=any(point.row_steps and point.row_steps < point.rows * point.steps for point in known),
     )
 
 
@@ -137,7 +153,8 @@ def _count(number: int, word: str) -> str:
 
 
 def _predicted(costs: RankCosts, point: CostPoint) -> float:
-    return costs.seconds(point.rows, point.steps / point.batches, point.prompt_slots / point.batches)
+    steps, slots = point.steps / point.batches, point.prompt_slots / point.batches
+    return costs.seconds(point.rows, steps, slots, point.step_rows)
 
 
 def _error(costs: RankCosts, point: CostPoint) -> float:
@@ -161,7 +178,7 @@ def _rank_costs(active_ranks: int, group: list[CostPoint]) -> RankCosts:
             prefill.append(Sample(point.prompt_slots / point.batches, mean, weight / mean**2))
         if point.steps > point.batches and point.decode_seconds > LEAST_SECONDS:
             mean = point.decode_seconds / (point.steps - point.batches)
-            step.append(Sample(point.rows, mean, weight / mean**2))
+            step.append(Sample(point.step_rows, mean, weight / mean**2))
         # The rest is small, and noise to a good part: its error counts against the whole of the batch.
         mean, whole = point.prefill_seconds + point.decode_seconds, point.seconds / point.batches
         rest.append(Sample(point.rows, max(0.0, whole - mean / point.batches), weight / whole**2))
@@ -169,6 +186,6 @@ def _rank_costs(active_ranks: int, group: list[CostPoint]) -> RankCosts:
         active_ranks=active_ranks,
         rows=(group[0].rows, group[-1].rows),
         prefill=fitted_line(prefill),
-        step=fitted_curve(step),
+        step=fitted_curve(sorted({sample.x: sample for sample in step}.values(), key=lambda sample: sample.x)),
         rest=fitted_line(rest),
     )

@@ -15,19 +15,26 @@ class CostPoint(msgspec.Struct, frozen=True, kw_only=True):
     """Batches of equally many rows, generated while so many ranks were active: sums over `batches` of them.
 
     `seconds` is from handing out a batch to its last result in, `prefill_seconds` and `decode_seconds` are the
-    engine's own. `prompt_slots` counts token positions of padded prompts, rows x width; `steps` new tokens per row.
+    engine's own. `prompt_slots` counts token positions of padded prompts, rows x width; `steps` those of the longest
+    row, and `row_steps` the rows that were still in the batch, summed over the steps.
     """
 
     active_ranks: int
     rows: int
     batches: int = 0
     steps: int = 0
+    row_steps: int = 0
     prompt_slots: int = 0
     prompt_tokens: int = 0
     output_tokens: int = 0
     prefill_seconds: float = 0.0
     decode_seconds: float = 0.0
     seconds: float = 0.0
+
+    @property
+    def step_rows(self) -> float:
+        """Mean rows of a step: fewer than `rows` where rows leave once they have ended."""
+        return self.row_steps / self.steps if self.steps and self.row_steps else self.rows
 
 
 def with_batch(points: tuple[CostPoint, ...], batch: CostPoint) -> tuple[CostPoint, ...]:
@@ -47,6 +54,7 @@ def _sum(one: CostPoint, other: CostPoint) -> CostPoint:
         rows=one.rows,
         batches=one.batches + other.batches,
         steps=one.steps + other.steps,
+        row_steps=one.row_steps + other.row_steps,
         prompt_slots=one.prompt_slots + other.prompt_slots,
         prompt_tokens=one.prompt_tokens + other.prompt_tokens,
         output_tokens=one.output_tokens + other.output_tokens,

@@ -1,11 +1,14 @@
 """The ranks on the line: what each is doing, what it is given next, what it brings.
 
-Knows the conversation with a rank and hands out the scheduler's batches. Does not start or end
-processes and writes no file: finished records go to `keep`, everything that happened to `emit`.
+Knows the conversation with a rank and hands out the scheduler's batches, or, to a continuous rank, more prompts as
+its rows fall free. Does not start or end processes and writes no file: finished records go to `keep`, everything that
+happened to `emit`.
 """
 
 import asyncio
 from collections.abc import Callable
+
+import msgspec
 
 from runner import protocol
 from runner.config import RunConfig
@@ -15,6 +18,19 @@ from runner.protocol import AnyEvent, FromRank, OutputRecord, StepsInFlight
 from runner.scheduler import Assignment, Scheduler
 from runner.server import NoMessageError, RankPeer
 from runner.sweep import WARM_UP_TOKENS
+
+
+class _Stream:
+    """What a continuous rank has in hand, from its first prompts until it has run dry: a batch, to every view."""
+
+    def __init__(self, batch: int) -> None:
+        self.batch = batch
+        self.left: dict[int, int] = {}
+        """Prompts without a record, by the number of the order they came with."""
+
+    @property
+    def rows(self) -> int:
+        return sum(self.left.values())
 
 
 class Crew:
@@ -50,6 +66,9 @@ class Crew:
         self._peers: dict[int, RankPeer] = {}
         self._idle: set[int] = set()
         self._steps: dict[int, StepsInFlight] = {}
+        self._continuous: set[int] = set()
+        self._streams: dict[int, _Stream] = {}
+        self._limits: dict[int, int] = {}
 
     @property
     def leaving(self) -> bool:
@@ -83,6 +102,7 @@ class Crew:
             del self._peers[rank]
             self._idle.discard(rank)
             self._steps.pop(rank, None)
+            self._streams.pop(rank, None)
         return not self.leaving
 
     def close(self) -> None:
@@ -96,22 +116,34 @@ class Crew:
             return
         match message:
             case protocol.Steps():
-                self._steps[rank] = message.steps
+                stream = self._streams.get(rank)
+                steps = message.steps
+                self._steps[rank] = msgspec.structs.replace(steps, batch=stream.batch) if stream else steps
             case protocol.Output():
                 self._keep(message.record)
+                self._row_ended(rank, message.record)
+            case protocol.Stint():
+                self._stint(rank, message)
             case protocol.BatchFinished():
                 self._scheduler.finish(message.batch)
                 self._emit(message)
                 self._controls.batch_finished(message)
                 self._free(rank)
             case protocol.BatchFailed():
-                self._batch_failed(message)
+                if rank in self._streams:
+                    self._stream_failed(rank, message)
+                else:
+                    self._batch_failed(message)
                 self._free(rank)
+            case protocol.LogLine():
+                self._log(f"rank {rank}", message.text)
             case protocol.RankPhase():
                 self._emit(message)
             case protocol.RankReady():
                 self._emit(message)
                 self._idle.add(rank)
+                if message.engine == "continuous":
+                    self._continuous.add(rank)
                 if len(self._idle) == self._config.ranks:
                     self.ready = True
                     self._emit(protocol.RanksReady())
@@ -132,6 +164,78 @@ class Crew:
         self._steps.pop(rank, None)
         self._idle.add(rank)
         self.hand_out()
+
+    # --- continuous ranks ---
+
+    def _row_ended(self, rank: int, record: OutputRecord) -> None:
+        stream = self._streams.get(rank)
+        if stream is None or record.batch not in stream.left:
+            return
+        stream.left[record.batch] -= 1
+        if not stream.left[record.batch]:
+            del stream.left[record.batch]
+            self._scheduler.finish(record.batch)
+        self._top_up(rank)
+
+    def _stint(self, rank: int, stint: protocol.Stint) -> None:
+        stream = self._streams.get(rank)
+        if stream is None:
+            return
+        finished: protocol.BatchFinished | protocol.StintFinished
+        if stream.rows:
+            finished = protocol.StintFinished(rank=rank, batch=stream.batch, result=stint.result)
+        else:
+            # What was sent to it since it ran dry would count as in its hand.
+            finished = protocol.BatchFinished(rank=rank, batch=stream.batch, result=stint.result)
+            del self._streams[rank]
+        self._emit(finished)
+        self._controls.batch_finished(finished)
+        if rank in self._streams:
+            self._top_up(rank)
+        else:
+            self._free(rank)
+
+    def _top_up(self, rank: int) -> None:
+        """Give a rank with rows in flight as many more prompts as it has room for."""
+        self._set_limits()
+        if self.stopping or self._controls.paused or self.leaving or self._closed:
+            return
+        stream = self._streams[rank]
+        assignment = self._controls.next_rows(rank, self._in_hand())
+        if assignment is not None:
+            stream.left[assignment.batch] = len(assignment.indices)
+            prompts = self._prompts.read(assignment.indices)
+            self._peers[rank].send(protocol.Work(batch=assignment.batch, prompts=prompts))
+            self._emit(protocol.RowsAdded(rank=rank, batch=stream.batch, rows=len(prompts)))
+
+    def _in_hand(self) -> dict[int, int]:
+        return {rank: stream.rows for rank, stream in self._streams.items()}
+
+    def _set_limits(self) -> None:
+        """Tell the continuous ranks how many rows they may have in flight, where that has changed."""
+        for rank in self._continuous & self._peers.keys():
+            rows = 0 if self._controls.paused and not self.stopping else self._scheduler.most_rows(rank)
+            if self._limits.get(rank) != rows:
+                self._limits[rank] = rows
+                self._peers[rank].send(protocol.Limit(rows=rows))
+
+    def _stream_failed(self, rank: int, failed: protocol.BatchFailed) -> None:
+        """All rows of a continuous rank failed together: smaller from now on, or one prompt at a time."""
+        stream = self._streams.pop(rank)
+        self._log(f"rank {rank}", f"its {stream.rows} rows in flight failed: {failed.error}")
+        dead: tuple[int, ...] = ()
+        for batch in sorted(stream.left, reverse=True):  # the first of them comes to the front of the queue last
+            alone = self._scheduler.in_flight[batch].alone
+            if failed.kind == "out_of_memory" and not alone:
+                self._scheduler.finish(batch)
+            else:
+                dead += self._scheduler.fail(batch)
+        for index in dead:
+            self._keep_error(self.error_record(index, failed.error, rank, failed.batch))
+        self._emit(msgspec.structs.replace(failed, batch=stream.batch))
+        if failed.kind == "out_of_memory" and not dead:
+            self._scheduler.cap(rank, min(stream.rows, self._scheduler.most_rows(rank)))
+            self._controls.out_of_memory(rank, stream.rows)
 
     def _batch_failed(self, failed: protocol.BatchFailed) -> None:
         self._log(f"rank {failed.rank}", f"batch {failed.batch} failed: {failed.error}")
@@ -174,20 +278,34 @@ class Crew:
         """A batch for every idle rank that can have one; the word to leave when nothing more is to come."""
         if self.leaving or self._closed or not self.ready:
             return
+        self._set_limits()
         for rank in sorted(self._idle):
             hold = self.stopping or self._controls.paused
-            assignment = None if hold else self._controls.next_batch(rank)
+            assignment = None if hold else self._next(rank)
             if assignment is not None:
                 self._idle.discard(rank)
                 self._give(rank, assignment)
+        for rank in sorted(self._streams):
+            self._top_up(rank)
+        # A turn of a knob, the end of a sweep: what it brought may have changed what the ranks are to hold.
+        self._set_limits()
         self._share_cores()
-        if not self._scheduler.in_flight and (self.stopping or not self._controls.work_left):
+        if not self._scheduler.in_flight and not self._streams and (self.stopping or not self._controls.work_left):
             self.told_to_leave.set()
             for peer in self._peers.values():
                 peer.send(protocol.Leave(gather=self._config.dispatch == "split" and not self.stopping))
 
+    def _next(self, rank: int) -> Assignment | None:
+        if rank in self._continuous and not self._controls.sweeping:
+            return self._controls.next_rows(rank, self._in_hand())
+        return self._controls.next_batch(rank)
+
     def _give(self, rank: int, assignment: Assignment) -> None:
         prompts = self._prompts.read(assignment.indices)
+        closed = assignment.measured or assignment.warm_up or not assignment.kept
+        if rank in self._continuous and not closed:
+            self._streams[rank] = stream = _Stream(assignment.batch)
+            stream.left[assignment.batch] = len(prompts)
         self._peers[rank].send(
             protocol.Work(
                 batch=assignment.batch,

@@ -1,9 +1,8 @@
-"""The static engine: load a model, generate one left-padded batch, account for every token.
+"""What both engines are: a loaded model with its tokenizer, its generation config, and the records of its answers.
 
-Knows transformers and the device; knows nothing of ranks, sockets or queues. An engine is made by
-`load` and has one verb, `generate(batch, on_step)`. Clocks are read only after the device is
-synchronised. A prompt that cannot be done (too long, no chat template) gets an error record and
-costs its batch nothing.
+Knows transformers and the device; knows nothing of ranks, sockets or queues, nor how tokens are generated:
+`runner.static_engine` and `runner.continuous_engine` do. Clocks are read only after the device is synchronised. A
+prompt that cannot be done (too long, no chat template) gets an error record and costs the others nothing.
 """
 
 import copy
@@ -14,26 +13,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import transformers
 
 from runner.config import RunConfig
-from runner.protocol import BatchResult, FinishReason, OutputRecord, Prompt, prompt_text
-
-PAD_TO_MULTIPLE = 8
-PROGRESS_SECONDS = 0.2
-"""At most five progress reports a second: counting live tokens reads from the device."""
-
-
-class Cancelled(Exception):
-    """The batch was abandoned on request, within a decode step."""
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Inside a batch: new tokens per row so far, and real output tokens of all rows so far."""
-
-    step: int
-    output_tokens: int
+from runner.protocol import BatchResult, OutputRecord, Prompt, prompt_text
+from runner.rows import Answer, Progress
 
 
 @dataclass(frozen=True)
@@ -44,78 +27,14 @@ class BatchOutput:
     result: BatchResult
 
 
-@dataclass(frozen=True)
-class Answer:
-    """One row's new tokens, up to and including the end-of-sequence token."""
-
-    tokens: list[int]
-    finish_reason: FinishReason
+OnStep = Callable[[Progress], None]
+OnRecords = Callable[[list[OutputRecord]], None]
 
 
-def trim(tokens: list[int], eos_tokens: frozenset[int]) -> Answer:
-    """Cut a row's new tokens after its first end-of-sequence token; what follows is padding."""
-    for position, token in enumerate(tokens):
-        if token in eos_tokens:
-            return Answer(tokens[: position + 1], "stop")
-    return Answer(tokens, "length")
+class Engine:
+    """A model on its device. Subclasses have one verb, `generate`, and say their `name`."""
 
-
-class _StepWatch(transformers.StoppingCriteria):
-    """Stops nothing by itself: counts steps, reports progress now and then, and watches for cancellation."""
-
-    def __init__(
-        self,
-        rows: int,
-        prompt_width: int,
-        eos_tokens: frozenset[int],
-        device: torch.device,
-        on_step: Callable[[Progress], None],
-        cancelled: Callable[[], bool],
-        synchronise: Callable[[], None],
-        *,
-        measure: bool,
-    ) -> None:
-        self.steps = 0
-        self.step_seconds: list[float] | None = [] if measure else None
-        self._step_at = 0.0
-        self.first_token_at = 0.0
-        self._go_on = torch.zeros(rows, dtype=torch.bool, device=device)  # [rows]
-        self._eos = torch.tensor(sorted(eos_tokens), dtype=torch.long, device=device)  # [end-of-sequence tokens]
-        self._prompt_width = prompt_width
-        self._on_step, self._cancelled, self._synchronise = on_step, cancelled, synchronise
-        self._reported_at = 0.0
-
-    def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
-        self.steps += 1
-        if self.steps == 1:
-            self._synchronise()
-            self.first_token_at = time.perf_counter()
-        if self._cancelled():
-            raise Cancelled
-        now = time.perf_counter()
-        if self.step_seconds is not None:
-            # No device is waited for here: `generate` itself reads from the device at every step, to see
-            # which rows have ended, so that the time between two calls is a step's.
-            if self.steps > 1:
-                self.step_seconds.append(round(now - self._step_at, 6))
-            self._step_at = now
-        if now - self._reported_at >= PROGRESS_SECONDS:
-            self._reported_at = now
-            self._on_step(Progress(self.steps, self._real_tokens(input_ids)))
-        return self._go_on
-
-    def _real_tokens(self, input_ids: torch.Tensor) -> int:
-        new = input_ids[:, self._prompt_width :]  # [rows, steps]
-        ended = torch.isin(new, self._eos).int().cumsum(dim=1)  # [rows, steps], end-of-sequence tokens up to here
-        # A token is real while none has ended before it: it is 0 up to the end, and 1 at the end itself.
-        before = ended - torch.isin(new, self._eos).int()
-        return int((before == 0).sum().item())
-
-
-class StaticEngine:
-    """Left padding to a multiple of 8, one `generate` call per batch, every row waits for the longest."""
-
-    name = "static"
+    name = ""
 
     def __init__(self, model: Any, tokenizer: Any, config: RunConfig, device: torch.device) -> None:
         self.model, self.tokenizer, self.device = model, tokenizer, device
@@ -136,15 +55,6 @@ class StaticEngine:
     def describe(self) -> dict[str, Any]:
         """Figures of the loaded model: bytes of parameters, and of key and value cache per token."""
         parameters = list(self.model.parameters())
-        text = self.model.config.get_text_config()
-        heads = getattr(text, "num_key_value_heads", None) or getattr(text, "num_attention_heads", None)
-        width = getattr(text, "head_dim", None)
-        if width is None and getattr(text, "num_attention_heads", None):
-            width = text.hidden_size // text.num_attention_heads
-        layers = getattr(text, "num_hidden_layers", None)
-        kv_bytes = None
-        if heads and width and layers:
-            kv_bytes = 2 * layers * heads * width * self.model.dtype.itemsize
         shown = self.generation.to_diff_dict()
         shown.pop("transformers_version", None)
         shown.pop("_from_model_config", None)
@@ -152,11 +62,23 @@ class StaticEngine:
             "parameters": sum(parameter.numel() for parameter in parameters),
             "weight_read_bytes": self._weight_read_bytes(parameters),
             "parameter_bytes": sum(parameter.numel() * parameter.element_size() for parameter in parameters),
-            "kv_bytes_per_token": kv_bytes,
+            "kv_bytes_per_token": self.kv_bytes_per_token(),
             "context_tokens": self.context_tokens,
             "dtype": str(self.model.dtype).removeprefix("torch."),
             "generation": {name: str(value) for name, value in shown.items()},
         }
+
+    def kv_bytes_per_token(self) -> int | None:
+        """Bytes of keys and values of one token in all layers; None where the model's config does not tell."""
+        text = self.model.config.get_text_config()
+        heads = getattr(text, "num_key_value_heads", None) or getattr(text, "num_attention_heads", None)
+        width = getattr(text, "head_dim", None)
+        if width is None and getattr(text, "num_attention_heads", None):
+            width = text.hidden_size // text.num_attention_heads
+        layers = getattr(text, "num_hidden_layers", None)
+        if not (heads and width and layers):
+            return None
+        return int(2 * layers * heads * width * self.model.dtype.itemsize)
 
     def _weight_read_bytes(self, parameters: list[Any]) -> int:
         """Bytes of parameters that a decode step reads: of an input embedding it reads a row per prompt only."""
@@ -180,119 +102,56 @@ class StaticEngine:
         free_memory(self.device)
         return 2 * size / best
 
-    def warm_up(self) -> None:
-        """Generate two tokens once, so that the first real batch does not pay for lazy initialisation."""
-        ids = torch.full((1, PAD_TO_MULTIPLE), self.generation.pad_token_id or 0, device=self.device)
-        generation = copy.deepcopy(self.generation)
-        generation.max_new_tokens = generation.min_new_tokens = 2
-        with torch.inference_mode():
-            self.model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=generation)
-        self._synchronise()
+    # --- the work ---
 
-    # --- one batch ---
+    def warm_up(self) -> None:
+        """Generate once, so that the first real batch does not pay for lazy initialisation."""
+        raise NotImplementedError
 
     def generate(
         self,
         prompts: Sequence[Prompt],
-        on_step: Callable[[Progress], None] = lambda _: None,
+        on_step: OnStep = lambda _: None,
         cancelled: Callable[[], bool] = lambda: False,
+        on_records: OnRecords = lambda _: None,
         *,
         measure: bool = False,
         max_new_tokens: int | None = None,
     ) -> BatchOutput:
-        """Answer `prompts`; with at most `max_new_tokens` where given. `measure` keeps the time of every decode step.
+        """Answer `prompts`; with at most `max_new_tokens` where given.
+
+        `on_records` gets every record once, as soon as its row has ended. `measure` keeps the time of each decode step.
 
         Raises:
-            Cancelled: `cancelled()` became true; nothing of the batch counts.
+            Cancelled: `cancelled()` became true; what `on_records` did not get is lost.
         """
-        started = time.perf_counter()
-        if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self.device)
-        errors: dict[int, str] = {}
+        raise NotImplementedError
+
+    def use_threads(self, threads: int) -> None:
+        """Take so many threads from the next step on, on a CPU."""
+        if threads != torch.get_num_threads():
+            torch.set_num_threads(threads)
+
+    def close(self) -> None:
+        """Give back what `generate` keeps between batches."""
+
+    # --- prompts to tokens, answers to records ---
+
+    def tokenise(self, prompts: Sequence[Prompt]) -> tuple[dict[int, list[int]], dict[int, str]]:
+        """Token ids by position in `prompts`, and what is wrong with those that cannot be done."""
         tokens: dict[int, list[int]] = {}
+        errors: dict[int, str] = {}
         for position, prompt in enumerate(prompts):
             try:
-                tokens[position] = self._tokenise(prompt)
+                ids = self._tokenise(prompt)
             except Exception as error:  # a template is the model's own program, it may raise anything
                 errors[position] = f"prompt cannot be tokenised: {error}"
-        for position, ids in list(tokens.items()):
+                continue
             if problem := self._unfit(len(ids)):
                 errors[position] = problem
-                del tokens[position]
-        answers: dict[int, Answer] = {}
-        width = steps = 0
-        prefill = decode = 0.0
-        step_seconds: list[float] | None = None
-        if tokens:
-            generation = self.generation
-            if max_new_tokens is not None:
-                generation = copy.deepcopy(generation)
-                generation.max_new_tokens = max_new_tokens
-            padded = self._pad(tokens)
-            width = padded["input_ids"].shape[1]
-            watch = _StepWatch(
-                len(tokens),
-                width,
-                self.eos_tokens,
-                self.device,
-                on_step,
-                cancelled,
-                self._synchronise,
-                measure=measure,
-            )
-            answers, steps, prefill, decode = self._run(tokens, padded, generation, watch)
-            step_seconds = watch.step_seconds
-        records = [
-            self._record(prompt, tokens.get(position, []), answers.get(position), errors.get(position))
-            for position, prompt in enumerate(prompts)
-        ]
-        prompt_tokens = sum(len(ids) for ids in tokens.values())
-        output_tokens = sum(len(answer.tokens) for answer in answers.values())
-        slots = len(tokens) * (width + steps)
-        result = BatchResult(
-            rows=len(tokens),
-            prompt_tokens=prompt_tokens,
-            output_tokens=output_tokens,
-            slots=slots,
-            padded_slots=slots - prompt_tokens - output_tokens,
-            steps=steps,
-            prefill_seconds=prefill,
-            decode_seconds=decode,
-            seconds=time.perf_counter() - started,
-            peak_memory_bytes=torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else None,
-            step_seconds=step_seconds,
-        )
-        return BatchOutput(records, result)
-
-    def _pad(self, tokens: dict[int, list[int]]) -> Any:
-        return self.tokenizer.pad(
-            {"input_ids": list(tokens.values())},
-            padding=True,
-            padding_side="left",
-            pad_to_multiple_of=PAD_TO_MULTIPLE,
-            return_tensors="pt",
-        ).to(self.device)  # input_ids and attention_mask, each [rows, width]
-
-    def _run(
-        self, tokens: dict[int, list[int]], padded: Any, generation: Any, watch: _StepWatch
-    ) -> tuple[dict[int, Answer], int, float, float]:
-        """One `generate` call: answers by position, steps, seconds of prefill and of decode."""
-        width = padded["input_ids"].shape[1]
-        self._synchronise()
-        started = time.perf_counter()
-        with torch.inference_mode():
-            sequences = self.model.generate(
-                input_ids=padded["input_ids"],
-                attention_mask=padded["attention_mask"],
-                generation_config=generation,
-                stopping_criteria=transformers.StoppingCriteriaList([watch]),
-            )  # [rows, width + steps]
-        self._synchronise()
-        ended = time.perf_counter()
-        rows: list[list[int]] = sequences[:, width:].tolist()
-        answers = {position: trim(row, self.eos_tokens) for position, row in zip(tokens, rows, strict=True)}
-        prefill = watch.first_token_at - started
-        return answers, sequences.shape[1] - width, prefill, ended - watch.first_token_at
+            else:
+                tokens[position] = ids
+        return tokens, errors
 
     def _tokenise(self, prompt: Prompt) -> list[int]:
         if prompt.messages is None and not self._config.chat:
@@ -315,21 +174,42 @@ class StaticEngine:
             )
         return None
 
-    def _record(self, prompt: Prompt, ids: list[int], answer: Answer | None, error: str | None) -> OutputRecord:
+    def answered(self, prompt: Prompt, prompt_tokens: int, answer: Answer) -> OutputRecord:
+        """The record of a prompt that has its answer."""
         return OutputRecord(
             index=prompt.index,
             id=prompt.id,
             prompt=prompt_text(prompt),
-            text=self.tokenizer.decode(answer.tokens, skip_special_tokens=True) if answer else "",
-            prompt_tokens=len(ids),
-            output_tokens=len(answer.tokens) if answer else 0,
-            finish_reason=answer.finish_reason if answer else "error",
-            error=error if answer is None else None,
+            text=self.tokenizer.decode(answer.tokens, skip_special_tokens=True),
+            prompt_tokens=prompt_tokens,
+            output_tokens=len(answer.tokens),
+            finish_reason=answer.finish_reason,
+        )
+
+    def refused(self, prompt: Prompt, error: str) -> OutputRecord:
+        """The record of a prompt that cannot be done."""
+        return OutputRecord(
+            index=prompt.index,
+            id=prompt.id,
+            prompt=prompt_text(prompt),
+            text="",
+            prompt_tokens=0,
+            output_tokens=0,
+            finish_reason="error",
+            error=error,
         )
 
     def _synchronise(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
+
+    def _reset_peak_memory(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+
+    def peak_memory(self) -> int | None:
+        """Bytes the device had allocated at most since the last reset; None on a CPU."""
+        return torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else None
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -344,29 +224,6 @@ def free_memory(device: torch.device) -> None:
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
-
-
-def choose_dtype(name: str, device: torch.device, checkpoint: torch.dtype | None) -> torch.dtype:
-    """`auto`: float32 on a CPU (half types are several times slower there), else the checkpoint's own."""
-    if name != "auto":
-        return getattr(torch, name)
-    if device.type == "cpu":
-        return torch.float32
-    return checkpoint if isinstance(checkpoint, torch.dtype) else torch.float16
-
-
-def load(config: RunConfig, model_path: str, device: torch.device) -> StaticEngine:
-    """Load model and tokenizer onto `device`, ready to generate (not warmed up)."""
-    model_config = transformers.AutoConfig.from_pretrained(model_path)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(model_path, padding_side="left")
-    if tokenizer.pad_token_id is None:
-        # Padding is masked and never counted: any token will do.
-        tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
-    dtype = choose_dtype(config.dtype, device, getattr(model_config, "dtype", None))
-    # Straight onto the device: N ranks would otherwise hold N copies in the host's memory first.
-    placed = {"device_map": {"": device}} if device.type == "cuda" else {}
-    model = transformers.AutoModelForCausalLM.from_pretrained(model_path, dtype=dtype, **placed)
-    return StaticEngine(model.to(device).eval(), tokenizer, config, device)
 
 
 def _generation_config(model: Any, tokenizer: Any, config: RunConfig) -> Any:

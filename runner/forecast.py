@@ -138,7 +138,7 @@ class _Job:
         return max(1, round((sum(caps) + (ranks - len(caps)) * batch_size) / ranks)) if caps else batch_size
 
     def _cost(self, rows: float, ranks: int) -> float:
-        return self.model.seconds(rows, self._steps(rows), ranks)
+        return self.model.seconds(rows, self._steps(rows), ranks, tokens_per_row=self._length.tokens_per_row)
 
     def _in_flight(self, rank: RankState) -> float:
         if rank.batch is None or rank.rows <= 0:

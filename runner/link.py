@@ -32,6 +32,9 @@ class Link:
         self.sharing: int | None = None
         """How many ranks share the cores, as last told."""
 
+        self.limit: int | None = None
+        """How many rows a continuous rank may generate at once, as last told."""
+
         self._ready = threading.Condition()
         self._messages: deque[FromRank] = deque()
         self._progress: StepsInFlight | None = None
@@ -56,6 +59,13 @@ class Link:
     def next_order(self) -> Work | Leave:
         """Wait for the next batch, or the word to leave."""
         return self._orders.get()
+
+    def next_order_now(self) -> Work | Leave | None:
+        """The next batch, or the word to leave, if there is one."""
+        try:
+            return self._orders.get_nowait()
+        except queue.Empty:
+            return None
 
     def cancelled(self, batch: int) -> bool:
         """Whether `batch` is to be abandoned."""
@@ -95,6 +105,8 @@ class Link:
                         self._cancelled_batch = order.batch
                     elif isinstance(order, protocol.ShareCores):
                         self.sharing = order.ranks
+                    elif isinstance(order, protocol.Limit):
+                        self.limit = order.rows
                     elif isinstance(order, protocol.Refused):
                         sys.stderr.write(f"refused by the supervisor: {order.reason}\n")
                         break

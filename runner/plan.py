@@ -173,7 +173,7 @@ def _outcome(
 
     def cost(rows: int) -> float:
         if rows not in known:
-            known[rows] = model.seconds(rows, answers.steps(rows), ranks)
+            known[rows] = model.seconds(rows, answers.steps(rows), ranks, tokens_per_row=answers.tokens_per_row)
         return known[rows]
 
     few = prompts <= SIMULATED_PROMPTS and batches_needed(prompts, ranks, batch_size) <= SIMULATED_BATCHES
@@ -253,8 +253,8 @@ def _sharing(model: CostModel, answers: Answers, rows: Sequence[PlanRow], best: 
     few, many = measured[0], best.ranks if best.ranks in measured[1:] else measured[-1]
     if any(model.why_extrapolated(largest, number) for number in (few, many)):
         return []
-    steps = answers.steps(largest)
-    one, other = (model.seconds(largest, steps, number) for number in (few, many))
+    steps, tokens = answers.steps(largest), answers.tokens_per_row
+    one, other = (model.seconds(largest, steps, number, tokens_per_row=tokens) for number in (few, many))
     if one <= 0 or other / one - 1 <= WORTH_SAYING:
         return []
     some = "1 rank" if few == 1 else f"{few} ranks"

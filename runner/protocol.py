@@ -73,8 +73,9 @@ class OutputRecord(msgspec.Struct, frozen=True, kw_only=True):
 class BatchResult(msgspec.Struct, frozen=True, kw_only=True):
     """The accounting of one batch: of the `rows` that were generated, prompts that could not be done left out.
 
-    `slots` is the number of token positions of the batch, rows x (padded prompt + new tokens);
-    `padded_slots` those of them that hold no real token (left padding, and rows that had ended).
+    `slots` is the number of token positions of the batch, rows x padded prompt, and `row_steps`: the rows that
+    were in the batch, summed over its steps (rows that have ended may leave it). `padded_slots` are those slots
+    that hold no real token (left padding, and rows that had ended but were still there).
     `prefill_seconds` runs to the first new token, `decode_seconds` from there to the last;
     `seconds` is all of the batch, tokenising and decoding of text included. `step_seconds` has every decode
     step's own time, in trials of a sweep.
@@ -89,8 +90,14 @@ class BatchResult(msgspec.Struct, frozen=True, kw_only=True):
     prefill_seconds: float
     decode_seconds: float
     seconds: float
+    row_steps: int | None = None
     peak_memory_bytes: int | None = None
     step_seconds: list[float] | None = None
+
+    @property
+    def decode_slots(self) -> int:
+        """Token positions of new tokens: `row_steps`, or where that was not told, all rows in all steps."""
+        return self.rows * self.steps if self.row_steps is None else self.row_steps
 
 
 class DeviceSample(msgspec.Struct, frozen=True, kw_only=True):
@@ -134,12 +141,17 @@ class ProcessSample(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StepsInFlight(msgspec.Struct, frozen=True, kw_only=True):
-    """How far a rank is inside its batch: new tokens per row so far, and real output tokens so far."""
+    """How far a rank is inside its batch: steps so far, and real output tokens so far of the rows still in it.
+
+    A continuous rank says as well how many rows are in it, and which share of its key and value cache is in use.
+    """
 
     rank: int
     batch: int
     step: int
     output_tokens: int
+    rows: int | None = None
+    cache_used: float | None = None
 
 
 class RankSummary(msgspec.Struct, frozen=True, kw_only=True):
@@ -227,7 +239,7 @@ class RankReady(Event, frozen=True, kw_only=True):
 
     `weight_read_bytes` are the parameters that every decode step reads: all but an input embedding that is no
     output layer as well. `bandwidth_bytes_per_second` is that of a large copy, bytes read and written, in a
-    sweep on rank 0.
+    sweep on rank 0. `engine_reason` says why it is this engine, where nobody asked for it.
     """
 
     rank: int
@@ -235,6 +247,7 @@ class RankReady(Event, frozen=True, kw_only=True):
     device_name: str
     dtype: str
     engine: str
+    engine_reason: str = ""
     seconds: float
     parameters: int
     device_uuid: str | None = None
@@ -267,6 +280,25 @@ class BatchStarted(Event, frozen=True, kw_only=True):
     kept: bool = True
 
 
+class RowsAdded(Event, frozen=True, kw_only=True):
+    """A continuous rank was handed `rows` more prompts, into the batch it has in hand."""
+
+    rank: int
+    batch: int
+    rows: int
+
+
+class StintFinished(Event, frozen=True, kw_only=True):
+    """A continuous rank's account of the time since the last one; its batch goes on.
+
+    Of `result`, `rows` are those that ended in this time; tokens are those that were computed in it.
+    """
+
+    rank: int
+    batch: int
+    result: BatchResult
+
+
 class Output(Event, frozen=True, kw_only=True):
     """One prompt is done."""
 
@@ -274,7 +306,7 @@ class Output(Event, frozen=True, kw_only=True):
 
 
 class BatchFinished(Event, frozen=True, kw_only=True):
-    """All outputs of a batch have arrived, and this is what it took."""
+    """All outputs of a batch have arrived, and this is what it took: of a continuous rank's, its last stint."""
 
     rank: int
     batch: int
@@ -449,6 +481,13 @@ class Steps(Message, frozen=True, kw_only=True):
     steps: StepsInFlight
 
 
+class Stint(Message, frozen=True, kw_only=True):
+    """A continuous rank's account of what it did since the last one; sent now and then, and when it has run dry."""
+
+    rank: int
+    result: BatchResult
+
+
 class RankFailed(Message, frozen=True, kw_only=True):
     """A rank cannot go on: the error in one line, and its traceback for the log."""
 
@@ -468,7 +507,7 @@ class Gathered(Message, frozen=True, kw_only=True):
 
 
 class Work(Message, frozen=True, kw_only=True):
-    """A batch to generate.
+    """A batch to generate; for a continuous rank, more prompts for the rows that fall free.
 
     `measure` asks for the time of every decode step; without `keep` the records are not wanted, only the
     accounting; `max_new_tokens` cuts the batch short (a warm-up).
@@ -485,6 +524,12 @@ class Cancel(Message, frozen=True, kw_only=True):
     """Abandon `batch` within a decode step; report nothing of it."""
 
     batch: int
+
+
+class Limit(Message, frozen=True, kw_only=True):
+    """To a continuous rank: so many rows at most are to be generated at once, from its next step on."""
+
+    rows: int
 
 
 class ShareCores(Message, frozen=True, kw_only=True):
@@ -555,6 +600,8 @@ AnyEvent = (
     | RankReady
     | RanksReady
     | BatchStarted
+    | RowsAdded
+    | StintFinished
     | Output
     | BatchFinished
     | BatchFailed
@@ -584,13 +631,14 @@ FromRank = (
     | Share
     | Steps
     | Output
+    | Stint
     | BatchFinished
     | BatchFailed
     | RankFailed
     | Gathered
     | LogLine
 )
-ToRank = Work | Cancel | ShareCores | Leave | Refused
+ToRank = Work | Limit | Cancel | ShareCores | Leave | Refused
 Greeting = RankHello | ViewerHello
 Command = Stop | SetBatchSize | SetActiveRanks | StartSweep | Pause | Resume
 

@@ -67,6 +67,11 @@ def apply(state: RunState, event: AnyEvent) -> RunState:
             return msgspec.structs.replace(state, ready_at=ready_at, phase="running")
         case protocol.BatchStarted():
             return _batch_started(state, event)
+        case protocol.RowsAdded():
+            rank = state.ranks[event.rank] if 0 <= event.rank < len(state.ranks) else None
+            return _replace_rank(state, event.rank, rows=rank.rows + event.rows) if rank else state
+        case protocol.StintFinished():
+            return _stint_finished(state, event)
         case protocol.Output():
             return _output(state, event)
         case protocol.BatchFinished():
@@ -204,6 +209,8 @@ def _launched(state: RunState, event: protocol.RanksLaunched) -> RunState:
         "rows": 0,
         "step": 0,
         "in_flight_tokens": 0,
+        "rows_at_once": None,
+        "cache_used": None,
         "cause": None,
     }
     ranks = tuple(
@@ -264,6 +271,8 @@ def _batch_started(state: RunState, event: protocol.BatchStarted) -> RunState:
         batch_started_at=event.at,
         batch_stretch=None if event.warm_up else _whole(state),
         batch_kept=event.kept,
+        stint_started_at=event.at,
+        stints=0,
     )
     if state.first_batch_at is None:
         state = msgspec.structs.replace(state, first_batch_at=event.at)
@@ -301,37 +310,62 @@ def _output(state: RunState, event: protocol.Output) -> RunState:
     )
 
 
+def _stint_finished(state: RunState, event: protocol.StintFinished) -> RunState:
+    """A continuous rank's account: a whole stint counts for its stretch as a whole batch does."""
+    if not 0 <= event.rank < len(state.ranks):
+        return state
+    state = _computed(state, event)
+    rank = state.ranks[event.rank]
+    seconds = max(0.0, event.at - rank.stint_started_at)
+    state = _measured(state, event, seconds)
+    return _replace_rank(
+        state, event.rank, batch_stretch=_whole(state), stint_started_at=event.at, stints=rank.stints + 1
+    )
+
+
 def _batch_finished(state: RunState, event: protocol.BatchFinished) -> RunState:
     if not 0 <= event.rank < len(state.ranks):
         return state
+    state = _computed(state, event)
+    rank = state.ranks[event.rank]
+    state = _replace_rank(state, event.rank, batches=rank.batches + 1)
+    if not rank.batch_kept and state.sweep is not None and not state.sweep.plan.outputs:
+        state = _unkept(state, event)
+    if not rank.stints:  # else it is the end of a continuous rank's batch, with ever fewer rows
+        state = _measured(state, event, max(0.0, event.at - rank.batch_started_at))
+    return msgspec.structs.replace(_batch_over(state, event.rank, event.at), last_result_at=event.at)
+
+
+Accounted = protocol.BatchFinished | protocol.StintFinished
+
+
+def _computed(state: RunState, event: Accounted) -> RunState:
+    """The token slots of a batch or stint, and its memory."""
     rank, result = state.ranks[event.rank], event.result
     peaks = [peak for peak in (rank.peak_memory_bytes, result.peak_memory_bytes) if peak is not None]
     state = _replace_rank(
         state,
         event.rank,
-        batches=rank.batches + 1,
         slots=rank.slots + result.slots,
         padded_slots=rank.padded_slots + result.padded_slots,
         peak_memory_bytes=max(peaks) if peaks else None,
     )
-    state = msgspec.structs.replace(
+    return msgspec.structs.replace(
         state, slots=state.slots + result.slots, padded_slots=state.padded_slots + result.padded_slots
     )
-    if not rank.batch_kept and state.sweep is not None and not state.sweep.plan.outputs:
-        state = _unkept(state, event)
-    if (
-        result.rows > 0
-        and rank.batch_stretch is not None
-        and rank.batch_stretch == state.stretches[-1].number
-        and rank.batch == event.batch
-    ):
-        seconds = max(0.0, event.at - rank.batch_started_at)
-        last = state.stretches[-1].with_batch(event.rank, result.output_tokens, seconds, result.peak_memory_bytes)
-        cost = _cost(state.active_ranks, result, seconds)
-        state = msgspec.structs.replace(
-            state, stretches=(*state.stretches[:-1], last), costs=with_batch(state.costs, cost)
-        )
-    return msgspec.structs.replace(_batch_over(state, event.rank, event.at), last_result_at=event.at)
+
+
+def _measured(state: RunState, event: Accounted, seconds: float) -> RunState:
+    """The stretch with what a setting brought in `seconds`, if all of it lies in the stretch; and what it cost."""
+    rank, result = state.ranks[event.rank], event.result
+    whole = rank.batch_stretch is not None and rank.batch_stretch == state.stretches[-1].number
+    if result.rows <= 0 or not whole or rank.batch != event.batch:
+        return state
+    last = state.stretches[-1].with_batch(event.rank, result.output_tokens, seconds, result.peak_memory_bytes)
+    state = msgspec.structs.replace(state, stretches=(*state.stretches[:-1], last))
+    if rank.batch_kept and rank.ready is not None and rank.ready.engine == "continuous":
+        return state  # rows come and go: it is no batch of so many
+    return msgspec.structs.replace(state, costs=with_batch(state.costs, _cost(state.active_ranks, result, seconds)))
 
 
 def _unkept(state: RunState, event: protocol.BatchFinished) -> RunState:
@@ -356,7 +390,8 @@ def _cost(active_ranks: int, result: protocol.BatchResult, seconds: float) -> Co
         rows=result.rows,
         batches=1,
         steps=result.steps,
-        prompt_slots=result.slots - result.rows * result.steps,
+        row_steps=result.decode_slots,
+        prompt_slots=result.slots - result.decode_slots,
         prompt_tokens=result.prompt_tokens,
         output_tokens=result.output_tokens,
         prefill_seconds=result.prefill_seconds,
@@ -379,6 +414,8 @@ def _batch_over(state: RunState, number: int, at: float) -> RunState:
         rows=0,
         step=0,
         in_flight_tokens=0,
+        rows_at_once=None,
+        cache_used=None,
         busy_seconds=rank.busy_seconds + busy,
     )
 
@@ -393,6 +430,8 @@ def _tick(state: RunState, event: protocol.Tick) -> RunState:
                 phase="decoding",
                 step=flight.step,
                 in_flight_tokens=flight.output_tokens,
+                rows_at_once=flight.rows,
+                cache_used=flight.cache_used,
             )
     if event.devices is not None:
         state = _devices(state, event.devices)

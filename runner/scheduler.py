@@ -14,6 +14,9 @@ from runner.config import Order
 WINDOW_PROMPTS = 4096
 """`length` order sorts within windows of this many prompts: rows alike, answers not too far out of order."""
 
+AHEAD = 8
+"""A continuous rank has this part of its batch size more prompts in hand than rows."""
+
 
 def batches_needed(left: int, active_ranks: int, batch_size: int) -> int:
     """Batches for `left` prompts: as few rounds as the batch size allows, and a batch for every rank in each.
@@ -29,7 +32,7 @@ class Assignment:
     """A batch in a rank's hand. `batch` counts from 1 through the whole run.
 
     One that is not `kept` (a trial's) leaves its prompts as they were; `warm_up` and `measured` say what a
-    trial wants of it.
+    trial wants of it. `alone`: nothing else is in its rank's hand, so that what goes wrong is its prompt's doing.
     """
 
     batch: int
@@ -38,6 +41,7 @@ class Assignment:
     kept: bool = True
     warm_up: bool = False
     measured: bool = False
+    alone: bool = False
 
 
 class _Line:
@@ -147,18 +151,57 @@ class Scheduler:
         """The next batch for a rank that has none, or None while there is nothing for it."""
         if rank >= self.active_ranks:
             return None
-        indices = self._draw(rank)
+        indices = self._draw(rank, even=True)
         if not indices:
             return None
         return self.assign(rank, indices)
 
+    def next_rows(self, rank: int, in_hand: dict[int, int]) -> Assignment | None:
+        """More prompts for a continuous rank, or None while it has enough; `in_hand` is how many each rank has.
+
+        A rank is kept ahead of its rows by an eighth of the batch size, so that none of them waits for the queue,
+        and gets its share of what is left, so that all ranks end together.
+        """
+        held = in_hand.get(rank, 0)
+        if rank >= self.active_ranks:
+            return None
+        ahead = max(1, self.most_rows(rank) // AHEAD)
+        room = self.most_rows(rank) + ahead - held
+        # A prompt that is tried alone is in a rank's hand alone.
+        busy = held and any(held_one.alone for held_one in self.in_flight.values() if held_one.rank == rank)
+        if room < ahead or busy:
+            return None
+        if self._singly and not self._drawable_by(rank):
+            return self.assign(rank, [self._singly.popleft()], alone=True) if not held else None
+        fair = -(-(self.drawable + sum(in_hand.values())) // self.active_ranks) - held
+        indices = self._draw(rank, most=min(room, max(1, fair)))
+        return self.assign(rank, indices, alone=False) if indices else None
+
+    def most_rows(self, rank: int) -> int:
+        """The batch size for this rank: what it can hold, where it ran out of memory."""
+        return min(self.batch_size, self.caps.get(rank, self.batch_size))
+
     def assign(
-        self, rank: int, indices: Iterable[int], *, kept: bool = True, warm_up: bool = False, measured: bool = False
+        self,
+        rank: int,
+        indices: Iterable[int],
+        *,
+        kept: bool = True,
+        warm_up: bool = False,
+        measured: bool = False,
+        alone: bool | None = None,
     ) -> Assignment:
         """Give a rank these prompts, which the caller has drawn, or (not `kept`) only borrows."""
         self._batch += 1
+        drawn = tuple(indices)
         assignment = Assignment(
-            batch=self._batch, rank=rank, indices=tuple(indices), kept=kept, warm_up=warm_up, measured=measured
+            batch=self._batch,
+            rank=rank,
+            indices=drawn,
+            kept=kept,
+            warm_up=warm_up,
+            measured=measured,
+            alone=len(drawn) == 1 if alone is None else alone,
         )
         self.in_flight[self._batch] = assignment
         return assignment
@@ -179,15 +222,21 @@ class Scheduler:
         if self._line is not None:
             self._line.reorder(order)
 
-    def _draw(self, rank: int) -> list[int]:
-        most = min(self.batch_size, self.caps.get(rank, self.batch_size))
+    def _drawable_by(self, rank: int) -> bool:
+        """Whether there is a prompt for this rank that may stand beside others."""
+        line = self._line is not None and self._line.left > 0
+        return bool(self._returned) or line or self._share_for(rank) is not None
+
+    def _draw(self, rank: int, *, even: bool = False, most: int | None = None) -> list[int]:
+        """Prompts for a rank; `even` cuts what is left into even rounds."""
+        most = self.most_rows(rank) if most is None else most
         if self._returned:
             return [self._returned.popleft() for _ in range(min(most, len(self._returned)))]
         share = self._share_for(rank)
         if share is not None:
             return list(share.take(most))
         if self._line is not None and self._line.left:
-            return list(self._line.take(min(most, self._even_size(self._line.left))))
+            return list(self._line.take(min(most, self._even_size(self._line.left)) if even else most))
         if self._singly:
             return [self._singly.popleft()]
         return []
@@ -236,7 +285,7 @@ class Scheduler:
             for index in held.indices if culprit else ():
                 self._culprits[index] = self._culprits.get(index, 0) + 1
                 again = again or self._culprits[index] > 1
-            if again and len(held.indices) == 1:
+            if again and held.alone:
                 dead += [index for index in held.indices if not self._settled[index]]
                 del self.in_flight[batch]
             elif again:
@@ -252,12 +301,16 @@ class Scheduler:
         """
         assignment = self.in_flight[batch]
         rows = len(assignment.indices)
-        if rows == 1:
+        if assignment.alone:
             del self.in_flight[batch]
             return tuple(index for index in assignment.indices if not self._settled[index])
-        self.caps[assignment.rank] = max(1, rows // 2)
+        self.cap(assignment.rank, rows)
         self.finish(batch)
         return ()
+
+    def cap(self, rank: int, rows: int) -> None:
+        """So many rows were too many for this rank: it gets half as many from now on."""
+        self.caps[rank] = max(1, rows // 2)
 
     def fail(self, batch: int) -> tuple[int, ...]:
         """A batch raised: its prompts are tried once more, one by one.
@@ -267,7 +320,7 @@ class Scheduler:
         assignment = self.in_flight.pop(batch, None)
         if assignment is None:
             return ()
-        if len(assignment.indices) == 1 and assignment.kept:
+        if assignment.alone and assignment.kept:
             return tuple(index for index in assignment.indices if not self._settled[index])
         self._give_back(assignment, self._singly)
         return ()

@@ -35,7 +35,11 @@ RankPhase = Literal[
 
 
 class RankState(msgspec.Struct, frozen=True, kw_only=True):
-    """One rank: where it is, the batch in its hand, and its totals. Seconds and unix times as in events."""
+    """One rank: where it is, the batch in its hand, and its totals. Seconds and unix times as in events.
+
+    `rows` are the prompts in its hand without a record. Of a continuous rank those are not all generated yet:
+    `rows_at_once` are, and `cache_used` is the share (0 to 1) of its key and value cache that they take.
+    """
 
     rank: int
     phase: RankPhase = "starting"
@@ -48,6 +52,10 @@ class RankState(msgspec.Struct, frozen=True, kw_only=True):
     batch_started_at: float = 0.0
     batch_stretch: int | None = None
     batch_kept: bool = True
+    rows_at_once: int | None = None
+    cache_used: float | None = None
+    stint_started_at: float = 0.0
+    stints: int = 0
     cap: int | None = None
     batches: int = 0
     prompts: int = 0
@@ -192,14 +200,14 @@ class RunState(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def progress(self) -> float:
-        """Share of the work done, 0 to 1, batches in flight counted by steps; of a sweep, trials that are over."""
+        """Share of the work done, 0 to 1, batches in flight counted by tokens; of a sweep, trials that are over."""
         if self.sweep is not None and (self.sweeping or not self.sweep.plan.outputs):
             return len(self.sweep.records) / len(self.sweep.trials) if self.sweep.trials else 0.0
         if not self.prompts:
             return 0.0
         in_flight = 0.0
         if self.config is not None:
-            in_flight = sum(rank.rows * min(1.0, rank.step / self.config.max_new_tokens) for rank in self.ranks)
+            in_flight = sum(min(rank.rows, rank.in_flight_tokens / self.config.max_new_tokens) for rank in self.ranks)
         return min(1.0, (self.done + in_flight) / self.prompts)
 
     @property

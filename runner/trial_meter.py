@@ -113,7 +113,7 @@ class TrialMeter:
             for _, result in self._batches[rank.rank]:
                 decode_steps = max(0, result.steps - 1)
                 # The cache grows by a token per row and step: its mean is halfway.
-                context = result.slots - result.rows * result.steps / 2
+                context = result.slots - result.decode_slots / 2
                 read += decode_steps * (weights + cache * context)
                 taken += result.decode_seconds
             if taken <= 0:

@@ -12,7 +12,7 @@ import sys
 import time
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import msgspec
 
@@ -22,7 +22,7 @@ from runner.link import Link
 from runner.protocol import Work, record_digest
 
 if TYPE_CHECKING:
-    from runner.engine import StaticEngine
+    from runner.engine import Engine
 
 GATHER_PART = 1000
 GROUP_TIMEOUT_DAYS = 7
@@ -88,20 +88,22 @@ class _Rank:
 
     def live(self) -> None:
         started = time.monotonic()
-        from runner import engine
+        from runner import engines
 
         self._phase("joining")
         accelerator = self._join()
         self._phase("loading")
         model_path = self._model_files(accelerator)
-        loaded = engine.load(self.config, model_path, accelerator.device)
+        parts = engines.load(self.config, model_path, accelerator.device)
         self._phase("warming up")
-        loaded.warm_up()
+        loaded, why = engines.choose(self.config, parts)
+        if self.rank == 0 and why:
+            self.link.send(protocol.LogLine(source=f"rank {self.rank}", text=f"{loaded.name} engine: {why}"))
         if self.config.dispatch == "split":
             self._announce_share(accelerator)
         seconds = time.monotonic() - started
         bandwidth = self._copy_bandwidth(loaded, accelerator)
-        self.link.send(self._ready(loaded, accelerator.device, seconds, bandwidth))
+        self.link.send(self._ready(loaded, why, accelerator.device, seconds, bandwidth))
         accelerator.wait_for_everyone()
         gather = self._work(loaded)
         if gather:
@@ -155,7 +157,7 @@ class _Rank:
             start, stop = (share[0], share[-1] + 1) if share and not beyond else (0, 0)
         self.link.send(protocol.Share(rank=self.rank, start=start, stop=stop))
 
-    def _copy_bandwidth(self, loaded: "StaticEngine", accelerator: Any) -> float | None:
+    def _copy_bandwidth(self, loaded: "Engine", accelerator: Any) -> float | None:
         """In a sweep, on rank 0 while the others do nothing: memory bandwidth of its device, in bytes/s."""
         if self.config.sweep is None:
             return None
@@ -163,7 +165,7 @@ class _Rank:
         return loaded.copy_bandwidth() if self.rank == 0 else None
 
     def _ready(
-        self, loaded: "StaticEngine", device: Any, seconds: float, bandwidth: float | None
+        self, loaded: "Engine", why: str, device: Any, seconds: float, bandwidth: float | None
     ) -> protocol.RankReady:
         import psutil
         import torch
@@ -194,19 +196,22 @@ class _Rank:
             rank=self.rank,
             device=str(device) if device.type == "cuda" else device.type,
             engine=loaded.name,
+            engine_reason=why,
             seconds=round(seconds, 3),
             bandwidth_bytes_per_second=bandwidth,
             **facts,
             **loaded.describe(),
         )
 
-    def _work(self, loaded: "StaticEngine") -> bool:
+    def _work(self, loaded: "Engine") -> bool:
         """Generate until told to leave; returns whether the ranks are to gather."""
-        from runner.engine import Cancelled, free_memory, is_out_of_memory
+        from runner.engine import free_memory, is_out_of_memory
+        from runner.rows import Cancelled
 
-        while isinstance(order := self.link.next_order(), Work):
+        leave: protocol.Leave | None = None
+        while leave is None and isinstance(order := self.link.next_order(), Work):
             try:
-                self._batch(loaded, order)
+                leave = self._do(loaded, order)
             except Cancelled:
                 continue
             except Exception as error:
@@ -225,20 +230,35 @@ class _Rank:
                         error=f"{type(error).__name__}: {error}",
                     )
                 )
-        return order.gather
+        loaded.close()
+        return (leave or cast(protocol.Leave, order)).gather
 
-    def _go_on(self, loaded: "StaticEngine", batch: int) -> bool:
+    def _do(self, loaded: "Engine", order: Work) -> protocol.Leave | None:
+        from runner.continuous_engine import ContinuousEngine
+        from runner.flow import Flow
+
+        closed = order.measure or not order.keep or order.max_new_tokens is not None
+        if closed or not isinstance(loaded, ContinuousEngine):
+            self._batch(loaded, order)
+            return None
+        flow = Flow(
+            self.rank,
+            loaded,
+            self.link,
+            send=self._send_records,
+            go_on=lambda newest: self._go_on(loaded, newest),
+            longest=self.config.max_new_tokens,
+        )
+        return flow.run(order)
+
+    def _go_on(self, loaded: "Engine", batch: int) -> bool:
         """Called at every decode step: take the share of the cores that was last given; whether to go on."""
-        import torch
-
         cores, sharing = os.environ.get("RANKDECK_CORES"), self.link.sharing
         if loaded.device.type == "cpu" and cores and sharing:
-            threads = max(1, int(cores) // sharing)
-            if threads != torch.get_num_threads():
-                torch.set_num_threads(threads)
+            loaded.use_threads(max(1, int(cores) // sharing))
         return not self.link.cancelled(batch)
 
-    def _batch(self, loaded: "StaticEngine", work: Work) -> None:
+    def _batch(self, loaded: "Engine", work: Work) -> None:
         def on_step(progress: Any) -> None:
             self.link.progress(
                 protocol.StepsInFlight(
@@ -246,23 +266,26 @@ class _Rank:
                 )
             )
 
+        def on_records(records: list[protocol.OutputRecord]) -> None:
+            if work.keep:
+                self._send_records(work.batch, records)
+
         self._go_on(loaded, work.batch)
         done = loaded.generate(
             work.prompts,
             on_step,
             lambda: not self._go_on(loaded, work.batch),
+            on_records,
             measure=work.measure,
             max_new_tokens=work.max_new_tokens,
         )
-        if not work.keep:
-            self.link.send(protocol.BatchFinished(rank=self.rank, batch=work.batch, result=done.result))
-            return
-        records = [msgspec.structs.replace(r, rank=self.rank, batch=work.batch) for r in done.records]
-        self.digests.extend((record.index, record_digest(record)) for record in records)
-        self.link.send(
-            *(protocol.Output(record=record) for record in records),
-            protocol.BatchFinished(rank=self.rank, batch=work.batch, result=done.result),
-        )
+        self.link.send(protocol.BatchFinished(rank=self.rank, batch=work.batch, result=done.result))
+
+    def _send_records(self, batch: int, records: list[protocol.OutputRecord]) -> None:
+        records = [msgspec.structs.replace(record, rank=self.rank, batch=batch) for record in records]
+        if self.config.dispatch == "split":
+            self.digests.extend((record.index, record_digest(record)) for record in records)
+        self.link.send(*(protocol.Output(record=record) for record in records))
 
     def _gather(self, accelerator: Any) -> None:
         from accelerate.utils import gather_object

@@ -1,4 +1,4 @@
-"""The static engine's accounting, on a tiny model of random weights: real tokens only, whatever is padded."""
+"""Both engines on a tiny model of random weights: the same answers, and real tokens only, whatever is padded."""
 
 import math
 from types import MappingProxyType
@@ -8,10 +8,12 @@ import pytest
 import torch
 import transformers
 
-from runner import engine
+from runner import engine, engines, static_engine
 from runner.config import RunConfig
-from runner.engine import Cancelled, StaticEngine, trim
+from runner.continuous_engine import ContinuousEngine
 from runner.protocol import Prompt
+from runner.rows import Cancelled, trim
+from runner.static_engine import StaticEngine
 
 EOS = 1
 
@@ -47,6 +49,7 @@ class ByteTokenizer:
 
 @pytest.fixture(scope="module")
 def model():
+    torch.set_num_threads(1)  # many on a tiny model, beside other tests, only wait for one another
     torch.manual_seed(0)
     config = transformers.LlamaConfig(
         vocab_size=259, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
@@ -56,13 +59,13 @@ def model():
     return transformers.LlamaForCausalLM(config).eval()
 
 
-def make(model, own=MappingProxyType({}), **settings) -> StaticEngine:
+def make(model, own=MappingProxyType({}), kind=StaticEngine, **settings):
     config = RunConfig(prompts="p", **{"max_new_tokens": 12, **settings})
     # An engine lays its generation config over the model's; each test's engine starts from the model's own.
     model.generation_config = transformers.GenerationConfig(
         **{"eos_token_id": EOS, "pad_token_id": 0, "bos_token_id": 2, **own}
     )
-    return StaticEngine(model, ByteTokenizer(), config, torch.device("cpu"))
+    return kind(model, ByteTokenizer(), config, torch.device("cpu"))
 
 
 def prompts(*texts: str) -> list[Prompt]:
@@ -80,16 +83,19 @@ def test_each_answer_of_a_padded_batch_is_that_of_the_prompt_alone(model):
     assert [record.output_tokens for record in batched] == [record.output_tokens for record in alone]
 
 
-def test_output_tokens_end_with_the_end_of_sequence_token_and_padding_is_never_counted(model):
-    # An end-of-sequence token that this model does write: the most common token of its answers.
+def ending_early(model, kind=StaticEngine, **settings):
+    """An engine with an end-of-sequence token that this model does write: the most common one of its answers."""
     free = make(model, ignore_eos=True)
     rows = list(free.generate(prompts(*TEXTS)).records)
     assert {record.output_tokens for record in rows} == {12}
     assert {record.finish_reason for record in rows} == {"length"}
-    ended = make(model)
     common = max(range(259), key=lambda token: sum(chr(token - 3) in record.text[:8] for record in rows if token >= 3))
-    ended.generation.eos_token_id = common
-    ended.eos_tokens = frozenset([common])
+    return make(model, {"eos_token_id": common}, kind, **settings)
+
+
+def test_output_tokens_end_with_the_end_of_sequence_token_and_padding_is_never_counted(model):
+    ended = ending_early(model)
+    ended.why_rows_stay = "the test wants it"
     output = ended.generate(prompts(*TEXTS))
     stopped = [record for record in output.records if record.finish_reason == "stop"]
     assert stopped, "the test needs a row that ends early"
@@ -98,6 +104,144 @@ def test_output_tokens_end_with_the_end_of_sequence_token_and_padding_is_never_c
     assert result.output_tokens == sum(record.output_tokens for record in output.records)
     assert result.slots == 4 * (40 + result.steps)
     assert result.padded_slots == result.slots - result.prompt_tokens - result.output_tokens
+
+
+def test_rows_that_have_ended_leave_the_batch_and_the_others_go_on_as_if_nothing_had_happened(model):
+    stays, leaves = ending_early(model), ending_early(model)
+    stays.why_rows_stay = "the test wants it"
+    whole, thinned = stays.generate(prompts(*TEXTS)), leaves.generate(prompts(*TEXTS))
+    assert [record.text for record in thinned.records] == [record.text for record in whole.records]
+    assert thinned.result.steps == whole.result.steps == 12
+    assert thinned.result.row_steps == thinned.result.output_tokens < whole.result.row_steps == 48
+    assert thinned.result.padded_slots == 4 * 40 - thinned.result.prompt_tokens, "left padding is all there is"
+
+
+def test_each_record_is_given_as_soon_as_its_row_has_ended(model):
+    given, seen = [], []
+    ended = ending_early(model)
+    output = ended.generate(
+        prompts("x" * 200, *TEXTS), cancelled=lambda: seen.append(len(given)), on_records=given.extend
+    )
+    assert {record.id for record in given} == {"0", "1", "2", "3", "4"}
+    assert len(given) == 5
+    assert sorted(given, key=lambda record: record.index) == output.records
+    assert set(seen) == {1, 2}, "what cannot be done first, then a row at the step at which it ends"
+
+
+def test_a_model_whose_cache_cannot_lose_rows_keeps_them_and_says_so(model, monkeypatch):
+    def refuse(*_):
+        raise NotImplementedError("no rows")
+
+    monkeypatch.setattr(StaticEngine, "_take_out", staticmethod(refuse))
+    one = ending_early(model)
+    one.warm_up()
+    assert one.why_rows_stay == "its cache cannot lose rows (NotImplementedError: no rows)"
+    assert one.generate(prompts(*TEXTS)).result.row_steps == 48
+
+
+@pytest.mark.parametrize("own", [{}, {"min_new_tokens": 5}, {"repetition_penalty": 1.3}])
+def test_settings_of_the_models_own_mean_the_same_when_rows_leave(model, own):
+    early = ending_early(model).generation.eos_token_id
+    stays, leaves = (make(model, {"eos_token_id": early, **own}) for _ in range(2))
+    leaves.warm_up()
+    assert leaves.why_rows_stay is None
+    stays.why_rows_stay = "the test wants it"
+    texts = [[record.text for record in one.generate(prompts(*TEXTS)).records] for one in (stays, leaves)]
+    assert texts[0] == texts[1]
+
+
+def test_a_setting_that_counts_from_the_prompt_keeps_the_rows_together(model):
+    one = make(model, {"begin_suppress_tokens": [5]})
+    one.warm_up()
+    assert one.why_rows_stay == "the model's generation config has begin_suppress_tokens"
+
+
+# --- the continuous engine -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("settings", [{}, {"ignore_eos": True}])
+def test_both_engines_give_the_same_greedy_answers(model, settings):
+    static, continuous = (ending_early(model, kind, **settings) for kind in (StaticEngine, ContinuousEngine))
+    texts = [f"{word} and {'so on ' * count}" for count, word in enumerate(("one", "two", "three", "four") * 4)]
+    expected = static.generate(prompts(*texts)).records
+    given = []
+    output = continuous.generate(prompts(*texts), on_records=given.extend)
+    continuous.close()
+    assert output.records == expected
+    assert sorted(given, key=lambda record: record.index) == expected
+    result = output.result
+    assert (result.rows, result.padded_slots) == (16, 0)
+    assert result.slots == sum(record.prompt_tokens + record.output_tokens for record in expected)
+    assert result.steps == 12
+    assert result.decode_seconds > 0 < result.prefill_seconds
+
+
+def test_rows_come_and_go_and_each_is_the_one_the_prompt_alone_would_get(model):
+    alone = [make(model, ignore_eos=True).generate([prompt]).records[0].text for prompt in prompts(*TEXTS)]
+    one = make(model, kind=ContinuousEngine, ignore_eos=True)
+    one.warm_up()
+    tokens, _ = one.tokenise(prompts(*TEXTS))
+    one.submit("first", tokens[0], max_new_tokens=12)
+    found = {}
+    while not found:
+        found.update({key: answer for key, answer, _ in one.ended(0.01)})
+        if one.tokens_in_flight() > 3 and one.in_flight == 1:
+            for at in (1, 2, 3):
+                one.submit(at, tokens[at], max_new_tokens=12)
+            assert 0 < one.cache_used() < 1
+    while one.in_flight:
+        found.update({key: answer for key, answer, _ in one.ended(0.01)})
+    one.close()
+    assert [one.tokenizer.decode(found[key].tokens, True) for key in ("first", 1, 2, 3)] == alone
+    assert one.steps == 0, "a closed manager has made no steps"
+
+
+def test_what_ends_a_step_ends_all_rows_and_the_next_ones_go_on(model, monkeypatch):
+    one = make(model, kind=ContinuousEngine, ignore_eos=True)
+    one.warm_up()
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            model, "forward", lambda **_: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory."))
+        )
+        with pytest.raises(torch.OutOfMemoryError):
+            one.generate(prompts(*TEXTS))
+    assert one.in_flight == 0
+    assert [record.output_tokens for record in one.generate(prompts(*TEXTS)).records] == [12] * 4
+    one.close()
+
+
+def test_what_is_in_flight_is_abandoned_when_asked(model):
+    one = make(model, kind=ContinuousEngine, ignore_eos=True)
+    calls = iter([False, True])
+    with pytest.raises(Cancelled):
+        one.generate(prompts("a"), cancelled=lambda: next(calls))
+    assert one.in_flight == 0
+
+
+@pytest.mark.parametrize(
+    ("own", "engine_asked", "name", "why"),
+    [
+        ({}, "continuous", "continuous", ""),
+        ({}, "static", "static", ""),
+        ({}, "auto", "static", engines.AUTO["cpu"]),
+        (
+            {"repetition_penalty": 1.3},
+            "continuous",
+            "static",
+            "continuous batching cannot be used here: its generation config wants RepetitionPenaltyLogitsProcessor, "
+            "which it does not have",
+        ),
+    ],
+)  # fmt: skip
+def test_the_engine_is_the_one_asked_for_if_it_goes_with_the_model(model, own, engine_asked, name, why):
+    made = make(model, own, engine=engine_asked)
+    loaded = engines.Loaded(model, made.tokenizer, made.device)
+    chosen, reason = engines.choose(made._config, loaded)
+    chosen.close()
+    assert (chosen.name, reason) == (name, why)
+
+
+# --- tokens, steps, errors ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -116,7 +260,7 @@ def test_a_row_is_cut_after_its_first_end_of_sequence_token(tokens, kept, reason
 
 
 def test_progress_counts_steps_and_real_tokens(model, monkeypatch):
-    monkeypatch.setattr(engine, "PROGRESS_SECONDS", 0.0)
+    monkeypatch.setattr(static_engine, "PROGRESS_SECONDS", 0.0)
     seen = []
     one = make(model, ignore_eos=True)
     one.generate(prompts("a", "b"), seen.append)
@@ -185,9 +329,9 @@ def test_what_it_says_of_the_model_is_right(model):
 
 def test_auto_dtype_is_float32_on_a_cpu_and_the_checkpoints_own_on_a_gpu():
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
-    assert engine.choose_dtype("auto", cpu, torch.bfloat16) == torch.float32
-    assert engine.choose_dtype("auto", gpu, torch.bfloat16) == torch.bfloat16
-    assert engine.choose_dtype("float16", cpu, torch.bfloat16) == torch.float16
+    assert engines.choose_dtype("auto", cpu, torch.bfloat16) == torch.float32
+    assert engines.choose_dtype("auto", gpu, torch.bfloat16) == torch.bfloat16
+    assert engines.choose_dtype("float16", cpu, torch.bfloat16) == torch.float16
 
 
 def test_out_of_memory_is_told_from_other_errors():

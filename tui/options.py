@@ -14,7 +14,7 @@ Dispatch = Annotated[
 Order = Annotated[str | None, typer.Option(help="length (longest first, little padding) or input.  [default: length]")]
 Device = Annotated[str | None, typer.Option(help="auto, cuda or cpu.  [default: auto]")]
 Dtype = Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.  [default: auto]")]
-Engine = Annotated[str | None, typer.Option(help="auto or static.  [default: auto]")]
+Engine = Annotated[str | None, typer.Option(help="auto, static or continuous.  [default: auto]")]
 Restarts = Annotated[int | None, typer.Option(help="How often ranks are launched afresh after one died.  [default: 3]")]
 Plain = Annotated[bool, typer.Option("--plain", help="Lines instead of the dashboard.")]
 Json = Annotated[bool, typer.Option("--json", help="The event stream as JSON, an object a line.")]

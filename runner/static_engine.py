@@ -1,0 +1,259 @@
+"""The static engine: one left-padded batch at a time, with `generate`. Rows that have ended leave the batch.
+
+Knows transformers' `generate` and its key and value cache. A call of `generate` cannot lose rows, so it is ended
+whenever enough rows have, the ended rows are taken out of the cache, and another call goes on with the others where
+the first one stopped. The answers are those of one call: what a row attends to does not change.
+"""
+
+import copy
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import transformers
+
+from runner.config import RunConfig
+from runner.engine import BatchOutput, Engine, OnRecords, OnStep
+from runner.protocol import BatchResult, OutputRecord, Prompt
+from runner.rows import PROGRESS_SECONDS, Answer, Cancelled, Progress, trim
+
+PAD_TO_MULTIPLE = 8
+
+LEAVING_SHARE = {"cpu": 1 / 64}
+"""Share of a batch's rows that have to have ended for them to leave, by kind of device. On a CPU a row computed in
+vain costs nearly its share of a step, and taking it out less than a quarter of a step (2 cores, 50 rows, 135 M
+parameters)."""
+
+LEAVING_SHARE_ELSEWHERE = 1 / 8
+"""On a GPU a step costs much the same whatever its rows, and ending a call some ten milliseconds."""
+
+COUNTED_FROM_THE_PROMPT = (
+    "begin_suppress_tokens",
+    "exponential_decay_length_penalty",
+    "forced_bos_token_id",
+    "guidance_scale",
+    "watermarking_config",
+)
+"""Settings of a model's own generation config that a second call would apply from where it begins."""
+
+
+class _StepWatch(transformers.StoppingCriteria):
+    """Counts the steps of a batch, reports progress now and then, watches for cancellation, and ends a call of
+    `generate` once enough of its rows have ended."""
+
+    def __init__(
+        self,
+        prompt_width: int,
+        eos_tokens: frozenset[int],
+        device: torch.device,
+        on_step: OnStep,
+        cancelled: Callable[[], bool],
+        synchronise: Callable[[], None],
+        *,
+        measure: bool,
+    ) -> None:
+        self.steps = 0
+        self.step_seconds: list[float] | None = [] if measure else None
+        self._step_at = 0.0
+        self.first_token_at = 0.0
+        self._eos = torch.tensor(sorted(eos_tokens), dtype=torch.long, device=device)  # [end-of-sequence tokens]
+        self._prompt_width = prompt_width
+        self._on_step, self._cancelled, self._synchronise = on_step, cancelled, synchronise
+        self._reported_at = 0.0
+        self.begin(0, None)
+
+    def begin(self, rows: int, leaving: int | None) -> None:
+        """A call of `generate` begins, with so many rows; it is ended when `leaving` of them have (None: never)."""
+        self._leaving = leaving
+        self._ended = torch.zeros(rows, dtype=torch.bool, device=self._eos.device)  # [rows]
+        self._go_on = torch.zeros_like(self._ended)  # [rows]
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
+        self.steps += 1
+        if self.steps == 1:
+            self._synchronise()
+            self.first_token_at = time.perf_counter()
+        if self._cancelled():
+            raise Cancelled
+        now = time.perf_counter()
+        if self.step_seconds is not None:
+            # No device is waited for here: `generate` itself reads from the device at every step, to see
+            # which rows have ended, so that the time between two calls is a step's.
+            if self.steps > 1:
+                self.step_seconds.append(round(now - self._step_at, 6))
+            self._step_at = now
+        if now - self._reported_at >= PROGRESS_SECONDS:
+            self._reported_at = now
+            self._on_step(Progress(self.steps, self._real_tokens(input_ids)))
+        if self._leaving is None:
+            return self._go_on
+        self._ended |= torch.isin(input_ids[:, -1], self._eos)
+        # All rows or none: `generate` fills a row that has ended with padding, and goes on with the others.
+        return (self._ended.sum() >= self._leaving).expand(len(self._ended))
+
+    def _real_tokens(self, input_ids: torch.Tensor) -> int:
+        new = input_ids[:, self._prompt_width :]  # [rows, steps]
+        ended = torch.isin(new, self._eos).int().cumsum(dim=1)  # [rows, steps], end-of-sequence tokens up to here
+        # A token is real while none has ended before it: it is 0 up to the end, and 1 at the end itself.
+        before = ended - torch.isin(new, self._eos).int()
+        return int((before == 0).sum().item())
+
+
+class StaticEngine(Engine):
+    """Left padding to a multiple of 8; all rows of a batch begin together."""
+
+    name = "static"
+
+    def __init__(self, model: Any, tokenizer: Any, config: RunConfig, device: torch.device) -> None:
+        super().__init__(model, tokenizer, config, device)
+        self.why_rows_stay: str | None = None
+        """Why rows that have ended do not leave their batch with this model, once `warm_up` has found out."""
+
+    def warm_up(self) -> None:
+        """Generate a few tokens, and see whether rows can leave: a cache of an unusual kind may not let them."""
+        for name in COUNTED_FROM_THE_PROMPT:
+            if getattr(self.generation, name, None) not in (None, 1, 1.0):
+                self.why_rows_stay = f"the model's generation config has {name}"
+        ids = torch.full((2, PAD_TO_MULTIPLE), self.generation.pad_token_id or 0, device=self.device)
+        generation = copy.deepcopy(self.generation)
+        generation.max_new_tokens = generation.min_new_tokens = 2
+        with torch.inference_mode():
+            output = self._call(ids, torch.ones_like(ids), generation, None, None)
+            if self.why_rows_stay is None:
+                try:
+                    kept = torch.tensor([1], device=self.device)
+                    self._take_out(output.past_key_values, kept)
+                    ids = output.sequences[kept]
+                    self._call(ids, torch.ones_like(ids), generation, output.past_key_values, None)
+                except Exception as error:
+                    self.why_rows_stay = f"its cache cannot lose rows ({type(error).__name__}: {error})"
+        self._synchronise()
+
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        on_step: OnStep = lambda _: None,
+        cancelled: Callable[[], bool] = lambda: False,
+        on_records: OnRecords = lambda _: None,
+        *,
+        measure: bool = False,
+        max_new_tokens: int | None = None,
+    ) -> BatchOutput:
+        """Answer `prompts`, see `Engine.generate`."""
+        started = time.perf_counter()
+        self._reset_peak_memory()
+        tokens, errors = self.tokenise(prompts)
+        records: dict[int, OutputRecord] = {at: self.refused(prompts[at], error) for at, error in errors.items()}
+        if errors:
+            on_records(list(records.values()))
+        prefill = decode = 0.0
+        width = steps = row_steps = 0
+        step_seconds: list[float] | None = None
+        if tokens:
+            generation = copy.deepcopy(self.generation)
+            if max_new_tokens is not None:
+                generation.max_new_tokens = max_new_tokens
+            padded = self._pad(tokens)
+            width = padded["input_ids"].shape[1]
+            watch = _StepWatch(
+                width, self.eos_tokens, self.device, on_step, cancelled, self._synchronise, measure=measure
+            )
+
+            def ended(answers: dict[int, Answer]) -> None:
+                new = {at: self.answered(prompts[at], len(tokens[at]), answer) for at, answer in answers.items()}
+                records.update(new)
+                on_records(list(new.values()))
+
+            self._synchronise()
+            began = time.perf_counter()
+            row_steps = self._run(list(tokens), padded, generation, watch, ended)
+            self._synchronise()
+            prefill, decode = watch.first_token_at - began, time.perf_counter() - watch.first_token_at
+            steps, step_seconds = watch.steps, watch.step_seconds
+        prompt_tokens = sum(len(ids) for ids in tokens.values())
+        output_tokens = sum(record.output_tokens for record in records.values())
+        slots = len(tokens) * width + row_steps
+        result = BatchResult(
+            rows=len(tokens),
+            prompt_tokens=prompt_tokens,
+            output_tokens=output_tokens,
+            slots=slots,
+            padded_slots=slots - prompt_tokens - output_tokens,
+            steps=steps,
+            row_steps=row_steps,
+            prefill_seconds=prefill,
+            decode_seconds=decode,
+            seconds=time.perf_counter() - started,
+            peak_memory_bytes=self.peak_memory(),
+            step_seconds=step_seconds,
+        )
+        return BatchOutput([records[at] for at in range(len(prompts))], result)
+
+    def _pad(self, tokens: dict[int, list[int]]) -> Any:
+        return self.tokenizer.pad(
+            {"input_ids": list(tokens.values())},
+            padding=True,
+            padding_side="left",
+            pad_to_multiple_of=PAD_TO_MULTIPLE,
+            return_tensors="pt",
+        ).to(self.device)  # input_ids and attention_mask, each [rows, width]
+
+    def _run(
+        self,
+        rows: list[int],
+        padded: Any,
+        generation: Any,
+        watch: _StepWatch,
+        ended: Callable[[dict[int, Answer]], None],
+    ) -> int:
+        """Generate until every row has ended, giving answers by position to `ended`. Returns the rows of all steps."""
+        ids, mask, cache = padded["input_ids"], padded["attention_mask"], None  # [rows, width]
+        width, most = ids.shape[1], generation.max_new_tokens
+        least, row_steps = generation.min_new_tokens, 0
+        with torch.inference_mode():
+            while rows:
+                before = watch.steps
+                generation.max_new_tokens = most - before
+                generation.min_new_tokens = None if least is None else max(0, least - before)
+                watch.begin(len(rows), self._leaving(len(rows)))
+                output = self._call(ids, mask, generation, cache, watch)
+                ids = output.sequences  # [rows, width + steps]
+                steps = watch.steps - before
+                row_steps += steps * len(rows)
+                answers = [trim(row, self.eos_tokens) for row in ids[:, width:].tolist()]
+                over = watch.steps >= most
+                going = [place for place, one in enumerate(answers) if not over and one.finish_reason == "length"]
+                stays = set(going)
+                ended({at: answers[place] for place, at in enumerate(rows) if place not in stays})
+                rows = [rows[place] for place in going]
+                if rows:
+                    kept = torch.tensor(going, device=self.device)
+                    cache = output.past_key_values
+                    self._take_out(cache, kept)
+                    mask = torch.cat([mask, mask.new_ones(len(mask), steps)], dim=1)[kept]
+                    ids = ids[kept]
+        return row_steps
+
+    def _leaving(self, rows: int) -> int | None:
+        """How many of `rows` have to have ended for them to leave; None where they stay to the end."""
+        if self.why_rows_stay is not None or not self.eos_tokens:
+            return None
+        return max(1, int(rows * LEAVING_SHARE.get(self.device.type, LEAVING_SHARE_ELSEWHERE)))
+
+    def _call(
+        self, ids: torch.Tensor, mask: torch.Tensor, generation: Any, cache: Any, watch: _StepWatch | None
+    ) -> Any:
+        """One call of `generate`; with a `cache` it goes on from what that holds."""
+        return self.model.generate(
+            input_ids=ids,
+            attention_mask=mask,
+            generation_config=generation,
+            stopping_criteria=transformers.StoppingCriteriaList([watch] if watch else []),
+            return_dict_in_generate=True,
+            **({} if cache is None else {"past_key_values": cache}),
+        )
+
+    @staticmethod
+    def _take_out(cache: Any, kept: torch.Tensor) -> None:
+        cache.batch_select_indices(kept)
