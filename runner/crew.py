@@ -224,16 +224,18 @@ class Crew:
         stream = self._streams.pop(rank)
         self._log(f"rank {rank}", f"its {stream.rows} rows in flight failed: {failed.error}")
         dead: tuple[int, ...] = ()
+        alone = any(self._scheduler.in_flight[batch].alone for batch in stream.left)
+        # Of a rank that may have one row at most, one of those in its hand does not fit even alone: which?
+        smaller = failed.kind == "out_of_memory" and not alone and self._scheduler.most_rows(rank) > 1
         for batch in sorted(stream.left, reverse=True):  # the first of them comes to the front of the queue last
-            alone = self._scheduler.in_flight[batch].alone
-            if failed.kind == "out_of_memory" and not alone:
+            if smaller:
                 self._scheduler.finish(batch)
             else:
                 dead += self._scheduler.fail(batch)
         for index in dead:
             self._keep_error(self.error_record(index, failed.error, rank, failed.batch))
         self._emit(msgspec.structs.replace(failed, batch=stream.batch))
-        if failed.kind == "out_of_memory" and not dead:
+        if smaller:
             self._scheduler.cap(rank, min(stream.rows, self._scheduler.most_rows(rank)))
             self._controls.out_of_memory(rank, stream.rows)
 

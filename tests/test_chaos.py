@@ -34,6 +34,7 @@ async def test_nothing_is_lost_doubled_or_half_written_whatever_dies(launch, mon
                     ranks=luck.randint(1, 3),
                     batch_size=luck.randint(1, 12),
                     dispatch=luck.choice(["pull", "pull", "split"]),
+                    engine=luck.choice(["static", "continuous"]),
                     max_restarts=1000,
                 ),
                 acts=5,

@@ -234,7 +234,7 @@ async def test_who_comes_late_gets_the_whole_state_first(launch, monkeypatch):
             break
     state, seen = await watch(started)
     assert isinstance(seen[0], Snapshot)
-    assert seen[0].state.done >= 4
+    assert seen[0].state.done >= 3, "the smaller of the two batches in flight"
     assert seen[0].state.config.ranks == 2
     assert state.ended.summary.completed == 25
 

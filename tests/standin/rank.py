@@ -5,7 +5,8 @@ dies it ends the others and exits with 1. What a rank answers depends on the pro
 any way through the same run gives the same outputs. Prompts steer it: `!raise` makes the batch raise,
 `!huge` runs out of memory, `!die` kills the rank. Files in the model's folder do too: `fail-load` makes it
 fail while loading, `hold` keeps it from getting ready, `nonsense` has rank 0 say something that is no
-message. STANDIN_STEP_SECONDS is the time of a decode step, STANDIN_ROOM the most rows that fit.
+message. STANDIN_STEP_SECONDS is the time of a decode step, STANDIN_ROOM the most rows that fit. With
+`--engine continuous` they are continuous ranks: the real flow of a rank, around rows that need no model.
 """
 
 import argparse
@@ -14,18 +15,92 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
+
 from runner import protocol, rundir
+from runner.flow import Flow
 from runner.link import Link
 from runner.protocol import BatchResult, OutputRecord, Prompt, Work
+from runner.rows import Answer, Ended
 
 STEPS = 4
+ROOM = int(os.environ.get("STANDIN_ROOM", "1000000"))
+OUT_OF_MEMORY = "OutOfMemoryError: CUDA out of memory."
+NO_SUCH_WORD = "ValueError: no such word"
 
 
 def answer(prompt: Prompt) -> str:
     """What a stand-in rank says to a prompt."""
     return f"answer to {prompt.text[::-1]}"
+
+
+def record_of(prompt: Prompt, steps: int = STEPS) -> OutputRecord:
+    """A stand-in rank's record of a prompt, `steps` tokens long."""
+    return OutputRecord(
+        index=prompt.index,
+        id=prompt.id,
+        prompt=prompt.text,
+        text=answer(prompt),
+        prompt_tokens=2,
+        output_tokens=steps,
+        finish_reason="length",
+    )
+
+
+class Rows:
+    """Rows without a model: each ends STEPS steps after it was submitted; a look at them is a step."""
+
+    def __init__(self, step_seconds: float) -> None:
+        self.step_seconds = step_seconds
+        self.steps = 0
+        self.rows: dict[int, tuple[tuple[int, Prompt, int], int]] = {}
+
+    @property
+    def in_flight(self) -> int:
+        return len(self.rows)
+
+    def submit(self, key: tuple[int, Prompt, int], ids: list[int]) -> None:
+        if key[1].text == "!die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        self.rows[key[1].index] = (key, self.steps)
+
+    def ended(self, seconds: float) -> list[Ended]:
+        time.sleep(self.step_seconds)
+        self.steps += 1
+        texts = {key[1].text for key, _ in self.rows.values()}
+        for problem, met in (
+            (OUT_OF_MEMORY, len(self.rows) > ROOM or "!huge" in texts),
+            (NO_SUCH_WORD, "!raise" in texts),
+        ):
+            if met:
+                self.close()
+                raise RuntimeError(problem)
+        over = [index for index, (_, began) in self.rows.items() if self.steps - began >= STEPS]
+        return [(self.rows.pop(index)[0], Answer([7] * STEPS, "length"), []) for index in over]
+
+    def tokens_in_flight(self) -> int:
+        return sum(self.steps - began for _, began in self.rows.values())
+
+    def cache_used(self) -> float | None:
+        return min(1.0, len(self.rows) / 64)
+
+    def peak_memory(self) -> int | None:
+        return None
+
+    def tokenise(self, prompts: Sequence[Prompt]) -> tuple[dict[int, list[int]], dict[int, str]]:
+        return {at: [1, 2] for at, _ in enumerate(prompts)}, {}
+
+    def answered(self, prompt: Prompt, prompt_tokens: int, answer: Answer) -> OutputRecord:
+        return record_of(prompt, len(answer.tokens))
+
+    def refused(self, prompt: Prompt, error: str) -> OutputRecord:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        self.rows.clear()
 
 
 def launch(world_size: int, arguments: list[str]) -> int:
@@ -74,6 +149,7 @@ class Rank:
             protocol.RankPhase(rank=self.rank, phase="loading"),
         )
         self.world = world
+        self.continuous = self.run.config.engine == "continuous"
         self.digests: list[tuple[int, str]] = []
 
     def live(self) -> None:
@@ -94,7 +170,7 @@ class Rank:
                 device="cpu",
                 device_name="CPU",
                 dtype="float32",
-                engine="static",
+                engine="continuous" if self.continuous else "static",
                 seconds=0.1,
                 parameters=1,
             )
@@ -102,10 +178,36 @@ class Rank:
         if (self.model / "nonsense").exists() and self.rank == 0:
             self.link.send(protocol.Leave())  # type: ignore[arg-type]  # no word of a rank's
         while isinstance(order := self.link.next_order(), Work):
-            self.batch(order)
+            closed = order.measure or not order.keep or order.max_new_tokens is not None
+            if closed or not self.continuous:
+                self.batch(order)
+            elif (leave := self.flow(order)) is not None:
+                order = leave
+                break
         if order.gather:
             self.link.send(protocol.Gathered(records=self.digests, last=True))
         self.link.close()
+
+    def flow(self, work: Work) -> protocol.Leave | None:
+        flow = Flow(
+            self.rank,
+            Rows(self.step_seconds),
+            self.link,
+            send=self.send,
+            go_on=lambda newest: not self.link.cancelled(newest),
+            longest=STEPS,
+        )
+        try:
+            return flow.run(work)
+        except RuntimeError as error:
+            kind = "out_of_memory" if str(error) == OUT_OF_MEMORY else "error"
+            self.link.send(protocol.BatchFailed(rank=self.rank, batch=work.batch, kind=kind, error=str(error)))
+            return None
+
+    def send(self, batch: int, records: list[OutputRecord]) -> None:
+        records = [msgspec.structs.replace(record, rank=self.rank, batch=batch) for record in records]
+        self.digests += [(record.index, protocol.record_digest(record)) for record in records]
+        self.link.send(*(protocol.Output(record=record) for record in records))
 
     def batch(self, work: Work) -> None:
         if any(prompt.text == "!die" for prompt in work.prompts):
@@ -120,28 +222,16 @@ class Rank:
                     rank=self.rank, batch=work.batch, step=step, output_tokens=step * len(work.prompts)
                 )
             )
-        room = int(os.environ.get("STANDIN_ROOM", "1000000"))
-        if len(work.prompts) > room or any(prompt.text == "!huge" for prompt in work.prompts):
-            error = "OutOfMemoryError: CUDA out of memory."
-            self.link.send(protocol.BatchFailed(rank=self.rank, batch=work.batch, kind="out_of_memory", error=error))
+        if len(work.prompts) > ROOM or any(prompt.text == "!huge" for prompt in work.prompts):
+            self.link.send(
+                protocol.BatchFailed(rank=self.rank, batch=work.batch, kind="out_of_memory", error=OUT_OF_MEMORY)
+            )
             return
         if any(prompt.text == "!raise" for prompt in work.prompts):
-            self.link.send(
-                protocol.BatchFailed(rank=self.rank, batch=work.batch, kind="error", error="ValueError: no such word")
-            )
+            self.link.send(protocol.BatchFailed(rank=self.rank, batch=work.batch, kind="error", error=NO_SUCH_WORD))
             return
         records = [
-            OutputRecord(
-                index=prompt.index,
-                id=prompt.id,
-                prompt=prompt.text,
-                text=answer(prompt),
-                prompt_tokens=2,
-                output_tokens=steps,
-                finish_reason="length",
-                rank=self.rank,
-                batch=work.batch,
-            )
+            msgspec.structs.replace(record_of(prompt, steps), rank=self.rank, batch=work.batch)
             for prompt in work.prompts
         ]
         self.digests += [(record.index, protocol.record_digest(record)) for record in records]
