@@ -197,7 +197,7 @@ class Event(Message, frozen=True, kw_only=True):
 
 
 class RunStarted(Event, frozen=True, kw_only=True):
-    """The supervisor is up. The first event of a journal."""
+    """The supervisor is up. The first event of a journal. `asked_at`: the command was given (0 where not known)."""
 
     version: int = PROTOCOL_VERSION
     name: str
@@ -205,6 +205,7 @@ class RunStarted(Event, frozen=True, kw_only=True):
     config: RunConfig
     prompts: int
     done: int = 0
+    asked_at: float = 0.0
 
 
 class ModelProgress(Event, frozen=True, kw_only=True):

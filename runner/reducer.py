@@ -6,7 +6,7 @@ no clock and no I/O: time is the `at` of the events.
 
 import msgspec
 
-from runner import protocol
+from runner import loading_time, protocol
 from runner.costs import CostPoint, with_batch, with_length
 from runner.devices import match_rank_to_gpu
 from runner.protocol import AnyEvent, DeviceSample
@@ -37,7 +37,8 @@ def apply(state: RunState, event: AnyEvent) -> RunState:
     """The state after `event`. Pure; unknown ranks and late events change nothing."""
     if isinstance(event, protocol.RunTakenUp):
         state = _taken_up(state, event)
-    state = msgspec.structs.replace(state, now=max(state.now, event.at))
+    loading = loading_time.after(state.loading, event)
+    state = msgspec.structs.replace(state, now=max(state.now, event.at), loading=loading)
     match event:
         case protocol.RunStarted():
             return RunState(
@@ -49,6 +50,7 @@ def apply(state: RunState, event: AnyEvent) -> RunState:
                 batch_size=event.config.batch_size or 1,
                 started_at=event.at,
                 now=event.at,
+                loading=loading,
             )
         case protocol.RunTakenUp():
             return state

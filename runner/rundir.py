@@ -61,8 +61,9 @@ Status = Literal["running", "completed", "failed", "stopped"]
 
 
 class RunFile(msgspec.Struct, frozen=True, kw_only=True):
-    """run.json. `started_at` and `ended_at` are unix seconds.
+    """run.json. `started_at` (the command was given) and `ended_at` are unix seconds.
 
+    `loading` has the seconds of each phase from the command to the first batch, in the order of time.
     `costs` and `lengths` are what batches cost and how long the answers were: what predictions are made from.
     """
 
@@ -80,6 +81,7 @@ class RunFile(msgspec.Struct, frozen=True, kw_only=True):
     sweep: SweepSummary | None = None
     costs: list[CostPoint] = []
     lengths: list[int] = []
+    loading: dict[str, float] = {}
 
 
 # --- places -------------------------------------------------------------------------------------

@@ -139,12 +139,16 @@ def launch(
     run_dir: Path | None = None,
     force: bool = False,
     stdin: BinaryIO | None = None,
+    asked_at: float | None = None,
 ) -> Started:
     """Freeze the prompts into a run directory and start the run's supervisor, in a session of its own.
+
+    `asked_at` is when the command was given, in unix seconds; now, if not said.
 
     Raises:
         InputError: something is wrong with settings or prompts; nothing was left behind.
     """
+    asked_at = time.time() if asked_at is None else asked_at
     config = with_homes(config)
     if problems := check(config, force=force):
         raise InputError(problems)
@@ -167,7 +171,7 @@ def launch(
         )
         run = RunFile(
             name=name,
-            started_at=time.time(),
+            started_at=asked_at,
             config=config,
             prompts=index.count,
             environment=environment(),
@@ -185,6 +189,16 @@ def launch(
         _remove(directory, created)
         raise
     return Started(directory, start_supervisor(directory))
+
+
+def process_started_at() -> float:
+    """When this process was started, in unix seconds (Linux, to the hundredth; elsewhere now)."""
+    try:
+        # Field 22, in clock ticks since the boot; the second one, in brackets, is a name that may hold anything.
+        ticks = int(Path("/proc/self/stat").read_text(errors="replace").rpartition(")")[2].split()[19])
+        return time.time() - (time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK"))
+    except (OSError, ValueError, IndexError, AttributeError):
+        return time.time()
 
 
 def _register(directory: Path, run: RunFile) -> RunFile:

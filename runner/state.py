@@ -12,6 +12,7 @@ import msgspec
 from runner import protocol
 from runner.config import RunConfig
 from runner.costs import CostPoint
+from runner.loading_time import LoadingTime
 from runner.protocol import AnyEvent, DeviceSample, LogLine, ProcessSample, RankReady
 from runner.stretches import Stretch
 from runner.sweep_figures import seconds_left
@@ -148,6 +149,7 @@ class RunState(msgspec.Struct, frozen=True, kw_only=True):
     log: tuple[LogLine, ...] = ()
     gather: protocol.GatherChecked | None = None
     ended: protocol.RunEnded | None = None
+    loading: LoadingTime = LoadingTime()
 
     @property
     def model_label(self) -> str:

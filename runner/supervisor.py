@@ -25,6 +25,7 @@ from runner.attempt import Attempt, Loss
 from runner.controls import Controls
 from runner.crew import Crew
 from runner.launcher import LaunchCommand
+from runner.loading_time import loading_line
 from runner.prompts import PromptIndex
 from runner.protocol import AnyEvent, OutputRecord
 from runner.reducer import apply
@@ -116,6 +117,8 @@ class Supervisor:
             self._journal_tick_at = event.at
             self._journal.write(line)
         self._viewers.offer(line)
+        if isinstance(event, protocol.RanksReady):
+            self.log("supervisor", f"all ranks are ready after {loading_line(self.state.loading)}")
 
     def log(self, source: str, text: str) -> None:
         """Lines for runner.log (this process's stderr) and for every view."""
@@ -156,6 +159,7 @@ class Supervisor:
                     directory=str(self.directory),
                     config=self.config,
                     prompts=self._prompts.count,
+                    asked_at=self.run_file.started_at,
                 )
             )
         if taken.up:
@@ -321,6 +325,7 @@ class Supervisor:
             sweep=summarise_sweep(self.state.sweep) if self.state.sweep is not None else None,
             costs=list(self.state.costs),
             lengths=list(self.state.lengths),
+            loading=self.state.loading.phases,
         )
         try:
             rundir.write_run_file(self.directory, self.run_file)

@@ -123,6 +123,17 @@ async def test_one_prompt_that_makes_its_batch_raise_costs_that_one_prompt(launc
     assert state.ended.exit_status == 1
 
 
+async def test_run_json_has_the_seconds_before_the_first_batch_by_phase(launch):
+    started = launch(PROMPTS)
+    state, _ = await watch(started)
+    started.process.wait(10)
+    run = rundir.read_run_file(started.directory)
+    assert run.loading == state.loading.phases
+    assert {"starting", "model", "launching", "first batch"} <= run.loading.keys()
+    assert state.loading.batch_at - run.started_at == pytest.approx(sum(run.loading.values()), abs=0.01)
+    assert any("all ranks are ready after" in line.text for line in state.log)
+
+
 async def test_in_a_split_run_too_a_prompt_that_raises_costs_that_one_prompt(launch):
     started = launch([*PROMPTS[:10], "!raise", *PROMPTS[10:]], dispatch="split")
     state, _ = await watch(started)

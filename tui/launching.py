@@ -83,7 +83,8 @@ def launch(
     try:
         values.setdefault("ranks", start.default_ranks(values.get("device", "auto")))
         config = settings.from_mapping(values)
-        started = start.launch(config, run_dir=run_dir, force=force, stdin=sys.stdin.buffer)
+        asked_at = start.process_started_at()
+        started = start.launch(config, run_dir=run_dir, force=force, stdin=sys.stdin.buffer, asked_at=asked_at)
     except ValueError as error:
         raise refuse(str(error)) from None
     except start.InputError as error:

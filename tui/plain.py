@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from runner import protocol
 from runner.forecast import eta_seconds
+from runner.loading_time import loading_line
 from runner.protocol import OutputRecord, Summary
 from runner.reducer import apply
 from runner.state import RunState, Snapshot, ToViewer
@@ -69,7 +70,7 @@ class PlainView:
             case protocol.BatchFailed():
                 return [f"rank {event.rank}: batch {event.batch} failed: {text.visible(event.error)}"]
             case protocol.RanksReady():
-                return ["all ranks are ready"]
+                return [f"all ranks are ready after {loading_line(now.loading)}"]
             case protocol.BatchSizeChanged():
                 return [f"batch size {event.batch_size}: {event.reason}"]
             case protocol.ActiveRanksChanged():

@@ -1,6 +1,7 @@
 """How the figures of a report were measured, in plain words: the definitions every figure rests on. Pure text."""
 
 from runner.config import RunConfig
+from runner.loading_time import loading_line
 from runner.trials import SweepPlan
 from tui.report.document import Column as Col
 from tui.report.document import Section, Table, words
@@ -94,6 +95,6 @@ def _length(config: RunConfig) -> str:
 
 def _loading(source: Source) -> str:
     state = source.state
-    if state is None or state.ready_at is None or state.seconds_before > 0:
+    if state is None or state.loading.batch_at is None or state.seconds_before > 0:
         return ""
-    return f" Here the ranks were ready {max(0.0, state.ready_at - state.started_at):.1f} s after the start."
+    return f" Here the first batch began after {loading_line(state.loading)}."
