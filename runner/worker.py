@@ -7,6 +7,7 @@ has joined the socket, so that the dashboard sees it at once.
 
 import argparse
 import faulthandler
+import gc
 import os
 import sys
 import time
@@ -88,8 +89,7 @@ class _Rank:
 
     def live(self) -> None:
         started = time.monotonic()
-        from runner import engines
-
+        engines = _import_engines()
         self._phase("joining")
         accelerator = self._join()
         self._phase("loading")
@@ -296,6 +296,24 @@ class _Rank:
             for start in range(0, len(gathered), GATHER_PART):
                 self.link.send(protocol.Gathered(records=gathered[start : start + GATHER_PART], last=False))
             self.link.send(protocol.Gathered(records=[], last=True))
+
+
+def _import_engines() -> Any:
+    """The engines and all it needs, imported at once: two thousand modules, which are there to stay.
+
+    The garbage collector would walk them over and over while they come in, and find nothing.
+    """
+    gc.disable()
+    try:
+        # What `from_pretrained` would import otherwise, and loading would seem slow.
+        import transformers.modeling_layers
+        import transformers.modeling_utils  # noqa: F401
+
+        from runner import engines
+    finally:
+        gc.freeze()
+        gc.enable()
+    return engines
 
 
 def _cpu_name() -> str:
