@@ -141,14 +141,8 @@ class _Rank:
         model: str = self.options.model
         if Path(model).is_dir():
             return model
-        from huggingface_hub import snapshot_download
-
-        patterns = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
         with accelerator.local_main_process_first():
-            folder = snapshot_download(model, allow_patterns=patterns)
-            if not any(Path(folder).glob("*.safetensors")):
-                folder = snapshot_download(model, allow_patterns=[*patterns, "*.bin"])
-        return str(folder)
+            return _hub_folder(model, fetch=accelerator.is_local_main_process)
 
     def _announce_share(self, accelerator: Any) -> None:
         with accelerator.split_between_processes(list(range(self.prompts))) as share:
@@ -298,8 +292,19 @@ class _Rank:
             self.link.send(protocol.Gathered(records=[], last=True))
 
 
+def _hub_folder(model: str, *, fetch: bool) -> str:
+    """The folder of a hub model in the local cache. Unless it is to `fetch`, a rank asks the hub nothing."""
+    from huggingface_hub import snapshot_download
+
+    patterns = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+    folder = snapshot_download(model, allow_patterns=patterns, local_files_only=not fetch)
+    if fetch and not any(Path(folder).glob("*.safetensors")):
+        folder = snapshot_download(model, allow_patterns=[*patterns, "*.bin"])
+    return str(folder)
+
+
 def _import_engines() -> Any:
-    """The engines and all it needs, imported at once: two thousand modules, which are there to stay.
+    """The engines and all they need, imported at once: two thousand modules, which are there to stay.
 
     The garbage collector would walk them over and over while they come in, and find nothing.
     """

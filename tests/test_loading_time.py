@@ -120,3 +120,21 @@ def test_a_command_was_given_when_its_process_began() -> None:
     # The boot time that psutil adds is in whole seconds.
     assert start.process_started_at() == pytest.approx(psutil.Process().create_time(), abs=2)
     assert start.process_started_at() <= time.time()
+
+
+def test_only_the_rank_that_fetches_a_hub_model_asks_the_hub(tmp_path, monkeypatch) -> None:
+    import huggingface_hub
+
+    from runner import worker
+
+    asked: list[bool] = []
+
+    def snapshot_download(model: str, *, allow_patterns: list[str], local_files_only: bool = False) -> str:
+        asked.append(local_files_only)
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    assert worker._hub_folder("org/name", fetch=False) == str(tmp_path)
+    assert asked == [True]
+    worker._hub_folder("org/name", fetch=True)  # no safetensors among the files: the .bin ones are fetched as well
+    assert asked == [True, False, False]
