@@ -28,6 +28,7 @@ from runner.launcher import LaunchCommand
 from runner.loading_time import loading_line
 from runner.prompts import PromptIndex
 from runner.protocol import AnyEvent, OutputRecord
+from runner.read_ahead import read_ahead
 from runner.reducer import apply
 from runner.resumption import Taken, take_up
 from runner.rundir import RunFile
@@ -278,6 +279,8 @@ class Supervisor:
         except models.ModelError as error:
             raise Ending("failed", EXIT_BAD_INPUT, str(error)) from None
         self.emit(protocol.ModelProgress(phase="found", label=model.label))
+        if model.is_local:
+            loop.run_in_executor(None, read_ahead, Path(model.path_or_id))
         return model.path_or_id
 
     def _all_left(self, crew: Crew) -> NoReturn:

@@ -5,7 +5,7 @@ import time
 import psutil
 import pytest
 
-from runner import loading_time, protocol, start
+from runner import loading_time, protocol, read_ahead, start
 from runner.config import RunConfig
 from runner.loading_time import LoadingTime, loading_line
 from runner.protocol import AnyEvent
@@ -120,6 +120,19 @@ def test_a_command_was_given_when_its_process_began() -> None:
     # The boot time that psutil adds is in whole seconds.
     assert start.process_started_at() == pytest.approx(psutil.Process().create_time(), abs=2)
     assert start.process_started_at() <= time.time()
+
+
+def test_all_weights_of_a_folder_are_asked_for_ahead(tmp_path) -> None:
+    (tmp_path / "model-1.safetensors").write_bytes(bytes(300_000))
+    (tmp_path / "model-2.safetensors").write_bytes(bytes(5))
+    (tmp_path / "config.json").write_text("{}")
+    assert read_ahead.read_ahead(tmp_path) == 300_005
+
+
+def test_weights_that_do_not_fit_into_memory_are_not_read_ahead(tmp_path, monkeypatch) -> None:
+    (tmp_path / "model.safetensors").write_bytes(bytes(5))
+    monkeypatch.setattr(read_ahead, "ROOM", 0.0)
+    assert read_ahead.read_ahead(tmp_path) == 0
 
 
 def test_only_the_rank_that_fetches_a_hub_model_asks_the_hub(tmp_path, monkeypatch) -> None:
