@@ -18,9 +18,11 @@ Order = Literal["length", "input"]
 DeviceKind = Literal["auto", "cuda", "cpu"]
 DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
 EngineName = Literal["auto", "static", "continuous"]
+Quantization = Literal["none", "bnb-8bit", "bnb-4bit", "int8"]
 
 MAX_RANKS = 256
 MAX_BATCH_SIZE = 65536
+MAX_PER = 64
 """More than these is a typing error, not a machine; so many ranks would bring it down before it could say so."""
 
 RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -43,6 +45,8 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     best one searched for on the real work. Sampling values of None leave the model's own generation
     config alone. `max_restarts` is how often the ranks are launched afresh after one of them died. With
     `sweep` the run is a sweep: it measures the plan's settings, and `ranks` is the most it needs.
+    `ranks_per_gpu` is how many ranks a GPU takes at most, None as many as `ranks` asks for; a rank of
+    `gpus_per_rank` has its model spread over so many GPUs. `quantization` is done to weights as they are loaded.
     """
 
     prompts: str
@@ -55,6 +59,9 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     device: DeviceKind = "auto"
     dtype: DtypeName = "auto"
     engine: EngineName = "auto"
+    ranks_per_gpu: int | None = None
+    gpus_per_rank: int = 1
+    quantization: Quantization = "none"
     chat: bool = False
     do_sample: bool = False
     temperature: float | None = None
@@ -81,6 +88,7 @@ _LITERALS: dict[str, Any] = {
     "device": DeviceKind,
     "dtype": DtypeName,
     "engine": EngineName,
+    "quantization": Quantization,
 }
 
 
@@ -112,6 +120,7 @@ def check(config: RunConfig) -> list[Problem]:
             "name",
             f"must be 1 to 64 letters, digits, '.', '_' or '-', the first a letter or digit, not {config.name!r}",
         )
+    problems.extend(_check_placement(config))
     problems.extend(_check_sampling(config))
     if config.sweep is not None:
         problems.extend(check_sweep(config, config.sweep))
@@ -139,6 +148,20 @@ def check_sweep(config: RunConfig, plan: SweepPlan) -> list[Problem]:
         problems.append(Problem("repeats", f"{trials:,} trials are planned, at most {MAX_TRIALS:,} are possible"))
     if config.dispatch != "pull":
         problems.append(Problem("dispatch", "a sweep has all ranks draw from one line; leave it out"))
+    return problems
+
+
+def _check_placement(config: RunConfig) -> list[Problem]:
+    problems = []
+    for setting in ("ranks_per_gpu", "gpus_per_rank"):
+        value = getattr(config, setting)
+        if value is not None and not 1 <= value <= MAX_PER:
+            problems.append(Problem(setting, f"must be from 1 to {MAX_PER}, not {value}"))
+        elif value is not None and value > 1 and config.device == "cpu":
+            problems.append(Problem(setting, "is for NVIDIA GPUs; with --device cpu give the number of --ranks alone"))
+    if (config.ranks_per_gpu or 1) > 1 and config.gpus_per_rank > 1:
+        said = "ranks share a GPU (--ranks-per-gpu) or have several each, not both; leave one out"
+        problems.append(Problem("gpus_per_rank", said))
     return problems
 
 

@@ -22,7 +22,7 @@ import msgspec
 
 import runner
 from runner import config as settings
-from runner import launcher, models, prompts, rundir, telemetry
+from runner import launcher, models, placement, prompts, quantization, rundir, telemetry
 from runner.config import Problem, RunConfig
 from runner.prompts import PromptError
 from runner.rundir import Environment, RunFile
@@ -50,10 +50,12 @@ class Started:
         return self.process.poll() is not None
 
 
-def default_ranks(device: str = "auto") -> int:
-    """The GPUs seen, or on a CPU at most two."""
+def default_ranks(device: str = "auto", ranks_per_gpu: int | None = None, gpus_per_rank: int = 1) -> int:
+    """As many ranks as go on the GPUs seen, or on a CPU at most two."""
     gpus = 0 if device == "cpu" else telemetry.count_visible_gpus(os.environ)
-    return gpus or min(2, launcher.usable_cores())
+    if not gpus:
+        return min(2, launcher.usable_cores())
+    return max(1, min(settings.MAX_RANKS, placement.most_ranks(gpus, ranks_per_gpu, gpus_per_rank)))
 
 
 def machine_line() -> str:
@@ -73,13 +75,28 @@ def check(config: RunConfig, *, force: bool = False) -> list[Problem]:
     problems = settings.check(config)
     if said := models.check_form(config.model):
         problems.append(Problem("model", said))
-    if config.device == "cuda" and not telemetry.count_visible_gpus(os.environ):
-        problems.append(Problem("device", "no NVIDIA GPU can be seen here; use --device cpu"))
+    problems.extend(_check_gpus(config))
+    problems.extend(_check_quantization(config))
     if config.output is not None and (said := _unwritable(Path(config.output), force)):
         problems.append(Problem("output", said))
     if said := _unreadable(config.prompts, config.column):
         problems.append(Problem("prompts", said))
     return problems
+
+
+def _check_gpus(config: RunConfig) -> list[Problem]:
+    if config.device != "cuda" and config.ranks_per_gpu is None and config.gpus_per_rank == 1:
+        return []  # nothing hangs on the GPUs, and counting them takes a moment
+    gpus = 0 if config.device == "cpu" else telemetry.count_visible_gpus(os.environ)
+    if config.device == "cuda" and not gpus:
+        return [Problem("device", "no NVIDIA GPU can be seen here; use --device cpu")]
+    return placement.check(config, gpus)
+
+
+def _check_quantization(config: RunConfig) -> list[Problem]:
+    """A model's folder is looked into here; into a hub model the supervisor looks, before any rank starts."""
+    known = quantization.read_model_config(config.model) if config.model != "demo" else {}
+    return quantization.check(config.quantization, known)
 
 
 def _unreadable(source: str, column: str | None) -> str | None:
@@ -126,7 +143,7 @@ def warnings(config: RunConfig, prompt_count: int) -> list[str]:
         said.append(f"{prompt_count} prompts for {config.ranks} ranks: {config.ranks - prompt_count} will have no work")
     if config.device == "cuda":
         gpus = telemetry.count_visible_gpus(os.environ)
-        if config.ranks > gpus:
+        if config.ranks > gpus and config.ranks_per_gpu is None:
             said.append(f"{config.ranks} ranks on {gpus} GPUs: several ranks share a GPU and its memory")
     elif config.ranks > launcher.usable_cores():
         said.append(f"{config.ranks} ranks on {launcher.usable_cores()} cores: ranks share cores, which is slower")
@@ -357,10 +374,7 @@ def resume(directory: Path, changes: Mapping[str, Any]) -> Started:
     if run.status == "completed":
         raise InputError([f"{run.name} is complete: each of its {run.prompts:,} prompts has its record"])
     config = msgspec.structs.replace(run.config, **changes)
-    problems = settings.check(config)
-    if config.device == "cuda" and not telemetry.count_visible_gpus(os.environ):
-        problems.append(Problem("device", "no NVIDIA GPU can be seen here; use --device cpu"))
-    if problems:
+    if problems := [*settings.check(config), *_check_gpus(config), *_check_quantization(config)]:
         raise InputError(problems)
     rundir.write_run_file(
         directory,

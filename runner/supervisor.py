@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 
 import msgspec
 
-from runner import launcher, models, protocol, rundir
+from runner import launcher, models, protocol, quantization, rundir
 from runner.attempt import Attempt, Loss
 from runner.controls import Controls
 from runner.crew import Crew
@@ -278,6 +278,10 @@ class Supervisor:
             model = await asyncio.to_thread(models.resolve, self.config.model, on_progress)
         except models.ModelError as error:
             raise Ending("failed", EXIT_BAD_INPUT, str(error)) from None
+        if not model.is_local:
+            known = await asyncio.to_thread(quantization.hub_model_config, model.path_or_id)
+            if problems := quantization.check(self.config.quantization, known):
+                raise Ending("failed", EXIT_BAD_INPUT, "; ".join(str(problem) for problem in problems))
         self.emit(protocol.ModelProgress(phase="found", label=model.label))
         if model.is_local:
             loop.run_in_executor(None, read_ahead, Path(model.path_or_id))

@@ -20,7 +20,7 @@ from tui.commands.plan import plan_command
 from tui.commands.replay import replay
 from tui.commands.report import report
 from tui.commands.sweep import sweep
-from tui.launching import find_run, given, launch, one_view, read_config, refuse, sample_prompts
+from tui.launching import default_ranks, find_run, given, launch, one_view, read_config, refuse, sample_prompts
 from tui.options import (
     BatchSize,
     Chat,
@@ -30,6 +30,7 @@ from tui.options import (
     Dtype,
     Engine,
     Force,
+    GpusPerRank,
     Json,
     Limit,
     Model,
@@ -37,7 +38,9 @@ from tui.options import (
     Order,
     Plain,
     Prompts,
+    Quantization,
     Ranks,
+    RanksPerGpu,
     Restarts,
     Run,
 )
@@ -98,6 +101,9 @@ def run(
     device: Device = None,
     dtype: Dtype = None,
     engine: Engine = None,
+    ranks_per_gpu: RanksPerGpu = None,
+    gpus_per_rank: GpusPerRank = None,
+    quantization: Quantization = None,
     chat: Chat = None,
     do_sample: Annotated[bool | None, typer.Option("--do-sample", help="Sample instead of greedy decoding.")] = None,
     temperature: Annotated[float | None, typer.Option(help="With --do-sample.")] = None,
@@ -182,6 +188,9 @@ def resume(
     device: Device = None,
     dtype: Dtype = None,
     order: Order = None,
+    ranks_per_gpu: RanksPerGpu = None,
+    gpus_per_rank: GpusPerRank = None,
+    quantization: Quantization = None,
     max_restarts: Restarts = None,
     plain: Plain = False,
     json: Json = False,
@@ -191,7 +200,10 @@ def resume(
     directory = find_run(run)
     try:
         before = msgspec.to_builtins(rundir.read_run_file(directory).config)
-        config = settings.from_mapping({**before, **given({**locals(), "run": None})})
+        changes = given({**locals(), "run": None})
+        if ranks is None and (ranks_per_gpu is not None or gpus_per_rank is not None):
+            changes["ranks"] = default_ranks({**before, **changes})
+        config = settings.from_mapping({**before, **changes})
         started = start.resume(directory, msgspec.structs.asdict(config))
     except (ValueError, rundir.RunFileError, start.InputError) as error:
         raise refuse(str(error)) from None

@@ -66,6 +66,13 @@ def sample_prompts() -> Path:
     return Path(__file__).resolve().parent.parent / "sample_prompts" / "stories.txt"
 
 
+def default_ranks(values: dict[str, Any]) -> int:
+    """The world size where none is asked for, by the settings that say how ranks and GPUs go together."""
+    return start.default_ranks(
+        values.get("device", "auto"), values.get("ranks_per_gpu"), values.get("gpus_per_rank") or 1
+    )
+
+
 def launch(
     values: dict[str, Any],
     *,
@@ -81,7 +88,8 @@ def launch(
         raise refuse("--compare and --json exclude each other; `rankdeck report RUN --compare OTHER` writes JSON")
     other = find_run(compare) if compare is not None else None
     try:
-        values.setdefault("ranks", start.default_ranks(values.get("device", "auto")))
+        if "ranks" not in values:
+            values["ranks"] = default_ranks(values)
         config = settings.from_mapping(values)
         asked_at = start.process_started_at()
         started = start.launch(config, run_dir=run_dir, force=force, stdin=sys.stdin.buffer, asked_at=asked_at)

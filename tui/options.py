@@ -16,6 +16,18 @@ Device = Annotated[str | None, typer.Option(help="auto, cuda or cpu.  [default: 
 Dtype = Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.  [default: auto]")]
 Engine = Annotated[str | None, typer.Option(help="auto, static or continuous.  [default: auto]")]
 Restarts = Annotated[int | None, typer.Option(help="How often ranks are launched afresh after one died.  [default: 3]")]
+RanksPerGpu = Annotated[
+    int | None, typer.Option(help="Ranks that share a GPU at most.  [default: 1, or what --ranks asks for]")
+]
+GpusPerRank = Annotated[
+    int | None, typer.Option(help="GPUs over which each rank spreads its model, one too large for one.  [default: 1]")
+]
+Quantization = Annotated[
+    str | None,
+    typer.Option(
+        help="Of weights, on loading: none, bnb-8bit or bnb-4bit (bitsandbytes), int8 (torchao).  [default: none]"
+    ),
+]
 Plain = Annotated[bool, typer.Option("--plain", help="Lines instead of the dashboard.")]
 Json = Annotated[bool, typer.Option("--json", help="The event stream as JSON, an object a line.")]
 Run = Annotated[str, typer.Argument(help="A run's name, or its directory.")]

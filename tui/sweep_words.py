@@ -153,7 +153,20 @@ def sweep_progress_line(state: RunState, sweep: SweepState) -> str:
 
 # --- the command ------------------------------------------------------------------------------------
 
-_SAID_IF_CHANGED = ("max_new_tokens", "order", "device", "dtype", "engine", "temperature", "top_p", "top_k", "seed")
+_SAID_IF_CHANGED = (
+    "max_new_tokens",
+    "order",
+    "device",
+    "dtype",
+    "engine",
+    "quantization",
+    "temperature",
+    "top_p",
+    "top_k",
+    "seed",
+    "ranks_per_gpu",
+    "gpus_per_rank",
+)
 _SWITCHES = ("chat", "do_sample")
 
 

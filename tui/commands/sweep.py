@@ -6,10 +6,9 @@ from typing import Annotated
 import msgspec
 import typer
 
-from runner import start
 from runner.trials import SweepPlan
 from tui.commands.numbers import number_list
-from tui.launching import given, launch, read_config, refuse
+from tui.launching import default_ranks, given, launch, read_config, refuse
 from tui.options import (
     Chat,
     Column,
@@ -17,6 +16,7 @@ from tui.options import (
     Dtype,
     Engine,
     Force,
+    GpusPerRank,
     Json,
     Limit,
     Model,
@@ -24,6 +24,8 @@ from tui.options import (
     Order,
     Plain,
     Prompts,
+    Quantization,
+    RanksPerGpu,
     Restarts,
 )
 
@@ -56,6 +58,9 @@ def sweep(
     device: Device = None,
     dtype: Dtype = None,
     engine: Engine = None,
+    ranks_per_gpu: RanksPerGpu = None,
+    gpus_per_rank: GpusPerRank = None,
+    quantization: Quantization = None,
     chat: Chat = None,
     max_restarts: Restarts = None,
     limit: Limit = None,
@@ -87,7 +92,7 @@ def sweep(
                 problems.append(str(error))
     if problems:
         raise refuse("\n".join(problems))
-    most = from_file.get("ranks") or start.default_ranks(values.get("device", "auto"))
+    most = from_file.get("ranks") or default_ranks(values)
     wanted = lists.get("--ranks") or _doubling(most)
     # Answers that are kept are to be good for something: they end where the model ends them.
     fixed = from_file.get("ignore_eos", not outputs) if fixed_length is None else fixed_length

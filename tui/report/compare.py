@@ -22,7 +22,18 @@ from tui.text import pad, some, visible
 _OF_NO_MATTER = ("name", "output", "max_restarts")
 """Settings that change nothing about what is measured."""
 
-_OTHER_WORK = ("prompts", "model", "max_new_tokens", "ignore_eos", "limit", "column", "chat", "do_sample", "dtype")
+_OTHER_WORK = (
+    "prompts",
+    "model",
+    "max_new_tokens",
+    "ignore_eos",
+    "limit",
+    "column",
+    "chat",
+    "do_sample",
+    "dtype",
+    "quantization",
+)
 """Settings that make another work of it, so that figures differ for that reason alone."""
 
 
