@@ -254,8 +254,8 @@ class Controls:
 
 
 def _free_bytes(one: RankReady, ready: list[RankReady]) -> int | None:
-    """Free memory for one rank: ranks on one device share what it has."""
+    """Free memory for one rank: ranks on one device share what it has. Devices of one name need not be one."""
     if one.memory_free_bytes is None:
         return None
-    sharing = sum(other.device == one.device for other in ready)
+    sharing = sum((other.device_uuid or other.device) == (one.device_uuid or one.device) for other in ready)
     return one.memory_free_bytes // sharing

@@ -8,7 +8,7 @@ order, CUDA need not.
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from runner.protocol import DeviceSample
+from runner.protocol import DeviceSample, RankReady
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 ORDER = "CUDA_DEVICE_ORDER"
@@ -79,6 +79,15 @@ def match_rank_to_gpu(device_uuid: str | None, pci_bus_id: str | None, samples: 
     if position is None:
         position = _match(pci_bus_id, parse_pci_bus_id, [sample.pci_bus_id for sample in samples])
     return position
+
+
+def match_rank_to_gpus(rank: RankReady, samples: Sequence[DeviceSample]) -> list[int]:
+    """The positions in `samples` of every device `rank` runs on: one as a rule, several for a rank that is spread."""
+    if not rank.device_uuids:
+        found = [match_rank_to_gpu(rank.device_uuid, rank.pci_bus_id, samples)]
+    else:
+        found = [match_rank_to_gpu(uuid, None, samples) for uuid in rank.device_uuids]
+    return [position for position in dict.fromkeys(found) if position is not None]
 
 
 def bare_uuid(uuid: str) -> str | None:

@@ -241,6 +241,7 @@ class RankReady(Event, frozen=True, kw_only=True):
     `weight_read_bytes` are the parameters that every decode step reads: all but an input embedding that is no
     output layer as well. `bandwidth_bytes_per_second` is that of a large copy, bytes read and written, in a
     sweep on rank 0. `engine_reason` says why it is this engine, where nobody asked for it.
+    `device_uuids` has them all where a rank is spread over several GPUs; memory is their sum then.
     """
 
     rank: int
@@ -262,6 +263,7 @@ class RankReady(Event, frozen=True, kw_only=True):
     memory_free_bytes: int | None = None
     memory_total_bytes: int | None = None
     bandwidth_bytes_per_second: float | None = None
+    device_uuids: list[str] = []
 
 
 class RanksReady(Event, frozen=True, kw_only=True):

@@ -8,7 +8,7 @@ import msgspec
 
 from runner import loading_time, protocol
 from runner.costs import CostPoint, with_batch, with_length
-from runner.devices import match_rank_to_gpu
+from runner.devices import match_rank_to_gpus
 from runner.protocol import AnyEvent, DeviceSample
 from runner.state import DeviceState, HistoryPoint, Mark, MarkKind, RankState, RunState
 from runner.stretches import turn
@@ -447,8 +447,7 @@ def _devices(state: RunState, samples: list[DeviceSample]) -> RunState:
     owners: dict[int, list[int]] = {}
     for rank in state.ranks:
         if rank.ready is not None:
-            position = match_rank_to_gpu(rank.ready.device_uuid, rank.ready.pci_bus_id, samples)
-            if position is not None:
+            for position in match_rank_to_gpus(rank.ready, samples):
                 owners.setdefault(position, []).append(rank.rank)
     devices = tuple(
         DeviceState(

@@ -6,7 +6,7 @@ Pure: times come in as arguments, on the run's clock. Does not decide when a tri
 import statistics
 from collections.abc import Mapping, Sequence
 
-from runner.devices import match_rank_to_gpu
+from runner.devices import match_rank_to_gpus
 from runner.protocol import BatchResult, DeviceSample, RankReady
 from runner.trials import TrialResult
 
@@ -26,9 +26,7 @@ class TrialMeter:
 
     def add_samples(self, at: float, samples: Sequence[DeviceSample]) -> None:
         """What NVML said at `at`; only the GPUs of the trial's ranks are kept."""
-        used = {match_rank_to_gpu(rank.device_uuid, rank.pci_bus_id, samples) for rank in self._ranks}
-        for position in used - {None}:
-            assert position is not None
+        for position in {position for rank in self._ranks for position in match_rank_to_gpus(rank, samples)}:
             self._samples.setdefault(samples[position].uuid, []).append((at, samples[position]))
 
     def result(self, bandwidth: Mapping[int, float]) -> TrialResult:
