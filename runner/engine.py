@@ -14,7 +14,9 @@ from typing import Any
 
 import torch
 
+from runner import memory
 from runner.config import RunConfig
+from runner.loading import dtype_text
 from runner.protocol import BatchResult, OutputRecord, Prompt, prompt_text
 from runner.rows import Answer, Progress
 
@@ -38,6 +40,7 @@ class Engine:
 
     def __init__(self, model: Any, tokenizer: Any, config: RunConfig, device: torch.device) -> None:
         self.model, self.tokenizer, self.device = model, tokenizer, device
+        self.devices = memory.devices_of(model, device)
         self._config = config
         self.generation = _generation_config(model, tokenizer, config)
         eos = self.generation.eos_token_id
@@ -59,12 +62,12 @@ class Engine:
         shown.pop("transformers_version", None)
         shown.pop("_from_model_config", None)
         return {
-            "parameters": sum(parameter.numel() for parameter in parameters),
+            "parameters": self.model.num_parameters(),
             "weight_read_bytes": self._weight_read_bytes(parameters),
-            "parameter_bytes": sum(parameter.numel() * parameter.element_size() for parameter in parameters),
+            "parameter_bytes": sum(memory.stored_bytes(parameter) for parameter in parameters),
             "kv_bytes_per_token": self.kv_bytes_per_token(),
             "context_tokens": self.context_tokens,
-            "dtype": str(self.model.dtype).removeprefix("torch."),
+            "dtype": dtype_text(self.model, self._config.quantization),
             "generation": {name: str(value) for name, value in shown.items()},
         }
 
@@ -84,8 +87,8 @@ class Engine:
         """Bytes of parameters that a decode step reads: of an input embedding it reads a row per prompt only."""
         embedding, output = self.model.get_input_embeddings(), self.model.get_output_embeddings()
         tied = output is not None and embedding is not None and output.weight is embedding.weight
-        unread = 0 if tied or embedding is None else embedding.weight.numel() * embedding.weight.element_size()
-        return sum(parameter.numel() * parameter.element_size() for parameter in parameters) - unread
+        unread = 0 if tied or embedding is None else memory.stored_bytes(embedding.weight)
+        return sum(memory.stored_bytes(parameter) for parameter in parameters) - unread
 
     def copy_bandwidth(self, size: int = 256 * 2**20, repeats: int = 5) -> float:
         """Bytes/s, read and written, of copying `size` bytes on the device: the best of `repeats`."""
@@ -200,16 +203,14 @@ class Engine:
         )
 
     def _synchronise(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+        memory.synchronise(self.devices)
 
     def _reset_peak_memory(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self.device)
+        memory.reset_peaks(self.devices)
 
     def peak_memory(self) -> int | None:
         """Bytes the device had allocated at most since the last reset; None on a CPU."""
-        return torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else None
+        return memory.peak_bytes(self.devices)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import msgspec
 
-from runner import launcher, protocol, rundir
+from runner import launcher, placement, protocol, rundir
 from runner.config import RunConfig
 from runner.link import Link
 from runner.protocol import Work, record_digest
@@ -86,15 +86,19 @@ class _Rank:
         self.config: RunConfig = run.config
         self.prompts = run.prompts
         self.digests: list[tuple[int, str]] = []
+        self.local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+        if self.config.device == "cuda":
+            # Before torch is there: once CUDA has started, it is too late.
+            os.environ.update(placement.own_environment(os.environ, self.local_rank, self.config.gpus_per_rank))
 
     def live(self) -> None:
         started = time.monotonic()
-        engines = _import_engines()
+        engines, loading = _import_engines()
         self._phase("joining")
         accelerator = self._join()
         self._phase("loading")
         model_path = self._model_files(accelerator)
-        parts = engines.load(self.config, model_path, accelerator.device)
+        parts = loading.load(self.config, model_path, accelerator.device)
         self._phase("warming up")
         loaded, why = engines.choose(self.config, parts)
         if self.rank == 0 and why:
@@ -127,6 +131,7 @@ class _Rank:
         if self.world_size > 1:
             # gloo even on GPUs: generating needs no collective, so NCCL would only cost memory and start-up time.
             handlers = [InitProcessGroupKwargs(backend="gloo", timeout=timedelta(days=GROUP_TIMEOUT_DAYS))]
+        self._take_device()
         accelerator = Accelerator(kwargs_handlers=handlers)
         if self.config.device == "cuda" and accelerator.device.type != "cuda":
             raise RuntimeError(
@@ -135,6 +140,23 @@ class _Rank:
         if self.config.seed is not None:
             set_seed(self.config.seed, device_specific=True)
         return accelerator
+
+    def _take_device(self) -> None:
+        """Make this rank's GPU torch's current one, and the one that accelerate takes."""
+        import torch
+
+        per_rank = self.config.gpus_per_rank
+        if self.config.device != "cuda" or not torch.cuda.is_available():
+            return
+        seen = torch.cuda.device_count()
+        if seen < per_rank:
+            visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+            raise RuntimeError(
+                f"torch sees {seen} of the {per_rank} GPUs of this rank (CUDA_VISIBLE_DEVICES={visible})"
+            )
+        index = placement.device_index(self.local_rank, seen, per_rank)
+        os.environ[placement.OWN_DEVICE] = f"cuda:{index}"
+        torch.cuda.set_device(index)
 
     def _model_files(self, accelerator: Any) -> str:
         """The model's folder. Of a hub id the local main process fetches the files, the others wait for it."""
@@ -164,13 +186,17 @@ class _Rank:
         import psutil
         import torch
 
+        from runner import memory
+
         facts: dict[str, Any] = {}
         if device.type == "cuda":
             properties = torch.cuda.get_device_properties(device)
-            free, total = torch.cuda.mem_get_info(device)
+            free, total = memory.free_and_total(loaded.devices)
+            uuids = [str(getattr(torch.cuda.get_device_properties(one), "uuid", "")) for one in loaded.devices]
             facts = {
                 "device_name": properties.name,
-                "device_uuid": str(getattr(properties, "uuid", "")) or None,
+                "device_uuid": uuids[0] or None,
+                "device_uuids": uuids if len(uuids) > 1 and all(uuids) else [],
                 "memory_free_bytes": free,
                 "memory_total_bytes": total,
             }
@@ -179,16 +205,18 @@ class _Rank:
                     f"{properties.pci_domain_id:08x}:{properties.pci_bus_id:02x}:{properties.pci_device_id:02x}.0"
                 )
         else:
-            memory = psutil.virtual_memory()
+            host = psutil.virtual_memory()
             facts = {
                 "device_name": _cpu_name(),
                 "threads": torch.get_num_threads(),
-                "memory_free_bytes": memory.available,
-                "memory_total_bytes": memory.total,
+                "memory_free_bytes": host.available,
+                "memory_total_bytes": host.total,
             }
         return protocol.RankReady(
             rank=self.rank,
-            device=str(device) if device.type == "cuda" else device.type,
+            device=placement.device_text(str(device), self.local_rank, self.config.gpus_per_rank)
+            if device.type == "cuda"
+            else device.type,
             engine=loaded.name,
             engine_reason=why,
             seconds=round(seconds, 3),
@@ -303,8 +331,8 @@ def _hub_folder(model: str, *, fetch: bool) -> str:
     return str(folder)
 
 
-def _import_engines() -> Any:
-    """The engines and all they need, imported at once: two thousand modules, which are there to stay.
+def _import_engines() -> tuple[Any, Any]:
+    """`runner.engines`, `runner.loading` and all they need, imported at once: two thousand modules, which are there to stay.
 
     The garbage collector would walk them over and over while they come in, and find nothing.
     """
@@ -314,11 +342,11 @@ def _import_engines() -> Any:
         import transformers.modeling_layers
         import transformers.modeling_utils  # noqa: F401
 
-        from runner import engines
+        from runner import engines, loading
     finally:
         gc.freeze()
         gc.enable()
-    return engines
+    return engines, loading
 
 
 def _cpu_name() -> str:

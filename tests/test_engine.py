@@ -8,7 +8,7 @@ import pytest
 import torch
 import transformers
 
-from runner import engine, engines, static_engine
+from runner import engine, engines, loading, static_engine
 from runner.config import RunConfig
 from runner.continuous_engine import ContinuousEngine
 from runner.protocol import Prompt
@@ -235,7 +235,7 @@ def test_what_is_in_flight_is_abandoned_when_asked(model):
 )  # fmt: skip
 def test_the_engine_is_the_one_asked_for_if_it_goes_with_the_model(model, own, engine_asked, name, why):
     made = make(model, own, engine=engine_asked)
-    loaded = engines.Loaded(model, made.tokenizer, made.device)
+    loaded = loading.Loaded(model, made.tokenizer, made.device)
     chosen, reason = engines.choose(made._config, loaded)
     chosen.close()
     assert (chosen.name, reason) == (name, why)
@@ -329,9 +329,9 @@ def test_what_it_says_of_the_model_is_right(model):
 
 def test_auto_dtype_is_float32_on_a_cpu_and_the_checkpoints_own_on_a_gpu():
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
-    assert engines.choose_dtype("auto", cpu, torch.bfloat16) == torch.float32
-    assert engines.choose_dtype("auto", gpu, torch.bfloat16) == torch.bfloat16
-    assert engines.choose_dtype("float16", cpu, torch.bfloat16) == torch.float16
+    assert loading.choose_dtype("auto", cpu, torch.bfloat16) == torch.float32
+    assert loading.choose_dtype("auto", gpu, torch.bfloat16) == torch.bfloat16
+    assert loading.choose_dtype("float16", cpu, torch.bfloat16) == torch.float16
 
 
 def test_out_of_memory_is_told_from_other_errors():
