@@ -69,6 +69,7 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     top_k: int | None = None
     seed: int | None = None
     ignore_eos: bool = False
+    compile: bool = False
     max_restarts: int = 3
     limit: int | None = None
     column: str | None = None
@@ -121,6 +122,8 @@ def check(config: RunConfig) -> list[Problem]:
             f"must be 1 to 64 letters, digits, '.', '_' or '-', the first a letter or digit, not {config.name!r}",
         )
     problems.extend(_check_placement(config))
+    if config.compile and config.engine == "continuous":
+        refuse("compile", "is the static engine's; leave it or --engine continuous out")
     problems.extend(_check_sampling(config))
     if config.sweep is not None:
         problems.extend(check_sweep(config, config.sweep))

@@ -25,6 +25,9 @@ TAKE_SECONDS = 0.05
 FATAL_SECONDS = 2.0
 STOP_SECONDS = 5.0
 
+GPU_CACHE_SHARE = 0.8
+"""Of a GPU's free memory, where several ranks share it: each comes to it a little later, and finds less."""
+
 CPU_PAGE_TOKENS = 64
 CPU_STEP_TOKENS = 512
 """Tokens of a step at most, prompts included: larger ones make the rows that decode wait for long prompts."""
@@ -71,6 +74,8 @@ class ContinuousEngine(Engine):
         Raises:
             Unsupported: this model, or these settings, do not go with it.
         """
+        if len(self.devices) > 1:
+            raise Unsupported("the model is spread over several GPUs")
         processors = self.model._get_logits_processor(self.generation)
         for processor in processors:
             if not getattr(processor, "supports_continuous_batching", False):
@@ -261,8 +266,8 @@ class ContinuousEngine(Engine):
         """Left to the library on a GPU, less what other ranks on it need; on a CPU, sized by memory and need."""
         settings: dict[str, Any] = {} if self._config.seed is None else {"seed": self._config.seed}
         if self.device.type != "cpu":
-            sharing = getattr(self._config, "ranks_per_gpu", 1)
-            return settings if sharing == 1 else {**settings, "max_memory_percent": 0.8 / sharing}
+            sharing = -(-self._config.ranks // torch.cuda.device_count())
+            return settings if sharing <= 1 else {**settings, "max_memory_percent": GPU_CACHE_SHARE / sharing}
         known = {field.name for field in dataclasses.fields(ContinuousBatchingConfig)}
         page = "page_size" if "page_size" in known else "block_size"
         blocks = self._cpu_cache_tokens() // CPU_PAGE_TOKENS

@@ -42,6 +42,9 @@ class Engine:
         self.model, self.tokenizer, self.device = model, tokenizer, device
         self.devices = memory.devices_of(model, device)
         self._config = config
+        self.notes: list[str] = []
+        """Lines for people, to be taken out by whoever can say them."""
+
         self.generation = _generation_config(model, tokenizer, config)
         eos = self.generation.eos_token_id
         self.eos_tokens = frozenset([] if eos is None else eos if isinstance(eos, list) else [eos])

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 import transformers
 
+from runner import compiling
+from runner.compiling import BEFORE, Compiling
 from runner.config import RunConfig
 from runner.engine import BatchOutput, Engine, OnRecords, OnStep
 from runner.protocol import BatchResult, OutputRecord, Prompt
@@ -110,6 +112,11 @@ class StaticEngine(Engine):
         self.why_rows_stay: str | None = None
         """Why rows that have ended do not leave their batch with this model, once `warm_up` has found out."""
 
+        self._compiling = Compiling(self.notes.append) if config.compile else None
+        if self._compiling is not None:
+            self.notes.append(BEFORE)
+            self.why_rows_stay = "--compile fixes its shape"
+
     def warm_up(self) -> None:
         """Generate a few tokens, and see whether rows can leave: a cache of an unusual kind may not let them."""
         for name in COUNTED_FROM_THE_PROMPT:
@@ -122,9 +129,9 @@ class StaticEngine(Engine):
             output = self._call(ids, torch.ones_like(ids), generation, None, None)
             if self.why_rows_stay is None:
                 try:
-                    kept = torch.tensor([1], device=self.device)
+                    kept = torch.tensor([1])
                     self._take_out(output.past_key_values, kept)
-                    ids = output.sequences[kept]
+                    ids = output.sequences[kept.to(self.device)]
                     self._call(ids, torch.ones_like(ids), generation, output.past_key_values, None)
                 except Exception as error:
                     self.why_rows_stay = f"its cache cannot lose rows ({type(error).__name__}: {error})"
@@ -156,6 +163,8 @@ class StaticEngine(Engine):
                 generation.max_new_tokens = max_new_tokens
             padded = self._pad(tokens)
             width = padded["input_ids"].shape[1]
+            if self._compiling is not None:
+                self._compiling.prepare(generation)
             watch = _StepWatch(
                 width, self.eos_tokens, self.device, on_step, cancelled, self._synchronise, measure=measure
             )
@@ -171,6 +180,8 @@ class StaticEngine(Engine):
             self._synchronise()
             prefill, decode = watch.first_token_at - began, time.perf_counter() - watch.first_token_at
             steps, step_seconds = watch.steps, watch.step_seconds
+            if self._compiling is not None:
+                self._compiling.learn(len(tokens), width, steps, decode)
         prompt_tokens = sum(len(ids) for ids in tokens.values())
         output_tokens = sum(record.output_tokens for record in records.values())
         slots = len(tokens) * width + row_steps
@@ -195,7 +206,7 @@ class StaticEngine(Engine):
             {"input_ids": list(tokens.values())},
             padding=True,
             padding_side="left",
-            pad_to_multiple_of=PAD_TO_MULTIPLE,
+            pad_to_multiple_of=PAD_TO_MULTIPLE if self._compiling is None else compiling.PAD_TO_MULTIPLE,
             return_tensors="pt",
         ).to(self.device)  # input_ids and attention_mask, each [rows, width]
 
@@ -228,9 +239,9 @@ class StaticEngine(Engine):
                 ended({at: answers[place] for place, at in enumerate(rows) if place not in stays})
                 rows = [rows[place] for place in going]
                 if rows:
-                    kept = torch.tensor(going, device=self.device)
                     cache = output.past_key_values
-                    self._take_out(cache, kept)
+                    self._take_out(cache, torch.tensor(going))
+                    kept = torch.tensor(going, device=self.device)
                     mask = torch.cat([mask, mask.new_ones(len(mask), steps)], dim=1)[kept]
                     ids = ids[kept]
         return row_steps
@@ -256,4 +267,5 @@ class StaticEngine(Engine):
 
     @staticmethod
     def _take_out(cache: Any, kept: torch.Tensor) -> None:
+        # Indices on the host go with layers on any device: a model may be spread over several.
         cache.batch_select_indices(kept)

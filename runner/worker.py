@@ -259,6 +259,7 @@ class _Rank:
         from runner.continuous_engine import ContinuousEngine
         from runner.flow import Flow
 
+        self._say_notes(loaded)
         closed = order.measure or not order.keep or order.max_new_tokens is not None
         if closed or not isinstance(loaded, ContinuousEngine):
             self._batch(loaded, order)
@@ -302,6 +303,12 @@ class _Rank:
             max_new_tokens=work.max_new_tokens,
         )
         self.link.send(protocol.BatchFinished(rank=self.rank, batch=work.batch, result=done.result))
+        self._say_notes(loaded)
+
+    def _say_notes(self, loaded: "Engine") -> None:
+        for text in loaded.notes:
+            self.link.send(protocol.LogLine(source=f"rank {self.rank}", text=text))
+        loaded.notes.clear()
 
     def _send_records(self, batch: int, records: list[protocol.OutputRecord]) -> None:
         records = [msgspec.structs.replace(record, rank=self.rank, batch=batch) for record in records]
@@ -332,7 +339,7 @@ def _hub_folder(model: str, *, fetch: bool) -> str:
 
 
 def _import_engines() -> tuple[Any, Any]:
-    """`runner.engines`, `runner.loading` and all they need, imported at once: two thousand modules, which are there to stay.
+    """The engines, loading and all they need, imported at once: two thousand modules, which are there to stay.
 
     The garbage collector would walk them over and over while they come in, and find nothing.
     """

@@ -15,6 +15,10 @@ Order = Annotated[str | None, typer.Option(help="length (longest first, little p
 Device = Annotated[str | None, typer.Option(help="auto, cuda or cpu.  [default: auto]")]
 Dtype = Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.  [default: auto]")]
 Engine = Annotated[str | None, typer.Option(help="auto, static or continuous.  [default: auto]")]
+Compile = Annotated[
+    bool | None,
+    typer.Option("--compile", help="Static engine: compiled steps over a static cache. Worth it on long jobs only."),
+]
 Restarts = Annotated[int | None, typer.Option(help="How often ranks are launched afresh after one died.  [default: 3]")]
 RanksPerGpu = Annotated[
     int | None, typer.Option(help="Ranks that share a GPU at most.  [default: 1, or what --ranks asks for]")

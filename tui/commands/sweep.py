@@ -12,6 +12,7 @@ from tui.launching import default_ranks, given, launch, read_config, refuse
 from tui.options import (
     Chat,
     Column,
+    Compile,
     Device,
     Dtype,
     Engine,
@@ -58,6 +59,7 @@ def sweep(
     device: Device = None,
     dtype: Dtype = None,
     engine: Engine = None,
+    compile: Compile = None,
     ranks_per_gpu: RanksPerGpu = None,
     gpus_per_rank: GpusPerRank = None,
     quantization: Quantization = None,

@@ -1,0 +1,64 @@
+"""`--compile`: transformers' compiled decode steps over a static cache, and whether they pay.
+
+Knows which batches are compiled, and does the sums: the first batch runs as it is, for a yardstick; the first compiled
+one of a shape pays for the compiler; from the next of that shape on the gain is known, and said once.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+PAD_TO_MULTIPLE = 64
+"""Prompts are padded to a multiple of this: each width is a shape of its own, and compiled by itself."""
+
+BEFORE = (
+    "--compile: the first batch runs as it is, for comparison; then the first of each shape (rows x width) waits for "
+    "the compiler, a minute or more each. Rows that have ended stay in their batch, for its shape is fixed"
+)
+
+
+class Compiling:
+    """The compiled batches of one rank. `say` takes a line for people."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+        self._plain: float | None = None
+        self._first: dict[tuple[int, int], float] = {}
+        self._said = False
+
+    @property
+    def begun(self) -> bool:
+        """Whether the yardstick is measured, and batches are compiled."""
+        return self._plain is not None
+
+    def prepare(self, generation: Any) -> None:
+        """Have a call of `generate` with this generation config use compiled steps, where there is a yardstick."""
+        if not self.begun:
+            return
+        from transformers.generation.configuration_utils import CompileConfig
+
+        generation.cache_implementation = "static"
+        generation.compile_config = CompileConfig()
+        # Else only GPUs are taken to be worth it; whether a CPU is, is measured.
+        generation.compile_config._compile_all_devices = True
+
+    def learn(self, rows: int, width: int, steps: int, decode_seconds: float) -> None:
+        """A batch of `rows` prompts padded to `width` took `decode_seconds` for the steps after the first."""
+        if steps < 2:
+            return
+        if self._plain is None:
+            self._plain = decode_seconds / (steps - 1) / rows
+            return
+        shape = rows, width
+        first = self._first.setdefault(shape, decode_seconds)
+        if first == decode_seconds or self._said:
+            return
+        self._said = True
+        step, before = decode_seconds / (steps - 1), self._plain * rows
+        cost = max(0.0, first - decode_seconds)
+        said = f"compiling batches of {rows} x {width} took {cost:.1f} s; a step takes {step * 1000:.1f} ms"
+        # The yardstick may have had other rows: taken in proportion, it is a guess for those.
+        gain = (before - step) * (steps - 1)
+        if gain <= 0:
+            self._say(f"{said}, no less than without ({before * 1000:.1f} ms): leave --compile out")
+        else:
+            self._say(f"{said} instead of {before * 1000:.1f} ms: it pays from {cost / gain + 1:,.0f} batches on")
