@@ -7,9 +7,11 @@ by 5 % or more, steps back where it does not, and stops at the memory's wall.
 
 from dataclasses import dataclass, field
 
-FIRST_BATCH_SIZE = 16
-SMALL_JOB_PER_RANK = 64
-"""Up to so many prompts per rank are one even round: on every device seen so far, larger was faster up to here."""
+FIRST_BATCH_SIZE = 64
+"""On every device seen so far, larger was faster up to here."""
+
+SMALL_JOB_ROUNDS = 4
+"""A job of so many even rounds of up to FIRST_BATCH_SIZE is over before a search could pay."""
 
 LEAST_GAIN = 1.05
 MEMORY_SHARE = 0.9
@@ -67,8 +69,11 @@ class Search:
         self.limit = memory_limit(self.known)
         self.limit_reason = f"memory allows about {self.limit} rows" if self.limit is not None else ""
         per_rank = max(1, self.known.per_rank)
-        if per_rank <= SMALL_JOB_PER_RANK and (self.limit is None or per_rank <= self.limit):
-            return Choice(per_rank, f"{self.known.prompts} prompts are one even round of {per_rank} per rank", True)
+        rounds = -(-per_rank // FIRST_BATCH_SIZE)
+        even = -(-per_rank // rounds)
+        if rounds <= SMALL_JOB_ROUNDS and (self.limit is None or even <= self.limit):
+            some = "one even round" if rounds == 1 else f"{rounds} even rounds"
+            return Choice(even, f"{self.known.prompts} prompts are {some} of {even} per rank", True)
         size = min(FIRST_BATCH_SIZE, self.limit or FIRST_BATCH_SIZE)
         return Choice(size, f"starting at {size} and growing while tokens/s gains 5 %", False)
 

@@ -83,6 +83,7 @@ class Flow:
                 if not self._go_on(self._newest):
                     raise Cancelled
                 self._fill()
+                self._report()
                 self._bring()
                 self._account(dry=not self._waiting and not self._engine.in_flight)
         except BaseException:
@@ -115,6 +116,8 @@ class Flow:
             self._rows += 1
         for batch, some in records.items():
             self._send(batch, some)
+
+    def _report(self) -> None:
         now = time.perf_counter()
         if now - self._reported_at >= PROGRESS_SECONDS and self._engine.in_flight:
             self._reported_at = now

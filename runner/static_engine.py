@@ -2,12 +2,15 @@
 
 Knows transformers' `generate` and its key and value cache. A call of `generate` cannot lose rows, so it is ended
 whenever enough rows have, the ended rows are taken out of the cache, and another call goes on with the others where
-the first one stopped. The answers are those of one call: what a row attends to does not change.
+the first one stopped. And a batch need not begin as one: prompts of unlike lengths are prefilled in groups, so that
+the short ones are not padded to the longest, and their caches joined. The answers are those of one call: what a row
+attends to does not change.
 """
 
 import copy
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -29,6 +32,11 @@ parameters)."""
 
 LEAVING_SHARE_ELSEWHERE = 1 / 8
 """On a GPU a step costs much the same whatever its rows, and ending a call some ten milliseconds."""
+
+GROUP_SLOTS = {"cpu": 64}
+"""What one more forward pass costs, in token slots, by kind of device: it reads all weights once more."""
+
+GROUP_SLOTS_ELSEWHERE = 512
 
 COUNTED_FROM_THE_PROMPT = (
     "begin_suppress_tokens",
@@ -60,18 +68,27 @@ class _StepWatch(transformers.StoppingCriteria):
         self._step_at = 0.0
         self.first_token_at = 0.0
         self._eos = torch.tensor(sorted(eos_tokens), dtype=torch.long, device=device)  # [end-of-sequence tokens]
-        self._prompt_width = prompt_width
+        self.prompt_width = prompt_width
+        self._grouped = False
         self._on_step, self._cancelled, self._synchronise = on_step, cancelled, synchronise
         self._reported_at = 0.0
         self.begin(0, None)
 
     def begin(self, rows: int, leaving: int | None) -> None:
         """A call of `generate` begins, with so many rows; it is ended when `leaving` of them have (None: never)."""
+        self._grouped = False
         self._leaving = leaving
         self._ended = torch.zeros(rows, dtype=torch.bool, device=self._eos.device)  # [rows]
         self._go_on = torch.zeros_like(self._ended)  # [rows]
 
+    def begin_group(self, rows: int) -> None:
+        """A call of `generate` begins for the first new token of some of the rows."""
+        self.begin(rows, None)
+        self._grouped = True
+
     def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
+        if self._grouped:
+            return self._group_prefilled()
         self.steps += 1
         if self.steps == 1:
             self._synchronise()
@@ -94,12 +111,53 @@ class _StepWatch(transformers.StoppingCriteria):
         # All rows or none: `generate` fills a row that has ended with padding, and goes on with the others.
         return (self._ended.sum() >= self._leaving).expand(len(self._ended))
 
+    def _group_prefilled(self) -> torch.Tensor:
+        """All groups together make the first step; it is over with the last of them."""
+        if self._cancelled():
+            raise Cancelled
+        self._synchronise()
+        self.steps = 1
+        self._step_at = self.first_token_at = time.perf_counter()
+        return self._go_on
+
     def _real_tokens(self, input_ids: torch.Tensor) -> int:
-        new = input_ids[:, self._prompt_width :]  # [rows, steps]
+        new = input_ids[:, self.prompt_width :]  # [rows, steps]
         ended = torch.isin(new, self._eos).int().cumsum(dim=1)  # [rows, steps], end-of-sequence tokens up to here
         # A token is real while none has ended before it: it is 0 up to the end, and 1 at the end itself.
         before = ended - torch.isin(new, self._eos).int()
         return int((before == 0).sum().item())
+
+
+@dataclass
+class _Rows:
+    """Rows under way: token ids and attention mask, each [rows, width so far], and the cache of all but the last."""
+
+    ids: torch.Tensor
+    mask: torch.Tensor
+    cache: Any
+
+
+def group_by_width(widths: dict[int, int], group_cost: int) -> list[list[int]]:
+    """Groups, widest first, for which rows x width plus `group_cost` for each group is least in sum.
+
+    Rows are sorted by width, so a group is a stretch of them; the cheapest way to cut the first n is found for every n.
+    """
+    order = sorted(widths, key=lambda at: -widths[at])
+    # Only between different widths is a cut worth a thought: that keeps this small for any number of rows.
+    edges = [0, *(n for n in range(1, len(order)) if widths[order[n]] != widths[order[n - 1]]), len(order)]
+    best: list[tuple[int, int]] = [(0, 0)]
+    for end in range(1, len(edges)):
+        costs = (
+            (best[start][0] + group_cost + (edges[end] - edges[start]) * widths[order[edges[start]]], start)
+            for start in range(end)
+        )
+        best.append(min(costs))
+    groups, end = [], len(edges) - 1
+    while end:
+        start = best[end][1]
+        groups.append(order[edges[start] : edges[end]])
+        end = start
+    return groups[::-1]
 
 
 class StaticEngine(Engine):
@@ -111,6 +169,8 @@ class StaticEngine(Engine):
         super().__init__(model, tokenizer, config, device)
         self.why_rows_stay: str | None = None
         """Why rows that have ended do not leave their batch with this model, once `warm_up` has found out."""
+
+        self._may_join = False
 
         self._compiling = Compiling(self.notes.append) if config.compile else None
         if self._compiling is not None:
@@ -133,6 +193,9 @@ class StaticEngine(Engine):
                     self._take_out(output.past_key_values, kept)
                     ids = output.sequences[kept.to(self.device)]
                     self._call(ids, torch.ones_like(ids), generation, output.past_key_values, None)
+                    # A window that slides, or a state that is no list of keys, cannot be moved to the right.
+                    layers = output.past_key_values.layers
+                    self._may_join = all(type(layer) is transformers.cache_utils.DynamicLayer for layer in layers)
                 except Exception as error:
                     self.why_rows_stay = f"its cache cannot lose rows ({type(error).__name__}: {error})"
         self._synchronise()
@@ -155,14 +218,15 @@ class StaticEngine(Engine):
         if errors:
             on_records(list(records.values()))
         prefill = decode = 0.0
-        width = steps = row_steps = 0
+        prompt_slots = steps = row_steps = 0
         step_seconds: list[float] | None = None
         if tokens:
             generation = copy.deepcopy(self.generation)
             if max_new_tokens is not None:
                 generation.max_new_tokens = max_new_tokens
-            padded = self._pad(tokens)
-            width = padded["input_ids"].shape[1]
+            groups = self._groups({at: len(ids) for at, ids in tokens.items()})
+            width = max(self._width(len(tokens[at])) for at in tokens)
+            prompt_slots = sum(len(group) * self._width(max(len(tokens[at]) for at in group)) for group in groups)
             if self._compiling is not None:
                 self._compiling.prepare(generation)
             watch = _StepWatch(
@@ -176,7 +240,9 @@ class StaticEngine(Engine):
 
             self._synchronise()
             began = time.perf_counter()
-            row_steps = self._run(list(tokens), padded, generation, watch, ended)
+            begun = [self._begin({at: tokens[at] for at in group}, generation, watch, len(groups)) for group in groups]
+            rows = [at for group in groups for at in group]
+            row_steps = self._run(rows, self._joined(begun, width), generation, watch, ended)
             self._synchronise()
             prefill, decode = watch.first_token_at - began, time.perf_counter() - watch.first_token_at
             steps, step_seconds = watch.steps, watch.step_seconds
@@ -184,7 +250,7 @@ class StaticEngine(Engine):
                 self._compiling.learn(len(tokens), width, steps, decode)
         prompt_tokens = sum(len(ids) for ids in tokens.values())
         output_tokens = sum(record.output_tokens for record in records.values())
-        slots = len(tokens) * width + row_steps
+        slots = prompt_slots + row_steps
         result = BatchResult(
             rows=len(tokens),
             prompt_tokens=prompt_tokens,
@@ -201,49 +267,101 @@ class StaticEngine(Engine):
         )
         return BatchOutput([records[at] for at in range(len(prompts))], result)
 
-    def _pad(self, tokens: dict[int, list[int]]) -> Any:
-        return self.tokenizer.pad(
+    def _width(self, prompt_tokens: int) -> int:
+        """What a prompt is padded to where it is the longest."""
+        multiple = PAD_TO_MULTIPLE if self._compiling is None else compiling.PAD_TO_MULTIPLE
+        return -(-prompt_tokens // multiple) * multiple
+
+    def _groups(self, lengths: dict[int, int]) -> list[list[int]]:
+        """The prompts that are prefilled together, by position."""
+        if not self._may_join or self._compiling is not None:
+            return [list(lengths)]
+        cost = GROUP_SLOTS.get(self.device.type, GROUP_SLOTS_ELSEWHERE)
+        return group_by_width({at: self._width(length) for at, length in lengths.items()}, cost)
+
+    def _begin(self, tokens: dict[int, list[int]], generation: Any, watch: _StepWatch, groups: int) -> "_Rows":
+        """A group's padded prompts; with its first new tokens, if there are several groups."""
+        padded = self.tokenizer.pad(
             {"input_ids": list(tokens.values())},
             padding=True,
             padding_side="left",
-            pad_to_multiple_of=PAD_TO_MULTIPLE if self._compiling is None else compiling.PAD_TO_MULTIPLE,
+            pad_to_multiple_of=self._width(1),
             return_tensors="pt",
         ).to(self.device)  # input_ids and attention_mask, each [rows, width]
+        rows = _Rows(padded["input_ids"], padded["attention_mask"], None)
+        if groups == 1:
+            return rows
+        first = copy.deepcopy(generation)
+        first.max_new_tokens = 1
+        first.min_new_tokens = None if generation.min_new_tokens is None else min(1, generation.min_new_tokens)
+        watch.begin_group(len(tokens))
+        with torch.inference_mode():
+            output = self._call(rows.ids, rows.mask, first, None, watch)
+        mask = torch.cat([rows.mask, rows.mask.new_ones(len(rows.mask), 1)], dim=1)
+        return _Rows(output.sequences, mask, output.past_key_values)
+
+    def _joined(self, groups: "list[_Rows]", width: int) -> "_Rows":
+        """The groups as one batch, `width` wide: the narrower ones get padding on their left, in the cache too."""
+        if len(groups) == 1:
+            return groups[0]
+        lacking = [width + 1 - group.ids.shape[1] for group in groups]
+        pad = self.generation.pad_token_id or 0
+        cache = groups[0].cache
+        for place, layer in enumerate(cache.layers):
+            for name in ("keys", "values"):
+                parts = (
+                    torch.nn.functional.pad(getattr(group.cache.layers[place], name), (0, 0, less, 0))
+                    for group, less in zip(groups, lacking, strict=True)
+                )  # each [rows, heads, width, head width]
+                setattr(layer, name, torch.cat(list(parts)))
+        ids, mask = (
+            torch.cat(
+                [
+                    torch.nn.functional.pad(getattr(group, name), (less, 0), value=filling)
+                    for group, less in zip(groups, lacking, strict=True)
+                ]
+            )
+            for name, filling in (("ids", pad), ("mask", 0))
+        )
+        return _Rows(ids, mask, cache)
 
     def _run(
         self,
         rows: list[int],
-        padded: Any,
+        batch: "_Rows",
         generation: Any,
         watch: _StepWatch,
         ended: Callable[[dict[int, Answer]], None],
     ) -> int:
         """Generate until every row has ended, giving answers by position to `ended`. Returns the rows of all steps."""
-        ids, mask, cache = padded["input_ids"], padded["attention_mask"], None  # [rows, width]
-        width, most = ids.shape[1], generation.max_new_tokens
+        ids, mask, cache = batch.ids, batch.mask, batch.cache
+        width, most = watch.prompt_width, generation.max_new_tokens
         least, row_steps = generation.min_new_tokens, 0
+        begun = cache is not None  # with one new token per row
         with torch.inference_mode():
             while rows:
                 before = watch.steps
-                generation.max_new_tokens = most - before
-                generation.min_new_tokens = None if least is None else max(0, least - before)
-                watch.begin(len(rows), self._leaving(len(rows)))
-                output = self._call(ids, mask, generation, cache, watch)
-                ids = output.sequences  # [rows, width + steps]
-                steps = watch.steps - before
+                if begun:
+                    steps, begun = 1, False
+                else:
+                    generation.max_new_tokens = most - before
+                    generation.min_new_tokens = None if least is None else max(0, least - before)
+                    watch.begin(len(rows), self._leaving(len(rows)))
+                    output = self._call(ids, mask, generation, cache, watch)
+                    ids, cache = output.sequences, output.past_key_values  # ids: [rows, width + steps]
+                    steps = watch.steps - before
+                    mask = torch.cat([mask, mask.new_ones(len(mask), steps)], dim=1)
                 row_steps += steps * len(rows)
                 answers = [trim(row, self.eos_tokens) for row in ids[:, width:].tolist()]
                 over = watch.steps >= most
                 going = [place for place, one in enumerate(answers) if not over and one.finish_reason == "length"]
                 stays = set(going)
                 ended({at: answers[place] for place, at in enumerate(rows) if place not in stays})
-                rows = [rows[place] for place in going]
-                if rows:
-                    cache = output.past_key_values
+                if going and len(going) < len(rows):
                     self._take_out(cache, torch.tensor(going))
                     kept = torch.tensor(going, device=self.device)
-                    mask = torch.cat([mask, mask.new_ones(len(mask), steps)], dim=1)[kept]
-                    ids = ids[kept]
+                    mask, ids = mask[kept], ids[kept]
+                rows = [rows[place] for place in going]
         return row_steps
 
     def _leaving(self, rows: int) -> int | None:

@@ -168,7 +168,7 @@ async def test_the_search_for_the_batch_size_learns_from_stints(fly):
     state, seen = await watch(started)
     assert started.process.wait(30) == 0
     sizes = [event.batch_size for event in seen if isinstance(event, protocol.BatchSizeChanged)]
-    assert sizes[:3] == [16, 32, 64], "a step takes as long whatever its rows: larger is better"
+    assert sizes[:3] == [64, 128, 256], "a step takes as long whatever its rows: larger is better"
     assert sum(isinstance(event, protocol.StintFinished) for event in seen) > 3
     assert state.costs == (), "rows that come and go are no batches of a size"
 

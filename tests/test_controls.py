@@ -126,12 +126,19 @@ async def test_auto_shares_a_small_job_out_in_one_even_round(launch):
     assert state.stretches[0].reason == "25 prompts are one even round of 13 per rank"
 
 
+def test_auto_cuts_a_job_of_a_few_rounds_into_even_ones_and_does_not_search():
+    choice = Search(Known(prompts=400, ranks=2, tokens_per_row=200)).start()
+    assert (choice.batch_size, choice.settled) == (50, True)
+    assert choice.reason == "400 prompts are 4 even rounds of 50 per rank"
+    assert not Search(Known(prompts=520, ranks=2, tokens_per_row=200)).start().settled
+
+
 async def test_auto_grows_while_it_pays_and_settles_with_a_reason(launch, monkeypatch):
     monkeypatch.setenv("STANDIN_STEP_SECONDS", "0.3")
     started = launch([f"p{number}" for number in range(2000)], batch_size=None)
     state, seen = await watch(started)
     sizes = [message.batch_size for message in seen if isinstance(message, protocol.BatchSizeChanged)]
-    assert sizes[:4] == [16, 32, 64, 128], "rows cost a stand-in rank no time: larger always pays"
+    assert sizes[:3] == [64, 128, 256], "rows cost a stand-in rank no time: larger always pays"
     assert not state.auto
     assert "one even round" in state.stretches[-1].reason
     assert rundir.read_run_file(started.directory).summary.completed == 2000
@@ -142,12 +149,12 @@ KNOWN = Known(prompts=10_000, ranks=2, tokens_per_row=200, memory_free_bytes=10*
 
 def test_the_search_stops_where_a_larger_batch_gains_less_than_five_percent():
     search = Search(Known(prompts=10_000, ranks=2, tokens_per_row=200))
-    assert search.start().batch_size == 16
-    assert search.learn(16, 100.0, None, 9000).batch_size == 32
-    assert search.learn(32, 180.0, None, 8000).batch_size == 64
-    choice = search.learn(64, 184.0, None, 7000)
-    assert (choice.batch_size, choice.settled) == (32, True)
-    assert choice.reason == "settled at 32: 32 -> 64 changed tokens/s by +2%, and a larger batch must gain 5 %"
+    assert search.start().batch_size == 64
+    assert search.learn(64, 100.0, None, 9000).batch_size == 128
+    assert search.learn(128, 180.0, None, 8000).batch_size == 256
+    choice = search.learn(256, 184.0, None, 7000)
+    assert (choice.batch_size, choice.settled) == (128, True)
+    assert choice.reason == "settled at 128: 128 -> 256 changed tokens/s by +2%, and a larger batch must gain 5 %"
 
 
 def test_the_search_steps_back_where_a_larger_batch_is_slower():
@@ -164,10 +171,8 @@ def test_the_search_never_asks_for_more_than_memory_holds():
         Known(prompts=10_000, ranks=2, tokens_per_row=200, memory_free_bytes=10**8, kv_bytes_per_token=10_000)
     )
     choice = search.start()
-    assert choice.batch_size == 16
-    grown = search.learn(16, 100.0, None, 9000)
-    assert grown.batch_size == 32
-    assert search.learn(32, 200.0, None, 9000).reason == "settled at 32: 64 would not fit, memory allows about 34 rows"
+    assert choice.batch_size == 34
+    assert search.learn(34, 200.0, None, 9000).reason == "settled at 34: 68 would not fit, memory allows about 34 rows"
 
 
 def test_measured_peaks_say_more_than_the_estimate():

@@ -1,5 +1,6 @@
 """Both engines on a tiny model of random weights: the same answers, and real tokens only, whatever is padded."""
 
+import itertools
 import math
 from types import MappingProxyType
 
@@ -7,13 +8,15 @@ import msgspec
 import pytest
 import torch
 import transformers
+from hypothesis import given
+from hypothesis import strategies as st
 
 from runner import engine, engines, loading, static_engine
 from runner.config import RunConfig
 from runner.continuous_engine import ContinuousEngine
 from runner.protocol import Prompt
 from runner.rows import Cancelled, trim
-from runner.static_engine import StaticEngine
+from runner.static_engine import StaticEngine, group_by_width
 
 EOS = 1
 
@@ -154,6 +157,48 @@ def test_a_setting_that_counts_from_the_prompt_keeps_the_rows_together(model):
     one = make(model, {"begin_suppress_tokens": [5]})
     one.warm_up()
     assert one.why_rows_stay == "the model's generation config has begin_suppress_tokens"
+
+
+MIXED = ("a", "b" * 60, "cc", "d" * 58, "eeee", "f" * 30, "gg")
+
+
+@pytest.mark.parametrize("settings", [{}, {"ignore_eos": True}, {"max_new_tokens": 1}])
+def test_prompts_of_unlike_lengths_are_prefilled_in_groups_and_answered_as_if_they_were_not(
+    model, monkeypatch, settings
+):
+    monkeypatch.setitem(static_engine.GROUP_SLOTS, "cpu", 8)
+    whole, grouped = ending_early(model, **settings), ending_early(model, **settings)
+    grouped.warm_up()
+    expected, output = whole.generate(prompts(*MIXED)), grouped.generate(prompts(*MIXED))
+    assert output.records == expected.records
+    assert output.result.steps == expected.result.steps
+    assert expected.result.slots - expected.result.decode_slots == 7 * 64
+    assert output.result.slots - output.result.decode_slots == 2 * 64 + 32 + 4 * 8
+    assert output.result.prefill_seconds > 0
+
+
+def test_a_grouped_batch_too_is_abandoned_when_asked(model, monkeypatch):
+    monkeypatch.setitem(static_engine.GROUP_SLOTS, "cpu", 8)
+    one = make(model)
+    one.warm_up()
+    calls = iter([False, True])
+    with pytest.raises(Cancelled):
+        one.generate(prompts(*MIXED), cancelled=lambda: next(calls))
+
+
+@given(st.lists(st.sampled_from([8, 16, 24, 64, 128]), min_size=1, max_size=7), st.sampled_from([0, 10, 100, 10_000]))
+def test_groups_are_the_cheapest_there_are(widths, group_cost):
+    def cost(groups):
+        return sum(group_cost + len(group) * max(widths[at] for at in group) for group in groups)
+
+    groups = group_by_width(dict(enumerate(widths)), group_cost)
+    assert sorted(at for group in groups for at in group) == list(range(len(widths)))
+    order = sorted(range(len(widths)), key=lambda at: -widths[at])
+    cuts = itertools.chain.from_iterable(
+        itertools.combinations(range(1, len(widths)), count) for count in range(len(widths))
+    )
+    everyway = ([order[a:b] for a, b in itertools.pairwise([0, *some, len(widths)])] for some in cuts)
+    assert cost(groups) == min(map(cost, everyway))
 
 
 # --- the continuous engine -------------------------------------------------------------------------

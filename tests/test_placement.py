@@ -18,8 +18,8 @@ from runner.config import RunConfig
 from runner.config import check as check_settings
 from runner.controls import _free_bytes
 from runner.devices import match_rank_to_gpus
-from runner.engine import StaticEngine
 from runner.protocol import DeviceSample, Prompt, RankReady
+from runner.static_engine import StaticEngine
 from runner.worker import _Rank
 from tests.scripted import _ready
 from tests.test_engine import ByteTokenizer

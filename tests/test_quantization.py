@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 from runner import loading, memory, quantization
 from runner.config import RunConfig
 from runner.protocol import Prompt
+from runner.static_engine import StaticEngine
 from tests.test_engine import ByteTokenizer
 from tui import cli
 
@@ -110,7 +111,8 @@ def folder(tmp_path, monkeypatch):
 
 def load(folder: str, quantising: str):
     config = RunConfig(prompts="p", quantization=quantising, max_new_tokens=4, ignore_eos=True)
-    return loading.load(config, folder, torch.device("cpu"))
+    loaded = loading.load(config, folder, torch.device("cpu"))
+    return StaticEngine(loaded.model, loaded.tokenizer, config, loaded.device)
 
 
 def test_a_model_that_is_not_quantised_says_its_dtype_alone(folder):

@@ -17,7 +17,6 @@ The share of the ceiling that matters is the larger of the two. The last line is
 
 import argparse
 import gc
-import importlib.util
 import multiprocessing
 import os
 import queue
@@ -94,9 +93,8 @@ def measure(options: argparse.Namespace, path: str, barrier: threading.Barrier, 
     """One process's figures, every measurement begun together with the others."""
     import torch
 
-    # Loading was the engine's before it was a module of its own.
-    home = "runner.loading" if importlib.util.find_spec("runner.loading") else "runner.engine"
-    load = importlib.import_module(home).load
+    from runner import engines, loading
+
     device = torch.device(options.device)
 
     def synchronise() -> None:
@@ -112,8 +110,7 @@ def measure(options: argparse.Namespace, path: str, barrier: threading.Barrier, 
     config = RunConfig(
         prompts="-", device=options.device, max_new_tokens=options.new_tokens, ignore_eos=True, engine="static"
     )
-    loaded = load(config, path, device)
-    loaded.warm_up()
+    loaded, _ = engines.choose(config, loading.load(config, path, device))
     dtype = loaded.model.dtype
     described = loaded.describe()
     figures: dict[str, Any] = {
