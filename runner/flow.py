@@ -82,10 +82,10 @@ class Flow:
                     self._take(order)
                 if not self._go_on(self._newest):
                     raise Cancelled
-                self._fill()
-                self._report()
                 self._bring()
+                self._fill()
                 self._account(dry=not self._waiting and not self._engine.in_flight)
+                self._report()  # last: what is sent after it would take its place
         except BaseException:
             self._engine.close()
             raise
@@ -107,8 +107,8 @@ class Flow:
 
     def _bring(self) -> None:
         if not self._engine.in_flight:
-            # Held back by a limit of 0, or dry: orders are all there is to wait for.
-            time.sleep(LOOK_SECONDS if self._waiting else 0.0)
+            if self._link.limit == 0:
+                time.sleep(LOOK_SECONDS)  # paused: orders are all there is to wait for
             return
         records: dict[int, list[OutputRecord]] = {}
         for (batch, prompt, prompt_tokens), answer, _ in self._engine.ended(LOOK_SECONDS):

@@ -45,9 +45,10 @@ class Link:
         self._sender.start()
 
     def send(self, *messages: FromRank) -> None:
-        """Hand over messages; they arrive in this order."""
+        """Hand over messages; they arrive in this order. Progress from before them is dropped: they tell more."""
         with self._ready:
             self._messages.extend(messages)
+            self._progress = None
             self._ready.notify()
 
     def progress(self, steps: StepsInFlight) -> None:
@@ -85,7 +86,7 @@ class Link:
                 self._ready.wait_for(lambda: self._messages or self._progress or self._closing)
                 lines = [protocol.encode_line(message) for message in self._messages]
                 self._messages.clear()
-                if self._progress is not None and not lines:
+                if self._progress is not None:
                     lines.append(protocol.encode_line(Steps(steps=self._progress)))
                 self._progress = None
                 if not lines and self._closing:
