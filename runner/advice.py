@@ -46,7 +46,7 @@ def advise(state: RunState) -> list[Advice]:
 
 def _rounds(state: RunState) -> Iterator[Advice]:
     """Rounds that do not divide: one batch size, a little larger, would spare a whole round."""
-    if state.config is None or state.ready_at is None or state.prompts <= 0 or state.auto:
+    if state.config is None or state.ready_at is None or state.prompts <= 0 or state.auto or state.continuous:
         return
     ranks, size = state.active_ranks, state.batch_size
     rounds = batches_needed(state.prompts, ranks, size) // ranks if ranks else 0

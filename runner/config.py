@@ -18,6 +18,7 @@ Order = Literal["length", "input"]
 DeviceKind = Literal["auto", "cuda", "cpu"]
 DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
 EngineName = Literal["auto", "static", "continuous"]
+Attention = Literal["auto", "sdpa", "eager", "flash_attention_2", "flash_attention_3"]
 Quantization = Literal["none", "bnb-8bit", "bnb-4bit", "int8"]
 
 MAX_RANKS = 256
@@ -70,6 +71,7 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     seed: int | None = None
     ignore_eos: bool = False
     compile: bool = False
+    attention: Attention = "auto"
     max_restarts: int = 3
     limit: int | None = None
     column: str | None = None
@@ -89,6 +91,7 @@ _LITERALS: dict[str, Any] = {
     "device": DeviceKind,
     "dtype": DtypeName,
     "engine": EngineName,
+    "attention": Attention,
     "quantization": Quantization,
 }
 
@@ -122,6 +125,8 @@ def check(config: RunConfig) -> list[Problem]:
             f"must be 1 to 64 letters, digits, '.', '_' or '-', the first a letter or digit, not {config.name!r}",
         )
     problems.extend(_check_placement(config))
+    if config.attention.startswith("flash") and config.device == "cpu":
+        refuse("attention", f"{config.attention} needs an NVIDIA GPU; use sdpa")
     if config.compile and config.engine == "continuous":
         refuse("compile", "is the static engine's; leave it or --engine continuous out")
     problems.extend(_check_sampling(config))

@@ -51,6 +51,8 @@ def load(config: RunConfig, model_path: str, device: torch.device) -> Loaded:
     if device.type == "cuda" and config.gpus_per_rank > 1:
         frees = [torch.cuda.mem_get_info(index)[0] for index in range(config.gpus_per_rank)]
     arguments = {**placed(device, frees), **quantised(config.quantization, dtype)}
+    if config.attention != "auto":
+        arguments["attn_implementation"] = config.attention
     model = transformers.AutoModelForCausalLM.from_pretrained(model_path, dtype=dtype, **arguments)
     refuse_offloading(getattr(model, "hf_device_map", None) or {}, config.gpus_per_rank)
     # Not moved any more: it is where it belongs, and a quantised or spread model would not let itself be moved.

@@ -1,4 +1,4 @@
-"""Which packages a quantised model needs, and whether they are here; without importing any of them.
+"""Which packages a quantised model, or an attention, needs, and whether they are here; importing none of them.
 
 Knows what `--quantization` may be, what transformers asks for by each way of quantising, and where a
 model's config.json says that it is quantised already. How a model is quantised as it is loaded is
@@ -68,6 +68,24 @@ def check(quantization: str, model_config: dict[str, Any], version: Version | No
         return found
     packages = (ON_LOADING[quantization],) if quantization in ON_LOADING else ()
     return [Problem("quantization", said) for said in _lacking(quantization, packages, version)]
+
+
+FLASH = {
+    "flash_attention_2": ("flash_attn", "flash-attn --no-build-isolation"),
+    "flash_attention_3": ("flash_attn_interface", "kernels"),
+}
+"""The module of each attention that is a package of its own, and its pip line; `kernels` fetches either as well."""
+
+
+def check_attention(attention: str, version: Version | None = None) -> list[Problem]:
+    """What stands in the way of this `--attention`."""
+    version = version or installed
+    if attention not in FLASH:
+        return []
+    module, pip = FLASH[attention]
+    if version(Package(module, module)) or version(Package("kernels", "kernels")):
+        return []
+    return [Problem("attention", f"{attention} needs a package of its own: pip install {pip}")]
 
 
 def quantised_by(model_config: dict[str, Any]) -> str | None:

@@ -96,7 +96,7 @@ def _check_gpus(config: RunConfig) -> list[Problem]:
 def _check_quantization(config: RunConfig) -> list[Problem]:
     """A model's folder is looked into here; into a hub model the supervisor looks, before any rank starts."""
     known = quantization.read_model_config(config.model) if config.model != "demo" else {}
-    return quantization.check(config.quantization, known)
+    return [*quantization.check(config.quantization, known), *quantization.check_attention(config.attention)]
 
 
 def _unreadable(source: str, column: str | None) -> str | None:

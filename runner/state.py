@@ -73,6 +73,10 @@ class RankState(msgspec.Struct, frozen=True, kw_only=True):
         return self.ready.device if self.ready else "?"
 
     @property
+    def continuous(self) -> bool:
+        return self.ready is not None and self.ready.engine == "continuous"
+
+    @property
     def padding_waste(self) -> float:
         """Share of token slots that held no real token, 0 to 1."""
         return self.padded_slots / self.slots if self.slots else 0.0
@@ -190,6 +194,11 @@ class RunState(msgspec.Struct, frozen=True, kw_only=True):
     def rate_mean(self) -> float:
         """Output tokens/s since the first batch, those in flight included."""
         return (self.output_tokens + self.in_flight_tokens) / self.seconds if self.seconds > 0 else 0.0
+
+    @property
+    def continuous(self) -> bool:
+        """Whether rows come and go one by one: then there are no rounds."""
+        return any(rank.continuous for rank in self.ranks)
 
     @property
     def padding_waste(self) -> float:

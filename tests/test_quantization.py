@@ -8,7 +8,7 @@ import transformers
 from typer.testing import CliRunner
 
 from runner import loading, memory, quantization
-from runner.config import RunConfig
+from runner.config import RunConfig, check
 from runner.protocol import Prompt
 from runner.static_engine import StaticEngine
 from tests.test_engine import ByteTokenizer
@@ -80,6 +80,23 @@ def test_a_quantised_checkpoint_is_not_quantised_again():
 def test_every_way_to_quantise_has_its_package():
     literal = RunConfig.__annotations__["quantization"]
     assert {*quantization.ON_LOADING, "none"} == set(literal.__args__)
+
+
+def test_an_attention_that_is_a_package_of_its_own_is_asked_for_only_where_it_is():
+    def said(attention, *there):
+        versions = dict.fromkeys(there, "1.0")
+        return [
+            str(problem) for problem in quantization.check_attention(attention, lambda one: versions.get(one.module))
+        ]
+
+    assert said("sdpa") == said("auto") == []
+    assert said("flash_attention_2") == [
+        "--attention: flash_attention_2 needs a package of its own: pip install flash-attn --no-build-isolation"
+    ]
+    assert said("flash_attention_2", "flash_attn") == said("flash_attention_3", "kernels") == []
+    on_cpu = check(RunConfig(prompts="p", device="cpu", attention="flash_attention_3"))
+    assert [str(problem) for problem in on_cpu] == ["--attention: flash_attention_3 needs an NVIDIA GPU; use sdpa"]
+    assert check(RunConfig(prompts="p", compile=True, engine="continuous"))[0].setting == "compile"
 
 
 def test_the_command_refuses_a_folder_whose_packages_are_missing(tmp_path, state_home, monkeypatch):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from runner import models, protocol, rundir, start
-from runner.config import RunConfig
+from runner.config import EngineName, RunConfig
 from tests.chaos import Flight, wrong_with
 from tests.conftest import ROOT
 
@@ -66,8 +66,9 @@ def assert_same(records: list[dict], alone: list[dict], prompts: list[str]) -> N
         ("--ranks", "2", "--batch-size", "4"),
         ("--ranks", "2", "--batch-size", "4", "--dispatch", "split", "--order", "input"),
         ("--ranks", "1", "--batch-size", "1"),
+        ("--ranks", "2", "--batch-size", "3", "--engine", "continuous"),
     ],
-    ids=["pull", "split", "one by one"],
+    ids=["pull", "split", "one by one", "continuous"],
 )
 def test_batched_answers_equal_those_of_each_prompt_alone(tmp_path, alone, arguments):
     assert_same(run(tmp_path, STORIES, *arguments), alone, STORIES)
@@ -130,8 +131,9 @@ async def test_chaos_with_accelerates_own_ranks_ends_like_an_undisturbed_run(tin
     source = tmp_path / "p.txt"
     source.write_text("".join(f"{prompt}\n" for prompt in prompts))
 
-    def launch(name: str) -> start.Started:
+    def launch(name: str, engine: EngineName = "static") -> start.Started:
         config = RunConfig(
+            engine=engine,
             prompts=str(source),
             model=tiny_model,
             device="cpu",
@@ -144,7 +146,11 @@ async def test_chaos_with_accelerates_own_ranks_ends_like_an_undisturbed_run(tin
 
     calm = launch("calm")
     actions = ("kill rank", "kill supervisor", "batch size")
-    flights = [Flight(seed, launch(f"seed-{seed}"), acts=2, calm=(10.0, 25.0), actions=actions) for seed in range(3)]
+    engines: tuple[EngineName, ...] = ("static", "continuous", "static")
+    flights = [
+        Flight(seed, launch(f"seed-{seed}", engine), acts=2, calm=(10.0, 25.0), actions=actions)
+        for seed, engine in enumerate(engines)
+    ]
     await asyncio.gather(*(flight.fly(400) for flight in flights))
     assert calm.process.wait(200) == 0
     undisturbed = [record.text for record in rundir.read_outputs(tmp_path / "calm")]

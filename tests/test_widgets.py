@@ -4,6 +4,7 @@ import pytest
 from msgspec.structs import replace
 
 from runner import protocol
+from runner.advice import advise
 from runner.protocol import ProcessSample
 from runner.reducer import apply
 from runner.state import RunState
@@ -120,6 +121,27 @@ def test_a_lost_rank_says_why_in_its_row() -> None:
     state = scripted.running().add(protocol.RankLost(rank=1, cause="Segmentation fault (signal 11)")).state
     assert "✗ lost" in plain(rank_lines(state, 76))
     assert "Segmentation fault (signal 11)" in plain(rank_lines(state, 76))
+
+
+def test_a_continuous_rank_says_how_many_rows_it_has_and_how_full_its_cache_is() -> None:
+    state = scripted.running().state
+    ranks = [
+        replace(
+            rank, ready=replace(rank.ready, engine="continuous"), batch=1, rows=18, rows_at_once=16, cache_used=0.34
+        )
+        for rank in state.ranks
+        if rank.ready is not None
+    ]
+    lines = plain(rank_lines(replace(state, ranks=(ranks[0], replace(ranks[1], cap=16))), 76)).split("\n")
+    assert lines[0].split()[3:5] == ["rows", "cache"]
+    assert lines[1].split()[3:5] == ["16", "34%"]
+    assert lines[2].split()[3:6] == ["16", "≤16", "34%"]
+    assert "continuous engine" in plain([header_line(replace(state, ranks=tuple(ranks)), 130)])
+    # So many prompts, ranks and rows would be two rounds of a static engine.
+    job = replace(state, ranks=tuple(ranks), prompts=40, batch_size=16, active_ranks=2)
+    assert not any(advice.kind == "rounds" for advice in advise(job))
+    static = replace(state, prompts=40, batch_size=16, active_ranks=2)
+    assert any(advice.kind == "rounds" for advice in advise(static))
 
 
 def test_the_summary_has_the_figures_and_the_place_of_the_outputs() -> None:

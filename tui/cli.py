@@ -22,6 +22,7 @@ from tui.commands.report import report
 from tui.commands.sweep import sweep
 from tui.launching import default_ranks, find_run, given, launch, one_view, read_config, refuse, sample_prompts
 from tui.options import (
+    Attention,
     BatchSize,
     Chat,
     Column,
@@ -103,6 +104,7 @@ def run(
     dtype: Dtype = None,
     engine: Engine = None,
     compile: Compile = None,
+    attention: Attention = None,
     ranks_per_gpu: RanksPerGpu = None,
     gpus_per_rank: GpusPerRank = None,
     quantization: Quantization = None,

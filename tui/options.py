@@ -15,6 +15,12 @@ Order = Annotated[str | None, typer.Option(help="length (longest first, little p
 Device = Annotated[str | None, typer.Option(help="auto, cuda or cpu.  [default: auto]")]
 Dtype = Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.  [default: auto]")]
 Engine = Annotated[str | None, typer.Option(help="auto, static or continuous.  [default: auto]")]
+Attention = Annotated[
+    str | None,
+    typer.Option(
+        help="auto (as transformers chooses), sdpa, eager, flash_attention_2 or flash_attention_3.  [default: auto]"
+    ),
+]
 Compile = Annotated[
     bool | None,
     typer.Option("--compile", help="Static engine: compiled steps over a static cache. Worth it on long jobs only."),

@@ -13,7 +13,7 @@ from runner.forecast import eta_seconds
 from runner.loading_time import loading_line
 from runner.protocol import OutputRecord, Summary
 from runner.reducer import apply
-from runner.state import RunState, Snapshot, ToViewer
+from runner.state import RankState, RunState, Snapshot, ToViewer
 from tui import text
 from tui.sweep_lines import sweep_lines, sweep_start_lines, trial_line
 from tui.sweep_words import only_measures, sweep_progress_line
@@ -150,16 +150,22 @@ def progress_line(now: RunState) -> str:
     """How far, how fast, how long, in one line; of a sweep by its trials."""
     if now.sweep is not None and now.sweeping:
         return sweep_progress_line(now, now.sweep)
-    ranks = ", ".join(
-        f"rank {rank.rank} {rank.phase}" + (f" #{rank.batch} step {rank.step}" if rank.batch is not None else "")
-        for rank in now.ranks
-    )
+    ranks = ", ".join(f"rank {rank.rank} {rank.phase}{_in_hand(rank)}" for rank in now.ranks)
     eta = f", ETA {text.clock(eta)}" if (eta := eta_seconds(now)) is not None else ""
     failed = f", {now.failed} failed" if now.failed else ""
     return (
         f"{now.done:,} / {now.prompts:,} prompts{failed}, {now.output_tokens + now.in_flight_tokens:,} output tokens, "
         f"{now.rate_now:.0f} tok/s now, {now.rate_mean:.0f} mean, padding waste {now.padding_waste:.0%}{eta} ({ranks})"
     )
+
+
+def _in_hand(rank: RankState) -> str:
+    if rank.batch is None:
+        return ""
+    if rank.rows_at_once is None:
+        return f" #{rank.batch} step {rank.step}"
+    cache = "" if rank.cache_used is None else f", KV cache {rank.cache_used:.0%}"
+    return f" {text.some(rank.rows_at_once, 'row')}{cache}"
 
 
 def device_lines(now: RunState) -> list[str]:

@@ -10,6 +10,7 @@ from runner.trials import SweepPlan
 from tui.commands.numbers import number_list
 from tui.launching import default_ranks, given, launch, read_config, refuse
 from tui.options import (
+    Attention,
     Chat,
     Column,
     Compile,
@@ -60,6 +61,7 @@ def sweep(
     dtype: Dtype = None,
     engine: Engine = None,
     compile: Compile = None,
+    attention: Attention = None,
     ranks_per_gpu: RanksPerGpu = None,
     gpus_per_rank: GpusPerRank = None,
     quantization: Quantization = None,

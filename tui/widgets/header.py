@@ -69,9 +69,13 @@ def header_line(state: RunState, width: int) -> Line:
     if state.attempt > 1 and state.ended is None:
         again = (f"attempt {state.attempt}, {some(state.restarts_left, 'restart')} left",)
         again_short = (f"attempt {state.attempt}, {state.restarts_left} left",)
+    engine = next((rank.ready.engine for rank in state.ranks if rank.ready is not None), "")
+    engines = (f"{engine} engine",) if engine else ()
     name_shown = model_name(state.model_label)
     # Where the line is short, air goes first, then half of a long name, then the facts least likely to surprise.
     ways: tuple[tuple[int, tuple[str, ...], int], ...] = (
+        (3, (ranks, *again, config.dispatch, *engines, config.length_mode), len(name_shown)),
+        (2, (ranks, *again, config.dispatch, *engines, config.length_mode), len(name_shown)),
         (3, (ranks, *again, config.dispatch, config.length_mode), len(name_shown)),
         (2, (ranks, *again, config.dispatch, config.length_mode), 14),
         (2, (ranks, *again_short, config.length_mode), 10),

@@ -19,6 +19,12 @@ _COLUMNS = (
 _CAPPED = tuple(column._replace(width=11) if column.title == "batch" else column for column in _COLUMNS)
 """Beside a batch there is room for the most that a rank gets since it ran out of memory."""
 
+_CONTINUOUS = {
+    "batch": Column("rows", 8, "left", 10),
+    "step": Column("cache", 7, "right", 9),
+}
+"""A continuous rank's rows come and go: it says how many there are, and how full they make its key and value cache."""
+
 _LOADING = ("importing", "joining", "loading", "warming up", "ready")
 _STATE_STYLES = {
     "lost": "bad",
@@ -38,6 +44,11 @@ def rank_lines(state: RunState, width: int) -> list[Line]:
         return _loading(state, width)
     narrow = width < 70
     full = _CAPPED if any(rank.cap is not None for rank in state.ranks) and not narrow else _COLUMNS
+    if state.continuous:
+        full = tuple(
+            _CONTINUOUS[column.title]._replace(width=column.width) if column.title in _CONTINUOUS else column
+            for column in full
+        )
     columns = tuple(column for column in full if column.title != "device") if narrow else full
     sizes, gap = widths(columns, width, most_gap=4)
     lines = [heading(columns, sizes, gap)]
@@ -67,7 +78,7 @@ def _cells(state: RunState, rank: RankState, *, narrow: bool) -> tuple[Line, ...
         ((visible(rank.device), ""),),
         ((("✗ " if phase == "lost" else "") + phase, _STATE_STYLES.get(phase, "")),),
         _batch(rank, narrow=narrow),
-        ((f"{rank.step}/{most}" if rank.batch is not None else NOTHING, "" if rank.batch is not None else "dim"),),
+        _step(rank, most),
         ((rate(state.rank_rate(rank)), "strong"),),
         ((count(rank.prompts), ""),),
         ((percent(rank.padding_waste) if rank.slots else UNKNOWN, "" if rank.slots else "dim"),),
@@ -81,11 +92,23 @@ def shown_phase(state: RunState, rank: RankState) -> str:
     return "inactive" if resting and state.ended is None else rank.phase
 
 
+def _step(rank: RankState, most: int) -> Line:
+    """How far the batch is; of a continuous rank, how full its cache is."""
+    if rank.batch is None:
+        return ((NOTHING, "dim"),)
+    if rank.continuous:
+        return ((UNKNOWN, "dim"),) if rank.cache_used is None else ((percent(rank.cache_used), ""),)
+    return ((f"{rank.step}/{most}", ""),)
+
+
 def _batch(rank: RankState, *, narrow: bool) -> Line:
     """Number and prompts of the batch in hand, and the most the rank gets where it was capped."""
     cap: Line = ((f"≤{rank.cap}", "warn"),) if rank.cap is not None else ()
     if rank.batch is None:
         return cap or ((NOTHING, "dim"),)
+    if rank.continuous:
+        rows = rank.rows if rank.rows_at_once is None else rank.rows_at_once
+        return ((f"{rows}{' ' if cap else ''}", ""), *cap)
     if narrow and cap:
         return ((f"#{rank.batch} ", ""), *cap)
     return ((f"#{rank.batch} x{rank.rows}{' ' if cap else ''}", ""), *cap)
