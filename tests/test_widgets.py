@@ -56,7 +56,8 @@ def test_no_panel_is_ever_wider_than_its_room(name: str, width: int) -> None:
 
 def test_the_header_says_which_run_this_is_and_where_it_is() -> None:
     assert plain([header_line(STATES["running on a cpu"], 120)]).split() == [
-        *("rankdeck", "SmolLM2-135M-Instruct", "float32", "2", "ranks", "pull", "natural", "length", "running", "00:15")
+        *("rankdeck", "SmolLM2-135M-Instruct", "float32", "2", "ranks", "pull", "static", "engine"),
+        *("natural", "length", "running", "00:15"),
     ]
     narrow = plain([header_line(STATES["running on a cpu"], 58)])
     assert "2 ranks" in narrow
