@@ -33,7 +33,7 @@ import msgspec
 from runner import rundir
 from runner.bandwidth import peak_bandwidth
 from runner.config import RunConfig
-from runner.protocol import BatchFinished, BatchStarted, DeviceSample, Output, RankReady, Tick
+from runner.protocol import BatchFinished, BatchStarted, DeviceSample, Output, RankReady, StintFinished, Tick
 from runner.trial_meter import TrialMeter
 from tests.benchmarks import nvidia_smi, random_model, sides
 from tests.benchmarks.nvidia_smi import NvidiaSmi
@@ -146,6 +146,10 @@ def run_case(
     return summary | told
 
 
+Account = tuple[BatchFinished | StintFinished, float]
+"""What a rank said of a batch or a stint, and when that began."""
+
+
 def per_joule(figures: dict[str, Any], means: dict[str, float]) -> dict[str, float]:
     """Output tokens per joule by nvidia-smi's power, where it has one."""
     watts = means.get("power_watts")
@@ -156,7 +160,7 @@ def from_journal(directory: Path, samples: Sequence[nvidia_smi.Sample], copied: 
     """What the run's events say of its devices, beside what nvidia-smi said meanwhile."""
     ready: dict[int, RankReady] = {}
     begun: dict[int, float] = {}
-    finished: list[tuple[BatchFinished, float]] = []
+    finished: list[Account] = []
     ticks: list[tuple[float, list[DeviceSample]]] = []
     first = last = 0.0
     for event in rundir.read_events(directory):
@@ -165,9 +169,9 @@ def from_journal(directory: Path, samples: Sequence[nvidia_smi.Sample], copied: 
         elif isinstance(event, BatchStarted):
             first = first or event.at
             begun[event.batch] = event.at
-        elif isinstance(event, BatchFinished):
+        elif isinstance(event, BatchFinished | StintFinished):
             finished.append((event, begun.get(event.batch, event.at)))
-            last = event.at
+            begun[event.batch] = last = event.at  # a continuous rank's next stint begins where this one ended
         elif isinstance(event, Output):
             last = event.at
         elif isinstance(event, Tick) and event.devices:
@@ -183,8 +187,10 @@ def from_journal(directory: Path, samples: Sequence[nvidia_smi.Sample], copied: 
     peak, source = (peak, source) if peak is not None else (copied, "measured by a copy")
     result = meter.result({rank.rank: peak for rank in ranks}) if all_have_worked(ranks, finished) else None
     seen = [devices[0] for _, devices in inside]
+    # Of rows that come and go the accounts do not say how long they were: what the cache had to be read for is unknown.
+    continuous = any(rank.engine == "continuous" for rank in ranks)
     return {
-        "mbu": result.mbu if result else None,
+        "mbu": result.mbu if result and not continuous else None,
         "bandwidth_source": source,
         "tokens_per_joule": result.tokens_per_joule if result else None,
         "peak_memory_bytes": result.peak_memory_bytes if result else None,
@@ -195,7 +201,7 @@ def from_journal(directory: Path, samples: Sequence[nvidia_smi.Sample], copied: 
     }
 
 
-def all_have_worked(ranks: Sequence[RankReady], finished: Sequence[tuple[BatchFinished, float]]) -> bool:
+def all_have_worked(ranks: Sequence[RankReady], finished: Sequence[Account]) -> bool:
     """Whether every rank has finished a batch: a meter divides by what each did."""
     return bool(ranks) and {rank.rank for rank in ranks} <= {event.rank for event, _ in finished}
 
