@@ -17,7 +17,7 @@ import torch
 from transformers.generation.configuration_utils import ContinuousBatchingConfig
 
 from runner.config import RunConfig
-from runner.engine import BatchOutput, Engine, OnRecords, OnStep
+from runner.engine import BatchOutput, Engine, OnRecords, OnStep, free_memory
 from runner.protocol import BatchResult, OutputRecord, Prompt
 from runner.rows import PROGRESS_SECONDS, Cancelled, Ended, Progress, trim
 
@@ -55,6 +55,7 @@ class ContinuousEngine(Engine):
         self._manager: Any = None
         self._keys: dict[str, Any] = {}
         self._submitted = 0
+        self._started = False
         self._attention = getattr(model.config, "_attn_implementation", None)
         self._threads: int | None = None
         if device.type == "cpu":
@@ -105,8 +106,12 @@ class ContinuousEngine(Engine):
         """Generate from `ids`, beside what is in flight; `ended` will name it by `key`."""
         if self._manager is None:
             self._open()
-        if not self._manager.is_running():
+        if not self._started:
             self._manager.start()
+            self._started = True
+        elif not self._manager.is_running():
+            # To start it again would forget why it ended, and fail the rows in flight one by one.
+            self._raise_if_fatal()
         name = str(self._submitted)
         self._submitted += 1
         self._keys[name] = key
@@ -131,6 +136,8 @@ class ContinuousEngine(Engine):
         while output is not None:
             key = self._keys.pop(output.request_id, None)
             if output.error is not None:
+                if found and not self._manager.is_running():
+                    break  # what ended well is worth having; the next look raises
                 self._raise_if_fatal()
                 found.append((key, str(output.error), []))
             elif key is not None:
@@ -179,8 +186,16 @@ class ContinuousEngine(Engine):
         """Stop at once; what is in flight is lost."""
         manager, self._manager = self._manager, None
         self._keys.clear()
-        if manager is not None and manager.is_running():
+        self._started = False
+        if manager is None:
+            return
+        if manager.is_running():
             manager.stop(block=True, timeout=STOP_SECONDS, hard_stop=True)
+        if (error := manager.background_thread_status.fatal_error) is not None:
+            error.__traceback__ = None  # it holds the loop, and that the cache
+        manager.batch_processor = None
+        del manager
+        free_memory(self.device)
 
     # --- a closed batch ---
 
@@ -195,6 +210,24 @@ class ContinuousEngine(Engine):
         max_new_tokens: int | None = None,
     ) -> BatchOutput:
         """Answer `prompts`, all rows at once, until the last has ended; see `Engine.generate`."""
+        try:
+            return self._generate(
+                prompts, on_step, cancelled, on_records, measure=measure, max_new_tokens=max_new_tokens
+            )
+        except BaseException:
+            self.close()  # nothing of this batch is to turn up in the next
+            raise
+
+    def _generate(
+        self,
+        prompts: Sequence[Prompt],
+        on_step: OnStep,
+        cancelled: Callable[[], bool],
+        on_records: OnRecords,
+        *,
+        measure: bool,
+        max_new_tokens: int | None,
+    ) -> BatchOutput:
         started = time.perf_counter()
         self._reset_peak_memory()
         tokens, errors = self.tokenise(prompts)
@@ -207,7 +240,6 @@ class ContinuousEngine(Engine):
         first = reported_at = 0.0
         while self.in_flight:
             if cancelled():
-                self.close()
                 raise Cancelled
             new = {}
             for at, answer, times in self.ended(TAKE_SECONDS):
@@ -267,9 +299,10 @@ class ContinuousEngine(Engine):
         settings: dict[str, Any] = {} if self._config.seed is None else {"seed": self._config.seed}
         if self.device.type != "cpu":
             sharing = -(-self._config.ranks // torch.cuda.device_count())
+            if self._config.attention != "auto" and "auto_switch_to_flash" in _known_settings():
+                settings["auto_switch_to_flash"] = False
             return settings if sharing <= 1 else {**settings, "max_memory_percent": GPU_CACHE_SHARE / sharing}
-        known = {field.name for field in dataclasses.fields(ContinuousBatchingConfig)}
-        page = "page_size" if "page_size" in known else "block_size"
+        page = "page_size" if "page_size" in _known_settings() else "block_size"
         blocks = self._cpu_cache_tokens() // CPU_PAGE_TOKENS
         settings |= {page: CPU_PAGE_TOKENS, "num_blocks": blocks, "max_batch_tokens": CPU_STEP_TOKENS}
         return settings
@@ -283,6 +316,11 @@ class ContinuousEngine(Engine):
             return wanted
         room = psutil.virtual_memory().available * CPU_CACHE_SHARE / self._config.ranks / per_token
         return int(min(wanted, room))
+
+
+def _known_settings() -> set[str]:
+    """Settings of continuous batching in this transformers: 5.17 has others than 5.23."""
+    return {field.name for field in dataclasses.fields(ContinuousBatchingConfig)}
 
 
 def _differences(times: list[float]) -> list[float]:

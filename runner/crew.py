@@ -122,6 +122,7 @@ class Crew:
             case protocol.Output():
                 self._keep(message.record)
                 self._row_ended(rank, message.record)
+                self._count_out(rank, message.record)
             case protocol.Stint():
                 self._stint(rank, message)
             case protocol.BatchFinished():
@@ -130,10 +131,13 @@ class Crew:
                 self._controls.batch_finished(message)
                 self._free(rank)
             case protocol.BatchFailed():
-                if rank in self._streams:
+                stream = self._streams.get(rank)
+                if stream is None:
+                    self._batch_failed(message)
+                elif stream.batch == message.batch:
                     self._stream_failed(rank, message)
                 else:
-                    self._batch_failed(message)
+                    return  # of a stream whose end was heard already
                 self._free(rank)
             case protocol.LogLine():
                 self._log(f"rank {rank}", message.text)
@@ -164,6 +168,16 @@ class Crew:
         self._steps.pop(rank, None)
         self._idle.add(rank)
         self.hand_out()
+
+    def _count_out(self, rank: int, record: OutputRecord) -> None:
+        """A row that has its record is in flight no more, also where the rank's newest progress is older than that."""
+        steps = self._steps.get(rank)
+        if steps is not None:
+            self._steps[rank] = msgspec.structs.replace(
+                steps,
+                output_tokens=max(0, steps.output_tokens - record.output_tokens),
+                rows=None if steps.rows is None else max(0, steps.rows - 1),
+            )
 
     # --- continuous ranks ---
 
@@ -205,7 +219,7 @@ class Crew:
         if assignment is not None:
             stream.left[assignment.batch] = len(assignment.indices)
             prompts = self._prompts.read(assignment.indices)
-            self._peers[rank].send(protocol.Work(batch=assignment.batch, prompts=prompts))
+            self._peers[rank].send(protocol.Work(batch=assignment.batch, prompts=prompts, stream=stream.batch))
             self._emit(protocol.RowsAdded(rank=rank, batch=stream.batch, rows=len(prompts)))
 
     def _in_hand(self) -> dict[int, int]:
@@ -236,8 +250,9 @@ class Crew:
             self._keep_error(self.error_record(index, failed.error, rank, failed.batch))
         self._emit(msgspec.structs.replace(failed, batch=stream.batch))
         if smaller:
-            self._scheduler.cap(rank, min(stream.rows, self._scheduler.most_rows(rank)))
-            self._controls.out_of_memory(rank, stream.rows)
+            rows = max(1, min(stream.rows, self._scheduler.most_rows(rank)))
+            self._scheduler.cap(rank, rows)
+            self._controls.out_of_memory(rank, rows)
 
     def _batch_failed(self, failed: protocol.BatchFailed) -> None:
         self._log(f"rank {failed.rank}", f"batch {failed.batch} failed: {failed.error}")
@@ -306,8 +321,8 @@ class Crew:
         prompts = self._prompts.read(assignment.indices)
         closed = assignment.measured or assignment.warm_up or not assignment.kept
         if rank in self._continuous and not closed:
-            self._streams[rank] = stream = _Stream(assignment.batch)
-            stream.left[assignment.batch] = len(prompts)
+            self._streams[rank] = _Stream(assignment.batch)
+            self._streams[rank].left[assignment.batch] = len(prompts)
         self._peers[rank].send(
             protocol.Work(
                 batch=assignment.batch,
@@ -315,6 +330,7 @@ class Crew:
                 measure=assignment.measured,
                 keep=assignment.kept,
                 max_new_tokens=min(WARM_UP_TOKENS, self._config.max_new_tokens) if assignment.warm_up else None,
+                stream=assignment.batch if rank in self._streams else None,
             )
         )
         self._emit(

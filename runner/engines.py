@@ -6,7 +6,7 @@ or the settings gives way to the static one, with the reason in one line.
 
 from runner.config import RunConfig
 from runner.continuous_engine import ContinuousEngine, Unsupported
-from runner.engine import Engine
+from runner.engine import Engine, free_memory
 from runner.loading import Loaded
 from runner.static_engine import StaticEngine
 
@@ -27,6 +27,7 @@ def choose(config: RunConfig, loaded: Loaded) -> tuple[Engine, str]:
             return continuous, ""
         except Unsupported as error:
             why = f"continuous batching cannot be used here: {error}"
+        free_memory(loaded.device)
     elif config.engine == "auto":
         why = AUTO.get(loaded.device.type, AUTO_ELSEWHERE)
     static = StaticEngine(*parts)

@@ -73,7 +73,8 @@ class Flow:
         """
         self._take(work)
         try:
-            while self._waiting or self._engine.in_flight:
+            dry = False
+            while not dry:
                 while (order := self._link.next_order_now()) is not None:
                     if isinstance(order, Leave):
                         # Said to a rank with rows in hand it means: drop them.
@@ -84,7 +85,8 @@ class Flow:
                     raise Cancelled
                 self._bring()
                 self._fill()
-                self._account(dry=not self._waiting and not self._engine.in_flight)
+                dry = not self._waiting and not self._engine.in_flight
+                self._account(dry=dry)
                 self._report()  # last: what is sent after it would take its place
         except BaseException:
             self._engine.close()

@@ -150,6 +150,9 @@ class _Job:
         return max(0.0, whole - max(0.0, self._state.now - rank.batch_started_at))
 
     def _share_left(self, rank: RankState) -> float:
+        if rank.continuous:
+            tokens = rank.rows * self._length.tokens_per_row
+            return max(0.0, 1 - rank.in_flight_tokens / tokens) if tokens > 0 else 0.0
         steps = self._steps(rank.rows)
         return max(0.0, 1 - rank.step / steps) if steps > 0 else 0.0
 

@@ -7,6 +7,7 @@ Knows nothing of batches.
 from collections.abc import Sequence
 from typing import Any
 
+import psutil
 import torch
 
 
@@ -41,7 +42,10 @@ def peak_bytes(devices: Sequence[torch.device]) -> int | None:
 
 
 def free_and_total(devices: Sequence[torch.device]) -> tuple[int, int]:
-    """Free and all bytes of the GPUs together, other processes' use counted."""
+    """Free and all bytes of the GPUs together, or of the host for a CPU; other processes' use counted."""
+    if devices[0].type != "cuda":
+        host = psutil.virtual_memory()
+        return host.available, host.total
     both = [torch.cuda.mem_get_info(device) for device in devices]
     return sum(free for free, _ in both), sum(total for _, total in both)
 

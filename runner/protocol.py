@@ -513,7 +513,8 @@ class Work(Message, frozen=True, kw_only=True):
     """A batch to generate; for a continuous rank, more prompts for the rows that fall free.
 
     `measure` asks for the time of every decode step; without `keep` the records are not wanted, only the
-    accounting; `max_new_tokens` cuts the batch short (a warm-up).
+    accounting; `max_new_tokens` cuts the batch short (a warm-up). `stream` is the number by which a continuous rank's
+    batch goes, that of its first order; one that comes after that stream has failed was meant for it, and is dropped.
     """
 
     batch: int
@@ -521,6 +522,7 @@ class Work(Message, frozen=True, kw_only=True):
     measure: bool = False
     keep: bool = True
     max_new_tokens: int | None = None
+    stream: int | None = None
 
 
 class Cancel(Message, frozen=True, kw_only=True):

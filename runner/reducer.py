@@ -95,8 +95,10 @@ def apply(state: RunState, event: AnyEvent) -> RunState:
         case protocol.RankCapped():
             return _replace_rank(state, event.rank, cap=event.batch_size)
         case protocol.Paused():
+            state = _between_stretches(state)
             return _mark(msgspec.structs.replace(state, paused=event.reason), "pause", "paused")
         case protocol.Resumed():
+            state = _between_stretches(state)
             return _mark(msgspec.structs.replace(state, paused=None), "pause", "resumed")
         case protocol.RankLost():
             state = msgspec.structs.replace(_batch_over(state, event.rank, event.at), loss=event)
@@ -312,6 +314,14 @@ def _output(state: RunState, event: protocol.Output) -> RunState:
     )
 
 
+def _between_stretches(state: RunState) -> RunState:
+    """A pause stands still in the middle of a continuous rank's stint: it is not counted."""
+    ranks = tuple(
+        msgspec.structs.replace(rank, batch_stretch=None) if rank.continuous else rank for rank in state.ranks
+    )
+    return msgspec.structs.replace(state, ranks=ranks)
+
+
 def _stint_finished(state: RunState, event: protocol.StintFinished) -> RunState:
     """A continuous rank's account: a whole stint counts for its stretch as a whole batch does."""
     if not 0 <= event.rank < len(state.ranks):
@@ -365,7 +375,7 @@ def _measured(state: RunState, event: Accounted, seconds: float) -> RunState:
         return state
     last = state.stretches[-1].with_batch(event.rank, result.output_tokens, seconds, result.peak_memory_bytes)
     state = msgspec.structs.replace(state, stretches=(*state.stretches[:-1], last))
-    if rank.batch_kept and rank.ready is not None and rank.ready.engine == "continuous":
+    if rank.batch_kept and rank.continuous and not last.trial:
         return state  # rows come and go: it is no batch of so many
     return msgspec.structs.replace(state, costs=with_batch(state.costs, _cost(state.active_ranks, result, seconds)))
 

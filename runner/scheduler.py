@@ -259,11 +259,15 @@ class Scheduler:
 
     def settle(self, index: int) -> bool:
         """A prompt has its record. False if it had one before: then the new one must not be kept."""
-        if not 0 <= index < len(self._settled) or self._settled[index]:
+        if self.is_settled(index):
             return False
         self._settled[index] = 1
         self.unsettled -= 1
         return True
+
+    def is_settled(self, index: int) -> bool:
+        """Whether a prompt has its record, or is none of ours."""
+        return not 0 <= index < len(self._settled) or bool(self._settled[index])
 
     def finish(self, batch: int) -> None:
         """A batch is over. Prompts of it that were not settled go back to the front of the queue."""

@@ -242,7 +242,9 @@ class StaticEngine(Engine):
             began = time.perf_counter()
             begun = [self._begin({at: tokens[at] for at in group}, generation, watch, len(groups)) for group in groups]
             rows = [at for group in groups for at in group]
-            row_steps = self._run(rows, self._joined(begun, width), generation, watch, ended)
+            batch = self._joined(begun, width)
+            del begun  # the groups' own caches
+            row_steps = self._run(rows, batch, generation, watch, ended)
             self._synchronise()
             prefill, decode = watch.first_token_at - began, time.perf_counter() - watch.first_token_at
             steps, step_seconds = watch.steps, watch.step_seconds
@@ -293,6 +295,8 @@ class StaticEngine(Engine):
             return rows
         first = copy.deepcopy(generation)
         first.max_new_tokens = 1
+        if generation.max_new_tokens > 1:
+            first.forced_eos_token_id = None  # the first token is not the last
         first.min_new_tokens = None if generation.min_new_tokens is None else min(1, generation.min_new_tokens)
         watch.begin_group(len(tokens))
         with torch.inference_mode():

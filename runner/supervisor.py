@@ -417,7 +417,7 @@ class Supervisor:
 
     def _keep_gathered(self, record: OutputRecord) -> None:
         """As `_keep`, for a record that its rank will bring to the final gather as well."""
-        if self.config.dispatch == "split":
+        if self.config.dispatch == "split" and not self._scheduler.is_settled(record.index):
             self._digests[record.index] = protocol.record_digest(record)
         self._keep(record)
 

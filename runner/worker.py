@@ -93,13 +93,15 @@ class _Rank:
 
     def live(self) -> None:
         started = time.monotonic()
-        engines, loading = _import_engines()
+        engines, loading, memory = _import_engines()
         self._phase("joining")
         accelerator = self._join()
         self._phase("loading")
         model_path = self._model_files(accelerator)
         parts = loading.load(self.config, model_path, accelerator.device)
         self._phase("warming up")
+        # Before a continuous engine takes its cache: what that leaves over says nothing of how many rows fit.
+        room = memory.free_and_total(memory.devices_of(parts.model, parts.device))
         loaded, why = engines.choose(self.config, parts)
         if self.rank == 0 and why:
             self.link.send(protocol.LogLine(source=f"rank {self.rank}", text=f"{loaded.name} engine: {why}"))
@@ -107,7 +109,7 @@ class _Rank:
             self._announce_share(accelerator)
         seconds = time.monotonic() - started
         bandwidth = self._copy_bandwidth(loaded, accelerator)
-        self.link.send(self._ready(loaded, why, accelerator.device, seconds, bandwidth))
+        self.link.send(self._ready(loaded, why, accelerator.device, seconds, bandwidth, room))
         accelerator.wait_for_everyone()
         gather = self._work(loaded)
         if gather:
@@ -181,37 +183,25 @@ class _Rank:
         return loaded.copy_bandwidth() if self.rank == 0 else None
 
     def _ready(
-        self, loaded: "Engine", why: str, device: Any, seconds: float, bandwidth: float | None
+        self, loaded: "Engine", why: str, device: Any, seconds: float, bandwidth: float | None, room: tuple[int, int]
     ) -> protocol.RankReady:
-        import psutil
         import torch
-
-        from runner import memory
 
         facts: dict[str, Any] = {}
         if device.type == "cuda":
             properties = torch.cuda.get_device_properties(device)
-            free, total = memory.free_and_total(loaded.devices)
             uuids = [str(getattr(torch.cuda.get_device_properties(one), "uuid", "")) for one in loaded.devices]
             facts = {
                 "device_name": properties.name,
                 "device_uuid": uuids[0] or None,
                 "device_uuids": uuids if len(uuids) > 1 and all(uuids) else [],
-                "memory_free_bytes": free,
-                "memory_total_bytes": total,
             }
             if hasattr(properties, "pci_bus_id"):
                 facts["pci_bus_id"] = (
                     f"{properties.pci_domain_id:08x}:{properties.pci_bus_id:02x}:{properties.pci_device_id:02x}.0"
                 )
         else:
-            host = psutil.virtual_memory()
-            facts = {
-                "device_name": _cpu_name(),
-                "threads": torch.get_num_threads(),
-                "memory_free_bytes": host.available,
-                "memory_total_bytes": host.total,
-            }
+            facts = {"device_name": _cpu_name(), "threads": torch.get_num_threads()}
         return protocol.RankReady(
             rank=self.rank,
             device=placement.device_text(str(device), self.local_rank, self.config.gpus_per_rank)
@@ -221,6 +211,8 @@ class _Rank:
             engine_reason=why,
             seconds=round(seconds, 3),
             bandwidth_bytes_per_second=bandwidth,
+            memory_free_bytes=room[0],
+            memory_total_bytes=room[1],
             **facts,
             **loaded.describe(),
         )
@@ -231,7 +223,10 @@ class _Rank:
         from runner.rows import Cancelled
 
         leave: protocol.Leave | None = None
+        failed_stream = 0
         while leave is None and isinstance(order := self.link.next_order(), Work):
+            if order.stream == failed_stream:
+                continue  # sent before its failure was heard: its prompts have gone back to the queue
             try:
                 leave = self._do(loaded, order)
             except Cancelled:
@@ -241,13 +236,14 @@ class _Rank:
                 if _fatal(error) and not out_of_memory:
                     raise
                 traceback.print_exc()
+                failed_stream = order.stream or 0
                 if out_of_memory:
                     error.__traceback__ = None  # it holds the batch's tensors
                     free_memory(loaded.device)
                 self.link.send(
                     protocol.BatchFailed(
                         rank=self.rank,
-                        batch=order.batch,
+                        batch=order.stream or order.batch,
                         kind="out_of_memory" if out_of_memory else "error",
                         error=f"{type(error).__name__}: {error}",
                     )
@@ -338,7 +334,7 @@ def _hub_folder(model: str, *, fetch: bool) -> str:
     return str(folder)
 
 
-def _import_engines() -> tuple[Any, Any]:
+def _import_engines() -> tuple[Any, Any, Any]:
     """The engines, loading and all they need, imported at once: two thousand modules, which are there to stay.
 
     The garbage collector would walk them over and over while they come in, and find nothing.
@@ -349,11 +345,11 @@ def _import_engines() -> tuple[Any, Any]:
         import transformers.modeling_layers
         import transformers.modeling_utils  # noqa: F401
 
-        from runner import engines, loading
+        from runner import engines, loading, memory
     finally:
         gc.freeze()
         gc.enable()
-    return engines, loading
+    return engines, loading, memory
 
 
 def _cpu_name() -> str:

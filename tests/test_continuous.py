@@ -89,6 +89,29 @@ async def test_one_prompt_that_makes_a_step_raise_costs_that_one_prompt(fly):
     assert any(isinstance(event, protocol.BatchFailed) for event in seen)
 
 
+async def test_prompts_that_cannot_be_done_are_records_too_and_a_rank_of_nothing_else_runs_dry(fly):
+    started = fly(["!unfit", "!unfit", "!unfit"], ranks=2, batch_size=2)
+    state, _ = await watch(started)
+    assert started.process.wait(10) == 1
+    assert [record.error for record in outputs(started.directory)] == ["does not fit"] * 3
+    assert state.failed == 3
+
+
+@pytest.mark.parametrize("dispatch", ["pull", "split"])
+async def test_what_was_sent_to_a_stream_that_failed_is_not_done_twice(fly, dispatch):
+    prompts = [f"p{number}" if number % 7 else "!raise" for number in range(1, 60)]
+    started = fly(prompts, ranks=2, batch_size=6, dispatch=dispatch)
+    state, _ = await watch(started)
+    assert started.process.wait(60) == 1
+    records = outputs(started.directory)
+    assert {record.index for record in records if record.error} == {
+        at for at, text in enumerate(prompts) if text == "!raise"
+    }
+    assert len(records) == 59
+    if dispatch == "split":
+        assert state.gather.differing == []
+
+
 async def test_out_of_memory_halves_the_rows_and_loses_nothing(fly, monkeypatch):
     monkeypatch.setenv("STANDIN_ROOM", "5")
     started = fly(ranks=2, batch_size=16)

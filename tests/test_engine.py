@@ -255,6 +255,20 @@ def test_what_ends_a_step_ends_all_rows_and_the_next_ones_go_on(model, monkeypat
     one.close()
 
 
+def test_rows_are_not_failed_one_by_one_by_a_submission_after_the_step_that_failed_them_all(model, monkeypatch):
+    one = make(model, kind=ContinuousEngine, ignore_eos=True)
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            model, "forward", lambda **_: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory."))
+        )
+        one.submit("first", [5, 6, 7])
+        while one._manager.is_running():
+            pass
+        with pytest.raises(torch.OutOfMemoryError):
+            one.submit("second", [5, 6, 7])
+    assert one.in_flight == 0
+
+
 def test_what_is_in_flight_is_abandoned_when_asked(model):
     one = make(model, kind=ContinuousEngine, ignore_eos=True)
     calls = iter([False, True])

@@ -159,6 +159,7 @@ _SAID_IF_CHANGED = (
     "device",
     "dtype",
     "engine",
+    "attention",
     "quantization",
     "temperature",
     "top_p",
@@ -167,7 +168,7 @@ _SAID_IF_CHANGED = (
     "ranks_per_gpu",
     "gpus_per_rank",
 )
-_SWITCHES = ("chat", "do_sample")
+_SWITCHES = ("chat", "do_sample", "compile")
 
 
 def best_command(state: RunState, best: Cell) -> list[str]:

@@ -91,13 +91,16 @@ class Rows:
         return None
 
     def tokenise(self, prompts: Sequence[Prompt]) -> tuple[dict[int, list[int]], dict[int, str]]:
-        return {at: [1, 2] for at, _ in enumerate(prompts)}, {}
+        good = {at: [1, 2] for at, prompt in enumerate(prompts) if prompt.text != "!unfit"}
+        return good, {at: "does not fit" for at in range(len(prompts)) if at not in good}
 
     def answered(self, prompt: Prompt, prompt_tokens: int, answer: Answer) -> OutputRecord:
         return record_of(prompt, len(answer.tokens))
 
     def refused(self, prompt: Prompt, error: str) -> OutputRecord:
-        raise NotImplementedError
+        return msgspec.structs.replace(
+            record_of(prompt), text="", prompt_tokens=0, output_tokens=0, finish_reason="error", error=error
+        )
 
     def close(self) -> None:
         self.rows.clear()
@@ -149,6 +152,7 @@ class Rank:
             protocol.RankPhase(rank=self.rank, phase="loading"),
         )
         self.world = world
+        self.failed_stream = 0
         self.continuous = self.run.config.engine == "continuous"
         self.digests: list[tuple[int, str]] = []
 
@@ -178,6 +182,8 @@ class Rank:
         if (self.model / "nonsense").exists() and self.rank == 0:
             self.link.send(protocol.Leave())  # type: ignore[arg-type]  # no word of a rank's
         while isinstance(order := self.link.next_order(), Work):
+            if order.stream == self.failed_stream:
+                continue
             closed = order.measure or not order.keep or order.max_new_tokens is not None
             if closed or not self.continuous:
                 self.batch(order)
@@ -201,7 +207,8 @@ class Rank:
             return flow.run(work)
         except RuntimeError as error:
             kind = "out_of_memory" if str(error) == OUT_OF_MEMORY else "error"
-            self.link.send(protocol.BatchFailed(rank=self.rank, batch=work.batch, kind=kind, error=str(error)))
+            self.failed_stream = work.stream or 0
+            self.link.send(protocol.BatchFailed(rank=self.rank, batch=self.failed_stream, kind=kind, error=str(error)))
             return None
 
     def send(self, batch: int, records: list[OutputRecord]) -> None:
