@@ -5,6 +5,7 @@ Knows transformers and the device; knows nothing of ranks, sockets or queues, no
 prompt that cannot be done (too long, no chat template) gets an error record and costs the others nothing.
 """
 
+import abc
 import copy
 import gc
 import time
@@ -33,7 +34,7 @@ OnStep = Callable[[Progress], None]
 OnRecords = Callable[[list[OutputRecord]], None]
 
 
-class Engine:
+class Engine(abc.ABC):
     """A model on its device. Subclasses have one verb, `generate`, and say their `name`."""
 
     name = ""
@@ -110,10 +111,11 @@ class Engine:
 
     # --- the work ---
 
+    @abc.abstractmethod
     def warm_up(self) -> None:
         """Generate once, so that the first real batch does not pay for lazy initialisation."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def generate(
         self,
         prompts: Sequence[Prompt],
@@ -131,13 +133,13 @@ class Engine:
         Raises:
             Cancelled: `cancelled()` became true; what `on_records` did not get is lost.
         """
-        raise NotImplementedError
 
     def use_threads(self, threads: int) -> None:
         """Take so many threads from the next step on, on a CPU."""
         if threads != torch.get_num_threads():
             torch.set_num_threads(threads)
 
+    @abc.abstractmethod
     def close(self) -> None:
         """Give back what `generate` keeps between batches."""
 

@@ -269,6 +269,9 @@ class StaticEngine(Engine):
         )
         return BatchOutput([records[at] for at in range(len(prompts))], result)
 
+    def close(self) -> None:
+        """Nothing is kept between batches."""
+
     def _width(self, prompt_tokens: int) -> int:
         """What a prompt is padded to where it is the longest."""
         multiple = PAD_TO_MULTIPLE if self._compiling is None else compiling.PAD_TO_MULTIPLE
