@@ -16,6 +16,8 @@ from tests.dashboards import SIZES, until
 from tests.scripted_sweep import STATES
 from tui import theme
 from tui.app import RankdeckApp
+from tui.outputs import OutputBook
+from tui.views import Moment
 from tui.widgets.header import header_line
 from tui.widgets.lines import Lines, Panel
 from tui.widgets.sweep import SweepView
@@ -48,7 +50,7 @@ class Host(App[None]):
     def show(self, state: RunState) -> None:
         self.state = state
         self.query_one("#header", Lines).show([header_line(state, self.size.width - 2)])
-        self.query_one(SweepView).show(state)
+        self.query_one(SweepView).show(Moment(state, OutputBook(), None))
 
 
 async def shown(pilot: Pilot[Any]) -> None:

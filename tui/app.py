@@ -23,6 +23,7 @@ from tui import keys, theme
 from tui.knobs import Knobs
 from tui.outputs import KEPT, OutputBook
 from tui.screens.run import RunScreen
+from tui.views import Moment
 
 if TYPE_CHECKING:
     from tui.client import Source
@@ -204,7 +205,7 @@ class RankdeckApp(App[Leave]):
             return
         self._dirty = False
         with self.batch_update():
-            self._run_screen.show(self._run_state, self._book, self.lost)
+            self._run_screen.show(Moment(self._run_state, self._book, self.lost))
             offered = (self.steers, self._run_state.ready_at is not None)
             if offered != self._offered:
                 self._offered = offered

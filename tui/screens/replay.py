@@ -88,7 +88,7 @@ class ReplayScreen(RunScreen, inherit_bindings=False):
             self._transport.show([line])
 
     def _notice_lines(self, width: int) -> list[Line]:
-        state = self._state
+        state = self._moment.state
         if state.paused == ASKED_FOR:
             # The words for a live run name the key that lets it go on; here that key is the replay's.
             lines = notice_lines(replace(state, paused=None), width)

@@ -1,7 +1,7 @@
 """The screen of a run: the header line, and one of its views. Holds layout and keys, no figures."""
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
@@ -16,6 +16,7 @@ from runner.trials import SweepPlan
 from tui.knobs import ASKED_FOR
 from tui.outputs import OutputBook
 from tui.text import Line
+from tui.views import VIEWS, Moment, ViewName, as_view, entry
 from tui.widgets.header import header_line
 from tui.widgets.hints import advice_lines
 from tui.widgets.lines import Lines
@@ -25,8 +26,6 @@ from tui.widgets.overview import Overview
 if TYPE_CHECKING:
     from tui.app import RankdeckApp
     from tui.screens.batch_size import Answer
-
-ViewName = Literal["overview", "outputs", "sweep", "log"]
 
 TALL, SHORT_CHARTS = 24, 6
 
@@ -38,10 +37,6 @@ _BATCH_SIZE, _RANKS, _VIEWS = Binding.Group("Batch size"), Binding.Group("Ranks"
 def _knob(keys: str, action: str, description: str, group: Binding.Group, tooltip: str) -> Binding:
     name = f"knob.{description.lower().replace(' ', '_')}"
     return Binding(keys, action, description, id=name, tooltip=tooltip, group=group)
-
-
-def _view(key: str, name: ViewName, description: str, tooltip: str) -> Binding:
-    return Binding(key, f"view('{name}')", description, id=f"view.{name}", tooltip=tooltip, group=_VIEWS)
 
 
 class RunScreen(Screen[None]):
@@ -62,10 +57,17 @@ class RunScreen(Screen[None]):
         _knob("plus,equals_sign", "batch_size(True)", "Larger batches", _BATCH_SIZE, "Double the batch size"),
         _knob("left_square_bracket", "ranks(-1)", "Fewer ranks", _RANKS, "One active rank less; it keeps its model"),
         _knob("right_square_bracket", "ranks(1)", "More ranks", _RANKS, "One active rank more"),
-        _view("1", "overview", "Overview", "Speed, progress, GPUs, ranks"),
-        _view("2", "outputs", "Outputs", "Every answer as it arrives"),
-        _view("3", "sweep", "Sweep", "What was measured of batch sizes and numbers of ranks"),
-        _view("4", "log", "Log", "What the supervisor and the ranks say"),
+        *(
+            Binding(
+                view.key,
+                f"view('{view.name}')",
+                view.title,
+                id=f"view.{view.name}",
+                tooltip=view.tooltip,
+                group=_VIEWS,
+            )
+            for view in VIEWS
+        ),
         Binding("d", "app.detach", "Detach", id="run.detach", tooltip="Leave; the run goes on"),
         Binding(
             "b", "type_batch_size", "Batch size", id="knob.batch_size", tooltip="Type a batch size, or auto", show=False
@@ -102,16 +104,14 @@ class RunScreen(Screen[None]):
         super().__init__()
         self.view: ViewName = "overview"
         self._view_chosen = False
-        self._state = RunState()
-        self._book = OutputBook()
-        self._lost: str | None = None
+        self._moment = Moment(RunState(), OutputBook(), None)
 
     def compose(self) -> ComposeResult:
         yield Static(TOO_SMALL, id="too-small", markup=False)
         yield Lines(id="header")
         yield Lines(id="notice")
         with Container(id="views"):
-            yield Overview(id="overview")
+            yield entry("overview").build()
         yield Lines(id="advice")
         yield from self.compose_below()
         yield Footer()
@@ -126,9 +126,10 @@ class RunScreen(Screen[None]):
         self._overview = self.query_one(Overview)
         self._overview.focus()
 
-    def show(self, state: RunState, book: OutputBook, lost: str | None) -> None:
-        """Show a state in the view that is seen; the others get it when they are."""
-        self._state, self._book, self._lost = state, book, lost
+    def show(self, moment: Moment) -> None:
+        """Show a moment in the view that is seen; the others get it when they are."""
+        self._moment = moment
+        state = moment.state
         measures = state.sweep is not None and state.config is not None and state.config.sweep is not None
         if measures and not self._view_chosen:
             # Of a run that is a sweep from the beginning, that is what one wants to see.
@@ -144,37 +145,25 @@ class RunScreen(Screen[None]):
         if not self.size.width:
             return
         width = self.size.width - 2
-        self._header.show([header_line(self._state, width)])
-        notice = self._notice_lines(width) if self._lost is None else []
+        state, _, lost = self._moment
+        self._header.show([header_line(state, width)])
+        notice = self._notice_lines(width) if lost is None else []
         _show_if_any(self._notice, notice)
         _show_if_any(self._advice, self._advise(width) if self._room_for_advice(notice) else [])
-        if self.view == "overview":
-            self._overview.show(self._state, self._book, self._lost)
-        elif self.view == "outputs":
-            from tui.widgets.answers import OutputsView
-
-            self.query_one(OutputsView).show(self._book)
-        elif self.view == "sweep":
-            from tui.widgets.sweep import SweepView
-
-            self.query_one(SweepView).show(self._state)
-        else:
-            from tui.widgets.log import LogView
-
-            self.query_one(LogView).show(self._state.log)
+        as_view(self.query_one(f"#{self.view}")).show(self._moment)
 
     def _notice_lines(self, width: int) -> list[Line]:
-        return notice_lines(self._state, width)
+        return notice_lines(self._moment.state, width)
 
     def _room_for_advice(self, notice: list[Line]) -> bool:
         """A short terminal has some only where nothing would be pushed out of sight."""
         if self.size.height >= TALL:
             return True
-        tables = self._overview.tables_height(self._state, self._lost)
+        tables = self._overview.tables_height(self._moment.state, self._moment.lost)
         return self.size.height - len(notice) - tables >= SHORT_CHARTS + self.LINES_AROUND
 
     def _advise(self, width: int) -> list[Line]:
-        return advice_lines(self._state, width) if self._lost is None else []
+        return advice_lines(self._moment.state, width) if self._moment.lost is None else []
 
     # --- keys -----------------------------------------------------------------------------------
 
@@ -260,27 +249,12 @@ class RunScreen(Screen[None]):
         if name == self.view:
             return
         views = self.query_one("#views")
-        if name == "outputs" and not views.query("#outputs"):
-            from tui.widgets.answers import OutputsView
-
-            await views.mount(OutputsView(id="outputs"))
-        if name == "sweep" and not views.query("#sweep"):
-            from tui.widgets.sweep import SweepView
-
-            await views.mount(SweepView(id="sweep"))
-        if name == "log" and not views.query("#log"):
-            from tui.widgets.log import LogView
-
-            await views.mount(LogView(id="log"))
+        if not views.query(f"#{name}"):
+            await views.mount(entry(name).build())
         self.view = name
         for view in views.children:
             view.display = view.id == name
-        if name == "overview":
-            self._overview.focus()
-        elif name == "outputs":
-            self.query_one("#answers").focus()
-        else:
-            self.query_one(f"#{name}").focus()
+        as_view(self.query_one(f"#{name}")).take_focus()
         self._draw()
 
 

@@ -19,6 +19,7 @@ from runner.protocol import OutputRecord
 from tui.outputs import ListOrder, OutputBook
 from tui.text import NOTHING, Line, Piece, count, cut, some, visible, wrap
 from tui.theme import rank_style
+from tui.views import Moment
 from tui.widgets.bars import Column, heading, row, widths
 from tui.widgets.lines import Lines, Painter
 
@@ -225,10 +226,10 @@ class OutputsView(Vertical):
         self._pane.border_title = "Answer"
         self._box.border_subtitle = "o order, f follow"
 
-    def show(self, book: OutputBook) -> None:
-        self._list.show(book)
+    def show(self, moment: Moment) -> None:
+        self._list.show(moment.book)
 
-    def focus_list(self) -> None:
+    def take_focus(self) -> None:
         self._list.focus()
 
     def on_answer_list_moved(self) -> None:

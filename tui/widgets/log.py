@@ -8,6 +8,7 @@ from textual.strip import Strip
 
 from runner.protocol import LogLine
 from tui.text import Line, cut, visible, wrap
+from tui.views import Moment
 from tui.widgets.lines import Painter
 from tui.widgets.tail import SOURCE_WIDTH, source_style
 
@@ -36,10 +37,13 @@ class LogView(ScrollView, Painter, can_focus=True):
         self._lines: list[Line] = []
         self.border_title = "Log"
 
-    def show(self, log: tuple[LogLine, ...]) -> None:
-        if log is not self._log:
-            self._log = log
+    def show(self, moment: Moment) -> None:
+        if moment.state.log is not self._log:
+            self._log = moment.state.log
             self._lay_out()
+
+    def take_focus(self) -> None:
+        self.focus()
 
     def on_resize(self) -> None:
         self._lay_out()

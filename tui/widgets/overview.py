@@ -8,6 +8,7 @@ from textual.containers import Horizontal, VerticalScroll
 from runner.state import RunState
 from tui.outputs import OutputBook
 from tui.text import Line
+from tui.views import Moment
 from tui.widgets.devices import device_lines, devices_title
 from tui.widgets.lines import Panel
 from tui.widgets.notice import held_up
@@ -42,10 +43,11 @@ class Overview(VerticalScroll, can_focus=True):
     def on_mount(self) -> None:
         self._panels = {panel.id: panel for panel in self.query(Panel)}
         self._ranks_beat: object = None
-        self._shown: tuple[RunState, OutputBook, str | None] | None = None
+        self._shown: Moment | None = None
 
-    def show(self, state: RunState, book: OutputBook, lost: str | None) -> None:
-        """Show `state`; panels that would look the same paint nothing."""
+    def show(self, moment: Moment) -> None:
+        """Show a moment; panels that would look the same paint nothing."""
+        state, _, lost = moment
         panels = self._panels
         summary = panels["summary"]
         summary.display = state.ended is not None or lost is not None
@@ -61,8 +63,11 @@ class Overview(VerticalScroll, can_focus=True):
         if beat is None or beat != self._ranks_beat:
             self._ranks_beat = beat
             panels["ranks"].draw(partial(_ranks, state))
-        self._shown = (state, book, lost)
-        self._make_room(state, book, lost)
+        self._shown = moment
+        self._make_room(*moment)
+
+    def take_focus(self) -> None:
+        self.focus()
 
     def on_resize(self) -> None:
         """A line above or below came or went."""

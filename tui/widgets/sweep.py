@@ -11,6 +11,7 @@ from runner.sweep_figures import SweepSummary, summarise_sweep
 from runner.trials import SweepState
 from tui.sweep_words import shown_sweep
 from tui.text import Line
+from tui.views import Moment
 from tui.widgets.lines import Panel
 from tui.widgets.sweep_chart import knee_lines, scaling_lines, scaling_title, sizes_chart
 from tui.widgets.sweep_status import empty_lines, how_lines, status_lines
@@ -63,10 +64,13 @@ class SweepView(VerticalScroll, can_focus=True):
         self._state: RunState | None = None
         self._summarised: tuple[SweepState, SweepSummary] | None = None
 
-    def show(self, state: RunState) -> None:
-        """Show `state`; panels that would look the same paint nothing."""
-        self._state = state
+    def show(self, moment: Moment) -> None:
+        """Show a moment; panels that would look the same paint nothing."""
+        self._state = moment.state
         self._draw()
+
+    def take_focus(self) -> None:
+        self.focus()
 
     def on_resize(self) -> None:
         self._draw()
