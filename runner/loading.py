@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import transformers
 
+from runner import packed_linear
 from runner.config import RunConfig
 
 WEIGHTS_SHARE = 0.9
@@ -56,7 +57,10 @@ def load(config: RunConfig, model_path: str, device: torch.device) -> Loaded:
     model = transformers.AutoModelForCausalLM.from_pretrained(model_path, dtype=dtype, **arguments)
     refuse_offloading(getattr(model, "hf_device_map", None) or {}, config.gpus_per_rank)
     # Not moved any more: it is where it belongs, and a quantised or spread model would not let itself be moved.
-    return Loaded(model.eval(), tokenizer, device)
+    model = model.eval()
+    if device.type == "cpu" and not config.compile:  # the compiler has products of its own
+        packed_linear.pack(model)
+    return Loaded(model, tokenizer, device)
 
 
 def placed(device: torch.device, frees: Sequence[int]) -> dict[str, Any]:

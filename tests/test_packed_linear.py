@@ -1,0 +1,94 @@
+"""Weights laid out beforehand for a CPU's matrix kernels: the same results, the same figures of the model."""
+
+import pytest
+import torch
+import transformers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from runner import loading, packed_linear
+from runner.config import RunConfig
+from runner.packed_linear import PackedLinear, pack
+
+
+def llama(tied: bool = True) -> torch.nn.Module:
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        vocab_size=259, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=128, tie_word_embeddings=tied, attention_bias=True,
+    )  # fmt: skip
+    return transformers.LlamaForCausalLM(config).eval()
+
+
+@settings(deadline=None)  # the first product of a shape makes its kernel
+@given(
+    rows=st.integers(1, 40),
+    inside=st.integers(1, 80),
+    out=st.integers(1, 80),
+    bias=st.booleans(),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16]),
+)
+def test_a_packed_layer_computes_what_the_layer_does(
+    rows: int, inside: int, out: int, bias: bool, dtype: torch.dtype
+) -> None:
+    layer = torch.nn.Linear(inside, out, bias=bias, dtype=dtype)
+    given_rows = torch.randn(rows, 2, inside, dtype=dtype)
+    with torch.inference_mode():
+        close = 1e-5 if dtype is torch.float32 else 3e-2
+        torch.testing.assert_close(
+            PackedLinear(layer, shared=False)(given_rows), layer(given_rows), atol=close, rtol=close
+        )
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_packed_model_computes_and_counts_what_it_did_before(tied: bool) -> None:
+    model, packed = llama(tied), llama(tied)
+    assert pack(packed) == 2 * 7 + 1
+    ids = torch.arange(24).reshape(2, 12)
+    with torch.inference_mode():
+        torch.testing.assert_close(packed(ids).logits, model(ids).logits, atol=1e-5, rtol=1e-4)
+    assert packed.num_parameters() == model.num_parameters()
+    assert packed.dtype == model.dtype
+    assert packed.device == model.device
+    embedding, output = packed.get_input_embeddings(), packed.get_output_embeddings()
+    assert (embedding.weight is output.weight) == tied
+
+
+def test_only_weights_that_others_use_too_are_held_twice() -> None:
+    packed = llama(tied=True)
+    pack(packed)
+    held = {name for name, parameter in packed.named_parameters() if parameter.device.type != "meta"}
+    assert {name for name in held if "proj.weight" in name} == set()
+    assert "model.embed_tokens.weight" in held
+
+
+def test_layers_of_other_types_stay_as_they_are() -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(8, 8, dtype=torch.float64), torch.nn.ReLU())
+    assert pack(model) == 0
+    assert type(model[0]) is torch.nn.Linear
+
+
+def test_where_the_kernels_are_missing_nothing_is_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(*_: object) -> None:
+        raise NotImplementedError("no such operator")
+
+    monkeypatch.setattr(torch.ops.mkldnn, "_reorder_linear_weight", missing)
+    model = llama()
+    assert pack(model) == 0
+    assert not any(isinstance(module, PackedLinear) for module in model.modules())
+
+
+def test_kernels_that_compute_something_else_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", lambda rows, *_: rows.new_zeros(*rows.shape[:-1], 32))
+    assert pack(llama()) == 0
+
+
+def test_a_model_that_is_loaded_for_the_cpu_is_packed_unless_it_is_compiled(tmp_path, monkeypatch) -> None:
+    llama().save_pretrained(tmp_path)
+    monkeypatch.setattr(
+        transformers.AutoTokenizer, "from_pretrained", lambda *_, **__: type("T", (), {"pad_token_id": 0})
+    )
+    for asked, expected in (({}, True), ({"compile": True}, False)):
+        config = RunConfig(prompts="p", device="cpu", **asked)
+        model = loading.load(config, str(tmp_path), torch.device("cpu")).model
+        assert any(isinstance(module, packed_linear.PackedLinear) for module in model.modules()) == expected
