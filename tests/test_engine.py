@@ -270,10 +270,11 @@ def test_rows_are_not_failed_one_by_one_by_a_submission_after_the_step_that_fail
 
 
 def test_what_is_in_flight_is_abandoned_when_asked(model):
-    one = make(model, kind=ContinuousEngine, ignore_eos=True)
+    # More than can be done between two looks at whether it is still wanted.
+    one = make(model, kind=ContinuousEngine, ignore_eos=True, max_new_tokens=100, batch_size=1)
     calls = iter([False, True])
     with pytest.raises(Cancelled):
-        one.generate(prompts("a"), cancelled=lambda: next(calls))
+        one.generate(prompts(*"abcdefgh"), cancelled=lambda: next(calls))
     assert one.in_flight == 0
 
 
