@@ -1,13 +1,14 @@
 """rankdeck by itself against llama.cpp on the same prompts and cores, at llama.cpp's best number of sequences.
 
     python -m tests.benchmarks.against_llama_cpp [--case a|b] [--length natural|fixed] [--repeats 1]
-        [--parallel 1,4,8,16,32] [--precisions q4_1,f32] [--llama-python PYTHON]
+        [--parallel 1,4,8,16,32] [--precisions q4_1,f32] [--dtypes float32,bfloat16] [--llama-python PYTHON]
 
 llama.cpp reads the demo model's own GGUF, which is quantised (Q4_1, four bits a weight); `f32` and `f16` are the same
 weights written out, so that f32 computes what rankdeck does (but keys and values are kept in f16, llama.cpp's default).
 It decodes greedily, `--parallel` sequences at a time,
-the next prompt taking the place of one that ended (llama_cpp_alone.py). rankdeck runs with its defaults: float32. An
-answer of the quantised model may differ from the other's, so compare tokens/s, and seconds only in fixed length.
+the next prompt taking the place of one that ended (llama_cpp_alone.py). rankdeck runs with its defaults, which is
+float32 on a CPU, and with `--dtype bfloat16` beside it, whose weights take as many bits as those of f16. An
+answer of another precision may differ from the other's, so compare tokens/s, and seconds only in fixed length.
 
 Needs llama-cpp-python in some Python; where this one has none, name that one with --llama-python:
 
@@ -67,6 +68,10 @@ def converted(python: str, gguf: Path, precision: str) -> Path:
     return target
 
 
+def _ours(job: sides.Job, dtype: str, folder: Path) -> Callable[[], sides.Figures]:
+    return lambda: sides.rankdeck(job, {"dtype": dtype}, folder)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     sides.add_job_arguments(parser)
@@ -74,6 +79,9 @@ def main() -> None:
     parser.add_argument("--parallel", default="1,4,8,16,32", help="sequences at a time")
     parser.add_argument("--threads", type=int, default=launcher.usable_cores())
     parser.add_argument("--precisions", default="q4_1,f32", help=f"some of {','.join(PRECISIONS)}")
+    parser.add_argument(
+        "--dtypes", default="float32,bfloat16", help="of rankdeck; the first is what all is compared with"
+    )
     parser.add_argument("--llama-python", default=sys.executable, help="a Python that has llama_cpp")
     options = parser.parse_args()
     precisions = options.precisions.split(",")
@@ -97,10 +105,11 @@ def main() -> None:
             return lambda: sides.printed_figures(command, os.environ)
 
         numbers = [int(number) for number in options.parallel.split(",")]
-        known = {"rankdeck": lambda: sides.rankdeck(job, {}, folder)}
+        ours = [f"rankdeck {dtype}" for dtype in options.dtypes.split(",")]
+        known = {name: _ours(job, name.split()[1], folder) for name in ours}
         known |= {f"{precision} x {number}": llama(precision, number) for precision in precisions for number in numbers}
         done = sides.rounds(known, options.repeats)
-    figures = sides.compared(done, "rankdeck")
+    figures = sides.compared(done, ours[0])
     median = {name: statistics.median(rates) for name, rates in figures["tokens_per_second"].items()}
     best = {}
     for precision in precisions:
@@ -108,7 +117,7 @@ def main() -> None:
         best[precision] = {
             "side": name,
             "tokens_per_second": median[name],
-            "rankdeck_over_it": round(median["rankdeck"] / median[name], 3),
+            "rankdeck_over_it": {ours_name: round(median[ours_name] / median[name], 3) for ours_name in ours},
         }
     version = done[-1][f"{precisions[0]} x {numbers[0]}"]["version"]
     sides.finish("against_llama_cpp", best=best, llama_cpp_python=version, **figures, **vars(options))
