@@ -100,7 +100,7 @@ async def test_it_plays_from_the_start_to_the_end_and_the_summary_stays_until_q(
         (["9", "0"], 0),
         (["9", "left"], "length - 10"),
         (["2", "left"], 20),  # whatever view has the focus
-        (["4", "right"], 40),
+        (["3", "right"], 40),
     ],
 )
 async def test_keys_seek(keys: list[str], position: float | str) -> None:

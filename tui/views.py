@@ -71,8 +71,8 @@ def _log() -> Widget:
 VIEWS: tuple[ViewEntry, ...] = (
     ViewEntry("overview", "1", "Overview", "Speed, progress, GPUs, ranks", _overview),
     ViewEntry("outputs", "2", "Outputs", "Every answer as it arrives", _outputs),
-    ViewEntry("sweep", "4", "Sweep", "What was measured of batch sizes and numbers of ranks", _sweep),
-    ViewEntry("log", "5", "Log", "What the supervisor and the ranks say", _log),
+    ViewEntry("sweep", "3", "Sweep", "What was measured of batch sizes and numbers of ranks", _sweep),
+    ViewEntry("log", "4", "Log", "What the supervisor and the ranks say", _log),
 )
 
 
