@@ -24,6 +24,13 @@ STYLES = {
     "axis": "$quiet",
     "mark": "$mark",
     "mark-on-chart": "$mark on $chart",
+    "prefill": "$accent",
+    "decode": "$chart",
+    "decode-label": "bold $background on $chart",
+    "decode-here": "$success",
+    "decode-here-label": "bold $background on $success",
+    "waiting": "$mark",
+    "loading": "$quiet",
     "cursor": "$block-cursor-foreground on $block-cursor-background",
     **{f"rank-{number}": f"bold $rank-{number}" for number in range(RANK_COLOURS)},
 }

@@ -149,7 +149,9 @@ class RunScreen(Screen[None]):
         self._header.show([header_line(state, width)])
         notice = self._notice_lines(width) if lost is None else []
         _show_if_any(self._notice, notice)
-        _show_if_any(self._advice, self._advise(width) if self._room_for_advice(notice) else [])
+        # The timeline says what it shows in words of its own, advice among them.
+        advised = self.view != "timeline" and self._room_for_advice(notice)
+        _show_if_any(self._advice, self._advise(width) if advised else [])
         as_view(self.query_one(f"#{self.view}")).show(self._moment)
 
     def _notice_lines(self, width: int) -> list[Line]:
