@@ -11,7 +11,7 @@ from typing import NamedTuple
 from runner.advice import advise
 from runner.lanes import end_of, idle_tail
 from runner.state import RunState
-from runner.timeline import Span
+from runner.timeline import LOADING, Span
 
 SLOWER = 1.25
 """So many times the others' seconds per decode step make a rank a slow one."""
@@ -55,7 +55,37 @@ def findings(state: RunState) -> tuple[Finding, ...]:
     if slow:
         # Rounds mean little where one rank takes fewer batches than the others.
         uneven = []
-    return (*slow, *uneven, *tail)
+    return (*_lost(state), *slow, *uneven, *tail)
+
+
+# --- a lost rank --------------------------------------------------------------------------------
+
+
+def _lost(state: RunState) -> Iterator[Finding]:
+    """What a lost rank has cost so far: batches in vain, and the way back to the next batch."""
+    lanes = state.timeline.lanes
+    lost = [rank for rank, lane in enumerate(lanes) for span in lane.spans if span.kind == "down"]
+    if not lost or state.seconds <= 0:
+        return
+    end = end_of(state)
+    away = [_away_seconds([*lane.spans, *([lane.open] if lane.open is not None else [])], end) for lane in lanes]
+    mean, so_far = sum(away) / len(away), "" if state.ended is not None else " so far"
+    share = min(1.0, mean / state.seconds)
+    yield Finding(
+        "rank lost",
+        f"{ranks_words(sorted(set(lost))).capitalize()} {'was' if len(set(lost)) == 1 else 'were'} lost: batches in "
+        f"vain and launching the ranks again took {mean:.1f} s, {share:.0%} of the run{so_far}.",
+        tuple(sorted(set(lost))),
+    )
+
+
+def _away_seconds(spans: list[Span], end: float) -> float:
+    """Seconds of a rank that went into batches that were lost, and into loading a second time."""
+    return sum(
+        (end if number == len(spans) - 1 and span.ended <= span.began else span.ended) - span.began
+        for number, span in enumerate(spans)
+        if span.kind in ("lost", "down") or (span.attempt > 1 and span.kind in (*LOADING, "ready"))
+    )
 
 
 # --- a slow rank --------------------------------------------------------------------------------
@@ -133,7 +163,7 @@ def _slow_rank(state: RunState) -> Iterator[Finding]:
     yield Finding(
         "slow rank",
         f"Rank {slow.rank} is slow: {step_words(mine)} per decode step, {slow.ratio:.1f} x {others} "
-        f"{step_words(theirs)} at like rows; its {slow.batches} batches took {more:.1f} s longer for it.",
+        f"{step_words(theirs)} at like rows; its {slow.batches} batches took {more:.1f} s longer.",
         (slow.rank,),
     )
 

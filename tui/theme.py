@@ -25,6 +25,7 @@ STYLES = {
     "mark": "$mark",
     "mark-on-chart": "$mark on $chart",
     "prefill": "$accent",
+    "busy": "$busy",
     "decode": "$chart",
     "decode-label": "bold $background on $chart",
     "decode-here": "$success",
@@ -57,13 +58,14 @@ def variable_defaults(dark: bool, ansi: bool) -> dict[str, str]:
             **_ranks(tuple(f"ansi_{name}" for name in names)),
             "track": "ansi_bright_black",
             "chart": "ansi_cyan",
+            "busy": "ansi_blue",
             "quiet": "ansi_default",
             "mark": "ansi_default",
         }
     colours = _ON_DARK if dark else _ON_LIGHT
     track, quiet, chart = ("#3b4654", "#8b98a8", "#3b9e90") if dark else ("#c3ccd6", "#5b6875", "#3a9d90")
-    mark = "#d9e1ea" if dark else "#1c2630"
-    return {**_ranks(colours), "track": track, "quiet": quiet, "chart": chart, "mark": mark}
+    mark, busy = ("#d9e1ea", "#3f6f9f") if dark else ("#1c2630", "#6f9cc9")
+    return {**_ranks(colours), "track": track, "quiet": quiet, "chart": chart, "mark": mark, "busy": busy}
 
 
 DARK = Theme(

@@ -57,6 +57,7 @@ class TimelineView(Vertical, can_focus=True):
         _key("Z", "zoom(-1)", "zoom_out", "Zoom out", "Twice as many seconds"),
         _key("H", "pan(-1)", "pan_left", "Pan left", "Half a width back in time"),
         _key("L", "pan(1)", "pan_right", "Pan right", "Half a width on in time"),
+        _key("n", "finding", "finding", "What stands out", "To the next rank that the sentences above are about"),
         _key("w", "whole", "whole", "Whole run", "The whole run, with or without the loading before it"),
         _key("f", "follow", "follow", "Follow", "Follow the run; the cursor stands on the newest batch"),
     ]
@@ -72,7 +73,7 @@ class TimelineView(Vertical, can_focus=True):
 
     def on_mount(self) -> None:
         self._panel = self.query_one("#timeline-panel", Panel)
-        self._panel.border_subtitle = "h l batch, j k rank, z Z zoom, H L pan, w whole, f follow"
+        self._panel.border_subtitle = "h l batch, j k rank, n stands out, z Z zoom, H L pan, w whole, f follow"
 
     def on_resize(self) -> None:
         self.call_after_refresh(self._draw)
@@ -182,6 +183,12 @@ class TimelineView(Vertical, can_focus=True):
     def action_whole(self) -> None:
         shown_whole = self.look.zoom == 0 and self.look.left is None
         self._turn(zoom=0, left=None, loading=not self.look.loading if shown_whole else self.look.loading)
+
+    def action_finding(self) -> None:
+        """In the order of the ranks, the one after the cursor's."""
+        ranks = sorted({rank for found in self._found[1] for rank in found.ranks})
+        if ranks:
+            self._turn(rank=next((rank for rank in ranks if rank > self.look.rank), ranks[0]))
 
     def action_follow(self) -> None:
         self._turn(at=None, left=None)

@@ -52,14 +52,14 @@ def _mean(percents: Sequence[int | None]) -> float | None:
 
 
 def busy_line(points: Sequence[tuple[float, float | None]], shown: Window, width: int) -> Line:
-    """A row of exactly `width` cells from 0 to 100%; nothing where nothing is known."""
+    """A row of exactly `width` cells from 0 to 100%, with a gap to the row above; blank where nothing is known."""
     inside = [
         HistoryPoint(at - shown.left, value)
         for at, value in points
         if value is not None and shown.left <= at <= shown.right
     ]
     values = columns(inside, width, shown.seconds)
-    return ((("".join(_eighth(value, 100.0) for value in values)), "bar"),)
+    return ((("".join(_eighth(value, 100.0) for value in values)), "busy"),)
 
 
 def mean_busy(points: Sequence[tuple[float, float | None]], shown: Window) -> str:
@@ -69,7 +69,7 @@ def mean_busy(points: Sequence[tuple[float, float | None]], shown: Window) -> st
 
 
 def _eighth(value: float | None, maximum: float) -> str:
-    return " " if value is None else _EIGHTHS[max(1, min(8, round(value / maximum * 8)))]
+    return " " if value is None else _EIGHTHS[max(1, min(7, round(value / maximum * 7)))]
 
 
 def rate_lines(state: RunState, shown: Window, width: int, height: int, label: int) -> list[Line]:

@@ -14,7 +14,7 @@ Cell = tuple[str, str]
 PREFILL, DECODE, IDLE, WAITING, LOAD, LOST = "▓", "█", "·", "░", "▒", "✗"
 _HEIGHTS = " ▁▂▃▄▅▆▇█"
 
-LEGEND = (
+LEGEND: tuple[tuple[str, str, str], ...] = (
     (PREFILL, "prefill", "prefill"),
     (DECODE, "decode", "decode"),
     (IDLE, "dim", "idle"),
@@ -24,6 +24,11 @@ LEGEND = (
     (WAITING, "waiting", "waiting"),
 )
 """Sign, style and word of each kind, the most telling first."""
+
+LOADING_LEGEND: tuple[tuple[str, str, str], ...] = (
+    (LOAD, "loading", "loading"),
+    (WAITING, "waiting", "waiting for the other ranks"),
+)
 
 FROM_CELLS = 3
 """A batch of fewer cells has no cell of prefill: there would be nothing else to see."""
@@ -81,6 +86,10 @@ def _fill(
     for glyph, row in zip(glyphs, rows, strict=True):
         row[start:stop] = [(glyph, style)] * (stop - start)
     begins_here = segment.began >= shown.left
+    if segment.kind in LOADING and begins_here and stop - start >= FROM_CELLS:
+        # One phase of loading from the next.
+        for row in rows:
+            row[start] = ("│", style)
     if segment.kind == "batch" and begins_here and stop - start >= FROM_CELLS:
         until = shown.column(segment.began + segment.prefill, width)
         # One that is not over may be all prefill so far; else the batch is mostly decode steps.

@@ -14,7 +14,7 @@ from runner.state import RunState
 from tui.text import Line, cut, fit, line_width, pad, percent, rate, visible, wrap
 from tui.theme import rank_style
 from tui.widgets.timeline_charts import busy_line, busy_series, mark_line, mean_busy, rate_lines, rate_words
-from tui.widgets.timeline_lanes import LEGEND, lane_cells
+from tui.widgets.timeline_lanes import LEGEND, LOADING_LEGEND, lane_cells
 from tui.widgets.timeline_window import Look, Window, at_cursor, axis, joined, tick_words, window
 from tui.widgets.timeline_words import explained
 
@@ -25,7 +25,7 @@ WIDE, RIGHT, RIGHT_WIDE = 90, 6, 14
 """Cells on the right: idle, and where it is wide tokens/s before it."""
 
 TALL, LOW = 20, 14
-MOST_CHART, MOST_BUSY = 12, 8
+MOST_CHART, MOST_BUSY = 16, 8
 
 
 class Plan(NamedTuple):
@@ -50,7 +50,7 @@ def plan(state: RunState, look: Look, width: int, height: int, has_rounds: bool)
     rest = max(1, height - findings - header - words - 2)  # less axis and legend
     charts = 2 if rest >= 4 else 0
     wanted = charts if rest < 12 else 6 if rest < 24 else 10
-    each = next((each for each in (4, 3, 2) if ranks * each + wanted <= rest), 1)
+    each = next((each for each in (5, 4, 3, 2) if ranks * each + wanted <= rest), 1)
     lanes = max(1, min(ranks, (rest - min(wanted, max(charts, rest - ranks))) // each))
     left = rest - lanes * each
     series = len(busy_series(state, max(1, min(MOST_BUSY, left - 5))))
@@ -176,10 +176,10 @@ def finding_lines(state: RunState, found: tuple[Finding, ...], width: int, heigh
 def _nothing(state: RunState) -> str:
     if state.first_batch_at is None:
         return "a bar per batch from the first batch on; until then, what the ranks do on their way to it"
-    if state.ended is not None or len(state.timeline.lanes) < 2:
-        return (
-            "no rank was slower than the others, and none sat idle" if state.ended is not None else "all as it should"
-        )
+    if len(state.timeline.lanes) < 2:
+        return "one rank alone: there is none to compare it with"
+    if state.ended is not None:
+        return "no rank was slower than the others, and none sat idle at the end"
     return "so far no rank is slower than the others"
 
 
@@ -231,17 +231,20 @@ def round_cells(found: list[Round], shown: Window, width: int) -> list[tuple[str
 
 
 def legend(state: RunState, shown: Window, width: int) -> Line:
-    """The signs, and where the axis begins to count."""
-    since = "seconds since the first batch" if state.timeline.first_batch is not None else "seconds since the start"
-    before = shown.left - shown.zero
-    if state.timeline.first_batch is not None and shown.first == shown.zero and before >= 0 and shown.zero >= 0.5:
+    """The signs, and where the axis begins to count; that is left out where the signs need the room."""
+    kinds, since = LEGEND, "seconds since the first batch"
+    if state.timeline.first_batch is None:
+        kinds, since = LOADING_LEGEND, "seconds since the start"
+    elif shown.first == shown.zero >= 0.5:
         since = f"{tick_words(round(shown.zero, 1))} of loading before 0: w shows it"
-    pieces: list[tuple[str, str]] = [(" " * NAME, "")]
-    used = NAME + len(since)
-    for sign, style, word in LEGEND:
-        if used + len(word) + 5 > width:
-            break
-        pieces.extend(((sign * 2, style), (f" {word}  ", "dim")))
-        used += len(word) + 5
-    line = tuple(pieces)
-    return (*fit(line, max(0, width - len(since))), (since, "dim")) if line_width(line) < width else line
+    narrow = width < 80
+    pieces: list[tuple[str, str]] = [(" " * (2 if narrow else NAME), "")]
+    for sign, style, word in kinds:
+        piece = ((sign if narrow else sign * 2, style), (f" {word}{' ' if narrow else '  '}", "dim"))
+        if line_width((*pieces, *piece)) <= width:
+            pieces.extend(piece)
+    if line_width(tuple(pieces)) + len(since) > width:
+        since = f"w {tick_words(round(shown.zero))} of loading" if "loading" in since else ""
+    if line_width(tuple(pieces)) + len(since) > width:
+        since = ""
+    return (*fit(tuple(pieces), width - len(since)), (since, "dim"))

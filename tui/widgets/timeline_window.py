@@ -107,10 +107,10 @@ def axis(shown: Window, width: int, here: tuple[int, int] | None) -> Line:
     free = 0
     while (seconds := round(number * step, 1)) + shown.zero <= shown.right:
         column = shown.column(seconds + shown.zero, width)
-        words = "┬" + tick_words(seconds)
+        words = f"┬{tick_words(seconds)} "
         if seconds + shown.zero >= shown.left and column >= free and column + len(words) <= width:
             rule[column : column + len(words)] = words
-            free = column + len(words) + 1
+            free = column + len(words)
         number += 1
     cells = [(sign, "key" if sign == "━" else "axis") for sign in rule]
     return joined(cells)
