@@ -3,6 +3,8 @@
 import heapq
 from collections.abc import Iterable
 
+from msgspec.structs import replace
+
 from runner import protocol
 from runner.protocol import BatchResult, StepsInFlight
 from tests.scripted import Script, record
@@ -178,8 +180,6 @@ def continuous(seconds: int = 40) -> Script:
     script = PacedScript(2, prompts=200).begun()
     for position, event in enumerate(script.events):
         if isinstance(event, protocol.RankReady):
-            from msgspec.structs import replace
-
             script.events[position] = replace(event, engine="continuous")
     for rank in range(2):
         script.add(protocol.BatchStarted(rank=rank, batch=rank + 1, rows=18))

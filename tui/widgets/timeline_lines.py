@@ -15,7 +15,7 @@ from tui.text import Line, cut, fit, line_width, pad, percent, rate, visible, wr
 from tui.theme import rank_style
 from tui.widgets.timeline_charts import busy_line, busy_series, mark_line, mean_busy, rate_lines, rate_words
 from tui.widgets.timeline_lanes import LEGEND, LOADING_LEGEND, lane_cells
-from tui.widgets.timeline_window import Look, Window, at_cursor, axis, joined, tick_words, window
+from tui.widgets.timeline_window import Look, Window, at_cursor, axis, joined, window
 from tui.widgets.timeline_words import explained
 
 NAME = 9
@@ -25,7 +25,7 @@ WIDE, RIGHT, RIGHT_WIDE = 90, 6, 14
 """Cells on the right: idle, and where it is wide tokens/s before it."""
 
 TALL, LOW = 20, 14
-MOST_CHART, MOST_BUSY = 16, 8
+MOST_CHART, MOST_BUSY = 20, 8
 
 
 class Plan(NamedTuple):
@@ -210,24 +210,36 @@ def shown_rounds(state: RunState) -> list[Round]:
 def round_cells(found: list[Round], shown: Window, width: int) -> list[tuple[str, str]]:
     """A bracket over each round, with its number and how full it was."""
     cells = [(" ", "")] * width
-    for position, one in enumerate(found):
-        until = found[position + 1].began if position + 1 < len(found) else one.ended
-        start, stop = shown.column(one.began, width), shown.column(until, width)
-        if stop - start < 3:
-            continue
-        cells[start:stop] = [(sign, "axis") for sign in "├" + "─" * (stop - start - 2) + "┤"]
-        style = "warn" if one.over and one.full < 0.5 else "strong"
-        for words in (
+    edges = [shown.column(one.began, width) for one in found] + [shown.column(found[-1].ended, width)]
+    forms = [
+        (
             f" round {one.number}: {one.rows} prompts in {one.places} places, {one.full:.0%} full ",
             f" round {one.number}: {one.full:.0%} full ",
             f" round {one.number} ",
             f" {one.number} ",
-        ):
-            if len(words) + 4 <= stop - start:
-                at = start + (stop - start - len(words)) // 2
-                cells[at : at + len(words)] = [(letter, style) for letter in words]
-                break
+            "",
+        )
+        for one in found
+    ]
+    rooms = [stop - start - 4 for start, stop in pairwise(edges)]
+    # All say as much as the narrowest that is over has room for.
+    form = max(
+        (_form(words, room) for words, room, one in zip(forms, rooms, found, strict=True) if one.over), default=0
+    )
+    for words, room, one, start in zip(forms, rooms, found, edges, strict=False):
+        if room < -1:
+            continue
+        stop = start + room + 4
+        cells[start:stop] = [(sign, "axis") for sign in "├" + "─" * (stop - start - 2) + "┤"]
+        text = words[max(form, _form(words, room))]
+        at = start + (stop - start - len(text)) // 2
+        cells[at : at + len(text)] = [(letter, "warn" if one.over and one.full < 0.5 else "strong") for letter in text]
     return cells
+
+
+def _form(words: tuple[str, ...], room: int) -> int:
+    """The fullest form that fits; the last one is empty."""
+    return next((number for number, text in enumerate(words) if len(text) <= room), len(words) - 1)
 
 
 def legend(state: RunState, shown: Window, width: int) -> Line:
@@ -236,15 +248,13 @@ def legend(state: RunState, shown: Window, width: int) -> Line:
     if state.timeline.first_batch is None:
         kinds, since = LOADING_LEGEND, "seconds since the start"
     elif shown.first == shown.zero >= 0.5:
-        since = f"{tick_words(round(shown.zero, 1))} of loading before 0: w shows it"
+        since = f"w shows {shown.zero:.1f} s of loading"
     narrow = width < 80
     pieces: list[tuple[str, str]] = [(" " * (2 if narrow else NAME), "")]
     for sign, style, word in kinds:
         piece = ((sign if narrow else sign * 2, style), (f" {word}{' ' if narrow else '  '}", "dim"))
         if line_width((*pieces, *piece)) <= width:
             pieces.extend(piece)
-    if line_width(tuple(pieces)) + len(since) > width:
-        since = f"w {tick_words(round(shown.zero))} of loading" if "loading" in since else ""
     if line_width(tuple(pieces)) + len(since) > width:
         since = ""
     return (*fit(tuple(pieces), width - len(since)), (since, "dim"))

@@ -12,11 +12,11 @@ ALIKE = 1.15
 """Up to this factor a batch is said to have taken as long as others."""
 
 _LOADING_WORDS = {
-    "starting": "was being started",
-    "importing": "imported its libraries",
-    "joining": "joined the other ranks",
-    "loading": "loaded its model",
-    "warming up": "warmed up",
+    "starting": "being started",
+    "importing": "importing its libraries",
+    "joining": "joining the other ranks",
+    "loading": "loading its model",
+    "warming up": "warming up",
 }
 
 
@@ -39,7 +39,7 @@ def explained(state: RunState, rank: int, segment: Segment | None) -> str:
         return f"rank {rank} {waits} {seconds} for the other ranks"
     if segment.kind in LOADING:
         again = f", after it was launched again (attempt {span.attempt})" if span.attempt > 1 else ""
-        return f"rank {rank} {_LOADING_WORDS[segment.kind]}: {seconds}{' so far' if segment.live else ''}{again}"
+        return f"rank {rank}: {_LOADING_WORDS[segment.kind]}, {seconds}{' so far' if segment.live else ''}{again}"
     if segment.kind == "down":
         cause = state.ranks[rank].cause if rank < len(state.ranks) else None
         cause = cause or (state.loss.cause if state.loss is not None and state.loss.rank == rank else "")
