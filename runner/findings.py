@@ -163,7 +163,7 @@ def _slow_rank(state: RunState) -> Iterator[Finding]:
     yield Finding(
         "slow rank",
         f"Rank {slow.rank} is slow: {step_words(mine)} per decode step, {slow.ratio:.1f} x {others} "
-        f"{step_words(theirs)} at like rows; its {slow.batches} batches took {more:.1f} s longer.",
+        f"{step_words(theirs)}; its {slow.batches} batches took {more:.1f} s longer.",
         (slow.rank,),
     )
 
@@ -240,16 +240,11 @@ def _tail(state: RunState) -> Iterator[Finding]:
     if not idle:
         return
     longest = max(idle.values())
-    last = [rank for rank in active if tails[rank] < LEAST_TAIL_SECONDS / 5]
-    same = longest - min(idle.values()) < 0.1 * longest
-    still = f" while {ranks_words(last)} went on" if 0 < len(last) <= 4 else ""
+    up_to = "" if longest - min(idle.values()) < 0.1 * longest else "up to "
     share = sum(tails.values()) / (len(tails) * state.seconds)
-    yield Finding(
-        "tail",
-        f"{ranks_words(list(idle)).capitalize()} had no batch for {'' if same else 'up to '}the last {longest:.1f} s"
-        f"{still}: {share:.0%} of all the ranks' time.",
-        tuple(idle),
-    )
+    who = ranks_words(list(idle)).capitalize()
+    text = f"{who} idle at the end, {up_to}{longest:.1f} s: {share:.0%} of all ranks' time."
+    yield Finding("tail", text, tuple(idle))
 
 
 def ranks_words(ranks: list[int]) -> str:

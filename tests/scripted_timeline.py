@@ -141,9 +141,9 @@ def straggler(*, ended: bool = True) -> PacedScript:
     return script.pull().ended() if ended else script.pull(until=script.at + 12)  # type: ignore[return-value]
 
 
-def second_round() -> PacedScript:
+def second_round(gpus: int = 5) -> PacedScript:
     """The article's: five ranks, 20 prompts each, batches of 16: a second round of four prompts on each rank."""
-    return PacedScript(5, gpus=5).begun().split().ended()  # type: ignore[return-value]
+    return PacedScript(5, gpus=gpus).begun().split().ended()  # type: ignore[return-value]
 
 
 def even_rounds() -> PacedScript:

@@ -43,7 +43,7 @@ class Plan(NamedTuple):
 
 def plan(state: RunState, look: Look, width: int, height: int, has_rounds: bool) -> Plan:
     """The lanes come first; then what explains them, then the charts."""
-    findings = 1 if height < LOW else 2 if height < TALL + 8 and width >= 70 else 3
+    findings = 1 if height < LOW - 2 else 2 if height < TALL - 2 else 3
     words = 1 if height < LOW - 2 else 2 if width >= 100 or height < TALL else 3
     header = 1 + (has_rounds and bool(state.marks) and height >= TALL)
     ranks = max(1, len(state.timeline.lanes))
@@ -158,8 +158,12 @@ def finding_lines(state: RunState, found: tuple[Finding, ...], width: int, heigh
     """What the lanes show, in words: always as many lines, so that nothing under them moves."""
     texts = [one.text for one in found]
     style, start = ("", "▸ ")
-    if not texts and state.phase in ("running", "stopping", "ended"):
-        texts = [advice.text for advice in advise(state)[:1]]
+    told = {"rounds", *({"slow rank", "idle"} if texts else ())}
+    room = max(10, width - len(start))
+    for advice in advise(state) if state.phase in ("running", "stopping", "ended") else ():
+        used = sum(len(wrap(visible(text), room)) for text in (*texts, advice.text))
+        if advice.kind not in told and (used <= height or not texts):
+            texts.append(advice.text)
     if not texts:
         style, start = ("dim", "  ")
         texts = [_nothing(state)]
