@@ -4,6 +4,7 @@ ranks that sit idle at the end. Pure functions of the state; each says the figur
 
 from collections import defaultdict
 from collections.abc import Iterator
+from functools import cache
 from math import log
 from statistics import median
 from typing import NamedTuple
@@ -105,6 +106,7 @@ class Pace(NamedTuple):
         return self.decode_seconds / self.expected_seconds
 
 
+@cache
 def like_rows(rows: int) -> int:
     """Batches with the same number are alike in rows."""
     return round(log(max(1, rows)) / log(LIKE_ROWS))

@@ -53,11 +53,13 @@ def segments(state: RunState, rank: int) -> list[Segment]:
     found: list[Segment] = []
     at = None
     for span in lane.spans:
-        if at is not None and span.began > at:
-            found.extend(_gap(timeline, rank, at, span.began))
-        began = span.began if at is None else max(at, span.began)
-        found.append(Segment(span.kind, began, max(began, span.ended), span, _prefill(span)))
-        at = found[-1].ended
+        began, ended = span.began, span.ended
+        if at is not None and began != at:
+            if began > at:
+                found.extend(_gap(timeline, rank, at, began))
+            began = at if began < at else began
+        at = ended if ended > began else began
+        found.append(Segment(span.kind, began, at, span, _prefill(span)))
     if lane.open is not None:
         began = lane.open.began
         if at is not None and began > at:
@@ -89,6 +91,9 @@ def _live_prefill(state: RunState, rank: int, elapsed: float) -> float:
 
 def _gap(timeline: Timeline, rank: int, began: float, ended: float, *, live: bool = False) -> Iterator[Segment]:
     """A gap in pieces, cut where a pause or the rank's inactivity began or ended."""
+    if not timeline.pauses and len(timeline.active) < 2:
+        yield Segment("idle", began, ended, live=live)
+        return
     holds = [*_paused(timeline, ended), *_inactive(timeline, rank, ended)]
     edges = sorted({began, ended, *(edge for hold in holds for edge in hold[:2] if began < edge < ended)})
     pieces: list[Segment] = []

@@ -57,10 +57,14 @@ def lane_cells(
     A batch of `most_rows` is as high as the lane.
     """
     rows: list[list[Cell]] = [[(" ", "")] * width for _ in range(height)]
+    # Of a long run most segments fill no column: they are passed over as cheaply as may be.
+    left, right, scale = shown.left, shown.right, width / shown.seconds
     for position, segment in enumerate(segments):
-        if segment.ended <= shown.left or segment.began >= shown.right:
+        began, ended = segment.began, segment.ended
+        if ended <= left or began >= right:
             continue
-        start, stop = shown.column(segment.began, width), shown.column(segment.ended, width)
+        start = round((began - left) * scale) if began > left else 0
+        stop = round((ended - left) * scale) if ended < right else width
         if segment.kind in ("lost", "failed", "down") or position == here:
             start, stop = _seen(start, stop, width)
         if start < stop:

@@ -11,6 +11,9 @@ from tui.text import count, percent, rate, some
 ALIKE = 1.15
 """Up to this factor a batch is said to have taken as long as others."""
 
+NEWEST = 40
+"""So many of each lane's newest spans are looked at, to say why there was a gap and how long others took."""
+
 _LOADING_WORDS = {
     "starting": "being started",
     "importing": "importing its libraries",
@@ -64,7 +67,7 @@ _IN_VAIN = {
 def _why_idle(state: RunState, segment: Segment) -> str:
     """Whether there was work that went to others, or none."""
     lanes = state.timeline.lanes
-    began = [span.began for lane in lanes for span in (*lane.spans[-40:], *([lane.open] if lane.open else []))]
+    began = [span.began for lane in lanes for span in (*lane.spans[-NEWEST:], *([lane.open] if lane.open else []))]
     if any(moment > segment.began + 0.001 for moment in began):
         return "its next batch came only then"
     at_work = {
@@ -99,7 +102,7 @@ def _beside_others(state: RunState, rank: int, span: Span) -> str:
     alike = [
         (number, other.seconds)
         for number, lane in enumerate(state.timeline.lanes)
-        for other in lane.spans
+        for other in lane.spans[-NEWEST:]
         if other.kind == "batch" and other.joined == 1 and other is not span
         if like_rows(other.rows) == like_rows(span.rows) and other.seconds > 0
     ]
