@@ -109,7 +109,14 @@ async def test_the_number_keys_change_the_view() -> None:
         await settled(pilot)
         screen = app.screen
         assert isinstance(screen, RunScreen)
-        for key, view in (("2", "outputs"), ("4", "sweep"), ("5", "log"), ("1", "overview"), ("2", "outputs")):
+        for key, view in (
+            ("2", "outputs"),
+            ("3", "timeline"),
+            ("4", "sweep"),
+            ("5", "log"),
+            ("1", "overview"),
+            ("2", "outputs"),
+        ):
             await pilot.press(key)
             await pilot.pause()
             assert screen.view == view

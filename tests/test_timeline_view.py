@@ -6,13 +6,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from runner import protocol
 from runner.findings import findings
 from runner.state import RunState
 from tests import scripted, scripted_steering, scripted_timeline
-from tests.dashboards import dashboard, panel, settled, whole_screen
+from tests.dashboards import dashboard, panel, settled, until, whole_screen
+from tests.test_state import play
 from tui.app import RankdeckApp
+from tui.journal import SAMPLE, Journal
+from tui.replay import ReplaySource
+from tui.screens.replay import ReplayApp
 from tui.text import line_width, plain
 from tui.theme import STYLES
+from tui.widgets.lines import Panel
 from tui.widgets.timeline import TimelineView
 from tui.widgets.timeline_lines import timeline_lines
 from tui.widgets.timeline_window import Look, axis, window
@@ -35,6 +41,18 @@ STATES: dict[str, RunState] = {
     "inactive": scripted_steering.one_of_two().state,
     "failed": scripted.failed().state,
     "completed": scripted.completed().state,
+    "fewer ranks": play(
+        protocol.RunTakenUp(
+            at=scripted.START + 900,
+            config=scripted.config(1),
+            completed=30,
+            failed=0,
+            prompt_tokens=300,
+            output_tokens=1200,
+        ),
+        protocol.RanksLaunched(at=scripted.START + 901, attempt=2, world_size=1),
+        state=scripted_timeline.straggler(ended=False).state,
+    ),
 }
 
 
@@ -276,4 +294,45 @@ async def test_nothing_is_cut_off_at_any_size(size: tuple[int, int]) -> None:
         await pilot.pause()
         text = whole_screen(app)
         for words in ("rank 4", "round 2", "tok/s", "decode", "#6 on rank 0"):
+            assert words in text
+
+
+async def test_a_click_on_a_batch_puts_the_cursor_on_it() -> None:
+    app = dashboard(scripted_timeline.straggler())
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(pilot)
+        await pilot.press("3")
+        await pilot.pause()
+        lines = whole_screen(app).split("\n")
+        row = next(number for number, line in enumerate(lines) if "#8 x16" in line)
+        await pilot.click(offset=(lines[row].index("#8"), row))
+        assert said(app).startswith("#8 on rank 2")
+        await pilot.click(offset=(4, row))
+        assert said(app).startswith("#8 on rank 2")
+
+
+async def test_in_a_replay_the_arrows_are_the_transports_and_h_and_l_move_the_cursor() -> None:
+    source = ReplaySource(Journal(SAMPLE), position=45.0, playing=False)
+    app = ReplayApp(source)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await until(pilot, lambda: source.caught_up and app.run_is_shown)
+        await pilot.press("3", "h")
+        await pilot.pause()
+        before = app.screen.query_one(TimelineView).look
+        assert before.at is not None
+        await pilot.press("left")
+        assert source.transport.position == 35.0
+        assert app.screen.query_one(TimelineView).look == before
+        await pilot.press("0")
+        assert source.transport.position == 0.0
+
+
+async def test_every_key_of_the_timeline_is_in_the_help() -> None:
+    app = dashboard(scripted_timeline.straggler())
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settled(pilot)
+        await pilot.press("3", "question_mark")
+        await pilot.pause()
+        text = plain(app.screen.query_one("#help-lines", Panel).lines)
+        for words in ("The batch or gap before", "Half as many seconds", "The whole run", "To the next rank that"):
             assert words in text

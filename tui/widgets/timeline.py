@@ -6,13 +6,14 @@ from typing import ClassVar
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
+from textual.events import Click
 
 from runner.findings import Finding, findings
 from runner.lanes import Segment, segments
 from runner.state import RunState
 from tui.views import Moment
 from tui.widgets.lines import Panel
-from tui.widgets.timeline_lines import plan, shown_rounds, timeline_lines
+from tui.widgets.timeline_lines import plan, shown_rounds, spot, timeline_lines
 from tui.widgets.timeline_window import CLOSEST_SECONDS, Look, at_cursor, tick_words, window
 
 LEAST_SECONDS = 0.05
@@ -90,6 +91,15 @@ class TimelineView(Vertical, can_focus=True):
 
     def take_focus(self) -> None:
         self.focus()
+
+    def on_click(self, event: Click) -> None:
+        """The batch that is clicked on is the one under the cursor."""
+        inside = event.get_content_offset(self._panel)
+        if self._state is None or inside is None:
+            return
+        found = spot(self._state, self.look, *self._panel.content_size, *inside)
+        if found is not None and found[0] < len(self._state.timeline.lanes):
+            self._turn(rank=found[0], at=found[1])
 
     def _findings(self, state: RunState) -> tuple[Finding, ...]:
         """Made again only when a batch began or ended: a tick changes none."""

@@ -113,6 +113,17 @@ def most_rows(state: RunState) -> int:
     return max(state.batch_size, max(fullest, default=0))
 
 
+def spot(state: RunState, look: Look, width: int, height: int, x: int, y: int) -> tuple[int, float] | None:
+    """The rank and the moment that are drawn at a cell; None outside the lanes."""
+    parts = plan(state, look, width, height, bool(shown_rounds(state)))
+    line, column = y - parts.findings - parts.header, x - NAME
+    plot = width - NAME - (RIGHT_WIDE if width >= WIDE else RIGHT)
+    if not 0 <= line < parts.lanes * parts.each or not 0 <= column < plot:
+        return None
+    shown = window(state, look)
+    return parts.first + line // parts.each, shown.left + (column + 0.5) / plot * shown.seconds
+
+
 def _row(left: Line, middle: Line, right: Line) -> Line:
     return (*fit(left, NAME), *middle, *right)
 
@@ -180,6 +191,8 @@ def finding_lines(state: RunState, found: tuple[Finding, ...], width: int, heigh
 def _nothing(state: RunState) -> str:
     if state.first_batch_at is None:
         return "a bar per batch from the first batch on; until then, what the ranks do on their way to it"
+    if state.sweep is not None and (state.sweeping or not state.sweep.plan.outputs):
+        return "a sweep: its trials turn batch size and ranks; the Sweep view has what they measured"
     if len(state.timeline.lanes) < 2:
         return "one rank alone: there is none to compare it with"
     if state.ended is not None:

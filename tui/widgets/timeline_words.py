@@ -4,7 +4,7 @@ from statistics import median
 
 from runner.findings import like_rows, ranks_words
 from runner.lanes import Segment
-from runner.state import RunState
+from runner.state import RankState, RunState
 from runner.timeline import LOADING, Span
 from tui.text import count, percent, rate, some
 
@@ -44,17 +44,23 @@ def explained(state: RunState, rank: int, segment: Segment | None) -> str:
         again = f", after it was launched again (attempt {span.attempt})" if span.attempt > 1 else ""
         return f"rank {rank}: {_LOADING_WORDS[segment.kind]}, {seconds}{' so far' if segment.live else ''}{again}"
     if segment.kind == "down":
-        cause = state.ranks[rank].cause if rank < len(state.ranks) else None
-        cause = cause or (state.loss.cause if state.loss is not None and state.loss.rank == rank else "")
+        cause = _flying(state, rank).cause or (
+            state.loss.cause if state.loss is not None and state.loss.rank == rank else ""
+        )
         then = "" if segment.live else f"; {seconds} later the ranks were launched again"
         return f"rank {rank} was lost{f': {cause}' if cause else ''}{then}"
     if segment.kind in ("lost", "failed", "stopped"):
         return f"#{span.batch} on rank {rank}: {_IN_VAIN[segment.kind].format(seconds, some(span.rows, 'prompt'))}"
     if span.joined > 1:
         return _joined(rank, segment, span)
-    if segment.kind == "stint" or state.ranks[rank].continuous:
+    if segment.kind == "stint" or _flying(state, rank).continuous:
         return _stint(state, rank, segment, span)
     return _live(state, rank, segment, span) if segment.live else _batch(state, rank, segment, span)
+
+
+def _flying(state: RunState, rank: int) -> RankState:
+    """A run that was taken up again with fewer ranks has more lanes than ranks."""
+    return state.ranks[rank] if rank < len(state.ranks) else RankState(rank=rank)
 
 
 _IN_VAIN = {
@@ -118,7 +124,7 @@ def _beside_others(state: RunState, rank: int, span: Span) -> str:
 
 
 def _live(state: RunState, rank: int, segment: Segment, span: Span) -> str:
-    flying = state.ranks[rank]
+    flying = _flying(state, rank)
     most = f" of {state.config.max_new_tokens}" if state.config is not None else ""
     start = f"#{span.batch} on rank {rank}: {some(span.rows, 'prompt')}, in its hand for {segment.seconds:.1f} s"
     if flying.phase == "prefill":
@@ -130,7 +136,7 @@ def _stint(state: RunState, rank: int, segment: Segment, span: Span) -> str:
     """A continuous rank has one batch, whose rows come and go; it is shown account by account."""
     work = span.work
     if segment.live or work is None:
-        rows = state.ranks[rank].rows_at_once
+        rows = _flying(state, rank).rows_at_once
         at_once = "" if rows is None else f", {some(rows, 'row')} at once now"
         return f"continuous rank {rank}: {segment.seconds:.1f} s since its last account{at_once}"
     at_once = f", {work.row_steps / work.steps:.1f} rows at once on average" if work.steps else ""
