@@ -19,7 +19,7 @@ from tui.screens.help import HelpScreen
 from tui.screens.leave import LeaveScreen
 from tui.screens.run import RunScreen
 from tui.text import plain
-from tui.widgets.answers import AnswerList
+from tui.widgets.answer_list import AnswerList
 from tui.widgets.lines import Lines, Panel
 
 # --- one direction ----------------------------------------------------------------------------

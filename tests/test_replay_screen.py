@@ -17,7 +17,7 @@ from tui.replay import ReplaySource, Rewinder, Transport
 from tui.screens.help import HelpScreen
 from tui.screens.replay import ReplayApp
 from tui.text import plain
-from tui.widgets.answers import AnswerList
+from tui.widgets.answer_list import AnswerList
 from tui.widgets.lines import Lines, Panel
 from tui.widgets.transport import transport_line
 

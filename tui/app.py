@@ -198,6 +198,12 @@ class RankdeckApp(App[Leave]):
         self._book.load(records)
         self._dirty = True
 
+    def stored_answers(self) -> Iterable[OutputRecord] | None:
+        """Every answer on disk, read as it is asked for; None where only what was heard is known."""
+        if self._earlier is None or self._source is None:
+            return None
+        return self._earlier(self._source.directory)
+
     # --- state out ---------------------------------------------------------------------------
 
     def _repaint(self) -> None:

@@ -24,6 +24,8 @@ STYLES = {
     "axis": "$quiet",
     "mark": "$mark",
     "mark-on-chart": "$mark on $chart",
+    "match": "reverse $accent",
+    "match-here": "bold reverse underline $primary",
     "cursor": "$block-cursor-foreground on $block-cursor-background",
     **{f"rank-{number}": f"bold $rank-{number}" for number in range(RANK_COLOURS)},
 }
