@@ -64,5 +64,6 @@ def beginning(text: str, finds: Finds, width: int) -> str:
     found = finds.search(text, 0, SOUGHT_CHARACTERS) if finds is not None else None
     if found is None or found.end() <= width:
         return text[: 4 * width]
-    start = max(0, found.start() - width // 4)
+    room = max(0, width - 2 - (found.end() - found.start()))
+    start = max(0, found.start() - min(width // 4, room))
     return (ELLIPSIS if start else "") + text[start : start + 4 * width]

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from runner.protocol import FinishReason, OutputRecord
 from tui.outputs import ListOrder, OutputBook
 from tui.query import Language, Name, Query, choice, contains, exactly, numbers
-from tui.text import Line, cut_middle, line_width, visible
+from tui.text import Line, cut_middle, line_width, some, visible
 
 AnswerQuery = Query[OutputRecord]
 
@@ -198,7 +198,7 @@ class Selection:
 def listing_title(selection: Selection, width: int) -> Line:
     """How many answers there are and are shown, of which query, and in what order; the least needed goes first."""
     book, query = selection.listing.book, selection.query
-    total = f"{len(book):,} answer{'' if len(book) == 1 else 's'}"
+    total = some(len(book), "answer")
     order = "as they came" if selection.order == "arrival" else "in input order"
     shown = f", {len(selection):,} shown" if query else ""
     if query and not selection.listing.complete:
@@ -223,7 +223,7 @@ def nothing_listed(selection: Selection, width: int) -> str:
     if not len(selection.listing.book):
         return "answers are listed here as they arrive"
     if not selection.listing.complete:
-        return f"looking through {len(selection.listing.book):,} answers"
+        return f"looking through {some(len(selection.listing.book), 'answer')}"
     before, after = "no answer matches ", "; esc clears"
     room = max(8, width - line_width(((before + after, ""),)))
     return before + cut_middle(visible(selection.query.text), room) + after

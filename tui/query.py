@@ -9,7 +9,7 @@ word. What names there are is said by whoever has something to filter, as a Lang
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 Subject = TypeVar("Subject")
 Test = Callable[[Subject], bool]
@@ -22,7 +22,14 @@ Raises:
 
 
 class QueryError(ValueError):
-    """A query that cannot be understood: the text says which term, why, and what to write instead."""
+    """A query that cannot be understood: the text says which term, why, and what to write instead.
+
+    `rest` is the query without the terms that are wrong: who is still typing is not to lose the others.
+    """
+
+    def __init__(self, why: str) -> None:
+        super().__init__(why)
+        self.rest: Query[Any] = Query()
 
 
 @dataclass(frozen=True)
@@ -75,30 +82,45 @@ class Language(Generic[Subject]):
         Raises:
             QueryError: a term cannot be understood.
         """
-        tests: list[Test[Subject]] = []
-        words: list[tuple[str, bool]] = []
-        found: list[str] = []
+        terms = _Terms[Subject]([], [], [], [])
+        wrong: QueryError | None = None
         for term in _TERM.finditer(text):
-            wanted, name, value = not term["minus"], term["name"], term["quoted"] or term["plain"] or ""
-            if term["number"] is not None and self.number_sign is not None:
-                name, value = self.number_sign, term["number"]
-            elif term["number"] is not None:
-                value = f"#{term['number']}"
-            if name is None:
-                if not value:
-                    if term["minus"]:
-                        raise QueryError("- leaves out what follows it, as in -finish:stop")
-                    continue
-                words.append((value.lower(), wanted))
-                if wanted:
-                    found.append(value)
-                continue
+            try:
+                self._read(term, terms)
+            except QueryError as error:
+                wrong = wrong or error
+        found = "|".join(map(re.escape, sorted(terms.found, key=len, reverse=True)))
+        query = Query(
+            " ".join(terms.texts),
+            tuple(terms.tests),
+            tuple(terms.words),
+            self.text_of,
+            re.compile(found, re.IGNORECASE) if found else None,
+        )
+        if wrong is not None:
+            wrong.rest = query
+            raise wrong
+        return query
+
+    def _read(self, term: re.Match[str], into: "_Terms[Subject]") -> None:
+        wanted, name, value = not term["minus"], term["name"], term["quoted"] or term["plain"] or ""
+        if term["number"] is not None:
+            name, value = self.number_sign, term["number"] if self.number_sign else f"#{term['number']}"
+        if name is not None:
             known = self._name(name, term[0])
-            tests.append(_test(known, value, term[0]) if wanted else _but_not(_test(known, value, term[0])))
+            test = _test(known, value, term[0])
+            into.tests.append(test if wanted else _but_not(test))
             if wanted and known.marks:
-                found.append(value)
-        finds = re.compile("|".join(map(re.escape, sorted(found, key=len, reverse=True))), re.IGNORECASE)
-        return Query(" ".join(text.split()), tuple(tests), tuple(words), self.text_of, finds if found else None)
+                into.found.append(value)
+        elif value:
+            into.words.append((value.lower(), wanted))
+            if wanted:
+                into.found.append(value)
+        elif term["minus"]:
+            raise QueryError("- leaves out what follows it, as in -word")
+        else:
+            return
+        into.texts.append(term[0])
 
     def _name(self, name: str, term: str) -> Name[Subject]:
         try:
@@ -106,6 +128,15 @@ class Language(Generic[Subject]):
         except KeyError:
             known = ", ".join(self.names)
             raise QueryError(f'{name}: is none of {known}; as text, write "{term.lstrip("-")}"') from None
+
+
+class _Terms(NamedTuple, Generic[Subject]):
+    """What was read of a query so far."""
+
+    texts: list[str]
+    tests: list[Test[Subject]]
+    words: list[tuple[str, bool]]
+    found: list[str]
 
 
 def _test(name: Name[Subject], value: str, term: str) -> Test[Subject]:

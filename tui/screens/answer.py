@@ -14,7 +14,7 @@ from textual.widgets import Footer
 
 from runner.protocol import OutputRecord
 from tui.listing import Selection
-from tui.widgets.answer_actions import AnswerActions
+from tui.widgets.answer_actions import AnswerActions, answer_keys
 from tui.widgets.answer_text import AnswerText
 
 BEAT_SECONDS = 0.5
@@ -30,6 +30,7 @@ class AnswerScreen(AnswerActions, Screen[None]):
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
+        *answer_keys(show=True),
         Binding("escape,v,enter,q", "dismiss", "Back", id="answer.close", tooltip="Back to the list"),
         Binding("left,h", "go(-1)", "Previous", id="answer.previous", tooltip="The answer before"),
         Binding("right,l", "go(1)", "Next", id="answer.next", tooltip="The answer after"),
@@ -66,7 +67,7 @@ class AnswerScreen(AnswerActions, Screen[None]):
         self._text.show(record, selection.query.finds, self._seconds(record))
         position = selection.position
         place = f"{position + 1:,} of {len(selection):,}" if position is not None else "no longer listed"
-        title, subtitle = Content(f"Answer #{record.index}   {place}"), Content(self.found_words())
+        title, subtitle = Content(f"Answer   {place}"), Content(self.found_words())
         if (title.plain, subtitle.plain) != self._titles:
             self._titles = (title.plain, subtitle.plain)
             self._text.border_title, self._text.border_subtitle = title, subtitle

@@ -1,7 +1,6 @@
 """What can be done with the answer one stands on, in the list and on a screen of its own alike."""
 
 import os
-from typing import ClassVar
 
 import msgspec
 from textual.binding import Binding, BindingType
@@ -13,22 +12,24 @@ from tui.widgets.answer_lines import answer_text
 from tui.widgets.answer_text import AnswerText
 
 
+def answer_keys(*, show: bool) -> list[BindingType]:
+    """The keys of these actions; the footer of a run has no room for them."""
+
+    def key(keys: str, action: str, description: str, name: str, tooltip: str, *, show: bool = show) -> Binding:
+        return Binding(keys, action, description, id=f"answer.{name}", tooltip=tooltip, show=show)
+
+    copying = "Copy the answer by OSC 52, which the terminal must allow; in tmux: set -g set-clipboard on"
+    return [
+        key("y", "copy_answer", "Copy", "copy", copying),
+        key("Y", "copy_record", "Copy record", "copy_record", "Copy the whole record as JSON"),
+        key("p", "page", "Pager", "pager", "Prompt and answer in $PAGER"),
+        key("n", "find(1)", "Next match", "find_next", "The next thing found, in the next answer too", show=False),
+        key("N", "find(-1)", "Match before", "find_before", "The thing found before", show=False),
+    ]
+
+
 class AnswerActions(DOMNode):
     """Copy, pager, and from one thing found to the next."""
-
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding(
-            "y",
-            "copy_answer",
-            "Copy",
-            id="answer.copy",
-            tooltip="Copy the answer (OSC 52; in tmux: set -g set-clipboard on)",
-        ),
-        Binding("Y", "copy_record", "Copy record", id="answer.copy_record", tooltip="Copy the whole record as JSON"),
-        Binding("p", "page", "Pager", id="answer.pager", tooltip="Prompt and answer in $PAGER"),
-        Binding("n", "find(1)", "Next match", id="answer.find_next", tooltip="The next thing found", show=False),
-        Binding("N", "find(-1)", "Match before", id="answer.find_before", tooltip="The one before", show=False),
-    ]
 
     selection: Selection
 
@@ -41,6 +42,10 @@ class AnswerActions(DOMNode):
         """Show the selection as it is now."""
         raise NotImplementedError
 
+    def moved(self) -> None:
+        """Show that the selection stands on another answer."""
+        self.draw()
+
     def found_words(self) -> str:
         """Which of the things found is gone to, and how many there are."""
         text = self.text
@@ -49,7 +54,7 @@ class AnswerActions(DOMNode):
         if not text.found:
             return "no match in what is shown"
         matches = f"{text.found:,} match{'' if text.found == 1 else 'es'}"
-        return f"{matches}, n the next" if text.here is None else f"match {text.here + 1:,} of {text.found:,}"
+        return f"{matches}, n goes there" if text.here is None else f"match {text.here + 1:,} of {text.found:,}"
 
     def action_copy_answer(self) -> None:
         record = self.selection.record
@@ -80,6 +85,6 @@ class AnswerActions(DOMNode):
             self.app.notify("Nothing is searched for; / in the list begins.", markup=False)
             return
         if not self.text.next_found(by) and self.selection.step(by):
-            self.draw()
+            self.moved()
             self.text.next_found(by)
         self.draw()

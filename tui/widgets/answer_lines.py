@@ -60,10 +60,20 @@ class Page(NamedTuple):
 
 
 def answer_page(
-    record: OutputRecord, width: int, *, finds: Finds = None, here: int | None = None, seconds: float | None = None
+    record: OutputRecord,
+    width: int,
+    *,
+    finds: Finds = None,
+    here: int | None = None,
+    seconds: float | None = None,
+    airy: bool = True,
 ) -> Page:
     """The whole of an answer: its figures, the prompt, the text. `here` is the one gone to of what was found."""
-    lines = [*flow(_facts(record, seconds), width), ()]
+    space: list[Line] = [()] if airy else []
+    facts = _facts(record, seconds)
+    lines = flow(facts, width)
+    if len(lines) > 1:
+        lines = flow(facts, width, 2)
     begins: list[int] = []
     sections = [("prompt", record.prompt, "dim")]
     if record.error is not None:
@@ -81,10 +91,10 @@ def answer_page(
         if len(text) > SHOWN_CHARACTERS:
             left = some(len(text) - SHOWN_CHARACTERS, "more character")
             more.append(((f"… and {left}; p opens the pager, and outputs.jsonl has all of it", "key"),))
+        lines.extend(space)
         begins.extend(len(lines) + line for line in where)
         lines.extend(((f"{name if number == 0 else '':<{GUTTER}}", "dim"), *line) for number, line in enumerate(more))
-        lines.append(())
-    return Page(lines[:-1], begins)
+    return Page(lines, begins)
 
 
 def _facts(record: OutputRecord, seconds: float | None) -> list[Line]:

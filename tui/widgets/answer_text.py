@@ -11,15 +11,25 @@ from tui.finding import Finds
 from tui.widgets.answer_lines import Page, answer_page
 from tui.widgets.lines import Lines
 
+AIRY_HEIGHT = 12
+"""From so many lines on there is room for empty ones."""
 
-class AnswerText(VerticalScroll, can_focus=True):
-    """Shows an answer; the next one begins at its top again."""
+
+def _key(keys: str, action: str, description: str) -> Binding:
+    name = f"text.{action.removeprefix('scroll_')}"
+    return Binding(keys, action, description, id=name, tooltip=f"{description}, in the whole answer", show=False)
+
+
+class AnswerText(VerticalScroll, can_focus=True, inherit_bindings=False):
+    """Shows an answer; the next one begins at its top again. Sideways there is nothing: those keys are others'."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("k", "scroll_up", "Scroll up", show=False),
-        Binding("j", "scroll_down", "Scroll down", show=False),
-        Binding("g", "scroll_home", "Top", show=False),
-        Binding("G", "scroll_end", "End", show=False),
+        _key("up,k", "scroll_up", "A line up"),
+        _key("down,j", "scroll_down", "A line down"),
+        _key("pageup,ctrl+b", "page_up", "A page up"),
+        _key("pagedown,ctrl+f", "page_down", "A page down"),
+        _key("home,g", "scroll_home", "To the top"),
+        _key("end,G", "scroll_end", "To the end"),
     ]
 
     def __init__(self, *, id: str | None = None) -> None:
@@ -56,7 +66,9 @@ class AnswerText(VerticalScroll, can_focus=True):
         if record is None:
             self._page = Page([], [])
         else:
-            self._page = answer_page(record, width, finds=finds, here=self.here, seconds=seconds)
+            self._page = answer_page(
+                record, width, finds=finds, here=self.here, seconds=seconds, airy=self.size.height >= AIRY_HEIGHT
+            )
         self._lines.show(self._page.lines)
 
     def next_found(self, by: int) -> bool:

@@ -19,7 +19,7 @@ from runner.state import RunState
 from tui.listing import ANSWERS, ERRORS, Selection, listing_title
 from tui.text import some, visible
 from tui.views import Moment
-from tui.widgets.answer_actions import AnswerActions
+from tui.widgets.answer_actions import AnswerActions, answer_keys
 from tui.widgets.answer_lines import COLUMNS, batch_seconds
 from tui.widgets.answer_list import AnswerList
 from tui.widgets.answer_text import AnswerText
@@ -35,6 +35,7 @@ BESIDE = 160
 """From this width on the answer stands beside the list."""
 
 HINT = 'words "a phrase" rank:1 tokens:>40 finish:error #17 -word'
+TYPING = ("enter keeps it", "esc clears it", "names: rank finish tokens chars batch index id prompt answer error")
 KEYS = ("/ filter", "e errors", "v whole", "y copy", "p pager", "E export", "o order", "f follow")
 
 
@@ -51,15 +52,17 @@ class OutputsView(AnswerActions, Vertical):
     OutputsView.-beside { layout: horizontal; }
     OutputsView.-beside #answers-box { width: 3fr; height: 1fr; }
     OutputsView.-beside #answer { width: 2fr; height: 1fr; }
-    OutputsView #answers-box.-wrong { border-subtitle-color: $error; }
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("slash", "filter", "Filter", key_display="/", id="outputs.filter", tooltip="Filter and search"),
+        *answer_keys(show=False),
+        Binding(
+            "slash", "filter", "Filter", key_display="/", id="outputs.filter", tooltip="Filter and search", show=False
+        ),
         Binding("e", "errors", "Errors", id="outputs.errors", tooltip="Only errors, or all again", show=False),
         Binding("escape", "clear", "Clear", id="outputs.clear", tooltip="Clear the filter", show=False),
         Binding("v,enter", "open", "Whole", id="outputs.open", tooltip="The answer on the whole screen", show=False),
-        Binding("E", "export", "Export", id="outputs.export", tooltip="Write the listed answers to a file"),
+        Binding("E", "export", "Export", id="outputs.export", tooltip="Write the listed answers to a file", show=False),
         Binding(
             "o", "order", "Order", id="outputs.order", tooltip="In the order they came, or in input order", show=False
         ),
@@ -115,10 +118,15 @@ class OutputsView(AnswerActions, Vertical):
         self._heading.show([heading(COLUMNS, *widths(COLUMNS, width, most_gap=2))])
         # A text in the border is markup unless it is Content, and a query is what anybody types.
         title = "".join(text for text, _ in listing_title(selection, width - 10))
-        self._entitle(self._box, title=f"Outputs  {title}", subtitle=self._mistake or _as_many(KEYS, width - 4))
+        keys = self._mistake or _as_many(TYPING if self._field.opened else KEYS, width - 4)
+        self._entitle(self._box, title=f"Outputs  {title}", subtitle=keys)
         record = selection.record
         self._text.show(record, selection.query.finds, batch_seconds(self._state, record) if record else None)
         self._entitle(self._text, title="Answer", subtitle=self.found_words())
+
+    def moved(self) -> None:
+        self._list.settle(reveal=True)
+        self.draw()
 
     def _entitle(self, box: Vertical | AnswerText, *, title: str, subtitle: str) -> None:
         # Both are painted whole when they are set.
@@ -127,7 +135,7 @@ class OutputsView(AnswerActions, Vertical):
             box.border_title = Content(title)
         if self._titles.get(f"{box.id} below") != subtitle:
             self._titles[f"{box.id} below"] = subtitle
-            box.border_subtitle = Content(subtitle)
+            box.border_subtitle = Content.styled(subtitle, "$error" if subtitle.startswith("✗") else "")
 
     # --- filter ---------------------------------------------------------------------------------
 
@@ -136,14 +144,15 @@ class OutputsView(AnswerActions, Vertical):
 
     def on_query_field_mistaken(self, event: QueryField.Mistaken) -> None:
         self._mistake = f"✗ {event.why}" if event.why else ""
-        self._box.set_class(bool(event.why), "-wrong")
         self.draw()
 
     def on_query_field_closed(self) -> None:
         self.take_focus()
+        self.draw()
 
     def action_filter(self) -> None:
         self._field.open()
+        self.draw()
 
     def action_clear(self) -> None:
         if self.selection.query:

@@ -92,12 +92,12 @@ class QueryField(Horizontal):
             self.action_keep()
 
     def _heard(self, text: str) -> None:
+        why = ""
         try:
             query = self._language.parse(text)
-            self._complain("")
         except QueryError as error:
-            self._complain(visible(str(error)))
-            return
+            why, query = visible(str(error)), error.rest
+        self._complain(why)
         if query != self._query:
             self._query = query
             self.post_message(self.Asked(query))
