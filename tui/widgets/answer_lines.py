@@ -18,7 +18,7 @@ COLUMNS = (
     Column("prompt begins", 12, "left", 60),
     Column("answer begins", 14, "left", 400),
 )
-SHOWN_CHARACTERS = 20_000
+SHOWN_CHARACTERS = 10_000
 """A text longer than this is cut on screen; the pager and outputs.jsonl have all of it."""
 
 GUTTER = 9
