@@ -16,6 +16,7 @@ import runner
 from runner import config as settings
 from runner import rundir, start
 from tui import watch
+from tui.commands.doctor import doctor
 from tui.commands.plan import plan_command
 from tui.commands.replay import replay
 from tui.commands.report import report
@@ -247,6 +248,7 @@ app.command()(sweep)
 app.command("plan")(plan_command)
 app.command()(report)
 app.command()(replay)
+app.command()(doctor)
 
 
 @app.command("list")
