@@ -1,6 +1,6 @@
 """What would not work on this machine, and the cure. Pure: facts in, findings out; only what was looked at is said.
 
-`bad` is what keeps a run, or its GPUs, from working; `warn` is what works with a loss, which is named; the rest is `ok`.
+`bad` is what keeps a run, or its GPUs, from working; `warn` is what works with a loss, which is named.
 """
 
 import re
@@ -164,11 +164,10 @@ def _visible(facts: Facts) -> list[Check]:
     if value is None:
         return []
     found = f"{VISIBLE}={value}: a run sees {machine.visible}"
-    if not value.strip().startswith(("GPU-", "MIG-")) and facts.environ.get(ORDER) != "PCI_BUS_ID":
-        # Only where there is more than one kind of GPU does the order differ.
-        if len({gpu.name for gpu in machine.gpus}) > 1:
-            cure = f"set {ORDER}=PCI_BUS_ID, or name the GPUs by UUID, to have nvidia-smi's numbers"
-            return [_gpu("visible", "warn", f"{found}; CUDA counts the fastest first, not as nvidia-smi does", cure)]
+    by_number = not value.strip().startswith(("GPU-", "MIG-")) and facts.environ.get(ORDER) != "PCI_BUS_ID"
+    if by_number and len({gpu.name for gpu in machine.gpus}) > 1:  # alike GPUs are as fast as each other
+        cure = f"set {ORDER}=PCI_BUS_ID, or name the GPUs by UUID, to have nvidia-smi's numbers"
+        return [_gpu("visible", "warn", f"{found}; CUDA counts the fastest first, not as nvidia-smi does", cure)]
     return [_gpu("visible", "ok", found)]
 
 

@@ -27,6 +27,7 @@ from tui.views import Moment
 
 if TYPE_CHECKING:
     from tui.client import Source
+    from tui.journal import Journal
     from tui.screens.start import Launcher
 
 Leave = Literal["ended", "detached", "stopped"]
@@ -91,6 +92,8 @@ class RankdeckApp(App[Leave]):
         self._run_screen: RunScreen | None = None
         self.lost: str | None = None
         """Why the run can no longer be watched, where that is so."""
+        self.wanted: Journal | None = None
+        """What the start screen was left for: a journal to be replayed."""
         self.register_theme(theme.DARK)
         self.register_theme(theme.LIGHT)
         self.theme = "rankdeck-dark"
@@ -104,6 +107,11 @@ class RankdeckApp(App[Leave]):
     def run_state(self) -> RunState:
         """The newest state there is; the screen may be a moment behind."""
         return self._run_state
+
+    @property
+    def watched(self) -> bool:
+        """Whether a run was shown; False where the start screen was left without one."""
+        return self._run_screen is not None
 
     @property
     def book(self) -> OutputBook:

@@ -8,18 +8,17 @@ import contextlib
 import signal
 import sys
 from collections.abc import Callable
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runner import protocol, rundir, start
-from runner.config import Problem, RunConfig
+from runner import protocol, rundir
 from runner.state import RunState, Snapshot, ToViewer
 from tui.client import SocketSource, Source, SourceError
 from tui.plain import PlainView, end_lines
 
 if TYPE_CHECKING:
     from tui.app import RankdeckApp
+    from tui.journal import Journal
 
 EXIT_BAD_INPUT, EXIT_DIED, EXIT_INTERRUPTED = 2, 3, 130
 
@@ -35,10 +34,31 @@ def watch(directory: Path, died: Callable[[], bool] = lambda: False, *, plain: b
 
 
 def start_screen() -> int:
-    """The dashboard's start screen: choose, launch, watch. Returns the exit status."""
+    """The dashboard's start screen: choose, launch, watch, come back. Returns the status of the last run watched."""
     from tui.app import RankdeckApp
+    from tui.launcher import MachineLauncher
 
-    return _fly(RankdeckApp(None, launcher=_Launcher(), earlier=rundir.read_outputs))
+    status = 0
+    while True:
+        app = RankdeckApp(None, launcher=MachineLauncher(), earlier=rundir.read_outputs)
+        flown = _fly(app)
+        if app.wanted is not None:
+            _replay(app.wanted)
+        elif app.watched:
+            status = flown
+        else:
+            return status or flown
+
+
+def _replay(found: "Journal") -> None:
+    from tui.journal import how_it_stops
+    from tui.replay import ReplaySource
+    from tui.screens.replay import ReplayApp
+
+    app = ReplayApp(ReplaySource(found), how_it_stops(found))
+    app.run()
+    if app.lost is not None:
+        sys.stderr.write(f"rankdeck: {app.lost}\n")
 
 
 def stop(directory: Path, *, now: bool) -> int:
@@ -57,25 +77,6 @@ async def _stop(source: SocketSource, now: bool) -> int:
         return EXIT_DIED
     sys.stdout.write("".join(f"{line}\n" for line in end_lines(view.state)))
     return 0
-
-
-class _Launcher:
-    """What the start screen may ask of the machine."""
-
-    @cached_property
-    def machine(self) -> str:
-        return start.machine_line()
-
-    @cached_property
-    def default_ranks(self) -> int:
-        return start.default_ranks()
-
-    def check(self, config: RunConfig) -> list[Problem]:
-        return start.check(config)
-
-    def launch(self, config: RunConfig) -> Source:
-        started = start.launch(config)
-        return SocketSource(started.directory, started.died)
 
 
 def _fly(app: "RankdeckApp") -> int:

@@ -17,7 +17,7 @@ WIDEST = 100
 
 
 def doctor(json: Annotated[bool, typer.Option("--json", help="The findings as a JSON object.")] = False) -> None:
-    """Say what this machine has and what would not work here, with the cure. Exit status 1 where something would not."""
+    """Say what this machine has, and what would not work here, with the cure. Exit status 1 if so."""
     if sys.stderr.isatty():
         typer.echo("rankdeck: looking; torch is asked in a process of its own, which takes some seconds", err=True)
     facts = msgspec.structs.replace(examine.facts(), torch=asyncio.run(examine.ask_torch()))
