@@ -127,7 +127,7 @@ def _no_gpu(machine: Machine, environ: dict[str, str]) -> Check:
     why, _, cure = machine.no_gpu.partition(": ")
     if why == "no NVIDIA driver":
         # Nothing is broken: most machines without a GPU are like this.
-        return _gpu("driver", "ok", f"no NVIDIA GPU: runs on the CPU ({machine.no_gpu})")
+        return _gpu("driver", "ok", f"no NVIDIA GPU, runs on the CPU; {machine.no_gpu}")
     if VISIBLE in environ and VISIBLE in machine.no_gpu:
         return _gpu("visible", "bad", machine.no_gpu, f"unset {VISIBLE}, or name GPUs as nvidia-smi -L does")
     return _gpu("driver", "bad", f"{why}; runs on the CPU", cure or None)

@@ -74,17 +74,27 @@ def _recent(path: Path, changed_at: float) -> RecentRun:
     except (RunFileError, RecursionError) as error:
         why = str(error).partition("cannot be read as a run: ")[2] or str(error)
         return RecentRun(path, path.name, "unreadable", changed_at, problem=why)
-    done, rate = _done(run)
+    done, _ = _done(run)
     return RecentRun(
         directory=path.resolve(),
         name=run.name,
         status=_status(path, run),
         started_at=run.started_at,
-        done=done,
-        rate="" if rate == "-" else f"{rate} tok/s",
+        done=done if "/" in done else text.some(run.prompts, "prompt"),
+        rate=_rate(run),
         config=run.config,
         problem=run.cause,
         has_figures=run.summary is not None or run.sweep is not None,
+    )
+
+
+def _rate(run: RunFile) -> str:
+    if run.sweep is not None and run.sweep.best is not None and run.sweep.best.tokens_per_second is not None:
+        return f"{text.rate(run.sweep.best.tokens_per_second.mean)} tok/s"
+    return (
+        f"{text.rate(run.summary.tokens_per_second)} tok/s"
+        if run.summary is not None and run.summary.output_tokens
+        else ""
     )
 
 

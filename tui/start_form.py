@@ -12,55 +12,52 @@ from tui.text import visible
 
 
 class Field(NamedTuple):
-    """A setting as it is typed or chosen: its label, first value and hint; `options` where there is a choice."""
+    """A setting as it is typed or chosen. `options` where there is a choice; `empty` is what an empty field means."""
 
     setting: str
     label: str
     first: str
     hint: str
     options: tuple[str, ...] = ()
+    empty: str = ""
 
 
 NO_YES = ("no", "yes")
 
 FIELDS = (
-    Field("model", "Model", "demo", "demo, a local folder, or a hub id"),
-    Field("prompts", "Prompt file", "", "ctrl+o to choose: .txt .jsonl .json .csv"),
+    Field("model", "Model", "demo", "demo, a folder, or a hub id"),
+    Field("prompts", "Prompt file", "", "ctrl+o chooses one"),
     Field("ranks", "Ranks", "1", "as a rule one for each GPU"),
-    Field("batch_size", "Batch size", "auto", "prompts per batch and rank, or auto"),
-    Field("max_new_tokens", "New tokens", "100", "the most an answer may have"),
-    Field("engine", "Engine", "auto", "auto goes by what was measured", get_args(settings.EngineName)),
+    Field("batch_size", "Batch size", "auto", "per batch and rank, or auto"),
+    Field("max_new_tokens", "New tokens", "100", "output tokens at most"),
+    Field("engine", "Engine", "auto", "auto goes by measurements", get_args(settings.EngineName)),
 )
-"""What every run is asked for."""
+"""What every run is asked for. Hints fit beside the labels at 80 columns."""
+
+_OWN = "the model's own"
 
 MORE = (
-    Field("device", "device", "auto", "where ranks run; auto is the GPUs, if any", get_args(settings.DeviceKind)),
+    Field("device", "device", "auto", "where ranks run; auto: the GPUs, if any", get_args(settings.DeviceKind)),
     Field("dtype", "dtype", "auto", "of the weights; auto: float32 on a CPU", get_args(settings.DtypeName)),
-    Field(
-        "dispatch",
-        "dispatch",
-        "pull",
-        "pull: ranks ask for batches; split: each its share",
-        get_args(settings.Dispatch),
-    ),
-    Field("order", "order", "length", "length: longest first, so little padding", get_args(settings.Order)),
-    Field("limit", "limit", "", "only the first so many prompts"),
-    Field("column", "column", "", "of a .csv or .parquet, which holds the prompts"),
+    Field("dispatch", "dispatch", "pull", "ranks ask for batches, or each has its share", get_args(settings.Dispatch)),
+    Field("order", "order", "length", "longest first, so little padding; or as in the file", get_args(settings.Order)),
+    Field("limit", "limit", "", "only the first so many prompts", empty="all prompts"),
+    Field("column", "column", "", "of a .csv or .parquet: the one with the prompts"),
     Field("chat", "chat", "no", "plain prompts through the chat template", NO_YES),
-    Field("ignore_eos", "fixed length", "no", "end-of-sequence ignored; for measuring", NO_YES),
+    Field("ignore_eos", "fixed length", "no", "end-of-sequence is ignored; for measuring", NO_YES),
     Field("do_sample", "sampling", "no", "instead of greedy decoding", NO_YES),
-    Field("temperature", "temperature", "", "with sampling; empty leaves it to the model"),
-    Field("top_p", "top-p", "", "with sampling; empty leaves it to the model"),
-    Field("top_k", "top-k", "", "with sampling; empty leaves it to the model"),
-    Field("seed", "seed", "", "for sampling; each rank derives its own"),
-    Field("quantization", "quantization", "none", "of the weights, on loading", get_args(settings.Quantization)),
-    Field("ranks_per_gpu", "ranks per GPU", "", "ranks that share a GPU at most"),
-    Field("gpus_per_rank", "GPUs per rank", "1", "for a model too large for one GPU"),
-    Field("attention", "attention", "auto", "auto: as transformers chooses", get_args(settings.Attention)),
-    Field("compile", "compile", "no", "static engine; worth it on long jobs only", NO_YES),
+    Field("temperature", "temperature", "", "with sampling", empty=_OWN),
+    Field("top_p", "top-p", "", "with sampling", empty=_OWN),
+    Field("top_k", "top-k", "", "with sampling", empty=_OWN),
+    Field("seed", "seed", "", "for sampling; each rank derives its own", empty="another each time"),
     Field("max_restarts", "restarts", "3", "how often ranks are launched afresh"),
-    Field("output", "output", "", "where a copy of outputs.jsonl goes"),
-    Field("name", "run name", "", "empty: the prompt file and the time"),
+    Field("quantization", "quantization", "none", "of the weights, on loading", get_args(settings.Quantization)),
+    Field("attention", "attention", "auto", "auto: as transformers chooses", get_args(settings.Attention)),
+    Field("ranks_per_gpu", "ranks per GPU", "", "ranks that share a GPU at most", empty="as ranks ask for"),
+    Field("gpus_per_rank", "GPUs per rank", "1", "for a model too large for one GPU"),
+    Field("compile", "compile", "no", "static engine; worth it on long jobs only", NO_YES),
+    Field("name", "run name", "", "letters, digits, '.', '_' and '-'", empty="by file and time"),
+    Field("output", "output", "", "where a copy of outputs.jsonl goes", empty="no copy"),
 )
 """What most runs leave as it is."""
 

@@ -3,8 +3,10 @@
 import time
 from collections.abc import Sequence
 
+from runner.config import RunConfig
 from runner.machine import Machine
 from runner.memory_estimate import Estimate
+from runner.protocol import DeviceSample
 from tui.runs import RecentRun
 from tui.text import Line, between, cut, cut_middle, fit, gib, line_width, some, visible, wrap
 from tui.widgets.bars import bar
@@ -19,16 +21,17 @@ STATUS = {
 }
 """Mark and style of each status; the word stands beside it."""
 
+WIDE = 64
 ROWS_PER_RUN = 2
+RATE_WIDTH = 11
 MOST_GPUS = 8
+NARROW = 40
 TIGHT = 0.85
 
 NO_RUNS = (
-    "No runs yet.",
+    "No runs yet: they will be listed here, to watch, to resume, to replay, to report on.",
     "",
-    "The form is filled in with the sample prompts and the demo model, which fits any machine: press enter to launch.",
-    "",
-    "Runs are listed here from then on: to watch, to resume, to replay, to report on.",
+    "The form has the sample prompts and the demo model, which fit any machine. Press enter to launch.",
 )
 
 
@@ -52,12 +55,15 @@ def run_rows(run: RecentRun, width: int, now: float, *, here: bool = False) -> l
     if run.config is None:
         return [between(name, when, width), fit((("  ", ""), (words, style), (f": {_problem(run)}", "dim")), width)]
     done: Line = (("  ", ""), (words, style), (f" {run.done}" if run.done else "", ""))
-    rate: Line = ((run.rate, ""),) if run.rate else ()
-    spare = width - line_width(done) - line_width(rate) - 4
-    model = f"{model_name(run.config.model)}, {some(run.config.ranks, 'rank')}"
+    rate: Line = ((run.rate, ""),) if line_width(done) + len(run.rate) < width else ()
+    spare = width - line_width(done) - max(RATE_WIDTH, line_width(rate)) - 4
     if spare >= 16:
-        done = (*done, ("  ", ""), (cut_middle(model, spare), "dim"))
+        done = (*done, ("   ", ""), (cut_middle(_model(run.config), spare), "dim"))
     return [between(name, when, width), between(done, rate, width)]
+
+
+def _model(config: RunConfig) -> str:
+    return f"{model_name(config.model)}, {some(config.ranks, 'rank')}"
 
 
 def _problem(run: RecentRun) -> str:
@@ -65,10 +71,10 @@ def _problem(run: RecentRun) -> str:
 
 
 def run_subtitle(run: RecentRun | None) -> str:
-    """The model of the run under the cursor, for a list that is too narrow for it."""
+    """Model, ranks and tokens/s of the run under the cursor, which a narrow list has no room for."""
     if run is None or run.config is None:
         return ""
-    return f"{cut_middle(model_name(run.config.model), 20)}, {some(run.config.ranks, 'rank')}"
+    return f"{cut_middle(_model(run.config), 26)}"
 
 
 def model_name(model: str) -> str:
@@ -89,30 +95,53 @@ def machine_lines(machine: Machine | None, width: int) -> list[Line]:
         return [(("looking at the machine", "dim"),)]
     lines: list[Line] = []
     gpus = machine.gpus
-    for gpu in gpus[:MOST_GPUS]:
-        if gpu.lost:
-            lines.append(((f"GPU {gpu.index} ", ""), ("lost", "bad")))
-            continue
-        used, total = gpu.memory_used_bytes, gpu.memory_total_bytes
-        known = used is not None and total is not None
-        memory = f"{gib(total - used)} of {gib(total)} GiB free" if known else "memory n/a"  # type: ignore[operator,arg-type]
-        name = cut_middle(visible(gpu.name.removeprefix("NVIDIA ")), max(4, width - len(memory) - 8))
-        lines.append(between(((f"GPU {gpu.index} ", "dim"), (name, "")), ((memory, ""),), width))
-    if len(gpus) > MOST_GPUS:
-        lines.append(((f"and {some(len(gpus) - MOST_GPUS, 'GPU')} more", "dim"),))
+    if len(gpus) > (MOST_GPUS if width >= NARROW else MOST_GPUS // 2):
+        lines.extend(_kinds(gpus, width))
+    else:
+        lines.extend(_gpu_line(gpu, f"GPU {gpu.index}", width) for gpu in gpus)
     if machine.no_gpu is not None:
-        lines.append((("no NVIDIA GPU: runs on the CPU", ""),))
+        lines.append((("no NVIDIA GPU: runs on the CPU" if width >= NARROW else "no GPU: runs on the CPU", ""),))
         why = visible(machine.no_gpu.removeprefix("no NVIDIA driver: "))
         lines.extend(((part, "dim"),) for part in wrap(why, max(10, width))[:3])
     elif machine.visible < len(gpus):
         lines.append(((f"a run sees {some(machine.visible, 'GPU')} of {len(gpus)}", "dim"),))
-    lines.append(between((("CPU ", "dim"), (some(machine.cores, "core"), "")), ((_host_memory(machine), ""),), width))
+    lines.append(
+        between((("CPU ", "dim"), (some(machine.cores, "core"), "")), ((_host_memory(machine, width), ""),), width)
+    )
     return lines
 
 
-def _host_memory(machine: Machine) -> str:
+def _gpu_line(gpu: DeviceSample, label: str, width: int) -> Line:
+    first = (f"{label} ", "dim")
+    if gpu.lost:
+        return (first, ("lost", "bad"))
+    used, total = gpu.memory_used_bytes, gpu.memory_total_bytes
+    memory = "memory n/a" if used is None or total is None else _free(total - used, total, width)
+    name = cut(visible(gpu.name.removeprefix("NVIDIA ")), max(4, width - len(memory) - len(label) - 2))
+    return between((first, (name, "")), ((memory, ""),), width)
+
+
+def _kinds(gpus: Sequence[DeviceSample], width: int) -> list[Line]:
+    """Many GPUs: a line for those that are alike, with the memory of the fullest of them; the lost ones one by one."""
+    lines = []
+    for name in dict.fromkeys(gpu.name for gpu in gpus if not gpu.lost):
+        alike = [gpu for gpu in gpus if gpu.name == name and not gpu.lost]
+        fullest = max(alike, key=lambda gpu: gpu.memory_used_bytes or 0)
+        lines.append(_gpu_line(fullest, f"{len(alike)} x", width))
+    lines.extend(_gpu_line(gpu, f"GPU {gpu.index}", width) for gpu in gpus if gpu.lost)
+    return lines
+
+
+def _host_memory(machine: Machine, width: int) -> str:
     free, total = machine.memory_free_bytes, machine.memory_total_bytes
-    return "memory n/a" if free is None or total is None else f"{gib(free)} of {gib(total)} GiB free"
+    return "memory n/a" if free is None or total is None else _free(free, total, width)
+
+
+def _free(free: int, total: int, width: int) -> str:
+    """Of whole GiB in a narrow panel."""
+    if width < NARROW:
+        return f"{free / 2**30:.0f}/{total / 2**30:.0f} GiB free"
+    return f"{gib(free)} of {gib(total)} GiB free"
 
 
 def title_line(machine: Machine | None, width: int, version: str) -> Line:
@@ -134,24 +163,26 @@ def memory_lines(found: Estimate | str | None, width: int) -> list[Line]:
         return [(("Memory  ", "dim"), ("is estimated once the settings are right", "dim")), (), ()]
     if isinstance(found, str):
         return [(("Memory  ", "dim"), (visible(found), "")), (), ()]
-    where = _where(found)
-    words: Line = (("Memory  ", "dim"), (f"about {gib(found.per_rank)} GiB per rank", ""), (f", {where}", ""))
-    made = (
-        f"{gib(found.weights)} weights, {gib(found.cache)} keys and values, "
-        f"{gib(found.working + found.process)} the rest"
-    )
-    if found.auto:
-        made += f"; batch {found.batch_size}"
+    rest = found.working + found.process
+    if width >= WIDE:
+        words = f"about {gib(found.per_rank)} GiB per rank, {_where(found)}"
+        made = f"{gib(found.weights)} weights, {gib(found.cache)} keys and values, {gib(rest)} the rest"
+    else:
+        words = f"~{gib(found.per_rank)} GiB per rank, {found.ranks} {'per GPU' if found.on_gpu else 'on the CPU'}"
+        made = f"{gib(found.weights)} weights + {gib(found.cache)} cache + {gib(rest)} rest"
+    if found.auto and width >= WIDE:
+        made += f"; at batch size {found.batch_size}"
     if found.takes_the_rest:
-        made = "continuous: the cache takes what is left of the GPU"
+        made = "the cache takes what is left of the GPU"
+    title: Line = (("Memory  ", "dim"), (words, ""))
     detail: Line = ((cut(made, width), "dim"),)
     if found.free is None:
-        return [words, (("how much is free is not known", "dim"),), detail]
+        return [title, (("how much is free is not known", "dim"),), detail]
     figures = f"  {gib(found.needed)} of {gib(found.free)} GiB free"
     share = found.needed / max(1, found.free)
     style = "memory" if share < TIGHT else "warn" if found.fits else "bad"
     cells = max(8, width - len(figures))
-    return [words, (*bar(share, cells, style), (figures, "" if found.fits else "bad")), detail]
+    return [title, (*bar(share, cells, style), (figures, "" if found.fits else "bad")), detail]
 
 
 def _where(found: Estimate) -> str:
@@ -175,8 +206,3 @@ def too_much(found: Estimate | str | None) -> tuple[str, str] | None:
 def clock_now() -> float:
     """Unix seconds; apart so that a test may stop it."""
     return time.time()
-
-
-def listed(runs: Sequence[RecentRun], width: int, now: float, cursor: int | None) -> list[Line]:
-    """All runs, two lines each."""
-    return [line for at, run in enumerate(runs) for line in run_rows(run, width, now, here=at == cursor)]

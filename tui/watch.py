@@ -42,6 +42,8 @@ def start_screen() -> int:
     while True:
         app = RankdeckApp(None, launcher=MachineLauncher(), earlier=rundir.read_outputs)
         flown = _fly(app)
+        if app.return_code:
+            return app.return_code  # It broke, and has said how.
         if app.wanted is not None:
             _replay(app.wanted)
         elif app.watched:

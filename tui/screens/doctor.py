@@ -17,7 +17,7 @@ from runner.doctor import findings
 from runner.machine import Facts, TorchFound
 from tui.doctor_lines import doctor_lines, verdict
 from tui.text import Line, plain
-from tui.widgets.lines import Panel
+from tui.widgets.lines import Lines
 
 
 class Examiner(Protocol):
@@ -45,7 +45,7 @@ class DoctorScreen(ModalScreen[None]):
         overflow-x: hidden;
         scrollbar-size-vertical: 1;
     }
-    DoctorScreen Panel { border: none; padding: 0; background: $surface; }
+    DoctorScreen #findings { background: $surface; }
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -64,7 +64,7 @@ class DoctorScreen(ModalScreen[None]):
         with VerticalScroll(id="doctor") as box:
             box.border_title = "Doctor: this machine"
             box.border_subtitle = "r looks again, esc closes"
-            yield Panel("", id="findings")
+            yield Lines(id="findings")
 
     def on_mount(self) -> None:
         self.query_one("#doctor").focus()
@@ -79,13 +79,16 @@ class DoctorScreen(ModalScreen[None]):
         self._draw()
 
     def _draw(self) -> None:
-        facts = self._facts
-        self.query_one("#findings", Panel).draw(lambda width, height: _lines(facts, width))
+        lines = self.query_one("#findings", Lines)
+        lines.show(_lines(self._facts, max(20, lines.content_size.width)))
+
+    def on_resize(self) -> None:
+        self.call_after_refresh(self._draw)
 
     @property
     def words(self) -> str:
         """What is said, without looks."""
-        return plain(self.query_one("#findings", Panel).lines)
+        return plain(self.query_one("#findings", Lines).lines)
 
     def action_again(self) -> None:
         self._facts = None

@@ -145,7 +145,7 @@ class FilePicker(ModalScreen[str]):
         background: $surface;
     }
     FilePicker #picker-path { height: 1; background: $surface; margin-bottom: 1; }
-    FilePicker #picker-filter { background: $panel; margin-top: 1; }
+    FilePicker #picker-filter { background: $panel; margin-top: 1; padding: 0 1; }
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [

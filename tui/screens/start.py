@@ -107,12 +107,19 @@ class StartScreen(Screen[None]):
     StartScreen NewRun { width: 1fr; max-width: 96; }
     StartScreen.-wide #left { width: 2fr; max-width: 68; }
     StartScreen.-wide NewRun { width: 3fr; }
+    StartScreen.-wide NewRun #more-fields { grid-size: 2; }
     StartScreen.-narrow #deck { layout: vertical; }
     StartScreen.-narrow #left { width: 100%; height: 5; }
     StartScreen.-narrow #this-machine { display: none; }
     StartScreen.-narrow NewRun { width: 100%; height: 1fr; }
     StartScreen.-narrow #runs-box, StartScreen.-narrow NewRun { border: none; border-top: solid $border; }
     StartScreen.-narrow #runs-box:focus-within, StartScreen.-narrow NewRun:focus-within { border-top: solid $primary; }
+    StartScreen.-short NewRun .setting-said { display: none; }
+    StartScreen.-short NewRun .setting-box:focus-within .setting-said { display: block; }
+    StartScreen.-short NewRun .setting-said.-wrong { display: block; }
+    StartScreen.-short NewRun .setting-said.-doubtful { display: block; }
+    StartScreen.-short NewRun #memory { height: 2; }
+    StartScreen.-short NewRun #memory, StartScreen.-short NewRun #launching { margin-top: 0; }
     StartScreen.-too-narrow #deck, StartScreen.-too-short #deck { display: none; }
     StartScreen.-too-narrow #start-title, StartScreen.-too-short #start-title { display: none; }
     """
@@ -127,8 +134,8 @@ class StartScreen(Screen[None]):
         Binding("tab,down", "app.focus_next", "Next field", id="start.next", tooltip="To the next field", show=False),
         Binding("shift+tab,up", "app.focus_previous", "Field before", id="start.previous", show=False),
         Binding("n", "new_run", "New run", id="start.new", tooltip="To the form of a new run"),
-        Binding("escape", "back", "Back", id="start.back", tooltip="From the form to the runs; from there, leave"),
-        Binding("q", "app.leave", "Quit", id="app.leave", tooltip="Leave"),
+        Binding("escape", "runs", "Runs", id="start.runs", tooltip="From the form to the recent runs"),
+        Binding("q,escape", "app.leave", "Quit", id="app.leave", tooltip="Leave"),
     ]
 
     def __init__(self, launcher: Launcher | None) -> None:
@@ -201,8 +208,7 @@ class StartScreen(Screen[None]):
 
     @on(RunList.Moved)
     def _moved(self) -> None:
-        narrow = self._list.size.width < 44
-        self.query_one("#runs-box").border_subtitle = run_subtitle(self._list.run) if narrow else ""
+        self.query_one("#runs-box").border_subtitle = run_subtitle(self._list.run)
         self.refresh_bindings()
 
     @on(RunList.Asked)
@@ -336,13 +342,12 @@ class StartScreen(Screen[None]):
         """Launching and choosing are the form's; in the list a letter is a key."""
         if action == "new_run":
             return self._in_list
+        if action == "runs":
+            return not self._in_list and self._list.run is not None
         return not self._in_list if action in ("launch", "choose_file", "more") else True
 
-    def action_back(self) -> None:
-        if self._in_list or self._list.run is None:
-            self.app.action_leave()
-        else:
-            self._list.focus()
+    def action_runs(self) -> None:
+        self._list.focus()
 
     def action_new_run(self) -> None:
         self.query_one("#prompts", Input).focus()

@@ -18,11 +18,14 @@ from tui.widgets.lines import Painter
 
 def choice_line(options: Sequence[str], chosen: str, width: int) -> Line:
     """The options with the chosen one marked; the chosen one between arrows where they do not fit side by side."""
-    line: Line = ()
-    for option in options:
-        here = option == chosen
-        line = (*line, ("  " if line else "", ""), (f"{'●' if here else '○'} {option}", "strong" if here else "dim"))
-    return line if line_width(line) <= width else (("◂ ", "dim"), (chosen, ""), (" ▸", "dim"))
+    for gap in ("  ", " "):
+        line: Line = ()
+        for option in options:
+            here = option == chosen
+            line = (*line, (gap if line else "", ""), (f"{'●' if here else '○'} {option}", "strong" if here else "dim"))
+        if line_width(line) <= width:
+            return line
+    return (("◂ ", "dim"), (chosen, ""), (" ▸", "dim"))
 
 
 class Choice(Painter, can_focus=True):
@@ -36,7 +39,11 @@ class Choice(Painter, can_focus=True):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("right,l,space", "turn(1)", "Next", id="choice.next", tooltip="The next of the choices", show=False),
         Binding("left,h", "turn(-1)", "Previous", id="choice.previous", tooltip="The one before", show=False),
+        Binding("enter", "submit", "Launch", id="choice.submit", tooltip="Start the run", show=False),
     ]
+
+    class Submitted(Message):
+        """Enter: the form is ready."""
 
     class Changed(Message):
         """Another word was chosen."""
@@ -63,6 +70,9 @@ class Choice(Painter, can_focus=True):
 
     def action_turn(self, by: int) -> None:
         self.value = self._options[(self._options.index(self._value) + by) % len(self._options)]
+
+    def action_submit(self) -> None:
+        self.post_message(self.Submitted())
 
     def on_click(self, event: Click) -> None:
         self.action_turn(1)

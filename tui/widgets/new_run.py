@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from textual import on
 from textual.app import ComposeResult
-from textual.containers import Horizontal, ItemGrid, Vertical, VerticalScroll
+from textual.containers import Grid, Horizontal, Vertical, VerticalScroll
 from textual.message import Message
 from textual.widget import Widget
 from textual.widgets import Button, Input, Label
@@ -18,7 +18,7 @@ from tui.start_form import ALL, FIELDS, FIRST_VALUES, MORE, Field
 from tui.start_lines import memory_lines, too_much
 from tui.text import cut, visible
 from tui.widgets.choice import Choice
-from tui.widgets.lines import Panel
+from tui.widgets.lines import Lines
 
 _HINTS = {field.setting: field.hint for field in ALL}
 _LABELS = {field.setting: field.label for field in ALL}
@@ -31,12 +31,10 @@ class NewRun(VerticalScroll, can_focus=False):
     DEFAULT_CSS = """
     NewRun {
         border: round $border;
-        border-title-color: $primary;
+        border-title-color: $quiet;
         border-title-style: bold;
-        border-subtitle-color: $quiet;
         padding: 0 1;
-        height: auto;
-        max-height: 100%;
+        height: 100%;
         overflow-x: hidden;
         overflow-y: auto;
         scrollbar-size-vertical: 1;
@@ -45,25 +43,22 @@ class NewRun(VerticalScroll, can_focus=False):
         scrollbar-background-hover: $background;
         scrollbar-background-active: $background;
     }
-    NewRun:focus-within { border: round $primary; }
+    NewRun:focus-within { border: round $primary; border-title-color: $primary; }
     NewRun .setting { height: 1; }
     NewRun .setting-name { width: 13; color: $quiet; }
-    NewRun Input { width: 1fr; background: $panel; }
+    NewRun Input.-textual-compact { width: 1fr; padding: 0 1; background: $panel; }
     NewRun Input:focus { background: $block-cursor-background; color: $block-cursor-foreground; }
     NewRun .setting-said { margin-left: 14; width: 1fr; height: auto; color: $quiet; }
     NewRun .-wrong { color: $error; }
     NewRun .-doubtful { color: $warning; }
-    NewRun #memory { border: none; padding: 0; height: 3; margin-top: 1; }
+    NewRun #memory { height: 3; margin-top: 1; }
     NewRun #more { display: none; height: auto; margin-top: 1; }
     NewRun.-more #more { display: block; }
-    NewRun #more-fields { height: auto; grid-gutter: 0 3; }
+    NewRun #more-fields { height: auto; grid-size: 1; grid-gutter: 0 3; grid-rows: 1; }
     NewRun #more .setting-name { width: 15; }
     NewRun #more-said { height: 1; color: $quiet; width: 1fr; }
     NewRun #launching { height: auto; margin-top: 1; }
     NewRun #launch-said { width: 1fr; height: auto; margin-left: 2; color: $quiet; }
-    .-short NewRun .setting-said { display: none; }
-    .-short NewRun .setting-box:focus-within .setting-said, .-short NewRun .setting-said.-wrong { display: block; }
-    .-short NewRun #memory, .-short NewRun #launching { margin-top: 0; }
     """
 
     class Changed(Message):
@@ -83,6 +78,7 @@ class NewRun(VerticalScroll, can_focus=False):
         self._hidden: dict[str, str] = {}
         """Text with characters that cannot be shown in a field, by what is shown instead."""
         self._said: dict[str, tuple[str, str]] = {}
+        self._estimate: Estimate | str | None = None
 
     def compose(self) -> ComposeResult:
         self.border_title = "A new run"
@@ -91,9 +87,9 @@ class NewRun(VerticalScroll, can_focus=False):
                 box.styles.height = "auto"
                 yield from _field(field)
                 yield Label(field.hint, id=f"{field.setting}-said", classes="setting-said", markup=False)
-        yield Panel("", id="memory")
+        yield Lines(id="memory")
         with Vertical(id="more"):
-            with ItemGrid(id="more-fields", min_column_width=30):
+            with Grid(id="more-fields"):
                 for field in MORE:
                     yield from _field(field)
             yield Label("", id="more-said", markup=False)
@@ -101,8 +97,8 @@ class NewRun(VerticalScroll, can_focus=False):
             yield Button("Launch", id="launch", variant="primary", disabled=True, compact=True)
             yield Label("", id="launch-said", markup=False)
 
-    def on_mount(self) -> None:
-        self.say_memory(None)
+    def on_resize(self) -> None:
+        self.call_after_refresh(lambda: self.say_memory(self._estimate))
 
     # --- values ---------------------------------------------------------------------------------
 
@@ -148,6 +144,7 @@ class NewRun(VerticalScroll, can_focus=False):
         self.post_message(self.Changed(name))
 
     @on(Input.Submitted)
+    @on(Choice.Submitted)
     @on(Button.Pressed)
     def _submitted(self, event: Message) -> None:
         event.stop()
@@ -183,7 +180,9 @@ class NewRun(VerticalScroll, can_focus=False):
         return name not in _HINTS or name in self.touched or self._field(name).value != ""
 
     def say_memory(self, estimate: Estimate | str | None) -> None:
-        self.query_one("#memory", Panel).draw(lambda width, height: memory_lines(estimate, width))
+        self._estimate = estimate
+        lines = self.query_one("#memory", Lines)
+        lines.show(memory_lines(estimate, max(20, lines.content_size.width)))
 
     def say_launch(self, text: str, *, wrong: bool) -> None:
         label = self.query_one("#launch-said", Label)
@@ -223,7 +222,7 @@ def _field(field: Field) -> Iterable[Widget]:
     if field.options:
         entry = Choice(field.options, field.first, id=field.setting)
     else:
-        entry = Input(field.first, id=field.setting, compact=True)
+        entry = Input(field.first, placeholder=field.empty, id=field.setting, compact=True)
     yield Horizontal(name, entry, classes="setting")
 
 

@@ -46,7 +46,9 @@ class RunList(ScrollView, Painter, can_focus=True):
         Binding(
             "r", "wish('report')", "Report", id="runs.report", tooltip="Write report.html and its like into the run"
         ),
-        Binding("c", "wish('settings')", "Copy", id="runs.settings", tooltip="Take this run's settings into the form"),
+        Binding(
+            "c", "wish('settings')", "Settings", id="runs.settings", tooltip="Take this run's settings into the form"
+        ),
         Binding("up,k", "move(-1)", "Up", id="runs.up", tooltip="The run above", show=False),
         Binding("down,j", "move(1)", "Down", id="runs.down", tooltip="The run below", show=False),
         Binding("pageup", "page(-1)", "Page up", id="runs.page_up", tooltip="A page of runs up", show=False),
@@ -147,6 +149,6 @@ class RunList(ScrollView, Painter, can_focus=True):
         at, line = divmod(y + self.scroll_offset.y, ROWS_PER_RUN)
         if at >= len(self._runs):
             return self.paint((), width)
-        here = at == self._cursor and self.has_focus
+        here = at == self._cursor
         rows = run_rows(self._runs[at], width, clock_now(), here=here)
-        return self.paint(rows[line], width, self.style_of("cursor") if here else None)
+        return self.paint(rows[line], width, self.style_of("cursor") if here and self.has_focus else None)
