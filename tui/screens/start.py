@@ -118,7 +118,6 @@ class StartScreen(Screen[None]):
     StartScreen.-short NewRun .setting-box:focus-within .setting-said { display: block; }
     StartScreen.-short NewRun .setting-said.-wrong { display: block; }
     StartScreen.-short NewRun .setting-said.-doubtful { display: block; }
-    StartScreen.-short NewRun #memory { height: 2; }
     StartScreen.-short NewRun #memory, StartScreen.-short NewRun #launching { margin-top: 0; }
     StartScreen.-too-narrow #deck, StartScreen.-too-short #deck { display: none; }
     StartScreen.-too-narrow #start-title, StartScreen.-too-short #start-title { display: none; }

@@ -37,6 +37,7 @@ class NewRun(VerticalScroll, can_focus=False):
         height: 100%;
         overflow-x: hidden;
         overflow-y: auto;
+        scrollbar-gutter: stable;
         scrollbar-size-vertical: 1;
         scrollbar-color: $border;
         scrollbar-background: $background;
@@ -45,13 +46,13 @@ class NewRun(VerticalScroll, can_focus=False):
     }
     NewRun:focus-within { border: round $primary; border-title-color: $primary; }
     NewRun .setting { height: 1; }
-    NewRun .setting-name { width: 13; color: $quiet; }
+    NewRun .setting-name { width: 12; color: $quiet; }
     NewRun Input.-textual-compact { width: 1fr; padding: 0 1; background: $panel; }
     NewRun Input:focus { background: $block-cursor-background; color: $block-cursor-foreground; }
-    NewRun .setting-said { margin-left: 14; width: 1fr; height: auto; color: $quiet; }
+    NewRun .setting-said { margin-left: 13; width: 1fr; height: auto; color: $quiet; }
     NewRun .-wrong { color: $error; }
     NewRun .-doubtful { color: $warning; }
-    NewRun #memory { height: 3; margin-top: 1; }
+    NewRun #memory { margin-top: 1; }
     NewRun #more { display: none; height: auto; margin-top: 1; }
     NewRun.-more #more { display: block; }
     NewRun #more-fields { height: auto; grid-size: 1; grid-gutter: 0 3; grid-rows: 1; }
@@ -182,7 +183,9 @@ class NewRun(VerticalScroll, can_focus=False):
     def say_memory(self, estimate: Estimate | str | None) -> None:
         self._estimate = estimate
         lines = self.query_one("#memory", Lines)
-        lines.show(memory_lines(estimate, max(20, lines.content_size.width)))
+        shown = memory_lines(estimate, max(20, lines.content_size.width))
+        # A small terminal has no room for what it is made of.
+        lines.show(shown[:2] if self.screen.has_class("-short") else shown)
 
     def say_launch(self, text: str, *, wrong: bool) -> None:
         label = self.query_one("#launch-said", Label)

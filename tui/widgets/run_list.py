@@ -25,6 +25,7 @@ class RunList(ScrollView, Painter, can_focus=True):
         height: 1fr;
         overflow-x: hidden;
         overflow-y: auto;
+        scrollbar-gutter: stable;
         scrollbar-size-vertical: 1;
         scrollbar-color: $border;
         scrollbar-background: $background;
