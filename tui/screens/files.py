@@ -83,7 +83,7 @@ class FolderList(ScrollView, Painter, can_focus=True):
         return self.entries[self._cursor] if self.entries else None
 
     def show(self, entries: list[Entry], empty: str, at: str | None = None) -> None:
-        """Show these, with the cursor on the one called `at`; `empty` is said where there are none."""
+        """Show these, with the cursor on the one called `at`; under them `empty`, which says why there are no more."""
         self.entries, self.empty = entries, empty
         self._cursor = next((number for number, entry in enumerate(entries) if entry.name == at), 0)
         self.virtual_size = Size(self.scrollable_content_region.width, len(entries))
@@ -120,10 +120,8 @@ class FolderList(ScrollView, Painter, can_focus=True):
     def render_line(self, y: int) -> Strip:
         width = self.scrollable_content_region.width
         at = y + self.scroll_offset.y
-        if not self.entries:
-            return self.paint(((self.empty if y == 0 else "", "dim"),), width)
         if at >= len(self.entries):
-            return self.paint((), width)
+            return self.paint(((self.empty if at == len(self.entries) else "", "dim"),), width)
         return self.paint(
             entry_line(self.entries[at], width), width, self.style_of("cursor") if at == self._cursor else None
         )
@@ -166,10 +164,10 @@ class FilePicker(ModalScreen[str]):
     def compose(self) -> ComposeResult:
         with Vertical(id="picker") as box:
             box.border_title = "A file of prompts"
-            box.border_subtitle = "enter picks   ⌫ folder above   . hidden   type or / to filter   esc closes"
+            box.border_subtitle = "enter picks   ⌫ folder above   . hidden   / filter   esc closes"
             yield Lines(id="picker-path")
             yield FolderList(id="folder")
-            yield Input(placeholder="type a part of a name", id="picker-filter", compact=True)
+            yield Input(placeholder="type a part of a name", id="picker-filter", compact=True, select_on_focus=False)
 
     def on_mount(self) -> None:
         self._list = self.query_one(FolderList)
@@ -197,9 +195,10 @@ class FilePicker(ModalScreen[str]):
         empty = f"nothing here is called {visible(wanted)!r}" if wanted else f"no folder and no {kinds} here"
         if listing.error is not None:
             empty = visible(listing.error)
-        above = [UP] if not wanted and os.path.dirname(listing.path) != listing.path and found else []
-        first = at if at else (found[0].name if found else None)
-        self._list.show([*above, *found], empty, first)
+        above = [UP] if not wanted and os.path.dirname(listing.path) != listing.path else []
+        known = at is not None and any(entry.name == at for entry in found)
+        first = at if known else found[0].name if found else None
+        self._list.show([*above, *found], "" if found else empty, first)
 
     # --- keys -------------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ the first answer is. Reads no file and looks at no device itself.
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol, TypeVar
 
 from textual import on, work
 from textual.app import ComposeResult
@@ -25,6 +25,7 @@ from tui.runs import RecentRun
 from tui.screens.run import TOO_SMALL
 from tui.start_form import read_config, values_of
 from tui.start_lines import machine_lines, run_subtitle, title_line
+from tui.text import visible
 from tui.widgets.lines import Lines, Panel
 from tui.widgets.new_run import NewRun
 from tui.widgets.run_list import RunList
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from tui.app import RankdeckApp
     from tui.client import Source
     from tui.journal import Journal
+
+T = TypeVar("T")
 
 CHECK_AFTER_SECONDS = 0.15
 """Typing goes on: a check waits until it has paused for so long."""
@@ -162,6 +165,8 @@ class StartScreen(Screen[None]):
     def on_mount(self) -> None:
         self._list = self.query_one(RunList)
         self._form = self.query_one(NewRun)
+        self._machine_panel = self.query_one("#this-machine", Panel)
+        self._title = self.query_one("#start-title", Lines)
         self._form.fold(out=self.app.size.width >= ROOM_FOR_MORE[0] and self.app.size.height >= ROOM_FOR_MORE[1])
         self.query_one("#prompts", Input).focus()
         self._show_machine(None)
@@ -200,10 +205,8 @@ class StartScreen(Screen[None]):
 
     def _show_machine(self, machine: Machine | None) -> None:
         self._machine = machine
-        self.query_one("#this-machine", Panel).draw(lambda width, height: machine_lines(machine, width))
-        self.query_one("#start-title", Lines).show(
-            [title_line(machine, max(1, self.size.width - 2), runner.__version__)]
-        )
+        self._machine_panel.draw(lambda width, height: machine_lines(machine, width))
+        self._title.show([title_line(machine, max(1, self.size.width - 2), runner.__version__)])
 
     @on(RunList.Moved)
     def _moved(self) -> None:
@@ -239,7 +242,7 @@ class StartScreen(Screen[None]):
         path = await self._try(lambda: launcher.report(run.directory), "There is no report")
         if path is not None:
             self.app.notify(
-                f"{path}, with .md, .csv and .json beside it", title="Report written", markup=False, timeout=15
+                f"{visible(str(path))}, with .md, .csv and .json beside it", title="Report written", markup=False, timeout=15
             )
 
     @work(exclusive=True, group="copy")
@@ -247,15 +250,15 @@ class StartScreen(Screen[None]):
         settings = await self._try(lambda: launcher.settings(run), "They cannot be copied")
         if settings is not None:
             self._form.fill(values_of(settings), over=True)
-            self.app.say(f"The form has the settings of {run.name}.")
+            self.app.say(f"The form has the settings of {visible(run.name)}.")
             self.query_one("#prompts", Input).focus()
 
-    async def _try(self, work: Callable[[], Any], title: str) -> Any:
+    async def _try(self, work: Callable[[], T], title: str) -> T | None:
         """What `work` gives, done in a thread; None, and the reason on the screen, where it raises."""
         try:
             return await asyncio.to_thread(work)
         except Exception as error:  # whatever keeps it from happening, the user is told and may do something else
-            said = str(error) or type(error).__name__
+            said = visible(str(error) or type(error).__name__)
             self.app.notify(said, title=title, severity="error", markup=False, timeout=15)
             return None
 
@@ -318,6 +321,7 @@ class StartScreen(Screen[None]):
             return
         self._launching, self._wants_launch = True, False
         self._form.allow_launch(False)
+        self.workers.cancel_group(self, "check")
         self._form.say_launch("launching", wrong=False)
         try:
             source = await asyncio.to_thread(start)

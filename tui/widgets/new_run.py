@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from textual import on
 from textual.app import ComposeResult
 from textual.containers import Grid, Horizontal, Vertical, VerticalScroll
+from textual.events import DescendantFocus
 from textual.message import Message
 from textual.widget import Widget
 from textual.widgets import Button, Input, Label
@@ -22,6 +23,9 @@ from tui.widgets.lines import Lines
 
 _HINTS = {field.setting: field.hint for field in ALL}
 _LABELS = {field.setting: field.label for field in ALL}
+TALL = 24
+"""A lower terminal shows less of the memory."""
+
 _MORE = {field.setting for field in MORE}
 
 
@@ -80,6 +84,7 @@ class NewRun(VerticalScroll, can_focus=False):
         """Text with characters that cannot be shown in a field, by what is shown instead."""
         self._said: dict[str, tuple[str, str]] = {}
         self._estimate: Estimate | str | None = None
+        self._focused: str | None = None
 
     def compose(self) -> ComposeResult:
         self.border_title = "A new run"
@@ -97,6 +102,16 @@ class NewRun(VerticalScroll, can_focus=False):
         with Horizontal(id="launching"):
             yield Button("Launch", id="launch", variant="primary", disabled=True, compact=True)
             yield Label("", id="launch-said", markup=False)
+
+    def on_mount(self) -> None:
+        # Kept, not asked for: an answer may come when the screen is already being taken down.
+        self._fields = {field.setting: self.query_one(f"#{field.setting}") for field in ALL}
+        self._hints = {field.setting: self.query_one(f"#{field.setting}-said", Label) for field in FIELDS}
+        self._names = {field.setting: self.query_one(f"#{field.setting}-name", Label) for field in MORE}
+        self._memory = self.query_one("#memory", Lines)
+        self._more_said = self.query_one("#more-said", Label)
+        self._button = self.query_one("#launch", Button)
+        self._launch_said = self.query_one("#launch-said", Label)
 
     def on_resize(self) -> None:
         self.call_after_refresh(lambda: self.say_memory(self._estimate))
@@ -128,7 +143,7 @@ class NewRun(VerticalScroll, can_focus=False):
         self.touched.add(setting)
 
     def _field(self, setting: str) -> Input | Choice:
-        field = self.query_one(f"#{setting}")
+        field = self._fields[setting]
         assert isinstance(field, Input | Choice)
         return field
 
@@ -160,13 +175,13 @@ class NewRun(VerticalScroll, can_focus=False):
         if not said and (doubt := too_much(estimate)) is not None:
             self._said[doubt[0]] = (doubt[1], "-doubtful")
         for field in FIELDS:
-            label = self.query_one(f"#{field.setting}-said", Label)
+            label = self._hints[field.setting]
             message, kind = self._said.get(field.setting, ("", ""))
             label.set_class(kind == "-wrong", "-wrong")
             label.set_class(kind == "-doubtful", "-doubtful")
             label.update(_marked(message, kind) if message else field.hint)
         for field in MORE:
-            self.query_one(f"#{field.setting}-name", Label).set_class(field.setting in self._said, "-wrong")
+            self._names[field.setting].set_class(field.setting in self._said, "-wrong")
         self.say_memory(estimate)
         self._say_more()
         others = [
@@ -182,18 +197,17 @@ class NewRun(VerticalScroll, can_focus=False):
 
     def say_memory(self, estimate: Estimate | str | None) -> None:
         self._estimate = estimate
-        lines = self.query_one("#memory", Lines)
-        shown = memory_lines(estimate, max(20, lines.content_size.width))
+        shown = memory_lines(estimate, max(20, self._memory.content_size.width))
         # A small terminal has no room for what it is made of.
-        lines.show(shown[:2] if self.screen.has_class("-short") else shown)
+        self._memory.show(shown[:2] if self.app.size.height < TALL else shown)
 
     def say_launch(self, text: str, *, wrong: bool) -> None:
-        label = self.query_one("#launch-said", Label)
+        label = self._launch_said
         label.set_class(wrong, "-wrong")
         label.update(visible(text))
 
     def allow_launch(self, allowed: bool) -> None:
-        self.query_one("#launch", Button).disabled = not allowed
+        self._button.disabled = not allowed
 
     # --- more settings --------------------------------------------------------------------------
 
@@ -202,15 +216,19 @@ class NewRun(VerticalScroll, can_focus=False):
         self.set_class(out, "-more")
         self._say_more()
 
-    def on_descendant_focus(self) -> None:
+    def on_descendant_focus(self, event: DescendantFocus) -> None:
+        self._focused = event.widget.id
         self._say_more()
+
+    def on_descendant_blur(self) -> None:
+        self._focused = None
 
     def _say_more(self) -> None:
         """Of a further setting that has the focus, or that is wrong: one line for all of them."""
-        name = self.screen.focused.id if self.screen.focused is not None else None
-        if name not in _MORE or name is None:
+        name = self._focused
+        if name not in _MORE:
             name = next((name for name in self._said if name in _MORE), None)
-        label = self.query_one("#more-said", Label)
+        label = self._more_said
         message, kind = self._said.get(name or "", ("", ""))
         label.set_class(kind == "-wrong", "-wrong")
         if name is None:
