@@ -242,7 +242,10 @@ class StartScreen(Screen[None]):
         path = await self._try(lambda: launcher.report(run.directory), "There is no report")
         if path is not None:
             self.app.notify(
-                f"{visible(str(path))}, with .md, .csv and .json beside it", title="Report written", markup=False, timeout=15
+                f"{visible(str(path))}, with .md, .csv and .json beside it",
+                title="Report written",
+                markup=False,
+                timeout=15,
             )
 
     @work(exclusive=True, group="copy")

@@ -23,6 +23,9 @@ from tui.widgets.lines import Lines
 
 _HINTS = {field.setting: field.hint for field in ALL}
 _LABELS = {field.setting: field.label for field in ALL}
+_BY_FLAG = sorted(((f"--{name.replace('_', '-')}", label) for name, label in _LABELS.items()), reverse=True)
+"""The longest of those that begin alike first: --ranks-per-gpu before --ranks."""
+
 TALL = 24
 """A lower terminal shows less of the memory."""
 
@@ -170,7 +173,7 @@ class NewRun(VerticalScroll, can_focus=False):
 
     def say(self, problems: Iterable[Problem], estimate: Estimate | str | None) -> None:
         """Say what is wrong beside the fields, and what the memory will be."""
-        said = {problem.setting: problem.message for problem in reversed(list(problems))}
+        said = {problem.setting: _in_the_forms_words(problem.message) for problem in reversed(list(problems))}
         self._said = {name: (message, "-wrong") for name, message in said.items() if self._is_wrong(name)}
         if not said and (doubt := too_much(estimate)) is not None:
             self._said[doubt[0]] = (doubt[1], "-doubtful")
@@ -184,6 +187,10 @@ class NewRun(VerticalScroll, can_focus=False):
             self._names[field.setting].set_class(field.setting in self._said, "-wrong")
         self.say_memory(estimate)
         self._say_more()
+        self._say_others()
+
+    def _say_others(self) -> None:
+        """Beside Launch: what is wrong with a setting that is not to be seen."""
         others = [
             f"{_LABELS.get(name, name.replace('_', ' '))}: {message}"
             for name, (message, _) in self._said.items()
@@ -215,6 +222,7 @@ class NewRun(VerticalScroll, can_focus=False):
         """Show the further settings, or put them away."""
         self.set_class(out, "-more")
         self._say_more()
+        self._say_others()
 
     def on_descendant_focus(self, event: DescendantFocus) -> None:
         self._focused = event.widget.id
@@ -245,6 +253,13 @@ def _field(field: Field) -> Iterable[Widget]:
     else:
         entry = Input(field.first, placeholder=field.empty, id=field.setting, compact=True)
     yield Horizontal(name, entry, classes="setting")
+
+
+def _in_the_forms_words(message: str) -> str:
+    """A message names flags of the command line; here they are fields."""
+    for name, label in _BY_FLAG:
+        message = message.replace(name, label)
+    return message
 
 
 def _marked(message: str, kind: str) -> str:
