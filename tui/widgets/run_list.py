@@ -11,7 +11,7 @@ from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
 from tui.runs import RecentRun
-from tui.start_lines import ROWS_PER_RUN, clock_now, no_runs_lines, run_rows
+from tui.start_lines import ROWS_PER_RUN, age, clock_now, no_runs_lines, run_rows
 from tui.widgets.lines import Painter
 
 Wish = Literal["attach", "resume", "replay", "report", "settings"]
@@ -73,6 +73,8 @@ class RunList(ScrollView, Painter, can_focus=True):
         super().__init__(id=id)
         self._runs: Sequence[RecentRun] | None = None
         self._cursor = 0
+        self._ages: list[str] = []
+        self._painted: list[RecentRun] = []
 
     @property
     def run(self) -> RecentRun | None:
@@ -86,7 +88,10 @@ class RunList(ScrollView, Painter, can_focus=True):
         places = [at for at, run in enumerate(runs) if before is not None and run.directory == before.directory]
         self._cursor = places[0] if places else min(self._cursor, max(0, len(runs) - 1))
         self.virtual_size = Size(self.scrollable_content_region.width, ROWS_PER_RUN * len(runs))
-        self.refresh()
+        ages = [age(clock_now() - run.started_at) for run in runs]
+        if first or ages != self._ages or list(runs) != self._painted:
+            self._ages, self._painted = ages, list(runs)
+            self.refresh()
         if first or self.run != before:
             self.post_message(self.Moved())
 
