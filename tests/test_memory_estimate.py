@@ -64,6 +64,13 @@ def test_ranks_go_round_the_gpus_and_the_fullest_counts() -> None:
     assert shared.needed == pytest.approx(2 * shared.per_rank, rel=1e-6)
 
 
+def test_the_fullest_of_the_gpus_that_are_used_decides() -> None:
+    uneven = Room(gpus=(78 * GIB, 10 * GIB, 2 * GIB), host=500 * GIB)
+    assert made(room=uneven, ranks=1).free == 78 * GIB
+    assert made(room=uneven, ranks=2).free == 10 * GIB
+    assert made(room=uneven, ranks=3).free == 2 * GIB
+
+
 def test_a_rank_of_several_gpus_is_spread_over_them() -> None:
     alone = made(LLAMA_8B, H100, ranks=1)
     spread = made(LLAMA_8B, H100, ranks=1, gpus_per_rank=4)

@@ -19,7 +19,7 @@ from tests.reports import write_run
 from tests.terminal import Terminal
 from tui.app import RankdeckApp
 from tui.journal import SAMPLE
-from tui.launcher import MachineLauncher
+from tui.machine_launcher import MachineLauncher
 from tui.runs import RecentRun
 from tui.screens.doctor import DoctorScreen
 from tui.screens.start import StartScreen

@@ -28,7 +28,7 @@ from tui.views import Moment
 if TYPE_CHECKING:
     from tui.client import Source
     from tui.journal import Journal
-    from tui.screens.start import Launcher
+    from tui.launcher import Launcher
 
 Leave = Literal["ended", "detached", "stopped"]
 """How the dashboard was left: after the run's end, while it went on, or having stopped it."""

@@ -160,7 +160,7 @@ def title_line(machine: Machine | None, width: int, version: str) -> Line:
 def memory_lines(found: Estimate | str | None, width: int) -> list[Line]:
     """What the run would need against what is free: words, a bar, and what it is made of. Always three lines."""
     if found is None:
-        return [(("Memory  ", "dim"), ("is estimated once the settings are right", "dim")), (), ()]
+        return [((cut("Memory  is said once all is right", width), "dim"),), (), ()]
     if isinstance(found, str):
         return [(("Memory  ", "dim"), (visible(found), "")), (), ()]
     rest = found.working + found.process

@@ -36,7 +36,7 @@ def watch(directory: Path, died: Callable[[], bool] = lambda: False, *, plain: b
 def start_screen() -> int:
     """The dashboard's start screen: choose, launch, watch, come back. Returns the status of the last run watched."""
     from tui.app import RankdeckApp
-    from tui.launcher import MachineLauncher
+    from tui.machine_launcher import MachineLauncher
 
     status = 0
     while True:

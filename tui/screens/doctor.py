@@ -43,7 +43,12 @@ class DoctorScreen(ModalScreen[None]):
         border-subtitle-color: $quiet;
         background: $surface;
         overflow-x: hidden;
+        scrollbar-gutter: stable;
         scrollbar-size-vertical: 1;
+        scrollbar-color: $border;
+        scrollbar-background: $surface;
+        scrollbar-background-hover: $surface;
+        scrollbar-background-active: $surface;
     }
     DoctorScreen #findings { background: $surface; }
     """

@@ -164,7 +164,7 @@ class FilePicker(ModalScreen[str]):
     def compose(self) -> ComposeResult:
         with Vertical(id="picker") as box:
             box.border_title = "A file of prompts"
-            box.border_subtitle = "enter picks   ⌫ folder above   . hidden   / filter   esc closes"
+            box.border_subtitle = "enter picks  ⌫ up  . hidden  / filter  esc closes"
             yield Lines(id="picker-path")
             yield FolderList(id="folder")
             yield Input(placeholder="type a part of a name", id="picker-filter", compact=True, select_on_focus=False)

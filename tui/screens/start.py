@@ -6,8 +6,7 @@ the first answer is. Reads no file and looks at no device itself.
 
 import asyncio
 from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Protocol, TypeVar
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 from textual import on, work
 from textual.app import ComposeResult
@@ -18,9 +17,9 @@ from textual.widgets import Footer, Input, Static
 
 import runner
 from runner.config import Problem, RunConfig
-from runner.machine import Facts, Machine, TorchFound
+from runner.machine import Machine
 from runner.memory_estimate import Estimate
-from tui.folder import Listing
+from tui.launcher import Launcher
 from tui.runs import RecentRun
 from tui.screens.run import TOO_SMALL
 from tui.start_form import read_config, values_of
@@ -33,7 +32,6 @@ from tui.widgets.run_list import RunList
 if TYPE_CHECKING:
     from tui.app import RankdeckApp
     from tui.client import Source
-    from tui.journal import Journal
 
 T = TypeVar("T")
 
@@ -45,48 +43,6 @@ LOOK_SECONDS = 3.0
 
 ROOM_FOR_MORE = (120, 38)
 """A terminal of this size has room for the further settings from the beginning."""
-
-
-class Launcher(Protocol):
-    """What the start screen may ask of the machine. Every method may block, so each is called in a thread."""
-
-    def machine(self) -> Machine: ...
-
-    def recent(self) -> list[RecentRun]: ...
-
-    def settings(self, run: RecentRun) -> RunConfig:
-        """The settings of a run, for another one; its prompts are those it had, wherever they are now."""
-        ...
-
-    def first_settings(self) -> RunConfig:
-        """What a first run may have: the sample prompts on the demo model."""
-        ...
-
-    def check(self, config: RunConfig) -> list[Problem]: ...
-
-    def estimate(self, config: RunConfig, machine: Machine) -> Estimate | str:
-        """What the run will need, or why that is not known."""
-        ...
-
-    def launch(self, config: RunConfig) -> "Source": ...
-
-    def attach(self, directory: Path) -> "Source": ...
-
-    def resume(self, directory: Path) -> "Source": ...
-
-    def journal(self, directory: Path) -> "Journal": ...
-
-    def report(self, directory: Path) -> Path:
-        """Write the report; the path of its HTML file."""
-        ...
-
-    def folder(self, path: str, hidden: bool) -> Listing: ...
-
-    def examine(self) -> Facts: ...
-
-    async def ask_torch(self) -> TorchFound:
-        """What torch sees; takes seconds, in a process of its own."""
-        ...
 
 
 class StartScreen(Screen[None]):
