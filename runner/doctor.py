@@ -235,6 +235,9 @@ def _places(facts: Facts) -> list[Check]:
         _place("cache", facts.cache, "set XDG_CACHE_HOME to a directory with room that you may write to"),
         _demo(facts),
     ]
+    if facts.environ.get("HF_HUB_OFFLINE", "0").lower() not in ("", "0", "false", "no", "off"):
+        found = "HF_HUB_OFFLINE is set: of the hub, only models in the cache can be had"
+        checks.append(Check(group=group, name="hub", status="ok", found=found))
     runtime = facts.runtime
     if runtime.error is not None:
         found, cure = f"{runtime.path}: {runtime.error}", f"remove it: rm -r {runtime.path}"
@@ -315,6 +318,9 @@ def _terminal(facts: Facts) -> list[Check]:
             "; copying does not reach your clipboard" if off else ""
         )
         checks.append(check("tmux", "warn" if off else "ok", found, cure))
+    if "STY" in facts.environ:
+        found = "GNU screen passes no copying on to your clipboard"
+        checks.append(check("screen", "warn", found, "use tmux, or copy with the mouse"))
     return checks
 
 

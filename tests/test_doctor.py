@@ -187,6 +187,7 @@ def test_a_gpu_of_torch_that_nvml_does_not_know_is_unmapped() -> None:
         ("colours", {"terminal": terminal(term="dumb")}, "bad"),
         ("colours", {"terminal": terminal(term="xterm", colours="16 colours")}, "warn"),
         ("tmux", {"terminal": terminal(tmux_clipboard="off")}, "warn"),
+        ("screen", {"environ": {"STY": "1.pts-0"}}, "warn"),
         ("transformers", {"packages": {**HEALTHY.packages, "transformers": "4.57.0"}}, "bad"),
         ("accelerate", {"packages": {**HEALTHY.packages, "accelerate": "2.0.0"}}, "bad"),
     ],
@@ -205,6 +206,7 @@ def test_each_fault_is_found_and_has_a_cure(name: str, changes: dict[str, object
         ("tmux", {"terminal": terminal(tmux_clipboard="on")}, "set-clipboard is on"),
         ("colours", {"terminal": terminal(no_colour=True)}, "NO_COLOR"),
         ("size", {"terminal": terminal(size=None)}, "plain lines"),
+        ("hub", {"environ": {"HF_HUB_OFFLINE": "1"}}, "only models in the cache"),
         ("accelerate config", {"accelerate_config": "/home/me/default_config.yaml"}, "is not read"),
     ],
 )

@@ -39,7 +39,8 @@ CHECK_AFTER_SECONDS = 0.15
 """Typing goes on: a check waits until it has paused for so long."""
 
 LOOK_SECONDS = 3.0
-"""How often the runs and the machine are looked at."""
+MACHINE_SECONDS = 15.0
+"""How often the runs, and the machine, are looked at. NVML may take a second to start."""
 
 ROOM_FOR_MORE = (120, 38)
 """A terminal of this size has room for the further settings from the beginning."""
@@ -129,6 +130,7 @@ class StartScreen(Screen[None]):
         if self._launcher is not None:
             self._look_first(self._launcher)
             self.set_interval(LOOK_SECONDS, self._look_again)
+            self.set_interval(MACHINE_SECONDS, self._look_at_the_machine_again)
         self._check()
 
     def on_resize(self) -> None:
@@ -152,11 +154,18 @@ class StartScreen(Screen[None]):
 
     def _look_again(self) -> None:
         if self._launcher is not None and self.is_current and not self._launching:
-            self._look(self._launcher)
+            self._look_at_runs(self._launcher)
+
+    def _look_at_the_machine_again(self) -> None:
+        if self._launcher is not None and self.is_current and not self._launching:
+            self._look_at_machine(self._launcher)
 
     @work(exclusive=True, group="look")
-    async def _look(self, launcher: Launcher) -> None:
+    async def _look_at_runs(self, launcher: Launcher) -> None:
         self._list.show(await asyncio.to_thread(launcher.recent))
+
+    @work(exclusive=True, group="look at machine")
+    async def _look_at_machine(self, launcher: Launcher) -> None:
         self._show_machine(await asyncio.to_thread(launcher.machine))
 
     def _show_machine(self, machine: Machine | None) -> None:
