@@ -77,8 +77,8 @@ def _software(facts: Facts) -> list[Check]:
         )
     )
     if facts.accelerate_config is not None:
-        found = f"your own {facts.accelerate_config} is not read: a run brings its own"
-        checks.append(Check(group="Software", name="accelerate config", status="ok", found=found))
+        found = f"{facts.accelerate_config}, yours, is not read: a run brings its own"
+        checks.append(Check(group="Software", name="own config", status="ok", found=found))
     return checks
 
 

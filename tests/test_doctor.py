@@ -19,7 +19,7 @@ from runner.nvml import LIB_RM_VERSION_MISMATCH, LIBRARY_NOT_FOUND, NO_PERMISSIO
 from runner.protocol import DeviceSample
 from tests.dashboards import GIB, TWO_GPUS
 from tests.test_telemetry import FakeNvml
-from tui.doctor_lines import WORDS, doctor_lines, verdict
+from tui.doctor_lines import WORDS, doctor_lines, verdict, worst_first
 from tui.text import line_width, plain
 
 RANKDECK = str(Path(sys.executable).with_name("rankdeck"))
@@ -207,13 +207,19 @@ def test_each_fault_is_found_and_has_a_cure(name: str, changes: dict[str, object
         ("colours", {"terminal": terminal(no_colour=True)}, "NO_COLOR"),
         ("size", {"terminal": terminal(size=None)}, "plain lines"),
         ("hub", {"environ": {"HF_HUB_OFFLINE": "1"}}, "only models in the cache"),
-        ("accelerate config", {"accelerate_config": "/home/me/default_config.yaml"}, "is not read"),
+        ("own config", {"accelerate_config": "/home/me/default_config.yaml"}, "is not read"),
     ],
 )
 def test_what_is_fine_is_said_without_a_cure(name: str, changes: dict[str, object], words: str) -> None:
     check = seen(name, **changes)
     assert (check.status, check.cure) == ("ok", None)
     assert words in check.found
+
+
+def test_what_is_to_be_done_stands_first_where_there_is_little_room() -> None:
+    checks = findings(msgspec.structs.replace(HEALTHY, open_files=10, terminal=terminal(size=(10, 10))))
+    groups = list(dict.fromkeys(check.group for check in worst_first(checks)))
+    assert groups == ["Terminal", "Memory", "Software", "GPUs", "Files"]
 
 
 def test_a_missing_package_is_named_with_the_pip_line() -> None:

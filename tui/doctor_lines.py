@@ -2,14 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 
-from runner.doctor import Check
+from runner.doctor import Check, worst
 from tui.text import Line, pad, some, visible, wrap
 
-MARKS = {"ok": "✓", "warn": "!", "bad": "✗"}
-WORDS = {"ok": "ok", "warn": "warn", "bad": "bad"}
+MARKS = {"ok": "✓", "warn": "!", "bad": "✗", "cure": "→"}
+WORDS = {"ok": "ok", "warn": "warn", "bad": "bad", "cure": "->"}
+"""For output that may be read anywhere: nothing but ASCII."""
+
 STYLES = {"ok": "good", "warn": "warn", "bad": "bad"}
 
-NAME_WIDTH = 18
+NAME_WIDTH = 16
 
 
 def doctor_lines(checks: Sequence[Check], width: int, marks: Mapping[str, str] = MARKS) -> list[Line]:
@@ -30,9 +32,18 @@ def doctor_lines(checks: Sequence[Check], width: int, marks: Mapping[str, str] =
         if check.cure is not None:
             cure = wrap(visible(check.cure), max(20, width - indent - 2))
             lines.extend(
-                ((" " * indent + ("→ " if not n else "  "), "key"), (part, "key")) for n, part in enumerate(cure)
+                ((" " * indent + (marks["cure"] + " " if not n else "  "), "key"), (part, "key"))
+                for n, part in enumerate(cure)
             )
     return lines
+
+
+def worst_first(checks: Sequence[Check]) -> list[Check]:
+    """The groups in which something is to be done before the others: a small screen shows what is at the top."""
+    groups = list(dict.fromkeys(check.group for check in checks))
+    gravity = {group: worst(check for check in checks if check.group == group) for group in groups}
+    order = sorted(groups, key=lambda group: ("bad", "warn", "ok").index(gravity[group]))
+    return sorted(checks, key=lambda check: order.index(check.group))
 
 
 def verdict(checks: Sequence[Check]) -> Line:

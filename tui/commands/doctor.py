@@ -14,13 +14,17 @@ from tui.doctor_lines import WORDS, doctor_lines, verdict
 from tui.text import plain
 
 WIDEST = 100
+EXIT_INTERRUPTED = 130
 
 
 def doctor(json: Annotated[bool, typer.Option("--json", help="The findings as a JSON object.")] = False) -> None:
     """Say what this machine has, and what would not work here, with the cure. Exit status 1 if so."""
     if sys.stderr.isatty():
-        typer.echo("rankdeck: looking; torch is asked in a process of its own, which takes some seconds", err=True)
-    facts = msgspec.structs.replace(examine.facts(), torch=asyncio.run(examine.ask_torch()))
+        typer.echo("rankdeck: looking; asking torch takes some seconds", err=True)
+    try:
+        facts = msgspec.structs.replace(examine.facts(), torch=asyncio.run(examine.ask_torch()))
+    except KeyboardInterrupt:
+        raise typer.Exit(EXIT_INTERRUPTED) from None
     checks = findings.findings(facts)
     worst = findings.worst(checks)
     if json:

@@ -15,7 +15,7 @@ from textual.screen import ModalScreen
 
 from runner.doctor import findings
 from runner.machine import Facts, TorchFound
-from tui.doctor_lines import doctor_lines, verdict
+from tui.doctor_lines import doctor_lines, verdict, worst_first
 from tui.text import Line, plain
 from tui.widgets.lines import Lines
 
@@ -111,4 +111,4 @@ def _lines(facts: Facts | None, width: int) -> list[Line]:
     said = verdict(checks)
     if facts.torch is None:
         said = (("asking torch what it sees, which takes some seconds", "dim"),)
-    return [said, (), *doctor_lines(checks, width)]
+    return [said, (), *doctor_lines(worst_first(checks), width)]
