@@ -30,10 +30,11 @@ def doctor_lines(checks: Sequence[Check], width: int, marks: Mapping[str, str] =
         lines.append((mark, (pad(visible(check.name), NAME_WIDTH), ""), (found[0], style)))
         lines.extend(((" " * indent, ""), (part, style)) for part in found[1:])
         if check.cure is not None:
-            cure = wrap(visible(check.cure), max(20, width - indent - 2))
+            arrow = marks["cure"] + " "
+            cure = wrap(visible(check.cure), max(20, width - indent - len(arrow)))
+            starts = (arrow, *[" " * len(arrow)] * (len(cure) - 1))
             lines.extend(
-                ((" " * indent + (marks["cure"] + " " if not n else "  "), "key"), (part, "key"))
-                for n, part in enumerate(cure)
+                ((" " * indent + start, "key"), (part, "key")) for start, part in zip(starts, cure, strict=True)
             )
     return lines
 
