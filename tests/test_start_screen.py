@@ -270,6 +270,17 @@ async def test_further_settings_fold_out_and_are_part_of_the_run() -> None:
     assert (config.device, config.dtype, config.limit) == ("cuda", "float32", 5)
 
 
+async def test_settings_that_are_set_and_folded_away_are_named_on_the_border() -> None:
+    odd = RunConfig(prompts="p.txt", model="[b]bold[b]", limit=4, column="[red]x[/]")
+    runs = [recent("done", "completed", config=odd)]
+    app = RankdeckApp(None, launcher=ScriptedLauncher(runs=runs))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: "also: limit 4, column [red]x[/]" in whole_screen(app))
+        assert "[b]bold[b], 1 rank ─" in whole_screen(app), "names are data"
+        await pilot.press("f3")
+        await until(pilot, lambda: "also:" not in whole_screen(app))
+
+
 async def test_a_mistake_in_a_setting_that_is_folded_away_is_still_said() -> None:
     app = RankdeckApp(None, launcher=ScriptedLauncher())
     async with app.run_test(size=(80, 24)) as pilot:

@@ -12,6 +12,7 @@ from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
+from textual.content import Content
 from textual.screen import Screen
 from textual.widgets import Footer, Input, Static
 
@@ -175,7 +176,7 @@ class StartScreen(Screen[None]):
 
     @on(RunList.Moved)
     def _moved(self) -> None:
-        self.query_one("#runs-box").border_subtitle = run_subtitle(self._list.run)
+        self.query_one("#runs-box").border_subtitle = Content(run_subtitle(self._list.run))
         self.refresh_bindings()
 
     @on(RunList.Asked)

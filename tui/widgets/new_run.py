@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from textual import on
 from textual.app import ComposeResult
 from textual.containers import Grid, Horizontal, Vertical, VerticalScroll
+from textual.content import Content
 from textual.events import DescendantFocus
 from textual.message import Message
 from textual.widget import Widget
@@ -17,7 +18,7 @@ from runner.config import Problem
 from runner.memory_estimate import Estimate
 from tui.start_form import ALL, FIELDS, FIRST_VALUES, MORE, Field
 from tui.start_lines import memory_lines, too_much
-from tui.text import cut, visible
+from tui.text import cut, cut_middle, visible
 from tui.widgets.choice import Choice
 from tui.widgets.lines import Lines
 
@@ -40,6 +41,7 @@ class NewRun(VerticalScroll, can_focus=False):
         border: round $border;
         border-title-color: $quiet;
         border-title-style: bold;
+        border-subtitle-color: $quiet;
         padding: 0 1;
         height: 100%;
         overflow-x: hidden;
@@ -188,6 +190,18 @@ class NewRun(VerticalScroll, can_focus=False):
         self.say_memory(estimate)
         self._say_more()
         self._say_others()
+        self._say_folded()
+
+    def _say_folded(self) -> None:
+        """On the border: the further settings that are set and not to be seen."""
+        values = self.values()
+        set_ones = [
+            f"{field.label} {cut_middle(visible(values[field.setting]), 16)}"
+            for field in MORE
+            if values[field.setting] != field.first
+        ]
+        folded = bool(set_ones) and not self.has_class("-more")
+        self.border_subtitle = Content(f"also: {', '.join(set_ones)}") if folded else ""
 
     def _say_others(self) -> None:
         """Beside Launch: what is wrong with a setting that is not to be seen."""
@@ -223,6 +237,7 @@ class NewRun(VerticalScroll, can_focus=False):
         self.set_class(out, "-more")
         self._say_more()
         self._say_others()
+        self._say_folded()
 
     def on_descendant_focus(self, event: DescendantFocus) -> None:
         self._focused = event.widget.id
