@@ -6,7 +6,7 @@ come from the state, looks from the widgets. Imports nothing heavy: it must pain
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -19,13 +19,16 @@ from runner import protocol
 from runner.protocol import OutputRecord
 from runner.reducer import apply
 from runner.state import RunState, Snapshot, ToViewer
-from tui import keys, theme
+from tui import keys, outside, remembered, theme
 from tui.knobs import Knobs
 from tui.outputs import KEPT, OutputBook
+from tui.preferences import Preferences
 from tui.screens.run import RunScreen
 from tui.views import Moment
 
 if TYPE_CHECKING:
+    from textual.filter import LineFilter
+
     from tui.client import Source
     from tui.screens.start import Launcher
 
@@ -36,6 +39,7 @@ Earlier = Callable[[Path], Iterable[OutputRecord]]
 """Reads the answers that a run directory holds already."""
 
 REPAINT_SECONDS = 0.25
+TITLE_SECONDS = 1.0
 BREATHE_EVERY = 100
 """After so many messages at once the screen and the keys get their turn."""
 
@@ -56,6 +60,14 @@ class RankdeckApp(App[Leave]):
         Binding("question_mark", "help", "Help", key_display="?", id="app.help", tooltip="Every key, and the words"),
         Binding("t", "toggle_theme", "Theme", id="app.theme", tooltip="Dark or light", show=False),
         Binding(
+            "ctrl+z",
+            "suspend_process",
+            "To the shell",
+            id="app.suspend",
+            tooltip="Back to the shell; fg comes back here, the run goes on",
+            show=False,
+        ),
+        Binding(
             "ctrl+c",
             "interrupt",
             "Stop, then end",
@@ -73,9 +85,16 @@ class RankdeckApp(App[Leave]):
         launcher: "Launcher | None" = None,
         earlier: Earlier | None = None,
         steerable: bool = True,
+        preferences: Preferences | None = None,
     ) -> None:
-        """`steerable` is False where nobody can be asked for anything: in a replay."""
+        """`steerable` is False where nobody can be asked for anything: in a replay.
+
+        Without `preferences` the dashboard is as it comes, and remembers nothing.
+        """
         super().__init__()
+        self._remembers = preferences is not None
+        self.preferences = preferences if preferences is not None else Preferences()
+        self._filters_of_ours: list[LineFilter] = []
         self._steerable = steerable
         self.knobs = Knobs()
         self._source = source
@@ -88,12 +107,19 @@ class RankdeckApp(App[Leave]):
         self._offered: tuple[bool, bool] | None = None
         self._interrupts = 0
         self._leave_when_ended = False
+        self._known_to_be_seen = False
         self._run_screen: RunScreen | None = None
         self.lost: str | None = None
         """Why the run can no longer be watched, where that is so."""
-        self.register_theme(theme.DARK)
-        self.register_theme(theme.LIGHT)
-        self.theme = "rankdeck-dark"
+        for ours in theme.OURS:
+            self.register_theme(ours)
+        self.theme = self._first_theme()
+        if self.preferences.ascii:
+            from tui.ascii import AsciiFilter
+
+            self._filters_of_ours.append(AsciiFilter())
+        self.set_keymap(self.preferences.keys)
+        self.animation_level = "none"  # every step of a glide is sent over the line, and tells nothing
 
     @property
     def final_state(self) -> RunState | None:
@@ -114,6 +140,26 @@ class RankdeckApp(App[Leave]):
         """Whether everything that came is on the screen."""
         return self._run_screen is not None and self._run_screen.is_mounted and not self._dirty
 
+    def _first_theme(self) -> str:
+        """The theme wished for, else the one chosen last, else one that the terminal has the colours for."""
+        if self.preferences.theme is not None:
+            return self.preferences.theme
+        few = self._remembers and self.console.color_system in (None, "standard")
+        last = self.get_theme(remembered.recall().theme or "") if self._remembers else None
+        if last is not None and (last.ansi or not few):
+            return last.name
+        return theme.SIXTEEN if few else theme.DARK.name
+
+    def get_line_filters(self) -> Sequence["LineFilter"]:
+        return [*super().get_line_filters(), *self._filters_of_ours]
+
+    def get_key_display(self, binding: Binding) -> str:
+        if self.preferences.ascii and not binding.key_display:
+            from tui.ascii import KEYS
+
+            return KEYS.get(binding.key) or super().get_key_display(binding)
+        return super().get_key_display(binding)
+
     def get_theme_variable_defaults(self) -> dict[str, str]:
         current = self.current_theme
         return theme.variable_defaults(dark=current.dark, ansi=current.ansi)
@@ -132,6 +178,8 @@ class RankdeckApp(App[Leave]):
 
     def on_mount(self) -> None:
         self.set_interval(REPAINT_SECONDS, self._repaint)
+        self.set_interval(TITLE_SECONDS, self._retitle)
+        self._retitle()
         if self._source is not None:
             self._follow(self._source)
 
@@ -170,7 +218,7 @@ class RankdeckApp(App[Leave]):
         if isinstance(message, protocol.Refused):
             self.lost = message.reason
             return
-        self._seen_any = True
+        before, seen_any, self._seen_any = self._run_state, self._seen_any, True
         if isinstance(message, Snapshot):
             self._run_state = message.state
             self._look_back()
@@ -181,6 +229,8 @@ class RankdeckApp(App[Leave]):
             elif isinstance(message, protocol.RunEnded):
                 self._look_back()
         self.knobs.heard(self._run_state)
+        if seen_any and self._steerable:
+            self._call(before)
 
     def _look_back(self) -> None:
         """Read the answers that were never heard of: from before this view came, or fell behind."""
@@ -210,6 +260,28 @@ class RankdeckApp(App[Leave]):
             if offered != self._offered:
                 self._offered = offered
                 self._run_screen.refresh_bindings()
+
+    def _retitle(self) -> None:
+        title = outside.title(self._run_state)
+        if self.preferences.ascii:
+            from tui.ascii import to_ascii
+
+            title = to_ascii(title)
+        set_title = getattr(self._driver, "set_title", None)
+        if set_title is not None:
+            set_title(title)
+
+    def _call(self, before: RunState) -> None:
+        """Say it to who looks elsewhere, or may: most terminals tell only when that changes."""
+        for text in outside.calls(before, self._run_state):
+            if self._driver is not None and not self._known_to_be_seen:
+                self._driver.write(outside.signal_of(self.preferences.notify, text))
+
+    def on_app_focus(self) -> None:
+        self._known_to_be_seen = True
+
+    def on_app_blur(self) -> None:
+        self._known_to_be_seen = False
 
     # --- actions -----------------------------------------------------------------------------
 
@@ -261,6 +333,13 @@ class RankdeckApp(App[Leave]):
         """Leave; the run goes on."""
         self._exit_with("detached" if self._goes_on else "ended")
 
+    def leave_soon(self) -> bool:
+        """Detach; may be called from a signal's handler. False where there is nothing yet to leave."""
+        if self._loop is None:
+            return False
+        self._loop.call_soon_threadsafe(self.action_detach)
+        return True
+
     def action_leave(self) -> None:
         """Leave; while the run goes on, ask what shall become of it."""
         if not self.steers:
@@ -285,7 +364,11 @@ class RankdeckApp(App[Leave]):
         self.exit(leave)
 
     def action_toggle_theme(self) -> None:
-        self.theme = "rankdeck-light" if self.current_theme.dark else "rankdeck-dark"
+        self.theme = theme.LIGHT.name if self.current_theme.dark else theme.DARK.name
+
+    def watch_theme(self, before: str, now: str) -> None:
+        if self._remembers and self.is_running:
+            remembered.remember(remembered.Remembered(theme=now))
 
     def action_help(self) -> None:
         from tui.screens.help import HelpScreen

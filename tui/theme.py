@@ -110,3 +110,8 @@ LIGHT = Theme(
         "block-cursor-text-style": "none",
     },
 )
+
+OURS = (DARK, LIGHT)
+
+SIXTEEN = "ansi-dark"
+"""Textual's theme in the terminal's own colours, for terminals with sixteen of them or none."""

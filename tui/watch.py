@@ -17,6 +17,7 @@ from runner.config import Problem, RunConfig
 from runner.state import RunState, Snapshot, ToViewer
 from tui.client import SocketSource, Source, SourceError
 from tui.plain import PlainView, end_lines
+from tui.preferences import Preferences
 
 if TYPE_CHECKING:
     from tui.app import RankdeckApp
@@ -24,21 +25,28 @@ if TYPE_CHECKING:
 EXIT_BAD_INPUT, EXIT_DIED, EXIT_INTERRUPTED = 2, 3, 130
 
 
-def watch(directory: Path, died: Callable[[], bool] = lambda: False, *, plain: bool, json: bool) -> int:
+def watch(
+    directory: Path,
+    died: Callable[[], bool] = lambda: False,
+    *,
+    plain: bool,
+    json: bool,
+    preferences: Preferences | None = None,
+) -> int:
     """Watch the run in `directory` until it ends or the viewer leaves. Returns the exit status."""
     source = SocketSource(directory, died)
     if not plain and not json:
         from tui.app import RankdeckApp
 
-        return _fly(RankdeckApp(source, earlier=rundir.read_outputs))
+        return _fly(RankdeckApp(source, earlier=rundir.read_outputs, preferences=preferences))
     return asyncio.run(_follow(source, _JsonView() if json else PlainView()))
 
 
-def start_screen() -> int:
+def start_screen(preferences: Preferences | None = None) -> int:
     """The dashboard's start screen: choose, launch, watch. Returns the exit status."""
     from tui.app import RankdeckApp
 
-    return _fly(RankdeckApp(None, launcher=_Launcher(), earlier=rundir.read_outputs))
+    return _fly(RankdeckApp(None, launcher=_Launcher(), earlier=rundir.read_outputs, preferences=preferences))
 
 
 def stop(directory: Path, *, now: bool) -> int:
@@ -79,7 +87,9 @@ class _Launcher:
 
 
 def _fly(app: "RankdeckApp") -> int:
-    app.run()
+    from tui.flight import fly
+
+    fly(app)
     state = app.final_state
     if app.lost is not None:
         sys.stderr.write(f"rankdeck: {app.lost}\n")

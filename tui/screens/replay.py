@@ -15,6 +15,7 @@ from textual.widgets import Input
 from runner.state import ToViewer
 from tui.app import REPAINT_SECONDS, RankdeckApp
 from tui.knobs import ASKED_FOR
+from tui.preferences import Preferences
 from tui.replay import ReplaySource
 from tui.screens.run import RunScreen
 from tui.text import Line
@@ -128,8 +129,8 @@ class ReplayApp(RankdeckApp):
         ),
     ]
 
-    def __init__(self, replay: ReplaySource, stops: str = "") -> None:
-        super().__init__(replay, steerable=False)
+    def __init__(self, replay: ReplaySource, stops: str = "", *, preferences: Preferences | None = None) -> None:
+        super().__init__(replay, steerable=False, preferences=preferences)
         self.replay = replay
         self.stops = stops
 

@@ -1,0 +1,105 @@
+"""Textual's way to a terminal, with three things more: a guard, a title, and an end when the terminal is gone.
+
+Knows the terminal; what the title says, and how a dashboard is left, is told to it.
+"""
+
+import os
+import select
+import signal
+import threading
+from contextlib import suppress
+from typing import IO, Any, ClassVar, cast
+
+from textual.drivers.linux_driver import LinuxDriver
+
+from tui.guard import POP_TITLE, Guard
+
+PUSH_TITLE = "\x1b[22;0t"
+
+
+class TerminalDriver(LinuxDriver):
+    """One per process: a process has one terminal."""
+
+    guard: ClassVar[Guard | None] = None
+    titled: ClassVar[bool] = False
+    """Whether the window's title is ours to set."""
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        if self._file is not None:
+            self._file = cast("Any", _Forgiving(self._file))
+        self._title: str | None = None
+
+    def start_application_mode(self) -> None:
+        if self.guard is not None:
+            self.guard.taken()
+        super().start_application_mode()  # type: ignore[no-untyped-call]
+        if self.titled:
+            self.write(PUSH_TITLE)
+
+    def stop_application_mode(self) -> None:
+        if self.titled:
+            self.write(POP_TITLE)
+            self._title = None
+        super().stop_application_mode()
+
+    def close(self) -> None:
+        super().close()
+        if self.guard is not None:
+            self.guard.given_back()
+
+    def set_title(self, title: str) -> None:
+        """Name the terminal's window; `title` has been made harmless."""
+        if self.titled and title != self._title:
+            self._title = title
+            self.write(f"\x1b]2;{title}\x07")
+
+
+class _Forgiving:
+    """A terminal that may go away: from then on what is written to it is dropped, and a hangup is said.
+
+    Textual's writer would die of the error, and whoever writes would wait for it for ever.
+    """
+
+    def __init__(self, file: IO[str]) -> None:
+        self._file, self._gone = file, False
+
+    def write(self, text: str) -> None:
+        if not self._gone:
+            try:
+                self._file.write(text)
+            except OSError:
+                self._hang_up()
+
+    def flush(self) -> None:
+        if not self._gone:
+            try:
+                self._file.flush()
+            except OSError:
+                self._hang_up()
+
+    def fileno(self) -> int:
+        return self._file.fileno()
+
+    def _hang_up(self) -> None:
+        self._gone = True
+        os.kill(os.getpid(), signal.SIGHUP)
+
+
+def say_hangup() -> None:
+    """Tell this process when its terminal is gone, by the signal that it gets in most cases anyway.
+
+    Costs nothing: a thread sleeps in poll(), which always reports a hangup.
+    """
+
+    if not os.isatty(0):
+        return
+
+    def wait() -> None:
+        poll = select.poll()
+        poll.register(0, 0)
+        with suppress(OSError, ValueError):
+            poll.poll()
+            os.kill(os.getpid(), signal.SIGHUP)
+
+    threading.Thread(target=wait, name="hangup", daemon=True).start()
