@@ -1,20 +1,28 @@
-"""Textual's way to a terminal, with three things more: a guard, a title, and an end when the terminal is gone.
+"""Textual's way to a terminal, with a guard, a title, calm while it is resized, and an end when it is gone.
 
 Knows the terminal; what the title says, and how a dashboard is left, is told to it.
 """
 
+import asyncio
 import os
 import select
 import signal
 import threading
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import IO, Any, ClassVar, cast
 
+from textual import events
 from textual.drivers.linux_driver import LinuxDriver
+from textual.message import Message
 
 from tui.guard import POP_TITLE, Guard
 
 PUSH_TITLE = "\x1b[22;0t"
+
+RESIZE_SECONDS = 0.2
+"""The picture is laid out anew no more often than this."""
 
 
 class TerminalDriver(LinuxDriver):
@@ -29,6 +37,8 @@ class TerminalDriver(LinuxDriver):
         if self._file is not None:
             self._file = cast("Any", _Forgiving(self._file))
         self._title: str | None = None
+        self._resizing: asyncio.TimerHandle | None = None
+        self._resized_at = 0.0
 
     def start_application_mode(self) -> None:
         if self.guard is not None:
@@ -36,6 +46,28 @@ class TerminalDriver(LinuxDriver):
         super().start_application_mode()  # type: ignore[no-untyped-call]
         if self.titled:
             self.write(PUSH_TITLE)
+        resized = signal.getsignal(signal.SIGWINCH)
+        if callable(resized):
+            signal.signal(signal.SIGWINCH, lambda number, frame: self._soon(partial(resized, number, frame)))
+
+    def process_message(self, message: Message) -> None:
+        if isinstance(message, events.Resize):  # of a terminal that says so among the keys
+            self._soon(partial(super().process_message, message))
+        else:
+            super().process_message(message)
+
+    def _soon(self, resize: Callable[[], object]) -> None:
+        """Resize at once, but only so often: whoever drags a window's corner makes hundreds of sizes, and sees few."""
+        self._loop.call_soon_threadsafe(self._settle, resize)
+
+    def _settle(self, resize: Callable[[], object]) -> None:
+        if self._resizing is not None:
+            self._resizing.cancel()
+        self._resizing = self._loop.call_at(self._resized_at + RESIZE_SECONDS, self._resize, resize)
+
+    def _resize(self, resize: Callable[[], object]) -> None:
+        self._resizing, self._resized_at = None, self._loop.time()
+        resize()
 
     def stop_application_mode(self) -> None:
         if self.titled:

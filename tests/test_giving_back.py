@@ -1,0 +1,156 @@
+"""The terminal is given back however a dashboard ends: left, asked to go, killed outright, stopped, hung up on."""
+
+import os
+import signal
+import sys
+import termios
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.terminal import Terminal
+
+RANKDECK = str(Path(sys.executable).with_name("rankdeck"))
+REPLAY = f"{RANKDECK} replay --sample"
+
+COOKED = termios.ECHO | termios.ICANON | termios.ISIG
+
+
+@pytest.fixture
+def shell() -> Iterator[Terminal]:
+    """A dashboard under a shell that outlives it, and says so."""
+    with Terminal(["sh", "-c", f"{REPLAY}; echo over: $?; exec cat"], columns=80, rows=24) as terminal:
+        terminal.wait_for("Throughput", seconds=20)
+        terminal.read(0.3)
+        assert not modes(terminal) & COOKED
+        yield terminal
+
+
+def modes(terminal: Terminal) -> int:
+    return int(termios.tcgetattr(terminal._master)[3])
+
+
+def dashboard_of(terminal: Terminal) -> psutil.Process:
+    return psutil.Process(terminal.pid).children()[0]
+
+
+def assert_given_back(terminal: Terminal) -> None:
+    """Cooked, with a cursor, on the first screen, without a mouse and the like."""
+    deadline = time.monotonic() + 5
+    while modes(terminal) & COOKED != COOKED and time.monotonic() < deadline:
+        terminal.read(0.05)
+    terminal.read(0.3)
+    assert modes(terminal) & COOKED == COOKED
+    assert not terminal.screen.cursor.hidden
+    raw = bytes(terminal.raw)
+    for mode in (b"1049", b"1000", b"1003", b"1006", b"1015", b"1004", b"2004"):
+        assert raw.rfind(b"\x1b[?%sl" % mode) > raw.rfind(b"\x1b[?%sh" % mode), mode
+    assert raw.rfind(b"\x1b[?25h") > raw.rfind(b"\x1b[?25l")
+    assert raw.rfind(b"\x1b[?7h") > raw.rfind(b"\x1b[?7l")
+    assert raw.count(b"\x1b[<u") >= raw.count(b"\x1b[>"), "the keyboard's mode is popped"
+    assert raw.count(b"\x1b[22;0t") <= raw.count(b"\x1b[23;0t"), "the title is popped"
+
+
+@pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM", "SIGHUP", "SIGSEGV"])
+def test_a_dashboard_that_is_sent_a_signal_gives_the_terminal_back(shell: Terminal, name: str) -> None:
+    dashboard_of(shell).send_signal(getattr(signal, name))
+    shell.wait_for("over: ", seconds=10)
+    assert_given_back(shell)
+
+
+def test_asked_to_go_it_leaves_as_detaching_does(shell: Terminal) -> None:
+    dashboard_of(shell).terminate()
+    shell.wait_for("over: 0", seconds=10)
+
+
+def test_the_guard_survives_the_killing_of_the_whole_job(shell: Terminal) -> None:
+    # The shell is of the same group here, so that nobody but the guard is left to put things right.
+    os.killpg(shell.pid, signal.SIGKILL)
+    assert_given_back(shell)
+
+
+def test_left_by_its_key_nothing_is_written_twice_and_no_guard_stays(shell: Terminal) -> None:
+    dashboard = dashboard_of(shell)
+    guards = dashboard.children()
+    shell.send("q")
+    shell.wait_for("over: 0", seconds=10)
+    assert_given_back(shell)
+    assert bytes(shell.raw).count(b"\x1b[?1049l") == 1
+    assert len(guards) == 1
+    assert not guards[0].is_running()
+
+
+def test_to_the_shell_and_back_and_killed_there() -> None:
+    environ = {**os.environ, "PS1": "ready> "}
+    with Terminal(["bash", "--norc", "-i"], columns=80, rows=24, environ=environ) as terminal:
+        terminal.wait_for("ready>", seconds=10)
+        terminal.send(f"{REPLAY}\r")
+        terminal.wait_for("Throughput", seconds=20)
+        terminal.read(0.3)
+        terminal.send("\x1a")
+        terminal.wait_for("Stopped", seconds=10)
+        assert bytes(terminal.raw).rfind(b"\x1b[?1049l") > bytes(terminal.raw).rfind(b"\x1b[?1049h")
+        terminal.send("echo the shell is here\r")
+        terminal.wait_for("\nthe shell is here", seconds=10)
+        terminal.send("fg\r")
+        terminal.wait_for("Throughput", seconds=10)
+        terminal.read(0.3)
+        dashboard_of(terminal).kill()
+        terminal.wait_for("Killed", seconds=10)
+        terminal.send("stty -a; echo done\r")
+        terminal.wait_for("\ndone", seconds=10)
+        assert " icanon" in terminal.text
+        assert " echo " in terminal.text
+        assert not terminal.screen.cursor.hidden
+
+
+def test_a_terminal_that_is_gone_ends_the_dashboard() -> None:
+    terminal = Terminal([*REPLAY.split()], columns=80, rows=24)
+    terminal.wait_for("Throughput", seconds=20)
+    dashboard = psutil.Process(terminal.pid)
+    os.close(terminal._master)
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline and os.waitpid(terminal.pid, os.WNOHANG)[0] == 0:
+        time.sleep(0.05)
+    assert not dashboard.is_running()
+
+
+def test_a_terminal_that_is_gone_without_a_word_ends_it_too() -> None:
+    """Nobody sends SIGHUP where the dashboard is not of the terminal's session."""
+    import pty
+    import subprocess
+
+    master, slave = pty.openpty()
+    process = subprocess.Popen(
+        REPLAY.split(),
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
+        start_new_session=True,
+        env={**os.environ, "TERM": "xterm-256color", "COLUMNS": "80", "LINES": "24"},
+    )
+    os.close(slave)
+    seen = b""
+    while b"\x1b[?1049h" not in seen:
+        seen += os.read(master, 65536)
+    os.close(master)
+    process.wait(10)
+
+
+def test_after_a_storm_of_resizes_the_picture_is_right() -> None:
+    with Terminal([*REPLAY.split()], columns=80, rows=24) as terminal:
+        terminal.wait_for("Throughput", seconds=20)
+        for number in range(200):
+            terminal.resize(*((60, 18), (120, 40), (40, 10), (200, 60), (80, 24))[number % 5])
+            terminal.read(0.01)
+        terminal.resize(100, 30)
+        terminal.read(1.5)
+        lines = terminal.text.split("\n")
+        assert lines[0].startswith(" rankdeck")
+        assert "Throughput" in lines[1]
+        assert lines[1].rstrip().endswith("╮")
+        assert "Help" in lines[29]
+        assert sum("Throughput" in line for line in lines) == 1
