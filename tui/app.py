@@ -372,9 +372,16 @@ class RankdeckApp(App[Leave]):
 
     def action_help(self) -> None:
         from tui.screens.help import HelpScreen
+        from tui.views import entry
+        from tui.words import words_of
 
-        if not isinstance(self.screen, HelpScreen):
-            self.push_screen(HelpScreen(keys.described(self, self.screen)))
+        if isinstance(self.screen, HelpScreen):
+            return
+        view = getattr(self.screen, "view", None)
+        sections = keys.described(self, self.screen)
+        if isinstance(self.screen, RunScreen):
+            sections.append(("Words", words_of(view)))
+        self.push_screen(HelpScreen(sections, f"Help: {entry(view).title}" if view else "Help"))
 
     def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
         """The command palette: every action that has a key, and Textual's themes."""

@@ -24,6 +24,9 @@ STYLES = {
     "axis": "$quiet",
     "mark": "$mark",
     "mark-on-chart": "$mark on $chart",
+    "bar-key": "bold $footer-key-foreground",
+    "bar-label": "$footer-description-foreground",
+    "bar-off": "$track",
     "cursor": "$block-cursor-foreground on $block-cursor-background",
     **{f"rank-{number}": f"bold $rank-{number}" for number in range(RANK_COLOURS)},
 }

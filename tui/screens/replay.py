@@ -27,7 +27,7 @@ STEP, SMALL_STEP = 10, 1
 
 _SPEED, _SEEK = Binding.Group("Speed"), Binding.Group(f"{STEP} s")
 
-_NOT_INHERITED = ("knob.", "run.pause", "run.detach", "run.stop", "run.sweep", "app.leave", "run.help")
+_NOT_INHERITED = ("knob.", "run.pause", "run.detach", "run.stop", "run.sweep", "app.")
 """What the ids of those keys of a run begin with that a replay has not, or has of its own."""
 
 
@@ -49,7 +49,7 @@ class ReplayScreen(RunScreen, inherit_bindings=False):
         *Screen.BINDINGS,
         Binding("q", "app.leave", "Quit", id="app.leave", tooltip="Leave the replay"),
         Binding(
-            "question_mark", "app.help", "Help", key_display="?", id="run.help", tooltip="Every key, and the words"
+            "question_mark", "app.help", "Help", key_display="?", id="app.help", tooltip="Every key, and the words"
         ),
         Binding("space", "play", "Pause", id="replay.play", tooltip="Pause, or go on; at the end, from the beginning"),
         _seek("left", f"seek(-{STEP})", "Back", f"{STEP} seconds back", show=True),

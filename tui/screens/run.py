@@ -8,7 +8,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import Container
 from textual.screen import Screen
 from textual.widget import Widget
-from textual.widgets import Footer, Static
+from textual.widgets import Static
 
 from runner.protocol import StartSweep, Stop
 from runner.state import RunState
@@ -19,6 +19,7 @@ from tui.text import Line
 from tui.views import VIEWS, Moment, ViewName, as_view, entry
 from tui.widgets.header import header_line
 from tui.widgets.hints import advice_lines
+from tui.widgets.key_bar import KeyBar
 from tui.widgets.lines import Lines
 from tui.widgets.notice import notice_lines
 from tui.widgets.overview import Overview
@@ -50,7 +51,7 @@ class RunScreen(Screen[None]):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("q", "app.leave", "Quit", id="app.leave", tooltip="Leave; asks first while the run goes on"),
         Binding(
-            "question_mark", "app.help", "Help", key_display="?", id="run.help", tooltip="Every key, and the words"
+            "question_mark", "app.help", "Help", key_display="?", id="app.help", tooltip="Every key, and the words"
         ),
         Binding("space", "pause", "Pause", id="run.pause", tooltip="Pause after the batches in flight, or go on"),
         _knob("minus,underscore", "batch_size(False)", "Smaller batches", _BATCH_SIZE, "Halve the batch size"),
@@ -114,7 +115,7 @@ class RunScreen(Screen[None]):
             yield entry("overview").build()
         yield Lines(id="advice")
         yield from self.compose_below()
-        yield Footer()
+        yield KeyBar()
 
     def compose_below(self) -> Iterable[Widget]:
         """What else stands above the footer: `LINES_AROUND` counts it."""

@@ -98,7 +98,14 @@ class StartScreen(Screen[None]):
             "ctrl+enter,ctrl+j", "launch", "Launch", key_display="enter", id="start.launch", tooltip="Start the run"
         ),
         Binding("tab,down", "app.focus_next", "Next field", id="start.next", tooltip="To the next field"),
-        Binding("shift+tab,up", "app.focus_previous", "Field before", id="start.previous", show=False),
+        Binding(
+            "shift+tab,up",
+            "app.focus_previous",
+            "Field before",
+            id="start.previous",
+            tooltip="To the field before",
+            show=False,
+        ),
         Binding("escape", "app.leave", "Quit", id="start.quit", tooltip="Leave"),
     ]
 
