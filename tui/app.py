@@ -24,7 +24,7 @@ from tui.knobs import Knobs
 from tui.outputs import KEPT, OutputBook
 from tui.preferences import Preferences
 from tui.screens.run import RunScreen
-from tui.views import Moment
+from tui.views import Moment, entry
 
 if TYPE_CHECKING:
     from textual.filter import LineFilter
@@ -372,16 +372,16 @@ class RankdeckApp(App[Leave]):
 
     def action_help(self) -> None:
         from tui.screens.help import HelpScreen
-        from tui.views import entry
         from tui.words import words_of
 
         if isinstance(self.screen, HelpScreen):
             return
-        view = getattr(self.screen, "view", None)
-        sections = keys.described(self, self.screen)
+        described = keys.described(self, self.screen)
         if isinstance(self.screen, RunScreen):
-            sections.append(("Words", words_of(view)))
-        self.push_screen(HelpScreen(sections, f"Help: {entry(view).title}" if view else "Help"))
+            view = self.screen.view
+            self.push_screen(HelpScreen(described, words_of(view), f"Help: {entry(view).title}"))
+        else:
+            self.push_screen(HelpScreen(described))
 
     def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
         """The command palette: every action that has a key, and Textual's themes."""

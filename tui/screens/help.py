@@ -11,20 +11,26 @@ from tui.text import Line, pad, wrap
 from tui.widgets.lines import Panel
 from tui.widgets.scrolling import ScrollBox
 
-Sections = Sequence[tuple[str, Sequence[tuple[str, str]]]]
-"""Headings, and under each: a key or a word, and what it does or means."""
+Entries = Sequence[tuple[str, str]]
+"""Keys or words, with what they do or mean."""
+
+Sections = Sequence[tuple[str, Entries]]
+"""Headings, and what is under each."""
 
 
-def help_lines(sections: Sections, width: int) -> list[Line]:
-    """Every section under its heading, all in the same two columns; keys that do the same stand apart by a space."""
-    first = min(max(len(name) for _, entries in sections for name, _ in entries) + 2, width // 2)
+def help_lines(keys: Sections, words: Entries, width: int) -> list[Line]:
+    """The keys, each section under its heading and all in the same two columns, then the words in theirs."""
     lines: list[Line] = []
-    for heading, entries in sections:
+    first = max((len(name) for _, entries in keys for name, _ in entries), default=0) + 2
+    for heading, entries in keys:
         lines.extend([((heading, "strong"),), *_entries(entries, first, width), ()])
+    if words:
+        first = max(len(name) for name, _ in words) + 2
+        lines.extend([(("Words", "strong"),), *_entries(words, first, width), ()])
     return lines[:-1]
 
 
-def _entries(entries: Sequence[tuple[str, str]], first: int, width: int) -> list[Line]:
+def _entries(entries: Entries, first: int, width: int) -> list[Line]:
     return [
         ((pad(name if number == 0 else "", first), "key"), (part, ""))
         for name, text in entries
@@ -39,9 +45,9 @@ class HelpScreen(ModalScreen[None]):
         Binding("escape,question_mark,q", "dismiss", "Close", id="help.close", tooltip="Back")
     ]
 
-    def __init__(self, sections: Sections, title: str = "Help") -> None:
+    def __init__(self, keys: Sections, words: Entries = (), title: str = "Help") -> None:
         super().__init__()
-        self._sections, self._title = sections, title
+        self._keys, self._words, self._title = keys, words, title
 
     def compose(self) -> ComposeResult:
         with ScrollBox(id="help") as box:
@@ -50,5 +56,5 @@ class HelpScreen(ModalScreen[None]):
             yield Panel("", id="help-lines")
 
     def on_mount(self) -> None:
-        self.query_one(Panel).draw(lambda width, height: help_lines(self._sections, width))
+        self.query_one(Panel).draw(lambda width, height: help_lines(self._keys, self._words, width))
         self.query_one("#help").focus()

@@ -37,19 +37,18 @@ class Entry(NamedTuple):
 
 def chosen(entries: Sequence[Entry], width: int) -> list[Entry]:
     """Those that fit, in their order: what is always shown, then the first ones, then the extras."""
-    order = sorted(entries, key=lambda entry: entry.id not in ALWAYS)
-    order = [entry for entry in order if not entry.extra] + sorted(
-        (entry for entry in order if entry.extra), key=lambda entry: EXTRAS.index(entry.id)
-    )
+    ranked = {name: place for place, name in enumerate(EXTRAS)}
     room = width + GAP
     taken: list[Entry] = []
-    for entry in order:
+    for entry in sorted(
+        entries, key=lambda entry: (entry.id not in ALWAYS, entry.extra * (1 + ranked.get(entry.id, 0)))
+    ):
         cells = line_width(_pieces(entry)) + GAP
         if cells > room:
             break
         room -= cells
         taken.append(entry)
-    return [entry for entry in entries if entry in taken]
+    return [entry for entry in entries if any(entry is one for one in taken)]
 
 
 def key_line(entries: Sequence[Entry], width: int) -> tuple[Line, list[tuple[int, int, str]]]:
