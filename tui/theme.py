@@ -1,7 +1,7 @@
 """rankdeck's two themes, and the names of the styles that lines are written in.
 
-Colours are from a palette that the common kinds of colour blindness keep apart (blue, orange, teal),
-and none of them says anything that the text beside it does not say. Knows no widget.
+Colours are from a palette that the common kinds of colour blindness keep apart, and none of them says anything
+that the text beside it does not say. Surfaces are so nearly grey that 256 colours leave them grey. Knows no widget.
 """
 
 from textual.theme import Theme
@@ -32,8 +32,8 @@ STYLES = {
 }
 """Every style name a piece of a line may have, and how it looks, in variables of the theme."""
 
-_ON_DARK = ("#6cb6ff", "#f0a35e", "#4ecdb4", "#e58fc1", "#e3cf6d", "#9aa8ff", "#f08a7a", "#b6c2cf")
-_ON_LIGHT = ("#0b62b8", "#a85a00", "#00786a", "#a23b79", "#7d6a00", "#4a4fc4", "#b23a28", "#4d5a67")
+_ON_DARK = ("#72b7ff", "#e39654", "#6ed3a7", "#db88bc", "#e3cf6d", "#7c9dff", "#ef8979", "#c0ccd8")
+_ON_LIGHT = ("#0b62b8", "#7e3d00", "#057360", "#a14089", "#7b6302", "#484ec4", "#af3c2f", "#4d5a67")
 
 
 def rank_style(rank: int | None) -> str:
@@ -57,7 +57,7 @@ def variable_defaults(dark: bool, ansi: bool) -> dict[str, str]:
             "mark": "ansi_default",
         }
     colours = _ON_DARK if dark else _ON_LIGHT
-    track, quiet, chart = ("#3b4654", "#8b98a8", "#3b9e90") if dark else ("#c3ccd6", "#5b6875", "#3a9d90")
+    track, quiet, chart = ("#40474f", "#8f9ba9", "#3b9e90") if dark else ("#c3ccd6", "#5b6875", "#3a9d90")
     mark = "#d9e1ea" if dark else "#1c2630"
     return {**_ranks(colours), "track": track, "quiet": quiet, "chart": chart, "mark": mark}
 
@@ -68,17 +68,17 @@ DARK = Theme(
     primary="#6cb6ff",
     secondary="#4ecdb4",
     accent="#f0a35e",
-    success="#4ecdb4",
-    warning="#f0a35e",
-    error="#ff8272",
+    success="#55cfb5",
+    warning="#f8ab61",
+    error="#f17d6f",
     foreground="#d9e1ea",
     background="#11161d",
     surface="#161d26",
-    panel="#1d2631",
+    panel="#20252b",
     variables={
         **variable_defaults(dark=True, ansi=False),
-        "border": "#344150",
-        "border-blurred": "#344150",
+        "border": "#3a424b",
+        "border-blurred": "#3a424b",
         "footer-background": "#161d26",
         "footer-key-foreground": "#f0a35e",
         "footer-description-foreground": "#a3b0bf",
@@ -92,21 +92,21 @@ LIGHT = Theme(
     name="rankdeck-light",
     dark=False,
     primary="#0b62b8",
-    secondary="#00786a",
+    secondary="#057360",
     accent="#a85a00",
-    success="#00786a",
-    warning="#a85a00",
-    error="#b3261e",
+    success="#007365",
+    warning="#8f5b00",
+    error="#b0123f",
     foreground="#1c2630",
     background="#fbfcfd",
     surface="#f1f4f7",
-    panel="#e6ebf0",
+    panel="#e9ebed",
     variables={
         **variable_defaults(dark=False, ansi=False),
-        "border": "#b9c4cf",
-        "border-blurred": "#b9c4cf",
+        "border": "#bfc4c9",
+        "border-blurred": "#bfc4c9",
         "footer-background": "#eef2f5",
-        "footer-key-foreground": "#a85a00",
+        "footer-key-foreground": "#8f5b00",
         "footer-description-foreground": "#45525f",
         "block-cursor-background": "#cfe3f7",
         "block-cursor-foreground": "#10202f",
