@@ -146,8 +146,8 @@ def test_a_theme_that_is_no_more_is_not_missed(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize(
     ("term", "colorterm", "theme"),
     [
-        ("xterm", "", "ansi-dark"),
-        ("dumb", "", "ansi-dark"),
+        ("xterm", "", "rankdeck-ansi"),
+        ("dumb", "", "rankdeck-ansi"),
         ("xterm-256color", "", "rankdeck-dark"),
         ("screen-256color", "", "rankdeck-dark"),
         ("xterm", "truecolor", "rankdeck-dark"),

@@ -56,7 +56,7 @@ def ratio(one: Color, other: Color) -> float:
     return (lighter + 0.05) / (darker + 0.05)
 
 
-@pytest.mark.parametrize("of", theme.OURS, ids=lambda of: of.name)
+@pytest.mark.parametrize("of", [theme.DARK, theme.LIGHT], ids=lambda of: of.name)
 def test_all_that_is_read_has_a_contrast_of_at_least_4_5(of: Theme) -> None:
     known = variables(of)
     low = []
@@ -80,7 +80,7 @@ def test_all_that_is_read_has_a_contrast_of_at_least_4_5(of: Theme) -> None:
 
 
 @pytest.mark.parametrize("eye", SEEN_BY)
-@pytest.mark.parametrize("of", theme.OURS, ids=lambda of: of.name)
+@pytest.mark.parametrize("of", [theme.DARK, theme.LIGHT], ids=lambda of: of.name)
 def test_good_a_warning_and_bad_are_told_apart_by_every_eye(of: Theme, eye: str) -> None:
     known = variables(of)
     colours = {name: Color.parse(known[name]) for name in ("success", "warning", "error")}
@@ -93,7 +93,7 @@ def test_good_a_warning_and_bad_are_told_apart_by_every_eye(of: Theme, eye: str)
 
 
 @pytest.mark.parametrize("eye", SEEN_BY)
-@pytest.mark.parametrize("of", theme.OURS, ids=lambda of: of.name)
+@pytest.mark.parametrize("of", [theme.DARK, theme.LIGHT], ids=lambda of: of.name)
 def test_the_ranks_are_told_apart_by_every_eye(of: Theme, eye: str) -> None:
     """The first four, which most runs have, at a glance; all eight when one looks. The number stands beside it."""
     known = variables(of)
@@ -106,7 +106,7 @@ def test_the_ranks_are_told_apart_by_every_eye(of: Theme, eye: str) -> None:
     assert close == {}
 
 
-@pytest.mark.parametrize("of", theme.OURS, ids=lambda of: of.name)
+@pytest.mark.parametrize("of", [theme.DARK, theme.LIGHT], ids=lambda of: of.name)
 def test_with_256_colours_what_is_grey_stays_grey(of: Theme) -> None:
     """Most terminals over SSH say no more of themselves: a panel that turns navy there is what people would see."""
     known = variables(of)
@@ -114,3 +114,21 @@ def test_with_256_colours_what_is_grey_stays_grey(of: Theme) -> None:
         was = Color.parse(known[name])
         nearest = was.rich_color.downgrade(ColorSystem.EIGHT_BIT).get_truecolor()
         assert max(nearest) - min(nearest) <= 16, name
+
+
+def test_dark_and_light_change_places_with_as_many_colours() -> None:
+    assert theme.toggled(theme.DARK) == "rankdeck-light"
+    assert theme.toggled(theme.LIGHT) == "rankdeck-dark"
+    app = RankdeckApp(None)
+    assert app.available_themes[theme.toggled(theme.SIXTEEN)].ansi
+    assert theme.toggled(app.available_themes["ansi-light"]) == theme.SIXTEEN.name
+
+
+def test_a_theme_of_sixteen_colours_has_no_other() -> None:
+    app = RankdeckApp(None)
+    app.theme = theme.SIXTEEN.name
+    known = app.get_css_variables()
+    for name, look in theme.STYLES.items():
+        for word in look.split():
+            if word.startswith("$"):
+                assert Color.parse(known[word[1:]]).ansi is not None, name

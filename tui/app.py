@@ -148,7 +148,7 @@ class RankdeckApp(App[Leave]):
         last = self.get_theme(remembered.recall().theme or "") if self._remembers else None
         if last is not None and (last.ansi or not few):
             return last.name
-        return theme.SIXTEEN if few else theme.DARK.name
+        return (theme.SIXTEEN if few else theme.DARK).name
 
     def get_line_filters(self) -> Sequence["LineFilter"]:
         return [*super().get_line_filters(), *self._filters_of_ours]
@@ -364,7 +364,7 @@ class RankdeckApp(App[Leave]):
         self.exit(leave)
 
     def action_toggle_theme(self) -> None:
-        self.theme = theme.LIGHT.name if self.current_theme.dark else theme.DARK.name
+        self.theme = theme.toggled(self.current_theme)
 
     def watch_theme(self, before: str, now: str) -> None:
         if self._remembers and self.is_running:

@@ -35,6 +35,12 @@ STYLES = {
 _ON_DARK = ("#72b7ff", "#e39654", "#6ed3a7", "#db88bc", "#e3cf6d", "#7c9dff", "#ef8979", "#c0ccd8")
 _ON_LIGHT = ("#0b62b8", "#7e3d00", "#057360", "#a14089", "#7b6302", "#484ec4", "#af3c2f", "#4d5a67")
 
+_SIXTEEN_ON_DARK = (
+    *("bright_blue", "bright_yellow", "cyan", "bright_magenta"),
+    *("green", "magenta", "bright_red", "default"),
+)
+_SIXTEEN_ON_LIGHT = ("blue", "red", "green", "magenta", "cyan", "bright_blue", "bright_red", "default")
+
 
 def rank_style(rank: int | None) -> str:
     """The style of a rank, the same wherever it is named."""
@@ -48,10 +54,9 @@ def _ranks(colours: tuple[str, ...]) -> dict[str, str]:
 def variable_defaults(dark: bool, ansi: bool) -> dict[str, str]:
     """rankdeck's own variables for themes that are not rankdeck's."""
     if ansi:
-        names = ("blue", "yellow", "cyan", "magenta", "green", "bright_blue", "red", "default")
         return {
-            **_ranks(tuple(f"ansi_{name}" for name in names)),
-            "track": "ansi_bright_black",
+            **_ranks(tuple(f"ansi_{name}" for name in (_SIXTEEN_ON_DARK if dark else _SIXTEEN_ON_LIGHT))),
+            "track": "ansi_bright_black" if dark else "ansi_white",
             "chart": "ansi_cyan",
             "quiet": "ansi_default",
             "mark": "ansi_default",
@@ -114,7 +119,50 @@ LIGHT = Theme(
     },
 )
 
-OURS = (DARK, LIGHT)
+SIXTEEN = Theme(
+    name="rankdeck-ansi",
+    ansi=True,
+    dark=True,
+    primary="ansi_bright_blue",
+    secondary="ansi_cyan",
+    accent="ansi_bright_yellow",
+    success="ansi_bright_green",
+    warning="ansi_bright_yellow",
+    error="ansi_bright_red",
+    foreground="ansi_default",
+    background="ansi_default",
+    surface="ansi_default",
+    panel="ansi_default",
+    boost="ansi_default",
+    variables={
+        **variable_defaults(dark=True, ansi=True),
+        "ansi-background": "ansi_black",
+        "ansi-foreground": "ansi_white",
+        "border": "ansi_bright_black",
+        "border-blurred": "ansi_bright_black",
+        "footer-key-foreground": "ansi_bright_yellow",
+        "block-cursor-foreground": "ansi_black",
+        "block-cursor-background": "ansi_white",
+        "block-cursor-text-style": "none",
+        "input-cursor-foreground": "ansi_black",
+        "input-cursor-background": "ansi_bright_white",
+        "input-cursor-text-style": "none",
+        "input-selection-foreground": "ansi_black",
+        "input-selection-background": "ansi_bright_blue",
+        "screen-selection-foreground": "ansi_black",
+        "screen-selection-background": "ansi_bright_blue",
+    },
+)
+"""In the terminal's own colours, on its own background: for terminals with sixteen colours or none."""
 
-SIXTEEN = "ansi-dark"
-"""Textual's theme in the terminal's own colours, for terminals with sixteen of them or none."""
+SIXTEEN_LIGHT = "ansi-light"
+"""Textual's theme for such a terminal with a light background."""
+
+OURS = (DARK, LIGHT, SIXTEEN)
+
+
+def toggled(current: Theme) -> str:
+    """The dark theme for a light one, and the other way round, with as many colours."""
+    if current.ansi:
+        return SIXTEEN_LIGHT if current.dark else SIXTEEN.name
+    return LIGHT.name if current.dark else DARK.name
