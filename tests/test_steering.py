@@ -15,7 +15,8 @@ from tests import scripted, scripted_steering
 from tests.dashboards import dashboard, panel, settled, until, whole_screen
 from tests.scripted import Script
 from tests.scripted_source import ScriptedSource
-from tui.app import Leave, RankdeckApp
+from tui.app import RankdeckApp
+from tui.base import Leave
 from tui.knobs import Knobs, larger, read_batch_size, smaller
 from tui.screens.advice import AdviceScreen
 from tui.screens.batch_size import BatchSizeScreen

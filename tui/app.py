@@ -6,12 +6,11 @@ come from the state, looks from the widgets. Imports nothing heavy: it must pain
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual import work
-from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
 from textual.screen import Screen
 
@@ -19,21 +18,17 @@ from runner import protocol
 from runner.protocol import OutputRecord
 from runner.reducer import apply
 from runner.state import RunState, Snapshot, ToViewer
-from tui import keys, outside, remembered, theme
+from tui import outside
+from tui.base import BaseApp, Leave
 from tui.knobs import Knobs
 from tui.outputs import KEPT, OutputBook
 from tui.preferences import Preferences
 from tui.screens.run import RunScreen
-from tui.views import Moment, entry
+from tui.views import Moment
 
 if TYPE_CHECKING:
-    from textual.filter import LineFilter
-
     from tui.client import Source
     from tui.screens.start import Launcher
-
-Leave = Literal["ended", "detached", "stopped"]
-"""How the dashboard was left: after the run's end, while it went on, or having stopped it."""
 
 Earlier = Callable[[Path], Iterable[OutputRecord]]
 """Reads the answers that a run directory holds already."""
@@ -44,29 +39,10 @@ BREATHE_EVERY = 100
 """After so many messages at once the screen and the keys get their turn."""
 
 
-class RankdeckApp(App[Leave]):
+class RankdeckApp(BaseApp):
     """The dashboard of one run; without a run to show, the start screen that launches one."""
 
-    CSS_PATH = Path(__file__).with_name("app.tcss")
-    TITLE = "rankdeck"
-    HORIZONTAL_BREAKPOINTS = [  # noqa: RUF012  (Textual declares it as it does)
-        (0, "-too-narrow"),
-        (60, "-narrow"),
-        (80, "-standard"),
-        (120, "-wide"),
-    ]
-    VERTICAL_BREAKPOINTS = [(0, "-too-short"), (18, "-short"), (24, "-tall")]  # noqa: RUF012
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("question_mark", "help", "Help", key_display="?", id="app.help", tooltip="Every key, and the words"),
-        Binding("t", "toggle_theme", "Theme", id="app.theme", tooltip="Dark or light", show=False),
-        Binding(
-            "ctrl+z",
-            "suspend_process",
-            "To the shell",
-            id="app.suspend",
-            tooltip="Back to the shell; fg comes back here, the run goes on",
-            show=False,
-        ),
         Binding(
             "ctrl+c",
             "interrupt",
@@ -87,14 +63,8 @@ class RankdeckApp(App[Leave]):
         steerable: bool = True,
         preferences: Preferences | None = None,
     ) -> None:
-        """`steerable` is False where nobody can be asked for anything: in a replay.
-
-        Without `preferences` the dashboard is as it comes, and remembers nothing.
-        """
-        super().__init__()
-        self._remembers = preferences is not None
-        self.preferences = preferences if preferences is not None else Preferences()
-        self._filters_of_ours: list[LineFilter] = []
+        """`steerable` is False where nobody can be asked for anything: in a replay."""
+        super().__init__(preferences)
         self._steerable = steerable
         self.knobs = Knobs()
         self._source = source
@@ -107,19 +77,9 @@ class RankdeckApp(App[Leave]):
         self._offered: tuple[bool, bool] | None = None
         self._interrupts = 0
         self._leave_when_ended = False
-        self._known_to_be_seen = False
         self._run_screen: RunScreen | None = None
         self.lost: str | None = None
         """Why the run can no longer be watched, where that is so."""
-        for ours in theme.OURS:
-            self.register_theme(ours)
-        self.theme = self._first_theme()
-        if self.preferences.ascii:
-            from tui.ascii import AsciiFilter
-
-            self._filters_of_ours.append(AsciiFilter())
-        self.set_keymap(self.preferences.keys)
-        self.animation_level = "none"  # every step of a glide is sent over the line, and tells nothing
 
     @property
     def final_state(self) -> RunState | None:
@@ -139,30 +99,6 @@ class RankdeckApp(App[Leave]):
     def run_is_shown(self) -> bool:
         """Whether everything that came is on the screen."""
         return self._run_screen is not None and self._run_screen.is_mounted and not self._dirty
-
-    def _first_theme(self) -> str:
-        """The theme wished for, else the one chosen last, else one that the terminal has the colours for."""
-        if self.preferences.theme is not None:
-            return self.preferences.theme
-        few = self._remembers and self.console.color_system in (None, "standard")
-        last = self.get_theme(remembered.recall().theme or "") if self._remembers else None
-        if last is not None and (last.ansi or not few):
-            return last.name
-        return (theme.SIXTEEN if few else theme.DARK).name
-
-    def get_line_filters(self) -> Sequence["LineFilter"]:
-        return [*super().get_line_filters(), *self._filters_of_ours]
-
-    def get_key_display(self, binding: Binding) -> str:
-        if self.preferences.ascii and not binding.key_display:
-            from tui.ascii import KEYS
-
-            return KEYS.get(binding.key) or super().get_key_display(binding)
-        return super().get_key_display(binding)
-
-    def get_theme_variable_defaults(self) -> dict[str, str]:
-        current = self.current_theme
-        return theme.variable_defaults(dark=current.dark, ansi=current.ansi)
 
     def get_default_screen(self) -> Screen[Any]:
         if self._source is not None:
@@ -230,7 +166,8 @@ class RankdeckApp(App[Leave]):
                 self._look_back()
         self.knobs.heard(self._run_state)
         if seen_any and self._steerable:
-            self._call(before)
+            for text in outside.calls(before, self._run_state):
+                self.call_for(text)
 
     def _look_back(self) -> None:
         """Read the answers that were never heard of: from before this view came, or fell behind."""
@@ -262,26 +199,7 @@ class RankdeckApp(App[Leave]):
                 self._run_screen.refresh_bindings()
 
     def _retitle(self) -> None:
-        title = outside.title(self._run_state)
-        if self.preferences.ascii:
-            from tui.ascii import to_ascii
-
-            title = to_ascii(title)
-        set_title = getattr(self._driver, "set_title", None)
-        if set_title is not None:
-            set_title(title)
-
-    def _call(self, before: RunState) -> None:
-        """Say it to who looks elsewhere, or may: most terminals tell only when that changes."""
-        for text in outside.calls(before, self._run_state):
-            if self._driver is not None and not self._known_to_be_seen:
-                self._driver.write(outside.signal_of(self.preferences.notify, text))
-
-    def on_app_focus(self) -> None:
-        self._known_to_be_seen = True
-
-    def on_app_blur(self) -> None:
-        self._known_to_be_seen = False
+        self.entitle(outside.title(self._run_state))
 
     # --- actions -----------------------------------------------------------------------------
 
@@ -298,10 +216,6 @@ class RankdeckApp(App[Leave]):
         """Ask something of the run, while there is one to ask."""
         if self._source is not None and self.steers:
             await self._source.send(command)
-
-    def say(self, text: str, title: str = "") -> None:
-        """A word beside the work, gone after a while."""
-        self.notify(text, title=title, markup=False)
 
     async def action_stop(self) -> None:
         """Ask the run to stop after the batches in flight."""
@@ -362,28 +276,3 @@ class RankdeckApp(App[Leave]):
         if self._run_state.ended is None and leave == "ended":
             leave = "detached"
         self.exit(leave)
-
-    def action_toggle_theme(self) -> None:
-        self.theme = theme.toggled(self.current_theme)
-
-    def watch_theme(self, before: str, now: str) -> None:
-        if self._remembers and self.is_running:
-            remembered.remember(remembered.Remembered(theme=now))
-
-    def action_help(self) -> None:
-        from tui.screens.help import HelpScreen
-        from tui.words import words_of
-
-        if isinstance(self.screen, HelpScreen):
-            return
-        described = keys.described(self, self.screen)
-        if isinstance(self.screen, RunScreen):
-            view = self.screen.view
-            self.push_screen(HelpScreen(described, words_of(view), f"Help: {entry(view).title}"))
-        else:
-            self.push_screen(HelpScreen(described))
-
-    def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
-        """The command palette: every action that has a key, and Textual's themes."""
-        yield from keys.commands(self, screen)
-        yield SystemCommand("Choose a theme", "All themes there are", self.action_change_theme)

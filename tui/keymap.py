@@ -65,7 +65,7 @@ def _owners() -> Iterator[type[DOMNode]]:
     import tui.screens
     import tui.widgets
 
-    names = ["tui.app"]
+    names = ["tui.base", "tui.app"]
     for package in (tui.screens, tui.widgets):
         names.extend(module.name for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."))
     for name in names:
