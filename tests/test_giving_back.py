@@ -1,6 +1,7 @@
 """The terminal is given back however a dashboard ends: left, asked to go, killed outright, stopped, hung up on."""
 
 import os
+import re
 import signal
 import sys
 import termios
@@ -154,3 +155,42 @@ def test_after_a_storm_of_resizes_the_picture_is_right() -> None:
         assert lines[1].rstrip().endswith("╮")
         assert "Help" in lines[29]
         assert sum("Throughput" in line for line in lines) == 1
+
+
+def test_a_terminal_of_sixteen_colours_is_sent_no_others() -> None:
+    with Terminal(["env", "-u", "COLORTERM", "TERM=xterm", *REPLAY.split()], columns=80, rows=24) as terminal:
+        terminal.wait_for("Throughput", seconds=20)
+        terminal.read(1)
+        assert b"\x1b[" in terminal.raw
+        assert not re.search(rb"[34]8;[25];", bytes(terminal.raw))
+
+
+def test_without_colour_there_are_only_greys() -> None:
+    with Terminal(["env", "NO_COLOR=1", "COLORTERM=truecolor", *REPLAY.split()], columns=80, rows=24) as terminal:
+        terminal.wait_for("Throughput", seconds=20)
+        terminal.read(1)
+        colours = re.findall(rb"[34]8;2;(\d+);(\d+);(\d+)", bytes(terminal.raw))
+        assert colours
+        assert all(len(set(colour)) == 1 for colour in colours)
+
+
+def test_in_a_locale_without_utf_8_every_byte_has_7_bits() -> None:
+    command = ["env", "-u", "LC_ALL", "-u", "LC_CTYPE", "LANG=C", *REPLAY.split()]
+    with Terminal(command, columns=80, rows=24) as terminal:
+        terminal.wait_for("Throughput", seconds=20)
+        terminal.send("?")
+        terminal.wait_for("Words", "Knobs", "The replay", seconds=10)
+        terminal.send("\x1bt")
+        terminal.read(0.5)
+        assert all(byte < 0x80 for byte in terminal.raw)
+
+
+@pytest.mark.parametrize("term", ["linux", "screen", "tmux-256color", "xterm"])
+def test_the_title_goes_to_terminals_that_have_one(term: str) -> None:
+    with Terminal(["env", f"TERM={term}", *REPLAY.split()], columns=80, rows=24) as terminal:
+        terminal.wait_for("Throughput", seconds=20)
+        terminal.read(1.5)
+        assert (b"\x1b]2;rankdeck" in terminal.raw) == (term != "linux")
+        terminal.send("q")
+        assert terminal.wait() == 0
+        assert (b"\x1b[23;0t" in terminal.raw) == (term != "linux")

@@ -161,6 +161,20 @@ def test_the_way_out_and_help_stay_where_little_fits_and_extras_come_last() -> N
     assert key_range(["1", "2", "4", "5"]) == "1 2 4 5"
 
 
+def test_five_views_and_detaching_are_in_a_line_of_80_cells() -> None:
+    entries = [
+        Entry("app.leave", ("q",), "Quit", "q"),
+        Entry("app.help", ("?",), "Help", "question_mark"),
+        Entry("run.pause", ("space",), "Pause", "space"),
+        Entry("knob.smaller", ("-", "+"), "Batch size", "minus"),
+        Entry("knob.fewer", ("[", "]"), "Ranks", "left_square_bracket"),
+        Entry("view.overview", ("1", "2", "3", "4", "5"), "Views", "1"),
+        Entry("run.detach", ("d",), "Detach", "d"),
+    ]
+    line, _ = key_line(entries, 78)
+    assert plain([line]) == "q Quit  ? Help  space Pause  - + Batch size  [ ] Ranks  1-5 Views  d Detach"
+
+
 @pytest.mark.parametrize("size", [(60, 18), (80, 24), (120, 40)])
 async def test_a_click_on_a_key_is_that_key(size: tuple[int, int]) -> None:
     app = dashboard(scripted.running())
