@@ -1,5 +1,6 @@
 """The terminal is given back however a dashboard ends: left, asked to go, killed outright, stopped, hung up on."""
 
+import asyncio
 import os
 import re
 import signal
@@ -7,12 +8,14 @@ import sys
 import termios
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import psutil
 import pytest
 
 from tests.terminal import Terminal
+from tui.driver import RESIZE_SECONDS, TerminalDriver
 
 RANKDECK = str(Path(sys.executable).with_name("rankdeck"))
 REPLAY = f"{RANKDECK} replay --sample"
@@ -139,6 +142,18 @@ def test_a_terminal_that_is_gone_without_a_word_ends_it_too() -> None:
         seen += os.read(master, 65536)
     os.close(master)
     process.wait(10)
+
+
+async def test_of_a_storm_of_resizes_the_first_and_the_last_count() -> None:
+    driver = TerminalDriver.__new__(TerminalDriver)
+    driver._loop, driver._resizing, driver._resized_at = asyncio.get_running_loop(), None, 0.0
+    sizes: list[int] = []
+    for size in range(100):
+        driver._soon(partial(sizes.append, size))
+        if size == 0:
+            await asyncio.sleep(0.01)
+    await asyncio.sleep(RESIZE_SECONDS + 0.05)
+    assert sizes == [0, 99]
 
 
 def test_after_a_storm_of_resizes_the_picture_is_right() -> None:
