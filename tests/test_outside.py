@@ -9,10 +9,11 @@ from textual import events
 from runner import protocol
 from runner.state import Mark, RunState
 from tests import scripted, scripted_steering
-from tests.dashboards import settled
+from tests.dashboards import settled, until
 from tests.scripted_source import ScriptedSource
 from tui import outside
 from tui.app import RankdeckApp
+from tui.client import SourceError
 from tui.knobs import ASKED_FOR
 from tui.preferences import Preferences
 
@@ -94,6 +95,16 @@ async def test_who_looks_at_it_is_not_called_and_who_looked_away_is() -> None:
         source.say(script.ended(status="stopped").events[-1])
         await settled(pilot)
         assert "".join(heard.written) == "\x07"
+
+
+async def test_a_run_that_can_no_longer_be_watched_calls() -> None:
+    source = ScriptedSource(scripted.running().events, error=SourceError("lost the supervisor"))
+    app = RankdeckApp(source, preferences=Preferences(notify="osc9"))
+    calls: list[str] = []
+    app.call_for = calls.append  # type: ignore[method-assign]
+    async with app.run_test() as pilot:
+        await until(pilot, lambda: app.lost is not None)
+    assert calls == ["calm-harbour can no longer be watched: lost the supervisor"]
 
 
 async def test_what_was_before_the_viewer_came_calls_nobody() -> None:

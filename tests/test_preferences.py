@@ -80,6 +80,12 @@ def test_before_anything_starts_a_wrong_file_ends_with_status_2() -> None:
         assert b"\x1b[?1049h" not in bytes(terminal.raw)
 
 
+def test_a_flag_before_the_command_is_not_silently_lost() -> None:
+    with Terminal([RANKDECK, "--ascii", "replay", "--sample"], columns=120) as terminal:
+        assert terminal.wait(30) == 2
+        assert "go behind the command: rankdeck replay --ascii" in terminal.text
+
+
 @pytest.mark.parametrize(
     ("environ", "only"),
     [

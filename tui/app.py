@@ -146,6 +146,8 @@ class RankdeckApp(BaseApp):
         except SourceError as error:
             self.lost = str(error)
             self._dirty = True
+            if self._steerable:
+                self.call_for(outside.lost_call(self._run_state, self.lost))
         if self._run_state.ended is not None and self._leave_when_ended:
             self._exit_with("stopped")
 

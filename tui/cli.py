@@ -99,7 +99,10 @@ def _rankdeck(
     theme: Theme = None,
     ascii: Ascii = None,
 ) -> None:
-    if context.invoked_subcommand is None:
+    if context.invoked_subcommand is not None:
+        if theme is not None or ascii is not None:
+            raise refuse(f"--theme and --ascii go behind the command: rankdeck {context.invoked_subcommand} --ascii")
+    else:
         if not sys.stdout.isatty():
             raise refuse("the start screen needs a terminal; see `rankdeck run --help`")
         raise typer.Exit(watch.start_screen(preferred(theme, ascii, plain=False, json=False)))

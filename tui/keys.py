@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from textual.app import App, SystemCommand
-from textual.binding import ActiveBinding, Binding
+from textual.binding import ActiveBinding
 from textual.screen import Screen
 
 _SECTIONS = (
@@ -20,18 +20,17 @@ _SECTIONS = (
 """What an id begins with, and the section of the help; any other belongs to the view that has the keys."""
 
 
-def one_by_one(screen: Screen[Any]) -> Iterator[tuple[Binding, bool]]:
-    """Each of our bindings once, by its first key, with whether it can be pressed; the screen's before its widgets'."""
+def one_by_one(screen: Screen[Any]) -> Iterator[ActiveBinding]:
+    """Each of our bindings once, by its first key: those of the focused view first, the application's last."""
     seen: set[str] = set()
-    for active in _ours(screen):
+    for active in sorted(_ours(screen), key=lambda active: (active.node is screen) + 2 * (active.node is screen.app)):
         if active.binding.id not in seen:
             seen.add(str(active.binding.id))
-            yield active.binding, active.enabled
+            yield active
 
 
 def _ours(screen: Screen[Any]) -> list[ActiveBinding]:
-    found = [active for active in screen.active_bindings.values() if active.binding.id]
-    return sorted(found, key=lambda active: 0 if active.node is screen else 1)
+    return [active for active in screen.active_bindings.values() if active.binding.id]
 
 
 def described(app: App[Any], screen: Screen[Any]) -> list[tuple[str, list[tuple[str, str]]]]:
@@ -57,11 +56,9 @@ def _section(name: str) -> str:
 
 def commands(app: App[Any], screen: Screen[Any]) -> Iterator[SystemCommand]:
     """A command for every action that has a key, those of the focused widget too."""
-    seen: set[str] = set()
-    for active in _ours(screen):
+    for active in one_by_one(screen):
         binding = active.binding
-        if binding.id and active.enabled and binding.id not in seen:
-            seen.add(binding.id)
+        if active.enabled:
 
             async def run(action: str = binding.action, node: Any = active.node) -> None:
                 await app.run_action(action, node)

@@ -45,6 +45,11 @@ def calls(before: RunState, now: RunState) -> list[str]:
     return [cut(visible(f"{now.name} {words}"), LONGEST_CALL) for words in said]
 
 
+def lost_call(state: RunState, why: str) -> str:
+    """For who looks elsewhere while the run can no longer be watched."""
+    return cut(visible(f"{state.name} can no longer be watched: {why}".strip()), LONGEST_CALL)
+
+
 def signal_of(kind: str, text: str) -> str:
     """What the terminal is sent for a call; nothing where none is wished for."""
     if kind == "osc9":

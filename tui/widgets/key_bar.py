@@ -81,12 +81,12 @@ def key_range(keys: Sequence[str]) -> str:
 
 
 def entries_of(screen: Screen[object]) -> list[Entry]:
-    """What can be pressed now, grouped as the bindings say: the screen's first, then those of the focused widget."""
+    """What can be pressed now, grouped as the bindings say: the way out and help, then what only this view has."""
     app = screen.app
     found: list[Entry] = []
     groups: dict[Binding.Group, int] = {}
-    for binding, enabled in one_by_one(screen):
-        extra = not binding.show
+    for active in sorted(one_by_one(screen), key=lambda active: active.binding.id not in ALWAYS):
+        binding, extra = active.binding, not active.binding.show
         if not binding.id or (extra and binding.id not in EXTRAS):
             continue
         display = app.get_key_display(binding)
@@ -97,7 +97,7 @@ def entries_of(screen: Screen[object]) -> list[Entry]:
         label = binding.group.description if binding.group is not None else binding.description
         if binding.group is not None:
             groups[binding.group] = len(found)
-        found.append(Entry(binding.id, (display,), label, binding.key, enabled, extra))
+        found.append(Entry(binding.id, (display,), label, binding.key, active.enabled, extra))
     return found
 
 
