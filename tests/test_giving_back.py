@@ -12,10 +12,12 @@ from functools import partial
 from pathlib import Path
 
 import psutil
+import pyte
 import pytest
 
 from tests.terminal import Terminal
 from tui.driver import RESIZE_SECONDS, TerminalDriver
+from tui.flight import LEAVE_SECONDS
 
 RANKDECK = str(Path(sys.executable).with_name("rankdeck"))
 REPLAY = f"{RANKDECK} replay --sample"
@@ -100,8 +102,7 @@ def test_to_the_shell_and_back_and_killed_there() -> None:
         terminal.send("echo the shell is here\r")
         terminal.wait_for("\nthe shell is here", seconds=10)
         terminal.send("fg\r")
-        terminal.wait_for("Throughput", seconds=10)
-        terminal.read(0.3)
+        assert_painted_anew(terminal)
         dashboard_of(terminal).kill()
         terminal.wait_for("Killed", seconds=10)
         terminal.send("stty -a; echo done\r")
@@ -109,6 +110,33 @@ def test_to_the_shell_and_back_and_killed_there() -> None:
         assert " icanon" in terminal.text
         assert " echo " in terminal.text
         assert not terminal.screen.cursor.hidden
+
+
+def test_stopped_and_continued_from_elsewhere_it_paints_anew_and_still_gives_back(shell: Terminal) -> None:
+    dashboard = dashboard_of(shell)
+    dashboard.send_signal(signal.SIGSTOP)
+    shell.read(0.3)
+    dashboard.send_signal(signal.SIGCONT)
+    assert_painted_anew(shell)
+    shell.send("q")
+    shell.wait_for("over: 0", seconds=10)
+    assert_given_back(shell)
+
+
+def assert_painted_anew(terminal: Terminal) -> None:
+    """On the screen that the dashboard has just changed to is all that is to be seen."""
+    begin = len(terminal.raw)
+    deadline = time.monotonic() + 10
+    while b"\x1b[?1049h" not in terminal.raw[begin:] and time.monotonic() < deadline:
+        terminal.read(0.1)
+    while b"Throughput" not in terminal.raw[terminal.raw.rfind(b"\x1b[?1049h") :] and time.monotonic() < deadline:
+        terminal.read(0.1)
+    terminal.read(0.5)
+    fresh = pyte.Screen(80, 24)
+    pyte.ByteStream(fresh).feed(bytes(terminal.raw[terminal.raw.rfind(b"\x1b[?1049h") :]))
+    assert "rankdeck" in fresh.display[0]
+    assert "Throughput" in "".join(fresh.display)
+    assert "Help" in fresh.display[23]
 
 
 def test_a_terminal_that_is_gone_ends_the_dashboard() -> None:
@@ -142,6 +170,17 @@ def test_a_terminal_that_is_gone_without_a_word_ends_it_too() -> None:
         seen += os.read(master, 65536)
     os.close(master)
     process.wait(10)
+
+
+def test_a_terminal_that_takes_no_more_text_does_not_keep_a_dashboard_that_is_told_to_go(shell: Terminal) -> None:
+    dashboard = dashboard_of(shell)
+    for number in range(20):  # much is written, and nobody reads
+        shell.resize(100 + number % 2 * 20, 30)
+        time.sleep(0.1)
+    dashboard.terminate()
+    gone, _ = psutil.wait_procs([dashboard], timeout=LEAVE_SECONDS + 3)
+    assert gone == [dashboard]
+    assert_given_back(shell)
 
 
 async def test_of_a_storm_of_resizes_the_first_and_the_last_count() -> None:

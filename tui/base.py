@@ -7,8 +7,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from textual import on
 from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
+from textual.driver import Driver
 from textual.screen import Screen
 
 from tui import keys, outside, remembered, theme
@@ -118,6 +120,11 @@ class BaseApp(App[Leave]):
         yield SystemCommand("Choose a theme", "All themes there are", self.action_change_theme)
 
     # --- around the screen ---------------------------------------------------------------------
+
+    @on(Driver.SignalResume)
+    def paint_anew(self) -> None:
+        """The terminal was somebody else's in between, and shows nothing of ours."""
+        self.refresh(layout=True)
 
     def say(self, text: str, title: str = "") -> None:
         """A word beside the work, gone after a while."""

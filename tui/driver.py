@@ -37,10 +37,15 @@ class TerminalDriver(LinuxDriver):
         if self._file is not None:
             self._file = cast("Any", _Forgiving(self._file))
         self._title: str | None = None
+        self._taken = self._taken_before = False
         self._resizing: asyncio.TimerHandle | None = None
         self._resized_at = 0.0
 
     def start_application_mode(self) -> None:
+        if self._taken:  # stopped from outside and continued: whoever had the terminal meanwhile may have changed it
+            self.suspend_application_mode()
+        self._must_signal_resume, self._taken = self._taken_before, True
+        self._taken_before = True
         if self.guard is not None:
             self.guard.taken()
         super().start_application_mode()  # type: ignore[no-untyped-call]
@@ -77,6 +82,7 @@ class TerminalDriver(LinuxDriver):
 
     def close(self) -> None:
         super().close()
+        self._taken = False
         if self.guard is not None:
             self.guard.given_back()
 
