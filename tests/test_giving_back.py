@@ -7,7 +7,7 @@ import signal
 import sys
 import termios
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +15,8 @@ import psutil
 import pyte
 import pytest
 
+from runner import rundir
+from runner.start import Started
 from tests.terminal import Terminal
 from tui.driver import RESIZE_SECONDS, TerminalDriver
 from tui.flight import LEAVE_SECONDS
@@ -248,3 +250,20 @@ def test_the_title_goes_to_terminals_that_have_one(term: str) -> None:
         terminal.send("q")
         assert terminal.wait() == 0
         assert (b"\x1b[23;0t" in terminal.raw) == (term != "linux")
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGKILL"])
+def test_the_run_goes_on_when_its_dashboard_is_sent_away(
+    launch: Callable[..., Started], standin_model: Path, name: str
+) -> None:
+    (standin_model / "hold").touch()
+    started = launch(["a", "b", "c"])
+    with Terminal([RANKDECK, "attach", str(started.directory)], columns=80, rows=24) as terminal:
+        terminal.wait_for("Throughput", seconds=20)
+        terminal.wait_for("2 ranks", seconds=20)
+        os.kill(terminal.pid, getattr(signal, name))
+        terminal.wait(10)
+        if name == "SIGTERM":
+            assert terminal.status == 0
+            assert b"goes on. Watch it: rankdeck attach" in bytes(terminal.raw)
+    assert rundir.supervisor_alive(started.directory)
