@@ -19,6 +19,7 @@ from tui import watch
 from tui.commands.plan import plan_command
 from tui.commands.replay import replay
 from tui.commands.report import report
+from tui.commands.serve import serve
 from tui.commands.sweep import sweep
 from tui.launching import default_ranks, find_run, given, launch, one_view, read_config, refuse, sample_prompts
 from tui.options import (
@@ -157,6 +158,9 @@ def attach(
     run: Annotated[
         str | None, typer.Argument(help="A run's name, or its directory.  [default: the newest live run]")
     ] = None,
+    watch_only: Annotated[
+        bool, typer.Option("--watch-only", help="The dashboard without the keys that steer or stop the run.")
+    ] = False,
     plain: Plain = False,
     json: Json = False,
 ) -> None:
@@ -168,7 +172,8 @@ def attach(
         if state.status == "running":
             raise refuse(f"{state.name} has lost its supervisor; `rankdeck resume {state.name}` goes on with it")
         raise refuse(f"{state.name} has ended ({state.status}); its outputs are {directory / rundir.OUTPUTS_FILE}")
-    raise typer.Exit(watch.watch(directory, plain=plain or not sys.stdout.isatty(), json=json))
+    plain = plain or not sys.stdout.isatty()
+    raise typer.Exit(watch.watch(directory, plain=plain, json=json, steerable=not watch_only))
 
 
 @app.command()
@@ -247,6 +252,7 @@ app.command()(sweep)
 app.command("plan")(plan_command)
 app.command()(report)
 app.command()(replay)
+app.command()(serve)
 
 
 @app.command("list")

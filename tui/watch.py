@@ -24,14 +24,19 @@ if TYPE_CHECKING:
 EXIT_BAD_INPUT, EXIT_DIED, EXIT_INTERRUPTED = 2, 3, 130
 
 
-def watch(directory: Path, died: Callable[[], bool] = lambda: False, *, plain: bool, json: bool) -> int:
-    """Watch the run in `directory` until it ends or the viewer leaves. Returns the exit status."""
+def watch(
+    directory: Path, died: Callable[[], bool] = lambda: False, *, plain: bool, json: bool, steerable: bool = True
+) -> int:
+    """Watch the run in `directory` until it ends or the viewer leaves. Returns the exit status.
+
+    Where it is not `steerable`, nothing is asked of the run: Ctrl-C, too, only leaves.
+    """
     source = SocketSource(directory, died)
     if not plain and not json:
         from tui.app import RankdeckApp
 
-        return _fly(RankdeckApp(source, earlier=rundir.read_outputs))
-    return asyncio.run(_follow(source, _JsonView() if json else PlainView()))
+        return _fly(RankdeckApp(source, earlier=rundir.read_outputs, steerable=steerable))
+    return asyncio.run(_follow(source, _JsonView() if json else PlainView(), steerable))
 
 
 def start_screen() -> int:
@@ -113,7 +118,7 @@ class _JsonView:
         self._write(protocol.encode_line(message).decode())
 
 
-async def _follow(source: Source, view: PlainView | _JsonView) -> int:
+async def _follow(source: Source, view: PlainView | _JsonView, steerable: bool) -> int:
     """Feed the view until the run ends. The first Ctrl-C asks the run to stop, the second ends it."""
     loop = asyncio.get_running_loop()
     asked = 0
@@ -122,6 +127,9 @@ async def _follow(source: Source, view: PlainView | _JsonView) -> int:
     def interrupted() -> None:
         nonlocal asked
         asked += 1
+        if not steerable:
+            following.cancel()
+            return
         if asked == 1:
             sys.stderr.write("rankdeck: stopping after the batches in flight; Ctrl-C again to end now\n")
         elif asked > 2:
