@@ -24,6 +24,7 @@ class Terminal:
         columns: int = 120,
         rows: int = 40,
         environ: Mapping[str, str] | None = None,
+        term: str = "xterm-256color",
         emulate: bool = True,
     ) -> None:
         self.screen = pyte.Screen(columns, rows)
@@ -38,12 +39,29 @@ class Terminal:
             signal.signal(
                 signal.SIGHUP, signal.SIG_DFL
             )  # whoever runs the tests under nohup ignores it, and so would we
-            os.execvpe(command[0], list(command), {**(environ or os.environ), "TERM": "xterm-256color"})
+            os.execvpe(command[0], list(command), {**(environ or os.environ), "TERM": term})
         self.resize(columns, rows)
 
     def resize(self, columns: int, rows: int) -> None:
         fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
         self.screen.resize(rows, columns)
+
+    def sip(self, count: int) -> bool:
+        """Take in `count` bytes at most, as a slow line does; False once it has hung up."""
+        if not select.select([self._master], [], [], 0)[0]:
+            return True
+        try:
+            return self._take(os.read(self._master, count))
+        except OSError:
+            return False
+
+    def _take(self, data: bytes) -> bool:
+        self.first_byte_at = self.first_byte_at or time.monotonic()
+        self.bytes_out += len(data)
+        self.raw += data
+        if self._emulate:
+            self._stream.feed(data)
+        return bool(data)
 
     def read(self, seconds: float) -> bool:
         """Take in what the command writes for so long; False once it has hung up."""
@@ -55,13 +73,8 @@ class Terminal:
                 data = os.read(self._master, 65536)
             except OSError:
                 return False
-            if not data:
+            if not self._take(data):
                 return False
-            self.first_byte_at = self.first_byte_at or time.monotonic()
-            self.bytes_out += len(data)
-            self.raw += data
-            if self._emulate:
-                self._stream.feed(data)
         return True
 
     @property

@@ -1,4 +1,4 @@
-"""The dashboard in a browser: `rankdeck serve` as a process, real supervisors with stand-in ranks, plain HTTP clients."""
+"""The dashboard in a browser: `rankdeck serve` as a process, real runs with stand-in ranks, plain HTTP clients."""
 
 import asyncio
 import json

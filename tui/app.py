@@ -5,6 +5,7 @@ come from the state, looks from the widgets. Imports nothing heavy: it must pain
 """
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from textual import work
 from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
+from textual.driver import Driver
 from textual.screen import Screen
 
 from runner import protocol
@@ -22,6 +24,7 @@ from runner.state import RunState, Snapshot, ToViewer
 from tui import keys, theme
 from tui.knobs import Knobs
 from tui.outputs import KEPT, OutputBook
+from tui.repaint import REPAINT_SECONDS, RepaintPace
 from tui.screens.run import RunScreen
 from tui.views import Moment
 
@@ -35,7 +38,6 @@ Leave = Literal["ended", "detached", "stopped"]
 Earlier = Callable[[Path], Iterable[OutputRecord]]
 """Reads the answers that a run directory holds already."""
 
-REPAINT_SECONDS = 0.25
 BREATHE_EVERY = 100
 """After so many messages at once the screen and the keys get their turn."""
 
@@ -85,6 +87,7 @@ class RankdeckApp(App[Leave]):
         self._run_state = RunState()
         self._seen_any = False
         self._dirty = False
+        self._pace = RepaintPace()
         self._offered: tuple[bool, bool] | None = None
         self._interrupts = 0
         self._leave_when_ended = False
@@ -117,6 +120,19 @@ class RankdeckApp(App[Leave]):
     def get_theme_variable_defaults(self) -> dict[str, str]:
         current = self.current_theme
         return theme.variable_defaults(dark=current.dark, ansi=current.ansi)
+
+    def get_driver_class(self) -> "type[Driver]":
+        driver = super().get_driver_class()
+        if driver.__name__ != "LinuxDriver":
+            return driver
+        from tui.driver import CountingDriver
+
+        return CountingDriver
+
+    @property
+    def backlog(self) -> int:
+        """Characters that the terminal has not yet taken, where that can be known."""
+        return getattr(self._driver, "backlog", 0)
 
     def get_default_screen(self) -> Screen[Any]:
         if self._source is not None:
@@ -203,7 +219,10 @@ class RankdeckApp(App[Leave]):
     def _repaint(self) -> None:
         if not self._dirty or self._run_screen is None or not self._run_screen.is_mounted:
             return
+        if not self._pace.due(time.monotonic(), self.backlog):
+            return
         self._dirty = False
+        self._pace.painted(time.monotonic())
         with self.batch_update():
             self._run_screen.show(Moment(self._run_state, self._book, self.lost))
             offered = (self.steers, self._run_state.ready_at is not None)

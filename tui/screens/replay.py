@@ -13,8 +13,9 @@ from textual.widget import Widget
 from textual.widgets import Input
 
 from runner.state import ToViewer
-from tui.app import REPAINT_SECONDS, RankdeckApp
+from tui.app import RankdeckApp
 from tui.knobs import ASKED_FOR
+from tui.repaint import REPAINT_SECONDS
 from tui.replay import ReplaySource
 from tui.screens.run import RunScreen
 from tui.text import Line
@@ -76,7 +77,11 @@ class ReplayScreen(RunScreen, inherit_bindings=False):
     def on_mount(self) -> None:
         super().on_mount()
         self._transport = self.query_one("#transport", Lines)
-        self.set_interval(REPAINT_SECONDS, self._draw_transport)
+        self.set_interval(REPAINT_SECONDS, self._beat)
+
+    def _beat(self) -> None:
+        if not self.app.backlog:
+            self._draw_transport()
 
     def _draw(self) -> None:
         super()._draw()

@@ -1,4 +1,4 @@
-"""The web server of `rankdeck serve`: textual-serve's, closed to other sites, with a page that needs nothing from outside.
+"""The web server of `rankdeck serve`: textual-serve's, closed to other sites; its page needs nothing from outside.
 
 Each browser gets a view of its own, a process that ends with the connection. Knows HTTP and processes; what a
 view shows is the view's business (tui/web/view.py). Needs the extra `web`.
@@ -7,9 +7,7 @@ view shows is the view's business (tui/web/view.py). Needs the extra `web`.
 import asyncio
 import contextlib
 import logging
-import os
 import shlex
-import signal
 import socket
 import sys
 from asyncio.subprocess import Process
@@ -52,7 +50,7 @@ def listen(host: str, port: int) -> socket.socket:
         OSError: it cannot be had.
     """
     family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-    return socket.create_server(address[:2], family=family)  # type: ignore[arg-type]
+    return socket.create_server(address[:2], family=family)
 
 
 def view_command(directory: Path, *, control: bool) -> str:
@@ -133,11 +131,15 @@ class RunServer(Server):
             raise web.HTTPServiceUnavailable(text=f"{MOST_VIEWERS} browsers are watching already")
         websocket = web.WebSocketResponse(heartbeat=15, timeout=ENDING_SECONDS)
         self._sockets.add(websocket)
+
+        async def close() -> None:
+            await websocket.close()
+
         viewer = Viewer(
             self.command,
             write_bytes=websocket.send_bytes,
             write_str=websocket.send_str,
-            close=websocket.close,
+            close=close,
             download_manager=self.download_manager,
         )
         try:
