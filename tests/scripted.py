@@ -116,7 +116,7 @@ class Script:
 
     def ready(self) -> "Script":
         for rank in range(self.ranks):
-            self.add(_ready(rank, self.gpus))
+            self.add(ready(rank, self.gpus))
         return self.wait(0.1).add(protocol.RanksReady())
 
     def begin_batch(self, rank: int) -> "Script":
@@ -261,7 +261,8 @@ def gpu(index: int, at: float = START) -> DeviceSample:
     )
 
 
-def _ready(rank: int, gpus: int) -> protocol.RankReady:
+def ready(rank: int, gpus: int) -> protocol.RankReady:
+    """A rank's word that it is ready, on one of so many GPUs, or on a CPU."""
     if not gpus:
         return protocol.RankReady(
             rank=rank,

@@ -55,6 +55,18 @@ class Terminal:
         except OSError:
             return False
 
+    def burst(self, seconds: float, quiet: float = 0.03) -> list[tuple[float, bytes]]:
+        """What comes next and right after it, each piece with its time; not yet on the screen: `show` puts it there."""
+        pieces: list[tuple[float, bytes]] = []
+        while select.select([self._master], [], [], quiet if pieces else seconds)[0] and len(pieces) < 1000:
+            data = os.read(self._master, 65536)
+            pieces.append((time.monotonic(), data))
+        return pieces
+
+    def show(self, data: bytes) -> bool:
+        """Put on the screen what a burst brought; False where that was nothing."""
+        return self._take(data)
+
     def _take(self, data: bytes) -> bool:
         self.first_byte_at = self.first_byte_at or time.monotonic()
         self.bytes_out += len(data)

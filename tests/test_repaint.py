@@ -1,5 +1,6 @@
 """How often the screen is painted: four times a second, less on a slow line, which gets the newest state anyway."""
 
+import itertools
 import sys
 import time
 from pathlib import Path
@@ -57,6 +58,24 @@ def test_a_line_that_got_quick_again_is_painted_on_as_before_within_seconds():
             pace.painted(now)
         now += REPAINT_SECONDS
     assert pace.interval == REPAINT_SECONDS
+
+
+def test_a_picture_that_is_much_is_painted_as_often_as_its_bytes_allow():
+    pace, painted, written = RepaintPace(), 0, 0
+    for beat in range(400):
+        if pace.due(beat * REPAINT_SECONDS, 0, written):
+            pace.painted(beat * REPAINT_SECONDS)
+            painted += 1
+            written += 6_000
+    assert written / 100 < 10_000
+    assert painted / 100 > 1.3
+
+
+def test_whoever_asked_for_whole_screens_sees_the_run_move_again_within_three_seconds():
+    pace = RepaintPace()
+    pace.painted(0.0)
+    assert not pace.due(1.0, 0, written=500_000)
+    assert pace.due(3.25, 0, written=500_000)
 
 
 @given(st.floats(0, 20), st.floats(10, 60))

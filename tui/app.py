@@ -131,7 +131,7 @@ class RankdeckApp(App[Leave]):
 
     @property
     def backlog(self) -> int:
-        """Characters that the terminal has not yet taken, where that can be known."""
+        """Bytes that the terminal has not yet taken, where that can be known."""
         return getattr(self._driver, "backlog", 0)
 
     def get_default_screen(self) -> Screen[Any]:
@@ -219,7 +219,7 @@ class RankdeckApp(App[Leave]):
     def _repaint(self) -> None:
         if not self._dirty or self._run_screen is None or not self._run_screen.is_mounted:
             return
-        if not self._pace.due(time.monotonic(), self.backlog):
+        if not self._pace.due(time.monotonic(), self.backlog, getattr(self._driver, "written", 0)):
             return
         self._dirty = False
         self._pace.painted(time.monotonic())

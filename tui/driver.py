@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Counted:
-    """A terminal's file: counts the characters that it has taken."""
+    """A terminal's file: counts the bytes that it has taken."""
 
     def __init__(self, file: IO[str]) -> None:
         self._file = file
@@ -22,7 +22,7 @@ class Counted:
     def write(self, text: str) -> None:
         self._file.write(text)
         self._file.flush()
-        self.taken += len(text)
+        self.taken += len(text.encode())
 
     def flush(self) -> None:
         self._file.flush()
@@ -40,13 +40,14 @@ class CountingDriver(LinuxDriver):
         super().__init__(app, debug=debug, mouse=mouse, size=size)
         self._counted = Counted(cast("IO[str]", self._file))
         self._file = self._counted  # type: ignore[assignment]
-        self._written = 0
+        self.written = 0
+        """Bytes, since the start."""
 
     @property
     def backlog(self) -> int:
-        """Characters written that the terminal has not taken."""
-        return self._written - self._counted.taken
+        """Bytes written that the terminal has not taken."""
+        return self.written - self._counted.taken
 
     def write(self, data: str) -> None:
-        self._written += len(data)
+        self.written += len(data.encode())
         super().write(data)
