@@ -81,7 +81,7 @@ def test_whoever_asked_for_whole_screens_sees_the_run_move_again_within_three_se
 @given(st.floats(0, 20), st.floats(10, 60))
 def test_nothing_is_painted_on_what_the_line_has_not_taken(line_seconds: float, seconds: float):
     times = painted_at(line_seconds, seconds)
-    gaps = [later - earlier for earlier, later in zip(times, times[1:], strict=False)]
+    gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
     assert all(gap >= max(REPAINT_SECONDS, line_seconds) - 1e-9 for gap in gaps)
     assert all(gap <= max(SLOWEST_SECONDS, line_seconds) + 3 * REPAINT_SECONDS for gap in gaps)
 

@@ -12,7 +12,7 @@ SHARE = 0.5
 
 BYTES_A_SECOND = 9_000
 BURST_BYTES = 9_000
-"""So much may have been saved up, and at most twice as much is owed: whoever asks for a whole screen waits for no more."""
+"""So much may have been saved up, and twice as much is owed at most: whole screens were asked for, and may come."""
 
 
 class RepaintPace:

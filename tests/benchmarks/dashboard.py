@@ -122,7 +122,7 @@ def watch(directory: Path, size: str, options: argparse.Namespace) -> dict[str, 
     columns, rows = map(int, size.split("x"))
     command = [str(Path(sys.executable).with_name("rankdeck")), "attach", str(directory)]
     costs: dict[str, dict[str, float]] = {}
-    switching: list[float] = []
+    switching: dict[str, list[float]] = {view.name: [] for view in VIEWS}
     moving: list[float] = []
     with Terminal(command, columns=columns, rows=rows) as terminal:
         terminal.wait_for("decoding", seconds=60)
@@ -133,11 +133,12 @@ def watch(directory: Path, size: str, options: argparse.Namespace) -> dict[str, 
             costs[view.name] = cost(terminal, options.seconds)
         terminal.send("1")
         terminal.wait_for(HOME_MARK)
-        others = [view.key for view in VIEWS if view.key != "1"]
+        others = [view for view in VIEWS if view.key != "1"]
         for press in range(options.presses):
-            switching.append(latency(terminal, others[press % len(others)], lambda: HOME_MARK not in terminal.text))
+            view = others[press % len(others)]
+            switching[view.name].append(latency(terminal, view.key, lambda: HOME_MARK not in terminal.text))
             terminal.read(0.1 + 0.037 * (press % 5))
-            switching.append(latency(terminal, "1", lambda: HOME_MARK in terminal.text))
+            switching["overview"].append(latency(terminal, "1", lambda: HOME_MARK in terminal.text))
             terminal.read(0.1 + 0.041 * (press % 5))
         terminal.send("2")
         terminal.read(1)
@@ -148,7 +149,11 @@ def watch(directory: Path, size: str, options: argparse.Namespace) -> dict[str, 
             key = "k" if press % 6 < 3 else "j"
             moving.append(latency(terminal, key, lambda before=before: backgrounds(terminal) != before))
             terminal.read(0.1 + 0.037 * (press % 5))
-    return {"views": costs, "switching_ms": spread(switching), "moving_ms": spread(moving)}
+    return {
+        "views": costs,
+        "switching_ms": {name: spread(times) for name, times in switching.items()},
+        "moving_ms": spread(moving),
+    }
 
 
 def spread(times: list[float]) -> dict[str, float]:
