@@ -16,7 +16,7 @@ from runner import protocol, rundir, start
 from runner.config import Problem, RunConfig
 from runner.state import RunState, Snapshot, ToViewer
 from tui.client import SocketSource, Source, SourceError
-from tui.plain import PlainView, end_lines
+from tui.plain import PlainView, end_lines, terminal_view
 
 if TYPE_CHECKING:
     from tui.app import RankdeckApp
@@ -36,7 +36,7 @@ def watch(
         from tui.app import RankdeckApp
 
         return _fly(RankdeckApp(source, earlier=rundir.read_outputs, steerable=steerable))
-    return asyncio.run(_follow(source, _JsonView() if json else PlainView(), steerable))
+    return asyncio.run(_follow(source, _JsonView() if json else terminal_view(), steerable))
 
 
 def start_screen() -> int:
@@ -117,6 +117,12 @@ class _JsonView:
     def show(self, message: ToViewer) -> None:
         self._write(protocol.encode_line(message).decode())
 
+    def aside(self, line: str) -> None:
+        sys.stderr.write(f"{line}\n")
+
+    def close(self) -> None:
+        pass
+
 
 async def _follow(source: Source, view: PlainView | _JsonView, steerable: bool) -> int:
     """Feed the view until the run ends. The first Ctrl-C asks the run to stop, the second ends it."""
@@ -131,9 +137,9 @@ async def _follow(source: Source, view: PlainView | _JsonView, steerable: bool) 
             following.cancel()
             return
         if asked == 1:
-            sys.stderr.write("rankdeck: stopping after the batches in flight; Ctrl-C again to end now\n")
+            view.aside("rankdeck: stopping after the batches in flight; Ctrl-C again to end now")
         elif asked > 2:
-            sys.stderr.write("rankdeck: no longer watching\n")
+            view.aside("rankdeck: no longer watching")
             following.cancel()
         asking.add(loop.create_task(source.send(protocol.Stop(now=asked > 1))))
 
@@ -153,7 +159,7 @@ async def _follow(source: Source, view: PlainView | _JsonView, steerable: bool) 
     try:
         return await following
     except SourceError as error:
-        sys.stderr.write(f"rankdeck: {error}\n")
+        view.aside(f"rankdeck: {error}")
         return EXIT_DIED
     except BrokenPipeError:
         sys.stderr.write("rankdeck: nobody reads any more; the run goes on, `rankdeck attach` watches it\n")
@@ -161,5 +167,7 @@ async def _follow(source: Source, view: PlainView | _JsonView, steerable: bool) 
     except asyncio.CancelledError:
         return EXIT_INTERRUPTED
     finally:
+        with contextlib.suppress(OSError):
+            view.close()
         with contextlib.suppress(Exception):
             loop.remove_signal_handler(signal.SIGINT)

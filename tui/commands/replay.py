@@ -13,7 +13,7 @@ from tui import journal
 from tui.journal import Journal, JournalError
 from tui.launching import one_view, refuse
 from tui.options import Json, Plain
-from tui.plain import PlainView, end_lines
+from tui.plain import end_lines, terminal_view
 from tui.replay import FASTEST, SLOWEST, ReplaySource
 
 
@@ -53,7 +53,7 @@ def replay(
 def _print(found: Journal, speed: float | None, *, json: bool) -> None:
     for note in found.notes:
         typer.echo(f"rankdeck: {note}", err=True)
-    view = PlainView(sys.stdout.write)
+    view = terminal_view()
     try:
         for event in _paced(found, speed):
             if json:
@@ -64,6 +64,8 @@ def _print(found: Journal, speed: float | None, *, json: bool) -> None:
                 sys.stdout.flush()
     except KeyboardInterrupt:
         return
+    finally:
+        view.close()
     if stops := journal.how_it_stops(found):
         typer.echo(f"rankdeck: the journal stops here: {stops}", err=True)
 
