@@ -21,7 +21,17 @@ from tui.commands.replay import replay
 from tui.commands.report import report
 from tui.commands.serve import serve
 from tui.commands.sweep import sweep
-from tui.launching import default_ranks, find_run, given, launch, one_view, read_config, refuse, sample_prompts
+from tui.launching import (
+    default_ranks,
+    find_run,
+    given,
+    launch,
+    no_screen,
+    one_view,
+    read_config,
+    refuse,
+    sample_prompts,
+)
 from tui.options import (
     Attention,
     BatchSize,
@@ -87,8 +97,8 @@ def _rankdeck(
     ] = False,
 ) -> None:
     if context.invoked_subcommand is None:
-        if not sys.stdout.isatty():
-            raise refuse("the start screen needs a terminal; see `rankdeck run --help`")
+        if no_screen():
+            raise refuse("the start screen needs a terminal that it can draw on; see `rankdeck run --help`")
         raise typer.Exit(watch.start_screen())
 
 
@@ -172,7 +182,7 @@ def attach(
         if state.status == "running":
             raise refuse(f"{state.name} has lost its supervisor; `rankdeck resume {state.name}` goes on with it")
         raise refuse(f"{state.name} has ended ({state.status}); its outputs are {directory / rundir.OUTPUTS_FILE}")
-    plain = plain or not sys.stdout.isatty()
+    plain = plain or no_screen()
     raise typer.Exit(watch.watch(directory, plain=plain, json=json, steerable=not watch_only))
 
 
@@ -216,7 +226,7 @@ def resume(
         started = start.resume(directory, msgspec.structs.asdict(config))
     except (ValueError, rundir.RunFileError, start.InputError) as error:
         raise refuse(str(error)) from None
-    raise typer.Exit(watch.watch(started.directory, started.died, plain=plain or not sys.stdout.isatty(), json=json))
+    raise typer.Exit(watch.watch(started.directory, started.died, plain=plain or no_screen(), json=json))
 
 
 @app.command()

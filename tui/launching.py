@@ -3,6 +3,7 @@
 What the commands of the `rankdeck` command share. Knows nothing of a screen.
 """
 
+import os
 import sys
 import tomllib
 from pathlib import Path
@@ -24,6 +25,11 @@ def refuse(message: str) -> typer.Exit:
     for line in message.splitlines():
         typer.echo(f"rankdeck: {line}", err=True)
     return typer.Exit(EXIT_BAD_INPUT)
+
+
+def no_screen() -> bool:
+    """Whether there is no terminal that a dashboard could be drawn on: then lines are printed instead."""
+    return not sys.stdout.isatty() or os.environ.get("TERM") == "dumb"
 
 
 _SETTINGS = {field.name for field in msgspec.structs.fields(RunConfig)}
@@ -100,7 +106,7 @@ def launch(
     run = rundir.read_run_file(started.directory)
     for warning in start.warnings(run.config, run.prompts):
         typer.echo(f"rankdeck: warning: {warning}", err=True)
-    status = watch.watch(started.directory, started.died, plain=plain or not sys.stdout.isatty(), json=json)
+    status = watch.watch(started.directory, started.died, plain=plain or no_screen(), json=json)
     if other is not None:
         _compare(started.directory, other)
     raise typer.Exit(status)

@@ -182,7 +182,7 @@ class PlainView:
 
     def _line(self, line: str) -> None:
         stamp = time.strftime("%H:%M:%S", time.localtime(self.state.now))
-        self._pending.append(f"{stamp} {line}\n")
+        self._pending.append(f"{stamp} {text.visible(line)}\n")  # whatever a line quotes
 
 
 def terminal_view() -> PlainView:
@@ -212,9 +212,9 @@ def end_lines(now: RunState) -> list[str]:
         return lines
     lines += summary_lines(ended.summary)
     if now.config is not None and now.config.output is not None and ended.status != "failed":
-        lines.append(f"outputs: {now.config.output}")
+        lines.append(f"outputs: {text.visible(now.config.output)}")
     elif now.done:
-        lines.append(f"outputs: {now.directory}/outputs.jsonl")
+        lines.append(f"outputs: {text.visible(now.directory)}/outputs.jsonl")
     return lines
 
 

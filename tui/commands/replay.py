@@ -11,7 +11,7 @@ from runner import protocol
 from runner.protocol import AnyEvent
 from tui import journal
 from tui.journal import Journal, JournalError
-from tui.launching import one_view, refuse
+from tui.launching import no_screen, one_view, refuse
 from tui.options import Json, Plain
 from tui.plain import end_lines, terminal_view
 from tui.replay import FASTEST, SLOWEST, ReplaySource
@@ -42,7 +42,7 @@ def replay(
         raise refuse(f"--speed: must be from {SLOWEST:g} to {FASTEST:g}, not {speed:g}")
     try:
         found = Journal(journal.SAMPLE) if run is None else journal.find(run)
-        if json or plain or not sys.stdout.isatty():
+        if json or plain or no_screen():
             _print(found, speed, json=json)
         else:
             _fly(found, speed or 1.0)
