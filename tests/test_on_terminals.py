@@ -45,7 +45,7 @@ def assert_whole(terminal: Terminal) -> None:
                 assert lines[side][left] == "│", f"line {side}:\n{text}"
                 assert lines[side][right] in "│┃▐█▕▁▂▃▄▅▆▇▊▉ ", f"line {side}:\n{text}"
             boxes += 1
-    assert boxes >= 1, text
+    assert boxes >= 1 or terminal.screen.columns < 80, text
 
 
 @pytest.mark.parametrize("term", TERMS)
@@ -84,8 +84,10 @@ def test_a_storm_of_resizes_ends_in_a_whole_picture(live):
             terminal.resize(20 + number * 37 % 180, 5 + number * 17 % 60)
             terminal.read(0.02)
         terminal.resize(100, 30)
-        terminal.read(2)
+        began = terminal.bytes_out
+        terminal.read(3)
         assert_whole(terminal)
+        assert terminal.bytes_out - began < 200_000, "what came of older sizes is not waited for"
         terminal.send("d")
         assert terminal.wait(10) == 0
 
@@ -159,9 +161,9 @@ def assert_harmless(raw: bytes) -> None:
     text = raw.decode("utf-8", "surrogateescape")
     assert not re.search("[\x80-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\U000e0000-\U000e007f]", text)
     # What is left without the codes of our own: neither cursor nor bell nor anything else unprinted.
-    own = re.sub(r"\x1b\[[<>=?]?[\d;]*\$?[a-zA-Z]", "", text)
+    own = re.sub(r"\x1b\[[<>=?]?[\d;]*\$?[a-zA-Z]|\x1b\]22;default\x07", "", text)
     left = set(re.findall(r"[\x00-\x1f\x7f]", own)) - {"\r", "\n"}
-    assert not left, {match: own[own.index(match) - 60 : own.index(match) + 60] for match in left}
+    assert not left, {match: own[max(0, own.index(match) - 60) : own.index(match) + 60] for match in left}
 
 
 @pytest.fixture

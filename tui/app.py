@@ -15,6 +15,7 @@ from textual import work
 from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
 from textual.driver import Driver
+from textual.events import Event, Resize
 from textual.screen import Screen
 
 from runner import protocol
@@ -88,6 +89,7 @@ class RankdeckApp(App[Leave]):
         self._seen_any = False
         self._dirty = False
         self._pace = RepaintPace()
+        self._resized: Resize | None = None
         self._offered: tuple[bool, bool] | None = None
         self._interrupts = 0
         self._leave_when_ended = False
@@ -158,6 +160,20 @@ class RankdeckApp(App[Leave]):
         self.push_screen(self._run_screen)
         self._dirty = True
         self._follow(source)
+
+    async def on_event(self, event: Event) -> None:
+        """A window that is dragged asks for a whole picture each time: one at a time, the newest."""
+        if not isinstance(event, Resize) or not self.backlog:
+            await super().on_event(event)
+            return
+        if self._resized is None:
+            self.set_timer(REPAINT_SECONDS / 5, self._resize_later)
+        self._resized = event
+
+    async def _resize_later(self) -> None:
+        event, self._resized = self._resized, None
+        if event is not None:
+            await self.on_event(event)
 
     # --- events in ---------------------------------------------------------------------------
 
