@@ -163,17 +163,17 @@ class RankdeckApp(App[Leave]):
 
     async def on_event(self, event: Event) -> None:
         """A window that is dragged asks for a whole picture each time: one at a time, the newest."""
-        if not isinstance(event, Resize) or not self.backlog:
-            await super().on_event(event)
+        if isinstance(event, Resize) and self.backlog:
+            if self._resized is None:
+                self.set_timer(REPAINT_SECONDS, self._resize_later)
+            self._resized = event
             return
-        if self._resized is None:
-            self.set_timer(REPAINT_SECONDS / 5, self._resize_later)
-        self._resized = event
+        await super().on_event(event)
 
     async def _resize_later(self) -> None:
         event, self._resized = self._resized, None
         if event is not None:
-            await self.on_event(event)
+            await super().on_event(event)
 
     # --- events in ---------------------------------------------------------------------------
 

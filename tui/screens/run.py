@@ -15,6 +15,7 @@ from runner.state import RunState
 from runner.trials import SweepPlan
 from tui.knobs import ASKED_FOR
 from tui.outputs import OutputBook
+from tui.screens.sized import Sized
 from tui.text import Line
 from tui.views import VIEWS, Moment, ViewName, as_view, entry
 from tui.widgets.header import header_line
@@ -39,7 +40,7 @@ def _knob(keys: str, action: str, description: str, group: Binding.Group, toolti
     return Binding(keys, action, description, id=name, tooltip=tooltip, group=group)
 
 
-class RunScreen(Screen[None]):
+class RunScreen(Sized, Screen[None]):
     """Shows the state it is given; the other views are built when they are first asked for."""
 
     app: "RankdeckApp"

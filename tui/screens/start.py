@@ -16,6 +16,7 @@ from textual.widgets import Button, Footer, Input, Label, Static
 from runner.config import Problem, RunConfig
 from tui.knobs import read_batch_size
 from tui.screens.run import TOO_SMALL
+from tui.screens.sized import Sized
 from tui.text import visible
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def read_config(values: dict[str, str]) -> tuple[RunConfig, list[Problem]]:
     return settings, problems
 
 
-class StartScreen(Screen[None]):
+class StartScreen(Sized, Screen[None]):
     """Fields, what is wrong with each, and Launch."""
 
     app: "RankdeckApp"
