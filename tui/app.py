@@ -163,11 +163,12 @@ class RankdeckApp(App[Leave]):
 
     async def on_event(self, event: Event) -> None:
         """A window that is dragged asks for a whole picture each time: one at a time, the newest."""
-        if isinstance(event, Resize) and self.backlog:
-            if self._resized is None:
-                self.set_timer(REPAINT_SECONDS, self._resize_later)
-            self._resized = event
-            return
+        if isinstance(event, Resize):
+            held, self._resized = self._resized, event if self.backlog else None
+            if self._resized is not None:
+                if held is None:
+                    self.set_timer(REPAINT_SECONDS, self._resize_later)
+                return
         await super().on_event(event)
 
     async def _resize_later(self) -> None:
