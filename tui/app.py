@@ -5,17 +5,14 @@ come from the state, looks from the widgets. Imports nothing heavy: it must pain
 """
 
 import asyncio
-import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from textual import work
-from textual.app import App, SystemCommand
+from textual.app import SystemCommand
 from textual.binding import Binding, BindingType
-from textual.driver import Driver
-from textual.events import Event, Resize
 from textual.screen import Screen
 
 from runner import protocol
@@ -25,7 +22,8 @@ from runner.state import RunState, Snapshot, ToViewer
 from tui import keys, theme
 from tui.knobs import Knobs
 from tui.outputs import KEPT, OutputBook
-from tui.repaint import REPAINT_SECONDS, RepaintPace
+from tui.paced import PacedApp
+from tui.repaint import REPAINT_SECONDS
 from tui.screens.run import RunScreen
 from tui.views import Moment
 
@@ -43,7 +41,7 @@ BREATHE_EVERY = 100
 """After so many messages at once the screen and the keys get their turn."""
 
 
-class RankdeckApp(App[Leave]):
+class RankdeckApp(PacedApp[Leave]):
     """The dashboard of one run; without a run to show, the start screen that launches one."""
 
     CSS_PATH = Path(__file__).with_name("app.tcss")
@@ -88,8 +86,6 @@ class RankdeckApp(App[Leave]):
         self._run_state = RunState()
         self._seen_any = False
         self._dirty = False
-        self._pace = RepaintPace()
-        self._resized: Resize | None = None
         self._offered: tuple[bool, bool] | None = None
         self._interrupts = 0
         self._leave_when_ended = False
@@ -123,19 +119,6 @@ class RankdeckApp(App[Leave]):
         current = self.current_theme
         return theme.variable_defaults(dark=current.dark, ansi=current.ansi)
 
-    def get_driver_class(self) -> "type[Driver]":
-        driver = super().get_driver_class()
-        if driver.__name__ != "LinuxDriver":
-            return driver
-        from tui.driver import CountingDriver
-
-        return CountingDriver
-
-    @property
-    def backlog(self) -> int:
-        """Bytes that the terminal has not yet taken, where that can be known."""
-        return getattr(self._driver, "backlog", 0)
-
     def get_default_screen(self) -> Screen[Any]:
         if self._source is not None:
             self._run_screen = self.new_run_screen()
@@ -160,21 +143,6 @@ class RankdeckApp(App[Leave]):
         self.push_screen(self._run_screen)
         self._dirty = True
         self._follow(source)
-
-    async def on_event(self, event: Event) -> None:
-        """A window that is dragged asks for a whole picture each time: one at a time, the newest."""
-        if isinstance(event, Resize):
-            held, self._resized = self._resized, event if self.backlog else None
-            if self._resized is not None:
-                if held is None:
-                    self.set_timer(REPAINT_SECONDS, self._resize_later)
-                return
-        await super().on_event(event)
-
-    async def _resize_later(self) -> None:
-        event, self._resized = self._resized, None
-        if event is not None:
-            await super().on_event(event)
 
     # --- events in ---------------------------------------------------------------------------
 
@@ -236,10 +204,9 @@ class RankdeckApp(App[Leave]):
     def _repaint(self) -> None:
         if not self._dirty or self._run_screen is None or not self._run_screen.is_mounted:
             return
-        if not self._pace.due(time.monotonic(), self.backlog, getattr(self._driver, "written", 0)):
+        if not self.may_repaint():
             return
         self._dirty = False
-        self._pace.painted(time.monotonic())
         with self.batch_update():
             self._run_screen.show(Moment(self._run_state, self._book, self.lost))
             offered = (self.steers, self._run_state.ready_at is not None)
