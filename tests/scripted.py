@@ -202,6 +202,18 @@ def running(ranks: int = 2, *, gpus: int = 0, prompts: int = 100, batch_size: in
     return script.round().round(seconds=6).round(finish=False, seconds=4)
 
 
+def lost_gpu(gpus: int) -> Script:
+    """The second GPU no longer answers; the others go on."""
+    script = running(gpus, gpus=gpus, prompts=1000)
+    tick = next(event for event in reversed(script.events) if isinstance(event, protocol.Tick))
+    devices = list(tick.devices or ())
+    devices[1] = DeviceSample(
+        index=1, uuid=devices[1].uuid, name=devices[1].name, pci_bus_id=devices[1].pci_bus_id, lost=True,
+        unavailable={"lost": "GPU is lost: it has fallen off the bus or has otherwise become inaccessible"},
+    )  # fmt: skip
+    return script.wait(0.25).add(replace(tick, devices=devices))
+
+
 def completed(ranks: int = 2, *, gpus: int = 0) -> Script:
     script = Script(ranks, gpus=gpus).started().launched().loading().ready()
     while script.next_index < script.prompts:
