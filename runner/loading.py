@@ -28,7 +28,11 @@ class Loaded:
 
 
 def choose_dtype(name: str, device: torch.device, checkpoint: torch.dtype | None) -> torch.dtype:
-    """`auto`: float32 on a CPU (half types are several times slower there), else the checkpoint's own."""
+    """`auto`: float32 on a CPU, else the checkpoint's own.
+
+    On a CPU half types round more, and are slower where there are no instructions for them; with those (AVX512-BF16)
+    bfloat16 is faster, for whoever asks for it.
+    """
     if name != "auto":
         return getattr(torch, name)
     if device.type == "cpu":

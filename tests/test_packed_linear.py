@@ -78,6 +78,15 @@ def test_where_the_kernels_are_missing_nothing_is_changed(monkeypatch: pytest.Mo
     assert not any(isinstance(module, PackedLinear) for module in model.modules())
 
 
+def test_trying_the_kernels_uses_up_none_of_the_luck_of_a_seeded_run() -> None:
+    model = llama()
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    assert pack(model) > 0
+    assert torch.equal(torch.rand(3), expected)
+
+
 def test_kernels_that_compute_something_else_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", lambda rows, *_: rows.new_zeros(*rows.shape[:-1], 32))
     assert pack(llama()) == 0
