@@ -17,7 +17,7 @@ import torch
 import transformers
 
 from runner import compiling
-from runner.compiling import BEFORE, Compiling
+from runner.compiling import BEFORE, ON_A_CPU, Compiling
 from runner.config import RunConfig
 from runner.engine import BatchOutput, Engine, OnRecords, OnStep
 from runner.protocol import BatchResult, OutputRecord, Prompt
@@ -174,7 +174,7 @@ class StaticEngine(Engine):
 
         self._compiling = Compiling(self.notes.append) if config.compile else None
         if self._compiling is not None:
-            self.notes.append(BEFORE)
+            self.notes.append(f"{BEFORE}; {ON_A_CPU}" if device.type == "cpu" else BEFORE)
             self.why_rows_stay = "--compile fixes its shape"
 
     def warm_up(self) -> None:
