@@ -22,7 +22,7 @@ PICTURES = {
     "overview": (SAMPLE, 46.5, (120, 40), ()),
     "overview-80x24": (SAMPLE, 46.5, (80, 24), ()),
     "outputs": (SAMPLE, 52.7, (120, 40), ("2",)),
-    "sweep": (SWEEP, END, (120, 46), ("3",)),
+    "sweep": (SWEEP, END, (120, 46), ("4",)),
 }
 
 
@@ -35,7 +35,7 @@ async def picture(name: str, journal: Path, second: float, size: tuple[int, int]
             await pilot.pause(0.05)
         await pilot.press(*keys)
         before, drawn = "", app.export_screenshot(title="rankdeck")
-        while drawn != before or not app.query("FooterKey"):  # the footer is made anew once the knobs do something
+        while drawn != before or not any(app.query_one("KeyBar").lines):  # it is drawn anew once the knobs do something
             await pilot.pause(0.6)
             before, drawn = drawn, app.export_screenshot(title="rankdeck")
         (DOCS / f"{name}.svg").write_text(drawn, encoding="utf-8")

@@ -6,7 +6,7 @@ no clock and no I/O: time is the `at` of the events.
 
 import msgspec
 
-from runner import loading_time, protocol
+from runner import loading_time, protocol, timeline_events
 from runner.costs import CostPoint, with_batch, with_length
 from runner.devices import match_rank_to_gpus
 from runner.protocol import AnyEvent, DeviceSample
@@ -35,10 +35,11 @@ def _replace_rank(state: RunState, number: int, **changes: object) -> RunState:
 
 def apply(state: RunState, event: AnyEvent) -> RunState:
     """The state after `event`. Pure; unknown ranks and late events change nothing."""
+    lanes = timeline_events.after(state.timeline, event, state.now, state.seconds)
     if isinstance(event, protocol.RunTakenUp):
         state = _taken_up(state, event)
     loading = loading_time.after(state.loading, event)
-    state = msgspec.structs.replace(state, now=max(state.now, event.at), loading=loading)
+    state = msgspec.structs.replace(state, now=max(state.now, event.at), loading=loading, timeline=lanes)
     match event:
         case protocol.RunStarted():
             return RunState(
@@ -51,6 +52,7 @@ def apply(state: RunState, event: AnyEvent) -> RunState:
                 started_at=event.at,
                 now=event.at,
                 loading=loading,
+                timeline=lanes,
             )
         case protocol.RunTakenUp():
             return state

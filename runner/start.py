@@ -58,17 +58,6 @@ def default_ranks(device: str = "auto", ranks_per_gpu: int | None = None, gpus_p
     return max(1, min(settings.MAX_RANKS, placement.most_ranks(gpus, ranks_per_gpu, gpus_per_rank)))
 
 
-def machine_line() -> str:
-    """What the machine has, in one line."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    host = f"{launcher.usable_cores()} CPU cores, {memory:.0f} GiB memory"
-    gpus = telemetry.visible_gpus(os.environ)
-    if not gpus:
-        return f"no NVIDIA GPU; {host}"
-    names = sorted({gpu.name for gpu in gpus})
-    return f"{len(gpus)} x {' and '.join(names)}; {host}"
-
-
 def check(config: RunConfig, *, force: bool = False) -> list[Problem]:
     """Everything wrong with `config` that a quick look at settings, files and devices can show."""
     config = with_homes(config)

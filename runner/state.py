@@ -16,6 +16,7 @@ from runner.loading_time import LoadingTime
 from runner.protocol import AnyEvent, DeviceSample, LogLine, ProcessSample, RankReady
 from runner.stretches import Stretch
 from runner.sweep_figures import seconds_left
+from runner.timeline import Timeline
 from runner.trials import SweepState
 
 Phase = Literal["starting", "model", "launching", "loading", "running", "stopping", "ended"]
@@ -154,6 +155,7 @@ class RunState(msgspec.Struct, frozen=True, kw_only=True):
     gather: protocol.GatherChecked | None = None
     ended: protocol.RunEnded | None = None
     loading: LoadingTime = LoadingTime()
+    timeline: Timeline = Timeline()
 
     @property
     def model_label(self) -> str:

@@ -1,7 +1,8 @@
 """What the tests of the dashboard share: scripted dashboards, and waiting for them without a clock."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from textual.pilot import Pilot
@@ -9,11 +10,17 @@ from textual.widgets import Label
 
 from runner import config
 from runner.config import Problem, RunConfig
+from runner.machine import Facts, Machine, TorchFound
+from runner.memory_estimate import DEMO, Estimate, ModelShape, PromptSizes, Room, estimate
+from runner.protocol import DeviceSample
 from tests import scripted
 from tests.scripted import Script
 from tests.scripted_source import ScriptedSource
 from tui.app import RankdeckApp
 from tui.client import Source
+from tui.folder import Listing, read_folder
+from tui.journal import SAMPLE, Journal
+from tui.runs import RecentRun
 from tui.text import plain
 from tui.widgets.lines import Panel
 
@@ -28,6 +35,28 @@ STATES: dict[str, Callable[[], Script]] = {
     "completed": scripted.completed,
     "failed": scripted.failed,
 }
+
+
+GIB = 2**30
+TWO_GPUS = Machine(
+    host="deck",
+    cores=64,
+    memory_free_bytes=480 * GIB,
+    memory_total_bytes=504 * GIB,
+    gpus=tuple(
+        DeviceSample(
+            index=number,
+            uuid=f"GPU-{number}",
+            name="NVIDIA H100 80GB HBM3",
+            memory_used_bytes=2 * GIB,
+            memory_total_bytes=80 * GIB,
+        )
+        for number in range(2)
+    ),
+    visible=2,
+    driver="570.86",
+    cuda=(12, 8),
+)
 
 
 async def until(pilot: Pilot[Any], condition: Callable[[], bool]) -> None:
@@ -62,15 +91,39 @@ def whole_screen(app: RankdeckApp) -> str:
 
 
 class ScriptedLauncher:
-    """Says what it is told to of each setting, and starts a scripted run."""
+    """Says what it is told to of each setting and of the machine, and starts a scripted run."""
 
-    machine = "2 x NVIDIA H100 80GB HBM3; 64 CPU cores, 504 GiB memory"
-    default_ranks = 2
-
-    def __init__(self, error: Exception | None = None) -> None:
+    def __init__(
+        self,
+        error: Exception | None = None,
+        *,
+        runs: Sequence[RecentRun] = (),
+        machine: Machine = TWO_GPUS,
+        facts: Facts | None = None,
+        shape: ModelShape | str = DEMO,
+    ) -> None:
         self.launched: list[RunConfig] = []
+        self.asked: list[tuple[str, Path]] = []
         self.threads: set[int] = set()
+        self.runs = list(runs)
+        self._machine = machine
+        self._facts = facts or Facts(machine=machine)
+        self._shape = shape
         self._error = error
+
+    def machine(self) -> Machine:
+        return self._machine
+
+    def recent(self) -> list[RecentRun]:
+        self.threads.add(threading.get_ident())
+        return list(self.runs)
+
+    def settings(self, run: RecentRun) -> RunConfig:
+        assert run.config is not None
+        return run.config
+
+    def first_settings(self) -> RunConfig:
+        return RunConfig(prompts="stories.txt", ranks=2)
 
     def check(self, settings: RunConfig) -> list[Problem]:
         self.threads.add(threading.get_ident())
@@ -79,11 +132,55 @@ class ScriptedLauncher:
             problems.append(Problem("prompts", f"{settings.prompts or 'nothing'}: there is no such file"))
         return problems
 
+    def estimate(self, settings: RunConfig, machine: Machine) -> Estimate | str:
+        self.threads.add(threading.get_ident())
+        if isinstance(self._shape, str):
+            return self._shape
+        room = Room(machine.gpu_free_bytes, machine.memory_free_bytes)
+        return estimate(self._shape, settings, PromptSizes(100, 30), room)
+
     def launch(self, settings: RunConfig) -> Source:
-        if self._error is not None:
-            raise self._error
+        self._fail()
         self.launched.append(settings)
         return ScriptedSource(scripted.running().events)
+
+    def attach(self, directory: Path) -> Source:
+        return self._start("attach", directory)
+
+    def resume(self, directory: Path) -> Source:
+        return self._start("resume", directory)
+
+    def journal(self, directory: Path) -> Journal:
+        self._note("journal", directory)
+        return Journal(SAMPLE)
+
+    def report(self, directory: Path) -> Path:
+        self._note("report", directory)
+        return directory / "report.html"
+
+    def folder(self, path: str, hidden: bool) -> Listing:
+        self.threads.add(threading.get_ident())
+        return read_folder(path, hidden)
+
+    def examine(self) -> Facts:
+        self.threads.add(threading.get_ident())
+        return self._facts
+
+    async def ask_torch(self) -> TorchFound:
+        return TorchFound(available=True, cuda="12.8")
+
+    def _start(self, wish: str, directory: Path) -> Source:
+        self._note(wish, directory)
+        return ScriptedSource(scripted.running().events)
+
+    def _note(self, wish: str, directory: Path) -> None:
+        self._fail()
+        self.threads.add(threading.get_ident())
+        self.asked.append((wish, directory))
+
+    def _fail(self) -> None:
+        if self._error is not None:
+            raise self._error
 
 
 def said(app: Any, field: str) -> str:

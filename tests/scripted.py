@@ -116,7 +116,7 @@ class Script:
 
     def ready(self) -> "Script":
         for rank in range(self.ranks):
-            self.add(_ready(rank, self.gpus))
+            self.add(ready(rank, self.gpus))
         return self.wait(0.1).add(protocol.RanksReady())
 
     def begin_batch(self, rank: int) -> "Script":
@@ -202,6 +202,18 @@ def running(ranks: int = 2, *, gpus: int = 0, prompts: int = 100, batch_size: in
     return script.round().round(seconds=6).round(finish=False, seconds=4)
 
 
+def lost_gpu(gpus: int) -> Script:
+    """The second GPU no longer answers; the others go on."""
+    script = running(gpus, gpus=gpus, prompts=1000)
+    tick = next(event for event in reversed(script.events) if isinstance(event, protocol.Tick))
+    devices = list(tick.devices or ())
+    devices[1] = DeviceSample(
+        index=1, uuid=devices[1].uuid, name=devices[1].name, pci_bus_id=devices[1].pci_bus_id, lost=True,
+        unavailable={"lost": "GPU is lost: it has fallen off the bus or has otherwise become inaccessible"},
+    )  # fmt: skip
+    return script.wait(0.25).add(replace(tick, devices=devices))
+
+
 def completed(ranks: int = 2, *, gpus: int = 0) -> Script:
     script = Script(ranks, gpus=gpus).started().launched().loading().ready()
     while script.next_index < script.prompts:
@@ -261,7 +273,8 @@ def gpu(index: int, at: float = START) -> DeviceSample:
     )
 
 
-def _ready(rank: int, gpus: int) -> protocol.RankReady:
+def ready(rank: int, gpus: int) -> protocol.RankReady:
+    """A rank's word that it is ready, on one of so many GPUs, or on a CPU."""
     if not gpus:
         return protocol.RankReady(
             rank=rank,

@@ -8,7 +8,7 @@ import signal
 import struct
 import termios
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 
 import pyte
@@ -24,6 +24,7 @@ class Terminal:
         columns: int = 120,
         rows: int = 40,
         environ: Mapping[str, str] | None = None,
+        term: str = "xterm-256color",
         emulate: bool = True,
     ) -> None:
         self.screen = pyte.Screen(columns, rows)
@@ -33,17 +34,48 @@ class Terminal:
         self.first_byte_at: float | None = None
         self.raw = bytearray()
         self.status: int | None = None
+        # These would be taken for the terminal's size, and where several tests run at once they are set.
+        given = {name: value for name, value in (environ or os.environ).items() if name not in ("COLUMNS", "LINES")}
         self.pid, self._master = pty.fork()
         if self.pid == 0:
             signal.signal(
                 signal.SIGHUP, signal.SIG_DFL
             )  # whoever runs the tests under nohup ignores it, and so would we
-            os.execvpe(command[0], list(command), {**(environ or os.environ), "TERM": "xterm-256color"})
+            os.execvpe(command[0], list(command), {**given, "TERM": term})
         self.resize(columns, rows)
 
     def resize(self, columns: int, rows: int) -> None:
         fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
         self.screen.resize(rows, columns)
+
+    def sip(self, count: int) -> bool:
+        """Take in `count` bytes at most, as a slow line does; False once it has hung up."""
+        if not select.select([self._master], [], [], 0)[0]:
+            return True
+        try:
+            return self._take(os.read(self._master, count))
+        except OSError:
+            return False
+
+    def burst(self, seconds: float, quiet: float = 0.03) -> list[tuple[float, bytes]]:
+        """What comes next and right after it, each piece with its time; not yet on the screen: `show` puts it there."""
+        pieces: list[tuple[float, bytes]] = []
+        while select.select([self._master], [], [], quiet if pieces else seconds)[0] and len(pieces) < 1000:
+            data = os.read(self._master, 65536)
+            pieces.append((time.monotonic(), data))
+        return pieces
+
+    def show(self, data: bytes) -> bool:
+        """Put on the screen what a burst brought; False where that was nothing."""
+        return self._take(data)
+
+    def _take(self, data: bytes) -> bool:
+        self.first_byte_at = self.first_byte_at or time.monotonic()
+        self.bytes_out += len(data)
+        self.raw += data
+        if self._emulate:
+            self._stream.feed(data)
+        return bool(data)
 
     def read(self, seconds: float) -> bool:
         """Take in what the command writes for so long; False once it has hung up."""
@@ -55,19 +87,21 @@ class Terminal:
                 data = os.read(self._master, 65536)
             except OSError:
                 return False
-            if not data:
+            if not self._take(data):
                 return False
-            self.first_byte_at = self.first_byte_at or time.monotonic()
-            self.bytes_out += len(data)
-            self.raw += data
-            if self._emulate:
-                self._stream.feed(data)
         return True
 
     @property
     def text(self) -> str:
         """What is on the screen."""
         return "\n".join(line.rstrip() for line in self.screen.display)
+
+    def wait_until(self, true: Callable[[], bool], seconds: float) -> None:
+        """Read until it is `true`."""
+        deadline = time.monotonic() + seconds
+        while not true():
+            assert time.monotonic() < deadline, f"it never came true:\n{self.text}"
+            self.read(0.1)
 
     def wait_for(self, *texts: str, seconds: float = 120) -> str:
         """Read until one of `texts` is on the screen; returns it."""

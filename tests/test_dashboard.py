@@ -19,7 +19,7 @@ from tui.screens.help import HelpScreen
 from tui.screens.leave import LeaveScreen
 from tui.screens.run import RunScreen
 from tui.text import plain
-from tui.widgets.answers import AnswerList
+from tui.widgets.answer_list import AnswerList
 from tui.widgets.lines import Lines, Panel
 
 # --- one direction ----------------------------------------------------------------------------
@@ -109,7 +109,14 @@ async def test_the_number_keys_change_the_view() -> None:
         await settled(pilot)
         screen = app.screen
         assert isinstance(screen, RunScreen)
-        for key, view in (("2", "outputs"), ("3", "sweep"), ("4", "log"), ("1", "overview"), ("2", "outputs")):
+        for key, view in (
+            ("2", "outputs"),
+            ("3", "timeline"),
+            ("4", "sweep"),
+            ("5", "log"),
+            ("1", "overview"),
+            ("2", "outputs"),
+        ):
             await pilot.press(key)
             await pilot.pause()
             assert screen.view == view
@@ -259,12 +266,12 @@ async def test_what_a_model_writes_is_shown_and_never_obeyed() -> None:
     app = dashboard(script)
     async with app.run_test(size=(120, 40)) as pilot:
         await settled(pilot)
-        for key in ("1", "2", "3", "4"):
+        for key in ("1", "2", "3", "4", "5"):
             await pilot.press(key)
             await pilot.pause()
             text = whole_screen(app)
             assert not set(text) & set("\x1b\x07\x00\u202e\u200b")
-            if key in ("2", "4"):
+            if key in ("2", "5"):
                 assert "[red]not markup[/red] ␛[2J␛]0;owned␇ ⟨U+202E⟩gnp.exe⟨U+200B⟩ ␀" in text
 
 

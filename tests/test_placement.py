@@ -21,7 +21,7 @@ from runner.devices import match_rank_to_gpus
 from runner.protocol import DeviceSample, Prompt, RankReady
 from runner.static_engine import StaticEngine
 from runner.worker import _Rank
-from tests.scripted import _ready
+from tests import scripted
 from tests.test_engine import ByteTokenizer
 from tests.test_state import play
 from tui import cli
@@ -159,10 +159,10 @@ def test_a_spread_rank_stands_at_each_of_its_gpus_and_a_shared_gpu_has_all_its_r
 
 
 def test_the_row_of_a_shared_gpu_names_all_its_ranks():
-    samples = [DeviceSample(index=index, uuid=_ready(index, 2).device_uuid, name="GPU") for index in range(2)]
+    samples = [DeviceSample(index=index, uuid=scripted.ready(index, 2).device_uuid, name="GPU") for index in range(2)]
     state = play(
         protocol.RanksLaunched(attempt=1, world_size=8),
-        *(_ready(rank, 2) for rank in range(8)),
+        *(scripted.ready(rank, 2) for rank in range(8)),
         protocol.Tick(devices=samples),
     )
     for width in (80, 120):

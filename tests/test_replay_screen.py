@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from textual.pilot import Pilot
-from textual.widgets import Footer, Input
+from textual.widgets import Input
 
 from runner import protocol
 from tests import scripted, scripted_steering
@@ -17,7 +17,8 @@ from tui.replay import ReplaySource, Rewinder, Transport
 from tui.screens.help import HelpScreen
 from tui.screens.replay import ReplayApp
 from tui.text import plain
-from tui.widgets.answers import AnswerList
+from tui.widgets.answer_list import AnswerList
+from tui.widgets.key_bar import KeyBar
 from tui.widgets.lines import Lines, Panel
 from tui.widgets.transport import transport_line
 
@@ -100,7 +101,7 @@ async def test_it_plays_from_the_start_to_the_end_and_the_summary_stays_until_q(
         (["9", "0"], 0),
         (["9", "left"], "length - 10"),
         (["2", "left"], 20),  # whatever view has the focus
-        (["3", "right"], 40),
+        (["4", "right"], 40),
     ],
 )
 async def test_keys_seek(keys: list[str], position: float | str) -> None:
@@ -247,7 +248,7 @@ async def test_help_palette_and_footer_have_the_keys_of_a_replay() -> None:
         commands = {command.title for command in replay.app.get_system_commands(replay.app.screen)}
         assert commands >= {"Pause", "Slower", "Faster", "Back", "Forward", "To the beginning", "To the end", "Quit"}
         assert not commands & {"Stop", "Stop now", "Detach", "More ranks", "Auto batch size", "Stop, then end"}
-        footer = " ".join(str(child.render()) for child in replay.app.query_one(Footer).walk_children())
+        footer = plain(replay.app.query_one(KeyBar).lines)
         assert all(words in footer for words in ("←", "→", "10 s", "Pause", "Speed", "Views"))
         assert not any(words in footer for words in ("Ranks", "Batch size", "Detach"))
         bindings = [active.binding for active in replay.app.screen.active_bindings.values() if active.binding.id]

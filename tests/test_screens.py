@@ -37,7 +37,7 @@ def test_the_dialogs_look_as_approved(key: str, size: tuple[int, int], snap_comp
 
 
 @pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
-@pytest.mark.parametrize("key", ["2", "4", "question_mark", "q"], ids=["outputs", "log", "help", "leave"])
+@pytest.mark.parametrize("key", ["2", "5", "question_mark", "q"], ids=["outputs", "log", "help", "leave"])
 def test_the_other_views_look_as_approved(key: str, size: tuple[int, int], snap_compare: Any) -> None:
     async def open_view(pilot: Pilot[Any]) -> None:
         await settled(pilot)

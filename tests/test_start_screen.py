@@ -1,14 +1,29 @@
 """The start screen: a run is chosen, checked as it is typed, and launched."""
 
+import shutil
+import sys
 import threading
+from pathlib import Path
+from typing import Any
 
+import pytest
+from textual.pilot import Pilot
 from textual.widgets import Button, Input, Label
 
+from runner import rundir
 from runner.config import RunConfig
-from tests.dashboards import ScriptedLauncher, said, until
+from runner.machine import Facts
+from runner.memory_estimate import Estimate
+from tests.dashboards import TWO_GPUS, ScriptedLauncher, said, until, whole_screen
+from tests.reports import write_run
+from tests.terminal import Terminal
 from tui.app import RankdeckApp
-from tui.screens.run import RunScreen
+from tui.journal import SAMPLE
+from tui.machine_launcher import MachineLauncher
+from tui.runs import RecentRun
+from tui.screens.doctor import DoctorScreen
 from tui.screens.start import StartScreen
+from tui.widgets.run_list import RunList
 
 
 async def test_a_run_is_chosen_checked_and_launched_with_the_keyboard() -> None:
@@ -21,7 +36,6 @@ async def test_a_run_is_chosen_checked_and_launched_with_the_keyboard() -> None:
         await pilot.press(*"a.txt")
         await until(pilot, lambda: not app.screen.query_one("#launch", Button).disabled)
         await pilot.press("tab", "tab", *["backspace"] * 4, "8", "enter")
-        await until(pilot, lambda: isinstance(app.screen, RunScreen))
         await until(pilot, lambda: app.run_is_shown)
     assert launcher.launched == [RunConfig(prompts="a.txt", model="demo", ranks=2, batch_size=8, max_new_tokens=100)]
     assert threading.get_ident() not in launcher.threads
@@ -47,3 +61,365 @@ async def test_what_keeps_a_run_from_starting_is_said_and_the_form_stays() -> No
         assert isinstance(app.screen, StartScreen)
         await pilot.press("escape")
     assert app.final_state is None
+
+
+# --- recent runs --------------------------------------------------------------------------------------
+
+
+def recent(name: str, status: str, **changes: Any) -> RecentRun:
+    values: dict[str, Any] = {
+        "directory": Path("/runs") / name,
+        "name": name,
+        "status": status,
+        "started_at": 0.0,
+        "done": "40/100",
+        "rate": "143 tok/s",
+        "config": RunConfig(prompts=f"{name}.txt", ranks=3, batch_size=7, dtype="float32"),
+        "has_figures": status not in ("running", "lost"),
+    }
+    return RecentRun(**{**values, **changes})
+
+
+RUNS = [
+    recent("going", "running"),
+    recent("done", "completed"),
+    recent("half", "stopped"),
+    recent("orphan", "lost"),
+    recent("odd", "unreadable", config=None, problem="Input data was truncated", has_figures=False),
+]
+KEYS = {
+    "going": {"attach", "settings"},
+    "done": {"replay", "report", "settings"},
+    "half": {"resume", "replay", "report", "settings"},
+    "orphan": {"resume", "replay", "settings"},
+    "odd": set(),
+}
+
+
+def notices(app: RankdeckApp) -> str:
+    """What is said beside the work."""
+    return "\n".join(notice.message for notice in app._notifications)
+
+
+def list_of(app: RankdeckApp) -> RunList:
+    return app.screen.query_one(RunList)
+
+
+async def to_run(pilot: Pilot[Any], name: str) -> None:
+    """Leave the form for the list, and go to a run."""
+    app = pilot.app
+    assert isinstance(app, RankdeckApp)
+    await until(pilot, lambda: list_of(app).run is not None)
+    await pilot.press("escape", "home", *["j"] * [run.name for run in RUNS].index(name))
+    await until(pilot, lambda: list_of(app).run == RUNS[[run.name for run in RUNS].index(name)])
+
+
+@pytest.mark.parametrize("name", KEYS)
+async def test_each_run_has_the_keys_that_make_sense_for_it_and_no_others(name: str) -> None:
+    app = RankdeckApp(None, launcher=ScriptedLauncher(runs=RUNS))
+    async with app.run_test(size=(120, 40)) as pilot:
+        await to_run(pilot, name)
+        shown = {active.binding.id for active in app.screen.active_bindings.values() if active.enabled}
+        wishes = {"attach", "resume", "replay", "report", "settings"}
+        assert {wish for wish in wishes if f"runs.{wish}" in shown} == KEYS[name]
+
+
+@pytest.mark.parametrize(
+    ("key", "name", "wish"), [("a", "going", "attach"), ("enter", "going", "attach"), ("u", "half", "resume")]
+)
+async def test_a_run_is_attached_to_or_resumed_and_then_shown(key: str, name: str, wish: str) -> None:
+    launcher = ScriptedLauncher(runs=RUNS)
+    app = RankdeckApp(None, launcher=launcher)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await to_run(pilot, name)
+        await pilot.press(key)
+        await until(pilot, lambda: app.run_is_shown)
+    assert launcher.asked == [(wish, Path("/runs") / name)]
+    assert launcher.launched == []
+    assert threading.get_ident() not in launcher.threads
+
+
+@pytest.mark.parametrize("key", ["p", "enter"])
+async def test_a_replay_is_wanted_from_whoever_runs_the_start_screen(key: str) -> None:
+    launcher = ScriptedLauncher(runs=RUNS)
+    app = RankdeckApp(None, launcher=launcher)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await to_run(pilot, "done")
+        await pilot.press(key)
+        await until(pilot, lambda: app.wanted is not None)
+    assert launcher.asked == [("journal", Path("/runs/done"))]
+    assert not app.watched
+
+
+async def test_a_report_is_written_and_its_place_is_said() -> None:
+    launcher = ScriptedLauncher(runs=RUNS)
+    app = RankdeckApp(None, launcher=launcher)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await to_run(pilot, "half")
+        await pilot.press("r")
+        await until(pilot, lambda: "/runs/half/report.html" in notices(app))
+    assert launcher.asked == [("report", Path("/runs/half"))]
+
+
+async def test_the_settings_of_a_run_are_taken_into_the_form() -> None:
+    runs = [RUNS[0], recent("done", "completed", config=RunConfig(prompts="other.txt", ranks=5, chat=True))]
+    launcher = ScriptedLauncher(runs=runs)
+    app = RankdeckApp(None, launcher=launcher)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: app.screen.query_one("#ranks", Input).value == "3")
+        assert app.screen.query_one("#prompts", Input).value == "going.txt", "the newest run's settings come first"
+        await pilot.press("escape", "j", "c")
+        await until(pilot, lambda: app.screen.query_one("#ranks", Input).value == "5")
+        await until(pilot, lambda: not app.screen.query_one("#launch", Button).disabled)
+        await pilot.press("enter")
+        await until(pilot, lambda: app.run_is_shown)
+    assert launcher.launched == [RunConfig(prompts="other.txt", ranks=5, chat=True)]
+
+
+@pytest.mark.parametrize(("key", "name"), [("a", "going"), ("u", "half"), ("p", "done"), ("r", "done")])
+async def test_what_cannot_be_done_is_said_and_the_screen_stays(key: str, name: str) -> None:
+    launcher = ScriptedLauncher(OSError("\x1b[31mgone"), runs=RUNS)
+    app = RankdeckApp(None, launcher=launcher)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await to_run(pilot, name)
+        await pilot.press(key)
+        await until(pilot, lambda: "␛[31mgone" in whole_screen(app) + notices(app))
+        assert isinstance(app.screen, StartScreen)
+
+
+async def test_what_is_typed_is_not_overwritten_by_what_is_found_later() -> None:
+    class Slow(ScriptedLauncher):
+        asked_for = threading.Event()
+
+        def recent(self) -> list[RecentRun]:
+            self.asked_for.wait(10)
+            return list(RUNS)
+
+    launcher = Slow()
+    app = RankdeckApp(None, launcher=launcher)
+    async with app.run_test(size=(80, 24)) as pilot:
+        assert "A new run" in whole_screen(app), "the screen is there before anything was found out"
+        assert "looking for runs" in whole_screen(app)
+        await pilot.press(*"mine.txt")
+        launcher.asked_for.set()
+        await until(pilot, lambda: app.screen.query_one("#ranks", Input).value == "3")
+        assert app.screen.query_one("#prompts", Input).value == "mine.txt"
+
+
+async def test_the_list_is_looked_at_again_and_the_cursor_stays_on_its_run() -> None:
+    launcher = ScriptedLauncher(runs=RUNS)
+    app = RankdeckApp(None, launcher=launcher)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await to_run(pilot, "half")
+        launcher.runs.insert(0, recent("newer", "running"))
+        app.screen._look_again()  # type: ignore[attr-defined]
+        await until(pilot, lambda: "newer" in whole_screen(app))
+        assert list_of(app).run == RUNS[2]
+
+
+async def test_escape_goes_from_the_form_to_the_runs_and_from_there_away() -> None:
+    app = RankdeckApp(None, launcher=ScriptedLauncher(runs=RUNS))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await to_run(pilot, "going")
+        await pilot.press("n")
+        assert app.focused is app.screen.query_one("#prompts")
+        await pilot.press("escape")
+        assert app.focused is list_of(app)
+        await pilot.press("escape")
+        await until(pilot, lambda: not app.is_running)
+
+
+# --- the form -----------------------------------------------------------------------------------------
+
+
+async def test_a_first_run_is_launched_by_pressing_enter_at_once() -> None:
+    launcher = ScriptedLauncher()
+    app = RankdeckApp(None, launcher=launcher)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: not app.screen.query_one("#launch", Button).disabled)
+        assert "No runs yet" in whole_screen(app)
+        await pilot.press("enter")
+        await until(pilot, lambda: app.run_is_shown)
+    assert launcher.launched == [launcher.first_settings()]
+
+
+async def test_the_engine_is_chosen_with_the_arrows_and_enter_launches_from_there_too() -> None:
+    launcher = ScriptedLauncher()
+    app = RankdeckApp(None, launcher=launcher)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: not app.screen.query_one("#launch", Button).disabled)
+        app.screen.query_one("#engine").focus()
+        await pilot.press("right", "space", "left", "enter")
+        await until(pilot, lambda: app.run_is_shown)
+    assert launcher.launched[0].engine == "static"
+
+
+async def test_further_settings_fold_out_and_are_part_of_the_run() -> None:
+    launcher = ScriptedLauncher()
+    app = RankdeckApp(None, launcher=launcher)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: not app.screen.query_one("#launch", Button).disabled)
+        assert not app.screen.query_one("#more").display
+        await pilot.press("f3")
+        await until(pilot, lambda: app.focused is app.screen.query_one("#device"))
+        await pilot.press("right", "tab", "right")
+        app.screen.query_one("#limit", Input).focus()
+        await pilot.press("5", "enter")
+        await until(pilot, lambda: app.run_is_shown)
+    (config,) = launcher.launched
+    assert (config.device, config.dtype, config.limit) == ("cuda", "float32", 5)
+
+
+async def test_settings_that_are_set_and_folded_away_are_named_on_the_border() -> None:
+    odd = RunConfig(prompts="p.txt", model="[b]bold[b]", limit=4, column="[red]x[/]")
+    runs = [recent("done", "completed", config=odd)]
+    app = RankdeckApp(None, launcher=ScriptedLauncher(runs=runs))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: "also: limit 4, column [red]x[/]" in whole_screen(app))
+        assert "[b]bold[b], 1 rank ─" in whole_screen(app), "names are data"
+        await pilot.press("f3")
+        await until(pilot, lambda: "also:" not in whole_screen(app))
+
+
+async def test_a_mistake_in_a_setting_that_is_folded_away_is_still_said() -> None:
+    app = RankdeckApp(None, launcher=ScriptedLauncher())
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: not app.screen.query_one("#launch", Button).disabled)
+        await pilot.press("f3")
+        app.screen.query_one("#top_p", Input).focus()
+        await pilot.press("7")
+        await until(pilot, lambda: "top-p: ✗ " in str(app.screen.query_one("#more-said", Label).content))
+        await pilot.press("f3")
+        app.screen.query_one("#ranks", Input).focus()
+        await pilot.press("2")
+        await until(pilot, lambda: "top-p: " in str(app.screen.query_one("#launch-said", Label).content))
+
+
+async def test_home_has_room_for_the_further_settings_from_the_beginning() -> None:
+    app = RankdeckApp(None, launcher=ScriptedLauncher())
+    async with app.run_test(size=(120, 40)) as pilot:
+        await until(pilot, lambda: not app.screen.query_one("#launch", Button).disabled)
+        assert app.screen.query_one("#more").display
+        assert app.screen.query_one("#new-run").max_scroll_y == 0
+
+
+@pytest.mark.parametrize("size", [(60, 18), (80, 24), (120, 40), (200, 60)])
+async def test_model_prompts_memory_and_launch_are_seen_at_every_size(size: tuple[int, int]) -> None:
+    app = RankdeckApp(None, launcher=ScriptedLauncher(runs=RUNS))
+    async with app.run_test(size=size) as pilot:
+        await until(pilot, lambda: "GiB per rank" in whole_screen(app))
+        screen = whole_screen(app)
+        for words in ("Model", "Prompt file", "Batch size", "GiB free", "Launch ", "going", "● running"):
+            assert words in screen
+
+
+# --- memory -------------------------------------------------------------------------------------------
+
+
+async def test_memory_is_estimated_and_again_when_a_setting_changes() -> None:
+    app = RankdeckApp(None, launcher=ScriptedLauncher())
+    async with app.run_test(size=(120, 40)) as pilot:
+        await until(pilot, lambda: "1 rank on each of 2 GPUs" in whole_screen(app))
+        app.screen.query_one("#ranks", Input).focus()
+        await pilot.press("4")
+        await until(pilot, lambda: "2 ranks on each of 2 GPUs" in whole_screen(app))
+
+
+async def test_a_batch_that_does_not_fit_is_said_beside_its_field_with_the_largest_that_does() -> None:
+    launcher = ScriptedLauncher()
+    app = RankdeckApp(None, launcher=launcher)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await until(pilot, lambda: "GiB per rank" in whole_screen(app))
+        app.screen.query_one("#batch_size", Input).focus()
+        await pilot.press(*"60000")
+        await until(pilot, lambda: "60000 would not fit" in said(app, "batch_size"))
+        assert not app.screen.query_one("#launch", Button).disabled, "an estimate forbids nothing"
+        largest = said(app, "batch_size").split("fit: ")[1].split()[0]
+        await pilot.press(*["backspace"] * 5, *largest)
+        await until(pilot, lambda: "fit" not in said(app, "batch_size"))
+
+
+async def test_a_model_that_is_not_here_yet_is_unknown() -> None:
+    app = RankdeckApp(None, launcher=ScriptedLauncher(shape="unknown until the model is fetched"))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: "unknown until the model is fetched" in whole_screen(app))
+
+
+# --- the doctor ---------------------------------------------------------------------------------------
+
+
+async def test_the_doctor_is_a_key_away_and_goes_again() -> None:
+    facts = Facts(machine=TWO_GPUS, packages={"torch": "1.0"})
+    app = RankdeckApp(None, launcher=ScriptedLauncher(facts=facts))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: not app.screen.query_one("#launch", Button).disabled)
+        await pilot.press("f2")
+        await until(pilot, lambda: isinstance(app.screen, DoctorScreen) and "would not work" in app.screen.words)
+        assert isinstance(app.screen, DoctorScreen)
+        assert "pip install 'torch>=2.6'" in app.screen.words
+        box = app.screen.query_one("#doctor")
+        await pilot.press("j", "j", "k")
+        await until(pilot, lambda: box.scroll_y == 1)
+        await pilot.press("r")
+        await until(pilot, lambda: isinstance(app.screen, DoctorScreen) and "would not work" in app.screen.words)
+        await pilot.press("escape")
+        await until(pilot, lambda: isinstance(app.screen, StartScreen))
+
+
+async def test_in_the_list_a_letter_opens_the_doctor() -> None:
+    app = RankdeckApp(None, launcher=ScriptedLauncher(runs=RUNS))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await to_run(pilot, "going")
+        await pilot.press("D")
+        await until(pilot, lambda: isinstance(app.screen, DoctorScreen))
+
+
+# --- for real -----------------------------------------------------------------------------------------
+
+
+def test_a_run_whose_prompts_are_gone_is_done_again_with_those_it_has_kept(tmp_path: Path) -> None:
+    launcher = MachineLauncher()
+    directory = tmp_path / "run"
+    directory.mkdir()
+    gone = recent("x", "completed", directory=directory, config=RunConfig(prompts="/nowhere/p.csv", column="c"))
+    assert launcher.settings(gone).prompts == "/nowhere/p.csv", "there is nothing else to say"
+    (directory / "prompts.jsonl").write_text('{"prompt": "a"}\n')
+    again = launcher.settings(gone)
+    assert (again.prompts, again.column) == (str(directory / "prompts.jsonl"), None)
+
+
+def test_a_first_run_is_right_as_it_stands() -> None:
+    launcher = MachineLauncher()
+    settings = launcher.first_settings()
+    assert launcher.check(settings) == []
+    found = launcher.estimate(settings, launcher.machine())
+    assert isinstance(found, Estimate)
+    assert found.batch_size == 50
+
+
+def test_a_report_of_a_run_is_written_beside_it() -> None:
+    rundir.runs_directory().mkdir(parents=True)
+    write_run(rundir.runs_directory() / "done")
+    launcher = MachineLauncher()
+    (run,) = launcher.recent()
+    assert launcher.report(run.directory).read_bytes().startswith(b"<!doctype html")
+
+
+@pytest.mark.slow
+def test_one_goes_from_a_replay_back_to_the_start_screen_in_a_real_terminal() -> None:
+    directory = rundir.runs_directory() / "done"
+    directory.parent.mkdir(parents=True)
+    write_run(directory)
+    shutil.copy(SAMPLE, directory / rundir.EVENTS_FILE)
+    with Terminal([str(Path(sys.executable).with_name("rankdeck"))], columns=80, rows=24) as terminal:
+        terminal.wait_for("✓ completed", seconds=20)
+        terminal.send("\x1b")
+        terminal.wait_for("p Replay")
+        terminal.send("p")
+        terminal.wait_for("Throughput")
+        terminal.send("q")
+        terminal.wait_for("Recent runs")
+        terminal.send("\x1b")
+        terminal.wait_for("q Quit", "esc Quit")
+        terminal.send("q")
+        assert terminal.wait() == 0

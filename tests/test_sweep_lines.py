@@ -9,7 +9,8 @@ from runner.trials import TrialRecord
 from tests import scripted_sweep
 from tests.scripted import Script
 from tests.scripted_sweep import EVIL, STATES, SweepScript, plan
-from tui.plain import PlainView, end_lines, progress_line
+from tui.plain import PlainView, end_lines
+from tui.plain_status import progress_line
 from tui.sweep_lines import trial_line
 from tui.sweep_words import read_numbers
 

@@ -8,7 +8,6 @@ import pytest
 from msgspec.structs import replace
 from textual.app import App, ComposeResult
 from textual.pilot import Pilot
-from textual.widgets import Footer
 
 from runner.state import RunState
 from tests import scripted
@@ -19,6 +18,7 @@ from tui.app import RankdeckApp
 from tui.outputs import OutputBook
 from tui.views import Moment
 from tui.widgets.header import header_line
+from tui.widgets.key_bar import KeyBar
 from tui.widgets.lines import Lines, Panel
 from tui.widgets.sweep import SweepView
 
@@ -45,7 +45,7 @@ class Host(App[None]):
     def compose(self) -> ComposeResult:
         yield Lines(id="header")
         yield SweepView(id="sweep")
-        yield Footer()
+        yield KeyBar()
 
     def show(self, state: RunState) -> None:
         self.state = state

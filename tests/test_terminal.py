@@ -45,7 +45,7 @@ def test_a_run_is_flown_from_the_dashboard_steered_left_and_come_back_to(tmp_pat
         terminal.send("]")
         terminal.wait_for("completed", seconds=240)
         terminal.send("2")
-        terminal.wait_for("Outputs as they came")
+        terminal.wait_for("answers, as they came")
         terminal.send("og")
         terminal.wait_for(STORIES[0][:20])
         terminal.send("q")

@@ -13,7 +13,7 @@ from tui.text import (
     line_width,
     plain,
 )
-from tui.widgets.answers import SHOWN_CHARACTERS, answer_lines, answer_row
+from tui.widgets.answer_lines import GUTTER, SHOWN_CHARACTERS, answer_page, answer_row
 from tui.widgets.devices import device_lines
 from tui.widgets.header import header_line
 from tui.widgets.log import entry_lines
@@ -171,20 +171,20 @@ def test_names_from_outside_are_data_in_every_panel() -> None:
     state = apply(state, protocol.LogLine(source=evil, text=evil))
     state = apply(state, protocol.RankLost(rank=0, cause=evil))
     lines = [*device_lines(state, 116), *rank_lines(state, 116), *entry_lines(evil, evil, 80)]
-    text = plain([*lines, *answer_lines(scripted.record(0, text=evil), 80)])
+    text = plain([*lines, *answer_page(scripted.record(0, text=evil), 80).lines])
     assert "\x1b" not in text
     assert "\u202e" not in text
     assert "[bold]␛[2J⟨U+202E⟩" in text
 
 
 def test_an_answer_of_a_megabyte_is_cut_on_screen_and_says_so() -> None:
-    lines = answer_lines(scripted.record(0, text="long " * 200_000), 100)
-    assert sum(line_width(line) for line in lines) < SHOWN_CHARACTERS + 500
+    lines = answer_page(scripted.record(0, text="long " * 200_000), 100).lines
+    assert sum(line_width(line) for line in lines) < SHOWN_CHARACTERS + GUTTER * len(lines) + 500
     assert "outputs.jsonl has all of it" in plain(lines)
 
 
 def test_an_answers_row_is_exactly_as_wide_as_its_columns() -> None:
-    row = answer_row(scripted.record(7, text="日本語\nと\x1b"), [8, 4, 6, 6, 20, 20], 2)
+    row = answer_row(scripted.record(7, text="日本語\nと\x1b"), (8, 4, 6, 6, 20, 20), 2)
     assert line_width(row) == 8 + 4 + 6 + 6 + 20 + 20 + 10
 
 

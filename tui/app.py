@@ -8,10 +8,9 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual import work
-from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
 from textual.screen import Screen
 
@@ -19,42 +18,35 @@ from runner import protocol
 from runner.protocol import OutputRecord
 from runner.reducer import apply
 from runner.state import RunState, Snapshot, ToViewer
-from tui import keys, theme
+from tui import outside
+from tui.base import BaseApp, Leave
 from tui.knobs import Knobs
 from tui.outputs import KEPT, OutputBook
+from tui.preferences import Preferences
+from tui.repaint import REPAINT_SECONDS
 from tui.screens.run import RunScreen
 from tui.views import Moment
 
 if TYPE_CHECKING:
     from tui.client import Source
-    from tui.screens.start import Launcher
-
-Leave = Literal["ended", "detached", "stopped"]
-"""How the dashboard was left: after the run's end, while it went on, or having stopped it."""
+    from tui.journal import Journal
+    from tui.launcher import Launcher
 
 Earlier = Callable[[Path], Iterable[OutputRecord]]
 """Reads the answers that a run directory holds already."""
 
-REPAINT_SECONDS = 0.25
+TITLE_SECONDS = 1.0
 BREATHE_EVERY = 100
 """After so many messages at once the screen and the keys get their turn."""
 
 
-class RankdeckApp(App[Leave]):
+class RankdeckApp(BaseApp):
     """The dashboard of one run; without a run to show, the start screen that launches one."""
 
-    CSS_PATH = Path(__file__).with_name("app.tcss")
-    TITLE = "rankdeck"
-    HORIZONTAL_BREAKPOINTS = [  # noqa: RUF012  (Textual declares it as it does)
-        (0, "-too-narrow"),
-        (60, "-narrow"),
-        (80, "-standard"),
-        (120, "-wide"),
-    ]
-    VERTICAL_BREAKPOINTS = [(0, "-too-short"), (18, "-short"), (24, "-tall")]  # noqa: RUF012
+    CALLS: ClassVar[bool] = True
+    """Whether what happens to the run happens now, and may ring a bell."""
+
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("question_mark", "help", "Help", key_display="?", id="app.help", tooltip="Every key, and the words"),
-        Binding("t", "toggle_theme", "Theme", id="app.theme", tooltip="Dark or light", show=False),
         Binding(
             "ctrl+c",
             "interrupt",
@@ -73,9 +65,10 @@ class RankdeckApp(App[Leave]):
         launcher: "Launcher | None" = None,
         earlier: Earlier | None = None,
         steerable: bool = True,
+        preferences: Preferences | None = None,
     ) -> None:
-        """`steerable` is False where nobody can be asked for anything: in a replay."""
-        super().__init__()
+        """`steerable` is False where nothing may be asked of the run: in a replay, and for an audience."""
+        super().__init__(preferences)
         self._steerable = steerable
         self.knobs = Knobs()
         self._source = source
@@ -91,9 +84,8 @@ class RankdeckApp(App[Leave]):
         self._run_screen: RunScreen | None = None
         self.lost: str | None = None
         """Why the run can no longer be watched, where that is so."""
-        self.register_theme(theme.DARK)
-        self.register_theme(theme.LIGHT)
-        self.theme = "rankdeck-dark"
+        self.wanted: Journal | None = None
+        """What the start screen was left for: a journal to be replayed."""
 
     @property
     def final_state(self) -> RunState | None:
@@ -106,6 +98,11 @@ class RankdeckApp(App[Leave]):
         return self._run_state
 
     @property
+    def watched(self) -> bool:
+        """Whether a run was shown; False where the start screen was left without one."""
+        return self._run_screen is not None
+
+    @property
     def book(self) -> OutputBook:
         return self._book
 
@@ -113,10 +110,6 @@ class RankdeckApp(App[Leave]):
     def run_is_shown(self) -> bool:
         """Whether everything that came is on the screen."""
         return self._run_screen is not None and self._run_screen.is_mounted and not self._dirty
-
-    def get_theme_variable_defaults(self) -> dict[str, str]:
-        current = self.current_theme
-        return theme.variable_defaults(dark=current.dark, ansi=current.ansi)
 
     def get_default_screen(self) -> Screen[Any]:
         if self._source is not None:
@@ -132,6 +125,8 @@ class RankdeckApp(App[Leave]):
 
     def on_mount(self) -> None:
         self.set_interval(REPAINT_SECONDS, self._repaint)
+        self.set_interval(TITLE_SECONDS, self._retitle)
+        self._retitle()
         if self._source is not None:
             self._follow(self._source)
 
@@ -162,6 +157,8 @@ class RankdeckApp(App[Leave]):
         except SourceError as error:
             self.lost = str(error)
             self._dirty = True
+            if self.CALLS:
+                self.call_for(outside.lost_call(self._run_state, self.lost))
         if self._run_state.ended is not None and self._leave_when_ended:
             self._exit_with("stopped")
 
@@ -170,7 +167,7 @@ class RankdeckApp(App[Leave]):
         if isinstance(message, protocol.Refused):
             self.lost = message.reason
             return
-        self._seen_any = True
+        before, seen_any, self._seen_any = self._run_state, self._seen_any, True
         if isinstance(message, Snapshot):
             self._run_state = message.state
             self._look_back()
@@ -181,6 +178,9 @@ class RankdeckApp(App[Leave]):
             elif isinstance(message, protocol.RunEnded):
                 self._look_back()
         self.knobs.heard(self._run_state)
+        if seen_any and self.CALLS:
+            for text in outside.calls(before, self._run_state):
+                self.call_for(text)
 
     def _look_back(self) -> None:
         """Read the answers that were never heard of: from before this view came, or fell behind."""
@@ -198,10 +198,18 @@ class RankdeckApp(App[Leave]):
         self._book.load(records)
         self._dirty = True
 
+    def stored_answers(self) -> Iterable[OutputRecord] | None:
+        """Every answer on disk, read as it is asked for; None where only what was heard is known."""
+        if self._earlier is None or self._source is None:
+            return None
+        return self._earlier(self._source.directory)
+
     # --- state out ---------------------------------------------------------------------------
 
     def _repaint(self) -> None:
         if not self._dirty or self._run_screen is None or not self._run_screen.is_mounted:
+            return
+        if not self.may_repaint():
             return
         self._dirty = False
         with self.batch_update():
@@ -210,6 +218,9 @@ class RankdeckApp(App[Leave]):
             if offered != self._offered:
                 self._offered = offered
                 self._run_screen.refresh_bindings()
+
+    def _retitle(self) -> None:
+        self.entitle(outside.title(self._run_state))
 
     # --- actions -----------------------------------------------------------------------------
 
@@ -226,10 +237,6 @@ class RankdeckApp(App[Leave]):
         """Ask something of the run, while there is one to ask."""
         if self._source is not None and self.steers:
             await self._source.send(command)
-
-    def say(self, text: str, title: str = "") -> None:
-        """A word beside the work, gone after a while."""
-        self.notify(text, title=title, markup=False)
 
     async def action_stop(self) -> None:
         """Ask the run to stop after the batches in flight."""
@@ -261,6 +268,13 @@ class RankdeckApp(App[Leave]):
         """Leave; the run goes on."""
         self._exit_with("detached" if self._goes_on else "ended")
 
+    def leave_soon(self) -> bool:
+        """Detach; may be called from a signal's handler. False where there is nothing yet to leave."""
+        if self._loop is None:
+            return False
+        self._loop.call_soon_threadsafe(self.action_detach)
+        return True
+
     def action_leave(self) -> None:
         """Leave; while the run goes on, ask what shall become of it."""
         if not self.steers:
@@ -283,17 +297,3 @@ class RankdeckApp(App[Leave]):
         if self._run_state.ended is None and leave == "ended":
             leave = "detached"
         self.exit(leave)
-
-    def action_toggle_theme(self) -> None:
-        self.theme = "rankdeck-light" if self.current_theme.dark else "rankdeck-dark"
-
-    def action_help(self) -> None:
-        from tui.screens.help import HelpScreen
-
-        if not isinstance(self.screen, HelpScreen):
-            self.push_screen(HelpScreen(keys.described(self, self.screen)))
-
-    def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
-        """The command palette: every action that has a key, and Textual's themes."""
-        yield from keys.commands(self, screen)
-        yield SystemCommand("Choose a theme", "All themes there are", self.action_change_theme)

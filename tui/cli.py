@@ -16,12 +16,26 @@ import runner
 from runner import config as settings
 from runner import rundir, start
 from tui import watch
+from tui.commands.doctor import doctor
 from tui.commands.plan import plan_command
 from tui.commands.replay import replay
 from tui.commands.report import report
+from tui.commands.serve import serve
 from tui.commands.sweep import sweep
-from tui.launching import default_ranks, find_run, given, launch, one_view, read_config, refuse, sample_prompts
+from tui.launching import (
+    default_ranks,
+    find_run,
+    given,
+    launch,
+    no_screen,
+    one_view,
+    preferred,
+    read_config,
+    refuse,
+    sample_prompts,
+)
 from tui.options import (
+    Ascii,
     Attention,
     BatchSize,
     Chat,
@@ -45,6 +59,7 @@ from tui.options import (
     RanksPerGpu,
     Restarts,
     Run,
+    Theme,
 )
 
 EXIT_DIED = 3
@@ -84,11 +99,16 @@ def _rankdeck(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Say the version.")
     ] = False,
+    theme: Theme = None,
+    ascii: Ascii = None,
 ) -> None:
-    if context.invoked_subcommand is None:
-        if not sys.stdout.isatty():
-            raise refuse("the start screen needs a terminal; see `rankdeck run --help`")
-        raise typer.Exit(watch.start_screen())
+    if context.invoked_subcommand is not None:
+        if theme is not None or ascii is not None:
+            raise refuse(f"--theme and --ascii go behind the command: rankdeck {context.invoked_subcommand} --ascii")
+    else:
+        if no_screen():
+            raise refuse("the start screen needs a terminal that it can draw on; see `rankdeck run --help`")
+        raise typer.Exit(watch.start_screen(preferred(theme, ascii, plain=False, json=False)))
 
 
 @app.command()
@@ -130,12 +150,14 @@ def run(
     config: Annotated[Path | None, typer.Option(help="A TOML file of these settings; flags win.")] = None,
     plain: Plain = False,
     json: Json = False,
+    theme: Theme = None,
+    ascii: Ascii = None,
 ) -> None:
     """Answer every prompt of a file, and watch it happen."""
     values = {**read_config(config), **given(locals())}
     if "prompts" not in values:
         raise refuse("name a file of prompts: rankdeck run PROMPTS")
-    launch(values, run_dir=run_dir, force=force, plain=plain, json=json, compare=compare)
+    launch(values, run_dir=run_dir, force=force, plain=plain, json=json, compare=compare, theme=theme, ascii=ascii)
 
 
 @app.command()
@@ -146,10 +168,12 @@ def demo(
     limit: Limit = None,
     plain: Plain = False,
     json: Json = False,
+    theme: Theme = None,
+    ascii: Ascii = None,
 ) -> None:
     """The sample prompts on the embedded model: the whole way, on any machine."""
     values = {"prompts": str(sample_prompts()), "model": "demo", **given(locals())}
-    launch(values, run_dir=None, force=False, plain=plain, json=json)
+    launch(values, run_dir=None, force=False, plain=plain, json=json, theme=theme, ascii=ascii)
 
 
 @app.command()
@@ -157,18 +181,24 @@ def attach(
     run: Annotated[
         str | None, typer.Argument(help="A run's name, or its directory.  [default: the newest live run]")
     ] = None,
+    watch_only: Annotated[
+        bool, typer.Option("--watch-only", help="The dashboard without the keys that steer or stop the run.")
+    ] = False,
     plain: Plain = False,
     json: Json = False,
+    theme: Theme = None,
+    ascii: Ascii = None,
 ) -> None:
     """Watch a live run, from its beginning on; leaving does not stop it."""
     one_view(plain, json)
+    preferences = preferred(theme, ascii, plain=plain, json=json)
     directory = find_run(run)
     if not rundir.supervisor_alive(directory):
         state = rundir.read_run_file(directory)
         if state.status == "running":
             raise refuse(f"{state.name} has lost its supervisor; `rankdeck resume {state.name}` goes on with it")
         raise refuse(f"{state.name} has ended ({state.status}); its outputs are {directory / rundir.OUTPUTS_FILE}")
-    raise typer.Exit(watch.watch(directory, plain=plain or not sys.stdout.isatty(), json=json))
+    raise typer.Exit(watch.watch(directory, json=json, preferences=preferences, steerable=not watch_only))
 
 
 @app.command()
@@ -198,9 +228,12 @@ def resume(
     max_restarts: Restarts = None,
     plain: Plain = False,
     json: Json = False,
+    theme: Theme = None,
+    ascii: Ascii = None,
 ) -> None:
     """Go on with a run that was stopped, failed or lost its supervisor: exactly the prompts that have no record yet."""
     one_view(plain, json)
+    preferences = preferred(theme, ascii, plain=plain, json=json)
     directory = find_run(run)
     try:
         before = msgspec.to_builtins(rundir.read_run_file(directory).config)
@@ -211,7 +244,7 @@ def resume(
         started = start.resume(directory, msgspec.structs.asdict(config))
     except (ValueError, rundir.RunFileError, start.InputError) as error:
         raise refuse(str(error)) from None
-    raise typer.Exit(watch.watch(started.directory, started.died, plain=plain or not sys.stdout.isatty(), json=json))
+    raise typer.Exit(watch.watch(started.directory, started.died, json=json, preferences=preferences))
 
 
 @app.command()
@@ -247,6 +280,8 @@ app.command()(sweep)
 app.command("plan")(plan_command)
 app.command()(report)
 app.command()(replay)
+app.command()(doctor)
+app.command()(serve)
 
 
 @app.command("list")

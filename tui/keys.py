@@ -1,4 +1,4 @@
-"""The keys of a screen as the help and the command palette list them.
+"""The keys of a screen as the help, the command palette and the line of keys list them.
 
 Knows Textual's bindings: those with an id are ours. What they do is their screens' business.
 """
@@ -7,29 +7,58 @@ from collections.abc import Iterator
 from typing import Any
 
 from textual.app import App, SystemCommand
+from textual.binding import ActiveBinding
 from textual.screen import Screen
 
+_SECTIONS = (
+    ("run.", "The run"),
+    ("knob.", "Knobs"),
+    ("replay.", "The replay"),
+    ("view.", "Views"),
+    ("app.", "The application"),
+)
+"""What an id begins with, and the section of the help; any other belongs to the view that has the keys."""
 
-def described(app: App[Any], screen: Screen[Any]) -> list[tuple[str, str]]:
-    """Every key that does something now, with what it does."""
-    found: dict[str, tuple[list[str], str]] = {}
-    for active in screen.active_bindings.values():
+
+def one_by_one(screen: Screen[Any]) -> Iterator[ActiveBinding]:
+    """Each of our bindings once, by its first key: those of the focused view first, the application's last."""
+    seen: set[str] = set()
+    for active in sorted(_ours(screen), key=lambda active: (active.node is screen) + 2 * (active.node is screen.app)):
+        if active.binding.id not in seen:
+            seen.add(str(active.binding.id))
+            yield active
+
+
+def _ours(screen: Screen[Any]) -> list[ActiveBinding]:
+    return [active for active in screen.active_bindings.values() if active.binding.id]
+
+
+def described(app: App[Any], screen: Screen[Any]) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Every key that does something now, with what it does, by sections: first what only this view has."""
+    found: dict[str, tuple[list[str], str, str]] = {}
+    for active in _ours(screen):
         binding = active.binding
-        if binding.id and active.enabled:
-            displays, _ = found.setdefault(binding.id, ([], binding.tooltip or binding.description))
+        if active.enabled and binding.id:
+            text = binding.tooltip or binding.description
+            displays, _, _ = found.setdefault(binding.id, ([], text, _section(binding.id)))
             displays.append(app.get_key_display(binding))
-    # The application's own keys come first in Textual's order, and are asked for least.
-    ordered = sorted(found, key=lambda name: name.startswith("app."))
-    return [(" ".join(found[name][0]), found[name][1]) for name in ordered]
+    sections = ["This view", *(heading for _, heading in _SECTIONS)]
+    listed = [
+        (heading, [(" ".join(displays), text) for displays, text, section in found.values() if section == heading])
+        for heading in sections
+    ]
+    return [(heading, keys) for heading, keys in listed if keys]
+
+
+def _section(name: str) -> str:
+    return next((heading for start, heading in _SECTIONS if name.startswith(start)), "This view")
 
 
 def commands(app: App[Any], screen: Screen[Any]) -> Iterator[SystemCommand]:
-    """A command for every action that has a key."""
-    seen: set[str] = set()
-    for active in screen.active_bindings.values():
+    """A command for every action that has a key, those of the focused widget too."""
+    for active in one_by_one(screen):
         binding = active.binding
-        if binding.id and active.enabled and binding.id not in seen:
-            seen.add(binding.id)
+        if active.enabled:
 
             async def run(action: str = binding.action, node: Any = active.node) -> None:
                 await app.run_action(action, node)

@@ -3,6 +3,7 @@
 What the commands of the `rankdeck` command share. Knows nothing of a screen.
 """
 
+import os
 import sys
 import tomllib
 from pathlib import Path
@@ -14,7 +15,9 @@ import typer
 from runner import config as settings
 from runner import rundir, start
 from runner.config import RunConfig
+from tui import preferences as wishes
 from tui import watch
+from tui.preferences import Preferences
 
 EXIT_BAD_INPUT = 2
 
@@ -24,6 +27,11 @@ def refuse(message: str) -> typer.Exit:
     for line in message.splitlines():
         typer.echo(f"rankdeck: {line}", err=True)
     return typer.Exit(EXIT_BAD_INPUT)
+
+
+def no_screen() -> bool:
+    """Whether there is no terminal that a dashboard could be drawn on: then lines are printed instead."""
+    return not sys.stdout.isatty() or os.environ.get("TERM") == "dumb"
 
 
 _SETTINGS = {field.name for field in msgspec.structs.fields(RunConfig)}
@@ -44,6 +52,16 @@ def find_run(run: str | None) -> Path:
 def one_view(plain: bool, json: bool) -> None:
     if plain and json:
         raise refuse("--plain and --json exclude each other")
+
+
+def preferred(theme: str | None, ascii: bool | None, *, plain: bool, json: bool) -> Preferences | None:
+    """What the user wishes of the dashboard; None where none will be shown."""
+    if plain or json or no_screen():
+        return None
+    try:
+        return wishes.load(theme=theme, ascii=ascii)
+    except wishes.PreferenceError as error:
+        raise refuse(str(error)) from None
 
 
 def read_config(path: Path | None) -> dict[str, Any]:
@@ -81,9 +99,12 @@ def launch(
     plain: bool,
     json: bool,
     compare: str | None = None,
+    theme: str | None = None,
+    ascii: bool | None = None,
 ) -> None:
     """Start a run with these settings, watch it, exit with its status; `compare` names a run to set it beside."""
     one_view(plain, json)
+    preferences = preferred(theme, ascii, plain=plain, json=json)
     if compare is not None and json:
         raise refuse("--compare and --json exclude each other; `rankdeck report RUN --compare OTHER` writes JSON")
     other = find_run(compare) if compare is not None else None
@@ -100,7 +121,7 @@ def launch(
     run = rundir.read_run_file(started.directory)
     for warning in start.warnings(run.config, run.prompts):
         typer.echo(f"rankdeck: warning: {warning}", err=True)
-    status = watch.watch(started.directory, started.died, plain=plain or not sys.stdout.isatty(), json=json)
+    status = watch.watch(started.directory, started.died, json=json, preferences=preferences)
     if other is not None:
         _compare(started.directory, other)
     raise typer.Exit(status)

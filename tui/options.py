@@ -48,3 +48,10 @@ Model = Annotated[str | None, typer.Option(help="demo, a local folder, or a hub 
 Chat = Annotated[bool | None, typer.Option("--chat", help="Put plain prompts through the model's chat template.")]
 Column = Annotated[str | None, typer.Option(help="The column of a .csv or .parquet that holds the prompts.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace --output if it exists.")]
+Theme = Annotated[
+    str | None, typer.Option(help="The dashboard's colours: rankdeck-dark, rankdeck-light, ansi-dark, nord …")
+]
+Ascii = Annotated[
+    bool | None,
+    typer.Option("--ascii/--no-ascii", help="Draw with 7-bit characters.  [default: as the locale says]"),
+]

@@ -1,9 +1,9 @@
 """The answers a dashboard can list: the newest of a run, in the order they came and in input order.
 
-Knows records only; where earlier ones are read from, and how they are shown, is elsewhere.
+Knows records only; where earlier ones are read from, which of them are listed, and how, is elsewhere.
 """
 
-from bisect import insort
+from bisect import bisect_left, insort
 from collections.abc import Iterable
 from typing import Literal
 
@@ -16,24 +16,39 @@ KEPT = 20_000
 
 
 class OutputBook:
-    """Answers by prompt index. A prompt has one answer, so adding it twice changes nothing."""
+    """Answers by prompt index. A prompt has one answer, so adding it twice changes nothing.
+
+    Each answer has a serial number, one more than that of the answer before it: who has looked at all below
+    `end` has only those from there on to look at.
+    """
 
     def __init__(self, kept: int = KEPT) -> None:
         self._kept = kept
         self._records: dict[int, OutputRecord] = {}
+        self._serials: dict[int, int] = {}
         self._arrived: list[int] = []
         self._ordered: list[int] = []
+        self.first = 0
+        """The serial number of the oldest answer that is kept."""
+        self.loads = 0
+        """How often the serial numbers were given anew."""
         self.version = 0
         """Grows with every change, so that a view knows whether there is something to do."""
 
     def __len__(self) -> int:
         return len(self._arrived)
 
+    @property
+    def end(self) -> int:
+        """The serial number that the next answer will have."""
+        return self.first + len(self._arrived)
+
     def add(self, record: OutputRecord) -> None:
         """The newest answer."""
         if record.index in self._records:
             return
         self._records[record.index] = record
+        self._serials[record.index] = self.end
         self._arrived.append(record.index)
         insort(self._ordered, record.index)
         if len(self._arrived) > self._kept + self._kept // 10:
@@ -46,6 +61,9 @@ class OutputBook:
         meanwhile = [index for index in self._arrived if index not in loaded]
         self._arrived = [*loaded, *meanwhile]
         self._records = {**loaded, **{index: self._records[index] for index in meanwhile}}
+        self._serials = {index: serial for serial, index in enumerate(self._arrived)}
+        self.first = 0
+        self.loads += 1
         self._forget()
         self.version += 1
 
@@ -57,7 +75,15 @@ class OutputBook:
         """Where a prompt's answer stands in the list; None where it is not kept."""
         if index not in self._records:
             return None
-        return (self._arrived if order == "arrival" else self._ordered).index(index)
+        return self._serials[index] - self.first if order == "arrival" else bisect_left(self._ordered, index)
+
+    def serial(self, index: int) -> int:
+        """The serial number of a prompt's answer, which is kept."""
+        return self._serials[index]
+
+    def by_serial(self, serial: int) -> OutputRecord:
+        """The answer of that number, from `first` to below `end`."""
+        return self._records[self._arrived[serial - self.first]]
 
     def get(self, index: int) -> OutputRecord | None:
         return self._records.get(index)
@@ -68,6 +94,7 @@ class OutputBook:
 
     def _forget(self) -> None:
         for index in self._arrived[: -self._kept]:
-            del self._records[index]
+            del self._records[index], self._serials[index]
+        self.first += max(0, len(self._arrived) - self._kept)
         self._arrived = self._arrived[-self._kept :]
         self._ordered = sorted(self._arrived)

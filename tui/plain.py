@@ -1,7 +1,7 @@
-"""The views without a screen: lines a person reads in a log, and the event stream as JSON.
+"""The view without a screen: lines a person reads in a log.
 
-Knows how a fact is said in one line. Figures come from the same state as the dashboard's. Text of
-models, prompts and devices is data: control characters are shown, not sent.
+Knows how an event is said in one line; where a run stands is said by tui/plain_status.py. Figures come from the same
+state as the dashboard's. Text of models, prompts and devices is data: control characters are shown, not sent.
 """
 
 import sys
@@ -9,27 +9,34 @@ import time
 from collections.abc import Callable
 
 from runner import protocol
-from runner.forecast import eta_seconds
 from runner.loading_time import loading_line
 from runner.protocol import OutputRecord, Summary
 from runner.reducer import apply
-from runner.state import RankState, RunState, Snapshot, ToViewer
+from runner.state import RunState, Snapshot, ToViewer
 from tui import text
+from tui.plain_bar import BottomLine, bar_stream
+from tui.plain_status import advice_lines, bar_line, progress_line, status_lines
 from tui.sweep_lines import sweep_lines, sweep_start_lines, trial_line
-from tui.sweep_words import only_measures, sweep_progress_line
+from tui.sweep_words import only_measures
 
 PROGRESS_SECONDS = 2.0
+STATUS_SECONDS = 10.0
+"""So often each rank and each GPU has a line; more seldom where there are more of them."""
+
 CLIP = 60
 
 
 class PlainView:
-    """Turns messages into lines, and keeps the state they add up to."""
+    """Turns messages into lines, and keeps the state they add up to; with a bar, that is kept below them."""
 
-    def __init__(self, write: Callable[[str], object] | None = None) -> None:
+    def __init__(self, write: Callable[[str], object] | None = None, bar: BottomLine | None = None) -> None:
         self.state = RunState()
         self._write = write if write is not None else sys.stdout.write
+        self._bar = bar
         self._progress_at = 0.0
+        self._status_at = 0.0
         self._said: set[str] = set()
+        self._pending: list[str] = []
 
     def show(self, message: ToViewer) -> None:
         """Take one message in and print what it means."""
@@ -38,11 +45,38 @@ class PlainView:
             self._say_run()
             for line in end_lines(self.state):
                 self._line(line)
+        else:
+            assert not isinstance(message, protocol.Refused)
+            self.state = apply(self.state, message)
+            for line in self._lines(message):
+                self._line(line)
+        self._print()
+
+    def aside(self, line: str) -> None:
+        """A word to whoever watches, beside the lines."""
+        if self._bar is not None:
+            self._bar.write_above(sys.stderr, f"{line}\n")
+        else:
+            sys.stderr.write(f"{line}\n")
+
+    def close(self) -> None:
+        """No more comes: take the bar away."""
+        if self._bar is not None:
+            self._bar.close()
+
+    def _print(self) -> None:
+        lines, self._pending = self._pending, []
+        bar = self._bar
+        if bar is None:
+            for line in lines:
+                self._write(line)
             return
-        assert not isinstance(message, protocol.Refused)
-        self.state = apply(self.state, message)
-        for line in self._lines(message):
-            self._line(line)
+        if lines:
+            bar.write_above(sys.stdout, "".join(lines))
+        if self.state.ended is not None:
+            bar.close()
+        elif bar.due:
+            bar.draw(bar_line(self.state, bar.width, *bar.signs))
 
     def _lines(self, event: protocol.AnyEvent) -> list[str]:
         now = self.state
@@ -59,12 +93,14 @@ class PlainView:
             case protocol.TelemetryStarted():
                 return [f"telemetry: {event.gpus} GPUs" if event.reason is None else f"telemetry: {event.reason}"]
             case protocol.RanksLaunched():
-                return [f"starting {event.world_size} ranks"]
+                again = f", attempt {event.attempt}, {text.some(now.restarts_left, 'restart')} left"
+                return [f"starting {text.some(event.world_size, 'rank')}{again if event.attempt > 1 else ''}"]
             case protocol.RankPhase():
                 return [f"rank {event.rank}: {event.phase}"]
             case protocol.RankReady():
                 device = f"{event.device} ({text.visible(event.device_name)})"
-                return [f"rank {event.rank}: ready on {device}, {event.dtype}, after {event.seconds:.1f} s"]
+                ready = f"{device}, {event.dtype}, {event.engine} engine"
+                return [f"rank {event.rank}: ready on {ready}, after {event.seconds:.1f} s"]
             case protocol.Output():
                 return [output_line(event.record)]
             case protocol.BatchFailed():
@@ -92,8 +128,10 @@ class PlainView:
                 return [f"taken up again: {now.done:,} of {now.prompts:,} prompts are done"]
             case protocol.RankLost():
                 return [f"rank {event.rank}: lost: {text.visible(event.cause)}"]
-            case protocol.Tick() if now.phase in ("running", "stopping") and self._due(event.at):
-                return [progress_line(now), *device_lines(now)]
+            case protocol.Tick() if now.phase in ("running", "stopping"):
+                return self._status(event.at)
+            case protocol.LogLine():
+                return [f"log of {text.visible(event.source)}: {text.visible(event.text)}"]
             case protocol.GatherChecked():
                 same = "all equal" if not event.differing else f"{len(event.differing)} differ"
                 return [f"gathered {event.records} results, compared with those from the socket: {same}"]
@@ -125,6 +163,17 @@ class PlainView:
         self._said.add(line)
         return [line] if new else []
 
+    def _status(self, at: float) -> list[str]:
+        lines = [progress_line(self.state)] if self._due(at) and self._bar is None else []
+        # A line each for many would be all that is read: they come as much more seldom as there are more.
+        if at - self._status_at >= max(STATUS_SECONDS, len(self.state.ranks)):
+            self._status_at = at
+            lines += status_lines(self.state)
+            advice = advice_lines(self.state)
+            lines += [line for line in advice if line not in self._said]
+            self._said |= set(advice)
+        return lines
+
     def _due(self, at: float) -> bool:
         if at - self._progress_at < PROGRESS_SECONDS:
             return False
@@ -133,7 +182,13 @@ class PlainView:
 
     def _line(self, line: str) -> None:
         stamp = time.strftime("%H:%M:%S", time.localtime(self.state.now))
-        self._write(f"{stamp} {line}\n")
+        self._pending.append(f"{stamp} {text.visible(line)}\n")  # whatever a line quotes
+
+
+def terminal_view() -> PlainView:
+    """Lines to standard output, with a bar where there is a terminal for it."""
+    stream = bar_stream()
+    return PlainView(bar=BottomLine(stream) if stream is not None else None)
 
 
 def output_line(record: OutputRecord) -> str:
@@ -144,56 +199,6 @@ def output_line(record: OutputRecord) -> str:
         return f"{head} error: {text.visible(record.error)} | {prompt}"
     answer = text.cut(text.visible(record.text), CLIP)
     return f"{head} {record.output_tokens} tokens, {record.finish_reason} | {prompt} -> {answer}"
-
-
-def progress_line(now: RunState) -> str:
-    """How far, how fast, how long, in one line; of a sweep by its trials."""
-    if now.sweep is not None and now.sweeping:
-        return sweep_progress_line(now, now.sweep)
-    ranks = ", ".join(f"rank {rank.rank} {rank.phase}{_in_hand(rank)}" for rank in now.ranks)
-    eta = f", ETA {text.clock(eta)}" if (eta := eta_seconds(now)) is not None else ""
-    failed = f", {now.failed} failed" if now.failed else ""
-    return (
-        f"{now.done:,} / {now.prompts:,} prompts{failed}, {now.output_tokens + now.in_flight_tokens:,} output tokens, "
-        f"{now.rate_now:.0f} tok/s now, {now.rate_mean:.0f} mean, padding waste {now.padding_waste:.0%}{eta} ({ranks})"
-    )
-
-
-def _in_hand(rank: RankState) -> str:
-    if rank.batch is None:
-        return ""
-    if rank.rows_at_once is None:
-        return f" #{rank.batch} step {rank.step}"
-    cache = "" if rank.cache_used is None else f", KV cache {rank.cache_used:.0%}"
-    return f" {text.some(rank.rows_at_once, 'row')}{cache}"
-
-
-def device_lines(now: RunState) -> list[str]:
-    """A line per GPU, or one for the ranks' processes where there is none."""
-    lines = []
-    for device in now.devices:
-        sample = device.sample
-        ranks = " ".join(f"rank {rank}" for rank in device.ranks) or "unmapped"
-        lines.append(
-            f"GPU {sample.index} {text.visible(sample.name)}: "
-            + (
-                "lost"
-                if sample.lost
-                else f"busy {_number(sample.busy_percent, '%')}, "
-                f"memory {_gib(sample.memory_used_bytes)} of {_gib(sample.memory_total_bytes)}, "
-                f"{_number(sample.power_watts, ' W')}, {_number(sample.temperature_celsius, ' °C')}"
-            )
-            + f" ({ranks})"
-        )
-    processes = [process for process in now.processes if process.rss_bytes is not None]
-    if not lines and processes:
-        lines.append(
-            ", ".join(
-                f"rank {process.rank} CPU {_number(process.cpu_percent, '%')} memory {_gib(process.rss_bytes)}"
-                for process in processes
-            )
-        )
-    return lines
 
 
 def end_lines(now: RunState) -> list[str]:
@@ -207,9 +212,9 @@ def end_lines(now: RunState) -> list[str]:
         return lines
     lines += summary_lines(ended.summary)
     if now.config is not None and now.config.output is not None and ended.status != "failed":
-        lines.append(f"outputs: {now.config.output}")
+        lines.append(f"outputs: {text.visible(now.config.output)}")
     elif now.done:
-        lines.append(f"outputs: {now.directory}/outputs.jsonl")
+        lines.append(f"outputs: {text.visible(now.directory)}/outputs.jsonl")
     return lines
 
 
@@ -230,11 +235,3 @@ def summary_lines(summary: Summary) -> list[str]:
         ]
     )
     return lines
-
-
-def _number(value: float | None, unit: str) -> str:
-    return text.UNKNOWN if value is None else f"{value:.0f}{unit}"
-
-
-def _gib(value: int | None) -> str:
-    return text.UNKNOWN if value is None else f"{text.gib(value)} GiB"

@@ -1,24 +1,110 @@
-"""`rankdeck list`: the runs there are, as lines.
+"""The runs there are: `rankdeck list` as lines, and the newest ones for the start screen. From run.json alone.
 
 A run whose run.json says `running` while nobody holds its lock has lost its supervisor.
 """
 
 import time
 from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
 from runner import rundir
-from runner.rundir import RunFile
+from runner.config import RunConfig
+from runner.rundir import RunFile, RunFileError
 from tui import text
 
 COLUMNS = (("NAME", 34), ("STATUS", 10), ("PROMPTS", 13), ("TOK/S", 8), ("RANKS", 5), ("STARTED", 16), ("MODEL", 30))
 
+NEWEST = 20
+
+
+class RecentRun(NamedTuple):
+    """A run as the start screen lists it. `started_at` is in unix seconds.
+
+    The status is run.json's, `lost` for a run that has lost its supervisor, or `unreadable`: then `problem` says why,
+    and there is no config. Elsewhere `problem` is the cause of a failure.
+    """
+
+    directory: Path
+    name: str
+    status: str
+    started_at: float
+    done: str = ""
+    rate: str = ""
+    config: RunConfig | None = None
+    problem: str | None = None
+    has_figures: bool = False
+
+    @property
+    def live(self) -> bool:
+        return self.status == "running"
+
+    @property
+    def unfinished(self) -> bool:
+        return self.status in ("stopped", "failed", "lost")
+
+    @property
+    def ended(self) -> bool:
+        return self.status in ("completed", "stopped", "failed", "lost")
+
+
+def recent(newest: int = NEWEST) -> list[RecentRun]:
+    """The newest runs in the usual place, the newest first, those that cannot be read among them."""
+    dated = []
+    root = rundir.runs_directory()
+    try:
+        for path in root.iterdir():
+            try:
+                dated.append(((path / rundir.RUN_FILE).stat().st_mtime, path))
+            except OSError:
+                continue  # no run, or one that went away
+    except OSError:
+        return []
+    # run.json is written anew when a run ends: one that began earlier and ended later is not far down.
+    dated.sort(reverse=True, key=lambda item: item[0])
+    found = [_recent(path, changed_at) for changed_at, path in dated[: 2 * newest]]
+    return sorted(found, key=lambda run: run.started_at, reverse=True)[:newest]
+
+
+def _recent(path: Path, changed_at: float) -> RecentRun:
+    try:
+        run = rundir.read_run_file(path)
+    except (RunFileError, RecursionError) as error:
+        why = str(error).partition("cannot be read as a run: ")[2] or str(error)
+        return RecentRun(path, path.name, "unreadable", changed_at, problem=why)
+    done, _ = _done(run)
+    return RecentRun(
+        directory=path.resolve(),
+        name=run.name,
+        status=_status(path, run),
+        started_at=run.started_at,
+        done=done if "/" in done else text.some(run.prompts, "prompt"),
+        rate=_rate(run),
+        config=run.config,
+        problem=run.cause,
+        has_figures=run.summary is not None or run.sweep is not None,
+    )
+
+
+def _rate(run: RunFile) -> str:
+    if run.sweep is not None and run.sweep.best is not None and run.sweep.best.tokens_per_second is not None:
+        return f"{text.rate(run.sweep.best.tokens_per_second.mean)} tok/s"
+    return (
+        f"{text.rate(run.summary.tokens_per_second)} tok/s"
+        if run.summary is not None and run.summary.output_tokens
+        else ""
+    )
+
+
+def _status(directory: Path, run: RunFile) -> str:
+    return "lost" if run.status == "running" and not rundir.supervisor_alive(directory) else run.status
+
 
 def _runs() -> Iterator[tuple[str, str, RunFile]]:
     for directory, run in rundir.list_runs():
-        lost = run.status == "running" and not rundir.supervisor_alive(directory)
-        yield str(directory), "lost" if lost else run.status, run
+        yield str(directory), _status(directory, run), run
 
 
 def json_lines() -> Iterator[str]:

@@ -1,7 +1,7 @@
 """rankdeck's two themes, and the names of the styles that lines are written in.
 
-Colours are from a palette that the common kinds of colour blindness keep apart (blue, orange, teal),
-and none of them says anything that the text beside it does not say. Knows no widget.
+Colours are from a palette that the common kinds of colour blindness keep apart, and none of them says anything
+that the text beside it does not say. Surfaces are so nearly grey that 256 colours leave them grey. Knows no widget.
 """
 
 from textual.theme import Theme
@@ -24,13 +24,32 @@ STYLES = {
     "axis": "$quiet",
     "mark": "$mark",
     "mark-on-chart": "$mark on $chart",
+    "bar-key": "bold $footer-key-foreground",
+    "bar-label": "$footer-description-foreground",
+    "bar-off": "$track",
+    "prefill": "$accent",
+    "busy": "$busy",
+    "decode": "$chart",
+    "decode-label": "bold $on-chart on $chart",
+    "decode-here": "$success",
+    "decode-here-label": "bold $background on $success",
+    "waiting": "$mark",
+    "loading": "$quiet",
+    "match": "reverse $accent",
+    "match-here": "bold reverse underline $primary",
     "cursor": "$block-cursor-foreground on $block-cursor-background",
     **{f"rank-{number}": f"bold $rank-{number}" for number in range(RANK_COLOURS)},
 }
 """Every style name a piece of a line may have, and how it looks, in variables of the theme."""
 
-_ON_DARK = ("#6cb6ff", "#f0a35e", "#4ecdb4", "#e58fc1", "#e3cf6d", "#9aa8ff", "#f08a7a", "#b6c2cf")
-_ON_LIGHT = ("#0b62b8", "#a85a00", "#00786a", "#a23b79", "#7d6a00", "#4a4fc4", "#b23a28", "#4d5a67")
+_ON_DARK = ("#72b7ff", "#e39654", "#6ed3a7", "#db88bc", "#e3cf6d", "#7c9dff", "#ef8979", "#c0ccd8")
+_ON_LIGHT = ("#0b62b8", "#7e3d00", "#057360", "#a14089", "#7b6302", "#484ec4", "#af3c2f", "#4d5a67")
+
+_SIXTEEN_ON_DARK = (
+    *("bright_blue", "bright_yellow", "cyan", "bright_magenta"),
+    *("green", "magenta", "bright_red", "default"),
+)
+_SIXTEEN_ON_LIGHT = ("blue", "red", "green", "magenta", "cyan", "bright_blue", "bright_red", "default")
 
 
 def rank_style(rank: int | None) -> str:
@@ -45,18 +64,28 @@ def _ranks(colours: tuple[str, ...]) -> dict[str, str]:
 def variable_defaults(dark: bool, ansi: bool) -> dict[str, str]:
     """rankdeck's own variables for themes that are not rankdeck's."""
     if ansi:
-        names = ("blue", "yellow", "cyan", "magenta", "green", "bright_blue", "red", "default")
         return {
-            **_ranks(tuple(f"ansi_{name}" for name in names)),
-            "track": "ansi_bright_black",
+            **_ranks(tuple(f"ansi_{name}" for name in (_SIXTEEN_ON_DARK if dark else _SIXTEEN_ON_LIGHT))),
+            "track": "ansi_bright_black" if dark else "ansi_white",
             "chart": "ansi_cyan",
+            "on-chart": "ansi_black",
+            "busy": "ansi_blue",
             "quiet": "ansi_default",
             "mark": "ansi_default",
         }
     colours = _ON_DARK if dark else _ON_LIGHT
-    track, quiet, chart = ("#3b4654", "#8b98a8", "#3b9e90") if dark else ("#c3ccd6", "#5b6875", "#3a9d90")
-    mark = "#d9e1ea" if dark else "#1c2630"
-    return {**_ranks(colours), "track": track, "quiet": quiet, "chart": chart, "mark": mark}
+    track, quiet, chart = ("#40474f", "#8f9ba9", "#3b9e90") if dark else ("#c3ccd6", "#5b6875", "#3a9d90")
+    mark, busy = ("#d9e1ea", "#3f6f9f") if dark else ("#1c2630", "#6f9cc9")
+    on_chart = "#11161d" if dark else "#1c2630"
+    return {
+        **_ranks(colours),
+        "track": track,
+        "quiet": quiet,
+        "chart": chart,
+        "on-chart": on_chart,
+        "mark": mark,
+        "busy": busy,
+    }
 
 
 DARK = Theme(
@@ -65,17 +94,17 @@ DARK = Theme(
     primary="#6cb6ff",
     secondary="#4ecdb4",
     accent="#f0a35e",
-    success="#4ecdb4",
-    warning="#f0a35e",
-    error="#ff8272",
+    success="#55cfb5",
+    warning="#f8ab61",
+    error="#f17d6f",
     foreground="#d9e1ea",
     background="#11161d",
     surface="#161d26",
-    panel="#1d2631",
+    panel="#20252b",
     variables={
         **variable_defaults(dark=True, ansi=False),
-        "border": "#344150",
-        "border-blurred": "#344150",
+        "border": "#3a424b",
+        "border-blurred": "#3a424b",
         "footer-background": "#161d26",
         "footer-key-foreground": "#f0a35e",
         "footer-description-foreground": "#a3b0bf",
@@ -89,24 +118,72 @@ LIGHT = Theme(
     name="rankdeck-light",
     dark=False,
     primary="#0b62b8",
-    secondary="#00786a",
-    accent="#a85a00",
-    success="#00786a",
-    warning="#a85a00",
-    error="#b3261e",
+    secondary="#057360",
+    accent="#9a5200",
+    success="#007365",
+    warning="#8f5b00",
+    error="#b0123f",
     foreground="#1c2630",
     background="#fbfcfd",
     surface="#f1f4f7",
-    panel="#e6ebf0",
+    panel="#e9ebed",
     variables={
         **variable_defaults(dark=False, ansi=False),
-        "border": "#b9c4cf",
-        "border-blurred": "#b9c4cf",
+        "border": "#bfc4c9",
+        "border-blurred": "#bfc4c9",
         "footer-background": "#eef2f5",
-        "footer-key-foreground": "#a85a00",
+        "footer-key-foreground": "#8f5b00",
         "footer-description-foreground": "#45525f",
         "block-cursor-background": "#cfe3f7",
         "block-cursor-foreground": "#10202f",
         "block-cursor-text-style": "none",
     },
 )
+
+SIXTEEN = Theme(
+    name="rankdeck-ansi",
+    ansi=True,
+    dark=True,
+    primary="ansi_bright_blue",
+    secondary="ansi_cyan",
+    accent="ansi_bright_yellow",
+    success="ansi_bright_green",
+    warning="ansi_bright_yellow",
+    error="ansi_bright_red",
+    foreground="ansi_default",
+    background="ansi_default",
+    surface="ansi_default",
+    panel="ansi_default",
+    boost="ansi_default",
+    variables={
+        **variable_defaults(dark=True, ansi=True),
+        "ansi-background": "ansi_black",
+        "ansi-foreground": "ansi_white",
+        "border": "ansi_bright_black",
+        "border-blurred": "ansi_bright_black",
+        "footer-key-foreground": "ansi_bright_yellow",
+        "block-cursor-foreground": "ansi_black",
+        "block-cursor-background": "ansi_white",
+        "block-cursor-text-style": "none",
+        "input-cursor-foreground": "ansi_black",
+        "input-cursor-background": "ansi_bright_white",
+        "input-cursor-text-style": "none",
+        "input-selection-foreground": "ansi_black",
+        "input-selection-background": "ansi_bright_blue",
+        "screen-selection-foreground": "ansi_black",
+        "screen-selection-background": "ansi_bright_blue",
+    },
+)
+"""In the terminal's own colours, on its own background: for terminals with sixteen colours or none."""
+
+SIXTEEN_LIGHT = "ansi-light"
+"""Textual's theme for such a terminal with a light background."""
+
+OURS = (DARK, LIGHT, SIXTEEN)
+
+
+def toggled(current: Theme) -> str:
+    """The dark theme for a light one, and the other way round, with as many colours."""
+    if current.ansi:
+        return SIXTEEN_LIGHT if current.dark else SIXTEEN.name
+    return LIGHT.name if current.dark else DARK.name

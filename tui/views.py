@@ -11,7 +11,7 @@ from textual.widget import Widget
 from runner.state import RunState
 from tui.outputs import OutputBook
 
-ViewName = Literal["overview", "outputs", "sweep", "log"]
+ViewName = Literal["overview", "outputs", "timeline", "sweep", "log"]
 
 
 class Moment(NamedTuple):
@@ -56,6 +56,12 @@ def _outputs() -> Widget:
     return OutputsView(id="outputs")
 
 
+def _timeline() -> Widget:
+    from tui.widgets.timeline import TimelineView
+
+    return TimelineView(id="timeline")
+
+
 def _sweep() -> Widget:
     from tui.widgets.sweep import SweepView
 
@@ -71,8 +77,9 @@ def _log() -> Widget:
 VIEWS: tuple[ViewEntry, ...] = (
     ViewEntry("overview", "1", "Overview", "Speed, progress, GPUs, ranks", _overview),
     ViewEntry("outputs", "2", "Outputs", "Every answer as it arrives", _outputs),
-    ViewEntry("sweep", "3", "Sweep", "What was measured of batch sizes and numbers of ranks", _sweep),
-    ViewEntry("log", "4", "Log", "What the supervisor and the ranks say", _log),
+    ViewEntry("timeline", "3", "Timeline", "What each rank did when, batch by batch", _timeline),
+    ViewEntry("sweep", "4", "Sweep", "What was measured of batch sizes and numbers of ranks", _sweep),
+    ViewEntry("log", "5", "Log", "What the supervisor and the ranks say", _log),
 )
 
 

@@ -8,37 +8,72 @@ import contextlib
 import signal
 import sys
 from collections.abc import Callable
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runner import protocol, rundir, start
-from runner.config import Problem, RunConfig
+from runner import protocol, rundir
 from runner.state import RunState, Snapshot, ToViewer
 from tui.client import SocketSource, Source, SourceError
-from tui.plain import PlainView, end_lines
+from tui.plain import PlainView, end_lines, terminal_view
+from tui.preferences import Preferences
 
 if TYPE_CHECKING:
     from tui.app import RankdeckApp
+    from tui.journal import Journal
 
 EXIT_BAD_INPUT, EXIT_DIED, EXIT_INTERRUPTED = 2, 3, 130
 
 
-def watch(directory: Path, died: Callable[[], bool] = lambda: False, *, plain: bool, json: bool) -> int:
-    """Watch the run in `directory` until it ends or the viewer leaves. Returns the exit status."""
+def watch(
+    directory: Path,
+    died: Callable[[], bool] = lambda: False,
+    *,
+    preferences: Preferences | None,
+    json: bool = False,
+    steerable: bool = True,
+) -> int:
+    """Watch the run in `directory` until it ends or the viewer leaves. Returns the exit status.
+
+    In a dashboard as `preferences` say; without them in lines, or as `json`. Where it is not `steerable`, nothing is
+    asked of the run: Ctrl-C, too, only leaves.
+    """
     source = SocketSource(directory, died)
-    if not plain and not json:
+    if preferences is not None:
         from tui.app import RankdeckApp
 
-        return _fly(RankdeckApp(source, earlier=rundir.read_outputs))
-    return asyncio.run(_follow(source, _JsonView() if json else PlainView()))
+        return _fly(RankdeckApp(source, earlier=rundir.read_outputs, steerable=steerable, preferences=preferences))
+    return asyncio.run(_follow(source, _JsonView() if json else terminal_view(), steerable))
 
 
-def start_screen() -> int:
-    """The dashboard's start screen: choose, launch, watch. Returns the exit status."""
+def start_screen(preferences: Preferences | None = None) -> int:
+    """The dashboard's start screen: choose, launch, watch, come back. Returns the status of the last run watched."""
     from tui.app import RankdeckApp
+    from tui.machine_launcher import MachineLauncher
 
-    return _fly(RankdeckApp(None, launcher=_Launcher(), earlier=rundir.read_outputs))
+    status = 0
+    while True:
+        app = RankdeckApp(None, launcher=MachineLauncher(), earlier=rundir.read_outputs, preferences=preferences)
+        flown = _fly(app)
+        if app.return_code:
+            return app.return_code  # It broke, and has said how.
+        if app.wanted is not None:
+            _replay(app.wanted, preferences)
+        elif app.watched:
+            status = flown
+        else:
+            return status or flown
+
+
+def _replay(found: "Journal", preferences: Preferences | None) -> None:
+    from tui.flight import fly
+    from tui.journal import how_it_stops
+    from tui.replay import ReplaySource
+    from tui.screens.replay import ReplayApp
+
+    app = ReplayApp(ReplaySource(found), how_it_stops(found), preferences=preferences)
+    fly(app)
+    if app.lost is not None:
+        sys.stderr.write(f"rankdeck: {app.lost}\n")
 
 
 def stop(directory: Path, *, now: bool) -> int:
@@ -59,27 +94,10 @@ async def _stop(source: SocketSource, now: bool) -> int:
     return 0
 
 
-class _Launcher:
-    """What the start screen may ask of the machine."""
-
-    @cached_property
-    def machine(self) -> str:
-        return start.machine_line()
-
-    @cached_property
-    def default_ranks(self) -> int:
-        return start.default_ranks()
-
-    def check(self, config: RunConfig) -> list[Problem]:
-        return start.check(config)
-
-    def launch(self, config: RunConfig) -> Source:
-        started = start.launch(config)
-        return SocketSource(started.directory, started.died)
-
-
 def _fly(app: "RankdeckApp") -> int:
-    app.run()
+    from tui.flight import fly
+
+    fly(app)
     state = app.final_state
     if app.lost is not None:
         sys.stderr.write(f"rankdeck: {app.lost}\n")
@@ -112,8 +130,14 @@ class _JsonView:
     def show(self, message: ToViewer) -> None:
         self._write(protocol.encode_line(message).decode())
 
+    def aside(self, line: str) -> None:
+        sys.stderr.write(f"{line}\n")
 
-async def _follow(source: Source, view: PlainView | _JsonView) -> int:
+    def close(self) -> None:
+        pass
+
+
+async def _follow(source: Source, view: PlainView | _JsonView, steerable: bool) -> int:
     """Feed the view until the run ends. The first Ctrl-C asks the run to stop, the second ends it."""
     loop = asyncio.get_running_loop()
     asked = 0
@@ -122,10 +146,13 @@ async def _follow(source: Source, view: PlainView | _JsonView) -> int:
     def interrupted() -> None:
         nonlocal asked
         asked += 1
+        if not steerable:
+            following.cancel()
+            return
         if asked == 1:
-            sys.stderr.write("rankdeck: stopping after the batches in flight; Ctrl-C again to end now\n")
+            view.aside("rankdeck: stopping after the batches in flight; Ctrl-C again to end now")
         elif asked > 2:
-            sys.stderr.write("rankdeck: no longer watching\n")
+            view.aside("rankdeck: no longer watching")
             following.cancel()
         asking.add(loop.create_task(source.send(protocol.Stop(now=asked > 1))))
 
@@ -145,7 +172,7 @@ async def _follow(source: Source, view: PlainView | _JsonView) -> int:
     try:
         return await following
     except SourceError as error:
-        sys.stderr.write(f"rankdeck: {error}\n")
+        view.aside(f"rankdeck: {error}")
         return EXIT_DIED
     except BrokenPipeError:
         sys.stderr.write("rankdeck: nobody reads any more; the run goes on, `rankdeck attach` watches it\n")
@@ -153,5 +180,7 @@ async def _follow(source: Source, view: PlainView | _JsonView) -> int:
     except asyncio.CancelledError:
         return EXIT_INTERRUPTED
     finally:
+        with contextlib.suppress(OSError):
+            view.close()
         with contextlib.suppress(Exception):
             loop.remove_signal_handler(signal.SIGINT)

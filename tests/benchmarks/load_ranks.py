@@ -1,19 +1,28 @@
 """Simulated ranks for the load benchmark: many connections from one process, each with the traffic of a busy rank.
 
 Started in the place of `accelerate launch`. A rank gets batches, reports its steps five times a second, then its
-outputs, so that each says about ten things a second.
+outputs, so that each says about ten things a second. With LOAD_GPUS it says to be on one of so many GPUs, those of
+tests/scripted.py.
 """
 
 import argparse
 import asyncio
 import json
 import os
+import sys
+from pathlib import Path
 
 from runner import protocol
 from runner.protocol import BatchResult, OutputRecord, StepsInFlight
 
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from tests import scripted  # noqa: E402  (started by its path)
+
 BATCH_SECONDS = 3.2
 STEPS_A_SECOND = 5
+GPUS = int(os.environ.get("LOAD_GPUS", "0"))
 
 
 async def rank(number: int, world_size: int, socket: str, attempt: int) -> None:
@@ -23,11 +32,7 @@ async def rank(number: int, world_size: int, socket: str, attempt: int) -> None:
         writer.write(protocol.encode_line(message))  # type: ignore[arg-type]
 
     say(protocol.RankHello(rank=number, world_size=world_size, pid=os.getpid(), attempt=attempt))
-    say(
-        protocol.RankReady(
-            rank=number, device="cpu", device_name="CPU", dtype="float32", engine="static", seconds=0, parameters=1
-        )
-    )
+    say(scripted.ready(number, GPUS))
     await asyncio.sleep(number / world_size * BATCH_SECONDS)
     async for line in reader:
         order = json.loads(line)

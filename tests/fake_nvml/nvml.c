@@ -116,6 +116,15 @@ result nvmlShutdown(void) {
     return SUCCESS;
 }
 
+result nvmlSystemGetDriverVersion(char *out, unsigned size) { return next("", "driver", out, size); }
+
+result nvmlSystemGetCudaDriverVersion_v2(int *version) {
+    wide v;
+    result r = number("", "cuda", &v);
+    if (r == SUCCESS) *version = (int)v;
+    return r;
+}
+
 result nvmlDeviceGetCount_v2(unsigned *count) {
     wide v;
     result r = number("", "count", &v);

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from runner import examine
 from runner.telemetry import Telemetry, count_visible_gpus, visible_gpus
 
 Driver = Callable[..., Path]
@@ -57,6 +58,21 @@ def test_visible_gpus_are_named_in_the_order_a_cuda_process_sees_them(driver: Dr
     assert count_visible_gpus({}) == 2
     calls = log.read_text().splitlines()
     assert calls.count("init") == calls.count("shutdown") == 6
+
+
+def test_a_machine_is_looked_at_with_its_driver_and_what_is_free(driver: Driver, two_gpus: str) -> None:
+    driver(two_gpus + "driver 570.86.15\ncuda 12080\n")
+    machine = examine.machine({})
+    assert (machine.driver, machine.cuda, machine.visible, machine.no_gpu) == ("570.86.15", (12, 8), 2, None)
+    assert machine.gpu_free_bytes == (85899345920 - 25769803776, 7 * 2**30)
+    (hidden,) = examine.machine({"CUDA_VISIBLE_DEVICES": "GPU-22222222"}).gpus
+    assert hidden.name == "NVIDIA GeForce GTX 1080"
+
+
+def test_a_driver_that_does_not_tell_its_version_is_no_reason_to_fail(driver: Driver, two_gpus: str) -> None:
+    driver(two_gpus, hidden=("nvmlSystemGetDriverVersion", "nvmlSystemGetCudaDriverVersion_v2"))
+    machine = examine.machine({})
+    assert (machine.driver, machine.cuda, machine.visible) == (None, None, 2)
 
 
 @pytest.mark.parametrize(("value", "words"), [("", "is empty"), ("GPU-dead", "'GPU-dead' names no GPU")])

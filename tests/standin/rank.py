@@ -33,7 +33,9 @@ NO_SUCH_WORD = "ValueError: no such word"
 
 
 def answer(prompt: Prompt) -> str:
-    """What a stand-in rank says to a prompt."""
+    """What a stand-in rank says to a prompt; to one that begins with `!say `, what follows."""
+    if prompt.text.startswith("!say "):
+        return prompt.text.removeprefix("!say ")
     return f"answer to {prompt.text[::-1]}"
 
 

@@ -11,9 +11,10 @@ from runner import protocol
 from runner.protocol import AnyEvent
 from tui import journal
 from tui.journal import Journal, JournalError
-from tui.launching import one_view, refuse
-from tui.options import Json, Plain
-from tui.plain import PlainView, end_lines
+from tui.launching import one_view, preferred, refuse
+from tui.options import Ascii, Json, Plain, Theme
+from tui.plain import end_lines, terminal_view
+from tui.preferences import Preferences
 from tui.replay import FASTEST, SLOWEST, ReplaySource
 
 
@@ -28,6 +29,8 @@ def replay(
     sample: Annotated[bool, typer.Option("--sample", help="The recorded run that comes with rankdeck.")] = False,
     plain: Plain = False,
     json: Json = False,
+    theme: Theme = None,
+    ascii: Ascii = None,
 ) -> None:
     """Watch a run once more, in the same dashboard: pause, seek, change the speed. Needs no GPU and no model."""
     one_view(plain, json)
@@ -42,10 +45,11 @@ def replay(
         raise refuse(f"--speed: must be from {SLOWEST:g} to {FASTEST:g}, not {speed:g}")
     try:
         found = Journal(journal.SAMPLE) if run is None else journal.find(run)
-        if json or plain or not sys.stdout.isatty():
+        preferences = preferred(theme, ascii, plain=plain, json=json)
+        if preferences is None:
             _print(found, speed, json=json)
         else:
-            _fly(found, speed or 1.0)
+            _fly(found, speed or 1.0, preferences)
     except JournalError as error:
         raise refuse(str(error)) from None
 
@@ -53,7 +57,7 @@ def replay(
 def _print(found: Journal, speed: float | None, *, json: bool) -> None:
     for note in found.notes:
         typer.echo(f"rankdeck: {note}", err=True)
-    view = PlainView(sys.stdout.write)
+    view = terminal_view()
     try:
         for event in _paced(found, speed):
             if json:
@@ -64,6 +68,8 @@ def _print(found: Journal, speed: float | None, *, json: bool) -> None:
                 sys.stdout.flush()
     except KeyboardInterrupt:
         return
+    finally:
+        view.close()
     if stops := journal.how_it_stops(found):
         typer.echo(f"rankdeck: the journal stops here: {stops}", err=True)
 
@@ -77,11 +83,12 @@ def _paced(found: Journal, speed: float | None) -> Iterator[AnyEvent]:
         yield event
 
 
-def _fly(found: Journal, speed: float) -> None:
+def _fly(found: Journal, speed: float, preferences: Preferences) -> None:
+    from tui.flight import fly
     from tui.screens.replay import ReplayApp
 
-    app = ReplayApp(ReplaySource(found, speed=speed), journal.how_it_stops(found))
-    app.run()
+    app = ReplayApp(ReplaySource(found, speed=speed), journal.how_it_stops(found), preferences=preferences)
+    fly(app)
     if app.lost is not None:
         raise JournalError(app.lost)
     if app.final_state is not None:

@@ -10,6 +10,7 @@ from runner.trials import SweepPlan
 from tui.commands.numbers import number_list
 from tui.launching import default_ranks, given, launch, read_config, refuse
 from tui.options import (
+    Ascii,
     Attention,
     Chat,
     Column,
@@ -29,6 +30,7 @@ from tui.options import (
     Quantization,
     RanksPerGpu,
     Restarts,
+    Theme,
 )
 
 DEFAULT_SIZES = "1,2,4,8,16,32"
@@ -78,6 +80,8 @@ def sweep(
     config: Annotated[Path | None, typer.Option(help="A TOML file of settings; flags win.")] = None,
     plain: Plain = False,
     json: Json = False,
+    theme: Theme = None,
+    ascii: Ascii = None,
 ) -> None:
     """Measure batch sizes and numbers of ranks on one loading of the model: tokens/s, memory, scaling, the knee."""
     from_file = read_config(config)
@@ -110,7 +114,7 @@ def sweep(
         outputs=outputs,
     )
     values["sweep"] = msgspec.to_builtins(plan)
-    launch(values, run_dir=run_dir, force=force, plain=plain, json=json)
+    launch(values, run_dir=run_dir, force=force, plain=plain, json=json, theme=theme, ascii=ascii)
 
 
 def _doubling(most: int) -> list[int]:

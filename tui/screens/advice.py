@@ -4,12 +4,12 @@ from typing import ClassVar
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import VerticalScroll
 from textual.screen import ModalScreen
 
 from runner.state import RunState
 from tui.widgets.hints import all_advice
 from tui.widgets.lines import Panel
+from tui.widgets.scrolling import ScrollBox
 
 
 class AdviceScreen(ModalScreen[None]):
@@ -24,7 +24,7 @@ class AdviceScreen(ModalScreen[None]):
         self._state = state
 
     def compose(self) -> ComposeResult:
-        with VerticalScroll(id="help") as box:
+        with ScrollBox(id="help") as box:
             box.border_title = "Advice"
             box.border_subtitle = "esc closes"
             yield Panel("", id="advice-lines")

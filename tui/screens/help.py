@@ -1,46 +1,36 @@
-"""The help screen: every key of the screen under it, and the words the dashboard uses."""
+"""The help screen: every key of the view under it, and the words that this view uses."""
 
 from collections.abc import Sequence
 from typing import ClassVar
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import VerticalScroll
 from textual.screen import ModalScreen
 
 from tui.text import Line, pad, wrap
 from tui.widgets.lines import Panel
+from tui.widgets.scrolling import ScrollBox
 
-WORDS = (
-    ("a → b tok/s", "before and after a knob was turned, over whole batches that began and ended under one setting"),
-    ("memory", "beside those figures: the most a rank had in use on its device during a batch"),
-    ("speedup", "tokens/s over those of one active rank at the same batch size, both from this run"),
-    ("efficiency", "speedup / active ranks"),
-    ("inactive", "the rank keeps its model loaded and gets no batch"),
-    ("≤8", "the rank ran out of memory: it gets at most 8 prompts per batch"),
-    ("tok/s", "output tokens per second; padding is never counted"),
-    ("padding waste", "share of the computed token slots that held no real token; 0% is perfect"),
-    ("idle", "share of a rank's time, since all ranks were ready, with no batch in hand"),
-    ("busy", "share of the time in which some kernel ran on the GPU; not how full it was"),
-    ("batch", "#7 x16 is the run's seventh batch, with 16 prompts"),
-    ("±", "half of the 95% interval of a sweep's repeats; ★ the best setting, ▸ the one at hand, ▾ where growth ends"),
-    ("MBU", "bytes a decode step must read / its time / the device's peak memory bandwidth"),
-    ("~", "a prediction beyond what was measured"),
-    ("step", "new tokens per prompt of the batch so far, of the most there may be"),
-)
+Entries = Sequence[tuple[str, str]]
+"""Keys or words, with what they do or mean."""
+
+Sections = Sequence[tuple[str, Entries]]
+"""Headings, and what is under each."""
 
 
-def help_lines(keys: Sequence[tuple[str, str]], width: int) -> list[Line]:
-    """The keys and the words, each in two columns."""
-    lines: list[Line] = [(("Keys", "strong"),)]
-    lines.extend(_entries(keys, width))
-    lines.extend([(), (("Words", "strong"),)])
-    lines.extend(_entries(WORDS, width))
-    return lines
+def help_lines(keys: Sections, words: Entries, width: int) -> list[Line]:
+    """The keys, each section under its heading and all in the same two columns, then the words in theirs."""
+    lines: list[Line] = []
+    first = max((len(name) for _, entries in keys for name, _ in entries), default=0) + 2
+    for heading, entries in keys:
+        lines.extend([((heading, "strong"),), *_entries(entries, first, width), ()])
+    if words:
+        first = max(len(name) for name, _ in words) + 2
+        lines.extend([(("Words", "strong"),), *_entries(words, first, width), ()])
+    return lines[:-1]
 
 
-def _entries(entries: Sequence[tuple[str, str]], width: int) -> list[Line]:
-    first = max(len(name) for name, _ in entries) + 2
+def _entries(entries: Entries, first: int, width: int) -> list[Line]:
     return [
         ((pad(name if number == 0 else "", first), "key"), (part, ""))
         for name, text in entries
@@ -55,16 +45,16 @@ class HelpScreen(ModalScreen[None]):
         Binding("escape,question_mark,q", "dismiss", "Close", id="help.close", tooltip="Back")
     ]
 
-    def __init__(self, keys: Sequence[tuple[str, str]]) -> None:
+    def __init__(self, keys: Sections, words: Entries = (), title: str = "Help") -> None:
         super().__init__()
-        self._keys = keys
+        self._keys, self._words, self._title = keys, words, title
 
     def compose(self) -> ComposeResult:
-        with VerticalScroll(id="help") as box:
-            box.border_title = "Help"
-            box.border_subtitle = "esc closes"
+        with ScrollBox(id="help") as box:
+            box.border_title = self._title
+            box.border_subtitle = "j k scroll, esc closes"
             yield Panel("", id="help-lines")
 
     def on_mount(self) -> None:
-        self.query_one(Panel).draw(lambda width, height: help_lines(self._keys, width))
+        self.query_one(Panel).draw(lambda width, height: help_lines(self._keys, self._words, width))
         self.query_one("#help").focus()

@@ -18,8 +18,10 @@ class LeaveScreen(ModalScreen[Choice]):
         Binding("s", "choose('stop')", "Stop the run", id="leave.stop", tooltip="Stop after the batches in flight"),
         Binding("d", "choose('detach')", "Detach", id="leave.detach", tooltip="Leave; the run goes on"),
         Binding("escape,c,q", "choose('cancel')", "Stay", id="leave.cancel", tooltip="Back to the run"),
-        Binding("left", "app.focus_previous", "Previous", id="leave.previous", show=False),
-        Binding("right", "app.focus_next", "Next", id="leave.next", show=False),
+        Binding(
+            "left", "app.focus_previous", "Previous", id="leave.previous", tooltip="To the answer before", show=False
+        ),
+        Binding("right", "app.focus_next", "Next", id="leave.next", tooltip="To the next answer", show=False),
     ]
 
     def compose(self) -> ComposeResult:

@@ -13,8 +13,10 @@ from textual.widget import Widget
 from textual.widgets import Input
 
 from runner.state import ToViewer
-from tui.app import REPAINT_SECONDS, RankdeckApp
+from tui.app import RankdeckApp
 from tui.knobs import ASKED_FOR
+from tui.preferences import Preferences
+from tui.repaint import REPAINT_SECONDS
 from tui.replay import ReplaySource
 from tui.screens.run import RunScreen
 from tui.text import Line
@@ -26,7 +28,7 @@ STEP, SMALL_STEP = 10, 1
 
 _SPEED, _SEEK = Binding.Group("Speed"), Binding.Group(f"{STEP} s")
 
-_NOT_INHERITED = ("knob.", "run.pause", "run.detach", "run.stop", "run.sweep", "app.leave", "run.help")
+_NOT_INHERITED = ("knob.", "run.pause", "run.detach", "run.stop", "run.sweep", "app.")
 """What the ids of those keys of a run begin with that a replay has not, or has of its own."""
 
 
@@ -48,7 +50,7 @@ class ReplayScreen(RunScreen, inherit_bindings=False):
         *Screen.BINDINGS,
         Binding("q", "app.leave", "Quit", id="app.leave", tooltip="Leave the replay"),
         Binding(
-            "question_mark", "app.help", "Help", key_display="?", id="run.help", tooltip="Every key, and the words"
+            "question_mark", "app.help", "Help", key_display="?", id="app.help", tooltip="Every key, and the words"
         ),
         Binding("space", "play", "Pause", id="replay.play", tooltip="Pause, or go on; at the end, from the beginning"),
         _seek("left", f"seek(-{STEP})", "Back", f"{STEP} seconds back", show=True),
@@ -76,7 +78,11 @@ class ReplayScreen(RunScreen, inherit_bindings=False):
     def on_mount(self) -> None:
         super().on_mount()
         self._transport = self.query_one("#transport", Lines)
-        self.set_interval(REPAINT_SECONDS, self._draw_transport)
+        self.set_interval(REPAINT_SECONDS, self._beat)
+
+    def _beat(self) -> None:
+        if not self.app.backlog:
+            self._draw_transport()
 
     def _draw(self) -> None:
         super()._draw()
@@ -122,14 +128,16 @@ class ReplayScreen(RunScreen, inherit_bindings=False):
 class ReplayApp(RankdeckApp):
     """The dashboard, fed from a journal; `stops` says why the journal stops before the run's end, if it does."""
 
+    CALLS = False
+
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding(
             "ctrl+c", "interrupt", "Leave", id="app.interrupt", tooltip="Leave the replay", show=False, priority=True
         ),
     ]
 
-    def __init__(self, replay: ReplaySource, stops: str = "") -> None:
-        super().__init__(replay, steerable=False)
+    def __init__(self, replay: ReplaySource, stops: str = "", *, preferences: Preferences | None = None) -> None:
+        super().__init__(replay, steerable=False, preferences=preferences)
         self.replay = replay
         self.stops = stops
 

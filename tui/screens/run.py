@@ -8,17 +8,19 @@ from textual.binding import Binding, BindingType
 from textual.containers import Container
 from textual.screen import Screen
 from textual.widget import Widget
-from textual.widgets import Footer, Static
+from textual.widgets import Static
 
 from runner.protocol import StartSweep, Stop
 from runner.state import RunState
 from runner.trials import SweepPlan
 from tui.knobs import ASKED_FOR
 from tui.outputs import OutputBook
+from tui.screens.sized import Sized
 from tui.text import Line
 from tui.views import VIEWS, Moment, ViewName, as_view, entry
 from tui.widgets.header import header_line
 from tui.widgets.hints import advice_lines
+from tui.widgets.key_bar import KeyBar
 from tui.widgets.lines import Lines
 from tui.widgets.notice import notice_lines
 from tui.widgets.overview import Overview
@@ -39,7 +41,7 @@ def _knob(keys: str, action: str, description: str, group: Binding.Group, toolti
     return Binding(keys, action, description, id=name, tooltip=tooltip, group=group)
 
 
-class RunScreen(Screen[None]):
+class RunScreen(Sized, Screen[None]):
     """Shows the state it is given; the other views are built when they are first asked for."""
 
     app: "RankdeckApp"
@@ -50,7 +52,7 @@ class RunScreen(Screen[None]):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("q", "app.leave", "Quit", id="app.leave", tooltip="Leave; asks first while the run goes on"),
         Binding(
-            "question_mark", "app.help", "Help", key_display="?", id="run.help", tooltip="Every key, and the words"
+            "question_mark", "app.help", "Help", key_display="?", id="app.help", tooltip="Every key, and the words"
         ),
         Binding("space", "pause", "Pause", id="run.pause", tooltip="Pause after the batches in flight, or go on"),
         _knob("minus,underscore", "batch_size(False)", "Smaller batches", _BATCH_SIZE, "Halve the batch size"),
@@ -114,7 +116,7 @@ class RunScreen(Screen[None]):
             yield entry("overview").build()
         yield Lines(id="advice")
         yield from self.compose_below()
-        yield Footer()
+        yield KeyBar()
 
     def compose_below(self) -> Iterable[Widget]:
         """What else stands above the footer: `LINES_AROUND` counts it."""
@@ -149,7 +151,9 @@ class RunScreen(Screen[None]):
         self._header.show([header_line(state, width)])
         notice = self._notice_lines(width) if lost is None else []
         _show_if_any(self._notice, notice)
-        _show_if_any(self._advice, self._advise(width) if self._room_for_advice(notice) else [])
+        # The timeline says what it shows in words of its own, advice among them.
+        advised = self.view != "timeline" and self._room_for_advice(notice)
+        _show_if_any(self._advice, self._advise(width) if advised else [])
         as_view(self.query_one(f"#{self.view}")).show(self._moment)
 
     def _notice_lines(self, width: int) -> list[Line]:

@@ -1,203 +1,282 @@
-"""The start screen: the settings of a run, each checked as it is typed, and the key that launches it.
+"""The start screen: the runs there were, what the machine has, and the form of a new run.
 
-Knows a Launcher, which checks and starts; reads no file and looks at no device itself.
+Knows a Launcher, which looks, checks and starts, and which is only ever asked in a thread: the screen is there before
+the first answer is. Reads no file and looks at no device itself.
 """
 
 import asyncio
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from collections.abc import Callable
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Horizontal, Vertical, VerticalScroll
+from textual.containers import Horizontal, Vertical
+from textual.content import Content
 from textual.screen import Screen
-from textual.widgets import Button, Footer, Input, Label, Static
+from textual.widgets import Input, Static
 
+import runner
 from runner.config import Problem, RunConfig
-from tui.knobs import read_batch_size
+from runner.machine import Machine
+from runner.memory_estimate import Estimate
+from tui.launcher import Launcher
+from tui.runs import RecentRun
 from tui.screens.run import TOO_SMALL
+from tui.screens.sized import Sized
+from tui.start_form import read_config, values_of
+from tui.start_lines import machine_lines, run_subtitle, title_line
 from tui.text import visible
+from tui.widgets.key_bar import KeyBar
+from tui.widgets.lines import Lines, Panel
+from tui.widgets.new_run import NewRun
+from tui.widgets.run_list import RunList
 
 if TYPE_CHECKING:
     from tui.app import RankdeckApp
     from tui.client import Source
 
+T = TypeVar("T")
+
 CHECK_AFTER_SECONDS = 0.15
 """Typing goes on: a check waits until it has paused for so long."""
 
+LOOK_SECONDS = 3.0
+MACHINE_SECONDS = 15.0
+"""How often the runs, and the machine, are looked at. NVML may take a second to start."""
 
-class Launcher(Protocol):
-    """Checks settings and starts runs; may block, so it is called in a thread."""
-
-    @property
-    def machine(self) -> str:
-        """What the machine has, in one line."""
-        ...
-
-    @property
-    def default_ranks(self) -> int: ...
-
-    def check(self, config: RunConfig) -> list[Problem]: ...
-
-    def launch(self, config: RunConfig) -> "Source": ...
+ROOM_FOR_MORE = (120, 38)
+"""A terminal of this size has room for the further settings from the beginning."""
 
 
-FIELDS = (
-    ("model", "Model", "demo", "demo, a local folder, or a hub id"),
-    ("prompts", "Prompt file", "", "a .txt, .jsonl, .json, .csv or .parquet file"),
-    ("ranks", "Ranks", "1", "worker processes, one for each GPU as a rule"),
-    ("batch_size", "Batch size", "auto", "prompts per batch and rank; auto finds the best one at work"),
-    ("max_new_tokens", "New tokens", "100", "the most an answer may have"),
-)
-"""Setting, label, first value, hint."""
-
-FIRST_VALUES = {name: value for name, _, value, _ in FIELDS}
-
-NUMBERS = ("ranks", "max_new_tokens")
-
-
-def read_config(values: dict[str, str]) -> tuple[RunConfig, list[Problem]]:
-    """The settings as typed, and what is wrong with the typing.
-
-    What is no number counts as 1, so that the rest can be checked.
-    """
-    problems = []
-    numbers = {}
-    for name in NUMBERS:
-        text = values[name].strip()
-        numbers[name] = 1
-        try:
-            numbers[name] = int(text)
-        except ValueError:
-            said = f"must be a whole number, not {visible(text)!r}" if text else "needs a whole number"
-            problems.append(Problem(name, said))
-    batch_size = None
-    try:
-        batch_size = read_batch_size(values["batch_size"])
-    except ValueError as error:
-        problems.append(Problem("batch_size", str(error)))
-    if not values["prompts"].strip():
-        problems.append(Problem("prompts", "name a file of prompts: .txt, .jsonl, .json, .csv or .parquet"))
-    settings = RunConfig(
-        prompts=values["prompts"].strip(),
-        model=values["model"].strip(),
-        ranks=numbers["ranks"],
-        batch_size=batch_size,
-        max_new_tokens=numbers["max_new_tokens"],
-    )
-    return settings, problems
-
-
-class StartScreen(Screen[None]):
-    """Fields, what is wrong with each, and Launch."""
+class StartScreen(Sized, Screen[None]):
+    """Recent runs and the machine on the left, the form on the right."""
 
     app: "RankdeckApp"
+
+    DEFAULT_CSS = """
+    StartScreen #start-title { height: 1; padding: 0 1; background: $panel; }
+    StartScreen #deck { height: 1fr; align-horizontal: center; }
+    StartScreen #left { width: 33; height: 100%; }
+    StartScreen #runs-box {
+        height: 1fr;
+        border: round $border;
+        border-title-color: $quiet;
+        border-title-style: bold;
+        border-subtitle-color: $quiet;
+        padding: 0 1;
+    }
+    StartScreen #runs-box:focus-within { border: round $primary; border-title-color: $primary; }
+    StartScreen NewRun { width: 1fr; max-width: 96; }
+    StartScreen.-wide #left { width: 2fr; max-width: 68; }
+    StartScreen.-wide NewRun { width: 3fr; }
+    StartScreen.-wide NewRun #more-fields { grid-size: 2; }
+    StartScreen.-narrow #deck { layout: vertical; }
+    StartScreen.-narrow #left { width: 100%; height: 5; }
+    StartScreen.-narrow #this-machine { display: none; }
+    StartScreen.-narrow NewRun { width: 100%; height: 1fr; }
+    StartScreen.-narrow #runs-box, StartScreen.-narrow NewRun { border: none; border-top: solid $border; }
+    StartScreen.-narrow #runs-box:focus-within, StartScreen.-narrow NewRun:focus-within { border-top: solid $primary; }
+    StartScreen.-short NewRun .setting-said { display: none; }
+    StartScreen.-short NewRun .setting-box:focus-within .setting-said { display: block; }
+    StartScreen.-short NewRun .setting-said.-wrong { display: block; }
+    StartScreen.-short NewRun .setting-said.-doubtful { display: block; }
+    StartScreen.-short NewRun #memory, StartScreen.-short NewRun #launching { margin-top: 0; }
+    StartScreen.-too-narrow #deck, StartScreen.-too-short #deck { display: none; }
+    StartScreen.-too-narrow #start-title, StartScreen.-too-short #start-title { display: none; }
+    """
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding(
             "ctrl+enter,ctrl+j", "launch", "Launch", key_display="enter", id="start.launch", tooltip="Start the run"
         ),
-        Binding("tab,down", "app.focus_next", "Next field", id="start.next", tooltip="To the next field"),
-        Binding("shift+tab,up", "app.focus_previous", "Field before", id="start.previous", show=False),
-        Binding("escape", "app.leave", "Quit", id="start.quit", tooltip="Leave"),
+        Binding("ctrl+o", "choose_file", "File", id="start.file", tooltip="Choose the file of prompts"),
+        Binding("f3", "more", "More", id="start.more", tooltip="Show the further settings, or put them away"),
+        Binding("f2,D", "doctor", "Doctor", id="start.doctor", tooltip="What would not work here, and the cure"),
+        Binding("tab,down", "app.focus_next", "Next field", id="start.next", tooltip="To the next field", show=False),
+        Binding(
+            "shift+tab,up",
+            "app.focus_previous",
+            "Field before",
+            id="start.previous",
+            tooltip="To the field before",
+            show=False,
+        ),
+        Binding("n", "new_run", "New run", id="start.new", tooltip="To the form of a new run"),
+        Binding("escape", "runs", "Runs", id="start.runs", tooltip="From the form to the recent runs"),
+        Binding("q,escape", "app.leave", "Quit", id="app.leave", tooltip="Leave"),
     ]
 
     def __init__(self, launcher: Launcher | None) -> None:
         super().__init__()
         self._launcher = launcher
-        self._touched: set[str] = set()
+        # Made here, not in compose: the line of keys asks what can be pressed before this screen is mounted.
+        self._list = RunList(id="runs")
+        self._form = NewRun(id="new-run")
+        self._machine: Machine | None = None
         self._found: list[Problem] = []
+        self._estimate: Estimate | str | None = None
         self._checked: RunConfig | None = None
         self._wants_launch = False
         self._launching = False
 
     def compose(self) -> ComposeResult:
         yield Static(TOO_SMALL, id="too-small", markup=False)
-        with VerticalScroll(id="start", can_focus=False), Vertical(id="form") as form:
-            form.border_title = "rankdeck: a new run"
-            yield Label("looking at the machine", id="machine", markup=False)
-            for name, label, value, hint in FIELDS:
-                with Horizontal(classes="field"):
-                    yield Label(label, classes="name", markup=False)
-                    yield Input(value, id=name, compact=True)
-                yield Label(hint, id=f"{name}-said", classes="said", markup=False)
-            with Horizontal(id="launch-row"):
-                yield Button("Launch", id="launch", variant="primary", disabled=True, compact=True)
-                yield Label("", id="launch-said", markup=False)
-        yield Footer(show_command_palette=False)
+        yield Lines(id="start-title")
+        with Horizontal(id="deck"):
+            with Vertical(id="left"):
+                with Vertical(id="runs-box") as box:
+                    box.border_title = "Recent runs"
+                    yield self._list
+                yield Panel("This machine", id="this-machine")
+            yield self._form
+        yield KeyBar()
 
     def on_mount(self) -> None:
+        self._machine_panel = self.query_one("#this-machine", Panel)
+        self._title = self.query_one("#start-title", Lines)
+        self._form.fold(out=self.app.size.width >= ROOM_FOR_MORE[0] and self.app.size.height >= ROOM_FOR_MORE[1])
         self.query_one("#prompts", Input).focus()
-        self._look()
+        self._show_machine(None)
+        if self._launcher is not None:
+            self._look_first(self._launcher)
+            self.set_interval(LOOK_SECONDS, self._look_again)
+            self.set_interval(MACHINE_SECONDS, self._look_at_the_machine_again)
         self._check()
 
-    @work(exclusive=True, group="machine")
-    async def _look(self) -> None:
-        """What the machine has; counting GPUs may take a moment."""
-        launcher = self._launcher
-        if launcher is None:
-            self.query_one("#machine", Label).update("")
+    def on_resize(self) -> None:
+        self._show_machine(self._machine)
+
+    # --- the runs and the machine -----------------------------------------------------------------
+
+    @work(group="first look")
+    async def _look_first(self, launcher: Launcher) -> None:
+        """Runs first, which are there in a moment; the newest one's settings, else those of a first run."""
+        runs = await asyncio.to_thread(launcher.recent)
+        self._list.show(runs)
+        known = next((run for run in runs if run.config is not None), None)
+        settings = await asyncio.to_thread(
+            launcher.first_settings if known is None else lambda: launcher.settings(known)
+        )
+        self._form.fill(values_of(settings))
+        self._check()
+        self._show_machine(await asyncio.to_thread(launcher.machine))
+        self._check()
+
+    def _look_again(self) -> None:
+        if self._launcher is not None and self.is_current and not self._launching:
+            self._look_at_runs(self._launcher)
+
+    def _look_at_the_machine_again(self) -> None:
+        if self._launcher is not None and self.is_current and not self._launching:
+            self._look_at_machine(self._launcher)
+
+    @work(exclusive=True, group="look")
+    async def _look_at_runs(self, launcher: Launcher) -> None:
+        self._list.show(await asyncio.to_thread(launcher.recent))
+
+    @work(exclusive=True, group="look at machine")
+    async def _look_at_machine(self, launcher: Launcher) -> None:
+        self._show_machine(await asyncio.to_thread(launcher.machine))
+
+    def _show_machine(self, machine: Machine | None) -> None:
+        self._machine = machine
+        self._machine_panel.draw(lambda width, height: machine_lines(machine, width))
+        self._title.show([title_line(machine, max(1, self.size.width - 2), runner.__version__)])
+
+    @on(RunList.Moved)
+    def _moved(self) -> None:
+        self.query_one("#runs-box").border_subtitle = Content(run_subtitle(self._list.run))
+        self.refresh_bindings()
+
+    @on(RunList.Asked)
+    def _asked(self, event: RunList.Asked) -> None:
+        launcher, run = self._launcher, event.run
+        if launcher is None or self._launching:
             return
-        machine, ranks = await asyncio.to_thread(lambda: (launcher.machine, launcher.default_ranks))
-        self.query_one("#machine", Label).update(visible(machine))
-        if "ranks" not in self._touched:
-            with self.prevent(Input.Changed):
-                self.query_one("#ranks", Input).value = str(ranks)
-            self._check()
+        if event.wish == "attach":
+            self._open(lambda: launcher.attach(run.directory))
+        elif event.wish == "resume":
+            self._open(lambda: launcher.resume(run.directory))
+        elif event.wish == "replay":
+            self._replay(launcher, run)
+        elif event.wish == "report":
+            self._report(launcher, run)
+        else:
+            self._copy(launcher, run)
 
-    @on(Input.Changed)
-    def _typed(self, event: Input.Changed) -> None:
-        name = event.input.id or ""
-        if name not in self._touched and event.value == FIRST_VALUES[name]:
-            return  # A field says so when it gets its first value, too.
-        self._touched.add(name)
-        self._wants_launch = False
+    @work(exclusive=True, group="launch")
+    async def _replay(self, launcher: Launcher, run: RecentRun) -> None:
+        """A replay is an application of its own: this one ends, and says what is wanted."""
+        journal = await self._try(lambda: launcher.journal(run.directory), "It cannot be replayed")
+        if journal is not None:
+            self.app.wanted = journal
+            self.app.exit()
+
+    @work(exclusive=True, group="report")
+    async def _report(self, launcher: Launcher, run: RecentRun) -> None:
+        path = await self._try(lambda: launcher.report(run.directory), "There is no report")
+        if path is not None:
+            self.app.notify(
+                f"{visible(str(path))}, with .md, .csv and .json beside it",
+                title="Report written",
+                markup=False,
+                timeout=15,
+            )
+
+    @work(exclusive=True, group="copy")
+    async def _copy(self, launcher: Launcher, run: RecentRun) -> None:
+        settings = await self._try(lambda: launcher.settings(run), "They cannot be copied")
+        if settings is not None:
+            self._form.fill(values_of(settings), over=True)
+            self.app.say(f"The form has the settings of {visible(run.name)}.")
+            self.query_one("#prompts", Input).focus()
+
+    async def _try(self, work: Callable[[], T], title: str) -> T | None:
+        """What `work` gives, done in a thread; None, and the reason on the screen, where it raises."""
+        try:
+            return await asyncio.to_thread(work)
+        except Exception as error:  # whatever keeps it from happening, the user is told and may do something else
+            said = visible(str(error) or type(error).__name__)
+            self.app.notify(said, title=title, severity="error", markup=False, timeout=15)
+            return None
+
+    # --- the form ---------------------------------------------------------------------------------
+
+    @on(NewRun.Changed)
+    def _typed(self, event: NewRun.Changed) -> None:
+        if event.setting:
+            self._wants_launch = False
         self._check()
 
-    @on(Input.Submitted)
-    @on(Button.Pressed, "#launch")
-    async def _submitted(self) -> None:
+    @on(NewRun.Submitted)
+    def _submitted(self) -> None:
         self.action_launch()
-
-    def _values(self) -> dict[str, str]:
-        return {name: self.query_one(f"#{name}", Input).value for name, *_ in FIELDS}
 
     @work(exclusive=True, group="check")
     async def _check(self) -> None:
         """Say at once what can be seen at once; ask the launcher when the typing pauses."""
         self._checked = None
-        config, problems = read_config(self._values())
-        mistyped = {problem.setting for problem in problems}
-        if mistyped or self._launcher is None:
-            self._say([*problems, *self._found])
-            self.query_one("#launch", Button).disabled = True
-        if self._launcher is None:
+        config, problems = read_config(self._form.values())
+        launcher = self._launcher
+        if problems or launcher is None:
+            self._form.say([*problems, *self._found], None)
+            self._form.allow_launch(False)
+        if launcher is None:
             return
         await asyncio.sleep(CHECK_AFTER_SECONDS)
-        self._found = await asyncio.to_thread(self._launcher.check, config)
+        self._found = await asyncio.to_thread(launcher.check, config)
         problems = [*problems, *self._found]
-        self._say(problems)
+        machine = self._machine
+        self._form.say(problems, self._estimate if not problems else None)
         self._checked = None if problems else config
-        self.query_one("#launch", Button).disabled = bool(problems)
+        self._form.allow_launch(not problems and not self._launching)
         if self._wants_launch and not problems:
             self._launch(config)
-
-    def _say(self, problems: list[Problem]) -> None:
-        said = {problem.setting: problem.message for problem in reversed(problems)}
-        for name, _, _, hint in FIELDS:
-            label = self.query_one(f"#{name}-said", Label)
-            message = said.pop(name, None)
-            # An empty field nobody has been in yet is not a mistake.
-            wrong = message is not None and (name in self._touched or self._values()[name] != "")
-            label.set_class(wrong, "-wrong")
-            label.update(f"✗ {visible(message or '')}" if wrong else hint)
-        others = "; ".join(f"{setting.replace('_', ' ')}: {message}" for setting, message in said.items())
-        self._say_launch(others, wrong=bool(others))
-
-    def _say_launch(self, text: str, *, wrong: bool) -> None:
-        label = self.query_one("#launch-said", Label)
-        label.set_class(wrong, "-wrong")
-        label.update(visible(text))
+            return
+        if machine is not None and not problems:
+            self._estimate = await asyncio.to_thread(launcher.estimate, config, machine)
+            self._form.say(problems, self._estimate)
 
     def action_launch(self) -> None:
         """Launch what was checked; what is still being checked is launched when that went well."""
@@ -206,22 +285,77 @@ class StartScreen(Screen[None]):
         if self._checked is not None:
             self._launch(self._checked)
             return
-        self._touched.add("prompts")
+        self._form.touched.add("prompts")
         self._wants_launch = True
         self._check()
 
+    def _launch(self, config: RunConfig) -> None:
+        if (launcher := self._launcher) is not None:
+            self._open(lambda: launcher.launch(config))
+
     @work(exclusive=True, group="launch")
-    async def _launch(self, config: RunConfig) -> None:
-        if self._launcher is None or self._launching:
+    async def _open(self, start: "Callable[[], Source]") -> None:
+        """From here to a run: launched, resumed or attached to."""
+        if self._launching:
             return
         self._launching, self._wants_launch = True, False
-        self.query_one("#launch", Button).disabled = True
-        self._say_launch("launching", wrong=False)
+        self._form.allow_launch(False)
+        self.workers.cancel_group(self, "check")
+        self._form.say_launch("launching", wrong=False)
         try:
-            source = await asyncio.to_thread(self._launcher.launch, config)
+            source = await asyncio.to_thread(start)
         except Exception as error:  # Whatever keeps a run from starting is said here: the user can mend it.
-            self._say_launch(str(error) or type(error).__name__, wrong=True)
-            self.query_one("#launch", Button).disabled = False
+            self._form.say_launch(str(error) or type(error).__name__, wrong=True)
+            self._form.allow_launch(self._checked is not None)
             self._launching = False
             return
         self.app.open_run(source)
+
+    # --- keys -------------------------------------------------------------------------------------
+
+    @property
+    def _in_list(self) -> bool:
+        return self.focused is self._list
+
+    def on_descendant_focus(self) -> None:
+        self.refresh_bindings()
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Launching and choosing are the form's; in the list a letter is a key."""
+        if action == "new_run":
+            return self._in_list
+        if action == "runs":
+            return not self._in_list and self._list.run is not None
+        return not self._in_list if action in ("launch", "choose_file", "more") else True
+
+    def action_runs(self) -> None:
+        self._list.focus()
+
+    def action_new_run(self) -> None:
+        self.query_one("#prompts", Input).focus()
+
+    def action_more(self) -> None:
+        self._form.fold(out=not self._form.has_class("-more"))
+        if self._form.has_class("-more"):
+            self.query_one("#device").focus()
+        else:
+            self.query_one("#engine").focus()
+
+    def action_choose_file(self) -> None:
+        if self._launcher is None:
+            return
+        from tui.screens.files import FilePicker
+
+        picker = FilePicker(self._launcher.folder, self._form.values()["prompts"])
+        self.app.push_screen(picker, self._chosen)
+
+    def _chosen(self, path: str | None) -> None:
+        if path is not None:
+            self._form.set("prompts", path)
+
+    def action_doctor(self) -> None:
+        if self._launcher is None:
+            return
+        from tui.screens.doctor import DoctorScreen
+
+        self.app.push_screen(DoctorScreen(self._launcher))

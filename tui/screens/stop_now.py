@@ -15,8 +15,10 @@ class StopNowScreen(ModalScreen[bool]):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("X,y", "dismiss(True)", "Stop now", id="stop_now.stop", tooltip="Abandon the batches in flight"),
         Binding("escape,n,q", "dismiss(False)", "Stay", id="stop_now.stay", tooltip="Back to the run"),
-        Binding("left", "app.focus_previous", "Previous", id="stop_now.previous", show=False),
-        Binding("right", "app.focus_next", "Next", id="stop_now.next", show=False),
+        Binding(
+            "left", "app.focus_previous", "Previous", id="stop_now.previous", tooltip="To the answer before", show=False
+        ),
+        Binding("right", "app.focus_next", "Next", id="stop_now.next", tooltip="To the next answer", show=False),
     ]
 
     def compose(self) -> ComposeResult:

@@ -97,8 +97,10 @@ class SweepScreen(ModalScreen[SweepPlan | None]):
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "close", "Close", id="sweep.close", tooltip="Measure nothing"),
-        Binding("down", "app.focus_next", "Next field", id="sweep.next", show=False),
-        Binding("up", "app.focus_previous", "Field before", id="sweep.previous", show=False),
+        Binding("down", "app.focus_next", "Next field", id="sweep.next", tooltip="To the next field", show=False),
+        Binding(
+            "up", "app.focus_previous", "Field before", id="sweep.previous", tooltip="To the field before", show=False
+        ),
     ]
 
     def __init__(self, state: RunState) -> None:

@@ -1,99 +1,68 @@
-"""The Outputs view: a list of answers of any length, and the whole of the one under the cursor.
+"""The Outputs view: the answers in a list that can be filtered, and the whole of the one under the cursor.
 
-The list paints the rows that are seen and nothing else, so ten thousand answers cost what ten do.
-Knows an OutputBook; where answers come from is elsewhere.
+Holds keys and layout. Which answers are listed is a Selection's business; where they come from, the dashboard's.
 """
 
-from typing import ClassVar
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
 
-from rich.style import Style
+from textual import work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Vertical, VerticalScroll
-from textual.geometry import Region, Size
-from textual.message import Message
-from textual.scroll_view import ScrollView
-from textual.strip import Strip
+from textual.containers import Vertical
+from textual.content import Content
 
 from runner.protocol import OutputRecord
-from tui.outputs import ListOrder, OutputBook
-from tui.text import NOTHING, Line, Piece, count, cut, some, visible, wrap
-from tui.theme import rank_style
+from runner.rundir import RunFileError
+from runner.state import RunState
+from tui.listing import ANSWERS, ERRORS, Selection, listing_title
+from tui.text import some, visible
 from tui.views import Moment
-from tui.widgets.bars import Column, heading, row, widths
-from tui.widgets.lines import Lines, Painter
+from tui.widgets.answer_actions import AnswerActions, answer_keys
+from tui.widgets.answer_lines import COLUMNS, batch_seconds
+from tui.widgets.answer_list import AnswerList
+from tui.widgets.answer_text import AnswerText
+from tui.widgets.bars import heading, widths
+from tui.widgets.lines import Lines
+from tui.widgets.query_field import QueryField
 
-_COLUMNS = (
-    Column("prompt", 8, "right", 11),
-    Column("rank", 4, "right"),
-    Column("tokens", 6, "right"),
-    Column("finish", 6),
-    Column("prompt begins", 12, "left", 60),
-    Column("answer begins", 14, "left", 400),
-)
-SHOWN_CHARACTERS = 20_000
-"""An answer longer than this is cut on screen; outputs.jsonl has all of it."""
+if TYPE_CHECKING:
+    from tui.app import RankdeckApp
+    from tui.exporting import Target
 
-_FINISH_STYLES = {"stop": "", "length": "dim", "error": "warn"}
+BESIDE = 160
+"""From this width on the answer stands beside the list."""
 
-
-def answer_row(record: OutputRecord, sizes: list[int], gap: int, *, here: bool = False) -> Line:
-    """One answer as a row of the list, marked where the cursor is here."""
-    failed = record.finish_reason == "error"
-    answer = visible((record.error or "") if failed else record.text.strip()[: 4 * sizes[5]])
-    cells: tuple[Line, ...] = (
-        ((f"{'▸ ' if here else ''}#{record.index}", "strong" if here else "dim"),),
-        ((NOTHING if record.rank is None else str(record.rank), rank_style(record.rank)),),
-        ((count(record.output_tokens), ""),),
-        ((record.finish_reason, _FINISH_STYLES[record.finish_reason]),),
-        ((cut(visible(record.prompt.strip()[: 4 * sizes[4]]), sizes[4]), "dim"),),
-        ((cut(answer, sizes[5]), "warn" if failed else ""),),
-    )
-    return row(cells, _COLUMNS, sizes, gap)
+HINT = 'words "a phrase" rank:1 tokens:>40 finish:error #17 -word'
+TYPING = ("enter keeps it", "esc clears it", "names: rank finish tokens chars batch index id prompt answer error")
+KEYS = ("/ filter", "e errors", "v whole", "y copy", "p pager", "E export", "o order", "f follow")
 
 
-def answer_lines(record: OutputRecord, width: int) -> list[Line]:
-    """The whole of an answer: its figures, the prompt, the text."""
-    pieces: list[Piece] = [(f"prompt #{record.index}", "strong")]
-    if record.id != str(record.index):
-        pieces.append((f"  id {cut(visible(record.id), 24)}", ""))
-    if record.rank is not None:
-        pieces.extend((("   rank ", "dim"), (str(record.rank), rank_style(record.rank))))
-    if record.batch is not None:
-        pieces.extend((("   batch ", "dim"), (f"#{record.batch}", "")))
-    pieces.append(
-        (f"   {some(record.prompt_tokens, 'prompt token')}, {some(record.output_tokens, 'output token')}", "")
-    )
-    pieces.extend((("   finish ", "dim"), (record.finish_reason, _FINISH_STYLES[record.finish_reason])))
-    lines: list[Line] = [tuple(pieces), ()]
-    lines.extend(_text(record.prompt, width, "dim"))
-    lines.append(())
-    if record.error is not None:
-        lines.extend(_text(record.error, width, "warn"))
-    else:
-        lines.extend(_text(record.text.strip() or "(an empty answer)", width, "" if record.text else "dim"))
-    return lines
+class OutputsView(AnswerActions, Vertical):
+    """The list, and under it or beside it the whole answer under the cursor."""
 
+    app: "RankdeckApp"
 
-def _text(text: str, width: int, style: str) -> list[Line]:
-    shown = visible(text[:SHOWN_CHARACTERS], keep_newlines=True)
-    lines: list[Line] = [((line, style),) for line in wrap(shown, width)]
-    if len(text) > SHOWN_CHARACTERS:
-        left = some(len(text) - SHOWN_CHARACTERS, "more character")
-        lines.append(((f"… and {left}; outputs.jsonl has all of it", "key"),))
-    return lines
-
-
-class AnswerList(ScrollView, Painter, can_focus=True):
-    """Every answer in a row; follows the newest until the cursor is moved."""
+    DEFAULT_CSS = """
+    OutputsView { height: 1fr; }
+    OutputsView #answers-box { height: 3fr; }
+    OutputsView #answers-heading { height: 1; }
+    OutputsView #answer { height: 2fr; min-height: 5; }
+    OutputsView.-beside { layout: horizontal; }
+    OutputsView.-beside #answers-box { width: 3fr; height: 1fr; }
+    OutputsView.-beside #answer { width: 2fr; height: 1fr; }
+    """
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("up,k", "move(-1)", "Up", id="outputs.up", tooltip="The answer above", show=False),
-        Binding("down,j", "move(1)", "Down", id="outputs.down", tooltip="The answer below", show=False),
-        Binding("pageup", "page(-1)", "Page up", id="outputs.page_up", tooltip="A page of answers up", show=False),
-        Binding("pagedown", "page(1)", "Page down", id="outputs.page_down", tooltip="A page down", show=False),
-        Binding("home,g", "edge(0)", "First", id="outputs.first", tooltip="The first answer", show=False),
-        Binding("end,G", "edge(1)", "Last", id="outputs.last", tooltip="The last answer", show=False),
+        *answer_keys(show=False),
+        Binding(
+            "slash", "filter", "Filter", key_display="/", id="outputs.filter", tooltip="Filter and search", show=False
+        ),
+        Binding("e", "errors", "Errors", id="outputs.errors", tooltip="Only errors, or all again", show=False),
+        Binding("escape", "clear", "Clear", id="outputs.clear", tooltip="Clear the filter", show=False),
+        Binding("v,enter", "open", "Whole", id="outputs.open", tooltip="The answer on the whole screen", show=False),
+        Binding("E", "export", "Export", id="outputs.export", tooltip="Write the listed answers to a file", show=False),
         Binding(
             "o", "order", "Order", id="outputs.order", tooltip="In the order they came, or in input order", show=False
         ),
@@ -102,154 +71,155 @@ class AnswerList(ScrollView, Painter, can_focus=True):
         ),
     ]
 
-    class Moved(Message):
-        """The cursor stands on another answer, or the order or what is followed has changed."""
-
-    def __init__(self, *, id: str | None = None) -> None:
-        super().__init__(id=id)
-        self._book: OutputBook | None = None
-        self._version = -1
-        self.order: ListOrder = "arrival"
-        self.following = True
-        self.cursor: int | None = None
-        """The prompt index of the answer under the cursor."""
-
-    def show(self, book: OutputBook) -> None:
-        """Take in what is new in the book."""
-        if self._book is book and self._version == book.version:
-            return
-        self._book, self._version = book, book.version
-        self._settle()
-
-    @property
-    def row_width(self) -> int:
-        return self.scrollable_content_region.width
-
-    @property
-    def record(self) -> OutputRecord | None:
-        """The answer under the cursor."""
-        return self._book.get(self.cursor) if self._book is not None and self.cursor is not None else None
-
-    def _settle(self) -> None:
-        """Fit size, cursor and scroll position to the book."""
-        book = self._book
-        if book is None:
-            return
-        self.virtual_size = Size(self.row_width, len(book))
-        if len(book) and (self.following or self.cursor is None or book.get(self.cursor) is None):
-            self.cursor = book.key(len(book) - 1, "arrival")
-        self._reveal()
-        self.refresh()
-        self.post_message(self.Moved())
-
-    def _reveal(self) -> None:
-        position = self._position()
-        if position is not None and self.size.height:
-            self.scroll_to_region(Region(0, position, 1, 1), animate=False, force=True)
-
-    def _position(self) -> int | None:
-        if self._book is None or self.cursor is None:
-            return None
-        return self._book.position(self.cursor, self.order)
-
-    def _go(self, position: int) -> None:
-        if self._book is None or not len(self._book):
-            return
-        position = max(0, min(len(self._book) - 1, position))
-        self.following = False
-        self.cursor = self._book.key(position, self.order)
-        self._reveal()
-        self.refresh()
-        self.post_message(self.Moved())
-
-    def action_move(self, by: int) -> None:
-        self._go((self._position() or 0) + by)
-
-    def action_page(self, direction: int) -> None:
-        self._go((self._position() or 0) + direction * max(1, self.size.height - 1))
-
-    def action_edge(self, end: int) -> None:
-        self._go(len(self._book) - 1 if end and self._book is not None else 0)
-
-    def action_order(self) -> None:
-        self.order = "input" if self.order == "arrival" else "arrival"
-        self._settle()
-
-    def action_follow(self) -> None:
-        self.following = True
-        self._settle()
-
-    def on_resize(self) -> None:
-        self._settle()
-
-    def on_click(self, event: object) -> None:
-        row_clicked = getattr(event, "y", 0) + self.scroll_offset.y
-        if self._book is not None and row_clicked < len(self._book):
-            self._go(row_clicked)
-
-    def render_line(self, y: int) -> Strip:
-        width = self.row_width
-        position = y + self.scroll_offset.y
-        if self._book is None or not len(self._book):
-            words = "answers are listed here as they arrive" if y == 0 else ""
-            return self.paint(((words, "dim"),), width)
-        if position >= len(self._book):
-            return self.paint((), width)
-        index = self._book.key(position, self.order)
-        record = self._book.get(index)
-        assert record is not None
-        here = index == self.cursor
-        line = answer_row(record, *widths(_COLUMNS, width, most_gap=2), here=here)
-        over: Style | None = None
-        if here:
-            over = self.style_of("cursor")
-        return self.paint(line, width, over)
-
-
-class OutputsView(Vertical):
-    """The list, and under it the whole answer under the cursor."""
-
     def compose(self) -> ComposeResult:
         with Vertical(id="answers-box"):
+            yield QueryField(ANSWERS, HINT)
             yield Lines(id="answers-heading")
             yield AnswerList(id="answers")
-        with VerticalScroll(id="answer", can_focus=True):
-            yield Lines(id="answer-text")
+        yield AnswerText(id="answer")
 
     def on_mount(self) -> None:
-        self._list = self.query_one(AnswerList)
-        self._box = self.query_one("#answers-box", Vertical)
+        self._state = RunState()
+        self._list, self._text = self.query_one(AnswerList), self.query_one(AnswerText)
+        self._box, self._field = self.query_one("#answers-box", Vertical), self.query_one(QueryField)
         self._heading = self.query_one("#answers-heading", Lines)
-        self._text = self.query_one("#answer-text", Lines)
-        self._pane = self.query_one("#answer", VerticalScroll)
-        self._shown: tuple[OutputRecord | None, int] | None = None
-        self._pane.border_title = "Answer"
-        self._box.border_subtitle = "o order, f follow"
+        self._mistake = ""
+        self._titles: dict[str, str] = {}
+
+    @property
+    def selection(self) -> Selection:  # type: ignore[override]
+        return self._list.selection
+
+    @property
+    def text(self) -> AnswerText:
+        return self._text
 
     def show(self, moment: Moment) -> None:
+        self._state = moment.state
         self._list.show(moment.book)
 
     def take_focus(self) -> None:
         self._list.focus()
 
-    def on_answer_list_moved(self) -> None:
-        self._update()
-
     def on_resize(self) -> None:
-        self.call_after_refresh(self._update)
+        self.set_class(self.size.width >= BESIDE, "-beside")
+        self.call_after_refresh(self.draw)
 
-    def _update(self) -> None:
-        width = self._list.row_width
+    def on_answer_list_moved(self) -> None:
+        self.draw()
+
+    def on_answer_list_opened(self) -> None:
+        self.action_open()
+
+    def draw(self) -> None:
+        width, selection = self._list.row_width, self.selection
         if not width:
             return
-        self._heading.show([heading(_COLUMNS, *widths(_COLUMNS, width, most_gap=2))])
-        order = "as they came" if self._list.order == "arrival" else "in input order"
-        follow = ", following the newest" if self._list.following else ""
-        self._box.border_title = f"Outputs {order}{follow}"
-        record, text_width = self._list.record, self._pane.scrollable_content_region.width
-        if (record, text_width) != self._shown:
-            moved = self._shown is None or self._shown[0] is not record
-            self._shown = (record, text_width)
-            self._text.show(answer_lines(record, text_width) if record is not None else [])
-            if moved:
-                self._pane.scroll_home(animate=False)
+        self._heading.show([heading(COLUMNS, *widths(COLUMNS, width, most_gap=2))])
+        # A text in the border is markup unless it is Content, and a query is what anybody types.
+        title = "".join(text for text, _ in listing_title(selection, width - 10))
+        keys = self._mistake or _as_many(TYPING if self._field.opened else KEYS, width - 4)
+        self._entitle(self._box, title=f"Outputs  {title}", subtitle=keys)
+        record = selection.record
+        self._text.show(record, selection.query.finds, batch_seconds(self._state, record) if record else None)
+        self._entitle(self._text, title="Answer", subtitle=self.found_words())
+
+    def moved(self) -> None:
+        self._list.settle(reveal=True)
+        self.draw()
+
+    def _entitle(self, box: Vertical | AnswerText, *, title: str, subtitle: str) -> None:
+        # Both are painted whole when they are set.
+        if self._titles.get(f"{box.id} above") != title:
+            self._titles[f"{box.id} above"] = title
+            box.border_title = Content(title)
+        if self._titles.get(f"{box.id} below") != subtitle:
+            self._titles[f"{box.id} below"] = subtitle
+            box.border_subtitle = Content.styled(subtitle, "$error" if subtitle.startswith("✗") else "")
+
+    # --- filter ---------------------------------------------------------------------------------
+
+    def on_query_field_asked(self, event: QueryField.Asked) -> None:
+        self._list.filter(event.query)
+
+    def on_query_field_mistaken(self, event: QueryField.Mistaken) -> None:
+        self._mistake = f"✗ {event.why}" if event.why else ""
+        self.draw()
+
+    def on_query_field_closed(self) -> None:
+        self.take_focus()
+        self.draw()
+
+    def action_filter(self) -> None:
+        self._field.open()
+        self.draw()
+
+    def action_clear(self) -> None:
+        if self.selection.query:
+            self._field.ask("")
+
+    def action_errors(self) -> None:
+        terms = self.selection.query.text.split(" ")
+        others = [term for term in terms if term and term != ERRORS]
+        self._field.ask(" ".join(others if ERRORS in terms else [*others, ERRORS]))
+
+    def action_order(self) -> None:
+        self._list.turn_order()
+
+    def action_follow(self) -> None:
+        self._list.follow()
+
+    # --- elsewhere ------------------------------------------------------------------------------
+
+    def action_open(self) -> None:
+        if self.selection.record is None:
+            return
+        from tui.screens.answer import AnswerScreen
+
+        def seconds(record: OutputRecord) -> float | None:
+            return batch_seconds(self._state, record)
+
+        self.app.push_screen(AnswerScreen(self.selection, seconds), lambda _: self._list.settle(reveal=True))
+
+    def action_export(self) -> None:
+        from tui.exporting import suggested
+        from tui.screens.export import ExportScreen
+
+        if not len(self.selection.listing.book):
+            self.app.say("There are no answers yet.", "Export")
+            return
+        query = self.selection.query
+        what = f"the answers that match {query.text}" if query else "all answers"
+        name = suggested(self._state.name, filtered=bool(query))
+        screen = ExportScreen(visible(f"Write {what}"), name, Path(self._state.directory or "."))
+        self.app.push_screen(screen, self._export)
+
+    def _export(self, to: "Target | None") -> None:
+        if to is not None:
+            self._write(to)
+
+    @work(group="export")
+    async def _write(self, to: "Target") -> None:
+        """Write all that the query leaves: of a run that has more than are listed, from disk."""
+        from tui.exporting import ExportError, gather, write
+
+        book = self.selection.listing.book
+        records = gather(self.app.stored_answers(), book.newest(len(book)), self.selection.query.matches)
+        try:
+            number = await asyncio.to_thread(write, records, to, replace=to.replaces)
+        except (OSError, ExportError, RunFileError) as error:
+            why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+            words = f"{to.path}: {why}. Nothing was written."
+            self.app.notify(words, title="Not exported", severity="error", markup=False)
+            return
+        self.app.say(f"{some(number, 'answer')} in {visible(str(to.path))}", "Exported")
+
+
+def _as_many(parts: tuple[str, ...], width: int) -> str:
+    """As many of the keys as there is room for, the most wanted first."""
+    text = ""
+    for part in parts:
+        if len(text) + 2 + len(part) > width:
+            break
+        text = f"{text}  {part}" if text else part
+    return text

@@ -124,7 +124,7 @@ class Panel(Lines):
             self.show(self._make(self.content_size.width, height))
 
 
-_FILLED = {name for name, look in STYLES.items() if " on " in look}
+_FILLED = {name for name, look in STYLES.items() if " on " in look or "reverse" in look}
 
 
 def merged(line: Line) -> Line:

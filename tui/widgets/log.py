@@ -10,6 +10,7 @@ from runner.protocol import LogLine
 from tui.text import Line, cut, visible, wrap
 from tui.views import Moment
 from tui.widgets.lines import Painter
+from tui.widgets.scrolling import Scrolling
 from tui.widgets.tail import SOURCE_WIDTH, source_style
 
 LONGEST = 4000
@@ -28,7 +29,7 @@ def entry_lines(source: str, text: str, width: int) -> tuple[Line, ...]:
     )
 
 
-class LogView(ScrollView, Painter, can_focus=True):
+class LogView(Scrolling, ScrollView, Painter, can_focus=True):
     """The newest thousand lines; scrolled up it stays where it is."""
 
     def __init__(self, *, id: str | None = None) -> None:

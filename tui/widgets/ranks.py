@@ -1,6 +1,7 @@
 """The ranks table: what each rank is doing, and what it has done. Pure."""
 
 from runner.state import RankState, RunState
+from tui.rank_words import shown_phase
 from tui.text import NOTHING, UNKNOWN, Line, Piece, clock, count, cut_middle, fit, percent, rate, visible
 from tui.theme import rank_style
 from tui.widgets.bars import Column, heading, row, widths
@@ -84,12 +85,6 @@ def _cells(state: RunState, rank: RankState, *, narrow: bool) -> tuple[Line, ...
         ((percent(rank.padding_waste) if rank.slots else UNKNOWN, "" if rank.slots else "dim"),),
         ((percent(state.idle(rank)), ""),),
     )
-
-
-def shown_phase(state: RunState, rank: RankState) -> str:
-    """A rank's phase, or that it gets no batch; one that was made inactive finishes the batch in its hand."""
-    resting = rank.rank >= state.active_ranks and rank.batch is None and rank.phase in ("ready", "waiting")
-    return "inactive" if resting and state.ended is None else rank.phase
 
 
 def _step(rank: RankState, most: int) -> Line:

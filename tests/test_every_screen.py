@@ -1,0 +1,133 @@
+"""Every view in every state at every size, as text: what changes on a screen is read in the diff of the snapshots.
+
+The looks are checked beside it: light and no colour say the same words, and every word can be read on its background.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from rich.color import ColorType
+from rich.segment import Segment
+from rich.style import Style
+from syrupy.assertion import SnapshotAssertion
+from textual.color import Color
+from textual.pilot import Pilot
+
+from tests import scripted, scripted_steering, scripted_sweep
+from tests.dashboards import dashboard, settled
+from tests.scripted import Script
+from tui.app import RankdeckApp
+from tui.views import VIEWS
+
+SIZES = ((60, 18), (80, 24), (120, 40), (200, 60))
+
+STATES: dict[str, Callable[[], Script]] = {
+    "empty": Script,
+    "fetching": scripted.fetching,
+    "loading": scripted.loading,
+    "one_rank": lambda: scripted.running(1),
+    "two_ranks": scripted.running,
+    "two_gpus": lambda: scripted.running(2, gpus=2),
+    "eight_gpus": lambda: scripted.running(8, gpus=8, prompts=1000),
+    "sixty_four_ranks": lambda: scripted.running(64, gpus=8, prompts=8000),
+    "lost_gpu": lambda: scripted.lost_gpu(4),
+    "paused": scripted_steering.paused,
+    "disk_full": scripted_steering.disk_full,
+    "rank_lost": scripted_steering.rank_lost,
+    "relaunching": lambda: scripted_steering.relaunching(2),
+    "out_of_memory": scripted_steering.out_of_memory,
+    "sweep": scripted_sweep.running_on_gpus,
+    "failed": scripted.failed,
+    "completed": scripted.completed,
+}
+
+READABLE = 4.5
+"""WCAG 2, level AA, for text of usual size."""
+
+
+def drawn(app: RankdeckApp) -> list[list[Segment]]:
+    return [list(strip) for strip in app.screen._compositor.render_strips()]
+
+
+def words(lines: list[list[Segment]]) -> str:
+    return "\n".join("".join(segment.text for segment in line).rstrip() for line in lines)
+
+
+async def still(pilot: Pilot[Any]) -> list[list[Segment]]:
+    """The screen once nothing on it moves any more."""
+    app = pilot.app
+    assert isinstance(app, RankdeckApp)
+    await settled(pilot)
+    before = ""
+    for _ in range(40):
+        await pilot.pause(0.02)
+        lines = drawn(app)
+        if (now := words(lines)) == before:
+            return lines
+        before = now
+    raise AssertionError("the screen never came to rest")
+
+
+async def every_screen(app: RankdeckApp, sizes: tuple[tuple[int, int], ...] = SIZES) -> dict[str, list[list[Segment]]]:
+    """The drawn screens by their name: view and size."""
+    found = {}
+    async with app.run_test(size=sizes[0]) as pilot:
+        await still(pilot)
+        for width, height in sizes:
+            await pilot.resize_terminal(width, height)
+            for view in VIEWS:
+                await pilot.press(view.key)
+                found[f"{view.name} {width}x{height}"] = await still(pilot)
+    return found
+
+
+@pytest.mark.parametrize("state", STATES)
+async def test_every_view_at_every_size_reads_as_approved(state: str, snapshot: SnapshotAssertion) -> None:
+    for name, lines in (await every_screen(dashboard(STATES[state]()))).items():
+        width, height = map(int, name.rsplit(" ", 1)[1].split("x"))
+        assert [sum(segment.cell_length for segment in line) for line in lines] == [width] * height, name
+        assert words(lines) == snapshot(name=name)
+
+
+@pytest.mark.parametrize("theme", ["rankdeck-dark", "rankdeck-light"])
+@pytest.mark.parametrize("state", ["two_gpus", "out_of_memory", "sweep", "failed", "completed"])
+async def test_every_word_can_be_read_on_its_background(state: str, theme: str) -> None:
+    app = dashboard(STATES[state]())
+    app.theme = theme
+    for name, lines in (await every_screen(app, SIZES[1:3])).items():
+        for segment in (segment for line in lines for segment in line):
+            if any(character.isalnum() for character in segment.text):
+                contrast = contrast_of(segment.style)
+                assert contrast is None or contrast >= READABLE, f"{name}: {segment.text!r} has {contrast:.1f}:1"
+
+
+@pytest.mark.parametrize("state", ["two_gpus", "rank_lost", "sweep", "failed"])
+async def test_light_and_no_colour_say_what_dark_says(state: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = SIZES[1:2]
+    dark = await every_screen(dashboard(STATES[state]()), sizes)
+    app = dashboard(STATES[state]())
+    app.theme = "rankdeck-light"
+    light = await every_screen(app, sizes)
+    monkeypatch.setenv("NO_COLOR", "1")
+    bare = await every_screen(dashboard(STATES[state]()), sizes)
+    for name, lines in dark.items():
+        assert words(light[name]) == words(lines)
+        assert words(bare[name]) == words(lines)
+
+
+def contrast_of(style: Style | None) -> float | None:
+    """The contrast of a style's text with its background; None where the terminal's own colours stand."""
+    if style is None or style.color is None or style.bgcolor is None:
+        return None
+    if ColorType.DEFAULT in (style.color.type, style.bgcolor.type):
+        return None
+    text, ground = (luminance(Color.from_rich_color(colour)) for colour in (style.color, style.bgcolor))
+    return (max(text, ground) + 0.05) / (min(text, ground) + 0.05)
+
+
+def luminance(colour: Color) -> float:
+    """Relative luminance, by WCAG 2."""
+    parts = (part / 255 for part in colour.rgb)
+    linear = (part / 12.92 if part <= 0.03928 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+    return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))

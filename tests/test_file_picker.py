@@ -1,0 +1,203 @@
+"""The file picker: folders and files of prompts, by the keyboard, whatever they are called."""
+
+import os
+import threading
+from pathlib import Path
+
+import pytest
+from textual.pilot import Pilot
+from textual.widgets import Input
+
+from tests.dashboards import ScriptedLauncher, until, whole_screen
+from tui.app import RankdeckApp
+from tui.folder import Entry, Listing, read_folder
+from tui.screens.files import FilePicker, FolderList, entry_line, matching
+from tui.text import line_width, plain
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A folder with something of everything."""
+    here = tmp_path / "home"
+    here.mkdir()
+    (here / "prompts").mkdir()
+    (here / "prompts" / "nested.jsonl").write_text('{"prompt": "a"}\n')
+    (here / ".hidden").mkdir()
+    (here / ".secret.txt").write_text("x\n")
+    (here / "stories.txt").write_text("one\ntwo\nthree")
+    (here / "Answers.CSV").write_text("a,b\n1,2\n")
+    (here / "jokes.txt").write_text("")
+    (here / "notes.md").write_text("no prompts")
+    (here / "broken.txt").symlink_to("nowhere")
+    os.mkfifo(here / "pipe.txt")
+    return here
+
+
+def names(listing: Listing) -> list[str]:
+    return [entry.name for entry in listing.entries]
+
+
+def test_a_folder_lists_folders_first_then_files_of_prompts_alone(home: Path) -> None:
+    listing = read_folder(str(home))
+    assert names(listing) == ["prompts", "Answers.CSV", "jokes.txt", "stories.txt"]
+    assert listing.entries[3] == Entry("stories.txt", False, 13, 3)
+    assert names(read_folder(str(home), hidden=True)) == [".hidden", "prompts", ".secret.txt", *names(listing)[1:]]
+
+
+def test_a_path_of_a_file_lists_its_folder_and_one_that_is_not_there_the_nearest(home: Path) -> None:
+    assert read_folder(str(home / "stories.txt")).path == str(home)
+    assert read_folder(str(home / "gone" / "further")).path == str(home)
+    assert read_folder("").path == os.getcwd()
+    assert read_folder("~nobody-of-that-name/x").path == os.getcwd()
+
+
+def test_a_folder_that_cannot_be_read_says_so(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: object) -> object:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert read_folder(str(home)).error == "cannot be listed: Permission denied"
+
+
+def test_what_is_typed_finds_names_that_hold_it_those_that_begin_with_it_first() -> None:
+    entries = (Entry("a-story.txt", False), Entry("Stories", True), Entry("other.txt", False))
+    assert [entry.name for entry in matching(entries, "STOR")] == ["Stories", "a-story.txt"]
+    assert matching(entries, "") == list(entries)
+
+
+@pytest.mark.parametrize(
+    "name", ["\x1b[2J.txt", "[red]markup[/].txt", "a\nb.txt", "\u202etxt.exe", "\udcff.txt", "x" * 300]
+)
+@pytest.mark.parametrize("width", [20, 60, 120])
+def test_a_hostile_name_is_shown_harmlessly_and_keeps_to_its_line(name: str, width: int) -> None:
+    line = entry_line(Entry(name, False, 10, 1), width)
+    assert line_width(line) == width
+    assert plain([line]).isprintable()
+
+
+# --- with the keyboard --------------------------------------------------------------------------------
+
+
+class Opened:
+    """A picker opened from the start screen at a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.launcher = ScriptedLauncher()
+        self.app = RankdeckApp(None, launcher=self.launcher)
+        self._folder = folder
+
+    async def open(self, pilot: Pilot[object]) -> None:
+        await until(pilot, lambda: self.prompts == "stories.txt")
+        self.app.screen.query_one("#prompts", Input).value = str(self._folder)
+        await pilot.press("ctrl+o")
+        await until(pilot, lambda: isinstance(self.app.screen, FilePicker) and bool(self.entries.entries))
+
+    @property
+    def entries(self) -> FolderList:
+        return self.app.screen.query_one(FolderList)
+
+    @property
+    def here(self) -> str:
+        return self.entries.entry.name if self.entries.entry is not None else ""
+
+    @property
+    def listed(self) -> list[str]:
+        return [entry.name for entry in self.entries.entries]
+
+    @property
+    def prompts(self) -> str:
+        return self.app.screen_stack[0].query_one("#prompts", Input).value
+
+
+async def test_a_file_is_picked_with_the_arrows(home: Path) -> None:
+    opened = Opened(home)
+    async with opened.app.run_test(size=(80, 24)) as pilot:
+        await opened.open(pilot)
+        assert opened.here == "prompts"
+        await pilot.press("end", "enter")
+        await until(pilot, lambda: opened.prompts == str(home / "stories.txt"))
+        assert not isinstance(opened.app.screen, FilePicker)
+    assert threading.get_ident() not in opened.launcher.threads
+
+
+async def test_folders_are_entered_and_left_and_the_cursor_comes_back(home: Path) -> None:
+    opened = Opened(home)
+    async with opened.app.run_test(size=(80, 24)) as pilot:
+        await opened.open(pilot)
+        await pilot.press("enter")
+        await until(pilot, lambda: "nested.jsonl" in opened.listed)
+        await pilot.press("backspace")
+        await until(pilot, lambda: opened.here == "prompts")
+        await pilot.press("j", "j", "k")
+        assert opened.here == "Answers.CSV"
+        await pilot.press("home")
+        assert opened.here == ".."
+        await pilot.press("enter")
+        await until(pilot, lambda: opened.here == "home")
+
+
+async def test_typing_filters_and_backspace_takes_it_back(home: Path) -> None:
+    opened = Opened(home)
+    async with opened.app.run_test(size=(80, 24)) as pilot:
+        await opened.open(pilot)
+        await pilot.press("s", "t", "o")
+        await until(pilot, lambda: opened.listed == ["stories.txt"])
+        await pilot.press("backspace", "backspace", "backspace")
+        await until(pilot, lambda: "jokes.txt" in opened.listed)
+        await pilot.press("backspace")
+        await until(pilot, lambda: opened.app.focused is opened.entries)
+        await pilot.press("slash", "j", "o")
+        await until(pilot, lambda: opened.listed == ["jokes.txt"])
+        await pilot.press("enter")
+        await until(pilot, lambda: opened.prompts.endswith("jokes.txt"))
+
+
+async def test_hidden_files_come_and_go_by_a_key(home: Path) -> None:
+    opened = Opened(home)
+    async with opened.app.run_test(size=(80, 24)) as pilot:
+        await opened.open(pilot)
+        await pilot.press("full_stop")
+        await until(pilot, lambda: ".secret.txt" in opened.listed)
+        await pilot.press("full_stop")
+        await until(pilot, lambda: ".secret.txt" not in opened.listed)
+
+
+async def test_escape_leaves_the_filter_then_the_picker_and_changes_nothing(home: Path) -> None:
+    opened = Opened(home)
+    async with opened.app.run_test(size=(80, 24)) as pilot:
+        await opened.open(pilot)
+        await pilot.press("s", "escape")
+        await until(pilot, lambda: "jokes.txt" in opened.listed)
+        await pilot.press("escape")
+        await until(pilot, lambda: not isinstance(opened.app.screen, FilePicker))
+        assert opened.prompts == str(home)
+
+
+async def test_an_empty_folder_and_a_filter_without_a_match_say_so(home: Path) -> None:
+    (home / "prompts" / "nested.jsonl").unlink()
+    opened = Opened(home)
+    async with opened.app.run_test(size=(80, 24)) as pilot:
+        await opened.open(pilot)
+        await pilot.press("z", "z")
+        await until(pilot, lambda: "nothing here is called 'zz'" in whole_screen(opened.app))
+        await pilot.press("escape")
+        await pilot.press("enter")
+        await until(pilot, lambda: "no folder and no .txt" in whole_screen(opened.app))
+        await pilot.press("backspace")
+        await until(pilot, lambda: opened.here == "prompts")
+
+
+async def test_a_file_with_a_hostile_name_is_shown_harmlessly_and_still_picked(tmp_path: Path) -> None:
+    folder = tmp_path / "odd"
+    folder.mkdir()
+    name = "a\x1b[31m\nb[red].txt"
+    (folder / name).write_text("x")
+    opened = Opened(folder)
+    async with opened.app.run_test(size=(80, 24)) as pilot:
+        await opened.open(pilot)
+        await pilot.press("end", "enter")
+        await until(pilot, lambda: not isinstance(opened.app.screen, FilePicker))
+        assert opened.prompts.isprintable()
+        screen = opened.app.screen
+        assert screen._form.values()["prompts"] == str(folder / name)  # type: ignore[attr-defined]
+        assert "\x1b" not in whole_screen(opened.app)

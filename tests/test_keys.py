@@ -1,0 +1,189 @@
+"""Keys: every one is explained, can be moved, is listed where it works, and never cut in two."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runner import protocol
+from tests import scripted
+from tests.dashboards import dashboard, settled
+from tests.scripted_source import ScriptedSource
+from tui import keymap, keys
+from tui.app import RankdeckApp
+from tui.preferences import Preferences
+from tui.screens.help import HelpScreen
+from tui.screens.run import RunScreen
+from tui.text import line_width, plain
+from tui.widgets.key_bar import ALWAYS, Entry, KeyBar, chosen, key_line, key_range
+from tui.widgets.lines import Panel
+from tui.widgets.log import LogView
+from tui.words import words_of
+
+
+def test_every_binding_has_an_id_a_word_and_a_tooltip() -> None:
+    for found in keymap.declared():
+        assert found.binding.id, found
+        assert found.binding.description, found
+        assert found.binding.tooltip, found
+
+
+def test_no_id_is_used_for_two_different_things() -> None:
+    actions: dict[str, str] = {}
+    for _, binding, _ in keymap.declared():
+        action = binding.action.removeprefix("app.")
+        assert actions.setdefault(binding.id or "", action) == action, binding.id
+
+
+def test_a_keymap_that_makes_no_sense_is_told_so_in_words_that_help() -> None:
+    said = list(keymap.problems({"run.paus": "p", "run.stop": "d", "run.detach": 3, "app.theme": "p,"}))
+    assert said[0].startswith('"run.paus": there is no such id; is it run.pause or ')
+    assert said[1:] == [
+        '"run.detach": must be a key or several, as in "p" or "p,ctrl+up", not 3',
+        '"app.theme": must be a key or several, as in "p" or "p,ctrl+up", not \'p,\'',
+        '"run.stop": d is the key of "run.detach" already; give one of them another',
+    ]
+
+
+def test_two_things_may_swap_their_keys_and_dialogs_have_keys_of_their_own() -> None:
+    assert list(keymap.problems({"run.stop": "d", "run.detach": "x"})) == []
+    assert list(keymap.problems({"leave.stop": "f6", "run.pause": "f6"})) == []
+
+
+async def test_a_key_can_be_given_to_another_and_is_listed_with_it() -> None:
+    wishes = Preferences(keys={"run.detach": "p,f9", "app.help": "h"})
+    app = RankdeckApp(ScriptedSource(scripted.running().events), preferences=wishes)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settled(pilot)
+        assert "h Help" in plain(app.query_one(KeyBar).lines)
+        await pilot.press("d")
+        assert app.is_running
+        await pilot.press("h")
+        assert isinstance(app.screen, HelpScreen)
+        assert "p f9" in plain(app.screen.query_one(Panel).lines)
+        await pilot.press("escape", "p")
+    assert app.return_value == "detached"
+
+
+async def test_help_is_of_the_view_its_own_keys_first_then_the_runs_then_words() -> None:
+    app = dashboard(scripted.running())
+    async with app.run_test(size=(120, 60)) as pilot:
+        await settled(pilot)
+        await pilot.press("2", "question_mark")
+        assert isinstance(app.screen, HelpScreen)
+        lines = plain(app.screen.query_one(Panel).lines).split("\n")
+        places = [
+            lines.index(heading) for heading in ("This view", "The run", "Knobs", "Views", "The application", "Words")
+        ]
+        assert places == sorted(places)
+        assert places[0] == 0
+        shown = "\n".join(lines)
+        assert "In the order they came, or in input order" in shown
+        assert "why an answer ended" in shown
+        assert "MBU" not in shown
+
+
+async def test_the_palette_has_the_keys_of_the_focused_view_too() -> None:
+    app = dashboard(scripted.running())
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settled(pilot)
+        await pilot.press("2")
+        await pilot.pause()
+        titles = {command.title for command in app.get_system_commands(app.screen)}
+        with_keys = {active.binding.description for active in keys.one_by_one(app.screen) if active.enabled}
+        assert titles == with_keys | {"Choose a theme"}
+        assert {"Follow", "Order"} <= titles
+
+
+def test_every_view_has_words_of_its_own_first() -> None:
+    assert words_of("sweep")[0][0] == "speedup"
+    assert "tok/s" in dict(words_of("log"))
+
+
+async def test_the_log_scrolls_by_vims_keys_and_by_arrows() -> None:
+    script = scripted.running()
+    script.add(*(protocol.LogLine(source="rank 0", text=f"line {number}") for number in range(200)))
+    app = dashboard(script)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(pilot)
+        await pilot.press("5")
+        await pilot.pause()
+        log = app.query_one(LogView)
+
+        async def after(*pressed: str) -> int:
+            await pilot.press(*pressed)
+            await pilot.pause()
+            return round(log.scroll_target_y)
+
+        end, page = log.max_scroll_y, log.scrollable_content_region.height
+        assert await after("g") == 0
+        assert await after("j", "down", "k") == 1
+        assert await after("ctrl+d") == 1 + page // 2
+        assert await after("ctrl+u", "up") == 0
+        assert await after("pagedown") == page
+        assert await after("pageup") == 0
+        assert await after("G") == end
+        assert await after("home") == 0
+        assert await after("end") == end
+
+
+# --- the line of keys ---------------------------------------------------------------------------
+
+ENTRIES = st.lists(
+    st.builds(
+        Entry,
+        id=st.sampled_from([*ALWAYS, "run.pause", "run.detach"]),
+        keys=st.lists(st.sampled_from(["q", "space", "^c", "1", "2"]), min_size=1, max_size=4).map(tuple),
+        label=st.text("abcdef ", min_size=1, max_size=12),
+        press=st.just("q"),
+    ),
+    max_size=8,
+)
+
+
+@given(ENTRIES, st.integers(0, 200))
+def test_the_line_of_keys_is_never_wider_than_there_is_room(entries: list[Entry], width: int) -> None:
+    line, places = key_line(entries, width)
+    assert line_width(line) <= width
+    assert all(0 <= start < stop <= width for start, stop, _ in places)
+
+
+def test_the_way_out_and_help_stay_where_little_fits_and_extras_come_last() -> None:
+    entries = [
+        Entry("run.pause", ("space",), "Pause", "space"),
+        Entry("app.help", ("?",), "Help", "question_mark"),
+        Entry("run.stop", ("x",), "Stop", "x", extra=True),
+        Entry("run.detach", ("d",), "Detach", "d"),
+    ]
+    assert [entry.label for entry in chosen(entries, 8)] == ["Help"]
+    assert [entry.label for entry in chosen(entries, 30)] == ["Pause", "Help", "Detach"]
+    assert [entry.label for entry in chosen(entries, 60)] == ["Pause", "Help", "Stop", "Detach"]
+    assert key_range(["1", "2", "3", "4", "5"]) == "1-5"
+    assert key_range(["1", "2", "4", "5"]) == "1 2 4 5"
+
+
+def test_five_views_and_detaching_are_in_a_line_of_80_cells() -> None:
+    entries = [
+        Entry("app.leave", ("q",), "Quit", "q"),
+        Entry("app.help", ("?",), "Help", "question_mark"),
+        Entry("run.pause", ("space",), "Pause", "space"),
+        Entry("knob.smaller", ("-", "+"), "Batch size", "minus"),
+        Entry("knob.fewer", ("[", "]"), "Ranks", "left_square_bracket"),
+        Entry("view.overview", ("1", "2", "3", "4", "5"), "Views", "1"),
+        Entry("run.detach", ("d",), "Detach", "d"),
+    ]
+    line, _ = key_line(entries, 78)
+    assert plain([line]) == "q Quit  ? Help  space Pause  - + Batch size  [ ] Ranks  1-5 Views  d Detach"
+
+
+@pytest.mark.parametrize("size", [(60, 18), (80, 24), (120, 40)])
+async def test_a_click_on_a_key_is_that_key(size: tuple[int, int]) -> None:
+    app = dashboard(scripted.running())
+    async with app.run_test(size=size) as pilot:
+        await settled(pilot)
+        bar = app.query_one(KeyBar)
+        at = plain(bar.lines).index("Help")
+        await pilot.click(bar, offset=(at + 1, 0))
+        await pilot.pause()
+        assert isinstance(app.screen, HelpScreen)
+        await pilot.press("escape")
+        assert isinstance(app.screen, RunScreen)

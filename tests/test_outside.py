@@ -1,0 +1,119 @@
+"""What a run says outside its screen: the title of the window, and a call to who looks elsewhere."""
+
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+from textual import events
+
+from runner import protocol
+from runner.state import Mark, RunState
+from tests import scripted, scripted_steering
+from tests.dashboards import settled, until
+from tests.scripted_source import ScriptedSource
+from tui import outside
+from tui.app import RankdeckApp
+from tui.client import SourceError
+from tui.knobs import ASKED_FOR
+from tui.preferences import Preferences
+
+
+class Heard:
+    """What the terminal of a headless app would have been sent."""
+
+    def __init__(self) -> None:
+        self.titles: list[str] = []
+        self.written: list[str] = []
+
+    def listen(self, app: RankdeckApp) -> None:
+        driver: Any = app._driver
+        driver.set_title = self.titles.append
+        driver.write = self.written.append
+
+
+def test_the_title_says_how_far_how_fast_and_which() -> None:
+    state = scripted.running().state
+    assert outside.title(state) == f"rankdeck {int(state.progress * 100)}% {state.rate_now:.0f} tok/s calm-harbour"
+    assert outside.title(RunState()) == "rankdeck"
+    assert outside.title(scripted.completed().state) == "rankdeck completed calm-harbour"
+    assert "paused" in outside.title(replace(state, paused=ASKED_FOR))
+
+
+def test_no_name_steers_the_terminal_through_the_title_or_a_call() -> None:
+    evil = replace(scripted.completed().state, name="a\x07\x1b]2;b\x1b\\\u202e" * 50)
+    assert not set(outside.title(evil)) & set("\x07\x1b\u202e\u009c")
+    (call,) = outside.calls(scripted.running().state, evil)
+    assert not set(call) & set("\x07\x1b\u202e\u009c")
+    assert len(call) <= outside.LONGEST_CALL
+
+
+def test_calls_are_for_endings_and_for_what_needs_someone() -> None:
+    state = scripted.running().state
+    assert outside.calls(state, state) == []
+    assert outside.calls(state, replace(state, paused=ASKED_FOR)) == [], "whoever asks for it knows"
+    assert outside.calls(state, replace(state, paused="no space left")) == ["calm-harbour is paused: no space left"]
+    assert outside.calls(state, scripted.completed().state)[0].startswith("calm-harbour has completed: 100 of 100")
+    assert "has failed" in outside.calls(state, scripted.failed().state)[0]
+    lost = replace(state, marks=(*state.marks, Mark(elapsed=1.0, kind="rank lost", text="rank 1 lost")))
+    assert outside.calls(state, lost) == ["calm-harbour has lost a rank"]
+    full = replace(state, marks=(*state.marks, Mark(elapsed=1.0, kind="memory", text="rank 1 ≤8")))
+    assert "out of memory" in outside.calls(state, full)[0]
+
+
+@pytest.mark.parametrize(
+    ("notify", "sent"),
+    [("bell", "\x07"), ("osc9", "\x1b]9;calm-harbour was stopped: 64 of 100 prompts\x07"), ("off", "")],
+)
+async def test_who_may_look_elsewhere_is_called_as_wished(notify: Any, sent: str) -> None:
+    script = scripted.running()
+    source = ScriptedSource(script.events)
+    app = RankdeckApp(source, preferences=Preferences(notify=notify))
+    heard = Heard()
+    async with app.run_test() as pilot:
+        await settled(pilot)
+        heard.listen(app)
+        source.say(script.ended(status="stopped").events[-1])
+        await settled(pilot)
+        assert "".join(heard.written) == sent
+
+
+async def test_who_looks_at_it_is_not_called_and_who_looked_away_is() -> None:
+    script = scripted.running()
+    source = ScriptedSource(script.events)
+    app = RankdeckApp(source, preferences=Preferences(notify="bell"))
+    heard = Heard()
+    async with app.run_test() as pilot:
+        await settled(pilot)
+        heard.listen(app)
+        app.post_message(events.AppFocus())
+        await pilot.pause()
+        source.say(script.add(protocol.Paused(reason="no space left", asked=False)).events[-1])
+        await settled(pilot)
+        assert heard.written == []
+        app.post_message(events.AppBlur())
+        await pilot.pause()
+        source.say(script.ended(status="stopped").events[-1])
+        await settled(pilot)
+        assert "".join(heard.written) == "\x07"
+
+
+async def test_a_run_that_can_no_longer_be_watched_calls() -> None:
+    source = ScriptedSource(scripted.running().events, error=SourceError("lost the supervisor"))
+    app = RankdeckApp(source, preferences=Preferences(notify="osc9"))
+    calls: list[str] = []
+    app.call_for = calls.append  # type: ignore[method-assign]
+    async with app.run_test() as pilot:
+        await until(pilot, lambda: app.lost is not None)
+    assert calls == ["calm-harbour can no longer be watched: lost the supervisor"]
+
+
+async def test_what_was_before_the_viewer_came_calls_nobody() -> None:
+    heard = Heard()
+    source = ScriptedSource([])
+    app = RankdeckApp(source, preferences=Preferences())
+    async with app.run_test() as pilot:
+        await pilot.pause()
+        heard.listen(app)
+        source.say(scripted_steering.auto_settled().ended(status="stopped").snapshot())
+        await settled(pilot)
+        assert heard.written == []

@@ -1,0 +1,209 @@
+"""--plain: what the screen shows is in its lines too, and on a terminal a bar stays below them."""
+
+import io
+import re
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.structs import replace
+from rich.cells import cell_len
+
+from tests import scripted
+from tests.scripted import Script
+from tests.terminal import Terminal
+from tui.plain import PlainView
+from tui.plain_bar import ERASE, BottomLine, bar_stream
+from tui.plain_status import advice_lines, bar_line, device_lines, progress_line, rank_lines
+
+RANKDECK = str(Path(sys.executable).with_name("rankdeck"))
+PROMPTS = [f"tell me of number {number}" for number in range(60)]
+
+
+def said(script: Script) -> str:
+    lines: list[str] = []
+    view = PlainView(lines.append)
+    for event in script.events:
+        view.show(event)
+    return "".join(lines)
+
+
+def test_each_rank_has_a_line_of_all_that_its_row_on_screen_says() -> None:
+    state = scripted.running().state
+    assert re.fullmatch(
+        r"rank 0 on cpu: decoding batch 5 of 16 prompts, step \d+/50, \d+ tok/s, 32 prompts, "
+        r"padding waste 12%, idle \d+%",
+        rank_lines(state)[0],
+    )
+
+
+def test_each_gpu_has_a_line_of_all_that_its_row_on_screen_says() -> None:
+    lines = device_lines(scripted.running(8, gpus=8).state)
+    assert len(lines) == 8
+    assert re.fullmatch(
+        r"GPU 3 NVIDIA H100 80GB HBM3: busy \d+%, memory 25.0 GiB of 79.6 GiB, power \d+ of 700 W, 61 °C, "
+        r"SM clock 1980 of 1980 MHz, throttle power cap \(rank 3\)",
+        lines[3],
+    )
+
+
+def test_what_cannot_be_had_of_a_gpu_is_said_to_be_so_and_a_lost_one_to_be_lost() -> None:
+    state = scripted.running(1, gpus=1).state
+    (device,) = state.devices
+    bare = replace(
+        device.sample,
+        busy_percent=None, memory_used_bytes=None, power_watts=None, temperature_celsius=None, sm_clock_mhz=None,
+        throttle_reasons=None,
+    )  # fmt: skip
+    (line,) = device_lines(replace(state, devices=(replace(device, sample=bare),)))
+    assert line.count("n/a") == 6
+    lost = replace(device.sample, lost=True, unavailable={"lost": "fell off the bus"})
+    (line,) = device_lines(replace(state, devices=(replace(device, sample=lost),)))
+    assert "lost: fell off the bus" in line
+
+
+def test_the_progress_line_says_how_fast_and_how_long_and_what_the_ranks_do() -> None:
+    line = progress_line(scripted.running().state)
+    assert re.search(r"\d+ tok/s now, \d+ mean, \d+ peak", line)
+    assert "2 ranks decoding" in line
+    assert "ETA" in line
+
+
+def test_where_a_run_stands_comes_every_ten_seconds_and_advice_only_when_it_is_new() -> None:
+    script = scripted.running(2, gpus=2, prompts=1000)
+    for _ in range(40):
+        script.wait(1).tick(step=20, batches=[5, 6])
+    text = said(script)
+    block = [line for line in text.splitlines() if " rank 0 on cuda:0: decoding" in line]
+    assert 4 <= len(block) <= 7
+    assert all(text.count(line) <= 1 for line in advice_lines(script.state))
+    for line in advice_lines(script.state):
+        assert line in text
+
+
+def test_the_log_is_among_the_lines() -> None:
+    assert "log of supervisor: run calm-harbour, 100 prompts" in said(scripted.starting())
+
+
+def test_many_ranks_are_said_more_seldom() -> None:
+    script = scripted.running(64, prompts=5000)
+    for _ in range(70):
+        script.wait(1).tick()
+    assert said(script).count(" rank 63 on ") <= 3
+
+
+@given(st.integers(1, 300), st.sampled_from(["starting", "fetching", "loading", "running", "completed", "failed"]))
+def test_the_bar_is_never_wider_than_the_terminal(width: int, name: str) -> None:
+    state = getattr(scripted, name)().state
+    line = bar_line(state, width)
+    assert cell_len(line) <= width
+    assert "%" in line or width < 5
+
+
+def test_the_bar_says_share_prompts_speed_eta_and_ranks() -> None:
+    line = bar_line(scripted.running().state, 79)
+    assert re.match(r" \d\d% █+░+  64/100 prompts  \d+ tok/s  ETA \d\d:\d\d  2/2 ranks$", line), line
+    assert "1/2 ranks ready" in bar_line(replace_ready(scripted.loading().state), 79)
+
+
+def replace_ready(state):
+    ready = scripted.ready(0, 0)
+    return replace(state, ranks=(replace(state.ranks[0], ready=ready), *state.ranks[1:]))
+
+
+def test_the_bar_is_redrawn_in_place_four_times_a_second_at_most_with_lines_above_it() -> None:
+    stream, now = io.StringIO(), [0.0]
+    bar = BottomLine(stream, clock=lambda: now[0])
+    drawn = 0
+    for beat in range(100):
+        now[0] = beat / 100
+        if bar.due:
+            bar.draw(f"{beat}%")
+            drawn += 1
+    assert drawn == 4
+    stream.truncate(0)
+    bar.write_above(stream, "a line\n")
+    bar.close()
+    assert stream.getvalue().lstrip("\0") == f"{ERASE}a line\n75%{ERASE}"
+
+
+def test_there_is_no_bar_where_no_terminal_could_show_one(monkeypatch) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    for term, there in (("dumb", False), ("", False), ("xterm", True)):
+        monkeypatch.setenv("TERM", term)
+        assert (bar_stream() is not None) is there
+    ascii_only = BottomLine(io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
+    assert ascii_only.signs == ("#", ".")
+
+
+@pytest.fixture
+def slowly(monkeypatch):
+    monkeypatch.setenv("STANDIN_STEP_SECONDS", "0.05")
+
+
+def attach(started, **how) -> Terminal:
+    return Terminal([RANKDECK, "attach", str(started.directory), "--plain"], rows=20, **how)
+
+
+def test_on_a_terminal_the_bar_stands_below_the_lines_and_leaves_no_trace(launch, slowly):
+    with attach(launch(PROMPTS), columns=100) as terminal:
+        terminal.wait_for("tok/s  ETA")
+        *above, bar = terminal.text.rstrip().splitlines()
+        assert re.match(r" *\d+% █*░*  \d+/60 prompts", bar), terminal.text
+        assert above
+        assert not any("░" in line for line in above), "there is one bar, and it is the last line"
+        terminal.wait(60)
+        assert "█" not in terminal.text
+        assert "60 of 60 prompts completed" in terminal.text
+
+
+def test_ctrl_c_erases_the_bar(launch, slowly):
+    with attach(launch(PROMPTS * 20), columns=100) as terminal:
+        terminal.wait_for("tok/s  ETA")
+        terminal.send("\x03")
+        terminal.wait_for("Ctrl-C again to end now", seconds=10)
+        assert terminal.wait(30) == 130
+        assert "█" not in terminal.text
+        assert "░" not in terminal.text
+
+
+def test_whoever_only_watches_ends_nothing_by_ctrl_c(launch, slowly):
+    started = launch(PROMPTS * 20)
+    command = [RANKDECK, "attach", str(started.directory), "--plain", "--watch-only"]
+    with Terminal(command, columns=100, rows=20) as terminal:
+        terminal.wait_for("tok/s  ETA")
+        terminal.send("\x03")
+        assert terminal.wait(30) == 130
+    assert started.process.poll() is None
+
+
+@pytest.mark.parametrize("columns", [20, 40, 60])
+def test_on_a_narrow_terminal_the_bar_keeps_to_its_line(launch, slowly, columns):
+    with attach(launch(PROMPTS), columns=columns) as terminal:
+        terminal.wait_for("%", seconds=20)
+        terminal.wait(60)
+        bars = re.findall(r"\r\x1b\[K([^\r\n\x1b]*%[^\r\n\x1b]*)", terminal.raw.decode())
+        assert bars
+        assert all(cell_len(bar) < columns for bar in bars if re.match(r" {0,2}\d+%", bar))
+
+
+def test_a_dumb_terminal_gets_lines_without_a_bar_and_without_a_code(launch, slowly):
+    with attach(launch(PROMPTS), columns=100, term="dumb") as terminal:
+        terminal.wait(60)
+        assert b"\x1b" not in terminal.raw
+        assert "60 of 60 prompts completed" in terminal.text
+
+
+def test_lines_that_go_to_a_file_are_lines_alone_while_the_terminal_has_the_bar(launch, slowly, tmp_path):
+    started = launch(PROMPTS)
+    file = tmp_path / "lines"
+    command = f"{RANKDECK} attach {started.directory} --plain > {file}"
+    with Terminal(["sh", "-c", command], columns=100, rows=20) as terminal:
+        terminal.wait_for("tok/s  ETA")
+        terminal.wait(60)
+        assert terminal.text.strip() == ""
+    text = file.read_text()
+    assert "60 of 60 prompts completed" in text
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", text)

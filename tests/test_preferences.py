@@ -1,0 +1,167 @@
+"""What a user wishes: the file is strict, flags win, a choice made in the dashboard is remembered."""
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from tests import scripted
+from tests.dashboards import settled
+from tests.scripted_source import ScriptedSource
+from tests.terminal import Terminal
+from tui import preferences, remembered
+from tui.app import RankdeckApp
+from tui.preferences import PreferenceError, Preferences
+from tui.remembered import Remembered
+
+RANKDECK = str(Path(sys.executable).with_name("rankdeck"))
+
+
+def write(text: str) -> Path:
+    file = preferences.path()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text)
+    return file
+
+
+def test_without_a_file_there_are_sensible_ones() -> None:
+    assert preferences.load() == Preferences(theme=None, notify="bell", title=True, keys={})
+
+
+def test_the_file_says_what_is_wished_and_flags_win() -> None:
+    write('theme = "nord"\nascii = true\nnotify = "osc9"\ntitle = false\n[keys]\n"run.pause" = "f6"\n')
+    wishes = Preferences(theme="nord", ascii=True, notify="osc9", title=False, keys={"run.pause": "f6"})
+    assert preferences.load() == wishes
+    flown = preferences.load(theme="rankdeck-light", ascii=False)
+    assert (flown.theme, flown.ascii, flown.notify) == ("rankdeck-light", False, "osc9")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("them = 'nord'", "them: there is no such setting; is it theme?"),
+        ("theme = 'nrd'", "theme: there is no theme 'nrd'; is it nord"),
+        ("theme = 3", "theme: there is no theme 3; there are rankdeck-dark, rankdeck-light,"),
+        ("ascii = 1", "ascii: must be true or false, not 1"),
+        ("notify = 'mail'", 'notify: must be "off", "bell" or "osc9", not \'mail\''),
+        ("keys = 3", "keys: must be a table"),
+        ("[keys]\n'run.stopp' = 'k'", '[keys] "run.stopp": there is no such id; is it run.stop'),
+        ("[keys]\n'run.stop' = 'q'", '[keys] "run.stop": q is the key of "app.leave" already'),
+        ("theme =", "is no TOML"),
+    ],
+)
+def test_what_cannot_be_meant_is_named_with_the_file_and_the_cure(text: str, said: str) -> None:
+    file = write(text)
+    with pytest.raises(PreferenceError) as error:
+        preferences.load()
+    assert f"{file}: {said}" in str(error.value)
+
+
+def test_all_that_is_wrong_is_said_at_once() -> None:
+    write("ascii = 1\ntitle = 2\ncolour = 3")
+    with pytest.raises(PreferenceError) as error:
+        preferences.load()
+    assert len(str(error.value).splitlines()) == 3
+
+
+def test_a_theme_of_the_command_line_that_is_none_is_refused() -> None:
+    with pytest.raises(PreferenceError, match="--theme: there is no theme 'rankdeck-drak'; is it rankdeck-dark"):
+        preferences.load(theme="rankdeck-drak")
+
+
+def test_before_anything_starts_a_wrong_file_ends_with_status_2() -> None:
+    file = write("theme = 'nrd'")
+    with Terminal([RANKDECK, "replay", "--sample"], columns=200) as terminal:
+        assert terminal.wait(30) == 2
+        assert f"rankdeck: {file}: theme: there is no theme" in terminal.text
+        assert b"\x1b[?1049h" not in bytes(terminal.raw)
+
+
+def test_a_flag_before_the_command_is_not_silently_lost() -> None:
+    with Terminal([RANKDECK, "--ascii", "replay", "--sample"], columns=120) as terminal:
+        assert terminal.wait(30) == 2
+        assert "go behind the command: rankdeck replay --ascii" in terminal.text
+
+
+@pytest.mark.parametrize(
+    ("environ", "only"),
+    [
+        ({}, False),
+        ({"LANG": "en_GB.UTF-8"}, False),
+        ({"LANG": "C.utf8"}, False),
+        ({"LANG": "de_DE.ISO-8859-1"}, True),
+        ({"LANG": "C"}, True),
+        ({"LANG": "C", "LC_CTYPE": "C.UTF-8"}, True),  # as Python leaves it
+        ({"LANG": "en_GB.UTF-8", "LC_ALL": "POSIX"}, True),
+        ({"LANG": "C", "LC_CTYPE": "en_GB.UTF-8"}, False),
+    ],
+)
+def test_a_locale_without_utf_8_means_7_bit_characters(environ: Mapping[str, str], only: bool) -> None:
+    assert preferences.read("", environ).ascii is only
+    assert preferences.read("ascii = false", environ).ascii is False
+
+
+# --- what is remembered -------------------------------------------------------------------------
+
+
+def flown(wishes: Preferences | None) -> RankdeckApp:
+    return RankdeckApp(ScriptedSource(scripted.running().events), preferences=wishes)
+
+
+async def test_a_theme_chosen_is_there_again_the_next_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLORTERM", "truecolor")
+    app = flown(Preferences())
+    async with app.run_test() as pilot:
+        await settled(pilot)
+        await pilot.press("t")
+        await pilot.pause()
+    assert remembered.recall() == Remembered(theme="rankdeck-light")
+    assert flown(Preferences()).theme == "rankdeck-light"
+    assert flown(Preferences(theme="nord")).theme == "nord", "the file and the flag win"
+    assert flown(None).theme == "rankdeck-dark", "whoever gives no preferences has none"
+
+
+def test_what_is_remembered_is_whole_or_not_there(monkeypatch: pytest.MonkeyPatch, state_home: Path) -> None:
+    remembered.remember(Remembered(theme="nord"))
+
+    def fail(*_: object) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(os, "replace", fail)
+    remembered.remember(Remembered(theme="dracula"))
+    assert json.loads(remembered.path().read_text()) == {"theme": "nord"}
+    assert list(remembered.path().parent.iterdir()) == [remembered.path()]
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"theme": 3}', "\x00\xff"])
+def test_what_cannot_be_read_was_never_there(text: str) -> None:
+    remembered.path().parent.mkdir(parents=True, exist_ok=True)
+    remembered.path().write_text(text)
+    assert remembered.recall() == Remembered()
+
+
+def test_a_theme_that_is_no_more_is_not_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLORTERM", "truecolor")
+    remembered.remember(Remembered(theme="of-long-ago"))
+    assert flown(Preferences()).theme == "rankdeck-dark"
+
+
+@pytest.mark.parametrize(
+    ("term", "colorterm", "theme"),
+    [
+        ("xterm", "", "rankdeck-ansi"),
+        ("dumb", "", "rankdeck-ansi"),
+        ("xterm-256color", "", "rankdeck-dark"),
+        ("screen-256color", "", "rankdeck-dark"),
+        ("xterm", "truecolor", "rankdeck-dark"),
+    ],
+)
+def test_a_terminal_of_sixteen_colours_gets_its_own_colours(
+    monkeypatch: pytest.MonkeyPatch, term: str, colorterm: str, theme: str
+) -> None:
+    monkeypatch.setenv("TERM", term)
+    monkeypatch.setenv("COLORTERM", colorterm)
+    assert flown(Preferences()).theme == theme

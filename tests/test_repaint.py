@@ -1,0 +1,134 @@
+"""How often the screen is painted: four times a second, less on a slow line, which gets the newest state anyway."""
+
+import itertools
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.terminal import Terminal
+from tui.repaint import REPAINT_SECONDS, SLOWEST_SECONDS, RepaintPace
+
+RANKDECK = str(Path(sys.executable).with_name("rankdeck"))
+
+
+def painted_at(line_seconds: float, seconds: float, beats: float = REPAINT_SECONDS) -> list[float]:
+    """When the screen is painted, on a line that takes a repaint in so many seconds."""
+    pace, painted = RepaintPace(), list[float]()
+    for beat in range(int(seconds / beats)):
+        now = beat * beats
+        backlog = 100 if painted and now - painted[-1] < line_seconds else 0
+        if pace.due(now, backlog):
+            pace.painted(now)
+            painted.append(now)
+    return painted
+
+
+def test_a_quick_line_is_painted_on_at_every_beat():
+    assert painted_at(0.01, 10) == [beat / 4 for beat in range(40)]
+
+
+def test_beats_that_come_more_often_paint_no_more_often():
+    times = painted_at(0.01, 10, beats=0.01)
+    assert 36 <= len(times) <= 50
+
+
+def test_a_slow_line_is_painted_on_more_seldom():
+    assert len(painted_at(0.5, 10)) == pytest.approx(10, abs=2)
+    assert len(painted_at(1.0, 10)) == pytest.approx(5, abs=1)
+
+
+def test_a_line_that_takes_nothing_is_painted_on_once():
+    assert painted_at(1e9, 60) == [0.0]
+
+
+def test_a_line_that_got_quick_again_is_painted_on_as_before_within_seconds():
+    pace = RepaintPace()
+    pace.painted(0.0)
+    assert not pace.due(3.0, 10)
+    assert pace.due(3.25, 0)
+    assert pace.interval == SLOWEST_SECONDS
+    now = 3.25
+    for _ in range(40):
+        if pace.due(now, 0):
+            pace.painted(now)
+        now += REPAINT_SECONDS
+    assert pace.interval == REPAINT_SECONDS
+
+
+def test_a_picture_that_is_much_is_painted_as_often_as_its_bytes_allow():
+    pace, painted, written = RepaintPace(), 0, 0
+    for beat in range(400):
+        if pace.due(beat * REPAINT_SECONDS, 0, written):
+            pace.painted(beat * REPAINT_SECONDS)
+            painted += 1
+            written += 6_000
+    assert written / 100 < 10_000
+    assert painted / 100 > 1.3
+
+
+def test_whoever_asked_for_whole_screens_sees_the_run_move_again_within_three_seconds():
+    pace = RepaintPace()
+    pace.painted(0.0)
+    assert not pace.due(1.0, 0, written=500_000)
+    assert pace.due(3.25, 0, written=500_000)
+
+
+@given(st.floats(0, 20), st.floats(10, 60))
+def test_nothing_is_painted_on_what_the_line_has_not_taken(line_seconds: float, seconds: float):
+    times = painted_at(line_seconds, seconds)
+    gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
+    assert all(gap >= max(REPAINT_SECONDS, line_seconds) - 1e-9 for gap in gaps)
+    assert all(gap <= max(SLOWEST_SECONDS, line_seconds) + 3 * REPAINT_SECONDS for gap in gaps)
+
+
+def test_over_a_line_of_a_kilobyte_a_second_the_dashboard_answers_and_its_picture_is_right_in_the_end(
+    launch, monkeypatch
+):
+    monkeypatch.setenv("STANDIN_STEP_SECONDS", "0.05")
+    prompts = [f"tell me of number {number}" for number in range(600)]
+    started = launch(prompts)
+    with Terminal([RANKDECK, "attach", str(started.directory)], columns=120, rows=40) as terminal:
+        terminal.wait_for("decoding", seconds=30)
+        process = psutil.Process(terminal.pid)
+        before, began = process.memory_info().rss, terminal.bytes_out
+        for number in range(100):
+            terminal.sip(100)
+            time.sleep(0.1)
+            if number == 50:
+                terminal.send("2")
+        assert terminal.bytes_out - began <= 10_000
+        assert process.memory_info().rss - before < 8 * 2**20
+        # The line is quick again: what comes first is old, what comes last is true.
+        terminal.wait_for("as they came", seconds=20)
+        terminal.send("1")
+        terminal.wait_for("completed", seconds=60)
+        terminal.read(1)
+        assert "600 / 600 prompts" in terminal.text
+        assert_closed(terminal)
+        terminal.send("q")
+        assert terminal.wait(5) == 0
+
+
+def test_over_a_line_that_takes_nothing_the_dashboard_can_be_left(launch, monkeypatch):
+    monkeypatch.setenv("STANDIN_STEP_SECONDS", "0.05")
+    started = launch([f"tell me of number {number}" for number in range(2000)])
+    with Terminal([RANKDECK, "attach", str(started.directory), "--watch-only"], columns=120, rows=40) as terminal:
+        terminal.wait_for("decoding", seconds=30)
+        time.sleep(12)  # nobody reads
+        asked = time.monotonic()
+        terminal.send("q")
+        assert terminal.wait(5) == 0
+        assert time.monotonic() - asked < 4
+        assert b"\x1b[?1049l" in terminal.raw
+        assert "goes on" in terminal.text
+
+
+def assert_closed(terminal: Terminal) -> None:
+    """Every box on the screen has its four corners."""
+    text = terminal.text
+    assert text.count("╭") == text.count("╮") == text.count("╰") == text.count("╯") > 0

@@ -1,0 +1,282 @@
+"""The dashboard in a browser: `rankdeck serve` as a process, real runs with stand-in ranks, plain HTTP clients."""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import aiohttp
+import psutil
+import pyte
+import pytest
+
+from runner import protocol, rundir
+from tui.web import server
+from tui.web.server import COLUMNS, listen, view_command
+
+RANKDECK = str(Path(sys.executable).with_name("rankdeck"))
+PROMPTS = [f"tell me of number {number}" for number in range(4000)]
+
+Serve = Callable[..., str]
+
+
+@pytest.fixture
+def live(launch, monkeypatch):
+    """A run with stand-in ranks that goes on for as long as a test looks at it."""
+    monkeypatch.setenv("STANDIN_STEP_SECONDS", "0.2")
+    return launch(PROMPTS)
+
+
+@pytest.fixture
+def serving(tmp_path):
+    """`rankdeck serve …` until the test is over; ends as Ctrl-C ends it."""
+    begun: list[subprocess.Popen[str]] = []
+
+    def serve(directory: Path, *options: str) -> tuple[str, "subprocess.Popen[str]"]:
+        command = [RANKDECK, "serve", str(directory), "--port", "0", *options]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        begun.append(process)
+        assert process.stdout is not None
+        url = process.stdout.readline().strip()
+        assert url.startswith("http://localhost:"), process.stderr.read() if process.stderr else ""
+        return url, process
+
+    yield serve
+    for process in begun:
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
+        process.communicate(timeout=20)
+
+
+class Page:
+    """What a browser does, without one: the websocket, and a terminal for what comes over it."""
+
+    def __init__(self, socket: aiohttp.ClientWebSocketResponse, columns: int, rows: int) -> None:
+        self.socket = socket
+        self.screen = pyte.Screen(columns, rows)
+        self._stream = pyte.ByteStream(self.screen)
+
+    @property
+    def text(self) -> str:
+        return "\n".join(self.screen.display)
+
+    async def press(self, keys: str) -> None:
+        await self.socket.send_json(["stdin", keys])
+
+    async def see(self, word: str, seconds: float = 30) -> None:
+        async with asyncio.timeout(seconds):
+            while word not in self.text:
+                try:
+                    message = await self.socket.receive()
+                except asyncio.CancelledError:
+                    raise AssertionError(f"{word!r} never came:\n{self.text}") from None
+                assert message.type == aiohttp.WSMsgType.BINARY, (message, self.text)
+                self._stream.feed(message.data)
+
+
+@asynccontextmanager
+async def page(url: str, columns: int = 120, rows: int = 40) -> AsyncIterator[Page]:
+    async with aiohttp.ClientSession() as session:
+        address = f"{url.replace('http', 'ws')}ws?width={columns}&height={rows}"
+        async with session.ws_connect(address, origin=url.rstrip("/")) as websocket:
+            yield Page(websocket, columns, rows)
+
+
+def changes(directory: Path) -> list[int]:
+    """The batch sizes of the run, from its first on."""
+    return [event.batch_size for event in rundir.read_events(directory) if isinstance(event, protocol.BatchSizeChanged)]
+
+
+async def until_changed(directory: Path, sizes: list[int]) -> None:
+    async with asyncio.timeout(20):
+        while changes(directory) != sizes:
+            await asyncio.sleep(0.05)
+
+
+def views_of(process: "subprocess.Popen[str]") -> list[psutil.Process]:
+    return psutil.Process(process.pid).children(recursive=True)
+
+
+async def test_a_browser_sees_the_run_and_its_keys_steer_nothing(live, serving):
+    url, _ = serving(live.directory)
+    async with page(url) as browser:
+        await browser.see("decoding")
+        assert "Throughput" in browser.text
+        assert "batch size" in browser.text
+        await browser.press("+")
+        await browser.press("x")
+        await browser.press(" ")
+        await browser.press("2")
+        await browser.see("as they came")
+    assert changes(live.directory) == [4]
+    assert rundir.supervisor_alive(live.directory)
+    kinds = {type(event) for event in rundir.read_events(live.directory)}
+    assert not kinds & {protocol.Paused, protocol.Stopping}
+
+
+async def test_with_control_a_browser_steers_the_run(live, serving):
+    url, _ = serving(live.directory, "--control")
+    async with page(url) as browser:
+        await browser.see("decoding")
+        await browser.press("+")
+        await until_changed(live.directory, [4, 8])
+
+
+async def test_every_browser_has_a_view_of_its_own_that_ends_with_it(live, serving):
+    url, process = serving(live.directory)
+    async with page(url) as one, page(url, 80, 24) as two:
+        await one.see("decoding")
+        await two.see("decoding")
+        assert len(views_of(process)) == 2
+    for _ in range(500):
+        if not views_of(process):
+            return
+        await asyncio.sleep(0.02)
+    raise AssertionError("a view outlived its browser")
+
+
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
+async def test_when_the_server_ends_no_view_is_left_and_the_run_goes_on(live, serving, ending):
+    url, process = serving(live.directory)
+    async with page(url) as browser:
+        await browser.see("decoding")
+        views = views_of(process)
+        assert views
+        process.send_signal(ending)
+        await asyncio.to_thread(process.communicate, timeout=20)
+    _, alive = await asyncio.to_thread(psutil.wait_procs, views, 10)
+    assert not alive
+    assert process.returncode == (0 if ending != signal.SIGKILL else -signal.SIGKILL)
+    assert rundir.supervisor_alive(live.directory)
+
+
+async def test_a_browser_that_reads_nothing_is_left_with_its_view_and_slows_nobody(live, serving):
+    url, process = serving(live.directory)
+    host, port = url.removeprefix("http://").rstrip("/").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port), limit=1024)
+    ask = f"GET /ws?width=400&height=150 HTTP/1.1\r\nHost: {host}:{port}\r\nUpgrade: websocket\r\n"
+    ask += "Connection: Upgrade\r\nSec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+    writer.write(ask.encode())
+    assert b"101" in await reader.readline()
+    async with page(url) as browser:
+        await browser.see("decoding")
+        assert len(views_of(process)) == 2
+    writer.transport.abort()
+    for _ in range(500):
+        if not views_of(process):
+            return
+        await asyncio.sleep(0.02)
+    raise AssertionError("a view outlived its browser")
+
+
+async def test_a_run_that_is_over_is_replayed(launch, serving):
+    started = launch(PROMPTS[:8])
+    started.process.wait(20)
+    url, _ = serving(started.directory)
+    async with page(url) as browser:
+        await browser.see("Throughput")
+        await browser.press(">")
+        await browser.see("completed")
+        await browser.see("replay")
+
+
+async def test_the_page_names_nothing_outside_of_it(live, serving):
+    url, _ = serving(live.directory)
+    async with aiohttp.ClientSession() as session:
+        async with session.get(url) as response:
+            text = await response.text()
+            assert "frame-ancestors 'none'" in response.headers["Content-Security-Policy"]
+        assert "//" not in text.replace('scheme + "//"', "").replace("// By whatever", "")
+        for part in ("js/textual.js", "css/xterm.css", "fonts/RobotoMono-VariableFont_wght.ttf"):
+            assert f"/static/{part}" in text
+            async with session.get(f"{url}static/{part}") as response:
+                assert response.status == 200
+
+
+async def test_pages_of_other_sites_are_refused(live, serving):
+    url, process = serving(live.directory)
+    port = url.rstrip("/").rsplit(":", 1)[1]
+    async with aiohttp.ClientSession() as session:
+        with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+            await session.ws_connect(f"{url}ws", origin="http://evil.example")
+        assert refused.value.status == 403
+        # A name of theirs that they made point to our loopback.
+        async with session.get(url, headers={"Host": f"evil.example:{port}"}) as response:
+            assert response.status == 403
+    assert not views_of(process)
+
+
+async def test_nonsense_from_a_browser_ends_its_view_and_nothing_else(live, serving):
+    url, process = serving(live.directory)
+    for word in ("nonsense", "{}", '["resize", {"width": "wide"}]', '["stdin"]', '["resize", {"width": 1e9}]'):
+        async with aiohttp.ClientSession() as session, session.ws_connect(f"{url}ws?width=9999999&height=x") as browser:
+            await browser.send_str(word)
+            async with asyncio.timeout(20):
+                async for _ in browser:
+                    pass
+    async with page(url) as browser:
+        await browser.see("decoding")
+    assert process.poll() is None
+
+
+def test_more_browsers_than_the_machine_can_bear_are_refused():
+    assert 8 <= server.MOST_VIEWERS <= 64
+    assert COLUMNS[1] <= 1000
+
+
+def test_whatever_a_run_directory_is_called_the_shell_gets_it_as_one_word(tmp_path):
+    directory = tmp_path / "a run; touch $HOME/hacked 'x' \"y\" `z`"
+    line = view_command(directory, control=True).replace("-P -m tui.web.view", "-c 'import sys; print(sys.argv[1:])'")
+    told = subprocess.run(line, shell=True, capture_output=True, text=True, check=True).stdout
+    assert told.strip() == repr([str(directory), "--control"])
+
+
+def test_a_port_that_is_taken_is_said(live, tmp_path):
+    with listen("127.0.0.1", 0) as taken:
+        port = str(taken.getsockname()[1])
+        done = subprocess.run([RANKDECK, "serve", str(live.directory), "--port", port], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert f"--port: {port} is taken on 127.0.0.1" in done.stderr
+
+
+def test_a_host_that_is_none_is_said(live):
+    done = subprocess.run(
+        [RANKDECK, "serve", str(live.directory), "--host", "no.such.host.invalid"], capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert "--host: no.such.host.invalid" in done.stderr
+
+
+def test_listening_for_others_is_warned_about(live):
+    command = [RANKDECK, "serve", str(live.directory), "--port", "0", "--host", "0.0.0.0", "--control"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert socket.gethostname() in process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=20)
+    assert "warning: whoever reaches this machine's port can read all prompts and answers, steer the run" in said
+
+
+def test_without_the_extra_the_way_to_it_is_said(live, tmp_path):
+    hidden = tmp_path / "hidden" / "aiohttp"
+    hidden.mkdir(parents=True)
+    (hidden / "__init__.py").write_text("raise ModuleNotFoundError('none', name='aiohttp')")
+    path = os.pathsep.join([str(hidden.parent), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [RANKDECK, "serve", str(live.directory)], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path}
+    )
+    assert done.returncode == 2
+    assert "pip install 'rankdeck[web]'" in done.stderr
+
+
+def test_a_run_that_is_none_is_said_before_anything_listens(state_home):
+    done = subprocess.run([RANKDECK, "serve", "nobody"], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "nobody" in done.stderr
+    assert json.dumps(done.stdout) == '""'

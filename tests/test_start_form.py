@@ -1,0 +1,80 @@
+"""The form of a new run as data: what is typed becomes settings, settings become what is typed."""
+
+from typing import get_args
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runner import config as settings
+from runner.config import RunConfig
+from tui.start_form import ALL, FIELDS, FIRST_VALUES, NO_YES, read_config, values_of
+
+words = st.text(st.characters(codec="utf-8"), min_size=1).map(str.strip).filter(bool)
+configs = st.builds(
+    RunConfig,
+    prompts=words,
+    model=words,
+    ranks=st.integers(),
+    batch_size=st.none() | st.integers(1, 65536),
+    max_new_tokens=st.integers(),
+    dispatch=st.sampled_from(get_args(settings.Dispatch)),
+    engine=st.sampled_from(get_args(settings.EngineName)),
+    dtype=st.sampled_from(get_args(settings.DtypeName)),
+    chat=st.booleans(),
+    do_sample=st.booleans(),
+    temperature=st.none() | st.floats(allow_nan=False, allow_infinity=False),
+    top_k=st.none() | st.integers(),
+    limit=st.none() | st.integers(),
+    column=st.none() | words,
+)
+
+
+@given(configs)
+def test_settings_taken_into_the_form_come_out_as_they_were(config: RunConfig) -> None:
+    assert read_config(values_of(config)) == (config, [])
+
+
+@given(st.fixed_dictionaries({field.setting: st.text() for field in ALL if not field.options}))
+def test_whatever_is_typed_gives_settings_or_says_what_is_wrong(typed: dict[str, str]) -> None:
+    _, problems = read_config(typed)
+    assert all(problem.setting in FIRST_VALUES for problem in problems)
+
+
+def test_every_setting_of_a_run_but_the_sweep_is_a_field() -> None:
+    assert set(FIRST_VALUES) == set(RunConfig.__struct_fields__) - {"sweep"}
+
+
+def test_first_values_are_those_of_a_run() -> None:
+    config, problems = read_config({"prompts": "x.txt"})
+    assert config == RunConfig(prompts="x.txt")
+    assert problems == []
+
+
+def test_a_name_and_a_copy_belong_to_one_run_alone() -> None:
+    values = values_of(RunConfig(prompts="x", name="mine", output="/tmp/copy.jsonl"))
+    assert (values["name"], values["output"]) == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("setting", "typed", "said"),
+    [
+        ("ranks", "", "needs a whole number"),
+        ("ranks", "two", "must be a whole number, not 'two'"),
+        ("temperature", "warm", "must be a number, not 'warm'"),
+        ("temperature", "nan", "must be a number"),
+        ("limit", "1.5", "must be a whole number"),
+        ("batch_size", "0", "must be from 1 to"),
+        ("prompts", "  ", "name a file of prompts"),
+    ],
+)
+def test_mistakes_are_said_for_people(setting: str, typed: str, said: str) -> None:
+    _, problems = read_config({"prompts": "x.txt", setting: typed})
+    (problem,) = problems
+    assert problem.setting == setting
+    assert said in problem.message
+
+
+def test_hints_fit_beside_the_labels_of_a_small_terminal() -> None:
+    assert all(len(field.hint) <= 28 for field in FIELDS)
+    assert all(field.first in field.options for field in ALL if field.options and field.options != NO_YES)

@@ -1,0 +1,35 @@
+"""`rankdeck doctor`: what this machine has, what would not work, and the cure. The findings are runner.doctor's."""
+
+import asyncio
+import shutil
+import sys
+from typing import Annotated
+
+import msgspec
+import typer
+
+from runner import doctor as findings
+from runner import examine
+from tui.doctor_lines import WORDS, doctor_lines, verdict
+from tui.text import plain
+
+WIDEST = 100
+EXIT_INTERRUPTED = 130
+
+
+def doctor(json: Annotated[bool, typer.Option("--json", help="The findings as a JSON object.")] = False) -> None:
+    """Say what this machine has, and what would not work here, with the cure. Exit status 1 if so."""
+    if sys.stderr.isatty():
+        typer.echo("rankdeck: looking; asking torch takes some seconds", err=True)
+    try:
+        facts = msgspec.structs.replace(examine.facts(), torch=asyncio.run(examine.ask_torch()))
+    except KeyboardInterrupt:
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+    checks = findings.findings(facts)
+    worst = findings.worst(checks)
+    if json:
+        typer.echo(msgspec.json.encode({"status": worst, "checks": checks}).decode())
+    else:
+        width = min(WIDEST, shutil.get_terminal_size((WIDEST, 24)).columns)
+        typer.echo(plain([*doctor_lines(checks, width, WORDS), (), verdict(checks)]))
+    raise typer.Exit(1 if worst == "bad" else 0)

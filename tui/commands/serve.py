@@ -1,0 +1,50 @@
+"""`rankdeck serve`: a run's dashboard in a browser, for an audience."""
+
+import errno
+import socket
+from typing import Annotated
+
+import typer
+
+from tui.launching import find_run, refuse
+
+EXTRA = "it needs the extra `web`: pip install 'rankdeck[web]'"
+PORT = 8000
+
+
+def serve(
+    run: Annotated[
+        str | None, typer.Argument(help="A run's name, or its directory.  [default: the newest live run]")
+    ] = None,
+    control: Annotated[bool, typer.Option("--control", help="Viewers may steer the run, and stop it.")] = False,
+    host: Annotated[str, typer.Option(help="Listen there; other than the loopback, others can watch.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Listen on it; 0 is any free one.", min=0, max=65535)] = PORT,
+) -> None:
+    """The same dashboard in a browser, read-only; a run that is over is replayed. Needs the extra `web`."""
+    directory = find_run(run)
+    try:
+        from tui.web import server
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] not in ("aiohttp", "aiohttp_jinja2", "textual_serve"):
+            raise
+        raise refuse(EXTRA) from None
+    try:
+        listening = server.listen(host, port)
+    except socket.gaierror as error:
+        raise refuse(f"--host: {host}: {error.strerror}") from None
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise refuse(f"--port: {port} is taken on {host}; choose another, or 0 for any free one") from None
+        raise refuse(f"cannot listen on {host}, port {port}: {error.strerror}") from None
+    local = server.is_loopback(host)
+    if not local:
+        can = "read all prompts and answers" + (", steer the run and stop it" if control else "")
+        typer.echo(f"rankdeck: warning: whoever reaches this machine's port can {can}", err=True)
+    name = "localhost" if local else socket.gethostname() if host in ("", "0.0.0.0", "::") else host
+    name = f"[{name}]" if ":" in name else name
+    typer.echo(f"http://{name}:{listening.getsockname()[1]}/")
+    typer.echo(
+        f"rankdeck: serving {directory.name}, {'viewers may steer it' if control else 'read-only'}; Ctrl-C ends it",
+        err=True,
+    )
+    server.RunServer(directory, title=f"rankdeck {directory.name}", control=control, local=local).serve_on(listening)

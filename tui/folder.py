@@ -1,0 +1,79 @@
+"""A folder as the file picker lists it: folders and files of prompts. Reads names, sizes and, of small files, lines."""
+
+import contextlib
+import os
+import stat
+from pathlib import Path
+from typing import NamedTuple
+
+SUFFIXES = (".txt", ".jsonl", ".json", ".csv", ".parquet")
+SMALL_BYTES = 2**20
+"""Lines are counted in files up to this size: a folder of a thousand of them is still listed in a moment."""
+
+MOST_ENTRIES = 5000
+COUNTED_FILES = 200
+
+
+class Entry(NamedTuple):
+    """A folder, or a file of prompts; `lines` is None where they were not counted."""
+
+    name: str
+    is_folder: bool
+    size: int = 0
+    lines: int | None = None
+
+
+class Listing(NamedTuple):
+    """What a folder has, folders first. `error` says why it cannot be listed; `more` is how many were left out."""
+
+    path: str
+    entries: tuple[Entry, ...] = ()
+    error: str | None = None
+    more: int = 0
+
+
+def read_folder(path: str, hidden: bool = False) -> Listing:
+    """The entries of a folder in the order of their names; of a file's path, those of the folder it is in."""
+    with contextlib.suppress(RuntimeError):
+        path = str(Path(path).expanduser())
+    path = os.path.abspath(path or ".")
+    while not os.path.isdir(path) and os.path.dirname(path) != path:
+        path = os.path.dirname(path)
+    try:
+        with os.scandir(path) as found:
+            named = (_entry(item) for item in found if hidden or not item.name.startswith("."))
+            entries = [entry for entry in named if entry is not None]
+    except OSError as error:
+        return Listing(path, error=f"cannot be listed: {error.strerror}")
+    entries.sort(key=lambda entry: (not entry.is_folder, entry.name.casefold()))
+    more = max(0, len(entries) - MOST_ENTRIES)
+    kept = entries[:MOST_ENTRIES]
+    small = [at for at, entry in enumerate(kept) if not entry.is_folder and entry.size <= SMALL_BYTES]
+    for at in small[:COUNTED_FILES]:
+        kept[at] = kept[at]._replace(lines=_count_lines(os.path.join(path, kept[at].name)))
+    return Listing(path, tuple(kept), more=more)
+
+
+def _entry(item: "os.DirEntry[str]") -> Entry | None:
+    """None for what is neither a folder nor a file of prompts, and for what went away or is a broken link."""
+    try:
+        if item.is_dir():
+            return Entry(item.name, True)
+        if not item.name.lower().endswith(SUFFIXES):
+            return None
+        status = item.stat()
+    except OSError:
+        return None
+    # A pipe by that name would block whoever reads it.
+    return Entry(item.name, False, status.st_size) if stat.S_ISREG(status.st_mode) else None
+
+
+def _count_lines(path: str) -> int | None:
+    if path.lower().endswith((".json", ".parquet")):
+        return None  # lines say nothing there
+    try:
+        with open(path, "rb") as file:
+            text = file.read(SMALL_BYTES + 1)
+    except OSError:
+        return None
+    return text.count(b"\n") + (not text.endswith(b"\n") and bool(text))

@@ -1,0 +1,56 @@
+"""What the start screen asks of the machine: to look, to check, to start. Who does it is elsewhere."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from runner.config import Problem, RunConfig
+from runner.machine import Facts, Machine, TorchFound
+from runner.memory_estimate import Estimate
+from tui.folder import Listing
+from tui.runs import RecentRun
+
+if TYPE_CHECKING:
+    from tui.client import Source
+    from tui.journal import Journal
+
+
+class Launcher(Protocol):
+    """What the start screen may ask of the machine. Every method may block, so each is called in a thread."""
+
+    def machine(self) -> Machine: ...
+
+    def recent(self) -> list[RecentRun]: ...
+
+    def settings(self, run: RecentRun) -> RunConfig:
+        """The settings of a run, for another one; its prompts are those it had, wherever they are now."""
+        ...
+
+    def first_settings(self) -> RunConfig:
+        """What a first run may have: the sample prompts on the demo model."""
+        ...
+
+    def check(self, config: RunConfig) -> list[Problem]: ...
+
+    def estimate(self, config: RunConfig, machine: Machine) -> Estimate | str:
+        """What the run will need, or why that is not known."""
+        ...
+
+    def launch(self, config: RunConfig) -> "Source": ...
+
+    def attach(self, directory: Path) -> "Source": ...
+
+    def resume(self, directory: Path) -> "Source": ...
+
+    def journal(self, directory: Path) -> "Journal": ...
+
+    def report(self, directory: Path) -> Path:
+        """Write the report; the path of its HTML file."""
+        ...
+
+    def folder(self, path: str, hidden: bool) -> Listing: ...
+
+    def examine(self) -> Facts: ...
+
+    async def ask_torch(self) -> TorchFound:
+        """What torch sees; takes seconds, in a process of its own."""
+        ...

@@ -1,0 +1,86 @@
+"""What the start screen may ask of the machine, done for real: a thin layer over runner, blocking as it is.
+
+Knows where things are; what is shown of them is the screen's business.
+"""
+
+import os
+from pathlib import Path
+
+import msgspec
+
+from runner import examine, rundir, sizing, start
+from runner.config import Problem, RunConfig
+from runner.machine import Facts, Machine, TorchFound
+from runner.memory_estimate import Estimate, Room, estimate
+from tui import journal, runs
+from tui.client import SocketSource, Source
+from tui.folder import Listing, read_folder
+from tui.journal import Journal
+from tui.launching import sample_prompts
+from tui.runs import RecentRun
+
+
+class MachineLauncher:
+    """The Launcher of the start screen."""
+
+    def machine(self) -> Machine:
+        return examine.machine()
+
+    def recent(self) -> list[RecentRun]:
+        return runs.recent()
+
+    def settings(self, run: RecentRun) -> RunConfig:
+        """A file that is no longer there, or was standard input, is replaced by the prompts the run has kept."""
+        if run.config is None:
+            raise rundir.RunFileError(run.problem or f"{run.name} has no settings")
+        config = msgspec.structs.replace(run.config, sweep=None)
+        if config.prompts == "-" or not Path(config.prompts).is_file():
+            kept = run.directory / rundir.PROMPTS_FILE
+            if kept.is_file():
+                return msgspec.structs.replace(config, prompts=str(kept), column=None)
+        return config
+
+    def first_settings(self) -> RunConfig:
+        path = sample_prompts()
+        # Shorter where that is the same: people read it.
+        shown = os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
+        return RunConfig(prompts=shown, model="demo", ranks=start.default_ranks(), max_new_tokens=50)
+
+    def check(self, config: RunConfig) -> list[Problem]:
+        return start.check(config)
+
+    def estimate(self, config: RunConfig, machine: Machine) -> Estimate | str:
+        try:
+            shape = sizing.shape_of(config.model)
+        except sizing.Unknown as error:
+            return str(error)
+        room = Room(machine.gpu_free_bytes, machine.memory_free_bytes)
+        return estimate(shape, config, sizing.sizes_of(config.prompts, config.limit), room)
+
+    def launch(self, config: RunConfig) -> Source:
+        started = start.launch(config)
+        return SocketSource(started.directory, started.died)
+
+    def attach(self, directory: Path) -> Source:
+        return SocketSource(directory)
+
+    def resume(self, directory: Path) -> Source:
+        started = start.resume(directory, {})
+        return SocketSource(started.directory, started.died)
+
+    def journal(self, directory: Path) -> Journal:
+        return journal.find(str(directory))
+
+    def report(self, directory: Path) -> Path:
+        from tui.report import write  # the template engine is needed here alone
+
+        return write.put(write.make(directory), directory)[0]
+
+    def folder(self, path: str, hidden: bool) -> Listing:
+        return read_folder(path, hidden)
+
+    def examine(self) -> Facts:
+        return examine.facts()
+
+    async def ask_torch(self) -> TorchFound:
+        return await examine.ask_torch()

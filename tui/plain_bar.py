@@ -1,0 +1,77 @@
+"""The progress bar of `--plain`: the last line of a terminal, redrawn in place while other lines scroll above it.
+
+Knows a terminal's stream and two control codes. What the line says is the business of whoever draws it.
+"""
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import TextIO
+
+REDRAW_SECONDS = 0.25
+ERASE = "\r\x1b[K"
+
+
+def bar_stream() -> TextIO | None:
+    """Where a bar may be drawn: where the talk goes, else where the lines go; nowhere if neither is a terminal."""
+    if os.environ.get("TERM", "dumb") in ("", "dumb"):
+        return None
+    return next((stream for stream in (sys.stderr, sys.stdout) if stream.isatty()), None)
+
+
+class BottomLine:
+    """A line that stays the last one."""
+
+    def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
+        self._stream = stream
+        self._clock = clock
+        self._drawn_at: float | None = None
+        self._text = ""
+        try:
+            "█░".encode(stream.encoding or "ascii")
+            self.signs = ("█", "░")
+        except (UnicodeEncodeError, LookupError):
+            self.signs = ("#", ".")
+
+    @property
+    def width(self) -> int:
+        """One cell less than there are: in the last one some terminals begin a new line."""
+        try:
+            return max(1, os.get_terminal_size(self._stream.fileno()).columns - 1)
+        except OSError:
+            return 79
+
+    @property
+    def due(self) -> bool:
+        return self._drawn_at is None or self._clock() - self._drawn_at >= REDRAW_SECONDS
+
+    def draw(self, text: str) -> None:
+        """Say this from now on."""
+        self._drawn_at = self._clock()
+        if text != self._text:
+            self._text = text
+            self._put(ERASE + text)
+
+    def write_above(self, stream: TextIO, text: str) -> None:
+        """Write whole lines to `stream`, which may be the same terminal."""
+        if not self._text:
+            stream.write(text)
+            return
+        if stream is self._stream:
+            self._put(f"{ERASE}{text}{self._text}")
+            return
+        self._put(ERASE)
+        stream.write(text)
+        stream.flush()
+        self._put(self._text)
+
+    def close(self) -> None:
+        """Leave no trace."""
+        if self._text:
+            self._text = ""
+            self._put(ERASE)
+
+    def _put(self, text: str) -> None:
+        self._stream.write(text)
+        self._stream.flush()

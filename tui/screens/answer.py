@@ -1,0 +1,80 @@
+"""One answer on the whole screen: its figures, prompt and text; from here to the next one and back.
+
+Knows a Selection, which the list shares: where one goes here, one is there.
+"""
+
+from collections.abc import Callable
+from typing import ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.content import Content
+from textual.screen import Screen
+
+from runner.protocol import OutputRecord
+from tui.listing import Selection
+from tui.widgets.answer_actions import AnswerActions, answer_keys
+from tui.widgets.answer_text import AnswerText
+from tui.widgets.key_bar import KeyBar
+
+BEAT_SECONDS = 0.5
+"""So often it is said anew how many answers there are."""
+
+
+class AnswerScreen(AnswerActions, Screen[None]):
+    """The answer under the cursor."""
+
+    DEFAULT_CSS = """
+    AnswerScreen AnswerText { height: 1fr; border: round $primary; border-title-color: $primary; padding: 0 1; }
+    AnswerScreen.-wide AnswerText { padding: 0 2; }
+    """
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        *answer_keys(show=True),
+        Binding("escape,v,enter,q", "dismiss", "Back", id="answer.close", tooltip="Back to the list"),
+        Binding("left,h", "go(-1)", "Previous", id="answer.previous", tooltip="The answer before"),
+        Binding("right,l", "go(1)", "Next", id="answer.next", tooltip="The answer after"),
+    ]
+
+    def __init__(self, selection: Selection, seconds: Callable[[OutputRecord], float | None]) -> None:
+        super().__init__()
+        self.selection, self._seconds = selection, seconds
+
+    def compose(self) -> ComposeResult:
+        yield AnswerText(id="whole-answer")
+        yield KeyBar()
+
+    def on_mount(self) -> None:
+        # Who reads stays with what is read, whatever else arrives.
+        self.selection.following = False
+        self._text = self.query_one(AnswerText)
+        self._text.focus()
+        self.set_interval(BEAT_SECONDS, self.draw)
+        self.call_after_refresh(self.draw)
+
+    def on_resize(self) -> None:
+        self.call_after_refresh(self.draw)
+
+    @property
+    def text(self) -> AnswerText:
+        return self._text
+
+    def draw(self) -> None:
+        record, selection = self.selection.record, self.selection
+        if record is None:
+            self.dismiss()
+            return
+        self._text.show(record, selection.query.finds, self._seconds(record))
+        position = selection.position
+        place = f"{position + 1:,} of {len(selection):,}" if position is not None else "no longer listed"
+        title, subtitle = Content(f"Answer   {place}"), Content(self.found_words())
+        if (title.plain, subtitle.plain) != self._titles:
+            self._titles = (title.plain, subtitle.plain)
+            self._text.border_title, self._text.border_subtitle = title, subtitle
+
+    _titles = ("", "")
+
+    def action_go(self, by: int) -> None:
+        if not self.selection.step(by):
+            self.app.bell()
+        self.draw()

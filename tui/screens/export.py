@@ -1,0 +1,67 @@
+"""The dialog that asks where the listed answers shall be written. Replacing a file is asked for a second time."""
+
+from pathlib import Path
+from typing import ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, Vertical
+from textual.screen import ModalScreen
+from textual.widgets import Input, Label
+
+from tui.exporting import ExportError, Target, target
+from tui.text import visible
+
+HINT = ".jsonl records as in outputs.jsonl, .csv a table, .txt to read"
+
+
+class ExportScreen(ModalScreen[Target]):
+    """Gives the file to write; `replaces` is then agreed to."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "dismiss", "Close", id="export.close", tooltip="Write nothing")
+    ]
+
+    def __init__(self, what: str, name: str, run_directory: Path) -> None:
+        super().__init__()
+        self._what, self._suggested, self._run_directory = what, name, run_directory
+        self._agreed: str | None = None
+
+    def compose(self) -> ComposeResult:
+        with Vertical(id="dialog") as box:
+            box.border_title = "Export"
+            box.border_subtitle = "enter writes, esc closes"
+            yield Label(self._what, classes="title", markup=False)
+            with Horizontal(classes="field"):
+                yield Label("file", classes="name", markup=False)
+                yield Input(self._suggested, id="export-file", compact=True, select_on_focus=False)
+            yield Label(HINT, id="export-said", classes="said", markup=False)
+
+    def on_mount(self) -> None:
+        self.query_one(Input).focus()
+
+    def on_input_changed(self, event: Input.Changed) -> None:
+        self._agreed = None
+        try:
+            found = target(event.value, self._run_directory)
+        except ExportError as error:
+            self._say(str(error), wrong=True)
+        else:
+            self._say(f"{found.path.name} exists; enter asks again" if found.replaces else HINT)
+
+    def on_input_submitted(self, event: Input.Submitted) -> None:
+        try:
+            found = target(event.value, self._run_directory)
+        except ExportError as error:
+            self._say(str(error), wrong=True)
+            return
+        if found.replaces and self._agreed != event.value:
+            self._agreed = event.value
+            self._say(f"{found.path.name} exists and would be lost; enter replaces it", wrong=True)
+            return
+        self.dismiss(found)
+
+    def _say(self, text: str, *, wrong: bool = False) -> None:
+        label = self.query_one("#export-said", Label)
+        label.set_class(wrong, "-wrong")
+        label.update(visible(f"✗ {text}" if wrong else text))

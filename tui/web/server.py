@@ -1,0 +1,164 @@
+"""The web server of `rankdeck serve`: textual-serve's, closed to other sites; its page needs nothing from outside.
+
+Each browser gets a view of its own, a process that ends with the connection. Knows HTTP and processes; what a
+view shows is the view's business (tui/web/view.py). Needs the extra `web`.
+"""
+
+import asyncio
+import contextlib
+import logging
+import shlex
+import socket
+import sys
+from asyncio.subprocess import Process
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from aiohttp import WSCloseCode, web
+from textual_serve.app_service import AppService
+from textual_serve.server import Server, to_int
+
+MOST_VIEWERS = 32
+"""Each is a process of some 60 MB: a crowd must not take the machine from the ranks."""
+
+ENDING_SECONDS = 3.0
+COLUMNS, ROWS = (20, 400), (6, 150)
+LOOPBACK_NAMES = {"localhost", "127.0.0.1", "::1"}
+
+HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; "
+        "img-src 'self' data: blob:; connect-src 'self' ws: wss:; frame-ancestors 'none'"
+    ),
+    "Cache-Control": "no-store",
+    "X-Content-Type-Options": "nosniff",
+}
+"""The browser, too, fetches nothing from elsewhere, and shows the page in no other site's frame."""
+
+log = logging.getLogger(__name__)
+
+
+def is_loopback(host: str) -> bool:
+    return host in LOOPBACK_NAMES or host.startswith("127.")
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens there; port 0 is any free one.
+
+    Raises:
+        OSError: it cannot be had.
+    """
+    family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    return socket.create_server(address[:2], family=family)
+
+
+def view_command(directory: Path, *, control: bool) -> str:
+    """What a shell is told to start for a browser."""
+    command = [sys.executable, "-P", "-m", "tui.web.view", str(directory), *(["--control"] if control else [])]
+    return "exec " + shlex.join(command)
+
+
+class Viewer(AppService):
+    """One browser's view."""
+
+    async def set_terminal_size(self, width: int, height: int) -> None:
+        await super().set_terminal_size(_within(width, COLUMNS), _within(height, ROWS))
+
+    async def stop(self) -> None:
+        """Ask the view to end; one that does not is ended."""
+        with contextlib.suppress(TimeoutError, ConnectionError):
+            async with asyncio.timeout(ENDING_SECONDS):
+                await super().stop()
+        process: Process | None = self._process
+        if process is not None and process.returncode is None:
+            try:
+                async with asyncio.timeout(ENDING_SECONDS):
+                    await process.wait()
+            except TimeoutError:
+                process.kill()
+                await process.wait()
+
+
+class RunServer(Server):
+    """Serves the views of one run on a socket that listens already."""
+
+    def __init__(self, directory: Path, *, title: str, control: bool, local: bool) -> None:
+        """`local`: only by the names of this machine's loopback may the page be asked for."""
+        super().__init__(
+            view_command(directory, control=control), title=title, templates_path=Path(__file__).with_name("page")
+        )
+        self._local = local
+        self._sockets: set[web.WebSocketResponse] = set()
+
+    def serve_on(self, listening: socket.socket) -> None:
+        """Serve until Ctrl-C or SIGTERM; no view is left behind."""
+        web.run_app(
+            self._make_app(), sock=listening, print=None, access_log=None, shutdown_timeout=2 * ENDING_SECONDS + 1
+        )
+
+    async def _make_app(self) -> web.Application:
+        app = await super()._make_app()
+        app.middlewares.append(self._from_this_site)
+        return app
+
+    async def on_startup(self, app: web.Application) -> None:
+        """The command says where the page is."""
+
+    async def on_shutdown(self, app: web.Application) -> None:
+        await asyncio.gather(
+            *(socket.close(code=WSCloseCode.GOING_AWAY) for socket in self._sockets), return_exceptions=True
+        )
+
+    @web.middleware
+    async def _from_this_site(
+        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        """Other sites' pages may not open our socket, nor reach us by a name that they made point here."""
+        if self._local and (urlsplit(f"//{request.host}").hostname or "") not in LOOPBACK_NAMES:
+            raise web.HTTPForbidden(text="served on this machine only: ask for http://localhost")
+        origin = request.headers.get("Origin")
+        if origin is not None and urlsplit(origin).netloc != request.host:
+            raise web.HTTPForbidden(text="asked by a page of another site")
+        response = await handler(request)
+        if not response.prepared:
+            response.headers.update(HEADERS)
+        return response
+
+    async def handle_websocket(self, request: web.Request) -> web.WebSocketResponse:
+        """A browser: its view starts here and ends here."""
+        if len(self._sockets) >= MOST_VIEWERS:
+            raise web.HTTPServiceUnavailable(text=f"{MOST_VIEWERS} browsers are watching already")
+        websocket = web.WebSocketResponse(heartbeat=15, timeout=ENDING_SECONDS)
+        self._sockets.add(websocket)
+
+        async def close() -> None:
+            await websocket.close()
+
+        viewer = Viewer(
+            self.command,
+            write_bytes=websocket.send_bytes,
+            write_str=websocket.send_str,
+            close=close,
+            download_manager=self.download_manager,
+        )
+        try:
+            await websocket.prepare(request)
+            await viewer.start(
+                _within(to_int(request.query.get("width", ""), 80), COLUMNS),
+                _within(to_int(request.query.get("height", ""), 24), ROWS),
+            )
+            await self._process_messages(websocket, viewer)
+        except (ConnectionError, ValueError, TypeError, KeyError, IndexError, AssertionError) as error:
+            # What a browser sends is as good as anything: one that talks nonsense is left.
+            log.warning("a browser was left: %s", error)
+        finally:
+            self._sockets.discard(websocket)
+            await asyncio.shield(viewer.stop())
+        return websocket
+
+
+def _within(value: object, bounds: tuple[int, int]) -> int:
+    if not isinstance(value, int):
+        raise TypeError(f"a size of {value!r}")
+    return min(bounds[1], max(bounds[0], value))

@@ -1,0 +1,53 @@
+"""`python -m tui.web.view DIRECTORY [--control]`: the dashboard of one browser, as the server starts it.
+
+A live run is watched, one that is over is replayed. Speaks Textual's web protocol on its standard streams, so it
+prints nothing. Ends with the server, however that ended.
+"""
+
+import argparse
+import os
+import threading
+import time
+from pathlib import Path
+
+from runner import rundir
+from tui.app import RankdeckApp
+
+LOOK_SECONDS = 1.0
+
+
+def view_of(directory: Path, *, control: bool) -> RankdeckApp:
+    """What a browser is to see of the run in `directory` now.
+
+    Raises:
+        JournalError: the run is over, and its journal cannot be replayed.
+    """
+    if rundir.supervisor_alive(directory):
+        from tui.client import SocketSource
+
+        return RankdeckApp(SocketSource(directory), earlier=rundir.read_outputs, steerable=control)
+    from tui import journal
+    from tui.replay import ReplaySource
+    from tui.screens.replay import ReplayApp
+
+    found = journal.find(str(directory))
+    return ReplayApp(ReplaySource(found), journal.how_it_stops(found))
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(LOOK_SECONDS)
+    os._exit(0)  # nobody is left to say anything to, and there is no terminal to restore
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("directory", type=Path)
+    parser.add_argument("--control", action="store_true")
+    options = parser.parse_args()
+    threading.Thread(target=_end_with, args=[os.getppid()], daemon=True).start()
+    view_of(options.directory, control=options.control).run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+"""What can be done with the answer one stands on, in the list and on a screen of its own alike."""
+
+import os
+
+import msgspec
+from textual.binding import Binding, BindingType
+from textual.dom import DOMNode
+
+from tui.copying import copy
+from tui.listing import Selection
+from tui.widgets.answer_lines import answer_text
+from tui.widgets.answer_text import AnswerText
+
+
+def answer_keys(*, show: bool) -> list[BindingType]:
+    """The keys of these actions; the footer of a run has no room for them."""
+
+    def key(keys: str, action: str, description: str, name: str, tooltip: str, *, show: bool = show) -> Binding:
+        return Binding(keys, action, description, id=f"answer.{name}", tooltip=tooltip, show=show)
+
+    copying = "Copy the answer by OSC 52, which the terminal must allow; in tmux: set -g set-clipboard on"
+    return [
+        key("y", "copy_answer", "Copy", "copy", copying),
+        key("Y", "copy_record", "Copy record", "copy_record", "Copy the whole record as JSON"),
+        key("p", "page", "Pager", "pager", "Prompt and answer in $PAGER"),
+        key("n", "find(1)", "Next match", "find_next", "The next thing found, in the next answer too", show=False),
+        key("N", "find(-1)", "Match before", "find_before", "The thing found before", show=False),
+    ]
+
+
+class AnswerActions(DOMNode):
+    """Copy, pager, and from one thing found to the next."""
+
+    selection: Selection
+
+    @property
+    def text(self) -> AnswerText:
+        """Where the answer is read."""
+        raise NotImplementedError
+
+    def draw(self) -> None:
+        """Show the selection as it is now."""
+        raise NotImplementedError
+
+    def moved(self) -> None:
+        """Show that the selection stands on another answer."""
+        self.draw()
+
+    def found_words(self) -> str:
+        """Which of the things found is gone to, and how many there are."""
+        text = self.text
+        if self.selection.query.finds is None:
+            return ""
+        if not text.found:
+            return "no match in what is shown"
+        matches = f"{text.found:,} match{'' if text.found == 1 else 'es'}"
+        return f"{matches}, n goes there" if text.here is None else f"match {text.here + 1:,} of {text.found:,}"
+
+    def action_copy_answer(self) -> None:
+        record = self.selection.record
+        if record is not None:
+            failed = record.error is not None
+            words = record.error or "" if failed else record.text.strip()
+            copy(self.app, words, f"The {'error' if failed else 'answer'} of #{record.index}")
+
+    def action_copy_record(self) -> None:
+        record = self.selection.record
+        if record is not None:
+            copy(self.app, msgspec.json.encode(record).decode(), f"The record of #{record.index}")
+
+    def action_page(self) -> None:
+        from tui.pager import PagerError, page
+
+        record = self.selection.record
+        if record is None:
+            return
+        try:
+            page(self.app, answer_text(record), os.environ)
+        except PagerError as error:
+            self.app.notify(str(error), title="No pager", severity="warning", markup=False)
+
+    def action_find(self, by: int) -> None:
+        """The next thing found; beyond the last, in the next answer that has one."""
+        if self.selection.query.finds is None:
+            self.app.notify("Nothing is searched for; / in the list begins.", markup=False)
+            return
+        if not self.text.next_found(by) and self.selection.step(by):
+            self.moved()
+            self.text.next_found(by)
+        self.draw()

@@ -1,0 +1,181 @@
+"""A list of answers of any length: the rows that are seen are painted and nothing else.
+
+Knows a Selection (which answers, in what order, on which one stands) and how a row looks.
+"""
+
+import asyncio
+from typing import ClassVar
+
+from textual import events, work
+from textual.binding import Binding, BindingType
+from textual.geometry import Size
+from textual.message import Message
+from textual.scroll_view import ScrollView
+from textual.strip import Strip
+
+from tui.listing import AnswerQuery, Selection, nothing_listed
+from tui.outputs import OutputBook
+from tui.widgets.answer_lines import COLUMNS, answer_row
+from tui.widgets.bars import widths
+from tui.widgets.lines import Painter
+
+
+class AnswerList(ScrollView, Painter, can_focus=True):
+    """Every answer in a row; follows the newest until the cursor is moved."""
+
+    DEFAULT_CSS = """
+    AnswerList { height: 1fr; }
+    """
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("up,k", "move(-1)", "Up", id="outputs.up", tooltip="The answer above", show=False),
+        Binding("down,j", "move(1)", "Down", id="outputs.down", tooltip="The answer below", show=False),
+        Binding(
+            "pageup,ctrl+b", "page(-1)", "Page up", id="outputs.page_up", tooltip="A page of answers up", show=False
+        ),
+        Binding("pagedown,ctrl+f", "page(1)", "Page down", id="outputs.page_down", tooltip="A page down", show=False),
+        Binding("home,g", "edge(0)", "First", id="outputs.first", tooltip="The first answer", show=False),
+        Binding("end,G", "edge(1)", "Last", id="outputs.last", tooltip="The last answer", show=False),
+    ]
+
+    class Moved(Message):
+        """The cursor stands on another answer, or what is listed has changed."""
+
+    class Opened(Message):
+        """The answer under the cursor is wanted whole."""
+
+    def __init__(self, *, id: str | None = None) -> None:
+        super().__init__(id=id)
+        self.selection = Selection()
+        self._version = -1
+
+    @property
+    def row_width(self) -> int:
+        return self.scrollable_content_region.width
+
+    @property
+    def order(self) -> str:
+        return self.selection.order
+
+    @property
+    def following(self) -> bool:
+        return self.selection.following
+
+    @property
+    def cursor(self) -> int | None:
+        """The prompt index of the answer under the cursor."""
+        return self.selection.cursor
+
+    def show(self, book: OutputBook) -> None:
+        """Take in what is new in the book."""
+        if self.selection.listing.book is not book:
+            self._open(book, self.selection.query)
+        elif self._version != book.version:
+            self._version = book.version
+            self._take_in()
+
+    def filter(self, query: AnswerQuery) -> None:
+        """List what the query leaves."""
+        self._open(self.selection.listing.book, query)
+
+    def _open(self, book: OutputBook, query: AnswerQuery) -> None:
+        self.selection.open(book, query)
+        self._version = book.version
+        self._take_in()
+
+    def _take_in(self) -> None:
+        complete = self.selection.listing.catch_up()
+        self.settle()
+        if not complete:
+            self._go_through()
+
+    @work(exclusive=True, group="listing")
+    async def _go_through(self) -> None:
+        """Test the many answers of a new query, slice by slice: keys come between."""
+        while True:
+            await asyncio.sleep(0)
+            if self.selection.listing.catch_up():
+                break
+        self.settle()
+
+    def settle(self, *, reveal: bool = False) -> None:
+        """Fit size, cursor and scroll position to what is listed; the row under the cursor stays where it is seen."""
+        selection, was, offset = self.selection, self._position, self.scroll_offset.y
+        seen = was is not None and offset <= was < offset + self.size.height
+        selection.settle()
+        self.virtual_size = Size(self.row_width, len(selection))
+        position = self._position = selection.position
+        if position is not None and self.size.height:
+            if selection.following or reveal:
+                self._reveal(position)
+            elif was is not None and seen and position != was:
+                self._scroll(offset + position - was)
+        self.refresh()
+        self.post_message(self.Moved())
+
+    _position: int | None = None
+    """Where the cursor was when the list was last looked at."""
+
+    def _reveal(self, position: int) -> None:
+        top, height = self.scroll_offset.y, self.size.height
+        if position < top:
+            self._scroll(position)
+        elif position >= top + height:
+            self._scroll(position - height + 1)
+
+    def _scroll(self, y: int) -> None:
+        self.scroll_to(y=y, animate=False, force=True, immediate=True)
+
+    def go(self, position: int) -> None:
+        self.selection.go(position)
+        self.settle(reveal=True)
+
+    def action_move(self, by: int) -> None:
+        self.go((self.selection.position or 0) + by)
+
+    def action_page(self, direction: int) -> None:
+        self.action_move(direction * max(1, self.size.height - 1))
+
+    def action_edge(self, end: int) -> None:
+        self.go(len(self.selection) - 1 if end else 0)
+
+    def turn_order(self) -> None:
+        self.selection.turn_order()
+        self.settle(reveal=True)
+
+    def follow(self) -> None:
+        self.selection.follow()
+        self.settle(reveal=True)
+
+    def on_resize(self) -> None:
+        self.settle(reveal=self._position is None or self._in_sight(self._position))
+
+    def _in_sight(self, position: int) -> bool:
+        return position >= self.scroll_offset.y
+
+    def on_click(self, event: events.Click) -> None:
+        row = event.y + self.scroll_offset.y
+        if row < len(self.selection):
+            self.go(row)
+            if event.chain == 2:
+                self.post_message(self.Opened())
+
+    def on_mouse_scroll_up(self) -> None:
+        # Who looks back does not want to be taken to the newest again.
+        if self.selection.following and len(self.selection) > self.size.height:
+            self.selection.following = False
+            self.post_message(self.Moved())
+
+    def render_line(self, y: int) -> Strip:
+        width, selection = self.row_width, self.selection
+        position = y + self.scroll_offset.y
+        if not len(selection):
+            words = nothing_listed(selection, width) if y == 0 else ""
+            return self.paint(((words, "dim"),), width)
+        record = selection.at(position) if position < len(selection) else None
+        if record is None:
+            return self.paint((), width)
+        here = record.index == selection.cursor
+        sizes, gap = widths(COLUMNS, width, most_gap=2)
+        line = answer_row(record, tuple(sizes), gap, here=here, finds=selection.query.finds)
+        return self.paint(line, width, self.style_of("cursor") if here else None)

@@ -1,0 +1,136 @@
+"""The line of keys at the bottom: those that matter most, as many as the width holds, never one cut in two.
+
+The choice is a pure function of what can be pressed and of the width. Knows Textual's bindings; a click on a
+key is that key.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from textual import events
+from textual.binding import Binding
+from textual.screen import Screen
+
+from tui.keys import one_by_one
+from tui.text import Line, Piece, line_width
+from tui.widgets.lines import Lines
+
+ALWAYS = ("app.leave", "app.help")
+"""The way out and the way to know everything, by id: shown however narrow it is."""
+
+EXTRAS = ("run.sweep", "run.advice", "knob.auto", "knob.batch_size", "run.stop", "app.theme")
+"""Keys not meant for the bar, by id, which are shown where it has room left, in this order."""
+
+GAP = 2
+
+
+class Entry(NamedTuple):
+    """A key, or several that belong together, and what they do in a word; `press` is the key for a click."""
+
+    id: str
+    keys: tuple[str, ...]
+    label: str
+    press: str
+    enabled: bool = True
+    extra: bool = False
+
+
+def chosen(entries: Sequence[Entry], width: int) -> list[Entry]:
+    """Those that fit, in their order: what is always shown, then the first ones, then the extras."""
+    ranked = {name: place for place, name in enumerate(EXTRAS)}
+    room = width + GAP
+    taken: list[Entry] = []
+    for entry in sorted(
+        entries, key=lambda entry: (entry.id not in ALWAYS, entry.extra * (1 + ranked.get(entry.id, 0)))
+    ):
+        cells = line_width(_pieces(entry)) + GAP
+        if cells > room:
+            break
+        room -= cells
+        taken.append(entry)
+    return [entry for entry in entries if any(entry is one for one in taken)]
+
+
+def key_line(entries: Sequence[Entry], width: int) -> tuple[Line, list[tuple[int, int, str]]]:
+    """The line, and from which cell to which what key is pressed by a click."""
+    pieces: list[Piece] = []
+    places: list[tuple[int, int, str]] = []
+    at = 0
+    for entry in chosen(entries, width):
+        if pieces:
+            pieces.append((" " * GAP, ""))
+            at += GAP
+        shown = _pieces(entry)
+        places.append((at, at + line_width(shown), entry.press))
+        at += line_width(shown)
+        pieces.extend(shown)
+    return tuple(pieces), places
+
+
+def _pieces(entry: Entry) -> Line:
+    style, label = ("bar-key", "bar-label") if entry.enabled else ("bar-off", "bar-off")
+    return ((key_range(entry.keys), style), (f" {entry.label}", label))
+
+
+def key_range(keys: Sequence[str]) -> str:
+    """`1-5` for keys in a row, else each of them."""
+    row = len(keys) > 2 and all(key.isdigit() for key in keys)
+    if row and [int(key) for key in keys] == list(range(int(keys[0]), int(keys[0]) + len(keys))):
+        return f"{keys[0]}-{keys[-1]}"
+    return " ".join(keys)
+
+
+def entries_of(screen: Screen[object]) -> list[Entry]:
+    """What can be pressed now, grouped as the bindings say: the way out and help, then what only this view has."""
+    app = screen.app
+    found: list[Entry] = []
+    groups: dict[Binding.Group, int] = {}
+    for active in sorted(one_by_one(screen), key=lambda active: active.binding.id not in ALWAYS):
+        binding, extra = active.binding, not active.binding.show
+        if not binding.id or (extra and binding.id not in EXTRAS):
+            continue
+        display = app.get_key_display(binding)
+        if binding.group is not None and binding.group in groups:
+            place = groups[binding.group]
+            found[place] = found[place]._replace(keys=(*found[place].keys, display))
+            continue
+        label = binding.group.description if binding.group is not None else binding.description
+        if binding.group is not None:
+            groups[binding.group] = len(found)
+        found.append(Entry(binding.id, (display,), label, binding.key, active.enabled, extra))
+    return found
+
+
+class KeyBar(Lines):
+    """Shows the line for the screen it is on."""
+
+    DEFAULT_CSS = """
+    KeyBar {
+        dock: bottom;
+        height: 1;
+        padding: 0 1;
+        background: $footer-background;
+    }
+    """
+
+    def on_mount(self) -> None:
+        self._entries: list[Entry] = []
+        self._places: list[tuple[int, int, str]] = []
+        self.screen.bindings_updated_signal.subscribe(self, self._changed)
+
+    def on_resize(self) -> None:
+        self._draw()
+
+    def _changed(self, screen: Screen[object]) -> None:
+        if screen is self.screen and self.is_attached:
+            self._entries = entries_of(screen)
+            self._draw()
+
+    def _draw(self) -> None:
+        line, self._places = key_line(self._entries, self.content_size.width)
+        self.show([line])
+
+    def on_click(self, event: events.Click) -> None:
+        for start, stop, key in self._places:
+            if start <= event.x - 1 < stop:
+                self.app.simulate_key(key)

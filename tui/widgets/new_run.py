@@ -1,0 +1,281 @@
+"""The form of a new run: a field for every setting, its hint or what is wrong with it, the memory it needs, Launch.
+
+Knows the table of fields and what it is told to say. Checks nothing, and reads no file.
+"""
+
+from collections.abc import Iterable, Mapping
+
+from textual import on
+from textual.app import ComposeResult
+from textual.containers import Grid, Horizontal, Vertical, VerticalScroll
+from textual.content import Content
+from textual.events import DescendantFocus
+from textual.message import Message
+from textual.widget import Widget
+from textual.widgets import Button, Input, Label
+
+from runner.config import Problem
+from runner.memory_estimate import Estimate
+from tui.start_form import ALL, FIELDS, FIRST_VALUES, MORE, Field
+from tui.start_lines import memory_lines, too_much
+from tui.text import cut, cut_middle, visible
+from tui.widgets.choice import Choice
+from tui.widgets.lines import Lines
+
+_HINTS = {field.setting: field.hint for field in ALL}
+_LABELS = {field.setting: field.label for field in ALL}
+_BY_FLAG = sorted(((f"--{name.replace('_', '-')}", label) for name, label in _LABELS.items()), reverse=True)
+"""The longest of those that begin alike first: --ranks-per-gpu before --ranks."""
+
+TALL = 24
+"""A lower terminal shows less of the memory."""
+
+_MORE = {field.setting for field in MORE}
+
+
+class NewRun(VerticalScroll, can_focus=False):
+    """The fields. What was touched by hand is not filled in by the machine."""
+
+    DEFAULT_CSS = """
+    NewRun {
+        border: round $border;
+        border-title-color: $quiet;
+        border-title-style: bold;
+        border-subtitle-color: $quiet;
+        padding: 0 1;
+        height: 100%;
+        overflow-x: hidden;
+        overflow-y: auto;
+        scrollbar-gutter: stable;
+        scrollbar-size-vertical: 1;
+        scrollbar-color: $border;
+        scrollbar-background: $background;
+        scrollbar-background-hover: $background;
+        scrollbar-background-active: $background;
+    }
+    NewRun:focus-within { border: round $primary; border-title-color: $primary; }
+    NewRun .setting { height: 1; }
+    NewRun .setting-name { width: 12; color: $quiet; }
+    NewRun Input.-textual-compact { width: 1fr; padding: 0 1; background: $panel; }
+    NewRun Input:focus { background: $block-cursor-background; color: $block-cursor-foreground; }
+    NewRun .setting-said { margin-left: 13; width: 1fr; height: auto; color: $quiet; }
+    NewRun .-wrong { color: $error; }
+    NewRun .-doubtful { color: $warning; }
+    NewRun #memory { margin-top: 1; }
+    NewRun #more { display: none; height: auto; margin-top: 1; }
+    NewRun.-more #more { display: block; }
+    NewRun #more-fields { height: auto; grid-size: 1; grid-gutter: 0 3; grid-rows: 1; }
+    NewRun #more .setting-name { width: 15; }
+    NewRun #more-said { height: 1; color: $quiet; width: 1fr; }
+    NewRun #launching { height: auto; margin-top: 1; }
+    NewRun #launch-said { width: 1fr; height: auto; margin-left: 2; color: $quiet; }
+    """
+
+    class Changed(Message):
+        """A setting was changed."""
+
+        def __init__(self, setting: str) -> None:
+            super().__init__()
+            self.setting = setting
+
+    class Submitted(Message):
+        """Enter was pressed in a field, or Launch."""
+
+    def __init__(self, *, id: str | None = None) -> None:
+        super().__init__(id=id)
+        self.touched: set[str] = set()
+        self._filled: dict[str, str] = dict(FIRST_VALUES)
+        self._hidden: dict[str, str] = {}
+        """Text with characters that cannot be shown in a field, by what is shown instead."""
+        self._said: dict[str, tuple[str, str]] = {}
+        self._estimate: Estimate | str | None = None
+        self._focused: str | None = None
+
+    def compose(self) -> ComposeResult:
+        self.border_title = "A new run"
+        for field in FIELDS:
+            with Vertical(classes="setting-box") as box:
+                box.styles.height = "auto"
+                yield from _field(field)
+                yield Label(field.hint, id=f"{field.setting}-said", classes="setting-said", markup=False)
+        yield Lines(id="memory")
+        with Vertical(id="more"):
+            with Grid(id="more-fields"):
+                for field in MORE:
+                    yield from _field(field)
+            yield Label("", id="more-said", markup=False)
+        with Horizontal(id="launching"):
+            yield Button("Launch", id="launch", variant="primary", disabled=True, compact=True)
+            yield Label("", id="launch-said", markup=False)
+
+    def on_mount(self) -> None:
+        # Kept, not asked for: an answer may come when the screen is already being taken down.
+        self._fields = {field.setting: self.query_one(f"#{field.setting}") for field in ALL}
+        self._hints = {field.setting: self.query_one(f"#{field.setting}-said", Label) for field in FIELDS}
+        self._names = {field.setting: self.query_one(f"#{field.setting}-name", Label) for field in MORE}
+        self._memory = self.query_one("#memory", Lines)
+        self._more_said = self.query_one("#more-said", Label)
+        self._button = self.query_one("#launch", Button)
+        self._launch_said = self.query_one("#launch-said", Label)
+
+    def on_resize(self) -> None:
+        self.call_after_refresh(lambda: self.say_memory(self._estimate))
+
+    # --- values ---------------------------------------------------------------------------------
+
+    def values(self) -> dict[str, str]:
+        """What stands in the fields."""
+        shown = {field.setting: self._field(field.setting).value for field in ALL}
+        return {name: self._hidden.get(value, value) for name, value in shown.items()}
+
+    def fill(self, values: Mapping[str, str], *, over: bool = False) -> None:
+        """Fill fields in; those that were touched by hand only if `over` them."""
+        for name, value in values.items():
+            if name in self.touched and not over:
+                continue
+            shown = visible(value)
+            if shown != value:
+                self._hidden[shown] = value
+            self._filled[name] = shown
+            field = self._field(name)
+            field.value = shown
+            if isinstance(field, Input) and field.has_focus:
+                field.action_select_all()
+
+    def set(self, setting: str, value: str) -> None:
+        """Fill one field in, as by hand."""
+        self.fill({setting: value}, over=True)
+        self.touched.add(setting)
+
+    def _field(self, setting: str) -> Input | Choice:
+        field = self._fields[setting]
+        assert isinstance(field, Input | Choice)
+        return field
+
+    @on(Input.Changed)
+    @on(Choice.Changed)
+    def _changed(self, event: Input.Changed | Choice.Changed) -> None:
+        event.stop()
+        field = event.input if isinstance(event, Input.Changed) else event.choice
+        name = field.id or ""
+        if name not in self.touched and field.value == self._filled.get(name):
+            self.post_message(self.Changed(""))  # It was filled in.
+            return
+        self.touched.add(name)
+        self.post_message(self.Changed(name))
+
+    @on(Input.Submitted)
+    @on(Choice.Submitted)
+    @on(Button.Pressed)
+    def _submitted(self, event: Message) -> None:
+        event.stop()
+        self.post_message(self.Submitted())
+
+    # --- what is said ---------------------------------------------------------------------------
+
+    def say(self, problems: Iterable[Problem], estimate: Estimate | str | None) -> None:
+        """Say what is wrong beside the fields, and what the memory will be."""
+        said = {problem.setting: _in_the_forms_words(problem.message) for problem in reversed(list(problems))}
+        self._said = {name: (message, "-wrong") for name, message in said.items() if self._is_wrong(name)}
+        if not said and (doubt := too_much(estimate)) is not None:
+            self._said[doubt[0]] = (doubt[1], "-doubtful")
+        for field in FIELDS:
+            label = self._hints[field.setting]
+            message, kind = self._said.get(field.setting, ("", ""))
+            label.set_class(kind == "-wrong", "-wrong")
+            label.set_class(kind == "-doubtful", "-doubtful")
+            label.update(_marked(message, kind) if message else field.hint)
+        for field in MORE:
+            self._names[field.setting].set_class(field.setting in self._said, "-wrong")
+        self.say_memory(estimate)
+        self._say_more()
+        self._say_others()
+        self._say_folded()
+
+    def _say_folded(self) -> None:
+        """On the border: the further settings that are set and not to be seen."""
+        values = self.values()
+        set_ones = [
+            f"{field.label} {cut_middle(visible(values[field.setting]), 16)}"
+            for field in MORE
+            if values[field.setting] != field.first
+        ]
+        folded = bool(set_ones) and not self.has_class("-more")
+        self.border_subtitle = Content(f"also: {', '.join(set_ones)}") if folded else ""
+
+    def _say_others(self) -> None:
+        """Beside Launch: what is wrong with a setting that is not to be seen."""
+        others = [
+            f"{_LABELS.get(name, name.replace('_', ' '))}: {message}"
+            for name, (message, _) in self._said.items()
+            if name not in _HINTS or (name in _MORE and not self.has_class("-more"))
+        ]
+        self.say_launch("; ".join(others), wrong=bool(others))
+
+    def _is_wrong(self, name: str) -> bool:
+        """An empty field nobody has been in yet is not a mistake."""
+        return name not in _HINTS or name in self.touched or self._field(name).value != ""
+
+    def say_memory(self, estimate: Estimate | str | None) -> None:
+        self._estimate = estimate
+        shown = memory_lines(estimate, max(20, self._memory.content_size.width))
+        # A small terminal has no room for what it is made of.
+        self._memory.show(shown[:2] if self.app.size.height < TALL else shown)
+
+    def say_launch(self, text: str, *, wrong: bool) -> None:
+        label = self._launch_said
+        label.set_class(wrong, "-wrong")
+        label.update(visible(text))
+
+    def allow_launch(self, allowed: bool) -> None:
+        self._button.disabled = not allowed
+
+    # --- more settings --------------------------------------------------------------------------
+
+    def fold(self, *, out: bool) -> None:
+        """Show the further settings, or put them away."""
+        self.set_class(out, "-more")
+        self._say_more()
+        self._say_others()
+        self._say_folded()
+
+    def on_descendant_focus(self, event: DescendantFocus) -> None:
+        self._focused = event.widget.id
+        self._say_more()
+
+    def on_descendant_blur(self) -> None:
+        self._focused = None
+
+    def _say_more(self) -> None:
+        """Of a further setting that has the focus, or that is wrong: one line for all of them."""
+        name = self._focused
+        if name not in _MORE:
+            name = next((name for name in self._said if name in _MORE), None)
+        label = self._more_said
+        message, kind = self._said.get(name or "", ("", ""))
+        label.set_class(kind == "-wrong", "-wrong")
+        if name is None:
+            label.update("")
+        else:
+            label.update(f"{_LABELS[name]}: {_marked(message, kind) if message else _HINTS[name]}")
+
+
+def _field(field: Field) -> Iterable[Widget]:
+    name = Label(cut(field.label, 14), id=f"{field.setting}-name", classes="setting-name", markup=False)
+    entry: Widget
+    if field.options:
+        entry = Choice(field.options, field.first, id=field.setting)
+    else:
+        entry = Input(field.first, placeholder=field.empty, id=field.setting, compact=True)
+    yield Horizontal(name, entry, classes="setting")
+
+
+def _in_the_forms_words(message: str) -> str:
+    """A message names flags of the command line; here they are fields."""
+    for name, label in _BY_FLAG:
+        message = message.replace(name, label)
+    return message
+
+
+def _marked(message: str, kind: str) -> str:
+    return f"{'✗' if kind == '-wrong' else '▲'} {visible(message)}"

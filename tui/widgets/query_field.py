@@ -1,0 +1,108 @@
+"""A field of one line in which a list is filtered while one types; what is wrong with it, it says itself.
+
+Knows a language and nothing of what is filtered: whoever shows the list hears of each new query.
+"""
+
+from typing import Any, ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal
+from textual.message import Message
+from textual.widgets import Input, Label
+
+from tui.query import Language, Query, QueryError
+from tui.text import visible
+
+
+class QueryField(Horizontal):
+    """Closed it takes no room; the query may go on without it."""
+
+    DEFAULT_CSS = """
+    QueryField { height: 1; display: none; }
+    QueryField Label { width: 2; color: $primary; text-style: bold; }
+    QueryField Input { width: 1fr; background: $surface; }
+    """
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "clear", "Clear", id="query.clear", tooltip="Clear the filter and close", show=False),
+        Binding("down,tab", "keep", "To the list", id="query.keep", tooltip="Keep the filter", show=False),
+    ]
+
+    class Asked(Message):
+        """Another query: filter by it from now on."""
+
+        def __init__(self, query: Query[Any]) -> None:
+            super().__init__()
+            self.query = query
+
+    class Mistaken(Message):
+        """What is typed is no query, or is one again: then `why` is empty."""
+
+        def __init__(self, why: str) -> None:
+            super().__init__()
+            self.why = why
+
+    class Closed(Message):
+        """Back to the list."""
+
+    def __init__(self, language: Language[Any], hint: str) -> None:
+        super().__init__()
+        self._language, self._hint = language, hint
+        self._query: Query[Any] = Query()
+        self._mistake = ""
+
+    def compose(self) -> ComposeResult:
+        yield Label("/", markup=False)
+        yield Input(placeholder=self._hint, compact=True, select_on_focus=False)
+
+    @property
+    def opened(self) -> bool:
+        return self.display
+
+    def open(self) -> None:
+        """Take the keys, with the query there is."""
+        self.display = True
+        field = self.query_one(Input)
+        field.cursor_position = len(field.value)
+        field.focus()
+
+    def ask(self, text: str) -> None:
+        """Put another query in, whether the field is open or not."""
+        self.query_one(Input).value = text
+        self._heard(text)
+
+    def action_clear(self) -> None:
+        self.ask("")
+        self.action_keep()
+
+    def action_keep(self) -> None:
+        self.display = False
+        # What was no query is not what the list is filtered by.
+        self.ask(self._query.text)
+        self.post_message(self.Closed())
+
+    def on_input_changed(self, event: Input.Changed) -> None:
+        event.stop()
+        self._heard(event.value)
+
+    def on_input_submitted(self, event: Input.Submitted) -> None:
+        event.stop()
+        if not self._mistake:
+            self.action_keep()
+
+    def _heard(self, text: str) -> None:
+        why = ""
+        try:
+            query = self._language.parse(text)
+        except QueryError as error:
+            why, query = visible(str(error)), error.rest
+        self._complain(why)
+        if query != self._query:
+            self._query = query
+            self.post_message(self.Asked(query))
+
+    def _complain(self, why: str) -> None:
+        if why != self._mistake:
+            self._mistake = why
+            self.post_message(self.Mistaken(why))

@@ -1,0 +1,50 @@
+"""The words of the dashboard and what they mean, with the views that use them."""
+
+from typing import NamedTuple
+
+from tui.views import ViewName
+
+
+class Word(NamedTuple):
+    """A word, its meaning, and where it is used; words of no view in particular are used in all."""
+
+    word: str
+    meaning: str
+    views: tuple[str, ...] = ()
+
+
+WORDS = (
+    Word("tok/s", "output tokens per second; padding is never counted"),
+    Word("batch size", "prompts per batch and rank"),
+    Word("a → b tok/s", "before and after a knob was turned, over whole batches under one setting", ("overview",)),
+    Word("memory", "beside those figures: the most a rank had in use on its device during a batch", ("overview",)),
+    Word("speedup", "tokens/s over those of one active rank at the same batch size", ("overview", "sweep")),
+    Word("efficiency", "speedup / active ranks", ("overview", "sweep")),
+    Word("inactive", "the rank keeps its model loaded and gets no batch", ("overview",)),
+    Word("≤8", "the rank ran out of memory: it gets at most 8 prompts per batch", ("overview",)),
+    Word(
+        "padding waste",
+        "share of the computed token slots that held no real token; 0% is perfect",
+        ("overview", "timeline"),
+    ),
+    Word("idle", "share of a rank's time, since all ranks were ready, with no batch in hand", ("overview", "timeline")),
+    Word(
+        "busy", "share of the time in which some kernel ran on the GPU; not how full it was", ("overview", "timeline")
+    ),
+    Word("batch", "#7 x16 is the run's seventh batch, with 16 prompts", ("overview", "timeline")),
+    Word("step", "new tokens per prompt of the batch so far, of the most there may be", ("overview",)),
+    Word("prefill", "the forward pass over the prompts; it yields the first new token", ("timeline",)),
+    Word("decode step", "each later pass; it yields one more token per prompt", ("timeline",)),
+    Word("round", "one batch per active rank", ("timeline",)),
+    Word("stop, length", "why an answer ended: by itself, or at the most new tokens there may be", ("outputs",)),
+    Word("±", "half of the 95% interval of a setting's repeats", ("sweep",)),
+    Word("★ ▸ ▾", "the best setting, the one at hand, where growth ends", ("sweep",)),
+    Word("MBU", "bytes a decode step must read / its time / the device's peak memory bandwidth", ("overview", "sweep")),
+    Word("~", "a prediction beyond what was measured", ("overview", "sweep")),
+)
+
+
+def words_of(view: ViewName | None) -> list[tuple[str, str]]:
+    """The words of a view, its own first; without a view, all there are."""
+    used = [word for word in WORDS if view is None or not word.views or view in word.views]
+    return [(word.word, word.meaning) for word in sorted(used, key=lambda word: not word.views)]
