@@ -163,8 +163,7 @@ class RunScreen(Sized, Screen[None]):
         """A short terminal has some only where nothing would be pushed out of sight."""
         if self.size.height >= TALL:
             return True
-        tables = self._overview.tables_height(self._moment.state, self._moment.lost)
-        return self.size.height - len(notice) - tables >= SHORT_CHARTS + self.LINES_AROUND
+        return self.size.height - len(notice) - self._overview.tables_height >= SHORT_CHARTS + self.LINES_AROUND
 
     def _advise(self, width: int) -> list[Line]:
         return advice_lines(self._moment.state, width) if self._moment.lost is None else []
