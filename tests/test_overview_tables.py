@@ -7,7 +7,8 @@ from msgspec.structs import replace
 from textual.widgets import Input
 
 from runner.state import RunState
-from tests import scripted, scripted_timeline
+from runner.stretches import RankShare, Stretch
+from tests import scripted
 from tests.dashboards import dashboard, settled
 from tui.rank_order import Arrangement, RankView, arranged, ranks_title
 from tui.text import line_width, plain
@@ -180,7 +181,10 @@ def test_the_title_says_what_is_hidden_and_in_which_order() -> None:
 
 
 def test_a_slow_rank_is_marked_wherever_ranks_are_listed() -> None:
-    state = scripted_timeline.straggler(ended=False).state
+    shares = {rank: RankShare(3, 500 if rank == 5 else 1000, 10.0) for rank in range(8)}
+    state = replace(EIGHT, stretches=(Stretch(batch_size=16, active_ranks=8, shares=shares),))
+    assert arranged(state, RankView("worst first"))[0] == 5
+    assert arranged(state, RankView(filter="slow")) == [5]
     for form in ("table", "grid", "small grid"):
         text = plain(rank_lines(state, 116, form))  # type: ignore[arg-type]
         assert text.count("!") == 1
