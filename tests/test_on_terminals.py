@@ -48,14 +48,27 @@ def assert_whole(terminal: Terminal) -> None:
     assert boxes >= 1 or terminal.screen.columns < 80, text
 
 
+def comes_whole(terminal: Terminal, seconds: float = 10) -> None:
+    """The picture is whole in a moment; on a machine that has other work, in a while."""
+    deadline = time.monotonic() + seconds
+    while True:
+        terminal.read(0.6)
+        try:
+            assert_whole(terminal)
+        except AssertionError:
+            if time.monotonic() > deadline:
+                raise
+        else:
+            return
+
+
 @pytest.mark.parametrize("term", TERMS)
 def test_on_every_kind_of_terminal_every_view_is_whole(live, term):
     with Terminal([RANKDECK, "attach", str(live.directory)], columns=80, rows=24, term=term) as terminal:
         terminal.wait_for("decoding", seconds=30)
         for view in (*VIEWS, VIEWS[0]):
             terminal.send(view.key)
-            terminal.read(0.6)
-            assert_whole(terminal)
+            comes_whole(terminal)
         terminal.send("d")
         assert terminal.wait(10) == 0
         assert b"\x1b[?1049l" in terminal.raw, "the terminal is given back"
@@ -69,8 +82,7 @@ def test_in_every_size_with_and_without_colour_every_view_is_whole(live, size, c
         terminal.wait_for("decoding", seconds=30)
         for view in (*VIEWS, VIEWS[0]):
             terminal.send(view.key)
-            terminal.read(0.6)
-            assert_whole(terminal)
+            comes_whole(terminal)
         if colours:
             # Shades of grey are left; nothing is red, green or blue.
             named = set(re.findall(rb"[34]8;2;(\d+);(\d+);(\d+)", bytes(terminal.raw)))
@@ -172,7 +184,10 @@ def hostile(launch, tmp_path, monkeypatch):
     return launch(hostile_prompts(tmp_path), ranks=2, batch_size=4)
 
 
-def test_nothing_that_a_model_says_reaches_the_terminal_as_a_code(hostile):
+def test_nothing_that_a_model_says_reaches_the_terminal_as_a_code(hostile, tmp_path):
+    # The bell at the end is ours, and would be taken for one of theirs.
+    (tmp_path / "config" / "rankdeck").mkdir(parents=True)
+    (tmp_path / "config" / "rankdeck" / "config.toml").write_text('notify = "off"')
     with Terminal([RANKDECK, "attach", str(hostile.directory)], columns=120, rows=40) as terminal:
         terminal.wait_for("Throughput", seconds=30)
         began = time.monotonic()
