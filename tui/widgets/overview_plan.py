@@ -15,6 +15,10 @@ CHARTS = ((34, 10), (19, 8), (0, 6))
 """From so many lines on, the charts get at least so many of them."""
 
 
+SIDE_BY_SIDE_FROM = 5
+"""So many ranks may stand side by side; fewer gain nothing by it."""
+
+
 class OverviewPlan(NamedTuple):
     """The forms of the two tables, and the `height` of all but the charts.
 
@@ -44,7 +48,6 @@ def plan_overview(state: RunState, width: int, height: int, *, frame: int, spare
 
 def _candidates(state: RunState, width: int, *, spare: bool) -> list[OverviewPlan]:
     """From the fullest to the densest."""
-    many = len(state.ranks) > 1
     forms: list[DeviceForm] = ["cells"]
     if len(state.devices) > 1:
         side_by_side = len(state.devices) > 2 and width >= 2 * LEAST_CELL + GAP
@@ -53,10 +56,10 @@ def _candidates(state: RunState, width: int, *, spare: bool) -> list[OverviewPla
         forms = [*cells, *grid, "rows", "tiny"]
     full, dense = forms[:-1] or forms, forms[-1]
     found = [OverviewPlan(form, "table") for form in full]
-    if one_to_one(state) and width >= LEAST and many:
+    if one_to_one(state) and width >= LEAST and len(state.ranks) > 1:
         found.append(OverviewPlan(None, "table", merged=True))
     found.append(OverviewPlan(dense, "table"))
-    if many:
+    if len(state.ranks) >= SIDE_BY_SIDE_FROM:
         grids: tuple[RankForm, RankForm] = ("grid", "small grid")
         found += [OverviewPlan(form, grid) for form in forms for grid in grids]
     if spare:
