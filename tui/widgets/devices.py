@@ -85,8 +85,10 @@ def device_lines(state: RunState, width: int, form: DeviceForm = "cells") -> lis
     if state.devices:
         return cell_lines(state.devices, state.samples, width, columns=2 if form == "grid" else 1)
     if state.telemetry_reason is not None:
-        reason = [((text, "dim"),) for text in wrap(f"no GPU figures: {visible(state.telemetry_reason)}", width)[:2]]
-        return [*reason, *_processes(state, width)]
+        why = f"no GPU figures: {visible(state.telemetry_reason)}"
+        # A narrow terminal is mostly a short one: the report and `rankdeck doctor` have the whole reason.
+        said = wrap(why, width)[:2] if width >= 70 else [cut(why, width)]
+        return [*(((text, "dim"),) for text in said), *_processes(state, width)]
     return [(("busy, memory, power, temperature: with the first sample", "dim"),)]
 
 
