@@ -168,7 +168,8 @@ def _foreign(state: RunState) -> Iterator[Advice]:
     """Memory that was in use beyond what was free for the first of our ranks after it had loaded."""
     for device in state.devices:
         used = device.sample.memory_used_bytes
-        ready = [one for rank in device.ranks if (one := state.ranks[rank].ready) is not None]
+        # Devices and ranks come by different events: a device may name a rank that the state has not.
+        ready = [rank.ready for rank in state.ranks if rank.rank in device.ranks and rank.ready is not None]
         if used is None or not ready or len(ready) < len(device.ranks):
             continue
         held = [one.memory_total_bytes - one.memory_free_bytes for one in ready
