@@ -168,7 +168,7 @@ def memory_lines(found: Estimate | str | None, width: int) -> list[Line]:
         words = f"about {gib(found.per_rank)} GiB per rank, {_where(found)}"
         made = f"{gib(found.weights)} weights, {gib(found.cache)} keys and values, {gib(rest)} the rest"
     else:
-        words = f"~{gib(found.per_rank)} GiB per rank, {found.ranks} {'per GPU' if found.on_gpu else 'on the CPU'}"
+        words = f"about {gib(found.per_rank)} GiB a rank, {found.ranks} {'per GPU' if found.on_gpu else 'on the CPU'}"
         made = f"{gib(found.weights)} weights + {gib(found.cache)} cache + {gib(rest)} rest"
     if found.auto and width >= WIDE:
         made += f"; at batch size {found.batch_size}"

@@ -43,7 +43,7 @@ WORDS = (
     Word("±", "half of the 95% interval of a setting's repeats", ("sweep",)),
     Word("★ ▸ ▾", "the best setting, the one at hand, where growth ends", ("sweep",)),
     Word("MBU", "bytes a decode step must read / its time / the device's peak memory bandwidth", ("overview", "sweep")),
-    Word("~", "a prediction beyond what was measured", ("overview", "sweep")),
+    Word("about", "a prediction beyond what was measured", ("overview",)),
 )
 
 
