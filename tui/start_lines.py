@@ -166,7 +166,8 @@ def memory_lines(found: Estimate | str | None, width: int) -> list[Line]:
     rest = found.working + found.process
     if width >= WIDE:
         words = f"about {gib(found.per_rank)} GiB per rank, {_where(found)}"
-        made = f"{gib(found.weights)} weights, {gib(found.cache)} keys and values, {gib(rest)} the rest"
+        both = f" ({gib(found.shared)} shared by all)" if found.shared and found.ranks > 1 else ""
+        made = f"{gib(found.weights)} weights{both}, {gib(found.cache)} keys and values, {gib(rest)} the rest"
     else:
         words = f"about {gib(found.per_rank)} GiB a rank, {found.ranks} {'per GPU' if found.on_gpu else 'on the CPU'}"
         made = f"{gib(found.weights)} weights + {gib(found.cache)} cache + {gib(rest)} rest"
