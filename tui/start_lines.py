@@ -169,7 +169,7 @@ def memory_lines(found: Estimate | str | None, width: int) -> list[Line]:
         both = f" ({gib(found.shared)} shared by all)" if found.shared and found.ranks > 1 else ""
         made = f"{gib(found.weights)} weights{both}, {gib(found.cache)} keys and values, {gib(rest)} the rest"
     else:
-        words = f"about {gib(found.per_rank)} GiB a rank, {found.ranks} {'per GPU' if found.on_gpu else 'on the CPU'}"
+        words = f"about {gib(found.per_rank)} GiB per rank, {found.ranks} {'per GPU' if found.on_gpu else 'on CPU'}"
         made = f"{gib(found.weights)} weights + {gib(found.cache)} cache + {gib(rest)} rest"
     if found.auto and width >= WIDE:
         made += f"; at batch size {found.batch_size}"

@@ -147,6 +147,10 @@ class NewRun(VerticalScroll, can_focus=False):
         self.fill({setting: value}, over=True)
         self.touched.add(setting)
 
+    def focus_prompts(self) -> None:
+        """Let it be typed into."""
+        self._fields["prompts"].focus()
+
     def _field(self, setting: str) -> Input | Choice:
         field = self._fields[setting]
         assert isinstance(field, Input | Choice)
