@@ -8,7 +8,11 @@ from typing import Any
 
 from textual.app import App, SystemCommand
 from textual.binding import ActiveBinding
+from textual.content import Content
 from textual.screen import Screen
+
+from tui.hint_keys import AS_THEY_COME, Keys, named
+from tui.preferences import Preferences
 
 _SECTIONS = (
     ("run.", "The run"),
@@ -18,6 +22,17 @@ _SECTIONS = (
     ("app.", "The application"),
 )
 """What an id begins with, and the section of the help; any other belongs to the view that has the keys."""
+
+
+def keys_of(app: App[Any]) -> Keys:
+    """The keys that the user of an application of ours has changed, by binding id."""
+    preferences = getattr(app, "preferences", None)
+    return preferences.keys if isinstance(preferences, Preferences) else AS_THEY_COME
+
+
+def hint(app: App[Any], text: str) -> Content:
+    """A hint with its keys named as the user has them, for a border or a label: a key is no markup."""
+    return Content(named(text, keys_of(app)))
 
 
 def one_by_one(screen: Screen[Any]) -> Iterator[ActiveBinding]:

@@ -22,12 +22,15 @@ from textual.widgets import Input
 
 from tui import text
 from tui.folder import SUFFIXES, Entry, Listing
+from tui.keys import hint
 from tui.text import Line, between, cut_middle, some, visible
 from tui.widgets.lines import Lines, Painter
 
 UP = Entry("..", True)
 
 ReadFolder = Callable[[str, bool], Listing]
+
+KEYS = "{files.pick} picks  {files.above} up  {files.hidden} hidden  {files.filter} filter  {files.close} closes"
 
 
 def entry_line(entry: Entry, width: int) -> Line:
@@ -164,7 +167,7 @@ class FilePicker(ModalScreen[str]):
     def compose(self) -> ComposeResult:
         with Vertical(id="picker") as box:
             box.border_title = "A file of prompts"
-            box.border_subtitle = "enter picks  ⌫ up  . hidden  / filter  esc closes"
+            box.border_subtitle = hint(self.app, KEYS)
             yield Lines(id="picker-path")
             yield FolderList(id="folder")
             yield Input(placeholder="type a part of a name", id="picker-filter", compact=True, select_on_focus=False)

@@ -13,6 +13,8 @@ from textual.widgets import Static
 from runner.protocol import StartSweep, Stop
 from runner.state import RunState
 from runner.trials import SweepPlan
+from tui.hint_keys import named
+from tui.keys import keys_of
 from tui.knobs import ASKED_FOR
 from tui.outputs import OutputBook
 from tui.screens.sized import Sized
@@ -157,7 +159,7 @@ class RunScreen(Sized, Screen[None]):
         as_view(self.query_one(f"#{self.view}")).show(self._moment)
 
     def _notice_lines(self, width: int) -> list[Line]:
-        return notice_lines(self._moment.state, width)
+        return notice_lines(self._moment.state, width, keys_of(self.app))
 
     def _room_for_advice(self, notice: list[Line]) -> bool:
         """A short terminal has some only where nothing would be pushed out of sight."""
@@ -166,7 +168,7 @@ class RunScreen(Sized, Screen[None]):
         return self.size.height - len(notice) - self._overview.tables_height >= SHORT_CHARTS + self.LINES_AROUND
 
     def _advise(self, width: int) -> list[Line]:
-        return advice_lines(self._moment.state, width) if self._moment.lost is None else []
+        return advice_lines(self._moment.state, width, keys_of(self.app)) if self._moment.lost is None else []
 
     # --- keys -----------------------------------------------------------------------------------
 
@@ -196,7 +198,8 @@ class RunScreen(Sized, Screen[None]):
         if command is not None:
             await self.app.ask(command)
         else:
-            self.app.say("All ranks are active." if by > 0 else "One rank stays active; space pauses the run.")
+            pausing = named("One rank stays active; {run.pause} pauses the run.", keys_of(self.app))
+            self.app.say("All ranks are active." if by > 0 else pausing)
 
     async def action_auto_batch_size(self) -> None:
         await self.app.ask(self.app.knobs.set_batch_size(self.app.run_state, None))

@@ -13,6 +13,7 @@ from textual.message import Message
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
+from tui.keys import keys_of
 from tui.listing import AnswerQuery, Selection, nothing_listed
 from tui.outputs import OutputBook
 from tui.widgets.answer_lines import COLUMNS, answer_row
@@ -170,7 +171,7 @@ class AnswerList(ScrollView, Painter, can_focus=True):
         width, selection = self.row_width, self.selection
         position = y + self.scroll_offset.y
         if not len(selection):
-            words = nothing_listed(selection, width) if y == 0 else ""
+            words = nothing_listed(selection, width, keys_of(self.app)) if y == 0 else ""
             return self.paint(((words, "dim"),), width)
         record = selection.at(position) if position < len(selection) else None
         if record is None:

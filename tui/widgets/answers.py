@@ -4,6 +4,7 @@ Holds keys and layout. Which answers are listed is a Selection's business; where
 """
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -16,6 +17,8 @@ from textual.content import Content
 from runner.protocol import OutputRecord
 from runner.rundir import RunFileError
 from runner.state import RunState
+from tui.hint_keys import named
+from tui.keys import keys_of
 from tui.listing import ANSWERS, ERRORS, Selection, listing_title
 from tui.text import some, visible
 from tui.views import Moment
@@ -35,8 +38,21 @@ BESIDE = 160
 """From this width on the answer stands beside the list."""
 
 HINT = 'words "a phrase" rank:1 tokens:>40 finish:error #17 -word'
-TYPING = ("enter keeps it", "esc clears it", "names: rank finish tokens chars batch index id prompt answer error")
-KEYS = ("/ filter", "e errors", "v whole", "y copy", "p pager", "E export", "o order", "f follow")
+TYPING = (
+    "enter keeps it",
+    "{query.clear} clears it",
+    "names: rank finish tokens chars batch index id prompt answer error",
+)
+KEYS = (
+    "{outputs.filter} filter",
+    "{outputs.errors} errors",
+    "{outputs.open} whole",
+    "{answer.copy} copy",
+    "{answer.pager} pager",
+    "{outputs.export} export",
+    "{outputs.order} order",
+    "{outputs.follow} follow",
+)
 
 
 class OutputsView(AnswerActions, Vertical):
@@ -118,7 +134,8 @@ class OutputsView(AnswerActions, Vertical):
         self._heading.show([heading(COLUMNS, *widths(COLUMNS, width, most_gap=2))])
         # A text in the border is markup unless it is Content, and a query is what anybody types.
         title = "".join(text for text, _ in listing_title(selection, width - 10))
-        keys = self._mistake or _as_many(TYPING if self._field.opened else KEYS, width - 4)
+        hints = [named(hint, keys_of(self.app)) for hint in (TYPING if self._field.opened else KEYS)]
+        keys = self._mistake or _as_many(hints, width - 4)
         self._entitle(self._box, title=f"Outputs  {title}", subtitle=keys)
         record = selection.record
         self._text.show(record, selection.query.finds, batch_seconds(self._state, record) if record else None)
@@ -215,7 +232,7 @@ class OutputsView(AnswerActions, Vertical):
         self.app.say(f"{some(number, 'answer')} in {visible(str(to.path))}", "Exported")
 
 
-def _as_many(parts: tuple[str, ...], width: int) -> str:
+def _as_many(parts: Sequence[str], width: int) -> str:
     """As many of the keys as there is room for, the most wanted first."""
     text = ""
     for part in parts:

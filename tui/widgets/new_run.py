@@ -16,6 +16,7 @@ from textual.widgets import Button, Input, Label
 
 from runner.config import Problem
 from runner.memory_estimate import Estimate
+from tui.keys import hint
 from tui.start_form import ALL, FIELDS, FIRST_VALUES, MORE, Field
 from tui.start_lines import memory_lines, too_much
 from tui.text import cut, cut_middle, visible
@@ -97,7 +98,7 @@ class NewRun(VerticalScroll, can_focus=False):
             with Vertical(classes="setting-box") as box:
                 box.styles.height = "auto"
                 yield from _field(field)
-                yield Label(field.hint, id=f"{field.setting}-said", classes="setting-said", markup=False)
+                yield Label(self._hint(field), id=f"{field.setting}-said", classes="setting-said", markup=False)
         yield Lines(id="memory")
         with Vertical(id="more"):
             with Grid(id="more-fields"):
@@ -188,13 +189,16 @@ class NewRun(VerticalScroll, can_focus=False):
             message, kind = self._said.get(field.setting, ("", ""))
             label.set_class(kind == "-wrong", "-wrong")
             label.set_class(kind == "-doubtful", "-doubtful")
-            label.update(_marked(message, kind) if message else field.hint)
+            label.update(_marked(message, kind) if message else self._hint(field))
         for field in MORE:
             self._names[field.setting].set_class(field.setting in self._said, "-wrong")
         self.say_memory(estimate)
         self._say_more()
         self._say_others()
         self._say_folded()
+
+    def _hint(self, field: Field) -> Content:
+        return hint(self.app, field.hint)
 
     def _say_folded(self) -> None:
         """On the border: the further settings that are set and not to be seen."""
