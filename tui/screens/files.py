@@ -215,10 +215,10 @@ class FilePicker(ModalScreen[str]):
         elif typing and event.key == "backspace" and not self._filter.value:
             event.stop()
             self._list.focus()
-        elif not typing and event.is_printable and event.character not in (None, "j", "k", "h", ".", "/"):
+        elif not typing and event.is_printable and event.character and event.key not in self.active_bindings:
             event.stop()
             self._filter.focus()
-            self._filter.insert_text_at_cursor(event.character or "")
+            self._filter.insert_text_at_cursor(event.character)
 
     @on(Input.Changed)
     def _filtered(self) -> None:
