@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from textual.events import Key
 from textual.pilot import Pilot
 from textual.widgets import Button, Input, Label
 
@@ -61,6 +62,17 @@ async def test_what_keeps_a_run_from_starting_is_said_and_the_form_stays() -> No
         assert isinstance(app.screen, StartScreen)
         await pilot.press("escape")
     assert app.final_state is None
+
+
+async def test_what_is_typed_after_tab_goes_into_the_next_field_even_if_all_comes_at_once() -> None:
+    app = RankdeckApp(None, launcher=ScriptedLauncher())
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: app.screen.query_one("#ranks", Input).value == "2")
+        for key in ("a", "tab", "7", "tab", "8", "shift+tab", "9"):
+            app.post_message(Key(key, key if len(key) == 1 else None))  # as they come over a slow line
+        await until(pilot, lambda: app.screen.query_one("#ranks", Input).value == "9")
+        assert app.screen.query_one("#prompts", Input).value == "a"
+        assert app.screen.query_one("#batch_size", Input).value == "8"
 
 
 # --- recent runs --------------------------------------------------------------------------------------

@@ -215,9 +215,10 @@ class FilePicker(ModalScreen[str]):
         elif typing and event.key == "backspace" and not self._filter.value:
             event.stop()
             self._list.focus()
-        elif not typing and event.is_printable and event.character and event.key not in self.active_bindings:
+        elif event.is_printable and event.character and (typing or event.key not in self.active_bindings):
+            # The filter keeps what is typed into it: a letter that comes here was typed before it had the focus.
             event.stop()
-            self._filter.focus()
+            self.set_focus(self._filter)  # now, and not when there is time: the next letter is here already
             self._filter.insert_text_at_cursor(event.character)
 
     @on(Input.Changed)

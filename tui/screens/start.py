@@ -20,6 +20,7 @@ import runner
 from runner.config import Problem, RunConfig
 from runner.machine import Machine
 from runner.memory_estimate import Estimate
+from tui.keys import steps
 from tui.launcher import Launcher
 from tui.screens.run import TOO_SMALL
 from tui.screens.sized import Sized
@@ -87,15 +88,8 @@ class StartScreen(Sized, RunWishes):
         Binding("ctrl+o", "choose_file", "File", id="start.file", tooltip="Choose the file of prompts"),
         Binding("f3", "more", "More", id="start.more", tooltip="Show the further settings, or put them away"),
         Binding("f2,D", "doctor", "Doctor", id="start.doctor", tooltip="What would not work here, and the cure"),
-        Binding("tab,down", "app.focus_next", "Next field", id="start.next", tooltip="To the next field", show=False),
-        Binding(
-            "shift+tab,up",
-            "app.focus_previous",
-            "Field before",
-            id="start.previous",
-            tooltip="To the field before",
-            show=False,
-        ),
+        *steps("start", "tab", "shift+tab", "next", "previous", at_once=True),
+        *steps("start", "down", "up", "below", "above"),
         Binding("n", "new_run", "New run", id="start.new", tooltip="To the form of a new run"),
         Binding("escape", "runs", "Runs", id="start.runs", tooltip="From the form to the recent runs"),
         Binding("q,escape", "app.leave", "Quit", id="app.leave", tooltip="Leave"),
