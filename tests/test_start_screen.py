@@ -300,7 +300,7 @@ async def test_a_mistake_in_a_setting_that_is_folded_away_is_still_said() -> Non
         await pilot.press("f3")
         app.screen.query_one("#top_p", Input).focus()
         await pilot.press("7")
-        await until(pilot, lambda: "top-p: ✗ " in str(app.screen.query_one("#more-said", Label).content))
+        await until(pilot, lambda: "✗ " in said(app, "top_p"))
         await pilot.press("f3")
         app.screen.query_one("#ranks", Input).focus()
         await pilot.press("2")

@@ -33,15 +33,16 @@ ReadFolder = Callable[[str, bool], Listing]
 KEYS = "{files.pick} picks  {files.above} up  {files.hidden} hidden  {files.filter} filter  {files.close} closes"
 
 
-def entry_line(entry: Entry, width: int) -> Line:
-    """A name, and for a file its size and lines on the right."""
+def entry_line(entry: Entry, width: int, *, here: bool = False) -> Line:
+    """A name, and for a file its size and lines on the right; the one under the cursor is marked, in colours or not."""
+    mark = ("▸ " if here else "  ", "key")
     if entry.is_folder:
-        return (("▸ ", "dim"), (cut_middle(visible(entry.name), width - 4) + "/", "key"))
+        return (mark, (cut_middle(visible(entry.name), width - 4) + "/", "key"))
     figures = text.pad(text.size(entry.size), 10, "right")
     lines = some(entry.lines, "line") if entry.lines is not None else ""
     right: Line = ((text.pad(lines, 14, "right") if width >= 50 else "", "dim"), (figures, "dim"))
     name = cut_middle(visible(entry.name), max(4, width - text.line_width(right) - 3))
-    return between((("  ", ""), (name, "")), right, width)
+    return between((mark, (name, "strong" if here else "")), right, width)
 
 
 def matching(entries: tuple[Entry, ...], wanted: str) -> list[Entry]:
@@ -112,6 +113,12 @@ class FolderList(ScrollView, Painter, can_focus=True):
         if (entry := self.entry) is not None:
             self.post_message(self.Picked(entry))
 
+    def on_focus(self) -> None:
+        self.refresh()
+
+    def on_blur(self) -> None:
+        self.refresh()
+
     def on_click(self, event: Click) -> None:
         at = event.y + self.scroll_offset.y
         if at < len(self.entries):
@@ -125,9 +132,9 @@ class FolderList(ScrollView, Painter, can_focus=True):
         at = y + self.scroll_offset.y
         if at >= len(self.entries):
             return self.paint(((self.empty if at == len(self.entries) else "", "dim"),), width)
-        return self.paint(
-            entry_line(self.entries[at], width), width, self.style_of("cursor") if at == self._cursor else None
-        )
+        here = at == self._cursor
+        line = entry_line(self.entries[at], width, here=here)
+        return self.paint(line, width, self.style_of("cursor") if here and self.has_focus else None)
 
 
 class FilePicker(ModalScreen[str]):

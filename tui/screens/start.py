@@ -268,7 +268,7 @@ class StartScreen(Sized, RunWishes):
     def action_more(self) -> None:
         self._form.fold(out=not self._form.has_class("-more"))
         if self._form.has_class("-more"):
-            self.query_one("#device").focus()
+            self._form.focus_more()
         else:
             self.query_one("#engine").focus()
 
