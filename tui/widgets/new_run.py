@@ -184,7 +184,11 @@ class NewRun(VerticalScroll, can_focus=False):
 
     def say(self, problems: Iterable[Problem], estimate: Estimate | str | None) -> None:
         """Say what is wrong beside the fields, and what the memory will be."""
-        said = {problem.setting: _in_the_forms_words(problem.message) for problem in reversed(list(problems))}
+        values = self.values()
+        said = {
+            problem.setting: _in_the_forms_words(problem.message, values.get(problem.setting, ""))
+            for problem in reversed(list(problems))
+        }
         self._said = {name: (message, "-wrong") for name, message in said.items() if self._is_wrong(name)}
         if not said and (doubt := too_much(estimate)) is not None:
             self._said[doubt[0]] = (doubt[1], "-doubtful")
@@ -260,8 +264,10 @@ def _field(field: Field) -> Iterable[Widget]:
     yield Horizontal(name, entry, classes="setting")
 
 
-def _in_the_forms_words(message: str) -> str:
-    """A message names flags of the command line; here they are fields."""
+def _in_the_forms_words(message: str, value: str) -> str:
+    """A message names flags of the command line, which here are fields, and a file, which stands right above it."""
+    if value:
+        message = message.removeprefix(f"{value}: ")
     for name, label in _BY_FLAG:
         message = message.replace(name, label)
     return message
