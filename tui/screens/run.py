@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Container
+from textual.reactive import Reactive
 from textual.screen import Screen
 from textual.widget import Widget
 from textual.widgets import Static
@@ -47,6 +48,9 @@ class RunScreen(Sized, Screen[None]):
     """Shows the state it is given; the other views are built when they are first asked for."""
 
     app: "RankdeckApp"
+
+    focused: Reactive[Widget | None] = Reactive(None, repaint=False)
+    """As Textual's, but that the whole screen is not painted a second time: what has the keys paints itself."""
 
     LINES_AROUND: ClassVar[int] = 3
     """Header, advice and footer."""

@@ -149,7 +149,12 @@ class AnswerList(ScrollView, Painter, can_focus=True):
         self.settle(reveal=True)
 
     def on_resize(self) -> None:
-        self.settle(reveal=self._position is None or self._in_sight(self._position))
+        # Also told when the view is shown again, as large as it was: then everything is painted already.
+        if self.size != self._settled_size:
+            self._settled_size = self.size
+            self.settle(reveal=self._position is None or self._in_sight(self._position))
+
+    _settled_size = Size(0, 0)
 
     def _in_sight(self, position: int) -> bool:
         return position >= self.scroll_offset.y
