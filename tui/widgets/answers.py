@@ -220,9 +220,9 @@ class OutputsView(AnswerActions, Vertical):
         """Write all that the query leaves: of a run that has more than are listed, from disk."""
         from tui.exporting import ExportError, gather, write
 
-        book = self.selection.listing.book
-        records = gather(self.app.stored_answers(), book.newest(len(book)), self.selection.query.matches)
+        book, wanted = self.selection.listing.book, self.selection.query.matches
         try:
+            records = gather(self.app.stored_answers(), book.newest(len(book)), wanted)
             number = await asyncio.to_thread(write, records, to, replace=to.replaces)
         except (OSError, ExportError, RunFileError) as error:
             why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
