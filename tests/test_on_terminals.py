@@ -14,6 +14,7 @@ import pytest
 from rich.cells import cell_len
 
 from tests.terminal import Terminal
+from tui import preferences
 from tui.views import VIEWS
 
 RANKDECK = str(Path(sys.executable).with_name("rankdeck"))
@@ -180,6 +181,8 @@ def assert_harmless(raw: bytes) -> None:
 
 @pytest.fixture
 def hostile(launch, tmp_path, monkeypatch):
+    preferences.path().parent.mkdir(parents=True)
+    preferences.path().write_text('notify = "off"\n')  # a bell at the run's end would be our own
     monkeypatch.setenv("STANDIN_STEP_SECONDS", "0.1")
     return launch(hostile_prompts(tmp_path), ranks=2, batch_size=4)
 
