@@ -27,8 +27,18 @@ _FINISH_STYLES = {"stop": "", "length": "dim", "error": "warn"}
 
 
 def batch_seconds(state: RunState, record: OutputRecord) -> float | None:
-    """How long the batch took that an answer came from; None where that is not known."""
-    return None  # The state keeps totals only; whoever keeps a span per batch looks it up here.
+    """How long the batch took that an answer came from; None where that is not known.
+
+    Not while it is in hand, nor of a batch so long ago that the timeline keeps several as one, nor of a stint: whose
+    rows come and go.
+    """
+    lanes = state.timeline.lanes
+    if record.rank is None or record.batch is None or not 0 <= record.rank < len(lanes):
+        return None
+    for span in reversed(lanes[record.rank].spans):
+        if span.batch == record.batch and span.kind == "batch" and span.joined == 1:
+            return span.seconds
+    return None
 
 
 @lru_cache(maxsize=512)

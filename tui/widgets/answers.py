@@ -113,6 +113,7 @@ class OutputsView(AnswerActions, Vertical):
     def show(self, moment: Moment) -> None:
         self._state = moment.state
         self._list.show(moment.book)
+        self._show_answer()  # its batch may have ended since
 
     def take_focus(self) -> None:
         self._list.focus()
@@ -137,9 +138,13 @@ class OutputsView(AnswerActions, Vertical):
         hints = [named(hint, keys_of(self.app)) for hint in (TYPING if self._field.opened else KEYS)]
         keys = self._mistake or _as_many(hints, width - 4)
         self._entitle(self._box, title=f"Outputs  {title}", subtitle=keys)
-        record = selection.record
-        self._text.show(record, selection.query.finds, batch_seconds(self._state, record) if record else None)
+        self._show_answer()
         self._entitle(self._text, title="Answer", subtitle=self.found_words())
+
+    def _show_answer(self) -> None:
+        record = self.selection.record
+        seconds = batch_seconds(self._state, record) if record is not None else None
+        self._text.show(record, self.selection.query.finds, seconds)
 
     def moved(self) -> None:
         self._list.settle(reveal=True)
