@@ -187,10 +187,7 @@ def hostile(launch, tmp_path, monkeypatch):
     return launch(hostile_prompts(tmp_path), ranks=2, batch_size=4)
 
 
-def test_nothing_that_a_model_says_reaches_the_terminal_as_a_code(hostile, tmp_path):
-    # The bell at the end is ours, and would be taken for one of theirs.
-    (tmp_path / "config" / "rankdeck").mkdir(parents=True)
-    (tmp_path / "config" / "rankdeck" / "config.toml").write_text('notify = "off"')
+def test_nothing_that_a_model_says_reaches_the_terminal_as_a_code(hostile):
     with Terminal([RANKDECK, "attach", str(hostile.directory)], columns=120, rows=40) as terminal:
         terminal.wait_for("Throughput", seconds=30)
         began = time.monotonic()
