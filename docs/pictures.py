@@ -22,6 +22,7 @@ PICTURES = {
     "overview": (SAMPLE, 46.5, (120, 40), ()),
     "overview-80x24": (SAMPLE, 46.5, (80, 24), ()),
     "outputs": (SAMPLE, 52.7, (120, 40), ("2",)),
+    "timeline": (SAMPLE, END, (120, 40), ("3",)),
     "sweep": (SWEEP, END, (120, 46), ("4",)),
 }
 

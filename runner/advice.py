@@ -86,25 +86,40 @@ def _idle(state: RunState) -> Iterator[Advice]:
             return
 
 
-def _slow_rank(state: RunState) -> Iterator[Advice]:
+def slow_ranks(state: RunState) -> frozenset[int]:
+    """The ranks that make far fewer tokens/s in their batches than the others, in the newest stretch."""
+    rates = _rates(state)
+    if len(rates) < 2:
+        return frozenset()
+    median = _median(rates)
+    return frozenset(rank for rank, rate in rates.items() if rate < SLOW_RANK * median)
+
+
+def _rates(state: RunState) -> dict[int, float]:
+    """Output tokens/s of each rank in its batches of the newest stretch, where it had enough of them."""
     stretch = state.stretches[-1] if state.stretches else None
-    if stretch is None or len(stretch.shares) < 2:
-        return
-    rates = {
+    if stretch is None:
+        return {}
+    return {
         rank: share.tokens / share.seconds
         for rank, share in stretch.shares.items()
         if share.seconds > 0 and share.batches >= LEAST_BATCHES_A_RANK
     }
-    if len(rates) < 2:
+
+
+def _median(rates: dict[int, float]) -> float:
+    return sorted(rates.values())[len(rates) // 2]
+
+
+def _slow_rank(state: RunState) -> Iterator[Advice]:
+    if not slow_ranks(state):
         return
+    rates = _rates(state)
     slowest = min(rates, key=rates.__getitem__)
-    ordered = sorted(rates.values())
-    median = ordered[len(ordered) // 2]
-    if rates[slowest] < SLOW_RANK * median:
-        yield Advice(
-            kind="slow rank",
-            text=f"Rank {slowest} makes {rates[slowest]:.0f} tok/s in its batches, the others about {median:.0f}.",
-        )
+    yield Advice(
+        kind="slow rank",
+        text=f"Rank {slowest} makes {rates[slowest]:.0f} tok/s in its batches, the others about {_median(rates):.0f}.",
+    )
 
 
 def _busy(state: RunState) -> Iterator[Advice]:
@@ -153,7 +168,8 @@ def _foreign(state: RunState) -> Iterator[Advice]:
     """Memory that was in use beyond what was free for the first of our ranks after it had loaded."""
     for device in state.devices:
         used = device.sample.memory_used_bytes
-        ready = [one for rank in device.ranks if (one := state.ranks[rank].ready) is not None]
+        # Devices and ranks come by different events: a device may name a rank that the state has not.
+        ready = [rank.ready for rank in state.ranks if rank.rank in device.ranks and rank.ready is not None]
         if used is None or not ready or len(ready) < len(device.ranks):
             continue
         held = [one.memory_total_bytes - one.memory_free_bytes for one in ready

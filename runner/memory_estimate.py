@@ -2,7 +2,9 @@
 
 Per rank:
 
-    weights      = parameters x bytes of the dtype; a quantised checkpoint as it is stored
+    weights      = parameters x bytes of the dtype; a quantised checkpoint as it is stored. On a CPU a checkpoint of
+                   the dtype asked for is mapped, not read: all ranks share those pages, which are counted once
+    laid out     = on a CPU the linear layers' weights once more, for the matrix kernels (runner.packed_linear)
     keys, values = 2 x layers x key-value heads x head size x bytes x (prompt tokens + new tokens) x batch size
                    (Pope et al., "Efficiently scaling transformer inference", 2022, section 2.1)
     working      = the larger of one layer's activations in the prefill and the logits of the last position in float32,
@@ -16,8 +18,9 @@ from typing import Any, NamedTuple
 
 from runner.config import RunConfig
 
-CPU_PROCESS_BYTES = int(0.55 * 2**30)
-"""Measured: a static rank of the demo model on a CPU takes 1.1 GiB, of which 0.5 GiB are weights."""
+CPU_PROCESS_BYTES = int(0.45 * 2**30)
+"""Measured: a static rank of the demo model on a CPU takes 1.5 GiB, of which 0.5 GiB are the mapped weights and
+0.5 GiB the same laid out."""
 
 CUDA_PROCESS_BYTES = int(0.6 * 2**30)
 """A CUDA context and cuBLAS' workspaces on current GPUs; not measured here."""
@@ -52,9 +55,11 @@ class ModelShape(NamedTuple):
     embedding_parameters: int = 0
     counted: bool = True
     """Whether the parameters were counted in the weights' files, not worked out from config.json."""
+    tied: bool = False
+    """Whether the input embedding is the last layer's weight as well."""
 
 
-DEMO = ModelShape(134_515_008, 30, 3, 64, 576, 1536, 49152, 8192, "float32", None, 28_311_552)
+DEMO = ModelShape(134_515_008, 30, 3, 64, 576, 1536, 49152, 8192, "float32", None, 28_311_552, tied=True)
 """SmolLM2-135M-Instruct, where it is not in the cache yet."""
 
 
@@ -94,6 +99,8 @@ class Estimate(NamedTuple):
     auto: bool
     largest: int | None
     takes_the_rest: bool = False
+    shared: int = 0
+    """Of `weights`, the pages of a mapped file: each rank's figure has them, memory holds them once."""
 
     @property
     def per_rank(self) -> int:
@@ -151,6 +158,7 @@ def shape_from_config(values: dict[str, Any], parameters: int | None, stored_byt
         stored_bytes=stored_bytes if isinstance(values.get("quantization_config"), dict) else None,
         embedding_parameters=embedding,
         counted=counted,
+        tied=text.get("tie_word_embeddings") is True,
     )
 
 
@@ -160,7 +168,13 @@ def estimate(shape: ModelShape, config: RunConfig, prompts: PromptSizes, room: R
     ranks = max(1, config.ranks)
     batch_size = config.batch_size or auto_batch_size(prompts.prompts, ranks)
     bytes_each = _bytes_each(shape, config, on_gpu)
-    weights = _weights(shape, config, bytes_each)
+    weights, laid_out, mapped = _weights(shape, config, bytes_each), 0, 0
+    if not on_gpu:
+        laid_out, mapped = _laid_out(shape, config, bytes_each), _mapped(shape, config, weights)
+    if laid_out and not mapped:
+        # What was read into a rank's own memory is given back layer by layer, but for what the input needs as well.
+        weights = min(weights, shape.embedding_parameters * bytes_each)
+    weights += laid_out
     process = CUDA_PROCESS_BYTES if on_gpu else CPU_PROCESS_BYTES
 
     share = _Share(ranks, on_gpu, len(room.gpus), max(1, config.gpus_per_rank))
@@ -178,7 +192,7 @@ def estimate(shape: ModelShape, config: RunConfig, prompts: PromptSizes, room: R
     if continuous and not on_gpu:
         cache = _continuous_cpu_cache(shape, config, per_token, ranks, room.host)
 
-    fixed = share.on_device(weights) + process * share.ranks
+    fixed = share.on_device(weights - mapped) + mapped + process * share.ranks
     per_row = share.on_device(row_cache + row_working)
     if continuous and not on_gpu:
         fixed, per_row = fixed + share.on_device(cache), share.on_device(row_working)
@@ -199,6 +213,7 @@ def estimate(shape: ModelShape, config: RunConfig, prompts: PromptSizes, room: R
         auto=config.batch_size is None,
         largest=largest,
         takes_the_rest=continuous and on_gpu,
+        shared=mapped,
     )
 
 
@@ -250,6 +265,23 @@ def _weights(shape: ModelShape, config: RunConfig, bytes_each: int) -> int:
         kept = shape.parameters - linear
         return int(linear * QUANTISED_BYTES[config.quantization] + kept * bytes_each)
     return shape.parameters * bytes_each
+
+
+def _mapped(shape: ModelShape, config: RunConfig, weights: int) -> int:
+    """Bytes of the weights' file that a CPU's ranks use where it lies; 0 where they are converted or quantised."""
+    converted = shape.dtype != ("float32" if config.dtype == "auto" else config.dtype)
+    return 0 if converted or _quantised(shape, config) else weights
+
+
+def _laid_out(shape: ModelShape, config: RunConfig, bytes_each: int) -> int:
+    """Bytes of the linear layers' weights in the layout of a CPU's kernels; 0 where they are left alone."""
+    if config.compile or _quantised(shape, config) or config.dtype not in ("auto", "float32", "bfloat16"):
+        return 0
+    return (shape.parameters - (0 if shape.tied else shape.embedding_parameters)) * bytes_each
+
+
+def _quantised(shape: ModelShape, config: RunConfig) -> bool:
+    return shape.stored_bytes is not None or config.quantization != "none"
 
 
 def _continuous_cpu_cache(shape: ModelShape, config: RunConfig, per_token: int, ranks: int, free: int | None) -> int:

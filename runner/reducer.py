@@ -9,7 +9,7 @@ import msgspec
 from runner import loading_time, protocol, timeline_events
 from runner.costs import CostPoint, with_batch, with_length
 from runner.devices import match_rank_to_gpus
-from runner.protocol import AnyEvent, DeviceSample
+from runner.protocol import AnyEvent, DeviceSample, ProcessSample
 from runner.state import DeviceState, HistoryPoint, Mark, MarkKind, RankState, RunState
 from runner.stretches import turn
 from runner.trials import SweepState
@@ -152,6 +152,7 @@ def _taken_up(state: RunState, event: protocol.RunTakenUp) -> RunState:
         window=(),
         devices=(),
         processes=(),
+        cpu_history=(),
         ended=None,
         sweep=sweep,
     )
@@ -447,11 +448,19 @@ def _tick(state: RunState, event: protocol.Tick) -> RunState:
                 rows_at_once=flight.rows,
                 cache_used=flight.cache_used,
             )
+    if event.devices is not None or event.processes is not None:
+        state = msgspec.structs.replace(state, samples=state.samples + 1)
     if event.devices is not None:
         state = _devices(state, event.devices)
     if event.processes is not None:
-        state = msgspec.structs.replace(state, processes=tuple(event.processes))
+        state = _processes(state, event.processes)
     return _measure(state)
+
+
+def _processes(state: RunState, samples: list[ProcessSample]) -> RunState:
+    before = {sample.rank: history for sample, history in zip(state.processes, state.cpu_history, strict=False)}
+    history = tuple((*before.get(sample.rank, ()), sample.cpu_percent)[-BUSY_HISTORY:] for sample in samples)
+    return msgspec.structs.replace(state, processes=tuple(samples), cpu_history=history)
 
 
 def _devices(state: RunState, samples: list[DeviceSample]) -> RunState:

@@ -110,7 +110,11 @@ class Mark(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RunState(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything any view shows of a run."""
+    """Everything any view shows of a run.
+
+    `samples` counts the looks at GPUs and processes, one a second; the newest of every history is of the last one.
+    `cpu_history` has the CPU % of the last minute by position in `processes`.
+    """
 
     name: str = ""
     directory: str = ""
@@ -148,7 +152,9 @@ class RunState(msgspec.Struct, frozen=True, kw_only=True):
     window: tuple[tuple[float, int], ...] = ()
     history: tuple[HistoryPoint, ...] = ()
     history_step: float = 1.0
+    samples: int = 0
     devices: tuple[DeviceState, ...] = ()
+    cpu_history: tuple[tuple[float | None, ...], ...] = ()
     processes: tuple[ProcessSample, ...] = ()
     telemetry_reason: str | None = None
     log: tuple[LogLine, ...] = ()

@@ -131,3 +131,11 @@ def test_the_last_turn_stands_beside_the_stretch_before_it_that_was_measured():
     assert advice.last_turn(flying(stretches=(measured,))) is None
     assert advice.last_turn(flying(stretches=(measured, empty, now))) == advice.Turned(before=measured, after=now)
     assert advice.last_turn(flying(stretches=(empty, now))) is None
+
+
+def test_a_device_that_names_a_rank_the_state_does_not_have_is_no_error():
+    crowded = ready(0, memory_total_bytes=80 * GIB, memory_free_bytes=40 * GIB)
+    state = flying(1, devices=(msgspec.structs.replace(device(), ranks=(0, 7)),))
+    state = msgspec.structs.replace(state, ranks=(msgspec.structs.replace(state.ranks[0], ready=crowded),))
+    assert said(state) == []
+    assert said(msgspec.structs.replace(state, ranks=())) == []

@@ -5,6 +5,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from textual.events import Key
 from textual.pilot import Pilot
 from textual.widgets import Input
 
@@ -201,3 +202,16 @@ async def test_a_file_with_a_hostile_name_is_shown_harmlessly_and_still_picked(t
         screen = opened.app.screen
         assert screen._form.values()["prompts"] == str(folder / name)  # type: ignore[attr-defined]
         assert "\x1b" not in whole_screen(opened.app)
+
+
+async def test_letters_that_come_at_once_are_all_in_the_filter(tmp_path: Path) -> None:
+    for name in ("raj.txt", "rest.txt"):
+        (tmp_path / name).write_text("a prompt\n")
+    app = RankdeckApp(None, launcher=ScriptedLauncher())
+    async with app.run_test(size=(80, 24)) as pilot:
+        await app.push_screen(FilePicker(read_folder, f"{tmp_path}/"))
+        await until(pilot, lambda: "raj.txt" in whole_screen(app))
+        for key in "raj":
+            app.post_message(Key(key, key))  # as they come over a slow line: all in one go
+        await pilot.pause(0.5)
+        assert app.screen.query_one("#picker-filter", Input).value == "raj"

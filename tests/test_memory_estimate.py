@@ -42,18 +42,45 @@ def test_weights_are_parameters_times_bytes_and_keys_and_values_go_by_the_formul
 
 def test_on_a_cpu_auto_is_float32_and_all_ranks_share_one_memory() -> None:
     found = made(ranks=2)
-    assert found.weights == 134_515_008 * 4
+    assert found.weights == 2 * 134_515_008 * 4, "as the file has them, and laid out for the kernels"
     assert found.process == CPU_PROCESS_BYTES
     assert not found.on_gpu
     assert (found.ranks, found.devices, found.free) == (2, 1, 21 * GIB)
-    assert found.needed == pytest.approx(2 * found.per_rank, rel=1e-6)
+    assert found.shared == 134_515_008 * 4
+    assert found.needed == pytest.approx(2 * found.per_rank - found.shared, rel=1e-6), "the file is mapped once"
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"compile": True}, {"dtype": "float16"}, {"quantization": "int8"}],
+    ids=["compiled", "half", "quantised"],
+)
+def test_weights_that_are_left_alone_on_a_cpu_are_there_once(settings: dict) -> None:
+    found = made(**settings)
+    once = 134_515_008 * 2 if settings.get("dtype") == "float16" else 134_515_008 * 4
+    assert found.weights <= once
+    assert (found.shared > 0) is ("compile" in settings)
+
+
+def test_converted_weights_are_given_back_as_they_are_laid_out() -> None:
+    found = made(LLAMA_8B._replace(embedding_parameters=525_336_576), Room((), 500 * GIB))
+    assert found.shared == 0
+    assert found.weights == 8_030_261_248 * 4, "the input embedding, and the linear layers laid out"
+    mapped = made(LLAMA_8B._replace(embedding_parameters=525_336_576), Room((), 500 * GIB), dtype="bfloat16")
+    assert mapped.shared == 8_030_261_248 * 2
+    assert mapped.weights == mapped.shared + (8_030_261_248 - 525_336_576) * 2
+
+
+def test_on_a_gpu_nothing_is_laid_out() -> None:
+    found = made(room=H100)
+    assert (found.weights, found.shared) == (134_515_008 * 4, 0)
 
 
 def test_a_rank_of_the_demo_model_takes_what_was_measured() -> None:
-    static = made(prompts=PromptSizes(100, 12), ranks=2, batch_size=16, max_new_tokens=50)
-    assert static.per_rank / GIB == pytest.approx(1.1, abs=0.15)
-    continuous = made(prompts=PromptSizes(100, 12), ranks=2, max_new_tokens=50, batch_size=None, engine="continuous")
-    assert continuous.per_rank / GIB == pytest.approx(2.6, abs=0.3)
+    static = made(prompts=PromptSizes(16, 24), ranks=1, batch_size=16, max_new_tokens=100)
+    assert static.per_rank / GIB == pytest.approx(1.50, abs=0.1)
+    continuous = made(prompts=PromptSizes(16, 24), ranks=1, max_new_tokens=100, batch_size=None, engine="continuous")
+    assert continuous.per_rank / GIB == pytest.approx(3.46, abs=0.1)
 
 
 def test_ranks_go_round_the_gpus_and_the_fullest_counts() -> None:

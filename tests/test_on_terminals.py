@@ -14,6 +14,7 @@ import pytest
 from rich.cells import cell_len
 
 from tests.terminal import Terminal
+from tui import preferences
 from tui.views import VIEWS
 
 RANKDECK = str(Path(sys.executable).with_name("rankdeck"))
@@ -48,14 +49,27 @@ def assert_whole(terminal: Terminal) -> None:
     assert boxes >= 1 or terminal.screen.columns < 80, text
 
 
+def comes_whole(terminal: Terminal, seconds: float = 10) -> None:
+    """The picture is whole in a moment; on a machine that has other work, in a while."""
+    deadline = time.monotonic() + seconds
+    while True:
+        terminal.read(0.6)
+        try:
+            assert_whole(terminal)
+        except AssertionError:
+            if time.monotonic() > deadline:
+                raise
+        else:
+            return
+
+
 @pytest.mark.parametrize("term", TERMS)
 def test_on_every_kind_of_terminal_every_view_is_whole(live, term):
     with Terminal([RANKDECK, "attach", str(live.directory)], columns=80, rows=24, term=term) as terminal:
         terminal.wait_for("decoding", seconds=30)
         for view in (*VIEWS, VIEWS[0]):
             terminal.send(view.key)
-            terminal.read(0.6)
-            assert_whole(terminal)
+            comes_whole(terminal)
         terminal.send("d")
         assert terminal.wait(10) == 0
         assert b"\x1b[?1049l" in terminal.raw, "the terminal is given back"
@@ -69,8 +83,7 @@ def test_in_every_size_with_and_without_colour_every_view_is_whole(live, size, c
         terminal.wait_for("decoding", seconds=30)
         for view in (*VIEWS, VIEWS[0]):
             terminal.send(view.key)
-            terminal.read(0.6)
-            assert_whole(terminal)
+            comes_whole(terminal)
         if colours:
             # Shades of grey are left; nothing is red, green or blue.
             named = set(re.findall(rb"[34]8;2;(\d+);(\d+);(\d+)", bytes(terminal.raw)))
@@ -161,13 +174,15 @@ def assert_harmless(raw: bytes) -> None:
     text = raw.decode("utf-8", "surrogateescape")
     assert not re.search("[\x80-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\U000e0000-\U000e007f]", text)
     # What is left without the codes of our own: neither cursor nor bell nor anything else unprinted.
-    own = re.sub(r"\x1b\[[<>=?]?[\d;]*\$?[a-zA-Z]|\x1b\]22;default\x07|\x1b\]2;[^\x00-\x1f]*\x07", "", text)
+    own = re.sub(r"\x1b\[[<>=?]?[\d;]*\$?[a-zA-Z]|\x1b\](22;default|2;rankdeck[^\x00-\x1f\x7f]*)\x07", "", text)
     left = set(re.findall(r"[\x00-\x1f\x7f]", own)) - {"\r", "\n"}
     assert not left, {match: own[max(0, own.index(match) - 60) : own.index(match) + 60] for match in left}
 
 
 @pytest.fixture
 def hostile(launch, tmp_path, monkeypatch):
+    preferences.path().parent.mkdir(parents=True)
+    preferences.path().write_text('notify = "off"\n')  # a bell at the run's end would be our own
     monkeypatch.setenv("STANDIN_STEP_SECONDS", "0.1")
     return launch(hostile_prompts(tmp_path), ranks=2, batch_size=4)
 

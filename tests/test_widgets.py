@@ -107,15 +107,16 @@ def test_a_lost_gpu_is_marked_and_the_others_go_on() -> None:
     state = STATES["running on 8 GPUs"]
     lost = replace(state.devices[2], sample=replace(state.devices[2].sample, lost=True))
     lines = plain(device_lines(replace(state, devices=(*state.devices[:2], lost, *state.devices[3:])), 116)).split("\n")
-    assert "✗ lost" in lines[3]
-    assert "%" in lines[4]
+    assert "✗ lost" in lines[4]
+    assert "%" in lines[6]
 
 
 def test_a_gpu_says_which_ranks_use_it_and_what_slows_it_down() -> None:
     lines = plain(device_lines(STATES["running on 8 GPUs"], 116)).split("\n")
-    assert lines[4].split()[-3:] == ["power", "cap", "3"]
+    assert lines[6].endswith("rank 3")
+    assert lines[7].endswith("throttle power cap")
     shared = plain(device_lines(scripted.running(4, gpus=1).state, 116)).split("\n")
-    assert shared[1].endswith("0,1,2,3")
+    assert shared[0].endswith("rank 0,1,2,3")
 
 
 def test_a_lost_rank_says_why_in_its_row() -> None:

@@ -20,6 +20,8 @@ from runner.reducer import apply
 from runner.state import RunState, Snapshot, ToViewer
 from tui import outside
 from tui.base import BaseApp, Leave
+from tui.hint_keys import named
+from tui.keys import keys_of
 from tui.knobs import Knobs
 from tui.outputs import KEPT, OutputBook
 from tui.preferences import Preferences
@@ -253,7 +255,10 @@ class RankdeckApp(BaseApp):
         self._leave_when_ended = True
         if self._interrupts == 1:
             await self.ask(protocol.Stop(now=False))
-            self.say("The run stops after the batches in flight. Ctrl-C again ends it at once.", "Stopping")
+            again = named(
+                "The run stops after the batches in flight. {app.interrupt} again ends it at once.", keys_of(self)
+            )
+            self.say(again, "Stopping")
         elif self._interrupts == 2:
             await self.ask(protocol.Stop(now=True))
             self.say("The batches in flight are abandoned.", "Ending the run")

@@ -8,6 +8,9 @@ from typing import Any
 
 from textual.app import App
 
+from tui.hint_keys import named
+from tui.keys import keys_of
+
 MOST_BYTES = 74_994
 """Longer texts are dropped by common terminals without a word: this many bytes are 100,000 characters of base64."""
 
@@ -19,7 +22,7 @@ def copy(app: App[Any], text: str, what: str) -> None:
     if len(data) > MOST_BYTES:
         app.notify(
             f"{what} has {len(text):,} characters: terminals take some 75,000 bytes. "
-            "p opens it in the pager, E writes it to a file.",
+            + named("{answer.pager} opens it in the pager, {outputs.export} writes it to a file.", keys_of(app)),
             title="Too long to copy",
             severity="warning",
             markup=False,

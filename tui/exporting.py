@@ -7,6 +7,7 @@ are, and none is kept. The file is there whole or not at all.
 import csv
 import os
 import re
+import secrets
 from collections.abc import Callable, Iterable, Iterator
 from itertools import count
 from pathlib import Path
@@ -14,11 +15,16 @@ from typing import IO, NamedTuple
 
 import msgspec
 
+from runner import rundir
 from runner.protocol import OutputRecord
 from tui.widgets.answer_lines import answer_text
 
 FIELDS = OutputRecord.__struct_fields__
 KINDS = (".jsonl", ".csv", ".txt")
+STEM_CHARACTERS = 80
+
+_OF_THE_RUN = (rundir.PROMPTS_FILE, rundir.EVENTS_FILE, rundir.OUTPUTS_FILE)
+"""Also before they are there: the run will write them."""
 
 
 class ExportError(ValueError):
@@ -51,20 +57,22 @@ def target(text: str, run_directory: Path) -> Target:
         exists = path.exists()
         if exists and not path.is_file():
             raise ExportError(f"{path.name} is no file that could be replaced")
-        if exists and path.parent == run_directory.resolve():
+        if path.parent == run_directory.resolve() and (exists or path.name in _OF_THE_RUN):
             raise ExportError(f"{path.name} belongs to the run; choose another name")
         if not os.access(path.parent, os.W_OK):
             raise ExportError(f"no permission to write in {path.parent}")
     except (OSError, RuntimeError, ValueError) as error:
         if isinstance(error, ExportError):
             raise
-        raise ExportError(f"no such place: {error}") from None
+        why = error.strerror if isinstance(error, OSError) else error
+        raise ExportError(f"no such place: {why}") from None
     return Target(path, exists)
 
 
 def suggested(run: str, *, filtered: bool) -> str:
     """A name that is free in the working directory."""
-    stem = (re.sub(r"[^\w.-]+", "-", run).strip(".-") or "run") + ("-filtered" if filtered else "-outputs")
+    stem = re.sub(r"[^\w.-]+", "-", run)[:STEM_CHARACTERS].strip(".-") or "run"
+    stem += "-filtered" if filtered else "-outputs"
     names = (f"{stem}{'' if number == 1 else f'-{number}'}.jsonl" for number in count(1))
     return next(name for name in names if not Path(name).exists())
 
@@ -89,10 +97,12 @@ def write(records: Iterable[OutputRecord], to: Target, *, replace: bool = False)
         OSError: it could not be written; what there was is still there.
     """
     path = to.path
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    # Not made of the name, which may be as long as a name can be.
+    temporary = path.with_name(f".rankdeck-{secrets.token_hex(8)}.part")
+    # Created anew, and with the mode any file of this person gets.
+    file = temporary.open("x", encoding="utf-8", errors="replace", newline="")
     try:
-        # Created anew, and with the mode any file of this person gets.
-        with temporary.open("x", encoding="utf-8", errors="replace", newline="") as file:
+        with file:
             number, put = 0, _WRITERS[path.suffix.lower()](file)
             for record in records:
                 put(record)

@@ -7,8 +7,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from textual.app import App, SystemCommand
-from textual.binding import ActiveBinding
+from textual.binding import ActiveBinding, Binding
+from textual.content import Content
 from textual.screen import Screen
+
+from tui.hint_keys import AS_THEY_COME, Keys, named
+from tui.preferences import Preferences
 
 _SECTIONS = (
     ("run.", "The run"),
@@ -18,6 +22,29 @@ _SECTIONS = (
     ("app.", "The application"),
 )
 """What an id begins with, and the section of the help; any other belongs to the view that has the keys."""
+
+
+def keys_of(app: App[Any]) -> Keys:
+    """The keys that the user of an application of ours has changed, by binding id."""
+    preferences = getattr(app, "preferences", None)
+    return preferences.keys if isinstance(preferences, Preferences) else AS_THEY_COME
+
+
+def hint(app: App[Any], text: str) -> Content:
+    """A hint with its keys named as the user has them, for a border or a label: a key is no markup."""
+    return Content(named(text, keys_of(app)))
+
+
+def steps(form: str, on: str, back: str, next_one: str, one_before: str, *, at_once: bool = False) -> list[Binding]:
+    """Keys from field to field; `at_once`, so that what is typed right after one, or comes with it over a slow line,
+    goes into the next field: other keys are looked at only after the field has had them."""
+    return [
+        Binding(key, f"app.focus_{way}", words, id=f"{form}.{name}", tooltip=tooltip, show=False, priority=at_once)
+        for key, way, words, name, tooltip in (
+            (on, "next", "Next field", next_one, "To the next field"),
+            (back, "previous", "Field before", one_before, "To the field before"),
+        )
+    ]
 
 
 def one_by_one(screen: Screen[Any]) -> Iterator[ActiveBinding]:

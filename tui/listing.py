@@ -10,6 +10,7 @@ from bisect import bisect_left, insort
 from collections.abc import Callable
 
 from runner.protocol import FinishReason, OutputRecord
+from tui.hint_keys import AS_THEY_COME, Keys, named
 from tui.outputs import ListOrder, OutputBook
 from tui.query import Language, Name, Query, choice, contains, exactly, numbers
 from tui.text import Line, cut_middle, line_width, some, visible
@@ -218,12 +219,12 @@ def listing_title(selection: Selection, width: int) -> Line:
     raise AssertionError("the last tail always fits")
 
 
-def nothing_listed(selection: Selection, width: int) -> str:
+def nothing_listed(selection: Selection, width: int, keys: Keys = AS_THEY_COME) -> str:
     """What an empty list says instead."""
     if not len(selection.listing.book):
         return "answers are listed here as they arrive"
     if not selection.listing.complete:
         return f"looking through {some(len(selection.listing.book), 'answer')}"
-    before, after = "no answer matches ", "; esc clears"
+    before, after = "no answer matches ", named("; {outputs.clear} clears", keys)
     room = max(8, width - line_width(((before + after, ""),)))
     return before + cut_middle(visible(selection.query.text), room) + after

@@ -8,8 +8,11 @@ import shlex
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
-from collections.abc import Mapping
+import termios
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from textual.app import App, SuspendNotSupported
@@ -63,15 +66,31 @@ def page(app: App[Any], text: str, environ: Mapping[str, str]) -> None:
         failure: OSError | None = None
         try:
             with app.suspend():
-                # Ctrl-C in the pager is the pager's; this process hears it too, and must not end by it.
-                before = signal.signal(signal.SIGINT, lambda *_: None)
                 try:
-                    subprocess.run(command, stdin=file, env=pager_environ(environ), check=False)
+                    with _terminal_kept():
+                        subprocess.run(command, stdin=file, env=pager_environ(environ), check=False)
                 except OSError as error:
                     failure = error  # Raised in here it would leave the dashboard suspended.
-                finally:
-                    signal.signal(signal.SIGINT, before)
         except SuspendNotSupported:
             raise PagerError("there is no terminal here that a pager could have; y copies") from None
     if failure is not None:
         raise PagerError(f"{command[0]} could not be started: {failure.strerror}")
+
+
+@contextmanager
+def _terminal_kept() -> Iterator[None]:
+    """The terminal is afterwards as it is now, even if a pager was killed that had changed it."""
+    assert sys.__stdin__ is not None  # the driver reads from it
+    descriptor = sys.__stdin__.fileno()
+    kept: list[Any] | None = None
+    with suppress(termios.error):  # it may be a pipe
+        kept = termios.tcgetattr(descriptor)
+    # Ctrl-C in the pager is the pager's; this process hears it too, and must not end by it.
+    before = signal.signal(signal.SIGINT, lambda *_: None)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if kept is not None:
+            with suppress(termios.error):
+                termios.tcsetattr(descriptor, termios.TCSADRAIN, kept)

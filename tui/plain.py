@@ -13,7 +13,7 @@ from runner.loading_time import loading_line
 from runner.protocol import OutputRecord, Summary
 from runner.reducer import apply
 from runner.state import RunState, Snapshot, ToViewer
-from tui import text
+from tui import plain_knobs, text
 from tui.plain_bar import BottomLine, bar_stream
 from tui.plain_status import advice_lines, bar_line, progress_line, status_lines
 from tui.sweep_lines import sweep_lines, sweep_start_lines, trial_line
@@ -202,7 +202,7 @@ def output_line(record: OutputRecord) -> str:
 
 
 def end_lines(now: RunState) -> list[str]:
-    """The end of a run: how it ended, its summary, where its outputs are."""
+    """The end of a run: how it ended, its summary, what the timeline shows, where its outputs are."""
     ended = now.ended
     if ended is None:
         return []
@@ -211,6 +211,7 @@ def end_lines(now: RunState) -> list[str]:
     if only_measures(now) and not now.done:
         return lines
     lines += summary_lines(ended.summary)
+    lines += plain_knobs.closing_lines(now)
     if now.config is not None and now.config.output is not None and ended.status != "failed":
         lines.append(f"outputs: {text.visible(now.config.output)}")
     elif now.done:

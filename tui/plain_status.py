@@ -10,6 +10,7 @@ from runner.forecast import WhatIf, eta_seconds, what_if
 from runner.protocol import DeviceSample
 from runner.state import RankState, RunState
 from tui import text
+from tui.plain_knobs import knob_lines
 from tui.rank_words import shown_phase
 from tui.sweep_words import sweep_progress_line
 from tui.widgets.header import phase_words
@@ -31,8 +32,8 @@ def progress_line(now: RunState) -> str:
 
 
 def status_lines(now: RunState) -> list[str]:
-    """Each rank, each GPU or process, and what turning a knob would bring."""
-    return [*rank_lines(now), *device_lines(now), *what_if_lines(now)]
+    """Each rank, each GPU or process, and what turning a knob brought and would bring."""
+    return [*rank_lines(now), *device_lines(now), *knob_lines(now), *what_if_lines(now)]
 
 
 def advice_lines(now: RunState) -> list[str]:
@@ -101,7 +102,7 @@ def _gpu(sample: DeviceSample) -> str:
 
 
 def what_if_lines(now: RunState) -> list[str]:
-    """What another batch size or number of ranks would bring; `~` where that is a guess."""
+    """X."""
     if now.phase != "running" or now.paused is not None:
         return []
     return [_what_if(now, one) for one in what_if(now)]
@@ -111,7 +112,7 @@ def _what_if(now: RunState, one: WhatIf) -> str:
     turned = f"batch size {one.batch_size:,}"
     if one.active_ranks != now.active_ranks:
         turned = text.some(one.active_ranks, "rank")
-    return f"with {turned}: {'~' if one.extrapolated else ''}{one.change_percent:+.0f}% tok/s"
+    return f"with {turned}: {'about ' if one.extrapolated else ''}{one.change_percent:+.0f}% tok/s"
 
 
 def bar_line(now: RunState, width: int, full: str = "█", empty: str = "░") -> str:

@@ -26,7 +26,7 @@ NO_YES = ("no", "yes")
 
 FIELDS = (
     Field("model", "Model", "demo", "demo, a folder, or a hub id"),
-    Field("prompts", "Prompt file", "", "ctrl+o chooses one"),
+    Field("prompts", "Prompt file", "", "{start.file} chooses one"),
     Field("ranks", "Ranks", "1", "as a rule one for each GPU"),
     Field("batch_size", "Batch size", "auto", "per batch and rank, or auto"),
     Field("max_new_tokens", "New tokens", "100", "output tokens at most"),

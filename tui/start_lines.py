@@ -166,12 +166,13 @@ def memory_lines(found: Estimate | str | None, width: int) -> list[Line]:
     rest = found.working + found.process
     if width >= WIDE:
         words = f"about {gib(found.per_rank)} GiB per rank, {_where(found)}"
-        made = f"{gib(found.weights)} weights, {gib(found.cache)} keys and values, {gib(rest)} the rest"
+        both = f" ({gib(found.shared)} shared)" if found.shared and found.ranks > 1 else ""
+        made = f"{gib(found.weights)} weights{both}, {gib(found.cache)} KV cache, {gib(rest)} rest"
     else:
-        words = f"~{gib(found.per_rank)} GiB per rank, {found.ranks} {'per GPU' if found.on_gpu else 'on the CPU'}"
+        words = f"about {gib(found.per_rank)} GiB per rank, {found.ranks} {'per GPU' if found.on_gpu else 'on CPU'}"
         made = f"{gib(found.weights)} weights + {gib(found.cache)} cache + {gib(rest)} rest"
     if found.auto and width >= WIDE:
-        made += f"; at batch size {found.batch_size}"
+        made += f", at batch size {found.batch_size}"
     if found.takes_the_rest:
         made = "the cache takes what is left of the GPU"
     title: Line = (("Memory  ", "dim"), (words, ""))

@@ -133,7 +133,7 @@ def _cells(summary: SweepSummary) -> list[str]:
                 *figures,
             )
         )
-    lines = _aligned(rows)
+    lines = aligned(rows)
     missing = [name for name, _ in _FIGURES if name not in dict(there)]
     return [*lines, f"not available: {', '.join(missing)}"] if measured and missing else lines
 
@@ -146,10 +146,10 @@ def _scaling(rows: Sequence[Scaling], places: int) -> list[str]:
         half = "" if each.half_width is None else f"{each.half_width:,.{places}f}"
         rate = f"{each.tokens_per_second:,.{places}f}"
         table.append((str(each.active_ranks), rate, half, f"{each.speedup:.2f}", percent(each.efficiency)))
-    return [f"scaling at batch size {rows[0].batch_size}:", *_aligned(table)]
+    return [f"scaling at batch size {rows[0].batch_size}:", *aligned(table)]
 
 
-def _aligned(rows: Sequence[Row]) -> list[str]:
+def aligned(rows: Sequence[Row]) -> list[str]:
     """Columns to the right; a row shorter than the first ends in words, which need no column."""
     whole = [row for row in rows if len(row) == len(rows[0])]
     sizes = [max(len(row[place]) for row in whole) for place in range(len(rows[0]))]

@@ -20,6 +20,9 @@ WORDS = (
     Word("memory", "beside those figures: the most a rank had in use on its device during a batch", ("overview",)),
     Word("speedup", "tokens/s over those of one active rank at the same batch size", ("overview", "sweep")),
     Word("efficiency", "speedup / active ranks", ("overview", "sweep")),
+    Word("▂▅█", "beside a GPU or a rank: how busy it was in the last minute, from 0 to 100%", ("overview",)),
+    Word("▾ power", "the GPU's clocks are lowered, and by what: power, heat, the board", ("overview",)),
+    Word("!", "a slow rank: in its batches it makes less than three quarters of the others' tok/s", ("overview",)),
     Word("inactive", "the rank keeps its model loaded and gets no batch", ("overview",)),
     Word("≤8", "the rank ran out of memory: it gets at most 8 prompts per batch", ("overview",)),
     Word(
@@ -40,7 +43,7 @@ WORDS = (
     Word("±", "half of the 95% interval of a setting's repeats", ("sweep",)),
     Word("★ ▸ ▾", "the best setting, the one at hand, where growth ends", ("sweep",)),
     Word("MBU", "bytes a decode step must read / its time / the device's peak memory bandwidth", ("overview", "sweep")),
-    Word("~", "a prediction beyond what was measured", ("overview", "sweep")),
+    Word("about", "a prediction beyond what was measured", ("overview",)),
 )
 
 

@@ -220,7 +220,7 @@ def lines(found: plan.Plan, length: Answers) -> Iterator[str]:
     yield (
         f"best: {'1 rank' if best.ranks == 1 else f'{best.ranks} ranks'} at batch size {best.batch_size}: "
         f"{_prompts(found.prompts)} in {_seconds(best.seconds)} s, {_rate(best.tokens_per_second)} tok/s"
-        f"{' (~)' if best.extrapolated else ''}"
+        f"{', predicted beyond what was measured' if best.extrapolated else ''}"
     )
     yield from found.reasons
     yield ""

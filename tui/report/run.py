@@ -3,10 +3,11 @@
 Every figure is one of run.json's or of the state the journal adds up to; none is made here that those have.
 """
 
+from runner.findings import findings
 from runner.protocol import RankSummary
 from tui.report import answers, document
 from tui.report.document import Column as Col
-from tui.report.document import Document, Fact, Item, Notice, Section, Table, words
+from tui.report.document import Document, Fact, Item, Notice, Prose, Section, Table, words
 from tui.report.measured import measured
 from tui.report.over_time import over_time
 from tui.report.settings import config, environment
@@ -23,7 +24,7 @@ def report(source: Source, compared: list[Section] | None = None, *, also: Sourc
     if is_sweep:
         sections += sweep_sections(source)
     else:
-        sections += [section for section in (over_time(source, also),) if section is not None]
+        sections += [section for section in (_findings(source), over_time(source, also)) if section is not None]
         sections += sweep_sections(source) if source.sweep is not None and source.sweep.measured else []
     if not (is_sweep and (source.answers is None or source.answers.count == 0)):
         sections += [section for section in (_ranks(source), answers.section(source)) if section is not None]
@@ -106,6 +107,12 @@ def _notices(source: Source) -> list[Notice]:
         notices.append(Notice("warn", some_failed, "See Answers."))
     notices += [Notice("warn", "Something is missing.", text) for text in source.missing]
     return notices
+
+
+def _findings(source: Source) -> Section | None:
+    """What the timeline shows, in the words of the dashboard's."""
+    found = findings(source.state) if source.state is not None else ()
+    return Section("findings", "What the timeline shows", [Prose([each.text for each in found])]) if found else None
 
 
 def _ranks(source: Source) -> Section | None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from runner.findings import findings
 from runner.protocol import RankSummary, Summary
 from runner.trials import TrialRecord, TrialResult
 from tui.report.compare import differences, rank_differences, setting_differences
@@ -136,6 +137,7 @@ def _facts(source: Source) -> dict[str, Any]:
         ),
         "history": state.history if state is not None else None,
         "marks": state.marks if state is not None else None,
+        "findings": [found.text for found in findings(state)] if state is not None else None,
         "stretches": (
             [
                 {

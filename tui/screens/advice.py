@@ -7,6 +7,7 @@ from textual.binding import Binding, BindingType
 from textual.screen import ModalScreen
 
 from runner.state import RunState
+from tui.keys import hint
 from tui.widgets.hints import all_advice
 from tui.widgets.lines import Panel
 from tui.widgets.scrolling import ScrollBox
@@ -26,7 +27,7 @@ class AdviceScreen(ModalScreen[None]):
     def compose(self) -> ComposeResult:
         with ScrollBox(id="help") as box:
             box.border_title = "Advice"
-            box.border_subtitle = "esc closes"
+            box.border_subtitle = hint(self.app, "{advice.close} closes")
             yield Panel("", id="advice-lines")
 
     def on_mount(self) -> None:

@@ -8,6 +8,7 @@ from textual.containers import Horizontal, Vertical
 from textual.screen import ModalScreen
 from textual.widgets import Input, Label
 
+from tui.keys import hint
 from tui.knobs import read_batch_size
 
 Answer = int | Literal["auto"]
@@ -29,7 +30,7 @@ class BatchSizeScreen(ModalScreen[Answer]):
     def compose(self) -> ComposeResult:
         with Vertical(id="dialog") as box:
             box.border_title = "Batch size"
-            box.border_subtitle = "enter sets it, esc closes"
+            box.border_subtitle = hint(self.app, "enter sets it, {batch_size.close} closes")
             with Horizontal(classes="field"):
                 yield Label(f"now {self._now}", classes="name", markup=False)
                 yield Input(id="batch-size", compact=True)

@@ -16,6 +16,7 @@ from textual.screen import ModalScreen
 from runner.doctor import findings
 from runner.machine import Facts, TorchFound
 from tui.doctor_lines import doctor_lines, verdict, worst_first
+from tui.keys import hint
 from tui.text import Line, plain
 from tui.widgets.lines import Lines
 
@@ -68,7 +69,7 @@ class DoctorScreen(ModalScreen[None]):
     def compose(self) -> ComposeResult:
         with VerticalScroll(id="doctor") as box:
             box.border_title = "Doctor: this machine"
-            box.border_subtitle = "r looks again, esc closes"
+            box.border_subtitle = hint(self.app, "{doctor.again} looks again, {doctor.close} closes")
             yield Lines(id="findings")
 
     def on_mount(self) -> None:

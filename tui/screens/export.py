@@ -10,6 +10,7 @@ from textual.screen import ModalScreen
 from textual.widgets import Input, Label
 
 from tui.exporting import ExportError, Target, target
+from tui.keys import hint
 from tui.text import visible
 
 HINT = ".jsonl records as in outputs.jsonl, .csv a table, .txt to read"
@@ -30,7 +31,7 @@ class ExportScreen(ModalScreen[Target]):
     def compose(self) -> ComposeResult:
         with Vertical(id="dialog") as box:
             box.border_title = "Export"
-            box.border_subtitle = "enter writes, esc closes"
+            box.border_subtitle = hint(self.app, "enter writes, {export.close} closes")
             yield Label(self._what, classes="title", markup=False)
             with Horizontal(classes="field"):
                 yield Label("file", classes="name", markup=False)

@@ -22,6 +22,7 @@ from textual.widgets import Input
 
 from tui import text
 from tui.folder import SUFFIXES, Entry, Listing
+from tui.keys import hint
 from tui.text import Line, between, cut_middle, some, visible
 from tui.widgets.lines import Lines, Painter
 
@@ -29,16 +30,19 @@ UP = Entry("..", True)
 
 ReadFolder = Callable[[str, bool], Listing]
 
+KEYS = "{files.pick} picks  {files.above} up  {files.hidden} hidden  {files.filter} filter  {files.close} closes"
 
-def entry_line(entry: Entry, width: int) -> Line:
-    """A name, and for a file its size and lines on the right."""
+
+def entry_line(entry: Entry, width: int, *, here: bool = False) -> Line:
+    """A name, and for a file its size and lines on the right; the one under the cursor is marked, in colours or not."""
+    mark = ("▸ " if here else "  ", "key")
     if entry.is_folder:
-        return (("▸ ", "dim"), (cut_middle(visible(entry.name), width - 4) + "/", "key"))
+        return (mark, (cut_middle(visible(entry.name), width - 4) + "/", "key"))
     figures = text.pad(text.size(entry.size), 10, "right")
     lines = some(entry.lines, "line") if entry.lines is not None else ""
     right: Line = ((text.pad(lines, 14, "right") if width >= 50 else "", "dim"), (figures, "dim"))
     name = cut_middle(visible(entry.name), max(4, width - text.line_width(right) - 3))
-    return between((("  ", ""), (name, "")), right, width)
+    return between((mark, (name, "strong" if here else "")), right, width)
 
 
 def matching(entries: tuple[Entry, ...], wanted: str) -> list[Entry]:
@@ -109,6 +113,12 @@ class FolderList(ScrollView, Painter, can_focus=True):
         if (entry := self.entry) is not None:
             self.post_message(self.Picked(entry))
 
+    def on_focus(self) -> None:
+        self.refresh()
+
+    def on_blur(self) -> None:
+        self.refresh()
+
     def on_click(self, event: Click) -> None:
         at = event.y + self.scroll_offset.y
         if at < len(self.entries):
@@ -122,9 +132,9 @@ class FolderList(ScrollView, Painter, can_focus=True):
         at = y + self.scroll_offset.y
         if at >= len(self.entries):
             return self.paint(((self.empty if at == len(self.entries) else "", "dim"),), width)
-        return self.paint(
-            entry_line(self.entries[at], width), width, self.style_of("cursor") if at == self._cursor else None
-        )
+        here = at == self._cursor
+        line = entry_line(self.entries[at], width, here=here)
+        return self.paint(line, width, self.style_of("cursor") if here and self.has_focus else None)
 
 
 class FilePicker(ModalScreen[str]):
@@ -164,7 +174,7 @@ class FilePicker(ModalScreen[str]):
     def compose(self) -> ComposeResult:
         with Vertical(id="picker") as box:
             box.border_title = "A file of prompts"
-            box.border_subtitle = "enter picks  ⌫ up  . hidden  / filter  esc closes"
+            box.border_subtitle = hint(self.app, KEYS)
             yield Lines(id="picker-path")
             yield FolderList(id="folder")
             yield Input(placeholder="type a part of a name", id="picker-filter", compact=True, select_on_focus=False)
@@ -212,10 +222,11 @@ class FilePicker(ModalScreen[str]):
         elif typing and event.key == "backspace" and not self._filter.value:
             event.stop()
             self._list.focus()
-        elif not typing and event.is_printable and event.character not in (None, "j", "k", "h", ".", "/"):
+        elif event.is_printable and event.character and (typing or event.key not in self.active_bindings):
+            # The filter keeps what is typed into it: a letter that comes here was typed before it had the focus.
             event.stop()
-            self._filter.focus()
-            self._filter.insert_text_at_cursor(event.character or "")
+            self.set_focus(self._filter)  # now, and not when there is time: the next letter is here already
+            self._filter.insert_text_at_cursor(event.character)
 
     @on(Input.Changed)
     def _filtered(self) -> None:

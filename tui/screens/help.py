@@ -7,6 +7,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.screen import ModalScreen
 
+from tui.keys import hint
 from tui.text import Line, pad, wrap
 from tui.widgets.lines import Panel
 from tui.widgets.scrolling import ScrollBox
@@ -52,7 +53,7 @@ class HelpScreen(ModalScreen[None]):
     def compose(self) -> ComposeResult:
         with ScrollBox(id="help") as box:
             box.border_title = self._title
-            box.border_subtitle = "j k scroll, esc closes"
+            box.border_subtitle = hint(self.app, "{scroll.down} {scroll.up} scroll, {help.close} closes")
             yield Panel("", id="help-lines")
 
     def on_mount(self) -> None:

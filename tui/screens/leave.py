@@ -8,6 +8,8 @@ from textual.containers import Horizontal, Vertical
 from textual.screen import ModalScreen
 from textual.widgets import Button, Label
 
+from tui.keys import hint
+
 Choice = Literal["stop", "detach", "cancel"]
 
 
@@ -29,9 +31,9 @@ class LeaveScreen(ModalScreen[Choice]):
             yield Label("The run goes on.", classes="title", markup=False)
             yield Label("Stopping waits for the batches in flight; what is finished is kept either way.", markup=False)
             with Horizontal(id="choices"):
-                yield Button("Stop (s)", id="stop", variant="warning", compact=True)
-                yield Button("Detach (d)", id="detach", variant="primary", compact=True)
-                yield Button("Stay (esc)", id="cancel", compact=True)
+                yield Button(hint(self.app, "Stop ({leave.stop})"), id="stop", variant="warning", compact=True)
+                yield Button(hint(self.app, "Detach ({leave.detach})"), id="detach", variant="primary", compact=True)
+                yield Button(hint(self.app, "Stay ({leave.cancel})"), id="cancel", compact=True)
 
     def on_mount(self) -> None:
         self.query_one("#cancel").focus()

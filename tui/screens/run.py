@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Container
+from textual.reactive import Reactive
 from textual.screen import Screen
 from textual.widget import Widget
 from textual.widgets import Static
@@ -13,6 +14,8 @@ from textual.widgets import Static
 from runner.protocol import StartSweep, Stop
 from runner.state import RunState
 from runner.trials import SweepPlan
+from tui.hint_keys import named
+from tui.keys import keys_of
 from tui.knobs import ASKED_FOR
 from tui.outputs import OutputBook
 from tui.screens.sized import Sized
@@ -45,6 +48,9 @@ class RunScreen(Sized, Screen[None]):
     """Shows the state it is given; the other views are built when they are first asked for."""
 
     app: "RankdeckApp"
+
+    focused: Reactive[Widget | None] = Reactive(None, repaint=False)
+    """As Textual's, but that the whole screen is not painted a second time: what has the keys paints itself."""
 
     LINES_AROUND: ClassVar[int] = 3
     """Header, advice and footer."""
@@ -157,17 +163,16 @@ class RunScreen(Sized, Screen[None]):
         as_view(self.query_one(f"#{self.view}")).show(self._moment)
 
     def _notice_lines(self, width: int) -> list[Line]:
-        return notice_lines(self._moment.state, width)
+        return notice_lines(self._moment.state, width, keys_of(self.app))
 
     def _room_for_advice(self, notice: list[Line]) -> bool:
         """A short terminal has some only where nothing would be pushed out of sight."""
         if self.size.height >= TALL:
             return True
-        tables = self._overview.tables_height(self._moment.state, self._moment.lost)
-        return self.size.height - len(notice) - tables >= SHORT_CHARTS + self.LINES_AROUND
+        return self.size.height - len(notice) - self._overview.tables_height >= SHORT_CHARTS + self.LINES_AROUND
 
     def _advise(self, width: int) -> list[Line]:
-        return advice_lines(self._moment.state, width) if self._moment.lost is None else []
+        return advice_lines(self._moment.state, width, keys_of(self.app)) if self._moment.lost is None else []
 
     # --- keys -----------------------------------------------------------------------------------
 
@@ -197,7 +202,8 @@ class RunScreen(Sized, Screen[None]):
         if command is not None:
             await self.app.ask(command)
         else:
-            self.app.say("All ranks are active." if by > 0 else "One rank stays active; space pauses the run.")
+            pausing = named("One rank stays active; {run.pause} pauses the run.", keys_of(self.app))
+            self.app.say("All ranks are active." if by > 0 else pausing)
 
     async def action_auto_batch_size(self) -> None:
         await self.app.ask(self.app.knobs.set_batch_size(self.app.run_state, None))

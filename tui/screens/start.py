@@ -1,42 +1,39 @@
 """The start screen: the runs there were, what the machine has, and the form of a new run.
 
 Knows a Launcher, which looks, checks and starts, and which is only ever asked in a thread: the screen is there before
-the first answer is. Reads no file and looks at no device itself.
+the first answer is. Reads no file and looks at no device itself. What is done with a run in the list is next door, in
+tui/screens/start_runs.py.
 """
 
 import asyncio
 from collections.abc import Callable
-from typing import TYPE_CHECKING, ClassVar, TypeVar
+from typing import TYPE_CHECKING, ClassVar
 
 from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
 from textual.content import Content
-from textual.screen import Screen
-from textual.widgets import Input, Static
+from textual.widgets import Static
 
 import runner
 from runner.config import Problem, RunConfig
 from runner.machine import Machine
 from runner.memory_estimate import Estimate
+from tui.keys import steps
 from tui.launcher import Launcher
-from tui.runs import RecentRun
 from tui.screens.run import TOO_SMALL
 from tui.screens.sized import Sized
+from tui.screens.start_runs import RunWishes
 from tui.start_form import read_config, values_of
 from tui.start_lines import machine_lines, run_subtitle, title_line
-from tui.text import visible
 from tui.widgets.key_bar import KeyBar
 from tui.widgets.lines import Lines, Panel
 from tui.widgets.new_run import NewRun
 from tui.widgets.run_list import RunList
 
 if TYPE_CHECKING:
-    from tui.app import RankdeckApp
     from tui.client import Source
-
-T = TypeVar("T")
 
 CHECK_AFTER_SECONDS = 0.15
 """Typing goes on: a check waits until it has paused for so long."""
@@ -49,10 +46,8 @@ ROOM_FOR_MORE = (120, 38)
 """A terminal of this size has room for the further settings from the beginning."""
 
 
-class StartScreen(Sized, Screen[None]):
+class StartScreen(Sized, RunWishes):
     """Recent runs and the machine on the left, the form on the right."""
-
-    app: "RankdeckApp"
 
     DEFAULT_CSS = """
     StartScreen #start-title { height: 1; padding: 0 1; background: $panel; }
@@ -93,32 +88,20 @@ class StartScreen(Sized, Screen[None]):
         Binding("ctrl+o", "choose_file", "File", id="start.file", tooltip="Choose the file of prompts"),
         Binding("f3", "more", "More", id="start.more", tooltip="Show the further settings, or put them away"),
         Binding("f2,D", "doctor", "Doctor", id="start.doctor", tooltip="What would not work here, and the cure"),
-        Binding("tab,down", "app.focus_next", "Next field", id="start.next", tooltip="To the next field", show=False),
-        Binding(
-            "shift+tab,up",
-            "app.focus_previous",
-            "Field before",
-            id="start.previous",
-            tooltip="To the field before",
-            show=False,
-        ),
+        *steps("start", "tab", "shift+tab", "next", "previous", at_once=True),
+        *steps("start", "down", "up", "below", "above"),
         Binding("n", "new_run", "New run", id="start.new", tooltip="To the form of a new run"),
         Binding("escape", "runs", "Runs", id="start.runs", tooltip="From the form to the recent runs"),
         Binding("q,escape", "app.leave", "Quit", id="app.leave", tooltip="Leave"),
     ]
 
     def __init__(self, launcher: Launcher | None) -> None:
-        super().__init__()
-        self._launcher = launcher
-        # Made here, not in compose: the line of keys asks what can be pressed before this screen is mounted.
-        self._list = RunList(id="runs")
-        self._form = NewRun(id="new-run")
+        super().__init__(launcher)
         self._machine: Machine | None = None
         self._found: list[Problem] = []
         self._estimate: Estimate | str | None = None
         self._checked: RunConfig | None = None
         self._wants_launch = False
-        self._launching = False
 
     def compose(self) -> ComposeResult:
         yield Static(TOO_SMALL, id="too-small", markup=False)
@@ -136,7 +119,7 @@ class StartScreen(Sized, Screen[None]):
         self._machine_panel = self.query_one("#this-machine", Panel)
         self._title = self.query_one("#start-title", Lines)
         self._form.fold(out=self.app.size.width >= ROOM_FOR_MORE[0] and self.app.size.height >= ROOM_FOR_MORE[1])
-        self.query_one("#prompts", Input).focus()
+        self._form.focus_prompts()
         self._show_machine(None)
         if self._launcher is not None:
             self._look_first(self._launcher)
@@ -188,58 +171,6 @@ class StartScreen(Sized, Screen[None]):
     def _moved(self) -> None:
         self.query_one("#runs-box").border_subtitle = Content(run_subtitle(self._list.run))
         self.refresh_bindings()
-
-    @on(RunList.Asked)
-    def _asked(self, event: RunList.Asked) -> None:
-        launcher, run = self._launcher, event.run
-        if launcher is None or self._launching:
-            return
-        if event.wish == "attach":
-            self._open(lambda: launcher.attach(run.directory))
-        elif event.wish == "resume":
-            self._open(lambda: launcher.resume(run.directory))
-        elif event.wish == "replay":
-            self._replay(launcher, run)
-        elif event.wish == "report":
-            self._report(launcher, run)
-        else:
-            self._copy(launcher, run)
-
-    @work(exclusive=True, group="launch")
-    async def _replay(self, launcher: Launcher, run: RecentRun) -> None:
-        """A replay is an application of its own: this one ends, and says what is wanted."""
-        journal = await self._try(lambda: launcher.journal(run.directory), "It cannot be replayed")
-        if journal is not None:
-            self.app.wanted = journal
-            self.app.exit()
-
-    @work(exclusive=True, group="report")
-    async def _report(self, launcher: Launcher, run: RecentRun) -> None:
-        path = await self._try(lambda: launcher.report(run.directory), "There is no report")
-        if path is not None:
-            self.app.notify(
-                f"{visible(str(path))}, with .md, .csv and .json beside it",
-                title="Report written",
-                markup=False,
-                timeout=15,
-            )
-
-    @work(exclusive=True, group="copy")
-    async def _copy(self, launcher: Launcher, run: RecentRun) -> None:
-        settings = await self._try(lambda: launcher.settings(run), "They cannot be copied")
-        if settings is not None:
-            self._form.fill(values_of(settings), over=True)
-            self.app.say(f"The form has the settings of {visible(run.name)}.")
-            self.query_one("#prompts", Input).focus()
-
-    async def _try(self, work: Callable[[], T], title: str) -> T | None:
-        """What `work` gives, done in a thread; None, and the reason on the screen, where it raises."""
-        try:
-            return await asyncio.to_thread(work)
-        except Exception as error:  # whatever keeps it from happening, the user is told and may do something else
-            said = visible(str(error) or type(error).__name__)
-            self.app.notify(said, title=title, severity="error", markup=False, timeout=15)
-            return None
 
     # --- the form ---------------------------------------------------------------------------------
 
@@ -332,12 +263,12 @@ class StartScreen(Sized, Screen[None]):
         self._list.focus()
 
     def action_new_run(self) -> None:
-        self.query_one("#prompts", Input).focus()
+        self._form.focus_prompts()
 
     def action_more(self) -> None:
         self._form.fold(out=not self._form.has_class("-more"))
         if self._form.has_class("-more"):
-            self.query_one("#device").focus()
+            self._form.focus_more()
         else:
             self.query_one("#engine").focus()
 

@@ -8,6 +8,8 @@ from textual.containers import Horizontal, Vertical
 from textual.screen import ModalScreen
 from textual.widgets import Button, Label
 
+from tui.keys import hint
+
 
 class StopNowScreen(ModalScreen[bool]):
     """Stop now, or stay."""
@@ -30,8 +32,8 @@ class StopNowScreen(ModalScreen[bool]):
                 markup=False,
             )
             with Horizontal(id="choices"):
-                yield Button("Stop now (X)", id="stop", variant="error", compact=True)
-                yield Button("Stay (esc)", id="stay", compact=True)
+                yield Button(hint(self.app, "Stop now ({stop_now.stop})"), id="stop", variant="error", compact=True)
+                yield Button(hint(self.app, "Stay ({stop_now.stay})"), id="stay", compact=True)
 
     def on_mount(self) -> None:
         self.query_one("#stay").focus()

@@ -15,6 +15,7 @@ from textual.widgets import Input, Label
 from runner.config import MAX_BATCH_SIZE, Problem, check
 from runner.state import RunState
 from runner.trials import SweepPlan
+from tui.keys import hint
 from tui.sweep_words import fewest_prompts, plan_words, planned, read_numbers, with_plan
 from tui.text import clock, count, some, visible
 
@@ -111,12 +112,12 @@ class SweepScreen(ModalScreen[SweepPlan | None]):
         values = first_values(self._state)
         with VerticalScroll(id="dialog", can_focus=False) as box:
             box.border_title = "Sweep"
-            box.border_subtitle = "enter starts it, tab next field, esc closes"
-            for name, label, hint in FIELDS:
+            box.border_subtitle = hint(self.app, "enter starts it, tab next field, {sweep.close} closes")
+            for name, label, words in FIELDS:
                 with Horizontal(classes="field"):
                     yield Label(label, classes="name", markup=False)
                     yield Input(values[name], id=f"sweep-{name}", compact=True)
-                yield Label(hint, id=f"sweep-{name}-said", classes="said", markup=False)
+                yield Label(words, id=f"sweep-{name}-said", classes="said", markup=False)
             yield Label("", id="sweep-promise", markup=False)
             yield Label(HAPPENS, id="sweep-happens", markup=False)
 
@@ -142,11 +143,11 @@ class SweepScreen(ModalScreen[SweepPlan | None]):
         values = {name: self.query_one(f"#sweep-{name}", Input).value for name, *_ in FIELDS}
         plan, problems = read_plan(values, self._state)
         said = {problem.setting: problem.message for problem in reversed(problems)}
-        for name, _, hint in FIELDS:
+        for name, _, usual in FIELDS:
             label = self.query_one(f"#sweep-{name}-said", Label)
             message = said.pop(name, None)
             label.set_class(message is not None, "-wrong")
-            label.update(hint if message is None else f"✗ {visible(message)}")
+            label.update(usual if message is None else f"✗ {visible(message)}")
         promised = self.query_one("#sweep-promise", Label)
         others = "; ".join(f"{name.replace('_', ' ')}: {message}" for name, message in said.items())
         promised.set_class(bool(others), "-wrong")

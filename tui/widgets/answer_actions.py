@@ -7,6 +7,8 @@ from textual.binding import Binding, BindingType
 from textual.dom import DOMNode
 
 from tui.copying import copy
+from tui.hint_keys import key_of
+from tui.keys import keys_of
 from tui.listing import Selection
 from tui.widgets.answer_lines import answer_text
 from tui.widgets.answer_text import AnswerText
@@ -54,7 +56,8 @@ class AnswerActions(DOMNode):
         if not text.found:
             return "no match in what is shown"
         matches = f"{text.found:,} match{'' if text.found == 1 else 'es'}"
-        return f"{matches}, n goes there" if text.here is None else f"match {text.here + 1:,} of {text.found:,}"
+        there = key_of("answer.find_next", keys_of(self.app))
+        return f"{matches}, {there} goes there" if text.here is None else f"match {text.here + 1:,} of {text.found:,}"
 
     def action_copy_answer(self) -> None:
         record = self.selection.record

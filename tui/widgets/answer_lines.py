@@ -6,6 +6,7 @@ from typing import NamedTuple
 from runner.protocol import OutputRecord
 from runner.state import RunState
 from tui.finding import Finds, beginning, marked, marked_lines, spans
+from tui.hint_keys import AS_THEY_COME, Keys, key_of
 from tui.text import NOTHING, Line, count, cut, flow, some, visible
 from tui.theme import rank_style
 from tui.widgets.bars import Column, row
@@ -26,8 +27,18 @@ _FINISH_STYLES = {"stop": "", "length": "dim", "error": "warn"}
 
 
 def batch_seconds(state: RunState, record: OutputRecord) -> float | None:
-    """How long the batch took that an answer came from; None where that is not known."""
-    return None  # The state keeps totals only; whoever keeps a span per batch looks it up here.
+    """How long the batch took that an answer came from; None where that is not known.
+
+    Not while it is in hand, nor of a batch so long ago that the timeline keeps several as one, nor of a stint: whose
+    rows come and go.
+    """
+    lanes = state.timeline.lanes
+    if record.rank is None or record.batch is None or not 0 <= record.rank < len(lanes):
+        return None
+    for span in reversed(lanes[record.rank].spans):
+        if span.batch == record.batch and span.kind == "batch" and span.joined == 1:
+            return span.seconds
+    return None
 
 
 @lru_cache(maxsize=512)
@@ -67,6 +78,7 @@ def answer_page(
     here: int | None = None,
     seconds: float | None = None,
     airy: bool = True,
+    keys: Keys = AS_THEY_COME,
 ) -> Page:
     """The whole of an answer: its figures, the prompt, the text. `here` is the one gone to of what was found."""
     space: list[Line] = [()] if airy else []
@@ -90,7 +102,8 @@ def answer_page(
             more = [(("(empty)", "dim"),)]
         if len(text) > SHOWN_CHARACTERS:
             left = some(len(text) - SHOWN_CHARACTERS, "more character")
-            more.append(((f"… and {left}; p opens the pager, and outputs.jsonl has all of it", "key"),))
+            pager = key_of("answer.pager", keys)
+            more.append(((f"… and {left}; {pager} opens the pager, and outputs.jsonl has all of it", "key"),))
         lines.extend(space)
         begins.extend(len(lines) + line for line in where)
         lines.extend(((f"{name if number == 0 else '':<{GUTTER}}", "dim"), *line) for number, line in enumerate(more))

@@ -13,6 +13,7 @@ from textual.message import Message
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
+from tui.keys import keys_of
 from tui.listing import AnswerQuery, Selection, nothing_listed
 from tui.outputs import OutputBook
 from tui.widgets.answer_lines import COLUMNS, answer_row
@@ -148,7 +149,12 @@ class AnswerList(ScrollView, Painter, can_focus=True):
         self.settle(reveal=True)
 
     def on_resize(self) -> None:
-        self.settle(reveal=self._position is None or self._in_sight(self._position))
+        # Also told when the view is shown again, as large as it was: then everything is painted already.
+        if self.size != self._settled_size:
+            self._settled_size = self.size
+            self.settle(reveal=self._position is None or self._in_sight(self._position))
+
+    _settled_size = Size(0, 0)
 
     def _in_sight(self, position: int) -> bool:
         return position >= self.scroll_offset.y
@@ -170,7 +176,7 @@ class AnswerList(ScrollView, Painter, can_focus=True):
         width, selection = self.row_width, self.selection
         position = y + self.scroll_offset.y
         if not len(selection):
-            words = nothing_listed(selection, width) if y == 0 else ""
+            words = nothing_listed(selection, width, keys_of(self.app)) if y == 0 else ""
             return self.paint(((words, "dim"),), width)
         record = selection.at(position) if position < len(selection) else None
         if record is None:

@@ -8,6 +8,7 @@ from textual.containers import VerticalScroll
 
 from runner.protocol import OutputRecord
 from tui.finding import Finds
+from tui.keys import keys_of
 from tui.widgets.answer_lines import Page, answer_page
 from tui.widgets.lines import Lines
 
@@ -67,7 +68,13 @@ class AnswerText(VerticalScroll, can_focus=True, inherit_bindings=False):
             self._page = Page([], [])
         else:
             self._page = answer_page(
-                record, width, finds=finds, here=self.here, seconds=seconds, airy=self.size.height >= AIRY_HEIGHT
+                record,
+                width,
+                finds=finds,
+                here=self.here,
+                seconds=seconds,
+                airy=self.size.height >= AIRY_HEIGHT,
+                keys=keys_of(self.app),
             )
         self._lines.show(self._page.lines)
 

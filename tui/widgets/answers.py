@@ -4,6 +4,7 @@ Holds keys and layout. Which answers are listed is a Selection's business; where
 """
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -16,6 +17,8 @@ from textual.content import Content
 from runner.protocol import OutputRecord
 from runner.rundir import RunFileError
 from runner.state import RunState
+from tui.hint_keys import named
+from tui.keys import keys_of
 from tui.listing import ANSWERS, ERRORS, Selection, listing_title
 from tui.text import some, visible
 from tui.views import Moment
@@ -35,8 +38,21 @@ BESIDE = 160
 """From this width on the answer stands beside the list."""
 
 HINT = 'words "a phrase" rank:1 tokens:>40 finish:error #17 -word'
-TYPING = ("enter keeps it", "esc clears it", "names: rank finish tokens chars batch index id prompt answer error")
-KEYS = ("/ filter", "e errors", "v whole", "y copy", "p pager", "E export", "o order", "f follow")
+TYPING = (
+    "enter keeps it",
+    "{query.clear} clears it",
+    "names: rank finish tokens chars batch index id prompt answer error",
+)
+KEYS = (
+    "{outputs.filter} filter",
+    "{outputs.errors} errors",
+    "{outputs.open} whole",
+    "{answer.copy} copy",
+    "{answer.pager} pager",
+    "{outputs.export} export",
+    "{outputs.order} order",
+    "{outputs.follow} follow",
+)
 
 
 class OutputsView(AnswerActions, Vertical):
@@ -97,6 +113,7 @@ class OutputsView(AnswerActions, Vertical):
     def show(self, moment: Moment) -> None:
         self._state = moment.state
         self._list.show(moment.book)
+        self._show_answer()  # its batch may have ended since
 
     def take_focus(self) -> None:
         self._list.focus()
@@ -118,11 +135,16 @@ class OutputsView(AnswerActions, Vertical):
         self._heading.show([heading(COLUMNS, *widths(COLUMNS, width, most_gap=2))])
         # A text in the border is markup unless it is Content, and a query is what anybody types.
         title = "".join(text for text, _ in listing_title(selection, width - 10))
-        keys = self._mistake or _as_many(TYPING if self._field.opened else KEYS, width - 4)
+        hints = [named(hint, keys_of(self.app)) for hint in (TYPING if self._field.opened else KEYS)]
+        keys = self._mistake or _as_many(hints, width - 4)
         self._entitle(self._box, title=f"Outputs  {title}", subtitle=keys)
-        record = selection.record
-        self._text.show(record, selection.query.finds, batch_seconds(self._state, record) if record else None)
+        self._show_answer()
         self._entitle(self._text, title="Answer", subtitle=self.found_words())
+
+    def _show_answer(self) -> None:
+        record = self.selection.record
+        seconds = batch_seconds(self._state, record) if record is not None else None
+        self._text.show(record, self.selection.query.finds, seconds)
 
     def moved(self) -> None:
         self._list.settle(reveal=True)
@@ -203,9 +225,9 @@ class OutputsView(AnswerActions, Vertical):
         """Write all that the query leaves: of a run that has more than are listed, from disk."""
         from tui.exporting import ExportError, gather, write
 
-        book = self.selection.listing.book
-        records = gather(self.app.stored_answers(), book.newest(len(book)), self.selection.query.matches)
+        book, wanted = self.selection.listing.book, self.selection.query.matches
         try:
+            records = gather(self.app.stored_answers(), book.newest(len(book)), wanted)
             number = await asyncio.to_thread(write, records, to, replace=to.replaces)
         except (OSError, ExportError, RunFileError) as error:
             why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
@@ -215,7 +237,7 @@ class OutputsView(AnswerActions, Vertical):
         self.app.say(f"{some(number, 'answer')} in {visible(str(to.path))}", "Exported")
 
 
-def _as_many(parts: tuple[str, ...], width: int) -> str:
+def _as_many(parts: Sequence[str], width: int) -> str:
     """As many of the keys as there is room for, the most wanted first."""
     text = ""
     for part in parts:

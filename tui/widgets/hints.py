@@ -2,16 +2,18 @@
 
 from runner.advice import advise
 from runner.state import RunState
+from tui.hint_keys import AS_THEY_COME, Keys, key_of
 from tui.knobs import ASKED_FOR
 from tui.text import Line, between, visible, wrap
 
 
-def advice_lines(state: RunState, width: int) -> list[Line]:
+def advice_lines(state: RunState, width: int, keys: Keys = AS_THEY_COME) -> list[Line]:
     """The most useful advice in one line; nothing where there is none, or nothing runs."""
     said = _advice(state)
     if not said:
         return []
-    more = f"i {len(said) - 1} more" if len(said) > 1 else "i all of it" if len(said[0]) + 2 > width else ""
+    more = f"{len(said) - 1} more" if len(said) > 1 else "all of it" if len(said[0]) + 2 > width else ""
+    more = f"{key_of('run.advice', keys)} {more}" if more else ""
     line: Line = (("▸ ", "key"), (said[0], ""))
     return [between(line, ((more, "dim"),), width) if more else line]
 

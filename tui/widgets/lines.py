@@ -12,6 +12,7 @@ from rich.cells import cell_len
 from rich.segment import Segment
 from rich.style import Style
 from textual.app import RenderResult
+from textual.content import Content
 from textual.geometry import Region, Size
 from textual.strip import Strip
 from textual.style import Style as VisualStyle
@@ -101,14 +102,16 @@ class Panel(Lines):
 
     def __init__(self, title: str, *, id: str | None = None, classes: str | None = None) -> None:
         super().__init__(id=id, classes=classes)
-        self.border_title = title
+        self._title = title
+        self.border_title = Content(title)
         self._make: Callable[[int, int], list[Line]] | None = None
 
     def draw(self, make: Callable[[int, int], list[Line]], title: str | None = None) -> None:
         """Show what `make` makes of the panel's size."""
         self._make = make
-        if title is not None and title != self.border_title:
-            self.border_title = title
+        if title is not None and title != self._title:
+            self._title = title
+            self.border_title = Content(title)  # a title may hold a name from outside, which is no markup
         if self.content_size.width:
             self._redraw()
 

@@ -9,20 +9,19 @@ from textual import on
 from textual.app import ComposeResult
 from textual.containers import Grid, Horizontal, Vertical, VerticalScroll
 from textual.content import Content
-from textual.events import DescendantFocus
 from textual.message import Message
 from textual.widget import Widget
 from textual.widgets import Button, Input, Label
 
 from runner.config import Problem
 from runner.memory_estimate import Estimate
+from tui.keys import hint
 from tui.start_form import ALL, FIELDS, FIRST_VALUES, MORE, Field
 from tui.start_lines import memory_lines, too_much
 from tui.text import cut, cut_middle, visible
 from tui.widgets.choice import Choice
 from tui.widgets.lines import Lines
 
-_HINTS = {field.setting: field.hint for field in ALL}
 _LABELS = {field.setting: field.label for field in ALL}
 _BY_FLAG = sorted(((f"--{name.replace('_', '-')}", label) for name, label in _LABELS.items()), reverse=True)
 """The longest of those that begin alike first: --ranks-per-gpu before --ranks."""
@@ -54,6 +53,7 @@ class NewRun(VerticalScroll, can_focus=False):
         scrollbar-background-active: $background;
     }
     NewRun:focus-within { border: round $primary; border-title-color: $primary; }
+    NewRun .setting-box { height: auto; }
     NewRun .setting { height: 1; }
     NewRun .setting-name { width: 12; color: $quiet; }
     NewRun Input.-textual-compact { width: 1fr; padding: 0 1; background: $panel; }
@@ -64,9 +64,10 @@ class NewRun(VerticalScroll, can_focus=False):
     NewRun #memory { margin-top: 1; }
     NewRun #more { display: none; height: auto; margin-top: 1; }
     NewRun.-more #more { display: block; }
-    NewRun #more-fields { height: auto; grid-size: 1; grid-gutter: 0 3; grid-rows: 1; }
+    NewRun #more-fields { height: auto; grid-size: 1; grid-gutter: 0 3; grid-rows: auto; }
     NewRun #more .setting-name { width: 15; }
-    NewRun #more-said { height: 1; color: $quiet; width: 1fr; }
+    NewRun #more .setting-said { display: none; margin-left: 2; }
+    NewRun #more .setting-box:focus-within .setting-said, NewRun #more .setting-said.-wrong { display: block; }
     NewRun #launching { height: auto; margin-top: 1; }
     NewRun #launch-said { width: 1fr; height: auto; margin-left: 2; color: $quiet; }
     """
@@ -89,32 +90,30 @@ class NewRun(VerticalScroll, can_focus=False):
         """Text with characters that cannot be shown in a field, by what is shown instead."""
         self._said: dict[str, tuple[str, str]] = {}
         self._estimate: Estimate | str | None = None
-        self._focused: str | None = None
 
     def compose(self) -> ComposeResult:
         self.border_title = "A new run"
         for field in FIELDS:
-            with Vertical(classes="setting-box") as box:
-                box.styles.height = "auto"
-                yield from _field(field)
-                yield Label(field.hint, id=f"{field.setting}-said", classes="setting-said", markup=False)
+            yield self._box(field)
         yield Lines(id="memory")
-        with Vertical(id="more"):
-            with Grid(id="more-fields"):
-                for field in MORE:
-                    yield from _field(field)
-            yield Label("", id="more-said", markup=False)
+        with Vertical(id="more"), Grid(id="more-fields"):
+            for field in MORE:
+                yield self._box(field)
         with Horizontal(id="launching"):
             yield Button("Launch", id="launch", variant="primary", disabled=True, compact=True)
             yield Label("", id="launch-said", markup=False)
 
+    def _box(self, field: Field) -> Vertical:
+        """A field, and under it what is said of it; of the further ones only where one is, or something is wrong."""
+        said = Label(self._hint(field), id=f"{field.setting}-said", classes="setting-said", markup=False)
+        return Vertical(*_field(field), said, classes="setting-box")
+
     def on_mount(self) -> None:
         # Kept, not asked for: an answer may come when the screen is already being taken down.
         self._fields = {field.setting: self.query_one(f"#{field.setting}") for field in ALL}
-        self._hints = {field.setting: self.query_one(f"#{field.setting}-said", Label) for field in FIELDS}
+        self._hints = {field.setting: self.query_one(f"#{field.setting}-said", Label) for field in ALL}
         self._names = {field.setting: self.query_one(f"#{field.setting}-name", Label) for field in MORE}
         self._memory = self.query_one("#memory", Lines)
-        self._more_said = self.query_one("#more-said", Label)
         self._button = self.query_one("#launch", Button)
         self._launch_said = self.query_one("#launch-said", Label)
 
@@ -147,6 +146,16 @@ class NewRun(VerticalScroll, can_focus=False):
         self.fill({setting: value}, over=True)
         self.touched.add(setting)
 
+    def focus_prompts(self) -> None:
+        """Let it be typed into."""
+        self._fields["prompts"].focus()
+
+    def focus_more(self) -> None:
+        """Go to the first of the further settings, and have as many of them in sight as there is room for."""
+        self._fields[MORE[0].setting].focus(scroll_visible=False)
+        more = self.query_one("#more")
+        self.call_after_refresh(lambda: more.scroll_visible(top=True, animate=False))
+
     def _field(self, setting: str) -> Input | Choice:
         field = self._fields[setting]
         assert isinstance(field, Input | Choice)
@@ -175,22 +184,28 @@ class NewRun(VerticalScroll, can_focus=False):
 
     def say(self, problems: Iterable[Problem], estimate: Estimate | str | None) -> None:
         """Say what is wrong beside the fields, and what the memory will be."""
-        said = {problem.setting: _in_the_forms_words(problem.message) for problem in reversed(list(problems))}
+        values = self.values()
+        said = {
+            problem.setting: _in_the_forms_words(problem.message, values.get(problem.setting, ""))
+            for problem in reversed(list(problems))
+        }
         self._said = {name: (message, "-wrong") for name, message in said.items() if self._is_wrong(name)}
         if not said and (doubt := too_much(estimate)) is not None:
             self._said[doubt[0]] = (doubt[1], "-doubtful")
-        for field in FIELDS:
+        for field in ALL:
             label = self._hints[field.setting]
             message, kind = self._said.get(field.setting, ("", ""))
             label.set_class(kind == "-wrong", "-wrong")
             label.set_class(kind == "-doubtful", "-doubtful")
-            label.update(_marked(message, kind) if message else field.hint)
+            label.update(_marked(message, kind) if message else self._hint(field))
         for field in MORE:
             self._names[field.setting].set_class(field.setting in self._said, "-wrong")
         self.say_memory(estimate)
-        self._say_more()
         self._say_others()
         self._say_folded()
+
+    def _hint(self, field: Field) -> Content:
+        return hint(self.app, field.hint)
 
     def _say_folded(self) -> None:
         """On the border: the further settings that are set and not to be seen."""
@@ -208,13 +223,13 @@ class NewRun(VerticalScroll, can_focus=False):
         others = [
             f"{_LABELS.get(name, name.replace('_', ' '))}: {message}"
             for name, (message, _) in self._said.items()
-            if name not in _HINTS or (name in _MORE and not self.has_class("-more"))
+            if name not in _LABELS or (name in _MORE and not self.has_class("-more"))
         ]
         self.say_launch("; ".join(others), wrong=bool(others))
 
     def _is_wrong(self, name: str) -> bool:
         """An empty field nobody has been in yet is not a mistake."""
-        return name not in _HINTS or name in self.touched or self._field(name).value != ""
+        return name not in _LABELS or name in self.touched or self._field(name).value != ""
 
     def say_memory(self, estimate: Estimate | str | None) -> None:
         self._estimate = estimate
@@ -225,7 +240,7 @@ class NewRun(VerticalScroll, can_focus=False):
     def say_launch(self, text: str, *, wrong: bool) -> None:
         label = self._launch_said
         label.set_class(wrong, "-wrong")
-        label.update(visible(text))
+        label.update(_marked(text, "-wrong") if wrong and text else visible(text))
 
     def allow_launch(self, allowed: bool) -> None:
         self._button.disabled = not allowed
@@ -235,29 +250,8 @@ class NewRun(VerticalScroll, can_focus=False):
     def fold(self, *, out: bool) -> None:
         """Show the further settings, or put them away."""
         self.set_class(out, "-more")
-        self._say_more()
         self._say_others()
         self._say_folded()
-
-    def on_descendant_focus(self, event: DescendantFocus) -> None:
-        self._focused = event.widget.id
-        self._say_more()
-
-    def on_descendant_blur(self) -> None:
-        self._focused = None
-
-    def _say_more(self) -> None:
-        """Of a further setting that has the focus, or that is wrong: one line for all of them."""
-        name = self._focused
-        if name not in _MORE:
-            name = next((name for name in self._said if name in _MORE), None)
-        label = self._more_said
-        message, kind = self._said.get(name or "", ("", ""))
-        label.set_class(kind == "-wrong", "-wrong")
-        if name is None:
-            label.update("")
-        else:
-            label.update(f"{_LABELS[name]}: {_marked(message, kind) if message else _HINTS[name]}")
 
 
 def _field(field: Field) -> Iterable[Widget]:
@@ -270,8 +264,10 @@ def _field(field: Field) -> Iterable[Widget]:
     yield Horizontal(name, entry, classes="setting")
 
 
-def _in_the_forms_words(message: str) -> str:
-    """A message names flags of the command line; here they are fields."""
+def _in_the_forms_words(message: str, value: str) -> str:
+    """A message names flags of the command line, which here are fields, and a file, which stands right above it."""
+    if value:
+        message = message.removeprefix(f"{value}: ")
     for name, label in _BY_FLAG:
         message = message.replace(name, label)
     return message

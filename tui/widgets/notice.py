@@ -4,11 +4,12 @@ They wrap and are never cut: a reason that is half read is none.
 """
 
 from runner.state import RunState
+from tui.hint_keys import AS_THEY_COME, Keys, named
 from tui.knobs import ASKED_FOR
 from tui.text import Line, some, visible, wrap
 
 
-def notice_lines(state: RunState, width: int) -> list[Line]:
+def notice_lines(state: RunState, width: int, keys: Keys = AS_THEY_COME) -> list[Line]:
     """Nothing while nothing holds the run up."""
     if state.ended is not None:
         return []
@@ -16,13 +17,13 @@ def notice_lines(state: RunState, width: int) -> list[Line]:
     if loss := _loss_words(state):
         lines.extend(_wrapped("✗ ", loss, "bad", width))
     if state.paused is not None:
-        lines.extend(_wrapped("‖ ", _paused_words(state.paused), "warn", width))
+        lines.extend(_wrapped("‖ ", _paused_words(state.paused, keys), "warn", width))
     return lines
 
 
-def _paused_words(reason: str) -> str:
+def _paused_words(reason: str, keys: Keys) -> str:
     if reason == ASKED_FOR:
-        return "paused after the batches in flight; space goes on"
+        return named("paused after the batches in flight; {run.pause} goes on", keys)
     end = "" if reason.rstrip().endswith(".") else "."
     return f"paused: {reason.rstrip()}{end} The run goes on by itself once that is mended; no finished answer is lost."
 

@@ -1,35 +1,64 @@
 """The Overview: how fast, how far, how full, what each rank does. Gives each panel its lines and its room."""
 
 from functools import partial
+from typing import ClassVar
 
+from textual import on
 from textual.app import ComposeResult
-from textual.containers import Horizontal, VerticalScroll
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal
+from textual.widgets import Input, Label
 
 from runner.state import RunState
 from tui.outputs import OutputBook
+from tui.rank_order import SORTS, Arrangement, RankView, ranks_title
 from tui.text import Line
 from tui.views import Moment
-from tui.widgets.devices import device_lines, devices_title
+from tui.widgets.devices import DeviceForm, device_lines, devices_title
+from tui.widgets.gpu_figures import common_name
+from tui.widgets.gpu_ranks import gpu_rank_lines
 from tui.widgets.lines import Panel
 from tui.widgets.notice import held_up
+from tui.widgets.overview_plan import OverviewPlan, plan_overview
 from tui.widgets.progress import progress_lines
-from tui.widgets.ranks import rank_lines
+from tui.widgets.ranks import RankForm, rank_lines
+from tui.widgets.scrolling import ScrollBox
 from tui.widgets.summary import summary_lines, summary_title
 from tui.widgets.tail import tail_lines, tail_title
 from tui.widgets.throughput import throughput_lines
 
-TAIL_FROM = 22
-"""The newest answers are shown where so many lines are left beside the tables: the chart needs the first ones."""
-
-
-CHARTS_NEED = 7
-
 CALM_FROM = 5
 """So many ranks count their steps on screen twice a second: their rows are most of what goes over the line."""
 
+MANY = 2
+"""From so many ranks on there is something to sort and to filter."""
 
-class Overview(VerticalScroll, can_focus=True):
+
+class Overview(ScrollBox):
     """The first view: panels from top to bottom, the charts taking what room the tables leave."""
+
+    DEFAULT_CSS = """
+    Overview #rank-filter { height: 1; display: none; padding: 0 1; }
+    Overview #rank-filter Label { width: 2; color: $primary; text-style: bold; }
+    Overview #rank-filter Input { width: 1fr; background: $surface; }
+    """
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("w", "worst_first", "Worst first", id="ranks.worst", tooltip="The ranks in trouble first", show=False),
+        Binding(
+            "o", "sort", "Order of ranks", id="ranks.sort", tooltip="Order the ranks by the next column", show=False
+        ),
+        Binding(
+            "slash",
+            "filter",
+            "Filter ranks",
+            key_display="/",
+            id="ranks.filter",
+            tooltip="Show the ranks that are like what is typed: 3, 8-15, waiting, cuda:1, slow",
+            show=False,
+        ),
+        Binding("escape", "all_ranks", "All ranks", id="ranks.all", tooltip="All ranks, by number", show=False),
+    ]
 
     def compose(self) -> ComposeResult:
         yield Panel("Summary", id="summary")
@@ -38,33 +67,42 @@ class Overview(VerticalScroll, can_focus=True):
             yield Panel("Progress", id="progress")
         yield Panel("GPUs", id="devices")
         yield Panel("Ranks", id="ranks")
+        with Horizontal(id="rank-filter"):
+            yield Label("/", markup=False)
+            yield Input(placeholder="3  8-15  waiting  cuda:1  slow  lost", compact=True, select_on_focus=False)
         yield Panel("Log", id="tail")
 
     def on_mount(self) -> None:
         self._panels = {panel.id: panel for panel in self.query(Panel)}
+        self._field = self.query_one("#rank-filter")
+        self._asked = RankView()
+        self._arrangement = Arrangement()
+        self._planned_for: object = None
+        self._plan = OverviewPlan("cells", "table")
         self._ranks_beat: object = None
         self._shown: Moment | None = None
 
     def show(self, moment: Moment) -> None:
         """Show a moment; panels that would look the same paint nothing."""
-        state, _, lost = moment
-        panels = self._panels
-        summary = panels["summary"]
+        self._shown = moment
+        state, book, lost = moment
+        if not self.size.width:
+            return
+        summary = self._panels["summary"]
         summary.display = state.ended is not None or lost is not None
         if summary.display:
             style = state.ended.status if state.ended is not None else "failed"
             summary.set_classes(f"-{style}")
-            make = partial(_summary, state, lost)
-            summary.draw(make, summary_title(state, lost))
-        panels["throughput"].draw(partial(throughput_lines, state))
-        panels["progress"].draw(partial(progress_lines, state))
-        panels["devices"].draw(partial(_devices, state), devices_title(state))
-        beat = _ranks_beat(state) if lost is None else None
-        if beat is None or beat != self._ranks_beat:
-            self._ranks_beat = beat
-            panels["ranks"].draw(partial(_ranks, state))
-        self._shown = moment
-        self._make_room(*moment)
+            summary.draw(partial(_summary, state, lost), summary_title(state, lost))
+        self._make_plan(state, lost)
+        self._panels["throughput"].draw(partial(throughput_lines, state))
+        self._panels["progress"].draw(partial(progress_lines, state))
+        self._draw_devices(state)
+        self._draw_ranks(state, lost)
+        tail = self._panels["tail"]
+        tail.display = self._plan.tail
+        if tail.display:
+            tail.draw(partial(_tail, state, book), tail_title(state))
 
     def take_focus(self) -> None:
         self.focus()
@@ -72,24 +110,102 @@ class Overview(VerticalScroll, can_focus=True):
     def on_resize(self) -> None:
         """A line above or below came or went."""
         if self._shown is not None:
-            self._make_room(*self._shown)
+            self.show(self._shown)
 
-    def tables_height(self, state: RunState, lost: str | None) -> int:
+    # --- room -------------------------------------------------------------------------------------
+
+    @property
+    def tables_height(self) -> int:
         """The lines that everything but the charts takes."""
-        width = self.content_size.width - 4
-        tables = [device_lines(state, width), rank_lines(state, width), summary_lines(state, lost, width)]
-        frame = self._panels["ranks"].gutter.height
-        return sum(len(lines) + frame for lines in tables if lines)
+        return self._plan.height
 
-    def _make_room(self, state: RunState, book: OutputBook, lost: str | None) -> None:
-        """A tall terminal shows more; of an ended run, or one held up, what the GPUs do now is wanted least."""
-        room = self.size.height - self.tables_height(state, lost)
-        spared = state.ended is not None or held_up(state)
-        self._panels["devices"].display = not spared or room >= CHARTS_NEED
-        tail = self._panels["tail"]
-        tail.display = room >= TAIL_FROM
-        if tail.display:
-            tail.draw(partial(_tail, state, book), tail_title(state))
+    def _make_plan(self, state: RunState, lost: str | None) -> None:
+        """Think anew about the room where something changed that it depends on."""
+        width, height = self.content_size.width - self._panels["ranks"].gutter.width, self.size.height
+        taken = len(summary_lines(state, lost, width))
+        frame = self._panels["ranks"].gutter.height
+        depends_on: object = (
+            width,
+            height,
+            frame,
+            taken,
+            state.phase,
+            state.paused,
+            state.attempt,
+            len(state.ranks),
+            len(state.devices),
+            len(state.processes),
+            state.ready_at is None,
+        )
+        if depends_on != self._planned_for:
+            self._planned_for = depends_on
+            spare = state.ended is not None or held_up(state)
+            taken = taken + frame if taken else 0
+            self._plan = plan_overview(state, width, height, frame=frame, spare=spare, taken=taken)
+            self._ranks_beat = None
+
+    # --- tables -----------------------------------------------------------------------------------
+
+    def _draw_devices(self, state: RunState) -> None:
+        form, panel = self._plan.devices, self._panels["devices"]
+        panel.display = form is not None
+        if form is not None:
+            panel.draw(partial(_devices, state, form), devices_title(state, form))
+
+    def _draw_ranks(self, state: RunState, lost: str | None) -> None:
+        beat = _ranks_beat(state) if lost is None else None
+        if beat is not None and beat == self._ranks_beat:
+            return
+        self._ranks_beat = beat
+        order = self._arrangement.of(state, self._asked)
+        title = ranks_title(state, self._asked, len(order))
+        if self._plan.merged:
+            title = f"Ranks and GPUs{title.removeprefix('Ranks')}"
+            if (name := common_name(state.devices)) is not None:
+                title += f"  {len(state.devices)} x {name}"
+        self._panels["ranks"].draw(partial(_ranks, state, self._plan, order), title)
+
+    # --- keys -------------------------------------------------------------------------------------
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        if action in ("worst_first", "sort", "filter"):
+            return self._shown is not None and len(self._shown.state.ranks) >= MANY
+        if action == "all_ranks":
+            return self._asked != RankView() or self._field.display
+        return super().check_action(action, parameters)
+
+    def action_worst_first(self) -> None:
+        self._ask(self._asked._replace(sort="rank" if self._asked.sort == "worst first" else "worst first"))
+
+    def action_sort(self) -> None:
+        place = (SORTS.index(self._asked.sort) + 1) % len(SORTS)
+        self._ask(self._asked._replace(sort=SORTS[place]))
+
+    def action_filter(self) -> None:
+        self._field.display = True
+        self.query_one(Input).focus()
+
+    def action_all_ranks(self) -> None:
+        with self.prevent(Input.Changed):
+            self.query_one(Input).value = ""
+        self._close()
+        self._ask(RankView())
+
+    @on(Input.Changed)
+    def _typed(self, event: Input.Changed) -> None:
+        event.stop()
+        self._ask(self._asked._replace(filter=" ".join(event.value.split())))
+
+    @on(Input.Submitted)
+    def _close(self) -> None:
+        self._field.display = False
+        self.focus()
+
+    def _ask(self, view: RankView) -> None:
+        self._asked, self._ranks_beat = view, None
+        if self._shown is not None:
+            self.show(self._shown)
+        self.refresh_bindings()
 
 
 def _ranks_beat(state: RunState) -> object:
@@ -103,12 +219,15 @@ def _summary(state: RunState, lost: str | None, width: int, height: int) -> list
     return summary_lines(state, lost, width)
 
 
-def _devices(state: RunState, width: int, height: int) -> list[Line]:
-    return device_lines(state, width)
+def _devices(state: RunState, form: DeviceForm, width: int, height: int) -> list[Line]:
+    return device_lines(state, width, form)
 
 
-def _ranks(state: RunState, width: int, height: int) -> list[Line]:
-    return rank_lines(state, width)
+def _ranks(state: RunState, plan: OverviewPlan, order: list[int], width: int, height: int) -> list[Line]:
+    if plan.merged:
+        return gpu_rank_lines(state, width, order)
+    form: RankForm = plan.ranks
+    return rank_lines(state, width, form, order)
 
 
 def _tail(state: RunState, book: OutputBook, width: int, height: int) -> list[Line]:

@@ -194,7 +194,7 @@ def _sweep_facts(state: RunState, sweep: SweepState) -> list[Fact]:
 
 
 def _what_ifs(state: RunState, width: int) -> list[Line]:
-    """What a knob would bring: a rank more, or one fewer, and twice the batch size; `~` where that is a guess."""
+    """What a knob would bring: a rank more, or one fewer, and twice the batch size; "about" where that is a guess."""
     if state.ended is not None or state.phase != "running" or state.paused is not None or relaunching(state):
         return []
     found = what_if(state)
@@ -207,8 +207,10 @@ def _what_if(one: WhatIf, state: RunState, width: int) -> Line:
     turned = f"batch size {count(one.batch_size)}"
     if one.active_ranks != state.active_ranks:
         turned = some(one.active_ranks, "rank")
-    rate = f"{'~' if one.extrapolated else ''}{one.change_percent:+.0f}% tok/s"
-    return between((("with ", "dim"), (turned, "dim")), ((rate, "dim"),), width)
+    rate = f"{'about ' if one.extrapolated else ''}{one.change_percent:+.0f}%"
+    ways = ((f"with {turned}", f"{rate} tok/s"), (turned, f"{rate} tok/s"), (turned, rate))
+    left, right = next((way for way in ways if len(way[0]) + len(way[1]) < width), ways[-1])
+    return between(((left, "dim"),), ((right, "dim"),), width)
 
 
 def _batch_size(state: RunState) -> Fact:

@@ -1,10 +1,16 @@
-"""The ranks table: what each rank is doing, and what it has done. Pure."""
+"""The ranks table: what each rank is doing, and what it has done. Many ranks stand side by side. Pure."""
 
+from collections.abc import Sequence
+from typing import Literal
+
+from runner.advice import slow_ranks
 from runner.state import RankState, RunState
 from tui.rank_words import shown_phase
 from tui.text import NOTHING, UNKNOWN, Line, Piece, clock, count, cut_middle, fit, percent, rate, visible
 from tui.theme import rank_style
 from tui.widgets.bars import Column, heading, row, widths
+
+RankForm = Literal["table", "grid", "small grid"]
 
 _COLUMNS = (
     Column("rank", 4, "right"),
@@ -37,12 +43,28 @@ _STATE_STYLES = {
 }
 
 
-def rank_lines(state: RunState, width: int) -> list[Line]:
+_GRID = (
+    Column("rank", 4, "right"),
+    Column("state", 8),
+    Column("tok/s", 6, "right"),
+    Column("idle", 4, "right"),
+)
+_GRID_GAP = 3
+
+
+def rank_lines(state: RunState, width: int, form: RankForm = "table", order: Sequence[int] | None = None) -> list[Line]:
+    """The ranks in `order`, all of them by their number without one."""
     if not state.ranks:
         words = "a row per rank, once they are launched" if state.ended is None else "no rank was launched"
         return [((words, "dim"),)]
-    if state.ended is None and (state.ready_at is None or state.phase in ("launching", "loading")):
-        return _loading(state, width)
+    shown = [state.ranks[number] for number in (range(len(state.ranks)) if order is None else order)]
+    if not shown:
+        return [(("no rank is like that; / asks for others, escape for all", "dim"),)]
+    if form != "table":
+        return _grid(state, shown, width, with_idle=form == "grid")
+    if on_the_way(state):
+        return _loading(state, shown, width)
+    slow = slow_ranks(state)
     narrow = width < 70
     full = _CAPPED if any(rank.cap is not None for rank in state.ranks) and not narrow else _COLUMNS
     if state.continuous:
@@ -53,34 +75,78 @@ def rank_lines(state: RunState, width: int) -> list[Line]:
     columns = tuple(column for column in full if column.title != "device") if narrow else full
     sizes, gap = widths(columns, width, most_gap=4)
     lines = [heading(columns, sizes, gap)]
-    for rank in state.ranks:
-        cells = [
-            cell for column, cell in zip(full, _cells(state, rank, narrow=narrow), strict=True) if column in columns
-        ]
+    for rank in shown:
+        all_cells = _cells(state, rank, slow=rank.rank in slow, narrow=narrow)
+        cells = [cell for column, cell in zip(full, all_cells, strict=True) if column in columns]
         if rank.phase == "lost":
             before = 2 if narrow else 3
             used = sum(sizes[:before]) + gap * before
             start = row(cells[:before], columns[:before], sizes[:before], gap)
-            lines.append((*start, (" " * gap, ""), *fit(((_cause(rank, width - used), "bad"),), width - used)))
+            lines.append((*start, (" " * gap, ""), *fit(((cause_words(rank, width - used), "bad"),), width - used)))
         else:
             lines.append(row(cells, columns, sizes, gap))
     return lines
 
 
-def _cause(rank: RankState, width: int) -> str:
+def on_the_way(state: RunState) -> bool:
+    """Whether the ranks are being loaded: then their way is shown, not their work."""
+    return state.ended is None and (state.ready_at is None or state.phase in ("launching", "loading"))
+
+
+def _grid(state: RunState, ranks: Sequence[RankState], width: int, *, with_idle: bool) -> list[Line]:
+    """Down the first column and then the next, as many columns as there is room for."""
+    columns = _GRID if with_idle else _GRID[:-1]
+    cell = sum(column.width + 1 for column in columns) - 1
+    across = max(1, (width + _GRID_GAP) // (cell + _GRID_GAP))
+    down = -(-len(ranks) // across)
+    across = -(-len(ranks) // down)
+    slow, loading = slow_ranks(state), on_the_way(state)
+    sizes = [column.width for column in columns]
+    gap: Piece = (" " * _GRID_GAP, "")
+    head = heading(columns, sizes, 1)
+    lines: list[Line] = [tuple(piece for place in range(across) for piece in (*((gap,) if place else ()), *head))]
+    for at in range(down):
+        pieces: list[Piece] = []
+        for rank in ranks[at::down]:
+            cells = (
+                ((str(rank.rank), rank_style(rank.rank)),),
+                doing(state, rank, loading=loading),
+                speed(state, rank, slow=rank.rank in slow),
+                ((percent(state.idle(rank)), ""),),
+            )
+            pieces += [*([gap] if pieces else []), *row(cells[: len(columns)], columns, sizes, 1)]
+        lines.append(tuple(pieces))
+    return lines
+
+
+def doing(state: RunState, rank: RankState, *, loading: bool = False) -> Line:
+    """What it does in a word; of a rank that decodes, how far it is."""
+    phase = shown_phase(state, rank)
+    if phase == "decoding" and not rank.continuous and not loading:
+        return _step(rank, state.config.max_new_tokens if state.config else 0)
+    return ((("✗ " if phase == "lost" else "") + phase, _STATE_STYLES.get(phase, "")),)
+
+
+def speed(state: RunState, rank: RankState, *, slow: bool) -> Line:
+    """Its tokens/s, marked where it is slow."""
+    figure: Piece = (rate(state.rank_rate(rank)), "warn" if slow else "strong")
+    return (("!", "warn"), figure) if slow else (figure,)
+
+
+def cause_words(rank: RankState, width: int) -> str:
     return cut_middle(visible(rank.cause or "no cause is known; see its log"), width)
 
 
-def _cells(state: RunState, rank: RankState, *, narrow: bool) -> tuple[Line, ...]:
+def _cells(state: RunState, rank: RankState, *, slow: bool, narrow: bool) -> tuple[Line, ...]:
     most = state.config.max_new_tokens if state.config else 0
     phase = shown_phase(state, rank)
     return (
         ((str(rank.rank), rank_style(rank.rank)),),
         ((visible(rank.device), ""),),
         ((("✗ " if phase == "lost" else "") + phase, _STATE_STYLES.get(phase, "")),),
-        _batch(rank, narrow=narrow),
+        batch_words(rank, narrow=narrow),
         _step(rank, most),
-        ((rate(state.rank_rate(rank)), "strong"),),
+        speed(state, rank, slow=slow),
         ((count(rank.prompts), ""),),
         ((percent(rank.padding_waste) if rank.slots else UNKNOWN, "" if rank.slots else "dim"),),
         ((percent(state.idle(rank)), ""),),
@@ -96,7 +162,7 @@ def _step(rank: RankState, most: int) -> Line:
     return ((f"{rank.step}/{most}", ""),)
 
 
-def _batch(rank: RankState, *, narrow: bool) -> Line:
+def batch_words(rank: RankState, *, narrow: bool) -> Line:
     """Number and prompts of the batch in hand, and the most the rank gets where it was capped."""
     cap: Line = ((f"≤{rank.cap}", "warn"),) if rank.cap is not None else ()
     if rank.batch is None:
@@ -109,16 +175,16 @@ def _batch(rank: RankState, *, narrow: bool) -> Line:
     return ((f"#{rank.batch} x{rank.rows}{' ' if cap else ''}", ""), *cap)
 
 
-def _loading(state: RunState, width: int) -> list[Line]:
+def _loading(state: RunState, ranks: Sequence[RankState], width: int) -> list[Line]:
     """The way of each rank to being ready, and how long it has been where it is."""
     track = width >= 72
     titles: Line = ((f"rank  {'time':>5}  ", "dim"), ("on its way to its first batch" if track else "state", "dim"))
     lines = [titles]
-    for rank in state.ranks:
+    for rank in ranks:
         since = clock(max(0.0, state.now - rank.phase_since))
         start: Line = ((f"{rank.rank:>4}", rank_style(rank.rank)), (f"  {since:>5}  ", "strong"))
         if rank.phase == "lost":
-            lines.append(fit((*start, ("✗ lost ", "bad"), (_cause(rank, width - 20), "bad")), width))
+            lines.append(fit((*start, ("✗ lost ", "bad"), (cause_words(rank, width - 20), "bad")), width))
         else:
             lines.append(fit((*start, *(_track(rank) if track else ((rank.phase, "strong"),))), width))
     return lines

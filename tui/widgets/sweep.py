@@ -9,6 +9,8 @@ from textual.containers import Container, VerticalScroll
 from runner.state import RunState
 from runner.sweep_figures import SweepSummary, summarise_sweep
 from runner.trials import SweepState
+from tui.hint_keys import Keys
+from tui.keys import keys_of
 from tui.sweep_words import shown_sweep
 from tui.text import Line
 from tui.views import Moment
@@ -84,7 +86,7 @@ class SweepView(VerticalScroll, can_focus=True):
             self._panels[name].display = sweep is not None
         self._panels["sweep-status"].set_class(sweep is None, "-alone")
         if sweep is None:
-            self._panels["sweep-status"].draw(partial(_empty, state))
+            self._panels["sweep-status"].draw(partial(_empty, state, keys_of(self.app)))
             return
         summary = self._summary(sweep)
         self._panels["sweep-status"].draw(partial(_status, state, sweep, summary))
@@ -128,8 +130,8 @@ class SweepView(VerticalScroll, can_focus=True):
             self.move_child(self._charts, before=self._panels["sweep-table"])
 
 
-def _empty(state: RunState, width: int, height: int) -> list[Line]:
-    return empty_lines(state, width)
+def _empty(state: RunState, keys: Keys, width: int, height: int) -> list[Line]:
+    return empty_lines(state, width, keys)
 
 
 def _status(state: RunState, sweep: SweepState, summary: SweepSummary, width: int, height: int) -> list[Line]:

@@ -12,6 +12,7 @@ from runner.forecast import eta_seconds
 from runner.state import RunState
 from runner.sweep_figures import SweepSummary
 from runner.trials import SweepState
+from tui.hint_keys import AS_THEY_COME, Keys, key_of
 from tui.sweep_lines import file_lines
 from tui.sweep_words import (
     best_command,
@@ -37,7 +38,7 @@ WILL_COME = (
 )
 
 
-def empty_lines(state: RunState, width: int) -> list[Line]:
+def empty_lines(state: RunState, width: int, keys: Keys = AS_THEY_COME) -> list[Line]:
     """A run without a sweep: what one brings, and how to start it."""
     lines: list[Line] = [(("No sweep in this run yet.", "strong"),), ()]
     text = "A sweep measures every batch size with every number of ranks, on the models as they are loaded, and shows"
@@ -49,7 +50,10 @@ def empty_lines(state: RunState, width: int) -> list[Line]:
     if state.ended is not None:
         key, words = "rankdeck sweep PROMPTS", "measures afresh: this run has ended"
     else:
-        key, words = "s", "starts one: answers are kept, and afterwards the run goes on at the best setting"
+        key, words = (
+            key_of("run.sweep", keys),
+            "starts one: answers are kept, and afterwards the run goes on at the best setting",
+        )
     parts = wrap(words, max(10, width - len(key) - 2))
     lines.append(((f"{key}  ", "key"), (parts[0], "")))
     lines.extend(((" " * (len(key) + 2), ""), (part, "")) for part in parts[1:])

@@ -22,15 +22,15 @@ def throughput_lines(state: RunState, width: int, height: int) -> list[Line]:
 
 
 def _figures(state: RunState, width: int) -> list[Line]:
-    mean: Line = ((pad(rate(state.rate_mean), 5, "right"), "strong"), (" mean", "dim"))
-    peak: Line = ((pad(rate(state.rate_peak), 5, "right"), "strong"), (" peak", "dim"))
+    mean: Line = ((_figure(state.rate_mean), "strong"), (" mean", "dim"))
+    peak: Line = ((_figure(state.rate_peak), "strong"), (" peak", "dim"))
     if state.ended is not None:
         summary = state.ended.summary
-        first: Line = ((pad(rate(summary.tokens_per_second), 5, "right"), "key"), (" tok/s over the run", "dim"))
+        first: Line = ((_figure(summary.tokens_per_second), "key"), (" tok/s over the run", "dim"))
         rest = [peak]
     else:
-        now = NOTHING if relaunching(state) else rate(state.rate_now)
-        first = ((pad(now, 5, "right"), "key"), (" tok/s now", "dim"))
+        now = NOTHING.rjust(5) if relaunching(state) else _figure(state.rate_now)
+        first = ((now, "key"), (" tok/s now", "dim"))
         rest = [mean, peak]
     line = first
     for fact in rest:
@@ -39,6 +39,11 @@ def _figures(state: RunState, width: int) -> list[Line]:
             return [first, fit((*rest[0], (" ", ""), *(rest[1] if len(rest) > 1 else ())), width)]
         line = (*line, (" " * gap, ""), *fact)
     return [line]
+
+
+def _figure(tokens_per_second: float) -> str:
+    """In 5 cells, as most are; a longer one is not cut."""
+    return rate(tokens_per_second).rjust(5)
 
 
 def _empty(state: RunState, width: int, height: int) -> list[Line]:

@@ -11,10 +11,17 @@ from textual.events import Click
 from runner.findings import Finding, findings
 from runner.lanes import Segment, segments
 from runner.state import RunState
+from tui.keys import hint, keys_of
 from tui.views import Moment
 from tui.widgets.lines import Panel
 from tui.widgets.timeline_lines import plan, shown_rounds, spot, timeline_lines
 from tui.widgets.timeline_window import CLOSEST_SECONDS, Look, at_cursor, tick_words, window
+
+KEYS = (
+    "{timeline.earlier} {timeline.later} batch, {timeline.down} {timeline.up} rank, {timeline.finding} stands out, "
+    "{timeline.zoom_in} {timeline.zoom_out} zoom, {timeline.pan_left} {timeline.pan_right} pan, "
+    "{timeline.whole} whole, {timeline.follow} follow"
+)
 
 LEAST_SECONDS = 0.05
 """The cursor steps over gaps shorter than this: between two batches of a rank there is always one."""
@@ -74,7 +81,7 @@ class TimelineView(Vertical, can_focus=True):
 
     def on_mount(self) -> None:
         self._panel = self.query_one("#timeline-panel", Panel)
-        self._panel.border_subtitle = "h l batch, j k rank, n stands out, z Z zoom, H L pan, w whole, f follow"
+        self._panel.border_subtitle = hint(self.app, KEYS)
 
     def on_resize(self) -> None:
         self.call_after_refresh(self._draw)
@@ -86,7 +93,7 @@ class TimelineView(Vertical, can_focus=True):
 
     def _draw(self) -> None:
         if self._state is not None:
-            make = partial(timeline_lines, self._state, self._findings(self._state), self.look)
+            make = partial(timeline_lines, self._state, self._findings(self._state), self.look, keys=keys_of(self.app))
             self._panel.draw(make, self._title(self._state))
 
     def take_focus(self) -> None:

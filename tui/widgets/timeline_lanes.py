@@ -117,15 +117,19 @@ def _heights(segment: Segment, most_rows: int, height: int) -> list[str]:
     return [_HEIGHTS[max(0, min(8, eighths - floor * 8))] for floor in reversed(range(height))]
 
 
+_ON_A_BAR = {"decode": "decode-label", "decode-here": "decode-here-label"}
+_ABOVE_A_BAR = {"decode": ""}
+"""The colour of a bar is for areas: words of it would be hard to read."""
+
+
 def _label(row: list[Cell], segment: Segment, start: int, stop: int, style: str) -> None:
     """What it is, written into the bar, where the bar has room and some more."""
     for words in labels(segment):
         text = f" {words} "
         if len(text) + 2 <= stop - start:
             filled = row[stop - 1][0] == DECODE
-            looks = (
-                {"decode": "decode-label", "decode-here": "decode-here-label"}.get(style, style) if filled else style
-            )
+            written = _ON_A_BAR if filled else _ABOVE_A_BAR
+            looks = written.get(style, style)
             at = start + (stop - start - len(text)) // 2 if segment.span is None else start + 1
             row[at : at + len(text)] = [(letter, looks) for letter in text]
             return

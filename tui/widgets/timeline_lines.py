@@ -11,6 +11,7 @@ from runner.advice import advise
 from runner.findings import Finding, Round, rounds
 from runner.lanes import Segment, segments
 from runner.state import RunState
+from tui.hint_keys import AS_THEY_COME, Keys, key_of
 from tui.text import Line, cut, fit, line_width, pad, percent, rate, visible, wrap
 from tui.theme import rank_style
 from tui.widgets.timeline_charts import busy_line, busy_series, mark_line, mean_busy, rate_lines, rate_words
@@ -60,7 +61,14 @@ def plan(state: RunState, look: Look, width: int, height: int, has_rounds: bool)
     return Plan(findings, header, lanes, each, first, busy, chart, words)
 
 
-def timeline_lines(state: RunState, found: tuple[Finding, ...], look: Look, width: int, height: int) -> list[Line]:
+def timeline_lines(
+    state: RunState,
+    found: tuple[Finding, ...],
+    look: Look,
+    width: int,
+    height: int,
+    keys: Keys = AS_THEY_COME,
+) -> list[Line]:
     """`height` lines of exactly `width` cells."""
     shown = window(state, look)
     right = RIGHT_WIDE if width >= WIDE else RIGHT
@@ -101,7 +109,7 @@ def timeline_lines(state: RunState, found: tuple[Finding, ...], look: Look, widt
         lines.extend(fit((*line, *(figure if row == middle else ())), width) for row, line in enumerate(chart))
     rest = height - len(lines) - 1 - parts.words
     lines.extend([((" " * width, ""),)] * max(0, rest))
-    lines.append(legend(state, shown, width))
+    lines.append(legend(state, shown, width, keys))
     text = visible(explained(state, look.rank, under))
     lines.extend(_wrapped("▸ ", text, "", width, parts.words))
     return [fit(line, width) for line in lines[:height]]
@@ -259,13 +267,13 @@ def _form(words: tuple[str, ...], room: int) -> int:
     return next((number for number, text in enumerate(words) if len(text) <= room), len(words) - 1)
 
 
-def legend(state: RunState, shown: Window, width: int) -> Line:
+def legend(state: RunState, shown: Window, width: int, keys: Keys = AS_THEY_COME) -> Line:
     """The signs, and where the axis begins to count; that is left out where the signs need the room."""
     kinds, since = LEGEND, "seconds since the first batch"
     if state.timeline.first_batch is None:
         kinds, since = LOADING_LEGEND, "seconds since the start"
     elif shown.first == shown.zero >= 0.5:
-        since = f"w shows {shown.zero:.1f} s of loading"
+        since = f"{key_of('timeline.whole', keys)} shows {shown.zero:.1f} s of loading"
     narrow = width < 80
     pieces: list[tuple[str, str]] = [(" " * (2 if narrow else NAME), "")]
     for sign, style, word in kinds:

@@ -1,0 +1,224 @@
+"""The Overview's tables: what form they take in which room, the minute beside each GPU, the order of the ranks."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.structs import replace
+from textual.widgets import Input
+
+from runner.state import RunState
+from runner.stretches import RankShare, Stretch
+from tests import scripted
+from tests.dashboards import dashboard, settled
+from tui.rank_order import Arrangement, RankView, arranged, ranks_title
+from tui.text import line_width, plain
+from tui.widgets.devices import device_lines, devices_title
+from tui.widgets.gpu_ranks import gpu_rank_lines, one_to_one
+from tui.widgets.lines import Panel
+from tui.widgets.minute import SECONDS, minute
+from tui.widgets.overview import Overview
+from tui.widgets.overview_plan import plan_overview
+from tui.widgets.ranks import rank_lines
+
+PERCENT = st.one_of(st.none(), st.floats(0, 100))
+EIGHT = scripted.running(8, gpus=8, prompts=1000).state
+MANY = scripted.running(64, gpus=8, prompts=8000).state
+
+
+# --- the last minute ------------------------------------------------------------------------------
+
+
+def test_the_last_minute_is_on_a_scale_of_0_to_100_and_what_is_missing_is_blank() -> None:
+    assert minute([0.0, 50.0, None, 100.0], 4, 60) == "▁▅ █".rjust(60)
+
+
+def test_seconds_that_share_a_cell_are_a_mean() -> None:
+    assert minute([0.0, 0.0, 0.0, 100.0, 100.0, 100.0], 6, 20)[-2:] == "▁█"
+
+
+@given(st.lists(PERCENT, max_size=SECONDS), st.integers(0, 10_000), st.integers(1, 200))
+def test_the_last_minute_fills_its_width_and_never_more(history: list[float | None], before: int, width: int) -> None:
+    assert len(minute(history, before + len(history), width)) == width
+
+
+@given(st.lists(st.floats(0, 100), min_size=200, max_size=200), st.integers(1, 60))
+def test_a_bar_that_is_whole_never_changes_its_height(values: list[float], width: int) -> None:
+    per_cell = -(-SECONDS // width)
+    cells = SECONDS // per_cell
+    shown = [minute(values[max(0, seen - SECONDS) : seen], seen, width)[-cells:] for seen in range(130, 200)]
+    for before, after in zip(shown, shown[per_cell:], strict=False):
+        # After as many seconds as a cell has, the bars have moved by one cell, and are the same.
+        assert after[1:-2] == before[2:-1]
+
+
+# --- forms of the GPUs ----------------------------------------------------------------------------
+
+
+FORMS = [(form, width) for form in ("cells", "rows", "tiny") for width in (58, 76, 116, 196)]
+
+
+@pytest.mark.parametrize(("form", "width"), [*FORMS, ("grid", 116), ("grid", 196)])
+@pytest.mark.parametrize("state", [EIGHT, MANY, scripted.lost_gpu(8).state], ids=["eight", "sixty-four", "lost"])
+def test_every_form_keeps_to_its_width_and_shows_every_gpu(state: RunState, width: int, form: str) -> None:
+    lines = device_lines(state, width, form)  # type: ignore[arg-type]
+    assert max(map(line_width, lines)) <= width
+    text = plain(lines)
+    for device in state.devices:
+        sample = device.sample
+        assert "✗ lost" in text if sample.lost else f"{sample.busy_percent:.0f}%" in text
+
+
+def test_gpus_of_one_name_have_it_in_the_title_and_others_beside_their_number() -> None:
+    assert devices_title(EIGHT) == "GPUs  8 x H100 80GB HBM3"
+    mixed = replace(EIGHT.devices[0], sample=replace(EIGHT.devices[0].sample, name="NVIDIA GeForce RTX 3090"))
+    state = replace(EIGHT, devices=(mixed, *EIGHT.devices[1:]))
+    assert devices_title(state) == "GPUs"
+    for form in ("cells", "rows"):
+        assert "RTX 3090" in plain(device_lines(state, 116, form))  # type: ignore[arg-type]
+
+
+def test_what_lowers_the_clocks_is_said_in_every_form_of_words() -> None:
+    assert "▾ power" in plain(device_lines(EIGHT, 116, "grid"))
+    assert "power cap" in plain(device_lines(EIGHT, 116, "rows"))
+    assert "throttle power cap" in plain(device_lines(EIGHT, 116, "cells"))
+
+
+def test_a_wide_terminal_shows_how_full_the_gpu_is_where_it_says_so() -> None:
+    sample = replace(EIGHT.devices[0].sample, sm_percent=88.0, tensor_percent=41.0, dram_percent=62.0)
+    state = replace(EIGHT, devices=(replace(EIGHT.devices[0], sample=sample), *EIGHT.devices[1:]))
+    assert "SM  88%   tensor  41%   DRAM  62%" in plain(device_lines(state, 196))
+    assert "tensor" not in plain(device_lines(state, 76))
+
+
+def test_a_rank_and_its_gpu_share_a_row_only_where_each_has_one() -> None:
+    assert one_to_one(EIGHT)
+    assert not one_to_one(MANY)
+    assert not one_to_one(scripted.running(2).state)
+    lines = plain(gpu_rank_lines(EIGHT, 76)).split("\n")
+    assert lines[4].split() == [
+        "3",
+        "3",
+        "94%",
+        "██",
+        "31%",
+        "424",
+        "61",
+        "49/50",
+        "#20",
+        "x16",
+        "140",
+        "32",
+        "12%",
+        "3%",
+    ]
+    assert max(map(len, lines)) <= 76
+
+
+# --- room -----------------------------------------------------------------------------------------
+
+
+def plan(state: RunState, width: int, height: int) -> tuple[str | None, str, bool, bool]:
+    found = plan_overview(state, width - 4, height - 3, frame=2, spare=False, taken=0)
+    return found.devices, found.ranks, found.merged, found.tail
+
+
+def test_the_fullest_tables_are_taken_that_leave_the_charts_their_room() -> None:
+    assert plan(scripted.running(2, gpus=2).state, 120, 40) == ("cells", "table", False, True)
+    assert plan(scripted.running(2, gpus=2).state, 80, 24) == ("cells", "table", False, False)
+    assert plan(EIGHT, 120, 40) == ("grid", "table", False, False)
+    assert plan(EIGHT, 120, 30) == (None, "table", True, False)
+    assert plan(EIGHT, 80, 24) == (None, "table", True, False)
+    assert plan(MANY, 120, 40) == ("grid", "small grid", False, False)
+    assert plan(MANY, 80, 24) == ("tiny", "small grid", False, False)
+
+
+@pytest.mark.parametrize(("ranks", "size"), [(8, (120, 40)), (8, (80, 24)), (64, (120, 40)), (64, (200, 60))])
+async def test_with_eight_gpus_nothing_scrolls(ranks: int, size: tuple[int, int]) -> None:
+    app = dashboard(scripted.running(ranks, gpus=8, prompts=100 * ranks))
+    async with app.run_test(size=size) as pilot:
+        await settled(pilot)
+        await pilot.pause(0.1)
+        overview = app.screen.query_one(Overview)
+        assert overview.max_scroll_y == 0
+        assert overview.query_one("#charts").size.height >= 8
+
+
+# --- the order of the ranks -----------------------------------------------------------------------
+
+
+def test_worst_first_begins_with_what_is_lost_then_capped_then_slow() -> None:
+    ranks = list(MANY.ranks)
+    ranks[40] = replace(ranks[40], phase="lost", cause="killed")
+    ranks[7] = replace(ranks[7], cap=4)
+    state = replace(MANY, ranks=tuple(ranks))
+    assert arranged(state, RankView("worst first"))[:2] == [40, 7]
+
+
+def test_ranks_are_found_by_number_range_state_and_device() -> None:
+    assert arranged(MANY, RankView(filter="3")) == [3]
+    assert arranged(MANY, RankView(filter="8-11")) == [8, 9, 10, 11]
+    assert arranged(MANY, RankView(filter="cuda:2 0-20")) == [2, 10, 18]
+    assert arranged(MANY, RankView(filter="lost")) == []
+    assert len(arranged(MANY, RankView(filter="DECODING"))) == 64
+
+
+def test_rows_keep_their_places_for_a_while_but_trouble_moves_them_at_once() -> None:
+    kept, view = Arrangement(), RankView("prompts")
+    first = kept.of(MANY, view)
+    busier = replace(MANY.ranks[50], prompts=1_000_000)
+    later = replace(MANY, ranks=(*MANY.ranks[:50], busier, *MANY.ranks[51:]), now=MANY.now + 1)
+    assert kept.of(later, view) == first
+    assert kept.of(replace(later, now=MANY.now + 4), view)[0] == 50
+    lost = replace(busier, phase="lost")
+    gone = replace(later, ranks=(*MANY.ranks[:50], lost, *MANY.ranks[51:]), now=MANY.now + 4.5)
+    assert kept.of(gone, RankView("worst first"))[0] == 50
+
+
+def test_the_title_says_what_is_hidden_and_in_which_order() -> None:
+    assert ranks_title(MANY, RankView(), 64) == "Ranks  64"
+    assert ranks_title(MANY, RankView("worst first", "cuda:1"), 8) == "Ranks  8 of 64: cuda:1  worst first"
+    assert ranks_title(MANY, RankView("tok/s"), 64) == "Ranks  64  by tok/s"
+
+
+def test_a_slow_rank_is_marked_wherever_ranks_are_listed() -> None:
+    shares = {rank: RankShare(3, 500 if rank == 5 else 1000, 10.0) for rank in range(8)}
+    state = replace(EIGHT, stretches=(Stretch(batch_size=16, active_ranks=8, shares=shares),))
+    assert arranged(state, RankView("worst first"))[0] == 5
+    assert arranged(state, RankView(filter="slow")) == [5]
+    for form in ("table", "grid", "small grid"):
+        text = plain(rank_lines(state, 116, form))  # type: ignore[arg-type]
+        assert text.count("!") == 1
+
+
+async def test_ranks_are_sorted_and_filtered_by_keys_and_escape_shows_all() -> None:
+    app = dashboard(scripted.running(64, gpus=8, prompts=8000))
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settled(pilot)
+        ranks = app.screen.query_one("#ranks", Panel)
+
+        def title() -> str:
+            return str(ranks.border_title)
+
+        await pilot.press("w")
+        assert title() == "Ranks  64  worst first"
+        await pilot.press("w", "o")
+        assert title() == "Ranks  64  worst first"
+        await pilot.press("o")
+        assert title() == "Ranks  64  by tok/s"
+        await pilot.press("slash", *"8-11")
+        assert title() == "Ranks  4 of 64: 8-11  by tok/s"
+        await pilot.press("enter")
+        assert not isinstance(app.focused, Input)
+        assert "11" in plain(ranks.lines)
+        await pilot.press("slash", "x", "y", "enter")
+        assert "no rank is like that" in plain(ranks.lines)
+        await pilot.press("escape")
+        assert title() == "Ranks  64"
+
+
+def test_samples_are_counted_and_every_rank_has_a_minute_of_its_cpu() -> None:
+    state = scripted.running(2).state
+    assert len(state.cpu_history) == 2
+    assert state.samples >= len(state.cpu_history[0]) > 0
+    assert set(state.cpu_history[0]) == {96.0}
+    assert "last minute" in plain(device_lines(state, 76))

@@ -1,0 +1,83 @@
+"""A row for a rank and its GPU together, where each has one of its own and there is no room for two tables. Pure."""
+
+from collections.abc import Sequence
+
+from runner.advice import slow_ranks
+from runner.state import DeviceState, RankState, RunState
+from tui.text import NOTHING, UNKNOWN, Line, count, fit, percent
+from tui.theme import rank_style
+from tui.widgets.bars import Column, heading, row, widths
+from tui.widgets.gpu_figures import NOT_AVAILABLE, busy_figure, busy_minute, figure, memory_share, temperature
+from tui.widgets.ranks import batch_words, cause_words, doing, on_the_way, rank_lines, speed
+
+_COLUMNS = (
+    Column("rank", 4, "right"),
+    Column("gpu", 3, "right"),
+    Column("busy", 4, "right"),
+    Column("minute", 6, "left", 30),
+    Column("mem", 4, "right"),
+    Column("W", 3, "right"),
+    Column("°C", 3, "right"),
+    Column("state", 8),
+    Column("batch", 7, "left", 10),
+    Column("tok/s", 5, "right", 6),
+    Column("prompts", 7, "right"),
+    Column("waste", 5, "right"),
+    Column("idle", 4, "right"),
+)
+LEAST = sum(column.width + 1 for column in _COLUMNS) - 1
+"""So many cells it needs."""
+
+
+def one_to_one(state: RunState) -> bool:
+    """Whether every GPU has one rank, and every rank a GPU."""
+    owners = [device.ranks for device in state.devices]
+    return bool(owners) and sorted(owners) == [(rank.rank,) for rank in state.ranks]
+
+
+def gpu_rank_lines(state: RunState, width: int, order: Sequence[int] | None = None) -> list[Line]:
+    if on_the_way(state):
+        return rank_lines(state, width, order=order)
+    sizes, gap = widths(_COLUMNS, width, most_gap=2)
+    lines = [heading(_COLUMNS, sizes, gap)]
+    slow = slow_ranks(state)
+    gpus = {device.ranks[0]: device for device in state.devices if device.ranks}
+    for number in range(len(state.ranks)) if order is None else order:
+        rank, gpu = state.ranks[number], gpus[number]
+        gpu_cells = _gpu(gpu, state.samples, sizes[3])
+        start: tuple[Line, ...] = (((str(number), rank_style(number)),), *gpu_cells)
+        if rank.phase == "lost":
+            line = (*row(start, _COLUMNS[:7], sizes[:7], gap), (" " * gap, ""))
+            room = width - sum(sizes[:7]) - 7 * gap
+            lines.append((*line, *fit(((cause_words(rank, room), "bad"),), room)))
+            continue
+        lines.append(row((*start, *_work(state, rank, slow=number in slow)), _COLUMNS, sizes, gap))
+    return lines
+
+
+def _gpu(device: DeviceState, samples: int, room: int) -> tuple[Line, ...]:
+    sample = device.sample
+    index: Line = ((str(sample.index), "strong"),)
+    if sample.lost:
+        nothing: Line = ((NOTHING, "dim"),)
+        return (index, (("lost", "bad"),), busy_minute(device, samples, room), nothing, nothing, nothing)
+    share = memory_share(sample)
+    return (
+        index,
+        busy_figure(sample),
+        busy_minute(device, samples, room),
+        NOT_AVAILABLE if share is None else ((percent(share), ""),),
+        figure(sample.power_watts, ""),
+        temperature(sample, ""),
+    )
+
+
+def _work(state: RunState, rank: RankState, *, slow: bool) -> tuple[Line, ...]:
+    return (
+        doing(state, rank),
+        batch_words(rank, narrow=True),
+        speed(state, rank, slow=slow),
+        ((count(rank.prompts), ""),),
+        ((percent(rank.padding_waste) if rank.slots else UNKNOWN, "" if rank.slots else "dim"),),
+        ((percent(state.idle(rank)), ""),),
+    )
