@@ -49,6 +49,7 @@ _GRID = (
     Column("tok/s", 6, "right"),
     Column("idle", 4, "right"),
 )
+_LOADING_GRID = (Column("rank", 4, "right"), Column("state", 10), Column("time", 5, "right"))
 _GRID_GAP = 3
 
 
@@ -95,12 +96,13 @@ def on_the_way(state: RunState) -> bool:
 
 def _grid(state: RunState, ranks: Sequence[RankState], width: int, *, with_idle: bool) -> list[Line]:
     """Down the first column and then the next, as many columns as there is room for."""
-    columns = _GRID if with_idle else _GRID[:-1]
+    loading = on_the_way(state)
+    columns = _LOADING_GRID if loading else _GRID if with_idle else _GRID[:-1]
     cell = sum(column.width + 1 for column in columns) - 1
     across = max(1, (width + _GRID_GAP) // (cell + _GRID_GAP))
     down = -(-len(ranks) // across)
     across = -(-len(ranks) // down)
-    slow, loading = slow_ranks(state), on_the_way(state)
+    slow = slow_ranks(state)
     sizes = [column.width for column in columns]
     gap: Piece = (" " * _GRID_GAP, "")
     head = heading(columns, sizes, 1)
@@ -108,22 +110,27 @@ def _grid(state: RunState, ranks: Sequence[RankState], width: int, *, with_idle:
     for at in range(down):
         pieces: list[Piece] = []
         for rank in ranks[at::down]:
-            cells = (
-                ((str(rank.rank), rank_style(rank.rank)),),
-                doing(state, rank, loading=loading),
-                speed(state, rank, slow=rank.rank in slow),
-                ((percent(state.idle(rank)), ""),),
-            )
+            number: Line = ((str(rank.rank), rank_style(rank.rank)),)
+            if loading:
+                since: Line = ((clock(max(0.0, state.now - rank.phase_since)), "strong"),)
+                cells: tuple[Line, ...] = (number, phase_words(state, rank), since)
+            else:
+                idle: Line = ((percent(state.idle(rank)), ""),)
+                cells = (number, doing(state, rank), speed(state, rank, slow=rank.rank in slow), idle)
             pieces += [*([gap] if pieces else []), *row(cells[: len(columns)], columns, sizes, 1)]
         lines.append(tuple(pieces))
     return lines
 
 
-def doing(state: RunState, rank: RankState, *, loading: bool = False) -> Line:
+def doing(state: RunState, rank: RankState) -> Line:
     """What it does in a word; of a rank that decodes, how far it is."""
-    phase = shown_phase(state, rank)
-    if phase == "decoding" and not rank.continuous and not loading:
+    if shown_phase(state, rank) == "decoding" and not rank.continuous:
         return _step(rank, state.config.max_new_tokens if state.config else 0)
+    return phase_words(state, rank)
+
+
+def phase_words(state: RunState, rank: RankState) -> Line:
+    phase = shown_phase(state, rank)
     return ((("✗ " if phase == "lost" else "") + phase, _STATE_STYLES.get(phase, "")),)
 
 
@@ -139,11 +146,10 @@ def cause_words(rank: RankState, width: int) -> str:
 
 def _cells(state: RunState, rank: RankState, *, slow: bool, narrow: bool) -> tuple[Line, ...]:
     most = state.config.max_new_tokens if state.config else 0
-    phase = shown_phase(state, rank)
     return (
         ((str(rank.rank), rank_style(rank.rank)),),
         ((visible(rank.device), ""),),
-        ((("✗ " if phase == "lost" else "") + phase, _STATE_STYLES.get(phase, "")),),
+        phase_words(state, rank),
         batch_words(rank, narrow=narrow),
         _step(rank, most),
         speed(state, rank, slow=slow),
