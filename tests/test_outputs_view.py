@@ -108,7 +108,7 @@ async def test_escape_clears_the_filter_in_the_field_and_in_the_list() -> None:
         await pilot.pause()
         assert len(answers.selection) == 10
         await pilot.press("slash")
-        assert app.screen.query_one(Input).value == "robot"
+        assert app.screen.query_one("QueryField Input", Input).value == "robot"
         await pilot.press("down", "escape")
         await pilot.pause()
         assert len(answers.selection) == 64
@@ -138,7 +138,7 @@ async def test_keys_of_the_run_are_letters_while_a_query_is_typed() -> None:
         await opened(pilot)
         await pilot.press("slash", *typed("x -q [d] +2 ?"))
         await pilot.pause()
-        assert app.screen.query_one(Input).value == "x -q [d] +2 ?"
+        assert app.screen.query_one("QueryField Input", Input).value == "x -q [d] +2 ?"
         assert isinstance(app.screen, RunScreen)
     assert source.sent == []
 

@@ -54,7 +54,7 @@ class Overview(ScrollBox):
             "Filter ranks",
             key_display="/",
             id="ranks.filter",
-            tooltip="Show the ranks that are like what is typed: 3, 8-15, waiting, cuda:1, slow",
+            tooltip="Show ranks that are like: 3, 8-15, waiting, slow",
             show=False,
         ),
         Binding("escape", "all_ranks", "All ranks", id="ranks.all", tooltip="All ranks, by number", show=False),
