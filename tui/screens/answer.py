@@ -67,10 +67,11 @@ class AnswerScreen(AnswerActions, Screen[None]):
         self._text.show(record, selection.query.finds, self._seconds(record))
         position = selection.position
         place = f"{position + 1:,} of {len(selection):,}" if position is not None else "no longer listed"
-        title, subtitle = Content(f"Answer   {place}"), Content(self.found_words())
-        if (title.plain, subtitle.plain) != self._titles:
-            self._titles = (title.plain, subtitle.plain)
-            self._text.border_title, self._text.border_subtitle = title, subtitle
+        titles = f"Answer   {place}", self.found_words()
+        if titles != self._titles:
+            self._titles = titles
+            self._text.border_title = Content(titles[0])
+            self._text.border_subtitle = Content(titles[1])
 
     _titles = ("", "")
 

@@ -5,6 +5,7 @@ from typing import ClassVar
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
+from textual.content import Content
 from textual.screen import ModalScreen
 
 from tui.keys import hint
@@ -52,8 +53,8 @@ class HelpScreen(ModalScreen[None]):
 
     def compose(self) -> ComposeResult:
         with ScrollBox(id="help") as box:
-            box.border_title = self._title
-            box.border_subtitle = hint(self.app, "{scroll.down} {scroll.up} scroll, {help.close} closes")
+            box.border_title = Content(self._title)
+            box.border_subtitle = Content(hint(self.app, "{scroll.down} {scroll.up} scroll, {help.close} closes"))
             yield Panel("", id="help-lines")
 
     def on_mount(self) -> None:
