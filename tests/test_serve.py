@@ -113,7 +113,9 @@ async def test_a_browser_sees_the_run_and_its_keys_steer_nothing(live, serving):
         await browser.press("x")
         await browser.press(" ")
         await browser.press("2")
-        await browser.see("as they came")
+        await browser.see("as they came, following")
+        assert "y copy" in browser.text
+        assert "E export" not in browser.text, "it would write on the machine that serves"
     assert changes(live.directory) == [4]
     assert rundir.supervisor_alive(live.directory)
     kinds = {type(event) for event in rundir.read_events(live.directory)}

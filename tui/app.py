@@ -68,9 +68,10 @@ class RankdeckApp(BaseApp):
         earlier: Earlier | None = None,
         steerable: bool = True,
         preferences: Preferences | None = None,
+        at_home: bool = True,
     ) -> None:
         """`steerable` is False where nothing may be asked of the run: in a replay, and for an audience."""
-        super().__init__(preferences)
+        super().__init__(preferences, at_home=at_home)
         self._steerable = steerable
         self.knobs = Knobs()
         self._source = source
@@ -267,7 +268,7 @@ class RankdeckApp(BaseApp):
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Stopping and detaching are offered only while there is something to stop or to leave running."""
-        return self.steers if action in ("stop", "detach") else True
+        return self.steers if action in ("stop", "detach") else super().check_action(action, parameters)
 
     def action_detach(self) -> None:
         """Leave; the run goes on."""

@@ -25,7 +25,11 @@ Leave = Literal["ended", "detached", "stopped"]
 
 
 class BaseApp(PacedApp[Leave]):
-    """An application as the user wishes it; without `preferences` as it comes, and then it remembers nothing."""
+    """An application as the user wishes it; without `preferences` as it comes, and then it remembers nothing.
+
+    `at_home` is False where who looks sits elsewhere, at a browser: then nothing is offered that reaches into this
+    machine beyond the run: no files are written, no programs started, nothing is remembered.
+    """
 
     CSS_PATH = Path(__file__).with_name("app.tcss")
     TITLE = "rankdeck"
@@ -49,9 +53,10 @@ class BaseApp(PacedApp[Leave]):
         ),
     ]
 
-    def __init__(self, preferences: Preferences | None = None) -> None:
+    def __init__(self, preferences: Preferences | None = None, *, at_home: bool = True) -> None:
         super().__init__()
-        self._remembers = preferences is not None
+        self.at_home = at_home
+        self._remembers = preferences is not None and at_home
         self.preferences = preferences if preferences is not None else Preferences()
         self._known_to_be_seen = False
         self._filters_of_ours: list[LineFilter] = []
@@ -99,6 +104,10 @@ class BaseApp(PacedApp[Leave]):
             remembered.remember(remembered.Remembered(theme=now))
 
     # --- keys ----------------------------------------------------------------------------------
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """There is a shell to go back to only at home."""
+        return self.at_home if action == "suspend_process" else True
 
     def action_help(self) -> None:
         from tui.screens.help import HelpScreen

@@ -4,9 +4,10 @@ The text goes out as base64, so that nothing in it steers a terminal. Whether th
 so the words do not claim it did.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING
 
-from textual.app import App
+if TYPE_CHECKING:
+    from tui.base import BaseApp
 
 from tui.hint_keys import named
 from tui.keys import keys_of
@@ -15,14 +16,15 @@ MOST_BYTES = 74_994
 """Longer texts are dropped by common terminals without a word: this many bytes are 100,000 characters of base64."""
 
 
-def copy(app: App[Any], text: str, what: str) -> None:
+def copy(app: "BaseApp", text: str, what: str) -> None:
     """Copy `text`, and say what was done; `what` names it, as in `the answer`."""
     # A lone surrogate is no text that could be sent.
     data = text.encode("utf-8", errors="replace")
     if len(data) > MOST_BYTES:
+        ways = "{answer.pager} opens it in the pager, {outputs.export} writes it to a file." if app.at_home else ""
+        said = f"{what} has {len(text):,} characters: terminals take some 75,000 bytes. {named(ways, keys_of(app))}"
         app.notify(
-            f"{what} has {len(text):,} characters: terminals take some 75,000 bytes. "
-            + named("{answer.pager} opens it in the pager, {outputs.export} writes it to a file.", keys_of(app)),
+            said.rstrip(),
             title="Too long to copy",
             severity="warning",
             markup=False,

@@ -136,8 +136,10 @@ class ReplayApp(RankdeckApp):
         ),
     ]
 
-    def __init__(self, replay: ReplaySource, stops: str = "", *, preferences: Preferences | None = None) -> None:
-        super().__init__(replay, steerable=False, preferences=preferences)
+    def __init__(
+        self, replay: ReplaySource, stops: str = "", *, preferences: Preferences | None = None, at_home: bool = True
+    ) -> None:
+        super().__init__(replay, steerable=False, preferences=preferences, at_home=at_home)
         self.replay = replay
         self.stops = stops
 

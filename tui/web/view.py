@@ -1,6 +1,7 @@
 """`python -m tui.web.view DIRECTORY [--control]`: the dashboard of one browser, as the server starts it.
 
-A live run is watched, one that is over is replayed. Speaks Textual's web protocol on its standard streams, so it
+A live run is watched, one that is over is replayed. Who looks sits elsewhere: even with --control, which steers the
+run, nothing else of this machine is theirs. Speaks Textual's web protocol on its standard streams, so it
 prints nothing. Ends with the server, however that ended.
 """
 
@@ -25,13 +26,13 @@ def view_of(directory: Path, *, control: bool) -> RankdeckApp:
     if rundir.supervisor_alive(directory):
         from tui.client import SocketSource
 
-        return RankdeckApp(SocketSource(directory), earlier=rundir.read_outputs, steerable=control)
+        return RankdeckApp(SocketSource(directory), earlier=rundir.read_outputs, steerable=control, at_home=False)
     from tui import journal
     from tui.replay import ReplaySource
     from tui.screens.replay import ReplayApp
 
     found = journal.find(str(directory))
-    return ReplayApp(ReplaySource(found), journal.how_it_stops(found))
+    return ReplayApp(ReplaySource(found), journal.how_it_stops(found), at_home=False)
 
 
 def _end_with(parent: int) -> None:

@@ -1,6 +1,7 @@
 """What can be done with the answer one stands on, in the list and on a screen of its own alike."""
 
 import os
+from typing import TYPE_CHECKING
 
 import msgspec
 from textual.binding import Binding, BindingType
@@ -13,6 +14,9 @@ from tui.listing import Selection
 from tui.widgets.answer_lines import answer_text
 from tui.widgets.answer_text import AnswerText
 
+if TYPE_CHECKING:
+    from tui.app import RankdeckApp
+
 
 def answer_keys(*, show: bool) -> list[BindingType]:
     """The keys of these actions; the footer of a run has no room for them."""
@@ -24,7 +28,7 @@ def answer_keys(*, show: bool) -> list[BindingType]:
     return [
         key("y", "copy_answer", "Copy", "copy", copying),
         key("Y", "copy_record", "Copy record", "copy_record", "Copy the whole record as JSON"),
-        key("p", "page", "Pager", "pager", "Prompt and answer in $PAGER"),
+        key("p", "pager", "Pager", "pager", "Prompt and answer in $PAGER"),
         key("n", "find(1)", "Next match", "find_next", "The next thing found, in the next answer too", show=False),
         key("N", "find(-1)", "Match before", "find_before", "The thing found before", show=False),
     ]
@@ -33,6 +37,7 @@ def answer_keys(*, show: bool) -> list[BindingType]:
 class AnswerActions(DOMNode):
     """Copy, pager, and from one thing found to the next."""
 
+    app: "RankdeckApp"
     selection: Selection
 
     @property
@@ -59,6 +64,10 @@ class AnswerActions(DOMNode):
         there = key_of("answer.find_next", keys_of(self.app))
         return f"{matches}, {there} goes there" if text.here is None else f"match {text.here + 1:,} of {text.found:,}"
 
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Programs are started and files written only for who sits at this machine."""
+        return self.app.at_home if action in ("pager", "export") else super().check_action(action, parameters)
+
     def action_copy_answer(self) -> None:
         record = self.selection.record
         if record is not None:
@@ -71,7 +80,7 @@ class AnswerActions(DOMNode):
         if record is not None:
             copy(self.app, msgspec.json.encode(record).decode(), f"The record of #{record.index}")
 
-    def action_page(self) -> None:
+    def action_pager(self) -> None:
         from tui.pager import PagerError, page
 
         record = self.selection.record

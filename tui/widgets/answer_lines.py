@@ -79,8 +79,12 @@ def answer_page(
     seconds: float | None = None,
     airy: bool = True,
     keys: Keys = AS_THEY_COME,
+    paged: bool = True,
 ) -> Page:
-    """The whole of an answer: its figures, the prompt, the text. `here` is the one gone to of what was found."""
+    """The whole of an answer: its figures, the prompt, the text. `here` is the one gone to of what was found.
+
+    `paged` says whether there is a pager for what is too long.
+    """
     space: list[Line] = [()] if airy else []
     facts = _facts(record, seconds)
     lines = flow(facts, width)
@@ -103,7 +107,8 @@ def answer_page(
         if len(text) > SHOWN_CHARACTERS:
             left = some(len(text) - SHOWN_CHARACTERS, "more character")
             pager = key_of("answer.pager", keys)
-            more.append(((f"… and {left}; {pager} opens the pager, and outputs.jsonl has all of it", "key"),))
+            where_else = f"; {pager} opens the pager, and outputs.jsonl has all of it" if paged else " in outputs.jsonl"
+            more.append(((f"… and {left}{where_else}", "key"),))
         lines.extend(space)
         begins.extend(len(lines) + line for line in where)
         lines.extend(((f"{name if number == 0 else '':<{GUTTER}}", "dim"), *line) for number, line in enumerate(more))

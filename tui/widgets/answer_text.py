@@ -1,6 +1,6 @@
 """A whole answer to scroll through, from one thing found to the next. Knows one answer at a time."""
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
@@ -11,6 +11,9 @@ from tui.finding import Finds
 from tui.keys import keys_of
 from tui.widgets.answer_lines import Page, answer_page
 from tui.widgets.lines import Lines
+
+if TYPE_CHECKING:
+    from tui.base import BaseApp
 
 AIRY_HEIGHT = 12
 """From so many lines on there is room for empty ones."""
@@ -23,6 +26,8 @@ def _key(keys: str, action: str, description: str) -> Binding:
 
 class AnswerText(VerticalScroll, can_focus=True, inherit_bindings=False):
     """Shows an answer; the next one begins at its top again. Sideways there is nothing: those keys are others'."""
+
+    app: "BaseApp"
 
     BINDINGS: ClassVar[list[BindingType]] = [
         _key("up,k", "scroll_up", "A line up"),
@@ -75,6 +80,7 @@ class AnswerText(VerticalScroll, can_focus=True, inherit_bindings=False):
                 seconds=seconds,
                 airy=self.size.height >= AIRY_HEIGHT,
                 keys=keys_of(self.app),
+                paged=self.app.at_home,
             )
         self._lines.show(self._page.lines)
 

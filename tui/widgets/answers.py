@@ -53,6 +53,7 @@ KEYS = (
     "{outputs.order} order",
     "{outputs.follow} follow",
 )
+KEYS_AWAY = tuple(key for key in KEYS if key not in ("{answer.pager} pager", "{outputs.export} export"))
 
 
 class OutputsView(AnswerActions, Vertical):
@@ -135,7 +136,8 @@ class OutputsView(AnswerActions, Vertical):
         self._heading.show([heading(COLUMNS, *widths(COLUMNS, width, most_gap=2))])
         # A text in the border is markup unless it is Content, and a query is what anybody types.
         title = "".join(text for text, _ in listing_title(selection, width - 10))
-        hints = [named(hint, keys_of(self.app)) for hint in (TYPING if self._field.opened else KEYS)]
+        usual = KEYS if self.app.at_home else KEYS_AWAY
+        hints = [named(hint, keys_of(self.app)) for hint in (TYPING if self._field.opened else usual)]
         keys = self._mistake or _as_many(hints, width - 4)
         self._entitle(self._box, title=f"Outputs  {title}", subtitle=keys)
         self._show_answer()
