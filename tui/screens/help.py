@@ -54,7 +54,7 @@ class HelpScreen(ModalScreen[None]):
     def compose(self) -> ComposeResult:
         with ScrollBox(id="help") as box:
             box.border_title = Content(self._title)
-            box.border_subtitle = Content(hint(self.app, "{scroll.down} {scroll.up} scroll, {help.close} closes"))
+            box.border_subtitle = hint(self.app, "{scroll.down} {scroll.up} scroll, {help.close} closes")
             yield Panel("", id="help-lines")
 
     def on_mount(self) -> None:
