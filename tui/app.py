@@ -38,6 +38,9 @@ Earlier = Callable[[Path], Iterable[OutputRecord]]
 """Reads the answers that a run directory holds already."""
 
 TITLE_SECONDS = 1.0
+QUIET_BEATS = 2
+"""Figures that only moved on are painted at every second beat: calm for the eye, and cheap for the ranks beside it."""
+
 BREATHE_EVERY = 100
 """After so many messages at once the screen and the keys get their turn."""
 
@@ -81,6 +84,8 @@ class RankdeckApp(BaseApp):
         self._run_state = RunState()
         self._seen_any = False
         self._dirty = False
+        self._news = False
+        self._beats = 0
         self._offered: tuple[bool, bool] | None = None
         self._interrupts = 0
         self._leave_when_ended = False
@@ -167,6 +172,7 @@ class RankdeckApp(BaseApp):
 
     def _take(self, message: ToViewer) -> None:
         self._dirty = True
+        self._news = self._news or not isinstance(message, protocol.Tick | protocol.Output)
         if isinstance(message, protocol.Refused):
             self.lost = message.reason
             return
@@ -212,9 +218,10 @@ class RankdeckApp(BaseApp):
     def _repaint(self) -> None:
         if not self._dirty or self._run_screen is None or not self._run_screen.is_mounted:
             return
-        if not self.may_repaint():
+        self._beats += 1
+        if (not self._news and self._beats % QUIET_BEATS) or not self.may_repaint():
             return
-        self._dirty = False
+        self._dirty = self._news = False
         with self.batch_update():
             self._run_screen.show(Moment(self._run_state, self._book, self.lost))
             offered = (self.steers, self._run_state.ready_at is not None)
