@@ -16,7 +16,7 @@ from tui.screens.run import RunScreen
 from tui.text import line_width, plain
 from tui.widgets.key_bar import ALWAYS, Entry, KeyBar, chosen, key_line, key_range
 from tui.widgets.lines import Panel
-from tui.widgets.log import LogView
+from tui.widgets.log import LogLines
 from tui.words import words_of
 
 
@@ -107,7 +107,7 @@ async def test_the_log_scrolls_by_vims_keys_and_by_arrows() -> None:
         await settled(pilot)
         await pilot.press("5")
         await pilot.pause()
-        log = app.query_one(LogView)
+        log = app.query_one(LogLines)
 
         async def after(*pressed: str) -> int:
             await pilot.press(*pressed)

@@ -74,7 +74,7 @@ async def test_a_hostile_run_and_query_are_shown_as_they_are_in_every_view() -> 
             await pilot.pause()
             assert "[red]m[red]" in whole_screen(app).splitlines()[0]
         await pilot.press("2")
-        app.screen.query_one(QueryField).ask(NAME)
+        app.screen.query_one("#outputs QueryField", QueryField).ask(NAME)
         await until(pilot, lambda: f"0 shown: {NAME}" in whole_screen(app))
         await pilot.press("E")
         await pilot.pause()

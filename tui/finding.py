@@ -22,6 +22,14 @@ def spans(text: str, finds: Finds) -> list[Span]:
     return [found.span() for found in finds.finditer(text)] if finds is not None else []
 
 
+def found_words(found: int, here: int | None, next_key: str) -> str:
+    """How much was found, which of it is gone to, else the key that goes there."""
+    if not found:
+        return "no match in what is shown"
+    matches = f"{found:,} match{'' if found == 1 else 'es'}"
+    return f"{matches}, {next_key} goes there" if here is None else f"match {here + 1:,} of {found:,}"
+
+
 def marked(text: str, style: str, found: Sequence[Span], *, start: int = 0, here: int | None = None) -> Line:
     """`text`, which begins at `start` of what was searched, with the spans in it marked; `here` is the one gone to."""
     pieces: list[Piece] = []

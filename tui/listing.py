@@ -7,7 +7,8 @@ widget and, but for how long a slice may take, no clock.
 
 import time
 from bisect import bisect_left, insort
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from runner.protocol import FinishReason, OutputRecord
 from tui.hint_keys import AS_THEY_COME, Keys, named
@@ -207,16 +208,21 @@ def listing_title(selection: Selection, width: int) -> Line:
     tails = [f"{'; ' if query else ', '}{order}", ""]
     if selection.following:
         tails = [f"{tails[0]}, following the newest", f"{tails[0]}, following", *tails]
+    return query_title(total + shown, query, tails, width)
+
+
+def query_title(start: str, query: Query[Any], tails: Sequence[str], width: int) -> Line:
+    """`start`, what was asked for, and the first of the tails that leaves room for it; the last one always does."""
     asked = visible(query.text)
     least = min(len(asked), 12)
     for tail in tails:
-        room = width - len(total + shown + tail) - (2 if query else 0)
-        if room >= least or tail == "":
-            line: Line = ((total, ""), (shown, ""))
+        room = width - len(start + tail) - (2 if query else 0)
+        if room >= least or tail == tails[-1]:
+            line: Line = ((start, ""),)
             if query and room > 0:
                 line = (*line, (": ", ""), (cut_middle(asked, room), "key"))
             return (*line, (tail, ""))
-    raise AssertionError("the last tail always fits")
+    raise AssertionError("there is no tail")
 
 
 def nothing_listed(selection: Selection, width: int, keys: Keys = AS_THEY_COME) -> str:
@@ -225,6 +231,10 @@ def nothing_listed(selection: Selection, width: int, keys: Keys = AS_THEY_COME) 
         return "answers are listed here as they arrive"
     if not selection.listing.complete:
         return f"looking through {some(len(selection.listing.book), 'answer')}"
-    before, after = "no answer matches ", named("; {outputs.clear} clears", keys)
+    return nothing_matches("answer", selection.query, width, named("; {outputs.clear} clears", keys))
+
+
+def nothing_matches(what: str, query: Query[Any], width: int, after: str) -> str:
+    before = f"no {what} matches "
     room = max(8, width - line_width(((before + after, ""),)))
-    return before + cut_middle(visible(selection.query.text), room) + after
+    return before + cut_middle(visible(query.text), room) + after

@@ -144,6 +144,17 @@ def flow(facts: Iterable[Line], width: int, gap: int = 3) -> list[Line]:
     return lines
 
 
+def as_many(parts: Iterable[str], width: int) -> str:
+    """As many of the parts as there is room for, the first ones."""
+    text = ""
+    for part in parts:
+        longer = f"{text}  {part}" if text else part
+        if cell_len(longer) > width:
+            break
+        text = longer
+    return text
+
+
 def plain(lines: Sequence[Line]) -> str:
     """What the lines read, without styles."""
     return "\n".join("".join(text for text, _ in line).rstrip() for line in lines)

@@ -40,6 +40,7 @@ WORDS = (
     Word("decode step", "each later pass; it yields one more token per prompt", ("timeline",)),
     Word("round", "one batch per active rank", ("timeline",)),
     Word("stop, length", "why an answer ended: by itself, or at the most new tokens there may be", ("outputs",)),
+    Word("source", "who wrote a line: the supervisor, the launcher, or a rank with all of its libraries", ("log",)),
     Word("±", "half of the 95% interval of a setting's repeats", ("sweep",)),
     Word("★ ▸ ▾", "the best setting, the one at hand, where growth ends", ("sweep",)),
     Word("MBU", "bytes a decode step must read / its time / the device's peak memory bandwidth", ("overview", "sweep")),

@@ -8,7 +8,6 @@ from typing import ClassVar
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.content import Content
 from textual.screen import Screen
 
 from runner.protocol import OutputRecord
@@ -16,6 +15,7 @@ from tui.listing import Selection
 from tui.widgets.answer_actions import AnswerActions, answer_keys
 from tui.widgets.answer_text import AnswerText
 from tui.widgets.key_bar import KeyBar
+from tui.widgets.titles import Titles
 
 BEAT_SECONDS = 0.5
 """So often it is said anew how many answers there are."""
@@ -48,6 +48,7 @@ class AnswerScreen(AnswerActions, Screen[None]):
         # Who reads stays with what is read, whatever else arrives.
         self.selection.following = False
         self._text = self.query_one(AnswerText)
+        self._titles = Titles(self._text)
         self._text.focus()
         self.set_interval(BEAT_SECONDS, self.draw)
         self.call_after_refresh(self.draw)
@@ -67,13 +68,7 @@ class AnswerScreen(AnswerActions, Screen[None]):
         self._text.show(record, selection.query.finds, self._seconds(record))
         position = selection.position
         place = f"{position + 1:,} of {len(selection):,}" if position is not None else "no longer listed"
-        titles = f"Answer   {place}", self.found_words()
-        if titles != self._titles:
-            self._titles = titles
-            self._text.border_title = Content(titles[0])
-            self._text.border_subtitle = Content(titles[1])
-
-    _titles = ("", "")
+        self._titles.show(f"Answer   {place}", self.found_words())
 
     def action_go(self, by: int) -> None:
         if not self.selection.step(by):

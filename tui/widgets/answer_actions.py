@@ -8,6 +8,7 @@ from textual.binding import Binding, BindingType
 from textual.dom import DOMNode
 
 from tui.copying import copy
+from tui.finding import found_words
 from tui.hint_keys import key_of
 from tui.keys import keys_of
 from tui.listing import Selection
@@ -56,13 +57,8 @@ class AnswerActions(DOMNode):
     def found_words(self) -> str:
         """Which of the things found is gone to, and how many there are."""
         text = self.text
-        if self.selection.query.finds is None:
-            return ""
-        if not text.found:
-            return "no match in what is shown"
-        matches = f"{text.found:,} match{'' if text.found == 1 else 'es'}"
-        there = key_of("answer.find_next", keys_of(self.app))
-        return f"{matches}, {there} goes there" if text.here is None else f"match {text.here + 1:,} of {text.found:,}"
+        next_key = key_of("answer.find_next", keys_of(self.app))
+        return found_words(text.found, text.here, next_key) if self.selection.query.finds is not None else ""
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Programs are started and files written only for who sits at this machine."""

@@ -4,7 +4,6 @@ Holds keys and layout. Which answers are listed is a Selection's business; where
 """
 
 import asyncio
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -12,13 +11,10 @@ from textual import work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
-from textual.content import Content
 
 from runner.protocol import OutputRecord
 from runner.rundir import RunFileError
 from runner.state import RunState
-from tui.hint_keys import named
-from tui.keys import keys_of
 from tui.listing import ANSWERS, ERRORS, Selection, listing_title
 from tui.text import some, visible
 from tui.views import Moment
@@ -29,6 +25,7 @@ from tui.widgets.answer_text import AnswerText
 from tui.widgets.bars import heading, widths
 from tui.widgets.lines import Lines
 from tui.widgets.query_field import QueryField
+from tui.widgets.titles import Titles
 
 if TYPE_CHECKING:
     from tui.app import RankdeckApp
@@ -38,11 +35,6 @@ BESIDE = 160
 """From this width on the answer stands beside the list."""
 
 HINT = 'words "a phrase" rank:1 tokens:>40 finish:error #17 -word'
-TYPING = (
-    "enter keeps it",
-    "{query.clear} clears it",
-    "names: rank finish tokens chars batch index id prompt answer error",
-)
 KEYS = (
     "{outputs.filter} filter",
     "{outputs.errors} errors",
@@ -100,8 +92,7 @@ class OutputsView(AnswerActions, Vertical):
         self._list, self._text = self.query_one(AnswerList), self.query_one(AnswerText)
         self._box, self._field = self.query_one("#answers-box", Vertical), self.query_one(QueryField)
         self._heading = self.query_one("#answers-heading", Lines)
-        self._mistake = ""
-        self._titles: dict[str, str] = {}
+        self._list_titles, self._text_titles = Titles(self._box), Titles(self._text)
 
     @property
     def selection(self) -> Selection:  # type: ignore[override]
@@ -134,14 +125,11 @@ class OutputsView(AnswerActions, Vertical):
         if not width:
             return
         self._heading.show([heading(COLUMNS, *widths(COLUMNS, width, most_gap=2))])
-        # A text in the border is markup unless it is Content, and a query is what anybody types.
         title = "".join(text for text, _ in listing_title(selection, width - 10))
-        usual = KEYS if self.app.at_home else KEYS_AWAY
-        hints = [named(hint, keys_of(self.app)) for hint in (TYPING if self._field.opened else usual)]
-        keys = self._mistake or _as_many(hints, width - 4)
-        self._entitle(self._box, title=f"Outputs  {title}", subtitle=keys)
+        keys = self._field.words(KEYS if self.app.at_home else KEYS_AWAY, width - 4)
+        self._list_titles.show(f"Outputs  {title}", keys)
         self._show_answer()
-        self._entitle(self._text, title="Answer", subtitle=self.found_words())
+        self._text_titles.show("Answer", self.found_words())
 
     def _show_answer(self) -> None:
         record = self.selection.record
@@ -152,22 +140,12 @@ class OutputsView(AnswerActions, Vertical):
         self._list.settle(reveal=True)
         self.draw()
 
-    def _entitle(self, box: Vertical | AnswerText, *, title: str, subtitle: str) -> None:
-        # Both are painted whole when they are set.
-        if self._titles.get(f"{box.id} above") != title:
-            self._titles[f"{box.id} above"] = title
-            box.border_title = Content(title)
-        if self._titles.get(f"{box.id} below") != subtitle:
-            self._titles[f"{box.id} below"] = subtitle
-            box.border_subtitle = Content.styled(subtitle, "$error" if subtitle.startswith("✗") else "")
-
     # --- filter ---------------------------------------------------------------------------------
 
     def on_query_field_asked(self, event: QueryField.Asked) -> None:
         self._list.filter(event.query)
 
-    def on_query_field_mistaken(self, event: QueryField.Mistaken) -> None:
-        self._mistake = f"✗ {event.why}" if event.why else ""
+    def on_query_field_mistaken(self) -> None:
         self.draw()
 
     def on_query_field_closed(self) -> None:
@@ -237,13 +215,3 @@ class OutputsView(AnswerActions, Vertical):
             self.app.notify(words, title="Not exported", severity="error", markup=False)
             return
         self.app.say(f"{some(number, 'answer')} in {visible(str(to.path))}", "Exported")
-
-
-def _as_many(parts: Sequence[str], width: int) -> str:
-    """As many of the keys as there is room for, the most wanted first."""
-    text = ""
-    for part in parts:
-        if len(text) + 2 + len(part) > width:
-            break
-        text = f"{text}  {part}" if text else part
-    return text

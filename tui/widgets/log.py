@@ -1,68 +1,207 @@
-"""The Log view: what supervisor, launcher and ranks wrote, wrapped under its source, following the tail."""
+"""The Log view: what supervisor, launcher and ranks wrote, wrapped under its source, following the tail; with a find.
 
-from functools import lru_cache
+Knows a log, the field of a query and the keys. What a query leaves and where things were found is LogPage's business.
+"""
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical
 from textual.geometry import Size
+from textual.message import Message
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
 from runner.protocol import LogLine
-from tui.text import Line, cut, visible, wrap
+from tui.finding import found_words
+from tui.hint_keys import key_of
+from tui.keys import keys_of
+from tui.log_listing import LOG, LogPage, LogQuery, log_title, nothing_logged
+from tui.query import Query
 from tui.views import Moment
 from tui.widgets.lines import Painter
+from tui.widgets.query_field import QueryField
 from tui.widgets.scrolling import Scrolling
-from tui.widgets.tail import SOURCE_WIDTH, source_style
+from tui.widgets.titles import Titles
 
-LONGEST = 4000
-"""A log line is shown up to so many characters; runner.log has all of it."""
+if TYPE_CHECKING:
+    from tui.base import BaseApp
 
-
-@lru_cache(maxsize=4096)
-def entry_lines(source: str, text: str, width: int) -> tuple[Line, ...]:
-    """A log entry: its source once, its text wrapped beside it."""
-    name = cut(visible(source), SOURCE_WIDTH)
-    shown = visible(text[:LONGEST]) + ("…" if len(text) > LONGEST else "")
-    parts = wrap(shown, max(10, width - SOURCE_WIDTH - 2))
-    style = source_style(source)
-    return tuple(
-        ((f"{name if number == 0 else '':<{SOURCE_WIDTH}}  ", style), (part, "")) for number, part in enumerate(parts)
-    )
+HINT = 'words "a phrase" rank:1 source:launcher -word'
+KEYS = ("{log.find} find", "{scroll.down} {scroll.up} line", "G newest")
+KEYS_FOUND = ("{log.next} next", "{log.before} before", "{log.clear} clears")
 
 
-class LogView(Scrolling, ScrollView, Painter, can_focus=True):
-    """The newest thousand lines; scrolled up it stays where it is."""
+class LogLines(Scrolling, ScrollView, Painter, can_focus=True):
+    """The lines, of which those that are seen are painted. Scrolled up it stays where it is, else at the newest."""
+
+    DEFAULT_CSS = """
+    LogLines { height: 1fr; }
+    """
+
+    class Changed(Message):
+        """What is listed, or which thing found one is at, is another."""
 
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__(id=id)
-        self._log: tuple[LogLine, ...] | None = None
-        self._lines: list[Line] = []
-        self.border_title = "Log"
+        self.page = LogPage(Query(), 0)
+        self._log: Sequence[LogLine] | None = None
+        self._place: tuple[int, int] | None = None
+        self._following = True
 
-    def show(self, moment: Moment) -> None:
-        if moment.state.log is not self._log:
-            self._log = moment.state.log
-            self._lay_out()
+    @property
+    def here(self) -> int | None:
+        """Which of the things found was gone to."""
+        return self.page.found_at(self._place) if self._place is not None else None
 
-    def take_focus(self) -> None:
-        self.focus()
+    @property
+    def following(self) -> bool:
+        return self.scroll_offset.y >= self.max_scroll_y if self.max_scroll_y else self._following
+
+    def show(self, log: Sequence[LogLine]) -> None:
+        if log is self._log:
+            return
+        self._log = log
+        if self.page.width:
+            self._following = self.following
+            gone = self.page.take_in(log)
+            self._settle(self.scroll_offset.y - gone)
+
+    def filter(self, query: LogQuery) -> None:
+        """List what the query leaves; what one was at stays where it is seen, for what is around it is looked for."""
+        self._lay_out(query, self.page.width)
 
     def on_resize(self) -> None:
-        self._lay_out()
-
-    def _lay_out(self) -> None:
         width = self.scrollable_content_region.width
-        if not width or self._log is None:
-            return
-        at_end = self.scroll_offset.y >= self.max_scroll_y
-        self._lines = [line for entry in self._log for line in entry_lines(entry.source, entry.text, width)]
-        self.virtual_size = Size(width, len(self._lines))
-        if at_end:
-            self.scroll_end(animate=False, immediate=True, x_axis=False)
+        if width != self.page.width:
+            self._lay_out(self.page.query, width)
+        elif self._following:
+            self._settle(self.scroll_offset.y)
+
+    def _lay_out(self, query: LogQuery, width: int) -> None:
+        self._following, top = self.following, self.scroll_offset.y
+        if query != self.page.query and self._place is not None:
+            number = self._place[0]
+            self._place, self._following = None, False
+        else:
+            number = self.page.number_at(top)
+        offset = self.page.start_of(number) - top
+        self.page = self.page.again(query, width)
+        if self._log is not None:
+            self.page.take_in(self._log)
+        self._settle(self.page.start_of(number) - offset)
+
+    def _settle(self, y: int) -> None:
+        """Fit the size to what is listed, with line `y` at the top, or the newest at the bottom."""
+        self.virtual_size = Size(self.page.width, self.page.height)
+        self._scroll(self.max_scroll_y if self._following else y)
         self.refresh()
+        self.post_message(self.Changed())
+
+    def _scroll(self, y: int) -> None:
+        self.scroll_to(y=max(0, y), animate=False, force=True, immediate=True)
+
+    def watch_scroll_y(self, old_value: float, new_value: float) -> None:
+        super().watch_scroll_y(old_value, new_value)
+        self.post_message(self.Changed())
+
+    def find(self, by: int) -> None:
+        """Go to the next thing found, or the one before; the first time to one that is seen, if any is."""
+        page, here = self.page, self.here
+        if here is not None:
+            found = here + by
+        else:
+            first = page.found_from(self.scroll_offset.y)
+            found = first if by > 0 else page.found_from(self.scroll_offset.y + self.size.height) - 1
+            found = min(found, page.found - 1) if by > 0 else max(found, 0)
+        if not 0 <= found < page.found:
+            return
+        self._place = page.place(found)
+        line, top, height = page.line_of(found), self.scroll_offset.y, self.scrollable_content_region.height
+        if not top <= line < top + height:
+            self._scroll(line - height // 2)
+        self._following = self.following
+        self.refresh()
+        self.post_message(self.Changed())
 
     def render_line(self, y: int) -> Strip:
-        position = y + self.scroll_offset.y
-        if not self._lines and y == 0:
-            return self.paint((("what the supervisor and the ranks say", "dim"),), self.content_size.width)
-        line = self._lines[position] if position < len(self._lines) else ()
-        return self.paint(line, self.content_size.width)
+        width = self.content_size.width
+        if not len(self.page):
+            words = nothing_logged(self.page, width) if y == 0 else ""
+            return self.paint(((words, "dim"),), width)
+        return self.paint(self.page.line(y + self.scroll_offset.y, self.here), width)
+
+
+class LogView(Vertical):
+    """The newest thousand lines of the log, and the field in which they are filtered."""
+
+    app: "BaseApp"
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("slash", "find", "Find", key_display="/", id="log.find", tooltip="Find in the log", show=False),
+        Binding("n", "next(1)", "Next match", id="log.next", tooltip="The next thing found in the log", show=False),
+        Binding("N", "next(-1)", "Match before", id="log.before", tooltip="The thing found before", show=False),
+        Binding("escape", "clear", "Clear", id="log.clear", tooltip="All lines again", show=False),
+    ]
+
+    def compose(self) -> ComposeResult:
+        yield QueryField(LOG, HINT)
+        yield LogLines(id="log-lines")
+
+    def on_mount(self) -> None:
+        self._field, self._lines = self.query_one(QueryField), self.query_one(LogLines)
+        self._titles = Titles(self)
+        self._draw()
+
+    def show(self, moment: Moment) -> None:
+        self._lines.show(moment.state.log)
+
+    def take_focus(self) -> None:
+        self._lines.focus()
+
+    def on_resize(self) -> None:
+        self._draw()
+
+    def on_log_lines_changed(self) -> None:
+        self._draw()
+
+    def _draw(self) -> None:
+        page, width = self._lines.page, self.content_size.width
+        usual = KEYS
+        if page.query:
+            found = (
+                (found_words(page.found, self._lines.here, key_of("log.next", keys_of(self.app))),)
+                if page.query.finds is not None
+                else ()
+            )
+            usual = (*found, *KEYS_FOUND)
+        title = "".join(text for text, _ in log_title(page, following=self._lines.following, width=width - 8))
+        self._titles.show(f"Log  {title}", self._field.words(usual, width - 2))
+
+    # --- find -----------------------------------------------------------------------------------
+
+    def on_query_field_asked(self, event: QueryField.Asked) -> None:
+        self._lines.filter(event.query)
+
+    def on_query_field_mistaken(self) -> None:
+        self._draw()
+
+    def on_query_field_closed(self) -> None:
+        self.take_focus()
+        self._draw()
+
+    def action_find(self) -> None:
+        self._field.open()
+        self._draw()
+
+    def action_clear(self) -> None:
+        if self._lines.page.query:
+            self._field.ask("")
+
+    def action_next(self, by: int) -> None:
+        if self._lines.page.query.finds is None:
+            self.app.say("Nothing is searched for; / begins.")
+        else:
+            self._lines.find(by)

@@ -3,6 +3,7 @@
 Knows a language and nothing of what is filtered: whoever shows the list hears of each new query.
 """
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from textual.app import ComposeResult
@@ -11,8 +12,10 @@ from textual.containers import Horizontal
 from textual.message import Message
 from textual.widgets import Input, Label
 
+from tui.hint_keys import named
+from tui.keys import keys_of
 from tui.query import Language, Query, QueryError
-from tui.text import visible
+from tui.text import as_many, visible
 
 
 class QueryField(Horizontal):
@@ -37,11 +40,7 @@ class QueryField(Horizontal):
             self.query = query
 
     class Mistaken(Message):
-        """What is typed is no query, or is one again: then `why` is empty."""
-
-        def __init__(self, why: str) -> None:
-            super().__init__()
-            self.why = why
+        """What is typed is no query, or is one again: `words` says which."""
 
     class Closed(Message):
         """Back to the list."""
@@ -59,6 +58,14 @@ class QueryField(Horizontal):
     @property
     def opened(self) -> bool:
         return self.display
+
+    def words(self, usual: Sequence[str], width: int) -> str:
+        """What is said under the list, its keys named: a mistake, what can be typed, else the usual."""
+        if self._mistake:
+            return f"✗ {self._mistake}"
+        typing = ("enter keeps it", "{query.clear} clears it", f"names: {' '.join(self._language.names)}")
+        hints = typing if self.opened else usual
+        return as_many([named(hint, keys_of(self.app)) for hint in hints], width)
 
     def open(self) -> None:
         """Take the keys, with the query there is."""
@@ -105,4 +112,4 @@ class QueryField(Horizontal):
     def _complain(self, why: str) -> None:
         if why != self._mistake:
             self._mistake = why
-            self.post_message(self.Mistaken(why))
+            self.post_message(self.Mistaken())

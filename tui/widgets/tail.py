@@ -34,8 +34,13 @@ SOURCE_WIDTH = 10
 
 def source_style(source: str) -> str:
     """A rank's lines have the rank's colour."""
+    return rank_style(rank_of(source))
+
+
+def rank_of(source: str) -> int | None:
+    """The rank that said it, if it was one."""
     number = source.removeprefix("rank ")
-    return rank_style(int(number)) if number != source and number.isdecimal() else "dim"
+    return int(number) if number != source and number.isdecimal() else None
 
 
 def answer_line(record: OutputRecord, width: int) -> Line:
