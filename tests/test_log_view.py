@@ -183,7 +183,7 @@ async def test_the_log_is_filtered_while_one_types_and_enter_keeps_it() -> None:
         await until(pilot, lambda: len(log.page) == 21)
         assert "the ship is here" in whole_screen(app), "it follows what is filtered"
         await pilot.press("slash")
-        assert app.screen.query_one(Input).value == "ship rank:0"
+        assert app.screen.query_one("LogView Input", Input).value == "ship rank:0"
         await pilot.press("escape")
         await pilot.pause()
         assert len(log.page) == log.page.total

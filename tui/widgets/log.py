@@ -129,7 +129,7 @@ class LogLines(Scrolling, ScrollView, Painter, can_focus=True):
     def render_line(self, y: int) -> Strip:
         width = self.content_size.width
         if not len(self.page):
-            words = nothing_logged(self.page, width) if y == 0 else ""
+            words = nothing_logged(self.page, width, keys_of(self.app)) if y == 0 else ""
             return self.paint(((words, "dim"),), width)
         return self.paint(self.page.line(y + self.scroll_offset.y, self.here), width)
 
@@ -171,11 +171,8 @@ class LogView(Vertical):
         page, width = self._lines.page, self.content_size.width
         usual = KEYS
         if page.query:
-            found = (
-                (found_words(page.found, self._lines.here, key_of("log.next", keys_of(self.app))),)
-                if page.query.finds is not None
-                else ()
-            )
+            there = key_of("log.next", keys_of(self.app))
+            found = [found_words(page.found, self._lines.here, there)] if page.query.finds is not None else []
             usual = (*found, *KEYS_FOUND)
         title = "".join(text for text, _ in log_title(page, following=self._lines.following, width=width - 8))
         self._titles.show(f"Log  {title}", self._field.words(usual, width - 2))
