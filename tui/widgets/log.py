@@ -169,7 +169,7 @@ class LogView(Vertical):
 
     def _draw(self) -> None:
         page, width = self._lines.page, self.content_size.width
-        usual = KEYS
+        usual: Sequence[str] = KEYS
         if page.query:
             there = key_of("log.next", keys_of(self.app))
             found = [found_words(page.found, self._lines.here, there)] if page.query.finds is not None else []
