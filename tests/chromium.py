@@ -32,7 +32,7 @@ class Chromium:
         self._answers: dict[int, asyncio.Future[dict[str, Any]]] = {}
 
     async def __aenter__(self) -> "Chromium":
-        assert CHROMIUM is not None, "these tests need chromium: apt-get install chromium"
+        assert CHROMIUM is not None
         self._folder = tempfile.TemporaryDirectory()
         self._process = await asyncio.create_subprocess_exec(
             CHROMIUM, *FLAGS, f"--user-data-dir={self._folder.name}", "about:blank", stderr=asyncio.subprocess.PIPE

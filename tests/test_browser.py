@@ -1,11 +1,15 @@
-"""The dashboard in headless Chromium: what an audience sees, and what its keys do. Fails where there is no Chromium."""
+"""The dashboard in headless Chromium: what an audience sees, and what its keys do. Needs a Chromium, as a GPU test a GPU."""
 
 import asyncio
 
-from tests.chromium import Chromium, colours
+import pytest
+
+from tests.chromium import CHROMIUM, Chromium, colours
 from tests.test_serve import changes, live, serving, until_changed
 
 __all__ = ["live", "serving"]
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here: apt-get install chromium")
 
 
 async def test_chromium_shows_the_run_steers_nothing_and_asks_nobody_else(live, serving, tmp_path):
