@@ -1,4 +1,4 @@
-"""The dashboard in headless Chromium: what an audience sees, and what its keys do. Needs a Chromium, as a GPU test a GPU."""
+"""The dashboard in headless Chromium: what an audience sees, what its keys do. Needs Chromium, as others need a GPU."""
 
 import asyncio
 
