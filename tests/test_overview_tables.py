@@ -12,6 +12,7 @@ from tests import scripted
 from tests.dashboards import dashboard, settled
 from tui.rank_order import Arrangement, RankView, arranged, ranks_title
 from tui.text import line_width, plain
+from tui.views import Moment
 from tui.widgets.devices import device_lines, devices_title
 from tui.widgets.gpu_ranks import gpu_rank_lines, one_to_one
 from tui.widgets.lines import Panel
@@ -222,3 +223,57 @@ def test_samples_are_counted_and_every_rank_has_a_minute_of_its_cpu() -> None:
     assert state.samples >= len(state.cpu_history[0]) > 0
     assert set(state.cpu_history[0]) == {96.0}
     assert "last minute" in plain(device_lines(state, 76))
+
+
+# --- what a review found ----------------------------------------------------------------------------
+
+
+def test_who_runs_where_may_not_be_known_yet() -> None:
+    unknown = replace(EIGHT, devices=tuple(replace(device, ranks=()) for device in EIGHT.devices))
+    assert plain(gpu_rank_lines(unknown, 80)).count("n/a") == 8 * 6
+
+
+async def test_the_plan_is_made_anew_when_it_is_known_who_runs_where() -> None:
+    app = dashboard(scripted.running(8, gpus=8, prompts=1000))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(pilot)
+        overview = app.screen.query_one(Overview)
+        known = app.run_state
+        unknown = replace(known, devices=tuple(replace(device, ranks=()) for device in known.devices))
+        for state, titled in ((known, True), (unknown, False), (known, True)):
+            overview.show(Moment(state, app.book, None))
+            assert str(overview.query_one("#ranks", Panel).border_title).startswith("Ranks and GPUs") is titled
+
+
+def test_large_figures_are_never_cut_into_smaller_ones() -> None:
+    big = [
+        replace(device, sample=replace(device.sample, power_watts=1008.0, power_limit_watts=1200.0))
+        for device in EIGHT.devices
+    ]
+    fast = [replace(rank, prompts=1_250_000, output_tokens=200_000, step=1024) for rank in EIGHT.ranks]
+    assert EIGHT.config is not None
+    shares = {rank: RankShare(3, 500 if rank == 5 else 1000, 10.0) for rank in range(8)}
+    state = replace(
+        EIGHT,
+        devices=tuple(big),
+        ranks=tuple(fast),
+        config=replace(EIGHT.config, max_new_tokens=4096),
+        stretches=(Stretch(batch_size=16, active_ranks=8, shares=shares),),
+    )
+    for width in (76, 116):
+        for form in ("cells", "rows"):
+            assert "1008/1200 W" in plain(device_lines(state, width, form))  # type: ignore[arg-type]
+        for lines in (rank_lines(state, width), gpu_rank_lines(state, width)):
+            assert "1.25M" in plain(lines)
+            assert "!13.7k" in plain(lines)
+            assert "…" not in plain(lines)
+    assert "25%" in plain(rank_lines(state, 76))
+    assert "1024/4096" in plain(rank_lines(state, 116))
+    assert " 1008 " in plain(gpu_rank_lines(state, 76))
+
+
+def test_a_device_is_not_one_whose_number_begins_like_it() -> None:
+    rank = replace(EIGHT.ranks[0], ready=replace(scripted.ready(0, 16), device="cuda:10"))
+    state = replace(EIGHT, ranks=(rank, *EIGHT.ranks[1:]))
+    assert arranged(state, RankView(filter="cuda:1")) == [1]
+    assert arranged(state, RankView(filter="cuda:10")) == [0]

@@ -17,6 +17,7 @@ from textual.screen import Screen
 from runner import protocol
 from runner.protocol import OutputRecord
 from runner.reducer import apply
+from runner.rundir import RunFileError
 from runner.state import RunState, Snapshot, ToViewer
 from tui import outside
 from tui.base import BaseApp, Leave
@@ -201,7 +202,7 @@ class RankdeckApp(BaseApp):
     async def _load_earlier(self, directory: Path, earlier: Earlier) -> None:
         try:
             records = await asyncio.to_thread(lambda: deque(earlier(directory), maxlen=KEPT))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RunFileError) as error:
             self.notify(f"earlier answers cannot be read: {error}", severity="warning", markup=False)
             return
         self._book.load(records)

@@ -120,6 +120,8 @@ class _Line:
     def write(self, text: str) -> None:
         if not self._gone:
             try:
+                # Other programs on this terminal share the flag, and one may have left it unset.
+                os.set_blocking(self._file.fileno(), True)
                 self._file.write(text)
                 self._file.flush()
             except OSError:

@@ -47,8 +47,8 @@ def matches(state: RunState, rank: RankState, text: str) -> bool:
 
 def _is_said(word: str, number: int, about: str) -> bool:
     found = _RANGE.fullmatch(word)
-    if found is None:
-        return word in about
+    if found is None:  # and cuda:1 is not cuda:10
+        return re.search(re.escape(word) + r"(?!\d)" * word[-1].isdigit(), about) is not None
     return int(found[1]) <= number <= int(found[2] or found[1])
 
 

@@ -181,6 +181,16 @@ def rate(per_second: float) -> str:
     return f"{per_second:.1f}" if 0 < per_second < 9.95 else f"{per_second:,.0f}"
 
 
+def short_count(number: int) -> str:
+    """In 7 cells at most: `999,999`, `1.25M`."""
+    return count(number) if number < 1_000_000 else f"{number / 1e6:.2f}M" if number < 1e9 else f"{number / 1e9:.2f}G"
+
+
+def short_rate(per_second: float) -> str:
+    """Tokens/s in 5 cells at most, for columns: `9,999`, `11.7k`."""
+    return rate(per_second) if per_second < 9999.5 else f"{per_second / 1000:.1f}k"
+
+
 def percent(share: float) -> str:
     return f"{share * 100:.0f}%"
 

@@ -16,6 +16,7 @@ from runner.state import RunState, Snapshot, ToViewer
 from tui.client import SocketSource, Source, SourceError
 from tui.plain import PlainView, end_lines, terminal_view
 from tui.preferences import Preferences
+from tui.text import visible
 
 if TYPE_CHECKING:
     from tui.app import RankdeckApp
@@ -105,7 +106,7 @@ def _fly(app: "RankdeckApp") -> int:
     if state is None or state.config is None:
         return app.return_code or 0
     if state.ended is None:
-        sys.stdout.write(f"run {state.name} goes on. Watch it: rankdeck attach {_way_back(state)}\n")
+        sys.stdout.write(f"run {visible(state.name)} goes on. Watch it: rankdeck attach {visible(_way_back(state))}\n")
         return 0
     sys.stdout.write("".join(f"{line}\n" for line in end_lines(state)))
     return state.ended.exit_status

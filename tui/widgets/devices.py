@@ -22,6 +22,7 @@ from tui.widgets.gpu_figures import (
     memory_figure,
     memory_room,
     power,
+    power_room,
     ranks_on,
     short_name,
     temperature,
@@ -94,7 +95,11 @@ def device_lines(state: RunState, width: int, form: DeviceForm = "cells") -> lis
 
 def _rows(devices: Sequence[DeviceState], samples: int, width: int) -> list[Line]:
     wide = width >= 100
-    columns = _shown(_WIDE if wide else _DENSE, width, named=common_name(devices) is None)
+    watts = power_room(devices)
+    columns = tuple(
+        column._replace(width=watts) if column.title == "power" else column
+        for column in _shown(_WIDE if wide else _DENSE, width, named=common_name(devices) is None)
+    )
     sizes, gap = widths(columns, width, most_gap=3)
     room_of = {column.title: room for column, room in zip(columns, sizes, strict=True)}
     room = memory_room(devices)

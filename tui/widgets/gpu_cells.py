@@ -1,9 +1,10 @@
 """GPUs as cells side by side: of two lines with bars and a minute of history, or tiny ones. Pure."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from runner.state import DeviceState
-from tui.text import Line, cut_middle, fit, line_width, percent
+from tui.text import Line, cut_middle, fit, line_width, percent, visible
 from tui.widgets.gpu_figures import (
     NOT_AVAILABLE,
     busy,
@@ -16,6 +17,7 @@ from tui.widgets.gpu_figures import (
     memory_room,
     memory_share,
     power,
+    power_room,
     ranks_on,
     saturation,
     short_name,
@@ -37,11 +39,12 @@ def cell_lines(devices: Sequence[DeviceState], samples: int, width: int, columns
     """Two lines per GPU, in `columns`, down the first column and then the next."""
     cell = (width - GAP * (columns - 1)) // columns
     name_room = 0 if common_name(devices) is not None or cell < 72 else 14 if cell < 100 else 18
-    rooms = (
+    rooms = _Rooms(
         len(str(max(device.sample.index for device in devices))),
         name_room,
         memory_room(devices),
         max(line_width(ranks_on(device)) for device in devices) + len("rank "),
+        power_room(devices),
     )
     cells = [_cell(device, samples, cell, rooms) for device in devices]
     down = -(-len(cells) // columns)
@@ -56,12 +59,22 @@ def cell_lines(devices: Sequence[DeviceState], samples: int, width: int, columns
     return lines
 
 
-def _cell(device: DeviceState, samples: int, width: int, rooms: tuple[int, int, int, int]) -> tuple[Line, Line]:
+class _Rooms(NamedTuple):
+    """Cells for what is as wide in every GPU's cell."""
+
+    number: int
+    name: int
+    memory: int
+    ranks: int
+    power: int
+
+
+def _cell(device: DeviceState, samples: int, width: int, rooms: _Rooms) -> tuple[Line, Line]:
     sample = device.sample
-    index_room, name_room, room, rank_room = rooms
+    index_room, name_room, room, rank_room, watts_room = rooms
     if sample.lost:
         why = sample.unavailable.get("lost", "it no longer answers; the others go on")
-        return fit(lost_line(device, why=False), width), fit(((" " * (index_room + 2) + why, "dim"),), width)
+        return fit(lost_line(device, why=False), width), fit(((" " * (index_room + 2) + visible(why), "dim"),), width)
     indent = index_room + 2 + (name_room + 2 if name_room else 0)
     # The bar takes a share of what is free, the history the rest, in cells of whole seconds each.
     free = width - indent - 5 - 5 - 1 - 2 - rank_room
@@ -82,7 +95,7 @@ def _cell(device: DeviceState, samples: int, width: int, rooms: tuple[int, int, 
     )
     second: Line = ((" " * indent, ""), ("mem  ", "dim"), *memory(sample, bar_width + 1 + room, room))
     facts: tuple[Line, ...] = (
-        fit(power(sample), 9, "right"),
+        fit(power(sample), watts_room, "right"),
         fit(temperature(sample), 6, "right"),
         (("SM ", "dim"), *fit(clock(sample), 13, "right")),
         saturation(sample),

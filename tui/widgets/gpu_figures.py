@@ -99,6 +99,12 @@ def power(sample: DeviceSample) -> Line:
     return ((f"{watts:.0f}/{limit:.0f} W" if limit else f"{watts:.0f} W", ""),)
 
 
+def power_room(devices: Sequence[DeviceState]) -> int:
+    """Cells for the longest power figure, so that none is cut and no column moves."""
+    limits = [device.sample.power_limit_watts or 0.0 for device in devices]
+    return max(9, *(len(f"{limit:.0f}/{limit:.0f} W") for limit in limits))
+
+
 def temperature(sample: DeviceSample, unit: str = " °C") -> Line:
     celsius, slowdown = sample.temperature_celsius, sample.slowdown_celsius
     if celsius is None:

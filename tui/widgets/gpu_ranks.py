@@ -4,11 +4,11 @@ from collections.abc import Sequence
 
 from runner.advice import slow_ranks
 from runner.state import DeviceState, RankState, RunState
-from tui.text import NOTHING, UNKNOWN, Line, count, fit, percent
+from tui.text import NOTHING, UNKNOWN, Line, fit, percent, short_count
 from tui.theme import rank_style
 from tui.widgets.bars import Column, heading, row, widths
 from tui.widgets.gpu_figures import NOT_AVAILABLE, busy_figure, busy_minute, figure, memory_share, temperature
-from tui.widgets.ranks import batch_words, cause_words, doing, on_the_way, rank_lines, speed
+from tui.widgets.ranks import NO_RANK, batch_words, cause_words, doing, on_the_way, rank_lines, speed
 
 _COLUMNS = (
     Column("rank", 4, "right"),
@@ -20,7 +20,7 @@ _COLUMNS = (
     Column("°C", 3, "right"),
     Column("state", 8),
     Column("batch", 7, "left", 10),
-    Column("tok/s", 5, "right", 6),
+    Column("tok/s", 6, "right"),
     Column("prompts", 7, "right"),
     Column("waste", 5, "right"),
     Column("idle", 4, "right"),
@@ -38,24 +38,30 @@ def one_to_one(state: RunState) -> bool:
 def gpu_rank_lines(state: RunState, width: int, order: Sequence[int] | None = None) -> list[Line]:
     if on_the_way(state):
         return rank_lines(state, width, order=order)
-    sizes, gap = widths(_COLUMNS, width, most_gap=2)
-    lines = [heading(_COLUMNS, sizes, gap)]
+    if order is not None and not order:
+        return [((NO_RANK, "dim"),)]
+    most = max(len(f"{device.sample.power_limit_watts or 0:.0f}") for device in state.devices)
+    columns = tuple(column._replace(width=max(3, most)) if column.title == "W" else column for column in _COLUMNS)
+    sizes, gap = widths(columns, width, most_gap=2)
+    lines = [heading(columns, sizes, gap)]
     slow = slow_ranks(state)
     gpus = {device.ranks[0]: device for device in state.devices if device.ranks}
     for number in range(len(state.ranks)) if order is None else order:
-        rank, gpu = state.ranks[number], gpus[number]
-        gpu_cells = _gpu(gpu, state.samples, sizes[3])
+        rank = state.ranks[number]
+        gpu_cells = _gpu(gpus.get(number), state.samples, sizes[3])
         start: tuple[Line, ...] = (((str(number), rank_style(number)),), *gpu_cells)
         if rank.phase == "lost":
-            line = (*row(start, _COLUMNS[:7], sizes[:7], gap), (" " * gap, ""))
+            line = (*row(start, columns[:7], sizes[:7], gap), (" " * gap, ""))
             room = width - sum(sizes[:7]) - 7 * gap
             lines.append((*line, *fit(((cause_words(rank, room), "bad"),), room)))
             continue
-        lines.append(row((*start, *_work(state, rank, slow=number in slow)), _COLUMNS, sizes, gap))
+        lines.append(row((*start, *_work(state, rank, slow=number in slow)), columns, sizes, gap))
     return lines
 
 
-def _gpu(device: DeviceState, samples: int, room: int) -> tuple[Line, ...]:
+def _gpu(device: DeviceState | None, samples: int, room: int) -> tuple[Line, ...]:
+    if device is None:  # who runs where is known with the first sample after all are ready
+        return (NOT_AVAILABLE,) * 6
     sample = device.sample
     index: Line = ((str(sample.index), "strong"),)
     if sample.lost:
@@ -77,7 +83,7 @@ def _work(state: RunState, rank: RankState, *, slow: bool) -> tuple[Line, ...]:
         doing(state, rank),
         batch_words(rank, narrow=True),
         speed(state, rank, slow=slow),
-        ((count(rank.prompts), ""),),
+        ((short_count(rank.prompts), ""),),
         ((percent(rank.padding_waste) if rank.slots else UNKNOWN, "" if rank.slots else "dim"),),
         ((percent(state.idle(rank)), ""),),
     )

@@ -60,7 +60,8 @@ def header_line(state: RunState, width: int) -> Line:
     if state.config is None:
         return between(name, right, width)
     config = state.config
-    dtype = next((rank.ready.dtype for rank in state.ranks if rank.ready is not None), "")
+    ready = next((rank.ready for rank in state.ranks if rank.ready is not None), None)
+    dtype = visible(ready.dtype) if ready is not None else ""
     if not dtype and config.dtype != "auto":
         dtype = config.dtype
     ranks = ranks_words(state)
@@ -69,8 +70,7 @@ def header_line(state: RunState, width: int) -> Line:
     if state.attempt > 1 and state.ended is None:
         again = (f"attempt {state.attempt}, {some(state.restarts_left, 'restart')} left",)
         again_short = (f"attempt {state.attempt}, {state.restarts_left} left",)
-    engine = next((rank.ready.engine for rank in state.ranks if rank.ready is not None), "")
-    engines = (f"{engine} engine",) if engine else ()
+    engines = (f"{visible(ready.engine)} engine",) if ready is not None and ready.engine else ()
     name_shown = model_name(state.model_label)
     # Where the line is short, air goes first, then half of a long name, then the facts least likely to surprise.
     ways: tuple[tuple[int, tuple[str, ...], int], ...] = (

@@ -18,7 +18,7 @@ from textual.strip import Strip
 from textual.style import Style as VisualStyle
 from textual.widget import Widget
 
-from tui.text import Line, Piece
+from tui.text import Line, Piece, visible
 from tui.theme import STYLES
 
 
@@ -48,7 +48,8 @@ class Painter(Widget):
 
     def paint(self, line: Line, width: int, over: Style | None = None) -> Strip:
         """A line as a strip of exactly `width` cells, `over` laid on top of its styles."""
-        line = merged(line)
+        # Whoever made the line has made it harmless; were one forgotten, the terminal would be steered by it.
+        line = tuple((text if text.isprintable() else visible(text), name) for text, name in merged(line))
         if over is None:
             strip = Strip([Segment(text, self.style_of(name)) for text, name in line])
             return strip.adjust_cell_length(width, self.style_of(""))

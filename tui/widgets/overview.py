@@ -16,7 +16,7 @@ from tui.text import Line
 from tui.views import Moment
 from tui.widgets.devices import DeviceForm, device_lines, devices_title
 from tui.widgets.gpu_figures import common_name
-from tui.widgets.gpu_ranks import gpu_rank_lines
+from tui.widgets.gpu_ranks import gpu_rank_lines, one_to_one
 from tui.widgets.lines import Panel
 from tui.widgets.notice import held_up
 from tui.widgets.overview_plan import OverviewPlan, plan_overview
@@ -124,18 +124,9 @@ class Overview(ScrollBox):
         width, height = self.content_size.width - self._panels["ranks"].gutter.width, self.size.height
         taken = len(summary_lines(state, lost, width))
         frame = self._panels["ranks"].gutter.height
-        depends_on: object = (
-            width,
-            height,
-            frame,
-            taken,
-            state.phase,
-            state.paused,
-            state.attempt,
-            len(state.ranks),
-            len(state.devices),
-            len(state.processes),
-            state.ready_at is None,
+        depends_on = (
+            *(width, height, frame, taken, state.phase, state.paused, state.attempt, state.ready_at is None),
+            *(len(state.ranks), len(state.devices), len(state.processes), one_to_one(state)),
         )
         if depends_on != self._planned_for:
             self._planned_for = depends_on

@@ -6,9 +6,24 @@ from typing import Literal
 from runner.advice import slow_ranks
 from runner.state import RankState, RunState
 from tui.rank_words import shown_phase
-from tui.text import NOTHING, UNKNOWN, Line, Piece, clock, count, cut_middle, fit, percent, rate, visible
+from tui.text import (
+    NOTHING,
+    UNKNOWN,
+    Line,
+    Piece,
+    clock,
+    cut_middle,
+    fit,
+    percent,
+    short_count,
+    short_rate,
+    visible,
+    whole_percent,
+)
 from tui.theme import rank_style
 from tui.widgets.bars import Column, heading, row, widths
+
+NO_RANK = "no rank is like that"
 
 RankForm = Literal["table", "grid", "small grid"]
 
@@ -60,7 +75,7 @@ def rank_lines(state: RunState, width: int, form: RankForm = "table", order: Seq
         return [((words, "dim"),)]
     shown = [state.ranks[number] for number in (range(len(state.ranks)) if order is None else order)]
     if not shown:
-        return [(("no rank is like that; / asks for others, escape for all", "dim"),)]
+        return [((NO_RANK, "dim"),)]
     if form != "table":
         return _grid(state, shown, width, with_idle=form == "grid")
     if on_the_way(state):
@@ -75,9 +90,10 @@ def rank_lines(state: RunState, width: int, form: RankForm = "table", order: Seq
         )
     columns = tuple(column for column in full if column.title != "device") if narrow else full
     sizes, gap = widths(columns, width, most_gap=4)
+    step_room = sizes[3 if narrow else 4]
     lines = [heading(columns, sizes, gap)]
     for rank in shown:
-        all_cells = _cells(state, rank, slow=rank.rank in slow, narrow=narrow)
+        all_cells = _cells(state, rank, step_room, slow=rank.rank in slow, narrow=narrow)
         cells = [cell for column, cell in zip(full, all_cells, strict=True) if column in columns]
         if rank.phase == "lost":
             before = 2 if narrow else 3
@@ -125,7 +141,7 @@ def _grid(state: RunState, ranks: Sequence[RankState], width: int, *, with_idle:
 def doing(state: RunState, rank: RankState) -> Line:
     """What it does in a word; of a rank that decodes, how far it is."""
     if shown_phase(state, rank) == "decoding" and not rank.continuous:
-        return _step(rank, state.config.max_new_tokens if state.config else 0)
+        return _step(rank, state.config.max_new_tokens if state.config else 0, room=8)
     return phase_words(state, rank)
 
 
@@ -136,7 +152,7 @@ def phase_words(state: RunState, rank: RankState) -> Line:
 
 def speed(state: RunState, rank: RankState, *, slow: bool) -> Line:
     """Its tokens/s, marked where it is slow."""
-    figure: Piece = (rate(state.rank_rate(rank)), "warn" if slow else "strong")
+    figure: Piece = (short_rate(state.rank_rate(rank)), "warn" if slow else "strong")
     return (("!", "warn"), figure) if slow else (figure,)
 
 
@@ -144,28 +160,29 @@ def cause_words(rank: RankState, width: int) -> str:
     return cut_middle(visible(rank.cause or "no cause is known; see its log"), width)
 
 
-def _cells(state: RunState, rank: RankState, *, slow: bool, narrow: bool) -> tuple[Line, ...]:
+def _cells(state: RunState, rank: RankState, step_room: int, *, slow: bool, narrow: bool) -> tuple[Line, ...]:
     most = state.config.max_new_tokens if state.config else 0
     return (
         ((str(rank.rank), rank_style(rank.rank)),),
         ((visible(rank.device), ""),),
         phase_words(state, rank),
         batch_words(rank, narrow=narrow),
-        _step(rank, most),
+        _step(rank, most, step_room),
         speed(state, rank, slow=slow),
-        ((count(rank.prompts), ""),),
+        ((short_count(rank.prompts), ""),),
         ((percent(rank.padding_waste) if rank.slots else UNKNOWN, "" if rank.slots else "dim"),),
         ((percent(state.idle(rank)), ""),),
     )
 
 
-def _step(rank: RankState, most: int) -> Line:
-    """How far the batch is; of a continuous rank, how full its cache is."""
+def _step(rank: RankState, most: int, room: int) -> Line:
+    """How far the batch is, as a share where figures have no `room`; of a continuous rank how full its cache is."""
     if rank.batch is None:
         return ((NOTHING, "dim"),)
     if rank.continuous:
         return ((UNKNOWN, "dim"),) if rank.cache_used is None else ((percent(rank.cache_used), ""),)
-    return ((f"{rank.step}/{most}", ""),)
+    # The figures of a batch keep their form from its first step to its last.
+    return ((f"{rank.step}/{most}" if 2 * len(str(most)) < room else whole_percent(rank.step / most), ""),)
 
 
 def batch_words(rank: RankState, *, narrow: bool) -> Line:

@@ -33,7 +33,7 @@ def summary_lines(state: RunState, lost: str | None, width: int) -> list[Line]:
         ((rate(summary.tokens_per_second), "key"), (" tok/s", "")),
         ((f"{summary.seconds:,.1f}", "strong"), (" s", "")),
         (("padding waste ", ""), (percent(summary.padding_waste), "strong")),
-        ((summary.length, "dim"),),
+        ((visible(summary.length), "dim"),),
     ]
     if summary.failed:
         facts.insert(len(first) + 1, ((some(summary.failed, "prompt") + " failed", "warn"),))
