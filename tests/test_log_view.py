@@ -19,6 +19,7 @@ from tui.log_listing import LOG, LONGEST, LogPage, log_title, nothing_logged
 from tui.query import QueryError
 from tui.screens.run import RunScreen
 from tui.text import plain
+from tui.widgets.key_bar import KeyBar
 from tui.widgets.lines import Lines
 from tui.widgets.log import LogLines, LogView
 from tui.widgets.query_field import QueryField
@@ -236,6 +237,28 @@ async def test_the_first_match_gone_to_is_one_that_is_seen() -> None:
             assert log.here is not None
             assert log.scroll_offset.y == log.max_scroll_y
             assert log.scroll_offset.y <= log.page.line_of(log.here) < log.scroll_offset.y + log.size.height
+
+
+async def test_the_bar_at_the_side_says_where_one_is() -> None:
+    app, _ = logged()
+    async with app.run_test(size=(80, 24)) as pilot:
+        log = await opened(pilot)
+        assert log.vertical_scrollbar.position == log.max_scroll_y > 0
+        await pilot.press("slash", *typed("ship"))
+        await pilot.pause()
+        assert log.vertical_scrollbar.position == log.max_scroll_y
+
+
+async def test_while_one_types_the_line_of_keys_has_the_fields_and_no_letters() -> None:
+    app, _ = logged()
+    async with app.run_test(size=(80, 24)) as pilot:
+        await opened(pilot)
+        await pilot.press("slash")
+        await pilot.pause()
+        assert plain(app.screen.query_one(KeyBar).lines).strip() == "esc Clear  tab To the list"
+        await pilot.press("escape")
+        await pilot.pause()
+        assert "space Pause" in plain(app.screen.query_one(KeyBar).lines)
 
 
 async def test_a_mistake_is_said_and_the_field_stays_open() -> None:

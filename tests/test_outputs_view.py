@@ -281,6 +281,22 @@ async def test_an_answer_fills_the_screen_and_the_others_are_a_key_away(key: str
         assert (answers.cursor, answers.following) == (63, False)
 
 
+async def test_nothing_of_an_answer_is_hidden_by_the_bar_at_its_side() -> None:
+    words = " ".join(f"word-{number}" for number in range(400))
+    app, _ = outputs([scripted.record(92, text=words)])
+    async with app.run_test(size=(80, 24)) as pilot:
+        await opened(pilot)
+        await pilot.press("v")
+        await pilot.pause()
+        text, seen = app.screen.query_one(AnswerText), ""
+        for _ in range(40):
+            seen += whole_screen(app)
+            await pilot.press("pagedown")
+            await pilot.pause()
+        assert text.scroll_offset.y == text.max_scroll_y
+        assert all(f"word-{number} " in seen for number in range(400))
+
+
 # --- copy and pager -------------------------------------------------------------------------------
 
 

@@ -12,7 +12,7 @@ from runner.protocol import OutputRecord
 from tui.finding import beginning, marked, marked_lines, spans
 from tui.listing import ANSWERS
 from tui.query import QueryError
-from tui.text import plain, visible
+from tui.text import cut, plain, visible
 
 RECORD = OutputRecord(
     index=17,
@@ -209,3 +209,10 @@ def test_a_query_of_words_marks_what_it_wants_and_not_what_it_leaves_out() -> No
         True,
     ]
     assert ANSWERS.parse("rank:1 -two").finds is None
+
+
+def test_a_row_that_is_cut_just_behind_what_was_found_begins_later() -> None:
+    finds = re.compile("lamp")
+    for width in range(12, 40):
+        text = "the ninth one had no lamp and no name"
+        assert "lamp" in cut(beginning(text, finds, width), width)

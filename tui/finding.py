@@ -70,7 +70,8 @@ def marked_lines(
 def beginning(text: str, finds: Finds, width: int) -> str:
     """So much of `text` as a row of `width` cells needs: from its start, or from a little before what was found."""
     found = finds.search(text, 0, SOUGHT_CHARACTERS) if finds is not None else None
-    if found is None or found.end() <= width:
+    # Of a longer text the last cell is for an ellipsis.
+    if found is None or found.end() < width or len(text) <= width:
         return text[: 4 * width]
     room = max(0, width - 2 - (found.end() - found.start()))
     start = max(0, found.start() - min(width // 4, room))

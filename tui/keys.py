@@ -9,7 +9,9 @@ from typing import Any
 from textual.app import App, SystemCommand
 from textual.binding import ActiveBinding, Binding
 from textual.content import Content
+from textual.keys import _character_to_key
 from textual.screen import Screen
+from textual.widgets import Input
 
 from tui.hint_keys import AS_THEY_COME, Keys, named
 from tui.preferences import Preferences
@@ -56,8 +58,17 @@ def one_by_one(screen: Screen[Any]) -> Iterator[ActiveBinding]:
             yield active
 
 
+_LETTERS = {_character_to_key(chr(code)) for code in range(0x20, 0x7F)}
+"""The keys that are text to who types into a field, even where Textual lists them still."""
+
+
 def _ours(screen: Screen[Any]) -> list[ActiveBinding]:
-    return [active for active in screen.active_bindings.values() if active.binding.id]
+    typing = isinstance(screen.focused, Input)
+    return [
+        active
+        for active in screen.active_bindings.values()
+        if active.binding.id and not (typing and active.binding.key in _LETTERS and not active.binding.priority)
+    ]
 
 
 def described(app: App[Any], screen: Screen[Any]) -> list[tuple[str, list[tuple[str, str]]]]:

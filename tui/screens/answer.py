@@ -25,8 +25,7 @@ class AnswerScreen(AnswerActions, Screen[None]):
     """The answer under the cursor."""
 
     DEFAULT_CSS = """
-    AnswerScreen AnswerText { height: 1fr; border: round $primary; border-title-color: $primary; padding: 0 1; }
-    AnswerScreen.-wide AnswerText { padding: 0 2; }
+    AnswerScreen AnswerText { height: 1fr; }
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [

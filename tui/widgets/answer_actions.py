@@ -57,8 +57,9 @@ class AnswerActions(DOMNode):
     def found_words(self) -> str:
         """Which of the things found is gone to, and how many there are."""
         text = self.text
+        searched = self.selection.query.finds is not None and self.selection.record is not None
         next_key = key_of("answer.find_next", keys_of(self.app))
-        return found_words(text.found, text.here, next_key) if self.selection.query.finds is not None else ""
+        return found_words(text.found, text.here, next_key) if searched else ""
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Programs are started and files written only for who sits at this machine."""

@@ -86,10 +86,9 @@ def answer_page(
     `paged` says whether there is a pager for what is too long.
     """
     space: list[Line] = [()] if airy else []
-    facts = _facts(record, seconds)
-    lines = flow(facts, width)
+    lines = flow(_facts(record, seconds), width)
     if len(lines) > 1:
-        lines = flow(facts, width, 2)
+        lines = flow(_facts(record, seconds, short=True), width, 2)
     begins: list[int] = []
     sections = [("prompt", record.prompt, "dim")]
     if record.error is not None:
@@ -115,7 +114,7 @@ def answer_page(
     return Page(lines, begins)
 
 
-def _facts(record: OutputRecord, seconds: float | None) -> list[Line]:
+def _facts(record: OutputRecord, seconds: float | None, *, short: bool = False) -> list[Line]:
     facts: list[Line] = [((f"#{record.index}", "strong"),)]
     if record.id != str(record.index):
         facts.append((("id ", "dim"), (cut(visible(record.id), 24), "")))
@@ -124,8 +123,11 @@ def _facts(record: OutputRecord, seconds: float | None) -> list[Line]:
     if record.batch is not None:
         took = f" took {seconds:.1f} s" if seconds is not None else ""
         facts.append((("batch ", "dim"), (f"#{record.batch}{took}", "")))
-    facts.append(((some(record.prompt_tokens, "prompt token"), ""),))
-    facts.append(((some(record.output_tokens, "output token"), ""),))
+    if short:
+        facts.append(((f"{count(record.prompt_tokens)} prompt + {some(record.output_tokens, 'output token')}", ""),))
+    else:
+        facts.append(((some(record.prompt_tokens, "prompt token"), ""),))
+        facts.append(((some(record.output_tokens, "output token"), ""),))
     facts.append((("finish ", "dim"), (record.finish_reason, _FINISH_STYLES[record.finish_reason])))
     return facts
 

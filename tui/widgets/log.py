@@ -29,9 +29,10 @@ from tui.widgets.titles import Titles
 if TYPE_CHECKING:
     from tui.base import BaseApp
 
-HINT = 'words "a phrase" rank:1 source:launcher -word'
 KEYS = ("{log.find} find", "{scroll.down} {scroll.up} line", "G newest")
-KEYS_FOUND = ("{log.next} next", "{log.before} before", "{log.clear} clears")
+KEYS_FOUND = ("{log.next} next", "{log.before} before")
+
+HINT = 'words "a phrase" rank:1 source:launcher -word'
 
 
 class LogLines(Scrolling, ScrollView, Painter, can_focus=True):
@@ -97,6 +98,8 @@ class LogLines(Scrolling, ScrollView, Painter, can_focus=True):
         """Fit the size to what is listed, with line `y` at the top, or the newest at the bottom."""
         self.virtual_size = Size(self.page.width, self.page.height)
         self._scroll(self.max_scroll_y if self._following else y)
+        # A bar that is not shown yet hears of no scrolling.
+        self.vertical_scrollbar.position = self.scroll_y
         self.refresh()
         self.post_message(self.Changed())
 
@@ -172,8 +175,8 @@ class LogView(Vertical):
         usual: Sequence[str] = KEYS
         if page.query:
             there = key_of("log.next", keys_of(self.app))
-            found = [found_words(page.found, self._lines.here, there)] if page.query.finds is not None else []
-            usual = (*found, *KEYS_FOUND)
+            found = (found_words(page.found, self._lines.here, there), *KEYS_FOUND) if page.found else ()
+            usual = (*found, "{log.clear} clears")
         title = "".join(text for text, _ in log_title(page, following=self._lines.following, width=width - 8))
         self._titles.show(f"Log  {title}", self._field.words(usual, width - 2))
 

@@ -28,8 +28,8 @@ class QueryField(Horizontal):
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape", "clear", "Clear", id="query.clear", tooltip="Clear the filter and close", show=False),
-        Binding("down,tab", "keep", "To the list", id="query.keep", tooltip="Keep the filter", show=False),
+        Binding("escape", "clear", "Clear", id="query.clear", tooltip="Clear the filter and close"),
+        Binding("down,tab", "keep", "To the list", id="query.keep", tooltip="Keep the filter"),
     ]
 
     class Asked(Message):
