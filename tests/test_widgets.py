@@ -9,6 +9,7 @@ from runner.protocol import ProcessSample
 from runner.reducer import apply
 from runner.state import RunState
 from tests import scripted
+from tui.log_listing import entry_lines
 from tui.text import (
     line_width,
     plain,
@@ -16,7 +17,6 @@ from tui.text import (
 from tui.widgets.answer_lines import GUTTER, SHOWN_CHARACTERS, answer_page, answer_row
 from tui.widgets.devices import device_lines
 from tui.widgets.header import header_line
-from tui.widgets.log import entry_lines
 from tui.widgets.progress import progress_lines
 from tui.widgets.ranks import rank_lines
 from tui.widgets.summary import summary_lines
@@ -171,7 +171,7 @@ def test_names_from_outside_are_data_in_every_panel() -> None:
     state = replace(state, devices=(device,))
     state = apply(state, protocol.LogLine(source=evil, text=evil))
     state = apply(state, protocol.RankLost(rank=0, cause=evil))
-    lines = [*device_lines(state, 116), *rank_lines(state, 116), *entry_lines(evil, evil, 80)]
+    lines = [*device_lines(state, 116), *rank_lines(state, 116), *entry_lines(evil, evil, 80, None, None)[0]]
     text = plain([*lines, *answer_page(scripted.record(0, text=evil), 80).lines])
     assert "\x1b" not in text
     assert "\u202e" not in text
@@ -190,7 +190,7 @@ def test_an_answers_row_is_exactly_as_wide_as_its_columns() -> None:
 
 
 def test_a_log_entry_is_wrapped_beside_its_source() -> None:
-    lines = plain(entry_lines("rank 1", "word " * 12, 40)).split("\n")
+    lines = plain(entry_lines("rank 1", "word " * 12, 40, None, None)[0]).split("\n")
     assert lines[0].startswith("rank 1      word")
     assert all(line.startswith(" " * 12) for line in lines[1:])
 
