@@ -182,6 +182,7 @@ async def test_the_log_is_filtered_while_one_types_and_enter_keeps_it() -> None:
         assert below(app) == "40 matches, n goes there  n next  N before  esc clears"
         source.say(LogLine(source="rank 0", text="the ship is here"), LogLine(source="rank 0", text="calm"))
         await until(pilot, lambda: len(log.page) == 21)
+        await pilot.pause()
         assert "the ship is here" in whole_screen(app), "it follows what is filtered"
         await pilot.press("slash")
         assert app.screen.query_one("LogView Input", Input).value == "ship rank:0"
@@ -330,11 +331,12 @@ async def test_a_hostile_line_and_query_are_data() -> None:
         log = await opened(pilot)
         source.say(LogLine(source="rank [b]", text=evil))
         app.screen.query_one(QueryField).ask('"[red]x[/] "')
-        await until(pilot, lambda: len(log.page) == 1)
+        await until(pilot, lambda: '1 shown: "[red]x[/] "' in above(app))
+        assert len(log.page) == 1
+        await pilot.pause()
         shown = whole_screen(app)
         assert "rank [b]" in shown
         assert "[red]x[/] ␛[2J␇ ⟨U+202E⟩ @click=app.quit" in shown
-        assert '1 shown: "[red]x[/] "' in above(app)
         assert not set(shown) & set("\x1b\x07\u202e")
 
 
