@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 
 import msgspec
 
+from runner.paces import slow_rank
 from runner.scheduler import batches_needed
 from runner.state import RunState
 from runner.stretches import Stretch
@@ -22,6 +23,8 @@ BUSY_SAMPLES = 15
 MEMORY_FREE = 0.5
 MEMORY_FULL = 0.92
 FOREIGN_BYTES = 512 * 2**20
+
+FULL_CLOCK = 0.98
 
 HARMLESS_THROTTLES = {"idle", "application clocks", "sync boost", "display clocks"}
 """Of the words of runner.metrics.throttle_words: what nobody needs to look into."""
@@ -87,12 +90,13 @@ def _idle(state: RunState) -> Iterator[Advice]:
 
 
 def slow_ranks(state: RunState) -> frozenset[int]:
-    """The ranks that make far fewer tokens/s in their batches than the others, in the newest stretch."""
-    rates = _rates(state)
+    """The rank whose decode steps are slow, and those that make far fewer tokens/s in the newest stretch's batches."""
+    slow, rates = slow_rank(state), _rates(state)
+    by_steps = frozenset() if slow is None else frozenset([slow.rank])
     if len(rates) < 2:
-        return frozenset()
+        return by_steps
     median = _median(rates)
-    return frozenset(rank for rank, rate in rates.items() if rate < SLOW_RANK * median)
+    return by_steps | frozenset(rank for rank, rate in rates.items() if rate < SLOW_RANK * median)
 
 
 def _rates(state: RunState) -> dict[int, float]:
@@ -112,6 +116,9 @@ def _median(rates: dict[int, float]) -> float:
 
 
 def _slow_rank(state: RunState) -> Iterator[Advice]:
+    if (slow := slow_rank(state)) is not None:
+        yield Advice(kind="slow rank", text=slow.text)
+        return
     if not slow_ranks(state):
         return
     rates = _rates(state)
@@ -157,6 +164,8 @@ def _throttling(state: RunState) -> Iterator[Advice]:
         if device.ranks and reasons:
             clock = ""
             if device.sample.sm_clock_mhz and device.sample.sm_clock_max_mhz:
+                if device.sample.sm_clock_mhz >= FULL_CLOCK * device.sample.sm_clock_max_mhz:
+                    continue  # the reason stands, and costs nothing
                 clock = f" at {device.sample.sm_clock_mhz} of {device.sample.sm_clock_max_mhz} MHz"
             yield Advice(
                 kind="throttling", text=f"GPU {device.sample.index} is throttled ({', '.join(reasons)}){clock}."
@@ -191,9 +200,9 @@ def _measured(state: RunState) -> bool:
 
 RULES: tuple[Callable[[RunState], Iterator[Advice]], ...] = (
     _memory,
+    _slow_rank,
     _throttling,
     _foreign,
-    _slow_rank,
     _rounds,
     _busy,
     _idle,

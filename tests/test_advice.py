@@ -7,6 +7,7 @@ from runner.config import RunConfig
 from runner.protocol import DeviceSample, RankReady
 from runner.state import DeviceState, RankState, RunState
 from runner.stretches import RankShare, Stretch
+from tests import scripted_timeline
 
 GIB = 2**30
 
@@ -139,3 +140,16 @@ def test_a_device_that_names_a_rank_the_state_does_not_have_is_no_error():
     state = msgspec.structs.replace(state, ranks=(msgspec.structs.replace(state.ranks[0], ready=crowded),))
     assert said(state) == []
     assert said(msgspec.structs.replace(state, ranks=())) == []
+
+
+def test_what_lowers_no_clock_is_not_advised_about():
+    capped = device(throttle_reasons=["power cap"], sm_clock_mhz=1980, sm_clock_max_mhz=1980)
+    assert said(flying(devices=(capped,))) == []
+
+
+def test_a_rank_whose_decode_steps_are_slow_is_the_first_thing_said():
+    state = scripted_timeline.straggler().state
+    first = advice.advise(state)[0]
+    assert first.kind == "slow rank"
+    assert first.text.startswith("Rank 2 is slow: ")
+    assert advice.slow_ranks(state) == {2}

@@ -204,11 +204,14 @@ def test_after_a_storm_of_resizes_the_picture_is_right() -> None:
             terminal.resize(*((60, 18), (120, 40), (40, 10), (200, 60), (80, 24))[number % 5])
             terminal.read(0.01)
         terminal.resize(100, 30)
-        terminal.wait_until(lambda: "Help" in terminal.text.split("\n")[29], seconds=10)
+
+        def whole() -> bool:
+            lines = terminal.text.split("\n")
+            top, bottom = lines[0].startswith(" rankdeck"), "Help" in lines[29]
+            return top and bottom and "Throughput" in lines[1] and lines[1].rstrip().endswith("╮")
+
+        terminal.wait_until(whole, seconds=20)
         lines = terminal.text.split("\n")
-        assert lines[0].startswith(" rankdeck")
-        assert "Throughput" in lines[1]
-        assert lines[1].rstrip().endswith("╮")
         assert sum("Throughput" in line for line in lines) == 1
 
 

@@ -163,7 +163,8 @@ def test_ctrl_c_erases_the_bar(launch, slowly):
     with attach(launch(PROMPTS * 20), columns=100) as terminal:
         terminal.wait_for("tok/s  ETA")
         terminal.send("\x03")
-        terminal.wait_for("Ctrl-C again to end now", seconds=10)
+        # On the screen it may have scrolled away before it is looked for.
+        terminal.wait_until(lambda: b"Ctrl-C again to end now" in terminal.raw, seconds=30)
         assert terminal.wait(30) == 130
         assert "█" not in terminal.text
         assert "░" not in terminal.text

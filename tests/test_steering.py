@@ -116,7 +116,7 @@ async def test_the_footer_has_the_most_important_keys_in_one_line_of_80_cells() 
     app = dashboard(scripted_steering.knob_turned())
     async with app.run_test(size=(80, 24)) as pilot:
         await settled(pilot)
-        first = "q Quit  ? Help  space Pause  - + Batch size  [ ] Ranks  1"
+        first = "q Quit  ? Help  1-5 Views  space Pause  - + Batch size  [ ] Ranks"
         await until(pilot, lambda: whole_screen(app).split("\n")[-1].strip().startswith(first))
         assert "Views" in whole_screen(app).split("\n")[-1]
 

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from runner import protocol
 from runner.config import RunConfig
-from runner.findings import findings, paces, rounds
+from runner.findings import findings, rounds
 from runner.lanes import end_of, idle_tail, segments
+from runner.paces import paces
 from runner.reducer import apply
 from runner.state import RunState, Snapshot
 from runner.timeline import BUSY_POINTS, LEAST_OF_A_LANE, MOST_SPANS, Span, thinned

@@ -1,7 +1,7 @@
 """Which ranks are shown, and in which order. Pure; what is shown of them is others' business."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from typing import Literal, NamedTuple
 
 from runner.advice import slow_ranks
@@ -33,15 +33,16 @@ def pace(rank: RankState, now: float) -> float | None:
 
 def arranged(state: RunState, view: RankView) -> list[int]:
     """The numbers of the ranks that `view` shows, in its order."""
-    shown = [rank for rank in state.ranks if matches(state, rank, view.filter)]
+    slow = slow_ranks(state)
+    shown = [rank for rank in state.ranks if matches(state, rank, view.filter, slow)]
     if view.sort != "rank":
         shown.sort(key=_key(state, view.sort))
     return [rank.rank for rank in shown]
 
 
-def matches(state: RunState, rank: RankState, text: str) -> bool:
+def matches(state: RunState, rank: RankState, text: str, slow: Set[int]) -> bool:
     """Whether each word of `text` is the rank's number, a range with it, or part of its state, device or trouble."""
-    about = " ".join((shown_phase(state, rank), rank.device, *trouble(state, rank))).lower()
+    about = " ".join((shown_phase(state, rank), rank.device, *trouble(rank, slow))).lower()
     return all(_is_said(word, rank.rank, about) for word in text.lower().split())
 
 
@@ -52,21 +53,22 @@ def _is_said(word: str, number: int, about: str) -> bool:
     return int(found[1]) <= number <= int(found[2] or found[1])
 
 
-def trouble(state: RunState, rank: RankState) -> list[str]:
+def trouble(rank: RankState, slow: Set[int]) -> list[str]:
     """What is wrong with it, the worst first."""
     found = []
     if rank.phase == "lost":
         found.append("lost")
     if rank.cap is not None:
         found.append("capped")
-    if rank.rank in slow_ranks(state):
+    if rank.rank in slow:
         found.append("slow")
     return found
 
 
 def troubled(state: RunState) -> frozenset[tuple[int, str]]:
     """All that is wrong with any rank: where this changes, the order is made anew at once."""
-    return frozenset((rank.rank, word) for rank in state.ranks for word in trouble(state, rank))
+    slow = slow_ranks(state)
+    return frozenset((rank.rank, word) for rank in state.ranks for word in trouble(rank, slow))
 
 
 def _key(state: RunState, sort: SortBy) -> Callable[[RankState], tuple[float, ...]]:

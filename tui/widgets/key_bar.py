@@ -15,8 +15,8 @@ from tui.keys import one_by_one
 from tui.text import Line, Piece, line_width
 from tui.widgets.lines import Lines
 
-ALWAYS = ("app.leave", "app.help")
-"""The way out and the way to know everything, by id: shown however narrow it is."""
+ALWAYS = ("app.leave", "app.help", "view.overview")
+"""The way out, the way to know everything and the way to the other views, by id: shown however narrow it is."""
 
 EXTRAS = ("run.sweep", "run.advice", "knob.auto", "knob.batch_size", "run.stop", "app.theme")
 """Keys not meant for the bar, by id, which are shown where it has room left, in this order."""

@@ -86,7 +86,9 @@ class SweepView(VerticalScroll, can_focus=True):
             self._panels[name].display = sweep is not None
         self._panels["sweep-status"].set_class(sweep is None, "-alone")
         if sweep is None:
-            self._panels["sweep-status"].draw(partial(_empty, state, keys_of(self.app)))
+            self._panels["sweep-status"].draw(
+                partial(_empty, state, keys_of(self.app), getattr(self.app, "steers", True))
+            )
             return
         summary = self._summary(sweep)
         self._panels["sweep-status"].draw(partial(_status, state, sweep, summary))
@@ -130,8 +132,8 @@ class SweepView(VerticalScroll, can_focus=True):
             self.move_child(self._charts, before=self._panels["sweep-table"])
 
 
-def _empty(state: RunState, keys: Keys, width: int, height: int) -> list[Line]:
-    return empty_lines(state, width, keys)
+def _empty(state: RunState, keys: Keys, steers: bool, width: int, height: int) -> list[Line]:
+    return empty_lines(state, width, keys, steers=steers)
 
 
 def _status(state: RunState, sweep: SweepState, summary: SweepSummary, width: int, height: int) -> list[Line]:

@@ -38,8 +38,8 @@ WILL_COME = (
 )
 
 
-def empty_lines(state: RunState, width: int, keys: Keys = AS_THEY_COME) -> list[Line]:
-    """A run without a sweep: what one brings, and how to start it."""
+def empty_lines(state: RunState, width: int, keys: Keys = AS_THEY_COME, *, steers: bool = True) -> list[Line]:
+    """A run without a sweep: what one brings, and how to start it, here where the run can be steered."""
     lines: list[Line] = [(("No sweep in this run yet.", "strong"),), ()]
     text = "A sweep measures every batch size with every number of ranks, on the models as they are loaded, and shows"
     lines.extend(((part, ""),) for part in wrap(text, width))
@@ -47,8 +47,9 @@ def empty_lines(state: RunState, width: int, keys: Keys = AS_THEY_COME) -> list[
         parts = wrap(words, max(10, width - 11))
         lines.extend(((pad(name if number == 0 else "", 9), "key"), (part, "dim")) for number, part in enumerate(parts))
     lines.append(())
-    if state.ended is not None:
-        key, words = "rankdeck sweep PROMPTS", "measures afresh: this run has ended"
+    if state.ended is not None or not steers:
+        key, words = "rankdeck sweep PROMPTS", "measures afresh"
+        words += ": this run has ended" if state.ended is not None else ", on one loading of the model"
     else:
         key, words = (
             key_of("run.sweep", keys),

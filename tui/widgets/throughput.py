@@ -23,7 +23,7 @@ def throughput_lines(state: RunState, width: int, height: int) -> list[Line]:
 
 def _figures(state: RunState, width: int) -> list[Line]:
     mean: Line = ((_figure(state.rate_mean), "strong"), (" mean", "dim"))
-    peak: Line = ((_figure(state.rate_peak), "strong"), (" peak", "dim"))
+    peak: Line = ((_figure(state.rate_peak) if state.rate_peak else NOTHING.rjust(5), "strong"), (" peak", "dim"))
     if state.ended is not None:
         summary = state.ended.summary
         first: Line = ((_figure(summary.tokens_per_second), "key"), (" tok/s over the run", "dim"))

@@ -2,8 +2,9 @@
 
 from statistics import median
 
-from runner.findings import like_rows, ranks_words
+from runner.findings import ranks_words
 from runner.lanes import Segment
+from runner.paces import like_rows
 from runner.state import RankState, RunState
 from runner.timeline import LOADING, Span
 from tui.text import count, percent, rate, some
