@@ -169,6 +169,8 @@ async def test_a_replay_is_wanted_from_whoever_runs_the_start_screen(key: str) -
         await to_run(pilot, "done")
         await pilot.press(key)
         await until(pilot, lambda: app.wanted is not None)
+        assert app.wanted is not None
+        assert app.wanted_at == (app.wanted.length if key == "enter" else 0), "enter shows how it stood at its end"
     assert launcher.asked == [("journal", Path("/runs/done"))]
     assert not app.watched
 
