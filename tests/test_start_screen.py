@@ -57,8 +57,8 @@ async def test_every_mistake_is_named_beside_its_field_and_keeps_the_run_from_st
 async def test_a_mistake_does_not_repeat_the_long_path_that_stands_above_it(tmp_path: Path) -> None:
     app = RankdeckApp(None, launcher=MachineLauncher())
     async with app.run_test(size=(80, 24)) as pilot:
-        await until(pilot, lambda: app.screen.query_one("#ranks", Input).value != "")
         field = app.screen.query_one("#prompts", Input)
+        await until(pilot, lambda: field.value != "")  # the settings of a first run are in
         field.value = f"{tmp_path}/{'long' * 20}.txt"
         await until(pilot, lambda: "no such file" in said(app, "prompts"))
         assert said(app, "prompts") == "✗ there is no such file"
