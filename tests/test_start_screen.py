@@ -57,8 +57,8 @@ async def test_every_mistake_is_named_beside_its_field_and_keeps_the_run_from_st
 async def test_a_mistake_does_not_repeat_the_long_path_that_stands_above_it(tmp_path: Path) -> None:
     app = RankdeckApp(None, launcher=MachineLauncher())
     async with app.run_test(size=(80, 24)) as pilot:
-        await until(pilot, lambda: app.screen.query_one("#ranks", Input).value != "")
         field = app.screen.query_one("#prompts", Input)
+        await until(pilot, lambda: field.value != "")  # the settings of a first run are in
         field.value = f"{tmp_path}/{'long' * 20}.txt"
         await until(pilot, lambda: "no such file" in said(app, "prompts"))
         assert said(app, "prompts") == "✗ there is no such file"
@@ -169,6 +169,8 @@ async def test_a_replay_is_wanted_from_whoever_runs_the_start_screen(key: str) -
         await to_run(pilot, "done")
         await pilot.press(key)
         await until(pilot, lambda: app.wanted is not None)
+        assert app.wanted is not None
+        assert app.wanted_at == (app.wanted.length if key == "enter" else 0), "enter shows how it stood at its end"
     assert launcher.asked == [("journal", Path("/runs/done"))]
     assert not app.watched
 

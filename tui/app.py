@@ -95,6 +95,8 @@ class RankdeckApp(BaseApp):
         """Why the run can no longer be watched, where that is so."""
         self.wanted: Journal | None = None
         """What the start screen was left for: a journal to be replayed."""
+        self.wanted_at = 0.0
+        """The second of it to begin at; it plays where that is its beginning."""
 
     @property
     def final_state(self) -> RunState | None:

@@ -58,20 +58,22 @@ def start_screen(preferences: Preferences | None = None) -> int:
         if app.return_code:
             return app.return_code  # It broke, and has said how.
         if app.wanted is not None:
-            _replay(app.wanted, preferences)
+            _replay(app.wanted, app.wanted_at, preferences)
         elif app.watched:
             status = flown
         else:
             return status or flown
 
 
-def _replay(found: "Journal", preferences: Preferences | None) -> None:
+def _replay(found: "Journal", position: float, preferences: Preferences | None) -> None:
     from tui.flight import fly
     from tui.journal import how_it_stops
     from tui.replay import ReplaySource
     from tui.screens.replay import ReplayApp
 
-    app = ReplayApp(ReplaySource(found), how_it_stops(found), preferences=preferences)
+    app = ReplayApp(
+        ReplaySource(found, position=position, playing=not position), how_it_stops(found), preferences=preferences
+    )
     fly(app)
     if app.lost is not None:
         sys.stderr.write(f"rankdeck: {app.lost}\n")

@@ -51,19 +51,19 @@ class RunWishes(Screen[None]):
             self._open(lambda: launcher.attach(run.directory))
         elif event.wish == "resume":
             self._open(lambda: launcher.resume(run.directory))
-        elif event.wish == "replay":
-            self._replay(launcher, run)
+        elif event.wish in ("look", "replay"):
+            self._replay(launcher, run, at_end=event.wish == "look")
         elif event.wish == "report":
             self._report(launcher, run)
         else:
             self._copy(launcher, run)
 
     @work(exclusive=True, group="launch")
-    async def _replay(self, launcher: Launcher, run: RecentRun) -> None:
+    async def _replay(self, launcher: Launcher, run: RecentRun, *, at_end: bool) -> None:
         """A replay is an application of its own: this one ends, and says what is wanted."""
         journal = await self._try(lambda: launcher.journal(run.directory), "It cannot be replayed")
         if journal is not None:
-            self.app.wanted = journal
+            self.app.wanted, self.app.wanted_at = journal, journal.length if at_end else 0.0
             self.app.exit()
 
     @work(exclusive=True, group="report")

@@ -14,7 +14,8 @@ from tui.runs import RecentRun
 from tui.start_lines import ROWS_PER_RUN, age, clock_now, no_runs_lines, run_rows
 from tui.widgets.lines import Painter
 
-Wish = Literal["attach", "resume", "replay", "report", "settings"]
+Wish = Literal["attach", "resume", "look", "replay", "report", "settings"]
+"""`look` at a run that is over: how it stood at its end."""
 
 
 class RunList(ScrollView, Painter, can_focus=True):
@@ -37,7 +38,11 @@ class RunList(ScrollView, Painter, can_focus=True):
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding(
-            "enter", "open", "Open", id="runs.open", tooltip="Attach to a run that goes on, else replay it", show=False
+            "enter",
+            "open",
+            "Open",
+            id="runs.open",
+            tooltip="Attach to a run that goes on; of one that is over, its end",
         ),
         Binding("a", "wish('attach')", "Attach", id="runs.attach", tooltip="Watch this run while it goes on"),
         Binding(
@@ -103,6 +108,7 @@ class RunList(ScrollView, Painter, can_focus=True):
         return {
             "attach": run.live,
             "resume": run.unfinished,
+            "look": run.ended,
             "replay": run.ended,
             "report": run.ended and run.has_figures,
             "settings": run.config is not None,
@@ -118,7 +124,7 @@ class RunList(ScrollView, Painter, can_focus=True):
             self.post_message(self.Asked(wish, run))
 
     def action_open(self) -> None:
-        self.action_wish("attach" if self.can("attach") else "replay")
+        self.action_wish("attach" if self.can("attach") else "look")
 
     def _go(self, to: int) -> None:
         if not self._runs:
@@ -155,6 +161,6 @@ class RunList(ScrollView, Painter, can_focus=True):
         at, line = divmod(y + self.scroll_offset.y, ROWS_PER_RUN)
         if at >= len(self._runs):
             return self.paint((), width)
-        here = at == self._cursor
+        here = at == self._cursor and self.has_focus  # a mark without the keys would mislead
         rows = run_rows(self._runs[at], width, clock_now(), here=here)
-        return self.paint(rows[line], width, self.style_of("cursor") if here and self.has_focus else None)
+        return self.paint(rows[line], width, self.style_of("cursor") if here else None)
