@@ -15,7 +15,7 @@ import shutil
 import stat
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 
@@ -24,8 +24,10 @@ import platformdirs
 import psutil
 
 from runner import launcher, rundir, sizing, telemetry
+from runner.devices import ORDER, VISIBLE
 from runner.machine import Facts, Machine, Place, Terminal, TorchFound
 from runner.nvml import NvmlApi, NvmlFailure, PynvmlApi
+from runner.protocol import DeviceSample
 
 PACKAGES = ("torch", "transformers", "accelerate", "nvidia-ml-py", "textual", "bitsandbytes", "torchao", "pyarrow")
 TORCH_SECONDS = 90.0
@@ -55,6 +57,13 @@ print("rankdeck " + json.dumps(found))
 """
 
 
+def _order_is_sure(environ: Mapping[str, str], gpus: Sequence[DeviceSample]) -> bool:
+    """Whether ordinals of CUDA_VISIBLE_DEVICES name the GPUs in NVML's order: CUDA puts faster ones first."""
+    value = environ.get(VISIBLE)
+    by_name = value is None or value.strip().startswith(("GPU-", "MIG-"))
+    return by_name or environ.get(ORDER) == "PCI_BUS_ID" or len({gpu.name for gpu in gpus}) == 1
+
+
 def machine(environ: Mapping[str, str] = os.environ, api: NvmlApi | None = None) -> Machine:
     """What this machine has. Takes a moment where there are GPUs."""
     api = PynvmlApi() if api is None else api
@@ -65,13 +74,15 @@ def machine(environ: Mapping[str, str] = os.environ, api: NvmlApi | None = None)
     finally:
         opened.close()
     memory = psutil.virtual_memory()
+    visible = telemetry.visible_gpus(environ, api) if gpus else []
     return Machine(
         host=platform.node(),
         cores=launcher.usable_cores(),
         memory_free_bytes=memory.available,
         memory_total_bytes=memory.total,
         gpus=gpus,
-        visible=telemetry.count_visible_gpus(environ, api) if gpus else 0,
+        visible=len(visible),
+        seen=tuple(gpu.uuid for gpu in visible) if _order_is_sure(environ, gpus) else None,
         no_gpu=opened.reason,
         driver=driver,
         cuda=cuda,

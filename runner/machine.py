@@ -12,7 +12,8 @@ from runner.protocol import DeviceSample
 class Machine(msgspec.Struct, frozen=True, kw_only=True):
     """Host, cores and memory, and the GPUs that a run under this environment would watch.
 
-    `visible` is how many devices a CUDA process would see; `no_gpu` says why there are none.
+    `visible` is how many devices a CUDA process would see, and `seen` which, by UUID; None where only their number is
+    sure. `no_gpu` says why there are none.
     """
 
     host: str = ""
@@ -21,6 +22,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     memory_total_bytes: int | None = None
     gpus: tuple[DeviceSample, ...] = ()
     visible: int = 0
+    seen: tuple[str, ...] | None = None
     no_gpu: str | None = None
     driver: str | None = None
     cuda: tuple[int, int] | None = None
@@ -28,13 +30,16 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def gpu_free_bytes(self) -> tuple[int, ...]:
-        """Free memory of each GPU that a run would see, as far as NVML says."""
+        """Free memory of each GPU that a run sees, as far as NVML says; none where it is not sure which they are."""
+        if self.seen is None and self.visible < len(self.gpus):
+            return ()
         free = [
             gpu.memory_total_bytes - gpu.memory_used_bytes
             for gpu in self.gpus
             if gpu.memory_total_bytes is not None and gpu.memory_used_bytes is not None and not gpu.lost
+            if self.seen is None or gpu.uuid in self.seen
         ]
-        return tuple(free[: self.visible])
+        return tuple(free)
 
 
 class TorchFound(msgspec.Struct, frozen=True, kw_only=True):

@@ -141,18 +141,30 @@ class Timeline(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def thinned(spans: tuple[Span, ...], most: int) -> tuple[Span, ...]:
-    """Three quarters of `most` spans, or fewer: the newest quarter as they are, older ones joined to even lengths."""
+    """Three quarters of `most` spans, or fewer: the newest quarter as they are, older ones joined to even lengths.
+
+    Only spans of one kind and attempt are joined, so that a lost batch stays one; where kinds alternate so often that
+    this spares too little, the bound comes first.
+    """
     keep = most // 4
     old, newest = spans[:-keep], spans[-keep:]
     # Two neighbours that were not joined are longer than this, so that at most most / 2 are left.
     fine = (old[-1].ended - old[0].began) * 4 / most
-    joined = [old[0]]
-    for span in old[1:]:
-        if span.ended - joined[-1].began <= fine:
-            joined[-1] = _joined(joined[-1], span)
+    joined = _neighbours(old, fine, alike=True)
+    return (*(joined if len(joined) <= most // 2 else _neighbours(old, fine, alike=False)), *newest)
+
+
+def _neighbours(spans: tuple[Span, ...], longest: float, *, alike: bool) -> list[Span]:
+    """Neighbours joined to spans of `longest` seconds at most."""
+    joined = [spans[0]]
+    for span in spans[1:]:
+        before = joined[-1]
+        unlike = (span.kind, span.attempt) != (before.kind, before.attempt)
+        if span.ended - before.began <= longest and not (alike and unlike):
+            joined[-1] = _joined(before, span)
         else:
             joined.append(span)
-    return (*joined, *newest)
+    return joined
 
 
 def _joined(one: Span, other: Span) -> Span:

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from tests.chromium import CHROMIUM, Chromium, colours
-from tests.test_serve import changes, live, serving, until_changed
+from tests.test_serve import base_of, changes, live, serving, until_changed
 
 __all__ = ["live", "serving"]
 
@@ -26,8 +26,11 @@ async def test_chromium_shows_the_run_steers_nothing_and_asks_nobody_else(live, 
         await browser.see("tok/s")
         assert await browser.evaluate("document.body.classList.contains('-first-byte')")
         picture = await browser.picture()
+        base = base_of(url)
+        assert await browser.evaluate("window.location.href") == base, "the token is out of the address"
+        assert await browser.evaluate("document.cookie") == ""
         assert await browser.evaluate("document.fonts.check('16px \"Roboto Mono\"')")
-    outside = [asked for asked in browser.asked if not asked.startswith((url, url.replace("http", "ws"), "data:"))]
+    outside = [asked for asked in browser.asked if not asked.startswith((base, base.replace("http", "ws"), "data:"))]
     assert not outside
     assert any("RobotoMono" in asked for asked in browser.asked), "the font came with the page"
     (tmp_path / "page.png").write_bytes(picture)
@@ -55,6 +58,19 @@ async def test_a_page_whose_view_has_ended_says_so(live, serving):
         await browser.press("q")
         for _ in range(100):
             if await browser.evaluate("getComputedStyle(document.querySelector('.closed')).display") == "flex":
-                return
+                break
             await asyncio.sleep(0.05)
-        raise AssertionError("the page looks as if the view went on")
+        else:
+            raise AssertionError("the page looks as if the view went on")
+        browser.screen.reset()
+        await browser.evaluate("document.querySelector('.closed button').click()")
+        await browser.see("decoding")
+
+
+async def test_the_address_may_be_followed_from_another_sites_page(live, serving):
+    url, _ = serving(live.directory)
+    async with Chromium() as browser:
+        await browser.open(f"data:text/html,<a href='{url}'>watch</a>")
+        await asyncio.sleep(0.5)
+        await browser.evaluate("document.querySelector('a').click()")
+        await browser.see("decoding")

@@ -38,13 +38,13 @@ def serving(tmp_path):
     """`rankdeck serve …` until the test is over; ends as Ctrl-C ends it."""
     begun: list[subprocess.Popen[str]] = []
 
-    def serve(directory: Path, *options: str) -> tuple[str, "subprocess.Popen[str]"]:
+    def serve(directory: Path, *options: str, at: str = "localhost") -> tuple[str, "subprocess.Popen[str]"]:
         command = [RANKDECK, "serve", str(directory), "--port", "0", *options]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         begun.append(process)
         assert process.stdout is not None
         url = process.stdout.readline().strip()
-        assert url.startswith("http://localhost:"), process.stderr.read() if process.stderr else ""
+        assert url.startswith(f"http://{at}:"), process.stderr.read() if process.stderr else ""
         return url, process
 
     yield serve
@@ -80,11 +80,26 @@ class Page:
                 self._stream.feed(message.data)
 
 
+def base_of(url: str) -> str:
+    """The address without its token: `http://localhost:8000/`."""
+    return url.partition("?")[0]
+
+
+@asynccontextmanager
+async def let_in(url: str) -> AsyncIterator[aiohttp.ClientSession]:
+    """A client with the cookie for the token, as a browser has it once the address was opened."""
+    async with aiohttp.ClientSession(cookie_jar=aiohttp.CookieJar(unsafe=True)) as session:
+        async with session.get(url) as response:
+            assert (response.status, response.headers["Refresh"]) == (200, "0; url=/")
+        yield session
+
+
 @asynccontextmanager
 async def page(url: str, columns: int = 120, rows: int = 40) -> AsyncIterator[Page]:
-    async with aiohttp.ClientSession() as session:
-        address = f"{url.replace('http', 'ws')}ws?width={columns}&height={rows}"
-        async with session.ws_connect(address, origin=url.rstrip("/")) as websocket:
+    base = base_of(url)
+    async with let_in(url) as session:
+        address = f"{base.replace('http', 'ws')}ws?width={columns}&height={rows}"
+        async with session.ws_connect(address, origin=base.rstrip("/")) as websocket:
             yield Page(websocket, columns, rows)
 
 
@@ -160,9 +175,10 @@ async def test_when_the_server_ends_no_view_is_left_and_the_run_goes_on(live, se
 
 async def test_a_browser_that_reads_nothing_is_left_with_its_view_and_slows_nobody(live, serving):
     url, process = serving(live.directory)
-    host, port = url.removeprefix("http://").rstrip("/").split(":")
+    host, _, port = base_of(url).removeprefix("http://").rstrip("/").partition(":")
+    token = url.partition("?")[2]
     reader, writer = await asyncio.open_connection(host, int(port), limit=1024)
-    ask = f"GET /ws?width=400&height=150 HTTP/1.1\r\nHost: {host}:{port}\r\nUpgrade: websocket\r\n"
+    ask = f"GET /ws?width=400&height=150&{token} HTTP/1.1\r\nHost: {host}:{port}\r\nUpgrade: websocket\r\n"
     ask += "Connection: Upgrade\r\nSec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\r\nSec-WebSocket-Version: 13\r\n\r\n"
     writer.write(ask.encode())
     assert b"101" in await reader.readline()
@@ -190,34 +206,104 @@ async def test_a_run_that_is_over_is_replayed(launch, serving):
 
 async def test_the_page_names_nothing_outside_of_it(live, serving):
     url, _ = serving(live.directory)
-    async with aiohttp.ClientSession() as session:
-        async with session.get(url) as response:
+    async with let_in(url) as session:
+        async with session.get(base_of(url)) as response:
             text = await response.text()
             assert "frame-ancestors 'none'" in response.headers["Content-Security-Policy"]
         assert "//" not in text.replace('scheme + "//"', "").replace("// By whatever", "")
         for part in ("js/textual.js", "css/xterm.css", "fonts/RobotoMono-VariableFont_wght.ttf"):
             assert f"/static/{part}" in text
-            async with session.get(f"{url}static/{part}") as response:
+            async with session.get(f"{base_of(url)}static/{part}") as response:
                 assert response.status == 200
 
 
 async def test_pages_of_other_sites_are_refused(live, serving):
     url, process = serving(live.directory)
-    port = url.rstrip("/").rsplit(":", 1)[1]
-    async with aiohttp.ClientSession() as session:
+    port = base_of(url).rstrip("/").rsplit(":", 1)[1]
+    async with let_in(url) as session:
         with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
-            await session.ws_connect(f"{url}ws", origin="http://evil.example")
+            await session.ws_connect(f"{base_of(url)}ws", origin="http://evil.example")
         assert refused.value.status == 403
-        # A name of theirs that they made point to our loopback.
-        async with session.get(url, headers={"Host": f"evil.example:{port}"}) as response:
-            assert response.status == 403
+        # A name of theirs that they made point to our loopback, or one that is none.
+        for name in (f"evil.example:{port}", "[", f"localhost:{port}x"):
+            async with session.get(url, headers={"Host": name}) as response:
+                assert response.status == 403
+                assert "served on this machine only" in await response.text()
     assert not views_of(process)
+
+
+async def test_who_has_neither_token_nor_cookie_gets_nothing_and_is_told_where_the_address_stands(live, serving):
+    url, process = serving(live.directory)
+    base = base_of(url)
+    name = f"rankdeck-{base.rstrip('/').rsplit(':', 1)[1]}"
+    async with aiohttp.ClientSession() as session:
+        for part in ("", "?token=", "?token=wrong", "?token=%C3%A9", "static/js/textual.js", "download/some-key", "x"):
+            async with session.get(base + part) as response:
+                assert response.status == 403, part
+                assert "the address that `rankdeck serve` printed" in await response.text()
+                assert not response.cookies
+        async with session.get(base, cookies={name: "wrong"}) as response:
+            assert response.status == 403
+        with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+            await session.ws_connect(f"{base}ws?token=wrong", origin=base.rstrip("/"))
+        assert refused.value.status == 403
+    assert not views_of(process)
+
+
+async def test_the_token_is_exchanged_for_a_cookie_that_no_script_and_no_other_site_gets(live, serving):
+    url, _ = serving(live.directory)
+    async with aiohttp.ClientSession() as session:
+        async with session.get(f"{url}&fontsize=20") as response:
+            assert (response.status, response.headers["Refresh"]) == (200, "0; url=/?fontsize=20")
+            assert "token" not in await response.text()
+            (cookie,) = response.cookies.values()
+        assert cookie["httponly"]
+        assert (cookie["samesite"], cookie["path"]) == ("Strict", "/")
+        assert cookie.key == f"rankdeck-{base_of(url).rstrip('/').rsplit(':', 1)[1]}"
+        async with session.get(base_of(url)) as response:
+            assert response.status == 200
+
+
+async def test_every_server_has_a_token_of_its_own(live, serving):
+    (one, _), (other, _) = serving(live.directory), serving(live.directory)
+    tokens = {url.partition("token=")[2] for url in (one, other)}
+    assert len(tokens) == 2
+    assert min(map(len, tokens)) >= 43
+    async with aiohttp.ClientSession() as session, session.get(f"{base_of(one)}?{other.partition('?')[2]}") as response:
+        assert response.status == 403
+
+
+async def test_another_address_of_the_loopback_is_listened_on_printed_and_let_in(live, serving):
+    url, _ = serving(live.directory, "--host", "127.0.0.2", at="127.0.0.2")
+    async with page(url) as browser:
+        await browser.see("decoding")
+
+
+@pytest.mark.parametrize(
+    ("host", "local", "name"),
+    [
+        ("127.0.0.1", True, "localhost"),
+        ("localhost", True, "localhost"),
+        ("127.0.0.2", True, "127.0.0.2"),
+        ("127.1", True, "localhost"),
+        ("0.0.0.0", False, socket.gethostname()),
+    ],
+)
+def test_what_is_local_and_what_is_printed_follow_from_where_it_listens(host: str, local: bool, name: str):
+    with listen(host, 0) as listening:
+        port = listening.getsockname()[1]
+        assert server.is_loopback(listening) is local
+        assert server.address(listening, host) == f"http://{name}:{port}"
+        refused = server.admission(listening, host).refused
+        assert refused(f"{name}:{port}", None) is None
+        assert (refused(f"evil.example:{port}", None) is None) is not local, "elsewhere the token alone decides"
 
 
 async def test_nonsense_from_a_browser_ends_its_view_and_nothing_else(live, serving):
     url, process = serving(live.directory)
     for word in ("nonsense", "{}", '["resize", {"width": "wide"}]', '["stdin"]', '["resize", {"width": 1e9}]'):
-        async with aiohttp.ClientSession() as session, session.ws_connect(f"{url}ws?width=9999999&height=x") as browser:
+        address = f"{base_of(url)}ws?width=9999999&height=x"
+        async with let_in(url) as session, session.ws_connect(address) as browser:
             await browser.send_str(word)
             async with asyncio.timeout(20):
                 async for _ in browser:
@@ -262,7 +348,8 @@ def test_listening_for_others_is_warned_about(live):
     assert socket.gethostname() in process.stdout.readline()
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=20)
-    assert "warning: whoever reaches this machine's port can read all prompts and answers, steer the run" in said
+    assert "warning: whoever has this address, or listens on the network, can read all prompts and answers, " in said
+    assert "steer the run" in said
 
 
 def test_without_the_extra_the_way_to_it_is_said(live, tmp_path):

@@ -205,6 +205,20 @@ def test_joining_keeps_the_newest_the_sums_and_the_order(seed: int) -> None:
     assert all(one.ended <= other.began for one, other in pairwise(thin))
 
 
+def test_of_a_long_run_a_lost_batch_and_the_loading_stay_what_they_were() -> None:
+    kinds = ["starting", "importing", "joining", "loading", "warming up", *["batch"] * 20, "lost", "down"]
+    kinds += ["starting", "importing", "joining", "loading", "warming up", *["batch"] * LEAST_OF_A_LANE]
+    spans = tuple(
+        Span(kind, at, at + 1, batch=at, rows=16, attempt=1 if at < 27 else 2)  # type: ignore[arg-type]
+        for at, kind in enumerate(kinds)
+    )
+    thin = thinned(spans, LEAST_OF_A_LANE)
+    assert len(thin) <= LEAST_OF_A_LANE * 3 // 4
+    assert [span.kind for span in thin if span.kind != "batch"] == [kind for kind in kinds if kind != "batch"]
+    assert sum(span.joined for span in thin if span.kind == "batch") == 20 + LEAST_OF_A_LANE
+    assert {span.attempt for span in thin} == {1, 2}
+
+
 HAPPENINGS = ["start", "finish", "fail", "stint", "lost", "launch", "pause", "resume", "active", "phase"]
 EVENTS = st.lists(
     st.tuples(st.sampled_from(HAPPENINGS),

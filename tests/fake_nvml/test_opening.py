@@ -65,6 +65,19 @@ def test_a_machine_is_looked_at_with_its_driver_and_what_is_free(driver: Driver,
     machine = examine.machine({})
     assert (machine.driver, machine.cuda, machine.visible, machine.no_gpu) == ("570.86.15", (12, 8), 2, None)
     assert machine.gpu_free_bytes == (85899345920 - 25769803776, 7 * 2**30)
+
+
+def test_free_memory_is_that_of_the_gpus_a_run_sees_and_unknown_where_it_is_not_sure_which(
+    driver: Driver, two_gpus: str
+) -> None:
+    driver(two_gpus)
+    first, second = examine.machine({}).gpu_free_bytes
+    by_name = examine.machine({"CUDA_VISIBLE_DEVICES": "GPU-2222"})
+    assert by_name.gpu_free_bytes in ((first,), (second,))
+    # Two GPUs of unlike names: CUDA's first is the faster one, which NVML cannot tell.
+    assert examine.machine({"CUDA_VISIBLE_DEVICES": "1"}).gpu_free_bytes == ()
+    sure = examine.machine({"CUDA_VISIBLE_DEVICES": "1", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"})
+    assert sure.gpu_free_bytes == (second,)
     (hidden,) = examine.machine({"CUDA_VISIBLE_DEVICES": "GPU-22222222"}).gpus
     assert hidden.name == "NVIDIA GeForce GTX 1080"
 

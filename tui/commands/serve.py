@@ -36,15 +36,15 @@ def serve(
         if error.errno == errno.EADDRINUSE:
             raise refuse(f"--port: {port} is taken on {host}; choose another, or 0 for any free one") from None
         raise refuse(f"cannot listen on {host}, port {port}: {error.strerror}") from None
-    local = server.is_loopback(host)
-    if not local:
+    admission = server.admission(listening, host)
+    if not server.is_loopback(listening):
         can = "read all prompts and answers" + (", steer the run and stop it" if control else "")
-        typer.echo(f"rankdeck: warning: whoever reaches this machine's port can {can}", err=True)
-    name = "localhost" if local else socket.gethostname() if host in ("", "0.0.0.0", "::") else host
-    name = f"[{name}]" if ":" in name else name
-    typer.echo(f"http://{name}:{listening.getsockname()[1]}/")
+        typer.echo(f"rankdeck: warning: whoever has this address, or listens on the network, can {can}", err=True)
+    typer.echo(server.address(listening, host) + admission.address_end)
     typer.echo(
         f"rankdeck: serving {directory.name}, {'viewers may steer it' if control else 'read-only'}; Ctrl-C ends it",
         err=True,
     )
-    server.RunServer(directory, title=f"rankdeck {directory.name}", control=control, local=local).serve_on(listening)
+    server.RunServer(directory, title=f"rankdeck {directory.name}", control=control, admission=admission).serve_on(
+        listening
+    )

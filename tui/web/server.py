@@ -1,4 +1,4 @@
-"""The web server of `rankdeck serve`: textual-serve's, closed to other sites; its page needs nothing from outside.
+"""The web server of `rankdeck serve`: textual-serve's, closed to who has no token; its page needs nothing from outside.
 
 Each browser gets a view of its own, a process that ends with the connection. Knows HTTP and processes; what a
 view shows is the view's business (tui/web/view.py). Needs the extra `web`.
@@ -6,6 +6,7 @@ view shows is the view's business (tui/web/view.py). Needs the extra `web`.
 
 import asyncio
 import contextlib
+import ipaddress
 import logging
 import shlex
 import socket
@@ -13,18 +14,18 @@ import sys
 from asyncio.subprocess import Process
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from aiohttp import WSCloseCode, web
 from textual_serve.app_service import AppService
 from textual_serve.server import Server, to_int
+
+from tui.web.admission import NO_TOKEN, PARAMETER, Admission
 
 MOST_VIEWERS = 32
 """Each is a process of some 60 MB: a crowd must not take the machine from the ranks."""
 
 ENDING_SECONDS = 3.0
 COLUMNS, ROWS = (20, 400), (6, 150)
-LOOPBACK_NAMES = {"localhost", "127.0.0.1", "::1"}
 
 HEADERS = {
     "Content-Security-Policy": (
@@ -39,10 +40,6 @@ HEADERS = {
 log = logging.getLogger(__name__)
 
 
-def is_loopback(host: str) -> bool:
-    return host in LOOPBACK_NAMES or host.startswith("127.")
-
-
 def listen(host: str, port: int) -> socket.socket:
     """A socket that listens there; port 0 is any free one.
 
@@ -51,6 +48,26 @@ def listen(host: str, port: int) -> socket.socket:
     """
     family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
     return socket.create_server(address[:2], family=family)
+
+
+def is_loopback(listening: socket.socket) -> bool:
+    """By the address that is listened on: what a name like 127.example.com stands for, the name does not say."""
+    return ipaddress.ip_address(listening.getsockname()[0]).is_loopback
+
+
+def address(listening: socket.socket, host: str) -> str:
+    """Where a browser finds the page that is served there, without its token; `host` is what was asked for."""
+    bound, port = listening.getsockname()[:2]
+    if is_loopback(listening):
+        name = "localhost" if bound == "127.0.0.1" else bound
+    else:
+        name = socket.gethostname() if ipaddress.ip_address(bound).is_unspecified else host
+    return f"http://[{name}]:{port}" if ":" in name else f"http://{name}:{port}"
+
+
+def admission(listening: socket.socket, host: str) -> Admission:
+    """On the loopback only its names get in, and what was asked for; elsewhere a machine has names we do not know."""
+    return Admission((listening.getsockname()[0], host) if is_loopback(listening) else None)
 
 
 def view_command(directory: Path, *, control: bool) -> str:
@@ -83,12 +100,11 @@ class Viewer(AppService):
 class RunServer(Server):
     """Serves the views of one run on a socket that listens already."""
 
-    def __init__(self, directory: Path, *, title: str, control: bool, local: bool) -> None:
-        """`local`: only by the names of this machine's loopback may the page be asked for."""
+    def __init__(self, directory: Path, *, title: str, control: bool, admission: Admission) -> None:
         super().__init__(
             view_command(directory, control=control), title=title, templates_path=Path(__file__).with_name("page")
         )
-        self._local = local
+        self._admission = admission
         self._sockets: set[web.WebSocketResponse] = set()
 
     def serve_on(self, listening: socket.socket) -> None:
@@ -99,7 +115,7 @@ class RunServer(Server):
 
     async def _make_app(self) -> web.Application:
         app = await super()._make_app()
-        app.middlewares.append(self._from_this_site)
+        app.middlewares.append(self._admitted)
         return app
 
     async def on_startup(self, app: web.Application) -> None:
@@ -111,18 +127,32 @@ class RunServer(Server):
         )
 
     @web.middleware
-    async def _from_this_site(
+    async def _admitted(
         self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
-        """Other sites' pages may not open our socket, nor reach us by a name that they made point here."""
-        if self._local and (urlsplit(f"//{request.host}").hostname or "") not in LOOPBACK_NAMES:
-            raise web.HTTPForbidden(text="served on this machine only: ask for http://localhost")
-        origin = request.headers.get("Origin")
-        if origin is not None and urlsplit(origin).netloc != request.host:
-            raise web.HTTPForbidden(text="asked by a page of another site")
-        response = await handler(request)
+        """Nothing for other sites' pages, nor for who has no token; a token is exchanged for a cookie."""
+        refused = self._admission.refused(request.host, request.headers.get("Origin"))
+        if refused is None and not self._admission.knows(request.host, request.query, request.cookies):
+            refused = NO_TOKEN
+        if refused is not None:
+            raise web.HTTPForbidden(text=refused)
+        if request.path == "/" and self._admission.is_token(request.query.get(PARAMETER)):
+            response: web.StreamResponse = self._exchanged(request)
+        else:
+            response = await handler(request)
         if not response.prepared:
             response.headers.update(HEADERS)
+        return response
+
+    def _exchanged(self, request: web.Request) -> web.Response:
+        """The token goes out of the address, where others may look over a shoulder or into the history.
+
+        A refresh is a redirect from a page of ours: after a 303 the browser would still count where the address was
+        clicked, and to another site's link, as in a chat, it would not give the cookie.
+        """
+        page = str(request.rel_url.without_query_params(PARAMETER))
+        response = web.Response(text="opening", headers={"Refresh": f"0; url={page}"})
+        response.set_cookie(*self._admission.cookie(request.host), httponly=True, samesite="Strict")
         return response
 
     async def handle_websocket(self, request: web.Request) -> web.WebSocketResponse:
