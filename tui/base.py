@@ -41,7 +41,8 @@ class BaseApp(PacedApp[Leave]):
     ]
     VERTICAL_BREAKPOINTS = [(0, "-too-short"), (18, "-short"), (24, "-tall")]  # noqa: RUF012
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("question_mark,f1", "help", "Help", key_display="?", id="app.help", tooltip="Every key, and the words"),
+        Binding("question_mark", "help", "Help", key_display="?", id="app.help", tooltip="Every key, and the words"),
+        Binding("f1", "help", "Help", id="app.help_anywhere", tooltip="The same, also from within a field", show=False),
         Binding("t", "toggle_theme", "Theme", id="app.theme", tooltip="Dark or light", show=False),
         Binding(
             "ctrl+z",

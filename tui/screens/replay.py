@@ -50,7 +50,7 @@ class ReplayScreen(RunScreen, inherit_bindings=False):
         *Screen.BINDINGS,
         Binding("q", "app.leave", "Quit", id="app.leave", tooltip="Leave the replay"),
         Binding(
-            "question_mark,f1", "app.help", "Help", key_display="?", id="app.help", tooltip="Every key, and the words"
+            "question_mark", "app.help", "Help", key_display="?", id="app.help", tooltip="Every key, and the words"
         ),
         Binding("space", "play", "Pause", id="replay.play", tooltip="Pause, or go on; at the end, from the beginning"),
         _seek("left", f"seek(-{STEP})", "Back", f"{STEP} seconds back", show=True),

@@ -58,7 +58,7 @@ class RunScreen(Sized, Screen[None]):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("q", "app.leave", "Quit", id="app.leave", tooltip="Leave; asks first while the run goes on"),
         Binding(
-            "question_mark,f1", "app.help", "Help", key_display="?", id="app.help", tooltip="Every key, and the words"
+            "question_mark", "app.help", "Help", key_display="?", id="app.help", tooltip="Every key, and the words"
         ),
         Binding("space", "pause", "Pause", id="run.pause", tooltip="Pause after the batches in flight, or go on"),
         _knob("minus,underscore", "batch_size(False)", "Smaller batches", _BATCH_SIZE, "Halve the batch size"),
