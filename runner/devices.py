@@ -5,7 +5,7 @@ by NVML, CUDA and torch. Does not know NVML itself, and never matches by index: 
 order, CUDA need not.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from runner.protocol import DeviceSample, RankReady
@@ -67,6 +67,16 @@ def places_to_sample(environ: Mapping[str, str], gpus: Sequence[GpuNames]) -> li
         # A MIG number is compared only between MIG devices; None stands for the whole GPU.
         return sorted(places, key=lambda place: (place.gpu, -1 if place.mig is None else place.mig))
     return [Place(number) for number in range(len(gpus))] if places else []
+
+
+def order_is_certain(environ: Mapping[str, str], names: Iterable[str]) -> bool:
+    """Whether CUDA counts the GPUs of this machine, called `names`, as `visible_places` has them.
+
+    It counts the fastest first unless told otherwise; GPUs of one name are as fast as each other, and stay in order.
+    """
+    value = environ.get(VISIBLE)
+    by_uuid = value is not None and value.strip().startswith(("GPU-", "MIG-"))
+    return by_uuid or environ.get(ORDER) == "PCI_BUS_ID" or len(set(names)) <= 1
 
 
 def match_rank_to_gpu(device_uuid: str | None, pci_bus_id: str | None, samples: Sequence[DeviceSample]) -> int | None:

@@ -9,7 +9,7 @@ from typing import Literal
 
 import msgspec
 
-from runner.devices import ORDER, VISIBLE, match_rank_to_gpu
+from runner.devices import ORDER, VISIBLE, match_rank_to_gpu, order_is_certain
 from runner.machine import Facts, Machine, Place, TorchFound
 
 Status = Literal["ok", "warn", "bad"]
@@ -164,8 +164,7 @@ def _visible(facts: Facts) -> list[Check]:
     if value is None:
         return []
     found = f"{VISIBLE}={value}: a run sees {machine.visible}"
-    by_number = not value.strip().startswith(("GPU-", "MIG-")) and facts.environ.get(ORDER) != "PCI_BUS_ID"
-    if by_number and len({gpu.name for gpu in machine.gpus}) > 1:  # alike GPUs are as fast as each other
+    if not order_is_certain(facts.environ, (gpu.name for gpu in machine.gpus)):
         cure = f"set {ORDER}=PCI_BUS_ID, or name the GPUs by UUID, to have nvidia-smi's numbers"
         return [_gpu("visible", "warn", f"{found}; CUDA counts the fastest first, not as nvidia-smi does", cure)]
     return [_gpu("visible", "ok", found)]

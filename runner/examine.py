@@ -23,8 +23,7 @@ import msgspec
 import platformdirs
 import psutil
 
-from runner import launcher, rundir, sizing, telemetry
-from runner.devices import ORDER, VISIBLE
+from runner import devices, launcher, rundir, sizing, telemetry
 from runner.machine import Facts, Machine, Place, Terminal, TorchFound
 from runner.nvml import NvmlApi, NvmlFailure, PynvmlApi
 from runner.protocol import DeviceSample
@@ -57,13 +56,6 @@ print("rankdeck " + json.dumps(found))
 """
 
 
-def _order_is_sure(environ: Mapping[str, str], gpus: Sequence[DeviceSample]) -> bool:
-    """Whether ordinals of CUDA_VISIBLE_DEVICES name the GPUs in NVML's order: CUDA puts faster ones first."""
-    value = environ.get(VISIBLE)
-    by_name = value is None or value.strip().startswith(("GPU-", "MIG-"))
-    return by_name or environ.get(ORDER) == "PCI_BUS_ID" or len({gpu.name for gpu in gpus}) == 1
-
-
 def machine(environ: Mapping[str, str] = os.environ, api: NvmlApi | None = None) -> Machine:
     """What this machine has. Takes a moment where there are GPUs."""
     api = PynvmlApi() if api is None else api
@@ -74,19 +66,24 @@ def machine(environ: Mapping[str, str] = os.environ, api: NvmlApi | None = None)
     finally:
         opened.close()
     memory = psutil.virtual_memory()
-    visible = telemetry.visible_gpus(environ, api) if gpus else []
     return Machine(
         host=platform.node(),
         cores=launcher.usable_cores(),
         memory_free_bytes=memory.available,
         memory_total_bytes=memory.total,
         gpus=gpus,
-        visible=len(visible),
-        seen=tuple(gpu.uuid for gpu in visible) if _order_is_sure(environ, gpus) else None,
+        seen=_seen(environ, api, gpus) if gpus else (),
         no_gpu=opened.reason,
         driver=driver,
         cuda=cuda,
     )
+
+
+def _seen(environ: Mapping[str, str], api: NvmlApi, gpus: Sequence[DeviceSample]) -> tuple[int | None, ...]:
+    visible = telemetry.visible_gpus(environ, api)
+    if not devices.order_is_certain(environ, (gpu.name for gpu in gpus)):
+        return (None,) * len(visible)
+    return tuple(devices.match_rank_to_gpu(gpu.uuid, None, gpus) for gpu in visible)
 
 
 def _driver(api: NvmlApi) -> tuple[str | None, tuple[int, int] | None]:

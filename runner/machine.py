@@ -12,8 +12,8 @@ from runner.protocol import DeviceSample
 class Machine(msgspec.Struct, frozen=True, kw_only=True):
     """Host, cores and memory, and the GPUs that a run under this environment would watch.
 
-    `visible` is how many devices a CUDA process would see, and `seen` which, by UUID; None where only their number is
-    sure. `no_gpu` says why there are none.
+    `seen` are the devices that a CUDA process would see, in its order, each as a position in `gpus`; None where it is
+    not known which one it is. `no_gpu` says why there are none.
     """
 
     host: str = ""
@@ -21,25 +21,27 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     memory_free_bytes: int | None = None
     memory_total_bytes: int | None = None
     gpus: tuple[DeviceSample, ...] = ()
-    visible: int = 0
-    seen: tuple[str, ...] | None = None
+    seen: tuple[int | None, ...] = ()
     no_gpu: str | None = None
     driver: str | None = None
     cuda: tuple[int, int] | None = None
     """The newest CUDA that the driver runs, major and minor."""
 
     @property
-    def gpu_free_bytes(self) -> tuple[int, ...]:
-        """Free memory of each GPU that a run sees, as far as NVML says; none where it is not sure which they are."""
-        if self.seen is None and self.visible < len(self.gpus):
-            return ()
-        free = [
-            gpu.memory_total_bytes - gpu.memory_used_bytes
-            for gpu in self.gpus
-            if gpu.memory_total_bytes is not None and gpu.memory_used_bytes is not None and not gpu.lost
-            if self.seen is None or gpu.uuid in self.seen
-        ]
-        return tuple(free)
+    def visible(self) -> int:
+        """How many devices a CUDA process would see."""
+        return len(self.seen)
+
+    @property
+    def gpu_free_bytes(self) -> tuple[int | None, ...]:
+        """Free memory of each device that a run would see, in its order; None where that is not known."""
+        return tuple(None if position is None else _free_bytes(self.gpus[position]) for position in self.seen)
+
+
+def _free_bytes(gpu: DeviceSample) -> int | None:
+    if gpu.lost or gpu.memory_total_bytes is None or gpu.memory_used_bytes is None:
+        return None
+    return gpu.memory_total_bytes - gpu.memory_used_bytes
 
 
 class TorchFound(msgspec.Struct, frozen=True, kw_only=True):

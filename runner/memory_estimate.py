@@ -14,6 +14,7 @@ Per rank:
 An estimate: allocators round up and fragment, and attention may need room of its own.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from runner.config import RunConfig
@@ -73,9 +74,9 @@ class PromptSizes(NamedTuple):
 
 
 class Room(NamedTuple):
-    """Free bytes: of each GPU that can be seen, and of the host."""
+    """Free bytes: of each GPU that can be seen, and of the host. None where nobody knows."""
 
-    gpus: tuple[int, ...]
+    gpus: tuple[int | None, ...]
     host: int | None
 
 
@@ -178,7 +179,7 @@ def estimate(shape: ModelShape, config: RunConfig, prompts: PromptSizes, room: R
     process = CUDA_PROCESS_BYTES if on_gpu else CPU_PROCESS_BYTES
 
     share = _Share(ranks, on_gpu, len(room.gpus), max(1, config.gpus_per_rank))
-    free = min(room.gpus[: share.devices], default=None) if on_gpu else room.host
+    free = _least(room.gpus[: share.devices]) if on_gpu else room.host
     continuous = config.engine == "continuous"
 
     per_token = 2 * shape.layers * shape.kv_heads * shape.head_size * bytes_each
@@ -282,6 +283,12 @@ def _laid_out(shape: ModelShape, config: RunConfig, bytes_each: int) -> int:
 
 def _quantised(shape: ModelShape, config: RunConfig) -> bool:
     return shape.stored_bytes is not None or config.quantization != "none"
+
+
+def _least(free: Sequence[int | None]) -> int | None:
+    """Of what is free on each device in use; one that is not known may be the fullest of them."""
+    known = [figure for figure in free if figure is not None]
+    return min(known) if known and len(known) == len(free) else None
 
 
 def _continuous_cpu_cache(shape: ModelShape, config: RunConfig, per_token: int, ranks: int, free: int | None) -> int:

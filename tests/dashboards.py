@@ -53,7 +53,7 @@ TWO_GPUS = Machine(
         )
         for number in range(2)
     ),
-    visible=2,
+    seen=(0, 1),
     driver="570.86",
     cuda=(12, 8),
 )

@@ -98,6 +98,14 @@ def test_the_fullest_of_the_gpus_that_are_used_decides() -> None:
     assert made(room=uneven, ranks=3).free == 2 * GIB
 
 
+def test_a_gpu_in_use_of_which_nothing_is_known_may_be_the_fullest() -> None:
+    room = Room(gpus=(78 * GIB, None, 2 * GIB), host=4 * GIB)
+    assert made(room=room, ranks=1).free == 78 * GIB
+    assert made(room=room, ranks=2).free is None
+    hidden = made(LLAMA_8B, Room(gpus=(None,), host=4 * GIB), ranks=1)
+    assert hidden.fits, "it is a GPU's memory that is not known: the host's is not what decides"
+
+
 def test_a_rank_of_several_gpus_is_spread_over_them() -> None:
     alone = made(LLAMA_8B, H100, ranks=1)
     spread = made(LLAMA_8B, H100, ranks=1, gpus_per_rank=4)

@@ -62,22 +62,10 @@ def test_visible_gpus_are_named_in_the_order_a_cuda_process_sees_them(driver: Dr
 
 def test_a_machine_is_looked_at_with_its_driver_and_what_is_free(driver: Driver, two_gpus: str) -> None:
     driver(two_gpus + "driver 570.86.15\ncuda 12080\n")
-    machine = examine.machine({})
+    machine = examine.machine({"CUDA_DEVICE_ORDER": "PCI_BUS_ID"})
     assert (machine.driver, machine.cuda, machine.visible, machine.no_gpu) == ("570.86.15", (12, 8), 2, None)
     assert machine.gpu_free_bytes == (85899345920 - 25769803776, 7 * 2**30)
-
-
-def test_free_memory_is_that_of_the_gpus_a_run_sees_and_unknown_where_it_is_not_sure_which(
-    driver: Driver, two_gpus: str
-) -> None:
-    driver(two_gpus)
-    first, second = examine.machine({}).gpu_free_bytes
-    by_name = examine.machine({"CUDA_VISIBLE_DEVICES": "GPU-2222"})
-    assert by_name.gpu_free_bytes in ((first,), (second,))
-    # Two GPUs of unlike names: CUDA's first is the faster one, which NVML cannot tell.
-    assert examine.machine({"CUDA_VISIBLE_DEVICES": "1"}).gpu_free_bytes == ()
-    sure = examine.machine({"CUDA_VISIBLE_DEVICES": "1", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"})
-    assert sure.gpu_free_bytes == (second,)
+    assert examine.machine({}).gpu_free_bytes == (None, None), "CUDA counts the fastest first, whichever that is"
     (hidden,) = examine.machine({"CUDA_VISIBLE_DEVICES": "GPU-22222222"}).gpus
     assert hidden.name == "NVIDIA GeForce GTX 1080"
 
