@@ -10,6 +10,7 @@ lane. A joined span says how many it stands for, and has their sums. Knows nothi
 between spans mean (runner.lanes does).
 """
 
+from itertools import groupby
 from typing import Literal
 
 import msgspec
@@ -143,27 +144,52 @@ class Timeline(msgspec.Struct, frozen=True, kw_only=True):
 def thinned(spans: tuple[Span, ...], most: int) -> tuple[Span, ...]:
     """Three quarters of `most` spans, or fewer: the newest quarter as they are, older ones joined to even lengths.
 
-    Only spans of one kind and attempt are joined, so that a lost batch stays one; where kinds alternate so often that
-    this spares too little, the bound comes first.
+    Only what is of one kind is joined, so that no lost batch becomes a good one. Where kinds alternate so often that
+    neighbours are seldom alike, each even stretch of time keeps one span for each kind in it.
     """
     keep = most // 4
     old, newest = spans[:-keep], spans[-keep:]
-    # Two neighbours that were not joined are longer than this, so that at most most / 2 are left.
+    # Two neighbours that were not joined are longer than this, so that at most most / 2 are left where all are alike.
     fine = (old[-1].ended - old[0].began) * 4 / most
-    joined = _neighbours(old, fine, alike=True)
-    return (*(joined if len(joined) <= most // 2 else _neighbours(old, fine, alike=False)), *newest)
+    joined = _neighbours(old, fine)
+    return (*(joined if len(joined) <= most // 2 else _by_kind(old, most // 2)), *newest)
 
 
-def _neighbours(spans: tuple[Span, ...], longest: float, *, alike: bool) -> list[Span]:
+def _alike(span: Span) -> tuple[SpanKind, bool]:
+    """What spans must have in common to be joined: their kind, and whether it is the way to a later attempt."""
+    return span.kind, span.attempt > 1
+
+
+def _neighbours(spans: tuple[Span, ...], longest: float) -> list[Span]:
     """Neighbours joined to spans of `longest` seconds at most."""
     joined = [spans[0]]
     for span in spans[1:]:
-        before = joined[-1]
-        unlike = (span.kind, span.attempt) != (before.kind, before.attempt)
-        if span.ended - before.began <= longest and not (alike and unlike):
-            joined[-1] = _joined(before, span)
+        if span.ended - joined[-1].began <= longest and _alike(span) == _alike(joined[-1]):
+            joined[-1] = _joined(joined[-1], span)
         else:
             joined.append(span)
+    return joined
+
+
+def _by_kind(spans: tuple[Span, ...], most: int) -> list[Span]:
+    """At most `most` spans, or one for each kind: all of a kind within a stretch, one kind laid after the other."""
+    began = spans[0].began
+    stretches = max(1, most // len({_alike(span) for span in spans}))
+    length = (spans[-1].ended - began) / stretches or 1.0
+    joined: list[Span] = []
+    for _, within in groupby(spans, lambda span: min(stretches - 1, int((span.began - began) / length))):
+        kinds: dict[tuple[SpanKind, bool], list[Span]] = {}
+        for span in within:
+            kinds.setdefault(_alike(span), []).append(span)
+        at = next(iter(kinds.values()))[0].began
+        for of_a_kind in kinds.values():
+            for number, span in enumerate(of_a_kind):
+                moved = msgspec.structs.replace(span, began=at, ended=at + span.seconds)
+                at = moved.ended
+                if number:
+                    joined[-1] = _joined(joined[-1], moved)
+                else:
+                    joined.append(moved)
     return joined
 
 
