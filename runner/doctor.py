@@ -37,6 +37,7 @@ LOW_DISK = GIB
 DEMO_ROOM = 800_000_000
 LOW_FILES = 1024
 LONGEST_SOCKET = 107
+"""Bytes of a unix socket's path, as the kernel has it (sun_path of unix(7))."""
 
 
 class Check(msgspec.Struct, frozen=True, kw_only=True):

@@ -37,9 +37,6 @@ RUNTIME_ROOT = Path("/tmp")
 LOCK_SECONDS = 1.0
 """Somebody who asks whether a supervisor is alive holds its lock for an instant."""
 
-MAX_SOCKET_BYTES = 107
-"""A unix socket's path cannot be longer; ours has some 40."""
-
 
 class RunFileError(Exception):
     """A run directory is not what it should be; the text says where and what to do."""

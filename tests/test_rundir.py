@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from runner import rundir
+from runner import doctor, rundir
 from runner.config import RunConfig
 from runner.protocol import OutputRecord, encode_line
 from runner.rundir import LineWriter, RunFile, RunFileError
@@ -95,7 +95,7 @@ def test_the_socket_has_a_short_private_place_however_long_the_directory_is(tmp_
     deep = tmp_path / ("d" * 100) / ("e" * 100)
     deep.mkdir(parents=True)
     path = rundir.socket_path(deep)
-    assert len(os.fsencode(path)) <= rundir.MAX_SOCKET_BYTES
+    assert len(os.fsencode(path)) <= doctor.LONGEST_SOCKET
     assert path == rundir.socket_path(deep / ".." / deep.name), "one directory, one socket"
     assert path != rundir.socket_path(tmp_path)
     assert path.parent.stat().st_mode & 0o777 == 0o700

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 from textual.app import App
+from textual.events import Key
 from textual.pilot import Pilot
 from textual.screen import Screen
 from textual.widgets import Input, Label
@@ -57,6 +58,21 @@ async def test_the_dialog_gives_a_plan_whose_answers_are_kept() -> None:
         await pilot.press("enter")
         await until(pilot, lambda: bool(app.answers))
     assert app.answers == [SweepPlan(batch_sizes=[4, 8, 16], ranks=[1, 2, 3, 4], repeats=2, outputs=True)]
+
+
+async def test_what_is_typed_right_after_tab_goes_into_the_next_field() -> None:
+    app = Dashboard(scripted.running(4, prompts=4000).state)
+    async with app.run_test() as pilot:
+        await until(pilot, lambda: "trials" in dialog_said(app, "promise"))
+        entries = {name: app.screen.query_one(f"#sweep-{name}", Input) for name in ("batch_sizes", "ranks")}
+        for entry in entries.values():
+            entry.value = ""
+        entries["batch_sizes"].focus()
+        await pilot.pause()
+        for key in ("4", "tab", "3"):
+            app.post_message(Key(key, key if len(key) == 1 else None))  # as they come over a slow line
+        await until(pilot, lambda: entries["ranks"].value == "3")
+        assert entries["batch_sizes"].value == "4"
 
 
 async def test_the_dialog_proposes_sizes_and_ranks_that_the_run_allows() -> None:

@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 
 from runner import protocol
 from runner.findings import findings
+from runner.lanes import Segment
 from runner.state import RunState
+from runner.timeline import Span
 from tests import scripted, scripted_steering, scripted_timeline
 from tests.dashboards import dashboard, panel, settled, until, whole_screen
 from tests.test_state import play
@@ -22,6 +24,7 @@ from tui.widgets.lines import Panel
 from tui.widgets.timeline import TimelineView
 from tui.widgets.timeline_lines import timeline_lines
 from tui.widgets.timeline_window import Look, axis, window
+from tui.widgets.timeline_words import explained
 
 STATES: dict[str, RunState] = {
     "nothing": RunState(),
@@ -336,3 +339,9 @@ async def test_every_key_of_the_timeline_is_in_the_help() -> None:
         text = plain(app.screen.query_one("#help-lines", Panel).lines)
         for words in ("The batch or gap before", "Half as many seconds", "The whole run", "To the next rank that"):
             assert words in text
+
+
+def test_losses_that_are_kept_as_one_say_how_many_they_were() -> None:
+    state = scripted_timeline.lost_and_again().state
+    lost = Segment("lost", 3, 9, Span("lost", 3, 9, batch=4, rows=48, joined=3))
+    assert explained(state, 1, lost) == "rank 1: 3 batches lost, so long ago that they are kept as one: 6.0 s"

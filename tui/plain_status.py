@@ -102,7 +102,7 @@ def _gpu(sample: DeviceSample) -> str:
 
 
 def what_if_lines(now: RunState) -> list[str]:
-    """X."""
+    """What a knob turned would bring, as the screen says it beside the progress."""
     if now.phase != "running" or now.paused is not None:
         return []
     return [_what_if(now, one) for one in what_if(now)]

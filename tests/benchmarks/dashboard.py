@@ -19,14 +19,13 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import psutil
-
 from runner import __main__ as supervisor_main
 from runner import rundir, start, supervisor
 from runner.config import RunConfig
 from runner.protocol import DeviceSample, ProcessSample
 from tests import scripted
 from tests.benchmarks.load import ROOT, launch_command
+from tests.benchmarks.watching import cost_of_view
 from tests.terminal import Terminal
 from tui.views import VIEWS
 
@@ -84,20 +83,6 @@ def launch(folder: Path, ranks: int, gpus: int) -> start.Started:
     return start.launch(config, run_dir=folder / "run")
 
 
-def cost(terminal: Terminal, seconds: float) -> dict[str, float]:
-    """CPU and bytes of the view that is shown."""
-    terminal.read(1.5)
-    process = psutil.Process(terminal.pid)
-    before, count, began = process.cpu_times(), terminal.bytes_out, time.monotonic()
-    terminal.read(seconds)
-    after, taken = process.cpu_times(), time.monotonic() - began
-    used = after.user + after.system - before.user - before.system
-    return {
-        "cpu_percent": round(100 * used / taken, 1),
-        "kilobytes_per_second": round((terminal.bytes_out - count) / taken / 1000, 2),
-    }
-
-
 def latency(terminal: Terminal, key: str, painted: Callable[[], bool]) -> float:
     """Milliseconds until `painted`, once the terminal has taken in what came."""
     began = time.monotonic()
@@ -130,7 +115,8 @@ def watch(directory: Path, size: str, options: argparse.Namespace) -> dict[str, 
         for view in VIEWS:
             if view.key != "1":
                 terminal.send(view.key)
-            costs[view.name] = cost(terminal, options.seconds)
+            terminal.read(1.5)
+            costs[view.name] = cost_of_view(terminal, options.seconds)
         terminal.send("1")
         terminal.wait_for(HOME_MARK)
         others = [view for view in VIEWS if view.key != "1"]

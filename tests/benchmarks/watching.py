@@ -43,15 +43,20 @@ def cost(directory: Path, size: tuple[int, int], seconds: float, environ: dict[s
     with Terminal(command, columns=size[0], rows=size[1], environ=environ) as terminal:
         terminal.wait_for("decoding", seconds=120)
         terminal.read(3)
-        process = psutil.Process(terminal.pid)
-        before, count, began = process.cpu_times(), terminal.bytes_out, time.monotonic()
-        terminal.read(seconds)
-        after, taken = process.cpu_times(), time.monotonic() - began
-        used = after.user + after.system - before.user - before.system
-        return {
-            "cpu_percent": round(100 * used / taken, 1),
-            "kilobytes_per_second": round((terminal.bytes_out - count) / taken / 1000, 2),
-        }
+        return cost_of_view(terminal, seconds)
+
+
+def cost_of_view(terminal: Terminal, seconds: float) -> dict[str, float]:
+    """CPU in percent of a core, and bytes a second, of what runs in the terminal now."""
+    process = psutil.Process(terminal.pid)
+    before, count, began = process.cpu_times(), terminal.bytes_out, time.monotonic()
+    terminal.read(seconds)
+    after, taken = process.cpu_times(), time.monotonic() - began
+    used = after.user + after.system - before.user - before.system
+    return {
+        "cpu_percent": round(100 * used / taken, 1),
+        "kilobytes_per_second": round((terminal.bytes_out - count) / taken / 1000, 2),
+    }
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ from textual.widgets import Input, Label
 from runner.config import MAX_BATCH_SIZE, Problem, check
 from runner.state import RunState
 from runner.trials import SweepPlan
-from tui.keys import hint
+from tui.keys import hint, steps
 from tui.sweep_words import fewest_prompts, plan_words, planned, read_numbers, with_plan
 from tui.text import clock, count, some, visible
 
@@ -98,10 +98,8 @@ class SweepScreen(ModalScreen[SweepPlan | None]):
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "close", "Close", id="sweep.close", tooltip="Measure nothing"),
-        Binding("down", "app.focus_next", "Next field", id="sweep.next", tooltip="To the next field", show=False),
-        Binding(
-            "up", "app.focus_previous", "Field before", id="sweep.previous", tooltip="To the field before", show=False
-        ),
+        *steps("sweep", "tab", "shift+tab", "next", "previous", at_once=True),
+        *steps("sweep", "down", "up", "below", "above"),
     ]
 
     def __init__(self, state: RunState) -> None:

@@ -43,14 +43,6 @@ class NewRun(VerticalScroll, can_focus=False):
         border-subtitle-color: $quiet;
         padding: 0 1;
         height: 100%;
-        overflow-x: hidden;
-        overflow-y: auto;
-        scrollbar-gutter: stable;
-        scrollbar-size-vertical: 1;
-        scrollbar-color: $border;
-        scrollbar-background: $background;
-        scrollbar-background-hover: $background;
-        scrollbar-background-active: $background;
     }
     NewRun:focus-within { border: round $primary; border-title-color: $primary; }
     NewRun .setting-box { height: auto; }

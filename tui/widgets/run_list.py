@@ -24,15 +24,6 @@ class RunList(ScrollView, Painter, can_focus=True):
     DEFAULT_CSS = """
     RunList {
         height: 1fr;
-        overflow-x: hidden;
-        overflow-y: auto;
-        scrollbar-gutter: stable;
-        scrollbar-size-vertical: 1;
-        scrollbar-color: $border;
-        scrollbar-background: $background;
-        scrollbar-background-hover: $background;
-        scrollbar-background-active: $background;
-        background: $background;
     }
     """
 

@@ -35,14 +35,6 @@ class SweepView(VerticalScroll, can_focus=True):
     DEFAULT_CSS: ClassVar[str] = """
     SweepView {
         height: 1fr;
-        overflow-x: hidden;
-        overflow-y: auto;
-        scrollbar-size-vertical: 1;
-        scrollbar-color: $border;
-        scrollbar-background: $background;
-        scrollbar-background-hover: $background;
-        scrollbar-background-active: $background;
-        background: $background;
     }
     SweepView #sweep-charts { height: auto; layout: vertical; }
     SweepView #sweep-charts.-beside { layout: horizontal; }

@@ -44,6 +44,9 @@ def explained(state: RunState, rank: int, segment: Segment | None) -> str:
     if segment.kind in LOADING:
         again = f", after it was launched again (attempt {span.attempt})" if span.attempt > 1 else ""
         return f"rank {rank}: {_LOADING_WORDS[segment.kind]}, {seconds}{' so far' if segment.live else ''}{again}"
+    if segment.kind in ("lost", "failed", "stopped", "down") and span.joined > 1:
+        what = "times without its process" if segment.kind == "down" else f"batches {segment.kind}"
+        return f"rank {rank}: {count(span.joined)} {what}, so long ago that they are kept as one: {seconds}"
     if segment.kind == "down":
         cause = _flying(state, rank).cause or (
             state.loss.cause if state.loss is not None and state.loss.rank == rank else ""
