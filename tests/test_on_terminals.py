@@ -66,7 +66,7 @@ def comes_whole(terminal: Terminal, seconds: float = 10) -> None:
 @pytest.mark.parametrize("term", TERMS)
 def test_on_every_kind_of_terminal_every_view_is_whole(live, term):
     with Terminal([RANKDECK, "attach", str(live.directory)], columns=80, rows=24, term=term) as terminal:
-        terminal.wait_for("decoding", seconds=30)
+        terminal.wait_for("tok/s now", seconds=30)
         for view in (*VIEWS, VIEWS[0]):
             terminal.send(view.key)
             comes_whole(terminal)
@@ -80,7 +80,7 @@ def test_on_every_kind_of_terminal_every_view_is_whole(live, term):
 def test_in_every_size_with_and_without_colour_every_view_is_whole(live, size, colours):
     command = [RANKDECK, "attach", str(live.directory)]
     with Terminal(command, columns=size[0], rows=size[1], environ={**os.environ, **colours}) as terminal:
-        terminal.wait_for("decoding", seconds=30)
+        terminal.wait_for("tok/s now", seconds=30)
         for view in (*VIEWS, VIEWS[0]):
             terminal.send(view.key)
             comes_whole(terminal)
@@ -92,7 +92,7 @@ def test_in_every_size_with_and_without_colour_every_view_is_whole(live, size, c
 
 def test_a_storm_of_resizes_ends_in_a_whole_picture(live):
     with Terminal([RANKDECK, "attach", str(live.directory)], columns=120, rows=40) as terminal:
-        terminal.wait_for("decoding", seconds=30)
+        terminal.wait_for("tok/s now", seconds=30)
         for number in range(60):
             terminal.resize(20 + number * 37 % 180, 5 + number * 17 % 60)
             terminal.read(0.02)
@@ -109,7 +109,7 @@ def test_a_window_too_small_for_it_is_told_so_in_one_line(live):
     with Terminal([RANKDECK, "attach", str(live.directory)], columns=40, rows=10) as terminal:
         terminal.wait_for("60x18", seconds=30)
         terminal.resize(80, 24)
-        terminal.wait_for("decoding", seconds=10)
+        terminal.wait_for("tok/s now", seconds=10)
         terminal.read(1)
         assert_whole(terminal)
 

@@ -66,7 +66,7 @@ def outputs_of(run, environ: Mapping[str, str | None]) -> Iterator[Terminal]:
             changed.pop(name, None)
     with Terminal([RANKDECK, "attach", str(run.directory)], columns=100, rows=30, environ=changed) as terminal:
         before = termios.tcgetattr(terminal._master)
-        terminal.wait_for("decoding", seconds=30)
+        terminal.wait_for("tok/s now", seconds=30)
         terminal.send("2")
         terminal.wait_for("output token", seconds=30)
         terminal.send("og")  # in input order, the first

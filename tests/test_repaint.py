@@ -93,7 +93,7 @@ def test_over_a_line_of_a_kilobyte_a_second_the_dashboard_answers_and_its_pictur
     prompts = [f"tell me of number {number}" for number in range(600)]
     started = launch(prompts)
     with Terminal([RANKDECK, "attach", str(started.directory)], columns=120, rows=40) as terminal:
-        terminal.wait_for("decoding", seconds=30)
+        terminal.wait_for("tok/s now", seconds=30)
         process = psutil.Process(terminal.pid)
         before, began = process.memory_info().rss, terminal.bytes_out
         for number in range(100):
@@ -118,7 +118,7 @@ def test_over_a_line_that_takes_nothing_the_dashboard_can_be_left(launch, monkey
     monkeypatch.setenv("STANDIN_STEP_SECONDS", "0.05")
     started = launch([f"tell me of number {number}" for number in range(2000)])
     with Terminal([RANKDECK, "attach", str(started.directory), "--watch-only"], columns=120, rows=40) as terminal:
-        terminal.wait_for("decoding", seconds=30)
+        terminal.wait_for("tok/s now", seconds=30)
         time.sleep(12)  # nobody reads
         asked = time.monotonic()
         terminal.send("q")

@@ -169,7 +169,10 @@ class RunScreen(Sized, Screen[None]):
         """A short terminal has some only where nothing would be pushed out of sight."""
         if self.size.height >= TALL:
             return True
-        return self.size.height - len(notice) - self._overview.tables_height >= SHORT_CHARTS + self.LINES_AROUND
+        # Of the room that there is without it, so that it does not depend on which line came first.
+        room = self.size.height - len(notice) - self.LINES_AROUND + 1
+        tables = self._overview.tables_height(self._moment.state, self._moment.lost, self.size.width, room)
+        return room - tables >= SHORT_CHARTS + 1
 
     def _advise(self, width: int) -> list[Line]:
         return advice_lines(self._moment.state, width, keys_of(self.app)) if self._moment.lost is None else []

@@ -21,7 +21,7 @@ from tui.widgets.lines import Panel
 from tui.widgets.notice import held_up
 from tui.widgets.overview_plan import OverviewPlan, plan_overview
 from tui.widgets.progress import progress_lines
-from tui.widgets.ranks import RankForm, rank_lines
+from tui.widgets.ranks import RankForm, on_the_way, rank_lines
 from tui.widgets.scrolling import ScrollBox
 from tui.widgets.summary import summary_lines, summary_title
 from tui.widgets.tail import tail_lines, tail_title
@@ -78,6 +78,7 @@ class Overview(ScrollBox):
         self._asked = RankView()
         self._arrangement = Arrangement()
         self._planned_for: object = None
+        self._plans: dict[int, OverviewPlan] = {}
         self._plan = OverviewPlan("cells", "table")
         self._ranks_beat: object = None
         self._shown: Moment | None = None
@@ -114,26 +115,31 @@ class Overview(ScrollBox):
 
     # --- room -------------------------------------------------------------------------------------
 
-    @property
-    def tables_height(self) -> int:
-        """The lines that everything but the charts takes."""
-        return self._plan.height
+    def tables_height(self, state: RunState, lost: str | None, width: int, height: int) -> int:
+        """The lines that everything but the charts would take of so many."""
+        return self._plan_for(state, lost, width, height).height
 
     def _make_plan(self, state: RunState, lost: str | None) -> None:
-        """Think anew about the room where something changed that it depends on."""
-        width, height = self.content_size.width - self._panels["ranks"].gutter.width, self.size.height
-        taken = len(summary_lines(state, lost, width))
-        frame = self._panels["ranks"].gutter.height
+        plan = self._plan_for(state, lost, self.content_size.width, self.size.height)
+        if plan != self._plan:
+            self._plan, self._ranks_beat = plan, None
+
+    def _plan_for(self, state: RunState, lost: str | None, width: int, height: int) -> OverviewPlan:
+        """The plan for so much room; thought of anew where something changed that it depends on."""
+        inside, frame = width - self._panels["ranks"].gutter.width, self._panels["ranks"].gutter.height
+        taken = len(summary_lines(state, lost, inside))
+        spare = state.ended is not None or held_up(state)
         depends_on = (
-            *(width, height, frame, taken, state.phase, state.paused, state.attempt, state.ready_at is None),
+            *(inside, frame, taken, spare, on_the_way(state), state.telemetry_reason),
             *(len(state.ranks), len(state.devices), len(state.processes), one_to_one(state)),
         )
         if depends_on != self._planned_for:
             self._planned_for = depends_on
-            spare = state.ended is not None or held_up(state)
+            self._plans.clear()
+        if height not in self._plans:
             taken = taken + frame if taken else 0
-            self._plan = plan_overview(state, width, height, frame=frame, spare=spare, taken=taken)
-            self._ranks_beat = None
+            self._plans[height] = plan_overview(state, inside, height, frame=frame, spare=spare, taken=taken)
+        return self._plans[height]
 
     # --- tables -----------------------------------------------------------------------------------
 
