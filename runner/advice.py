@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 
 import msgspec
 
+from runner.forecast import what_if
 from runner.paces import slow_rank
 from runner.scheduler import batches_needed
 from runner.state import RunState
@@ -25,6 +26,8 @@ MEMORY_FULL = 0.92
 FOREIGN_BYTES = 512 * 2**20
 
 FULL_CLOCK = 0.98
+WORTH_PERCENT = 10.0
+"""A prediction of less is within what one batch differs from another."""
 
 HARMLESS_THROTTLES = {"idle", "application clocks", "sync boost", "display clocks"}
 """Of the words of runner.metrics.throttle_words: what nobody needs to look into."""
@@ -64,6 +67,23 @@ def _rounds(state: RunState) -> Iterator[Advice]:
             text=f"{some} at batch size {size} {need} {rounds} rounds for {state.prompts:,} prompts; "
             f"batch size {better} needs {rounds - 1}.",
         )
+
+
+def _turn(state: RunState) -> Iterator[Advice]:
+    """The turn of one knob that is predicted to bring the most: what the progress panel says of each, as advice."""
+    if state.auto or state.phase != "running" or state.paused is not None or not _measured(state):
+        return
+    wall = any(_memory(state))
+    turns = [turn for turn in what_if(state) if not (wall and turn.batch_size > state.batch_size)]
+    best = max(turns, key=lambda turn: turn.change_percent, default=None)
+    if best is None or best.change_percent < WORTH_PERCENT:
+        return
+    knob = f"Batch size {best.batch_size}"
+    if best.active_ranks != state.active_ranks:
+        knob = "1 rank" if best.active_ranks == 1 else f"{best.active_ranks} ranks"
+    about, source = ("about ", "beyond") if best.extrapolated else ("", "by")
+    gain = f"{about}{best.change_percent:.0f}% more tok/s for what is left"
+    yield Advice(kind="turn", text=f"{knob} would bring {gain}, {source} the batches measured so far.")
 
 
 def _padding(state: RunState) -> Iterator[Advice]:
@@ -204,6 +224,7 @@ RULES: tuple[Callable[[RunState], Iterator[Advice]], ...] = (
     _throttling,
     _foreign,
     _rounds,
+    _turn,
     _busy,
     _idle,
     _padding,
@@ -218,11 +239,14 @@ class Turned(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def last_turn(state: RunState) -> Turned | None:
-    """The newest stretch beside the one before it that was measured; None while there is no such pair."""
-    if len(state.stretches) < 2:
+    """The newest stretch beside the one before it that was measured; None while there is no such pair.
+
+    Trials are no turns of a knob: what a sweep brought is told against the setting before it.
+    """
+    if len(state.stretches) < 2 or state.stretches[-1].trial:
         return None
     after = state.stretches[-1]
     for before in reversed(state.stretches[:-1]):
-        if before.tokens_per_second is not None:
+        if before.tokens_per_second is not None and not before.trial:
             return Turned(before=before, after=after)
     return None

@@ -24,6 +24,8 @@ from runner import launcher, models, protocol, quantization, rundir
 from runner.attempt import Attempt, Loss
 from runner.controls import Controls
 from runner.crew import Crew
+from runner.knob_words import SOURCE as KNOBS
+from runner.knob_words import knob_words
 from runner.launcher import LaunchCommand
 from runner.loading_time import loading_line
 from runner.prompts import PromptIndex
@@ -118,6 +120,8 @@ class Supervisor:
             self._journal_tick_at = event.at
             self._journal.write(line)
         self._viewers.offer(line)
+        if (turned := knob_words(event)) is not None:
+            self.log(KNOBS, turned)
         if isinstance(event, protocol.RanksReady):
             self.log("supervisor", f"all ranks are ready after {loading_line(self.state.loading)}")
 

@@ -4,10 +4,12 @@ import msgspec
 
 from runner import advice
 from runner.config import RunConfig
+from runner.forecast import what_if
 from runner.protocol import DeviceSample, RankReady
 from runner.state import DeviceState, RankState, RunState
 from runner.stretches import RankShare, Stretch
 from tests import scripted_timeline
+from tests.test_cost_model import point
 
 GIB = 2**30
 
@@ -132,6 +134,39 @@ def test_the_last_turn_stands_beside_the_stretch_before_it_that_was_measured():
     assert advice.last_turn(flying(stretches=(measured,))) is None
     assert advice.last_turn(flying(stretches=(measured, empty, now))) == advice.Turned(before=measured, after=now)
     assert advice.last_turn(flying(stretches=(empty, now))) is None
+
+
+def test_a_trial_of_a_sweep_is_no_turn_and_what_the_sweep_brought_is_told_against_the_setting_before_it():
+    before = Stretch(batch_size=4, active_ranks=2, shares={0: RankShare(1, 100, 1.0), 1: RankShare(1, 100, 1.0)})
+    trial = msgspec.structs.replace(before, batch_size=32, trial=True)
+    best = Stretch(batch_size=16, active_ranks=2)
+    assert advice.last_turn(flying(stretches=(before, trial))) is None
+    assert advice.last_turn(flying(stretches=(before, trial, best))) == advice.Turned(before=before, after=best)
+
+
+def test_the_turn_that_is_predicted_to_bring_most_is_advised_with_its_figure():
+    few = flying(2, batch_size=2, costs=(point(2, ranks=2), point(4, ranks=2)))
+    (best,) = [turn for turn in what_if(few) if turn.batch_size == 4]
+    assert said(few) == [
+        f"Batch size 4 would bring {best.change_percent:.0f}% more tok/s for what is left, "
+        "by the batches measured so far."
+    ]
+    assert best.change_percent > 10
+    # While the size is searched for, or nobody works, it is not for a person to turn.
+    assert said(msgspec.structs.replace(few, auto=True)) == []
+    assert said(msgspec.structs.replace(few, paused="asked for")) == []
+
+
+def test_a_larger_batch_is_not_advised_beside_a_rank_that_ran_out_of_memory():
+    few = flying(2, batch_size=2, costs=(point(2, ranks=2), point(4, ranks=2)))
+    capped = (few.ranks[0], msgspec.structs.replace(few.ranks[1], cap=2))
+    assert [entry.kind for entry in advice.advise(msgspec.structs.replace(few, ranks=capped))] == ["memory"]
+
+
+def test_what_a_turn_would_bring_beyond_what_was_measured_is_said_to_be_about():
+    few = flying(2, batch_size=2, costs=(point(1, ranks=2), point(2, ranks=2)))
+    assert said(few)[0].startswith("Batch size 4 would bring about ")
+    assert said(few)[0].endswith("beyond the batches measured so far.")
 
 
 def test_a_device_that_names_a_rank_the_state_does_not_have_is_no_error():

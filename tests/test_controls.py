@@ -44,6 +44,9 @@ async def test_a_new_batch_size_counts_from_the_next_batch_on(launch):
     assert before.tokens_per_second > 0
     assert after.tokens_per_second > 0
     assert [record.text for record in outputs(started.directory)] == expected(MANY)
+    said = [entry.text for entry in state.log if entry.source == "knobs"]
+    assert said == ["batch size 2: as asked for", "batch size 8: as asked for"]
+    assert "knobs: batch size 8: as asked for" in (started.directory / "runner.log").read_text()
 
 
 async def test_an_inactive_rank_gets_no_batch_and_is_taken_in_again_at_once(launch):

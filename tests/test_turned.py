@@ -123,6 +123,18 @@ def test_a_turn_is_being_measured_until_every_active_rank_has_ended_a_batch() ->
     assert plain(turn_lines(ALL["knob_just_turned"], 60)) == "batch size 4 → 8  115 tok/s → measuring…"
 
 
+def test_a_turn_that_has_no_figure_by_the_end_is_not_measured_for_ever() -> None:
+    over = scripted_steering.knob_just_turned().ended(status="stopped").state
+    assert turn_lines(over, 60) == turn_lines(over, 29) == []
+
+
+def test_two_knobs_turned_before_either_was_measured_have_one_figure_together() -> None:
+    state = ALL["knob_turned"]
+    before, after = state.stretches[-2:]
+    both = replace(state, stretches=(replace(before, active_ranks=1, shares={0: before.shares[0]}), after))
+    assert plain(turn_lines(both, 80)).startswith("batch size 4 → 8 and active ranks 1 → 2  ")
+
+
 def test_a_turn_is_said_in_less_where_there_is_less_room() -> None:
     assert plain(turn_lines(ALL["knob_turned"], 39)) == "batch 4 → 8  115 → 174 tok/s (+51%)"
     assert plain(turn_lines(ALL["knob_turned"], 29)) == "batch 4→8 115→174 +51%"

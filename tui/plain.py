@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable
 
 from runner import protocol
+from runner.knob_words import SOURCE as KNOBS
+from runner.knob_words import knob_words
 from runner.loading_time import loading_line
 from runner.protocol import OutputRecord, Summary
 from runner.reducer import apply
@@ -107,16 +109,8 @@ class PlainView:
                 return [f"rank {event.rank}: batch {event.batch} failed: {text.visible(event.error)}"]
             case protocol.RanksReady():
                 return [f"all ranks are ready after {loading_line(now.loading)}"]
-            case protocol.BatchSizeChanged():
-                return [f"batch size {event.batch_size}: {event.reason}"]
             case protocol.ActiveRanksChanged():
                 return [f"{event.active_ranks} of {len(now.ranks)} ranks active"]
-            case protocol.RankCapped():
-                return [f"rank {event.rank}: at most {event.batch_size} prompts per batch from now on"]
-            case protocol.Paused():
-                return [f"paused: {text.visible(event.reason)}"]
-            case protocol.Resumed():
-                return ["resumed"]
             case protocol.SweepStarted() if now.sweep is not None:
                 return sweep_start_lines(now, now.sweep)
             case protocol.TrialFinished() if now.sweep is not None:
@@ -130,7 +124,7 @@ class PlainView:
                 return [f"rank {event.rank}: lost: {text.visible(event.cause)}"]
             case protocol.Tick() if now.phase in ("running", "stopping"):
                 return self._status(event.at)
-            case protocol.LogLine():
+            case protocol.LogLine() if event.source != KNOBS:
                 return [f"log of {text.visible(event.source)}: {text.visible(event.text)}"]
             case protocol.GatherChecked():
                 same = "all equal" if not event.differing else f"{len(event.differing)} differ"
@@ -139,6 +133,9 @@ class PlainView:
                 return ["stopping now" if event.now else "stopping after the batches in flight"]
             case protocol.RunEnded():
                 return end_lines(now)
+            case protocol.BatchSizeChanged() | protocol.RankCapped() | protocol.Paused() | protocol.Resumed():
+                # Said here and not by their lines in the log, so that a run recorded before it had them says it, too.
+                return [knob_words(event) or ""]
             case _:
                 pass
         return []

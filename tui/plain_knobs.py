@@ -47,7 +47,7 @@ def _knobs(turned: Turned) -> str:
         ("batch size", before.batch_size, after.batch_size),
         ("active ranks", before.active_ranks, after.active_ranks),
     )
-    return ", ".join(f"{name} {was:,} -> {is_now:,}" for name, was, is_now in pairs if was != is_now)
+    return " and ".join(f"{name} {was:,} -> {is_now:,}" for name, was, is_now in pairs if was != is_now)
 
 
 def _memory(turned: Turned) -> str:

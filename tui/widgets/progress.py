@@ -15,6 +15,7 @@ from tui.text import (
     clock,
     count,
     cut,
+    line_width,
     percent,
     size,
     some,
@@ -104,7 +105,14 @@ def _done(state: RunState, width: int) -> list[Line]:
         return _trials(state, state.sweep, width)
     share = state.progress if state.ended is None else (state.done / state.prompts if state.prompts else 1.0)
     head: Line = ((count(state.done), "strong"), (f" / {count(state.prompts)} prompts", ""))
-    return [between(head, ((whole_percent(share), "strong"),), width), bar(share, width)]
+    # The share counts these by their tokens: without them it would not go with the prompts beside it.
+    in_hand = sum(rank.rows for rank in state.ranks)
+    going = in_hand and state.ended is None and not state.sweeping
+    more: Line = ((f"  +{count(in_hand)} in flight", "dim"),) if going else ()
+    figure: Line = ((whole_percent(share), "strong"),)
+    if line_width((*head, *more, *figure)) + 2 > width:
+        more = ()
+    return [between((*head, *more), figure, width), bar(share, width)]
 
 
 def _trials(state: RunState, sweep: SweepState, width: int) -> list[Line]:

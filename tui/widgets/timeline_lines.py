@@ -204,7 +204,8 @@ def _nothing(state: RunState) -> str:
     if len(state.timeline.lanes) < 2:
         return "one rank alone: there is none to compare it with"
     if state.ended is not None:
-        return "no rank was slower than the others, and none sat idle at the end"
+        active = " that was active" if state.active_ranks < len(state.timeline.lanes) else ""
+        return f"no rank was slower than the others, and none{active} sat idle at the end"
     return "so far no rank is slower than the others"
 
 

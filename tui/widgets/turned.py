@@ -19,6 +19,8 @@ def turn_lines(state: RunState, width: int) -> list[Line]:
     turned = last_turn(state)
     if turned is None or not _knobs(turned, ("", ""), ""):
         return []
+    if state.ended is not None and turned.after.tokens_per_second is None:
+        return []  # what has no figure by the end gets none any more
     ways = [flow(_turn_facts(turned, short=short), width, gap=2) for short in (False, True)]
     if width < DENSE_BELOW:
         ways.append([_dense(turned)])
@@ -48,7 +50,8 @@ def _knobs(turned: Turned, names: tuple[str, str], arrow: str) -> list[str]:
 def _turn_facts(turned: Turned, *, short: bool) -> list[Line]:
     before, after = turned.before, turned.after
     knobs = _knobs(turned, ("batch", "ranks") if short else ("batch size", "active ranks"), " → ")
-    facts: list[Line] = [((", ".join(knobs), "strong"),)]
+    # Two that were turned before either was measured have one figure together.
+    facts: list[Line] = [((" and ".join(knobs), "strong"),)]
     was, now = before.tokens_per_second or 0.0, after.tokens_per_second
     if now is None:
         return [*facts, ((f"{rate(was)} tok/s → ", ""), ("measuring…", "dim"))]
