@@ -81,9 +81,9 @@ def _turn(state: RunState) -> Iterator[Advice]:
     knob = f"Batch size {best.batch_size}"
     if best.active_ranks != state.active_ranks:
         knob = "1 rank" if best.active_ranks == 1 else f"{best.active_ranks} ranks"
-    about, source = ("about ", "beyond") if best.extrapolated else ("", "by")
+    about, how = ("about ", "extrapolated") if best.extrapolated else ("", "predicted")
     gain = f"{about}{best.change_percent:.0f}% more tok/s for what is left"
-    yield Advice(kind="turn", text=f"{knob} would bring {gain}, {source} the batches measured so far.")
+    yield Advice(kind="turn", text=f"{knob} would bring {gain}, {how} from the batches measured so far.")
 
 
 def _padding(state: RunState) -> Iterator[Advice]:

@@ -149,7 +149,7 @@ def test_the_turn_that_is_predicted_to_bring_most_is_advised_with_its_figure():
     (best,) = [turn for turn in what_if(few) if turn.batch_size == 4]
     assert said(few) == [
         f"Batch size 4 would bring {best.change_percent:.0f}% more tok/s for what is left, "
-        "by the batches measured so far."
+        "predicted from the batches measured so far."
     ]
     assert best.change_percent > 10
     # While the size is searched for, or nobody works, it is not for a person to turn.
@@ -166,7 +166,7 @@ def test_a_larger_batch_is_not_advised_beside_a_rank_that_ran_out_of_memory():
 def test_what_a_turn_would_bring_beyond_what_was_measured_is_said_to_be_about():
     few = flying(2, batch_size=2, costs=(point(1, ranks=2), point(2, ranks=2)))
     assert said(few)[0].startswith("Batch size 4 would bring about ")
-    assert said(few)[0].endswith("beyond the batches measured so far.")
+    assert said(few)[0].endswith("extrapolated from the batches measured so far.")
 
 
 def test_a_device_that_names_a_rank_the_state_does_not_have_is_no_error():

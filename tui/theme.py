@@ -26,7 +26,7 @@ STYLES = {
     "mark-on-chart": "$mark on $chart",
     "bar-key": "bold $footer-key-foreground",
     "bar-label": "$footer-description-foreground",
-    "bar-off": "$track",
+    "bar-off": "$off",
     "prefill": "$accent",
     "busy": "$busy",
     "decode": "$chart",
@@ -67,6 +67,7 @@ def variable_defaults(dark: bool, ansi: bool) -> dict[str, str]:
         return {
             **_ranks(tuple(f"ansi_{name}" for name in (_SIXTEEN_ON_DARK if dark else _SIXTEEN_ON_LIGHT))),
             "track": "ansi_bright_black" if dark else "ansi_white",
+            "off": "ansi_bright_black" if dark else "ansi_white",
             "chart": "ansi_cyan",
             "on-chart": "ansi_black",
             "busy": "ansi_blue",
@@ -75,11 +76,13 @@ def variable_defaults(dark: bool, ansi: bool) -> dict[str, str]:
         }
     colours = _ON_DARK if dark else _ON_LIGHT
     track, quiet, chart = ("#40474f", "#8f9ba9", "#3b9e90") if dark else ("#c3ccd6", "#5b6875", "#3a9d90")
+    off = "#6b7580" if dark else "#808b97"
     mark, busy = ("#d9e1ea", "#3f6f9f") if dark else ("#1c2630", "#6f9cc9")
     on_chart = "#11161d" if dark else "#1c2630"
     return {
         **_ranks(colours),
         "track": track,
+        "off": off,
         "quiet": quiet,
         "chart": chart,
         "on-chart": on_chart,
