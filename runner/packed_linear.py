@@ -50,7 +50,7 @@ def pack(model: torch.nn.Module) -> int:
         for name, module in model.named_modules()
         if type(module) is torch.nn.Linear and type(module.weight) is torch.nn.Parameter and _packable(module.weight)
     ]
-    if not layers or not all(_works(dtype) for dtype in {layer.weight.dtype for _, layer in layers}):
+    if not layers or not all(has_kernels(dtype) for dtype in {layer.weight.dtype for _, layer in layers}):
         return 0
     uses: dict[int, int] = {}
     for _, parameter in model.named_parameters(remove_duplicate=False):
@@ -65,7 +65,7 @@ def _packable(weight: Any) -> bool:
     return weight.device.type == "cpu" and weight.dtype in (torch.float32, torch.bfloat16)
 
 
-def _works(dtype: torch.dtype) -> bool:
+def has_kernels(dtype: torch.dtype) -> bool:
     """Whether this build and CPU have the kernels: they are no public part of torch, so they are tried, not trusted."""
     if not torch.backends.mkldnn.is_available():
         return False

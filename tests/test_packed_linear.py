@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from runner import loading, packed_linear
 from runner.config import RunConfig
-from runner.packed_linear import PackedLinear, pack
+from runner.packed_linear import PackedLinear, has_kernels, pack
 
 
 def llama(tied: bool = True) -> torch.nn.Module:
@@ -26,7 +26,7 @@ def llama(tied: bool = True) -> torch.nn.Module:
     inside=st.integers(1, 80),
     out=st.integers(1, 80),
     bias=st.booleans(),
-    dtype=st.sampled_from([torch.float32, torch.bfloat16]),
+    dtype=st.sampled_from([dtype for dtype in (torch.float32, torch.bfloat16) if has_kernels(dtype)]),
 )
 def test_a_packed_layer_computes_what_the_layer_does(
     rows: int, inside: int, out: int, bias: bool, dtype: torch.dtype
@@ -66,6 +66,22 @@ def test_layers_of_other_types_stay_as_they_are() -> None:
     model = torch.nn.Sequential(torch.nn.Linear(8, 8, dtype=torch.float64), torch.nn.ReLU())
     assert pack(model) == 0
     assert type(model[0]) is torch.nn.Linear
+
+
+def test_a_cpu_that_has_the_kernels_of_one_precision_alone_packs_no_model_of_the_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ask = torch.ops.mkldnn._reorder_linear_weight
+
+    def without_bfloat16(weight: torch.Tensor, rows: int) -> torch.Tensor:
+        if weight.dtype is torch.bfloat16:
+            raise RuntimeError("bf16 path needs the cpu support avx_ne_convert or avx512bw")  # what torch says
+        return ask(weight, rows)
+
+    monkeypatch.setattr(torch.ops.mkldnn, "_reorder_linear_weight", without_bfloat16)
+    assert not has_kernels(torch.bfloat16)
+    assert pack(llama().to(torch.bfloat16)) == 0
+    assert pack(llama()) > 0
 
 
 def test_where_the_kernels_are_missing_nothing_is_changed(monkeypatch: pytest.MonkeyPatch) -> None:
