@@ -126,7 +126,7 @@ class OutputsView(AnswerActions, Vertical):
             return
         self._heading.show([heading(COLUMNS, *widths(COLUMNS, width, most_gap=2))])
         title = "".join(text for text, _ in listing_title(selection, width - 10))
-        keys = self._field.words(KEYS if self.app.at_home else KEYS_AWAY, width - 4)
+        keys = self._field.words(KEYS if self.app.at_home else KEYS_AWAY, self._list.size.width - 2)
         self._list_titles.show(f"Outputs  {title}", keys)
         self._show_answer()
         self._text_titles.show("Answer", self.found_words())

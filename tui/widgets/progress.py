@@ -171,7 +171,7 @@ def _facts(state: RunState) -> list[Fact]:
         return [*facts, *_sweep_facts(state, state.sweep)]
     waste = percent(state.padding_waste) if any(rank.slots for rank in state.ranks) else UNKNOWN
     facts += [
-        Fact("output tokens", count(state.output_tokens + state.in_flight_tokens), "", "tokens"),
+        Fact("output tokens", count(state.output_tokens + state.in_flight_tokens), "", "tok"),
         _batch_size(state),
         Fact("padding waste", waste, "", "waste"),
     ]
@@ -197,7 +197,7 @@ def _sweep_facts(state: RunState, sweep: SweepState) -> list[Fact]:
         facts.append(Fact("prompts done", f"{count(state.done)} / {count(state.prompts)}", "", "prompts"))
     else:
         tokens = count(state.output_tokens + state.in_flight_tokens)
-        facts.append(Fact("output tokens", tokens, "", "tokens"))
+        facts.append(Fact("output tokens", tokens, "", "tok"))
     return facts
 
 
