@@ -16,7 +16,7 @@ async def test_chromium_shows_the_run_steers_nothing_and_asks_nobody_else(live, 
     url, _ = serving(live.directory)
     async with Chromium() as browser:
         await browser.open(url)
-        await browser.see("decoding")
+        await browser.see("tok/s now")
         assert "Throughput" in browser.text
         for key in ("+", "x", " "):
             await browser.press(key)
@@ -45,7 +45,7 @@ async def test_chromium_steers_the_run_where_viewers_may(live, serving):
     url, _ = serving(live.directory, "--control")
     async with Chromium() as browser:
         await browser.open(url)
-        await browser.see("decoding")
+        await browser.see("tok/s now")
         await browser.press("+")
         await until_changed(live.directory, [4, 8])
 
@@ -54,7 +54,7 @@ async def test_a_page_whose_view_has_ended_says_so(live, serving):
     url, _ = serving(live.directory)
     async with Chromium() as browser:
         await browser.open(url)
-        await browser.see("decoding")
+        await browser.see("tok/s now")
         await browser.press("q")
         for _ in range(100):
             if await browser.evaluate("getComputedStyle(document.querySelector('.closed')).display") == "flex":
@@ -64,7 +64,7 @@ async def test_a_page_whose_view_has_ended_says_so(live, serving):
             raise AssertionError("the page looks as if the view went on")
         browser.screen.reset()
         await browser.evaluate("document.querySelector('.closed button').click()")
-        await browser.see("decoding")
+        await browser.see("tok/s now")
 
 
 async def test_the_address_may_be_followed_from_another_sites_page(live, serving):
@@ -73,4 +73,4 @@ async def test_the_address_may_be_followed_from_another_sites_page(live, serving
         await browser.open(f"data:text/html,<a href='{url}'>watch</a>")
         await asyncio.sleep(0.5)
         await browser.evaluate("document.querySelector('a').click()")
-        await browser.see("decoding")
+        await browser.see("tok/s now")

@@ -17,6 +17,7 @@ import pyte
 import pytest
 
 from runner import protocol, rundir
+from tui.theme import LIGHT
 from tui.web import server
 from tui.web.server import COLUMNS, listen, view_command
 
@@ -121,7 +122,7 @@ def views_of(process: "subprocess.Popen[str]") -> list[psutil.Process]:
 async def test_a_browser_sees_the_run_and_its_keys_steer_nothing(live, serving):
     url, _ = serving(live.directory)
     async with page(url) as browser:
-        await browser.see("decoding")
+        await browser.see("tok/s now")
         assert "Throughput" in browser.text
         assert "batch size" in browser.text
         await browser.press("+")
@@ -140,7 +141,7 @@ async def test_a_browser_sees_the_run_and_its_keys_steer_nothing(live, serving):
 async def test_with_control_a_browser_steers_the_run(live, serving):
     url, _ = serving(live.directory, "--control")
     async with page(url) as browser:
-        await browser.see("decoding")
+        await browser.see("tok/s now")
         await browser.press("+")
         await until_changed(live.directory, [4, 8])
 
@@ -148,8 +149,8 @@ async def test_with_control_a_browser_steers_the_run(live, serving):
 async def test_every_browser_has_a_view_of_its_own_that_ends_with_it(live, serving):
     url, process = serving(live.directory)
     async with page(url) as one, page(url, 80, 24) as two:
-        await one.see("decoding")
-        await two.see("decoding")
+        await one.see("tok/s now")
+        await two.see("tok/s now")
         assert len(views_of(process)) == 2
     for _ in range(500):
         if not views_of(process):
@@ -162,7 +163,7 @@ async def test_every_browser_has_a_view_of_its_own_that_ends_with_it(live, servi
 async def test_when_the_server_ends_no_view_is_left_and_the_run_goes_on(live, serving, ending):
     url, process = serving(live.directory)
     async with page(url) as browser:
-        await browser.see("decoding")
+        await browser.see("tok/s now")
         views = views_of(process)
         assert views
         process.send_signal(ending)
@@ -183,7 +184,7 @@ async def test_a_browser_that_reads_nothing_is_left_with_its_view_and_slows_nobo
     writer.write(ask.encode())
     assert b"101" in await reader.readline()
     async with page(url) as browser:
-        await browser.see("decoding")
+        await browser.see("tok/s now")
         assert len(views_of(process)) == 2
     writer.transport.abort()
     for _ in range(500):
@@ -276,7 +277,7 @@ async def test_every_server_has_a_token_of_its_own(live, serving):
 async def test_another_address_of_the_loopback_is_listened_on_printed_and_let_in(live, serving):
     url, _ = serving(live.directory, "--host", "127.0.0.2", at="127.0.0.2")
     async with page(url) as browser:
-        await browser.see("decoding")
+        await browser.see("tok/s now")
 
 
 @pytest.mark.parametrize(
@@ -309,7 +310,7 @@ async def test_nonsense_from_a_browser_ends_its_view_and_nothing_else(live, serv
                 async for _ in browser:
                     pass
     async with page(url) as browser:
-        await browser.see("decoding")
+        await browser.see("tok/s now")
     assert process.poll() is None
 
 
@@ -322,7 +323,23 @@ def test_whatever_a_run_directory_is_called_the_shell_gets_it_as_one_word(tmp_pa
     directory = tmp_path / "a run; touch $HOME/hacked 'x' \"y\" `z`"
     line = view_command(directory, control=True).replace("-P -m tui.web.view", "-c 'import sys; print(sys.argv[1:])'")
     told = subprocess.run(line, shell=True, capture_output=True, text=True, check=True).stdout
+    assert "--theme" not in line
     assert told.strip() == repr([str(directory), "--control"])
+
+
+async def test_the_audience_sees_the_theme_that_was_asked_for(live, serving):
+    url, _ = serving(live.directory, "--theme", "rankdeck-light")
+    async with page(url) as browser:
+        await browser.see("tok/s now")
+        assert browser.screen.buffer[2][5].bg == LIGHT.background.removeprefix("#")
+
+
+def test_a_theme_that_is_none_is_said_before_anything_listens(live):
+    said = subprocess.run(
+        [RANKDECK, "serve", str(live.directory), "--theme", "rankdeck-lite"], capture_output=True, text=True
+    )
+    assert said.returncode == 2
+    assert "--theme: there is no theme 'rankdeck-lite'; is it rankdeck-light" in said.stderr
 
 
 def test_a_port_that_is_taken_is_said(live, tmp_path):

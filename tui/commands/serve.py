@@ -6,7 +6,9 @@ from typing import Annotated
 
 import typer
 
+from tui import preferences
 from tui.launching import find_run, refuse
+from tui.options import Theme
 
 EXTRA = "it needs the extra `web`: pip install 'rankdeck[web]'"
 PORT = 8000
@@ -19,9 +21,14 @@ def serve(
     control: Annotated[bool, typer.Option("--control", help="Viewers may steer the run, and stop it.")] = False,
     host: Annotated[str, typer.Option(help="Listen there; other than the loopback, others can watch.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Listen on it; 0 is any free one.", min=0, max=65535)] = PORT,
+    theme: Theme = None,
 ) -> None:
     """The same dashboard in a browser, read-only; a run that is over is replayed. Needs the extra `web`."""
     directory = find_run(run)
+    try:
+        theme = preferences.load(theme=theme).theme
+    except preferences.PreferenceError as error:
+        raise refuse(str(error)) from None
     try:
         from tui.web import server
     except ModuleNotFoundError as error:
@@ -45,6 +52,5 @@ def serve(
         f"rankdeck: serving {directory.name}, {'viewers may steer it' if control else 'read-only'}; Ctrl-C ends it",
         err=True,
     )
-    server.RunServer(directory, title=f"rankdeck {directory.name}", control=control, admission=admission).serve_on(
-        listening
-    )
+    title = f"rankdeck {directory.name}"
+    server.RunServer(directory, title=title, control=control, theme=theme, admission=admission).serve_on(listening)

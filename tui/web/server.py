@@ -70,9 +70,11 @@ def admission(listening: socket.socket, host: str) -> Admission:
     return Admission((listening.getsockname()[0], host) if is_loopback(listening) else None)
 
 
-def view_command(directory: Path, *, control: bool) -> str:
+def view_command(directory: Path, *, control: bool, theme: str | None = None) -> str:
     """What a shell is told to start for a browser."""
-    command = [sys.executable, "-P", "-m", "tui.web.view", str(directory), *(["--control"] if control else [])]
+    command = [sys.executable, "-P", "-m", "tui.web.view", str(directory)]
+    command += ["--control"] if control else []
+    command += ["--theme", theme] if theme is not None else []
     return "exec " + shlex.join(command)
 
 
@@ -100,10 +102,9 @@ class Viewer(AppService):
 class RunServer(Server):
     """Serves the views of one run on a socket that listens already."""
 
-    def __init__(self, directory: Path, *, title: str, control: bool, admission: Admission) -> None:
-        super().__init__(
-            view_command(directory, control=control), title=title, templates_path=Path(__file__).with_name("page")
-        )
+    def __init__(self, directory: Path, *, title: str, control: bool, theme: str | None, admission: Admission) -> None:
+        command = view_command(directory, control=control, theme=theme)
+        super().__init__(command, title=title, templates_path=Path(__file__).with_name("page"))
         self._admission = admission
         self._sockets: set[web.WebSocketResponse] = set()
 

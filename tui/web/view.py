@@ -1,4 +1,4 @@
-"""`python -m tui.web.view DIRECTORY [--control]`: the dashboard of one browser, as the server starts it.
+"""`python -m tui.web.view DIRECTORY [--control] [--theme NAME]`: the dashboard of one browser, as the server starts it.
 
 A live run is watched, one that is over is replayed. Who looks sits elsewhere: even with --control, which steers the
 run, nothing else of this machine is theirs. Speaks Textual's web protocol on its standard streams, so it
@@ -13,26 +13,34 @@ from pathlib import Path
 
 from runner import rundir
 from tui.app import RankdeckApp
+from tui.preferences import Preferences
 
 LOOK_SECONDS = 1.0
 
 
-def view_of(directory: Path, *, control: bool) -> RankdeckApp:
+def view_of(directory: Path, *, control: bool, theme: str | None = None) -> RankdeckApp:
     """What a browser is to see of the run in `directory` now.
 
     Raises:
         JournalError: the run is over, and its journal cannot be replayed.
     """
+    preferences = Preferences(theme=theme)  # their keys and bells are not ours to set
     if rundir.supervisor_alive(directory):
         from tui.client import SocketSource
 
-        return RankdeckApp(SocketSource(directory), earlier=rundir.read_outputs, steerable=control, at_home=False)
+        return RankdeckApp(
+            SocketSource(directory),
+            earlier=rundir.read_outputs,
+            steerable=control,
+            preferences=preferences,
+            at_home=False,
+        )
     from tui import journal
     from tui.replay import ReplaySource
     from tui.screens.replay import ReplayApp
 
     found = journal.find(str(directory))
-    return ReplayApp(ReplaySource(found), journal.how_it_stops(found), at_home=False)
+    return ReplayApp(ReplaySource(found), journal.how_it_stops(found), preferences=preferences, at_home=False)
 
 
 def _end_with(parent: int) -> None:
@@ -45,9 +53,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("directory", type=Path)
     parser.add_argument("--control", action="store_true")
+    parser.add_argument("--theme")
     options = parser.parse_args()
     threading.Thread(target=_end_with, args=[os.getppid()], daemon=True).start()
-    view_of(options.directory, control=options.control).run()
+    view_of(options.directory, control=options.control, theme=options.theme).run()
 
 
 if __name__ == "__main__":
