@@ -20,19 +20,19 @@ from tests import scripted
 from tests.recordings import RUNS, journal_of, taken_up_hours_later
 from tests.scripted import Script
 from tests.test_supervisor import PROMPTS
-from tui import pace
 from tui import replay as player
+from tui import replay_times
 from tui.client import SocketSource
 from tui.journal import Journal
 from tui.outputs import OutputBook
-from tui.pace import Pace
 from tui.replay import Rewinder
+from tui.replay_times import ReplayTimes
 
 # --- pace ---------------------------------------------------------------------------------------
 
 
-def paced(events: Sequence[AnyEvent]) -> Pace:
-    result = Pace()
+def paced(events: Sequence[AnyEvent]) -> ReplayTimes:
+    result = ReplayTimes()
     for event in events:
         result.add(event)
     result.end()
@@ -47,10 +47,12 @@ def test_loading_however_long_is_played_in_seconds_and_work_as_it_was() -> None:
     loaded = len(script.events)
     script.round(seconds=5).round(seconds=5).ended()
     result = paced(script.events)
-    assert result.seconds[loaded] == pytest.approx(pace.QUIET_SECONDS, abs=0.2)
+    assert result.seconds[loaded] == pytest.approx(replay_times.QUIET_SECONDS, abs=0.2)
     work = script.events[-1].at - script.events[loaded].at
     assert result.length - result.seconds[loaded] == pytest.approx(work)
-    assert result.left_out == pytest.approx(script.events[loaded].at - scripted.START - pace.QUIET_SECONDS, abs=0.2)
+    assert result.left_out == pytest.approx(
+        script.events[loaded].at - scripted.START - replay_times.QUIET_SECONDS, abs=0.2
+    )
 
 
 def test_hours_between_two_supervisors_are_not_waited_for() -> None:
@@ -72,7 +74,7 @@ def test_a_pause_is_quiet_only_once_the_batches_in_flight_are_done() -> None:
     script.begin_batch(0)
     result = paced(script.events)
     assert result.seconds[finished] >= 8
-    assert result.length - result.seconds[finished] == pytest.approx(pace.QUIET_SECONDS)
+    assert result.length - result.seconds[finished] == pytest.approx(replay_times.QUIET_SECONDS)
 
 
 @given(

@@ -17,7 +17,7 @@ import msgspec
 from runner import protocol, rundir
 from runner.config import MAX_RANKS
 from runner.protocol import PROTOCOL_VERSION, AnyEvent
-from tui.pace import Pace
+from tui.replay_times import ReplayTimes
 from tui.text import cut, visible
 
 SAMPLE = Path(__file__).resolve().parent / "recorded" / "stories.jsonl"
@@ -64,36 +64,36 @@ class Journal:
         self.outputs = array("q")
         """The numbers of the events that bring an answer."""
         self._starts = array("q", [0])
-        self._pace = Pace()
+        self._times = ReplayTimes()
         try:
             self._file = path.open("rb")
             self._index()
         except OSError as error:
             raise JournalError(f"{path}: cannot be read: {error.strerror}") from None
-        if not self._pace.seconds:
+        if not self._times.seconds:
             raise JournalError(f"{path}: is empty: no event was written, so there is nothing to replay")
-        self._pace.end()
+        self._times.end()
 
     def __len__(self) -> int:
-        return len(self._pace.seconds)
+        return len(self._times.seconds)
 
     @property
     def length(self) -> float:
         """Seconds that the replay takes at speed 1."""
-        return self._pace.length
+        return self._times.length
 
     @property
     def left_out(self) -> float:
         """Seconds of waiting that were recorded and are not replayed."""
-        return self._pace.left_out
+        return self._times.left_out
 
     def moment(self, number: int) -> float:
         """When, in the replay's seconds, the event of that number happens."""
-        return self._pace.seconds[number]
+        return self._times.seconds[number]
 
     def number_at(self, seconds: float) -> int:
         """How many events have happened by then."""
-        return bisect_right(self._pace.seconds, seconds)
+        return bisect_right(self._times.seconds, seconds)
 
     def event(self, number: int) -> AnyEvent:
         """One event.
@@ -119,7 +119,7 @@ class Journal:
                 event = _decoder.decode(line)
             except ValueError as error:
                 torn = not line.endswith(b"\n") and len(line) < LONGEST
-                if torn and self._pace.seconds:
+                if torn and self._times.seconds:
                     self.notes.append(f"{self.path}:{number}: the last line is only half written, and left out")
                     return
                 raise JournalError(f"{self.path}:{number}: {_what_is_wrong(line, error)}") from None
@@ -130,7 +130,7 @@ class Journal:
                 raise JournalError(f"{self.path}:{number}: {problem}")
             position += len(line)
             self._starts.append(position)
-            self._pace.add(event)
+            self._times.add(event)
             kind = type(event)
             if kind is protocol.Output:
                 self.outputs.append(number - 1)

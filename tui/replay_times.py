@@ -14,7 +14,7 @@ GAP_SECONDS = 2.0
 QUIET_SECONDS = 4.0
 
 
-class Pace:
+class ReplayTimes:
     """Takes a journal's events in order; `seconds` then has the moment of each in the replay, from 0 on."""
 
     def __init__(self) -> None:
