@@ -37,11 +37,14 @@ class Fact(NamedTuple):
     style: str = ""
     short_label: str = ""
     short_value: str = ""
+    least_label: str = ""
 
     def line(self, width: int, *, short: bool = False) -> Line:
         label, value = self.label, self.value
         if short or len(label) + 1 + len(value) > width:
             label, value = self.short_label or label, self.short_value or value
+        if len(label) + 1 + len(value) > width:
+            label = self.least_label or label
         return between(((label, "dim"),), ((value, self.style),), width)
 
 
@@ -171,7 +174,7 @@ def _facts(state: RunState) -> list[Fact]:
         return [*facts, *_sweep_facts(state, state.sweep)]
     waste = percent(state.padding_waste) if any(rank.slots for rank in state.ranks) else UNKNOWN
     facts += [
-        Fact("output tokens", count(state.output_tokens + state.in_flight_tokens), "", "tok"),
+        Fact("output tokens", count(state.output_tokens + state.in_flight_tokens), "", "tokens", "", "tok"),
         _batch_size(state),
         Fact("padding waste", waste, "", "waste"),
     ]
@@ -197,7 +200,7 @@ def _sweep_facts(state: RunState, sweep: SweepState) -> list[Fact]:
         facts.append(Fact("prompts done", f"{count(state.done)} / {count(state.prompts)}", "", "prompts"))
     else:
         tokens = count(state.output_tokens + state.in_flight_tokens)
-        facts.append(Fact("output tokens", tokens, "", "tok"))
+        facts.append(Fact("output tokens", tokens, "", "tokens", "", "tok"))
     return facts
 
 
