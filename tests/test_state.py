@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 from runner import protocol
 from runner.config import RunConfig
 from runner.protocol import BatchResult, DeviceSample, OutputRecord, StepsInFlight
-from runner.reducer import HISTORY_POINTS, LOG_LINES, apply
+from runner.reducer import LOG_LINES, apply
 from runner.state import RunState
 from runner.summary import summarise
+from runner.tick_events import HISTORY_POINTS
 
 
 def output(index: int, tokens: int, *, rank: int = 0, at: float = 0.0, error: str | None = None) -> protocol.Output:
