@@ -20,8 +20,10 @@ from runner import compiling
 from runner.compiling import BEFORE, ON_A_CPU, Compiling
 from runner.config import RunConfig
 from runner.engine import BatchOutput, Engine, OnRecords, OnStep
+from runner.prefill_groups import group_by_width
 from runner.protocol import BatchResult, OutputRecord, Prompt
-from runner.rows import PROGRESS_SECONDS, Answer, Cancelled, Progress, trim
+from runner.rows import Answer, trim
+from runner.step_watch import StepWatch
 
 PAD_TO_MULTIPLE = 8
 
@@ -48,86 +50,6 @@ COUNTED_FROM_THE_PROMPT = (
 """Settings of a model's own generation config that a second call would apply from where it begins."""
 
 
-class _StepWatch(transformers.StoppingCriteria):
-    """Counts the steps of a batch, reports progress now and then, watches for cancellation, and ends a call of
-    `generate` once enough of its rows have ended."""
-
-    def __init__(
-        self,
-        prompt_width: int,
-        eos_tokens: frozenset[int],
-        device: torch.device,
-        on_step: OnStep,
-        cancelled: Callable[[], bool],
-        synchronise: Callable[[], None],
-        *,
-        measure: bool,
-    ) -> None:
-        self.steps = 0
-        self.step_seconds: list[float] | None = [] if measure else None
-        self._step_at = 0.0
-        self.first_token_at = 0.0
-        self._eos = torch.tensor(sorted(eos_tokens), dtype=torch.long, device=device)  # [end-of-sequence tokens]
-        self.prompt_width = prompt_width
-        self._grouped = False
-        self._on_step, self._cancelled, self._synchronise = on_step, cancelled, synchronise
-        self._reported_at = 0.0
-        self.begin(0, None)
-
-    def begin(self, rows: int, leaving: int | None) -> None:
-        """A call of `generate` begins, with so many rows; it is ended when `leaving` of them have (None: never)."""
-        self._grouped = False
-        self._leaving = leaving
-        self._ended = torch.zeros(rows, dtype=torch.bool, device=self._eos.device)  # [rows]
-        self._go_on = torch.zeros_like(self._ended)  # [rows]
-
-    def begin_group(self, rows: int) -> None:
-        """A call of `generate` begins for the first new token of some of the rows."""
-        self.begin(rows, None)
-        self._grouped = True
-
-    def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
-        if self._grouped:
-            return self._group_prefilled()
-        self.steps += 1
-        if self.steps == 1:
-            self._synchronise()
-            self.first_token_at = time.perf_counter()
-        if self._cancelled():
-            raise Cancelled
-        now = time.perf_counter()
-        if self.step_seconds is not None:
-            # No device is waited for here: `generate` itself reads from the device at every step, to see
-            # which rows have ended, so that the time between two calls is a step's.
-            if self.steps > 1:
-                self.step_seconds.append(round(now - self._step_at, 6))
-            self._step_at = now
-        if now - self._reported_at >= PROGRESS_SECONDS:
-            self._reported_at = now
-            self._on_step(Progress(self.steps, self._real_tokens(input_ids)))
-        if self._leaving is None:
-            return self._go_on
-        self._ended |= torch.isin(input_ids[:, -1], self._eos)
-        # All rows or none: `generate` fills a row that has ended with padding, and goes on with the others.
-        return (self._ended.sum() >= self._leaving).expand(len(self._ended))
-
-    def _group_prefilled(self) -> torch.Tensor:
-        """All groups together make the first step; it is over with the last of them."""
-        if self._cancelled():
-            raise Cancelled
-        self._synchronise()
-        self.steps = 1
-        self._step_at = self.first_token_at = time.perf_counter()
-        return self._go_on
-
-    def _real_tokens(self, input_ids: torch.Tensor) -> int:
-        new = input_ids[:, self.prompt_width :]  # [rows, steps]
-        ended = torch.isin(new, self._eos).int().cumsum(dim=1)  # [rows, steps], end-of-sequence tokens up to here
-        # A token is real while none has ended before it: it is 0 up to the end, and 1 at the end itself.
-        before = ended - torch.isin(new, self._eos).int()
-        return int((before == 0).sum().item())
-
-
 @dataclass
 class _Rows:
     """Rows under way: token ids and attention mask, each [rows, width so far], and the cache of all but the last."""
@@ -135,29 +57,6 @@ class _Rows:
     ids: torch.Tensor
     mask: torch.Tensor
     cache: Any
-
-
-def group_by_width(widths: dict[int, int], group_cost: int) -> list[list[int]]:
-    """Groups, widest first, for which rows x width plus `group_cost` for each group is least in sum.
-
-    Rows are sorted by width, so a group is a stretch of them; the cheapest way to cut the first n is found for every n.
-    """
-    order = sorted(widths, key=lambda at: -widths[at])
-    # Only between different widths is a cut worth a thought: that keeps this small for any number of rows.
-    edges = [0, *(n for n in range(1, len(order)) if widths[order[n]] != widths[order[n - 1]]), len(order)]
-    best: list[tuple[int, int]] = [(0, 0)]
-    for end in range(1, len(edges)):
-        costs = (
-            (best[start][0] + group_cost + (edges[end] - edges[start]) * widths[order[edges[start]]], start)
-            for start in range(end)
-        )
-        best.append(min(costs))
-    groups, end = [], len(edges) - 1
-    while end:
-        start = best[end][1]
-        groups.append(order[edges[start] : edges[end]])
-        end = start
-    return groups[::-1]
 
 
 class StaticEngine(Engine):
@@ -229,7 +128,7 @@ class StaticEngine(Engine):
             prompt_slots = sum(len(group) * self._width(max(len(tokens[at]) for at in group)) for group in groups)
             if self._compiling is not None:
                 self._compiling.prepare(generation)
-            watch = _StepWatch(
+            watch = StepWatch(
                 width, self.eos_tokens, self.device, on_step, cancelled, self._synchronise, measure=measure
             )
 
@@ -284,7 +183,7 @@ class StaticEngine(Engine):
         cost = GROUP_SLOTS.get(self.device.type, GROUP_SLOTS_ELSEWHERE)
         return group_by_width({at: self._width(length) for at, length in lengths.items()}, cost)
 
-    def _begin(self, tokens: dict[int, list[int]], generation: Any, watch: _StepWatch, groups: int) -> "_Rows":
+    def _begin(self, tokens: dict[int, list[int]], generation: Any, watch: StepWatch, groups: int) -> "_Rows":
         """A group's padded prompts; with its first new tokens, if there are several groups."""
         padded = self.tokenizer.pad(
             {"input_ids": list(tokens.values())},
@@ -337,7 +236,7 @@ class StaticEngine(Engine):
         rows: list[int],
         batch: "_Rows",
         generation: Any,
-        watch: _StepWatch,
+        watch: StepWatch,
         ended: Callable[[dict[int, Answer]], None],
     ) -> int:
         """Generate until every row has ended, giving answers by position to `ended`. Returns the rows of all steps."""
@@ -377,9 +276,7 @@ class StaticEngine(Engine):
             return None
         return max(1, int(rows * LEAVING_SHARE.get(self.device.type, LEAVING_SHARE_ELSEWHERE)))
 
-    def _call(
-        self, ids: torch.Tensor, mask: torch.Tensor, generation: Any, cache: Any, watch: _StepWatch | None
-    ) -> Any:
+    def _call(self, ids: torch.Tensor, mask: torch.Tensor, generation: Any, cache: Any, watch: StepWatch | None) -> Any:
         """One call of `generate`; with a `cache` it goes on from what that holds."""
         return self.model.generate(
             input_ids=ids,

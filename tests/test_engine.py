@@ -11,12 +11,13 @@ import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner import engine, engines, loading, static_engine
+from runner import engine, engines, loading, static_engine, step_watch
 from runner.config import RunConfig
 from runner.continuous_engine import ContinuousEngine
+from runner.prefill_groups import group_by_width
 from runner.protocol import Prompt
 from runner.rows import Cancelled, trim
-from runner.static_engine import StaticEngine, group_by_width
+from runner.static_engine import StaticEngine
 
 EOS = 1
 
@@ -322,7 +323,7 @@ def test_a_row_is_cut_after_its_first_end_of_sequence_token(tokens, kept, reason
 
 
 def test_progress_counts_steps_and_real_tokens(model, monkeypatch):
-    monkeypatch.setattr(static_engine, "PROGRESS_SECONDS", 0.0)
+    monkeypatch.setattr(step_watch, "PROGRESS_SECONDS", 0.0)
     seen = []
     one = make(model, ignore_eos=True)
     one.generate(prompts("a", "b"), seen.append)
