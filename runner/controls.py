@@ -6,13 +6,15 @@ the search for the best batch size or a full disk, comes from outside.
 
 from collections.abc import Callable, Sequence
 
-from runner import autobatch, protocol, sweep_figures
+from runner import autobatch, protocol
 from runner.autobatch import Choice, Known, Search
 from runner.config import MAX_BATCH_SIZE, RunConfig, check_sweep
 from runner.protocol import AnyEvent, BatchFailed, BatchFinished, DeviceSample, RankReady, StintFinished
 from runner.scheduler import Assignment, Scheduler
 from runner.state import RunState
 from runner.sweep import Sweeper
+from runner.sweep_cells import cells, rate
+from runner.sweep_figures import verdict
 from runner.trials import SweepPlan
 
 LEAST_SECONDS = 1.0
@@ -125,13 +127,13 @@ class Controls:
         return "; ".join(str(problem) for problem in check_sweep(self._config, plan))
 
     def _swept(self) -> None:
-        """All is measured: what prompts are left are done at the best setting, or, for want of one, as before."""
+        """All is measured: what prompts are left are done at the setting chosen, or, for want of one, as before."""
         self._scheduler.reorder(self._config.order)
         sweep = self._state().sweep
-        found = sweep_figures.best(sweep_figures.cells(sweep)) if sweep is not None else None
+        found = verdict(cells(sweep)) if sweep is not None else None
         if not self.work_left or not self._scheduler.unsettled:
             return
-        if found is None or found.tokens_per_second is None:
+        if found is None:
             size, ranks = self._before
             self._activate(ranks, anew=True)
             if size is None:
@@ -139,9 +141,9 @@ class Controls:
             else:
                 self._use(Choice(size, "as before the sweep", settled=True))
             return
-        rate = found.tokens_per_second.mean
-        self._activate(found.active_ranks, anew=True)
-        self._use(Choice(found.batch_size, f"best of the sweep, {rate:.0f} tok/s", settled=True))
+        chosen, tied = found.chosen, " within its noise" if found.tied else ""
+        self._activate(chosen.active_ranks, anew=True)
+        self._use(Choice(chosen.batch_size, f"best of the sweep{tied}, {rate(chosen):.0f} tok/s", settled=True))
 
     def obey(self, command: protocol.Command) -> None:
         """What a viewer asks for, as far as it makes sense."""

@@ -188,6 +188,11 @@ def eight_ranks() -> SweepScript:
     return SweepScript(LARGE, 8, gpus=8, fits=64).begun().over(70).at_hand()
 
 
+def tied() -> SweepScript:
+    """Ended after two repeats, which cannot tell batch sizes 16 and 32 apart."""
+    return SweepScript(plan((1, 4, 8, 16, 32), (1, 2), 2)).begun().over(20).settled()
+
+
 STATES = {
     "planned": before_the_ranks,
     "begun": begun,
@@ -196,6 +201,7 @@ STATES = {
     "typed": typed,
     "wall": wall,
     "settled": settled,
+    "tied": tied,
     "one_rank": one_rank,
     "eight_ranks": eight_ranks,
 }

@@ -1,6 +1,7 @@
 """Charts: ticks at nice numbers from zero, words that do not lie over one another, lines that differ in shape."""
 
 import itertools
+import re
 from xml.etree import ElementTree
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from tui.report.chart import FULL, draw
 from tui.report.labels import apart, in_rows, thinned, width_of
 from tui.report.plot import Axis, Bar, Line, Mark, Plot, Point, Wall, spread
-from tui.report.ticks import nice_ticks
+from tui.ticks import LEAST_SPAN, fitted_ticks, nice_ticks
 
 
 @given(st.floats(1e-9, 1e15), st.integers(2, 12), st.booleans())
@@ -32,6 +33,34 @@ def test_a_tick_reads_as_exactly_what_it_is(top, most):
     labels = [ticks.label(value) for value in ticks.values]
     assert len(set(labels)) == len(labels)
     assert [float(label.replace(",", "")) for label in labels] == ticks.values
+
+
+@given(st.floats(0, 1e6), st.floats(1e-3, 1e6), st.integers(2, 8))
+def test_fitted_ticks_close_their_values_in_and_blow_no_small_difference_up(low, gain, most):
+    high = low + gain
+    ticks = fitted_ticks(low, high, most)
+    assert ticks.values[0] <= low * (1 + 1e-9)
+    assert ticks.values[-1] >= high * (1 - 1e-9)
+    assert 2 <= len(ticks.values) <= most + 1
+    assert ticks.values[0] >= 0
+    assert (ticks.values[-1] - ticks.values[0]) * most >= LEAST_SPAN * high * 0.99
+    assert len({ticks.label(value) for value in ticks.values}) == len(ticks.values)
+
+
+def test_a_fitted_chart_gives_its_points_the_room_and_labels_the_values_it_is_told():
+    points = [Point(1, 1.0), Point(2, 1.16, 0.02)]
+    ideal = Line(name="ideal", points=[Point(1, 1), Point(1.18, 1.18)], reference=True)
+    lines = [ideal, Line(name="batch 16", points=points)]
+    x, y = Axis("active ranks", values=[1, 2], fitted=True), Axis("speedup", fitted=True)
+    svg = ElementTree.fromstring(
+        draw(Plot(key="k", title="t", description="d", x=x, y=y, lines=lines), FULL["wide"], "a")
+    )
+    ticks = [element.text for element in svg.iter("text") if "tick" in element.get("class", "")]
+    assert ticks == ["1.00", "1.05", "1.10", "1.15", "1.20", "1", "2"]
+    markers = [element.get("transform") for element in svg.iter("path") if element.get("class") == "marker"]
+    (left, low), (right, high), *_ = ([float(word) for word in re.findall(r"[0-9.]+", at)] for at in markers)
+    assert right - left > 0.7 * (FULL["wide"][0] - 150)
+    assert low - high > 0.5 * FULL["wide"][1]
 
 
 @pytest.mark.parametrize("top", [0, -1, float("nan"), float("inf"), 1e-300])

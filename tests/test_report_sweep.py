@@ -2,12 +2,15 @@
 
 import csv
 import json
+import re
 
 import msgspec
 import pytest
 
 from runner import rundir
 from runner.config import RunConfig
+from runner.sweep_figures import summarise_sweep
+from tests import scripted_sweep
 from tests.reports import (
     Page,
     environment,
@@ -40,10 +43,39 @@ def test_a_sweep_shows_every_setting_the_best_one_and_the_wall(tmp_path):
             assert (None if value is None else float(value)) == (found[ranks, size] and found[ranks, size].mean)
     knees = page.tables["Where a larger batch stops to pay"][1:]
     assert [row[2] for row in knees] == [knee.sentence for knee in run.sweep.knees]
+    assert "The best, 1 rank x 16: " in page.text
+    assert run.sweep.verdict.sentence in page.text
     speedups = [float(row[3]) for row in page.exact["What more ranks bring"][1:]]
     assert speedups == [row.speedup for row in run.sweep.scaling]
     for words in ("ideal", "discarded", "3,350.0 GB/s", "table of known GPUs", "fixed length", "2 ranks x 16: =out of"):
         assert words in page.text
+
+
+def test_a_report_names_what_is_tied_with_the_best_the_setting_that_is_chosen_and_both_scalings(tmp_path):
+    state = scripted_sweep.tied().state
+    run = write_run(tmp_path / "s", config=state.config, sweep=summarise_sweep(state.sweep))
+    assert reported(tmp_path / "s").exit_code == 0
+    page = Page(tmp_path / "s" / "report.html")
+    assert "tied with 1 other" in page.text
+    assert re.search(r"chosen setting\s*2 ranks x 16", page.text)
+    assert f"The best, 2 ranks x 32: {run.sweep.verdict.sentence}." in page.text
+    same = page.exact["What more ranks bring"][1:]
+    each = page.exact["What more ranks bring at the best batch size of each"][1:]
+    for rows, found in ((same, run.sweep.scaling), (each, run.sweep.best_scaling)):
+        assert [float(row[3]) for row in rows] == [row.speedup for row in found]
+    noise = run.sweep.best_scaling[1]
+    shown = page.tables["What more ranks bring at the best batch size of each"][2]
+    assert shown[3].split() == [f"{noise.speedup:.2f}", "±", f"{noise.speedup_half_width:.2f}"]
+    assert shown[4].split()[:2] == [f"{noise.efficiency * 100:.0f}", "%"]
+    assert shown[4].split()[2:] == ["±", f"{noise.efficiency_half_width * 100:.0f}", "%"]
+
+
+def test_a_sweep_from_before_there_were_verdicts_is_reported(tmp_path):
+    run = write_sweep(tmp_path / "s")
+    old = msgspec.structs.replace(run.sweep, verdict=None, best_scaling=[])
+    write_run(tmp_path / "old", config=run.config, sweep=old)
+    assert reported(tmp_path / "old").exit_code == 0
+    assert old.chosen == old.best
 
 
 def test_the_best_setting_is_marked_in_markdown_too_and_hostile_reasons_stay_in_their_cells(tmp_path):

@@ -93,10 +93,10 @@ async def test_with_outputs_the_answers_are_kept_and_what_is_left_is_done_at_the
     assert state.sweep.settled == "all trials are over"
     settled = seen.index(of_kind(seen, protocol.SweepSettled)[0])
     (size,) = of_kind(seen[settled:], protocol.BatchSizeChanged)
-    best = summarise_sweep(state.sweep).best
-    assert size.batch_size == best.batch_size
+    chosen = summarise_sweep(state.sweep).chosen
+    assert size.batch_size == chosen.batch_size
     assert size.reason.startswith("best of the sweep")
-    assert state.active_ranks == best.active_ranks
+    assert state.active_ranks == chosen.active_ranks
 
 
 async def test_when_the_prompts_run_out_the_sweep_ends_with_what_there_is(launch):
@@ -207,7 +207,7 @@ async def test_a_running_job_is_swept_by_a_command_and_goes_on_at_the_best(launc
     assert len(state.sweep.records) == 4
     assert [record.text for record in outputs(started.directory)] == expected(prompts)
     assert not any(change.batch_size == 3 for change in of_kind(seen, protocol.BatchSizeChanged))
-    assert state.batch_size == summarise_sweep(state.sweep).best.batch_size
+    assert state.batch_size == summarise_sweep(state.sweep).chosen.batch_size
 
 
 async def test_a_sweep_in_a_run_can_be_ended(launch, monkeypatch):

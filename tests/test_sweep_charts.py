@@ -2,6 +2,7 @@
 
 import random
 import re
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given, settings
@@ -211,13 +212,78 @@ def test_noise_that_is_higher_than_a_cell_is_drawn() -> None:
     assert chart_of(script.state).count("│") > 16
 
 
-def test_scaling_shows_speedup_and_efficiency_at_the_best_batch_size() -> None:
-    sweep = sweep_of(ALL["settled"])
-    lines = plain(scaling_lines(sweep.plan, summarise_sweep(sweep), 44, 16)).split("\n")
-    assert lines[-3].split() == ["ranks", "tok/s", "±", "speedup", "effic."]
-    assert lines[-2].split()[-2:] == ["1.00x", "100%"]
-    assert lines[-1].split()[-2:] == ["1.89x", "94%"]
-    assert "ideal" in lines[0]
+def scaling_of(state: RunState, width: int = 44, height: int = 16) -> list[str]:
+    sweep = sweep_of(state)
+    return plain(scaling_lines(sweep.plan, summarise_sweep(sweep), width, height)).split("\n")
+
+
+def test_scaling_shows_speedup_and_efficiency_with_their_noise_at_the_batch_size_that_is_run() -> None:
+    lines = scaling_of(ALL["settled"])
+    assert lines[-4].split() == ["ranks", "batch", "tok/s", "speedup", "effic."]
+    assert lines[-3].split() == ["1", "32", "2,777.8", "1.00x", "100%"]
+    assert lines[-2].split() == ["2", "32", "5,245.4", "1.89x", "±0.05", "94%", "±3%"]
+    assert lines[-1] == "best with each number of ranks: the same"
+    assert "● batch size 32" in lines[0]
+    assert "⠒ ideal" in lines[0]
+    assert "◆" not in "\n".join(lines)
+
+
+def measured(rates: dict[tuple[int, int], Sequence[float]]) -> RunState:
+    """A settled sweep in which these tokens/s were measured, by ranks and batch size."""
+    repeats = len(next(iter(rates.values())))
+    settings = plan(sorted({size for _, size in rates}), sorted({ranks for ranks, _ in rates}), repeats)
+    script = SweepScript(settings, max(settings.ranks)).begun()
+    for trial in script.trials:
+        speed = rates[trial.active_ranks, trial.batch_size][trial.repeat - 1]
+        result = replace(script._result(trial), tokens_per_second=speed)
+        script.add(protocol.TrialFinished(record=TrialRecord(trial=trial, outcome="measured", result=result)))
+    return script.settled().state
+
+
+MORE_RANKS_AND_SMALLER_BATCHES = measured(
+    {(1, 16): (50, 51, 52), (1, 64): (87, 88, 89), (2, 16): (101, 102, 103), (2, 64): (80, 81, 82)}
+)
+
+
+def test_scaling_at_one_batch_size_stands_beside_that_of_the_best_with_each_number_of_ranks() -> None:
+    lines = scaling_of(MORE_RANKS_AND_SMALLER_BATCHES)
+    at = lines.index("◆ best of each, where it is another:")
+    assert lines[at - 1].split() == ["2", "16", "102.0", "2.00x", "±0.08", "100%", "±4%"]
+    assert lines[at + 1].split() == ["1", "64", "88.0", "1.00x", "100%"]
+    assert lines[at + 2].split() == ["2", "16", "102.0", "1.16x", "±0.03", "58%", "±1%"]
+    logged = sweep_lines(MORE_RANKS_AND_SMALLER_BATCHES, sweep_of(MORE_RANKS_AND_SMALLER_BATCHES))
+    at = logged.index("scaling of the best with each number of ranks:")
+    assert logged[at + 3].split() == ["2", "16", "102.0", "2.5", "1.16x", "0.03x", "58%", "1%"]
+
+
+@pytest.mark.parametrize("height", [12, 16, 24])
+@pytest.mark.parametrize("state", ["settled", "running", "eight_ranks"])
+def test_the_axes_of_scaling_fit_its_points(state: str, height: int) -> None:
+    lines = scaling_of(ALL[state], 60, height)
+    plot = [line for line in lines if "│" in line[:7] or "┤" in line[:7]]
+    signs = [(column, row) for row, line in enumerate(plot) for column, cell in enumerate(line) if cell in "●◆"]
+    columns, rows = zip(*signs, strict=True)
+    assert max(columns) - min(columns) >= 0.8 * 50, "from the first number of ranks to the last"
+    assert max(rows) - min(rows) >= 0.5 * (len(plot) - 1), "most of its height"
+    labels = [line.split("┤")[0] for line in plot if "┤" in line]
+    assert len(labels) >= 2
+    assert all(label.strip().endswith("x") for label in labels)
+
+
+@pytest.mark.parametrize("height", [10, 13, 20])
+def test_a_point_stands_in_the_row_of_its_label(height: int) -> None:
+    lines = scaling_of(
+        measured({(1, 8): (100, 100, 100), (2, 8): (150, 150, 150), (3, 8): (200, 200, 200)}), 44, height
+    )
+    rows = {line.split("┤")[0].strip(): line.count("●") for line in lines if "┤" in line}
+    assert rows["1.0x"] == rows["2.0x"] == 1
+
+
+def test_a_speedup_that_is_next_to_none_is_not_blown_up() -> None:
+    lines = scaling_of(measured({(1, 8): (100, 100, 100), (2, 8): (101, 101, 101)}))
+    plot = [line for line in lines if "│" in line[:7] or "┤" in line[:7]]
+    rows = [row for row, line in enumerate(plot) if "●" in line]
+    assert max(rows) - min(rows) <= len(plot) // 3
 
 
 def test_with_one_number_of_ranks_there_is_no_scaling() -> None:

@@ -36,9 +36,10 @@ def test_a_sweep_prints_its_table_and_names_the_best_setting_as_a_command(flown,
     assert result.exit_code == 0, result.stderr
     run = rundir.read_run_file(sweep)
     assert (run.config.ranks, run.config.ignore_eos, run.sweep.trials) == (2, True, 8)
-    best = run.sweep.best
+    best, chosen = run.sweep.best, run.sweep.chosen
     assert f"best: {best.active_ranks} rank" in result.stdout
-    assert f"--batch-size {best.batch_size} --ranks {best.active_ranks}" in result.stdout
+    assert f"--batch-size {chosen.batch_size} --ranks {chosen.active_ranks}" in result.stdout
+    assert run.sweep.verdict.sentence in result.stdout
     assert result.stdout.count("trial ") >= 8
 
 
@@ -74,6 +75,23 @@ def test_what_makes_no_sense_is_refused_before_anything_starts(flown, prompts, s
     assert result.exit_code == 2
     assert said in result.stderr
     assert not list(state_home.glob("**/run.json"))
+
+
+@pytest.mark.parametrize(
+    ("repeats", "said"), [("1", "no setting can be told from another"), ("2", "± 9.0 standard deviations"), ("3", "")]
+)
+def test_repeats_that_tell_little_are_warned_of_on_the_error_stream_and_done_all_the_same(
+    flown, prompts, tmp_path, repeats, said
+):
+    result = flown(
+        *("sweep", str(prompts), "--batch-sizes", "2", "--ranks", "1", "--repeats", repeats, "--seconds", "0"),
+        *("--plain", "--run-dir", str(tmp_path / "sweep")),
+    )
+    assert result.exit_code == 0, result.stderr
+    warnings = [line for line in result.stderr.splitlines() if "--repeats" in line]
+    assert len(warnings) == bool(said)
+    assert said in "".join(warnings)
+    assert rundir.read_run_file(tmp_path / "sweep").sweep.measured == int(repeats)
 
 
 def test_every_bad_list_is_named_at_once(flown, prompts):

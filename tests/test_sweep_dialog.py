@@ -104,6 +104,22 @@ async def test_the_dialog_says_what_is_wrong_while_it_is_typed_and_starts_nothin
     assert app.answers == [None]
 
 
+async def test_the_dialog_warns_of_repeats_that_tell_little_and_starts_them_all_the_same() -> None:
+    app = Dashboard(scripted.running(2, prompts=4000).state)
+    async with app.run_test() as pilot:
+        await until(pilot, lambda: "trials" in dialog_said(app, "promise"))
+        assert dialog_said(app, "repeats-said") == "how often each setting is measured"
+        await type_into(pilot, "repeats", "2")
+        said = dialog_said(app, "repeats-said")
+        assert said == "! 2 repeats have ± 9.0 standard deviations at 95 %, next to useless; 3 have ± 2.5, 5 ± 1.2"
+        await type_into(pilot, "repeats", "1")
+        assert dialog_said(app, "repeats-said").startswith("! 1 repeat shows no noise")
+        await pilot.press("enter")
+        await until(pilot, lambda: bool(app.answers))
+    assert app.answers[0] is not None
+    assert app.answers[0].repeats == 1
+
+
 async def test_the_dialog_warns_where_the_prompts_left_are_too_few() -> None:
     app = Dashboard(scripted.running(2, prompts=200).state)
     async with app.run_test() as pilot:
@@ -134,3 +150,14 @@ def test_the_sweep_dialog_looks_as_approved(size: tuple[int, int], snap_compare:
         await pilot.pause()
 
     assert snap_compare(Dashboard(scripted.running(2, prompts=1000).state), terminal_size=size, run_before=steady)
+
+
+@pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
+def test_few_repeats_look_as_approved(size: tuple[int, int], snap_compare: Any) -> None:
+    async def two_repeats(pilot: Pilot[Any]) -> None:
+        await until(pilot, lambda: "trials" in dialog_said(pilot.app, "promise"))
+        for entry in pilot.app.screen.query(Input):
+            entry.cursor_blink = False
+        await type_into(pilot, "repeats", "2")
+
+    assert snap_compare(Dashboard(scripted.running(2, prompts=1000).state), terminal_size=size, run_before=two_repeats)

@@ -7,8 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runner.bandwidth import known_bandwidth, peak_bandwidth
+from runner.intervals import T_95, estimate, ratio_half_width
 from runner.protocol import BatchResult, DeviceSample, RankReady
-from runner.sweep_figures import T_95, best, cells, estimate, knee, scaling, seconds_left, summarise_sweep
+from runner.sweep_cells import best, cells
+from runner.sweep_figures import seconds_left, summarise_sweep
+from runner.sweep_knee import knee
+from runner.sweep_scaling import best_scaling, scaling
 from runner.trial_meter import TrialMeter, percentile
 from runner.trials import SweepPlan, SweepState, Trial, TrialRecord, TrialResult
 
@@ -175,6 +179,27 @@ def test_speedup_is_over_the_fewest_ranks_and_nothing_is_divided_by_nothing():
     still = sweep({(1, 8): [0, 0], (2, 8): [0, 0], (1, 16): [0, 0]})
     assert scaling(cells(still), 8) == []
     assert summarise_sweep(still).best is not None
+
+
+def test_a_speedup_has_the_noise_of_both_its_figures_and_its_efficiency_has_it_per_rank():
+    first, second = scaling(cells(sweep({(1, 8): [49, 50, 51], (2, 8): [88, 90, 92]})), 8)
+    assert (first.speedup_half_width, first.efficiency_half_width) == (None, None), "it is compared with itself"
+    assert second.speedup_half_width == ratio_half_width(estimate([49, 50, 51]), estimate([88, 90, 92]))
+    assert second.efficiency_half_width == pytest.approx((second.speedup_half_width or 0) / 2)
+    from_two = scaling(cells(sweep({(2, 8): [49, 50, 51], (4, 8): [88, 90, 92]})), 8)[1]
+    assert from_two.speedup_half_width == pytest.approx(2 * (second.speedup_half_width or 0))
+    once = scaling(cells(sweep({(1, 8): [50], (2, 8): [90]})), 8)[1]
+    assert once.speedup_half_width is None, "one repeat has no noise that is known"
+
+
+def test_the_best_with_n_ranks_is_set_against_the_best_with_one_whatever_their_batch_sizes():
+    found = cells(sweep({(1, 16): [51], (1, 64): [88], (2, 16): [102], (2, 64): [81]}))
+    assert [row.speedup for row in scaling(found, 16)] == [1, 2]
+    rows = best_scaling(found)
+    assert [row.setting for row in rows] == [(1, 64), (2, 16)]
+    assert [row.speedup for row in rows] == pytest.approx([1, 102 / 88])
+    assert [row.efficiency for row in rows] == pytest.approx([1, 51 / 88])
+    assert best_scaling(cells(sweep({(2, 16): [102], (2, 64): [81]}))) == [], "one number of ranks scales to nothing"
 
 
 def test_the_time_left_is_what_trials_of_the_same_settings_took():

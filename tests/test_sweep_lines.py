@@ -12,7 +12,7 @@ from tests.scripted_sweep import EVIL, STATES, SweepScript, plan
 from tui.plain import PlainView, end_lines
 from tui.plain_status import progress_line
 from tui.sweep_lines import trial_line
-from tui.sweep_words import read_numbers
+from tui.sweep_words import read_numbers, repeats_warning
 
 # --- lines of a log ---------------------------------------------------------------------------------
 
@@ -60,8 +60,39 @@ def test_the_log_ends_with_the_table_the_knees_the_scaling_and_the_best_setting(
     assert lines[at + 12] == "not available: tensor %"
     assert lines[at + 13] == "knee at 1 rank: 16 -> 32: +4% ± 2%, +85% memory: stay at 16"
     assert lines[at + 15] == "scaling at batch size 32:"
-    assert lines[-2].startswith("best: 2 ranks x batch size 32: 5,245.4 ± 181.3 tok/s")
+    assert lines[at + 18].split() == ["2", "32", "5,245.4", "181.3", "1.89x", "0.05x", "94%", "3%"]
+    assert lines[at + 19] == "best with each number of ranks: the same batch size, so the same scaling"
+    assert lines[-2] == (
+        "best: 2 ranks x batch size 32: 5,245.4 ± 181.3 tok/s; faster than every other setting, beyond the noise"
+    )
     assert lines[-1].endswith("--batch-size 32 --ranks 2")
+
+
+def test_a_best_that_its_noise_denies_is_called_that_and_the_smaller_batch_is_the_command() -> None:
+    lines = said(STATES["tied"]().ended())
+    best = next(line for line in lines if line.startswith("best: "))
+    assert best.startswith(
+        "best: 2 ranks x batch size 32: 440.6 ± 2.8 tok/s; cannot be told apart from batch size 16 ("
+    )
+    assert "; about 3 repeats would tell; batch size 16 is chosen: " in best
+    assert lines[lines.index(best) + 1].endswith("--batch-size 16 --ranks 2")
+
+
+def test_with_one_repeat_the_log_says_that_no_noise_is_known() -> None:
+    lines = said(SweepScript(plan((4, 8), (1,), 1), 1).begun().over(2).settled().ended())
+    assert any("one repeat, so how far a figure varies is not known" in line for line in lines)
+    assert any(line.startswith("best: ") and "; measured once: " in line for line in lines)
+
+
+def test_few_repeats_are_warned_of_with_what_more_would_bring_and_enough_are_not() -> None:
+    assert repeats_warning(1) == (
+        "1 repeat shows no noise, so no setting can be told from another; "
+        "3 have ± 2.5 standard deviations at 95 %, 5 ± 1.2"
+    )
+    assert repeats_warning(2) == (
+        "2 repeats have ± 9.0 standard deviations at 95 %, next to useless; 3 have ± 2.5, 5 ± 1.2"
+    )
+    assert repeats_warning(3) == ""
 
 
 def test_a_sweep_inside_a_run_is_told_when_it_settles_and_again_at_the_end() -> None:

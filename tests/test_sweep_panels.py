@@ -62,6 +62,23 @@ def test_the_best_row_is_marked_with_a_sign_and_a_word() -> None:
     assert best[0].endswith("best")
 
 
+def test_what_cannot_be_told_apart_from_the_best_is_called_tied_and_the_smaller_chosen() -> None:
+    notes = {tuple(line.split()[2:4]) if "★" in line else tuple(line.split()[1:3]): line for line in table(ALL["tied"])}
+    assert notes["2", "32"].endswith("best")
+    assert notes["2", "16"].endswith("chosen")
+    text = status(ALL["tied"], 56)
+    assert "★ best 2 ranks x batch size 32: 440.6 ± 2.8 tok/s\n  cannot be told apart from batch size 16 (" in text
+    assert "--batch-size 16 --ranks 2" in text.replace(" \\\n   ", "")
+    noisy = SweepScript(plan((16, 20, 24, 32), (1,), 2), 1).begun().over(8).state
+    assert sum(line.endswith("tied") for line in table(noisy)) >= 1
+
+
+def test_a_running_sweep_says_how_sure_its_best_so_far_is() -> None:
+    assert "★ best so far 2 ranks x batch size 32: 440.6 ± 2.8 tok/s, tied with 1 other" in status(ALL["running"])
+    assert "best, tied" in plain(progress_lines(ALL["running"], 44, 9))
+    assert status(ALL["eight_ranks"]).endswith(" tok/s, measured once")
+
+
 def test_nothing_moves_in_the_table_while_figures_come_in() -> None:
     script = SweepScript(scripted_sweep.USUAL, gpus=2).begun()
     heads = set()

@@ -7,7 +7,9 @@ from collections.abc import Callable, Sequence
 
 from runner.forecast import whole_file
 from runner.state import RunState
-from runner.sweep_figures import Cell, Scaling, SweepSummary, summarise_sweep
+from runner.sweep_cells import Cell
+from runner.sweep_figures import SweepSummary, summarise_sweep
+from runner.sweep_scaling import Scaling
 from runner.trials import SweepState, TrialRecord
 from tui.sweep_words import (
     best_command,
@@ -58,20 +60,22 @@ def sweep_lines(state: RunState, sweep: SweepState) -> list[str]:
     ]
     lines += _cells(summary)
     lines += [f"knee at {some(knee.active_ranks, 'rank')}: {knee.sentence}" for knee in summary.knees]
-    lines += _scaling(scaling_shown(summary), rate_places(summary.cells))
-    if summary.best is None:
+    lines += _scaling(summary)
+    best, chosen, verdict = summary.best, summary.chosen, summary.verdict
+    if best is None or chosen is None:
         return [*lines, "best: no setting could be measured"]
+    sure = f"; {verdict.sentence}" if verdict is not None and verdict.sentence else ""
     return [
         *lines,
-        f"best: {best_words(summary.best, rate_places(summary.cells))}",
-        f"run it: {visible(' '.join(best_command(state, summary.best)))}",
-        *file_lines(state, summary.best),
+        f"best: {best_words(best, rate_places(summary.cells))}{sure}",
+        f"run it: {visible(' '.join(best_command(state, chosen)))}",
+        *file_lines(state, chosen),
     ]
 
 
-def file_lines(state: RunState, best: Cell) -> list[str]:
-    """What the best setting would make of the file: its last round is seldom full, as those measured were."""
-    row = whole_file(state, best.active_ranks, best.batch_size)
+def file_lines(state: RunState, cell: Cell) -> list[str]:
+    """What a cell's setting would make of the file: its last round is seldom full, as those measured were."""
+    row = whole_file(state, cell.active_ranks, cell.batch_size)
     if row is None:
         return []
     length = state.config.length_mode if state.config is not None else ""
@@ -138,15 +142,34 @@ def _cells(summary: SweepSummary) -> list[str]:
     return [*lines, f"not available: {', '.join(missing)}"] if measured and missing else lines
 
 
-def _scaling(rows: Sequence[Scaling], places: int) -> list[str]:
-    if not rows:
+def _scaling(summary: SweepSummary) -> list[str]:
+    """How more ranks scale, at the batch size that is run and at the best of each number of ranks."""
+    same, each = scaling_shown(summary), summary.best_scaling
+    if not same:
         return []
-    table: list[Row] = [("ranks", "tok/s", "± 95 %", "speedup", "efficiency")]
-    for each in rows:
-        half = "" if each.half_width is None else f"{each.half_width:,.{places}f}"
-        rate = f"{each.tokens_per_second:,.{places}f}"
-        table.append((str(each.active_ranks), rate, half, f"{each.speedup:.2f}", percent(each.efficiency)))
-    return [f"scaling at batch size {rows[0].batch_size}:", *aligned(table)]
+    places = rate_places(summary.cells)
+    lines = [f"scaling at batch size {same[0].batch_size}:", *_scaling_table(same, places)]
+    if [row.setting for row in same] == [row.setting for row in each]:
+        return [*lines, "best with each number of ranks: the same batch size, so the same scaling"]
+    return [*lines, "scaling of the best with each number of ranks:", *_scaling_table(each, places)] if each else lines
+
+
+def _scaling_table(rows: Sequence[Scaling], places: int) -> list[str]:
+    table: list[Row] = [("ranks", "batch size", "tok/s", "± 95 %", "speedup", "± 95 %", "efficiency", "± 95 %")]
+    table += [
+        (
+            str(each.active_ranks),
+            str(each.batch_size),
+            f"{each.tokens_per_second:,.{places}f}",
+            "" if each.half_width is None else f"{each.half_width:,.{places}f}",
+            f"{each.speedup:.2f}x",
+            "" if each.speedup_half_width is None else f"{each.speedup_half_width:.2f}x",
+            percent(each.efficiency),
+            "" if each.efficiency_half_width is None else percent(each.efficiency_half_width),
+        )
+        for each in rows
+    ]
+    return aligned(table)
 
 
 def aligned(rows: Sequence[Row]) -> list[str]:

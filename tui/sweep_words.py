@@ -12,8 +12,11 @@ import msgspec
 
 from runner.config import RunConfig
 from runner.forecast import eta_seconds
+from runner.intervals import Estimate, deviations
 from runner.state import RunState
-from runner.sweep_figures import Cell, Estimate, Scaling, SweepSummary, scaling
+from runner.sweep_cells import Cell, rate
+from runner.sweep_figures import SweepSummary, Verdict
+from runner.sweep_scaling import Scaling, scaling
 from runner.trials import SweepPlan, SweepState, Trial
 from tui.text import clock, count, some
 
@@ -78,7 +81,9 @@ def how_measured(sweep: SweepState, length_mode: str) -> str:
     """What a trial is, its repeats, what the noise is, and what MBU is of."""
     plan = sweep.plan
     often = "" if plan.repeats == 1 else f"{plan.repeats} repeats, each in another order; "
-    noise = "" if plan.repeats == 1 else "; ± 95 % interval"
+    noise = "; ± 95 % interval" if plan.repeats > 1 else "; one repeat, so how far a figure varies is not known"
+    if plan.repeats == 2:
+        noise += f" (with 2 repeats {_wide(2)})"
     words = (
         f"{often}whole rounds after a warm-up, at least {plan.least_rounds} and "
         f"{plan.least_seconds:g} s; {length_mode}{noise}"
@@ -116,13 +121,40 @@ def best_words(best: Cell, places: int = 1) -> str:
     return f"{setting(best.active_ranks, best.batch_size)}: {estimate_words(best.tokens_per_second, places)} tok/s"
 
 
+def tied_words(verdict: Verdict | None) -> str:
+    """How sure the best is, in the fewest words: `tied with 2 others`, `measured once`, or nothing."""
+    if verdict is None or not verdict.sentence:
+        return ""
+    if not verdict.noise_known:
+        return "measured once"
+    return f"tied with {some(len(verdict.tied), 'other')}" if verdict.tied else ""
+
+
 def scaling_shown(summary: SweepSummary) -> list[Scaling]:
-    """Scaling at the best cell's batch size; where it was run with one number of ranks only, at the next best's."""
-    measured = [cell for cell in summary.cells if cell.tokens_per_second is not None]
-    by_rate = sorted(
-        measured, key=lambda cell: cell.tokens_per_second.mean if cell.tokens_per_second else 0.0, reverse=True
-    )
-    return next((rows for cell in by_rate if (rows := scaling(summary.cells, cell.batch_size))), [])
+    """Scaling at the batch size that is run; where that has one number of ranks only, at the next best's."""
+    by_rate = sorted((cell for cell in summary.cells if cell.tokens_per_second is not None), key=rate, reverse=True)
+    sizes = [cell.batch_size for cell in (summary.chosen, *by_rate) if cell is not None]
+    return next((rows for size in sizes if (rows := scaling(summary.cells, size))), [])
+
+
+def times(speedup: float, half_width: float | None = None) -> str:
+    """`1.93x ±0.08`, with as many digits as say something."""
+    places = 2 if speedup < 10 else 1 if speedup < 100 else 0
+    return f"{speedup:.{places}f}x" + ("" if half_width is None else f" ±{half_width:.{places}f}")
+
+
+def repeats_warning(repeats: int) -> str:
+    """What so few repeats are worth, to be said before they are run; empty where they are enough."""
+    five = f"5 ± {deviations(5):.1f}"
+    if repeats == 1:
+        return f"1 repeat shows no noise, so no setting can be told from another; 3 have {_wide(3)} at 95 %, {five}"
+    if repeats == 2:
+        return f"2 repeats have {_wide(2)} at 95 %, next to useless; 3 have ± {deviations(3):.1f}, {five}"
+    return ""
+
+
+def _wide(repeats: int) -> str:
+    return f"± {deviations(repeats):.1f} standard deviations"
 
 
 def true_knees(summary: SweepSummary) -> list[tuple[int, int]]:
@@ -171,8 +203,8 @@ _SAID_IF_CHANGED = (
 _SWITCHES = ("chat", "do_sample", "compile")
 
 
-def best_command(state: RunState, best: Cell) -> list[str]:
-    """The parts of the command that runs all prompts at the best setting, quoted for a shell; none is to be broken.
+def best_command(state: RunState, cell: Cell) -> list[str]:
+    """The parts of the command that runs all prompts at a cell's setting, quoted for a shell; none is to be broken.
 
     Its answers end where the model ends them, even if those measured were of fixed length: they are to be read.
     """
@@ -187,7 +219,7 @@ def best_command(state: RunState, best: Cell) -> list[str]:
         if (value := getattr(config, name)) != getattr(defaults, name)
     ]
     parts += [_flag(name) for name in _SWITCHES if getattr(config, name)]
-    return [*parts, f"--batch-size {best.batch_size}", f"--ranks {best.active_ranks}"]
+    return [*parts, f"--batch-size {cell.batch_size}", f"--ranks {cell.active_ranks}"]
 
 
 def _prompts(state: RunState, config: RunConfig) -> str:

@@ -32,6 +32,7 @@ from tui.options import (
     Restarts,
     Theme,
 )
+from tui.sweep_words import repeats_warning
 
 DEFAULT_SIZES = "1,2,4,8,16,32"
 
@@ -42,7 +43,9 @@ def sweep(
     ranks: Annotated[
         str | None, typer.Option(help="Numbers of active ranks to measure, as in 1,2 or 1-8.  [default: 1, 2, 4 … all]")
     ] = None,
-    repeats: Annotated[int, typer.Option(help="How often each setting is measured, in shuffled order.")] = 3,
+    repeats: Annotated[
+        int, typer.Option(help="How often each setting is measured, in shuffled order; 3 at least to know the noise.")
+    ] = 3,
     rounds: Annotated[int, typer.Option(help="Rounds of a trial at least.")] = 2,
     seconds: Annotated[float, typer.Option(help="Seconds of a trial at least.")] = 5.0,
     fixed_length: Annotated[
@@ -114,6 +117,8 @@ def sweep(
         outputs=outputs,
     )
     values["sweep"] = msgspec.to_builtins(plan)
+    if warning := repeats_warning(repeats):
+        typer.echo(f"rankdeck: --repeats: {warning}", err=True)
     launch(values, run_dir=run_dir, force=force, plain=plain, json=json, theme=theme, ascii=ascii)
 
 

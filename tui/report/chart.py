@@ -12,7 +12,7 @@ from xml.etree.ElementTree import Element
 from tui import text
 from tui.report.labels import apart, in_rows, thinned, width_of
 from tui.report.plot import Bar, Line, Plot, Point, Wall
-from tui.report.ticks import nice_ticks
+from tui.ticks import Ticks, fitted_ticks, nice_ticks
 
 FULL = {"wide": (940, 350), "narrow": (380, 300)}
 LOW = {"wide": (940, 230), "narrow": (380, 210)}
@@ -55,7 +55,7 @@ class _Drawing:
         self._text(self.svg, "title", text.visible(plot.title), id=f"{name}-title")
         self._text(self.svg, "desc", text.visible(plot.description), id=f"{name}-words")
         most = 6 if self.width > 500 else 4
-        self.y_ticks = nice_ticks(_highest(plot), 5, whole=plot.y.whole)
+        self.y_ticks = _fitted(plot) if plot.y.fitted else nice_ticks(_highest(plot), 5, whole=plot.y.whole)
         self.x_top = _farthest(plot)
         self.x_ticks = nice_ticks(self.x_top, 2 * most, whole=plot.x.whole)
         self._lay_out()
@@ -85,10 +85,15 @@ class _Drawing:
             span = (self.right - self.left - 2 * margin) / (high - low) if high > low else 0.0
             start = self.left + margin if span else (self.left + self.right) / 2
             return lambda value: start + (math.log2(value) - low) * span
+        if self.plot.x.fitted and len(values) > 1:
+            margin = 0.06 * (self.right - self.left)
+            unit = (self.right - self.left - 2 * margin) / (values[-1] - values[0])
+            return lambda value: self.left + margin + (value - values[0]) * unit
         return lambda value: self.left + value / self.x_top * (self.right - self.left)
 
     def y(self, value: float) -> float:
-        return self.bottom - value / self.y_ticks.values[-1] * (self.bottom - self.top)
+        low, high = self.y_ticks.values[0], self.y_ticks.values[-1]
+        return self.bottom - (value - low) / (high - low) * (self.bottom - self.top)
 
     # --- drawing --------------------------------------------------------------------------------
 
@@ -112,7 +117,7 @@ class _Drawing:
         self._text(self.svg, "text", self.plot.y.label, "axis-title", x=0, y=12)
         for value in self.y_ticks.values:
             y = self.y(value)
-            self._stroke(f"M{self.left} {_px(y)}H{self.right}", "base" if value == 0 else "grid")
+            self._stroke(f"M{self.left} {_px(y)}H{self.right}", "base" if value == self.y_ticks.values[0] else "grid")
             self._text(self.svg, "text", self.y_ticks.label(value), "tick end", x=self.left - 7, y=y + 4)
         for x, label, shown in self._x_labels():
             self._stroke(f"M{_px(x)} {self.bottom}v4", "base")
@@ -122,7 +127,7 @@ class _Drawing:
         self._text(self.svg, "text", self.plot.x.label, "axis-title middle", x=middle, y=self.height - 5)
 
     def _x_labels(self) -> list[tuple[float, str, bool]]:
-        if self.plot.x.scale == "log2":
+        if self.plot.x.scale == "log2" or self.plot.x.fitted:
             items = [(self.x(value), f"{value:,}") for value in self.plot.x.values]
         else:
             items = [(self.x(value), self.x_ticks.label(value)) for value in self.x_ticks.values if value <= self.x_top]
@@ -240,6 +245,13 @@ def _highest(plot: Plot) -> float:
     points = [point for line in plot.lines for point in line.points]
     tops = [point.y + (point.half_width or 0.0) for point in points] + [bar.height for bar in plot.bars]
     return max(tops, default=1.0)
+
+
+def _fitted(plot: Plot) -> Ticks:
+    """Ticks that close in all points with their noise, those of reference lines left out."""
+    points = [point for line in plot.lines if not line.reference for point in line.points]
+    ends = [point.y + sign * (point.half_width or 0.0) for point in points for sign in (-1, 1)]
+    return fitted_ticks(max(0.0, min(ends, default=0.0)), max(ends, default=1.0), 5)
 
 
 def _farthest(plot: Plot) -> float:

@@ -9,9 +9,11 @@ from typing import Any
 import msgspec
 
 from runner.config import RunConfig
+from runner.intervals import told_apart
 from runner.protocol import Summary
 from runner.rundir import RunFile
-from runner.sweep_figures import Cell, SweepSummary
+from runner.sweep_cells import Cell
+from runner.sweep_figures import SweepSummary
 from tui.report import document
 from tui.report.document import Block, Item, Prose, Section, Table, words
 from tui.report.document import Column as Col
@@ -216,14 +218,14 @@ def _cells(one: SweepSummary, other: SweepSummary, names: list[Col]) -> Table:
         rows.append(
             [
                 document.whole(ranks), document.whole(size), _with_noise(mine, shown[0]), _with_noise(theirs, shown[1]),
-                shown[2], shown[3], words("within noise" if _overlap(mine, theirs) else ""),
+                shown[2], shown[3], words("within noise" if _within_noise(mine, theirs) else ""),
             ]
         )  # fmt: skip
     return Table(
         title="tokens/s of every setting",
         columns=[Col("active ranks"), Col("batch size"), *names, Col("", number=False)],
         rows=rows,
-        note="Within noise: the 95 % intervals of both runs overlap.",
+        note="Within noise: the 95 % interval of the difference (Welch's) has 0 in it.",
     )
 
 
@@ -237,11 +239,11 @@ def _with_noise(cell: Cell | None, item: Item) -> Item:
     return document.decimals(cell.tokens_per_second.mean, 1, half_width=cell.tokens_per_second.half_width)
 
 
-def _overlap(one: Cell | None, other: Cell | None) -> bool:
+def _within_noise(one: Cell | None, other: Cell | None) -> bool:
     rates = [cell.tokens_per_second for cell in (one, other) if cell is not None and cell.tokens_per_second is not None]
     if len(rates) < 2 or rates[0].half_width is None or rates[1].half_width is None:
         return False
-    return abs(rates[0].mean - rates[1].mean) <= rates[0].half_width + rates[1].half_width
+    return not told_apart(rates[0], rates[1])
 
 
 def _changed(one: RunFile, other: RunFile) -> list[Block]:

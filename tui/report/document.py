@@ -128,9 +128,13 @@ def decimals(value: float | None, digits: int, *, half_width: float | None = Non
     return Item(value, f"{value:,.{digits}f}", "" if half_width is None else f"± {half_width:,.{digits}f}")
 
 
-def share(value: float | None, digits: int = 2) -> Item:
-    """A share from 0 to 1, as a percentage."""
-    return NOT_AVAILABLE if value is None else Item(value, f"{value * 100:.{digits}f} %")
+def share(value: float | None, digits: int = 2, *, half_width: float | None = None) -> Item:
+    """A share from 0 to 1 and the half-width of its interval, as percentages."""
+    if value is None:
+        return NOT_AVAILABLE
+    return Item(
+        value, f"{value * 100:.{digits}f} %", "" if half_width is None else f"± {half_width * 100:.{digits}f} %"
+    )
 
 
 def gibibytes(value: int | None) -> Item:

@@ -12,13 +12,18 @@ MOST_LINES = 8
 
 
 class Axis(msgspec.Struct, frozen=True):
-    """An axis from zero; `log2` places the given `values` by their logarithm and labels each. `unit` may be empty."""
+    """An axis from zero; `fitted` is one that spans its points instead, those of reference lines left out.
+
+    The given `values` are labelled each, and nothing else: placed by their logarithm with `log2`, on a fitted axis
+    evenly. `unit` may be empty.
+    """
 
     title: str
     unit: str = ""
     scale: Literal["linear", "log2"] = "linear"
     values: list[int] = []
     whole: bool = False
+    fitted: bool = False
 
     @property
     def label(self) -> str:

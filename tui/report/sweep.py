@@ -3,12 +3,15 @@
 All figures are those of runner.sweep_figures, as run.json holds them.
 """
 
-from runner.sweep_figures import Cell, SweepSummary
+from runner.sweep_cells import Cell
+from runner.sweep_figures import SweepSummary
 from tui.report import document
 from tui.report.document import Block, Chart, Fact, Item, Prose, Section, Table, words
 from tui.report.document import Column as Col
 from tui.report.plot import Axis, Line, Plot, Point, Wall, spread
+from tui.report.scaling import scaling_blocks
 from tui.report.source import Source
+from tui.sweep_words import tied_words
 from tui.text import some
 
 
@@ -26,8 +29,10 @@ def sweep_headline(source: Source) -> list[Fact]:
                 document.decimals(rate.mean, digits(sweep), half_width=rate.half_width),
                 "tokens/s",
             ),
-            Fact("best setting", words(setting(sweep.best))),
+            Fact("best setting", words(setting(sweep.best), note=tied_words(sweep.verdict))),
         ]
+        if sweep.chosen is not None and sweep.chosen.setting != sweep.best.setting:
+            facts.append(Fact("chosen setting", words(setting(sweep.chosen))))
     measured = Item(sweep.measured, f"{sweep.measured:,}", f"of {sweep.trials:,}")
     return [*facts, Fact("trials measured", measured)]
 
@@ -48,7 +53,9 @@ def sweep_sections(source: Source) -> list[Section]:
     assert sweep is not None
     settled = source.state.sweep.settled if source.state is not None and source.state.sweep is not None else None
     blocks: list[Block] = [_at_a_glance(sweep)]
-    if any(cell.tokens_per_second is not None for cell in sweep.cells):
+    if sweep.best is not None:
+        if sweep.verdict is not None and sweep.verdict.sentence:
+            blocks.append(Prose([f"The best, {setting(sweep.best)}: {sweep.verdict.sentence}."]))
         blocks.append(Chart(rates_plot(sweep)))
     if sweep.knees:
         blocks.append(
@@ -65,8 +72,7 @@ def sweep_sections(source: Source) -> list[Section]:
         blocks.append(Prose([f"How the sweep ended: {settled}"]))
     sections = [Section("sweep", "Tokens/s over batch size and ranks", blocks)]
     if sweep.scaling:
-        scaling: list[Block] = [Chart(scaling_plot(sweep)), _scaling_table(sweep)]
-        sections.append(Section("scaling", "Scaling", scaling))
+        sections.append(Section("scaling", "Scaling", scaling_blocks(sweep, digits(sweep))))
     return [*sections, Section("cost", "Every setting in detail", _details(sweep))]
 
 
@@ -124,7 +130,8 @@ def rates_plot(sweep: SweepSummary) -> Plot:
     ]
     walls = _walls(sweep.cells, lines)
     shown = sorted({cell.batch_size for cell in sweep.cells if cell.outcome in ("measured", "out_of_memory")})
-    best = f" The best is {setting(sweep.best)}." if sweep.best is not None else ""
+    tied = f", {words_of_tie}" if (words_of_tie := tied_words(sweep.verdict)) else ""
+    best = f" The best is {setting(sweep.best)}{tied}." if sweep.best is not None else ""
     fewer = " Not every number of ranks has a line; the table has all." if len(rows) < len(_ranks(measured)) else ""
     return Plot(
         key="rates",
@@ -162,47 +169,6 @@ def _ranks(cells: list[Cell]) -> set[int]:
 
 def _best_ranks(sweep: SweepSummary) -> int | None:
     return sweep.best.active_ranks if sweep.best is not None else None
-
-
-def scaling_plot(sweep: SweepSummary) -> Plot:
-    """Speedup over ranks, a line per batch size, against the ideal."""
-    best = sweep.best.batch_size if sweep.best is not None else None
-    sizes = spread(sorted({row.batch_size for row in sweep.scaling}), keep=best)
-    most = max(row.active_ranks for row in sweep.scaling)
-    least = min(row.active_ranks for row in sweep.scaling)
-    lines = [Line(name="ideal", points=[Point(least, least), Point(most, most)], reference=True)]
-    lines += [
-        Line(
-            name=f"batch {size:,}",
-            points=[Point(row.active_ranks, row.speedup) for row in sweep.scaling if row.batch_size == size],
-        )
-        for size in sizes
-    ]
-    return Plot(
-        key="scaling",
-        title="Speedup over active ranks",
-        description=f"A line per batch size, against the ideal line on which {most} ranks are {most} times as fast.",
-        x=Axis("active ranks", whole=True),
-        y=Axis("speedup", "times one rank"),
-        lines=lines,
-    )
-
-
-def _scaling_table(sweep: SweepSummary) -> Table:
-    return Table(
-        title="What more ranks bring",
-        columns=[
-            Col("batch size"), Col("active ranks"), Col("tokens/s"), Col("speedup"), Col("scaling efficiency"),
-        ],
-        rows=[
-            [
-                document.whole(row.batch_size), document.whole(row.active_ranks),
-                document.decimals(row.tokens_per_second, digits(sweep), half_width=row.half_width),
-                document.decimals(row.speedup, 2), document.share(row.efficiency, 0),
-            ]
-            for row in sweep.scaling
-        ],
-    )  # fmt: skip
 
 
 def _details(sweep: SweepSummary) -> list[Block]:

@@ -16,7 +16,7 @@ from runner.config import MAX_BATCH_SIZE, Problem, check
 from runner.state import RunState
 from runner.trials import SweepPlan
 from tui.keys import hint, steps
-from tui.sweep_words import fewest_prompts, plan_words, planned, read_numbers, with_plan
+from tui.sweep_words import fewest_prompts, plan_words, planned, read_numbers, repeats_warning, with_plan
 from tui.text import clock, count, some, visible
 
 FIRST_SIZES = (1, 2, 4, 8, 16, 32)
@@ -137,15 +137,17 @@ class SweepScreen(ModalScreen[SweepPlan | None]):
             self.dismiss(plan)
 
     def _check(self) -> SweepPlan | None:
-        """Say what is wrong beside its field, or what the plan promises."""
+        """Say what is wrong beside its field, or what the plan promises and what its repeats are worth."""
         values = {name: self.query_one(f"#sweep-{name}", Input).value for name, *_ in FIELDS}
         plan, problems = read_plan(values, self._state)
         said = {problem.setting: problem.message for problem in reversed(problems)}
         for name, _, usual in FIELDS:
             label = self.query_one(f"#sweep-{name}-said", Label)
             message = said.pop(name, None)
+            warning = repeats_warning(plan.repeats) if plan is not None and name == "repeats" else ""
             label.set_class(message is not None, "-wrong")
-            label.update(usual if message is None else f"✗ {visible(message)}")
+            label.set_class(bool(warning), "-few")
+            label.update(f"✗ {visible(message)}" if message is not None else f"! {warning}" if warning else usual)
         promised = self.query_one("#sweep-promise", Label)
         others = "; ".join(f"{name.replace('_', ' ')}: {message}" for name, message in said.items())
         promised.set_class(bool(others), "-wrong")

@@ -1,4 +1,4 @@
-"""A small canvas of cells for charts: fine lines in braille dots, signs on top of them, and axes from zero. Pure.
+"""A small canvas of cells for charts: fine lines in braille dots, signs on top of them, and axes. Pure.
 
 Knows cells, dots and styles; what is drawn is the business of whoever draws. Every row has exactly the
 canvas's width.
@@ -91,16 +91,20 @@ def with_axes(canvas: Canvas, maximum: float, ticks: Mapping[int, str], *, unit:
 
     A label that would touch the one before it is left out; its tick stays.
     """
-    room = axis_room(maximum, unit)
     labels = {0: value_label(maximum) + unit}
     if canvas.height >= 5 and canvas.height % 2 == 0:
         labels[canvas.height // 2] = value_label(maximum / 2) + unit
+    return framed(canvas, labels, "0", ticks, axis_room(maximum, unit))
+
+
+def framed(canvas: Canvas, labels: Mapping[int, str], foot: str, ticks: Mapping[int, str], room: int) -> list[Line]:
+    """The canvas with `labels` by row beside it in `room` cells, `foot` beside the level axis, `ticks` as above."""
     lines: list[Line] = []
     for row, drawn in enumerate(canvas.rows()):
         label = labels.get(row, "")
         lines.append(((f"{label:>{room}} {'┤' if label else '│'}", "axis"), *drawn))
     rule = "".join("┬" if column in ticks else "─" for column in range(canvas.width))
-    lines.append(((f"{'0':>{room}} └{rule}", "axis"),))
+    lines.append(((f"{foot:>{room}} └{rule}", "axis"),))
     lines.append(((" " * (room + 2) + _labels(ticks, canvas.width), "axis"),))
     return lines
 

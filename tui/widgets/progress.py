@@ -4,7 +4,8 @@ from typing import NamedTuple
 
 from runner.forecast import WhatIf, eta_seconds, what_if
 from runner.state import RunState
-from runner.sweep_figures import best, cells
+from runner.sweep_cells import best, cells
+from runner.sweep_figures import tied_with_best
 from runner.trials import SweepState
 from tui.sweep_words import only_measures, planned, rate_places, short_setting, shown_sweep, trial_of, what_happens
 from tui.text import (
@@ -195,7 +196,9 @@ def _sweep_facts(state: RunState, sweep: SweepState) -> list[Fact]:
     if fastest is not None and fastest.tokens_per_second is not None:
         rate = f"{fastest.tokens_per_second.mean:,.{rate_places(found)}f}"
         shown = f"{some(fastest.active_ranks, 'rank')} x {fastest.batch_size}"
-        facts.append(Fact("best", f"{shown}: {rate} tok/s", "good", "best", f"{shown}: {rate}"))
+        tied = bool(tied_with_best(found))
+        label, short = ("best, tied", "tied") if tied else ("best", "best")
+        facts.append(Fact(label, f"{shown}: {rate} tok/s", "good", short, f"{shown}: {rate}"))
     if sweep.plan.outputs:
         facts.append(Fact("prompts done", f"{count(state.done)} / {count(state.prompts)}", "", "prompts"))
     else:

@@ -15,7 +15,7 @@ from tui.sweep_words import shown_sweep
 from tui.text import Line
 from tui.views import Moment
 from tui.widgets.lines import Panel
-from tui.widgets.sweep_chart import knee_lines, scaling_lines, scaling_title, sizes_chart
+from tui.widgets.sweep_chart import knee_lines, scaling_lines, sizes_chart
 from tui.widgets.sweep_status import empty_lines, how_lines, status_lines
 from tui.widgets.sweep_table import table_lines
 
@@ -48,7 +48,7 @@ class SweepView(VerticalScroll, can_focus=True):
         yield Panel("Settings", id="sweep-table")
         with Container(id="sweep-charts"):
             yield Panel("Batch sizes", id="sweep-sizes")
-            yield Panel("Scaling", id="sweep-scaling")
+            yield Panel("Scaling: speedup over ranks", id="sweep-scaling")
         yield Panel("How it is measured", id="sweep-how")
 
     def on_mount(self) -> None:
@@ -93,7 +93,7 @@ class SweepView(VerticalScroll, can_focus=True):
         self._panels["sweep-scaling"].display = several
         if several:
             room = chart + max(1, len(summary.knees))
-            self._panels["sweep-scaling"].draw(partial(_scaling, sweep, summary, room), scaling_title(summary))
+            self._panels["sweep-scaling"].draw(partial(_scaling, sweep, summary, room))
         self._arrange(len(summary.cells) + 1)
 
     def _summary(self, sweep: SweepState) -> SweepSummary:

@@ -1,18 +1,23 @@
 """The charts of a sweep: tokens/s over batch size with the knees in words, and speedup over ranks. Pure.
 
-Both axes start at 0 where they show an amount, and are as long as the plan asks for, so that the picture
-stands still while it fills. Figures and sentences are those of runner.sweep_figures.
+Tokens/s start at 0, and the batch sizes are the plan's, so that the picture stands still while it fills; the axes of
+the speedup fit what was found, for from 0 on all points would sit in a corner. Figures and sentences are those of
+runner.sweep_figures.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 from math import log2
 
-from runner.sweep_figures import Cell, Scaling, SweepSummary
+from runner.sweep_cells import Cell
+from runner.sweep_figures import SweepSummary
+from runner.sweep_scaling import Scaling
 from runner.trials import SweepPlan
-from tui.sweep_words import rate_places, scaling_shown, true_knees
-from tui.text import Line, fit, flow, line_width, pad, percent, some, wrap
+from tui.sweep_words import rate_places, scaling_shown, times, true_knees
+from tui.text import Line, fit, flow, line_width, percent, some, wrap
+from tui.ticks import LEAST_SPAN, fitted_ticks
 from tui.widgets.bars import Column, heading, row
-from tui.widgets.canvas import Canvas, axis_room, with_axes
+from tui.widgets.canvas import Canvas, axis_room, framed, with_axes
 from tui.widgets.chart import round_maximum
 from tui.widgets.sweep_table import marker
 
@@ -141,85 +146,118 @@ def knee_lines(summary: SweepSummary, width: int) -> list[Line]:
 SIDE_BY_SIDE = 70
 """From so many cells on the table stands beside the chart."""
 
+LEAST_SPEEDUP = 6
+"""Lines of the chart of the speedup at least."""
+
+SAME, EACH = "●", "◆"
+"""Speedup at one batch size, and of the best with each number of ranks."""
+
 _COLUMNS = (
     Column("ranks", 5, "right"),
-    Column("tok/s", 8, "right"),
-    Column("±", 6, "right"),
-    Column("speedup", 7, "right"),
-    Column("effic.", 6, "right"),
+    Column("batch", 5, "right"),
+    Column("tok/s", 7, "right"),
+    Column("speedup", 11, "right"),
+    Column("effic.", 9, "right"),
 )
-
-
-def scaling_title(summary: SweepSummary) -> str:
-    rows = scaling_shown(summary)
-    return f"Scaling at batch size {rows[0].batch_size}" if rows else "Scaling"
+_SIZES = [column.width for column in _COLUMNS]
 
 
 def scaling_lines(plan: SweepPlan, summary: SweepSummary, width: int, height: int) -> list[Line]:
     """Speedup against the ideal line, and the same as a table; nothing where one number of ranks is planned.
 
-    `height` is that of the chart and, where they stand above one another, the table.
+    Both at one batch size, that which is run, and of the best with each number of ranks where it is another. `height`
+    is that of the chart and, where they stand above one another, the table.
     """
     if len(set(plan.ranks)) < 2:
         return []
-    rows = scaling_shown(summary)
-    table = scaling_table(plan, summary, rows)
+    same = scaling_shown(summary)
+    each = [one for one in summary.best_scaling if one not in same]
+    table = scaling_table(plan, summary, same, each)
     if width >= SIDE_BY_SIDE:
         right = max(line_width(line) for line in table)
         left = width - right - 4
-        chart = [fit(line, left) for line in speedup_chart(plan, rows, left, max(height, len(table)))]
+        chart = [fit(line, left) for line in speedup_chart(plan, same, each, left, max(height, len(table)))]
         beside = [*table, *[()] * (len(chart) - len(table))]
         return [(*line, ("    ", ""), *cells) for line, cells in zip(chart, beside, strict=False)]
-    return [*speedup_chart(plan, rows, width, max(8, height - len(table) - 1)), (), *table]
+    chart = speedup_chart(plan, same, each, width, max(LEAST_SPEEDUP, height - len(table)))
+    return [*chart, *(fit(line, width) for line in table)]
 
 
-def speedup_chart(plan: SweepPlan, rows: Sequence[Scaling], width: int, height: int) -> list[Line]:
-    """Speedup over ranks, and the ideal line; both axes from 0 to the most ranks of the plan."""
-    most = max(plan.ranks)
-    fastest = max((each.speedup for each in rows), default=0.0)
-    maximum = float(most) if fastest <= most else round_maximum(fastest)
-    facts: list[Line] = [(("speedup over ranks", "dim"),), (("●", "key"), (" measured", "")), (("⠒ ideal", "dim"),)]
-    legend = flow(facts, width, gap=2)
-    canvas = Canvas(width - axis_room(maximum, "x") - 2, max(3, height - len(legend) - _AXES))
+def speedup_chart(
+    plan: SweepPlan, same: Sequence[Scaling], each: Sequence[Scaling], width: int, height: int
+) -> list[Line]:
+    """Speedup over ranks with its noise, and of the ideal line what lies within the axes; they fit what was found."""
+    least, most = min(plan.ranks), max(plan.ranks)
+    facts: list[Line] = [((SAME, "key"), (f" batch size {same[0].batch_size}" if same else " measured", ""))]
+    if each:
+        facts.append(((EACH, "strong"), (" best of each", "")))
+    legend = flow([*facts, (("⠒ ideal", "dim"),)], width, gap=2)
+    rows = max(3, height - len(legend) - _AXES)
+    low, high = _span([*same, *each], most)
+    ticks = fitted_ticks(low, high, max(2, min(5, rows - 1)))
+    labels = {value: f"{ticks.label(value)}x" for value in ticks.values if low <= value <= high}
+    if len(labels) < 2:
+        labels = {value: times(value) for value in (low, high)}
+    room = max(map(len, labels.values()))
+    canvas = Canvas(width - room - 2, rows)
 
-    def point(ranks: float, speedup: float) -> tuple[float, float]:
-        # The last column and the top edge belong to the largest of both.
-        return ranks / most * (canvas.width - 2) + 0.5, speedup / maximum * (1 - 0.5 / canvas.height)
+    def place(ranks: float) -> float:
+        return 1.5 + (ranks - least) / (most - least) * (canvas.width - 4)
 
-    canvas.line(point(0, 0), point(most, most), "dim", every=3)
-    before = None
-    for each in rows:
-        here = point(each.active_ranks, each.speedup)
-        if before is not None:
-            canvas.line(before, here, "key")
-        before = here
-        canvas.sign(int(here[0]), canvas.row(here[1]), "●", "key")
-    ticks = {int(point(ranks, 0)[0]): str(ranks) for ranks in sorted(set(plan.ranks))}
-    return [*legend, *with_axes(canvas, maximum, ticks, unit="x")]
+    def share(speedup: float) -> float:
+        # The least has the middle of the lowest row, the largest that of the highest: so a row is that of its label.
+        return (speedup - low) / (high - low) * (1 - 1 / canvas.height) + 0.5 / canvas.height
+
+    canvas.line((place(least), share(least)), (place(most), share(most)), "dim", every=3)
+    # A column aside, so that the noise of one does not hide the other's.
+    for series, sign, style, aside in ((each, EACH, "strong", 1), (same, SAME, "key", 0)):
+        points = [(place(one.active_ranks) - aside, share(one.speedup)) for one in series]
+        for before, here in pairwise(points):
+            canvas.line(before, here, style)
+        for one, (column, up) in zip(series, points, strict=True):
+            half = one.speedup_half_width or 0.0
+            canvas.error_bar(int(column), share(one.speedup - half), share(one.speedup + half), style)
+            canvas.sign(int(column), canvas.row(up), sign, style)
+    below = {int(place(ranks)): str(ranks) for ranks in sorted(set(plan.ranks))}
+    beside = {canvas.row(share(value)): label for value, label in labels.items()}
+    return [*legend, *framed(canvas, beside, "", below, room)]
 
 
-def scaling_table(plan: SweepPlan, summary: SweepSummary, rows: Sequence[Scaling]) -> list[Line]:
-    """Ranks, tokens/s, speedup and scaling efficiency; a row of dots where nothing is measured yet."""
-    sizes = [column.width for column in _COLUMNS]
-    lines = [heading(_COLUMNS, sizes, 1)]
+def _span(found: Sequence[Scaling], most: int) -> tuple[float, float]:
+    """The least and the largest speedup that the axis shows, noise included; before anything is found the ideal's."""
+    ends = [one.speedup + sign * (one.speedup_half_width or 0.0) for one in found for sign in (-1, 1)]
+    low, high = max(0.0, min(ends, default=1.0)), max(ends, default=float(most))
+    return low, max(high, low + LEAST_SPAN * high)
+
+
+def scaling_table(
+    plan: SweepPlan, summary: SweepSummary, same: Sequence[Scaling], each: Sequence[Scaling]
+) -> list[Line]:
+    """Speedup and scaling efficiency with their noise, at one batch size and of the best of each; dots until then."""
     places = rate_places(summary.cells)
-    known = {each.active_ranks: each for each in rows}
-    best = summary.best
+    known = {one.active_ranks: one for one in same}
+    lines = [heading(_COLUMNS, _SIZES, 1)]
     for ranks in sorted(set(plan.ranks)):
-        each = known.get(ranks)
-        if each is None:
-            dot: Line = (("·", "dim"),)
-            lines.append(row([((str(ranks), "dim"),), dot, (), dot, dot], _COLUMNS, sizes, 1))
-            continue
-        is_best = best is not None and (best.active_ranks, best.batch_size) == (ranks, each.batch_size)
-        style = "strong" if is_best else ""
-        noise = "" if each.half_width is None else f"±{each.half_width:,.{places}f}"
-        cells: tuple[Line, ...] = (
-            ((pad(str(ranks), 5, "right"), style),),
-            ((f"{each.tokens_per_second:,.{places}f}", style),),
-            ((noise, "dim"),),
-            ((f"{each.speedup:.2f}x", style),),
-            ((percent(each.efficiency), style),),
-        )
-        lines.append(row(cells, _COLUMNS, sizes, 1))
+        one = known.get(ranks)
+        dot: Line = (("·", "dim"),)
+        waiting = row([((str(ranks), "dim"),), dot, dot, dot, dot], _COLUMNS, _SIZES, 1)
+        lines.append(waiting if one is None else _scaling_row(one, summary, places))
+    if each:
+        lines.append(((EACH, "strong"), (" best of each, where it is another:", "dim")))
+        lines.extend(_scaling_row(one, summary, places) for one in each)
+    elif same:
+        lines.append((("best with each number of ranks: the same", "dim"),))
     return lines
+
+
+def _scaling_row(one: Scaling, summary: SweepSummary, places: int) -> Line:
+    style = "strong" if summary.best is not None and summary.best.setting == one.setting else ""
+    noise = "" if one.efficiency_half_width is None else f" ±{percent(one.efficiency_half_width)}"
+    texts = (
+        str(one.active_ranks),
+        str(one.batch_size),
+        f"{one.tokens_per_second:,.{places}f}",
+        times(one.speedup, one.speedup_half_width),
+        f"{percent(one.efficiency)}{noise}",
+    )
+    return row([((text, style),) for text in texts], _COLUMNS, _SIZES, 1)

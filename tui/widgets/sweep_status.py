@@ -23,6 +23,7 @@ from tui.sweep_words import (
     rate_places,
     short_setting,
     standing,
+    tied_words,
     trial_of,
     what_happens,
 )
@@ -120,16 +121,22 @@ def _best(state: RunState, summary: SweepSummary, width: int, *, over: bool) -> 
     best = summary.best
     if best is None:
         return [(("no setting could be measured", "warn"),)] if over and state.sweep is not None else []
-    places = rate_places(summary.cells)
+    places, verdict = rate_places(summary.cells), summary.verdict
+    said = best_words(best, places)
+    if not over and (tied := tied_words(verdict)):
+        said += f", {tied}"
     # Where there is little room, it goes without saying that it is the best so far.
-    ways = [(label, best_words(best, places)) for label in ("best " if over else "best so far ", "best ")]
+    ways = [(label, said) for label in ("best " if over else "best so far ", "best ")]
     label, words = next((way for way in ways if len(way[0]) + len(way[1]) + 2 <= width), ways[-1])
     first, *rest = wrap(words, max(10, width - len(label) - 2))
     lines: list[Line] = [(("★ ", "good"), (label, "good"), (first, "strong"))]
     lines.extend(((" " * (len(label) + 2), ""), (part, "strong")) for part in rest)
-    if over:
-        lines.extend(command_lines(best_command(state, best), width))
-        lines.extend(((part, "dim"),) for words in file_lines(state, best) for part in wrap(words, width))
+    if over and summary.chosen is not None:
+        if verdict is not None and verdict.sentence:
+            style = "warn" if verdict.tied or not verdict.noise_known else ""
+            lines.extend((("  ", ""), (part, style)) for part in wrap(verdict.sentence, max(10, width - 2)))
+        lines.extend(command_lines(best_command(state, summary.chosen), width))
+        lines.extend(((part, "dim"),) for words in file_lines(state, summary.chosen) for part in wrap(words, width))
     return lines
 
 

@@ -7,8 +7,10 @@ come in. Figures are those of runner.sweep_figures.
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from runner.intervals import Estimate
 from runner.state import RunState
-from runner.sweep_figures import Cell, Estimate, SweepSummary
+from runner.sweep_cells import Cell
+from runner.sweep_figures import SweepSummary
 from runner.trials import SweepState
 from tui.sweep_words import rate_places, true_knees, what_happens
 from tui.text import UNKNOWN, Line, Piece, fit, gib, pad, percent, visible
@@ -81,9 +83,11 @@ _NOTE = Column("", 10)
 
 
 class Shown(NamedTuple):
-    """What a table shows beside the cells: which are best, at hand, at a knee, and the order of the ranks' markers."""
+    """What a table shows beside the cells: which are best, run, tied, at hand, at a knee; the order of the markers."""
 
     best: tuple[int, int] | None
+    chosen: tuple[int, int] | None
+    tied: frozenset[tuple[int, int]]
     at_hand: tuple[int, int] | None
     happening: str
     knees: frozenset[tuple[int, int]]
@@ -92,9 +96,11 @@ class Shown(NamedTuple):
 
 def shown_of(sweep: SweepState, summary: SweepSummary) -> Shown:
     """What is to be marked."""
-    best, now = summary.best, sweep.current
+    best, chosen, now = summary.best, summary.chosen, sweep.current
     return Shown(
-        best=(best.active_ranks, best.batch_size) if best is not None else None,
+        best=best.setting if best is not None else None,
+        chosen=chosen.setting if chosen is not None else None,
+        tied=frozenset(summary.verdict.tied if summary.verdict is not None else ()),
         at_hand=(now.active_ranks, now.batch_size) if now is not None else None,
         happening=what_happens(sweep),
         knees=frozenset(true_knees(summary)),
@@ -182,6 +188,10 @@ def _note(here: tuple[int, int], shown: Shown) -> Line:
         return ((shown.happening, "key"),)
     if here == shown.best:
         return (("best", "good"),)
+    if here == shown.chosen:
+        return (("chosen", "good"),)
+    if here in shown.tied:
+        return (("tied", ""),)
     return (("knee", "dim"),) if here in shown.knees else ()
 
 

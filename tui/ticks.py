@@ -8,8 +8,15 @@ LEAST_TOP = 1e-9
 """Below this an axis is drawn as if its largest value were 1: there is nothing to see."""
 
 
+LEAST_SPAN = 0.1
+"""An axis spans at least this share of its largest value: what differs by less is not blown up."""
+
+
 class Ticks(msgspec.Struct, frozen=True):
-    """Values from zero in even steps of 1, 2 or 5 times a power of ten, the last at or above the largest value."""
+    """Values in even steps of 1, 2 or 5 times a power of ten, the last at or above the largest value.
+
+    The first is zero or, on an axis that is fitted to its values, at or below the least of them.
+    """
 
     values: list[float]
     decimals: int
@@ -32,6 +39,19 @@ def nice_ticks(top: float, most: int = 6, *, whole: bool = False) -> Ticks:
                 values = [_value(place, mantissa, exponent) for place in range(count + 1)]
                 return Ticks(values, max(0, -exponent))
         exponent += 1
+
+
+def fitted_ticks(low: float, high: float, most: int = 6) -> Ticks:
+    """Ticks that close `low` to `high` in, neither below zero, with at most `most` steps (two or more)."""
+    ticks = nice_ticks(max(high - low, high * LEAST_SPAN), most)
+    while True:
+        step = ticks.values[1]
+        first, last = math.floor(low / step), math.ceil(high / step)
+        if last - first <= most:
+            last = max(last, first + 1)
+            return Ticks([round(place * step, ticks.decimals) for place in range(first, last + 1)], ticks.decimals)
+        # The ends fall between two ticks each: the next step up.
+        ticks = nice_ticks(step * most * 1.5, most)
 
 
 def _value(place: int, mantissa: int, exponent: int) -> float:

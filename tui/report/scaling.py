@@ -1,0 +1,71 @@
+"""What the report of a sweep says of more ranks: speedup and efficiency, at a batch size and of the best. Pure."""
+
+from runner.sweep_figures import SweepSummary
+from runner.sweep_scaling import Scaling
+from tui.report import document
+from tui.report.document import Block, Chart, Table
+from tui.report.document import Column as Col
+from tui.report.plot import MOST_LINES, Axis, Line, Plot, Point, spread
+
+SAME_SIZE = (
+    "At one batch size, over the fewest ranks. ± is the half-width of the 95 % interval of the ratio (delta method)."
+)
+EACH_BEST = (
+    "The best setting with each number of ranks over the best with the fewest, the batch size of each as it is best. "
+    "The intervals do not know that each is the highest of its row."
+)
+
+
+def scaling_blocks(sweep: SweepSummary, digits: int) -> list[Block]:
+    """A chart of the speedup, and the tables behind it; tokens/s with so many digits after the point."""
+    blocks: list[Block] = [Chart(scaling_plot(sweep))]
+    blocks.append(_table("What more ranks bring", sweep.scaling, digits, SAME_SIZE))
+    if sweep.best_scaling:
+        title = "What more ranks bring at the best batch size of each"
+        blocks.append(_table(title, sweep.best_scaling, digits, EACH_BEST))
+    return blocks
+
+
+def scaling_plot(sweep: SweepSummary) -> Plot:
+    """Speedup over ranks with its noise, a line per batch size and one for the best of each, against the ideal."""
+    chosen = sweep.chosen.batch_size if sweep.chosen is not None else None
+    sizes = spread(sorted({row.batch_size for row in sweep.scaling}), MOST_LINES - 1, keep=chosen)
+    named = [(f"batch {size:,}", [row for row in sweep.scaling if row.batch_size == size]) for size in sizes]
+    lines = [
+        Line(name=name, points=[Point(row.active_ranks, row.speedup, row.speedup_half_width) for row in rows])
+        for name, rows in (*named, ("best of each", sweep.best_scaling))
+        if rows
+    ]
+    ranks = sorted({row.active_ranks for row in (*sweep.scaling, *sweep.best_scaling)})
+    # Of the ideal line as much as fits on an axis that the measured lines fill.
+    top = min(ranks[-1], max(point.y + (point.half_width or 0.0) for line in lines for point in line.points))
+    ideal = Line(name="ideal", points=[Point(ranks[0], ranks[0]), Point(top, top)], reference=True)
+    return Plot(
+        key="scaling",
+        title="Speedup over active ranks",
+        description="A line per batch size, and one for the best with each number of ranks, with 95 % intervals, "
+        f"against the ideal line on which {ranks[-1]} ranks are {ranks[-1]} times as fast.",
+        x=Axis("active ranks", values=ranks, fitted=True),
+        y=Axis("speedup", "times one rank", fitted=True),
+        lines=[ideal, *lines],
+    )
+
+
+def _table(title: str, rows: list[Scaling], digits: int, note: str) -> Table:
+    return Table(
+        title=title,
+        columns=[
+            Col("batch size"), Col("active ranks"), Col("output", "tokens/s"), Col("speedup", "times one rank"),
+            Col("scaling efficiency"),
+        ],
+        rows=[
+            [
+                document.whole(row.batch_size), document.whole(row.active_ranks),
+                document.decimals(row.tokens_per_second, digits, half_width=row.half_width),
+                document.decimals(row.speedup, 2, half_width=row.speedup_half_width),
+                document.share(row.efficiency, 0, half_width=row.efficiency_half_width),
+            ]
+            for row in rows
+        ],
+        note=note,
+    )  # fmt: skip
