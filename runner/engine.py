@@ -65,6 +65,7 @@ class Engine(abc.ABC):
         shown = self.generation.to_diff_dict()
         shown.pop("transformers_version", None)
         shown.pop("_from_model_config", None)
+        shown.pop("return_dict_in_generate", None)  # how we ask for the cache, no setting of the run
         return {
             "parameters": self.model.num_parameters(),
             "weight_read_bytes": self._weight_read_bytes(parameters),

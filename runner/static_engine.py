@@ -66,6 +66,7 @@ class StaticEngine(Engine):
 
     def __init__(self, model: Any, tokenizer: Any, config: RunConfig, device: torch.device) -> None:
         super().__init__(model, tokenizer, config, device)
+        self.generation.return_dict_in_generate = True
         self.why_rows_stay: str | None = None
         """Why rows that have ended do not leave their batch with this model, once `warm_up` has found out."""
 
@@ -283,7 +284,6 @@ class StaticEngine(Engine):
             attention_mask=mask,
             generation_config=generation,
             stopping_criteria=transformers.StoppingCriteriaList([watch] if watch else []),
-            return_dict_in_generate=True,
             **({} if cache is None else {"past_key_values": cache}),
         )
 
