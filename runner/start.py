@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import msgspec
 
@@ -56,6 +56,11 @@ def default_ranks(device: str = "auto", ranks_per_gpu: int | None = None, gpus_p
     if not gpus:
         return min(2, launcher.usable_cores())
     return max(1, min(settings.MAX_RANKS, placement.most_ranks(gpus, ranks_per_gpu, gpus_per_rank)))
+
+
+def default_device() -> Literal["cuda", "cpu"]:
+    """What `auto` means here."""
+    return "cuda" if telemetry.count_visible_gpus(os.environ) else "cpu"
 
 
 def check(config: RunConfig, *, force: bool = False) -> list[Problem]:
@@ -159,8 +164,7 @@ def launch(
     if problems := check(config, force=force):
         raise InputError(problems)
     if config.device == "auto":
-        gpus = telemetry.count_visible_gpus(os.environ)
-        config = msgspec.structs.replace(config, device="cuda" if gpus else "cpu")
+        config = msgspec.structs.replace(config, device=default_device())
     if config.output is not None:
         # Through a link to the file it points to: the copy is put in its place, not in the link's.
         config = msgspec.structs.replace(config, output=str(Path(config.output).resolve()))

@@ -139,6 +139,10 @@ class ScriptedLauncher:
         room = Room(machine.gpu_free_bytes, machine.memory_free_bytes)
         return estimate(self._shape, settings, PromptSizes(100, 30), room)
 
+    def prompts(self, settings: RunConfig) -> int | None:
+        self.threads.add(threading.get_ident())
+        return settings.limit or 100
+
     def launch(self, settings: RunConfig) -> Source:
         self._fail()
         self.launched.append(settings)

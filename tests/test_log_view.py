@@ -256,7 +256,7 @@ async def test_while_one_types_the_line_of_keys_has_the_fields_and_no_letters() 
         await opened(pilot)
         await pilot.press("slash")
         await pilot.pause()
-        assert plain(app.screen.query_one(KeyBar).lines).strip() == "esc Clear  tab To the list"
+        assert plain(app.screen.query_one(KeyBar).lines).strip() == "f1 Help  esc Clear  tab To the list"
         await pilot.press("escape")
         await pilot.pause()
         assert "space Pause" in plain(app.screen.query_one(KeyBar).lines)

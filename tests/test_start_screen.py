@@ -23,7 +23,10 @@ from tui.journal import SAMPLE
 from tui.machine_launcher import MachineLauncher
 from tui.runs import RecentRun
 from tui.screens.doctor import DoctorScreen
+from tui.screens.help import HelpScreen
 from tui.screens.start import StartScreen
+from tui.text import plain
+from tui.widgets.key_bar import KeyBar
 from tui.widgets.run_list import RunList
 
 
@@ -125,6 +128,11 @@ def notices(app: RankdeckApp) -> str:
 
 def list_of(app: RankdeckApp) -> RunList:
     return app.screen.query_one(RunList)
+
+
+def keys_shown(app: RankdeckApp) -> str:
+    """The line of keys."""
+    return plain(app.screen.query_one(KeyBar).lines)
 
 
 async def to_run(pilot: Pilot[Any], name: str) -> None:
@@ -241,16 +249,43 @@ async def test_the_list_is_looked_at_again_and_the_cursor_stays_on_its_run() -> 
         assert list_of(app).run == RUNS[2]
 
 
-async def test_escape_goes_from_the_form_to_the_runs_and_from_there_away() -> None:
-    app = RankdeckApp(None, launcher=ScriptedLauncher(runs=RUNS))
+@pytest.mark.parametrize("runs", [RUNS, []], ids=["runs", "no_runs"])
+async def test_escape_goes_from_the_form_to_the_runs_and_never_away_and_from_there_q_quits(
+    runs: list[RecentRun],
+) -> None:
+    app = RankdeckApp(None, launcher=ScriptedLauncher(runs=runs))
     async with app.run_test(size=(80, 24)) as pilot:
-        await to_run(pilot, "going")
-        await pilot.press("n")
+        await until(pilot, lambda: not app.screen.query_one("#launch", Button).disabled)
         assert app.focused is app.screen.query_one("#prompts")
+        await until(pilot, lambda: "esc Leave form" in keys_shown(app))
+        assert "Quit" not in keys_shown(app), "in a field q is a letter"
         await pilot.press("escape")
         assert app.focused is list_of(app)
-        await pilot.press("escape")
+        await pilot.press("escape", "escape")
+        assert app.is_running
+        await until(pilot, lambda: keys_shown(app).startswith("q Quit"))
+        await pilot.press("n")
+        assert app.focused is app.screen.query_one("#prompts")
+        for key in ("escape", "q"):
+            app.post_message(Key(key, key if len(key) == 1 else None))  # in one piece, as over a slow line
         await until(pilot, lambda: not app.is_running)
+
+
+@pytest.mark.parametrize("size", [(60, 18), (80, 24), (120, 40)])
+async def test_help_has_a_key_that_no_field_takes_as_text_and_it_is_shown_there(size: tuple[int, int]) -> None:
+    app = RankdeckApp(None, launcher=ScriptedLauncher(runs=RUNS))
+    async with app.run_test(size=size) as pilot:
+        await until(pilot, lambda: "f1 Help" in keys_shown(app))
+        assert "? Help" not in keys_shown(app)
+        await pilot.press("f1")
+        assert isinstance(app.screen, HelpScreen)
+        await pilot.press("f1")
+        assert isinstance(app.screen, StartScreen)
+        await pilot.press("escape")
+        await until(pilot, lambda: "? Help" in keys_shown(app))
+        assert "f1 Help" not in keys_shown(app)
+        await pilot.press("question_mark")
+        assert isinstance(app.screen, HelpScreen)
 
 
 # --- the form -----------------------------------------------------------------------------------------
@@ -303,6 +338,40 @@ async def test_settings_that_are_set_and_folded_away_are_named_on_the_border() -
         assert "[b]bold[b], 1 rank ─" in whole_screen(app), "names are data"
         await pilot.press("f3")
         await until(pilot, lambda: "also:" not in whole_screen(app))
+
+
+@pytest.mark.parametrize(
+    ("size", "words"),
+    [
+        ((60, 18), "A new run, from [b]old: limit 4, fixed le…; f5: defaults"),
+        ((80, 24), "from [b]old: limit 4, fixed length yes;"),
+        ((120, 40), "from [b]old: limit 4, fixed length yes; f5 puts back"),
+    ],
+)
+async def test_what_was_taken_over_from_a_run_is_said_and_one_key_puts_the_defaults_back(
+    size: tuple[int, int], words: str
+) -> None:
+    before = RunConfig(prompts="stories.txt", ranks=2, limit=4, ignore_eos=True)
+    launcher = ScriptedLauncher(runs=[recent("[b]old", "completed", config=before)])
+    app = RankdeckApp(None, launcher=launcher)
+    async with app.run_test(size=size) as pilot:
+        await until(pilot, lambda: words in whole_screen(app))
+        await pilot.press(*"mine.txt", "f5")
+        await until(pilot, lambda: "from [b]old" not in whole_screen(app))
+        assert not any(one.binding.id == "start.defaults" for one in app.screen.active_bindings.values())
+        await pilot.press("enter")
+        await until(pilot, lambda: app.run_is_shown)
+    assert launcher.launched == [RunConfig(prompts="mine.txt", ranks=2)], "what was typed stays"
+
+
+async def test_a_setting_that_was_changed_by_hand_is_no_longer_taken_over() -> None:
+    before = RunConfig(prompts="stories.txt", ranks=2, limit=4, ignore_eos=True)
+    app = RankdeckApp(None, launcher=ScriptedLauncher(runs=[recent("old", "completed", config=before)]))
+    async with app.run_test(size=(120, 40)) as pilot:
+        await until(pilot, lambda: "from old: limit 4, fixed length yes; " in whole_screen(app))
+        app.screen.query_one("#limit", Input).focus()
+        await pilot.press("5")
+        await until(pilot, lambda: "from old: fixed length yes; " in whole_screen(app))
 
 
 async def test_a_mistake_in_a_setting_that_is_folded_away_is_still_said() -> None:

@@ -16,6 +16,7 @@ from tests import scripted
 from tests.dashboards import SIZES, until
 from tui.app import RankdeckApp
 from tui.screens.sweep import SweepScreen
+from tui.sweep_form import in_run
 
 
 def dialog_said(app: App[Any], name: str) -> str:
@@ -34,7 +35,7 @@ class Dashboard(RankdeckApp):
         return Screen()
 
     def on_mount(self) -> None:
-        self.push_screen(SweepScreen(self._given), self.answers.append)
+        self.push_screen(SweepScreen(in_run(self._given)), self.answers.append)
 
 
 async def type_into(pilot: Pilot[Any], field: str, text: str) -> None:
@@ -113,7 +114,7 @@ async def test_the_dialog_warns_of_repeats_that_tell_little_and_starts_them_all_
         said = dialog_said(app, "repeats-said")
         assert said == "! 2 repeats have ± 9.0 standard deviations at 95 %, next to useless; 3 have ± 2.5, 5 ± 1.2"
         await type_into(pilot, "repeats", "1")
-        assert dialog_said(app, "repeats-said").startswith("! 1 repeat shows no noise")
+        assert dialog_said(app, "repeats-said").startswith("! 1 repeat is a first look")
         await pilot.press("enter")
         await until(pilot, lambda: bool(app.answers))
     assert app.answers[0] is not None

@@ -21,6 +21,7 @@ from runner.rundir import RunFileError
 from runner.state import RunState, Snapshot, ToViewer
 from tui import outside
 from tui.base import BaseApp, Leave
+from tui.coming_back import OF_A_RUN, Back
 from tui.hint_keys import named
 from tui.keys import keys_of
 from tui.knobs import Knobs
@@ -73,14 +74,19 @@ class RankdeckApp(BaseApp):
         steerable: bool = True,
         preferences: Preferences | None = None,
         at_home: bool = True,
+        back: Back | None = None,
     ) -> None:
-        """`steerable` is False where nothing may be asked of the run: in a replay, and for an audience."""
+        """`steerable` is False where nothing may be asked of the run: in a replay, and for an audience.
+
+        `back` is where the start screen is come back to from.
+        """
         super().__init__(preferences, at_home=at_home)
         self._steerable = steerable
         self.knobs = Knobs()
         self._source = source
         self._launcher = launcher
         self._earlier = earlier
+        self._back = back
         self._book = OutputBook()
         self._run_state = RunState()
         self._seen_any = False
@@ -109,9 +115,9 @@ class RankdeckApp(BaseApp):
         return self._run_state
 
     @property
-    def watched(self) -> bool:
-        """Whether a run was shown; False where the start screen was left without one."""
-        return self._run_screen is not None
+    def watched(self) -> Path | None:
+        """The directory of the run that was shown; None where the start screen was left without one."""
+        return self._source.directory if self._source is not None else None
 
     @property
     def book(self) -> OutputBook:
@@ -128,7 +134,7 @@ class RankdeckApp(BaseApp):
             return self._run_screen
         from tui.screens.start import StartScreen
 
-        return StartScreen(self._launcher)
+        return StartScreen(self._launcher, self._back)
 
     def new_run_screen(self) -> RunScreen:
         """The screen that shows a run."""
@@ -142,8 +148,8 @@ class RankdeckApp(BaseApp):
             self._follow(self._source)
 
     def open_run(self, source: "Source") -> None:
-        """From the start screen to the run that it launched; there is no way back but leaving."""
-        self._source = source
+        """From the start screen to a run; whoever leaves that comes back in an application of its own."""
+        self._source, self.reworded = source, OF_A_RUN
         self._run_screen = self.new_run_screen()
         self.push_screen(self._run_screen)
         self._dirty = True

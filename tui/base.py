@@ -12,8 +12,10 @@ from textual.app import SystemCommand
 from textual.binding import Binding, BindingType
 from textual.driver import Driver
 from textual.screen import Screen
+from textual.worker import WorkerFailed
 
 from tui import keys, outside, remembered, theme
+from tui.coming_back import AS_DECLARED, Words
 from tui.paced import PacedApp
 from tui.preferences import Preferences
 
@@ -57,6 +59,8 @@ class BaseApp(PacedApp[Leave]):
     def __init__(self, preferences: Preferences | None = None, *, at_home: bool = True) -> None:
         super().__init__()
         self.at_home = at_home
+        self.reworded: Words = AS_DECLARED
+        """What keys are called here, where that is not what they are declared as."""
         self._remembers = preferences is not None and at_home
         self.preferences = preferences if preferences is not None else Preferences()
         self._known_to_be_seen = False
@@ -70,6 +74,12 @@ class BaseApp(PacedApp[Leave]):
             self._filters_of_ours.append(AsciiFilter())
         self.set_keymap(self.preferences.keys)
         self.animation_level = "none"  # every step of a glide is sent over the line, and tells nothing
+
+    @property
+    def broke(self) -> BaseException | None:
+        """The error of ours that ended the application, if one did."""
+        error = self._exception
+        return error.error if isinstance(error, WorkerFailed) else error
 
     # --- looks ---------------------------------------------------------------------------------
 

@@ -55,6 +55,7 @@ HINTED: Keys = MappingProxyType(
         "run.sweep": "s",
         "scroll.down": "j",
         "scroll.up": "k",
+        "start.defaults": "f5",
         "start.file": "ctrl+o",
         "stop_now.stay": "escape",
         "stop_now.stop": "X",

@@ -4,6 +4,7 @@ Knows Textual's bindings: those with an id are ours. What they do is their scree
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from textual.app import App, SystemCommand
@@ -13,6 +14,7 @@ from textual.keys import _character_to_key
 from textual.screen import Screen
 from textual.widgets import Input
 
+from tui.coming_back import AS_DECLARED, Words
 from tui.hint_keys import AS_THEY_COME, Keys, named
 from tui.preferences import Preferences
 
@@ -30,6 +32,15 @@ def keys_of(app: App[Any]) -> Keys:
     """The keys that the user of an application of ours has changed, by binding id."""
     preferences = getattr(app, "preferences", None)
     return preferences.keys if isinstance(preferences, Preferences) else AS_THEY_COME
+
+
+def label(app: App[Any], name: str, declared: str) -> str:
+    """What a binding is called in this application, by its id."""
+    return _words(app).get(name, (declared, ""))[0]
+
+
+def _words(app: App[Any]) -> Words:
+    return getattr(app, "reworded", AS_DECLARED)
 
 
 def hint(app: App[Any], text: str) -> Content:
@@ -64,11 +75,17 @@ _LETTERS = {_character_to_key(chr(code)) for code in range(0x20, 0x7F)}
 
 def _ours(screen: Screen[Any]) -> list[ActiveBinding]:
     typing = isinstance(screen.focused, Input)
+    words = _words(screen.app)
     return [
-        active
+        _reworded(active, words)
         for active in screen.active_bindings.values()
         if active.binding.id and not (typing and active.binding.key in _LETTERS and not active.binding.priority)
     ]
+
+
+def _reworded(active: ActiveBinding, words: Words) -> ActiveBinding:
+    label, tooltip = words.get(active.binding.id or "", (active.binding.description, active.binding.tooltip))
+    return active._replace(binding=replace(active.binding, description=label, tooltip=tooltip), tooltip=tooltip)
 
 
 def described(app: App[Any], screen: Screen[Any]) -> list[tuple[str, list[tuple[str, str]]]]:

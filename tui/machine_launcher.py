@@ -18,6 +18,7 @@ from tui.folder import Listing, read_folder
 from tui.journal import Journal
 from tui.launching import sample_prompts
 from tui.runs import RecentRun
+from tui.sweep_form import without_sweep
 
 
 class MachineLauncher:
@@ -33,7 +34,9 @@ class MachineLauncher:
         """A file that is no longer there, or was standard input, is replaced by the prompts the run has kept."""
         if run.config is None:
             raise rundir.RunFileError(run.problem or f"{run.name} has no settings")
-        config = msgspec.structs.replace(run.config, sweep=None)
+        config = without_sweep(run.config, run.best)
+        if config.device == start.default_device():
+            config = msgspec.structs.replace(config, device="auto")  # as it was asked for, or means the same
         if config.prompts == "-" or not Path(config.prompts).is_file():
             kept = run.directory / rundir.PROMPTS_FILE
             if kept.is_file():
@@ -56,6 +59,10 @@ class MachineLauncher:
             return str(error)
         room = Room(machine.gpu_free_bytes, machine.memory_free_bytes)
         return estimate(shape, config, sizing.sizes_of(config.prompts, config.limit), room)
+
+    def prompts(self, config: RunConfig) -> int | None:
+        found = sizing.sizes_of(config.prompts, config.limit)
+        return found.prompts if found.whole else None
 
     def launch(self, config: RunConfig) -> Source:
         started = start.launch(config)

@@ -20,11 +20,18 @@ COLUMNS = (("NAME", 34), ("STATUS", 10), ("PROMPTS", 13), ("TOK/S", 8), ("RANKS"
 NEWEST = 20
 
 
+class Setting(NamedTuple):
+    """Active ranks, and prompts per batch and rank."""
+
+    active_ranks: int
+    batch_size: int
+
+
 class RecentRun(NamedTuple):
     """A run as the start screen lists it. `started_at` is in unix seconds.
 
     The status is run.json's, `lost` for a run that has lost its supervisor, or `unreadable`: then `problem` says why,
-    and there is no config. Elsewhere `problem` is the cause of a failure.
+    and there is no config. Elsewhere `problem` is the cause of a failure. `best` is what a sweep found best.
     """
 
     directory: Path
@@ -36,6 +43,7 @@ class RecentRun(NamedTuple):
     config: RunConfig | None = None
     problem: str | None = None
     has_figures: bool = False
+    best: Setting | None = None
 
     @property
     def live(self) -> bool:
@@ -75,6 +83,7 @@ def _recent(path: Path, changed_at: float) -> RecentRun:
         why = str(error).partition("cannot be read as a run: ")[2] or str(error)
         return RecentRun(path, path.name, "unreadable", changed_at, problem=why)
     done, _ = _done(run)
+    best = run.sweep.best if run.sweep is not None else None
     return RecentRun(
         directory=path.resolve(),
         name=run.name,
@@ -85,6 +94,7 @@ def _recent(path: Path, changed_at: float) -> RecentRun:
         config=run.config,
         problem=run.cause,
         has_figures=run.summary is not None or run.sweep is not None,
+        best=Setting(best.active_ranks, best.batch_size) if best is not None else None,
     )
 
 

@@ -1,6 +1,7 @@
 """The form of a new run as data: its fields, what they say, and the settings they add up to. Pure; knows no widget."""
 
 import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple, get_args
 
 import msgspec
@@ -8,7 +9,7 @@ import msgspec
 from runner import config as settings
 from runner.config import Problem, RunConfig
 from tui.knobs import read_batch_size
-from tui.text import visible
+from tui.text import cut_middle, visible
 
 
 class Field(NamedTuple):
@@ -63,6 +64,10 @@ MORE = (
 
 ALL = (*FIELDS, *MORE)
 FIRST_VALUES = {field.setting: field.first for field in ALL}
+LABELS = {field.setting: field.label for field in ALL}
+
+_BY_FLAG = sorted(((f"--{name.replace('_', '-')}", label) for name, label in LABELS.items()), reverse=True)
+"""The longest of those that begin alike first: --ranks-per-gpu before --ranks."""
 
 _WHOLE = ("ranks", "max_new_tokens", "gpus_per_rank", "max_restarts")
 _WHOLE_OR_NONE = ("limit", "top_k", "seed", "ranks_per_gpu")
@@ -107,6 +112,26 @@ def read_config(typed: dict[str, str]) -> tuple[RunConfig, list[Problem]]:
     for name in values.keys() - found.keys():
         found[name] = values[name].strip()
     return RunConfig(**found), problems
+
+
+def set_values(values: Mapping[str, str], usual: Mapping[str, str]) -> list[str]:
+    """`limit 4`, `fixed length yes`: what is not as usual, by the labels of the form. The further settings come first,
+    which one may not see, and the long names last. Values are data, cut short and made harmless.
+    """
+    return [
+        f"{field.label[0].lower()}{field.label[1:]} {cut_middle(visible(values[field.setting]), 16) or 'none'}"
+        for field in (*MORE, *reversed(FIELDS))
+        if field.setting in values and values[field.setting] != usual.get(field.setting, field.first)
+    ]
+
+
+def in_the_forms_words(message: str, value: str = "") -> str:
+    """A message names flags of the command line, which here are fields, and a file, which stands right above it."""
+    if value:
+        message = message.removeprefix(f"{value}: ")
+    for name, label in _BY_FLAG:
+        message = message.replace(name, label)
+    return message
 
 
 def _fraction(text: str) -> float:

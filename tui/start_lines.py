@@ -82,6 +82,13 @@ def model_name(model: str) -> str:
     return visible(model.rstrip("/").rsplit("/", 1)[-1] or model)
 
 
+def taken_words(name: str, settings: Sequence[str], key: str, room: int) -> str:
+    """Which settings were taken over from which run, and the key that puts back the defaults, in `room` cells."""
+    head = f"from {cut_middle(visible(name), max(12, room // 4))}: "
+    tail = f"; {key} puts back the defaults" if room >= 90 else f"; {key}: defaults"
+    return head + cut(", ".join(settings), max(8, room - len(head) - len(tail))) + tail
+
+
 def no_runs_lines(width: int) -> list[Line]:
     return [((part, "dim"),) for line in NO_RUNS for part in wrap(line, max(10, width))]
 

@@ -147,7 +147,7 @@ def repeats_warning(repeats: int) -> str:
     """What so few repeats are worth, to be said before they are run; empty where they are enough."""
     five = f"5 ± {deviations(5):.1f}"
     if repeats == 1:
-        return f"1 repeat shows no noise, so no setting can be told from another; 3 have {_wide(3)} at 95 %, {five}"
+        return f"1 repeat is a first look: its noise is not known; 3 have {_wide(3)} at 95 %, {five}"
     if repeats == 2:
         return f"2 repeats have {_wide(2)} at 95 %, next to useless; 3 have ± {deviations(3):.1f}, {five}"
     return ""

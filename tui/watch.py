@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from runner import protocol, rundir
 from runner.state import RunState, Snapshot, ToViewer
 from tui.client import SocketSource, Source, SourceError
+from tui.coming_back import Back, problem
 from tui.plain import PlainView, end_lines, terminal_view
 from tui.preferences import Preferences
 from tui.text import visible
@@ -47,36 +48,53 @@ def watch(
 
 
 def start_screen(preferences: Preferences | None = None) -> int:
-    """The dashboard's start screen: choose, launch, watch, come back. Returns the status of the last run watched."""
+    """The dashboard's start screen: choose, launch, watch, come back. Returns the status of the last run watched.
+
+    What breaks on the way is said on the start screen that one comes back to; only its own breaking ends it.
+    """
     from tui.app import RankdeckApp
     from tui.machine_launcher import MachineLauncher
 
     status = 0
+    back: Back | None = None
     while True:
-        app = RankdeckApp(None, launcher=MachineLauncher(), earlier=rundir.read_outputs, preferences=preferences)
+        app = RankdeckApp(
+            None, launcher=MachineLauncher(), earlier=rundir.read_outputs, preferences=preferences, back=back
+        )
         flown = _fly(app)
-        if app.return_code:
-            return app.return_code  # It broke, and has said how.
         if app.wanted is not None:
-            _replay(app.wanted, app.wanted_at, preferences)
-        elif app.watched:
-            status = flown
+            back = _replay(app.wanted, app.wanted_at, preferences)
+        elif app.watched is not None:
+            alive = rundir.supervisor_alive(app.watched)
+            command, said = (
+                ("attach", "goes on, but its dashboard broke") if alive else ("replay", "its dashboard broke")
+            )
+            status, back = flown or app.return_code or 0, _back_from(app.watched, app.broke, said, command)
         else:
-            return status or flown
+            return app.return_code or status or flown  # Where it broke it has said how.
 
 
-def _replay(found: "Journal", position: float, preferences: Preferences | None) -> None:
-    from tui.flight import fly
-    from tui.journal import how_it_stops
-    from tui.replay import ReplaySource
-    from tui.screens.replay import ReplayApp
+def _replay(found: "Journal", position: float, preferences: Preferences | None) -> Back:
+    broke: BaseException | None
+    try:
+        from tui.flight import fly
+        from tui.journal import how_it_stops
+        from tui.replay import ReplaySource
+        from tui.screens.replay import ReplayApp
 
-    app = ReplayApp(
-        ReplaySource(found, position=position, playing=not position), how_it_stops(found), preferences=preferences
-    )
-    fly(app)
-    if app.lost is not None:
-        sys.stderr.write(f"rankdeck: {app.lost}\n")
+        source = ReplaySource(found, position=position, playing=not position)
+        app = ReplayApp(source, how_it_stops(found), preferences=preferences, from_start=True)
+        fly(app)
+        broke = app.broke
+        if app.lost is not None:
+            sys.stderr.write(f"rankdeck: {app.lost}\n")
+    except Exception as error:  # whatever keeps it from being shown, one is back where something else can be done
+        broke = error
+    return _back_from(found.path.parent, broke, "its replay broke", "replay")
+
+
+def _back_from(directory: Path, broke: BaseException | None, said: str, command: str) -> Back:
+    return Back(directory, problem(said, broke, _known_as(directory), command) if broke is not None else "")
 
 
 def stop(directory: Path, *, now: bool) -> int:
@@ -116,9 +134,14 @@ def _fly(app: "RankdeckApp") -> int:
 
 def _way_back(state: RunState) -> str:
     """What `attach` finds the run by: its name, else its directory."""
-    directory = Path(state.directory)
+    return _known_as(Path(state.directory), state.name)
+
+
+def _known_as(directory: Path, name: str = "") -> str:
+    """What a command finds a run by: its name, which is its directory's unless given, else its directory."""
+    name = name or directory.name
     try:
-        return state.name if rundir.find_run(state.name) == directory.resolve() else str(directory)
+        return name if rundir.find_run(name) == directory.resolve() else str(directory)
     except rundir.RunFileError:
         return str(directory)
 

@@ -10,6 +10,7 @@ from textual.widgets import Input, Label
 
 from tui.keys import hint
 from tui.knobs import read_batch_size
+from tui.widgets.text_field import TextField
 
 Answer = int | Literal["auto"]
 
@@ -33,7 +34,7 @@ class BatchSizeScreen(ModalScreen[Answer]):
             box.border_subtitle = hint(self.app, "enter sets it, {batch_size.close} closes")
             with Horizontal(classes="field"):
                 yield Label(f"now {self._now}", classes="name", markup=False)
-                yield Input(id="batch-size", compact=True)
+                yield TextField(id="batch-size", compact=True)
             yield Label(HINT, id="batch-size-said", classes="said", markup=False)
 
     def on_mount(self) -> None:

@@ -12,6 +12,7 @@ from textual.widgets import Input, Label
 from tui.exporting import ExportError, Target, target
 from tui.keys import hint
 from tui.text import visible
+from tui.widgets.text_field import TextField
 
 HINT = ".jsonl records as in outputs.jsonl, .csv a table, .txt to read"
 
@@ -35,7 +36,7 @@ class ExportScreen(ModalScreen[Target]):
             yield Label(self._what, classes="title", markup=False)
             with Horizontal(classes="field"):
                 yield Label("file", classes="name", markup=False)
-                yield Input(self._suggested, id="export-file", compact=True, select_on_focus=False)
+                yield TextField(self._suggested, id="export-file", compact=True, select_on_focus=False)
             yield Label(HINT, id="export-said", classes="said", markup=False)
 
     def on_mount(self) -> None:

@@ -25,6 +25,7 @@ from tui.folder import SUFFIXES, Entry, Listing
 from tui.keys import hint
 from tui.text import Line, between, cut_middle, some, visible
 from tui.widgets.lines import Lines, Painter
+from tui.widgets.text_field import TextField
 
 UP = Entry("..", True)
 
@@ -137,6 +138,13 @@ class FolderList(ScrollView, Painter, can_focus=True):
         return self.paint(line, width, self.style_of("cursor") if here and self.has_focus else None)
 
 
+class Filter(TextField):
+    """What the names are filtered by; an empty one leaves backspace to the picker."""
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        return action != "delete_left" or bool(self.value)
+
+
 class FilePicker(ModalScreen[str]):
     """Picks a file's path; nothing when it is left with escape."""
 
@@ -177,7 +185,7 @@ class FilePicker(ModalScreen[str]):
             box.border_subtitle = hint(self.app, KEYS)
             yield Lines(id="picker-path")
             yield FolderList(id="folder")
-            yield Input(placeholder="type a part of a name", id="picker-filter", compact=True, select_on_focus=False)
+            yield Filter(placeholder="type a part of a name", id="picker-filter", compact=True, select_on_focus=False)
 
     def on_mount(self) -> None:
         self._list = self.query_one(FolderList)

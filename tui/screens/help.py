@@ -44,7 +44,7 @@ class HelpScreen(ModalScreen[None]):
     """Keys and words; any of its own keys closes it."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape,question_mark,q", "dismiss", "Close", id="help.close", tooltip="Back")
+        Binding("escape,question_mark,f1,q", "dismiss", "Close", id="help.close", tooltip="Back")
     ]
 
     def __init__(self, keys: Sections, words: Entries = (), title: str = "Help") -> None:

@@ -8,7 +8,7 @@ from textual.containers import Horizontal, Vertical
 from textual.screen import ModalScreen
 from textual.widgets import Button, Label
 
-from tui.keys import hint
+from tui.keys import hint, label
 
 Choice = Literal["stop", "detach", "cancel"]
 
@@ -32,7 +32,8 @@ class LeaveScreen(ModalScreen[Choice]):
             yield Label("Stopping waits for the batches in flight; what is finished is kept either way.", markup=False)
             with Horizontal(id="choices"):
                 yield Button(hint(self.app, "Stop ({leave.stop})"), id="stop", variant="warning", compact=True)
-                yield Button(hint(self.app, "Detach ({leave.detach})"), id="detach", variant="primary", compact=True)
+                detach = f"{label(self.app, 'leave.detach', 'Detach')} " + "({leave.detach})"
+                yield Button(hint(self.app, detach), id="detach", variant="primary", compact=True)
                 yield Button(hint(self.app, "Stay ({leave.cancel})"), id="cancel", compact=True)
 
     def on_mount(self) -> None:

@@ -14,6 +14,7 @@ from textual.widgets import Input
 
 from runner.state import ToViewer
 from tui.app import RankdeckApp
+from tui.coming_back import AS_DECLARED, OF_A_REPLAY
 from tui.knobs import ASKED_FOR
 from tui.preferences import Preferences
 from tui.repaint import REPAINT_SECONDS
@@ -137,9 +138,17 @@ class ReplayApp(RankdeckApp):
     ]
 
     def __init__(
-        self, replay: ReplaySource, stops: str = "", *, preferences: Preferences | None = None, at_home: bool = True
+        self,
+        replay: ReplaySource,
+        stops: str = "",
+        *,
+        preferences: Preferences | None = None,
+        at_home: bool = True,
+        from_start: bool = False,
     ) -> None:
+        """`from_start` is True where leaving it leads back to the start screen."""
         super().__init__(replay, steerable=False, preferences=preferences, at_home=at_home)
+        self.reworded = OF_A_REPLAY if from_start else AS_DECLARED
         self.replay = replay
         self.stops = stops
 

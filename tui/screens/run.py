@@ -234,8 +234,9 @@ class RunScreen(Sized, Screen[None]):
             self.app.say("The sweep ends here; what it measured stays.", "Sweep")
             return
         from tui.screens.sweep import SweepScreen
+        from tui.sweep_form import in_run
 
-        self.app.push_screen(SweepScreen(self.app.run_state), self._plan_made)
+        self.app.push_screen(SweepScreen(in_run(self.app.run_state)), self._plan_made)
 
     async def _plan_made(self, plan: SweepPlan | None) -> None:
         if plan is not None:

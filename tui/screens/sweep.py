@@ -1,6 +1,6 @@
-"""The dialog in which a sweep is put together: fields checked as they are typed, and what will happen to the run.
+"""The dialog in which a sweep is put together: fields checked as they are typed, and what will happen.
 
-Knows settings and their checks; starting is the business of whoever opened it.
+Knows the form as data and shows it; starting is the business of whoever opened it.
 """
 
 from typing import ClassVar
@@ -12,77 +12,14 @@ from textual.containers import Horizontal, VerticalScroll
 from textual.screen import ModalScreen
 from textual.widgets import Input, Label
 
-from runner.config import MAX_BATCH_SIZE, Problem, check
-from runner.state import RunState
 from runner.trials import SweepPlan
 from tui.keys import hint, steps
-from tui.sweep_words import fewest_prompts, plan_words, planned, read_numbers, repeats_warning, with_plan
-from tui.text import clock, count, some, visible
-
-FIRST_SIZES = (1, 2, 4, 8, 16, 32)
-
-HAPPENS = (
-    "The trials use prompts that are left; their answers are kept, and afterwards the run goes on at the best setting."
-)
-
-FIELDS = (
-    ("batch_sizes", "Batch sizes", "prompts per batch and rank, as in 1,2,4,8,16"),
-    ("ranks", "Ranks", "numbers of active ranks, as in 1,2 or 1-4"),
-    ("repeats", "Repeats", "how often each setting is measured"),
-)
-"""Setting, label, hint."""
-
-
-def world_size(state: RunState) -> int:
-    """How many ranks there are to be swept over."""
-    return len(state.ranks) or (state.config.ranks if state.config is not None else 1)
-
-
-def first_values(state: RunState) -> dict[str, str]:
-    """What stands in the fields at first: doubling sizes of which the prompts left allow trials, doubling ranks."""
-    world = world_size(state)
-    left = max(0, state.prompts - state.done)
-    ranks = sorted({1 << power for power in range(world.bit_length()) if 1 << power <= world} | {world})
-    sizes = [size for size in FIRST_SIZES if 2 * size * world <= left] or [1]
-    return {
-        "batch_sizes": ",".join(map(str, sizes)),
-        "ranks": ",".join(map(str, ranks)),
-        "repeats": str(SweepPlan(batch_sizes=[], ranks=[]).repeats),
-    }
-
-
-def read_plan(values: dict[str, str], state: RunState) -> tuple[SweepPlan | None, list[Problem]]:
-    """The plan as typed, None where it is none; and what is wrong with it."""
-    problems: list[Problem] = []
-    numbers: dict[str, list[int]] = {}
-    for name, most in (("batch_sizes", MAX_BATCH_SIZE), ("ranks", world_size(state)), ("repeats", 1000)):
-        try:
-            numbers[name] = read_numbers(values[name], most=most)
-            if name == "repeats" and len(numbers[name]) != 1:
-                raise ValueError("needs one whole number")
-        except ValueError as error:
-            problems.append(Problem(name, str(error)))
-    if problems:
-        return None, problems
-    plan = SweepPlan(
-        batch_sizes=numbers["batch_sizes"], ranks=numbers["ranks"], repeats=numbers["repeats"][0], outputs=True
-    )
-    if state.config is not None:
-        # Of the settings of the run itself nothing is wrong: it runs.
-        sound = {(problem.setting, problem.message) for problem in check(state.config)}
-        found = check(with_plan(state.config, plan))
-        problems = [problem for problem in found if (problem.setting, problem.message) not in sound]
-    return (None if problems else plan), problems
-
-
-def promise(plan: SweepPlan, state: RunState) -> str:
-    """How many trials it are, how long they take at least, and whether the prompts that are left will do."""
-    seconds = planned(plan) * plan.least_seconds
-    words = f"{plan_words(plan)}; at least {clock(seconds)}."
-    need, left = fewest_prompts(plan), max(0, state.prompts - state.done)
-    if need > left:
-        words += f" That takes {some(need, 'prompt')} at least; with {count(left)} left it ends early."
-    return words
+from tui.start_form import Field
+from tui.sweep_form import SweepWork, first_values, happens, promise, read_plan
+from tui.sweep_words import repeats_warning
+from tui.text import visible
+from tui.widgets.choice import Choice
+from tui.widgets.text_field import TextField
 
 
 class SweepScreen(ModalScreen[SweepPlan | None]):
@@ -102,35 +39,38 @@ class SweepScreen(ModalScreen[SweepPlan | None]):
         *steps("sweep", "down", "up", "below", "above"),
     ]
 
-    def __init__(self, state: RunState) -> None:
+    def __init__(self, work: SweepWork) -> None:
         super().__init__()
-        self._state = state
+        self._work = work
+        values = first_values(work)
+        self._entries = {field.setting: _entry(field, values[field.setting]) for field in work.fields}
 
     def compose(self) -> ComposeResult:
-        values = first_values(self._state)
         with VerticalScroll(id="dialog", can_focus=False) as box:
             box.border_title = "Sweep"
             box.border_subtitle = hint(self.app, "enter starts it, tab next field, {sweep.close} closes")
-            for name, label, words in FIELDS:
+            for field in self._work.fields:
                 with Horizontal(classes="field"):
-                    yield Label(label, classes="name", markup=False)
-                    yield Input(values[name], id=f"sweep-{name}", compact=True)
-                yield Label(words, id=f"sweep-{name}-said", classes="said", markup=False)
+                    yield Label(field.label, classes="name", markup=False)
+                    yield self._entries[field.setting]
+                yield Label(field.hint, id=f"sweep-{field.setting}-said", classes="said", markup=False)
             yield Label("", id="sweep-promise", markup=False)
-            yield Label(HAPPENS, id="sweep-happens", markup=False)
+            yield Label("", id="sweep-happens", markup=False)
 
     def on_mount(self) -> None:
-        self.query_one("#sweep-batch_sizes", Input).focus()
+        self._entries["batch_sizes"].focus()
         self._check()
 
     def action_close(self) -> None:
         self.dismiss(None)
 
     @on(Input.Changed)
+    @on(Choice.Changed)
     def _typed(self) -> None:
         self._check()
 
     @on(Input.Submitted)
+    @on(Choice.Submitted)
     def _submitted(self) -> None:
         plan = self._check()
         if plan is not None:
@@ -138,19 +78,25 @@ class SweepScreen(ModalScreen[SweepPlan | None]):
 
     def _check(self) -> SweepPlan | None:
         """Say what is wrong beside its field, or what the plan promises and what its repeats are worth."""
-        values = {name: self.query_one(f"#sweep-{name}", Input).value for name, *_ in FIELDS}
-        plan, problems = read_plan(values, self._state)
+        values = {name: entry.value for name, entry in self._entries.items()}
+        plan, problems = read_plan(values, self._work)
         said = {problem.setting: problem.message for problem in reversed(problems)}
-        for name, _, usual in FIELDS:
-            label = self.query_one(f"#sweep-{name}-said", Label)
-            message = said.pop(name, None)
-            warning = repeats_warning(plan.repeats) if plan is not None and name == "repeats" else ""
+        for field in self._work.fields:
+            label = self.query_one(f"#sweep-{field.setting}-said", Label)
+            message = said.pop(field.setting, None)
+            warning = repeats_warning(plan.repeats) if plan is not None and field.setting == "repeats" else ""
             label.set_class(message is not None, "-wrong")
             label.set_class(bool(warning), "-few")
-            label.update(f"✗ {visible(message)}" if message is not None else f"! {warning}" if warning else usual)
+            label.update(f"✗ {visible(message)}" if message is not None else f"! {warning}" if warning else field.hint)
         promised = self.query_one("#sweep-promise", Label)
         others = "; ".join(f"{name.replace('_', ' ')}: {message}" for name, message in said.items())
         promised.set_class(bool(others), "-wrong")
-        words = "" if plan is None else promise(plan, self._state)
+        words = "" if plan is None else promise(plan, self._work)
         promised.update(f"✗ {visible(others)}" if others else words)
+        self.query_one("#sweep-happens", Label).update(happens(values, self._work))
         return plan
+
+
+def _entry(field: Field, value: str) -> Choice | TextField:
+    name = f"sweep-{field.setting}"
+    return Choice(field.options, value, id=name) if field.options else TextField(value, id=name, compact=True)

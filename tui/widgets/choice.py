@@ -14,6 +14,7 @@ from textual.strip import Strip
 
 from tui.text import Line, line_width
 from tui.widgets.lines import Painter
+from tui.widgets.text_field import InOrder
 
 
 def choice_line(options: Sequence[str], chosen: str, width: int) -> Line:
@@ -28,7 +29,7 @@ def choice_line(options: Sequence[str], chosen: str, width: int) -> Line:
     return (("◂ ", "dim"), (chosen, ""), (" ▸", "dim"))
 
 
-class Choice(Painter, can_focus=True):
+class Choice(Painter, InOrder, can_focus=True):
     """One of a few words."""
 
     DEFAULT_CSS = """

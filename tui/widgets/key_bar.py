@@ -15,8 +15,11 @@ from tui.keys import one_by_one
 from tui.text import Line, Piece, line_width
 from tui.widgets.lines import Lines
 
-ALWAYS = ("app.leave", "app.help", "view.overview")
+ALWAYS = ("app.leave", "start.runs", "app.help", "app.help_anywhere", "view.overview")
 """The way out, the way to know everything and the way to the other views, by id: shown however narrow it is."""
+
+STAND_INS = {"app.help_anywhere": "app.help"}
+"""Keys, by id, that are shown in the place of another while that one is text to the field that has the focus."""
 
 EXTRAS = ("run.sweep", "run.advice", "knob.auto", "knob.batch_size", "run.stop", "app.theme")
 """Keys not meant for the bar, by id, which are shown where it has room left, in this order."""
@@ -85,8 +88,12 @@ def entries_of(screen: Screen[object]) -> list[Entry]:
     app = screen.app
     found: list[Entry] = []
     groups: dict[Binding.Group, int] = {}
-    for active in sorted(one_by_one(screen), key=lambda active: active.binding.id not in ALWAYS):
-        binding, extra = active.binding, not active.binding.show
+    listed = sorted(one_by_one(screen), key=lambda active: active.binding.id not in ALWAYS)
+    names = {active.binding.id for active in listed}
+    for active in listed:
+        binding = active.binding
+        stands_in = STAND_INS.get(binding.id or "", binding.id) not in names
+        extra = not binding.show and not stands_in
         if not binding.id or (extra and binding.id not in EXTRAS):
             continue
         display = app.get_key_display(binding)

@@ -15,16 +15,16 @@ from textual.widgets import Button, Input, Label
 
 from runner.config import Problem
 from runner.memory_estimate import Estimate
-from tui.keys import hint
-from tui.start_form import ALL, FIELDS, FIRST_VALUES, MORE, Field
-from tui.start_lines import memory_lines, too_much
-from tui.text import cut, cut_middle, visible
+from tui.hint_keys import key_of
+from tui.keys import hint, keys_of
+from tui.start_form import ALL, FIELDS, FIRST_VALUES, LABELS, MORE, Field, in_the_forms_words, set_values
+from tui.start_lines import memory_lines, taken_words, too_much
+from tui.text import cut, visible, wrap
 from tui.widgets.choice import Choice
 from tui.widgets.lines import Lines
+from tui.widgets.text_field import TextField
 
-_LABELS = {field.setting: field.label for field in ALL}
-_BY_FLAG = sorted(((f"--{name.replace('_', '-')}", label) for name, label in _LABELS.items()), reverse=True)
-"""The longest of those that begin alike first: --ranks-per-gpu before --ranks."""
+TITLE = "A new run"
 
 TALL = 24
 """A lower terminal shows less of the memory."""
@@ -82,9 +82,14 @@ class NewRun(VerticalScroll, can_focus=False):
         """Text with characters that cannot be shown in a field, by what is shown instead."""
         self._said: dict[str, tuple[str, str]] = {}
         self._estimate: Estimate | str | None = None
+        self._taken_from = ""
+        self._usual: Mapping[str, str] = {}
+        self.has_taken = False
+        """Whether a setting stands here that was taken over from a run."""
 
     def compose(self) -> ComposeResult:
-        self.border_title = "A new run"
+        self.border_title = TITLE
+        yield Lines(id="taken")
         for field in FIELDS:
             yield self._box(field)
         yield Lines(id="memory")
@@ -106,11 +111,13 @@ class NewRun(VerticalScroll, can_focus=False):
         self._hints = {field.setting: self.query_one(f"#{field.setting}-said", Label) for field in ALL}
         self._names = {field.setting: self.query_one(f"#{field.setting}-name", Label) for field in MORE}
         self._memory = self.query_one("#memory", Lines)
+        self._taken = self.query_one("#taken", Lines)
         self._button = self.query_one("#launch", Button)
         self._launch_said = self.query_one("#launch-said", Label)
 
     def on_resize(self) -> None:
         self.call_after_refresh(lambda: self.say_memory(self._estimate))
+        self.call_after_refresh(self._say_taken)
 
     # --- values ---------------------------------------------------------------------------------
 
@@ -120,7 +127,9 @@ class NewRun(VerticalScroll, can_focus=False):
         return {name: self._hidden.get(value, value) for name, value in shown.items()}
 
     def fill(self, values: Mapping[str, str], *, over: bool = False) -> None:
-        """Fill fields in; those that were touched by hand only if `over` them."""
+        """Fill fields in; those that were touched by hand only if `over` them, which makes them untouched."""
+        if over:
+            self.touched -= set(values)
         for name, value in values.items():
             if name in self.touched and not over:
                 continue
@@ -178,7 +187,7 @@ class NewRun(VerticalScroll, can_focus=False):
         """Say what is wrong beside the fields, and what the memory will be."""
         values = self.values()
         said = {
-            problem.setting: _in_the_forms_words(problem.message, values.get(problem.setting, ""))
+            problem.setting: in_the_forms_words(problem.message, values.get(problem.setting, ""))
             for problem in reversed(list(problems))
         }
         self._said = {name: (message, "-wrong") for name, message in said.items() if self._is_wrong(name)}
@@ -195,6 +204,7 @@ class NewRun(VerticalScroll, can_focus=False):
         self.say_memory(estimate)
         self._say_others()
         self._say_folded()
+        self._say_taken()
 
     def _hint(self, field: Field) -> Content:
         return hint(self.app, field.hint)
@@ -202,26 +212,49 @@ class NewRun(VerticalScroll, can_focus=False):
     def _say_folded(self) -> None:
         """On the border: the further settings that are set and not to be seen."""
         values = self.values()
-        set_ones = [
-            f"{field.label} {cut_middle(visible(values[field.setting]), 16)}"
-            for field in MORE
-            if values[field.setting] != field.first
-        ]
+        set_ones = set_values({name: values[name] for name in _MORE}, FIRST_VALUES)
         folded = bool(set_ones) and not self.has_class("-more")
         self.border_subtitle = Content(f"also: {', '.join(set_ones)}") if folded else ""
+
+    def say_taken(self, run: str, usual: Mapping[str, str]) -> None:
+        """From which run the form was filled, and what its fields say in a first run; no run where they say just that.
+
+        A setting that is changed by hand is no longer taken over.
+        """
+        self._taken_from, self._usual = run, usual
+        self._say_taken()
+
+    def _say_taken(self) -> None:
+        values = self.values()
+        as_filled = {
+            name: value
+            for name, value in values.items()
+            if name not in self.touched and self._filled[name] == visible(value)
+        }
+        settings = set_values(as_filled, self._usual) if self._taken_from else []
+        short = self.app.size.height < TALL
+        width = max(20, self._memory.content_size.width)  # that of all lines: the scrollbar's place is off it
+        room = width - len(TITLE) - 3 if short else 2 * width - 16
+        words = taken_words(self._taken_from, settings, key_of("start.defaults", keys_of(self.app)), room)
+        # A small terminal has room for it in the border alone.
+        self.border_title = Content(f"{TITLE}, {words}") if settings and short else TITLE
+        self._taken.show([((line, "dim"),) for line in wrap(words, width)[:2]] if settings and not short else [])
+        if bool(settings) != self.has_taken:
+            self.has_taken = bool(settings)
+            self.screen.refresh_bindings()
 
     def _say_others(self) -> None:
         """Beside Launch: what is wrong with a setting that is not to be seen."""
         others = [
-            f"{_LABELS.get(name, name.replace('_', ' '))}: {message}"
+            f"{LABELS.get(name, name.replace('_', ' '))}: {message}"
             for name, (message, _) in self._said.items()
-            if name not in _LABELS or (name in _MORE and not self.has_class("-more"))
+            if name not in LABELS or (name in _MORE and not self.has_class("-more"))
         ]
         self.say_launch("; ".join(others), wrong=bool(others))
 
     def _is_wrong(self, name: str) -> bool:
         """An empty field nobody has been in yet is not a mistake."""
-        return name not in _LABELS or name in self.touched or self._field(name).value != ""
+        return name not in LABELS or name in self.touched or self._field(name).value != ""
 
     def say_memory(self, estimate: Estimate | str | None) -> None:
         self._estimate = estimate
@@ -252,17 +285,8 @@ def _field(field: Field) -> Iterable[Widget]:
     if field.options:
         entry = Choice(field.options, field.first, id=field.setting)
     else:
-        entry = Input(field.first, placeholder=field.empty, id=field.setting, compact=True)
+        entry = TextField(field.first, placeholder=field.empty, id=field.setting, compact=True)
     yield Horizontal(name, entry, classes="setting")
-
-
-def _in_the_forms_words(message: str, value: str) -> str:
-    """A message names flags of the command line, which here are fields, and a file, which stands right above it."""
-    if value:
-        message = message.removeprefix(f"{value}: ")
-    for name, label in _BY_FLAG:
-        message = message.replace(name, label)
-    return message
 
 
 def _marked(message: str, kind: str) -> str:

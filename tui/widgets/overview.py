@@ -25,6 +25,7 @@ from tui.widgets.ranks import RankForm, on_the_way, rank_lines
 from tui.widgets.scrolling import ScrollBox
 from tui.widgets.summary import summary_lines, summary_title
 from tui.widgets.tail import tail_lines, tail_title
+from tui.widgets.text_field import TextField
 from tui.widgets.throughput import throughput_lines
 
 CALM_FROM = 5
@@ -69,7 +70,7 @@ class Overview(ScrollBox):
         yield Panel("Ranks", id="ranks")
         with Horizontal(id="rank-filter"):
             yield Label("/", markup=False)
-            yield Input(placeholder="3  8-15  waiting  cuda:1  slow  lost", compact=True, select_on_focus=False)
+            yield TextField(placeholder="3  8-15  waiting  cuda:1  slow  lost", compact=True, select_on_focus=False)
         yield Panel("Log", id="tail")
 
     def on_mount(self) -> None:

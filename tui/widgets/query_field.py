@@ -16,6 +16,7 @@ from tui.hint_keys import named
 from tui.keys import keys_of
 from tui.query import Language, Query, QueryError
 from tui.text import as_many, visible
+from tui.widgets.text_field import TextField
 
 
 class QueryField(Horizontal):
@@ -53,7 +54,7 @@ class QueryField(Horizontal):
 
     def compose(self) -> ComposeResult:
         yield Label("/", markup=False)
-        yield Input(placeholder=self._hint, compact=True, select_on_focus=False)
+        yield TextField(placeholder=self._hint, compact=True, select_on_focus=False)
 
     @property
     def opened(self) -> bool:

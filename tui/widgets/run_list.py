@@ -1,6 +1,7 @@
 """The list of recent runs: a cursor, and the keys that a run has. Knows RecentRuns; what a key does is the screen's."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import ClassVar, Literal
 
 from textual.binding import Binding, BindingType
@@ -77,18 +78,21 @@ class RunList(ScrollView, Painter, can_focus=True):
         """The run under the cursor."""
         return self._runs[self._cursor] if self._runs else None
 
-    def show(self, runs: Sequence[RecentRun]) -> None:
-        """Show these; the cursor stays on its run."""
+    def show(self, runs: Sequence[RecentRun], at: Path | None = None) -> None:
+        """Show these; the cursor stays on its run, or goes to the one whose directory is `at`."""
         before = self.run
         first, self._runs = self._runs is None, runs
-        places = [at for at, run in enumerate(runs) if before is not None and run.directory == before.directory]
+        here = at.resolve() if at is not None else before.directory if before is not None else None
+        places = [place for place, run in enumerate(runs) if run.directory == here]
         self._cursor = places[0] if places else min(self._cursor, max(0, len(runs) - 1))
         self.virtual_size = Size(self.scrollable_content_region.width, ROWS_PER_RUN * len(runs))
         ages = [age(clock_now() - run.started_at) for run in runs]
         if first or ages != self._ages or list(runs) != self._painted:
             self._ages, self._painted = ages, list(runs)
             self.refresh()
-        if first or self.run != before:
+        if at is not None:
+            self._go(self._cursor)  # into sight
+        elif first or self.run != before:
             self.post_message(self.Moved())
 
     def can(self, wish: Wish) -> bool:

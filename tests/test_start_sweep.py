@@ -1,0 +1,240 @@
+"""A sweep from the start screen: put together from the form, checked, launched as `rankdeck sweep` launches it."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from textual.events import Key
+from textual.pilot import Pilot
+from textual.widgets import Button, Input, Label
+
+from runner import rundir, start
+from runner.config import RunConfig
+from runner.start import InputError
+from runner.sweep_figures import summarise_sweep
+from runner.trials import SweepPlan
+from tests import scripted_sweep
+from tests.dashboards import SIZES, ScriptedLauncher, said, until
+from tests.reports import write_run
+from tests.terminal import Terminal
+from tests.test_cli import rankdeck
+from tui.app import RankdeckApp
+from tui.machine_launcher import MachineLauncher
+from tui.screens.help import HelpScreen
+from tui.screens.start import StartScreen
+from tui.screens.sweep import SweepScreen
+from tui.sweep_form import as_sweep
+from tui.text import plain
+from tui.widgets.key_bar import KeyBar
+from tui.widgets.lines import Panel
+
+
+def sweep_said(app: RankdeckApp, name: str) -> str:
+    return str(app.screen.query_one(f"#sweep-{name}", Label).content)
+
+
+async def ready(pilot: Pilot[Any]) -> None:
+    """The form is filled and found to be right."""
+    await until(pilot, lambda: not pilot.app.screen.query_one("#launch", Button).disabled)
+
+
+async def open_dialog(pilot: Pilot[Any]) -> None:
+    await ready(pilot)
+    await pilot.press("f4")
+    await until(pilot, lambda: isinstance(pilot.app.screen, SweepScreen))
+    await pilot.pause()
+
+
+async def test_batch_sizes_ranks_and_repeats_are_asked_and_the_sweep_is_launched() -> None:
+    launcher = ScriptedLauncher()
+    app = RankdeckApp(None, launcher=launcher)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await open_dialog(pilot)
+        assert sweep_said(app, "promise").startswith("6 trials: 3 batch sizes x 2 numbers of ranks x 1 repeat")
+        assert "again and again, at fixed length" in sweep_said(app, "happens")
+        await pilot.press("ctrl+u", *"4,8", "tab", *"1-3", "tab", "2", "enter")
+        await until(pilot, lambda: app.run_is_shown)
+    plan = SweepPlan(batch_sizes=[4, 8], ranks=[1, 2, 3], repeats=2)
+    assert launcher.launched == [RunConfig(prompts="stories.txt", ranks=3, ignore_eos=True, sweep=plan)]
+
+
+def test_it_is_what_the_command_launches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[RunConfig] = []
+
+    def launch(config: RunConfig, **_: object) -> None:
+        asked.append(config)
+        raise InputError(["enough is known"])
+
+    monkeypatch.setattr(start, "launch", launch)
+    rankdeck("sweep", "p.txt", "--batch-sizes", "2,4", "--ranks", "1-2", "--limit", "9")
+    rankdeck("sweep", "p.txt", "--batch-sizes", "2,4", "--ranks", "1-2", "--limit", "9", "--outputs")
+    form = RunConfig(prompts="p.txt", ranks=7, batch_size=16, dispatch="split", limit=9)
+    assert len(asked) == 2
+    for config in asked:
+        assert config.sweep is not None
+        assert as_sweep(form, config.sweep) == config
+
+
+async def test_kept_answers_need_prompts_enough_and_how_many_is_said_before_anything_starts() -> None:
+    launcher = ScriptedLauncher()
+    app = RankdeckApp(None, launcher=launcher)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await open_dialog(pilot)
+        app.screen.query_one("#sweep-answers").focus()
+        await pilot.press("right")
+        await until(pilot, lambda: sweep_said(app, "answers-said").startswith("✗"))
+        assert sweep_said(app, "answers-said") == "✗ that needs 252 prompts at least, and there are 100"
+        await pilot.press("enter")
+        assert isinstance(app.screen, SweepScreen)
+        app.screen.query_one("#sweep-batch_sizes", Input).value = "4,8"
+        await until(pilot, lambda: "✗" not in sweep_said(app, "answers-said"))
+        assert "Each prompt is used once" in sweep_said(app, "happens")
+        await pilot.press("enter")
+        await until(pilot, lambda: app.run_is_shown)
+    (config,) = launcher.launched
+    assert config.sweep is not None
+    assert (config.sweep.outputs, config.ignore_eos) == (True, False)
+
+
+async def test_sizes_are_proposed_of_which_the_prompts_make_a_round_and_larger_ones_are_doubted() -> None:
+    app = RankdeckApp(None, launcher=ScriptedLauncher())
+    async with app.run_test(size=(120, 40)) as pilot:
+        await ready(pilot)
+        app.screen.query_one("#limit", Input).focus()
+        await pilot.press("9")
+        await open_dialog(pilot)
+        assert app.screen.query_one("#sweep-batch_sizes", Input).value == "2"
+        app.screen.query_one("#sweep-batch_sizes", Input).value = "16"
+        await until(pilot, lambda: "largest round takes 32 prompts: of 9 some come twice" in sweep_said(app, "promise"))
+
+
+async def test_a_form_with_a_mistake_says_so_instead_of_asking_what_to_measure() -> None:
+    app = RankdeckApp(None, launcher=ScriptedLauncher())
+    async with app.run_test(size=(80, 24)) as pilot:
+        await ready(pilot)
+        app.screen.query_one("#prompts", Input).value = "no.doc"
+        await pilot.press("f4")
+        await until(pilot, lambda: "no such file" in said(app, "prompts"))
+        await pilot.pause(0.3)
+        assert isinstance(app.screen, StartScreen)
+
+
+async def test_a_setting_typed_right_before_the_key_is_that_of_the_sweep() -> None:
+    launcher = ScriptedLauncher()
+    app = RankdeckApp(None, launcher=launcher)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await ready(pilot)
+        app.screen.query_one("#max_new_tokens", Input).focus()
+        await pilot.pause()
+        for key in ("ctrl+u", "7", "f4"):
+            app.post_message(Key(key, key if len(key) == 1 else None))  # in one piece, as over a slow line
+        await until(pilot, lambda: isinstance(app.screen, SweepScreen))
+        await pilot.press("enter")
+        await until(pilot, lambda: app.run_is_shown)
+    assert launcher.launched[0].max_new_tokens == 7
+
+
+async def test_a_copy_of_answers_that_nobody_keeps_is_refused_in_the_dialog() -> None:
+    app = RankdeckApp(None, launcher=ScriptedLauncher())
+    async with app.run_test(size=(120, 40)) as pilot:
+        await ready(pilot)
+        app.screen.query_one("#output", Input).value = "copy.jsonl"
+        await open_dialog(pilot)
+        await until(pilot, lambda: "output: there is nothing to copy" in sweep_said(app, "promise"))
+        await pilot.press("escape")
+        assert isinstance(app.screen, StartScreen)
+
+
+async def test_what_keeps_a_sweep_from_starting_is_said_beside_launch() -> None:
+    app = RankdeckApp(None, launcher=ScriptedLauncher(OSError("no space left on device")))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await open_dialog(pilot)
+        await pilot.press("enter")
+        await until(pilot, lambda: isinstance(app.screen, StartScreen) and "no space left" in said_of_launch(app))
+
+
+def said_of_launch(app: RankdeckApp) -> str:
+    return str(app.screen.query_one("#launch-said", Label).content)
+
+
+@pytest.mark.parametrize("size", SIZES)
+async def test_its_key_is_in_the_line_in_the_help_and_in_the_palette(size: tuple[int, int]) -> None:
+    app = RankdeckApp(None, launcher=ScriptedLauncher())
+    async with app.run_test(size=size) as pilot:
+        await ready(pilot)
+        assert "f4 Sweep" in plain(app.screen.query_one(KeyBar).lines)
+        assert "Sweep" in {command.title for command in app.get_system_commands(app.screen)}
+        await pilot.press("f1")
+        assert isinstance(app.screen, HelpScreen)
+        await until(pilot, lambda: "Measure batch sizes and ranks" in plain(app.screen.query_one(Panel).lines))
+
+
+@pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
+def test_the_dialog_of_a_new_sweep_looks_as_approved(size: tuple[int, int], snap_compare: Any) -> None:
+    async def steady(pilot: Pilot[Any]) -> None:
+        await until(pilot, lambda: pilot.app.focused is not None)
+        await open_dialog(pilot)
+        for entry in pilot.app.screen.query(Input):
+            entry.cursor_blink = False
+        await pilot.pause()
+
+    assert snap_compare(RankdeckApp(None, launcher=ScriptedLauncher()), terminal_size=size, run_before=steady)
+
+
+# --- afterwards ---------------------------------------------------------------------------------------
+
+
+def test_the_settings_of_a_sweep_are_taken_over_as_those_of_a_run_at_its_best_setting() -> None:
+    state = scripted_sweep.settled().state
+    assert state.config is not None
+    assert state.sweep is not None
+    found = summarise_sweep(state.sweep)
+    assert found.best is not None
+    config = msgspec.structs.replace(state.config, sweep=state.sweep.plan, ignore_eos=True)
+    rundir.runs_directory().mkdir(parents=True)
+    write_run(rundir.runs_directory() / "swept", config=config, sweep=found)
+    launcher = MachineLauncher()
+    (run,) = launcher.recent()
+    taken = launcher.settings(run)
+    assert (taken.ranks, taken.batch_size) == (found.best.active_ranks, found.best.batch_size)
+    assert (taken.sweep, taken.ignore_eos) == (None, False)
+
+
+STANDIN = """
+from runner import start
+from tests.conftest import start_standin_supervisor
+from tui.cli import main
+start.start_supervisor = start_standin_supervisor
+main()
+"""
+"""`rankdeck`, with ranks that load nothing."""
+
+
+@pytest.mark.slow
+def test_the_best_setting_is_found_and_used_from_the_start_screen_alone_in_a_real_terminal(
+    tmp_path: Path, standin_model: Path
+) -> None:
+    prompts = tmp_path / "p.txt"
+    prompts.write_text("a prompt\n" * 20)
+    with Terminal([sys.executable, "-c", STANDIN], columns=100, rows=30) as terminal:
+        terminal.wait_for("No runs yet")
+        # In one piece each, as over a slow line: to the model, all of it anew, to the prompts, all of them anew.
+        terminal.send(f"\x1b[Z\x15{standin_model}\t\x15{prompts}\t\x152")
+        terminal.wait_for("GiB free", "Memory  unknown")
+        terminal.send("\x1bOS")
+        terminal.wait_for("Batch sizes")
+        terminal.send("\x154\t\x151\r")
+        terminal.wait_for("best setting", "best", seconds=60)
+        terminal.wait_for("q Back")
+        terminal.wait_for("completed", seconds=60)
+        terminal.send("q")
+        terminal.wait_for("1/1 trials")
+        terminal.wait_for("▸ p-")
+        terminal.wait_for("from p-")
+        terminal.wait_for("batch size 4, ranks 1")
+        terminal.send("q")
+        assert terminal.wait() == 0
+    (swept,) = MachineLauncher().recent()
+    assert (swept.status, swept.best) == ("completed", (1, 4))

@@ -1,0 +1,58 @@
+"""Keys that come together act in the order in which they were pressed."""
+
+from typing import ClassVar
+
+import pytest
+from textual.app import ComposeResult
+from textual.binding import BindingType
+from textual.events import Key
+
+from tests.dashboards import until
+from tui.base import BaseApp
+from tui.keys import steps
+from tui.widgets.choice import Choice
+from tui.widgets.text_field import TextField
+
+
+class Form(BaseApp):
+    """Two fields, with the keys that forms have between them."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [*steps("form", "tab", "shift+tab", "next", "previous", at_once=True)]
+
+    def compose(self) -> ComposeResult:
+        yield TextField("100")
+        yield Choice(("auto", "static", "continuous"), "auto")
+
+    def together(self, *keys: str) -> None:
+        """Keys in one piece, as a slow line brings them, or whoever pastes them."""
+        for key in keys:
+            self.post_message(Key(key, key if len(key) == 1 else None))
+
+
+@pytest.mark.parametrize(
+    ("keys", "left"),
+    [
+        (("ctrl+u", "8"), "8"),
+        (("end", "backspace", "backspace", "6", "4"), "164"),
+        (("home", "7", "end", "9"), "71009"),
+        (("end", "left", "5"), "1050"),
+        (("ctrl+u", "a", "b", "ctrl+w", "c"), "c"),
+    ],
+)
+async def test_characters_wait_for_the_keys_that_were_pressed_before_them(keys: tuple[str, ...], left: str) -> None:
+    app = Form()
+    async with app.run_test() as pilot:
+        app.query_one(TextField).focus()
+        await pilot.pause()
+        app.together(*keys)
+        await until(pilot, lambda: app.query_one(TextField).value == left)
+
+
+async def test_an_arrow_turns_the_choice_that_had_the_focus_when_it_was_pressed() -> None:
+    app = Form()
+    async with app.run_test() as pilot:
+        app.query_one(Choice).focus()
+        await pilot.pause()
+        app.together("right", "right", "left", "tab", "8")
+        await until(pilot, lambda: app.query_one(TextField).value == "8")  # what the field had was selected
+        assert app.query_one(Choice).value == "static"

@@ -1,0 +1,152 @@
+"""What the start screen does with its form: has it checked, says what is wrong, launches a run or a sweep of it.
+
+Knows the Launcher, which is only ever asked in a thread, and the form. What a setting means, the runner knows.
+"""
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Literal
+
+from textual import on, work
+
+from runner.config import Problem, RunConfig
+from runner.machine import Machine
+from runner.memory_estimate import Estimate
+from runner.trials import SweepPlan
+from tui.coming_back import reason
+from tui.launcher import Launcher
+from tui.screens.start_runs import RunWishes
+from tui.start_form import in_the_forms_words, read_config
+from tui.widgets.new_run import NewRun
+
+if TYPE_CHECKING:
+    from tui.client import Source
+
+Wanted = Literal["run", "sweep"]
+
+CHECK_AFTER_SECONDS = 0.15
+"""Typing goes on: a check waits until it has paused for so long."""
+
+
+class FormWishes(RunWishes):
+    """A screen with a form, which is checked as it is typed into."""
+
+    def __init__(self, launcher: Launcher | None) -> None:
+        super().__init__(launcher)
+        self._machine: Machine | None = None
+        self._found: list[Problem] = []
+        self._estimate: Estimate | str | None = None
+        self._checked: RunConfig | None = None
+        self._wanted: tuple[Wanted, RunConfig] | None = None
+        """What is to be launched as soon as the form is found to be right, and what stood in it then."""
+
+    # --- checking ---------------------------------------------------------------------------------
+
+    @on(NewRun.Changed)
+    def _typed(self, event: NewRun.Changed) -> None:
+        if event.setting:
+            # Word of what was typed may come after the key that launches it.
+            if self._wanted is not None and self._wanted[1] != read_config(self._form.values())[0]:
+                self._wanted = None
+            self._say("")
+        self._check()
+
+    @work(exclusive=True, group="check")
+    async def _check(self) -> None:
+        """Say at once what can be seen at once; ask the launcher when the typing pauses."""
+        self._checked = None
+        config, problems = read_config(self._form.values())
+        launcher = self._launcher
+        if problems or launcher is None:
+            self._form.say([*problems, *self._found], None)
+            self._form.allow_launch(False)
+        if launcher is None:
+            return
+        await asyncio.sleep(CHECK_AFTER_SECONDS)
+        self._found = await asyncio.to_thread(launcher.check, config)
+        problems = [*problems, *self._found]
+        machine = self._machine
+        self._form.say(problems, self._estimate if not problems else None)
+        self._checked = None if problems else config
+        self._form.allow_launch(not problems and not self._launching)
+        if self._wanted is not None and not problems:
+            self._go(self._wanted[0], config)
+            return
+        if machine is not None and not problems:
+            self._estimate = await asyncio.to_thread(launcher.estimate, config, machine)
+            self._form.say(problems, self._estimate)
+
+    # --- launching --------------------------------------------------------------------------------
+
+    @on(NewRun.Submitted)
+    def action_launch(self) -> None:
+        """Launch what was checked; what is still being checked is launched when that went well."""
+        self._want("run")
+
+    def action_sweep(self) -> None:
+        """Put a sweep together of what was checked, or will be."""
+        self._want("sweep")
+
+    def _want(self, what: Wanted) -> None:
+        if self._launching:
+            return
+        config, _ = read_config(self._form.values())
+        if self._checked == config:
+            self._go(what, config)
+            return
+        self._wanted = what, config
+        self._form.touched.add("prompts")
+        self._check()
+
+    def _go(self, what: Wanted, config: RunConfig) -> None:
+        self._wanted = None
+        if (launcher := self._launcher) is None:
+            return
+        if what == "sweep":
+            self._plan_sweep(launcher, config)
+        else:
+            self._open(lambda: launcher.launch(config), self._not_launched)
+
+    @work(exclusive=True, group="plan sweep")
+    async def _plan_sweep(self, launcher: Launcher, config: RunConfig) -> None:
+        from tui.screens.sweep import SweepScreen
+        from tui.sweep_form import anew
+
+        prompts = await asyncio.to_thread(launcher.prompts, config)
+        self.app.push_screen(SweepScreen(anew(config, prompts)), partial(self._sweep_planned, launcher, config))
+
+    def _sweep_planned(self, launcher: Launcher, config: RunConfig, plan: SweepPlan | None) -> None:
+        if plan is not None:
+            from tui.sweep_form import as_sweep
+
+            self._open(lambda: launcher.launch(as_sweep(config, plan)), self._not_launched)
+
+    def _not_launched(self, error: Exception) -> None:
+        self._form.say_launch(in_the_forms_words(reason(error)), wrong=True)
+
+    @work(exclusive=True, group="launch")
+    async def _open(self, start: "Callable[[], Source]", complain: Callable[[Exception], object]) -> None:
+        """From here to a run: launched, resumed or attached to; whatever keeps it from starting, the user may mend."""
+        if self._launching:
+            return
+        self._launching = True
+        self._form.allow_launch(False)
+        self.workers.cancel_group(self, "check")
+        self._form.say_launch("launching", wrong=False)
+        try:
+            self.app.open_run(await asyncio.to_thread(start))
+        except Exception as error:
+            self._form.say_launch("", wrong=False)
+            complain(error)
+            self._form.allow_launch(self._checked is not None)
+            self._launching = False
+
+    # --- defaults ---------------------------------------------------------------------------------
+
+    @work(exclusive=True, group="copy")
+    async def action_defaults(self) -> None:
+        """Put back what was taken over from a run, but for what was typed since."""
+        if (launcher := self._launcher) is not None:
+            self._form.fill(await self._defaults(launcher))
+            self._form.say_taken("", {})
