@@ -85,9 +85,7 @@ def test_with_one_repeat_the_log_says_that_no_noise_is_known() -> None:
 
 
 def test_few_repeats_are_warned_of_with_what_more_would_bring_and_enough_are_not() -> None:
-    assert repeats_warning(1) == (
-        "1 repeat is a first look: its noise is not known; 3 have ± 2.5 standard deviations at 95 %, 5 ± 1.2"
-    )
+    assert repeats_warning(1) == "1 repeat is a first look: its noise is not known; 3 show it, 5 show it well"
     assert repeats_warning(2) == (
         "2 repeats have ± 9.0 standard deviations at 95 %, next to useless; 3 have ± 2.5, 5 ± 1.2"
     )

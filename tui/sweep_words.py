@@ -145,11 +145,11 @@ def times(speedup: float, half_width: float | None = None) -> str:
 
 def repeats_warning(repeats: int) -> str:
     """What so few repeats are worth, to be said before they are run; empty where they are enough."""
-    five = f"5 ± {deviations(5):.1f}"
     if repeats == 1:
-        return f"1 repeat is a first look: its noise is not known; 3 have {_wide(3)} at 95 %, {five}"
+        return "1 repeat is a first look: its noise is not known; 3 show it, 5 show it well"
     if repeats == 2:
-        return f"2 repeats have {_wide(2)} at 95 %, next to useless; 3 have ± {deviations(3):.1f}, {five}"
+        more = f"3 have ± {deviations(3):.1f}, 5 ± {deviations(5):.1f}"
+        return f"2 repeats have {_wide(2)} at 95 %, next to useless; {more}"
     return ""
 
 
