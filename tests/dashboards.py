@@ -20,6 +20,7 @@ from tui.app import RankdeckApp
 from tui.client import Source
 from tui.folder import Listing, read_folder
 from tui.journal import SAMPLE, Journal
+from tui.replay import ReplaySource
 from tui.runs import RecentRun
 from tui.text import plain
 from tui.widgets.lines import Panel
@@ -73,8 +74,12 @@ async def settled(pilot: Pilot[Any]) -> None:
     app = pilot.app
     assert isinstance(app, RankdeckApp)
     source = app._source
-    assert isinstance(source, ScriptedSource)
-    await until(pilot, lambda: source.said_all and app.run_is_shown)
+    assert isinstance(source, ScriptedSource | ReplaySource)
+
+    def said_all() -> bool:
+        return source.caught_up if isinstance(source, ReplaySource) else source.said_all
+
+    await until(pilot, lambda: said_all() and app.run_is_shown)
     await pilot.pause()
 
 

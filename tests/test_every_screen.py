@@ -17,6 +17,7 @@ from textual.pilot import Pilot
 from tests import scripted, scripted_steering, scripted_sweep
 from tests.dashboards import dashboard, settled
 from tests.scripted import Script
+from tests.test_replay_screen import Replay
 from tui.app import RankdeckApp
 from tui.views import VIEWS
 
@@ -40,6 +41,11 @@ STATES: dict[str, Callable[[], Script]] = {
     "sweep": scripted_sweep.running_on_gpus,
     "failed": scripted.failed,
     "completed": scripted.completed,
+}
+
+APPS: dict[str, Callable[[], RankdeckApp]] = {
+    **{name: (lambda script=script: dashboard(script())) for name, script in STATES.items()},  # type: ignore[misc]
+    "replay": lambda: Replay().app,
 }
 
 READABLE = 4.5
@@ -88,20 +94,20 @@ async def every_screen(app: RankdeckApp, sizes: tuple[tuple[int, int], ...] = SI
     return found
 
 
-@pytest.mark.parametrize("state", STATES)
+@pytest.mark.parametrize("state", APPS)
 async def test_every_view_at_every_size_reads_as_approved(
     state: str, snapshot: SnapshotAssertion, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    dark = await every_screen(dashboard(STATES[state]()))
+    dark = await every_screen(APPS[state]())
     for name, lines in dark.items():
         width, height = map(int, name.rsplit(" ", 1)[1].split("x"))
         assert [sum(segment.cell_length for segment in line) for line in lines] == [width] * height, name
         assert words(lines) == snapshot(name=name)
-    app = dashboard(STATES[state]())
+    app = APPS[state]()
     app.theme = "rankdeck-light"
     light = await every_screen(app)
     monkeypatch.setenv("NO_COLOR", "1")
-    bare = await every_screen(dashboard(STATES[state]()))
+    bare = await every_screen(APPS[state]())
     for name, lines in dark.items():
         for look, shown in (("dark", lines), ("light", light[name])):
             bar = UNAVAILABLE if state in UNSTEERED else READABLE
