@@ -53,7 +53,7 @@ _STATE_STYLES = {
     "decoding": "good",
     "prefill": "key",
     "waiting": "dim",
-    "left": "dim",
+    "ended": "dim",
     "inactive": "dim",
 }
 
