@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 
 import msgspec
 
+from runner.even_rounds import batches_needed
 from runner.forecast import what_if
 from runner.paces import slow_rank
-from runner.scheduler import batches_needed
 from runner.state import RunState
 from runner.stretches import Stretch
 
@@ -70,11 +70,21 @@ def _rounds(state: RunState) -> Iterator[Advice]:
 
 
 def _turn(state: RunState) -> Iterator[Advice]:
-    """The turn of one knob that is predicted to bring the most: what the progress panel says of each, as advice."""
-    if state.auto or state.phase != "running" or state.paused is not None or not _measured(state):
+    """The turn of one knob that is predicted to bring the most: what the progress panel says of each, as advice.
+
+    With less than a round left nothing is worth a turn, and that fewer ranks are faster has to have been seen.
+    """
+    in_hand = sum(rank.rows for rank in state.ranks)
+    late = state.prompts - state.done - in_hand < state.active_ranks * state.batch_size
+    if late or state.auto or state.phase != "running" or state.paused is not None or not _measured(state):
         return
     wall = any(_memory(state))
-    turns = [turn for turn in what_if(state) if not (wall and turn.batch_size > state.batch_size)]
+    turns = [
+        turn
+        for turn in what_if(state)
+        if not (wall and turn.batch_size > state.batch_size)
+        and not (turn.extrapolated and turn.active_ranks < state.active_ranks)
+    ]
     best = max(turns, key=lambda turn: turn.change_percent, default=None)
     if best is None or best.change_percent < WORTH_PERCENT:
         return

@@ -30,6 +30,10 @@ def _whole(state: RunState) -> int | None:
 
 def batch_started(state: RunState, event: protocol.BatchStarted) -> RunState:
     """A rank has a batch in its hand."""
+    if event.kept:
+        left = state.prompts - state.done - sum(rank.rows for rank in state.ranks)
+        rounds = state.rounds.cut(max(event.rows, left), state.batch_size, state.active_ranks)
+        state = msgspec.structs.replace(state, rounds=rounds)
     state = replace_rank(
         state,
         event.rank,

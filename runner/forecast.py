@@ -12,15 +12,16 @@ from runner.answers import Answers, answers
 from runner.config import MAX_BATCH_SIZE
 from runner.cost_model import CostModel, fit
 from runner.costs import CostPoint
+from runner.even_rounds import EvenRounds
 from runner.plan import PlanRow, predict, shares
-from runner.scheduler import batches_needed
 from runner.state import RankState, RunState
 
 
 class WhatIf(msgspec.Struct, frozen=True, kw_only=True):
     """The rest of the job with one knob turned. `change_percent` is of tokens/s, against the setting of now.
 
-    Both are predictions, so that one error of the model does not look like a gain.
+    Both are predictions, so that one error of the model does not look like a gain; and both are of the prompts that
+    nobody has in hand, so that it does not move with every step of the batches in flight, on which no knob acts.
     """
 
     active_ranks: int
@@ -66,17 +67,17 @@ def what_if(state: RunState) -> list[WhatIf]:
         *([(ranks, size * 2)] if size * 2 <= MAX_BATCH_SIZE else []),
         *([(ranks, size // 2)] if size > 1 else []),
     ]
-    now = job.seconds(ranks, size)
+    now = job.pending_seconds(ranks, size)
     found = []
     for number, rows in settings:
-        seconds = job.seconds(number, rows)
-        if now > 0 and seconds > 0:
+        seconds, pending = job.seconds(number, rows), job.pending_seconds(number, rows)
+        if now > 0 and pending > 0 and seconds > 0:
             found.append(
                 WhatIf(
                     active_ranks=number,
                     batch_size=rows,
                     tokens_per_second=job.tokens_left / seconds,
-                    change_percent=100 * (now / seconds - 1),
+                    change_percent=100 * (now / pending - 1),
                     seconds_left=seconds,
                     extrapolated=job.model.why_extrapolated(job.rows(number, rows), number) is not None,
                 )
@@ -116,21 +117,35 @@ class _Job:
 
     def seconds(self, active_ranks: int, batch_size: int) -> float:
         """Until the last result, with these knobs from each rank's next batch on."""
+        return self._seconds(active_ranks, batch_size, self._busy)
+
+    def pending_seconds(self, active_ranks: int, batch_size: int) -> float:
+        """Of what nobody has in hand alone, were all ranks free."""
+        return self._seconds(active_ranks, batch_size, [0.0] * len(self._busy))
+
+    def _seconds(self, active_ranks: int, batch_size: int, busy: list[float]) -> float:
         ranks = max(1, active_ranks)
-        free = (self._busy + [0.0] * ranks)[:ranks]
-        last = max(self._busy, default=0.0)
+        free = (busy + [0.0] * ranks)[:ranks]
+        last = max(busy, default=0.0)
         if not self.pending:
             return last
-        size = self._size(ranks, batch_size)
         if self._split:
-            return max(last, self._split_seconds(ranks, size, free))
-        batches = batches_needed(self.pending, ranks, size)
+            return max(last, self._split_seconds(ranks, self._size(ranks, batch_size), free))
+        batches = self._batches(ranks, batch_size)
         return max(last, finish(free, batches, self._cost(self.pending / batches, ranks)))
 
     def rows(self, active_ranks: int, batch_size: int) -> float:
         """Rows of a batch to come."""
-        size = self._size(active_ranks, batch_size)
-        return size if self._split else self.pending / max(1, batches_needed(self.pending, active_ranks, size))
+        if self._split:
+            return self._size(active_ranks, batch_size)
+        return self.pending / max(1, self._batches(active_ranks, batch_size))
+
+    def _batches(self, ranks: int, batch_size: int) -> int:
+        """As the scheduler will cut them: in the middle of a round that is so many as are left of its plan."""
+        size = self._size(ranks, batch_size)
+        capped = size != batch_size
+        rounds = EvenRounds() if capped or self._state.continuous else self._state.rounds
+        return min(self.pending, rounds.planned(self.pending, size, ranks))
 
     def _size(self, ranks: int, batch_size: int) -> int:
         """The batch size, ranks that ran out of memory counted with what they still get."""

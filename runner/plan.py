@@ -16,7 +16,8 @@ import msgspec
 from runner.answers import Answers
 from runner.config import Dispatch
 from runner.cost_model import CostModel
-from runner.scheduler import Scheduler, batches_needed
+from runner.even_rounds import batches_needed
+from runner.scheduler import Scheduler
 
 SIMULATED_BATCHES = 5000
 SIMULATED_PROMPTS = 10_000

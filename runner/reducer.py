@@ -16,6 +16,7 @@ from runner.batch_events import (
     replace_rank,
     stint_finished,
 )
+from runner.even_rounds import EvenRounds
 from runner.knob_events import batch_size_changed, mark, sweep_event, turned
 from runner.protocol import AnyEvent
 from runner.state import RankState, RunState
@@ -94,7 +95,8 @@ def apply(state: RunState, event: AnyEvent) -> RunState:
             state = between_stretches(state)
             return mark(msgspec.structs.replace(state, paused=None), "pause", "resumed")
         case protocol.RankLost():
-            state = msgspec.structs.replace(batch_over(state, event.rank, event.at), loss=event)
+            # What was in its hand is handed out again before the plan of rounds goes on.
+            state = msgspec.structs.replace(batch_over(state, event.rank, event.at), loss=event, rounds=EvenRounds())
             state = replace_rank(state, event.rank, phase="lost", phase_since=event.at, cause=event.cause)
             return mark(state, "rank lost", f"rank {event.rank} lost")
         case protocol.TelemetryStarted():
@@ -135,6 +137,7 @@ def _taken_up(state: RunState, event: protocol.RunTakenUp) -> RunState:
         batch_size=event.config.batch_size or 1,
         active_ranks=event.config.ranks,
         auto=False,
+        rounds=EvenRounds(),
         paused=None,
         loss=None,
         ready_at=None,

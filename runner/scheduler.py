@@ -10,21 +10,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from runner.config import Order
+from runner.even_rounds import EvenRounds
 
 WINDOW_PROMPTS = 4096
 """`length` order sorts within windows of this many prompts: rows alike, answers not too far out of order."""
 
 AHEAD = 8
 """A continuous rank has this part of its batch size more prompts in hand than rows."""
-
-
-def batches_needed(left: int, active_ranks: int, batch_size: int) -> int:
-    """Batches for `left` prompts: as few rounds as the batch size allows, and a batch for every rank in each.
-
-    Spreading the prompts evenly over this many batches costs no round more than full batches would,
-    and leaves no rank with a scrap.
-    """
-    return active_ranks * -(-left // (active_ranks * batch_size))
 
 
 @dataclass(frozen=True)
@@ -104,7 +96,7 @@ class Scheduler:
     ) -> None:
         self.batch_size = batch_size
         self.active_ranks = active_ranks
-        self._plan = (0, 0, 0)
+        self._rounds = EvenRounds()
         self._lengths = lengths
         self._order = order
         settled = bytearray(len(lengths))
@@ -250,12 +242,10 @@ class Scheduler:
         return next((share for share in orphans if share.left), None)
 
     def _even_size(self, left: int) -> int:
-        """Prompts for the next batch of even rounds; the plan is made afresh when a knob was turned."""
-        batch_size, active_ranks, batches = self._plan
-        if (batch_size, active_ranks) != (self.batch_size, self.active_ranks) or batches < 1:
-            batches = batches_needed(left, self.active_ranks, self.batch_size)
-        self._plan = (self.batch_size, self.active_ranks, batches - 1)
-        return -(-left // batches)
+        """Prompts for the next batch of even rounds."""
+        plan, knobs = self._rounds, (self.batch_size, self.active_ranks)
+        self._rounds = plan.cut(left, *knobs)
+        return -(-left // plan.planned(left, *knobs))
 
     def settle(self, index: int) -> bool:
         """A prompt has its record. False if it had one before: then the new one must not be kept."""

@@ -12,6 +12,7 @@ import msgspec
 from runner import protocol
 from runner.config import RunConfig
 from runner.costs import CostPoint
+from runner.even_rounds import EvenRounds
 from runner.loading_time import LoadingTime
 from runner.protocol import AnyEvent, DeviceSample, LogLine, ProcessSample, RankReady
 from runner.stretches import Stretch
@@ -113,6 +114,7 @@ class RunState(msgspec.Struct, frozen=True, kw_only=True):
     """Everything any view shows of a run.
 
     `samples` counts the looks at GPUs and processes, one a second; the newest of every history is of the last one.
+    `rounds` is the scheduler's plan of the batches that are still to be cut, as far as events tell.
     `cpu_history` has the CPU % of the last minute by position in `processes`.
     """
 
@@ -131,6 +133,7 @@ class RunState(msgspec.Struct, frozen=True, kw_only=True):
     auto: bool = False
     active_ranks: int = 0
     paused: str | None = None
+    rounds: EvenRounds = EvenRounds()
     stretches: tuple[Stretch, ...] = ()
     costs: tuple[CostPoint, ...] = ()
     lengths: tuple[int, ...] = ()

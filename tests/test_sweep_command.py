@@ -77,9 +77,7 @@ def test_what_makes_no_sense_is_refused_before_anything_starts(flown, prompts, s
     assert not list(state_home.glob("**/run.json"))
 
 
-@pytest.mark.parametrize(
-    ("repeats", "said"), [("1", "no setting can be told from another"), ("2", "± 9.0 standard deviations"), ("3", "")]
-)
+@pytest.mark.parametrize(("repeats", "said"), [("1", "a first look"), ("2", "± 9.0 standard deviations"), ("3", "")])
 def test_repeats_that_tell_little_are_warned_of_on_the_error_stream_and_done_all_the_same(
     flown, prompts, tmp_path, repeats, said
 ):

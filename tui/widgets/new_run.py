@@ -88,7 +88,7 @@ class NewRun(VerticalScroll, can_focus=False):
         """Whether a setting stands here that was taken over from a run."""
 
     def compose(self) -> ComposeResult:
-        self.border_title = TITLE
+        self.border_title = Content(TITLE)
         yield Lines(id="taken")
         for field in FIELDS:
             yield self._box(field)
@@ -237,7 +237,7 @@ class NewRun(VerticalScroll, can_focus=False):
         room = width - len(TITLE) - 3 if short else 2 * width - 16
         words = taken_words(self._taken_from, settings, key_of("start.defaults", keys_of(self.app)), room)
         # A small terminal has room for it in the border alone.
-        self.border_title = Content(f"{TITLE}, {words}") if settings and short else TITLE
+        self.border_title = Content(f"{TITLE}, {words}" if settings and short else TITLE)
         self._taken.show([((line, "dim"),) for line in wrap(words, width)[:2]] if settings and not short else [])
         if bool(settings) != self.has_taken:
             self.has_taken = bool(settings)

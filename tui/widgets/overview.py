@@ -35,6 +35,10 @@ MANY = 2
 """From so many ranks on there is something to sort and to filter."""
 
 
+PLANS = 8
+"""So many are kept: with and without a line of advice, with and without a scrollbar."""
+
+
 class Overview(ScrollBox):
     """The first view: panels from top to bottom, the charts taking what room the tables leave."""
 
@@ -78,8 +82,7 @@ class Overview(ScrollBox):
         self._field = self.query_one("#rank-filter")
         self._asked = RankView()
         self._arrangement = Arrangement()
-        self._planned_for: object = None
-        self._plans: dict[int, OverviewPlan] = {}
+        self._plans: dict[tuple[object, ...], OverviewPlan] = {}
         self._plan = OverviewPlan("cells", "table")
         self._ranks_beat: object = None
         self._shown: Moment | None = None
@@ -134,13 +137,13 @@ class Overview(ScrollBox):
             *(inside, frame, taken, spare, on_the_way(state), state.telemetry_reason),
             *(len(state.ranks), len(state.devices), len(state.processes), one_to_one(state)),
         )
-        if depends_on != self._planned_for:
-            self._planned_for = depends_on
-            self._plans.clear()
-        if height not in self._plans:
+        key = (height, *depends_on)
+        if key not in self._plans:
+            if len(self._plans) >= PLANS:
+                self._plans.clear()
             taken = taken + frame if taken else 0
-            self._plans[height] = plan_overview(state, inside, height, frame=frame, spare=spare, taken=taken)
-        return self._plans[height]
+            self._plans[key] = plan_overview(state, inside, height, frame=frame, spare=spare, taken=taken)
+        return self._plans[key]
 
     # --- tables -----------------------------------------------------------------------------------
 

@@ -1,0 +1,81 @@
+"""Even rounds: what is predicted of them in the middle of a run is what the scheduler then hands out."""
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from runner import protocol
+from runner.even_rounds import EvenRounds
+from runner.reducer import apply
+from runner.scheduler import Assignment, Scheduler
+from runner.state import RunState
+from tests.scripted import Script
+
+
+class Followed:
+    """The state of a scripted run, brought up to date by what is new alone."""
+
+    def __init__(self, script: Script) -> None:
+        self._script, self._state, self._seen = script, RunState(), 0
+
+    @property
+    def state(self) -> RunState:
+        for event in self._script.events[self._seen :]:
+            self._state = apply(self._state, event)
+        self._seen = len(self._script.events)
+        return self._state
+
+    @property
+    def pending(self) -> int:
+        return self.state.prompts - self.state.done - sum(rank.rows for rank in self.state.ranks)
+
+
+def given_to(script: Script, scheduler: Scheduler, rank: int) -> Assignment | None:
+    assignment = scheduler.next_batch(rank)
+    if assignment is not None:
+        rows = len(assignment.indices)
+        script.add(protocol.BatchStarted(rank=rank, batch=assignment.batch, rows=rows))
+    return assignment
+
+
+@settings(deadline=None)
+@given(
+    prompts=st.integers(1, 120),
+    ranks=st.integers(1, 4),
+    sizes=st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    turned_after=st.integers(0, 10),
+    data=st.data(),
+)
+def test_the_state_knows_how_many_batches_are_still_to_come(prompts, ranks, sizes, turned_after, data):
+    script = Script(ranks, prompts=prompts, batch_size=sizes[0]).started().launched().loading().ready()
+    script.add(protocol.BatchSizeChanged(batch_size=sizes[0], auto=False, reason="as asked for"))
+    followed = Followed(script)
+    scheduler = Scheduler([1] * prompts, order="input", batch_size=sizes[0], active_ranks=ranks)
+    in_hand: dict[int, Assignment] = {}
+    handed_out, predicted = 0, []
+    while True:
+        if handed_out == turned_after and scheduler.batch_size != sizes[1]:
+            scheduler.batch_size = sizes[1]
+            script.add(protocol.BatchSizeChanged(batch_size=sizes[1], auto=False, reason="as asked for"))
+            predicted.clear()  # of another setting
+        free = next((rank for rank in range(ranks) if rank not in in_hand), None)
+        if free is not None and (assignment := given_to(script, scheduler, free)) is not None:
+            in_hand[free] = assignment
+            handed_out += 1
+        elif in_hand:
+            rank = data.draw(st.sampled_from(sorted(in_hand)))
+            done = in_hand.pop(rank)
+            script.finish_batch(rank, done.batch, done.indices)
+        else:
+            break
+        if left := followed.pending:
+            expected = followed.state.rounds.planned(left, scheduler.batch_size, ranks)
+            predicted.append((handed_out, min(left, expected)))
+    assert all(handed_out - before == batches for before, batches in predicted)
+
+
+def test_a_plan_is_made_afresh_where_a_knob_was_turned_or_it_is_used_up():
+    plan = EvenRounds().cut(100, 16, 5)
+    assert plan == EvenRounds(16, 5, 9)
+    assert plan.planned(90, 16, 5) == 9
+    assert plan.planned(90, 20, 5) == 5
+    assert EvenRounds(16, 5, 0).planned(7, 16, 5) == 5
