@@ -6,6 +6,7 @@ unknown until it is fetched. What is made of it is `runner.memory_estimate`'s bu
 
 import contextlib
 import math
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import platformdirs
 
 from runner.memory_estimate import DEMO, ModelShape, PromptSizes, shape_from_config
 from runner.models import DemoModel
+from runner.prompt_files import Problems, PromptError, records
 from runner.quantization import read_model_config
 
 HEADER_BYTES = 64 * 2**20
@@ -109,6 +111,18 @@ def _header(path: Path) -> dict[str, Any]:
         header: dict[str, Any] = msgspec.json.decode(file.read(length))
     header.pop("__metadata__", None)
     return header
+
+
+def count_of(source: str, column: str | None = None, limit: int | None = None) -> int | None:
+    """How many prompts a file has, as the reader of prompts counts them; None of a long one, or one it cannot read."""
+    if not sizes_of(source).whole:
+        return None
+    path = str(Path(source).expanduser())
+    try:
+        with contextlib.closing(records(path, column, None, Problems(path))) as found:
+            return sum(1 for _ in islice(found, limit))
+    except PromptError:
+        return None
 
 
 def sizes_of(source: str, limit: int | None = None) -> PromptSizes:

@@ -124,6 +124,11 @@ def test_of_a_bug_it_is_said_what_it_is_where_it_is_and_what_shows_all_of_it() -
     assert broken(KeyError()).endswith(". The run is untouched; `rankdeck replay 'a [b] run'` shows the whole error")
 
 
+def test_where_no_command_shows_more_of_it_none_is_named() -> None:
+    said = problem("its settings cannot be taken over", ValueError("not so"), "a-run", None)
+    assert said == "a-run: its settings cannot be taken over: ValueError: not so. The run is untouched"
+
+
 @pytest.mark.parametrize("error", [OSError("no space left"), RunFileError("no space left")])
 def test_what_was_said_for_people_is_said_as_it_is(error: Exception) -> None:
     assert broken(error) == "a [b] run: its replay broke: no space left"
@@ -197,5 +202,6 @@ def test_a_dashboard_that_breaks_leads_back_and_the_status_is_not_that_of_succes
 def test_a_replay_that_cannot_even_be_imported_is_said_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tui.screens.replay", None)
     back = watch._replay(Journal(SAMPLE), 0.0, None)
+    assert back is not None
     assert "its replay broke: ModuleNotFoundError: " in back.problem
     assert back.directory == SAMPLE.parent

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import re
+import shutil
 import signal
 import sys
 import termios
@@ -17,9 +18,11 @@ import pytest
 
 from runner import rundir
 from runner.start import Started
+from tests.reports import write_run
 from tests.terminal import Terminal
 from tui.driver import RESIZE_SECONDS, TerminalDriver
 from tui.flight import LEAVE_SECONDS
+from tui.journal import SAMPLE
 
 RANKDECK = str(Path(sys.executable).with_name("rankdeck"))
 REPLAY = f"{RANKDECK} replay --sample"
@@ -252,6 +255,45 @@ def test_the_title_goes_to_terminals_that_have_one(term: str) -> None:
         terminal.send("q")
         assert terminal.wait() == 0
         assert (b"\x1b[23;0t" in terminal.raw) == (term != "linux")
+
+
+def test_asked_to_go_a_run_that_was_opened_from_the_start_screen_leads_to_the_shell_at_once(
+    launch: Callable[..., Started], standin_model: Path
+) -> None:
+    (standin_model / "hold").touch()
+    started = launch(["a", "b", "c"])
+    with Terminal([RANKDECK], columns=80, rows=24) as terminal:
+        terminal.wait_for("● running", seconds=20)
+        terminal.send("\x1b")
+        terminal.wait_for("a Attach", seconds=20)
+        terminal.send("a")
+        terminal.wait_for("Throughput", seconds=20)
+        assert_ends_at_once(terminal)
+        assert b"goes on. Watch it: rankdeck attach" in bytes(terminal.raw)
+    assert rundir.supervisor_alive(started.directory)
+
+
+def test_asked_to_go_a_replay_that_was_opened_from_the_start_screen_leads_to_the_shell_at_once() -> None:
+    directory = rundir.runs_directory() / "done"
+    directory.parent.mkdir(parents=True)
+    write_run(directory)
+    shutil.copy(SAMPLE, directory / rundir.EVENTS_FILE)
+    with Terminal([RANKDECK], columns=80, rows=24) as terminal:
+        terminal.wait_for("✓ completed", seconds=20)
+        terminal.send("\x1b")
+        terminal.wait_for("p Replay", seconds=20)
+        terminal.send("p")
+        terminal.wait_for("Throughput", seconds=20)
+        assert_ends_at_once(terminal)
+
+
+def assert_ends_at_once(terminal: Terminal) -> None:
+    """As whatever was opened by itself does; the start screen does not come again."""
+    begun = len(terminal.raw)
+    os.kill(terminal.pid, signal.SIGTERM)
+    assert terminal.wait(10) == 0
+    assert b"Recent runs" not in terminal.raw[begun:]
+    assert_given_back(terminal)
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGKILL"])

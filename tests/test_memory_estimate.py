@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner import sizing
+from runner import prompts, sizing
 from runner.config import RunConfig
 from runner.memory_estimate import (
     CPU_PROCESS_BYTES,
@@ -245,3 +245,27 @@ def test_prompts_are_counted_and_their_longest_is_measured(tmp_path: Path) -> No
     assert sizing.sizes_of(str(path), limit=2).prompts == 2
     assert not sizing.sizes_of(str(tmp_path / "nowhere.txt")).whole
     assert not sizing.sizes_of(str(tmp_path)).whole
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "column", "found"),
+    [
+        ("p.txt", "one\ntwo\nthree", None, 3),
+        ("p.txt", "a\x0bform feed\x0cis text\u2028too\n", None, 1),
+        ("p.jsonl", '{"prompt": "one"}\n\n  \n{"prompt": "two"}\n', None, 2),
+        ("p.csv", 'id,text\n1,"of two\nlines"\n2,"of\n\nthree"\n', "text", 2),
+        ("p.csv", "id,text\n1,one\n", "prompt", None),
+        ("p.json", '["one", "two"]', None, None),
+        ("p.txt", "x\n" * 2**21 + "y\n", None, None),
+    ],
+    ids=["lines", "one_line", "blank_lines", "rows_of_lines", "no_such_column", "one_document", "long"],
+)
+def test_what_is_counted_exactly_is_what_the_reader_of_prompts_finds_or_nothing(
+    tmp_path: Path, name: str, text: str, column: str | None, found: int | None
+) -> None:
+    path = tmp_path / name
+    path.write_text(text)
+    assert sizing.count_of(str(path), column) == found
+    assert sizing.count_of(str(path), column, 1) == (found and 1)
+    if found is not None:
+        assert prompts.freeze(str(path), tmp_path / "frozen", column=column, limit=None, chat=False).count == found

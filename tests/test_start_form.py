@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 
 from runner import config as settings
 from runner.config import RunConfig
-from tui.start_form import ALL, FIELDS, FIRST_VALUES, NO_YES, read_config, values_of
+from tui.start_form import ALL, FIELDS, FIRST_VALUES, NO_YES, read_config, set_values, values_of
+from tui.start_lines import taken_words
+from tui.text import line_width
 
 words = st.text(st.characters(codec="utf-8"), min_size=1).map(str.strip).filter(bool)
 configs = st.builds(
@@ -78,3 +80,37 @@ def test_mistakes_are_said_for_people(setting: str, typed: str, said: str) -> No
 def test_hints_fit_beside_the_labels_of_a_small_terminal() -> None:
     assert all(len(field.hint) <= 28 for field in FIELDS)
     assert all(field.first in field.options for field in ALL if field.options and field.options != NO_YES)
+
+
+def test_settings_are_named_within_a_sentence() -> None:
+    assert set_values({"gpus_per_rank": "2", "top_k": "5", "prompts": "p.txt"}, FIRST_VALUES) == [
+        "top-k 5",
+        "GPUs per rank 2",
+        "prompt file p.txt",
+    ]
+
+
+@given(
+    st.text(), st.lists(st.text(min_size=1), min_size=1), st.sampled_from(["f5", "ctrl+shift+f12"]), st.integers(0, 250)
+)
+def test_what_was_taken_over_is_said_in_the_room_there_is_and_its_key_is_dropped_last(
+    name: str, settings: list[str], key: str, room: int
+) -> None:
+    words = taken_words(name, settings, key, room)
+    assert line_width(((words, ""),)) <= room
+    if room >= len(f"{key}: defaults"):
+        assert f"{key}: defaults" in words or words.endswith(f"; {key} puts back the defaults")
+
+
+@pytest.mark.parametrize(
+    ("room", "words"),
+    [
+        (60, "from an-old-run: limit 4, fixed length yes; f5: defaults"),
+        (40, "from an-old-run: limit 4,…; f5: defaults"),
+        (30, "from an-old-run; f5: defaults"),
+        (20, "f5: defaults"),
+        (5, "f5:…"),
+    ],
+)
+def test_in_little_room_the_settings_taken_over_go_first_then_the_run(room: int, words: str) -> None:
+    assert taken_words("an-old-run", ["limit 4", "fixed length yes"], "f5", room) == words

@@ -12,13 +12,14 @@ from textual.pilot import Pilot
 from textual.widgets import Button, Input, Label
 
 from runner import rundir
-from runner.config import RunConfig
+from runner.config import Problem, RunConfig
 from runner.machine import Facts
 from runner.memory_estimate import Estimate
 from tests.dashboards import TWO_GPUS, ScriptedLauncher, said, until, whole_screen
 from tests.reports import write_run
 from tests.terminal import Terminal
 from tui.app import RankdeckApp
+from tui.client import Source
 from tui.journal import SAMPLE
 from tui.machine_launcher import MachineLauncher
 from tui.runs import RecentRun
@@ -86,6 +87,83 @@ async def test_what_is_typed_after_tab_goes_into_the_next_field_even_if_all_come
         await until(pilot, lambda: app.screen.query_one("#ranks", Input).value == "9")
         assert app.screen.query_one("#prompts", Input).value == "a"
         assert app.screen.query_one("#batch_size", Input).value == "8"
+
+
+async def test_a_launch_that_was_refused_is_not_made_up_for_with_the_settings_of_another_run() -> None:
+    launcher = ScriptedLauncher(runs=RUNS)
+    app = RankdeckApp(None, launcher=launcher)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: not app.screen.query_one("#launch", Button).disabled)
+        await pilot.press(*"no.doc", "enter")
+        await until(pilot, lambda: "no such file" in said(app, "prompts"))
+        await pilot.press("escape", "j", "c")
+        await until(pilot, lambda: app.screen.query_one("#prompts", Input).value == "done.txt")
+        await until(pilot, lambda: not app.screen.query_one("#launch", Button).disabled)
+        await pilot.pause(0.3)
+    assert launcher.launched == []
+
+
+async def test_a_launch_asked_for_is_not_of_what_was_taken_over_before_it_was_checked() -> None:
+    launcher = ScriptedLauncher(runs=RUNS)
+    app = RankdeckApp(None, launcher=launcher)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: not app.screen.query_one("#launch", Button).disabled)
+        app.screen.query_one("#ranks", Input).focus()
+        await pilot.pause()
+        for key in ("9", "enter", "escape", "j", "c"):
+            app.post_message(Key(key, key if len(key) == 1 else None))
+        await until(pilot, lambda: app.screen.query_one("#prompts", Input).value == "done.txt")
+        await until(pilot, lambda: not app.screen.query_one("#launch", Button).disabled)
+        await pilot.pause(0.3)
+    assert launcher.launched == []
+
+
+async def test_a_launch_asked_for_and_not_checked_yet_is_dropped_when_a_run_is_attached_to() -> None:
+    class Slow(ScriptedLauncher):
+        attached = threading.Event()
+
+        def attach(self, directory: Path) -> Source:
+            self.attached.wait(10)
+            return super().attach(directory)
+
+    launcher = Slow(runs=RUNS)
+    app = RankdeckApp(None, launcher=launcher)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: not app.screen.query_one("#launch", Button).disabled)
+        app.screen.query_one("#ranks", Input).focus()
+        await pilot.pause()
+        for key in ("9", "enter", "escape", "a"):
+            app.post_message(Key(key, key if len(key) == 1 else None))
+        await until(pilot, lambda: "launching" in whole_screen(app))
+        app.screen._check()  # type: ignore[attr-defined]
+        await pilot.pause(0.4)
+        launcher.attached.set()
+        await until(pilot, lambda: app.run_is_shown)
+    assert launcher.asked == [("attach", Path("/runs/going"))]
+    assert launcher.launched == []
+
+
+async def test_a_launch_asked_for_before_the_form_was_filled_in_is_of_what_was_filled_in() -> None:
+    class Slow(ScriptedLauncher):
+        checking, looked = threading.Event(), threading.Event()
+
+        def recent(self) -> list[RecentRun]:
+            self.looked.wait(10)
+            return []
+
+        def check(self, settings: RunConfig) -> list[Problem]:
+            self.looked.set()
+            self.checking.wait(10)
+            return super().check(settings)
+
+    launcher = Slow()
+    app = RankdeckApp(None, launcher=launcher)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await pilot.press(*"mine.txt", "enter")
+        await until(pilot, lambda: app.screen.query_one("#ranks", Input).value == "2")
+        launcher.checking.set()
+        await until(pilot, lambda: app.run_is_shown)
+    assert launcher.launched == [RunConfig(prompts="mine.txt", ranks=2)]
 
 
 # --- recent runs --------------------------------------------------------------------------------------
@@ -236,6 +314,29 @@ async def test_what_is_typed_is_not_overwritten_by_what_is_found_later() -> None
         launcher.asked_for.set()
         await until(pilot, lambda: app.screen.query_one("#ranks", Input).value == "3")
         assert app.screen.query_one("#prompts", Input).value == "mine.txt"
+
+
+async def test_what_was_taken_over_is_not_overwritten_by_what_is_found_later() -> None:
+    class Slow(ScriptedLauncher):
+        begun, counted = threading.Event(), threading.Event()
+
+        def settings(self, run: RecentRun) -> RunConfig:
+            if run.name == "going":
+                self.begun.set()
+                self.counted.wait(10)
+            return super().settings(run)
+
+    launcher = Slow(runs=RUNS)
+    app = RankdeckApp(None, launcher=launcher)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await until(pilot, launcher.begun.is_set)
+        await pilot.press("escape", "j", "c")
+        await until(pilot, lambda: "from done" in whole_screen(app))
+        launcher.counted.set()
+        await until(pilot, lambda: "GiB per rank" in whole_screen(app))
+        await pilot.pause(0.3)
+        assert app.screen.query_one("#prompts", Input).value == "done.txt"
+        assert "from done" in whole_screen(app)
 
 
 async def test_the_list_is_looked_at_again_and_the_cursor_stays_on_its_run() -> None:

@@ -1,6 +1,7 @@
 """A sweep from the start screen: put together from the form, checked, launched as `rankdeck sweep` launches it."""
 
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,14 @@ from runner.start import InputError
 from runner.sweep_figures import summarise_sweep
 from runner.trials import SweepPlan
 from tests import scripted_sweep
-from tests.dashboards import SIZES, ScriptedLauncher, said, until
+from tests.dashboards import SIZES, ScriptedLauncher, said, until, whole_screen
 from tests.reports import write_run
 from tests.terminal import Terminal
 from tests.test_cli import rankdeck
 from tui.app import RankdeckApp
 from tui.machine_launcher import MachineLauncher
 from tui.screens.help import HelpScreen
+from tui.screens.run import RunScreen
 from tui.screens.start import StartScreen
 from tui.screens.sweep import SweepScreen
 from tui.sweep_form import as_sweep
@@ -136,6 +138,60 @@ async def test_a_setting_typed_right_before_the_key_is_that_of_the_sweep() -> No
     assert launcher.launched[0].max_new_tokens == 7
 
 
+async def test_memory_is_that_of_what_was_typed_right_before_the_key_once_the_dialog_is_left() -> None:
+    app = RankdeckApp(None, launcher=ScriptedLauncher())
+    async with app.run_test(size=(120, 40)) as pilot:
+        await until(pilot, lambda: "GiB per rank" in whole_screen(app))
+        app.screen.query_one("#batch_size", Input).focus()
+        await pilot.press("ctrl+u", *"60000", "f4")
+        await until(pilot, lambda: isinstance(app.screen, SweepScreen))
+        await pilot.press("escape")
+        await until(pilot, lambda: "60000 would not fit" in said(app, "batch_size"))
+
+
+class SlowToCount(ScriptedLauncher):
+    """Takes its time to count the prompts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun, self.counted = threading.Event(), threading.Event()
+
+    def prompts(self, settings: RunConfig) -> int | None:
+        self.begun.set()
+        self.counted.wait(10)
+        return super().prompts(settings)
+
+
+async def test_no_dialog_comes_over_a_run_that_was_launched_while_prompts_were_counted() -> None:
+    launcher = SlowToCount()
+    app = RankdeckApp(None, launcher=launcher)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await ready(pilot)
+        await pilot.press("f4")
+        await until(pilot, launcher.begun.is_set)
+        await pilot.press("enter")
+        await until(pilot, lambda: app.run_is_shown)
+        launcher.counted.set()
+        await pilot.pause(0.3)
+        assert isinstance(app.screen, RunScreen)
+    assert len(launcher.launched) == 1
+
+
+@pytest.mark.parametrize("keys", [["f2"], ["5"]], ids=["another screen", "another setting"])
+async def test_no_dialog_comes_once_something_else_was_done_while_prompts_were_counted(keys: list[str]) -> None:
+    launcher = SlowToCount()
+    app = RankdeckApp(None, launcher=launcher)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await ready(pilot)
+        app.screen.query_one("#ranks", Input).focus()
+        await pilot.press("f4")
+        await until(pilot, launcher.begun.is_set)
+        await pilot.press(*keys)
+        launcher.counted.set()
+        await pilot.pause(0.3)
+        assert not any(isinstance(screen, SweepScreen) for screen in app.screen_stack)
+
+
 async def test_a_copy_of_answers_that_nobody_keeps_is_refused_in_the_dialog() -> None:
     app = RankdeckApp(None, launcher=ScriptedLauncher())
     async with app.run_test(size=(120, 40)) as pilot:
@@ -183,6 +239,13 @@ def test_the_dialog_of_a_new_sweep_looks_as_approved(size: tuple[int, int], snap
     assert snap_compare(RankdeckApp(None, launcher=ScriptedLauncher()), terminal_size=size, run_before=steady)
 
 
+def test_prompts_are_counted_as_they_will_be_read_and_not_by_lines(tmp_path: Path) -> None:
+    path = tmp_path / "p.csv"
+    path.write_text('text\n"of two\nlines"\n"and two\nmore"\n')
+    assert MachineLauncher().prompts(RunConfig(prompts=str(path), column="text")) == 2
+    assert MachineLauncher().prompts(RunConfig(prompts=str(path))) is None, "nobody knows which column"
+
+
 # --- afterwards ---------------------------------------------------------------------------------------
 
 
@@ -200,6 +263,23 @@ def test_the_settings_of_a_sweep_are_taken_over_as_those_of_a_run_at_its_best_se
     taken = launcher.settings(run)
     assert (taken.ranks, taken.batch_size) == (found.best.active_ranks, found.best.batch_size)
     assert (taken.sweep, taken.ignore_eos) == (None, False)
+
+
+def test_where_settings_are_tied_the_one_that_is_chosen_is_taken_over_and_not_the_best() -> None:
+    state = scripted_sweep.tied().state
+    assert state.config is not None
+    assert state.sweep is not None
+    found = summarise_sweep(state.sweep)
+    assert found.best is not None
+    assert found.chosen is not None
+    assert found.chosen.setting != found.best.setting
+    config = msgspec.structs.replace(state.config, sweep=state.sweep.plan)
+    rundir.runs_directory().mkdir(parents=True)
+    write_run(rundir.runs_directory() / "swept", config=config, sweep=found)
+    launcher = MachineLauncher()
+    (run,) = launcher.recent()
+    taken = launcher.settings(run)
+    assert (taken.ranks, taken.batch_size) == found.chosen.setting
 
 
 STANDIN = """
@@ -237,4 +317,4 @@ def test_the_best_setting_is_found_and_used_from_the_start_screen_alone_in_a_rea
         terminal.send("q")
         assert terminal.wait() == 0
     (swept,) = MachineLauncher().recent()
-    assert (swept.status, swept.best) == ("completed", (1, 4))
+    assert (swept.status, swept.chosen) == ("completed", (1, 4))

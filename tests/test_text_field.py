@@ -10,6 +10,7 @@ from textual.events import Key
 from tests.dashboards import until
 from tui.base import BaseApp
 from tui.keys import steps
+from tui.preferences import Preferences
 from tui.widgets.choice import Choice
 from tui.widgets.text_field import TextField
 
@@ -56,3 +57,23 @@ async def test_an_arrow_turns_the_choice_that_had_the_focus_when_it_was_pressed(
         app.together("right", "right", "left", "tab", "8")
         await until(pilot, lambda: app.query_one(TextField).value == "8")  # what the field had was selected
         assert app.query_one(Choice).value == "static"
+
+
+@pytest.mark.parametrize(
+    ("own", "keys", "left"),
+    [
+        ({"choice.next": "n"}, ("n", "n"), "continuous"),
+        ({"choice.next": "n"}, ("space", "right"), "auto"),
+        ({"choice.next": "left", "choice.previous": "right"}, ("left", "left", "right"), "static"),
+    ],
+)
+async def test_the_users_own_keys_turn_a_choice_and_those_they_replace_do_not(
+    own: dict[str, str], keys: tuple[str, ...], left: str
+) -> None:
+    app = Form(Preferences(keys=own))
+    async with app.run_test() as pilot:
+        app.query_one(Choice).focus()
+        await pilot.pause()
+        app.together(*keys, "tab", "8")
+        await until(pilot, lambda: app.query_one(TextField).value == "8")
+        assert app.query_one(Choice).value == left

@@ -44,16 +44,19 @@ class Back(NamedTuple):
     problem: str = ""
 
 
-def problem(what: str, error: BaseException, run: str, command: str) -> str:
+def problem(what: str, error: BaseException, run: str, command: str | None) -> str:
     """What failed, why, where and what to do, as a line for the screen; `run` is a name or a directory: data.
 
     An error that was raised for people says itself what to do. Of any other the command is told that brings the whole
-    of it to the terminal.
+    of it to the terminal, where there is one.
     """
     line = f"{visible(run)}: {what}: {reason(error)}"
     if _for_people(error):
         return line
-    return f"{line}. The run is untouched; `{visible(f'rankdeck {command} {shlex.quote(run)}')}` shows the whole error"
+    line += ". The run is untouched"
+    if command is None:
+        return line
+    return f"{line}; `{visible(f'rankdeck {command} {shlex.quote(run)}')}` shows the whole error"
 
 
 def reason(error: BaseException) -> str:

@@ -25,8 +25,12 @@ NO_TITLE = ("linux", "dumb")
 """Terminals (by TERM) that have no title."""
 
 
-def fly(app: "RankdeckApp") -> None:
-    """Run the dashboard until it is left; SIGTERM and SIGHUP leave it as the key for detaching does."""
+def fly(app: "RankdeckApp") -> bool:
+    """Run the dashboard until it is left; SIGTERM and SIGHUP leave it as the key for detaching does.
+
+    Returns whether one of them came: then nothing more is to be shown, and little time is left.
+    """
+    told = False
     title = app.preferences.title and os.environ.get("TERM", "dumb") not in NO_TITLE
     guard = Guard.start(title=title)
     TerminalDriver.guard, TerminalDriver.titled = guard, title
@@ -34,6 +38,8 @@ def fly(app: "RankdeckApp") -> None:
         app.driver_class = TerminalDriver
 
     def told_to_leave(number: int, frame: FrameType | None) -> None:
+        nonlocal told
+        told = True
         last = threading.Timer(LEAVE_SECONDS, os._exit, (128 + number,))
         last.daemon = True
         last.start()
@@ -52,6 +58,7 @@ def fly(app: "RankdeckApp") -> None:
             signal.signal(number, handler)
         if guard is not None:
             guard.end()
+    return told
 
 
 def _spare_the_collector() -> None:

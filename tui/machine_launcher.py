@@ -34,7 +34,7 @@ class MachineLauncher:
         """A file that is no longer there, or was standard input, is replaced by the prompts the run has kept."""
         if run.config is None:
             raise rundir.RunFileError(run.problem or f"{run.name} has no settings")
-        config = without_sweep(run.config, run.best)
+        config = without_sweep(run.config, run.chosen)
         if config.device == start.default_device():
             config = msgspec.structs.replace(config, device="auto")  # as it was asked for, or means the same
         if config.prompts == "-" or not Path(config.prompts).is_file():
@@ -61,8 +61,7 @@ class MachineLauncher:
         return estimate(shape, config, sizing.sizes_of(config.prompts, config.limit), room)
 
     def prompts(self, config: RunConfig) -> int | None:
-        found = sizing.sizes_of(config.prompts, config.limit)
-        return found.prompts if found.whole else None
+        return sizing.count_of(config.prompts, config.column, config.limit)
 
     def launch(self, config: RunConfig) -> Source:
         started = start.launch(config)

@@ -31,7 +31,8 @@ class RecentRun(NamedTuple):
     """A run as the start screen lists it. `started_at` is in unix seconds.
 
     The status is run.json's, `lost` for a run that has lost its supervisor, or `unreadable`: then `problem` says why,
-    and there is no config. Elsewhere `problem` is the cause of a failure. `best` is what a sweep found best.
+    and there is no config. Elsewhere `problem` is the cause of a failure. `chosen` is the setting that a
+    sweep found to be the one to run.
     """
 
     directory: Path
@@ -43,7 +44,7 @@ class RecentRun(NamedTuple):
     config: RunConfig | None = None
     problem: str | None = None
     has_figures: bool = False
-    best: Setting | None = None
+    chosen: Setting | None = None
 
     @property
     def live(self) -> bool:
@@ -83,7 +84,7 @@ def _recent(path: Path, changed_at: float) -> RecentRun:
         why = str(error).partition("cannot be read as a run: ")[2] or str(error)
         return RecentRun(path, path.name, "unreadable", changed_at, problem=why)
     done, _ = _done(run)
-    best = run.sweep.best if run.sweep is not None else None
+    chosen = run.sweep.chosen if run.sweep is not None else None
     return RecentRun(
         directory=path.resolve(),
         name=run.name,
@@ -94,7 +95,7 @@ def _recent(path: Path, changed_at: float) -> RecentRun:
         config=run.config,
         problem=run.cause,
         has_figures=run.summary is not None or run.sweep is not None,
-        best=Setting(best.active_ranks, best.batch_size) if best is not None else None,
+        chosen=Setting(chosen.active_ranks, chosen.batch_size) if chosen is not None else None,
     )
 
 

@@ -119,10 +119,15 @@ def set_values(values: Mapping[str, str], usual: Mapping[str, str]) -> list[str]
     which one may not see, and the long names last. Values are data, cut short and made harmless.
     """
     return [
-        f"{field.label[0].lower()}{field.label[1:]} {cut_middle(visible(values[field.setting]), 16) or 'none'}"
+        f"{_in_a_sentence(field.label)} {cut_middle(visible(values[field.setting]), 16) or 'none'}"
         for field in (*MORE, *reversed(FIELDS))
         if field.setting in values and values[field.setting] != usual.get(field.setting, field.first)
     ]
+
+
+def _in_a_sentence(label: str) -> str:
+    """`Prompt file` begins in lower case there; `GPUs per rank` does not."""
+    return label if label[1:2].isupper() else label[0].lower() + label[1:]
 
 
 def in_the_forms_words(message: str, value: str = "") -> str:

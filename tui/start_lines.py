@@ -25,6 +25,9 @@ WIDE = 64
 ROWS_PER_RUN = 2
 RATE_WIDTH = 11
 MOST_GPUS = 8
+LEAST_SETTINGS = 8
+"""Fewer cells of them say nothing."""
+
 NARROW = 40
 TIGHT = 0.85
 
@@ -83,10 +86,17 @@ def model_name(model: str) -> str:
 
 
 def taken_words(name: str, settings: Sequence[str], key: str, room: int) -> str:
-    """Which settings were taken over from which run, and the key that puts back the defaults, in `room` cells."""
-    head = f"from {cut_middle(visible(name), max(12, room // 4))}: "
-    tail = f"; {key} puts back the defaults" if room >= 90 else f"; {key}: defaults"
-    return head + cut(", ".join(settings), max(8, room - len(head) - len(tail))) + tail
+    """Which settings were taken over from which run, and the key that puts back the defaults, in `room` cells.
+
+    In little room the settings go first, then the run.
+    """
+    head = f"from {cut_middle(visible(name), max(12, room // 4))}"
+    tail = f"{key} puts back the defaults" if room >= 90 else f"{key}: defaults"
+    short = f"{head}; {tail}"
+    left = room - line_width(((f"{short}: ", ""),))
+    if left >= LEAST_SETTINGS:
+        return f"{head}: {cut(', '.join(settings), left)}; {tail}"
+    return short if left >= -2 else cut(tail, room)
 
 
 def no_runs_lines(width: int) -> list[Line]:

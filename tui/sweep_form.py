@@ -33,10 +33,10 @@ NEW_FIELDS = (
 )
 
 IN_A_RUN = (
-    "The trials use prompts that are left; their answers are kept, and afterwards the run goes on at the best setting."
+    "The trials use prompts that are left; their answers are kept, and then the run goes on at the chosen setting."
 )
 ANEW = "The model is loaded once. The trials go through the prompts again and again, at fixed length."
-ANEW_KEPT = "Each prompt is used once; those that the trials leave are done at the best setting."
+ANEW_KEPT = "Each prompt is used once; those that the trials leave are done at the chosen setting."
 
 
 class SweepWork(NamedTuple):
@@ -54,6 +54,7 @@ class SweepWork(NamedTuple):
 
     @property
     def fields(self) -> tuple[Field, ...]:
+        """What is asked: of a new sweep also what becomes of the answers."""
         return NEW_FIELDS if self.new else FIELDS
 
 
@@ -80,13 +81,13 @@ def as_sweep(config: RunConfig, plan: SweepPlan) -> RunConfig:
     )
 
 
-def without_sweep(config: RunConfig, best: Setting | None) -> RunConfig:
-    """The settings of a run that follows a sweep: at the best setting it found, with answers that are to be read."""
+def without_sweep(config: RunConfig, chosen: Setting | None) -> RunConfig:
+    """The settings of a run that follows a sweep: at the setting it chose, with answers that are to be read."""
     if (plan := config.sweep) is None:
         return config
     changed: dict[str, Any] = {"sweep": None, "ignore_eos": config.ignore_eos and plan.outputs}
-    if best is not None:
-        changed |= {"ranks": best.active_ranks, "batch_size": best.batch_size}
+    if chosen is not None:
+        changed |= {"ranks": chosen.active_ranks, "batch_size": chosen.batch_size}
     return msgspec.structs.replace(config, **changed)
 
 

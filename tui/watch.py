@@ -42,17 +42,22 @@ def watch(
     source = SocketSource(directory, died)
     if preferences is not None:
         from tui.app import RankdeckApp
+        from tui.flight import fly
 
-        return _fly(RankdeckApp(source, earlier=rundir.read_outputs, steerable=steerable, preferences=preferences))
+        app = RankdeckApp(source, earlier=rundir.read_outputs, steerable=steerable, preferences=preferences)
+        fly(app)
+        return _farewell(app)
     return asyncio.run(_follow(source, _JsonView() if json else terminal_view(), steerable))
 
 
 def start_screen(preferences: Preferences | None = None) -> int:
     """The dashboard's start screen: choose, launch, watch, come back. Returns the status of the last run watched.
 
-    What breaks on the way is said on the start screen that one comes back to; only its own breaking ends it.
+    What breaks on the way is said on the start screen that one comes back to; only its own breaking ends it, and a
+    signal that says to leave, wherever one is.
     """
     from tui.app import RankdeckApp
+    from tui.flight import fly
     from tui.machine_launcher import MachineLauncher
 
     status = 0
@@ -61,20 +66,28 @@ def start_screen(preferences: Preferences | None = None) -> int:
         app = RankdeckApp(
             None, launcher=MachineLauncher(), earlier=rundir.read_outputs, preferences=preferences, back=back
         )
-        flown = _fly(app)
+        told = fly(app)
+        flown = _farewell(app)
+        if app.watched is not None:
+            status = flown or app.return_code or 0
+        if told:
+            return status
         if app.wanted is not None:
             back = _replay(app.wanted, app.wanted_at, preferences)
+            if back is None:
+                return status
         elif app.watched is not None:
             alive = rundir.supervisor_alive(app.watched)
             command, said = (
                 ("attach", "goes on, but its dashboard broke") if alive else ("replay", "its dashboard broke")
             )
-            status, back = flown or app.return_code or 0, _back_from(app.watched, app.broke, said, command)
+            back = _back_from(app.watched, app.broke, said, command)
         else:
             return app.return_code or status or flown  # Where it broke it has said how.
 
 
-def _replay(found: "Journal", position: float, preferences: Preferences | None) -> Back:
+def _replay(found: "Journal", position: float, preferences: Preferences | None) -> Back | None:
+    """Where one comes back from; None where a signal said to leave."""
     broke: BaseException | None
     try:
         from tui.flight import fly
@@ -84,10 +97,12 @@ def _replay(found: "Journal", position: float, preferences: Preferences | None) 
 
         source = ReplaySource(found, position=position, playing=not position)
         app = ReplayApp(source, how_it_stops(found), preferences=preferences, from_start=True)
-        fly(app)
+        told = fly(app)
         broke = app.broke
         if app.lost is not None:
             sys.stderr.write(f"rankdeck: {app.lost}\n")
+        if told:
+            return None
     except Exception as error:  # whatever keeps it from being shown, one is back where something else can be done
         broke = error
     return _back_from(found.path.parent, broke, "its replay broke", "replay")
@@ -115,10 +130,8 @@ async def _stop(source: SocketSource, now: bool) -> int:
     return 0
 
 
-def _fly(app: "RankdeckApp") -> int:
-    from tui.flight import fly
-
-    fly(app)
+def _farewell(app: "RankdeckApp") -> int:
+    """What is said once a dashboard was left, and its exit status."""
     state = app.final_state
     if app.lost is not None:
         sys.stderr.write(f"rankdeck: {app.lost}\n")

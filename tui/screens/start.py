@@ -20,6 +20,7 @@ from runner.machine import Machine
 from tui.coming_back import Back
 from tui.keys import steps
 from tui.launcher import Launcher
+from tui.runs import RecentRun
 from tui.screens.run import TOO_SMALL
 from tui.screens.sized import Sized
 from tui.screens.start_launch import FormWishes
@@ -144,21 +145,23 @@ class StartScreen(Sized, FormWishes):
 
     @work(group="first look")
     async def _look_first(self, launcher: Launcher) -> None:
-        """Runs first, which are there in a moment; the newest one's settings, else those of a first run."""
+        """Runs first, which are there in a moment; then the form and the machine, which take longer."""
         runs = await asyncio.to_thread(launcher.recent)
         self._list.show(runs, at=self._back.directory if self._back is not None else None)
-        known = next((run for run in runs if run.config is not None), None)
-        if known is not None:
-            self._form.fill(values_of(await asyncio.to_thread(launcher.settings, known)))
-            self._check()
-        defaults = await self._defaults(launcher)
-        if known is None:
-            self._form.fill(defaults)
-        else:
-            self._form.say_taken(known.name, defaults)
-        self._check()
+        self._fill_first(launcher, next((run for run in runs if run.config is not None), None))
         self._show_machine(await asyncio.to_thread(launcher.machine))
         self._check()
+
+    @work(exclusive=True, group="copy")
+    async def _fill_first(self, launcher: Launcher, known: RecentRun | None) -> None:
+        """May take a second, in which GPUs are counted; what is taken over meanwhile comes instead of it."""
+        if known is not None:
+            self._fill_in(values_of(await asyncio.to_thread(launcher.settings, known)))
+        defaults = await self._defaults(launcher)
+        if known is None:
+            self._fill_in(defaults)
+        else:
+            self._form.say_taken(known.name, defaults)
 
     def _look_again(self) -> None:
         if self._launcher is not None and self.is_current and not self._launching:

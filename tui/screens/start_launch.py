@@ -4,7 +4,7 @@ Knows the Launcher, which is only ever asked in a thread, and the form. What a s
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
@@ -46,17 +46,20 @@ class FormWishes(RunWishes):
     @on(NewRun.Changed)
     def _typed(self, event: NewRun.Changed) -> None:
         if event.setting:
-            # Word of what was typed may come after the key that launches it.
-            if self._wanted is not None and self._wanted[1] != read_config(self._form.values())[0]:
-                self._wanted = None
             self._say("")
         self._check()
 
     @work(exclusive=True, group="check")
     async def _check(self) -> None:
-        """Say at once what can be seen at once; ask the launcher when the typing pauses."""
+        """Say at once what can be seen at once; ask the launcher when the typing pauses.
+
+        A wish holds for what stood in the form: it is granted or refused by the check of that, and never later.
+        """
         self._checked = None
         config, problems = read_config(self._form.values())
+        # Word of what was typed may come after the key that launches it.
+        if self._wanted is not None and self._wanted[1] != config:
+            self._wanted = None
         launcher = self._launcher
         if problems or launcher is None:
             self._form.say([*problems, *self._found], None)
@@ -70,12 +73,19 @@ class FormWishes(RunWishes):
         self._form.say(problems, self._estimate if not problems else None)
         self._checked = None if problems else config
         self._form.allow_launch(not problems and not self._launching)
-        if self._wanted is not None and not problems:
-            self._go(self._wanted[0], config)
-            return
-        if machine is not None and not problems:
+        wanted, self._wanted = self._wanted, None
+        if wanted is not None and not problems:
+            self._go(wanted[0], config)
+        if machine is not None and not problems and not self._launching:
             self._estimate = await asyncio.to_thread(launcher.estimate, config, machine)
             self._form.say(problems, self._estimate)
+
+    def _fill_in(self, values: Mapping[str, str]) -> None:
+        """Fill in what the machine proposes; whoever has asked for a launch already asks for it with that."""
+        self._form.fill(values)
+        if self._wanted is not None:
+            self._wanted = self._wanted[0], read_config(self._form.values())[0]
+        self._check()
 
     # --- launching --------------------------------------------------------------------------------
 
@@ -91,8 +101,8 @@ class FormWishes(RunWishes):
     def _want(self, what: Wanted) -> None:
         if self._launching:
             return
-        config, _ = read_config(self._form.values())
-        if self._checked == config:
+        config, problems = read_config(self._form.values())
+        if self._checked == config and not problems:
             self._go(what, config)
             return
         self._wanted = what, config
@@ -100,7 +110,6 @@ class FormWishes(RunWishes):
         self._check()
 
     def _go(self, what: Wanted, config: RunConfig) -> None:
-        self._wanted = None
         if (launcher := self._launcher) is None:
             return
         if what == "sweep":
@@ -114,6 +123,8 @@ class FormWishes(RunWishes):
         from tui.sweep_form import anew
 
         prompts = await asyncio.to_thread(launcher.prompts, config)
+        if self._launching or not self.is_active or read_config(self._form.values())[0] != config:
+            return  # Something else was asked for meanwhile.
         self.app.push_screen(SweepScreen(anew(config, prompts)), partial(self._sweep_planned, launcher, config))
 
     def _sweep_planned(self, launcher: Launcher, config: RunConfig, plan: SweepPlan | None) -> None:
@@ -131,8 +142,10 @@ class FormWishes(RunWishes):
         if self._launching:
             return
         self._launching = True
+        self._wanted = None
         self._form.allow_launch(False)
         self.workers.cancel_group(self, "check")
+        self.workers.cancel_group(self, "plan sweep")
         self._form.say_launch("launching", wrong=False)
         try:
             self.app.open_run(await asyncio.to_thread(start))

@@ -27,15 +27,16 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-FAILS: dict[Wish, tuple[str, str]] = {
+FAILS: dict[Wish, tuple[str, str | None]] = {
     "attach": ("cannot be attached to", "attach"),
     "resume": ("cannot be resumed", "resume"),
     "look": ("cannot be shown", "replay"),
     "replay": ("cannot be replayed", "replay"),
     "report": ("no report can be made", "report"),
-    "settings": ("its settings cannot be taken over", "list"),
+    "settings": ("its settings cannot be taken over", None),
 }
-"""How it is said that a wish failed, and the command with which the whole of the error comes to the terminal."""
+"""How it is said that a wish failed, and the command with which the whole of the error comes to the terminal,
+if one does."""
 
 
 class RunWishes(Screen[None]):

@@ -14,7 +14,9 @@ class InOrder(Widget):
     """Mixed in behind a widget's base: its own bindings act when their key comes to it, not later."""
 
     async def on_key(self, event: Key) -> None:
-        for binding in self._bindings.key_to_bindings.get(event.key, ()):
+        own = self._bindings.copy()
+        own.apply_keymap(self.app._keymap)  # As Textual does where it looks at them: the user's keys are not in them.
+        for binding in own.key_to_bindings.get(event.key, ()):
             if not binding.priority and await self.app.run_action(binding.action, self):
                 event.stop()
                 event.prevent_default()
