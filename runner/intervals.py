@@ -74,7 +74,7 @@ def difference_half_width(one: Estimate, other: Estimate) -> float | None:
 
 
 def ratio_half_width(one: Estimate, other: Estimate) -> float | None:
-    """Half-width of the 95 % interval of `other.mean / one.mean`; None where either has one trial, or a mean is 0.
+    """Half-width of the 95 % interval of `other.mean / one.mean`; None where either has one trial, or `one` is 0.
 
     By the delta method (Casella and Berger, Statistical Inference, 2nd ed., 5.5.4): relative standard errors add in
     quadrature; degrees of freedom as above. It comes too narrow where the noise of `one` is not small beside its mean;

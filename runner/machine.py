@@ -37,6 +37,16 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
         """Free memory of each device that a run would see, in its order; None where that is not known."""
         return tuple(None if position is None else _free_bytes(self.gpus[position]) for position in self.seen)
 
+    @property
+    def least_free_bytes(self) -> int | None:
+        """Free memory of the fullest GPU, for a run that uses all of them; None where it would not see each.
+
+        Known in whatever order CUDA counts them, unless one of them does not tell.
+        """
+        free = [_free_bytes(gpu) for gpu in self.gpus]
+        known = [figure for figure in free if figure is not None]
+        return min(known) if known and len(known) == len(free) == self.visible else None
+
 
 def _free_bytes(gpu: DeviceSample) -> int | None:
     if gpu.lost or gpu.memory_total_bytes is None or gpu.memory_used_bytes is None:

@@ -74,10 +74,14 @@ class PromptSizes(NamedTuple):
 
 
 class Room(NamedTuple):
-    """Free bytes: of each GPU that can be seen, and of the host. None where nobody knows."""
+    """Free bytes: of each GPU that can be seen, of the host, and of the fullest GPU. None where nobody knows.
+
+    That of the fullest may be known where it is not known which of them it is: a run that uses all needs no more.
+    """
 
     gpus: tuple[int | None, ...]
     host: int | None
+    fullest: int | None = None
 
 
 class Estimate(NamedTuple):
@@ -180,6 +184,8 @@ def estimate(shape: ModelShape, config: RunConfig, prompts: PromptSizes, room: R
 
     share = _Share(ranks, on_gpu, len(room.gpus), max(1, config.gpus_per_rank))
     free = _least(room.gpus[: share.devices]) if on_gpu else room.host
+    if on_gpu and free is None and share.devices == len(room.gpus):
+        free = room.fullest
     continuous = config.engine == "continuous"
 
     per_token = 2 * shape.layers * shape.kv_heads * shape.head_size * bytes_each

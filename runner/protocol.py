@@ -583,7 +583,7 @@ class SetActiveRanks(Message, frozen=True, kw_only=True):
 
 
 class StartSweep(Message, frozen=True, kw_only=True):
-    """Measure these settings on the prompts that are left, then go on at the best of them; None ends a sweep."""
+    """Measure these settings on the prompts that are left, then go on at the chosen one; None ends a sweep."""
 
     plan: SweepPlan | None
 

@@ -120,10 +120,15 @@ def _said(found: Sequence[Cell], of: Rated, tied: Sequence[Rated], repeats: int 
             yield "it is chosen all the same: no smaller batch size with as many ranks is tied and within 5 %"
         else:
             yield f"batch size {chosen.batch_size} is chosen: as fast within the noise, with less memory and latency"
-    elif once < len(others):
-        yield "faster than every other setting, beyond the noise"
+    elif known := len(others) - once:
+        rest = f"the {_others(known)} whose noise is known" if once else "every other setting"
+        yield f"faster than {rest}, beyond the noise"
     if once and lead.half_width is not None:
-        yield f"of {once} other{'s' if once > 1 else ''}, measured once, no noise is known"
+        yield f"of {_others(once)}, measured once, no noise is known"
+
+
+def _others(number: int) -> str:
+    return "1 other" if number == 1 else f"{number} others"
 
 
 def _listed(first: Cell, tied: Sequence[Cell]) -> str:

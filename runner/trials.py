@@ -16,7 +16,7 @@ class SweepPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """What a sweep measures: every batch size with every number of active ranks, `repeats` times in shuffled order.
 
     A trial lasts at least `least_rounds` rounds and `least_seconds` seconds. With `outputs` the answers are
-    kept, and the prompts that are left are done at the best setting when all is measured.
+    kept, and the prompts that are left are done at the chosen setting when all is measured.
     """
 
     batch_sizes: list[int]

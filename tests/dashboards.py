@@ -141,7 +141,7 @@ class ScriptedLauncher:
         self.threads.add(threading.get_ident())
         if isinstance(self._shape, str):
             return self._shape
-        room = Room(machine.gpu_free_bytes, machine.memory_free_bytes)
+        room = Room(machine.gpu_free_bytes, machine.memory_free_bytes, machine.least_free_bytes)
         return estimate(self._shape, settings, PromptSizes(100, 30), room)
 
     def prompts(self, settings: RunConfig) -> int | None:

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runner import protocol
+from runner.knob_words import SOURCE
 from tests import scripted
 from tests.dashboards import dashboard, settled
 from tests.scripted_source import ScriptedSource
@@ -17,6 +18,7 @@ from tui.text import line_width, plain
 from tui.widgets.key_bar import ALWAYS, Entry, KeyBar, chosen, key_line, key_range
 from tui.widgets.lines import Panel
 from tui.widgets.log import LogLines
+from tui.widgets.sweep_chart import EACH
 from tui.words import words_of
 
 
@@ -97,6 +99,13 @@ async def test_the_palette_has_the_keys_of_the_focused_view_too() -> None:
 def test_every_view_has_words_of_its_own_first() -> None:
     assert words_of("sweep")[0][0] == "speedup"
     assert "tok/s" in dict(words_of("log"))
+
+
+def test_what_stands_in_a_view_is_among_its_words() -> None:
+    log, sweep = dict(words_of("log")), dict(words_of("sweep"))
+    assert SOURCE in log["source"]
+    assert {"tied", "chosen", f"{EACH} best of each"} <= set(sweep)
+    assert EACH in sweep["speedup"], "that of the best of each is not at the same batch size"
 
 
 async def test_the_log_scrolls_by_vims_keys_and_by_arrows() -> None:

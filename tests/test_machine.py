@@ -16,16 +16,16 @@ BY_PCI = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
 class Box(FakeNvml):
     """Four GPUs, each with its own memory; of one name or of four."""
 
-    def __init__(self, alike: bool) -> None:
+    def __init__(self, alike: bool, free: tuple[int | None, ...] = FREE) -> None:
         super().__init__({}, gpus=4)
-        self._alike = alike
+        self._alike, self._free = alike, free
 
     def name(self, handle: Handle) -> str:
         return "Fake GPU" if self._alike else super().name(handle)
 
     def memory(self, handle: Handle) -> Memory:
         assert isinstance(handle, int)
-        free = FREE[handle]
+        free = self._free[handle]
         if free is None:
             raise NvmlFailure(3)
         return Memory(used=(48 - free) * GIB, total=48 * GIB)
@@ -60,6 +60,16 @@ def test_of_gpus_that_differ_a_number_names_one_only_where_cuda_counts_as_nvml_d
     assert free_gib({"CUDA_VISIBLE_DEVICES": "3"}, alike=False) == [None]
     assert free_gib({"CUDA_VISIBLE_DEVICES": "3", **BY_PCI}, alike=False) == [40]
     assert free_gib({"CUDA_VISIBLE_DEVICES": "GPU-3,GPU-1"}, alike=False) == [40, 20]
+
+
+@pytest.mark.parametrize(("value", "expected"), [(None, 1), ("3,2,1,0", 1), ("3,2,1", None), ("3,3", None)])
+def test_of_gpus_that_differ_the_least_that_is_free_is_known_where_a_run_sees_all(
+    value: str | None, expected: int | None
+) -> None:
+    environ = {} if value is None else {"CUDA_VISIBLE_DEVICES": value}
+    found = examine.machine(environ, Box(alike=False, free=(1, 20, 30, 40))).least_free_bytes
+    assert found == (None if expected is None else expected * GIB)
+    assert examine.machine(environ, Box(alike=False)).least_free_bytes is None, "one of them does not tell"
 
 
 def test_how_many_a_run_sees_is_known_in_any_case() -> None:

@@ -106,6 +106,13 @@ def test_a_gpu_in_use_of_which_nothing_is_known_may_be_the_fullest() -> None:
     assert hidden.fits, "it is a GPU's memory that is not known: the host's is not what decides"
 
 
+def test_where_all_gpus_are_used_the_fullest_decides_whichever_it_is() -> None:
+    unordered = Room(gpus=(None, None), host=4 * GIB, fullest=10 * GIB)
+    assert made(room=unordered, ranks=2).free == made(room=unordered, ranks=5).free == 10 * GIB
+    assert made(room=unordered, ranks=1).free is None, "it may be the other one that is used"
+    assert made(room=unordered, ranks=1, gpus_per_rank=2).free == 10 * GIB
+
+
 def test_a_rank_of_several_gpus_is_spread_over_them() -> None:
     alone = made(LLAMA_8B, H100, ranks=1)
     spread = made(LLAMA_8B, H100, ranks=1, gpus_per_rank=4)

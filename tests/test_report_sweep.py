@@ -22,7 +22,11 @@ from tests.reports import (
     write_run,
     write_sweep,
 )
+from tests.test_sweep_charts import measured
+from tui.report import source
 from tui.report.compare import comparison_lines
+from tui.report.scaling import scaling_plot
+from tui.sweep_lines import sweep_lines
 
 # --- a sweep ------------------------------------------------------------------------------------
 
@@ -68,6 +72,57 @@ def test_a_report_names_what_is_tied_with_the_best_the_setting_that_is_chosen_an
     assert shown[3].split() == [f"{noise.speedup:.2f}", "±", f"{noise.speedup_half_width:.2f}"]
     assert shown[4].split()[:2] == [f"{noise.efficiency * 100:.0f}", "%"]
     assert shown[4].split()[2:] == ["±", f"{noise.efficiency_half_width * 100:.0f}", "%"]
+
+
+def scaled(directory, rates):
+    """The page, the Markdown and the lines of the chart of speedups of a sweep in which these were measured."""
+    state = measured(rates)
+    run = write_run(directory, config=state.config, sweep=summarise_sweep(state.sweep))
+    assert reported(directory).exit_code == 0
+    text = (directory / "report.md").read_text()
+    return Page(directory / "report.html"), text, [line.name for line in scaling_plot(run.sweep).lines], state
+
+
+EACH = "What more ranks bring at the best batch size of each"
+
+
+def test_the_best_of_each_is_said_once_where_it_is_a_batch_sizes_scaling(tmp_path):
+    page, text, lines, _ = scaled(tmp_path / "same", {(1, 8): (50, 51), (2, 8): (98, 99)})
+    assert EACH not in page.tables
+    assert lines == ["ideal", "batch 8"]
+    assert "Of the best setting with each number of ranks it is the same." in page.text
+    assert "That of the best with each number of ranks is the same as of batch size 8." in text
+    assert "and one for the best" not in text
+    _, text, lines, _ = scaled(
+        tmp_path / "unlike", {(1, 8): (50, 51), (1, 16): (70, 71), (2, 8): (98, 99), (2, 16): (40, 41)}
+    )
+    assert lines == ["ideal", "batch 8", "batch 16", "best of each"]
+    assert "A line per batch size, and one for the best with each number of ranks, with" in text
+
+
+def test_scaling_of_the_best_of_each_is_told_where_no_batch_size_has_two_numbers_of_ranks(tmp_path):
+    page, text, lines, state = scaled(tmp_path / "s", {(1, 16): (50, 51), (2, 8): (90, 91)})
+    assert "What more ranks bring" not in page.tables
+    assert [row[:2] for row in page.tables[EACH][1:]] == [["16", "1"], ["8", "2"]]
+    assert lines == ["ideal", "best of each"]
+    assert "A line for the best with each number of ranks, with" in text
+    logged = sweep_lines(state, state.sweep)
+    at = logged.index("scaling of the best with each number of ranks:")
+    assert [row.split()[:2] for row in logged[at + 2 : at + 4]] == [["1", "16"], ["2", "8"]]
+    assert not any(line.startswith("scaling at batch size") for line in logged)
+
+
+def test_a_sweep_without_a_verdict_is_judged_anew_from_its_journal_as_a_replay_does(tmp_path):
+    script = scripted_sweep.tied()
+    found = summarise_sweep(script.state.sweep)
+    assert found.chosen != found.best
+    old = msgspec.structs.replace(found, verdict=None, best_scaling=[])
+    run = write_run(tmp_path / "s", config=script.state.config, sweep=old)
+    assert "and one for the best" not in scaling_plot(run.sweep).description, "no such line is drawn of it"
+    assert source.read(tmp_path / "s").sweep.chosen == found.best, "of run.json alone nothing else is known"
+    journal = b"".join(msgspec.json.encode(event) + b"\n" for event in script.events)
+    (tmp_path / "s" / rundir.EVENTS_FILE).write_bytes(journal)
+    assert source.read(tmp_path / "s").sweep == found
 
 
 def test_a_sweep_from_before_there_were_verdicts_is_reported(tmp_path):

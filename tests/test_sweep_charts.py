@@ -229,13 +229,15 @@ def test_scaling_shows_speedup_and_efficiency_with_their_noise_at_the_batch_size
 
 
 def measured(rates: dict[tuple[int, int], Sequence[float]]) -> RunState:
-    """A settled sweep in which these tokens/s were measured, by ranks and batch size."""
+    """A settled sweep in which these tokens/s were measured, by ranks and batch size; what is left out failed."""
     repeats = len(next(iter(rates.values())))
     settings = plan(sorted({size for _, size in rates}), sorted({ranks for ranks, _ in rates}), repeats)
     script = SweepScript(settings, max(settings.ranks)).begun()
     for trial in script.trials:
-        speed = rates[trial.active_ranks, trial.batch_size][trial.repeat - 1]
-        result = replace(script._result(trial), tokens_per_second=speed)
+        if (speeds := rates.get((trial.active_ranks, trial.batch_size))) is None:
+            script._finish(trial, "failed", "the rank was lost")
+            continue
+        result = replace(script._result(trial), tokens_per_second=speeds[trial.repeat - 1])
         script.add(protocol.TrialFinished(record=TrialRecord(trial=trial, outcome="measured", result=result)))
     return script.settled().state
 
@@ -284,6 +286,27 @@ def test_a_speedup_that_is_next_to_none_is_not_blown_up() -> None:
     plot = [line for line in lines if "│" in line[:7] or "┤" in line[:7]]
     rows = [row for row, line in enumerate(plot) if "●" in line]
     assert max(rows) - min(rows) <= len(plot) // 3
+
+
+@pytest.mark.parametrize(
+    ("ranks", "shown"),
+    [((2, 4, 256), ["2", "256"]), ((1, 252, 256), ["1", "256"]), ((1, 128, 256), ["1", "128", "256"])],
+)
+def test_numbers_of_ranks_that_lie_too_close_leave_their_labels_to_the_ends(
+    ranks: tuple[int, ...], shown: list[str]
+) -> None:
+    state = measured({(number, 8): (100.0 * number, 101.0 * number) for number in ranks})
+    lines = scaling_of(state, 44)
+    assert next(lines[row + 1] for row, line in enumerate(lines) if "└" in line).split() == shown
+
+
+def test_a_log_and_the_view_say_a_speedup_with_the_same_digits() -> None:
+    state = measured({(1, 8): (10, 11), (128, 8): (1300, 1301)})
+    row = next(line for line in scaling_of(state) if line.split()[:2] == ["128", "8"])
+    speedup, noise = row.split()[3:5]
+    logged = sweep_lines(state, sweep_of(state))
+    logged_row = logged[logged.index("scaling at batch size 8:") + 3].split()
+    assert logged_row[4:6] == [speedup, f"{noise.removeprefix('±')}x"]
 
 
 def test_with_one_number_of_ranks_there_is_no_scaling() -> None:

@@ -194,6 +194,8 @@ def test_a_sweep_that_was_stopped_shows_what_is_there() -> None:
 
 def test_a_run_without_a_sweep_says_what_one_brings_and_which_key_starts_it() -> None:
     text = plain(empty_lines(scripted.running().state, 76))
+    assert "goes on at the chosen setting" in " ".join(text.split())
+    assert "the fastest, and the chosen one as a command" in text
     assert "\ns  starts one" in text
     assert "rankdeck sweep PROMPTS" in plain(empty_lines(scripted.completed().state, 76))
 
@@ -219,4 +221,4 @@ def test_prompts_count_again_once_a_run_goes_on_after_its_sweep() -> None:
     state = script.state
     assert "/ 4,000 prompts" in plain(progress_lines(state, 44, 9))
     assert "running" in plain([header_line(state, 78)])
-    assert "the run goes on at the best setting" in status(state)
+    assert "the run goes on at the chosen setting" in status(state)

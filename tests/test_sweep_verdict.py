@@ -62,7 +62,13 @@ def test_with_one_repeat_the_highest_is_chosen_and_that_no_noise_is_known_is_sai
 def test_while_others_were_measured_once_only_the_lead_over_the_rest_is_called_told_apart():
     found = judged({(2, 8): [50, 51], (2, 16): [103], (2, 32): [104, 105]})
     assert (found.tied, found.chosen.setting) == ([], (2, 32))
-    assert found.sentence.endswith("beyond the noise; of 1 other, measured once, no noise is known")
+    assert found.sentence == (
+        "faster than the 1 other whose noise is known, beyond the noise; of 1 other, measured once, no noise is known"
+    )
+    more = judged({(2, 4): [20, 21], (2, 8): [50, 51], (2, 16): [103], (2, 24): [102], (2, 32): [104, 105]})
+    assert more.sentence == (
+        "faster than the 2 others whose noise is known, beyond the noise; of 2 others, measured once, no noise is known"
+    )
 
 
 def test_a_setting_alone_is_compared_with_nothing_and_without_one_there_is_no_verdict():

@@ -57,7 +57,7 @@ class MachineLauncher:
             shape = sizing.shape_of(config.model)
         except sizing.Unknown as error:
             return str(error)
-        room = Room(machine.gpu_free_bytes, machine.memory_free_bytes)
+        room = Room(machine.gpu_free_bytes, machine.memory_free_bytes, machine.least_free_bytes)
         return estimate(shape, config, sizing.sizes_of(config.prompts, config.limit), room)
 
     def prompts(self, config: RunConfig) -> int | None:

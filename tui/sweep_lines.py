@@ -20,6 +20,7 @@ from tui.sweep_words import (
     scaling_shown,
     setting,
     standing,
+    times,
 )
 from tui.text import gib, pad, percent, some, visible
 
@@ -53,7 +54,7 @@ def trial_line(record: TrialRecord, trials: int) -> str:
 
 
 def sweep_lines(state: RunState, sweep: SweepState) -> list[str]:
-    """All that a sweep found so far: the cells, the knees, how it scales, and the best setting as a command."""
+    """All that a sweep found so far: the cells, the knees, how it scales, the best, and the chosen one as a command."""
     summary = summarise_sweep(sweep)
     lines = [
         f"sweep {visible(standing(state, sweep))}; {summary.measured:,} of {some(summary.trials, 'trial')} measured"
@@ -145,13 +146,13 @@ def _cells(summary: SweepSummary) -> list[str]:
 def _scaling(summary: SweepSummary) -> list[str]:
     """How more ranks scale, at the batch size that is run and at the best of each number of ranks."""
     same, each = scaling_shown(summary), summary.best_scaling
-    if not same:
-        return []
     places = rate_places(summary.cells)
-    lines = [f"scaling at batch size {same[0].batch_size}:", *_scaling_table(same, places)]
+    lines = [f"scaling at batch size {same[0].batch_size}:", *_scaling_table(same, places)] if same else []
+    if not each:
+        return lines
     if [row.setting for row in same] == [row.setting for row in each]:
         return [*lines, "best with each number of ranks: the same batch size, so the same scaling"]
-    return [*lines, "scaling of the best with each number of ranks:", *_scaling_table(each, places)] if each else lines
+    return [*lines, "scaling of the best with each number of ranks:", *_scaling_table(each, places)]
 
 
 def _scaling_table(rows: Sequence[Scaling], places: int) -> list[str]:
@@ -162,8 +163,8 @@ def _scaling_table(rows: Sequence[Scaling], places: int) -> list[str]:
             str(each.batch_size),
             f"{each.tokens_per_second:,.{places}f}",
             "" if each.half_width is None else f"{each.half_width:,.{places}f}",
-            f"{each.speedup:.2f}x",
-            "" if each.speedup_half_width is None else f"{each.speedup_half_width:.2f}x",
+            times(each.speedup),
+            "" if each.speedup_half_width is None else times(each.speedup_half_width, beside=each.speedup),
             percent(each.efficiency),
             "" if each.efficiency_half_width is None else percent(each.efficiency_half_width),
         )

@@ -1,4 +1,4 @@
-"""How a sweep is said in words: its settings, where it stands, what it found, the command of its best setting.
+"""How a sweep is said in words: its settings, where it stands, what it found, the command of its chosen setting.
 
 For every view, with a screen and without. Figures are runner.sweep_figures'; none is made here. Pure.
 """
@@ -137,9 +137,10 @@ def scaling_shown(summary: SweepSummary) -> list[Scaling]:
     return next((rows for size in sizes if (rows := scaling(summary.cells, size))), [])
 
 
-def times(speedup: float, half_width: float | None = None) -> str:
-    """`1.93x ±0.08`, with as many digits as say something."""
-    places = 2 if speedup < 10 else 1 if speedup < 100 else 0
+def times(speedup: float, half_width: float | None = None, *, beside: float | None = None) -> str:
+    """`1.93x ±0.08`, with as many digits as say something: those of the speedup that it stands `beside`, if any."""
+    size = speedup if beside is None else beside
+    places = 2 if size < 10 else 1 if size < 100 else 0
     return f"{speedup:.{places}f}x" + ("" if half_width is None else f" ±{half_width:.{places}f}")
 
 

@@ -57,7 +57,7 @@ def sweep(
     ] = None,
     outputs: Annotated[
         bool,
-        typer.Option("--outputs", help="Keep the answers, and do the prompts that are left at the best setting."),
+        typer.Option("--outputs", help="Keep the answers, and do the prompts that are left at the chosen setting."),
     ] = False,
     model: Model = None,
     max_new_tokens: NewTokens = None,

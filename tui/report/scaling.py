@@ -14,37 +14,55 @@ EACH_BEST = (
     "The best setting with each number of ranks over the best with the fewest, the batch size of each as it is best. "
     "The intervals do not know that each is the highest of its row."
 )
+EACH_SAME = "Of the best setting with each number of ranks it is the same."
 
 
 def scaling_blocks(sweep: SweepSummary, digits: int) -> list[Block]:
     """A chart of the speedup, and the tables behind it; tokens/s with so many digits after the point."""
     blocks: list[Block] = [Chart(scaling_plot(sweep))]
-    blocks.append(_table("What more ranks bring", sweep.scaling, digits, SAME_SIZE))
-    if sweep.best_scaling:
+    same = sweep.scaling == sweep.best_scaling
+    if sweep.scaling:
+        note = f"{SAME_SIZE} {EACH_SAME}" if same else SAME_SIZE
+        blocks.append(_table("What more ranks bring", sweep.scaling, digits, note))
+    if sweep.best_scaling and not same:
         title = "What more ranks bring at the best batch size of each"
         blocks.append(_table(title, sweep.best_scaling, digits, EACH_BEST))
     return blocks
 
 
 def scaling_plot(sweep: SweepSummary) -> Plot:
-    """Speedup over ranks with its noise, a line per batch size and one for the best of each, against the ideal."""
+    """Speedup over ranks with its noise, a line per batch size and, where it is another, one for the best of each."""
     chosen = sweep.chosen.batch_size if sweep.chosen is not None else None
-    sizes = spread(sorted({row.batch_size for row in sweep.scaling}), MOST_LINES - 1, keep=chosen)
-    named = [(f"batch {size:,}", [row for row in sweep.scaling if row.batch_size == size]) for size in sizes]
+    sizes = sorted({row.batch_size for row in sweep.scaling})
+    shown = spread(sizes, MOST_LINES - 1, keep=chosen)
+    of_size = {size: [row for row in sweep.scaling if row.batch_size == size] for size in shown}
+    best_of_all = next((size for size, rows in of_size.items() if rows == sweep.best_scaling), None)
+    each = sweep.best_scaling if best_of_all is None else []
+    named = [(f"batch {size:,}", rows) for size, rows in of_size.items()]
     lines = [
         Line(name=name, points=[Point(row.active_ranks, row.speedup, row.speedup_half_width) for row in rows])
-        for name, rows in (*named, ("best of each", sweep.best_scaling))
+        for name, rows in (*named, ("best of each", each))
         if rows
     ]
+    kinds = [
+        kind for kind, rows in (("per batch size", named), ("for the best with each number of ranks", each)) if rows
+    ]
     ranks = sorted({row.active_ranks for row in (*sweep.scaling, *sweep.best_scaling)})
+    words = [
+        f"A line {', and one '.join(kinds)}, with 95 % intervals, against the ideal line on which "
+        f"{ranks[-1]} ranks are {ranks[-1]} times as fast."
+    ]
+    if best_of_all is not None:
+        words.append(f"That of the best with each number of ranks is the same as of batch size {best_of_all:,}.")
+    if len(shown) < len(sizes):
+        words.append("Not every batch size has a line; the table has all.")
     # Of the ideal line as much as fits on an axis that the measured lines fill.
     top = min(ranks[-1], max(point.y + (point.half_width or 0.0) for line in lines for point in line.points))
     ideal = Line(name="ideal", points=[Point(ranks[0], ranks[0]), Point(top, top)], reference=True)
     return Plot(
         key="scaling",
         title="Speedup over active ranks",
-        description="A line per batch size, and one for the best with each number of ranks, with 95 % intervals, "
-        f"against the ideal line on which {ranks[-1]} ranks are {ranks[-1]} times as fast.",
+        description=" ".join(words),
         x=Axis("active ranks", values=ranks, fitted=True),
         y=Axis("speedup", "times one rank", fitted=True),
         lines=[ideal, *lines],

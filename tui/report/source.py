@@ -45,7 +45,8 @@ class Answers(msgspec.Struct, frozen=True):
 class Source(msgspec.Struct, frozen=True, kw_only=True):
     """All a report is made from. `read_at` in unix seconds; `live` while a supervisor has the run.
 
-    `summary` and `sweep` are those of run.json; before they stand there, those the journal adds up to.
+    `summary` and `sweep` are those of run.json; before they stand there, those the journal adds up to. So is a sweep
+    without a verdict, as there were before there was one: a replay judges it, too.
     """
 
     run: RunFile
@@ -87,7 +88,9 @@ def read(directory: Path) -> Source:
     answers = _answers(directory, missing)
     begun = state is not None and bool(state.ranks)
     summary = run.summary or (summarise(state) if state is not None and begun else None)
-    sweep = run.sweep or (summarise_sweep(state.sweep) if state is not None and state.sweep is not None else None)
+    sweep = run.sweep
+    if (sweep is None or sweep.verdict is None) and state is not None and state.sweep is not None:
+        sweep = summarise_sweep(state.sweep)
     if summary is None and sweep is None:
         if run.status == "running":
             told = "has just begun" if live else "lost its supervisor before it had any figures"

@@ -71,7 +71,7 @@ def sweep_sections(source: Source) -> list[Section]:
     if settled:
         blocks.append(Prose([f"How the sweep ended: {settled}"]))
     sections = [Section("sweep", "Tokens/s over batch size and ranks", blocks)]
-    if sweep.scaling:
+    if sweep.scaling or sweep.best_scaling:
         sections.append(Section("scaling", "Scaling", scaling_blocks(sweep, digits(sweep))))
     return [*sections, Section("cost", "Every setting in detail", _details(sweep))]
 

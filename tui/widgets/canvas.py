@@ -81,20 +81,20 @@ class Canvas:
         return tuple(pieces)
 
 
-def axis_room(maximum: float, unit: str = "") -> int:
+def axis_room(maximum: float) -> int:
     """The cells that the labels of the upright axis take, its rule left out."""
-    return max(3, len(value_label(maximum) + unit), len(value_label(maximum / 2) + unit))
+    return max(3, len(value_label(maximum)), len(value_label(maximum / 2)))
 
 
-def with_axes(canvas: Canvas, maximum: float, ticks: Mapping[int, str], *, unit: str = "") -> list[Line]:
+def with_axes(canvas: Canvas, maximum: float, ticks: Mapping[int, str]) -> list[Line]:
     """The canvas with an upright axis from 0 to `maximum`, a level one, and under it labels centred below columns.
 
-    A label that would touch the one before it is left out; its tick stays.
+    A label that would touch another is left out, that of an end last; its tick stays.
     """
-    labels = {0: value_label(maximum) + unit}
+    labels = {0: value_label(maximum)}
     if canvas.height >= 5 and canvas.height % 2 == 0:
-        labels[canvas.height // 2] = value_label(maximum / 2) + unit
-    return framed(canvas, labels, "0", ticks, axis_room(maximum, unit))
+        labels[canvas.height // 2] = value_label(maximum / 2)
+    return framed(canvas, labels, "0", ticks, axis_room(maximum))
 
 
 def framed(canvas: Canvas, labels: Mapping[int, str], foot: str, ticks: Mapping[int, str], room: int) -> list[Line]:
@@ -111,10 +111,10 @@ def framed(canvas: Canvas, labels: Mapping[int, str], foot: str, ticks: Mapping[
 
 def _labels(ticks: Mapping[int, str], width: int) -> str:
     cells = [" "] * width
-    free = 0
-    for column, label in sorted(ticks.items()):
+    columns = sorted(ticks)
+    for column in (*columns[:1], *columns[-1:], *columns[1:-1]):
+        label = ticks[column]
         start = min(max(0, column - (len(label) - 1) // 2), width - len(label))
-        if start >= free:
+        if start >= 0 and set(cells[max(0, start - 1) : start + len(label) + 1]) == {" "}:
             cells[start : start + len(label)] = label
-            free = start + len(label) + 1
     return "".join(cells)

@@ -218,7 +218,10 @@ def speedup_chart(
             half = one.speedup_half_width or 0.0
             canvas.error_bar(int(column), share(one.speedup - half), share(one.speedup + half), style)
             canvas.sign(int(column), canvas.row(up), sign, style)
-    below = {int(place(ranks)): str(ranks) for ranks in sorted(set(plan.ranks))}
+    below: dict[int, str] = {}
+    for ranks in (least, most, *sorted(set(plan.ranks))):
+        # Of numbers that fall into one column the first keeps it, and the ends keep theirs.
+        below.setdefault(int(place(ranks)), str(ranks))
     beside = {canvas.row(share(value)): label for value, label in labels.items()}
     return [*legend, *framed(canvas, beside, "", below, room)]
 

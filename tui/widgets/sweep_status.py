@@ -1,4 +1,4 @@
-"""The head of the Sweep view: how far the sweep is, what is measured, when it ends; at its end the best setting.
+"""The head of the Sweep view: how far the sweep is, what is measured, when it ends; at last the best and the chosen.
 
 And what stands there when there is no sweep. Pure.
 """
@@ -35,7 +35,7 @@ WILL_COME = (
     ("table", "tokens/s with their noise, ms per decode step, memory, waste, idle and more, for every setting"),
     ("chart", "tokens/s over batch size, a line for each number of ranks, and where a larger batch stops to pay"),
     ("scaling", "speedup and efficiency of more ranks, against the ideal"),
-    ("best", "the fastest setting, as a command to run"),
+    ("best", "the fastest, and the chosen one as a command"),
 )
 
 
@@ -54,7 +54,7 @@ def empty_lines(state: RunState, width: int, keys: Keys = AS_THEY_COME, *, steer
     else:
         key, words = (
             key_of("run.sweep", keys),
-            "starts one: answers are kept, and afterwards the run goes on at the best setting",
+            "starts one: answers are kept, and afterwards the run goes on at the chosen setting",
         )
     parts = wrap(words, max(10, width - len(key) - 2))
     lines.append(((f"{key}  ", "key"), (parts[0], "")))
@@ -63,7 +63,7 @@ def empty_lines(state: RunState, width: int, keys: Keys = AS_THEY_COME, *, steer
 
 
 def status_lines(state: RunState, sweep: SweepState, summary: SweepSummary, width: int) -> list[Line]:
-    """Where the sweep stands, its bar, and what was best so far; at the end the command of the best setting."""
+    """Where the sweep stands, its bar, and what was best so far; at the end the command of the chosen setting."""
     share = len(sweep.records) / len(sweep.trials) if sweep.trials else 0.0
     over = sweep.settled is not None or state.ended is not None
     lines = _standing(state, sweep, width) if over else [_running(state, sweep, share, width), bar(share, width)]
@@ -109,7 +109,7 @@ def _standing(state: RunState, sweep: SweepState, width: int) -> list[Line]:
     facts: list[Line] = [((sign, style), (visible(standing(state, sweep)), style))]
     facts.append(((f"{count(measured)} of {count(of)}", "strong"), (" trials measured", "")))
     if settled and state.ended is None and not only_measures(state):
-        facts.append((("the run goes on at the best setting", "dim"),))
+        facts.append((("the run goes on at the chosen setting", "dim"),))
     lines: list[Line] = []
     for line in flow(facts, width):
         text = "".join(part for part, _ in line)
