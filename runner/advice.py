@@ -10,7 +10,7 @@ import msgspec
 
 from runner.even_rounds import batches_needed
 from runner.forecast import what_if
-from runner.paces import slow_rank
+from runner.paces import LIKE_ROWS, slow_rank, slow_words
 from runner.state import RunState
 from runner.stretches import Stretch
 
@@ -72,18 +72,21 @@ def _rounds(state: RunState) -> Iterator[Advice]:
 def _turn(state: RunState) -> Iterator[Advice]:
     """The turn of one knob that is predicted to bring the most: what the progress panel says of each, as advice.
 
-    With less than a round left nothing is worth a turn, and that fewer ranks are faster has to have been seen.
+    With less than a round left nothing is worth a turn. What other ranks bring has to have been seen, and how batches
+    of one size alone would grow is no more than a guess: the panel has it, as "about".
     """
     in_hand = sum(rank.rows for rank in state.ranks)
     late = state.prompts - state.done - in_hand < state.active_ranks * state.batch_size
     if late or state.auto or state.phase != "running" or state.paused is not None or not _measured(state):
         return
     wall = any(_memory(state))
+    sizes = [point.rows for point in state.costs if point.active_ranks == state.active_ranks]
+    one_size = not sizes or max(sizes) < LIKE_ROWS * min(sizes)
     turns = [
         turn
         for turn in what_if(state)
         if not (wall and turn.batch_size > state.batch_size)
-        and not (turn.extrapolated and turn.active_ranks < state.active_ranks)
+        and not (turn.extrapolated and (one_size or turn.active_ranks != state.active_ranks))
     ]
     best = max(turns, key=lambda turn: turn.change_percent, default=None)
     if best is None or best.change_percent < WORTH_PERCENT:
@@ -147,7 +150,7 @@ def _median(rates: dict[int, float]) -> float:
 
 def _slow_rank(state: RunState) -> Iterator[Advice]:
     if (slow := slow_rank(state)) is not None:
-        yield Advice(kind="slow rank", text=slow.text)
+        yield Advice(kind="slow rank", text=slow_words(state, slow))
         return
     if not slow_ranks(state):
         return

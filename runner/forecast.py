@@ -22,6 +22,7 @@ class WhatIf(msgspec.Struct, frozen=True, kw_only=True):
 
     Both are predictions, so that one error of the model does not look like a gain; and both are of the prompts that
     nobody has in hand, so that it does not move with every step of the batches in flight, on which no knob acts.
+    `extrapolated`: batches of the one or the other setting were not measured.
     """
 
     active_ranks: int
@@ -67,7 +68,7 @@ def what_if(state: RunState) -> list[WhatIf]:
         *([(ranks, size * 2)] if size * 2 <= MAX_BATCH_SIZE else []),
         *([(ranks, size // 2)] if size > 1 else []),
     ]
-    now = job.pending_seconds(ranks, size)
+    now, guessed = job.pending_seconds(ranks, size), job.extrapolates(ranks, size)
     found = []
     for number, rows in settings:
         seconds, pending = job.seconds(number, rows), job.pending_seconds(number, rows)
@@ -79,7 +80,7 @@ def what_if(state: RunState) -> list[WhatIf]:
                     tokens_per_second=job.tokens_left / seconds,
                     change_percent=100 * (now / pending - 1),
                     seconds_left=seconds,
-                    extrapolated=job.model.why_extrapolated(job.rows(number, rows), number) is not None,
+                    extrapolated=guessed or job.extrapolates(number, rows),
                 )
             )
     return found
@@ -133,6 +134,10 @@ class _Job:
             return max(last, self._split_seconds(ranks, self._size(ranks, batch_size), free))
         batches = self._batches(ranks, batch_size)
         return max(last, finish(free, batches, self._cost(self.pending / batches, ranks)))
+
+    def extrapolates(self, active_ranks: int, batch_size: int) -> bool:
+        """Whether such batches were not measured."""
+        return self.model.why_extrapolated(self.rows(active_ranks, batch_size), active_ranks) is not None
 
     def rows(self, active_ranks: int, batch_size: int) -> float:
         """Rows of a batch to come."""

@@ -3,7 +3,7 @@
 from collections import defaultdict
 from functools import cache
 from math import log
-from statistics import median
+from statistics import fmean, median
 from typing import NamedTuple
 
 from runner.state import RunState
@@ -11,6 +11,12 @@ from runner.timeline import Span, Timeline
 
 SLOWER = 1.25
 """So many times the others' seconds per decode step make a rank a slow one."""
+
+CPU_SAMPLES = 10
+"""Seconds over which the CPU that a slow rank gets is compared with the others'."""
+
+STARVED = 0.75
+"""A slow rank that gets less than this share of the others' CPU waits for a core."""
 
 LEAST_BATCHES = 2
 LIKE_ROWS = 1.25
@@ -112,6 +118,30 @@ def _slowest(compared: list[Pace]) -> Slow | None:
         f"Rank {slow.rank} is slow: {step_words(mine)} per decode step, {slow.ratio:.1f} x {others} "
         f"{step_words(theirs)}; its {slow.batches} batches took {more:.1f} s longer.",
     )
+
+
+def slow_words(state: RunState, slow: Slow) -> str:
+    """The sentence, and where the processes' CPU tells it the cause: a rank that gets less of it waits for a core."""
+    shares = {} if state.devices else _cpu_shares(state)
+    others = [share for rank, share in shares.items() if rank != slow.rank]
+    if slow.rank not in shares or not others or shares[slow.rank] >= STARVED * median(others):
+        return slow.text
+    beside = "the other rank's" if len(others) == 1 else "the others'"
+    return (
+        f"{slow.text} Its process gets {shares[slow.rank]:.0f}% of a core, {beside} {median(others):.0f}%: "
+        "something else is using the CPU."
+    )
+
+
+def _cpu_shares(state: RunState) -> dict[int, float]:
+    """CPU % of the last seconds, of the ranks that have a batch in hand."""
+    shares = {}
+    for sample, history in zip(state.processes, state.cpu_history, strict=False):
+        at_work = sample.rank < len(state.ranks) and state.ranks[sample.rank].batch is not None
+        known = [share for share in history[-CPU_SAMPLES:] if share is not None]
+        if at_work and len(known) == CPU_SAMPLES:
+            shares[sample.rank] = fmean(known)
+    return shares
 
 
 def step_words(seconds: float) -> str:

@@ -5,7 +5,7 @@ import msgspec
 from runner import advice
 from runner.config import RunConfig
 from runner.forecast import what_if
-from runner.protocol import DeviceSample, RankReady
+from runner.protocol import DeviceSample, ProcessSample, RankReady
 from runner.state import DeviceState, RankState, RunState
 from runner.stretches import RankShare, Stretch
 from tests import scripted_timeline
@@ -187,4 +187,29 @@ def test_a_rank_whose_decode_steps_are_slow_is_the_first_thing_said():
     first = advice.advise(state)[0]
     assert first.kind == "slow rank"
     assert first.text.startswith("Rank 2 is slow: ")
+    assert "CPU" not in first.text
     assert advice.slow_ranks(state) == {2}
+
+
+def test_a_slow_rank_that_gets_less_of_the_cpu_than_the_others_is_told_with_that_cause():
+    state = scripted_timeline.straggler().state
+    working = tuple(msgspec.structs.replace(rank, batch=99) for rank in state.ranks)
+    processes = tuple(ProcessSample(rank=rank.rank, cpu_percent=96.0, rss_bytes=None) for rank in state.ranks)
+    history = tuple((30.0 if rank.rank == 2 else 96.0,) * 20 for rank in state.ranks)
+    starved = msgspec.structs.replace(state, devices=(), ranks=working, processes=processes, cpu_history=history)
+    said_first = advice.advise(starved)[0].text
+    assert said_first.endswith("Its process gets 30% of a core, the others' 96%: something else is using the CPU.")
+    # A moment of it is no evidence, nor what a rank does that has nothing in hand.
+    short = tuple(shares[:5] for shares in history)
+    assert "CPU" not in advice.advise(msgspec.structs.replace(starved, cpu_history=short))[0].text
+    assert "CPU" not in advice.advise(msgspec.structs.replace(starved, ranks=state.ranks))[0].text
+
+
+def test_what_was_not_measured_is_not_advised_other_ranks_least_of_all():
+    one_size = flying(2, batch_size=2, costs=(point(2, ranks=2),))
+    assert max(turn.change_percent for turn in what_if(one_size)) > 10
+    assert said(one_size) == []
+    # One of two ranks is active, and what one alone makes was never seen.
+    alone = flying(2, batch_size=2, active_ranks=1, costs=(point(2, ranks=2), point(4, ranks=2)))
+    assert all(turn.extrapolated for turn in what_if(alone))
+    assert "ranks would bring" not in " ".join(said(alone))

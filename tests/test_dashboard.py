@@ -10,7 +10,7 @@ import pytest
 
 from runner import protocol
 from runner.state import Snapshot
-from tests import scripted
+from tests import scripted, scripted_sweep
 from tests.dashboards import dashboard, panel, settled, until, whole_screen
 from tests.scripted_source import ScriptedSource
 from tui.app import RankdeckApp
@@ -18,8 +18,10 @@ from tui.client import SourceError
 from tui.screens.help import HelpScreen
 from tui.screens.leave import LeaveScreen
 from tui.screens.run import RunScreen
+from tui.screens.stop_now import EndSweepScreen, StopNowScreen
 from tui.text import plain
 from tui.widgets.answer_list import AnswerList
+from tui.widgets.key_bar import KeyBar
 from tui.widgets.lines import Lines, Panel
 
 # --- one direction ----------------------------------------------------------------------------
@@ -142,6 +144,36 @@ async def test_q_asks_first_and_each_answer_does_what_it_says() -> None:
             await until(pilot, lambda app=app: app.return_value is not None)  # type: ignore[misc]
         assert app.return_value == left
         assert source.sent == sent
+
+
+async def test_a_question_about_a_run_that_ends_meanwhile_goes_away() -> None:
+    for key, screen in (("q", LeaveScreen), ("X", StopNowScreen)):
+        script = scripted.running()
+        source = ScriptedSource(script.events)
+        app = RankdeckApp(source)
+        async with app.run_test(size=(80, 24)) as pilot:
+            await settled(pilot)
+            await pilot.press(key)
+            assert isinstance(app.screen, screen)
+            source.say(script.ended().events[-1])
+            await until(pilot, lambda app=app: isinstance(app.screen, RunScreen))  # type: ignore[misc]
+            assert app.is_running
+            assert source.sent == []
+
+
+async def test_a_sweep_is_ended_by_its_key_after_a_question() -> None:
+    source = ScriptedSource(scripted_sweep.running_on_gpus().events)
+    app = RankdeckApp(source)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(pilot)
+        bar = app.screen.query_one(KeyBar)
+        await until(pilot, lambda: "s End sweep" in plain(bar.lines))
+        await pilot.press("s")
+        assert isinstance(app.screen, EndSweepScreen)
+        await pilot.press("escape")
+        assert source.sent == []
+        await pilot.press("s", "y")
+        await until(pilot, lambda: source.sent == [protocol.StartSweep(plan=None)])
 
 
 async def test_d_detaches_and_the_run_is_told_nothing() -> None:
@@ -281,7 +313,7 @@ async def test_what_a_model_writes_is_shown_and_never_obeyed() -> None:
 def test_the_dashboard_never_imports_what_is_heavy() -> None:
     code = """
 import asyncio, sys
-from tests import scripted
+from tests import scripted, scripted_sweep
 from tests.scripted_source import ScriptedSource
 from tui.app import RankdeckApp
 

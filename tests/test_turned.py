@@ -128,6 +128,15 @@ def test_a_turn_that_has_no_figure_by_the_end_is_not_measured_for_ever() -> None
     assert turn_lines(over, 60) == turn_lines(over, 29) == []
 
 
+def test_a_knob_turned_before_a_batch_was_whole_is_said_to_have_nothing_to_be_compared_with() -> None:
+    early = SteeredScript().begun().rounds(1, finish=False).size(8).state
+    said = "turned before a batch was whole: nothing to compare with"
+    assert plain(turn_lines(early, 100)) == f"batch size 4 → 8  {said}"
+    assert plain(turn_lines(early, 42)) == "batch size 4 → 8  nothing to compare with"
+    assert plain(turn_lines(early, 36)) == "batch 4→8  nothing to compare with"
+    assert all(line_width(line) <= 20 for line in turn_lines(early, 20))
+
+
 def test_two_knobs_turned_before_either_was_measured_have_one_figure_together() -> None:
     state = ALL["knob_turned"]
     before, after = state.stretches[-2:]

@@ -21,7 +21,7 @@ from runner.rundir import RunFileError
 from runner.state import RunState, Snapshot, ToViewer
 from tui import outside
 from tui.base import BaseApp, Leave
-from tui.coming_back import OF_A_RUN, Back
+from tui.coming_back import OF_A_RUN, OF_A_SWEEP, Back
 from tui.hint_keys import named
 from tui.keys import keys_of
 from tui.knobs import Knobs
@@ -93,7 +93,7 @@ class RankdeckApp(BaseApp):
         self._dirty = False
         self._news = False
         self._beats = 0
-        self._offered: tuple[bool, bool] | None = None
+        self._offered: tuple[bool, bool, bool] | None = None
         self._interrupts = 0
         self._leave_when_ended = False
         self._run_screen: RunScreen | None = None
@@ -233,10 +233,21 @@ class RankdeckApp(BaseApp):
         self._dirty = self._news = False
         with self.batch_update():
             self._run_screen.show(Moment(self._run_state, self._book, self.lost))
-            offered = (self.steers, self._run_state.ready_at is not None)
+            offered = (self.steers, self._run_state.ready_at is not None, self._run_state.sweeping)
             if offered != self._offered:
                 self._offered = offered
+                self._over_by_now()
+                others = {name: words for name, words in self.reworded.items() if name not in OF_A_SWEEP}
+                self.reworded = {**others, **(OF_A_SWEEP if self._run_state.sweeping else {})}
                 self._run_screen.refresh_bindings()
+
+    def _over_by_now(self) -> None:
+        """A question about a run that has ended meanwhile asks nothing any more."""
+        from tui.screens.leave import LeaveScreen
+        from tui.screens.stop_now import StopNowScreen
+
+        if not self._goes_on and isinstance(self.screen, LeaveScreen | StopNowScreen):
+            self.screen.dismiss(None)
 
     def _retitle(self) -> None:
         self.entitle(outside.title(self._run_state))

@@ -26,6 +26,9 @@ OF_A_RUN: Words = MappingProxyType(
 )
 """Of a run that was opened from the start screen."""
 
+OF_A_SWEEP: Words = MappingProxyType({"run.sweep": ("End sweep", "End the sweep; what it has measured stays")})
+"""While trials are run."""
+
 OF_A_REPLAY: Words = MappingProxyType(
     {
         "app.leave": ("Back", "Back to the start screen"),

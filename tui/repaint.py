@@ -2,7 +2,8 @@
 
 Pure: times and bytes in, yes or no out. Two rules. What the terminal has not yet taken is old news: nothing is put
 on top of it; so a slow line shows the newest state as often as it can, keys are answered, and no memory fills up.
-And a picture of which much changes each time is painted as often as a budget of bytes per second lets it.
+And a picture of which much changes each time is painted as often as a budget of bytes per second lets it, once a
+second at least.
 """
 
 REPAINT_SECONDS = 0.25
@@ -13,6 +14,9 @@ SHARE = 0.5
 BYTES_A_SECOND = 9_000
 BURST_BYTES = 9_000
 """So much may have been saved up, and twice as much is owed at most: whole screens were asked for, and may come."""
+
+PATIENCE_SECONDS = 1.0
+"""Nothing waits longer for the budget: whoever goes from view to view asks for whole screens, and is to see news."""
 
 
 class RepaintPace:
@@ -41,10 +45,11 @@ class RepaintPace:
             wanted = REPAINT_SECONDS if took < 2 * REPAINT_SECONDS else took / SHARE
             # It stretches at once, and comes back by halves: one quick repaint does not make a quick line.
             self.interval = min(SLOWEST_SECONDS, max(wanted, self.interval / 2))
-        if backlog or self._saved <= 0:
+        if backlog:
             return False
         # A beat that comes a little early is that beat all the same.
-        return now - self._painted_at >= self.interval - REPAINT_SECONDS / 5
+        waited = now - self._painted_at + REPAINT_SECONDS / 5
+        return waited >= (self.interval if self._saved > 0 else max(self.interval, PATIENCE_SECONDS))
 
     def painted(self, now: float) -> None:
         """The screen was painted."""

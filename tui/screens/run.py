@@ -230,13 +230,18 @@ class RunScreen(Sized, Screen[None]):
 
     async def action_sweep(self) -> None:
         if self.app.run_state.sweeping:
-            await self.app.ask(StartSweep(plan=None))
-            self.app.say("The sweep ends here; what it measured stays.", "Sweep")
+            from tui.screens.stop_now import EndSweepScreen
+
+            self.app.push_screen(EndSweepScreen(), self._end_sweep)
             return
         from tui.screens.sweep import SweepScreen
         from tui.sweep_form import in_run
 
         self.app.push_screen(SweepScreen(in_run(self.app.run_state)), self._plan_made)
+
+    async def _end_sweep(self, yes: bool | None) -> None:
+        if yes and self.app.run_state.sweeping:
+            await self.app.ask(StartSweep(plan=None))
 
     async def _plan_made(self, plan: SweepPlan | None) -> None:
         if plan is not None:

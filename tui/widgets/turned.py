@@ -7,7 +7,7 @@ every active rank has ended one.
 from runner.advice import Turned, last_turn
 from runner.state import RunState
 from runner.stretches import ScalingRow, scaling
-from tui.text import NOTHING, UNKNOWN, Line, between, fit, flow, gib, percent, rate, some
+from tui.text import NOTHING, UNKNOWN, Line, between, fit, flow, gib, line_width, percent, rate, some
 from tui.widgets.bars import Column, heading, row
 
 _SCALING = (Column("ranks", 5, "right"), Column("tok/s", 7, "right"), Column("speedup", 7, "right"))
@@ -17,7 +17,9 @@ _EFFICIENCY = (Column("efficiency", 10, "right"), Column("effic.", 6, "right"))
 def turn_lines(state: RunState, width: int) -> list[Line]:
     """The knob that was turned last, tokens/s and memory before and after; nothing where none was."""
     turned = last_turn(state)
-    if turned is None or not _knobs(turned, ("", ""), ""):
+    if turned is None:
+        return _unmeasured(state, width)
+    if not _knobs(turned, ("", ""), ""):
         return []
     if state.ended is not None and turned.after.tokens_per_second is None:
         return []  # what has no figure by the end gets none any more
@@ -25,6 +27,22 @@ def turn_lines(state: RunState, width: int) -> list[Line]:
     if width < DENSE_BELOW:
         ways.append([_dense(turned)])
     return [fit(line, width) for line in min(ways, key=len)]
+
+
+def _unmeasured(state: RunState, width: int) -> list[Line]:
+    """A knob that was turned before anything was measured: why there is no before and after."""
+    if len(state.stretches) < 2 or state.auto or state.ended is not None or state.stretches[-1].trial:
+        return []
+    turned = Turned(before=state.stretches[-2], after=state.stretches[-1])
+    if turned.before.trial or turned.before.auto:
+        return []
+    ways: list[Line] = [
+        ((" and ".join(_knobs(turned, names, arrow)), "strong"), (f"  {said}", "dim"))
+        for names, arrow in ((("batch size", "active ranks"), " → "), (("batch", "ranks"), "→"))
+        for said in ("turned before a batch was whole: nothing to compare with", "nothing to compare with")
+    ]
+    fitting = (line for line in ways if line_width(line) <= width)
+    return [next(fitting, fit(ways[-1], width))] if _knobs(turned, ("", ""), "") else []
 
 
 DENSE_BELOW = 36
