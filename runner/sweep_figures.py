@@ -117,7 +117,7 @@ def _said(found: Sequence[Cell], of: Rated, tied: Sequence[Rated], repeats: int 
         yield words
         yield f"about {repeats} repeats would tell" if repeats else f"not even {MOST_REPEATS} repeats would tell"
         if chosen is first:
-            yield "it is chosen all the same: no smaller batch size with as many ranks is tied and within 5 %"
+            yield "it is chosen all the same: of those none is a smaller batch within 5 % on as many ranks"
         else:
             yield f"batch size {chosen.batch_size} is chosen: as fast within the noise, with less memory and latency"
     elif known := len(others) - once:
