@@ -263,3 +263,12 @@ def last_turn(state: RunState) -> Turned | None:
         if before.tokens_per_second is not None and not before.trial:
             return Turned(before=before, after=after)
     return None
+
+
+def early_turn(state: RunState) -> Turned | None:
+    """The newest turn where it came before a batch was whole: there is nothing to compare it with. Else None."""
+    if len(state.stretches) < 2 or state.auto or state.ended is not None or last_turn(state) is not None:
+        return None
+    before, after = state.stretches[-2:]
+    by_hand = not (before.auto or before.trial or after.trial)
+    return Turned(before=before, after=after) if by_hand else None

@@ -35,6 +35,11 @@ def test_a_turn_is_measuring_until_every_active_rank_has_ended_a_batch() -> None
     assert turn_lines(replace(state, ended=ended)) == [], "what has no figure by the end gets none any more"
 
 
+def test_a_turn_before_anything_was_measured_says_that_there_is_nothing_to_compare_with() -> None:
+    early = scripted_steering.SteeredScript().begun().rounds(1, finish=False).size(8).state
+    assert turn_lines(early) == ["batch size 4 -> 8: turned before a batch was whole: nothing to compare with"]
+
+
 def test_the_scaling_is_a_line_while_the_run_goes_on_and_a_table_at_its_end() -> None:
     state = scripted_steering.scaled().state
     rows = scaling_rows(state)

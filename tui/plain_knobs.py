@@ -4,13 +4,13 @@ The figures are those of the Overview's chart and scaling table and the sentence
 whoever reads lines misses nothing of them.
 """
 
-from runner.advice import Turned, last_turn
+from runner.advice import Turned, early_turn, last_turn
 from runner.findings import findings
 from runner.state import RunState
 from runner.stretches import ScalingRow
 from tui.sweep_lines import aligned
 from tui.text import NOTHING, UNKNOWN, gib, percent, rate, some, visible
-from tui.widgets.turned import scaling_rows
+from tui.widgets.turned import EARLY, scaling_rows
 
 
 def knob_lines(now: RunState) -> list[str]:
@@ -27,7 +27,9 @@ def closing_lines(now: RunState) -> list[str]:
 
 def turn_lines(now: RunState) -> list[str]:
     """The knob that was turned last, tokens/s and memory before and after."""
-    turned = last_turn(now)
+    turned, early = last_turn(now), early_turn(now)
+    if early is not None and not now.sweeping and (knobs := _knobs(early)):
+        return [f"{knobs}: {EARLY}"]
     if turned is None or now.sweeping:
         return []
     knobs = _knobs(turned)

@@ -4,7 +4,7 @@ Every figure is of whole batches that began and ended under one setting; a turn 
 every active rank has ended one.
 """
 
-from runner.advice import Turned, last_turn
+from runner.advice import Turned, early_turn, last_turn
 from runner.state import RunState
 from runner.stretches import ScalingRow, scaling
 from tui.text import NOTHING, UNKNOWN, Line, between, fit, flow, gib, line_width, percent, rate, some
@@ -31,19 +31,19 @@ def turn_lines(state: RunState, width: int) -> list[Line]:
 
 def _unmeasured(state: RunState, width: int) -> list[Line]:
     """A knob that was turned before anything was measured: why there is no before and after."""
-    if len(state.stretches) < 2 or state.auto or state.ended is not None or state.stretches[-1].trial:
-        return []
-    turned = Turned(before=state.stretches[-2], after=state.stretches[-1])
-    if turned.before.trial or turned.before.auto:
+    turned = early_turn(state)
+    if turned is None or not _knobs(turned, ("", ""), ""):
         return []
     ways: list[Line] = [
         ((" and ".join(_knobs(turned, names, arrow)), "strong"), (f"  {said}", "dim"))
         for names, arrow in ((("batch size", "active ranks"), " → "), (("batch", "ranks"), "→"))
-        for said in ("turned before a batch was whole: nothing to compare with", "nothing to compare with")
+        for said in (EARLY, EARLY.partition(": ")[2])
     ]
     fitting = (line for line in ways if line_width(line) <= width)
-    return [next(fitting, fit(ways[-1], width))] if _knobs(turned, ("", ""), "") else []
+    return [next(fitting, fit(ways[-1], width))]
 
+
+EARLY = "turned before a batch was whole: nothing to compare with"
 
 DENSE_BELOW = 36
 """In fewer cells than these only the figures themselves are said: a chart that low has no second line to spare."""
