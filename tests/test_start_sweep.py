@@ -27,7 +27,7 @@ from tui.screens.help import HelpScreen
 from tui.screens.run import RunScreen
 from tui.screens.start import StartScreen
 from tui.screens.sweep import SweepScreen
-from tui.sweep_form import as_sweep
+from tui.sweep_form import anew, as_sweep, first_values, read_plan
 from tui.text import plain
 from tui.widgets.key_bar import KeyBar
 from tui.widgets.lines import Panel
@@ -79,6 +79,15 @@ def test_it_is_what_the_command_launches(tmp_path: Path, monkeypatch: pytest.Mon
         assert as_sweep(form, config.sweep) == config
 
 
+def test_a_first_look_is_a_round_each_and_repeats_are_as_those_of_the_command() -> None:
+    work = anew(RunConfig(prompts="p.txt", ranks=2), 100)
+    for repeats, rounds in (("1", 1), ("3", 2)):
+        plan, problems = read_plan({**first_values(work), "repeats": repeats}, work)
+        assert problems == []
+        assert plan is not None
+        assert (plan.repeats, plan.least_rounds) == (int(repeats), rounds)
+
+
 async def test_kept_answers_need_prompts_enough_and_how_many_is_said_before_anything_starts() -> None:
     launcher = ScriptedLauncher()
     app = RankdeckApp(None, launcher=launcher)
@@ -87,7 +96,7 @@ async def test_kept_answers_need_prompts_enough_and_how_many_is_said_before_anyt
         app.screen.query_one("#sweep-answers").focus()
         await pilot.press("right")
         await until(pilot, lambda: sweep_said(app, "answers-said").startswith("✗"))
-        assert sweep_said(app, "answers-said") == "✗ that needs 252 prompts at least, and there are 100"
+        assert sweep_said(app, "answers-said") == "✗ that needs 126 prompts at least, and there are 100"
         await pilot.press("enter")
         assert isinstance(app.screen, SweepScreen)
         app.screen.query_one("#sweep-batch_sizes", Input).value = "4,8"

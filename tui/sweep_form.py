@@ -19,6 +19,9 @@ FIRST_SIZES = (1, 2, 4, 8, 16, 32)
 FIRST_LOOK = (2, 8, 32, 128)
 """For a new sweep, which is to show in a minute or two where to look more closely."""
 
+FIRST_LOOK_ROUNDS = 1
+"""Of a new sweep that measures each setting once: its noise is not known anyhow, and a second round takes as long."""
+
 THROWN_AWAY, KEPT = "thrown away", "kept"
 
 FIELDS = (
@@ -118,12 +121,10 @@ def read_plan(values: dict[str, str], work: SweepWork) -> tuple[SweepPlan | None
             problems.append(Problem(name, str(error)))
     if problems:
         return None, problems
-    plan = SweepPlan(
-        batch_sizes=numbers["batch_sizes"],
-        ranks=numbers["ranks"],
-        repeats=numbers["repeats"][0],
-        outputs=not work.new or values["answers"] == KEPT,
-    )
+    repeats, outputs = numbers["repeats"][0], not work.new or values["answers"] == KEPT
+    plan = SweepPlan(batch_sizes=numbers["batch_sizes"], ranks=numbers["ranks"], repeats=repeats, outputs=outputs)
+    if work.new and repeats == 1:
+        plan = msgspec.structs.replace(plan, least_rounds=FIRST_LOOK_ROUNDS)
     problems = _check(plan, work)
     return (None if problems else plan), problems
 
