@@ -34,6 +34,9 @@ LOG_FILE = "runner.log"
 LOCK_FILE = "supervisor.lock"
 
 RUNTIME_ROOT = Path("/tmp")
+STARTING_SECONDS = 5.0
+"""So long after run.json was written a supervisor may be on its way to its lock, on a busy machine."""
+
 LOCK_SECONDS = 1.0
 """Somebody who asks whether a supervisor is alive holds its lock for an instant."""
 
@@ -213,6 +216,19 @@ def supervisor_alive(directory: Path) -> bool:
         return False
     finally:
         os.close(descriptor)
+
+
+def supervisor_comes(directory: Path) -> bool:
+    """Whether a supervisor holds the run's lock, or does so soon: one that was started a moment ago is waited for."""
+    while not supervisor_alive(directory):
+        try:
+            age = time.time() - (directory / RUN_FILE).stat().st_mtime
+        except OSError:
+            return False
+        if not 0 <= age < STARTING_SECONDS or read_run_file(directory).status != "running":
+            return False
+        time.sleep(0.05)
+    return True
 
 
 # --- lines: outputs and the journal ---------------------------------------------------------------

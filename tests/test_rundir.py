@@ -3,8 +3,10 @@
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from runner import doctor, rundir
@@ -131,3 +133,18 @@ def test_a_journal_that_cannot_be_understood_is_named_with_its_line(tmp_path):
     (tmp_path / rundir.EVENTS_FILE).write_text('{"type":"ranks_ready","at":1}\n{"type":"from_the_future"}\n')
     with pytest.raises(RunFileError, match=r"events\.jsonl:2: not an event this version knows"):
         list(rundir.read_events(tmp_path))
+
+
+def test_a_supervisor_that_was_started_a_moment_ago_is_waited_for_and_one_that_is_gone_is_not(tmp_path):
+    run = RunFile(name="r", status="running", started_at=0, config=RunConfig(prompts="p"), prompts=1)
+    rundir.write_run_file(tmp_path, run)
+    taken: list[int] = []
+    starting = threading.Timer(0.3, lambda: taken.append(rundir.hold_lock(tmp_path)))
+    starting.start()
+    assert rundir.supervisor_comes(tmp_path)
+    starting.join()
+    os.close(taken.pop())
+    os.utime(tmp_path / rundir.RUN_FILE, (0, 0))
+    assert not rundir.supervisor_comes(tmp_path)
+    rundir.write_run_file(tmp_path, msgspec.structs.replace(run, status="completed"))
+    assert not rundir.supervisor_comes(tmp_path)

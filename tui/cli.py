@@ -193,7 +193,7 @@ def attach(
     one_view(plain, json)
     preferences = preferred(theme, ascii, plain=plain, json=json)
     directory = find_run(run)
-    if not rundir.supervisor_alive(directory):
+    if not rundir.supervisor_comes(directory):
         state = rundir.read_run_file(directory)
         if state.status == "running":
             raise refuse(f"{state.name} has lost its supervisor; `rankdeck resume {state.name}` goes on with it")
@@ -208,7 +208,7 @@ def stop(
 ) -> None:
     """Stop a live run after the batches in flight, and wait until it has."""
     directory = find_run(run)
-    if not rundir.supervisor_alive(directory):
+    if not rundir.supervisor_comes(directory):
         raise refuse(f"{directory.name} is not live; there is nothing to stop")
     raise typer.Exit(watch.stop(directory, now=now))
 
