@@ -30,7 +30,7 @@ def _whole(state: RunState) -> int | None:
 
 def batch_started(state: RunState, event: protocol.BatchStarted) -> RunState:
     """A rank has a batch in its hand."""
-    if event.kept:
+    if event.kept and state.active_ranks > 0:  # none before the run is known: a journal may lack its beginning
         left = state.prompts - state.done - sum(rank.rows for rank in state.ranks)
         rounds = state.rounds.cut(max(event.rows, left), state.batch_size, state.active_ranks)
         state = msgspec.structs.replace(state, rounds=rounds)

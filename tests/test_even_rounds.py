@@ -73,6 +73,11 @@ def test_the_state_knows_how_many_batches_are_still_to_come(prompts, ranks, size
     assert all(handed_out - before == batches for before, batches in predicted)
 
 
+def test_a_batch_of_a_run_that_nothing_is_known_of_is_no_error():
+    started = protocol.BatchStarted(rank=0, batch=1, rows=4)
+    assert apply(RunState(), started).rounds == EvenRounds()
+
+
 def test_a_plan_is_made_afresh_where_a_knob_was_turned_or_it_is_used_up():
     plan = EvenRounds().cut(100, 16, 5)
     assert plan == EvenRounds(16, 5, 9)
