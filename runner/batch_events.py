@@ -69,7 +69,7 @@ def output(state: RunState, event: protocol.Output) -> RunState:
         last_result_at=event.at,
     )
     if not error and state.config is not None:
-        lengths = with_length(state.lengths, record.output_tokens, state.config.max_new_tokens)
+        lengths = with_length(state.lengths, record.output_tokens, state.config.new_tokens)
         state = msgspec.structs.replace(state, lengths=lengths)
     if record.rank is None or not 0 <= record.rank < len(state.ranks):
         return state

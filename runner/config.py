@@ -84,6 +84,12 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         """`fixed length` where end-of-sequence is ignored, else `natural length`."""
         return "fixed length" if self.ignore_eos else "natural length"
 
+    @property
+    def new_tokens(self) -> int:
+        """Output tokens of an answer at most, as this run generates them: a sweep's may be cut shorter."""
+        cut = self.sweep.trial_tokens if self.sweep is not None and not self.sweep.outputs else None
+        return self.max_new_tokens if cut is None else min(cut, self.max_new_tokens)
+
 
 _LITERALS: dict[str, Any] = {
     "dispatch": Dispatch,
@@ -151,6 +157,11 @@ def check_sweep(config: RunConfig, plan: SweepPlan) -> list[Problem]:
     ):
         if not (math.isfinite(value) and value >= least):
             problems.append(Problem(setting, f"must be at least {least}, not {value}"))
+    if plan.trial_tokens is not None:
+        if plan.trial_tokens < 1:
+            problems.append(Problem("trial_tokens", f"must be at least 1, not {plan.trial_tokens}"))
+        elif plan.outputs:
+            problems.append(Problem("trial_tokens", "answers that are kept are not cut shorter; leave it out"))
     trials = len(set(plan.batch_sizes)) * len(set(plan.ranks)) * max(1, plan.repeats)
     if trials > MAX_TRIALS:
         problems.append(Problem("repeats", f"{trials:,} trials are planned, at most {MAX_TRIALS:,} are possible"))

@@ -308,7 +308,7 @@ class ContinuousEngine(Engine):
         return settings
 
     def _cpu_cache_tokens(self) -> int:
-        most = self._config.max_new_tokens
+        most = self._config.new_tokens
         rows = max(CPU_ROWS, self._config.batch_size or 0)
         wanted = max(rows * (most + CPU_PROMPT_TOKENS), min(self.context_tokens or 0, CPU_CONTEXT_TOKENS) + most)
         per_token = self.kv_bytes_per_token()

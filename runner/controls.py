@@ -249,7 +249,7 @@ class Controls:
         return Known(
             prompts=self._scheduler.pending,
             ranks=self._scheduler.active_ranks,
-            tokens_per_row=self._config.max_new_tokens + self._scheduler.longest // autobatch.BYTES_PER_TOKEN,
+            tokens_per_row=self._config.new_tokens + self._scheduler.longest // autobatch.BYTES_PER_TOKEN,
             memory_free_bytes=min(frees) if frees else None,
             kv_bytes_per_token=ready[0].kv_bytes_per_token if ready else None,
         )

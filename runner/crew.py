@@ -329,7 +329,7 @@ class Crew:
                 prompts=prompts,
                 measure=assignment.measured,
                 keep=assignment.kept,
-                max_new_tokens=min(WARM_UP_TOKENS, self._config.max_new_tokens) if assignment.warm_up else None,
+                max_new_tokens=min(WARM_UP_TOKENS, self._config.new_tokens) if assignment.warm_up else None,
                 stream=assignment.batch if rank in self._streams else None,
             )
         )

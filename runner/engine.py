@@ -175,10 +175,10 @@ class Engine(abc.ABC):
     def _unfit(self, prompt_tokens: int) -> str | None:
         if prompt_tokens == 0:
             return "prompt has no tokens"
-        wanted = prompt_tokens + self._config.max_new_tokens
+        wanted = prompt_tokens + self._config.new_tokens
         if self.context_tokens is not None and wanted > self.context_tokens:
             return (
-                f"prompt of {prompt_tokens:,} tokens and {self._config.max_new_tokens:,} new tokens do not fit "
+                f"prompt of {prompt_tokens:,} tokens and {self._config.new_tokens:,} new tokens do not fit "
                 f"the model's context of {self.context_tokens:,}"
             )
         return None
@@ -237,7 +237,7 @@ def _generation_config(model: Any, tokenizer: Any, config: RunConfig) -> Any:
     """The model's own generation config, with what the run asks for laid over it; greedy unless asked."""
     generation = copy.deepcopy(model.generation_config)
     generation.max_length = None
-    generation.max_new_tokens = config.max_new_tokens
+    generation.max_new_tokens = config.new_tokens
     generation.do_sample = config.do_sample
     generation.num_beams = 1  # a row of the batch is a row of the model's input, no more
     if config.do_sample:

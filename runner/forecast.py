@@ -94,7 +94,7 @@ def whole_file(state: RunState, ranks: int, batch_size: int) -> PlanRow | None:
     model = _fit(state.costs) if state.costs else None
     if model is None or state.config is None or not state.prompts:
         return None
-    length = _length(state.costs, state.lengths, state.config.max_new_tokens, state.config.ignore_eos)
+    length = _length(state)
     return predict(model, length, prompts=state.prompts, ranks=[ranks], batch_sizes=[batch_size]).rows[0]
 
 
@@ -198,12 +198,21 @@ def _job(state: RunState) -> _Job | None:
     model = _fit(state.costs) if state.costs else None
     if model is None or state.config is None or state.sweeping:
         return None
-    return _Job(state, model, _length(state.costs, state.lengths, state.config.max_new_tokens, state.config.ignore_eos))
+    return _Job(state, model, _length(state))
+
+
+def _length(state: RunState) -> Answers:
+    """How long the answers of the run itself get, whatever its trials cut theirs at."""
+    config = state.config
+    assert config is not None
+    return _answers(state.costs, state.lengths, config.new_tokens, config.ignore_eos, config.max_new_tokens)
 
 
 @functools.lru_cache(maxsize=4)
-def _length(costs: tuple[CostPoint, ...], lengths: tuple[int, ...], max_new_tokens: int, fixed: bool) -> Answers:
-    return answers(costs, lengths, measured_tokens=max_new_tokens, fixed=fixed)
+def _answers(
+    costs: tuple[CostPoint, ...], lengths: tuple[int, ...], measured_tokens: int, fixed: bool, max_new_tokens: int
+) -> Answers:
+    return answers(costs, lengths, measured_tokens=measured_tokens, fixed=fixed, max_new_tokens=max_new_tokens)
 
 
 def finish(free: Sequence[float], batches: int, cost: float) -> float:

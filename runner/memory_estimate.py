@@ -189,9 +189,9 @@ def estimate(shape: ModelShape, config: RunConfig, prompts: PromptSizes, room: R
     continuous = config.engine == "continuous"
 
     per_token = 2 * shape.layers * shape.kv_heads * shape.head_size * bytes_each
-    tokens = prompts.tokens + config.max_new_tokens
+    tokens = prompts.tokens + config.new_tokens
     if shape.context is not None:
-        tokens = min(tokens, max(shape.context, config.max_new_tokens))
+        tokens = min(tokens, max(shape.context, config.new_tokens))
     row_cache = per_token * tokens
     activations = prompts.tokens * (4 * shape.hidden + 2 * shape.intermediate) * bytes_each
     row_working = 2 * max(activations, 4 * shape.vocabulary)
@@ -299,6 +299,6 @@ def _least(free: Sequence[int | None]) -> int | None:
 
 def _continuous_cpu_cache(shape: ModelShape, config: RunConfig, per_token: int, ranks: int, free: int | None) -> int:
     rows = max(CONTINUOUS_ROWS, config.batch_size or 0)
-    context = min(shape.context or 0, CONTINUOUS_CONTEXT_TOKENS) + config.max_new_tokens
-    wanted = per_token * max(rows * (config.max_new_tokens + CONTINUOUS_PROMPT_TOKENS), context)
+    context = min(shape.context or 0, CONTINUOUS_CONTEXT_TOKENS) + config.new_tokens
+    wanted = per_token * max(rows * (config.new_tokens + CONTINUOUS_PROMPT_TOKENS), context)
     return wanted if free is None else int(min(wanted, free * CONTINUOUS_SHARE / ranks))

@@ -229,7 +229,7 @@ class RunState(msgspec.Struct, frozen=True, kw_only=True):
             return 0.0
         in_flight = 0.0
         if self.config is not None:
-            in_flight = sum(min(rank.rows, rank.in_flight_tokens / self.config.max_new_tokens) for rank in self.ranks)
+            in_flight = sum(min(rank.rows, rank.in_flight_tokens / self.config.new_tokens) for rank in self.ranks)
         return min(1.0, (self.done + in_flight) / self.prompts)
 
     @property

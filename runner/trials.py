@@ -16,7 +16,8 @@ class SweepPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """What a sweep measures: every batch size with every number of active ranks, `repeats` times in shuffled order.
 
     A trial lasts at least `least_rounds` rounds and `least_seconds` seconds. With `outputs` the answers are
-    kept, and the prompts that are left are done at the chosen setting when all is measured.
+    kept, and the prompts that are left are done at the chosen setting when all is measured. Without, they may be
+    cut at `trial_tokens` output tokens, fewer than those of the run that it is to find the setting for.
     """
 
     batch_sizes: list[int]
@@ -25,6 +26,7 @@ class SweepPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     least_rounds: int = 2
     least_seconds: float = 5.0
     outputs: bool = False
+    trial_tokens: int | None = None
     seed: int = 0
 
 

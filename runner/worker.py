@@ -266,7 +266,7 @@ class _Rank:
             self.link,
             send=self._send_records,
             go_on=lambda newest: self._go_on(loaded, newest),
-            longest=self.config.max_new_tokens,
+            longest=self.config.new_tokens,
         )
         return flow.run(order)
 

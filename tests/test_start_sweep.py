@@ -23,11 +23,12 @@ from tests.terminal import Terminal
 from tests.test_cli import rankdeck
 from tui.app import RankdeckApp
 from tui.machine_launcher import MachineLauncher
+from tui.runs import Setting
 from tui.screens.help import HelpScreen
 from tui.screens.run import RunScreen
 from tui.screens.start import StartScreen
 from tui.screens.sweep import SweepScreen
-from tui.sweep_form import anew, as_sweep, first_values, read_plan
+from tui.sweep_form import KEPT, anew, as_sweep, first_values, read_plan, without_sweep
 from tui.text import plain
 from tui.widgets.key_bar import KeyBar
 from tui.widgets.lines import Panel
@@ -58,7 +59,7 @@ async def test_batch_sizes_ranks_and_repeats_are_asked_and_the_sweep_is_launched
         assert "again and again, at fixed length" in sweep_said(app, "happens")
         await pilot.press("ctrl+u", *"4,8", "tab", *"1-3", "tab", "2", "enter")
         await until(pilot, lambda: app.run_is_shown)
-    plan = SweepPlan(batch_sizes=[4, 8], ranks=[1, 2, 3], repeats=2)
+    plan = SweepPlan(batch_sizes=[4, 8], ranks=[1, 2, 3], repeats=2, trial_tokens=32)
     assert launcher.launched == [RunConfig(prompts="stories.txt", ranks=3, ignore_eos=True, sweep=plan)]
 
 
@@ -86,6 +87,29 @@ def test_a_first_look_is_a_round_each_and_repeats_are_as_those_of_the_command() 
         assert problems == []
         assert plan is not None
         assert (plan.repeats, plan.least_rounds) == (int(repeats), rounds)
+
+
+def test_trials_cut_their_answers_short_and_the_run_at_the_chosen_setting_does_not() -> None:
+    work = anew(RunConfig(prompts="p.txt", ranks=2, max_new_tokens=100), 100)
+    values = first_values(work)
+    plan, _ = read_plan(values, work)
+    assert plan is not None
+    assert plan.trial_tokens == 32
+    sweep = as_sweep(work.config, plan)
+    assert (sweep.new_tokens, sweep.max_new_tokens) == (32, 100)
+    again = without_sweep(sweep, Setting(2, 8))
+    assert (again.new_tokens, again.batch_size) == (100, 8)
+    whole, _ = read_plan({**values, "trial_tokens": "100"}, work)
+    assert whole is not None
+    assert whole.trial_tokens is None
+    _, problems = read_plan({**values, "trial_tokens": "101"}, work)
+    assert [(problem.setting, problem.message) for problem in problems] == [
+        ("trial_tokens", "must be numbers from 1 to 100, not 101")
+    ]
+    kept, problems = read_plan({**values, "trial_tokens": "", "answers": KEPT, "batch_sizes": "2"}, work)
+    assert problems == []
+    assert kept is not None
+    assert kept.trial_tokens is None
 
 
 async def test_kept_answers_need_prompts_enough_and_how_many_is_said_before_anything_starts() -> None:

@@ -147,7 +147,7 @@ class PlainView:
         size = f"{self.state.batch_size}" if self.state.stretches else f"{config.batch_size or 'auto'}"
         self._line(
             f"run {self.state.name}: {self.state.prompts:,} prompts, model {text.visible(config.model)}, "
-            f"{config.ranks} ranks, batch size {size}, {config.max_new_tokens} new tokens, "
+            f"{config.ranks} ranks, batch size {size}, {config.new_tokens} new tokens, "
             f"{config.dispatch}, {config.length_mode}"
         )
         if self.state.paused is not None:

@@ -64,7 +64,7 @@ def _in_hand(now: RunState, rank: RankState) -> str:
     if rank.rows_at_once is not None:
         cache = "" if rank.cache_used is None else f", KV cache {rank.cache_used:.0%}"
         return f" {text.some(rank.rows_at_once, 'row')}{cache}"
-    most = f"/{now.config.max_new_tokens}" if now.config is not None else ""
+    most = f"/{now.config.new_tokens}" if now.config is not None else ""
     return f" batch {rank.batch} of {text.some(rank.rows, 'prompt')}, step {rank.step}{most}"
 
 

@@ -15,7 +15,7 @@ BYTES_A_SECOND = 9_000
 BURST_BYTES = 9_000
 """So much may have been saved up, and twice as much is owed at most: whole screens were asked for, and may come."""
 
-PATIENCE_SECONDS = 1.0
+PATIENCE_SECONDS = 2.0
 """Nothing waits longer for the budget: whoever goes from view to view asks for whole screens, and is to see news."""
 
 

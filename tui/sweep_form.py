@@ -19,8 +19,11 @@ FIRST_SIZES = (1, 2, 4, 8, 16, 32)
 FIRST_LOOK = (2, 8, 32, 128)
 """For a new sweep, which is to show in a minute or two where to look more closely."""
 
-FIRST_LOOK_ROUNDS = 1
+FIRST_LOOK_ROUNDS, FIRST_LOOK_SECONDS = 1, 2.0
 """Of a new sweep that measures each setting once: its noise is not known anyhow, and a second round takes as long."""
+
+FIRST_LOOK_TOKENS = 32
+"""Answers of so many show which setting is fast, as long ones do; on a CPU a round of those takes half a minute."""
 
 THROWN_AWAY, KEPT = "thrown away", "kept"
 
@@ -32,6 +35,7 @@ FIELDS = (
 NEW_FIELDS = (
     *FIELDS[:2],
     Field("repeats", "Repeats", "", "how often each setting is measured; 3 or more show the noise"),
+    Field("trial_tokens", "New tokens", "", "of each answer that is thrown away; fewer are measured sooner"),
     Field("answers", "Answers", THROWN_AWAY, "kept ones end as the model ends them", (THROWN_AWAY, KEPT)),
 )
 
@@ -39,7 +43,7 @@ IN_A_RUN = (
     "The trials use prompts that are left; their answers are kept, and then the run goes on at the chosen setting."
 )
 ANEW = "The model is loaded once. The trials go through the prompts again and again, at fixed length."
-ANEW_KEPT = "Each prompt is used once; those that the trials leave are done at the chosen setting."
+ANEW_KEPT = "Each prompt is used once, its answer whole; those that are left are done at the chosen setting."
 
 
 class SweepWork(NamedTuple):
@@ -104,6 +108,7 @@ def first_values(work: SweepWork) -> dict[str, str]:
         "batch_sizes": ",".join(map(str, sizes)),
         "ranks": ",".join(map(str, ranks)),
         "repeats": "1" if work.new else str(SweepPlan(batch_sizes=[], ranks=[]).repeats),
+        "trial_tokens": str(min(FIRST_LOOK_TOKENS, work.config.max_new_tokens) if work.config is not None else ""),
         "answers": THROWN_AWAY,
     }
 
@@ -112,19 +117,30 @@ def read_plan(values: dict[str, str], work: SweepWork) -> tuple[SweepPlan | None
     """The plan as typed, None where it is none; and what is wrong with it."""
     problems: list[Problem] = []
     numbers: dict[str, list[int]] = {}
-    for name, most in (("batch_sizes", MAX_BATCH_SIZE), ("ranks", work.most_ranks), ("repeats", 1000)):
+    most_numbers = {"batch_sizes": MAX_BATCH_SIZE, "ranks": work.most_ranks, "repeats": 1000}
+    outputs = not work.new or values["answers"] == KEPT
+    whole = work.config.max_new_tokens if work.config is not None else None
+    if not outputs and whole is not None:
+        most_numbers["trial_tokens"] = whole
+    for name, most in most_numbers.items():
         try:
             numbers[name] = read_numbers(values[name], most=most)
-            if name == "repeats" and len(numbers[name]) != 1:
+            if name in ("repeats", "trial_tokens") and len(numbers[name]) != 1:
                 raise ValueError("needs one whole number")
         except ValueError as error:
             problems.append(Problem(name, str(error)))
     if problems:
         return None, problems
-    repeats, outputs = numbers["repeats"][0], not work.new or values["answers"] == KEPT
-    plan = SweepPlan(batch_sizes=numbers["batch_sizes"], ranks=numbers["ranks"], repeats=repeats, outputs=outputs)
+    repeats, tokens = numbers["repeats"][0], numbers.get("trial_tokens", [whole])[0]
+    plan = SweepPlan(
+        batch_sizes=numbers["batch_sizes"],
+        ranks=numbers["ranks"],
+        repeats=repeats,
+        outputs=outputs,
+        trial_tokens=None if tokens == whole else tokens,
+    )
     if work.new and repeats == 1:
-        plan = msgspec.structs.replace(plan, least_rounds=FIRST_LOOK_ROUNDS)
+        plan = msgspec.structs.replace(plan, least_rounds=FIRST_LOOK_ROUNDS, least_seconds=FIRST_LOOK_SECONDS)
     problems = _check(plan, work)
     return (None if problems else plan), problems
 

@@ -84,9 +84,10 @@ def how_measured(sweep: SweepState, length_mode: str) -> str:
     noise = "; ± 95 % interval" if plan.repeats > 1 else "; one repeat, so how far a figure varies is not known"
     if plan.repeats == 2:
         noise += f" (with 2 repeats {_wide(2)})"
+    cut = "" if plan.trial_tokens is None else f", answers cut at {some(plan.trial_tokens, 'token')}"
     words = (
         f"{often}whole rounds after a warm-up, at least {plan.least_rounds} and "
-        f"{plan.least_seconds:g} s; {length_mode}{noise}"
+        f"{plan.least_seconds:g} s; {length_mode}{cut}{noise}"
     )
     if sweep.bandwidth_bytes_per_second is not None:
         source = f" ({sweep.bandwidth_source})" if sweep.bandwidth_source else ""
@@ -135,6 +136,16 @@ def scaling_shown(summary: SweepSummary) -> list[Scaling]:
     by_rate = sorted((cell for cell in summary.cells if cell.tokens_per_second is not None), key=rate, reverse=True)
     sizes = [cell.batch_size for cell in (summary.chosen, *by_rate) if cell is not None]
     return next((rows for size in sizes if (rows := scaling(summary.cells, size))), [])
+
+
+def scaling_words(summary: SweepSummary) -> str:
+    """`scaling at batch size 16, over 1 rank: 2 ranks 1.93x, 4 ranks 3.71x`; empty with one number of ranks."""
+    rows = scaling_shown(summary)
+    if not rows:
+        return ""
+    base = rows[0]
+    said = ", ".join(f"{some(row.active_ranks, 'rank')} {times(row.speedup / base.speedup)}" for row in rows[1:])
+    return f"scaling at batch size {base.batch_size}, over {some(base.active_ranks, 'rank')}: {said}"
 
 
 def times(speedup: float, half_width: float | None = None, *, beside: float | None = None) -> str:

@@ -110,7 +110,7 @@ def watch(directory: Path, size: str, options: argparse.Namespace) -> dict[str, 
     switching: dict[str, list[float]] = {view.name: [] for view in VIEWS}
     moving: list[float] = []
     with Terminal(command, columns=columns, rows=rows) as terminal:
-        terminal.wait_for("decoding", seconds=60)
+        terminal.wait_for("tok/s now", seconds=60)
         terminal.read(2)
         for view in VIEWS:
             if view.key != "1":

@@ -163,9 +163,9 @@ def _from_run(name: str, max_new_tokens: int | None) -> _Source:
         length = answers(
             run.costs,
             run.lengths,
-            measured_tokens=run.config.max_new_tokens,
+            measured_tokens=run.config.new_tokens,
             fixed=run.config.ignore_eos,
-            max_new_tokens=max_new_tokens,
+            max_new_tokens=run.config.max_new_tokens if max_new_tokens is None else max_new_tokens,
         )
     except ValueError as error:
         raise refuse(f"{directory / rundir.RUN_FILE}: {error}") from None

@@ -59,6 +59,10 @@ def sweep(
         bool,
         typer.Option("--outputs", help="Keep the answers, and do the prompts that are left at the chosen setting."),
     ] = False,
+    trial_tokens: Annotated[
+        int | None,
+        typer.Option(help="Cut the answers of trials at so many tokens; a quick look.  [default: --max-new-tokens]"),
+    ] = None,
     model: Model = None,
     max_new_tokens: NewTokens = None,
     order: Order = None,
@@ -115,6 +119,7 @@ def sweep(
         least_rounds=rounds,
         least_seconds=seconds,
         outputs=outputs,
+        trial_tokens=trial_tokens,
     )
     values["sweep"] = msgspec.to_builtins(plan)
     if warning := repeats_warning(repeats):

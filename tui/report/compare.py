@@ -135,6 +135,8 @@ def caution(one: RunFile, other: RunFile) -> str | None:
     changed = [name for name, _, _ in setting_differences(one.config, other.config) if name in _OTHER_WORK]
     if one.prompts != other.prompts and "prompts" not in changed:
         changed.append("number of prompts")
+    if one.config.new_tokens != other.config.new_tokens and "max_new_tokens" not in changed:
+        changed.append("tokens of a trial's answers")
     return f"Not the same work: {', '.join(changed)} differ." if changed else None
 
 

@@ -84,12 +84,12 @@ def _bandwidth(source: Source) -> str:
 def _length(config: RunConfig) -> str:
     if config.ignore_eos:
         return (
-            f"Fixed length: end-of-sequence was ignored, so that every answer has {config.max_new_tokens:,} tokens. "
+            f"Fixed length: end-of-sequence was ignored, so that every answer has {config.new_tokens:,} tokens. "
             "Right for measuring; not to be compared with natural length."
         )
     return (
         "Natural length: an answer ends with its end-of-sequence token, "
-        f"or after {config.max_new_tokens:,} tokens. Not to be compared with fixed length."
+        f"or after {config.new_tokens:,} tokens. Not to be compared with fixed length."
     )
 
 

@@ -55,7 +55,7 @@ def gpu_rank_lines(state: RunState, width: int, order: Sequence[int] | None = No
             room = width - sum(sizes[:7]) - 7 * gap
             lines.append((*line, *fit(((cause_words(rank, room), "bad"),), room)))
             continue
-        lines.append(row((*start, *_work(state, rank, slow=number in slow)), columns, sizes, gap))
+        lines.append(row((*start, *_work(state, rank, sizes[8], slow=number in slow)), columns, sizes, gap))
     return lines
 
 
@@ -78,10 +78,10 @@ def _gpu(device: DeviceState | None, samples: int, room: int) -> tuple[Line, ...
     )
 
 
-def _work(state: RunState, rank: RankState, *, slow: bool) -> tuple[Line, ...]:
+def _work(state: RunState, rank: RankState, batch_room: int, *, slow: bool) -> tuple[Line, ...]:
     return (
         doing(state, rank),
-        batch_words(rank, narrow=True),
+        batch_words(rank, batch_room),
         speed(state, rank, slow=slow),
         ((short_count(rank.prompts), ""),),
         ((percent(rank.padding_waste) if rank.slots else UNKNOWN, "" if rank.slots else "dim"),),

@@ -112,10 +112,10 @@ def _done(state: RunState, width: int) -> list[Line]:
     # The share counts these by their tokens: without them it would not go with the prompts beside it.
     in_hand = sum(rank.rows for rank in state.ranks)
     going = in_hand and state.ended is None and not state.sweeping
-    more: Line = ((f"  +{count(in_hand)} in flight", "dim"),) if going else ()
     figure: Line = ((whole_percent(share), "strong"),)
-    if line_width((*head, *more, *figure)) + 2 > width:
-        more = ()
+    ways = [f"  +{count(in_hand)} in flight", f" +{count(in_hand)}", ""] if going else [""]
+    said = next((words for words in ways if line_width((*head, (words, ""), *figure)) + 2 <= width), "")
+    more: Line = ((said, "dim"),)
     return [between((*head, *more), figure, width), bar(share, width)]
 
 
@@ -150,7 +150,7 @@ def _loading(state: RunState, width: int) -> list[Line]:
 def _facts(state: RunState) -> list[Fact]:
     """The most wanted first."""
     assert state.config is not None
-    most = Fact("new tokens each", f"up to {count(state.config.max_new_tokens)}", "", "new")
+    most = Fact("new tokens each", f"up to {count(state.config.new_tokens)}", "", "new")
     if state.first_batch_at is None and state.ended is None:
         sweep = shown_sweep(state)
         if sweep is not None and only_measures(state):

@@ -14,6 +14,7 @@ from tui.text import (
     clock,
     cut_middle,
     fit,
+    line_width,
     percent,
     short_count,
     short_rate,
@@ -90,10 +91,10 @@ def rank_lines(state: RunState, width: int, form: RankForm = "table", order: Seq
         )
     columns = tuple(column for column in full if column.title != "device") if narrow else full
     sizes, gap = widths(columns, width, most_gap=4)
-    step_room = sizes[3 if narrow else 4]
+    batch_room, step_room = sizes[2:4] if narrow else sizes[3:5]
     lines = [heading(columns, sizes, gap)]
     for rank in shown:
-        all_cells = _cells(state, rank, step_room, slow=rank.rank in slow, narrow=narrow)
+        all_cells = _cells(state, rank, batch_room, step_room, slow=rank.rank in slow)
         cells = [cell for column, cell in zip(full, all_cells, strict=True) if column in columns]
         if rank.phase == "lost":
             before = 2 if narrow else 3
@@ -141,7 +142,7 @@ def _grid(state: RunState, ranks: Sequence[RankState], width: int, *, with_idle:
 def doing(state: RunState, rank: RankState) -> Line:
     """What it does in a word; of a rank that decodes, how far it is."""
     if shown_phase(state, rank) == "decoding" and not rank.continuous:
-        return _step(rank, state.config.max_new_tokens if state.config else 0, room=8)
+        return _step(rank, state.config.new_tokens if state.config else 0, room=8)
     return phase_words(state, rank)
 
 
@@ -160,13 +161,13 @@ def cause_words(rank: RankState, width: int) -> str:
     return cut_middle(visible(rank.cause or "no cause is known; see its log"), width)
 
 
-def _cells(state: RunState, rank: RankState, step_room: int, *, slow: bool, narrow: bool) -> tuple[Line, ...]:
-    most = state.config.max_new_tokens if state.config else 0
+def _cells(state: RunState, rank: RankState, batch_room: int, step_room: int, *, slow: bool) -> tuple[Line, ...]:
+    most = state.config.new_tokens if state.config else 0
     return (
         ((str(rank.rank), rank_style(rank.rank)),),
         ((visible(rank.device), ""),),
         phase_words(state, rank),
-        batch_words(rank, narrow=narrow),
+        batch_words(rank, batch_room),
         _step(rank, most, step_room),
         speed(state, rank, slow=slow),
         ((short_count(rank.prompts), ""),),
@@ -185,17 +186,23 @@ def _step(rank: RankState, most: int, room: int) -> Line:
     return ((f"{rank.step}/{most}" if 2 * len(str(most)) < room else whole_percent(rank.step / most), ""),)
 
 
-def batch_words(rank: RankState, *, narrow: bool) -> Line:
-    """Number and prompts of the batch in hand, and the most the rank gets where it was capped."""
+def batch_words(rank: RankState, room: int) -> Line:
+    """Number and prompts of the batch in hand, and the most the rank gets where it was capped; what there is room for.
+
+    In little room a capped rank's prompts go first, as they say no more than the cap, else the number.
+    """
     cap: Line = ((f"≤{rank.cap}", "warn"),) if rank.cap is not None else ()
     if rank.batch is None:
         return cap or ((NOTHING, "dim"),)
     if rank.continuous:
         rows = rank.rows if rank.rows_at_once is None else rank.rows_at_once
         return ((f"{rows}{' ' if cap else ''}", ""), *cap)
-    if narrow and cap:
-        return ((f"#{rank.batch} ", ""), *cap)
-    return ((f"#{rank.batch} x{rank.rows}{' ' if cap else ''}", ""), *cap)
+    number, prompts = f"#{rank.batch}", f"x{rank.rows}"
+    for words in (f"{number} {prompts}", number if cap else prompts):
+        line: Line = ((words + (" " if cap else ""), ""), *cap)
+        if line_width(line) <= room:
+            return line
+    return cap or ((prompts, ""),)
 
 
 def _loading(state: RunState, ranks: Sequence[RankState], width: int) -> list[Line]:

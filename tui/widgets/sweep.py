@@ -83,7 +83,7 @@ class SweepView(VerticalScroll, can_focus=True):
             )
             return
         summary = self._summary(sweep)
-        self._panels["sweep-status"].draw(partial(_status, state, sweep, summary))
+        self._panels["sweep-status"].draw(partial(_status, state, sweep, summary, self.size.width < BESIDE_FROM))
         self._panels["sweep-table"].draw(partial(_table, state, sweep, summary))
         self._panels["sweep-how"].draw(partial(_how, state, sweep))
         chart = self._chart_height(len(summary.cells) + 1, len(summary.knees))
@@ -128,8 +128,10 @@ def _empty(state: RunState, keys: Keys, steers: bool, width: int, height: int) -
     return empty_lines(state, width, keys, steers=steers)
 
 
-def _status(state: RunState, sweep: SweepState, summary: SweepSummary, width: int, height: int) -> list[Line]:
-    return status_lines(state, sweep, summary, width)
+def _status(
+    state: RunState, sweep: SweepState, summary: SweepSummary, scaling: bool, width: int, height: int
+) -> list[Line]:
+    return status_lines(state, sweep, summary, width, scaling=scaling)
 
 
 def _table(state: RunState, sweep: SweepState, summary: SweepSummary, width: int, height: int) -> list[Line]:

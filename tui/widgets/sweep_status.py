@@ -21,6 +21,7 @@ from tui.sweep_words import (
     only_measures,
     planned,
     rate_places,
+    scaling_words,
     short_setting,
     standing,
     tied_words,
@@ -62,12 +63,17 @@ def empty_lines(state: RunState, width: int, keys: Keys = AS_THEY_COME, *, steer
     return lines
 
 
-def status_lines(state: RunState, sweep: SweepState, summary: SweepSummary, width: int) -> list[Line]:
-    """Where the sweep stands, its bar, and what was best so far; at the end the command of the chosen setting."""
+def status_lines(
+    state: RunState, sweep: SweepState, summary: SweepSummary, width: int, *, scaling: bool = False
+) -> list[Line]:
+    """Where the sweep stands, its bar, and what was best so far; at the end the command of the chosen setting.
+
+    With `scaling` also what more ranks brought, in a line, where the panel of it stands below what the screen shows.
+    """
     share = len(sweep.records) / len(sweep.trials) if sweep.trials else 0.0
     over = sweep.settled is not None or state.ended is not None
     lines = _standing(state, sweep, width) if over else [_running(state, sweep, share, width), bar(share, width)]
-    lines.extend(_best(state, summary, width, over=over))
+    lines.extend(_best(state, summary, width, over=over, scaling=scaling))
     return lines
 
 
@@ -117,7 +123,7 @@ def _standing(state: RunState, sweep: SweepState, width: int) -> list[Line]:
     return lines
 
 
-def _best(state: RunState, summary: SweepSummary, width: int, *, over: bool) -> list[Line]:
+def _best(state: RunState, summary: SweepSummary, width: int, *, over: bool, scaling: bool) -> list[Line]:
     best = summary.best
     if best is None:
         return [(("no setting could be measured", "warn"),)] if over and state.sweep is not None else []
@@ -135,6 +141,8 @@ def _best(state: RunState, summary: SweepSummary, width: int, *, over: bool) -> 
         if verdict is not None and verdict.sentence:
             style = "warn" if verdict.tied or not verdict.noise_known else ""
             lines.extend((("  ", ""), (part, style)) for part in wrap(verdict.sentence, max(10, width - 2)))
+        scaled = scaling_words(summary) if scaling else ""
+        lines.extend((("  ", ""), (part, "strong")) for part in wrap(scaled, max(10, width - 2)) if scaled)
         lines.extend(command_lines(best_command(state, summary.chosen), width))
         lines.extend(((part, "dim"),) for words in file_lines(state, summary.chosen) for part in wrap(words, width))
     return lines

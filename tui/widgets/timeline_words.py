@@ -129,7 +129,7 @@ def _beside_others(state: RunState, rank: int, span: Span) -> str:
 
 def _live(state: RunState, rank: int, segment: Segment, span: Span) -> str:
     flying = _flying(state, rank)
-    most = f" of {state.config.max_new_tokens}" if state.config is not None else ""
+    most = f" of {state.config.new_tokens}" if state.config is not None else ""
     start = f"#{span.batch} on rank {rank}: {some(span.rows, 'prompt')}, in its hand for {segment.seconds:.1f} s"
     if flying.phase == "prefill":
         return f"{start}, prefill"
