@@ -10,7 +10,7 @@ import msgspec
 
 from runner.even_rounds import batches_needed
 from runner.forecast import what_if
-from runner.paces import LIKE_ROWS, slow_rank, slow_words
+from runner.paces import LIKE_ROWS, compare, slow_rank, slow_words, starved_words
 from runner.state import RunState
 from runner.stretches import Stretch
 
@@ -75,8 +75,7 @@ def _turn(state: RunState) -> Iterator[Advice]:
     With less than a round left nothing is worth a turn. What other ranks bring has to have been seen, and how batches
     of one size alone would grow is no more than a guess: the panel has it, as "about".
     """
-    in_hand = sum(rank.rows for rank in state.ranks)
-    late = state.prompts - state.done - in_hand < state.active_ranks * state.batch_size
+    late = state.pending < state.active_ranks * state.batch_size
     if late or state.auto or state.phase != "running" or state.paused is not None or not _measured(state):
         return
     wall = any(_memory(state))
@@ -123,13 +122,16 @@ def _idle(state: RunState) -> Iterator[Advice]:
 
 
 def slow_ranks(state: RunState) -> frozenset[int]:
-    """The rank whose decode steps are slow, and those that make far fewer tokens/s in the newest stretch's batches."""
-    slow, rates = slow_rank(state), _rates(state)
-    by_steps = frozenset() if slow is None else frozenset([slow.rank])
+    """The rank whose decode steps are slow; of ranks whose steps cannot be compared, those that make far fewer tokens/s.
+
+    The latter in the batches of the newest stretch.
+    """
+    compared, rates = compare(state), _rates(state)
+    by_steps = frozenset() if compared.slow is None else frozenset([compared.slow.rank])
     if len(rates) < 2:
         return by_steps
-    median = _median(rates)
-    return by_steps | frozenset(rank for rank, rate in rates.items() if rate < SLOW_RANK * median)
+    least = SLOW_RANK * _median(rates)
+    return by_steps | frozenset(rank for rank, rate in rates.items() if rate < least and rank not in compared.ranks)
 
 
 def _rates(state: RunState) -> dict[int, float]:
@@ -149,17 +151,20 @@ def _median(rates: dict[int, float]) -> float:
 
 
 def _slow_rank(state: RunState) -> Iterator[Advice]:
-    if (slow := slow_rank(state)) is not None:
-        yield Advice(kind="slow rank", text=slow_words(state, slow))
-        return
-    if not slow_ranks(state):
-        return
-    rates = _rates(state)
-    slowest = min(rates, key=rates.__getitem__)
-    yield Advice(
-        kind="slow rank",
-        text=f"Rank {slowest} makes {rates[slowest]:.0f} tok/s in its batches, the others about {_median(rates):.0f}.",
-    )
+    if (by_steps := slow_rank(state)) is not None:
+        yield Advice(kind="slow rank", text=slow_words(state, by_steps))
+    elif slow := slow_ranks(state):
+        rates = _rates(state)
+        slowest = min(slow, key=rates.__getitem__)
+        yield Advice(
+            kind="slow rank",
+            text=f"Rank {slowest} makes {rates[slowest]:.0f} tok/s in its batches, the others about {_median(rates):.0f}.",
+        )
+
+
+def _starved(state: RunState) -> Iterator[Advice]:
+    if state.phase == "running" and not state.paused and (words := starved_words(state)):
+        yield Advice(kind="cpu", text=words)
 
 
 def _busy(state: RunState) -> Iterator[Advice]:
@@ -234,6 +239,7 @@ def _measured(state: RunState) -> bool:
 RULES: tuple[Callable[[RunState], Iterator[Advice]], ...] = (
     _memory,
     _slow_rank,
+    _starved,
     _throttling,
     _foreign,
     _rounds,

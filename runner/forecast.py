@@ -108,8 +108,7 @@ class _Job:
     def __init__(self, state: RunState, model: CostModel, length: Answers) -> None:
         self.model, self._length, self._state = model, length, state
         self._steps = functools.lru_cache(maxsize=64)(length.steps)
-        in_hand = sum(rank.rows for rank in state.ranks if rank.batch is not None)
-        self.pending = max(0, state.prompts - state.done - in_hand)
+        self.pending = state.pending
         self._split = state.config is not None and state.config.dispatch == "split" and state.ranks
         # Each rank's time to its next free moment does not hang on the knobs: a batch in hand goes on as it is.
         self._busy = [self._in_flight(rank) for rank in state.ranks]

@@ -6,8 +6,9 @@ from math import log
 from statistics import fmean, median
 from typing import NamedTuple
 
+from runner.lanes import end_of
 from runner.state import RunState
-from runner.timeline import Span, Timeline
+from runner.timeline import WORK, Span, Timeline
 
 SLOWER = 1.25
 """So many times the others' seconds per decode step make a rank a slow one."""
@@ -15,10 +16,19 @@ SLOWER = 1.25
 CPU_SAMPLES = 10
 """Seconds over which the CPU that a slow rank gets is compared with the others'."""
 
+AT_WORK = 0.9
+"""Of those seconds a rank must have had a batch in hand, or what it got says nothing about who else wants the CPU."""
+
 STARVED = 0.75
 """A slow rank that gets less than this share of the others' CPU waits for a core."""
 
 LEAST_BATCHES = 2
+RECENT_BATCHES = 3
+"""While a run goes on its ranks are judged by what they did since each began so many batches: what is slow now."""
+
+MOST_THREADS = 4
+"""Of more, some wait for the others in every step: what CPU such a rank gets says little about who else wants it."""
+
 LIKE_ROWS = 1.25
 """Batches whose rows differ by no more than this are compared."""
 
@@ -43,12 +53,15 @@ def like_rows(rows: int) -> int:
     return round(log(max(1, rows)) / log(LIKE_ROWS))
 
 
-def paces(state: RunState) -> list[Pace]:
-    """Of every rank that can be compared: its decode seconds, and what they were at the median rank's pace."""
+def paces(state: RunState, since: float = 0.0) -> list[Pace]:
+    """Of every rank that can be compared: its decode seconds, and what they were at the median rank's pace.
+
+    Of the batches that ended after `since`, on the timeline's clock.
+    """
     done: dict[int, dict[int, list[float]]] = defaultdict(dict)
     for rank, lane in enumerate(state.timeline.lanes):
         for span in lane.spans:
-            if (rows := _mean_rows(span)) is None or span.work is None:
+            if (rows := _mean_rows(span)) is None or span.work is None or span.ended <= since:
                 continue
             sums = done[like_rows(rows)].setdefault(rank, [0, 0, 0.0])
             sums[0] += span.joined
@@ -89,21 +102,50 @@ class Slow(NamedTuple):
     text: str
 
 
-_last: tuple[Timeline | None, Slow | None] = (None, None)
+class Compared(NamedTuple):
+    """Ranks whose decode steps can be compared, and the one among them that is slow."""
+
+    ranks: frozenset[int]
+    slow: Slow | None
+
+
+_last: tuple[tuple[Timeline, int, bool] | None, Compared] = (None, Compared(frozenset(), None))
 """The newest answer: views ask several times a second, and spans come and go once a batch."""
+
+
+def compare(state: RunState) -> Compared:
+    """Who is slow by its decode steps, if anybody: while a run goes on now, at its end in all of it."""
+    global _last
+    key, answer = _last
+    now = (state.timeline, state.active_ranks, state.ended is None)
+    if key is None or key[0] is not now[0] or key[1:] != now[1:]:
+        recent = state.ended is None
+        compared = paces(state, _recent(state) if recent else 0.0)
+        answer = Compared(frozenset(pace.rank for pace in compared), _slowest(compared, recent=recent))
+        _last = (now, answer)
+    return answer
 
 
 def slow_rank(state: RunState) -> Slow | None:
     """The rank that is slow by its decode steps; None where none is, or too little can be compared."""
-    global _last
-    timeline, answer = _last
-    if timeline is not state.timeline:
-        answer = _slowest(paces(state))
-        _last = (state.timeline, answer)
-    return answer
+    return compare(state).slow
 
 
-def _slowest(compared: list[Pace]) -> Slow | None:
+def _recent(state: RunState) -> float:
+    """When the first of the active ranks' last few batches began."""
+    began = []
+    for lane in state.timeline.lanes[: state.active_ranks]:
+        batches = 0
+        for span in reversed(lane.spans):
+            if _mean_rows(span) is not None:
+                batches += span.joined
+                if batches >= RECENT_BATCHES:
+                    began.append(span.began)
+                    break
+    return min(began, default=0.0)
+
+
+def _slowest(compared: list[Pace], *, recent: bool) -> Slow | None:
     if len(compared) < 2:
         return None
     slow = max(compared, key=lambda pace: pace.ratio)
@@ -113,10 +155,11 @@ def _slowest(compared: list[Pace]) -> Slow | None:
     mine, theirs = slow.decode_seconds / slow.steps, slow.expected_seconds / slow.steps
     others = "the other rank's" if len(compared) == 2 else "the others'"
     more = slow.decode_seconds - slow.expected_seconds
+    batches = f"last {slow.batches}" if recent else f"{slow.batches}"
     return Slow(
         slow.rank,
         f"Rank {slow.rank} is slow: {step_words(mine)} per decode step, {slow.ratio:.1f} x {others} "
-        f"{step_words(theirs)}; its {slow.batches} batches took {more:.1f} s longer.",
+        f"{step_words(theirs)}; its {batches} batches took {more:.1f} s longer.",
     )
 
 
@@ -133,15 +176,44 @@ def slow_words(state: RunState, slow: Slow) -> str:
     )
 
 
+def starved_words(state: RunState) -> str:
+    """Where all ranks alike get less CPU than their threads could use: that, and why; else nothing."""
+    shares = {} if state.devices else _cpu_shares(state)
+    lanes = state.timeline.lanes
+    threads = {lanes[rank].threads for rank in shares if rank < len(lanes)}
+    each = threads.pop() if len(threads) == 1 else None
+    if each is None or each > MOST_THREADS or max(shares.values()) >= 100 * STARVED * each:
+        return ""
+    whose = f"Rank {next(iter(shares))} gets" if len(shares) == 1 else "Each rank gets about"
+    cores = "a core" if each == 1 else f"{each} cores"
+    return (
+        f"{whose} {fmean(shares.values()) / each:.0f}% of {cores}, which {'it' if len(shares) == 1 else 'they'} "
+        "could use whole: something else is using the CPU."
+    )
+
+
 def _cpu_shares(state: RunState) -> dict[int, float]:
-    """CPU % of the last seconds, of the ranks that have a batch in hand."""
+    """CPU % of the last seconds, of the ranks that have a batch in hand and had one all the time."""
     shares = {}
     for sample, history in zip(state.processes, state.cpu_history, strict=False):
-        at_work = sample.rank < len(state.ranks) and state.ranks[sample.rank].batch is not None
         known = [share for share in history[-CPU_SAMPLES:] if share is not None]
-        if at_work and len(known) == CPU_SAMPLES:
+        if len(known) == CPU_SAMPLES and _at_work(state, sample.rank):
             shares[sample.rank] = fmean(known)
     return shares
+
+
+def _at_work(state: RunState, rank: int) -> bool:
+    if rank >= min(len(state.ranks), len(state.timeline.lanes)) or state.ranks[rank].batch is None:
+        return False
+    lane, end = state.timeline.lanes[rank], end_of(state)
+    began, worked = end - CPU_SAMPLES, 0.0
+    for span in reversed(lane.spans):
+        if span.ended <= began:
+            break
+        worked += (span.ended - max(began, span.began)) * (span.kind in WORK)
+    if lane.open is not None and lane.open.kind in WORK:
+        worked += end - max(began, lane.open.began)
+    return worked >= AT_WORK * CPU_SAMPLES
 
 
 def step_words(seconds: float) -> str:

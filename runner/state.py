@@ -233,6 +233,11 @@ class RunState(msgspec.Struct, frozen=True, kw_only=True):
         return min(1.0, (self.done + in_flight) / self.prompts)
 
     @property
+    def pending(self) -> int:
+        """Prompts that have no record and that no rank has in hand: what a turn of a knob can still act on."""
+        return max(0, self.prompts - self.done - sum(rank.rows for rank in self.ranks if rank.batch is not None))
+
+    @property
     def eta_seconds(self) -> float | None:
         """Seconds left at the pace so far; None before there is a pace."""
         if self.sweep is not None and self.sweeping and self.phase == "running":

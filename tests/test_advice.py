@@ -192,17 +192,55 @@ def test_a_rank_whose_decode_steps_are_slow_is_the_first_thing_said():
 
 
 def test_a_slow_rank_that_gets_less_of_the_cpu_than_the_others_is_told_with_that_cause():
-    state = scripted_timeline.straggler().state
-    working = tuple(msgspec.structs.replace(rank, batch=99) for rank in state.ranks)
-    processes = tuple(ProcessSample(rank=rank.rank, cpu_percent=96.0, rss_bytes=None) for rank in state.ranks)
+    state = in_flight(slow={2: 1.8}).state
     history = tuple((30.0 if rank.rank == 2 else 96.0,) * 20 for rank in state.ranks)
-    starved = msgspec.structs.replace(state, devices=(), ranks=working, processes=processes, cpu_history=history)
+    starved = on_a_cpu(state, history)
     said_first = advice.advise(starved)[0].text
     assert said_first.endswith("Its process gets 30% of a core, the others' 96%: something else is using the CPU.")
     # A moment of it is no evidence, nor what a rank does that has nothing in hand.
     short = tuple(shares[:5] for shares in history)
     assert "CPU" not in advice.advise(msgspec.structs.replace(starved, cpu_history=short))[0].text
-    assert "CPU" not in advice.advise(msgspec.structs.replace(starved, ranks=state.ranks))[0].text
+    idle = tuple(msgspec.structs.replace(rank, batch=None) for rank in state.ranks)
+    assert "CPU" not in advice.advise(msgspec.structs.replace(starved, ranks=idle))[0].text
+
+
+def in_flight(*, slow: dict[int, float], seconds: float = 40.0) -> scripted_timeline.PacedScript:
+    """Four ranks with more prompts than they will ever get through."""
+    script = scripted_timeline.PacedScript(4, prompts=10_000, slow=slow, step=0.08).begun()
+    return script.pull(until=script.at + seconds)
+
+
+def on_a_cpu(state: RunState, history: tuple[tuple[float, ...], ...]) -> RunState:
+    processes = tuple(ProcessSample(rank=rank.rank, cpu_percent=96.0, rss_bytes=None) for rank in state.ranks)
+    return msgspec.structs.replace(state, devices=(), processes=processes, cpu_history=history)
+
+
+def test_a_rank_is_slow_as_long_as_its_cause_lasts_and_at_the_end_if_all_in_all_it_was():
+    script = in_flight(slow={1: 2.0})
+    assert advice.slow_ranks(script.state) == {1}
+    assert "its last 3 batches took" in advice.advise(script.state)[0].text
+    script.slow = {}
+    script.pull(until=script.at + 40)
+    assert advice.slow_ranks(script.state) == frozenset()
+    assert not any(entry.kind == "slow rank" for entry in advice.advise(script.state))
+    script.ended()
+    assert advice.slow_ranks(script.state) == {1}
+
+
+def test_all_ranks_alike_that_get_less_cpu_than_they_could_use_are_told_so_and_not_one_that_waits():
+    state = in_flight(slow={}).state
+    half = ((55.0,) * 20,) * 4
+    pressed = on_a_cpu(state, half)
+    (words,) = [entry.text for entry in advice.advise(pressed) if entry.kind == "cpu"]
+    assert words == "Each rank gets about 55% of a core, which they could use whole: something else is using the CPU."
+    for calm in (
+        on_a_cpu(state, ((96.0,) * 20,) * 4),
+        on_a_cpu(state, ((55.0,) * 20,) * 3 + ((96.0,) * 20,)),
+        on_a_cpu(state, ((55.0,) * 9,) * 4),
+        msgspec.structs.replace(pressed, paused="asked for"),
+        on_a_cpu(in_flight(slow={}, seconds=5).state, half),
+    ):
+        assert not any(entry.kind == "cpu" for entry in advice.advise(calm))
 
 
 def test_what_was_not_measured_is_not_advised_other_ranks_least_of_all():

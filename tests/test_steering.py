@@ -78,6 +78,23 @@ async def test_every_key_sends_what_it_says(keys: list[str], sent: list[Command]
     assert await press(script, *keys) == sent
 
 
+@pytest.mark.parametrize("key", ["+", "[", "a"])
+async def test_a_turn_for_which_no_batch_is_left_says_so_and_is_sent_all_the_same(key: str) -> None:
+    """A rank that is lost gives its prompts back: then there are batches again."""
+    for prompts, left in ((24, False), (100, True)):
+        script = scripted_steering.SteeredScript(3, batch_size=8, prompts=prompts).begun().rounds(1, finish=False)
+        assert bool(script.state.pending) == left
+        source = ScriptedSource(script.events)
+        app = RankdeckApp(source)
+        async with app.run_test(size=(80, 24)) as pilot:
+            await settled(pilot)
+            await pilot.press(key)
+            await pilot.pause()
+            said = [toast.message for toast in app._notifications]
+        assert len(source.sent) == 1
+        assert any("there is no batch left to change" in words for words in said) == (not left)
+
+
 async def test_space_goes_on_where_the_run_is_paused_and_leaves_a_full_disk_alone() -> None:
     assert await press(scripted_steering.paused(), "space") == [Resume()]
     assert await press(scripted_steering.disk_full(), "space") == []

@@ -139,6 +139,7 @@ def watch(directory: Path, size: str, options: argparse.Namespace) -> dict[str, 
         "views": costs,
         "switching_ms": {name: spread(times) for name, times in switching.items()},
         "moving_ms": spread(moving),
+        "all_keys_ms": spread([*moving, *(time for times in switching.values() for time in times)]),
     }
 
 

@@ -11,7 +11,7 @@ from textual.screen import Screen
 from textual.widget import Widget
 from textual.widgets import Static
 
-from runner.protocol import StartSweep, Stop
+from runner.protocol import SetActiveRanks, SetBatchSize, StartSweep, Stop
 from runner.state import RunState
 from runner.trials import SweepPlan
 from tui.hint_keys import named
@@ -196,20 +196,25 @@ class RunScreen(Sized, Screen[None]):
     async def action_batch_size(self, up: bool) -> None:
         command = self.app.knobs.turn_batch_size(self.app.run_state, up=up)
         if command is not None:
-            await self.app.ask(command)
+            await self._turn(command)
         else:
             self.app.say("No batch is larger." if up else "A batch has one prompt at least.")
 
     async def action_ranks(self, by: int) -> None:
         command = self.app.knobs.turn_active_ranks(self.app.run_state, by=by)
         if command is not None:
-            await self.app.ask(command)
+            await self._turn(command)
         else:
             pausing = named("One rank stays active; {run.pause} pauses the run.", keys_of(self.app))
             self.app.say("All ranks are active." if by > 0 else pausing)
 
+    async def _turn(self, command: SetBatchSize | SetActiveRanks) -> None:
+        await self.app.ask(command)
+        if not self.app.run_state.pending:
+            self.app.say("Every prompt has its answer or is in a rank's hands: there is no batch left to change.")
+
     async def action_auto_batch_size(self) -> None:
-        await self.app.ask(self.app.knobs.set_batch_size(self.app.run_state, None))
+        await self._turn(self.app.knobs.set_batch_size(self.app.run_state, None))
 
     def action_type_batch_size(self) -> None:
         from tui.screens.batch_size import BatchSizeScreen
@@ -219,7 +224,7 @@ class RunScreen(Sized, Screen[None]):
     async def _typed(self, answer: "Answer | None") -> None:
         if answer is not None:
             wanted = None if answer == "auto" else answer
-            await self.app.ask(self.app.knobs.set_batch_size(self.app.run_state, wanted))
+            await self._turn(self.app.knobs.set_batch_size(self.app.run_state, wanted))
 
     async def action_pause(self) -> None:
         paused = self.app.run_state.paused
