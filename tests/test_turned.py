@@ -161,9 +161,10 @@ def test_where_no_knob_was_turned_nothing_is_said() -> None:
 def test_the_scaling_table_has_a_row_per_number_of_ranks_that_was_run() -> None:
     lines = plain(scaling_table(ALL["scaled_to_eight"], 42)).split("\n")
     assert lines[0] == "Scaling at batch size 8"
-    assert lines[1].split() == ["ranks", "tok/s", "speedup", "efficiency"]
+    assert lines[1].split() == ["ranks", "tok/s", "speedup", "efficiency", "batches"]
     assert [line.split()[0] for line in lines[2:]] == ["1", "2", "4", "▸"]
-    assert lines[2].split()[2:] == ["1.00x", "100%"]
+    assert lines[2].split()[2:] == ["1.00x", "100%", "2"], "how few batches it rests on is said"
+    assert plain(scaling_table(ALL["scaled_to_eight"], 37)).split("\n")[2].split()[2:] == ["1.00x", "100%"]
     rows = scaling(ALL["scaled_to_eight"].stretches, 8)
     assert rows[3].speedup is not None
     assert f"{rows[3].speedup:.2f}x" in lines[5]
@@ -177,7 +178,7 @@ def test_one_row_is_shown_while_fewer_ranks_are_active_than_there_are() -> None:
 
 def test_without_a_run_at_one_rank_speedup_is_unknown_not_guessed() -> None:
     state = SteeredScript(3).begun().rounds(1).activate(2).rounds(1).state
-    assert [line.split()[-2:] for line in plain(scaling_table(state, 42)).split("\n")[2:]] == [["-", "-"]] * 2
+    assert [line.split()[-3:-1] for line in plain(scaling_table(state, 42)).split("\n")[2:]] == [["-", "-"]] * 2
     assert plain(scaling_line(state, 42)).split()[:3] == ["2", "active", "ranks"]
 
 

@@ -7,11 +7,13 @@ every active rank has ended one.
 from runner.advice import Turned, early_turn, last_turn
 from runner.state import RunState
 from runner.stretches import ScalingRow, scaling
-from tui.text import NOTHING, UNKNOWN, Line, between, fit, flow, gib, line_width, percent, rate, some
+from tui.text import NOTHING, UNKNOWN, Line, between, count, fit, flow, gib, line_width, percent, rate, some
 from tui.widgets.bars import Column, heading, row
 
 _SCALING = (Column("ranks", 5, "right"), Column("tok/s", 7, "right"), Column("speedup", 7, "right"))
 _EFFICIENCY = (Column("efficiency", 10, "right"), Column("effic.", 6, "right"))
+_BATCHES = Column("batches", 7, "right")
+"""What a row rests on: all of the run's at that setting, where the line of a turn has those since the turn."""
 
 
 def turn_lines(state: RunState, width: int) -> list[Line]:
@@ -95,7 +97,14 @@ def scaling_table(state: RunState, width: int, *, titled: bool = True) -> list[L
     if not rows:
         return []
     wide = width >= 34
-    columns = (*_SCALING[:1], _SCALING[1] if wide else Column("tok/s", 6, "right"), _SCALING[2], _EFFICIENCY[not wide])
+    counted = width >= 38
+    columns = (
+        *_SCALING[:1],
+        _SCALING[1] if wide else Column("tok/s", 6, "right"),
+        _SCALING[2],
+        _EFFICIENCY[not wide or (counted and width < 42)],
+        *((_BATCHES,) if counted else ()),
+    )
     sizes = [column.width for column in columns]
     gap = 1 + max(0, min(3, (width - sum(sizes) - 3) // 3))
     lines = [heading(columns, sizes, gap)]
@@ -108,6 +117,7 @@ def scaling_table(state: RunState, width: int, *, titled: bool = True) -> list[L
             ((rate(each.tokens_per_second), "strong" if here else ""),),
             ((NOTHING if each.speedup is None else f"{each.speedup:.2f}x", ""),),
             ((NOTHING if each.efficiency is None else percent(each.efficiency), ""),),
+            *((((count(each.batches), "dim"),),) if counted else ()),
         )
         lines.append(row(cells, columns, sizes, gap))
     return lines
