@@ -122,7 +122,7 @@ def _idle(state: RunState) -> Iterator[Advice]:
 
 
 def slow_ranks(state: RunState) -> frozenset[int]:
-    """The rank whose decode steps are slow; of ranks whose steps cannot be compared, those that make far fewer tokens/s.
+    """The rank whose decode steps are slow; of those whose steps cannot be compared, who makes far fewer tokens/s.
 
     The latter in the batches of the newest stretch.
     """
@@ -156,10 +156,8 @@ def _slow_rank(state: RunState) -> Iterator[Advice]:
     elif slow := slow_ranks(state):
         rates = _rates(state)
         slowest = min(slow, key=rates.__getitem__)
-        yield Advice(
-            kind="slow rank",
-            text=f"Rank {slowest} makes {rates[slowest]:.0f} tok/s in its batches, the others about {_median(rates):.0f}.",
-        )
+        mine = f"Rank {slowest} makes {rates[slowest]:.0f} tok/s in its batches"
+        yield Advice(kind="slow rank", text=f"{mine}, the others about {_median(rates):.0f}.")
 
 
 def _starved(state: RunState) -> Iterator[Advice]:
