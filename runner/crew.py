@@ -17,7 +17,7 @@ from runner.prompts import PromptIndex
 from runner.protocol import AnyEvent, FromRank, OutputRecord, StepsInFlight
 from runner.scheduler import Assignment, Scheduler
 from runner.server import NoMessageError, RankPeer
-from runner.sweep import WARM_UP_TOKENS
+from runner.sweep_time import WARM_UP_TOKENS
 
 
 class _Stream:

@@ -21,9 +21,6 @@ from runner.trials import SweepPlan, Trial, TrialOutcome, TrialRecord
 SAMPLE_PROMPTS = 50_000
 """Of a larger file a sweep draws on so many prompts, chosen at random."""
 
-WARM_UP_TOKENS = 16
-"""A warm-up has all rows of its batch, so that memory is taken and clocks are up, but few decode steps."""
-
 OUT_OF_MEMORY = "memory ran out"
 
 

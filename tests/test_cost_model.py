@@ -3,6 +3,7 @@
 import itertools
 import random
 
+import msgspec
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
@@ -12,6 +13,8 @@ from runner.cost_model import fit
 from runner.cost_model import given as by_hand
 from runner.costs import CostPoint, with_length
 from runner.lines import Line, Sample, fitted_curve, fitted_line
+from runner.sweep_time import sweep_seconds
+from runner.trials import SweepPlan
 
 SECONDS = st.floats(1e-6, 10)
 ROWS = st.lists(st.integers(1, 256), min_size=2, max_size=8, unique=True)
@@ -240,3 +243,13 @@ def test_where_no_answers_were_kept_the_batches_steps_tell():
 def test_a_histogram_of_another_shape_is_refused():
     with pytest.raises(ValueError, match="64 bins"):
         answers([point(4)], (1, 2), measured_tokens=50, fixed=False)
+
+
+def test_a_sweep_takes_its_warm_ups_and_rounds_each_as_long_as_a_batch_of_that_size():
+    model = fit([point(rows, ranks=ranks, prefill=(0, 0), rest=(0, 0)) for ranks in (1, 2) for rows in (2, 8)])
+    plan = SweepPlan(batch_sizes=[2, 8], ranks=[1, 2], repeats=3, least_rounds=2, least_seconds=0)
+    # A step takes 22 and 28 ms: 15 of them warm up (the first token is the prefill's), twice 49 are measured.
+    assert sweep_seconds(plan, model, 50) == pytest.approx(3 * 2 * (0.022 + 0.028) * (15 + 2 * 49))
+    longer = msgspec.structs.replace(plan, least_seconds=5.0)
+    assert sweep_seconds(longer, model, 50) > 3 * 4 * 5.0
+    assert sweep_seconds(plan, model, 8) == pytest.approx(3 * 2 * (0.022 + 0.028) * (7 + 2 * 7))

@@ -115,6 +115,14 @@ def test_the_time_axis_grows_in_round_spans() -> None:
     assert [round_span(seconds) for seconds in (0, 30, 31, 400, 90_000)] == [30, 30, 60, 600, 172_800]
 
 
+def test_the_time_axis_of_a_run_that_is_over_is_as_long_as_the_run() -> None:
+    run = history(*[150.0] * 20)
+    flying, over = (plain(chart(run, 60, 9, over=over)).split("\n") for over in (False, True))
+    assert flying[-1].endswith(" 30 s")
+    assert over[-1].endswith(" 19 s")
+    assert len(flying[-2].rstrip()) < len(over[-2].rstrip()) == 60
+
+
 def history(*values: float) -> list[HistoryPoint]:
     return [HistoryPoint(elapsed, value) for elapsed, value in enumerate(values)]
 

@@ -1,7 +1,8 @@
 """Throughput over time as lines: a fixed scale from zero, round numbers on both axes.
 
 The time axis starts at the first batch and is as long as the next round span, so that the picture
-stands still while it fills; only when a span is full does it change to the next. Pure.
+stands still while it fills; only when a span is full does it change to the next. At the end of the run it is as long
+as that was. Pure.
 """
 
 from collections.abc import Collection, Sequence
@@ -38,10 +39,10 @@ def round_span(seconds: float) -> float:
 
 def time_label(seconds: float) -> str:
     if seconds < 120:
-        return f"{seconds:g} s"
+        return f"{round(seconds, 1):g} s"
     if seconds < 7200:
-        return f"{seconds / 60:g} min"
-    return f"{seconds / 3600:g} h"
+        return f"{round(seconds / 60, 1):g} min"
+    return f"{round(seconds / 3600, 1):g} h"
 
 
 def value_label(value: float) -> str:
@@ -84,11 +85,13 @@ LABELS_FROM, TWO_LABELS_FROM = 4, 9
 """The labels of the marks have a row of their own, or two, where the chart has so many lines."""
 
 
-def chart(history: Sequence[HistoryPoint], width: int, height: int, marks: Sequence[Mark] = ()) -> list[Line]:
-    """`height` lines of `width` cells: the marks' labels, the plot, and under it the time axis."""
+def chart(
+    history: Sequence[HistoryPoint], width: int, height: int, marks: Sequence[Mark] = (), *, over: bool = False
+) -> list[Line]:
+    """`height` lines of `width` cells: the marks' labels, the plot, and under it the time axis; `over` as it ended."""
     maximum = round_maximum(max((point.tokens_per_second for point in history), default=0.0))
     ends = [history[-1].elapsed if history else 0.0, *(mark.elapsed for mark in marks)]
-    span = round_span(max(ends))
+    span = max(ends) if over and max(ends) > 0 else round_span(max(ends))
     room = max(3, len(value_label(maximum)), len(value_label(maximum / 2)))
     plot = max(1, width - room - 2)
     signs = label_rows(marks, span, plot, 1 + (height >= TWO_LABELS_FROM)) if marks and height >= LABELS_FROM else []

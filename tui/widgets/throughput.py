@@ -18,7 +18,10 @@ def throughput_lines(state: RunState, width: int, height: int) -> list[Line]:
     room = max(1, height - CHART_NEEDS)
     figures = figures[: max(1, room - len(turned))]
     lines = [*figures, *turned][:room]
-    return [*lines, *chart(state.history, width, max(2, height - len(lines)), state.marks)]
+    return [
+        *lines,
+        *chart(state.history, width, max(2, height - len(lines)), state.marks, over=state.ended is not None),
+    ]
 
 
 def _figures(state: RunState, width: int) -> list[Line]:

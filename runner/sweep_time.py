@@ -1,0 +1,24 @@
+"""How long a sweep will take, from what batches cost in an earlier run. Pure."""
+
+from math import ceil
+
+from runner.cost_model import CostModel
+from runner.trials import SweepPlan
+
+WARM_UP_TOKENS = 16
+"""A warm-up has all rows of its batch, so that memory is taken and clocks are up, but few decode steps."""
+
+
+def sweep_seconds(plan: SweepPlan, model: CostModel, new_tokens: int) -> float:
+    """Seconds of all trials, warm-ups included and loading not, if every answer has `new_tokens` output tokens."""
+    return plan.repeats * sum(
+        _trial_seconds(plan, model, ranks, size, new_tokens)
+        for ranks in set(plan.ranks)
+        for size in set(plan.batch_sizes)
+    )
+
+
+def _trial_seconds(plan: SweepPlan, model: CostModel, ranks: int, size: int, new_tokens: int) -> float:
+    batch = model.seconds(size, new_tokens, ranks)
+    rounds = max(plan.least_rounds, ceil(plan.least_seconds / batch) if batch > 0 else 0)
+    return model.seconds(size, min(WARM_UP_TOKENS, new_tokens), ranks) + rounds * batch
