@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterator
 
 import msgspec
 
+from runner.cpu_share import starved_words
 from runner.even_rounds import batches_needed
 from runner.forecast import what_if
-from runner.paces import LIKE_ROWS, compare, slow_rank, slow_words, starved_words
+from runner.paces import LIKE_ROWS, compare, slow_rank
 from runner.state import RunState
 from runner.stretches import Stretch
 
@@ -152,12 +153,13 @@ def _median(rates: dict[int, float]) -> float:
 
 def _slow_rank(state: RunState) -> Iterator[Advice]:
     if (by_steps := slow_rank(state)) is not None:
-        yield Advice(kind="slow rank", text=slow_words(state, by_steps))
+        yield Advice(kind="slow rank", text=by_steps.text)
     elif slow := slow_ranks(state):
         rates = _rates(state)
         slowest = min(slow, key=rates.__getitem__)
         mine = f"Rank {slowest} makes {rates[slowest]:.0f} tok/s in its batches"
-        yield Advice(kind="slow rank", text=f"{mine}, the others about {_median(rates):.0f}.")
+        others = "the other" if len(rates) == 2 else "the others about"
+        yield Advice(kind="slow rank", text=f"{mine}, {others} {_median(rates):.0f}.")
 
 
 def _starved(state: RunState) -> Iterator[Advice]:

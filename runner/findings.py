@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from runner.advice import advise
 from runner.lanes import end_of, idle_tail
-from runner.paces import slow_rank, slow_words
+from runner.paces import slow_rank
 from runner.state import RunState
 from runner.timeline import LOADING, Span
 
@@ -84,7 +84,7 @@ def _away_seconds(spans: list[Span], end: float) -> float:
 
 def _slow_rank(state: RunState) -> Iterator[Finding]:
     if (slow := slow_rank(state)) is not None:
-        yield Finding("slow rank", slow_words(state, slow), (slow.rank,))
+        yield Finding("slow rank", slow.text, (slow.rank,))
 
 
 # --- rounds -------------------------------------------------------------------------------------

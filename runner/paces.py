@@ -3,31 +3,21 @@
 from collections import defaultdict
 from functools import cache
 from math import log
-from statistics import fmean, median
+from statistics import median
 from typing import NamedTuple
 
-from runner.lanes import end_of
+from runner.cpu_share import STARVED, cores_words, cpu_shares
 from runner.state import RunState
-from runner.timeline import WORK, Span, Timeline
+from runner.timeline import Span, Timeline
 
 SLOWER = 1.25
 """So many times the others' seconds per decode step make a rank a slow one."""
 
-CPU_SAMPLES = 10
-"""Seconds over which the CPU that a slow rank gets is compared with the others'."""
+LEAST_BATCHES, LEAST_STEPS = 2, 32
+"""One batch is evidence enough where it has so many decode steps: a small job has no more of them."""
 
-AT_WORK = 0.9
-"""Of those seconds a rank must have had a batch in hand, or what it got says nothing about who else wants the CPU."""
-
-STARVED = 0.75
-"""A slow rank that gets less than this share of the others' CPU waits for a core."""
-
-LEAST_BATCHES = 2
 RECENT_BATCHES = 3
 """While a run goes on its ranks are judged by what they did since each began so many batches: what is slow now."""
-
-MOST_THREADS = 4
-"""Of more, some wait for the others in every step: what CPU such a rank gets says little about who else wants it."""
 
 LIKE_ROWS = 1.25
 """Batches whose rows differ by no more than this are compared."""
@@ -79,7 +69,7 @@ def paces(state: RunState, since: float = 0.0) -> list[Pace]:
     return [
         Pace(rank, int(batches), int(steps), seconds, expected)
         for rank, (batches, steps, seconds, expected) in totals.items()
-        if batches >= LEAST_BATCHES and expected > 0
+        if (batches >= LEAST_BATCHES or steps >= LEAST_STEPS) and expected > 0
     ]
 
 
@@ -96,7 +86,7 @@ def _mean_rows(span: Span) -> int | None:
 
 
 class Slow(NamedTuple):
-    """The slowest rank, where it is slow, and that in a sentence."""
+    """The slowest rank, where it is slow, and that in a sentence, with its cause where the CPU tells it."""
 
     rank: int
     text: str
@@ -119,9 +109,9 @@ def compare(state: RunState) -> Compared:
     key, answer = _last
     now = (state.timeline, state.active_ranks, state.ended is None)
     if key is None or key[0] is not now[0] or key[1:] != now[1:]:
-        recent = state.ended is None
-        compared = paces(state, _recent(state) if recent else 0.0)
-        answer = Compared(frozenset(pace.rank for pace in compared), _slowest(compared, recent=recent))
+        since = _recent(state) if state.ended is None else 0.0
+        compared = paces(state, since)
+        answer = Compared(frozenset(pace.rank for pace in compared), _slowest(state, compared, since))
         _last = (now, answer)
     return answer
 
@@ -145,7 +135,7 @@ def _recent(state: RunState) -> float:
     return min(began, default=0.0)
 
 
-def _slowest(compared: list[Pace], *, recent: bool) -> Slow | None:
+def _slowest(state: RunState, compared: list[Pace], since: float) -> Slow | None:
     if len(compared) < 2:
         return None
     slow = max(compared, key=lambda pace: pace.ratio)
@@ -155,65 +145,27 @@ def _slowest(compared: list[Pace], *, recent: bool) -> Slow | None:
     mine, theirs = slow.decode_seconds / slow.steps, slow.expected_seconds / slow.steps
     others = "the other rank's" if len(compared) == 2 else "the others'"
     more = slow.decode_seconds - slow.expected_seconds
-    batches = f"last {slow.batches}" if recent else f"{slow.batches}"
+    last = "last " if since > 0 else ""
+    batches = f"{last}{slow.batches} batches" if slow.batches > 1 else f"{last}batch"
     return Slow(
         slow.rank,
         f"Rank {slow.rank} is slow: {step_words(mine)} per decode step, {slow.ratio:.1f} x {others} "
-        f"{step_words(theirs)}; its {batches} batches took {more:.1f} s longer.",
+        f"{step_words(theirs)}; its {batches} took {more:.1f} s longer.{_cause(state, slow.rank, since)}",
     )
 
 
-def slow_words(state: RunState, slow: Slow) -> str:
-    """The sentence, and where the processes' CPU tells it the cause: a rank that gets less of it waits for a core."""
-    shares = {} if state.devices else _cpu_shares(state)
-    others = [share for rank, share in shares.items() if rank != slow.rank]
-    if slow.rank not in shares or not others or shares[slow.rank] >= STARVED * median(others):
-        return slow.text
+def _cause(state: RunState, slow: int, since: float) -> str:
+    """Where the processes' CPU over the same time tells it: a rank that got less of it waited for a core."""
+    shares = cpu_shares(state, since)
+    others = [share for rank, share in shares.items() if rank != slow]
+    if slow not in shares or not others or shares[slow] >= STARVED * median(others):
+        return ""
+    gets, uses = ("gets", "is using") if state.ended is None else ("got", "was using")
     beside = "the other rank's" if len(others) == 1 else "the others'"
     return (
-        f"{slow.text} Its process gets {shares[slow.rank]:.0f}% of a core, {beside} {median(others):.0f}%: "
-        "something else is using the CPU."
+        f" Its process {gets} {shares[slow]:.0f}% of {cores_words(state, slow)}, {beside} {median(others):.0f}%: "
+        f"something else {uses} the CPU."
     )
-
-
-def starved_words(state: RunState) -> str:
-    """Where all ranks alike get less CPU than their threads could use: that, and why; else nothing."""
-    shares = {} if state.devices else _cpu_shares(state)
-    lanes = state.timeline.lanes
-    threads = {lanes[rank].threads for rank in shares if rank < len(lanes)}
-    each = threads.pop() if len(threads) == 1 else None
-    if each is None or each > MOST_THREADS or max(shares.values()) >= 100 * STARVED * each:
-        return ""
-    whose = f"Rank {next(iter(shares))} gets" if len(shares) == 1 else "Each rank gets about"
-    cores = "a core" if each == 1 else f"{each} cores"
-    return (
-        f"{whose} {fmean(shares.values()) / each:.0f}% of {cores}, which {'it' if len(shares) == 1 else 'they'} "
-        "could use whole: something else is using the CPU."
-    )
-
-
-def _cpu_shares(state: RunState) -> dict[int, float]:
-    """CPU % of the last seconds, of the ranks that have a batch in hand and had one all the time."""
-    shares = {}
-    for sample, history in zip(state.processes, state.cpu_history, strict=False):
-        known = [share for share in history[-CPU_SAMPLES:] if share is not None]
-        if len(known) == CPU_SAMPLES and _at_work(state, sample.rank):
-            shares[sample.rank] = fmean(known)
-    return shares
-
-
-def _at_work(state: RunState, rank: int) -> bool:
-    if rank >= min(len(state.ranks), len(state.timeline.lanes)) or state.ranks[rank].batch is None:
-        return False
-    lane, end = state.timeline.lanes[rank], end_of(state)
-    began, worked = end - CPU_SAMPLES, 0.0
-    for span in reversed(lane.spans):
-        if span.ended <= began:
-            break
-        worked += (span.ended - max(began, span.began)) * (span.kind in WORK)
-    if lane.open is not None and lane.open.kind in WORK:
-        worked += end - max(began, lane.open.began)
-    return worked >= AT_WORK * CPU_SAMPLES
 
 
 def step_words(seconds: float) -> str:

@@ -5,9 +5,11 @@ import msgspec
 from runner import advice
 from runner.config import RunConfig
 from runner.forecast import what_if
+from runner.lanes import end_of
 from runner.protocol import DeviceSample, ProcessSample, RankReady
 from runner.state import DeviceState, RankState, RunState
 from runner.stretches import RankShare, Stretch
+from runner.timeline import BusyPoint
 from tests import scripted_timeline
 from tests.test_cost_model import point
 
@@ -192,16 +194,16 @@ def test_a_rank_whose_decode_steps_are_slow_is_the_first_thing_said():
 
 
 def test_a_slow_rank_that_gets_less_of_the_cpu_than_the_others_is_told_with_that_cause():
-    state = in_flight(slow={2: 1.8}).state
-    history = tuple((30.0 if rank.rank == 2 else 96.0,) * 20 for rank in state.ranks)
-    starved = on_a_cpu(state, history)
+    script = in_flight(slow={2: 1.8})
+    starved = on_a_cpu(script.state, (96, 96, 30, 96))
     said_first = advice.advise(starved)[0].text
-    assert said_first.endswith("Its process gets 30% of a core, the others' 96%: something else is using the CPU.")
+    assert said_first.endswith(" Its process gets 30% of a core, the others' 96%: something else is using the CPU.")
+    assert "CPU" not in advice.advise(on_a_cpu(script.state, (96, 96, 90, 96)))[0].text
     # A moment of it is no evidence, nor what a rank does that has nothing in hand.
-    short = tuple(shares[:5] for shares in history)
-    assert "CPU" not in advice.advise(msgspec.structs.replace(starved, cpu_history=short))[0].text
-    idle = tuple(msgspec.structs.replace(rank, batch=None) for rank in state.ranks)
-    assert "CPU" not in advice.advise(msgspec.structs.replace(starved, ranks=idle))[0].text
+    assert "CPU" not in advice.advise(on_a_cpu(script.state, (96, 96, 30, 96), seconds=6))[0].text
+    # After the end it is still known.
+    over = advice.advise(on_a_cpu(script.ended().state, (96, 96, 30, 96)))[0].text
+    assert over.endswith(" Its process got 30% of a core, the others' 96%: something else was using the CPU.")
 
 
 def in_flight(*, slow: dict[int, float], seconds: float = 40.0) -> scripted_timeline.PacedScript:
@@ -210,9 +212,13 @@ def in_flight(*, slow: dict[int, float], seconds: float = 40.0) -> scripted_time
     return script.pull(until=script.at + seconds)
 
 
-def on_a_cpu(state: RunState, history: tuple[tuple[float, ...], ...]) -> RunState:
+def on_a_cpu(state: RunState, percents: tuple[int, ...], seconds: int = 60) -> RunState:
+    """The same on a CPU whose ranks got so many percent of their cores each, in the last so many seconds."""
     processes = tuple(ProcessSample(rank=rank.rank, cpu_percent=96.0, rss_bytes=None) for rank in state.ranks)
-    return msgspec.structs.replace(state, devices=(), processes=processes, cpu_history=history)
+    end = end_of(state)
+    busy = tuple(BusyPoint(end - before, percents) for before in range(seconds, -1, -1))
+    timeline = msgspec.structs.replace(state.timeline, busy=busy, busy_of="CPU", busy_step=1.0)
+    return msgspec.structs.replace(state, devices=(), processes=processes, timeline=timeline)
 
 
 def test_a_rank_is_slow_as_long_as_its_cause_lasts_and_at_the_end_if_all_in_all_it_was():
@@ -227,18 +233,26 @@ def test_a_rank_is_slow_as_long_as_its_cause_lasts_and_at_the_end_if_all_in_all_
     assert advice.slow_ranks(script.state) == {1}
 
 
+def test_one_batch_each_is_enough_where_its_steps_are_many_as_in_a_small_job_of_one_round():
+    one_round = scripted_timeline.PacedScript(2, prompts=32, slow={1: 1.6}).begun().pull().ended().state
+    assert "Rank 1 is slow: 86 ms per decode step, 1.6 x the other rank's 54 ms; its batch took 1.6 s longer." in said(
+        one_round
+    )
+    short = scripted_timeline.PacedScript(2, prompts=32, slow={1: 1.6}, steps=20).begun().pull().ended().state
+    assert not any("slow" in words for words in said(short))
+
+
 def test_all_ranks_alike_that_get_less_cpu_than_they_could_use_are_told_so_and_not_one_that_waits():
     state = in_flight(slow={}).state
-    half = ((55.0,) * 20,) * 4
-    pressed = on_a_cpu(state, half)
+    pressed = on_a_cpu(state, (55,) * 4)
     (words,) = [entry.text for entry in advice.advise(pressed) if entry.kind == "cpu"]
     assert words == "Each rank gets about 55% of a core, which they could use whole: something else is using the CPU."
     for calm in (
-        on_a_cpu(state, ((96.0,) * 20,) * 4),
-        on_a_cpu(state, ((55.0,) * 20,) * 3 + ((96.0,) * 20,)),
-        on_a_cpu(state, ((55.0,) * 9,) * 4),
+        on_a_cpu(state, (96,) * 4),
+        on_a_cpu(state, (55, 55, 55, 96)),
+        on_a_cpu(state, (55,) * 4, seconds=6),
         msgspec.structs.replace(pressed, paused="asked for"),
-        on_a_cpu(in_flight(slow={}, seconds=5).state, half),
+        on_a_cpu(in_flight(slow={}, seconds=5).state, (55,) * 4),
     ):
         assert not any(entry.kind == "cpu" for entry in advice.advise(calm))
 
