@@ -8,7 +8,9 @@ from typing import Any, NamedTuple
 import msgspec
 
 from runner.config import MAX_BATCH_SIZE, MAX_RANKS, Problem, RunConfig, check
+from runner.cost_model import CostModel
 from runner.state import RunState
+from runner.sweep_time import sweep_seconds
 from runner.trials import SweepPlan
 from tui.runs import Setting
 from tui.start_form import Field
@@ -51,6 +53,7 @@ class SweepWork(NamedTuple):
 
     `ranks` is the world size, `most_ranks` how many may be measured, `prompts` how many there are for the trials, None
     where nobody has counted. `new` says that it is a run of its own, of which only the sweep is not decided yet.
+    `costs` are what batches took in an earlier run like it, None where there was none.
     """
 
     config: RunConfig | None
@@ -58,6 +61,7 @@ class SweepWork(NamedTuple):
     most_ranks: int
     prompts: int | None
     new: bool = False
+    costs: CostModel | None = None
 
     @property
     def fields(self) -> tuple[Field, ...]:
@@ -71,9 +75,9 @@ def in_run(state: RunState) -> SweepWork:
     return SweepWork(state.config, world, world, max(0, state.prompts - state.done))
 
 
-def anew(config: RunConfig, prompts: int | None) -> SweepWork:
+def anew(config: RunConfig, prompts: int | None, costs: CostModel | None = None) -> SweepWork:
     """A sweep launched instead of a run with these settings."""
-    return SweepWork(config, config.ranks, MAX_RANKS, prompts, new=True)
+    return SweepWork(config, config.ranks, MAX_RANKS, prompts, new=True, costs=costs)
 
 
 def as_sweep(config: RunConfig, plan: SweepPlan) -> RunConfig:
@@ -163,8 +167,12 @@ def _check(plan: SweepPlan, work: SweepWork) -> list[Problem]:
 
 
 def promise(plan: SweepPlan, work: SweepWork) -> str:
-    """How many trials it are, how long they take at least, and whether the prompts will do."""
-    words = f"{plan_words(plan)}; at least {clock(planned(plan) * plan.least_seconds)}."
+    """How many trials it are, how long they take, at least or by an earlier run, and whether the prompts will do."""
+    takes = f"at least {clock(planned(plan) * plan.least_seconds)}"
+    if work.costs is not None and work.config is not None and not plan.outputs:
+        seconds = sweep_seconds(plan, work.costs, plan.trial_tokens or work.config.max_new_tokens)
+        takes = f"about {clock(seconds)} once the model is loaded, as batches took in an earlier run"
+    words = f"{plan_words(plan)}; {takes}."
     if work.prompts is None:
         return words
     need, largest = fewest_prompts(plan), max(plan.batch_sizes) * max(plan.ranks)
