@@ -19,7 +19,7 @@ from runner.batch_events import (
 from runner.even_rounds import EvenRounds
 from runner.knob_events import batch_size_changed, mark, sweep_event, turned
 from runner.protocol import AnyEvent
-from runner.state import RankState, RunState
+from runner.state import LogEntry, RankState, RunState
 from runner.tick_events import tick
 
 LOG_LINES = 1000
@@ -100,17 +100,26 @@ def apply(state: RunState, event: AnyEvent) -> RunState:
             state = replace_rank(state, event.rank, phase="lost", phase_since=event.at, cause=event.cause)
             return mark(state, "rank lost", f"rank {event.rank} lost")
         case protocol.TelemetryStarted():
-            return msgspec.structs.replace(state, telemetry_reason=event.reason)
+            state = msgspec.structs.replace(state, telemetry_reason=event.reason)
+            if event.reason is not None:
+                state = _logged(state, event.at, "supervisor", f"no GPU figures: {event.reason}")
+            return state
         case protocol.Tick():
             return tick(state, event)
         case protocol.LogLine():
-            return msgspec.structs.replace(state, log=(*state.log, event)[-LOG_LINES:])
+            return _logged(state, event.at, event.source, event.text)
         case protocol.GatherChecked():
             return msgspec.structs.replace(state, gather=event)
         case protocol.Stopping():
             return msgspec.structs.replace(state, phase="stopping")
         case protocol.RunEnded():
             return _ended(state, event)
+
+
+def _logged(state: RunState, at: float, source: str, text: str) -> RunState:
+    moment = state.timeline.moment(at) if at else None
+    entry = LogEntry(source=source, text=text, moment=moment)
+    return msgspec.structs.replace(state, log=(*state.log, entry)[-LOG_LINES:])
 
 
 def _taken_up(state: RunState, event: protocol.RunTakenUp) -> RunState:

@@ -14,7 +14,7 @@ from runner.config import RunConfig
 from runner.costs import CostPoint
 from runner.even_rounds import EvenRounds
 from runner.loading_time import LoadingTime
-from runner.protocol import AnyEvent, DeviceSample, LogLine, ProcessSample, RankReady
+from runner.protocol import AnyEvent, DeviceSample, ProcessSample, RankReady
 from runner.stretches import Stretch
 from runner.sweep_figures import seconds_left
 from runner.timeline import Timeline
@@ -110,6 +110,14 @@ class Mark(msgspec.Struct, frozen=True, kw_only=True):
     text: str
 
 
+class LogEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """A line of the log, `moment` seconds on the timeline's clock; None where it is not known when it was said."""
+
+    source: str
+    text: str
+    moment: float | None = None
+
+
 class RunState(msgspec.Struct, frozen=True, kw_only=True):
     """Everything any view shows of a run.
 
@@ -160,7 +168,7 @@ class RunState(msgspec.Struct, frozen=True, kw_only=True):
     cpu_history: tuple[tuple[float | None, ...], ...] = ()
     processes: tuple[ProcessSample, ...] = ()
     telemetry_reason: str | None = None
-    log: tuple[LogLine, ...] = ()
+    log: tuple[LogEntry, ...] = ()
     gather: protocol.GatherChecked | None = None
     ended: protocol.RunEnded | None = None
     loading: LoadingTime = LoadingTime()

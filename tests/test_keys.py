@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from runner import protocol
 from runner.knob_words import SOURCE
 from tests import scripted
-from tests.dashboards import dashboard, settled
+from tests.dashboards import ScriptedLauncher, dashboard, settled, until
 from tests.scripted_source import ScriptedSource
 from tui import keymap, keys
 from tui.app import RankdeckApp
@@ -170,18 +170,37 @@ def test_the_way_out_and_help_stay_where_little_fits_and_extras_come_last() -> N
     assert key_range(["1", "2", "4", "5"]) == "1 2 4 5"
 
 
-def test_five_views_and_detaching_are_in_a_line_of_80_cells() -> None:
-    entries = [
-        Entry("app.leave", ("q",), "Quit", "q"),
-        Entry("app.help", ("?",), "Help", "question_mark"),
-        Entry("run.pause", ("space",), "Pause", "space"),
-        Entry("knob.smaller", ("-", "+"), "Batch size", "minus"),
-        Entry("knob.fewer", ("[", "]"), "Ranks", "left_square_bracket"),
-        Entry("view.overview", ("1", "2", "3", "4", "5"), "Views", "1"),
-        Entry("run.detach", ("d",), "Detach", "d"),
-    ]
-    line, _ = key_line(entries, 78)
-    assert plain([line]) == "q Quit  ? Help  space Pause  - + Batch size  [ ] Ranks  1-5 Views  d Detach"
+@pytest.mark.parametrize(
+    ("width", "shown"),
+    [
+        (60, "q Quit  ? Help  1-5 Views  space Pause  x Stop  - + Batch"),
+        (80, "q Quit  ? Help  1-5 Views  space Pause  x Stop  - + Batch  [ ] Ranks  d Detach"),
+        (
+            120,
+            "q Quit  ? Help  1-5 Views  space Pause  x Stop  - + Batch size  [ ] Ranks  d Detach"
+            "  a Auto  i Advice  s Sweep",
+        ),
+    ],
+)
+async def test_a_run_can_be_stopped_and_left_by_a_key_in_the_line_of_80_cells(width: int, shown: str) -> None:
+    app = dashboard(scripted.running())
+    async with app.run_test(size=(width, 24)) as pilot:
+        await settled(pilot)
+        for key in "1235":
+            await pilot.press(key)
+            await pilot.pause()
+            assert plain(app.query_one(KeyBar).lines) == shown
+
+
+async def test_a_run_opened_from_the_start_screen_is_no_worse_off() -> None:
+    app = RankdeckApp(None, launcher=ScriptedLauncher())
+    async with app.run_test(size=(80, 24)) as pilot:
+        app.open_run(ScriptedSource(scripted.running().events))
+        await settled(pilot)
+        bar = "q Back  ? Help  1-5 Views  space Pause  x Stop  - + Batch  [ ] Ranks  d Run on"
+        await until(pilot, lambda: plain(app.screen.query_one(KeyBar).lines) == bar)
+        await pilot.resize_terminal(100, 24)
+        await until(pilot, lambda: "- + Batch size  [ ] Ranks  d Let run" in plain(app.screen.query_one(KeyBar).lines))
 
 
 @pytest.mark.parametrize("size", [(60, 18), (80, 24), (120, 40)])

@@ -172,6 +172,9 @@ def test_the_title_says_how_many_of_what_and_gives_way_where_it_is_narrow() -> N
 def test_an_empty_list_says_why() -> None:
     selection = Selection()
     assert nothing_listed(selection, 60) == "answers are listed here as they arrive"
+    assert nothing_listed(selection, 60, thrown_away=True) == "trials throw answers away; 4 shows what they measured"
+    keys = {"view.sweep": "f4"}
+    assert "; f4 shows what they" in nothing_listed(selection, 60, keys, thrown_away=True)
     selection.listing.book.add(replace(answer(0), rank=0))
     selection.open(selection.listing.book, ANSWERS.parse("rank:77"))
     assert nothing_listed(selection, 60) == "looking through 1 answer"

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,11 +11,14 @@ from textual.widgets import Input
 
 from runner import protocol
 from runner.protocol import LogLine
+from runner.reducer import apply
+from runner.state import LogEntry, RunState, Snapshot
 from tests import scripted
 from tests.dashboards import settled, until, whole_screen
 from tests.scripted_source import ScriptedSource
 from tests.test_outputs_view import typed
 from tui.app import RankdeckApp
+from tui.log_head import said_at
 from tui.log_listing import LOG, LONGEST, LogPage, log_title, nothing_logged
 from tui.query import QueryError
 from tui.screens.run import RunScreen
@@ -23,6 +27,7 @@ from tui.widgets.key_bar import KeyBar
 from tui.widgets.lines import Lines
 from tui.widgets.log import LogLines, LogView
 from tui.widgets.query_field import QueryField
+from tui.widgets.tail import tail_lines
 
 EVERYTHING = LOG.parse("")
 
@@ -31,14 +36,14 @@ def lines(page: LogPage, here: int | None = None) -> list[str]:
     return plain([page.line(y, here) for y in range(page.height)]).split("\n") if page.height else []
 
 
-def page_of(log: tuple[LogLine, ...], query: str = "", width: int = 60) -> LogPage:
+def page_of(log: tuple[LogEntry, ...], query: str = "", width: int = 60) -> LogPage:
     page = LogPage(LOG.parse(query), width)
     page.take_in(log)
     return page
 
 
-def said(*texts: str, source: str = "rank 0") -> tuple[LogLine, ...]:
-    return tuple(LogLine(source=source, text=text) for text in texts)
+def said(*texts: str, source: str = "rank 0") -> tuple[LogEntry, ...]:
+    return tuple(LogEntry(source=source, text=text) for text in texts)
 
 
 # --- what is listed -------------------------------------------------------------------------------
@@ -50,7 +55,7 @@ TEXTS = st.lists(st.sampled_from(["load", "a ship " * 9, "ship", "ship ship", ""
 def test_a_log_that_grows_and_forgets_is_listed_as_if_it_were_laid_out_anew(
     steps: list[tuple[list[str], int]], query: str
 ) -> None:
-    log: tuple[LogLine, ...] = ()
+    log: tuple[LogEntry, ...] = ()
     page = page_of(log, query, 30)
     for texts, kept in steps:
         before, height = lines(page), page.height
@@ -128,6 +133,75 @@ def test_the_title_says_how_many_lines_of_which_query() -> None:
     assert title("two" * 30, 30) == "2 lines, 0 shown: twotw…twotwo"
     assert nothing_logged(page_of(log, "zzz"), 60) == "no line matches zzz; esc clears"
     assert nothing_logged(page_of(()), 60) == "what the supervisor and the ranks say"
+
+
+# --- when it was said -----------------------------------------------------------------------------
+
+LATE = LogEntry(source="rank 1", text="a ship at 00:42", moment=50.9)
+EARLY = LogEntry(source="launcher", text="launched " * 8 + "so", moment=0.4)
+UNKNOWN = LogEntry(source="rank 0", text="who knows when")
+
+
+def test_each_line_says_when_it_was_said_counted_from_the_first_batch_as_the_timeline_does() -> None:
+    page = page_of((EARLY, LATE, UNKNOWN), width=75)
+    text = "launched launched launched launched launched launched"
+    assert lines(page)[0] == f"   00:00  launcher    {text}", "from the start, until there is a first batch"
+    page.first_batch = 8.5
+    assert lines(page) == [
+        f"  -00:09  launcher    {text}",
+        "                      launched launched so",
+        "   00:42  rank 1      a ship at 00:42",
+        "          rank 0      who knows when",
+    ]
+    assert page.line(2, None)[0] == ("   00:42  ", "dim")
+    assert lines(page.again(LOG.parse("ship"), 75)) == ["   00:42  rank 1      a ship at 00:42"]
+
+
+@pytest.mark.parametrize(
+    ("moment", "said"),
+    [(8.5, "00:00"), (8.4, "-00:01"), (3700.0, "1:01:31"), (100_000.0, "1d 03:46"), (None, "")],
+)
+def test_times_are_as_short_as_the_clock_in_the_header(moment: float | None, said: str) -> None:
+    assert said_at(LogEntry(source="rank 0", text="", moment=moment), 8.5) == said
+
+
+def test_a_narrow_line_is_for_the_text_and_no_time_is_found_in_it() -> None:
+    text = "word " * 20
+    wide, narrow = (page_of(said(text), width=width) for width in (62, 61))
+    assert lines(wide)[0] == f"{'':10}rank 0      word word word word word word word word"
+    assert lines(narrow)[0] == "rank 0      " + "word " * 9 + "word", "it had less than 40 cells"
+    assert page_of((EARLY, LATE), "00:4", 75).found == 1, "the one in the text"
+    assert page_of((EARLY, LATE), "00:00", 75).found == 0
+
+
+def test_the_newest_lines_below_the_overview_say_when_too() -> None:
+    shown = plain(tail_lines(scripted.loading().state, (), 100, 9)).split("\n")
+    assert shown == [
+        "   00:00  supervisor  run calm-harbour, 100 prompts",
+        "   00:00  supervisor  no GPU figures: no NVIDIA driver library (libnvidia-ml.so.1) on this machine",
+        "   00:00  launcher    accelerate launch with 2 ranks",
+        "   00:05  rank 0      loading weights from model.safetensors",
+    ]
+
+
+def test_a_run_that_was_taken_up_goes_on_at_the_second_it_was_left_at() -> None:
+    script = scripted.running()
+    script.log("rank 0", "before")
+    script.wait(7200)
+    taken_up = protocol.RunTakenUp(config=scripted.config(2), completed=64, failed=0, prompt_tokens=9, output_tokens=9)
+    script.add(taken_up).wait(1).log("supervisor", "after")
+    before, after = script.state.log[-2:]
+    assert (before.text, after.text) == ("before", "after")
+    assert before.moment is not None
+    assert after.moment == pytest.approx(before.moment + 1)
+
+
+def test_a_line_of_a_journal_or_a_supervisor_that_tells_no_time_is_read_all_the_same() -> None:
+    line = msgspec.json.decode(b'{"type":"log_line","source":"rank 0","text":"once upon a time"}', type=LogLine)
+    assert apply(RunState(), line).log[0].moment is None
+    state = b'{"log":[{"type":"log_line","at":1790000000.0,"source":"rank 0","text":"of an older supervisor"}]}'
+    snapshot = msgspec.json.decode(b'{"type":"snapshot","state":' + state + b"}", type=Snapshot)
+    assert lines(page_of(snapshot.state.log, width=75)) == ["          rank 0      of an older supervisor"]
 
 
 # --- the view -------------------------------------------------------------------------------------

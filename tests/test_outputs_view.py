@@ -2,6 +2,7 @@
 
 import base64
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ from textual.widgets import Input
 
 from runner import protocol
 from runner.protocol import OutputRecord
-from tests import scripted
+from tests import scripted, scripted_sweep
 from tests.dashboards import settled, until, whole_screen
+from tests.scripted import Script
 from tests.scripted_source import ScriptedSource
+from tests.scripted_sweep import SweepScript
 from tui import pager
 from tui.app import RankdeckApp
 from tui.copying import MOST_BYTES
@@ -49,6 +52,11 @@ async def opened(pilot: Pilot[Any]) -> AnswerList:
     await pilot.press("2")
     await pilot.pause()
     return pilot.app.screen.query_one(AnswerList)
+
+
+def kept() -> Script:
+    """A sweep that keeps its answers, before the first of them."""
+    return SweepScript(scripted_sweep.plan([4, 8], [1, 2], outputs=True)).begun()
 
 
 def title(app: RankdeckApp) -> str:
@@ -155,6 +163,23 @@ async def test_what_arrives_is_listed_if_it_matches() -> None:
         await settled(pilot)
         assert (len(answers.selection), answers.cursor) == (1, 91)
         assert "needle in hay" in answer(app)
+
+
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        (scripted_sweep.before_the_ranks, "trials throw answers away; 4 shows what they measured"),
+        (scripted_sweep.running, "trials throw answers away; 4 shows what they measured"),
+        (scripted_sweep.settled, "trials throw answers away; 4 shows what they measured"),
+        (kept, "answers are listed here as they arrive"),
+        (scripted.loading, "answers are listed here as they arrive"),
+    ],
+)
+async def test_a_sweep_that_throws_answers_away_promises_none(script: Callable[[], Script], said: str) -> None:
+    app = RankdeckApp(ScriptedSource(script().events))
+    async with app.run_test(size=(60, 18)) as pilot:
+        await opened(pilot)
+        assert said in whole_screen(app)
 
 
 async def test_e_lists_only_errors_and_all_again() -> None:

@@ -9,14 +9,16 @@ from runner.protocol import ProcessSample
 from runner.reducer import apply
 from runner.state import RunState
 from tests import scripted
-from tui.log_listing import entry_lines
+from tui.log_listing import LogPage
+from tui.query import Query
 from tui.text import (
     line_width,
     plain,
 )
 from tui.widgets.answer_lines import GUTTER, SHOWN_CHARACTERS, answer_page, answer_row
-from tui.widgets.devices import device_lines
+from tui.widgets.devices import device_lines, devices_title
 from tui.widgets.header import header_line
+from tui.widgets.hints import all_advice
 from tui.widgets.progress import progress_lines
 from tui.widgets.ranks import rank_lines
 from tui.widgets.summary import summary_lines
@@ -85,11 +87,28 @@ def test_progress_shows_every_fact_also_where_there_is_little_height() -> None:
             assert fact in text, (height, fact)
 
 
-def test_without_nvml_the_reason_stands_above_cpu_and_memory_of_each_rank() -> None:
-    lines = plain(device_lines(STATES["running on a cpu"], 76)).split("\n")
-    assert lines[0] == "no GPU figures: no NVIDIA driver library (libnvidia-ml.so.1) on this machine"
-    assert "96%" in lines[2]
-    assert lines[2].endswith("1.3 GiB")
+def test_without_nvml_the_reason_stands_above_cpu_and_memory_of_each_rank_until_work_begins() -> None:
+    why = "no GPU figures: no NVIDIA driver library (libnvidia-ml.so.1) on this machine"
+    loading = STATES["loading"]
+    assert plain(device_lines(loading, 76)).split("\n")[0] == why
+    assert devices_title(loading) == "Processes"
+    state = STATES["running on a cpu"]
+    lines = plain(device_lines(state, 76)).split("\n")
+    assert lines[0].split() == ["rank", "device", "CPU", "last", "minute", "threads", "memory"]
+    assert "96%" in lines[1]
+    assert lines[1].endswith("1.3 GiB")
+    assert len(lines) == 3
+    assert devices_title(state) == "Processes  no GPU figures"
+    assert plain(all_advice(state, 100)).endswith(why), "the whole of it"
+    assert [line.text for line in state.log].count(why) == 1
+    assert plain(device_lines(replace(state, processes=()), 76)).startswith(why), "where there is nothing else to show"
+
+
+def test_with_gpus_there_is_nothing_to_explain() -> None:
+    state = STATES["running on 2 GPUs"]
+    assert devices_title(state).startswith("GPUs")
+    assert "no GPU figures" not in plain(all_advice(state, 100))
+    assert not any("no GPU figures" in line.text for line in state.log)
 
 
 @pytest.mark.parametrize("width", [58, 76, 116])
@@ -171,7 +190,10 @@ def test_names_from_outside_are_data_in_every_panel() -> None:
     state = replace(state, devices=(device,))
     state = apply(state, protocol.LogLine(source=evil, text=evil))
     state = apply(state, protocol.RankLost(rank=0, cause=evil))
-    lines = [*device_lines(state, 116), *rank_lines(state, 116), *entry_lines(evil, evil, 80, None, None)[0]]
+    log = LogPage(Query(), 80)
+    log.take_in(state.log)
+    logged = [log.line(y, None) for y in range(log.height)]
+    lines = [*device_lines(state, 116), *rank_lines(state, 116), *logged]
     text = plain([*lines, *answer_page(scripted.record(0, text=evil), 80).lines])
     assert "\x1b" not in text
     assert "\u202e" not in text
@@ -187,12 +209,6 @@ def test_an_answer_of_a_megabyte_is_cut_on_screen_and_says_so() -> None:
 def test_an_answers_row_is_exactly_as_wide_as_its_columns() -> None:
     row = answer_row(scripted.record(7, text="日本語\nと\x1b"), (8, 4, 6, 6, 20, 20), 2)
     assert line_width(row) == 8 + 4 + 6 + 6 + 20 + 20 + 10
-
-
-def test_a_log_entry_is_wrapped_beside_its_source() -> None:
-    lines = plain(entry_lines("rank 1", "word " * 12, 40, None, None)[0]).split("\n")
-    assert lines[0].startswith("rank 1      word")
-    assert all(line.startswith(" " * 12) for line in lines[1:])
 
 
 def test_a_process_without_figures_is_not_available() -> None:

@@ -71,6 +71,7 @@ HINTED: Keys = MappingProxyType(
         "timeline.whole": "w",
         "timeline.zoom_in": "z",
         "timeline.zoom_out": "Z",
+        "view.sweep": "4",
     }
 )
 """The key that a hint names where the user has not said otherwise."""

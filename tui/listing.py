@@ -225,9 +225,11 @@ def query_title(start: str, query: Query[Any], tails: Sequence[str], width: int)
     raise AssertionError("there is no tail")
 
 
-def nothing_listed(selection: Selection, width: int, keys: Keys = AS_THEY_COME) -> str:
-    """What an empty list says instead."""
+def nothing_listed(selection: Selection, width: int, keys: Keys = AS_THEY_COME, *, thrown_away: bool = False) -> str:
+    """What an empty list says instead; `thrown_away`: of the trials that are run, or were, no answer is kept."""
     if not len(selection.listing.book):
+        if thrown_away:
+            return named("trials throw answers away; {view.sweep} shows what they measured", keys)
         return "answers are listed here as they arrive"
     if not selection.listing.complete:
         return f"looking through {some(len(selection.listing.book), 'answer')}"

@@ -10,20 +10,20 @@ from functools import lru_cache
 from itertools import accumulate
 from typing import NamedTuple
 
-from runner.protocol import LogLine
+from runner.state import LogEntry
 from tui.finding import Finds, marked_lines, spans
 from tui.hint_keys import AS_THEY_COME, Keys, named
 from tui.listing import nothing_matches, query_title
+from tui.log_head import head_width, log_head, rank_of
 from tui.query import Language, Name, Query, contains, numbers
-from tui.text import Line, cut, some, visible, wrap
-from tui.widgets.tail import SOURCE_WIDTH, rank_of, source_style
+from tui.text import Line, some, visible, wrap
 
-LogQuery = Query[LogLine]
+LogQuery = Query[LogEntry]
 
 LONGEST = 4000
 """A log line is shown up to so many characters; runner.log has all of it."""
 
-LOG: Language[LogLine] = Language(
+LOG: Language[LogEntry] = Language(
     lambda entry: entry.text,
     {
         "rank": Name(numbers(lambda entry: rank_of(entry.source)), "rank:1 or rank:0-3"),
@@ -38,7 +38,7 @@ class Block(NamedTuple):
     """A log line that is listed: the how manieth of the log it is, its height, and how much was found in it."""
 
     number: int
-    entry: LogLine
+    entry: LogEntry
     height: int
     found: int
 
@@ -48,7 +48,9 @@ class LogPage:
 
     def __init__(self, query: LogQuery, width: int) -> None:
         self.query, self.width = query, width
-        self._log: Sequence[LogLine] = ()
+        self.first_batch: float | None = None
+        """The moment from which the times of the lines count."""
+        self._log: Sequence[LogEntry] = ()
         self._first = 0
         self._blocks: list[Block] = []
         self._count()
@@ -74,7 +76,7 @@ class LogPage:
     def found(self) -> int:
         return self._founds[-1]
 
-    def take_in(self, log: Sequence[LogLine]) -> int:
+    def take_in(self, log: Sequence[LogEntry]) -> int:
         """Lay out what is new in the log. Says how many lines went at the top, which it has forgotten.
 
         A log that does not go on from the one before, as in a replay that was taken back, is laid out anew.
@@ -93,7 +95,7 @@ class LogPage:
         self._count()
         return gone
 
-    def _laid_out(self, entries: Sequence[LogLine], number: int) -> list[Block]:
+    def _laid_out(self, entries: Sequence[LogEntry], number: int) -> list[Block]:
         return [
             Block(position, entry, *_measured(entry.text, self.width, self.query.finds))
             for position, entry in enumerate(entries, number)
@@ -105,7 +107,11 @@ class LogPage:
         if not 0 <= y < self.height:
             return ()
         position = bisect_right(self._starts, y) - 1
-        return self._entry(position, here)[0][y - self._starts[position]]
+        number = y - self._starts[position]
+        block, text = self._blocks[position], self._entry(position, here)[0][number]
+        if number:
+            return ((" " * head_width(self.width), ""), *text)
+        return (*log_head(block.entry, self.first_batch, self.width), *text)
 
     def line_of(self, found: int) -> int:
         """The line in which something found begins."""
@@ -117,7 +123,7 @@ class LogPage:
         inside = None if here is None else here - self._founds[position]
         if inside is not None and not 0 <= inside < self._blocks[position].found:
             inside = None
-        return entry_lines(entry.source, entry.text, self.width, self.query.finds, inside)
+        return entry_lines(entry.text, self.width, self.query.finds, inside)
 
     def found_from(self, y: int) -> int:
         """How many things were found in the log lines above the one at line `y`."""
@@ -148,12 +154,12 @@ class LogPage:
     def again(self, query: LogQuery, width: int) -> "LogPage":
         """The same log, with the same numbers, under another query or in another width."""
         page = LogPage(query, width)
-        page._first = self._first
+        page._first, page.first_batch = self._first, self.first_batch
         page.take_in(self._log)
         return page
 
 
-def _added(before: Sequence[LogLine], now: Sequence[LogLine]) -> Sequence[LogLine] | None:
+def _added(before: Sequence[LogEntry], now: Sequence[LogEntry]) -> Sequence[LogEntry] | None:
     """What has come at the end; None where `now` does not go on from `before`."""
     if not before:
         return now
@@ -168,7 +174,7 @@ def _shown(text: str) -> str:
 
 
 def _room(width: int) -> int:
-    return max(10, width - SOURCE_WIDTH - 2)
+    return max(10, width - head_width(width))
 
 
 @lru_cache(maxsize=4096)
@@ -179,15 +185,10 @@ def _measured(text: str, width: int, finds: Finds) -> tuple[int, int]:
 
 
 @lru_cache(maxsize=512)
-def entry_lines(source: str, text: str, width: int, finds: Finds, here: int | None) -> tuple[list[Line], list[int]]:
-    """A log line: its source once, its text wrapped and marked beside it; and the line each thing found begins in."""
-    name = cut(visible(source), SOURCE_WIDTH)
+def entry_lines(text: str, width: int, finds: Finds, here: int | None) -> tuple[list[Line], list[int]]:
+    """A text, wrapped and marked; and the line each thing found begins in."""
     shown = _shown(text)
-    parts, begins = marked_lines(shown, _room(width), "", spans(shown, finds), here)
-    style = source_style(source)
-    return [
-        ((f"{name if number == 0 else '':<{SOURCE_WIDTH}}  ", style), *part) for number, part in enumerate(parts)
-    ], begins
+    return marked_lines(shown, _room(width), "", spans(shown, finds), here)
 
 
 def log_title(page: LogPage, *, following: bool, width: int) -> Line:

@@ -38,6 +38,12 @@ def only_measures(state: RunState) -> bool:
     return sweep is not None and (state.sweeping or state.sweep is None or not sweep.plan.outputs)
 
 
+def answers_thrown_away(state: RunState) -> bool:
+    """Whether the sweep to show, if there is one, keeps no answers of its trials."""
+    sweep = shown_sweep(state)
+    return sweep is not None and not sweep.plan.outputs
+
+
 def planned(plan: SweepPlan) -> int:
     """How many trials the plan has."""
     return len(set(plan.batch_sizes)) * len(set(plan.ranks)) * plan.repeats

@@ -41,6 +41,7 @@ WORDS = (
     Word("decode step", "each later pass; it yields one more token per prompt", ("timeline",)),
     Word("round", "one batch per active rank", ("timeline",)),
     Word("stop, length", "why an answer ended: by itself, or at the most new tokens there may be", ("outputs",)),
+    Word("-00:08", "a line was said so long before the first batch; without the sign, after it", ("log",)),
     Word(
         "source",
         "who wrote a line: supervisor, launcher, a rank with all of its libraries; knobs: turns of them",

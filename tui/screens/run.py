@@ -61,6 +61,7 @@ class RunScreen(Sized, Screen[None]):
             "question_mark", "app.help", "Help", key_display="?", id="app.help", tooltip="Every key, and the words"
         ),
         Binding("space", "pause", "Pause", id="run.pause", tooltip="Pause after the batches in flight, or go on"),
+        Binding("x", "app.stop", "Stop", id="run.stop", tooltip="Stop the run after the batches in flight"),
         _knob("minus,underscore", "batch_size(False)", "Smaller batches", _BATCH_SIZE, "Halve the batch size"),
         _knob("plus,equals_sign", "batch_size(True)", "Larger batches", _BATCH_SIZE, "Double the batch size"),
         _knob("left_square_bracket", "ranks(-1)", "Fewer ranks", _RANKS, "One active rank less; it keeps its model"),
@@ -97,7 +98,6 @@ class RunScreen(Sized, Screen[None]):
             tooltip="Measure batch sizes and ranks, or end that",
             show=False,
         ),
-        Binding("x", "app.stop", "Stop", id="run.stop", tooltip="Stop the run after the batches in flight", show=False),
         Binding(
             "X",
             "stop_now",

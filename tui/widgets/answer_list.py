@@ -49,6 +49,7 @@ class AnswerList(ScrollView, Painter, can_focus=True):
         super().__init__(id=id)
         self.selection = Selection()
         self._version = -1
+        self._thrown_away = False
 
     @property
     def row_width(self) -> int:
@@ -67,8 +68,11 @@ class AnswerList(ScrollView, Painter, can_focus=True):
         """The prompt index of the answer under the cursor."""
         return self.selection.cursor
 
-    def show(self, book: OutputBook) -> None:
-        """Take in what is new in the book."""
+    def show(self, book: OutputBook, *, thrown_away: bool = False) -> None:
+        """Take in what is new in the book; `thrown_away`: there may be nothing, and never will be."""
+        if self._thrown_away != thrown_away:
+            self._thrown_away = thrown_away
+            self.refresh()
         if self.selection.listing.book is not book:
             self._open(book, self.selection.query)
         elif self._version != book.version:
@@ -176,7 +180,9 @@ class AnswerList(ScrollView, Painter, can_focus=True):
         width, selection = self.row_width, self.selection
         position = y + self.scroll_offset.y
         if not len(selection):
-            words = nothing_listed(selection, width, keys_of(self.app)) if y == 0 else ""
+            if y > 0:
+                return self.paint((), width)
+            words = nothing_listed(selection, width, keys_of(self.app), thrown_away=self._thrown_away)
             return self.paint(((words, "dim"),), width)
         record = selection.at(position) if position < len(selection) else None
         if record is None:

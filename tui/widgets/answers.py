@@ -16,6 +16,7 @@ from runner.protocol import OutputRecord
 from runner.rundir import RunFileError
 from runner.state import RunState
 from tui.listing import ANSWERS, ERRORS, Selection, listing_title
+from tui.sweep_words import answers_thrown_away
 from tui.text import some, visible
 from tui.views import Moment
 from tui.widgets.answer_actions import AnswerActions, answer_keys
@@ -104,7 +105,7 @@ class OutputsView(AnswerActions, Vertical):
 
     def show(self, moment: Moment) -> None:
         self._state = moment.state
-        self._list.show(moment.book)
+        self._list.show(moment.book, thrown_away=answers_thrown_away(moment.state))
         self._show_answer()  # its batch may have ended since
 
     def take_focus(self) -> None:

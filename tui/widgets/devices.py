@@ -72,10 +72,17 @@ _PROCESSES = (
 def devices_title(state: RunState, form: DeviceForm = "cells") -> str:
     """Plain text. The name of the GPUs stands in it where all have the same."""
     if not state.devices:
-        return "GPUs" if state.telemetry_reason is None else "Processes"
+        if state.telemetry_reason is None:
+            return "GPUs"
+        return "Processes" if explains(state) else "Processes  no GPU figures"
     name, count = common_name(state.devices), len(state.devices)
     title = "GPUs" if name is None else f"GPUs  {f'{count} x ' if count > 1 else ''}{cut_middle(name, 30)}"
     return f"{title}  busy, its last minute, memory" if form == "tiny" else title
+
+
+def explains(state: RunState) -> bool:
+    """Whether it is still told at length why there are no GPUs: once work is measured by other figures, no more."""
+    return state.first_batch_at is None or not state.processes
 
 
 def device_lines(state: RunState, width: int, form: DeviceForm = "cells") -> list[Line]:
@@ -87,9 +94,9 @@ def device_lines(state: RunState, width: int, form: DeviceForm = "cells") -> lis
         return cell_lines(state.devices, state.samples, width, columns=2 if form == "grid" else 1)
     if state.telemetry_reason is not None:
         why = f"no GPU figures: {visible(state.telemetry_reason)}"
-        # A narrow terminal is mostly a short one: the report and `rankdeck doctor` have the whole reason.
+        # A narrow terminal is mostly a short one: the advice, the log and `rankdeck doctor` have the whole reason.
         said = wrap(why, width)[:2] if width >= 70 else [cut(why, width)]
-        return [*(((text, "dim"),) for text in said), *_processes(state, width)]
+        return [*(((text, "dim"),) for text in said if explains(state)), *_processes(state, width)]
     return [(("busy, memory, power, temperature: with the first sample", "dim"),)]
 
 

@@ -19,13 +19,16 @@ def advice_lines(state: RunState, width: int, keys: Keys = AS_THEY_COME) -> list
 
 
 def all_advice(state: RunState, width: int) -> list[Line]:
-    """Every advice in full, then why the batch size is what it is."""
+    """Every advice in full, then why the batch size is what it is, and why there are no GPU figures."""
     lines: list[Line] = []
     for text in _advice(state) or ["Nothing to advise: no figure so far speaks for turning a knob."]:
         lines.extend(_entry("▸ ", text, width))
     if reason := batch_size_reason(state):
         lines.append(())
         lines.extend(_entry("  ", f"batch size {state.batch_size}: {reason}", width))
+    if state.telemetry_reason is not None:
+        lines.append(())
+        lines.extend(_entry("  ", f"no GPU figures: {visible(state.telemetry_reason)}", width))
     return lines
 
 

@@ -21,8 +21,11 @@ ALWAYS = ("app.leave", "start.runs", "app.help", "app.help_anywhere", "view.over
 STAND_INS = {"app.help_anywhere": "app.help"}
 """Keys, by id, that are shown in the place of another while that one is text to the field that has the focus."""
 
-EXTRAS = ("run.sweep", "run.advice", "knob.auto", "knob.batch_size", "run.stop", "app.theme")
+EXTRAS = ("run.sweep", "run.advice", "knob.auto", "knob.batch_size", "app.theme")
 """Keys not meant for the bar, by id, which are shown where it has room left, in this order."""
+
+SHORT = {"Batch size": "Batch", "Auto batch size": "Auto", "Let run": "Run on"}
+"""What keys are called where the room is short."""
 
 GAP = 2
 
@@ -39,19 +42,28 @@ class Entry(NamedTuple):
 
 
 def chosen(entries: Sequence[Entry], width: int) -> list[Entry]:
-    """Those that fit, in their order: what is always shown, then the first ones, then the extras."""
+    """Those that fit, in their order: what is always shown, then the first ones, then the extras.
+
+    Where not all fit that are meant for the bar, all have their short labels; else an extra that only so has room.
+    """
+    tight = sum(_cells(entry) for entry in entries if not entry.extra) > width + GAP
     ranked = {name: place for place, name in enumerate(EXTRAS)}
     room = width + GAP
-    taken: list[Entry] = []
-    for entry in sorted(
-        entries, key=lambda entry: (entry.id not in ALWAYS, entry.extra * (1 + ranked.get(entry.id, 0)))
+    taken: dict[int, Entry] = {}
+    for place, entry in sorted(
+        enumerate(entries), key=lambda each: (each[1].id not in ALWAYS, each[1].extra * (1 + ranked.get(each[1].id, 0)))
     ):
-        cells = line_width(_pieces(entry)) + GAP
-        if cells > room:
+        short = entry._replace(label=SHORT.get(entry.label, entry.label))
+        shown = short if tight or _cells(entry) > room else entry
+        if _cells(shown) > room:
             break
-        room -= cells
-        taken.append(entry)
-    return [entry for entry in entries if any(entry is one for one in taken)]
+        room -= _cells(shown)
+        taken[place] = shown
+    return [taken[place] for place in sorted(taken)]
+
+
+def _cells(entry: Entry) -> int:
+    return line_width(_pieces(entry)) + GAP
 
 
 def key_line(entries: Sequence[Entry], width: int) -> tuple[Line, list[tuple[int, int, str]]]:

@@ -14,7 +14,7 @@ from textual.message import Message
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
-from runner.protocol import LogLine
+from runner.state import LogEntry
 from tui.finding import found_words
 from tui.hint_keys import key_of
 from tui.keys import keys_of
@@ -48,7 +48,7 @@ class LogLines(Scrolling, ScrollView, Painter, can_focus=True):
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__(id=id)
         self.page = LogPage(Query(), 0)
-        self._log: Sequence[LogLine] | None = None
+        self._log: Sequence[LogEntry] | None = None
         self._place: tuple[int, int] | None = None
         self._following = True
 
@@ -61,7 +61,11 @@ class LogLines(Scrolling, ScrollView, Painter, can_focus=True):
     def following(self) -> bool:
         return self.scroll_offset.y >= self.max_scroll_y if self.max_scroll_y else self._following
 
-    def show(self, log: Sequence[LogLine]) -> None:
+    def show(self, log: Sequence[LogEntry], first_batch: float | None = None) -> None:
+        """Show a log; its times count from `first_batch`, a moment on the timeline's clock."""
+        if first_batch != self.page.first_batch:
+            self.page.first_batch = first_batch
+            self.refresh()
         if log is self._log:
             return
         self._log = log
@@ -159,7 +163,7 @@ class LogView(Vertical):
         self._draw()
 
     def show(self, moment: Moment) -> None:
-        self._lines.show(moment.state.log)
+        self._lines.show(moment.state.log, moment.state.timeline.first_batch)
 
     def take_focus(self) -> None:
         self._lines.focus()

@@ -14,7 +14,7 @@ from tui.outputs import OutputBook
 from tui.rank_order import SORTS, Arrangement, RankView, ranks_title
 from tui.text import Line
 from tui.views import Moment
-from tui.widgets.devices import DeviceForm, device_lines, devices_title
+from tui.widgets.devices import DeviceForm, device_lines, devices_title, explains
 from tui.widgets.gpu_figures import common_name
 from tui.widgets.gpu_ranks import gpu_rank_lines, one_to_one
 from tui.widgets.lines import Panel
@@ -134,7 +134,7 @@ class Overview(ScrollBox):
         taken = len(summary_lines(state, lost, inside))
         spare = state.ended is not None or held_up(state)
         depends_on = (
-            *(inside, frame, taken, spare, on_the_way(state), state.telemetry_reason),
+            *(inside, frame, taken, spare, on_the_way(state), state.telemetry_reason, explains(state)),
             *(len(state.ranks), len(state.devices), len(state.processes), one_to_one(state)),
         )
         key = (height, *depends_on)

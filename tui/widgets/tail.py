@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
-from runner.protocol import LogLine, OutputRecord
+from runner.protocol import OutputRecord
 from runner.state import RunState
+from tui.log_head import log_head
 from tui.text import ELLIPSIS, NOTHING, Line, cut, fit, visible
 from tui.theme import rank_style
 
@@ -19,28 +20,12 @@ def shows_log(state: RunState) -> bool:
 
 def tail_lines(state: RunState, newest: Sequence[OutputRecord], width: int, height: int) -> list[Line]:
     if shows_log(state):
-        lines = [log_line(entry, width) for entry in state.log[-height:]]
+        first = state.timeline.first_batch
+        lines = [
+            fit((*log_head(entry, first, width), (visible(entry.text), "")), width) for entry in state.log[-height:]
+        ]
         return lines or [(("what the supervisor and the ranks say", "dim"),)]
     return [answer_line(record, width) for record in newest[-height:]]
-
-
-def log_line(entry: LogLine, width: int) -> Line:
-    source = cut(visible(entry.source), SOURCE_WIDTH)
-    return fit(((f"{source:<{SOURCE_WIDTH}}  ", source_style(entry.source)), (visible(entry.text), "")), width)
-
-
-SOURCE_WIDTH = 10
-
-
-def source_style(source: str) -> str:
-    """A rank's lines have the rank's colour."""
-    return rank_style(rank_of(source))
-
-
-def rank_of(source: str) -> int | None:
-    """The rank that said it, if it was one."""
-    number = source.removeprefix("rank ")
-    return int(number) if number != source and number.isdecimal() else None
 
 
 def answer_line(record: OutputRecord, width: int) -> Line:
