@@ -10,6 +10,7 @@ from textual.widgets import Input
 
 from runner.state import RunState
 from runner.stretches import RankShare, Stretch
+from runner.timeline import Timeline
 from tests import scripted
 from tests.dashboards import dashboard, settled
 from tui.rank_order import Arrangement, RankView, arranged, ranks_title
@@ -185,7 +186,8 @@ def test_the_title_says_what_is_hidden_and_in_which_order() -> None:
 
 def test_a_slow_rank_is_marked_wherever_ranks_are_listed() -> None:
     shares = {rank: RankShare(3, 500 if rank == 5 else 1000, 10.0) for rank in range(8)}
-    state = replace(EIGHT, stretches=(Stretch(batch_size=16, active_ranks=8, shares=shares),))
+    # Batches whose decode steps cannot be compared: a run that was taken up, or one of mixed sizes.
+    state = replace(EIGHT, stretches=(Stretch(batch_size=16, active_ranks=8, shares=shares),), timeline=Timeline())
     assert arranged(state, RankView("worst first"))[0] == 5
     assert arranged(state, RankView(filter="slow")) == [5]
     for form in ("table", "grid", "small grid"):
@@ -261,6 +263,7 @@ def test_large_figures_are_never_cut_into_smaller_ones() -> None:
         ranks=tuple(fast),
         config=replace(EIGHT.config, max_new_tokens=4096),
         stretches=(Stretch(batch_size=16, active_ranks=8, shares=shares),),
+        timeline=Timeline(),
     )
     for width in (76, 116):
         for form in ("cells", "rows"):

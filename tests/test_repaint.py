@@ -71,12 +71,12 @@ def test_a_picture_that_is_much_is_painted_as_often_as_its_bytes_allow():
     assert painted / 100 > 1.3
 
 
-def test_whoever_asked_for_whole_screens_sees_the_run_move_again_within_a_second():
+def test_whoever_asked_for_whole_screens_sees_the_run_move_again_within_two_seconds():
     pace = RepaintPace()
     pace.painted(0.0)
     assert not pace.due(0.25, 0, written=500_000)
-    assert not pace.due(0.75, 0, written=500_000)
-    assert pace.due(1.0, 0, written=500_000)
+    assert not pace.due(1.75, 0, written=500_000)
+    assert pace.due(SLOWEST_SECONDS, 0, written=500_000)
 
 
 def test_whoever_goes_from_view_to_view_sees_the_run_move_all_the_while():
@@ -87,7 +87,7 @@ def test_whoever_goes_from_view_to_view_sees_the_run_move_all_the_while():
         if pace.due(now, 0, written=int(now * 40_000)):  # a whole screen at every second beat
             pace.painted(now)
             painted.append(now)
-    assert max(later - earlier for earlier, later in itertools.pairwise(painted)) <= 1.0
+    assert max(later - earlier for earlier, later in itertools.pairwise(painted)) <= SLOWEST_SECONDS
 
 
 @given(st.floats(0, 20), st.floats(10, 60))

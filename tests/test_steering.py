@@ -129,15 +129,6 @@ async def test_the_knobs_wait_for_the_ranks_and_are_offered_then() -> None:
         await until(pilot, lambda: source.sent == [SetActiveRanks(active_ranks=1)])
 
 
-async def test_the_footer_has_the_most_important_keys_in_one_line_of_80_cells() -> None:
-    app = dashboard(scripted_steering.knob_turned())
-    async with app.run_test(size=(80, 24)) as pilot:
-        await settled(pilot)
-        first = "q Quit  ? Help  1-5 Views  space Pause  - + Batch size  [ ] Ranks"
-        await until(pilot, lambda: whole_screen(app).split("\n")[-1].strip().startswith(first))
-        assert "Views" in whole_screen(app).split("\n")[-1]
-
-
 async def test_every_knob_is_in_the_palette() -> None:
     app = dashboard(scripted_steering.knob_turned())
     async with app.run_test(size=(80, 24)) as pilot:

@@ -2,8 +2,8 @@
 
 Pure: times and bytes in, yes or no out. Two rules. What the terminal has not yet taken is old news: nothing is put
 on top of it; so a slow line shows the newest state as often as it can, keys are answered, and no memory fills up.
-And a picture of which much changes each time is painted as often as a budget of bytes per second lets it, once a
-second at least.
+And a picture of which much changes each time is painted as often as a budget of bytes per second lets it. Either way
+once in two seconds at least: whoever goes from view to view asks for whole screens, and is to see news all the same.
 """
 
 REPAINT_SECONDS = 0.25
@@ -14,9 +14,6 @@ SHARE = 0.5
 BYTES_A_SECOND = 9_000
 BURST_BYTES = 9_000
 """So much may have been saved up, and twice as much is owed at most: whole screens were asked for, and may come."""
-
-PATIENCE_SECONDS = 2.0
-"""Nothing waits longer for the budget: whoever goes from view to view asks for whole screens, and is to see news."""
 
 
 class RepaintPace:
@@ -49,7 +46,7 @@ class RepaintPace:
             return False
         # A beat that comes a little early is that beat all the same.
         waited = now - self._painted_at + REPAINT_SECONDS / 5
-        return waited >= (self.interval if self._saved > 0 else max(self.interval, PATIENCE_SECONDS))
+        return waited >= (self.interval if self._saved > 0 else SLOWEST_SECONDS)
 
     def painted(self, now: float) -> None:
         """The screen was painted."""
