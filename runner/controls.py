@@ -108,7 +108,7 @@ class Controls:
     def _start_sweep(self, plan: SweepPlan | None) -> None:
         if plan is None:
             if self._sweeper is not None and self._sweeper.active:
-                self._sweeper.settle("ended by hand")
+                self._sweeper.settle("by hand")
                 self._swept()
         elif problem := self._why_no_sweep(plan):
             self._emit(protocol.LogLine(source="supervisor", text=f"no sweep is started: {problem}"))

@@ -58,6 +58,11 @@ class SweepSummary(msgspec.Struct, frozen=True, kw_only=True):
     records: list[TrialRecord] = []
 
     @property
+    def left(self) -> int:
+        """Trials that are not over; 0 in figures from before records stood beside them."""
+        return self.trials - len(self.records) if self.records or not self.measured else 0
+
+    @property
     def chosen(self) -> Cell | None:
         """The cell that is run: the verdict's, and in records from before there was one the best."""
         return self.best if self.verdict is None else self.verdict.chosen

@@ -109,3 +109,8 @@ class SweepState(msgspec.Struct, frozen=True, kw_only=True):
     def left(self) -> int:
         """Trials that are not over."""
         return len(self.trials) - len(self.records)
+
+    @property
+    def ended_early(self) -> bool:
+        """Whether it was ended while trials were left; those skipped beyond a wall of memory are over."""
+        return self.settled is not None and self.left > 0

@@ -10,6 +10,7 @@ from textual.widgets import Label
 
 from runner import config
 from runner.config import Problem, RunConfig
+from runner.cost_model import CostModel
 from runner.machine import Facts, Machine, TorchFound
 from runner.memory_estimate import DEMO, Estimate, ModelShape, PromptSizes, Room, estimate
 from runner.protocol import DeviceSample
@@ -111,6 +112,7 @@ class ScriptedLauncher:
         self.asked: list[tuple[str, Path]] = []
         self.threads: set[int] = set()
         self.runs = list(runs)
+        self.known_costs: CostModel | None = None
         self._machine = machine
         self._facts = facts or Facts(machine=machine)
         self._shape = shape
@@ -147,6 +149,9 @@ class ScriptedLauncher:
     def prompts(self, settings: RunConfig) -> int | None:
         self.threads.add(threading.get_ident())
         return settings.limit or 100
+
+    def costs(self, settings: RunConfig) -> CostModel | None:
+        return self.known_costs
 
     def launch(self, settings: RunConfig) -> Source:
         self._fail()

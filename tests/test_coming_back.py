@@ -1,29 +1,42 @@
 """Between the start screen and what is opened from it: what leaving is called, and what one finds on coming back."""
 
+import re
 import shutil
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from textual.pilot import Pilot
-from textual.widgets import Button
+from textual.screen import Screen
+from textual.widgets import Button, Input
 
 from runner import rundir
+from runner.config import RunConfig
+from runner.protocol import Stop
 from runner.rundir import RunFileError
 from tests import scripted
 from tests.dashboards import SIZES, ScriptedLauncher, dashboard, settled, until, whole_screen
 from tests.reports import write_run
+from tests.scripted_source import ScriptedSource
 from tests.terminal import Terminal
-from tests.test_start_screen import RUNS, keys_shown, list_of, to_run
+from tests.test_start_screen import RUNS, keys_shown, list_of, recent, to_run
 from tui import watch
-from tui.app import RankdeckApp
+from tui.app import Flown, RankdeckApp
+from tui.client import Source
 from tui.coming_back import Back, problem
 from tui.journal import SAMPLE, Journal, how_it_stops
 from tui.replay import ReplaySource
+from tui.runs import RecentRun, Setting
 from tui.screens.help import HelpScreen
 from tui.screens.leave import LeaveScreen
 from tui.screens.replay import ReplayApp
+from tui.screens.run import RunScreen
+from tui.screens.start import StartScreen
+from tui.screens.sweep import SweepScreen
+from tui.sweep_form import without_sweep
 from tui.text import plain
 from tui.widgets.lines import Panel
 
@@ -56,7 +69,7 @@ async def test_leaving_a_run_that_was_opened_from_the_start_screen_is_called_goi
         assert isinstance(app.screen, LeaveScreen)
         assert [str(button.label) for button in app.screen.query(Button)] == ["Stop (s)", "Back (d)", "Stay (esc)"]
         await pilot.press("d")
-    assert app.return_value == "detached"
+        await until(pilot, lambda: keys_shown(app).startswith("q Quit"))
 
 
 async def test_leaving_a_run_that_was_opened_by_itself_is_called_quitting_and_detaching() -> None:
@@ -94,6 +107,146 @@ async def test_a_run_that_is_not_listed_any_more_leaves_the_cursor_on_the_newest
     async with app.run_test(size=(80, 24)) as pilot:
         await until(pilot, lambda: list_of(app).run == RUNS[0])
         assert app.focused is list_of(app)
+
+
+class Painted(RankdeckApp):
+    """Keeps every picture of the start screen that is painted."""
+
+    pictures: list[str]
+
+    def __init__(self, launcher: ScriptedLauncher, back: Back | None = None) -> None:
+        super().__init__(None, launcher=launcher, back=back)
+        self.pictures = []
+
+    def _display(self, screen: Screen[Any], renderable: Any) -> None:
+        super()._display(screen, renderable)
+        if isinstance(self.screen, StartScreen):
+            self.pictures.append(whole_screen(self))
+
+
+class Swept(ScriptedLauncher):
+    """What is launched is a sweep that has chosen 1 rank and batch size 4 when one is back. Looking may take long."""
+
+    def __init__(self) -> None:
+        super().__init__(runs=RUNS)
+        self.may_look = threading.Event()
+        self.may_look.set()
+
+    def launch(self, settings: RunConfig) -> Source:
+        source = super().launch(settings)
+        new = recent("new", "completed", directory=source.directory, config=settings, chosen=Setting(1, 4))
+        self.runs.insert(0, new)
+        return source
+
+    def recent(self) -> list[RecentRun]:
+        self.may_look.wait(10)
+        return super().recent()
+
+    def settings(self, run: RecentRun) -> RunConfig:
+        return without_sweep(super().settings(run), run.chosen)
+
+
+def fields(picture: str) -> tuple[str, ...]:
+    """What stands in the form, as a picture shows it."""
+    found = [re.search(rf"{label} +(\S+)", picture) for label in ("Prompt file", "Ranks", "Batch size")]
+    return tuple(match[1] if match is not None else "" for match in found)
+
+
+async def back_from_a_sweep(pilot: Pilot[Any]) -> None:
+    """Launch one, and leave it, until the start screen is asked for."""
+    app = pilot.app
+    await until(pilot, lambda: not app.screen.query_one("#launch", Button).disabled)
+    await pilot.press(*"my.txt", "tab", "9", "f4")
+    await until(pilot, lambda: isinstance(app.screen, SweepScreen))
+    await pilot.press("enter")
+    await settled(pilot)
+    await pilot.press("q")
+    await until(pilot, lambda: isinstance(app.screen, LeaveScreen))
+
+
+async def test_from_the_first_picture_on_everything_is_as_it_will_stay() -> None:
+    app = Painted(Swept())
+    async with app.run_test(size=(120, 40)) as pilot:
+        await back_from_a_sweep(pilot)
+        app.pictures.clear()
+        await pilot.press("d")
+        await until(pilot, lambda: "GiB per rank" in whole_screen(app))
+        await pilot.pause(0.5)
+    assert app.pictures
+    assert {fields(picture) for picture in app.pictures} == {("my.txt", "1", "4")}
+    for picture in app.pictures:
+        assert "▸ new" in picture
+        assert "from new: " in picture
+
+
+async def test_the_run_is_shown_until_the_start_screen_is_known() -> None:
+    launcher = Swept()
+    app = Painted(launcher)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await back_from_a_sweep(pilot)
+        launcher.may_look.clear()
+        await pilot.press("d")
+        await pilot.pause(0.3)
+        assert isinstance(app.screen, RunScreen)
+        launcher.may_look.set()
+        await until(pilot, lambda: isinstance(app.screen, StartScreen))
+
+
+async def test_what_was_typed_into_the_form_is_still_there_after_a_look_at_another_run() -> None:
+    app = RankdeckApp(None, launcher=ScriptedLauncher(runs=RUNS))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: app.screen.query_one("#ranks", Input).value == "3")
+        await pilot.press(*"mine.txt", "escape", "enter")
+        await settled(pilot)
+        await pilot.press("d")
+        await until(pilot, lambda: isinstance(app.screen, StartScreen))
+        assert app.focused is list_of(app)
+        assert app.screen.query_one("#prompts", Input).value == "mine.txt"
+        await pilot.press("n", "enter")
+        await settled(pilot)
+        assert app.run_state.prompts == 100, "and another run may be launched"
+
+
+async def test_a_run_that_is_opened_after_another_has_nothing_of_it() -> None:
+    launcher = ScriptedLauncher(runs=RUNS)
+    app = RankdeckApp(None, launcher=launcher)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await opened_from_start(pilot)
+        assert len(app.book) > 0
+        await pilot.press("ctrl+c", "d")
+        await until(pilot, lambda: isinstance(app.screen, StartScreen))
+        assert (app.watched, app.final_state, len(app.book)) == (None, None, 0)
+        await pilot.press("enter")
+        await settled(pilot)
+        await pilot.press("ctrl+c")
+        assert isinstance(app._source, ScriptedSource)
+        assert app._source.sent == [Stop(now=False)], "it is the first time that this one is asked to stop"
+    (left,) = app.flown.values()
+    assert left.state is not None
+    assert left.state.done == 64
+
+
+async def test_the_start_screen_after_a_replay_shows_at_once_what_it_was_left_with() -> None:
+    before = RankdeckApp(None, launcher=ScriptedLauncher(runs=RUNS))
+    async with before.run_test(size=(120, 40)) as pilot:
+        await until(pilot, lambda: "from going: " in whole_screen(before))
+        await pilot.press(*"mine.txt")
+        await to_run(pilot, "done")
+        await pilot.press("p")
+        await until(pilot, lambda: before.wanted is not None)
+    launcher = Swept()
+    launcher.may_look.clear()
+    after = Painted(launcher, Back(Path("/runs/done"), seen=before.seen))
+    async with after.run_test(size=(120, 40)) as pilot:
+        await until(pilot, lambda: bool(after.pictures) and "done" in after.pictures[-1])
+        launcher.may_look.set()
+        await until(pilot, lambda: "GiB per rank" in whole_screen(after))
+        await pilot.pause(0.3)
+    shown = [picture for picture in after.pictures if "Recent runs" in picture]
+    assert {fields(picture) for picture in shown} == {("mine.txt", "3", "7")}
+    for picture in shown:
+        assert "▸ done" in picture
+        assert "from going" in picture
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -197,6 +350,30 @@ def test_a_dashboard_that_breaks_leads_back_and_the_status_is_not_that_of_succes
     assert first is None
     assert second is not None
     assert "its dashboard broke: ImportError: no module named x" in second.problem
+
+
+def test_of_every_run_that_was_left_its_end_is_said_and_the_last_ones_status_is_that_of_the_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fly(app: RankdeckApp) -> None:
+        app.flown[Path("/a")] = Flown(scripted.completed().state, None)
+        app.flown[Path("/b")] = Flown(scripted.running().ended(status="stopped").state, None)
+
+    monkeypatch.setattr("tui.flight.fly", fly)
+    assert watch.start_screen() == 130
+    said = capsys.readouterr().out
+    assert said.index("completed") < said.index("stopped")
+
+
+def test_a_run_that_was_left_and_has_ended_since_is_not_said_to_go_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_run(tmp_path / "over")
+    over, on = (replace(scripted.running().state, directory=str(tmp_path / name)) for name in ("over", "on"))
+    assert watch._say_end(over, None) == 0
+    assert capsys.readouterr().out == ""
+    assert watch._say_end(on, None) == 0
+    assert "goes on. Watch it: rankdeck attach" in capsys.readouterr().out
 
 
 def test_a_replay_that_cannot_even_be_imported_is_said_too(monkeypatch: pytest.MonkeyPatch) -> None:

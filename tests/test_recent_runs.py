@@ -10,6 +10,9 @@ from runner import rundir
 from runner.config import RunConfig
 from runner.protocol import Summary
 from runner.rundir import RunFile
+from runner.sweep_figures import summarise_sweep
+from tests.scripted_sweep import SweepScript, plan
+from tests.test_cost_model import point
 from tui import runs
 from tui.runs import RecentRun
 from tui.start_lines import age, no_runs_lines, run_rows
@@ -59,6 +62,48 @@ def test_a_run_is_listed_with_how_far_it_came_and_how_fast() -> None:
     (run,) = runs.recent()
     assert (run.status, run.done, run.rate) == ("stopped", "40/100", "143 tok/s")
     assert (run.live, run.unfinished, run.ended, run.has_figures) == (False, True, True, True)
+
+
+def put_sweep(name: str, script: SweepScript, **changes: object) -> RecentRun:
+    """The run of a scripted sweep, as the start screen lists it."""
+    state = script.ended().state
+    assert state.sweep is not None
+    put(name, **{"status": "completed", "config": state.config, "sweep": summarise_sweep(state.sweep), **changes})
+    return next(run for run in runs.recent() if run.name == name)
+
+
+EIGHTEEN = plan((1, 4, 8), (1, 2))
+
+
+def test_a_sweep_that_left_trials_out_is_not_listed_as_completed() -> None:
+    run = put_sweep("short", SweepScript(EIGHTEEN).begun().over(6).settled("by hand"))
+    assert (run.status, run.done) == ("ended early", "6/18 trials")
+    assert "■ ended early 6/18 trials" in plain(run_rows(run, 60, NOW))
+    assert (run.live, run.unfinished, run.ended, run.has_figures) == (False, False, True, True), "there is no resuming"
+    head, line = runs.table_lines()
+    assert "  ended early  6/18 trials  " in line
+    assert line.index("6/18") == head.index("PROMPTS")
+    assert [msgspec.json.decode(line)["state"] for line in runs.json_lines()] == ["ended early"]
+
+
+def test_a_sweep_that_was_ended_before_its_first_trial_was_over_is_one_of_them() -> None:
+    assert put_sweep("none", SweepScript(EIGHTEEN).begun().settled("by hand")).status == "ended early"
+
+
+def test_trials_beyond_a_wall_of_memory_are_not_left_out() -> None:
+    run = put_sweep("wall", SweepScript(EIGHTEEN, fits=4).begun().over(18).settled())
+    assert (run.status, run.done) == ("completed", "12/18 trials")
+
+
+def test_a_sweep_that_was_stopped_may_be_resumed_and_is_listed_as_stopped() -> None:
+    assert put_sweep("stopped", SweepScript(EIGHTEEN).begun().over(6), status="stopped").status == "stopped"
+
+
+def test_a_sweep_of_before_records_were_kept_is_as_it_was() -> None:
+    script = SweepScript(EIGHTEEN).begun().over(18).settled()
+    assert script.state.sweep is not None
+    old = msgspec.structs.replace(summarise_sweep(script.state.sweep), records=[])
+    assert put_sweep("old", script, sweep=old).status == "completed"
 
 
 def test_a_run_without_a_supervisor_is_lost_and_one_with_it_is_live() -> None:
@@ -137,3 +182,16 @@ def test_ages_are_in_words() -> None:
 
 def test_an_empty_list_says_what_will_come() -> None:
     assert "press enter to launch" in plain(no_runs_lines(60)).lower()
+
+
+def test_earlier_runs_tell_what_batches_cost_where_they_generated_in_the_same_way() -> None:
+    config = RunConfig(prompts="p.txt", ranks=2, device="cpu")
+    put("a", config=config, costs=[point(4, ranks=1)])
+    put("b", config=msgspec.structs.replace(config, batch_size=8), costs=[point(8, ranks=2)])
+    put("c", config=msgspec.structs.replace(config, dtype="bfloat16"), costs=[point(64, ranks=4)])
+    corrupt("d", b"no run")
+    found = runs.costs_like(RunConfig(prompts="q.txt"), "cpu")
+    assert found is not None
+    assert found.measured_ranks == [1, 2]
+    assert found.measured_rows == (4, 8)
+    assert runs.costs_like(RunConfig(prompts="q.txt"), "cuda") is None

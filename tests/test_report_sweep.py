@@ -22,6 +22,7 @@ from tests.reports import (
     write_run,
     write_sweep,
 )
+from tests.scripted_sweep import SweepScript, plan
 from tests.test_sweep_charts import measured
 from tui.report import source
 from tui.report.compare import comparison_lines
@@ -110,6 +111,17 @@ def test_scaling_of_the_best_of_each_is_told_where_no_batch_size_has_two_numbers
     at = logged.index("scaling of the best with each number of ranks:")
     assert [row.split()[:2] for row in logged[at + 2 : at + 4]] == [["1", "16"], ["2", "8"]]
     assert not any(line.startswith("scaling at batch size") for line in logged)
+
+
+def test_of_a_sweep_that_was_ended_early_it_is_said_that_it_was_and_how_often_its_settings_were_measured(tmp_path):
+    script = SweepScript(plan((1, 4, 8), (1, 2))).begun().over(9).settled("by hand")
+    write_run(tmp_path / "s", config=script.state.config, sweep=summarise_sweep(script.state.sweep))
+    journal = b"".join(msgspec.json.encode(event) + b"\n" for event in script.events)
+    (tmp_path / "s" / rundir.EVENTS_FILE).write_bytes(journal)
+    assert reported(tmp_path / "s").exit_code == 0
+    page = Page(tmp_path / "s" / "report.html")
+    assert "The sweep ended early: by hand." in page.text
+    assert "1 to 2 of 3 repeats of each setting, in shuffled order" in page.text
 
 
 def test_a_sweep_without_a_verdict_is_judged_anew_from_its_journal_as_a_replay_does(tmp_path):

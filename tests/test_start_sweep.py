@@ -13,6 +13,7 @@ from textual.widgets import Button, Input, Label
 
 from runner import rundir, start
 from runner.config import RunConfig
+from runner.cost_model import fit
 from runner.start import InputError
 from runner.sweep_figures import summarise_sweep
 from runner.trials import SweepPlan
@@ -21,6 +22,7 @@ from tests.dashboards import SIZES, ScriptedLauncher, said, until, whole_screen
 from tests.reports import write_run
 from tests.terminal import Terminal
 from tests.test_cli import rankdeck
+from tests.test_cost_model import point
 from tui.app import RankdeckApp
 from tui.machine_launcher import MachineLauncher
 from tui.runs import Setting
@@ -28,7 +30,7 @@ from tui.screens.help import HelpScreen
 from tui.screens.run import RunScreen
 from tui.screens.start import StartScreen
 from tui.screens.sweep import SweepScreen
-from tui.sweep_form import KEPT, anew, as_sweep, first_values, read_plan, without_sweep
+from tui.sweep_form import KEPT, anew, as_sweep, first_values, promise, read_plan, without_sweep
 from tui.text import plain
 from tui.widgets.key_bar import KeyBar
 from tui.widgets.lines import Panel
@@ -133,6 +135,20 @@ async def test_kept_answers_need_prompts_enough_and_how_many_is_said_before_anyt
     assert (config.sweep.outputs, config.ignore_eos) == (True, False)
 
 
+def test_how_long_it_takes_is_said_by_earlier_runs_that_measured_all_of_its_settings() -> None:
+    config = RunConfig(prompts="p.txt", ranks=2, max_new_tokens=50)
+    measured = [point(rows, ranks=ranks) for rows in (2, 8, 32) for ranks in (1, 2)]
+    for known, words in (
+        (None, "6 trials: 3 batch sizes x 2 numbers of ranks x 1 repeat; at least 00:12."),
+        (measured[:2], "6 trials: 3 batch sizes x 2 numbers of ranks x 1 repeat; at least 00:12."),
+        (measured, "6 trials: 3 batch sizes x 2 numbers of ranks x 1 repeat; about 00:"),
+    ):
+        work = anew(config, 100, fit(known) if known is not None else None)
+        plan, _ = read_plan(first_values(work), work)
+        assert plan is not None
+        assert promise(plan, work).startswith(words)
+
+
 async def test_sizes_are_proposed_of_which_the_prompts_make_a_round_and_larger_ones_are_doubted() -> None:
     app = RankdeckApp(None, launcher=ScriptedLauncher())
     async with app.run_test(size=(120, 40)) as pilot:
@@ -145,15 +161,39 @@ async def test_sizes_are_proposed_of_which_the_prompts_make_a_round_and_larger_o
         await until(pilot, lambda: "largest round takes 32 prompts: of 9 some come twice" in sweep_said(app, "promise"))
 
 
-async def test_a_form_with_a_mistake_says_so_instead_of_asking_what_to_measure() -> None:
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("key", ["f4", "enter"])
+async def test_a_form_with_mistakes_says_above_the_keys_what_to_mend_first_and_goes_there(
+    key: str, size: tuple[int, int]
+) -> None:
+    launcher = ScriptedLauncher()
+    app = RankdeckApp(None, launcher=launcher)
+    async with app.run_test(size=size) as pilot:
+        await ready(pilot)
+        app.screen.query_one("#prompts", Input).value = "no.doc"
+        app.screen.query_one("#ranks", Input).value = "many"
+        app.screen.query_one("#engine").focus()
+        await pilot.press(key)
+        await until(pilot, lambda: "✗ mend this first: Prompt file: there is no such file" in whole_screen(app))
+        assert app.focused is app.screen.query_one("#prompts")
+        await pilot.press(*"a.txt", key)
+        await until(pilot, lambda: "✗ mend this first: Ranks: must be a whole number, not" in whole_screen(app))
+        assert app.focused is app.screen.query_one("#ranks")
+        await pilot.press("2")
+        await until(pilot, lambda: "mend this first" not in whole_screen(app))
+        assert isinstance(app.screen, StartScreen)
+    assert launcher.launched == []
+
+
+async def test_a_mistake_in_a_setting_that_is_folded_away_is_brought_out_to_be_mended() -> None:
     app = RankdeckApp(None, launcher=ScriptedLauncher())
     async with app.run_test(size=(80, 24)) as pilot:
         await ready(pilot)
-        app.screen.query_one("#prompts", Input).value = "no.doc"
+        app.screen.query_one("#top_p", Input).value = "7"
         await pilot.press("f4")
-        await until(pilot, lambda: "no such file" in said(app, "prompts"))
-        await pilot.pause(0.3)
-        assert isinstance(app.screen, StartScreen)
+        await until(pilot, lambda: "mend this first: top-p: has no effect without sampling" in whole_screen(app))
+        assert app.focused is app.screen.query_one("#top_p")
+        assert app.screen.query_one("#more").display
 
 
 async def test_a_setting_typed_right_before_the_key_is_that_of_the_sweep() -> None:

@@ -14,6 +14,7 @@ from runner.sweep_figures import cells, summarise_sweep
 from runner.trials import SweepPlan
 from tests.test_outliving import expected
 from tests.test_supervisor import outputs, rank_pids, watch
+from tui import runs
 
 PROMPTS = [f"prompt number {number}" for number in range(20)]
 QUICK = {"repeats": 2, "least_rounds": 2, "least_seconds": 0.0}
@@ -221,8 +222,25 @@ async def test_a_sweep_in_a_run_can_be_ended(launch, monkeypatch):
 
     state, _ = await fly(started, when=end)
     assert len(state.sweep.records) in (2, 3)
-    assert state.sweep.settled == "ended by hand"
+    assert state.sweep.settled == "by hand"
     assert [record.text for record in outputs(started.directory)] == expected(prompts)
+
+
+async def test_a_sweep_that_keeps_no_answers_and_is_ended_has_its_figures_and_is_told_from_one_that_is_complete(launch):
+    started = launch(PROMPTS, sweep=plan(repeats=9))
+
+    async def end(message, source):
+        if isinstance(message, protocol.TrialFinished) and message.record.trial.number == 2:
+            await source.send(protocol.StartSweep(plan=None))
+
+    state, _ = await fly(started, when=end)
+    assert started.process.wait(10) == 0
+    assert state.sweep.ended_early
+    run = rundir.read_run_file(started.directory)
+    assert (run.status, run.sweep.left) == ("completed", 36 - len(run.sweep.records))
+    assert run.sweep.chosen is not None
+    (listed,) = runs.recent()
+    assert listed.status == "ended early"
 
 
 async def test_prompts_that_run_out_inside_a_trial_end_it_whatever_seconds_are_wanted(launch):
@@ -285,7 +303,7 @@ async def test_a_sweep_that_found_nothing_leaves_the_knobs_as_they_were(launch, 
             await source.send(protocol.StartSweep(plan=None))
 
     state, seen = await fly(started, when=turn)
-    assert state.sweep.settled == "ended by hand"
+    assert state.sweep.settled == "by hand"
     assert (state.batch_size, state.active_ranks, state.auto) == (5, 1, False)
     assert of_kind(seen, protocol.BatchSizeChanged)[-1].reason == "as before the sweep"
     assert [record.text for record in outputs(started.directory)] == expected(prompts)

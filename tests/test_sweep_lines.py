@@ -12,7 +12,7 @@ from tests.scripted_sweep import EVIL, STATES, SweepScript, plan
 from tui.plain import PlainView, end_lines
 from tui.plain_status import progress_line
 from tui.sweep_lines import trial_line
-from tui.sweep_words import read_numbers, repeats_warning
+from tui.sweep_words import how_measured, read_numbers, repeats_warning
 
 # --- lines of a log ---------------------------------------------------------------------------------
 
@@ -68,6 +68,13 @@ def test_the_log_ends_with_the_table_the_knees_the_scaling_and_the_best_setting(
     assert lines[-1].endswith("--batch-size 32 --ranks 2")
 
 
+def test_a_sweep_that_left_trials_out_is_not_said_to_have_completed() -> None:
+    script = SweepScript(plan((1, 4, 8), (1, 2))).begun().over(6).settled("by hand")
+    lines = said(script.ended())
+    at = lines.index("ended early")
+    assert lines[at + 1] == "sweep ended early: by hand; 6 of 18 trials measured"
+
+
 def test_a_best_that_its_noise_denies_is_called_that_and_the_smaller_batch_is_the_command() -> None:
     lines = said(STATES["tied"]().ended())
     best = next(line for line in lines if line.startswith("best: "))
@@ -82,6 +89,38 @@ def test_with_one_repeat_the_log_says_that_no_noise_is_known() -> None:
     lines = said(SweepScript(plan((4, 8), (1,), 1), 1).begun().over(2).settled().ended())
     assert any("one repeat, so how far a figure varies is not known" in line for line in lines)
     assert any(line.startswith("best: ") and "; measured once: " in line for line in lines)
+
+
+SIX = plan((1, 4, 8), (1, 2))
+"""Six settings, three repeats of each."""
+
+
+@pytest.mark.parametrize(
+    ("over", "repeats", "noise"),
+    [
+        (0, "0 of 3 repeats; ", "; one repeat, so how far a figure varies is not known"),
+        (3, "0 to 1 of 3 repeats; ", "; one repeat, so how far a figure varies is not known"),
+        (9, "1 to 2 of 3 repeats, each in another order; ", "; ± 95 % interval where there are 2 repeats or more"),
+        (12, "2 of 3 repeats, each in another order; ", "; ± 95 % interval (with 2 repeats ± 9.0 standard deviations)"),
+        (18, "3 repeats, each in another order; ", "; ± 95 % interval"),
+    ],
+)
+def test_of_a_sweep_that_is_over_the_repeats_are_those_that_were_measured(over: int, repeats: str, noise: str) -> None:
+    script = SweepScript(SIX).begun().over(over)
+    (planned,) = {line for line in said(script) if line.startswith("sweep: ")}
+    assert planned.startswith("sweep: 3 repeats, each in another order; "), "while it runs, those of the plan"
+    settled, stopped = script.settled("by hand"), SweepScript(SIX).begun().over(over).ended(status="stopped")
+    for state in (settled.state, stopped.state):
+        assert state.sweep is not None
+        how = how_measured(state, state.sweep)
+        assert how.startswith(f"{repeats}whole rounds after a warm-up, at least 2 and 5 s; fixed length; ")
+        assert noise in how
+
+
+def test_a_setting_that_ran_out_of_memory_is_none_with_fewer_repeats() -> None:
+    state = SweepScript(SIX, fits=4).begun().over(18).settled().state
+    assert state.sweep is not None
+    assert how_measured(state, state.sweep).startswith("3 repeats, each in another order; ")
 
 
 def test_few_repeats_are_warned_of_with_what_more_would_bring_and_enough_are_not() -> None:

@@ -12,10 +12,12 @@ from runner.sweep_figures import summarise_sweep
 from runner.trials import SweepState, TrialRecord
 from tests import scripted, scripted_sweep
 from tests.scripted_sweep import EVIL, STATES, SweepScript, plan
+from tui import outside
 from tui.sweep_words import best_command, shown_sweep
 from tui.text import line_width, plain
 from tui.widgets.header import header_line
 from tui.widgets.progress import progress_lines
+from tui.widgets.summary import summary_lines
 from tui.widgets.sweep_status import command_lines, empty_lines, status_lines
 from tui.widgets.sweep_table import table_lines
 
@@ -213,12 +215,24 @@ def test_header_and_progress_count_trials_while_a_sweep_is_on() -> None:
     assert "(auto)" not in text
 
 
+def test_a_sweep_that_left_trials_out_has_a_sign_of_its_own_wherever_its_end_is_said() -> None:
+    script = SweepScript(plan((1, 4, 8), (1, 2))).begun().over(6).settled("by hand")
+    state = script.ended().state
+    assert status(state).startswith("■ ended early: by hand   6 of 18 trials measured")
+    assert "■ ended early   6 / 18 trials" in plain(summary_lines(state, None, 60))
+    assert plain([header_line(state, 78)]).split()[-3:-1] == ["ended", "early"]
+    assert outside.title(state) == "rankdeck ended early calm-harbour"
+    assert outside.calls(STATES["running"]().state, state)[0].startswith("calm-harbour was ended early: ")
+    assert "✓ settled: all trials are over" in status(ALL["settled"])
+
+
 def test_prompts_count_again_once_a_run_goes_on_after_its_sweep() -> None:
     script = scripted_sweep.typed()
     assert "prompts done" in plain(progress_lines(script.state, 44, 9))
-    script.add(protocol.SweepSettled(reason="ended by hand"))
+    script.add(protocol.SweepSettled(reason="by hand"))
     script.add(protocol.BatchSizeChanged(batch_size=16, auto=False, reason="the best of the sweep"))
     state = script.state
     assert "/ 4,000 prompts" in plain(progress_lines(state, 44, 9))
     assert "running" in plain([header_line(state, 78)])
+    assert "■ ended early: by hand" in status(state)
     assert "the run goes on at the chosen setting" in status(state)

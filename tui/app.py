@@ -1,31 +1,24 @@
-"""The dashboard: takes a run's events in, keeps the state, and hands it to the screen four times a second at most.
+"""The dashboard: hands the state of a run to the screen four times a second at most, and knows the ways to leave it.
 
-Knows where events come from only as a Source, and how a run is started only as a Launcher; figures
-come from the state, looks from the widgets. Imports nothing heavy: it must paint at once.
+Knows how a run is started only as a Launcher; figures come from the state, looks from the widgets. Imports nothing
+heavy: it must paint at once.
 """
 
-import asyncio
-from collections import deque
-from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from textual import work
 from textual.binding import Binding, BindingType
 from textual.screen import Screen
 
 from runner import protocol
-from runner.protocol import OutputRecord
-from runner.reducer import apply
-from runner.rundir import RunFileError
-from runner.state import RunState, Snapshot, ToViewer
+from runner.state import RunState
 from tui import outside
-from tui.base import BaseApp, Leave
-from tui.coming_back import OF_A_RUN, OF_A_SWEEP, Back
+from tui.base import Leave
+from tui.coming_back import AS_DECLARED, OF_A_RUN, OF_A_SWEEP, Back, Seen
+from tui.following import Earlier, FollowingApp
 from tui.hint_keys import named
 from tui.keys import keys_of
-from tui.knobs import Knobs
-from tui.outputs import KEPT, OutputBook
 from tui.preferences import Preferences
 from tui.repaint import REPAINT_SECONDS
 from tui.screens.run import RunScreen
@@ -35,23 +28,22 @@ if TYPE_CHECKING:
     from tui.client import Source
     from tui.journal import Journal
     from tui.launcher import Launcher
-
-Earlier = Callable[[Path], Iterable[OutputRecord]]
-"""Reads the answers that a run directory holds already."""
+    from tui.screens.start import StartScreen
 
 TITLE_SECONDS = 1.0
 QUIET_BEATS = 2
 """Figures that only moved on are painted at every second beat: calm for the eye, and cheap for the ranks beside it."""
 
-BREATHE_EVERY = 100
-"""After so many messages at once the screen and the keys get their turn."""
+
+class Flown(NamedTuple):
+    """A run as it was when it was left for the start screen; `lost` says why it could no longer be watched."""
+
+    state: RunState | None
+    lost: str | None
 
 
-class RankdeckApp(BaseApp):
-    """The dashboard of one run; without a run to show, the start screen that launches one."""
-
-    CALLS: ClassVar[bool] = True
-    """Whether what happens to the run happens now, and may ring a bell."""
+class RankdeckApp(FollowingApp):
+    """The dashboard of one run; without a run to show, the start screen, from which one run after another is opened."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding(
@@ -80,48 +72,27 @@ class RankdeckApp(BaseApp):
 
         `back` is where the start screen is come back to from.
         """
-        super().__init__(preferences, at_home=at_home)
+        super().__init__(source, earlier=earlier, preferences=preferences, at_home=at_home)
         self._steerable = steerable
-        self.knobs = Knobs()
-        self._source = source
         self._launcher = launcher
-        self._earlier = earlier
         self._back = back
-        self._book = OutputBook()
-        self._run_state = RunState()
-        self._seen_any = False
-        self._dirty = False
-        self._news = False
+        self._start: StartScreen | None = None
         self._beats = 0
-        self._offered: tuple[bool, bool, bool] | None = None
-        self._interrupts = 0
-        self._leave_when_ended = False
-        self._run_screen: RunScreen | None = None
-        self.lost: str | None = None
-        """Why the run can no longer be watched, where that is so."""
+        self.flown: dict[Path, Flown] = {}
+        """The runs that were left for the start screen, by their directories."""
+        self.seen: Seen | None = None
+        """The start screen as it was when it was last left."""
         self.wanted: Journal | None = None
         """What the start screen was left for: a journal to be replayed."""
         self.wanted_at = 0.0
         """The second of it to begin at; it plays where that is its beginning."""
 
-    @property
-    def final_state(self) -> RunState | None:
-        """The last state that came; None where none did."""
-        return self._run_state if self._seen_any else None
-
-    @property
-    def run_state(self) -> RunState:
-        """The newest state there is; the screen may be a moment behind."""
-        return self._run_state
-
-    @property
-    def watched(self) -> Path | None:
-        """The directory of the run that was shown; None where the start screen was left without one."""
-        return self._source.directory if self._source is not None else None
-
-    @property
-    def book(self) -> OutputBook:
-        return self._book
+    def _turn_to(self, source: "Source | None") -> None:
+        super()._turn_to(source)
+        self._offered: tuple[bool, bool, bool] | None = None
+        self._interrupts = 0
+        self._leave_when_ended = False
+        self._run_screen: RunScreen | None = None
 
     @property
     def run_is_shown(self) -> bool:
@@ -134,7 +105,8 @@ class RankdeckApp(BaseApp):
             return self._run_screen
         from tui.screens.start import StartScreen
 
-        return StartScreen(self._launcher, self._back)
+        self._start = StartScreen(self._launcher, self._back)
+        return self._start
 
     def new_run_screen(self) -> RunScreen:
         """The screen that shows a run."""
@@ -148,79 +120,26 @@ class RankdeckApp(BaseApp):
             self._follow(self._source)
 
     def open_run(self, source: "Source") -> None:
-        """From the start screen to a run; whoever leaves that comes back in an application of its own."""
-        self._source, self.reworded = source, OF_A_RUN
+        """From the start screen to a run; whoever leaves that comes back to it."""
+        self._turn_to(source)
+        self.reworded = OF_A_RUN
         self._run_screen = self.new_run_screen()
         self.push_screen(self._run_screen)
         self._dirty = True
         self._follow(source)
 
-    # --- events in ---------------------------------------------------------------------------
-
-    @work(exclusive=True, group="follow")
-    async def _follow(self, source: "Source") -> None:
-        from tui.client import SourceError
-
-        taken = 0
-        try:
-            async for message in source.events():
-                self._take(message)
-                taken += 1
-                if taken == 1:
-                    self._repaint()
-                if taken % BREATHE_EVERY == 0:
-                    # A socket with much to say never waits, and would keep the loop to itself.
-                    await asyncio.sleep(0)
-        except SourceError as error:
-            self.lost = str(error)
-            self._dirty = True
-            if self.CALLS:
-                self.call_for(outside.lost_call(self._run_state, self.lost))
-        if self._run_state.ended is not None and self._leave_when_ended:
-            self._exit_with("stopped")
-
-    def _take(self, message: ToViewer) -> None:
-        self._dirty = True
-        self._news = self._news or not isinstance(message, protocol.Tick | protocol.Output)
-        if isinstance(message, protocol.Refused):
-            self.lost = message.reason
-            return
-        before, seen_any, self._seen_any = self._run_state, self._seen_any, True
-        if isinstance(message, Snapshot):
-            self._run_state = message.state
-            self._look_back()
-        else:
-            self._run_state = apply(self._run_state, message)
-            if isinstance(message, protocol.Output):
-                self._book.add(message.record)
-            elif isinstance(message, protocol.RunEnded):
-                self._look_back()
-        self.knobs.heard(self._run_state)
-        if seen_any and self.CALLS:
-            for text in outside.calls(before, self._run_state):
-                self.call_for(text)
-
-    def _look_back(self) -> None:
-        """Read the answers that were never heard of: from before this view came, or fell behind."""
-        missing = self._run_state.done > len(self._book) and len(self._book) < KEPT
-        if missing and self._earlier is not None and self._source is not None:
-            self._load_earlier(self._source.directory, self._earlier)
-
-    @work(exclusive=True, group="earlier")
-    async def _load_earlier(self, directory: Path, earlier: Earlier) -> None:
-        try:
-            records = await asyncio.to_thread(lambda: deque(earlier(directory), maxlen=KEPT))
-        except (OSError, ValueError, RunFileError) as error:
-            self.notify(f"earlier answers cannot be read: {error}", severity="warning", markup=False)
-            return
-        self._book.load(records)
-        self._dirty = True
-
-    def stored_answers(self) -> Iterable[OutputRecord] | None:
-        """Every answer on disk, read as it is asked for; None where only what was heard is known."""
-        if self._earlier is None or self._source is None:
-            return None
-        return self._earlier(self._source.directory)
+    @work(exclusive=True, group="back")
+    async def _go_back(self, start: "StartScreen", directory: Path) -> None:
+        """From a run to the start screen, which is shown when it is as it will stay; until then the run is."""
+        await start.come_back(directory)
+        self.flown[directory] = Flown(self.final_state, self.lost)
+        for group in ("follow", "earlier"):
+            self.workers.cancel_group(self, group)
+        self._turn_to(None)
+        self.reworded = AS_DECLARED
+        while self.screen is not start:
+            await self.pop_screen()
+        self._retitle()
 
     # --- state out ---------------------------------------------------------------------------
 
@@ -302,10 +221,10 @@ class RankdeckApp(BaseApp):
         self._exit_with("detached" if self._goes_on else "ended")
 
     def leave_soon(self) -> bool:
-        """Detach; may be called from a signal's handler. False where there is nothing yet to leave."""
+        """Leave for good; may be called from a signal's handler. False where there is nothing yet to leave."""
         if self._loop is None:
             return False
-        self._loop.call_soon_threadsafe(self.action_detach)
+        self._loop.call_soon_threadsafe(self.exit, "detached" if self._goes_on else "ended")
         return True
 
     def action_leave(self) -> None:
@@ -326,7 +245,15 @@ class RankdeckApp(BaseApp):
             if not self._goes_on:
                 self._exit_with("ended")
 
+    def _followed(self) -> None:
+        if self._run_state.ended is not None and self._leave_when_ended:
+            self._exit_with("stopped")
+
     def _exit_with(self, leave: Leave) -> None:
+        """Leave the run: for the start screen, where it was opened from there."""
+        if self._start is not None and self.watched is not None:
+            self._go_back(self._start, self.watched.resolve())
+            return
         if self._run_state.ended is None and leave == "ended":
             leave = "detached"
         self.exit(leave)

@@ -5,12 +5,16 @@ Pure. Knows no screen; a run is its directory.
 
 import shlex
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from tui.text import visible
+
+if TYPE_CHECKING:
+    from runner.machine import Machine
+    from tui.runs import RecentRun
 
 Words = Mapping[str, tuple[str, str]]
 """Label and tooltip of bindings, by id, in the place of those they are declared with."""
@@ -40,11 +44,30 @@ _OURS = ("runner.", "tui.")
 _ROOT = Path(__file__).resolve().parent.parent
 
 
+class Seen(NamedTuple):
+    """The start screen as it was left: its runs, its machine, what stood in the form and which of it was typed.
+
+    `settings_of` is the run whose settings stand in the form, `taken_from` its name, `usual` what a first run has.
+    """
+
+    runs: "Sequence[RecentRun]"
+    machine: "Machine | None"
+    values: Mapping[str, str]
+    typed: frozenset[str]
+    settings_of: Path | None
+    taken_from: str
+    usual: Mapping[str, str]
+
+
 class Back(NamedTuple):
-    """Where one comes back from: a run's directory, and what went wrong there, if something did."""
+    """Where one comes back from: a run's directory, what went wrong there, if something did, and what to come back to.
+
+    Without `seen` the start screen is made anew.
+    """
 
     directory: Path
     problem: str = ""
+    seen: Seen | None = None
 
 
 def problem(what: str, error: BaseException, run: str, command: str | None) -> str:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from runner.config import Problem, RunConfig
+from runner.cost_model import CostModel
 from runner.machine import Facts, Machine, TorchFound
 from runner.memory_estimate import Estimate
 from tui.folder import Listing
@@ -37,6 +38,10 @@ class Launcher(Protocol):
 
     def prompts(self, config: RunConfig) -> int | None:
         """How many prompts the file has; None where only reading the whole of it would tell."""
+        ...
+
+    def costs(self, config: RunConfig) -> CostModel | None:
+        """What batches took in earlier runs that generated as this one would; None where there were none."""
         ...
 
     def launch(self, config: RunConfig) -> "Source": ...

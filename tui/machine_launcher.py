@@ -4,12 +4,14 @@ Knows where things are; what is shown of them is the screen's business.
 """
 
 import os
+from functools import cached_property
 from pathlib import Path
 
 import msgspec
 
 from runner import examine, rundir, sizing, start
 from runner.config import Problem, RunConfig
+from runner.cost_model import CostModel
 from runner.machine import Facts, Machine, TorchFound
 from runner.memory_estimate import Estimate, Room, estimate
 from tui import journal, runs
@@ -22,7 +24,15 @@ from tui.sweep_form import without_sweep
 
 
 class MachineLauncher:
-    """The Launcher of the start screen."""
+    """The Launcher of the start screen. The GPUs a run sees are counted once: that takes a moment."""
+
+    @cached_property
+    def _device(self) -> str:
+        return start.default_device()
+
+    @cached_property
+    def _ranks(self) -> int:
+        return start.default_ranks()
 
     def machine(self) -> Machine:
         return examine.machine()
@@ -35,7 +45,7 @@ class MachineLauncher:
         if run.config is None:
             raise rundir.RunFileError(run.problem or f"{run.name} has no settings")
         config = without_sweep(run.config, run.chosen)
-        if config.device == start.default_device():
+        if config.device == self._device:
             config = msgspec.structs.replace(config, device="auto")  # as it was asked for, or means the same
         if config.prompts == "-" or not Path(config.prompts).is_file():
             kept = run.directory / rundir.PROMPTS_FILE
@@ -47,7 +57,7 @@ class MachineLauncher:
         path = sample_prompts()
         # Shorter where that is the same: people read it.
         shown = os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
-        return RunConfig(prompts=shown, model="demo", ranks=start.default_ranks(), max_new_tokens=50)
+        return RunConfig(prompts=shown, model="demo", ranks=self._ranks, max_new_tokens=50)
 
     def check(self, config: RunConfig) -> list[Problem]:
         return start.check(config)
@@ -62,6 +72,9 @@ class MachineLauncher:
 
     def prompts(self, config: RunConfig) -> int | None:
         return sizing.count_of(config.prompts, config.column, config.limit)
+
+    def costs(self, config: RunConfig) -> CostModel | None:
+        return runs.costs_like(config, self._device)
 
     def launch(self, config: RunConfig) -> Source:
         started = start.launch(config)

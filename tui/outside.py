@@ -5,20 +5,27 @@ Knows the state and words; that a title is set, a bell rung or a text sent is th
 
 from runner.state import RunState
 from tui.knobs import ASKED_FOR
+from tui.status import ENDED_EARLY
+from tui.sweep_words import how_ended
 from tui.text import cut, rate, some, visible, whole_percent
 
 LONGEST_NAME, LONGEST_CALL = 40, 120
 
 BELL = "\x07"
 
-_ENDINGS = {"completed": "has completed", "stopped": "was stopped", "failed": "has failed"}
+_ENDINGS = {
+    "completed": "has completed",
+    ENDED_EARLY: "was ended early",
+    "stopped": "was stopped",
+    "failed": "has failed",
+}
 
 
 def title(state: RunState) -> str:
     """`rankdeck 64% 231 tok/s NAME`; what is not known yet is left out."""
     words = ["rankdeck"]
     if state.ended is not None:
-        words.append(state.ended.status)
+        words.append(how_ended(state))
     elif state.paused is not None:
         words.append(f"{whole_percent(state.progress)} paused")
     elif state.first_batch_at is not None:
@@ -33,7 +40,7 @@ def calls(before: RunState, now: RunState) -> list[str]:
     said: list[str] = []
     if now.ended is not None and before.ended is None:
         done = f"{now.completed:,} of {some(now.prompts, 'prompt')}"
-        said.append(f"{_ENDINGS[now.ended.status]}: {done}" + (f", {now.failed:,} failed" if now.failed else ""))
+        said.append(f"{_ENDINGS[how_ended(now)]}: {done}" + (f", {now.failed:,} failed" if now.failed else ""))
     if now.paused is not None and now.paused != ASKED_FOR and now.paused != before.paused:
         said.append(f"is paused: {now.paused}")
     new_marks = now.marks[len(before.marks) :] if now.marks[: len(before.marks)] == before.marks else ()

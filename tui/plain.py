@@ -19,7 +19,7 @@ from tui import plain_knobs, text
 from tui.plain_bar import BottomLine, bar_stream
 from tui.plain_status import advice_lines, bar_line, progress_line, status_lines
 from tui.sweep_lines import sweep_lines, sweep_start_lines, trial_line
-from tui.sweep_words import only_measures
+from tui.sweep_words import how_ended, only_measures
 
 PROGRESS_SECONDS = 2.0
 STATUS_SECONDS = 10.0
@@ -203,7 +203,7 @@ def end_lines(now: RunState) -> list[str]:
     ended = now.ended
     if ended is None:
         return []
-    lines = [f"{ended.status}" + (f": {text.visible(ended.cause)}" if ended.cause else "")]
+    lines = [how_ended(now) + (f": {text.visible(ended.cause)}" if ended.cause else "")]
     lines += sweep_lines(now, now.sweep) if now.sweep is not None else []
     if only_measures(now) and not now.done:
         return lines

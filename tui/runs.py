@@ -12,10 +12,13 @@ import msgspec
 
 from runner import rundir
 from runner.config import RunConfig
+from runner.cost_model import CostModel, fit
+from runner.costs import CostPoint
 from runner.rundir import RunFile, RunFileError
 from tui import text
+from tui.status import ENDED_EARLY
 
-COLUMNS = (("NAME", 34), ("STATUS", 10), ("PROMPTS", 13), ("TOK/S", 8), ("RANKS", 5), ("STARTED", 16), ("MODEL", 30))
+COLUMNS = (("NAME", 34), ("STATUS", 11), ("PROMPTS", 13), ("TOK/S", 8), ("RANKS", 5), ("STARTED", 16), ("MODEL", 30))
 
 NEWEST = 20
 
@@ -30,9 +33,9 @@ class Setting(NamedTuple):
 class RecentRun(NamedTuple):
     """A run as the start screen lists it. `started_at` is in unix seconds.
 
-    The status is run.json's, `lost` for a run that has lost its supervisor, or `unreadable`: then `problem` says why,
-    and there is no config. Elsewhere `problem` is the cause of a failure. `chosen` is the setting that a
-    sweep found to be the one to run.
+    The status is run.json's, `lost` for a run that has lost its supervisor, `ended early` for a sweep that had trials
+    left, or `unreadable`: then `problem` says why, and there is no config. Elsewhere `problem` is the cause of a
+    failure. `chosen` is the setting that a sweep found to be the one to run.
     """
 
     directory: Path
@@ -56,11 +59,18 @@ class RecentRun(NamedTuple):
 
     @property
     def ended(self) -> bool:
-        return self.status in ("completed", "stopped", "failed", "lost")
+        return self.status in ("completed", ENDED_EARLY, "stopped", "failed", "lost")
 
 
 def recent(newest: int = NEWEST) -> list[RecentRun]:
     """The newest runs in the usual place, the newest first, those that cannot be read among them."""
+    # run.json is written anew when a run ends: one that began earlier and ended later is not far down.
+    found = [_recent(path, changed_at) for path, changed_at in _newest(2 * newest)]
+    return sorted(found, key=lambda run: run.started_at, reverse=True)[:newest]
+
+
+def _newest(most: int) -> list[tuple[Path, float]]:
+    """Directories in the usual place, and when their run.json was written, the newest first."""
     dated = []
     root = rundir.runs_directory()
     try:
@@ -71,10 +81,36 @@ def recent(newest: int = NEWEST) -> list[RecentRun]:
                 continue  # no run, or one that went away
     except OSError:
         return []
-    # run.json is written anew when a run ends: one that began earlier and ended later is not far down.
     dated.sort(reverse=True, key=lambda item: item[0])
-    found = [_recent(path, changed_at) for changed_at, path in dated[: 2 * newest]]
-    return sorted(found, key=lambda run: run.started_at, reverse=True)[:newest]
+    return [(path, changed_at) for changed_at, path in dated[:most]]
+
+
+_OF_COST = (
+    *("model", "dtype", "engine", "quantization", "compile", "attention", "chat"),
+    *("ranks_per_gpu", "gpus_per_rank", "do_sample"),
+)
+"""Settings of which a batch costs something else."""
+
+
+def costs_like(config: RunConfig, device: str) -> CostModel | None:
+    """What batches took in the newest runs that generate as `config` would; `device` is what `auto` means here.
+
+    None where there were none; `CostModel.why_extrapolated` says what they did not measure.
+    """
+
+    def generates(one: RunConfig) -> tuple[object, ...]:
+        on = device if one.device == "auto" else one.device
+        return on, *(getattr(one, name) for name in _OF_COST)
+
+    points: list[CostPoint] = []
+    for path, _ in _newest(NEWEST):
+        try:
+            run = rundir.read_run_file(path)
+        except (RunFileError, RecursionError):
+            continue
+        if generates(run.config) == generates(config):
+            points.extend(run.costs)
+    return fit(points)
 
 
 def _recent(path: Path, changed_at: float) -> RecentRun:
@@ -110,7 +146,14 @@ def _rate(run: RunFile) -> str:
 
 
 def _status(directory: Path, run: RunFile) -> str:
-    return "lost" if run.status == "running" and not rundir.supervisor_alive(directory) else run.status
+    if run.status == "running" and not rundir.supervisor_alive(directory):
+        return "lost"
+    early = run.status == "completed" and _only_measures(run) and run.sweep is not None and run.sweep.left > 0
+    return ENDED_EARLY if early else run.status
+
+
+def _only_measures(run: RunFile) -> bool:
+    return run.config.sweep is not None and not run.config.sweep.outputs
 
 
 def _runs() -> Iterator[tuple[str, str, RunFile]]:
@@ -126,7 +169,7 @@ def json_lines() -> Iterator[str]:
 
 def _done(run: RunFile) -> tuple[str, str]:
     """How much is done, and tokens/s; of a sweep its trials, and its best setting's."""
-    if run.config.sweep is not None and not run.config.sweep.outputs:
+    if _only_measures(run):
         if run.sweep is None:
             return "sweep", "-"
         best = run.sweep.best.tokens_per_second if run.sweep.best is not None else None

@@ -1,7 +1,7 @@
 """The form of a new run as data: its fields, what they say, and the settings they add up to. Pure; knows no widget."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, get_args
 
 import msgspec
@@ -137,6 +137,16 @@ def in_the_forms_words(message: str, value: str = "") -> str:
     for name, label in _BY_FLAG:
         message = message.replace(name, label)
     return message
+
+
+def name_of(setting: str) -> str:
+    """What a setting is called in the form; one that has no field there, by its own name."""
+    return LABELS.get(setting, setting.replace("_", " "))
+
+
+def first_of(problems: Sequence[Problem]) -> Problem:
+    """The one that stands first in the form; those of settings without a field come last."""
+    return min(problems, key=lambda problem: [*LABELS, problem.setting].index(problem.setting))
 
 
 def _fraction(text: str) -> float:

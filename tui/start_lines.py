@@ -8,18 +8,9 @@ from runner.machine import Machine
 from runner.memory_estimate import Estimate
 from runner.protocol import DeviceSample
 from tui.runs import RecentRun
+from tui.status import STATUS
 from tui.text import Line, between, cut, cut_middle, fit, gib, line_width, some, visible, wrap
 from tui.widgets.bars import bar
-
-STATUS = {
-    "running": ("●", "strong"),
-    "completed": ("✓", "good"),
-    "stopped": ("■", "warn"),
-    "failed": ("✗", "bad"),
-    "lost": ("?", "warn"),
-    "unreadable": ("!", "bad"),
-}
-"""Mark and style of each status; the word stands beside it."""
 
 WIDE = 64
 ROWS_PER_RUN = 2

@@ -169,9 +169,11 @@ def _check(plan: SweepPlan, work: SweepWork) -> list[Problem]:
 def promise(plan: SweepPlan, work: SweepWork) -> str:
     """How many trials it are, how long they take, at least or by an earlier run, and whether the prompts will do."""
     takes = f"at least {clock(planned(plan) * plan.least_seconds)}"
-    if work.costs is not None and work.config is not None and not plan.outputs:
-        seconds = sweep_seconds(plan, work.costs, plan.trial_tokens or work.config.max_new_tokens)
-        takes = f"about {clock(seconds)} once the model is loaded, as batches took in an earlier run"
+    if work.config is not None and not plan.outputs and (costs := work.costs) is not None:
+        guessed = (costs.why_extrapolated(size, ranks) for size in plan.batch_sizes for ranks in plan.ranks)
+        if not any(guessed):
+            seconds = sweep_seconds(plan, costs, plan.trial_tokens or work.config.max_new_tokens)
+            takes = f"about {clock(seconds)} once the model is loaded, by what batches took before"
     words = f"{plan_words(plan)}; {takes}."
     if work.prompts is None:
         return words

@@ -33,10 +33,9 @@ def sweep_start_lines(state: RunState, sweep: SweepState) -> list[str]:
     """What is to be measured, and how."""
     sizes = ",".join(map(str, sorted(set(sweep.plan.batch_sizes))))
     ranks = ",".join(map(str, sorted(set(sweep.plan.ranks))))
-    length = state.config.length_mode if state.config is not None else ""
     lines = [
         f"sweep of {plan_words(sweep.plan)}; batch sizes {sizes}, ranks {ranks}",
-        f"sweep: {visible(how_measured(sweep, length))}",
+        f"sweep: {visible(how_measured(state, sweep))}",
     ]
     if sweep.records:
         lines.append(f"sweep: taken up again after {len(sweep.records):,} of {some(len(sweep.trials), 'trial')}")

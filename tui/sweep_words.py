@@ -14,10 +14,11 @@ from runner.config import RunConfig
 from runner.forecast import eta_seconds
 from runner.intervals import Estimate, deviations
 from runner.state import RunState
-from runner.sweep_cells import Cell, rate
+from runner.sweep_cells import Cell, cells, rate
 from runner.sweep_figures import SweepSummary, Verdict
 from runner.sweep_scaling import Scaling, scaling
 from runner.trials import SweepPlan, SweepState, Trial
+from tui.status import ENDED_EARLY
 from tui.text import clock, count, some
 
 MOST_NUMBERS = 1000
@@ -42,6 +43,13 @@ def answers_thrown_away(state: RunState) -> bool:
     """Whether the sweep to show, if there is one, keeps no answers of its trials."""
     sweep = shown_sweep(state)
     return sweep is not None and not sweep.plan.outputs
+
+
+def how_ended(state: RunState) -> str:
+    """How the run ended, in a word of tui.status: a sweep that left trials out has not completed."""
+    assert state.ended is not None
+    early = state.sweep is not None and state.sweep.ended_early and only_measures(state)
+    return ENDED_EARLY if early and state.ended.status == "completed" else state.ended.status
 
 
 def planned(plan: SweepPlan) -> int:
@@ -83,22 +91,47 @@ def what_happens(sweep: SweepState) -> str:
     return "measuring" if sweep.measuring else "warming up"
 
 
-def how_measured(sweep: SweepState, length_mode: str) -> str:
-    """What a trial is, its repeats, what the noise is, and what MBU is of."""
+def how_measured(state: RunState, sweep: SweepState) -> str:
+    """What a trial is, its repeats, what the noise is, and what MBU is of: as planned, at the end as it came."""
     plan = sweep.plan
-    often = "" if plan.repeats == 1 else f"{plan.repeats} repeats, each in another order; "
-    noise = "; ± 95 % interval" if plan.repeats > 1 else "; one repeat, so how far a figure varies is not known"
-    if plan.repeats == 2:
-        noise += f" (with 2 repeats {_wide(2)})"
+    over = sweep.settled is not None or state.ended is not None
+    least, most = repeats_measured(plan, cells(sweep)) if over else (plan.repeats, plan.repeats)
+    shuffled = ", each in another order" if most > 1 else ""
+    often = f"{repeats_words(plan, least, most)}{shuffled}; " if plan.repeats > 1 else ""
     cut = "" if plan.trial_tokens is None else f", answers cut at {some(plan.trial_tokens, 'token')}"
+    length = f"; {state.config.length_mode}{cut}" if state.config is not None else ""
     words = (
         f"{often}whole rounds after a warm-up, at least {plan.least_rounds} and "
-        f"{plan.least_seconds:g} s; {length_mode}{cut}{noise}"
+        f"{plan.least_seconds:g} s{length}; {_noise(least, most)}"
     )
     if sweep.bandwidth_bytes_per_second is not None:
         source = f" ({sweep.bandwidth_source})" if sweep.bandwidth_source else ""
         words += f"; MBU of {sweep.bandwidth_bytes_per_second / 1e9:,.0f} GB/s{source}"
     return words
+
+
+def repeats_measured(plan: SweepPlan, found: Sequence[Cell]) -> tuple[int, int]:
+    """The fewest and the most trials measured of a setting, of those that did not fail and had memory enough."""
+    counts = [
+        cell.tokens_per_second.count if cell.tokens_per_second is not None else 0
+        for cell in found
+        if cell.outcome in ("measured", None)
+    ]
+    return min(counts, default=0), max(counts, default=0)
+
+
+def repeats_words(plan: SweepPlan, least: int, most: int) -> str:
+    """`3 repeats`, or `1 to 2 of 3 repeats` where there were not so many of every setting."""
+    if least == most == plan.repeats:
+        return some(plan.repeats, "repeat")
+    return f"{least if least == most else f'{least} to {most}'} of {some(plan.repeats, 'repeat')}"
+
+
+def _noise(least: int, most: int) -> str:
+    if most < 2:
+        return "one repeat, so how far a figure varies is not known"
+    wide = f" (with 2 repeats {_wide(2)})" if least <= 2 else ""
+    return f"± 95 % interval{' where there are 2 repeats or more' if least < 2 else ''}{wide}"
 
 
 def plan_words(plan: SweepPlan) -> str:
@@ -184,7 +217,7 @@ def standing(state: RunState, sweep: SweepState) -> str:
     """Where the sweep stands, in words."""
     done, of = len(sweep.records), len(sweep.trials)
     if sweep.settled is not None:
-        return f"settled: {sweep.settled}"
+        return f"{ENDED_EARLY if sweep.ended_early else 'settled'}: {sweep.settled}"
     if state.ended is not None:
         return f"{state.ended.status} after {done:,} of {some(of or planned(sweep.plan), 'trial')}"
     if state.sweep is None:

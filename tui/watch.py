@@ -62,11 +62,12 @@ def start_screen(preferences: Preferences | None = None) -> int:
 
     status = 0
     back: Back | None = None
+    launcher = MachineLauncher()
     while True:
-        app = RankdeckApp(
-            None, launcher=MachineLauncher(), earlier=rundir.read_outputs, preferences=preferences, back=back
-        )
+        app = RankdeckApp(None, launcher=launcher, earlier=rundir.read_outputs, preferences=preferences, back=back)
         told = fly(app)
+        for run in app.flown.values():
+            status = _say_end(*run)
         flown = _farewell(app)
         if app.watched is not None:
             status = flown or app.return_code or 0
@@ -76,12 +77,13 @@ def start_screen(preferences: Preferences | None = None) -> int:
             back = _replay(app.wanted, app.wanted_at, preferences)
             if back is None:
                 return status
+            back = back._replace(seen=app.seen)
         elif app.watched is not None:
             alive = rundir.supervisor_alive(app.watched)
             command, said = (
                 ("attach", "goes on, but its dashboard broke") if alive else ("replay", "its dashboard broke")
             )
-            back = _back_from(app.watched, app.broke, said, command)
+            back = _back_from(app.watched, app.broke, said, command)._replace(seen=app.seen)
         else:
             return app.return_code or status or flown  # Where it broke it has said how.
 
@@ -109,7 +111,7 @@ def _replay(found: "Journal", position: float, preferences: Preferences | None) 
 
 
 def _back_from(directory: Path, broke: BaseException | None, said: str, command: str) -> Back:
-    return Back(directory, problem(said, broke, _known_as(directory), command) if broke is not None else "")
+    return Back(directory.resolve(), problem(said, broke, _known_as(directory), command) if broke is not None else "")
 
 
 def stop(directory: Path, *, now: bool) -> int:
@@ -132,12 +134,20 @@ async def _stop(source: SocketSource, now: bool) -> int:
 
 def _farewell(app: "RankdeckApp") -> int:
     """What is said once a dashboard was left, and its exit status."""
-    state = app.final_state
-    if app.lost is not None:
-        sys.stderr.write(f"rankdeck: {app.lost}\n")
+    if app.final_state is None and app.lost is None:
+        return app.return_code or 0
+    return _say_end(app.final_state, app.lost)
+
+
+def _say_end(state: RunState | None, lost: str | None) -> int:
+    """What is said of a run that was watched, and its exit status."""
+    if lost is not None:
+        sys.stderr.write(f"rankdeck: {lost}\n")
         return EXIT_DIED
     if state is None or state.config is None:
-        return app.return_code or 0
+        return 0
+    if state.ended is None and rundir.has_ended(Path(state.directory)):
+        return 0  # left while it went on; others saw its end
     if state.ended is None:
         sys.stdout.write(f"run {visible(state.name)} goes on. Watch it: rankdeck attach {visible(_way_back(state))}\n")
         return 0

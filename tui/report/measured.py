@@ -6,7 +6,7 @@ from runner.trials import SweepPlan
 from tui.report.document import Column as Col
 from tui.report.document import Section, Table, words
 from tui.report.source import Source
-from tui.text import some
+from tui.sweep_words import repeats_measured, repeats_words
 
 
 def measured(source: Source) -> Section:
@@ -51,10 +51,11 @@ def _sweep(plan: SweepPlan | None, source: Source) -> list[tuple[str, str]]:
     rows = []
     plan = plan or (source.state.sweep.plan if source.state is not None and source.state.sweep is not None else None)
     if plan is not None:
+        repeats = repeats_words(plan, *repeats_measured(plan, source.sweep.cells if source.sweep is not None else ()))
         rows.append(
             ("trial", "One setting measured once, on ranks that keep their model loaded: a warm-up batch per rank, "
              f"which is discarded, then whole rounds (a batch per active rank), at least {plan.least_rounds:,} of "
-             f"them and {plan.least_seconds:g} s. {some(plan.repeats, 'repeat')} of each setting, in shuffled order, "
+             f"them and {plan.least_seconds:g} s. {repeats} of each setting, in shuffled order, "
              "so that a drift of the machine falls on all alike.")
         )  # fmt: skip
     rows += [

@@ -11,7 +11,7 @@ from tui.report.document import Column as Col
 from tui.report.plot import Axis, Line, Plot, Point, Wall, spread
 from tui.report.scaling import scaling_blocks
 from tui.report.source import Source
-from tui.sweep_words import tied_words
+from tui.sweep_words import standing, tied_words
 from tui.text import some
 
 
@@ -51,7 +51,7 @@ def sweep_sections(source: Source) -> list[Section]:
     """All that is said of the sweep."""
     sweep = source.sweep
     assert sweep is not None
-    settled = source.state.sweep.settled if source.state is not None and source.state.sweep is not None else None
+    state = source.state
     blocks: list[Block] = [_at_a_glance(sweep)]
     if sweep.best is not None:
         if sweep.verdict is not None and sweep.verdict.sentence:
@@ -68,8 +68,8 @@ def sweep_sections(source: Source) -> list[Section]:
                 ],
             )
         )
-    if settled:
-        blocks.append(Prose([f"How the sweep ended: {settled}"]))
+    if state is not None and state.sweep is not None and state.sweep.settled is not None:
+        blocks.append(Prose([f"The sweep {standing(state, state.sweep)}."]))
     sections = [Section("sweep", "Tokens/s over batch size and ranks", blocks)]
     if sweep.scaling or sweep.best_scaling:
         sections.append(Section("scaling", "Scaling", scaling_blocks(sweep, digits(sweep))))

@@ -6,6 +6,7 @@ tui/screens/start_runs.py, and with the form, in tui/screens/start_launch.py.
 """
 
 import asyncio
+from pathlib import Path
 from typing import ClassVar
 
 from textual import on, work
@@ -17,7 +18,7 @@ from textual.widgets import Static
 
 import runner
 from runner.machine import Machine
-from tui.coming_back import Back
+from tui.coming_back import Back, Seen
 from tui.keys import steps
 from tui.launcher import Launcher
 from tui.runs import RecentRun
@@ -132,6 +133,8 @@ class StartScreen(Sized, FormWishes):
         else:
             self._form.focus_prompts()
         self._show_machine(None)
+        if self._back is not None and self._back.seen is not None:
+            self._show_again(self._back.seen, self._back.directory)
         if self._launcher is not None:
             self._look_first(self._launcher)
             self.set_interval(LOOK_SECONDS, self._look_again)
@@ -146,9 +149,13 @@ class StartScreen(Sized, FormWishes):
     @work(group="first look")
     async def _look_first(self, launcher: Launcher) -> None:
         """Runs first, which are there in a moment; then the form and the machine, which take longer."""
-        runs = await asyncio.to_thread(launcher.recent)
-        self._list.show(runs, at=self._back.directory if self._back is not None else None)
-        self._fill_first(launcher, next((run for run in runs if run.config is not None), None))
+        back = self._back
+        if back is not None and back.seen is not None:
+            await self._look_after(launcher, back.directory)
+        else:
+            runs = await asyncio.to_thread(launcher.recent)
+            self._list.show(runs, at=back.directory if back is not None else None)
+            self._fill_first(launcher, next((run for run in runs if run.config is not None), None))
         self._show_machine(await asyncio.to_thread(launcher.machine))
         self._check()
 
@@ -157,11 +164,45 @@ class StartScreen(Sized, FormWishes):
         """May take a second, in which GPUs are counted; what is taken over meanwhile comes instead of it."""
         if known is not None:
             self._fill_in(values_of(await asyncio.to_thread(launcher.settings, known)))
+            self._settings_of = known.directory
         defaults = await self._defaults(launcher)
         if known is None:
             self._fill_in(defaults)
         else:
             self._form.say_taken(known.name, defaults)
+
+    async def come_back(self, directory: Path) -> None:
+        """Be, before one sees it, as one is to find it after what was opened from here."""
+        if self._launcher is not None:
+            await self._look_after(self._launcher, directory)
+        self._launching = False
+        self._form.say_launch("", wrong=False)
+        self.set_focus(self._list)
+        self._check()
+
+    async def _look_after(self, launcher: Launcher, directory: Path) -> None:
+        """Look at the runs after one of them was opened. The form stays as it is, unless its settings are that run's:
+        those of a sweep are now its chosen setting's. All is shown at once.
+        """
+        runs = await asyncio.to_thread(launcher.recent)
+        run = next((run for run in runs if run.directory == directory == self._settings_of), None)
+        if run is not None and run.config is not None:
+            values, usual = values_of(await asyncio.to_thread(launcher.settings, run)), await self._defaults(launcher)
+            self._fill_in(values)
+            self._form.say_taken(run.name, usual)
+        self._list.show(runs, at=directory)
+
+    def seen(self) -> Seen:
+        values, typed, taken_from, usual = self._form.filled
+        return Seen(self._list.runs, self._machine, values, typed, self._settings_of, taken_from, usual)
+
+    def _show_again(self, seen: Seen, directory: Path) -> None:
+        self._form.fill(seen.values)
+        self._form.touched |= seen.typed
+        self._form.say_taken(seen.taken_from, seen.usual)
+        self._settings_of = seen.settings_of
+        self._show_machine(seen.machine)
+        self._list.show(seen.runs, at=directory)
 
     def _look_again(self) -> None:
         if self._launcher is not None and self.is_current and not self._launching:

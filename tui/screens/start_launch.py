@@ -4,10 +4,11 @@ Knows the Launcher, which is only ever asked in a thread, and the form. What a s
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
+import msgspec
 from textual import on, work
 
 from runner.config import Problem, RunConfig
@@ -17,7 +18,8 @@ from runner.trials import SweepPlan
 from tui.coming_back import reason
 from tui.launcher import Launcher
 from tui.screens.start_runs import RunWishes
-from tui.start_form import in_the_forms_words, read_config
+from tui.start_form import first_of, in_the_forms_words, name_of, read_config
+from tui.text import visible
 from tui.widgets.new_run import NewRun
 
 if TYPE_CHECKING:
@@ -74,7 +76,9 @@ class FormWishes(RunWishes):
         self._checked = None if problems else config
         self._form.allow_launch(not problems and not self._launching)
         wanted, self._wanted = self._wanted, None
-        if wanted is not None and not problems:
+        if wanted is not None and problems:
+            self._refuse(problems)
+        elif wanted is not None:
             self._go(wanted[0], config)
         if machine is not None and not problems and not self._launching:
             self._estimate = await asyncio.to_thread(launcher.estimate, config, machine)
@@ -109,36 +113,52 @@ class FormWishes(RunWishes):
         self._form.touched.add("prompts")
         self._check()
 
+    def _refuse(self, problems: Sequence[Problem]) -> None:
+        """Say where one looks what keeps the wish from being granted, and go there."""
+        setting, message = msgspec.structs.astuple(first_of(problems))
+        said = in_the_forms_words(message, self._form.values().get(setting, ""))
+        self._say(f"mend this first: {name_of(setting)}: {visible(said)}")
+        if self.focused is not self._list:
+            self._form.go_to(setting)
+
     def _go(self, what: Wanted, config: RunConfig) -> None:
         if (launcher := self._launcher) is None:
             return
         if what == "sweep":
             self._plan_sweep(launcher, config)
         else:
-            self._open(lambda: launcher.launch(config), self._not_launched)
+            self._launch(launcher, config)
 
     @work(exclusive=True, group="plan sweep")
     async def _plan_sweep(self, launcher: Launcher, config: RunConfig) -> None:
         from tui.screens.sweep import SweepScreen
         from tui.sweep_form import anew
 
-        prompts = await asyncio.to_thread(launcher.prompts, config)
+        prompts, costs = await asyncio.to_thread(lambda: (launcher.prompts(config), launcher.costs(config)))
         if self._launching or not self.is_active or read_config(self._form.values())[0] != config:
             return  # Something else was asked for meanwhile.
-        self.app.push_screen(SweepScreen(anew(config, prompts)), partial(self._sweep_planned, launcher, config))
+        self.app.push_screen(SweepScreen(anew(config, prompts, costs)), partial(self._sweep_planned, launcher, config))
 
     def _sweep_planned(self, launcher: Launcher, config: RunConfig, plan: SweepPlan | None) -> None:
         if plan is not None:
             from tui.sweep_form import as_sweep
 
-            self._open(lambda: launcher.launch(as_sweep(config, plan)), self._not_launched)
+            self._launch(launcher, as_sweep(config, plan))
+
+    def _launch(self, launcher: Launcher, config: RunConfig) -> None:
+        self._open(lambda: launcher.launch(config), self._not_launched, launches=True)
 
     def _not_launched(self, error: Exception) -> None:
         self._form.say_launch(in_the_forms_words(reason(error)), wrong=True)
 
     @work(exclusive=True, group="launch")
-    async def _open(self, start: "Callable[[], Source]", complain: Callable[[Exception], object]) -> None:
-        """From here to a run: launched, resumed or attached to; whatever keeps it from starting, the user may mend."""
+    async def _open(
+        self, start: "Callable[[], Source]", complain: Callable[[Exception], object], *, launches: bool = False
+    ) -> None:
+        """From here to a run: launched, resumed or attached to; whatever keeps it from starting, the user may mend.
+
+        Where it `launches` what stands in the form, that is the new run's from then on, and nothing of it is typed.
+        """
         if self._launching:
             return
         self._launching = True
@@ -148,7 +168,13 @@ class FormWishes(RunWishes):
         self.workers.cancel_group(self, "plan sweep")
         self._form.say_launch("launching", wrong=False)
         try:
-            self.app.open_run(await asyncio.to_thread(start))
+            source = await asyncio.to_thread(start)
+            if launches:
+                self.workers.cancel_group(self, "copy")
+                self._form.touched.clear()
+                self._settings_of = source.directory.resolve()
+            self.app.seen = self.seen()
+            self.app.open_run(source)
         except Exception as error:
             self._form.say_launch("", wrong=False)
             complain(error)
@@ -162,4 +188,5 @@ class FormWishes(RunWishes):
         """Put back what was taken over from a run, but for what was typed since."""
         if (launcher := self._launcher) is not None:
             self._form.fill(await self._defaults(launcher))
+            self._settings_of = None
             self._form.say_taken("", {})

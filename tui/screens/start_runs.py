@@ -7,13 +7,14 @@ import asyncio
 from abc import abstractmethod
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from textual import on, work
 from textual.screen import Screen
 from textual.widgets import Label
 
-from tui.coming_back import problem
+from tui.coming_back import Seen, problem
 from tui.launcher import Launcher
 from tui.runs import RecentRun
 from tui.start_form import FIRST_VALUES, values_of
@@ -50,8 +51,14 @@ class RunWishes(Screen[None]):
         # There from the beginning: the line of keys asks what can be done before the screen is mounted.
         self._list = RunList(id="runs")
         self._form = NewRun(id="new-run")
+        self._settings_of: Path | None = None
+        """The run whose settings stand in the form."""
         self._said = Label("", id="start-said", markup=False)
         self._launching = False
+
+    @abstractmethod
+    def seen(self) -> Seen:
+        """What is to be seen here, for whoever comes back."""
 
     @abstractmethod
     def _open(self, start: "Callable[[], Source]", complain: Callable[[Exception], object]) -> object:
@@ -79,6 +86,7 @@ class RunWishes(Screen[None]):
         """A replay is an application of its own: this one ends, and says what is wanted."""
         journal = await self._try(lambda: launcher.journal(run.directory), run, wish)
         if journal is not None:
+            self.app.seen = self.seen()
             self.app.wanted, self.app.wanted_at = journal, journal.length if wish == "look" else 0.0
             self.app.exit()
 
@@ -97,6 +105,7 @@ class RunWishes(Screen[None]):
     async def _copy(self, launcher: Launcher, run: RecentRun) -> None:
         settings = await self._try(lambda: launcher.settings(run), run, "settings")
         if settings is not None:
+            self._settings_of = run.directory
             self._form.fill(values_of(settings), over=True)
             self._form.focus_prompts()
             self._form.say_taken(run.name, await self._defaults(launcher))

@@ -1,7 +1,8 @@
 """The line at the top: which run this is, and where it is. Pure functions of the state."""
 
 from runner.state import RunState
-from tui.sweep_words import number_at_hand
+from tui.status import STATUS
+from tui.sweep_words import how_ended, number_at_hand
 from tui.text import Line, between, clock, cut_middle, line_width, some, visible
 
 _MODEL_PHASES = {
@@ -15,7 +16,7 @@ _MODEL_PHASES = {
 def phase_words(state: RunState) -> str:
     """Where the run is, in words."""
     if state.ended is not None:
-        return state.ended.status
+        return how_ended(state)
     if state.phase == "model" and state.model is not None:
         return _MODEL_PHASES[state.model.phase]
     if state.paused is not None and state.phase == "running":
@@ -29,7 +30,7 @@ def phase_words(state: RunState) -> str:
 
 def phase_style(state: RunState) -> str:
     if state.ended is not None:
-        return {"completed": "good", "failed": "bad", "stopped": "warn"}[state.ended.status]
+        return STATUS[how_ended(state)][1]
     held_up = state.phase == "stopping" or (state.paused is not None and state.phase == "running")
     return "warn-strong" if held_up else "strong"
 

@@ -17,7 +17,7 @@ from runner.config import Problem
 from runner.memory_estimate import Estimate
 from tui.hint_keys import key_of
 from tui.keys import hint, keys_of
-from tui.start_form import ALL, FIELDS, FIRST_VALUES, LABELS, MORE, Field, in_the_forms_words, set_values
+from tui.start_form import ALL, FIELDS, FIRST_VALUES, LABELS, MORE, Field, in_the_forms_words, name_of, set_values
 from tui.start_lines import memory_lines, taken_words, too_much
 from tui.text import cut, visible, wrap
 from tui.widgets.choice import Choice
@@ -126,6 +126,11 @@ class NewRun(VerticalScroll, can_focus=False):
         shown = {field.setting: self._field(field.setting).value for field in ALL}
         return {name: self._hidden.get(value, value) for name, value in shown.items()}
 
+    @property
+    def filled(self) -> tuple[dict[str, str], frozenset[str], str, Mapping[str, str]]:
+        """What stands in the fields, which of it was typed, and what `say_taken` was told."""
+        return self.values(), frozenset(self.touched), self._taken_from, self._usual
+
     def fill(self, values: Mapping[str, str], *, over: bool = False) -> None:
         """Fill fields in; those that were touched by hand only if `over` them, which makes them untouched."""
         if over:
@@ -156,6 +161,13 @@ class NewRun(VerticalScroll, can_focus=False):
         self._fields[MORE[0].setting].focus(scroll_visible=False)
         more = self.query_one("#more")
         self.call_after_refresh(lambda: more.scroll_visible(top=True, animate=False))
+
+    def go_to(self, setting: str) -> None:
+        """Have a setting mended; one that is folded away is brought out."""
+        if setting in _MORE:
+            self.fold(out=True)
+        if setting in self._fields:
+            self._fields[setting].focus()
 
     def _field(self, setting: str) -> Input | Choice:
         field = self._fields[setting]
@@ -246,7 +258,7 @@ class NewRun(VerticalScroll, can_focus=False):
     def _say_others(self) -> None:
         """Beside Launch: what is wrong with a setting that is not to be seen."""
         others = [
-            f"{LABELS.get(name, name.replace('_', ' '))}: {message}"
+            f"{name_of(name)}: {message}"
             for name, (message, _) in self._said.items()
             if name not in LABELS or (name in _MORE and not self.has_class("-more"))
         ]

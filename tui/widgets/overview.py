@@ -12,6 +12,8 @@ from textual.widgets import Input, Label
 from runner.state import RunState
 from tui.outputs import OutputBook
 from tui.rank_order import SORTS, Arrangement, RankView, ranks_title
+from tui.status import STATUS
+from tui.sweep_words import how_ended
 from tui.text import Line
 from tui.views import Moment
 from tui.widgets.devices import DeviceForm, device_lines, devices_title, explains
@@ -96,7 +98,7 @@ class Overview(ScrollBox):
         summary = self._panels["summary"]
         summary.display = state.ended is not None or lost is not None
         if summary.display:
-            style = state.ended.status if state.ended is not None else "failed"
+            style = STATUS[how_ended(state)][1] if state.ended is not None else "bad"
             summary.set_classes(f"-{style}")
             summary.draw(partial(_summary, state, lost), summary_title(state, lost))
         self._make_plan(state, lost)

@@ -74,6 +74,11 @@ class RunList(ScrollView, Painter, can_focus=True):
         self._painted: list[RecentRun] = []
 
     @property
+    def runs(self) -> Sequence[RecentRun]:
+        """The runs that are listed."""
+        return self._runs or ()
+
+    @property
     def run(self) -> RecentRun | None:
         """The run under the cursor."""
         return self._runs[self._cursor] if self._runs else None

@@ -3,10 +3,10 @@
 from pathlib import PurePath
 
 from runner.state import RunState
-from tui.sweep_words import only_measures
+from tui.status import STATUS
+from tui.sweep_words import how_ended, only_measures
 from tui.text import Line, count, cut_middle, flow, percent, rate, some, visible, wrap
 
-_MARKS = {"completed": ("✓", "good"), "failed": ("✗", "bad"), "stopped": ("■", "warn")}
 MOST_CAUSE_LINES = 6
 
 
@@ -19,13 +19,14 @@ def summary_lines(state: RunState, lost: str | None, width: int) -> list[Line]:
     if state.ended is None:
         return _message("✗ ", lost, width) if lost else []
     ended, summary = state.ended, state.ended.summary
-    mark, style = _MARKS[ended.status]
+    word = how_ended(state)
+    mark, style = STATUS[word]
     lines: list[Line] = []
     if ended.cause:
-        lines.extend(_message(f"{mark} {ended.status}  ", ended.cause, width, style))
+        lines.extend(_message(f"{mark} {word}  ", ended.cause, width, style))
         first: list[Line] = []
     else:
-        first = [((f"{mark} {ended.status}", style),)]
+        first = [((f"{mark} {word}", style),)]
     facts: list[Line] = [
         *first,
         _done(state),

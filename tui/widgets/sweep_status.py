@@ -13,6 +13,7 @@ from runner.state import RunState
 from runner.sweep_figures import SweepSummary
 from runner.trials import SweepState
 from tui.hint_keys import AS_THEY_COME, Keys, key_of
+from tui.status import ENDED_EARLY, STATUS
 from tui.sweep_lines import file_lines
 from tui.sweep_words import (
     best_command,
@@ -79,8 +80,7 @@ def status_lines(
 
 def how_lines(state: RunState, sweep: SweepState, width: int) -> list[Line]:
     """How it is measured: what anybody must know who compares these figures with others."""
-    length = state.config.length_mode if state.config is not None else ""
-    return [((part, "dim"),) for part in wrap(visible(how_measured(sweep, length)), width)]
+    return [((part, "dim"),) for part in wrap(visible(how_measured(state, sweep)), width)]
 
 
 def _running(state: RunState, sweep: SweepState, share: float, width: int) -> Line:
@@ -111,8 +111,8 @@ def _standing(state: RunState, sweep: SweepState, width: int) -> list[Line]:
     measured = sum(record.result is not None for record in sweep.records)
     of = len(sweep.trials) or planned(sweep.plan)
     settled = sweep.settled is not None
-    sign, style = ("✓ ", "good") if settled else ("■ ", "warn")
-    facts: list[Line] = [((sign, style), (visible(standing(state, sweep)), style))]
+    mark, style = STATUS["completed" if settled and not sweep.ended_early else ENDED_EARLY]
+    facts: list[Line] = [((f"{mark} ", style), (visible(standing(state, sweep)), style))]
     facts.append(((f"{count(measured)} of {count(of)}", "strong"), (" trials measured", "")))
     if settled and state.ended is None and not only_measures(state):
         facts.append((("the run goes on at the chosen setting", "dim"),))
