@@ -57,8 +57,11 @@ class Answers(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def why_extrapolated(self) -> str | None:
-        """Why steps are guessed: longer answers than were allowed when they were measured. None where they are not."""
-        if self.fixed or self.max_new_tokens <= self.measured_tokens:
+        """Why steps, or at a fixed length what they cost, are guessed: answers may be longer than those measured.
+
+        None where they may not, or where nothing was measured.
+        """
+        if not self.measured_tokens or self.max_new_tokens <= self.measured_tokens:
             return None
         return f"answers of up to {self.max_new_tokens} tokens not measured (measured: {self.measured_tokens})"
 

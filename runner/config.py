@@ -87,8 +87,8 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     @property
     def new_tokens(self) -> int:
         """Output tokens of an answer at most, as this run generates them: a sweep's may be cut shorter."""
-        cut = self.sweep.trial_tokens if self.sweep is not None and not self.sweep.outputs else None
-        return self.max_new_tokens if cut is None else min(cut, self.max_new_tokens)
+        cut = self.sweep.trial_tokens if self.sweep is not None else None
+        return self.max_new_tokens if cut is None else cut
 
 
 _LITERALS: dict[str, Any] = {
@@ -162,6 +162,9 @@ def check_sweep(config: RunConfig, plan: SweepPlan) -> list[Problem]:
             problems.append(Problem("trial_tokens", f"must be at least 1, not {plan.trial_tokens}"))
         elif plan.outputs:
             problems.append(Problem("trial_tokens", "answers that are kept are not cut shorter; leave it out"))
+        elif plan.trial_tokens > config.max_new_tokens:
+            said = f"must be at most the {config.max_new_tokens} of --max-new-tokens, not {plan.trial_tokens}"
+            problems.append(Problem("trial_tokens", said))
     trials = len(set(plan.batch_sizes)) * len(set(plan.ranks)) * max(1, plan.repeats)
     if trials > MAX_TRIALS:
         problems.append(Problem("repeats", f"{trials:,} trials are planned, at most {MAX_TRIALS:,} are possible"))

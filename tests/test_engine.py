@@ -18,6 +18,7 @@ from runner.prefill_groups import group_by_width
 from runner.protocol import Prompt
 from runner.rows import Cancelled, trim
 from runner.static_engine import StaticEngine
+from runner.trials import SweepPlan
 
 EOS = 1
 
@@ -220,6 +221,14 @@ def test_both_engines_give_the_same_greedy_answers(model, settings):
     assert result.slots == sum(record.prompt_tokens + record.output_tokens for record in expected)
     assert result.steps == 12
     assert result.decode_seconds > 0 < result.prefill_seconds
+
+
+def test_both_engines_cut_the_answers_of_a_sweeps_trials_at_as_many_tokens_as_it_wants(model):
+    sweep = SweepPlan(batch_sizes=[4], ranks=[1], trial_tokens=5)
+    both = [make(model, kind=kind, ignore_eos=True, sweep=sweep) for kind in (StaticEngine, ContinuousEngine)]
+    lengths = [[record.output_tokens for record in one.generate(prompts(*TEXTS)).records] for one in both]
+    both[1].close()
+    assert lengths == [[5] * len(TEXTS)] * 2
 
 
 def test_rows_come_and_go_and_each_is_the_one_the_prompt_alone_would_get(model):

@@ -124,6 +124,18 @@ def test_of_a_sweep_that_was_ended_early_it_is_said_that_it_was_and_how_often_it
     assert "1 to 2 of 3 repeats of each setting, in shuffled order" in page.text
 
 
+def test_that_trials_cut_their_answers_is_said_where_it_is_told_how_was_measured(tmp_path):
+    run = write_sweep(tmp_path / "s")
+    assert reported(tmp_path / "s").exit_code == 0
+    assert "cut at" not in Page(tmp_path / "s" / "report.html").text
+    sweep = msgspec.structs.replace(run.config.sweep, trial_tokens=32)
+    write_run(tmp_path / "cut", config=msgspec.structs.replace(run.config, sweep=sweep), sweep=run.sweep)
+    assert reported(tmp_path / "cut").exit_code == 0
+    page = Page(tmp_path / "cut" / "report.html")
+    assert "Answers were cut at 32 tokens; those of a run may have 100." in page.text
+    assert "so that every answer has 32 tokens" in page.text
+
+
 def test_a_sweep_without_a_verdict_is_judged_anew_from_its_journal_as_a_replay_does(tmp_path):
     script = scripted_sweep.tied()
     found = summarise_sweep(script.state.sweep)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from runner import rundir
+from runner import protocol, rundir
 from tests.test_cli import rankdeck
 from tests.test_supervisor import PROMPTS
 
@@ -67,6 +67,12 @@ def test_natural_length_and_doubling_ranks_are_as_asked_and_as_the_machine_has_t
         (["--repeats", "999"], "trials are planned"),
         (["--rounds", "0"], "--rounds"),
         (["--output", "x.jsonl"], "--outputs"),
+        (["--trial-tokens", "0"], "--trial-tokens: must be at least 1, not 0"),
+        (["--trial-tokens", "101"], "--trial-tokens: must be at most the 100 of --max-new-tokens, not 101"),
+        (
+            ["--trial-tokens", "8", "--outputs"],
+            "--trial-tokens: answers that are kept are not cut shorter; leave it out",
+        ),
         (["--plain", "--json"], "exclude each other"),
     ],
 )
@@ -90,6 +96,49 @@ def test_repeats_that_tell_little_are_warned_of_on_the_error_stream_and_done_all
     assert len(warnings) == bool(said)
     assert said in "".join(warnings)
     assert rundir.read_run_file(tmp_path / "sweep").sweep.measured == int(repeats)
+
+
+@pytest.fixture
+def cut(flown, prompts, tmp_path):
+    """What a sweep printed whose trials cut their answers at 3 of 40 tokens, and its directory."""
+    sweep = tmp_path / "cut"
+    result = flown(
+        *("sweep", str(prompts), "--batch-sizes", "2,4", "--ranks", "1", "--repeats", "2", "--seconds", "0"),
+        *("--max-new-tokens", "40", "--trial-tokens", "3", "--plain", "--run-dir", str(sweep)),
+    )
+    assert result.exit_code == 0, result.stderr
+    return result.stdout, sweep
+
+
+def test_trials_cut_their_answers_at_so_many_tokens_and_warm_ups_do_too(cut):
+    said, sweep = cut
+    finished = [event for event in rundir.read_events(sweep) if isinstance(event, protocol.BatchFinished)]
+    assert len(finished) == 4 * (1 + 2), "a warm-up and two rounds of each trial"
+    assert {event.result.output_tokens / event.result.rows for event in finished} == {3}
+    assert "fixed length, answers cut at 3 tokens; " in said
+
+
+def test_the_run_at_the_chosen_setting_has_whole_answers(cut):
+    said, sweep = cut
+    chosen = rundir.read_run_file(sweep).sweep.chosen
+    command = next(line for line in said.splitlines() if "run it: " in line)
+    assert f"--max-new-tokens 40 --device cpu --batch-size {chosen.batch_size} --ranks 1" in command
+    assert "trial-tokens" not in command
+    assert "predicted for the 25 prompts of the file at fixed length, 40 tokens each: " in said
+
+
+def test_a_plan_from_it_is_of_whole_answers_and_says_that_such_were_not_measured(cut):
+    _, sweep = cut
+    planned = rankdeck("plan", str(sweep), "--batch-sizes", "4").stdout
+    assert planned.startswith("25 prompts, 40 output tokens each, fixed length, ")
+    assert "answers of up to 40 tokens not measured (measured: 3)" in planned
+    whole, cut_short = (
+        json.loads(rankdeck("plan", str(sweep), "--batch-sizes", "4", "--json", *tokens).stdout)["rows"][0]["seconds"]
+        for tokens in ((), ("--max-new-tokens", "3"))
+    )
+    assert whole > cut_short
+    shorter = rankdeck("plan", str(sweep), "--batch-sizes", "4", "--max-new-tokens", "3").stdout
+    assert "not measured" not in shorter
 
 
 def test_every_bad_list_is_named_at_once(flown, prompts):

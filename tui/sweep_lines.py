@@ -5,6 +5,7 @@ Aligned text without colours. Figures and sentences are those of runner.sweep_fi
 
 from collections.abc import Callable, Sequence
 
+from runner.config import RunConfig
 from runner.forecast import whole_file
 from runner.state import RunState
 from runner.sweep_cells import Cell
@@ -78,11 +79,18 @@ def file_lines(state: RunState, cell: Cell) -> list[str]:
     row = whole_file(state, cell.active_ranks, cell.batch_size)
     if row is None:
         return []
-    length = state.config.length_mode if state.config is not None else ""
+    length = _length(state.config) if state.config is not None else ""
     return [
         f"predicted for the {some(state.prompts, 'prompt')} of the file at {length}: {row.seconds:,.1f} s in "
         f"{some(row.rounds, 'round')}, {row.tokens_per_second:,.1f} tok/s"
     ]
+
+
+def _length(config: RunConfig) -> str:
+    """How long the answers of the run itself are; said in tokens where those of its trials are cut shorter."""
+    if config.new_tokens == config.max_new_tokens:
+        return config.length_mode
+    return f"{config.length_mode}, {'' if config.ignore_eos else 'up to '}{config.max_new_tokens:,} tokens each"
 
 
 def _why(outcome: str | None, reason: str | None) -> str:

@@ -221,7 +221,7 @@ class Rank:
     def batch(self, work: Work) -> None:
         if any(prompt.text == "!die" for prompt in work.prompts):
             os.kill(os.getpid(), signal.SIGKILL)
-        steps = min(STEPS, work.max_new_tokens or STEPS)
+        steps = min(STEPS, work.max_new_tokens or STEPS, self.run.config.new_tokens)
         for step in range(1, steps + 1):
             time.sleep(self.step_seconds)
             if self.link.cancelled(work.batch):

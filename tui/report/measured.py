@@ -7,6 +7,7 @@ from tui.report.document import Column as Col
 from tui.report.document import Section, Table, words
 from tui.report.source import Source
 from tui.sweep_words import repeats_measured, repeats_words
+from tui.text import some
 
 
 def measured(source: Source) -> Section:
@@ -56,7 +57,7 @@ def _sweep(plan: SweepPlan | None, source: Source) -> list[tuple[str, str]]:
             ("trial", "One setting measured once, on ranks that keep their model loaded: a warm-up batch per rank, "
              f"which is discarded, then whole rounds (a batch per active rank), at least {plan.least_rounds:,} of "
              f"them and {plan.least_seconds:g} s. {repeats} of each setting, in shuffled order, "
-             "so that a drift of the machine falls on all alike.")
+             "so that a drift of the machine falls on all alike." + _cut(source.run.config))
         )  # fmt: skip
     rows += [
         ("±", "The half-width of the 95 % t-interval of the mean over a setting's trials. With one trial there is "
@@ -71,6 +72,14 @@ def _sweep(plan: SweepPlan | None, source: Source) -> list[tuple[str, str]]:
         ("MBU", _bandwidth(source)),
     ]  # fmt: skip
     return rows
+
+
+def _cut(config: RunConfig) -> str:
+    if config.new_tokens == config.max_new_tokens:
+        return ""
+    return (
+        f" Answers were cut at {some(config.new_tokens, 'token')}; those of a run may have {config.max_new_tokens:,}."
+    )
 
 
 def _bandwidth(source: Source) -> str:
