@@ -22,7 +22,7 @@ from tests.dashboards import SIZES, ScriptedLauncher, dashboard, settled, until,
 from tests.reports import write_run
 from tests.scripted_source import ScriptedSource
 from tests.terminal import Terminal
-from tests.test_start_screen import RUNS, keys_shown, list_of, recent, to_run
+from tests.test_start_screen import RUNS, keys_shown, list_of, notices, recent, to_run
 from tui import watch
 from tui.app import Flown, RankdeckApp
 from tui.client import Source
@@ -224,6 +224,21 @@ async def test_a_run_that_is_opened_after_another_has_nothing_of_it() -> None:
     (left,) = app.flown.values()
     assert left.state is not None
     assert left.state.done == 64
+
+
+async def test_a_run_that_is_stopped_on_leaving_is_waited_for_and_then_one_is_back() -> None:
+    app = RankdeckApp(None, launcher=ScriptedLauncher(runs=RUNS))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await opened_from_start(pilot)
+        await pilot.press("q", "s")
+        await until(pilot, lambda: "stops after the batches in flight" in notices(app))
+        assert isinstance(app.screen, RunScreen)
+        assert isinstance(app._source, ScriptedSource)
+        app._source.say(scripted.running().ended(status="stopped").events[-1])
+        await until(pilot, lambda: isinstance(app.screen, StartScreen))
+    (stopped,) = app.flown.values()
+    assert stopped.state is not None
+    assert stopped.state.ended is not None
 
 
 async def test_the_start_screen_after_a_replay_shows_at_once_what_it_was_left_with() -> None:

@@ -124,6 +124,7 @@ class FormWishes(RunWishes):
     def _go(self, what: Wanted, config: RunConfig) -> None:
         if (launcher := self._launcher) is None:
             return
+        self._say("")
         if what == "sweep":
             self._plan_sweep(launcher, config)
         else:
