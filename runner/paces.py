@@ -13,11 +13,14 @@ from runner.timeline import Span, Timeline
 SLOWER = 1.25
 """So many times the others' seconds per decode step make a rank a slow one."""
 
-LEAST_BATCHES, LEAST_STEPS = 2, 32
+LEAST_BATCHES, LEAST_STEPS = 2, 24
 """One batch is evidence enough where it has so many decode steps: a small job has no more of them."""
 
-RECENT_BATCHES = 3
-"""While a run goes on its ranks are judged by what they did since each began so many batches: what is slow now."""
+STEPS_IN_FLIGHT, SECONDS_IN_FLIGHT = 8, 6.0
+"""A batch in flight counts from so many steps on, that took so long: its steps are heard of a few times a second."""
+
+RECENT_BATCHES, RECENT_STEPS = 3, 48
+"""While a run goes on its ranks are judged by the newest so many batches or steps of each: by what is slow now."""
 
 LIKE_ROWS = 1.25
 """Batches whose rows differ by no more than this are compared."""
@@ -46,31 +49,70 @@ def like_rows(rows: int) -> int:
 def paces(state: RunState, since: float = 0.0) -> list[Pace]:
     """Of every rank that can be compared: its decode seconds, and what they were at the median rank's pace.
 
-    Of the batches that ended after `since`, on the timeline's clock.
+    Of the batches that ended after `since`, on the timeline's clock, and of those in flight.
     """
-    done: dict[int, dict[int, list[float]]] = defaultdict(dict)
+    done: dict[int, dict[int, _Sums]] = defaultdict(lambda: defaultdict(_Sums))
     for rank, lane in enumerate(state.timeline.lanes):
         for span in lane.spans:
-            if (rows := _mean_rows(span)) is None or span.work is None or span.ended <= since:
-                continue
-            sums = done[like_rows(rows)].setdefault(rank, [0, 0, 0.0])
-            sums[0] += span.joined
-            sums[1] += span.work.steps
-            sums[2] += span.work.decode_seconds
-    totals: dict[int, list[float]] = defaultdict(lambda: [0, 0, 0.0, 0.0])
+            if (rows := _mean_rows(span)) is not None and span.work is not None and span.ended > since:
+                work = span.work
+                row_steps = work.row_steps or rows * work.steps
+                done[like_rows(rows)][rank].add(span.joined, work.steps, row_steps, work.decode_seconds)
+    totals: dict[int, _Sums] = defaultdict(_Sums)
     for by_rank in done.values():
-        steps = {rank: sums[2] / sums[1] for rank, sums in by_rank.items()}
         for rank, sums in by_rank.items():
-            others = [step for other, step in steps.items() if other != rank]
-            if others:
-                total = totals[rank]
-                for position, value in enumerate((*sums, sums[1] * median(others))):
-                    total[position] += value
+            if others := [other.step_seconds for number, other in by_rank.items() if number != rank]:
+                totals[rank].take(sums, sums.steps * median(others))
+    flying = _in_flight(state)
+    for rank, (rows, sums) in flying.items():
+        beside = {number: other for number, other in done[rows].items() if other.alike(sums)}
+        beside |= {number: other for number, (alike, other) in flying.items() if alike == rows and other.alike(sums)}
+        if others := [other.step_seconds for number, other in beside.items() if number != rank]:
+            totals[rank].take(sums, sums.steps * median(others))
     return [
-        Pace(rank, int(batches), int(steps), seconds, expected)
-        for rank, (batches, steps, seconds, expected) in totals.items()
-        if (batches >= LEAST_BATCHES or steps >= LEAST_STEPS) and expected > 0
+        Pace(rank, sums.batches, sums.steps, sums.seconds, sums.expected)
+        for rank, sums in totals.items()
+        if (sums.batches >= LEAST_BATCHES or sums.steps >= LEAST_STEPS) and sums.expected > 0
     ]
+
+
+class _Sums:
+    """Decode steps of like batches: how many, of how many rows together, their seconds, and what others' pace made."""
+
+    def __init__(self) -> None:
+        self.batches = self.steps = self.row_steps = 0
+        self.seconds = self.expected = 0.0
+
+    def add(self, batches: int, steps: int, row_steps: int, seconds: float) -> None:
+        self.batches, self.steps = self.batches + batches, self.steps + steps
+        self.row_steps, self.seconds = self.row_steps + row_steps, self.seconds + seconds
+
+    def take(self, other: "_Sums", expected: float) -> None:
+        self.add(other.batches, other.steps, other.row_steps, other.seconds)
+        self.expected += expected
+
+    @property
+    def step_seconds(self) -> float:
+        return self.seconds / self.steps
+
+    def alike(self, other: "_Sums") -> bool:
+        """Whether as many rows were decoded at once: they leave when they have ended, and steps get quicker."""
+        mine, theirs = self.row_steps / self.steps, other.row_steps / other.steps
+        return max(mine, theirs) <= LIKE_ROWS * min(mine, theirs)
+
+
+def _in_flight(state: RunState) -> dict[int, tuple[int, _Sums]]:
+    """What batches in flight have done so far, as `like_rows` and sums of no whole batch; not of streams of rows."""
+    found = {}
+    for rank, lane in zip(state.ranks, state.timeline.lanes, strict=False):
+        first, last = rank.first_step, rank.last_step
+        if lane.open is None or lane.open.kind != "batch" or first is None or last is None or not rank.batch_kept:
+            continue
+        steps, seconds, sums = last.step - first.step, last.at - first.at, _Sums()
+        if steps >= STEPS_IN_FLIGHT and seconds >= SECONDS_IN_FLIGHT:
+            sums.add(0, steps, max(1, last.output_tokens - first.output_tokens), seconds)
+            found[rank.rank] = like_rows(lane.open.rows), sums
+    return found
 
 
 def _mean_rows(span: Span) -> int | None:
@@ -122,14 +164,19 @@ def slow_rank(state: RunState) -> Slow | None:
 
 
 def _recent(state: RunState) -> float:
-    """When the first of the active ranks' last few batches began."""
+    """Since when the ranks are judged: where the first of them began what is evidence enough."""
     began = []
-    for lane in state.timeline.lanes[: state.active_ranks]:
+    flying = _in_flight(state)
+    for rank, lane in enumerate(state.timeline.lanes[: state.active_ranks]):
+        steps = flying[rank][1].steps if rank in flying else 0
+        if steps >= RECENT_STEPS and lane.open is not None:
+            began.append(lane.open.began)
+            continue
         batches = 0
         for span in reversed(lane.spans):
-            if _mean_rows(span) is not None:
-                batches += span.joined
-                if batches >= RECENT_BATCHES:
+            if _mean_rows(span) is not None and span.work is not None:
+                batches, steps = batches + span.joined, steps + span.work.steps
+                if batches >= RECENT_BATCHES or steps >= RECENT_STEPS:
                     began.append(span.began)
                     break
     return min(began, default=0.0)
@@ -144,14 +191,17 @@ def _slowest(state: RunState, compared: list[Pace], since: float) -> Slow | None
         return None
     mine, theirs = slow.decode_seconds / slow.steps, slow.expected_seconds / slow.steps
     others = "the other rank's" if len(compared) == 2 else "the others'"
-    more = slow.decode_seconds - slow.expected_seconds
-    last = "last " if since > 0 else ""
-    batches = f"{last}{slow.batches} batches" if slow.batches > 1 else f"{last}batch"
-    return Slow(
-        slow.rank,
-        f"Rank {slow.rank} is slow: {step_words(mine)} per decode step, {slow.ratio:.1f} x {others} "
-        f"{step_words(theirs)}; its {batches} took {more:.1f} s longer.{_cause(state, slow.rank, since)}",
+    if not slow.batches:
+        where = "the batch it has in hand"
+    else:
+        last = "last " if since > 0 else ""
+        where = f"its {last}{slow.batches} batches" if slow.batches > 1 else f"its {last}batch"
+    pace = (
+        f"{step_words(mine)} per decode step, {slow.ratio:.1f} x {others} {step_words(theirs)}, "
+        f"which cost {slow.decode_seconds - slow.expected_seconds:.1f} s in {where}."
     )
+    cause = _cause(state, slow.rank, since)
+    return Slow(slow.rank, f"Rank {slow.rank} is slow: " + (f"{cause}. It takes {pace}" if cause else pace))
 
 
 def _cause(state: RunState, slow: int, since: float) -> str:
@@ -160,11 +210,11 @@ def _cause(state: RunState, slow: int, since: float) -> str:
     others = [share for rank, share in shares.items() if rank != slow]
     if slow not in shares or not others or shares[slow] >= STARVED * median(others):
         return ""
-    gets, uses = ("gets", "is using") if state.ended is None else ("got", "was using")
-    beside = "the other rank's" if len(others) == 1 else "the others'"
+    uses, gets = ("is using", "gets") if state.ended is None else ("was using", "got")
+    beside = "the other rank" if len(others) == 1 else "the others"
     return (
-        f" Its process {gets} {shares[slow]:.0f}% of {cores_words(state, slow)}, {beside} {median(others):.0f}%: "
-        f"something else {uses} the CPU."
+        f"something else {uses} its CPU; it {gets} {shares[slow]:.0f}% of {cores_words(state, slow)}, "
+        f"{beside} {median(others):.0f}%"
     )
 
 

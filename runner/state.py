@@ -37,11 +37,20 @@ RankPhase = Literal[
 ]
 
 
+class StepMark(msgspec.Struct, frozen=True, array_like=True):
+    """When a batch in flight was seen to be at a decode step, in unix seconds, and with how many output tokens."""
+
+    at: float
+    step: int
+    output_tokens: int
+
+
 class RankState(msgspec.Struct, frozen=True, kw_only=True):
     """One rank: where it is, the batch in its hand, and its totals. Seconds and unix times as in events.
 
     `rows` are the prompts in its hand without a record. Of a continuous rank those are not all generated yet:
     `rows_at_once` are, and `cache_used` is the share (0 to 1) of its key and value cache that they take.
+    `first_step` and `last_step` are the first and the newest step that was heard of its batch.
     """
 
     rank: int
@@ -51,6 +60,8 @@ class RankState(msgspec.Struct, frozen=True, kw_only=True):
     batch: int | None = None
     rows: int = 0
     step: int = 0
+    first_step: StepMark | None = None
+    last_step: StepMark | None = None
     in_flight_tokens: int = 0
     batch_started_at: float = 0.0
     batch_stretch: int | None = None

@@ -268,7 +268,7 @@ def texts(state: RunState) -> list[str]:
 def test_a_slow_rank_is_named_with_its_factor_and_what_it_cost() -> None:
     slow, tail = texts(scripted_timeline.straggler().state)
     assert slow == (
-        "Rank 2 is slow: 156 ms per decode step, 1.8 x the others' 86 ms; its 3 batches took 10.4 s longer."
+        "Rank 2 is slow: 156 ms per decode step, 1.8 x the others' 86 ms, which cost 10.4 s in its 3 batches."
     )
     assert tail == "Ranks 0, 1 and 3 idle at the end, up to 6.4 s: 15% of all ranks' time."
 
