@@ -17,7 +17,7 @@ from runner.prompts import PromptIndex
 from runner.protocol import AnyEvent, FromRank, OutputRecord, StepsInFlight
 from runner.scheduler import Assignment, Scheduler
 from runner.server import NoMessageError, RankPeer
-from runner.sweep_time import WARM_UP_TOKENS
+from runner.sweep_time import warm_up_tokens
 
 
 class _Stream:
@@ -329,7 +329,7 @@ class Crew:
                 prompts=prompts,
                 measure=assignment.measured,
                 keep=assignment.kept,
-                max_new_tokens=min(WARM_UP_TOKENS, self._config.new_tokens) if assignment.warm_up else None,
+                max_new_tokens=warm_up_tokens(self._config.new_tokens) if assignment.warm_up else None,
                 stream=assignment.batch if rank in self._streams else None,
             )
         )

@@ -113,7 +113,7 @@ def _said(found: Sequence[Cell], of: Rated, tied: Sequence[Rated], repeats: int 
     others = [cell.tokens_per_second for cell in found if cell.tokens_per_second is not None and cell is not first]
     once = sum(its.half_width is None for its in others)
     if lead.half_width is None and others:
-        yield "measured once: how far that varies is not known, so no setting can be told from another"
+        yield "measured once: how far that varies is not known, and settings near it may be as good"
     elif tied:
         words = f"cannot be told apart from {_listed(first, [cell for cell, _ in tied])}"
         if len(tied) == 1:

@@ -14,13 +14,15 @@ LEAST_GAIN = 0.05
 class Knee(msgspec.Struct, frozen=True, kw_only=True):
     """Where a larger batch stops to pay, for one number of active ranks, and that in a sentence.
 
-    `ended` says whether growth was seen to end: else `batch_size` is only the largest that was measured.
+    `ended` says whether growth was seen to end: else `batch_size` is only the largest that was measured. Where it grew
+    that far and memory did not run out, it is `open` how much faster a larger one would be.
     """
 
     active_ranks: int
     batch_size: int
     sentence: str
     ended: bool
+    open: bool = False
 
 
 def knee(found: Sequence[Cell], active_ranks: int) -> Knee | None:
@@ -53,7 +55,8 @@ def knee(found: Sequence[Cell], active_ranks: int) -> Knee | None:
             if wall is not None
             else f"still growing at {here.batch_size}, the largest tried"
         )
-    return Knee(active_ranks=active_ranks, batch_size=here.batch_size, sentence=words, ended=ended)
+    growing = not ended and wall is None and not _cannot_tell(*pair)
+    return Knee(active_ranks=active_ranks, batch_size=here.batch_size, sentence=words, ended=ended, open=growing)
 
 
 def _change(one: Cell, other: Cell) -> str:

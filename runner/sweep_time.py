@@ -5,8 +5,13 @@ from math import ceil
 from runner.cost_model import CostModel
 from runner.trials import SweepPlan
 
-WARM_UP_TOKENS = 16
+WARM_UP_TOKENS, WARM_UP_SHARE = 16, 0.25
 """A warm-up has all rows of its batch, so that memory is taken and clocks are up, but few decode steps."""
+
+
+def warm_up_tokens(new_tokens: int) -> int:
+    """Output tokens of each row of a warm-up before trials whose answers have `new_tokens`."""
+    return min(WARM_UP_TOKENS, max(1, int(new_tokens * WARM_UP_SHARE)))
 
 
 def sweep_seconds(plan: SweepPlan, model: CostModel, new_tokens: int) -> float:
@@ -21,4 +26,4 @@ def sweep_seconds(plan: SweepPlan, model: CostModel, new_tokens: int) -> float:
 def _trial_seconds(plan: SweepPlan, model: CostModel, ranks: int, size: int, new_tokens: int) -> float:
     batch = model.seconds(size, new_tokens, ranks)
     rounds = max(plan.least_rounds, ceil(plan.least_seconds / batch) if batch > 0 else 0)
-    return model.seconds(size, min(WARM_UP_TOKENS, new_tokens), ranks) + rounds * batch
+    return model.seconds(size, warm_up_tokens(new_tokens), ranks) + rounds * batch

@@ -248,8 +248,9 @@ def test_a_histogram_of_another_shape_is_refused():
 def test_a_sweep_takes_its_warm_ups_and_rounds_each_as_long_as_a_batch_of_that_size():
     model = fit([point(rows, ranks=ranks, prefill=(0, 0), rest=(0, 0)) for ranks in (1, 2) for rows in (2, 8)])
     plan = SweepPlan(batch_sizes=[2, 8], ranks=[1, 2], repeats=3, least_rounds=2, least_seconds=0)
-    # A step takes 22 and 28 ms: 15 of them warm up (the first token is the prefill's), twice 49 are measured.
-    assert sweep_seconds(plan, model, 50) == pytest.approx(3 * 2 * (0.022 + 0.028) * (15 + 2 * 49))
+    # A step takes 22 and 28 ms: 15 of them warm up (the first token is the prefill's), twice 99 are measured.
+    assert sweep_seconds(plan, model, 100) == pytest.approx(3 * 2 * (0.022 + 0.028) * (15 + 2 * 99))
     longer = msgspec.structs.replace(plan, least_seconds=5.0)
     assert sweep_seconds(longer, model, 50) > 3 * 4 * 5.0
-    assert sweep_seconds(plan, model, 8) == pytest.approx(3 * 2 * (0.022 + 0.028) * (7 + 2 * 7))
+    # Before short answers a warm-up is a quarter of them.
+    assert sweep_seconds(plan, model, 8) == pytest.approx(3 * 2 * (0.022 + 0.028) * (1 + 2 * 7))

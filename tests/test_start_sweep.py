@@ -122,7 +122,7 @@ async def test_kept_answers_need_prompts_enough_and_how_many_is_said_before_anyt
         app.screen.query_one("#sweep-answers").focus()
         await pilot.press("right")
         await until(pilot, lambda: sweep_said(app, "answers-said").startswith("✗"))
-        assert sweep_said(app, "answers-said") == "✗ that needs 126 prompts at least, and there are 100"
+        assert sweep_said(app, "answers-said") == "✗ that needs 195 prompts at least, and there are 100"
         await pilot.press("enter")
         assert isinstance(app.screen, SweepScreen)
         app.screen.query_one("#sweep-batch_sizes", Input).value = "4,8"
@@ -137,7 +137,7 @@ async def test_kept_answers_need_prompts_enough_and_how_many_is_said_before_anyt
 
 def test_how_long_it_takes_is_said_by_earlier_runs_that_measured_all_of_its_settings() -> None:
     config = RunConfig(prompts="p.txt", ranks=2, max_new_tokens=50)
-    measured = [point(rows, ranks=ranks) for rows in (2, 8, 32) for ranks in (1, 2)]
+    measured = [point(rows, ranks=ranks) for rows in (3, 12, 50) for ranks in (1, 2)]
     for known, words in (
         (None, "6 trials: 3 batch sizes x 2 numbers of ranks x 1 repeat; at least 00:12."),
         (measured[:2], "6 trials: 3 batch sizes x 2 numbers of ranks x 1 repeat; at least 00:12."),
@@ -149,6 +149,20 @@ def test_how_long_it_takes_is_said_by_earlier_runs_that_measured_all_of_its_sett
         assert promise(plan, work).startswith(words)
 
 
+def test_a_first_look_goes_up_to_the_batch_that_the_prompts_fill_in_one_round() -> None:
+    proposed = {
+        (prompts, ranks): first_values(anew(RunConfig(prompts="p.txt", ranks=ranks), prompts))["batch_sizes"]
+        for prompts, ranks in ((None, 2), (100, 2), (100, 8), (1, 2), (100_000, 8))
+    }
+    assert proposed == {
+        (None, 2): "2,8,32,128",
+        (100, 2): "3,12,50",
+        (100, 8): "3,12",
+        (1, 2): "1",
+        (100_000, 8): "2,8,32,128",
+    }
+
+
 async def test_sizes_are_proposed_of_which_the_prompts_make_a_round_and_larger_ones_are_doubted() -> None:
     app = RankdeckApp(None, launcher=ScriptedLauncher())
     async with app.run_test(size=(120, 40)) as pilot:
@@ -156,7 +170,7 @@ async def test_sizes_are_proposed_of_which_the_prompts_make_a_round_and_larger_o
         app.screen.query_one("#limit", Input).focus()
         await pilot.press("9")
         await open_dialog(pilot)
-        assert app.screen.query_one("#sweep-batch_sizes", Input).value == "2"
+        assert app.screen.query_one("#sweep-batch_sizes", Input).value == "1,4"
         app.screen.query_one("#sweep-batch_sizes", Input).value = "16"
         await until(pilot, lambda: "largest round takes 32 prompts: of 9 some come twice" in sweep_said(app, "promise"))
 

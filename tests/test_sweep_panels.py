@@ -13,7 +13,7 @@ from runner.trials import SweepState, TrialRecord
 from tests import scripted, scripted_sweep
 from tests.scripted_sweep import EVIL, STATES, SweepScript, plan
 from tui import outside
-from tui.sweep_words import best_command, shown_sweep
+from tui.sweep_words import best_command, scaling_words, shown_sweep
 from tui.text import line_width, plain
 from tui.widgets.header import header_line
 from tui.widgets.progress import progress_lines
@@ -236,3 +236,21 @@ def test_prompts_count_again_once_a_run_goes_on_after_its_sweep() -> None:
     assert "running" in plain([header_line(state, 78)])
     assert "■ ended early: by hand" in status(state)
     assert "the run goes on at the chosen setting" in status(state)
+
+
+def narrow(state: RunState, width: int = 76) -> str:
+    """The head of the view where the panels below it do not all fit the screen."""
+    sweep = sweep_of(state)
+    return plain(status_lines(state, sweep, summarise_sweep(sweep), width, scaling=True))
+
+
+def test_where_the_panels_below_do_not_fit_the_head_says_how_it_scales_and_whether_it_still_grows() -> None:
+    assert "  scaling, 2 ranks over 1: 1.89x at batch size 32, 1.89x at 16, " in narrow(ALL["settled"])
+    eight = summarise_sweep(sweep_of(ALL["eight_ranks"]))
+    assert scaling_words(eight).startswith("scaling at batch size 24, over 1 rank: 2 ranks 1.84x, 3 ranks ")
+    assert "scaling" not in status(ALL["settled"])
+    grows = SweepScript(plan((1, 2, 4), (1, 2), 3), 2).begun().over(18).settled("all trials are over").state
+    said = "still growing at 4, the largest tried: a larger one may be faster"
+    assert said in narrow(grows)
+    assert said not in narrow(replace(grows, prompts=8)), "one round has all of the file"
+    assert "still growing" not in narrow(ALL["tied"])

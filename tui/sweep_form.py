@@ -18,8 +18,9 @@ from tui.sweep_words import fewest_prompts, plan_words, planned, read_numbers, w
 from tui.text import clock, count, some
 
 FIRST_SIZES = (1, 2, 4, 8, 16, 32)
-FIRST_LOOK = (2, 8, 32, 128)
-"""For a new sweep, which is to show in a minute or two where to look more closely."""
+FIRST_LOOK_LARGEST, FIRST_LOOK_APART, FIRST_LOOK_SIZES = 128, 4, 4
+"""Sizes of a new sweep, which is to show in a minute or two where to look more closely: the largest that the prompts
+fill in one round, or this, and up to so many in all, each so many times the one before."""
 
 FIRST_LOOK_ROUNDS, FIRST_LOOK_SECONDS = 1, 2.0
 """Of a new sweep that measures each setting once: its noise is not known anyhow, and a second round takes as long."""
@@ -106,8 +107,12 @@ def first_values(work: SweepWork) -> dict[str, str]:
     """What stands in the fields at first: sizes that the prompts allow, doubling ranks; of a new sweep each once."""
     world = work.ranks
     ranks = sorted({1 << power for power in range(world.bit_length()) if 1 << power <= world} | {world})
-    proposed, rounds = (FIRST_LOOK, 1) if work.new else (FIRST_SIZES, 2)
-    sizes = [size for size in proposed if work.prompts is None or rounds * size * world <= work.prompts] or [1]
+    if work.new:
+        largest = FIRST_LOOK_LARGEST if work.prompts is None else min(FIRST_LOOK_LARGEST, work.prompts // world)
+        sizes = sorted({max(1, largest // FIRST_LOOK_APART**step) for step in range(FIRST_LOOK_SIZES)})
+        sizes = sizes[1:] if len(sizes) == FIRST_LOOK_SIZES and sizes[0] == 1 else sizes
+    else:
+        sizes = [size for size in FIRST_SIZES if work.prompts is None or 2 * size * world <= work.prompts] or [1]
     return {
         "batch_sizes": ",".join(map(str, sizes)),
         "ranks": ",".join(map(str, ranks)),

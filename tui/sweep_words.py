@@ -178,13 +178,27 @@ def scaling_shown(summary: SweepSummary) -> list[Scaling]:
 
 
 def scaling_words(summary: SweepSummary) -> str:
-    """`scaling at batch size 16, over 1 rank: 2 ranks 1.93x, 4 ranks 3.71x`; empty with one number of ranks."""
+    """`scaling at batch size 16, over 1 rank: 2 ranks 1.93x, 4 ranks 3.71x`; empty with one number of ranks.
+
+    With two of them at every size where both were measured: `2 ranks over 1: 1.27x at batch size 32, 1.99x at 8`.
+    """
     rows = scaling_shown(summary)
     if not rows:
         return ""
     base = rows[0]
-    said = ", ".join(f"{some(row.active_ranks, 'rank')} {times(row.speedup / base.speedup)}" for row in rows[1:])
-    return f"scaling at batch size {base.batch_size}, over {some(base.active_ranks, 'rank')}: {said}"
+    if len({cell.active_ranks for cell in summary.cells}) > 2:
+        said = ", ".join(f"{some(row.active_ranks, 'rank')} {_over(base, row)}" for row in rows[1:])
+        return f"scaling at batch size {base.batch_size}, over {some(base.active_ranks, 'rank')}: {said}"
+    others = sorted({cell.batch_size for cell in summary.cells} - {base.batch_size}, reverse=True)
+    pairs = [pair for pair in (rows, *(scaling(summary.cells, size) for size in others)) if pair]
+    said = ", ".join(
+        f"{_over(*pair)} at {'' if number else 'batch size '}{pair[0].batch_size}" for number, pair in enumerate(pairs)
+    )
+    return f"scaling, {some(rows[1].active_ranks, 'rank')} over {base.active_ranks}: {said}"
+
+
+def _over(base: Scaling, row: Scaling) -> str:
+    return times(row.speedup / base.speedup)
 
 
 def times(speedup: float, half_width: float | None = None, *, beside: float | None = None) -> str:

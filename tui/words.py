@@ -35,6 +35,11 @@ WORDS = (
     Word(
         "busy", "share of the time in which some kernel ran on the GPU; not how full it was", ("overview", "timeline")
     ),
+    Word(
+        "CPU r1, CPU used",
+        "what rank 1, or all on average, got of the cores that its threads could use",
+        ("timeline",),
+    ),
     Word("batch", "#7 x16 is the run's seventh batch, with 16 prompts", ("overview", "timeline")),
     Word("step", "new tokens per prompt of the batch so far, of the most there may be", ("overview",)),
     Word("prefill", "the forward pass over the prompts; it yields the first new token", ("timeline",)),

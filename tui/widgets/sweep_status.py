@@ -10,6 +10,7 @@ from rich.cells import cell_len
 
 from runner.forecast import eta_seconds
 from runner.state import RunState
+from runner.sweep_cells import Cell
 from runner.sweep_figures import SweepSummary
 from runner.trials import SweepState
 from tui.hint_keys import AS_THEY_COME, Keys, key_of
@@ -69,7 +70,8 @@ def status_lines(
 ) -> list[Line]:
     """Where the sweep stands, its bar, and what was best so far; at the end the command of the chosen setting.
 
-    With `scaling` also what more ranks brought, in a line, where the panel of it stands below what the screen shows.
+    With `scaling` also what panels say that stand below what a small screen shows: what more ranks brought, and whether
+    still larger batches might bring more.
     """
     share = len(sweep.records) / len(sweep.trials) if sweep.trials else 0.0
     over = sweep.settled is not None or state.ended is not None
@@ -141,11 +143,29 @@ def _best(state: RunState, summary: SweepSummary, width: int, *, over: bool, sca
         if verdict is not None and verdict.sentence:
             style = "warn" if verdict.tied or not verdict.noise_known else ""
             lines.extend((("  ", ""), (part, style)) for part in wrap(verdict.sentence, max(10, width - 2)))
-        scaled = scaling_words(summary) if scaling else ""
-        lines.extend((("  ", ""), (part, "strong")) for part in wrap(scaled, max(10, width - 2)) if scaled)
+        if scaling:
+            found = ((_growing(state, summary, best), "warn"), (scaling_words(summary), "strong"))
+            lines.extend(
+                (("  ", ""), (part, style))
+                for words, style in found
+                if words
+                for part in wrap(words, max(10, width - 2))
+            )
         lines.extend(command_lines(best_command(state, summary.chosen), width))
         lines.extend(((part, "dim"),) for words in file_lines(state, summary.chosen) for part in wrap(words, width))
     return lines
+
+
+def _growing(state: RunState, summary: SweepSummary, best: Cell) -> str:
+    """That the largest batch tried was the fastest, where the file has prompts for larger ones."""
+    grew = any(
+        knee.open and (knee.active_ranks, knee.batch_size) == (best.active_ranks, best.batch_size)
+        for knee in summary.knees
+    )
+    fills = best.batch_size * best.active_ranks < state.prompts
+    return (
+        f"still growing at {best.batch_size}, the largest tried: a larger one may be faster" if grew and fills else ""
+    )
 
 
 def command_lines(parts: Sequence[str], width: int) -> list[Line]:

@@ -28,18 +28,21 @@ def mark_line(state: RunState, shown: Window, width: int) -> Line:
 
 
 def busy_series(state: RunState, rows: int) -> list[tuple[str, list[tuple[float, float | None]]]]:
-    """Label and (moment, percent) points: each device's where `rows` has room for all, else their mean."""
+    """Label and (moment, percent) points: each GPU's or rank's where `rows` has room for all, else their mean."""
     timeline = state.timeline
     points = timeline.busy
     of = timeline.busy_of
     number = max((len(point.percents) for point in points), default=0)
+    if of == "CPU" and 1 < number <= rows:
+        # The mean of a rank that starves and one that does not would hide it.
+        return [(f"CPU r{each}", _of_one(points, each)) for each in range(number)]
     if of == "GPU" and 1 < number <= rows:
         # Each GPU by the index that NVML gives it, where that is known.
         names = [device.sample.index for device in state.devices]
         names = names if len(names) == number else list(range(number))
         return [(f"GPU {names[each]}", _of_one(points, each)) for each in range(number)]
     means = [(point.at, _mean(point.percents)) for point in points]
-    return [(f"{of} busy", means)]
+    return [("GPU busy" if of == "GPU" else "CPU used", means)]
 
 
 def _of_one(points: Sequence[BusyPoint], device: int) -> list[tuple[float, float | None]]:
