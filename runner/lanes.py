@@ -4,7 +4,7 @@ Seconds are on the timeline's clock. A gap is `idle` when nothing but the lack o
 rank that gets no batches, is said as such.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Literal, NamedTuple
 
@@ -42,6 +42,17 @@ def end_of(state: RunState) -> float:
         at = state.last_result_at
     newest = max((lane.spans[-1].ended for lane in timeline.lanes if lane.spans), default=0.0)
     return max(timeline.moment(at), newest if over or state.ended is not None else 0.0)
+
+
+def slowest_batch(mine: Sequence[Segment]) -> Segment | None:
+    """The batch whose decode steps took longest for its rows; None before one is over."""
+    done = [(each.span, each) for each in mine if each.kind in ("batch", "stint") and each.span is not None]
+    steps = [
+        (span.work.decode_seconds / (span.work.row_steps or span.work.steps), number)
+        for number, (span, _) in enumerate(done)
+        if span.work is not None and span.work.steps > 0
+    ]
+    return done[max(steps)[1]][1] if steps else None
 
 
 def segments(state: RunState, rank: int) -> list[Segment]:

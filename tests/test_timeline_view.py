@@ -267,6 +267,25 @@ async def test_n_goes_to_the_rank_that_stands_out() -> None:
         assert "▸rank 5" in panel(app, "timeline-panel")
 
 
+async def test_n_goes_to_the_slowest_batch_of_a_slow_rank() -> None:
+    script = scripted_timeline.PacedScript(2, prompts=200, step=0.08).begun()
+    script.pull(until=script.at + 9)
+    script.slow = {1: 3.0}
+    script.pull(until=script.at + 14)
+    script.slow = {}
+    app = dashboard(script.pull().ended())
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settled(pilot)
+        await pilot.press("3", "n")
+        await pilot.pause()
+        (slowest,) = [
+            span
+            for span in app.run_state.timeline.lanes[1].spans
+            if span.work is not None and span.work.decode_seconds > 10
+        ]
+        assert f"#{slowest.batch} on rank 1: " in whole_screen(app)
+
+
 async def test_moving_the_cursor_out_of_sight_brings_the_batch_into_it() -> None:
     app = dashboard(scripted_timeline.straggler())
     async with app.run_test(size=(120, 40)) as pilot:

@@ -9,7 +9,7 @@ from textual.containers import Vertical
 from textual.events import Click
 
 from runner.findings import Finding, findings
-from runner.lanes import Segment, segments
+from runner.lanes import Segment, segments, slowest_batch
 from runner.state import RunState
 from tui.keys import hint, keys_of
 from tui.views import Moment
@@ -202,10 +202,13 @@ class TimelineView(Vertical, can_focus=True):
         self._turn(zoom=0, left=None, loading=not self.look.loading if shown_whole else self.look.loading)
 
     def action_finding(self) -> None:
-        """In the order of the ranks, the one after the cursor's."""
-        ranks = sorted({rank for found in self._found[1] for rank in found.ranks})
-        if ranks:
-            self._turn(rank=next((rank for rank in ranks if rank > self.look.rank), ranks[0]))
+        """In the order of the ranks, the one after the cursor's; of a slow one to its slowest batch."""
+        found = {rank: each.kind for each in reversed(self._found[1]) for rank in each.ranks}
+        if not found:
+            return
+        self._turn(rank=next((rank for rank in sorted(found) if rank > self.look.rank), min(found)))
+        if found[self.look.rank] == "slow rank" and (slowest := slowest_batch(self._mine())) is not None:
+            self._stand_on(slowest)
 
     def action_follow(self) -> None:
         self._turn(at=None, left=None)
