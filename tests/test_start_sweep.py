@@ -157,7 +157,7 @@ def test_a_first_look_goes_up_to_the_batch_that_the_prompts_fill_in_one_round() 
     assert proposed == {
         (None, 2): "2,8,32,128",
         (100, 2): "3,12,50",
-        (100, 8): "3,12",
+        (100, 8): "1,3,12",
         (1, 2): "1",
         (100_000, 8): "2,8,32,128",
     }
