@@ -183,14 +183,12 @@ def _recent(state: RunState) -> float:
 
 
 def _slowest(state: RunState, compared: list[Pace], since: float) -> Slow | None:
-    if len(compared) < 2:
-        return None
-    slow = max(compared, key=lambda pace: pace.ratio)
     # Whoever is compared with one slow rank alone looks fast; the slow one looks slow beside anybody.
-    if slow.ratio < SLOWER:
+    slow = max(compared, key=lambda pace: pace.ratio, default=None)
+    if slow is None or slow.ratio < SLOWER:
         return None
     mine, theirs = slow.decode_seconds / slow.steps, slow.expected_seconds / slow.steps
-    others = "the other rank's" if len(compared) == 2 else "the others'"
+    others = "the other rank's" if len(state.ranks) == 2 else "the others'"
     if not slow.batches:
         where = "the batch it has in hand"
     else:
