@@ -170,6 +170,11 @@ def test_the_scaling_table_has_a_row_per_number_of_ranks_that_was_run() -> None:
     assert f"{rows[3].speedup:.2f}x" in lines[5]
 
 
+@given(st.integers(30, 80))
+def test_the_scaling_table_fits_its_width(width: int) -> None:
+    assert all(line_width(line) <= width for line in scaling_table(ALL["scaled_to_eight"], width))
+
+
 def test_one_row_is_shown_while_fewer_ranks_are_active_than_there_are() -> None:
     state = SteeredScript().begun().activate(1).rounds(1).state
     assert len(scaling_table(state, 42)) == 3

@@ -106,7 +106,8 @@ def scaling_table(state: RunState, width: int, *, titled: bool = True) -> list[L
         *((_BATCHES,) if counted else ()),
     )
     sizes = [column.width for column in columns]
-    gap = 1 + max(0, min(3, (width - sum(sizes) - 3) // 3))
+    gaps = len(sizes) - 1
+    gap = 1 + max(0, min(3, (width - sum(sizes) - gaps) // gaps))
     lines = [heading(columns, sizes, gap)]
     if titled:
         lines.insert(0, ((f"Scaling at batch size {state.batch_size}", "strong"),))
