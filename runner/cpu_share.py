@@ -15,6 +15,7 @@ LEAST_SECONDS = 8.0
 """So long a rank must have been at work with its CPU known, or that says nothing about who else wants it."""
 
 NOW_SECONDS = 10.0
+"""What is said of now is of so many seconds."""
 
 STARVED = 0.75
 """A rank that gets less than this share of what the others get, or of what it could use, waits for a core."""

@@ -110,7 +110,7 @@ def _in_flight(state: RunState) -> dict[int, tuple[int, _Sums]]:
             continue
         steps, seconds, sums = last.step - first.step, last.at - first.at, _Sums()
         if steps >= STEPS_IN_FLIGHT and seconds >= SECONDS_IN_FLIGHT:
-            sums.add(0, steps, max(1, last.output_tokens - first.output_tokens), seconds)
+            sums.add(0, steps, max(1, last.row_steps - first.row_steps), seconds)
             found[rank.rank] = like_rows(lane.open.rows), sums
     return found
 

@@ -38,11 +38,14 @@ RankPhase = Literal[
 
 
 class StepMark(msgspec.Struct, frozen=True, array_like=True):
-    """When a batch in flight was seen to be at a decode step, in unix seconds, and with how many output tokens."""
+    """When a batch in flight was seen to be at a decode step, in unix seconds.
+
+    `row_steps` are the steps since the first one that was heard of, each times the rows in it: rows leave meanwhile.
+    """
 
     at: float
     step: int
-    output_tokens: int
+    row_steps: int = 0
 
 
 class RankState(msgspec.Struct, frozen=True, kw_only=True):

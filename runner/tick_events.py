@@ -6,7 +6,7 @@ from runner import protocol
 from runner.batch_events import replace_rank
 from runner.devices import match_rank_to_gpus
 from runner.protocol import DeviceSample, ProcessSample
-from runner.state import DeviceState, HistoryPoint, RunState, StepMark
+from runner.state import DeviceState, HistoryPoint, RankState, RunState, StepMark
 
 RATE_WINDOW_SECONDS = 5.0
 """tokens/s *now* is the mean over this many seconds: long enough to span a prefill, short enough to follow a knob."""
@@ -22,14 +22,15 @@ def tick(state: RunState, event: protocol.Tick) -> RunState:
     for flight in event.steps:
         known = 0 <= flight.rank < len(state.ranks)
         if known and state.ranks[flight.rank].batch == flight.batch and flight.step > 0:
-            rank, here = state.ranks[flight.rank], StepMark(event.at, flight.step, flight.output_tokens)
+            rank = state.ranks[flight.rank]
+            here = _step_mark(rank, event.at, flight.step)
             state = replace_rank(
                 state,
                 flight.rank,
                 phase="decoding",
                 step=flight.step,
                 first_step=rank.first_step or here,
-                last_step=here if rank.last_step is None or rank.step < flight.step else rank.last_step,
+                last_step=here,
                 in_flight_tokens=flight.output_tokens,
                 rows_at_once=flight.rows,
                 cache_used=flight.cache_used,
@@ -41,6 +42,14 @@ def tick(state: RunState, event: protocol.Tick) -> RunState:
     if event.processes is not None:
         state = _processes(state, event.processes)
     return _measure(state)
+
+
+def _step_mark(rank: RankState, at: float, step: int) -> StepMark:
+    """The newest decode step of a rank's batch; one that was heard of already keeps its moment."""
+    last = rank.last_step
+    if last is None:
+        return StepMark(at, step)
+    return last if step <= last.step else StepMark(at, step, last.row_steps + rank.rows * (step - last.step))
 
 
 def _processes(state: RunState, samples: list[ProcessSample]) -> RunState:

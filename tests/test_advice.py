@@ -7,11 +7,11 @@ from runner.config import RunConfig
 from runner.forecast import what_if
 from runner.lanes import end_of
 from runner.paces import compare
-from runner.protocol import DeviceSample, ProcessSample, RankReady
+from runner.protocol import DeviceSample, Output, ProcessSample, RankReady, StepsInFlight, Tick
 from runner.state import DeviceState, RankState, RunState, StepMark
 from runner.stretches import RankShare, Stretch
 from runner.timeline import BusyPoint
-from tests import scripted_timeline
+from tests import scripted, scripted_timeline
 from tests.test_cost_model import point
 
 GIB = 2**30
@@ -263,7 +263,7 @@ def test_rows_that_have_left_a_batch_make_nobody_slow_whose_rows_are_all_there()
     state = script.pull(until=script.at + 9).state
 
     def seen(rank: int, step_seconds: float, rows: int) -> RankState:
-        first, last = StepMark(0.0, 1, rows), StepMark(40 * step_seconds, 41, 41 * rows)
+        first, last = StepMark(0.0, 1), StepMark(40 * step_seconds, 41, 40 * rows)
         return msgspec.structs.replace(state.ranks[rank], first_step=first, last_step=last)
 
     few_and_all = msgspec.structs.replace(state, ranks=(seen(0, 0.2, 6), seen(1, 0.4, 16)))
@@ -272,6 +272,18 @@ def test_rows_that_have_left_a_batch_make_nobody_slow_whose_rows_are_all_there()
         state, ranks=(seen(0, 0.2, 16), seen(1, 0.4, 16)), timeline=msgspec.structs.replace(state.timeline)
     )
     assert advice.slow_ranks(both_all) == {1}
+
+
+def test_steps_in_flight_are_counted_with_the_rows_that_were_in_them():
+    script = scripted.Script(1, prompts=100, batch_size=4).started().launched().loading().ready()
+    script.begin_batch(0)
+    for step, answered in ((1, False), (11, True), (21, False)):
+        script.wait(1).add(Tick(steps=[StepsInFlight(rank=0, batch=1, step=step, output_tokens=step)]))
+        if answered:
+            script.add(Output(record=scripted.record(0, 0, 1)))
+    (rank,) = script.state.ranks
+    assert (rank.first_step.step, rank.first_step.row_steps) == (1, 0)
+    assert (rank.last_step.step, rank.last_step.row_steps) == (21, 4 * 10 + 3 * 10)
 
 
 def test_one_batch_each_is_enough_where_its_steps_are_many_as_in_a_small_job_of_one_round():
