@@ -7,10 +7,10 @@ a moment of one.
 import asyncio
 from pathlib import Path
 
-from tui.app import RankdeckApp
-from tui.journal import SAMPLE, Journal
-from tui.outputs import KEPT
-from tui.replay import ReplaySource
+from tui.app.app import RankdeckApp
+from tui.sources.journal import SAMPLE, Journal
+from tui.sources.outputs import KEPT
+from tui.sources.replay import ReplaySource
 
 DOCS = Path(__file__).resolve().parent
 

@@ -9,9 +9,10 @@ from typing import NoReturn
 
 import msgspec
 
-from runner import launcher, rundir
-from runner.launcher import LaunchCommand
-from runner.supervisor import EXIT_DIED, Supervisor
+from runner.run_directory import files as rundir
+from runner.supervisor import accelerate as launcher
+from runner.supervisor.accelerate import LaunchCommand
+from runner.supervisor.run import EXIT_DIED, Supervisor
 
 
 async def _supervise(directory: Path, launch_command: LaunchCommand) -> NoReturn:

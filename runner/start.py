@@ -21,11 +21,15 @@ from typing import Any, BinaryIO, Literal
 import msgspec
 
 import runner
-from runner import config as settings
-from runner import launcher, models, placement, prompts, quantization, rundir, telemetry
-from runner.config import Problem, RunConfig
-from runner.prompts import PromptError
-from runner.rundir import Environment, RunFile
+from runner.inputs import frozen_prompts as prompts
+from runner.inputs import models, quantization
+from runner.inputs.frozen_prompts import PromptError
+from runner.machine import placement, telemetry
+from runner.protocol import config as settings
+from runner.protocol.config import Problem, RunConfig
+from runner.run_directory import files as rundir
+from runner.run_directory.files import Environment, RunFile
+from runner.supervisor import accelerate as launcher
 
 PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "safetensors", "nvidia-ml-py", "textual", "msgspec")
 
@@ -334,7 +338,7 @@ async def hello(ranks: int, device: str) -> list[str]:
     with tempfile.TemporaryDirectory(prefix="rankdeck-hello-") as folder:
         config_file = Path(folder) / "accelerate.yaml"
         launcher.write_accelerate_config(config_file, ranks, on_cpu)
-        command = launcher.accelerate_command(config_file, ranks, "runner.hello", [])
+        command = launcher.accelerate_command(config_file, ranks, "runner.rank.hello", [])
         environment = launcher.rank_environment(os.environ, ranks, on_cpu, launcher.usable_cores())
         launch = await launcher.Launch.start(command, environment)
         try:

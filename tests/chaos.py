@@ -13,11 +13,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from runner import protocol, rundir, start
+from runner import protocol, start
 from runner.protocol import Command
+from runner.run_directory import files as rundir
 from runner.start import Started
 from tests.test_supervisor import command_line, processes_of
-from tui.client import SocketSource, SourceError
+from tui.sources.client import SocketSource, SourceError
 
 ACTIONS = (
     "kill rank",
@@ -34,7 +35,7 @@ ACTIONS = (
 WATCH = """
 import asyncio, sys
 from pathlib import Path
-from tui.client import SocketSource
+from tui.sources.client import SocketSource
 async def watch():
     async for message in SocketSource(Path(sys.argv[1])).events():
         print(type(message).__name__, flush=True)
@@ -101,7 +102,7 @@ class Flight:
         return [process.pid for process in processes_of(self.directory) if module in " ".join(command_line(process))]
 
     async def _kill_rank(self) -> None:
-        pids = self._pids("rank.py rank") or self._pids("runner.worker")
+        pids = self._pids("rank.py rank") or self._pids("runner.rank.worker")
         if pids:
             _kill(self.random.choice(sorted(pids)))
 

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from runner import rundir, start
-from runner.config import RunConfig
+from runner import start
+from runner.protocol.config import RunConfig
+from runner.run_directory import files as rundir
 from runner.start import Started
 
 

@@ -8,23 +8,22 @@ from typing import Any
 from textual.pilot import Pilot
 from textual.widgets import Label
 
-from runner import config
-from runner.config import Problem, RunConfig
-from runner.cost_model import CostModel
-from runner.machine import Facts, Machine, TorchFound
-from runner.memory_estimate import DEMO, Estimate, ModelShape, PromptSizes, Room, estimate
-from runner.protocol import DeviceSample
+from runner.forecast.cost_model import CostModel
+from runner.inputs.memory_estimate import DEMO, Estimate, ModelShape, PromptSizes, Room, estimate
+from runner.machine.facts import Facts, Machine, TorchFound
+from runner.protocol import DeviceSample, config
+from runner.protocol.config import Problem, RunConfig
 from tests import scripted
 from tests.scripted import Script
 from tests.scripted_source import ScriptedSource
-from tui.app import RankdeckApp
-from tui.client import Source
-from tui.folder import Listing, read_folder
-from tui.journal import SAMPLE, Journal
-from tui.replay import ReplaySource
-from tui.runs import RecentRun
-from tui.text import plain
+from tui.app.app import RankdeckApp
+from tui.sources.client import Source
+from tui.sources.journal import SAMPLE, Journal
+from tui.sources.replay import ReplaySource
+from tui.sources.runs import RecentRun
+from tui.start.folder import Listing, read_folder
 from tui.widgets.lines import Panel
+from tui.words.text import plain
 
 SIZES = [(60, 18), (80, 24), (120, 40)]
 STATES: dict[str, Callable[[], Script]] = {

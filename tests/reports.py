@@ -9,18 +9,18 @@ import msgspec
 import typer
 from typer.testing import CliRunner
 
-from runner import rundir
-from runner.config import RunConfig
 from runner.protocol import AnyEvent, Output, OutputRecord, RankSummary, Summary
-from runner.reducer import apply
-from runner.rundir import Environment, RunFile
-from runner.state import RunState
-from runner.summary import summarise
-from runner.sweep_figures import summarise_sweep
-from runner.trials import SweepPlan, SweepState, Trial, TrialRecord, TrialResult
+from runner.protocol.config import RunConfig
+from runner.protocol.sweep_plan import SweepPlan, SweepState, Trial, TrialRecord, TrialResult
+from runner.run_directory import files as rundir
+from runner.run_directory.files import Environment, RunFile
+from runner.state.reducer import apply
+from runner.state.run import RunState
+from runner.state.summary import summarise
+from runner.sweep.verdict import summarise_sweep
 from tui.commands.report import report
 
-RECORDED = Path(__file__).resolve().parent.parent / "tui" / "recorded" / "stories.jsonl"
+RECORDED = Path(__file__).resolve().parent.parent / "tui" / "sources" / "recorded" / "stories.jsonl"
 
 app = typer.Typer()
 app.command()(report)

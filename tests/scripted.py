@@ -5,7 +5,6 @@ from collections.abc import Iterable, Sequence
 from msgspec.structs import replace
 
 from runner import protocol
-from runner.config import RunConfig
 from runner.protocol import (
     AnyEvent,
     BatchResult,
@@ -15,9 +14,10 @@ from runner.protocol import (
     StepsInFlight,
     Summary,
 )
-from runner.reducer import apply
-from runner.state import RunState, Snapshot
-from runner.summary import summarise
+from runner.protocol.config import RunConfig
+from runner.state.reducer import apply
+from runner.state.run import RunState, Snapshot
+from runner.state.summary import summarise
 
 START = 1_700_000_000.0
 GIB = 2**30

@@ -2,15 +2,15 @@
 
 import msgspec
 
-from runner import advice
-from runner.config import RunConfig
-from runner.forecast import what_if
-from runner.lanes import end_of
-from runner.paces import compare
+from runner.advice import advice
+from runner.advice.segments import end_of
+from runner.advice.slow_rank import compare
+from runner.forecast.forecast import what_if
 from runner.protocol import DeviceSample, Output, ProcessSample, RankReady, StepsInFlight, Tick
-from runner.state import DeviceState, RankState, RunState, StepMark
-from runner.stretches import RankShare, Stretch
-from runner.timeline import BusyPoint
+from runner.protocol.config import RunConfig
+from runner.state.periods import RankShare, Stretch
+from runner.state.run import DeviceState, RankState, RunState, StepMark
+from runner.state.timeline import BusyPoint
 from tests import scripted, scripted_timeline
 from tests.test_cost_model import point
 

@@ -9,10 +9,10 @@ from runner import protocol
 from tests import scripted, scripted_steering
 from tests.dashboards import STATES, ScriptedLauncher, settled, until
 from tests.scripted_source import ScriptedSource
-from tui.app import RankdeckApp
-from tui.ascii import _GLYPHS, to_ascii
-from tui.preferences import Preferences
-from tui.text import visible
+from tui.app.app import RankdeckApp
+from tui.settings.preferences import Preferences
+from tui.terminal.ascii import _GLYPHS, to_ascii
+from tui.words.text import visible
 
 ASCII = Preferences(ascii=True, theme="rankdeck-dark")
 

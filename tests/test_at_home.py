@@ -8,22 +8,24 @@ import pytest
 from textual.app import App
 from textual.pilot import Pilot
 
-from runner import protocol, rundir
+from runner import protocol
+from runner.run_directory import files as rundir
 from tests import scripted
 from tests.dashboards import settled, until, whole_screen
 from tests.scripted_source import ScriptedSource
-from tui import journal, keys, remembered
-from tui.app import RankdeckApp
-from tui.preferences import Preferences
-from tui.replay import ReplaySource
+from tui.app.app import RankdeckApp
+from tui.panels.outputs.answer_lines import SHOWN_CHARACTERS
 from tui.screens.answer import AnswerScreen
 from tui.screens.export import ExportScreen
 from tui.screens.replay import ReplayApp
-from tui.text import plain
+from tui.settings import keys, remembered
+from tui.settings.preferences import Preferences
+from tui.sources import journal
+from tui.sources.replay import ReplaySource
 from tui.web import view
-from tui.widgets.answer_lines import SHOWN_CHARACTERS
 from tui.widgets.answer_list import AnswerList
 from tui.widgets.lines import Lines
+from tui.words.text import plain
 
 ONLY_AT_HOME = {"answer.pager", "outputs.export", "app.suspend"}
 
@@ -69,7 +71,7 @@ async def test_what_reaches_into_the_machine_is_offered_only_at_home(at_home: bo
 
 async def test_elsewhere_the_keys_do_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[object] = []
-    monkeypatch.setattr("tui.pager.page", lambda *arguments: started.append(arguments))
+    monkeypatch.setattr("tui.terminal.pager.page", lambda *arguments: started.append(arguments))
     monkeypatch.setattr(os, "kill", lambda *arguments: started.append(arguments))
     monkeypatch.chdir(tmp_path)
     before = sorted(os.listdir(tmp_path))

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from runner import protocol, rundir
-from runner.config import RunConfig
+from runner import protocol
 from runner.protocol import BatchResult, DeviceSample
+from runner.protocol.config import RunConfig
+from runner.run_directory import files as rundir
 from tests.benchmarks import mixed, nvidia_smi, on_gpu, sides
 
 

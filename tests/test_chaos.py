@@ -3,8 +3,8 @@
 import asyncio
 import random
 
-from runner import rundir
 from runner.protocol import Prompt
+from runner.run_directory import files as rundir
 from tests.chaos import Flight, wrong_with
 from tests.standin.rank import answer
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from runner import rundir
+from runner.run_directory import files as rundir
 from tests.test_supervisor import PROMPTS
-from tui import cli
+from tui.commands import cli
 
 RANKDECK = str(Path(sys.executable).with_name("rankdeck"))
 
@@ -97,8 +97,8 @@ async def test_plain_lines_json_and_list_tell_of_the_same_run(launch):
         [RANKDECK, "attach", str(started.directory), "--json"], stdout=subprocess.PIPE, text=True, env=os.environ
     )
     printed = []
-    from tui.client import SocketSource
-    from tui.plain import PlainView
+    from tui.plain.view import PlainView
+    from tui.sources.client import SocketSource
 
     view = PlainView(printed.append)
     async for message in SocketSource(started.directory, started.died).events():
@@ -123,10 +123,10 @@ async def test_plain_lines_json_and_list_tell_of_the_same_run(launch):
 def test_the_terminal_side_never_imports_torch():
     code = (
         "import sys\n"
-        "from tui import cli, watch, plain, runs, client, app\n"
+        "from tui.app import app; from tui.commands import cli; from tui.plain import view; from tui.session import watch\n"
         "heavy = {'torch', 'transformers', 'accelerate', 'numpy', 'gguf'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
-        "from runner import supervisor\n"
+        "from runner.supervisor import run\n"
         "heavy = {'torch', 'transformers', 'accelerate', 'textual', 'rich'} & set(sys.modules) - {'textual', 'rich'}\n"
         "assert not heavy, heavy\n"
     )

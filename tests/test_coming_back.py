@@ -13,32 +13,32 @@ from textual.pilot import Pilot
 from textual.screen import Screen
 from textual.widgets import Button, Input
 
-from runner import rundir
-from runner.config import RunConfig
 from runner.protocol import Stop
-from runner.rundir import RunFileError
+from runner.protocol.config import RunConfig
+from runner.run_directory import files as rundir
+from runner.run_directory.files import RunFileError
 from tests import scripted
 from tests.dashboards import SIZES, ScriptedLauncher, dashboard, settled, until, whole_screen
 from tests.reports import write_run
 from tests.scripted_source import ScriptedSource
 from tests.terminal import Terminal
 from tests.test_start_screen import RUNS, keys_shown, list_of, notices, recent, to_run
-from tui import watch
-from tui.app import Flown, RankdeckApp
-from tui.client import Source
-from tui.coming_back import Back, problem
-from tui.journal import SAMPLE, Journal, how_it_stops
-from tui.replay import ReplaySource
-from tui.runs import RecentRun, Setting
+from tui.app.app import Flown, RankdeckApp
+from tui.panels.forms.sweep_form import without_sweep
 from tui.screens.help import HelpScreen
-from tui.screens.leave import LeaveScreen
+from tui.screens.questions import LeaveScreen
 from tui.screens.replay import ReplayApp
 from tui.screens.run import RunScreen
-from tui.screens.start import StartScreen
 from tui.screens.sweep import SweepScreen
-from tui.sweep_form import without_sweep
-from tui.text import plain
+from tui.session import watch
+from tui.sources.client import Source
+from tui.sources.journal import SAMPLE, Journal, how_it_stops
+from tui.sources.replay import ReplaySource
+from tui.sources.runs import RecentRun, Setting
+from tui.start.coming_back import Back, problem
+from tui.start.screen import StartScreen
 from tui.widgets.lines import Panel
+from tui.words.text import plain
 
 # --- what leaving is called -----------------------------------------------------------------------
 
@@ -310,7 +310,7 @@ BREAKS = """
 import sys
 from tui.screens.replay import ReplayScreen
 from tui.screens.run import RunScreen
-from tui.cli import main
+from tui.commands.cli import main
 def compose_below(self):
     raise ValueError("nothing below")
 ReplayScreen.compose_below = compose_below
@@ -344,7 +344,7 @@ def test_a_start_screen_that_breaks_itself_ends_with_its_status(monkeypatch: pyt
     def fly(app: RankdeckApp) -> None:
         app._return_code = 1
 
-    monkeypatch.setattr("tui.flight.fly", fly)
+    monkeypatch.setattr("tui.session.terminal_session.fly", fly)
     assert watch.start_screen() == 1
 
 
@@ -359,7 +359,7 @@ def test_a_dashboard_that_breaks_leads_back_and_the_status_is_not_that_of_succes
             app._source = dashboard(scripted.running())._source
             app._exception, app._return_code = ImportError("no module named x"), 1
 
-    monkeypatch.setattr("tui.flight.fly", fly)
+    monkeypatch.setattr("tui.session.terminal_session.fly", fly)
     assert watch.start_screen() == 1
     first, second = came_back
     assert first is None
@@ -374,7 +374,7 @@ def test_of_every_run_that_was_left_its_end_is_said_and_the_last_ones_status_is_
         app.flown[Path("/a")] = Flown(scripted.completed().state, None)
         app.flown[Path("/b")] = Flown(scripted.running().ended(status="stopped").state, None)
 
-    monkeypatch.setattr("tui.flight.fly", fly)
+    monkeypatch.setattr("tui.session.terminal_session.fly", fly)
     assert watch.start_screen() == 130
     said = capsys.readouterr().out
     assert said.index("completed") < said.index("stopped")

@@ -4,10 +4,10 @@ import pytest
 
 from runner import protocol
 from runner.protocol import Prompt
-from runner.reducer import apply
-from runner.scheduler import Scheduler
-from runner.state import RunState
-from runner.trials import SweepPlan
+from runner.protocol.sweep_plan import SweepPlan
+from runner.scheduling.scheduler import Scheduler
+from runner.state.reducer import apply
+from runner.state.run import RunState
 from tests.standin.rank import STEPS, answer
 from tests.test_supervisor import outputs, watch
 

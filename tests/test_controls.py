@@ -2,9 +2,10 @@
 
 import pytest
 
-from runner import protocol, rundir
-from runner.autobatch import Known, Search, memory_limit
-from runner.stretches import RankShare, Stretch, scaling
+from runner import protocol
+from runner.run_directory import files as rundir
+from runner.scheduling.batch_size_search import Known, Search, memory_limit
+from runner.state.periods import RankShare, Stretch, scaling
 from tests.test_outliving import expected
 from tests.test_supervisor import PROMPTS, outputs, watch
 

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from runner.answers import Answers, answers
-from runner.cost_model import fit
-from runner.cost_model import given as by_hand
-from runner.costs import CostPoint, with_length
-from runner.lines import Line, Sample, fitted_curve, fitted_line
-from runner.sweep_time import sweep_seconds
-from runner.trials import SweepPlan
+from runner.forecast.answer_lengths import Answers, answers
+from runner.forecast.cost_model import fit
+from runner.forecast.cost_model import given as by_hand
+from runner.forecast.line_fit import Line, Sample, fitted_curve, fitted_line
+from runner.forecast.sweep_time import sweep_seconds
+from runner.protocol.sweep_plan import SweepPlan
+from runner.state.costs import CostPoint, with_length
 
 SECONDS = st.floats(1e-6, 10)
 ROWS = st.lists(st.integers(1, 256), min_size=2, max_size=8, unique=True)

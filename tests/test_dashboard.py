@@ -9,20 +9,20 @@ from typing import Any
 import pytest
 
 from runner import protocol
-from runner.state import Snapshot
+from runner.state.run import Snapshot
 from tests import scripted, scripted_sweep
 from tests.dashboards import dashboard, panel, settled, until, whole_screen
 from tests.scripted_source import ScriptedSource
-from tui.app import RankdeckApp
-from tui.client import SourceError
+from tui.app.app import RankdeckApp
 from tui.screens.help import HelpScreen
-from tui.screens.leave import LeaveScreen
+from tui.screens.questions import LeaveScreen
 from tui.screens.run import RunScreen
 from tui.screens.stop_now import EndSweepScreen, StopNowScreen
-from tui.text import plain
+from tui.sources.client import SourceError
 from tui.widgets.answer_list import AnswerList
 from tui.widgets.key_bar import KeyBar
 from tui.widgets.lines import Lines, Panel
+from tui.words.text import plain
 
 # --- one direction ----------------------------------------------------------------------------
 
@@ -315,7 +315,7 @@ def test_the_dashboard_never_imports_what_is_heavy() -> None:
 import asyncio, sys
 from tests import scripted, scripted_sweep
 from tests.scripted_source import ScriptedSource
-from tui.app import RankdeckApp
+from tui.app.app import RankdeckApp
 
 async def fly():
     app = RankdeckApp(ScriptedSource(scripted.running().events))

@@ -7,7 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.devices import GpuNames, Place, match_rank_to_gpu, parse_pci_bus_id, places_to_sample, visible_places
+from runner.machine.visible_gpus import (
+    GpuNames,
+    Place,
+    match_rank_to_gpu,
+    parse_pci_bus_id,
+    places_to_sample,
+    visible_places,
+)
 from runner.protocol import DeviceSample
 
 FIRST = "GPU-8f6a1111-0000-0000-0000-000000000001"

@@ -12,15 +12,15 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from runner import examine
-from runner.doctor import RANGES, Check, findings, worst
-from runner.machine import Facts, Machine, Place, Terminal, TorchFound
-from runner.nvml import LIB_RM_VERSION_MISMATCH, LIBRARY_NOT_FOUND, NO_PERMISSION, NvmlFailure
+from runner.machine import examine
+from runner.machine.doctor import RANGES, Check, findings, worst
+from runner.machine.facts import Facts, Machine, Place, Terminal, TorchFound
+from runner.machine.nvml import LIB_RM_VERSION_MISMATCH, LIBRARY_NOT_FOUND, NO_PERMISSION, NvmlFailure
 from runner.protocol import DeviceSample
 from tests.dashboards import GIB, TWO_GPUS
 from tests.test_telemetry import FakeNvml
-from tui.doctor_lines import WORDS, doctor_lines, verdict, worst_first
-from tui.text import line_width, plain
+from tui.words.doctor import WORDS, doctor_lines, verdict, worst_first
+from tui.words.text import line_width, plain
 
 RANKDECK = str(Path(sys.executable).with_name("rankdeck"))
 ROOT = Path(__file__).resolve().parent.parent
@@ -266,7 +266,7 @@ def test_a_directory_that_cannot_be_written_to_is_found(tmp_path: Path, monkeypa
 
 
 def test_a_runtime_directory_that_is_open_to_others_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("runner.rundir.RUNTIME_ROOT", tmp_path)
+    monkeypatch.setattr("runner.run_directory.files.RUNTIME_ROOT", tmp_path)
     (tmp_path / f"rankdeck-{os.getuid()}").mkdir(mode=0o755)
     assert "mode 0700" in str(examine.facts({}).runtime.error)
 

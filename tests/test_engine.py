@@ -11,14 +11,17 @@ import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner import engine, engines, loading, static_engine, step_watch
-from runner.config import RunConfig
-from runner.continuous_engine import ContinuousEngine
-from runner.prefill_groups import group_by_width
+from runner.engine import base as engine
+from runner.engine import choose as engines
+from runner.engine import loading, step_watch
+from runner.engine import static as static_engine
+from runner.engine.continuous import ContinuousEngine
+from runner.engine.prefill_groups import group_by_width
+from runner.engine.rows import Cancelled, trim
+from runner.engine.static import StaticEngine
 from runner.protocol import Prompt
-from runner.rows import Cancelled, trim
-from runner.static_engine import StaticEngine
-from runner.trials import SweepPlan
+from runner.protocol.config import RunConfig
+from runner.protocol.sweep_plan import SweepPlan
 
 EOS = 1
 

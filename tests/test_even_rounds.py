@@ -4,10 +4,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runner import protocol
-from runner.even_rounds import EvenRounds
-from runner.reducer import apply
-from runner.scheduler import Assignment, Scheduler
-from runner.state import RunState
+from runner.scheduling.rounds import EvenRounds
+from runner.scheduling.scheduler import Assignment, Scheduler
+from runner.state.reducer import apply
+from runner.state.run import RunState
 from tests.scripted import Script
 
 

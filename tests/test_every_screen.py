@@ -18,8 +18,8 @@ from tests import scripted, scripted_steering, scripted_sweep
 from tests.dashboards import dashboard, settled
 from tests.scripted import Script
 from tests.test_replay_screen import Replay
-from tui.app import RankdeckApp
-from tui.views import VIEWS
+from tui.app.app import RankdeckApp
+from tui.screens.views import VIEWS
 
 SIZES = ((60, 18), (80, 24), (120, 40), (200, 60))
 

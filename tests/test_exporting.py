@@ -14,15 +14,16 @@ from msgspec.structs import replace
 from textual.pilot import Pilot
 from textual.widgets import Input
 
-from runner import protocol, rundir
+from runner import protocol
 from runner.protocol import OutputRecord
-from runner.rundir import RunFileError
+from runner.run_directory import files as rundir
+from runner.run_directory.files import RunFileError
 from tests import scripted
 from tests.dashboards import settled, until, whole_screen
 from tests.scripted_source import ScriptedSource
-from tui.app import RankdeckApp
-from tui.exporting import KINDS, ExportError, Target, gather, suggested, target, write
+from tui.app.app import RankdeckApp
 from tui.screens.export import ExportScreen
+from tui.screens.exporting import KINDS, ExportError, Target, gather, suggested, target, write
 from tui.widgets.answer_list import AnswerList
 from tui.widgets.query_field import QueryField
 

@@ -10,10 +10,10 @@ from textual.pilot import Pilot
 from textual.widgets import Input
 
 from tests.dashboards import ScriptedLauncher, until, whole_screen
-from tui.app import RankdeckApp
-from tui.folder import Entry, Listing, read_folder
-from tui.screens.files import FilePicker, FolderList, entry_line, matching
-from tui.text import line_width, plain
+from tui.app.app import RankdeckApp
+from tui.start.files import FilePicker, FolderList, entry_line, matching
+from tui.start.folder import Entry, Listing, read_folder
+from tui.words.text import line_width, plain
 
 
 @pytest.fixture

@@ -16,13 +16,13 @@ import psutil
 import pyte
 import pytest
 
-from runner import rundir
+from runner.run_directory import files as rundir
 from runner.start import Started
 from tests.reports import write_run
 from tests.terminal import Terminal
-from tui.driver import RESIZE_SECONDS, TerminalDriver
-from tui.flight import LEAVE_SECONDS
-from tui.journal import SAMPLE
+from tui.session.terminal_session import LEAVE_SECONDS
+from tui.sources.journal import SAMPLE
+from tui.terminal.driver import RESIZE_SECONDS, TerminalDriver
 
 RANKDECK = str(Path(sys.executable).with_name("rankdeck"))
 REPLAY = f"{RANKDECK} replay --sample"

@@ -4,9 +4,11 @@ import os
 
 import pytest
 
-from runner import rundir, start, telemetry
-from runner.config import RunConfig
-from runner.telemetry import Telemetry
+from runner import start
+from runner.machine import telemetry
+from runner.machine.telemetry import Telemetry
+from runner.protocol.config import RunConfig
+from runner.run_directory import files as rundir
 from tests.test_real_runs import demo_model, tiny_model  # noqa: F401  (fixtures)
 from tests.test_supervisor import watch
 

@@ -9,15 +9,15 @@ from textual.widgets import Button
 import tui
 from tests import scripted, scripted_steering
 from tests.dashboards import ScriptedLauncher, until, whole_screen
-from tui.app import RankdeckApp
-from tui.hint_keys import HINTED, PALETTE, key_of, named, shown
-from tui.keymap import declared
-from tui.preferences import Preferences
-from tui.screens.leave import LeaveScreen
-from tui.text import plain
-from tui.widgets.hints import advice_lines
-from tui.widgets.notice import notice_lines
-from tui.widgets.sweep_status import empty_lines
+from tui.app.app import RankdeckApp
+from tui.app.declared_keys import declared
+from tui.panels.overview.hints import advice_lines
+from tui.panels.overview.notice import notice_lines
+from tui.panels.sweep.status import empty_lines
+from tui.screens.questions import LeaveScreen
+from tui.settings.hint_keys import HINTED, PALETTE, key_of, named, shown
+from tui.settings.preferences import Preferences
+from tui.words.text import plain
 
 
 @pytest.mark.parametrize(

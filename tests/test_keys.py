@@ -5,21 +5,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runner import protocol
-from runner.knob_words import SOURCE
+from runner.state.knob_words import SOURCE
 from tests import scripted
 from tests.dashboards import ScriptedLauncher, dashboard, settled, until
 from tests.scripted_source import ScriptedSource
-from tui import keymap, keys
-from tui.app import RankdeckApp
-from tui.preferences import Preferences
+from tui.app import declared_keys as keymap
+from tui.app.app import RankdeckApp
+from tui.panels.sweep.chart import EACH
+from tui.screens.glossary import words_of
 from tui.screens.help import HelpScreen
 from tui.screens.run import RunScreen
-from tui.text import line_width, plain
+from tui.settings import keys
+from tui.settings.preferences import Preferences
 from tui.widgets.key_bar import ALWAYS, Entry, KeyBar, chosen, key_line, key_range
 from tui.widgets.lines import Panel
 from tui.widgets.log import LogLines
-from tui.widgets.sweep_chart import EACH
-from tui.words import words_of
+from tui.words.text import line_width, plain
 
 
 def test_every_binding_has_an_id_a_word_and_a_tooltip() -> None:

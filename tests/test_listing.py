@@ -9,9 +9,9 @@ from msgspec.structs import replace
 
 from runner.protocol import OutputRecord
 from tests import scripted
-from tui.listing import ANSWERS, AnswerQuery, Listing, Selection, listing_title, nothing_listed
-from tui.outputs import OutputBook
-from tui.text import plain
+from tui.panels.outputs.listing import ANSWERS, AnswerQuery, Listing, Selection, listing_title, nothing_listed
+from tui.sources.outputs import OutputBook
+from tui.words.text import plain
 
 EVEN = ANSWERS.parse("rank:0")
 

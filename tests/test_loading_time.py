@@ -5,12 +5,14 @@ import time
 import psutil
 import pytest
 
-from runner import loading_time, protocol, read_ahead, start
-from runner.config import RunConfig
-from runner.loading_time import LoadingTime, loading_line
+from runner import protocol, start
+from runner.inputs import read_ahead
 from runner.protocol import AnyEvent
-from runner.reducer import apply
-from runner.state import RunState
+from runner.protocol.config import RunConfig
+from runner.state import loading_time
+from runner.state.loading_time import LoadingTime, loading_line
+from runner.state.reducer import apply
+from runner.state.run import RunState
 from tests.test_state import ready
 
 
@@ -138,7 +140,7 @@ def test_weights_that_do_not_fit_into_memory_are_not_read_ahead(tmp_path, monkey
 def test_only_the_rank_that_fetches_a_hub_model_asks_the_hub(tmp_path, monkeypatch) -> None:
     import huggingface_hub
 
-    from runner import worker
+    from runner.rank import worker
 
     asked: list[bool] = []
 

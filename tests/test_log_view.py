@@ -11,23 +11,23 @@ from textual.widgets import Input
 
 from runner import protocol
 from runner.protocol import LogLine
-from runner.reducer import apply
-from runner.state import LogEntry, RunState, Snapshot
+from runner.state.reducer import apply
+from runner.state.run import LogEntry, RunState, Snapshot
 from tests import scripted
 from tests.dashboards import settled, until, whole_screen
 from tests.scripted_source import ScriptedSource
 from tests.test_outputs_view import typed
-from tui.app import RankdeckApp
-from tui.log_head import said_at
-from tui.log_listing import LOG, LONGEST, LogPage, log_title, nothing_logged
-from tui.query import QueryError
+from tui.app.app import RankdeckApp
+from tui.panels.log.head import said_at
+from tui.panels.log.log_listing import LOG, LONGEST, LogPage, log_title, nothing_logged
+from tui.panels.outputs.query import QueryError
+from tui.panels.overview.tail import tail_lines
 from tui.screens.run import RunScreen
-from tui.text import plain
 from tui.widgets.key_bar import KeyBar
 from tui.widgets.lines import Lines
 from tui.widgets.log import LogLines, LogView
 from tui.widgets.query_field import QueryField
-from tui.widgets.tail import tail_lines
+from tui.words.text import plain
 
 EVERYTHING = LOG.parse("")
 

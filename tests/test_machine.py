@@ -2,8 +2,8 @@
 
 import pytest
 
-from runner import examine
-from runner.nvml import Handle, Memory, NvmlFailure
+from runner.machine import examine
+from runner.machine.nvml import Handle, Memory, NvmlFailure
 from tests.test_telemetry import FakeNvml
 
 GIB = 2**30

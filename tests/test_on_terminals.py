@@ -14,8 +14,8 @@ import pytest
 from rich.cells import cell_len
 
 from tests.terminal import Terminal
-from tui import preferences
-from tui.views import VIEWS
+from tui.screens.views import VIEWS
+from tui.settings import preferences
 
 RANKDECK = str(Path(sys.executable).with_name("rankdeck"))
 

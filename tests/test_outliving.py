@@ -6,12 +6,13 @@ import signal
 
 import pytest
 
-from runner import protocol, rundir, start
+from runner import protocol, start
 from runner.protocol import Prompt
-from runner.state import Snapshot
+from runner.run_directory import files as rundir
+from runner.state.run import Snapshot
 from tests.standin.rank import answer
 from tests.test_supervisor import PROMPTS, outputs, processes_of, rank_pids, watch
-from tui.client import SocketSource
+from tui.sources.client import SocketSource
 
 
 def expected(prompts: list[str]) -> list[str]:
@@ -302,9 +303,9 @@ async def test_the_time_between_two_supervisors_is_no_time_of_the_run(launch, sl
 
 
 async def test_words_of_an_ended_launch_are_heard_no_more(tmp_path):
-    from runner.config import RunConfig
-    from runner.crew import Crew
-    from runner.scheduler import Scheduler
+    from runner.protocol.config import RunConfig
+    from runner.scheduling.scheduler import Scheduler
+    from runner.supervisor.ranks import Crew
 
     heard, kept = [], []
     scheduler = Scheduler([1] * 8, order="input", batch_size=4, active_ranks=1)

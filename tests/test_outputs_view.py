@@ -19,17 +19,17 @@ from tests.dashboards import settled, until, whole_screen
 from tests.scripted import Script
 from tests.scripted_source import ScriptedSource
 from tests.scripted_sweep import SweepScript
-from tui import pager
-from tui.app import RankdeckApp
-from tui.copying import MOST_BYTES
+from tui.app.app import RankdeckApp
 from tui.screens.answer import AnswerScreen
 from tui.screens.run import RunScreen
-from tui.text import plain
+from tui.terminal import pager
+from tui.terminal.clipboard import MOST_BYTES
 from tui.widgets.answer_list import AnswerList
 from tui.widgets.answer_text import AnswerText
-from tui.widgets.answers import OutputsView
 from tui.widgets.lines import Lines
+from tui.widgets.outputs import OutputsView
 from tui.widgets.query_field import QueryField
+from tui.words.text import plain
 
 NAMES = {" ": "space", ":": "colon", ">": "greater_than_sign", "-": "minus", '"': "quotation_mark", "#": "number_sign"}
 

@@ -7,15 +7,15 @@ from msgspec.structs import replace
 from textual import events
 
 from runner import protocol
-from runner.state import Mark, RunState
+from runner.state.run import Mark, RunState
 from tests import scripted, scripted_steering
 from tests.dashboards import settled, until
 from tests.scripted_source import ScriptedSource
-from tui import outside
-from tui.app import RankdeckApp
-from tui.client import SourceError
-from tui.knobs import ASKED_FOR
-from tui.preferences import Preferences
+from tui.app.app import RankdeckApp
+from tui.settings.preferences import Preferences
+from tui.sources.client import SourceError
+from tui.sources.knobs import ASKED_FOR
+from tui.words import alerts as outside
 
 
 class Heard:

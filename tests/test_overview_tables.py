@@ -8,21 +8,21 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 from textual.widgets import Input
 
-from runner.state import RunState
-from runner.stretches import RankShare, Stretch
-from runner.timeline import Timeline
+from runner.state.periods import RankShare, Stretch
+from runner.state.run import RunState
+from runner.state.timeline import Timeline
 from tests import scripted
 from tests.dashboards import dashboard, settled
-from tui.rank_order import Arrangement, RankView, arranged, ranks_title
-from tui.text import line_width, plain
-from tui.views import Moment
-from tui.widgets.devices import device_lines, devices_title
-from tui.widgets.gpu_ranks import gpu_rank_lines, one_to_one
+from tui.panels.minute import SECONDS, minute
+from tui.panels.overview.devices import device_lines, devices_title
+from tui.panels.overview.gpu_ranks import gpu_rank_lines, one_to_one
+from tui.panels.overview.plan import plan_overview
+from tui.panels.overview.rank_order import Arrangement, RankView, arranged, ranks_title
+from tui.panels.overview.ranks import rank_lines
+from tui.screens.views import Moment
 from tui.widgets.lines import Panel
-from tui.widgets.minute import SECONDS, minute
 from tui.widgets.overview import Overview
-from tui.widgets.overview_plan import plan_overview
-from tui.widgets.ranks import rank_lines
+from tui.words.text import line_width, plain
 
 PERCENT = st.one_of(st.none(), st.floats(0, 100))
 EIGHT = scripted.running(8, gpus=8, prompts=1000).state

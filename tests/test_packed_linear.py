@@ -6,9 +6,9 @@ import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runner import loading, packed_linear
-from runner.config import RunConfig
-from runner.packed_linear import PackedLinear, has_kernels, pack
+from runner.engine import loading, packed_linear
+from runner.engine.packed_linear import PackedLinear, has_kernels, pack
+from runner.protocol.config import RunConfig
 
 
 def llama(tied: bool = True) -> torch.nn.Module:

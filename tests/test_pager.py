@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from runner import rundir
+from runner.run_directory import files as rundir
 from tests.terminal import Terminal
 from tests.test_on_terminals import assert_harmless, assert_whole
 

@@ -13,19 +13,21 @@ from accelerate import dispatch_model, infer_auto_device_map
 from accelerate.utils import get_balanced_memory
 from typer.testing import CliRunner
 
-from runner import loading, memory, placement, protocol, start, telemetry
-from runner.config import RunConfig
-from runner.config import check as check_settings
-from runner.controls import _free_bytes
-from runner.devices import match_rank_to_gpus
+from runner import protocol, start
+from runner.engine import loading, memory
+from runner.engine.static import StaticEngine
+from runner.machine import placement, telemetry
+from runner.machine.visible_gpus import match_rank_to_gpus
 from runner.protocol import DeviceSample, Prompt, RankReady
-from runner.static_engine import StaticEngine
-from runner.worker import _Rank
+from runner.protocol.config import RunConfig
+from runner.protocol.config import check as check_settings
+from runner.rank.worker import _Rank
+from runner.supervisor.knobs import _free_bytes
 from tests import scripted
 from tests.test_engine import ByteTokenizer
 from tests.test_state import play
-from tui import cli
-from tui.widgets.devices import device_lines
+from tui.commands import cli
+from tui.panels.overview.devices import device_lines
 
 FOUR = {"CUDA_VISIBLE_DEVICES": "GPU-aaaa, GPU-bbbb,GPU-cccc,3"}
 
@@ -268,7 +270,7 @@ def cuda(monkeypatch):
 
 def rank_of(tmp_path, monkeypatch, local_rank: int, **settings) -> _Rank:
     run = SimpleNamespace(config=RunConfig(prompts="p", device="cuda", ranks=4, **settings), prompts=1)
-    monkeypatch.setattr("runner.rundir.read_run_file", lambda _: run)
+    monkeypatch.setattr("runner.run_directory.files.read_run_file", lambda _: run)
     monkeypatch.setenv("LOCAL_RANK", str(local_rank))
     return _Rank(SimpleNamespace(run_dir=tmp_path), local_rank, 4, None)
 

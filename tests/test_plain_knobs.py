@@ -4,15 +4,15 @@ import re
 
 from msgspec.structs import replace
 
-from runner.findings import findings
+from runner.advice.findings import findings
 from tests import scripted_steering, scripted_sweep, scripted_timeline
-from tui.plain import end_lines
-from tui.plain_knobs import closing_lines, finding_lines, knob_lines, scaling_table, turn_lines
-from tui.plain_status import status_lines, what_if_lines
-from tui.text import plain
-from tui.widgets.progress import progress_lines
-from tui.widgets.turned import scaling_rows
-from tui.widgets.turned import turn_lines as on_screen
+from tui.panels.overview.progress import progress_lines
+from tui.panels.overview.turned import scaling_rows
+from tui.panels.overview.turned import turn_lines as on_screen
+from tui.plain.knobs import closing_lines, finding_lines, knob_lines, scaling_table, turn_lines
+from tui.plain.status import status_lines, what_if_lines
+from tui.plain.view import end_lines
+from tui.words.text import plain
 
 
 def figures(line: str) -> list[str]:

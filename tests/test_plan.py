@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from runner import cost_model, plan
-from runner.answers import Answers
-from runner.config import RunConfig
-from runner.costs import CostPoint
-from runner.rundir import RunFile, write_run_file
-from runner.trials import SweepPlan
+from runner.forecast import cost_model, plan
+from runner.forecast.answer_lengths import Answers
+from runner.protocol.config import RunConfig
+from runner.protocol.sweep_plan import SweepPlan
+from runner.run_directory.files import RunFile, write_run_file
+from runner.state.costs import CostPoint
 from tests.test_cost_model import point
 from tui.commands.numbers import number_list
 from tui.commands.plan import plan_command

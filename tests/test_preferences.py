@@ -12,10 +12,10 @@ from tests import scripted
 from tests.dashboards import settled
 from tests.scripted_source import ScriptedSource
 from tests.terminal import Terminal
-from tui import preferences, remembered
-from tui.app import RankdeckApp
-from tui.preferences import PreferenceError, Preferences
-from tui.remembered import Remembered
+from tui.app.app import RankdeckApp
+from tui.settings import preferences, remembered
+from tui.settings.preferences import PreferenceError, Preferences
+from tui.settings.remembered import Remembered
 
 RANKDECK = str(Path(sys.executable).with_name("rankdeck"))
 

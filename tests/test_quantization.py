@@ -7,12 +7,13 @@ import torch
 import transformers
 from typer.testing import CliRunner
 
-from runner import loading, memory, quantization
-from runner.config import RunConfig, check
+from runner.engine import loading, memory
+from runner.engine.static import StaticEngine
+from runner.inputs import quantization
 from runner.protocol import Prompt
-from runner.static_engine import StaticEngine
+from runner.protocol.config import RunConfig, check
 from tests.test_engine import ByteTokenizer
-from tui import cli
+from tui.commands import cli
 
 
 def found(quantising: str, model_config: dict | None = None, **versions: str) -> list[str]:

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from runner.protocol import OutputRecord
-from tui.finding import beginning, marked, marked_lines, spans
-from tui.listing import ANSWERS
-from tui.query import QueryError
-from tui.text import cut, plain, visible
+from tui.panels.outputs.finding import beginning, marked, marked_lines, spans
+from tui.panels.outputs.listing import ANSWERS
+from tui.panels.outputs.query import QueryError
+from tui.words.text import cut, plain, visible
 
 RECORD = OutputRecord(
     index=17,

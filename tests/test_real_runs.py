@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from runner import models, protocol, rundir, start
-from runner.config import EngineName, RunConfig
+from runner import protocol, start
+from runner.inputs import models
+from runner.protocol.config import EngineName, RunConfig
+from runner.run_directory import files as rundir
 from tests.chaos import Flight, wrong_with
 from tests.conftest import ROOT
 

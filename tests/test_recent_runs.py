@@ -6,17 +6,17 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from runner import rundir
-from runner.config import RunConfig
 from runner.protocol import Summary
-from runner.rundir import RunFile
-from runner.sweep_figures import summarise_sweep
+from runner.protocol.config import RunConfig
+from runner.run_directory import files as rundir
+from runner.run_directory.files import RunFile
+from runner.sweep.verdict import summarise_sweep
 from tests.scripted_sweep import SweepScript, plan
 from tests.test_cost_model import point
-from tui import runs
-from tui.runs import RecentRun
-from tui.start_lines import age, no_runs_lines, run_rows
-from tui.text import line_width, plain
+from tui.panels.forms.start_lines import age, no_runs_lines, run_rows
+from tui.sources import runs
+from tui.sources.runs import RecentRun
+from tui.words.text import line_width, plain
 
 NOW = 2_000_000_000.0
 SUMMARY = Summary(

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.terminal import Terminal
-from tui.repaint import REPAINT_SECONDS, SLOWEST_SECONDS, RepaintPace
+from tui.terminal.repaint import REPAINT_SECONDS, SLOWEST_SECONDS, RepaintPace
 
 RANKDECK = str(Path(sys.executable).with_name("rankdeck"))
 

@@ -10,14 +10,14 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from runner import rundir
 from runner.protocol import encode_line
+from runner.run_directory import files as rundir
 from tests import scripted
 from tests.recordings import RUNS, journal_of
 from tests.test_supervisor import PROMPTS
 from tui.commands import replay as command
-from tui.journal import SAMPLE, Journal, how_it_stops
-from tui.plain import PlainView
+from tui.plain.view import PlainView
+from tui.sources.journal import SAMPLE, Journal, how_it_stops
 
 cli = typer.Typer()
 cli.command()(command.replay)

@@ -12,15 +12,15 @@ from tests import scripted, scripted_steering
 from tests.dashboards import SIZES, STATES, panel, until, whole_screen
 from tests.recordings import journal_of, taken_up_hours_later
 from tests.scripted import Script
-from tui.journal import SAMPLE, Journal, how_it_stops
-from tui.replay import ReplaySource, Rewinder, Transport
+from tui.panels.overview.transport import transport_line
 from tui.screens.help import HelpScreen
 from tui.screens.replay import ReplayApp
-from tui.text import plain
+from tui.sources.journal import SAMPLE, Journal, how_it_stops
+from tui.sources.replay import ReplaySource, Rewinder, Transport
 from tui.widgets.answer_list import AnswerList
 from tui.widgets.key_bar import KeyBar
 from tui.widgets.lines import Lines, Panel
-from tui.widgets.transport import transport_line
+from tui.words.text import plain
 
 
 class Clock:

@@ -10,8 +10,9 @@ from xml.etree import ElementTree
 import msgspec
 import pytest
 
-from runner import protocol, rundir
-from runner.config import RunConfig
+from runner import protocol
+from runner.protocol.config import RunConfig
+from runner.run_directory import files as rundir
 from tests.reports import Page, markdown_tables, record, reported, summary, write_recorded, write_run, write_sweep
 from tests.test_supervisor import PROMPTS, watch
 

@@ -4,9 +4,9 @@ import json
 
 import msgspec
 
-from runner import rundir
-from runner.findings import findings
-from runner.summary import summarise
+from runner.advice.findings import findings
+from runner.run_directory import files as rundir
+from runner.state.summary import summarise
 from tests import scripted_timeline
 from tests.reports import Page, reported, write_run
 

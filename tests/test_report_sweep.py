@@ -7,9 +7,9 @@ import re
 import msgspec
 import pytest
 
-from runner import rundir
-from runner.config import RunConfig
-from runner.sweep_figures import summarise_sweep
+from runner.protocol.config import RunConfig
+from runner.run_directory import files as rundir
+from runner.sweep.verdict import summarise_sweep
 from tests import scripted_sweep
 from tests.reports import (
     Page,
@@ -24,10 +24,10 @@ from tests.reports import (
 )
 from tests.scripted_sweep import SweepScript, plan
 from tests.test_sweep_charts import measured
+from tui.plain.sweep import sweep_lines
 from tui.report import source
 from tui.report.compare import comparison_lines
 from tui.report.scaling import scaling_plot
-from tui.sweep_lines import sweep_lines
 
 # --- a sweep ------------------------------------------------------------------------------------
 

@@ -9,24 +9,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from runner import protocol, rundir, start
+from runner import protocol, start
 from runner.protocol import AnyEvent
-from runner.reducer import apply
-from runner.state import RunState
-from runner.summary import summarise
-from runner.sweep_figures import summarise_sweep
-from runner.trials import SweepPlan
+from runner.protocol.sweep_plan import SweepPlan
+from runner.run_directory import files as rundir
+from runner.state.reducer import apply
+from runner.state.run import RunState
+from runner.state.summary import summarise
+from runner.sweep.verdict import summarise_sweep
 from tests import scripted
 from tests.recordings import RUNS, journal_of, taken_up_hours_later
 from tests.scripted import Script
 from tests.test_supervisor import PROMPTS
-from tui import replay as player
-from tui import replay_times
-from tui.client import SocketSource
-from tui.journal import Journal
-from tui.outputs import OutputBook
-from tui.replay import Rewinder
-from tui.replay_times import ReplayTimes
+from tui.sources import replay as player
+from tui.sources import replay_times
+from tui.sources.client import SocketSource
+from tui.sources.journal import Journal
+from tui.sources.outputs import OutputBook
+from tui.sources.replay import Rewinder
+from tui.sources.replay_times import ReplayTimes
 
 # --- pace ---------------------------------------------------------------------------------------
 

@@ -9,10 +9,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from runner import doctor, rundir
-from runner.config import RunConfig
+from runner.machine import doctor
 from runner.protocol import OutputRecord, encode_line
-from runner.rundir import LineWriter, RunFile, RunFileError
+from runner.protocol.config import RunConfig
+from runner.run_directory import files as rundir
+from runner.run_directory.files import LineWriter, RunFile, RunFileError
 
 
 def record(index: int, text: str = "text") -> OutputRecord:
@@ -78,7 +79,7 @@ def test_run_json_round_trips_and_a_broken_one_is_named(tmp_path):
 def test_a_supervisor_is_alive_exactly_while_its_process_is(tmp_path):
     assert not rundir.supervisor_alive(tmp_path)
     code = (
-        "import sys; from pathlib import Path; from runner import rundir; rundir.hold_lock(Path(sys.argv[1]));"
+        "import sys; from pathlib import Path; from runner.run_directory import files as rundir; rundir.hold_lock(Path(sys.argv[1]));"
         "print('held', flush=True); sys.stdin.read()"
     )
     holder = subprocess.Popen(

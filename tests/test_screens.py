@@ -8,7 +8,7 @@ from textual.widgets import Input
 
 from tests import scripted, scripted_steering
 from tests.dashboards import SIZES, STATES, ScriptedLauncher, dashboard, said, settled, until, whole_screen
-from tui.app import RankdeckApp
+from tui.app.app import RankdeckApp
 
 
 @pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")

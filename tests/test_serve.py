@@ -16,8 +16,9 @@ import psutil
 import pyte
 import pytest
 
-from runner import protocol, rundir
-from tui.theme import LIGHT
+from runner import protocol
+from runner.run_directory import files as rundir
+from tui.settings.theme import LIGHT
 from tui.web import server
 from tui.web.server import COLUMNS, listen, view_command
 

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from runner import protocol, rundir, server
-from runner.server import Server, Viewers
+from runner import protocol
+from runner.run_directory import files as rundir
+from runner.supervisor import server
+from runner.supervisor.server import Server, Viewers
 from tests.test_supervisor import PROMPTS, outputs, watch
 
 SNAPSHOT = b'{"type":"snapshot"}\n'

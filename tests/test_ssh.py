@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from runner import rundir
+from runner.run_directory import files as rundir
 from tests.conftest import ROOT
 from tests.terminal import Terminal
 

@@ -11,24 +11,24 @@ from textual.events import Key
 from textual.pilot import Pilot
 from textual.widgets import Button, Input, Label
 
-from runner import rundir
-from runner.config import Problem, RunConfig
-from runner.machine import Facts
-from runner.memory_estimate import Estimate
+from runner.inputs.memory_estimate import Estimate
+from runner.machine.facts import Facts
+from runner.protocol.config import Problem, RunConfig
+from runner.run_directory import files as rundir
 from tests.dashboards import TWO_GPUS, ScriptedLauncher, said, until, whole_screen
 from tests.reports import write_run
 from tests.terminal import Terminal
-from tui.app import RankdeckApp
-from tui.client import Source
-from tui.journal import SAMPLE
-from tui.machine_launcher import MachineLauncher
-from tui.runs import RecentRun
-from tui.screens.doctor import DoctorScreen
+from tui.app.app import RankdeckApp
 from tui.screens.help import HelpScreen
-from tui.screens.start import StartScreen
-from tui.text import plain
+from tui.sources.client import Source
+from tui.sources.journal import SAMPLE
+from tui.sources.runs import RecentRun
+from tui.start.doctor import DoctorScreen
+from tui.start.machine_launcher import MachineLauncher
+from tui.start.run_list import RunList
+from tui.start.screen import StartScreen
 from tui.widgets.key_bar import KeyBar
-from tui.widgets.run_list import RunList
+from tui.words.text import plain
 
 
 async def test_a_run_is_chosen_checked_and_launched_with_the_keyboard() -> None:

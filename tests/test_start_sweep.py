@@ -11,29 +11,30 @@ from textual.events import Key
 from textual.pilot import Pilot
 from textual.widgets import Button, Input, Label
 
-from runner import rundir, start
-from runner.config import RunConfig
-from runner.cost_model import fit
+from runner import start
+from runner.forecast.cost_model import fit
+from runner.protocol.config import RunConfig
+from runner.protocol.sweep_plan import SweepPlan
+from runner.run_directory import files as rundir
 from runner.start import InputError
-from runner.sweep_figures import summarise_sweep
-from runner.trials import SweepPlan
+from runner.sweep.verdict import summarise_sweep
 from tests import scripted_sweep
 from tests.dashboards import SIZES, ScriptedLauncher, said, until, whole_screen
 from tests.reports import write_run
 from tests.terminal import Terminal
 from tests.test_cli import rankdeck
 from tests.test_cost_model import point
-from tui.app import RankdeckApp
-from tui.machine_launcher import MachineLauncher
-from tui.runs import Setting
+from tui.app.app import RankdeckApp
+from tui.panels.forms.sweep_form import KEPT, anew, as_sweep, first_values, promise, read_plan, without_sweep
 from tui.screens.help import HelpScreen
 from tui.screens.run import RunScreen
-from tui.screens.start import StartScreen
 from tui.screens.sweep import SweepScreen
-from tui.sweep_form import KEPT, anew, as_sweep, first_values, promise, read_plan, without_sweep
-from tui.text import plain
+from tui.sources.runs import Setting
+from tui.start.machine_launcher import MachineLauncher
+from tui.start.screen import StartScreen
 from tui.widgets.key_bar import KeyBar
 from tui.widgets.lines import Panel
+from tui.words.text import plain
 
 
 def sweep_said(app: RankdeckApp, name: str) -> str:
@@ -372,7 +373,7 @@ def test_where_settings_are_tied_the_one_that_is_chosen_is_taken_over_and_not_th
 STANDIN = """
 from runner import start
 from tests.conftest import start_standin_supervisor
-from tui.cli import main
+from tui.commands.cli import main
 start.start_supervisor = start_standin_supervisor
 main()
 """

@@ -6,12 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runner import protocol
-from runner.config import RunConfig
 from runner.protocol import BatchResult, DeviceSample, OutputRecord, StepsInFlight
-from runner.reducer import LOG_LINES, apply
-from runner.state import RunState
-from runner.summary import summarise
-from runner.tick_events import HISTORY_POINTS
+from runner.protocol.config import RunConfig
+from runner.state.reducer import LOG_LINES, apply
+from runner.state.run import RunState
+from runner.state.summary import summarise
+from runner.state.ticks import HISTORY_POINTS
 
 
 def output(index: int, tokens: int, *, rank: int = 0, at: float = 0.0, error: str | None = None) -> protocol.Output:

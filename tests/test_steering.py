@@ -9,22 +9,22 @@ from textual.pilot import Pilot
 from textual.widgets import Input, Label
 
 from runner import protocol
-from runner.config import MAX_BATCH_SIZE
 from runner.protocol import Command, Pause, Resume, SetActiveRanks, SetBatchSize, Stop
+from runner.protocol.config import MAX_BATCH_SIZE
 from tests import scripted, scripted_steering
 from tests.dashboards import dashboard, panel, settled, until, whole_screen
 from tests.scripted import Script
 from tests.scripted_source import ScriptedSource
-from tui.app import RankdeckApp
-from tui.base import Leave
-from tui.knobs import Knobs, larger, read_batch_size, smaller
+from tui.app.app import RankdeckApp
+from tui.app.base import Leave
 from tui.screens.advice import AdviceScreen
 from tui.screens.batch_size import BatchSizeScreen
-from tui.screens.leave import LeaveScreen
+from tui.screens.questions import LeaveScreen
 from tui.screens.run import RunScreen
 from tui.screens.stop_now import StopNowScreen
-from tui.text import plain
+from tui.sources.knobs import Knobs, larger, read_batch_size, smaller
 from tui.widgets.lines import Lines, Panel
+from tui.words.text import plain
 
 
 async def press(script: Script, *keys: str, steerable: bool = True) -> list[Command]:

@@ -9,12 +9,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-from runner import protocol, rundir, start
-from runner.config import RunConfig
-from runner.reducer import apply
-from runner.state import RunState, Snapshot
+from runner import protocol, start
+from runner.protocol.config import RunConfig
+from runner.run_directory import files as rundir
+from runner.state.reducer import apply
+from runner.state.run import RunState, Snapshot
 from tests.standin.rank import answer
-from tui.client import SocketSource
+from tui.sources.client import SocketSource
 
 PROMPTS = [f"prompt number {number}" for number in range(25)]
 

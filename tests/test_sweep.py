@@ -6,15 +6,16 @@ import signal
 import msgspec
 import pytest
 
-from runner import protocol, rundir, start
-from runner.reducer import apply
-from runner.state import RunState
-from runner.sweep import order_of
-from runner.sweep_figures import cells, summarise_sweep
-from runner.trials import SweepPlan
+from runner import protocol, start
+from runner.protocol.sweep_plan import SweepPlan
+from runner.run_directory import files as rundir
+from runner.state.reducer import apply
+from runner.state.run import RunState
+from runner.supervisor.sweeper import order_of
+from runner.sweep.verdict import cells, summarise_sweep
 from tests.test_outliving import expected
 from tests.test_supervisor import outputs, rank_pids, watch
-from tui import runs
+from tui.sources import runs
 
 PROMPTS = [f"prompt number {number}" for number in range(20)]
 QUICK = {"repeats": 2, "least_rounds": 2, "least_seconds": 0.0}

@@ -10,20 +10,20 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from runner import protocol
-from runner.state import RunState
-from runner.sweep import order_of
-from runner.sweep_figures import summarise_sweep
-from runner.trials import SweepPlan, SweepState, Trial, TrialOutcome, TrialRecord, TrialResult
+from runner.protocol.sweep_plan import SweepPlan, SweepState, Trial, TrialOutcome, TrialRecord, TrialResult
+from runner.state.run import RunState
+from runner.supervisor.sweeper import order_of
+from runner.sweep.verdict import summarise_sweep
 from tests import scripted
 from tests.scripted_sweep import STATES, SweepScript, plan
-from tui.sweep_lines import sweep_lines, trial_line
-from tui.sweep_words import shown_sweep
-from tui.text import Line, line_width, plain
-from tui.widgets.header import header_line
-from tui.widgets.progress import progress_lines
-from tui.widgets.sweep_chart import knee_lines, positions, scaling_lines, sizes_chart
-from tui.widgets.sweep_status import empty_lines, how_lines, status_lines
-from tui.widgets.sweep_table import MARKERS, table_lines
+from tui.panels.overview.header import header_line
+from tui.panels.overview.progress import progress_lines
+from tui.panels.sweep.chart import knee_lines, positions, scaling_lines, sizes_chart
+from tui.panels.sweep.status import empty_lines, how_lines, status_lines
+from tui.panels.sweep.table import MARKERS, table_lines
+from tui.plain.sweep import sweep_lines, trial_line
+from tui.words.sweep import shown_sweep
+from tui.words.text import Line, line_width, plain
 
 WIDTHS = (40, 58, 78, 118)
 ALL = {name: make().state for name, make in STATES.items()}

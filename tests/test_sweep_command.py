@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from runner import protocol, rundir
+from runner import protocol
+from runner.run_directory import files as rundir
 from tests.test_cli import rankdeck
 from tests.test_supervisor import PROMPTS
 

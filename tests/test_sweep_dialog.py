@@ -10,13 +10,13 @@ from textual.pilot import Pilot
 from textual.screen import Screen
 from textual.widgets import Input, Label
 
-from runner.state import RunState
-from runner.trials import SweepPlan
+from runner.protocol.sweep_plan import SweepPlan
+from runner.state.run import RunState
 from tests import scripted
 from tests.dashboards import SIZES, until
-from tui.app import RankdeckApp
+from tui.app.app import RankdeckApp
+from tui.panels.forms.sweep_form import in_run
 from tui.screens.sweep import SweepScreen
-from tui.sweep_form import in_run
 
 
 def dialog_said(app: App[Any], name: str) -> str:

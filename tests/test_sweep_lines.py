@@ -3,16 +3,16 @@
 import pytest
 from rich.cells import cell_len
 
-from runner.state import Snapshot
-from runner.sweep import order_of
-from runner.trials import TrialRecord
+from runner.protocol.sweep_plan import TrialRecord
+from runner.state.run import Snapshot
+from runner.supervisor.sweeper import order_of
 from tests import scripted_sweep
 from tests.scripted import Script
 from tests.scripted_sweep import EVIL, STATES, SweepScript, plan
-from tui.plain import PlainView, end_lines
-from tui.plain_status import progress_line
-from tui.sweep_lines import trial_line
-from tui.sweep_words import how_measured, read_numbers, repeats_warning
+from tui.plain.status import progress_line
+from tui.plain.sweep import trial_line
+from tui.plain.view import PlainView, end_lines
+from tui.words.sweep import how_measured, read_numbers, repeats_warning
 
 # --- lines of a log ---------------------------------------------------------------------------------
 

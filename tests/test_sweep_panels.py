@@ -7,19 +7,19 @@ import pytest
 from msgspec.structs import replace
 
 from runner import protocol
-from runner.state import RunState
-from runner.sweep_figures import summarise_sweep
-from runner.trials import SweepState, TrialRecord
+from runner.protocol.sweep_plan import SweepState, TrialRecord
+from runner.state.run import RunState
+from runner.sweep.verdict import summarise_sweep
 from tests import scripted, scripted_sweep
 from tests.scripted_sweep import EVIL, STATES, SweepScript, plan
-from tui import outside
-from tui.sweep_words import best_command, scaling_words, shown_sweep
-from tui.text import line_width, plain
-from tui.widgets.header import header_line
-from tui.widgets.progress import progress_lines
-from tui.widgets.summary import summary_lines
-from tui.widgets.sweep_status import command_lines, empty_lines, status_lines
-from tui.widgets.sweep_table import table_lines
+from tui.panels.overview.header import header_line
+from tui.panels.overview.progress import progress_lines
+from tui.panels.overview.summary import summary_lines
+from tui.panels.sweep.status import command_lines, empty_lines, status_lines
+from tui.panels.sweep.table import table_lines
+from tui.words import alerts as outside
+from tui.words.sweep import best_command, scaling_words, shown_sweep
+from tui.words.text import line_width, plain
 
 ALL = {name: make().state for name, make in STATES.items()}
 

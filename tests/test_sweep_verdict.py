@@ -3,9 +3,9 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.intervals import told_apart
-from runner.sweep_cells import best, cells
-from runner.sweep_figures import Verdict, verdict
+from runner.sweep.cells import best, cells
+from runner.sweep.intervals import told_apart
+from runner.sweep.verdict import Verdict, verdict
 from tests.test_sweep_figures import RATES, sweep
 
 

@@ -9,15 +9,15 @@ from msgspec.structs import replace
 from textual.app import App, ComposeResult
 from textual.pilot import Pilot
 
-from runner.state import RunState
+from runner.state.run import RunState
 from tests import scripted
 from tests.dashboards import SIZES, until
 from tests.scripted_sweep import STATES
-from tui import theme
-from tui.app import RankdeckApp
-from tui.outputs import OutputBook
-from tui.views import Moment
-from tui.widgets.header import header_line
+from tui.app.app import RankdeckApp
+from tui.panels.overview.header import header_line
+from tui.screens.views import Moment
+from tui.settings import theme
+from tui.sources.outputs import OutputBook
 from tui.widgets.key_bar import KeyBar
 from tui.widgets.lines import Lines, Panel
 from tui.widgets.sweep import SweepView

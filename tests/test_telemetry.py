@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.gpu import METRIC_FIELDS
-from runner.nvml import BusySample, GpmBuffer, Handle, Memory, NvmlApi, NvmlFailure
-from runner.telemetry import Telemetry
+from runner.machine.gpu import METRIC_FIELDS
+from runner.machine.nvml import BusySample, GpmBuffer, Handle, Memory, NvmlApi, NvmlFailure
+from runner.machine.telemetry import Telemetry
 
 Answers = dict[str, Sequence[object]]
 """By method: what its calls give, one after another, the last one for good."""

@@ -7,11 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from runner.state import HistoryPoint
+from runner.state.run import HistoryPoint
 from tests import scripted
 from tests.scripted import GIB
-from tui.outputs import OutputBook
-from tui.text import (
+from tui.panels.bars import Column, bar, widths
+from tui.panels.chart import chart, columns, round_maximum, round_span
+from tui.sources.outputs import OutputBook
+from tui.widgets.lines import changed_cells, merged
+from tui.words.text import (
     clock,
     cut,
     cut_middle,
@@ -26,9 +29,6 @@ from tui.text import (
     whole_percent,
     wrap,
 )
-from tui.widgets.bars import Column, bar, widths
-from tui.widgets.chart import chart, columns, round_maximum, round_span
-from tui.widgets.lines import changed_cells, merged
 
 # --- text -------------------------------------------------------------------------------------
 

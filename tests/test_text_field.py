@@ -8,11 +8,11 @@ from textual.binding import BindingType
 from textual.events import Key
 
 from tests.dashboards import until
-from tui.base import BaseApp
-from tui.keys import steps
-from tui.preferences import Preferences
+from tui.app.base import BaseApp
+from tui.settings.keys import steps
+from tui.settings.preferences import Preferences
 from tui.widgets.choice import Choice
-from tui.widgets.text_field import TextField
+from tui.widgets.fields import TextField
 
 
 class Form(BaseApp):

@@ -7,8 +7,8 @@ from rich.color import ColorSystem
 from textual.color import Color, Lab, rgb_to_lab
 from textual.theme import Theme
 
-from tui import theme
-from tui.app import RankdeckApp
+from tui.app.app import RankdeckApp
+from tui.settings import theme
 
 # How a colour looks to an eye without one kind of cone (Viénot, Brettel and Mollon 1999), in linear light.
 SEEN_BY = {

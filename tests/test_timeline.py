@@ -9,13 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runner import protocol
-from runner.config import RunConfig
-from runner.findings import findings, rounds
-from runner.lanes import end_of, idle_tail, segments
-from runner.paces import paces
-from runner.reducer import apply
-from runner.state import RunState, Snapshot
-from runner.timeline import BUSY_POINTS, LEAST_OF_A_LANE, MOST_SPANS, Span, thinned
+from runner.advice.findings import findings, rounds
+from runner.advice.segments import end_of, idle_tail, segments
+from runner.advice.slow_rank import paces
+from runner.protocol.config import RunConfig
+from runner.state.reducer import apply
+from runner.state.run import RunState, Snapshot
+from runner.state.timeline import BUSY_POINTS, LEAST_OF_A_LANE, MOST_SPANS, Span, thinned
 from tests import scripted, scripted_steering, scripted_timeline
 from tests.test_state import finished, play, ready
 

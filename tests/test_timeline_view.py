@@ -7,24 +7,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runner import protocol
-from runner.findings import findings
-from runner.lanes import Segment
-from runner.state import RunState
-from runner.timeline import Span
+from runner.advice.findings import findings
+from runner.advice.segments import Segment
+from runner.state.run import RunState
+from runner.state.timeline import Span
 from tests import scripted, scripted_steering, scripted_timeline
 from tests.dashboards import dashboard, panel, settled, until, whole_screen
 from tests.test_state import play
-from tui.app import RankdeckApp
-from tui.journal import SAMPLE, Journal
-from tui.replay import ReplaySource
+from tui.app.app import RankdeckApp
+from tui.panels.timeline.page import timeline_lines
+from tui.panels.timeline.window import Look, axis, window
+from tui.panels.timeline.words import explained
 from tui.screens.replay import ReplayApp
-from tui.text import line_width, plain
-from tui.theme import STYLES
+from tui.settings.theme import STYLES
+from tui.sources.journal import SAMPLE, Journal
+from tui.sources.replay import ReplaySource
 from tui.widgets.lines import Panel
 from tui.widgets.timeline import TimelineView
-from tui.widgets.timeline_lines import timeline_lines
-from tui.widgets.timeline_window import Look, axis, window
-from tui.widgets.timeline_words import explained
+from tui.words.text import line_width, plain
 
 STATES: dict[str, RunState] = {
     "nothing": RunState(),

@@ -8,12 +8,12 @@ from textual.app import App, ComposeResult
 from textual.widgets import Input
 
 import tui
-from runner.config import RunConfig
+from runner.protocol.config import RunConfig
 from tests import scripted
 from tests.dashboards import ScriptedLauncher, settled, until, whole_screen
 from tests.scripted_source import ScriptedSource
-from tui.app import RankdeckApp
-from tui.runs import RecentRun
+from tui.app.app import RankdeckApp
+from tui.sources.runs import RecentRun
 from tui.widgets.lines import Panel
 from tui.widgets.query_field import QueryField
 

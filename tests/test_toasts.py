@@ -5,7 +5,7 @@ import pytest
 from tests import scripted
 from tests.dashboards import SIZES, dashboard, settled, until, whole_screen
 from tests.test_replay_screen import Replay
-from tui.app import RankdeckApp
+from tui.app.app import RankdeckApp
 
 WORD = "The run stops after the batches in flight, and those take as long as they take."
 

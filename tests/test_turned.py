@@ -6,20 +6,20 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from runner import protocol
-from runner.state import HistoryPoint, Mark
-from runner.stretches import scaling
+from runner.state.periods import scaling
+from runner.state.run import HistoryPoint, Mark
 from tests import scripted, scripted_steering
 from tests.scripted_steering import STATES, SteeredScript
-from tui.text import line_width, plain
-from tui.widgets.chart import chart, columns
-from tui.widgets.header import header_line
-from tui.widgets.hints import advice_lines, all_advice
-from tui.widgets.marks import SIGN, label_rows, mark_column
-from tui.widgets.notice import notice_lines
-from tui.widgets.progress import progress_lines
-from tui.widgets.ranks import rank_lines
-from tui.widgets.throughput import throughput_lines
-from tui.widgets.turned import scaling_line, scaling_table, turn_lines
+from tui.panels.chart import chart, columns
+from tui.panels.marks import SIGN, label_rows, mark_column
+from tui.panels.overview.header import header_line
+from tui.panels.overview.hints import advice_lines, all_advice
+from tui.panels.overview.notice import notice_lines
+from tui.panels.overview.progress import progress_lines
+from tui.panels.overview.ranks import rank_lines
+from tui.panels.overview.throughput import throughput_lines
+from tui.panels.overview.turned import scaling_line, scaling_table, turn_lines
+from tui.words.text import line_width, plain
 
 ALL = {name: make().state for name, make in STATES.items()}
 

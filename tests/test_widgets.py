@@ -4,26 +4,26 @@ import pytest
 from msgspec.structs import replace
 
 from runner import protocol
-from runner.advice import advise
+from runner.advice.advice import advise
 from runner.protocol import ProcessSample
-from runner.reducer import apply
-from runner.state import RunState
+from runner.state.reducer import apply
+from runner.state.run import RunState
 from tests import scripted
-from tui.log_listing import LogPage
-from tui.query import Query
-from tui.text import (
+from tui.panels.log.log_listing import LogPage
+from tui.panels.outputs.answer_lines import GUTTER, SHOWN_CHARACTERS, answer_page, answer_row
+from tui.panels.outputs.query import Query
+from tui.panels.overview.devices import device_lines, devices_title
+from tui.panels.overview.header import header_line
+from tui.panels.overview.hints import all_advice
+from tui.panels.overview.progress import progress_lines
+from tui.panels.overview.ranks import rank_lines
+from tui.panels.overview.summary import summary_lines
+from tui.panels.overview.tail import tail_lines
+from tui.panels.overview.throughput import throughput_lines
+from tui.words.text import (
     line_width,
     plain,
 )
-from tui.widgets.answer_lines import GUTTER, SHOWN_CHARACTERS, answer_page, answer_row
-from tui.widgets.devices import device_lines, devices_title
-from tui.widgets.header import header_line
-from tui.widgets.hints import all_advice
-from tui.widgets.progress import progress_lines
-from tui.widgets.ranks import rank_lines
-from tui.widgets.summary import summary_lines
-from tui.widgets.tail import tail_lines
-from tui.widgets.throughput import throughput_lines
 
 SIZES = (58, 76, 116, 196)
 STATES = {

@@ -29,8 +29,8 @@ from pathlib import Path
 
 import platformdirs
 
-from runner import launcher
-from runner.models import DemoModel
+from runner.inputs.models import DemoModel
+from runner.supervisor import accelerate as launcher
 from tests.benchmarks import sides
 
 ALONE = str(sides.BENCHMARKS / "llama_cpp_alone.py")

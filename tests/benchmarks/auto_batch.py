@@ -14,7 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from runner import launcher
+from runner.supervisor import accelerate as launcher
 
 ROOT = Path(__file__).resolve().parents[2]
 STORIES = (ROOT / "sample_prompts" / "stories.txt").read_text().splitlines()

@@ -20,21 +20,23 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from runner import __main__ as supervisor_main
-from runner import rundir, start, supervisor
-from runner.config import RunConfig
+from runner import start
 from runner.protocol import DeviceSample, ProcessSample
+from runner.protocol.config import RunConfig
+from runner.run_directory import files as rundir
+from runner.supervisor import run as supervisor
 from tests import scripted
 from tests.benchmarks.load import ROOT, launch_command
 from tests.benchmarks.watching import cost_of_view
 from tests.terminal import Terminal
-from tui.views import VIEWS
+from tui.screens.views import VIEWS
 
 HOME_MARK = "Throughput"
 """It is on the Overview, and on no other view."""
 
 
 class ScriptedTelemetry:
-    """In the place of runner.telemetry: GPUs whose figures move as those of a busy machine do."""
+    """In the place of runner.machine.telemetry: GPUs whose figures move as those of a busy machine do."""
 
     reason = None
 

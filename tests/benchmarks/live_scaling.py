@@ -14,12 +14,12 @@ import time
 from pathlib import Path
 
 from runner import protocol, start
-from runner.config import RunConfig
-from runner.reducer import apply
-from runner.state import RunState, Snapshot
-from runner.stretches import scaling
+from runner.protocol.config import RunConfig
+from runner.state.periods import scaling
+from runner.state.reducer import apply
+from runner.state.run import RunState, Snapshot
 from tests.conftest import ROOT
-from tui.client import SocketSource
+from tui.sources.client import SocketSource
 
 STORIES = (ROOT / "sample_prompts" / "stories.txt").read_text().splitlines()
 

@@ -20,10 +20,12 @@ from pathlib import Path
 import psutil
 
 from runner import __main__ as supervisor_main
-from runner import prompts, rundir, start
-from runner.config import RunConfig
-from runner.scheduler import Scheduler
-from tui.client import SocketSource
+from runner import start
+from runner.inputs import frozen_prompts as prompts
+from runner.protocol.config import RunConfig
+from runner.run_directory import files as rundir
+from runner.scheduling.scheduler import Scheduler
+from tui.sources.client import SocketSource
 
 ROOT = Path(__file__).resolve().parents[2]
 

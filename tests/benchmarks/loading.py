@@ -19,8 +19,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from runner import launcher, models, rundir
-from runner.loading_time import LoadingTime, after
+from runner.inputs import models
+from runner.run_directory import files as rundir
+from runner.state.loading_time import LoadingTime, after
+from runner.supervisor import accelerate as launcher
 
 ROOT = Path(__file__).resolve().parents[2]
 BARE = """
@@ -46,7 +48,7 @@ def rankdeck(model: str, options: argparse.Namespace, tree: Path) -> dict[str, f
     """One run of the revision in `tree`, as its journal tells it; `starting` is measured here, for all alike."""
     with tempfile.TemporaryDirectory() as name:
         run_dir = Path(name) / "run"
-        command = [sys.executable, "-P", "-c", "from tui.cli import main; main()", "run"]
+        command = [sys.executable, "-P", "-c", "from tui.commands.cli import main; main()", "run"]
         command += [str(ROOT / "sample_prompts" / "stories.txt"), "--model", model, "--device", "cpu", "--plain"]
         command += ["--ranks", str(options.ranks), "--limit", str(options.ranks), "--batch-size", "1"]
         command += ["--max-new-tokens", "2", "--run-dir", str(run_dir)]

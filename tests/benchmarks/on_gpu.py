@@ -30,11 +30,11 @@ from typing import Any
 
 import msgspec
 
-from runner import rundir
-from runner.bandwidth import peak_bandwidth
-from runner.config import RunConfig
 from runner.protocol import BatchFinished, BatchStarted, DeviceSample, Output, RankReady, StintFinished, Tick
-from runner.trial_meter import TrialMeter
+from runner.protocol.config import RunConfig
+from runner.run_directory import files as rundir
+from runner.supervisor.bandwidth import peak_bandwidth
+from runner.supervisor.trial_meter import TrialMeter
 from tests.benchmarks import nvidia_smi, random_model, sides
 from tests.benchmarks.nvidia_smi import NvidiaSmi
 

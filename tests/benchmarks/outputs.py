@@ -22,9 +22,9 @@ from runner.protocol import OutputRecord
 from tests import scripted
 from tests.dashboards import settled, until
 from tests.scripted_source import ScriptedSource
-from tui.app import RankdeckApp
-from tui.listing import ANSWERS, Listing
-from tui.outputs import OutputBook
+from tui.app.app import RankdeckApp
+from tui.panels.outputs.listing import ANSWERS, Listing
+from tui.sources.outputs import OutputBook
 from tui.widgets.answer_list import AnswerList
 from tui.widgets.query_field import QueryField
 

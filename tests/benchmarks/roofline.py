@@ -26,9 +26,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from runner import launcher
-from runner.config import RunConfig
 from runner.protocol import Prompt
+from runner.protocol.config import RunConfig
+from runner.supervisor import accelerate as launcher
 from tests.benchmarks import sides
 
 MEMORY_BYTES = 512 * 2**20
@@ -93,7 +93,8 @@ def measure(options: argparse.Namespace, path: str, barrier: threading.Barrier, 
     """One process's figures, every measurement begun together with the others."""
     import torch
 
-    from runner import engines, loading
+    from runner.engine import choose as engines
+    from runner.engine import loading
 
     device = torch.device(options.device)
 

@@ -20,14 +20,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from runner import config, launcher, models, rundir, start
+from runner import start
+from runner.inputs import models
+from runner.protocol import config
+from runner.run_directory import files as rundir
+from runner.supervisor import accelerate as launcher
 from tests.benchmarks import mixed
 from tests.terminal import Terminal
 
 ROOT = Path(__file__).resolve().parents[2]
 STORIES = ROOT / "sample_prompts" / "stories.txt"
 BENCHMARKS = Path(__file__).parent
-RANKDECK = [sys.executable, "-c", "from tui.cli import main; main()"]
+RANKDECK = [sys.executable, "-c", "from tui.commands.cli import main; main()"]
 
 View = Literal["plain", "dashboard", "nobody"]
 """Who watches a run: lines in a log, the dashboard on a terminal, or no process at all."""

@@ -19,7 +19,7 @@ from pathlib import Path
 import psutil
 
 from runner import start
-from runner.config import RunConfig
+from runner.protocol.config import RunConfig
 from tests.terminal import Terminal
 
 BARE = "from textual.app import App\nfrom textual.widgets import Static\n"

@@ -20,11 +20,12 @@ from pathlib import Path
 
 import msgspec
 
-from runner import protocol, rundir
-from runner.flow import Flow
-from runner.link import Link
+from runner import protocol
+from runner.engine.rows import Answer, Ended
 from runner.protocol import BatchResult, OutputRecord, Prompt, Work
-from runner.rows import Answer, Ended
+from runner.rank.continuous_rank import Flow
+from runner.rank.link import Link
+from runner.run_directory import files as rundir
 
 STEPS = 4
 ROOM = int(os.environ.get("STANDIN_ROOM", "1000000"))

@@ -1,1 +1,1 @@
-"""Commands of `rankdeck` that live apart from the others: a module each."""
+"""The command line."""

@@ -1,4 +1,4 @@
-"""`rankdeck doctor`: what this machine has, what would not work, and the cure. The findings are runner.doctor's."""
+"""`rankdeck doctor`: what this machine has, what would not work, and the cure. The findings are runner.machine's."""
 
 import asyncio
 import shutil
@@ -8,10 +8,10 @@ from typing import Annotated
 import msgspec
 import typer
 
-from runner import doctor as findings
-from runner import examine
-from tui.doctor_lines import WORDS, doctor_lines, verdict
-from tui.text import plain
+from runner.machine import doctor as findings
+from runner.machine import examine
+from tui.words.doctor import WORDS, doctor_lines, verdict
+from tui.words.text import plain
 
 WIDEST = 100
 EXIT_INTERRUPTED = 130

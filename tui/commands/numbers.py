@@ -1,7 +1,7 @@
 """Lists of numbers given as options: `1,2,4` and `1-8`."""
 
-from runner.config import MAX_BATCH_SIZE
-from tui.sweep_words import read_numbers
+from runner.protocol.config import MAX_BATCH_SIZE
+from tui.words.sweep import read_numbers
 
 
 def number_list(text: str, option: str) -> list[int]:

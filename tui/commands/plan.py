@@ -1,6 +1,6 @@
 """`rankdeck plan`: what a job will take on other ranks and batch sizes, from a run's figures or from given ones.
 
-Reads run.json alone, and shows what `runner.plan` finds, as lines or as one JSON object.
+Reads run.json alone, and shows what `runner.forecast.plan` finds, as lines or as one JSON object.
 """
 
 import math
@@ -10,14 +10,15 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from runner import config as settings
-from runner import cost_model, plan, rundir
-from runner.answers import Answers, answers
-from runner.cost_model import CostModel
-from runner.rundir import RunFile
-from tui import text
+from runner.forecast import cost_model, plan
+from runner.forecast.answer_lengths import Answers, answers
+from runner.forecast.cost_model import CostModel
+from runner.protocol import config as settings
+from runner.run_directory import files as rundir
+from runner.run_directory.files import RunFile
+from tui.commands.common import find_run, refuse
 from tui.commands.numbers import number_list
-from tui.launching import find_run, refuse
+from tui.words import text
 
 MAX_ROWS = 500
 NO_RESIDUAL = 1e-6

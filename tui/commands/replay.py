@@ -9,13 +9,13 @@ import typer
 
 from runner import protocol
 from runner.protocol import AnyEvent
-from tui import journal
-from tui.journal import Journal, JournalError
-from tui.launching import one_view, preferred, refuse
-from tui.options import Ascii, Json, Plain, Theme
-from tui.plain import end_lines, terminal_view
-from tui.preferences import Preferences
-from tui.replay import FASTEST, SLOWEST, ReplaySource
+from tui.commands.common import one_view, preferred, refuse
+from tui.commands.options import Ascii, Json, Plain, Theme
+from tui.plain.view import end_lines, terminal_view
+from tui.settings.preferences import Preferences
+from tui.sources import journal
+from tui.sources.journal import Journal, JournalError
+from tui.sources.replay import FASTEST, SLOWEST, ReplaySource
 
 
 def replay(
@@ -84,8 +84,8 @@ def _paced(found: Journal, speed: float | None) -> Iterator[AnyEvent]:
 
 
 def _fly(found: Journal, speed: float, preferences: Preferences) -> None:
-    from tui.flight import fly
     from tui.screens.replay import ReplayApp
+    from tui.session.terminal_session import fly
 
     app = ReplayApp(ReplaySource(found, speed=speed), journal.how_it_stops(found), preferences=preferences)
     fly(app)

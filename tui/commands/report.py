@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from runner import rundir
-from tui import text
+from runner.run_directory import files as rundir
+from tui.words import text
 
 EXIT_BAD_INPUT = 2
 

@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from tui import preferences
-from tui.launching import find_run, refuse
-from tui.options import Theme
+from tui.commands.common import find_run, refuse
+from tui.commands.options import Theme
+from tui.settings import preferences
 
 EXTRA = "it needs the extra `web`: pip install 'rankdeck[web]'"
 PORT = 8000

@@ -6,10 +6,10 @@ from typing import Annotated
 import msgspec
 import typer
 
-from runner.trials import SweepPlan
+from runner.protocol.sweep_plan import SweepPlan
+from tui.commands.common import default_ranks, given, launch, read_config, refuse
 from tui.commands.numbers import number_list
-from tui.launching import default_ranks, given, launch, read_config, refuse
-from tui.options import (
+from tui.commands.options import (
     Ascii,
     Attention,
     Chat,
@@ -32,7 +32,7 @@ from tui.options import (
     Restarts,
     Theme,
 )
-from tui.sweep_words import repeats_warning
+from tui.words.sweep import repeats_warning
 
 DEFAULT_SIZES = "1,2,4,8,16,32"
 

@@ -9,10 +9,10 @@ from collections.abc import Callable
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
 
-from tui import text
+from tui.panels.ticks import Ticks, fitted_ticks, nice_ticks
 from tui.report.labels import apart, in_rows, thinned, width_of
 from tui.report.plot import Bar, Line, Plot, Point, Wall
-from tui.ticks import Ticks, fitted_ticks, nice_ticks
+from tui.words import text
 
 FULL = {"wide": (940, 350), "narrow": (380, 300)}
 LOW = {"wide": (940, 230), "narrow": (380, 210)}

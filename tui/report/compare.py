@@ -8,18 +8,18 @@ from typing import Any
 
 import msgspec
 
-from runner.config import RunConfig
-from runner.intervals import told_apart
 from runner.protocol import Summary
-from runner.rundir import RunFile
-from runner.sweep_cells import Cell
-from runner.sweep_figures import SweepSummary
+from runner.protocol.config import RunConfig
+from runner.run_directory.files import RunFile
+from runner.sweep.cells import Cell
+from runner.sweep.intervals import told_apart
+from runner.sweep.verdict import SweepSummary
 from tui.report import document
 from tui.report.document import Block, Item, Prose, Section, Table, words
 from tui.report.document import Column as Col
 from tui.report.settings import environment_values, setting
 from tui.report.source import EqualTexts, Source
-from tui.text import pad, some, visible
+from tui.words.text import pad, some, visible
 
 _OF_NO_MATTER = ("name", "output", "max_restarts")
 """Settings that change nothing about what is measured."""

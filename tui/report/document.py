@@ -10,7 +10,7 @@ from typing import ClassVar, Literal
 import msgspec
 
 from tui.report.plot import Plot
-from tui.text import NOTHING, UNKNOWN
+from tui.words.text import NOTHING, UNKNOWN
 
 Raw = str | int | float | None
 Look = Literal["", "best", "wall", "beyond", "dim"]

@@ -13,7 +13,7 @@ from markupsafe import Markup
 from tui.report.chart import FULL, LOW, draw
 from tui.report.document import Document, Item
 from tui.report.plot import Plot
-from tui.text import visible
+from tui.words.text import visible
 
 HTML_MARK = '<meta name="generator" content="rankdeck'
 TEMPLATE = Path(__file__).with_name("report.html.jinja")

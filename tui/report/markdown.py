@@ -6,7 +6,7 @@ Every text is escaped, so that no name, prompt or error becomes markup, a link o
 import re
 
 from tui.report.document import Chart, Document, Item, Prose, Table
-from tui.text import visible
+from tui.words.text import visible
 
 MARKDOWN_MARK = "<!-- rankdeck report -->"
 

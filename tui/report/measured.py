@@ -1,13 +1,13 @@
 """How the figures of a report were measured, in plain words: the definitions every figure rests on. Pure text."""
 
-from runner.config import RunConfig
-from runner.loading_time import loading_line
-from runner.trials import SweepPlan
+from runner.protocol.config import RunConfig
+from runner.protocol.sweep_plan import SweepPlan
+from runner.state.loading_time import loading_line
 from tui.report.document import Column as Col
 from tui.report.document import Section, Table, words
 from tui.report.source import Source
-from tui.sweep_words import repeats_measured, repeats_words
-from tui.text import some
+from tui.words.sweep import repeats_measured, repeats_words
+from tui.words.text import some
 
 
 def measured(source: Source) -> Section:

@@ -3,7 +3,7 @@
 Every figure is one of run.json's or of the state the journal adds up to; none is made here that those have.
 """
 
-from runner.findings import findings
+from runner.advice.findings import findings
 from runner.protocol import RankSummary
 from tui.report import answers, document
 from tui.report.document import Column as Col
@@ -13,7 +13,7 @@ from tui.report.over_time import over_time
 from tui.report.settings import config, environment
 from tui.report.source import Source
 from tui.report.sweep import sweep_headline, sweep_sections
-from tui.text import some
+from tui.words.text import some
 
 
 def report(source: Source, compared: list[Section] | None = None, *, also: Source | None = None) -> Document:

@@ -1,7 +1,7 @@
 """What the report of a sweep says of more ranks: speedup and efficiency, at a batch size and of the best. Pure."""
 
-from runner.sweep_figures import SweepSummary
-from runner.sweep_scaling import Scaling
+from runner.sweep.scaling import Scaling
+from runner.sweep.verdict import SweepSummary
 from tui.report import document
 from tui.report.document import Block, Chart, Table
 from tui.report.document import Column as Col

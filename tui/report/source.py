@@ -11,13 +11,13 @@ from pathlib import Path
 
 import msgspec
 
-from runner import rundir
 from runner.protocol import PROTOCOL_VERSION, RunStarted, Summary
-from runner.reducer import apply
-from runner.rundir import RunFile, RunFileError
-from runner.state import RunState
-from runner.summary import summarise
-from runner.sweep_figures import SweepSummary, summarise_sweep
+from runner.run_directory import files as rundir
+from runner.run_directory.files import RunFile, RunFileError
+from runner.state.reducer import apply
+from runner.state.run import RunState
+from runner.state.summary import summarise
+from runner.sweep.verdict import SweepSummary, summarise_sweep
 
 ERRORS_KEPT = 20
 

@@ -1,18 +1,18 @@
 """What the report of a sweep says: the trial table with its walls, the knee, scaling, what each setting cost. Pure.
 
-All figures are those of runner.sweep_figures, as run.json holds them.
+All figures are those of runner.sweep.verdict, as run.json holds them.
 """
 
-from runner.sweep_cells import Cell
-from runner.sweep_figures import SweepSummary
+from runner.sweep.cells import Cell
+from runner.sweep.verdict import SweepSummary
 from tui.report import document
 from tui.report.document import Block, Chart, Fact, Item, Prose, Section, Table, words
 from tui.report.document import Column as Col
 from tui.report.plot import Axis, Line, Plot, Point, Wall, spread
 from tui.report.scaling import scaling_blocks
 from tui.report.source import Source
-from tui.sweep_words import standing, tied_words
-from tui.text import some
+from tui.words.sweep import standing, tied_words
+from tui.words.text import some
 
 
 def sweep_headline(source: Source) -> list[Fact]:

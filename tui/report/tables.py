@@ -10,12 +10,12 @@ from typing import Any
 
 import msgspec
 
-from runner.findings import findings
+from runner.advice.findings import findings
 from runner.protocol import RankSummary, Summary
-from runner.trials import TrialRecord, TrialResult
+from runner.protocol.sweep_plan import TrialRecord, TrialResult
 from tui.report.compare import differences, rank_differences, setting_differences
 from tui.report.source import EqualTexts, Source
-from tui.text import visible
+from tui.words.text import visible
 
 JSON_MARK = "rankdeck_report"
 FORMULA_STARTS = "=+-@＝＋－＠"  # noqa: RUF001 - spreadsheets take the wide ones for the same

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from runner import rundir
+from runner.run_directory import files as rundir
 from tui.report import compare, html, markdown, run, source, tables
 
 MARKS = {

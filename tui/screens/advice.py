@@ -6,9 +6,9 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.screen import ModalScreen
 
-from runner.state import RunState
-from tui.keys import hint
-from tui.widgets.hints import all_advice
+from runner.state.run import RunState
+from tui.panels.overview.hints import all_advice
+from tui.settings.keys import hint
 from tui.widgets.lines import Panel
 from tui.widgets.scrolling import ScrollBox
 

@@ -11,7 +11,7 @@ from textual.binding import Binding, BindingType
 from textual.screen import Screen
 
 from runner.protocol import OutputRecord
-from tui.listing import Selection
+from tui.panels.outputs.listing import Selection
 from tui.widgets.answer_actions import AnswerActions, answer_keys
 from tui.widgets.answer_text import AnswerText
 from tui.widgets.key_bar import KeyBar

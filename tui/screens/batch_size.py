@@ -8,9 +8,9 @@ from textual.containers import Horizontal, Vertical
 from textual.screen import ModalScreen
 from textual.widgets import Input, Label
 
-from tui.keys import hint
-from tui.knobs import read_batch_size
-from tui.widgets.text_field import TextField
+from tui.settings.keys import hint
+from tui.sources.knobs import read_batch_size
+from tui.widgets.fields import TextField
 
 Answer = int | Literal["auto"]
 

@@ -9,10 +9,10 @@ from textual.containers import Horizontal, Vertical
 from textual.screen import ModalScreen
 from textual.widgets import Input, Label
 
-from tui.exporting import ExportError, Target, target
-from tui.keys import hint
-from tui.text import visible
-from tui.widgets.text_field import TextField
+from tui.screens.exporting import ExportError, Target, target
+from tui.settings.keys import hint
+from tui.widgets.fields import TextField
+from tui.words.text import visible
 
 HINT = ".jsonl records as in outputs.jsonl, .csv a table, .txt to read"
 

@@ -8,10 +8,10 @@ from textual.binding import Binding, BindingType
 from textual.content import Content
 from textual.screen import ModalScreen
 
-from tui.keys import hint
-from tui.text import Line, pad, wrap
+from tui.settings.keys import hint
 from tui.widgets.lines import Panel
 from tui.widgets.scrolling import ScrollBox
+from tui.words.text import Line, pad, wrap
 
 Entries = Sequence[tuple[str, str]]
 """Keys or words, with what they do or mean."""

@@ -12,18 +12,18 @@ from textual.screen import Screen
 from textual.widget import Widget
 from textual.widgets import Input
 
-from runner.state import ToViewer
-from tui.app import RankdeckApp
-from tui.coming_back import AS_DECLARED, OF_A_REPLAY
-from tui.knobs import ASKED_FOR
-from tui.preferences import Preferences
-from tui.repaint import REPAINT_SECONDS
-from tui.replay import ReplaySource
+from runner.state.run import ToViewer
+from tui.app.app import RankdeckApp
+from tui.panels.overview.notice import notice_lines
+from tui.panels.overview.transport import transport_line
 from tui.screens.run import RunScreen
-from tui.text import Line
+from tui.settings.preferences import Preferences
+from tui.sources.knobs import ASKED_FOR
+from tui.sources.replay import ReplaySource
+from tui.start.coming_back import AS_DECLARED, OF_A_REPLAY
+from tui.terminal.repaint import REPAINT_SECONDS
 from tui.widgets.lines import Lines
-from tui.widgets.notice import notice_lines
-from tui.widgets.transport import transport_line
+from tui.words.text import Line
 
 STEP, SMALL_STEP = 10, 1
 

@@ -12,24 +12,24 @@ from textual.widget import Widget
 from textual.widgets import Static
 
 from runner.protocol import SetActiveRanks, SetBatchSize, StartSweep, Stop
-from runner.state import RunState
-from runner.trials import SweepPlan
-from tui.hint_keys import named
-from tui.keys import keys_of
-from tui.knobs import ASKED_FOR
-from tui.outputs import OutputBook
+from runner.protocol.sweep_plan import SweepPlan
+from runner.state.run import RunState
+from tui.panels.overview.header import header_line
+from tui.panels.overview.hints import advice_lines
+from tui.panels.overview.notice import notice_lines
 from tui.screens.sized import Sized
-from tui.text import Line
-from tui.views import VIEWS, Moment, ViewName, as_view, entry
-from tui.widgets.header import header_line
-from tui.widgets.hints import advice_lines
+from tui.screens.views import VIEWS, Moment, ViewName, as_view, entry
+from tui.settings.hint_keys import named
+from tui.settings.keys import keys_of
+from tui.sources.knobs import ASKED_FOR
+from tui.sources.outputs import OutputBook
 from tui.widgets.key_bar import KeyBar
 from tui.widgets.lines import Lines
-from tui.widgets.notice import notice_lines
 from tui.widgets.overview import Overview
+from tui.words.text import Line
 
 if TYPE_CHECKING:
-    from tui.app import RankdeckApp
+    from tui.app.app import RankdeckApp
     from tui.screens.batch_size import Answer
 
 TALL, SHORT_CHARTS = 24, 6
@@ -239,8 +239,8 @@ class RunScreen(Sized, Screen[None]):
 
             self.app.push_screen(EndSweepScreen(), self._end_sweep)
             return
+        from tui.panels.forms.sweep_form import in_run
         from tui.screens.sweep import SweepScreen
-        from tui.sweep_form import in_run
 
         self.app.push_screen(SweepScreen(in_run(self.app.run_state)), self._plan_made)
 

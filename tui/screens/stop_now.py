@@ -8,7 +8,7 @@ from textual.containers import Horizontal, Vertical
 from textual.screen import ModalScreen
 from textual.widgets import Button, Label
 
-from tui.keys import hint
+from tui.settings.keys import hint
 
 
 class StopNowScreen(ModalScreen[bool]):

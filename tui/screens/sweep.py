@@ -12,14 +12,14 @@ from textual.containers import Horizontal, VerticalScroll
 from textual.screen import ModalScreen
 from textual.widgets import Input, Label
 
-from runner.trials import SweepPlan
-from tui.keys import hint, steps
-from tui.start_form import Field
-from tui.sweep_form import SweepWork, first_values, happens, promise, read_plan
-from tui.sweep_words import repeats_warning
-from tui.text import visible
+from runner.protocol.sweep_plan import SweepPlan
+from tui.panels.forms.run_form import Field
+from tui.panels.forms.sweep_form import SweepWork, first_values, happens, promise, read_plan
+from tui.settings.keys import hint, steps
 from tui.widgets.choice import Choice
-from tui.widgets.text_field import TextField
+from tui.widgets.fields import TextField
+from tui.words.sweep import repeats_warning
+from tui.words.text import visible
 
 
 class SweepScreen(ModalScreen[SweepPlan | None]):

@@ -11,9 +11,9 @@ import threading
 import time
 from pathlib import Path
 
-from runner import rundir
-from tui.app import RankdeckApp
-from tui.preferences import Preferences
+from runner.run_directory import files as rundir
+from tui.app.app import RankdeckApp
+from tui.settings.preferences import Preferences
 
 LOOK_SECONDS = 1.0
 
@@ -26,7 +26,7 @@ def view_of(directory: Path, *, control: bool, theme: str | None = None) -> Rank
     """
     preferences = Preferences(theme=theme)  # their keys and bells are not ours to set
     if rundir.supervisor_alive(directory):
-        from tui.client import SocketSource
+        from tui.sources.client import SocketSource
 
         return RankdeckApp(
             SocketSource(directory),
@@ -35,9 +35,9 @@ def view_of(directory: Path, *, control: bool, theme: str | None = None) -> Rank
             preferences=preferences,
             at_home=False,
         )
-    from tui import journal
-    from tui.replay import ReplaySource
     from tui.screens.replay import ReplayApp
+    from tui.sources import journal
+    from tui.sources.replay import ReplaySource
 
     found = journal.find(str(directory))
     return ReplayApp(ReplaySource(found), journal.how_it_stops(found), preferences=preferences, at_home=False)

@@ -7,16 +7,16 @@ import msgspec
 from textual.binding import Binding, BindingType
 from textual.dom import DOMNode
 
-from tui.copying import copy
-from tui.finding import found_words
-from tui.hint_keys import key_of
-from tui.keys import keys_of
-from tui.listing import Selection
-from tui.widgets.answer_lines import answer_text
+from tui.panels.outputs.answer_lines import answer_text
+from tui.panels.outputs.finding import found_words
+from tui.panels.outputs.listing import Selection
+from tui.settings.hint_keys import key_of
+from tui.settings.keys import keys_of
+from tui.terminal.clipboard import copy
 from tui.widgets.answer_text import AnswerText
 
 if TYPE_CHECKING:
-    from tui.app import RankdeckApp
+    from tui.app.app import RankdeckApp
 
 
 def answer_keys(*, show: bool) -> list[BindingType]:
@@ -78,7 +78,7 @@ class AnswerActions(DOMNode):
             copy(self.app, msgspec.json.encode(record).decode(), f"The record of #{record.index}")
 
     def action_pager(self) -> None:
-        from tui.pager import PagerError, page
+        from tui.terminal.pager import PagerError, page
 
         record = self.selection.record
         if record is None:

@@ -13,11 +13,11 @@ from textual.message import Message
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
-from tui.keys import keys_of
-from tui.listing import AnswerQuery, Selection, nothing_listed
-from tui.outputs import OutputBook
-from tui.widgets.answer_lines import COLUMNS, answer_row
-from tui.widgets.bars import widths
+from tui.panels.bars import widths
+from tui.panels.outputs.answer_lines import COLUMNS, answer_row
+from tui.panels.outputs.listing import AnswerQuery, Selection, nothing_listed
+from tui.settings.keys import keys_of
+from tui.sources.outputs import OutputBook
 from tui.widgets.lines import Painter
 
 

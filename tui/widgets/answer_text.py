@@ -7,13 +7,13 @@ from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
 
 from runner.protocol import OutputRecord
-from tui.finding import Finds
-from tui.keys import keys_of
-from tui.widgets.answer_lines import Page, answer_page
+from tui.panels.outputs.answer_lines import Page, answer_page
+from tui.panels.outputs.finding import Finds
+from tui.settings.keys import keys_of
 from tui.widgets.lines import Lines
 
 if TYPE_CHECKING:
-    from tui.base import BaseApp
+    from tui.app.base import BaseApp
 
 AIRY_HEIGHT = 12
 """From so many lines on there is room for empty ones."""

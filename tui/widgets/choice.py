@@ -12,9 +12,9 @@ from textual.geometry import Size
 from textual.message import Message
 from textual.strip import Strip
 
-from tui.text import Line, line_width
+from tui.widgets.fields import InOrder
 from tui.widgets.lines import Painter
-from tui.widgets.text_field import InOrder
+from tui.words.text import Line, line_width
 
 
 def choice_line(options: Sequence[str], chosen: str, width: int) -> Line:

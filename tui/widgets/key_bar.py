@@ -11,9 +11,9 @@ from textual import events
 from textual.binding import Binding
 from textual.screen import Screen
 
-from tui.keys import one_by_one
-from tui.text import Line, Piece, line_width
+from tui.settings.keys import one_by_one
 from tui.widgets.lines import Lines
+from tui.words.text import Line, Piece, line_width
 
 ALWAYS = ("app.leave", "start.runs", "app.help", "app.help_anywhere", "view.overview")
 """The way out, the way to know everything and the way to the other views, by id: shown however narrow it is."""

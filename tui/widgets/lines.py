@@ -18,8 +18,8 @@ from textual.strip import Strip
 from textual.style import Style as VisualStyle
 from textual.widget import Widget
 
-from tui.text import Line, Piece, visible
-from tui.theme import STYLES
+from tui.settings.theme import STYLES
+from tui.words.text import Line, Piece, visible
 
 
 class Painter(Widget):

@@ -14,20 +14,20 @@ from textual.message import Message
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
-from runner.state import LogEntry
-from tui.finding import found_words
-from tui.hint_keys import key_of
-from tui.keys import keys_of
-from tui.log_listing import LOG, LogPage, LogQuery, log_title, nothing_logged
-from tui.query import Query
-from tui.views import Moment
+from runner.state.run import LogEntry
+from tui.panels.log.log_listing import LOG, LogPage, LogQuery, log_title, nothing_logged
+from tui.panels.outputs.finding import found_words
+from tui.panels.outputs.query import Query
+from tui.screens.views import Moment
+from tui.settings.hint_keys import key_of
+from tui.settings.keys import keys_of
 from tui.widgets.lines import Painter
 from tui.widgets.query_field import QueryField
 from tui.widgets.scrolling import Scrolling
 from tui.widgets.titles import Titles
 
 if TYPE_CHECKING:
-    from tui.base import BaseApp
+    from tui.app.base import BaseApp
 
 KEYS = ("{log.find} find", "{scroll.down} {scroll.up} line", "G newest")
 KEYS_FOUND = ("{log.next} next", "{log.before} before")

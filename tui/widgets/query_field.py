@@ -12,11 +12,11 @@ from textual.containers import Horizontal
 from textual.message import Message
 from textual.widgets import Input, Label
 
-from tui.hint_keys import named
-from tui.keys import keys_of
-from tui.query import Language, Query, QueryError
-from tui.text import as_many, visible
-from tui.widgets.text_field import TextField
+from tui.panels.outputs.query import Language, Query, QueryError
+from tui.settings.hint_keys import named
+from tui.settings.keys import keys_of
+from tui.widgets.fields import TextField
+from tui.words.text import as_many, visible
 
 
 class QueryField(Horizontal):

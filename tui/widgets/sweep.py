@@ -6,18 +6,18 @@ from typing import ClassVar
 from textual.app import ComposeResult
 from textual.containers import Container, VerticalScroll
 
-from runner.state import RunState
-from runner.sweep_figures import SweepSummary, summarise_sweep
-from runner.trials import SweepState
-from tui.hint_keys import Keys
-from tui.keys import keys_of
-from tui.sweep_words import shown_sweep
-from tui.text import Line
-from tui.views import Moment
+from runner.protocol.sweep_plan import SweepState
+from runner.state.run import RunState
+from runner.sweep.verdict import SweepSummary, summarise_sweep
+from tui.panels.sweep.chart import knee_lines, scaling_lines, sizes_chart
+from tui.panels.sweep.status import empty_lines, how_lines, status_lines
+from tui.panels.sweep.table import table_lines
+from tui.screens.views import Moment
+from tui.settings.hint_keys import Keys
+from tui.settings.keys import keys_of
 from tui.widgets.lines import Panel
-from tui.widgets.sweep_chart import knee_lines, scaling_lines, sizes_chart
-from tui.widgets.sweep_status import empty_lines, how_lines, status_lines
-from tui.widgets.sweep_table import table_lines
+from tui.words.sweep import shown_sweep
+from tui.words.text import Line
 
 LEAST_CHART, MOST_CHART = 10, 20
 """Lines of the chart: what it needs to be read, and where more would tell no more."""

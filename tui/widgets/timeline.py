@@ -8,14 +8,14 @@ from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.events import Click
 
-from runner.findings import Finding, findings
-from runner.lanes import Segment, segments, slowest_batch
-from runner.state import RunState
-from tui.keys import hint, keys_of
-from tui.views import Moment
+from runner.advice.findings import Finding, findings
+from runner.advice.segments import Segment, segments, slowest_batch
+from runner.state.run import RunState
+from tui.panels.timeline.page import plan, shown_rounds, spot, timeline_lines
+from tui.panels.timeline.window import CLOSEST_SECONDS, Look, at_cursor, tick_words, window
+from tui.screens.views import Moment
+from tui.settings.keys import hint, keys_of
 from tui.widgets.lines import Panel
-from tui.widgets.timeline_lines import plan, shown_rounds, spot, timeline_lines
-from tui.widgets.timeline_window import CLOSEST_SECONDS, Look, at_cursor, tick_words, window
 
 KEYS = (
     "{timeline.earlier} {timeline.later} batch, {timeline.down} {timeline.up} rank, {timeline.finding} stands out, "

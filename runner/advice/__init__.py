@@ -1,0 +1,1 @@
+"""Pure: what the figures of a run suggest, and what in it stands out."""

@@ -1,0 +1,280 @@
+"""What the figures of a run suggest: one sentence each, with its reason and its figure.
+
+Pure functions over the state. None speaks without evidence: each needs whole batches, or a minute of
+samples, and says the figure it rests on. The most useful comes first.
+"""
+
+from collections.abc import Callable, Iterator
+
+import msgspec
+
+from runner.advice.cpu_share import starved_words
+from runner.advice.slow_rank import LIKE_ROWS, compare, slow_rank
+from runner.forecast.forecast import what_if
+from runner.scheduling.rounds import batches_needed
+from runner.state.periods import Stretch
+from runner.state.run import RunState
+
+LEAST_BATCHES_A_RANK = 2
+LEAST_SECONDS = 20.0
+PADDING_WASTE = 0.35
+IDLE = 0.15
+SLOW_RANK = 0.75
+BUSY_LOW_PERCENT = 60.0
+BUSY_SAMPLES = 15
+MEMORY_FREE = 0.5
+MEMORY_FULL = 0.92
+FOREIGN_BYTES = 512 * 2**20
+
+FULL_CLOCK = 0.98
+WORTH_PERCENT = 10.0
+"""A prediction of less is within what one batch differs from another."""
+
+HARMLESS_THROTTLES = {"idle", "application clocks", "sync boost", "display clocks"}
+"""Of the words of runner.machine.gpu_metrics.throttle_words: what nobody needs to look into."""
+
+
+class Advice(msgspec.Struct, frozen=True, kw_only=True):
+    """One suggestion. `kind` names the rule, `text` is for people."""
+
+    kind: str
+    text: str
+
+
+def advise(state: RunState) -> list[Advice]:
+    """Everything worth saying now, most useful first; empty before there is evidence and after the end's last word.
+
+    A sweep gets none: its trials turn the knobs on purpose.
+    """
+    if state.sweep is not None and (state.sweeping or not state.sweep.plan.outputs):
+        return []
+    return [advice for rule in RULES for advice in rule(state)]
+
+
+def _rounds(state: RunState) -> Iterator[Advice]:
+    """Rounds that do not divide: one batch size, a little larger, would spare a whole round."""
+    if state.config is None or state.ready_at is None or state.prompts <= 0 or state.auto or state.continuous:
+        return
+    ranks, size = state.active_ranks, state.batch_size
+    rounds = batches_needed(state.prompts, ranks, size) // ranks if ranks else 0
+    if not 2 <= rounds <= 4:
+        return
+    better = -(-state.prompts // (ranks * (rounds - 1)))
+    if better <= size * 1.6:
+        some = "1 rank" if ranks == 1 else f"{ranks} ranks"
+        need = "needs" if ranks == 1 else "need"
+        yield Advice(
+            kind="rounds",
+            text=f"{some} at batch size {size} {need} {rounds} rounds for {state.prompts:,} prompts; "
+            f"batch size {better} needs {rounds - 1}.",
+        )
+
+
+def _turn(state: RunState) -> Iterator[Advice]:
+    """The turn of one knob that is predicted to bring the most: what the progress panel says of each, as advice.
+
+    With less than a round left nothing is worth a turn. What other ranks bring has to have been seen, and how batches
+    of one size alone would grow is no more than a guess: the panel has it, as "about".
+    """
+    late = state.pending < state.active_ranks * state.batch_size
+    if late or state.auto or state.phase != "running" or state.paused is not None or not _measured(state):
+        return
+    wall = any(_memory(state))
+    sizes = [point.rows for point in state.costs if point.active_ranks == state.active_ranks]
+    one_size = not sizes or max(sizes) < LIKE_ROWS * min(sizes)
+    turns = [
+        turn
+        for turn in what_if(state)
+        if not (wall and turn.batch_size > state.batch_size)
+        and not (turn.extrapolated and (one_size or turn.active_ranks != state.active_ranks))
+    ]
+    best = max(turns, key=lambda turn: turn.change_percent, default=None)
+    if best is None or best.change_percent < WORTH_PERCENT:
+        return
+    knob = f"Batch size {best.batch_size}"
+    if best.active_ranks != state.active_ranks:
+        knob = "1 rank" if best.active_ranks == 1 else f"{best.active_ranks} ranks"
+    about, how = ("about ", "extrapolated") if best.extrapolated else ("", "predicted")
+    gain = f"{about}{best.change_percent:.0f}% more tok/s for what is left"
+    yield Advice(kind="turn", text=f"{knob} would bring {gain}, {how} from the batches measured so far.")
+
+
+def _padding(state: RunState) -> Iterator[Advice]:
+    if _measured(state) and state.padding_waste > PADDING_WASTE:
+        cure = "a smaller batch size wastes less"
+        if state.config is not None and state.config.order == "input":
+            cure = "--order length puts like lengths together"
+        yield Advice(kind="padding", text=f"Padding waste is {state.padding_waste:.0%} of all token slots; {cure}.")
+
+
+def _idle(state: RunState) -> Iterator[Advice]:
+    # A pause, a rank left inactive for a while or a relaunch leave idle time behind that nobody needs advice on.
+    explained = state.attempt > 1 or any(
+        mark.kind in ("pause", "active ranks", "taken up", "trial") for mark in state.marks
+    )
+    if explained or state.paused or state.seconds < LEAST_SECONDS or state.phase != "running":
+        return
+    for rank in state.ranks[: state.active_ranks]:
+        if state.idle(rank) > IDLE and rank.batches >= LEAST_BATCHES_A_RANK:
+            yield Advice(
+                kind="idle", text=f"Rank {rank.rank} had no batch in hand for {state.idle(rank):.0%} of its time."
+            )
+            return
+
+
+def slow_ranks(state: RunState) -> frozenset[int]:
+    """The rank whose decode steps are slow; of those whose steps cannot be compared, who makes far fewer tokens/s.
+
+    The latter in the batches of the newest stretch.
+    """
+    compared, rates = compare(state), _rates(state)
+    by_steps = frozenset() if compared.slow is None else frozenset([compared.slow.rank])
+    if len(rates) < 2:
+        return by_steps
+    least = SLOW_RANK * _median(rates)
+    return by_steps | frozenset(rank for rank, rate in rates.items() if rate < least and rank not in compared.ranks)
+
+
+def _rates(state: RunState) -> dict[int, float]:
+    """Output tokens/s of each rank in its batches of the newest stretch, where it had enough of them."""
+    stretch = state.stretches[-1] if state.stretches else None
+    if stretch is None:
+        return {}
+    return {
+        rank: share.tokens / share.seconds
+        for rank, share in stretch.shares.items()
+        if share.seconds > 0 and share.batches >= LEAST_BATCHES_A_RANK
+    }
+
+
+def _median(rates: dict[int, float]) -> float:
+    return sorted(rates.values())[len(rates) // 2]
+
+
+def _slow_rank(state: RunState) -> Iterator[Advice]:
+    if (by_steps := slow_rank(state)) is not None:
+        yield Advice(kind="slow rank", text=by_steps.text)
+    elif slow := slow_ranks(state):
+        rates = _rates(state)
+        slowest = min(slow, key=rates.__getitem__)
+        mine = f"Rank {slowest} makes {rates[slowest]:.0f} tok/s in its batches"
+        others = "the other" if len(rates) == 2 else "the others about"
+        yield Advice(kind="slow rank", text=f"{mine}, {others} {_median(rates):.0f}.")
+
+
+def _starved(state: RunState) -> Iterator[Advice]:
+    if state.phase == "running" and not state.paused and (words := starved_words(state)):
+        yield Advice(kind="cpu", text=words)
+
+
+def _busy(state: RunState) -> Iterator[Advice]:
+    for device in state.devices:
+        sample = device.sample
+        recent = [busy for busy in device.busy_history[-BUSY_SAMPLES:] if busy is not None]
+        if state.phase != "running" or state.paused or not device.ranks or len(recent) < BUSY_SAMPLES:
+            continue
+        mean, share = sum(recent) / len(recent), _memory_share(sample.memory_used_bytes, sample.memory_total_bytes)
+        if mean < BUSY_LOW_PERCENT and share is not None and share < MEMORY_FREE:
+            figures = f"GPU {sample.index} is busy {mean:.0f}% and {1 - share:.0%} of its memory is free"
+            yield Advice(kind="busy low", text=f"{figures}: try a larger batch size.")
+            return
+
+
+def _memory(state: RunState) -> Iterator[Advice]:
+    for device in state.devices:
+        share = _memory_share(device.sample.memory_used_bytes, device.sample.memory_total_bytes)
+        if device.ranks and share is not None and share > MEMORY_FULL:
+            yield Advice(
+                kind="memory", text=f"GPU {device.sample.index} has {share:.0%} of its memory in use: near the wall."
+            )
+            return
+    capped = [rank for rank in state.ranks if rank.cap is not None]
+    if capped:
+        yield Advice(
+            kind="memory",
+            text=f"Rank {capped[0].rank} ran out of memory and gets at most {capped[0].cap} prompts per batch.",
+        )
+
+
+def _throttling(state: RunState) -> Iterator[Advice]:
+    for device in state.devices:
+        reasons = [reason for reason in device.sample.throttle_reasons or () if reason not in HARMLESS_THROTTLES]
+        if device.ranks and reasons:
+            clock = ""
+            if device.sample.sm_clock_mhz and device.sample.sm_clock_max_mhz:
+                if device.sample.sm_clock_mhz >= FULL_CLOCK * device.sample.sm_clock_max_mhz:
+                    continue  # the reason stands, and costs nothing
+                clock = f" at {device.sample.sm_clock_mhz} of {device.sample.sm_clock_max_mhz} MHz"
+            yield Advice(
+                kind="throttling", text=f"GPU {device.sample.index} is throttled ({', '.join(reasons)}){clock}."
+            )
+            return
+
+
+def _foreign(state: RunState) -> Iterator[Advice]:
+    """Memory that was in use beyond what was free for the first of our ranks after it had loaded."""
+    for device in state.devices:
+        used = device.sample.memory_used_bytes
+        # Devices and ranks come by different events: a device may name a rank that the state has not.
+        ready = [rank.ready for rank in state.ranks if rank.rank in device.ranks and rank.ready is not None]
+        if used is None or not ready or len(ready) < len(device.ranks):
+            continue
+        held = [one.memory_total_bytes - one.memory_free_bytes for one in ready
+                if one.memory_total_bytes is not None and one.memory_free_bytes is not None]  # fmt: skip
+        own = sum(one.parameter_bytes or 0 for one in ready)
+        if held and max(held) - own > max(FOREIGN_BYTES * 4 * len(ready), own):
+            beside = f"{(max(held) - own) / 2**30:.1f} GiB in use beside the model"
+            yield Advice(kind="foreign process", text=f"GPU {device.sample.index} had {beside}: another process?")
+            return
+
+
+def _memory_share(used: int | None, total: int | None) -> float | None:
+    return used / total if used is not None and total else None
+
+
+def _measured(state: RunState) -> bool:
+    return sum(rank.batches for rank in state.ranks) >= LEAST_BATCHES_A_RANK * max(1, state.active_ranks)
+
+
+RULES: tuple[Callable[[RunState], Iterator[Advice]], ...] = (
+    _memory,
+    _slow_rank,
+    _starved,
+    _throttling,
+    _foreign,
+    _rounds,
+    _turn,
+    _busy,
+    _idle,
+    _padding,
+)
+
+
+class Turned(msgspec.Struct, frozen=True, kw_only=True):
+    """A knob was turned: the stretch before and after, for the line beside the chart."""
+
+    before: Stretch
+    after: Stretch
+
+
+def last_turn(state: RunState) -> Turned | None:
+    """The newest stretch beside the one before it that was measured; None while there is no such pair.
+
+    Trials are no turns of a knob: what a sweep brought is told against the setting before it.
+    """
+    if len(state.stretches) < 2 or state.stretches[-1].trial:
+        return None
+    after = state.stretches[-1]
+    for before in reversed(state.stretches[:-1]):
+        if before.tokens_per_second is not None and not before.trial:
+            return Turned(before=before, after=after)
+    return None
+
+
+def early_turn(state: RunState) -> Turned | None:
+    """The newest turn where it came before a batch was whole: there is nothing to compare it with. Else None."""
+    if len(state.stretches) < 2 or state.auto or state.ended is not None or last_turn(state) is not None:
+        return None
+    before, after = state.stretches[-2:]
+    by_hand = not (before.auto or before.trial or after.trial)
+    return Turned(before=before, after=after) if by_hand else None

@@ -1,0 +1,254 @@
+"""What both engines are: a loaded model with its tokenizer, its generation config, and the records of its answers.
+
+Knows transformers and the device; knows nothing of ranks, sockets or queues, nor how tokens are generated:
+`runner.engine.static` and `runner.engine.continuous` do. Clocks are read only after the device is synchronised. A
+prompt that cannot be done (too long, no chat template) gets an error record and costs the others nothing.
+"""
+
+import abc
+import copy
+import gc
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from runner.engine import memory
+from runner.engine.loading import dtype_text
+from runner.engine.rows import Answer, Progress
+from runner.protocol import BatchResult, OutputRecord, Prompt, prompt_text
+from runner.protocol.config import RunConfig
+
+
+@dataclass(frozen=True)
+class BatchOutput:
+    """The records of a batch, one per prompt in the batch's order, and its accounting."""
+
+    records: list[OutputRecord]
+    result: BatchResult
+
+
+OnStep = Callable[[Progress], None]
+OnRecords = Callable[[list[OutputRecord]], None]
+
+
+class Engine(abc.ABC):
+    """A model on its device. Subclasses have one verb, `generate`, and say their `name`."""
+
+    name = ""
+
+    def __init__(self, model: Any, tokenizer: Any, config: RunConfig, device: torch.device) -> None:
+        self.model, self.tokenizer, self.device = model, tokenizer, device
+        self.devices = memory.devices_of(model, device)
+        self._config = config
+        self.notes: list[str] = []
+        """Lines for people, to be taken out by whoever can say them."""
+
+        self.generation = _generation_config(model, tokenizer, config)
+        eos = self.generation.eos_token_id
+        self.eos_tokens = frozenset([] if eos is None else eos if isinstance(eos, list) else [eos])
+        if self.generation.pad_token_id is None:
+            self.generation.pad_token_id = tokenizer.pad_token_id
+        # `generate` fills what is None here from the model's own config: with that one in place, an
+        # end-of-sequence token that is to be ignored would come back.
+        model.generation_config = copy.deepcopy(self.generation)
+        text_config = model.config.get_text_config()
+        self.context_tokens: int | None = getattr(text_config, "max_position_embeddings", None)
+
+    # --- what it is, for the screen ---
+
+    def describe(self) -> dict[str, Any]:
+        """Figures of the loaded model: bytes of parameters, and of key and value cache per token."""
+        parameters = list(self.model.parameters())
+        shown = self.generation.to_diff_dict()
+        shown.pop("transformers_version", None)
+        shown.pop("_from_model_config", None)
+        shown.pop("return_dict_in_generate", None)  # how we ask for the cache, no setting of the run
+        return {
+            "parameters": self.model.num_parameters(),
+            "weight_read_bytes": self._weight_read_bytes(parameters),
+            "parameter_bytes": sum(memory.stored_bytes(parameter) for parameter in parameters),
+            "kv_bytes_per_token": self.kv_bytes_per_token(),
+            "context_tokens": self.context_tokens,
+            "dtype": dtype_text(self.model, self._config.quantization),
+            "generation": {name: str(value) for name, value in shown.items()},
+        }
+
+    def kv_bytes_per_token(self) -> int | None:
+        """Bytes of keys and values of one token in all layers; None where the model's config does not tell."""
+        text = self.model.config.get_text_config()
+        heads = getattr(text, "num_key_value_heads", None) or getattr(text, "num_attention_heads", None)
+        width = getattr(text, "head_dim", None)
+        if width is None and getattr(text, "num_attention_heads", None):
+            width = text.hidden_size // text.num_attention_heads
+        layers = getattr(text, "num_hidden_layers", None)
+        if not (heads and width and layers):
+            return None
+        return int(2 * layers * heads * width * self.model.dtype.itemsize)
+
+    def _weight_read_bytes(self, parameters: list[Any]) -> int:
+        """Bytes of parameters that a decode step reads: of an input embedding it reads a row per prompt only."""
+        embedding, output = self.model.get_input_embeddings(), self.model.get_output_embeddings()
+        tied = output is not None and embedding is not None and output.weight is embedding.weight
+        unread = 0 if tied or embedding is None else memory.stored_bytes(embedding.weight)
+        return sum(memory.stored_bytes(parameter) for parameter in parameters) - unread
+
+    def copy_bandwidth(self, size: int = 256 * 2**20, repeats: int = 5) -> float:
+        """Bytes/s, read and written, of copying `size` bytes on the device: the best of `repeats`."""
+        source = torch.empty(size, dtype=torch.uint8, device=self.device)
+        target = torch.empty_like(source)
+        best = float("inf")
+        for _ in range(repeats + 1):  # the first one takes the memory
+            self._synchronise()
+            started = time.perf_counter()
+            target.copy_(source)
+            self._synchronise()
+            best = min(best, time.perf_counter() - started)
+        del source, target
+        free_memory(self.device)
+        return 2 * size / best
+
+    # --- the work ---
+
+    @abc.abstractmethod
+    def warm_up(self) -> None:
+        """Generate once, so that the first real batch does not pay for lazy initialisation."""
+
+    @abc.abstractmethod
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        on_step: OnStep = lambda _: None,
+        cancelled: Callable[[], bool] = lambda: False,
+        on_records: OnRecords = lambda _: None,
+        *,
+        measure: bool = False,
+        max_new_tokens: int | None = None,
+    ) -> BatchOutput:
+        """Answer `prompts`; with at most `max_new_tokens` where given.
+
+        `on_records` gets every record once, as soon as its row has ended. `measure` keeps the time of each decode step.
+
+        Raises:
+            Cancelled: `cancelled()` became true; what `on_records` did not get is lost.
+        """
+
+    def use_threads(self, threads: int) -> None:
+        """Take so many threads from the next step on, on a CPU."""
+        if threads != torch.get_num_threads():
+            torch.set_num_threads(threads)
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Give back what `generate` keeps between batches."""
+
+    # --- prompts to tokens, answers to records ---
+
+    def tokenise(self, prompts: Sequence[Prompt]) -> tuple[dict[int, list[int]], dict[int, str]]:
+        """Token ids by position in `prompts`, and what is wrong with those that cannot be done."""
+        tokens: dict[int, list[int]] = {}
+        errors: dict[int, str] = {}
+        for position, prompt in enumerate(prompts):
+            try:
+                ids = self._tokenise(prompt)
+            except Exception as error:  # a template is the model's own program, it may raise anything
+                errors[position] = f"prompt cannot be tokenised: {error}"
+                continue
+            if problem := self._unfit(len(ids)):
+                errors[position] = problem
+            else:
+                tokens[position] = ids
+        return tokens, errors
+
+    def _tokenise(self, prompt: Prompt) -> list[int]:
+        if prompt.messages is None and not self._config.chat:
+            ids: list[int] = self.tokenizer(prompt.text)["input_ids"]
+            return ids
+        messages = prompt.messages or [{"role": "user", "content": prompt.text}]
+        text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        # The template writes the special tokens itself: adding them again would double them.
+        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
+
+    def _unfit(self, prompt_tokens: int) -> str | None:
+        if prompt_tokens == 0:
+            return "prompt has no tokens"
+        wanted = prompt_tokens + self._config.new_tokens
+        if self.context_tokens is not None and wanted > self.context_tokens:
+            return (
+                f"prompt of {prompt_tokens:,} tokens and {self._config.new_tokens:,} new tokens do not fit "
+                f"the model's context of {self.context_tokens:,}"
+            )
+        return None
+
+    def answered(self, prompt: Prompt, prompt_tokens: int, answer: Answer) -> OutputRecord:
+        """The record of a prompt that has its answer."""
+        return OutputRecord(
+            index=prompt.index,
+            id=prompt.id,
+            prompt=prompt_text(prompt),
+            text=self.tokenizer.decode(answer.tokens, skip_special_tokens=True),
+            prompt_tokens=prompt_tokens,
+            output_tokens=len(answer.tokens),
+            finish_reason=answer.finish_reason,
+        )
+
+    def refused(self, prompt: Prompt, error: str) -> OutputRecord:
+        """The record of a prompt that cannot be done."""
+        return OutputRecord(
+            index=prompt.index,
+            id=prompt.id,
+            prompt=prompt_text(prompt),
+            text="",
+            prompt_tokens=0,
+            output_tokens=0,
+            finish_reason="error",
+            error=error,
+        )
+
+    def _synchronise(self) -> None:
+        memory.synchronise(self.devices)
+
+    def _reset_peak_memory(self) -> None:
+        memory.reset_peaks(self.devices)
+
+    def peak_memory(self) -> int | None:
+        """Bytes the device had allocated at most since the last reset; None on a CPU."""
+        return memory.peak_bytes(self.devices)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the device (or the host, for a CPU rank) had no memory left for what was asked."""
+    text = str(error)
+    signs = ("can't allocate memory", "not enough memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+    return isinstance(error, torch.OutOfMemoryError) or any(sign in text for sign in signs)
+
+
+def free_memory(device: torch.device) -> None:
+    """Give cached device memory back, for the retry and for other ranks on the same GPU."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def _generation_config(model: Any, tokenizer: Any, config: RunConfig) -> Any:
+    """The model's own generation config, with what the run asks for laid over it; greedy unless asked."""
+    generation = copy.deepcopy(model.generation_config)
+    generation.max_length = None
+    generation.max_new_tokens = config.new_tokens
+    generation.do_sample = config.do_sample
+    generation.num_beams = 1  # a row of the batch is a row of the model's input, no more
+    if config.do_sample:
+        for name in ("temperature", "top_p", "top_k"):
+            if (value := getattr(config, name)) is not None:
+                setattr(generation, name, value)
+    else:
+        # Left in place they do nothing but make transformers warn at every batch.
+        generation.temperature = generation.top_p = generation.top_k = None
+    if generation.eos_token_id is None:
+        generation.eos_token_id = tokenizer.eos_token_id
+    if config.ignore_eos:
+        generation.eos_token_id = None
+    return generation

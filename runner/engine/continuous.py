@@ -1,0 +1,328 @@
+"""The continuous engine: transformers' own continuous batching. Rows come and go at every step; nothing is padded.
+
+Knows transformers' manager (paged attention, on GPUs with CUDA graphs and asynchronous steps) and its settings. Does
+not know which prompts come next: `runner.rank.continuous_rank` submits them one by one as rows fall free; `generate`
+answers a closed batch. Where model, settings or device do not go with it, `warm_up` raises, and the static engine takes
+its place.
+"""
+
+import copy
+import dataclasses
+import itertools
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import psutil
+import torch
+from transformers.generation.configuration_utils import ContinuousBatchingConfig
+
+from runner.engine.base import BatchOutput, Engine, OnRecords, OnStep, free_memory
+from runner.engine.rows import PROGRESS_SECONDS, Cancelled, Ended, Progress, trim
+from runner.protocol import BatchResult, OutputRecord, Prompt
+from runner.protocol.config import RunConfig
+
+TAKE_SECONDS = 0.05
+FATAL_SECONDS = 2.0
+STOP_SECONDS = 5.0
+
+GPU_CACHE_SHARE = 0.8
+"""Of a GPU's free memory, where several ranks share it: each comes to it a little later, and finds less."""
+
+CPU_PAGE_TOKENS = 64
+CPU_STEP_TOKENS = 512
+"""Tokens of a step at most, prompts included: larger ones make the rows that decode wait for long prompts."""
+
+CPU_CACHE_SHARE = 0.25
+"""Of the free memory, shared by all ranks, that the cache may take."""
+
+CPU_ROWS = 128
+CPU_PROMPT_TOKENS = 256
+CPU_CONTEXT_TOKENS = 8192
+"""On a CPU the cache holds so many rows of such prompts, or the run's batch size, and one row of this many tokens."""
+
+
+class Unsupported(Exception):
+    """Model or settings do not go with continuous batching; the text is why."""
+
+
+class ContinuousEngine(Engine):
+    """Up to as many rows at once as are submitted; each is reported as it ends."""
+
+    name = "continuous"
+
+    def __init__(self, model: Any, tokenizer: Any, config: RunConfig, device: torch.device) -> None:
+        super().__init__(model, tokenizer, config, device)
+        self._manager: Any = None
+        self._keys: dict[str, Any] = {}
+        self._submitted = 0
+        self._started = False
+        self._attention = getattr(model.config, "_attn_implementation", None)
+        self._threads: int | None = None
+        if device.type == "cpu":
+            model.register_forward_pre_hook(self._before_step)
+
+    def use_threads(self, threads: int) -> None:
+        """Have the manager's thread take so many: the number is each thread's own."""
+        self._threads = threads
+
+    def _before_step(self, *_: Any) -> None:
+        if self._threads is not None and self._threads != torch.get_num_threads():
+            torch.set_num_threads(self._threads)
+
+    def warm_up(self) -> None:
+        """Have the manager take its memory and record its graphs, then generate a few tokens.
+
+        Raises:
+            Unsupported: this model, or these settings, do not go with it.
+        """
+        if len(self.devices) > 1:
+            raise Unsupported("the model is spread over several GPUs")
+        processors = self.model._get_logits_processor(self.generation)
+        for processor in processors:
+            if not getattr(processor, "supports_continuous_batching", False):
+                raise Unsupported(f"its generation config wants {type(processor).__name__}, which it does not have")
+        try:
+            self._open()
+            self._manager.warmup()
+            for key in range(2):
+                self.submit(key, [self.generation.pad_token_id or 0] * 8, max_new_tokens=2)
+            while self.in_flight:
+                self.ended(TAKE_SECONDS)
+        except Exception as error:
+            self.close()
+            if self._attention is not None:  # the manager may have put its own in place
+                self.model.set_attn_implementation(self._attention)
+            raise Unsupported(f"{type(error).__name__}: {error}") from error
+        self._synchronise()
+
+    # --- a row at a time ---
+
+    @property
+    def in_flight(self) -> int:
+        """Rows that were submitted and have not ended."""
+        return len(self._keys)
+
+    def submit(self, key: Any, ids: list[int], *, max_new_tokens: int | None = None) -> None:
+        """Generate from `ids`, beside what is in flight; `ended` will name it by `key`."""
+        if self._manager is None:
+            self._open()
+        if not self._started:
+            self._manager.start()
+            self._started = True
+        elif not self._manager.is_running():
+            # To start it again would forget why it ended, and fail the rows in flight one by one.
+            self._raise_if_fatal()
+        name = str(self._submitted)
+        self._submitted += 1
+        self._keys[name] = key
+        self._manager.add_request(
+            list(ids),
+            request_id=name,
+            max_new_tokens=self.generation.max_new_tokens if max_new_tokens is None else max_new_tokens,
+            eos_token_id=sorted(self.eos_tokens) or -1,
+            record_timestamps=True,
+        )
+
+    def ended(self, seconds: float) -> list[Ended]:
+        """The rows that ended since the last look.
+
+        Waits up to `seconds` for one.
+
+        Raises:
+            Exception: whatever ended the generation of all rows; none is in flight any more.
+        """
+        found: list[Ended] = []
+        output = self._manager.get_result(timeout=seconds)
+        while output is not None:
+            key = self._keys.pop(output.request_id, None)
+            if output.error is not None:
+                if found and not self._manager.is_running():
+                    break  # what ended well is worth having; the next look raises
+                self._raise_if_fatal()
+                found.append((key, str(output.error), []))
+            elif key is not None:
+                found.append((key, trim(output.generated_tokens, self.eos_tokens), output.timestamps or []))
+            output = self._manager.get_result(timeout=0)
+        if not found and self._keys and not self._manager.is_running():
+            self._raise_if_fatal()
+        return found
+
+    def _raise_if_fatal(self) -> None:
+        """All rows fail together when a step raises; one that fails alone leaves the manager at work."""
+        deadline = time.monotonic() + FATAL_SECONDS
+        status = self._manager.background_thread_status
+        while status.fatal_error is None and time.monotonic() < deadline and status.local_status != status.DONT_STOP:
+            time.sleep(0.01)  # the error is recorded after the rows were failed
+        error = status.fatal_error
+        if error is None and self._manager.is_running():
+            return
+        self.close()
+        raise error or RuntimeError("continuous batching ended by itself")
+
+    @property
+    def steps(self) -> int:
+        """Steps since the manager was opened."""
+        return getattr(self._manager, "current_batch", 0) or 0
+
+    def tokens_in_flight(self) -> int:
+        """Output tokens so far of the rows in flight."""
+        try:
+            states = list(self._manager.batch_processor.scheduler.active_requests.values())
+            return sum(state.generated_len() for state in states)
+        except (AttributeError, RuntimeError):  # not begun yet, or changing while it is read: the next look will tell
+            return 0
+
+    def cache_used(self) -> float | None:
+        """Share of the key and value cache in use, 0 to 1; None where this transformers does not tell."""
+        try:
+            cache = self._manager.batch_processor.cache
+            if hasattr(cache, "compute_free_capacity"):
+                return round(1 - float(cache.compute_free_capacity()), 4)
+            return round(1 - float(cache.get_num_free_blocks() / cache.num_blocks), 4)
+        except (AttributeError, RuntimeError, ZeroDivisionError):
+            return None
+
+    def close(self) -> None:
+        """Stop at once; what is in flight is lost."""
+        manager, self._manager = self._manager, None
+        self._keys.clear()
+        self._started = False
+        if manager is None:
+            return
+        if manager.is_running():
+            manager.stop(block=True, timeout=STOP_SECONDS, hard_stop=True)
+        if (error := manager.background_thread_status.fatal_error) is not None:
+            error.__traceback__ = None  # it holds the loop, and that the cache
+        manager.batch_processor = None
+        del manager
+        free_memory(self.device)
+
+    # --- a closed batch ---
+
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        on_step: OnStep = lambda _: None,
+        cancelled: Callable[[], bool] = lambda: False,
+        on_records: OnRecords = lambda _: None,
+        *,
+        measure: bool = False,
+        max_new_tokens: int | None = None,
+    ) -> BatchOutput:
+        """Answer `prompts`, all rows at once, until the last has ended; see `Engine.generate`."""
+        try:
+            return self._generate(
+                prompts, on_step, cancelled, on_records, measure=measure, max_new_tokens=max_new_tokens
+            )
+        except BaseException:
+            self.close()  # nothing of this batch is to turn up in the next
+            raise
+
+    def _generate(
+        self,
+        prompts: Sequence[Prompt],
+        on_step: OnStep,
+        cancelled: Callable[[], bool],
+        on_records: OnRecords,
+        *,
+        measure: bool,
+        max_new_tokens: int | None,
+    ) -> BatchOutput:
+        started = time.perf_counter()
+        self._reset_peak_memory()
+        tokens, errors = self.tokenise(prompts)
+        records: dict[int, OutputRecord] = {at: self.refused(prompts[at], error) for at, error in errors.items()}
+        if errors:
+            on_records(list(records.values()))
+        for position, ids in tokens.items():
+            self.submit(position, ids, max_new_tokens=max_new_tokens)
+        longest: list[float] = []
+        first = reported_at = 0.0
+        while self.in_flight:
+            if cancelled():
+                raise Cancelled
+            new = {}
+            for at, answer, times in self.ended(TAKE_SECONDS):
+                if isinstance(answer, str):
+                    new[at] = self.refused(prompts[at], answer)
+                else:
+                    new[at] = self.answered(prompts[at], len(tokens[at]), answer)
+                    longest = max(longest, times, key=len)
+                    first = min(first or times[0], times[0])
+            if new:
+                records.update(new)
+                on_records(list(new.values()))
+            now = time.perf_counter()
+            if now - reported_at >= PROGRESS_SECONDS and self.in_flight:
+                reported_at = now
+                on_step(Progress(self._longest_in_flight(), self.tokens_in_flight()))
+        self._synchronise()
+        seconds = time.perf_counter() - started
+        output_tokens = sum(record.output_tokens for record in records.values())
+        prompt_tokens = sum(len(ids) for ids in tokens.values())
+        prefill = first - started if first else 0.0
+        result = BatchResult(
+            rows=len(tokens),
+            prompt_tokens=prompt_tokens,
+            output_tokens=output_tokens,
+            slots=prompt_tokens + output_tokens,
+            padded_slots=0,
+            steps=len(longest),
+            row_steps=output_tokens,
+            prefill_seconds=prefill,
+            decode_seconds=seconds - prefill,
+            seconds=seconds,
+            peak_memory_bytes=self.peak_memory(),
+            step_seconds=_differences(longest) if measure else None,
+        )
+        return BatchOutput([records[at] for at in range(len(prompts))], result)
+
+    def _longest_in_flight(self) -> int:
+        try:
+            states = list(self._manager.batch_processor.scheduler.active_requests.values())
+            return max((state.generated_len() for state in states), default=0)
+        except (AttributeError, RuntimeError):
+            return 0
+
+    # --- the manager ---
+
+    def _open(self) -> None:
+        generation = copy.deepcopy(self.generation)
+        if generation.eos_token_id is None:
+            generation.eos_token_id = -1  # ends nothing
+        self._manager = self.model.init_continuous_batching(
+            generation_config=generation, continuous_batching_config=ContinuousBatchingConfig(**self._settings())
+        )
+
+    def _settings(self) -> dict[str, Any]:
+        """Left to the library on a GPU, less what other ranks on it need; on a CPU, sized by memory and need."""
+        settings: dict[str, Any] = {} if self._config.seed is None else {"seed": self._config.seed}
+        if self.device.type != "cpu":
+            sharing = -(-self._config.ranks // torch.cuda.device_count())
+            if self._config.attention != "auto" and "auto_switch_to_flash" in _known_settings():
+                settings["auto_switch_to_flash"] = False
+            return settings if sharing <= 1 else {**settings, "max_memory_percent": GPU_CACHE_SHARE / sharing}
+        page = "page_size" if "page_size" in _known_settings() else "block_size"
+        blocks = self._cpu_cache_tokens() // CPU_PAGE_TOKENS
+        settings |= {page: CPU_PAGE_TOKENS, "num_blocks": blocks, "max_batch_tokens": CPU_STEP_TOKENS}
+        return settings
+
+    def _cpu_cache_tokens(self) -> int:
+        most = self._config.new_tokens
+        rows = max(CPU_ROWS, self._config.batch_size or 0)
+        wanted = max(rows * (most + CPU_PROMPT_TOKENS), min(self.context_tokens or 0, CPU_CONTEXT_TOKENS) + most)
+        per_token = self.kv_bytes_per_token()
+        if per_token is None:
+            return wanted
+        room = psutil.virtual_memory().available * CPU_CACHE_SHARE / self._config.ranks / per_token
+        return int(min(wanted, room))
+
+
+def _known_settings() -> set[str]:
+    """Settings of continuous batching in this transformers: 5.17 has others than 5.23."""
+    return {field.name for field in dataclasses.fields(ContinuousBatchingConfig)}
+
+
+def _differences(times: list[float]) -> list[float]:
+    return [round(after - before, 6) for before, after in itertools.pairwise(times)]

@@ -1,0 +1,293 @@
+"""The static engine: one left-padded batch at a time, with `generate`. Rows that have ended leave the batch.
+
+Knows transformers' `generate` and its key and value cache. A call of `generate` cannot lose rows, so it is ended
+whenever enough rows have, the ended rows are taken out of the cache, and another call goes on with the others where
+the first one stopped. And a batch need not begin as one: prompts of unlike lengths are prefilled in groups, so that
+the short ones are not padded to the longest, and their caches joined. The answers are those of one call: what a row
+attends to does not change.
+"""
+
+import copy
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import transformers
+
+from runner.engine import compiling
+from runner.engine.base import BatchOutput, Engine, OnRecords, OnStep
+from runner.engine.compiling import BEFORE, ON_A_CPU, Compiling
+from runner.engine.prefill_groups import group_by_width
+from runner.engine.rows import Answer, trim
+from runner.engine.step_watch import StepWatch
+from runner.protocol import BatchResult, OutputRecord, Prompt
+from runner.protocol.config import RunConfig
+
+PAD_TO_MULTIPLE = 8
+
+LEAVING_SHARE = {"cpu": 1 / 64}
+"""Share of a batch's rows that have to have ended for them to leave, by kind of device. On a CPU a row computed in
+vain costs nearly its share of a step, and taking it out less than a quarter of a step (2 cores, 50 rows, 135 M
+parameters)."""
+
+LEAVING_SHARE_ELSEWHERE = 1 / 8
+"""On a GPU a step costs much the same whatever its rows, and ending a call some ten milliseconds."""
+
+GROUP_SLOTS = {"cpu": 64}
+"""What one more forward pass costs, in token slots, by kind of device: it reads all weights once more."""
+
+GROUP_SLOTS_ELSEWHERE = 512
+
+COUNTED_FROM_THE_PROMPT = (
+    "begin_suppress_tokens",
+    "exponential_decay_length_penalty",
+    "forced_bos_token_id",
+    "guidance_scale",
+    "watermarking_config",
+)
+"""Settings of a model's own generation config that a second call would apply from where it begins."""
+
+
+@dataclass
+class _Rows:
+    """Rows under way: token ids and attention mask, each [rows, width so far], and the cache of all but the last."""
+
+    ids: torch.Tensor
+    mask: torch.Tensor
+    cache: Any
+
+
+class StaticEngine(Engine):
+    """Left padding to a multiple of 8; all rows of a batch begin together."""
+
+    name = "static"
+
+    def __init__(self, model: Any, tokenizer: Any, config: RunConfig, device: torch.device) -> None:
+        super().__init__(model, tokenizer, config, device)
+        self.generation.return_dict_in_generate = True
+        self.why_rows_stay: str | None = None
+        """Why rows that have ended do not leave their batch with this model, once `warm_up` has found out."""
+
+        self._may_join = False
+
+        self._compiling = Compiling(self.notes.append) if config.compile else None
+        if self._compiling is not None:
+            self.notes.append(f"{BEFORE}; {ON_A_CPU}" if device.type == "cpu" else BEFORE)
+            self.why_rows_stay = "--compile fixes its shape"
+
+    def warm_up(self) -> None:
+        """Generate a few tokens, and see whether rows can leave: a cache of an unusual kind may not let them."""
+        for name in COUNTED_FROM_THE_PROMPT:
+            if getattr(self.generation, name, None) not in (None, 1, 1.0):
+                self.why_rows_stay = f"the model's generation config has {name}"
+        ids = torch.full((2, PAD_TO_MULTIPLE), self.generation.pad_token_id or 0, device=self.device)
+        generation = copy.deepcopy(self.generation)
+        generation.max_new_tokens = generation.min_new_tokens = 2
+        with torch.inference_mode():
+            output = self._call(ids, torch.ones_like(ids), generation, None, None)
+            if self.why_rows_stay is None:
+                try:
+                    kept = torch.tensor([1])
+                    self._take_out(output.past_key_values, kept)
+                    ids = output.sequences[kept.to(self.device)]
+                    self._call(ids, torch.ones_like(ids), generation, output.past_key_values, None)
+                    # A window that slides, or a state that is no list of keys, cannot be moved to the right.
+                    layers = output.past_key_values.layers
+                    self._may_join = all(type(layer) is transformers.cache_utils.DynamicLayer for layer in layers)
+                except Exception as error:
+                    self.why_rows_stay = f"its cache cannot lose rows ({type(error).__name__}: {error})"
+        self._synchronise()
+
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        on_step: OnStep = lambda _: None,
+        cancelled: Callable[[], bool] = lambda: False,
+        on_records: OnRecords = lambda _: None,
+        *,
+        measure: bool = False,
+        max_new_tokens: int | None = None,
+    ) -> BatchOutput:
+        """Answer `prompts`, see `Engine.generate`."""
+        started = time.perf_counter()
+        self._reset_peak_memory()
+        tokens, errors = self.tokenise(prompts)
+        records: dict[int, OutputRecord] = {at: self.refused(prompts[at], error) for at, error in errors.items()}
+        if errors:
+            on_records(list(records.values()))
+        prefill = decode = 0.0
+        prompt_slots = steps = row_steps = 0
+        step_seconds: list[float] | None = None
+        if tokens:
+            generation = copy.deepcopy(self.generation)
+            if max_new_tokens is not None:
+                generation.max_new_tokens = max_new_tokens
+            groups = self._groups({at: len(ids) for at, ids in tokens.items()})
+            width = max(self._width(len(tokens[at])) for at in tokens)
+            prompt_slots = sum(len(group) * self._width(max(len(tokens[at]) for at in group)) for group in groups)
+            if self._compiling is not None:
+                self._compiling.prepare(generation)
+            watch = StepWatch(
+                width, self.eos_tokens, self.device, on_step, cancelled, self._synchronise, measure=measure
+            )
+
+            def ended(answers: dict[int, Answer]) -> None:
+                new = {at: self.answered(prompts[at], len(tokens[at]), answer) for at, answer in answers.items()}
+                records.update(new)
+                on_records(list(new.values()))
+
+            self._synchronise()
+            began = time.perf_counter()
+            begun = [self._begin({at: tokens[at] for at in group}, generation, watch, len(groups)) for group in groups]
+            rows = [at for group in groups for at in group]
+            batch = self._joined(begun, width)
+            del begun  # the groups' own caches
+            row_steps = self._run(rows, batch, generation, watch, ended)
+            self._synchronise()
+            prefill, decode = watch.first_token_at - began, time.perf_counter() - watch.first_token_at
+            steps, step_seconds = watch.steps, watch.step_seconds
+            if self._compiling is not None:
+                self._compiling.learn(len(tokens), width, steps, decode)
+        prompt_tokens = sum(len(ids) for ids in tokens.values())
+        output_tokens = sum(record.output_tokens for record in records.values())
+        slots = prompt_slots + row_steps
+        result = BatchResult(
+            rows=len(tokens),
+            prompt_tokens=prompt_tokens,
+            output_tokens=output_tokens,
+            slots=slots,
+            padded_slots=slots - prompt_tokens - output_tokens,
+            steps=steps,
+            row_steps=row_steps,
+            prefill_seconds=prefill,
+            decode_seconds=decode,
+            seconds=time.perf_counter() - started,
+            peak_memory_bytes=self.peak_memory(),
+            step_seconds=step_seconds,
+        )
+        return BatchOutput([records[at] for at in range(len(prompts))], result)
+
+    def close(self) -> None:
+        """Nothing is kept between batches."""
+
+    def _width(self, prompt_tokens: int) -> int:
+        """What a prompt is padded to where it is the longest."""
+        multiple = PAD_TO_MULTIPLE if self._compiling is None else compiling.PAD_TO_MULTIPLE
+        return -(-prompt_tokens // multiple) * multiple
+
+    def _groups(self, lengths: dict[int, int]) -> list[list[int]]:
+        """The prompts that are prefilled together, by position."""
+        if not self._may_join or self._compiling is not None:
+            return [list(lengths)]
+        cost = GROUP_SLOTS.get(self.device.type, GROUP_SLOTS_ELSEWHERE)
+        return group_by_width({at: self._width(length) for at, length in lengths.items()}, cost)
+
+    def _begin(self, tokens: dict[int, list[int]], generation: Any, watch: StepWatch, groups: int) -> "_Rows":
+        """A group's padded prompts; with its first new tokens, if there are several groups."""
+        padded = self.tokenizer.pad(
+            {"input_ids": list(tokens.values())},
+            padding=True,
+            padding_side="left",
+            pad_to_multiple_of=self._width(1),
+            return_tensors="pt",
+        ).to(self.device)  # input_ids and attention_mask, each [rows, width]
+        rows = _Rows(padded["input_ids"], padded["attention_mask"], None)
+        if groups == 1:
+            return rows
+        first = copy.deepcopy(generation)
+        first.max_new_tokens = 1
+        if generation.max_new_tokens > 1:
+            first.forced_eos_token_id = None  # the first token is not the last
+        first.min_new_tokens = None if generation.min_new_tokens is None else min(1, generation.min_new_tokens)
+        watch.begin_group(len(tokens))
+        with torch.inference_mode():
+            output = self._call(rows.ids, rows.mask, first, None, watch)
+        mask = torch.cat([rows.mask, rows.mask.new_ones(len(rows.mask), 1)], dim=1)
+        return _Rows(output.sequences, mask, output.past_key_values)
+
+    def _joined(self, groups: "list[_Rows]", width: int) -> "_Rows":
+        """The groups as one batch, `width` wide: the narrower ones get padding on their left, in the cache too."""
+        if len(groups) == 1:
+            return groups[0]
+        lacking = [width + 1 - group.ids.shape[1] for group in groups]
+        pad = self.generation.pad_token_id or 0
+        cache = groups[0].cache
+        for place, layer in enumerate(cache.layers):
+            for name in ("keys", "values"):
+                parts = (
+                    torch.nn.functional.pad(getattr(group.cache.layers[place], name), (0, 0, less, 0))
+                    for group, less in zip(groups, lacking, strict=True)
+                )  # each [rows, heads, width, head width]
+                setattr(layer, name, torch.cat(list(parts)))
+        ids, mask = (
+            torch.cat(
+                [
+                    torch.nn.functional.pad(getattr(group, name), (less, 0), value=filling)
+                    for group, less in zip(groups, lacking, strict=True)
+                ]
+            )
+            for name, filling in (("ids", pad), ("mask", 0))
+        )
+        return _Rows(ids, mask, cache)
+
+    def _run(
+        self,
+        rows: list[int],
+        batch: "_Rows",
+        generation: Any,
+        watch: StepWatch,
+        ended: Callable[[dict[int, Answer]], None],
+    ) -> int:
+        """Generate until every row has ended, giving answers by position to `ended`. Returns the rows of all steps."""
+        ids, mask, cache = batch.ids, batch.mask, batch.cache
+        width, most = watch.prompt_width, generation.max_new_tokens
+        least, row_steps = generation.min_new_tokens, 0
+        begun = cache is not None  # with one new token per row
+        with torch.inference_mode():
+            while rows:
+                before = watch.steps
+                if begun:
+                    steps, begun = 1, False
+                else:
+                    generation.max_new_tokens = most - before
+                    generation.min_new_tokens = None if least is None else max(0, least - before)
+                    watch.begin(len(rows), self._leaving(len(rows)))
+                    output = self._call(ids, mask, generation, cache, watch)
+                    ids, cache = output.sequences, output.past_key_values  # ids: [rows, width + steps]
+                    steps = watch.steps - before
+                    mask = torch.cat([mask, mask.new_ones(len(mask), steps)], dim=1)
+                row_steps += steps * len(rows)
+                answers = [trim(row, self.eos_tokens) for row in ids[:, width:].tolist()]
+                over = watch.steps >= most
+                going = [place for place, one in enumerate(answers) if not over and one.finish_reason == "length"]
+                stays = set(going)
+                ended({at: answers[place] for place, at in enumerate(rows) if place not in stays})
+                if going and len(going) < len(rows):
+                    self._take_out(cache, torch.tensor(going))
+                    kept = torch.tensor(going, device=self.device)
+                    mask, ids = mask[kept], ids[kept]
+                rows = [rows[place] for place in going]
+        return row_steps
+
+    def _leaving(self, rows: int) -> int | None:
+        """How many of `rows` have to have ended for them to leave; None where they stay to the end."""
+        if self.why_rows_stay is not None or not self.eos_tokens:
+            return None
+        return max(1, int(rows * LEAVING_SHARE.get(self.device.type, LEAVING_SHARE_ELSEWHERE)))
+
+    def _call(self, ids: torch.Tensor, mask: torch.Tensor, generation: Any, cache: Any, watch: StepWatch | None) -> Any:
+        """One call of `generate`; with a `cache` it goes on from what that holds."""
+        return self.model.generate(
+            input_ids=ids,
+            attention_mask=mask,
+            generation_config=generation,
+            stopping_criteria=transformers.StoppingCriteriaList([watch] if watch else []),
+            **({} if cache is None else {"past_key_values": cache}),
+        )
+
+    @staticmethod
+    def _take_out(cache: Any, kept: torch.Tensor) -> None:
+        # Indices on the host go with layers on any device: a model may be spread over several.
+        cache.batch_select_indices(kept)

@@ -1,0 +1,91 @@
+"""Looks on while `generate` works: counts steps, reports progress, ends a call. Knows transformers' criteria."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import transformers
+
+from runner.engine.base import OnStep
+from runner.engine.rows import PROGRESS_SECONDS, Cancelled, Progress
+
+
+class StepWatch(transformers.StoppingCriteria):
+    """Counts the steps of a batch, reports progress now and then, watches for cancellation, and ends a call of
+    `generate` once enough of its rows have ended."""
+
+    def __init__(
+        self,
+        prompt_width: int,
+        eos_tokens: frozenset[int],
+        device: torch.device,
+        on_step: OnStep,
+        cancelled: Callable[[], bool],
+        synchronise: Callable[[], None],
+        *,
+        measure: bool,
+    ) -> None:
+        self.steps = 0
+        self.step_seconds: list[float] | None = [] if measure else None
+        self._step_at = 0.0
+        self.first_token_at = 0.0
+        self._eos = torch.tensor(sorted(eos_tokens), dtype=torch.long, device=device)  # [end-of-sequence tokens]
+        self.prompt_width = prompt_width
+        self._grouped = False
+        self._on_step, self._cancelled, self._synchronise = on_step, cancelled, synchronise
+        self._reported_at = 0.0
+        self.begin(0, None)
+
+    def begin(self, rows: int, leaving: int | None) -> None:
+        """A call of `generate` begins, with so many rows; it is ended when `leaving` of them have (None: never)."""
+        self._grouped = False
+        self._leaving = leaving
+        self._ended = torch.zeros(rows, dtype=torch.bool, device=self._eos.device)  # [rows]
+        self._go_on = torch.zeros_like(self._ended)  # [rows]
+
+    def begin_group(self, rows: int) -> None:
+        """A call of `generate` begins for the first new token of some of the rows."""
+        self.begin(rows, None)
+        self._grouped = True
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
+        if self._grouped:
+            return self._group_prefilled()
+        self.steps += 1
+        if self.steps == 1:
+            self._synchronise()
+            self.first_token_at = time.perf_counter()
+        if self._cancelled():
+            raise Cancelled
+        now = time.perf_counter()
+        if self.step_seconds is not None:
+            # No device is waited for here: `generate` itself reads from the device at every step, to see
+            # which rows have ended, so that the time between two calls is a step's.
+            if self.steps > 1:
+                self.step_seconds.append(round(now - self._step_at, 6))
+            self._step_at = now
+        if now - self._reported_at >= PROGRESS_SECONDS:
+            self._reported_at = now
+            self._on_step(Progress(self.steps, self._real_tokens(input_ids)))
+        if self._leaving is None:
+            return self._go_on
+        self._ended |= torch.isin(input_ids[:, -1], self._eos)
+        # All rows or none: `generate` fills a row that has ended with padding, and goes on with the others.
+        return (self._ended.sum() >= self._leaving).expand(len(self._ended))
+
+    def _group_prefilled(self) -> torch.Tensor:
+        """All groups together make the first step; it is over with the last of them."""
+        if self._cancelled():
+            raise Cancelled
+        self._synchronise()
+        self.steps = 1
+        self._step_at = self.first_token_at = time.perf_counter()
+        return self._go_on
+
+    def _real_tokens(self, input_ids: torch.Tensor) -> int:
+        new = input_ids[:, self.prompt_width :]  # [rows, steps]
+        ended = torch.isin(new, self._eos).int().cumsum(dim=1)  # [rows, steps], end-of-sequence tokens up to here
+        # A token is real while none has ended before it: it is 0 up to the end, and 1 at the end itself.
+        before = ended - torch.isin(new, self._eos).int()
+        return int((before == 0).sum().item())

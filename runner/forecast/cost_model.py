@@ -1,0 +1,191 @@
+"""What a batch will cost, from what batches did cost: few parameters, fitted to measured batches. Pure.
+
+Knows seconds of batches by rows, steps and active ranks. Does not know how many steps a batch will take
+(`runner.forecast.answer_lengths` does) nor how a job is cut into batches (`runner.forecast.plan`).
+
+seconds of a batch = prefill(prompt slots) + (steps - 1) x step(rows in it) + rest(rows), each a straight line with base
+and slope of at least 0: a forward pass reads the weights once whatever the rows (base) and computes for each row
+(slope); the rest is tokenising, text decoding and the way between queue and rank. In short: a + b x rows x steps,
+and prefill. Ranks share cores and memory bandwidth, most of all on CPUs, so every number of active ranks has lines
+of its own; one that was not measured is taken for the nearest that was, and marked.
+
+The line is the better guess for a step while it fits: it averages noise away. Where it misses the measured row
+counts by more than 5 %, and joining them by straight pieces foretells each inner row count from the others no worse
+than the line does, the pieces are used (beyond them, the line's slope). Of equally many rows, or nearly so, no slope
+can be told: then a batch costs the same whatever its rows, or, if another number of ranks shows the shape, that
+shape scaled.
+"""
+
+from collections.abc import Iterable
+
+import msgspec
+
+from runner.forecast.line_fit import Line, Sample, fitted_curve, fitted_line, spread
+from runner.state.costs import CostPoint, with_batch
+
+SATURATION = 4
+"""Batches at which a point has half its full weight: noise falls with more of them, the lines' own misfit does not."""
+
+LEAST_SECONDS = 1e-6
+"""Less than this is no measurement, and its relative error says nothing."""
+
+TOLERANCE = 1.1
+"""A prediction this close beyond the measured row counts counts as inside: even rounds vary the rows a little."""
+
+
+class RankCosts(msgspec.Struct, frozen=True, kw_only=True):
+    """What a batch costs with so many active ranks, and the row counts this was measured with.
+
+    `scale` is on all of it. `active_ranks` of 0 stands for any number: a cost given by hand.
+    """
+
+    active_ranks: int
+    rows: tuple[int, int]
+    prefill: Line
+    step: Line
+    rest: Line
+    scale: float = 1.0
+
+    def seconds(self, rows: float, steps: float, prompt_slots: float, step_rows: float) -> float:
+        decode = self.step.at(step_rows) * max(0.0, steps - 1)
+        return self.scale * (self.prefill.at(prompt_slots) + decode + self.rest.at(rows))
+
+
+class CostModel(msgspec.Struct, frozen=True, kw_only=True):
+    """Predicts the seconds of a batch. `residual` is the relative error, root mean square over the measured batches.
+
+    `fits` has one entry per measured number of active ranks, fewest first; `slots_per_row` is the padded prompt width.
+    `rows_leave`: rows that had ended left their batches.
+    """
+
+    fits: tuple[RankCosts, ...]
+    slots_per_row: float = 0.0
+    residual: float | None = None
+    batches: int = 0
+    rows_leave: bool = False
+
+    def seconds(
+        self,
+        rows: float,
+        steps: float,
+        active_ranks: int,
+        prompt_slots: float | None = None,
+        *,
+        tokens_per_row: float | None = None,
+    ) -> float:
+        """Seconds of a batch from being handed out to its last result; without `prompt_slots`, of usual prompts.
+
+        With `tokens_per_row` the rows that have ended leave, if they do so: a step then has rows x tokens / steps rows.
+        """
+        if rows <= 0:
+            return 0.0
+        slots = self.slots_per_row * rows if prompt_slots is None else prompt_slots
+        leave = self.rows_leave and tokens_per_row is not None and steps > 0
+        step_rows = min(rows, rows * tokens_per_row / steps) if leave and tokens_per_row is not None else rows
+        return self._fit(active_ranks).seconds(rows, steps, slots, step_rows)
+
+    def why_extrapolated(self, rows: float, active_ranks: int) -> str | None:
+        """Why a prediction lies outside what was measured, or None where it does not."""
+        fit = self._fit(active_ranks)
+        reasons = []
+        if fit.active_ranks not in (0, active_ranks):
+            measured = ", ".join(str(one.active_ranks) for one in self.fits)
+            reasons.append(f"{_count(active_ranks, 'rank')} not measured (measured: {measured})")
+        low, high = fit.rows
+        if not low / TOLERANCE <= rows <= high * TOLERANCE:
+            span = f"{low}" if low == high else f"{low} to {high}"
+            reasons.append(f"batches of {rows:.0f} not measured (measured: {span})")
+        return "; ".join(reasons) or None
+
+    @property
+    def measured_ranks(self) -> list[int]:
+        return [fit.active_ranks for fit in self.fits if fit.active_ranks]
+
+    @property
+    def measured_rows(self) -> tuple[int, int]:
+        """The smallest and the largest row count any number of ranks was measured with."""
+        return min(fit.rows[0] for fit in self.fits), max(fit.rows[1] for fit in self.fits)
+
+    def _fit(self, active_ranks: int) -> RankCosts:
+        # Of two as near the one with more ranks: it has them share more, and so promises less.
+        return min(self.fits, key=lambda fit: (abs(fit.active_ranks - active_ranks), -fit.active_ranks))
+
+
+def given(batch_seconds: float, batch_size: int, active_ranks: int = 0) -> CostModel:
+    """A batch of up to `batch_size` rows costs the same whatever is in it, on so many ranks (0: on any number)."""
+    fit = RankCosts(
+        active_ranks=active_ranks, rows=(1, batch_size), prefill=Line(), step=Line(), rest=Line(batch_seconds)
+    )
+    return CostModel(fits=(fit,))
+
+
+def fit(points: Iterable[CostPoint]) -> CostModel | None:
+    """The model that fits measured batches best; None without any."""
+    known = tuple(point for point in points if point.batches > 0 and point.rows > 0 and point.seconds > LEAST_SECONDS)
+    if not known:
+        return None
+    if len({(point.active_ranks, point.rows) for point in known}) < len(known):
+        merged: tuple[CostPoint, ...] = ()
+        for point in known:
+            merged = with_batch(merged, point)
+        known = merged
+    groups: dict[int, list[CostPoint]] = {}
+    for point in sorted(known, key=lambda point: (point.active_ranks, point.rows)):
+        groups.setdefault(point.active_ranks, []).append(point)
+    fits = {ranks: _rank_costs(ranks, group) for ranks, group in groups.items()}
+    shaped = [ranks for ranks in fits if spread([float(point.rows) for point in groups[ranks]])]
+    for ranks in set(fits) - set(shaped) if shaped else ():
+        nearest = min(shaped, key=lambda other: (abs(other - ranks), -other))
+        fits[ranks] = _scaled(fits[nearest], groups[ranks])
+    batches = sum(point.batches for point in known)
+    errors = sum(point.batches * _error(fits[point.active_ranks], point) ** 2 for point in known)
+    return CostModel(
+        fits=tuple(fits.values()),
+        slots_per_row=sum(point.prompt_slots for point in known) / sum(point.rows * point.batches for point in known),
+        residual=(errors / batches) ** 0.5,
+        batches=batches,
+        rows_leave=any(point.row_steps and point.row_steps < point.rows * point.steps for point in known),
+    )
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number} {word}" if number == 1 else f"{number} {word}s"
+
+
+def _predicted(costs: RankCosts, point: CostPoint) -> float:
+    steps, slots = point.steps / point.batches, point.prompt_slots / point.batches
+    return costs.seconds(point.rows, steps, slots, point.step_rows)
+
+
+def _error(costs: RankCosts, point: CostPoint) -> float:
+    return _predicted(costs, point) * point.batches / point.seconds - 1
+
+
+def _scaled(shape: RankCosts, group: list[CostPoint]) -> RankCosts:
+    predicted = sum(_predicted(shape, point) * point.batches for point in group)
+    scale = sum(point.seconds for point in group) / predicted if predicted > 0 else 1.0
+    rows = (group[0].rows, group[-1].rows)
+    return msgspec.structs.replace(shape, active_ranks=group[0].active_ranks, rows=rows, scale=scale)
+
+
+def _rank_costs(active_ranks: int, group: list[CostPoint]) -> RankCosts:
+    """The lines of one number of active ranks, from its points in the order of their rows."""
+    prefill, step, rest = [], [], []
+    for point in group:
+        weight = point.batches / (point.batches + SATURATION)
+        if point.prefill_seconds > LEAST_SECONDS:
+            mean = point.prefill_seconds / point.batches
+            prefill.append(Sample(point.prompt_slots / point.batches, mean, weight / mean**2))
+        if point.steps > point.batches and point.decode_seconds > LEAST_SECONDS:
+            mean = point.decode_seconds / (point.steps - point.batches)
+            step.append(Sample(point.step_rows, mean, weight / mean**2))
+        # The rest is small, and noise to a good part: its error counts against the whole of the batch.
+        mean, whole = point.prefill_seconds + point.decode_seconds, point.seconds / point.batches
+        rest.append(Sample(point.rows, max(0.0, whole - mean / point.batches), weight / whole**2))
+    return RankCosts(
+        active_ranks=active_ranks,
+        rows=(group[0].rows, group[-1].rows),
+        prefill=fitted_line(prefill),
+        step=fitted_curve(sorted({sample.x: sample for sample in step}.values(), key=lambda sample: sample.x)),
+        rest=fitted_line(rest),
+    )

@@ -1,0 +1,240 @@
+"""What is left of a running job, and what another setting of its knobs would bring. Pure; microseconds.
+
+Predicts from the batches measured so far (`runner.forecast.cost_model`), in closed form. Ranks are taken to be equally
+fast.
+"""
+
+import functools
+from collections.abc import Sequence
+
+import msgspec
+
+from runner.forecast.answer_lengths import Answers, answers
+from runner.forecast.cost_model import CostModel, fit
+from runner.forecast.plan import PlanRow, predict, shares
+from runner.protocol.config import MAX_BATCH_SIZE
+from runner.scheduling.rounds import EvenRounds
+from runner.state.costs import CostPoint
+from runner.state.run import RankState, RunState
+
+
+class WhatIf(msgspec.Struct, frozen=True, kw_only=True):
+    """The rest of the job with one knob turned. `change_percent` is of tokens/s, against the setting of now.
+
+    Both are predictions, so that one error of the model does not look like a gain; and both are of the prompts that
+    nobody has in hand, so that it does not move with every step of the batches in flight, on which no knob acts.
+    `extrapolated`: batches of the one or the other setting were not measured.
+    """
+
+    active_ranks: int
+    batch_size: int
+    tokens_per_second: float
+    change_percent: float
+    seconds_left: float
+    extrapolated: bool
+
+
+def remaining_seconds(state: RunState) -> float | None:
+    """Seconds until the last result, with the knobs as they are; None before a whole batch was measured.
+
+    None, too, while a sweep measures: how long its trials go on is decided by the sweep.
+    """
+    job = _job(state)
+    return None if job is None else job.seconds(state.active_ranks, state.batch_size)
+
+
+def eta_seconds(state: RunState) -> float | None:
+    """Seconds to the end: predicted where a whole batch was measured, else by the pace, or a sweep's trials.
+
+    None before there is a pace, and while no batch may be handed out.
+    """
+    if state.phase not in ("running", "stopping") or state.ended is not None:
+        return None
+    predicted = remaining_seconds(state)
+    return predicted if predicted is not None else state.eta_seconds
+
+
+def what_if(state: RunState) -> list[WhatIf]:
+    """One rank more, one fewer, batches twice and half as large: what is possible of it, in this order.
+
+    Empty before a whole batch was measured, and once no more batches are to be handed out.
+    """
+    job = _job(state)
+    if job is None or job.pending <= 0:
+        return []
+    ranks, size = state.active_ranks, state.batch_size
+    settings = [
+        *([(ranks + 1, size)] if ranks < len(state.ranks) else []),
+        *([(ranks - 1, size)] if ranks > 1 else []),
+        *([(ranks, size * 2)] if size * 2 <= MAX_BATCH_SIZE else []),
+        *([(ranks, size // 2)] if size > 1 else []),
+    ]
+    now, guessed = job.pending_seconds(ranks, size), job.extrapolates(ranks, size)
+    found = []
+    for number, rows in settings:
+        seconds, pending = job.seconds(number, rows), job.pending_seconds(number, rows)
+        if now > 0 and pending > 0 and seconds > 0:
+            found.append(
+                WhatIf(
+                    active_ranks=number,
+                    batch_size=rows,
+                    tokens_per_second=job.tokens_left / seconds,
+                    change_percent=100 * (now / pending - 1),
+                    seconds_left=seconds,
+                    extrapolated=guessed or job.extrapolates(number, rows),
+                )
+            )
+    return found
+
+
+def whole_file(state: RunState, ranks: int, batch_size: int) -> PlanRow | None:
+    """All prompts of the run at one setting, from their beginning: what a sweep's best cell would make of its file.
+
+    The cell itself is of full batches; a file seldom fills its last round. None where nothing was measured.
+    """
+    model = _fit(state.costs) if state.costs else None
+    if model is None or state.config is None or not state.prompts:
+        return None
+    length = _length(state)
+    return predict(model, length, prompts=state.prompts, ranks=[ranks], batch_sizes=[batch_size]).rows[0]
+
+
+_fit = functools.lru_cache(maxsize=4)(fit)
+"""Asked four times a second, of costs that change with each batch."""
+
+
+class _Job:
+    """What is left to do of a run: prompts that nobody has in hand, and batches in flight."""
+
+    def __init__(self, state: RunState, model: CostModel, length: Answers) -> None:
+        self.model, self._length, self._state = model, length, state
+        self._steps = functools.lru_cache(maxsize=64)(length.steps)
+        self.pending = state.pending
+        self._split = state.config is not None and state.config.dispatch == "split" and state.ranks
+        # Each rank's time to its next free moment does not hang on the knobs: a batch in hand goes on as it is.
+        self._busy = [self._in_flight(rank) for rank in state.ranks]
+        unfinished = sum(rank.rows * self._share_left(rank) for rank in state.ranks if rank.batch is not None)
+        self.tokens_left = (self.pending + unfinished) * length.tokens_per_row
+
+    def seconds(self, active_ranks: int, batch_size: int) -> float:
+        """Until the last result, with these knobs from each rank's next batch on."""
+        return self._seconds(active_ranks, batch_size, self._busy)
+
+    def pending_seconds(self, active_ranks: int, batch_size: int) -> float:
+        """Of what nobody has in hand alone, were all ranks free."""
+        return self._seconds(active_ranks, batch_size, [0.0] * len(self._busy))
+
+    def _seconds(self, active_ranks: int, batch_size: int, busy: list[float]) -> float:
+        ranks = max(1, active_ranks)
+        free = (busy + [0.0] * ranks)[:ranks]
+        last = max(busy, default=0.0)
+        if not self.pending:
+            return last
+        if self._split:
+            return max(last, self._split_seconds(ranks, self._size(ranks, batch_size), free))
+        batches = self._batches(ranks, batch_size)
+        return max(last, finish(free, batches, self._cost(self.pending / batches, ranks)))
+
+    def extrapolates(self, active_ranks: int, batch_size: int) -> bool:
+        """Whether such batches were not measured."""
+        return self.model.why_extrapolated(self.rows(active_ranks, batch_size), active_ranks) is not None
+
+    def rows(self, active_ranks: int, batch_size: int) -> float:
+        """Rows of a batch to come."""
+        if self._split:
+            return self._size(active_ranks, batch_size)
+        return self.pending / max(1, self._batches(active_ranks, batch_size))
+
+    def _batches(self, ranks: int, batch_size: int) -> int:
+        """As the scheduler will cut them: in the middle of a round that is so many as are left of its plan."""
+        size = self._size(ranks, batch_size)
+        capped = size != batch_size
+        rounds = EvenRounds() if capped or self._state.continuous else self._state.rounds
+        return min(self.pending, rounds.planned(self.pending, size, ranks))
+
+    def _size(self, ranks: int, batch_size: int) -> int:
+        """The batch size, ranks that ran out of memory counted with what they still get."""
+        caps = [min(batch_size, rank.cap) for rank in self._state.ranks[:ranks] if rank.cap is not None]
+        return max(1, round((sum(caps) + (ranks - len(caps)) * batch_size) / ranks)) if caps else batch_size
+
+    def _cost(self, rows: float, ranks: int) -> float:
+        return self.model.seconds(rows, self._steps(rows), ranks, tokens_per_row=self._length.tokens_per_row)
+
+    def _in_flight(self, rank: RankState) -> float:
+        if rank.batch is None or rank.rows <= 0:
+            return 0.0
+        ranks = max(1, self._state.active_ranks)
+        whole = self._cost(rank.rows, ranks)
+        if rank.step > 0:
+            return whole * self._share_left(rank)
+        return max(0.0, whole - max(0.0, self._state.now - rank.batch_started_at))
+
+    def _share_left(self, rank: RankState) -> float:
+        if rank.continuous:
+            tokens = rank.rows * self._length.tokens_per_row
+            return max(0.0, 1 - rank.in_flight_tokens / tokens) if tokens > 0 else 0.0
+        steps = self._steps(rank.rows)
+        return max(0.0, 1 - rank.step / steps) if steps > 0 else 0.0
+
+    def _split_seconds(self, ranks: int, size: int, free: list[float]) -> float:
+        """Each rank does its own share in plain slices; those of ranks that get no batches go to whoever is free."""
+        state = self._state
+        left = [
+            max(0.0, share - rank.prompts - (rank.rows if rank.batch is not None else 0))
+            for share, rank in zip(shares(state.prompts, len(state.ranks)), state.ranks, strict=True)
+        ]
+        # Of a run that was taken up again, or whose ranks were launched afresh, the parts are not known: scaled to fit.
+        factor = self.pending / sum(left) if sum(left) else 0.0
+        own = [part * factor for part in left[:ranks]]
+        orphans = max(0.0, self.pending - sum(own))
+        whole = self._cost(size, ranks)
+        for rank, part in enumerate(own):
+            full = int(part // size)
+            free[rank] += full * whole + self._cost(part - full * size, ranks)
+        return max(*free, finish(free, int(-(-orphans // size)), self._cost(min(size, orphans), ranks)))
+
+
+def _job(state: RunState) -> _Job | None:
+    model = _fit(state.costs) if state.costs else None
+    if model is None or state.config is None or state.sweeping:
+        return None
+    return _Job(state, model, _length(state))
+
+
+def _length(state: RunState) -> Answers:
+    """How long the answers of the run itself get, whatever its trials cut theirs at."""
+    config = state.config
+    assert config is not None
+    return _answers(state.costs, state.lengths, config.new_tokens, config.ignore_eos, config.max_new_tokens)
+
+
+@functools.lru_cache(maxsize=4)
+def _answers(
+    costs: tuple[CostPoint, ...], lengths: tuple[int, ...], measured_tokens: int, fixed: bool, max_new_tokens: int
+) -> Answers:
+    return answers(costs, lengths, measured_tokens=measured_tokens, fixed=fixed, max_new_tokens=max_new_tokens)
+
+
+def finish(free: Sequence[float], batches: int, cost: float) -> float:
+    """When the last of equally long batches ends, each taken by whichever rank is free first.
+
+    Batches end at free + j x cost (j = 1, 2, …) of some rank, and those taken are the earliest. Up to `low`, the time
+    at which all would be done if batches could be cut, whole ones are counted; of those that are then missing each
+    rank has at most one to add.
+    """
+    if batches <= 0 or cost <= 0:
+        return max(free)
+    ordered = sorted(free)
+    low = total = 0.0
+    for count, moment in enumerate(ordered, 1):
+        # Ranks that come free only after all is done have no part in it.
+        if count > 1 and moment >= low:
+            break
+        total += moment
+        low = (total + batches * cost) / count
+    done = [max(0, int((low - moment) / cost + 1e-9)) for moment in ordered]
+    missing = batches - sum(done)
+    ends = sorted(moment + (whole + 1) * cost for moment, whole in zip(ordered, done, strict=True))
+    if missing > 0:
+        return ends[missing - 1]
+    return max(moment + whole * cost for moment, whole in zip(ordered, done, strict=True) if whole)

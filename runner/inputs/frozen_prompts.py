@@ -1,0 +1,234 @@
+"""Prompt files in, prompts.jsonl out, and prompts read from there by index.
+
+Knows what a record must hold to be a prompt, and says everything that is wrong with a file at once,
+with file and line. Does not know the formats (`runner.inputs.prompt_files` does), nor tokens, models or
+ranks: a prompt is text, or chat messages. Memory is 12 bytes a prompt, and 12 more where ids are
+compared while a file is taken in; the texts stay on disk.
+"""
+
+import contextlib
+import json
+import os
+from array import array
+from collections import Counter
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+from typing import BinaryIO
+
+import msgspec
+
+from runner.inputs.prompt_files import Problems, PromptError, PromptProblem, kind, reading, records
+from runner.protocol import Prompt, encode_line
+
+__all__ = ["PromptError", "PromptIndex", "PromptProblem", "freeze"]
+
+MAX_PROMPT_BYTES = 4 * 1024 * 1024
+"""More would not fit a line of the protocol once escaped, nor the context of a model."""
+
+ROLES = ("system", "developer", "user", "assistant")
+SUFFIXES_WITHOUT_IDS = (".txt", ".csv", ".parquet")
+DIGEST_MASK = 2**64 - 1
+ID_BUCKETS = 256
+
+_decoder = msgspec.json.Decoder(Prompt)
+
+
+class PromptIndex:
+    """Where each prompt of a prompts.jsonl begins, and how long its text is in UTF-8 bytes."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.offsets = array("Q")
+        self.lengths = array("I")
+
+    @property
+    def count(self) -> int:
+        return len(self.offsets)
+
+    @classmethod
+    def open(cls, path: Path) -> "PromptIndex":
+        """The index of an existing prompts.jsonl, by one scan.
+
+        Raises:
+            PromptError: the file is missing, or a line of it is torn or not what `freeze` wrote.
+        """
+        index, offset = cls(path), 0
+        with reading(path, Problems(str(path))) as file:
+            for line in file:
+                index.append(_decode(line, index.count, path), offset)
+                offset += len(line)
+        return index
+
+    def append(self, prompt: Prompt, offset: int) -> None:
+        length = _bytes_of(prompt.text)
+        if prompt.messages:
+            length += sum(_bytes_of(message["content"]) for message in prompt.messages)
+        self.offsets.append(offset)
+        self.lengths.append(length)
+
+    def read(self, indices: Sequence[int]) -> list[Prompt]:
+        """The prompts of these indices, in this order.
+
+        Raises:
+            PromptError: the file has gone or changed since it was indexed.
+        """
+        prompts = []
+        with reading(self.path, Problems(str(self.path))) as file:
+            for index in indices:
+                file.seek(self.offsets[index])
+                prompts.append(_decode(file.readline(), index, self.path))
+        return prompts
+
+
+def _decode(line: bytes, index: int, path: Path) -> Prompt:
+    try:
+        prompt = _decoder.decode(line)
+        if line.endswith(b"\n") and prompt.index == index:
+            return prompt
+        wrong = "is cut short" if prompt.index == index else f"holds prompt {prompt.index}, not {index}"
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        wrong = f"is no prompt ({error})"
+    message = f"the line {wrong}: the run's copy of the prompts is damaged; start a new run from the prompt file"
+    raise PromptError([PromptProblem(str(path), message, index + 1)])
+
+
+def _bytes_of(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode())
+
+
+class _Ids:
+    """Finds ids that stand twice: 64 bits of hash a prompt, and a second look at the file only where two agree."""
+
+    def __init__(self) -> None:
+        self.places = array("I")
+        self.buckets = [array("Q") for _ in range(ID_BUCKETS)]
+
+    def add(self, id_: str, place: int) -> None:
+        digest = hash(id_) & DIGEST_MASK
+        self.buckets[digest % ID_BUCKETS].append(digest)
+        self.places.append(place)
+
+    def check(self, path: Path, problems: Problems) -> None:
+        doubtful = {
+            digest
+            for bucket in self.buckets
+            if len(set(bucket)) < len(bucket)
+            for digest, count in Counter(bucket).items()
+            if count > 1
+        }
+        if not doubtful:
+            return
+        places: dict[str, list[int]] = {}
+        with path.open("rb") as file:
+            for line, place in zip(file, self.places, strict=True):
+                id_ = _decoder.decode(line).id
+                if hash(id_) & DIGEST_MASK in doubtful:
+                    places.setdefault(id_, []).append(place)
+        for id_, found in places.items():
+            if len(found) > 1:
+                listed = ", ".join(map(str, found[:5])) + (" …" if len(found) > 5 else "")
+                problems.add(f"id {id_!r} stands more than once, on {problems.unit}s {listed}", found[1])
+
+
+def freeze(
+    source: str,
+    destination: Path,
+    *,
+    column: str | None,
+    limit: int | None,
+    chat: bool,
+    stdin: BinaryIO | None = None,
+) -> PromptIndex:
+    """Write the prompts of `source` (a file, or `-`) into `destination`, whole or not at all.
+
+    With `chat` a plain prompt becomes one message of the user. `limit` takes the first that many.
+
+    Raises:
+        PromptError: everything that is wrong with the file.
+        OSError: `destination` cannot be written.
+    """
+    problems = Problems("standard input" if source == "-" else source)
+    partial = destination.with_name(f".{destination.name}.partial")
+    index, offset = PromptIndex(destination), 0
+    ids = None if Path(source).suffix.lower() in SUFFIXES_WITHOUT_IDS else _Ids()
+    try:
+        with contextlib.closing(records(source, column, stdin, problems)) as found, partial.open("wb") as out:
+            place = 0
+            for place, value in islice(found, limit):
+                try:
+                    text, messages, id_ = _understand(value)
+                except ValueError as error:
+                    problems.add(str(error), place)
+                    continue
+                if chat and messages is None:
+                    text, messages = "", [{"role": "user", "content": text}]
+                prompt = Prompt(
+                    index=index.count, id=str(index.count) if id_ is None else id_, text=text, messages=messages
+                )
+                if ids:
+                    ids.add(prompt.id, place)
+                index.append(prompt, offset)
+                offset += out.write(encode_line(prompt))
+            if not place and not problems.count:
+                problems.add("there is no prompt in it")
+            out.flush()
+            os.fsync(out.fileno())
+        if ids:
+            ids.check(partial, problems)
+        problems.check()
+        partial.replace(destination)
+    finally:
+        partial.unlink(missing_ok=True)
+    return index
+
+
+def _understand(value: object) -> tuple[str, list[dict[str, str]] | None, str | None]:
+    """Text, messages and id of one record; ValueError says what is wrong with it."""
+    if isinstance(value, ValueError):
+        raise value
+    if isinstance(value, str):
+        return _check_text(value), None, None
+    if not isinstance(value, dict):
+        raise ValueError(f"{kind(value)}, where an object with `prompt` or `messages` belongs")
+    id_ = value.get("id")
+    if isinstance(id_, bool) or not isinstance(id_, (str, int, type(None))) or id_ == "":
+        raise ValueError(f"`id` must be a text or a whole number, not {kind(id_)}")
+    id_ = None if id_ is None else str(id_)
+    if "prompt" in value and "messages" in value:
+        raise ValueError("both `prompt` and `messages`; leave one out")
+    if "messages" in value:
+        return "", _check_messages(value["messages"]), id_
+    if "prompt" not in value:
+        keys = ", ".join(f"`{key}`" for key in islice(value, 5)) or "nothing"
+        raise ValueError(f"neither `prompt` nor `messages`; there is {keys}")
+    if not isinstance(value["prompt"], str):
+        raise ValueError(f"`prompt` must be a text, not {kind(value['prompt'])}")
+    return _check_text(value["prompt"]), None, id_
+
+
+def _check_text(text: str) -> str:
+    if not text or text.isspace():
+        raise ValueError("empty prompt")
+    if len(text) > MAX_PROMPT_BYTES // 4 and _bytes_of(text) > MAX_PROMPT_BYTES:
+        raise ValueError(f"prompt of {_bytes_of(text):,} bytes; the longest that can be had is {MAX_PROMPT_BYTES:,}")
+    return text
+
+
+def _check_messages(messages: object) -> list[dict[str, str]]:
+    if not isinstance(messages, list) or not messages:
+        raise ValueError(f"`messages` must be a list of messages, not {kind(messages)}")
+    checked = []
+    for number, message in enumerate(messages, 1):
+        if not isinstance(message, dict):
+            raise ValueError(f"message {number} must be an object with `role` and `content`, not {kind(message)}")
+        role, content = message.get("role"), message.get("content")
+        if role not in ROLES:
+            raise ValueError(f"message {number}: `role` must be one of {', '.join(ROLES)}, not {json.dumps(role)}")
+        if not isinstance(content, str):
+            raise ValueError(f"message {number}: `content` must be a text, not {kind(content)}")
+        if role != "system" and (not content or content.isspace()):  # an empty system prompt is a known idiom
+            raise ValueError(f"message {number}: `content` is empty")
+        checked.append({"role": role, "content": content})
+    _check_text("".join(message["content"] for message in checked))
+    return checked

@@ -1,0 +1,304 @@
+"""How much memory a run will need, before anything is loaded. Pure: model, settings and free memory come in as values.
+
+Per rank:
+
+    weights      = parameters x bytes of the dtype; a quantised checkpoint as it is stored. On a CPU a checkpoint of
+                   the dtype asked for is mapped, not read: all ranks share those pages, which are counted once
+    laid out     = on a CPU the linear layers' weights once more, for the matrix kernels (runner.engine.packed_linear)
+    keys, values = 2 x layers x key-value heads x head size x bytes x (prompt tokens + new tokens) x batch size
+                   (Pope et al., "Efficiently scaling transformer inference", 2022, section 2.1)
+    working      = the larger of one layer's activations in the prefill and the logits of the last position in float32,
+                   twice: a result is made beside what it is made from
+    process      = Python, torch and transformers; on a GPU the CUDA context and the libraries' workspaces
+
+An estimate: allocators round up and fragment, and attention may need room of its own.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from runner.protocol.config import RunConfig
+
+CPU_PROCESS_BYTES = int(0.45 * 2**30)
+"""Measured: a static rank of the demo model on a CPU takes 1.5 GiB, of which 0.5 GiB are the mapped weights and
+0.5 GiB the same laid out."""
+
+CUDA_PROCESS_BYTES = int(0.6 * 2**30)
+"""A CUDA context and cuBLAS' workspaces on current GPUs; not measured here."""
+
+AUTO_BATCH_SIZE = 64
+"""The size `auto` starts at on a large job."""
+
+DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "float64": 8, "float8_e4m3fn": 1}
+QUANTISED_BYTES = {"bnb-8bit": 1.0, "int8": 1.0, "bnb-4bit": 0.56}
+"""Per parameter of a linear layer, scales included."""
+
+# What the continuous engine asks for on a CPU (runner.engine.continuous): the cache is made at once, for so many rows.
+CONTINUOUS_ROWS = 128
+CONTINUOUS_PROMPT_TOKENS = 256
+CONTINUOUS_CONTEXT_TOKENS = 8192
+CONTINUOUS_SHARE = 0.25
+
+
+class ModelShape(NamedTuple):
+    """What of a model decides its memory. `stored_bytes` are its weights on disk where it is quantised already."""
+
+    parameters: int
+    layers: int
+    kv_heads: int
+    head_size: int
+    hidden: int
+    intermediate: int
+    vocabulary: int
+    context: int | None = None
+    dtype: str | None = None
+    stored_bytes: int | None = None
+    embedding_parameters: int = 0
+    counted: bool = True
+    """Whether the parameters were counted in the weights' files, not worked out from config.json."""
+    tied: bool = False
+    """Whether the input embedding is the last layer's weight as well."""
+
+
+DEMO = ModelShape(134_515_008, 30, 3, 64, 576, 1536, 49152, 8192, "float32", None, 28_311_552, tied=True)
+"""SmolLM2-135M-Instruct, where it is not in the cache yet."""
+
+
+class PromptSizes(NamedTuple):
+    """How many prompts there are, and the tokens of the longest, roughly. `whole` is False where the file is longer
+    than what was read of it."""
+
+    prompts: int
+    tokens: int
+    whole: bool = True
+
+
+class Room(NamedTuple):
+    """Free bytes: of each GPU that can be seen, of the host, and of the fullest GPU. None where nobody knows.
+
+    That of the fullest may be known where it is not known which of them it is: a run that uses all needs no more.
+    """
+
+    gpus: tuple[int | None, ...]
+    host: int | None
+    fullest: int | None = None
+
+
+class Estimate(NamedTuple):
+    """What a rank needs, and whether the fullest device has it. All in bytes.
+
+    `ranks` share that device, of which `free` is what they may have; None where nobody knows. `largest` is the largest
+    batch size that would fit, None where not even one prompt does, or where it is not known.
+    """
+
+    weights: int
+    cache: int
+    working: int
+    process: int
+    ranks: int
+    on_gpu: bool
+    devices: int
+    needed: int
+    free: int | None
+    batch_size: int
+    auto: bool
+    largest: int | None
+    takes_the_rest: bool = False
+    shared: int = 0
+    """Of `weights`, the pages of a mapped file: each rank's figure has them, memory holds them once."""
+
+    @property
+    def per_rank(self) -> int:
+        return self.weights + self.cache + self.working + self.process
+
+    @property
+    def fits(self) -> bool:
+        return self.free is None or self.needed <= self.free
+
+
+def shape_from_config(values: dict[str, Any], parameters: int | None, stored_bytes: int | None = None) -> ModelShape:
+    """The shape that a config.json describes; `parameters` are None where the weights' files could not be counted.
+
+    Raises:
+        ValueError: it does not say what is needed.
+    """
+    text = values.get("text_config")
+    text = {**values, **text} if isinstance(text, dict) else values
+
+    def number(*names: str, default: int | None = None) -> int:
+        for name in names:
+            value = text.get(name)
+            if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+                return value
+        if default is None:
+            raise ValueError(f"its config.json has no {names[0]}")
+        return default
+
+    layers = number("num_hidden_layers", "n_layer", "num_layers")
+    hidden = number("hidden_size", "n_embd", "d_model")
+    heads = number("num_attention_heads", "n_head", "num_heads")
+    kv_heads = number("num_key_value_heads", default=heads)
+    head_size = number("head_dim", default=hidden // heads or 1)
+    intermediate = number("intermediate_size", "n_inner", "ffn_dim", default=4 * hidden)
+    vocabulary = number("vocab_size")
+    embedding = vocabulary * hidden
+    dtype = text.get("dtype") or text.get("torch_dtype")
+    counted = parameters is not None
+    if parameters is None:
+        experts = number("num_local_experts", "num_experts", "n_routed_experts", default=1)
+        inner = number("moe_intermediate_size", default=intermediate) if experts > 1 else intermediate
+        attention = 2 * hidden * head_size * (heads + kv_heads)
+        layer = attention + 3 * hidden * inner * experts
+        parameters = layers * layer + embedding * (1 if text.get("tie_word_embeddings") else 2)
+    return ModelShape(
+        parameters=parameters,
+        layers=layers,
+        kv_heads=kv_heads,
+        head_size=head_size,
+        hidden=hidden,
+        intermediate=intermediate,
+        vocabulary=vocabulary,
+        context=number("max_position_embeddings", "n_positions", default=0) or None,
+        dtype=dtype if isinstance(dtype, str) else None,
+        stored_bytes=stored_bytes if isinstance(values.get("quantization_config"), dict) else None,
+        embedding_parameters=embedding,
+        counted=counted,
+        tied=text.get("tie_word_embeddings") is True,
+    )
+
+
+def estimate(shape: ModelShape, config: RunConfig, prompts: PromptSizes, room: Room) -> Estimate:
+    """What a run of these settings will need, against what is free."""
+    on_gpu = config.device == "cuda" or (config.device == "auto" and bool(room.gpus))
+    ranks = max(1, config.ranks)
+    batch_size = config.batch_size or auto_batch_size(prompts.prompts, ranks)
+    bytes_each = _bytes_each(shape, config, on_gpu)
+    weights, laid_out, mapped = _weights(shape, config, bytes_each), 0, 0
+    if not on_gpu:
+        laid_out, mapped = _laid_out(shape, config, bytes_each), _mapped(shape, config, weights)
+    if laid_out and not mapped:
+        # What was read into a rank's own memory is given back layer by layer, but for what the input needs as well.
+        weights = min(weights, shape.embedding_parameters * bytes_each)
+    weights += laid_out
+    process = CUDA_PROCESS_BYTES if on_gpu else CPU_PROCESS_BYTES
+
+    share = _Share(ranks, on_gpu, len(room.gpus), max(1, config.gpus_per_rank))
+    free = _least(room.gpus[: share.devices]) if on_gpu else room.host
+    if on_gpu and free is None and share.devices == len(room.gpus):
+        free = room.fullest
+    continuous = config.engine == "continuous"
+
+    per_token = 2 * shape.layers * shape.kv_heads * shape.head_size * bytes_each
+    tokens = prompts.tokens + config.new_tokens
+    if shape.context is not None:
+        tokens = min(tokens, max(shape.context, config.new_tokens))
+    row_cache = per_token * tokens
+    activations = prompts.tokens * (4 * shape.hidden + 2 * shape.intermediate) * bytes_each
+    row_working = 2 * max(activations, 4 * shape.vocabulary)
+    cache = row_cache * batch_size
+    if continuous and not on_gpu:
+        cache = _continuous_cpu_cache(shape, config, per_token, ranks, room.host)
+
+    fixed = share.on_device(weights - mapped) + mapped + process * share.ranks
+    per_row = share.on_device(row_cache + row_working)
+    if continuous and not on_gpu:
+        fixed, per_row = fixed + share.on_device(cache), share.on_device(row_working)
+    largest = None
+    if free is not None and free > fixed:
+        largest = int((free - fixed) // max(1, per_row)) or None
+    return Estimate(
+        weights=weights,
+        cache=int(cache),
+        working=int(row_working * batch_size),
+        process=process,
+        ranks=share.ranks,
+        on_gpu=on_gpu,
+        devices=share.devices,
+        needed=int(fixed + per_row * batch_size),
+        free=free,
+        batch_size=batch_size,
+        auto=config.batch_size is None,
+        largest=largest,
+        takes_the_rest=continuous and on_gpu,
+        shared=mapped,
+    )
+
+
+def auto_batch_size(prompts: int, ranks: int) -> int:
+    """The size that `auto` begins with: a small job is shared out at once, a large one starts at 64."""
+    return max(1, min(AUTO_BATCH_SIZE, -(-prompts // ranks)))
+
+
+class _Share(NamedTuple):
+    """How the ranks are laid out: they go round the GPUs, or each has several of its own; a CPU takes all of them."""
+
+    all_ranks: int
+    on_gpu: bool
+    gpus: int
+    gpus_per_rank: int
+
+    @property
+    def devices(self) -> int:
+        """How many devices hold something."""
+        if not self.on_gpu:
+            return 1
+        return max(1, min(self.gpus, self.all_ranks * self.gpus_per_rank))
+
+    @property
+    def ranks(self) -> int:
+        """Ranks on the fullest device."""
+        if not self.on_gpu:
+            return self.all_ranks
+        return 1 if self.gpus_per_rank > 1 else -(-self.all_ranks // max(1, self.gpus))
+
+    def on_device(self, per_rank: float) -> float:
+        """What the fullest device holds of something that each rank has."""
+        return per_rank * self.ranks / (self.gpus_per_rank if self.on_gpu else 1)
+
+
+def _bytes_each(shape: ModelShape, config: RunConfig, on_gpu: bool) -> int:
+    if config.dtype != "auto":
+        return DTYPE_BYTES[config.dtype]
+    if not on_gpu:
+        return DTYPE_BYTES["float32"]
+    return DTYPE_BYTES.get(shape.dtype or "float16", 2)
+
+
+def _weights(shape: ModelShape, config: RunConfig, bytes_each: int) -> int:
+    if shape.stored_bytes is not None:
+        return shape.stored_bytes
+    if config.quantization in QUANTISED_BYTES:
+        linear = max(0, shape.parameters - shape.embedding_parameters)
+        kept = shape.parameters - linear
+        return int(linear * QUANTISED_BYTES[config.quantization] + kept * bytes_each)
+    return shape.parameters * bytes_each
+
+
+def _mapped(shape: ModelShape, config: RunConfig, weights: int) -> int:
+    """Bytes of the weights' file that a CPU's ranks use where it lies; 0 where they are converted or quantised."""
+    converted = shape.dtype != ("float32" if config.dtype == "auto" else config.dtype)
+    return 0 if converted or _quantised(shape, config) else weights
+
+
+def _laid_out(shape: ModelShape, config: RunConfig, bytes_each: int) -> int:
+    """Bytes of the linear layers' weights in the layout of a CPU's kernels; 0 where they are left alone."""
+    if config.compile or _quantised(shape, config) or config.dtype not in ("auto", "float32", "bfloat16"):
+        return 0
+    return (shape.parameters - (0 if shape.tied else shape.embedding_parameters)) * bytes_each
+
+
+def _quantised(shape: ModelShape, config: RunConfig) -> bool:
+    return shape.stored_bytes is not None or config.quantization != "none"
+
+
+def _least(free: Sequence[int | None]) -> int | None:
+    """Of what is free on each device in use; one that is not known may be the fullest of them."""
+    known = [figure for figure in free if figure is not None]
+    return min(known) if known and len(known) == len(free) else None
+
+
+def _continuous_cpu_cache(shape: ModelShape, config: RunConfig, per_token: int, ranks: int, free: int | None) -> int:
+    rows = max(CONTINUOUS_ROWS, config.batch_size or 0)
+    context = min(shape.context or 0, CONTINUOUS_CONTEXT_TOKENS) + config.new_tokens
+    wanted = per_token * max(rows * (config.new_tokens + CONTINUOUS_PROMPT_TOKENS), context)
+    return wanted if free is None else int(min(wanted, free * CONTINUOUS_SHARE / ranks))

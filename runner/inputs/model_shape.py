@@ -1,0 +1,145 @@
+"""What an estimate of memory is made from: the shape of a model as its files tell, and the size of the prompts.
+
+Reads headers and the beginnings of files, never weights, and asks no network: a model that is not on this machine is
+unknown until it is fetched. What is made of it is `runner.inputs.memory_estimate`'s business.
+"""
+
+import contextlib
+import math
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import platformdirs
+
+from runner.inputs.memory_estimate import DEMO, ModelShape, PromptSizes, shape_from_config
+from runner.inputs.models import DemoModel
+from runner.inputs.prompt_files import Problems, PromptError, records
+from runner.inputs.quantization import read_model_config
+
+HEADER_BYTES = 64 * 2**20
+"""A longer header is no safetensors file's."""
+
+SAMPLE_BYTES = 4 * 2**20
+"""So much of a prompt file is looked at."""
+
+CHARACTERS_PER_TOKEN = 3.5
+"""Of English prose, roughly; other scripts have fewer."""
+
+UNKNOWN_PROMPT_TOKENS = 256
+
+
+class Unknown(Exception):
+    """What a model needs cannot be said yet; the text is why."""
+
+
+def demo_folder() -> Path:
+    """Where the demo model is once it was fetched."""
+    demo = DemoModel()
+    cache = platformdirs.user_cache_path("rankdeck")
+    return cache / "models" / f"{demo.label}-{demo.wheel_sha256[:12]}"
+
+
+def shape_of(model: str) -> ModelShape:
+    """The shape of what `--model` names.
+
+    Raises:
+        Unknown: it is not on this machine, or its files do not tell.
+    """
+    if model == "demo":
+        folder = demo_folder()
+        return _folder_shape(folder) if (folder / "config.json").is_file() else DEMO
+    with contextlib.suppress(OSError, RuntimeError, ValueError):
+        folder = Path(model).expanduser()
+        if (folder / "config.json").is_file():
+            return _folder_shape(folder)
+    return _folder_shape(_hub_folder(model))
+
+
+def _hub_folder(model: str) -> Path:
+    import huggingface_hub  # a third of a second, and only hub models need it
+
+    try:
+        found = huggingface_hub.try_to_load_from_cache(model, "config.json")
+    except Exception:  # no hub id: the check of the model says so
+        found = None
+    if not isinstance(found, str):
+        raise Unknown("unknown until the model is fetched")
+    return Path(found).parent
+
+
+def _folder_shape(folder: Path) -> ModelShape:
+    values = read_model_config(str(folder))
+    if not values:
+        raise Unknown("unknown: the model's config.json cannot be read")
+    parameters, stored = _count(folder)
+    try:
+        return shape_from_config(values, parameters, stored)
+    except ValueError as error:
+        raise Unknown(f"unknown: {error}") from None
+
+
+def _count(folder: Path) -> tuple[int | None, int | None]:
+    """Parameters and bytes of the weights in `folder`, by the files' headers; None where some are missing."""
+    try:
+        paths = sorted(folder.glob("*.safetensors"))
+        wanted = _indexed(folder)
+        if not paths or (wanted and not wanted <= {path.name for path in paths}):
+            return None, None
+        headers = [_header(path) for path in paths if not wanted or path.name in wanted]
+        parameters = sum(math.prod(tensor["shape"]) for header in headers for tensor in header.values())
+        return parameters, sum(path.stat().st_size for path in paths)
+    except (OSError, ValueError, TypeError, KeyError):
+        return None, None
+
+
+def _indexed(folder: Path) -> set[str]:
+    """The files that the weights are spread over; empty where they are in one."""
+    path = folder / "model.safetensors.index.json"
+    if not path.is_file():
+        return set()
+    return set(msgspec.json.decode(path.read_bytes())["weight_map"].values())
+
+
+def _header(path: Path) -> dict[str, Any]:
+    """Name to dtype, shape and place of each tensor: eight bytes of length, little end first, then JSON."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if length > HEADER_BYTES:
+            raise ValueError(f"{path}: no safetensors file")
+        header: dict[str, Any] = msgspec.json.decode(file.read(length))
+    header.pop("__metadata__", None)
+    return header
+
+
+def count_of(source: str, column: str | None = None, limit: int | None = None) -> int | None:
+    """How many prompts a file has, as the reader of prompts counts them; None of a long one, or one it cannot read."""
+    if not sizes_of(source).whole:
+        return None
+    path = str(Path(source).expanduser())
+    try:
+        with contextlib.closing(records(path, column, None, Problems(path))) as found:
+            return sum(1 for _ in islice(found, limit))
+    except PromptError:
+        return None
+
+
+def sizes_of(source: str, limit: int | None = None) -> PromptSizes:
+    """How many prompts a file has, and how long its longest is, from its first megabytes: a line counts as a prompt."""
+    try:
+        path = Path(source).expanduser()
+        if not path.is_file() or path.suffix.lower() == ".parquet":
+            raise OSError
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            text = file.read(SAMPLE_BYTES)
+    except (OSError, RuntimeError, ValueError):
+        return PromptSizes(limit or 1000, UNKNOWN_PROMPT_TOKENS, whole=False)
+    lines = text.splitlines()
+    longest = max((len(line.decode(errors="replace")) for line in lines), default=0)
+    count = max(1, len(lines) if size <= len(text) else round(len(lines) * size / max(1, len(text))))
+    if path.suffix.lower() == ".json":
+        # One document: how it is laid out in lines says nothing.
+        return PromptSizes(limit or count, UNKNOWN_PROMPT_TOKENS, whole=False)
+    return PromptSizes(min(limit or count, count), math.ceil(longest / CHARACTERS_PER_TOKEN), size <= len(text))

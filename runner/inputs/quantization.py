@@ -1,0 +1,158 @@
+"""Which packages a quantised model, or an attention, needs, and whether they are here; importing none of them.
+
+Knows what `--quantization` may be, what transformers asks for by each way of quantising, and where a
+model's config.json says that it is quantised already. How a model is quantised as it is loaded is
+`runner.engine.loading`'s affair.
+"""
+
+import importlib.util
+import re
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+
+from runner.protocol.config import Problem
+
+
+class Package(NamedTuple):
+    """What is imported, what pip calls it, and the oldest version that transformers 5 takes."""
+
+    module: str
+    pip: str
+    least: str = "0"
+
+
+BITSANDBYTES = Package("bitsandbytes", "bitsandbytes", "0.46.1")
+TORCHAO = Package("torchao", "torchao", "0.15.0")
+
+ON_LOADING: dict[str, Package] = {"bnb-8bit": BITSANDBYTES, "bnb-4bit": BITSANDBYTES, "int8": TORCHAO}
+"""The package behind each way to quantise a model as it is loaded."""
+
+OF_CHECKPOINTS: dict[str, tuple[Package, ...]] = {
+    "aqlm": (Package("aqlm", "aqlm[gpu,cpu]"),),
+    "auto-round": (Package("auto_round", "auto-round", "0.5.0"),),
+    "awq": (Package("gptqmodel", "gptqmodel"),),
+    "bitsandbytes": (BITSANDBYTES,),
+    "compressed-tensors": (Package("compressed_tensors", "compressed-tensors"),),
+    "eetq": (Package("kernels", "kernels"),),
+    "fbgemm_fp8": (Package("fbgemm_gpu", "fbgemm-gpu"),),
+    "fp_quant": (Package("fp_quant", "fp_quant"),),
+    "gptq": (Package("gptqmodel", "gptqmodel"), Package("optimum", "optimum")),
+    "higgs": (Package("flute", "flute-kernel"), Package("fast_hadamard_transform", "fast_hadamard_transform")),
+    "hqq": (Package("hqq", "hqq", "0.2.1"),),
+    "quanto": (Package("optimum.quanto", "optimum-quanto"),),
+    "quark": (Package("quark", "amd-quark"),),
+    "sinq": (Package("sinq", "sinq"),),
+    "spqr": (Package("spqr_quant", "spqr_quant[gpu]"),),
+    "torchao": (TORCHAO,),
+    "vptq": (Package("vptq", "vptq"),),
+}
+"""The packages that a checkpoint of each `quant_method` needs. Those missing here need none, or are new to us."""
+
+Version = Callable[[Package], str | None]
+"""The version of a package that is installed (`?` where it does not say), or None."""
+
+
+def check(quantization: str, model_config: dict[str, Any], version: Version | None = None) -> list[Problem]:
+    """What stands in the way of loading the model of this config.json (empty if unknown) by `quantization`."""
+    version = version or installed
+    method = quantised_by(model_config)
+    if method is not None:
+        problems = _lacking(f"the model is quantised by {method}, which", OF_CHECKPOINTS.get(method, ()), version)
+        found = [Problem("model", said) for said in problems]
+        if quantization != "none":
+            found.append(Problem("quantization", f"the model is quantised already, by {method}; leave it out"))
+        return found
+    packages = (ON_LOADING[quantization],) if quantization in ON_LOADING else ()
+    return [Problem("quantization", said) for said in _lacking(quantization, packages, version)]
+
+
+FLASH = {
+    "flash_attention_2": ("flash_attn", "flash-attn --no-build-isolation"),
+    "flash_attention_3": ("flash_attn_interface", "kernels"),
+}
+"""The module of each attention that is a package of its own, and its pip line; `kernels` fetches either as well."""
+
+
+def check_attention(attention: str, version: Version | None = None) -> list[Problem]:
+    """What stands in the way of this `--attention`."""
+    version = version or installed
+    if attention not in FLASH:
+        return []
+    module, pip = FLASH[attention]
+    if version(Package(module, module)) or version(Package("kernels", "kernels")):
+        return []
+    return [Problem("attention", f"{attention} needs a package of its own: pip install {pip}")]
+
+
+def quantised_by(model_config: dict[str, Any]) -> str | None:
+    """The `quant_method` of a config.json; None for a model that is not quantised."""
+    nested = model_config.get("text_config")
+    for values in (model_config, nested if isinstance(nested, dict) else {}):
+        found = values.get("quantization_config")
+        if isinstance(found, dict):
+            method = found.get("quant_method")
+            if method is None and (found.get("load_in_8bit") or found.get("load_in_4bit")):
+                method = "bitsandbytes"
+            return None if method is None else str(method)
+    return None
+
+
+def read_model_config(folder: str) -> dict[str, Any]:
+    """The config.json of a model's folder; empty where there is none that can be read: the ranks say what is wrong."""
+    try:
+        values = msgspec.json.decode((Path(folder).expanduser() / "config.json").read_bytes())
+    except (OSError, RuntimeError, ValueError):  # RuntimeError: an unknown ~user
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+def hub_model_config(model: str) -> dict[str, Any]:
+    """The config.json of a hub model, from the cache or the hub; empty where it cannot be had."""
+    import huggingface_hub  # slow to import, and only hub models need it
+
+    try:
+        return read_model_config(str(Path(huggingface_hub.hf_hub_download(model, "config.json")).parent))
+    except Exception:  # the ranks fetch all of it, and say why they cannot
+        return {}
+
+
+def installed(package: Package) -> str | None:
+    """The version of `package` that could be imported here, `?` where it does not say, None where there is none."""
+    try:
+        if importlib.util.find_spec(package.module) is None:
+            return None
+    except (ImportError, ValueError):
+        return None
+    try:
+        return metadata.version(package.pip.partition("[")[0])
+    except metadata.PackageNotFoundError:
+        return "?"
+
+
+def _lacking(who: str, packages: tuple[Package, ...], version: Version) -> list[str]:
+    """Sentences on the packages that are missing or too old, each with the cure."""
+    said = []
+    missing = [package for package in packages if version(package) is None]
+    if missing:
+        names = " and ".join(package.pip.partition("[")[0] for package in missing)
+        words = "package" if len(missing) == 1 else "packages"
+        # A shell takes brackets for itself.
+        wanted = " ".join(f"'{package.pip}'" if "[" in package.pip else package.pip for package in missing)
+        said.append(f"{who} needs the {words} {names}: pip install {wanted}")
+    for package in packages:
+        here = version(package)
+        if here is not None and here != "?" and _numbers(here) < _numbers(package.least):
+            said.append(
+                f"{who} needs {package.pip} {package.least} or later, here is {here}: pip install -U {package.pip}"
+            )
+    return said
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """`0.46.1.dev0+cu128` as (0, 46, 1)."""
+    match = re.match(r"\d+(?:\.\d+)*", version)
+    return tuple(int(part) for part in match[0].split(".")) if match else ()

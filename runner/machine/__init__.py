@@ -1,0 +1,1 @@
+"""What this machine has: GPUs, cores, memory, packages, and whose is what."""

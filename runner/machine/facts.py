@@ -1,0 +1,106 @@
+"""What a machine has, as values: GPUs, cores, memory, packages, terminal, places on disk.
+
+Pure: who looks is `runner.machine.examine`, and what the findings mean is `runner.machine.doctor`'s business.
+A value of None is one that was not found out, never one that is 0.
+"""
+
+import msgspec
+
+from runner.protocol import DeviceSample
+
+
+class Machine(msgspec.Struct, frozen=True, kw_only=True):
+    """Host, cores and memory, and the GPUs that a run under this environment would watch.
+
+    `seen` are the devices that a CUDA process would see, in its order, each as a position in `gpus`; None where it is
+    not known which one it is. `no_gpu` says why there are none.
+    """
+
+    host: str = ""
+    cores: int = 1
+    memory_free_bytes: int | None = None
+    memory_total_bytes: int | None = None
+    gpus: tuple[DeviceSample, ...] = ()
+    seen: tuple[int | None, ...] = ()
+    no_gpu: str | None = None
+    driver: str | None = None
+    cuda: tuple[int, int] | None = None
+    """The newest CUDA that the driver runs, major and minor."""
+
+    @property
+    def visible(self) -> int:
+        """How many devices a CUDA process would see."""
+        return len(self.seen)
+
+    @property
+    def gpu_free_bytes(self) -> tuple[int | None, ...]:
+        """Free memory of each device that a run would see, in its order; None where that is not known."""
+        return tuple(None if position is None else _free_bytes(self.gpus[position]) for position in self.seen)
+
+    @property
+    def least_free_bytes(self) -> int | None:
+        """Free memory of the fullest GPU, for a run that uses all of them; None where it would not see each.
+
+        Known in whatever order CUDA counts them, unless one of them does not tell.
+        """
+        free = [_free_bytes(gpu) for gpu in self.gpus]
+        known = [figure for figure in free if figure is not None]
+        return min(known) if known and len(known) == len(free) == self.visible else None
+
+
+def _free_bytes(gpu: DeviceSample) -> int | None:
+    if gpu.lost or gpu.memory_total_bytes is None or gpu.memory_used_bytes is None:
+        return None
+    return gpu.memory_total_bytes - gpu.memory_used_bytes
+
+
+class TorchFound(msgspec.Struct, frozen=True, kw_only=True):
+    """What torch said of CUDA in a process of its own. `error` is why it said nothing."""
+
+    available: bool = False
+    cuda: str | None = None
+    """The CUDA it was built for; None for a CPU build."""
+    devices: tuple[str, ...] = ()
+    uuids: tuple[str, ...] = ()
+    error: str | None = None
+
+
+class Place(msgspec.Struct, frozen=True, kw_only=True):
+    """A directory that rankdeck writes to, or would make. `error` says why it cannot be written to."""
+
+    path: str
+    free_bytes: int | None = None
+    error: str | None = None
+
+
+class Terminal(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the dashboard would be seen. `size` is columns and rows; None without a terminal."""
+
+    size: tuple[int, int] | None = None
+    term: str = ""
+    colours: str = ""
+    encoding: str = ""
+    no_colour: bool = False
+    over_ssh: bool = False
+    tmux_clipboard: str | None = None
+    """The value of tmux's set-clipboard; None outside of tmux."""
+
+
+class Facts(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that `rankdeck doctor` looked at."""
+
+    machine: Machine = Machine()
+    python: str = ""
+    packages: dict[str, str] = {}
+    environ: dict[str, str] = {}
+    torch: TorchFound | None = None
+    runs: Place = Place(path="")
+    cache: Place = Place(path="")
+    runtime: Place = Place(path="")
+    socket_bytes: int = 0
+    shared_memory_bytes: int | None = None
+    open_files: int | None = None
+    demo_cached: bool = False
+    pip: bool = False
+    accelerate_config: str | None = None
+    terminal: Terminal = Terminal()

@@ -1,0 +1,158 @@
+"""What the GPUs and the ranks' processes are doing, one look at a time.
+
+Knows how to open NVML, which GPUs a job's environment lets it use, and what to say where there are
+none. Does not know when to look (the supervisor's business), what one look at a GPU is
+(`runner.machine.gpu`), nor which rank runs on which GPU (`runner.machine.visible_gpus`).
+"""
+
+import os
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import psutil
+
+from runner.machine.gpu import Device, Gpu
+from runner.machine.nvml import NO_GPU, NvmlApi, NvmlFailure, PynvmlApi, why_no_nvml
+from runner.machine.visible_gpus import VISIBLE, places_to_sample, visible_places
+from runner.protocol import DeviceSample, ProcessSample
+
+
+class VisibleGpu(NamedTuple):
+    """A device that a CUDA process would see; `gpu` counts in NVML's order, as nvidia-smi does."""
+
+    gpu: int
+    uuid: str
+    name: str
+
+
+class Telemetry:
+    """Samples of the GPUs and of the ranks' processes. For one thread at a time."""
+
+    def __init__(self, api: NvmlApi | None, devices: list[Device], reason: str | None) -> None:
+        self._api = api
+        self._devices = devices
+        self._processes: dict[int, _Process] = {}
+        self.gpus = len(devices)
+        self.reason = reason
+
+    @classmethod
+    def open(cls, environ: Mapping[str, str] = os.environ, api: NvmlApi | None = None) -> "Telemetry":
+        """Telemetry for a job under `environ`. Never raises: without NVML, `reason` says why in one line."""
+        api = PynvmlApi() if api is None else api
+        try:
+            gpus = _start(api)
+        except Exception as error:
+            return cls(None, [], why_no_nvml(error))
+        places = places_to_sample(environ, [gpu.names for gpu in gpus])
+        reason = None if places else _why_no_gpu(gpus, environ.get(VISIBLE))
+        return cls(api, [Device(api, gpus[place.gpu], place.mig) for place in places], reason)
+
+    def sample_devices(self) -> list[DeviceSample]:
+        """One look at every GPU. A figure that fails is None with its reason; nothing is raised for it."""
+        return [device.sample() for device in self._devices]
+
+    def sample_processes(self, pids: Mapping[int, int]) -> list[ProcessSample]:
+        """CPU since the last look and resident memory of each rank's process, by rank.
+
+        The first look at a process has no CPU figure; a process that ended has none at all.
+        """
+        watched: dict[int, _Process] = {}
+        for rank, pid in pids.items():
+            known = self._processes.get(rank)
+            watched[rank] = known if known is not None and known.pid == pid else _Process(pid)
+        self._processes = watched
+        return [process.sample(rank) for rank, process in sorted(watched.items())]
+
+    def close(self) -> None:
+        """Hand NVML back. May be called twice."""
+        if self._api is None:
+            return
+        for device in self._devices:
+            device.close()
+        _stop(self._api)
+        self._api, self._devices = None, []
+
+
+def visible_gpus(environ: Mapping[str, str], api: NvmlApi | None = None) -> list[VisibleGpu]:
+    """The devices that a CUDA process under `environ` would see, in its order; none without NVML.
+
+    Where CUDA_VISIBLE_DEVICES has ordinals, their number is right, but which GPU each one names is
+    sure only under CUDA_DEVICE_ORDER=PCI_BUS_ID.
+    """
+    api = PynvmlApi() if api is None else api
+    try:
+        gpus = _start(api)
+    except Exception:
+        return []
+    _stop(api)
+    seen: list[VisibleGpu] = []
+    for place in visible_places(environ.get(VISIBLE), [gpu.names for gpu in gpus]):
+        gpu = gpus[place.gpu]
+        uuid, name = (gpu.uuid, gpu.name) if place.mig is None else gpu.mig_devices[place.mig][1:]
+        seen.append(VisibleGpu(gpu.index, uuid, name))
+    return seen
+
+
+def count_visible_gpus(environ: Mapping[str, str], api: NvmlApi | None = None) -> int:
+    """How many devices a CUDA process under `environ` would see; 0 without NVML."""
+    return len(visible_gpus(environ, api))
+
+
+def _start(api: NvmlApi) -> list[Gpu]:
+    """Start NVML and list the GPUs of this machine; NVML is stopped again where that fails."""
+    api.start()
+    try:
+        gpus = [Gpu(api, index) for index in range(api.gpu_count())]
+        for gpu in gpus:
+            gpu.identify()
+            gpu.find_mig_devices()
+    except BaseException:
+        _stop(api)
+        raise
+    return gpus
+
+
+def _stop(api: NvmlApi) -> None:
+    try:
+        api.stop()
+    except NvmlFailure:
+        # A driver that went away under us has nothing left to hand back.
+        return
+
+
+def _why_no_gpu(gpus: list[Gpu], visible: str | None) -> str:
+    if not gpus:
+        return NO_GPU
+    if visible is None:
+        return "every GPU is in MIG mode, and none has a MIG device"
+    if not visible.strip():
+        return f"{VISIBLE} is empty, which hides every GPU"
+    return f"{VISIBLE}={visible!r} names no GPU of this machine"
+
+
+class _Process:
+    """One process, watched from its first look on: psutil needs the same object for a CPU figure."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self._has_been_seen = False
+        self._process: psutil.Process | None = None
+        try:
+            self._process = psutil.Process(pid)
+        except (psutil.Error, OSError):
+            return
+
+    def sample(self, rank: int) -> ProcessSample:
+        gone = ProcessSample(rank=rank, cpu_percent=None, rss_bytes=None)
+        # is_running() also tells our process from a later one with the same number.
+        if self._process is None or not self._process.is_running():
+            return gone
+        try:
+            if self._process.status() == psutil.STATUS_ZOMBIE:
+                return gone
+            cpu_percent = self._process.cpu_percent()
+            rss_bytes = self._process.memory_info().rss
+        except (psutil.Error, OSError):
+            return gone
+        first_look, self._has_been_seen = not self._has_been_seen, True
+        return ProcessSample(rank=rank, cpu_percent=None if first_look else cpu_percent, rss_bytes=rss_bytes)

@@ -1,0 +1,33 @@
+"""`rankdeck hello`, one rank of it: every rank greets, gather_object collects, the main process prints.
+
+The quickest check that a machine can run ranks at all: no model, no supervisor.
+"""
+
+import json
+import os
+import sys
+
+from runner.supervisor.accelerate import GREETINGS, end_with_parent
+
+
+def main() -> None:
+    """Greet, gather, print on the main process."""
+    end_with_parent()
+    from accelerate import Accelerator
+    from accelerate.utils import InitProcessGroupKwargs, gather_object
+
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    accelerator = Accelerator(kwargs_handlers=[InitProcessGroupKwargs(backend="gloo")] if several else [])
+    greeting = (
+        f"rank {accelerator.process_index} of {accelerator.num_processes} on {accelerator.device} "
+        f"(process {os.getpid()}) says hello"
+    )
+    greetings = gather_object([greeting])
+    if accelerator.is_main_process:
+        sys.stdout.write(GREETINGS + json.dumps(greetings) + "\n")
+        sys.stdout.flush()
+    accelerator.end_training()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""A run on disk: where it lives, what its files hold, who holds its lock."""

@@ -1,0 +1,1 @@
+"""Pure: the state of a run, made from its events."""

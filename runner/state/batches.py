@@ -1,0 +1,207 @@
+"""Batches, stints and outputs, as events change the state of a run by them. Pure, as all of the reducer.
+
+A batch counts for a stretch of unchanged knobs if all of it lies inside; its tokens are counted once: in flight until
+its output is there, then as done.
+"""
+
+import msgspec
+
+from runner import protocol
+from runner.state.costs import CostPoint, with_batch, with_length
+from runner.state.run import RunState
+
+Accounted = protocol.BatchFinished | protocol.StintFinished
+
+
+def replace_rank(state: RunState, number: int, **changes: object) -> RunState:
+    """The state with one rank changed; as it was where there is no such rank."""
+    if not 0 <= number < len(state.ranks):
+        return state
+    ranks = list(state.ranks)
+    ranks[number] = msgspec.structs.replace(ranks[number], **changes)
+    return msgspec.structs.replace(state, ranks=tuple(ranks))
+
+
+def _whole(state: RunState) -> int | None:
+    """The stretch that a batch starting now can belong to: None while a rank that is no longer active is at work."""
+    strangers = any(rank.batch is not None and rank.rank >= state.active_ranks for rank in state.ranks)
+    return state.stretches[-1].number if state.stretches and not strangers else None
+
+
+def batch_started(state: RunState, event: protocol.BatchStarted) -> RunState:
+    """A rank has a batch in its hand."""
+    if event.kept and state.active_ranks > 0:  # none before the run is known: a journal may lack its beginning
+        left = state.prompts - state.done - sum(rank.rows for rank in state.ranks)
+        rounds = state.rounds.cut(max(event.rows, left), state.batch_size, state.active_ranks)
+        state = msgspec.structs.replace(state, rounds=rounds)
+    state = replace_rank(
+        state,
+        event.rank,
+        phase="prefill",
+        phase_since=event.at,
+        batch=event.batch,
+        rows=event.rows,
+        step=0,
+        first_step=None,
+        last_step=None,
+        in_flight_tokens=0,
+        batch_started_at=event.at,
+        batch_stretch=None if event.warm_up else _whole(state),
+        batch_kept=event.kept,
+        stint_started_at=event.at,
+        stints=0,
+    )
+    if state.first_batch_at is None:
+        state = msgspec.structs.replace(state, first_batch_at=event.at)
+    if not state.window:
+        state = msgspec.structs.replace(state, window=((event.at, state.output_tokens + state.in_flight_tokens),))
+    return state
+
+
+def output(state: RunState, event: protocol.Output) -> RunState:
+    """A prompt has its record: an answer, or an error."""
+    record = event.record
+    error = record.finish_reason == "error"
+    state = msgspec.structs.replace(
+        state,
+        completed=state.completed + (not error),
+        failed=state.failed + error,
+        output_tokens=state.output_tokens + record.output_tokens,
+        prompt_tokens=state.prompt_tokens + record.prompt_tokens,
+        last_result_at=event.at,
+    )
+    if not error and state.config is not None:
+        lengths = with_length(state.lengths, record.output_tokens, state.config.new_tokens)
+        state = msgspec.structs.replace(state, lengths=lengths)
+    if record.rank is None or not 0 <= record.rank < len(state.ranks):
+        return state
+    rank = state.ranks[record.rank]
+    # The row's tokens move from "in flight" to "done", so that the sum never counts them twice.
+    return replace_rank(
+        state,
+        rank.rank,
+        prompts=rank.prompts + 1,
+        prompt_tokens=rank.prompt_tokens + record.prompt_tokens,
+        output_tokens=rank.output_tokens + record.output_tokens,
+        rows=max(0, rank.rows - 1),
+        in_flight_tokens=max(0, rank.in_flight_tokens - record.output_tokens),
+    )
+
+
+def between_stretches(state: RunState) -> RunState:
+    """A pause stands still in the middle of a continuous rank's stint: it is not counted."""
+    ranks = tuple(
+        msgspec.structs.replace(rank, batch_stretch=None) if rank.continuous else rank for rank in state.ranks
+    )
+    return msgspec.structs.replace(state, ranks=ranks)
+
+
+def stint_finished(state: RunState, event: protocol.StintFinished) -> RunState:
+    """A continuous rank's account: a whole stint counts for its stretch as a whole batch does."""
+    if not 0 <= event.rank < len(state.ranks):
+        return state
+    state = _computed(state, event)
+    rank = state.ranks[event.rank]
+    seconds = max(0.0, event.at - rank.stint_started_at)
+    state = _measured(state, event, seconds)
+    return replace_rank(
+        state, event.rank, batch_stretch=_whole(state), stint_started_at=event.at, stints=rank.stints + 1
+    )
+
+
+def batch_finished(state: RunState, event: protocol.BatchFinished) -> RunState:
+    """A batch is over: its account, what it says of its stretch and of costs, and the rank waits."""
+    if not 0 <= event.rank < len(state.ranks):
+        return state
+    state = _computed(state, event)
+    rank = state.ranks[event.rank]
+    state = replace_rank(state, event.rank, batches=rank.batches + 1)
+    if not rank.batch_kept and state.sweep is not None and not state.sweep.plan.outputs:
+        state = _unkept(state, event)
+    if not rank.stints:  # else it is the end of a continuous rank's batch, with ever fewer rows
+        state = _measured(state, event, max(0.0, event.at - rank.batch_started_at))
+    return msgspec.structs.replace(batch_over(state, event.rank, event.at), last_result_at=event.at)
+
+
+def _computed(state: RunState, event: Accounted) -> RunState:
+    """The token slots of a batch or stint, and its memory."""
+    rank, result = state.ranks[event.rank], event.result
+    peaks = [peak for peak in (rank.peak_memory_bytes, result.peak_memory_bytes) if peak is not None]
+    state = replace_rank(
+        state,
+        event.rank,
+        slots=rank.slots + result.slots,
+        padded_slots=rank.padded_slots + result.padded_slots,
+        peak_memory_bytes=max(peaks) if peaks else None,
+    )
+    return msgspec.structs.replace(
+        state, slots=state.slots + result.slots, padded_slots=state.padded_slots + result.padded_slots
+    )
+
+
+def _measured(state: RunState, event: Accounted, seconds: float) -> RunState:
+    """The stretch with what a setting brought in `seconds`, if all of it lies in the stretch; and what it cost."""
+    rank, result = state.ranks[event.rank], event.result
+    whole = rank.batch_stretch is not None and rank.batch_stretch == state.stretches[-1].number
+    if result.rows <= 0 or not whole or rank.batch != event.batch:
+        return state
+    last = state.stretches[-1].with_batch(event.rank, result.output_tokens, seconds, result.peak_memory_bytes)
+    state = msgspec.structs.replace(state, stretches=(*state.stretches[:-1], last))
+    if rank.batch_kept and rank.continuous and not last.trial:
+        return state  # rows come and go: it is no batch of so many
+    return msgspec.structs.replace(state, costs=with_batch(state.costs, _cost(state.active_ranks, result, seconds)))
+
+
+def _unkept(state: RunState, event: protocol.BatchFinished) -> RunState:
+    """The tokens of a batch of which no outputs come: they were generated, and count as such."""
+    rank, result = state.ranks[event.rank], event.result
+    state = replace_rank(
+        state,
+        event.rank,
+        prompt_tokens=rank.prompt_tokens + result.prompt_tokens,
+        output_tokens=rank.output_tokens + result.output_tokens,
+    )
+    return msgspec.structs.replace(
+        state,
+        prompt_tokens=state.prompt_tokens + result.prompt_tokens,
+        output_tokens=state.output_tokens + result.output_tokens,
+    )
+
+
+def _cost(active_ranks: int, result: protocol.BatchResult, seconds: float) -> CostPoint:
+    return CostPoint(
+        active_ranks=active_ranks,
+        rows=result.rows,
+        batches=1,
+        steps=result.steps,
+        row_steps=result.decode_slots,
+        prompt_slots=result.slots - result.decode_slots,
+        prompt_tokens=result.prompt_tokens,
+        output_tokens=result.output_tokens,
+        prefill_seconds=result.prefill_seconds,
+        decode_seconds=result.decode_seconds,
+        seconds=seconds,
+    )
+
+
+def batch_over(state: RunState, number: int, at: float) -> RunState:
+    """A rank has no batch in its hand any more, however it ended; `at` is in unix seconds."""
+    if not 0 <= number < len(state.ranks):
+        return state
+    rank = state.ranks[number]
+    busy = max(0.0, at - rank.batch_started_at) if rank.batch is not None else 0.0
+    return replace_rank(
+        state,
+        number,
+        phase="waiting",
+        phase_since=at,
+        batch=None,
+        rows=0,
+        step=0,
+        first_step=None,
+        last_step=None,
+        in_flight_tokens=0,
+        rows_at_once=None,
+        cache_used=None,
+        busy_seconds=rank.busy_seconds + busy,
+    )

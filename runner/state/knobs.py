@@ -1,0 +1,83 @@
+"""Turns of the knobs and the trials of a sweep, as they change the state of a run. Pure, as all of the reducer."""
+
+import msgspec
+
+from runner import protocol
+from runner.protocol.sweep_plan import SweepState
+from runner.state.periods import turn
+from runner.state.run import Mark, MarkKind, RunState
+
+MAX_MARKS = 100
+
+SweepEvent = (
+    protocol.SweepStarted | protocol.TrialStarted | protocol.TrialWarm | protocol.TrialFinished | protocol.SweepSettled
+)
+
+
+def mark(state: RunState, kind: MarkKind, text: str) -> RunState:
+    """The state with one more mark on its chart, at its time."""
+    new = Mark(elapsed=state.seconds, kind=kind, text=text)
+    return msgspec.structs.replace(state, marks=(*state.marks, new)[-MAX_MARKS:])
+
+
+def turned(state: RunState, *, auto: bool, reason: str, trial: bool = False) -> RunState:
+    """The state with a new stretch: its batch size and active ranks are those of now on."""
+    began = state.seconds if state.stretches else 0.0
+    stretches = turn(
+        state.stretches, began, state.batch_size, state.active_ranks, auto=auto, reason=reason, trial=trial
+    )
+    return msgspec.structs.replace(state, stretches=stretches)
+
+
+def batch_size_changed(state: RunState, event: protocol.BatchSizeChanged) -> RunState:
+    """Another batch size, or the end of the search for it."""
+    same = state.stretches and state.batch_size == event.batch_size
+    state = msgspec.structs.replace(state, batch_size=event.batch_size, auto=event.auto)
+    if same:  # the search settled where it stands: the stretch goes on, with the reason
+        last = msgspec.structs.replace(state.stretches[-1], auto=event.auto, reason=event.reason)
+        return msgspec.structs.replace(state, stretches=(*state.stretches[:-1], last))
+    first = not state.stretches
+    state = turned(state, auto=event.auto, reason=event.reason)
+    return state if first else mark(state, "batch size", f"batch size {event.batch_size}")
+
+
+def sweep_event(state: RunState, event: SweepEvent) -> RunState:
+    """A sweep begins, goes on by a trial, or has settled."""
+    sweep = state.sweep
+    if isinstance(event, protocol.SweepStarted):
+        # The same plan once more, not settled yet, is the same sweep taken up: what was measured stays.
+        same = sweep if sweep is not None and sweep.plan == event.plan and sweep.settled is None else None
+        fresh = SweepState(
+            plan=event.plan,
+            trials=tuple(event.trials),
+            records=tuple(record for record in same.records if record.outcome != "failed") if same else (),
+            took=same.took if same else {},
+            bandwidth_bytes_per_second=event.bandwidth_bytes_per_second,
+            bandwidth_source=event.bandwidth_source,
+        )
+        return msgspec.structs.replace(state, sweep=fresh)
+    if sweep is None:
+        return state
+    match event:
+        case protocol.TrialStarted():
+            trial = event.trial
+            state = msgspec.structs.replace(
+                state,
+                sweep=msgspec.structs.replace(sweep, current=trial, since=event.at, measuring=False),
+                batch_size=trial.batch_size,
+                active_ranks=trial.active_ranks,
+                auto=False,
+            )
+            state = turned(state, auto=False, reason="", trial=True)
+            return mark(state, "trial", f"{trial.active_ranks} x {trial.batch_size}")
+        case protocol.TrialWarm():
+            return msgspec.structs.replace(state, sweep=msgspec.structs.replace(sweep, measuring=True))
+        case protocol.TrialFinished():
+            took = sweep.took
+            if sweep.current is not None:
+                took = {**took, event.record.trial.number: max(0.0, event.at - sweep.since)}
+            sweep = msgspec.structs.replace(sweep, records=(*sweep.records, event.record), current=None, took=took)
+            return msgspec.structs.replace(state, sweep=sweep)
+        case protocol.SweepSettled():
+            sweep = msgspec.structs.replace(sweep, settled=event.reason, current=None)
+            return msgspec.structs.replace(state, sweep=sweep)

@@ -1,0 +1,207 @@
+"""The pure reducer: the state of a run after each event.
+
+The supervisor, the dashboard, the plain view, replay and the tests all call `apply(state, event)`. Knows
+no clock and no I/O: time is the `at` of the events.
+"""
+
+import msgspec
+
+from runner import protocol
+from runner.protocol import AnyEvent
+from runner.scheduling.rounds import EvenRounds
+from runner.state import loading_time
+from runner.state import timeline_reducer as timeline_events
+from runner.state.batches import (
+    batch_finished,
+    batch_over,
+    batch_started,
+    between_stretches,
+    output,
+    replace_rank,
+    stint_finished,
+)
+from runner.state.knobs import batch_size_changed, mark, sweep_event, turned
+from runner.state.run import LogEntry, RankState, RunState
+from runner.state.ticks import tick
+
+LOG_LINES = 1000
+
+
+def apply(state: RunState, event: AnyEvent) -> RunState:
+    """The state after `event`. Pure; unknown ranks and late events change nothing."""
+    lanes = timeline_events.after(state.timeline, event, state.now, state.seconds)
+    if isinstance(event, protocol.RunTakenUp):
+        state = _taken_up(state, event)
+    loading = loading_time.after(state.loading, event)
+    state = msgspec.structs.replace(state, now=max(state.now, event.at), loading=loading, timeline=lanes)
+    match event:
+        case protocol.RunStarted():
+            return RunState(
+                name=event.name,
+                directory=event.directory,
+                config=event.config,
+                prompts=event.prompts,
+                active_ranks=event.config.ranks,
+                batch_size=event.config.batch_size or 1,
+                started_at=event.at,
+                now=event.at,
+                loading=loading,
+                timeline=lanes,
+            )
+        case protocol.RunTakenUp():
+            return state
+        case protocol.ModelProgress():
+            return msgspec.structs.replace(state, model=event, phase="model")  # the last one, found, has the label
+        case protocol.RanksLaunched():
+            return _launched(state, event)
+        case protocol.RankPhase():
+            state = msgspec.structs.replace(state, phase="loading")
+            return replace_rank(state, event.rank, phase=event.phase, phase_since=event.at)
+        case protocol.RankReady():
+            return replace_rank(state, event.rank, phase="ready", phase_since=event.at, ready=event)
+        case protocol.RanksReady():
+            # Idle time counts from the first time on: a relaunch is no work, and shows as such.
+            ready_at = state.ready_at if state.ready_at is not None else event.at
+            return msgspec.structs.replace(state, ready_at=ready_at, phase="running")
+        case protocol.BatchStarted():
+            return batch_started(state, event)
+        case protocol.RowsAdded():
+            rank = state.ranks[event.rank] if 0 <= event.rank < len(state.ranks) else None
+            return replace_rank(state, event.rank, rows=rank.rows + event.rows) if rank else state
+        case protocol.StintFinished():
+            return stint_finished(state, event)
+        case protocol.Output():
+            return output(state, event)
+        case protocol.BatchFinished():
+            return batch_finished(state, event)
+        case protocol.BatchFailed():
+            state = batch_over(state, event.rank, event.at)
+            if event.kind == "out_of_memory":
+                state = mark(state, "memory", f"rank {event.rank} out of memory")
+            return state
+        case protocol.BatchSizeChanged():
+            return batch_size_changed(state, event)
+        case protocol.ActiveRanksChanged():
+            state = msgspec.structs.replace(state, active_ranks=event.active_ranks)
+            return mark(turned(state, auto=state.auto, reason=""), "active ranks", f"{event.active_ranks} active")
+        case protocol.SweepStarted() | protocol.TrialStarted() | protocol.TrialWarm():
+            return sweep_event(state, event)
+        case protocol.TrialFinished() | protocol.SweepSettled():
+            return sweep_event(state, event)
+        case protocol.RankCapped():
+            return replace_rank(state, event.rank, cap=event.batch_size)
+        case protocol.Paused():
+            state = between_stretches(state)
+            return mark(msgspec.structs.replace(state, paused=event.reason), "pause", "paused")
+        case protocol.Resumed():
+            state = between_stretches(state)
+            return mark(msgspec.structs.replace(state, paused=None), "pause", "resumed")
+        case protocol.RankLost():
+            # What was in its hand is handed out again before the plan of rounds goes on.
+            state = msgspec.structs.replace(batch_over(state, event.rank, event.at), loss=event, rounds=EvenRounds())
+            state = replace_rank(state, event.rank, phase="lost", phase_since=event.at, cause=event.cause)
+            return mark(state, "rank lost", f"rank {event.rank} lost")
+        case protocol.TelemetryStarted():
+            state = msgspec.structs.replace(state, telemetry_reason=event.reason)
+            if event.reason is not None:
+                state = _logged(state, event.at, "supervisor", f"no GPU figures: {event.reason}")
+            return state
+        case protocol.Tick():
+            return tick(state, event)
+        case protocol.LogLine():
+            return _logged(state, event.at, event.source, event.text)
+        case protocol.GatherChecked():
+            return msgspec.structs.replace(state, gather=event)
+        case protocol.Stopping():
+            return msgspec.structs.replace(state, phase="stopping")
+        case protocol.RunEnded():
+            return _ended(state, event)
+
+
+def _logged(state: RunState, at: float, source: str, text: str) -> RunState:
+    moment = state.timeline.moment(at) if at else None
+    entry = LogEntry(source=source, text=text, moment=moment)
+    return msgspec.structs.replace(state, log=(*state.log, entry)[-LOG_LINES:])
+
+
+def _taken_up(state: RunState, event: protocol.RunTakenUp) -> RunState:
+    """History and totals stay; clocks and knobs start anew, and the counts are those of outputs.jsonl.
+
+    Called before the event's time is taken over: the time since the last event was nobody's work.
+    """
+    sweep = state.sweep
+    if sweep is not None:
+        # A sweep that was started in a run is not gone on with; one that is the run, is.
+        settled = sweep.settled or ("the run was taken up again" if event.config.sweep is None else None)
+        sweep = msgspec.structs.replace(sweep, current=None, settled=settled)
+    # What a sweep throws away is in no file: its tokens are counted here alone.
+    thrown_away = event.config.sweep is not None and not event.config.sweep.outputs
+    state = msgspec.structs.replace(
+        state,
+        seconds_before=state.seconds,
+        config=event.config,
+        phase="starting",
+        completed=event.completed,
+        failed=event.failed,
+        prompt_tokens=state.prompt_tokens if thrown_away else event.prompt_tokens,
+        output_tokens=state.output_tokens if thrown_away else event.output_tokens,
+        batch_size=event.config.batch_size or 1,
+        active_ranks=event.config.ranks,
+        auto=False,
+        rounds=EvenRounds(),
+        paused=None,
+        loss=None,
+        ready_at=None,
+        first_batch_at=None,
+        last_result_at=None,
+        window=(),
+        devices=(),
+        processes=(),
+        cpu_history=(),
+        ended=None,
+        sweep=sweep,
+    )
+    return mark(turned(state, auto=False, reason=""), "taken up", "taken up again")
+
+
+def _launched(state: RunState, event: protocol.RanksLaunched) -> RunState:
+    """New ranks; where ranks of the same number were there before, their totals go on."""
+    before = {rank.rank: rank for rank in state.ranks}
+    fresh = {
+        "phase": "starting",
+        "phase_since": event.at,
+        "ready": None,
+        "batch": None,
+        "rows": 0,
+        "step": 0,
+        "in_flight_tokens": 0,
+        "rows_at_once": None,
+        "cache_used": None,
+        "cause": None,
+    }
+    ranks = tuple(
+        msgspec.structs.replace(before.get(number, RankState(rank=number)), **fresh)
+        for number in range(event.world_size)
+    )
+    return msgspec.structs.replace(
+        state,
+        attempt=event.attempt,
+        restarts_left=event.restarts_left,
+        ranks=ranks,
+        phase="launching",
+        window=(),
+        rate_now=0.0,
+    )
+
+
+def _ended(state: RunState, event: protocol.RunEnded) -> RunState:
+    # A rank with a batch still in hand was stopped inside it: what it had is not counted.
+    for rank in state.ranks:
+        if rank.batch is not None:
+            state = batch_over(state, rank.rank, event.at)
+    ranks = tuple(
+        rank if rank.phase == "lost" else msgspec.structs.replace(rank, phase="left", phase_since=event.at)
+        for rank in state.ranks
+    )
+    sweep = msgspec.structs.replace(state.sweep, current=None) if state.sweep is not None else None
+    return msgspec.structs.replace(state, ended=event, phase="ended", rate_now=0.0, ranks=ranks, sweep=sweep)

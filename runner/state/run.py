@@ -1,0 +1,291 @@
+"""The state of a run as one immutable value: everything any view shows of it.
+
+Made from events by `runner.state.reducer.apply`; nobody keeps figures of their own. Texts of outputs are not
+kept here, so that ten million prompts fit; a view that lists them gathers the Output events, and
+outputs.jsonl has the rest.
+"""
+
+from typing import Literal
+
+import msgspec
+
+from runner import protocol
+from runner.protocol import AnyEvent, DeviceSample, ProcessSample, RankReady
+from runner.protocol.config import RunConfig
+from runner.protocol.sweep_plan import SweepState
+from runner.scheduling.rounds import EvenRounds
+from runner.state.costs import CostPoint
+from runner.state.loading_time import LoadingTime
+from runner.state.periods import Stretch
+from runner.state.timeline import Timeline
+from runner.sweep.verdict import seconds_left
+
+Phase = Literal["starting", "model", "launching", "loading", "running", "stopping", "ended"]
+
+RankPhase = Literal[
+    "starting",
+    "importing",
+    "joining",
+    "loading",
+    "warming up",
+    "ready",
+    "prefill",
+    "decoding",
+    "waiting",
+    "left",
+    "lost",
+]
+
+
+class StepMark(msgspec.Struct, frozen=True, array_like=True):
+    """When a batch in flight was seen to be at a decode step, in unix seconds.
+
+    `row_steps` are the steps since the first one that was heard of, each times the rows in it: rows leave meanwhile.
+    """
+
+    at: float
+    step: int
+    row_steps: int = 0
+
+
+class RankState(msgspec.Struct, frozen=True, kw_only=True):
+    """One rank: where it is, the batch in its hand, and its totals. Seconds and unix times as in events.
+
+    `rows` are the prompts in its hand without a record. Of a continuous rank those are not all generated yet:
+    `rows_at_once` are, and `cache_used` is the share (0 to 1) of its key and value cache that they take.
+    `first_step` and `last_step` are the first and the newest step that was heard of its batch.
+    """
+
+    rank: int
+    phase: RankPhase = "starting"
+    phase_since: float = 0.0
+    ready: RankReady | None = None
+    batch: int | None = None
+    rows: int = 0
+    step: int = 0
+    first_step: StepMark | None = None
+    last_step: StepMark | None = None
+    in_flight_tokens: int = 0
+    batch_started_at: float = 0.0
+    batch_stretch: int | None = None
+    batch_kept: bool = True
+    rows_at_once: int | None = None
+    cache_used: float | None = None
+    stint_started_at: float = 0.0
+    stints: int = 0
+    cap: int | None = None
+    batches: int = 0
+    prompts: int = 0
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+    slots: int = 0
+    padded_slots: int = 0
+    busy_seconds: float = 0.0
+    peak_memory_bytes: int | None = None
+    cause: str | None = None
+
+    @property
+    def device(self) -> str:
+        return self.ready.device if self.ready else "?"
+
+    @property
+    def continuous(self) -> bool:
+        return self.ready is not None and self.ready.engine == "continuous"
+
+    @property
+    def padding_waste(self) -> float:
+        """Share of token slots that held no real token, 0 to 1."""
+        return self.padded_slots / self.slots if self.slots else 0.0
+
+
+class DeviceState(msgspec.Struct, frozen=True, kw_only=True):
+    """A GPU's newest sample, its busy % of the last minute (None where a sample is missing), and its ranks."""
+
+    sample: DeviceSample
+    busy_history: tuple[float | None, ...] = ()
+    ranks: tuple[int, ...] = ()
+
+
+class HistoryPoint(msgspec.Struct, frozen=True, array_like=True):
+    """Throughput at `elapsed` seconds since the first batch, in output tokens/s."""
+
+    elapsed: float
+    tokens_per_second: float
+
+
+MarkKind = Literal["batch size", "active ranks", "pause", "memory", "rank lost", "taken up", "trial"]
+
+
+class Mark(msgspec.Struct, frozen=True, kw_only=True):
+    """Something on the chart's time axis, `elapsed` seconds since the first batch; `text` is short and for people."""
+
+    elapsed: float
+    kind: MarkKind
+    text: str
+
+
+class LogEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """A line of the log, `moment` seconds on the timeline's clock; None where it is not known when it was said."""
+
+    source: str
+    text: str
+    moment: float | None = None
+
+
+class RunState(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything any view shows of a run.
+
+    `samples` counts the looks at GPUs and processes, one a second; the newest of every history is of the last one.
+    `rounds` is the scheduler's plan of the batches that are still to be cut, as far as events tell.
+    `cpu_history` has the CPU % of the last minute by position in `processes`.
+    """
+
+    name: str = ""
+    directory: str = ""
+    config: RunConfig | None = None
+    prompts: int = 0
+    phase: Phase = "starting"
+    started_at: float = 0.0
+    now: float = 0.0
+    model: protocol.ModelProgress | None = None
+    attempt: int = 0
+    restarts_left: int = 0
+    loss: protocol.RankLost | None = None
+    batch_size: int = 1
+    auto: bool = False
+    active_ranks: int = 0
+    paused: str | None = None
+    rounds: EvenRounds = EvenRounds()
+    stretches: tuple[Stretch, ...] = ()
+    costs: tuple[CostPoint, ...] = ()
+    lengths: tuple[int, ...] = ()
+    sweep: SweepState | None = None
+    marks: tuple[Mark, ...] = ()
+    seconds_before: float = 0.0
+    slots: int = 0
+    padded_slots: int = 0
+    ranks: tuple[RankState, ...] = ()
+    ready_at: float | None = None
+    first_batch_at: float | None = None
+    last_result_at: float | None = None
+    completed: int = 0
+    failed: int = 0
+    output_tokens: int = 0
+    prompt_tokens: int = 0
+    rate_now: float = 0.0
+    rate_peak: float = 0.0
+    window: tuple[tuple[float, int], ...] = ()
+    history: tuple[HistoryPoint, ...] = ()
+    history_step: float = 1.0
+    samples: int = 0
+    devices: tuple[DeviceState, ...] = ()
+    cpu_history: tuple[tuple[float | None, ...], ...] = ()
+    processes: tuple[ProcessSample, ...] = ()
+    telemetry_reason: str | None = None
+    log: tuple[LogEntry, ...] = ()
+    gather: protocol.GatherChecked | None = None
+    ended: protocol.RunEnded | None = None
+    loading: LoadingTime = LoadingTime()
+    timeline: Timeline = Timeline()
+
+    @property
+    def model_label(self) -> str:
+        """What people call the model, once it is found; until then what was asked for."""
+        label = self.model.label if self.model is not None else None
+        return label or (self.config.model if self.config is not None else "")
+
+    @property
+    def done(self) -> int:
+        """Prompts that have a record, error records included."""
+        return self.completed + self.failed
+
+    @property
+    def in_flight_tokens(self) -> int:
+        return sum(rank.in_flight_tokens for rank in self.ranks)
+
+    @property
+    def seconds(self) -> float:
+        """From the first batch handed out to now, or to the last result once no more are to come.
+
+        Of a run that was taken up again, the time between its supervisors is left out.
+        """
+        here = max(0.0, self._clock_end - self.first_batch_at) if self.first_batch_at is not None else 0.0
+        return self.seconds_before + here
+
+    @property
+    def _clock_end(self) -> float:
+        """Where the clocks of the work stand: at the last result once there is nothing left to do."""
+        over = self.ended is not None or (self.prompts > 0 and self.done >= self.prompts)
+        return self.last_result_at if over and self.last_result_at is not None else self.now
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the supervisor started, loading included."""
+        return max(0.0, (self.ended.at if self.ended else self.now) - self.started_at)
+
+    @property
+    def rate_mean(self) -> float:
+        """Output tokens/s since the first batch, those in flight included."""
+        return (self.output_tokens + self.in_flight_tokens) / self.seconds if self.seconds > 0 else 0.0
+
+    @property
+    def continuous(self) -> bool:
+        """Whether rows come and go one by one: then there are no rounds."""
+        return any(rank.continuous for rank in self.ranks)
+
+    @property
+    def padding_waste(self) -> float:
+        return self.padded_slots / self.slots if self.slots else 0.0
+
+    @property
+    def sweeping(self) -> bool:
+        """Whether trials are being measured."""
+        return self.sweep is not None and self.sweep.settled is None
+
+    @property
+    def progress(self) -> float:
+        """Share of the work done, 0 to 1, batches in flight counted by tokens; of a sweep, trials that are over."""
+        if self.sweep is not None and (self.sweeping or not self.sweep.plan.outputs):
+            return len(self.sweep.records) / len(self.sweep.trials) if self.sweep.trials else 0.0
+        if not self.prompts:
+            return 0.0
+        in_flight = 0.0
+        if self.config is not None:
+            in_flight = sum(min(rank.rows, rank.in_flight_tokens / self.config.new_tokens) for rank in self.ranks)
+        return min(1.0, (self.done + in_flight) / self.prompts)
+
+    @property
+    def pending(self) -> int:
+        """Prompts that have no record and that no rank has in hand: what a turn of a knob can still act on."""
+        return max(0, self.prompts - self.done - sum(rank.rows for rank in self.ranks if rank.batch is not None))
+
+    @property
+    def eta_seconds(self) -> float | None:
+        """Seconds left at the pace so far; None before there is a pace."""
+        if self.sweep is not None and self.sweeping and self.phase == "running":
+            return seconds_left(self.sweep, self.now)
+        if self.phase not in ("running", "stopping") or not 0.02 <= self.progress < 1 or self.seconds < 1:
+            return None
+        return self.seconds * (1 - self.progress) / self.progress
+
+    def idle(self, rank: RankState) -> float:
+        """Share of a rank's time since all ranks were ready with no batch in hand, 0 to 1."""
+        if self.ready_at is None:
+            return 0.0
+        end = self._clock_end
+        span = end - self.ready_at
+        busy = rank.busy_seconds + (max(0.0, end - rank.batch_started_at) if rank.batch is not None else 0.0)
+        return min(1.0, max(0.0, 1 - busy / span)) if span > 0 else 0.0
+
+    def rank_rate(self, rank: RankState) -> float:
+        """A rank's output tokens/s since the first batch; the ranks' rates add up to `rate_mean`."""
+        return (rank.output_tokens + rank.in_flight_tokens) / self.seconds if self.seconds > 0 else 0.0
+
+
+class Snapshot(protocol.Message, frozen=True, kw_only=True):
+    """The whole state: what a viewer gets first, and again when it had fallen too far behind."""
+
+    state: RunState
+
+
+ToViewer = AnyEvent | Snapshot | protocol.Refused

@@ -1,0 +1,41 @@
+"""The figures of a run, as run.json holds them and every view shows them at the end. Pure."""
+
+from runner import protocol
+from runner.protocol import Summary
+from runner.state.run import RunState
+
+
+def summarise(state: RunState) -> Summary:
+    """The figures of a run so far, as run.json holds them."""
+    seconds = state.seconds_before
+    if state.first_batch_at is not None and state.last_result_at is not None:
+        seconds += max(0.0, state.last_result_at - state.first_batch_at)
+
+    def rate(tokens: int) -> float:
+        return round(tokens / seconds, 3) if seconds > 0 else 0.0
+
+    return Summary(
+        prompts=state.prompts,
+        completed=state.completed,
+        failed=state.failed,
+        prompt_tokens=state.prompt_tokens,
+        output_tokens=state.output_tokens,
+        seconds=round(seconds, 3),
+        tokens_per_second=rate(state.output_tokens),
+        padding_waste=round(state.padding_waste, 4),
+        length=state.config.length_mode if state.config else "natural length",
+        ranks=[
+            protocol.RankSummary(
+                rank=rank.rank,
+                device=rank.device,
+                prompts=rank.prompts,
+                batches=rank.batches,
+                prompt_tokens=rank.prompt_tokens,
+                output_tokens=rank.output_tokens,
+                tokens_per_second=rate(rank.output_tokens),
+                padding_waste=round(rank.padding_waste, 4),
+                idle=round(state.idle(rank), 4),
+            )
+            for rank in state.ranks
+        ],
+    )

@@ -1,0 +1,230 @@
+"""What each rank did when, over the whole run: a lane of spans per rank, and how busy the devices were. Pure.
+
+Made from the events alone (runner.state.timeline_reducer), like the state that carries it; a viewer that comes late has
+it from the snapshot. Seconds count from the start of the supervisor; of a run that was taken up again, the time between
+its supervisors is left out.
+
+It stays small however long a run is: a lane that has more spans than its share of MOST_SPANS keeps its newest quarter
+as it is, and joins older neighbours wherever both together are shorter than a given time, the same through the whole
+lane. A joined span says how many it stands for, and has their sums. Knows nothing of screens, nor of what the gaps
+between spans mean (runner.advice.segments does).
+"""
+
+from itertools import groupby
+from typing import Literal
+
+import msgspec
+
+MOST_SPANS = 4096
+"""Of all lanes together."""
+
+LEAST_OF_A_LANE = 96
+"""What a lane has in any case: with 64 ranks it is somewhat more in all."""
+
+BUSY_POINTS = 512
+BUSY_SERIES = 16
+"""Of more devices than these only their mean is kept."""
+
+MOST_HOLDS = 256
+
+SpanKind = Literal[
+    "batch",
+    "stint",
+    "failed",
+    "lost",
+    "stopped",
+    "down",
+    "starting",
+    "importing",
+    "joining",
+    "loading",
+    "warming up",
+    "ready",
+]
+"""`lost`: a batch in vain, for its rank ended; `down`: no rank, until it is launched again; `ready`: for the others."""
+
+WORK: tuple[SpanKind, ...] = ("batch", "stint", "failed", "lost", "stopped")
+LOADING: tuple[SpanKind, ...] = ("starting", "importing", "joining", "loading", "warming up")
+
+
+class Work(msgspec.Struct, frozen=True, array_like=True):
+    """The accounting of a batch or stint, or the sums of several."""
+
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+    prefill_seconds: float = 0.0
+    decode_seconds: float = 0.0
+    steps: int = 0
+    row_steps: int = 0
+    slots: int = 0
+    padded_slots: int = 0
+
+    @property
+    def padding_waste(self) -> float:
+        return self.padded_slots / self.slots if self.slots else 0.0
+
+
+class Span(msgspec.Struct, frozen=True, array_like=True):
+    """Something a rank did from `began` to `ended`. `batch` is its number, of joined spans that of the first.
+
+    `joined` says how many spans this one stands for, `gaps` the seconds between them.
+    """
+
+    kind: SpanKind
+    began: float
+    ended: float
+    batch: int = 0
+    rows: int = 0
+    attempt: int = 1
+    work: Work | None = None
+    joined: int = 1
+    gaps: float = 0.0
+
+    @property
+    def seconds(self) -> float:
+        return self.ended - self.began
+
+
+class Lane(msgspec.Struct, frozen=True, array_like=True):
+    """One rank's spans in the order of time, and the one it is in now (its `ended` means nothing yet)."""
+
+    spans: tuple[Span, ...] = ()
+    open: Span | None = None
+    threads: int | None = None
+
+
+class Hold(msgspec.Struct, frozen=True, array_like=True):
+    """A pause, and why; `ended` is None while it lasts."""
+
+    began: float
+    ended: float | None
+    reason: str
+
+
+class BusyPoint(msgspec.Struct, frozen=True, array_like=True):
+    """How busy each device was, in percent, up to `at`; None where that is not known."""
+
+    at: float
+    percents: tuple[int | None, ...]
+
+
+class Timeline(msgspec.Struct, frozen=True, kw_only=True):
+    """All lanes on one clock: the supervisor's time `zero_at` is `zero` seconds on it.
+
+    `origins` are the first batches of each supervisor: the seconds of work before it, and its moment on this clock.
+    `active` are the numbers of active ranks, each from a moment on.
+    """
+
+    zero_at: float = 0.0
+    zero: float = 0.0
+    attempt: int = 1
+    lanes: tuple[Lane, ...] = ()
+    origins: tuple[tuple[float, float], ...] = ()
+    pauses: tuple[Hold, ...] = ()
+    active: tuple[tuple[float, int], ...] = ()
+    busy: tuple[BusyPoint, ...] = ()
+    busy_step: float = 1.0
+    busy_of: Literal["GPU", "CPU"] = "GPU"
+
+    def moment(self, at: float) -> float:
+        """Unix seconds on this clock."""
+        return round(self.zero + max(0.0, at - self.zero_at), 4)
+
+    @property
+    def first_batch(self) -> float | None:
+        return self.origins[0][1] if self.origins else None
+
+    def of_work(self, elapsed: float) -> float:
+        """On this clock, what lies `elapsed` seconds after the first batch on the clock of marks and tokens/s."""
+        origins = self.origins or ((0.0, 0.0),)
+        before, moment = next((one for one in reversed(origins) if elapsed >= one[0]), origins[0])
+        return moment + elapsed - before
+
+
+def thinned(spans: tuple[Span, ...], most: int) -> tuple[Span, ...]:
+    """Three quarters of `most` spans, or fewer: the newest quarter as they are, older ones joined to even lengths.
+
+    Only what is of one kind is joined, so that no lost batch becomes a good one. Where kinds alternate so often that
+    neighbours are seldom alike, each even stretch of time keeps one span for each kind in it.
+    """
+    keep = most // 4
+    old, newest = spans[:-keep], spans[-keep:]
+    # Two neighbours that were not joined are longer than this, so that at most most / 2 are left where all are alike.
+    fine = (old[-1].ended - old[0].began) * 4 / most
+    joined = _neighbours(old, fine)
+    return (*(joined if len(joined) <= most // 2 else _by_kind(old, most // 2)), *newest)
+
+
+def _alike(span: Span) -> tuple[SpanKind, bool]:
+    """What spans must have in common to be joined: their kind, and whether it is the way to a later attempt."""
+    return span.kind, span.attempt > 1
+
+
+def _neighbours(spans: tuple[Span, ...], longest: float) -> list[Span]:
+    """Neighbours joined to spans of `longest` seconds at most."""
+    joined = [spans[0]]
+    for span in spans[1:]:
+        if span.ended - joined[-1].began <= longest and _alike(span) == _alike(joined[-1]):
+            joined[-1] = _joined(joined[-1], span)
+        else:
+            joined.append(span)
+    return joined
+
+
+def _by_kind(spans: tuple[Span, ...], most: int) -> list[Span]:
+    """At most `most` spans, or one for each kind: all of a kind within a stretch, one kind laid after the other."""
+    began = spans[0].began
+    stretches = max(1, most // len({_alike(span) for span in spans}))
+    length = (spans[-1].ended - began) / stretches or 1.0
+    joined: list[Span] = []
+    for _, within in groupby(spans, lambda span: min(stretches - 1, int((span.began - began) / length))):
+        kinds: dict[tuple[SpanKind, bool], list[Span]] = {}
+        for span in within:
+            kinds.setdefault(_alike(span), []).append(span)
+        at = next(iter(kinds.values()))[0].began
+        for of_a_kind in kinds.values():
+            for number, span in enumerate(of_a_kind):
+                moved = msgspec.structs.replace(span, began=at, ended=at + span.seconds)
+                at = moved.ended
+                if number:
+                    joined[-1] = _joined(joined[-1], moved)
+                else:
+                    joined.append(moved)
+    return joined
+
+
+def _joined(one: Span, other: Span) -> Span:
+    longer = one if one.seconds >= other.seconds else other
+    work = one.work or other.work
+    if one.work is not None and other.work is not None:
+        sums = (
+            round(mine + theirs, 4)
+            for mine, theirs in zip(msgspec.structs.astuple(one.work), msgspec.structs.astuple(other.work), strict=True)
+        )
+        work = Work(*sums)
+    return Span(
+        kind=longer.kind,
+        began=one.began,
+        ended=other.ended,
+        batch=one.batch or other.batch,
+        rows=one.rows + other.rows,
+        attempt=longer.attempt,
+        work=work,
+        joined=one.joined + other.joined,
+        gaps=round(one.gaps + other.gaps + max(0.0, other.began - one.ended), 4),
+    )
+
+
+def mean(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def halved(points: tuple[BusyPoint, ...]) -> tuple[BusyPoint, ...]:
+    """Each pair of points becomes its mean, at the later of the two times."""
+    means_of_pairs = []
+    for one, other in zip(points[::2], points[1::2], strict=False):
+        pairs = zip(one.percents, other.percents, strict=False)
+        means = [mean(list(pair)) for pair in pairs]
+        means_of_pairs.append(BusyPoint(other.at, tuple(None if mean is None else round(mean) for mean in means)))
+    return tuple(means_of_pairs)

@@ -1,0 +1,264 @@
+"""The knobs of a running job: batch size (by hand or found), active ranks, pause.
+
+Knows what turning a knob means for the scheduler and which event tells of it. Who turned it, a person,
+the search for the best batch size or a full disk, comes from outside.
+"""
+
+from collections.abc import Callable, Sequence
+
+from runner import protocol
+from runner.protocol import AnyEvent, BatchFailed, BatchFinished, DeviceSample, RankReady, StintFinished
+from runner.protocol.config import MAX_BATCH_SIZE, RunConfig, check_sweep
+from runner.protocol.sweep_plan import SweepPlan
+from runner.scheduling import batch_size_search as autobatch
+from runner.scheduling.batch_size_search import Choice, Known, Search
+from runner.scheduling.scheduler import Assignment, Scheduler
+from runner.state.run import RunState
+from runner.supervisor.sweeper import Sweeper
+from runner.sweep.cells import cells, rate
+from runner.sweep.verdict import verdict
+
+LEAST_SECONDS = 1.0
+"""A size is measured over at least so long per rank, however short its batches are."""
+
+
+class Controls:
+    """Turns the knobs of one run."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        scheduler: Scheduler,
+        lengths: Sequence[int],
+        *,
+        emit: Callable[[AnyEvent], None],
+        state: Callable[[], RunState],
+    ) -> None:
+        self._config, self._scheduler, self._emit, self._state = config, scheduler, emit, state
+        self._search: Search | None = None
+        self._asked = False
+        self._trouble: str | None = None
+        self._begun = False
+        self._first = config.batch_size
+        self._lengths = lengths
+        self._sweeper = self._new_sweeper(config.sweep) if config.sweep is not None else None
+        self._before: tuple[int | None, int] = (config.batch_size, config.ranks)
+        """Batch size (None: searched for) and active ranks as they were before a sweep."""
+
+    @property
+    def sweeping(self) -> bool:
+        """Whether trials are run, or are to be."""
+        return self._sweeper is not None and self._sweeper.active
+
+    @property
+    def work_left(self) -> bool:
+        """Whether there is something left to hand out, or in flight."""
+        if self.sweeping:
+            return True
+        only_measured = self._config.sweep is not None and not self._config.sweep.outputs
+        return self._scheduler.unsettled > 0 and not only_measured
+
+    @property
+    def paused(self) -> bool:
+        return self._asked or self._trouble is not None
+
+    def begin(self) -> None:
+        """All ranks are ready: the first batch size, asked for or chosen. Again after a relaunch: nothing changes."""
+        if self._begun:
+            return
+        self._begun = True
+        if self._sweeper is not None:
+            self._sweeper.begin()
+        elif self._first is None:
+            self._start_search()
+        else:
+            self._use(Choice(self._first, "as asked for", settled=True))
+
+    def ranks_lost(self, cause: str) -> bool:
+        """The ranks are gone: whether that has cost a trial, which then is the price of it."""
+        return self._sweeper is not None and self._sweeper.active and self._sweeper.ranks_lost(cause)
+
+    def next_batch(self, rank: int) -> Assignment | None:
+        """The next batch for an idle rank: a trial's, or the scheduler's; None while there is none."""
+        if self._sweeper is not None and self._sweeper.active:
+            assignment = self._sweeper.next_batch(rank)
+            if self._sweeper.active:
+                return assignment
+            self._swept()
+        return self._scheduler.next_batch(rank) if self.work_left else None
+
+    def next_rows(self, rank: int, in_hand: dict[int, int]) -> Assignment | None:
+        """More prompts for a continuous rank; None while it has enough, or trials are measured."""
+        return self._scheduler.next_rows(rank, in_hand) if self.work_left and not self.sweeping else None
+
+    def sample(self, devices: Sequence[DeviceSample]) -> None:
+        """Telemetry, for the trial at hand."""
+        if self._sweeper is not None and self._sweeper.active:
+            self._sweeper.sample(devices)
+
+    def _new_sweeper(self, plan: SweepPlan) -> Sweeper:
+        return Sweeper(
+            plan,
+            self._scheduler,
+            self._lengths,
+            by_length=self._config.order == "length",
+            emit=self._emit,
+            state=self._state,
+        )
+
+    def _start_sweep(self, plan: SweepPlan | None) -> None:
+        if plan is None:
+            if self._sweeper is not None and self._sweeper.active:
+                self._sweeper.settle("by hand")
+                self._swept()
+        elif problem := self._why_no_sweep(plan):
+            self._emit(protocol.LogLine(source="supervisor", text=f"no sweep is started: {problem}"))
+        else:
+            state = self._state()
+            self._before = None if state.auto else state.batch_size, state.active_ranks
+            self._search = None
+            self._sweeper = self._new_sweeper(plan)
+            self._sweeper.begin()
+
+    def _why_no_sweep(self, plan: SweepPlan) -> str:
+        if not self._begun:
+            return "not all ranks are ready"
+        if self.sweeping:
+            return "another is at work"
+        return "; ".join(str(problem) for problem in check_sweep(self._config, plan))
+
+    def _swept(self) -> None:
+        """All is measured: what prompts are left are done at the setting chosen, or, for want of one, as before."""
+        self._scheduler.reorder(self._config.order)
+        sweep = self._state().sweep
+        found = verdict(cells(sweep)) if sweep is not None else None
+        if not self.work_left or not self._scheduler.unsettled:
+            return
+        if found is None:
+            size, ranks = self._before
+            self._activate(ranks, anew=True)
+            if size is None:
+                self._start_search()
+            else:
+                self._use(Choice(size, "as before the sweep", settled=True))
+            return
+        chosen, tied = found.chosen, " within its noise" if found.tied else ""
+        self._activate(chosen.active_ranks, anew=True)
+        self._use(Choice(chosen.batch_size, f"best of the sweep{tied}, {rate(chosen):.0f} tok/s", settled=True))
+
+    def obey(self, command: protocol.Command) -> None:
+        """What a viewer asks for, as far as it makes sense."""
+        match command:
+            case protocol.StartSweep():
+                self._start_sweep(command.plan)
+            case protocol.SetBatchSize() | protocol.SetActiveRanks() if self.sweeping:
+                pass  # the trials set both
+            case protocol.SetBatchSize() if not self._begun:
+                # Memory and speed are not known yet: the wish counts once all ranks are ready.
+                wish = command.batch_size
+                self._first = None if wish is None else min(MAX_BATCH_SIZE, max(1, wish))
+            case protocol.SetBatchSize(batch_size=None):
+                self._start_search()
+            case protocol.SetBatchSize():
+                assert command.batch_size is not None
+                self._search = None
+                size = min(MAX_BATCH_SIZE, max(1, command.batch_size))
+                if size != self._scheduler.batch_size or self._state().auto:
+                    self._use(Choice(size, "as asked for", settled=True))
+            case protocol.SetActiveRanks():
+                self._activate(min(self._config.ranks, max(1, command.active_ranks)))
+            case protocol.Pause() if not self._asked:
+                self._asked = True
+                self._interrupt()
+                if self._trouble is None:
+                    self._emit(protocol.Paused(reason="asked for", asked=True))
+            case protocol.Resume() if self._asked:
+                self._asked = False
+                if self._trouble is None:
+                    self._emit(protocol.Resumed())
+            case _:
+                pass
+
+    def set_trouble(self, reason: str | None) -> None:
+        """Something outside does not let the run go on, or does so again (None)."""
+        before, self._trouble = self._trouble, reason
+        if reason is not None and reason != before:
+            self._interrupt()
+            self._emit(protocol.Paused(reason=reason, asked=False))
+        elif reason is None and before is not None:
+            self._emit(protocol.Paused(reason="asked for", asked=True) if self._asked else protocol.Resumed())
+
+    def _interrupt(self) -> None:
+        if self._sweeper is not None and self._sweeper.active:
+            self._sweeper.interrupt()
+
+    def batch_finished(self, event: BatchFinished | StintFinished) -> None:
+        """Let the trial at hand measure, or the search learn, once every active rank has measured what is tried."""
+        if self._sweeper is not None and self._sweeper.active:
+            if isinstance(event, BatchFinished):
+                self._sweeper.batch_finished(event)
+            if not self._sweeper.active:
+                self._swept()
+            return
+        if self._search is None or not self._state().stretches:
+            return
+        stretch = self._state().stretches[-1]
+        rate = stretch.tokens_per_second
+        if rate is None or any(share.seconds < LEAST_SECONDS for share in stretch.shares.values()):
+            return
+        self._use(self._search.learn(stretch.batch_size, rate, stretch.peak_memory_bytes, self._scheduler.pending))
+
+    def trial_failed(self, failed: BatchFailed) -> None:
+        """A batch of the trial at hand failed."""
+        if self._sweeper is not None and self._sweeper.active:
+            self._sweeper.batch_failed(failed.kind, failed.error)
+            if not self._sweeper.active:
+                self._swept()
+
+    def out_of_memory(self, rank: int, rows: int) -> None:
+        """A batch of `rows` did not fit: its rank was capped; a search ends here."""
+        cap = self._scheduler.caps.get(rank)
+        if cap is not None:
+            self._emit(protocol.RankCapped(rank=rank, batch_size=cap))
+        if self._search is not None:
+            self._use(self._search.wall(rows, max(1, rows // 2)))
+
+    def _activate(self, active_ranks: int, *, anew: bool = False) -> None:
+        if active_ranks == self._scheduler.active_ranks and not anew:
+            return
+        self._scheduler.active_ranks = active_ranks
+        self._emit(protocol.ActiveRanksChanged(active_ranks=active_ranks))
+        if self._search is not None:
+            # What was measured with another number of ranks is no yardstick for this one.
+            self._search = Search(self._known(), limit=self._search.limit, limit_reason=self._search.limit_reason)
+
+    def _start_search(self) -> None:
+        self._search = Search(self._known())
+        self._use(self._search.start())
+
+    def _use(self, choice: Choice) -> None:
+        if choice.settled:
+            self._search = None
+        self._scheduler.batch_size = choice.batch_size
+        self._emit(
+            protocol.BatchSizeChanged(batch_size=choice.batch_size, auto=not choice.settled, reason=choice.reason)
+        )
+
+    def _known(self) -> Known:
+        ready = [rank.ready for rank in self._state().ranks if rank.ready is not None]
+        frees = [free for one in ready if (free := _free_bytes(one, ready)) is not None]
+        return Known(
+            prompts=self._scheduler.pending,
+            ranks=self._scheduler.active_ranks,
+            tokens_per_row=self._config.new_tokens + self._scheduler.longest // autobatch.BYTES_PER_TOKEN,
+            memory_free_bytes=min(frees) if frees else None,
+            kv_bytes_per_token=ready[0].kv_bytes_per_token if ready else None,
+        )
+
+
+def _free_bytes(one: RankReady, ready: list[RankReady]) -> int | None:
+    """Free memory for one rank: ranks on one device share what it has. Devices of one name need not be one."""
+    if one.memory_free_bytes is None:
+        return None
+    sharing = sum((other.device_uuid or other.device) == (one.device_uuid or one.device) for other in ready)
+    return one.memory_free_bytes // sharing

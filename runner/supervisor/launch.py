@@ -1,0 +1,155 @@
+"""One launch of the ranks, from `accelerate launch` to the last process gone.
+
+Knows how the launch is started, where its ranks log to, and how to tell why a rank was lost. Does not
+know what is done about it: that is the supervisor's decision.
+"""
+
+import asyncio
+import contextlib
+import os
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from runner.protocol.config import RunConfig
+from runner.run_directory import files as rundir
+from runner.supervisor import accelerate as launcher
+from runner.supervisor.accelerate import Launch, LaunchCommand
+from runner.supervisor.logs import LogTail
+from runner.supervisor.ranks import Crew
+from runner.supervisor.server import RankPeer
+
+LAST_WORDS_SECONDS = 5.0
+LEAVE_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Ranks were lost: `rank` was the first, where one can be told.
+
+    `hopeless` means that another try would end alike.
+    """
+
+    rank: int | None
+    cause: str
+    hopeless: bool
+
+    def __str__(self) -> str:
+        return self.cause if self.rank is None else f"rank {self.rank}: {self.cause}"
+
+
+class Attempt:
+    """The `number`-th launch (from 1) of a run's ranks."""
+
+    def __init__(
+        self,
+        crew: Crew,
+        directory: Path,
+        config: RunConfig,
+        model: str,
+        launch_command: LaunchCommand,
+        log: Callable[[str, str], None],
+    ) -> None:
+        self.crew = crew
+        self._directory, self._config, self._model = directory, config, model
+        self._launch_command, self._log = launch_command, log
+        self._said: deque[str] = deque(maxlen=400)
+        self._tails = {rank: LogTail(directory / f"rank-{rank}.log") for rank in range(config.ranks)}
+        self._first_lost: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._launch: Launch | None = None
+
+    async def start(self) -> None:
+        """Start the launch. Its ranks will come to the socket by themselves.
+
+        Raises:
+            OSError: it cannot be started.
+        """
+        on_cpu = self._config.device == "cpu"
+        config_file = self._directory / "accelerate.yaml"
+        launcher.write_accelerate_config(config_file, self._config.ranks, on_cpu)
+        arguments = ["--run-dir", str(self._directory), "--socket", str(rundir.socket_path(self._directory))]
+        arguments += ["--model", self._model, "--attempt", str(self.crew.attempt)]
+        command = self._launch_command(config_file, self._config.ranks, "runner.rank.worker", arguments)
+        environment = launcher.rank_environment(os.environ, self._config.ranks, on_cpu, launcher.usable_cores())
+        self._log("supervisor", "starting " + " ".join(command))
+        self._launch = await Launch.start(command, environment)
+
+    async def serve(self, peer: RankPeer) -> None:
+        """Listen to a rank until it hangs up."""
+        if self._launch is not None:
+            self._launch.remember(peer.hello.pid)
+        if await self.crew.serve(peer) and not self._first_lost.done():
+            self._first_lost.set_result(peer.hello.rank)
+
+    async def over(self) -> Loss | None:
+        """Wait until all ranks have left as they were told (None), or one was lost."""
+        assert self._launch is not None
+        launch = self._launch
+        reading: asyncio.Task[None] = asyncio.create_task(self._read(launch))
+        leaving: asyncio.Task[None] = asyncio.create_task(self._left_in_time())
+        try:
+            waited: list[asyncio.Future[Any]] = [reading, leaving, self._first_lost]
+            await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+            if self._first_lost.done():
+                return await self._loss(self._first_lost.result(), reading)
+            if leaving.done():
+                self._log("supervisor", f"not all ranks left within {LEAVE_SECONDS:.0f} s")
+                return None
+            status = await launch.wait()
+            if self.crew.leaving:
+                return None
+            # A rank's own connection tells more than the launcher does; it may be a moment behind.
+            with contextlib.suppress(TimeoutError):
+                return await self._loss(await asyncio.wait_for(self._first_lost, 1.0), reading)
+            said = launcher.cause_of(list(self._said)) or "it said nothing"
+            return Loss(None, f"accelerate launch ended with status {status}: {said}", hopeless=not self.crew.ready)
+        finally:
+            reading.cancel()
+            leaving.cancel()
+
+    async def wait(self, seconds: float) -> None:
+        """Give the launch so long to end by itself."""
+        if self._launch is not None:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._launch.wait(), seconds)
+
+    async def end(self) -> None:
+        """Leave no process behind."""
+        if self._launch is not None:
+            await self._launch.end()
+        self.look_at_logs(last_look=True)
+
+    def look_at_logs(self, *, last_look: bool = False) -> None:
+        """Pass on what the ranks wrote since the last look."""
+        for rank, tail in self._tails.items():
+            for line in tail.new_lines(last_look=last_look):
+                self._log(f"rank {rank}", line)
+
+    async def _read(self, launch: Launch) -> None:
+        async for line in launch.lines():
+            self._said.append(line)
+            if line.strip():
+                self._log("launcher", line)
+
+    async def _left_in_time(self) -> None:
+        await self.crew.told_to_leave.wait()
+        await asyncio.sleep(LEAVE_SECONDS)
+
+    async def _loss(self, rank: int, reading: "asyncio.Task[None]") -> Loss:
+        said = self.crew.failures.get(rank)
+        if said is None:
+            # torchrun names the signal that ended a rank only after it has ended the others.
+            await asyncio.wait({reading}, timeout=LAST_WORDS_SECONDS)
+            self.look_at_logs(last_look=True)
+        return Loss(rank, said or self._last_words(rank), hopeless=said is not None and not self.crew.ready)
+
+    def _last_words(self, rank: int) -> str:
+        signal_name = launcher.killed_by(list(self._said), self.crew.pids[rank])
+        if signal_name == "SIGKILL":
+            return "killed by SIGKILL (the kernel sends it when memory runs out; or somebody did)"
+        said = launcher.cause_of(list(self._tails[rank].recent))
+        if signal_name:
+            return f"killed by {signal_name}" + (f": {said}" if said else "")
+        return said or "ended without a word"

@@ -1,0 +1,129 @@
+"""One trial's measuring: batches and samples of the GPUs in, a TrialResult out.
+
+Pure: times come in as arguments, on the run's clock. Does not decide when a trial is over.
+"""
+
+import statistics
+from collections.abc import Mapping, Sequence
+
+from runner.machine.visible_gpus import match_rank_to_gpus
+from runner.protocol import BatchResult, DeviceSample, RankReady
+from runner.protocol.sweep_plan import TrialResult
+
+
+class TrialMeter:
+    """Collects what the active ranks of one trial do, from `started` on."""
+
+    def __init__(self, ranks: Sequence[RankReady], started: float) -> None:
+        self._ranks, self._started, self._ended = ranks, started, started
+        self._batches: dict[int, list[tuple[float, BatchResult]]] = {rank.rank: [] for rank in ranks}
+        self._samples: dict[str, list[tuple[float, DeviceSample]]] = {}
+
+    def add_batch(self, rank: int, began: float, ended: float, result: BatchResult) -> None:
+        """A whole batch of `rank`, handed out at `began`, its last result in at `ended`."""
+        self._batches[rank].append((ended - began, result))
+        self._ended = max(self._ended, ended)
+
+    def add_samples(self, at: float, samples: Sequence[DeviceSample]) -> None:
+        """What NVML said at `at`; only the GPUs of the trial's ranks are kept."""
+        for position in {position for rank in self._ranks for position in match_rank_to_gpus(rank, samples)}:
+            self._samples.setdefault(samples[position].uuid, []).append((at, samples[position]))
+
+    def result(self, bandwidth: Mapping[int, float]) -> TrialResult:
+        """The figures; `bandwidth` is the peak memory bandwidth of each rank's device in bytes/s, where known."""
+        seconds = max(1e-9, self._ended - self._started)
+        done = [result for batches in self._batches.values() for _, result in batches]
+        output_tokens = sum(result.output_tokens for result in done)
+        prompt_tokens = sum(result.prompt_tokens for result in done)
+        slots = sum(result.slots for result in done)
+        in_hand = sum(taken for batches in self._batches.values() for taken, _ in batches)
+        steps = sorted(step for result in done for step in result.step_seconds or ())
+        peaks = [self._peak(rank) for rank in self._batches]
+        known = [peak for peak in peaks if peak is not None]
+        watts = self._watts()
+        return TrialResult(
+            rounds=min(len(batches) for batches in self._batches.values()),
+            batches=len(done),
+            seconds=seconds,
+            prompt_tokens=prompt_tokens,
+            output_tokens=output_tokens,
+            tokens_per_second=output_tokens / seconds,
+            total_tokens_per_second=(prompt_tokens + output_tokens) / seconds,
+            rank_tokens_per_second=[
+                sum(result.output_tokens for _, result in batches) / seconds for batches in self._batches.values()
+            ],
+            prefill_seconds=statistics.fmean(result.prefill_seconds for result in done),
+            batch_seconds=in_hand / len(done),
+            step_ms=(percentile(steps, 50) * 1000, percentile(steps, 90) * 1000, percentile(steps, 99) * 1000)
+            if steps
+            else None,
+            padding_waste=sum(result.padded_slots for result in done) / slots if slots else 0.0,
+            idle=max(0.0, 1 - in_hand / (seconds * len(self._batches))),
+            peak_memory_bytes=max(known) if known else None,
+            rank_peak_memory_bytes=peaks,
+            busy_percent=self._mean("busy_percent"),
+            dram_percent=self._mean("dram_percent"),
+            tensor_percent=self._mean("tensor_percent"),
+            power_watts=watts,
+            tokens_per_joule=output_tokens / seconds / watts if watts else None,
+            mbu=self._mbu(bandwidth),
+        )
+
+    def _peak(self, rank: int) -> int | None:
+        peaks = [result.peak_memory_bytes for _, result in self._batches[rank] if result.peak_memory_bytes is not None]
+        return max(peaks) if peaks else None
+
+    def _mean(self, figure: str) -> float | None:
+        """The mean over the GPUs of each one's mean over time."""
+        means = []
+        for samples in self._samples.values():
+            values = [value for _, sample in samples if (value := getattr(sample, figure)) is not None]
+            if values:
+                means.append(statistics.fmean(values))
+        return statistics.fmean(means) if means else None
+
+    def _watts(self) -> float | None:
+        """Mean power of all GPUs together: from the energy counters where there are, else from sampled power."""
+        total = 0.0
+        for samples in self._samples.values():
+            counted = [(at, sample.energy_joules) for at, sample in samples if sample.energy_joules is not None]
+            drawn = [sample.power_watts for _, sample in samples if sample.power_watts is not None]
+            if len(counted) > 1 and counted[-1][0] > counted[0][0]:
+                total += (counted[-1][1] - counted[0][1]) / (counted[-1][0] - counted[0][0])
+            elif drawn:
+                total += statistics.fmean(drawn)
+            else:
+                return None
+        return total or None
+
+    def _mbu(self, bandwidth: Mapping[int, float]) -> float | None:
+        """Memory bandwidth utilisation of the decode steps: bytes they must read / their time / peak bandwidth.
+
+        A step reads the weights once, and the keys and values of every token so far (Databricks, "LLM Inference
+        Performance Engineering", 2023). Ranks on one device read side by side: their rates add up.
+        """
+        devices: dict[str, float] = {}
+        for rank in self._ranks:
+            peak, weights, cache = bandwidth.get(rank.rank), rank.weight_read_bytes, rank.kv_bytes_per_token
+            if not peak or not weights or cache is None:
+                return None
+            read = taken = 0.0
+            for _, result in self._batches[rank.rank]:
+                decode_steps = max(0, result.steps - 1)
+                # The cache grows by a token per row and step: its mean is halfway.
+                context = result.slots - result.decode_slots / 2
+                read += decode_steps * (weights + cache * context)
+                taken += result.decode_seconds
+            if taken <= 0:
+                return None
+            key = rank.device_uuid or rank.device
+            devices[key] = devices.get(key, 0.0) + read / taken / peak
+        return statistics.fmean(devices.values()) if devices else None
+
+
+def percentile(ordered: Sequence[float], percent: float) -> float:
+    """The value below which `percent` of `ordered` (ascending, not empty) lie, between neighbours in proportion."""
+    place = (len(ordered) - 1) * percent / 100
+    below = int(place)
+    above = min(below + 1, len(ordered) - 1)
+    return ordered[below] + (ordered[above] - ordered[below]) * (place - below)

@@ -1,0 +1,1 @@
+"""Pure: the figures of a sweep, and which setting is best."""

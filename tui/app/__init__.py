@@ -1,0 +1,1 @@
+"""The application: one terminal, the screens in it, and the run that it follows."""

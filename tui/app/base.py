@@ -1,0 +1,174 @@
+"""What every screen of rankdeck's has from its application: looks, keys, help, the palette, the terminal around it.
+
+Knows the user's preferences and what is remembered; nothing of a run.
+"""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from textual import on
+from textual.app import SystemCommand
+from textual.binding import Binding, BindingType
+from textual.driver import Driver
+from textual.screen import Screen
+from textual.worker import WorkerFailed
+
+from tui.settings import keys, remembered, theme
+from tui.settings.preferences import Preferences
+from tui.start.coming_back import AS_DECLARED, Words
+from tui.terminal.paced import PacedApp
+from tui.words import alerts as outside
+
+if TYPE_CHECKING:
+    from textual.filter import LineFilter
+
+Leave = Literal["ended", "detached", "stopped"]
+"""How the dashboard was left: after the run's end, while it went on, or having stopped it."""
+
+
+class BaseApp(PacedApp[Leave]):
+    """An application as the user wishes it; without `preferences` as it comes, and then it remembers nothing.
+
+    `at_home` is False where who looks sits elsewhere, at a browser: then nothing is offered that reaches into this
+    machine beyond the run: no files are written, no programs started, nothing is remembered.
+    """
+
+    CSS_PATH = Path(__file__).with_name("app.tcss")
+    TITLE = "rankdeck"
+    HORIZONTAL_BREAKPOINTS = [  # noqa: RUF012  (Textual declares it as it does)
+        (0, "-too-narrow"),
+        (60, "-narrow"),
+        (80, "-standard"),
+        (120, "-wide"),
+    ]
+    VERTICAL_BREAKPOINTS = [(0, "-too-short"), (18, "-short"), (24, "-tall")]  # noqa: RUF012
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("question_mark", "help", "Help", key_display="?", id="app.help", tooltip="Every key, and the words"),
+        Binding("f1", "help", "Help", id="app.help_anywhere", tooltip="The same, also from within a field", show=False),
+        Binding("t", "toggle_theme", "Theme", id="app.theme", tooltip="Dark or light", show=False),
+        Binding(
+            "ctrl+z",
+            "suspend_process",
+            "To the shell",
+            id="app.suspend",
+            tooltip="Back to the shell; fg comes back here, the run goes on",
+            show=False,
+        ),
+    ]
+
+    def __init__(self, preferences: Preferences | None = None, *, at_home: bool = True) -> None:
+        super().__init__()
+        self.at_home = at_home
+        self.reworded: Words = AS_DECLARED
+        """What keys are called here, where that is not what they are declared as."""
+        self._remembers = preferences is not None and at_home
+        self.preferences = preferences if preferences is not None else Preferences()
+        self._known_to_be_seen = False
+        self._filters_of_ours: list[LineFilter] = []
+        for ours in theme.OURS:
+            self.register_theme(ours)
+        self.theme = self._first_theme()
+        if self.preferences.ascii:
+            from tui.terminal.ascii import AsciiFilter
+
+            self._filters_of_ours.append(AsciiFilter())
+        self.set_keymap(self.preferences.keys)
+        self.animation_level = "none"  # every step of a glide is sent over the line, and tells nothing
+
+    @property
+    def broke(self) -> BaseException | None:
+        """The error of ours that ended the application, if one did."""
+        error = self._exception
+        return error.error if isinstance(error, WorkerFailed) else error
+
+    # --- looks ---------------------------------------------------------------------------------
+
+    def _first_theme(self) -> str:
+        """The theme wished for, else the one chosen last, else one that the terminal has the colours for."""
+        if self.preferences.theme is not None:
+            return self.preferences.theme
+        few = self._remembers and self.console.color_system in (None, "standard")
+        last = self.get_theme(remembered.recall().theme or "") if self._remembers else None
+        if last is not None and (last.ansi or not few):
+            return last.name
+        return (theme.SIXTEEN if few else theme.DARK).name
+
+    def get_line_filters(self) -> Sequence["LineFilter"]:
+        return [*super().get_line_filters(), *self._filters_of_ours]
+
+    def get_key_display(self, binding: Binding) -> str:
+        if self.preferences.ascii and not binding.key_display:
+            from tui.terminal.ascii import KEYS
+
+            return KEYS.get(binding.key) or super().get_key_display(binding)
+        return super().get_key_display(binding)
+
+    def get_theme_variable_defaults(self) -> dict[str, str]:
+        current = self.current_theme
+        return theme.variable_defaults(dark=current.dark, ansi=current.ansi)
+
+    def action_toggle_theme(self) -> None:
+        self.theme = theme.toggled(self.current_theme)
+
+    def watch_theme(self, before: str, now: str) -> None:
+        if self._remembers and self.is_running:
+            remembered.remember(remembered.Remembered(theme=now))
+
+    # --- keys ----------------------------------------------------------------------------------
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """There is a shell to go back to only at home."""
+        return self.at_home if action == "suspend_process" else True
+
+    def action_help(self) -> None:
+        from tui.screens.glossary import words_of
+        from tui.screens.help import HelpScreen
+        from tui.screens.run import RunScreen
+        from tui.screens.views import entry
+
+        if isinstance(self.screen, HelpScreen):
+            return
+        described = keys.described(self, self.screen)
+        if isinstance(self.screen, RunScreen):
+            view = self.screen.view
+            self.push_screen(HelpScreen(described, words_of(view), f"Help: {entry(view).title}"))
+        else:
+            self.push_screen(HelpScreen(described))
+
+    def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
+        """The command palette: every action that has a key, and Textual's themes."""
+        yield from keys.commands(self, screen)
+        yield SystemCommand("Choose a theme", "All themes there are", self.action_change_theme)
+
+    # --- around the screen ---------------------------------------------------------------------
+
+    @on(Driver.SignalResume)
+    def paint_anew(self) -> None:
+        """The terminal was somebody else's in between, and shows nothing of ours."""
+        self.refresh(layout=True)
+
+    def say(self, text: str, title: str = "") -> None:
+        """A word beside the work, gone after a while."""
+        self.notify(text, title=title, markup=False)
+
+    def entitle(self, title: str) -> None:
+        """Name the terminal's window, where it is ours to name."""
+        if self.preferences.ascii:
+            from tui.terminal.ascii import to_ascii
+
+            title = to_ascii(title)
+        set_title = getattr(self._driver, "set_title", None)
+        if set_title is not None:
+            set_title(title)
+
+    def call_for(self, text: str) -> None:
+        """Say it to who looks elsewhere, or may: most terminals tell only when that changes."""
+        if self._driver is not None and not self._known_to_be_seen:
+            self._driver.write(outside.signal_of(self.preferences.notify, text))
+
+    def on_app_focus(self) -> None:
+        self._known_to_be_seen = True
+
+    def on_app_blur(self) -> None:
+        self._known_to_be_seen = False

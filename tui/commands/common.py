@@ -1,0 +1,140 @@
+"""From a command line to a run that is watched: settings gathered, bad input refused, run launched or found.
+
+What the commands of the `rankdeck` command share. Knows nothing of a screen.
+"""
+
+import os
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import typer
+
+from runner import start
+from runner.protocol import config as settings
+from runner.protocol.config import RunConfig
+from runner.run_directory import files as rundir
+from tui.session import watch
+from tui.settings import preferences as wishes
+from tui.settings.preferences import Preferences
+
+EXIT_BAD_INPUT = 2
+
+
+def refuse(message: str) -> typer.Exit:
+    """Say what is wrong, a line each; the caller raises what is returned."""
+    for line in message.splitlines():
+        typer.echo(f"rankdeck: {line}", err=True)
+    return typer.Exit(EXIT_BAD_INPUT)
+
+
+def no_screen() -> bool:
+    """Whether there is no terminal that a dashboard could be drawn on: then lines are printed instead."""
+    return not sys.stdout.isatty() or os.environ.get("TERM") == "dumb"
+
+
+_SETTINGS = {field.name for field in msgspec.structs.fields(RunConfig)}
+
+
+def given(arguments: dict[str, Any]) -> dict[str, Any]:
+    """The settings among a command's arguments that were given."""
+    return {name: value for name, value in arguments.items() if name in _SETTINGS and value is not None}
+
+
+def find_run(run: str | None) -> Path:
+    try:
+        return rundir.newest_live_run() if run is None else rundir.find_run(run)
+    except rundir.RunFileError as error:
+        raise refuse(str(error)) from None
+
+
+def one_view(plain: bool, json: bool) -> None:
+    if plain and json:
+        raise refuse("--plain and --json exclude each other")
+
+
+def preferred(theme: str | None, ascii: bool | None, *, plain: bool, json: bool) -> Preferences | None:
+    """What the user wishes of the dashboard; None where none will be shown."""
+    if plain or json or no_screen():
+        return None
+    try:
+        return wishes.load(theme=theme, ascii=ascii)
+    except wishes.PreferenceError as error:
+        raise refuse(str(error)) from None
+
+
+def read_config(path: Path | None) -> dict[str, Any]:
+    if path is None:
+        return {}
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        settings.from_mapping({"prompts": "", **values})
+    except OSError as error:
+        raise refuse(f"--config: {path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, ValueError) as error:
+        raise refuse(f"--config: {path}: {error}") from None
+    if "prompts" in values and values["prompts"] != "-":
+        # A path in a file is relative to the file: it means the same wherever the command is given.
+        values["prompts"] = str(path.absolute().parent / start.with_homes(RunConfig(prompts=values["prompts"])).prompts)
+    return values
+
+
+def sample_prompts() -> Path:
+    return Path(__file__).resolve().parents[2] / "sample_prompts" / "stories.txt"
+
+
+def default_ranks(values: dict[str, Any]) -> int:
+    """The world size where none is asked for, by the settings that say how ranks and GPUs go together."""
+    return start.default_ranks(
+        values.get("device", "auto"), values.get("ranks_per_gpu"), values.get("gpus_per_rank") or 1
+    )
+
+
+def launch(
+    values: dict[str, Any],
+    *,
+    run_dir: Path | None,
+    force: bool,
+    plain: bool,
+    json: bool,
+    compare: str | None = None,
+    theme: str | None = None,
+    ascii: bool | None = None,
+) -> None:
+    """Start a run with these settings, watch it, exit with its status; `compare` names a run to set it beside."""
+    one_view(plain, json)
+    preferences = preferred(theme, ascii, plain=plain, json=json)
+    if compare is not None and json:
+        raise refuse("--compare and --json exclude each other; `rankdeck report RUN --compare OTHER` writes JSON")
+    other = find_run(compare) if compare is not None else None
+    try:
+        if "ranks" not in values:
+            values["ranks"] = default_ranks(values)
+        config = settings.from_mapping(values)
+        asked_at = start.process_started_at()
+        started = start.launch(config, run_dir=run_dir, force=force, stdin=sys.stdin.buffer, asked_at=asked_at)
+    except ValueError as error:
+        raise refuse(str(error)) from None
+    except start.InputError as error:
+        raise refuse(str(error)) from None
+    run = rundir.read_run_file(started.directory)
+    for warning in start.warnings(run.config, run.prompts):
+        typer.echo(f"rankdeck: warning: {warning}", err=True)
+    status = watch.watch(started.directory, started.died, json=json, preferences=preferences)
+    if other is not None:
+        _compare(started.directory, other)
+    raise typer.Exit(status)
+
+
+def _compare(directory: Path, other: Path) -> None:
+    """Set a run that has ended beside another; one that was left behind is compared with `report` later."""
+    from tui.report.compare import comparison_lines
+
+    run = rundir.read_run_file(directory)
+    if run.summary is None:
+        typer.echo(f"rankdeck: compare later: rankdeck report {run.name} --compare {other.name}", err=True)
+        return
+    for line in comparison_lines(run, rundir.read_run_file(other)):
+        typer.echo(line)

@@ -1,0 +1,65 @@
+"""Bars and tables as lines. Pure; knows shares, widths and columns, not what they measure."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from tui.words.text import Line, fit, pad
+
+_EIGHTHS = " ▏▎▍▌▋▊▉"
+
+
+def bar(share: float, width: int, style: str = "bar") -> Line:
+    """A bar of `width` cells, to an eighth of a cell; a share that is not 0 shows, one below 1 leaves room."""
+    share = min(1.0, max(0.0, share))
+    eighths = round(share * width * 8)
+    if 0 < share < 1:
+        eighths = min(width * 8 - 1, max(1, eighths))
+    full, part = divmod(eighths, 8)
+    filled = "█" * full + (_EIGHTHS[part] if part else "")
+    return ((filled, style), ("░" * (width - len(filled)), "track"))
+
+
+class Column(NamedTuple):
+    """A column: its heading, its width in cells, and up to what width it may grow."""
+
+    title: str
+    width: int
+    align: str = "left"
+    grows_to: int = 0
+
+
+def widths(columns: Sequence[Column], width: int, most_gap: int = 4) -> tuple[list[int], int]:
+    """The widths of the columns in `width` cells, and the gap between them.
+
+    A gap of two comes first, then the growing columns, then wider gaps; so wide terminals get
+    air, not one stretched column.
+    """
+    sizes = [column.width for column in columns]
+    gaps = max(1, len(columns) - 1)
+    gap = max(1, min(2, (width - sum(sizes)) // gaps))
+    spare = width - sum(sizes) - gap * (len(columns) - 1)
+    growing = [position for position, column in enumerate(columns) if column.grows_to > column.width]
+    while spare > 0 and growing:
+        for position in list(growing):
+            if spare > 0:
+                sizes[position] += 1
+                spare -= 1
+            if sizes[position] >= columns[position].grows_to:
+                growing.remove(position)
+    if spare > 0:
+        gap = min(most_gap, gap + spare // gaps)
+    return sizes, gap
+
+
+def heading(columns: Sequence[Column], sizes: Sequence[int], gap: int) -> Line:
+    titles = (pad(column.title, size, column.align) for column, size in zip(columns, sizes, strict=True))
+    return (((" " * gap).join(titles), "dim"),)
+
+
+def row(cells: Sequence[Line], columns: Sequence[Column], sizes: Sequence[int], gap: int) -> Line:
+    pieces: list[tuple[str, str]] = []
+    for position, (cell, column, size) in enumerate(zip(cells, columns, sizes, strict=True)):
+        if position:
+            pieces.append((" " * gap, ""))
+        pieces.extend(fit(cell, size, column.align))
+    return tuple(pieces)

@@ -1,0 +1,137 @@
+"""Throughput over time as lines: a fixed scale from zero, round numbers on both axes.
+
+The time axis starts at the first batch and is as long as the next round span, so that the picture
+stands still while it fills; only when a span is full does it change to the next. At the end of the run it is as long
+as that was. Pure.
+"""
+
+from collections.abc import Collection, Sequence
+from itertools import pairwise, zip_longest
+from math import floor, log10
+
+from runner.state.run import HistoryPoint, Mark
+from tui.panels.marks import label_rows, mark_column
+from tui.words.text import Line, Piece
+
+_EIGHTHS = " ▁▂▃▄▅▆▇█"
+_ROUND = (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0)
+_SPANS = (30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14400, 28800, 43200, 86400)
+
+
+def round_maximum(value: float) -> float:
+    """The least round number that is not below `value`; 10 where there is nothing yet."""
+    if value <= 0:
+        return 10.0
+    power = 10.0 ** floor(log10(value))
+    return next(step * power for step in _ROUND if step * power >= value * (1 - 1e-9))
+
+
+def round_span(seconds: float) -> float:
+    """The least round number of seconds that is not below `seconds`, at least 30."""
+    for span in _SPANS:
+        if seconds <= span:
+            return float(span)
+    days = 2
+    while seconds > days * 86400:
+        days *= 2
+    return float(days * 86400)
+
+
+def time_label(seconds: float) -> str:
+    if seconds < 120:
+        return f"{round(seconds, 1):g} s"
+    if seconds < 7200:
+        return f"{round(seconds / 60, 1):g} min"
+    return f"{round(seconds / 3600, 1):g} h"
+
+
+def value_label(value: float) -> str:
+    return f"{value:,.0f}" if value >= 10 or value == int(value) else f"{value:g}"
+
+
+def columns(history: Sequence[HistoryPoint], number: int, span: float) -> list[float | None]:
+    """Mean tokens/s of each of `number` stretches of `span` seconds; None where nothing was measured.
+
+    A stretch without a point of its own lies between two samples and holds the earlier one, unless
+    the samples are so far apart that the run stood still between them.
+    """
+    sums, counts, held_to = [0.0] * number, [0] * number, [-1] * number
+    apart = sorted(after.elapsed - before.elapsed for before, after in pairwise(history))
+    hole = HOLE * apart[len(apart) // 2] if apart else 0.0
+    for point, after in zip_longest(history, history[1:]):
+        position = _column(point.elapsed, span, number)
+        sums[position] += point.tokens_per_second
+        counts[position] += 1
+        if after is not None and after.elapsed - point.elapsed <= hole:
+            held_to[position] = _column(after.elapsed, span, number)
+    values: list[float | None] = []
+    held, until = 0.0, -1
+    for position in range(number):
+        if counts[position]:
+            held, until = sums[position] / counts[position], max(position, held_to[position])
+        values.append(held if position <= until else None)
+    return values
+
+
+HOLE = 4.0
+"""Samples so many times further apart than they mostly are have a hole between them."""
+
+
+def _column(seconds: float, span: float, number: int) -> int:
+    return max(0, min(number - 1, int(seconds / span * number)))
+
+
+LABELS_FROM, TWO_LABELS_FROM = 4, 9
+"""The labels of the marks have a row of their own, or two, where the chart has so many lines."""
+
+
+def chart(
+    history: Sequence[HistoryPoint], width: int, height: int, marks: Sequence[Mark] = (), *, over: bool = False
+) -> list[Line]:
+    """`height` lines of `width` cells: the marks' labels, the plot, and under it the time axis; `over` as it ended."""
+    maximum = round_maximum(max((point.tokens_per_second for point in history), default=0.0))
+    ends = [history[-1].elapsed if history else 0.0, *(mark.elapsed for mark in marks)]
+    span = max(ends) if over and max(ends) > 0 else round_span(max(ends))
+    room = max(3, len(value_label(maximum)), len(value_label(maximum / 2)))
+    plot = max(1, width - room - 2)
+    signs = label_rows(marks, span, plot, 1 + (height >= TWO_LABELS_FROM)) if marks and height >= LABELS_FROM else []
+    rows = max(1, height - 1 - len(signs))
+    middle = rows // 2 if rows >= 5 and rows % 2 == 0 else None
+    labels = {0: value_label(maximum)}
+    if middle is not None:
+        labels[middle] = value_label(maximum / 2)
+    marked = {mark_column(mark, span, plot) for mark in marks}
+    # Heights in eighths of a cell; what is not zero is seen.
+    tops = [0 if not value else max(1, round(value / maximum * rows * 8)) for value in columns(history, plot, span)]
+    lines: list[Line] = [((" " * (room + 2), ""), *sign) for sign in signs]
+    for line in range(rows):
+        floor_eighths = (rows - 1 - line) * 8
+        cells = "".join(_EIGHTHS[min(8, max(0, top - floor_eighths))] for top in tops)
+        label, tick = labels.get(line, ""), "┤" if line in labels else "│"
+        lines.append(((f"{label:>{room}} {tick}", "axis"), *_crossed(cells, marked)))
+    lines.append(((f"{'0':>{room}} └" + _time_axis(plot, span), "axis"),))
+    return lines
+
+
+def _crossed(cells: str, marked: Collection[int]) -> list[Piece]:
+    """A row of the plot with a thin line through it at each marked column."""
+    pieces: list[Piece] = []
+    at = 0
+    for column in sorted(marked):
+        full = cells[column] == _EIGHTHS[8]
+        pieces.extend(((cells[at:column], "chart"), ("│", "mark-on-chart" if full else "mark")))
+        at = column + 1
+    return [*pieces, (cells[at:], "chart")]
+
+
+def _time_axis(width: int, span: float) -> str:
+    """A rule with the span's middle and end written into it."""
+    rule = ["─"] * width
+    for share in (0.5, 1.0):
+        label = f" {time_label(span * share)} "
+        start = min(width - len(label), int(width * share) - len(label) // 2)
+        if share == 1.0:
+            label, start = label.rstrip(), width - len(label.rstrip())
+        if start > 1 and width >= 24 * share:
+            rule[start : start + len(label)] = label
+    return "".join(rule)

@@ -1,0 +1,1 @@
+"""What the forms of the start screen and of a sweep say."""

@@ -1,0 +1,1 @@
+"""The Log view in lines."""

@@ -1,0 +1,1 @@
+"""The Outputs view in lines."""

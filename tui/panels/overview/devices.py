@@ -1,0 +1,172 @@
+"""The GPUs, in the form the Overview has room for; without NVML a row per rank, from the operating system. Pure."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from runner.protocol import ProcessSample
+from runner.state.run import DeviceState, RunState
+from tui.panels.bars import Column, bar, heading, row, widths
+from tui.panels.minute import minute
+from tui.panels.overview.gpu_cells import cell_lines, tiny_lines
+from tui.panels.overview.gpu_figures import (
+    NOT_AVAILABLE,
+    busy,
+    busy_figure,
+    busy_minute,
+    clock,
+    common_name,
+    figure,
+    lost_line,
+    memory,
+    memory_figure,
+    memory_room,
+    power,
+    power_room,
+    ranks_on,
+    short_name,
+    temperature,
+    throttle,
+)
+from tui.settings.theme import rank_style
+from tui.words.text import UNKNOWN, Line, cut, cut_middle, fit, size, visible, wrap
+
+DeviceForm = Literal["cells", "grid", "rows", "tiny"]
+"""Two lines per GPU, the same in two columns, a line per GPU, several GPUs in a line."""
+
+_WIDE = (
+    Column("gpu", 3, "right"),
+    Column("name", 14, "left", 18),
+    Column("busy", 13, "left", 21),
+    Column("last minute", 12, "left", 60),
+    Column("memory", 22, "left", 30),
+    Column("power", 9, "right"),
+    Column("temp", 6, "right"),
+    Column("SM clock", 13, "right"),
+    Column("throttle", 9, "left", 20),
+    Column("rank", 8, "left"),
+)
+_DENSE = (
+    Column("gpu", 3, "right"),
+    Column("name", 8, "left", 14),
+    Column("busy", 4, "right"),
+    Column("last minute", 11, "left", 30),
+    Column("memory", 14, "right"),
+    Column("power", 9, "right"),
+    Column("temp", 6, "right"),
+    Column("throttle", 9, "left", 14),
+    Column("rank", 5, "left"),
+)
+_SPARED = ("throttle", "name")
+"""What a very narrow line can do without, the first first."""
+
+_PROCESSES = (
+    Column("rank", 4, "right"),
+    Column("device", 7, "left", 30),
+    Column("CPU", 14, "left", 24),
+    Column("last minute", 11, "left", 30),
+    Column("threads", 7, "right"),
+    Column("memory", 9, "right"),
+)
+
+
+def devices_title(state: RunState, form: DeviceForm = "cells") -> str:
+    """Plain text. The name of the GPUs stands in it where all have the same."""
+    if not state.devices:
+        if state.telemetry_reason is None:
+            return "GPUs"
+        return "Processes" if explains(state) else "Processes  no GPU figures"
+    name, count = common_name(state.devices), len(state.devices)
+    title = "GPUs" if name is None else f"GPUs  {f'{count} x ' if count > 1 else ''}{cut_middle(name, 30)}"
+    return f"{title}  busy, its last minute, memory" if form == "tiny" else title
+
+
+def explains(state: RunState) -> bool:
+    """Whether it is still told at length why there are no GPUs: once work is measured by other figures, no more."""
+    return state.first_batch_at is None or not state.processes
+
+
+def device_lines(state: RunState, width: int, form: DeviceForm = "cells") -> list[Line]:
+    if state.devices and form == "rows":
+        return _rows(state.devices, state.samples, width)
+    if state.devices and form == "tiny":
+        return tiny_lines(state.devices, state.samples, width)
+    if state.devices:
+        return cell_lines(state.devices, state.samples, width, columns=2 if form == "grid" else 1)
+    if state.telemetry_reason is not None:
+        why = f"no GPU figures: {visible(state.telemetry_reason)}"
+        # A narrow terminal is mostly a short one: the advice, the log and `rankdeck doctor` have the whole reason.
+        said = wrap(why, width)[:2] if width >= 70 else [cut(why, width)]
+        return [*(((text, "dim"),) for text in said if explains(state)), *_processes(state, width)]
+    return [(("busy, memory, power, temperature: with the first sample", "dim"),)]
+
+
+def _rows(devices: Sequence[DeviceState], samples: int, width: int) -> list[Line]:
+    wide = width >= 100
+    watts = power_room(devices)
+    columns = tuple(
+        column._replace(width=watts) if column.title == "power" else column
+        for column in _shown(_WIDE if wide else _DENSE, width, named=common_name(devices) is None)
+    )
+    sizes, gap = widths(columns, width, most_gap=3)
+    room_of = {column.title: room for column, room in zip(columns, sizes, strict=True)}
+    room = memory_room(devices)
+    lines = [heading(columns, sizes, gap)]
+    for device in devices:
+        sample = device.sample
+        if sample.lost:
+            lines.append(fit(((" " * 2, ""), *lost_line(device)), width))
+            continue
+        cells: dict[str, Line] = {
+            "gpu": ((str(sample.index), "strong"),),
+            "name": ((cut_middle(short_name(sample.name), room_of.get("name", 0)), ""),),
+            "busy": busy(sample, room_of["busy"]) if wide else busy_figure(sample),
+            "last minute": busy_minute(device, samples, room_of["last minute"]),
+            "memory": memory(sample, room_of["memory"], room) if wide else memory_figure(sample),
+            "power": power(sample),
+            "temp": temperature(sample),
+            "SM clock": clock(sample),
+            "throttle": throttle(sample),
+            "rank": ranks_on(device),
+        }
+        lines.append(row([cells[column.title] for column in columns], columns, sizes, gap))
+    return lines
+
+
+def _shown(columns: tuple[Column, ...], width: int, *, named: bool) -> tuple[Column, ...]:
+    shown = tuple(column for column in columns if named or column.title != "name")
+    for spared in _SPARED:
+        if sum(column.width + 1 for column in shown) - 1 > width:
+            shown = tuple(column for column in shown if column.title != spared)
+    return shown
+
+
+def _processes(state: RunState, width: int) -> list[Line]:
+    if not state.processes:
+        return [(("CPU and memory of each rank, once there are ranks", "dim"),)]
+    columns = tuple(column for column in _PROCESSES if width >= 68 or column.title != "device")
+    sizes, gap = widths(columns, min(width, 120))
+    room_of = {column.title: room for column, room in zip(columns, sizes, strict=True)}
+    lines = [heading(columns, sizes, gap)]
+    for place, process in enumerate(state.processes):
+        ready = state.ranks[process.rank].ready if 0 <= process.rank < len(state.ranks) else None
+        threads = ready.threads if ready else None
+        history = state.cpu_history[place] if place < len(state.cpu_history) else ()
+        shares = [None if value is None else value / (threads or 1) for value in history]
+        cells: dict[str, Line] = {
+            "rank": ((str(process.rank), rank_style(process.rank)),),
+            "device": ((cut(short_name(ready.device_name) if ready else "?", room_of.get("device", 0)), ""),),
+            "CPU": _cpu(process, threads, room_of["CPU"]),
+            "last minute": ((minute(shares, state.samples, room_of["last minute"]), "busy"),),
+            "threads": ((str(threads), ""),) if threads else NOT_AVAILABLE,
+            "memory": ((size(process.rss_bytes), ""),) if process.rss_bytes is not None else ((UNKNOWN, "dim"),),
+        }
+        lines.append(row([cells[column.title] for column in columns], columns, sizes, gap))
+    return lines
+
+
+def _cpu(process: ProcessSample, threads: int | None, width: int) -> Line:
+    """The bar is full when every thread of the rank has a core to itself; the figure counts cores in percent."""
+    if process.cpu_percent is None:
+        return fit(NOT_AVAILABLE, width)
+    percent = fit(figure(process.cpu_percent, "%"), 6, "right")
+    return (*bar(process.cpu_percent / 100 / (threads or 1), width - 6), *percent)

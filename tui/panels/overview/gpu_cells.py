@@ -1,0 +1,146 @@
+"""GPUs as cells side by side: of two lines with bars and a minute of history, or tiny ones. Pure."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from runner.state.run import DeviceState
+from tui.panels.minute import SECONDS
+from tui.panels.overview.gpu_figures import (
+    NOT_AVAILABLE,
+    busy,
+    busy_figure,
+    busy_minute,
+    clock,
+    common_name,
+    lost_line,
+    memory,
+    memory_room,
+    memory_share,
+    power,
+    power_room,
+    ranks_on,
+    saturation,
+    short_name,
+    short_throttle,
+    temperature,
+    throttle,
+)
+from tui.words.text import Line, cut_middle, fit, line_width, percent, visible
+
+GAP = 4
+LEAST_CELL = 54
+"""A cell of two lines needs so many: bars, a history of a third of a minute's cells, figures, ranks."""
+
+_TINY = 21
+_TINY_GAP = 3
+
+
+def cell_lines(devices: Sequence[DeviceState], samples: int, width: int, columns: int = 1) -> list[Line]:
+    """Two lines per GPU, in `columns`, down the first column and then the next."""
+    cell = (width - GAP * (columns - 1)) // columns
+    name_room = 0 if common_name(devices) is not None or cell < 72 else 14 if cell < 100 else 18
+    rooms = _Rooms(
+        len(str(max(device.sample.index for device in devices))),
+        name_room,
+        memory_room(devices),
+        max(line_width(ranks_on(device)) for device in devices) + len("rank "),
+        power_room(devices),
+    )
+    cells = [_cell(device, samples, cell, rooms) for device in devices]
+    down = -(-len(cells) // columns)
+    lines: list[Line] = []
+    for row in range(down):
+        beside = [cells[place] for place in range(row, len(cells), down)]
+        for half in (0, 1):
+            line: Line = beside[0][half]
+            for other in beside[1:]:
+                line = (*fit(line, cell), (" " * GAP, ""), *other[half])
+            lines.append(line)
+    return lines
+
+
+class _Rooms(NamedTuple):
+    """Cells for what is as wide in every GPU's cell."""
+
+    number: int
+    name: int
+    memory: int
+    ranks: int
+    power: int
+
+
+def _cell(device: DeviceState, samples: int, width: int, rooms: _Rooms) -> tuple[Line, Line]:
+    sample = device.sample
+    index_room, name_room, room, rank_room, watts_room = rooms
+    if sample.lost:
+        why = sample.unavailable.get("lost", "it no longer answers; the others go on")
+        return fit(lost_line(device, why=False), width), fit(((" " * (index_room + 2) + visible(why), "dim"),), width)
+    indent = index_room + 2 + (name_room + 2 if name_room else 0)
+    # The bar takes a share of what is free, the history the rest, in cells of whole seconds each.
+    free = width - indent - 5 - 5 - 1 - 2 - rank_room
+    bar_width = max(6, min(24, (free - 22) // 2 if free < 52 else free - 60 if free > 68 else 16))
+    history = min(SECONDS, free - bar_width)
+    name: Line = (
+        (*fit(((cut_middle(short_name(sample.name), name_room), ""),), name_room), ("  ", "")) if name_room else ()
+    )
+    first: Line = (
+        (f"{sample.index:>{index_room}}  ", "strong"),
+        *name,
+        ("busy ", "dim"),
+        *busy(sample, bar_width + 5),
+        (" ", ""),
+        *busy_minute(device, samples, history),
+        ("  ", ""),
+        *fit((("rank ", "dim"), *ranks_on(device)), max(rank_room, width - indent - bar_width - history - 13), "right"),
+    )
+    second: Line = ((" " * indent, ""), ("mem  ", "dim"), *memory(sample, bar_width + 1 + room, room))
+    facts: tuple[Line, ...] = (
+        fit(power(sample), watts_room, "right"),
+        fit(temperature(sample), 6, "right"),
+        (("SM ", "dim"), *fit(clock(sample), 13, "right")),
+        saturation(sample),
+    )
+    last = short_throttle(sample)
+    for fact in facts:
+        if fact and line_width(second) + 2 + line_width(fact) + 2 + max(line_width(last), 7) <= width:
+            second = (*second, ("  ", ""), *fact)
+    long: Line = (("throttle ", "dim"), *throttle(sample))
+    if line_width(second) + 3 + line_width(long) <= width:
+        last = long
+    return fit(first, width), (*fit(second, width - line_width(last)), *last)
+
+
+def tiny_lines(devices: Sequence[DeviceState], samples: int, width: int) -> list[Line]:
+    """Number, busy %, its last minute and the share of memory in use, several GPUs in a line."""
+    columns = max(1, (width + _TINY_GAP) // (_TINY + _TINY_GAP))
+    down = -(-len(devices) // columns)
+    columns = -(-len(devices) // down)
+    rows = [[devices[place] for place in range(row, len(devices), down)] for row in range(down)]
+    return [
+        tuple(
+            piece
+            for place, device in enumerate(row)
+            for piece in (*(((" " * _TINY_GAP, ""),) if place else ()), *_tiny(device, samples))
+        )
+        for row in rows
+    ]
+
+
+def _tiny(device: DeviceState, samples: int) -> Line:
+    sample = device.sample
+    index: Line = ((f"{sample.index:>2} ", "strong"),)
+    if sample.lost:
+        return fit((*index, ("✗ lost", "bad")), _TINY)
+    share = memory_share(sample)
+    held: Line = NOT_AVAILABLE if share is None else ((percent(share), ""),)
+    return fit(
+        (
+            *index,
+            *fit(busy_figure(sample), 4, "right"),
+            (" ", ""),
+            *busy_minute(device, samples, 6),
+            ("  ", ""),
+            *fit(held, 4, "right"),
+        ),
+        _TINY,
+    )

@@ -1,0 +1,163 @@
+"""Each figure of a GPU as pieces of a line, and the names of GPUs. Pure; where they stand is others' business."""
+
+from collections.abc import Sequence
+
+from runner.advice.advice import HARMLESS_THROTTLES
+from runner.protocol import DeviceSample
+from runner.state.run import DeviceState
+from tui.panels.bars import bar
+from tui.panels.minute import minute
+from tui.settings.theme import rank_style
+from tui.words.text import NOTHING, UNKNOWN, Line, Piece, fit, gib, visible
+
+NOT_AVAILABLE: Line = ((UNKNOWN, "dim"),)
+
+MOST_RANKS_NAMED = 4
+"""Where more ranks share a GPU, the first ones are named and the others counted."""
+
+_SHORT_THROTTLES = {
+    "hardware slowdown": "slow",
+    "thermal slowdown (software)": "heat",
+    "thermal slowdown (hardware)": "heat",
+    "power cap": "power",
+    "power brake": "power",
+    "board limit": "board",
+}
+
+
+def short_name(name: str) -> str:
+    return visible(name).removeprefix("NVIDIA ").removeprefix("GeForce ")
+
+
+def common_name(devices: Sequence[DeviceState]) -> str | None:
+    """The name of all GPUs, where they have one."""
+    names = {short_name(device.sample.name) for device in devices}
+    return names.pop() if len(names) == 1 else None
+
+
+def lost_line(device: DeviceState, *, why: bool = True) -> Line:
+    sample = device.sample
+    reason = sample.unavailable.get("lost", "it no longer answers; the others go on")
+    return (
+        (f"{sample.index} ", "strong"),
+        (f"{short_name(sample.name)}  ", ""),
+        ("✗ lost", "bad"),
+        *(((f"  {visible(reason)}", "dim"),) if why else ()),
+    )
+
+
+def figure(value: float | None, unit: str) -> Line:
+    return NOT_AVAILABLE if value is None else ((f"{value:.0f}{unit}", ""),)
+
+
+def busy_figure(sample: DeviceSample) -> Line:
+    return figure(sample.busy_percent, "%")
+
+
+def busy(sample: DeviceSample, width: int) -> Line:
+    """Bar and figure."""
+    if sample.busy_percent is None:
+        return fit(NOT_AVAILABLE, width)
+    return (*bar(sample.busy_percent / 100, width - 5), *fit(busy_figure(sample), 5, "right"))
+
+
+def busy_minute(device: DeviceState, samples: int, width: int) -> Line:
+    return ((minute(device.busy_history, samples, width), "busy"),)
+
+
+def memory_share(sample: DeviceSample) -> float | None:
+    if sample.memory_used_bytes is None or not sample.memory_total_bytes:
+        return None
+    return sample.memory_used_bytes / sample.memory_total_bytes
+
+
+def memory(sample: DeviceSample, width: int, room: int) -> Line:
+    """Bar and figure, the figure in `room` cells."""
+    share = memory_share(sample)
+    if share is None:
+        return fit(memory_figure(sample), width)
+    return (*bar(share, max(1, width - room - 1), "memory"), *fit(memory_figure(sample), room + 1, "right"))
+
+
+def memory_room(devices: Sequence[DeviceState]) -> int:
+    """Cells for the longest memory figure there can be, so that bars keep their length as memory fills."""
+    totals = [gib(device.sample.memory_total_bytes or 0) for device in devices]
+    return max(len(f"{total}/{total} GiB") for total in totals)
+
+
+def memory_figure(sample: DeviceSample) -> Line:
+    used, total = sample.memory_used_bytes, sample.memory_total_bytes
+    if used is None:
+        return NOT_AVAILABLE
+    return ((f"{gib(used)}/{gib(total)} GiB" if total else f"{gib(used)} GiB", ""),)
+
+
+def power(sample: DeviceSample) -> Line:
+    watts, limit = sample.power_watts, sample.power_limit_watts
+    if watts is None:
+        return NOT_AVAILABLE
+    return ((f"{watts:.0f}/{limit:.0f} W" if limit else f"{watts:.0f} W", ""),)
+
+
+def power_room(devices: Sequence[DeviceState]) -> int:
+    """Cells for the longest power figure, so that none is cut and no column moves."""
+    limits = [device.sample.power_limit_watts or 0.0 for device in devices]
+    return max(9, *(len(f"{limit:.0f}/{limit:.0f} W") for limit in limits))
+
+
+def temperature(sample: DeviceSample, unit: str = " °C") -> Line:
+    celsius, slowdown = sample.temperature_celsius, sample.slowdown_celsius
+    if celsius is None:
+        return NOT_AVAILABLE
+    near = slowdown is not None and celsius >= slowdown - 3
+    return ((f"{celsius}{unit}" + ("!" if near else ""), "warn" if near else ""),)
+
+
+def clock(sample: DeviceSample) -> Line:
+    if sample.sm_clock_mhz is None:
+        return NOT_AVAILABLE
+    most = f"/{sample.sm_clock_max_mhz}" if sample.sm_clock_max_mhz else ""
+    return ((f"{sample.sm_clock_mhz}{most} MHz", ""),)
+
+
+def throttle(sample: DeviceSample) -> Line:
+    if sample.throttle_reasons is None:
+        return NOT_AVAILABLE
+    if not sample.throttle_reasons:
+        return (("none", "dim"),)
+    harmless = HARMLESS_THROTTLES.issuperset(sample.throttle_reasons)
+    return ((visible(", ".join(sample.throttle_reasons)), "dim" if harmless else "warn"),)
+
+
+def short_throttle(sample: DeviceSample) -> Line:
+    """`▾ power`: what lowers the clocks, in a word; nothing where nothing of weight does."""
+    reasons = [reason for reason in sample.throttle_reasons or () if reason not in HARMLESS_THROTTLES]
+    return ((f"▾ {_SHORT_THROTTLES.get(reasons[0], visible(reasons[0]))}", "warn"),) if reasons else ()
+
+
+def saturation(sample: DeviceSample) -> Line:
+    """What GPM says of how full the GPU is, where it says anything."""
+    figures = (
+        ("SM", sample.sm_percent),
+        ("occupancy", sample.occupancy_percent),
+        ("tensor", sample.tensor_percent),
+        ("DRAM", sample.dram_percent),
+    )
+    pieces: list[Piece] = []
+    for name, value in figures:
+        if value is not None:
+            pieces += [(f"{'   ' if pieces else ''}{name} ", "dim"), (f"{value:3.0f}%", "")]
+    return tuple(pieces)
+
+
+def ranks_on(device: DeviceState) -> Line:
+    """The numbers of its ranks."""
+    if not device.ranks:
+        return ((NOTHING, "dim"),)
+    pieces: list[Piece] = []
+    shown = device.ranks if len(device.ranks) <= MOST_RANKS_NAMED else device.ranks[: MOST_RANKS_NAMED - 2]
+    for rank in shown:
+        pieces.extend(((("," if pieces else ""), "dim"), (str(rank), rank_style(rank))))
+    if len(shown) < len(device.ranks):
+        pieces.append((f" +{len(device.ranks) - len(shown)}", "dim"))
+    return tuple(pieces)

@@ -1,0 +1,89 @@
+"""A row for a rank and its GPU together, where each has one of its own and there is no room for two tables. Pure."""
+
+from collections.abc import Sequence
+
+from runner.advice.advice import slow_ranks
+from runner.state.run import DeviceState, RankState, RunState
+from tui.panels.bars import Column, heading, row, widths
+from tui.panels.overview.gpu_figures import NOT_AVAILABLE, busy_figure, busy_minute, figure, memory_share, temperature
+from tui.panels.overview.ranks import NO_RANK, batch_words, cause_words, doing, on_the_way, rank_lines, speed
+from tui.settings.theme import rank_style
+from tui.words.text import NOTHING, UNKNOWN, Line, fit, percent, short_count
+
+_COLUMNS = (
+    Column("rank", 4, "right"),
+    Column("gpu", 3, "right"),
+    Column("busy", 4, "right"),
+    Column("minute", 6, "left", 30),
+    Column("mem", 4, "right"),
+    Column("W", 3, "right"),
+    Column("°C", 3, "right"),
+    Column("state", 8),
+    Column("batch", 7, "left", 10),
+    Column("tok/s", 6, "right"),
+    Column("prompts", 7, "right"),
+    Column("waste", 5, "right"),
+    Column("idle", 4, "right"),
+)
+LEAST = sum(column.width + 1 for column in _COLUMNS) - 1
+"""So many cells it needs."""
+
+
+def one_to_one(state: RunState) -> bool:
+    """Whether every GPU has one rank, and every rank a GPU."""
+    owners = [device.ranks for device in state.devices]
+    return bool(owners) and sorted(owners) == [(rank.rank,) for rank in state.ranks]
+
+
+def gpu_rank_lines(state: RunState, width: int, order: Sequence[int] | None = None) -> list[Line]:
+    if on_the_way(state):
+        return rank_lines(state, width, order=order)
+    if order is not None and not order:
+        return [((NO_RANK, "dim"),)]
+    most = max(len(f"{device.sample.power_limit_watts or 0:.0f}") for device in state.devices)
+    columns = tuple(column._replace(width=max(3, most)) if column.title == "W" else column for column in _COLUMNS)
+    sizes, gap = widths(columns, width, most_gap=2)
+    lines = [heading(columns, sizes, gap)]
+    slow = slow_ranks(state)
+    gpus = {device.ranks[0]: device for device in state.devices if device.ranks}
+    for number in range(len(state.ranks)) if order is None else order:
+        rank = state.ranks[number]
+        gpu_cells = _gpu(gpus.get(number), state.samples, sizes[3])
+        start: tuple[Line, ...] = (((str(number), rank_style(number)),), *gpu_cells)
+        if rank.phase == "lost":
+            line = (*row(start, columns[:7], sizes[:7], gap), (" " * gap, ""))
+            room = width - sum(sizes[:7]) - 7 * gap
+            lines.append((*line, *fit(((cause_words(rank, room), "bad"),), room)))
+            continue
+        lines.append(row((*start, *_work(state, rank, sizes[8], slow=number in slow)), columns, sizes, gap))
+    return lines
+
+
+def _gpu(device: DeviceState | None, samples: int, room: int) -> tuple[Line, ...]:
+    if device is None:  # who runs where is known with the first sample after all are ready
+        return (NOT_AVAILABLE,) * 6
+    sample = device.sample
+    index: Line = ((str(sample.index), "strong"),)
+    if sample.lost:
+        nothing: Line = ((NOTHING, "dim"),)
+        return (index, (("lost", "bad"),), busy_minute(device, samples, room), nothing, nothing, nothing)
+    share = memory_share(sample)
+    return (
+        index,
+        busy_figure(sample),
+        busy_minute(device, samples, room),
+        NOT_AVAILABLE if share is None else ((percent(share), ""),),
+        figure(sample.power_watts, ""),
+        temperature(sample, ""),
+    )
+
+
+def _work(state: RunState, rank: RankState, batch_room: int, *, slow: bool) -> tuple[Line, ...]:
+    return (
+        doing(state, rank),
+        batch_words(rank, batch_room),
+        speed(state, rank, slow=slow),
+        ((short_count(rank.prompts), ""),),
+        ((percent(rank.padding_waste) if rank.slots else UNKNOWN, "" if rank.slots else "dim"),),
+        ((percent(state.idle(rank)), ""),),
+    )

@@ -1,0 +1,94 @@
+"""The line at the top: which run this is, and where it is. Pure functions of the state."""
+
+from runner.state.run import RunState
+from tui.words.status import STATUS
+from tui.words.sweep import how_ended, number_at_hand
+from tui.words.text import Line, between, clock, cut_middle, line_width, some, visible
+
+_MODEL_PHASES = {
+    "checking": "checking the model",
+    "fetching": "fetching the model",
+    "converting": "converting the model",
+    "found": "model found",
+}
+
+
+def phase_words(state: RunState) -> str:
+    """Where the run is, in words."""
+    if state.ended is not None:
+        return how_ended(state)
+    if state.phase == "model" and state.model is not None:
+        return _MODEL_PHASES[state.model.phase]
+    if state.paused is not None and state.phase == "running":
+        return "‖ paused"
+    if state.phase == "launching":
+        return "launching ranks"
+    if state.phase == "running" and state.sweep is not None and state.sweeping:
+        return f"trial {number_at_hand(state.sweep)}/{len(state.sweep.trials)}"
+    return state.phase
+
+
+def phase_style(state: RunState) -> str:
+    if state.ended is not None:
+        return STATUS[how_ended(state)][1]
+    held_up = state.phase == "stopping" or (state.paused is not None and state.phase == "running")
+    return "warn-strong" if held_up else "strong"
+
+
+def ranks_words(state: RunState) -> str:
+    """How many ranks there are, and how many of them get batches where not all do."""
+    assert state.config is not None
+    world_size = state.config.ranks
+    if state.ended is None and 0 < state.active_ranks < world_size:
+        return f"{state.active_ranks} of {world_size} ranks active"
+    return some(world_size, "rank")
+
+
+def phase_clock(state: RunState) -> float:
+    """Seconds beside the phase: since the first batch once there is one, before it since the start."""
+    return state.elapsed if state.first_batch_at is None else state.seconds
+
+
+def model_name(model: str) -> str:
+    """The telling end of a hub id or a path."""
+    return visible(model.rstrip("/").rsplit("/", 1)[-1] or model)
+
+
+def header_line(state: RunState, width: int) -> Line:
+    """Model, ranks, dispatch and length on the left; phase and clock on the right; never two lines."""
+    right: Line = ((phase_words(state), phase_style(state)), (f" {clock(phase_clock(state))}", "strong"))
+    name: Line = (("rankdeck", "key"),)
+    if state.config is None:
+        return between(name, right, width)
+    config = state.config
+    ready = next((rank.ready for rank in state.ranks if rank.ready is not None), None)
+    dtype = visible(ready.dtype) if ready is not None else ""
+    if not dtype and config.dtype != "auto":
+        dtype = config.dtype
+    ranks = ranks_words(state)
+    again: tuple[str, ...] = ()
+    again_short: tuple[str, ...] = ()
+    if state.attempt > 1 and state.ended is None:
+        again = (f"attempt {state.attempt}, {some(state.restarts_left, 'restart')} left",)
+        again_short = (f"attempt {state.attempt}, {state.restarts_left} left",)
+    engines = (f"{visible(ready.engine)} engine",) if ready is not None and ready.engine else ()
+    name_shown = model_name(state.model_label)
+    # Where the line is short, air goes first, then half of a long name, then the facts least likely to surprise.
+    ways: tuple[tuple[int, tuple[str, ...], int], ...] = (
+        (3, (ranks, *again, config.dispatch, *engines, config.length_mode), len(name_shown)),
+        (2, (ranks, *again, config.dispatch, *engines, config.length_mode), len(name_shown)),
+        (3, (ranks, *again, config.dispatch, config.length_mode), len(name_shown)),
+        (2, (ranks, *again, config.dispatch, config.length_mode), 14),
+        (2, (ranks, *again_short, config.length_mode), 10),
+        (2, (ranks, *again_short), 6),
+        (2, (ranks,), 0),
+    )
+    for gap, facts, least in ways:
+        rest = "".join(" " * gap + fact for fact in facts)
+        used = len("rankdeck") + gap + len(dtype) + bool(dtype) + len(rest) + 2 + line_width(right)
+        room = width - used
+        if room >= min(len(name_shown), least):
+            break
+    model = cut_middle(name_shown, max(1, room))
+    middle: Line = ((" " * gap, ""), (model, "strong"), (f" {dtype}" if dtype else "", ""), (rest, "dim"))
+    return between((*name, *middle), right, width)

@@ -1,0 +1,59 @@
+"""The advice line above the footer, and the whole of it for the dialog. Pure; the advice is runner.advice's."""
+
+from runner.advice.advice import advise
+from runner.state.run import RunState
+from tui.settings.hint_keys import AS_THEY_COME, Keys, key_of
+from tui.sources.knobs import ASKED_FOR
+from tui.words.text import Line, between, visible, wrap
+
+
+def advice_lines(state: RunState, width: int, keys: Keys = AS_THEY_COME) -> list[Line]:
+    """The most useful advice in one line; nothing where there is none, or nothing runs."""
+    said = _advice(state)
+    if not said:
+        return []
+    more = f"{len(said) - 1} more" if len(said) > 1 else "all of it" if len(said[0]) + 2 > width else ""
+    more = f"{key_of('run.advice', keys)} {more}" if more else ""
+    line: Line = (("▸ ", "key"), (said[0], ""))
+    return [between(line, ((more, "dim"),), width) if more else line]
+
+
+def all_advice(state: RunState, width: int) -> list[Line]:
+    """Every advice in full, then why the batch size is what it is, and why there are no GPU figures."""
+    lines: list[Line] = []
+    for text in _advice(state) or ["Nothing to advise: no figure so far speaks for turning a knob."]:
+        lines.extend(_entry("▸ ", text, width))
+    if reason := batch_size_reason(state):
+        lines.append(())
+        lines.extend(_entry("  ", f"batch size {state.batch_size}: {reason}", width))
+    if state.telemetry_reason is not None:
+        lines.append(())
+        lines.extend(_entry("  ", f"no GPU figures: {visible(state.telemetry_reason)}", width))
+    return lines
+
+
+def batch_size_reason(state: RunState) -> str:
+    """Why the batch size is what it is, where it was searched for; empty where a person asked for it."""
+    for stretch in reversed(state.stretches):
+        if stretch.batch_size != state.batch_size or stretch.reason == AS_ASKED:
+            break
+        if stretch.trial:
+            break
+        if stretch.reason:
+            return visible(stretch.reason)
+    return ""
+
+
+AS_ASKED = f"as {ASKED_FOR}"
+"""The reason of a batch size that a person asked for."""
+
+
+def _advice(state: RunState) -> list[str]:
+    if state.phase not in ("running", "stopping", "ended"):
+        return []
+    return [visible(advice.text) for advice in advise(state)]
+
+
+def _entry(start: str, text: str, width: int) -> list[Line]:
+    parts = wrap(text, max(10, width - len(start)))
+    return [((start if number == 0 else " " * len(start), "key"), (part, "")) for number, part in enumerate(parts)]

@@ -1,0 +1,58 @@
+"""Lines under the header while something holds the run up: a pause with its reason, ranks launched afresh. Pure.
+
+They wrap and are never cut: a reason that is half read is none.
+"""
+
+from runner.state.run import RunState
+from tui.settings.hint_keys import AS_THEY_COME, Keys, named
+from tui.sources.knobs import ASKED_FOR
+from tui.words.text import Line, some, visible, wrap
+
+
+def notice_lines(state: RunState, width: int, keys: Keys = AS_THEY_COME) -> list[Line]:
+    """Nothing while nothing holds the run up."""
+    if state.ended is not None:
+        return []
+    lines: list[Line] = []
+    if loss := _loss_words(state):
+        lines.extend(_wrapped("✗ ", loss, "bad", width))
+    if state.paused is not None:
+        lines.extend(_wrapped("‖ ", _paused_words(state.paused, keys), "warn", width))
+    return lines
+
+
+def _paused_words(reason: str, keys: Keys) -> str:
+    if reason == ASKED_FOR:
+        return named("paused after the batches in flight; {run.pause} goes on", keys)
+    end = "" if reason.rstrip().endswith(".") else "."
+    return f"paused: {reason.rstrip()}{end} The run goes on by itself once that is mended; no finished answer is lost."
+
+
+def held_up(state: RunState) -> bool:
+    """Whether there is something to say."""
+    return bool(notice_lines(state, 80))
+
+
+def relaunching(state: RunState) -> bool:
+    """Whether ranks are on their way again in a run that was under way."""
+    return state.attempt > 1 and state.phase in ("launching", "loading")
+
+
+def _loss_words(state: RunState) -> str | None:
+    """What was lost and why, and what is done about it."""
+    left = some(state.restarts_left, "restart") + " left"
+    if relaunching(state):
+        loss = state.loss
+        start = f"rank {loss.rank} was lost: {loss.cause}; " if loss is not None else ""
+        return f"{start}the ranks are launched afresh: attempt {state.attempt}, {left}"
+    lost = [rank for rank in state.ranks if rank.phase == "lost"]
+    if not lost:
+        return None
+    cause = lost[-1].cause or "no cause is known"
+    then = f"the ranks will be launched afresh, {left}" if state.restarts_left else "no restart is left"
+    return f"rank {lost[-1].rank} was lost: {cause}; {then}"
+
+
+def _wrapped(start: str, text: str, style: str, width: int) -> list[Line]:
+    parts = wrap(visible(text), max(10, width - len(start)))
+    return [((start if number == 0 else " " * len(start), style), (part, style)) for number, part in enumerate(parts)]

@@ -1,0 +1,75 @@
+"""How the Overview spends its height: the fullest form of its tables that leaves the charts their room. Pure."""
+
+from typing import NamedTuple
+
+from runner.state.run import RunState
+from tui.panels.overview.devices import DeviceForm, device_lines
+from tui.panels.overview.gpu_cells import GAP, LEAST_CELL
+from tui.panels.overview.gpu_ranks import LEAST, one_to_one
+from tui.panels.overview.ranks import RankForm, on_the_way, rank_lines
+
+TAIL_FROM = 22
+"""The newest answers are shown where so many lines are left beside the tables: the chart needs the first ones."""
+
+CHARTS = ((34, 10), (19, 8), (0, 6))
+"""From so many lines on, the charts get at least so many of them."""
+
+
+SIDE_BY_SIDE_FROM = 5
+"""So many ranks may stand side by side; fewer gain nothing by it."""
+
+
+class OverviewPlan(NamedTuple):
+    """The forms of the two tables, and the `height` of all but the charts.
+
+    Without `devices` the GPUs are left out; `merged` has them in the ranks' rows.
+    """
+
+    devices: DeviceForm | None
+    ranks: RankForm
+    merged: bool = False
+    tail: bool = False
+    height: int = 0
+
+
+def plan_overview(state: RunState, width: int, height: int, *, frame: int, spare: bool, taken: int) -> OverviewPlan:
+    """The plan for panels `width` cells wide inside, in `height` lines of which `taken` are spoken for.
+
+    A panel's border and title take `frame` lines more. `spare`: what the GPUs do now is wanted least.
+    """
+    charts = next(need for least, need in CHARTS if height >= least)
+    plans = _candidates(state, width, spare=spare)
+    plans = [plan._replace(height=taken + _height(state, width, plan, frame)) for plan in plans]
+    for plan in plans:
+        if height - plan.height >= charts:
+            return plan._replace(tail=height - plan.height >= TAIL_FROM)
+    return min(plans, key=lambda plan: plan.height)
+
+
+def _candidates(state: RunState, width: int, *, spare: bool) -> list[OverviewPlan]:
+    """From the fullest to the densest."""
+    forms: list[DeviceForm] = ["cells"]
+    if len(state.devices) > 1:
+        side_by_side = len(state.devices) > 2 and width >= 2 * LEAST_CELL + GAP
+        cells: list[DeviceForm] = ["cells"] if len(state.devices) < 4 else []
+        grid: list[DeviceForm] = ["grid"] if side_by_side else []
+        forms = [*cells, *grid, "rows", "tiny"]
+    full, dense = forms[:-1] or forms, forms[-1]
+    found = [OverviewPlan(form, "table") for form in full]
+    if one_to_one(state) and width >= LEAST and len(state.ranks) > 1:
+        found.append(OverviewPlan(None, "table", merged=True))
+    found.append(OverviewPlan(dense, "table"))
+    if len(state.ranks) >= SIDE_BY_SIDE_FROM:
+        grids: tuple[RankForm, RankForm] = ("grid", "small grid")
+        found += [OverviewPlan(form, grid) for form in forms for grid in grids]
+    if spare:
+        found = [*found, *(plan._replace(devices=None) for plan in found if not plan.merged)]
+    return found
+
+
+def _height(state: RunState, width: int, plan: OverviewPlan, frame: int) -> int:
+    ranks = rank_lines(state, width, plan.ranks)
+    if plan.merged and on_the_way(state):
+        return len(ranks) + frame
+    devices = device_lines(state, width, plan.devices) if plan.devices is not None else None
+    return len(ranks) + frame + (len(devices) + frame if devices is not None else 0)

@@ -1,0 +1,238 @@
+"""The progress panel: how far the run is and when it ends; before that, how far its loading is. Pure."""
+
+from typing import NamedTuple
+
+from runner.forecast.forecast import WhatIf, eta_seconds, what_if
+from runner.protocol.sweep_plan import SweepState
+from runner.state.run import RunState
+from runner.sweep.cells import best, cells
+from runner.sweep.verdict import tied_with_best
+from tui.panels.bars import bar
+from tui.panels.overview.header import phase_words
+from tui.panels.overview.hints import batch_size_reason
+from tui.panels.overview.notice import relaunching
+from tui.panels.overview.turned import scaling_line, scaling_table
+from tui.words.sweep import only_measures, planned, rate_places, short_setting, shown_sweep, trial_of, what_happens
+from tui.words.text import (
+    ELLIPSIS,
+    UNKNOWN,
+    Line,
+    between,
+    clock,
+    count,
+    cut,
+    line_width,
+    percent,
+    size,
+    some,
+    whole_percent,
+    wrap,
+)
+
+
+class Fact(NamedTuple):
+    """A label and its value, and how both are said where there is little room."""
+
+    label: str
+    value: str
+    style: str = ""
+    short_label: str = ""
+    short_value: str = ""
+    least_label: str = ""
+
+    def line(self, width: int, *, short: bool = False) -> Line:
+        label, value = self.label, self.value
+        if short or len(label) + 1 + len(value) > width:
+            label, value = self.short_label or label, self.short_value or value
+        if len(label) + 1 + len(value) > width:
+            label = self.least_label or label
+        return between(((label, "dim"),), ((value, self.style),), width)
+
+
+def progress_lines(state: RunState, width: int, height: int) -> list[Line]:
+    if state.config is None:
+        waiting: Line = (("waiting for the run to say what it is", "dim"),)
+        return [waiting]
+    loading = state.first_batch_at is None and state.ended is None
+    top = _loading(state, width) if loading else _done(state, width)
+    facts = _facts(state)
+    single = [fact.line(width) for fact in facts]
+    half = (width - 3) // 2
+    pairs: list[Line] = []
+    for left, right in zip(facts[::2], [*facts[1::2], None], strict=False):
+        beside = right.line(width - half - 3, short=True) if right else ()
+        pairs.append((*left.line(half, short=True), ("   ", ""), *beside))
+    reason = "" if only_measures(state) else batch_size_reason(state)
+    why: list[Line] = [((part, "dim"),) for part in wrap(reason, width)] if reason else []
+    titled, table, one_line = _scaling(state, width)
+    ifs = [] if loading else _what_ifs(state, width)
+    # From much room to little: air goes first, then facts stand side by side, then the table is one line.
+    ways = (
+        _blocks(top, single, why, ifs, titled),
+        _blocks(top, [*single, *why], ifs, titled),
+        _blocks(top, [*single, *why], [*ifs, *table]),
+        _blocks(top, [*single, *why, *ifs], table),
+        _blocks(top, [*single, *why], titled),
+        [*_blocks(top, [*single, *why]), *table],
+        [*top, *single, *why, *table],
+        _blocks(top, [*pairs, *why], table),
+        [*top, *pairs, *why, *table],
+        [*top, *single, *why, *one_line],
+        [*top, *pairs, *why, *one_line],
+        [*top, *pairs, *one_line, *why],
+    )
+    height = max(1, height)
+    lines = next((way for way in ways if len(way) <= height), ways[-1])
+    if len(lines) > height:
+        last = "".join(text for text, _ in lines[height - 1])
+        lines = [*lines[: height - 1], lines[height - 1] if not why else ((cut(last + ELLIPSIS, width), "dim"),)]
+    return lines
+
+
+def _scaling(state: RunState, width: int) -> tuple[list[Line], list[Line], list[Line]]:
+    """The scaling table with its title, without, and in one line; a sweep has a view of its own for it."""
+    if only_measures(state):
+        return [], [], []
+    return scaling_table(state, width), scaling_table(state, width, titled=False), scaling_line(state, width)
+
+
+def _blocks(*blocks: list[Line]) -> list[Line]:
+    """Blocks with air between them."""
+    lines: list[Line] = []
+    for block in blocks:
+        lines.extend([*([()] if lines and block else []), *block])
+    return lines
+
+
+def _done(state: RunState, width: int) -> list[Line]:
+    if only_measures(state) and state.sweep is not None:
+        return _trials(state, state.sweep, width)
+    share = state.progress if state.ended is None else (state.done / state.prompts if state.prompts else 1.0)
+    head: Line = ((count(state.done), "strong"), (f" / {count(state.prompts)} prompts", ""))
+    # The share counts these by their tokens: without them it would not go with the prompts beside it.
+    in_hand = sum(rank.rows for rank in state.ranks)
+    going = in_hand and state.ended is None and not state.sweeping
+    figure: Line = ((whole_percent(share), "strong"),)
+    ways = [f"  +{count(in_hand)} in flight", f" +{count(in_hand)}", ""] if going else [""]
+    said = next((words for words in ways if line_width((*head, (words, ""), *figure)) + 2 <= width), "")
+    more: Line = ((said, "dim"),)
+    return [between((*head, *more), figure, width), bar(share, width)]
+
+
+def _trials(state: RunState, sweep: SweepState, width: int) -> list[Line]:
+    """How many trials are over, while they are what is done."""
+    over, of = len(sweep.records), len(sweep.trials)
+    if state.ended is None and state.sweeping:
+        head: Line = ((trial_of(sweep), "strong"),)
+    else:
+        head = ((count(over), "strong"), (f" / {some(of, 'trial')}", ""))
+    return [between(head, ((whole_percent(state.progress), "strong"),), width), bar(state.progress, width)]
+
+
+def _loading(state: RunState, width: int) -> list[Line]:
+    ready = sum(rank.ready is not None for rank in state.ranks)
+    words = phase_words(state)
+    if state.phase == "model" and state.model is not None:
+        model = state.model
+        if model.done is not None and model.total:
+            share = model.done / model.total
+            head: Line = ((words, "strong"),)
+            figures: Line = ((f"{size(model.done)} / {size(model.total)}", "dim"),)
+            return [between(head, ((whole_percent(share), "strong"),), width), bar(share, width), figures]
+        done: Line = ((size(model.done), "strong"),) if model.done is not None else ()
+        return [between(((words, "strong"),), done, width), bar(0, width)]
+    if state.ranks:
+        figure: Line = ((f"{ready} / {len(state.ranks)} ready", "strong"),)
+        return [between(((words, "strong"),), figure, width), bar(ready / len(state.ranks), width)]
+    return [((words, "strong"),), (("the ranks are launched once the model is there", "dim"),)]
+
+
+def _facts(state: RunState) -> list[Fact]:
+    """The most wanted first."""
+    assert state.config is not None
+    most = Fact("new tokens each", f"up to {count(state.config.new_tokens)}", "", "new")
+    if state.first_batch_at is None and state.ended is None:
+        sweep = shown_sweep(state)
+        if sweep is not None and only_measures(state):
+            return [Fact("prompts", count(state.prompts)), most, Fact("trials", count(planned(sweep.plan)))]
+        return [Fact("prompts", count(state.prompts)), most, _batch_size(state)]
+    if state.ended is not None:
+        facts = [Fact("took", clock(state.seconds), "strong")]
+    elif relaunching(state):
+        ready = sum(rank.ready is not None for rank in state.ranks)
+        facts = [
+            Fact(
+                "ranks launched afresh",
+                f"{ready} / {len(state.ranks)} ready",
+                "strong",
+                "ready",
+                f"{ready}/{len(state.ranks)}",
+            )
+        ]
+    else:
+        facts = [Fact("ETA", clock(eta_seconds(state)), "strong")]
+    if only_measures(state) and state.sweep is not None:
+        return [*facts, *_sweep_facts(state, state.sweep)]
+    waste = percent(state.padding_waste) if any(rank.slots for rank in state.ranks) else UNKNOWN
+    facts += [
+        Fact("output tokens", count(state.output_tokens + state.in_flight_tokens), "", "tokens", "", "tok"),
+        _batch_size(state),
+        Fact("padding waste", waste, "", "waste"),
+    ]
+    if state.failed:
+        facts.append(Fact("failed", some(state.failed, "prompt"), "warn"))
+    return facts
+
+
+def _sweep_facts(state: RunState, sweep: SweepState) -> list[Fact]:
+    """What is measured now, what was best so far, and how many prompts are done where their answers are kept."""
+    facts = []
+    if sweep.current is not None and state.ended is None:
+        doing = what_happens(sweep)
+        facts.append(Fact(doing, short_setting(sweep.current), "key"))
+        facts.append(Fact("repeat", f"{sweep.current.repeat} of {sweep.plan.repeats}"))
+    found = cells(sweep)
+    fastest = best(found)
+    if fastest is not None and fastest.tokens_per_second is not None:
+        rate = f"{fastest.tokens_per_second.mean:,.{rate_places(found)}f}"
+        shown = f"{some(fastest.active_ranks, 'rank')} x {fastest.batch_size}"
+        tied = bool(tied_with_best(found))
+        label, short = ("best, tied", "tied") if tied else ("best", "best")
+        facts.append(Fact(label, f"{shown}: {rate} tok/s", "good", short, f"{shown}: {rate}"))
+    if sweep.plan.outputs:
+        facts.append(Fact("prompts done", f"{count(state.done)} / {count(state.prompts)}", "", "prompts"))
+    else:
+        tokens = count(state.output_tokens + state.in_flight_tokens)
+        facts.append(Fact("output tokens", tokens, "", "tokens", "", "tok"))
+    return facts
+
+
+def _what_ifs(state: RunState, width: int) -> list[Line]:
+    """What a knob would bring: a rank more, or one fewer, and twice the batch size; "about" where that is a guess."""
+    if state.ended is not None or state.phase != "running" or state.paused is not None or relaunching(state):
+        return []
+    found = what_if(state)
+    ranks = next((one for one in found if one.active_ranks != state.active_ranks), None)
+    larger = next((one for one in found if one.batch_size > state.batch_size), None)
+    return [_what_if(one, state, width) for one in (larger, ranks) if one is not None]
+
+
+def _what_if(one: WhatIf, state: RunState, width: int) -> Line:
+    turned = f"batch size {count(one.batch_size)}"
+    if one.active_ranks != state.active_ranks:
+        turned = some(one.active_ranks, "rank")
+    rate = f"{'about ' if one.extrapolated else ''}{one.change_percent:+.0f}%"
+    ways = ((f"with {turned}", f"{rate} tok/s"), (turned, f"{rate} tok/s"), (turned, rate))
+    left, right = next((way for way in ways if len(way[0]) + len(way[1]) < width), ways[-1])
+    return between(((left, "dim"),), ((right, "dim"),), width)
+
+
+def _batch_size(state: RunState) -> Fact:
+    assert state.config is not None
+    if not state.stretches:
+        size_asked = state.config.batch_size
+        return Fact("batch size", "auto" if size_asked is None else count(size_asked), "", "batch")
+    now = count(state.batch_size)
+    if state.auto:
+        return Fact("batch size", f"{now} (auto: trying)", "key", "batch", f"{now} trying")
+    return Fact("batch size", f"{now} (auto)" if batch_size_reason(state) else now, "", "batch")

@@ -1,0 +1,43 @@
+"""The newest of what happens, where a tall terminal has room under the tables: answers, else the log. Pure."""
+
+from collections.abc import Sequence
+
+from runner.protocol import OutputRecord
+from runner.state.run import RunState
+from tui.panels.log.head import log_head
+from tui.settings.theme import rank_style
+from tui.words.text import ELLIPSIS, NOTHING, Line, cut, fit, visible
+
+
+def tail_title(state: RunState) -> str:
+    return "Log" if shows_log(state) else "Newest answers"
+
+
+def shows_log(state: RunState) -> bool:
+    """The log until the first answer, and again where a run failed: there it says more."""
+    return state.done == 0 or (state.ended is not None and state.ended.status == "failed")
+
+
+def tail_lines(state: RunState, newest: Sequence[OutputRecord], width: int, height: int) -> list[Line]:
+    if shows_log(state):
+        first = state.timeline.first_batch
+        lines = [
+            fit((*log_head(entry, first, width), (visible(entry.text), "")), width) for entry in state.log[-height:]
+        ]
+        return lines or [(("what the supervisor and the ranks say", "dim"),)]
+    return [answer_line(record, width) for record in newest[-height:]]
+
+
+def answer_line(record: OutputRecord, width: int) -> Line:
+    """A prompt's start and its answer's start on one line."""
+    number = f"#{record.index}"
+    head: Line = ((f"{number:>6} ", "dim"), (f"{_rank(record):<3} ", rank_style(record.rank)))
+    room = max(10, width - 11)
+    prompt = cut(visible(record.prompt), max(10, room * 2 // 5))
+    answer = visible(record.error or "error") if record.finish_reason == "error" else visible(record.text.strip())
+    style = "warn" if record.finish_reason == "error" else ""
+    return fit((*head, (prompt, "dim"), (" → ", "dim"), (answer or ELLIPSIS, style)), width)
+
+
+def _rank(record: OutputRecord) -> str:
+    return NOTHING if record.rank is None else f"r{record.rank}"

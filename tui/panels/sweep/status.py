@@ -1,0 +1,211 @@
+"""The head of the Sweep view: how far the sweep is, what is measured, when it ends; at last the best and the chosen.
+
+And what stands there when there is no sweep. Pure.
+"""
+
+import shlex
+from collections.abc import Sequence
+
+from rich.cells import cell_len
+
+from runner.forecast.forecast import eta_seconds
+from runner.protocol.sweep_plan import SweepState
+from runner.state.run import RunState
+from runner.sweep.cells import Cell
+from runner.sweep.verdict import SweepSummary
+from tui.panels.bars import bar
+from tui.panels.overview.header import phase_words
+from tui.plain.sweep import file_lines
+from tui.settings.hint_keys import AS_THEY_COME, Keys, key_of
+from tui.words.status import ENDED_EARLY, STATUS
+from tui.words.sweep import (
+    best_command,
+    best_words,
+    how_measured,
+    only_measures,
+    planned,
+    rate_places,
+    scaling_words,
+    short_setting,
+    standing,
+    tied_words,
+    trial_of,
+    what_happens,
+)
+from tui.words.text import Line, between, clock, count, flow, line_width, pad, visible, whole_percent, wrap
+
+WILL_COME = (
+    ("table", "tokens/s with their noise, ms per decode step, memory, waste, idle and more, for every setting"),
+    ("chart", "tokens/s over batch size, a line for each number of ranks, and where a larger batch stops to pay"),
+    ("scaling", "speedup and efficiency of more ranks, against the ideal"),
+    ("best", "the fastest, and the chosen one as a command"),
+)
+
+
+def empty_lines(state: RunState, width: int, keys: Keys = AS_THEY_COME, *, steers: bool = True) -> list[Line]:
+    """A run without a sweep: what one brings, and how to start it, here where the run can be steered."""
+    lines: list[Line] = [(("No sweep in this run yet.", "strong"),), ()]
+    text = "A sweep measures every batch size with every number of ranks, on the models as they are loaded, and shows"
+    lines.extend(((part, ""),) for part in wrap(text, width))
+    for name, words in WILL_COME:
+        parts = wrap(words, max(10, width - 11))
+        lines.extend(((pad(name if number == 0 else "", 9), "key"), (part, "dim")) for number, part in enumerate(parts))
+    lines.append(())
+    if state.ended is not None or not steers:
+        key, words = "rankdeck sweep PROMPTS", "measures afresh"
+        words += ": this run has ended" if state.ended is not None else ", on one loading of the model"
+    else:
+        key, words = (
+            key_of("run.sweep", keys),
+            "starts one: answers are kept, and afterwards the run goes on at the chosen setting",
+        )
+    parts = wrap(words, max(10, width - len(key) - 2))
+    lines.append(((f"{key}  ", "key"), (parts[0], "")))
+    lines.extend(((" " * (len(key) + 2), ""), (part, "")) for part in parts[1:])
+    return lines
+
+
+def status_lines(
+    state: RunState, sweep: SweepState, summary: SweepSummary, width: int, *, scaling: bool = False
+) -> list[Line]:
+    """Where the sweep stands, its bar, and what was best so far; at the end the command of the chosen setting.
+
+    With `scaling` also what panels say that stand below what a small screen shows: what more ranks brought, and whether
+    still larger batches might bring more.
+    """
+    share = len(sweep.records) / len(sweep.trials) if sweep.trials else 0.0
+    over = sweep.settled is not None or state.ended is not None
+    lines = _standing(state, sweep, width) if over else [_running(state, sweep, share, width), bar(share, width)]
+    lines.extend(_best(state, summary, width, over=over, scaling=scaling))
+    return lines
+
+
+def how_lines(state: RunState, sweep: SweepState, width: int) -> list[Line]:
+    """How it is measured: what anybody must know who compares these figures with others."""
+    return [((part, "dim"),) for part in wrap(visible(how_measured(state, sweep)), width)]
+
+
+def _running(state: RunState, sweep: SweepState, share: float, width: int) -> Line:
+    """The trial at hand, and when the sweep ends; where there is little room, in fewer words."""
+    eta: Line = (("  ETA ", "dim"), (clock(eta_seconds(state)), "strong"))
+    ends: Line = (*eta, (f"  {whole_percent(share)}", "strong"))
+    now = sweep.current
+    if now is None:
+        right: Line = ((phase_words(state), "key"),) if state.sweep is None else ends
+        return between(((standing(state, sweep), "strong"),), right, width)
+    repeat: Line = ((f"   repeat {now.repeat} of {sweep.plan.repeats}", "dim"),)
+    doing: Line = ((f"   {what_happens(sweep)} {clock(max(0.0, state.now - sweep.since))}", "key"),)
+    full: Line = ((standing(state, sweep), "strong"),)
+    short: Line = ((f"{trial_of(sweep)}: {short_setting(now)}", "strong"),)
+    brief: Line = ((f"  {what_happens(sweep)}", "key"),)
+    ways: tuple[tuple[Line, Line], ...] = (
+        ((*full, *repeat, *doing), ends),
+        ((*full, *doing), ends),
+        ((*short, *doing), ends),
+        ((*short, *brief), eta),
+    )
+    left, right = next((way for way in ways if line_width(way[0]) + line_width(way[1]) < width), ways[-1])
+    return between(left, right, width)
+
+
+def _standing(state: RunState, sweep: SweepState, width: int) -> list[Line]:
+    """How the sweep ended, and how many of its trials brought figures."""
+    measured = sum(record.result is not None for record in sweep.records)
+    of = len(sweep.trials) or planned(sweep.plan)
+    settled = sweep.settled is not None
+    mark, style = STATUS["completed" if settled and not sweep.ended_early else ENDED_EARLY]
+    facts: list[Line] = [((f"{mark} ", style), (visible(standing(state, sweep)), style))]
+    facts.append(((f"{count(measured)} of {count(of)}", "strong"), (" trials measured", "")))
+    if settled and state.ended is None and not only_measures(state):
+        facts.append((("the run goes on at the chosen setting", "dim"),))
+    lines: list[Line] = []
+    for line in flow(facts, width):
+        text = "".join(part for part, _ in line)
+        lines.extend([line] if line_width(line) <= width else [((part, style),) for part in wrap(text, width)])
+    return lines
+
+
+def _best(state: RunState, summary: SweepSummary, width: int, *, over: bool, scaling: bool) -> list[Line]:
+    best = summary.best
+    if best is None:
+        return [(("no setting could be measured", "warn"),)] if over and state.sweep is not None else []
+    places, verdict = rate_places(summary.cells), summary.verdict
+    said = best_words(best, places)
+    if not over and (tied := tied_words(verdict)):
+        said += f", {tied}"
+    # Where there is little room, it goes without saying that it is the best so far.
+    ways = [(label, said) for label in ("best " if over else "best so far ", "best ")]
+    label, words = next((way for way in ways if len(way[0]) + len(way[1]) + 2 <= width), ways[-1])
+    first, *rest = wrap(words, max(10, width - len(label) - 2))
+    lines: list[Line] = [(("★ ", "good"), (label, "good"), (first, "strong"))]
+    lines.extend(((" " * (len(label) + 2), ""), (part, "strong")) for part in rest)
+    if over and summary.chosen is not None:
+        if verdict is not None and verdict.sentence:
+            style = "warn" if verdict.tied or not verdict.noise_known else ""
+            lines.extend((("  ", ""), (part, style)) for part in wrap(verdict.sentence, max(10, width - 2)))
+        if scaling:
+            found = ((_growing(state, summary, best), "warn"), (scaling_words(summary), "strong"))
+            lines.extend(
+                (("  ", ""), (part, style))
+                for words, style in found
+                if words
+                for part in wrap(words, max(10, width - 2))
+            )
+        lines.extend(command_lines(best_command(state, summary.chosen), width))
+        lines.extend(((part, "dim"),) for words in file_lines(state, summary.chosen) for part in wrap(words, width))
+    return lines
+
+
+def _growing(state: RunState, summary: SweepSummary, best: Cell) -> str:
+    """That the largest batch tried was the fastest, where the file has prompts for larger ones."""
+    grew = any(
+        knee.open and (knee.active_ranks, knee.batch_size) == (best.active_ranks, best.batch_size)
+        for knee in summary.knees
+    )
+    fills = best.batch_size * best.active_ranks < state.prompts
+    return (
+        f"still growing at {best.batch_size}, the largest tried: a larger one may be faster" if grew and fills else ""
+    )
+
+
+def command_lines(parts: Sequence[str], width: int) -> list[Line]:
+    """A command of a shell in lines that can be copied: a backslash at each break, and breaks where they do no harm."""
+    room = width - 6
+    words = [
+        word for part in map(visible, parts) for word in ([part] if cell_len(part) <= room else _split(part, room))
+    ]
+    lines: list[str] = []
+    for word in words:
+        joined = bool(lines) and lines[-1].endswith(BROKEN)
+        if lines and not joined and cell_len(lines[-1]) + 1 + cell_len(word) <= room:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(word)
+    shown: list[Line] = []
+    for number, line in enumerate(lines):
+        goes_on = number > 0 and lines[number - 1].endswith(BROKEN)
+        start = "" if goes_on else "  " if number == 0 else "    "
+        end = "" if line.endswith(BROKEN) or number + 1 == len(lines) else " \\"
+        shown.append(((start + line.replace(BROKEN, "\\") + end, "key"),))
+    return shown
+
+
+BROKEN = "\0"
+"""Stands at the end of a piece that goes on in the next line without a space between."""
+
+
+def _split(part: str, room: int) -> list[str]:
+    """A part that is wider than its room: its words, and those that are still too wide in pieces."""
+    pieces: list[str] = []
+    for word in shlex.split(part):
+        piece = ""
+        # Quotes would keep a line break; a backslash before each character that needs one does not.
+        for character in word:
+            sound = character.isalnum() or character in "_@%+=:,./-"
+            cell = character if sound else f"\\{character}"
+            if cell_len(piece) + cell_len(cell) > room:
+                pieces.append(piece + BROKEN)
+                piece = ""
+            piece += cell
+        pieces.append(piece)
+    return pieces

@@ -1,0 +1,1 @@
+"""The Timeline in lines."""

@@ -1,0 +1,116 @@
+"""How busy the devices were, and tokens/s, on the axis of the timeline. Pure."""
+
+from collections.abc import Sequence
+
+from runner.state.run import HistoryPoint, Mark, RunState
+from runner.state.timeline import BusyPoint
+from tui.panels.chart import columns, round_maximum, value_label
+from tui.panels.marks import label_rows, mark_column
+from tui.panels.timeline.window import Window, joined
+from tui.words.text import NOTHING, Line, pad, rate
+
+_EIGHTHS = " ▁▂▃▄▅▆▇█"
+
+
+def shown_marks(state: RunState, shown: Window) -> list[Mark]:
+    """The marks inside the window, their seconds counted from its left edge."""
+    found = []
+    for mark in state.marks:
+        at = state.timeline.of_work(mark.elapsed) - shown.left
+        if 0 <= at <= shown.seconds:
+            found.append(Mark(elapsed=at, kind=mark.kind, text=mark.text))
+    return found
+
+
+def mark_line(state: RunState, shown: Window, width: int) -> Line:
+    marks = shown_marks(state, shown)
+    return label_rows(marks, shown.seconds, width)[0] if marks else ((" " * width, ""),)
+
+
+def busy_series(state: RunState, rows: int) -> list[tuple[str, list[tuple[float, float | None]]]]:
+    """Label and (moment, percent) points: each GPU's or rank's where `rows` has room for all, else their mean."""
+    timeline = state.timeline
+    points = timeline.busy
+    of = timeline.busy_of
+    number = max((len(point.percents) for point in points), default=0)
+    if of == "CPU" and 1 < number <= rows:
+        # The mean of a rank that starves and one that does not would hide it.
+        return [(f"CPU r{each}", _of_one(points, each)) for each in range(number)]
+    if of == "GPU" and 1 < number <= rows:
+        # Each GPU by the index that NVML gives it, where that is known.
+        names = [device.sample.index for device in state.devices]
+        names = names if len(names) == number else list(range(number))
+        return [(f"GPU {names[each]}", _of_one(points, each)) for each in range(number)]
+    means = [(point.at, _mean(point.percents)) for point in points]
+    return [("GPU busy" if of == "GPU" else "CPU used", means)]
+
+
+def _of_one(points: Sequence[BusyPoint], device: int) -> list[tuple[float, float | None]]:
+    return [(point.at, point.percents[device] if device < len(point.percents) else None) for point in points]
+
+
+def _mean(percents: Sequence[int | None]) -> float | None:
+    known = [percent for percent in percents if percent is not None]
+    return sum(known) / len(known) if known else None
+
+
+def busy_line(points: Sequence[tuple[float, float | None]], shown: Window, width: int) -> Line:
+    """A row of exactly `width` cells from 0 to 100%, with a gap to the row above; blank where nothing is known."""
+    inside = [
+        HistoryPoint(at - shown.left, value)
+        for at, value in points
+        if value is not None and shown.left <= at <= shown.right
+    ]
+    values = columns(inside, width, shown.seconds)
+    return ((("".join(_eighth(value, 100.0) for value in values)), "busy"),)
+
+
+def mean_busy(points: Sequence[tuple[float, float | None]], shown: Window) -> str:
+    """The mean over the window, in percent."""
+    known = [value for at, value in points if value is not None and shown.left <= at <= shown.right]
+    return f"{sum(known) / len(known):.0f}%" if known else NOTHING
+
+
+def _eighth(value: float | None, maximum: float) -> str:
+    return " " if value is None else _EIGHTHS[max(1, min(7, round(value / maximum * 7)))]
+
+
+def rate_lines(state: RunState, shown: Window, width: int, height: int, label: int) -> list[Line]:
+    """`height` rows of tokens/s, each with a scale of `label` cells before `width` cells of plot."""
+    history = [HistoryPoint(state.timeline.of_work(one.elapsed), one.tokens_per_second) for one in state.history]
+    inside = [
+        HistoryPoint(one.elapsed - shown.left, one.tokens_per_second)
+        for one in history
+        if shown.left <= one.elapsed <= shown.right
+    ]
+    # The scale is the whole run's: zooming changes no height.
+    maximum = round_maximum(max((one.tokens_per_second for one in history), default=0.0))
+    values = columns(inside, width, shown.seconds)
+    tops = [0 if not value else max(1, round(value / maximum * height * 8)) for value in values]
+    marked = {mark_column(mark, shown.seconds, width) for mark in shown_marks(state, shown)}
+    lines: list[Line] = []
+    for row in range(height):
+        floor = (height - 1 - row) * 8
+        cells = [(_EIGHTHS[min(8, max(0, top - floor))], "chart") for top in tops]
+        for column in marked:
+            cells[column] = ("│", "mark-on-chart" if cells[column][0] == "█" else "mark")
+        lines.append((*_scale(row, height, maximum, label), *joined(cells)))
+    return lines
+
+
+def _scale(row: int, height: int, maximum: float, label: int) -> Line:
+    if height == 1:
+        return ((pad("tok/s", label), "dim"),)
+    words = "tok/s" if row == height // 2 else ""
+    value = value_label(maximum) if row == 0 else "0" if row == height - 1 and height > 2 else ""
+    if height == 2:
+        words, value = ("", value) if row == 0 else ("tok/s", "")
+    tick = "┤" if value else "│"
+    return ((f"{pad(words or value, label - 2, 'right' if not words else 'left')} {tick}", "axis"),)
+
+
+def rate_words(state: RunState) -> str:
+    """tokens/s now; over the whole run once it has ended."""
+    if state.ended is not None:
+        return rate(state.ended.summary.tokens_per_second)
+    return rate(state.rate_now)

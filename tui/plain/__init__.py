@@ -1,0 +1,1 @@
+"""The view without a screen: what a log would keep."""

@@ -1,0 +1,236 @@
+"""The view without a screen: lines a person reads in a log.
+
+Knows how an event is said in one line; where a run stands is said by tui/plain/status.py. Figures come from the same
+state as the dashboard's. Text of models, prompts and devices is data: control characters are shown, not sent.
+"""
+
+import sys
+import time
+from collections.abc import Callable
+
+from runner import protocol
+from runner.protocol import OutputRecord, Summary
+from runner.state.knob_words import SOURCE as KNOBS
+from runner.state.knob_words import knob_words
+from runner.state.loading_time import loading_line
+from runner.state.reducer import apply
+from runner.state.run import RunState, Snapshot, ToViewer
+from tui.plain import knobs as plain_knobs
+from tui.plain.bar import BottomLine, bar_stream
+from tui.plain.status import advice_lines, bar_line, progress_line, status_lines
+from tui.plain.sweep import sweep_lines, sweep_start_lines, trial_line
+from tui.words import text
+from tui.words.sweep import how_ended, only_measures
+
+PROGRESS_SECONDS = 2.0
+STATUS_SECONDS = 10.0
+"""So often each rank and each GPU has a line; more seldom where there are more of them."""
+
+CLIP = 60
+
+
+class PlainView:
+    """Turns messages into lines, and keeps the state they add up to; with a bar, that is kept below them."""
+
+    def __init__(self, write: Callable[[str], object] | None = None, bar: BottomLine | None = None) -> None:
+        self.state = RunState()
+        self._write = write if write is not None else sys.stdout.write
+        self._bar = bar
+        self._progress_at = 0.0
+        self._status_at = 0.0
+        self._said: set[str] = set()
+        self._pending: list[str] = []
+
+    def show(self, message: ToViewer) -> None:
+        """Take one message in and print what it means."""
+        if isinstance(message, Snapshot):
+            self.state = message.state
+            self._say_run()
+            for line in end_lines(self.state):
+                self._line(line)
+        else:
+            assert not isinstance(message, protocol.Refused)
+            self.state = apply(self.state, message)
+            for line in self._lines(message):
+                self._line(line)
+        self._print()
+
+    def aside(self, line: str) -> None:
+        """A word to whoever watches, beside the lines."""
+        if self._bar is not None:
+            self._bar.write_above(sys.stderr, f"{line}\n")
+        else:
+            sys.stderr.write(f"{line}\n")
+
+    def close(self) -> None:
+        """No more comes: take the bar away."""
+        if self._bar is not None:
+            self._bar.close()
+
+    def _print(self) -> None:
+        lines, self._pending = self._pending, []
+        bar = self._bar
+        if bar is None:
+            for line in lines:
+                self._write(line)
+            return
+        if lines:
+            bar.write_above(sys.stdout, "".join(lines))
+        if self.state.ended is not None:
+            bar.close()
+        elif bar.due:
+            bar.draw(bar_line(self.state, bar.width, *bar.signs))
+
+    def _lines(self, event: protocol.AnyEvent) -> list[str]:
+        now = self.state
+        match event:
+            case protocol.RunStarted():
+                self._say_run()
+            case protocol.ModelProgress(phase="fetching") if event.total and event.done is not None:
+                if self._due(event.at) or event.done >= event.total:
+                    return [f"model: fetched {event.done / 1e6:.0f} of {event.total / 1e6:.0f} MB"]
+            case protocol.ModelProgress(phase="converting"):
+                return self._once("model: converting, once")
+            case protocol.ModelProgress(phase="found"):
+                return [f"model: {text.visible(now.model_label)}"]
+            case protocol.TelemetryStarted():
+                return [f"telemetry: {event.gpus} GPUs" if event.reason is None else f"telemetry: {event.reason}"]
+            case protocol.RanksLaunched():
+                again = f", attempt {event.attempt}, {text.some(now.restarts_left, 'restart')} left"
+                return [f"starting {text.some(event.world_size, 'rank')}{again if event.attempt > 1 else ''}"]
+            case protocol.RankPhase():
+                return [f"rank {event.rank}: {event.phase}"]
+            case protocol.RankReady():
+                device = f"{event.device} ({text.visible(event.device_name)})"
+                ready = f"{device}, {event.dtype}, {event.engine} engine"
+                return [f"rank {event.rank}: ready on {ready}, after {event.seconds:.1f} s"]
+            case protocol.Output():
+                return [output_line(event.record)]
+            case protocol.BatchFailed():
+                return [f"rank {event.rank}: batch {event.batch} failed: {text.visible(event.error)}"]
+            case protocol.RanksReady():
+                return [f"all ranks are ready after {loading_line(now.loading)}"]
+            case protocol.ActiveRanksChanged():
+                return [f"{event.active_ranks} of {len(now.ranks)} ranks active"]
+            case protocol.SweepStarted() if now.sweep is not None:
+                return sweep_start_lines(now, now.sweep)
+            case protocol.TrialFinished() if now.sweep is not None:
+                return [trial_line(event.record, len(now.sweep.trials))]
+            case protocol.SweepSettled() if now.sweep is not None:
+                # Where the run ends with its sweep, the end says it all.
+                return [] if only_measures(now) else sweep_lines(now, now.sweep)
+            case protocol.RunTakenUp():
+                return [f"taken up again: {now.done:,} of {now.prompts:,} prompts are done"]
+            case protocol.RankLost():
+                return [f"rank {event.rank}: lost: {text.visible(event.cause)}"]
+            case protocol.Tick() if now.phase in ("running", "stopping"):
+                return self._status(event.at)
+            case protocol.LogLine() if event.source != KNOBS:
+                return [f"log of {text.visible(event.source)}: {text.visible(event.text)}"]
+            case protocol.GatherChecked():
+                same = "all equal" if not event.differing else f"{len(event.differing)} differ"
+                return [f"gathered {event.records} results, compared with those from the socket: {same}"]
+            case protocol.Stopping():
+                return ["stopping now" if event.now else "stopping after the batches in flight"]
+            case protocol.RunEnded():
+                return end_lines(now)
+            case protocol.BatchSizeChanged() | protocol.RankCapped() | protocol.Paused() | protocol.Resumed():
+                # Said here and not by their lines in the log, so that a run recorded before it had them says it, too.
+                return [knob_words(event) or ""]
+            case _:
+                pass
+        return []
+
+    def _say_run(self) -> None:
+        config = self.state.config
+        if config is None:
+            return
+        size = f"{self.state.batch_size}" if self.state.stretches else f"{config.batch_size or 'auto'}"
+        self._line(
+            f"run {self.state.name}: {self.state.prompts:,} prompts, model {text.visible(config.model)}, "
+            f"{config.ranks} ranks, batch size {size}, {config.new_tokens} new tokens, "
+            f"{config.dispatch}, {config.length_mode}"
+        )
+        if self.state.paused is not None:
+            self._line(f"paused: {text.visible(self.state.paused)}")
+        if self.state.ranks and self.state.active_ranks < len(self.state.ranks):
+            self._line(f"{self.state.active_ranks} of {len(self.state.ranks)} ranks active")
+
+    def _once(self, line: str) -> list[str]:
+        new = line not in self._said
+        self._said.add(line)
+        return [line] if new else []
+
+    def _status(self, at: float) -> list[str]:
+        lines = [progress_line(self.state)] if self._due(at) and self._bar is None else []
+        # A line each for many would be all that is read: they come as much more seldom as there are more.
+        if at - self._status_at >= max(STATUS_SECONDS, len(self.state.ranks)):
+            self._status_at = at
+            lines += status_lines(self.state)
+            advice = advice_lines(self.state)
+            lines += [line for line in advice if line not in self._said]
+            self._said |= set(advice)
+        return lines
+
+    def _due(self, at: float) -> bool:
+        if at - self._progress_at < PROGRESS_SECONDS:
+            return False
+        self._progress_at = at
+        return True
+
+    def _line(self, line: str) -> None:
+        stamp = time.strftime("%H:%M:%S", time.localtime(self.state.now))
+        self._pending.append(f"{stamp} {text.visible(line)}\n")  # whatever a line quotes
+
+
+def terminal_view() -> PlainView:
+    """Lines to standard output, with a bar where there is a terminal for it."""
+    stream = bar_stream()
+    return PlainView(bar=BottomLine(stream) if stream is not None else None)
+
+
+def output_line(record: OutputRecord) -> str:
+    """One answer in one line, shortened."""
+    head = f"#{record.index} rank {'?' if record.rank is None else record.rank}:"
+    prompt = text.cut(text.visible(record.prompt), CLIP)
+    if record.error is not None:
+        return f"{head} error: {text.visible(record.error)} | {prompt}"
+    answer = text.cut(text.visible(record.text), CLIP)
+    return f"{head} {record.output_tokens} tokens, {record.finish_reason} | {prompt} -> {answer}"
+
+
+def end_lines(now: RunState) -> list[str]:
+    """The end of a run: how it ended, its summary, what the timeline shows, where its outputs are."""
+    ended = now.ended
+    if ended is None:
+        return []
+    lines = [how_ended(now) + (f": {text.visible(ended.cause)}" if ended.cause else "")]
+    lines += sweep_lines(now, now.sweep) if now.sweep is not None else []
+    if only_measures(now) and not now.done:
+        return lines
+    lines += summary_lines(ended.summary)
+    lines += plain_knobs.closing_lines(now)
+    if now.config is not None and now.config.output is not None and ended.status != "failed":
+        lines.append(f"outputs: {text.visible(now.config.output)}")
+    elif now.done:
+        lines.append(f"outputs: {text.visible(now.directory)}/outputs.jsonl")
+    return lines
+
+
+def summary_lines(summary: Summary) -> list[str]:
+    """The figures of a run, a line for the whole and one per rank."""
+    lines = [
+        f"{summary.completed:,} of {summary.prompts:,} prompts completed, {summary.failed:,} failed; "
+        f"{summary.output_tokens:,} output tokens in {summary.seconds:.1f} s = {summary.tokens_per_second:.1f} tok/s "
+        f"({summary.length}); padding waste {summary.padding_waste:.0%}"
+    ]
+    lines += (
+        []
+        if summary.seconds == 0
+        else [
+            f"rank {rank.rank} on {rank.device}: {rank.prompts:,} prompts in {rank.batches:,} batches, "
+            f"{rank.tokens_per_second:.1f} tok/s, padding waste {rank.padding_waste:.0%}, idle {rank.idle:.0%}"
+            for rank in summary.ranks
+        ]
+    )
+    return lines

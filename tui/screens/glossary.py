@@ -1,0 +1,72 @@
+"""The words of the dashboard and what they mean, with the views that use them."""
+
+from typing import NamedTuple
+
+from tui.screens.views import ViewName
+
+
+class Word(NamedTuple):
+    """A word, its meaning, and where it is used; words of no view in particular are used in all."""
+
+    word: str
+    meaning: str
+    views: tuple[str, ...] = ()
+
+
+WORDS = (
+    Word("tok/s", "output tokens per second; padding is never counted"),
+    Word("batch size", "prompts per batch and rank"),
+    Word("a → b tok/s", "before and after a knob was turned, over whole batches under one setting", ("overview",)),
+    Word("memory", "beside those figures: the most a rank had in use on its device during a batch", ("overview",)),
+    Word("speedup", "tokens/s over those of one active rank at the same batch size", ("overview",)),
+    Word("speedup", "tokens/s over those of one active rank, at one batch size or, ◆, at the best of each", ("sweep",)),
+    Word("efficiency", "speedup / active ranks", ("overview", "sweep")),
+    Word("▂▅█", "beside a GPU or a rank: how busy it was in the last minute, from 0 to 100%", ("overview",)),
+    Word("▾ power", "the GPU's clocks are lowered, and by what: power, heat, the board", ("overview",)),
+    Word("!", "a slow rank: in its batches it makes less than three quarters of the others' tok/s", ("overview",)),
+    Word("inactive", "the rank keeps its model loaded and gets no batch", ("overview",)),
+    Word("≤8", "the rank ran out of memory: it gets at most 8 prompts per batch", ("overview",)),
+    Word(
+        "padding waste",
+        "share of the computed token slots that held no real token; 0% is perfect",
+        ("overview", "timeline"),
+    ),
+    Word("idle", "share of a rank's time, since all ranks were ready, with no batch in hand", ("overview", "timeline")),
+    Word(
+        "busy", "share of the time in which some kernel ran on the GPU; not how full it was", ("overview", "timeline")
+    ),
+    Word(
+        "CPU r1, CPU used",
+        "what rank 1, or all on average, got of the cores that its threads could use",
+        ("timeline",),
+    ),
+    Word("batch", "#7 x16 is the run's seventh batch, with 16 prompts", ("overview", "timeline")),
+    Word("step", "new tokens per prompt of the batch so far, of the most there may be", ("overview",)),
+    Word("prefill", "the forward pass over the prompts; it yields the first new token", ("timeline",)),
+    Word("decode step", "each later pass; it yields one more token per prompt", ("timeline",)),
+    Word("round", "one batch per active rank", ("timeline",)),
+    Word("stop, length", "why an answer ended: by itself, or at the most new tokens there may be", ("outputs",)),
+    Word("-00:08", "a line was said so long before the first batch; without the sign, after it", ("log",)),
+    Word(
+        "source",
+        "who wrote a line: supervisor, launcher, a rank with all of its libraries; knobs: turns of them",
+        ("log",),
+    ),
+    Word("±", "half of the 95% interval of a setting's repeats", ("sweep",)),
+    Word("★ ▸ ▾", "the best setting (highest mean), the one at hand, where growth ends", ("sweep",)),
+    Word("tied", "not to be told apart from the best: the 95% interval of the difference has 0 in it", ("sweep",)),
+    Word(
+        "chosen",
+        "what is run: the best, or the smallest batch size tied with it on as many ranks and within 5%",
+        ("sweep",),
+    ),
+    Word("◆ best of each", "the best with each number of ranks, over the best with the fewest", ("sweep",)),
+    Word("MBU", "bytes a decode step must read / its time / the device's peak memory bandwidth", ("overview", "sweep")),
+    Word("about", "a prediction beyond what was measured", ("overview",)),
+)
+
+
+def words_of(view: ViewName | None) -> list[tuple[str, str]]:
+    """The words of a view, its own first; without a view, all there are."""
+    used = [word for word in WORDS if view is None or not word.views or view in word.views]
+    return [(word.word, word.meaning) for word in sorted(used, key=lambda word: not word.views)]

@@ -1,0 +1,92 @@
+"""The views of a run: the name, the key and the widget of each; a widget is built when it is first asked for.
+
+A view shows a Moment and knows which of its widgets takes the keys. What it draws is its own business.
+"""
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple, Protocol, cast
+
+from textual.widget import Widget
+
+from runner.state.run import RunState
+from tui.sources.outputs import OutputBook
+
+ViewName = Literal["overview", "outputs", "timeline", "sweep", "log"]
+
+
+class Moment(NamedTuple):
+    """What there is to show: the newest state, the answers, and why the run can no longer be watched, if so."""
+
+    state: RunState
+    book: OutputBook
+    lost: str | None
+
+
+class View(Protocol):
+    """What the widget of a view does."""
+
+    def show(self, moment: Moment) -> None:
+        """Show this moment; what would look the same is not painted."""
+        ...
+
+    def take_focus(self) -> None:
+        """Give the keys to the widget of this view that wants them."""
+        ...
+
+
+class ViewEntry(NamedTuple):
+    """A view as it is listed; `build` makes its widget, whose id is the view's name."""
+
+    name: ViewName
+    key: str
+    title: str
+    tooltip: str
+    build: Callable[[], Widget]
+
+
+def _overview() -> Widget:
+    from tui.widgets.overview import Overview
+
+    return Overview(id="overview")
+
+
+def _outputs() -> Widget:
+    from tui.widgets.outputs import OutputsView
+
+    return OutputsView(id="outputs")
+
+
+def _timeline() -> Widget:
+    from tui.widgets.timeline import TimelineView
+
+    return TimelineView(id="timeline")
+
+
+def _sweep() -> Widget:
+    from tui.widgets.sweep import SweepView
+
+    return SweepView(id="sweep")
+
+
+def _log() -> Widget:
+    from tui.widgets.log import LogView
+
+    return LogView(id="log")
+
+
+VIEWS: tuple[ViewEntry, ...] = (
+    ViewEntry("overview", "1", "Overview", "Speed, progress, GPUs, ranks", _overview),
+    ViewEntry("outputs", "2", "Outputs", "Every answer as it arrives", _outputs),
+    ViewEntry("timeline", "3", "Timeline", "What each rank did when, batch by batch", _timeline),
+    ViewEntry("sweep", "4", "Sweep", "What was measured of batch sizes and numbers of ranks", _sweep),
+    ViewEntry("log", "5", "Log", "What the supervisor and the ranks say", _log),
+)
+
+
+def entry(name: ViewName) -> ViewEntry:
+    return next(view for view in VIEWS if view.name == name)
+
+
+def as_view(widget: Widget) -> View:
+    """The widget of a view, as what it is."""
+    return cast("View", widget)

@@ -1,0 +1,236 @@
+"""Watch a run to its end, in the view that fits: dashboard, lines, or JSON.
+
+Knows how a view is fed, what Ctrl-C means without a screen, and which exit status comes out.
+"""
+
+import asyncio
+import contextlib
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from runner import protocol
+from runner.run_directory import files as rundir
+from runner.state.run import RunState, Snapshot, ToViewer
+from tui.plain.view import PlainView, end_lines, terminal_view
+from tui.settings.preferences import Preferences
+from tui.sources.client import SocketSource, Source, SourceError
+from tui.start.coming_back import Back, problem
+from tui.words.text import visible
+
+if TYPE_CHECKING:
+    from tui.app.app import RankdeckApp
+    from tui.sources.journal import Journal
+
+EXIT_BAD_INPUT, EXIT_DIED, EXIT_INTERRUPTED = 2, 3, 130
+
+
+def watch(
+    directory: Path,
+    died: Callable[[], bool] = lambda: False,
+    *,
+    preferences: Preferences | None,
+    json: bool = False,
+    steerable: bool = True,
+) -> int:
+    """Watch the run in `directory` until it ends or the viewer leaves. Returns the exit status.
+
+    In a dashboard as `preferences` say; without them in lines, or as `json`. Where it is not `steerable`, nothing is
+    asked of the run: Ctrl-C, too, only leaves.
+    """
+    source = SocketSource(directory, died)
+    if preferences is not None:
+        from tui.app.app import RankdeckApp
+        from tui.session.terminal_session import fly
+
+        app = RankdeckApp(source, earlier=rundir.read_outputs, steerable=steerable, preferences=preferences)
+        fly(app)
+        return _farewell(app)
+    return asyncio.run(_follow(source, _JsonView() if json else terminal_view(), steerable))
+
+
+def start_screen(preferences: Preferences | None = None) -> int:
+    """The dashboard's start screen: choose, launch, watch, come back. Returns the status of the last run watched.
+
+    What breaks on the way is said on the start screen that one comes back to; only its own breaking ends it, and a
+    signal that says to leave, wherever one is.
+    """
+    from tui.app.app import RankdeckApp
+    from tui.session.terminal_session import fly
+    from tui.start.machine_launcher import MachineLauncher
+
+    status = 0
+    back: Back | None = None
+    launcher = MachineLauncher()
+    while True:
+        app = RankdeckApp(None, launcher=launcher, earlier=rundir.read_outputs, preferences=preferences, back=back)
+        told = fly(app)
+        for run in app.flown.values():
+            status = _say_end(*run)
+        flown = _farewell(app)
+        if app.watched is not None:
+            status = flown or app.return_code or 0
+        if told:
+            return status
+        if app.wanted is not None:
+            back = _replay(app.wanted, app.wanted_at, preferences)
+            if back is None:
+                return status
+            back = back._replace(seen=app.seen)
+        elif app.watched is not None:
+            alive = rundir.supervisor_alive(app.watched)
+            command, said = (
+                ("attach", "goes on, but its dashboard broke") if alive else ("replay", "its dashboard broke")
+            )
+            back = _back_from(app.watched, app.broke, said, command)._replace(seen=app.seen)
+        else:
+            return app.return_code or status or flown  # Where it broke it has said how.
+
+
+def _replay(found: "Journal", position: float, preferences: Preferences | None) -> Back | None:
+    """Where one comes back from; None where a signal said to leave."""
+    broke: BaseException | None
+    try:
+        from tui.screens.replay import ReplayApp
+        from tui.session.terminal_session import fly
+        from tui.sources.journal import how_it_stops
+        from tui.sources.replay import ReplaySource
+
+        source = ReplaySource(found, position=position, playing=not position)
+        app = ReplayApp(source, how_it_stops(found), preferences=preferences, from_start=True)
+        told = fly(app)
+        broke = app.broke
+        if app.lost is not None:
+            sys.stderr.write(f"rankdeck: {app.lost}\n")
+        if told:
+            return None
+    except Exception as error:  # whatever keeps it from being shown, one is back where something else can be done
+        broke = error
+    return _back_from(found.path.parent, broke, "its replay broke", "replay")
+
+
+def _back_from(directory: Path, broke: BaseException | None, said: str, command: str) -> Back:
+    return Back(directory.resolve(), problem(said, broke, _known_as(directory), command) if broke is not None else "")
+
+
+def stop(directory: Path, *, now: bool) -> int:
+    """Ask a run to stop, wait until it has, and say how it ended. Returns 0 once it has ended."""
+    return asyncio.run(_stop(SocketSource(directory), now))
+
+
+async def _stop(source: SocketSource, now: bool) -> int:
+    await source.send(protocol.Stop(now=now))
+    view = PlainView(lambda _: None)
+    try:
+        async for message in source.events():
+            view.show(message)
+    except SourceError as error:
+        sys.stderr.write(f"rankdeck: {error}\n")
+        return EXIT_DIED
+    sys.stdout.write("".join(f"{line}\n" for line in end_lines(view.state)))
+    return 0
+
+
+def _farewell(app: "RankdeckApp") -> int:
+    """What is said once a dashboard was left, and its exit status."""
+    if app.final_state is None and app.lost is None:
+        return app.return_code or 0
+    return _say_end(app.final_state, app.lost)
+
+
+def _say_end(state: RunState | None, lost: str | None) -> int:
+    """What is said of a run that was watched, and its exit status."""
+    if lost is not None:
+        sys.stderr.write(f"rankdeck: {lost}\n")
+        return EXIT_DIED
+    if state is None or state.config is None:
+        return 0
+    if state.ended is None and rundir.has_ended(Path(state.directory)):
+        return 0  # left while it went on; others saw its end
+    if state.ended is None:
+        sys.stdout.write(f"run {visible(state.name)} goes on. Watch it: rankdeck attach {visible(_way_back(state))}\n")
+        return 0
+    sys.stdout.write("".join(f"{line}\n" for line in end_lines(state)))
+    return state.ended.exit_status
+
+
+def _way_back(state: RunState) -> str:
+    """What `attach` finds the run by: its name, else its directory."""
+    return _known_as(Path(state.directory), state.name)
+
+
+def _known_as(directory: Path, name: str = "") -> str:
+    """What a command finds a run by: its name, which is its directory's unless given, else its directory."""
+    name = name or directory.name
+    try:
+        return name if rundir.find_run(name) == directory.resolve() else str(directory)
+    except rundir.RunFileError:
+        return str(directory)
+
+
+class _JsonView:
+    """The messages as they came, and the state they add up to."""
+
+    def __init__(self, write: Callable[[str], object] | None = None) -> None:
+        self.exit_status = EXIT_DIED
+        self._write = write if write is not None else sys.stdout.write
+
+    def show(self, message: ToViewer) -> None:
+        self._write(protocol.encode_line(message).decode())
+
+    def aside(self, line: str) -> None:
+        sys.stderr.write(f"{line}\n")
+
+    def close(self) -> None:
+        pass
+
+
+async def _follow(source: Source, view: PlainView | _JsonView, steerable: bool) -> int:
+    """Feed the view until the run ends. The first Ctrl-C asks the run to stop, the second ends it."""
+    loop = asyncio.get_running_loop()
+    asked = 0
+    asking: set[asyncio.Task[None]] = set()
+
+    def interrupted() -> None:
+        nonlocal asked
+        asked += 1
+        if not steerable:
+            following.cancel()
+            return
+        if asked == 1:
+            view.aside("rankdeck: stopping after the batches in flight; Ctrl-C again to end now")
+        elif asked > 2:
+            view.aside("rankdeck: no longer watching")
+            following.cancel()
+        asking.add(loop.create_task(source.send(protocol.Stop(now=asked > 1))))
+
+    loop.add_signal_handler(signal.SIGINT, interrupted)
+
+    async def follow() -> int:
+        async for message in source.events():
+            view.show(message)
+            sys.stdout.flush()
+            if isinstance(message, protocol.RunEnded):
+                return message.exit_status
+            if isinstance(message, Snapshot) and message.state.ended is not None:
+                return message.state.ended.exit_status
+        return EXIT_DIED
+
+    following = loop.create_task(follow())
+    try:
+        return await following
+    except SourceError as error:
+        view.aside(f"rankdeck: {error}")
+        return EXIT_DIED
+    except BrokenPipeError:
+        sys.stderr.write("rankdeck: nobody reads any more; the run goes on, `rankdeck attach` watches it\n")
+        return 0
+    except asyncio.CancelledError:
+        return EXIT_INTERRUPTED
+    finally:
+        with contextlib.suppress(OSError):
+            view.close()
+        with contextlib.suppress(Exception):
+            loop.remove_signal_handler(signal.SIGINT)

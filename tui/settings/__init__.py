@@ -1,0 +1,1 @@
+"""What the user wishes: theme, keys, notifications; and what is remembered."""

@@ -1,0 +1,131 @@
+"""What a user wishes of the dashboard: `$XDG_CONFIG_HOME/rankdeck/config.toml`, and the flags, which win.
+
+    theme = "rankdeck-light"    # rankdeck-dark, rankdeck-light, or any that the palette lists
+    ascii = true                # draw with 7-bit characters; else decided by the locale
+    notify = "bell"             # off, bell or osc9: when a run ends or needs someone who looks elsewhere
+    title = true                # percent and tokens/s in the window's title
+
+    [keys]                      # a key's id, as `?` lists what it does, and the keys it shall have instead
+    "run.pause" = "p"
+    "knob.larger_batches" = "plus,ctrl+up"
+
+Strict: what cannot be meant is refused with what to do, before anything starts. What the dashboard remembers by
+itself is elsewhere. Knows no widget; themes and keys are looked at only where the user names some.
+"""
+
+import difflib
+import os
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Literal, get_args
+
+import msgspec
+import platformdirs
+
+Notify = Literal["off", "bell", "osc9"]
+
+FILE = "config.toml"
+
+
+class PreferenceError(ValueError):
+    """What the user wishes cannot be; the text says what and where, a line each."""
+
+
+class Preferences(msgspec.Struct, frozen=True):
+    """The wishes, all of them settled."""
+
+    theme: str | None = None
+    """None: rankdeck's dark one, or the terminal's own colours where it has only sixteen."""
+    ascii: bool = False
+    notify: Notify = "bell"
+    title: bool = True
+    keys: dict[str, str] = msgspec.field(default_factory=dict)
+
+
+def path() -> Path:
+    return platformdirs.user_config_path("rankdeck", appauthor=False) / FILE
+
+
+def load(*, theme: str | None = None, ascii: bool | None = None) -> Preferences:
+    """The file's wishes, with the flags' on top. Raises PreferenceError."""
+    file = path()
+    try:
+        text = file.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        text = ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise PreferenceError(f"{file}: cannot be read: {error}") from None
+    try:
+        wishes = read(text)
+    except PreferenceError as error:
+        raise PreferenceError("\n".join(f"{file}: {line}" for line in str(error).splitlines())) from None
+    if theme is not None:
+        if said := _theme_problem(theme):
+            raise PreferenceError(f"--theme: {said}")
+        wishes = msgspec.structs.replace(wishes, theme=theme)
+    if ascii is not None:
+        wishes = msgspec.structs.replace(wishes, ascii=ascii)
+    return wishes
+
+
+def read(text: str, environ: Mapping[str, str] = os.environ) -> Preferences:
+    """The wishes that a file holds. Raises PreferenceError with all that is wrong."""
+    try:
+        found = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise PreferenceError(f"is no TOML: {error}") from None
+    problems = [
+        f"{name}: there is no such setting{_nearest(name, Preferences.__struct_fields__)}"
+        for name in found
+        if name not in Preferences.__struct_fields__
+    ]
+    problems.extend(
+        f"{name}: must be true or false, not {found[name]!r}"
+        for name in ("ascii", "title")
+        if not isinstance(found.get(name, False), bool)
+    )
+    if found.get("notify", "off") not in get_args(Notify):
+        problems.append(f'notify: must be "off", "bell" or "osc9", not {found["notify"]!r}')
+    theme = found.get("theme")
+    if theme is not None and (said := _theme_problem(theme)):
+        problems.append(f"theme: {said}")
+    keys = found.get("keys", {})
+    if not isinstance(keys, dict):
+        problems.append('keys: must be a table: a line [keys], and under it lines as "run.pause" = "p"')
+    elif keys:
+        from tui.app import declared_keys as keymap
+
+        problems.extend(f"[keys] {line}" for line in keymap.problems(keys))
+    if problems:
+        raise PreferenceError("\n".join(problems))
+    found.setdefault("ascii", only_ascii(environ))
+    return msgspec.convert(found, Preferences)
+
+
+def only_ascii(environ: Mapping[str, str]) -> bool:
+    """Whether the locale says that the terminal shows no UTF-8. Where it says nothing, it does not.
+
+    Python itself sets LC_CTYPE to C.UTF-8 in a C locale; that says nothing of the terminal.
+    """
+    for name in ("LC_ALL", "LC_CTYPE", "LANG"):
+        value = environ.get(name, "")
+        if value and not (name == "LC_CTYPE" and value in ("C.UTF-8", "C.utf8", "UTF-8")):
+            return "utf8" not in value.lower().replace("-", "")
+    return False
+
+
+def _theme_problem(theme: object) -> str:
+    from textual.theme import BUILTIN_THEMES
+
+    from tui.settings.theme import OURS
+
+    names = [ours.name for ours in OURS] + sorted(BUILTIN_THEMES)
+    if theme in names:
+        return ""
+    return f"there is no theme {theme!r}{_nearest(str(theme), names)}; there are {', '.join(names)}"
+
+
+def _nearest(name: str, names: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, list(names), n=3, cutoff=0.5)
+    return f"; is it {' or '.join(near)}?" if near else ""

@@ -1,0 +1,143 @@
+"""A run as a stream of events: what every view is fed from.
+
+`SocketSource` talks to a live supervisor. Knows the protocol and where a run's socket is; does not
+know what is done with the events, and keeps no state of the run.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from runner import protocol
+from runner.protocol import Command
+from runner.run_directory import files as rundir
+from runner.state.run import ToViewer
+
+
+class SourceError(Exception):
+    """The run cannot be watched; the text says why, and what to do."""
+
+
+class Source(Protocol):
+    """Where a view gets its events from, and where its commands go."""
+
+    directory: Path
+
+    def events(self) -> AsyncIterator[ToViewer]:
+        """A Snapshot first (or the journal's first event), then events until the run's end.
+
+        Raises:
+            SourceError: the run cannot be reached, or was lost before it ended.
+        """
+        ...
+
+    async def send(self, command: Command) -> None:
+        """Ask something of the supervisor; does nothing where nobody can be asked."""
+        ...
+
+
+GONE_SECONDS = 5.0
+CONNECT_SECONDS = 15.0
+"""A supervisor that was just started needs a moment before its socket is there."""
+
+
+class SocketSource:
+    """A live run, over its supervisor's unix socket."""
+
+    def __init__(self, directory: Path, died: Callable[[], bool] = lambda: False) -> None:
+        self.directory = directory
+        self._died = died
+        self._writer: asyncio.StreamWriter | None = None
+        self._waiting: list[bytes] = []
+
+    async def events(self) -> AsyncIterator[ToViewer]:
+        try:
+            reader, writer = await self._connect()
+        except SourceError:
+            if not rundir.has_ended(self.directory):
+                raise
+            # It was over before anybody could look: then its journal tells the whole story.
+            for event in rundir.read_events(self.directory):
+                yield event
+            return
+        self._writer = writer
+        decoder = msgspec.json.Decoder(ToViewer)
+        try:
+            writer.writelines([protocol.encode_line(protocol.ViewerHello()), *self._waiting])
+            await writer.drain()
+            while line := await reader.readline():
+                try:
+                    message = decoder.decode(line)
+                except msgspec.MsgspecError as error:
+                    raise SourceError(
+                        f"the supervisor sent something unknown ({error}); are both of one version?"
+                    ) from None
+                if isinstance(message, protocol.Refused):
+                    raise SourceError(message.reason)
+                yield message
+                if isinstance(message, protocol.RunEnded):
+                    return
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass
+        except ValueError as error:
+            raise SourceError(f"lost the supervisor ({error})") from None
+        finally:
+            self._writer = None
+            writer.close()
+        if (ended := await self._ended()) is not None:
+            yield ended
+            return
+        raise SourceError(
+            f"the supervisor is gone; finished outputs are in {self.directory / 'outputs.jsonl'}, "
+            f"its log is {self.directory / 'runner.log'}"
+        )
+
+    async def send(self, command: Command) -> None:
+        line = protocol.encode_line(command)
+        if self._writer is None:
+            self._waiting.append(line)
+        else:
+            self._writer.write(line)
+
+    async def _ended(self) -> protocol.RunEnded | None:
+        """The run's end, from run.json, for a viewer that was too slow to hear of it."""
+        deadline = asyncio.get_running_loop().time() + GONE_SECONDS
+        while True:
+            with contextlib.suppress(rundir.RunFileError):
+                run = rundir.read_run_file(self.directory)
+                if run.status != "running" and run.summary is not None and run.exit_status is not None:
+                    return protocol.RunEnded(
+                        at=run.ended_at or 0.0,
+                        status=run.status,
+                        exit_status=run.exit_status,
+                        summary=run.summary,
+                        cause=run.cause,
+                    )
+            if not rundir.supervisor_alive(self.directory) or asyncio.get_running_loop().time() > deadline:
+                return None
+            await asyncio.sleep(0.05)
+
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        path = rundir.socket_path(self.directory)
+        deadline = asyncio.get_running_loop().time() + CONNECT_SECONDS
+        while True:
+            try:
+                return await asyncio.open_unix_connection(str(path), limit=protocol.MAX_LINE_BYTES)
+            except (FileNotFoundError, ConnectionRefusedError):
+                late = asyncio.get_running_loop().time() > deadline
+                # One that lives is busy: it reads the prompts before it listens, and there may be millions.
+                if self._died() or (late and not rundir.supervisor_alive(self.directory)):
+                    raise SourceError(self._why_no_supervisor()) from None
+                await asyncio.sleep(0.02)
+
+    def _why_no_supervisor(self) -> str:
+        log = self.directory / rundir.LOG_FILE
+        with contextlib.suppress(OSError):
+            lines = log.read_text(errors="replace").strip().splitlines()
+            if lines:
+                return f"the supervisor did not start: {lines[-1]} (its log: {log})"
+        return f"run {self.directory.name} has no live supervisor"

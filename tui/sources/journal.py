@@ -1,0 +1,204 @@
+"""A journal on disk as numbered events: checked whole before anything is shown, then read where it is needed.
+
+Knows the journal's format and what can be wrong with a file of it; keeps where each event stands and when it
+is shown, never the events, so that millions of them fit. Does not know what the events mean to a view.
+"""
+
+import contextlib
+import os
+from array import array
+from bisect import bisect_right
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+import msgspec
+
+from runner import protocol
+from runner.protocol import PROTOCOL_VERSION, AnyEvent
+from runner.protocol.config import MAX_RANKS
+from runner.run_directory import files as rundir
+from tui.sources.replay_times import ReplayTimes
+from tui.words.text import cut, visible
+
+SAMPLE = Path(__file__).resolve().parent / "recorded" / "stories.jsonl"
+"""The journal of a real run, for those who have none yet."""
+
+LONGEST = 2 * protocol.MAX_LINE_BYTES
+"""Of a longer line only so much is read: it is no event."""
+
+LATEST = 1e11
+"""Unix seconds beyond this are no time of a run, and no calendar has them."""
+
+_KNOWN = {kind.__struct_config__.tag for kind in get_args(AnyEvent)}
+_decoder: Any = msgspec.json.Decoder(AnyEvent)
+
+REPLAY_THE_REST = "to replay the rest, delete that line in a copy of the file and replay the copy"
+
+
+class JournalError(Exception):
+    """A journal cannot be replayed; the text says which file and line, and what to do."""
+
+
+class _Opening(msgspec.Struct):
+    """What can be read of a line that a newer version wrote."""
+
+    type: str = ""
+    version: int = PROTOCOL_VERSION
+
+
+class Journal:
+    """The events that stand in a file now; one that is still being written grows without this one.
+
+    `notes` are for people: what was left out. `closed` says whether the last word is the run's end.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Read and check the whole of it.
+
+        Raises:
+            JournalError: there is none, or one that this version cannot replay.
+        """
+        self.path = path
+        self.notes: list[str] = []
+        self.closed = False
+        self.outputs = array("q")
+        """The numbers of the events that bring an answer."""
+        self._starts = array("q", [0])
+        self._times = ReplayTimes()
+        try:
+            self._file = path.open("rb")
+            self._index()
+        except OSError as error:
+            raise JournalError(f"{path}: cannot be read: {error.strerror}") from None
+        if not self._times.seconds:
+            raise JournalError(f"{path}: is empty: no event was written, so there is nothing to replay")
+        self._times.end()
+
+    def __len__(self) -> int:
+        return len(self._times.seconds)
+
+    @property
+    def length(self) -> float:
+        """Seconds that the replay takes at speed 1."""
+        return self._times.length
+
+    @property
+    def left_out(self) -> float:
+        """Seconds of waiting that were recorded and are not replayed."""
+        return self._times.left_out
+
+    def moment(self, number: int) -> float:
+        """When, in the replay's seconds, the event of that number happens."""
+        return self._times.seconds[number]
+
+    def number_at(self, seconds: float) -> int:
+        """How many events have happened by then."""
+        return bisect_right(self._times.seconds, seconds)
+
+    def event(self, number: int) -> AnyEvent:
+        """One event.
+
+        Raises:
+            JournalError: the file is no longer what it was.
+        """
+        start, stop = self._starts[number], self._starts[number + 1]
+        try:
+            return _decoder.decode(os.pread(self._file.fileno(), stop - start, start))  # type: ignore[no-any-return]
+        except (OSError, ValueError) as error:
+            raise JournalError(f"{self.path}:{number + 1}: was changed while it was replayed: {error}") from None
+
+    def events(self, start: int = 0, stop: int | None = None) -> Iterator[AnyEvent]:
+        """The events from number `start` up to, not including, `stop`. Raises as `event` does."""
+        return map(self.event, range(start, len(self) if stop is None else min(stop, len(self))))
+
+    def _index(self) -> None:
+        position, number = 0, 0
+        while line := self._file.readline(LONGEST):
+            number += 1
+            try:
+                event = _decoder.decode(line)
+            except ValueError as error:
+                torn = not line.endswith(b"\n") and len(line) < LONGEST
+                if torn and self._times.seconds:
+                    self.notes.append(f"{self.path}:{number}: the last line is only half written, and left out")
+                    return
+                raise JournalError(f"{self.path}:{number}: {_what_is_wrong(line, error)}") from None
+            if number == 1 and not isinstance(event, protocol.RunStarted):
+                kind = type(event).__struct_config__.tag
+                raise JournalError(f"{self.path}:1: a journal begins with run_started, not {kind}: its start is lost")
+            if problem := _problem(event):
+                raise JournalError(f"{self.path}:{number}: {problem}")
+            position += len(line)
+            self._starts.append(position)
+            self._times.add(event)
+            kind = type(event)
+            if kind is protocol.Output:
+                self.outputs.append(number - 1)
+            elif kind is protocol.RunEnded:
+                self.closed = True
+            elif kind is protocol.RunTakenUp:
+                self.closed = False
+
+
+def find(run: str) -> Journal:
+    """The journal of a run, by the run's name, its directory, or the journal's own path.
+
+    Raises:
+        JournalError: there is no such run, or its journal cannot be replayed.
+    """
+    try:
+        path = rundir.find_run(run) / rundir.EVENTS_FILE
+    except rundir.RunFileError as error:
+        for path in (Path(run), Path(run) / rundir.EVENTS_FILE):
+            with contextlib.suppress(OSError, ValueError):
+                if path.is_file():
+                    return Journal(path)
+        raise JournalError(visible(str(error))) from None
+    if not path.exists():
+        raise JournalError(f"{path.parent}: has no {rundir.EVENTS_FILE}, so there is nothing to replay")
+    return Journal(path)
+
+
+def how_it_stops(journal: Journal) -> str:
+    """Why a journal stops before its run's end, in a word; empty where it has the end."""
+    if journal.closed:
+        return ""
+    return "the run goes on" if rundir.supervisor_alive(journal.path.parent) else "supervisor was lost"
+
+
+def _problem(event: AnyEvent) -> str:
+    """What no supervisor writes, though it can be read."""
+    if isinstance(event, protocol.RunStarted) and event.version > PROTOCOL_VERSION:
+        return _newer(event.version)
+    if not 0 <= event.at <= LATEST:
+        return f"damaged: {event.at:g} is no time; {REPLAY_THE_REST}"
+    if isinstance(event, protocol.RanksLaunched) and event.world_size > MAX_RANKS:
+        return f"damaged: {event.world_size:,} ranks are more than there can be; {REPLAY_THE_REST}"
+    return ""
+
+
+def _newer(version: int) -> str:
+    return (
+        f"written by a newer rankdeck (protocol {version}, this one knows {PROTOCOL_VERSION}): "
+        "upgrade rankdeck to replay it"
+    )
+
+
+def _what_is_wrong(line: bytes, error: ValueError) -> str:
+    said = cut(visible(str(error)), 200)
+    try:
+        opening = msgspec.json.decode(line, type=_Opening)
+    except ValueError:
+        return f"damaged, not an event ({said}); {REPLAY_THE_REST}"
+    if opening.type == "run_started" and opening.version > PROTOCOL_VERSION:
+        return _newer(opening.version)
+    if not opening.type:
+        return f"damaged, not an event: it says no type; {REPLAY_THE_REST}"
+    kind = cut(visible(opening.type), 60)
+    if opening.type not in _KNOWN:
+        return f"unknown event {kind!r}: written by a newer rankdeck; upgrade rankdeck to replay it"
+    return (
+        f"{kind} is not as this version knows it ({said}): written by a newer rankdeck, so upgrade it, "
+        f"or damaged; then, {REPLAY_THE_REST}"
+    )

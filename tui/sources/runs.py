@@ -1,0 +1,197 @@
+"""The runs there are: `rankdeck list` as lines, and the newest ones for the start screen. From run.json alone.
+
+A run whose run.json says `running` while nobody holds its lock has lost its supervisor.
+"""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from runner.forecast.cost_model import CostModel, fit
+from runner.protocol.config import RunConfig
+from runner.run_directory import files as rundir
+from runner.run_directory.files import RunFile, RunFileError
+from runner.state.costs import CostPoint
+from tui.words import text
+from tui.words.status import ENDED_EARLY
+
+COLUMNS = (("NAME", 34), ("STATUS", 11), ("PROMPTS", 13), ("TOK/S", 8), ("RANKS", 5), ("STARTED", 16), ("MODEL", 30))
+
+NEWEST = 20
+
+
+class Setting(NamedTuple):
+    """Active ranks, and prompts per batch and rank."""
+
+    active_ranks: int
+    batch_size: int
+
+
+class RecentRun(NamedTuple):
+    """A run as the start screen lists it. `started_at` is in unix seconds.
+
+    The status is run.json's, `lost` for a run that has lost its supervisor, `ended early` for a sweep that had trials
+    left, or `unreadable`: then `problem` says why, and there is no config. Elsewhere `problem` is the cause of a
+    failure. `chosen` is the setting that a sweep found to be the one to run.
+    """
+
+    directory: Path
+    name: str
+    status: str
+    started_at: float
+    done: str = ""
+    rate: str = ""
+    config: RunConfig | None = None
+    problem: str | None = None
+    has_figures: bool = False
+    chosen: Setting | None = None
+
+    @property
+    def live(self) -> bool:
+        return self.status == "running"
+
+    @property
+    def unfinished(self) -> bool:
+        return self.status in ("stopped", "failed", "lost")
+
+    @property
+    def ended(self) -> bool:
+        return self.status in ("completed", ENDED_EARLY, "stopped", "failed", "lost")
+
+
+def recent(newest: int = NEWEST) -> list[RecentRun]:
+    """The newest runs in the usual place, the newest first, those that cannot be read among them."""
+    # run.json is written anew when a run ends: one that began earlier and ended later is not far down.
+    found = [_recent(path, changed_at) for path, changed_at in _newest(2 * newest)]
+    return sorted(found, key=lambda run: run.started_at, reverse=True)[:newest]
+
+
+def _newest(most: int) -> list[tuple[Path, float]]:
+    """Directories in the usual place, and when their run.json was written, the newest first."""
+    dated = []
+    root = rundir.runs_directory()
+    try:
+        for path in root.iterdir():
+            try:
+                dated.append(((path / rundir.RUN_FILE).stat().st_mtime, path))
+            except OSError:
+                continue  # no run, or one that went away
+    except OSError:
+        return []
+    dated.sort(reverse=True, key=lambda item: item[0])
+    return [(path, changed_at) for changed_at, path in dated[:most]]
+
+
+_OF_COST = (
+    *("model", "dtype", "engine", "quantization", "compile", "attention", "chat"),
+    *("ranks_per_gpu", "gpus_per_rank", "do_sample"),
+)
+"""Settings of which a batch costs something else."""
+
+
+def costs_like(config: RunConfig, device: str) -> CostModel | None:
+    """What batches took in the newest runs that generate as `config` would; `device` is what `auto` means here.
+
+    None where there were none; `CostModel.why_extrapolated` says what they did not measure.
+    """
+
+    def generates(one: RunConfig) -> tuple[object, ...]:
+        on = device if one.device == "auto" else one.device
+        return on, *(getattr(one, name) for name in _OF_COST)
+
+    points: list[CostPoint] = []
+    for path, _ in _newest(NEWEST):
+        try:
+            run = rundir.read_run_file(path)
+        except (RunFileError, RecursionError):
+            continue
+        if generates(run.config) == generates(config):
+            points.extend(run.costs)
+    return fit(points)
+
+
+def _recent(path: Path, changed_at: float) -> RecentRun:
+    try:
+        run = rundir.read_run_file(path)
+    except (RunFileError, RecursionError) as error:
+        why = str(error).partition("cannot be read as a run: ")[2] or str(error)
+        return RecentRun(path, path.name, "unreadable", changed_at, problem=why)
+    done, _ = _done(run)
+    chosen = run.sweep.chosen if run.sweep is not None else None
+    return RecentRun(
+        directory=path.resolve(),
+        name=run.name,
+        status=_status(path, run),
+        started_at=run.started_at,
+        done=done if "/" in done else text.some(run.prompts, "prompt"),
+        rate=_rate(run),
+        config=run.config,
+        problem=run.cause,
+        has_figures=run.summary is not None or run.sweep is not None,
+        chosen=Setting(chosen.active_ranks, chosen.batch_size) if chosen is not None else None,
+    )
+
+
+def _rate(run: RunFile) -> str:
+    if run.sweep is not None and run.sweep.best is not None and run.sweep.best.tokens_per_second is not None:
+        return f"{text.rate(run.sweep.best.tokens_per_second.mean)} tok/s"
+    return (
+        f"{text.rate(run.summary.tokens_per_second)} tok/s"
+        if run.summary is not None and run.summary.output_tokens
+        else ""
+    )
+
+
+def _status(directory: Path, run: RunFile) -> str:
+    if run.status == "running" and not rundir.supervisor_alive(directory):
+        return "lost"
+    early = run.status == "completed" and _only_measures(run) and run.sweep is not None and run.sweep.left > 0
+    return ENDED_EARLY if early else run.status
+
+
+def _only_measures(run: RunFile) -> bool:
+    return run.config.sweep is not None and not run.config.sweep.outputs
+
+
+def _runs() -> Iterator[tuple[str, str, RunFile]]:
+    for directory, run in rundir.list_runs():
+        yield str(directory), _status(directory, run), run
+
+
+def json_lines() -> Iterator[str]:
+    """A JSON object per run."""
+    for directory, status, run in _runs():
+        yield msgspec.json.encode({"directory": directory, "state": status, **msgspec.to_builtins(run)}).decode()
+
+
+def _done(run: RunFile) -> tuple[str, str]:
+    """How much is done, and tokens/s; of a sweep its trials, and its best setting's."""
+    if _only_measures(run):
+        if run.sweep is None:
+            return "sweep", "-"
+        best = run.sweep.best.tokens_per_second if run.sweep.best is not None else None
+        return f"{run.sweep.measured:,}/{run.sweep.trials:,} trials", f"{best.mean:,.1f}" if best is not None else "-"
+    if run.summary is None:
+        return f"{run.prompts:,}", "-"
+    return f"{run.summary.completed:,}/{run.prompts:,}", f"{run.summary.tokens_per_second:,.1f}"
+
+
+def table_lines() -> Iterator[str]:
+    """A header, then a line per run."""
+    empty = True
+    for _, status, run in _runs():
+        if empty:
+            yield "  ".join(text.pad(title, width) for title, width in COLUMNS).rstrip()
+        empty = False
+        done, rate = _done(run)
+        started = time.strftime("%Y-%m-%d %H:%M", time.localtime(run.started_at))
+        model = text.visible(run.config.model)
+        cells = (run.name, status, done, rate, str(run.config.ranks), started, model)
+        yield "  ".join(
+            text.pad(text.cut_middle(cell, width), width) for cell, (_, width) in zip(cells, COLUMNS, strict=True)
+        ).rstrip()
+    if empty:
+        yield "no runs yet; `rankdeck demo` starts one"

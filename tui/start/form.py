@@ -1,0 +1,315 @@
+"""The form of a new run: a field for every setting, its hint or what is wrong with it, the memory it needs, Launch.
+
+Knows the table of fields and what it is told to say. Checks nothing, and reads no file.
+"""
+
+from collections.abc import Iterable, Mapping
+
+from textual import on
+from textual.app import ComposeResult
+from textual.containers import Grid, Horizontal, Vertical, VerticalScroll
+from textual.content import Content
+from textual.message import Message
+from textual.widget import Widget
+from textual.widgets import Button, Input, Label
+
+from runner.inputs.memory_estimate import Estimate
+from runner.protocol.config import Problem
+from tui.panels.forms.run_form import (
+    ALL,
+    FIELDS,
+    FIRST_VALUES,
+    LABELS,
+    MORE,
+    Field,
+    in_the_forms_words,
+    name_of,
+    set_values,
+)
+from tui.panels.forms.start_lines import memory_lines, taken_words, too_much
+from tui.settings.hint_keys import key_of
+from tui.settings.keys import hint, keys_of
+from tui.widgets.choice import Choice
+from tui.widgets.fields import TextField
+from tui.widgets.lines import Lines
+from tui.words.text import cut, visible, wrap
+
+TITLE = "A new run"
+
+TALL = 24
+"""A lower terminal shows less of the memory."""
+
+_MORE = {field.setting for field in MORE}
+
+
+class NewRun(VerticalScroll, can_focus=False):
+    """The fields. What was touched by hand is not filled in by the machine."""
+
+    DEFAULT_CSS = """
+    NewRun {
+        border: round $border;
+        border-title-color: $quiet;
+        border-title-style: bold;
+        border-subtitle-color: $quiet;
+        padding: 0 1;
+        height: 100%;
+    }
+    NewRun:focus-within { border: round $primary; border-title-color: $primary; }
+    NewRun .setting-box { height: auto; }
+    NewRun .setting { height: 1; }
+    NewRun .setting-name { width: 12; color: $quiet; }
+    NewRun Input.-textual-compact { width: 1fr; padding: 0 1; background: $panel; }
+    NewRun Input:focus { background: $block-cursor-background; color: $block-cursor-foreground; }
+    NewRun .setting-said { margin-left: 13; width: 1fr; height: auto; color: $quiet; }
+    NewRun .-wrong { color: $error; }
+    NewRun .-doubtful { color: $warning; }
+    NewRun #memory { margin-top: 1; }
+    NewRun #more { display: none; height: auto; margin-top: 1; }
+    NewRun.-more #more { display: block; }
+    NewRun #more-fields { height: auto; grid-size: 1; grid-gutter: 0 3; grid-rows: auto; }
+    NewRun #more .setting-name { width: 15; }
+    NewRun #more .setting-said { display: none; margin-left: 2; }
+    NewRun #more .setting-box:focus-within .setting-said, NewRun #more .setting-said.-wrong { display: block; }
+    NewRun #launching { height: auto; margin-top: 1; }
+    NewRun #launch-said { width: 1fr; height: auto; margin-left: 2; color: $quiet; }
+    """
+
+    class Changed(Message):
+        """A setting was changed."""
+
+        def __init__(self, setting: str) -> None:
+            super().__init__()
+            self.setting = setting
+
+    class Submitted(Message):
+        """Enter was pressed in a field, or Launch."""
+
+    def __init__(self, *, id: str | None = None) -> None:
+        super().__init__(id=id)
+        self.touched: set[str] = set()
+        self._filled: dict[str, str] = dict(FIRST_VALUES)
+        self._hidden: dict[str, str] = {}
+        """Text with characters that cannot be shown in a field, by what is shown instead."""
+        self._said: dict[str, tuple[str, str]] = {}
+        self._estimate: Estimate | str | None = None
+        self._taken_from = ""
+        self._usual: Mapping[str, str] = {}
+        self.has_taken = False
+        """Whether a setting stands here that was taken over from a run."""
+
+    def compose(self) -> ComposeResult:
+        self.border_title = Content(TITLE)
+        yield Lines(id="taken")
+        for field in FIELDS:
+            yield self._box(field)
+        yield Lines(id="memory")
+        with Vertical(id="more"), Grid(id="more-fields"):
+            for field in MORE:
+                yield self._box(field)
+        with Horizontal(id="launching"):
+            yield Button("Launch", id="launch", variant="primary", disabled=True, compact=True)
+            yield Label("", id="launch-said", markup=False)
+
+    def _box(self, field: Field) -> Vertical:
+        """A field, and under it what is said of it; of the further ones only where one is, or something is wrong."""
+        said = Label(self._hint(field), id=f"{field.setting}-said", classes="setting-said", markup=False)
+        return Vertical(*_field(field), said, classes="setting-box")
+
+    def on_mount(self) -> None:
+        # Kept, not asked for: an answer may come when the screen is already being taken down.
+        self._fields = {field.setting: self.query_one(f"#{field.setting}") for field in ALL}
+        self._hints = {field.setting: self.query_one(f"#{field.setting}-said", Label) for field in ALL}
+        self._names = {field.setting: self.query_one(f"#{field.setting}-name", Label) for field in MORE}
+        self._memory = self.query_one("#memory", Lines)
+        self._taken = self.query_one("#taken", Lines)
+        self._button = self.query_one("#launch", Button)
+        self._launch_said = self.query_one("#launch-said", Label)
+
+    def on_resize(self) -> None:
+        self.call_after_refresh(lambda: self.say_memory(self._estimate))
+        self.call_after_refresh(self._say_taken)
+
+    # --- values ---------------------------------------------------------------------------------
+
+    def values(self) -> dict[str, str]:
+        """What stands in the fields."""
+        shown = {field.setting: self._field(field.setting).value for field in ALL}
+        return {name: self._hidden.get(value, value) for name, value in shown.items()}
+
+    @property
+    def filled(self) -> tuple[dict[str, str], frozenset[str], str, Mapping[str, str]]:
+        """What stands in the fields, which of it was typed, and what `say_taken` was told."""
+        return self.values(), frozenset(self.touched), self._taken_from, self._usual
+
+    def fill(self, values: Mapping[str, str], *, over: bool = False) -> None:
+        """Fill fields in; those that were touched by hand only if `over` them, which makes them untouched."""
+        if over:
+            self.touched -= set(values)
+        for name, value in values.items():
+            if name in self.touched and not over:
+                continue
+            shown = visible(value)
+            if shown != value:
+                self._hidden[shown] = value
+            self._filled[name] = shown
+            field = self._field(name)
+            field.value = shown
+            if isinstance(field, Input) and field.has_focus:
+                field.action_select_all()
+
+    def set(self, setting: str, value: str) -> None:
+        """Fill one field in, as by hand."""
+        self.fill({setting: value}, over=True)
+        self.touched.add(setting)
+
+    def focus_prompts(self) -> None:
+        """Let it be typed into."""
+        self._fields["prompts"].focus()
+
+    def focus_more(self) -> None:
+        """Go to the first of the further settings, and have as many of them in sight as there is room for."""
+        self._fields[MORE[0].setting].focus(scroll_visible=False)
+        more = self.query_one("#more")
+        self.call_after_refresh(lambda: more.scroll_visible(top=True, animate=False))
+
+    def go_to(self, setting: str) -> None:
+        """Have a setting mended; one that is folded away is brought out."""
+        if setting in _MORE:
+            self.fold(out=True)
+        if setting in self._fields:
+            self._fields[setting].focus()
+
+    def _field(self, setting: str) -> Input | Choice:
+        field = self._fields[setting]
+        assert isinstance(field, Input | Choice)
+        return field
+
+    @on(Input.Changed)
+    @on(Choice.Changed)
+    def _changed(self, event: Input.Changed | Choice.Changed) -> None:
+        event.stop()
+        field = event.input if isinstance(event, Input.Changed) else event.choice
+        name = field.id or ""
+        if name not in self.touched and field.value == self._filled.get(name):
+            self.post_message(self.Changed(""))  # It was filled in.
+            return
+        self.touched.add(name)
+        self.post_message(self.Changed(name))
+
+    @on(Input.Submitted)
+    @on(Choice.Submitted)
+    @on(Button.Pressed)
+    def _submitted(self, event: Message) -> None:
+        event.stop()
+        self.post_message(self.Submitted())
+
+    # --- what is said ---------------------------------------------------------------------------
+
+    def say(self, problems: Iterable[Problem], estimate: Estimate | str | None) -> None:
+        """Say what is wrong beside the fields, and what the memory will be."""
+        values = self.values()
+        said = {
+            problem.setting: in_the_forms_words(problem.message, values.get(problem.setting, ""))
+            for problem in reversed(list(problems))
+        }
+        self._said = {name: (message, "-wrong") for name, message in said.items() if self._is_wrong(name)}
+        if not said and (doubt := too_much(estimate)) is not None:
+            self._said[doubt[0]] = (doubt[1], "-doubtful")
+        for field in ALL:
+            label = self._hints[field.setting]
+            message, kind = self._said.get(field.setting, ("", ""))
+            label.set_class(kind == "-wrong", "-wrong")
+            label.set_class(kind == "-doubtful", "-doubtful")
+            label.update(_marked(message, kind) if message else self._hint(field))
+        for field in MORE:
+            self._names[field.setting].set_class(field.setting in self._said, "-wrong")
+        self.say_memory(estimate)
+        self._say_others()
+        self._say_folded()
+        self._say_taken()
+
+    def _hint(self, field: Field) -> Content:
+        return hint(self.app, field.hint)
+
+    def _say_folded(self) -> None:
+        """On the border: the further settings that are set and not to be seen."""
+        values = self.values()
+        set_ones = set_values({name: values[name] for name in _MORE}, FIRST_VALUES)
+        folded = bool(set_ones) and not self.has_class("-more")
+        self.border_subtitle = Content(f"also: {', '.join(set_ones)}") if folded else ""
+
+    def say_taken(self, run: str, usual: Mapping[str, str]) -> None:
+        """From which run the form was filled, and what its fields say in a first run; no run where they say just that.
+
+        A setting that is changed by hand is no longer taken over.
+        """
+        self._taken_from, self._usual = run, usual
+        self._say_taken()
+
+    def _say_taken(self) -> None:
+        values = self.values()
+        as_filled = {
+            name: value
+            for name, value in values.items()
+            if name not in self.touched and self._filled[name] == visible(value)
+        }
+        settings = set_values(as_filled, self._usual) if self._taken_from else []
+        short = self.app.size.height < TALL
+        width = max(20, self._memory.content_size.width)  # that of all lines: the scrollbar's place is off it
+        room = width - len(TITLE) - 3 if short else 2 * width - 16
+        words = taken_words(self._taken_from, settings, key_of("start.defaults", keys_of(self.app)), room)
+        # A small terminal has room for it in the border alone.
+        self.border_title = Content(f"{TITLE}, {words}" if settings and short else TITLE)
+        self._taken.show([((line, "dim"),) for line in wrap(words, width)[:2]] if settings and not short else [])
+        if bool(settings) != self.has_taken:
+            self.has_taken = bool(settings)
+            self.screen.refresh_bindings()
+
+    def _say_others(self) -> None:
+        """Beside Launch: what is wrong with a setting that is not to be seen."""
+        others = [
+            f"{name_of(name)}: {message}"
+            for name, (message, _) in self._said.items()
+            if name not in LABELS or (name in _MORE and not self.has_class("-more"))
+        ]
+        self.say_launch("; ".join(others), wrong=bool(others))
+
+    def _is_wrong(self, name: str) -> bool:
+        """An empty field nobody has been in yet is not a mistake."""
+        return name not in LABELS or name in self.touched or self._field(name).value != ""
+
+    def say_memory(self, estimate: Estimate | str | None) -> None:
+        self._estimate = estimate
+        shown = memory_lines(estimate, max(20, self._memory.content_size.width))
+        # A small terminal has no room for what it is made of.
+        self._memory.show(shown[:2] if self.app.size.height < TALL else shown)
+
+    def say_launch(self, text: str, *, wrong: bool) -> None:
+        label = self._launch_said
+        label.set_class(wrong, "-wrong")
+        label.update(_marked(text, "-wrong") if wrong and text else visible(text))
+
+    def allow_launch(self, allowed: bool) -> None:
+        self._button.disabled = not allowed
+
+    # --- more settings --------------------------------------------------------------------------
+
+    def fold(self, *, out: bool) -> None:
+        """Show the further settings, or put them away."""
+        self.set_class(out, "-more")
+        self._say_others()
+        self._say_folded()
+
+
+def _field(field: Field) -> Iterable[Widget]:
+    name = Label(cut(field.label, 14), id=f"{field.setting}-name", classes="setting-name", markup=False)
+    entry: Widget
+    if field.options:
+        entry = Choice(field.options, field.first, id=field.setting)
+    else:
+        entry = TextField(field.first, placeholder=field.empty, id=field.setting, compact=True)
+    yield Horizontal(name, entry, classes="setting")
+
+
+def _marked(message: str, kind: str) -> str:
+    return f"{'✗' if kind == '-wrong' else '▲'} {visible(message)}"

@@ -1,0 +1,65 @@
+"""What the start screen asks of the machine: to look, to check, to start. Who does it is elsewhere."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from runner.forecast.cost_model import CostModel
+from runner.inputs.memory_estimate import Estimate
+from runner.machine.facts import Facts, Machine, TorchFound
+from runner.protocol.config import Problem, RunConfig
+from tui.sources.runs import RecentRun
+from tui.start.folder import Listing
+
+if TYPE_CHECKING:
+    from tui.sources.client import Source
+    from tui.sources.journal import Journal
+
+
+class Launcher(Protocol):
+    """What the start screen may ask of the machine. Every method may block, so each is called in a thread."""
+
+    def machine(self) -> Machine: ...
+
+    def recent(self) -> list[RecentRun]: ...
+
+    def settings(self, run: RecentRun) -> RunConfig:
+        """The settings of a run, for another one; its prompts are those it had, wherever they are now."""
+        ...
+
+    def first_settings(self) -> RunConfig:
+        """What a first run may have: the sample prompts on the demo model."""
+        ...
+
+    def check(self, config: RunConfig) -> list[Problem]: ...
+
+    def estimate(self, config: RunConfig, machine: Machine) -> Estimate | str:
+        """What the run will need, or why that is not known."""
+        ...
+
+    def prompts(self, config: RunConfig) -> int | None:
+        """How many prompts the file has; None where only reading the whole of it would tell."""
+        ...
+
+    def costs(self, config: RunConfig) -> CostModel | None:
+        """What batches took in earlier runs that generated as this one would; None where there were none."""
+        ...
+
+    def launch(self, config: RunConfig) -> "Source": ...
+
+    def attach(self, directory: Path) -> "Source": ...
+
+    def resume(self, directory: Path) -> "Source": ...
+
+    def journal(self, directory: Path) -> "Journal": ...
+
+    def report(self, directory: Path) -> Path:
+        """Write the report; the path of its HTML file."""
+        ...
+
+    def folder(self, path: str, hidden: bool) -> Listing: ...
+
+    def examine(self) -> Facts: ...
+
+    async def ask_torch(self) -> TorchFound:
+        """What torch sees; takes seconds, in a process of its own."""
+        ...

@@ -1,0 +1,108 @@
+"""What the start screen may ask of the machine, done for real: a thin layer over runner, blocking as it is.
+
+Knows where things are; what is shown of them is the screen's business.
+"""
+
+import os
+from functools import cached_property
+from pathlib import Path
+
+import msgspec
+
+from runner import start
+from runner.forecast.cost_model import CostModel
+from runner.inputs import model_shape as sizing
+from runner.inputs.memory_estimate import Estimate, Room, estimate
+from runner.machine import examine
+from runner.machine.facts import Facts, Machine, TorchFound
+from runner.protocol.config import Problem, RunConfig
+from runner.run_directory import files as rundir
+from tui.commands.common import sample_prompts
+from tui.panels.forms.sweep_form import without_sweep
+from tui.sources import journal, runs
+from tui.sources.client import SocketSource, Source
+from tui.sources.journal import Journal
+from tui.sources.runs import RecentRun
+from tui.start.folder import Listing, read_folder
+
+
+class MachineLauncher:
+    """The Launcher of the start screen. The GPUs a run sees are counted once: that takes a moment."""
+
+    @cached_property
+    def _device(self) -> str:
+        return start.default_device()
+
+    @cached_property
+    def _ranks(self) -> int:
+        return start.default_ranks()
+
+    def machine(self) -> Machine:
+        return examine.machine()
+
+    def recent(self) -> list[RecentRun]:
+        return runs.recent()
+
+    def settings(self, run: RecentRun) -> RunConfig:
+        """A file that is no longer there, or was standard input, is replaced by the prompts the run has kept."""
+        if run.config is None:
+            raise rundir.RunFileError(run.problem or f"{run.name} has no settings")
+        config = without_sweep(run.config, run.chosen)
+        if config.device == self._device:
+            config = msgspec.structs.replace(config, device="auto")  # as it was asked for, or means the same
+        if config.prompts == "-" or not Path(config.prompts).is_file():
+            kept = run.directory / rundir.PROMPTS_FILE
+            if kept.is_file():
+                return msgspec.structs.replace(config, prompts=str(kept), column=None)
+        return config
+
+    def first_settings(self) -> RunConfig:
+        path = sample_prompts()
+        # Shorter where that is the same: people read it.
+        shown = os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
+        return RunConfig(prompts=shown, model="demo", ranks=self._ranks, max_new_tokens=50)
+
+    def check(self, config: RunConfig) -> list[Problem]:
+        return start.check(config)
+
+    def estimate(self, config: RunConfig, machine: Machine) -> Estimate | str:
+        try:
+            shape = sizing.shape_of(config.model)
+        except sizing.Unknown as error:
+            return str(error)
+        room = Room(machine.gpu_free_bytes, machine.memory_free_bytes, machine.least_free_bytes)
+        return estimate(shape, config, sizing.sizes_of(config.prompts, config.limit), room)
+
+    def prompts(self, config: RunConfig) -> int | None:
+        return sizing.count_of(config.prompts, config.column, config.limit)
+
+    def costs(self, config: RunConfig) -> CostModel | None:
+        return runs.costs_like(config, self._device)
+
+    def launch(self, config: RunConfig) -> Source:
+        started = start.launch(config)
+        return SocketSource(started.directory, started.died)
+
+    def attach(self, directory: Path) -> Source:
+        return SocketSource(directory)
+
+    def resume(self, directory: Path) -> Source:
+        started = start.resume(directory, {})
+        return SocketSource(started.directory, started.died)
+
+    def journal(self, directory: Path) -> Journal:
+        return journal.find(str(directory))
+
+    def report(self, directory: Path) -> Path:
+        from tui.report import write  # the template engine is needed here alone
+
+        return write.put(write.make(directory), directory)[0]
+
+    def folder(self, path: str, hidden: bool) -> Listing:
+        return read_folder(path, hidden)
+
+    def examine(self) -> Facts:
+        return examine.facts()
+
+    async def ask_torch(self) -> TorchFound:
+        return await examine.ask_torch()

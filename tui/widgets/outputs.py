@@ -1,0 +1,218 @@
+"""The Outputs view: the answers in a list that can be filtered, and the whole of the one under the cursor.
+
+Holds keys and layout. Which answers are listed is a Selection's business; where they come from, the dashboard's.
+"""
+
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from textual import work
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical
+
+from runner.protocol import OutputRecord
+from runner.run_directory.files import RunFileError
+from runner.state.run import RunState
+from tui.panels.bars import heading, widths
+from tui.panels.outputs.answer_lines import COLUMNS, batch_seconds
+from tui.panels.outputs.listing import ANSWERS, ERRORS, Selection, listing_title
+from tui.screens.views import Moment
+from tui.widgets.answer_actions import AnswerActions, answer_keys
+from tui.widgets.answer_list import AnswerList
+from tui.widgets.answer_text import AnswerText
+from tui.widgets.lines import Lines
+from tui.widgets.query_field import QueryField
+from tui.widgets.titles import Titles
+from tui.words.sweep import answers_thrown_away
+from tui.words.text import some, visible
+
+if TYPE_CHECKING:
+    from tui.app.app import RankdeckApp
+    from tui.screens.exporting import Target
+
+BESIDE = 160
+"""From this width on the answer stands beside the list."""
+
+HINT = 'words "a phrase" rank:1 tokens:>40 finish:error #17 -word'
+KEYS = (
+    "{outputs.filter} filter",
+    "{outputs.errors} errors",
+    "{outputs.open} whole",
+    "{answer.copy} copy",
+    "{answer.pager} pager",
+    "{outputs.export} export",
+    "{outputs.order} order",
+    "{outputs.follow} follow",
+)
+KEYS_AWAY = tuple(key for key in KEYS if key not in ("{answer.pager} pager", "{outputs.export} export"))
+
+
+class OutputsView(AnswerActions, Vertical):
+    """The list, and under it or beside it the whole answer under the cursor."""
+
+    app: "RankdeckApp"
+
+    DEFAULT_CSS = """
+    OutputsView { height: 1fr; }
+    OutputsView #answers-box { height: 3fr; }
+    OutputsView #answers-heading { height: 1; }
+    OutputsView #answer { height: 2fr; min-height: 5; }
+    OutputsView.-beside { layout: horizontal; }
+    OutputsView.-beside #answers-box { width: 3fr; height: 1fr; }
+    OutputsView.-beside #answer { width: 2fr; height: 1fr; }
+    """
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        *answer_keys(show=False),
+        Binding(
+            "slash", "filter", "Filter", key_display="/", id="outputs.filter", tooltip="Filter and search", show=False
+        ),
+        Binding("e", "errors", "Errors", id="outputs.errors", tooltip="Only errors, or all again", show=False),
+        Binding("escape", "clear", "Clear", id="outputs.clear", tooltip="Clear the filter", show=False),
+        Binding("v,enter", "open", "Whole", id="outputs.open", tooltip="The answer on the whole screen", show=False),
+        Binding("E", "export", "Export", id="outputs.export", tooltip="Write the listed answers to a file", show=False),
+        Binding(
+            "o", "order", "Order", id="outputs.order", tooltip="In the order they came, or in input order", show=False
+        ),
+        Binding(
+            "f", "follow", "Follow", id="outputs.follow", tooltip="Let the cursor follow the newest answer", show=False
+        ),
+    ]
+
+    def compose(self) -> ComposeResult:
+        with Vertical(id="answers-box"):
+            yield QueryField(ANSWERS, HINT)
+            yield Lines(id="answers-heading")
+            yield AnswerList(id="answers")
+        yield AnswerText(id="answer")
+
+    def on_mount(self) -> None:
+        self._state = RunState()
+        self._list, self._text = self.query_one(AnswerList), self.query_one(AnswerText)
+        self._box, self._field = self.query_one("#answers-box", Vertical), self.query_one(QueryField)
+        self._heading = self.query_one("#answers-heading", Lines)
+        self._list_titles, self._text_titles = Titles(self._box), Titles(self._text)
+
+    @property
+    def selection(self) -> Selection:  # type: ignore[override]
+        return self._list.selection
+
+    @property
+    def text(self) -> AnswerText:
+        return self._text
+
+    def show(self, moment: Moment) -> None:
+        self._state = moment.state
+        self._list.show(moment.book, thrown_away=answers_thrown_away(moment.state))
+        self._show_answer()  # its batch may have ended since
+
+    def take_focus(self) -> None:
+        self._list.focus()
+
+    def on_resize(self) -> None:
+        self.set_class(self.size.width >= BESIDE, "-beside")
+        self.call_after_refresh(self.draw)
+
+    def on_answer_list_moved(self) -> None:
+        self.draw()
+
+    def on_answer_list_opened(self) -> None:
+        self.action_open()
+
+    def draw(self) -> None:
+        width, selection = self._list.row_width, self.selection
+        if not width:
+            return
+        self._heading.show([heading(COLUMNS, *widths(COLUMNS, width, most_gap=2))])
+        title = "".join(text for text, _ in listing_title(selection, width - 10))
+        keys = self._field.words(KEYS if self.app.at_home else KEYS_AWAY, self._list.size.width - 2)
+        self._list_titles.show(f"Outputs  {title}", keys)
+        self._show_answer()
+        self._text_titles.show("Answer", self.found_words())
+
+    def _show_answer(self) -> None:
+        record = self.selection.record
+        seconds = batch_seconds(self._state, record) if record is not None else None
+        self._text.show(record, self.selection.query.finds, seconds)
+
+    def moved(self) -> None:
+        self._list.settle(reveal=True)
+        self.draw()
+
+    # --- filter ---------------------------------------------------------------------------------
+
+    def on_query_field_asked(self, event: QueryField.Asked) -> None:
+        self._list.filter(event.query)
+
+    def on_query_field_mistaken(self) -> None:
+        self.draw()
+
+    def on_query_field_closed(self) -> None:
+        self.take_focus()
+        self.draw()
+
+    def action_filter(self) -> None:
+        self._field.open()
+        self.draw()
+
+    def action_clear(self) -> None:
+        if self.selection.query:
+            self._field.ask("")
+
+    def action_errors(self) -> None:
+        terms = self.selection.query.text.split(" ")
+        others = [term for term in terms if term and term != ERRORS]
+        self._field.ask(" ".join(others if ERRORS in terms else [*others, ERRORS]))
+
+    def action_order(self) -> None:
+        self._list.turn_order()
+
+    def action_follow(self) -> None:
+        self._list.follow()
+
+    # --- elsewhere ------------------------------------------------------------------------------
+
+    def action_open(self) -> None:
+        if self.selection.record is None:
+            return
+        from tui.screens.answer import AnswerScreen
+
+        def seconds(record: OutputRecord) -> float | None:
+            return batch_seconds(self._state, record)
+
+        self.app.push_screen(AnswerScreen(self.selection, seconds), lambda _: self._list.settle(reveal=True))
+
+    def action_export(self) -> None:
+        from tui.screens.export import ExportScreen
+        from tui.screens.exporting import suggested
+
+        if not len(self.selection.listing.book):
+            self.app.say("There are no answers yet.", "Export")
+            return
+        query = self.selection.query
+        what = f"the answers that match {query.text}" if query else "all answers"
+        name = suggested(self._state.name, filtered=bool(query))
+        screen = ExportScreen(visible(f"Write {what}"), name, Path(self._state.directory or "."))
+        self.app.push_screen(screen, self._export)
+
+    def _export(self, to: "Target | None") -> None:
+        if to is not None:
+            self._write(to)
+
+    @work(group="export")
+    async def _write(self, to: "Target") -> None:
+        """Write all that the query leaves: of a run that has more than are listed, from disk."""
+        from tui.screens.exporting import ExportError, gather, write
+
+        book, wanted = self.selection.listing.book, self.selection.query.matches
+        try:
+            records = gather(self.app.stored_answers(), book.newest(len(book)), wanted)
+            number = await asyncio.to_thread(write, records, to, replace=to.replaces)
+        except (OSError, ExportError, RunFileError) as error:
+            why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+            words = f"{to.path}: {why}. Nothing was written."
+            self.app.notify(words, title="Not exported", severity="error", markup=False)
+            return
+        self.app.say(f"{some(number, 'answer')} in {visible(str(to.path))}", "Exported")

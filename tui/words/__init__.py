@@ -1,0 +1,1 @@
+"""Words, numbers and their styles, as every view says them."""

@@ -1,0 +1,64 @@
+"""What a run says outside its screen: the window's title, and a call when it ends or needs someone. Pure.
+
+Knows the state and words; that a title is set, a bell rung or a text sent is the application's business.
+"""
+
+from runner.state.run import RunState
+from tui.sources.knobs import ASKED_FOR
+from tui.words.status import ENDED_EARLY
+from tui.words.sweep import how_ended
+from tui.words.text import cut, rate, some, visible, whole_percent
+
+LONGEST_NAME, LONGEST_CALL = 40, 120
+
+BELL = "\x07"
+
+_ENDINGS = {
+    "completed": "has completed",
+    ENDED_EARLY: "was ended early",
+    "stopped": "was stopped",
+    "failed": "has failed",
+}
+
+
+def title(state: RunState) -> str:
+    """`rankdeck 64% 231 tok/s NAME`; what is not known yet is left out."""
+    words = ["rankdeck"]
+    if state.ended is not None:
+        words.append(how_ended(state))
+    elif state.paused is not None:
+        words.append(f"{whole_percent(state.progress)} paused")
+    elif state.first_batch_at is not None:
+        words.append(f"{whole_percent(state.progress)} {rate(state.rate_now)} tok/s")
+    elif state.config is not None:
+        words.append(state.phase)
+    return " ".join((*words, cut(visible(state.name), LONGEST_NAME))).strip()
+
+
+def calls(before: RunState, now: RunState) -> list[str]:
+    """What has come since `before` that someone who looks elsewhere would want to know, harmless and short."""
+    said: list[str] = []
+    if now.ended is not None and before.ended is None:
+        done = f"{now.completed:,} of {some(now.prompts, 'prompt')}"
+        said.append(f"{_ENDINGS[how_ended(now)]}: {done}" + (f", {now.failed:,} failed" if now.failed else ""))
+    if now.paused is not None and now.paused != ASKED_FOR and now.paused != before.paused:
+        said.append(f"is paused: {now.paused}")
+    new_marks = now.marks[len(before.marks) :] if now.marks[: len(before.marks)] == before.marks else ()
+    kinds = {mark.kind for mark in new_marks}
+    if "rank lost" in kinds:
+        said.append("has lost a rank")
+    if "memory" in kinds:
+        said.append("was out of memory on a rank, and goes on with smaller batches")
+    return [cut(visible(f"{now.name} {words}"), LONGEST_CALL) for words in said]
+
+
+def lost_call(state: RunState, why: str) -> str:
+    """For who looks elsewhere while the run can no longer be watched."""
+    return cut(visible(f"{state.name} can no longer be watched: {why}".strip()), LONGEST_CALL)
+
+
+def signal_of(kind: str, text: str) -> str:
+    """What the terminal is sent for a call; nothing where none is wished for."""
+    if kind == "osc9":
+        return f"\x1b]9;{text}\x07"
+    return BELL if kind == "bell" else ""

@@ -1,0 +1,328 @@
+"""How a sweep is said in words: its settings, where it stands, what it found, the command of its chosen setting.
+
+For every view, with a screen and without. Figures are runner.sweep.verdict'; none is made here. Pure.
+"""
+
+import re
+import shlex
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from runner.forecast.forecast import eta_seconds
+from runner.protocol.config import RunConfig
+from runner.protocol.sweep_plan import SweepPlan, SweepState, Trial
+from runner.state.run import RunState
+from runner.sweep.cells import Cell, cells, rate
+from runner.sweep.intervals import Estimate, deviations
+from runner.sweep.scaling import Scaling, scaling
+from runner.sweep.verdict import SweepSummary, Verdict
+from tui.words.status import ENDED_EARLY
+from tui.words.text import clock, count, some
+
+MOST_NUMBERS = 1000
+"""More numbers in one field, as a range may have them, are a typing error."""
+
+
+def shown_sweep(state: RunState) -> SweepState | None:
+    """The sweep to show: the one that runs or ran, else the one that is planned."""
+    if state.sweep is not None:
+        return state.sweep
+    plan = state.config.sweep if state.config is not None else None
+    return SweepState(plan=plan, trials=()) if plan is not None else None
+
+
+def only_measures(state: RunState) -> bool:
+    """Whether trials, not prompts, are the work that is done now, or was."""
+    sweep = shown_sweep(state)
+    return sweep is not None and (state.sweeping or state.sweep is None or not sweep.plan.outputs)
+
+
+def answers_thrown_away(state: RunState) -> bool:
+    """Whether the sweep to show, if there is one, keeps no answers of its trials."""
+    sweep = shown_sweep(state)
+    return sweep is not None and not sweep.plan.outputs
+
+
+def how_ended(state: RunState) -> str:
+    """How the run ended, in a word of tui.words.status: a sweep that left trials out has not completed."""
+    assert state.ended is not None
+    early = state.sweep is not None and state.sweep.ended_early and only_measures(state)
+    return ENDED_EARLY if early and state.ended.status == "completed" else state.ended.status
+
+
+def planned(plan: SweepPlan) -> int:
+    """How many trials the plan has."""
+    return len(set(plan.batch_sizes)) * len(set(plan.ranks)) * plan.repeats
+
+
+def fewest_prompts(plan: SweepPlan) -> int:
+    """How many prompts the trials take at least, where their answers are kept."""
+    return plan.least_rounds * plan.repeats * sum(set(plan.batch_sizes)) * sum(set(plan.ranks))
+
+
+def number_at_hand(sweep: SweepState) -> int:
+    """Which trial of the order it is; between two of them the next."""
+    if sweep.current is not None:
+        return sweep.current.number
+    return min(len(sweep.records) + 1, max(1, len(sweep.trials)))
+
+
+def trial_of(sweep: SweepState) -> str:
+    """`trial 7 of 18`"""
+    return f"trial {number_at_hand(sweep):,} of {len(sweep.trials):,}"
+
+
+def setting(active_ranks: int, batch_size: int) -> str:
+    """`2 ranks x batch size 16`"""
+    return f"{some(active_ranks, 'rank')} x batch size {batch_size}"
+
+
+def short_setting(trial: Trial) -> str:
+    """`2 ranks x 16`"""
+    return f"{some(trial.active_ranks, 'rank')} x {trial.batch_size}"
+
+
+def what_happens(sweep: SweepState) -> str:
+    """What is done with the trial at hand."""
+    if sweep.current is None:
+        return "between trials"
+    return "measuring" if sweep.measuring else "warming up"
+
+
+def how_measured(state: RunState, sweep: SweepState) -> str:
+    """What a trial is, its repeats, what the noise is, and what MBU is of: as planned, at the end as it came."""
+    plan = sweep.plan
+    over = sweep.settled is not None or state.ended is not None
+    least, most = repeats_measured(plan, cells(sweep)) if over else (plan.repeats, plan.repeats)
+    shuffled = ", each in another order" if most > 1 else ""
+    often = f"{repeats_words(plan, least, most)}{shuffled}; " if plan.repeats > 1 else ""
+    cut = "" if plan.trial_tokens is None else f", answers cut at {some(plan.trial_tokens, 'token')}"
+    length = f"; {state.config.length_mode}{cut}" if state.config is not None else ""
+    words = (
+        f"{often}whole rounds after a warm-up, at least {plan.least_rounds} and "
+        f"{plan.least_seconds:g} s{length}; {_noise(least, most)}"
+    )
+    if sweep.bandwidth_bytes_per_second is not None:
+        source = f" ({sweep.bandwidth_source})" if sweep.bandwidth_source else ""
+        words += f"; MBU of {sweep.bandwidth_bytes_per_second / 1e9:,.0f} GB/s{source}"
+    return words
+
+
+def repeats_measured(plan: SweepPlan, found: Sequence[Cell]) -> tuple[int, int]:
+    """The fewest and the most trials measured of a setting, of those that did not fail and had memory enough."""
+    counts = [
+        cell.tokens_per_second.count if cell.tokens_per_second is not None else 0
+        for cell in found
+        if cell.outcome in ("measured", None)
+    ]
+    return min(counts, default=0), max(counts, default=0)
+
+
+def repeats_words(plan: SweepPlan, least: int, most: int) -> str:
+    """`3 repeats`, or `1 to 2 of 3 repeats` where there were not so many of every setting."""
+    if least == most == plan.repeats:
+        return some(plan.repeats, "repeat")
+    return f"{least if least == most else f'{least} to {most}'} of {some(plan.repeats, 'repeat')}"
+
+
+def _noise(least: int, most: int) -> str:
+    if most < 2:
+        return "one repeat, so how far a figure varies is not known"
+    wide = f" (with 2 repeats {_wide(2)})" if least <= 2 else ""
+    return f"± 95 % interval{' where there are 2 repeats or more' if least < 2 else ''}{wide}"
+
+
+def plan_words(plan: SweepPlan) -> str:
+    """`18 trials: 3 batch sizes x 2 numbers of ranks x 3 repeats`"""
+    sizes, ranks = len(set(plan.batch_sizes)), len(set(plan.ranks))
+    return (
+        f"{some(planned(plan), 'trial')}: {some(sizes, 'batch size')} x "
+        f"{some(ranks, 'number of ranks', 'numbers of ranks')} x {some(plan.repeats, 'repeat')}"
+    )
+
+
+def rate_places(found: Sequence[Cell]) -> int:
+    """Digits after the point of all tokens/s of a table, so that the points stand below one another."""
+    rates = [cell.tokens_per_second.mean for cell in found if cell.tokens_per_second is not None]
+    return 0 if max(rates, default=0.0) >= 10_000 else 1
+
+
+def estimate_words(estimate: Estimate, places: int = 1) -> str:
+    """`143.2 ± 3.1`, or the mean alone where there is no noise to be told."""
+    mean = f"{estimate.mean:,.{places}f}"
+    return mean if estimate.half_width is None else f"{mean} ± {estimate.half_width:,.{places}f}"
+
+
+def best_words(best: Cell, places: int = 1) -> str:
+    """`2 ranks x batch size 16: 143.2 ± 3.1 tok/s`"""
+    assert best.tokens_per_second is not None
+    return f"{setting(best.active_ranks, best.batch_size)}: {estimate_words(best.tokens_per_second, places)} tok/s"
+
+
+def tied_words(verdict: Verdict | None) -> str:
+    """How sure the best is, in the fewest words: `tied with 2 others`, `measured once`, or nothing."""
+    if verdict is None or not verdict.sentence:
+        return ""
+    if not verdict.noise_known:
+        return "measured once"
+    return f"tied with {some(len(verdict.tied), 'other')}" if verdict.tied else ""
+
+
+def scaling_shown(summary: SweepSummary) -> list[Scaling]:
+    """Scaling at the batch size that is run; where that has one number of ranks only, at the next best's."""
+    by_rate = sorted((cell for cell in summary.cells if cell.tokens_per_second is not None), key=rate, reverse=True)
+    sizes = [cell.batch_size for cell in (summary.chosen, *by_rate) if cell is not None]
+    return next((rows for size in sizes if (rows := scaling(summary.cells, size))), [])
+
+
+def scaling_words(summary: SweepSummary) -> str:
+    """`scaling at batch size 16, over 1 rank: 2 ranks 1.93x, 4 ranks 3.71x`; empty with one number of ranks.
+
+    With two of them at every size where both were measured: `2 ranks over 1: 1.27x at batch size 32, 1.99x at 8`.
+    """
+    rows = scaling_shown(summary)
+    if not rows:
+        return ""
+    base = rows[0]
+    if len({cell.active_ranks for cell in summary.cells}) > 2:
+        said = ", ".join(f"{some(row.active_ranks, 'rank')} {_over(base, row)}" for row in rows[1:])
+        return f"scaling at batch size {base.batch_size}, over {some(base.active_ranks, 'rank')}: {said}"
+    others = sorted({cell.batch_size for cell in summary.cells} - {base.batch_size}, reverse=True)
+    pairs = [pair for pair in (rows, *(scaling(summary.cells, size) for size in others)) if pair]
+    said = ", ".join(
+        f"{_over(*pair)} at {'' if number else 'batch size '}{pair[0].batch_size}" for number, pair in enumerate(pairs)
+    )
+    return f"scaling, {some(rows[1].active_ranks, 'rank')} over {base.active_ranks}: {said}"
+
+
+def _over(base: Scaling, row: Scaling) -> str:
+    return times(row.speedup / base.speedup)
+
+
+def times(speedup: float, half_width: float | None = None, *, beside: float | None = None) -> str:
+    """`1.93x ±0.08`, with as many digits as say something: those of the speedup that it stands `beside`, if any."""
+    size = speedup if beside is None else beside
+    places = 2 if size < 10 else 1 if size < 100 else 0
+    return f"{speedup:.{places}f}x" + ("" if half_width is None else f" ±{half_width:.{places}f}")
+
+
+def repeats_warning(repeats: int) -> str:
+    """What so few repeats are worth, to be said before they are run; empty where they are enough."""
+    if repeats == 1:
+        return "1 repeat is a first look: its noise is not known; 3 show it, 5 show it well"
+    if repeats == 2:
+        more = f"3 have ± {deviations(3):.1f}, 5 ± {deviations(5):.1f}"
+        return f"2 repeats have {_wide(2)} at 95 %, next to useless; {more}"
+    return ""
+
+
+def _wide(repeats: int) -> str:
+    return f"± {deviations(repeats):.1f} standard deviations"
+
+
+def true_knees(summary: SweepSummary) -> list[tuple[int, int]]:
+    """Ranks and batch size where growth was seen to end: a larger batch was measured, and gained too little."""
+    return [(knee.active_ranks, knee.batch_size) for knee in summary.knees if knee.ended]
+
+
+def standing(state: RunState, sweep: SweepState) -> str:
+    """Where the sweep stands, in words."""
+    done, of = len(sweep.records), len(sweep.trials)
+    if sweep.settled is not None:
+        return f"{ENDED_EARLY if sweep.ended_early else 'settled'}: {sweep.settled}"
+    if state.ended is not None:
+        return f"{state.ended.status} after {done:,} of {some(of or planned(sweep.plan), 'trial')}"
+    if state.sweep is None:
+        return f"{some(planned(sweep.plan), 'trial')} planned, from the moment all ranks are ready"
+    if sweep.current is None:
+        return trial_of(sweep)
+    return f"{trial_of(sweep)}: {setting(sweep.current.active_ranks, sweep.current.batch_size)}"
+
+
+def sweep_progress_line(state: RunState, sweep: SweepState) -> str:
+    """How far a sweep is, in one line of a log."""
+    repeat = f", repeat {sweep.current.repeat} of {sweep.plan.repeats}" if sweep.current is not None else ""
+    eta = f", ETA {clock(eta_seconds(state))}" if eta_seconds(state) is not None else ""
+    return f"{standing(state, sweep)}{repeat}, {what_happens(sweep)}; {state.rate_now:.0f} tok/s now{eta}"
+
+
+# --- the command ------------------------------------------------------------------------------------
+
+_SAID_IF_CHANGED = (
+    "max_new_tokens",
+    "order",
+    "device",
+    "dtype",
+    "engine",
+    "attention",
+    "quantization",
+    "temperature",
+    "top_p",
+    "top_k",
+    "seed",
+    "ranks_per_gpu",
+    "gpus_per_rank",
+)
+_SWITCHES = ("chat", "do_sample", "compile")
+
+
+def best_command(state: RunState, cell: Cell) -> list[str]:
+    """The parts of the command that runs all prompts at a cell's setting, quoted for a shell; none is to be broken.
+
+    Its answers end where the model ends them, even if those measured were of fixed length: they are to be read.
+    """
+    config = state.config
+    if config is None:
+        return []
+    defaults = RunConfig(prompts="")
+    parts = ["rankdeck run", shlex.quote(_prompts(state, config)), f"--model {shlex.quote(config.model)}"]
+    parts += [
+        f"{_flag(name)} {shlex.quote(str(value))}"
+        for name in (*_SAID_IF_CHANGED, "limit", "column")
+        if (value := getattr(config, name)) != getattr(defaults, name)
+    ]
+    parts += [_flag(name) for name in _SWITCHES if getattr(config, name)]
+    return [*parts, f"--batch-size {cell.batch_size}", f"--ranks {cell.active_ranks}"]
+
+
+def _prompts(state: RunState, config: RunConfig) -> str:
+    # What came from standing input is gone, but for the run's own copy.
+    return f"{state.directory}/prompts.jsonl" if config.prompts == "-" else config.prompts
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+# --- numbers as typed -------------------------------------------------------------------------------
+
+
+def read_numbers(text: str, *, most: int) -> list[int]:
+    """Whole numbers from 1 to `most` as typed: `1,2,4`, `1 2 4`, `1-8`; in order, each once.
+
+    Raises:
+        ValueError: what is wrong, said for people.
+    """
+    words = [word for word in re.split(r"[,\s]+", text.strip()) if word]
+    if not words:
+        raise ValueError("needs whole numbers, as in 1,2,4")
+    numbers: set[int] = set()
+    for word in words:
+        found = re.fullmatch(r"([0-9]{1,9})(?:-([0-9]{1,9}))?", word)
+        if found is None:
+            raise ValueError(f"must be whole numbers, as in 1,2,4 or 1-4, not {word!r}")
+        first, last = int(found[1]), int(found[2] or found[1])
+        if not 1 <= first <= last <= most:
+            raise ValueError(f"must be numbers from 1 to {count(most)}, not {word}")
+        if len(numbers) + last - first >= MOST_NUMBERS:
+            raise ValueError(f"has more than {count(MOST_NUMBERS)} numbers")
+        numbers.update(range(first, last + 1))
+    return sorted(numbers)
+
+
+def with_plan(config: RunConfig, plan: SweepPlan) -> RunConfig:
+    """The run's settings with this plan, to be checked as any others are."""
+    changed: dict[str, Any] = {"sweep": plan}
+    return msgspec.structs.replace(config, **changed)
