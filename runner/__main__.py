@@ -9,26 +9,26 @@ from typing import NoReturn
 
 import msgspec
 
-from runner.run_directory import files as rundir
-from runner.supervisor import accelerate as launcher
+from runner import run_directory
+from runner.supervisor import accelerate
 from runner.supervisor.accelerate import LaunchCommand
 from runner.supervisor.run import EXIT_DIED, Supervisor
 
 
 async def _supervise(directory: Path, launch_command: LaunchCommand) -> NoReturn:
-    run = msgspec.structs.replace(rundir.read_run_file(directory), supervisor_pid=os.getpid())
-    rundir.write_run_file(directory, run)
+    run = msgspec.structs.replace(run_directory.read_run_file(directory), supervisor_pid=os.getpid())
+    run_directory.write_run_file(directory, run)
     status = await Supervisor(directory, run, launch_command).run()
     sys.stderr.flush()
     # Not by the ordinary way out: it would wait for threads, and a driver call or a download may hang in one.
     os._exit(status)
 
 
-def main(launch_command: LaunchCommand = launcher.accelerate_command) -> None:
+def main(launch_command: LaunchCommand = accelerate.accelerate_command) -> None:
     """Hold the run's lock, and supervise it to its end."""
     directory = Path(sys.argv[1])
     try:
-        rundir.hold_lock(directory)
+        run_directory.hold_lock(directory)
         asyncio.run(_supervise(directory, launch_command))
     except BaseException:
         traceback.print_exc()

@@ -21,15 +21,15 @@ from typing import Any, BinaryIO, Literal
 import msgspec
 
 import runner
-from runner.inputs import frozen_prompts as prompts
-from runner.inputs import models, quantization
+from runner import run_directory
+from runner.inputs import frozen_prompts, models, quantization
 from runner.inputs.frozen_prompts import PromptError
-from runner.machine import placement, telemetry
+from runner.machine import placement, processes, telemetry
 from runner.protocol import config as settings
+from runner.protocol import framing
 from runner.protocol.config import Problem, RunConfig
-from runner.run_directory import files as rundir
-from runner.run_directory.files import Environment, RunFile
-from runner.supervisor import accelerate as launcher
+from runner.run_directory.run_file import Environment, RunFile
+from runner.supervisor import accelerate
 
 PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "safetensors", "nvidia-ml-py", "textual", "msgspec")
 
@@ -58,7 +58,7 @@ def default_ranks(device: str = "auto", ranks_per_gpu: int | None = None, gpus_p
     """As many ranks as go on the GPUs seen, or on a CPU at most two."""
     gpus = 0 if device == "cpu" else telemetry.count_visible_gpus(os.environ)
     if not gpus:
-        return min(2, launcher.usable_cores())
+        return min(2, processes.usable_cores())
     return max(1, min(settings.MAX_RANKS, placement.most_ranks(gpus, ranks_per_gpu, gpus_per_rank)))
 
 
@@ -143,8 +143,8 @@ def warnings(config: RunConfig, prompt_count: int) -> list[str]:
         gpus = telemetry.count_visible_gpus(os.environ)
         if config.ranks > gpus and config.ranks_per_gpu is None:
             said.append(f"{config.ranks} ranks on {gpus} GPUs: several ranks share a GPU and its memory")
-    elif config.ranks > launcher.usable_cores():
-        said.append(f"{config.ranks} ranks on {launcher.usable_cores()} cores: ranks share cores, which is slower")
+    elif config.ranks > processes.usable_cores():
+        said.append(f"{config.ranks} ranks on {processes.usable_cores()} cores: ranks share cores, which is slower")
     return said
 
 
@@ -175,9 +175,9 @@ def launch(
     directory, created = _make_directory(config, run_dir)
     name = config.name or directory.name
     try:
-        index = prompts.freeze(
+        index = frozen_prompts.freeze(
             config.prompts,
-            directory / rundir.PROMPTS_FILE,
+            directory / run_directory.PROMPTS_FILE,
             column=config.column,
             limit=config.limit,
             chat=config.chat,
@@ -190,7 +190,7 @@ def launch(
             prompts=index.count,
             environment=environment(),
         )
-        rundir.write_run_file(directory, run)
+        run_directory.write_run_file(directory, run)
         if run_dir is not None:
             run = _register(directory, run)
     except PromptError as error:
@@ -220,12 +220,12 @@ def _register(directory: Path, run: RunFile) -> RunFile:
     for number in range(1, 1000):
         name = run.name if number == 1 else f"{run.name}-{number}"
         try:
-            rundir.register(directory, name)
+            run_directory.register(directory, name)
         except FileExistsError:
             continue
         if number > 1:
             run = msgspec.structs.replace(run, name=name)
-            rundir.write_run_file(directory, run)
+            run_directory.write_run_file(directory, run)
         return run
     return run
 
@@ -245,7 +245,7 @@ def with_homes(config: RunConfig) -> RunConfig:
 
 def start_supervisor(directory: Path) -> "subprocess.Popen[bytes]":
     """Start the supervisor of the run in `directory`; it outlives this process and its terminal."""
-    with (directory / rundir.LOG_FILE).open("ab") as log:
+    with (directory / run_directory.LOG_FILE).open("ab") as log:
         return subprocess.Popen(
             # -P: a folder called runner in the current directory must not be what runs.
             [sys.executable, "-P", "-m", "runner", str(directory)],
@@ -265,7 +265,7 @@ def _make_directory(config: RunConfig, run_dir: Path | None) -> tuple[Path, bool
             created = not run_dir.exists()
             run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
             return run_dir.absolute(), created
-        root = rundir.runs_directory()
+        root = run_directory.runs_directory()
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
         if config.name is not None:
             directory = root / config.name
@@ -312,7 +312,7 @@ def environment(environ: Mapping[str, str] = os.environ) -> Environment:
         python=platform.python_version(),
         host=platform.node(),
         platform=platform.platform(),
-        cores=launcher.usable_cores(),
+        cores=processes.usable_cores(),
         packages=versions,
         devices=[gpu.name for gpu in telemetry.visible_gpus(environ)],
     )
@@ -337,20 +337,20 @@ async def hello(ranks: int, device: str) -> list[str]:
     on_cpu = device == "cpu" or not gpus
     with tempfile.TemporaryDirectory(prefix="rankdeck-hello-") as folder:
         config_file = Path(folder) / "accelerate.yaml"
-        launcher.write_accelerate_config(config_file, ranks, on_cpu)
-        command = launcher.accelerate_command(config_file, ranks, "runner.rank.hello", [])
-        environment = launcher.rank_environment(os.environ, ranks, on_cpu, launcher.usable_cores())
-        launch = await launcher.Launch.start(command, environment)
+        accelerate.write_accelerate_config(config_file, ranks, on_cpu)
+        command = accelerate.accelerate_command(config_file, ranks, "runner.rank.hello", [])
+        environment = accelerate.rank_environment(os.environ, ranks, on_cpu, processes.usable_cores())
+        launch = await accelerate.Launch.start(command, environment)
         try:
             said = [line async for line in launch.lines()]
             status = await launch.wait()
         finally:
             await launch.end()
     for line in said:
-        if status == 0 and line.startswith(launcher.GREETINGS):
-            greetings: list[str] = msgspec.json.decode(line.removeprefix(launcher.GREETINGS), type=list[str])
+        if status == 0 and line.startswith(framing.GREETINGS):
+            greetings: list[str] = msgspec.json.decode(line.removeprefix(framing.GREETINGS), type=list[str])
             return greetings
-    raise HelloError(launcher.cause_of(said) or f"accelerate launch ended with status {status}")
+    raise HelloError(accelerate.cause_of(said) or f"accelerate launch ended with status {status}")
 
 
 def resume(directory: Path, changes: Mapping[str, Any]) -> Started:
@@ -363,17 +363,17 @@ def resume(directory: Path, changes: Mapping[str, Any]) -> Started:
         InputError: the run is live or complete, or the settings make no sense.
     """
     try:
-        run = rundir.read_run_file(directory)
-        if rundir.supervisor_alive(directory):
+        run = run_directory.read_run_file(directory)
+        if run_directory.supervisor_alive(directory):
             raise InputError([f"{directory} already has a live supervisor; `rankdeck attach {run.name}` watches it"])
-    except rundir.RunFileError as error:
+    except run_directory.RunFileError as error:
         raise InputError([str(error)]) from None
     if run.status == "completed":
         raise InputError([f"{run.name} is complete: each of its {run.prompts:,} prompts has its record"])
     config = msgspec.structs.replace(run.config, **changes)
     if problems := [*settings.check(config), *_check_gpus(config), *_check_quantization(config)]:
         raise InputError(problems)
-    rundir.write_run_file(
+    run_directory.write_run_file(
         directory,
         msgspec.structs.replace(
             run, config=config, status="running", cause=None, exit_status=None, ended_at=None, summary=None, sweep=None

@@ -13,9 +13,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from runner import protocol, start
+from runner import protocol, run_directory, start
 from runner.protocol import Command
-from runner.run_directory import files as rundir
 from runner.start import Started
 from tests.test_supervisor import command_line, processes_of
 from tui.sources.client import SocketSource, SourceError
@@ -60,7 +59,7 @@ class Flight:
         async with asyncio.timeout(seconds):
             for _ in range(self.acts):
                 await asyncio.sleep(self.random.uniform(*self.calm))
-                if not rundir.supervisor_alive(self.directory):
+                if not run_directory.supervisor_alive(self.directory):
                     self._resume_if_needed()
                     continue
                 action = self.random.choice(self.actions)
@@ -76,7 +75,10 @@ class Flight:
         self.started.process.wait(10)
 
     def _complete(self) -> bool:
-        return self.started.process.poll() is not None and rundir.read_run_file(self.directory).status == "completed"
+        return (
+            self.started.process.poll() is not None
+            and run_directory.read_run_file(self.directory).status == "completed"
+        )
 
     def _resume_if_needed(self) -> None:
         if self.started.process.poll() is None or self._complete():
@@ -139,7 +141,7 @@ class Flight:
     async def _stall(self) -> None:
         """A viewer that connects and never reads."""
         try:
-            _, writer = await asyncio.open_unix_connection(str(rundir.socket_path(self.directory)), limit=1024)
+            _, writer = await asyncio.open_unix_connection(str(run_directory.socket_path(self.directory)), limit=1024)
         except OSError:
             return
         writer.write(protocol.encode_line(protocol.ViewerHello()))
@@ -155,9 +157,9 @@ def _kill(pid: int) -> None:
 
 def wrong_with(directory: Path, prompts: list[str], expected: Callable[[int, str], str]) -> list[str]:
     """What is wrong with a run's outputs: every prompt must have exactly one whole record, in input order."""
-    lines = (directory / rundir.OUTPUTS_FILE).read_bytes()
+    lines = (directory / run_directory.OUTPUTS_FILE).read_bytes()
     wrong = [] if lines.endswith(b"\n") else ["the last line is torn"]
-    records = list(rundir.read_outputs(directory))
+    records = list(run_directory.read_outputs(directory))
     if [record.index for record in records] != list(range(len(prompts))):
         wrong.append(f"the records are of {[record.index for record in records]}")
     wrong += [

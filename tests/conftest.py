@@ -10,9 +10,8 @@ from typing import Any
 
 import pytest
 
-from runner import start
+from runner import run_directory, start
 from runner.protocol.config import RunConfig
-from runner.run_directory import files as rundir
 from runner.start import Started
 
 
@@ -34,7 +33,7 @@ def state_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def start_standin_supervisor(directory: Path) -> "subprocess.Popen[bytes]":
     """As runner.start does it, with stand-in ranks."""
-    with (directory / rundir.LOG_FILE).open("ab") as log:
+    with (directory / run_directory.LOG_FILE).open("ab") as log:
         return subprocess.Popen(
             [sys.executable, "-m", "tests.standin", str(directory)],
             stdin=subprocess.DEVNULL,
@@ -50,8 +49,8 @@ def run_dir(tmp_path: Path) -> Iterator[Path]:
     """Where a run is to live that outlives its terminal; it does not outlive the test."""
     directory = tmp_path / "run"
     yield directory
-    if rundir.supervisor_alive(directory):
-        supervisor = rundir.read_run_file(directory).supervisor_pid
+    if run_directory.supervisor_alive(directory):
+        supervisor = run_directory.read_run_file(directory).supervisor_pid
         assert supervisor is not None
         os.kill(supervisor, signal.SIGTERM)
 

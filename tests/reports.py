@@ -9,14 +9,12 @@ import msgspec
 import typer
 from typer.testing import CliRunner
 
+from runner import run_directory
 from runner.protocol import AnyEvent, Output, OutputRecord, RankSummary, Summary
 from runner.protocol.config import RunConfig
 from runner.protocol.sweep_plan import SweepPlan, SweepState, Trial, TrialRecord, TrialResult
-from runner.run_directory import files as rundir
-from runner.run_directory.files import Environment, RunFile
-from runner.state.reducer import apply
-from runner.state.run import RunState
-from runner.state.summary import summarise
+from runner.run_directory.run_file import Environment, RunFile
+from runner.state import RunState, apply, summarise
 from runner.sweep.verdict import summarise_sweep
 from tui.commands.report import report
 
@@ -56,9 +54,9 @@ def write_run(directory: Path, records: list[OutputRecord] | None = None, **chan
     values |= {"config": RunConfig(prompts="p.txt", ranks=2, batch_size=4), "environment": environment()}
     run = RunFile(**{**values, "summary": summary(), **changes})
     directory.mkdir(exist_ok=True)
-    rundir.write_run_file(directory, run)
+    run_directory.write_run_file(directory, run)
     lines = [msgspec.json.encode(record) + b"\n" for record in records or []]
-    (directory / rundir.OUTPUTS_FILE).write_bytes(b"".join(lines))
+    (directory / run_directory.OUTPUTS_FILE).write_bytes(b"".join(lines))
     return run
 
 
@@ -80,7 +78,7 @@ def write_recorded(directory: Path, **changes: Any) -> RunFile:
         records,
         **{"config": state.config, "prompts": state.prompts, "summary": summarise(state), **changes},
     )
-    (directory / rundir.EVENTS_FILE).write_bytes(RECORDED.read_bytes())
+    (directory / run_directory.EVENTS_FILE).write_bytes(RECORDED.read_bytes())
     return run
 
 

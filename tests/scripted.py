@@ -15,9 +15,7 @@ from runner.protocol import (
     Summary,
 )
 from runner.protocol.config import RunConfig
-from runner.state.reducer import apply
-from runner.state.run import RunState, Snapshot
-from runner.state.summary import summarise
+from runner.state import RunState, Snapshot, apply, summarise
 
 START = 1_700_000_000.0
 GIB = 2**30

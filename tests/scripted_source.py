@@ -6,7 +6,7 @@ from pathlib import Path
 
 from runner import protocol
 from runner.protocol import Command
-from runner.state.run import ToViewer
+from runner.state import ToViewer
 from tests.scripted import DIRECTORY
 
 

@@ -8,8 +8,8 @@ from runner.advice.slow_rank import compare
 from runner.forecast.forecast import what_if
 from runner.protocol import DeviceSample, Output, ProcessSample, RankReady, StepsInFlight, Tick
 from runner.protocol.config import RunConfig
+from runner.state import DeviceState, RankState, RunState, StepMark
 from runner.state.periods import RankShare, Stretch
-from runner.state.run import DeviceState, RankState, RunState, StepMark
 from runner.state.timeline import BusyPoint
 from tests import scripted, scripted_timeline
 from tests.test_cost_model import point

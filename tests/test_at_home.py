@@ -9,7 +9,7 @@ from textual.app import App
 from textual.pilot import Pilot
 
 from runner import protocol
-from runner.run_directory import files as rundir
+from runner.run_directory import lock
 from tests import scripted
 from tests.dashboards import settled, until, whole_screen
 from tests.scripted_source import ScriptedSource
@@ -122,11 +122,11 @@ async def test_what_is_too_long_to_copy_names_only_ways_that_there_are() -> None
 def test_what_a_browser_is_shown_is_never_at_home(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, control: bool
 ) -> None:
-    monkeypatch.setattr(rundir, "supervisor_alive", lambda directory: True)
+    monkeypatch.setattr(lock, "supervisor_alive", lambda directory: True)
     app = view.view_of(tmp_path, control=control)
     assert not app.at_home
     assert app._steerable is control
-    monkeypatch.setattr(rundir, "supervisor_alive", lambda directory: False)
+    monkeypatch.setattr(lock, "supervisor_alive", lambda directory: False)
     (tmp_path / "events.jsonl").write_bytes(journal.SAMPLE.read_bytes())
     replayed = view.view_of(tmp_path, control=control)
     assert isinstance(replayed, ReplayApp)

@@ -5,10 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from runner import protocol
+from runner import protocol, run_directory
 from runner.protocol import BatchResult, DeviceSample
 from runner.protocol.config import RunConfig
-from runner.run_directory import files as rundir
 from tests.benchmarks import mixed, nvidia_smi, on_gpu, sides
 
 
@@ -97,7 +96,7 @@ def test_a_journal_gives_the_gpu_s_figures_between_first_batch_and_last_result(t
         protocol.BatchFinished(at=20, rank=0, batch=1, result=result),
     ]
     (tmp_path / "events.jsonl").write_bytes(b"".join(protocol.encode_line(event) for event in events))
-    assert list(rundir.read_events(tmp_path))
+    assert list(run_directory.read_events(tmp_path))
     told = on_gpu.from_journal(tmp_path, [(15.0, {"power_watts": 310.0})], 1e12)
     assert told["journal"] == {"busy_percent": 90, "power_watts": 300, "samples": 2}
     assert told["gpm"] == {"dram_percent": 40}

@@ -3,8 +3,8 @@
 import asyncio
 import random
 
+from runner import run_directory
 from runner.protocol import Prompt
-from runner.run_directory import files as rundir
 from tests.chaos import Flight, wrong_with
 from tests.standin.rank import answer
 
@@ -44,7 +44,7 @@ async def test_nothing_is_lost_doubled_or_half_written_whatever_dies(launch, mon
                 await flight.fly(120)
                 problems = wrong_with(flight.directory, PROMPTS, expected)
             except Exception as error:
-                log = (flight.directory / rundir.LOG_FILE).read_text()[-2000:]
+                log = (flight.directory / run_directory.LOG_FILE).read_text()[-2000:]
                 problems = [f"{type(error).__name__}: {error}", log]
             if problems:
                 wrong[seed] = (flight.did, problems)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from runner.run_directory import files as rundir
+from runner import run_directory
 from tests.test_supervisor import PROMPTS
 from tui.commands import cli
 
@@ -117,13 +117,14 @@ async def test_plain_lines_json_and_list_tell_of_the_same_run(launch):
     assert "25/25" in listed
     record = json.loads(rankdeck("list", "--json").stdout)
     assert record["summary"]["completed"] == 25
-    assert record["directory"] == str(rundir.runs_directory() / "first")
+    assert record["directory"] == str(run_directory.runs_directory() / "first")
 
 
 def test_the_terminal_side_never_imports_torch():
     code = (
         "import sys\n"
-        "from tui.app import app; from tui.commands import cli; from tui.plain import view; from tui.session import watch\n"
+        "from tui.app import app; from tui.commands import cli\n"
+        "from tui.plain import view; from tui.session import watch\n"
         "heavy = {'torch', 'transformers', 'accelerate', 'numpy', 'gguf'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
         "from runner.supervisor import run\n"

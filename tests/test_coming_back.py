@@ -13,10 +13,10 @@ from textual.pilot import Pilot
 from textual.screen import Screen
 from textual.widgets import Button, Input
 
+from runner import run_directory
 from runner.protocol import Stop
 from runner.protocol.config import RunConfig
-from runner.run_directory import files as rundir
-from runner.run_directory.files import RunFileError
+from runner.run_directory.run_file import RunFileError
 from tests import scripted
 from tests.dashboards import SIZES, ScriptedLauncher, dashboard, settled, until, whole_screen
 from tests.reports import write_run
@@ -320,11 +320,11 @@ main()
 
 @pytest.mark.slow
 def test_a_replay_that_breaks_leads_back_to_the_start_screen_which_says_so() -> None:
-    directory = rundir.runs_directory() / "done"
+    directory = run_directory.runs_directory() / "done"
     directory.parent.mkdir(parents=True)
     write_run(directory)
     write_run(directory.parent / "newer", started_at=1.8e9)
-    shutil.copy(SAMPLE, directory / rundir.EVENTS_FILE)
+    shutil.copy(SAMPLE, directory / run_directory.EVENTS_FILE)
     with Terminal([sys.executable, "-c", BREAKS], columns=80, rows=24) as terminal:
         terminal.wait_for("newer", seconds=20)
         terminal.send("\x1b")

@@ -6,8 +6,7 @@ from runner import protocol
 from runner.protocol import Prompt
 from runner.protocol.sweep_plan import SweepPlan
 from runner.scheduling.scheduler import Scheduler
-from runner.state.reducer import apply
-from runner.state.run import RunState
+from runner.state import RunState, apply
 from tests.standin.rank import STEPS, answer
 from tests.test_supervisor import outputs, watch
 

@@ -2,8 +2,7 @@
 
 import pytest
 
-from runner import protocol
-from runner.run_directory import files as rundir
+from runner import protocol, run_directory
 from runner.scheduling.batch_size_search import Known, Search, memory_limit
 from runner.state.periods import RankShare, Stretch, scaling
 from tests.test_outliving import expected
@@ -145,7 +144,7 @@ async def test_auto_grows_while_it_pays_and_settles_with_a_reason(launch, monkey
     assert sizes[:3] == [64, 128, 256], "rows cost a stand-in rank no time: larger always pays"
     assert not state.auto
     assert "one even round" in state.stretches[-1].reason
-    assert rundir.read_run_file(started.directory).summary.completed == 2000
+    assert run_directory.read_run_file(started.directory).summary.completed == 2000
 
 
 KNOWN = Known(prompts=10_000, ranks=2, tokens_per_row=200, memory_free_bytes=10**9, kv_bytes_per_token=10_000)

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from runner.forecast.answer_lengths import Answers, answers
 from runner.forecast.cost_model import fit
 from runner.forecast.cost_model import given as by_hand
+from runner.forecast.forecast import sweep_seconds
 from runner.forecast.line_fit import Line, Sample, fitted_curve, fitted_line
-from runner.forecast.sweep_time import sweep_seconds
 from runner.protocol.sweep_plan import SweepPlan
 from runner.state.costs import CostPoint, with_length
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from runner import protocol
-from runner.state.run import Snapshot
+from runner.state import Snapshot
 from tests import scripted, scripted_sweep
 from tests.dashboards import dashboard, panel, settled, until, whole_screen
 from tests.scripted_source import ScriptedSource

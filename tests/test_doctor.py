@@ -266,7 +266,7 @@ def test_a_directory_that_cannot_be_written_to_is_found(tmp_path: Path, monkeypa
 
 
 def test_a_runtime_directory_that_is_open_to_others_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("runner.run_directory.files.RUNTIME_ROOT", tmp_path)
+    monkeypatch.setattr("runner.run_directory.places.RUNTIME_ROOT", tmp_path)
     (tmp_path / f"rankdeck-{os.getuid()}").mkdir(mode=0o755)
     assert "mode 0700" in str(examine.facts({}).runtime.error)
 

@@ -11,13 +11,10 @@ import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.engine import base as engine
-from runner.engine import choose as engines
-from runner.engine import loading, step_watch
+from runner.engine import base, choose, loading, step_watch
 from runner.engine import static as static_engine
 from runner.engine.continuous import ContinuousEngine
-from runner.engine.prefill_groups import group_by_width
-from runner.engine.rows import Cancelled, trim
+from runner.engine.rows import Cancelled, group_by_width, trim
 from runner.engine.static import StaticEngine
 from runner.protocol import Prompt
 from runner.protocol.config import RunConfig
@@ -298,7 +295,7 @@ def test_what_is_in_flight_is_abandoned_when_asked(model):
     [
         ({}, "continuous", "continuous", ""),
         ({}, "static", "static", ""),
-        ({}, "auto", "static", engines.AUTO["cpu"]),
+        ({}, "auto", "static", choose.AUTO["cpu"]),
         (
             {"repetition_penalty": 1.3},
             "continuous",
@@ -311,7 +308,7 @@ def test_what_is_in_flight_is_abandoned_when_asked(model):
 def test_the_engine_is_the_one_asked_for_if_it_goes_with_the_model(model, own, engine_asked, name, why):
     made = make(model, own, engine=engine_asked)
     loaded = loading.Loaded(model, made.tokenizer, made.device)
-    chosen, reason = engines.choose(made._config, loaded)
+    chosen, reason = choose.choose(made._config, loaded)
     chosen.close()
     assert (chosen.name, reason) == (name, why)
 
@@ -410,8 +407,8 @@ def test_auto_dtype_is_float32_on_a_cpu_and_the_checkpoints_own_on_a_gpu():
 
 
 def test_out_of_memory_is_told_from_other_errors():
-    assert engine.is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory."))
-    assert engine.is_out_of_memory(
+    assert base.is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory."))
+    assert base.is_out_of_memory(
         RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
     )
-    assert not engine.is_out_of_memory(ValueError("other"))
+    assert not base.is_out_of_memory(ValueError("other"))

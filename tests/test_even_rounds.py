@@ -6,8 +6,7 @@ from hypothesis import strategies as st
 from runner import protocol
 from runner.scheduling.rounds import EvenRounds
 from runner.scheduling.scheduler import Assignment, Scheduler
-from runner.state.reducer import apply
-from runner.state.run import RunState
+from runner.state import RunState, apply
 from tests.scripted import Script
 
 

@@ -14,10 +14,9 @@ from msgspec.structs import replace
 from textual.pilot import Pilot
 from textual.widgets import Input
 
-from runner import protocol
+from runner import protocol, run_directory
 from runner.protocol import OutputRecord
-from runner.run_directory import files as rundir
-from runner.run_directory.files import RunFileError
+from runner.run_directory.run_file import RunFileError
 from tests import scripted
 from tests.dashboards import settled, until, whole_screen
 from tests.scripted_source import ScriptedSource
@@ -201,7 +200,7 @@ def test_what_cannot_be_written_is_refused_with_the_reason(here: Path, tmp_path:
     (here / "a.csv").write_text("")
     os.mkfifo(here / "pipe.txt")
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / rundir.PROMPTS_FILE).write_text("")
+    (tmp_path / "run" / run_directory.PROMPTS_FILE).write_text("")
     with pytest.raises(ExportError, match=said) as caught:
         target(text, tmp_path / "run")
     assert "\n" not in str(caught.value)

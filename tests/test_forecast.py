@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from runner.forecast import cost_model, forecast
 from runner.protocol.config import RunConfig
 from runner.protocol.sweep_plan import SweepPlan, SweepState
-from runner.state.run import RankState, RunState
+from runner.state import RankState, RunState
 from tests.test_cost_model import point
 
 DISPATCHES = st.sampled_from(["pull", "split"])

@@ -16,7 +16,7 @@ import psutil
 import pyte
 import pytest
 
-from runner.run_directory import files as rundir
+from runner import run_directory
 from runner.start import Started
 from tests.reports import write_run
 from tests.terminal import Terminal
@@ -270,14 +270,14 @@ def test_asked_to_go_a_run_that_was_opened_from_the_start_screen_leads_to_the_sh
         terminal.wait_for("Throughput", seconds=20)
         assert_ends_at_once(terminal)
         assert b"goes on. Watch it: rankdeck attach" in bytes(terminal.raw)
-    assert rundir.supervisor_alive(started.directory)
+    assert run_directory.supervisor_alive(started.directory)
 
 
 def test_asked_to_go_a_replay_that_was_opened_from_the_start_screen_leads_to_the_shell_at_once() -> None:
-    directory = rundir.runs_directory() / "done"
+    directory = run_directory.runs_directory() / "done"
     directory.parent.mkdir(parents=True)
     write_run(directory)
-    shutil.copy(SAMPLE, directory / rundir.EVENTS_FILE)
+    shutil.copy(SAMPLE, directory / run_directory.EVENTS_FILE)
     with Terminal([RANKDECK], columns=80, rows=24) as terminal:
         terminal.wait_for("✓ completed", seconds=20)
         terminal.send("\x1b")
@@ -310,4 +310,4 @@ def test_the_run_goes_on_when_its_dashboard_is_sent_away(
         if name == "SIGTERM":
             assert terminal.status == 0
             assert b"goes on. Watch it: rankdeck attach" in bytes(terminal.raw)
-    assert rundir.supervisor_alive(started.directory)
+    assert run_directory.supervisor_alive(started.directory)

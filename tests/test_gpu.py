@@ -4,11 +4,10 @@ import os
 
 import pytest
 
-from runner import start
+from runner import run_directory, start
 from runner.machine import telemetry
 from runner.machine.telemetry import Telemetry
 from runner.protocol.config import RunConfig
-from runner.run_directory import files as rundir
 from tests.test_real_runs import demo_model, tiny_model  # noqa: F401  (fixtures)
 from tests.test_supervisor import watch
 
@@ -49,6 +48,6 @@ async def test_ranks_on_a_gpu_answer_and_stand_at_their_gpu(tiny_model, tmp_path
     started = start.launch(config, run_dir=tmp_path / "run")
     state, _ = await watch(started)
     assert started.process.wait(60) == 0
-    assert {record.output_tokens for record in rundir.read_outputs(tmp_path / "run")} == {64}
+    assert {record.output_tokens for record in run_directory.read_outputs(tmp_path / "run")} == {64}
     assert sorted(rank for device in state.devices for rank in device.ranks) == list(range(ranks)), "mapped by UUID"
     assert all(rank.peak_memory_bytes > 0 for rank in state.ranks)

@@ -5,11 +5,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runner import protocol
-from runner.state.knob_words import SOURCE
+from runner.state.knobs import SOURCE
 from tests import scripted
 from tests.dashboards import ScriptedLauncher, dashboard, settled, until
 from tests.scripted_source import ScriptedSource
-from tui.app import declared_keys as keymap
+from tui.app import declared_keys
 from tui.app.app import RankdeckApp
 from tui.panels.sweep.chart import EACH
 from tui.screens.glossary import words_of
@@ -24,7 +24,7 @@ from tui.words.text import line_width, plain
 
 
 def test_every_binding_has_an_id_a_word_and_a_tooltip() -> None:
-    for found in keymap.declared():
+    for found in declared_keys.declared():
         assert found.binding.id, found
         assert found.binding.description, found
         assert found.binding.tooltip, found
@@ -32,13 +32,13 @@ def test_every_binding_has_an_id_a_word_and_a_tooltip() -> None:
 
 def test_no_id_is_used_for_two_different_things() -> None:
     actions: dict[str, str] = {}
-    for _, binding, _ in keymap.declared():
+    for _, binding, _ in declared_keys.declared():
         action = binding.action.removeprefix("app.")
         assert actions.setdefault(binding.id or "", action) == action, binding.id
 
 
 def test_a_keymap_that_makes_no_sense_is_told_so_in_words_that_help() -> None:
-    said = list(keymap.problems({"run.paus": "p", "run.stop": "d", "run.detach": 3, "app.theme": "p,"}))
+    said = list(declared_keys.problems({"run.paus": "p", "run.stop": "d", "run.detach": 3, "app.theme": "p,"}))
     assert said[0].startswith('"run.paus": there is no such id; is it run.pause or ')
     assert said[1:] == [
         '"run.detach": must be a key or several, as in "p" or "p,ctrl+up", not 3',
@@ -48,8 +48,8 @@ def test_a_keymap_that_makes_no_sense_is_told_so_in_words_that_help() -> None:
 
 
 def test_two_things_may_swap_their_keys_and_dialogs_have_keys_of_their_own() -> None:
-    assert list(keymap.problems({"run.stop": "d", "run.detach": "x"})) == []
-    assert list(keymap.problems({"leave.stop": "f6", "run.pause": "f6"})) == []
+    assert list(declared_keys.problems({"run.stop": "d", "run.detach": "x"})) == []
+    assert list(declared_keys.problems({"leave.stop": "f6", "run.pause": "f6"})) == []
 
 
 async def test_a_key_can_be_given_to_another_and_is_listed_with_it() -> None:

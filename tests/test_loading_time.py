@@ -9,10 +9,8 @@ from runner import protocol, start
 from runner.inputs import read_ahead
 from runner.protocol import AnyEvent
 from runner.protocol.config import RunConfig
-from runner.state import loading_time
+from runner.state import RunState, apply, loading_time
 from runner.state.loading_time import LoadingTime, loading_line
-from runner.state.reducer import apply
-from runner.state.run import RunState
 from tests.test_state import ready
 
 

@@ -11,8 +11,7 @@ from textual.widgets import Input
 
 from runner import protocol
 from runner.protocol import LogLine
-from runner.state.reducer import apply
-from runner.state.run import LogEntry, RunState, Snapshot
+from runner.state import LogEntry, RunState, Snapshot, apply
 from tests import scripted
 from tests.dashboards import settled, until, whole_screen
 from tests.scripted_source import ScriptedSource

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runner.inputs import frozen_prompts as prompts
-from runner.inputs import model_shape as sizing
+from runner.inputs import model_shape
 from runner.inputs.memory_estimate import (
     CPU_PROCESS_BYTES,
     CUDA_PROCESS_BYTES,
@@ -210,7 +210,7 @@ def folder_with(path: Path, config: object, **shapes: list[int]) -> Path:
 
 def test_the_parameters_of_a_folder_are_counted_in_the_headers_of_its_weights(tmp_path: Path) -> None:
     folder = folder_with(tmp_path / "m", LLAMA_CONFIG, first=[10, 20], second=[7], scale=[])
-    shape = sizing.shape_of(str(folder))
+    shape = model_shape.shape_of(str(folder))
     assert (shape.parameters, shape.counted) == (208, True)
 
 
@@ -218,41 +218,41 @@ def test_the_parameters_of_a_folder_are_counted_in_the_headers_of_its_weights(tm
 def test_weights_that_are_no_safetensors_are_not_believed(tmp_path: Path, content: bytes) -> None:
     folder = folder_with(tmp_path / "m", LLAMA_CONFIG)
     (folder / "model.safetensors").write_bytes(content)
-    assert sizing.shape_of(str(folder)).parameters in (0, shape_from_config(LLAMA_CONFIG, None).parameters)
+    assert model_shape.shape_of(str(folder)).parameters in (0, shape_from_config(LLAMA_CONFIG, None).parameters)
 
 
 def test_weights_of_which_some_are_missing_are_worked_out(tmp_path: Path) -> None:
     folder = folder_with(tmp_path / "m", LLAMA_CONFIG, first=[10])
     index = {"weight_map": {"first": "model.safetensors", "second": "not-here.safetensors"}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    assert not sizing.shape_of(str(folder)).counted
+    assert not model_shape.shape_of(str(folder)).counted
 
 
 @pytest.mark.parametrize("config", [[], {}, {"hidden_size": "many"}, {"hidden_size": -1}])
 def test_a_folder_that_does_not_tell_is_unknown_with_the_reason(tmp_path: Path, config: object) -> None:
-    with pytest.raises(sizing.Unknown, match="unknown"):
-        sizing.shape_of(str(folder_with(tmp_path / "m", config)))
+    with pytest.raises(model_shape.Unknown, match="unknown"):
+        model_shape.shape_of(str(folder_with(tmp_path / "m", config)))
 
 
 def test_a_hub_model_is_unknown_until_it_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     for model in ("nobody/has-this-model", "no hub id at all", ""):
-        with pytest.raises(sizing.Unknown, match="until the model is fetched"):
-            sizing.shape_of(model)
+        with pytest.raises(model_shape.Unknown, match="until the model is fetched"):
+            model_shape.shape_of(model)
 
 
 def test_the_demo_model_is_known_before_it_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert sizing.shape_of("demo") == DEMO
+    assert model_shape.shape_of("demo") == DEMO
 
 
 def test_prompts_are_counted_and_their_longest_is_measured(tmp_path: Path) -> None:
     path = tmp_path / "p.txt"
     path.write_text("short\n" + "x" * 350 + "\nlast")
-    assert sizing.sizes_of(str(path)) == PromptSizes(3, 100, whole=True)
-    assert sizing.sizes_of(str(path), limit=2).prompts == 2
-    assert not sizing.sizes_of(str(tmp_path / "nowhere.txt")).whole
-    assert not sizing.sizes_of(str(tmp_path)).whole
+    assert model_shape.sizes_of(str(path)) == PromptSizes(3, 100, whole=True)
+    assert model_shape.sizes_of(str(path), limit=2).prompts == 2
+    assert not model_shape.sizes_of(str(tmp_path / "nowhere.txt")).whole
+    assert not model_shape.sizes_of(str(tmp_path)).whole
 
 
 @pytest.mark.parametrize(
@@ -273,7 +273,7 @@ def test_what_is_counted_exactly_is_what_the_reader_of_prompts_finds_or_nothing(
 ) -> None:
     path = tmp_path / name
     path.write_text(text)
-    assert sizing.count_of(str(path), column) == found
-    assert sizing.count_of(str(path), column, 1) == (found and 1)
+    assert model_shape.count_of(str(path), column) == found
+    assert model_shape.count_of(str(path), column, 1) == (found and 1)
     if found is not None:
         assert prompts.freeze(str(path), tmp_path / "frozen", column=column, limit=None, chat=False).count == found

@@ -6,10 +6,9 @@ import signal
 
 import pytest
 
-from runner import protocol, start
+from runner import protocol, run_directory, start
 from runner.protocol import Prompt
-from runner.run_directory import files as rundir
-from runner.state.run import Snapshot
+from runner.state import Snapshot
 from tests.standin.rank import answer
 from tests.test_supervisor import PROMPTS, outputs, processes_of, rank_pids, watch
 from tui.sources.client import SocketSource
@@ -93,7 +92,7 @@ async def test_after_the_supervisor_was_killed_resume_does_exactly_the_missing_p
             break
     started.process.kill()
     started.process.wait()
-    path = started.directory / rundir.OUTPUTS_FILE
+    path = started.directory / run_directory.OUTPUTS_FILE
     before = path.read_bytes()
     done = before.count(b"\n")
     path.write_bytes(before + b'{"index":24,"id":"24","prom')
@@ -105,7 +104,7 @@ async def test_after_the_supervisor_was_killed_resume_does_exactly_the_missing_p
     assert [record.text for record in outputs(started.directory)] == expected(PROMPTS)
     handed_out = sum(message.rows for message in seen if isinstance(message, protocol.BatchStarted))
     assert handed_out <= 25 - done, "nothing finished is done again"
-    run = rundir.read_run_file(started.directory)
+    run = run_directory.read_run_file(started.directory)
     assert (run.config.batch_size, run.config.ranks, run.status) == (7, 3, "completed")
     assert run.summary.completed == 25
     assert state.marks[-1].kind == "taken up"
@@ -162,7 +161,7 @@ async def test_a_viewer_that_was_killed_or_never_reads_slows_nobody_and_catches_
 
 
 async def wait_for_socket(started) -> str:
-    path = str(rundir.socket_path(started.directory))
+    path = str(run_directory.socket_path(started.directory))
     while True:
         try:
             _, writer = await asyncio.open_unix_connection(path)
@@ -176,7 +175,7 @@ async def wait_for_socket(started) -> str:
 async def test_a_full_disk_pauses_the_run_and_space_lets_it_go_on(launch, standin_model):
     (standin_model / "hold").touch()
     started = launch(PROMPTS)
-    full = started.directory / rundir.OUTPUTS_FILE
+    full = started.directory / run_directory.OUTPUTS_FILE
     freed = asyncio.Event()
 
     async def fill_and_free(message, _):
@@ -199,7 +198,7 @@ async def test_a_full_disk_pauses_the_run_and_space_lets_it_go_on(launch, standi
 async def test_an_end_waits_for_space_until_it_is_told_to_stop(launch, standin_model):
     (standin_model / "hold").touch()
     started = launch(PROMPTS[:4], ranks=1)
-    full = started.directory / rundir.OUTPUTS_FILE
+    full = started.directory / run_directory.OUTPUTS_FILE
 
     async def fill(message, source):
         if isinstance(message, protocol.RankPhase):
@@ -232,7 +231,7 @@ async def test_prompts_that_go_away_under_a_run_end_it_with_the_cause(launch, sl
 
     async def remove(message, _):
         if isinstance(message, protocol.BatchStarted) and message.batch == 2:
-            (started.directory / rundir.PROMPTS_FILE).unlink()
+            (started.directory / run_directory.PROMPTS_FILE).unlink()
 
     state, _ = await watch(started, when=remove)
     assert started.process.wait(20) == 3
@@ -242,7 +241,7 @@ async def test_prompts_that_go_away_under_a_run_end_it_with_the_cause(launch, sl
 
 async def test_a_run_is_found_again_after_its_socket_was_cleaned_away(launch, slowly):
     started = launch(PROMPTS * 2)
-    path = rundir.socket_path(started.directory)
+    path = run_directory.socket_path(started.directory)
 
     async def clean(message, _):
         if isinstance(message, protocol.BatchFinished) and message.batch == 2:

@@ -7,7 +7,7 @@ from msgspec.structs import replace
 from textual import events
 
 from runner import protocol
-from runner.state.run import Mark, RunState
+from runner.state import Mark, RunState
 from tests import scripted, scripted_steering
 from tests.dashboards import settled, until
 from tests.scripted_source import ScriptedSource
@@ -15,7 +15,7 @@ from tui.app.app import RankdeckApp
 from tui.settings.preferences import Preferences
 from tui.sources.client import SourceError
 from tui.sources.knobs import ASKED_FOR
-from tui.words import alerts as outside
+from tui.words import alerts
 
 
 class Heard:
@@ -33,31 +33,31 @@ class Heard:
 
 def test_the_title_says_how_far_how_fast_and_which() -> None:
     state = scripted.running().state
-    assert outside.title(state) == f"rankdeck {int(state.progress * 100)}% {state.rate_now:.0f} tok/s calm-harbour"
-    assert outside.title(RunState()) == "rankdeck"
-    assert outside.title(scripted.completed().state) == "rankdeck completed calm-harbour"
-    assert "paused" in outside.title(replace(state, paused=ASKED_FOR))
+    assert alerts.title(state) == f"rankdeck {int(state.progress * 100)}% {state.rate_now:.0f} tok/s calm-harbour"
+    assert alerts.title(RunState()) == "rankdeck"
+    assert alerts.title(scripted.completed().state) == "rankdeck completed calm-harbour"
+    assert "paused" in alerts.title(replace(state, paused=ASKED_FOR))
 
 
 def test_no_name_steers_the_terminal_through_the_title_or_a_call() -> None:
     evil = replace(scripted.completed().state, name="a\x07\x1b]2;b\x1b\\\u202e" * 50)
-    assert not set(outside.title(evil)) & set("\x07\x1b\u202e\u009c")
-    (call,) = outside.calls(scripted.running().state, evil)
+    assert not set(alerts.title(evil)) & set("\x07\x1b\u202e\u009c")
+    (call,) = alerts.calls(scripted.running().state, evil)
     assert not set(call) & set("\x07\x1b\u202e\u009c")
-    assert len(call) <= outside.LONGEST_CALL
+    assert len(call) <= alerts.LONGEST_CALL
 
 
 def test_calls_are_for_endings_and_for_what_needs_someone() -> None:
     state = scripted.running().state
-    assert outside.calls(state, state) == []
-    assert outside.calls(state, replace(state, paused=ASKED_FOR)) == [], "whoever asks for it knows"
-    assert outside.calls(state, replace(state, paused="no space left")) == ["calm-harbour is paused: no space left"]
-    assert outside.calls(state, scripted.completed().state)[0].startswith("calm-harbour has completed: 100 of 100")
-    assert "has failed" in outside.calls(state, scripted.failed().state)[0]
+    assert alerts.calls(state, state) == []
+    assert alerts.calls(state, replace(state, paused=ASKED_FOR)) == [], "whoever asks for it knows"
+    assert alerts.calls(state, replace(state, paused="no space left")) == ["calm-harbour is paused: no space left"]
+    assert alerts.calls(state, scripted.completed().state)[0].startswith("calm-harbour has completed: 100 of 100")
+    assert "has failed" in alerts.calls(state, scripted.failed().state)[0]
     lost = replace(state, marks=(*state.marks, Mark(elapsed=1.0, kind="rank lost", text="rank 1 lost")))
-    assert outside.calls(state, lost) == ["calm-harbour has lost a rank"]
+    assert alerts.calls(state, lost) == ["calm-harbour has lost a rank"]
     full = replace(state, marks=(*state.marks, Mark(elapsed=1.0, kind="memory", text="rank 1 ≤8")))
-    assert "out of memory" in outside.calls(state, full)[0]
+    assert "out of memory" in alerts.calls(state, full)[0]
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 from textual.widgets import Input
 
+from runner.state import RunState
 from runner.state.periods import RankShare, Stretch
-from runner.state.run import RunState
 from runner.state.timeline import Timeline
 from tests import scripted
 from tests.dashboards import dashboard, settled

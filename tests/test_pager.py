@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.run_directory import files as rundir
+from runner import run_directory
 from tests.terminal import Terminal
 from tests.test_on_terminals import assert_harmless, assert_whole
 
@@ -36,7 +36,7 @@ def live(launch, tmp_path, monkeypatch):
     path.write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in prompts))
     started = launch(path)
     deadline = time.monotonic() + 20
-    while not rundir.supervisor_alive(started.directory):
+    while not run_directory.supervisor_alive(started.directory):
         assert time.monotonic() < deadline
         time.sleep(0.05)
     return started

@@ -14,14 +14,14 @@ from accelerate.utils import get_balanced_memory
 from typer.testing import CliRunner
 
 from runner import protocol, start
-from runner.engine import loading, memory
+from runner.engine import loading
 from runner.engine.static import StaticEngine
 from runner.machine import placement, telemetry
-from runner.machine.visible_gpus import match_rank_to_gpus
 from runner.protocol import DeviceSample, Prompt, RankReady
 from runner.protocol.config import RunConfig
 from runner.protocol.config import check as check_settings
 from runner.rank.worker import _Rank
+from runner.state.rank_gpus import match_rank_to_gpus
 from runner.supervisor.knobs import _free_bytes
 from tests import scripted
 from tests.test_engine import ByteTokenizer
@@ -204,7 +204,7 @@ def test_the_device_map_that_comes_of_it_spreads_whole_layers_and_marks_what_is_
     )
     with torch.device("meta"):
         model = transformers.LlamaForCausalLM(config)
-    size = sum(memory.stored_bytes(parameter) for parameter in model.parameters())
+    size = sum(loading.stored_bytes(parameter) for parameter in model.parameters())
 
     def mapped(share: float) -> dict:
         asked = loading.placed(torch.device("cuda", 0), [int(share * size)] * 2)["max_memory"]
@@ -220,11 +220,11 @@ def test_the_device_map_that_comes_of_it_spreads_whole_layers_and_marks_what_is_
 
 
 def test_a_model_on_the_cpu_has_one_device_and_no_peak():
-    devices = memory.devices_of(torch.nn.Linear(2, 2), torch.device("cpu"))
-    memory.reset_peaks(devices)
-    memory.synchronise(devices)
+    devices = loading.devices_of(torch.nn.Linear(2, 2), torch.device("cpu"))
+    loading.reset_peaks(devices)
+    loading.synchronise(devices)
     assert devices == [torch.device("cpu")]
-    assert memory.peak_bytes(devices) is None
+    assert loading.peak_bytes(devices) is None
 
 
 def tiny_model() -> transformers.LlamaForCausalLM:
@@ -270,7 +270,7 @@ def cuda(monkeypatch):
 
 def rank_of(tmp_path, monkeypatch, local_rank: int, **settings) -> _Rank:
     run = SimpleNamespace(config=RunConfig(prompts="p", device="cuda", ranks=4, **settings), prompts=1)
-    monkeypatch.setattr("runner.run_directory.files.read_run_file", lambda _: run)
+    monkeypatch.setattr("runner.run_directory.read_run_file", lambda _: run)
     monkeypatch.setenv("LOCAL_RANK", str(local_rank))
     return _Rank(SimpleNamespace(run_dir=tmp_path), local_rank, 4, None)
 

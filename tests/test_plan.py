@@ -15,7 +15,7 @@ from runner.forecast import cost_model, plan
 from runner.forecast.answer_lengths import Answers
 from runner.protocol.config import RunConfig
 from runner.protocol.sweep_plan import SweepPlan
-from runner.run_directory.files import RunFile, write_run_file
+from runner.run_directory.run_file import RunFile, write_run_file
 from runner.state.costs import CostPoint
 from tests.test_cost_model import point
 from tui.commands.numbers import number_list

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from runner import protocol
 from runner.protocol import AnyEvent, FromRank, OutputRecord, Prompt, encode_line
-from runner.state.run import RunState, Snapshot, ToViewer
+from runner.state import RunState, Snapshot, ToViewer
 
 TEXT = st.text(max_size=50)
 

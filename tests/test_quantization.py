@@ -7,7 +7,7 @@ import torch
 import transformers
 from typer.testing import CliRunner
 
-from runner.engine import loading, memory
+from runner.engine import loading
 from runner.engine.static import StaticEngine
 from runner.inputs import quantization
 from runner.protocol import Prompt
@@ -161,5 +161,5 @@ def test_a_quantised_parameter_counts_what_is_stored():
 
         values, scale = torch.zeros(10, dtype=torch.int8), torch.zeros(2)
 
-    assert memory.stored_bytes(Packed()) == 10 + 8
-    assert memory.stored_bytes(torch.zeros(10)) == 40
+    assert loading.stored_bytes(Packed()) == 10 + 8
+    assert loading.stored_bytes(torch.zeros(10)) == 40

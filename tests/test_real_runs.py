@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from runner import protocol, start
+from runner import protocol, run_directory, start
 from runner.inputs import models
 from runner.protocol.config import EngineName, RunConfig
-from runner.run_directory import files as rundir
 from tests.chaos import Flight, wrong_with
 from tests.conftest import ROOT
 
@@ -155,7 +154,7 @@ async def test_chaos_with_accelerates_own_ranks_ends_like_an_undisturbed_run(tin
     ]
     await asyncio.gather(*(flight.fly(400) for flight in flights))
     assert calm.process.wait(200) == 0
-    undisturbed = [record.text for record in rundir.read_outputs(tmp_path / "calm")]
+    undisturbed = [record.text for record in run_directory.read_outputs(tmp_path / "calm")]
     assert len(set(undisturbed)) > 3, "the answers tell the prompts apart"
     assert sum(action.startswith("kill") for flight in flights for action in flight.did) >= 2, "chaos came too late"
     for flight in flights:
@@ -169,9 +168,9 @@ def test_a_sweep_loads_once_measures_and_tells_the_same_in_plan_report_and_repla
     command += ["--batch-sizes", "1,3", "--ranks", "1,2", "--repeats", "1", "--seconds", "0", "--max-new-tokens", "8"]
     done = rankdeck(*command)
     assert done.returncode == 0, done.stdout + done.stderr
-    events = list(rundir.read_events(sweep))
+    events = list(run_directory.read_events(sweep))
     assert sum(isinstance(event, protocol.RankReady) for event in events) == 2, "the model is loaded once per rank"
-    run = rundir.read_run_file(sweep)
+    run = run_directory.read_run_file(sweep)
     assert run.sweep is not None
     assert run.sweep.measured == run.sweep.trials == 4
     for record in run.sweep.records:

@@ -6,10 +6,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from runner import run_directory
 from runner.protocol import Summary
 from runner.protocol.config import RunConfig
-from runner.run_directory import files as rundir
-from runner.run_directory.files import RunFile
+from runner.run_directory.run_file import RunFile
 from runner.sweep.verdict import summarise_sweep
 from tests.scripted_sweep import SweepScript, plan
 from tests.test_cost_model import point
@@ -34,17 +34,17 @@ SUMMARY = Summary(
 
 
 def put(name: str, **changes: object) -> Path:
-    directory = rundir.runs_directory() / name
+    directory = run_directory.runs_directory() / name
     directory.mkdir(parents=True)
     values = {"name": name, "started_at": NOW, "config": RunConfig(prompts="p.txt", ranks=2), "prompts": 100, **changes}
-    rundir.write_run_file(directory, RunFile(**values))  # type: ignore[arg-type]
+    run_directory.write_run_file(directory, RunFile(**values))  # type: ignore[arg-type]
     return directory
 
 
 def corrupt(name: str, content: bytes) -> None:
-    directory = rundir.runs_directory() / name
+    directory = run_directory.runs_directory() / name
     directory.mkdir(parents=True)
-    (directory / rundir.RUN_FILE).write_bytes(content)
+    (directory / run_directory.RUN_FILE).write_bytes(content)
 
 
 def test_no_runs_are_no_runs() -> None:
@@ -109,7 +109,7 @@ def test_a_sweep_of_before_records_were_kept_is_as_it_was() -> None:
 def test_a_run_without_a_supervisor_is_lost_and_one_with_it_is_live() -> None:
     directory = put("here")
     assert runs.recent()[0].status == "lost"
-    descriptor = rundir.hold_lock(directory)
+    descriptor = run_directory.hold_lock(directory)
     try:
         (run,) = runs.recent()
         assert (run.status, run.live, run.ended, run.done) == ("running", True, False, "100 prompts")
@@ -141,7 +141,7 @@ def test_a_run_file_that_cannot_be_read_is_listed_as_such(content: bytes) -> Non
 
 def test_what_is_no_run_is_left_out(tmp_path: Path) -> None:
     put("fine")
-    root = rundir.runs_directory()
+    root = run_directory.runs_directory()
     (root / "empty").mkdir()
     (root / "a-file").write_text("")
     (root / "broken").symlink_to(tmp_path / "nowhere")

@@ -10,8 +10,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from runner import run_directory
 from runner.protocol import encode_line
-from runner.run_directory import files as rundir
 from tests import scripted
 from tests.recordings import RUNS, journal_of
 from tests.test_supervisor import PROMPTS
@@ -98,7 +98,7 @@ def test_what_makes_no_sense_is_refused(arguments: tuple[str, ...], said: str) -
 def test_a_run_directory_without_a_journal_is_refused(launch) -> None:
     started = launch(PROMPTS[:2])
     started.process.wait(20)
-    (started.directory / rundir.EVENTS_FILE).unlink()
+    (started.directory / run_directory.EVENTS_FILE).unlink()
     result = replay(started.directory)
     assert result.exit_code == 2
     assert f"{started.directory}: has no events.jsonl" in result.stderr
@@ -114,7 +114,7 @@ def test_a_last_line_that_is_half_written_is_left_out_with_a_note(torn: bytes, t
 
 def test_a_run_that_goes_on_is_replayed_as_far_as_it_is(tmp_path: Path) -> None:
     path = journal_of(tmp_path / "events.jsonl", scripted.running().events)
-    lock = rundir.hold_lock(tmp_path)
+    lock = run_directory.hold_lock(tmp_path)
     try:
         journal = Journal(path)
         with path.open("ab") as file:

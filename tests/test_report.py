@@ -10,9 +10,8 @@ from xml.etree import ElementTree
 import msgspec
 import pytest
 
-from runner import protocol
+from runner import protocol, run_directory
 from runner.protocol.config import RunConfig
-from runner.run_directory import files as rundir
 from tests.reports import Page, markdown_tables, record, reported, summary, write_recorded, write_run, write_sweep
 from tests.test_supervisor import PROMPTS, watch
 
@@ -217,7 +216,7 @@ def test_without_a_sound_journal_the_report_is_from_run_json_alone_and_says_so(t
     page = Page(tmp_path / "r" / "report.html")
     assert "Something is missing." in page.text
     assert said in page.text
-    assert float(page.headline["seconds"]) == rundir.read_run_file(tmp_path / "r").summary.seconds
+    assert float(page.headline["seconds"]) == run_directory.read_run_file(tmp_path / "r").summary.seconds
     assert "Throughput over time" not in page.tables
 
 

@@ -4,9 +4,9 @@ import json
 
 import msgspec
 
+from runner import run_directory
 from runner.advice.findings import findings
-from runner.run_directory import files as rundir
-from runner.state.summary import summarise
+from runner.state import summarise
 from tests import scripted_timeline
 from tests.reports import Page, reported, write_run
 
@@ -16,7 +16,7 @@ def test_a_second_round_that_was_not_full_is_said_in_every_format(tmp_path):
     state, run = script.state, tmp_path / "rounds"
     write_run(run, config=state.config, prompts=state.prompts, summary=summarise(state))
     journal = b"".join(msgspec.json.encode(event) + b"\n" for event in script.events)
-    (run / rundir.EVENTS_FILE).write_bytes(journal)
+    (run / run_directory.EVENTS_FILE).write_bytes(journal)
     assert reported(run).exit_code == 0
     said = [found.text for found in findings(state)]
     assert any("Round 2 of 2 was 25% full" in text for text in said)

@@ -7,8 +7,8 @@ import re
 import msgspec
 import pytest
 
+from runner import run_directory
 from runner.protocol.config import RunConfig
-from runner.run_directory import files as rundir
 from runner.sweep.verdict import summarise_sweep
 from tests import scripted_sweep
 from tests.reports import (
@@ -117,7 +117,7 @@ def test_of_a_sweep_that_was_ended_early_it_is_said_that_it_was_and_how_often_it
     script = SweepScript(plan((1, 4, 8), (1, 2))).begun().over(9).settled("by hand")
     write_run(tmp_path / "s", config=script.state.config, sweep=summarise_sweep(script.state.sweep))
     journal = b"".join(msgspec.json.encode(event) + b"\n" for event in script.events)
-    (tmp_path / "s" / rundir.EVENTS_FILE).write_bytes(journal)
+    (tmp_path / "s" / run_directory.EVENTS_FILE).write_bytes(journal)
     assert reported(tmp_path / "s").exit_code == 0
     page = Page(tmp_path / "s" / "report.html")
     assert "The sweep ended early: by hand." in page.text
@@ -145,7 +145,7 @@ def test_a_sweep_without_a_verdict_is_judged_anew_from_its_journal_as_a_replay_d
     assert "and one for the best" not in scaling_plot(run.sweep).description, "no such line is drawn of it"
     assert source.read(tmp_path / "s").sweep.chosen == found.best, "of run.json alone nothing else is known"
     journal = b"".join(msgspec.json.encode(event) + b"\n" for event in script.events)
-    (tmp_path / "s" / rundir.EVENTS_FILE).write_bytes(journal)
+    (tmp_path / "s" / run_directory.EVENTS_FILE).write_bytes(journal)
     assert source.read(tmp_path / "s").sweep == found
 
 
@@ -187,7 +187,7 @@ def test_the_csv_of_a_sweep_has_a_line_per_trial_with_exact_figures(tmp_path):
 
 def test_a_wall_before_every_line_and_a_sweep_of_one_setting_are_drawn(tmp_path):
     write_sweep(tmp_path / "all", wall=1)
-    run = rundir.read_run_file(tmp_path / "all")
+    run = run_directory.read_run_file(tmp_path / "all")
     first = [cell for cell in run.sweep.cells if (cell.active_ranks, cell.batch_size) == (1, 1)]
     sweep = msgspec.structs.replace(run.sweep, cells=first, best=first[0], knees=[], scaling=[], records=[])
     write_run(tmp_path / "one", sweep=sweep)
@@ -288,7 +288,7 @@ def test_plain_lines_say_when_it_is_not_the_same_work_and_have_no_figure_where_t
 def test_a_run_that_was_swept_on_its_way_stays_a_run(tmp_path):
     run = write_sweep(tmp_path / "s")
     config = msgspec.structs.replace(run.config, sweep=None)
-    rundir.write_run_file(tmp_path / "s", msgspec.structs.replace(run, config=config))
+    run_directory.write_run_file(tmp_path / "s", msgspec.structs.replace(run, config=config))
     assert reported(tmp_path / "s").exit_code == 0
     told = (tmp_path / "s" / "report.md").read_text()
     assert "output tokens per second" in told

@@ -9,20 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from runner import protocol, start
+from runner import protocol, run_directory, start
 from runner.protocol import AnyEvent
 from runner.protocol.sweep_plan import SweepPlan
-from runner.run_directory import files as rundir
-from runner.state.reducer import apply
-from runner.state.run import RunState
-from runner.state.summary import summarise
+from runner.state import RunState, apply, summarise
 from runner.sweep.verdict import summarise_sweep
 from tests import scripted
 from tests.recordings import RUNS, journal_of, taken_up_hours_later
 from tests.scripted import Script
 from tests.test_supervisor import PROMPTS
-from tui.sources import replay as player
-from tui.sources import replay_times
+from tui.sources import replay, replay_times
 from tui.sources.client import SocketSource
 from tui.sources.journal import Journal
 from tui.sources.outputs import OutputBook
@@ -121,7 +117,7 @@ def fresh(name: str) -> tuple[list[RunState], list[list[int]]]:
 def test_back_and_forth_shows_what_a_fresh_replay_shows(
     name: str, most: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(player, "MOST_CHECKPOINTS", 6)  # so that some are dropped, as in a journal of millions
+    monkeypatch.setattr(replay, "MOST_CHECKPOINTS", 6)  # so that some are dropped, as in a journal of millions
     journal = Journal(journal_of(tmp_path / "events.jsonl", RUNS[name]().events))
     states, answers = fresh(name)
     length = len(journal)
@@ -149,8 +145,8 @@ async def test_the_totals_are_those_of_run_json_to_the_digit(launch, resumed, mo
         started.process.wait(20)
         started = start.resume(started.directory, {"batch_size": 3})
     started.process.wait(20)
-    run = rundir.read_run_file(started.directory)
-    journal = Journal(started.directory / rundir.EVENTS_FILE)
+    run = run_directory.read_run_file(started.directory)
+    journal = Journal(started.directory / run_directory.EVENTS_FILE)
     rewinder = Rewinder(journal)
     rewinder.go(len(journal))
     assert rewinder.state.ended is not None
@@ -165,8 +161,8 @@ async def test_a_sweep_replayed_has_the_figures_of_run_json(launch) -> None:
     plan = SweepPlan(batch_sizes=[1, 4], ranks=[1, 2], repeats=2, least_rounds=2, least_seconds=0.0)
     started = launch(PROMPTS, sweep=plan)
     started.process.wait(60)
-    run = rundir.read_run_file(started.directory)
-    journal = Journal(started.directory / rundir.EVENTS_FILE)
+    run = run_directory.read_run_file(started.directory)
+    journal = Journal(started.directory / run_directory.EVENTS_FILE)
     rewinder = Rewinder(journal)
     rewinder.go(len(journal))
     assert run.sweep is not None

@@ -9,11 +9,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from runner import run_directory
 from runner.machine import doctor
 from runner.protocol import OutputRecord, encode_line
 from runner.protocol.config import RunConfig
-from runner.run_directory import files as rundir
-from runner.run_directory.files import LineWriter, RunFile, RunFileError
+from runner.run_directory import places
+from runner.run_directory.files import LineWriter
+from runner.run_directory.run_file import RunFile, RunFileError
 
 
 def record(index: int, text: str = "text") -> OutputRecord:
@@ -23,7 +25,7 @@ def record(index: int, text: str = "text") -> OutputRecord:
 
 
 def write_records(directory: Path, *records: OutputRecord) -> None:
-    writer = LineWriter(directory / rundir.OUTPUTS_FILE)
+    writer = LineWriter(directory / run_directory.OUTPUTS_FILE)
     for one in records:
         writer.write(encode_line(one))
     writer.close()
@@ -31,17 +33,17 @@ def write_records(directory: Path, *records: OutputRecord) -> None:
 
 def test_outputs_are_put_into_input_order_with_their_texts(tmp_path):
     write_records(tmp_path, record(2, "c\u2028"), record(0, "ä" * 1000), record(5), record(1))
-    rundir.order_outputs(tmp_path, 6)
-    assert [one.index for one in rundir.read_outputs(tmp_path)] == [0, 1, 2, 5]
-    assert next(rundir.read_outputs(tmp_path)).text == "ä" * 1000
-    assert [path.name for path in tmp_path.iterdir()] == [rundir.OUTPUTS_FILE], "nothing temporary is left"
+    run_directory.order_outputs(tmp_path, 6)
+    assert [one.index for one in run_directory.read_outputs(tmp_path)] == [0, 1, 2, 5]
+    assert next(run_directory.read_outputs(tmp_path)).text == "ä" * 1000
+    assert [path.name for path in tmp_path.iterdir()] == [run_directory.OUTPUTS_FILE], "nothing temporary is left"
 
 
 def test_a_line_still_being_written_is_left_out(tmp_path):
     write_records(tmp_path, record(0))
-    with (tmp_path / rundir.OUTPUTS_FILE).open("ab") as file:
+    with (tmp_path / run_directory.OUTPUTS_FILE).open("ab") as file:
         file.write(b'{"index":1,"id"')
-    assert [one.index for one in rundir.read_outputs(tmp_path)] == [0]
+    assert [one.index for one in run_directory.read_outputs(tmp_path)] == [0]
 
 
 def test_what_could_not_be_written_whole_is_cut_off_again(tmp_path, monkeypatch):
@@ -67,48 +69,49 @@ def test_what_could_not_be_written_whole_is_cut_off_again(tmp_path, monkeypatch)
 
 def test_run_json_round_trips_and_a_broken_one_is_named(tmp_path):
     run = RunFile(name="n", started_at=1.0, config=RunConfig(prompts="p.txt", temperature=0.5), prompts=3)
-    rundir.write_run_file(tmp_path, run)
-    assert rundir.read_run_file(tmp_path) == run
-    (tmp_path / rundir.RUN_FILE).write_text('{"name": 3}')
+    run_directory.write_run_file(tmp_path, run)
+    assert run_directory.read_run_file(tmp_path) == run
+    (tmp_path / run_directory.RUN_FILE).write_text('{"name": 3}')
     with pytest.raises(RunFileError, match=r"run\.json: cannot be read as a run"):
-        rundir.read_run_file(tmp_path)
+        run_directory.read_run_file(tmp_path)
     with pytest.raises(RunFileError, match="is no run directory"):
-        rundir.read_run_file(tmp_path / "nowhere")
+        run_directory.read_run_file(tmp_path / "nowhere")
 
 
 def test_a_supervisor_is_alive_exactly_while_its_process_is(tmp_path):
-    assert not rundir.supervisor_alive(tmp_path)
+    assert not run_directory.supervisor_alive(tmp_path)
     code = (
-        "import sys; from pathlib import Path; from runner.run_directory import files as rundir; rundir.hold_lock(Path(sys.argv[1]));"
+        "import sys; from pathlib import Path; from runner import run_directory;"
+        "run_directory.hold_lock(Path(sys.argv[1]));"
         "print('held', flush=True); sys.stdin.read()"
     )
     holder = subprocess.Popen(
         [sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
     assert holder.stdout.readline() == b"held\n"
-    assert rundir.supervisor_alive(tmp_path)
+    assert run_directory.supervisor_alive(tmp_path)
     with pytest.raises(RunFileError, match="already has a live supervisor"):
-        rundir.hold_lock(tmp_path)
+        run_directory.hold_lock(tmp_path)
     holder.kill()
     holder.communicate()
-    assert not rundir.supervisor_alive(tmp_path), "a killed supervisor holds nothing"
+    assert not run_directory.supervisor_alive(tmp_path), "a killed supervisor holds nothing"
 
 
 def test_the_socket_has_a_short_private_place_however_long_the_directory_is(tmp_path):
     deep = tmp_path / ("d" * 100) / ("e" * 100)
     deep.mkdir(parents=True)
-    path = rundir.socket_path(deep)
+    path = run_directory.socket_path(deep)
     assert len(os.fsencode(path)) <= doctor.LONGEST_SOCKET
-    assert path == rundir.socket_path(deep / ".." / deep.name), "one directory, one socket"
-    assert path != rundir.socket_path(tmp_path)
+    assert path == run_directory.socket_path(deep / ".." / deep.name), "one directory, one socket"
+    assert path != run_directory.socket_path(tmp_path)
     assert path.parent.stat().st_mode & 0o777 == 0o700
 
 
 def test_a_runtime_directory_others_can_enter_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(rundir, "RUNTIME_ROOT", tmp_path)
+    monkeypatch.setattr(places, "RUNTIME_ROOT", tmp_path)
     (tmp_path / f"rankdeck-{os.getuid()}").mkdir(mode=0o755)
     with pytest.raises(RunFileError, match="mode 0700"):
-        rundir.socket_path(tmp_path)
+        run_directory.socket_path(tmp_path)
 
 
 def test_a_copy_of_the_outputs_replaces_its_target_in_one_step(tmp_path):
@@ -116,36 +119,38 @@ def test_a_copy_of_the_outputs_replaces_its_target_in_one_step(tmp_path):
     target = tmp_path / "copies" / "out.jsonl"
     target.parent.mkdir()
     target.write_text("old")
-    rundir.copy_outputs(tmp_path, target)
-    assert target.read_bytes() == (tmp_path / rundir.OUTPUTS_FILE).read_bytes()
+    run_directory.copy_outputs(tmp_path, target)
+    assert target.read_bytes() == (tmp_path / run_directory.OUTPUTS_FILE).read_bytes()
     assert len(list(target.parent.iterdir())) == 1
 
 
 def test_runs_are_listed_newest_first_and_strangers_left_out(state_home):
-    root = rundir.runs_directory()
+    root = run_directory.runs_directory()
     for name, at in (("old", 1.0), ("new", 2.0)):
         (root / name).mkdir(parents=True)
-        rundir.write_run_file(root / name, RunFile(name=name, started_at=at, config=RunConfig(prompts="p"), prompts=1))
+        run_directory.write_run_file(
+            root / name, RunFile(name=name, started_at=at, config=RunConfig(prompts="p"), prompts=1)
+        )
     (root / "stranger").mkdir()
-    assert [run.name for _, run in rundir.list_runs()] == ["new", "old"]
+    assert [run.name for _, run in run_directory.list_runs()] == ["new", "old"]
 
 
 def test_a_journal_that_cannot_be_understood_is_named_with_its_line(tmp_path):
-    (tmp_path / rundir.EVENTS_FILE).write_text('{"type":"ranks_ready","at":1}\n{"type":"from_the_future"}\n')
+    (tmp_path / run_directory.EVENTS_FILE).write_text('{"type":"ranks_ready","at":1}\n{"type":"from_the_future"}\n')
     with pytest.raises(RunFileError, match=r"events\.jsonl:2: not an event this version knows"):
-        list(rundir.read_events(tmp_path))
+        list(run_directory.read_events(tmp_path))
 
 
 def test_a_supervisor_that_was_started_a_moment_ago_is_waited_for_and_one_that_is_gone_is_not(tmp_path):
     run = RunFile(name="r", status="running", started_at=0, config=RunConfig(prompts="p"), prompts=1)
-    rundir.write_run_file(tmp_path, run)
+    run_directory.write_run_file(tmp_path, run)
     taken: list[int] = []
-    starting = threading.Timer(0.3, lambda: taken.append(rundir.hold_lock(tmp_path)))
+    starting = threading.Timer(0.3, lambda: taken.append(run_directory.hold_lock(tmp_path)))
     starting.start()
-    assert rundir.supervisor_comes(tmp_path)
+    assert run_directory.supervisor_comes(tmp_path)
     starting.join()
     os.close(taken.pop())
-    os.utime(tmp_path / rundir.RUN_FILE, (0, 0))
-    assert not rundir.supervisor_comes(tmp_path)
-    rundir.write_run_file(tmp_path, msgspec.structs.replace(run, status="completed"))
-    assert not rundir.supervisor_comes(tmp_path)
+    os.utime(tmp_path / run_directory.RUN_FILE, (0, 0))
+    assert not run_directory.supervisor_comes(tmp_path)
+    run_directory.write_run_file(tmp_path, msgspec.structs.replace(run, status="completed"))
+    assert not run_directory.supervisor_comes(tmp_path)

@@ -16,8 +16,7 @@ import psutil
 import pyte
 import pytest
 
-from runner import protocol
-from runner.run_directory import files as rundir
+from runner import protocol, run_directory
 from tui.settings.theme import LIGHT
 from tui.web import server
 from tui.web.server import COLUMNS, listen, view_command
@@ -107,7 +106,11 @@ async def page(url: str, columns: int = 120, rows: int = 40) -> AsyncIterator[Pa
 
 def changes(directory: Path) -> list[int]:
     """The batch sizes of the run, from its first on."""
-    return [event.batch_size for event in rundir.read_events(directory) if isinstance(event, protocol.BatchSizeChanged)]
+    return [
+        event.batch_size
+        for event in run_directory.read_events(directory)
+        if isinstance(event, protocol.BatchSizeChanged)
+    ]
 
 
 async def until_changed(directory: Path, sizes: list[int]) -> None:
@@ -134,8 +137,8 @@ async def test_a_browser_sees_the_run_and_its_keys_steer_nothing(live, serving):
         assert "y copy" in browser.text
         assert "E export" not in browser.text, "it would write on the machine that serves"
     assert changes(live.directory) == [4]
-    assert rundir.supervisor_alive(live.directory)
-    kinds = {type(event) for event in rundir.read_events(live.directory)}
+    assert run_directory.supervisor_alive(live.directory)
+    kinds = {type(event) for event in run_directory.read_events(live.directory)}
     assert not kinds & {protocol.Paused, protocol.Stopping}
 
 
@@ -172,7 +175,7 @@ async def test_when_the_server_ends_no_view_is_left_and_the_run_goes_on(live, se
     _, alive = await asyncio.to_thread(psutil.wait_procs, views, 10)
     assert not alive
     assert process.returncode == (0 if ending != signal.SIGKILL else -signal.SIGKILL)
-    assert rundir.supervisor_alive(live.directory)
+    assert run_directory.supervisor_alive(live.directory)
 
 
 async def test_a_browser_that_reads_nothing_is_left_with_its_view_and_slows_nobody(live, serving):

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from runner import protocol
-from runner.run_directory import files as rundir
+from runner import protocol, run_directory
 from runner.supervisor import server
 from runner.supervisor.server import Server, Viewers
 from tests.test_supervisor import PROMPTS, outputs, watch
@@ -134,7 +133,7 @@ async def test_a_live_run_goes_on_through_all_of_it(launch, monkeypatch):
 
     async def attack(message, _):
         if isinstance(message, protocol.BatchStarted):
-            path = rundir.socket_path(started.directory)
+            path = run_directory.socket_path(started.directory)
             for greeting in (b"", HELLO, RANK):
                 await say(path, greeting + luck.randbytes(200) + b"\n")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.run_directory import files as rundir
+from runner import run_directory
 from tests.conftest import ROOT
 from tests.terminal import Terminal
 
@@ -68,9 +68,9 @@ def test_a_killed_ssh_connection_does_not_end_the_run(ssh, tmp_path, run_dir):
     with Terminal([*ssh, run], columns=80, rows=24) as terminal:
         terminal.wait_for("decoding", seconds=240)
     # Leaving the block killed the ssh client in the middle of the run.
-    assert rundir.supervisor_alive(run_dir)
+    assert run_directory.supervisor_alive(run_dir)
     with Terminal([*ssh, f"{there} {rankdeck} attach {run_dir}"], columns=80, rows=24) as terminal:
         terminal.wait_for("completed", seconds=240)
         terminal.send("q")
         assert terminal.wait() == 0
-    assert [record.index for record in rundir.read_outputs(run_dir)] == list(range(16))
+    assert [record.index for record in run_directory.read_outputs(run_dir)] == list(range(16))

@@ -11,10 +11,10 @@ from textual.events import Key
 from textual.pilot import Pilot
 from textual.widgets import Button, Input, Label
 
+from runner import run_directory
 from runner.inputs.memory_estimate import Estimate
 from runner.machine.facts import Facts
 from runner.protocol.config import Problem, RunConfig
-from runner.run_directory import files as rundir
 from tests.dashboards import TWO_GPUS, ScriptedLauncher, said, until, whole_screen
 from tests.reports import write_run
 from tests.terminal import Terminal
@@ -592,8 +592,8 @@ def test_a_first_run_is_right_as_it_stands() -> None:
 
 
 def test_a_report_of_a_run_is_written_beside_it() -> None:
-    rundir.runs_directory().mkdir(parents=True)
-    write_run(rundir.runs_directory() / "done")
+    run_directory.runs_directory().mkdir(parents=True)
+    write_run(run_directory.runs_directory() / "done")
     launcher = MachineLauncher()
     (run,) = launcher.recent()
     assert launcher.report(run.directory).read_bytes().startswith(b"<!doctype html")
@@ -601,10 +601,10 @@ def test_a_report_of_a_run_is_written_beside_it() -> None:
 
 @pytest.mark.slow
 def test_one_goes_from_a_replay_back_to_the_start_screen_in_a_real_terminal() -> None:
-    directory = rundir.runs_directory() / "done"
+    directory = run_directory.runs_directory() / "done"
     directory.parent.mkdir(parents=True)
     write_run(directory)
-    shutil.copy(SAMPLE, directory / rundir.EVENTS_FILE)
+    shutil.copy(SAMPLE, directory / run_directory.EVENTS_FILE)
     with Terminal([str(Path(sys.executable).with_name("rankdeck"))], columns=80, rows=24) as terminal:
         terminal.wait_for("✓ completed", seconds=20)
         terminal.send("\x1b")

@@ -11,11 +11,10 @@ from textual.events import Key
 from textual.pilot import Pilot
 from textual.widgets import Button, Input, Label
 
-from runner import start
+from runner import run_directory, start
 from runner.forecast.cost_model import fit
 from runner.protocol.config import RunConfig
 from runner.protocol.sweep_plan import SweepPlan
-from runner.run_directory import files as rundir
 from runner.start import InputError
 from runner.sweep.verdict import summarise_sweep
 from tests import scripted_sweep
@@ -344,8 +343,8 @@ def test_the_settings_of_a_sweep_are_taken_over_as_those_of_a_run_at_its_best_se
     found = summarise_sweep(state.sweep)
     assert found.best is not None
     config = msgspec.structs.replace(state.config, sweep=state.sweep.plan, ignore_eos=True)
-    rundir.runs_directory().mkdir(parents=True)
-    write_run(rundir.runs_directory() / "swept", config=config, sweep=found)
+    run_directory.runs_directory().mkdir(parents=True)
+    write_run(run_directory.runs_directory() / "swept", config=config, sweep=found)
     launcher = MachineLauncher()
     (run,) = launcher.recent()
     taken = launcher.settings(run)
@@ -362,8 +361,8 @@ def test_where_settings_are_tied_the_one_that_is_chosen_is_taken_over_and_not_th
     assert found.chosen is not None
     assert found.chosen.setting != found.best.setting
     config = msgspec.structs.replace(state.config, sweep=state.sweep.plan)
-    rundir.runs_directory().mkdir(parents=True)
-    write_run(rundir.runs_directory() / "swept", config=config, sweep=found)
+    run_directory.runs_directory().mkdir(parents=True)
+    write_run(run_directory.runs_directory() / "swept", config=config, sweep=found)
     launcher = MachineLauncher()
     (run,) = launcher.recent()
     taken = launcher.settings(run)

@@ -8,9 +8,8 @@ from hypothesis import strategies as st
 from runner import protocol
 from runner.protocol import BatchResult, DeviceSample, OutputRecord, StepsInFlight
 from runner.protocol.config import RunConfig
-from runner.state.reducer import LOG_LINES, apply
-from runner.state.run import RunState
-from runner.state.summary import summarise
+from runner.state import RunState, apply, summarise
+from runner.state.reducer import LOG_LINES
 from runner.state.ticks import HISTORY_POINTS
 
 

@@ -9,11 +9,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from runner import protocol, start
+from runner import protocol, run_directory, start
 from runner.protocol.config import RunConfig
-from runner.run_directory import files as rundir
-from runner.state.reducer import apply
-from runner.state.run import RunState, Snapshot
+from runner.state import RunState, Snapshot, apply
 from tests.standin.rank import answer
 from tui.sources.client import SocketSource
 
@@ -32,7 +30,7 @@ async def watch(started, *, when=None) -> tuple[RunState, list]:
 
 
 def outputs(directory: Path) -> list:
-    return list(rundir.read_outputs(directory))
+    return list(run_directory.read_outputs(directory))
 
 
 def command_line(process: psutil.Process) -> list[str]:
@@ -83,7 +81,7 @@ async def test_run_json_holds_config_environment_and_the_summary_the_screen_show
     started = launch(PROMPTS)
     state, _ = await watch(started)
     started.process.wait(10)
-    run = rundir.read_run_file(started.directory)
+    run = run_directory.read_run_file(started.directory)
     assert run.summary == state.ended.summary
     assert run.status == "completed"
     assert run.config.batch_size == 4
@@ -98,7 +96,7 @@ async def test_the_journal_alone_tells_the_same_story(launch):
     state, _ = await watch(started)
     started.process.wait(10)
     replayed = RunState()
-    for event in rundir.read_events(started.directory):
+    for event in run_directory.read_events(started.directory):
         replayed = apply(replayed, event)
     assert replayed.ended == state.ended
     assert [rank.prompts for rank in replayed.ranks] == [rank.prompts for rank in state.ranks]
@@ -109,7 +107,7 @@ async def test_a_copy_of_the_outputs_goes_where_it_was_asked_for(launch, tmp_pat
     started = launch(PROMPTS, output=str(target))
     await watch(started)
     started.process.wait(10)
-    assert target.read_bytes() == (started.directory / rundir.OUTPUTS_FILE).read_bytes()
+    assert target.read_bytes() == (started.directory / run_directory.OUTPUTS_FILE).read_bytes()
 
 
 async def test_one_prompt_that_makes_its_batch_raise_costs_that_one_prompt(launch):
@@ -128,7 +126,7 @@ async def test_run_json_has_the_seconds_before_the_first_batch_by_phase(launch):
     started = launch(PROMPTS)
     state, _ = await watch(started)
     started.process.wait(10)
-    run = rundir.read_run_file(started.directory)
+    run = run_directory.read_run_file(started.directory)
     assert run.loading == state.loading.phases
     assert {"starting", "model", "launching", "first batch"} <= run.loading.keys()
     assert state.loading.batch_at - run.started_at == pytest.approx(sum(run.loading.values()), abs=0.01)
@@ -148,8 +146,8 @@ async def test_a_run_elsewhere_is_found_by_its_name(launch, tmp_path):
         RunConfig(prompts=write_prompts(tmp_path), model=str(tmp_path / "standin-model"), device="cpu", name="far"),
         run_dir=tmp_path / "elsewhere",
     )
-    assert rundir.find_run("far") == started.directory
-    assert [directory for directory, _ in rundir.list_runs()] == [started.directory]
+    assert run_directory.find_run("far") == started.directory
+    assert [directory for directory, _ in run_directory.list_runs()] == [started.directory]
     await watch(started)
     started.process.wait(10)
 
@@ -165,7 +163,7 @@ async def test_the_journal_has_telemetry_about_once_a_second(launch, monkeypatch
     started = launch(PROMPTS)
     await watch(started)
     started.process.wait(10)
-    ticks = [event for event in rundir.read_events(started.directory) if isinstance(event, protocol.Tick)]
+    ticks = [event for event in run_directory.read_events(started.directory) if isinstance(event, protocol.Tick)]
     measured = [tick for tick in ticks if tick.processes]
     assert len(measured) >= 2
     assert len(ticks) <= 2 * len(measured) + 2, "no more than the ticks that a replay needs"
@@ -233,8 +231,8 @@ async def test_ranks_notice_that_their_supervisor_was_killed_and_leave(launch, m
     async with asyncio.timeout(10):
         while processes_of(started.directory):
             await asyncio.sleep(0.05)
-    assert rundir.read_run_file(started.directory).status == "running"
-    assert not rundir.supervisor_alive(started.directory), "so that `list` can tell that it is lost"
+    assert run_directory.read_run_file(started.directory).status == "running"
+    assert not run_directory.supervisor_alive(started.directory), "so that `list` can tell that it is lost"
 
 
 async def test_who_comes_late_gets_the_whole_state_first(launch, monkeypatch):
@@ -265,7 +263,7 @@ async def test_nobody_but_a_peer_that_speaks_the_protocol_is_listened_to(launch,
     source = SocketSource(started.directory, started.died)
     events = source.events()
     await anext(events)
-    path = str(rundir.socket_path(started.directory))
+    path = str(run_directory.socket_path(started.directory))
     assert os.stat(path).st_mode & 0o777 == 0o600
     for said in (
         b"GET / HTTP/1.1\r\n\r\n",
@@ -328,7 +326,7 @@ def test_a_broken_prompt_file_leaves_no_run_behind(tmp_path, state_home):
         start.launch(RunConfig(prompts=str(prompts)))
     assert "p.jsonl:2" in str(refusal.value)
     assert "p.jsonl:3" in str(refusal.value)
-    assert list(rundir.runs_directory().iterdir()) == []
+    assert list(run_directory.runs_directory().iterdir()) == []
 
 
 def test_more_ranks_than_make_sense_is_a_warning(tmp_path):

@@ -6,11 +6,9 @@ import signal
 import msgspec
 import pytest
 
-from runner import protocol, start
+from runner import protocol, run_directory, start
 from runner.protocol.sweep_plan import SweepPlan
-from runner.run_directory import files as rundir
-from runner.state.reducer import apply
-from runner.state.run import RunState
+from runner.state import RunState, apply
 from runner.supervisor.sweeper import order_of
 from runner.sweep.verdict import cells, summarise_sweep
 from tests.test_outliving import expected
@@ -28,7 +26,7 @@ def plan(**changes) -> SweepPlan:
 async def fly(started, *, when=None):
     """Follow a sweep to its end: its last state, and everything that happened, from the journal."""
     state, _ = await watch(started, when=when)
-    return state, list(rundir.read_events(started.directory))
+    return state, list(run_directory.read_events(started.directory))
 
 
 def of_kind(seen, kind):
@@ -159,7 +157,7 @@ async def test_a_sweep_that_was_stopped_is_resumed_where_it_was(launch):
 
     state, _ = await fly(started, when=stop)
     assert state.ended.exit_status == 130
-    before = rundir.read_run_file(started.directory)
+    before = run_directory.read_run_file(started.directory)
     assert before.status == "stopped"
     assert 5 <= len(before.sweep.records) < 12
     assert before.sweep.best is not None
@@ -168,7 +166,7 @@ async def test_a_sweep_that_was_stopped_is_resumed_where_it_was(launch):
     again = start.resume(started.directory, {})
     state, _ = await fly(again)
     again.process.wait(10)
-    run = rundir.read_run_file(started.directory)
+    run = run_directory.read_run_file(started.directory)
     assert run.status == "completed"
     assert [record.trial for record in run.sweep.records] == order_of(plan(repeats=3))
     assert run.sweep.records[:5] == before.sweep.records[:5]
@@ -237,7 +235,7 @@ async def test_a_sweep_that_keeps_no_answers_and_is_ended_has_its_figures_and_is
     state, _ = await fly(started, when=end)
     assert started.process.wait(10) == 0
     assert state.sweep.ended_early
-    run = rundir.read_run_file(started.directory)
+    run = run_directory.read_run_file(started.directory)
     assert (run.status, run.sweep.left) == ("completed", 36 - len(run.sweep.records))
     assert run.sweep.chosen is not None
     (listed,) = runs.recent()

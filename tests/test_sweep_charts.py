@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from runner import protocol
 from runner.protocol.sweep_plan import SweepPlan, SweepState, Trial, TrialOutcome, TrialRecord, TrialResult
-from runner.state.run import RunState
+from runner.state import RunState
 from runner.supervisor.sweeper import order_of
 from runner.sweep.verdict import summarise_sweep
 from tests import scripted

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from runner import protocol
-from runner.run_directory import files as rundir
+from runner import protocol, run_directory
 from tests.test_cli import rankdeck
 from tests.test_supervisor import PROMPTS
 
@@ -35,7 +34,7 @@ def test_a_sweep_prints_its_table_and_names_the_best_setting_as_a_command(flown,
         *("--plain", "--run-dir", str(sweep)),
     )
     assert result.exit_code == 0, result.stderr
-    run = rundir.read_run_file(sweep)
+    run = run_directory.read_run_file(sweep)
     assert (run.config.ranks, run.config.ignore_eos, run.sweep.trials) == (2, True, 8)
     best, chosen = run.sweep.best, run.sweep.chosen
     assert f"best: {best.active_ranks} rank" in result.stdout
@@ -51,7 +50,7 @@ def test_natural_length_and_doubling_ranks_are_as_asked_and_as_the_machine_has_t
         *("--json", "--run-dir", str(sweep)),
     )
     assert result.exit_code == 0, result.stderr
-    run = rundir.read_run_file(sweep)
+    run = run_directory.read_run_file(sweep)
     assert not run.config.ignore_eos
     assert run.config.sweep.ranks[0] == 1
     assert json.loads(result.stdout.splitlines()[-1])["type"] == "run_ended"
@@ -96,7 +95,7 @@ def test_repeats_that_tell_little_are_warned_of_on_the_error_stream_and_done_all
     warnings = [line for line in result.stderr.splitlines() if "--repeats" in line]
     assert len(warnings) == bool(said)
     assert said in "".join(warnings)
-    assert rundir.read_run_file(tmp_path / "sweep").sweep.measured == int(repeats)
+    assert run_directory.read_run_file(tmp_path / "sweep").sweep.measured == int(repeats)
 
 
 @pytest.fixture
@@ -113,7 +112,7 @@ def cut(flown, prompts, tmp_path):
 
 def test_trials_cut_their_answers_at_so_many_tokens_and_warm_up_for_fewer(cut):
     said, sweep = cut
-    finished = [event for event in rundir.read_events(sweep) if isinstance(event, protocol.BatchFinished)]
+    finished = [event for event in run_directory.read_events(sweep) if isinstance(event, protocol.BatchFinished)]
     assert len(finished) == 4 * (1 + 2), "a warm-up and two rounds of each trial"
     lengths = [event.result.output_tokens / event.result.rows for event in finished]
     assert sorted(lengths) == [1] * 4 + [3] * 8
@@ -122,7 +121,7 @@ def test_trials_cut_their_answers_at_so_many_tokens_and_warm_up_for_fewer(cut):
 
 def test_the_run_at_the_chosen_setting_has_whole_answers(cut):
     said, sweep = cut
-    chosen = rundir.read_run_file(sweep).sweep.chosen
+    chosen = run_directory.read_run_file(sweep).sweep.chosen
     command = next(line for line in said.splitlines() if "run it: " in line)
     assert f"--max-new-tokens 40 --device cpu --batch-size {chosen.batch_size} --ranks 1" in command
     assert "trial-tokens" not in command
@@ -154,7 +153,7 @@ def test_a_run_is_set_beside_another_at_its_end(flown, prompts, tmp_path):
     assert flown(*common, "--batch-size", "2", "--run-dir", str(tmp_path / "one")).exit_code == 0
     result = flown(*common, "--batch-size", "5", "--run-dir", str(tmp_path / "two"), "--compare", str(tmp_path / "one"))
     assert result.exit_code == 0, result.stderr
-    one, two = (rundir.read_run_file(tmp_path / name).summary for name in ("one", "two"))
+    one, two = (run_directory.read_run_file(tmp_path / name).summary for name in ("one", "two"))
     assert f"{one.seconds:,.3f}" in result.stdout or f"{one.seconds:,.1f}" in result.stdout
     assert f"{two.seconds:,.3f}" in result.stdout or f"{two.seconds:,.1f}" in result.stdout
     assert "batch size" in result.stdout

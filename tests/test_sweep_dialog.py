@@ -11,7 +11,7 @@ from textual.screen import Screen
 from textual.widgets import Input, Label
 
 from runner.protocol.sweep_plan import SweepPlan
-from runner.state.run import RunState
+from runner.state import RunState
 from tests import scripted
 from tests.dashboards import SIZES, until
 from tui.app.app import RankdeckApp

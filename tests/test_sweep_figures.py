@@ -6,15 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from runner.forecast.forecast import seconds_left
 from runner.protocol import BatchResult, DeviceSample, RankReady
 from runner.protocol.sweep_plan import SweepPlan, SweepState, Trial, TrialRecord, TrialResult
 from runner.supervisor.bandwidth import known_bandwidth, peak_bandwidth
 from runner.supervisor.trial_meter import TrialMeter, percentile
 from runner.sweep.cells import best, cells
 from runner.sweep.intervals import T_95, estimate, ratio_half_width
-from runner.sweep.scaling import best_scaling, scaling
-from runner.sweep.sweep_knee import knee
-from runner.sweep.verdict import seconds_left, summarise_sweep
+from runner.sweep.scaling import best_scaling, knee, scaling
+from runner.sweep.verdict import summarise_sweep
 
 RATES = st.floats(1, 1e5)
 

@@ -4,7 +4,7 @@ import pytest
 from rich.cells import cell_len
 
 from runner.protocol.sweep_plan import TrialRecord
-from runner.state.run import Snapshot
+from runner.state import Snapshot
 from runner.supervisor.sweeper import order_of
 from tests import scripted_sweep
 from tests.scripted import Script

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from runner import protocol
 from runner.protocol.sweep_plan import SweepState, TrialRecord
-from runner.state.run import RunState
+from runner.state import RunState
 from runner.sweep.verdict import summarise_sweep
 from tests import scripted, scripted_sweep
 from tests.scripted_sweep import EVIL, STATES, SweepScript, plan
@@ -17,7 +17,7 @@ from tui.panels.overview.progress import progress_lines
 from tui.panels.overview.summary import summary_lines
 from tui.panels.sweep.status import command_lines, empty_lines, status_lines
 from tui.panels.sweep.table import table_lines
-from tui.words import alerts as outside
+from tui.words import alerts
 from tui.words.sweep import best_command, scaling_words, shown_sweep
 from tui.words.text import line_width, plain
 
@@ -221,8 +221,8 @@ def test_a_sweep_that_left_trials_out_has_a_sign_of_its_own_wherever_its_end_is_
     assert status(state).startswith("■ ended early: by hand   6 of 18 trials measured")
     assert "■ ended early   6 / 18 trials" in plain(summary_lines(state, None, 60))
     assert plain([header_line(state, 78)]).split()[-3:-1] == ["ended", "early"]
-    assert outside.title(state) == "rankdeck ended early calm-harbour"
-    assert outside.calls(STATES["running"]().state, state)[0].startswith("calm-harbour was ended early: ")
+    assert alerts.title(state) == "rankdeck ended early calm-harbour"
+    assert alerts.calls(STATES["running"]().state, state)[0].startswith("calm-harbour was ended early: ")
     assert "✓ settled: all trials are over" in status(ALL["settled"])
 
 

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from textual.app import App, ComposeResult
 from textual.pilot import Pilot
 
-from runner.state.run import RunState
+from runner.state import RunState
 from tests import scripted
 from tests.dashboards import SIZES, until
 from tests.scripted_sweep import STATES

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.run_directory import files as rundir
+from runner import run_directory
 from tests.conftest import ROOT
 from tests.terminal import Terminal
 
@@ -51,9 +51,9 @@ def test_a_run_is_flown_from_the_dashboard_steered_left_and_come_back_to(tmp_pat
         terminal.send("q")
         assert terminal.wait() == 0
         assert b"\x1b[?1049l" in bytes(terminal.raw), "the terminal is given back as it was"
-    records = list(rundir.read_outputs(run_dir))
+    records = list(run_directory.read_outputs(run_dir))
     assert [record.prompt for record in records] == STORIES[:48]
-    assert rundir.read_run_file(run_dir).summary.completed == 48
+    assert run_directory.read_run_file(run_dir).summary.completed == 48
 
 
 def test_the_terminals_death_does_not_end_the_run(tmp_path, run_dir):
@@ -85,4 +85,4 @@ def test_control_c_while_loading_stops_at_once_and_leaves_nothing(tmp_path, run_
         terminal.send("\x03")
         assert terminal.wait(30) == 130
     assert json.loads((run_dir / "run.json").read_text())["status"] == "stopped"
-    assert not rundir.supervisor_alive(run_dir)
+    assert not run_directory.supervisor_alive(run_dir)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from runner.state.run import HistoryPoint
+from runner.state import HistoryPoint
 from tests import scripted
 from tests.scripted import GIB
 from tui.panels.bars import Column, bar, widths

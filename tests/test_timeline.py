@@ -13,8 +13,7 @@ from runner.advice.findings import findings, rounds
 from runner.advice.segments import end_of, idle_tail, segments
 from runner.advice.slow_rank import paces
 from runner.protocol.config import RunConfig
-from runner.state.reducer import apply
-from runner.state.run import RunState, Snapshot
+from runner.state import RunState, Snapshot, apply
 from runner.state.timeline import BUSY_POINTS, LEAST_OF_A_LANE, MOST_SPANS, Span, thinned
 from tests import scripted, scripted_steering, scripted_timeline
 from tests.test_state import finished, play, ready

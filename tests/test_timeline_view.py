@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from runner import protocol
 from runner.advice.findings import findings
 from runner.advice.segments import Segment
-from runner.state.run import RunState
+from runner.state import RunState
 from runner.state.timeline import Span
 from tests import scripted, scripted_steering, scripted_timeline
 from tests.dashboards import dashboard, panel, settled, until, whole_screen

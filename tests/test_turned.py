@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from runner import protocol
+from runner.state import HistoryPoint, Mark
 from runner.state.periods import scaling
-from runner.state.run import HistoryPoint, Mark
 from tests import scripted, scripted_steering
 from tests.scripted_steering import STATES, SteeredScript
 from tui.panels.chart import chart, columns

@@ -6,8 +6,7 @@ from msgspec.structs import replace
 from runner import protocol
 from runner.advice.advice import advise
 from runner.protocol import ProcessSample
-from runner.state.reducer import apply
-from runner.state.run import RunState
+from runner.state import RunState, apply
 from tests import scripted
 from tui.panels.log.log_listing import LogPage
 from tui.panels.outputs.answer_lines import GUTTER, SHOWN_CHARACTERS, answer_page, answer_row

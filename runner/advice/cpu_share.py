@@ -8,7 +8,7 @@ from operator import itemgetter
 from statistics import fmean
 
 from runner.advice.segments import end_of
-from runner.state.run import RunState
+from runner.state import RunState
 from runner.state.timeline import WORK, Lane
 
 LEAST_SECONDS = 8.0

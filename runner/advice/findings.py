@@ -8,7 +8,7 @@ from typing import NamedTuple
 from runner.advice.advice import advise
 from runner.advice.segments import end_of, idle_tail
 from runner.advice.slow_rank import slow_rank
-from runner.state.run import RunState
+from runner.state import RunState
 from runner.state.timeline import LOADING, Span
 
 FULL, MOST_ROUNDS = 0.85, 4

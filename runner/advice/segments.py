@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Literal, NamedTuple
 
-from runner.state.run import RunState
+from runner.state import RunState
 from runner.state.timeline import WORK, Span, SpanKind, Timeline
 
 GapKind = Literal["idle", "paused", "inactive"]

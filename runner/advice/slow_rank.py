@@ -7,7 +7,7 @@ from statistics import median
 from typing import NamedTuple
 
 from runner.advice.cpu_share import STARVED, cores_words, cpu_shares
-from runner.state.run import RunState
+from runner.state import RunState
 from runner.state.timeline import Span, Timeline
 
 SLOWER = 1.25

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from runner.engine import memory
+from runner.engine import loading
 from runner.engine.loading import dtype_text
 from runner.engine.rows import Answer, Progress
 from runner.protocol import BatchResult, OutputRecord, Prompt, prompt_text
@@ -41,7 +41,7 @@ class Engine(abc.ABC):
 
     def __init__(self, model: Any, tokenizer: Any, config: RunConfig, device: torch.device) -> None:
         self.model, self.tokenizer, self.device = model, tokenizer, device
-        self.devices = memory.devices_of(model, device)
+        self.devices = loading.devices_of(model, device)
         self._config = config
         self.notes: list[str] = []
         """Lines for people, to be taken out by whoever can say them."""
@@ -69,7 +69,7 @@ class Engine(abc.ABC):
         return {
             "parameters": self.model.num_parameters(),
             "weight_read_bytes": self._weight_read_bytes(parameters),
-            "parameter_bytes": sum(memory.stored_bytes(parameter) for parameter in parameters),
+            "parameter_bytes": sum(loading.stored_bytes(parameter) for parameter in parameters),
             "kv_bytes_per_token": self.kv_bytes_per_token(),
             "context_tokens": self.context_tokens,
             "dtype": dtype_text(self.model, self._config.quantization),
@@ -92,8 +92,8 @@ class Engine(abc.ABC):
         """Bytes of parameters that a decode step reads: of an input embedding it reads a row per prompt only."""
         embedding, output = self.model.get_input_embeddings(), self.model.get_output_embeddings()
         tied = output is not None and embedding is not None and output.weight is embedding.weight
-        unread = 0 if tied or embedding is None else memory.stored_bytes(embedding.weight)
-        return sum(memory.stored_bytes(parameter) for parameter in parameters) - unread
+        unread = 0 if tied or embedding is None else loading.stored_bytes(embedding.weight)
+        return sum(loading.stored_bytes(parameter) for parameter in parameters) - unread
 
     def copy_bandwidth(self, size: int = 256 * 2**20, repeats: int = 5) -> float:
         """Bytes/s, read and written, of copying `size` bytes on the device: the best of `repeats`."""
@@ -209,14 +209,14 @@ class Engine(abc.ABC):
         )
 
     def _synchronise(self) -> None:
-        memory.synchronise(self.devices)
+        loading.synchronise(self.devices)
 
     def _reset_peak_memory(self) -> None:
-        memory.reset_peaks(self.devices)
+        loading.reset_peaks(self.devices)
 
     def peak_memory(self) -> int | None:
         """Bytes the device had allocated at most since the last reset; None on a CPU."""
-        return memory.peak_bytes(self.devices)
+        return loading.peak_bytes(self.devices)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

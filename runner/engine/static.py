@@ -19,8 +19,7 @@ import transformers
 from runner.engine import compiling
 from runner.engine.base import BatchOutput, Engine, OnRecords, OnStep
 from runner.engine.compiling import BEFORE, ON_A_CPU, Compiling
-from runner.engine.prefill_groups import group_by_width
-from runner.engine.rows import Answer, trim
+from runner.engine.rows import Answer, group_by_width, trim
 from runner.engine.step_watch import StepWatch
 from runner.protocol import BatchResult, OutputRecord, Prompt
 from runner.protocol.config import RunConfig

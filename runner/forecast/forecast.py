@@ -5,7 +5,9 @@ fast.
 """
 
 import functools
+import statistics
 from collections.abc import Sequence
+from math import ceil
 
 import msgspec
 
@@ -13,9 +15,10 @@ from runner.forecast.answer_lengths import Answers, answers
 from runner.forecast.cost_model import CostModel, fit
 from runner.forecast.plan import PlanRow, predict, shares
 from runner.protocol.config import MAX_BATCH_SIZE
+from runner.protocol.sweep_plan import SweepPlan, SweepState, warm_up_tokens
 from runner.scheduling.rounds import EvenRounds
+from runner.state import RankState, RunState
 from runner.state.costs import CostPoint
-from runner.state.run import RankState, RunState
 
 
 class WhatIf(msgspec.Struct, frozen=True, kw_only=True):
@@ -238,3 +241,37 @@ def finish(free: Sequence[float], batches: int, cost: float) -> float:
     if missing > 0:
         return ends[missing - 1]
     return max(moment + whole * cost for moment, whole in zip(ordered, done, strict=True) if whole)
+
+
+def seconds_left(sweep: SweepState, now: float) -> float | None:
+    """Seconds from `now` until the trials are over: each takes what others of its setting took, else what is usual.
+
+    None before the first trial is over.
+    """
+    known: dict[tuple[int, int], list[float]] = {}
+    for trial in sweep.trials:
+        if trial.number in sweep.took:
+            known.setdefault((trial.active_ranks, trial.batch_size), []).append(sweep.took[trial.number])
+    if not known:
+        return None
+    means = {setting: statistics.fmean(values) for setting, values in known.items()}
+    usual = statistics.fmean(means.values())
+    over = {record.trial.number for record in sweep.records}
+    left = [trial for trial in sweep.trials if trial.number not in over]
+    expected = sum(means.get((trial.active_ranks, trial.batch_size), usual) for trial in left)
+    return max(0.0, expected - (now - sweep.since if sweep.current is not None else 0.0))
+
+
+def sweep_seconds(plan: SweepPlan, model: CostModel, new_tokens: int) -> float:
+    """Seconds of all trials, warm-ups included and loading not, if every answer has `new_tokens` output tokens."""
+    return plan.repeats * sum(
+        _trial_seconds(plan, model, ranks, size, new_tokens)
+        for ranks in set(plan.ranks)
+        for size in set(plan.batch_sizes)
+    )
+
+
+def _trial_seconds(plan: SweepPlan, model: CostModel, ranks: int, size: int, new_tokens: int) -> float:
+    batch = model.seconds(size, new_tokens, ranks)
+    rounds = max(plan.least_rounds, ceil(plan.least_seconds / batch) if batch > 0 else 0)
+    return model.seconds(size, warm_up_tokens(new_tokens), ranks) + rounds * batch

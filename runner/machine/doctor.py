@@ -10,7 +10,8 @@ from typing import Literal
 import msgspec
 
 from runner.machine.facts import Facts, Machine, Place, TorchFound
-from runner.machine.visible_gpus import ORDER, VISIBLE, match_rank_to_gpu, order_is_certain
+from runner.machine.visible_gpus import ORDER, VISIBLE, order_is_certain
+from runner.state.rank_gpus import match_rank_to_gpu
 
 Status = Literal["ok", "warn", "bad"]
 Numbers = tuple[int, ...]

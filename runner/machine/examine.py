@@ -24,14 +24,14 @@ import msgspec
 import platformdirs
 import psutil
 
-from runner.inputs import model_shape as sizing
-from runner.machine import telemetry
-from runner.machine import visible_gpus as devices
+from runner import run_directory
+from runner.inputs import model_shape
+from runner.machine import processes, telemetry, visible_gpus
 from runner.machine.facts import Facts, Machine, Place, Terminal, TorchFound
 from runner.machine.nvml import NvmlApi, NvmlFailure, PynvmlApi
 from runner.protocol import DeviceSample
-from runner.run_directory import files as rundir
-from runner.supervisor import accelerate as launcher
+from runner.run_directory import places
+from runner.state import rank_gpus
 
 PACKAGES = ("torch", "transformers", "accelerate", "nvidia-ml-py", "textual", "bitsandbytes", "torchao", "pyarrow")
 TORCH_SECONDS = 90.0
@@ -73,7 +73,7 @@ def machine(environ: Mapping[str, str] = os.environ, api: NvmlApi | None = None)
     memory = psutil.virtual_memory()
     return Machine(
         host=platform.node(),
-        cores=launcher.usable_cores(),
+        cores=processes.usable_cores(),
         memory_free_bytes=memory.available,
         memory_total_bytes=memory.total,
         gpus=gpus,
@@ -86,9 +86,9 @@ def machine(environ: Mapping[str, str] = os.environ, api: NvmlApi | None = None)
 
 def _seen(environ: Mapping[str, str], api: NvmlApi, gpus: Sequence[DeviceSample]) -> tuple[int | None, ...]:
     visible = telemetry.visible_gpus(environ, api)
-    if not devices.order_is_certain(environ, (gpu.name for gpu in gpus)):
+    if not visible_gpus.order_is_certain(environ, (gpu.name for gpu in gpus)):
         return (None,) * len(visible)
-    return tuple(devices.match_rank_to_gpu(gpu.uuid, None, gpus) for gpu in visible)
+    return tuple(rank_gpus.match_rank_to_gpu(gpu.uuid, None, gpus) for gpu in visible)
 
 
 def _driver(api: NvmlApi) -> tuple[str | None, tuple[int, int] | None]:
@@ -103,7 +103,7 @@ def _driver(api: NvmlApi) -> tuple[str | None, tuple[int, int] | None]:
 
 def facts(environ: Mapping[str, str] = os.environ, terminal: Terminal | None = None) -> Facts:
     """All but what torch says, which takes seconds."""
-    runs = rundir.runs_directory()
+    runs = run_directory.runs_directory()
     return Facts(
         machine=machine(environ),
         python=platform.python_version(),
@@ -112,10 +112,10 @@ def facts(environ: Mapping[str, str] = os.environ, terminal: Terminal | None = N
         runs=_place(runs),
         cache=_place(platformdirs.user_cache_path("rankdeck")),
         runtime=_runtime(),
-        socket_bytes=len(os.fsencode(rundir.RUNTIME_ROOT / f"rankdeck-{os.getuid()}" / f"{'0' * 16}.sock")),
+        socket_bytes=len(os.fsencode(places.RUNTIME_ROOT / f"rankdeck-{os.getuid()}" / f"{'0' * 16}.sock")),
         shared_memory_bytes=_shared_memory(),
         open_files=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
-        demo_cached=(sizing.demo_folder() / "model.safetensors").is_file(),
+        demo_cached=(model_shape.demo_folder() / "model.safetensors").is_file(),
         pip=importlib.util.find_spec("pip") is not None,
         accelerate_config=_accelerate_config(environ),
         terminal=look_at_terminal(environ) if terminal is None else terminal,
@@ -214,7 +214,7 @@ def _place(path: Path) -> Place:
 
 def _runtime() -> Place:
     """The directory of the sockets: ours alone, or yet to be made."""
-    path = rundir.RUNTIME_ROOT / f"rankdeck-{os.getuid()}"
+    path = places.RUNTIME_ROOT / f"rankdeck-{os.getuid()}"
     try:
         status = path.lstat()
     except FileNotFoundError:

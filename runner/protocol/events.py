@@ -1,193 +1,17 @@
-"""What the processes of a run say to one another: events, commands, records, and their framing.
+"""Events: what happened in a run. The journal holds them, and every view is made of them.
 
-One msgspec struct per line of JSON, tagged by `type`. Knows shapes only: no socket, no clock, no
-policy. An *event* is something that happened and carries `at` (unix seconds, stamped by the
-supervisor, so that one clock orders a run); events are what the journal holds and what every view
-is made of. A *command* is something a viewer asks of the supervisor, or the supervisor of a rank.
+Each carries `at`, unix seconds stamped by the supervisor, so that one clock orders a run. Shapes only: no socket, no
+clock, no policy.
 """
 
-import hashlib
-import re
 from typing import Literal
 
 import msgspec
 
 from runner.protocol.config import RunConfig
+from runner.protocol.framing import PROTOCOL_VERSION, Message
+from runner.protocol.records import BatchResult, DeviceSample, OutputRecord, ProcessSample, StepsInFlight, Summary
 from runner.protocol.sweep_plan import SweepPlan, Trial, TrialRecord
-
-PROTOCOL_VERSION = 1
-
-MAX_LINE_BYTES = 32 * 1024 * 1024
-"""A longer line is no message of ours: the sender is cut off before it fills memory."""
-
-
-def _snake(name: str) -> str:
-    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
-
-
-class Message(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag=_snake):
-    """Anything that travels: tagged by its class name in snake case."""
-
-
-# --- records: values inside messages, and lines of the run directory's files ------------------
-
-
-class Prompt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One prompt: `text`, or chat `messages` (role and content) to be put through the model's template."""
-
-    index: int
-    id: str
-    text: str = ""
-    messages: list[dict[str, str]] | None = None
-
-
-FinishReason = Literal["stop", "length", "error"]
-
-
-def prompt_text(prompt: Prompt) -> str:
-    """What a record shows as the prompt: the text, or the messages a line each."""
-    if prompt.messages is None:
-        return prompt.text
-    return "\n".join(f"{message['role']}: {message['content']}" for message in prompt.messages)
-
-
-class OutputRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """One line of outputs.jsonl. Token counts are real tokens; padding is never counted.
-
-    `text` is the answer alone, special tokens left out. `error` is set exactly when
-    `finish_reason` is `error`.
-    """
-
-    index: int
-    id: str
-    prompt: str
-    text: str
-    prompt_tokens: int
-    output_tokens: int
-    finish_reason: FinishReason
-    error: str | None = None
-    rank: int | None = None
-    batch: int | None = None
-
-
-class BatchResult(msgspec.Struct, frozen=True, kw_only=True):
-    """The accounting of one batch: of the `rows` that were generated, prompts that could not be done left out.
-
-    `slots` is the number of token positions of the batch, rows x padded prompt, and `row_steps`: the rows that
-    were in the batch, summed over its steps (rows that have ended may leave it). `padded_slots` are those slots
-    that hold no real token (left padding, and rows that had ended but were still there).
-    `prefill_seconds` runs to the first new token, `decode_seconds` from there to the last;
-    `seconds` is all of the batch, tokenising and decoding of text included. `step_seconds` has every decode
-    step's own time, in trials of a sweep.
-    """
-
-    rows: int
-    prompt_tokens: int
-    output_tokens: int
-    slots: int
-    padded_slots: int
-    steps: int
-    prefill_seconds: float
-    decode_seconds: float
-    seconds: float
-    row_steps: int | None = None
-    peak_memory_bytes: int | None = None
-    step_seconds: list[float] | None = None
-
-    @property
-    def decode_slots(self) -> int:
-        """Token positions of new tokens: `row_steps`, or where that was not told, all rows in all steps."""
-        return self.rows * self.steps if self.row_steps is None else self.row_steps
-
-
-class DeviceSample(msgspec.Struct, frozen=True, kw_only=True):
-    """What NVML says of one GPU at one moment. None means not available; `unavailable` says why.
-
-    `busy_*` is utilization.gpu in percent: mean, least and most since the last sample.
-    `energy_joules` is a counter that only grows: take differences.
-    """
-
-    index: int
-    uuid: str
-    name: str
-    pci_bus_id: str | None = None
-    busy_percent: float | None = None
-    busy_min_percent: float | None = None
-    busy_max_percent: float | None = None
-    memory_used_bytes: int | None = None
-    memory_total_bytes: int | None = None
-    power_watts: float | None = None
-    power_limit_watts: float | None = None
-    energy_joules: float | None = None
-    sm_clock_mhz: int | None = None
-    sm_clock_max_mhz: int | None = None
-    temperature_celsius: int | None = None
-    slowdown_celsius: int | None = None
-    throttle_reasons: list[str] | None = None
-    sm_percent: float | None = None
-    occupancy_percent: float | None = None
-    tensor_percent: float | None = None
-    dram_percent: float | None = None
-    lost: bool = False
-    unavailable: dict[str, str] = {}
-
-
-class ProcessSample(msgspec.Struct, frozen=True, kw_only=True):
-    """What the operating system says of one rank: CPU in percent of one core, resident memory."""
-
-    rank: int
-    cpu_percent: float | None
-    rss_bytes: int | None
-
-
-class StepsInFlight(msgspec.Struct, frozen=True, kw_only=True):
-    """How far a rank is inside its batch: steps so far, and real output tokens so far of the rows still in it.
-
-    A continuous rank says as well how many rows are in it, and which share of its key and value cache is in use.
-    """
-
-    rank: int
-    batch: int
-    step: int
-    output_tokens: int
-    rows: int | None = None
-    cache_used: float | None = None
-
-
-class RankSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """One rank's share of a Summary. `idle` and `padding_waste` are shares from 0 to 1."""
-
-    rank: int
-    device: str
-    prompts: int
-    batches: int
-    prompt_tokens: int
-    output_tokens: int
-    tokens_per_second: float
-    padding_waste: float
-    idle: float
-
-
-class Summary(msgspec.Struct, frozen=True, kw_only=True):
-    """The figures of a run, as they stand in run.json.
-
-    `seconds` runs from the first batch handed out with all ranks ready to the last result in;
-    `tokens_per_second` is output tokens over those seconds.
-    """
-
-    prompts: int
-    completed: int
-    failed: int
-    prompt_tokens: int
-    output_tokens: int
-    seconds: float
-    tokens_per_second: float
-    padding_waste: float
-    length: str
-    ranks: list[RankSummary]
-
-
-# --- events -----------------------------------------------------------------------------------
 
 
 class Event(Message, frozen=True, kw_only=True):
@@ -256,14 +80,14 @@ class RankReady(Event, frozen=True, kw_only=True):
     pci_bus_id: str | None = None
     threads: int | None = None
     context_tokens: int | None = None
-    generation: dict[str, str] = {}
+    generation: dict[str, str] = msgspec.field(default_factory=dict)
     parameter_bytes: int | None = None
     weight_read_bytes: int | None = None
     kv_bytes_per_token: int | None = None
     memory_free_bytes: int | None = None
     memory_total_bytes: int | None = None
     bandwidth_bytes_per_second: float | None = None
-    device_uuids: list[str] = []
+    device_uuids: list[str] = msgspec.field(default_factory=list)
 
 
 class RanksReady(Event, frozen=True, kw_only=True):
@@ -420,7 +244,7 @@ class TelemetryStarted(Event, frozen=True, kw_only=True):
 class Tick(Event, frozen=True, kw_only=True):
     """Four times a second: the steps in flight, and the newest telemetry when there is a new one."""
 
-    steps: list[StepsInFlight] = []
+    steps: list[StepsInFlight] = msgspec.field(default_factory=list)
     devices: list[DeviceSample] | None = None
     processes: list[ProcessSample] | None = None
 
@@ -457,145 +281,6 @@ class RunEnded(Event, frozen=True, kw_only=True):
     cause: str | None = None
 
 
-# --- from a rank to the supervisor, besides the events above -----------------------------------
-
-
-class RankHello(Message, frozen=True, kw_only=True):
-    """A rank's greeting. `attempt` tells a rank of this launch from a straggler of an earlier one."""
-
-    version: int = PROTOCOL_VERSION
-    rank: int
-    world_size: int
-    pid: int
-    attempt: int
-
-
-class Share(Message, frozen=True, kw_only=True):
-    """`split` dispatch: what `split_between_processes` gave this rank, prompts `start` to `stop` (exclusive)."""
-
-    rank: int
-    start: int
-    stop: int
-
-
-class Steps(Message, frozen=True, kw_only=True):
-    """Progress inside a batch, a few times a second; old ones may be dropped."""
-
-    steps: StepsInFlight
-
-
-class Stint(Message, frozen=True, kw_only=True):
-    """A continuous rank's account of what it did since the last one; sent now and then, and when it has run dry."""
-
-    rank: int
-    result: BatchResult
-
-
-class RankFailed(Message, frozen=True, kw_only=True):
-    """A rank cannot go on: the error in one line, and its traceback for the log."""
-
-    rank: int
-    error: str
-    traceback: str
-
-
-class Gathered(Message, frozen=True, kw_only=True):
-    """What gather_object brought the main process: (index, digest of the record), a part at a time until the `last`."""
-
-    records: list[tuple[int, str]]
-    last: bool
-
-
-# --- from the supervisor to a rank --------------------------------------------------------------
-
-
-class Work(Message, frozen=True, kw_only=True):
-    """A batch to generate; for a continuous rank, more prompts for the rows that fall free.
-
-    `measure` asks for the time of every decode step; without `keep` the records are not wanted, only the
-    accounting; `max_new_tokens` cuts the batch short (a warm-up). `stream` is the number by which a continuous rank's
-    batch goes, that of its first order; one that comes after that stream has failed was meant for it, and is dropped.
-    """
-
-    batch: int
-    prompts: list[Prompt]
-    measure: bool = False
-    keep: bool = True
-    max_new_tokens: int | None = None
-    stream: int | None = None
-
-
-class Cancel(Message, frozen=True, kw_only=True):
-    """Abandon `batch` within a decode step; report nothing of it."""
-
-    batch: int
-
-
-class Limit(Message, frozen=True, kw_only=True):
-    """To a continuous rank: so many rows at most are to be generated at once, from its next step on."""
-
-    rows: int
-
-
-class ShareCores(Message, frozen=True, kw_only=True):
-    """On a CPU: so many ranks are at work and share the cores, from the next decode step on."""
-
-    ranks: int
-
-
-class Leave(Message, frozen=True, kw_only=True):
-    """There is no more work. In `split` dispatch the ranks gather first."""
-
-    gather: bool = False
-
-
-# --- between a viewer and the supervisor --------------------------------------------------------
-
-
-class ViewerHello(Message, frozen=True, kw_only=True):
-    """A viewer's greeting; it is answered with a Snapshot, or Refused."""
-
-    version: int = PROTOCOL_VERSION
-
-
-class Refused(Message, frozen=True, kw_only=True):
-    """The supervisor will not talk to this peer, and why."""
-
-    reason: str
-
-
-class Stop(Message, frozen=True, kw_only=True):
-    """End the run: after the batches in flight, or `now`, abandoning them."""
-
-    now: bool = False
-
-
-class SetBatchSize(Message, frozen=True, kw_only=True):
-    """Use this batch size from each rank's next batch on; None has the best size searched for."""
-
-    batch_size: int | None
-
-
-class SetActiveRanks(Message, frozen=True, kw_only=True):
-    """Give batches to ranks 0 to `active_ranks` - 1 only."""
-
-    active_ranks: int
-
-
-class StartSweep(Message, frozen=True, kw_only=True):
-    """Measure these settings on the prompts that are left, then go on at the chosen one; None ends a sweep."""
-
-    plan: SweepPlan | None
-
-
-class Pause(Message, frozen=True, kw_only=True):
-    """Hand out no batch until Resume; those in flight are finished."""
-
-
-class Resume(Message, frozen=True, kw_only=True):
-    """Hand out batches again."""
-
-
 AnyEvent = (
     RunStarted
     | RunTakenUp
@@ -628,36 +313,3 @@ AnyEvent = (
     | Stopping
     | RunEnded
 )
-
-FromRank = (
-    RankHello
-    | RankPhase
-    | RankReady
-    | Share
-    | Steps
-    | Output
-    | Stint
-    | BatchFinished
-    | BatchFailed
-    | RankFailed
-    | Gathered
-    | LogLine
-)
-ToRank = Work | Limit | Cancel | ShareCores | Leave | Refused
-Greeting = RankHello | ViewerHello
-Command = Stop | SetBatchSize | SetActiveRanks | StartSweep | Pause | Resume
-
-
-# --- framing ------------------------------------------------------------------------------------
-
-_encoder = msgspec.json.Encoder()
-
-
-def encode_line(message: msgspec.Struct) -> bytes:
-    """One message as one line of JSON, newline included (JSON escapes newlines inside strings)."""
-    return _encoder.encode(message) + b"\n"
-
-
-def record_digest(record: OutputRecord) -> str:
-    """A record's fingerprint, to tell whether two ways brought the same answer."""
-    return hashlib.blake2b(_encoder.encode(record), digest_size=16).hexdigest()

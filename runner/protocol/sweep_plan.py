@@ -114,3 +114,12 @@ class SweepState(msgspec.Struct, frozen=True, kw_only=True):
     def ended_early(self) -> bool:
         """Whether it was ended while trials were left; those skipped beyond a wall of memory are over."""
         return self.settled is not None and self.left > 0
+
+
+WARM_UP_TOKENS, WARM_UP_SHARE = 16, 0.25
+"""A warm-up has all rows of its batch, so that memory is taken and clocks are up, but few decode steps."""
+
+
+def warm_up_tokens(new_tokens: int) -> int:
+    """Output tokens of each row of a warm-up before trials whose answers have `new_tokens`."""
+    return min(WARM_UP_TOKENS, max(1, int(new_tokens * WARM_UP_SHARE)))

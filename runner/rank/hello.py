@@ -7,7 +7,8 @@ import json
 import os
 import sys
 
-from runner.supervisor.accelerate import GREETINGS, end_with_parent
+from runner.machine.processes import end_with_parent
+from runner.protocol.framing import GREETINGS
 
 
 def main() -> None:

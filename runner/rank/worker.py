@@ -17,13 +17,11 @@ from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import msgspec
 
-from runner import protocol
-from runner.machine import placement
+from runner import protocol, run_directory
+from runner.machine import placement, processes
 from runner.protocol import Work, record_digest
 from runner.protocol.config import RunConfig
 from runner.rank.link import Link
-from runner.run_directory import files as rundir
-from runner.supervisor import accelerate as launcher
 
 if TYPE_CHECKING:
     from runner.engine.base import Engine
@@ -35,7 +33,7 @@ GROUP_TIMEOUT_DAYS = 7
 
 def main() -> NoReturn:
     """Be a rank until told to leave. The exit status is 0 only then."""
-    launcher.end_with_parent()
+    processes.end_with_parent()
     options = _options()
     rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     _log_to(options.run_dir / f"rank-{rank}.log")
@@ -85,7 +83,7 @@ def _log_to(path: Path) -> None:
 class _Rank:
     def __init__(self, options: argparse.Namespace, rank: int, world_size: int, link: Link) -> None:
         self.options, self.rank, self.world_size, self.link = options, rank, world_size, link
-        run = rundir.read_run_file(options.run_dir)
+        run = run_directory.read_run_file(options.run_dir)
         self.config: RunConfig = run.config
         self.prompts = run.prompts
         self.digests: list[tuple[int, str]] = []
@@ -96,7 +94,7 @@ class _Rank:
 
     def live(self) -> None:
         started = time.monotonic()
-        engines, loading, memory = _import_engines()
+        choose, loading = _import_engines()
         self._phase("joining")
         accelerator = self._join()
         self._phase("loading")
@@ -104,8 +102,8 @@ class _Rank:
         parts = loading.load(self.config, model_path, accelerator.device)
         self._phase("warming up")
         # Before a continuous engine takes its cache: what that leaves over says nothing of how many rows fit.
-        room = memory.free_and_total(memory.devices_of(parts.model, parts.device))
-        loaded, why = engines.choose(self.config, parts)
+        room = loading.free_and_total(loading.devices_of(parts.model, parts.device))
+        loaded, why = choose.choose(self.config, parts)
         if self.rank == 0 and why:
             self.link.send(protocol.LogLine(source=f"rank {self.rank}", text=f"{loaded.name} engine: {why}"))
         if self.config.dispatch == "split":
@@ -337,7 +335,7 @@ def _hub_folder(model: str, *, fetch: bool) -> str:
     return str(folder)
 
 
-def _import_engines() -> tuple[Any, Any, Any]:
+def _import_engines() -> tuple[Any, Any]:
     """The engines, loading and all they need, imported at once: two thousand modules, which are there to stay.
 
     The garbage collector would walk them over and over while they come in, and find nothing.
@@ -348,12 +346,11 @@ def _import_engines() -> tuple[Any, Any, Any]:
         import transformers.modeling_layers
         import transformers.modeling_utils  # noqa: F401
 
-        from runner.engine import choose as engines
-        from runner.engine import loading, memory
+        from runner.engine import choose, loading
     finally:
         gc.freeze()
         gc.enable()
-    return engines, loading, memory
+    return choose, loading
 
 
 def _cpu_name() -> str:

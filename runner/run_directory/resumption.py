@@ -8,10 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from runner import protocol
-from runner.run_directory import files as rundir
-from runner.run_directory.files import RunFileError
-from runner.state.reducer import apply
-from runner.state.run import RunState
+from runner.run_directory import files
+from runner.run_directory.run_file import RunFileError
+from runner.state import RunState, apply
 
 
 @dataclass
@@ -36,20 +35,20 @@ def take_up(directory: Path, prompts: int) -> Taken:
         RunFileError: a line before the last is damaged; it is named.
     """
     taken = Taken()
-    for name in (rundir.OUTPUTS_FILE, rundir.EVENTS_FILE):
-        taken.cut += rundir.mend(directory / name)
-    if (directory / rundir.EVENTS_FILE).exists():
-        for event in rundir.read_events(directory):
+    for name in (files.OUTPUTS_FILE, files.EVENTS_FILE):
+        taken.cut += files.mend(directory / name)
+    if (directory / files.EVENTS_FILE).exists():
+        for event in files.read_events(directory):
             taken.up = True
             taken.state = apply(taken.state, event)
             if isinstance(event, protocol.BatchStarted):
                 taken.next_batch = max(taken.next_batch, event.batch + 1)
     seen = bytearray(prompts)
-    for record in rundir.read_outputs(directory):
+    for record in files.read_outputs(directory):
         taken.up = True
         if record.index >= prompts or seen[record.index]:
             raise RunFileError(
-                f"{directory / rundir.OUTPUTS_FILE}: a second record of prompt {record.index}, or one of no prompt; "
+                f"{directory / files.OUTPUTS_FILE}: a second record of prompt {record.index}, or one of no prompt; "
                 "this is no file of this run"
             )
         seen[record.index] = 1

@@ -3,6 +3,7 @@
 import msgspec
 
 from runner import protocol
+from runner.protocol import AnyEvent
 from runner.protocol.sweep_plan import SweepState
 from runner.state.periods import turn
 from runner.state.run import Mark, MarkKind, RunState
@@ -81,3 +82,28 @@ def sweep_event(state: RunState, event: SweepEvent) -> RunState:
         case protocol.SweepSettled():
             sweep = msgspec.structs.replace(sweep, settled=event.reason, current=None)
             return msgspec.structs.replace(state, sweep=sweep)
+
+
+SOURCE = "knobs"
+"""The source of these lines among those of the supervisor, the launcher and the ranks."""
+
+
+def knob_words(event: AnyEvent) -> str | None:
+    """`batch size 16: as asked for`; None of an event that is no turn of a knob."""
+    match event:
+        case protocol.BatchSizeChanged():
+            return f"batch size {event.batch_size}: {event.reason}"
+        case protocol.ActiveRanksChanged():
+            return f"active ranks {event.active_ranks}"
+        case protocol.RankCapped():
+            return f"rank {event.rank}: at most {event.batch_size} prompts per batch from now on"
+        case protocol.Paused():
+            return f"paused: {event.reason}"
+        case protocol.Resumed():
+            return "resumed"
+        case protocol.TrialStarted():
+            trial = event.trial
+            ranks = "1 rank" if trial.active_ranks == 1 else f"{trial.active_ranks} ranks"
+            return f"trial {trial.number}: {ranks} at batch size {trial.batch_size}"
+        case _:
+            return None

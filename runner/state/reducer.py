@@ -9,8 +9,7 @@ import msgspec
 from runner import protocol
 from runner.protocol import AnyEvent
 from runner.scheduling.rounds import EvenRounds
-from runner.state import loading_time
-from runner.state import timeline_reducer as timeline_events
+from runner.state import loading_time, timeline_reducer
 from runner.state.batches import (
     batch_finished,
     batch_over,
@@ -29,7 +28,7 @@ LOG_LINES = 1000
 
 def apply(state: RunState, event: AnyEvent) -> RunState:
     """The state after `event`. Pure; unknown ranks and late events change nothing."""
-    lanes = timeline_events.after(state.timeline, event, state.now, state.seconds)
+    lanes = timeline_reducer.after(state.timeline, event, state.now, state.seconds)
     if isinstance(event, protocol.RunTakenUp):
         state = _taken_up(state, event)
     loading = loading_time.after(state.loading, event)

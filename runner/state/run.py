@@ -10,6 +10,7 @@ from typing import Literal
 import msgspec
 
 from runner import protocol
+from runner.forecast.forecast import seconds_left
 from runner.protocol import AnyEvent, DeviceSample, ProcessSample, RankReady
 from runner.protocol.config import RunConfig
 from runner.protocol.sweep_plan import SweepState
@@ -18,7 +19,6 @@ from runner.state.costs import CostPoint
 from runner.state.loading_time import LoadingTime
 from runner.state.periods import Stretch
 from runner.state.timeline import Timeline
-from runner.sweep.verdict import seconds_left
 
 Phase = Literal["starting", "model", "launching", "loading", "running", "stopping", "ended"]
 

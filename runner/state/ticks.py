@@ -3,9 +3,9 @@
 import msgspec
 
 from runner import protocol
-from runner.machine.visible_gpus import match_rank_to_gpus
 from runner.protocol import DeviceSample, ProcessSample
 from runner.state.batches import replace_rank
+from runner.state.rank_gpus import match_rank_to_gpus
 from runner.state.run import DeviceState, HistoryPoint, RankState, RunState, StepMark
 
 RATE_WINDOW_SECONDS = 5.0

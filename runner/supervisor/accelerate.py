@@ -6,15 +6,14 @@ what the ranks do. The config file is ours, so that the user's own accelerate co
 
 import asyncio
 import contextlib
-import ctypes
-import os
 import re
-import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 
 import psutil
+
+from runner.machine.processes import die_with_parent
 
 ACCELERATE_CONFIG = """\
 compute_environment: LOCAL_MACHINE
@@ -29,14 +28,11 @@ num_processes: {ranks}
 use_cpu: {use_cpu}
 """
 
-GREETINGS = "rankdeck greetings: "
-"""Marks the line in which the main process of `rankdeck hello` prints what it gathered."""
 
 LaunchCommand = Callable[[Path, int, str, Sequence[str]], list[str]]
 """Config file, ranks, module and its arguments, to a command line."""
 
 TERMINATE_SECONDS = 3.0
-_PR_SET_PDEATHSIG = 1
 
 
 def accelerate_command(config_file: Path, ranks: int, module: str, arguments: Sequence[str]) -> list[str]:
@@ -170,29 +166,6 @@ def _is_alive(process: psutil.Process) -> bool:
         return False
 
 
-def die_with_parent() -> Callable[[], None] | None:
-    """For `preexec_fn`: the kernel ends the child when its parent dies, however it dies (Linux)."""
-    if not sys.platform.startswith("linux"):
-        return None
-    prctl = ctypes.CDLL(None, use_errno=True).prctl
-    parent = os.getpid()
-
-    def ask() -> None:
-        prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
-        if os.getppid() != parent:  # it died before we asked
-            os._exit(1)
-
-    return ask
-
-
-def end_with_parent() -> None:
-    """Have the kernel end this process when its parent does: a rank whose launcher was killed is an orphan."""
-    if sys.platform.startswith("linux"):
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() == 1:
-            os._exit(1)
-
-
 _ERROR_LINE = re.compile(r"^(?:\[rank\d+\]: ?)?((?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Interrupt|Exit)\b.*)")
 _SIGNAL_LINE = re.compile(r"Signal (\d+) \((SIG[A-Z]+)\) received by PID (\d+)")
 _NOISE = re.compile(
@@ -225,8 +198,3 @@ def killed_by(lines: Sequence[str], pid: int) -> str | None:
         if match and int(match[3]) == pid:
             return match[2]
     return None
-
-
-def usable_cores() -> int:
-    """Cores this process may use; a container may have fewer than the machine."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

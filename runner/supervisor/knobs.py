@@ -10,10 +10,10 @@ from runner import protocol
 from runner.protocol import AnyEvent, BatchFailed, BatchFinished, DeviceSample, RankReady, StintFinished
 from runner.protocol.config import MAX_BATCH_SIZE, RunConfig, check_sweep
 from runner.protocol.sweep_plan import SweepPlan
-from runner.scheduling import batch_size_search as autobatch
+from runner.scheduling import batch_size_search
 from runner.scheduling.batch_size_search import Choice, Known, Search
 from runner.scheduling.scheduler import Assignment, Scheduler
-from runner.state.run import RunState
+from runner.state import RunState
 from runner.supervisor.sweeper import Sweeper
 from runner.sweep.cells import cells, rate
 from runner.sweep.verdict import verdict
@@ -250,7 +250,7 @@ class Controls:
         return Known(
             prompts=self._scheduler.pending,
             ranks=self._scheduler.active_ranks,
-            tokens_per_row=self._config.new_tokens + self._scheduler.longest // autobatch.BYTES_PER_TOKEN,
+            tokens_per_row=self._config.new_tokens + self._scheduler.longest // batch_size_search.BYTES_PER_TOKEN,
             memory_free_bytes=min(frees) if frees else None,
             kv_bytes_per_token=ready[0].kv_bytes_per_token if ready else None,
         )

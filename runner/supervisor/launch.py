@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from runner import run_directory
+from runner.machine import processes
 from runner.protocol.config import RunConfig
-from runner.run_directory import files as rundir
-from runner.supervisor import accelerate as launcher
+from runner.supervisor import accelerate
 from runner.supervisor.accelerate import Launch, LaunchCommand
-from runner.supervisor.logs import LogTail
 from runner.supervisor.ranks import Crew
 from runner.supervisor.server import RankPeer
 
@@ -68,11 +68,11 @@ class Attempt:
         """
         on_cpu = self._config.device == "cpu"
         config_file = self._directory / "accelerate.yaml"
-        launcher.write_accelerate_config(config_file, self._config.ranks, on_cpu)
-        arguments = ["--run-dir", str(self._directory), "--socket", str(rundir.socket_path(self._directory))]
+        accelerate.write_accelerate_config(config_file, self._config.ranks, on_cpu)
+        arguments = ["--run-dir", str(self._directory), "--socket", str(run_directory.socket_path(self._directory))]
         arguments += ["--model", self._model, "--attempt", str(self.crew.attempt)]
         command = self._launch_command(config_file, self._config.ranks, "runner.rank.worker", arguments)
-        environment = launcher.rank_environment(os.environ, self._config.ranks, on_cpu, launcher.usable_cores())
+        environment = accelerate.rank_environment(os.environ, self._config.ranks, on_cpu, processes.usable_cores())
         self._log("supervisor", "starting " + " ".join(command))
         self._launch = await Launch.start(command, environment)
 
@@ -103,7 +103,7 @@ class Attempt:
             # A rank's own connection tells more than the launcher does; it may be a moment behind.
             with contextlib.suppress(TimeoutError):
                 return await self._loss(await asyncio.wait_for(self._first_lost, 1.0), reading)
-            said = launcher.cause_of(list(self._said)) or "it said nothing"
+            said = accelerate.cause_of(list(self._said)) or "it said nothing"
             return Loss(None, f"accelerate launch ended with status {status}: {said}", hopeless=not self.crew.ready)
         finally:
             reading.cancel()
@@ -146,10 +146,45 @@ class Attempt:
         return Loss(rank, said or self._last_words(rank), hopeless=said is not None and not self.crew.ready)
 
     def _last_words(self, rank: int) -> str:
-        signal_name = launcher.killed_by(list(self._said), self.crew.pids[rank])
+        signal_name = accelerate.killed_by(list(self._said), self.crew.pids[rank])
         if signal_name == "SIGKILL":
             return "killed by SIGKILL (the kernel sends it when memory runs out; or somebody did)"
-        said = launcher.cause_of(list(self._tails[rank].recent))
+        said = accelerate.cause_of(list(self._tails[rank].recent))
         if signal_name:
             return f"killed by {signal_name}" + (f": {said}" if said else "")
         return said or "ended without a word"
+
+
+MAX_LINES_A_LOOK = 200
+
+
+MAX_LINE = 2000
+
+
+KEPT_LINES = 200
+
+
+class LogTail:
+    """Follows one file from where it ends now."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._position = path.stat().st_size if path.exists() else 0
+        self._rest = b""
+        self.recent: deque[str] = deque(maxlen=KEPT_LINES)
+
+    def new_lines(self, *, last_look: bool = False) -> list[str]:
+        """Whole lines since the last look (at the last one, also a line without its end)."""
+        try:
+            with self._path.open("rb") as file:
+                file.seek(self._position)
+                content = file.read()
+                self._position = file.tell()
+        except OSError:
+            return []
+        *whole, self._rest = (self._rest + content).replace(b"\r", b"\n").split(b"\n")
+        if last_look and self._rest:
+            whole, self._rest = [*whole, self._rest], b""
+        lines = [line.decode("utf-8", "replace")[:MAX_LINE] for line in whole if line.strip()]
+        self.recent.extend(lines)
+        return lines[-MAX_LINES_A_LOOK:]

@@ -11,10 +11,10 @@ from collections.abc import Callable
 import msgspec
 
 from runner import protocol
-from runner.forecast.sweep_time import warm_up_tokens
 from runner.inputs.frozen_prompts import PromptIndex
 from runner.protocol import AnyEvent, FromRank, OutputRecord, StepsInFlight
 from runner.protocol.config import RunConfig
+from runner.protocol.sweep_plan import warm_up_tokens
 from runner.scheduling.scheduler import Assignment, Scheduler
 from runner.supervisor.knobs import Controls
 from runner.supervisor.server import NoMessageError, RankPeer

@@ -20,24 +20,21 @@ from typing import Any, NoReturn
 
 import msgspec
 
-from runner import protocol
+from runner import protocol, run_directory
 from runner.inputs import models, quantization
 from runner.inputs.frozen_prompts import PromptIndex
 from runner.inputs.read_ahead import read_ahead
 from runner.machine.telemetry import Telemetry
 from runner.protocol import AnyEvent, OutputRecord
-from runner.run_directory import files as rundir
-from runner.run_directory.files import RunFile
 from runner.run_directory.resumption import Taken, take_up
+from runner.run_directory.run_file import RunFile
 from runner.run_directory.store import Store
 from runner.scheduling.scheduler import Scheduler
-from runner.state.knob_words import SOURCE as KNOBS
-from runner.state.knob_words import knob_words
+from runner.state import Snapshot, apply, summarise
+from runner.state.knobs import SOURCE as KNOBS
+from runner.state.knobs import knob_words
 from runner.state.loading_time import loading_line
-from runner.state.reducer import apply
-from runner.state.run import Snapshot
-from runner.state.summary import summarise
-from runner.supervisor import accelerate as launcher
+from runner.supervisor import accelerate
 from runner.supervisor.accelerate import LaunchCommand
 from runner.supervisor.knobs import Controls
 from runner.supervisor.launch import Attempt, Loss
@@ -72,11 +69,11 @@ class Supervisor:
     """The run in `directory`, whose run.json and prompts.jsonl are there already."""
 
     def __init__(
-        self, directory: Path, run: RunFile, launch_command: LaunchCommand = launcher.accelerate_command
+        self, directory: Path, run: RunFile, launch_command: LaunchCommand = accelerate.accelerate_command
     ) -> None:
         self.directory, self.run_file, self.config = directory, run, run.config
         self._launch_command = launch_command
-        self._prompts = PromptIndex.open(directory / rundir.PROMPTS_FILE)
+        self._prompts = PromptIndex.open(directory / run_directory.PROMPTS_FILE)
         self._taken = take_up(directory, self._prompts.count)
         self.state = self._taken.state
         self._scheduler = Scheduler(
@@ -87,8 +84,8 @@ class Supervisor:
             done=self._taken.done,
             first_batch=self._taken.next_batch,
         )
-        self._outputs = Store(directory / rundir.OUTPUTS_FILE)
-        self._journal = Store(directory / rundir.EVENTS_FILE, may_drop=True)
+        self._outputs = Store(directory / run_directory.OUTPUTS_FILE)
+        self._journal = Store(directory / run_directory.EVENTS_FILE, may_drop=True)
         self._controls = Controls(
             self.config, self._scheduler, self._prompts.lengths, emit=self.emit, state=lambda: self.state
         )
@@ -96,7 +93,7 @@ class Supervisor:
         self._journal_tick_at = 0.0
         self._viewers = Viewers(lambda: protocol.encode_line(Snapshot(state=self.state)))
         self._server = Server(
-            rundir.socket_path(directory),
+            run_directory.socket_path(directory),
             viewers=self._viewers,
             on_rank=self._serve_rank,
             on_command=self._hear_command,
@@ -342,7 +339,7 @@ class Supervisor:
             loading=self.state.loading.phases,
         )
         try:
-            rundir.write_run_file(self.directory, self.run_file)
+            run_directory.write_run_file(self.directory, self.run_file)
         except OSError as error:
             self.log("supervisor", f"run.json cannot be written: {error}")
         # The last event comes when everything else is done: who hears it may read the files.
@@ -370,9 +367,9 @@ class Supervisor:
 
     def _order_and_copy(self) -> None:
         self._outputs.close()
-        rundir.order_outputs(self.directory, self._prompts.count)
+        run_directory.order_outputs(self.directory, self._prompts.count)
         if self.config.output is not None:
-            rundir.copy_outputs(self.directory, Path(self.config.output))
+            run_directory.copy_outputs(self.directory, Path(self.config.output))
 
     def _finish_with(self, ending: Ending) -> None:
         """End the run so; the first to say so decides."""

@@ -14,7 +14,7 @@ from runner import protocol
 from runner.protocol import AnyEvent, BatchFinished, DeviceSample
 from runner.protocol.sweep_plan import SweepPlan, Trial, TrialOutcome, TrialRecord
 from runner.scheduling.scheduler import Assignment, Scheduler
-from runner.state.run import RunState
+from runner.state import RunState
 from runner.supervisor.bandwidth import peak_bandwidth
 from runner.supervisor.trial_meter import TrialMeter
 

@@ -4,7 +4,6 @@ Everything the Sweep view, the report and run.json say of a sweep comes from her
 knees, scaling. Pure.
 """
 
-import statistics
 from collections.abc import Iterator, Sequence
 
 import msgspec
@@ -12,8 +11,7 @@ import msgspec
 from runner.protocol.sweep_plan import SweepState, TrialRecord
 from runner.sweep.cells import Cell, best, cells
 from runner.sweep.intervals import MOST_REPEATS, Estimate, difference_half_width, repeats_to_tell, told_apart
-from runner.sweep.scaling import Scaling, best_scaling, scaling
-from runner.sweep.sweep_knee import LEAST_GAIN, Knee, knee
+from runner.sweep.scaling import LEAST_GAIN, Knee, Scaling, best_scaling, knee, scaling
 
 NAMED = 2
 """So many settings are named in a sentence, the others are counted."""
@@ -148,25 +146,6 @@ def _named(cell: Cell, first: Cell) -> str:
     if cell.active_ranks == first.active_ranks:
         return f"batch size {cell.batch_size}"
     return f"batch size {cell.batch_size} with {cell.active_ranks} rank" + ("" if cell.active_ranks == 1 else "s")
-
-
-def seconds_left(sweep: SweepState, now: float) -> float | None:
-    """Seconds from `now` until the trials are over: each takes what others of its setting took, else what is usual.
-
-    None before the first trial is over.
-    """
-    known: dict[tuple[int, int], list[float]] = {}
-    for trial in sweep.trials:
-        if trial.number in sweep.took:
-            known.setdefault((trial.active_ranks, trial.batch_size), []).append(sweep.took[trial.number])
-    if not known:
-        return None
-    means = {setting: statistics.fmean(values) for setting, values in known.items()}
-    usual = statistics.fmean(means.values())
-    over = {record.trial.number for record in sweep.records}
-    left = [trial for trial in sweep.trials if trial.number not in over]
-    expected = sum(means.get((trial.active_ranks, trial.batch_size), usual) for trial in left)
-    return max(0.0, expected - (now - sweep.since if sweep.current is not None else 0.0))
 
 
 def summarise_sweep(sweep: SweepState) -> SweepSummary:

@@ -30,7 +30,7 @@ from pathlib import Path
 import platformdirs
 
 from runner.inputs.models import DemoModel
-from runner.supervisor import accelerate as launcher
+from runner.machine import processes
 from tests.benchmarks import sides
 
 ALONE = str(sides.BENCHMARKS / "llama_cpp_alone.py")
@@ -77,7 +77,7 @@ def main() -> None:
     sides.add_job_arguments(parser)
     parser.set_defaults(repeats=1)
     parser.add_argument("--parallel", default="1,4,8,16,32", help="sequences at a time")
-    parser.add_argument("--threads", type=int, default=launcher.usable_cores())
+    parser.add_argument("--threads", type=int, default=processes.usable_cores())
     parser.add_argument("--precisions", default="q4_1,f32", help=f"some of {','.join(PRECISIONS)}")
     parser.add_argument(
         "--dtypes", default="float32,bfloat16", help="of rankdeck; the first is what all is compared with"

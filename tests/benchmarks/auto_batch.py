@@ -14,7 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from runner.supervisor import accelerate as launcher
+from runner.machine import processes
 
 ROOT = Path(__file__).resolve().parents[2]
 STORIES = (ROOT / "sample_prompts" / "stories.txt").read_text().splitlines()
@@ -70,7 +70,7 @@ def main() -> None:
         "reason": auto["reason"],
         "tokens_per_second": {size: round(value, 1) for size, value in means.items()},
         **{name: value for name, value in vars(options).items() if name != "sizes"},
-        "machine": f"{launcher.usable_cores()} cores, {os.uname().machine}",
+        "machine": f"{processes.usable_cores()} cores, {os.uname().machine}",
         "date": time.strftime("%Y-%m-%d"),
     }
     sys.stdout.write(json.dumps(line) + "\n")

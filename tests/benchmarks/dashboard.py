@@ -20,11 +20,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from runner import __main__ as supervisor_main
-from runner import start
+from runner import run_directory, start
 from runner.protocol import DeviceSample, ProcessSample
 from runner.protocol.config import RunConfig
-from runner.run_directory import files as rundir
-from runner.supervisor import run as supervisor
+from runner.supervisor import run
 from tests import scripted
 from tests.benchmarks.load import ROOT, launch_command
 from tests.benchmarks.watching import cost_of_view
@@ -56,7 +55,7 @@ class ScriptedTelemetry:
 def supervise(directory: str, gpus: int) -> None:
     """Be the supervisor of a run on scripted GPUs."""
     if gpus:
-        supervisor.Telemetry.open = lambda: ScriptedTelemetry(gpus)  # type: ignore[method-assign,assignment,return-value]
+        run.Telemetry.open = lambda: ScriptedTelemetry(gpus)  # type: ignore[method-assign,assignment,return-value]
     sys.argv[1:] = [directory]
     supervisor_main.main(launch_command)
 
@@ -66,7 +65,7 @@ def launch(folder: Path, ranks: int, gpus: int) -> start.Started:
 
     def start_supervisor(directory: Path) -> "subprocess.Popen[bytes]":
         command = [sys.executable, "-m", "tests.benchmarks.dashboard", "--supervise", str(directory)]
-        with (directory / rundir.LOG_FILE).open("ab") as log:
+        with (directory / run_directory.LOG_FILE).open("ab") as log:
             return subprocess.Popen(
                 [*command, "--gpus", str(gpus)],
                 stdin=subprocess.DEVNULL,
@@ -168,8 +167,8 @@ def main() -> None:
         os.environ["XDG_STATE_HOME"] = str(Path(name) / "state")
         started = launch(Path(name), options.ranks, options.gpus)
         try:
-            while not rundir.supervisor_alive(started.directory):
-                assert not started.died(), (started.directory / rundir.LOG_FILE).read_text()
+            while not run_directory.supervisor_alive(started.directory):
+                assert not started.died(), (started.directory / run_directory.LOG_FILE).read_text()
                 time.sleep(0.05)
             result = {size: watch(started.directory, size, options) for size in options.sizes.split(",")}
         finally:

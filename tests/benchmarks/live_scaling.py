@@ -15,9 +15,8 @@ from pathlib import Path
 
 from runner import protocol, start
 from runner.protocol.config import RunConfig
+from runner.state import RunState, Snapshot, apply
 from runner.state.periods import scaling
-from runner.state.reducer import apply
-from runner.state.run import RunState, Snapshot
 from tests.conftest import ROOT
 from tui.sources.client import SocketSource
 

@@ -20,10 +20,9 @@ from pathlib import Path
 import psutil
 
 from runner import __main__ as supervisor_main
-from runner import start
-from runner.inputs import frozen_prompts as prompts
+from runner import run_directory, start
+from runner.inputs import frozen_prompts
 from runner.protocol.config import RunConfig
-from runner.run_directory import files as rundir
 from runner.scheduling.scheduler import Scheduler
 from tui.sources.client import SocketSource
 
@@ -36,7 +35,7 @@ def launch_command(config_file: Path, ranks: int, module: str, arguments: Sequen
 
 
 def start_supervisor(directory: Path) -> "subprocess.Popen[bytes]":
-    with (directory / rundir.LOG_FILE).open("ab") as log:
+    with (directory / run_directory.LOG_FILE).open("ab") as log:
         command = [sys.executable, "-m", "tests.benchmarks.load", "--supervise", str(directory)]
         return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=ROOT)
 
@@ -81,7 +80,7 @@ def dispatch(count: int, ranks: int, folder: Path) -> dict[str, float]:
     with source.open("w") as file:
         file.writelines(f"prompt number {number} of a million\n" for number in range(count))
     process = psutil.Process()
-    index = prompts.freeze(str(source), folder / "many.jsonl", column=None, limit=None, chat=False)
+    index = frozen_prompts.freeze(str(source), folder / "many.jsonl", column=None, limit=None, chat=False)
     before, began = process.memory_info().rss, time.perf_counter()
     scheduler = Scheduler(index.lengths, order="length", batch_size=16, active_ranks=ranks)
     done = 0

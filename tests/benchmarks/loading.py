@@ -19,10 +19,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from runner import run_directory
 from runner.inputs import models
-from runner.run_directory import files as rundir
+from runner.machine import processes
 from runner.state.loading_time import LoadingTime, after
-from runner.supervisor import accelerate as launcher
 
 ROOT = Path(__file__).resolve().parents[2]
 BARE = """
@@ -37,7 +37,7 @@ print(imported, time.time())
 
 
 def bare(model: str, options: argparse.Namespace) -> dict[str, float]:
-    threads = str(max(1, launcher.usable_cores() // options.ranks))
+    threads = str(max(1, processes.usable_cores() // options.ranks))
     began = time.time()
     done = subprocess.run([sys.executable, "-c", BARE, model, threads], capture_output=True, text=True, check=True)
     imported, loaded = (float(word) for word in done.stdout.split())
@@ -56,7 +56,7 @@ def rankdeck(model: str, options: argparse.Namespace, tree: Path) -> dict[str, f
         environment = {**os.environ, "PYTHONPATH": str(tree)}
         subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, check=True, cwd=tree)
         loading = LoadingTime()
-        for event in rundir.read_events(run_dir):
+        for event in run_directory.read_events(run_dir):
             loading = after(loading, event)
     starting = loading.began["model"] - began
     return {**loading.phases, "starting": starting, "total": starting + loading.seconds - _starting(loading)}
@@ -114,7 +114,7 @@ def main() -> None:
         "benchmark": "loading",
         "seconds": figures,
         **vars(options),
-        "machine": f"{launcher.usable_cores()} cores, {platform.machine()}",
+        "machine": f"{processes.usable_cores()} cores, {platform.machine()}",
         "date": time.strftime("%Y-%m-%d"),
     }
     sys.stdout.write(json.dumps(line) + "\n")

@@ -30,9 +30,9 @@ from typing import Any
 
 import msgspec
 
+from runner import run_directory
 from runner.protocol import BatchFinished, BatchStarted, DeviceSample, Output, RankReady, StintFinished, Tick
 from runner.protocol.config import RunConfig
-from runner.run_directory import files as rundir
 from runner.supervisor.bandwidth import peak_bandwidth
 from runner.supervisor.trial_meter import TrialMeter
 from tests.benchmarks import nvidia_smi, random_model, sides
@@ -163,7 +163,7 @@ def from_journal(directory: Path, samples: Sequence[nvidia_smi.Sample], copied: 
     finished: list[Account] = []
     ticks: list[tuple[float, list[DeviceSample]]] = []
     first = last = 0.0
-    for event in rundir.read_events(directory):
+    for event in run_directory.read_events(directory):
         if isinstance(event, RankReady):
             ready[event.rank] = event
         elif isinstance(event, BatchStarted):

@@ -26,9 +26,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from runner.machine import processes
 from runner.protocol import Prompt
 from runner.protocol.config import RunConfig
-from runner.supervisor import accelerate as launcher
+from runner.supervisor import accelerate
 from tests.benchmarks import sides
 
 MEMORY_BYTES = 512 * 2**20
@@ -93,8 +94,7 @@ def measure(options: argparse.Namespace, path: str, barrier: threading.Barrier, 
     """One process's figures, every measurement begun together with the others."""
     import torch
 
-    from runner.engine import choose as engines
-    from runner.engine import loading
+    from runner.engine import choose, loading
 
     device = torch.device(options.device)
 
@@ -106,12 +106,12 @@ def measure(options: argparse.Namespace, path: str, barrier: threading.Barrier, 
         barrier.wait()
         return work()
 
-    torch.set_num_threads(max(1, launcher.usable_cores() // options.ranks))
+    torch.set_num_threads(max(1, processes.usable_cores() // options.ranks))
     rows = [int(number) for number in options.rows.split(",")]
     config = RunConfig(
         prompts="-", device=options.device, max_new_tokens=options.new_tokens, ignore_eos=True, engine="static"
     )
-    loaded, _ = engines.choose(config, loading.load(config, path, device))
+    loaded, _ = choose.choose(config, loading.load(config, path, device))
     dtype = loaded.model.dtype
     described = loaded.describe()
     figures: dict[str, Any] = {
@@ -154,7 +154,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", help="a folder  [default: the demo model]")
     parser.add_argument("--device", default="cpu", help="cpu, or cuda: all processes on the one GPU")
-    parser.add_argument("--ranks", type=int, default=min(2, launcher.usable_cores()))
+    parser.add_argument("--ranks", type=int, default=min(2, processes.usable_cores()))
     parser.add_argument("--rows", default="1,4,16,50,100", help="prompts per rank and batch")
     parser.add_argument("--new-tokens", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=3)
@@ -163,7 +163,9 @@ def main() -> None:
         parser.error("--new-tokens: a decode step follows the first token, so at least 2")
     path = options.model or sides.demo_model()
     # As the ranks are launched: the same threads, waiting in the same way.
-    os.environ |= launcher.rank_environment(os.environ, options.ranks, options.device == "cpu", launcher.usable_cores())
+    os.environ |= accelerate.rank_environment(
+        os.environ, options.ranks, options.device == "cpu", processes.usable_cores()
+    )
     context = multiprocessing.get_context("spawn")
     barrier, told = context.Barrier(options.ranks), context.Queue()
     ranks = [context.Process(target=measure, args=(options, path, barrier, told)) for _ in range(options.ranks)]
@@ -201,7 +203,7 @@ def main() -> None:
         decode=decode,
         weight_megabytes=round(figures[0]["described"]["weight_read_bytes"] / 1e6, 1),
         dtype=figures[0]["dtype"],
-        threads_per_rank=max(1, launcher.usable_cores() // options.ranks),
+        threads_per_rank=max(1, processes.usable_cores() // options.ranks),
         **{name: value for name, value in vars(options).items() if name != "model"},
         model=options.model or "demo",
     )

@@ -20,11 +20,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from runner import start
+from runner import run_directory, start
 from runner.inputs import models
+from runner.machine import processes
 from runner.protocol import config
-from runner.run_directory import files as rundir
-from runner.supervisor import accelerate as launcher
+from runner.supervisor import accelerate
 from tests.benchmarks import mixed
 from tests.terminal import Terminal
 
@@ -69,9 +69,9 @@ def scratch() -> Iterator[Path]:
 def end_supervisors(folder: Path) -> None:
     """Runs that took too long outlive the command that was watching them."""
     for directory in folder.glob("run-*"):
-        with contextlib.suppress(rundir.RunFileError, ProcessLookupError):
-            pid = rundir.read_run_file(directory).supervisor_pid
-            if pid is not None and rundir.supervisor_alive(directory):
+        with contextlib.suppress(run_directory.RunFileError, ProcessLookupError):
+            pid = run_directory.read_run_file(directory).supervisor_pid
+            if pid is not None and run_directory.supervisor_alive(directory):
                 os.kill(pid, signal.SIGTERM)
 
 
@@ -86,7 +86,7 @@ def add_job_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--length", choices=("natural", "fixed"), default="natural")
     parser.add_argument("--new-tokens", type=int, help="at most  [default: 100, in case b 200]")
     parser.add_argument("--limit", type=int, help="only the first so many prompts")
-    parser.add_argument("--ranks", type=int, default=min(2, launcher.usable_cores()))
+    parser.add_argument("--ranks", type=int, default=min(2, processes.usable_cores()))
     parser.add_argument("--repeats", type=int, default=3)
 
 
@@ -119,12 +119,12 @@ def script(job: Job, name: str, folder: Path, *arguments: str, seconds: float | 
     """
     on_cpu = job.device == "cpu"
     config_file = folder / f"accelerate-{job.ranks}.yaml"
-    launcher.write_accelerate_config(config_file, job.ranks, on_cpu)
-    command = launcher.accelerate_command(config_file, job.ranks, "a script's file in the place of", [])
+    accelerate.write_accelerate_config(config_file, job.ranks, on_cpu)
+    command = accelerate.accelerate_command(config_file, job.ranks, "a script's file in the place of", [])
     command = [*command[: command.index("-m", 3)], str(BENCHMARKS / name), job.model, str(job.prompts)]
     command += ["--new-tokens", str(job.new_tokens), "--dtype", job.dtype, *arguments]
     command += [*(["--fixed"] if job.fixed else []), *(["--chat"] if job.chat else [])]
-    environment = launcher.rank_environment(os.environ, job.ranks, on_cpu, launcher.usable_cores())
+    environment = accelerate.rank_environment(os.environ, job.ranks, on_cpu, processes.usable_cores())
     return printed_figures(command, environment, seconds)
 
 
@@ -297,7 +297,7 @@ def finish(benchmark: str, **figures: Any) -> None:
     line = {
         "benchmark": benchmark,
         **figures,
-        "machine": f"{launcher.usable_cores()} cores, {platform.machine()}",
+        "machine": f"{processes.usable_cores()} cores, {platform.machine()}",
         "date": time.strftime("%Y-%m-%d"),
     }
     sys.stdout.write(json.dumps(line) + "\n")

@@ -15,7 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from runner.supervisor import accelerate as launcher
+from runner.machine import processes
 
 ROOT = Path(__file__).resolve().parents[2]
 PROMPTS = ROOT / "sample_prompts" / "stories.txt"
@@ -75,7 +75,7 @@ def main() -> None:
         "sweep_seconds": round(took, 1),
         "repeats": options.repeats,
         "new_tokens": options.new_tokens,
-        "machine": f"{launcher.usable_cores()} cores, {platform.machine()}",
+        "machine": f"{processes.usable_cores()} cores, {platform.machine()}",
         "date": time.strftime("%Y-%m-%d"),
     }
     sys.stdout.write(json.dumps(line) + "\n")

@@ -20,12 +20,11 @@ from pathlib import Path
 
 import msgspec
 
-from runner import protocol
+from runner import protocol, run_directory
 from runner.engine.rows import Answer, Ended
 from runner.protocol import BatchResult, OutputRecord, Prompt, Work
 from runner.rank.continuous_rank import Flow
 from runner.rank.link import Link
-from runner.run_directory import files as rundir
 
 STEPS = 4
 ROOM = int(os.environ.get("STANDIN_ROOM", "1000000"))
@@ -146,7 +145,7 @@ class Rank:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-        self.run = rundir.read_run_file(options.run_dir)
+        self.run = run_directory.read_run_file(options.run_dir)
         self.model = Path(options.model)
         self.step_seconds = float(os.environ.get("STANDIN_STEP_SECONDS", "0.002"))
         self.link = Link(options.socket)

@@ -12,7 +12,7 @@ from textual.binding import Binding, BindingType
 from textual.screen import Screen
 
 from runner import protocol
-from runner.state.run import RunState
+from runner.state import RunState
 from tui.app.base import Leave
 from tui.app.followed_run import Earlier, FollowingApp
 from tui.screens.run import RunScreen
@@ -22,7 +22,7 @@ from tui.settings.keys import keys_of
 from tui.settings.preferences import Preferences
 from tui.start.coming_back import AS_DECLARED, OF_A_RUN, OF_A_SWEEP, Back, Seen
 from tui.terminal.repaint import REPAINT_SECONDS
-from tui.words import alerts as outside
+from tui.words import alerts
 
 if TYPE_CHECKING:
     from tui.sources.client import Source
@@ -169,7 +169,7 @@ class RankdeckApp(FollowingApp):
             self.screen.dismiss(None)
 
     def _retitle(self) -> None:
-        self.entitle(outside.title(self._run_state))
+        self.entitle(alerts.title(self._run_state))
 
     # --- actions -----------------------------------------------------------------------------
 

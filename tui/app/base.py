@@ -18,7 +18,7 @@ from tui.settings import keys, remembered, theme
 from tui.settings.preferences import Preferences
 from tui.start.coming_back import AS_DECLARED, Words
 from tui.terminal.paced import PacedApp
-from tui.words import alerts as outside
+from tui.words import alerts
 
 if TYPE_CHECKING:
     from textual.filter import LineFilter
@@ -165,7 +165,7 @@ class BaseApp(PacedApp[Leave]):
     def call_for(self, text: str) -> None:
         """Say it to who looks elsewhere, or may: most terminals tell only when that changes."""
         if self._driver is not None and not self._known_to_be_seen:
-            self._driver.write(outside.signal_of(self.preferences.notify, text))
+            self._driver.write(alerts.signal_of(self.preferences.notify, text))
 
     def on_app_focus(self) -> None:
         self._known_to_be_seen = True

@@ -14,14 +14,13 @@ from textual import work
 
 from runner import protocol
 from runner.protocol import OutputRecord
-from runner.run_directory.files import RunFileError
-from runner.state.reducer import apply
-from runner.state.run import RunState, Snapshot, ToViewer
+from runner.run_directory.run_file import RunFileError
+from runner.state import RunState, Snapshot, ToViewer, apply
 from tui.app.base import BaseApp
 from tui.settings.preferences import Preferences
 from tui.sources.knobs import Knobs
 from tui.sources.outputs import KEPT, OutputBook
-from tui.words import alerts as outside
+from tui.words import alerts
 
 if TYPE_CHECKING:
     from tui.sources.client import Source
@@ -106,7 +105,7 @@ class FollowingApp(BaseApp):
             self.lost = str(error)
             self._dirty = True
             if self.CALLS:
-                self.call_for(outside.lost_call(self._run_state, self.lost))
+                self.call_for(alerts.lost_call(self._run_state, self.lost))
         self._followed()
 
     def _take(self, message: ToViewer) -> None:
@@ -127,7 +126,7 @@ class FollowingApp(BaseApp):
                 self._look_back()
         self.knobs.heard(self._run_state)
         if seen_any and self.CALLS:
-            for text in outside.calls(before, self._run_state):
+            for text in alerts.calls(before, self._run_state):
                 self.call_for(text)
 
     def _look_back(self) -> None:

@@ -13,9 +13,8 @@ import msgspec
 import typer
 
 import runner
-from runner import start
+from runner import run_directory, start
 from runner.protocol import config as settings
-from runner.run_directory import files as rundir
 from tui.commands.common import (
     default_ranks,
     find_run,
@@ -194,11 +193,13 @@ def attach(
     one_view(plain, json)
     preferences = preferred(theme, ascii, plain=plain, json=json)
     directory = find_run(run)
-    if not rundir.supervisor_comes(directory):
-        state = rundir.read_run_file(directory)
+    if not run_directory.supervisor_comes(directory):
+        state = run_directory.read_run_file(directory)
         if state.status == "running":
             raise refuse(f"{state.name} has lost its supervisor; `rankdeck resume {state.name}` goes on with it")
-        raise refuse(f"{state.name} has ended ({state.status}); its outputs are {directory / rundir.OUTPUTS_FILE}")
+        raise refuse(
+            f"{state.name} has ended ({state.status}); its outputs are {directory / run_directory.OUTPUTS_FILE}"
+        )
     raise typer.Exit(watch.watch(directory, json=json, preferences=preferences, steerable=not watch_only))
 
 
@@ -209,7 +210,7 @@ def stop(
 ) -> None:
     """Stop a live run after the batches in flight, and wait until it has."""
     directory = find_run(run)
-    if not rundir.supervisor_comes(directory):
+    if not run_directory.supervisor_comes(directory):
         raise refuse(f"{directory.name} is not live; there is nothing to stop")
     raise typer.Exit(watch.stop(directory, now=now))
 
@@ -237,13 +238,13 @@ def resume(
     preferences = preferred(theme, ascii, plain=plain, json=json)
     directory = find_run(run)
     try:
-        before = msgspec.to_builtins(rundir.read_run_file(directory).config)
+        before = msgspec.to_builtins(run_directory.read_run_file(directory).config)
         changes = given({**locals(), "run": None})
         if ranks is None and (ranks_per_gpu is not None or gpus_per_rank is not None):
             changes["ranks"] = default_ranks({**before, **changes})
         config = settings.from_mapping({**before, **changes})
         started = start.resume(directory, msgspec.structs.asdict(config))
-    except (ValueError, rundir.RunFileError, start.InputError) as error:
+    except (ValueError, run_directory.RunFileError, start.InputError) as error:
         raise refuse(str(error)) from None
     raise typer.Exit(watch.watch(started.directory, started.died, json=json, preferences=preferences))
 

@@ -12,10 +12,9 @@ from typing import Any
 import msgspec
 import typer
 
-from runner import start
+from runner import run_directory, start
 from runner.protocol import config as settings
 from runner.protocol.config import RunConfig
-from runner.run_directory import files as rundir
 from tui.session import watch
 from tui.settings import preferences as wishes
 from tui.settings.preferences import Preferences
@@ -45,8 +44,8 @@ def given(arguments: dict[str, Any]) -> dict[str, Any]:
 
 def find_run(run: str | None) -> Path:
     try:
-        return rundir.newest_live_run() if run is None else rundir.find_run(run)
-    except rundir.RunFileError as error:
+        return run_directory.newest_live_run() if run is None else run_directory.find_run(run)
+    except run_directory.RunFileError as error:
         raise refuse(str(error)) from None
 
 
@@ -119,7 +118,7 @@ def launch(
         raise refuse(str(error)) from None
     except start.InputError as error:
         raise refuse(str(error)) from None
-    run = rundir.read_run_file(started.directory)
+    run = run_directory.read_run_file(started.directory)
     for warning in start.warnings(run.config, run.prompts):
         typer.echo(f"rankdeck: warning: {warning}", err=True)
     status = watch.watch(started.directory, started.died, json=json, preferences=preferences)
@@ -132,9 +131,9 @@ def _compare(directory: Path, other: Path) -> None:
     """Set a run that has ended beside another; one that was left behind is compared with `report` later."""
     from tui.report.compare import comparison_lines
 
-    run = rundir.read_run_file(directory)
+    run = run_directory.read_run_file(directory)
     if run.summary is None:
         typer.echo(f"rankdeck: compare later: rankdeck report {run.name} --compare {other.name}", err=True)
         return
-    for line in comparison_lines(run, rundir.read_run_file(other)):
+    for line in comparison_lines(run, run_directory.read_run_file(other)):
         typer.echo(line)

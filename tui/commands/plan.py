@@ -10,12 +10,12 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
+from runner import run_directory
 from runner.forecast import cost_model, plan
 from runner.forecast.answer_lengths import Answers, answers
 from runner.forecast.cost_model import CostModel
 from runner.protocol import config as settings
-from runner.run_directory import files as rundir
-from runner.run_directory.files import RunFile
+from runner.run_directory.run_file import RunFile
 from tui.commands.common import find_run, refuse
 from tui.commands.numbers import number_list
 from tui.words import text
@@ -150,13 +150,13 @@ def _by_hand(given: dict[str, Any]) -> _Source:
 def _from_run(name: str, max_new_tokens: int | None) -> _Source:
     directory = find_run(name)
     try:
-        run = rundir.read_run_file(directory)
-    except rundir.RunFileError as error:
+        run = run_directory.read_run_file(directory)
+    except run_directory.RunFileError as error:
         raise refuse(str(error)) from None
     model = cost_model.fit(run.costs)
     if model is None:
         raise refuse(
-            f"{run.name} has no measured batches in its {rundir.RUN_FILE}"
+            f"{run.name} has no measured batches in its {run_directory.RUN_FILE}"
             f"{' yet' if run.status == 'running' else ''}; plan from a finished run or from a sweep "
             "(`rankdeck sweep PROMPTS`), or give what a batch takes (--batch-seconds, --batch-size)"
         )
@@ -169,7 +169,7 @@ def _from_run(name: str, max_new_tokens: int | None) -> _Source:
             max_new_tokens=run.config.max_new_tokens if max_new_tokens is None else max_new_tokens,
         )
     except ValueError as error:
-        raise refuse(f"{directory / rundir.RUN_FILE}: {error}") from None
+        raise refuse(f"{directory / run_directory.RUN_FILE}: {error}") from None
     low, high = model.measured_rows
     span = f"{low}" if low == high else f"{low} to {high}"
     numbers = ", ".join(str(number) for number in model.measured_ranks)

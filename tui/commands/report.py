@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from runner.run_directory import files as rundir
+from runner import run_directory
 from tui.words import text
 
 EXIT_BAD_INPUT = 2
@@ -22,12 +22,12 @@ def report(
     from tui.report import write  # the template engine is needed here alone
 
     try:
-        directory = rundir.find_run(run)
-        other = rundir.find_run(compare) if compare is not None else None
+        directory = run_directory.find_run(run)
+        other = run_directory.find_run(compare) if compare is not None else None
         if other == directory:
-            raise rundir.RunFileError(f"--compare: {compare!r} is the same run; name another")
+            raise run_directory.RunFileError(f"--compare: {compare!r} is the same run; name another")
         paths = write.put(write.make(directory, other), output if output is not None else directory)
-    except (rundir.RunFileError, write.WriteError) as error:
+    except (run_directory.RunFileError, write.WriteError) as error:
         typer.echo(f"rankdeck: {text.visible(str(error))}", err=True)
         raise typer.Exit(EXIT_BAD_INPUT) from None
     for path in paths:

@@ -9,7 +9,7 @@ from collections.abc import Collection, Sequence
 from itertools import pairwise, zip_longest
 from math import floor, log10
 
-from runner.state.run import HistoryPoint, Mark
+from runner.state import HistoryPoint, Mark
 from tui.panels.marks import label_rows, mark_column
 from tui.words.text import Line, Piece
 

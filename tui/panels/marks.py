@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 
 from rich.cells import cell_len
 
-from runner.state.run import Mark
+from runner.state import Mark
 from tui.words.text import Line, Piece, visible
 
 SIGN = "▼"

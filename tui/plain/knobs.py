@@ -6,8 +6,8 @@ whoever reads lines misses nothing of them.
 
 from runner.advice.advice import Turned, early_turn, last_turn
 from runner.advice.findings import findings
+from runner.state import RunState
 from runner.state.periods import ScalingRow
-from runner.state.run import RunState
 from tui.panels.overview.turned import EARLY, scaling_rows
 from tui.plain.sweep import aligned
 from tui.words.text import NOTHING, UNKNOWN, gib, percent, rate, some, visible

@@ -8,7 +8,7 @@ from collections import Counter
 from runner.advice.advice import advise
 from runner.forecast.forecast import WhatIf, eta_seconds, what_if
 from runner.protocol import DeviceSample
-from runner.state.run import RankState, RunState
+from runner.state import RankState, RunState
 from tui.panels.overview.header import phase_words
 from tui.plain.knobs import knob_lines
 from tui.words import text

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from runner.forecast.forecast import whole_file
 from runner.protocol.config import RunConfig
 from runner.protocol.sweep_plan import SweepState, TrialRecord
-from runner.state.run import RunState
+from runner.state import RunState
 from runner.sweep.cells import Cell
 from runner.sweep.scaling import Scaling
 from runner.sweep.verdict import SweepSummary, summarise_sweep

@@ -10,12 +10,11 @@ from collections.abc import Callable
 
 from runner import protocol
 from runner.protocol import OutputRecord, Summary
-from runner.state.knob_words import SOURCE as KNOBS
-from runner.state.knob_words import knob_words
+from runner.state import RunState, Snapshot, ToViewer, apply
+from runner.state.knobs import SOURCE as KNOBS
+from runner.state.knobs import knob_words
 from runner.state.loading_time import loading_line
-from runner.state.reducer import apply
-from runner.state.run import RunState, Snapshot, ToViewer
-from tui.plain import knobs as plain_knobs
+from tui.plain import knobs
 from tui.plain.bar import BottomLine, bar_stream
 from tui.plain.status import advice_lines, bar_line, progress_line, status_lines
 from tui.plain.sweep import sweep_lines, sweep_start_lines, trial_line
@@ -209,7 +208,7 @@ def end_lines(now: RunState) -> list[str]:
     if only_measures(now) and not now.done:
         return lines
     lines += summary_lines(ended.summary)
-    lines += plain_knobs.closing_lines(now)
+    lines += knobs.closing_lines(now)
     if now.config is not None and now.config.output is not None and ended.status != "failed":
         lines.append(f"outputs: {text.visible(now.config.output)}")
     elif now.done:

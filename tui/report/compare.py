@@ -10,7 +10,7 @@ import msgspec
 
 from runner.protocol import Summary
 from runner.protocol.config import RunConfig
-from runner.run_directory.files import RunFile
+from runner.run_directory.run_file import RunFile
 from runner.sweep.cells import Cell
 from runner.sweep.intervals import told_apart
 from runner.sweep.verdict import SweepSummary

@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 
-from runner.run_directory.files import RunFile
+from runner.run_directory.run_file import RunFile
 from tui.report import document
 from tui.report.document import Block, Item, Prose, Section, Table, words
 from tui.report.document import Column as Col

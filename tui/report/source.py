@@ -11,12 +11,10 @@ from pathlib import Path
 
 import msgspec
 
+from runner import run_directory
 from runner.protocol import PROTOCOL_VERSION, RunStarted, Summary
-from runner.run_directory import files as rundir
-from runner.run_directory.files import RunFile, RunFileError
-from runner.state.reducer import apply
-from runner.state.run import RunState
-from runner.state.summary import summarise
+from runner.run_directory.run_file import RunFile, RunFileError
+from runner.state import RunState, apply, summarise
 from runner.sweep.verdict import SweepSummary, summarise_sweep
 
 ERRORS_KEPT = 20
@@ -81,8 +79,8 @@ def read(directory: Path) -> Source:
     Raises:
         RunFileError: it is no run, or there is nothing to report of it yet; for people.
     """
-    run = rundir.read_run_file(directory)
-    live = run.status == "running" and rundir.supervisor_alive(directory)
+    run = run_directory.read_run_file(directory)
+    live = run.status == "running" and run_directory.supervisor_alive(directory)
     missing: list[str] = []
     state = _state(directory, missing)
     answers = _answers(directory, missing)
@@ -110,10 +108,10 @@ def read(directory: Path) -> Source:
 
 def _state(directory: Path, missing: list[str]) -> RunState | None:
     """The journal replayed, or None and why. A last line that is still being written is not damage."""
-    path = directory / rundir.EVENTS_FILE
+    path = directory / run_directory.EVENTS_FILE
     state, events = RunState(), 0
     try:
-        for event in rundir.read_events(directory):
+        for event in run_directory.read_events(directory):
             if events == 0 and not isinstance(event, RunStarted):
                 raise RunFileError(f"{path}:1: a journal begins with run_started")
             if isinstance(event, RunStarted) and event.version > PROTOCOL_VERSION:
@@ -146,7 +144,7 @@ def _answers(directory: Path, missing: list[str]) -> Answers | None:
     lengths: Counter[int] = Counter()
     errors: list[PromptError] = []
     try:
-        for record in rundir.read_outputs(directory):
+        for record in run_directory.read_outputs(directory):
             reasons[record.finish_reason] += 1
             if record.finish_reason != "error":
                 lengths[record.output_tokens] += 1
@@ -166,12 +164,12 @@ def equal_texts(one: Path, other: Path) -> EqualTexts | None:
     try:
         theirs = {
             record.index: (_digest(record.prompt), _digest(record.text))
-            for record in rundir.read_outputs(other)
+            for record in run_directory.read_outputs(other)
             if record.finish_reason != "error"
         }
         counts: Counter[str] = Counter()
         first: list[int] = []
-        for record in rundir.read_outputs(one):
+        for record in run_directory.read_outputs(one):
             if record.finish_reason == "error":
                 continue
             there = theirs.pop(record.index, None)

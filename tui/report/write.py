@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from runner.run_directory import files as rundir
+from runner import run_directory
 from tui.report import compare, html, markdown, run, source, tables
 
 MARKS = {
@@ -61,7 +61,7 @@ def put(files: dict[str, bytes], directory: Path) -> list[Path]:
     os.umask(umask)
     for path, content in zip(paths, files.values(), strict=True):
         try:
-            rundir.replace_file(path, content)
+            run_directory.replace_file(path, content)
             path.chmod(0o666 & ~umask)
         except OSError as error:
             raise WriteError(f"{path}: cannot be written: {error.strerror}") from None

@@ -6,7 +6,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.screen import ModalScreen
 
-from runner.state.run import RunState
+from runner.state import RunState
 from tui.panels.overview.hints import all_advice
 from tui.settings.keys import hint
 from tui.widgets.lines import Panel

@@ -16,14 +16,14 @@ from typing import IO, NamedTuple
 import msgspec
 
 from runner.protocol import OutputRecord
-from runner.run_directory import files as rundir
+from runner.run_directory import EVENTS_FILE, OUTPUTS_FILE, PROMPTS_FILE
 from tui.panels.outputs.answer_lines import answer_text
 
 FIELDS = OutputRecord.__struct_fields__
 KINDS = (".jsonl", ".csv", ".txt")
 STEM_CHARACTERS = 80
 
-_OF_THE_RUN = (rundir.PROMPTS_FILE, rundir.EVENTS_FILE, rundir.OUTPUTS_FILE)
+_OF_THE_RUN = (PROMPTS_FILE, EVENTS_FILE, OUTPUTS_FILE)
 """Also before they are there: the run will write them."""
 
 

@@ -12,7 +12,7 @@ from textual.screen import Screen
 from textual.widget import Widget
 from textual.widgets import Input
 
-from runner.state.run import ToViewer
+from runner.state import ToViewer
 from tui.app.app import RankdeckApp
 from tui.panels.overview.notice import notice_lines
 from tui.panels.overview.transport import transport_line

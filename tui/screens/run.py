@@ -13,7 +13,7 @@ from textual.widgets import Static
 
 from runner.protocol import SetActiveRanks, SetBatchSize, StartSweep, Stop
 from runner.protocol.sweep_plan import SweepPlan
-from runner.state.run import RunState
+from runner.state import RunState
 from tui.panels.overview.header import header_line
 from tui.panels.overview.hints import advice_lines
 from tui.panels.overview.notice import notice_lines

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple, Protocol, cast
 
 from textual.widget import Widget
 
-from runner.state.run import RunState
+from runner.state import RunState
 from tui.sources.outputs import OutputBook
 
 ViewName = Literal["overview", "outputs", "timeline", "sweep", "log"]

@@ -11,9 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runner import protocol
-from runner.run_directory import files as rundir
-from runner.state.run import RunState, Snapshot, ToViewer
+from runner import protocol, run_directory
+from runner.state import RunState, Snapshot, ToViewer
 from tui.plain.view import PlainView, end_lines, terminal_view
 from tui.settings.preferences import Preferences
 from tui.sources.client import SocketSource, Source, SourceError
@@ -45,7 +44,7 @@ def watch(
         from tui.app.app import RankdeckApp
         from tui.session.terminal_session import fly
 
-        app = RankdeckApp(source, earlier=rundir.read_outputs, steerable=steerable, preferences=preferences)
+        app = RankdeckApp(source, earlier=run_directory.read_outputs, steerable=steerable, preferences=preferences)
         fly(app)
         return _farewell(app)
     return asyncio.run(_follow(source, _JsonView() if json else terminal_view(), steerable))
@@ -65,7 +64,9 @@ def start_screen(preferences: Preferences | None = None) -> int:
     back: Back | None = None
     launcher = MachineLauncher()
     while True:
-        app = RankdeckApp(None, launcher=launcher, earlier=rundir.read_outputs, preferences=preferences, back=back)
+        app = RankdeckApp(
+            None, launcher=launcher, earlier=run_directory.read_outputs, preferences=preferences, back=back
+        )
         told = fly(app)
         for run in app.flown.values():
             status = _say_end(*run)
@@ -80,7 +81,7 @@ def start_screen(preferences: Preferences | None = None) -> int:
                 return status
             back = back._replace(seen=app.seen)
         elif app.watched is not None:
-            alive = rundir.supervisor_alive(app.watched)
+            alive = run_directory.supervisor_alive(app.watched)
             command, said = (
                 ("attach", "goes on, but its dashboard broke") if alive else ("replay", "its dashboard broke")
             )
@@ -147,7 +148,7 @@ def _say_end(state: RunState | None, lost: str | None) -> int:
         return EXIT_DIED
     if state is None or state.config is None:
         return 0
-    if state.ended is None and rundir.has_ended(Path(state.directory)):
+    if state.ended is None and run_directory.has_ended(Path(state.directory)):
         return 0  # left while it went on; others saw its end
     if state.ended is None:
         sys.stdout.write(f"run {visible(state.name)} goes on. Watch it: rankdeck attach {visible(_way_back(state))}\n")
@@ -165,8 +166,8 @@ def _known_as(directory: Path, name: str = "") -> str:
     """What a command finds a run by: its name, which is its directory's unless given, else its directory."""
     name = name or directory.name
     try:
-        return name if rundir.find_run(name) == directory.resolve() else str(directory)
-    except rundir.RunFileError:
+        return name if run_directory.find_run(name) == directory.resolve() else str(directory)
+    except run_directory.RunFileError:
         return str(directory)
 
 

@@ -94,9 +94,9 @@ def read(text: str, environ: Mapping[str, str] = os.environ) -> Preferences:
     if not isinstance(keys, dict):
         problems.append('keys: must be a table: a line [keys], and under it lines as "run.pause" = "p"')
     elif keys:
-        from tui.app import declared_keys as keymap
+        from tui.app import declared_keys
 
-        problems.extend(f"[keys] {line}" for line in keymap.problems(keys))
+        problems.extend(f"[keys] {line}" for line in declared_keys.problems(keys))
     if problems:
         raise PreferenceError("\n".join(problems))
     found.setdefault("ascii", only_ascii(environ))

@@ -12,10 +12,9 @@ from typing import Protocol
 
 import msgspec
 
-from runner import protocol
+from runner import protocol, run_directory
 from runner.protocol import Command
-from runner.run_directory import files as rundir
-from runner.state.run import ToViewer
+from runner.state import ToViewer
 
 
 class SourceError(Exception):
@@ -58,10 +57,10 @@ class SocketSource:
         try:
             reader, writer = await self._connect()
         except SourceError:
-            if not rundir.has_ended(self.directory):
+            if not run_directory.has_ended(self.directory):
                 raise
             # It was over before anybody could look: then its journal tells the whole story.
-            for event in rundir.read_events(self.directory):
+            for event in run_directory.read_events(self.directory):
                 yield event
             return
         self._writer = writer
@@ -107,8 +106,8 @@ class SocketSource:
         """The run's end, from run.json, for a viewer that was too slow to hear of it."""
         deadline = asyncio.get_running_loop().time() + GONE_SECONDS
         while True:
-            with contextlib.suppress(rundir.RunFileError):
-                run = rundir.read_run_file(self.directory)
+            with contextlib.suppress(run_directory.RunFileError):
+                run = run_directory.read_run_file(self.directory)
                 if run.status != "running" and run.summary is not None and run.exit_status is not None:
                     return protocol.RunEnded(
                         at=run.ended_at or 0.0,
@@ -117,12 +116,12 @@ class SocketSource:
                         summary=run.summary,
                         cause=run.cause,
                     )
-            if not rundir.supervisor_alive(self.directory) or asyncio.get_running_loop().time() > deadline:
+            if not run_directory.supervisor_alive(self.directory) or asyncio.get_running_loop().time() > deadline:
                 return None
             await asyncio.sleep(0.05)
 
     async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        path = rundir.socket_path(self.directory)
+        path = run_directory.socket_path(self.directory)
         deadline = asyncio.get_running_loop().time() + CONNECT_SECONDS
         while True:
             try:
@@ -130,12 +129,12 @@ class SocketSource:
             except (FileNotFoundError, ConnectionRefusedError):
                 late = asyncio.get_running_loop().time() > deadline
                 # One that lives is busy: it reads the prompts before it listens, and there may be millions.
-                if self._died() or (late and not rundir.supervisor_alive(self.directory)):
+                if self._died() or (late and not run_directory.supervisor_alive(self.directory)):
                     raise SourceError(self._why_no_supervisor()) from None
                 await asyncio.sleep(0.02)
 
     def _why_no_supervisor(self) -> str:
-        log = self.directory / rundir.LOG_FILE
+        log = self.directory / run_directory.LOG_FILE
         with contextlib.suppress(OSError):
             lines = log.read_text(errors="replace").strip().splitlines()
             if lines:

@@ -14,10 +14,9 @@ from typing import Any, get_args
 
 import msgspec
 
-from runner import protocol
+from runner import protocol, run_directory
 from runner.protocol import PROTOCOL_VERSION, AnyEvent
 from runner.protocol.config import MAX_RANKS
-from runner.run_directory import files as rundir
 from tui.sources.replay_times import ReplayTimes
 from tui.words.text import cut, visible
 
@@ -148,15 +147,15 @@ def find(run: str) -> Journal:
         JournalError: there is no such run, or its journal cannot be replayed.
     """
     try:
-        path = rundir.find_run(run) / rundir.EVENTS_FILE
-    except rundir.RunFileError as error:
-        for path in (Path(run), Path(run) / rundir.EVENTS_FILE):
+        path = run_directory.find_run(run) / run_directory.EVENTS_FILE
+    except run_directory.RunFileError as error:
+        for path in (Path(run), Path(run) / run_directory.EVENTS_FILE):
             with contextlib.suppress(OSError, ValueError):
                 if path.is_file():
                     return Journal(path)
         raise JournalError(visible(str(error))) from None
     if not path.exists():
-        raise JournalError(f"{path.parent}: has no {rundir.EVENTS_FILE}, so there is nothing to replay")
+        raise JournalError(f"{path.parent}: has no {run_directory.EVENTS_FILE}, so there is nothing to replay")
     return Journal(path)
 
 
@@ -164,7 +163,7 @@ def how_it_stops(journal: Journal) -> str:
     """Why a journal stops before its run's end, in a word; empty where it has the end."""
     if journal.closed:
         return ""
-    return "the run goes on" if rundir.supervisor_alive(journal.path.parent) else "supervisor was lost"
+    return "the run goes on" if run_directory.supervisor_alive(journal.path.parent) else "supervisor was lost"
 
 
 def _problem(event: AnyEvent) -> str:

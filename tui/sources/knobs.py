@@ -7,7 +7,7 @@ Knows commands and states; keys and screens are elsewhere.
 
 from runner.protocol import Pause, Resume, SetActiveRanks, SetBatchSize
 from runner.protocol.config import MAX_BATCH_SIZE
-from runner.state.run import RunState
+from runner.state import RunState
 
 FORGET_SECONDS = 3.0
 """A wish that was not confirmed by then never will be: somebody else wished for something, too."""

@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from runner.protocol import Command, Output
-from runner.state.reducer import apply
-from runner.state.run import RunState, Snapshot, ToViewer
+from runner.state import RunState, Snapshot, ToViewer, apply
 from tui.sources.client import SourceError
 from tui.sources.journal import Journal, JournalError
 from tui.sources.outputs import KEPT, OutputBook

@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 import msgspec
 
+from runner import run_directory
 from runner.forecast.cost_model import CostModel, fit
 from runner.protocol.config import RunConfig
-from runner.run_directory import files as rundir
-from runner.run_directory.files import RunFile, RunFileError
+from runner.run_directory.run_file import RunFile, RunFileError
 from runner.state.costs import CostPoint
 from tui.words import text
 from tui.words.status import ENDED_EARLY
@@ -72,11 +72,11 @@ def recent(newest: int = NEWEST) -> list[RecentRun]:
 def _newest(most: int) -> list[tuple[Path, float]]:
     """Directories in the usual place, and when their run.json was written, the newest first."""
     dated = []
-    root = rundir.runs_directory()
+    root = run_directory.runs_directory()
     try:
         for path in root.iterdir():
             try:
-                dated.append(((path / rundir.RUN_FILE).stat().st_mtime, path))
+                dated.append(((path / run_directory.RUN_FILE).stat().st_mtime, path))
             except OSError:
                 continue  # no run, or one that went away
     except OSError:
@@ -105,7 +105,7 @@ def costs_like(config: RunConfig, device: str) -> CostModel | None:
     points: list[CostPoint] = []
     for path, _ in _newest(NEWEST):
         try:
-            run = rundir.read_run_file(path)
+            run = run_directory.read_run_file(path)
         except (RunFileError, RecursionError):
             continue
         if generates(run.config) == generates(config):
@@ -115,7 +115,7 @@ def costs_like(config: RunConfig, device: str) -> CostModel | None:
 
 def _recent(path: Path, changed_at: float) -> RecentRun:
     try:
-        run = rundir.read_run_file(path)
+        run = run_directory.read_run_file(path)
     except (RunFileError, RecursionError) as error:
         why = str(error).partition("cannot be read as a run: ")[2] or str(error)
         return RecentRun(path, path.name, "unreadable", changed_at, problem=why)
@@ -146,7 +146,7 @@ def _rate(run: RunFile) -> str:
 
 
 def _status(directory: Path, run: RunFile) -> str:
-    if run.status == "running" and not rundir.supervisor_alive(directory):
+    if run.status == "running" and not run_directory.supervisor_alive(directory):
         return "lost"
     early = run.status == "completed" and _only_measures(run) and run.sweep is not None and run.sweep.left > 0
     return ENDED_EARLY if early else run.status
@@ -157,7 +157,7 @@ def _only_measures(run: RunFile) -> bool:
 
 
 def _runs() -> Iterator[tuple[str, str, RunFile]]:
-    for directory, run in rundir.list_runs():
+    for directory, run in run_directory.list_runs():
         yield str(directory), _status(directory, run), run
 
 

@@ -9,14 +9,13 @@ from pathlib import Path
 
 import msgspec
 
-from runner import start
+from runner import run_directory, start
 from runner.forecast.cost_model import CostModel
-from runner.inputs import model_shape as sizing
+from runner.inputs import model_shape
 from runner.inputs.memory_estimate import Estimate, Room, estimate
 from runner.machine import examine
 from runner.machine.facts import Facts, Machine, TorchFound
 from runner.protocol.config import Problem, RunConfig
-from runner.run_directory import files as rundir
 from tui.commands.common import sample_prompts
 from tui.panels.forms.sweep_form import without_sweep
 from tui.sources import journal, runs
@@ -46,12 +45,12 @@ class MachineLauncher:
     def settings(self, run: RecentRun) -> RunConfig:
         """A file that is no longer there, or was standard input, is replaced by the prompts the run has kept."""
         if run.config is None:
-            raise rundir.RunFileError(run.problem or f"{run.name} has no settings")
+            raise run_directory.RunFileError(run.problem or f"{run.name} has no settings")
         config = without_sweep(run.config, run.chosen)
         if config.device == self._device:
             config = msgspec.structs.replace(config, device="auto")  # as it was asked for, or means the same
         if config.prompts == "-" or not Path(config.prompts).is_file():
-            kept = run.directory / rundir.PROMPTS_FILE
+            kept = run.directory / run_directory.PROMPTS_FILE
             if kept.is_file():
                 return msgspec.structs.replace(config, prompts=str(kept), column=None)
         return config
@@ -67,14 +66,14 @@ class MachineLauncher:
 
     def estimate(self, config: RunConfig, machine: Machine) -> Estimate | str:
         try:
-            shape = sizing.shape_of(config.model)
-        except sizing.Unknown as error:
+            shape = model_shape.shape_of(config.model)
+        except model_shape.Unknown as error:
             return str(error)
         room = Room(machine.gpu_free_bytes, machine.memory_free_bytes, machine.least_free_bytes)
-        return estimate(shape, config, sizing.sizes_of(config.prompts, config.limit), room)
+        return estimate(shape, config, model_shape.sizes_of(config.prompts, config.limit), room)
 
     def prompts(self, config: RunConfig) -> int | None:
-        return sizing.count_of(config.prompts, config.column, config.limit)
+        return model_shape.count_of(config.prompts, config.column, config.limit)
 
     def costs(self, config: RunConfig) -> CostModel | None:
         return runs.costs_like(config, self._device)

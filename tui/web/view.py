@@ -11,7 +11,7 @@ import threading
 import time
 from pathlib import Path
 
-from runner.run_directory import files as rundir
+from runner import run_directory
 from tui.app.app import RankdeckApp
 from tui.settings.preferences import Preferences
 
@@ -25,12 +25,12 @@ def view_of(directory: Path, *, control: bool, theme: str | None = None) -> Rank
         JournalError: the run is over, and its journal cannot be replayed.
     """
     preferences = Preferences(theme=theme)  # their keys and bells are not ours to set
-    if rundir.supervisor_alive(directory):
+    if run_directory.supervisor_alive(directory):
         from tui.sources.client import SocketSource
 
         return RankdeckApp(
             SocketSource(directory),
-            earlier=rundir.read_outputs,
+            earlier=run_directory.read_outputs,
             steerable=control,
             preferences=preferences,
             at_home=False,

@@ -14,7 +14,7 @@ from textual.message import Message
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
-from runner.state.run import LogEntry
+from runner.state import LogEntry
 from tui.panels.log.log_listing import LOG, LogPage, LogQuery, log_title, nothing_logged
 from tui.panels.outputs.finding import found_words
 from tui.panels.outputs.query import Query

@@ -13,8 +13,8 @@ from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 
 from runner.protocol import OutputRecord
-from runner.run_directory.files import RunFileError
-from runner.state.run import RunState
+from runner.run_directory.run_file import RunFileError
+from runner.state import RunState
 from tui.panels.bars import heading, widths
 from tui.panels.outputs.answer_lines import COLUMNS, batch_seconds
 from tui.panels.outputs.listing import ANSWERS, ERRORS, Selection, listing_title

@@ -9,7 +9,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import Horizontal
 from textual.widgets import Input, Label
 
-from runner.state.run import RunState
+from runner.state import RunState
 from tui.panels.overview.devices import DeviceForm, device_lines, devices_title, explains
 from tui.panels.overview.gpu_figures import common_name
 from tui.panels.overview.gpu_ranks import gpu_rank_lines, one_to_one

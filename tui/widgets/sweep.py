@@ -7,7 +7,7 @@ from textual.app import ComposeResult
 from textual.containers import Container, VerticalScroll
 
 from runner.protocol.sweep_plan import SweepState
-from runner.state.run import RunState
+from runner.state import RunState
 from runner.sweep.verdict import SweepSummary, summarise_sweep
 from tui.panels.sweep.chart import knee_lines, scaling_lines, sizes_chart
 from tui.panels.sweep.status import empty_lines, how_lines, status_lines

@@ -10,7 +10,7 @@ from textual.events import Click
 
 from runner.advice.findings import Finding, findings
 from runner.advice.segments import Segment, segments, slowest_batch
-from runner.state.run import RunState
+from runner.state import RunState
 from tui.panels.timeline.page import plan, shown_rounds, spot, timeline_lines
 from tui.panels.timeline.window import CLOSEST_SECONDS, Look, at_cursor, tick_words, window
 from tui.screens.views import Moment

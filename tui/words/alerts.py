@@ -3,7 +3,7 @@
 Knows the state and words; that a title is set, a bell rung or a text sent is the application's business.
 """
 
-from runner.state.run import RunState
+from runner.state import RunState
 from tui.sources.knobs import ASKED_FOR
 from tui.words.status import ENDED_EARLY
 from tui.words.sweep import how_ended

@@ -1,6 +1,6 @@
 """What a rank is said to be doing, wherever it is said. Pure."""
 
-from runner.state.run import RankState, RunState
+from runner.state import RankState, RunState
 
 
 def shown_phase(state: RunState, rank: RankState) -> str:

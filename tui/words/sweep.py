@@ -13,7 +13,7 @@ import msgspec
 from runner.forecast.forecast import eta_seconds
 from runner.protocol.config import RunConfig
 from runner.protocol.sweep_plan import SweepPlan, SweepState, Trial
-from runner.state.run import RunState
+from runner.state import RunState
 from runner.sweep.cells import Cell, cells, rate
 from runner.sweep.intervals import Estimate, deviations
 from runner.sweep.scaling import Scaling, scaling

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 import msgspec
 
 from runner.forecast.cost_model import CostModel
-from runner.forecast.sweep_time import sweep_seconds
+from runner.forecast.forecast import sweep_seconds
 from runner.protocol.config import MAX_BATCH_SIZE, MAX_RANKS, Problem, RunConfig, check
 from runner.protocol.sweep_plan import SweepPlan
-from runner.state.run import RunState
+from runner.state import RunState
 from tui.panels.forms.run_form import Field
 from tui.sources.runs import Setting
 from tui.words.sweep import fewest_prompts, plan_words, planned, read_numbers, with_plan

@@ -10,7 +10,7 @@ from functools import lru_cache
 from itertools import accumulate
 from typing import NamedTuple
 
-from runner.state.run import LogEntry
+from runner.state import LogEntry
 from tui.panels.log.head import head_width, log_head, rank_of
 from tui.panels.outputs.finding import Finds, marked_lines, spans
 from tui.panels.outputs.listing import nothing_matches, query_title

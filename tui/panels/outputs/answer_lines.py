@@ -4,7 +4,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from runner.protocol import OutputRecord
-from runner.state.run import RunState
+from runner.state import RunState
 from tui.panels.bars import Column, row
 from tui.panels.outputs.finding import Finds, beginning, marked, marked_lines, spans
 from tui.settings.hint_keys import AS_THEY_COME, Keys, key_of

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from runner.protocol import ProcessSample
-from runner.state.run import DeviceState, RunState
+from runner.state import DeviceState, RunState
 from tui.panels.bars import Column, bar, heading, row, widths
 from tui.panels.minute import minute
 from tui.panels.overview.gpu_cells import cell_lines, tiny_lines

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from runner.advice.advice import HARMLESS_THROTTLES
 from runner.protocol import DeviceSample
-from runner.state.run import DeviceState
+from runner.state import DeviceState
 from tui.panels.bars import bar
 from tui.panels.minute import minute
 from tui.settings.theme import rank_style

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from runner.advice.advice import slow_ranks
-from runner.state.run import DeviceState, RankState, RunState
+from runner.state import DeviceState, RankState, RunState
 from tui.panels.bars import Column, heading, row, widths
 from tui.panels.overview.gpu_figures import NOT_AVAILABLE, busy_figure, busy_minute, figure, memory_share, temperature
 from tui.panels.overview.ranks import NO_RANK, batch_words, cause_words, doing, on_the_way, rank_lines, speed

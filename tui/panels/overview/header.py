@@ -1,6 +1,6 @@
 """The line at the top: which run this is, and where it is. Pure functions of the state."""
 
-from runner.state.run import RunState
+from runner.state import RunState
 from tui.words.status import STATUS
 from tui.words.sweep import how_ended, number_at_hand
 from tui.words.text import Line, between, clock, cut_middle, line_width, some, visible

@@ -1,7 +1,7 @@
 """The advice line above the footer, and the whole of it for the dialog. Pure; the advice is runner.advice's."""
 
 from runner.advice.advice import advise
-from runner.state.run import RunState
+from runner.state import RunState
 from tui.settings.hint_keys import AS_THEY_COME, Keys, key_of
 from tui.sources.knobs import ASKED_FOR
 from tui.words.text import Line, between, visible, wrap

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from runner.state.run import RunState
+from runner.state import RunState
 from tui.panels.overview.devices import DeviceForm, device_lines
 from tui.panels.overview.gpu_cells import GAP, LEAST_CELL
 from tui.panels.overview.gpu_ranks import LEAST, one_to_one

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from runner.forecast.forecast import WhatIf, eta_seconds, what_if
 from runner.protocol.sweep_plan import SweepState
-from runner.state.run import RunState
+from runner.state import RunState
 from runner.sweep.cells import best, cells
 from runner.sweep.verdict import tied_with_best
 from tui.panels.bars import bar

@@ -5,7 +5,7 @@ from collections.abc import Callable, Set
 from typing import Literal, NamedTuple
 
 from runner.advice.advice import slow_ranks
-from runner.state.run import RankState, RunState
+from runner.state import RankState, RunState
 from tui.words.rank_words import shown_phase
 from tui.words.text import visible
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from runner.advice.advice import slow_ranks
-from runner.state.run import RankState, RunState
+from runner.state import RankState, RunState
 from tui.panels.bars import Column, heading, row, widths
 from tui.settings.theme import rank_style
 from tui.words.rank_words import shown_phase

@@ -2,7 +2,7 @@
 
 from pathlib import PurePath
 
-from runner.state.run import RunState
+from runner.state import RunState
 from tui.words.status import STATUS
 from tui.words.sweep import how_ended, only_measures
 from tui.words.text import Line, count, cut_middle, flow, percent, rate, some, visible, wrap

@@ -1,6 +1,6 @@
 """The throughput panel: tokens/s now, mean and peak, what the last turn of a knob brought, and the history. Pure."""
 
-from runner.state.run import RunState
+from runner.state import RunState
 from tui.panels.chart import chart
 from tui.panels.overview.notice import relaunching
 from tui.panels.overview.turned import turn_lines

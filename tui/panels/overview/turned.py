@@ -5,8 +5,8 @@ every active rank has ended one.
 """
 
 from runner.advice.advice import Turned, early_turn, last_turn
+from runner.state import RunState
 from runner.state.periods import ScalingRow, scaling
-from runner.state.run import RunState
 from tui.panels.bars import Column, heading, row
 from tui.words.text import NOTHING, UNKNOWN, Line, between, count, fit, flow, gib, line_width, percent, rate, some
 

@@ -10,7 +10,7 @@ from rich.cells import cell_len
 
 from runner.forecast.forecast import eta_seconds
 from runner.protocol.sweep_plan import SweepState
-from runner.state.run import RunState
+from runner.state import RunState
 from runner.sweep.cells import Cell
 from runner.sweep.verdict import SweepSummary
 from tui.panels.bars import bar

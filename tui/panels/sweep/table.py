@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from runner.protocol.sweep_plan import SweepState
-from runner.state.run import RunState
+from runner.state import RunState
 from runner.sweep.cells import Cell
 from runner.sweep.intervals import Estimate
 from runner.sweep.verdict import SweepSummary

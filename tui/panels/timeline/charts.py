@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from runner.state.run import HistoryPoint, Mark, RunState
+from runner.state import HistoryPoint, Mark, RunState
 from runner.state.timeline import BusyPoint
 from tui.panels.chart import columns, round_maximum, value_label
 from tui.panels.marks import label_rows, mark_column

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from runner.advice.advice import advise
 from runner.advice.findings import Finding, Round, rounds
 from runner.advice.segments import Segment, segments
-from runner.state.run import RunState
+from runner.state import RunState
 from tui.panels.timeline.charts import busy_line, busy_series, mark_line, mean_busy, rate_lines, rate_words
 from tui.panels.timeline.lanes import LEGEND, LOADING_LEGEND, lane_cells
 from tui.panels.timeline.window import Look, Window, at_cursor, axis, joined, window

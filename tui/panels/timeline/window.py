@@ -6,7 +6,7 @@ Times are on the timeline's clock; the axis counts from the first batch, so that
 from typing import NamedTuple
 
 from runner.advice.segments import Segment, end_of
-from runner.state.run import RunState
+from runner.state import RunState
 from tui.panels.chart import round_span
 from tui.words.text import Line
 

@@ -5,7 +5,7 @@ from statistics import median
 from runner.advice.findings import ranks_words
 from runner.advice.segments import Segment
 from runner.advice.slow_rank import like_rows
-from runner.state.run import RankState, RunState
+from runner.state import RankState, RunState
 from runner.state.timeline import LOADING, Span
 from tui.words.text import count, percent, rate, some
 

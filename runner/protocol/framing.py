@@ -1,0 +1,31 @@
+"""One message a line: how messages are tagged and written, and how long a line may be."""
+
+import re
+
+import msgspec
+
+PROTOCOL_VERSION = 1
+
+
+MAX_LINE_BYTES = 32 * 1024 * 1024
+"""A longer line is no message of ours: the sender is cut off before it fills memory."""
+
+
+def _snake(name: str) -> str:
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag=_snake):
+    """Anything that travels: tagged by its class name in snake case."""
+
+
+_encoder = msgspec.json.Encoder()
+
+
+def encode_line(message: msgspec.Struct) -> bytes:
+    """One message as one line of JSON, newline included (JSON escapes newlines inside strings)."""
+    return _encoder.encode(message) + b"\n"
+
+
+GREETINGS = "rankdeck greetings: "
+"""Marks the line in which the main process of `rankdeck hello` prints what it gathered."""

@@ -1,0 +1,166 @@
+"""Values inside messages, and the lines of a run's files: prompts, outputs, samples, results, summaries."""
+
+import hashlib
+from typing import Literal
+
+import msgspec
+
+
+class Prompt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One prompt: `text`, or chat `messages` (role and content) to be put through the model's template."""
+
+    index: int
+    id: str
+    text: str = ""
+    messages: list[dict[str, str]] | None = None
+
+
+FinishReason = Literal["stop", "length", "error"]
+
+
+def prompt_text(prompt: Prompt) -> str:
+    """What a record shows as the prompt: the text, or the messages a line each."""
+    if prompt.messages is None:
+        return prompt.text
+    return "\n".join(f"{message['role']}: {message['content']}" for message in prompt.messages)
+
+
+class OutputRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of outputs.jsonl. Token counts are real tokens; padding is never counted.
+
+    `text` is the answer alone, special tokens left out. `error` is set exactly when
+    `finish_reason` is `error`.
+    """
+
+    index: int
+    id: str
+    prompt: str
+    text: str
+    prompt_tokens: int
+    output_tokens: int
+    finish_reason: FinishReason
+    error: str | None = None
+    rank: int | None = None
+    batch: int | None = None
+
+
+class BatchResult(msgspec.Struct, frozen=True, kw_only=True):
+    """The accounting of one batch: of the `rows` that were generated, prompts that could not be done left out.
+
+    `slots` is the number of token positions of the batch, rows x padded prompt, and `row_steps`: the rows that
+    were in the batch, summed over its steps (rows that have ended may leave it). `padded_slots` are those slots
+    that hold no real token (left padding, and rows that had ended but were still there).
+    `prefill_seconds` runs to the first new token, `decode_seconds` from there to the last;
+    `seconds` is all of the batch, tokenising and decoding of text included. `step_seconds` has every decode
+    step's own time, in trials of a sweep.
+    """
+
+    rows: int
+    prompt_tokens: int
+    output_tokens: int
+    slots: int
+    padded_slots: int
+    steps: int
+    prefill_seconds: float
+    decode_seconds: float
+    seconds: float
+    row_steps: int | None = None
+    peak_memory_bytes: int | None = None
+    step_seconds: list[float] | None = None
+
+    @property
+    def decode_slots(self) -> int:
+        """Token positions of new tokens: `row_steps`, or where that was not told, all rows in all steps."""
+        return self.rows * self.steps if self.row_steps is None else self.row_steps
+
+
+class DeviceSample(msgspec.Struct, frozen=True, kw_only=True):
+    """What NVML says of one GPU at one moment. None means not available; `unavailable` says why.
+
+    `busy_*` is utilization.gpu in percent: mean, least and most since the last sample.
+    `energy_joules` is a counter that only grows: take differences.
+    """
+
+    index: int
+    uuid: str
+    name: str
+    pci_bus_id: str | None = None
+    busy_percent: float | None = None
+    busy_min_percent: float | None = None
+    busy_max_percent: float | None = None
+    memory_used_bytes: int | None = None
+    memory_total_bytes: int | None = None
+    power_watts: float | None = None
+    power_limit_watts: float | None = None
+    energy_joules: float | None = None
+    sm_clock_mhz: int | None = None
+    sm_clock_max_mhz: int | None = None
+    temperature_celsius: int | None = None
+    slowdown_celsius: int | None = None
+    throttle_reasons: list[str] | None = None
+    sm_percent: float | None = None
+    occupancy_percent: float | None = None
+    tensor_percent: float | None = None
+    dram_percent: float | None = None
+    lost: bool = False
+    unavailable: dict[str, str] = {}
+
+
+class ProcessSample(msgspec.Struct, frozen=True, kw_only=True):
+    """What the operating system says of one rank: CPU in percent of one core, resident memory."""
+
+    rank: int
+    cpu_percent: float | None
+    rss_bytes: int | None
+
+
+class StepsInFlight(msgspec.Struct, frozen=True, kw_only=True):
+    """How far a rank is inside its batch: steps so far, and real output tokens so far of the rows still in it.
+
+    A continuous rank says as well how many rows are in it, and which share of its key and value cache is in use.
+    """
+
+    rank: int
+    batch: int
+    step: int
+    output_tokens: int
+    rows: int | None = None
+    cache_used: float | None = None
+
+
+class RankSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """One rank's share of a Summary. `idle` and `padding_waste` are shares from 0 to 1."""
+
+    rank: int
+    device: str
+    prompts: int
+    batches: int
+    prompt_tokens: int
+    output_tokens: int
+    tokens_per_second: float
+    padding_waste: float
+    idle: float
+
+
+class Summary(msgspec.Struct, frozen=True, kw_only=True):
+    """The figures of a run, as they stand in run.json.
+
+    `seconds` runs from the first batch handed out with all ranks ready to the last result in;
+    `tokens_per_second` is output tokens over those seconds.
+    """
+
+    prompts: int
+    completed: int
+    failed: int
+    prompt_tokens: int
+    output_tokens: int
+    seconds: float
+    tokens_per_second: float
+    padding_waste: float
+    length: str
+    ranks: list[RankSummary]
+
+
+def record_digest(record: OutputRecord) -> str:
+    """A record's fingerprint, to tell whether two ways brought the same answer."""
+    return hashlib.blake2b(msgspec.json.encode(record), digest_size=16).hexdigest()

@@ -1,0 +1,70 @@
+"""The supervisor's lock: whether a run's supervisor is alive, however the last one ended.
+
+An advisory lock on a file, which the kernel releases with the process that holds it: no stale pid to believe.
+"""
+
+import fcntl
+import os
+import time
+from pathlib import Path
+
+from runner.run_directory.run_file import RUN_FILE, RunFileError, read_run_file
+
+LOCK_FILE = "supervisor.lock"
+
+
+STARTING_SECONDS = 5.0
+"""So long after run.json was written a supervisor may be on its way to its lock, on a busy machine."""
+
+
+LOCK_SECONDS = 1.0
+"""Somebody who asks whether a supervisor is alive holds its lock for an instant."""
+
+
+def hold_lock(directory: Path) -> int:
+    """Mark this process as the run's supervisor until it ends, however it ends. Returns the open descriptor.
+
+    Raises:
+        RunFileError: another supervisor has the run.
+    """
+    descriptor = os.open(directory / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    deadline = time.monotonic() + LOCK_SECONDS
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                os.close(descriptor)
+                raise RunFileError(f"{directory} already has a live supervisor") from None
+            time.sleep(0.02)
+        else:
+            return descriptor
+
+
+def supervisor_alive(directory: Path) -> bool:
+    """Whether a supervisor holds the run's lock. The kernel drops the lock of a process that was killed."""
+    try:
+        descriptor = os.open(directory / LOCK_FILE, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    else:
+        return False
+    finally:
+        os.close(descriptor)
+
+
+def supervisor_comes(directory: Path) -> bool:
+    """Whether a supervisor holds the run's lock, or does so soon: one that was started a moment ago is waited for."""
+    while not supervisor_alive(directory):
+        try:
+            age = time.time() - (directory / RUN_FILE).stat().st_mtime
+        except OSError:
+            return False
+        if not 0 <= age < STARTING_SECONDS or read_run_file(directory).status != "running":
+            return False
+        time.sleep(0.05)
+    return True
