@@ -32,7 +32,7 @@ async def picture(name: str, journal: Path, second: float, size: tuple[int, int]
     source = ReplaySource(Journal(journal), position=second, playing=False)
     app = RankdeckApp(source, earlier=lambda directory: source.book.newest(KEPT))
     async with app.run_test(size=size) as pilot:
-        while not (source.caught_up and len(app.book) == app.run_state.done and app.run_is_shown):
+        while not (source.caught_up and len(app.followed.book) == app.followed.state.done and app.run_is_shown):
             await pilot.pause(0.05)
         await pilot.press(*keys)
         before, drawn = "", app.export_screenshot(title="rankdeck")

@@ -73,7 +73,7 @@ async def settled(pilot: Pilot[Any]) -> None:
     """Everything the source said is in the state, and the state is on the screen."""
     app = pilot.app
     assert isinstance(app, RankdeckApp)
-    source = app._source
+    source = app.followed.source
     assert isinstance(source, ScriptedSource | ReplaySource)
 
     def said_all() -> bool:

@@ -8,16 +8,15 @@ import pytest
 from textual.app import App
 from textual.pilot import Pilot
 
-from runner import protocol
-from runner.run_directory import lock
+from runner import protocol, run_directory
 from tests import scripted
 from tests.dashboards import settled, until, whole_screen
 from tests.scripted_source import ScriptedSource
 from tui.app.app import RankdeckApp
+from tui.app.replay import ReplayApp
 from tui.panels.outputs.answer_lines import SHOWN_CHARACTERS
 from tui.screens.answer import AnswerScreen
 from tui.screens.export import ExportScreen
-from tui.screens.replay import ReplayApp
 from tui.settings import keys, remembered
 from tui.settings.preferences import Preferences
 from tui.sources import journal
@@ -108,8 +107,8 @@ async def test_what_is_too_long_to_copy_names_only_ways_that_there_are() -> None
     app = dashboard(at_home=False)
     async with app.run_test(size=(120, 40)) as pilot:
         await outputs(pilot)
-        app.book.add(scripted.record(96, text="x" * 100_000))
-        app._dirty = True
+        app.followed.book.add(scripted.record(96, text="x" * 100_000))
+        app.followed.dirty = True
         await until(pilot, lambda: app.screen.query_one(AnswerList).cursor == 96)
         await pilot.press("y")
         await pilot.pause()
@@ -122,11 +121,11 @@ async def test_what_is_too_long_to_copy_names_only_ways_that_there_are() -> None
 def test_what_a_browser_is_shown_is_never_at_home(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, control: bool
 ) -> None:
-    monkeypatch.setattr(lock, "supervisor_alive", lambda directory: True)
+    monkeypatch.setattr(run_directory, "supervisor_alive", lambda directory: True)
     app = view.view_of(tmp_path, control=control)
     assert not app.at_home
     assert app._steerable is control
-    monkeypatch.setattr(lock, "supervisor_alive", lambda directory: False)
+    monkeypatch.setattr(run_directory, "supervisor_alive", lambda directory: False)
     (tmp_path / "events.jsonl").write_bytes(journal.SAMPLE.read_bytes())
     replayed = view.view_of(tmp_path, control=control)
     assert isinstance(replayed, ReplayApp)

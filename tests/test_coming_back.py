@@ -24,10 +24,10 @@ from tests.scripted_source import ScriptedSource
 from tests.terminal import Terminal
 from tests.test_start_screen import RUNS, keys_shown, list_of, notices, recent, to_run
 from tui.app.app import Flown, RankdeckApp
+from tui.app.replay import ReplayApp
 from tui.panels.forms.sweep_form import without_sweep
 from tui.screens.help import HelpScreen
 from tui.screens.questions import LeaveScreen
-from tui.screens.replay import ReplayApp
 from tui.screens.run import RunScreen
 from tui.screens.sweep import SweepScreen
 from tui.session import watch
@@ -35,9 +35,10 @@ from tui.sources.client import Source
 from tui.sources.journal import SAMPLE, Journal, how_it_stops
 from tui.sources.replay import ReplaySource
 from tui.sources.runs import RecentRun, Setting
-from tui.start.coming_back import Back, problem
+from tui.start.memory import Back
 from tui.start.screen import StartScreen
 from tui.widgets.lines import Panel
+from tui.words.errors import problem
 from tui.words.text import plain
 
 # --- what leaving is called -----------------------------------------------------------------------
@@ -204,7 +205,7 @@ async def test_what_was_typed_into_the_form_is_still_there_after_a_look_at_anoth
         assert app.screen.query_one("#prompts", Input).value == "mine.txt"
         await pilot.press("n", "enter")
         await settled(pilot)
-        assert app.run_state.prompts == 100, "and another run may be launched"
+        assert app.followed.state.prompts == 100, "and another run may be launched"
 
 
 async def test_a_run_that_is_opened_after_another_has_nothing_of_it() -> None:
@@ -212,15 +213,15 @@ async def test_a_run_that_is_opened_after_another_has_nothing_of_it() -> None:
     app = RankdeckApp(None, launcher=launcher)
     async with app.run_test(size=(80, 24)) as pilot:
         await opened_from_start(pilot)
-        assert len(app.book) > 0
+        assert len(app.followed.book) > 0
         await pilot.press("ctrl+c", "d")
         await until(pilot, lambda: isinstance(app.screen, StartScreen))
-        assert (app.watched, app.final_state, len(app.book)) == (None, None, 0)
+        assert (app.followed.directory, app.followed.final_state, len(app.followed.book)) == (None, None, 0)
         await pilot.press("enter")
         await settled(pilot)
         await pilot.press("ctrl+c")
-        assert isinstance(app._source, ScriptedSource)
-        assert app._source.sent == [Stop(now=False)], "it is the first time that this one is asked to stop"
+        assert isinstance(app.followed.source, ScriptedSource)
+        assert app.followed.source.sent == [Stop(now=False)], "it is the first time that this one is asked to stop"
     (left,) = app.flown.values()
     assert left.state is not None
     assert left.state.done == 64
@@ -233,8 +234,8 @@ async def test_a_run_that_is_stopped_on_leaving_is_waited_for_and_then_one_is_ba
         await pilot.press("q", "s")
         await until(pilot, lambda: "stops after the batches in flight" in notices(app))
         assert isinstance(app.screen, RunScreen)
-        assert isinstance(app._source, ScriptedSource)
-        app._source.say(scripted.running().ended(status="stopped").events[-1])
+        assert isinstance(app.followed.source, ScriptedSource)
+        app.followed.source.say(scripted.running().ended(status="stopped").events[-1])
         await until(pilot, lambda: isinstance(app.screen, StartScreen))
     (stopped,) = app.flown.values()
     assert stopped.state is not None
@@ -356,7 +357,7 @@ def test_a_dashboard_that_breaks_leads_back_and_the_status_is_not_that_of_succes
     def fly(app: RankdeckApp) -> None:
         came_back.append(app._back)
         if len(came_back) == 1:
-            app._source = dashboard(scripted.running())._source
+            app.followed.source = dashboard(scripted.running()).followed.source
             app._exception, app._return_code = ImportError("no module named x"), 1
 
     monkeypatch.setattr("tui.session.terminal_session.fly", fly)
@@ -392,7 +393,7 @@ def test_a_run_that_was_left_and_has_ended_since_is_not_said_to_go_on(
 
 
 def test_a_replay_that_cannot_even_be_imported_is_said_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "tui.screens.replay", None)
+    monkeypatch.setitem(sys.modules, "tui.app.replay", None)
     back = watch._replay(Journal(SAMPLE), 0.0, None)
     assert back is not None
     assert "its replay broke: ModuleNotFoundError: " in back.problem

@@ -15,9 +15,8 @@ from tests.dashboards import dashboard, panel, settled, until, whole_screen
 from tests.scripted_source import ScriptedSource
 from tui.app.app import RankdeckApp
 from tui.screens.help import HelpScreen
-from tui.screens.questions import LeaveScreen
+from tui.screens.questions import EndSweepScreen, LeaveScreen, StopNowScreen
 from tui.screens.run import RunScreen
-from tui.screens.stop_now import EndSweepScreen, StopNowScreen
 from tui.sources.client import SourceError
 from tui.widgets.answer_list import AnswerList
 from tui.widgets.key_bar import KeyBar
@@ -32,7 +31,7 @@ async def test_the_screen_is_there_before_the_first_event() -> None:
     async with app.run_test(size=(80, 24)) as pilot:
         await pilot.pause()
         assert "Throughput" in whole_screen(app)
-    assert app.final_state is None
+    assert app.followed.final_state is None
 
 
 async def test_events_change_the_screen_and_a_snapshot_replaces_the_state() -> None:
@@ -42,8 +41,8 @@ async def test_events_change_the_screen_and_a_snapshot_replaces_the_state() -> N
         await settled(pilot)
         source.say(Snapshot(state=scripted.running().state))
         await until(pilot, lambda: "64 / 100 prompts" in panel(app, "progress"))
-    assert app.final_state is not None
-    assert app.final_state.done == 64
+    assert app.followed.final_state is not None
+    assert app.followed.final_state.done == 64
 
 
 async def test_a_state_that_looks_the_same_paints_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,7 +77,7 @@ async def test_a_viewer_that_comes_late_lists_the_earlier_answers() -> None:
 
     app = RankdeckApp(ScriptedSource([scripted.running().snapshot()]), earlier=earlier)
     async with app.run_test(size=(80, 24)) as pilot:
-        await until(pilot, lambda: len(app.book) == 64)
+        await until(pilot, lambda: len(app.followed.book) == 64)
     assert read == [Path(scripted.DIRECTORY)]
 
 
@@ -88,7 +87,7 @@ async def test_a_lost_supervisor_is_said_where_the_summary_would_stand() -> None
     async with app.run_test(size=(80, 24)) as pilot:
         await until(pilot, lambda: "lost the supervisor" in whole_screen(app))
         await pilot.press("q")
-    assert app.lost is not None
+    assert app.followed.lost is not None
     assert app.return_value == "detached"
 
 
@@ -279,12 +278,12 @@ async def test_thousands_of_answers_cost_what_is_seen() -> None:
         await settled(pilot)
         await pilot.press("2")
         for index in range(10_000):
-            app.book.add(scripted.record(1000 + index))
+            app.followed.book.add(scripted.record(1000 + index))
         answers = app.query_one(AnswerList)
         painted: list[int] = []
         render_line = answers.render_line
         answers.render_line = lambda y: (painted.append(y), render_line(y))[1]  # type: ignore[method-assign]
-        answers.show(app.book)
+        answers.show(app.followed.book)
         await pilot.pause()
         assert answers.cursor == 10_999
         assert 0 < len(painted) < 100

@@ -294,7 +294,11 @@ async def test_what_is_listed_is_written_and_nothing_else(here: Path, kind: str)
     app = outputs()
     async with app.run_test(size=(120, 40)) as pilot:
         await asked(pilot, "rank:1 #>40", f"a{kind}")
-        wanted = [app.book.get(index) for index in range(100) if (record := app.book.get(index)) and record.rank == 1]
+        wanted = [
+            app.followed.book.get(index)
+            for index in range(100)
+            if (record := app.followed.book.get(index)) and record.rank == 1
+        ]
         wanted = [record for record in wanted if record and record.index > 40]
         await pilot.press("enter")
         await until(pilot, lambda: "Exported" in said(app))

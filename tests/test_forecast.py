@@ -154,7 +154,7 @@ def test_the_end_is_predicted_where_a_batch_was_measured_and_else_by_the_pace() 
     assert forecast.eta_seconds(state) == forecast.remaining_seconds(state)
     unmeasured = running(costs=(), first_batch_at=990.0)
     assert forecast.remaining_seconds(unmeasured) is None
-    assert forecast.eta_seconds(unmeasured) == unmeasured.eta_seconds is not None
+    assert forecast.eta_seconds(unmeasured) == forecast.seconds_by_pace(unmeasured) is not None
     assert forecast.eta_seconds(running(phase="loading")) is None
 
 

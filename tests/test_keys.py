@@ -92,7 +92,9 @@ async def test_the_palette_has_the_keys_of_the_focused_view_too() -> None:
         await pilot.press("2")
         await pilot.pause()
         titles = {command.title for command in app.get_system_commands(app.screen)}
-        with_keys = {active.binding.description for active in keys.one_by_one(app.screen) if active.enabled}
+        with_keys = {
+            active.binding.description for active in keys.one_by_one(app.screen, app.reworded) if active.enabled
+        }
         assert titles == with_keys | {"Choose a theme"}
         assert {"Follow", "Order"} <= titles
 

@@ -354,7 +354,7 @@ async def test_who_has_scrolled_up_stays_with_what_is_read_when_more_comes_and_o
         assert "following" not in above(app)
         read = top_line(log)
         source.say(*(LogLine(source="rank 0", text=f"more {number}") for number in range(40)))
-        await until(pilot, lambda: bool(app.run_state.log[-1].text == "more 39"))
+        await until(pilot, lambda: bool(app.followed.state.log[-1].text == "more 39"))
         await settled(pilot)
         assert log.page.total == 1000
         assert top_line(log) == read
@@ -377,7 +377,7 @@ async def test_a_match_stays_marked_while_others_are_forgotten() -> None:
         assert here is not None
         marked = plain([log.page.line(log.page.line_of(here), here)])
         source.say(*(LogLine(source="rank 0", text=f"more {number}") for number in range(25)))
-        await until(pilot, lambda: bool(app.run_state.log[-1].text == "more 24"))
+        await until(pilot, lambda: bool(app.followed.state.log[-1].text == "more 24"))
         await settled(pilot)
         now = log.here
         assert now is not None

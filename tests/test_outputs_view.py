@@ -159,7 +159,7 @@ async def test_what_arrives_is_listed_if_it_matches() -> None:
         await pilot.pause()
         assert "no answer matches needle; esc clears" in whole_screen(app)
         source.say(protocol.Output(record=LONG), protocol.Output(record=scripted.record(92)))
-        await until(pilot, lambda: len(app.book) == 66)
+        await until(pilot, lambda: len(app.followed.book) == 66)
         await settled(pilot)
         assert (len(answers.selection), answers.cursor) == (1, 91)
         assert "needle in hay" in answer(app)
@@ -247,7 +247,7 @@ async def test_who_scrolls_by_the_wheel_is_not_taken_back_by_what_arrives() -> N
         before = answers.scroll_offset.y
         assert before < answers.max_scroll_y
         source.say(protocol.Output(record=LONG))
-        await until(pilot, lambda: len(app.book) == 65)
+        await until(pilot, lambda: len(app.followed.book) == 65)
         await settled(pilot)
         assert answers.scroll_offset.y == before
 

@@ -14,8 +14,8 @@ from tests.scripted_source import ScriptedSource
 from tui.app.app import RankdeckApp
 from tui.settings.preferences import Preferences
 from tui.sources.client import SourceError
-from tui.sources.knobs import ASKED_FOR
 from tui.words import alerts
+from tui.words.status import ASKED_FOR
 
 
 class Heard:
@@ -42,22 +42,22 @@ def test_the_title_says_how_far_how_fast_and_which() -> None:
 def test_no_name_steers_the_terminal_through_the_title_or_a_call() -> None:
     evil = replace(scripted.completed().state, name="a\x07\x1b]2;b\x1b\\\u202e" * 50)
     assert not set(alerts.title(evil)) & set("\x07\x1b\u202e\u009c")
-    (call,) = alerts.calls(scripted.running().state, evil)
+    (call,) = alerts.since(scripted.running().state, evil)
     assert not set(call) & set("\x07\x1b\u202e\u009c")
-    assert len(call) <= alerts.LONGEST_CALL
+    assert len(call) <= alerts.LONGEST_ALERT
 
 
 def test_calls_are_for_endings_and_for_what_needs_someone() -> None:
     state = scripted.running().state
-    assert alerts.calls(state, state) == []
-    assert alerts.calls(state, replace(state, paused=ASKED_FOR)) == [], "whoever asks for it knows"
-    assert alerts.calls(state, replace(state, paused="no space left")) == ["calm-harbour is paused: no space left"]
-    assert alerts.calls(state, scripted.completed().state)[0].startswith("calm-harbour has completed: 100 of 100")
-    assert "has failed" in alerts.calls(state, scripted.failed().state)[0]
+    assert alerts.since(state, state) == []
+    assert alerts.since(state, replace(state, paused=ASKED_FOR)) == [], "whoever asks for it knows"
+    assert alerts.since(state, replace(state, paused="no space left")) == ["calm-harbour is paused: no space left"]
+    assert alerts.since(state, scripted.completed().state)[0].startswith("calm-harbour has completed: 100 of 100")
+    assert "has failed" in alerts.since(state, scripted.failed().state)[0]
     lost = replace(state, marks=(*state.marks, Mark(elapsed=1.0, kind="rank lost", text="rank 1 lost")))
-    assert alerts.calls(state, lost) == ["calm-harbour has lost a rank"]
+    assert alerts.since(state, lost) == ["calm-harbour has lost a rank"]
     full = replace(state, marks=(*state.marks, Mark(elapsed=1.0, kind="memory", text="rank 1 ≤8")))
-    assert "out of memory" in alerts.calls(state, full)[0]
+    assert "out of memory" in alerts.since(state, full)[0]
 
 
 @pytest.mark.parametrize(
@@ -101,9 +101,9 @@ async def test_a_run_that_can_no_longer_be_watched_calls() -> None:
     source = ScriptedSource(scripted.running().events, error=SourceError("lost the supervisor"))
     app = RankdeckApp(source, preferences=Preferences(notify="osc9"))
     calls: list[str] = []
-    app.call_for = calls.append  # type: ignore[method-assign]
+    app.alert = calls.append  # type: ignore[method-assign]
     async with app.run_test() as pilot:
-        await until(pilot, lambda: app.lost is not None)
+        await until(pilot, lambda: app.followed.lost is not None)
     assert calls == ["calm-harbour can no longer be watched: lost the supervisor"]
 
 

@@ -13,13 +13,13 @@ from runner.state.periods import RankShare, Stretch
 from runner.state.timeline import Timeline
 from tests import scripted
 from tests.dashboards import dashboard, settled
-from tui.panels.minute import SECONDS, minute
+from tui.panels.bars import SECONDS, minute
+from tui.panels.frame import Frame
 from tui.panels.overview.devices import device_lines, devices_title
 from tui.panels.overview.gpu_ranks import gpu_rank_lines, one_to_one
 from tui.panels.overview.plan import plan_overview
 from tui.panels.overview.rank_order import Arrangement, RankView, arranged, ranks_title
 from tui.panels.overview.ranks import rank_lines
-from tui.screens.views import Moment
 from tui.widgets.lines import Panel
 from tui.widgets.overview import Overview
 from tui.words.text import line_width, plain
@@ -242,10 +242,10 @@ async def test_the_plan_is_made_anew_when_it_is_known_who_runs_where() -> None:
     async with app.run_test(size=(80, 24)) as pilot:
         await settled(pilot)
         overview = app.screen.query_one(Overview)
-        known = app.run_state
+        known = app.followed.state
         unknown = replace(known, devices=tuple(replace(device, ranks=()) for device in known.devices))
         for state, titled in ((known, True), (unknown, False), (known, True)):
-            overview.show(Moment(state, app.book, None))
+            overview.show(Frame(state, app.followed.book, None))
             assert str(overview.query_one("#ranks", Panel).border_title).startswith("Ranks and GPUs") is titled
 
 

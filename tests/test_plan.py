@@ -18,7 +18,7 @@ from runner.protocol.sweep_plan import SweepPlan
 from runner.run_directory.run_file import RunFile, write_run_file
 from runner.state.costs import CostPoint
 from tests.test_cost_model import point
-from tui.commands.numbers import number_list
+from tui.commands.options import number_list
 from tui.commands.plan import plan_command
 
 JOBS = {"prompts": st.integers(1, 400), "ranks": st.integers(1, 9), "batch_size": st.integers(1, 50)}

@@ -12,6 +12,7 @@ from tests import scripted
 from tests.dashboards import settled
 from tests.scripted_source import ScriptedSource
 from tests.terminal import Terminal
+from tui.app import declared_keys
 from tui.app.app import RankdeckApp
 from tui.settings import preferences, remembered
 from tui.settings.preferences import PreferenceError, Preferences
@@ -28,14 +29,14 @@ def write(text: str) -> Path:
 
 
 def test_without_a_file_there_are_sensible_ones() -> None:
-    assert preferences.load() == Preferences(theme=None, notify="bell", title=True, keys={})
+    assert preferences.load(declared_keys.problems) == Preferences(theme=None, notify="bell", title=True, keys={})
 
 
 def test_the_file_says_what_is_wished_and_flags_win() -> None:
     write('theme = "nord"\nascii = true\nnotify = "osc9"\ntitle = false\n[keys]\n"run.pause" = "f6"\n')
     wishes = Preferences(theme="nord", ascii=True, notify="osc9", title=False, keys={"run.pause": "f6"})
-    assert preferences.load() == wishes
-    flown = preferences.load(theme="rankdeck-light", ascii=False)
+    assert preferences.load(declared_keys.problems) == wishes
+    flown = preferences.load(declared_keys.problems, theme="rankdeck-light", ascii=False)
     assert (flown.theme, flown.ascii, flown.notify) == ("rankdeck-light", False, "osc9")
 
 
@@ -56,20 +57,20 @@ def test_the_file_says_what_is_wished_and_flags_win() -> None:
 def test_what_cannot_be_meant_is_named_with_the_file_and_the_cure(text: str, said: str) -> None:
     file = write(text)
     with pytest.raises(PreferenceError) as error:
-        preferences.load()
+        preferences.load(declared_keys.problems)
     assert f"{file}: {said}" in str(error.value)
 
 
 def test_all_that_is_wrong_is_said_at_once() -> None:
     write("ascii = 1\ntitle = 2\ncolour = 3")
     with pytest.raises(PreferenceError) as error:
-        preferences.load()
+        preferences.load(declared_keys.problems)
     assert len(str(error.value).splitlines()) == 3
 
 
 def test_a_theme_of_the_command_line_that_is_none_is_refused() -> None:
     with pytest.raises(PreferenceError, match="--theme: there is no theme 'rankdeck-drak'; is it rankdeck-dark"):
-        preferences.load(theme="rankdeck-drak")
+        preferences.load(declared_keys.problems, theme="rankdeck-drak")
 
 
 def test_before_anything_starts_a_wrong_file_ends_with_status_2() -> None:
@@ -100,8 +101,8 @@ def test_a_flag_before_the_command_is_not_silently_lost() -> None:
     ],
 )
 def test_a_locale_without_utf_8_means_7_bit_characters(environ: Mapping[str, str], only: bool) -> None:
-    assert preferences.read("", environ).ascii is only
-    assert preferences.read("ascii = false", environ).ascii is False
+    assert preferences.read("", declared_keys.problems, environ).ascii is only
+    assert preferences.read("ascii = false", declared_keys.problems, environ).ascii is False
 
 
 # --- what is remembered -------------------------------------------------------------------------

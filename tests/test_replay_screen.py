@@ -12,9 +12,9 @@ from tests import scripted, scripted_steering
 from tests.dashboards import SIZES, STATES, panel, until, whole_screen
 from tests.recordings import journal_of, taken_up_hours_later
 from tests.scripted import Script
+from tui.app.replay import ReplayApp
 from tui.panels.overview.transport import transport_line
 from tui.screens.help import HelpScreen
-from tui.screens.replay import ReplayApp
 from tui.sources.journal import SAMPLE, Journal, how_it_stops
 from tui.sources.replay import ReplaySource, Rewinder, Transport
 from tui.widgets.answer_list import AnswerList
@@ -70,9 +70,9 @@ async def test_it_plays_from_the_start_to_the_end_and_the_summary_stays_until_q(
     replay = Replay(position=0, playing=True)
     async with replay.app.run_test(size=(80, 24)) as pilot:
         await replay.settled(pilot)
-        assert replay.app.run_state.done == 0
+        assert replay.app.followed.state.done == 0
         await replay.wait(pilot, 20)
-        assert 0 < replay.app.run_state.done < 100
+        assert 0 < replay.app.followed.state.done < 100
         assert "▶ playing    1x  00:20 / 00:58" in replay.line
         await replay.wait(pilot, 1000)
         assert "■ at end" in replay.line
@@ -115,7 +115,7 @@ async def test_keys_seek(keys: list[str], position: float | str) -> None:
         assert replay.transport.position == pytest.approx(expected)
         fresh = Rewinder(replay.source.journal)
         fresh.go(replay.source.journal.number_at(replay.transport.position))
-        assert replay.app.run_state == fresh.state
+        assert replay.app.followed.state == fresh.state
 
 
 async def test_space_pauses_and_goes_on_and_at_the_end_begins_anew() -> None:
@@ -133,7 +133,7 @@ async def test_space_pauses_and_goes_on_and_at_the_end_begins_anew() -> None:
         await pilot.press("space")
         await replay.wait(pilot, 3)
         assert (replay.transport.playing, replay.transport.position) == (True, 3)
-        assert replay.app.run_state.ended is None
+        assert replay.app.followed.state.ended is None
 
 
 async def test_plus_and_minus_change_the_speed_between_a_quarter_and_64_and_jump_nowhere() -> None:
@@ -163,16 +163,18 @@ async def test_after_a_step_back_the_answers_are_those_until_then() -> None:
         await pilot.press("2")
         await replay.settled(pilot)
         answers = replay.app.query_one(AnswerList)
-        assert len(replay.app.book) == 100
+        assert len(replay.app.followed.book) == 100
         last = answers.cursor
         await pilot.press(*["left"] * 3)
         await replay.settled(pilot)
         events = replay.source.journal.events(0, replay.source.journal.number_at(replay.transport.position))
         past = [event.record.index for event in events if isinstance(event, protocol.Output)]
         assert 0 < len(past) < 100
-        assert [replay.app.book.key(number, "arrival") for number in range(len(replay.app.book))] == past
+        assert [
+            replay.app.followed.book.key(number, "arrival") for number in range(len(replay.app.followed.book))
+        ] == past
         assert answers.cursor == past[-1] != last
-        assert answers.virtual_size.height == len(past) == replay.app.run_state.done
+        assert answers.virtual_size.height == len(past) == replay.app.followed.state.done
 
 
 async def test_a_journal_that_stops_says_so_at_its_end_and_only_there(tmp_path: Path) -> None:
@@ -238,7 +240,7 @@ async def test_a_replay_is_left_without_a_question(key: str) -> None:
         await replay.settled(pilot)
         await pilot.press(key)
     assert replay.app.return_code == 0
-    assert replay.app.lost is None
+    assert replay.app.followed.lost is None
 
 
 async def test_help_palette_and_footer_have_the_keys_of_a_replay() -> None:

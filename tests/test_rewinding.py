@@ -18,12 +18,11 @@ from tests import scripted
 from tests.recordings import RUNS, journal_of, taken_up_hours_later
 from tests.scripted import Script
 from tests.test_supervisor import PROMPTS
-from tui.sources import replay, replay_times
+from tui.sources import journal, replay
 from tui.sources.client import SocketSource
-from tui.sources.journal import Journal
+from tui.sources.journal import Journal, ReplayTimes
 from tui.sources.outputs import OutputBook
 from tui.sources.replay import Rewinder
-from tui.sources.replay_times import ReplayTimes
 
 # --- pace ---------------------------------------------------------------------------------------
 
@@ -44,12 +43,10 @@ def test_loading_however_long_is_played_in_seconds_and_work_as_it_was() -> None:
     loaded = len(script.events)
     script.round(seconds=5).round(seconds=5).ended()
     result = paced(script.events)
-    assert result.seconds[loaded] == pytest.approx(replay_times.QUIET_SECONDS, abs=0.2)
+    assert result.seconds[loaded] == pytest.approx(journal.QUIET_SECONDS, abs=0.2)
     work = script.events[-1].at - script.events[loaded].at
     assert result.length - result.seconds[loaded] == pytest.approx(work)
-    assert result.left_out == pytest.approx(
-        script.events[loaded].at - scripted.START - replay_times.QUIET_SECONDS, abs=0.2
-    )
+    assert result.left_out == pytest.approx(script.events[loaded].at - scripted.START - journal.QUIET_SECONDS, abs=0.2)
 
 
 def test_hours_between_two_supervisors_are_not_waited_for() -> None:
@@ -71,7 +68,7 @@ def test_a_pause_is_quiet_only_once_the_batches_in_flight_are_done() -> None:
     script.begin_batch(0)
     result = paced(script.events)
     assert result.seconds[finished] >= 8
-    assert result.length - result.seconds[finished] == pytest.approx(replay_times.QUIET_SECONDS)
+    assert result.length - result.seconds[finished] == pytest.approx(journal.QUIET_SECONDS)
 
 
 @given(

@@ -75,7 +75,7 @@ async def test_what_keeps_a_run_from_starting_is_said_and_the_form_stays() -> No
         await until(pilot, lambda: "no space left" in str(app.screen.query_one("#launch-said", Label).content))
         assert isinstance(app.screen, StartScreen)
         await pilot.press("escape")
-    assert app.final_state is None
+    assert app.followed.final_state is None
 
 
 async def test_what_is_typed_after_tab_goes_into_the_next_field_even_if_all_comes_at_once() -> None:
@@ -258,7 +258,7 @@ async def test_a_replay_is_wanted_from_whoever_runs_the_start_screen(key: str) -
         assert app.wanted is not None
         assert app.wanted_at == (app.wanted.length if key == "enter" else 0), "enter shows how it stood at its end"
     assert launcher.asked == [("journal", Path("/runs/done"))]
-    assert not app.watched
+    assert not app.followed.directory
 
 
 async def test_a_report_is_written_and_its_place_is_said() -> None:

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runner import protocol
+from runner.forecast.forecast import seconds_by_pace
 from runner.protocol import BatchResult, DeviceSample, OutputRecord, StepsInFlight
 from runner.protocol.config import RunConfig
 from runner.state import RunState, apply, summarise
@@ -117,7 +118,7 @@ def test_errors_are_failed_prompts_and_not_completed_ones(flying):
 def test_progress_counts_batches_in_flight_by_their_steps_and_gives_an_eta(flying):
     state = play(protocol.Tick(at=12.0, steps=[StepsInFlight(rank=0, batch=1, step=5, output_tokens=10)]), state=flying)
     assert state.progress == pytest.approx(1 / 8)
-    assert state.eta_seconds == pytest.approx(14.0)
+    assert seconds_by_pace(state) == pytest.approx(14.0)
 
 
 def test_steps_of_a_batch_that_is_over_change_nothing(flying):

@@ -16,14 +16,14 @@ from tests.dashboards import dashboard, panel, settled, until, whole_screen
 from tests.scripted import Script
 from tests.scripted_source import ScriptedSource
 from tui.app.app import RankdeckApp
-from tui.app.base import Leave
 from tui.screens.advice import AdviceScreen
 from tui.screens.batch_size import BatchSizeScreen
-from tui.screens.questions import LeaveScreen
+from tui.screens.questions import LeaveScreen, StopNowScreen
 from tui.screens.run import RunScreen
-from tui.screens.stop_now import StopNowScreen
-from tui.sources.knobs import Knobs, larger, read_batch_size, smaller
+from tui.sources.knobs import Knobs, larger, smaller
+from tui.widgets.deck import Leave
 from tui.widgets.lines import Lines, Panel
+from tui.words.numbers import read_batch_size
 from tui.words.text import plain
 
 
@@ -137,7 +137,7 @@ async def test_every_knob_is_in_the_palette() -> None:
         assert commands.keys() >= {"Smaller batches", "Larger batches", "Batch size", "Auto batch size"}
         assert commands.keys() >= {"Fewer ranks", "More ranks", "Pause", "Stop", "Stop now", "Detach", "Advice"}
         await commands["Larger batches"]()
-        source = app._source
+        source = app.followed.source
         assert isinstance(source, ScriptedSource)
         assert source.sent == [SetBatchSize(batch_size=16)]
 
@@ -212,12 +212,12 @@ async def test_answers_missed_while_the_viewer_was_stalled_are_read_back_once_ea
     app = RankdeckApp(source, earlier=lambda _: on_disk)
     async with app.run_test(size=(80, 24)) as pilot:
         await settled(pilot)
-        assert len(app.book) == 64
+        assert len(app.followed.book) == 64
         for index in range(64, 96):
             script.add(protocol.Output(record=scripted.record(index)))
         source.say(script.snapshot(), protocol.Output(at=script.at, record=scripted.record(96)))
-        await until(pilot, lambda: len(app.book) == 97)
-        assert [record.index for record in app.book.newest(200)] == list(range(97))
+        await until(pilot, lambda: len(app.followed.book) == 97)
+        assert [record.index for record in app.followed.book.newest(200)] == list(range(97))
 
 
 async def test_a_reason_for_a_pause_comes_and_goes_without_moving_the_ranks_out_of_sight() -> None:

@@ -12,7 +12,8 @@ from tests.scripted_sweep import EVIL, STATES, SweepScript, plan
 from tui.plain.status import progress_line
 from tui.plain.sweep import trial_line
 from tui.plain.view import PlainView, end_lines
-from tui.words.sweep import how_measured, read_numbers, repeats_warning
+from tui.words.numbers import read_numbers
+from tui.words.sweep import how_measured, repeats_warning
 
 # --- lines of a log ---------------------------------------------------------------------------------
 

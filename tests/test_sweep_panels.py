@@ -18,7 +18,8 @@ from tui.panels.overview.summary import summary_lines
 from tui.panels.sweep.status import command_lines, empty_lines, status_lines
 from tui.panels.sweep.table import table_lines
 from tui.words import alerts
-from tui.words.sweep import best_command, scaling_words, shown_sweep
+from tui.words.sweep import scaling_words, shown_sweep
+from tui.words.sweep_command import best_command
 from tui.words.text import line_width, plain
 
 ALL = {name: make().state for name, make in STATES.items()}
@@ -222,7 +223,7 @@ def test_a_sweep_that_left_trials_out_has_a_sign_of_its_own_wherever_its_end_is_
     assert "■ ended early   6 / 18 trials" in plain(summary_lines(state, None, 60))
     assert plain([header_line(state, 78)]).split()[-3:-1] == ["ended", "early"]
     assert alerts.title(state) == "rankdeck ended early calm-harbour"
-    assert alerts.calls(STATES["running"]().state, state)[0].startswith("calm-harbour was ended early: ")
+    assert alerts.since(STATES["running"]().state, state)[0].startswith("calm-harbour was ended early: ")
     assert "✓ settled: all trials are over" in status(ALL["settled"])
 
 

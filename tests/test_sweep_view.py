@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from msgspec.structs import replace
-from textual.app import App, ComposeResult
+from textual.app import ComposeResult
 from textual.pilot import Pilot
 
 from runner.state import RunState
@@ -14,10 +14,11 @@ from tests import scripted
 from tests.dashboards import SIZES, until
 from tests.scripted_sweep import STATES
 from tui.app.app import RankdeckApp
+from tui.panels.frame import Frame
 from tui.panels.overview.header import header_line
-from tui.screens.views import Moment
 from tui.settings import theme
 from tui.sources.outputs import OutputBook
+from tui.widgets.deck import Deck
 from tui.widgets.key_bar import KeyBar
 from tui.widgets.lines import Lines, Panel
 from tui.widgets.sweep import SweepView
@@ -25,7 +26,7 @@ from tui.widgets.sweep import SweepView
 ALL = {name: make().state for name, make in STATES.items()}
 
 
-class Host(App[None]):
+class Host(Deck):
     """The view alone, under a header, in the dashboard's looks."""
 
     CSS_PATH = RankdeckApp.CSS_PATH
@@ -50,7 +51,7 @@ class Host(App[None]):
     def show(self, state: RunState) -> None:
         self.state = state
         self.query_one("#header", Lines).show([header_line(state, self.size.width - 2)])
-        self.query_one(SweepView).show(Moment(state, OutputBook(), None))
+        self.query_one(SweepView).show(Frame(state, OutputBook(), None))
 
 
 async def shown(pilot: Pilot[Any]) -> None:

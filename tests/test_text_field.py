@@ -11,8 +11,7 @@ from tests.dashboards import until
 from tui.app.base import BaseApp
 from tui.settings.keys import steps
 from tui.settings.preferences import Preferences
-from tui.widgets.choice import Choice
-from tui.widgets.fields import TextField
+from tui.widgets.fields import Choice, TextField
 
 
 class Form(BaseApp):

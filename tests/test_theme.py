@@ -9,6 +9,7 @@ from textual.theme import Theme
 
 from tui.app.app import RankdeckApp
 from tui.settings import theme
+from tui.words import styles
 
 # How a colour looks to an eye without one kind of cone (Viénot, Brettel and Mollon 1999), in linear light.
 SEEN_BY = {
@@ -60,7 +61,7 @@ def ratio(one: Color, other: Color) -> float:
 def test_all_that_is_read_has_a_contrast_of_at_least_4_5(of: Theme) -> None:
     known = variables(of)
     low = []
-    for name, look in theme.STYLES.items():
+    for name, look in styles.STYLES.items():
         words = [known[word[1:]] for word in look.split() if word.startswith("$")]
         if name in SOLID or not words:
             continue
@@ -97,7 +98,7 @@ def test_good_a_warning_and_bad_are_told_apart_by_every_eye(of: Theme, eye: str)
 def test_the_ranks_are_told_apart_by_every_eye(of: Theme, eye: str) -> None:
     """The first four, which most runs have, at a glance; all eight when one looks. The number stands beside it."""
     known = variables(of)
-    ranks = [Color.parse(known[f"rank-{number}"]) for number in range(theme.RANK_COLOURS)]
+    ranks = [Color.parse(known[f"rank-{number}"]) for number in range(styles.RANK_COLOURS)]
     close = {
         (one, other): round(difference(ranks[one], ranks[other], SEEN_BY[eye]), 1)
         for one, other in combinations(range(len(ranks)), 2)
@@ -128,7 +129,7 @@ def test_a_theme_of_sixteen_colours_has_no_other() -> None:
     app = RankdeckApp(None)
     app.theme = theme.SIXTEEN.name
     known = app.get_css_variables()
-    for name, look in theme.STYLES.items():
+    for name, look in styles.STYLES.items():
         for word in look.split():
             if word.startswith("$"):
                 assert Color.parse(known[word[1:]]).ansi is not None, name

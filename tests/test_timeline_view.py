@@ -15,15 +15,15 @@ from tests import scripted, scripted_steering, scripted_timeline
 from tests.dashboards import dashboard, panel, settled, until, whole_screen
 from tests.test_state import play
 from tui.app.app import RankdeckApp
+from tui.app.replay import ReplayApp
 from tui.panels.timeline.page import timeline_lines
 from tui.panels.timeline.window import Look, axis, window
 from tui.panels.timeline.words import explained
-from tui.screens.replay import ReplayApp
-from tui.settings.theme import STYLES
 from tui.sources.journal import SAMPLE, Journal
 from tui.sources.replay import ReplaySource
 from tui.widgets.lines import Panel
 from tui.widgets.timeline import TimelineView
+from tui.words.styles import STYLES
 from tui.words.text import line_width, plain
 
 STATES: dict[str, RunState] = {
@@ -237,12 +237,12 @@ async def test_H_and_L_pan_by_half_a_width_and_stop_at_the_ends() -> None:
     async with app.run_test(size=(120, 40)) as pilot:
         await settled(pilot)
         await pilot.press("3", "g", "z", "z", "L")
-        moved = window(app.run_state, view(app).look)
+        moved = window(app.followed.state, view(app).look)
         assert moved.left == pytest.approx(moved.first + moved.seconds / 2)
         await pilot.press("L", "L", "L", "L", "L", "L", "L")
-        assert window(app.run_state, view(app).look).right == pytest.approx(moved.first + moved.whole)
+        assert window(app.followed.state, view(app).look).right == pytest.approx(moved.first + moved.whole)
         await pilot.press(*["H"] * 12)
-        assert window(app.run_state, view(app).look).left >= 0
+        assert window(app.followed.state, view(app).look).left >= 0
 
 
 async def test_f_follows_the_run_again() -> None:
@@ -280,7 +280,7 @@ async def test_n_goes_to_the_slowest_batch_of_a_slow_rank() -> None:
         await pilot.pause()
         (slowest,) = [
             span
-            for span in app.run_state.timeline.lanes[1].spans
+            for span in app.followed.state.timeline.lanes[1].spans
             if span.work is not None and span.work.decode_seconds > 10
         ]
         assert f"#{slowest.batch} on rank 1: " in whole_screen(app)
@@ -292,7 +292,7 @@ async def test_moving_the_cursor_out_of_sight_brings_the_batch_into_it() -> None
         await settled(pilot)
         await pilot.press("3", "g", "z", "z", "z", *["l"] * 4)
         look = view(app).look
-        shown = window(app.run_state, look)
+        shown = window(app.followed.state, look)
         assert look.at is not None
         assert shown.left <= look.at <= shown.right
 

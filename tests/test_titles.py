@@ -36,7 +36,7 @@ def _harmless(value: ast.expr) -> bool:
         return value.value is None or "[" not in str(value.value)
     if isinstance(value, ast.IfExp):
         return _harmless(value.body) and _harmless(value.orelse)
-    return ast.unparse(value).startswith(("Content(", "Content.styled(", "hint("))
+    return ast.unparse(value).startswith(("Content(", "Content.styled(", "self.app.hint("))
 
 
 async def test_a_panels_title_is_data() -> None:

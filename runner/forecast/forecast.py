@@ -54,7 +54,16 @@ def eta_seconds(state: RunState) -> float | None:
     if state.phase not in ("running", "stopping") or state.ended is not None:
         return None
     predicted = remaining_seconds(state)
-    return predicted if predicted is not None else state.eta_seconds
+    return predicted if predicted is not None else seconds_by_pace(state)
+
+
+def seconds_by_pace(state: RunState) -> float | None:
+    """Seconds to the end at the pace so far, of a sweep from how long its trials took; None before there is a pace."""
+    if state.sweep is not None and state.sweeping and state.phase == "running":
+        return seconds_left(state.sweep, state.now)
+    if state.phase not in ("running", "stopping") or not 0.02 <= state.progress < 1 or state.seconds < 1:
+        return None
+    return state.seconds * (1 - state.progress) / state.progress
 
 
 def what_if(state: RunState) -> list[WhatIf]:

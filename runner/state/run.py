@@ -10,7 +10,6 @@ from typing import Literal
 import msgspec
 
 from runner import protocol
-from runner.forecast.forecast import seconds_left
 from runner.protocol import AnyEvent, DeviceSample, ProcessSample, RankReady
 from runner.protocol.config import RunConfig
 from runner.protocol.sweep_plan import SweepState
@@ -258,15 +257,6 @@ class RunState(msgspec.Struct, frozen=True, kw_only=True):
     def pending(self) -> int:
         """Prompts that have no record and that no rank has in hand: what a turn of a knob can still act on."""
         return max(0, self.prompts - self.done - sum(rank.rows for rank in self.ranks if rank.batch is not None))
-
-    @property
-    def eta_seconds(self) -> float | None:
-        """Seconds left at the pace so far; None before there is a pace."""
-        if self.sweep is not None and self.sweeping and self.phase == "running":
-            return seconds_left(self.sweep, self.now)
-        if self.phase not in ("running", "stopping") or not 0.02 <= self.progress < 1 or self.seconds < 1:
-            return None
-        return self.seconds * (1 - self.progress) / self.progress
 
     def idle(self, rank: RankState) -> float:
         """Share of a rank's time since all ranks were ready with no batch in hand, 0 to 1."""

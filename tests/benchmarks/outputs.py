@@ -73,9 +73,9 @@ async def keys_while_answers_come(
     async with app.run_test(size=(120, 40)) as pilot:
         await settled(pilot)
         await pilot.press("2")
-        app.book.load(answer(index, repeats) for index in range(count))
+        app.followed.book.load(answer(index, repeats) for index in range(count))
         answers = app.screen.query_one(AnswerList)
-        app._dirty = True
+        app.followed.dirty = True
         await until(pilot, lambda: len(answers.selection) > 0)
         longest, began = Longest(), time.perf_counter()
         app.screen.query_one(QueryField).ask(query)

@@ -1,9 +1,10 @@
 """The dashboard: hands the state of a run to the screen four times a second at most, and knows the ways to leave it.
 
-Knows how a run is started only as a Launcher; figures come from the state, looks from the widgets. Imports nothing
-heavy: it must paint at once.
+Holds the run that it follows. Knows how a run is started only as a Launcher; figures come from the state, looks from
+the widgets. Imports nothing heavy: it must paint at once.
 """
 
+import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -12,16 +13,18 @@ from textual.binding import Binding, BindingType
 from textual.screen import Screen
 
 from runner import protocol
+from runner.run_directory import RunFileError
 from runner.state import RunState
-from tui.app.base import Leave
-from tui.app.followed_run import Earlier, FollowingApp
+from tui.app.base import BaseApp
+from tui.panels.frame import Frame
 from tui.screens.run import RunScreen
-from tui.screens.views import Moment
 from tui.settings.hint_keys import named
-from tui.settings.keys import keys_of
+from tui.settings.labels import AS_DECLARED, OF_A_RUN, OF_A_SWEEP
 from tui.settings.preferences import Preferences
-from tui.start.coming_back import AS_DECLARED, OF_A_RUN, OF_A_SWEEP, Back, Seen
+from tui.sources.followed_run import Earlier, FollowedRun
+from tui.start.memory import Back, Seen
 from tui.terminal.repaint import REPAINT_SECONDS
+from tui.widgets.deck import Leave
 from tui.words import alerts
 
 if TYPE_CHECKING:
@@ -35,6 +38,10 @@ QUIET_BEATS = 2
 """Figures that only moved on are painted at every second beat: calm for the eye, and cheap for the ranks beside it."""
 
 
+BREATHE_EVERY = 100
+"""After so many messages at once the screen and the keys get their turn."""
+
+
 class Flown(NamedTuple):
     """A run as it was when it was left for the start screen; `lost` says why it could no longer be watched."""
 
@@ -42,7 +49,7 @@ class Flown(NamedTuple):
     lost: str | None
 
 
-class RankdeckApp(FollowingApp):
+class RankdeckApp(BaseApp):
     """The dashboard of one run; without a run to show, the start screen, from which one run after another is opened."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -72,8 +79,8 @@ class RankdeckApp(FollowingApp):
 
         `back` is where the start screen is come back to from.
         """
-        super().__init__(source, earlier=earlier, preferences=preferences, at_home=at_home)
-        self._steerable = steerable
+        super().__init__(preferences, at_home=at_home)
+        self._earlier, self._steerable = earlier, steerable
         self._launcher = launcher
         self._back = back
         self._start: StartScreen | None = None
@@ -86,9 +93,11 @@ class RankdeckApp(FollowingApp):
         """What the start screen was left for: a journal to be replayed."""
         self.wanted_at = 0.0
         """The second of it to begin at; it plays where that is its beginning."""
+        self._turn_to(source)
 
     def _turn_to(self, source: "Source | None") -> None:
-        super()._turn_to(source)
+        """Nothing is known any more but where the events of this run will come from."""
+        self.followed = self.new_followed_run(source)
         self._offered: tuple[bool, bool, bool] | None = None
         self._interrupts = 0
         self._leave_when_ended = False
@@ -97,42 +106,51 @@ class RankdeckApp(FollowingApp):
     @property
     def run_is_shown(self) -> bool:
         """Whether everything that came is on the screen."""
-        return self._run_screen is not None and self._run_screen.is_mounted and not self._dirty
+        return self._run_screen is not None and self._run_screen.is_mounted and not self.followed.dirty
 
     def get_default_screen(self) -> Screen[Any]:
-        if self._source is not None:
+        if self.followed.source is not None:
             self._run_screen = self.new_run_screen()
             return self._run_screen
         from tui.start.screen import StartScreen
 
-        self._start = StartScreen(self._launcher, self._back)
+        self._start = StartScreen(self._launcher, self._back, open_run=self.open_run, open_replay=self._leave_for)
         return self._start
 
+    def new_followed_run(self, source: "Source | None") -> FollowedRun:
+        """The run that `source` brings, as it is followed here."""
+        return FollowedRun(source, earlier=self._earlier, steerable=self._steerable)
+
     def new_run_screen(self) -> RunScreen:
-        """The screen that shows a run."""
-        return RunScreen()
+        """The screen that shows the run."""
+        return RunScreen(self.followed)
 
     def on_mount(self) -> None:
         self.set_interval(REPAINT_SECONDS, self._repaint)
         self.set_interval(TITLE_SECONDS, self._retitle)
         self._retitle()
-        if self._source is not None:
-            self._follow(self._source)
+        self._follow(self.followed)
 
-    def open_run(self, source: "Source") -> None:
-        """From the start screen to a run; whoever leaves that comes back to it."""
+    def open_run(self, source: "Source", seen: Seen | None = None) -> None:
+        """From the start screen, as it was last `seen`, to a run; whoever leaves that comes back to it."""
+        self.seen = seen
         self._turn_to(source)
         self.reworded = OF_A_RUN
         self._run_screen = self.new_run_screen()
         self.push_screen(self._run_screen)
-        self._dirty = True
-        self._follow(source)
+        self.followed.dirty = True
+        self._follow(self.followed)
+
+    def _leave_for(self, journal: "Journal", position: float, seen: Seen) -> None:
+        """A replay is an application of its own: this one ends, and says what is wanted."""
+        self.wanted, self.wanted_at, self.seen = journal, position, seen
+        self.exit()
 
     @work(exclusive=True, group="back")
     async def _go_back(self, start: "StartScreen", directory: Path) -> None:
         """From a run to the start screen, which is shown when it is as it will stay; until then the run is."""
         await start.come_back(directory)
-        self.flown[directory] = Flown(self.final_state, self.lost)
+        self.flown[directory] = Flown(self.followed.final_state, self.followed.lost)
         for group in ("follow", "earlier"):
             self.workers.cancel_group(self, group)
         self._turn_to(None)
@@ -141,95 +159,109 @@ class RankdeckApp(FollowingApp):
             await self.pop_screen()
         self._retitle()
 
+    # --- events in ---------------------------------------------------------------------------
+
+    @work(exclusive=True, group="follow")
+    async def _follow(self, followed: FollowedRun) -> None:
+        taken = 0
+        async for heard in followed.follow():
+            for text in heard.alerts:
+                self.alert(text)
+            if heard.answers_missing:
+                self._load_earlier(followed)
+            taken += 1
+            if taken == 1:
+                self._repaint()
+            if taken % BREATHE_EVERY == 0:
+                # A socket with much to say never waits, and would keep the loop to itself.
+                await asyncio.sleep(0)
+        if followed.state.ended is not None and self._leave_when_ended:
+            self._exit_with("stopped")
+
+    @work(exclusive=True, group="earlier")
+    async def _load_earlier(self, followed: FollowedRun) -> None:
+        try:
+            records = await asyncio.to_thread(followed.newest_stored)
+        except (OSError, ValueError, RunFileError) as error:
+            self.notify(f"earlier answers cannot be read: {error}", severity="warning", markup=False)
+            return
+        followed.load(records)
+
     # --- state out ---------------------------------------------------------------------------
 
     def _repaint(self) -> None:
-        if not self._dirty or self._run_screen is None or not self._run_screen.is_mounted:
+        followed = self.followed
+        if not followed.dirty or self._run_screen is None or not self._run_screen.is_mounted:
             return
         self._beats += 1
-        if (not self._news and self._beats % QUIET_BEATS) or not self.may_repaint():
+        if (not followed.news and self._beats % QUIET_BEATS) or not self.may_repaint():
             return
-        self._dirty = self._news = False
+        followed.dirty = followed.news = False
         with self.batch_update():
-            self._run_screen.show(Moment(self._run_state, self._book, self.lost))
-            offered = (self.steers, self._run_state.ready_at is not None, self._run_state.sweeping)
+            self._run_screen.show(Frame(followed.state, followed.book, followed.lost, followed.steers))
+            offered = (followed.steers, followed.state.ready_at is not None, followed.state.sweeping)
             if offered != self._offered:
                 self._offered = offered
                 self._over_by_now()
-                others = {name: words for name, words in self.reworded.items() if name not in OF_A_SWEEP}
-                self.reworded = {**others, **(OF_A_SWEEP if self._run_state.sweeping else {})}
+                others = {name: label for name, label in self.reworded.items() if name not in OF_A_SWEEP}
+                self.reworded = {**others, **(OF_A_SWEEP if followed.state.sweeping else {})}
                 self._run_screen.refresh_bindings()
 
     def _over_by_now(self) -> None:
         """A question about a run that has ended meanwhile asks nothing any more."""
-        from tui.screens.questions import LeaveScreen
-        from tui.screens.stop_now import StopNowScreen
+        from tui.screens.questions import LeaveScreen, StopNowScreen
 
-        if not self._goes_on and isinstance(self.screen, LeaveScreen | StopNowScreen):
+        if not self.followed.goes_on and isinstance(self.screen, LeaveScreen | StopNowScreen):
             self.screen.dismiss(None)
 
     def _retitle(self) -> None:
-        self.entitle(alerts.title(self._run_state))
+        self.entitle(alerts.title(self.followed.state))
 
     # --- actions -----------------------------------------------------------------------------
 
-    @property
-    def _goes_on(self) -> bool:
-        return self._run_screen is not None and self._run_state.ended is None and self.lost is None
-
-    @property
-    def steers(self) -> bool:
-        """Whether there is a run that can be asked for something."""
-        return self._steerable and self._goes_on
-
-    async def ask(self, command: protocol.Command) -> None:
-        """Ask something of the run, while there is one to ask."""
-        if self._source is not None and self.steers:
-            await self._source.send(command)
-
     async def action_stop(self) -> None:
         """Ask the run to stop after the batches in flight."""
-        if self.steers:
-            await self.ask(protocol.Stop(now=False))
+        if self.followed.steers:
+            await self.followed.ask(protocol.Stop(now=False))
             self.say("The run stops after the batches in flight.", "Stopping")
 
     async def action_interrupt(self) -> None:
         """Ctrl-C: first stop cleanly, then at once, then leave whatever happens."""
-        if not self.steers:
+        if not self.followed.steers:
             self._exit_with("ended")
             return
         self._interrupts += 1
         self._leave_when_ended = True
         if self._interrupts == 1:
-            await self.ask(protocol.Stop(now=False))
+            await self.followed.ask(protocol.Stop(now=False))
             again = named(
-                "The run stops after the batches in flight. {app.interrupt} again ends it at once.", keys_of(self)
+                "The run stops after the batches in flight. {app.interrupt} again ends it at once.", self.keys
             )
             self.say(again, "Stopping")
         elif self._interrupts == 2:
-            await self.ask(protocol.Stop(now=True))
+            await self.followed.ask(protocol.Stop(now=True))
             self.say("The batches in flight are abandoned.", "Ending the run")
         else:
             self._exit_with("stopped")
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Stopping and detaching are offered only while there is something to stop or to leave running."""
-        return self.steers if action in ("stop", "detach") else super().check_action(action, parameters)
+        return self.followed.steers if action in ("stop", "detach") else super().check_action(action, parameters)
 
     def action_detach(self) -> None:
         """Leave; the run goes on."""
-        self._exit_with("detached" if self._goes_on else "ended")
+        self._exit_with("detached" if self.followed.goes_on else "ended")
 
     def leave_soon(self) -> bool:
         """Leave for good; may be called from a signal's handler. False where there is nothing yet to leave."""
         if self._loop is None:
             return False
-        self._loop.call_soon_threadsafe(self.exit, "detached" if self._goes_on else "ended")
+        self._loop.call_soon_threadsafe(self.exit, "detached" if self.followed.goes_on else "ended")
         return True
 
     def action_leave(self) -> None:
         """Leave; while the run goes on, ask what shall become of it."""
-        if not self.steers:
+        if not self.followed.steers:
             self._exit_with("ended")
             return
         from tui.screens.questions import LeaveScreen
@@ -242,18 +274,14 @@ class RankdeckApp(FollowingApp):
         elif choice == "stop":
             self._leave_when_ended = True
             await self.action_stop()
-            if not self._goes_on:
+            if not self.followed.goes_on:
                 self._exit_with("ended")
-
-    def _followed(self) -> None:
-        if self._run_state.ended is not None and self._leave_when_ended:
-            self._exit_with("stopped")
 
     def _exit_with(self, leave: Leave) -> None:
         """Leave the run: for the start screen, where it was opened from there."""
-        if self._start is not None and self.watched is not None:
-            self._go_back(self._start, self.watched.resolve())
+        if self._start is not None and self.followed.directory is not None:
+            self._go_back(self._start, self.followed.directory.resolve())
             return
-        if self._run_state.ended is None and leave == "ended":
+        if self.followed.state.ended is None and leave == "ended":
             leave = "detached"
         self.exit(leave)

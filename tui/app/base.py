@@ -5,7 +5,7 @@ Knows the user's preferences and what is remembered; nothing of a run.
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual import on
 from textual.app import SystemCommand
@@ -16,23 +16,15 @@ from textual.worker import WorkerFailed
 
 from tui.settings import keys, remembered, theme
 from tui.settings.preferences import Preferences
-from tui.start.coming_back import AS_DECLARED, Words
-from tui.terminal.paced import PacedApp
+from tui.widgets.deck import Deck
 from tui.words import alerts
 
 if TYPE_CHECKING:
     from textual.filter import LineFilter
 
-Leave = Literal["ended", "detached", "stopped"]
-"""How the dashboard was left: after the run's end, while it went on, or having stopped it."""
 
-
-class BaseApp(PacedApp[Leave]):
-    """An application as the user wishes it; without `preferences` as it comes, and then it remembers nothing.
-
-    `at_home` is False where who looks sits elsewhere, at a browser: then nothing is offered that reaches into this
-    machine beyond the run: no files are written, no programs started, nothing is remembered.
-    """
+class BaseApp(Deck):
+    """An application as the user wishes it; without `preferences` as it comes, and then it remembers nothing."""
 
     CSS_PATH = Path(__file__).with_name("app.tcss")
     TITLE = "rankdeck"
@@ -58,12 +50,8 @@ class BaseApp(PacedApp[Leave]):
     ]
 
     def __init__(self, preferences: Preferences | None = None, *, at_home: bool = True) -> None:
-        super().__init__()
-        self.at_home = at_home
-        self.reworded: Words = AS_DECLARED
-        """What keys are called here, where that is not what they are declared as."""
+        super().__init__(preferences, at_home=at_home)
         self._remembers = preferences is not None and at_home
-        self.preferences = preferences if preferences is not None else Preferences()
         self._known_to_be_seen = False
         self._filters_of_ours: list[LineFilter] = []
         for ours in theme.OURS:
@@ -122,23 +110,15 @@ class BaseApp(PacedApp[Leave]):
         return self.at_home if action == "suspend_process" else True
 
     def action_help(self) -> None:
-        from tui.screens.glossary import words_of
+        """Every key of the screen, and all words; a screen that knows which of them it uses has a help of its own."""
         from tui.screens.help import HelpScreen
-        from tui.screens.run import RunScreen
-        from tui.screens.views import entry
 
-        if isinstance(self.screen, HelpScreen):
-            return
-        described = keys.described(self, self.screen)
-        if isinstance(self.screen, RunScreen):
-            view = self.screen.view
-            self.push_screen(HelpScreen(described, words_of(view), f"Help: {entry(view).title}"))
-        else:
-            self.push_screen(HelpScreen(described))
+        if not isinstance(self.screen, HelpScreen):
+            self.push_screen(HelpScreen(keys.described(self.screen, self.reworded)))
 
     def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
         """The command palette: every action that has a key, and Textual's themes."""
-        yield from keys.commands(self, screen)
+        yield from keys.commands(screen, self.reworded)
         yield SystemCommand("Choose a theme", "All themes there are", self.action_change_theme)
 
     # --- around the screen ---------------------------------------------------------------------
@@ -147,10 +127,6 @@ class BaseApp(PacedApp[Leave]):
     def paint_anew(self) -> None:
         """The terminal was somebody else's in between, and shows nothing of ours."""
         self.refresh(layout=True)
-
-    def say(self, text: str, title: str = "") -> None:
-        """A word beside the work, gone after a while."""
-        self.notify(text, title=title, markup=False)
 
     def entitle(self, title: str) -> None:
         """Name the terminal's window, where it is ours to name."""
@@ -162,8 +138,8 @@ class BaseApp(PacedApp[Leave]):
         if set_title is not None:
             set_title(title)
 
-    def call_for(self, text: str) -> None:
-        """Say it to who looks elsewhere, or may: most terminals tell only when that changes."""
+    def alert(self, text: str) -> None:
+        """Tell someone who looks elsewhere, or may: most terminals say only when that changes."""
         if self._driver is not None and not self._known_to_be_seen:
             self._driver.write(alerts.signal_of(self.preferences.notify, text))
 

@@ -25,7 +25,6 @@ from tui.commands.common import (
     preferred,
     read_config,
     refuse,
-    sample_prompts,
 )
 from tui.commands.doctor import doctor
 from tui.commands.options import (
@@ -61,6 +60,7 @@ from tui.commands.report import report
 from tui.commands.serve import serve
 from tui.commands.sweep import sweep
 from tui.session import watch
+from tui.sources.runs import sample_prompts
 
 EXIT_DIED = 3
 

@@ -6,6 +6,7 @@ What the commands of the `rankdeck` command share. Knows nothing of a screen.
 import os
 import sys
 import tomllib
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,8 @@ from runner import run_directory, start
 from runner.protocol import config as settings
 from runner.protocol.config import RunConfig
 from tui.session import watch
-from tui.settings import preferences as wishes
-from tui.settings.preferences import Preferences
+from tui.settings import preferences
+from tui.settings.preferences import PreferenceError, Preferences
 
 EXIT_BAD_INPUT = 2
 
@@ -59,9 +60,21 @@ def preferred(theme: str | None, ascii: bool | None, *, plain: bool, json: bool)
     if plain or json or no_screen():
         return None
     try:
-        return wishes.load(theme=theme, ascii=ascii)
-    except wishes.PreferenceError as error:
+        return load_preferences(theme=theme, ascii=ascii)
+    except PreferenceError as error:
         raise refuse(str(error)) from None
+
+
+def load_preferences(*, theme: str | None = None, ascii: bool | None = None) -> Preferences:
+    """The user's preferences, their keys checked. Raises PreferenceError."""
+    return preferences.load(_key_problems, theme=theme, ascii=ascii)
+
+
+def _key_problems(keys: Mapping[str, Any]) -> Iterable[str]:
+    # Imports every screen: only where there are keys to check.
+    from tui.app import declared_keys
+
+    return declared_keys.problems(keys)
 
 
 def read_config(path: Path | None) -> dict[str, Any]:
@@ -78,10 +91,6 @@ def read_config(path: Path | None) -> dict[str, Any]:
         # A path in a file is relative to the file: it means the same wherever the command is given.
         values["prompts"] = str(path.absolute().parent / start.with_homes(RunConfig(prompts=values["prompts"])).prompts)
     return values
-
-
-def sample_prompts() -> Path:
-    return Path(__file__).resolve().parents[2] / "sample_prompts" / "stories.txt"
 
 
 def default_ranks(values: dict[str, Any]) -> int:
@@ -104,7 +113,7 @@ def launch(
 ) -> None:
     """Start a run with these settings, watch it, exit with its status; `compare` names a run to set it beside."""
     one_view(plain, json)
-    preferences = preferred(theme, ascii, plain=plain, json=json)
+    wishes = preferred(theme, ascii, plain=plain, json=json)
     if compare is not None and json:
         raise refuse("--compare and --json exclude each other; `rankdeck report RUN --compare OTHER` writes JSON")
     other = find_run(compare) if compare is not None else None
@@ -121,7 +130,7 @@ def launch(
     run = run_directory.read_run_file(started.directory)
     for warning in start.warnings(run.config, run.prompts):
         typer.echo(f"rankdeck: warning: {warning}", err=True)
-    status = watch.watch(started.directory, started.died, json=json, preferences=preferences)
+    status = watch.watch(started.directory, started.died, json=json, preferences=wishes)
     if other is not None:
         _compare(started.directory, other)
     raise typer.Exit(status)

@@ -4,6 +4,9 @@ from typing import Annotated
 
 import typer
 
+from runner.protocol.config import MAX_BATCH_SIZE
+from tui.words.numbers import read_numbers
+
 Ranks = Annotated[int | None, typer.Option(help="World size.  [default: the GPUs seen, or min(2, cores) on a CPU]")]
 BatchSize = Annotated[str | None, typer.Option(help="Prompts per batch and rank, or auto.  [default: auto]")]
 NewTokens = Annotated[int | None, typer.Option(help="Output tokens per prompt at most.  [default: 100]")]
@@ -55,3 +58,15 @@ Ascii = Annotated[
     bool | None,
     typer.Option("--ascii/--no-ascii", help="Draw with 7-bit characters.  [default: as the locale says]"),
 ]
+
+
+def number_list(text: str, option: str) -> list[int]:
+    """The numbers that `text` names, ascending, each once.
+
+    Raises:
+        ValueError: it names none; said for people, with the option.
+    """
+    try:
+        return read_numbers(text, most=MAX_BATCH_SIZE)
+    except ValueError as error:
+        raise ValueError(f"{option}: {error}") from None

@@ -17,7 +17,7 @@ from runner.forecast.cost_model import CostModel
 from runner.protocol import config as settings
 from runner.run_directory.run_file import RunFile
 from tui.commands.common import find_run, refuse
-from tui.commands.numbers import number_list
+from tui.commands.options import number_list
 from tui.words import text
 
 MAX_ROWS = 500

@@ -84,12 +84,12 @@ def _paced(found: Journal, speed: float | None) -> Iterator[AnyEvent]:
 
 
 def _fly(found: Journal, speed: float, preferences: Preferences) -> None:
-    from tui.screens.replay import ReplayApp
+    from tui.app.replay import ReplayApp
     from tui.session.terminal_session import fly
 
     app = ReplayApp(ReplaySource(found, speed=speed), journal.how_it_stops(found), preferences=preferences)
     fly(app)
-    if app.lost is not None:
-        raise JournalError(app.lost)
-    if app.final_state is not None:
-        sys.stdout.write("".join(f"{line}\n" for line in end_lines(app.final_state)))
+    if app.followed.lost is not None:
+        raise JournalError(app.followed.lost)
+    if app.followed.final_state is not None:
+        sys.stdout.write("".join(f"{line}\n" for line in end_lines(app.followed.final_state)))

@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from tui.commands.common import find_run, refuse
+from tui.commands.common import find_run, load_preferences, refuse
 from tui.commands.options import Theme
-from tui.settings import preferences
+from tui.settings.preferences import PreferenceError
 
 EXTRA = "it needs the extra `web`: pip install 'rankdeck[web]'"
 PORT = 8000
@@ -26,8 +26,8 @@ def serve(
     """The same dashboard in a browser, read-only; a run that is over is replayed. Needs the extra `web`."""
     directory = find_run(run)
     try:
-        theme = preferences.load(theme=theme).theme
-    except preferences.PreferenceError as error:
+        theme = load_preferences(theme=theme).theme
+    except PreferenceError as error:
         raise refuse(str(error)) from None
     try:
         from tui.web import server
@@ -47,10 +47,12 @@ def serve(
     if not server.is_loopback(listening):
         can = "read all prompts and answers" + (", steer the run and stop it" if control else "")
         typer.echo(f"rankdeck: warning: whoever has this address, or listens on the network, can {can}", err=True)
-    typer.echo(server.address(listening, host) + admission.address_end)
-    typer.echo(
-        f"rankdeck: serving {directory.name}, {'viewers may steer it' if control else 'read-only'}; Ctrl-C ends it",
-        err=True,
-    )
+
+    def say_where() -> None:
+        typer.echo(server.address(listening, host) + admission.address_end)
+        how = "viewers may steer it" if control else "read-only"
+        typer.echo(f"rankdeck: serving {directory.name}, {how}; Ctrl-C ends it", err=True)
+
     title = f"rankdeck {directory.name}"
-    server.RunServer(directory, title=title, control=control, theme=theme, admission=admission).serve_on(listening)
+    views = server.RunServer(directory, title=title, control=control, theme=theme, admission=admission)
+    views.serve_on(listening, say_where)

@@ -8,7 +8,6 @@ import typer
 
 from runner.protocol.sweep_plan import SweepPlan
 from tui.commands.common import default_ranks, given, launch, read_config, refuse
-from tui.commands.numbers import number_list
 from tui.commands.options import (
     Ascii,
     Attention,
@@ -31,6 +30,7 @@ from tui.commands.options import (
     RanksPerGpu,
     Restarts,
     Theme,
+    number_list,
 )
 from tui.words.sweep import repeats_warning
 

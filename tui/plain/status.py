@@ -12,7 +12,7 @@ from runner.state import RankState, RunState
 from tui.panels.overview.header import phase_words
 from tui.plain.knobs import knob_lines
 from tui.words import text
-from tui.words.rank_words import shown_phase
+from tui.words.status import shown_phase
 from tui.words.sweep import sweep_progress_line
 
 

@@ -5,24 +5,14 @@ Aligned text without colours. Figures and sentences are those of runner.sweep.ve
 
 from collections.abc import Callable, Sequence
 
-from runner.forecast.forecast import whole_file
-from runner.protocol.config import RunConfig
 from runner.protocol.sweep_plan import SweepState, TrialRecord
 from runner.state import RunState
 from runner.sweep.cells import Cell
 from runner.sweep.scaling import Scaling
 from runner.sweep.verdict import SweepSummary, summarise_sweep
-from tui.words.sweep import (
-    best_command,
-    best_words,
-    how_measured,
-    plan_words,
-    rate_places,
-    scaling_shown,
-    setting,
-    standing,
-    times,
-)
+from tui.panels.sweep.status import file_lines
+from tui.words.sweep import best_words, how_measured, plan_words, rate_places, scaling_shown, setting, standing, times
+from tui.words.sweep_command import best_command
 from tui.words.text import gib, pad, percent, some, visible
 
 Row = Sequence[str]
@@ -72,25 +62,6 @@ def sweep_lines(state: RunState, sweep: SweepState) -> list[str]:
         f"run it: {visible(' '.join(best_command(state, chosen)))}",
         *file_lines(state, chosen),
     ]
-
-
-def file_lines(state: RunState, cell: Cell) -> list[str]:
-    """What a cell's setting would make of the file: its last round is seldom full, as those measured were."""
-    row = whole_file(state, cell.active_ranks, cell.batch_size)
-    if row is None:
-        return []
-    length = _length(state.config) if state.config is not None else ""
-    return [
-        f"predicted for the {some(state.prompts, 'prompt')} of the file at {length}: {row.seconds:,.1f} s in "
-        f"{some(row.rounds, 'round')}, {row.tokens_per_second:,.1f} tok/s"
-    ]
-
-
-def _length(config: RunConfig) -> str:
-    """How long the answers of the run itself are; said in tokens where those of its trials are cut shorter."""
-    if config.new_tokens == config.max_new_tokens:
-        return config.length_mode
-    return f"{config.length_mode}, {'' if config.ignore_eos else 'up to '}{config.max_new_tokens:,} tokens each"
 
 
 def _why(outcome: str | None, reason: str | None) -> str:

@@ -8,13 +8,15 @@ from textual.screen import ModalScreen
 
 from runner.state import RunState
 from tui.panels.overview.hints import all_advice
-from tui.settings.keys import hint
+from tui.widgets.deck import Deck
 from tui.widgets.lines import Panel
 from tui.widgets.scrolling import ScrollBox
 
 
 class AdviceScreen(ModalScreen[None]):
     """The advice as it stood when it was asked for: it can be read in peace."""
+
+    app: Deck
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,i,q", "dismiss", "Close", id="advice.close", tooltip="Back")
@@ -27,7 +29,7 @@ class AdviceScreen(ModalScreen[None]):
     def compose(self) -> ComposeResult:
         with ScrollBox(id="help") as box:
             box.border_title = "Advice"
-            box.border_subtitle = hint(self.app, "{advice.close} closes")
+            box.border_subtitle = self.app.hint("{advice.close} closes")
             yield Panel("", id="advice-lines")
 
     def on_mount(self) -> None:

@@ -15,7 +15,7 @@ from tui.panels.outputs.listing import Selection
 from tui.widgets.answer_actions import AnswerActions, answer_keys
 from tui.widgets.answer_text import AnswerText
 from tui.widgets.key_bar import KeyBar
-from tui.widgets.titles import Titles
+from tui.widgets.lines import Titles
 
 BEAT_SECONDS = 0.5
 """So often it is said anew how many answers there are."""

@@ -8,9 +8,9 @@ from textual.containers import Horizontal, Vertical
 from textual.screen import ModalScreen
 from textual.widgets import Input, Label
 
-from tui.settings.keys import hint
-from tui.sources.knobs import read_batch_size
+from tui.widgets.deck import Deck
 from tui.widgets.fields import TextField
+from tui.words.numbers import read_batch_size
 
 Answer = int | Literal["auto"]
 
@@ -19,6 +19,8 @@ HINT = "a number, or auto; from each rank's next batch on"
 
 class BatchSizeScreen(ModalScreen[Answer]):
     """Asks for a batch size; says nothing when it is left with escape."""
+
+    app: Deck
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "dismiss", "Close", id="batch_size.close", tooltip="Leave it as it is")
@@ -31,7 +33,7 @@ class BatchSizeScreen(ModalScreen[Answer]):
     def compose(self) -> ComposeResult:
         with Vertical(id="dialog") as box:
             box.border_title = "Batch size"
-            box.border_subtitle = hint(self.app, "enter sets it, {batch_size.close} closes")
+            box.border_subtitle = self.app.hint("enter sets it, {batch_size.close} closes")
             with Horizontal(classes="field"):
                 yield Label(f"now {self._now}", classes="name", markup=False)
                 yield TextField(id="batch-size", compact=True)

@@ -10,7 +10,7 @@ from textual.screen import ModalScreen
 from textual.widgets import Input, Label
 
 from tui.screens.exporting import ExportError, Target, target
-from tui.settings.keys import hint
+from tui.widgets.deck import Deck
 from tui.widgets.fields import TextField
 from tui.words.text import visible
 
@@ -19,6 +19,8 @@ HINT = ".jsonl records as in outputs.jsonl, .csv a table, .txt to read"
 
 class ExportScreen(ModalScreen[Target]):
     """Gives the file to write; `replaces` is then agreed to."""
+
+    app: Deck
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "dismiss", "Close", id="export.close", tooltip="Write nothing")
@@ -32,7 +34,7 @@ class ExportScreen(ModalScreen[Target]):
     def compose(self) -> ComposeResult:
         with Vertical(id="dialog") as box:
             box.border_title = "Export"
-            box.border_subtitle = hint(self.app, "enter writes, {export.close} closes")
+            box.border_subtitle = self.app.hint("enter writes, {export.close} closes")
             yield Label(self._what, classes="title", markup=False)
             with Horizontal(classes="field"):
                 yield Label("file", classes="name", markup=False)

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from tui.screens.views import ViewName
+from tui.panels.frame import ViewName
 
 
 class Word(NamedTuple):

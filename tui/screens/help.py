@@ -8,7 +8,7 @@ from textual.binding import Binding, BindingType
 from textual.content import Content
 from textual.screen import ModalScreen
 
-from tui.settings.keys import hint
+from tui.widgets.deck import Deck
 from tui.widgets.lines import Panel
 from tui.widgets.scrolling import ScrollBox
 from tui.words.text import Line, pad, wrap
@@ -43,6 +43,8 @@ def _entries(entries: Entries, first: int, width: int) -> list[Line]:
 class HelpScreen(ModalScreen[None]):
     """Keys and words; any of its own keys closes it."""
 
+    app: Deck
+
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,question_mark,f1,q", "dismiss", "Close", id="help.close", tooltip="Back")
     ]
@@ -54,7 +56,7 @@ class HelpScreen(ModalScreen[None]):
     def compose(self) -> ComposeResult:
         with ScrollBox(id="help") as box:
             box.border_title = Content(self._title)
-            box.border_subtitle = hint(self.app, "{scroll.down} {scroll.up} scroll, {help.close} closes")
+            box.border_subtitle = self.app.hint("{scroll.down} {scroll.up} scroll, {help.close} closes")
             yield Panel("", id="help-lines")
 
     def on_mount(self) -> None:

@@ -12,17 +12,14 @@ from textual.screen import Screen
 from textual.widget import Widget
 from textual.widgets import Input
 
-from runner.state import ToViewer
-from tui.app.app import RankdeckApp
 from tui.panels.overview.notice import notice_lines
 from tui.panels.overview.transport import transport_line
 from tui.screens.run import RunScreen
-from tui.settings.preferences import Preferences
-from tui.sources.knobs import ASKED_FOR
+from tui.sources.followed_run import FollowedRun
 from tui.sources.replay import ReplaySource
-from tui.start.coming_back import AS_DECLARED, OF_A_REPLAY
 from tui.terminal.repaint import REPAINT_SECONDS
 from tui.widgets.lines import Lines
+from tui.words.status import ASKED_FOR
 from tui.words.text import Line
 
 STEP, SMALL_STEP = 10, 1
@@ -43,16 +40,12 @@ def _seek(keys: str, action: str, description: str, tooltip: str, *, show: bool 
 class ReplayScreen(RunScreen, inherit_bindings=False):
     """A moment of a run, and where in the replay it is."""
 
-    app: "ReplayApp"
-
     LINES_AROUND = RunScreen.LINES_AROUND + 1
 
     BINDINGS: ClassVar[list[BindingType]] = [
         *Screen.BINDINGS,
         Binding("q", "app.leave", "Quit", id="app.leave", tooltip="Leave the replay"),
-        Binding(
-            "question_mark", "app.help", "Help", key_display="?", id="app.help", tooltip="Every key, and the words"
-        ),
+        Binding("question_mark", "help", "Help", key_display="?", id="app.help", tooltip="Every key, and the words"),
         Binding("space", "play", "Pause", id="replay.play", tooltip="Pause, or go on; at the end, from the beginning"),
         _seek("left", f"seek(-{STEP})", "Back", f"{STEP} seconds back", show=True),
         _seek("right", f"seek({STEP})", "Forward", f"{STEP} seconds forward", show=True),
@@ -73,6 +66,11 @@ class ReplayScreen(RunScreen, inherit_bindings=False):
         ),
     ]
 
+    def __init__(self, followed: FollowedRun, replay: ReplaySource, stops: str) -> None:
+        """`stops` says why the journal stops before the run's end, if it does."""
+        super().__init__(followed)
+        self._replay, self._stops = replay, stops
+
     def compose_below(self) -> Iterable[Widget]:
         yield Lines(id="transport")
 
@@ -91,11 +89,11 @@ class ReplayScreen(RunScreen, inherit_bindings=False):
 
     def _draw_transport(self) -> None:
         if self.size.width:
-            line = transport_line(self.app.replay.transport, self.size.width - 2, self.app.stops)
+            line = transport_line(self._replay.transport, self.size.width - 2, self._stops)
             self._transport.show([line])
 
     def _notice_lines(self, width: int) -> list[Line]:
-        state = self._moment.state
+        state = self._frame.state
         if state.paused == ASKED_FOR:
             # The words for a live run name the key that lets it go on; here that key is the replay's.
             lines = notice_lines(replace(state, paused=None), width)
@@ -109,58 +107,18 @@ class ReplayScreen(RunScreen, inherit_bindings=False):
         return not isinstance(self.focused, Input) if action == "seek" else super().check_action(action, parameters)
 
     def action_play(self) -> None:
-        self.app.replay.play_or_pause()
+        self._replay.play_or_pause()
         self._draw_transport()
 
     def action_seek(self, seconds: float) -> None:
-        self.app.replay.seek_by(seconds)
+        self._replay.seek_by(seconds)
         self._draw_transport()
 
     def action_edge(self, end: int) -> None:
-        self.app.replay.seek_to(self.app.replay.journal.length if end else 0.0)
+        self._replay.seek_to(self._replay.journal.length if end else 0.0)
         self._draw_transport()
 
     def action_speed(self, up: bool) -> None:
-        if not self.app.replay.change_speed(up=up):
+        if not self._replay.change_speed(up=up):
             self.app.say("It cannot be played faster." if up else "It cannot be played slower.")
         self._draw_transport()
-
-
-class ReplayApp(RankdeckApp):
-    """The dashboard, fed from a journal; `stops` says why the journal stops before the run's end, if it does."""
-
-    CALLS = False
-
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding(
-            "ctrl+c", "interrupt", "Leave", id="app.interrupt", tooltip="Leave the replay", show=False, priority=True
-        ),
-    ]
-
-    def __init__(
-        self,
-        replay: ReplaySource,
-        stops: str = "",
-        *,
-        preferences: Preferences | None = None,
-        at_home: bool = True,
-        from_start: bool = False,
-    ) -> None:
-        """`from_start` is True where leaving it leads back to the start screen."""
-        super().__init__(replay, steerable=False, preferences=preferences, at_home=at_home)
-        self.reworded = OF_A_REPLAY if from_start else AS_DECLARED
-        self.replay = replay
-        self.stops = stops
-
-    def new_run_screen(self) -> RunScreen:
-        return ReplayScreen()
-
-    def on_mount(self) -> None:
-        super().on_mount()
-        for note in self.replay.journal.notes:
-            self.say(note)
-
-    def _take(self, message: ToViewer) -> None:
-        super()._take(message)
-        # The source keeps the answers: after a step back in time there are fewer.
-        self._book = self.replay.book

@@ -1,8 +1,12 @@
 """The screen of a run: the header line, and one of its views. Holds layout and keys, no figures."""
 
+import asyncio
 from collections.abc import Iterable
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+from textual import work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Container
@@ -13,24 +17,29 @@ from textual.widgets import Static
 
 from runner.protocol import SetActiveRanks, SetBatchSize, StartSweep, Stop
 from runner.protocol.sweep_plan import SweepPlan
+from runner.run_directory import RunFileError
 from runner.state import RunState
+from tui.panels.frame import Frame, ViewName
+from tui.panels.outputs.listing import Selection
 from tui.panels.overview.header import header_line
 from tui.panels.overview.hints import advice_lines
 from tui.panels.overview.notice import notice_lines
 from tui.screens.sized import Sized
-from tui.screens.views import VIEWS, Moment, ViewName, as_view, entry
+from tui.screens.views import VIEWS, as_view, entry
+from tui.settings import keys
 from tui.settings.hint_keys import named
-from tui.settings.keys import keys_of
-from tui.sources.knobs import ASKED_FOR
-from tui.sources.outputs import OutputBook
+from tui.sources.followed_run import FollowedRun
+from tui.widgets.deck import Deck
 from tui.widgets.key_bar import KeyBar
 from tui.widgets.lines import Lines
 from tui.widgets.overview import Overview
-from tui.words.text import Line
+from tui.words.status import ASKED_FOR
+from tui.words.text import Line, some, visible
 
 if TYPE_CHECKING:
-    from tui.app.app import RankdeckApp
     from tui.screens.batch_size import Answer
+    from tui.screens.exporting import Target
+    from tui.widgets.outputs import OutputsView
 
 TALL, SHORT_CHARTS = 24, 6
 
@@ -47,7 +56,7 @@ def _knob(keys: str, action: str, description: str, group: Binding.Group, toolti
 class RunScreen(Sized, Screen[None]):
     """Shows the state it is given; the other views are built when they are first asked for."""
 
-    app: "RankdeckApp"
+    app: Deck
 
     focused: Reactive[Widget | None] = Reactive(None, repaint=False)
     """As Textual's, but that the whole screen is not painted a second time: what has the keys paints itself."""
@@ -57,9 +66,7 @@ class RunScreen(Sized, Screen[None]):
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("q", "app.leave", "Quit", id="app.leave", tooltip="Leave; asks first while the run goes on"),
-        Binding(
-            "question_mark", "app.help", "Help", key_display="?", id="app.help", tooltip="Every key, and the words"
-        ),
+        Binding("question_mark", "help", "Help", key_display="?", id="app.help", tooltip="Every key, and the words"),
         Binding("space", "pause", "Pause", id="run.pause", tooltip="Pause after the batches in flight, or go on"),
         Binding("x", "app.stop", "Stop", id="run.stop", tooltip="Stop the run after the batches in flight"),
         _knob("minus,underscore", "batch_size(False)", "Smaller batches", _BATCH_SIZE, "Halve the batch size"),
@@ -106,13 +113,15 @@ class RunScreen(Sized, Screen[None]):
             tooltip="Abandon the batches in flight; asks first",
             show=False,
         ),
+        Binding("f1", "help", "Help", id="app.help_anywhere", tooltip="The same, also from within a field", show=False),
     ]
 
-    def __init__(self) -> None:
+    def __init__(self, followed: FollowedRun) -> None:
         super().__init__()
+        self.followed = followed
         self.view: ViewName = "overview"
         self._view_chosen = False
-        self._moment = Moment(RunState(), OutputBook(), None)
+        self._frame = Frame(RunState(), followed.book, None)
 
     def compose(self) -> ComposeResult:
         yield Static(TOO_SMALL, id="too-small", markup=False)
@@ -134,10 +143,10 @@ class RunScreen(Sized, Screen[None]):
         self._overview = self.query_one(Overview)
         self._overview.focus()
 
-    def show(self, moment: Moment) -> None:
-        """Show a moment in the view that is seen; the others get it when they are."""
-        self._moment = moment
-        state = moment.state
+    def show(self, frame: Frame) -> None:
+        """Show a frame in the view that is seen; the others get it when they are."""
+        self._frame = frame
+        state = frame.state
         measures = state.sweep is not None and state.config is not None and state.config.sweep is not None
         if measures and not self._view_chosen:
             # Of a run that is a sweep from the beginning, that is what one wants to see.
@@ -153,17 +162,17 @@ class RunScreen(Sized, Screen[None]):
         if not self.size.width:
             return
         width = self.size.width - 2
-        state, _, lost = self._moment
+        state, lost = self._frame.state, self._frame.lost
         self._header.show([header_line(state, width)])
         notice = self._notice_lines(width) if lost is None else []
         _show_if_any(self._notice, notice)
         # The timeline says what it shows in words of its own, advice among them.
         advised = self.view != "timeline" and self._room_for_advice(notice)
         _show_if_any(self._advice, self._advise(width) if advised else [])
-        as_view(self.query_one(f"#{self.view}")).show(self._moment)
+        as_view(self.query_one(f"#{self.view}")).show(self._frame)
 
     def _notice_lines(self, width: int) -> list[Line]:
-        return notice_lines(self._moment.state, width, keys_of(self.app))
+        return notice_lines(self._frame.state, width, self.app.keys)
 
     def _room_for_advice(self, notice: list[Line]) -> bool:
         """A short terminal has some only where nothing would be pushed out of sight."""
@@ -171,101 +180,108 @@ class RunScreen(Sized, Screen[None]):
             return True
         # Of the room that there is without it, so that it does not depend on which line came first.
         room = self.size.height - len(notice) - self.LINES_AROUND + 1
-        tables = self._overview.tables_height(self._moment.state, self._moment.lost, self.size.width, room)
+        tables = self._overview.tables_height(self._frame.state, self._frame.lost, self.size.width, room)
         return room - tables >= SHORT_CHARTS + 1
 
     def _advise(self, width: int) -> list[Line]:
-        return advice_lines(self._moment.state, width, keys_of(self.app)) if self._moment.lost is None else []
+        return advice_lines(self._frame.state, width, self.app.keys) if self._frame.lost is None else []
 
     # --- keys -----------------------------------------------------------------------------------
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """What steers the run is offered while it can be steered; the knobs, once there are ranks to obey them."""
         if action in ("pause", "stop_now"):
-            return self.app.steers
+            return self.followed.steers
         if action == "sweep":
             # Shares are the ranks' own from the start: there is no line that trials could draw from.
-            pull = self.app.run_state.config is None or self.app.run_state.config.dispatch == "pull"
-            return pull and self.app.steers and (True if self.app.run_state.ready_at is not None else None)
+            pull = self.followed.state.config is None or self.followed.state.config.dispatch == "pull"
+            return pull and self.followed.steers and (True if self.followed.state.ready_at is not None else None)
         if action in ("batch_size", "ranks", "type_batch_size", "auto_batch_size"):
-            if self.app.run_state.sweeping:
+            if self.followed.state.sweeping:
                 return False  # the trials turn these knobs
-            return self.app.steers and (True if self.app.run_state.ready_at is not None else None)
+            return self.followed.steers and (True if self.followed.state.ready_at is not None else None)
         return True
 
     async def action_batch_size(self, up: bool) -> None:
-        command = self.app.knobs.turn_batch_size(self.app.run_state, up=up)
+        command = self.followed.knobs.turn_batch_size(self.followed.state, up=up)
         if command is not None:
             await self._turn(command)
         else:
             self.app.say("No batch is larger." if up else "A batch has one prompt at least.")
 
     async def action_ranks(self, by: int) -> None:
-        command = self.app.knobs.turn_active_ranks(self.app.run_state, by=by)
+        command = self.followed.knobs.turn_active_ranks(self.followed.state, by=by)
         if command is not None:
             await self._turn(command)
         else:
-            pausing = named("One rank stays active; {run.pause} pauses the run.", keys_of(self.app))
+            pausing = named("One rank stays active; {run.pause} pauses the run.", self.app.keys)
             self.app.say("All ranks are active." if by > 0 else pausing)
 
     async def _turn(self, command: SetBatchSize | SetActiveRanks) -> None:
-        await self.app.ask(command)
-        if not self.app.run_state.pending:
+        await self.followed.ask(command)
+        if not self.followed.state.pending:
             self.app.say("Every prompt has its answer or is in a rank's hands: there is no batch left to change.")
 
     async def action_auto_batch_size(self) -> None:
-        await self._turn(self.app.knobs.set_batch_size(self.app.run_state, None))
+        await self._turn(self.followed.knobs.set_batch_size(self.followed.state, None))
 
     def action_type_batch_size(self) -> None:
         from tui.screens.batch_size import BatchSizeScreen
 
-        self.app.push_screen(BatchSizeScreen(self.app.run_state.batch_size), self._typed)
+        self.app.push_screen(BatchSizeScreen(self.followed.state.batch_size), self._typed)
 
     async def _typed(self, answer: "Answer | None") -> None:
         if answer is not None:
             wanted = None if answer == "auto" else answer
-            await self._turn(self.app.knobs.set_batch_size(self.app.run_state, wanted))
+            await self._turn(self.followed.knobs.set_batch_size(self.followed.state, wanted))
 
     async def action_pause(self) -> None:
-        paused = self.app.run_state.paused
+        paused = self.followed.state.paused
         if paused is not None and paused != ASKED_FOR:
             self.app.say("The run goes on by itself once what pauses it is mended.")
             return
-        await self.app.ask(self.app.knobs.turn_pause(self.app.run_state))
+        await self.followed.ask(self.followed.knobs.turn_pause(self.followed.state))
 
     async def action_sweep(self) -> None:
-        if self.app.run_state.sweeping:
-            from tui.screens.stop_now import EndSweepScreen
+        if self.followed.state.sweeping:
+            from tui.screens.questions import EndSweepScreen
 
             self.app.push_screen(EndSweepScreen(), self._end_sweep)
             return
         from tui.panels.forms.sweep_form import in_run
         from tui.screens.sweep import SweepScreen
 
-        self.app.push_screen(SweepScreen(in_run(self.app.run_state)), self._plan_made)
+        self.app.push_screen(SweepScreen(in_run(self.followed.state)), self._plan_made)
 
     async def _end_sweep(self, yes: bool | None) -> None:
-        if yes and self.app.run_state.sweeping:
-            await self.app.ask(StartSweep(plan=None))
+        if yes and self.followed.state.sweeping:
+            await self.followed.ask(StartSweep(plan=None))
 
     async def _plan_made(self, plan: SweepPlan | None) -> None:
         if plan is not None:
-            await self.app.ask(StartSweep(plan=plan))
+            await self.followed.ask(StartSweep(plan=plan))
             await self.action_view("sweep")
 
     def action_stop_now(self) -> None:
-        from tui.screens.stop_now import StopNowScreen
+        from tui.screens.questions import StopNowScreen
 
         self.app.push_screen(StopNowScreen(), self._stop_now)
 
     async def _stop_now(self, yes: bool | None) -> None:
         if yes:
-            await self.app.ask(Stop(now=True))
+            await self.followed.ask(Stop(now=True))
 
     def action_advice(self) -> None:
         from tui.screens.advice import AdviceScreen
 
-        self.app.push_screen(AdviceScreen(self.app.run_state))
+        self.app.push_screen(AdviceScreen(self.followed.state))
+
+    def action_help(self) -> None:
+        from tui.screens.glossary import words_of
+        from tui.screens.help import HelpScreen
+
+        described = keys.described(self, self.app.reworded)
+        self.app.push_screen(HelpScreen(described, words_of(self.view), f"Help: {entry(self.view).title}"))
 
     async def action_view(self, name: ViewName) -> None:
         """Change to another view, and show it the newest state at once."""
@@ -280,6 +296,44 @@ class RunScreen(Sized, Screen[None]):
             view.display = view.id == name
         as_view(self.query_one(f"#{name}")).take_focus()
         self._draw()
+
+    # --- what the Outputs view asks for ---------------------------------------------------------
+
+    def on_outputs_view_opened(self, event: "OutputsView.Opened") -> None:
+        from tui.screens.answer import AnswerScreen
+
+        view = event.view
+        self.app.push_screen(AnswerScreen(view.selection, view.batch_seconds), lambda _: view.moved())
+
+    def on_outputs_view_export_wanted(self, event: "OutputsView.ExportWanted") -> None:
+        from tui.screens.export import ExportScreen
+        from tui.screens.exporting import suggested
+
+        state, query = self.followed.state, event.selection.query
+        what = f"the answers that match {query.text}" if query else "all answers"
+        name = suggested(state.name, filtered=bool(query))
+        screen = ExportScreen(visible(f"Write {what}"), name, Path(state.directory or "."))
+        self.app.push_screen(screen, partial(self._export, event.selection))
+
+    def _export(self, selection: Selection, to: "Target | None") -> None:
+        if to is not None:
+            self._write(selection, to)
+
+    @work(group="export")
+    async def _write(self, selection: Selection, to: "Target") -> None:
+        """Write all that the query leaves: of a run that has more than are listed, from disk."""
+        from tui.screens.exporting import ExportError, gather, write
+
+        book = selection.listing.book
+        try:
+            records = gather(self.followed.stored_answers(), book.newest(len(book)), selection.query.matches)
+            number = await asyncio.to_thread(write, records, to, replace=to.replaces)
+        except (OSError, ExportError, RunFileError) as error:
+            why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+            words = f"{to.path}: {why}. Nothing was written."
+            self.app.notify(words, title="Not exported", severity="error", markup=False)
+            return
+        self.app.say(f"{some(number, 'answer')} in {visible(str(to.path))}", "Exported")
 
 
 def _show_if_any(widget: Lines, lines: list[Line]) -> None:

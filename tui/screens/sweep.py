@@ -15,15 +15,17 @@ from textual.widgets import Input, Label
 from runner.protocol.sweep_plan import SweepPlan
 from tui.panels.forms.run_form import Field
 from tui.panels.forms.sweep_form import SweepWork, first_values, happens, promise, read_plan
-from tui.settings.keys import hint, steps
-from tui.widgets.choice import Choice
-from tui.widgets.fields import TextField
+from tui.settings.keys import steps
+from tui.widgets.deck import Deck
+from tui.widgets.fields import Choice, TextField
 from tui.words.sweep import repeats_warning
 from tui.words.text import visible
 
 
 class SweepScreen(ModalScreen[SweepPlan | None]):
     """Asks what to measure; None when it is left with escape."""
+
+    app: Deck
 
     DEFAULT_CSS = """
     SweepScreen #dialog { scrollbar-size-vertical: 1; }
@@ -48,7 +50,7 @@ class SweepScreen(ModalScreen[SweepPlan | None]):
     def compose(self) -> ComposeResult:
         with VerticalScroll(id="dialog", can_focus=False) as box:
             box.border_title = "Sweep"
-            box.border_subtitle = hint(self.app, "enter starts it, tab next field, {sweep.close} closes")
+            box.border_subtitle = self.app.hint("enter starts it, tab next field, {sweep.close} closes")
             for field in self._work.fields:
                 with Horizontal(classes="field"):
                     yield Label(field.label, classes="name", markup=False)

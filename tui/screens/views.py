@@ -1,37 +1,14 @@
 """The views of a run: the name, the key and the widget of each; a widget is built when it is first asked for.
 
-A view shows a Moment and knows which of its widgets takes the keys. What it draws is its own business.
+A view shows a Frame and knows which of its widgets takes the keys. What it draws is its own business.
 """
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple, Protocol, cast
+from typing import NamedTuple, cast
 
 from textual.widget import Widget
 
-from runner.state import RunState
-from tui.sources.outputs import OutputBook
-
-ViewName = Literal["overview", "outputs", "timeline", "sweep", "log"]
-
-
-class Moment(NamedTuple):
-    """What there is to show: the newest state, the answers, and why the run can no longer be watched, if so."""
-
-    state: RunState
-    book: OutputBook
-    lost: str | None
-
-
-class View(Protocol):
-    """What the widget of a view does."""
-
-    def show(self, moment: Moment) -> None:
-        """Show this moment; what would look the same is not painted."""
-        ...
-
-    def take_focus(self) -> None:
-        """Give the keys to the widget of this view that wants them."""
-        ...
+from tui.panels.frame import View, ViewName
 
 
 class ViewEntry(NamedTuple):

@@ -16,7 +16,8 @@ from runner.state import RunState, Snapshot, ToViewer
 from tui.plain.view import PlainView, end_lines, terminal_view
 from tui.settings.preferences import Preferences
 from tui.sources.client import SocketSource, Source, SourceError
-from tui.start.coming_back import Back, problem
+from tui.start.memory import Back
+from tui.words.errors import problem
 from tui.words.text import visible
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def start_screen(preferences: Preferences | None = None) -> int:
         for run in app.flown.values():
             status = _say_end(*run)
         flown = _farewell(app)
-        if app.watched is not None:
+        if app.followed.directory is not None:
             status = flown or app.return_code or 0
         if told:
             return status
@@ -80,12 +81,12 @@ def start_screen(preferences: Preferences | None = None) -> int:
             if back is None:
                 return status
             back = back._replace(seen=app.seen)
-        elif app.watched is not None:
-            alive = run_directory.supervisor_alive(app.watched)
+        elif app.followed.directory is not None:
+            alive = run_directory.supervisor_alive(app.followed.directory)
             command, said = (
                 ("attach", "goes on, but its dashboard broke") if alive else ("replay", "its dashboard broke")
             )
-            back = _back_from(app.watched, app.broke, said, command)._replace(seen=app.seen)
+            back = _back_from(app.followed.directory, app.broke, said, command)._replace(seen=app.seen)
         else:
             return app.return_code or status or flown  # Where it broke it has said how.
 
@@ -94,7 +95,7 @@ def _replay(found: "Journal", position: float, preferences: Preferences | None) 
     """Where one comes back from; None where a signal said to leave."""
     broke: BaseException | None
     try:
-        from tui.screens.replay import ReplayApp
+        from tui.app.replay import ReplayApp
         from tui.session.terminal_session import fly
         from tui.sources.journal import how_it_stops
         from tui.sources.replay import ReplaySource
@@ -103,8 +104,8 @@ def _replay(found: "Journal", position: float, preferences: Preferences | None) 
         app = ReplayApp(source, how_it_stops(found), preferences=preferences, from_start=True)
         told = fly(app)
         broke = app.broke
-        if app.lost is not None:
-            sys.stderr.write(f"rankdeck: {app.lost}\n")
+        if app.followed.lost is not None:
+            sys.stderr.write(f"rankdeck: {app.followed.lost}\n")
         if told:
             return None
     except Exception as error:  # whatever keeps it from being shown, one is back where something else can be done
@@ -136,9 +137,9 @@ async def _stop(source: SocketSource, now: bool) -> int:
 
 def _farewell(app: "RankdeckApp") -> int:
     """What is said once a dashboard was left, and its exit status."""
-    if app.final_state is None and app.lost is None:
+    if app.followed.final_state is None and app.followed.lost is None:
         return app.return_code or 0
-    return _say_end(app.final_state, app.lost)
+    return _say_end(app.followed.final_state, app.followed.lost)
 
 
 def _say_end(state: RunState | None, lost: str | None) -> int:

@@ -1,22 +1,20 @@
 """The keys of a screen as the help, the command palette and the line of keys list them.
 
-Knows Textual's bindings: those with an id are ours. What they do is their screens' business.
+Knows Textual's bindings: those with an id are ours. What they do is their screens' business; what they are called there
+is handed in.
 """
 
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from textual.app import App, SystemCommand
+from textual.app import SystemCommand
 from textual.binding import ActiveBinding, Binding
-from textual.content import Content
 from textual.keys import _character_to_key
 from textual.screen import Screen
 from textual.widgets import Input
 
-from tui.settings.hint_keys import AS_THEY_COME, Keys, named
-from tui.settings.preferences import Preferences
-from tui.start.coming_back import AS_DECLARED, Words
+from tui.settings.labels import Labels
 
 _SECTIONS = (
     ("run.", "The run"),
@@ -26,26 +24,6 @@ _SECTIONS = (
     ("app.", "The application"),
 )
 """What an id begins with, and the section of the help; any other belongs to the view that has the keys."""
-
-
-def keys_of(app: App[Any]) -> Keys:
-    """The keys that the user of an application of ours has changed, by binding id."""
-    preferences = getattr(app, "preferences", None)
-    return preferences.keys if isinstance(preferences, Preferences) else AS_THEY_COME
-
-
-def label(app: App[Any], name: str, declared: str) -> str:
-    """What a binding is called in this application, by its id."""
-    return _words(app).get(name, (declared, ""))[0]
-
-
-def _words(app: App[Any]) -> Words:
-    return getattr(app, "reworded", AS_DECLARED)
-
-
-def hint(app: App[Any], text: str) -> Content:
-    """A hint with its keys named as the user has them, for a border or a label: a key is no markup."""
-    return Content(named(text, keys_of(app)))
 
 
 def steps(form: str, on: str, back: str, next_one: str, one_before: str, *, at_once: bool = False) -> list[Binding]:
@@ -60,10 +38,12 @@ def steps(form: str, on: str, back: str, next_one: str, one_before: str, *, at_o
     ]
 
 
-def one_by_one(screen: Screen[Any]) -> Iterator[ActiveBinding]:
+def one_by_one(screen: Screen[Any], labels: Labels) -> Iterator[ActiveBinding]:
     """Each of our bindings once, by its first key: those of the focused view first, the application's last."""
     seen: set[str] = set()
-    for active in sorted(_ours(screen), key=lambda active: (active.node is screen) + 2 * (active.node is screen.app)):
+    for active in sorted(
+        _ours(screen, labels), key=lambda active: (active.node is screen) + 2 * (active.node is screen.app)
+    ):
         if active.binding.id not in seen:
             seen.add(str(active.binding.id))
             yield active
@@ -73,30 +53,29 @@ _LETTERS = {_character_to_key(chr(code)) for code in range(0x20, 0x7F)}
 """The keys that are text to who types into a field, even where Textual lists them still."""
 
 
-def _ours(screen: Screen[Any]) -> list[ActiveBinding]:
+def _ours(screen: Screen[Any], labels: Labels) -> list[ActiveBinding]:
     typing = isinstance(screen.focused, Input)
-    words = _words(screen.app)
     return [
-        _reworded(active, words)
+        _reworded(active, labels)
         for active in screen.active_bindings.values()
         if active.binding.id and not (typing and active.binding.key in _LETTERS and not active.binding.priority)
     ]
 
 
-def _reworded(active: ActiveBinding, words: Words) -> ActiveBinding:
-    label, tooltip = words.get(active.binding.id or "", (active.binding.description, active.binding.tooltip))
+def _reworded(active: ActiveBinding, labels: Labels) -> ActiveBinding:
+    label, tooltip = labels.get(active.binding.id or "", (active.binding.description, active.binding.tooltip))
     return active._replace(binding=replace(active.binding, description=label, tooltip=tooltip), tooltip=tooltip)
 
 
-def described(app: App[Any], screen: Screen[Any]) -> list[tuple[str, list[tuple[str, str]]]]:
+def described(screen: Screen[Any], labels: Labels) -> list[tuple[str, list[tuple[str, str]]]]:
     """Every key that does something now, with what it does, by sections: first what only this view has."""
     found: dict[str, tuple[list[str], str, str]] = {}
-    for active in _ours(screen):
+    for active in _ours(screen, labels):
         binding = active.binding
         if active.enabled and binding.id:
             text = binding.tooltip or binding.description
             displays, _, _ = found.setdefault(binding.id, ([], text, _section(binding.id)))
-            displays.append(app.get_key_display(binding))
+            displays.append(screen.app.get_key_display(binding))
     sections = ["This view", *(heading for _, heading in _SECTIONS)]
     listed = [
         (heading, [(" ".join(displays), text) for displays, text, section in found.values() if section == heading])
@@ -109,13 +88,13 @@ def _section(name: str) -> str:
     return next((heading for start, heading in _SECTIONS if name.startswith(start)), "This view")
 
 
-def commands(app: App[Any], screen: Screen[Any]) -> Iterator[SystemCommand]:
+def commands(screen: Screen[Any], labels: Labels) -> Iterator[SystemCommand]:
     """A command for every action that has a key, those of the focused widget too."""
-    for active in one_by_one(screen):
+    for active in one_by_one(screen, labels):
         binding = active.binding
         if active.enabled:
 
             async def run(action: str = binding.action, node: Any = active.node) -> None:
-                await app.run_action(action, node)
+                await screen.app.run_action(action, node)
 
             yield SystemCommand(binding.description, binding.tooltip or binding.action, run)

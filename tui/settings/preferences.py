@@ -10,15 +10,16 @@
     "knob.larger_batches" = "plus,ctrl+up"
 
 Strict: what cannot be meant is refused with what to do, before anything starts. What the dashboard remembers by
-itself is elsewhere. Knows no widget; themes and keys are looked at only where the user names some.
+itself is elsewhere. Knows no widget, and not which keys there are: whoever loads this hands in what checks them. Themes
+and keys are looked at only where the user names some.
 """
 
 import difflib
 import os
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import msgspec
 import platformdirs
@@ -26,6 +27,9 @@ import platformdirs
 Notify = Literal["off", "bell", "osc9"]
 
 FILE = "config.toml"
+
+KeyCheck = Callable[[Mapping[str, Any]], Iterable[str]]
+"""What is wrong with keys by binding id, a line each."""
 
 
 class PreferenceError(ValueError):
@@ -47,7 +51,7 @@ def path() -> Path:
     return platformdirs.user_config_path("rankdeck", appauthor=False) / FILE
 
 
-def load(*, theme: str | None = None, ascii: bool | None = None) -> Preferences:
+def load(check_keys: KeyCheck, *, theme: str | None = None, ascii: bool | None = None) -> Preferences:
     """The file's wishes, with the flags' on top. Raises PreferenceError."""
     file = path()
     try:
@@ -57,7 +61,7 @@ def load(*, theme: str | None = None, ascii: bool | None = None) -> Preferences:
     except (OSError, UnicodeDecodeError) as error:
         raise PreferenceError(f"{file}: cannot be read: {error}") from None
     try:
-        wishes = read(text)
+        wishes = read(text, check_keys)
     except PreferenceError as error:
         raise PreferenceError("\n".join(f"{file}: {line}" for line in str(error).splitlines())) from None
     if theme is not None:
@@ -69,7 +73,7 @@ def load(*, theme: str | None = None, ascii: bool | None = None) -> Preferences:
     return wishes
 
 
-def read(text: str, environ: Mapping[str, str] = os.environ) -> Preferences:
+def read(text: str, check_keys: KeyCheck, environ: Mapping[str, str] = os.environ) -> Preferences:
     """The wishes that a file holds. Raises PreferenceError with all that is wrong."""
     try:
         found = tomllib.loads(text)
@@ -94,9 +98,7 @@ def read(text: str, environ: Mapping[str, str] = os.environ) -> Preferences:
     if not isinstance(keys, dict):
         problems.append('keys: must be a table: a line [keys], and under it lines as "run.pause" = "p"')
     elif keys:
-        from tui.app import declared_keys
-
-        problems.extend(f"[keys] {line}" for line in declared_keys.problems(keys))
+        problems.extend(f"[keys] {line}" for line in check_keys(keys))
     if problems:
         raise PreferenceError("\n".join(problems))
     found.setdefault("ascii", only_ascii(environ))

@@ -1,46 +1,10 @@
-"""rankdeck's two themes, and the names of the styles that lines are written in.
+"""rankdeck's two themes, and its own variables for the themes that are not its own.
 
 Colours are from a palette that the common kinds of colour blindness keep apart, and none of them says anything
 that the text beside it does not say. Surfaces are so nearly grey that 256 colours leave them grey. Knows no widget.
 """
 
 from textual.theme import Theme
-
-RANK_COLOURS = 8
-"""Ranks beyond this many share colours with earlier ones; their number stands beside it anyway."""
-
-STYLES = {
-    "dim": "$quiet",
-    "strong": "bold",
-    "key": "bold $primary",
-    "good": "$success",
-    "warn": "$warning",
-    "warn-strong": "bold $warning",
-    "bad": "bold $error",
-    "bar": "$primary",
-    "memory": "$secondary",
-    "track": "$track",
-    "chart": "$chart",
-    "axis": "$quiet",
-    "mark": "$mark",
-    "mark-on-chart": "$mark on $chart",
-    "bar-key": "bold $footer-key-foreground",
-    "bar-label": "$footer-description-foreground",
-    "bar-off": "$off",
-    "prefill": "$accent",
-    "busy": "$busy",
-    "decode": "$chart",
-    "decode-label": "bold $on-chart on $chart",
-    "decode-here": "$success",
-    "decode-here-label": "bold $background on $success",
-    "waiting": "$mark",
-    "loading": "$quiet",
-    "match": "reverse $accent",
-    "match-here": "bold reverse underline $primary",
-    "cursor": "$block-cursor-foreground on $block-cursor-background",
-    **{f"rank-{number}": f"bold $rank-{number}" for number in range(RANK_COLOURS)},
-}
-"""Every style name a piece of a line may have, and how it looks, in variables of the theme."""
 
 _ON_DARK = ("#72b7ff", "#e39654", "#6ed3a7", "#db88bc", "#e3cf6d", "#7c9dff", "#ef8979", "#c0ccd8")
 _ON_LIGHT = ("#0b62b8", "#7e3d00", "#057360", "#a14089", "#7b6302", "#484ec4", "#af3c2f", "#4d5a67")
@@ -50,11 +14,6 @@ _SIXTEEN_ON_DARK = (
     *("green", "magenta", "bright_red", "default"),
 )
 _SIXTEEN_ON_LIGHT = ("blue", "red", "green", "magenta", "cyan", "bright_blue", "bright_red", "default")
-
-
-def rank_style(rank: int | None) -> str:
-    """The style of a rank, the same wherever it is named."""
-    return "dim" if rank is None else f"rank-{rank % RANK_COLOURS}"
 
 
 def _ranks(colours: tuple[str, ...]) -> dict[str, str]:

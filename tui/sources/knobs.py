@@ -12,9 +12,6 @@ from runner.state import RunState
 FORGET_SECONDS = 3.0
 """A wish that was not confirmed by then never will be: somebody else wished for something, too."""
 
-ASKED_FOR = "asked for"
-"""The reason of a pause that a person asked for."""
-
 
 def larger(batch_size: int) -> int:
     """The next power of two above `batch_size`, as far as sizes go."""
@@ -24,24 +21,6 @@ def larger(batch_size: int) -> int:
 def smaller(batch_size: int) -> int:
     """The next power of two below `batch_size`, at least 1."""
     return 1 << max(0, (batch_size - 1).bit_length() - 1)
-
-
-def read_batch_size(text: str) -> int | None:
-    """A batch size as typed; None for `auto`.
-
-    Raises:
-        ValueError: it is neither, said for people.
-    """
-    text = text.strip()
-    if text.lower() == "auto":
-        return None
-    # isdecimal alone would let digits through that int() reads and nobody types.
-    if not (text.isascii() and text.lstrip("+-").isdecimal() and len(text) <= 20):
-        raise ValueError("needs a whole number, or auto" if not text else "must be a whole number, or auto")
-    number = int(text)
-    if not 1 <= number <= MAX_BATCH_SIZE:
-        raise ValueError(f"must be from 1 to {MAX_BATCH_SIZE}, or auto")
-    return number
 
 
 class Knobs:

@@ -16,6 +16,7 @@ from typing import NamedTuple
 from runner.protocol import Command, Output
 from runner.state import RunState, Snapshot, ToViewer, apply
 from tui.sources.client import SourceError
+from tui.sources.followed_run import FollowedRun
 from tui.sources.journal import Journal, JournalError
 from tui.sources.outputs import KEPT, OutputBook
 
@@ -203,3 +204,15 @@ class ReplaySource:
 
     async def send(self, command: Command) -> None:
         pass
+
+
+class ReplayedRun(FollowedRun):
+    """A run that is replayed. Its source keeps the answers: after a step back in time there are fewer."""
+
+    def __init__(self, replay: ReplaySource) -> None:
+        super().__init__(replay, steerable=False, live=False)
+        self._replay = replay
+
+    @property
+    def book(self) -> OutputBook:
+        return self._replay.book

@@ -195,3 +195,7 @@ def table_lines() -> Iterator[str]:
         ).rstrip()
     if empty:
         yield "no runs yet; `rankdeck demo` starts one"
+
+
+def sample_prompts() -> Path:
+    return Path(__file__).resolve().parents[2] / "sample_prompts" / "stories.txt"

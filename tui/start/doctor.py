@@ -15,7 +15,7 @@ from textual.screen import ModalScreen
 
 from runner.machine.doctor import findings
 from runner.machine.facts import Facts, TorchFound
-from tui.settings.keys import hint
+from tui.widgets.deck import Deck
 from tui.widgets.lines import Lines
 from tui.words.doctor import doctor_lines, verdict, worst_first
 from tui.words.text import Line, plain
@@ -31,6 +31,8 @@ class Examiner(Protocol):
 
 class DoctorScreen(ModalScreen[None]):
     """The findings; those that take seconds come after the others."""
+
+    app: Deck
 
     DEFAULT_CSS = """
     DoctorScreen #doctor {
@@ -69,7 +71,7 @@ class DoctorScreen(ModalScreen[None]):
     def compose(self) -> ComposeResult:
         with VerticalScroll(id="doctor") as box:
             box.border_title = "Doctor: this machine"
-            box.border_subtitle = hint(self.app, "{doctor.again} looks again, {doctor.close} closes")
+            box.border_subtitle = self.app.hint("{doctor.again} looks again, {doctor.close} closes")
             yield Lines(id="findings")
 
     def on_mount(self) -> None:

@@ -20,8 +20,8 @@ from textual.scroll_view import ScrollView
 from textual.strip import Strip
 from textual.widgets import Input
 
-from tui.settings.keys import hint
 from tui.start.folder import SUFFIXES, Entry, Listing
+from tui.widgets.deck import Deck
 from tui.widgets.fields import TextField
 from tui.widgets.lines import Lines, Painter
 from tui.words import text
@@ -148,6 +148,8 @@ class Filter(TextField):
 class FilePicker(ModalScreen[str]):
     """Picks a file's path; nothing when it is left with escape."""
 
+    app: Deck
+
     DEFAULT_CSS = """
     FilePicker #picker {
         width: 90;
@@ -182,7 +184,7 @@ class FilePicker(ModalScreen[str]):
     def compose(self) -> ComposeResult:
         with Vertical(id="picker") as box:
             box.border_title = "A file of prompts"
-            box.border_subtitle = hint(self.app, KEYS)
+            box.border_subtitle = self.app.hint(KEYS)
             yield Lines(id="picker-path")
             yield FolderList(id="folder")
             yield Filter(placeholder="type a part of a name", id="picker-filter", compact=True, select_on_focus=False)

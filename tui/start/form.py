@@ -28,9 +28,8 @@ from tui.panels.forms.run_form import (
 )
 from tui.panels.forms.start_lines import memory_lines, taken_words, too_much
 from tui.settings.hint_keys import key_of
-from tui.settings.keys import hint, keys_of
-from tui.widgets.choice import Choice
-from tui.widgets.fields import TextField
+from tui.widgets.deck import Deck
+from tui.widgets.fields import Choice, TextField
 from tui.widgets.lines import Lines
 from tui.words.text import cut, visible, wrap
 
@@ -44,6 +43,8 @@ _MORE = {field.setting for field in MORE}
 
 class NewRun(VerticalScroll, can_focus=False):
     """The fields. What was touched by hand is not filled in by the machine."""
+
+    app: Deck
 
     DEFAULT_CSS = """
     NewRun {
@@ -229,7 +230,7 @@ class NewRun(VerticalScroll, can_focus=False):
         self._say_taken()
 
     def _hint(self, field: Field) -> Content:
-        return hint(self.app, field.hint)
+        return self.app.hint(field.hint)
 
     def _say_folded(self) -> None:
         """On the border: the further settings that are set and not to be seen."""
@@ -257,7 +258,7 @@ class NewRun(VerticalScroll, can_focus=False):
         short = self.app.size.height < TALL
         width = max(20, self._memory.content_size.width)  # that of all lines: the scrollbar's place is off it
         room = width - len(TITLE) - 3 if short else 2 * width - 16
-        words = taken_words(self._taken_from, settings, key_of("start.defaults", keys_of(self.app)), room)
+        words = taken_words(self._taken_from, settings, key_of("start.defaults", self.app.keys), room)
         # A small terminal has room for it in the border alone.
         self.border_title = Content(f"{TITLE}, {words}" if settings and short else TITLE)
         self._taken.show([((line, "dim"),) for line in wrap(words, width)[:2]] if settings and not short else [])

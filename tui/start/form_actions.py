@@ -16,10 +16,10 @@ from runner.machine.facts import Machine
 from runner.protocol.config import Problem, RunConfig
 from runner.protocol.sweep_plan import SweepPlan
 from tui.panels.forms.run_form import first_of, in_the_forms_words, name_of, read_config
-from tui.start.coming_back import reason
 from tui.start.form import NewRun
 from tui.start.launcher import Launcher
-from tui.start.run_actions import RunWishes
+from tui.start.run_actions import OpenReplay, OpenRun, RunWishes
+from tui.words.errors import reason
 from tui.words.text import visible
 
 if TYPE_CHECKING:
@@ -34,8 +34,8 @@ CHECK_AFTER_SECONDS = 0.15
 class FormWishes(RunWishes):
     """A screen with a form, which is checked as it is typed into."""
 
-    def __init__(self, launcher: Launcher | None) -> None:
-        super().__init__(launcher)
+    def __init__(self, launcher: Launcher | None, *, open_run: OpenRun, open_replay: OpenReplay) -> None:
+        super().__init__(launcher, open_run=open_run, open_replay=open_replay)
         self._machine: Machine | None = None
         self._found: list[Problem] = []
         self._estimate: Estimate | str | None = None
@@ -174,8 +174,7 @@ class FormWishes(RunWishes):
                 self.workers.cancel_group(self, "copy")
                 self._form.touched.clear()
                 self._settings_of = source.directory.resolve()
-            self.app.seen = self.seen()
-            self.app.open_run(source)
+            self._open_run(source, self.seen())
         except Exception as error:
             self._form.say_launch("", wrong=False)
             complain(error)

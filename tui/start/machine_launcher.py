@@ -16,12 +16,11 @@ from runner.inputs.memory_estimate import Estimate, Room, estimate
 from runner.machine import examine
 from runner.machine.facts import Facts, Machine, TorchFound
 from runner.protocol.config import Problem, RunConfig
-from tui.commands.common import sample_prompts
 from tui.panels.forms.sweep_form import without_sweep
 from tui.sources import journal, runs
 from tui.sources.client import SocketSource, Source
 from tui.sources.journal import Journal
-from tui.sources.runs import RecentRun
+from tui.sources.runs import RecentRun, sample_prompts
 from tui.start.folder import Listing, read_folder
 
 

@@ -17,17 +17,25 @@ from textual.widgets import Label
 
 from tui.panels.forms.run_form import FIRST_VALUES, values_of
 from tui.sources.runs import RecentRun
-from tui.start.coming_back import Seen, problem
 from tui.start.form import NewRun
 from tui.start.launcher import Launcher
+from tui.start.memory import Seen
 from tui.start.run_list import RunList, Wish
+from tui.widgets.deck import Deck
+from tui.words.errors import problem
 from tui.words.text import visible
 
 if TYPE_CHECKING:
-    from tui.app.app import RankdeckApp
     from tui.sources.client import Source
+    from tui.sources.journal import Journal
 
 T = TypeVar("T")
+
+OpenRun = Callable[["Source", Seen], None]
+"""Leads to a run; this screen, as it was seen, is come back to."""
+
+OpenReplay = Callable[["Journal", float, Seen], None]
+"""Leads to a replay from a position in seconds on; it plays where that is the beginning."""
 
 FAILS: dict[Wish, tuple[str, str | None]] = {
     "attach": ("cannot be attached to", "attach"),
@@ -44,11 +52,12 @@ if one does."""
 class RunWishes(Screen[None]):
     """A screen with a list of runs, on which each of their keys does what it says."""
 
-    app: "RankdeckApp"
+    app: Deck
 
-    def __init__(self, launcher: Launcher | None) -> None:
+    def __init__(self, launcher: Launcher | None, *, open_run: OpenRun, open_replay: OpenReplay) -> None:
         super().__init__()
         self._launcher = launcher
+        self._open_run, self._open_replay = open_run, open_replay
         # There from the beginning: the line of keys asks what can be done before the screen is mounted.
         self._list = RunList(id="runs")
         self._form = NewRun(id="new-run")
@@ -84,12 +93,9 @@ class RunWishes(Screen[None]):
 
     @work(exclusive=True, group="launch")
     async def _replay(self, launcher: Launcher, run: RecentRun, wish: Wish) -> None:
-        """A replay is an application of its own: this one ends, and says what is wanted."""
         journal = await self._try(lambda: launcher.journal(run.directory), run, wish)
         if journal is not None:
-            self.app.seen = self.seen()
-            self.app.wanted, self.app.wanted_at = journal, journal.length if wish == "look" else 0.0
-            self.app.exit()
+            self._open_replay(journal, journal.length if wish == "look" else 0.0, self.seen())
 
     @work(exclusive=True, group="report")
     async def _report(self, launcher: Launcher, run: RecentRun) -> None:

@@ -24,9 +24,10 @@ from tui.screens.run import TOO_SMALL
 from tui.screens.sized import Sized
 from tui.settings.keys import steps
 from tui.sources.runs import RecentRun
-from tui.start.coming_back import Back, Seen
 from tui.start.form_actions import FormWishes
 from tui.start.launcher import Launcher
+from tui.start.memory import Back, Seen
+from tui.start.run_actions import OpenReplay, OpenRun
 from tui.start.run_list import RunList
 from tui.widgets.key_bar import KeyBar
 from tui.widgets.lines import Lines, Panel
@@ -105,9 +106,11 @@ class StartScreen(Sized, FormWishes):
         Binding("q", "app.leave", "Quit", id="app.leave", tooltip="Leave rankdeck; runs go on"),
     ]
 
-    def __init__(self, launcher: Launcher | None, back: Back | None = None) -> None:
+    def __init__(
+        self, launcher: Launcher | None, back: Back | None = None, *, open_run: OpenRun, open_replay: OpenReplay
+    ) -> None:
         """`back` is the run that one comes back from."""
-        super().__init__(launcher)
+        super().__init__(launcher, open_run=open_run, open_replay=open_replay)
         self._back = back
 
     def compose(self) -> ComposeResult:

@@ -4,25 +4,23 @@ The text goes out as base64, so that nothing in it steers a terminal. Whether th
 so the words do not claim it did.
 """
 
-from typing import TYPE_CHECKING
+from typing import Any
 
-if TYPE_CHECKING:
-    from tui.app.base import BaseApp
-
-from tui.settings.hint_keys import named
-from tui.settings.keys import keys_of
+from textual.app import App
 
 MOST_BYTES = 74_994
 """Longer texts are dropped by common terminals without a word: this many bytes are 100,000 characters of base64."""
 
 
-def copy(app: "BaseApp", text: str, what: str) -> None:
-    """Copy `text`, and say what was done; `what` names it, as in `the answer`."""
+def copy(app: App[Any], text: str, what: str, *, instead: str = "") -> None:
+    """Copy `text`, and say what was done; `what` names it, as in `the answer`.
+
+    `instead` says what else can be done with a text that is too long for terminals.
+    """
     # A lone surrogate is no text that could be sent.
     data = text.encode("utf-8", errors="replace")
     if len(data) > MOST_BYTES:
-        ways = "{answer.pager} opens it in the pager, {outputs.export} writes it to a file." if app.at_home else ""
-        said = f"{what} has {len(text):,} characters: terminals take some 75,000 bytes. {named(ways, keys_of(app))}"
+        said = f"{what} has {len(text):,} characters: terminals take some 75,000 bytes. {instead}"
         app.notify(
             said.rstrip(),
             title="Too long to copy",

@@ -108,8 +108,9 @@ class RunServer(Server):
         self._admission = admission
         self._sockets: set[web.WebSocketResponse] = set()
 
-    def serve_on(self, listening: socket.socket) -> None:
-        """Serve until Ctrl-C or SIGTERM; no view is left behind."""
+    def serve_on(self, listening: socket.socket, ready: Callable[[], None]) -> None:
+        """Serve until Ctrl-C or SIGTERM; no view is left behind. `ready` is called once both would be heard."""
+        self._ready = ready
         web.run_app(
             self._make_app(), sock=listening, print=None, access_log=None, shutdown_timeout=2 * ENDING_SECONDS + 1
         )
@@ -120,7 +121,8 @@ class RunServer(Server):
         return app
 
     async def on_startup(self, app: web.Application) -> None:
-        """The command says where the page is."""
+        """Whoever is told where the page is may press Ctrl-C at once: the signals' handlers are there by now."""
+        self._ready()
 
     async def on_shutdown(self, app: web.Application) -> None:
         await asyncio.gather(

@@ -35,7 +35,7 @@ def view_of(directory: Path, *, control: bool, theme: str | None = None) -> Rank
             preferences=preferences,
             at_home=False,
         )
-    from tui.screens.replay import ReplayApp
+    from tui.app.replay import ReplayApp
     from tui.sources import journal
     from tui.sources.replay import ReplaySource
 

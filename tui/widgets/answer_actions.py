@@ -1,7 +1,6 @@
 """What can be done with the answer one stands on, in the list and on a screen of its own alike."""
 
 import os
-from typing import TYPE_CHECKING
 
 import msgspec
 from textual.binding import Binding, BindingType
@@ -10,13 +9,10 @@ from textual.dom import DOMNode
 from tui.panels.outputs.answer_lines import answer_text
 from tui.panels.outputs.finding import found_words
 from tui.panels.outputs.listing import Selection
-from tui.settings.hint_keys import key_of
-from tui.settings.keys import keys_of
+from tui.settings.hint_keys import key_of, named
 from tui.terminal.clipboard import copy
 from tui.widgets.answer_text import AnswerText
-
-if TYPE_CHECKING:
-    from tui.app.app import RankdeckApp
+from tui.widgets.deck import Deck
 
 
 def answer_keys(*, show: bool) -> list[BindingType]:
@@ -38,7 +34,7 @@ def answer_keys(*, show: bool) -> list[BindingType]:
 class AnswerActions(DOMNode):
     """Copy, pager, and from one thing found to the next."""
 
-    app: "RankdeckApp"
+    app: Deck
     selection: Selection
 
     @property
@@ -58,7 +54,7 @@ class AnswerActions(DOMNode):
         """Which of the things found is gone to, and how many there are."""
         text = self.text
         searched = self.selection.query.finds is not None and self.selection.record is not None
-        next_key = key_of("answer.find_next", keys_of(self.app))
+        next_key = key_of("answer.find_next", self.app.keys)
         return found_words(text.found, text.here, next_key) if searched else ""
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
@@ -70,12 +66,16 @@ class AnswerActions(DOMNode):
         if record is not None:
             failed = record.error is not None
             words = record.error or "" if failed else record.text.strip()
-            copy(self.app, words, f"The {'error' if failed else 'answer'} of #{record.index}")
+            self._copy(words, f"The {'error' if failed else 'answer'} of #{record.index}")
 
     def action_copy_record(self) -> None:
         record = self.selection.record
         if record is not None:
-            copy(self.app, msgspec.json.encode(record).decode(), f"The record of #{record.index}")
+            self._copy(msgspec.json.encode(record).decode(), f"The record of #{record.index}")
+
+    def _copy(self, text: str, what: str) -> None:
+        ways = "{answer.pager} opens it in the pager, {outputs.export} writes it to a file."
+        copy(self.app, text, what, instead=named(ways, self.app.keys) if self.app.at_home else "")
 
     def action_pager(self) -> None:
         from tui.terminal.pager import PagerError, page

@@ -16,13 +16,15 @@ from textual.strip import Strip
 from tui.panels.bars import widths
 from tui.panels.outputs.answer_lines import COLUMNS, answer_row
 from tui.panels.outputs.listing import AnswerQuery, Selection, nothing_listed
-from tui.settings.keys import keys_of
 from tui.sources.outputs import OutputBook
+from tui.widgets.deck import Deck
 from tui.widgets.lines import Painter
 
 
 class AnswerList(ScrollView, Painter, can_focus=True):
     """Every answer in a row; follows the newest until the cursor is moved."""
+
+    app: Deck
 
     DEFAULT_CSS = """
     AnswerList { height: 1fr; }
@@ -182,7 +184,7 @@ class AnswerList(ScrollView, Painter, can_focus=True):
         if not len(selection):
             if y > 0:
                 return self.paint((), width)
-            words = nothing_listed(selection, width, keys_of(self.app), thrown_away=self._thrown_away)
+            words = nothing_listed(selection, width, self.app.keys, thrown_away=self._thrown_away)
             return self.paint(((words, "dim"),), width)
         record = selection.at(position) if position < len(selection) else None
         if record is None:

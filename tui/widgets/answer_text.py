@@ -1,6 +1,6 @@
 """A whole answer to scroll through, from one thing found to the next. Knows one answer at a time."""
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
@@ -9,11 +9,8 @@ from textual.containers import VerticalScroll
 from runner.protocol import OutputRecord
 from tui.panels.outputs.answer_lines import Page, answer_page
 from tui.panels.outputs.finding import Finds
-from tui.settings.keys import keys_of
+from tui.widgets.deck import Deck
 from tui.widgets.lines import Lines
-
-if TYPE_CHECKING:
-    from tui.app.base import BaseApp
 
 AIRY_HEIGHT = 12
 """From so many lines on there is room for empty ones."""
@@ -27,7 +24,7 @@ def _key(keys: str, action: str, description: str) -> Binding:
 class AnswerText(VerticalScroll, can_focus=True, inherit_bindings=False):
     """Shows an answer; the next one begins at its top again. Sideways there is nothing: those keys are others'."""
 
-    app: "BaseApp"
+    app: Deck
 
     BINDINGS: ClassVar[list[BindingType]] = [
         _key("up,k", "scroll_up", "A line up"),
@@ -79,7 +76,7 @@ class AnswerText(VerticalScroll, can_focus=True, inherit_bindings=False):
                 here=self.here,
                 seconds=seconds,
                 airy=self.size.height >= AIRY_HEIGHT,
-                keys=keys_of(self.app),
+                keys=self.app.keys,
                 paged=self.app.at_home,
             )
         self._lines.show(self._page.lines)

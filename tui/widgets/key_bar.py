@@ -12,6 +12,8 @@ from textual.binding import Binding
 from textual.screen import Screen
 
 from tui.settings.keys import one_by_one
+from tui.settings.labels import Labels
+from tui.widgets.deck import Deck
 from tui.widgets.lines import Lines
 from tui.words.text import Line, Piece, line_width
 
@@ -95,12 +97,12 @@ def key_range(keys: Sequence[str]) -> str:
     return " ".join(keys)
 
 
-def entries_of(screen: Screen[object]) -> list[Entry]:
+def entries_of(screen: Screen[object], labels: Labels) -> list[Entry]:
     """What can be pressed now, grouped as the bindings say: the way out and help, then what only this view has."""
     app = screen.app
     found: list[Entry] = []
     groups: dict[Binding.Group, int] = {}
-    listed = sorted(one_by_one(screen), key=lambda active: active.binding.id not in ALWAYS)
+    listed = sorted(one_by_one(screen, labels), key=lambda active: active.binding.id not in ALWAYS)
     names = {active.binding.id for active in listed}
     for active in listed:
         binding = active.binding
@@ -123,6 +125,8 @@ def entries_of(screen: Screen[object]) -> list[Entry]:
 class KeyBar(Lines):
     """Shows the line for the screen it is on."""
 
+    app: Deck
+
     DEFAULT_CSS = """
     KeyBar {
         dock: bottom;
@@ -142,7 +146,7 @@ class KeyBar(Lines):
 
     def _changed(self, screen: Screen[object]) -> None:
         if screen is self.screen and self.is_attached:
-            self._entries = entries_of(screen)
+            self._entries = entries_of(screen, self.app.reworded)
             self._draw()
 
     def _draw(self) -> None:

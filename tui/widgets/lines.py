@@ -18,7 +18,7 @@ from textual.strip import Strip
 from textual.style import Style as VisualStyle
 from textual.widget import Widget
 
-from tui.settings.theme import STYLES
+from tui.words.styles import STYLES
 from tui.words.text import Line, Piece, visible
 
 
@@ -177,3 +177,19 @@ def _characters(line: Line) -> list[tuple[str, str]]:
 
 def _width(cells: list[tuple[str, str]]) -> int:
     return cell_len("".join(character for character, _ in cells))
+
+
+class Titles:
+    """The two titles of a box, above and below; a mistake, which begins with a cross, is red."""
+
+    def __init__(self, box: Widget) -> None:
+        self._box = box
+        self._above = self._below = ""
+
+    def show(self, above: str, below: str) -> None:
+        if above != self._above:
+            self._above = above
+            self._box.border_title = Content(above)
+        if below != self._below:
+            self._below = below
+            self._box.border_subtitle = Content.styled(below, "$error" if below.startswith("✗") else "")

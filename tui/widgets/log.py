@@ -4,7 +4,7 @@ Knows a log, the field of a query and the keys. What a query leaves and where th
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
@@ -15,19 +15,15 @@ from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
 from runner.state import LogEntry
+from tui.panels.frame import Frame
 from tui.panels.log.log_listing import LOG, LogPage, LogQuery, log_title, nothing_logged
 from tui.panels.outputs.finding import found_words
 from tui.panels.outputs.query import Query
-from tui.screens.views import Moment
 from tui.settings.hint_keys import key_of
-from tui.settings.keys import keys_of
-from tui.widgets.lines import Painter
+from tui.widgets.deck import Deck
+from tui.widgets.lines import Painter, Titles
 from tui.widgets.query_field import QueryField
 from tui.widgets.scrolling import Scrolling
-from tui.widgets.titles import Titles
-
-if TYPE_CHECKING:
-    from tui.app.base import BaseApp
 
 KEYS = ("{log.find} find", "{scroll.down} {scroll.up} line", "G newest")
 KEYS_FOUND = ("{log.next} next", "{log.before} before")
@@ -37,6 +33,8 @@ HINT = 'words "a phrase" rank:1 source:launcher -word'
 
 class LogLines(Scrolling, ScrollView, Painter, can_focus=True):
     """The lines, of which those that are seen are painted. Scrolled up it stays where it is, else at the newest."""
+
+    app: Deck
 
     DEFAULT_CSS = """
     LogLines { height: 1fr; }
@@ -136,7 +134,7 @@ class LogLines(Scrolling, ScrollView, Painter, can_focus=True):
     def render_line(self, y: int) -> Strip:
         width = self.content_size.width
         if not len(self.page):
-            words = nothing_logged(self.page, width, keys_of(self.app)) if y == 0 else ""
+            words = nothing_logged(self.page, width, self.app.keys) if y == 0 else ""
             return self.paint(((words, "dim"),), width)
         return self.paint(self.page.line(y + self.scroll_offset.y, self.here), width)
 
@@ -144,7 +142,7 @@ class LogLines(Scrolling, ScrollView, Painter, can_focus=True):
 class LogView(Vertical):
     """The newest thousand lines of the log, and the field in which they are filtered."""
 
-    app: "BaseApp"
+    app: Deck
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("slash", "find", "Find", key_display="/", id="log.find", tooltip="Find in the log", show=False),
@@ -162,8 +160,8 @@ class LogView(Vertical):
         self._titles = Titles(self)
         self._draw()
 
-    def show(self, moment: Moment) -> None:
-        self._lines.show(moment.state.log, moment.state.timeline.first_batch)
+    def show(self, frame: Frame) -> None:
+        self._lines.show(frame.state.log, frame.state.timeline.first_batch)
 
     def take_focus(self) -> None:
         self._lines.focus()
@@ -178,7 +176,7 @@ class LogView(Vertical):
         page, width = self._lines.page, self.content_size.width
         usual: Sequence[str] = KEYS
         if page.query:
-            there = key_of("log.next", keys_of(self.app))
+            there = key_of("log.next", self.app.keys)
             found = (found_words(page.found, self._lines.here, there), *KEYS_FOUND) if page.found else ()
             usual = (*found, "{log.clear} clears")
         title = "".join(text for text, _ in log_title(page, following=self._lines.following, width=width - 8))

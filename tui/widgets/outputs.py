@@ -3,34 +3,26 @@
 Holds keys and layout. Which answers are listed is a Selection's business; where they come from, the dashboard's.
 """
 
-import asyncio
-from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
-from textual import work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
+from textual.message import Message
 
 from runner.protocol import OutputRecord
-from runner.run_directory.run_file import RunFileError
 from runner.state import RunState
 from tui.panels.bars import heading, widths
+from tui.panels.frame import Frame
 from tui.panels.outputs.answer_lines import COLUMNS, batch_seconds
 from tui.panels.outputs.listing import ANSWERS, ERRORS, Selection, listing_title
-from tui.screens.views import Moment
 from tui.widgets.answer_actions import AnswerActions, answer_keys
 from tui.widgets.answer_list import AnswerList
 from tui.widgets.answer_text import AnswerText
-from tui.widgets.lines import Lines
+from tui.widgets.deck import Deck
+from tui.widgets.lines import Lines, Titles
 from tui.widgets.query_field import QueryField
-from tui.widgets.titles import Titles
 from tui.words.sweep import answers_thrown_away
-from tui.words.text import some, visible
-
-if TYPE_CHECKING:
-    from tui.app.app import RankdeckApp
-    from tui.screens.exporting import Target
 
 BESIDE = 160
 """From this width on the answer stands beside the list."""
@@ -52,7 +44,21 @@ KEYS_AWAY = tuple(key for key in KEYS if key not in ("{answer.pager} pager", "{o
 class OutputsView(AnswerActions, Vertical):
     """The list, and under it or beside it the whole answer under the cursor."""
 
-    app: "RankdeckApp"
+    app: Deck
+
+    class Opened(Message):
+        """The answer that the selection of `view` stands on is to be shown whole."""
+
+        def __init__(self, view: "OutputsView") -> None:
+            super().__init__()
+            self.view = view
+
+    class ExportWanted(Message):
+        """What is selected is to be written to a file."""
+
+        def __init__(self, selection: Selection) -> None:
+            super().__init__()
+            self.selection = selection
 
     DEFAULT_CSS = """
     OutputsView { height: 1fr; }
@@ -103,9 +109,9 @@ class OutputsView(AnswerActions, Vertical):
     def text(self) -> AnswerText:
         return self._text
 
-    def show(self, moment: Moment) -> None:
-        self._state = moment.state
-        self._list.show(moment.book, thrown_away=answers_thrown_away(moment.state))
+    def show(self, frame: Frame) -> None:
+        self._state = frame.state
+        self._list.show(frame.book, thrown_away=answers_thrown_away(frame.state))
         self._show_answer()  # its batch may have ended since
 
     def take_focus(self) -> None:
@@ -134,7 +140,7 @@ class OutputsView(AnswerActions, Vertical):
 
     def _show_answer(self) -> None:
         record = self.selection.record
-        seconds = batch_seconds(self._state, record) if record is not None else None
+        seconds = self.batch_seconds(record) if record is not None else None
         self._text.show(record, self.selection.query.finds, seconds)
 
     def moved(self) -> None:
@@ -174,45 +180,16 @@ class OutputsView(AnswerActions, Vertical):
 
     # --- elsewhere ------------------------------------------------------------------------------
 
+    def batch_seconds(self, record: OutputRecord) -> float | None:
+        """Seconds of the batch that an answer came from; None where that is not known."""
+        return batch_seconds(self._state, record)
+
     def action_open(self) -> None:
-        if self.selection.record is None:
-            return
-        from tui.screens.answer import AnswerScreen
-
-        def seconds(record: OutputRecord) -> float | None:
-            return batch_seconds(self._state, record)
-
-        self.app.push_screen(AnswerScreen(self.selection, seconds), lambda _: self._list.settle(reveal=True))
+        if self.selection.record is not None:
+            self.post_message(self.Opened(self))
 
     def action_export(self) -> None:
-        from tui.screens.export import ExportScreen
-        from tui.screens.exporting import suggested
-
-        if not len(self.selection.listing.book):
+        if len(self.selection.listing.book):
+            self.post_message(self.ExportWanted(self.selection))
+        else:
             self.app.say("There are no answers yet.", "Export")
-            return
-        query = self.selection.query
-        what = f"the answers that match {query.text}" if query else "all answers"
-        name = suggested(self._state.name, filtered=bool(query))
-        screen = ExportScreen(visible(f"Write {what}"), name, Path(self._state.directory or "."))
-        self.app.push_screen(screen, self._export)
-
-    def _export(self, to: "Target | None") -> None:
-        if to is not None:
-            self._write(to)
-
-    @work(group="export")
-    async def _write(self, to: "Target") -> None:
-        """Write all that the query leaves: of a run that has more than are listed, from disk."""
-        from tui.screens.exporting import ExportError, gather, write
-
-        book, wanted = self.selection.listing.book, self.selection.query.matches
-        try:
-            records = gather(self.app.stored_answers(), book.newest(len(book)), wanted)
-            number = await asyncio.to_thread(write, records, to, replace=to.replaces)
-        except (OSError, ExportError, RunFileError) as error:
-            why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-            words = f"{to.path}: {why}. Nothing was written."
-            self.app.notify(words, title="Not exported", severity="error", markup=False)
-            return
-        self.app.say(f"{some(number, 'answer')} in {visible(str(to.path))}", "Exported")

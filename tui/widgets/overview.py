@@ -10,6 +10,7 @@ from textual.containers import Horizontal
 from textual.widgets import Input, Label
 
 from runner.state import RunState
+from tui.panels.frame import Frame
 from tui.panels.overview.devices import DeviceForm, device_lines, devices_title, explains
 from tui.panels.overview.gpu_figures import common_name
 from tui.panels.overview.gpu_ranks import gpu_rank_lines, one_to_one
@@ -21,7 +22,6 @@ from tui.panels.overview.ranks import RankForm, on_the_way, rank_lines
 from tui.panels.overview.summary import summary_lines, summary_title
 from tui.panels.overview.tail import tail_lines, tail_title
 from tui.panels.overview.throughput import throughput_lines
-from tui.screens.views import Moment
 from tui.sources.outputs import OutputBook
 from tui.widgets.fields import TextField
 from tui.widgets.lines import Panel
@@ -87,12 +87,12 @@ class Overview(ScrollBox):
         self._plans: dict[tuple[object, ...], OverviewPlan] = {}
         self._plan = OverviewPlan("cells", "table")
         self._ranks_beat: object = None
-        self._shown: Moment | None = None
+        self._shown: Frame | None = None
 
-    def show(self, moment: Moment) -> None:
-        """Show a moment; panels that would look the same paint nothing."""
-        self._shown = moment
-        state, book, lost = moment
+    def show(self, frame: Frame) -> None:
+        """Show a frame; panels that would look the same paint nothing."""
+        self._shown = frame
+        state, book, lost = frame.state, frame.book, frame.lost
         if not self.size.width:
             return
         summary = self._panels["summary"]

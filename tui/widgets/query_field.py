@@ -14,13 +14,15 @@ from textual.widgets import Input, Label
 
 from tui.panels.outputs.query import Language, Query, QueryError
 from tui.settings.hint_keys import named
-from tui.settings.keys import keys_of
+from tui.widgets.deck import Deck
 from tui.widgets.fields import TextField
 from tui.words.text import as_many, visible
 
 
 class QueryField(Horizontal):
     """Closed it takes no room; the query may go on without it."""
+
+    app: Deck
 
     DEFAULT_CSS = """
     QueryField { height: 1; display: none; }
@@ -66,7 +68,7 @@ class QueryField(Horizontal):
             return f"✗ {self._mistake}"
         typing = ("enter keeps it", "{query.clear} clears it", f"names: {' '.join(self._language.names)}")
         hints = typing if self.opened else usual
-        return as_many([named(hint, keys_of(self.app)) for hint in hints], width)
+        return as_many([named(hint, self.app.keys) for hint in hints], width)
 
     def open(self) -> None:
         """Take the keys, with the query there is."""

@@ -9,12 +9,12 @@ from textual.containers import Container, VerticalScroll
 from runner.protocol.sweep_plan import SweepState
 from runner.state import RunState
 from runner.sweep.verdict import SweepSummary, summarise_sweep
+from tui.panels.frame import Frame
 from tui.panels.sweep.chart import knee_lines, scaling_lines, sizes_chart
 from tui.panels.sweep.status import empty_lines, how_lines, status_lines
 from tui.panels.sweep.table import table_lines
-from tui.screens.views import Moment
 from tui.settings.hint_keys import Keys
-from tui.settings.keys import keys_of
+from tui.widgets.deck import Deck
 from tui.widgets.lines import Panel
 from tui.words.sweep import shown_sweep
 from tui.words.text import Line
@@ -31,6 +31,8 @@ BESIDE_FROM = 110
 
 class SweepView(VerticalScroll, can_focus=True):
     """Panels from top to bottom; where the table is higher than the screen, the charts stand above it."""
+
+    app: Deck
 
     DEFAULT_CSS: ClassVar[str] = """
     SweepView {
@@ -56,11 +58,12 @@ class SweepView(VerticalScroll, can_focus=True):
         self._charts = self.query_one("#sweep-charts")
         self._table_first = True
         self._state: RunState | None = None
+        self._steers = True
         self._summarised: tuple[SweepState, SweepSummary] | None = None
 
-    def show(self, moment: Moment) -> None:
-        """Show a moment; panels that would look the same paint nothing."""
-        self._state = moment.state
+    def show(self, frame: Frame) -> None:
+        """Show a frame; panels that would look the same paint nothing."""
+        self._state, self._steers = frame.state, frame.steers
         self._draw()
 
     def take_focus(self) -> None:
@@ -78,9 +81,7 @@ class SweepView(VerticalScroll, can_focus=True):
             self._panels[name].display = sweep is not None
         self._panels["sweep-status"].set_class(sweep is None, "-alone")
         if sweep is None:
-            self._panels["sweep-status"].draw(
-                partial(_empty, state, keys_of(self.app), getattr(self.app, "steers", True))
-            )
+            self._panels["sweep-status"].draw(partial(_empty, state, self.app.keys, self._steers))
             return
         summary = self._summary(sweep)
         self._panels["sweep-status"].draw(partial(_status, state, sweep, summary, self.size.width < BESIDE_FROM))

@@ -11,10 +11,10 @@ from textual.events import Click
 from runner.advice.findings import Finding, findings
 from runner.advice.segments import Segment, segments, slowest_batch
 from runner.state import RunState
+from tui.panels.frame import Frame
 from tui.panels.timeline.page import plan, shown_rounds, spot, timeline_lines
 from tui.panels.timeline.window import CLOSEST_SECONDS, Look, at_cursor, tick_words, window
-from tui.screens.views import Moment
-from tui.settings.keys import hint, keys_of
+from tui.widgets.deck import Deck
 from tui.widgets.lines import Panel
 
 KEYS = (
@@ -51,6 +51,8 @@ class TimelinePanel(Panel, inherit_css=False):
 class TimelineView(Vertical, can_focus=True):
     """One panel, on one axis; the keys move a cursor from batch to batch and from lane to lane."""
 
+    app: Deck
+
     # In a replay, left and right are the transport's.
     BINDINGS: ClassVar[list[BindingType]] = [
         _key("h,left", "batch(-1)", "earlier", "Earlier batch", "The batch or gap before, in this lane"),
@@ -81,19 +83,19 @@ class TimelineView(Vertical, can_focus=True):
 
     def on_mount(self) -> None:
         self._panel = self.query_one("#timeline-panel", Panel)
-        self._panel.border_subtitle = hint(self.app, KEYS)
+        self._panel.border_subtitle = self.app.hint(KEYS)
 
     def on_resize(self) -> None:
         self.call_after_refresh(self._draw)
 
-    def show(self, moment: Moment) -> None:
-        """Show a moment; what would look the same is not painted."""
-        self._state = moment.state
+    def show(self, frame: Frame) -> None:
+        """Show a frame; what would look the same is not painted."""
+        self._state = frame.state
         self._draw()
 
     def _draw(self) -> None:
         if self._state is not None:
-            make = partial(timeline_lines, self._state, self._findings(self._state), self.look, keys=keys_of(self.app))
+            make = partial(timeline_lines, self._state, self._findings(self._state), self.look, keys=self.app.keys)
             self._panel.draw(make, self._title(self._state))
 
     def take_focus(self) -> None:

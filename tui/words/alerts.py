@@ -1,15 +1,14 @@
-"""What a run says outside its screen: the window's title, and a call when it ends or needs someone. Pure.
+"""What a run says outside its screen: the window's title, and an alert when it ends or needs someone. Pure.
 
 Knows the state and words; that a title is set, a bell rung or a text sent is the application's business.
 """
 
 from runner.state import RunState
-from tui.sources.knobs import ASKED_FOR
-from tui.words.status import ENDED_EARLY
+from tui.words.status import ASKED_FOR, ENDED_EARLY
 from tui.words.sweep import how_ended
 from tui.words.text import cut, rate, some, visible, whole_percent
 
-LONGEST_NAME, LONGEST_CALL = 40, 120
+LONGEST_NAME, LONGEST_ALERT = 40, 120
 
 BELL = "\x07"
 
@@ -35,7 +34,7 @@ def title(state: RunState) -> str:
     return " ".join((*words, cut(visible(state.name), LONGEST_NAME))).strip()
 
 
-def calls(before: RunState, now: RunState) -> list[str]:
+def since(before: RunState, now: RunState) -> list[str]:
     """What has come since `before` that someone who looks elsewhere would want to know, harmless and short."""
     said: list[str] = []
     if now.ended is not None and before.ended is None:
@@ -49,16 +48,16 @@ def calls(before: RunState, now: RunState) -> list[str]:
         said.append("has lost a rank")
     if "memory" in kinds:
         said.append("was out of memory on a rank, and goes on with smaller batches")
-    return [cut(visible(f"{now.name} {words}"), LONGEST_CALL) for words in said]
+    return [cut(visible(f"{now.name} {words}"), LONGEST_ALERT) for words in said]
 
 
-def lost_call(state: RunState, why: str) -> str:
-    """For who looks elsewhere while the run can no longer be watched."""
-    return cut(visible(f"{state.name} can no longer be watched: {why}".strip()), LONGEST_CALL)
+def lost(state: RunState, why: str) -> str:
+    """For someone who looks elsewhere: the run can no longer be watched."""
+    return cut(visible(f"{state.name} can no longer be watched: {why}".strip()), LONGEST_ALERT)
 
 
 def signal_of(kind: str, text: str) -> str:
-    """What the terminal is sent for a call; nothing where none is wished for."""
+    """What the terminal is sent for an alert; nothing where the user wants none."""
     if kind == "osc9":
         return f"\x1b]9;{text}\x07"
     return BELL if kind == "bell" else ""

@@ -3,8 +3,6 @@
 For every view, with a screen and without. Figures are runner.sweep.verdict'; none is made here. Pure.
 """
 
-import re
-import shlex
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,10 +17,7 @@ from runner.sweep.intervals import Estimate, deviations
 from runner.sweep.scaling import Scaling, scaling
 from runner.sweep.verdict import SweepSummary, Verdict
 from tui.words.status import ENDED_EARLY
-from tui.words.text import clock, count, some
-
-MOST_NUMBERS = 1000
-"""More numbers in one field, as a range may have them, are a typing error."""
+from tui.words.text import clock, some
 
 
 def shown_sweep(state: RunState) -> SweepState | None:
@@ -250,76 +245,8 @@ def sweep_progress_line(state: RunState, sweep: SweepState) -> str:
 
 # --- the command ------------------------------------------------------------------------------------
 
-_SAID_IF_CHANGED = (
-    "max_new_tokens",
-    "order",
-    "device",
-    "dtype",
-    "engine",
-    "attention",
-    "quantization",
-    "temperature",
-    "top_p",
-    "top_k",
-    "seed",
-    "ranks_per_gpu",
-    "gpus_per_rank",
-)
-_SWITCHES = ("chat", "do_sample", "compile")
-
-
-def best_command(state: RunState, cell: Cell) -> list[str]:
-    """The parts of the command that runs all prompts at a cell's setting, quoted for a shell; none is to be broken.
-
-    Its answers end where the model ends them, even if those measured were of fixed length: they are to be read.
-    """
-    config = state.config
-    if config is None:
-        return []
-    defaults = RunConfig(prompts="")
-    parts = ["rankdeck run", shlex.quote(_prompts(state, config)), f"--model {shlex.quote(config.model)}"]
-    parts += [
-        f"{_flag(name)} {shlex.quote(str(value))}"
-        for name in (*_SAID_IF_CHANGED, "limit", "column")
-        if (value := getattr(config, name)) != getattr(defaults, name)
-    ]
-    parts += [_flag(name) for name in _SWITCHES if getattr(config, name)]
-    return [*parts, f"--batch-size {cell.batch_size}", f"--ranks {cell.active_ranks}"]
-
-
-def _prompts(state: RunState, config: RunConfig) -> str:
-    # What came from standing input is gone, but for the run's own copy.
-    return f"{state.directory}/prompts.jsonl" if config.prompts == "-" else config.prompts
-
-
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
-
 
 # --- numbers as typed -------------------------------------------------------------------------------
-
-
-def read_numbers(text: str, *, most: int) -> list[int]:
-    """Whole numbers from 1 to `most` as typed: `1,2,4`, `1 2 4`, `1-8`; in order, each once.
-
-    Raises:
-        ValueError: what is wrong, said for people.
-    """
-    words = [word for word in re.split(r"[,\s]+", text.strip()) if word]
-    if not words:
-        raise ValueError("needs whole numbers, as in 1,2,4")
-    numbers: set[int] = set()
-    for word in words:
-        found = re.fullmatch(r"([0-9]{1,9})(?:-([0-9]{1,9}))?", word)
-        if found is None:
-            raise ValueError(f"must be whole numbers, as in 1,2,4 or 1-4, not {word!r}")
-        first, last = int(found[1]), int(found[2] or found[1])
-        if not 1 <= first <= last <= most:
-            raise ValueError(f"must be numbers from 1 to {count(most)}, not {word}")
-        if len(numbers) + last - first >= MOST_NUMBERS:
-            raise ValueError(f"has more than {count(MOST_NUMBERS)} numbers")
-        numbers.update(range(first, last + 1))
-    return sorted(numbers)
 
 
 def with_plan(config: RunConfig, plan: SweepPlan) -> RunConfig:

@@ -8,7 +8,7 @@ import msgspec
 
 from runner.protocol import config as settings
 from runner.protocol.config import Problem, RunConfig
-from tui.sources.knobs import read_batch_size
+from tui.words.numbers import read_batch_size
 from tui.words.text import cut_middle, visible
 
 

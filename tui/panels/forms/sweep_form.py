@@ -14,7 +14,8 @@ from runner.protocol.sweep_plan import SweepPlan
 from runner.state import RunState
 from tui.panels.forms.run_form import Field
 from tui.sources.runs import Setting
-from tui.words.sweep import fewest_prompts, plan_words, planned, read_numbers, with_plan
+from tui.words.numbers import read_numbers
+from tui.words.sweep import fewest_prompts, plan_words, planned, with_plan
 from tui.words.text import clock, count, some
 
 FIRST_SIZES = (1, 2, 4, 8, 16, 32)

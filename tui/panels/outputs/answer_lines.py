@@ -8,7 +8,7 @@ from runner.state import RunState
 from tui.panels.bars import Column, row
 from tui.panels.outputs.finding import Finds, beginning, marked, marked_lines, spans
 from tui.settings.hint_keys import AS_THEY_COME, Keys, key_of
-from tui.settings.theme import rank_style
+from tui.words.styles import rank_style
 from tui.words.text import NOTHING, Line, count, cut, flow, some, visible
 
 COLUMNS = (

@@ -5,8 +5,7 @@ from typing import Literal
 
 from runner.protocol import ProcessSample
 from runner.state import DeviceState, RunState
-from tui.panels.bars import Column, bar, heading, row, widths
-from tui.panels.minute import minute
+from tui.panels.bars import Column, bar, heading, minute, row, widths
 from tui.panels.overview.gpu_cells import cell_lines, tiny_lines
 from tui.panels.overview.gpu_figures import (
     NOT_AVAILABLE,
@@ -27,7 +26,7 @@ from tui.panels.overview.gpu_figures import (
     temperature,
     throttle,
 )
-from tui.settings.theme import rank_style
+from tui.words.styles import rank_style
 from tui.words.text import UNKNOWN, Line, cut, cut_middle, fit, size, visible, wrap
 
 DeviceForm = Literal["cells", "grid", "rows", "tiny"]

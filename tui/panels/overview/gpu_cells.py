@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from runner.state import DeviceState
-from tui.panels.minute import SECONDS
+from tui.panels.bars import SECONDS
 from tui.panels.overview.gpu_figures import (
     NOT_AVAILABLE,
     busy,

@@ -5,9 +5,8 @@ from collections.abc import Sequence
 from runner.advice.advice import HARMLESS_THROTTLES
 from runner.protocol import DeviceSample
 from runner.state import DeviceState
-from tui.panels.bars import bar
-from tui.panels.minute import minute
-from tui.settings.theme import rank_style
+from tui.panels.bars import bar, minute
+from tui.words.styles import rank_style
 from tui.words.text import NOTHING, UNKNOWN, Line, Piece, fit, gib, visible
 
 NOT_AVAILABLE: Line = ((UNKNOWN, "dim"),)

@@ -7,7 +7,7 @@ from runner.state import DeviceState, RankState, RunState
 from tui.panels.bars import Column, heading, row, widths
 from tui.panels.overview.gpu_figures import NOT_AVAILABLE, busy_figure, busy_minute, figure, memory_share, temperature
 from tui.panels.overview.ranks import NO_RANK, batch_words, cause_words, doing, on_the_way, rank_lines, speed
-from tui.settings.theme import rank_style
+from tui.words.styles import rank_style
 from tui.words.text import NOTHING, UNKNOWN, Line, fit, percent, short_count
 
 _COLUMNS = (

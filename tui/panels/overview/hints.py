@@ -3,7 +3,7 @@
 from runner.advice.advice import advise
 from runner.state import RunState
 from tui.settings.hint_keys import AS_THEY_COME, Keys, key_of
-from tui.sources.knobs import ASKED_FOR
+from tui.words.status import ASKED_FOR
 from tui.words.text import Line, between, visible, wrap
 
 

@@ -5,7 +5,7 @@ They wrap and are never cut: a reason that is half read is none.
 
 from runner.state import RunState
 from tui.settings.hint_keys import AS_THEY_COME, Keys, named
-from tui.sources.knobs import ASKED_FOR
+from tui.words.status import ASKED_FOR
 from tui.words.text import Line, some, visible, wrap
 
 

@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 
 from runner.advice.advice import slow_ranks
 from runner.state import RankState, RunState
-from tui.words.rank_words import shown_phase
+from tui.words.status import shown_phase
 from tui.words.text import visible
 
 SortBy = Literal["rank", "worst first", "tok/s", "prompts", "waste", "idle"]

@@ -6,8 +6,8 @@ from typing import Literal
 from runner.advice.advice import slow_ranks
 from runner.state import RankState, RunState
 from tui.panels.bars import Column, heading, row, widths
-from tui.settings.theme import rank_style
-from tui.words.rank_words import shown_phase
+from tui.words.status import shown_phase
+from tui.words.styles import rank_style
 from tui.words.text import (
     NOTHING,
     UNKNOWN,

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from runner.protocol import OutputRecord
 from runner.state import RunState
 from tui.panels.log.head import log_head
-from tui.settings.theme import rank_style
+from tui.words.styles import rank_style
 from tui.words.text import ELLIPSIS, NOTHING, Line, cut, fit, visible
 
 

@@ -8,18 +8,17 @@ from collections.abc import Sequence
 
 from rich.cells import cell_len
 
-from runner.forecast.forecast import eta_seconds
+from runner.forecast.forecast import eta_seconds, whole_file
+from runner.protocol.config import RunConfig
 from runner.protocol.sweep_plan import SweepState
 from runner.state import RunState
 from runner.sweep.cells import Cell
 from runner.sweep.verdict import SweepSummary
 from tui.panels.bars import bar
 from tui.panels.overview.header import phase_words
-from tui.plain.sweep import file_lines
 from tui.settings.hint_keys import AS_THEY_COME, Keys, key_of
 from tui.words.status import ENDED_EARLY, STATUS
 from tui.words.sweep import (
-    best_command,
     best_words,
     how_measured,
     only_measures,
@@ -32,7 +31,8 @@ from tui.words.sweep import (
     trial_of,
     what_happens,
 )
-from tui.words.text import Line, between, clock, count, flow, line_width, pad, visible, whole_percent, wrap
+from tui.words.sweep_command import best_command
+from tui.words.text import Line, between, clock, count, flow, line_width, pad, some, visible, whole_percent, wrap
 
 WILL_COME = (
     ("table", "tokens/s with their noise, ms per decode step, memory, waste, idle and more, for every setting"),
@@ -209,3 +209,22 @@ def _split(part: str, room: int) -> list[str]:
             piece += cell
         pieces.append(piece)
     return pieces
+
+
+def file_lines(state: RunState, cell: Cell) -> list[str]:
+    """What a cell's setting would make of the file: its last round is seldom full, as those measured were."""
+    row = whole_file(state, cell.active_ranks, cell.batch_size)
+    if row is None:
+        return []
+    length = _length(state.config) if state.config is not None else ""
+    return [
+        f"predicted for the {some(state.prompts, 'prompt')} of the file at {length}: {row.seconds:,.1f} s in "
+        f"{some(row.rounds, 'round')}, {row.tokens_per_second:,.1f} tok/s"
+    ]
+
+
+def _length(config: RunConfig) -> str:
+    """How long the answers of the run itself are; said in tokens where those of its trials are cut shorter."""
+    if config.new_tokens == config.max_new_tokens:
+        return config.length_mode
+    return f"{config.length_mode}, {'' if config.ignore_eos else 'up to '}{config.max_new_tokens:,} tokens each"

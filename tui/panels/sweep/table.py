@@ -13,7 +13,7 @@ from runner.sweep.cells import Cell
 from runner.sweep.intervals import Estimate
 from runner.sweep.verdict import SweepSummary
 from tui.panels.bars import Column, heading, row, widths
-from tui.settings.theme import rank_style
+from tui.words.styles import rank_style
 from tui.words.sweep import rate_places, true_knees, what_happens
 from tui.words.text import UNKNOWN, Line, Piece, fit, gib, pad, percent, visible
 

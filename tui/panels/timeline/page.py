@@ -16,7 +16,7 @@ from tui.panels.timeline.lanes import LEGEND, LOADING_LEGEND, lane_cells
 from tui.panels.timeline.window import Look, Window, at_cursor, axis, joined, window
 from tui.panels.timeline.words import explained
 from tui.settings.hint_keys import AS_THEY_COME, Keys, key_of
-from tui.settings.theme import rank_style
+from tui.words.styles import rank_style
 from tui.words.text import Line, cut, fit, line_width, pad, percent, rate, visible, wrap
 
 NAME = 9

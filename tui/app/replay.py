@@ -1,0 +1,51 @@
+"""The application of a replay: the dashboard, fed from a journal."""
+
+from typing import TYPE_CHECKING, ClassVar
+
+from textual.binding import Binding, BindingType
+
+from tui.app.app import RankdeckApp
+from tui.screens.replay import ReplayScreen
+from tui.screens.run import RunScreen
+from tui.settings.labels import AS_DECLARED, OF_A_REPLAY
+from tui.settings.preferences import Preferences
+from tui.sources.followed_run import FollowedRun
+from tui.sources.replay import ReplayedRun, ReplaySource
+
+if TYPE_CHECKING:
+    from tui.sources.client import Source
+
+
+class ReplayApp(RankdeckApp):
+    """The dashboard of a journal; `stops` says why the journal stops before the run's end, if it does."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding(
+            "ctrl+c", "interrupt", "Leave", id="app.interrupt", tooltip="Leave the replay", show=False, priority=True
+        ),
+    ]
+
+    def __init__(
+        self,
+        replay: ReplaySource,
+        stops: str = "",
+        *,
+        preferences: Preferences | None = None,
+        at_home: bool = True,
+        from_start: bool = False,
+    ) -> None:
+        """`from_start` is True where leaving it leads back to the start screen."""
+        self.replay, self.stops = replay, stops
+        super().__init__(replay, steerable=False, preferences=preferences, at_home=at_home)
+        self.reworded = OF_A_REPLAY if from_start else AS_DECLARED
+
+    def new_followed_run(self, source: "Source | None") -> FollowedRun:
+        return ReplayedRun(self.replay)
+
+    def new_run_screen(self) -> RunScreen:
+        return ReplayScreen(self.followed, self.replay, self.stops)
+
+    def on_mount(self) -> None:
+        super().on_mount()
+        for note in self.replay.journal.notes:
+            self.say(note)

@@ -1,0 +1,51 @@
+"""Numbers as people type them into a field, read, with what is wrong said for people. Pure."""
+
+import re
+
+from runner.protocol.config import MAX_BATCH_SIZE
+from tui.words.text import count
+
+
+def read_batch_size(text: str) -> int | None:
+    """A batch size as typed; None for `auto`.
+
+    Raises:
+        ValueError: it is neither, said for people.
+    """
+    text = text.strip()
+    if text.lower() == "auto":
+        return None
+    # isdecimal alone would let digits through that int() reads and nobody types.
+    if not (text.isascii() and text.lstrip("+-").isdecimal() and len(text) <= 20):
+        raise ValueError("needs a whole number, or auto" if not text else "must be a whole number, or auto")
+    number = int(text)
+    if not 1 <= number <= MAX_BATCH_SIZE:
+        raise ValueError(f"must be from 1 to {MAX_BATCH_SIZE}, or auto")
+    return number
+
+
+MOST_NUMBERS = 1000
+"""More numbers in one field, as a range may have them, are a typing error."""
+
+
+def read_numbers(text: str, *, most: int) -> list[int]:
+    """Whole numbers from 1 to `most` as typed: `1,2,4`, `1 2 4`, `1-8`; in order, each once.
+
+    Raises:
+        ValueError: what is wrong, said for people.
+    """
+    words = [word for word in re.split(r"[,\s]+", text.strip()) if word]
+    if not words:
+        raise ValueError("needs whole numbers, as in 1,2,4")
+    numbers: set[int] = set()
+    for word in words:
+        found = re.fullmatch(r"([0-9]{1,9})(?:-([0-9]{1,9}))?", word)
+        if found is None:
+            raise ValueError(f"must be whole numbers, as in 1,2,4 or 1-4, not {word!r}")
+        first, last = int(found[1]), int(found[2] or found[1])
+        if not 1 <= first <= last <= most:
+            raise ValueError(f"must be numbers from 1 to {count(most)}, not {word}")
+        if len(numbers) + last - first >= MOST_NUMBERS:
+            raise ValueError(f"has more than {count(MOST_NUMBERS)} numbers")
+        numbers.update(range(first, last + 1))
+    return sorted(numbers)

@@ -1,0 +1,54 @@
+"""The command that runs a file at the setting that a sweep found. Pure."""
+
+import shlex
+
+from runner.protocol.config import RunConfig
+from runner.state import RunState
+from runner.sweep.cells import Cell
+
+_SAID_IF_CHANGED = (
+    "max_new_tokens",
+    "order",
+    "device",
+    "dtype",
+    "engine",
+    "attention",
+    "quantization",
+    "temperature",
+    "top_p",
+    "top_k",
+    "seed",
+    "ranks_per_gpu",
+    "gpus_per_rank",
+)
+
+
+_SWITCHES = ("chat", "do_sample", "compile")
+
+
+def best_command(state: RunState, cell: Cell) -> list[str]:
+    """The parts of the command that runs all prompts at a cell's setting, quoted for a shell; none is to be broken.
+
+    Its answers end where the model ends them, even if those measured were of fixed length: they are to be read.
+    """
+    config = state.config
+    if config is None:
+        return []
+    defaults = RunConfig(prompts="")
+    parts = ["rankdeck run", shlex.quote(_prompts(state, config)), f"--model {shlex.quote(config.model)}"]
+    parts += [
+        f"{_flag(name)} {shlex.quote(str(value))}"
+        for name in (*_SAID_IF_CHANGED, "limit", "column")
+        if (value := getattr(config, name)) != getattr(defaults, name)
+    ]
+    parts += [_flag(name) for name in _SWITCHES if getattr(config, name)]
+    return [*parts, f"--batch-size {cell.batch_size}", f"--ranks {cell.active_ranks}"]
+
+
+def _prompts(state: RunState, config: RunConfig) -> str:
+    # What came from standing input is gone, but for the run's own copy.
+    return f"{state.directory}/prompts.jsonl" if config.prompts == "-" else config.prompts
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
