@@ -16,7 +16,7 @@ from pathlib import Path
 from runner import protocol, run_directory, start
 from runner.protocol import Command
 from runner.start import Started
-from tests.test_supervisor import command_line, processes_of
+from tests.runner.supervisor.test_supervisor import command_line, processes_of
 from tui.sources.client import SocketSource, SourceError
 
 ACTIONS = (

@@ -13,13 +13,11 @@ import pytest
 from runner import run_directory, start
 from runner.protocol.config import RunConfig
 from runner.start import Started
+from tests import ROOT
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--chaos-seeds", type=int, default=50, help="runs of the chaos test with stand-in ranks")
-
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(autouse=True)

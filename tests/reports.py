@@ -16,9 +16,10 @@ from runner.protocol.sweep_plan import SweepPlan, SweepState, Trial, TrialRecord
 from runner.run_directory.run_file import Environment, RunFile
 from runner.state import RunState, apply, summarise
 from runner.sweep.verdict import summarise_sweep
+from tests import ROOT
 from tui.commands.report import report
 
-RECORDED = Path(__file__).resolve().parent.parent / "tui" / "sources" / "recorded" / "stories.jsonl"
+RECORDED = ROOT / "tui" / "sources" / "recorded" / "stories.jsonl"
 
 app = typer.Typer()
 app.command()(report)

@@ -17,7 +17,7 @@ from runner import protocol, start
 from runner.protocol.config import RunConfig
 from runner.state import RunState, Snapshot, apply
 from runner.state.periods import scaling
-from tests.conftest import ROOT
+from tests import ROOT
 from tui.sources.client import SocketSource
 
 STORIES = (ROOT / "sample_prompts" / "stories.txt").read_text().splitlines()

@@ -11,6 +11,7 @@ import pytest
 
 from runner.machine import examine
 from runner.machine.telemetry import Telemetry, count_visible_gpus, visible_gpus
+from tests import ROOT
 
 Driver = Callable[..., Path]
 
@@ -99,7 +100,5 @@ def test_the_library_is_found_by_the_systems_loader_and_torch_is_not_imported(
     environ = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
     environ["LD_LIBRARY_PATH"] = str(build(()).parent)
     environ["FAKE_NVML_SCRIPT"] = str(tmp_path / "script")
-    done = subprocess.run(
-        [sys.executable, "-c", program], env=environ, capture_output=True, check=True, cwd=Path(__file__).parents[2]
-    )
+    done = subprocess.run([sys.executable, "-c", program], env=environ, capture_output=True, check=True, cwd=ROOT)
     assert json.loads(done.stdout) == [["NVIDIA H100 80GB HBM3", "NVIDIA GeForce GTX 1080"], 2, False]

@@ -1,0 +1,167 @@
+"""The figures for a running job: what is left of it, and what another setting of its knobs would bring."""
+
+import heapq
+import time
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runner.forecast import cost_model, forecast
+from runner.protocol.config import RunConfig
+from runner.protocol.sweep_plan import SweepPlan, SweepState
+from runner.state import RankState, RunState
+from tests.runner.forecast.test_cost_model import point
+
+DISPATCHES = st.sampled_from(["pull", "split"])
+
+
+def running(prompts: int = 400, done: int = 64, *, ranks: int = 4, active: int = 2, **changes: object) -> RunState:
+    """A run at batch size 16 that has measured batches of 8 and 16 on two active ranks; nobody has one in hand."""
+    values: dict[str, object] = {
+        "config": RunConfig(prompts="x", ranks=ranks, max_new_tokens=50, ignore_eos=True),
+        "prompts": prompts,
+        "completed": done,
+        "phase": "running",
+        "batch_size": 16,
+        "active_ranks": active,
+        "costs": (point(8, ranks=2), point(16, ranks=2)),
+        "ranks": tuple(RankState(rank=rank) for rank in range(ranks)),
+        "now": 1000.0,
+    }
+    return RunState(**{**values, **changes})  # type: ignore[arg-type]
+
+
+def batch_seconds(rows: float) -> float:
+    model = cost_model.fit([point(8, ranks=2), point(16, ranks=2)])
+    assert model is not None
+    return model.seconds(rows, 50, 2)
+
+
+def in_hand(state: RunState, **ranks: RankState) -> RunState:
+    changed = {rank.rank: rank for rank in ranks.values()}
+    return msgspec.structs.replace(state, ranks=tuple(changed.get(rank.rank, rank) for rank in state.ranks))
+
+
+def test_what_is_left_is_the_rounds_left_times_their_cost():
+    state = running(prompts=400, done=64)
+    assert forecast.remaining_seconds(state) == pytest.approx(11 * batch_seconds(336 / 22))
+    assert forecast.remaining_seconds(running(prompts=64, done=64)) == 0
+
+
+def test_a_batch_in_flight_counts_with_the_steps_it_has_left():
+    state = in_hand(running(prompts=80, done=64), a=RankState(rank=0, batch=9, rows=16, step=25))
+    assert forecast.remaining_seconds(state) == pytest.approx(batch_seconds(16) / 2)
+    young = RankState(rank=0, batch=9, rows=16, batch_started_at=999.0)
+    assert forecast.remaining_seconds(in_hand(state, a=young)) == pytest.approx(batch_seconds(16) - 1)
+
+
+def test_before_a_whole_batch_and_while_a_sweep_measures_nothing_is_foretold():
+    assert forecast.remaining_seconds(running(costs=())) is None
+    assert forecast.what_if(running(costs=())) == []
+    sweep = SweepState(plan=SweepPlan(batch_sizes=[1], ranks=[1]), trials=())
+    assert forecast.remaining_seconds(running(sweep=sweep)) is None
+
+
+def test_the_knobs_are_one_rank_more_one_fewer_twice_and_half_the_batch():
+    found = forecast.what_if(running())
+    assert [(one.active_ranks, one.batch_size) for one in found] == [(3, 16), (1, 16), (2, 32), (2, 8)]
+    assert [one.extrapolated for one in found] == [True, True, True, False]
+    more, fewer, larger, smaller = found
+    assert more.change_percent > 0 > fewer.change_percent
+    assert larger.change_percent > 0 > smaller.change_percent
+    assert fewer.change_percent == pytest.approx(-50, abs=3)
+    now = forecast.remaining_seconds(running())
+    assert now is not None
+    for one in found:
+        assert one.seconds_left == pytest.approx(now / (1 + one.change_percent / 100))
+        assert one.tokens_per_second == pytest.approx(336 * 50 / one.seconds_left)
+
+
+def test_only_what_is_possible_is_offered_and_nothing_once_all_is_handed_out():
+    alone = running(ranks=1, active=1, batch_size=1)
+    assert [(one.active_ranks, one.batch_size) for one in forecast.what_if(alone)] == [(1, 2)]
+    last = in_hand(running(prompts=80, done=64), a=RankState(rank=0, batch=9, rows=16, step=25))
+    assert forecast.what_if(last) == []
+
+
+def test_one_rank_more_brings_nothing_where_the_rounds_stay_the_same():
+    flat = (point(16, ranks=4),)
+    state = running(prompts=100, done=0, ranks=5, active=4, costs=flat)
+    more = forecast.what_if(state)[0]
+    assert (more.active_ranks, more.change_percent) == (5, pytest.approx(0))
+
+
+@given(
+    st.lists(st.floats(0, 20), min_size=1, max_size=8),
+    st.integers(0, 40),
+    st.floats(0.1, 10),
+)
+def test_the_closed_form_of_the_end_is_what_handing_out_gives(free, batches, cost):
+    heap = list(free)
+    heapq.heapify(heap)
+    last = 0.0
+    for _ in range(batches):
+        last = heapq.heappop(heap) + cost
+        heapq.heappush(heap, last)
+    expected = last if batches else max(free)
+    assert forecast.finish(free, batches, cost) == pytest.approx(expected)
+
+
+def test_split_shares_are_done_by_their_ranks_and_those_of_inactive_ranks_by_whoever_is_free():
+    config = RunConfig(prompts="x", ranks=2, max_new_tokens=50, ignore_eos=True, dispatch="split")
+    both = running(prompts=64, done=0, ranks=2, active=2, config=config)
+    assert forecast.remaining_seconds(both) == pytest.approx(2 * batch_seconds(16))
+    one = running(prompts=64, done=0, ranks=2, active=1, config=config)
+    assert forecast.remaining_seconds(one) == pytest.approx(4 * batch_seconds(16))
+
+
+@given(
+    st.integers(1, 10**6),
+    st.floats(0, 1),
+    st.integers(1, 8),
+    st.integers(1, 8),
+    st.integers(1, 64),
+    DISPATCHES,
+    st.booleans(),
+)
+def test_whatever_the_state_the_time_left_is_no_less_than_0(prompts, share, ranks, active, size, dispatch, fixed):
+    config = RunConfig(prompts="x", ranks=ranks, max_new_tokens=50, ignore_eos=fixed, dispatch=dispatch)
+    done = int(prompts * share)
+    state = running(
+        prompts=prompts, done=done, ranks=ranks, active=min(active, ranks), batch_size=size, config=config
+    )  # fmt: skip
+    if prompts - done >= 3:
+        state = in_hand(state, a=RankState(rank=0, batch=3, rows=3, step=70), b=RankState(rank=ranks - 1, cap=2))
+    seconds = forecast.remaining_seconds(state)
+    assert seconds is not None
+    assert seconds >= 0
+    assert all(one.seconds_left > 0 for one in forecast.what_if(state))
+
+
+def test_a_million_prompts_are_foretold_in_less_than_a_millisecond():
+    state = running(prompts=10**6, ranks=8, active=8)
+    forecast.remaining_seconds(state)
+    began = time.perf_counter()
+    for _ in range(100):
+        forecast.remaining_seconds(state)
+    assert (time.perf_counter() - began) / 100 < 1e-3
+
+
+def test_the_end_is_predicted_where_a_batch_was_measured_and_else_by_the_pace() -> None:
+    state = running()
+    assert forecast.eta_seconds(state) == forecast.remaining_seconds(state)
+    unmeasured = running(costs=(), first_batch_at=990.0)
+    assert forecast.remaining_seconds(unmeasured) is None
+    assert forecast.eta_seconds(unmeasured) == forecast.seconds_by_pace(unmeasured) is not None
+    assert forecast.eta_seconds(running(phase="loading")) is None
+
+
+def test_what_a_setting_makes_of_the_whole_file_counts_its_last_round() -> None:
+    row = forecast.whole_file(running(prompts=100), 2, 16)
+    assert row is not None
+    assert row.rounds == 4
+    # 100 prompts in four rounds of two ranks: twelve or thirteen rows each, never sixteen.
+    assert row.seconds == pytest.approx(4 * batch_seconds(12.5), rel=0.05)
+    assert forecast.whole_file(running(costs=()), 2, 16) is None

@@ -1,0 +1,76 @@
+"""Which GPUs' memory a run is judged by: those it would see, in the order in which it would use them."""
+
+import pytest
+
+from runner.machine import examine
+from runner.machine.nvml import Handle, Memory, NvmlFailure
+from tests.runner.machine.test_telemetry import FakeNvml
+
+GIB = 2**30
+FREE = (1, 20, None, 40)
+"""GPU 0 is full, and of GPU 2 nothing is known."""
+
+BY_PCI = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+
+
+class Box(FakeNvml):
+    """Four GPUs, each with its own memory; of one name or of four."""
+
+    def __init__(self, alike: bool, free: tuple[int | None, ...] = FREE) -> None:
+        super().__init__({}, gpus=4)
+        self._alike, self._free = alike, free
+
+    def name(self, handle: Handle) -> str:
+        return "Fake GPU" if self._alike else super().name(handle)
+
+    def memory(self, handle: Handle) -> Memory:
+        assert isinstance(handle, int)
+        free = self._free[handle]
+        if free is None:
+            raise NvmlFailure(3)
+        return Memory(used=(48 - free) * GIB, total=48 * GIB)
+
+    memory_v1 = memory
+
+    def driver_version(self) -> str:
+        return "570.86"
+
+    def cuda_version(self) -> int:
+        return 12080
+
+
+def free_gib(environ: dict[str, str], *, alike: bool) -> list[int | None]:
+    found = examine.machine(environ, Box(alike)).gpu_free_bytes
+    return [None if free is None else free // GIB for free in found]
+
+
+@pytest.mark.parametrize("order", [{}, BY_PCI], ids=["fastest first", "by PCI"])
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [(None, [1, 20, None, 40]), ("3", [40]), ("3,1", [40, 20]), ("2,3", [None, 40]), ("", []), ("7", [])],
+)
+def test_a_run_is_judged_by_the_gpus_it_sees(
+    value: str | None, expected: list[int | None], order: dict[str, str]
+) -> None:
+    environ = order if value is None else {**order, "CUDA_VISIBLE_DEVICES": value}
+    assert free_gib(environ, alike=True) == expected
+
+
+def test_of_gpus_that_differ_a_number_names_one_only_where_cuda_counts_as_nvml_does() -> None:
+    assert free_gib({"CUDA_VISIBLE_DEVICES": "3"}, alike=False) == [None]
+    assert free_gib({"CUDA_VISIBLE_DEVICES": "3", **BY_PCI}, alike=False) == [40]
+    assert free_gib({"CUDA_VISIBLE_DEVICES": "GPU-3,GPU-1"}, alike=False) == [40, 20]
+
+
+@pytest.mark.parametrize(("value", "expected"), [(None, 1), ("3,2,1,0", 1), ("3,2,1", None), ("3,3", None)])
+def test_of_gpus_that_differ_the_least_that_is_free_is_known_where_a_run_sees_all(
+    value: str | None, expected: int | None
+) -> None:
+    environ = {} if value is None else {"CUDA_VISIBLE_DEVICES": value}
+    found = examine.machine(environ, Box(alike=False, free=(1, 20, 30, 40))).least_free_bytes
+    assert found == (None if expected is None else expected * GIB)
+    assert examine.machine(environ, Box(alike=False)).least_free_bytes is None, "one of them does not tell"
+
+
+def test_how_many_a_run_sees_is_known_in_any_case() -> None:
+    assert examine.machine({"CUDA_VISIBLE_DEVICES": "3,0"}, Box(alike=False)).visible == 2

@@ -1,0 +1,153 @@
+"""The seconds before the first batch: each phase from the events' own times, and together the whole."""
+
+import time
+
+import psutil
+import pytest
+
+from runner import protocol, start
+from runner.inputs import read_ahead
+from runner.protocol import AnyEvent
+from runner.protocol.config import RunConfig
+from runner.state import RunState, apply, loading_time
+from runner.state.loading_time import LoadingTime, loading_line
+from tests.runner.state.test_state import ready
+
+
+def started(at: float, asked_at: float = 0.0) -> protocol.RunStarted:
+    config = RunConfig(prompts="p.txt", ranks=2)
+    return protocol.RunStarted(at=at, name="n", directory="/d", config=config, prompts=8, asked_at=asked_at)
+
+
+def launched(at: float, attempt: int = 1) -> protocol.RanksLaunched:
+    return protocol.RanksLaunched(at=at, attempt=attempt, world_size=2)
+
+
+def phase(rank: int, name: protocol.RankPhaseName, at: float) -> protocol.RankPhase:
+    return protocol.RankPhase(rank=rank, phase=name, at=at)
+
+
+def ready_at(rank: int, at: float) -> protocol.RankReady:
+    return ready(rank, at=at)
+
+
+LAUNCH: tuple[AnyEvent, ...] = (
+    launched(102.0),
+    phase(0, "importing", 104.0),
+    phase(1, "importing", 105.0),
+    phase(0, "joining", 108.0),
+    phase(0, "loading", 109.0),
+    phase(1, "joining", 110.0),
+    phase(1, "loading", 110.5),
+    phase(0, "warming up", 111.0),
+    ready_at(0, 112.0),
+    phase(1, "warming up", 113.0),
+    ready_at(1, 114.0),
+    protocol.RanksReady(at=114.0),
+    protocol.BatchStarted(at=114.25, rank=0, batch=1, rows=2),
+)
+
+
+def follow(*events: AnyEvent) -> LoadingTime:
+    loading = LoadingTime()
+    for event in events:
+        loading = loading_time.after(loading, event)
+    return loading
+
+
+def test_a_phase_of_the_ranks_begins_when_the_last_of_them_enters_it() -> None:
+    assert follow(started(101.0, asked_at=100.5), *LAUNCH).phases == {
+        "starting": 0.5,
+        "model": 1.0,
+        "launching": 3.0,
+        "importing": 5.0,
+        "joining": 0.5,
+        "loading": 2.5,
+        "warming up": 1.0,
+        "first batch": 0.25,
+    }
+
+
+def test_the_phases_add_up_to_the_time_from_the_command_to_the_first_batch() -> None:
+    assert follow(started(101.0, asked_at=100.5), *LAUNCH).seconds == 114.25 - 100.5
+
+
+def test_the_rank_that_was_ready_first_waited_for_the_last() -> None:
+    assert follow(started(101.0), *LAUNCH).waited_seconds == 2.0
+
+
+def test_where_the_time_of_the_command_is_not_known_it_begins_with_the_supervisor() -> None:
+    assert follow(started(101.0), *LAUNCH).seconds == 114.25 - 101.0
+
+
+def test_what_an_earlier_launch_took_is_a_phase_of_its_own() -> None:
+    lost = (launched(102.0), phase(0, "importing", 104.0), phase(1, "importing", 105.0))
+    again = (launched(120.0, 2), phase(0, "importing", 123.0), protocol.RanksReady(at=130.0))
+    assert follow(started(101.0), *lost, *again).phases == {
+        "model": 1.0, "lost launches": 18.0, "launching": 3.0, "importing": 7.0, "first batch": 0.0
+    }  # fmt: skip
+
+
+def test_ranks_that_are_launched_afresh_during_the_work_change_nothing() -> None:
+    first = follow(started(101.0), *LAUNCH)
+    assert follow(started(101.0), *LAUNCH, launched(200.0, 2), protocol.RanksReady(at=210.0)) == first
+
+
+def test_a_run_that_is_taken_up_again_begins_anew() -> None:
+    taken_up = protocol.RunTakenUp(
+        at=500.0, config=RunConfig(prompts="p.txt"), completed=1, failed=0, prompt_tokens=1, output_tokens=1
+    )
+    again = follow(started(101.0), *LAUNCH, taken_up, launched(501.0), protocol.RanksReady(at=509.0))
+    assert again.phases == {"model": 1.0, "launching": 8.0, "first batch": 0.0}
+
+
+def test_the_line_leaves_out_phases_of_no_time() -> None:
+    loading = follow(started(102.0, asked_at=101.5), *LAUNCH[:-1])
+    assert loading_line(loading) == (
+        "12.5 s: starting 0.5, launching 3.0, importing 5.0, joining 0.5, loading 2.5, warming up 1.0; "
+        "the first rank waited 2.0 s"
+    )
+
+
+def test_the_state_of_a_run_has_it() -> None:
+    state = RunState()
+    for event in (started(101.0, asked_at=100.5), *LAUNCH):
+        state = apply(state, event)
+    assert state.loading == follow(started(101.0, asked_at=100.5), *LAUNCH)
+
+
+def test_a_command_was_given_when_its_process_began() -> None:
+    # The boot time that psutil adds is in whole seconds.
+    assert start.process_started_at() == pytest.approx(psutil.Process().create_time(), abs=2)
+    assert start.process_started_at() <= time.time()
+
+
+def test_all_weights_of_a_folder_are_asked_for_ahead(tmp_path) -> None:
+    (tmp_path / "model-1.safetensors").write_bytes(bytes(300_000))
+    (tmp_path / "model-2.safetensors").write_bytes(bytes(5))
+    (tmp_path / "config.json").write_text("{}")
+    assert read_ahead.read_ahead(tmp_path) == 300_005
+
+
+def test_weights_that_do_not_fit_into_memory_are_not_read_ahead(tmp_path, monkeypatch) -> None:
+    (tmp_path / "model.safetensors").write_bytes(bytes(5))
+    monkeypatch.setattr(read_ahead, "ROOM", 0.0)
+    assert read_ahead.read_ahead(tmp_path) == 0
+
+
+def test_only_the_rank_that_fetches_a_hub_model_asks_the_hub(tmp_path, monkeypatch) -> None:
+    import huggingface_hub
+
+    from runner.rank import worker
+
+    asked: list[bool] = []
+
+    def snapshot_download(model: str, *, allow_patterns: list[str], local_files_only: bool = False) -> str:
+        asked.append(local_files_only)
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    assert worker._hub_folder("org/name", fetch=False) == str(tmp_path)
+    assert asked == [True]
+    worker._hub_folder("org/name", fetch=True)  # no safetensors among the files: the .bin ones are fetched as well
+    assert asked == [True, False, False]

@@ -1,0 +1,101 @@
+"""Which setting of a sweep is best, which are tied with it, which is chosen, and how that is said."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runner.sweep.cells import best, cells
+from runner.sweep.intervals import told_apart
+from runner.sweep.verdict import Verdict, verdict
+from tests.runner.sweep.test_sweep_figures import RATES, sweep
+
+
+def judged(rates: dict[tuple[int, int], list[float]]) -> Verdict:
+    found = verdict(cells(sweep(rates)))
+    assert found is not None
+    return found
+
+
+def test_of_batch_sizes_that_cannot_be_told_apart_the_smaller_is_chosen_and_it_is_said_why():
+    found = judged({(2, 8): [50, 51, 52], (2, 16): [99, 101, 103], (2, 32): [101, 104, 104]})
+    assert found.tied == [(2, 16)]
+    assert found.chosen.setting == (2, 16)
+    assert found.repeats == 9
+    assert found.sentence == (
+        "cannot be told apart from batch size 16 (2.0 ± 4.3 tok/s between them); about 9 repeats would tell; "
+        "batch size 16 is chosen: as fast within the noise, with less memory and latency"
+    )
+
+
+def test_a_best_that_its_noise_bears_out_is_chosen_and_called_that():
+    found = judged({(2, 16): [99, 100, 101], (2, 32): [119, 120, 121]})
+    assert (found.tied, found.repeats, found.chosen.setting) == ([], None, (2, 32))
+    assert found.sentence == "faster than every other setting, beyond the noise"
+
+
+def test_noise_alone_never_argues_for_a_slow_setting():
+    found = judged({(1, 1): [10, 60], (1, 32): [80, 130]})
+    assert found.tied == [(1, 1)]
+    assert found.chosen.setting == (1, 32), "35 tokens/s are not within 5 % of 105"
+    assert "chosen all the same" in found.sentence
+
+
+def test_fewer_ranks_are_named_but_never_chosen_for_their_noise():
+    found = judged({(1, 16): [95, 100, 102], (2, 32): [98, 101, 104]})
+    assert found.tied == [(1, 16)]
+    assert found.chosen.setting == (2, 32)
+    assert found.sentence.startswith("cannot be told apart from batch size 16 with 1 rank (2.0 ±")
+
+
+def test_of_many_that_are_tied_the_fastest_are_named_and_the_others_counted():
+    found = judged({(2, size): [100 - place, 103, 106 + place] for place, size in enumerate((4, 8, 16, 32, 64))})
+    assert len(found.tied) == 4
+    assert "batch size 8, batch size 16 and 2 more" in found.sentence
+    assert "not even 100 repeats would tell" in found.sentence, "their means are the same"
+
+
+def test_with_one_repeat_the_highest_is_chosen_and_that_no_noise_is_known_is_said():
+    found = judged({(2, 16): [103], (2, 32): [104]})
+    assert (found.noise_known, found.tied, found.chosen.setting) == (False, [], (2, 32))
+    assert found.sentence.startswith("measured once: how far that varies is not known")
+
+
+def test_while_others_were_measured_once_only_the_lead_over_the_rest_is_called_told_apart():
+    found = judged({(2, 8): [50, 51], (2, 16): [103], (2, 32): [104, 105]})
+    assert (found.tied, found.chosen.setting) == ([], (2, 32))
+    assert found.sentence == (
+        "faster than the 1 other whose noise is known, beyond the noise; of 1 other, measured once, no noise is known"
+    )
+    more = judged({(2, 4): [20, 21], (2, 8): [50, 51], (2, 16): [103], (2, 24): [102], (2, 32): [104, 105]})
+    assert more.sentence == (
+        "faster than the 2 others whose noise is known, beyond the noise; of 2 others, measured once, no noise is known"
+    )
+
+
+def test_a_setting_alone_is_compared_with_nothing_and_without_one_there_is_no_verdict():
+    assert judged({(2, 16): [103, 104]}).sentence == ""
+    assert verdict(cells(sweep({(2, 16): [-1]}))) is None
+    assert verdict([]) is None
+
+
+MEASURED = st.dictionaries(
+    st.tuples(st.integers(1, 3), st.sampled_from((1, 2, 4, 8))), st.lists(RATES, min_size=1, max_size=4), min_size=1
+)
+
+
+@given(MEASURED)
+def test_whatever_was_measured_the_chosen_is_as_fast_as_the_best_within_noise_and_5_percent(rates):
+    found = cells(sweep(rates))
+    first, said = best(found), verdict(found)
+    assert first is not None
+    assert said is not None
+    chosen = said.chosen
+    assert chosen.active_ranks == first.active_ranks
+    assert chosen.batch_size <= first.batch_size or chosen is first
+    assert chosen.tokens_per_second.mean * 1.05 >= first.tokens_per_second.mean * (1 - 1e-12)
+    assert chosen is first or chosen.setting in said.tied
+    for cell in found:
+        apart = cell.tokens_per_second is not None and told_apart(cell.tokens_per_second, first.tokens_per_second)
+        assert not (apart and cell.setting in said.tied)
+        smaller = cell.active_ranks == first.active_ranks and cell.batch_size < chosen.batch_size
+        if smaller and cell.setting in said.tied:
+            assert cell.tokens_per_second.mean * 1.05 < first.tokens_per_second.mean

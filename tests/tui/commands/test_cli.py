@@ -1,0 +1,134 @@
+"""The command line: what is refused, how, and with which exit status; what the views without a screen print."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from runner import run_directory
+from tests.runner.supervisor.test_supervisor import PROMPTS
+from tui.commands import cli
+
+RANKDECK = str(Path(sys.executable).with_name("rankdeck"))
+
+
+def rankdeck(*arguments: str, stdin: str | None = None):
+    return CliRunner().invoke(cli.app, arguments, input=stdin)
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "arguments", "said"),
+    [
+        (None, "nowhere.txt", (), "there is no such file"),
+        ("", "empty.txt", (), "is empty"),
+        ("hello\n\nworld\n", "gap.txt", (), "gap.txt:2"),
+        ('{"prompt": "a"}\n{"prompt": \n[]\n', "broken.jsonl", (), "broken.jsonl:2"),
+        ("a,b\n1,2\n", "table.csv", (), "--column"),
+        ("a,b\n1,2\n", "table.csv", ("--column", "c"), "'c'"),
+        ("hello\n", "fine.txt", ("--batch-size", "0"), "--batch-size: must be at least 1, not 0"),
+        ("hello\n", "fine.txt", ("--batch-size", "many"), "batch_size must be a number or auto, not 'many'"),
+        ("hello\n", "fine.txt", ("--ranks", "-1"), "--ranks: must be at least 1, not -1"),
+        ("hello\n", "fine.txt", ("--model", "./nowhere"), "there is no such folder"),
+        ("hello\n", "fine.txt", ("--dispatch", "push"), "dispatch"),
+        ("hello\n", "fine.txt", ("--output", "/nowhere/x.jsonl"), "there is no directory /nowhere"),
+        ("hello\n", "fine.txt", ("--plain", "--json"), "exclude each other"),
+        ("hello\n", "fine.txt", ("--name", "../up"), "--name"),
+        ("hello\n", "fine.txt", ("--config", "nowhere.toml"), "nowhere.toml"),
+    ],
+)
+def test_bad_input_is_named_with_what_and_where_and_ends_with_status_2(
+    tmp_path, state_home, content, name, arguments, said
+):
+    path = tmp_path / name
+    if content is not None:
+        path.write_text(content)
+    result = rankdeck("run", str(path), *arguments)
+    assert result.exit_code == 2
+    assert said in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not list(state_home.glob("**/run.json"))
+
+
+def test_all_bad_lines_are_named_at_once(tmp_path):
+    path = tmp_path / "p.jsonl"
+    path.write_text("".join('{"prompt": 1}\n' for _ in range(25)))
+    said = rankdeck("run", str(path)).stderr
+    assert "p.jsonl:1:" in said
+    assert "p.jsonl:20:" in said
+    assert "5 more" in said
+
+
+def test_settings_may_come_from_a_file_and_flags_win(tmp_path, monkeypatch):
+    (tmp_path / "p.txt").write_text("hello\n")
+    (tmp_path / "run.toml").write_text('prompts = "p.txt"\nbatch_size = "auto"\nmax_new_tokens = 7\ndevice = "cpu"\n')
+    seen = {}
+    monkeypatch.setattr(cli, "launch", lambda values, **_: seen.update(values))
+    assert rankdeck("run", "--config", str(tmp_path / "run.toml"), "--max-new-tokens", "9").exit_code == 0
+    assert seen["max_new_tokens"] == 9
+    assert seen["prompts"] == str(tmp_path / "p.txt"), "a path in a file is relative to the file"
+
+
+@pytest.mark.parametrize("line", ["batchsize = 3", "batch_size = 3.5", "ranks = 'two'", "= 3"])
+def test_a_config_file_that_makes_no_sense_is_refused(tmp_path, line):
+    (tmp_path / "run.toml").write_text(line + "\n")
+    result = rankdeck("run", "p.txt", "--config", str(tmp_path / "run.toml"))
+    assert result.exit_code == 2
+    assert "run.toml" in result.stderr
+
+
+def test_runs_that_do_not_exist_or_do_not_live_are_refused():
+    for command in (("attach",), ("attach", "nobody"), ("stop", "nobody"), ("resume", "nobody")):
+        result = rankdeck(*command)
+        assert result.exit_code == 2
+        assert result.stderr.startswith("rankdeck: ")
+
+
+def test_an_empty_list_says_how_to_fill_it():
+    assert rankdeck("list").stdout == "no runs yet; `rankdeck demo` starts one\n"
+
+
+async def test_plain_lines_json_and_list_tell_of_the_same_run(launch):
+    started = launch(PROMPTS, name="first")
+    shown = subprocess.Popen(
+        [RANKDECK, "attach", str(started.directory), "--json"], stdout=subprocess.PIPE, text=True, env=os.environ
+    )
+    printed = []
+    from tui.plain.view import PlainView
+    from tui.sources.client import SocketSource
+
+    view = PlainView(printed.append)
+    async for message in SocketSource(started.directory, started.died).events():
+        view.show(message)
+    started.process.wait(10)
+    text = "".join(printed)
+    assert "25 of 25 prompts completed, 0 failed" in text
+    assert "#0 rank" in text
+    assert text.rstrip().endswith("outputs.jsonl")
+    lines = shown.communicate()[0].splitlines()
+    if lines:  # it may have come too late to see anything but the end
+        assert json.loads(lines[-1])["type"] in ("run_ended", "snapshot")
+    listed = rankdeck("list").stdout
+    assert "first" in listed
+    assert "completed" in listed
+    assert "25/25" in listed
+    record = json.loads(rankdeck("list", "--json").stdout)
+    assert record["summary"]["completed"] == 25
+    assert record["directory"] == str(run_directory.runs_directory() / "first")
+
+
+def test_the_terminal_side_never_imports_torch():
+    code = (
+        "import sys\n"
+        "from tui.app import app; from tui.commands import cli\n"
+        "from tui.plain import view; from tui.session import watch\n"
+        "heavy = {'torch', 'transformers', 'accelerate', 'numpy', 'gguf'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+        "from runner.supervisor import run\n"
+        "heavy = {'torch', 'transformers', 'accelerate', 'textual', 'rich'} & set(sys.modules) - {'textual', 'rich'}\n"
+        "assert not heavy, heavy\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,400 @@
+"""Between the start screen and what is opened from it: what leaving is called, and what one finds on coming back."""
+
+import re
+import shutil
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+from textual.pilot import Pilot
+from textual.screen import Screen
+from textual.widgets import Button, Input
+
+from runner import run_directory
+from runner.protocol import Stop
+from runner.protocol.config import RunConfig
+from runner.run_directory.run_file import RunFileError
+from tests import scripted
+from tests.dashboards import SIZES, ScriptedLauncher, dashboard, settled, until, whole_screen
+from tests.reports import write_run
+from tests.scripted_source import ScriptedSource
+from tests.terminal import Terminal
+from tests.tui.start.test_start_screen import RUNS, keys_shown, list_of, notices, recent, to_run
+from tui.app.app import Flown, RankdeckApp
+from tui.app.replay import ReplayApp
+from tui.panels.forms.sweep_form import without_sweep
+from tui.screens.help import HelpScreen
+from tui.screens.questions import LeaveScreen
+from tui.screens.run import RunScreen
+from tui.screens.sweep import SweepScreen
+from tui.session import watch
+from tui.sources.client import Source
+from tui.sources.journal import SAMPLE, Journal, how_it_stops
+from tui.sources.replay import ReplaySource
+from tui.sources.runs import RecentRun, Setting
+from tui.start.memory import Back
+from tui.start.screen import StartScreen
+from tui.widgets.lines import Panel
+from tui.words.errors import problem
+from tui.words.text import plain
+
+# --- what leaving is called -----------------------------------------------------------------------
+
+
+async def opened_from_start(pilot: Pilot[Any]) -> None:
+    await to_run(pilot, "going")
+    await pilot.press("enter")
+    await settled(pilot)
+
+
+@pytest.mark.parametrize("size", SIZES)
+async def test_leaving_a_run_that_was_opened_from_the_start_screen_is_called_going_back(size: tuple[int, int]) -> None:
+    app = RankdeckApp(None, launcher=ScriptedLauncher(runs=RUNS))
+    async with app.run_test(size=size) as pilot:
+        await opened_from_start(pilot)
+        assert keys_shown(app).startswith("q Back")
+        if size[0] >= 80:
+            assert ("d Let run" if size[0] >= 120 else "d Run on") in keys_shown(app)
+        palette = {command.title: command.help for command in app.get_system_commands(app.screen)}
+        assert palette["Back"] == "Back to the start screen; asks first while the run goes on"
+        assert palette["Let run"] == "Back to the start screen; the run goes on"
+        assert not {"Quit", "Detach"} & palette.keys()
+        await pilot.press("question_mark")
+        assert isinstance(app.screen, HelpScreen)
+        helped = " ".join(plain(app.screen.query_one(Panel).lines).split())
+        assert "Back to the start screen; asks first" in helped
+        await pilot.press("escape", "q")
+        assert isinstance(app.screen, LeaveScreen)
+        assert [str(button.label) for button in app.screen.query(Button)] == ["Stop (s)", "Back (d)", "Stay (esc)"]
+        await pilot.press("d")
+        await until(pilot, lambda: keys_shown(app).startswith("q Quit"))
+
+
+async def test_leaving_a_run_that_was_opened_by_itself_is_called_quitting_and_detaching() -> None:
+    app = dashboard(scripted.running())
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(pilot)
+        assert keys_shown(app).startswith("q Quit")
+        assert "d Detach" in keys_shown(app)
+        assert {"Quit", "Detach"} <= {command.title for command in app.get_system_commands(app.screen)}
+
+
+@pytest.mark.parametrize(("from_start", "words"), [(True, "q Back"), (False, "q Quit")])
+async def test_leaving_a_replay_is_called_by_where_it_leads(from_start: bool, words: str) -> None:
+    journal = Journal(SAMPLE)
+    app = ReplayApp(ReplaySource(journal, playing=False), how_it_stops(journal), from_start=from_start)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: app.run_is_shown)
+        await until(pilot, lambda: keys_shown(app).startswith(words))
+
+
+# --- coming back ------------------------------------------------------------------------------------
+
+
+async def test_one_comes_back_to_the_list_with_the_run_under_the_cursor_and_its_state_up_to_date() -> None:
+    app = RankdeckApp(None, launcher=ScriptedLauncher(runs=RUNS), back=Back(Path("/runs/half")))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: list_of(app).run == RUNS[2])
+        assert app.focused is list_of(app)
+        await until(pilot, lambda: "▸ half" in whole_screen(app) and "■ stopped" in whole_screen(app))
+        await until(pilot, lambda: "u Resume" in keys_shown(app))  # the keys are those of the run
+
+
+async def test_a_run_that_is_not_listed_any_more_leaves_the_cursor_on_the_newest() -> None:
+    app = RankdeckApp(None, launcher=ScriptedLauncher(runs=RUNS), back=Back(Path("/elsewhere")))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: list_of(app).run == RUNS[0])
+        assert app.focused is list_of(app)
+
+
+class Painted(RankdeckApp):
+    """Keeps every picture of the start screen that is painted."""
+
+    pictures: list[str]
+
+    def __init__(self, launcher: ScriptedLauncher, back: Back | None = None) -> None:
+        super().__init__(None, launcher=launcher, back=back)
+        self.pictures = []
+
+    def _display(self, screen: Screen[Any], renderable: Any) -> None:
+        super()._display(screen, renderable)
+        if isinstance(self.screen, StartScreen):
+            self.pictures.append(whole_screen(self))
+
+
+class Swept(ScriptedLauncher):
+    """What is launched is a sweep that has chosen 1 rank and batch size 4 when one is back. Looking may take long."""
+
+    def __init__(self) -> None:
+        super().__init__(runs=RUNS)
+        self.may_look = threading.Event()
+        self.may_look.set()
+
+    def launch(self, settings: RunConfig) -> Source:
+        source = super().launch(settings)
+        new = recent("new", "completed", directory=source.directory, config=settings, chosen=Setting(1, 4))
+        self.runs.insert(0, new)
+        return source
+
+    def recent(self) -> list[RecentRun]:
+        self.may_look.wait(10)
+        return super().recent()
+
+    def settings(self, run: RecentRun) -> RunConfig:
+        return without_sweep(super().settings(run), run.chosen)
+
+
+def fields(picture: str) -> tuple[str, ...]:
+    """What stands in the form, as a picture shows it."""
+    found = [re.search(rf"{label} +(\S+)", picture) for label in ("Prompt file", "Ranks", "Batch size")]
+    return tuple(match[1] if match is not None else "" for match in found)
+
+
+async def back_from_a_sweep(pilot: Pilot[Any]) -> None:
+    """Launch one, and leave it, until the start screen is asked for."""
+    app = pilot.app
+    await until(pilot, lambda: not app.screen.query_one("#launch", Button).disabled)
+    await pilot.press(*"my.txt", "tab", "9", "f4")
+    await until(pilot, lambda: isinstance(app.screen, SweepScreen))
+    await pilot.press("enter")
+    await settled(pilot)
+    await pilot.press("q")
+    await until(pilot, lambda: isinstance(app.screen, LeaveScreen))
+
+
+async def test_from_the_first_picture_on_everything_is_as_it_will_stay() -> None:
+    app = Painted(Swept())
+    async with app.run_test(size=(120, 40)) as pilot:
+        await back_from_a_sweep(pilot)
+        app.pictures.clear()
+        await pilot.press("d")
+        await until(pilot, lambda: "GiB per rank" in whole_screen(app))
+        await pilot.pause(0.5)
+    assert app.pictures
+    assert {fields(picture) for picture in app.pictures} == {("my.txt", "1", "4")}
+    for picture in app.pictures:
+        assert "▸ new" in picture
+        assert "from new: " in picture
+
+
+async def test_the_run_is_shown_until_the_start_screen_is_known() -> None:
+    launcher = Swept()
+    app = Painted(launcher)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await back_from_a_sweep(pilot)
+        launcher.may_look.clear()
+        await pilot.press("d")
+        await pilot.pause(0.3)
+        assert isinstance(app.screen, RunScreen)
+        launcher.may_look.set()
+        await until(pilot, lambda: isinstance(app.screen, StartScreen))
+
+
+async def test_what_was_typed_into_the_form_is_still_there_after_a_look_at_another_run() -> None:
+    app = RankdeckApp(None, launcher=ScriptedLauncher(runs=RUNS))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: app.screen.query_one("#ranks", Input).value == "3")
+        await pilot.press(*"mine.txt", "escape", "enter")
+        await settled(pilot)
+        await pilot.press("d")
+        await until(pilot, lambda: isinstance(app.screen, StartScreen))
+        assert app.focused is list_of(app)
+        assert app.screen.query_one("#prompts", Input).value == "mine.txt"
+        await pilot.press("n", "enter")
+        await settled(pilot)
+        assert app.followed.state.prompts == 100, "and another run may be launched"
+
+
+async def test_a_run_that_is_opened_after_another_has_nothing_of_it() -> None:
+    launcher = ScriptedLauncher(runs=RUNS)
+    app = RankdeckApp(None, launcher=launcher)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await opened_from_start(pilot)
+        assert len(app.followed.book) > 0
+        await pilot.press("ctrl+c", "d")
+        await until(pilot, lambda: isinstance(app.screen, StartScreen))
+        assert (app.followed.directory, app.followed.final_state, len(app.followed.book)) == (None, None, 0)
+        await pilot.press("enter")
+        await settled(pilot)
+        await pilot.press("ctrl+c")
+        assert isinstance(app.followed.source, ScriptedSource)
+        assert app.followed.source.sent == [Stop(now=False)], "it is the first time that this one is asked to stop"
+    (left,) = app.flown.values()
+    assert left.state is not None
+    assert left.state.done == 64
+
+
+async def test_a_run_that_is_stopped_on_leaving_is_waited_for_and_then_one_is_back() -> None:
+    app = RankdeckApp(None, launcher=ScriptedLauncher(runs=RUNS))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await opened_from_start(pilot)
+        await pilot.press("q", "s")
+        await until(pilot, lambda: "stops after the batches in flight" in notices(app))
+        assert isinstance(app.screen, RunScreen)
+        assert isinstance(app.followed.source, ScriptedSource)
+        app.followed.source.say(scripted.running().ended(status="stopped").events[-1])
+        await until(pilot, lambda: isinstance(app.screen, StartScreen))
+    (stopped,) = app.flown.values()
+    assert stopped.state is not None
+    assert stopped.state.ended is not None
+
+
+async def test_the_start_screen_after_a_replay_shows_at_once_what_it_was_left_with() -> None:
+    before = RankdeckApp(None, launcher=ScriptedLauncher(runs=RUNS))
+    async with before.run_test(size=(120, 40)) as pilot:
+        await until(pilot, lambda: "from going: " in whole_screen(before))
+        await pilot.press(*"mine.txt")
+        await to_run(pilot, "done")
+        await pilot.press("p")
+        await until(pilot, lambda: before.wanted is not None)
+    launcher = Swept()
+    launcher.may_look.clear()
+    after = Painted(launcher, Back(Path("/runs/done"), seen=before.seen))
+    async with after.run_test(size=(120, 40)) as pilot:
+        await until(pilot, lambda: bool(after.pictures) and "done" in after.pictures[-1])
+        launcher.may_look.set()
+        await until(pilot, lambda: "GiB per rank" in whole_screen(after))
+        await pilot.pause(0.3)
+    shown = [picture for picture in after.pictures if "Recent runs" in picture]
+    assert {fields(picture) for picture in shown} == {("mine.txt", "3", "7")}
+    for picture in shown:
+        assert "▸ done" in picture
+        assert "from going" in picture
+
+
+@pytest.mark.parametrize("size", SIZES)
+async def test_what_broke_is_said_above_the_keys_until_something_else_is_done(size: tuple[int, int]) -> None:
+    back = Back(Path("/runs/done"), "done: its replay broke: ValueError: [b]odd (tui/x.py:1)")
+    app = RankdeckApp(None, launcher=ScriptedLauncher(runs=RUNS), back=back)
+    async with app.run_test(size=size) as pilot:
+        await until(pilot, lambda: list_of(app).run == RUNS[1])
+        assert "✗ done: its replay broke: ValueError: [b]odd" in whole_screen(app)
+        await pilot.press("c")
+        await until(pilot, lambda: "its replay broke" not in whole_screen(app))
+
+
+# --- what is said of what broke -----------------------------------------------------------------------
+
+
+def broken(error: Exception) -> str:
+    try:
+        raise error
+    except Exception as caught:
+        return problem("its replay broke", caught, "a [b] run", "replay")
+
+
+def test_of_a_bug_it_is_said_what_it_is_where_it_is_and_what_shows_all_of_it() -> None:
+    assert broken(ValueError("not\nso")).startswith(
+        "a [b] run: its replay broke: ValueError: not so (tests/tui/start/test_coming_back.py:"
+    )
+    assert broken(KeyError()).endswith(". The run is untouched; `rankdeck replay 'a [b] run'` shows the whole error")
+
+
+def test_where_no_command_shows_more_of_it_none_is_named() -> None:
+    said = problem("its settings cannot be taken over", ValueError("not so"), "a-run", None)
+    assert said == "a-run: its settings cannot be taken over: ValueError: not so. The run is untouched"
+
+
+@pytest.mark.parametrize("error", [OSError("no space left"), RunFileError("no space left")])
+def test_what_was_said_for_people_is_said_as_it_is(error: Exception) -> None:
+    assert broken(error) == "a [b] run: its replay broke: no space left"
+
+
+def test_names_cannot_steer_the_terminal() -> None:
+    assert "\x1b" not in problem("broke", ValueError("\x1b[31m"), "\x1b]0;x\x07", "replay")
+
+
+BREAKS = """
+import sys
+from tui.screens.replay import ReplayScreen
+from tui.screens.run import RunScreen
+from tui.commands.cli import main
+def compose_below(self):
+    raise ValueError("nothing below")
+ReplayScreen.compose_below = compose_below
+main()
+"""
+
+
+@pytest.mark.slow
+def test_a_replay_that_breaks_leads_back_to_the_start_screen_which_says_so() -> None:
+    directory = run_directory.runs_directory() / "done"
+    directory.parent.mkdir(parents=True)
+    write_run(directory)
+    write_run(directory.parent / "newer", started_at=1.8e9)
+    shutil.copy(SAMPLE, directory / run_directory.EVENTS_FILE)
+    with Terminal([sys.executable, "-c", BREAKS], columns=80, rows=24) as terminal:
+        terminal.wait_for("newer", seconds=20)
+        terminal.send("\x1b")
+        terminal.wait_for("p Replay")
+        terminal.send("j")
+        terminal.wait_for("▸ done")
+        terminal.send("p")
+        terminal.wait_for("done: its replay broke: ValueError: nothing below", seconds=30)
+        terminal.wait_for("▸ done")
+        assert "`rankdeck replay done` shows the whole error" in " ".join(terminal.text.split())
+        terminal.send("q")
+        assert terminal.wait() == 0
+    assert b"Traceback" in terminal.raw, "the whole error stands in the terminal that one leaves"
+
+
+def test_a_start_screen_that_breaks_itself_ends_with_its_status(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fly(app: RankdeckApp) -> None:
+        app._return_code = 1
+
+    monkeypatch.setattr("tui.session.terminal_session.fly", fly)
+    assert watch.start_screen() == 1
+
+
+def test_a_dashboard_that_breaks_leads_back_and_the_status_is_not_that_of_success(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    came_back: list[Back | None] = []
+
+    def fly(app: RankdeckApp) -> None:
+        came_back.append(app._back)
+        if len(came_back) == 1:
+            app.followed.source = dashboard(scripted.running()).followed.source
+            app._exception, app._return_code = ImportError("no module named x"), 1
+
+    monkeypatch.setattr("tui.session.terminal_session.fly", fly)
+    assert watch.start_screen() == 1
+    first, second = came_back
+    assert first is None
+    assert second is not None
+    assert "its dashboard broke: ImportError: no module named x" in second.problem
+
+
+def test_of_every_run_that_was_left_its_end_is_said_and_the_last_ones_status_is_that_of_the_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fly(app: RankdeckApp) -> None:
+        app.flown[Path("/a")] = Flown(scripted.completed().state, None)
+        app.flown[Path("/b")] = Flown(scripted.running().ended(status="stopped").state, None)
+
+    monkeypatch.setattr("tui.session.terminal_session.fly", fly)
+    assert watch.start_screen() == 130
+    said = capsys.readouterr().out
+    assert said.index("completed") < said.index("stopped")
+
+
+def test_a_run_that_was_left_and_has_ended_since_is_not_said_to_go_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_run(tmp_path / "over")
+    over, on = (replace(scripted.running().state, directory=str(tmp_path / name)) for name in ("over", "on"))
+    assert watch._say_end(over, None) == 0
+    assert capsys.readouterr().out == ""
+    assert watch._say_end(on, None) == 0
+    assert "goes on. Watch it: rankdeck attach" in capsys.readouterr().out
+
+
+def test_a_replay_that_cannot_even_be_imported_is_said_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tui.app.replay", None)
+    back = watch._replay(Journal(SAMPLE), 0.0, None)
+    assert back is not None
+    assert "its replay broke: ModuleNotFoundError: " in back.problem
+    assert back.directory == SAMPLE.parent
