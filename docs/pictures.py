@@ -7,10 +7,10 @@ a moment of one.
 import asyncio
 from pathlib import Path
 
-from tui.app.app import RankdeckApp
-from tui.sources.journal import SAMPLE, Journal
-from tui.sources.outputs import KEPT
-from tui.sources.replay import ReplaySource
+from rankdeck.tui.app.app import RankdeckApp
+from rankdeck.tui.sources.journal import SAMPLE, Journal
+from rankdeck.tui.sources.outputs import KEPT
+from rankdeck.tui.sources.replay import ReplaySource
 
 DOCS = Path(__file__).resolve().parent
 

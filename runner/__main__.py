@@ -1,4 +1,4 @@
-"""`python -m runner DIRECTORY`: the supervisor of the run in DIRECTORY, started by `runner.start`."""
+"""`python -m rankdeck.runner DIRECTORY`: the supervisor of the run in DIRECTORY, started by `runner.start`."""
 
 import asyncio
 import os
@@ -9,10 +9,10 @@ from typing import NoReturn
 
 import msgspec
 
-from runner import run_directory
-from runner.supervisor import accelerate
-from runner.supervisor.accelerate import LaunchCommand
-from runner.supervisor.run import EXIT_DIED, Supervisor
+from rankdeck.runner import run_directory
+from rankdeck.runner.supervisor import accelerate
+from rankdeck.runner.supervisor.accelerate import LaunchCommand
+from rankdeck.runner.supervisor.run import EXIT_DIED, Supervisor
 
 
 async def _supervise(directory: Path, launch_command: LaunchCommand) -> NoReturn:

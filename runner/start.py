@@ -20,16 +20,16 @@ from typing import Any, BinaryIO, Literal
 
 import msgspec
 
-import runner
-from runner import run_directory
-from runner.inputs import frozen_prompts, models, quantization
-from runner.inputs.frozen_prompts import PromptError
-from runner.machine import placement, processes, telemetry
-from runner.protocol import config as settings
-from runner.protocol import framing
-from runner.protocol.config import Problem, RunConfig
-from runner.run_directory.run_file import Environment, RunFile
-from runner.supervisor import accelerate
+import rankdeck
+from rankdeck.runner import run_directory
+from rankdeck.runner.inputs import frozen_prompts, models, quantization
+from rankdeck.runner.inputs.frozen_prompts import PromptError
+from rankdeck.runner.machine import placement, processes, telemetry
+from rankdeck.runner.protocol import config as settings
+from rankdeck.runner.protocol import framing
+from rankdeck.runner.protocol.config import Problem, RunConfig
+from rankdeck.runner.run_directory.run_file import Environment, RunFile
+from rankdeck.runner.supervisor import accelerate
 
 PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "safetensors", "nvidia-ml-py", "textual", "msgspec")
 
@@ -247,8 +247,8 @@ def start_supervisor(directory: Path) -> "subprocess.Popen[bytes]":
     """Start the supervisor of the run in `directory`; it outlives this process and its terminal."""
     with (directory / run_directory.LOG_FILE).open("ab") as log:
         return subprocess.Popen(
-            # -P: a folder called runner in the current directory must not be what runs.
-            [sys.executable, "-P", "-m", "runner", str(directory)],
+            # -P: a folder called rankdeck in the current directory must not be what runs.
+            [sys.executable, "-P", "-m", "rankdeck.runner", str(directory)],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -308,7 +308,7 @@ def environment(environ: Mapping[str, str] = os.environ) -> Environment:
         except metadata.PackageNotFoundError:
             continue
     return Environment(
-        rankdeck=runner.__version__,
+        rankdeck=rankdeck.__version__,
         python=platform.python_version(),
         host=platform.node(),
         platform=platform.platform(),
@@ -338,7 +338,7 @@ async def hello(ranks: int, device: str) -> list[str]:
     with tempfile.TemporaryDirectory(prefix="rankdeck-hello-") as folder:
         config_file = Path(folder) / "accelerate.yaml"
         accelerate.write_accelerate_config(config_file, ranks, on_cpu)
-        command = accelerate.accelerate_command(config_file, ranks, "runner.rank.hello", [])
+        command = accelerate.accelerate_command(config_file, ranks, "rankdeck.runner.rank.hello", [])
         environment = accelerate.rank_environment(os.environ, ranks, on_cpu, processes.usable_cores())
         launch = await accelerate.Launch.start(command, environment)
         try:

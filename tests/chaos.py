@@ -13,11 +13,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from runner import protocol, run_directory, start
-from runner.protocol import Command
-from runner.start import Started
+from rankdeck.runner import protocol, run_directory, start
+from rankdeck.runner.protocol import Command
+from rankdeck.runner.start import Started
+from rankdeck.tui.sources.client import SocketSource, SourceError
 from tests.runner.supervisor.test_supervisor import command_line, processes_of
-from tui.sources.client import SocketSource, SourceError
 
 ACTIONS = (
     "kill rank",
@@ -34,7 +34,7 @@ ACTIONS = (
 WATCH = """
 import asyncio, sys
 from pathlib import Path
-from tui.sources.client import SocketSource
+from rankdeck.tui.sources.client import SocketSource
 async def watch():
     async for message in SocketSource(Path(sys.argv[1])).events():
         print(type(message).__name__, flush=True)
@@ -104,7 +104,7 @@ class Flight:
         return [process.pid for process in processes_of(self.directory) if module in " ".join(command_line(process))]
 
     async def _kill_rank(self) -> None:
-        pids = self._pids("rank.py rank") or self._pids("runner.rank.worker")
+        pids = self._pids("rank.py rank") or self._pids("rankdeck.runner.rank.worker")
         if pids:
             _kill(self.random.choice(sorted(pids)))
 

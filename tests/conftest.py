@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from runner import run_directory, start
-from runner.protocol.config import RunConfig
-from runner.start import Started
+from rankdeck.runner import run_directory, start
+from rankdeck.runner.protocol.config import RunConfig
+from rankdeck.runner.start import Started
 from tests import ROOT
 
 

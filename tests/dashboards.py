@@ -8,22 +8,22 @@ from typing import Any
 from textual.pilot import Pilot
 from textual.widgets import Label
 
-from runner.forecast.cost_model import CostModel
-from runner.inputs.memory_estimate import DEMO, Estimate, ModelShape, PromptSizes, Room, estimate
-from runner.machine.facts import Facts, Machine, TorchFound
-from runner.protocol import DeviceSample, config
-from runner.protocol.config import Problem, RunConfig
+from rankdeck.runner.forecast.cost_model import CostModel
+from rankdeck.runner.inputs.memory_estimate import DEMO, Estimate, ModelShape, PromptSizes, Room, estimate
+from rankdeck.runner.machine.facts import Facts, Machine, TorchFound
+from rankdeck.runner.protocol import DeviceSample, config
+from rankdeck.runner.protocol.config import Problem, RunConfig
+from rankdeck.tui.app.app import RankdeckApp
+from rankdeck.tui.sources.client import Source
+from rankdeck.tui.sources.journal import SAMPLE, Journal
+from rankdeck.tui.sources.replay import ReplaySource
+from rankdeck.tui.sources.runs import RecentRun
+from rankdeck.tui.start.folder import Listing, read_folder
+from rankdeck.tui.widgets.lines import Panel
+from rankdeck.tui.words.text import plain
 from tests import scripted
 from tests.scripted import Script
 from tests.scripted_source import ScriptedSource
-from tui.app.app import RankdeckApp
-from tui.sources.client import Source
-from tui.sources.journal import SAMPLE, Journal
-from tui.sources.replay import ReplaySource
-from tui.sources.runs import RecentRun
-from tui.start.folder import Listing, read_folder
-from tui.widgets.lines import Panel
-from tui.words.text import plain
 
 SIZES = [(60, 18), (80, 24), (120, 40)]
 STATES: dict[str, Callable[[], Script]] = {

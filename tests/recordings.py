@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from runner import protocol
-from runner.protocol import AnyEvent, encode_line
+from rankdeck.runner import protocol
+from rankdeck.runner.protocol import AnyEvent, encode_line
 from tests import scripted, scripted_steering
 from tests.scripted import Script
 

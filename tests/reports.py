@@ -9,15 +9,15 @@ import msgspec
 import typer
 from typer.testing import CliRunner
 
-from runner import run_directory
-from runner.protocol import AnyEvent, Output, OutputRecord, RankSummary, Summary
-from runner.protocol.config import RunConfig
-from runner.protocol.sweep_plan import SweepPlan, SweepState, Trial, TrialRecord, TrialResult
-from runner.run_directory.run_file import Environment, RunFile
-from runner.state import RunState, apply, summarise
-from runner.sweep.verdict import summarise_sweep
+from rankdeck.runner import run_directory
+from rankdeck.runner.protocol import AnyEvent, Output, OutputRecord, RankSummary, Summary
+from rankdeck.runner.protocol.config import RunConfig
+from rankdeck.runner.protocol.sweep_plan import SweepPlan, SweepState, Trial, TrialRecord, TrialResult
+from rankdeck.runner.run_directory.run_file import Environment, RunFile
+from rankdeck.runner.state import RunState, apply, summarise
+from rankdeck.runner.sweep.verdict import summarise_sweep
+from rankdeck.tui.commands.report import report
 from tests import ROOT
-from tui.commands.report import report
 
 RECORDED = ROOT / "tui" / "sources" / "recorded" / "stories.jsonl"
 

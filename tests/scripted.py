@@ -4,8 +4,8 @@ from collections.abc import Iterable, Sequence
 
 from msgspec.structs import replace
 
-from runner import protocol
-from runner.protocol import (
+from rankdeck.runner import protocol
+from rankdeck.runner.protocol import (
     AnyEvent,
     BatchResult,
     DeviceSample,
@@ -14,8 +14,8 @@ from runner.protocol import (
     StepsInFlight,
     Summary,
 )
-from runner.protocol.config import RunConfig
-from runner.state import RunState, Snapshot, apply, summarise
+from rankdeck.runner.protocol.config import RunConfig
+from rankdeck.runner.state import RunState, Snapshot, apply, summarise
 
 START = 1_700_000_000.0
 GIB = 2**30

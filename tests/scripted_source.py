@@ -4,9 +4,9 @@ import asyncio
 from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 
-from runner import protocol
-from runner.protocol import Command
-from runner.state import ToViewer
+from rankdeck.runner import protocol
+from rankdeck.runner.protocol import Command
+from rankdeck.runner.state import ToViewer
 from tests.scripted import DIRECTORY
 
 

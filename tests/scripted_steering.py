@@ -2,8 +2,8 @@
 
 from msgspec.structs import replace
 
-from runner import protocol
-from runner.protocol import BatchFinished
+from rankdeck.runner import protocol
+from rankdeck.runner.protocol import BatchFinished
 from tests.scripted import GIB, Script
 
 SEGFAULT = "killed by SIGSEGV: Fatal Python error: Segmentation fault in torch/nn/modules/linear.py"

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 
 from msgspec.structs import replace
 
-from runner import protocol
-from runner.protocol.sweep_plan import SweepPlan, Trial, TrialOutcome, TrialRecord, TrialResult
-from runner.supervisor.sweeper import order_of
+from rankdeck.runner import protocol
+from rankdeck.runner.protocol.sweep_plan import SweepPlan, Trial, TrialOutcome, TrialRecord, TrialResult
+from rankdeck.runner.supervisor.sweeper import order_of
 from tests.scripted import GIB, Script, config
 
 OUT_OF_MEMORY = "CUDA out of memory. Tried to allocate 2.50 GiB. GPU 1 has a total capacity of 79.15 GiB"

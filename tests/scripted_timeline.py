@@ -5,8 +5,8 @@ from collections.abc import Iterable
 
 from msgspec.structs import replace
 
-from runner import protocol
-from runner.protocol import BatchResult, StepsInFlight
+from rankdeck.runner import protocol
+from rankdeck.runner.protocol import BatchResult, StepsInFlight
 from tests.scripted import Script, record
 from tests.scripted_steering import SEGFAULT
 

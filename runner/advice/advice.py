@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator
 
 import msgspec
 
-from runner.advice.cpu_share import starved_words
-from runner.advice.slow_rank import LIKE_ROWS, compare, slow_rank
-from runner.forecast.forecast import what_if
-from runner.scheduling.rounds import batches_needed
-from runner.state import RunState
-from runner.state.periods import Stretch
+from rankdeck.runner.advice.cpu_share import starved_words
+from rankdeck.runner.advice.slow_rank import LIKE_ROWS, compare, slow_rank
+from rankdeck.runner.forecast.forecast import what_if
+from rankdeck.runner.scheduling.rounds import batches_needed
+from rankdeck.runner.state import RunState
+from rankdeck.runner.state.periods import Stretch
 
 LEAST_BATCHES_A_RANK = 2
 LEAST_SECONDS = 20.0

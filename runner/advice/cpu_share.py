@@ -7,9 +7,9 @@ from bisect import bisect_right
 from operator import itemgetter
 from statistics import fmean
 
-from runner.advice.segments import end_of
-from runner.state import RunState
-from runner.state.timeline import WORK, Lane
+from rankdeck.runner.advice.segments import end_of
+from rankdeck.runner.state import RunState
+from rankdeck.runner.state.timeline import WORK, Lane
 
 LEAST_SECONDS = 8.0
 """So long a rank must have been at work with its CPU known, or that says nothing about who else wants it."""

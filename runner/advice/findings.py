@@ -5,11 +5,11 @@ ranks that sit idle at the end. Pure functions of the state; each says the figur
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from runner.advice.advice import advise
-from runner.advice.segments import end_of, idle_tail
-from runner.advice.slow_rank import slow_rank
-from runner.state import RunState
-from runner.state.timeline import LOADING, Span
+from rankdeck.runner.advice.advice import advise
+from rankdeck.runner.advice.segments import end_of, idle_tail
+from rankdeck.runner.advice.slow_rank import slow_rank
+from rankdeck.runner.state import RunState
+from rankdeck.runner.state.timeline import LOADING, Span
 
 FULL, MOST_ROUNDS = 0.85, 4
 LEAST_TAIL_SECONDS, LEAST_TAIL_SHARE = 0.5, 0.05

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Literal, NamedTuple
 
-from runner.state import RunState
-from runner.state.timeline import WORK, Span, SpanKind, Timeline
+from rankdeck.runner.state import RunState
+from rankdeck.runner.state.timeline import WORK, Span, SpanKind, Timeline
 
 GapKind = Literal["idle", "paused", "inactive"]
 

@@ -6,9 +6,9 @@ from math import log
 from statistics import median
 from typing import NamedTuple
 
-from runner.advice.cpu_share import STARVED, cores_words, cpu_shares
-from runner.state import RunState
-from runner.state.timeline import Span, Timeline
+from rankdeck.runner.advice.cpu_share import STARVED, cores_words, cpu_shares
+from rankdeck.runner.state import RunState
+from rankdeck.runner.state.timeline import Span, Timeline
 
 SLOWER = 1.25
 """So many times the others' seconds per decode step make a rank a slow one."""

@@ -15,11 +15,11 @@ from typing import Any
 
 import torch
 
-from runner.engine import loading
-from runner.engine.loading import dtype_text
-from runner.engine.rows import Answer, Progress
-from runner.protocol import BatchResult, OutputRecord, Prompt, prompt_text
-from runner.protocol.config import RunConfig
+from rankdeck.runner.engine import loading
+from rankdeck.runner.engine.loading import dtype_text
+from rankdeck.runner.engine.rows import Answer, Progress
+from rankdeck.runner.protocol import BatchResult, OutputRecord, Prompt, prompt_text
+from rankdeck.runner.protocol.config import RunConfig
 
 
 @dataclass(frozen=True)

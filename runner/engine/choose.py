@@ -4,11 +4,11 @@ Knows both engines. `auto` goes by what was measured, per kind of device; an eng
 or the settings gives way to the static one, with the reason in one line.
 """
 
-from runner.engine.base import Engine, free_memory
-from runner.engine.continuous import ContinuousEngine, Unsupported
-from runner.engine.loading import Loaded
-from runner.engine.static import StaticEngine
-from runner.protocol.config import RunConfig
+from rankdeck.runner.engine.base import Engine, free_memory
+from rankdeck.runner.engine.continuous import ContinuousEngine, Unsupported
+from rankdeck.runner.engine.loading import Loaded
+from rankdeck.runner.engine.static import StaticEngine
+from rankdeck.runner.protocol.config import RunConfig
 
 AUTO = {"cpu": "faster on a CPU: 1.5 times the continuous one at 50 rows (135 M parameters, 2 cores)"}
 """Why `auto` is static, by kind of device."""

@@ -17,10 +17,10 @@ import psutil
 import torch
 from transformers.generation.configuration_utils import ContinuousBatchingConfig
 
-from runner.engine.base import BatchOutput, Engine, OnRecords, OnStep, free_memory
-from runner.engine.rows import PROGRESS_SECONDS, Cancelled, Ended, Progress, trim
-from runner.protocol import BatchResult, OutputRecord, Prompt
-from runner.protocol.config import RunConfig
+from rankdeck.runner.engine.base import BatchOutput, Engine, OnRecords, OnStep, free_memory
+from rankdeck.runner.engine.rows import PROGRESS_SECONDS, Cancelled, Ended, Progress, trim
+from rankdeck.runner.protocol import BatchResult, OutputRecord, Prompt
+from rankdeck.runner.protocol.config import RunConfig
 
 TAKE_SECONDS = 0.05
 FATAL_SECONDS = 2.0

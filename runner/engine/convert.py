@@ -1,6 +1,6 @@
 """Turns a folder with a GGUF file into a folder that transformers loads at once: float32 safetensors.
 
-Run as `python -m runner.engine.convert GGUF_DIR DESTINATION`, in a process of its own, because it imports
+Run as `python -m rankdeck.runner.engine.convert GGUF_DIR DESTINATION`, in a process of its own, because it imports
 torch and holds the whole model in memory. Knows nothing of caches, locks or where the file came
 from; a failure is a traceback on stderr, whose last line the parent quotes.
 """

@@ -12,8 +12,8 @@ import psutil
 import torch
 import transformers
 
-from runner.engine import packed_linear
-from runner.protocol.config import RunConfig
+from rankdeck.runner.engine import packed_linear
+from rankdeck.runner.protocol.config import RunConfig
 
 WEIGHTS_SHARE = 0.9
 """Of each GPU's free memory so much may hold weights, where a model is spread over several."""

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from runner.protocol import FinishReason
+from rankdeck.runner.protocol import FinishReason
 
 PROGRESS_SECONDS = 0.2
 """At most five progress reports a second: counting live tokens reads from the device."""

@@ -16,13 +16,13 @@ from typing import Any
 import torch
 import transformers
 
-from runner.engine import compiling
-from runner.engine.base import BatchOutput, Engine, OnRecords, OnStep
-from runner.engine.compiling import BEFORE, ON_A_CPU, Compiling
-from runner.engine.rows import Answer, group_by_width, trim
-from runner.engine.step_watch import StepWatch
-from runner.protocol import BatchResult, OutputRecord, Prompt
-from runner.protocol.config import RunConfig
+from rankdeck.runner.engine import compiling
+from rankdeck.runner.engine.base import BatchOutput, Engine, OnRecords, OnStep
+from rankdeck.runner.engine.compiling import BEFORE, ON_A_CPU, Compiling
+from rankdeck.runner.engine.rows import Answer, group_by_width, trim
+from rankdeck.runner.engine.step_watch import StepWatch
+from rankdeck.runner.protocol import BatchResult, OutputRecord, Prompt
+from rankdeck.runner.protocol.config import RunConfig
 
 PAD_TO_MULTIPLE = 8
 

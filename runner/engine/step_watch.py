@@ -7,8 +7,8 @@ from typing import Any
 import torch
 import transformers
 
-from runner.engine.base import OnStep
-from runner.engine.rows import PROGRESS_SECONDS, Cancelled, Progress
+from rankdeck.runner.engine.base import OnStep
+from rankdeck.runner.engine.rows import PROGRESS_SECONDS, Cancelled, Progress
 
 
 class StepWatch(transformers.StoppingCriteria):

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from runner.forecast.line_fit import Line
-from runner.state.costs import LENGTH_BINS, CostPoint
+from rankdeck.runner.forecast.line_fit import Line
+from rankdeck.runner.state.costs import LENGTH_BINS, CostPoint
 
 
 class Answers(msgspec.Struct, frozen=True, kw_only=True):

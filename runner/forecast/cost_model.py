@@ -20,8 +20,8 @@ from collections.abc import Iterable
 
 import msgspec
 
-from runner.forecast.line_fit import Line, Sample, fitted_curve, fitted_line, spread
-from runner.state.costs import CostPoint, with_batch
+from rankdeck.runner.forecast.line_fit import Line, Sample, fitted_curve, fitted_line, spread
+from rankdeck.runner.state.costs import CostPoint, with_batch
 
 SATURATION = 4
 """Batches at which a point has half its full weight: noise falls with more of them, the lines' own misfit does not."""

@@ -11,14 +11,14 @@ from math import ceil
 
 import msgspec
 
-from runner.forecast.answer_lengths import Answers, answers
-from runner.forecast.cost_model import CostModel, fit
-from runner.forecast.plan import PlanRow, predict, shares
-from runner.protocol.config import MAX_BATCH_SIZE
-from runner.protocol.sweep_plan import SweepPlan, SweepState, warm_up_tokens
-from runner.scheduling.rounds import EvenRounds
-from runner.state import RankState, RunState
-from runner.state.costs import CostPoint
+from rankdeck.runner.forecast.answer_lengths import Answers, answers
+from rankdeck.runner.forecast.cost_model import CostModel, fit
+from rankdeck.runner.forecast.plan import PlanRow, predict, shares
+from rankdeck.runner.protocol.config import MAX_BATCH_SIZE
+from rankdeck.runner.protocol.sweep_plan import SweepPlan, SweepState, warm_up_tokens
+from rankdeck.runner.scheduling.rounds import EvenRounds
+from rankdeck.runner.state import RankState, RunState
+from rankdeck.runner.state.costs import CostPoint
 
 
 class WhatIf(msgspec.Struct, frozen=True, kw_only=True):

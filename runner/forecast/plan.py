@@ -13,11 +13,11 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from runner.forecast.answer_lengths import Answers
-from runner.forecast.cost_model import CostModel
-from runner.protocol.config import Dispatch
-from runner.scheduling.rounds import batches_needed
-from runner.scheduling.scheduler import Scheduler
+from rankdeck.runner.forecast.answer_lengths import Answers
+from rankdeck.runner.forecast.cost_model import CostModel
+from rankdeck.runner.protocol.config import Dispatch
+from rankdeck.runner.scheduling.rounds import batches_needed
+from rankdeck.runner.scheduling.scheduler import Scheduler
 
 SIMULATED_BATCHES = 5000
 SIMULATED_PROMPTS = 10_000

@@ -18,8 +18,8 @@ from typing import BinaryIO
 
 import msgspec
 
-from runner.inputs.prompt_files import Problems, PromptError, PromptProblem, kind, reading, records
-from runner.protocol import Prompt, encode_line
+from rankdeck.runner.inputs.prompt_files import Problems, PromptError, PromptProblem, kind, reading, records
+from rankdeck.runner.protocol import Prompt, encode_line
 
 __all__ = ["PromptError", "PromptIndex", "PromptProblem", "freeze"]
 

@@ -17,7 +17,7 @@ An estimate: allocators round up and fragment, and attention may need room of it
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from runner.protocol.config import RunConfig
+from rankdeck.runner.protocol.config import RunConfig
 
 CPU_PROCESS_BYTES = int(0.45 * 2**30)
 """Measured: a static rank of the demo model on a CPU takes 1.5 GiB, of which 0.5 GiB are the mapped weights and

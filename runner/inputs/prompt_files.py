@@ -17,7 +17,7 @@ from typing import BinaryIO
 
 import msgspec
 
-from runner.protocol import MAX_LINE_BYTES
+from rankdeck.runner.protocol import MAX_LINE_BYTES
 
 SUFFIXES = (".txt", ".jsonl", ".json", ".csv", ".parquet")
 WITH_COLUMNS = (".csv", ".parquet")

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from runner.protocol.config import Problem
+from rankdeck.runner.protocol.config import Problem
 
 
 class Package(NamedTuple):

@@ -9,9 +9,9 @@ from typing import Literal
 
 import msgspec
 
-from runner.machine.facts import Facts, Machine, Place, TorchFound
-from runner.machine.visible_gpus import ORDER, VISIBLE, order_is_certain
-from runner.state.rank_gpus import match_rank_to_gpu
+from rankdeck.runner.machine.facts import Facts, Machine, Place, TorchFound
+from rankdeck.runner.machine.visible_gpus import ORDER, VISIBLE, order_is_certain
+from rankdeck.runner.state.rank_gpus import match_rank_to_gpu
 
 Status = Literal["ok", "warn", "bad"]
 Numbers = tuple[int, ...]

@@ -24,14 +24,14 @@ import msgspec
 import platformdirs
 import psutil
 
-from runner import run_directory
-from runner.inputs import model_shape
-from runner.machine import processes, telemetry, visible_gpus
-from runner.machine.facts import Facts, Machine, Place, Terminal, TorchFound
-from runner.machine.nvml import NvmlApi, NvmlFailure, PynvmlApi
-from runner.protocol import DeviceSample
-from runner.run_directory import places
-from runner.state import rank_gpus
+from rankdeck.runner import run_directory
+from rankdeck.runner.inputs import model_shape
+from rankdeck.runner.machine import processes, telemetry, visible_gpus
+from rankdeck.runner.machine.facts import Facts, Machine, Place, Terminal, TorchFound
+from rankdeck.runner.machine.nvml import NvmlApi, NvmlFailure, PynvmlApi
+from rankdeck.runner.protocol import DeviceSample
+from rankdeck.runner.run_directory import places
+from rankdeck.runner.state import rank_gpus
 
 PACKAGES = ("torch", "transformers", "accelerate", "nvidia-ml-py", "textual", "bitsandbytes", "torchao", "pyarrow")
 TORCH_SECONDS = 90.0

@@ -6,7 +6,7 @@ A value of None is one that was not found out, never one that is 0.
 
 import msgspec
 
-from runner.protocol import DeviceSample
+from rankdeck.runner.protocol import DeviceSample
 
 
 class Machine(msgspec.Struct, frozen=True, kw_only=True):

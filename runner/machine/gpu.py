@@ -8,10 +8,10 @@ import math
 
 import msgspec
 
-from runner.machine.gpu_metrics import GPM_FIELDS, Gpm, Metric, Missing, Reading, figure, throttle_words
-from runner.machine.nvml import NOT_FOUND, BusySample, Handle, Memory, NvmlApi, NvmlFailure
-from runner.machine.visible_gpus import GpuNames
-from runner.protocol import DeviceSample
+from rankdeck.runner.machine.gpu_metrics import GPM_FIELDS, Gpm, Metric, Missing, Reading, figure, throttle_words
+from rankdeck.runner.machine.nvml import NOT_FOUND, BusySample, Handle, Memory, NvmlApi, NvmlFailure
+from rankdeck.runner.machine.visible_gpus import GpuNames
+from rankdeck.runner.protocol import DeviceSample
 
 _BUSY_FIELDS = ("busy_percent", "busy_min_percent", "busy_max_percent")
 _MEMORY_FIELDS = ("memory_used_bytes", "memory_total_bytes")

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from runner.machine.nvml import (
+from rankdeck.runner.machine.nvml import (
     GPM_DRAM_PERCENT,
     GPM_OCCUPANCY_PERCENT,
     GPM_SM_PERCENT,

@@ -6,8 +6,8 @@ others. Does not know what GPUs there are: how many comes in as an argument.
 
 from collections.abc import Mapping
 
-from runner.machine.visible_gpus import VISIBLE
-from runner.protocol.config import Problem, RunConfig
+from rankdeck.runner.machine.visible_gpus import VISIBLE
+from rankdeck.runner.protocol.config import Problem, RunConfig
 
 OWN_DEVICE = "ACCELERATE_TORCH_DEVICE"
 """What accelerate takes for the device of its process; left to itself it takes local rank modulo GPU count."""

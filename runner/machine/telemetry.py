@@ -11,10 +11,10 @@ from typing import NamedTuple
 
 import psutil
 
-from runner.machine.gpu import Device, Gpu
-from runner.machine.nvml import NO_GPU, NvmlApi, NvmlFailure, PynvmlApi, why_no_nvml
-from runner.machine.visible_gpus import VISIBLE, places_to_sample, visible_places
-from runner.protocol import DeviceSample, ProcessSample
+from rankdeck.runner.machine.gpu import Device, Gpu
+from rankdeck.runner.machine.nvml import NO_GPU, NvmlApi, NvmlFailure, PynvmlApi, why_no_nvml
+from rankdeck.runner.machine.visible_gpus import VISIBLE, places_to_sample, visible_places
+from rankdeck.runner.protocol import DeviceSample, ProcessSample
 
 
 class VisibleGpu(NamedTuple):

@@ -4,7 +4,7 @@
 are values inside both, and lines of the run's files.
 """
 
-from runner.protocol.events import (
+from rankdeck.runner.protocol.events import (
     ActiveRanksChanged,
     AnyEvent,
     BatchFailed,
@@ -40,8 +40,8 @@ from runner.protocol.events import (
     TrialStarted,
     TrialWarm,
 )
-from runner.protocol.framing import MAX_LINE_BYTES, PROTOCOL_VERSION, Message, encode_line
-from runner.protocol.orders import (
+from rankdeck.runner.protocol.framing import MAX_LINE_BYTES, PROTOCOL_VERSION, Message, encode_line
+from rankdeck.runner.protocol.orders import (
     Cancel,
     Command,
     FromRank,
@@ -66,7 +66,7 @@ from runner.protocol.orders import (
     ViewerHello,
     Work,
 )
-from runner.protocol.records import (
+from rankdeck.runner.protocol.records import (
     BatchResult,
     DeviceSample,
     FinishReason,

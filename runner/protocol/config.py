@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 
 import msgspec
 
-from runner.protocol.sweep_plan import MAX_TRIALS, SweepPlan
+from rankdeck.runner.protocol.sweep_plan import MAX_TRIALS, SweepPlan
 
 Dispatch = Literal["pull", "split"]
 Order = Literal["length", "input"]

@@ -8,10 +8,17 @@ from typing import Literal
 
 import msgspec
 
-from runner.protocol.config import RunConfig
-from runner.protocol.framing import PROTOCOL_VERSION, Message
-from runner.protocol.records import BatchResult, DeviceSample, OutputRecord, ProcessSample, StepsInFlight, Summary
-from runner.protocol.sweep_plan import SweepPlan, Trial, TrialRecord
+from rankdeck.runner.protocol.config import RunConfig
+from rankdeck.runner.protocol.framing import PROTOCOL_VERSION, Message
+from rankdeck.runner.protocol.records import (
+    BatchResult,
+    DeviceSample,
+    OutputRecord,
+    ProcessSample,
+    StepsInFlight,
+    Summary,
+)
+from rankdeck.runner.protocol.sweep_plan import SweepPlan, Trial, TrialRecord
 
 
 class Event(Message, frozen=True, kw_only=True):

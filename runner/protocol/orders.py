@@ -3,10 +3,10 @@
 From a rank: its greeting, steps, results. To a rank: work, and when to stop. From a viewer: commands.
 """
 
-from runner.protocol.events import BatchFailed, BatchFinished, LogLine, Output, RankPhase, RankReady
-from runner.protocol.framing import PROTOCOL_VERSION, Message
-from runner.protocol.records import BatchResult, Prompt, StepsInFlight
-from runner.protocol.sweep_plan import SweepPlan
+from rankdeck.runner.protocol.events import BatchFailed, BatchFinished, LogLine, Output, RankPhase, RankReady
+from rankdeck.runner.protocol.framing import PROTOCOL_VERSION, Message
+from rankdeck.runner.protocol.records import BatchResult, Prompt, StepsInFlight
+from rankdeck.runner.protocol.sweep_plan import SweepPlan
 
 
 class RankHello(Message, frozen=True, kw_only=True):

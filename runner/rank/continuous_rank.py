@@ -9,10 +9,10 @@ import typing
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from runner import protocol
-from runner.engine.rows import PROGRESS_SECONDS, Answer, Cancelled, Ended
-from runner.protocol import BatchResult, Leave, OutputRecord, Prompt, StepsInFlight, Work
-from runner.rank.link import Link
+from rankdeck.runner import protocol
+from rankdeck.runner.engine.rows import PROGRESS_SECONDS, Answer, Cancelled, Ended
+from rankdeck.runner.protocol import BatchResult, Leave, OutputRecord, Prompt, StepsInFlight, Work
+from rankdeck.runner.rank.link import Link
 
 LOOK_SECONDS = 0.01
 """New orders, and new rows for those that ended, wait no longer than this; less than a step takes."""

@@ -7,8 +7,8 @@ import json
 import os
 import sys
 
-from runner.machine.processes import end_with_parent
-from runner.protocol.framing import GREETINGS
+from rankdeck.runner.machine.processes import end_with_parent
+from rankdeck.runner.protocol.framing import GREETINGS
 
 
 def main() -> None:

@@ -15,8 +15,8 @@ from typing import NoReturn
 
 import msgspec
 
-from runner import protocol
-from runner.protocol import FromRank, Leave, Steps, StepsInFlight, ToRank, Work
+from rankdeck.runner import protocol
+from rankdeck.runner.protocol import FromRank, Leave, Steps, StepsInFlight, ToRank, Work
 
 SUPERVISOR_GONE_STATUS = 70
 

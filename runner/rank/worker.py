@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import msgspec
 
-from runner import protocol, run_directory
-from runner.machine import placement, processes
-from runner.protocol import Work, record_digest
-from runner.protocol.config import RunConfig
-from runner.rank.link import Link
+from rankdeck.runner import protocol, run_directory
+from rankdeck.runner.machine import placement, processes
+from rankdeck.runner.protocol import Work, record_digest
+from rankdeck.runner.protocol.config import RunConfig
+from rankdeck.runner.rank.link import Link
 
 if TYPE_CHECKING:
-    from runner.engine.base import Engine
+    from rankdeck.runner.engine.base import Engine
 
 GATHER_PART = 1000
 GROUP_TIMEOUT_DAYS = 7
@@ -62,7 +62,7 @@ def main() -> NoReturn:
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="runner.rank.worker")
+    parser = argparse.ArgumentParser(prog="rankdeck.runner.rank.worker")
     parser.add_argument("--run-dir", type=Path, required=True)
     parser.add_argument("--socket", required=True)
     parser.add_argument("--model", required=True)
@@ -220,8 +220,8 @@ class _Rank:
 
     def _work(self, loaded: "Engine") -> bool:
         """Generate until told to leave; returns whether the ranks are to gather."""
-        from runner.engine.base import free_memory, is_out_of_memory
-        from runner.engine.rows import Cancelled
+        from rankdeck.runner.engine.base import free_memory, is_out_of_memory
+        from rankdeck.runner.engine.rows import Cancelled
 
         leave: protocol.Leave | None = None
         failed_stream = 0
@@ -253,8 +253,8 @@ class _Rank:
         return (leave or cast(protocol.Leave, order)).gather
 
     def _do(self, loaded: "Engine", order: Work) -> protocol.Leave | None:
-        from runner.engine.continuous import ContinuousEngine
-        from runner.rank.continuous_rank import Flow
+        from rankdeck.runner.engine.continuous import ContinuousEngine
+        from rankdeck.runner.rank.continuous_rank import Flow
 
         self._say_notes(loaded)
         closed = order.measure or not order.keep or order.max_new_tokens is not None
@@ -346,7 +346,7 @@ def _import_engines() -> tuple[Any, Any]:
         import transformers.modeling_layers
         import transformers.modeling_utils  # noqa: F401
 
-        from runner.engine import choose, loading
+        from rankdeck.runner.engine import choose, loading
     finally:
         gc.freeze()
         gc.enable()

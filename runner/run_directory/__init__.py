@@ -1,6 +1,6 @@
 """A run on disk: where it lives, what its files hold, who holds its lock."""
 
-from runner.run_directory.files import (
+from rankdeck.runner.run_directory.files import (
     EVENTS_FILE,
     LOG_FILE,
     OUTPUTS_FILE,
@@ -11,9 +11,16 @@ from runner.run_directory.files import (
     read_events,
     read_outputs,
 )
-from runner.run_directory.lock import LOCK_FILE, hold_lock, supervisor_alive, supervisor_comes
-from runner.run_directory.places import find_run, list_runs, newest_live_run, register, runs_directory, socket_path
-from runner.run_directory.run_file import (
+from rankdeck.runner.run_directory.lock import LOCK_FILE, hold_lock, supervisor_alive, supervisor_comes
+from rankdeck.runner.run_directory.places import (
+    find_run,
+    list_runs,
+    newest_live_run,
+    register,
+    runs_directory,
+    socket_path,
+)
+from rankdeck.runner.run_directory.run_file import (
     RUN_FILE,
     RunFile,
     RunFileError,

@@ -15,8 +15,8 @@ from typing import Any
 
 import msgspec
 
-from runner.protocol import AnyEvent, OutputRecord
-from runner.run_directory.run_file import RunFileError
+from rankdeck.runner.protocol import AnyEvent, OutputRecord
+from rankdeck.runner.run_directory.run_file import RunFileError
 
 PROMPTS_FILE = "prompts.jsonl"
 EVENTS_FILE = "events.jsonl"

@@ -8,7 +8,7 @@ import os
 import time
 from pathlib import Path
 
-from runner.run_directory.run_file import RUN_FILE, RunFileError, read_run_file
+from rankdeck.runner.run_directory.run_file import RUN_FILE, RunFileError, read_run_file
 
 LOCK_FILE = "supervisor.lock"
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import platformdirs
 
-from runner.run_directory.lock import supervisor_alive
-from runner.run_directory.run_file import RUN_FILE, RunFile, RunFileError, read_run_file
+from rankdeck.runner.run_directory.lock import supervisor_alive
+from rankdeck.runner.run_directory.run_file import RUN_FILE, RunFile, RunFileError, read_run_file
 
 RUNTIME_ROOT = Path("/tmp")
 

@@ -7,10 +7,10 @@ it or end in a torn line. Decides nothing.
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from runner import protocol
-from runner.run_directory import files
-from runner.run_directory.run_file import RunFileError
-from runner.state import RunState, apply
+from rankdeck.runner import protocol
+from rankdeck.runner.run_directory import files
+from rankdeck.runner.run_directory.run_file import RunFileError
+from rankdeck.runner.state import RunState, apply
 
 
 @dataclass

@@ -10,10 +10,10 @@ from typing import Literal
 
 import msgspec
 
-from runner.protocol import Summary
-from runner.protocol.config import RunConfig
-from runner.state.costs import CostPoint
-from runner.sweep.verdict import SweepSummary
+from rankdeck.runner.protocol import Summary
+from rankdeck.runner.protocol.config import RunConfig
+from rankdeck.runner.state.costs import CostPoint
+from rankdeck.runner.sweep.verdict import SweepSummary
 
 RUN_FILE = "run.json"
 

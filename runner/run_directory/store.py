@@ -9,7 +9,7 @@ import os
 from collections import deque
 from pathlib import Path
 
-from runner.run_directory.files import LineWriter, mend
+from rankdeck.runner.run_directory.files import LineWriter, mend
 
 MAX_KEPT_LINES = 100_000
 """Of lines that may be dropped (the journal's): the oldest go first."""

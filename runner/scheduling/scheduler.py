@@ -9,8 +9,8 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from runner.protocol.config import Order
-from runner.scheduling.rounds import EvenRounds
+from rankdeck.runner.protocol.config import Order
+from rankdeck.runner.scheduling.rounds import EvenRounds
 
 WINDOW_PROMPTS = 4096
 """`length` order sorts within windows of this many prompts: rows alike, answers not too far out of order."""

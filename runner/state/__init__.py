@@ -1,7 +1,7 @@
 """Pure: the state of a run, made from its events."""
 
-from runner.state.reducer import apply
-from runner.state.run import (
+from rankdeck.runner.state.reducer import apply
+from rankdeck.runner.state.run import (
     DeviceState,
     HistoryPoint,
     LogEntry,
@@ -13,4 +13,4 @@ from runner.state.run import (
     StepMark,
     ToViewer,
 )
-from runner.state.summary import summarise
+from rankdeck.runner.state.summary import summarise

@@ -6,9 +6,9 @@ its output is there, then as done.
 
 import msgspec
 
-from runner import protocol
-from runner.state.costs import CostPoint, with_batch, with_length
-from runner.state.run import RunState
+from rankdeck.runner import protocol
+from rankdeck.runner.state.costs import CostPoint, with_batch, with_length
+from rankdeck.runner.state.run import RunState
 
 Accounted = protocol.BatchFinished | protocol.StintFinished
 

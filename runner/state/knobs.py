@@ -2,11 +2,11 @@
 
 import msgspec
 
-from runner import protocol
-from runner.protocol import AnyEvent
-from runner.protocol.sweep_plan import SweepState
-from runner.state.periods import turn
-from runner.state.run import Mark, MarkKind, RunState
+from rankdeck.runner import protocol
+from rankdeck.runner.protocol import AnyEvent
+from rankdeck.runner.protocol.sweep_plan import SweepState
+from rankdeck.runner.state.periods import turn
+from rankdeck.runner.state.run import Mark, MarkKind, RunState
 
 MAX_MARKS = 100
 

@@ -6,8 +6,8 @@ side by side, so that a phase of theirs begins when the last of them enters it; 
 
 import msgspec
 
-from runner import protocol
-from runner.protocol import AnyEvent
+from rankdeck.runner import protocol
+from rankdeck.runner.protocol import AnyEvent
 
 
 class LoadingTime(msgspec.Struct, frozen=True, kw_only=True):

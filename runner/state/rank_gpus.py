@@ -5,7 +5,7 @@ Never by index: NVML counts in PCI order, CUDA need not.
 
 from collections.abc import Callable, Sequence
 
-from runner.protocol import DeviceSample, RankReady
+from rankdeck.runner.protocol import DeviceSample, RankReady
 
 
 def match_rank_to_gpu(device_uuid: str | None, pci_bus_id: str | None, samples: Sequence[DeviceSample]) -> int | None:

@@ -6,11 +6,11 @@ no clock and no I/O: time is the `at` of the events.
 
 import msgspec
 
-from runner import protocol
-from runner.protocol import AnyEvent
-from runner.scheduling.rounds import EvenRounds
-from runner.state import loading_time, timeline_reducer
-from runner.state.batches import (
+from rankdeck.runner import protocol
+from rankdeck.runner.protocol import AnyEvent
+from rankdeck.runner.scheduling.rounds import EvenRounds
+from rankdeck.runner.state import loading_time, timeline_reducer
+from rankdeck.runner.state.batches import (
     batch_finished,
     batch_over,
     batch_started,
@@ -19,9 +19,9 @@ from runner.state.batches import (
     replace_rank,
     stint_finished,
 )
-from runner.state.knobs import batch_size_changed, mark, sweep_event, turned
-from runner.state.run import LogEntry, RankState, RunState
-from runner.state.ticks import tick
+from rankdeck.runner.state.knobs import batch_size_changed, mark, sweep_event, turned
+from rankdeck.runner.state.run import LogEntry, RankState, RunState
+from rankdeck.runner.state.ticks import tick
 
 LOG_LINES = 1000
 

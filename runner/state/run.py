@@ -9,15 +9,15 @@ from typing import Literal
 
 import msgspec
 
-from runner import protocol
-from runner.protocol import AnyEvent, DeviceSample, ProcessSample, RankReady
-from runner.protocol.config import RunConfig
-from runner.protocol.sweep_plan import SweepState
-from runner.scheduling.rounds import EvenRounds
-from runner.state.costs import CostPoint
-from runner.state.loading_time import LoadingTime
-from runner.state.periods import Stretch
-from runner.state.timeline import Timeline
+from rankdeck.runner import protocol
+from rankdeck.runner.protocol import AnyEvent, DeviceSample, ProcessSample, RankReady
+from rankdeck.runner.protocol.config import RunConfig
+from rankdeck.runner.protocol.sweep_plan import SweepState
+from rankdeck.runner.scheduling.rounds import EvenRounds
+from rankdeck.runner.state.costs import CostPoint
+from rankdeck.runner.state.loading_time import LoadingTime
+from rankdeck.runner.state.periods import Stretch
+from rankdeck.runner.state.timeline import Timeline
 
 Phase = Literal["starting", "model", "launching", "loading", "running", "stopping", "ended"]
 

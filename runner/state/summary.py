@@ -1,8 +1,8 @@
 """The figures of a run, as run.json holds them and every view shows them at the end. Pure."""
 
-from runner import protocol
-from runner.protocol import Summary
-from runner.state.run import RunState
+from rankdeck.runner import protocol
+from rankdeck.runner.protocol import Summary
+from rankdeck.runner.state.run import RunState
 
 
 def summarise(state: RunState) -> Summary:

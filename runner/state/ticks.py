@@ -2,11 +2,11 @@
 
 import msgspec
 
-from runner import protocol
-from runner.protocol import DeviceSample, ProcessSample
-from runner.state.batches import replace_rank
-from runner.state.rank_gpus import match_rank_to_gpus
-from runner.state.run import DeviceState, HistoryPoint, RankState, RunState, StepMark
+from rankdeck.runner import protocol
+from rankdeck.runner.protocol import DeviceSample, ProcessSample
+from rankdeck.runner.state.batches import replace_rank
+from rankdeck.runner.state.rank_gpus import match_rank_to_gpus
+from rankdeck.runner.state.run import DeviceState, HistoryPoint, RankState, RunState, StepMark
 
 RATE_WINDOW_SECONDS = 5.0
 """tokens/s *now* is the mean over this many seconds: long enough to span a prefill, short enough to follow a knob."""

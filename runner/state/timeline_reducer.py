@@ -4,9 +4,9 @@ from typing import Literal
 
 from msgspec.structs import replace
 
-from runner import protocol
-from runner.protocol import AnyEvent, BatchResult
-from runner.state.timeline import (
+from rankdeck.runner import protocol
+from rankdeck.runner.protocol import AnyEvent, BatchResult
+from rankdeck.runner.state.timeline import (
     BUSY_POINTS,
     BUSY_SERIES,
     LEAST_OF_A_LANE,

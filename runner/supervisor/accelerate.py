@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 
-from runner.machine.processes import die_with_parent
+from rankdeck.runner.machine.processes import die_with_parent
 
 ACCELERATE_CONFIG = """\
 compute_environment: LOCAL_MACHINE
@@ -69,7 +69,7 @@ def rank_environment(environ: Mapping[str, str], ranks: int, on_cpu: bool, cores
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "TQDM_DISABLE": "1",
         "PYTHONUNBUFFERED": "1",
-        # A folder called runner in the user's current directory must not be what runs.
+        # A folder called rankdeck in the user's current directory must not be what runs.
         "PYTHONSAFEPATH": "1",
     }
     if on_cpu:

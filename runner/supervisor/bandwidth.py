@@ -6,7 +6,7 @@ error: then the copy counts, which reaches some 80 to 95 % of the peak.
 
 from collections.abc import Sequence
 
-from runner.protocol import RankReady
+from rankdeck.runner.protocol import RankReady
 
 GIGABYTE = 1e9
 

@@ -6,17 +6,17 @@ the search for the best batch size or a full disk, comes from outside.
 
 from collections.abc import Callable, Sequence
 
-from runner import protocol
-from runner.protocol import AnyEvent, BatchFailed, BatchFinished, DeviceSample, RankReady, StintFinished
-from runner.protocol.config import MAX_BATCH_SIZE, RunConfig, check_sweep
-from runner.protocol.sweep_plan import SweepPlan
-from runner.scheduling import batch_size_search
-from runner.scheduling.batch_size_search import Choice, Known, Search
-from runner.scheduling.scheduler import Assignment, Scheduler
-from runner.state import RunState
-from runner.supervisor.sweeper import Sweeper
-from runner.sweep.cells import cells, rate
-from runner.sweep.verdict import verdict
+from rankdeck.runner import protocol
+from rankdeck.runner.protocol import AnyEvent, BatchFailed, BatchFinished, DeviceSample, RankReady, StintFinished
+from rankdeck.runner.protocol.config import MAX_BATCH_SIZE, RunConfig, check_sweep
+from rankdeck.runner.protocol.sweep_plan import SweepPlan
+from rankdeck.runner.scheduling import batch_size_search
+from rankdeck.runner.scheduling.batch_size_search import Choice, Known, Search
+from rankdeck.runner.scheduling.scheduler import Assignment, Scheduler
+from rankdeck.runner.state import RunState
+from rankdeck.runner.supervisor.sweeper import Sweeper
+from rankdeck.runner.sweep.cells import cells, rate
+from rankdeck.runner.sweep.verdict import verdict
 
 LEAST_SECONDS = 1.0
 """A size is measured over at least so long per rank, however short its batches are."""

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runner import run_directory
-from runner.machine import processes
-from runner.protocol.config import RunConfig
-from runner.supervisor import accelerate
-from runner.supervisor.accelerate import Launch, LaunchCommand
-from runner.supervisor.ranks import Crew
-from runner.supervisor.server import RankPeer
+from rankdeck.runner import run_directory
+from rankdeck.runner.machine import processes
+from rankdeck.runner.protocol.config import RunConfig
+from rankdeck.runner.supervisor import accelerate
+from rankdeck.runner.supervisor.accelerate import Launch, LaunchCommand
+from rankdeck.runner.supervisor.ranks import Crew
+from rankdeck.runner.supervisor.server import RankPeer
 
 LAST_WORDS_SECONDS = 5.0
 LEAVE_SECONDS = 60.0
@@ -71,7 +71,7 @@ class Attempt:
         accelerate.write_accelerate_config(config_file, self._config.ranks, on_cpu)
         arguments = ["--run-dir", str(self._directory), "--socket", str(run_directory.socket_path(self._directory))]
         arguments += ["--model", self._model, "--attempt", str(self.crew.attempt)]
-        command = self._launch_command(config_file, self._config.ranks, "runner.rank.worker", arguments)
+        command = self._launch_command(config_file, self._config.ranks, "rankdeck.runner.rank.worker", arguments)
         environment = accelerate.rank_environment(os.environ, self._config.ranks, on_cpu, processes.usable_cores())
         self._log("supervisor", "starting " + " ".join(command))
         self._launch = await Launch.start(command, environment)

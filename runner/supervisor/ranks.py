@@ -10,14 +10,14 @@ from collections.abc import Callable
 
 import msgspec
 
-from runner import protocol
-from runner.inputs.frozen_prompts import PromptIndex
-from runner.protocol import AnyEvent, FromRank, OutputRecord, StepsInFlight
-from runner.protocol.config import RunConfig
-from runner.protocol.sweep_plan import warm_up_tokens
-from runner.scheduling.scheduler import Assignment, Scheduler
-from runner.supervisor.knobs import Controls
-from runner.supervisor.server import NoMessageError, RankPeer
+from rankdeck.runner import protocol
+from rankdeck.runner.inputs.frozen_prompts import PromptIndex
+from rankdeck.runner.protocol import AnyEvent, FromRank, OutputRecord, StepsInFlight
+from rankdeck.runner.protocol.config import RunConfig
+from rankdeck.runner.protocol.sweep_plan import warm_up_tokens
+from rankdeck.runner.scheduling.scheduler import Assignment, Scheduler
+from rankdeck.runner.supervisor.knobs import Controls
+from rankdeck.runner.supervisor.server import NoMessageError, RankPeer
 
 
 class _Stream:

@@ -20,27 +20,27 @@ from typing import Any, NoReturn
 
 import msgspec
 
-from runner import protocol, run_directory
-from runner.inputs import models, quantization
-from runner.inputs.frozen_prompts import PromptIndex
-from runner.inputs.read_ahead import read_ahead
-from runner.machine.telemetry import Telemetry
-from runner.protocol import AnyEvent, OutputRecord
-from runner.run_directory.resumption import Taken, take_up
-from runner.run_directory.run_file import RunFile
-from runner.run_directory.store import Store
-from runner.scheduling.scheduler import Scheduler
-from runner.state import Snapshot, apply, summarise
-from runner.state.knobs import SOURCE as KNOBS
-from runner.state.knobs import knob_words
-from runner.state.loading_time import loading_line
-from runner.supervisor import accelerate
-from runner.supervisor.accelerate import LaunchCommand
-from runner.supervisor.knobs import Controls
-from runner.supervisor.launch import Attempt, Loss
-from runner.supervisor.ranks import Crew
-from runner.supervisor.server import RankPeer, Server, Viewers
-from runner.sweep.verdict import summarise_sweep
+from rankdeck.runner import protocol, run_directory
+from rankdeck.runner.inputs import models, quantization
+from rankdeck.runner.inputs.frozen_prompts import PromptIndex
+from rankdeck.runner.inputs.read_ahead import read_ahead
+from rankdeck.runner.machine.telemetry import Telemetry
+from rankdeck.runner.protocol import AnyEvent, OutputRecord
+from rankdeck.runner.run_directory.resumption import Taken, take_up
+from rankdeck.runner.run_directory.run_file import RunFile
+from rankdeck.runner.run_directory.store import Store
+from rankdeck.runner.scheduling.scheduler import Scheduler
+from rankdeck.runner.state import Snapshot, apply, summarise
+from rankdeck.runner.state.knobs import SOURCE as KNOBS
+from rankdeck.runner.state.knobs import knob_words
+from rankdeck.runner.state.loading_time import loading_line
+from rankdeck.runner.supervisor import accelerate
+from rankdeck.runner.supervisor.accelerate import LaunchCommand
+from rankdeck.runner.supervisor.knobs import Controls
+from rankdeck.runner.supervisor.launch import Attempt, Loss
+from rankdeck.runner.supervisor.ranks import Crew
+from rankdeck.runner.supervisor.server import RankPeer, Server, Viewers
+from rankdeck.runner.sweep.verdict import summarise_sweep
 
 TICK_SECONDS = 0.25
 JOURNAL_TICK_SECONDS = 1.0

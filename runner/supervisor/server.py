@@ -16,8 +16,8 @@ from typing import Any
 
 import msgspec
 
-from runner import protocol
-from runner.protocol import Command, FromRank, Greeting, RankHello, ToRank
+from rankdeck.runner import protocol
+from rankdeck.runner.protocol import Command, FromRank, Greeting, RankHello, ToRank
 
 GREETING_SECONDS = 10.0
 VIEWER_BACKLOG_BYTES = 1024 * 1024

@@ -10,13 +10,13 @@ from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
-from runner import protocol
-from runner.protocol import AnyEvent, BatchFinished, DeviceSample
-from runner.protocol.sweep_plan import SweepPlan, Trial, TrialOutcome, TrialRecord
-from runner.scheduling.scheduler import Assignment, Scheduler
-from runner.state import RunState
-from runner.supervisor.bandwidth import peak_bandwidth
-from runner.supervisor.trial_meter import TrialMeter
+from rankdeck.runner import protocol
+from rankdeck.runner.protocol import AnyEvent, BatchFinished, DeviceSample
+from rankdeck.runner.protocol.sweep_plan import SweepPlan, Trial, TrialOutcome, TrialRecord
+from rankdeck.runner.scheduling.scheduler import Assignment, Scheduler
+from rankdeck.runner.state import RunState
+from rankdeck.runner.supervisor.bandwidth import peak_bandwidth
+from rankdeck.runner.supervisor.trial_meter import TrialMeter
 
 SAMPLE_PROMPTS = 50_000
 """Of a larger file a sweep draws on so many prompts, chosen at random."""

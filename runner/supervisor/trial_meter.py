@@ -6,9 +6,9 @@ Pure: times come in as arguments, on the run's clock. Does not decide when a tri
 import statistics
 from collections.abc import Mapping, Sequence
 
-from runner.protocol import BatchResult, DeviceSample, RankReady
-from runner.protocol.sweep_plan import TrialResult
-from runner.state.rank_gpus import match_rank_to_gpus
+from rankdeck.runner.protocol import BatchResult, DeviceSample, RankReady
+from rankdeck.runner.protocol.sweep_plan import TrialResult
+from rankdeck.runner.state.rank_gpus import match_rank_to_gpus
 
 
 class TrialMeter:

@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from runner.protocol.sweep_plan import SweepState, TrialOutcome, TrialRecord, TrialResult
-from runner.sweep.intervals import Estimate, estimate
+from rankdeck.runner.protocol.sweep_plan import SweepState, TrialOutcome, TrialRecord, TrialResult
+from rankdeck.runner.sweep.intervals import Estimate, estimate
 
 
 class Cell(msgspec.Struct, frozen=True, kw_only=True):

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import msgspec
 
-from runner.sweep.cells import Cell, best, rate
-from runner.sweep.intervals import ratio_half_width
+from rankdeck.runner.sweep.cells import Cell, best, rate
+from rankdeck.runner.sweep.intervals import ratio_half_width
 
 
 class Scaling(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,10 +8,10 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
-from runner.protocol.sweep_plan import SweepState, TrialRecord
-from runner.sweep.cells import Cell, best, cells
-from runner.sweep.intervals import MOST_REPEATS, Estimate, difference_half_width, repeats_to_tell, told_apart
-from runner.sweep.scaling import LEAST_GAIN, Knee, Scaling, best_scaling, knee, scaling
+from rankdeck.runner.protocol.sweep_plan import SweepState, TrialRecord
+from rankdeck.runner.sweep.cells import Cell, best, cells
+from rankdeck.runner.sweep.intervals import MOST_REPEATS, Estimate, difference_half_width, repeats_to_tell, told_apart
+from rankdeck.runner.sweep.scaling import LEAST_GAIN, Knee, Scaling, best_scaling, knee, scaling
 
 NAMED = 2
 """So many settings are named in a sentence, the others are counted."""

@@ -29,8 +29,8 @@ from pathlib import Path
 
 import platformdirs
 
-from runner.inputs.models import DemoModel
-from runner.machine import processes
+from rankdeck.runner.inputs.models import DemoModel
+from rankdeck.runner.machine import processes
 from tests.benchmarks import sides
 
 ALONE = str(sides.BENCHMARKS / "llama_cpp_alone.py")

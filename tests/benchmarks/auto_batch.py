@@ -14,7 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from runner.machine import processes
+from rankdeck.runner.machine import processes
 
 ROOT = Path(__file__).resolve().parents[2]
 STORIES = (ROOT / "sample_prompts" / "stories.txt").read_text().splitlines()

@@ -19,16 +19,16 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from runner import __main__ as supervisor_main
-from runner import run_directory, start
-from runner.protocol import DeviceSample, ProcessSample
-from runner.protocol.config import RunConfig
-from runner.supervisor import run
+from rankdeck.runner import __main__ as supervisor_main
+from rankdeck.runner import run_directory, start
+from rankdeck.runner.protocol import DeviceSample, ProcessSample
+from rankdeck.runner.protocol.config import RunConfig
+from rankdeck.runner.supervisor import run
+from rankdeck.tui.screens.views import VIEWS
 from tests import scripted
 from tests.benchmarks.load import ROOT, launch_command
 from tests.benchmarks.watching import cost_of_view
 from tests.terminal import Terminal
-from tui.screens.views import VIEWS
 
 HOME_MARK = "Throughput"
 """It is on the Overview, and on no other view."""

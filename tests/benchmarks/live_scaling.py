@@ -13,12 +13,12 @@ import tempfile
 import time
 from pathlib import Path
 
-from runner import protocol, start
-from runner.protocol.config import RunConfig
-from runner.state import RunState, Snapshot, apply
-from runner.state.periods import scaling
+from rankdeck.runner import protocol, start
+from rankdeck.runner.protocol.config import RunConfig
+from rankdeck.runner.state import RunState, Snapshot, apply
+from rankdeck.runner.state.periods import scaling
+from rankdeck.tui.sources.client import SocketSource
 from tests import ROOT
-from tui.sources.client import SocketSource
 
 STORIES = (ROOT / "sample_prompts" / "stories.txt").read_text().splitlines()
 

@@ -19,12 +19,12 @@ from pathlib import Path
 
 import psutil
 
-from runner import __main__ as supervisor_main
-from runner import run_directory, start
-from runner.inputs import frozen_prompts
-from runner.protocol.config import RunConfig
-from runner.scheduling.scheduler import Scheduler
-from tui.sources.client import SocketSource
+from rankdeck.runner import __main__ as supervisor_main
+from rankdeck.runner import run_directory, start
+from rankdeck.runner.inputs import frozen_prompts
+from rankdeck.runner.protocol.config import RunConfig
+from rankdeck.runner.scheduling.scheduler import Scheduler
+from rankdeck.tui.sources.client import SocketSource
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -12,8 +12,8 @@ import os
 import sys
 from pathlib import Path
 
-from runner import protocol
-from runner.protocol import BatchResult, OutputRecord, StepsInFlight
+from rankdeck.runner import protocol
+from rankdeck.runner.protocol import BatchResult, OutputRecord, StepsInFlight
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))

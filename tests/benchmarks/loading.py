@@ -19,10 +19,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from runner import run_directory
-from runner.inputs import models
-from runner.machine import processes
-from runner.state.loading_time import LoadingTime, after
+from rankdeck.runner import run_directory
+from rankdeck.runner.inputs import models
+from rankdeck.runner.machine import processes
+from rankdeck.runner.state.loading_time import LoadingTime, after
 
 ROOT = Path(__file__).resolve().parents[2]
 BARE = """
@@ -48,7 +48,7 @@ def rankdeck(model: str, options: argparse.Namespace, tree: Path) -> dict[str, f
     """One run of the revision in `tree`, as its journal tells it; `starting` is measured here, for all alike."""
     with tempfile.TemporaryDirectory() as name:
         run_dir = Path(name) / "run"
-        command = [sys.executable, "-P", "-c", "from tui.commands.cli import main; main()", "run"]
+        command = [sys.executable, "-P", "-c", "from rankdeck.tui.commands.cli import main; main()", "run"]
         command += [str(ROOT / "sample_prompts" / "stories.txt"), "--model", model, "--device", "cpu", "--plain"]
         command += ["--ranks", str(options.ranks), "--limit", str(options.ranks), "--batch-size", "1"]
         command += ["--max-new-tokens", "2", "--run-dir", str(run_dir)]

@@ -30,11 +30,11 @@ from typing import Any
 
 import msgspec
 
-from runner import run_directory
-from runner.protocol import BatchFinished, BatchStarted, DeviceSample, Output, RankReady, StintFinished, Tick
-from runner.protocol.config import RunConfig
-from runner.supervisor.bandwidth import peak_bandwidth
-from runner.supervisor.trial_meter import TrialMeter
+from rankdeck.runner import run_directory
+from rankdeck.runner.protocol import BatchFinished, BatchStarted, DeviceSample, Output, RankReady, StintFinished, Tick
+from rankdeck.runner.protocol.config import RunConfig
+from rankdeck.runner.supervisor.bandwidth import peak_bandwidth
+from rankdeck.runner.supervisor.trial_meter import TrialMeter
 from tests.benchmarks import nvidia_smi, random_model, sides
 from tests.benchmarks.nvidia_smi import NvidiaSmi
 

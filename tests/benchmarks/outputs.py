@@ -17,16 +17,16 @@ import time
 from textual import events
 from textual.pilot import Pilot
 
-from runner import protocol
-from runner.protocol import OutputRecord
+from rankdeck.runner import protocol
+from rankdeck.runner.protocol import OutputRecord
+from rankdeck.tui.app.app import RankdeckApp
+from rankdeck.tui.panels.outputs.listing import ANSWERS, Listing
+from rankdeck.tui.sources.outputs import OutputBook
+from rankdeck.tui.widgets.answer_list import AnswerList
+from rankdeck.tui.widgets.query_field import QueryField
 from tests import scripted
 from tests.dashboards import settled, until
 from tests.scripted_source import ScriptedSource
-from tui.app.app import RankdeckApp
-from tui.panels.outputs.listing import ANSWERS, Listing
-from tui.sources.outputs import OutputBook
-from tui.widgets.answer_list import AnswerList
-from tui.widgets.query_field import QueryField
 
 SENTENCE = "The ninth ship waited by the lighthouse until the lamp was lit again, and nobody asked why. "
 

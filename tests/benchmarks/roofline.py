@@ -26,10 +26,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from runner.machine import processes
-from runner.protocol import Prompt
-from runner.protocol.config import RunConfig
-from runner.supervisor import accelerate
+from rankdeck.runner.machine import processes
+from rankdeck.runner.protocol import Prompt
+from rankdeck.runner.protocol.config import RunConfig
+from rankdeck.runner.supervisor import accelerate
 from tests.benchmarks import sides
 
 MEMORY_BYTES = 512 * 2**20
@@ -94,7 +94,7 @@ def measure(options: argparse.Namespace, path: str, barrier: threading.Barrier, 
     """One process's figures, every measurement begun together with the others."""
     import torch
 
-    from runner.engine import choose, loading
+    from rankdeck.runner.engine import choose, loading
 
     device = torch.device(options.device)
 

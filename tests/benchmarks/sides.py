@@ -20,18 +20,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from runner import run_directory, start
-from runner.inputs import models
-from runner.machine import processes
-from runner.protocol import config
-from runner.supervisor import accelerate
+from rankdeck.runner import run_directory, start
+from rankdeck.runner.inputs import models
+from rankdeck.runner.machine import processes
+from rankdeck.runner.protocol import config
+from rankdeck.runner.supervisor import accelerate
 from tests.benchmarks import mixed
 from tests.terminal import Terminal
 
 ROOT = Path(__file__).resolve().parents[2]
 STORIES = ROOT / "sample_prompts" / "stories.txt"
 BENCHMARKS = Path(__file__).parent
-RANKDECK = [sys.executable, "-c", "from tui.commands.cli import main; main()"]
+RANKDECK = [sys.executable, "-c", "from rankdeck.tui.commands.cli import main; main()"]
 
 View = Literal["plain", "dashboard", "nobody"]
 """Who watches a run: lines in a log, the dashboard on a terminal, or no process at all."""

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from runner import protocol, run_directory
-from runner.protocol import BatchResult, DeviceSample
-from runner.protocol.config import RunConfig
+from rankdeck.runner import protocol, run_directory
+from rankdeck.runner.protocol import BatchResult, DeviceSample
+from rankdeck.runner.protocol.config import RunConfig
 from tests.benchmarks import mixed, nvidia_smi, on_gpu, sides
 
 

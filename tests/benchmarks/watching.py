@@ -18,8 +18,8 @@ from pathlib import Path
 
 import psutil
 
-from runner import start
-from runner.protocol.config import RunConfig
+from rankdeck.runner import start
+from rankdeck.runner.protocol.config import RunConfig
 from tests.terminal import Terminal
 
 BARE = "from textual.app import App\nfrom textual.widgets import Static\n"

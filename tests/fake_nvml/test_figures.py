@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from runner.machine.telemetry import Telemetry, count_visible_gpus
-from runner.protocol import DeviceSample
+from rankdeck.runner.machine.telemetry import Telemetry, count_visible_gpus
+from rankdeck.runner.protocol import DeviceSample
 
 GIB = 2**30
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from runner.machine import examine
-from runner.machine.telemetry import Telemetry, count_visible_gpus, visible_gpus
+from rankdeck.runner.machine import examine
+from rankdeck.runner.machine.telemetry import Telemetry, count_visible_gpus, visible_gpus
 from tests import ROOT
 
 Driver = Callable[..., Path]
@@ -93,7 +93,7 @@ def test_the_library_is_found_by_the_systems_loader_and_torch_is_not_imported(
 ) -> None:
     (tmp_path / "script").write_text(two_gpus)
     program = (
-        "import json, sys; from runner.machine.telemetry import Telemetry, count_visible_gpus\n"
+        "import json, sys; from rankdeck.runner.machine.telemetry import Telemetry, count_visible_gpus\n"
         "telemetry = Telemetry.open(); names = [gpu.name for gpu in telemetry.sample_devices()]; telemetry.close()\n"
         "json.dump([names, count_visible_gpus({}), 'torch' in sys.modules], sys.stdout)"
     )

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from runner import __main__ as supervisor_main
+from rankdeck.runner import __main__ as supervisor_main
 
 
 def launch_command(config_file: Path, ranks: int, module: str, arguments: Sequence[str]) -> list[str]:

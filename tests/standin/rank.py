@@ -20,11 +20,11 @@ from pathlib import Path
 
 import msgspec
 
-from runner import protocol, run_directory
-from runner.engine.rows import Answer, Ended
-from runner.protocol import BatchResult, OutputRecord, Prompt, Work
-from runner.rank.continuous_rank import Flow
-from runner.rank.link import Link
+from rankdeck.runner import protocol, run_directory
+from rankdeck.runner.engine.rows import Answer, Ended
+from rankdeck.runner.protocol import BatchResult, OutputRecord, Prompt, Work
+from rankdeck.runner.rank.continuous_rank import Flow
+from rankdeck.runner.rank.link import Link
 
 STEPS = 4
 ROOM = int(os.environ.get("STANDIN_ROOM", "1000000"))

@@ -3,8 +3,8 @@
 import asyncio
 import random
 
-from runner import run_directory
-from runner.protocol import Prompt
+from rankdeck.runner import run_directory
+from rankdeck.runner.protocol import Prompt
 from tests.chaos import Flight, wrong_with
 from tests.standin.rank import answer
 

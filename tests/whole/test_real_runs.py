@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from runner import protocol, run_directory, start
-from runner.inputs import models
-from runner.protocol.config import EngineName, RunConfig
+from rankdeck.runner import protocol, run_directory, start
+from rankdeck.runner.inputs import models
+from rankdeck.runner.protocol.config import EngineName, RunConfig
 from tests import ROOT
 from tests.chaos import Flight, wrong_with
 

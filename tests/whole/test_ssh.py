@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from runner import run_directory
+from rankdeck.runner import run_directory
 from tests import ROOT
 from tests.terminal import Terminal
 

@@ -12,26 +12,26 @@ from textual import work
 from textual.binding import Binding, BindingType
 from textual.screen import Screen
 
-from runner import protocol
-from runner.run_directory import RunFileError
-from runner.state import RunState
-from tui.app.base import BaseApp
-from tui.panels.frame import Frame
-from tui.screens.run import RunScreen
-from tui.settings.hint_keys import named
-from tui.settings.labels import AS_DECLARED, OF_A_RUN, OF_A_SWEEP
-from tui.settings.preferences import Preferences
-from tui.sources.followed_run import Earlier, FollowedRun
-from tui.start.memory import Back, Seen
-from tui.terminal.repaint import REPAINT_SECONDS
-from tui.widgets.deck import Leave
-from tui.words import alerts
+from rankdeck.runner import protocol
+from rankdeck.runner.run_directory import RunFileError
+from rankdeck.runner.state import RunState
+from rankdeck.tui.app.base import BaseApp
+from rankdeck.tui.panels.frame import Frame
+from rankdeck.tui.screens.run import RunScreen
+from rankdeck.tui.settings.hint_keys import named
+from rankdeck.tui.settings.labels import AS_DECLARED, OF_A_RUN, OF_A_SWEEP
+from rankdeck.tui.settings.preferences import Preferences
+from rankdeck.tui.sources.followed_run import Earlier, FollowedRun
+from rankdeck.tui.start.memory import Back, Seen
+from rankdeck.tui.terminal.repaint import REPAINT_SECONDS
+from rankdeck.tui.widgets.deck import Leave
+from rankdeck.tui.words import alerts
 
 if TYPE_CHECKING:
-    from tui.sources.client import Source
-    from tui.sources.journal import Journal
-    from tui.start.launcher import Launcher
-    from tui.start.screen import StartScreen
+    from rankdeck.tui.sources.client import Source
+    from rankdeck.tui.sources.journal import Journal
+    from rankdeck.tui.start.launcher import Launcher
+    from rankdeck.tui.start.screen import StartScreen
 
 TITLE_SECONDS = 1.0
 QUIET_BEATS = 2
@@ -112,7 +112,7 @@ class RankdeckApp(BaseApp):
         if self.followed.source is not None:
             self._run_screen = self.new_run_screen()
             return self._run_screen
-        from tui.start.screen import StartScreen
+        from rankdeck.tui.start.screen import StartScreen
 
         self._start = StartScreen(self._launcher, self._back, open_run=self.open_run, open_replay=self._leave_for)
         return self._start
@@ -209,7 +209,7 @@ class RankdeckApp(BaseApp):
 
     def _over_by_now(self) -> None:
         """A question about a run that has ended meanwhile asks nothing any more."""
-        from tui.screens.questions import LeaveScreen, StopNowScreen
+        from rankdeck.tui.screens.questions import LeaveScreen, StopNowScreen
 
         if not self.followed.goes_on and isinstance(self.screen, LeaveScreen | StopNowScreen):
             self.screen.dismiss(None)
@@ -264,7 +264,7 @@ class RankdeckApp(BaseApp):
         if not self.followed.steers:
             self._exit_with("ended")
             return
-        from tui.screens.questions import LeaveScreen
+        from rankdeck.tui.screens.questions import LeaveScreen
 
         self.push_screen(LeaveScreen(), self._left)
 

@@ -14,10 +14,10 @@ from textual.driver import Driver
 from textual.screen import Screen
 from textual.worker import WorkerFailed
 
-from tui.settings import keys, remembered, theme
-from tui.settings.preferences import Preferences
-from tui.widgets.deck import Deck
-from tui.words import alerts
+from rankdeck.tui.settings import keys, remembered, theme
+from rankdeck.tui.settings.preferences import Preferences
+from rankdeck.tui.widgets.deck import Deck
+from rankdeck.tui.words import alerts
 
 if TYPE_CHECKING:
     from textual.filter import LineFilter
@@ -58,7 +58,7 @@ class BaseApp(Deck):
             self.register_theme(ours)
         self.theme = self._first_theme()
         if self.preferences.ascii:
-            from tui.terminal.ascii import AsciiFilter
+            from rankdeck.tui.terminal.ascii import AsciiFilter
 
             self._filters_of_ours.append(AsciiFilter())
         self.set_keymap(self.preferences.keys)
@@ -87,7 +87,7 @@ class BaseApp(Deck):
 
     def get_key_display(self, binding: Binding) -> str:
         if self.preferences.ascii and not binding.key_display:
-            from tui.terminal.ascii import KEYS
+            from rankdeck.tui.terminal.ascii import KEYS
 
             return KEYS.get(binding.key) or super().get_key_display(binding)
         return super().get_key_display(binding)
@@ -111,7 +111,7 @@ class BaseApp(Deck):
 
     def action_help(self) -> None:
         """Every key of the screen, and all words; a screen that knows which of them it uses has a help of its own."""
-        from tui.screens.help import HelpScreen
+        from rankdeck.tui.screens.help import HelpScreen
 
         if not isinstance(self.screen, HelpScreen):
             self.push_screen(HelpScreen(keys.described(self.screen, self.reworded)))
@@ -131,7 +131,7 @@ class BaseApp(Deck):
     def entitle(self, title: str) -> None:
         """Name the terminal's window, where it is ours to name."""
         if self.preferences.ascii:
-            from tui.terminal.ascii import to_ascii
+            from rankdeck.tui.terminal.ascii import to_ascii
 
             title = to_ascii(title)
         set_title = getattr(self._driver, "set_title", None)

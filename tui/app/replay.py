@@ -4,16 +4,16 @@ from typing import TYPE_CHECKING, ClassVar
 
 from textual.binding import Binding, BindingType
 
-from tui.app.app import RankdeckApp
-from tui.screens.replay import ReplayScreen
-from tui.screens.run import RunScreen
-from tui.settings.labels import AS_DECLARED, OF_A_REPLAY
-from tui.settings.preferences import Preferences
-from tui.sources.followed_run import FollowedRun
-from tui.sources.replay import ReplayedRun, ReplaySource
+from rankdeck.tui.app.app import RankdeckApp
+from rankdeck.tui.screens.replay import ReplayScreen
+from rankdeck.tui.screens.run import RunScreen
+from rankdeck.tui.settings.labels import AS_DECLARED, OF_A_REPLAY
+from rankdeck.tui.settings.preferences import Preferences
+from rankdeck.tui.sources.followed_run import FollowedRun
+from rankdeck.tui.sources.replay import ReplayedRun, ReplaySource
 
 if TYPE_CHECKING:
-    from tui.sources.client import Source
+    from rankdeck.tui.sources.client import Source
 
 
 class ReplayApp(RankdeckApp):

@@ -12,10 +12,10 @@ from typing import Annotated
 import msgspec
 import typer
 
-import runner
-from runner import run_directory, start
-from runner.protocol import config as settings
-from tui.commands.common import (
+import rankdeck
+from rankdeck.runner import run_directory, start
+from rankdeck.runner.protocol import config as settings
+from rankdeck.tui.commands.common import (
     default_ranks,
     find_run,
     given,
@@ -26,8 +26,8 @@ from tui.commands.common import (
     read_config,
     refuse,
 )
-from tui.commands.doctor import doctor
-from tui.commands.options import (
+from rankdeck.tui.commands.doctor import doctor
+from rankdeck.tui.commands.options import (
     Ascii,
     Attention,
     BatchSize,
@@ -54,13 +54,13 @@ from tui.commands.options import (
     Run,
     Theme,
 )
-from tui.commands.plan import plan_command
-from tui.commands.replay import replay
-from tui.commands.report import report
-from tui.commands.serve import serve
-from tui.commands.sweep import sweep
-from tui.session import watch
-from tui.sources.runs import sample_prompts
+from rankdeck.tui.commands.plan import plan_command
+from rankdeck.tui.commands.replay import replay
+from rankdeck.tui.commands.report import report
+from rankdeck.tui.commands.serve import serve
+from rankdeck.tui.commands.sweep import sweep
+from rankdeck.tui.session import watch
+from rankdeck.tui.sources.runs import sample_prompts
 
 EXIT_DIED = 3
 
@@ -89,7 +89,7 @@ def main() -> None:
 
 def _version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"rankdeck {runner.__version__}")
+        typer.echo(f"rankdeck {rankdeck.__version__}")
         raise typer.Exit
 
 
@@ -291,7 +291,7 @@ def list_runs(
     json: Annotated[bool, typer.Option("--json", help="A JSON object a line.")] = False,
 ) -> None:
     """The runs in the usual place, newest first."""
-    from tui.sources import runs
+    from rankdeck.tui.sources import runs
 
     for line in runs.json_lines() if json else runs.table_lines():
         typer.echo(line)

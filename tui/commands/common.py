@@ -13,12 +13,12 @@ from typing import Any
 import msgspec
 import typer
 
-from runner import run_directory, start
-from runner.protocol import config as settings
-from runner.protocol.config import RunConfig
-from tui.session import watch
-from tui.settings import preferences
-from tui.settings.preferences import PreferenceError, Preferences
+from rankdeck.runner import run_directory, start
+from rankdeck.runner.protocol import config as settings
+from rankdeck.runner.protocol.config import RunConfig
+from rankdeck.tui.session import watch
+from rankdeck.tui.settings import preferences
+from rankdeck.tui.settings.preferences import PreferenceError, Preferences
 
 EXIT_BAD_INPUT = 2
 
@@ -72,7 +72,7 @@ def load_preferences(*, theme: str | None = None, ascii: bool | None = None) -> 
 
 def _key_problems(keys: Mapping[str, Any]) -> Iterable[str]:
     # Imports every screen: only where there are keys to check.
-    from tui.app import declared_keys
+    from rankdeck.tui.app import declared_keys
 
     return declared_keys.problems(keys)
 
@@ -138,7 +138,7 @@ def launch(
 
 def _compare(directory: Path, other: Path) -> None:
     """Set a run that has ended beside another; one that was left behind is compared with `report` later."""
-    from tui.report.compare import comparison_lines
+    from rankdeck.tui.report.compare import comparison_lines
 
     run = run_directory.read_run_file(directory)
     if run.summary is None:

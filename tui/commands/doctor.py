@@ -8,10 +8,10 @@ from typing import Annotated
 import msgspec
 import typer
 
-from runner.machine import doctor as findings
-from runner.machine import examine
-from tui.words.doctor import WORDS, doctor_lines, verdict
-from tui.words.text import plain
+from rankdeck.runner.machine import doctor as findings
+from rankdeck.runner.machine import examine
+from rankdeck.tui.words.doctor import WORDS, doctor_lines, verdict
+from rankdeck.tui.words.text import plain
 
 WIDEST = 100
 EXIT_INTERRUPTED = 130

@@ -4,8 +4,8 @@ from typing import Annotated
 
 import typer
 
-from runner.protocol.config import MAX_BATCH_SIZE
-from tui.words.numbers import read_numbers
+from rankdeck.runner.protocol.config import MAX_BATCH_SIZE
+from rankdeck.tui.words.numbers import read_numbers
 
 Ranks = Annotated[int | None, typer.Option(help="World size.  [default: the GPUs seen, or min(2, cores) on a CPU]")]
 BatchSize = Annotated[str | None, typer.Option(help="Prompts per batch and rank, or auto.  [default: auto]")]

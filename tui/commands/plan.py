@@ -10,15 +10,15 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from runner import run_directory
-from runner.forecast import cost_model, plan
-from runner.forecast.answer_lengths import Answers, answers
-from runner.forecast.cost_model import CostModel
-from runner.protocol import config as settings
-from runner.run_directory.run_file import RunFile
-from tui.commands.common import find_run, refuse
-from tui.commands.options import number_list
-from tui.words import text
+from rankdeck.runner import run_directory
+from rankdeck.runner.forecast import cost_model, plan
+from rankdeck.runner.forecast.answer_lengths import Answers, answers
+from rankdeck.runner.forecast.cost_model import CostModel
+from rankdeck.runner.protocol import config as settings
+from rankdeck.runner.run_directory.run_file import RunFile
+from rankdeck.tui.commands.common import find_run, refuse
+from rankdeck.tui.commands.options import number_list
+from rankdeck.tui.words import text
 
 MAX_ROWS = 500
 NO_RESIDUAL = 1e-6

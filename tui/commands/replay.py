@@ -7,15 +7,15 @@ from typing import Annotated
 
 import typer
 
-from runner import protocol
-from runner.protocol import AnyEvent
-from tui.commands.common import one_view, preferred, refuse
-from tui.commands.options import Ascii, Json, Plain, Theme
-from tui.plain.view import end_lines, terminal_view
-from tui.settings.preferences import Preferences
-from tui.sources import journal
-from tui.sources.journal import Journal, JournalError
-from tui.sources.replay import FASTEST, SLOWEST, ReplaySource
+from rankdeck.runner import protocol
+from rankdeck.runner.protocol import AnyEvent
+from rankdeck.tui.commands.common import one_view, preferred, refuse
+from rankdeck.tui.commands.options import Ascii, Json, Plain, Theme
+from rankdeck.tui.plain.view import end_lines, terminal_view
+from rankdeck.tui.settings.preferences import Preferences
+from rankdeck.tui.sources import journal
+from rankdeck.tui.sources.journal import Journal, JournalError
+from rankdeck.tui.sources.replay import FASTEST, SLOWEST, ReplaySource
 
 
 def replay(
@@ -84,8 +84,8 @@ def _paced(found: Journal, speed: float | None) -> Iterator[AnyEvent]:
 
 
 def _fly(found: Journal, speed: float, preferences: Preferences) -> None:
-    from tui.app.replay import ReplayApp
-    from tui.session.terminal_session import fly
+    from rankdeck.tui.app.replay import ReplayApp
+    from rankdeck.tui.session.terminal_session import fly
 
     app = ReplayApp(ReplaySource(found, speed=speed), journal.how_it_stops(found), preferences=preferences)
     fly(app)

@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from runner import run_directory
-from tui.words import text
+from rankdeck.runner import run_directory
+from rankdeck.tui.words import text
 
 EXIT_BAD_INPUT = 2
 
@@ -19,7 +19,7 @@ def report(
     compare: Annotated[str | None, typer.Option(help="Another run to set beside it.")] = None,
 ) -> None:
     """Write what a run or a sweep found as report.html, report.md, report.csv and report.json; print their paths."""
-    from tui.report import write  # the template engine is needed here alone
+    from rankdeck.tui.report import write  # the template engine is needed here alone
 
     try:
         directory = run_directory.find_run(run)

@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from tui.commands.common import find_run, load_preferences, refuse
-from tui.commands.options import Theme
-from tui.settings.preferences import PreferenceError
+from rankdeck.tui.commands.common import find_run, load_preferences, refuse
+from rankdeck.tui.commands.options import Theme
+from rankdeck.tui.settings.preferences import PreferenceError
 
 EXTRA = "it needs the extra `web`: pip install 'rankdeck[web]'"
 PORT = 8000
@@ -30,7 +30,7 @@ def serve(
     except PreferenceError as error:
         raise refuse(str(error)) from None
     try:
-        from tui.web import server
+        from rankdeck.tui.web import server
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] not in ("aiohttp", "aiohttp_jinja2", "textual_serve"):
             raise

@@ -6,9 +6,9 @@ from typing import Annotated
 import msgspec
 import typer
 
-from runner.protocol.sweep_plan import SweepPlan
-from tui.commands.common import default_ranks, given, launch, read_config, refuse
-from tui.commands.options import (
+from rankdeck.runner.protocol.sweep_plan import SweepPlan
+from rankdeck.tui.commands.common import default_ranks, given, launch, read_config, refuse
+from rankdeck.tui.commands.options import (
     Ascii,
     Attention,
     Chat,
@@ -32,7 +32,7 @@ from tui.commands.options import (
     Theme,
     number_list,
 )
-from tui.words.sweep import repeats_warning
+from rankdeck.tui.words.sweep import repeats_warning
 
 DEFAULT_SIZES = "1,2,4,8,16,32"
 

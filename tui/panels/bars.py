@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from tui.words.text import Line, fit, pad
+from rankdeck.tui.words.text import Line, fit, pad
 
 _EIGHTHS = " ▏▎▍▌▋▊▉"
 

@@ -6,8 +6,8 @@ canvas's width.
 
 from collections.abc import Mapping
 
-from tui.panels.chart import value_label
-from tui.words.text import Line, Piece
+from rankdeck.tui.panels.chart import value_label
+from rankdeck.tui.words.text import Line, Piece
 
 _DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
 """The bits of a braille character, by row and column of the dot."""

@@ -9,9 +9,9 @@ from collections.abc import Collection, Sequence
 from itertools import pairwise, zip_longest
 from math import floor, log10
 
-from runner.state import HistoryPoint, Mark
-from tui.panels.marks import label_rows, mark_column
-from tui.words.text import Line, Piece
+from rankdeck.runner.state import HistoryPoint, Mark
+from rankdeck.tui.panels.marks import label_rows, mark_column
+from rankdeck.tui.words.text import Line, Piece
 
 _EIGHTHS = " ▁▂▃▄▅▆▇█"
 _ROUND = (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0)

@@ -2,8 +2,8 @@
 
 from typing import Literal, NamedTuple, Protocol
 
-from runner.state import RunState
-from tui.sources.outputs import OutputBook
+from rankdeck.runner.state import RunState
+from rankdeck.tui.sources.outputs import OutputBook
 
 ViewName = Literal["overview", "outputs", "timeline", "sweep", "log"]
 

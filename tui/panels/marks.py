@@ -8,8 +8,8 @@ from collections.abc import Collection, Sequence
 
 from rich.cells import cell_len
 
-from runner.state import Mark
-from tui.words.text import Line, Piece, visible
+from rankdeck.runner.state import Mark
+from rankdeck.tui.words.text import Line, Piece, visible
 
 SIGN = "▼"
 _STYLES = {"memory": "warn", "rank lost": "bad", "pause": "warn"}

@@ -4,13 +4,13 @@ The figures are those of the Overview's chart and scaling table and the sentence
 whoever reads lines misses nothing of them.
 """
 
-from runner.advice.advice import Turned, early_turn, last_turn
-from runner.advice.findings import findings
-from runner.state import RunState
-from runner.state.periods import ScalingRow
-from tui.panels.overview.turned import EARLY, scaling_rows
-from tui.plain.sweep import aligned
-from tui.words.text import NOTHING, UNKNOWN, gib, percent, rate, some, visible
+from rankdeck.runner.advice.advice import Turned, early_turn, last_turn
+from rankdeck.runner.advice.findings import findings
+from rankdeck.runner.state import RunState
+from rankdeck.runner.state.periods import ScalingRow
+from rankdeck.tui.panels.overview.turned import EARLY, scaling_rows
+from rankdeck.tui.plain.sweep import aligned
+from rankdeck.tui.words.text import NOTHING, UNKNOWN, gib, percent, rate, some, visible
 
 
 def knob_lines(now: RunState) -> list[str]:

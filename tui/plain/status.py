@@ -5,15 +5,15 @@ Figures come from the same state as the dashboard's. Texts of devices and ranks 
 
 from collections import Counter
 
-from runner.advice.advice import advise
-from runner.forecast.forecast import WhatIf, eta_seconds, what_if
-from runner.protocol import DeviceSample
-from runner.state import RankState, RunState
-from tui.panels.overview.header import phase_words
-from tui.plain.knobs import knob_lines
-from tui.words import text
-from tui.words.status import shown_phase
-from tui.words.sweep import sweep_progress_line
+from rankdeck.runner.advice.advice import advise
+from rankdeck.runner.forecast.forecast import WhatIf, eta_seconds, what_if
+from rankdeck.runner.protocol import DeviceSample
+from rankdeck.runner.state import RankState, RunState
+from rankdeck.tui.panels.overview.header import phase_words
+from rankdeck.tui.plain.knobs import knob_lines
+from rankdeck.tui.words import text
+from rankdeck.tui.words.status import shown_phase
+from rankdeck.tui.words.sweep import sweep_progress_line
 
 
 def progress_line(now: RunState) -> str:

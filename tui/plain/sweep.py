@@ -5,15 +5,24 @@ Aligned text without colours. Figures and sentences are those of runner.sweep.ve
 
 from collections.abc import Callable, Sequence
 
-from runner.protocol.sweep_plan import SweepState, TrialRecord
-from runner.state import RunState
-from runner.sweep.cells import Cell
-from runner.sweep.scaling import Scaling
-from runner.sweep.verdict import SweepSummary, summarise_sweep
-from tui.panels.sweep.status import file_lines
-from tui.words.sweep import best_words, how_measured, plan_words, rate_places, scaling_shown, setting, standing, times
-from tui.words.sweep_command import best_command
-from tui.words.text import gib, pad, percent, some, visible
+from rankdeck.runner.protocol.sweep_plan import SweepState, TrialRecord
+from rankdeck.runner.state import RunState
+from rankdeck.runner.sweep.cells import Cell
+from rankdeck.runner.sweep.scaling import Scaling
+from rankdeck.runner.sweep.verdict import SweepSummary, summarise_sweep
+from rankdeck.tui.panels.sweep.status import file_lines
+from rankdeck.tui.words.sweep import (
+    best_words,
+    how_measured,
+    plan_words,
+    rate_places,
+    scaling_shown,
+    setting,
+    standing,
+    times,
+)
+from rankdeck.tui.words.sweep_command import best_command
+from rankdeck.tui.words.text import gib, pad, percent, some, visible
 
 Row = Sequence[str]
 

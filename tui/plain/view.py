@@ -8,18 +8,18 @@ import sys
 import time
 from collections.abc import Callable
 
-from runner import protocol
-from runner.protocol import OutputRecord, Summary
-from runner.state import RunState, Snapshot, ToViewer, apply
-from runner.state.knobs import SOURCE as KNOBS
-from runner.state.knobs import knob_words
-from runner.state.loading_time import loading_line
-from tui.plain import knobs
-from tui.plain.bar import BottomLine, bar_stream
-from tui.plain.status import advice_lines, bar_line, progress_line, status_lines
-from tui.plain.sweep import sweep_lines, sweep_start_lines, trial_line
-from tui.words import text
-from tui.words.sweep import how_ended, only_measures
+from rankdeck.runner import protocol
+from rankdeck.runner.protocol import OutputRecord, Summary
+from rankdeck.runner.state import RunState, Snapshot, ToViewer, apply
+from rankdeck.runner.state.knobs import SOURCE as KNOBS
+from rankdeck.runner.state.knobs import knob_words
+from rankdeck.runner.state.loading_time import loading_line
+from rankdeck.tui.plain import knobs
+from rankdeck.tui.plain.bar import BottomLine, bar_stream
+from rankdeck.tui.plain.status import advice_lines, bar_line, progress_line, status_lines
+from rankdeck.tui.plain.sweep import sweep_lines, sweep_start_lines, trial_line
+from rankdeck.tui.words import text
+from rankdeck.tui.words.sweep import how_ended, only_measures
 
 PROGRESS_SECONDS = 2.0
 STATUS_SECONDS = 10.0

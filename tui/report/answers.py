@@ -1,10 +1,10 @@
 """What the report says of the answers: how they ended, how long they are, which prompts failed. Pure."""
 
-from tui.report import document
-from tui.report.document import Block, Chart, Item, Section, Table, words
-from tui.report.document import Column as Col
-from tui.report.plot import Axis, Bar, Plot
-from tui.report.source import Answers, Source
+from rankdeck.tui.report import document
+from rankdeck.tui.report.document import Block, Chart, Item, Section, Table, words
+from rankdeck.tui.report.document import Column as Col
+from rankdeck.tui.report.plot import Axis, Bar, Plot
+from rankdeck.tui.report.source import Answers, Source
 
 REASONS = {
     "stop": "the model ended the answer",

@@ -8,18 +8,18 @@ from typing import Any
 
 import msgspec
 
-from runner.protocol import Summary
-from runner.protocol.config import RunConfig
-from runner.run_directory.run_file import RunFile
-from runner.sweep.cells import Cell
-from runner.sweep.intervals import told_apart
-from runner.sweep.verdict import SweepSummary
-from tui.report import document
-from tui.report.document import Block, Item, Prose, Section, Table, words
-from tui.report.document import Column as Col
-from tui.report.settings import environment_values, setting
-from tui.report.source import EqualTexts, Source
-from tui.words.text import pad, some, visible
+from rankdeck.runner.protocol import Summary
+from rankdeck.runner.protocol.config import RunConfig
+from rankdeck.runner.run_directory.run_file import RunFile
+from rankdeck.runner.sweep.cells import Cell
+from rankdeck.runner.sweep.intervals import told_apart
+from rankdeck.runner.sweep.verdict import SweepSummary
+from rankdeck.tui.report import document
+from rankdeck.tui.report.document import Block, Item, Prose, Section, Table, words
+from rankdeck.tui.report.document import Column as Col
+from rankdeck.tui.report.settings import environment_values, setting
+from rankdeck.tui.report.source import EqualTexts, Source
+from rankdeck.tui.words.text import pad, some, visible
 
 _OF_NO_MATTER = ("name", "output", "max_restarts")
 """Settings that change nothing about what is measured."""

@@ -9,8 +9,8 @@ from typing import ClassVar, Literal
 
 import msgspec
 
-from tui.report.plot import Plot
-from tui.words.text import NOTHING, UNKNOWN
+from rankdeck.tui.report.plot import Plot
+from rankdeck.tui.words.text import NOTHING, UNKNOWN
 
 Raw = str | int | float | None
 Look = Literal["", "best", "wall", "beyond", "dim"]

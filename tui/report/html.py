@@ -10,10 +10,10 @@ from pathlib import Path
 from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 
-from tui.report.chart import FULL, LOW, draw
-from tui.report.document import Document, Item
-from tui.report.plot import Plot
-from tui.words.text import visible
+from rankdeck.tui.report.chart import FULL, LOW, draw
+from rankdeck.tui.report.document import Document, Item
+from rankdeck.tui.report.plot import Plot
+from rankdeck.tui.words.text import visible
 
 HTML_MARK = '<meta name="generator" content="rankdeck'
 TEMPLATE = Path(__file__).with_name("report.html.jinja")

@@ -5,8 +5,8 @@ Every text is escaped, so that no name, prompt or error becomes markup, a link o
 
 import re
 
-from tui.report.document import Chart, Document, Item, Prose, Table
-from tui.words.text import visible
+from rankdeck.tui.report.document import Chart, Document, Item, Prose, Table
+from rankdeck.tui.words.text import visible
 
 MARKDOWN_MARK = "<!-- rankdeck report -->"
 

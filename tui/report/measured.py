@@ -1,13 +1,13 @@
 """How the figures of a report were measured, in plain words: the definitions every figure rests on. Pure text."""
 
-from runner.protocol.config import RunConfig
-from runner.protocol.sweep_plan import SweepPlan
-from runner.state.loading_time import loading_line
-from tui.report.document import Column as Col
-from tui.report.document import Section, Table, words
-from tui.report.source import Source
-from tui.words.sweep import repeats_measured, repeats_words
-from tui.words.text import some
+from rankdeck.runner.protocol.config import RunConfig
+from rankdeck.runner.protocol.sweep_plan import SweepPlan
+from rankdeck.runner.state.loading_time import loading_line
+from rankdeck.tui.report.document import Column as Col
+from rankdeck.tui.report.document import Section, Table, words
+from rankdeck.tui.report.source import Source
+from rankdeck.tui.words.sweep import repeats_measured, repeats_words
+from rankdeck.tui.words.text import some
 
 
 def measured(source: Source) -> Section:

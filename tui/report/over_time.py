@@ -5,13 +5,13 @@ Pure; all of it comes from the state the journal adds up to.
 
 import msgspec
 
-from runner.state.periods import scaling
-from tui.report import document
-from tui.report.document import Block, Chart, Prose, Section, Table, words
-from tui.report.document import Column as Col
-from tui.report.plot import Axis, Line, Mark, Plot, Point
-from tui.report.source import Source
-from tui.words.text import some
+from rankdeck.runner.state.periods import scaling
+from rankdeck.tui.report import document
+from rankdeck.tui.report.document import Block, Chart, Prose, Section, Table, words
+from rankdeck.tui.report.document import Column as Col
+from rankdeck.tui.report.plot import Axis, Line, Mark, Plot, Point
+from rankdeck.tui.report.source import Source
+from rankdeck.tui.words.text import some
 
 MOST_UNMEASURED = 6
 

@@ -3,17 +3,17 @@
 Every figure is one of run.json's or of the state the journal adds up to; none is made here that those have.
 """
 
-from runner.advice.findings import findings
-from runner.protocol import RankSummary
-from tui.report import answers, document
-from tui.report.document import Column as Col
-from tui.report.document import Document, Fact, Item, Notice, Prose, Section, Table, words
-from tui.report.measured import measured
-from tui.report.over_time import over_time
-from tui.report.settings import config, environment
-from tui.report.source import Source
-from tui.report.sweep import sweep_headline, sweep_sections
-from tui.words.text import some
+from rankdeck.runner.advice.findings import findings
+from rankdeck.runner.protocol import RankSummary
+from rankdeck.tui.report import answers, document
+from rankdeck.tui.report.document import Column as Col
+from rankdeck.tui.report.document import Document, Fact, Item, Notice, Prose, Section, Table, words
+from rankdeck.tui.report.measured import measured
+from rankdeck.tui.report.over_time import over_time
+from rankdeck.tui.report.settings import config, environment
+from rankdeck.tui.report.source import Source
+from rankdeck.tui.report.sweep import sweep_headline, sweep_sections
+from rankdeck.tui.words.text import some
 
 
 def report(source: Source, compared: list[Section] | None = None, *, also: Source | None = None) -> Document:

@@ -1,11 +1,11 @@
 """What the report of a sweep says of more ranks: speedup and efficiency, at a batch size and of the best. Pure."""
 
-from runner.sweep.scaling import Scaling
-from runner.sweep.verdict import SweepSummary
-from tui.report import document
-from tui.report.document import Block, Chart, Table
-from tui.report.document import Column as Col
-from tui.report.plot import MOST_LINES, Axis, Line, Plot, Point, spread
+from rankdeck.runner.sweep.scaling import Scaling
+from rankdeck.runner.sweep.verdict import SweepSummary
+from rankdeck.tui.report import document
+from rankdeck.tui.report.document import Block, Chart, Table
+from rankdeck.tui.report.document import Column as Col
+from rankdeck.tui.report.plot import MOST_LINES, Axis, Line, Plot, Point, spread
 
 SAME_SIZE = (
     "At one batch size, over the fewest ranks. ± is the half-width of the 95 % interval of the ratio (delta method)."

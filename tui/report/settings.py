@@ -4,11 +4,11 @@ from typing import Any
 
 import msgspec
 
-from runner.run_directory.run_file import RunFile
-from tui.report import document
-from tui.report.document import Block, Item, Prose, Section, Table, words
-from tui.report.document import Column as Col
-from tui.report.source import Source
+from rankdeck.runner.run_directory.run_file import RunFile
+from rankdeck.tui.report import document
+from rankdeck.tui.report.document import Block, Item, Prose, Section, Table, words
+from rankdeck.tui.report.document import Column as Col
+from rankdeck.tui.report.source import Source
 
 
 def config(source: Source) -> Section:

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import msgspec
 
-from runner import run_directory
-from runner.protocol import PROTOCOL_VERSION, RunStarted, Summary
-from runner.run_directory.run_file import RunFile, RunFileError
-from runner.state import RunState, apply, summarise
-from runner.sweep.verdict import SweepSummary, summarise_sweep
+from rankdeck.runner import run_directory
+from rankdeck.runner.protocol import PROTOCOL_VERSION, RunStarted, Summary
+from rankdeck.runner.run_directory.run_file import RunFile, RunFileError
+from rankdeck.runner.state import RunState, apply, summarise
+from rankdeck.runner.sweep.verdict import SweepSummary, summarise_sweep
 
 ERRORS_KEPT = 20
 

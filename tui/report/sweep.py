@@ -3,16 +3,16 @@
 All figures are those of runner.sweep.verdict, as run.json holds them.
 """
 
-from runner.sweep.cells import Cell
-from runner.sweep.verdict import SweepSummary
-from tui.report import document
-from tui.report.document import Block, Chart, Fact, Item, Prose, Section, Table, words
-from tui.report.document import Column as Col
-from tui.report.plot import Axis, Line, Plot, Point, Wall, spread
-from tui.report.scaling import scaling_blocks
-from tui.report.source import Source
-from tui.words.sweep import standing, tied_words
-from tui.words.text import some
+from rankdeck.runner.sweep.cells import Cell
+from rankdeck.runner.sweep.verdict import SweepSummary
+from rankdeck.tui.report import document
+from rankdeck.tui.report.document import Block, Chart, Fact, Item, Prose, Section, Table, words
+from rankdeck.tui.report.document import Column as Col
+from rankdeck.tui.report.plot import Axis, Line, Plot, Point, Wall, spread
+from rankdeck.tui.report.scaling import scaling_blocks
+from rankdeck.tui.report.source import Source
+from rankdeck.tui.words.sweep import standing, tied_words
+from rankdeck.tui.words.text import some
 
 
 def sweep_headline(source: Source) -> list[Fact]:

@@ -10,12 +10,12 @@ from typing import Any
 
 import msgspec
 
-from runner.advice.findings import findings
-from runner.protocol import RankSummary, Summary
-from runner.protocol.sweep_plan import TrialRecord, TrialResult
-from tui.report.compare import differences, rank_differences, setting_differences
-from tui.report.source import EqualTexts, Source
-from tui.words.text import visible
+from rankdeck.runner.advice.findings import findings
+from rankdeck.runner.protocol import RankSummary, Summary
+from rankdeck.runner.protocol.sweep_plan import TrialRecord, TrialResult
+from rankdeck.tui.report.compare import differences, rank_differences, setting_differences
+from rankdeck.tui.report.source import EqualTexts, Source
+from rankdeck.tui.words.text import visible
 
 JSON_MARK = "rankdeck_report"
 FORMULA_STARTS = "=+-@＝＋－＠"  # noqa: RUF001 - spreadsheets take the wide ones for the same

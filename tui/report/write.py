@@ -3,8 +3,8 @@
 import os
 from pathlib import Path
 
-from runner import run_directory
-from tui.report import compare, html, markdown, run, source, tables
+from rankdeck.runner import run_directory
+from rankdeck.tui.report import compare, html, markdown, run, source, tables
 
 MARKS = {
     "report.html": html.HTML_MARK,

@@ -6,11 +6,11 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.screen import ModalScreen
 
-from runner.state import RunState
-from tui.panels.overview.hints import all_advice
-from tui.widgets.deck import Deck
-from tui.widgets.lines import Panel
-from tui.widgets.scrolling import ScrollBox
+from rankdeck.runner.state import RunState
+from rankdeck.tui.panels.overview.hints import all_advice
+from rankdeck.tui.widgets.deck import Deck
+from rankdeck.tui.widgets.lines import Panel
+from rankdeck.tui.widgets.scrolling import ScrollBox
 
 
 class AdviceScreen(ModalScreen[None]):

@@ -10,12 +10,12 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.screen import Screen
 
-from runner.protocol import OutputRecord
-from tui.panels.outputs.listing import Selection
-from tui.widgets.answer_actions import AnswerActions, answer_keys
-from tui.widgets.answer_text import AnswerText
-from tui.widgets.key_bar import KeyBar
-from tui.widgets.lines import Titles
+from rankdeck.runner.protocol import OutputRecord
+from rankdeck.tui.panels.outputs.listing import Selection
+from rankdeck.tui.widgets.answer_actions import AnswerActions, answer_keys
+from rankdeck.tui.widgets.answer_text import AnswerText
+from rankdeck.tui.widgets.key_bar import KeyBar
+from rankdeck.tui.widgets.lines import Titles
 
 BEAT_SECONDS = 0.5
 """So often it is said anew how many answers there are."""

@@ -8,9 +8,9 @@ from textual.containers import Horizontal, Vertical
 from textual.screen import ModalScreen
 from textual.widgets import Input, Label
 
-from tui.widgets.deck import Deck
-from tui.widgets.fields import TextField
-from tui.words.numbers import read_batch_size
+from rankdeck.tui.widgets.deck import Deck
+from rankdeck.tui.widgets.fields import TextField
+from rankdeck.tui.words.numbers import read_batch_size
 
 Answer = int | Literal["auto"]
 

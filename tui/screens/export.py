@@ -9,10 +9,10 @@ from textual.containers import Horizontal, Vertical
 from textual.screen import ModalScreen
 from textual.widgets import Input, Label
 
-from tui.screens.exporting import ExportError, Target, target
-from tui.widgets.deck import Deck
-from tui.widgets.fields import TextField
-from tui.words.text import visible
+from rankdeck.tui.screens.exporting import ExportError, Target, target
+from rankdeck.tui.widgets.deck import Deck
+from rankdeck.tui.widgets.fields import TextField
+from rankdeck.tui.words.text import visible
 
 HINT = ".jsonl records as in outputs.jsonl, .csv a table, .txt to read"
 

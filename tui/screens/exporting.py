@@ -15,9 +15,9 @@ from typing import IO, NamedTuple
 
 import msgspec
 
-from runner.protocol import OutputRecord
-from runner.run_directory import EVENTS_FILE, OUTPUTS_FILE, PROMPTS_FILE
-from tui.panels.outputs.answer_lines import answer_text
+from rankdeck.runner.protocol import OutputRecord
+from rankdeck.runner.run_directory import EVENTS_FILE, OUTPUTS_FILE, PROMPTS_FILE
+from rankdeck.tui.panels.outputs.answer_lines import answer_text
 
 FIELDS = OutputRecord.__struct_fields__
 KINDS = (".jsonl", ".csv", ".txt")

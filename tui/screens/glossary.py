@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from tui.panels.frame import ViewName
+from rankdeck.tui.panels.frame import ViewName
 
 
 class Word(NamedTuple):

@@ -8,10 +8,10 @@ from textual.binding import Binding, BindingType
 from textual.content import Content
 from textual.screen import ModalScreen
 
-from tui.widgets.deck import Deck
-from tui.widgets.lines import Panel
-from tui.widgets.scrolling import ScrollBox
-from tui.words.text import Line, pad, wrap
+from rankdeck.tui.widgets.deck import Deck
+from rankdeck.tui.widgets.lines import Panel
+from rankdeck.tui.widgets.scrolling import ScrollBox
+from rankdeck.tui.words.text import Line, pad, wrap
 
 Entries = Sequence[tuple[str, str]]
 """Keys or words, with what they do or mean."""

@@ -8,7 +8,7 @@ from textual.containers import Horizontal, Vertical
 from textual.screen import ModalScreen
 from textual.widgets import Button, Label
 
-from tui.widgets.deck import Deck
+from rankdeck.tui.widgets.deck import Deck
 
 Choice = Literal["stop", "detach", "cancel"]
 

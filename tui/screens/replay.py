@@ -12,15 +12,15 @@ from textual.screen import Screen
 from textual.widget import Widget
 from textual.widgets import Input
 
-from tui.panels.overview.notice import notice_lines
-from tui.panels.overview.transport import transport_line
-from tui.screens.run import RunScreen
-from tui.sources.followed_run import FollowedRun
-from tui.sources.replay import ReplaySource
-from tui.terminal.repaint import REPAINT_SECONDS
-from tui.widgets.lines import Lines
-from tui.words.status import ASKED_FOR
-from tui.words.text import Line
+from rankdeck.tui.panels.overview.notice import notice_lines
+from rankdeck.tui.panels.overview.transport import transport_line
+from rankdeck.tui.screens.run import RunScreen
+from rankdeck.tui.sources.followed_run import FollowedRun
+from rankdeck.tui.sources.replay import ReplaySource
+from rankdeck.tui.terminal.repaint import REPAINT_SECONDS
+from rankdeck.tui.widgets.lines import Lines
+from rankdeck.tui.words.status import ASKED_FOR
+from rankdeck.tui.words.text import Line
 
 STEP, SMALL_STEP = 10, 1
 

@@ -15,31 +15,31 @@ from textual.screen import Screen
 from textual.widget import Widget
 from textual.widgets import Static
 
-from runner.protocol import SetActiveRanks, SetBatchSize, StartSweep, Stop
-from runner.protocol.sweep_plan import SweepPlan
-from runner.run_directory import RunFileError
-from runner.state import RunState
-from tui.panels.frame import Frame, ViewName
-from tui.panels.outputs.listing import Selection
-from tui.panels.overview.header import header_line
-from tui.panels.overview.hints import advice_lines
-from tui.panels.overview.notice import notice_lines
-from tui.screens.sized import Sized
-from tui.screens.views import VIEWS, as_view, entry
-from tui.settings import keys
-from tui.settings.hint_keys import named
-from tui.sources.followed_run import FollowedRun
-from tui.widgets.deck import Deck
-from tui.widgets.key_bar import KeyBar
-from tui.widgets.lines import Lines
-from tui.widgets.overview import Overview
-from tui.words.status import ASKED_FOR
-from tui.words.text import Line, some, visible
+from rankdeck.runner.protocol import SetActiveRanks, SetBatchSize, StartSweep, Stop
+from rankdeck.runner.protocol.sweep_plan import SweepPlan
+from rankdeck.runner.run_directory import RunFileError
+from rankdeck.runner.state import RunState
+from rankdeck.tui.panels.frame import Frame, ViewName
+from rankdeck.tui.panels.outputs.listing import Selection
+from rankdeck.tui.panels.overview.header import header_line
+from rankdeck.tui.panels.overview.hints import advice_lines
+from rankdeck.tui.panels.overview.notice import notice_lines
+from rankdeck.tui.screens.sized import Sized
+from rankdeck.tui.screens.views import VIEWS, as_view, entry
+from rankdeck.tui.settings import keys
+from rankdeck.tui.settings.hint_keys import named
+from rankdeck.tui.sources.followed_run import FollowedRun
+from rankdeck.tui.widgets.deck import Deck
+from rankdeck.tui.widgets.key_bar import KeyBar
+from rankdeck.tui.widgets.lines import Lines
+from rankdeck.tui.widgets.overview import Overview
+from rankdeck.tui.words.status import ASKED_FOR
+from rankdeck.tui.words.text import Line, some, visible
 
 if TYPE_CHECKING:
-    from tui.screens.batch_size import Answer
-    from tui.screens.exporting import Target
-    from tui.widgets.outputs import OutputsView
+    from rankdeck.tui.screens.batch_size import Answer
+    from rankdeck.tui.screens.exporting import Target
+    from rankdeck.tui.widgets.outputs import OutputsView
 
 TALL, SHORT_CHARTS = 24, 6
 
@@ -226,7 +226,7 @@ class RunScreen(Sized, Screen[None]):
         await self._turn(self.followed.knobs.set_batch_size(self.followed.state, None))
 
     def action_type_batch_size(self) -> None:
-        from tui.screens.batch_size import BatchSizeScreen
+        from rankdeck.tui.screens.batch_size import BatchSizeScreen
 
         self.app.push_screen(BatchSizeScreen(self.followed.state.batch_size), self._typed)
 
@@ -244,12 +244,12 @@ class RunScreen(Sized, Screen[None]):
 
     async def action_sweep(self) -> None:
         if self.followed.state.sweeping:
-            from tui.screens.questions import EndSweepScreen
+            from rankdeck.tui.screens.questions import EndSweepScreen
 
             self.app.push_screen(EndSweepScreen(), self._end_sweep)
             return
-        from tui.panels.forms.sweep_form import in_run
-        from tui.screens.sweep import SweepScreen
+        from rankdeck.tui.panels.forms.sweep_form import in_run
+        from rankdeck.tui.screens.sweep import SweepScreen
 
         self.app.push_screen(SweepScreen(in_run(self.followed.state)), self._plan_made)
 
@@ -263,7 +263,7 @@ class RunScreen(Sized, Screen[None]):
             await self.action_view("sweep")
 
     def action_stop_now(self) -> None:
-        from tui.screens.questions import StopNowScreen
+        from rankdeck.tui.screens.questions import StopNowScreen
 
         self.app.push_screen(StopNowScreen(), self._stop_now)
 
@@ -272,13 +272,13 @@ class RunScreen(Sized, Screen[None]):
             await self.followed.ask(Stop(now=True))
 
     def action_advice(self) -> None:
-        from tui.screens.advice import AdviceScreen
+        from rankdeck.tui.screens.advice import AdviceScreen
 
         self.app.push_screen(AdviceScreen(self.followed.state))
 
     def action_help(self) -> None:
-        from tui.screens.glossary import words_of
-        from tui.screens.help import HelpScreen
+        from rankdeck.tui.screens.glossary import words_of
+        from rankdeck.tui.screens.help import HelpScreen
 
         described = keys.described(self, self.app.reworded)
         self.app.push_screen(HelpScreen(described, words_of(self.view), f"Help: {entry(self.view).title}"))
@@ -300,14 +300,14 @@ class RunScreen(Sized, Screen[None]):
     # --- what the Outputs view asks for ---------------------------------------------------------
 
     def on_outputs_view_opened(self, event: "OutputsView.Opened") -> None:
-        from tui.screens.answer import AnswerScreen
+        from rankdeck.tui.screens.answer import AnswerScreen
 
         view = event.view
         self.app.push_screen(AnswerScreen(view.selection, view.batch_seconds), lambda _: view.moved())
 
     def on_outputs_view_export_wanted(self, event: "OutputsView.ExportWanted") -> None:
-        from tui.screens.export import ExportScreen
-        from tui.screens.exporting import suggested
+        from rankdeck.tui.screens.export import ExportScreen
+        from rankdeck.tui.screens.exporting import suggested
 
         state, query = self.followed.state, event.selection.query
         what = f"the answers that match {query.text}" if query else "all answers"
@@ -322,7 +322,7 @@ class RunScreen(Sized, Screen[None]):
     @work(group="export")
     async def _write(self, selection: Selection, to: "Target") -> None:
         """Write all that the query leaves: of a run that has more than are listed, from disk."""
-        from tui.screens.exporting import ExportError, gather, write
+        from rankdeck.tui.screens.exporting import ExportError, gather, write
 
         book = selection.listing.book
         try:

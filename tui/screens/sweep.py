@@ -12,14 +12,14 @@ from textual.containers import Horizontal, VerticalScroll
 from textual.screen import ModalScreen
 from textual.widgets import Input, Label
 
-from runner.protocol.sweep_plan import SweepPlan
-from tui.panels.forms.run_form import Field
-from tui.panels.forms.sweep_form import SweepWork, first_values, happens, promise, read_plan
-from tui.settings.keys import steps
-from tui.widgets.deck import Deck
-from tui.widgets.fields import Choice, TextField
-from tui.words.sweep import repeats_warning
-from tui.words.text import visible
+from rankdeck.runner.protocol.sweep_plan import SweepPlan
+from rankdeck.tui.panels.forms.run_form import Field
+from rankdeck.tui.panels.forms.sweep_form import SweepWork, first_values, happens, promise, read_plan
+from rankdeck.tui.settings.keys import steps
+from rankdeck.tui.widgets.deck import Deck
+from rankdeck.tui.widgets.fields import Choice, TextField
+from rankdeck.tui.words.sweep import repeats_warning
+from rankdeck.tui.words.text import visible
 
 
 class SweepScreen(ModalScreen[SweepPlan | None]):

@@ -8,7 +8,7 @@ from typing import NamedTuple, cast
 
 from textual.widget import Widget
 
-from tui.panels.frame import View, ViewName
+from rankdeck.tui.panels.frame import View, ViewName
 
 
 class ViewEntry(NamedTuple):
@@ -22,31 +22,31 @@ class ViewEntry(NamedTuple):
 
 
 def _overview() -> Widget:
-    from tui.widgets.overview import Overview
+    from rankdeck.tui.widgets.overview import Overview
 
     return Overview(id="overview")
 
 
 def _outputs() -> Widget:
-    from tui.widgets.outputs import OutputsView
+    from rankdeck.tui.widgets.outputs import OutputsView
 
     return OutputsView(id="outputs")
 
 
 def _timeline() -> Widget:
-    from tui.widgets.timeline import TimelineView
+    from rankdeck.tui.widgets.timeline import TimelineView
 
     return TimelineView(id="timeline")
 
 
 def _sweep() -> Widget:
-    from tui.widgets.sweep import SweepView
+    from rankdeck.tui.widgets.sweep import SweepView
 
     return SweepView(id="sweep")
 
 
 def _log() -> Widget:
-    from tui.widgets.log import LogView
+    from rankdeck.tui.widgets.log import LogView
 
     return LogView(id="log")
 

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 
 from textual.drivers.linux_driver import LinuxDriver
 
-from tui.terminal.driver import TerminalDriver, say_hangup
-from tui.terminal.guard import Guard
+from rankdeck.tui.terminal.driver import TerminalDriver, say_hangup
+from rankdeck.tui.terminal.guard import Guard
 
 if TYPE_CHECKING:
-    from tui.app.app import RankdeckApp
+    from rankdeck.tui.app.app import RankdeckApp
 
 LEAVE_SECONDS = 3.0
 """A dashboard that was told to go has so long; a terminal that takes no more text would hold it for ever."""

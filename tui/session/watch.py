@@ -11,18 +11,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runner import protocol, run_directory
-from runner.state import RunState, Snapshot, ToViewer
-from tui.plain.view import PlainView, end_lines, terminal_view
-from tui.settings.preferences import Preferences
-from tui.sources.client import SocketSource, Source, SourceError
-from tui.start.memory import Back
-from tui.words.errors import problem
-from tui.words.text import visible
+from rankdeck.runner import protocol, run_directory
+from rankdeck.runner.state import RunState, Snapshot, ToViewer
+from rankdeck.tui.plain.view import PlainView, end_lines, terminal_view
+from rankdeck.tui.settings.preferences import Preferences
+from rankdeck.tui.sources.client import SocketSource, Source, SourceError
+from rankdeck.tui.start.memory import Back
+from rankdeck.tui.words.errors import problem
+from rankdeck.tui.words.text import visible
 
 if TYPE_CHECKING:
-    from tui.app.app import RankdeckApp
-    from tui.sources.journal import Journal
+    from rankdeck.tui.app.app import RankdeckApp
+    from rankdeck.tui.sources.journal import Journal
 
 EXIT_BAD_INPUT, EXIT_DIED, EXIT_INTERRUPTED = 2, 3, 130
 
@@ -42,8 +42,8 @@ def watch(
     """
     source = SocketSource(directory, died)
     if preferences is not None:
-        from tui.app.app import RankdeckApp
-        from tui.session.terminal_session import fly
+        from rankdeck.tui.app.app import RankdeckApp
+        from rankdeck.tui.session.terminal_session import fly
 
         app = RankdeckApp(source, earlier=run_directory.read_outputs, steerable=steerable, preferences=preferences)
         fly(app)
@@ -57,9 +57,9 @@ def start_screen(preferences: Preferences | None = None) -> int:
     What breaks on the way is said on the start screen that one comes back to; only its own breaking ends it, and a
     signal that says to leave, wherever one is.
     """
-    from tui.app.app import RankdeckApp
-    from tui.session.terminal_session import fly
-    from tui.start.machine_launcher import MachineLauncher
+    from rankdeck.tui.app.app import RankdeckApp
+    from rankdeck.tui.session.terminal_session import fly
+    from rankdeck.tui.start.machine_launcher import MachineLauncher
 
     status = 0
     back: Back | None = None
@@ -95,10 +95,10 @@ def _replay(found: "Journal", position: float, preferences: Preferences | None) 
     """Where one comes back from; None where a signal said to leave."""
     broke: BaseException | None
     try:
-        from tui.app.replay import ReplayApp
-        from tui.session.terminal_session import fly
-        from tui.sources.journal import how_it_stops
-        from tui.sources.replay import ReplaySource
+        from rankdeck.tui.app.replay import ReplayApp
+        from rankdeck.tui.session.terminal_session import fly
+        from rankdeck.tui.sources.journal import how_it_stops
+        from rankdeck.tui.sources.replay import ReplaySource
 
         source = ReplaySource(found, position=position, playing=not position)
         app = ReplayApp(source, how_it_stops(found), preferences=preferences, from_start=True)

@@ -14,7 +14,7 @@ from textual.keys import _character_to_key
 from textual.screen import Screen
 from textual.widgets import Input
 
-from tui.settings.labels import Labels
+from rankdeck.tui.settings.labels import Labels
 
 _SECTIONS = (
     ("run.", "The run"),

@@ -120,7 +120,7 @@ def only_ascii(environ: Mapping[str, str]) -> bool:
 def _theme_problem(theme: object) -> str:
     from textual.theme import BUILTIN_THEMES
 
-    from tui.settings.theme import OURS
+    from rankdeck.tui.settings.theme import OURS
 
     names = [ours.name for ours in OURS] + sorted(BUILTIN_THEMES)
     if theme in names:

@@ -12,9 +12,9 @@ from typing import Protocol
 
 import msgspec
 
-from runner import protocol, run_directory
-from runner.protocol import Command
-from runner.state import ToViewer
+from rankdeck.runner import protocol, run_directory
+from rankdeck.runner.protocol import Command
+from rankdeck.runner.state import ToViewer
 
 
 class SourceError(Exception):

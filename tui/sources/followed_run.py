@@ -8,13 +8,13 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from runner import protocol
-from runner.protocol import OutputRecord
-from runner.state import RunState, Snapshot, ToViewer, apply
-from tui.sources.client import Source, SourceError
-from tui.sources.knobs import Knobs
-from tui.sources.outputs import KEPT, OutputBook
-from tui.words import alerts
+from rankdeck.runner import protocol
+from rankdeck.runner.protocol import OutputRecord
+from rankdeck.runner.state import RunState, Snapshot, ToViewer, apply
+from rankdeck.tui.sources.client import Source, SourceError
+from rankdeck.tui.sources.knobs import Knobs
+from rankdeck.tui.sources.outputs import KEPT, OutputBook
+from rankdeck.tui.words import alerts
 
 Earlier = Callable[[Path], Iterable[OutputRecord]]
 """Reads the answers that a run directory holds already."""

@@ -14,10 +14,10 @@ from typing import Any, get_args
 
 import msgspec
 
-from runner import protocol, run_directory
-from runner.protocol import PROTOCOL_VERSION, AnyEvent
-from runner.protocol.config import MAX_RANKS
-from tui.words.text import cut, visible
+from rankdeck.runner import protocol, run_directory
+from rankdeck.runner.protocol import PROTOCOL_VERSION, AnyEvent
+from rankdeck.runner.protocol.config import MAX_RANKS
+from rankdeck.tui.words.text import cut, visible
 
 SAMPLE = Path(__file__).resolve().parent / "recorded" / "stories.jsonl"
 """The journal of a real run, for those who have none yet."""

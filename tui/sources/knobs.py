@@ -5,9 +5,9 @@ before that. So the wish is remembered until the state agrees, and the next pres
 Knows commands and states; keys and screens are elsewhere.
 """
 
-from runner.protocol import Pause, Resume, SetActiveRanks, SetBatchSize
-from runner.protocol.config import MAX_BATCH_SIZE
-from runner.state import RunState
+from rankdeck.runner.protocol import Pause, Resume, SetActiveRanks, SetBatchSize
+from rankdeck.runner.protocol.config import MAX_BATCH_SIZE
+from rankdeck.runner.state import RunState
 
 FORGET_SECONDS = 3.0
 """A wish that was not confirmed by then never will be: somebody else wished for something, too."""

@@ -7,7 +7,7 @@ from bisect import bisect_left, insort
 from collections.abc import Iterable
 from typing import Literal
 
-from runner.protocol import OutputRecord
+from rankdeck.runner.protocol import OutputRecord
 
 ListOrder = Literal["arrival", "input"]
 

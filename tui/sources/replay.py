@@ -13,12 +13,12 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from runner.protocol import Command, Output
-from runner.state import RunState, Snapshot, ToViewer, apply
-from tui.sources.client import SourceError
-from tui.sources.followed_run import FollowedRun
-from tui.sources.journal import Journal, JournalError
-from tui.sources.outputs import KEPT, OutputBook
+from rankdeck.runner.protocol import Command, Output
+from rankdeck.runner.state import RunState, Snapshot, ToViewer, apply
+from rankdeck.tui.sources.client import SourceError
+from rankdeck.tui.sources.followed_run import FollowedRun
+from rankdeck.tui.sources.journal import Journal, JournalError
+from rankdeck.tui.sources.outputs import KEPT, OutputBook
 
 SLOWEST, FASTEST = 0.25, 64.0
 BEAT_SECONDS = 0.1

@@ -10,13 +10,13 @@ from typing import NamedTuple
 
 import msgspec
 
-from runner import run_directory
-from runner.forecast.cost_model import CostModel, fit
-from runner.protocol.config import RunConfig
-from runner.run_directory.run_file import RunFile, RunFileError
-from runner.state.costs import CostPoint
-from tui.words import text
-from tui.words.status import ENDED_EARLY
+from rankdeck.runner import run_directory
+from rankdeck.runner.forecast.cost_model import CostModel, fit
+from rankdeck.runner.protocol.config import RunConfig
+from rankdeck.runner.run_directory.run_file import RunFile, RunFileError
+from rankdeck.runner.state.costs import CostPoint
+from rankdeck.tui.words import text
+from rankdeck.tui.words.status import ENDED_EARLY
 
 COLUMNS = (("NAME", 34), ("STATUS", 11), ("PROMPTS", 13), ("TOK/S", 8), ("RANKS", 5), ("STARTED", 16), ("MODEL", 30))
 

@@ -13,12 +13,12 @@ from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
 from textual.screen import ModalScreen
 
-from runner.machine.doctor import findings
-from runner.machine.facts import Facts, TorchFound
-from tui.widgets.deck import Deck
-from tui.widgets.lines import Lines
-from tui.words.doctor import doctor_lines, verdict, worst_first
-from tui.words.text import Line, plain
+from rankdeck.runner.machine.doctor import findings
+from rankdeck.runner.machine.facts import Facts, TorchFound
+from rankdeck.tui.widgets.deck import Deck
+from rankdeck.tui.widgets.lines import Lines
+from rankdeck.tui.words.doctor import doctor_lines, verdict, worst_first
+from rankdeck.tui.words.text import Line, plain
 
 
 class Examiner(Protocol):

@@ -20,12 +20,12 @@ from textual.scroll_view import ScrollView
 from textual.strip import Strip
 from textual.widgets import Input
 
-from tui.start.folder import SUFFIXES, Entry, Listing
-from tui.widgets.deck import Deck
-from tui.widgets.fields import TextField
-from tui.widgets.lines import Lines, Painter
-from tui.words import text
-from tui.words.text import Line, between, cut_middle, some, visible
+from rankdeck.tui.start.folder import SUFFIXES, Entry, Listing
+from rankdeck.tui.widgets.deck import Deck
+from rankdeck.tui.widgets.fields import TextField
+from rankdeck.tui.widgets.lines import Lines, Painter
+from rankdeck.tui.words import text
+from rankdeck.tui.words.text import Line, between, cut_middle, some, visible
 
 UP = Entry("..", True)
 

@@ -13,9 +13,9 @@ from textual.message import Message
 from textual.widget import Widget
 from textual.widgets import Button, Input, Label
 
-from runner.inputs.memory_estimate import Estimate
-from runner.protocol.config import Problem
-from tui.panels.forms.run_form import (
+from rankdeck.runner.inputs.memory_estimate import Estimate
+from rankdeck.runner.protocol.config import Problem
+from rankdeck.tui.panels.forms.run_form import (
     ALL,
     FIELDS,
     FIRST_VALUES,
@@ -26,12 +26,12 @@ from tui.panels.forms.run_form import (
     name_of,
     set_values,
 )
-from tui.panels.forms.start_lines import memory_lines, taken_words, too_much
-from tui.settings.hint_keys import key_of
-from tui.widgets.deck import Deck
-from tui.widgets.fields import Choice, TextField
-from tui.widgets.lines import Lines
-from tui.words.text import cut, visible, wrap
+from rankdeck.tui.panels.forms.start_lines import memory_lines, taken_words, too_much
+from rankdeck.tui.settings.hint_keys import key_of
+from rankdeck.tui.widgets.deck import Deck
+from rankdeck.tui.widgets.fields import Choice, TextField
+from rankdeck.tui.widgets.lines import Lines
+from rankdeck.tui.words.text import cut, visible, wrap
 
 TITLE = "A new run"
 

@@ -11,19 +11,19 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 from textual import on, work
 
-from runner.inputs.memory_estimate import Estimate
-from runner.machine.facts import Machine
-from runner.protocol.config import Problem, RunConfig
-from runner.protocol.sweep_plan import SweepPlan
-from tui.panels.forms.run_form import first_of, in_the_forms_words, name_of, read_config
-from tui.start.form import NewRun
-from tui.start.launcher import Launcher
-from tui.start.run_actions import OpenReplay, OpenRun, RunWishes
-from tui.words.errors import reason
-from tui.words.text import visible
+from rankdeck.runner.inputs.memory_estimate import Estimate
+from rankdeck.runner.machine.facts import Machine
+from rankdeck.runner.protocol.config import Problem, RunConfig
+from rankdeck.runner.protocol.sweep_plan import SweepPlan
+from rankdeck.tui.panels.forms.run_form import first_of, in_the_forms_words, name_of, read_config
+from rankdeck.tui.start.form import NewRun
+from rankdeck.tui.start.launcher import Launcher
+from rankdeck.tui.start.run_actions import OpenReplay, OpenRun, RunWishes
+from rankdeck.tui.words.errors import reason
+from rankdeck.tui.words.text import visible
 
 if TYPE_CHECKING:
-    from tui.sources.client import Source
+    from rankdeck.tui.sources.client import Source
 
 Wanted = Literal["run", "sweep"]
 
@@ -132,8 +132,8 @@ class FormWishes(RunWishes):
 
     @work(exclusive=True, group="plan sweep")
     async def _plan_sweep(self, launcher: Launcher, config: RunConfig) -> None:
-        from tui.panels.forms.sweep_form import anew
-        from tui.screens.sweep import SweepScreen
+        from rankdeck.tui.panels.forms.sweep_form import anew
+        from rankdeck.tui.screens.sweep import SweepScreen
 
         prompts, costs = await asyncio.to_thread(lambda: (launcher.prompts(config), launcher.costs(config)))
         if self._launching or not self.is_active or read_config(self._form.values())[0] != config:
@@ -142,7 +142,7 @@ class FormWishes(RunWishes):
 
     def _sweep_planned(self, launcher: Launcher, config: RunConfig, plan: SweepPlan | None) -> None:
         if plan is not None:
-            from tui.panels.forms.sweep_form import as_sweep
+            from rankdeck.tui.panels.forms.sweep_form import as_sweep
 
             self._launch(launcher, as_sweep(config, plan))
 

@@ -3,16 +3,16 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from runner.forecast.cost_model import CostModel
-from runner.inputs.memory_estimate import Estimate
-from runner.machine.facts import Facts, Machine, TorchFound
-from runner.protocol.config import Problem, RunConfig
-from tui.sources.runs import RecentRun
-from tui.start.folder import Listing
+from rankdeck.runner.forecast.cost_model import CostModel
+from rankdeck.runner.inputs.memory_estimate import Estimate
+from rankdeck.runner.machine.facts import Facts, Machine, TorchFound
+from rankdeck.runner.protocol.config import Problem, RunConfig
+from rankdeck.tui.sources.runs import RecentRun
+from rankdeck.tui.start.folder import Listing
 
 if TYPE_CHECKING:
-    from tui.sources.client import Source
-    from tui.sources.journal import Journal
+    from rankdeck.tui.sources.client import Source
+    from rankdeck.tui.sources.journal import Journal
 
 
 class Launcher(Protocol):

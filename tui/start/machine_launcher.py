@@ -9,19 +9,19 @@ from pathlib import Path
 
 import msgspec
 
-from runner import run_directory, start
-from runner.forecast.cost_model import CostModel
-from runner.inputs import model_shape
-from runner.inputs.memory_estimate import Estimate, Room, estimate
-from runner.machine import examine
-from runner.machine.facts import Facts, Machine, TorchFound
-from runner.protocol.config import Problem, RunConfig
-from tui.panels.forms.sweep_form import without_sweep
-from tui.sources import journal, runs
-from tui.sources.client import SocketSource, Source
-from tui.sources.journal import Journal
-from tui.sources.runs import RecentRun, sample_prompts
-from tui.start.folder import Listing, read_folder
+from rankdeck.runner import run_directory, start
+from rankdeck.runner.forecast.cost_model import CostModel
+from rankdeck.runner.inputs import model_shape
+from rankdeck.runner.inputs.memory_estimate import Estimate, Room, estimate
+from rankdeck.runner.machine import examine
+from rankdeck.runner.machine.facts import Facts, Machine, TorchFound
+from rankdeck.runner.protocol.config import Problem, RunConfig
+from rankdeck.tui.panels.forms.sweep_form import without_sweep
+from rankdeck.tui.sources import journal, runs
+from rankdeck.tui.sources.client import SocketSource, Source
+from rankdeck.tui.sources.journal import Journal
+from rankdeck.tui.sources.runs import RecentRun, sample_prompts
+from rankdeck.tui.start.folder import Listing, read_folder
 
 
 class MachineLauncher:
@@ -92,7 +92,7 @@ class MachineLauncher:
         return journal.find(str(directory))
 
     def report(self, directory: Path) -> Path:
-        from tui.report import write  # the template engine is needed here alone
+        from rankdeck.tui.report import write  # the template engine is needed here alone
 
         return write.put(write.make(directory), directory)[0]
 

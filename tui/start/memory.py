@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from runner.machine.facts import Machine
-    from tui.sources.runs import RecentRun
+    from rankdeck.runner.machine.facts import Machine
+    from rankdeck.tui.sources.runs import RecentRun
 
 
 class Seen(NamedTuple):

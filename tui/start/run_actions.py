@@ -15,19 +15,19 @@ from textual import on, work
 from textual.screen import Screen
 from textual.widgets import Label
 
-from tui.panels.forms.run_form import FIRST_VALUES, values_of
-from tui.sources.runs import RecentRun
-from tui.start.form import NewRun
-from tui.start.launcher import Launcher
-from tui.start.memory import Seen
-from tui.start.run_list import RunList, Wish
-from tui.widgets.deck import Deck
-from tui.words.errors import problem
-from tui.words.text import visible
+from rankdeck.tui.panels.forms.run_form import FIRST_VALUES, values_of
+from rankdeck.tui.sources.runs import RecentRun
+from rankdeck.tui.start.form import NewRun
+from rankdeck.tui.start.launcher import Launcher
+from rankdeck.tui.start.memory import Seen
+from rankdeck.tui.start.run_list import RunList, Wish
+from rankdeck.tui.widgets.deck import Deck
+from rankdeck.tui.words.errors import problem
+from rankdeck.tui.words.text import visible
 
 if TYPE_CHECKING:
-    from tui.sources.client import Source
-    from tui.sources.journal import Journal
+    from rankdeck.tui.sources.client import Source
+    from rankdeck.tui.sources.journal import Journal
 
 T = TypeVar("T")
 

@@ -11,9 +11,9 @@ from textual.message import Message
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
-from tui.panels.forms.start_lines import ROWS_PER_RUN, age, clock_now, no_runs_lines, run_rows
-from tui.sources.runs import RecentRun
-from tui.widgets.lines import Painter
+from rankdeck.tui.panels.forms.start_lines import ROWS_PER_RUN, age, clock_now, no_runs_lines, run_rows
+from rankdeck.tui.sources.runs import RecentRun
+from rankdeck.tui.widgets.lines import Painter
 
 Wish = Literal["attach", "resume", "look", "replay", "report", "settings"]
 """`look` at a run that is over: how it stood at its end."""

@@ -16,21 +16,21 @@ from textual.containers import Horizontal, Vertical
 from textual.content import Content
 from textual.widgets import Static
 
-import runner
-from runner.machine.facts import Machine
-from tui.panels.forms.run_form import values_of
-from tui.panels.forms.start_lines import machine_lines, run_subtitle, title_line
-from tui.screens.run import TOO_SMALL
-from tui.screens.sized import Sized
-from tui.settings.keys import steps
-from tui.sources.runs import RecentRun
-from tui.start.form_actions import FormWishes
-from tui.start.launcher import Launcher
-from tui.start.memory import Back, Seen
-from tui.start.run_actions import OpenReplay, OpenRun
-from tui.start.run_list import RunList
-from tui.widgets.key_bar import KeyBar
-from tui.widgets.lines import Lines, Panel
+import rankdeck
+from rankdeck.runner.machine.facts import Machine
+from rankdeck.tui.panels.forms.run_form import values_of
+from rankdeck.tui.panels.forms.start_lines import machine_lines, run_subtitle, title_line
+from rankdeck.tui.screens.run import TOO_SMALL
+from rankdeck.tui.screens.sized import Sized
+from rankdeck.tui.settings.keys import steps
+from rankdeck.tui.sources.runs import RecentRun
+from rankdeck.tui.start.form_actions import FormWishes
+from rankdeck.tui.start.launcher import Launcher
+from rankdeck.tui.start.memory import Back, Seen
+from rankdeck.tui.start.run_actions import OpenReplay, OpenRun
+from rankdeck.tui.start.run_list import RunList
+from rankdeck.tui.widgets.key_bar import KeyBar
+from rankdeck.tui.widgets.lines import Lines, Panel
 
 LOOK_SECONDS = 3.0
 MACHINE_SECONDS = 15.0
@@ -226,7 +226,7 @@ class StartScreen(Sized, FormWishes):
     def _show_machine(self, machine: Machine | None) -> None:
         self._machine = machine
         self._machine_panel.draw(lambda width, height: machine_lines(machine, width))
-        self._title.show([title_line(machine, max(1, self.size.width - 2), runner.__version__)])
+        self._title.show([title_line(machine, max(1, self.size.width - 2), rankdeck.__version__)])
 
     @on(RunList.Moved)
     def _moved(self) -> None:
@@ -268,7 +268,7 @@ class StartScreen(Sized, FormWishes):
     def action_choose_file(self) -> None:
         if self._launcher is None:
             return
-        from tui.start.files import FilePicker
+        from rankdeck.tui.start.files import FilePicker
 
         picker = FilePicker(self._launcher.folder, self._form.values()["prompts"])
         self.app.push_screen(picker, self._chosen)
@@ -280,6 +280,6 @@ class StartScreen(Sized, FormWishes):
     def action_doctor(self) -> None:
         if self._launcher is None:
             return
-        from tui.start.doctor import DoctorScreen
+        from rankdeck.tui.start.doctor import DoctorScreen
 
         self.app.push_screen(DoctorScreen(self._launcher))

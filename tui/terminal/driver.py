@@ -18,7 +18,7 @@ from textual import events
 from textual.drivers.linux_driver import LinuxDriver
 from textual.message import Message
 
-from tui.terminal.guard import POP_TITLE, Guard
+from rankdeck.tui.terminal.guard import POP_TITLE, Guard
 
 PUSH_TITLE = "\x1b[22;0t"
 

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from textual.app import App
 from textual.events import Event, Resize
 
-from tui.terminal.repaint import REPAINT_SECONDS, RepaintPace
+from rankdeck.tui.terminal.repaint import REPAINT_SECONDS, RepaintPace
 
 Result = TypeVar("Result")
 

@@ -19,7 +19,7 @@ from aiohttp import WSCloseCode, web
 from textual_serve.app_service import AppService
 from textual_serve.server import Server, to_int
 
-from tui.web.admission import NO_TOKEN, PARAMETER, Admission
+from rankdeck.tui.web.admission import NO_TOKEN, PARAMETER, Admission
 
 MOST_VIEWERS = 32
 """Each is a process of some 60 MB: a crowd must not take the machine from the ranks."""
@@ -72,7 +72,7 @@ def admission(listening: socket.socket, host: str) -> Admission:
 
 def view_command(directory: Path, *, control: bool, theme: str | None = None) -> str:
     """What a shell is told to start for a browser."""
-    command = [sys.executable, "-P", "-m", "tui.web.view", str(directory)]
+    command = [sys.executable, "-P", "-m", "rankdeck.tui.web.view", str(directory)]
     command += ["--control"] if control else []
     command += ["--theme", theme] if theme is not None else []
     return "exec " + shlex.join(command)

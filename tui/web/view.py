@@ -1,4 +1,4 @@
-"""`python -m tui.web.view DIRECTORY [--control] [--theme NAME]`: the dashboard of one browser, as the server starts it.
+"""The dashboard of one browser: `python -m rankdeck.tui.web.view DIRECTORY [--control] [--theme NAME]`, by the server.
 
 A live run is watched, one that is over is replayed. Who looks sits elsewhere: even with --control, which steers the
 run, nothing else of this machine is theirs. Speaks Textual's web protocol on its standard streams, so it
@@ -11,9 +11,9 @@ import threading
 import time
 from pathlib import Path
 
-from runner import run_directory
-from tui.app.app import RankdeckApp
-from tui.settings.preferences import Preferences
+from rankdeck.runner import run_directory
+from rankdeck.tui.app.app import RankdeckApp
+from rankdeck.tui.settings.preferences import Preferences
 
 LOOK_SECONDS = 1.0
 
@@ -26,7 +26,7 @@ def view_of(directory: Path, *, control: bool, theme: str | None = None) -> Rank
     """
     preferences = Preferences(theme=theme)  # their keys and bells are not ours to set
     if run_directory.supervisor_alive(directory):
-        from tui.sources.client import SocketSource
+        from rankdeck.tui.sources.client import SocketSource
 
         return RankdeckApp(
             SocketSource(directory),
@@ -35,9 +35,9 @@ def view_of(directory: Path, *, control: bool, theme: str | None = None) -> Rank
             preferences=preferences,
             at_home=False,
         )
-    from tui.app.replay import ReplayApp
-    from tui.sources import journal
-    from tui.sources.replay import ReplaySource
+    from rankdeck.tui.app.replay import ReplayApp
+    from rankdeck.tui.sources import journal
+    from rankdeck.tui.sources.replay import ReplaySource
 
     found = journal.find(str(directory))
     return ReplayApp(ReplaySource(found), journal.how_it_stops(found), preferences=preferences, at_home=False)

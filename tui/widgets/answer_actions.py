@@ -6,13 +6,13 @@ import msgspec
 from textual.binding import Binding, BindingType
 from textual.dom import DOMNode
 
-from tui.panels.outputs.answer_lines import answer_text
-from tui.panels.outputs.finding import found_words
-from tui.panels.outputs.listing import Selection
-from tui.settings.hint_keys import key_of, named
-from tui.terminal.clipboard import copy
-from tui.widgets.answer_text import AnswerText
-from tui.widgets.deck import Deck
+from rankdeck.tui.panels.outputs.answer_lines import answer_text
+from rankdeck.tui.panels.outputs.finding import found_words
+from rankdeck.tui.panels.outputs.listing import Selection
+from rankdeck.tui.settings.hint_keys import key_of, named
+from rankdeck.tui.terminal.clipboard import copy
+from rankdeck.tui.widgets.answer_text import AnswerText
+from rankdeck.tui.widgets.deck import Deck
 
 
 def answer_keys(*, show: bool) -> list[BindingType]:
@@ -78,7 +78,7 @@ class AnswerActions(DOMNode):
         copy(self.app, text, what, instead=named(ways, self.app.keys) if self.app.at_home else "")
 
     def action_pager(self) -> None:
-        from tui.terminal.pager import PagerError, page
+        from rankdeck.tui.terminal.pager import PagerError, page
 
         record = self.selection.record
         if record is None:

@@ -13,12 +13,12 @@ from textual.message import Message
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
-from tui.panels.bars import widths
-from tui.panels.outputs.answer_lines import COLUMNS, answer_row
-from tui.panels.outputs.listing import AnswerQuery, Selection, nothing_listed
-from tui.sources.outputs import OutputBook
-from tui.widgets.deck import Deck
-from tui.widgets.lines import Painter
+from rankdeck.tui.panels.bars import widths
+from rankdeck.tui.panels.outputs.answer_lines import COLUMNS, answer_row
+from rankdeck.tui.panels.outputs.listing import AnswerQuery, Selection, nothing_listed
+from rankdeck.tui.sources.outputs import OutputBook
+from rankdeck.tui.widgets.deck import Deck
+from rankdeck.tui.widgets.lines import Painter
 
 
 class AnswerList(ScrollView, Painter, can_focus=True):

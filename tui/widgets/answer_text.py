@@ -6,11 +6,11 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
 
-from runner.protocol import OutputRecord
-from tui.panels.outputs.answer_lines import Page, answer_page
-from tui.panels.outputs.finding import Finds
-from tui.widgets.deck import Deck
-from tui.widgets.lines import Lines
+from rankdeck.runner.protocol import OutputRecord
+from rankdeck.tui.panels.outputs.answer_lines import Page, answer_page
+from rankdeck.tui.panels.outputs.finding import Finds
+from rankdeck.tui.widgets.deck import Deck
+from rankdeck.tui.widgets.lines import Lines
 
 AIRY_HEIGHT = 12
 """From so many lines on there is room for empty ones."""

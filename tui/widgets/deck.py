@@ -7,10 +7,10 @@ from typing import Literal
 
 from textual.content import Content
 
-from tui.settings.hint_keys import Keys, named
-from tui.settings.labels import AS_DECLARED, Labels
-from tui.settings.preferences import Preferences
-from tui.terminal.paced import PacedApp
+from rankdeck.tui.settings.hint_keys import Keys, named
+from rankdeck.tui.settings.labels import AS_DECLARED, Labels
+from rankdeck.tui.settings.preferences import Preferences
+from rankdeck.tui.terminal.paced import PacedApp
 
 Leave = Literal["ended", "detached", "stopped"]
 """How the dashboard was left: after the run's end, while it went on, or having stopped it."""

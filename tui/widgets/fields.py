@@ -16,8 +16,8 @@ from textual.strip import Strip
 from textual.widget import Widget
 from textual.widgets import Input
 
-from tui.widgets.lines import Painter
-from tui.words.text import Line, line_width
+from rankdeck.tui.widgets.lines import Painter
+from rankdeck.tui.words.text import Line, line_width
 
 
 class InOrder(Widget):

@@ -11,11 +11,11 @@ from textual import events
 from textual.binding import Binding
 from textual.screen import Screen
 
-from tui.settings.keys import one_by_one
-from tui.settings.labels import Labels
-from tui.widgets.deck import Deck
-from tui.widgets.lines import Lines
-from tui.words.text import Line, Piece, line_width
+from rankdeck.tui.settings.keys import one_by_one
+from rankdeck.tui.settings.labels import Labels
+from rankdeck.tui.widgets.deck import Deck
+from rankdeck.tui.widgets.lines import Lines
+from rankdeck.tui.words.text import Line, Piece, line_width
 
 ALWAYS = ("app.leave", "start.runs", "app.help", "app.help_anywhere", "view.overview")
 """The way out, the way to know everything and the way to the other views, by id: shown however narrow it is."""

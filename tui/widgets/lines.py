@@ -18,8 +18,8 @@ from textual.strip import Strip
 from textual.style import Style as VisualStyle
 from textual.widget import Widget
 
-from tui.words.styles import STYLES
-from tui.words.text import Line, Piece, visible
+from rankdeck.tui.words.styles import STYLES
+from rankdeck.tui.words.text import Line, Piece, visible
 
 
 class Painter(Widget):

@@ -14,16 +14,16 @@ from textual.message import Message
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
-from runner.state import LogEntry
-from tui.panels.frame import Frame
-from tui.panels.log.log_listing import LOG, LogPage, LogQuery, log_title, nothing_logged
-from tui.panels.outputs.finding import found_words
-from tui.panels.outputs.query import Query
-from tui.settings.hint_keys import key_of
-from tui.widgets.deck import Deck
-from tui.widgets.lines import Painter, Titles
-from tui.widgets.query_field import QueryField
-from tui.widgets.scrolling import Scrolling
+from rankdeck.runner.state import LogEntry
+from rankdeck.tui.panels.frame import Frame
+from rankdeck.tui.panels.log.log_listing import LOG, LogPage, LogQuery, log_title, nothing_logged
+from rankdeck.tui.panels.outputs.finding import found_words
+from rankdeck.tui.panels.outputs.query import Query
+from rankdeck.tui.settings.hint_keys import key_of
+from rankdeck.tui.widgets.deck import Deck
+from rankdeck.tui.widgets.lines import Painter, Titles
+from rankdeck.tui.widgets.query_field import QueryField
+from rankdeck.tui.widgets.scrolling import Scrolling
 
 KEYS = ("{log.find} find", "{scroll.down} {scroll.up} line", "G newest")
 KEYS_FOUND = ("{log.next} next", "{log.before} before")

@@ -10,19 +10,19 @@ from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.message import Message
 
-from runner.protocol import OutputRecord
-from runner.state import RunState
-from tui.panels.bars import heading, widths
-from tui.panels.frame import Frame
-from tui.panels.outputs.answer_lines import COLUMNS, batch_seconds
-from tui.panels.outputs.listing import ANSWERS, ERRORS, Selection, listing_title
-from tui.widgets.answer_actions import AnswerActions, answer_keys
-from tui.widgets.answer_list import AnswerList
-from tui.widgets.answer_text import AnswerText
-from tui.widgets.deck import Deck
-from tui.widgets.lines import Lines, Titles
-from tui.widgets.query_field import QueryField
-from tui.words.sweep import answers_thrown_away
+from rankdeck.runner.protocol import OutputRecord
+from rankdeck.runner.state import RunState
+from rankdeck.tui.panels.bars import heading, widths
+from rankdeck.tui.panels.frame import Frame
+from rankdeck.tui.panels.outputs.answer_lines import COLUMNS, batch_seconds
+from rankdeck.tui.panels.outputs.listing import ANSWERS, ERRORS, Selection, listing_title
+from rankdeck.tui.widgets.answer_actions import AnswerActions, answer_keys
+from rankdeck.tui.widgets.answer_list import AnswerList
+from rankdeck.tui.widgets.answer_text import AnswerText
+from rankdeck.tui.widgets.deck import Deck
+from rankdeck.tui.widgets.lines import Lines, Titles
+from rankdeck.tui.widgets.query_field import QueryField
+from rankdeck.tui.words.sweep import answers_thrown_away
 
 BESIDE = 160
 """From this width on the answer stands beside the list."""

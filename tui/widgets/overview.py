@@ -9,26 +9,26 @@ from textual.binding import Binding, BindingType
 from textual.containers import Horizontal
 from textual.widgets import Input, Label
 
-from runner.state import RunState
-from tui.panels.frame import Frame
-from tui.panels.overview.devices import DeviceForm, device_lines, devices_title, explains
-from tui.panels.overview.gpu_figures import common_name
-from tui.panels.overview.gpu_ranks import gpu_rank_lines, one_to_one
-from tui.panels.overview.notice import held_up
-from tui.panels.overview.plan import OverviewPlan, plan_overview
-from tui.panels.overview.progress import progress_lines
-from tui.panels.overview.rank_order import SORTS, Arrangement, RankView, ranks_title
-from tui.panels.overview.ranks import RankForm, on_the_way, rank_lines
-from tui.panels.overview.summary import summary_lines, summary_title
-from tui.panels.overview.tail import tail_lines, tail_title
-from tui.panels.overview.throughput import throughput_lines
-from tui.sources.outputs import OutputBook
-from tui.widgets.fields import TextField
-from tui.widgets.lines import Panel
-from tui.widgets.scrolling import ScrollBox
-from tui.words.status import STATUS
-from tui.words.sweep import how_ended
-from tui.words.text import Line
+from rankdeck.runner.state import RunState
+from rankdeck.tui.panels.frame import Frame
+from rankdeck.tui.panels.overview.devices import DeviceForm, device_lines, devices_title, explains
+from rankdeck.tui.panels.overview.gpu_figures import common_name
+from rankdeck.tui.panels.overview.gpu_ranks import gpu_rank_lines, one_to_one
+from rankdeck.tui.panels.overview.notice import held_up
+from rankdeck.tui.panels.overview.plan import OverviewPlan, plan_overview
+from rankdeck.tui.panels.overview.progress import progress_lines
+from rankdeck.tui.panels.overview.rank_order import SORTS, Arrangement, RankView, ranks_title
+from rankdeck.tui.panels.overview.ranks import RankForm, on_the_way, rank_lines
+from rankdeck.tui.panels.overview.summary import summary_lines, summary_title
+from rankdeck.tui.panels.overview.tail import tail_lines, tail_title
+from rankdeck.tui.panels.overview.throughput import throughput_lines
+from rankdeck.tui.sources.outputs import OutputBook
+from rankdeck.tui.widgets.fields import TextField
+from rankdeck.tui.widgets.lines import Panel
+from rankdeck.tui.widgets.scrolling import ScrollBox
+from rankdeck.tui.words.status import STATUS
+from rankdeck.tui.words.sweep import how_ended
+from rankdeck.tui.words.text import Line
 
 CALM_FROM = 5
 """So many ranks count their steps on screen twice a second: their rows are most of what goes over the line."""

@@ -12,11 +12,11 @@ from textual.containers import Horizontal
 from textual.message import Message
 from textual.widgets import Input, Label
 
-from tui.panels.outputs.query import Language, Query, QueryError
-from tui.settings.hint_keys import named
-from tui.widgets.deck import Deck
-from tui.widgets.fields import TextField
-from tui.words.text import as_many, visible
+from rankdeck.tui.panels.outputs.query import Language, Query, QueryError
+from rankdeck.tui.settings.hint_keys import named
+from rankdeck.tui.widgets.deck import Deck
+from rankdeck.tui.widgets.fields import TextField
+from rankdeck.tui.words.text import as_many, visible
 
 
 class QueryField(Horizontal):

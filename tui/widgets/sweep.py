@@ -6,18 +6,18 @@ from typing import ClassVar
 from textual.app import ComposeResult
 from textual.containers import Container, VerticalScroll
 
-from runner.protocol.sweep_plan import SweepState
-from runner.state import RunState
-from runner.sweep.verdict import SweepSummary, summarise_sweep
-from tui.panels.frame import Frame
-from tui.panels.sweep.chart import knee_lines, scaling_lines, sizes_chart
-from tui.panels.sweep.status import empty_lines, how_lines, status_lines
-from tui.panels.sweep.table import table_lines
-from tui.settings.hint_keys import Keys
-from tui.widgets.deck import Deck
-from tui.widgets.lines import Panel
-from tui.words.sweep import shown_sweep
-from tui.words.text import Line
+from rankdeck.runner.protocol.sweep_plan import SweepState
+from rankdeck.runner.state import RunState
+from rankdeck.runner.sweep.verdict import SweepSummary, summarise_sweep
+from rankdeck.tui.panels.frame import Frame
+from rankdeck.tui.panels.sweep.chart import knee_lines, scaling_lines, sizes_chart
+from rankdeck.tui.panels.sweep.status import empty_lines, how_lines, status_lines
+from rankdeck.tui.panels.sweep.table import table_lines
+from rankdeck.tui.settings.hint_keys import Keys
+from rankdeck.tui.widgets.deck import Deck
+from rankdeck.tui.widgets.lines import Panel
+from rankdeck.tui.words.sweep import shown_sweep
+from rankdeck.tui.words.text import Line
 
 LEAST_CHART, MOST_CHART = 10, 20
 """Lines of the chart: what it needs to be read, and where more would tell no more."""

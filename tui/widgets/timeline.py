@@ -8,14 +8,14 @@ from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.events import Click
 
-from runner.advice.findings import Finding, findings
-from runner.advice.segments import Segment, segments, slowest_batch
-from runner.state import RunState
-from tui.panels.frame import Frame
-from tui.panels.timeline.page import plan, shown_rounds, spot, timeline_lines
-from tui.panels.timeline.window import CLOSEST_SECONDS, Look, at_cursor, tick_words, window
-from tui.widgets.deck import Deck
-from tui.widgets.lines import Panel
+from rankdeck.runner.advice.findings import Finding, findings
+from rankdeck.runner.advice.segments import Segment, segments, slowest_batch
+from rankdeck.runner.state import RunState
+from rankdeck.tui.panels.frame import Frame
+from rankdeck.tui.panels.timeline.page import plan, shown_rounds, spot, timeline_lines
+from rankdeck.tui.panels.timeline.window import CLOSEST_SECONDS, Look, at_cursor, tick_words, window
+from rankdeck.tui.widgets.deck import Deck
+from rankdeck.tui.widgets.lines import Panel
 
 KEYS = (
     "{timeline.earlier} {timeline.later} batch, {timeline.down} {timeline.up} rank, {timeline.finding} stands out, "

@@ -3,10 +3,10 @@
 Knows the state and words; that a title is set, a bell rung or a text sent is the application's business.
 """
 
-from runner.state import RunState
-from tui.words.status import ASKED_FOR, ENDED_EARLY
-from tui.words.sweep import how_ended
-from tui.words.text import cut, rate, some, visible, whole_percent
+from rankdeck.runner.state import RunState
+from rankdeck.tui.words.status import ASKED_FOR, ENDED_EARLY
+from rankdeck.tui.words.sweep import how_ended
+from rankdeck.tui.words.text import cut, rate, some, visible, whole_percent
 
 LONGEST_NAME, LONGEST_ALERT = 40, 120
 

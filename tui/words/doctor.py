@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
-from runner.machine.doctor import Check, worst
-from tui.words.text import Line, pad, some, visible, wrap
+from rankdeck.runner.machine.doctor import Check, worst
+from rankdeck.tui.words.text import Line, pad, some, visible, wrap
 
 MARKS = {"ok": "✓", "warn": "!", "bad": "✗", "cure": "→"}
 WORDS = {"ok": "ok", "warn": "warn", "bad": "bad", "cure": "->"}

@@ -7,10 +7,7 @@ import shlex
 import traceback
 from pathlib import Path
 
-from tui.words.text import visible
-
-_OURS = ("runner.", "tui.")
-
+from rankdeck.tui.words.text import visible
 
 _ROOT = Path(__file__).resolve().parents[2]
 
@@ -39,14 +36,16 @@ def reason(error: BaseException) -> str:
 
 
 def _for_people(error: BaseException) -> bool:
-    return isinstance(error, OSError) or type(error).__module__.startswith(_OURS)
+    return isinstance(error, OSError) or type(error).__module__.startswith("rankdeck.")
 
 
 def _place(error: BaseException) -> str:
     """The last line of ours that it came through."""
     frames = [
-        frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename).is_relative_to(_ROOT)
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if Path(frame.filename).resolve().is_relative_to(_ROOT)
     ]
     if not frames:
         return ""
-    return f" ({Path(frames[-1].filename).relative_to(_ROOT)}:{frames[-1].lineno})"
+    return f" ({Path(frames[-1].filename).resolve().relative_to(_ROOT)}:{frames[-1].lineno})"

@@ -2,8 +2,8 @@
 
 import re
 
-from runner.protocol.config import MAX_BATCH_SIZE
-from tui.words.text import count
+from rankdeck.runner.protocol.config import MAX_BATCH_SIZE
+from rankdeck.tui.words.text import count
 
 
 def read_batch_size(text: str) -> int | None:

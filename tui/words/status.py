@@ -1,6 +1,6 @@
 """How a run stands: each status as a word, its mark and its style. Pure data."""
 
-from runner.state import RankState, RunState
+from rankdeck.runner.state import RankState, RunState
 
 ENDED_EARLY = "ended early"
 """A sweep that was ended while trials of it were left. To run.json it is completed: there is nothing to resume."""

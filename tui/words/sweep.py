@@ -8,16 +8,16 @@ from typing import Any
 
 import msgspec
 
-from runner.forecast.forecast import eta_seconds
-from runner.protocol.config import RunConfig
-from runner.protocol.sweep_plan import SweepPlan, SweepState, Trial
-from runner.state import RunState
-from runner.sweep.cells import Cell, cells, rate
-from runner.sweep.intervals import Estimate, deviations
-from runner.sweep.scaling import Scaling, scaling
-from runner.sweep.verdict import SweepSummary, Verdict
-from tui.words.status import ENDED_EARLY
-from tui.words.text import clock, some
+from rankdeck.runner.forecast.forecast import eta_seconds
+from rankdeck.runner.protocol.config import RunConfig
+from rankdeck.runner.protocol.sweep_plan import SweepPlan, SweepState, Trial
+from rankdeck.runner.state import RunState
+from rankdeck.runner.sweep.cells import Cell, cells, rate
+from rankdeck.runner.sweep.intervals import Estimate, deviations
+from rankdeck.runner.sweep.scaling import Scaling, scaling
+from rankdeck.runner.sweep.verdict import SweepSummary, Verdict
+from rankdeck.tui.words.status import ENDED_EARLY
+from rankdeck.tui.words.text import clock, some
 
 
 def shown_sweep(state: RunState) -> SweepState | None:

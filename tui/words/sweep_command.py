@@ -2,9 +2,9 @@
 
 import shlex
 
-from runner.protocol.config import RunConfig
-from runner.state import RunState
-from runner.sweep.cells import Cell
+from rankdeck.runner.protocol.config import RunConfig
+from rankdeck.runner.state import RunState
+from rankdeck.runner.sweep.cells import Cell
 
 _SAID_IF_CHANGED = (
     "max_new_tokens",

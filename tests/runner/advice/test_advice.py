@@ -2,15 +2,15 @@
 
 import msgspec
 
-from runner.advice import advice
-from runner.advice.segments import end_of
-from runner.advice.slow_rank import compare
-from runner.forecast.forecast import what_if
-from runner.protocol import DeviceSample, Output, ProcessSample, RankReady, StepsInFlight, Tick
-from runner.protocol.config import RunConfig
-from runner.state import DeviceState, RankState, RunState, StepMark
-from runner.state.periods import RankShare, Stretch
-from runner.state.timeline import BusyPoint
+from rankdeck.runner.advice import advice
+from rankdeck.runner.advice.segments import end_of
+from rankdeck.runner.advice.slow_rank import compare
+from rankdeck.runner.forecast.forecast import what_if
+from rankdeck.runner.protocol import DeviceSample, Output, ProcessSample, RankReady, StepsInFlight, Tick
+from rankdeck.runner.protocol.config import RunConfig
+from rankdeck.runner.state import DeviceState, RankState, RunState, StepMark
+from rankdeck.runner.state.periods import RankShare, Stretch
+from rankdeck.runner.state.timeline import BusyPoint
 from tests import scripted, scripted_timeline
 from tests.runner.forecast.test_cost_model import point
 

@@ -2,7 +2,7 @@
 
 import transformers
 
-from runner.engine.compiling import Compiling
+from rankdeck.runner.engine.compiling import Compiling
 
 
 def said_after(*batches: tuple[int, int, int, float]) -> list[str]:

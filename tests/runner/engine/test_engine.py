@@ -11,14 +11,14 @@ import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.engine import base, choose, loading, step_watch
-from runner.engine import static as static_engine
-from runner.engine.continuous import ContinuousEngine
-from runner.engine.rows import Cancelled, group_by_width, trim
-from runner.engine.static import StaticEngine
-from runner.protocol import Prompt
-from runner.protocol.config import RunConfig
-from runner.protocol.sweep_plan import SweepPlan
+from rankdeck.runner.engine import base, choose, loading, step_watch
+from rankdeck.runner.engine import static as static_engine
+from rankdeck.runner.engine.continuous import ContinuousEngine
+from rankdeck.runner.engine.rows import Cancelled, group_by_width, trim
+from rankdeck.runner.engine.static import StaticEngine
+from rankdeck.runner.protocol import Prompt
+from rankdeck.runner.protocol.config import RunConfig
+from rankdeck.runner.protocol.sweep_plan import SweepPlan
 
 EOS = 1
 

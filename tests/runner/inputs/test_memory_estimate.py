@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.inputs import frozen_prompts as prompts
-from runner.inputs import model_shape
-from runner.inputs.memory_estimate import (
+from rankdeck.runner.inputs import frozen_prompts as prompts
+from rankdeck.runner.inputs import model_shape
+from rankdeck.runner.inputs.memory_estimate import (
     CPU_PROCESS_BYTES,
     CUDA_PROCESS_BYTES,
     DEMO,
@@ -20,7 +20,7 @@ from runner.inputs.memory_estimate import (
     estimate,
     shape_from_config,
 )
-from runner.protocol.config import RunConfig
+from rankdeck.runner.protocol.config import RunConfig
 
 GIB = 2**30
 PROMPTS = PromptSizes(prompts=1000, tokens=100)

@@ -11,8 +11,8 @@ import huggingface_hub
 import pytest
 from huggingface_hub import errors
 
-from runner.inputs import models
-from runner.inputs.models import ModelError, check_form, resolve
+from rankdeck.runner.inputs import models
+from rankdeck.runner.inputs.models import ModelError, check_form, resolve
 from tests import ROOT
 
 
@@ -151,7 +151,7 @@ def test_a_repository_without_a_config_is_refused(monkeypatch: pytest.MonkeyPatc
 
 def test_neither_torch_nor_transformers_is_imported() -> None:
     code = (
-        "import json, sys, runner.inputs.models, runner.inputs.frozen_prompts, huggingface_hub;"
+        "import json, sys, huggingface_hub; from rankdeck.runner.inputs import frozen_prompts, models;"
         "print(json.dumps([name for name in ('torch', 'transformers', 'numpy', 'tokenizers') if name in sys.modules]))"
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import runner.inputs.prompt_files
-from runner.inputs.frozen_prompts import MAX_PROMPT_BYTES, PromptError, PromptIndex, freeze
-from runner.protocol import Prompt
+from rankdeck.runner.inputs import prompt_files
+from rankdeck.runner.inputs.frozen_prompts import MAX_PROMPT_BYTES, PromptError, PromptIndex, freeze
+from rankdeck.runner.protocol import Prompt
 from tests import ROOT
 
 
@@ -222,7 +222,7 @@ def test_a_file_that_cannot_be_read_says_why() -> None:
 
 def test_a_prompt_or_line_of_unreasonable_length_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "p.txt:1: prompt of 4,194,305 bytes" in complaint("p.txt", "a" * (MAX_PROMPT_BYTES + 1))
-    monkeypatch.setattr(runner.inputs.prompt_files, "MAX_LINE_BYTES", 100)
+    monkeypatch.setattr(prompt_files, "MAX_LINE_BYTES", 100)
     assert complaint("p.txt", "a" * 1000 + "\n" + "b" * 50 + "\n\n").splitlines() == [
         "p.txt:1: the line is longer than 100 bytes",
         "p.txt:3: empty prompt",

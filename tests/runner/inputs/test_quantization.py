@@ -7,13 +7,13 @@ import torch
 import transformers
 from typer.testing import CliRunner
 
-from runner.engine import loading
-from runner.engine.static import StaticEngine
-from runner.inputs import quantization
-from runner.protocol import Prompt
-from runner.protocol.config import RunConfig, check
+from rankdeck.runner.engine import loading
+from rankdeck.runner.engine.static import StaticEngine
+from rankdeck.runner.inputs import quantization
+from rankdeck.runner.protocol import Prompt
+from rankdeck.runner.protocol.config import RunConfig, check
+from rankdeck.tui.commands import cli
 from tests.runner.engine.test_engine import ByteTokenizer
-from tui.commands import cli
 
 
 def found(quantising: str, model_config: dict | None = None, **versions: str) -> list[str]:

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.machine.visible_gpus import GpuNames, Place, places_to_sample, visible_places
-from runner.protocol import DeviceSample
-from runner.state.rank_gpus import match_rank_to_gpu, parse_pci_bus_id
+from rankdeck.runner.machine.visible_gpus import GpuNames, Place, places_to_sample, visible_places
+from rankdeck.runner.protocol import DeviceSample
+from rankdeck.runner.state.rank_gpus import match_rank_to_gpu, parse_pci_bus_id
 
 FIRST = "GPU-8f6a1111-0000-0000-0000-000000000001"
 SECOND = "GPU-8f6b2222-0000-0000-0000-000000000002"

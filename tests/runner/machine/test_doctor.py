@@ -12,16 +12,16 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from runner.machine import examine
-from runner.machine.doctor import RANGES, Check, findings, worst
-from runner.machine.facts import Facts, Machine, Place, Terminal, TorchFound
-from runner.machine.nvml import LIB_RM_VERSION_MISMATCH, LIBRARY_NOT_FOUND, NO_PERMISSION, NvmlFailure
-from runner.protocol import DeviceSample
+from rankdeck.runner.machine import examine
+from rankdeck.runner.machine.doctor import RANGES, Check, findings, worst
+from rankdeck.runner.machine.facts import Facts, Machine, Place, Terminal, TorchFound
+from rankdeck.runner.machine.nvml import LIB_RM_VERSION_MISMATCH, LIBRARY_NOT_FOUND, NO_PERMISSION, NvmlFailure
+from rankdeck.runner.protocol import DeviceSample
+from rankdeck.tui.words.doctor import WORDS, doctor_lines, verdict, worst_first
+from rankdeck.tui.words.text import line_width, plain
 from tests import ROOT
 from tests.dashboards import GIB, TWO_GPUS
 from tests.runner.machine.test_telemetry import FakeNvml
-from tui.words.doctor import WORDS, doctor_lines, verdict, worst_first
-from tui.words.text import line_width, plain
 
 RANKDECK = str(Path(sys.executable).with_name("rankdeck"))
 
@@ -266,7 +266,7 @@ def test_a_directory_that_cannot_be_written_to_is_found(tmp_path: Path, monkeypa
 
 
 def test_a_runtime_directory_that_is_open_to_others_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("runner.run_directory.places.RUNTIME_ROOT", tmp_path)
+    monkeypatch.setattr("rankdeck.runner.run_directory.places.RUNTIME_ROOT", tmp_path)
     (tmp_path / f"rankdeck-{os.getuid()}").mkdir(mode=0o755)
     assert "mode 0700" in str(examine.facts({}).runtime.error)
 

@@ -4,10 +4,10 @@ import os
 
 import pytest
 
-from runner import run_directory, start
-from runner.machine import telemetry
-from runner.machine.telemetry import Telemetry
-from runner.protocol.config import RunConfig
+from rankdeck.runner import run_directory, start
+from rankdeck.runner.machine import telemetry
+from rankdeck.runner.machine.telemetry import Telemetry
+from rankdeck.runner.protocol.config import RunConfig
 from tests.runner.supervisor.test_supervisor import watch
 from tests.whole.test_real_runs import demo_model, tiny_model  # noqa: F401  (fixtures)
 

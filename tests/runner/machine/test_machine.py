@@ -2,8 +2,8 @@
 
 import pytest
 
-from runner.machine import examine
-from runner.machine.nvml import Handle, Memory, NvmlFailure
+from rankdeck.runner.machine import examine
+from rankdeck.runner.machine.nvml import Handle, Memory, NvmlFailure
 from tests.runner.machine.test_telemetry import FakeNvml
 
 GIB = 2**30

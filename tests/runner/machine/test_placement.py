@@ -13,21 +13,21 @@ from accelerate import dispatch_model, infer_auto_device_map
 from accelerate.utils import get_balanced_memory
 from typer.testing import CliRunner
 
-from runner import protocol, start
-from runner.engine import loading
-from runner.engine.static import StaticEngine
-from runner.machine import placement, telemetry
-from runner.protocol import DeviceSample, Prompt, RankReady
-from runner.protocol.config import RunConfig
-from runner.protocol.config import check as check_settings
-from runner.rank.worker import _Rank
-from runner.state.rank_gpus import match_rank_to_gpus
-from runner.supervisor.knobs import _free_bytes
+from rankdeck.runner import protocol, start
+from rankdeck.runner.engine import loading
+from rankdeck.runner.engine.static import StaticEngine
+from rankdeck.runner.machine import placement, telemetry
+from rankdeck.runner.protocol import DeviceSample, Prompt, RankReady
+from rankdeck.runner.protocol.config import RunConfig
+from rankdeck.runner.protocol.config import check as check_settings
+from rankdeck.runner.rank.worker import _Rank
+from rankdeck.runner.state.rank_gpus import match_rank_to_gpus
+from rankdeck.runner.supervisor.knobs import _free_bytes
+from rankdeck.tui.commands import cli
+from rankdeck.tui.panels.overview.devices import device_lines
 from tests import scripted
 from tests.runner.engine.test_engine import ByteTokenizer
 from tests.runner.state.test_state import play
-from tui.commands import cli
-from tui.panels.overview.devices import device_lines
 
 FOUR = {"CUDA_VISIBLE_DEVICES": "GPU-aaaa, GPU-bbbb,GPU-cccc,3"}
 
@@ -270,7 +270,7 @@ def cuda(monkeypatch):
 
 def rank_of(tmp_path, monkeypatch, local_rank: int, **settings) -> _Rank:
     run = SimpleNamespace(config=RunConfig(prompts="p", device="cuda", ranks=4, **settings), prompts=1)
-    monkeypatch.setattr("runner.run_directory.read_run_file", lambda _: run)
+    monkeypatch.setattr("rankdeck.runner.run_directory.read_run_file", lambda _: run)
     monkeypatch.setenv("LOCAL_RANK", str(local_rank))
     return _Rank(SimpleNamespace(run_dir=tmp_path), local_rank, 4, None)
 

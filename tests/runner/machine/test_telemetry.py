@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.machine.gpu import METRIC_FIELDS
-from runner.machine.nvml import BusySample, GpmBuffer, Handle, Memory, NvmlApi, NvmlFailure
-from runner.machine.telemetry import Telemetry
+from rankdeck.runner.machine.gpu import METRIC_FIELDS
+from rankdeck.runner.machine.nvml import BusySample, GpmBuffer, Handle, Memory, NvmlApi, NvmlFailure
+from rankdeck.runner.machine.telemetry import Telemetry
 
 Answers = dict[str, Sequence[object]]
 """By method: what its calls give, one after another, the last one for good."""

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner import protocol
-from runner.protocol import AnyEvent, FromRank, OutputRecord, Prompt, encode_line
-from runner.state import RunState, Snapshot, ToViewer
+from rankdeck.runner import protocol
+from rankdeck.runner.protocol import AnyEvent, FromRank, OutputRecord, Prompt, encode_line
+from rankdeck.runner.state import RunState, Snapshot, ToViewer
 
 TEXT = st.text(max_size=50)
 

@@ -2,11 +2,11 @@
 
 import pytest
 
-from runner import protocol
-from runner.protocol import Prompt
-from runner.protocol.sweep_plan import SweepPlan
-from runner.scheduling.scheduler import Scheduler
-from runner.state import RunState, apply
+from rankdeck.runner import protocol
+from rankdeck.runner.protocol import Prompt
+from rankdeck.runner.protocol.sweep_plan import SweepPlan
+from rankdeck.runner.scheduling.scheduler import Scheduler
+from rankdeck.runner.state import RunState, apply
 from tests.runner.supervisor.test_supervisor import outputs, watch
 from tests.standin.rank import STEPS, answer
 

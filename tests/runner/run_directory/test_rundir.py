@@ -9,13 +9,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from runner import run_directory
-from runner.machine import doctor
-from runner.protocol import OutputRecord, encode_line
-from runner.protocol.config import RunConfig
-from runner.run_directory import places
-from runner.run_directory.files import LineWriter
-from runner.run_directory.run_file import RunFile, RunFileError
+from rankdeck.runner import run_directory
+from rankdeck.runner.machine import doctor
+from rankdeck.runner.protocol import OutputRecord, encode_line
+from rankdeck.runner.protocol.config import RunConfig
+from rankdeck.runner.run_directory import places
+from rankdeck.runner.run_directory.files import LineWriter
+from rankdeck.runner.run_directory.run_file import RunFile, RunFileError
 
 
 def record(index: int, text: str = "text") -> OutputRecord:
@@ -81,7 +81,7 @@ def test_run_json_round_trips_and_a_broken_one_is_named(tmp_path):
 def test_a_supervisor_is_alive_exactly_while_its_process_is(tmp_path):
     assert not run_directory.supervisor_alive(tmp_path)
     code = (
-        "import sys; from pathlib import Path; from runner import run_directory;"
+        "import sys; from pathlib import Path; from rankdeck.runner import run_directory;"
         "run_directory.hold_lock(Path(sys.argv[1]));"
         "print('held', flush=True); sys.stdin.read()"
     )

@@ -3,10 +3,10 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runner import protocol
-from runner.scheduling.rounds import EvenRounds
-from runner.scheduling.scheduler import Assignment, Scheduler
-from runner.state import RunState, apply
+from rankdeck.runner import protocol
+from rankdeck.runner.scheduling.rounds import EvenRounds
+from rankdeck.runner.scheduling.scheduler import Assignment, Scheduler
+from rankdeck.runner.state import RunState, apply
 from tests.scripted import Script
 
 

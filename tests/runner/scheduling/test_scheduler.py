@@ -4,8 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from runner.scheduling.rounds import batches_needed
-from runner.scheduling.scheduler import WINDOW_PROMPTS, Scheduler
+from rankdeck.runner.scheduling.rounds import batches_needed
+from rankdeck.runner.scheduling.scheduler import WINDOW_PROMPTS, Scheduler
 
 LENGTHS = st.lists(st.integers(0, 500), max_size=200)
 ORDERS = st.sampled_from(["length", "input"])

@@ -5,12 +5,12 @@ import time
 import psutil
 import pytest
 
-from runner import protocol, start
-from runner.inputs import read_ahead
-from runner.protocol import AnyEvent
-from runner.protocol.config import RunConfig
-from runner.state import RunState, apply, loading_time
-from runner.state.loading_time import LoadingTime, loading_line
+from rankdeck.runner import protocol, start
+from rankdeck.runner.inputs import read_ahead
+from rankdeck.runner.protocol import AnyEvent
+from rankdeck.runner.protocol.config import RunConfig
+from rankdeck.runner.state import RunState, apply, loading_time
+from rankdeck.runner.state.loading_time import LoadingTime, loading_line
 from tests.runner.state.test_state import ready
 
 
@@ -138,7 +138,7 @@ def test_weights_that_do_not_fit_into_memory_are_not_read_ahead(tmp_path, monkey
 def test_only_the_rank_that_fetches_a_hub_model_asks_the_hub(tmp_path, monkeypatch) -> None:
     import huggingface_hub
 
-    from runner.rank import worker
+    from rankdeck.runner.rank import worker
 
     asked: list[bool] = []
 

@@ -5,13 +5,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner import protocol
-from runner.forecast.forecast import seconds_by_pace
-from runner.protocol import BatchResult, DeviceSample, OutputRecord, StepsInFlight
-from runner.protocol.config import RunConfig
-from runner.state import RunState, apply, summarise
-from runner.state.reducer import LOG_LINES
-from runner.state.ticks import HISTORY_POINTS
+from rankdeck.runner import protocol
+from rankdeck.runner.forecast.forecast import seconds_by_pace
+from rankdeck.runner.protocol import BatchResult, DeviceSample, OutputRecord, StepsInFlight
+from rankdeck.runner.protocol.config import RunConfig
+from rankdeck.runner.state import RunState, apply, summarise
+from rankdeck.runner.state.reducer import LOG_LINES
+from rankdeck.runner.state.ticks import HISTORY_POINTS
 
 
 def output(index: int, tokens: int, *, rank: int = 0, at: float = 0.0, error: str | None = None) -> protocol.Output:

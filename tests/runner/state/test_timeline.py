@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runner import protocol
-from runner.advice.findings import findings, rounds
-from runner.advice.segments import end_of, idle_tail, segments
-from runner.advice.slow_rank import paces
-from runner.protocol.config import RunConfig
-from runner.state import RunState, Snapshot, apply
-from runner.state.timeline import BUSY_POINTS, LEAST_OF_A_LANE, MOST_SPANS, Span, thinned
+from rankdeck.runner import protocol
+from rankdeck.runner.advice.findings import findings, rounds
+from rankdeck.runner.advice.segments import end_of, idle_tail, segments
+from rankdeck.runner.advice.slow_rank import paces
+from rankdeck.runner.protocol.config import RunConfig
+from rankdeck.runner.state import RunState, Snapshot, apply
+from rankdeck.runner.state.timeline import BUSY_POINTS, LEAST_OF_A_LANE, MOST_SPANS, Span, thinned
 from tests import scripted, scripted_steering, scripted_timeline
 from tests.runner.state.test_state import finished, play, ready
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from runner import protocol, run_directory
-from runner.scheduling.batch_size_search import Known, Search, memory_limit
-from runner.state.periods import RankShare, Stretch, scaling
+from rankdeck.runner import protocol, run_directory
+from rankdeck.runner.scheduling.batch_size_search import Known, Search, memory_limit
+from rankdeck.runner.state.periods import RankShare, Stretch, scaling
 from tests.runner.supervisor.test_outliving import expected
 from tests.runner.supervisor.test_supervisor import PROMPTS, outputs, watch
 

@@ -6,12 +6,12 @@ import signal
 
 import pytest
 
-from runner import protocol, run_directory, start
-from runner.protocol import Prompt
-from runner.state import Snapshot
+from rankdeck.runner import protocol, run_directory, start
+from rankdeck.runner.protocol import Prompt
+from rankdeck.runner.state import Snapshot
+from rankdeck.tui.sources.client import SocketSource
 from tests.runner.supervisor.test_supervisor import PROMPTS, outputs, processes_of, rank_pids, watch
 from tests.standin.rank import answer
-from tui.sources.client import SocketSource
 
 
 def expected(prompts: list[str]) -> list[str]:
@@ -302,9 +302,9 @@ async def test_the_time_between_two_supervisors_is_no_time_of_the_run(launch, sl
 
 
 async def test_words_of_an_ended_launch_are_heard_no_more(tmp_path):
-    from runner.protocol.config import RunConfig
-    from runner.scheduling.scheduler import Scheduler
-    from runner.supervisor.ranks import Crew
+    from rankdeck.runner.protocol.config import RunConfig
+    from rankdeck.runner.scheduling.scheduler import Scheduler
+    from rankdeck.runner.supervisor.ranks import Crew
 
     heard, kept = [], []
     scheduler = Scheduler([1] * 8, order="input", batch_size=4, active_ranks=1)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from runner import protocol, run_directory
-from runner.supervisor import server
-from runner.supervisor.server import Server, Viewers
+from rankdeck.runner import protocol, run_directory
+from rankdeck.runner.supervisor import server
+from rankdeck.runner.supervisor.server import Server, Viewers
 from tests.runner.supervisor.test_supervisor import PROMPTS, outputs, watch
 
 SNAPSHOT = b'{"type":"snapshot"}\n'

@@ -9,11 +9,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from runner import protocol, run_directory, start
-from runner.protocol.config import RunConfig
-from runner.state import RunState, Snapshot, apply
+from rankdeck.runner import protocol, run_directory, start
+from rankdeck.runner.protocol.config import RunConfig
+from rankdeck.runner.state import RunState, Snapshot, apply
+from rankdeck.tui.sources.client import SocketSource
 from tests.standin.rank import answer
-from tui.sources.client import SocketSource
 
 PROMPTS = [f"prompt number {number}" for number in range(25)]
 

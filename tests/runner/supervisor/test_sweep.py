@@ -6,15 +6,15 @@ import signal
 import msgspec
 import pytest
 
-from runner import protocol, run_directory, start
-from runner.forecast.forecast import seconds_by_pace
-from runner.protocol.sweep_plan import SweepPlan
-from runner.state import RunState, apply
-from runner.supervisor.sweeper import order_of
-from runner.sweep.verdict import cells, summarise_sweep
+from rankdeck.runner import protocol, run_directory, start
+from rankdeck.runner.forecast.forecast import seconds_by_pace
+from rankdeck.runner.protocol.sweep_plan import SweepPlan
+from rankdeck.runner.state import RunState, apply
+from rankdeck.runner.supervisor.sweeper import order_of
+from rankdeck.runner.sweep.verdict import cells, summarise_sweep
+from rankdeck.tui.sources import runs
 from tests.runner.supervisor.test_outliving import expected
 from tests.runner.supervisor.test_supervisor import outputs, rank_pids, watch
-from tui.sources import runs
 
 PROMPTS = [f"prompt number {number}" for number in range(20)]
 QUICK = {"repeats": 2, "least_rounds": 2, "least_seconds": 0.0}

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from runner.sweep.intervals import (
+from rankdeck.runner.sweep.intervals import (
     MOST_REPEATS,
     T_95,
     Estimate,

@@ -6,15 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.forecast.forecast import seconds_left
-from runner.protocol import BatchResult, DeviceSample, RankReady
-from runner.protocol.sweep_plan import SweepPlan, SweepState, Trial, TrialRecord, TrialResult
-from runner.supervisor.bandwidth import known_bandwidth, peak_bandwidth
-from runner.supervisor.trial_meter import TrialMeter, percentile
-from runner.sweep.cells import best, cells
-from runner.sweep.intervals import T_95, estimate, ratio_half_width
-from runner.sweep.scaling import best_scaling, knee, scaling
-from runner.sweep.verdict import summarise_sweep
+from rankdeck.runner.forecast.forecast import seconds_left
+from rankdeck.runner.protocol import BatchResult, DeviceSample, RankReady
+from rankdeck.runner.protocol.sweep_plan import SweepPlan, SweepState, Trial, TrialRecord, TrialResult
+from rankdeck.runner.supervisor.bandwidth import known_bandwidth, peak_bandwidth
+from rankdeck.runner.supervisor.trial_meter import TrialMeter, percentile
+from rankdeck.runner.sweep.cells import best, cells
+from rankdeck.runner.sweep.intervals import T_95, estimate, ratio_half_width
+from rankdeck.runner.sweep.scaling import best_scaling, knee, scaling
+from rankdeck.runner.sweep.verdict import summarise_sweep
 
 RATES = st.floats(1, 1e5)
 

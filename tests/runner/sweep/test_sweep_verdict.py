@@ -3,9 +3,9 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.sweep.cells import best, cells
-from runner.sweep.intervals import told_apart
-from runner.sweep.verdict import Verdict, verdict
+from rankdeck.runner.sweep.cells import best, cells
+from rankdeck.runner.sweep.intervals import told_apart
+from rankdeck.runner.sweep.verdict import Verdict, verdict
 from tests.runner.sweep.test_sweep_figures import RATES, sweep
 
 

@@ -8,23 +8,23 @@ import pytest
 from textual.app import App
 from textual.pilot import Pilot
 
-from runner import protocol, run_directory
+from rankdeck.runner import protocol, run_directory
+from rankdeck.tui.app.app import RankdeckApp
+from rankdeck.tui.app.replay import ReplayApp
+from rankdeck.tui.panels.outputs.answer_lines import SHOWN_CHARACTERS
+from rankdeck.tui.screens.answer import AnswerScreen
+from rankdeck.tui.screens.export import ExportScreen
+from rankdeck.tui.settings import keys, remembered
+from rankdeck.tui.settings.preferences import Preferences
+from rankdeck.tui.sources import journal
+from rankdeck.tui.sources.replay import ReplaySource
+from rankdeck.tui.web import view
+from rankdeck.tui.widgets.answer_list import AnswerList
+from rankdeck.tui.widgets.lines import Lines
+from rankdeck.tui.words.text import plain
 from tests import scripted
 from tests.dashboards import settled, until, whole_screen
 from tests.scripted_source import ScriptedSource
-from tui.app.app import RankdeckApp
-from tui.app.replay import ReplayApp
-from tui.panels.outputs.answer_lines import SHOWN_CHARACTERS
-from tui.screens.answer import AnswerScreen
-from tui.screens.export import ExportScreen
-from tui.settings import keys, remembered
-from tui.settings.preferences import Preferences
-from tui.sources import journal
-from tui.sources.replay import ReplaySource
-from tui.web import view
-from tui.widgets.answer_list import AnswerList
-from tui.widgets.lines import Lines
-from tui.words.text import plain
 
 ONLY_AT_HOME = {"answer.pager", "outputs.export", "app.suspend"}
 
@@ -70,7 +70,7 @@ async def test_what_reaches_into_the_machine_is_offered_only_at_home(at_home: bo
 
 async def test_elsewhere_the_keys_do_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[object] = []
-    monkeypatch.setattr("tui.terminal.pager.page", lambda *arguments: started.append(arguments))
+    monkeypatch.setattr("rankdeck.tui.terminal.pager.page", lambda *arguments: started.append(arguments))
     monkeypatch.setattr(os, "kill", lambda *arguments: started.append(arguments))
     monkeypatch.chdir(tmp_path)
     before = sorted(os.listdir(tmp_path))

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from runner import run_directory
+from rankdeck.runner import run_directory
+from rankdeck.tui.commands import cli
 from tests.runner.supervisor.test_supervisor import PROMPTS
-from tui.commands import cli
 
 RANKDECK = str(Path(sys.executable).with_name("rankdeck"))
 
@@ -97,8 +97,8 @@ async def test_plain_lines_json_and_list_tell_of_the_same_run(launch):
         [RANKDECK, "attach", str(started.directory), "--json"], stdout=subprocess.PIPE, text=True, env=os.environ
     )
     printed = []
-    from tui.plain.view import PlainView
-    from tui.sources.client import SocketSource
+    from rankdeck.tui.plain.view import PlainView
+    from rankdeck.tui.sources.client import SocketSource
 
     view = PlainView(printed.append)
     async for message in SocketSource(started.directory, started.died).events():
@@ -123,11 +123,11 @@ async def test_plain_lines_json_and_list_tell_of_the_same_run(launch):
 def test_the_terminal_side_never_imports_torch():
     code = (
         "import sys\n"
-        "from tui.app import app; from tui.commands import cli\n"
-        "from tui.plain import view; from tui.session import watch\n"
+        "from rankdeck.tui.app import app; from rankdeck.tui.commands import cli\n"
+        "from rankdeck.tui.plain import view; from rankdeck.tui.session import watch\n"
         "heavy = {'torch', 'transformers', 'accelerate', 'numpy', 'gguf'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
-        "from runner.supervisor import run\n"
+        "from rankdeck.runner.supervisor import run\n"
         "heavy = {'torch', 'transformers', 'accelerate', 'textual', 'rich'} & set(sys.modules) - {'textual', 'rich'}\n"
         "assert not heavy, heavy\n"
     )

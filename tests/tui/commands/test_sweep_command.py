@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from runner import protocol, run_directory
+from rankdeck.runner import protocol, run_directory
 from tests.runner.supervisor.test_supervisor import PROMPTS
 from tests.tui.commands.test_cli import rankdeck
 

@@ -2,10 +2,10 @@
 
 from msgspec.structs import replace
 
-from runner.state.timeline import Lane, Span, Timeline
+from rankdeck.runner.state.timeline import Lane, Span, Timeline
+from rankdeck.tui.panels.outputs.answer_lines import answer_page, batch_seconds
+from rankdeck.tui.words.text import plain
 from tests import scripted
-from tui.panels.outputs.answer_lines import answer_page, batch_seconds
-from tui.words.text import plain
 
 
 def test_an_answer_says_how_long_its_batch_took_once_that_is_known() -> None:

@@ -7,11 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from runner.protocol import OutputRecord
+from rankdeck.runner.protocol import OutputRecord
+from rankdeck.tui.panels.outputs.listing import ANSWERS, AnswerQuery, Listing, Selection, listing_title, nothing_listed
+from rankdeck.tui.sources.outputs import OutputBook
+from rankdeck.tui.words.text import plain
 from tests import scripted
-from tui.panels.outputs.listing import ANSWERS, AnswerQuery, Listing, Selection, listing_title, nothing_listed
-from tui.sources.outputs import OutputBook
-from tui.words.text import plain
 
 EVEN = ANSWERS.parse("rank:0")
 

@@ -8,21 +8,21 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 from textual.widgets import Input
 
-from runner.state import RunState
-from runner.state.periods import RankShare, Stretch
-from runner.state.timeline import Timeline
+from rankdeck.runner.state import RunState
+from rankdeck.runner.state.periods import RankShare, Stretch
+from rankdeck.runner.state.timeline import Timeline
+from rankdeck.tui.panels.bars import SECONDS, minute
+from rankdeck.tui.panels.frame import Frame
+from rankdeck.tui.panels.overview.devices import device_lines, devices_title
+from rankdeck.tui.panels.overview.gpu_ranks import gpu_rank_lines, one_to_one
+from rankdeck.tui.panels.overview.plan import plan_overview
+from rankdeck.tui.panels.overview.rank_order import Arrangement, RankView, arranged, ranks_title
+from rankdeck.tui.panels.overview.ranks import rank_lines
+from rankdeck.tui.widgets.lines import Panel
+from rankdeck.tui.widgets.overview import Overview
+from rankdeck.tui.words.text import line_width, plain
 from tests import scripted
 from tests.dashboards import dashboard, settled
-from tui.panels.bars import SECONDS, minute
-from tui.panels.frame import Frame
-from tui.panels.overview.devices import device_lines, devices_title
-from tui.panels.overview.gpu_ranks import gpu_rank_lines, one_to_one
-from tui.panels.overview.plan import plan_overview
-from tui.panels.overview.rank_order import Arrangement, RankView, arranged, ranks_title
-from tui.panels.overview.ranks import rank_lines
-from tui.widgets.lines import Panel
-from tui.widgets.overview import Overview
-from tui.words.text import line_width, plain
 
 PERCENT = st.one_of(st.none(), st.floats(0, 100))
 EIGHT = scripted.running(8, gpus=8, prompts=1000).state

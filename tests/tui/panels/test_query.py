@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from runner.protocol import OutputRecord
-from tui.panels.outputs.finding import beginning, marked, marked_lines, spans
-from tui.panels.outputs.listing import ANSWERS
-from tui.panels.outputs.query import QueryError
-from tui.words.text import cut, plain, visible
+from rankdeck.runner.protocol import OutputRecord
+from rankdeck.tui.panels.outputs.finding import beginning, marked, marked_lines, spans
+from rankdeck.tui.panels.outputs.listing import ANSWERS
+from rankdeck.tui.panels.outputs.query import QueryError
+from rankdeck.tui.words.text import cut, plain, visible
 
 RECORD = OutputRecord(
     index=17,

@@ -9,21 +9,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from runner import protocol
-from runner.protocol.sweep_plan import SweepPlan, SweepState, Trial, TrialOutcome, TrialRecord, TrialResult
-from runner.state import RunState
-from runner.supervisor.sweeper import order_of
-from runner.sweep.verdict import summarise_sweep
+from rankdeck.runner import protocol
+from rankdeck.runner.protocol.sweep_plan import SweepPlan, SweepState, Trial, TrialOutcome, TrialRecord, TrialResult
+from rankdeck.runner.state import RunState
+from rankdeck.runner.supervisor.sweeper import order_of
+from rankdeck.runner.sweep.verdict import summarise_sweep
+from rankdeck.tui.panels.overview.header import header_line
+from rankdeck.tui.panels.overview.progress import progress_lines
+from rankdeck.tui.panels.sweep.chart import knee_lines, positions, scaling_lines, sizes_chart
+from rankdeck.tui.panels.sweep.status import empty_lines, how_lines, status_lines
+from rankdeck.tui.panels.sweep.table import MARKERS, table_lines
+from rankdeck.tui.plain.sweep import sweep_lines, trial_line
+from rankdeck.tui.words.sweep import shown_sweep
+from rankdeck.tui.words.text import Line, line_width, plain
 from tests import scripted
 from tests.scripted_sweep import STATES, SweepScript, plan
-from tui.panels.overview.header import header_line
-from tui.panels.overview.progress import progress_lines
-from tui.panels.sweep.chart import knee_lines, positions, scaling_lines, sizes_chart
-from tui.panels.sweep.status import empty_lines, how_lines, status_lines
-from tui.panels.sweep.table import MARKERS, table_lines
-from tui.plain.sweep import sweep_lines, trial_line
-from tui.words.sweep import shown_sweep
-from tui.words.text import Line, line_width, plain
 
 WIDTHS = (40, 58, 78, 118)
 ALL = {name: make().state for name, make in STATES.items()}

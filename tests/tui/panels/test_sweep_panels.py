@@ -6,21 +6,21 @@ import subprocess
 import pytest
 from msgspec.structs import replace
 
-from runner import protocol
-from runner.protocol.sweep_plan import SweepState, TrialRecord
-from runner.state import RunState
-from runner.sweep.verdict import summarise_sweep
+from rankdeck.runner import protocol
+from rankdeck.runner.protocol.sweep_plan import SweepState, TrialRecord
+from rankdeck.runner.state import RunState
+from rankdeck.runner.sweep.verdict import summarise_sweep
+from rankdeck.tui.panels.overview.header import header_line
+from rankdeck.tui.panels.overview.progress import progress_lines
+from rankdeck.tui.panels.overview.summary import summary_lines
+from rankdeck.tui.panels.sweep.status import command_lines, empty_lines, status_lines
+from rankdeck.tui.panels.sweep.table import table_lines
+from rankdeck.tui.words import alerts
+from rankdeck.tui.words.sweep import scaling_words, shown_sweep
+from rankdeck.tui.words.sweep_command import best_command
+from rankdeck.tui.words.text import line_width, plain
 from tests import scripted, scripted_sweep
 from tests.scripted_sweep import EVIL, STATES, SweepScript, plan
-from tui.panels.overview.header import header_line
-from tui.panels.overview.progress import progress_lines
-from tui.panels.overview.summary import summary_lines
-from tui.panels.sweep.status import command_lines, empty_lines, status_lines
-from tui.panels.sweep.table import table_lines
-from tui.words import alerts
-from tui.words.sweep import scaling_words, shown_sweep
-from tui.words.sweep_command import best_command
-from tui.words.text import line_width, plain
 
 ALL = {name: make().state for name, make in STATES.items()}
 

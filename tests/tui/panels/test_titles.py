@@ -7,15 +7,14 @@ from msgspec.structs import replace
 from textual.app import App, ComposeResult
 from textual.widgets import Input
 
-import tui
-from runner.protocol.config import RunConfig
-from tests import scripted
+from rankdeck.runner.protocol.config import RunConfig
+from rankdeck.tui.app.app import RankdeckApp
+from rankdeck.tui.sources.runs import RecentRun
+from rankdeck.tui.widgets.lines import Panel
+from rankdeck.tui.widgets.query_field import QueryField
+from tests import ROOT, scripted
 from tests.dashboards import ScriptedLauncher, settled, until, whole_screen
 from tests.scripted_source import ScriptedSource
-from tui.app.app import RankdeckApp
-from tui.sources.runs import RecentRun
-from tui.widgets.lines import Panel
-from tui.widgets.query_field import QueryField
 
 NAME, MODEL = "[red]x[/]", "org/[red]m[red]"
 TITLES = ("border_title", "border_subtitle")
@@ -23,7 +22,7 @@ TITLES = ("border_title", "border_subtitle")
 
 def test_a_title_is_words_of_our_own_or_Content() -> None:
     """A str is parsed as markup; only one that stands there letter by letter can be looked at and trusted."""
-    for path in Path(tui.__file__).parent.rglob("*.py"):
+    for path in (ROOT / "tui").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             targets = node.targets if isinstance(node, ast.Assign) else []
             if any(isinstance(target, ast.Attribute) and target.attr in TITLES for target in targets):

@@ -5,21 +5,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from runner import protocol
-from runner.state import HistoryPoint, Mark
-from runner.state.periods import scaling
+from rankdeck.runner import protocol
+from rankdeck.runner.state import HistoryPoint, Mark
+from rankdeck.runner.state.periods import scaling
+from rankdeck.tui.panels.chart import chart, columns
+from rankdeck.tui.panels.marks import SIGN, label_rows, mark_column
+from rankdeck.tui.panels.overview.header import header_line
+from rankdeck.tui.panels.overview.hints import advice_lines, all_advice
+from rankdeck.tui.panels.overview.notice import notice_lines
+from rankdeck.tui.panels.overview.progress import progress_lines
+from rankdeck.tui.panels.overview.ranks import rank_lines
+from rankdeck.tui.panels.overview.throughput import throughput_lines
+from rankdeck.tui.panels.overview.turned import scaling_line, scaling_table, turn_lines
+from rankdeck.tui.words.text import line_width, plain
 from tests import scripted, scripted_steering
 from tests.scripted_steering import STATES, SteeredScript
-from tui.panels.chart import chart, columns
-from tui.panels.marks import SIGN, label_rows, mark_column
-from tui.panels.overview.header import header_line
-from tui.panels.overview.hints import advice_lines, all_advice
-from tui.panels.overview.notice import notice_lines
-from tui.panels.overview.progress import progress_lines
-from tui.panels.overview.ranks import rank_lines
-from tui.panels.overview.throughput import throughput_lines
-from tui.panels.overview.turned import scaling_line, scaling_table, turn_lines
-from tui.words.text import line_width, plain
 
 ALL = {name: make().state for name, make in STATES.items()}
 

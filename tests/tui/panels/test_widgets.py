@@ -3,26 +3,26 @@
 import pytest
 from msgspec.structs import replace
 
-from runner import protocol
-from runner.advice.advice import advise
-from runner.protocol import ProcessSample
-from runner.state import RunState, apply
-from tests import scripted
-from tui.panels.log.log_listing import LogPage
-from tui.panels.outputs.answer_lines import GUTTER, SHOWN_CHARACTERS, answer_page, answer_row
-from tui.panels.outputs.query import Query
-from tui.panels.overview.devices import device_lines, devices_title
-from tui.panels.overview.header import header_line
-from tui.panels.overview.hints import all_advice
-from tui.panels.overview.progress import progress_lines
-from tui.panels.overview.ranks import rank_lines
-from tui.panels.overview.summary import summary_lines
-from tui.panels.overview.tail import tail_lines
-from tui.panels.overview.throughput import throughput_lines
-from tui.words.text import (
+from rankdeck.runner import protocol
+from rankdeck.runner.advice.advice import advise
+from rankdeck.runner.protocol import ProcessSample
+from rankdeck.runner.state import RunState, apply
+from rankdeck.tui.panels.log.log_listing import LogPage
+from rankdeck.tui.panels.outputs.answer_lines import GUTTER, SHOWN_CHARACTERS, answer_page, answer_row
+from rankdeck.tui.panels.outputs.query import Query
+from rankdeck.tui.panels.overview.devices import device_lines, devices_title
+from rankdeck.tui.panels.overview.header import header_line
+from rankdeck.tui.panels.overview.hints import all_advice
+from rankdeck.tui.panels.overview.progress import progress_lines
+from rankdeck.tui.panels.overview.ranks import rank_lines
+from rankdeck.tui.panels.overview.summary import summary_lines
+from rankdeck.tui.panels.overview.tail import tail_lines
+from rankdeck.tui.panels.overview.throughput import throughput_lines
+from rankdeck.tui.words.text import (
     line_width,
     plain,
 )
+from tests import scripted
 
 SIZES = (58, 76, 116, 196)
 STATES = {

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 from rich.cells import cell_len
 
+from rankdeck.tui.plain.bar import ERASE, BottomLine, bar_stream
+from rankdeck.tui.plain.status import advice_lines, bar_line, device_lines, progress_line, rank_lines
+from rankdeck.tui.plain.view import PlainView
 from tests import scripted
 from tests.scripted import Script
 from tests.terminal import Terminal
-from tui.plain.bar import ERASE, BottomLine, bar_stream
-from tui.plain.status import advice_lines, bar_line, device_lines, progress_line, rank_lines
-from tui.plain.view import PlainView
 
 RANKDECK = str(Path(sys.executable).with_name("rankdeck"))
 PROMPTS = [f"tell me of number {number}" for number in range(60)]

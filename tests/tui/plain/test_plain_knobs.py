@@ -4,15 +4,15 @@ import re
 
 from msgspec.structs import replace
 
-from runner.advice.findings import findings
+from rankdeck.runner.advice.findings import findings
+from rankdeck.tui.panels.overview.progress import progress_lines
+from rankdeck.tui.panels.overview.turned import scaling_rows
+from rankdeck.tui.panels.overview.turned import turn_lines as on_screen
+from rankdeck.tui.plain.knobs import closing_lines, finding_lines, knob_lines, scaling_table, turn_lines
+from rankdeck.tui.plain.status import status_lines, what_if_lines
+from rankdeck.tui.plain.view import end_lines
+from rankdeck.tui.words.text import plain
 from tests import scripted_steering, scripted_sweep, scripted_timeline
-from tui.panels.overview.progress import progress_lines
-from tui.panels.overview.turned import scaling_rows
-from tui.panels.overview.turned import turn_lines as on_screen
-from tui.plain.knobs import closing_lines, finding_lines, knob_lines, scaling_table, turn_lines
-from tui.plain.status import status_lines, what_if_lines
-from tui.plain.view import end_lines
-from tui.words.text import plain
 
 
 def figures(line: str) -> list[str]:

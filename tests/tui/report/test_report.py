@@ -10,8 +10,8 @@ from xml.etree import ElementTree
 import msgspec
 import pytest
 
-from runner import protocol, run_directory
-from runner.protocol.config import RunConfig
+from rankdeck.runner import protocol, run_directory
+from rankdeck.runner.protocol.config import RunConfig
 from tests.reports import Page, markdown_tables, record, reported, summary, write_recorded, write_run, write_sweep
 from tests.runner.supervisor.test_supervisor import PROMPTS, watch
 

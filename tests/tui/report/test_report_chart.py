@@ -8,10 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tui.panels.ticks import LEAST_SPAN, fitted_ticks, nice_ticks
-from tui.report.chart import FULL, draw
-from tui.report.labels import apart, in_rows, thinned, width_of
-from tui.report.plot import Axis, Bar, Line, Mark, Plot, Point, Wall, spread
+from rankdeck.tui.panels.ticks import LEAST_SPAN, fitted_ticks, nice_ticks
+from rankdeck.tui.report.chart import FULL, apart, draw, in_rows, thinned, width_of
+from rankdeck.tui.report.plot import Axis, Bar, Line, Mark, Plot, Point, Wall, spread
 
 
 @given(st.floats(1e-9, 1e15), st.integers(2, 12), st.booleans())

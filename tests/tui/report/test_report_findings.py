@@ -4,9 +4,9 @@ import json
 
 import msgspec
 
-from runner import run_directory
-from runner.advice.findings import findings
-from runner.state import summarise
+from rankdeck.runner import run_directory
+from rankdeck.runner.advice.findings import findings
+from rankdeck.runner.state import summarise
 from tests import scripted_timeline
 from tests.reports import Page, reported, write_run
 

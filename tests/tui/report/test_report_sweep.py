@@ -7,9 +7,13 @@ import re
 import msgspec
 import pytest
 
-from runner import run_directory
-from runner.protocol.config import RunConfig
-from runner.sweep.verdict import summarise_sweep
+from rankdeck.runner import run_directory
+from rankdeck.runner.protocol.config import RunConfig
+from rankdeck.runner.sweep.verdict import summarise_sweep
+from rankdeck.tui.plain.sweep import sweep_lines
+from rankdeck.tui.report import source
+from rankdeck.tui.report.compare import comparison_lines
+from rankdeck.tui.report.scaling import scaling_plot
 from tests import scripted_sweep
 from tests.reports import (
     Page,
@@ -24,10 +28,6 @@ from tests.reports import (
 )
 from tests.scripted_sweep import SweepScript, plan
 from tests.tui.panels.test_sweep_charts import measured
-from tui.plain.sweep import sweep_lines
-from tui.report import source
-from tui.report.compare import comparison_lines
-from tui.report.scaling import scaling_plot
 
 # --- a sweep ------------------------------------------------------------------------------------
 

@@ -8,20 +8,20 @@ from typing import Any
 
 import pytest
 
-from runner import protocol
-from runner.state import Snapshot
+from rankdeck.runner import protocol
+from rankdeck.runner.state import Snapshot
+from rankdeck.tui.app.app import RankdeckApp
+from rankdeck.tui.screens.help import HelpScreen
+from rankdeck.tui.screens.questions import EndSweepScreen, LeaveScreen, StopNowScreen
+from rankdeck.tui.screens.run import RunScreen
+from rankdeck.tui.sources.client import SourceError
+from rankdeck.tui.widgets.answer_list import AnswerList
+from rankdeck.tui.widgets.key_bar import KeyBar
+from rankdeck.tui.widgets.lines import Lines, Panel
+from rankdeck.tui.words.text import plain
 from tests import ROOT, scripted, scripted_sweep
 from tests.dashboards import dashboard, panel, settled, until, whole_screen
 from tests.scripted_source import ScriptedSource
-from tui.app.app import RankdeckApp
-from tui.screens.help import HelpScreen
-from tui.screens.questions import EndSweepScreen, LeaveScreen, StopNowScreen
-from tui.screens.run import RunScreen
-from tui.sources.client import SourceError
-from tui.widgets.answer_list import AnswerList
-from tui.widgets.key_bar import KeyBar
-from tui.widgets.lines import Lines, Panel
-from tui.words.text import plain
 
 # --- one direction ----------------------------------------------------------------------------
 
@@ -314,7 +314,7 @@ def test_the_dashboard_never_imports_what_is_heavy() -> None:
 import asyncio, sys
 from tests import scripted, scripted_sweep
 from tests.scripted_source import ScriptedSource
-from tui.app.app import RankdeckApp
+from rankdeck.tui.app.app import RankdeckApp
 
 async def fly():
     app = RankdeckApp(ScriptedSource(scripted.running().events))

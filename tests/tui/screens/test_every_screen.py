@@ -14,12 +14,12 @@ from syrupy.assertion import SnapshotAssertion
 from textual.color import Color
 from textual.pilot import Pilot
 
+from rankdeck.tui.app.app import RankdeckApp
+from rankdeck.tui.screens.views import VIEWS
 from tests import scripted, scripted_steering, scripted_sweep
 from tests.dashboards import dashboard, settled
 from tests.scripted import Script
 from tests.tui.screens.test_replay_screen import Replay
-from tui.app.app import RankdeckApp
-from tui.screens.views import VIEWS
 
 SIZES = ((60, 18), (80, 24), (120, 40), (200, 60))
 

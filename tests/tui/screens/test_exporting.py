@@ -14,17 +14,17 @@ from msgspec.structs import replace
 from textual.pilot import Pilot
 from textual.widgets import Input
 
-from runner import protocol, run_directory
-from runner.protocol import OutputRecord
-from runner.run_directory.run_file import RunFileError
+from rankdeck.runner import protocol, run_directory
+from rankdeck.runner.protocol import OutputRecord
+from rankdeck.runner.run_directory.run_file import RunFileError
+from rankdeck.tui.app.app import RankdeckApp
+from rankdeck.tui.screens.export import ExportScreen
+from rankdeck.tui.screens.exporting import KINDS, ExportError, Target, gather, suggested, target, write
+from rankdeck.tui.widgets.answer_list import AnswerList
+from rankdeck.tui.widgets.query_field import QueryField
 from tests import scripted
 from tests.dashboards import settled, until, whole_screen
 from tests.scripted_source import ScriptedSource
-from tui.app.app import RankdeckApp
-from tui.screens.export import ExportScreen
-from tui.screens.exporting import KINDS, ExportError, Target, gather, suggested, target, write
-from tui.widgets.answer_list import AnswerList
-from tui.widgets.query_field import QueryField
 
 EVIL = '\x1b]0;owned\x07 [red]x[/] "quoted", a\r\nnew line\tand \u202eback\x00 ünïcode 🜁 =1+1'
 RECORDS = [

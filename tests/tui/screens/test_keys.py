@@ -4,23 +4,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner import protocol
-from runner.state.knobs import SOURCE
+from rankdeck.runner import protocol
+from rankdeck.runner.state.knobs import SOURCE
+from rankdeck.tui.app import declared_keys
+from rankdeck.tui.app.app import RankdeckApp
+from rankdeck.tui.panels.sweep.chart import EACH
+from rankdeck.tui.screens.glossary import words_of
+from rankdeck.tui.screens.help import HelpScreen
+from rankdeck.tui.screens.run import RunScreen
+from rankdeck.tui.settings import keys
+from rankdeck.tui.settings.preferences import Preferences
+from rankdeck.tui.widgets.key_bar import ALWAYS, Entry, KeyBar, chosen, key_line, key_range
+from rankdeck.tui.widgets.lines import Panel
+from rankdeck.tui.widgets.log import LogLines
+from rankdeck.tui.words.text import line_width, plain
 from tests import scripted
 from tests.dashboards import ScriptedLauncher, dashboard, settled, until
 from tests.scripted_source import ScriptedSource
-from tui.app import declared_keys
-from tui.app.app import RankdeckApp
-from tui.panels.sweep.chart import EACH
-from tui.screens.glossary import words_of
-from tui.screens.help import HelpScreen
-from tui.screens.run import RunScreen
-from tui.settings import keys
-from tui.settings.preferences import Preferences
-from tui.widgets.key_bar import ALWAYS, Entry, KeyBar, chosen, key_line, key_range
-from tui.widgets.lines import Panel
-from tui.widgets.log import LogLines
-from tui.words.text import line_width, plain
 
 
 def test_every_binding_has_an_id_a_word_and_a_tooltip() -> None:

@@ -7,20 +7,20 @@ import pytest
 from textual.pilot import Pilot
 from textual.widgets import Input
 
-from runner import protocol
+from rankdeck.runner import protocol
+from rankdeck.tui.app.replay import ReplayApp
+from rankdeck.tui.panels.overview.transport import transport_line
+from rankdeck.tui.screens.help import HelpScreen
+from rankdeck.tui.sources.journal import SAMPLE, Journal, how_it_stops
+from rankdeck.tui.sources.replay import ReplaySource, Rewinder, Transport
+from rankdeck.tui.widgets.answer_list import AnswerList
+from rankdeck.tui.widgets.key_bar import KeyBar
+from rankdeck.tui.widgets.lines import Lines, Panel
+from rankdeck.tui.words.text import plain
 from tests import scripted, scripted_steering
 from tests.dashboards import SIZES, STATES, panel, until, whole_screen
 from tests.recordings import journal_of, taken_up_hours_later
 from tests.scripted import Script
-from tui.app.replay import ReplayApp
-from tui.panels.overview.transport import transport_line
-from tui.screens.help import HelpScreen
-from tui.sources.journal import SAMPLE, Journal, how_it_stops
-from tui.sources.replay import ReplaySource, Rewinder, Transport
-from tui.widgets.answer_list import AnswerList
-from tui.widgets.key_bar import KeyBar
-from tui.widgets.lines import Lines, Panel
-from tui.words.text import plain
 
 
 class Clock:

@@ -6,9 +6,9 @@ import pytest
 from textual.pilot import Pilot
 from textual.widgets import Input
 
+from rankdeck.tui.app.app import RankdeckApp
 from tests import scripted, scripted_steering
 from tests.dashboards import SIZES, STATES, ScriptedLauncher, dashboard, said, settled, until, whole_screen
-from tui.app.app import RankdeckApp
 
 
 @pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")

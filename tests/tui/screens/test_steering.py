@@ -8,23 +8,23 @@ from hypothesis import strategies as st
 from textual.pilot import Pilot
 from textual.widgets import Input, Label
 
-from runner import protocol
-from runner.protocol import Command, Pause, Resume, SetActiveRanks, SetBatchSize, Stop
-from runner.protocol.config import MAX_BATCH_SIZE
+from rankdeck.runner import protocol
+from rankdeck.runner.protocol import Command, Pause, Resume, SetActiveRanks, SetBatchSize, Stop
+from rankdeck.runner.protocol.config import MAX_BATCH_SIZE
+from rankdeck.tui.app.app import RankdeckApp
+from rankdeck.tui.screens.advice import AdviceScreen
+from rankdeck.tui.screens.batch_size import BatchSizeScreen
+from rankdeck.tui.screens.questions import LeaveScreen, StopNowScreen
+from rankdeck.tui.screens.run import RunScreen
+from rankdeck.tui.sources.knobs import Knobs, larger, smaller
+from rankdeck.tui.widgets.deck import Leave
+from rankdeck.tui.widgets.lines import Lines, Panel
+from rankdeck.tui.words.numbers import read_batch_size
+from rankdeck.tui.words.text import plain
 from tests import scripted, scripted_steering
 from tests.dashboards import dashboard, panel, settled, until, whole_screen
 from tests.scripted import Script
 from tests.scripted_source import ScriptedSource
-from tui.app.app import RankdeckApp
-from tui.screens.advice import AdviceScreen
-from tui.screens.batch_size import BatchSizeScreen
-from tui.screens.questions import LeaveScreen, StopNowScreen
-from tui.screens.run import RunScreen
-from tui.sources.knobs import Knobs, larger, smaller
-from tui.widgets.deck import Leave
-from tui.widgets.lines import Lines, Panel
-from tui.words.numbers import read_batch_size
-from tui.words.text import plain
 
 
 async def press(script: Script, *keys: str, steerable: bool = True) -> list[Command]:

@@ -10,13 +10,13 @@ from textual.pilot import Pilot
 from textual.screen import Screen
 from textual.widgets import Input, Label
 
-from runner.protocol.sweep_plan import SweepPlan
-from runner.state import RunState
+from rankdeck.runner.protocol.sweep_plan import SweepPlan
+from rankdeck.runner.state import RunState
+from rankdeck.tui.app.app import RankdeckApp
+from rankdeck.tui.panels.forms.sweep_form import in_run
+from rankdeck.tui.screens.sweep import SweepScreen
 from tests import scripted
 from tests.dashboards import SIZES, until
-from tui.app.app import RankdeckApp
-from tui.panels.forms.sweep_form import in_run
-from tui.screens.sweep import SweepScreen
 
 
 def dialog_said(app: App[Any], name: str) -> str:

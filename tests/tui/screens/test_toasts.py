@@ -2,10 +2,10 @@
 
 import pytest
 
+from rankdeck.tui.app.app import RankdeckApp
 from tests import scripted
 from tests.dashboards import SIZES, dashboard, settled, until, whole_screen
 from tests.tui.screens.test_replay_screen import Replay
-from tui.app.app import RankdeckApp
 
 WORD = "The run stops after the batches in flight, and those take as long as they take."
 

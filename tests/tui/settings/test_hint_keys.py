@@ -1,23 +1,21 @@
 """Hints name the keys that the user has, not those that rankdeck comes with."""
 
 import re
-from pathlib import Path
 
 import pytest
 from textual.widgets import Button
 
-import tui
-from tests import scripted, scripted_steering
+from rankdeck.tui.app.app import RankdeckApp
+from rankdeck.tui.app.declared_keys import declared
+from rankdeck.tui.panels.overview.hints import advice_lines
+from rankdeck.tui.panels.overview.notice import notice_lines
+from rankdeck.tui.panels.sweep.status import empty_lines
+from rankdeck.tui.screens.questions import LeaveScreen
+from rankdeck.tui.settings.hint_keys import HINTED, PALETTE, key_of, named, shown
+from rankdeck.tui.settings.preferences import Preferences
+from rankdeck.tui.words.text import plain
+from tests import ROOT, scripted, scripted_steering
 from tests.dashboards import ScriptedLauncher, until, whole_screen
-from tui.app.app import RankdeckApp
-from tui.app.declared_keys import declared
-from tui.panels.overview.hints import advice_lines
-from tui.panels.overview.notice import notice_lines
-from tui.panels.sweep.status import empty_lines
-from tui.screens.questions import LeaveScreen
-from tui.settings.hint_keys import HINTED, PALETTE, key_of, named, shown
-from tui.settings.preferences import Preferences
-from tui.words.text import plain
 
 
 @pytest.mark.parametrize(
@@ -53,7 +51,7 @@ def test_every_key_a_hint_names_is_one_of_a_binding_there_is() -> None:
 
 
 def test_every_binding_that_a_hint_names_is_known() -> None:
-    sources = [path.read_text() for path in Path(tui.__file__).parent.rglob("*.py")]
+    sources = [path.read_text() for path in (ROOT / "tui").rglob("*.py")]
     # A dot within braces is also what an f-string has: of those only names of bindings count.
     used = {found for source in sources for found in re.findall(r"\{([a-z_]+\.[a-z_]+)\}", source)}
     asked = {found for source in sources for found in re.findall(r'key_of\(["\']([a-z_.]+)["\']', source)}

@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from rankdeck.tui.app import declared_keys
+from rankdeck.tui.app.app import RankdeckApp
+from rankdeck.tui.settings import preferences, remembered
+from rankdeck.tui.settings.preferences import PreferenceError, Preferences
+from rankdeck.tui.settings.remembered import Remembered
 from tests import scripted
 from tests.dashboards import settled
 from tests.scripted_source import ScriptedSource
 from tests.terminal import Terminal
-from tui.app import declared_keys
-from tui.app.app import RankdeckApp
-from tui.settings import preferences, remembered
-from tui.settings.preferences import PreferenceError, Preferences
-from tui.settings.remembered import Remembered
 
 RANKDECK = str(Path(sys.executable).with_name("rankdeck"))
 

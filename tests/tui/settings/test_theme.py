@@ -7,9 +7,9 @@ from rich.color import ColorSystem
 from textual.color import Color, Lab, rgb_to_lab
 from textual.theme import Theme
 
-from tui.app.app import RankdeckApp
-from tui.settings import theme
-from tui.words import styles
+from rankdeck.tui.app.app import RankdeckApp
+from rankdeck.tui.settings import theme
+from rankdeck.tui.words import styles
 
 # How a colour looks to an eye without one kind of cone (Viénot, Brettel and Mollon 1999), in linear light.
 SEEN_BY = {

@@ -10,14 +10,14 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from runner import run_directory
-from runner.protocol import encode_line
+from rankdeck.runner import run_directory
+from rankdeck.runner.protocol import encode_line
+from rankdeck.tui.commands import replay as command
+from rankdeck.tui.plain.view import PlainView
+from rankdeck.tui.sources.journal import SAMPLE, Journal, how_it_stops
 from tests import scripted
 from tests.recordings import RUNS, journal_of
 from tests.runner.supervisor.test_supervisor import PROMPTS
-from tui.commands import replay as command
-from tui.plain.view import PlainView
-from tui.sources.journal import SAMPLE, Journal, how_it_stops
 
 cli = typer.Typer()
 cli.command()(command.replay)
@@ -175,7 +175,7 @@ def test_the_sample_is_a_whole_run_that_names_no_machine() -> None:
 def test_a_replay_imports_no_torch_and_its_lines_no_screen() -> None:
     code = (
         "import sys\n"
-        "from tui.commands.replay import replay\n"
+        "from rankdeck.tui.commands.replay import replay\n"
         "replay(None, sample=True, plain=True)\n"
         "heavy = {'torch', 'transformers', 'accelerate', 'numpy', 'gguf', 'textual'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"

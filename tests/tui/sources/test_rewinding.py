@@ -9,20 +9,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from runner import protocol, run_directory, start
-from runner.protocol import AnyEvent
-from runner.protocol.sweep_plan import SweepPlan
-from runner.state import RunState, apply, summarise
-from runner.sweep.verdict import summarise_sweep
+from rankdeck.runner import protocol, run_directory, start
+from rankdeck.runner.protocol import AnyEvent
+from rankdeck.runner.protocol.sweep_plan import SweepPlan
+from rankdeck.runner.state import RunState, apply, summarise
+from rankdeck.runner.sweep.verdict import summarise_sweep
+from rankdeck.tui.sources import journal, replay
+from rankdeck.tui.sources.client import SocketSource
+from rankdeck.tui.sources.journal import Journal, ReplayTimes
+from rankdeck.tui.sources.outputs import OutputBook
+from rankdeck.tui.sources.replay import Rewinder
 from tests import scripted
 from tests.recordings import RUNS, journal_of, taken_up_hours_later
 from tests.runner.supervisor.test_supervisor import PROMPTS
 from tests.scripted import Script
-from tui.sources import journal, replay
-from tui.sources.client import SocketSource
-from tui.sources.journal import Journal, ReplayTimes
-from tui.sources.outputs import OutputBook
-from tui.sources.replay import Rewinder
 
 # --- pace ---------------------------------------------------------------------------------------
 

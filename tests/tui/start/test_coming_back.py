@@ -13,33 +13,33 @@ from textual.pilot import Pilot
 from textual.screen import Screen
 from textual.widgets import Button, Input
 
-from runner import run_directory
-from runner.protocol import Stop
-from runner.protocol.config import RunConfig
-from runner.run_directory.run_file import RunFileError
+from rankdeck.runner import run_directory
+from rankdeck.runner.protocol import Stop
+from rankdeck.runner.protocol.config import RunConfig
+from rankdeck.runner.run_directory.run_file import RunFileError
+from rankdeck.tui.app.app import Flown, RankdeckApp
+from rankdeck.tui.app.replay import ReplayApp
+from rankdeck.tui.panels.forms.sweep_form import without_sweep
+from rankdeck.tui.screens.help import HelpScreen
+from rankdeck.tui.screens.questions import LeaveScreen
+from rankdeck.tui.screens.run import RunScreen
+from rankdeck.tui.screens.sweep import SweepScreen
+from rankdeck.tui.session import watch
+from rankdeck.tui.sources.client import Source
+from rankdeck.tui.sources.journal import SAMPLE, Journal, how_it_stops
+from rankdeck.tui.sources.replay import ReplaySource
+from rankdeck.tui.sources.runs import RecentRun, Setting
+from rankdeck.tui.start.memory import Back
+from rankdeck.tui.start.screen import StartScreen
+from rankdeck.tui.widgets.lines import Panel
+from rankdeck.tui.words.errors import problem
+from rankdeck.tui.words.text import plain
 from tests import scripted
 from tests.dashboards import SIZES, ScriptedLauncher, dashboard, settled, until, whole_screen
 from tests.reports import write_run
 from tests.scripted_source import ScriptedSource
 from tests.terminal import Terminal
 from tests.tui.start.test_start_screen import RUNS, keys_shown, list_of, notices, recent, to_run
-from tui.app.app import Flown, RankdeckApp
-from tui.app.replay import ReplayApp
-from tui.panels.forms.sweep_form import without_sweep
-from tui.screens.help import HelpScreen
-from tui.screens.questions import LeaveScreen
-from tui.screens.run import RunScreen
-from tui.screens.sweep import SweepScreen
-from tui.session import watch
-from tui.sources.client import Source
-from tui.sources.journal import SAMPLE, Journal, how_it_stops
-from tui.sources.replay import ReplaySource
-from tui.sources.runs import RecentRun, Setting
-from tui.start.memory import Back
-from tui.start.screen import StartScreen
-from tui.widgets.lines import Panel
-from tui.words.errors import problem
-from tui.words.text import plain
 
 # --- what leaving is called -----------------------------------------------------------------------
 
@@ -309,9 +309,9 @@ def test_names_cannot_steer_the_terminal() -> None:
 
 BREAKS = """
 import sys
-from tui.screens.replay import ReplayScreen
-from tui.screens.run import RunScreen
-from tui.commands.cli import main
+from rankdeck.tui.screens.replay import ReplayScreen
+from rankdeck.tui.screens.run import RunScreen
+from rankdeck.tui.commands.cli import main
 def compose_below(self):
     raise ValueError("nothing below")
 ReplayScreen.compose_below = compose_below
@@ -345,7 +345,7 @@ def test_a_start_screen_that_breaks_itself_ends_with_its_status(monkeypatch: pyt
     def fly(app: RankdeckApp) -> None:
         app._return_code = 1
 
-    monkeypatch.setattr("tui.session.terminal_session.fly", fly)
+    monkeypatch.setattr("rankdeck.tui.session.terminal_session.fly", fly)
     assert watch.start_screen() == 1
 
 
@@ -360,7 +360,7 @@ def test_a_dashboard_that_breaks_leads_back_and_the_status_is_not_that_of_succes
             app.followed.source = dashboard(scripted.running()).followed.source
             app._exception, app._return_code = ImportError("no module named x"), 1
 
-    monkeypatch.setattr("tui.session.terminal_session.fly", fly)
+    monkeypatch.setattr("rankdeck.tui.session.terminal_session.fly", fly)
     assert watch.start_screen() == 1
     first, second = came_back
     assert first is None
@@ -375,7 +375,7 @@ def test_of_every_run_that_was_left_its_end_is_said_and_the_last_ones_status_is_
         app.flown[Path("/a")] = Flown(scripted.completed().state, None)
         app.flown[Path("/b")] = Flown(scripted.running().ended(status="stopped").state, None)
 
-    monkeypatch.setattr("tui.session.terminal_session.fly", fly)
+    monkeypatch.setattr("rankdeck.tui.session.terminal_session.fly", fly)
     assert watch.start_screen() == 130
     said = capsys.readouterr().out
     assert said.index("completed") < said.index("stopped")
@@ -393,7 +393,7 @@ def test_a_run_that_was_left_and_has_ended_since_is_not_said_to_go_on(
 
 
 def test_a_replay_that_cannot_even_be_imported_is_said_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "tui.app.replay", None)
+    monkeypatch.setitem(sys.modules, "rankdeck.tui.app.replay", None)
     back = watch._replay(Journal(SAMPLE), 0.0, None)
     assert back is not None
     assert "its replay broke: ModuleNotFoundError: " in back.problem

@@ -9,11 +9,11 @@ from textual.events import Key
 from textual.pilot import Pilot
 from textual.widgets import Input
 
+from rankdeck.tui.app.app import RankdeckApp
+from rankdeck.tui.start.files import FilePicker, FolderList, entry_line, matching
+from rankdeck.tui.start.folder import Entry, Listing, read_folder
+from rankdeck.tui.words.text import line_width, plain
 from tests.dashboards import ScriptedLauncher, until, whole_screen
-from tui.app.app import RankdeckApp
-from tui.start.files import FilePicker, FolderList, entry_line, matching
-from tui.start.folder import Entry, Listing, read_folder
-from tui.words.text import line_width, plain
 
 
 @pytest.fixture

@@ -6,17 +6,17 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from runner import run_directory
-from runner.protocol import Summary
-from runner.protocol.config import RunConfig
-from runner.run_directory.run_file import RunFile
-from runner.sweep.verdict import summarise_sweep
+from rankdeck.runner import run_directory
+from rankdeck.runner.protocol import Summary
+from rankdeck.runner.protocol.config import RunConfig
+from rankdeck.runner.run_directory.run_file import RunFile
+from rankdeck.runner.sweep.verdict import summarise_sweep
+from rankdeck.tui.panels.forms.start_lines import age, no_runs_lines, run_rows
+from rankdeck.tui.sources import runs
+from rankdeck.tui.sources.runs import RecentRun
+from rankdeck.tui.words.text import line_width, plain
 from tests.runner.forecast.test_cost_model import point
 from tests.scripted_sweep import SweepScript, plan
-from tui.panels.forms.start_lines import age, no_runs_lines, run_rows
-from tui.sources import runs
-from tui.sources.runs import RecentRun
-from tui.words.text import line_width, plain
 
 NOW = 2_000_000_000.0
 SUMMARY = Summary(

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.protocol import config as settings
-from runner.protocol.config import RunConfig
-from tui.panels.forms.run_form import ALL, FIELDS, FIRST_VALUES, NO_YES, read_config, set_values, values_of
-from tui.panels.forms.start_lines import taken_words
-from tui.words.text import line_width
+from rankdeck.runner.protocol import config as settings
+from rankdeck.runner.protocol.config import RunConfig
+from rankdeck.tui.panels.forms.run_form import ALL, FIELDS, FIRST_VALUES, NO_YES, read_config, set_values, values_of
+from rankdeck.tui.panels.forms.start_lines import taken_words
+from rankdeck.tui.words.text import line_width
 
 words = st.text(st.characters(codec="utf-8"), min_size=1).map(str.strip).filter(bool)
 configs = st.builds(

@@ -11,24 +11,24 @@ from textual.events import Key
 from textual.pilot import Pilot
 from textual.widgets import Button, Input, Label
 
-from runner import run_directory
-from runner.inputs.memory_estimate import Estimate
-from runner.machine.facts import Facts
-from runner.protocol.config import Problem, RunConfig
+from rankdeck.runner import run_directory
+from rankdeck.runner.inputs.memory_estimate import Estimate
+from rankdeck.runner.machine.facts import Facts
+from rankdeck.runner.protocol.config import Problem, RunConfig
+from rankdeck.tui.app.app import RankdeckApp
+from rankdeck.tui.screens.help import HelpScreen
+from rankdeck.tui.sources.client import Source
+from rankdeck.tui.sources.journal import SAMPLE
+from rankdeck.tui.sources.runs import RecentRun
+from rankdeck.tui.start.doctor import DoctorScreen
+from rankdeck.tui.start.machine_launcher import MachineLauncher
+from rankdeck.tui.start.run_list import RunList
+from rankdeck.tui.start.screen import StartScreen
+from rankdeck.tui.widgets.key_bar import KeyBar
+from rankdeck.tui.words.text import plain
 from tests.dashboards import TWO_GPUS, ScriptedLauncher, said, until, whole_screen
 from tests.reports import write_run
 from tests.terminal import Terminal
-from tui.app.app import RankdeckApp
-from tui.screens.help import HelpScreen
-from tui.sources.client import Source
-from tui.sources.journal import SAMPLE
-from tui.sources.runs import RecentRun
-from tui.start.doctor import DoctorScreen
-from tui.start.machine_launcher import MachineLauncher
-from tui.start.run_list import RunList
-from tui.start.screen import StartScreen
-from tui.widgets.key_bar import KeyBar
-from tui.words.text import plain
 
 
 async def test_a_run_is_chosen_checked_and_launched_with_the_keyboard() -> None:

@@ -11,29 +11,29 @@ from textual.events import Key
 from textual.pilot import Pilot
 from textual.widgets import Button, Input, Label
 
-from runner import run_directory, start
-from runner.forecast.cost_model import fit
-from runner.protocol.config import RunConfig
-from runner.protocol.sweep_plan import SweepPlan
-from runner.start import InputError
-from runner.sweep.verdict import summarise_sweep
+from rankdeck.runner import run_directory, start
+from rankdeck.runner.forecast.cost_model import fit
+from rankdeck.runner.protocol.config import RunConfig
+from rankdeck.runner.protocol.sweep_plan import SweepPlan
+from rankdeck.runner.start import InputError
+from rankdeck.runner.sweep.verdict import summarise_sweep
+from rankdeck.tui.app.app import RankdeckApp
+from rankdeck.tui.panels.forms.sweep_form import KEPT, anew, as_sweep, first_values, promise, read_plan, without_sweep
+from rankdeck.tui.screens.help import HelpScreen
+from rankdeck.tui.screens.run import RunScreen
+from rankdeck.tui.screens.sweep import SweepScreen
+from rankdeck.tui.sources.runs import Setting
+from rankdeck.tui.start.machine_launcher import MachineLauncher
+from rankdeck.tui.start.screen import StartScreen
+from rankdeck.tui.widgets.key_bar import KeyBar
+from rankdeck.tui.widgets.lines import Panel
+from rankdeck.tui.words.text import plain
 from tests import scripted_sweep
 from tests.dashboards import SIZES, ScriptedLauncher, said, until, whole_screen
 from tests.reports import write_run
 from tests.runner.forecast.test_cost_model import point
 from tests.terminal import Terminal
 from tests.tui.commands.test_cli import rankdeck
-from tui.app.app import RankdeckApp
-from tui.panels.forms.sweep_form import KEPT, anew, as_sweep, first_values, promise, read_plan, without_sweep
-from tui.screens.help import HelpScreen
-from tui.screens.run import RunScreen
-from tui.screens.sweep import SweepScreen
-from tui.sources.runs import Setting
-from tui.start.machine_launcher import MachineLauncher
-from tui.start.screen import StartScreen
-from tui.widgets.key_bar import KeyBar
-from tui.widgets.lines import Panel
-from tui.words.text import plain
 
 
 def sweep_said(app: RankdeckApp, name: str) -> str:
@@ -370,9 +370,9 @@ def test_where_settings_are_tied_the_one_that_is_chosen_is_taken_over_and_not_th
 
 
 STANDIN = """
-from runner import start
+from rankdeck.runner import start
 from tests.conftest import start_standin_supervisor
-from tui.commands.cli import main
+from rankdeck.tui.commands.cli import main
 start.start_supervisor = start_standin_supervisor
 main()
 """

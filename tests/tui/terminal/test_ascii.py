@@ -5,14 +5,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from runner import protocol
+from rankdeck.runner import protocol
+from rankdeck.tui.app.app import RankdeckApp
+from rankdeck.tui.settings.preferences import Preferences
+from rankdeck.tui.terminal.ascii import _GLYPHS, to_ascii
+from rankdeck.tui.words.text import visible
 from tests import scripted, scripted_steering
 from tests.dashboards import STATES, ScriptedLauncher, settled, until
 from tests.scripted_source import ScriptedSource
-from tui.app.app import RankdeckApp
-from tui.settings.preferences import Preferences
-from tui.terminal.ascii import _GLYPHS, to_ascii
-from tui.words.text import visible
 
 ASCII = Preferences(ascii=True, theme="rankdeck-dark")
 

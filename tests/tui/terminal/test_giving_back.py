@@ -16,13 +16,13 @@ import psutil
 import pyte
 import pytest
 
-from runner import run_directory
-from runner.start import Started
+from rankdeck.runner import run_directory
+from rankdeck.runner.start import Started
+from rankdeck.tui.session.terminal_session import LEAVE_SECONDS
+from rankdeck.tui.sources.journal import SAMPLE
+from rankdeck.tui.terminal.driver import RESIZE_SECONDS, TerminalDriver
 from tests.reports import write_run
 from tests.terminal import Terminal
-from tui.session.terminal_session import LEAVE_SECONDS
-from tui.sources.journal import SAMPLE
-from tui.terminal.driver import RESIZE_SECONDS, TerminalDriver
 
 RANKDECK = str(Path(sys.executable).with_name("rankdeck"))
 REPLAY = f"{RANKDECK} replay --sample"

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from rich.cells import cell_len
 
+from rankdeck.tui.screens.views import VIEWS
+from rankdeck.tui.settings import preferences
 from tests.terminal import Terminal
-from tui.screens.views import VIEWS
-from tui.settings import preferences
 
 RANKDECK = str(Path(sys.executable).with_name("rankdeck"))
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from runner import run_directory
+from rankdeck.runner import run_directory
 from tests.terminal import Terminal
 from tests.tui.terminal.test_on_terminals import assert_harmless, assert_whole
 

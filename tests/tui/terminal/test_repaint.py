@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rankdeck.tui.terminal.repaint import REPAINT_SECONDS, SLOWEST_SECONDS, RepaintPace
 from tests.terminal import Terminal
-from tui.terminal.repaint import REPAINT_SECONDS, SLOWEST_SECONDS, RepaintPace
 
 RANKDECK = str(Path(sys.executable).with_name("rankdeck"))
 

@@ -16,10 +16,10 @@ import psutil
 import pyte
 import pytest
 
-from runner import protocol, run_directory
-from tui.settings.theme import LIGHT
-from tui.web import server
-from tui.web.server import COLUMNS, listen, view_command
+from rankdeck.runner import protocol, run_directory
+from rankdeck.tui.settings.theme import LIGHT
+from rankdeck.tui.web import server
+from rankdeck.tui.web.server import COLUMNS, listen, view_command
 
 RANKDECK = str(Path(sys.executable).with_name("rankdeck"))
 PROMPTS = [f"tell me of number {number}" for number in range(4000)]
@@ -325,7 +325,9 @@ def test_more_browsers_than_the_machine_can_bear_are_refused():
 
 def test_whatever_a_run_directory_is_called_the_shell_gets_it_as_one_word(tmp_path):
     directory = tmp_path / "a run; touch $HOME/hacked 'x' \"y\" `z`"
-    line = view_command(directory, control=True).replace("-P -m tui.web.view", "-c 'import sys; print(sys.argv[1:])'")
+    line = view_command(directory, control=True).replace(
+        "-P -m rankdeck.tui.web.view", "-c 'import sys; print(sys.argv[1:])'"
+    )
     told = subprocess.run(line, shell=True, capture_output=True, text=True, check=True).stdout
     assert "--theme" not in line
     assert told.strip() == repr([str(directory), "--control"])

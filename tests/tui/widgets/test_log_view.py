@@ -9,24 +9,24 @@ from hypothesis import strategies as st
 from textual.pilot import Pilot
 from textual.widgets import Input
 
-from runner import protocol
-from runner.protocol import LogLine
-from runner.state import LogEntry, RunState, Snapshot, apply
+from rankdeck.runner import protocol
+from rankdeck.runner.protocol import LogLine
+from rankdeck.runner.state import LogEntry, RunState, Snapshot, apply
+from rankdeck.tui.app.app import RankdeckApp
+from rankdeck.tui.panels.log.head import said_at
+from rankdeck.tui.panels.log.log_listing import LOG, LONGEST, LogPage, log_title, nothing_logged
+from rankdeck.tui.panels.outputs.query import QueryError
+from rankdeck.tui.panels.overview.tail import tail_lines
+from rankdeck.tui.screens.run import RunScreen
+from rankdeck.tui.widgets.key_bar import KeyBar
+from rankdeck.tui.widgets.lines import Lines
+from rankdeck.tui.widgets.log import LogLines, LogView
+from rankdeck.tui.widgets.query_field import QueryField
+from rankdeck.tui.words.text import plain
 from tests import scripted
 from tests.dashboards import settled, until, whole_screen
 from tests.scripted_source import ScriptedSource
 from tests.tui.widgets.test_outputs_view import typed
-from tui.app.app import RankdeckApp
-from tui.panels.log.head import said_at
-from tui.panels.log.log_listing import LOG, LONGEST, LogPage, log_title, nothing_logged
-from tui.panels.outputs.query import QueryError
-from tui.panels.overview.tail import tail_lines
-from tui.screens.run import RunScreen
-from tui.widgets.key_bar import KeyBar
-from tui.widgets.lines import Lines
-from tui.widgets.log import LogLines, LogView
-from tui.widgets.query_field import QueryField
-from tui.words.text import plain
 
 EVERYTHING = LOG.parse("")
 

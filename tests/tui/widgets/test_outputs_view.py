@@ -12,24 +12,24 @@ from textual.events import MouseScrollUp
 from textual.pilot import Pilot
 from textual.widgets import Input
 
-from runner import protocol
-from runner.protocol import OutputRecord
+from rankdeck.runner import protocol
+from rankdeck.runner.protocol import OutputRecord
+from rankdeck.tui.app.app import RankdeckApp
+from rankdeck.tui.screens.answer import AnswerScreen
+from rankdeck.tui.screens.run import RunScreen
+from rankdeck.tui.terminal import pager
+from rankdeck.tui.terminal.clipboard import MOST_BYTES
+from rankdeck.tui.widgets.answer_list import AnswerList
+from rankdeck.tui.widgets.answer_text import AnswerText
+from rankdeck.tui.widgets.lines import Lines
+from rankdeck.tui.widgets.outputs import OutputsView
+from rankdeck.tui.widgets.query_field import QueryField
+from rankdeck.tui.words.text import plain
 from tests import scripted, scripted_sweep
 from tests.dashboards import settled, until, whole_screen
 from tests.scripted import Script
 from tests.scripted_source import ScriptedSource
 from tests.scripted_sweep import SweepScript
-from tui.app.app import RankdeckApp
-from tui.screens.answer import AnswerScreen
-from tui.screens.run import RunScreen
-from tui.terminal import pager
-from tui.terminal.clipboard import MOST_BYTES
-from tui.widgets.answer_list import AnswerList
-from tui.widgets.answer_text import AnswerText
-from tui.widgets.lines import Lines
-from tui.widgets.outputs import OutputsView
-from tui.widgets.query_field import QueryField
-from tui.words.text import plain
 
 NAMES = {" ": "space", ":": "colon", ">": "greater_than_sign", "-": "minus", '"': "quotation_mark", "#": "number_sign"}
 

@@ -9,19 +9,19 @@ from msgspec.structs import replace
 from textual.app import ComposeResult
 from textual.pilot import Pilot
 
-from runner.state import RunState
+from rankdeck.runner.state import RunState
+from rankdeck.tui.app.app import RankdeckApp
+from rankdeck.tui.panels.frame import Frame
+from rankdeck.tui.panels.overview.header import header_line
+from rankdeck.tui.settings import theme
+from rankdeck.tui.sources.outputs import OutputBook
+from rankdeck.tui.widgets.deck import Deck
+from rankdeck.tui.widgets.key_bar import KeyBar
+from rankdeck.tui.widgets.lines import Lines, Panel
+from rankdeck.tui.widgets.sweep import SweepView
 from tests import scripted
 from tests.dashboards import SIZES, until
 from tests.scripted_sweep import STATES
-from tui.app.app import RankdeckApp
-from tui.panels.frame import Frame
-from tui.panels.overview.header import header_line
-from tui.settings import theme
-from tui.sources.outputs import OutputBook
-from tui.widgets.deck import Deck
-from tui.widgets.key_bar import KeyBar
-from tui.widgets.lines import Lines, Panel
-from tui.widgets.sweep import SweepView
 
 ALL = {name: make().state for name, make in STATES.items()}
 

@@ -7,11 +7,11 @@ from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.events import Key
 
+from rankdeck.tui.app.base import BaseApp
+from rankdeck.tui.settings.keys import steps
+from rankdeck.tui.settings.preferences import Preferences
+from rankdeck.tui.widgets.fields import Choice, TextField
 from tests.dashboards import until
-from tui.app.base import BaseApp
-from tui.settings.keys import steps
-from tui.settings.preferences import Preferences
-from tui.widgets.fields import Choice, TextField
 
 
 class Form(BaseApp):

@@ -6,25 +6,25 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runner import protocol
-from runner.advice.findings import findings
-from runner.advice.segments import Segment
-from runner.state import RunState
-from runner.state.timeline import Span
+from rankdeck.runner import protocol
+from rankdeck.runner.advice.findings import findings
+from rankdeck.runner.advice.segments import Segment
+from rankdeck.runner.state import RunState
+from rankdeck.runner.state.timeline import Span
+from rankdeck.tui.app.app import RankdeckApp
+from rankdeck.tui.app.replay import ReplayApp
+from rankdeck.tui.panels.timeline.page import timeline_lines
+from rankdeck.tui.panels.timeline.window import Look, axis, window
+from rankdeck.tui.panels.timeline.words import explained
+from rankdeck.tui.sources.journal import SAMPLE, Journal
+from rankdeck.tui.sources.replay import ReplaySource
+from rankdeck.tui.widgets.lines import Panel
+from rankdeck.tui.widgets.timeline import TimelineView
+from rankdeck.tui.words.styles import STYLES
+from rankdeck.tui.words.text import line_width, plain
 from tests import scripted, scripted_steering, scripted_timeline
 from tests.dashboards import dashboard, panel, settled, until, whole_screen
 from tests.runner.state.test_state import play
-from tui.app.app import RankdeckApp
-from tui.app.replay import ReplayApp
-from tui.panels.timeline.page import timeline_lines
-from tui.panels.timeline.window import Look, axis, window
-from tui.panels.timeline.words import explained
-from tui.sources.journal import SAMPLE, Journal
-from tui.sources.replay import ReplaySource
-from tui.widgets.lines import Panel
-from tui.widgets.timeline import TimelineView
-from tui.words.styles import STYLES
-from tui.words.text import line_width, plain
 
 STATES: dict[str, RunState] = {
     "nothing": RunState(),

@@ -6,16 +6,16 @@ import pytest
 from msgspec.structs import replace
 from textual import events
 
-from runner import protocol
-from runner.state import Mark, RunState
+from rankdeck.runner import protocol
+from rankdeck.runner.state import Mark, RunState
+from rankdeck.tui.app.app import RankdeckApp
+from rankdeck.tui.settings.preferences import Preferences
+from rankdeck.tui.sources.client import SourceError
+from rankdeck.tui.words import alerts
+from rankdeck.tui.words.status import ASKED_FOR
 from tests import scripted, scripted_steering
 from tests.dashboards import settled, until
 from tests.scripted_source import ScriptedSource
-from tui.app.app import RankdeckApp
-from tui.settings.preferences import Preferences
-from tui.sources.client import SourceError
-from tui.words import alerts
-from tui.words.status import ASKED_FOR
 
 
 class Heard:

@@ -3,17 +3,17 @@
 import pytest
 from rich.cells import cell_len
 
-from runner.protocol.sweep_plan import TrialRecord
-from runner.state import Snapshot
-from runner.supervisor.sweeper import order_of
+from rankdeck.runner.protocol.sweep_plan import TrialRecord
+from rankdeck.runner.state import Snapshot
+from rankdeck.runner.supervisor.sweeper import order_of
+from rankdeck.tui.plain.status import progress_line
+from rankdeck.tui.plain.sweep import trial_line
+from rankdeck.tui.plain.view import PlainView, end_lines
+from rankdeck.tui.words.numbers import read_numbers
+from rankdeck.tui.words.sweep import how_measured, repeats_warning
 from tests import scripted_sweep
 from tests.scripted import Script
 from tests.scripted_sweep import EVIL, STATES, SweepScript, plan
-from tui.plain.status import progress_line
-from tui.plain.sweep import trial_line
-from tui.plain.view import PlainView, end_lines
-from tui.words.numbers import read_numbers
-from tui.words.sweep import how_measured, repeats_warning
 
 # --- lines of a log ---------------------------------------------------------------------------------
 

@@ -7,14 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from runner.state import HistoryPoint
-from tests import scripted
-from tests.scripted import GIB
-from tui.panels.bars import Column, bar, widths
-from tui.panels.chart import chart, columns, round_maximum, round_span
-from tui.sources.outputs import OutputBook
-from tui.widgets.lines import changed_cells, merged
-from tui.words.text import (
+from rankdeck.runner.state import HistoryPoint
+from rankdeck.tui.panels.bars import Column, bar, widths
+from rankdeck.tui.panels.chart import chart, columns, round_maximum, round_span
+from rankdeck.tui.sources.outputs import OutputBook
+from rankdeck.tui.widgets.lines import changed_cells, merged
+from rankdeck.tui.words.text import (
     clock,
     cut,
     cut_middle,
@@ -29,6 +27,8 @@ from tui.words.text import (
     whole_percent,
     wrap,
 )
+from tests import scripted
+from tests.scripted import GIB
 
 # --- text -------------------------------------------------------------------------------------
 

@@ -6,10 +6,10 @@ from typing import Any, NamedTuple, get_args
 
 import msgspec
 
-from runner.protocol import config as settings
-from runner.protocol.config import Problem, RunConfig
-from tui.words.numbers import read_batch_size
-from tui.words.text import cut_middle, visible
+from rankdeck.runner.protocol import config as settings
+from rankdeck.runner.protocol.config import Problem, RunConfig
+from rankdeck.tui.words.numbers import read_batch_size
+from rankdeck.tui.words.text import cut_middle, visible
 
 
 class Field(NamedTuple):

@@ -3,14 +3,14 @@
 import time
 from collections.abc import Sequence
 
-from runner.inputs.memory_estimate import Estimate
-from runner.machine.facts import Machine
-from runner.protocol import DeviceSample
-from runner.protocol.config import RunConfig
-from tui.panels.bars import bar
-from tui.sources.runs import RecentRun
-from tui.words.status import STATUS
-from tui.words.text import Line, between, cut, cut_middle, fit, gib, line_width, some, visible, wrap
+from rankdeck.runner.inputs.memory_estimate import Estimate
+from rankdeck.runner.machine.facts import Machine
+from rankdeck.runner.protocol import DeviceSample
+from rankdeck.runner.protocol.config import RunConfig
+from rankdeck.tui.panels.bars import bar
+from rankdeck.tui.sources.runs import RecentRun
+from rankdeck.tui.words.status import STATUS
+from rankdeck.tui.words.text import Line, between, cut, cut_middle, fit, gib, line_width, some, visible, wrap
 
 WIDE = 64
 ROWS_PER_RUN = 2

@@ -7,16 +7,16 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from runner.forecast.cost_model import CostModel
-from runner.forecast.forecast import sweep_seconds
-from runner.protocol.config import MAX_BATCH_SIZE, MAX_RANKS, Problem, RunConfig, check
-from runner.protocol.sweep_plan import SweepPlan
-from runner.state import RunState
-from tui.panels.forms.run_form import Field
-from tui.sources.runs import Setting
-from tui.words.numbers import read_numbers
-from tui.words.sweep import fewest_prompts, plan_words, planned, with_plan
-from tui.words.text import clock, count, some
+from rankdeck.runner.forecast.cost_model import CostModel
+from rankdeck.runner.forecast.forecast import sweep_seconds
+from rankdeck.runner.protocol.config import MAX_BATCH_SIZE, MAX_RANKS, Problem, RunConfig, check
+from rankdeck.runner.protocol.sweep_plan import SweepPlan
+from rankdeck.runner.state import RunState
+from rankdeck.tui.panels.forms.run_form import Field
+from rankdeck.tui.sources.runs import Setting
+from rankdeck.tui.words.numbers import read_numbers
+from rankdeck.tui.words.sweep import fewest_prompts, plan_words, planned, with_plan
+from rankdeck.tui.words.text import clock, count, some
 
 FIRST_SIZES = (1, 2, 4, 8, 16, 32)
 FIRST_LOOK_LARGEST, FIRST_LOOK_APART, FIRST_LOOK_SIZES = 128, 4, 4

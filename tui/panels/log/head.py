@@ -6,9 +6,9 @@ what was said on the way there was said at `-00:08`. Until there is a first batc
 
 from math import floor
 
-from runner.state import LogEntry
-from tui.words.styles import rank_style
-from tui.words.text import Line, clock, cut, visible
+from rankdeck.runner.state import LogEntry
+from rankdeck.tui.words.styles import rank_style
+from rankdeck.tui.words.text import Line, clock, cut, visible
 
 SOURCE_WIDTH = 10
 GAP = "  "

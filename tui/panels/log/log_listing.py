@@ -10,13 +10,13 @@ from functools import lru_cache
 from itertools import accumulate
 from typing import NamedTuple
 
-from runner.state import LogEntry
-from tui.panels.log.head import head_width, log_head, rank_of
-from tui.panels.outputs.finding import Finds, marked_lines, spans
-from tui.panels.outputs.listing import nothing_matches, query_title
-from tui.panels.outputs.query import Language, Name, Query, contains, numbers
-from tui.settings.hint_keys import AS_THEY_COME, Keys, named
-from tui.words.text import Line, some, visible, wrap
+from rankdeck.runner.state import LogEntry
+from rankdeck.tui.panels.log.head import head_width, log_head, rank_of
+from rankdeck.tui.panels.outputs.finding import Finds, marked_lines, spans
+from rankdeck.tui.panels.outputs.listing import nothing_matches, query_title
+from rankdeck.tui.panels.outputs.query import Language, Name, Query, contains, numbers
+from rankdeck.tui.settings.hint_keys import AS_THEY_COME, Keys, named
+from rankdeck.tui.words.text import Line, some, visible, wrap
 
 LogQuery = Query[LogEntry]
 

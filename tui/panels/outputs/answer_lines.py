@@ -3,13 +3,13 @@
 from functools import lru_cache
 from typing import NamedTuple
 
-from runner.protocol import OutputRecord
-from runner.state import RunState
-from tui.panels.bars import Column, row
-from tui.panels.outputs.finding import Finds, beginning, marked, marked_lines, spans
-from tui.settings.hint_keys import AS_THEY_COME, Keys, key_of
-from tui.words.styles import rank_style
-from tui.words.text import NOTHING, Line, count, cut, flow, some, visible
+from rankdeck.runner.protocol import OutputRecord
+from rankdeck.runner.state import RunState
+from rankdeck.tui.panels.bars import Column, row
+from rankdeck.tui.panels.outputs.finding import Finds, beginning, marked, marked_lines, spans
+from rankdeck.tui.settings.hint_keys import AS_THEY_COME, Keys, key_of
+from rankdeck.tui.words.styles import rank_style
+from rankdeck.tui.words.text import NOTHING, Line, count, cut, flow, some, visible
 
 COLUMNS = (
     Column("prompt", 8, "right", 11),

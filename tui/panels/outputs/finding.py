@@ -6,7 +6,7 @@ Texts come here harmless already (tui.words.text.visible): what is marked is wha
 import re
 from collections.abc import Sequence
 
-from tui.words.text import ELLIPSIS, Line, Piece, wrap
+from rankdeck.tui.words.text import ELLIPSIS, Line, Piece, wrap
 
 Finds = re.Pattern[str] | None
 Span = tuple[int, int]

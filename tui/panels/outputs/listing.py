@@ -10,11 +10,11 @@ from bisect import bisect_left, insort
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from runner.protocol import FinishReason, OutputRecord
-from tui.panels.outputs.query import Language, Name, Query, choice, contains, exactly, numbers
-from tui.settings.hint_keys import AS_THEY_COME, Keys, named
-from tui.sources.outputs import ListOrder, OutputBook
-from tui.words.text import Line, cut_middle, line_width, some, visible
+from rankdeck.runner.protocol import FinishReason, OutputRecord
+from rankdeck.tui.panels.outputs.query import Language, Name, Query, choice, contains, exactly, numbers
+from rankdeck.tui.settings.hint_keys import AS_THEY_COME, Keys, named
+from rankdeck.tui.sources.outputs import ListOrder, OutputBook
+from rankdeck.tui.words.text import Line, cut_middle, line_width, some, visible
 
 AnswerQuery = Query[OutputRecord]
 

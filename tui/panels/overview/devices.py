@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from typing import Literal
 
-from runner.protocol import ProcessSample
-from runner.state import DeviceState, RunState
-from tui.panels.bars import Column, bar, heading, minute, row, widths
-from tui.panels.overview.gpu_cells import cell_lines, tiny_lines
-from tui.panels.overview.gpu_figures import (
+from rankdeck.runner.protocol import ProcessSample
+from rankdeck.runner.state import DeviceState, RunState
+from rankdeck.tui.panels.bars import Column, bar, heading, minute, row, widths
+from rankdeck.tui.panels.overview.gpu_cells import cell_lines, tiny_lines
+from rankdeck.tui.panels.overview.gpu_figures import (
     NOT_AVAILABLE,
     busy,
     busy_figure,
@@ -26,8 +26,8 @@ from tui.panels.overview.gpu_figures import (
     temperature,
     throttle,
 )
-from tui.words.styles import rank_style
-from tui.words.text import UNKNOWN, Line, cut, cut_middle, fit, size, visible, wrap
+from rankdeck.tui.words.styles import rank_style
+from rankdeck.tui.words.text import UNKNOWN, Line, cut, cut_middle, fit, size, visible, wrap
 
 DeviceForm = Literal["cells", "grid", "rows", "tiny"]
 """Two lines per GPU, the same in two columns, a line per GPU, several GPUs in a line."""

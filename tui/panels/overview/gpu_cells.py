@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from runner.state import DeviceState
-from tui.panels.bars import SECONDS
-from tui.panels.overview.gpu_figures import (
+from rankdeck.runner.state import DeviceState
+from rankdeck.tui.panels.bars import SECONDS
+from rankdeck.tui.panels.overview.gpu_figures import (
     NOT_AVAILABLE,
     busy,
     busy_figure,
@@ -25,7 +25,7 @@ from tui.panels.overview.gpu_figures import (
     temperature,
     throttle,
 )
-from tui.words.text import Line, cut_middle, fit, line_width, percent, visible
+from rankdeck.tui.words.text import Line, cut_middle, fit, line_width, percent, visible
 
 GAP = 4
 LEAST_CELL = 54

@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 
-from runner.advice.advice import HARMLESS_THROTTLES
-from runner.protocol import DeviceSample
-from runner.state import DeviceState
-from tui.panels.bars import bar, minute
-from tui.words.styles import rank_style
-from tui.words.text import NOTHING, UNKNOWN, Line, Piece, fit, gib, visible
+from rankdeck.runner.advice.advice import HARMLESS_THROTTLES
+from rankdeck.runner.protocol import DeviceSample
+from rankdeck.runner.state import DeviceState
+from rankdeck.tui.panels.bars import bar, minute
+from rankdeck.tui.words.styles import rank_style
+from rankdeck.tui.words.text import NOTHING, UNKNOWN, Line, Piece, fit, gib, visible
 
 NOT_AVAILABLE: Line = ((UNKNOWN, "dim"),)
 

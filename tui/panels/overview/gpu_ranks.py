@@ -2,13 +2,20 @@
 
 from collections.abc import Sequence
 
-from runner.advice.advice import slow_ranks
-from runner.state import DeviceState, RankState, RunState
-from tui.panels.bars import Column, heading, row, widths
-from tui.panels.overview.gpu_figures import NOT_AVAILABLE, busy_figure, busy_minute, figure, memory_share, temperature
-from tui.panels.overview.ranks import NO_RANK, batch_words, cause_words, doing, on_the_way, rank_lines, speed
-from tui.words.styles import rank_style
-from tui.words.text import NOTHING, UNKNOWN, Line, fit, percent, short_count
+from rankdeck.runner.advice.advice import slow_ranks
+from rankdeck.runner.state import DeviceState, RankState, RunState
+from rankdeck.tui.panels.bars import Column, heading, row, widths
+from rankdeck.tui.panels.overview.gpu_figures import (
+    NOT_AVAILABLE,
+    busy_figure,
+    busy_minute,
+    figure,
+    memory_share,
+    temperature,
+)
+from rankdeck.tui.panels.overview.ranks import NO_RANK, batch_words, cause_words, doing, on_the_way, rank_lines, speed
+from rankdeck.tui.words.styles import rank_style
+from rankdeck.tui.words.text import NOTHING, UNKNOWN, Line, fit, percent, short_count
 
 _COLUMNS = (
     Column("rank", 4, "right"),

@@ -1,9 +1,9 @@
 """The line at the top: which run this is, and where it is. Pure functions of the state."""
 
-from runner.state import RunState
-from tui.words.status import STATUS
-from tui.words.sweep import how_ended, number_at_hand
-from tui.words.text import Line, between, clock, cut_middle, line_width, some, visible
+from rankdeck.runner.state import RunState
+from rankdeck.tui.words.status import STATUS
+from rankdeck.tui.words.sweep import how_ended, number_at_hand
+from rankdeck.tui.words.text import Line, between, clock, cut_middle, line_width, some, visible
 
 _MODEL_PHASES = {
     "checking": "checking the model",

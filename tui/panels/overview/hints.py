@@ -1,10 +1,10 @@
 """The advice line above the footer, and the whole of it for the dialog. Pure; the advice is runner.advice's."""
 
-from runner.advice.advice import advise
-from runner.state import RunState
-from tui.settings.hint_keys import AS_THEY_COME, Keys, key_of
-from tui.words.status import ASKED_FOR
-from tui.words.text import Line, between, visible, wrap
+from rankdeck.runner.advice.advice import advise
+from rankdeck.runner.state import RunState
+from rankdeck.tui.settings.hint_keys import AS_THEY_COME, Keys, key_of
+from rankdeck.tui.words.status import ASKED_FOR
+from rankdeck.tui.words.text import Line, between, visible, wrap
 
 
 def advice_lines(state: RunState, width: int, keys: Keys = AS_THEY_COME) -> list[Line]:

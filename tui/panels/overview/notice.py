@@ -3,10 +3,10 @@
 They wrap and are never cut: a reason that is half read is none.
 """
 
-from runner.state import RunState
-from tui.settings.hint_keys import AS_THEY_COME, Keys, named
-from tui.words.status import ASKED_FOR
-from tui.words.text import Line, some, visible, wrap
+from rankdeck.runner.state import RunState
+from rankdeck.tui.settings.hint_keys import AS_THEY_COME, Keys, named
+from rankdeck.tui.words.status import ASKED_FOR
+from rankdeck.tui.words.text import Line, some, visible, wrap
 
 
 def notice_lines(state: RunState, width: int, keys: Keys = AS_THEY_COME) -> list[Line]:

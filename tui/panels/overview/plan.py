@@ -2,11 +2,11 @@
 
 from typing import NamedTuple
 
-from runner.state import RunState
-from tui.panels.overview.devices import DeviceForm, device_lines
-from tui.panels.overview.gpu_cells import GAP, LEAST_CELL
-from tui.panels.overview.gpu_ranks import LEAST, one_to_one
-from tui.panels.overview.ranks import RankForm, on_the_way, rank_lines
+from rankdeck.runner.state import RunState
+from rankdeck.tui.panels.overview.devices import DeviceForm, device_lines
+from rankdeck.tui.panels.overview.gpu_cells import GAP, LEAST_CELL
+from rankdeck.tui.panels.overview.gpu_ranks import LEAST, one_to_one
+from rankdeck.tui.panels.overview.ranks import RankForm, on_the_way, rank_lines
 
 TAIL_FROM = 22
 """The newest answers are shown where so many lines are left beside the tables: the chart needs the first ones."""

@@ -2,18 +2,26 @@
 
 from typing import NamedTuple
 
-from runner.forecast.forecast import WhatIf, eta_seconds, what_if
-from runner.protocol.sweep_plan import SweepState
-from runner.state import RunState
-from runner.sweep.cells import best, cells
-from runner.sweep.verdict import tied_with_best
-from tui.panels.bars import bar
-from tui.panels.overview.header import phase_words
-from tui.panels.overview.hints import batch_size_reason
-from tui.panels.overview.notice import relaunching
-from tui.panels.overview.turned import scaling_line, scaling_table
-from tui.words.sweep import only_measures, planned, rate_places, short_setting, shown_sweep, trial_of, what_happens
-from tui.words.text import (
+from rankdeck.runner.forecast.forecast import WhatIf, eta_seconds, what_if
+from rankdeck.runner.protocol.sweep_plan import SweepState
+from rankdeck.runner.state import RunState
+from rankdeck.runner.sweep.cells import best, cells
+from rankdeck.runner.sweep.verdict import tied_with_best
+from rankdeck.tui.panels.bars import bar
+from rankdeck.tui.panels.overview.header import phase_words
+from rankdeck.tui.panels.overview.hints import batch_size_reason
+from rankdeck.tui.panels.overview.notice import relaunching
+from rankdeck.tui.panels.overview.turned import scaling_line, scaling_table
+from rankdeck.tui.words.sweep import (
+    only_measures,
+    planned,
+    rate_places,
+    short_setting,
+    shown_sweep,
+    trial_of,
+    what_happens,
+)
+from rankdeck.tui.words.text import (
     ELLIPSIS,
     UNKNOWN,
     Line,

@@ -4,10 +4,10 @@ import re
 from collections.abc import Callable, Set
 from typing import Literal, NamedTuple
 
-from runner.advice.advice import slow_ranks
-from runner.state import RankState, RunState
-from tui.words.status import shown_phase
-from tui.words.text import visible
+from rankdeck.runner.advice.advice import slow_ranks
+from rankdeck.runner.state import RankState, RunState
+from rankdeck.tui.words.status import shown_phase
+from rankdeck.tui.words.text import visible
 
 SortBy = Literal["rank", "worst first", "tok/s", "prompts", "waste", "idle"]
 SORTS: tuple[SortBy, ...] = ("rank", "worst first", "tok/s", "prompts", "waste", "idle")

@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from typing import Literal
 
-from runner.advice.advice import slow_ranks
-from runner.state import RankState, RunState
-from tui.panels.bars import Column, heading, row, widths
-from tui.words.status import shown_phase
-from tui.words.styles import rank_style
-from tui.words.text import (
+from rankdeck.runner.advice.advice import slow_ranks
+from rankdeck.runner.state import RankState, RunState
+from rankdeck.tui.panels.bars import Column, heading, row, widths
+from rankdeck.tui.words.status import shown_phase
+from rankdeck.tui.words.styles import rank_style
+from rankdeck.tui.words.text import (
     NOTHING,
     UNKNOWN,
     Line,

@@ -2,10 +2,10 @@
 
 from pathlib import PurePath
 
-from runner.state import RunState
-from tui.words.status import STATUS
-from tui.words.sweep import how_ended, only_measures
-from tui.words.text import Line, count, cut_middle, flow, percent, rate, some, visible, wrap
+from rankdeck.runner.state import RunState
+from rankdeck.tui.words.status import STATUS
+from rankdeck.tui.words.sweep import how_ended, only_measures
+from rankdeck.tui.words.text import Line, count, cut_middle, flow, percent, rate, some, visible, wrap
 
 MOST_CAUSE_LINES = 6
 

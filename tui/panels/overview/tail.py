@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
-from runner.protocol import OutputRecord
-from runner.state import RunState
-from tui.panels.log.head import log_head
-from tui.words.styles import rank_style
-from tui.words.text import ELLIPSIS, NOTHING, Line, cut, fit, visible
+from rankdeck.runner.protocol import OutputRecord
+from rankdeck.runner.state import RunState
+from rankdeck.tui.panels.log.head import log_head
+from rankdeck.tui.words.styles import rank_style
+from rankdeck.tui.words.text import ELLIPSIS, NOTHING, Line, cut, fit, visible
 
 
 def tail_title(state: RunState) -> str:

@@ -1,10 +1,10 @@
 """The throughput panel: tokens/s now, mean and peak, what the last turn of a knob brought, and the history. Pure."""
 
-from runner.state import RunState
-from tui.panels.chart import chart
-from tui.panels.overview.notice import relaunching
-from tui.panels.overview.turned import turn_lines
-from tui.words.text import NOTHING, Line, fit, line_width, pad, rate
+from rankdeck.runner.state import RunState
+from rankdeck.tui.panels.chart import chart
+from rankdeck.tui.panels.overview.notice import relaunching
+from rankdeck.tui.panels.overview.turned import turn_lines
+from rankdeck.tui.words.text import NOTHING, Line, fit, line_width, pad, rate
 
 CHART_NEEDS = 3
 """Two rows of a plot, and its axis."""

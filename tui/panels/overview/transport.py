@@ -1,8 +1,8 @@
 """The line that says where a replay stands. A pure function of its transport."""
 
-from tui.panels.bars import bar
-from tui.sources.replay import Transport
-from tui.words.text import Line, clock, line_width
+from rankdeck.tui.panels.bars import bar
+from rankdeck.tui.sources.replay import Transport
+from rankdeck.tui.words.text import Line, clock, line_width
 
 LEAST_BAR = 8
 

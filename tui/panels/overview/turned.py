@@ -4,11 +4,24 @@ Every figure is of whole batches that began and ended under one setting; a turn 
 every active rank has ended one.
 """
 
-from runner.advice.advice import Turned, early_turn, last_turn
-from runner.state import RunState
-from runner.state.periods import ScalingRow, scaling
-from tui.panels.bars import Column, heading, row
-from tui.words.text import NOTHING, UNKNOWN, Line, between, count, fit, flow, gib, line_width, percent, rate, some
+from rankdeck.runner.advice.advice import Turned, early_turn, last_turn
+from rankdeck.runner.state import RunState
+from rankdeck.runner.state.periods import ScalingRow, scaling
+from rankdeck.tui.panels.bars import Column, heading, row
+from rankdeck.tui.words.text import (
+    NOTHING,
+    UNKNOWN,
+    Line,
+    between,
+    count,
+    fit,
+    flow,
+    gib,
+    line_width,
+    percent,
+    rate,
+    some,
+)
 
 _SCALING = (Column("ranks", 5, "right"), Column("tok/s", 7, "right"), Column("speedup", 7, "right"))
 _EFFICIENCY = (Column("efficiency", 10, "right"), Column("effic.", 6, "right"))

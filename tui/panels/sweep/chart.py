@@ -9,17 +9,17 @@ from collections.abc import Sequence
 from itertools import pairwise
 from math import log2
 
-from runner.protocol.sweep_plan import SweepPlan
-from runner.sweep.cells import Cell
-from runner.sweep.scaling import Scaling
-from runner.sweep.verdict import SweepSummary
-from tui.panels.bars import Column, heading, row
-from tui.panels.canvas import Canvas, axis_room, framed, with_axes
-from tui.panels.chart import round_maximum
-from tui.panels.sweep.table import marker
-from tui.panels.ticks import LEAST_SPAN, fitted_ticks
-from tui.words.sweep import rate_places, scaling_shown, times, true_knees
-from tui.words.text import Line, fit, flow, line_width, percent, some, wrap
+from rankdeck.runner.protocol.sweep_plan import SweepPlan
+from rankdeck.runner.sweep.cells import Cell
+from rankdeck.runner.sweep.scaling import Scaling
+from rankdeck.runner.sweep.verdict import SweepSummary
+from rankdeck.tui.panels.bars import Column, heading, row
+from rankdeck.tui.panels.canvas import Canvas, axis_room, framed, with_axes
+from rankdeck.tui.panels.chart import round_maximum
+from rankdeck.tui.panels.sweep.table import marker
+from rankdeck.tui.panels.ticks import LEAST_SPAN, fitted_ticks
+from rankdeck.tui.words.sweep import rate_places, scaling_shown, times, true_knees
+from rankdeck.tui.words.text import Line, fit, flow, line_width, percent, some, wrap
 
 KNEE, KNEE_ABOVE, NO_ROOM = "▾", "▴", "✗"
 _AXES = 2

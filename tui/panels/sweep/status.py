@@ -8,17 +8,17 @@ from collections.abc import Sequence
 
 from rich.cells import cell_len
 
-from runner.forecast.forecast import eta_seconds, whole_file
-from runner.protocol.config import RunConfig
-from runner.protocol.sweep_plan import SweepState
-from runner.state import RunState
-from runner.sweep.cells import Cell
-from runner.sweep.verdict import SweepSummary
-from tui.panels.bars import bar
-from tui.panels.overview.header import phase_words
-from tui.settings.hint_keys import AS_THEY_COME, Keys, key_of
-from tui.words.status import ENDED_EARLY, STATUS
-from tui.words.sweep import (
+from rankdeck.runner.forecast.forecast import eta_seconds, whole_file
+from rankdeck.runner.protocol.config import RunConfig
+from rankdeck.runner.protocol.sweep_plan import SweepState
+from rankdeck.runner.state import RunState
+from rankdeck.runner.sweep.cells import Cell
+from rankdeck.runner.sweep.verdict import SweepSummary
+from rankdeck.tui.panels.bars import bar
+from rankdeck.tui.panels.overview.header import phase_words
+from rankdeck.tui.settings.hint_keys import AS_THEY_COME, Keys, key_of
+from rankdeck.tui.words.status import ENDED_EARLY, STATUS
+from rankdeck.tui.words.sweep import (
     best_words,
     how_measured,
     only_measures,
@@ -31,8 +31,20 @@ from tui.words.sweep import (
     trial_of,
     what_happens,
 )
-from tui.words.sweep_command import best_command
-from tui.words.text import Line, between, clock, count, flow, line_width, pad, some, visible, whole_percent, wrap
+from rankdeck.tui.words.sweep_command import best_command
+from rankdeck.tui.words.text import (
+    Line,
+    between,
+    clock,
+    count,
+    flow,
+    line_width,
+    pad,
+    some,
+    visible,
+    whole_percent,
+    wrap,
+)
 
 WILL_COME = (
     ("table", "tokens/s with their noise, ms per decode step, memory, waste, idle and more, for every setting"),

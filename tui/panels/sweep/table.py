@@ -7,15 +7,15 @@ come in. Figures are those of runner.sweep.verdict.
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from runner.protocol.sweep_plan import SweepState
-from runner.state import RunState
-from runner.sweep.cells import Cell
-from runner.sweep.intervals import Estimate
-from runner.sweep.verdict import SweepSummary
-from tui.panels.bars import Column, heading, row, widths
-from tui.words.styles import rank_style
-from tui.words.sweep import rate_places, true_knees, what_happens
-from tui.words.text import UNKNOWN, Line, Piece, fit, gib, pad, percent, visible
+from rankdeck.runner.protocol.sweep_plan import SweepState
+from rankdeck.runner.state import RunState
+from rankdeck.runner.sweep.cells import Cell
+from rankdeck.runner.sweep.intervals import Estimate
+from rankdeck.runner.sweep.verdict import SweepSummary
+from rankdeck.tui.panels.bars import Column, heading, row, widths
+from rankdeck.tui.words.styles import rank_style
+from rankdeck.tui.words.sweep import rate_places, true_knees, what_happens
+from rankdeck.tui.words.text import UNKNOWN, Line, Piece, fit, gib, pad, percent, visible
 
 MARKERS = "●■▲◆○□△◇"
 """One for each number of ranks, the same in table and chart: colour alone tells nothing."""

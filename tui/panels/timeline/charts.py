@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 
-from runner.state import HistoryPoint, Mark, RunState
-from runner.state.timeline import BusyPoint
-from tui.panels.chart import columns, round_maximum, value_label
-from tui.panels.marks import label_rows, mark_column
-from tui.panels.timeline.window import Window, joined
-from tui.words.text import NOTHING, Line, pad, rate
+from rankdeck.runner.state import HistoryPoint, Mark, RunState
+from rankdeck.runner.state.timeline import BusyPoint
+from rankdeck.tui.panels.chart import columns, round_maximum, value_label
+from rankdeck.tui.panels.marks import label_rows, mark_column
+from rankdeck.tui.panels.timeline.window import Window, joined
+from rankdeck.tui.words.text import NOTHING, Line, pad, rate
 
 _EIGHTHS = " ▁▂▃▄▅▆▇█"
 

@@ -5,9 +5,9 @@ prefill however short that was, as high as a full batch: so one sees where one b
 there on it is as high as it has rows: a batch that was not full looks like that.
 """
 
-from runner.advice.segments import Segment
-from runner.state.timeline import LOADING
-from tui.panels.timeline.window import Window
+from rankdeck.runner.advice.segments import Segment
+from rankdeck.runner.state.timeline import LOADING
+from rankdeck.tui.panels.timeline.window import Window
 
 Cell = tuple[str, str]
 

@@ -7,17 +7,17 @@ the figures on the right is on one axis.
 from itertools import pairwise
 from typing import NamedTuple
 
-from runner.advice.advice import advise
-from runner.advice.findings import Finding, Round, rounds
-from runner.advice.segments import Segment, segments
-from runner.state import RunState
-from tui.panels.timeline.charts import busy_line, busy_series, mark_line, mean_busy, rate_lines, rate_words
-from tui.panels.timeline.lanes import LEGEND, LOADING_LEGEND, lane_cells
-from tui.panels.timeline.window import Look, Window, at_cursor, axis, joined, window
-from tui.panels.timeline.words import explained
-from tui.settings.hint_keys import AS_THEY_COME, Keys, key_of
-from tui.words.styles import rank_style
-from tui.words.text import Line, cut, fit, line_width, pad, percent, rate, visible, wrap
+from rankdeck.runner.advice.advice import advise
+from rankdeck.runner.advice.findings import Finding, Round, rounds
+from rankdeck.runner.advice.segments import Segment, segments
+from rankdeck.runner.state import RunState
+from rankdeck.tui.panels.timeline.charts import busy_line, busy_series, mark_line, mean_busy, rate_lines, rate_words
+from rankdeck.tui.panels.timeline.lanes import LEGEND, LOADING_LEGEND, lane_cells
+from rankdeck.tui.panels.timeline.window import Look, Window, at_cursor, axis, joined, window
+from rankdeck.tui.panels.timeline.words import explained
+from rankdeck.tui.settings.hint_keys import AS_THEY_COME, Keys, key_of
+from rankdeck.tui.words.styles import rank_style
+from rankdeck.tui.words.text import Line, cut, fit, line_width, pad, percent, rate, visible, wrap
 
 NAME = 9
 """Cells on the left: `▸rank 12 `, and the scale of the charts."""

@@ -5,10 +5,10 @@ Times are on the timeline's clock; the axis counts from the first batch, so that
 
 from typing import NamedTuple
 
-from runner.advice.segments import Segment, end_of
-from runner.state import RunState
-from tui.panels.chart import round_span
-from tui.words.text import Line
+from rankdeck.runner.advice.segments import Segment, end_of
+from rankdeck.runner.state import RunState
+from rankdeck.tui.panels.chart import round_span
+from rankdeck.tui.words.text import Line
 
 CLOSEST_SECONDS = 0.5
 """No closer can be zoomed in than to so many seconds."""

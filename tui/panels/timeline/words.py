@@ -2,12 +2,12 @@
 
 from statistics import median
 
-from runner.advice.findings import ranks_words
-from runner.advice.segments import Segment
-from runner.advice.slow_rank import like_rows
-from runner.state import RankState, RunState
-from runner.state.timeline import LOADING, Span
-from tui.words.text import count, percent, rate, some
+from rankdeck.runner.advice.findings import ranks_words
+from rankdeck.runner.advice.segments import Segment
+from rankdeck.runner.advice.slow_rank import like_rows
+from rankdeck.runner.state import RankState, RunState
+from rankdeck.runner.state.timeline import LOADING, Span
+from rankdeck.tui.words.text import count, percent, rate, some
 
 ALIKE = 1.15
 """Up to this factor a batch is said to have taken as long as others."""
