@@ -340,7 +340,7 @@ async def hello(ranks: int, device: str) -> list[str]:
         accelerate.write_accelerate_config(config_file, ranks, on_cpu)
         command = accelerate.accelerate_command(config_file, ranks, "rankdeck.runner.rank.hello", [])
         environment = accelerate.rank_environment(os.environ, ranks, on_cpu, processes.usable_cores())
-        launch = await accelerate.Launch.start(command, environment)
+        launch = await accelerate.AccelerateProcess.start(command, environment)
         try:
             said = [line async for line in launch.lines()]
             status = await launch.wait()

@@ -9,7 +9,7 @@ from textual.pilot import Pilot
 from textual.widgets import Label
 
 from rankdeck.runner.forecast.cost_model import CostModel
-from rankdeck.runner.inputs.memory_estimate import DEMO, Estimate, ModelShape, PromptSizes, Room, estimate
+from rankdeck.runner.inputs.memory_estimate import DEMO, MemoryEstimate, ModelShape, PromptSizes, Room, estimate
 from rankdeck.runner.machine.facts import Facts, Machine, TorchFound
 from rankdeck.runner.protocol import DeviceSample, config
 from rankdeck.runner.protocol.config import Problem, RunConfig
@@ -138,7 +138,7 @@ class ScriptedLauncher:
             problems.append(Problem("prompts", f"{settings.prompts or 'nothing'}: there is no such file"))
         return problems
 
-    def estimate(self, settings: RunConfig, machine: Machine) -> Estimate | str:
+    def estimate(self, settings: RunConfig, machine: Machine) -> MemoryEstimate | str:
         self.threads.add(threading.get_ident())
         if isinstance(self._shape, str):
             return self._shape

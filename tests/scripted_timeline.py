@@ -200,6 +200,6 @@ def continuous(seconds: int = 40) -> Script:
             script.add(*(protocol.Output(record=each) for each in records))
             result = script.result(rank, records)
             result = replace(result, steps=40, row_steps=40 * rows)
-            script.add(protocol.StintFinished(rank=rank, batch=rank + 1, result=result))
+            script.add(protocol.AccountClosed(rank=rank, batch=rank + 1, result=result))
             script.add(protocol.RowsAdded(rank=rank, batch=rank + 1, rows=4))
     return script

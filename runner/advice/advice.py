@@ -13,7 +13,7 @@ from rankdeck.runner.advice.slow_rank import LIKE_ROWS, compare, slow_rank
 from rankdeck.runner.forecast.forecast import what_if
 from rankdeck.runner.scheduling.rounds import batches_needed
 from rankdeck.runner.state import RunState
-from rankdeck.runner.state.periods import Stretch
+from rankdeck.runner.state.periods import KnobPeriod
 
 LEAST_BATCHES_A_RANK = 2
 LEAST_SECONDS = 20.0
@@ -125,7 +125,7 @@ def _idle(state: RunState) -> Iterator[Advice]:
 def slow_ranks(state: RunState) -> frozenset[int]:
     """The rank whose decode steps are slow; of those whose steps cannot be compared, who makes far fewer tokens/s.
 
-    The latter in the batches of the newest stretch.
+    The latter in the batches of the newest period.
     """
     compared, rates = compare(state), _rates(state)
     by_steps = frozenset() if compared.slow is None else frozenset([compared.slow.rank])
@@ -136,13 +136,13 @@ def slow_ranks(state: RunState) -> frozenset[int]:
 
 
 def _rates(state: RunState) -> dict[int, float]:
-    """Output tokens/s of each rank in its batches of the newest stretch, where it had enough of them."""
-    stretch = state.stretches[-1] if state.stretches else None
-    if stretch is None:
+    """Output tokens/s of each rank in its batches of the newest period, where it had enough of them."""
+    period = state.periods[-1] if state.periods else None
+    if period is None:
         return {}
     return {
         rank: share.tokens / share.seconds
-        for rank, share in stretch.shares.items()
+        for rank, share in period.shares.items()
         if share.seconds > 0 and share.batches >= LEAST_BATCHES_A_RANK
     }
 
@@ -250,31 +250,31 @@ RULES: tuple[Callable[[RunState], Iterator[Advice]], ...] = (
 )
 
 
-class Turned(msgspec.Struct, frozen=True, kw_only=True):
-    """A knob was turned: the stretch before and after, for the line beside the chart."""
+class KnobEffect(msgspec.Struct, frozen=True, kw_only=True):
+    """A knob was turned: the period before and after, for the line beside the chart."""
 
-    before: Stretch
-    after: Stretch
+    before: KnobPeriod
+    after: KnobPeriod
 
 
-def last_turn(state: RunState) -> Turned | None:
-    """The newest stretch beside the one before it that was measured; None while there is no such pair.
+def last_turn(state: RunState) -> KnobEffect | None:
+    """The newest period beside the one before it that was measured; None while there is no such pair.
 
     Trials are no turns of a knob: what a sweep brought is told against the setting before it.
     """
-    if len(state.stretches) < 2 or state.stretches[-1].trial:
+    if len(state.periods) < 2 or state.periods[-1].trial:
         return None
-    after = state.stretches[-1]
-    for before in reversed(state.stretches[:-1]):
+    after = state.periods[-1]
+    for before in reversed(state.periods[:-1]):
         if before.tokens_per_second is not None and not before.trial:
-            return Turned(before=before, after=after)
+            return KnobEffect(before=before, after=after)
     return None
 
 
-def early_turn(state: RunState) -> Turned | None:
+def early_turn(state: RunState) -> KnobEffect | None:
     """The newest turn where it came before a batch was whole: there is nothing to compare it with. Else None."""
-    if len(state.stretches) < 2 or state.auto or state.ended is not None or last_turn(state) is not None:
+    if len(state.periods) < 2 or state.auto or state.ended is not None or last_turn(state) is not None:
         return None
-    before, after = state.stretches[-2:]
+    before, after = state.periods[-2:]
     by_hand = not (before.auto or before.trial or after.trial)
-    return Turned(before=before, after=after) if by_hand else None
+    return KnobEffect(before=before, after=after) if by_hand else None

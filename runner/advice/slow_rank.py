@@ -26,7 +26,7 @@ LIKE_ROWS = 1.25
 """Batches whose rows differ by no more than this are compared."""
 
 
-class Pace(NamedTuple):
+class DecodePace(NamedTuple):
     """A rank's decode steps beside those of the others at like rows, in seconds."""
 
     rank: int
@@ -46,7 +46,7 @@ def like_rows(rows: int) -> int:
     return round(log(max(1, rows)) / log(LIKE_ROWS))
 
 
-def paces(state: RunState, since: float = 0.0) -> list[Pace]:
+def paces(state: RunState, since: float = 0.0) -> list[DecodePace]:
     """Of every rank that can be compared: its decode seconds, and what they were at the median rank's pace.
 
     Of the batches that ended after `since`, on the timeline's clock, and of those in flight.
@@ -70,7 +70,7 @@ def paces(state: RunState, since: float = 0.0) -> list[Pace]:
         if others := [other.step_seconds for number, other in beside.items() if number != rank]:
             totals[rank].take(sums, sums.steps * median(others))
     return [
-        Pace(rank, sums.batches, sums.steps, sums.seconds, sums.expected)
+        DecodePace(rank, sums.batches, sums.steps, sums.seconds, sums.expected)
         for rank, sums in totals.items()
         if (sums.batches >= LEAST_BATCHES or sums.steps >= LEAST_STEPS) and sums.expected > 0
     ]
@@ -182,7 +182,7 @@ def _recent(state: RunState) -> float:
     return min(began, default=0.0)
 
 
-def _slowest(state: RunState, compared: list[Pace], since: float) -> Slow | None:
+def _slowest(state: RunState, compared: list[DecodePace], since: float) -> Slow | None:
     # Whoever is compared with one slow rank alone looks fast; the slow one looks slow beside anybody.
     slow = max(compared, key=lambda pace: pace.ratio, default=None)
     if slow is None or slow.ratio < SLOWER:

@@ -84,7 +84,7 @@ class Room(NamedTuple):
     fullest: int | None = None
 
 
-class Estimate(NamedTuple):
+class MemoryEstimate(NamedTuple):
     """What a rank needs, and whether the fullest device has it. All in bytes.
 
     `ranks` share that device, of which `free` is what they may have; None where nobody knows. `largest` is the largest
@@ -167,7 +167,7 @@ def shape_from_config(values: dict[str, Any], parameters: int | None, stored_byt
     )
 
 
-def estimate(shape: ModelShape, config: RunConfig, prompts: PromptSizes, room: Room) -> Estimate:
+def estimate(shape: ModelShape, config: RunConfig, prompts: PromptSizes, room: Room) -> MemoryEstimate:
     """What a run of these settings will need, against what is free."""
     on_gpu = config.device == "cuda" or (config.device == "auto" and bool(room.gpus))
     ranks = max(1, config.ranks)
@@ -206,7 +206,7 @@ def estimate(shape: ModelShape, config: RunConfig, prompts: PromptSizes, room: R
     largest = None
     if free is not None and free > fixed:
         largest = int((free - fixed) // max(1, per_row)) or None
-    return Estimate(
+    return MemoryEstimate(
         weights=weights,
         cache=int(cache),
         working=int(row_working * batch_size),

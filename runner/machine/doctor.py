@@ -9,7 +9,7 @@ from typing import Literal
 
 import msgspec
 
-from rankdeck.runner.machine.facts import Facts, Machine, Place, TorchFound
+from rankdeck.runner.machine.facts import Facts, Machine, TorchFound, WritablePlace
 from rankdeck.runner.machine.visible_gpus import ORDER, VISIBLE, order_is_certain
 from rankdeck.runner.state.rank_gpus import match_rank_to_gpu
 
@@ -252,7 +252,7 @@ def _places(facts: Facts) -> list[Check]:
     return checks
 
 
-def _place(name: str, place: Place, cure: str) -> Check:
+def _place(name: str, place: WritablePlace, cure: str) -> Check:
     if place.error is not None:
         return Check(group="Files", name=name, status="bad", found=f"{place.path}: {place.error}", cure=cure)
     free = place.free_bytes

@@ -27,7 +27,7 @@ import psutil
 from rankdeck.runner import run_directory
 from rankdeck.runner.inputs import model_shape
 from rankdeck.runner.machine import processes, telemetry, visible_gpus
-from rankdeck.runner.machine.facts import Facts, Machine, Place, Terminal, TorchFound
+from rankdeck.runner.machine.facts import Facts, Machine, Terminal, TorchFound, WritablePlace
 from rankdeck.runner.machine.nvml import NvmlApi, NvmlFailure, PynvmlApi
 from rankdeck.runner.protocol import DeviceSample
 from rankdeck.runner.run_directory import places
@@ -199,20 +199,20 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _place(path: Path) -> Place:
+def _place(path: Path) -> WritablePlace:
     """What there is of the nearest directory above that exists: rankdeck makes the rest."""
     try:
         above = next(parent for parent in (path, *path.parents) if parent.exists())
         if not above.is_dir():
-            return Place(path=str(path), error=f"{above} is no directory")
+            return WritablePlace(path=str(path), error=f"{above} is no directory")
         if not os.access(above, os.W_OK | os.X_OK):
-            return Place(path=str(path), error=f"{above} cannot be written to by you")
-        return Place(path=str(path), free_bytes=shutil.disk_usage(above).free)
+            return WritablePlace(path=str(path), error=f"{above} cannot be written to by you")
+        return WritablePlace(path=str(path), free_bytes=shutil.disk_usage(above).free)
     except (OSError, StopIteration) as error:
-        return Place(path=str(path), error=str(error))
+        return WritablePlace(path=str(path), error=str(error))
 
 
-def _runtime() -> Place:
+def _runtime() -> WritablePlace:
     """The directory of the sockets: ours alone, or yet to be made."""
     path = places.RUNTIME_ROOT / f"rankdeck-{os.getuid()}"
     try:
@@ -220,9 +220,9 @@ def _runtime() -> Place:
     except FileNotFoundError:
         return _place(path)
     except OSError as error:
-        return Place(path=str(path), error=str(error))
+        return WritablePlace(path=str(path), error=str(error))
     if status.st_uid != os.getuid() or not stat.S_ISDIR(status.st_mode) or status.st_mode & 0o077:
-        return Place(path=str(path), error="it is not a directory of your own with mode 0700")
+        return WritablePlace(path=str(path), error="it is not a directory of your own with mode 0700")
     return _place(path)
 
 

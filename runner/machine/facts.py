@@ -65,7 +65,7 @@ class TorchFound(msgspec.Struct, frozen=True, kw_only=True):
     error: str | None = None
 
 
-class Place(msgspec.Struct, frozen=True, kw_only=True):
+class WritablePlace(msgspec.Struct, frozen=True, kw_only=True):
     """A directory that rankdeck writes to, or would make. `error` says why it cannot be written to."""
 
     path: str
@@ -94,9 +94,9 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     packages: dict[str, str] = {}
     environ: dict[str, str] = {}
     torch: TorchFound | None = None
-    runs: Place = Place(path="")
-    cache: Place = Place(path="")
-    runtime: Place = Place(path="")
+    runs: WritablePlace = WritablePlace(path="")
+    cache: WritablePlace = WritablePlace(path="")
+    runtime: WritablePlace = WritablePlace(path="")
     socket_bytes: int = 0
     shared_memory_bytes: int | None = None
     open_files: int | None = None

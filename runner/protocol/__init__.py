@@ -5,6 +5,7 @@ are values inside both, and lines of the run's files.
 """
 
 from rankdeck.runner.protocol.events import (
+    AccountClosed,
     ActiveRanksChanged,
     AnyEvent,
     BatchFailed,
@@ -30,7 +31,6 @@ from rankdeck.runner.protocol.events import (
     RunStarted,
     RunStatus,
     RunTakenUp,
-    StintFinished,
     Stopping,
     SweepSettled,
     SweepStarted,
@@ -50,6 +50,7 @@ from rankdeck.runner.protocol.orders import (
     Leave,
     Limit,
     Pause,
+    RankAccount,
     RankFailed,
     RankHello,
     Refused,
@@ -60,7 +61,6 @@ from rankdeck.runner.protocol.orders import (
     ShareCores,
     StartSweep,
     Steps,
-    Stint,
     Stop,
     ToRank,
     ViewerHello,

@@ -122,7 +122,7 @@ class RowsAdded(Event, frozen=True, kw_only=True):
     rows: int
 
 
-class StintFinished(Event, frozen=True, kw_only=True):
+class AccountClosed(Event, frozen=True, kw_only=True, tag="stint_finished"):
     """A continuous rank's account of the time since the last one; its batch goes on.
 
     Of `result`, `rows` are those that ended in this time; tokens are those that were computed in it.
@@ -298,7 +298,7 @@ AnyEvent = (
     | RanksReady
     | BatchStarted
     | RowsAdded
-    | StintFinished
+    | AccountClosed
     | Output
     | BatchFinished
     | BatchFailed

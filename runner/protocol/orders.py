@@ -33,7 +33,7 @@ class Steps(Message, frozen=True, kw_only=True):
     steps: StepsInFlight
 
 
-class Stint(Message, frozen=True, kw_only=True):
+class RankAccount(Message, frozen=True, kw_only=True, tag="stint"):
     """A continuous rank's account of what it did since the last one; sent now and then, and when it has run dry."""
 
     rank: int
@@ -146,7 +146,7 @@ FromRank = (
     | Share
     | Steps
     | Output
-    | Stint
+    | RankAccount
     | BatchFinished
     | BatchFailed
     | RankFailed

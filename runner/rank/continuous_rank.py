@@ -42,7 +42,7 @@ class ContinuousRows(typing.Protocol):
     def close(self) -> None: ...
 
 
-class Flow:
+class ContinuousRank:
     """From the first order of a rank with nothing in hand until it has run dry."""
 
     def __init__(
@@ -167,5 +167,5 @@ class Flow:
             seconds=seconds,
             peak_memory_bytes=self._engine.peak_memory(),
         )
-        self._link.send(protocol.Stint(rank=self._rank, result=result))
+        self._link.send(protocol.RankAccount(rank=self._rank, result=result))
         self._begin_stint()

@@ -254,14 +254,14 @@ class _Rank:
 
     def _do(self, loaded: "Engine", order: Work) -> protocol.Leave | None:
         from rankdeck.runner.engine.continuous import ContinuousEngine
-        from rankdeck.runner.rank.continuous_rank import Flow
+        from rankdeck.runner.rank.continuous_rank import ContinuousRank
 
         self._say_notes(loaded)
         closed = order.measure or not order.keep or order.max_new_tokens is not None
         if closed or not isinstance(loaded, ContinuousEngine):
             self._batch(loaded, order)
             return None
-        flow = Flow(
+        flow = ContinuousRank(
             self.rank,
             loaded,
             self.link,

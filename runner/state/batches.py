@@ -1,6 +1,6 @@
 """Batches, stints and outputs, as events change the state of a run by them. Pure, as all of the reducer.
 
-A batch counts for a stretch of unchanged knobs if all of it lies inside; its tokens are counted once: in flight until
+A batch counts for a period of unchanged knobs if all of it lies inside; its tokens are counted once: in flight until
 its output is there, then as done.
 """
 
@@ -10,7 +10,7 @@ from rankdeck.runner import protocol
 from rankdeck.runner.state.costs import CostPoint, with_batch, with_length
 from rankdeck.runner.state.run import RunState
 
-Accounted = protocol.BatchFinished | protocol.StintFinished
+Accounted = protocol.BatchFinished | protocol.AccountClosed
 
 
 def replace_rank(state: RunState, number: int, **changes: object) -> RunState:
@@ -23,9 +23,9 @@ def replace_rank(state: RunState, number: int, **changes: object) -> RunState:
 
 
 def _whole(state: RunState) -> int | None:
-    """The stretch that a batch starting now can belong to: None while a rank that is no longer active is at work."""
+    """The period that a batch starting now can belong to: None while a rank that is no longer active is at work."""
     strangers = any(rank.batch is not None and rank.rank >= state.active_ranks for rank in state.ranks)
-    return state.stretches[-1].number if state.stretches and not strangers else None
+    return state.periods[-1].number if state.periods and not strangers else None
 
 
 def batch_started(state: RunState, event: protocol.BatchStarted) -> RunState:
@@ -46,7 +46,7 @@ def batch_started(state: RunState, event: protocol.BatchStarted) -> RunState:
         last_step=None,
         in_flight_tokens=0,
         batch_started_at=event.at,
-        batch_stretch=None if event.warm_up else _whole(state),
+        batch_period=None if event.warm_up else _whole(state),
         batch_kept=event.kept,
         stint_started_at=event.at,
         stints=0,
@@ -88,16 +88,14 @@ def output(state: RunState, event: protocol.Output) -> RunState:
     )
 
 
-def between_stretches(state: RunState) -> RunState:
+def between_periods(state: RunState) -> RunState:
     """A pause stands still in the middle of a continuous rank's stint: it is not counted."""
-    ranks = tuple(
-        msgspec.structs.replace(rank, batch_stretch=None) if rank.continuous else rank for rank in state.ranks
-    )
+    ranks = tuple(msgspec.structs.replace(rank, batch_period=None) if rank.continuous else rank for rank in state.ranks)
     return msgspec.structs.replace(state, ranks=ranks)
 
 
-def stint_finished(state: RunState, event: protocol.StintFinished) -> RunState:
-    """A continuous rank's account: a whole stint counts for its stretch as a whole batch does."""
+def account_closed(state: RunState, event: protocol.AccountClosed) -> RunState:
+    """A continuous rank's account: a whole account counts for its period as a whole batch does."""
     if not 0 <= event.rank < len(state.ranks):
         return state
     state = _computed(state, event)
@@ -105,12 +103,12 @@ def stint_finished(state: RunState, event: protocol.StintFinished) -> RunState:
     seconds = max(0.0, event.at - rank.stint_started_at)
     state = _measured(state, event, seconds)
     return replace_rank(
-        state, event.rank, batch_stretch=_whole(state), stint_started_at=event.at, stints=rank.stints + 1
+        state, event.rank, batch_period=_whole(state), stint_started_at=event.at, stints=rank.stints + 1
     )
 
 
 def batch_finished(state: RunState, event: protocol.BatchFinished) -> RunState:
-    """A batch is over: its account, what it says of its stretch and of costs, and the rank waits."""
+    """A batch is over: its account, what it says of its period and of costs, and the rank waits."""
     if not 0 <= event.rank < len(state.ranks):
         return state
     state = _computed(state, event)
@@ -140,13 +138,13 @@ def _computed(state: RunState, event: Accounted) -> RunState:
 
 
 def _measured(state: RunState, event: Accounted, seconds: float) -> RunState:
-    """The stretch with what a setting brought in `seconds`, if all of it lies in the stretch; and what it cost."""
+    """The period with what a setting brought in `seconds`, if all of it lies in the period; and what it cost."""
     rank, result = state.ranks[event.rank], event.result
-    whole = rank.batch_stretch is not None and rank.batch_stretch == state.stretches[-1].number
+    whole = rank.batch_period is not None and rank.batch_period == state.periods[-1].number
     if result.rows <= 0 or not whole or rank.batch != event.batch:
         return state
-    last = state.stretches[-1].with_batch(event.rank, result.output_tokens, seconds, result.peak_memory_bytes)
-    state = msgspec.structs.replace(state, stretches=(*state.stretches[:-1], last))
+    last = state.periods[-1].with_batch(event.rank, result.output_tokens, seconds, result.peak_memory_bytes)
+    state = msgspec.structs.replace(state, periods=(*state.periods[:-1], last))
     if rank.batch_kept and rank.continuous and not last.trial:
         return state  # rows come and go: it is no batch of so many
     return msgspec.structs.replace(state, costs=with_batch(state.costs, _cost(state.active_ranks, result, seconds)))

@@ -22,22 +22,20 @@ def mark(state: RunState, kind: MarkKind, text: str) -> RunState:
 
 
 def turned(state: RunState, *, auto: bool, reason: str, trial: bool = False) -> RunState:
-    """The state with a new stretch: its batch size and active ranks are those of now on."""
-    began = state.seconds if state.stretches else 0.0
-    stretches = turn(
-        state.stretches, began, state.batch_size, state.active_ranks, auto=auto, reason=reason, trial=trial
-    )
-    return msgspec.structs.replace(state, stretches=stretches)
+    """The state with a new period: its batch size and active ranks are those of now on."""
+    began = state.seconds if state.periods else 0.0
+    periods = turn(state.periods, began, state.batch_size, state.active_ranks, auto=auto, reason=reason, trial=trial)
+    return msgspec.structs.replace(state, periods=periods)
 
 
 def batch_size_changed(state: RunState, event: protocol.BatchSizeChanged) -> RunState:
     """Another batch size, or the end of the search for it."""
-    same = state.stretches and state.batch_size == event.batch_size
+    same = state.periods and state.batch_size == event.batch_size
     state = msgspec.structs.replace(state, batch_size=event.batch_size, auto=event.auto)
-    if same:  # the search settled where it stands: the stretch goes on, with the reason
-        last = msgspec.structs.replace(state.stretches[-1], auto=event.auto, reason=event.reason)
-        return msgspec.structs.replace(state, stretches=(*state.stretches[:-1], last))
-    first = not state.stretches
+    if same:  # the search settled where it stands: the period goes on, with the reason
+        last = msgspec.structs.replace(state.periods[-1], auto=event.auto, reason=event.reason)
+        return msgspec.structs.replace(state, periods=(*state.periods[:-1], last))
+    first = not state.periods
     state = turned(state, auto=event.auto, reason=event.reason)
     return state if first else mark(state, "batch size", f"batch size {event.batch_size}")
 

@@ -1,8 +1,8 @@
 """What each setting of the knobs brought: tokens/s between two turns of a knob, measured over whole batches.
 
-Pure. A *stretch* is the time during which batch size and active ranks stayed the same. A batch counts
-for a stretch if it began and ended inside it, with only the active ranks at work; so a figure is never
-a mixture of two settings. A stretch's tokens/s is the sum over its ranks of output tokens / seconds in
+Pure. A *period* is the time during which batch size and active ranks stayed the same. A batch counts
+for a period if it began and ended inside it, with only the active ranks at work; so a figure is never
+a mixture of two settings. A period's tokens/s is the sum over its ranks of output tokens / seconds in
 batches: what the setting yields while there is work, without the ragged end of a run.
 """
 
@@ -10,18 +10,18 @@ from collections.abc import Sequence
 
 import msgspec
 
-MAX_STRETCHES = 200
+MAX_PERIODS = 200
 
 
 class RankShare(msgspec.Struct, frozen=True, array_like=True):
-    """One rank's whole batches of a stretch."""
+    """One rank's whole batches of a period."""
 
     batches: int = 0
     tokens: int = 0
     seconds: float = 0.0
 
 
-class Stretch(msgspec.Struct, frozen=True, kw_only=True):
+class KnobPeriod(msgspec.Struct, frozen=True, kw_only=True):
     """A time of unchanged knobs, perhaps a `trial`. `began` is in seconds since the first batch; bytes are per rank."""
 
     batch_size: int
@@ -46,8 +46,8 @@ class Stretch(msgspec.Struct, frozen=True, kw_only=True):
             return None
         return sum(share.tokens / share.seconds for share in measured)
 
-    def with_batch(self, rank: int, tokens: int, seconds: float, peak_memory_bytes: int | None) -> "Stretch":
-        """The stretch with one more whole batch."""
+    def with_batch(self, rank: int, tokens: int, seconds: float, peak_memory_bytes: int | None) -> "KnobPeriod":
+        """The period with one more whole batch."""
         share = self.shares.get(rank, RankShare())
         peaks = [peak for peak in (self.peak_memory_bytes, peak_memory_bytes) if peak is not None]
         return msgspec.structs.replace(
@@ -70,7 +70,7 @@ class ScalingRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def turn(
-    stretches: tuple[Stretch, ...],
+    periods: tuple[KnobPeriod, ...],
     began: float,
     batch_size: int,
     active_ranks: int,
@@ -78,10 +78,10 @@ def turn(
     auto: bool,
     reason: str,
     trial: bool,
-) -> tuple[Stretch, ...]:
-    """The stretches after a knob was turned. One that saw no whole batch and has the same knobs is not kept twice."""
-    number = stretches[-1].number + 1 if stretches else 0
-    new = Stretch(
+) -> tuple[KnobPeriod, ...]:
+    """The periods after a knob was turned. One that saw no whole batch and has the same knobs is not kept twice."""
+    number = periods[-1].number + 1 if periods else 0
+    new = KnobPeriod(
         batch_size=batch_size,
         active_ranks=active_ranks,
         number=number,
@@ -90,20 +90,20 @@ def turn(
         reason=reason,
         trial=trial,
     )
-    if stretches and not stretches[-1].batches and stretches[-1].began == began:
-        stretches = stretches[:-1]
-    return (*stretches, new)[-MAX_STRETCHES:]
+    if periods and not periods[-1].batches and periods[-1].began == began:
+        periods = periods[:-1]
+    return (*periods, new)[-MAX_PERIODS:]
 
 
-def scaling(stretches: Sequence[Stretch], batch_size: int) -> list[ScalingRow]:
+def scaling(periods: Sequence[KnobPeriod], batch_size: int) -> list[ScalingRow]:
     """A row per number of active ranks that was really run at `batch_size`, fewest first."""
-    merged: dict[int, Stretch] = {}
-    for stretch in stretches:
-        if stretch.batch_size != batch_size or stretch.tokens_per_second is None:
+    merged: dict[int, KnobPeriod] = {}
+    for period in periods:
+        if period.batch_size != batch_size or period.tokens_per_second is None:
             continue
-        known = merged.get(stretch.active_ranks)
-        merged[stretch.active_ranks] = stretch if known is None else _merge(known, stretch)
-    rates = {ranks: stretch.tokens_per_second or 0.0 for ranks, stretch in merged.items()}
+        known = merged.get(period.active_ranks)
+        merged[period.active_ranks] = period if known is None else _merge(known, period)
+    rates = {ranks: period.tokens_per_second or 0.0 for ranks, period in merged.items()}
     alone = rates.get(1)
     return [
         ScalingRow(
@@ -119,10 +119,10 @@ def scaling(stretches: Sequence[Stretch], batch_size: int) -> list[ScalingRow]:
     ]
 
 
-def _merge(one: Stretch, other: Stretch) -> Stretch:
+def _merge(one: KnobPeriod, other: KnobPeriod) -> KnobPeriod:
     shares = dict(one.shares)
     for rank, share in other.shares.items():
         mine = shares.get(rank, RankShare())
         shares[rank] = RankShare(mine.batches + share.batches, mine.tokens + share.tokens, mine.seconds + share.seconds)
-    peaks = [stretch.peak_memory_bytes for stretch in (one, other) if stretch.peak_memory_bytes is not None]
+    peaks = [period.peak_memory_bytes for period in (one, other) if period.peak_memory_bytes is not None]
     return msgspec.structs.replace(one, shares=shares, peak_memory_bytes=max(peaks) if peaks else None)

@@ -11,13 +11,13 @@ from rankdeck.runner.protocol import AnyEvent
 from rankdeck.runner.scheduling.rounds import EvenRounds
 from rankdeck.runner.state import loading_time, timeline_reducer
 from rankdeck.runner.state.batches import (
+    account_closed,
     batch_finished,
     batch_over,
     batch_started,
-    between_stretches,
+    between_periods,
     output,
     replace_rank,
-    stint_finished,
 )
 from rankdeck.runner.state.knobs import batch_size_changed, mark, sweep_event, turned
 from rankdeck.runner.state.run import LogEntry, RankState, RunState
@@ -67,8 +67,8 @@ def apply(state: RunState, event: AnyEvent) -> RunState:
         case protocol.RowsAdded():
             rank = state.ranks[event.rank] if 0 <= event.rank < len(state.ranks) else None
             return replace_rank(state, event.rank, rows=rank.rows + event.rows) if rank else state
-        case protocol.StintFinished():
-            return stint_finished(state, event)
+        case protocol.AccountClosed():
+            return account_closed(state, event)
         case protocol.Output():
             return output(state, event)
         case protocol.BatchFinished():
@@ -90,10 +90,10 @@ def apply(state: RunState, event: AnyEvent) -> RunState:
         case protocol.RankCapped():
             return replace_rank(state, event.rank, cap=event.batch_size)
         case protocol.Paused():
-            state = between_stretches(state)
+            state = between_periods(state)
             return mark(msgspec.structs.replace(state, paused=event.reason), "pause", "paused")
         case protocol.Resumed():
-            state = between_stretches(state)
+            state = between_periods(state)
             return mark(msgspec.structs.replace(state, paused=None), "pause", "resumed")
         case protocol.RankLost():
             # What was in its hand is handed out again before the plan of rounds goes on.

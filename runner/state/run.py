@@ -16,12 +16,12 @@ from rankdeck.runner.protocol.sweep_plan import SweepState
 from rankdeck.runner.scheduling.rounds import EvenRounds
 from rankdeck.runner.state.costs import CostPoint
 from rankdeck.runner.state.loading_time import LoadingTime
-from rankdeck.runner.state.periods import Stretch
+from rankdeck.runner.state.periods import KnobPeriod
 from rankdeck.runner.state.timeline import Timeline
 
 Phase = Literal["starting", "model", "launching", "loading", "running", "stopping", "ended"]
 
-RankPhase = Literal[
+RankStage = Literal[
     "starting",
     "importing",
     "joining",
@@ -56,7 +56,7 @@ class RankState(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     rank: int
-    phase: RankPhase = "starting"
+    phase: RankStage = "starting"
     phase_since: float = 0.0
     ready: RankReady | None = None
     batch: int | None = None
@@ -66,7 +66,7 @@ class RankState(msgspec.Struct, frozen=True, kw_only=True):
     last_step: StepMark | None = None
     in_flight_tokens: int = 0
     batch_started_at: float = 0.0
-    batch_stretch: int | None = None
+    batch_period: int | None = msgspec.field(default=None, name="batch_stretch")
     batch_kept: bool = True
     rows_at_once: int | None = None
     cache_used: float | None = None
@@ -155,7 +155,7 @@ class RunState(msgspec.Struct, frozen=True, kw_only=True):
     active_ranks: int = 0
     paused: str | None = None
     rounds: EvenRounds = EvenRounds()
-    stretches: tuple[Stretch, ...] = ()
+    periods: tuple[KnobPeriod, ...] = msgspec.field(default=(), name="stretches")
     costs: tuple[CostPoint, ...] = ()
     lengths: tuple[int, ...] = ()
     sweep: SweepState | None = None

@@ -174,10 +174,10 @@ def _neighbours(spans: tuple[Span, ...], longest: float) -> list[Span]:
 def _by_kind(spans: tuple[Span, ...], most: int) -> list[Span]:
     """At most `most` spans, or one for each kind: all of a kind within a stretch, one kind laid after the other."""
     began = spans[0].began
-    stretches = max(1, most // len({_alike(span) for span in spans}))
-    length = (spans[-1].ended - began) / stretches or 1.0
+    periods = max(1, most // len({_alike(span) for span in spans}))
+    length = (spans[-1].ended - began) / periods or 1.0
     joined: list[Span] = []
-    for _, within in groupby(spans, lambda span: min(stretches - 1, int((span.began - began) / length))):
+    for _, within in groupby(spans, lambda span: min(periods - 1, int((span.began - began) / length))):
         kinds: dict[tuple[SpanKind, bool], list[Span]] = {}
         for span in within:
             kinds.setdefault(_alike(span), []).append(span)

@@ -62,7 +62,7 @@ def after(timeline: Timeline, event: AnyEvent, now: float, worked: float) -> Tim
             if (span_open := _open(timeline, event.rank)) is None:
                 return timeline
             return _with_lane(timeline, event.rank, open=replace(span_open, rows=span_open.rows + event.rows))
-        case protocol.StintFinished():
+        case protocol.AccountClosed():
             if (span_open := _open(timeline, event.rank)) is None:
                 return timeline
             timeline = _done(timeline, event.rank, at, "stint", event.result)

@@ -81,7 +81,7 @@ def rank_environment(environ: Mapping[str, str], ranks: int, on_cpu: bool, cores
     return kept
 
 
-class Launch:
+class AccelerateProcess:
     """One `accelerate launch` and all its descendants."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
@@ -89,7 +89,7 @@ class Launch:
         self._descendants: set[psutil.Process] = set()
 
     @classmethod
-    async def start(cls, command: Sequence[str], environment: Mapping[str, str]) -> "Launch":
+    async def start(cls, command: Sequence[str], environment: Mapping[str, str]) -> "AccelerateProcess":
         """Start in a session of its own, tied to this process's life.
 
         Raises:

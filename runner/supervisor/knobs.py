@@ -7,7 +7,7 @@ the search for the best batch size or a full disk, comes from outside.
 from collections.abc import Callable, Sequence
 
 from rankdeck.runner import protocol
-from rankdeck.runner.protocol import AnyEvent, BatchFailed, BatchFinished, DeviceSample, RankReady, StintFinished
+from rankdeck.runner.protocol import AccountClosed, AnyEvent, BatchFailed, BatchFinished, DeviceSample, RankReady
 from rankdeck.runner.protocol.config import MAX_BATCH_SIZE, RunConfig, check_sweep
 from rankdeck.runner.protocol.sweep_plan import SweepPlan
 from rankdeck.runner.scheduling import batch_size_search
@@ -22,7 +22,7 @@ LEAST_SECONDS = 1.0
 """A size is measured over at least so long per rank, however short its batches are."""
 
 
-class Controls:
+class KnobControls:
     """Turns the knobs of one run."""
 
     def __init__(
@@ -192,7 +192,7 @@ class Controls:
         if self._sweeper is not None and self._sweeper.active:
             self._sweeper.interrupt()
 
-    def batch_finished(self, event: BatchFinished | StintFinished) -> None:
+    def batch_finished(self, event: BatchFinished | AccountClosed) -> None:
         """Let the trial at hand measure, or the search learn, once every active rank has measured what is tried."""
         if self._sweeper is not None and self._sweeper.active:
             if isinstance(event, BatchFinished):
@@ -200,13 +200,13 @@ class Controls:
             if not self._sweeper.active:
                 self._swept()
             return
-        if self._search is None or not self._state().stretches:
+        if self._search is None or not self._state().periods:
             return
-        stretch = self._state().stretches[-1]
-        rate = stretch.tokens_per_second
-        if rate is None or any(share.seconds < LEAST_SECONDS for share in stretch.shares.values()):
+        period = self._state().periods[-1]
+        rate = period.tokens_per_second
+        if rate is None or any(share.seconds < LEAST_SECONDS for share in period.shares.values()):
             return
-        self._use(self._search.learn(stretch.batch_size, rate, stretch.peak_memory_bytes, self._scheduler.pending))
+        self._use(self._search.learn(period.batch_size, rate, period.peak_memory_bytes, self._scheduler.pending))
 
     def trial_failed(self, failed: BatchFailed) -> None:
         """A batch of the trial at hand failed."""

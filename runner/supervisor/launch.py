@@ -17,8 +17,8 @@ from rankdeck.runner import run_directory
 from rankdeck.runner.machine import processes
 from rankdeck.runner.protocol.config import RunConfig
 from rankdeck.runner.supervisor import accelerate
-from rankdeck.runner.supervisor.accelerate import Launch, LaunchCommand
-from rankdeck.runner.supervisor.ranks import Crew
+from rankdeck.runner.supervisor.accelerate import AccelerateProcess, LaunchCommand
+from rankdeck.runner.supervisor.ranks import RankPool
 from rankdeck.runner.supervisor.server import RankPeer
 
 LAST_WORDS_SECONDS = 5.0
@@ -40,25 +40,25 @@ class Loss:
         return self.cause if self.rank is None else f"rank {self.rank}: {self.cause}"
 
 
-class Attempt:
+class RankLaunch:
     """The `number`-th launch (from 1) of a run's ranks."""
 
     def __init__(
         self,
-        crew: Crew,
+        pool: RankPool,
         directory: Path,
         config: RunConfig,
         model: str,
         launch_command: LaunchCommand,
         log: Callable[[str, str], None],
     ) -> None:
-        self.crew = crew
+        self.pool = pool
         self._directory, self._config, self._model = directory, config, model
         self._launch_command, self._log = launch_command, log
         self._said: deque[str] = deque(maxlen=400)
         self._tails = {rank: LogTail(directory / f"rank-{rank}.log") for rank in range(config.ranks)}
         self._first_lost: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self._launch: Launch | None = None
+        self._launch: AccelerateProcess | None = None
 
     async def start(self) -> None:
         """Start the launch. Its ranks will come to the socket by themselves.
@@ -70,17 +70,17 @@ class Attempt:
         config_file = self._directory / "accelerate.yaml"
         accelerate.write_accelerate_config(config_file, self._config.ranks, on_cpu)
         arguments = ["--run-dir", str(self._directory), "--socket", str(run_directory.socket_path(self._directory))]
-        arguments += ["--model", self._model, "--attempt", str(self.crew.attempt)]
+        arguments += ["--model", self._model, "--attempt", str(self.pool.attempt)]
         command = self._launch_command(config_file, self._config.ranks, "rankdeck.runner.rank.worker", arguments)
         environment = accelerate.rank_environment(os.environ, self._config.ranks, on_cpu, processes.usable_cores())
         self._log("supervisor", "starting " + " ".join(command))
-        self._launch = await Launch.start(command, environment)
+        self._launch = await AccelerateProcess.start(command, environment)
 
     async def serve(self, peer: RankPeer) -> None:
         """Listen to a rank until it hangs up."""
         if self._launch is not None:
             self._launch.remember(peer.hello.pid)
-        if await self.crew.serve(peer) and not self._first_lost.done():
+        if await self.pool.serve(peer) and not self._first_lost.done():
             self._first_lost.set_result(peer.hello.rank)
 
     async def over(self) -> Loss | None:
@@ -98,13 +98,13 @@ class Attempt:
                 self._log("supervisor", f"not all ranks left within {LEAVE_SECONDS:.0f} s")
                 return None
             status = await launch.wait()
-            if self.crew.leaving:
+            if self.pool.leaving:
                 return None
             # A rank's own connection tells more than the launcher does; it may be a moment behind.
             with contextlib.suppress(TimeoutError):
                 return await self._loss(await asyncio.wait_for(self._first_lost, 1.0), reading)
             said = accelerate.cause_of(list(self._said)) or "it said nothing"
-            return Loss(None, f"accelerate launch ended with status {status}: {said}", hopeless=not self.crew.ready)
+            return Loss(None, f"accelerate launch ended with status {status}: {said}", hopeless=not self.pool.ready)
         finally:
             reading.cancel()
             leaving.cancel()
@@ -127,26 +127,26 @@ class Attempt:
             for line in tail.new_lines(last_look=last_look):
                 self._log(f"rank {rank}", line)
 
-    async def _read(self, launch: Launch) -> None:
+    async def _read(self, launch: AccelerateProcess) -> None:
         async for line in launch.lines():
             self._said.append(line)
             if line.strip():
                 self._log("launcher", line)
 
     async def _left_in_time(self) -> None:
-        await self.crew.told_to_leave.wait()
+        await self.pool.told_to_leave.wait()
         await asyncio.sleep(LEAVE_SECONDS)
 
     async def _loss(self, rank: int, reading: "asyncio.Task[None]") -> Loss:
-        said = self.crew.failures.get(rank)
+        said = self.pool.failures.get(rank)
         if said is None:
             # torchrun names the signal that ended a rank only after it has ended the others.
             await asyncio.wait({reading}, timeout=LAST_WORDS_SECONDS)
             self.look_at_logs(last_look=True)
-        return Loss(rank, said or self._last_words(rank), hopeless=said is not None and not self.crew.ready)
+        return Loss(rank, said or self._last_words(rank), hopeless=said is not None and not self.pool.ready)
 
     def _last_words(self, rank: int) -> str:
-        signal_name = accelerate.killed_by(list(self._said), self.crew.pids[rank])
+        signal_name = accelerate.killed_by(list(self._said), self.pool.pids[rank])
         if signal_name == "SIGKILL":
             return "killed by SIGKILL (the kernel sends it when memory runs out; or somebody did)"
         said = accelerate.cause_of(list(self._tails[rank].recent))

@@ -16,7 +16,7 @@ from rankdeck.runner.protocol import AnyEvent, FromRank, OutputRecord, StepsInFl
 from rankdeck.runner.protocol.config import RunConfig
 from rankdeck.runner.protocol.sweep_plan import warm_up_tokens
 from rankdeck.runner.scheduling.scheduler import Assignment, Scheduler
-from rankdeck.runner.supervisor.knobs import Controls
+from rankdeck.runner.supervisor.knobs import KnobControls
 from rankdeck.runner.supervisor.server import NoMessageError, RankPeer
 
 
@@ -33,7 +33,7 @@ class _Stream:
         return sum(self.left.values())
 
 
-class Crew:
+class RankPool:
     """The ranks of one launch (`attempt`), from their greeting to their leave."""
 
     def __init__(
@@ -43,7 +43,7 @@ class Crew:
         prompts: PromptIndex,
         scheduler: Scheduler,
         *,
-        controls: Controls,
+        controls: KnobControls,
         emit: Callable[[AnyEvent], None],
         log: Callable[[str, str], None],
         keep: Callable[[OutputRecord], None],
@@ -123,7 +123,7 @@ class Crew:
                 self._keep(message.record)
                 self._row_ended(rank, message.record)
                 self._count_out(rank, message.record)
-            case protocol.Stint():
+            case protocol.RankAccount():
                 self._stint(rank, message)
             case protocol.BatchFinished():
                 self._scheduler.finish(message.batch)
@@ -191,16 +191,16 @@ class Crew:
             self._scheduler.finish(record.batch)
         self._top_up(rank)
 
-    def _stint(self, rank: int, stint: protocol.Stint) -> None:
+    def _stint(self, rank: int, account: protocol.RankAccount) -> None:
         stream = self._streams.get(rank)
         if stream is None:
             return
-        finished: protocol.BatchFinished | protocol.StintFinished
+        finished: protocol.BatchFinished | protocol.AccountClosed
         if stream.rows:
-            finished = protocol.StintFinished(rank=rank, batch=stream.batch, result=stint.result)
+            finished = protocol.AccountClosed(rank=rank, batch=stream.batch, result=account.result)
         else:
             # What was sent to it since it ran dry would count as in its hand.
-            finished = protocol.BatchFinished(rank=rank, batch=stream.batch, result=stint.result)
+            finished = protocol.BatchFinished(rank=rank, batch=stream.batch, result=account.result)
             del self._streams[rank]
         self._emit(finished)
         self._controls.batch_finished(finished)

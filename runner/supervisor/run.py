@@ -36,9 +36,9 @@ from rankdeck.runner.state.knobs import knob_words
 from rankdeck.runner.state.loading_time import loading_line
 from rankdeck.runner.supervisor import accelerate
 from rankdeck.runner.supervisor.accelerate import LaunchCommand
-from rankdeck.runner.supervisor.knobs import Controls
-from rankdeck.runner.supervisor.launch import Attempt, Loss
-from rankdeck.runner.supervisor.ranks import Crew
+from rankdeck.runner.supervisor.knobs import KnobControls
+from rankdeck.runner.supervisor.launch import Loss, RankLaunch
+from rankdeck.runner.supervisor.ranks import RankPool
 from rankdeck.runner.supervisor.server import RankPeer, Server, Viewers
 from rankdeck.runner.sweep.verdict import summarise_sweep
 
@@ -86,7 +86,7 @@ class Supervisor:
         )
         self._outputs = Store(directory / run_directory.OUTPUTS_FILE)
         self._journal = Store(directory / run_directory.EVENTS_FILE, may_drop=True)
-        self._controls = Controls(
+        self._controls = KnobControls(
             self.config, self._scheduler, self._prompts.lengths, emit=self.emit, state=lambda: self.state
         )
         self._clock_offset = time.time() - time.monotonic()
@@ -101,7 +101,7 @@ class Supervisor:
         )
         self._ending: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._attempt: Attempt | None = None
+        self._attempt: RankLaunch | None = None
         self._digests: dict[int, str] = {}
         self._samples: tuple[list[protocol.DeviceSample], list[protocol.ProcessSample]] | None = None
         self._stop_asked = self._give_up = False
@@ -187,7 +187,7 @@ class Supervisor:
         elif not self._ending.done():
             self._controls.obey(command)
             if self._attempt is not None:
-                self._attempt.crew.hand_out()
+                self._attempt.pool.hand_out()
 
     def _stop(self, *, now: bool) -> None:
         self._give_up = self._give_up or now
@@ -196,16 +196,16 @@ class Supervisor:
         self._stop_asked = True
         self.log("supervisor", "asked to stop now" if now else "asked to stop after the batches in flight")
         self.emit(protocol.Stopping(now=now))
-        if self._attempt is None or not self._attempt.crew.ready:
+        if self._attempt is None or not self._attempt.pool.ready:
             self._finish_with(Ending("stopped", EXIT_INTERRUPTED))
         elif now:
-            self._attempt.crew.abandon()
+            self._attempt.pool.abandon()
             self._spawn(self._stop_now(self._attempt))
         else:
-            self._attempt.crew.stopping = True
-            self._attempt.crew.hand_out()
+            self._attempt.pool.stopping = True
+            self._attempt.pool.hand_out()
 
-    async def _stop_now(self, attempt: Attempt) -> None:
+    async def _stop_now(self, attempt: RankLaunch) -> None:
         # A decode step is short, but a prefill, or a rank that hangs, need not be waited for.
         await attempt.wait(STOP_SECONDS)
         self._over()
@@ -216,7 +216,7 @@ class Supervisor:
         model = await self._find_model()
         restarts_left = self.config.max_restarts
         while True:
-            crew = Crew(
+            pool = RankPool(
                 self.state.attempt + 1,
                 self.config,
                 self._prompts,
@@ -228,17 +228,17 @@ class Supervisor:
                 keep_error=self._keep,
             )
             self._digests = {}
-            self._attempt = Attempt(crew, self.directory, self.config, model, self._launch_command, self.log)
+            self._attempt = RankLaunch(pool, self.directory, self.config, model, self._launch_command, self.log)
             self.emit(
-                protocol.RanksLaunched(attempt=crew.attempt, world_size=self.config.ranks, restarts_left=restarts_left)
+                protocol.RanksLaunched(attempt=pool.attempt, world_size=self.config.ranks, restarts_left=restarts_left)
             )
             await self._start(self._attempt)
             loss = await self._attempt.over()
             if loss is None:
-                self._all_left(crew)
+                self._all_left(pool)
             await self._attempt.end()
-            crew.close()
-            cost_a_trial = self._take_back(crew, loss)
+            pool.close()
+            cost_a_trial = self._take_back(pool, loss)
             if self._stop_asked or not self._controls.work_left:
                 self._over()
             if loss.hopeless or (restarts_left == 0 and not cost_a_trial):
@@ -248,7 +248,7 @@ class Supervisor:
             restarts_left -= not cost_a_trial
             self.log("supervisor", f"{loss}; launching the ranks afresh, {restarts_left} restarts left after this")
 
-    async def _start(self, attempt: Attempt) -> None:
+    async def _start(self, attempt: RankLaunch) -> None:
         while True:
             try:
                 return await attempt.start()
@@ -258,13 +258,13 @@ class Supervisor:
                 self._controls.set_trouble(f"the ranks cannot be launched: {error}")
                 await asyncio.sleep(TROUBLE_SECONDS)
 
-    def _take_back(self, crew: Crew, loss: Loss) -> bool:
+    def _take_back(self, pool: RankPool, loss: Loss) -> bool:
         """Ranks were lost: what they had in hand goes back to the queue. Whether that has cost a trial of a sweep."""
         if loss.rank is not None:
             self.emit(protocol.RankLost(rank=loss.rank, cause=loss.cause))
         for rank in range(self.config.ranks):
             for index in self._scheduler.lose(rank, culprit=rank == loss.rank):
-                self._keep(crew.error_record(index, f"its rank died of it twice: {loss.cause}", rank))
+                self._keep(pool.error_record(index, f"its rank died of it twice: {loss.cause}", rank))
         return self._controls.ranks_lost(loss.cause)
 
     async def _find_model(self) -> str:
@@ -291,18 +291,18 @@ class Supervisor:
             loop.run_in_executor(None, read_ahead, Path(model.path_or_id))
         return model.path_or_id
 
-    def _all_left(self, crew: Crew) -> NoReturn:
+    def _all_left(self, pool: RankPool) -> NoReturn:
         """Every rank left in peace: the run is complete, or was drained."""
-        if self.config.dispatch == "split" and not crew.stopping:
-            if not crew.gather_ended:
+        if self.config.dispatch == "split" and not pool.stopping:
+            if not pool.gather_ended:
                 raise Ending("failed", EXIT_DIED, "every prompt has its record, but gather_object did not finish")
-            gathered = dict(crew.gathered)
+            gathered = dict(pool.gathered)
             differing = sorted(
                 index
                 for index in self._digests.keys() | gathered.keys()
                 if gathered.get(index) != self._digests.get(index)
             )
-            self.emit(protocol.GatherChecked(records=len(crew.gathered), differing=differing))
+            self.emit(protocol.GatherChecked(records=len(pool.gathered), differing=differing))
             if differing:
                 cause = f"gather_object brought other results than the socket for {len(differing)} prompts"
                 raise Ending("failed", EXIT_DIED, cause)
@@ -431,7 +431,7 @@ class Supervisor:
         while True:
             await asyncio.sleep(TICK_SECONDS)
             (devices, processes), self._samples = self._samples or (None, None), None
-            steps = self._attempt.crew.steps if self._attempt is not None else []
+            steps = self._attempt.pool.steps if self._attempt is not None else []
             self.emit(protocol.Tick(steps=steps, devices=devices, processes=processes))
             if devices is not None:
                 self._controls.sample(devices)
@@ -451,7 +451,7 @@ class Supervisor:
             self._controls.set_trouble(trouble)
             await self._server.restore()
             if trouble is None and self._attempt is not None:
-                self._attempt.crew.hand_out()
+                self._attempt.pool.hand_out()
 
     async def _sample(self) -> None:
         """Telemetry, in a thread of its own: a driver call that hangs holds up nothing else."""
@@ -461,7 +461,7 @@ class Supervisor:
         self.emit(protocol.TelemetryStarted(gpus=telemetry.gpus, reason=telemetry.reason))
         while True:
             devices = await loop.run_in_executor(thread, telemetry.sample_devices)
-            pids = dict(self._attempt.crew.pids) if self._attempt is not None else {}
+            pids = dict(self._attempt.pool.pids) if self._attempt is not None else {}
             processes = await loop.run_in_executor(thread, telemetry.sample_processes, pids)
             self._samples = devices, processes
             await asyncio.sleep(TELEMETRY_SECONDS)

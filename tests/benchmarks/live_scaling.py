@@ -59,7 +59,7 @@ async def main() -> None:
             ended = (await run(ranks)).ended
             assert ended is not None
             rates[ranks] = ended.summary.tokens_per_second
-    table = {row.active_ranks: row for row in scaling(live.stretches, options.batch_size)}
+    table = {row.active_ranks: row for row in scaling(live.periods, options.batch_size)}
     line = {
         "benchmark": "live_scaling",
         "live_speedup": round(table[2].speedup or 0.0, 2),

@@ -31,7 +31,7 @@ from typing import Any
 import msgspec
 
 from rankdeck.runner import run_directory
-from rankdeck.runner.protocol import BatchFinished, BatchStarted, DeviceSample, Output, RankReady, StintFinished, Tick
+from rankdeck.runner.protocol import AccountClosed, BatchFinished, BatchStarted, DeviceSample, Output, RankReady, Tick
 from rankdeck.runner.protocol.config import RunConfig
 from rankdeck.runner.supervisor.bandwidth import peak_bandwidth
 from rankdeck.runner.supervisor.trial_meter import TrialMeter
@@ -146,7 +146,7 @@ def run_case(
     return summary | told
 
 
-Account = tuple[BatchFinished | StintFinished, float]
+Account = tuple[BatchFinished | AccountClosed, float]
 """What a rank said of a batch or a stint, and when that began."""
 
 
@@ -169,7 +169,7 @@ def from_journal(directory: Path, samples: Sequence[nvidia_smi.Sample], copied: 
         elif isinstance(event, BatchStarted):
             first = first or event.at
             begun[event.batch] = event.at
-        elif isinstance(event, BatchFinished | StintFinished):
+        elif isinstance(event, BatchFinished | AccountClosed):
             finished.append((event, begun.get(event.batch, event.at)))
             begun[event.batch] = last = event.at  # a continuous rank's next stint begins where this one ended
         elif isinstance(event, Output):

@@ -23,7 +23,7 @@ import msgspec
 from rankdeck.runner import protocol, run_directory
 from rankdeck.runner.engine.rows import Answer, Ended
 from rankdeck.runner.protocol import BatchResult, OutputRecord, Prompt, Work
-from rankdeck.runner.rank.continuous_rank import Flow
+from rankdeck.runner.rank.continuous_rank import ContinuousRank
 from rankdeck.runner.rank.link import Link
 
 STEPS = 4
@@ -197,7 +197,7 @@ class Rank:
         self.link.close()
 
     def flow(self, work: Work) -> protocol.Leave | None:
-        flow = Flow(
+        flow = ContinuousRank(
             self.rank,
             Rows(self.step_seconds),
             self.link,

@@ -42,7 +42,7 @@ BREATHE_EVERY = 100
 """After so many messages at once the screen and the keys get their turn."""
 
 
-class Flown(NamedTuple):
+class LeftRun(NamedTuple):
     """A run as it was when it was left for the start screen; `lost` says why it could no longer be watched."""
 
     state: RunState | None
@@ -85,7 +85,7 @@ class RankdeckApp(BaseApp):
         self._back = back
         self._start: StartScreen | None = None
         self._beats = 0
-        self.flown: dict[Path, Flown] = {}
+        self.left_runs: dict[Path, LeftRun] = {}
         """The runs that were left for the start screen, by their directories."""
         self.seen: Seen | None = None
         """The start screen as it was when it was last left."""
@@ -150,7 +150,7 @@ class RankdeckApp(BaseApp):
     async def _go_back(self, start: "StartScreen", directory: Path) -> None:
         """From a run to the start screen, which is shown when it is as it will stay; until then the run is."""
         await start.come_back(directory)
-        self.flown[directory] = Flown(self.followed.final_state, self.followed.lost)
+        self.left_runs[directory] = LeftRun(self.followed.final_state, self.followed.lost)
         for group in ("follow", "earlier"):
             self.workers.cancel_group(self, group)
         self._turn_to(None)

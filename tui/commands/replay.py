@@ -49,7 +49,7 @@ def replay(
         if preferences is None:
             _print(found, speed, json=json)
         else:
-            _fly(found, speed or 1.0, preferences)
+            _show(found, speed or 1.0, preferences)
     except JournalError as error:
         raise refuse(str(error)) from None
 
@@ -83,12 +83,12 @@ def _paced(found: Journal, speed: float | None) -> Iterator[AnyEvent]:
         yield event
 
 
-def _fly(found: Journal, speed: float, preferences: Preferences) -> None:
+def _show(found: Journal, speed: float, preferences: Preferences) -> None:
     from rankdeck.tui.app.replay import ReplayApp
-    from rankdeck.tui.session.terminal_session import fly
+    from rankdeck.tui.session.terminal_session import run_app
 
     app = ReplayApp(ReplaySource(found, speed=speed), journal.how_it_stops(found), preferences=preferences)
-    fly(app)
+    run_app(app)
     if app.followed.lost is not None:
         raise JournalError(app.followed.lost)
     if app.followed.final_state is not None:

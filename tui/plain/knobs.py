@@ -4,11 +4,11 @@ The figures are those of the Overview's chart and scaling table and the sentence
 whoever reads lines misses nothing of them.
 """
 
-from rankdeck.runner.advice.advice import Turned, early_turn, last_turn
+from rankdeck.runner.advice.advice import KnobEffect, early_turn, last_turn
 from rankdeck.runner.advice.findings import findings
 from rankdeck.runner.state import RunState
 from rankdeck.runner.state.periods import ScalingRow
-from rankdeck.tui.panels.overview.turned import EARLY, scaling_rows
+from rankdeck.tui.panels.overview.knob_effect import EARLY, scaling_rows
 from rankdeck.tui.plain.sweep import aligned
 from rankdeck.tui.words.text import NOTHING, UNKNOWN, gib, percent, rate, some, visible
 
@@ -43,7 +43,7 @@ def turn_lines(now: RunState) -> list[str]:
     return [f"{knobs}: {rate(was)} -> {rate(is_now)} tok/s{gain}{_memory(turned)}"]
 
 
-def _knobs(turned: Turned) -> str:
+def _knobs(turned: KnobEffect) -> str:
     before, after = turned.before, turned.after
     pairs = (
         ("batch size", before.batch_size, after.batch_size),
@@ -52,7 +52,7 @@ def _knobs(turned: Turned) -> str:
     return " and ".join(f"{name} {was:,} -> {is_now:,}" for name, was, is_now in pairs if was != is_now)
 
 
-def _memory(turned: Turned) -> str:
+def _memory(turned: KnobEffect) -> str:
     peaks = turned.before.peak_memory_bytes, turned.after.peak_memory_bytes
     if all(peak is None for peak in peaks):
         return ""

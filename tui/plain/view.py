@@ -144,7 +144,7 @@ class PlainView:
         config = self.state.config
         if config is None:
             return
-        size = f"{self.state.batch_size}" if self.state.stretches else f"{config.batch_size or 'auto'}"
+        size = f"{self.state.batch_size}" if self.state.periods else f"{config.batch_size or 'auto'}"
         self._line(
             f"run {self.state.name}: {self.state.prompts:,} prompts, model {text.visible(config.model)}, "
             f"{config.ranks} ranks, batch size {size}, {config.new_tokens} new tokens, "

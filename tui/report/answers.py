@@ -4,7 +4,7 @@ from rankdeck.tui.report import document
 from rankdeck.tui.report.document import Block, Chart, Item, Section, Table, words
 from rankdeck.tui.report.document import Column as Col
 from rankdeck.tui.report.plot import Axis, Bar, Plot
-from rankdeck.tui.report.source import Answers, Source
+from rankdeck.tui.report.source import Answers, ReportSource
 
 REASONS = {
     "stop": "the model ended the answer",
@@ -14,7 +14,7 @@ REASONS = {
 MOST_BARS = 25
 
 
-def section(source: Source) -> Section | None:
+def section(source: ReportSource) -> Section | None:
     """None where nothing is known of the answers, or there are none."""
     found = source.answers
     if found is None or found.count == 0:

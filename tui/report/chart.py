@@ -313,8 +313,8 @@ def in_rows(items: Sequence[tuple[float, str]], rows: int, right: float, space: 
     """A place for the words of each (x, text), x ascending; those that would lie over others get none."""
     ends = [-1e9] * rows
     placed = []
-    for x, text in items:
-        width = width_of(text)
+    for x, words in items:
+        width = width_of(words)
         left = x + space + width > right
         start = x - width if left else x
         row = next((row for row in range(rows) if start >= ends[row] + space), None)
@@ -327,8 +327,8 @@ def in_rows(items: Sequence[tuple[float, str]], rows: int, right: float, space: 
 def thinned(items: Sequence[tuple[float, str]], space: float = 8) -> list[bool]:
     """Which of the centred words of an axis are shown: each unless it would touch the one shown before."""
     shown, edge = [], -1e9
-    for x, text in items:
-        half = width_of(text) / 2
+    for x, words in items:
+        half = width_of(words) / 2
         fits = x - half >= edge + space
         if fits:
             edge = x + half

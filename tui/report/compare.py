@@ -18,7 +18,7 @@ from rankdeck.tui.report import document
 from rankdeck.tui.report.document import Block, Item, Prose, Section, Table, words
 from rankdeck.tui.report.document import Column as Col
 from rankdeck.tui.report.settings import environment_values, setting
-from rankdeck.tui.report.source import EqualTexts, Source
+from rankdeck.tui.report.source import EqualTexts, ReportSource
 from rankdeck.tui.words.text import pad, some, visible
 
 _OF_NO_MATTER = ("name", "output", "max_restarts")
@@ -163,7 +163,7 @@ def comparison_lines(one: RunFile, other: RunFile) -> list[str]:
 # --- in a report --------------------------------------------------------------------------------
 
 
-def compared(one: Source, other: Source, texts: EqualTexts | None) -> list[Section]:
+def compared(one: ReportSource, other: ReportSource, texts: EqualTexts | None) -> list[Section]:
     """The sections of a report that set `one` against `other`."""
     names = [Col(one.run.name), Col(other.run.name), Col("difference"), Col("", "of the other")]
     said = f"Differences are {one.run.name} minus {other.run.name}, percentages are of {other.run.name}."

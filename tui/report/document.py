@@ -13,7 +13,7 @@ from rankdeck.tui.report.plot import Plot
 from rankdeck.tui.words.text import NOTHING, UNKNOWN
 
 Raw = str | int | float | None
-Look = Literal["", "best", "wall", "beyond", "dim"]
+Emphasis = Literal["", "best", "wall", "beyond", "dim"]
 
 
 class Item(msgspec.Struct, frozen=True):
@@ -22,7 +22,7 @@ class Item(msgspec.Struct, frozen=True):
     raw: Raw
     text: str
     note: str = ""
-    look: Look = ""
+    look: Emphasis = ""
 
     @property
     def number(self) -> bool:
@@ -112,7 +112,7 @@ NOT_AVAILABLE = Item(None, UNKNOWN, look="dim")
 NOT_THERE = Item(None, NOTHING, look="dim")
 
 
-def words(text: str, *, note: str = "", look: Look = "") -> Item:
+def words(text: str, *, note: str = "", look: Emphasis = "") -> Item:
     return Item(text, text, note, look)
 
 

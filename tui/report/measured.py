@@ -5,12 +5,12 @@ from rankdeck.runner.protocol.sweep_plan import SweepPlan
 from rankdeck.runner.state.loading_time import loading_line
 from rankdeck.tui.report.document import Column as Col
 from rankdeck.tui.report.document import Section, Table, words
-from rankdeck.tui.report.source import Source
+from rankdeck.tui.report.source import ReportSource
 from rankdeck.tui.words.sweep import repeats_measured, repeats_words
 from rankdeck.tui.words.text import some
 
 
-def measured(source: Source) -> Section:
+def measured(source: ReportSource) -> Section:
     """What is counted, over which time, and what is left out."""
     config = source.run.config
     rows = [
@@ -48,7 +48,7 @@ def _run() -> list[tuple[str, str]]:
     ]  # fmt: skip
 
 
-def _sweep(plan: SweepPlan | None, source: Source) -> list[tuple[str, str]]:
+def _sweep(plan: SweepPlan | None, source: ReportSource) -> list[tuple[str, str]]:
     rows = []
     plan = plan or (source.state.sweep.plan if source.state is not None and source.state.sweep is not None else None)
     if plan is not None:
@@ -82,7 +82,7 @@ def _cut(config: RunConfig) -> str:
     )
 
 
-def _bandwidth(source: Source) -> str:
+def _bandwidth(source: ReportSource) -> str:
     says = "Bytes a decode step must read (parameters and KV cache) / its time / the device's peak memory bandwidth. "
     sweep = source.sweep
     if sweep is None or sweep.bandwidth_bytes_per_second is None:
@@ -103,7 +103,7 @@ def _length(config: RunConfig) -> str:
     )
 
 
-def _loading(source: Source) -> str:
+def _loading(source: ReportSource) -> str:
     state = source.state
     if state is None or state.loading.batch_at is None or state.seconds_before > 0:
         return ""

@@ -10,13 +10,13 @@ from rankdeck.tui.report import document
 from rankdeck.tui.report.document import Block, Chart, Prose, Section, Table, words
 from rankdeck.tui.report.document import Column as Col
 from rankdeck.tui.report.plot import Axis, Line, Mark, Plot, Point
-from rankdeck.tui.report.source import Source
+from rankdeck.tui.report.source import ReportSource
 from rankdeck.tui.words.text import some
 
 MOST_UNMEASURED = 6
 
 
-def over_time(source: Source, also: Source | None) -> Section | None:
+def over_time(source: ReportSource, also: ReportSource | None) -> Section | None:
     """None without a journal. `also` is the run whose curve joins the chart."""
     state = source.state
     if state is None or not state.ranks:
@@ -42,7 +42,7 @@ def over_time(source: Source, also: Source | None) -> Section | None:
     return Section("time", "Throughput", blocks)
 
 
-def throughput_plot(source: Source, also: Source | None = None) -> Plot:
+def throughput_plot(source: ReportSource, also: ReportSource | None = None) -> Plot:
     """tokens/s over time with the turned knobs marked; with `also` both runs' curves, without marks."""
     curves = [
         (one.run.name, [(point.elapsed, point.tokens_per_second) for point in one.state.history])
@@ -81,12 +81,12 @@ def throughput_plot(source: Source, also: Source | None = None) -> Plot:
     )
 
 
-def _stretches(source: Source) -> list[Block]:
+def _stretches(source: ReportSource) -> list[Block]:
     assert source.state is not None
-    stretches = source.state.stretches
+    periods = source.state.periods
     rows, unmeasured = [], []
-    for size in sorted({one.batch_size for one in stretches}):
-        measured = scaling(stretches, size)
+    for size in sorted({one.batch_size for one in periods}):
+        measured = scaling(periods, size)
         rows += [
             [
                 document.whole(size),
@@ -99,7 +99,7 @@ def _stretches(source: Source) -> list[Block]:
             ]
             for row in measured
         ]
-        tried = {one.active_ranks for one in stretches if one.batch_size == size}
+        tried = {one.active_ranks for one in periods if one.batch_size == size}
         unmeasured += [
             f"{some(ranks, 'rank')} x {size}" for ranks in sorted(tried - {row.active_ranks for row in measured})
         ]

@@ -11,12 +11,14 @@ from rankdeck.tui.report.document import Document, Fact, Item, Notice, Prose, Se
 from rankdeck.tui.report.measured import measured
 from rankdeck.tui.report.over_time import over_time
 from rankdeck.tui.report.settings import config, environment
-from rankdeck.tui.report.source import Source
+from rankdeck.tui.report.source import ReportSource
 from rankdeck.tui.report.sweep import sweep_headline, sweep_sections
 from rankdeck.tui.words.text import some
 
 
-def report(source: Source, compared: list[Section] | None = None, *, also: Source | None = None) -> Document:
+def report(
+    source: ReportSource, compared: list[Section] | None = None, *, also: ReportSource | None = None
+) -> Document:
     """The whole report; `compared` stands before the rest, and `also` is the run whose curve joins the chart."""
     run = source.run
     is_sweep = source.is_sweep
@@ -39,11 +41,11 @@ def report(source: Source, compared: list[Section] | None = None, *, also: Sourc
     )
 
 
-def model_label(source: Source) -> str:
+def model_label(source: ReportSource) -> str:
     return source.state.model_label if source.state is not None else source.run.config.model
 
 
-def devices(source: Source) -> str:
+def devices(source: ReportSource) -> str:
     """`2 ranks on NVIDIA H200 (bfloat16)`."""
     run, state = source.run, source.state
     ready = [rank.ready for rank in state.ranks if rank.ready is not None] if state is not None else []
@@ -56,13 +58,13 @@ def devices(source: Source) -> str:
     )
 
 
-def _facts(source: Source) -> list[str]:
+def _facts(source: ReportSource) -> list[str]:
     run = source.run
     kind = "sweep" if source.is_sweep else "run"
     return [kind, model_label(source), devices(source), run.config.length_mode, document.moment(run.started_at)]
 
 
-def _headline(source: Source) -> list[Fact]:
+def _headline(source: ReportSource) -> list[Fact]:
     summary, facts = source.summary, []
     if summary is None:
         return []
@@ -84,7 +86,7 @@ def _headline(source: Source) -> list[Fact]:
     return facts
 
 
-def _notices(source: Source) -> list[Notice]:
+def _notices(source: ReportSource) -> list[Notice]:
     run, summary = source.run, source.summary
     notices = []
     if run.status == "failed":
@@ -109,13 +111,13 @@ def _notices(source: Source) -> list[Notice]:
     return notices
 
 
-def _findings(source: Source) -> Section | None:
+def _findings(source: ReportSource) -> Section | None:
     """What the timeline shows, in the words of the dashboard's."""
     found = findings(source.state) if source.state is not None else ()
     return Section("findings", "What the timeline shows", [Prose([each.text for each in found])]) if found else None
 
 
-def _ranks(source: Source) -> Section | None:
+def _ranks(source: ReportSource) -> Section | None:
     summary = source.summary
     if summary is None or not summary.ranks:
         return None

@@ -8,10 +8,10 @@ from rankdeck.runner.run_directory.run_file import RunFile
 from rankdeck.tui.report import document
 from rankdeck.tui.report.document import Block, Item, Prose, Section, Table, words
 from rankdeck.tui.report.document import Column as Col
-from rankdeck.tui.report.source import Source
+from rankdeck.tui.report.source import ReportSource
 
 
-def config(source: Source) -> Section:
+def config(source: ReportSource) -> Section:
     """Every setting, those of a sweep included."""
     values: dict[str, Any] = msgspec.to_builtins(source.run.config)
     plan = values.pop("sweep") or {}
@@ -42,7 +42,7 @@ def environment_values(run: RunFile) -> dict[str, str]:
     return flat | dict(sorted(environment.packages.items()))
 
 
-def environment(source: Source) -> Section:
+def environment(source: ReportSource) -> Section:
     """Host, versions and devices, and what each rank said of itself."""
     blocks: list[Block] = []
     values = environment_values(source.run)

@@ -40,7 +40,7 @@ class Answers(msgspec.Struct, frozen=True):
         return sum(self.reasons.values())
 
 
-class Source(msgspec.Struct, frozen=True, kw_only=True):
+class ReportSource(msgspec.Struct, frozen=True, kw_only=True):
     """All a report is made from. `read_at` in unix seconds; `live` while a supervisor has the run.
 
     `summary` and `sweep` are those of run.json; before they stand there, those the journal adds up to. So is a sweep
@@ -73,7 +73,7 @@ class EqualTexts(msgspec.Struct, frozen=True, kw_only=True):
     first: list[int]
 
 
-def read(directory: Path) -> Source:
+def read(directory: Path) -> ReportSource:
     """All there is of the run in `directory`.
 
     Raises:
@@ -94,7 +94,7 @@ def read(directory: Path) -> Source:
             told = "has just begun" if live else "lost its supervisor before it had any figures"
             raise RunFileError(f"{run.name} {told}: there is nothing to report of it")
         missing.append("run.json has no figures: the run ended before any rank was launched.")
-    return Source(
+    return ReportSource(
         run=run,
         state=state,
         answers=answers,

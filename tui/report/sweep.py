@@ -10,12 +10,12 @@ from rankdeck.tui.report.document import Block, Chart, Fact, Item, Prose, Sectio
 from rankdeck.tui.report.document import Column as Col
 from rankdeck.tui.report.plot import Axis, Line, Plot, Point, Wall, spread
 from rankdeck.tui.report.scaling import scaling_blocks
-from rankdeck.tui.report.source import Source
+from rankdeck.tui.report.source import ReportSource
 from rankdeck.tui.words.sweep import standing, tied_words
 from rankdeck.tui.words.text import some
 
 
-def sweep_headline(source: Source) -> list[Fact]:
+def sweep_headline(source: ReportSource) -> list[Fact]:
     """The best setting and how much was measured; nothing for a run that is no sweep."""
     sweep = source.sweep
     if sweep is None:
@@ -47,7 +47,7 @@ def setting(cell: Cell) -> str:
     return f"{some(cell.active_ranks, 'rank')} x {cell.batch_size:,}"
 
 
-def sweep_sections(source: Source) -> list[Section]:
+def sweep_sections(source: ReportSource) -> list[Section]:
     """All that is said of the sweep."""
     sweep = source.sweep
     assert sweep is not None
@@ -84,7 +84,7 @@ def is_best(sweep: SweepSummary, cell: Cell) -> bool:
 def outcome(cell: Cell) -> Item:
     """What stands in place of a figure."""
     said = {None: "not run", "out_of_memory": "out of memory", "skipped": "skipped", "failed": "failed"}
-    looks: dict[str | None, document.Look] = {"out_of_memory": "wall", "skipped": "beyond"}
+    looks: dict[str | None, document.Emphasis] = {"out_of_memory": "wall", "skipped": "beyond"}
     return Item(None, said.get(cell.outcome, "n/a"), look=looks.get(cell.outcome, "dim"))
 
 

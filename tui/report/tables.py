@@ -14,7 +14,7 @@ from rankdeck.runner.advice.findings import findings
 from rankdeck.runner.protocol import RankSummary, Summary
 from rankdeck.runner.protocol.sweep_plan import TrialRecord, TrialResult
 from rankdeck.tui.report.compare import differences, rank_differences, setting_differences
-from rankdeck.tui.report.source import EqualTexts, Source
+from rankdeck.tui.report.source import EqualTexts, ReportSource
 from rankdeck.tui.words.text import visible
 
 JSON_MARK = "rankdeck_report"
@@ -42,7 +42,7 @@ def _cell(value: Any) -> str:
     return repr(value)
 
 
-def to_csv(source: Source, other: Source | None = None) -> str:
+def to_csv(source: ReportSource, other: ReportSource | None = None) -> str:
     """A header, then a line per rank and run, or per trial; with `other` its lines follow where they are alike."""
     sources = [source]
     if other is not None and other.is_sweep == source.is_sweep:
@@ -95,7 +95,7 @@ def _trial(name: str, record: TrialRecord, results: list[str]) -> list[Any]:
     ]
 
 
-def to_json(source: Source, other: Source | None = None, texts: EqualTexts | None = None) -> bytes:
+def to_json(source: ReportSource, other: ReportSource | None = None, texts: EqualTexts | None = None) -> bytes:
     """run.json as `run`, and what the journal and the answers add to it; with `other` the comparison as well."""
     value: dict[str, Any] = {JSON_MARK: 1, **_facts(source)}
     if other is not None:
@@ -121,7 +121,7 @@ def to_json(source: Source, other: Source | None = None, texts: EqualTexts | Non
     return msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n"
 
 
-def _facts(source: Source) -> dict[str, Any]:
+def _facts(source: ReportSource) -> dict[str, Any]:
     state = source.state
     return {
         "run": source.run,
@@ -150,7 +150,7 @@ def _facts(source: Source) -> dict[str, Any]:
                     "auto": one.auto,
                     "reason": one.reason,
                 }
-                for one in state.stretches
+                for one in state.periods
             ]
             if state is not None
             else None

@@ -25,7 +25,7 @@ NO_TITLE = ("linux", "dumb")
 """Terminals (by TERM) that have no title."""
 
 
-def fly(app: "RankdeckApp") -> bool:
+def run_app(app: "RankdeckApp") -> bool:
     """Run the dashboard until it is left; SIGTERM and SIGHUP leave it as the key for detaching does.
 
     Returns whether one of them came: then nothing more is to be shown, and little time is left.

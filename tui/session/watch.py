@@ -43,10 +43,10 @@ def watch(
     source = SocketSource(directory, died)
     if preferences is not None:
         from rankdeck.tui.app.app import RankdeckApp
-        from rankdeck.tui.session.terminal_session import fly
+        from rankdeck.tui.session.terminal_session import run_app
 
         app = RankdeckApp(source, earlier=run_directory.read_outputs, steerable=steerable, preferences=preferences)
-        fly(app)
+        run_app(app)
         return _farewell(app)
     return asyncio.run(_follow(source, _JsonView() if json else terminal_view(), steerable))
 
@@ -58,7 +58,7 @@ def start_screen(preferences: Preferences | None = None) -> int:
     signal that says to leave, wherever one is.
     """
     from rankdeck.tui.app.app import RankdeckApp
-    from rankdeck.tui.session.terminal_session import fly
+    from rankdeck.tui.session.terminal_session import run_app
     from rankdeck.tui.start.machine_launcher import MachineLauncher
 
     status = 0
@@ -68,12 +68,12 @@ def start_screen(preferences: Preferences | None = None) -> int:
         app = RankdeckApp(
             None, launcher=launcher, earlier=run_directory.read_outputs, preferences=preferences, back=back
         )
-        told = fly(app)
-        for run in app.flown.values():
+        told = run_app(app)
+        for run in app.left_runs.values():
             status = _say_end(*run)
-        flown = _farewell(app)
+        left_runs = _farewell(app)
         if app.followed.directory is not None:
-            status = flown or app.return_code or 0
+            status = left_runs or app.return_code or 0
         if told:
             return status
         if app.wanted is not None:
@@ -88,7 +88,7 @@ def start_screen(preferences: Preferences | None = None) -> int:
             )
             back = _back_from(app.followed.directory, app.broke, said, command)._replace(seen=app.seen)
         else:
-            return app.return_code or status or flown  # Where it broke it has said how.
+            return app.return_code or status or left_runs  # Where it broke it has said how.
 
 
 def _replay(found: "Journal", position: float, preferences: Preferences | None) -> Back | None:
@@ -96,13 +96,13 @@ def _replay(found: "Journal", position: float, preferences: Preferences | None) 
     broke: BaseException | None
     try:
         from rankdeck.tui.app.replay import ReplayApp
-        from rankdeck.tui.session.terminal_session import fly
+        from rankdeck.tui.session.terminal_session import run_app
         from rankdeck.tui.sources.journal import how_it_stops
         from rankdeck.tui.sources.replay import ReplaySource
 
         source = ReplaySource(found, position=position, playing=not position)
         app = ReplayApp(source, how_it_stops(found), preferences=preferences, from_start=True)
-        told = fly(app)
+        told = run_app(app)
         broke = app.broke
         if app.followed.lost is not None:
             sys.stderr.write(f"rankdeck: {app.followed.lost}\n")

@@ -8,8 +8,6 @@ import re
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from textual.keys import format_key
-
 Keys = Mapping[str, str]
 """Binding id to its keys, as in config.toml."""
 
@@ -84,6 +82,8 @@ _NAMED = re.compile(r"\{([a-z_]+\.[a-z_]+)\}")
 
 def shown(key: str) -> str:
     """A key as a sentence names it: `space`, `esc`, `/`, `ctrl+o`."""
+    from textual.keys import format_key  # lines in a log name no key: they need no Textual
+
     *modifiers, last = key.strip().split("+") if key.strip() != "+" else ["+"]
     return "+".join([*modifiers, _WORDS.get(last) or format_key(last)])
 

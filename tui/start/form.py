@@ -13,7 +13,7 @@ from textual.message import Message
 from textual.widget import Widget
 from textual.widgets import Button, Input, Label
 
-from rankdeck.runner.inputs.memory_estimate import Estimate
+from rankdeck.runner.inputs.memory_estimate import MemoryEstimate
 from rankdeck.runner.protocol.config import Problem
 from rankdeck.tui.panels.forms.run_form import (
     ALL,
@@ -92,7 +92,7 @@ class NewRun(VerticalScroll, can_focus=False):
         self._hidden: dict[str, str] = {}
         """Text with characters that cannot be shown in a field, by what is shown instead."""
         self._said: dict[str, tuple[str, str]] = {}
-        self._estimate: Estimate | str | None = None
+        self._estimate: MemoryEstimate | str | None = None
         self._taken_from = ""
         self._usual: Mapping[str, str] = {}
         self.has_taken = False
@@ -206,7 +206,7 @@ class NewRun(VerticalScroll, can_focus=False):
 
     # --- what is said ---------------------------------------------------------------------------
 
-    def say(self, problems: Iterable[Problem], estimate: Estimate | str | None) -> None:
+    def say(self, problems: Iterable[Problem], estimate: MemoryEstimate | str | None) -> None:
         """Say what is wrong beside the fields, and what the memory will be."""
         values = self.values()
         said = {
@@ -279,7 +279,7 @@ class NewRun(VerticalScroll, can_focus=False):
         """An empty field nobody has been in yet is not a mistake."""
         return name not in LABELS or name in self.touched or self._field(name).value != ""
 
-    def say_memory(self, estimate: Estimate | str | None) -> None:
+    def say_memory(self, estimate: MemoryEstimate | str | None) -> None:
         self._estimate = estimate
         shown = memory_lines(estimate, max(20, self._memory.content_size.width))
         # A small terminal has no room for what it is made of.

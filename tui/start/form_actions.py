@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 from textual import on, work
 
-from rankdeck.runner.inputs.memory_estimate import Estimate
+from rankdeck.runner.inputs.memory_estimate import MemoryEstimate
 from rankdeck.runner.machine.facts import Machine
 from rankdeck.runner.protocol.config import Problem, RunConfig
 from rankdeck.runner.protocol.sweep_plan import SweepPlan
@@ -38,7 +38,7 @@ class FormWishes(RunWishes):
         super().__init__(launcher, open_run=open_run, open_replay=open_replay)
         self._machine: Machine | None = None
         self._found: list[Problem] = []
-        self._estimate: Estimate | str | None = None
+        self._estimate: MemoryEstimate | str | None = None
         self._checked: RunConfig | None = None
         self._wanted: tuple[Wanted, RunConfig] | None = None
         """What is to be launched as soon as the form is found to be right, and what stood in it then."""

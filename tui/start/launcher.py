@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from rankdeck.runner.forecast.cost_model import CostModel
-from rankdeck.runner.inputs.memory_estimate import Estimate
+from rankdeck.runner.inputs.memory_estimate import MemoryEstimate
 from rankdeck.runner.machine.facts import Facts, Machine, TorchFound
 from rankdeck.runner.protocol.config import Problem, RunConfig
 from rankdeck.tui.sources.runs import RecentRun
@@ -32,7 +32,7 @@ class Launcher(Protocol):
 
     def check(self, config: RunConfig) -> list[Problem]: ...
 
-    def estimate(self, config: RunConfig, machine: Machine) -> Estimate | str:
+    def estimate(self, config: RunConfig, machine: Machine) -> MemoryEstimate | str:
         """What the run will need, or why that is not known."""
         ...
 

@@ -12,7 +12,7 @@ import msgspec
 from rankdeck.runner import run_directory, start
 from rankdeck.runner.forecast.cost_model import CostModel
 from rankdeck.runner.inputs import model_shape
-from rankdeck.runner.inputs.memory_estimate import Estimate, Room, estimate
+from rankdeck.runner.inputs.memory_estimate import MemoryEstimate, Room, estimate
 from rankdeck.runner.machine import examine
 from rankdeck.runner.machine.facts import Facts, Machine, TorchFound
 from rankdeck.runner.protocol.config import Problem, RunConfig
@@ -63,7 +63,7 @@ class MachineLauncher:
     def check(self, config: RunConfig) -> list[Problem]:
         return start.check(config)
 
-    def estimate(self, config: RunConfig, machine: Machine) -> Estimate | str:
+    def estimate(self, config: RunConfig, machine: Machine) -> MemoryEstimate | str:
         try:
             shape = model_shape.shape_of(config.model)
         except model_shape.Unknown as error:

@@ -9,7 +9,7 @@ from rankdeck.runner.forecast.forecast import what_if
 from rankdeck.runner.protocol import DeviceSample, Output, ProcessSample, RankReady, StepsInFlight, Tick
 from rankdeck.runner.protocol.config import RunConfig
 from rankdeck.runner.state import DeviceState, RankState, RunState, StepMark
-from rankdeck.runner.state.periods import RankShare, Stretch
+from rankdeck.runner.state.periods import KnobPeriod, RankShare
 from rankdeck.runner.state.timeline import BusyPoint
 from tests import scripted, scripted_timeline
 from tests.runner.forecast.test_cost_model import point
@@ -85,14 +85,14 @@ def test_an_idle_rank_is_named_but_not_an_inactive_one():
 
 
 def test_a_slow_rank_is_named_with_both_figures():
-    stretch = Stretch(
+    period = KnobPeriod(
         batch_size=16,
         active_ranks=3,
         shares={0: RankShare(3, 300, 3.0), 1: RankShare(3, 150, 3.0), 2: RankShare(3, 300, 3.0)},
     )
-    assert said(flying(3, stretches=(stretch,))) == ["Rank 1 makes 50 tok/s in its batches, the others about 100."]
-    one_batch = msgspec.structs.replace(stretch, shares={0: RankShare(1, 100, 1.0), 1: RankShare(1, 50, 1.0)})
-    assert said(flying(2, stretches=(one_batch,))) == [], "one batch each is no evidence"
+    assert said(flying(3, periods=(period,))) == ["Rank 1 makes 50 tok/s in its batches, the others about 100."]
+    one_batch = msgspec.structs.replace(period, shares={0: RankShare(1, 100, 1.0), 1: RankShare(1, 50, 1.0)})
+    assert said(flying(2, periods=(one_batch,))) == [], "one batch each is no evidence"
 
 
 def test_a_gpu_that_waits_while_memory_is_free():
@@ -130,21 +130,21 @@ def test_memory_held_by_somebody_else():
     ]
 
 
-def test_the_last_turn_stands_beside_the_stretch_before_it_that_was_measured():
-    measured = Stretch(batch_size=4, active_ranks=1, shares={0: RankShare(1, 100, 1.0)})
-    empty = Stretch(batch_size=8, active_ranks=1)
-    now = Stretch(batch_size=16, active_ranks=1)
-    assert advice.last_turn(flying(stretches=(measured,))) is None
-    assert advice.last_turn(flying(stretches=(measured, empty, now))) == advice.Turned(before=measured, after=now)
-    assert advice.last_turn(flying(stretches=(empty, now))) is None
+def test_the_last_turn_stands_beside_the_period_before_it_that_was_measured():
+    measured = KnobPeriod(batch_size=4, active_ranks=1, shares={0: RankShare(1, 100, 1.0)})
+    empty = KnobPeriod(batch_size=8, active_ranks=1)
+    now = KnobPeriod(batch_size=16, active_ranks=1)
+    assert advice.last_turn(flying(periods=(measured,))) is None
+    assert advice.last_turn(flying(periods=(measured, empty, now))) == advice.KnobEffect(before=measured, after=now)
+    assert advice.last_turn(flying(periods=(empty, now))) is None
 
 
 def test_a_trial_of_a_sweep_is_no_turn_and_what_the_sweep_brought_is_told_against_the_setting_before_it():
-    before = Stretch(batch_size=4, active_ranks=2, shares={0: RankShare(1, 100, 1.0), 1: RankShare(1, 100, 1.0)})
+    before = KnobPeriod(batch_size=4, active_ranks=2, shares={0: RankShare(1, 100, 1.0), 1: RankShare(1, 100, 1.0)})
     trial = msgspec.structs.replace(before, batch_size=32, trial=True)
-    best = Stretch(batch_size=16, active_ranks=2)
-    assert advice.last_turn(flying(stretches=(before, trial))) is None
-    assert advice.last_turn(flying(stretches=(before, trial, best))) == advice.Turned(before=before, after=best)
+    best = KnobPeriod(batch_size=16, active_ranks=2)
+    assert advice.last_turn(flying(periods=(before, trial))) is None
+    assert advice.last_turn(flying(periods=(before, trial, best))) == advice.KnobEffect(before=before, after=best)
 
 
 def test_the_turn_that_is_predicted_to_bring_most_is_advised_with_its_figure():

@@ -13,7 +13,7 @@ from rankdeck.runner.inputs.memory_estimate import (
     CPU_PROCESS_BYTES,
     CUDA_PROCESS_BYTES,
     DEMO,
-    Estimate,
+    MemoryEstimate,
     ModelShape,
     PromptSizes,
     Room,
@@ -29,7 +29,9 @@ LAPTOP = Room(gpus=(), host=21 * GIB)
 LLAMA_8B = ModelShape(8_030_261_248, 32, 8, 128, 4096, 14336, 128256, 131072, "bfloat16")
 
 
-def made(shape: ModelShape = DEMO, room: Room = LAPTOP, prompts: PromptSizes = PROMPTS, **settings: object) -> Estimate:
+def made(
+    shape: ModelShape = DEMO, room: Room = LAPTOP, prompts: PromptSizes = PROMPTS, **settings: object
+) -> MemoryEstimate:
     values: dict = {"ranks": 2, "batch_size": 16, **settings}
     return estimate(shape, RunConfig(prompts="x", **values), prompts, room)
 

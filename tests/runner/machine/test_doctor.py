@@ -14,7 +14,7 @@ import pytest
 
 from rankdeck.runner.machine import examine
 from rankdeck.runner.machine.doctor import RANGES, Check, findings, worst
-from rankdeck.runner.machine.facts import Facts, Machine, Place, Terminal, TorchFound
+from rankdeck.runner.machine.facts import Facts, Machine, Terminal, TorchFound, WritablePlace
 from rankdeck.runner.machine.nvml import LIB_RM_VERSION_MISMATCH, LIBRARY_NOT_FOUND, NO_PERMISSION, NvmlFailure
 from rankdeck.runner.protocol import DeviceSample
 from rankdeck.tui.words.doctor import WORDS, doctor_lines, verdict, worst_first
@@ -36,9 +36,9 @@ HEALTHY = Facts(
         "textual": "8.2",
     },
     torch=TorchFound(available=True, cuda="12.8", devices=("H100", "H100"), uuids=("0", "1")),
-    runs=Place(path="/home/me/runs", free_bytes=100 * GIB),
-    cache=Place(path="/home/me/cache", free_bytes=100 * GIB),
-    runtime=Place(path="/tmp/rankdeck-1", free_bytes=GIB),
+    runs=WritablePlace(path="/home/me/runs", free_bytes=100 * GIB),
+    cache=WritablePlace(path="/home/me/cache", free_bytes=100 * GIB),
+    runtime=WritablePlace(path="/tmp/rankdeck-1", free_bytes=GIB),
     socket_bytes=40,
     shared_memory_bytes=GIB,
     open_files=65536,
@@ -177,10 +177,14 @@ def test_a_gpu_of_torch_that_nvml_does_not_know_is_unmapped() -> None:
         ("shared memory", {"shared_memory_bytes": 2**20}, "warn"),
         ("open files", {"open_files": 256}, "warn"),
         ("memory", {"machine": machine(memory_free_bytes=GIB)}, "warn"),
-        ("runs", {"runs": Place(path="/r", error="/r cannot be written to by you")}, "bad"),
-        ("cache", {"cache": Place(path="/c", free_bytes=2**20)}, "warn"),
+        ("runs", {"runs": WritablePlace(path="/r", error="/r cannot be written to by you")}, "bad"),
+        ("cache", {"cache": WritablePlace(path="/c", free_bytes=2**20)}, "warn"),
         ("demo model", {"demo_cached": False, "pip": False}, "warn"),
-        ("sockets", {"runtime": Place(path="/tmp/rankdeck-1", error="it is not a directory of your own")}, "bad"),
+        (
+            "sockets",
+            {"runtime": WritablePlace(path="/tmp/rankdeck-1", error="it is not a directory of your own")},
+            "bad",
+        ),
         ("sockets", {"socket_bytes": 200}, "bad"),
         ("characters", {"terminal": terminal(encoding="ISO-8859-1")}, "warn"),
         ("size", {"terminal": terminal(size=(40, 10))}, "bad"),

@@ -191,7 +191,7 @@ async def test_the_search_for_the_batch_size_learns_from_stints(fly):
     assert started.process.wait(30) == 0
     sizes = [event.batch_size for event in seen if isinstance(event, protocol.BatchSizeChanged)]
     assert sizes[:3] == [64, 128, 256], "a step takes as long whatever its rows: larger is better"
-    assert sum(isinstance(event, protocol.StintFinished) for event in seen) > 3
+    assert sum(isinstance(event, protocol.AccountClosed) for event in seen) > 3
     assert state.costs == (), "rows that come and go are no batches of a size"
 
 

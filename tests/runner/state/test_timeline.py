@@ -242,7 +242,7 @@ def test_whatever_happens_a_lane_has_no_holes_and_no_overlaps(steps: list[tuple[
             "start": protocol.BatchStarted(at=at, rank=rank, batch=number, rows=2),
             "finish": finished(rank, number, at),
             "fail": protocol.BatchFailed(at=at, rank=rank, batch=number, kind="error", error="e"),
-            "stint": protocol.StintFinished(at=at, rank=rank, batch=number, result=finished(rank, number, at).result),
+            "stint": protocol.AccountClosed(at=at, rank=rank, batch=number, result=finished(rank, number, at).result),
             "lost": protocol.RankLost(at=at, rank=rank, cause="c"),
             "launch": protocol.RanksLaunched(at=at, attempt=2, world_size=3),
             "pause": protocol.Paused(at=at, reason="r", asked=True),

@@ -4,7 +4,7 @@ import pytest
 
 from rankdeck.runner import protocol, run_directory
 from rankdeck.runner.scheduling.batch_size_search import Known, Search, memory_limit
-from rankdeck.runner.state.periods import RankShare, Stretch, scaling
+from rankdeck.runner.state.periods import KnobPeriod, RankShare, scaling
 from tests.runner.supervisor.test_outliving import expected
 from tests.runner.supervisor.test_supervisor import PROMPTS, outputs, watch
 
@@ -39,7 +39,7 @@ async def test_a_new_batch_size_counts_from_the_next_batch_on(launch):
     assert max(batch.rows for batch in batches(seen[:changed])) == 2
     assert min(batch.rows for batch in batches(seen[changed:])[:4]) > 4
     assert [mark.text for mark in state.marks] == ["batch size 8"]
-    before, after = state.stretches
+    before, after = state.periods
     assert (before.batch_size, after.batch_size) == (2, 8)
     assert before.tokens_per_second > 0
     assert after.tokens_per_second > 0
@@ -70,7 +70,7 @@ async def test_an_inactive_rank_gets_no_batch_and_is_taken_in_again_at_once(laun
     assert {batch.rank for batch in batches(seen[turns[0] : turns[1]])} == {0}
     assert {batch.rank for batch in batches(seen[turns[1] :])} == {0, 1}
     assert state.attempt == 1, "its model stayed loaded"
-    table = scaling(state.stretches, 2)
+    table = scaling(state.periods, 2)
     assert [row.active_ranks for row in table] == [1, 2]
     assert table[1].speedup == table[1].tokens_per_second / table[0].tokens_per_second
     assert table[1].efficiency == table[1].speedup / 2
@@ -126,7 +126,7 @@ async def test_auto_shares_a_small_job_out_in_one_even_round(launch):
     started = launch(PROMPTS, batch_size=None)
     state, seen = await watch(started)
     assert [batch.rows for batch in batches(seen)] == [13, 12]
-    assert state.stretches[0].reason == "25 prompts are one even round of 13 per rank"
+    assert state.periods[0].reason == "25 prompts are one even round of 13 per rank"
 
 
 def test_auto_cuts_a_job_of_a_few_rounds_into_even_ones_and_does_not_search():
@@ -143,7 +143,7 @@ async def test_auto_grows_while_it_pays_and_settles_with_a_reason(launch, monkey
     sizes = [message.batch_size for message in seen if isinstance(message, protocol.BatchSizeChanged)]
     assert sizes[:3] == [64, 128, 256], "rows cost a stand-in rank no time: larger always pays"
     assert not state.auto
-    assert "one even round" in state.stretches[-1].reason
+    assert "one even round" in state.periods[-1].reason
     assert run_directory.read_run_file(started.directory).summary.completed == 2000
 
 
@@ -205,23 +205,23 @@ def test_prompts_that_no_longer_fill_a_larger_round_are_shared_out_evenly():
 
 
 def test_speedup_compares_only_with_one_rank_at_the_same_batch_size():
-    def stretch(size, ranks, tokens):
-        return Stretch(
+    def period(size, ranks, tokens):
+        return KnobPeriod(
             batch_size=size, active_ranks=ranks, shares={rank: RankShare(1, tokens, 1.0) for rank in range(ranks)}
         )
 
-    table = scaling([stretch(8, 1, 50), stretch(4, 1, 100), stretch(4, 2, 90), stretch(4, 2, 90)], 4)
+    table = scaling([period(8, 1, 50), period(4, 1, 100), period(4, 2, 90), period(4, 2, 90)], 4)
     assert [(row.active_ranks, row.tokens_per_second, row.speedup, row.efficiency) for row in table] == [
         (1, 100.0, 1.0, 1.0),
         (2, 180.0, 1.8, 0.9),
     ]
     assert table[1].batches == 4
-    assert scaling([stretch(4, 2, 90)], 4)[0].speedup is None, "no figure that was not measured"
+    assert scaling([period(4, 2, 90)], 4)[0].speedup is None, "no figure that was not measured"
 
 
-def test_a_stretch_has_a_rate_only_when_every_active_rank_has_ended_a_whole_batch():
-    stretch = Stretch(batch_size=4, active_ranks=2).with_batch(0, 100, 2.0, 7)
-    assert stretch.tokens_per_second is None
-    stretch = stretch.with_batch(1, 60, 2.0, 9)
-    assert stretch.tokens_per_second == 80.0
-    assert stretch.peak_memory_bytes == 9
+def test_a_period_has_a_rate_only_when_every_active_rank_has_ended_a_whole_batch():
+    period = KnobPeriod(batch_size=4, active_ranks=2).with_batch(0, 100, 2.0, 7)
+    assert period.tokens_per_second is None
+    period = period.with_batch(1, 60, 2.0, 9)
+    assert period.tokens_per_second == 80.0
+    assert period.peak_memory_bytes == 9

@@ -304,19 +304,19 @@ async def test_the_time_between_two_supervisors_is_no_time_of_the_run(launch, sl
 async def test_words_of_an_ended_launch_are_heard_no_more(tmp_path):
     from rankdeck.runner.protocol.config import RunConfig
     from rankdeck.runner.scheduling.scheduler import Scheduler
-    from rankdeck.runner.supervisor.ranks import Crew
+    from rankdeck.runner.supervisor.ranks import RankPool
 
     heard, kept = [], []
     scheduler = Scheduler([1] * 8, order="input", batch_size=4, active_ranks=1)
     config = RunConfig(prompts="p")
-    crew = Crew(
+    pool = RankPool(
         1, config, None, scheduler, controls=None, emit=heard.append, log=lambda *_: None, keep=kept.append,
         keep_error=kept.append,
     )  # fmt: skip
-    crew.ready = True
+    pool.ready = True
     batch = scheduler.next_batch(0)
-    crew.close()
+    pool.close()
     scheduler.lose(0)
-    crew._hear(0, protocol.BatchFailed(rank=0, batch=batch.batch, kind="error", error="late"))
+    pool._hear(0, protocol.BatchFailed(rank=0, batch=batch.batch, kind="error", error="late"))
     assert scheduler.in_flight == {}
     assert heard == []

@@ -18,7 +18,7 @@ def prompts(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def flown(launch, standin_model):
+def left_runs(launch, standin_model):
     """The command with stand-in ranks; `launch` is asked for because it puts them in the ranks' place."""
 
     def fly(*arguments: str):
@@ -27,9 +27,9 @@ def flown(launch, standin_model):
     return fly
 
 
-def test_a_sweep_prints_its_table_and_names_the_best_setting_as_a_command(flown, prompts, tmp_path):
+def test_a_sweep_prints_its_table_and_names_the_best_setting_as_a_command(left_runs, prompts, tmp_path):
     sweep = tmp_path / "sweep"
-    result = flown(
+    result = left_runs(
         *("sweep", str(prompts), "--batch-sizes", "1,4", "--ranks", "1-2", "--repeats", "2", "--seconds", "0"),
         *("--plain", "--run-dir", str(sweep)),
     )
@@ -43,9 +43,9 @@ def test_a_sweep_prints_its_table_and_names_the_best_setting_as_a_command(flown,
     assert result.stdout.count("trial ") >= 8
 
 
-def test_natural_length_and_doubling_ranks_are_as_asked_and_as_the_machine_has_them(flown, prompts, tmp_path):
+def test_natural_length_and_doubling_ranks_are_as_asked_and_as_the_machine_has_them(left_runs, prompts, tmp_path):
     sweep = tmp_path / "sweep"
-    result = flown(
+    result = left_runs(
         *("sweep", str(prompts), "--batch-sizes", "2", "--repeats", "1", "--seconds", "0", "--natural"),
         *("--json", "--run-dir", str(sweep)),
     )
@@ -76,8 +76,8 @@ def test_natural_length_and_doubling_ranks_are_as_asked_and_as_the_machine_has_t
         (["--plain", "--json"], "exclude each other"),
     ],
 )
-def test_what_makes_no_sense_is_refused_before_anything_starts(flown, prompts, state_home, arguments, said):
-    result = flown("sweep", str(prompts), *arguments)
+def test_what_makes_no_sense_is_refused_before_anything_starts(left_runs, prompts, state_home, arguments, said):
+    result = left_runs("sweep", str(prompts), *arguments)
     assert result.exit_code == 2
     assert said in result.stderr
     assert not list(state_home.glob("**/run.json"))
@@ -85,9 +85,9 @@ def test_what_makes_no_sense_is_refused_before_anything_starts(flown, prompts, s
 
 @pytest.mark.parametrize(("repeats", "said"), [("1", "a first look"), ("2", "± 9.0 standard deviations"), ("3", "")])
 def test_repeats_that_tell_little_are_warned_of_on_the_error_stream_and_done_all_the_same(
-    flown, prompts, tmp_path, repeats, said
+    left_runs, prompts, tmp_path, repeats, said
 ):
-    result = flown(
+    result = left_runs(
         *("sweep", str(prompts), "--batch-sizes", "2", "--ranks", "1", "--repeats", repeats, "--seconds", "0"),
         *("--plain", "--run-dir", str(tmp_path / "sweep")),
     )
@@ -99,10 +99,10 @@ def test_repeats_that_tell_little_are_warned_of_on_the_error_stream_and_done_all
 
 
 @pytest.fixture
-def cut(flown, prompts, tmp_path):
+def cut(left_runs, prompts, tmp_path):
     """What a sweep printed whose trials cut their answers at 3 of 40 tokens, and its directory."""
     sweep = tmp_path / "cut"
-    result = flown(
+    result = left_runs(
         *("sweep", str(prompts), "--batch-sizes", "2,4", "--ranks", "1", "--repeats", "2", "--seconds", "0"),
         *("--max-new-tokens", "40", "--trial-tokens", "3", "--plain", "--run-dir", str(sweep)),
     )
@@ -142,16 +142,18 @@ def test_a_plan_from_it_is_of_whole_answers_and_says_that_such_were_not_measured
     assert "not measured" not in shorter
 
 
-def test_every_bad_list_is_named_at_once(flown, prompts):
-    said = flown("sweep", str(prompts), "--batch-sizes", "x", "--ranks", "y").stderr
+def test_every_bad_list_is_named_at_once(left_runs, prompts):
+    said = left_runs("sweep", str(prompts), "--batch-sizes", "x", "--ranks", "y").stderr
     assert "--batch-sizes" in said
     assert "--ranks" in said
 
 
-def test_a_run_is_set_beside_another_at_its_end(flown, prompts, tmp_path):
+def test_a_run_is_set_beside_another_at_its_end(left_runs, prompts, tmp_path):
     common = ("run", str(prompts), "--ranks", "1", "--plain")
-    assert flown(*common, "--batch-size", "2", "--run-dir", str(tmp_path / "one")).exit_code == 0
-    result = flown(*common, "--batch-size", "5", "--run-dir", str(tmp_path / "two"), "--compare", str(tmp_path / "one"))
+    assert left_runs(*common, "--batch-size", "2", "--run-dir", str(tmp_path / "one")).exit_code == 0
+    result = left_runs(
+        *common, "--batch-size", "5", "--run-dir", str(tmp_path / "two"), "--compare", str(tmp_path / "one")
+    )
     assert result.exit_code == 0, result.stderr
     one, two = (run_directory.read_run_file(tmp_path / name).summary for name in ("one", "two"))
     assert f"{one.seconds:,.3f}" in result.stdout or f"{one.seconds:,.1f}" in result.stdout
@@ -159,8 +161,8 @@ def test_a_run_is_set_beside_another_at_its_end(flown, prompts, tmp_path):
     assert "batch size" in result.stdout
 
 
-def test_a_run_to_compare_with_must_be_there_before_the_other_starts(flown, prompts, state_home):
-    result = flown("run", str(prompts), "--plain", "--compare", "nowhere")
+def test_a_run_to_compare_with_must_be_there_before_the_other_starts(left_runs, prompts, state_home):
+    result = left_runs("run", str(prompts), "--plain", "--compare", "nowhere")
     assert result.exit_code == 2
     assert "nowhere" in result.stderr
     assert not list(state_home.glob("**/run.json"))

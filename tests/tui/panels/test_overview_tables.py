@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from textual.widgets import Input
 
 from rankdeck.runner.state import RunState
-from rankdeck.runner.state.periods import RankShare, Stretch
+from rankdeck.runner.state.periods import KnobPeriod, RankShare
 from rankdeck.runner.state.timeline import Timeline
 from rankdeck.tui.panels.bars import SECONDS, minute
 from rankdeck.tui.panels.frame import Frame
@@ -187,7 +187,7 @@ def test_the_title_says_what_is_hidden_and_in_which_order() -> None:
 def test_a_slow_rank_is_marked_wherever_ranks_are_listed() -> None:
     shares = {rank: RankShare(3, 500 if rank == 5 else 1000, 10.0) for rank in range(8)}
     # Batches whose decode steps cannot be compared: a run that was taken up, or one of mixed sizes.
-    state = replace(EIGHT, stretches=(Stretch(batch_size=16, active_ranks=8, shares=shares),), timeline=Timeline())
+    state = replace(EIGHT, periods=(KnobPeriod(batch_size=16, active_ranks=8, shares=shares),), timeline=Timeline())
     assert arranged(state, RankView("worst first"))[0] == 5
     assert arranged(state, RankView(filter="slow")) == [5]
     for form in ("table", "grid", "small grid"):
@@ -262,7 +262,7 @@ def test_large_figures_are_never_cut_into_smaller_ones() -> None:
         devices=tuple(big),
         ranks=tuple(fast),
         config=replace(EIGHT.config, max_new_tokens=4096),
-        stretches=(Stretch(batch_size=16, active_ranks=8, shares=shares),),
+        periods=(KnobPeriod(batch_size=16, active_ranks=8, shares=shares),),
         timeline=Timeline(),
     )
     for width in (76, 116):

@@ -12,11 +12,11 @@ from rankdeck.tui.panels.chart import chart, columns
 from rankdeck.tui.panels.marks import SIGN, label_rows, mark_column
 from rankdeck.tui.panels.overview.header import header_line
 from rankdeck.tui.panels.overview.hints import advice_lines, all_advice
+from rankdeck.tui.panels.overview.knob_effect import scaling_line, scaling_table, turn_lines
 from rankdeck.tui.panels.overview.notice import notice_lines
 from rankdeck.tui.panels.overview.progress import progress_lines
 from rankdeck.tui.panels.overview.ranks import rank_lines
 from rankdeck.tui.panels.overview.throughput import throughput_lines
-from rankdeck.tui.panels.overview.turned import scaling_line, scaling_table, turn_lines
 from rankdeck.tui.words.text import line_width, plain
 from tests import scripted, scripted_steering
 from tests.scripted_steering import STATES, SteeredScript
@@ -139,8 +139,8 @@ def test_a_knob_turned_before_a_batch_was_whole_is_said_to_have_nothing_to_be_co
 
 def test_two_knobs_turned_before_either_was_measured_have_one_figure_together() -> None:
     state = ALL["knob_turned"]
-    before, after = state.stretches[-2:]
-    both = replace(state, stretches=(replace(before, active_ranks=1, shares={0: before.shares[0]}), after))
+    before, after = state.periods[-2:]
+    both = replace(state, periods=(replace(before, active_ranks=1, shares={0: before.shares[0]}), after))
     assert plain(turn_lines(both, 80)).startswith("batch size 4 → 8 and active ranks 1 → 2  ")
 
 
@@ -165,7 +165,7 @@ def test_the_scaling_table_has_a_row_per_number_of_ranks_that_was_run() -> None:
     assert [line.split()[0] for line in lines[2:]] == ["1", "2", "4", "▸"]
     assert lines[2].split()[2:] == ["1.00x", "100%", "2"], "how few batches it rests on is said"
     assert plain(scaling_table(ALL["scaled_to_eight"], 37)).split("\n")[2].split()[2:] == ["1.00x", "100%"]
-    rows = scaling(ALL["scaled_to_eight"].stretches, 8)
+    rows = scaling(ALL["scaled_to_eight"].periods, 8)
     assert rows[3].speedup is not None
     assert f"{rows[3].speedup:.2f}x" in lines[5]
 

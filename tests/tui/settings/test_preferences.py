@@ -36,8 +36,8 @@ def test_the_file_says_what_is_wished_and_flags_win() -> None:
     write('theme = "nord"\nascii = true\nnotify = "osc9"\ntitle = false\n[keys]\n"run.pause" = "f6"\n')
     wishes = Preferences(theme="nord", ascii=True, notify="osc9", title=False, keys={"run.pause": "f6"})
     assert preferences.load(declared_keys.problems) == wishes
-    flown = preferences.load(declared_keys.problems, theme="rankdeck-light", ascii=False)
-    assert (flown.theme, flown.ascii, flown.notify) == ("rankdeck-light", False, "osc9")
+    left_runs = preferences.load(declared_keys.problems, theme="rankdeck-light", ascii=False)
+    assert (left_runs.theme, left_runs.ascii, left_runs.notify) == ("rankdeck-light", False, "osc9")
 
 
 @pytest.mark.parametrize(
@@ -108,21 +108,21 @@ def test_a_locale_without_utf_8_means_7_bit_characters(environ: Mapping[str, str
 # --- what is remembered -------------------------------------------------------------------------
 
 
-def flown(wishes: Preferences | None) -> RankdeckApp:
+def left_runs(wishes: Preferences | None) -> RankdeckApp:
     return RankdeckApp(ScriptedSource(scripted.running().events), preferences=wishes)
 
 
 async def test_a_theme_chosen_is_there_again_the_next_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLORTERM", "truecolor")
-    app = flown(Preferences())
+    app = left_runs(Preferences())
     async with app.run_test() as pilot:
         await settled(pilot)
         await pilot.press("t")
         await pilot.pause()
     assert remembered.recall() == Remembered(theme="rankdeck-light")
-    assert flown(Preferences()).theme == "rankdeck-light"
-    assert flown(Preferences(theme="nord")).theme == "nord", "the file and the flag win"
-    assert flown(None).theme == "rankdeck-dark", "whoever gives no preferences has none"
+    assert left_runs(Preferences()).theme == "rankdeck-light"
+    assert left_runs(Preferences(theme="nord")).theme == "nord", "the file and the flag win"
+    assert left_runs(None).theme == "rankdeck-dark", "whoever gives no preferences has none"
 
 
 def test_what_is_remembered_is_whole_or_not_there(monkeypatch: pytest.MonkeyPatch, state_home: Path) -> None:
@@ -147,7 +147,7 @@ def test_what_cannot_be_read_was_never_there(text: str) -> None:
 def test_a_theme_that_is_no_more_is_not_missed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLORTERM", "truecolor")
     remembered.remember(Remembered(theme="of-long-ago"))
-    assert flown(Preferences()).theme == "rankdeck-dark"
+    assert left_runs(Preferences()).theme == "rankdeck-dark"
 
 
 @pytest.mark.parametrize(
@@ -165,4 +165,4 @@ def test_a_terminal_of_sixteen_colours_gets_its_own_colours(
 ) -> None:
     monkeypatch.setenv("TERM", term)
     monkeypatch.setenv("COLORTERM", colorterm)
-    assert flown(Preferences()).theme == theme
+    assert left_runs(Preferences()).theme == theme

@@ -17,7 +17,7 @@ from rankdeck.runner import run_directory
 from rankdeck.runner.protocol import Stop
 from rankdeck.runner.protocol.config import RunConfig
 from rankdeck.runner.run_directory.run_file import RunFileError
-from rankdeck.tui.app.app import Flown, RankdeckApp
+from rankdeck.tui.app.app import LeftRun, RankdeckApp
 from rankdeck.tui.app.replay import ReplayApp
 from rankdeck.tui.panels.forms.sweep_form import without_sweep
 from rankdeck.tui.screens.help import HelpScreen
@@ -222,7 +222,7 @@ async def test_a_run_that_is_opened_after_another_has_nothing_of_it() -> None:
         await pilot.press("ctrl+c")
         assert isinstance(app.followed.source, ScriptedSource)
         assert app.followed.source.sent == [Stop(now=False)], "it is the first time that this one is asked to stop"
-    (left,) = app.flown.values()
+    (left,) = app.left_runs.values()
     assert left.state is not None
     assert left.state.done == 64
 
@@ -237,7 +237,7 @@ async def test_a_run_that_is_stopped_on_leaving_is_waited_for_and_then_one_is_ba
         assert isinstance(app.followed.source, ScriptedSource)
         app.followed.source.say(scripted.running().ended(status="stopped").events[-1])
         await until(pilot, lambda: isinstance(app.screen, StartScreen))
-    (stopped,) = app.flown.values()
+    (stopped,) = app.left_runs.values()
     assert stopped.state is not None
     assert stopped.state.ended is not None
 
@@ -345,7 +345,7 @@ def test_a_start_screen_that_breaks_itself_ends_with_its_status(monkeypatch: pyt
     def fly(app: RankdeckApp) -> None:
         app._return_code = 1
 
-    monkeypatch.setattr("rankdeck.tui.session.terminal_session.fly", fly)
+    monkeypatch.setattr("rankdeck.tui.session.terminal_session.run_app", fly)
     assert watch.start_screen() == 1
 
 
@@ -360,7 +360,7 @@ def test_a_dashboard_that_breaks_leads_back_and_the_status_is_not_that_of_succes
             app.followed.source = dashboard(scripted.running()).followed.source
             app._exception, app._return_code = ImportError("no module named x"), 1
 
-    monkeypatch.setattr("rankdeck.tui.session.terminal_session.fly", fly)
+    monkeypatch.setattr("rankdeck.tui.session.terminal_session.run_app", fly)
     assert watch.start_screen() == 1
     first, second = came_back
     assert first is None
@@ -372,10 +372,10 @@ def test_of_every_run_that_was_left_its_end_is_said_and_the_last_ones_status_is_
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fly(app: RankdeckApp) -> None:
-        app.flown[Path("/a")] = Flown(scripted.completed().state, None)
-        app.flown[Path("/b")] = Flown(scripted.running().ended(status="stopped").state, None)
+        app.left_runs[Path("/a")] = LeftRun(scripted.completed().state, None)
+        app.left_runs[Path("/b")] = LeftRun(scripted.running().ended(status="stopped").state, None)
 
-    monkeypatch.setattr("rankdeck.tui.session.terminal_session.fly", fly)
+    monkeypatch.setattr("rankdeck.tui.session.terminal_session.run_app", fly)
     assert watch.start_screen() == 130
     said = capsys.readouterr().out
     assert said.index("completed") < said.index("stopped")

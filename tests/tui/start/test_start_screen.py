@@ -12,7 +12,7 @@ from textual.pilot import Pilot
 from textual.widgets import Button, Input, Label
 
 from rankdeck.runner import run_directory
-from rankdeck.runner.inputs.memory_estimate import Estimate
+from rankdeck.runner.inputs.memory_estimate import MemoryEstimate
 from rankdeck.runner.machine.facts import Facts
 from rankdeck.runner.protocol.config import Problem, RunConfig
 from rankdeck.tui.app.app import RankdeckApp
@@ -587,7 +587,7 @@ def test_a_first_run_is_right_as_it_stands() -> None:
     settings = launcher.first_settings()
     assert launcher.check(settings) == []
     found = launcher.estimate(settings, launcher.machine())
-    assert isinstance(found, Estimate)
+    assert isinstance(found, MemoryEstimate)
     assert found.batch_size == 50
 
 

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Sequence
 
-from rankdeck.runner.inputs.memory_estimate import Estimate
+from rankdeck.runner.inputs.memory_estimate import MemoryEstimate
 from rankdeck.runner.machine.facts import Machine
 from rankdeck.runner.protocol import DeviceSample
 from rankdeck.runner.protocol.config import RunConfig
@@ -165,7 +165,7 @@ def title_line(machine: Machine | None, width: int, version: str) -> Line:
 # --- memory -----------------------------------------------------------------------------------------
 
 
-def memory_lines(found: Estimate | str | None, width: int) -> list[Line]:
+def memory_lines(found: MemoryEstimate | str | None, width: int) -> list[Line]:
     """What the run would need against what is free: words, a bar, and what it is made of. Always three lines."""
     if found is None:
         return [((cut("Memory  is said once all is right", width), "dim"),), (), ()]
@@ -194,7 +194,7 @@ def memory_lines(found: Estimate | str | None, width: int) -> list[Line]:
     return [title, (*bar(share, cells, style), (figures, "" if found.fits else "bad")), detail]
 
 
-def _where(found: Estimate) -> str:
+def _where(found: MemoryEstimate) -> str:
     ranks = some(found.ranks, "rank")
     if not found.on_gpu:
         return f"{ranks} on the CPU"
@@ -203,9 +203,9 @@ def _where(found: Estimate) -> str:
     return f"{ranks} on each of {found.devices} GPUs"
 
 
-def too_much(found: Estimate | str | None) -> tuple[str, str] | None:
+def too_much(found: MemoryEstimate | str | None) -> tuple[str, str] | None:
     """The setting to change where the estimate does not fit, and what to say beside it."""
-    if not isinstance(found, Estimate) or found.fits:
+    if not isinstance(found, MemoryEstimate) or found.fits:
         return None
     if found.largest is not None:
         return "batch_size", f"{found.batch_size} would not fit: {found.largest} would, by estimate"

@@ -34,13 +34,13 @@ def all_advice(state: RunState, width: int) -> list[Line]:
 
 def batch_size_reason(state: RunState) -> str:
     """Why the batch size is what it is, where it was searched for; empty where a person asked for it."""
-    for stretch in reversed(state.stretches):
-        if stretch.batch_size != state.batch_size or stretch.reason == AS_ASKED:
+    for period in reversed(state.periods):
+        if period.batch_size != state.batch_size or period.reason == AS_ASKED:
             break
-        if stretch.trial:
+        if period.trial:
             break
-        if stretch.reason:
-            return visible(stretch.reason)
+        if period.reason:
+            return visible(period.reason)
     return ""
 
 

@@ -10,8 +10,8 @@ from rankdeck.runner.sweep.verdict import tied_with_best
 from rankdeck.tui.panels.bars import bar
 from rankdeck.tui.panels.overview.header import phase_words
 from rankdeck.tui.panels.overview.hints import batch_size_reason
+from rankdeck.tui.panels.overview.knob_effect import scaling_line, scaling_table
 from rankdeck.tui.panels.overview.notice import relaunching
-from rankdeck.tui.panels.overview.turned import scaling_line, scaling_table
 from rankdeck.tui.words.sweep import (
     only_measures,
     planned,
@@ -237,7 +237,7 @@ def _what_if(one: WhatIf, state: RunState, width: int) -> Line:
 
 def _batch_size(state: RunState) -> Fact:
     assert state.config is not None
-    if not state.stretches:
+    if not state.periods:
         size_asked = state.config.batch_size
         return Fact("batch size", "auto" if size_asked is None else count(size_asked), "", "batch")
     now = count(state.batch_size)

@@ -2,8 +2,8 @@
 
 from rankdeck.runner.state import RunState
 from rankdeck.tui.panels.chart import chart
+from rankdeck.tui.panels.overview.knob_effect import turn_lines
 from rankdeck.tui.panels.overview.notice import relaunching
-from rankdeck.tui.panels.overview.turned import turn_lines
 from rankdeck.tui.words.text import NOTHING, Line, fit, line_width, pad, rate
 
 CHART_NEEDS = 3

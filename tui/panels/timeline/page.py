@@ -29,7 +29,7 @@ TALL, LOW = 20, 14
 MOST_CHART, MOST_BUSY = 20, 8
 
 
-class Plan(NamedTuple):
+class TimelineLayout(NamedTuple):
     """How many lines each part gets. `first` is the first rank in sight of `lanes` many, `each` lines high."""
 
     findings: int
@@ -42,7 +42,7 @@ class Plan(NamedTuple):
     words: int
 
 
-def plan(state: RunState, look: Look, width: int, height: int, has_rounds: bool) -> Plan:
+def plan(state: RunState, look: Look, width: int, height: int, has_rounds: bool) -> TimelineLayout:
     """The lanes come first; then what explains them, then the charts."""
     findings = 1 if height < LOW - 2 else 2 if height < TALL - 2 else 3
     words = 1 if height < LOW - 2 else 2 if width >= 100 or height < TALL else 3
@@ -58,7 +58,7 @@ def plan(state: RunState, look: Look, width: int, height: int, has_rounds: bool)
     busy = min(series, left)
     chart = max(0, min(MOST_CHART, left - busy))
     first = max(0, min(look.rank - lanes // 2, ranks - lanes))
-    return Plan(findings, header, lanes, each, first, busy, chart, words)
+    return TimelineLayout(findings, header, lanes, each, first, busy, chart, words)
 
 
 def timeline_lines(

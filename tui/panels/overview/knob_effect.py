@@ -4,7 +4,7 @@ Every figure is of whole batches that began and ended under one setting; a turn 
 every active rank has ended one.
 """
 
-from rankdeck.runner.advice.advice import Turned, early_turn, last_turn
+from rankdeck.runner.advice.advice import KnobEffect, early_turn, last_turn
 from rankdeck.runner.state import RunState
 from rankdeck.runner.state.periods import ScalingRow, scaling
 from rankdeck.tui.panels.bars import Column, heading, row
@@ -64,7 +64,7 @@ DENSE_BELOW = 36
 """In fewer cells than these only the figures themselves are said: a chart that low has no second line to spare."""
 
 
-def _dense(turned: Turned) -> Line:
+def _dense(turned: KnobEffect) -> Line:
     before, after = turned.before, turned.after
     knob = ", ".join(_knobs(turned, ("batch", "ranks"), "→"))
     was, now = before.tokens_per_second or 0.0, after.tokens_per_second
@@ -73,14 +73,14 @@ def _dense(turned: Turned) -> Line:
     return ((f"{knob} ", "strong"), (figures, ""), (gain, "good" if (now or 0) >= was else "warn"))
 
 
-def _knobs(turned: Turned, names: tuple[str, str], arrow: str) -> list[str]:
+def _knobs(turned: KnobEffect, names: tuple[str, str], arrow: str) -> list[str]:
     """What was turned, from what to what."""
     before, after = turned.before, turned.after
     pairs = ((before.batch_size, after.batch_size), (before.active_ranks, after.active_ranks))
     return [f"{name} {was}{arrow}{now}" for name, (was, now) in zip(names, pairs, strict=True) if was != now]
 
 
-def _turn_facts(turned: Turned, *, short: bool) -> list[Line]:
+def _turn_facts(turned: KnobEffect, *, short: bool) -> list[Line]:
     before, after = turned.before, turned.after
     knobs = _knobs(turned, ("batch", "ranks") if short else ("batch size", "active ranks"), " → ")
     # Two that were turned before either was measured have one figure together.
@@ -99,7 +99,7 @@ def _turn_facts(turned: Turned, *, short: bool) -> list[Line]:
 
 def scaling_rows(state: RunState) -> list[ScalingRow]:
     """What was run at the batch size of now, once there is something to compare."""
-    rows = scaling(state.stretches, state.batch_size)
+    rows = scaling(state.periods, state.batch_size)
     steered = len(state.ranks) > 1 and state.active_ranks < len(state.ranks)
     return rows if len(rows) >= 2 or (rows and steered) else []
 
