@@ -3,6 +3,7 @@
 import-linter holds the direction between the rooms; this holds what it has no contract for.
 """
 
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -60,6 +61,13 @@ def test_no_room_has_more_modules_than_one_keeps_in_mind() -> None:
 def test_each_room_says_what_it_is() -> None:
     for room in (path for wing in LOOSE for path in [ROOT / wing, *(ROOT / wing).rglob("*")] if _is_room(path)):
         assert (room / "__init__.py").read_text().startswith('"""'), room
+
+
+@pytest.mark.parametrize("document", ["ARCHITECTURE.md", "README.md", "CHANGELOG.md"])
+def test_documents_name_only_what_there_is(document: str) -> None:
+    named = re.findall(r"`((?:runner|tui|tests|src|docs|sample_prompts)/[\w/.<>*-]*)`", (ROOT / document).read_text())
+    gone = [path for path in named if "<" not in path and not list(ROOT.glob(path.rstrip("/")))]
+    assert not gone
 
 
 def _is_room(path: Path) -> bool:
