@@ -3,8 +3,8 @@
 For every view, with a screen and without. Figures are runner.sweep.verdict'; none is made here. Pure.
 """
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -74,9 +74,9 @@ def setting(active_ranks: int, batch_size: int) -> str:
     return f"{some(active_ranks, 'rank')} x batch size {batch_size}"
 
 
-def short_setting(trial: Trial) -> str:
+def short_setting(of: Trial | Cell) -> str:
     """`2 ranks x 16`"""
-    return f"{some(trial.active_ranks, 'rank')} x {trial.batch_size}"
+    return f"{some(of.active_ranks, 'rank')} x {of.batch_size}"
 
 
 def what_happens(sweep: SweepState) -> str:
@@ -100,9 +100,13 @@ def how_measured(state: RunState, sweep: SweepState) -> str:
         f"{plan.least_seconds:g} s{length}; {_noise(least, most)}"
     )
     if sweep.bandwidth_bytes_per_second is not None:
-        source = f" ({sweep.bandwidth_source})" if sweep.bandwidth_source else ""
-        words += f"; MBU of {sweep.bandwidth_bytes_per_second / 1e9:,.0f} GB/s{source}"
+        words += f"; MBU of {bandwidth_words(sweep.bandwidth_bytes_per_second, sweep.bandwidth_source)}"
     return words
+
+
+def bandwidth_words(bytes_per_second: float, source: str | None) -> str:
+    """`3,350 GB/s (table of known GPUs)`: a device's peak memory bandwidth, and where the figure is from."""
+    return f"{bytes_per_second / 1e9:,.0f} GB/s" + (f" ({source})" if source else "")
 
 
 def repeats_measured(plan: SweepPlan, found: Sequence[Cell]) -> tuple[int, int]:
@@ -144,16 +148,45 @@ def rate_places(found: Sequence[Cell]) -> int:
     return 0 if max(rates, default=0.0) >= 10_000 else 1
 
 
+class Value(NamedTuple):
+    """A figure, how it reads, and how the half-width of its 95 % interval reads: empty where none is known."""
+
+    exact: float
+    text: str
+    noise: str = ""
+
+
+def value_of(exact: float, half_width: float | None, reads: Callable[[float], str]) -> Value:
+    """A figure whose noise reads as it does itself."""
+    return Value(exact, reads(exact), "" if half_width is None else reads(half_width))
+
+
+def estimate_value(estimate: Estimate, places: int) -> Value:
+    """Tokens/s with `places` digits after the point."""
+    return value_of(estimate.mean, estimate.half_width, lambda value: f"{value:,.{places}f}")
+
+
 def estimate_words(estimate: Estimate, places: int = 1) -> str:
-    """`143.2 ± 3.1`, or the mean alone where there is no noise to be told."""
-    mean = f"{estimate.mean:,.{places}f}"
-    return mean if estimate.half_width is None else f"{mean} ± {estimate.half_width:,.{places}f}"
+    """`143.2 ± 3.1`, or the mean alone where its noise is not known."""
+    value = estimate_value(estimate, places)
+    return f"{value.text} ± {value.noise}" if value.noise else value.text
 
 
 def best_words(best: Cell, places: int = 1) -> str:
     """`2 ranks x batch size 16: 143.2 ± 3.1 tok/s`"""
     assert best.tokens_per_second is not None
     return f"{setting(best.active_ranks, best.batch_size)}: {estimate_words(best.tokens_per_second, places)} tok/s"
+
+
+def best_sentence(summary: SweepSummary) -> str:
+    """The best setting and how sure that is; empty where none was measured.
+
+    `2 ranks x batch size 16: 143.2 ± 3.1 tok/s; faster than every other setting, beyond the noise`
+    """
+    if summary.best is None:
+        return ""
+    words = best_words(summary.best, rate_places(summary.cells))
+    return f"{words}; {summary.verdict.sentence}" if summary.verdict and summary.verdict.sentence else words
 
 
 def tied_words(verdict: Verdict | None) -> str:
@@ -196,11 +229,14 @@ def _over(base: Scaling, row: Scaling) -> str:
     return times(row.speedup / base.speedup)
 
 
-def times(speedup: float, half_width: float | None = None, *, beside: float | None = None) -> str:
-    """`1.93x ±0.08`, with as many digits as say something: those of the speedup that it stands `beside`, if any."""
-    size = speedup if beside is None else beside
-    places = 2 if size < 10 else 1 if size < 100 else 0
-    return f"{speedup:.{places}f}x" + ("" if half_width is None else f" ±{half_width:.{places}f}")
+def speedup_places(speedup: float) -> int:
+    """Digits after the point of a speedup and of its noise: as many as tell something."""
+    return 2 if speedup < 10 else 1 if speedup < 100 else 0
+
+
+def times(speedup: float) -> str:
+    """`1.93x`"""
+    return f"{speedup:.{speedup_places(speedup)}f}x"
 
 
 def repeats_warning(repeats: int) -> str:
@@ -241,12 +277,6 @@ def sweep_progress_line(state: RunState, sweep: SweepState) -> str:
     repeat = f", repeat {sweep.current.repeat} of {sweep.plan.repeats}" if sweep.current is not None else ""
     eta = f", ETA {clock(eta_seconds(state))}" if eta_seconds(state) is not None else ""
     return f"{standing(state, sweep)}{repeat}, {what_happens(sweep)}; {state.rate_now:.0f} tok/s now{eta}"
-
-
-# --- the command ------------------------------------------------------------------------------------
-
-
-# --- numbers as typed -------------------------------------------------------------------------------
 
 
 def with_plan(config: RunConfig, plan: SweepPlan) -> RunConfig:

@@ -255,7 +255,7 @@ def test_scaling_at_one_batch_size_stands_beside_that_of_the_best_with_each_numb
     assert lines[at + 2].split() == ["2", "16", "102.0", "1.16x", "±0.03", "58%", "±1%"]
     logged = sweep_lines(MORE_RANKS_AND_SMALLER_BATCHES, sweep_of(MORE_RANKS_AND_SMALLER_BATCHES))
     at = logged.index("scaling of the best with each number of ranks:")
-    assert logged[at + 3].split() == ["2", "16", "102.0", "2.5", "1.16x", "0.03x", "58%", "1%"]
+    assert logged[at + 3].split() == ["2", "16", "102.0", "2.5", "1.16x", "0.03", "58%", "1%"]
 
 
 @pytest.mark.parametrize("height", [12, 16, 24])
@@ -306,7 +306,7 @@ def test_a_log_and_the_view_say_a_speedup_with_the_same_digits() -> None:
     speedup, noise = row.split()[3:5]
     logged = sweep_lines(state, sweep_of(state))
     logged_row = logged[logged.index("scaling at batch size 8:") + 3].split()
-    assert logged_row[4:6] == [speedup, f"{noise.removeprefix('±')}x"]
+    assert logged_row[4:6] == [speedup, noise.removeprefix("±")]
 
 
 def test_with_one_number_of_ranks_there_is_no_scaling() -> None:

@@ -16,10 +16,11 @@ from rankdeck.runner.sweep.verdict import SweepSummary
 from rankdeck.tui.panels.bars import Column, heading, row
 from rankdeck.tui.panels.canvas import Canvas, axis_room, framed, with_axes
 from rankdeck.tui.panels.chart import round_maximum
+from rankdeck.tui.panels.sweep.figures import EACH_THE_SAME, scaling_rows, scaling_values
 from rankdeck.tui.panels.sweep.table import marker
 from rankdeck.tui.panels.ticks import LEAST_SPAN, fitted_ticks
-from rankdeck.tui.words.sweep import rate_places, scaling_shown, times, true_knees
-from rankdeck.tui.words.text import Line, fit, flow, line_width, percent, some, wrap
+from rankdeck.tui.words.sweep import rate_places, times, true_knees
+from rankdeck.tui.words.text import Line, fit, flow, line_width, some, wrap
 
 KNEE, KNEE_ABOVE, NO_ROOM = "▾", "▴", "✗"
 _AXES = 2
@@ -170,8 +171,8 @@ def scaling_lines(plan: SweepPlan, summary: SweepSummary, width: int, height: in
     """
     if len(set(plan.ranks)) < 2:
         return []
-    same = scaling_shown(summary)
-    each = [one for one in summary.best_scaling if one not in same]
+    same, best = scaling_rows(summary)
+    each = [row for row in best if row not in same]
     table = scaling_table(plan, summary, same, each)
     if width >= SIDE_BY_SIDE:
         right = max(line_width(line) for line in table)
@@ -249,18 +250,17 @@ def scaling_table(
         lines.append(((EACH, "strong"), (" best of each, where it is another:", "dim")))
         lines.extend(_scaling_row(one, summary, places) for one in each)
     elif same:
-        lines.append((("best with each number of ranks: the same", "dim"),))
+        lines.append(((EACH_THE_SAME, "dim"),))
     return lines
 
 
 def _scaling_row(one: Scaling, summary: SweepSummary, places: int) -> Line:
     style = "strong" if summary.best is not None and summary.best.setting == one.setting else ""
-    noise = "" if one.efficiency_half_width is None else f" ±{percent(one.efficiency_half_width)}"
+    rate, *ratios = scaling_values(one, places)
     texts = (
         str(one.active_ranks),
         str(one.batch_size),
-        f"{one.tokens_per_second:,.{places}f}",
-        times(one.speedup, one.speedup_half_width),
-        f"{percent(one.efficiency)}{noise}",
+        rate.text,
+        *(f"{value.text} ±{value.noise}" if value.noise else value.text for value in ratios),
     )
     return row([((text, style),) for text in texts], _COLUMNS, _SIZES, 1)
