@@ -14,11 +14,13 @@ from rankdeck.runner.run_directory.run_file import RunFile
 from rankdeck.runner.sweep.cells import Cell
 from rankdeck.runner.sweep.intervals import told_apart
 from rankdeck.runner.sweep.verdict import SweepSummary
+from rankdeck.tui.panels.sweep.figures import rate_value
 from rankdeck.tui.report import document
 from rankdeck.tui.report.document import Block, Item, Prose, Section, Table, words
 from rankdeck.tui.report.document import Column as Col
 from rankdeck.tui.report.settings import environment_values, setting
 from rankdeck.tui.report.source import EqualTexts, ReportSource
+from rankdeck.tui.words.sweep import rate_places
 from rankdeck.tui.words.text import pad, some, visible
 
 _OF_NO_MATTER = ("name", "output", "max_restarts")
@@ -70,7 +72,7 @@ class Difference(msgspec.Struct, frozen=True, kw_only=True):
             told = Item(difference, _signed(difference * 100, 2) + " points")
         else:
             told = Item(difference, _signed(difference, self.digits))
-        share = document.NOT_THERE if percent is None else Item(percent, _signed(percent, 1) + " %")
+        share = document.NOT_THERE if percent is None else Item(percent, _signed(percent, 1) + "%")
         return [self._item(self.one), self._item(self.other), told, share]
 
     def _item(self, value: float | int | None) -> Item:
@@ -210,19 +212,17 @@ def _texts(texts: EqualTexts | None) -> str:
 
 
 def _cells(one: SweepSummary, other: SweepSummary, names: list[Col]) -> Table:
-    settings = sorted({(cell.active_ranks, cell.batch_size) for sweep in (one, other) for cell in sweep.cells})
-    found = [{(cell.active_ranks, cell.batch_size): cell for cell in sweep.cells} for sweep in (one, other)]
+    settings = sorted({cell.setting for sweep in (one, other) for cell in sweep.cells})
+    found = [{cell.setting: cell for cell in sweep.cells} for sweep in (one, other)]
+    places = rate_places([*one.cells, *other.cells])
     rows = []
     for ranks, size in settings:
-        mine, theirs = (cells.get((ranks, size)) for cells in found)
-        difference = Difference(figure="tokens/s", digits=1, one=_mean(mine), other=_mean(theirs))
-        shown = difference.items()
-        rows.append(
-            [
-                document.whole(ranks), document.whole(size), _with_noise(mine, shown[0]), _with_noise(theirs, shown[1]),
-                shown[2], shown[3], words("within noise" if _within_noise(mine, theirs) else ""),
-            ]
-        )  # fmt: skip
+        cells = [there.get((ranks, size)) for there in found]
+        mine, theirs = cells
+        difference = Difference(figure="tokens/s", digits=places, one=_mean(mine), other=_mean(theirs))
+        rates = [document.figure(rate_value(cell, places)) if cell else document.NOT_AVAILABLE for cell in cells]
+        same = words("within noise" if _within_noise(mine, theirs) else "")
+        rows.append([document.whole(ranks), document.whole(size), *rates, *difference.items()[2:], same])
     return Table(
         title="tokens/s of every setting",
         columns=[Col("active ranks"), Col("batch size"), *names, Col("", number=False)],
@@ -233,12 +233,6 @@ def _cells(one: SweepSummary, other: SweepSummary, names: list[Col]) -> Table:
 
 def _mean(cell: Cell | None) -> float | None:
     return cell.tokens_per_second.mean if cell is not None and cell.tokens_per_second is not None else None
-
-
-def _with_noise(cell: Cell | None, item: Item) -> Item:
-    if cell is None or cell.tokens_per_second is None:
-        return item
-    return document.decimals(cell.tokens_per_second.mean, 1, half_width=cell.tokens_per_second.half_width)
 
 
 def _within_noise(one: Cell | None, other: Cell | None) -> bool:

@@ -4,13 +4,17 @@ Every figure travels as an `Item`: the exact value and the text a person reads. 
 any other; making them harmless is the business of whoever writes them into a format.
 """
 
+from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, TypeVar
 
 import msgspec
 
 from rankdeck.tui.report.plot import Plot
+from rankdeck.tui.words.sweep import Value
 from rankdeck.tui.words.text import NOTHING, UNKNOWN
+
+Number = TypeVar("Number", int, float)
 
 Raw = str | int | float | None
 Emphasis = Literal["", "best", "wall", "beyond", "dim"]
@@ -121,24 +125,24 @@ def whole(number: int | None) -> Item:
     return NOT_AVAILABLE if number is None else Item(number, f"{number:,}")
 
 
-def decimals(value: float | None, digits: int, *, half_width: float | None = None) -> Item:
-    """A figure with so many digits after the point, and the half-width of its interval."""
-    if value is None:
-        return NOT_AVAILABLE
-    return Item(value, f"{value:,.{digits}f}", "" if half_width is None else f"± {half_width:,.{digits}f}")
+def decimals(value: float | None, digits: int) -> Item:
+    """A figure with `digits` after the point."""
+    return reading(value, lambda known: f"{known:,.{digits}f}")
 
 
-def share(value: float | None, digits: int = 2, *, half_width: float | None = None) -> Item:
-    """A share from 0 to 1 and the half-width of its interval, as percentages."""
-    if value is None:
-        return NOT_AVAILABLE
-    return Item(
-        value, f"{value * 100:.{digits}f} %", "" if half_width is None else f"± {half_width * 100:.{digits}f} %"
-    )
+def share(value: float | None, digits: int = 2) -> Item:
+    """A share from 0 to 1 as a percentage."""
+    return reading(value, lambda known: f"{known * 100:.{digits}f}%")
 
 
-def gibibytes(value: int | None) -> Item:
-    return NOT_AVAILABLE if value is None else Item(value, f"{value / 2**30:,.2f}")
+def reading(value: Number | None, reads: Callable[[Number], str]) -> Item:
+    """A figure and the text that `reads` makes of it."""
+    return NOT_AVAILABLE if value is None else Item(value, reads(value))
+
+
+def figure(value: Value | None, look: Emphasis = "") -> Item:
+    """A figure of a sweep, with the half-width of its 95 % interval where that is known."""
+    return NOT_AVAILABLE if value is None else Item(value.exact, value.text, value.noise and f"± {value.noise}", look)
 
 
 def moment(unix_seconds: float) -> str:
@@ -149,19 +153,15 @@ def moment(unix_seconds: float) -> str:
         return UNKNOWN
 
 
-def without_empty(table: Table) -> tuple[Table, list[str]]:
-    """The table without columns that have no value in any row, and the names of those columns."""
+def without_empty(table: Table) -> Table:
+    """The table without columns that have no value in any row; the first stays."""
     kept = [
         place
         for place, _ in enumerate(table.columns)
         if place == 0 or any(row[place].raw is not None for row in table.rows)
     ]
-    gone = [column.title for place, column in enumerate(table.columns) if place not in kept]
-    return (
-        msgspec.structs.replace(
-            table,
-            columns=[table.columns[place] for place in kept],
-            rows=[[row[place] for place in kept] for row in table.rows],
-        ),
-        gone,
+    return msgspec.structs.replace(
+        table,
+        columns=[table.columns[place] for place in kept],
+        rows=[[row[place] for place in kept] for row in table.rows],
     )

@@ -11,7 +11,8 @@ from rankdeck.tui.report.document import Block, Chart, Prose, Section, Table, wo
 from rankdeck.tui.report.document import Column as Col
 from rankdeck.tui.report.plot import Axis, Line, Mark, Plot, Point
 from rankdeck.tui.report.source import ReportSource
-from rankdeck.tui.words.text import some
+from rankdeck.tui.words.sweep import times
+from rankdeck.tui.words.text import gib, percent, some
 
 MOST_UNMEASURED = 6
 
@@ -93,9 +94,9 @@ def _stretches(source: ReportSource) -> list[Block]:
                 document.whole(row.active_ranks),
                 document.whole(row.batches),
                 document.decimals(row.tokens_per_second, 1),
-                document.decimals(row.speedup, 2),
-                document.share(row.efficiency, 0),
-                document.gibibytes(row.peak_memory_bytes),
+                document.reading(row.speedup, times),
+                document.reading(row.efficiency, percent),
+                document.reading(row.peak_memory_bytes, gib),
             ]
             for row in measured
         ]
@@ -114,12 +115,5 @@ def _stretches(source: ReportSource) -> list[Block]:
         Col("batch size"), Col("active ranks"), Col("whole batches"), Col("tokens/s"), Col("speedup", "over 1 rank"),
         Col("scaling efficiency"), Col("peak memory", "GiB per rank"),
     ]  # fmt: skip
-    table, _ = document.without_empty(
-        Table(
-            title="What each setting of the knobs brought",
-            columns=columns,
-            rows=rows,
-            note=note,
-        )
-    )
-    return [table]
+    table = Table(title="What each setting of the knobs brought", columns=columns, rows=rows, note=note)
+    return [document.without_empty(table)]

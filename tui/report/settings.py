@@ -66,15 +66,9 @@ def environment(source: ReportSource) -> Section:
             ]
             for one in ready
         ]  # fmt: skip
-        table, _ = document.without_empty(
-            Table(
-                title="What each rank loaded",
-                columns=columns,
-                rows=rows,
-                note="Loading is not in the run's seconds.",
-            )
-        )
-        blocks.append(table)
+        note = "Loading is not in the run's seconds."
+        table = Table(title="What each rank loaded", columns=columns, rows=rows, note=note)
+        blocks.append(document.without_empty(table))
         generation = ready[0].generation
         if generation:
             listed = ", ".join(f"{name} {value}" for name, value in sorted(generation.items()))

@@ -49,7 +49,7 @@ async def test_every_figure_agrees_to_the_digit_with_run_json(launch):
         assert [number(cell) for cell in row[:6]] == [rank[field] for field in fields]
         assert [number(cell) for cell in line[:6]] == [rank[field] for field in fields]
         assert [float(value) for value in values[6:]] == [rank["padding_waste"], rank["idle"]]
-        assert row[6:] == line[6:] == [f"{rank[field] * 100:.2f} %" for field in ("padding_waste", "idle")]
+        assert row[6:] == line[6:] == [f"{rank[field] * 100:.2f}%" for field in ("padding_waste", "idle")]
 
     with (started.directory / "report.csv").open() as file:
         whole, *lines = csv.DictReader(file)

@@ -23,7 +23,7 @@ class Heading(NamedTuple):
 
 
 Reads = Callable[[float, int], str]
-"""How a figure reads; the number is that of digits after the point of tokens/s."""
+"""How a figure reads, given how many digits tokens/s have after the point."""
 
 
 class Figure(NamedTuple):
