@@ -127,12 +127,15 @@ def rates_plot(sweep: SweepSummary) -> Plot:
 
 
 def _walls(cells: list[Cell], lines: list[Line]) -> list[Wall]:
-    """A wall across the chart where all lines end at it, else a piece of one before each line that does."""
+    """A wall across the chart where all lines end at one size, else a piece of wall before each line that ends."""
     ends = {line.name: line.points[-1].y for line in lines}
-    found: dict[int, list[str]] = {}
+    first: dict[str, int] = {}
     for cell in cells:
         if cell.outcome == "out_of_memory" and (name := some(cell.active_ranks, "rank")) in ends:
-            found.setdefault(cell.batch_size, []).append(name)
+            first.setdefault(name, cell.batch_size)
+    found: dict[int, list[str]] = {}
+    for name, size in first.items():
+        found.setdefault(size, []).append(name)
     walls = []
     for size, names in sorted(found.items()):
         if len(names) == len(ends):

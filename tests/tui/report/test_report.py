@@ -94,7 +94,7 @@ def test_the_file_needs_nothing_else_and_is_accessible(tmp_path):
     identifiers = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
     assert len(identifiers) == len(set(identifiers))
     charts = [attributes for tag, attributes in page.tags if tag == "svg"]
-    assert len(charts) == 4
+    assert len(charts) == 2
     for attributes in charts:
         assert attributes["role"] == "img"
         assert set(attributes["aria-labelledby"].split()) <= set(identifiers)

@@ -14,6 +14,7 @@ from rankdeck.tui.plain.sweep import sweep_lines
 from rankdeck.tui.report import source
 from rankdeck.tui.report.compare import comparison_lines
 from rankdeck.tui.report.scaling import scaling_plot
+from rankdeck.tui.report.sweep import rates_plot
 from tests import scripted_sweep
 from tests.reports import (
     Page,
@@ -201,6 +202,13 @@ def test_a_wall_before_every_line_and_a_sweep_of_one_setting_are_drawn(tmp_path)
     for name in ("all", "one", "none"):
         assert reported(tmp_path / name).exit_code == 0
     assert "No setting was measured." in Page(tmp_path / "none" / "report.html").text
+
+
+def test_a_line_ends_at_its_first_wall():
+    summary = summarise_sweep(scripted_sweep.STATES["wall"]().state.sweep)
+    walls = [cell.setting for cell in summary.cells if cell.outcome == "out_of_memory"]
+    assert walls == [(1, 64), (1, 128), (2, 64)]
+    assert [(wall.x, wall.height) for wall in rates_plot(summary).walls] == [(64, None)]
 
 
 # --- two runs -----------------------------------------------------------------------------------
