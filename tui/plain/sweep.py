@@ -54,7 +54,7 @@ def trial_line(record: TrialRecord, trials: int) -> str:
 
 
 def sweep_lines(state: RunState, sweep: SweepState) -> list[str]:
-    """What a sweep found so far: the settings, the knees, the scaling, the best, the chosen one as a command."""
+    """What a sweep has found so far: settings, knees, scaling, the best, and the command for the chosen setting."""
     summary = summarise_sweep(sweep)
     lines = [
         f"sweep {visible(standing(state, sweep))}; {summary.measured:,} of {some(summary.trials, 'trial')} measured"
@@ -73,7 +73,7 @@ def sweep_lines(state: RunState, sweep: SweepState) -> list[str]:
 
 
 def _settings(summary: SweepSummary) -> list[str]:
-    """A line per setting; figures that no setting has are named once below instead of standing empty everywhere."""
+    """A line per setting; figures that no setting has are listed below once instead of having empty columns."""
     places = rate_places(summary.cells)
     figures = known(FIGURES, summary.cells)
     titles = [figure.heading.title for figure in figures]
@@ -93,7 +93,7 @@ def _settings(summary: SweepSummary) -> list[str]:
 
 
 def _scaling(summary: SweepSummary) -> list[str]:
-    """How more ranks scale, at the batch size that is run and with the best of each number of ranks."""
+    """How more ranks scale, at the batch size that is run and for the best setting with each number of ranks."""
     same, each = scaling_rows(summary)
     places = rate_places(summary.cells)
     lines = [f"scaling at batch size {same[0].batch_size}:", *_scaling_table(same, places)] if same else []
@@ -114,7 +114,7 @@ def _scaling_table(rows: Sequence[Scaling], places: int) -> list[str]:
 
 
 def aligned(rows: Sequence[Row]) -> list[str]:
-    """Columns set to the right; a row shorter than the first ends in words, which may run on past its columns."""
+    """Right-aligned columns; a row shorter than the first ends in words, which may run past the columns."""
     whole = [row for row in rows if len(row) == len(rows[0])]
     sizes = [max(len(row[place]) for row in whole) for place in range(len(rows[0]))]
     lines = []

@@ -1,7 +1,6 @@
 """Two runs side by side: headline figures, ranks, settings, environments, cells of sweeps, and their differences. Pure.
 
-The first run is the one that is looked at, the other the one it is measured against: differences are first minus
-other, percentages of the other.
+`one` is the run reported, `other` the run it is compared with: differences are one minus other, percentages of other.
 """
 
 from typing import Any
@@ -23,10 +22,10 @@ from rankdeck.tui.report.source import EqualTexts, ReportSource
 from rankdeck.tui.words.sweep import rate_places
 from rankdeck.tui.words.text import pad, some, visible
 
-_OF_NO_MATTER = ("name", "output", "max_restarts")
-"""Settings that change nothing about what is measured."""
+_NOT_COMPARED = ("name", "output", "max_restarts")
+"""Settings without effect on any figure."""
 
-_OTHER_WORK = (
+_CHANGES_WORK = (
     "prompts",
     "model",
     "max_new_tokens",
@@ -38,13 +37,13 @@ _OTHER_WORK = (
     "dtype",
     "quantization",
 )
-"""Settings that make another work of it, so that figures differ for that reason alone."""
+"""Settings that change the work itself, so that figures differ for that reason alone."""
 
 
 class Difference(msgspec.Struct, frozen=True, kw_only=True):
-    """One figure of both runs. `share` figures are from 0 to 1, their differences percentage points.
+    """A figure of both runs. A `share` is from 0 to 1, and its difference is in percentage points.
 
-    `percent` is of the other run's figure; None for shares, and where the other has none or zero.
+    `percent` is the difference relative to the other run; None for shares, and where the other has no figure or zero.
     """
 
     figure: str
@@ -64,7 +63,7 @@ class Difference(msgspec.Struct, frozen=True, kw_only=True):
         return self.difference / self.other * 100
 
     def items(self) -> list[Item]:
-        """Both figures, the difference and the percentage, as people read them."""
+        """Both figures, the difference and the percentage as text."""
         difference, percent = self.difference, self.percent
         if difference is None:
             told = document.NOT_AVAILABLE
@@ -80,13 +79,13 @@ class Difference(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def _signed(value: float, digits: int) -> str:
-    """With its sign; what rounds to zero has none."""
+    """A number with its sign, without one where it rounds to zero."""
     text = f"{value:+,.{digits}f}"
     return text if any(digit in text for digit in "123456789") else text[1:]
 
 
 def differences(one: Summary | None, other: Summary | None) -> list[Difference]:
-    """The headline figures of both."""
+    """The headline figures of both runs."""
 
     def figure(name: str, attribute: str, digits: int = 0, *, share: bool = False) -> Difference:
         return Difference(
@@ -109,7 +108,7 @@ def differences(one: Summary | None, other: Summary | None) -> list[Difference]:
 
 
 def rank_differences(one: Summary | None, other: Summary | None) -> list[Difference]:
-    """Each rank's tokens/s in both; a rank only one of them had has no figure in the other."""
+    """Each rank's tokens/s in both runs; None in a run that has no such rank."""
     rates = [{rank.rank: rank.tokens_per_second for rank in run.ranks} if run else {} for run in (one, other)]
     return [
         Difference(figure=f"rank {rank} tokens/s", digits=3, one=rates[0].get(rank), other=rates[1].get(rank))
@@ -118,23 +117,23 @@ def rank_differences(one: Summary | None, other: Summary | None) -> list[Differe
 
 
 def setting_differences(one: RunConfig, other: RunConfig) -> list[tuple[str, Any, Any]]:
-    """Settings that differ: name, and both values."""
+    """The settings that differ: the name, and the value in each run."""
     mine, theirs = msgspec.to_builtins(one), msgspec.to_builtins(other)
     return [
         (name, mine[name], theirs[name])
         for name in mine
-        if name not in _OF_NO_MATTER and name != "sweep" and mine[name] != theirs[name]
+        if name not in _NOT_COMPARED and name != "sweep" and mine[name] != theirs[name]
     ]
 
 
 def caution(one: RunFile, other: RunFile) -> str | None:
-    """Why the figures are not those of the same work; None where they are."""
+    """Why the two runs did not do the same work; None if they did."""
     if one.config.ignore_eos != other.config.ignore_eos:
         return (
             f"{one.name} has {one.config.length_mode}, {other.name} {other.config.length_mode}: "
             "their tokens/s are not to be compared."
         )
-    changed = [name for name, _, _ in setting_differences(one.config, other.config) if name in _OTHER_WORK]
+    changed = [name for name, _, _ in setting_differences(one.config, other.config) if name in _CHANGES_WORK]
     if one.prompts != other.prompts and "prompts" not in changed:
         changed.append("number of prompts")
     if one.config.new_tokens != other.config.new_tokens and "max_new_tokens" not in changed:
@@ -143,7 +142,7 @@ def caution(one: RunFile, other: RunFile) -> str | None:
 
 
 def comparison_lines(one: RunFile, other: RunFile) -> list[str]:
-    """Two runs' figures in aligned lines of plain text; names of runs are made harmless."""
+    """The figures of two runs in aligned lines of plain text, safe for a terminal."""
     rows = [["", visible(one.name), visible(other.name), "difference", ""]]
     figures = differences(one.summary, other.summary) + rank_differences(one.summary, other.summary)
     rows += [[each.figure, *(item.text for item in each.items())] for each in figures]
@@ -166,7 +165,7 @@ def comparison_lines(one: RunFile, other: RunFile) -> list[str]:
 
 
 def compared(one: ReportSource, other: ReportSource, texts: EqualTexts | None) -> list[Section]:
-    """The sections of a report that set `one` against `other`."""
+    """The sections of a report that compare `one` with `other`."""
     names = [Col(one.run.name), Col(other.run.name), Col("difference"), Col("", "of the other")]
     said = f"Differences are {one.run.name} minus {other.run.name}, percentages are of {other.run.name}."
     why = caution(one.run, other.run)

@@ -1,7 +1,7 @@
 """What a report is made of: sections of prose, tables and charts, and how figures read. Pure.
 
-Every figure travels as an `Item`: the exact value and the text a person reads. Texts from runs are data like
-any other; making them harmless is the business of whoever writes them into a format.
+Every figure is an `Item`: the exact value and the text that is shown. Texts from runs are unsafe here; the modules that
+write a format escape them.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ Emphasis = Literal["", "best", "wall", "beyond", "dim"]
 
 
 class Item(msgspec.Struct, frozen=True):
-    """A value and how it reads. `note` are small words after it; `look` never says what no word says."""
+    """A value and its text, a short `note` after it, and a `look` that repeats what some word says."""
 
     raw: Raw
     text: str
@@ -34,7 +34,7 @@ class Item(msgspec.Struct, frozen=True):
 
 
 class Column(msgspec.Struct, frozen=True):
-    """A column's heading; `unit` is said below it, `number` sets its figures to the right."""
+    """The heading of a column with its `unit`; `number` columns are right-aligned."""
 
     title: str
     unit: str = ""
@@ -49,7 +49,7 @@ class Prose(msgspec.Struct, frozen=True):
 
 
 class Table(msgspec.Struct, frozen=True, kw_only=True):
-    """A table; the first item of a row says what the row is about, `strong` are the places of rows to be seen first."""
+    """A table. The first item of a row names the row; `strong` lists the indexes of emphasized rows."""
 
     kind: ClassVar[str] = "table"
     title: str
@@ -60,7 +60,7 @@ class Table(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def width(self) -> Literal["", "compact", "dense"]:
-        """How close the columns stand: few with few words, so that a row is read as one; many, so that they fit."""
+        """How closely the columns stand: closer for few short columns, to read across, and for many, to fit."""
         words = max((len(item.text) for row in self.rows for item in row), default=0)
         if len(self.columns) > 7:
             return "dense"
@@ -68,7 +68,7 @@ class Table(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Chart(msgspec.Struct, frozen=True):
-    """A plot, to be drawn where drawing is possible and described where it is not."""
+    """A plot: drawn in HTML, described in words elsewhere."""
 
     kind: ClassVar[str] = "chart"
     plot: Plot
@@ -86,7 +86,7 @@ class Section(msgspec.Struct, frozen=True):
 
 
 class Notice(msgspec.Struct, frozen=True):
-    """Something the reader must know before the figures: that the run failed, that something is missing."""
+    """Something to know before reading the figures: that the run failed, that something is missing."""
 
     kind: Literal["bad", "warn", "info"]
     title: str
@@ -102,7 +102,7 @@ class Fact(msgspec.Struct, frozen=True):
 
 
 class Document(msgspec.Struct, frozen=True, kw_only=True):
-    """A whole report. `facts` are few words each, under the title."""
+    """A whole report. Each of the `facts` below the title is a few words."""
 
     title: str
     facts: list[str]
@@ -146,7 +146,7 @@ def figure(value: Value | None, look: Emphasis = "") -> Item:
 
 
 def moment(unix_seconds: float) -> str:
-    """A date and time of day, in UTC so that it means the same to every reader."""
+    """Date and time of day in UTC, so that they mean the same to every reader."""
     try:
         return f"{datetime.fromtimestamp(unix_seconds, UTC):%Y-%m-%d %H:%M} UTC"
     except (OverflowError, OSError, ValueError):

@@ -1,7 +1,7 @@
-"""The report as one HTML file that needs nothing else: no script, no network, no font.
+"""The report as one HTML file that stands alone: no script, no network, no font.
 
-The template escapes everything; what is not ink in a text is made visible before. Only charts, which ElementTree has
-escaped already, go in as they are.
+Every text is made visible and then escaped by the template. Only charts, which ElementTree has escaped, go in as they
+are.
 """
 
 from functools import cache
@@ -38,5 +38,5 @@ def _shown(value: object) -> object:
 
 
 def _exact(item: Item) -> str:
-    """The exact value for a machine; what is read may be rounded."""
+    """The exact value, for programs; the text shown may be rounded."""
     return repr(item.raw)

@@ -1,4 +1,4 @@
-"""How the figures of a report were measured, in plain words: the definitions every figure rests on. Pure text."""
+"""The report's section on how it was measured: what each word means, for this run. Pure."""
 
 from rankdeck.runner.protocol.config import RunConfig
 from rankdeck.runner.protocol.sweep_plan import SweepPlan
@@ -11,7 +11,7 @@ from rankdeck.tui.words.text import some
 
 
 def measured(source: ReportSource) -> Section:
-    """What is counted, over which time, and what is left out."""
+    """A definition for each word: what is counted, over which time, and what is left out."""
     config = source.run.config
     rows = [
         ("tokens", "Real tokens. Output tokens are those of the answer up to and including the end-of-sequence token; "

@@ -1,6 +1,6 @@
-"""What the report says of a run over time: the curve, what happened on the way, what each setting of the knobs brought.
+"""The report's section on throughput: the curve over time, what happened, and what each setting of the knobs brought.
 
-Pure; all of it comes from the state the journal adds up to.
+Pure; everything comes from the state that the journal adds up to.
 """
 
 import msgspec
@@ -18,7 +18,7 @@ MOST_UNMEASURED = 6
 
 
 def over_time(source: ReportSource, also: ReportSource | None) -> Section | None:
-    """None without a journal. `also` is the run whose curve joins the chart."""
+    """None without a journal. `also` is a second run, whose curve is drawn in the same chart."""
     state = source.state
     if state is None or not state.ranks:
         return None
@@ -44,7 +44,7 @@ def over_time(source: ReportSource, also: ReportSource | None) -> Section | None
 
 
 def throughput_plot(source: ReportSource, also: ReportSource | None = None) -> Plot:
-    """tokens/s over time with the turned knobs marked; with `also` both runs' curves, without marks."""
+    """Tokens/s over time, with a mark where a knob was turned; with `also` the curves of both runs, without marks."""
     curves = [
         (one.run.name, [(point.elapsed, point.tokens_per_second) for point in one.state.history])
         for one in (source, also)

@@ -1,4 +1,4 @@
-"""What the report of a sweep says of more ranks: speedup and efficiency, at a batch size and of the best. Pure."""
+"""The report's section on scaling: speedup and efficiency, at each batch size and for the best settings. Pure."""
 
 from rankdeck.runner.sweep.scaling import Scaling
 from rankdeck.runner.sweep.verdict import SweepSummary
@@ -19,7 +19,7 @@ OF_EACH_BEST = (
 
 
 def scaling_blocks(sweep: SweepSummary) -> list[Block]:
-    """A chart of the speedup, and the tables behind it: every batch size, and the best with each number of ranks."""
+    """A chart of speedup, and its figures: for each batch size, and for the best setting with each number of ranks."""
     blocks: list[Block] = [Chart(scaling_plot(sweep))]
     same, each = scaling_rows(sweep)
     if sweep.scaling:
@@ -33,7 +33,7 @@ def scaling_blocks(sweep: SweepSummary) -> list[Block]:
 
 
 def scaling_plot(sweep: SweepSummary) -> Plot:
-    """Speedup over ranks with its noise, a line per batch size and, where it is another, one for the best of each."""
+    """Speedup over ranks with its noise: a line per batch size, and one for the best of each where that differs."""
     chosen = sweep.chosen.batch_size if sweep.chosen is not None else None
     sizes = sorted({row.batch_size for row in sweep.scaling})
     shown = spread(sizes, MOST_LINES - 1, keep=chosen)
@@ -58,7 +58,7 @@ def scaling_plot(sweep: SweepSummary) -> Plot:
         words.append(f"That of the best with each number of ranks is the same as of batch size {best_of_all:,}.")
     if len(shown) < len(sizes):
         words.append("Not every batch size has a line; the table has all.")
-    # Of the ideal line as much as fits on an axis that the measured lines fill.
+    # The ideal line ends where the axis does, which fits the measured lines.
     top = min(ranks[-1], max(point.y + (point.half_width or 0.0) for line in lines for point in line.points))
     ideal = Line(name="ideal", points=[Point(ranks[0], ranks[0]), Point(top, top)], reference=True)
     return Plot(

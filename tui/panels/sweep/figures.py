@@ -1,6 +1,6 @@
 """The figures of a sweep as data: the columns of its tables, how each reads, which settings stand out, which have none.
 
-The Sweep view, `--plain` and the report lay these out: widths, styles and marks are theirs. Pure.
+The Sweep view, `--plain` and the report lay them out; widths, styles and signs are theirs. Pure.
 """
 
 from collections.abc import Callable, Sequence
@@ -115,7 +115,7 @@ Mark = Literal["best", "chosen", "tied", "knee"]
 
 
 def marks(summary: SweepSummary) -> dict[tuple[int, int], Mark]:
-    """The settings that stand out, as (active ranks, batch size); where two marks apply, the earlier one of `Mark`."""
+    """The settings that stand out, as (active ranks, batch size); of two marks that apply, the one first in `Mark`."""
     found: dict[tuple[int, int], Mark] = dict.fromkeys(true_knees(summary), "knee")
     if summary.verdict is not None:
         found |= dict.fromkeys(summary.verdict.tied, "tied")
@@ -136,7 +136,7 @@ OUTCOMES: dict[TrialOutcome | None, str] = {
 
 
 class Gap(NamedTuple):
-    """Why a setting has no figures: how its trials ended (None: not run yet), and the reason, which may be empty."""
+    """Why a setting has no figures: how its trials ended (None: not run yet), and a reason, which may be empty."""
 
     outcome: TrialOutcome | None
     reason: str
@@ -152,9 +152,9 @@ class Gap(NamedTuple):
 
 
 def gap(cell: Cell, found: Sequence[Cell]) -> Gap | None:
-    """Why this one of the cells `found` has no figures; None for a cell that was measured.
+    """Why a cell of `found` has no figures; None if it was measured.
 
-    Larger batches than one that ran out of memory on as many ranks are skipped, so this is said before their turn.
+    A batch larger than one that ran out of memory on as many ranks counts as skipped even before its turn.
     """
     if cell.tokens_per_second is not None:
         return None
@@ -168,7 +168,7 @@ def gap(cell: Cell, found: Sequence[Cell]) -> Gap | None:
 
 
 def _wall(found: Sequence[Cell], cell: Cell) -> int | None:
-    """The batch size below this one that ran out of memory with as many ranks; None where none did."""
+    """The smallest batch size below this one that ran out of memory on as many ranks; None where none did."""
     below = [
         other.batch_size
         for other in found

@@ -50,7 +50,7 @@ _MARK_STYLES: dict[Mark, str] = {"best": "good", "chosen": "good", "tied": "", "
 
 
 class Shown(NamedTuple):
-    """What a table shows beside the figures: the setting at hand, those that stand out, the order of the markers."""
+    """What the table shows beside figures: the setting at hand, those that stand out, the order of the markers."""
 
     at_hand: tuple[int, int] | None
     happening: str
@@ -83,7 +83,7 @@ def table_lines(state: RunState, sweep: SweepState, summary: SweepSummary, width
 
 
 def chosen(cells: Sequence[Cell], width: int, *, gpus: bool, mbu: bool) -> list[Figure]:
-    """The figures for which there is room, as they stand. What only a GPU tells has no column where there is none."""
+    """The figures that fit into `width`, from left to right. Without `gpus` or `mbu`, theirs only if there are any."""
     base = (*_SETTING, *_RATE, _NOTE)
     room = width - sum(column.width for column in base) - (len(base) - 1)
     found = known(FIGURES, cells)
@@ -140,7 +140,7 @@ def _figure(value: Value | None, cell: Cell, style: str) -> Line:
 
 
 def _barred(why: Gap, width: int) -> Line:
-    """What stands in place of figures: the wall of memory, what lies beyond it, or a failure with its reason."""
+    """What stands in place of figures: the wall of memory, a skipped setting beyond it, or a failure and its reason."""
     if why.outcome == "failed":
         return fit(((f"✗ {why.words}: ", "bad"), (why.reason, "warn")), width)
     if why.outcome == "out_of_memory":
