@@ -1,4 +1,4 @@
-"""Charts: ticks at nice numbers from zero, words that do not lie over one another, lines that differ in shape."""
+"""Charts: ticks at round numbers from zero, labels that do not overlap, lines that differ in shape."""
 
 import itertools
 import re
@@ -14,7 +14,7 @@ from rankdeck.tui.report.plot import Axis, Bar, Line, Mark, Plot, Point, Wall, s
 
 
 @given(st.floats(1e-9, 1e15), st.integers(2, 12), st.booleans())
-def test_ticks_go_from_zero_in_even_steps_of_1_2_or_5_to_the_largest_value_and_no_further(top, most, whole):
+def test_ticks_go_from_zero_in_even_steps_of_1_2_or_5_until_they_reach_the_largest_value(top, most, whole):
     ticks = nice_ticks(top, most, whole=whole)
     step = ticks.values[1]
     assert ticks.values[0] == 0
@@ -27,7 +27,7 @@ def test_ticks_go_from_zero_in_even_steps_of_1_2_or_5_to_the_largest_value_and_n
 
 
 @given(st.floats(1e-9, 1e15), st.integers(2, 12))
-def test_a_tick_reads_as_exactly_what_it_is(top, most):
+def test_the_label_of_a_tick_is_its_exact_value(top, most):
     ticks = nice_ticks(top, most)
     labels = [ticks.label(value) for value in ticks.values]
     assert len(set(labels)) == len(labels)
@@ -35,7 +35,7 @@ def test_a_tick_reads_as_exactly_what_it_is(top, most):
 
 
 @given(st.floats(0, 1e6), st.floats(1e-3, 1e6), st.integers(2, 8))
-def test_fitted_ticks_close_their_values_in_and_blow_no_small_difference_up(low, gain, most):
+def test_fitted_ticks_enclose_their_values_and_do_not_magnify_small_differences(low, gain, most):
     high = low + gain
     ticks = fitted_ticks(low, high, most)
     assert ticks.values[0] <= low * (1 + 1e-9)
@@ -46,7 +46,7 @@ def test_fitted_ticks_close_their_values_in_and_blow_no_small_difference_up(low,
     assert len({ticks.label(value) for value in ticks.values}) == len(ticks.values)
 
 
-def test_a_fitted_chart_gives_its_points_the_room_and_labels_the_values_it_is_told():
+def test_a_fitted_chart_fills_its_area_and_labels_the_given_values():
     points = [Point(1, 1.0), Point(2, 1.16, 0.02)]
     ideal = Line(name="ideal", points=[Point(1, 1), Point(1.18, 1.18)], reference=True)
     lines = [ideal, Line(name="batch 16", points=points)]
@@ -61,12 +61,12 @@ def test_a_fitted_chart_gives_its_points_the_room_and_labels_the_values_it_is_to
 
 
 @pytest.mark.parametrize("top", [0, -1, float("nan"), float("inf"), 1e-300])
-def test_where_there_is_nothing_to_see_the_axis_goes_to_one(top):
+def test_an_axis_without_usable_values_ends_at_one(top):
     assert nice_ticks(top).values[-1] == 1
 
 
 @given(st.lists(st.floats(0, 300), max_size=12))
-def test_labels_at_line_ends_are_apart_and_inside(wanted):
+def test_labels_at_line_ends_are_spread_within_the_chart(wanted):
     placed = apart(wanted, 15, 0, 300)
     ordered = sorted(placed)
     assert all(0 <= place <= 300 for place in placed)
@@ -74,7 +74,7 @@ def test_labels_at_line_ends_are_apart_and_inside(wanted):
 
 
 @given(st.lists(st.tuples(st.floats(0, 900), st.text("abc ", min_size=1, max_size=30)), max_size=30))
-def test_words_at_marks_and_ticks_never_lie_over_one_another(items):
+def test_labels_of_marks_and_ticks_never_overlap(items):
     items = sorted(items)
     spans = [
         (place.row, x - width_of(words) if place.left else x, width_of(words))
@@ -107,7 +107,7 @@ def drawn(found: Plot) -> ElementTree.Element:
     return ElementTree.fromstring(draw(found))
 
 
-def test_points_stand_where_their_values_are():
+def test_points_are_placed_in_proportion_to_their_values():
     svg = drawn(plot(lines=[Line(name="a", points=[Point(0, 0), Point(5, 50), Point(10, 100, 10)])]))
     line = next(path for path in svg.iter("path") if path.get("class") == "line").get("d")
     (x0, y0), (x1, y1), (x2, y2) = (map(float, pair.split()) for pair in line[1:].split("L"))
@@ -120,7 +120,7 @@ def test_points_stand_where_their_values_are():
     assert bottom - top == pytest.approx((y0 - y2) * 0.2, abs=0.2)
 
 
-def test_every_line_differs_in_dash_and_marker_not_only_in_colour():
+def test_lines_differ_in_dash_and_marker_not_only_in_colour():
     lines = [Line(name=f"line {number}", points=[Point(1, number), Point(2, number)]) for number in range(8)]
     svg = drawn(plot(lines=lines))
     dashes = [path.get("stroke-dasharray") for path in svg.iter("path") if path.get("class") == "line"]
@@ -128,7 +128,7 @@ def test_every_line_differs_in_dash_and_marker_not_only_in_colour():
     assert len(set(dashes)) == len(markers) == 8
 
 
-def test_texts_in_a_chart_are_text():
+def test_texts_in_a_chart_are_escaped():
     name = "<b>&amp; \x1b[31m"
     svg = drawn(plot(title=name, lines=[Line(name=name, points=[Point(1, 1)])], marks=[Mark(0.5, name)]))
     texts = [element.text for element in svg.iter() if element.text and "<b>" in element.text]

@@ -63,7 +63,7 @@ def test_a_sweep_shows_every_setting_the_best_one_and_the_wall(tmp_path):
         assert words in page.text
 
 
-def test_a_report_names_what_is_tied_with_the_best_the_setting_that_is_chosen_and_both_scalings(tmp_path):
+def test_a_report_names_ties_with_the_best_the_chosen_setting_and_both_scalings(tmp_path):
     state = scripted_sweep.tied().state
     run = write_run(tmp_path / "s", config=state.config, sweep=summarise_sweep(state.sweep))
     assert reported(tmp_path / "s").exit_code == 0
@@ -82,7 +82,7 @@ def test_a_report_names_what_is_tied_with_the_best_the_setting_that_is_chosen_an
 
 
 def scaled(directory, rates):
-    """The page, the Markdown and the lines of the chart of speedups of a sweep in which these were measured."""
+    """The page, the Markdown, the names of the lines of speedup and the state of a sweep with these tokens/s."""
     state = measured(rates)
     run = write_run(directory, config=state.config, sweep=summarise_sweep(state.sweep))
     assert reported(directory).exit_code == 0
@@ -93,7 +93,7 @@ def scaled(directory, rates):
 EACH = "What more ranks bring at the best batch size of each"
 
 
-def test_the_best_of_each_is_said_once_where_it_is_a_batch_sizes_scaling(tmp_path):
+def test_scaling_of_the_best_is_not_repeated_where_a_batch_size_has_the_same(tmp_path):
     page, text, lines, _ = scaled(tmp_path / "same", {(1, 8): (50, 51), (2, 8): (98, 99)})
     assert EACH not in page.tables
     assert lines == ["ideal", "batch 8"]
@@ -107,7 +107,7 @@ def test_the_best_of_each_is_said_once_where_it_is_a_batch_sizes_scaling(tmp_pat
     assert "A line per batch size, and one for the best with each number of ranks, with" in text
 
 
-def test_scaling_of_the_best_of_each_is_told_where_no_batch_size_has_two_numbers_of_ranks(tmp_path):
+def test_scaling_of_the_best_is_shown_where_no_batch_size_has_two_numbers_of_ranks(tmp_path):
     page, text, lines, state = scaled(tmp_path / "s", {(1, 16): (50, 51), (2, 8): (90, 91)})
     assert "What more ranks bring" not in page.tables
     assert [row[:2] for row in page.tables[EACH][1:]] == [["1", "16"], ["2", "8"]]
@@ -119,7 +119,7 @@ def test_scaling_of_the_best_of_each_is_told_where_no_batch_size_has_two_numbers
     assert not any(line.startswith("scaling at batch size") for line in logged)
 
 
-def test_of_a_sweep_that_was_ended_early_it_is_said_that_it_was_and_how_often_its_settings_were_measured(tmp_path):
+def test_a_sweep_that_ended_early_says_so_and_how_often_its_settings_were_measured(tmp_path):
     script = SweepScript(plan((1, 4, 8), (1, 2))).begun().over(9).settled("by hand")
     write_run(tmp_path / "s", config=script.state.config, sweep=summarise_sweep(script.state.sweep))
     journal = b"".join(msgspec.json.encode(event) + b"\n" for event in script.events)
@@ -130,7 +130,7 @@ def test_of_a_sweep_that_was_ended_early_it_is_said_that_it_was_and_how_often_it
     assert "1 to 2 of 3 repeats of each setting, in shuffled order" in page.text
 
 
-def test_that_trials_cut_their_answers_is_said_where_it_is_told_how_was_measured(tmp_path):
+def test_how_it_was_measured_says_where_trials_cut_their_answers(tmp_path):
     run = write_sweep(tmp_path / "s")
     assert reported(tmp_path / "s").exit_code == 0
     assert "cut at" not in Page(tmp_path / "s" / "report.html").text
@@ -142,7 +142,7 @@ def test_that_trials_cut_their_answers_is_said_where_it_is_told_how_was_measured
     assert "so that every answer has 32 tokens" in page.text
 
 
-def test_a_sweep_without_a_verdict_is_judged_anew_from_its_journal_as_a_replay_does(tmp_path):
+def test_a_sweep_without_a_verdict_is_judged_from_its_journal_as_in_a_replay(tmp_path):
     script = scripted_sweep.tied()
     found = summarise_sweep(script.state.sweep)
     assert found.chosen != found.best
@@ -155,7 +155,7 @@ def test_a_sweep_without_a_verdict_is_judged_anew_from_its_journal_as_a_replay_d
     assert source.read(tmp_path / "s").sweep == found
 
 
-def test_a_sweep_from_before_there_were_verdicts_is_reported(tmp_path):
+def test_a_sweep_recorded_before_there_were_verdicts_is_reported(tmp_path):
     run = write_sweep(tmp_path / "s")
     old = msgspec.structs.replace(run.sweep, verdict=None, best_scaling=[])
     write_run(tmp_path / "old", config=run.config, sweep=old)
@@ -216,7 +216,7 @@ def test_a_line_ends_at_its_first_wall():
 
 @pytest.fixture
 def pair(tmp_path):
-    """Two runs of the same prompts: one text differs, one prompt is another, one is missing, one failed in both."""
+    """Two runs of nearly the same prompts: a text and a prompt differ, an answer is missing, one failed in both."""
     mine = [record(index) for index in range(5)] + [record(5, finish_reason="error", error="x", text="")]
     theirs = [record(0), record(1, "no"), record(2, prompt="another"), record(3), mine[5]]
     one = write_run(tmp_path / "one", mine)
@@ -230,7 +230,7 @@ def pair(tmp_path):
     return one, other
 
 
-def test_two_runs_stand_side_by_side_with_their_differences(tmp_path, pair):
+def test_two_runs_are_shown_side_by_side_with_their_differences(tmp_path, pair):
     assert reported(tmp_path / "one", "--compare", tmp_path / "other").exit_code == 0
     page = Page(tmp_path / "one" / "report.html")
     rows = {row[0]: row[1:] for row in page.tables["Headline figures"]}
@@ -270,7 +270,7 @@ def test_two_sweeps_are_compared_setting_by_setting_with_their_noise(tmp_path):
         assert len(list(csv.DictReader(file))) == 36
 
 
-def test_a_run_against_a_sweep_is_compared_as_far_as_they_are_alike(tmp_path):
+def test_a_run_and_a_sweep_are_compared_as_far_as_possible(tmp_path):
     write_run(tmp_path / "run")
     write_sweep(tmp_path / "sweep")
     for one, other in (("run", "sweep"), ("sweep", "run")):
@@ -287,7 +287,7 @@ def test_a_comparison_in_plain_lines_is_aligned_and_complete(pair):
     assert lines[10] == "batch_size: 4 against 8"
 
 
-def test_plain_lines_say_when_it_is_not_the_same_work_and_have_no_figure_where_there_is_none(pair):
+def test_plain_lines_say_when_the_work_differs_and_when_a_figure_is_missing(pair):
     one, other = pair
     fixed = msgspec.structs.replace(other, config=msgspec.structs.replace(other.config, ignore_eos=True))
     assert "their tokens/s are not to be compared" in comparison_lines(one, fixed)[-1]
@@ -298,7 +298,7 @@ def test_plain_lines_say_when_it_is_not_the_same_work_and_have_no_figure_where_t
     assert "\x1b" not in "".join(lines)
 
 
-def test_a_run_that_was_swept_on_its_way_stays_a_run(tmp_path):
+def test_a_run_with_a_sweep_on_its_way_is_reported_as_a_run(tmp_path):
     run = write_sweep(tmp_path / "s")
     config = msgspec.structs.replace(run.config, sweep=None)
     run_directory.write_run_file(tmp_path / "s", msgspec.structs.replace(run, config=config))
