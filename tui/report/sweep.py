@@ -67,18 +67,23 @@ def sweep_sections(source: ReportSource) -> list[Section]:
 _LOOKS: dict[TrialOutcome | None, document.Emphasis] = {"out_of_memory": "wall", "skipped": "beyond"}
 
 
-def _rate(sweep: SweepSummary, cell: Cell) -> Item:
-    """A setting's tokens/s with their noise, the best marked; where there are none, the reason in a word or two."""
-    missing = gap(cell, sweep.cells)
-    if missing is not None:
-        return Item(None, missing.words, look=_LOOKS.get(missing.outcome, "dim"))
-    best = marks(sweep).get(cell.setting) == "best"
-    return document.figure(rate_value(cell, rate_places(sweep.cells)), "best" if best else "")
+def _rates(sweep: SweepSummary) -> dict[tuple[int, int], Item]:
+    """Each setting's tokens/s with their noise, the best marked; where there are none, the reason in a word or two."""
+    places, marked = rate_places(sweep.cells), marks(sweep)
+    items = {}
+    for cell in sweep.cells:
+        missing = gap(cell, sweep.cells)
+        if missing is not None:
+            items[cell.setting] = Item(None, missing.words, look=_LOOKS.get(missing.outcome, "dim"))
+        else:
+            look: document.Emphasis = "best" if marked.get(cell.setting) == "best" else ""
+            items[cell.setting] = document.figure(rate_value(cell, places), look)
+    return items
 
 
 def _at_a_glance(sweep: SweepSummary) -> Table:
     sizes = sorted({cell.batch_size for cell in sweep.cells})
-    found = {cell.setting: cell for cell in sweep.cells}
+    rates = _rates(sweep)
     walls = any(cell.outcome == "out_of_memory" for cell in sweep.cells)
     note = "Mean over the trials of a setting, ± the half-width of its 95 % interval. The best is bold, with a star."
     if walls:
@@ -87,15 +92,16 @@ def _at_a_glance(sweep: SweepSummary) -> Table:
     return Table(
         title="Output tokens/s for every setting",
         columns=[Col("batch size"), *(Col(some(ranks, "rank")) for ranks in rows)],
-        rows=[[document.whole(size), *(_rate(sweep, found[ranks, size]) for ranks in rows)] for size in sizes],
+        rows=[[document.whole(size), *(rates[ranks, size] for ranks in rows)] for size in sizes],
         note=note,
     )
 
 
 def rates_plot(sweep: SweepSummary) -> Plot:
     """tokens/s over batch size, a line per number of ranks, out of memory as a wall."""
+    best = sweep.best
     measured = [cell for cell in sweep.cells if cell.tokens_per_second is not None]
-    rows = spread(sorted({cell.active_ranks for cell in measured}), keep=_best_ranks(sweep))
+    rows = spread(sorted(_ranks(measured)), keep=best.active_ranks if best is not None else None)
     lines = [
         Line(
             name=some(ranks, "rank"),
@@ -110,13 +116,13 @@ def rates_plot(sweep: SweepSummary) -> Plot:
     walls = _walls(sweep.cells, lines)
     shown = sorted({cell.batch_size for cell in sweep.cells if cell.outcome in ("measured", "out_of_memory")})
     tied = f", {words_of_tie}" if (words_of_tie := tied_words(sweep.verdict)) else ""
-    best = f" The best is {short_setting(sweep.best)}{tied}." if sweep.best is not None else ""
+    said = f" The best is {short_setting(best)}{tied}." if best is not None else ""
     fewer = " Not every number of ranks has a line; the table has all." if len(rows) < len(_ranks(measured)) else ""
     return Plot(
         key="rates",
         title="Output tokens/s over batch size",
         description="A line per number of active ranks, with 95 % intervals."
-        + best
+        + said
         + "".join(f" {short_setting(cell)}: out of memory." for cell in sweep.cells if cell.outcome == "out_of_memory")
         + fewer,
         x=Axis("batch size, prompts per batch and rank (logarithmic)", scale="log2", values=shown),
@@ -149,10 +155,6 @@ def _ranks(cells: list[Cell]) -> set[int]:
     return {cell.active_ranks for cell in cells}
 
 
-def _best_ranks(sweep: SweepSummary) -> int | None:
-    return sweep.best.active_ranks if sweep.best is not None else None
-
-
 def _details(sweep: SweepSummary) -> list[Block]:
     cells = [cell for cell in sweep.cells if cell.tokens_per_second is not None]
     said = [
@@ -176,7 +178,7 @@ def _details(sweep: SweepSummary) -> list[Block]:
 def _detail(title: str, sweep: SweepSummary, cells: Sequence[Cell], figures: Sequence[Figure]) -> Table:
     """A row for each setting: tokens/s, and those of the figures that are known."""
     there = known(figures, cells)
-    places = rate_places(sweep.cells)
+    places, rates = rate_places(sweep.cells), _rates(sweep)
     headings = [RATE, *(figure.heading for figure in there)]
     return Table(
         title=title,
@@ -185,10 +187,10 @@ def _detail(title: str, sweep: SweepSummary, cells: Sequence[Cell], figures: Seq
             [
                 document.whole(cell.active_ranks),
                 document.whole(cell.batch_size),
-                _rate(sweep, cell),
+                rates[cell.setting],
                 *(document.figure(figure.value(cell, places)) for figure in there),
             ]
             for cell in cells
         ],
-        strong=[place for place, cell in enumerate(cells) if marks(sweep).get(cell.setting) == "best"],
+        strong=[place for place, cell in enumerate(cells) if rates[cell.setting].look == "best"],
     )

@@ -126,15 +126,6 @@ def marks(summary: SweepSummary) -> dict[tuple[int, int], Mark]:
     return found
 
 
-OUTCOMES: dict[TrialOutcome | None, str] = {
-    "measured": "measured",
-    "out_of_memory": "out of memory",
-    "skipped": "skipped",
-    "failed": "failed",
-    None: "not run",
-}
-
-
 class Gap(NamedTuple):
     """Why a setting has no figures: how its trials ended (None: not run yet), and a reason, which may be empty."""
 
@@ -143,7 +134,7 @@ class Gap(NamedTuple):
 
     @property
     def words(self) -> str:
-        return OUTCOMES[self.outcome]
+        return (self.outcome or "not run").replace("_", " ")
 
     @property
     def sentence(self) -> str:
@@ -161,32 +152,17 @@ def gap(cell: Cell, found: Sequence[Cell]) -> Gap | None:
     reason = visible(cell.reason or "")
     if cell.outcome == "failed":
         return Gap("failed", reason or "no reason is known")
-    wall = _wall(found, cell)
-    if cell.outcome != "out_of_memory" and wall is not None:
+    row = (other for other in found if other.active_ranks == cell.active_ranks)
+    no_room = (other.batch_size for other in row if other.outcome == "out_of_memory")
+    wall = min(no_room, default=cell.batch_size)
+    if cell.outcome != "out_of_memory" and wall < cell.batch_size:
         return Gap("skipped", f"{wall} did not fit")
     return Gap(cell.outcome, reason)
 
 
-def _wall(found: Sequence[Cell], cell: Cell) -> int | None:
-    """The smallest batch size below this one that ran out of memory on as many ranks; None where none did."""
-    below = [
-        other.batch_size
-        for other in found
-        if other.active_ranks == cell.active_ranks
-        and other.batch_size < cell.batch_size
-        and other.outcome == "out_of_memory"
-    ]
-    return min(below, default=None)
-
-
 # --- scaling ----------------------------------------------------------------------------------------
 
-
-SCALING = (
-    RATE,
-    Heading("speedup", "speedup", "times one rank"),
-    Heading("efficiency", "scaling efficiency"),
-)
+SCALING = (RATE, Heading("speedup", "speedup", "times one rank"), Heading("efficiency", "scaling efficiency"))
 """From left to right, after ranks and batch size."""
 
 
