@@ -1,5 +1,6 @@
-"""The report of a run: read what is there, say it as a document, write it as HTML, Markdown, CSV and JSON.
+"""The report of a run: what its directory holds, made into a document, written as HTML, Markdown, CSV and JSON.
 
-`source` reads files; `run`, `sweep`, `compare` and `measured` are pure and make a `document`; `html`, `markdown` and
-`tables` write it out; `plot` is what a chart shows and `chart` draws it.
+`source` reads the run; `run` puts the `document` together from the sections of `over_time`, `sweep`, `scaling`,
+`answers`, `measured`, `settings` and `compare`; `plot` is what a chart shows and `chart` draws it; `html`, `markdown`
+and `tables` turn all of it into text, and `write` writes the files.
 """

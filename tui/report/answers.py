@@ -1,4 +1,4 @@
-"""What the report says of the answers: how they ended, how long they are, which prompts failed. Pure."""
+"""The report's section on answers: how they ended, how long they are, which prompts failed. Pure."""
 
 from rankdeck.tui.report import document
 from rankdeck.tui.report.document import Block, Chart, Item, Section, Table, words
@@ -15,7 +15,7 @@ MOST_BARS = 25
 
 
 def section(source: ReportSource) -> Section | None:
-    """None where nothing is known of the answers, or there are none."""
+    """None where there are no answers, or none that could be read."""
     found = source.answers
     if found is None or found.count == 0:
         return None
@@ -44,7 +44,7 @@ def _reasons(found: Answers) -> Table:
 
 
 def quantile(lengths: dict[int, int], part: float) -> int:
-    """The length that `part` of the answers do not exceed."""
+    """The length that a share `part` of the answers does not exceed."""
     left = part * sum(lengths.values())
     for length in sorted(lengths):
         left -= lengths[length]
@@ -79,8 +79,9 @@ def _plot(found: Answers) -> Plot:
     )
     bars: dict[int, int] = {}
     for length, count in found.lengths.items():
-        # A bar holds lengths above its low edge, up to and including its high edge; an empty answer is in the first.
-        bars[max(0, -(-length // width) - 1)] = bars.get(max(0, -(-length // width) - 1), 0) + count
+        # A bar counts lengths above its low edge up to and including its high edge; the first bar also counts 0.
+        place = max(0, -(-length // width) - 1)
+        bars[place] = bars.get(place, 0) + count
     return Plot(
         key="lengths",
         title="Length of the answers",
@@ -96,6 +97,6 @@ def _errors(found: Answers) -> Table:
     return Table(
         title="Prompts that ended in an error",
         columns=[Col("index"), Col("id", number=False), Col("error", number=False)],
-        rows=[[document.whole(one.index), words(one.id), words(one.error)] for one in found.errors],
+        rows=[[document.whole(error.index), words(error.id), words(error.error)] for error in found.errors],
         note="" if failed <= len(found.errors) else f"The first {len(found.errors)} of {failed:,}.",
     )

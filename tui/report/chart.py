@@ -1,23 +1,25 @@
-"""Draws a plot as SVG: exact, small, readable without colours and by a screen reader.
+"""Draw a plot as SVG that can be read without colours and by a screen reader.
 
-Knows pixels and shapes. Colours, dark and light, and type are the style sheet's: elements carry classes only. Every
-text goes through ElementTree, so nothing in it can become markup.
+Knows pixels and shapes; the style sheet scales the drawing and has its colours and type: elements carry classes only.
+Every text goes through ElementTree, so nothing in it can become markup.
 """
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import count
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
 
 import msgspec
 
-from rankdeck.tui.panels.ticks import Ticks, fitted_ticks, nice_ticks
+from rankdeck.tui.panels.ticks import fitted_ticks, nice_ticks
 from rankdeck.tui.report.plot import Bar, Line, Plot, Point, Wall
 from rankdeck.tui.words import text
 
-FULL = {"wide": (940, 350), "narrow": (380, 300)}
-LOW = {"wide": (940, 230), "narrow": (380, 210)}
-"""Width and height in pixels, for pages and paper and for a telephone; bars need less height than lines."""
+WIDTH, HEIGHT, BARS_HEIGHT = 600, 330, 210
+"""Pixels of a drawing: few enough that its words can be read when a telephone shrinks it. Bars need less height."""
+
+MOST_X_STEPS, MOST_Y_STEPS = 8, 5
 
 LINE_HEIGHT = 16
 MARK_ROWS = 3
@@ -34,31 +36,26 @@ MARKERS = (
 )
 
 
-def draw(plot: Plot, size: tuple[int, int], suffix: str) -> str:
-    """The plot as an `svg` element; `suffix` keeps its ids apart from another drawing's of the same plot."""
-    return _Drawing(plot, size, suffix).text()
+def draw(plot: Plot) -> str:
+    """The plot as an `svg` element."""
+    return _Drawing(plot).drawn()
 
 
 class _Drawing:
-    def __init__(self, plot: Plot, size: tuple[int, int], suffix: str) -> None:
+    def __init__(self, plot: Plot) -> None:
         self.plot = plot
-        self.width, self.height = size
-        name = f"{plot.key}-{suffix}"
-        self.svg = Element(
-            "svg",
-            {
-                "viewBox": f"0 0 {self.width} {self.height}",
-                "class": f"chart {suffix}",
-                "role": "img",
-                "aria-labelledby": f"{name}-title {name}-words",
-            },
-        )
-        self._text(self.svg, "title", text.visible(plot.title), id=f"{name}-title")
-        self._text(self.svg, "desc", text.visible(plot.description), id=f"{name}-words")
-        most = 6 if self.width > 500 else 4
-        self.y_ticks = _fitted(plot) if plot.y.fitted else nice_ticks(_highest(plot), 5, whole=plot.y.whole)
-        self.x_top = _farthest(plot)
-        self.x_ticks = nice_ticks(self.x_top, 2 * most, whole=plot.x.whole)
+        self.height = BARS_HEIGHT if plot.bars else HEIGHT
+        title, words = f"{plot.key}-title", f"{plot.key}-words"
+        frame = {"viewBox": f"0 0 {WIDTH} {self.height}", "role": "img", "aria-labelledby": f"{title} {words}"}
+        self.svg = Element("svg", frame)
+        self._text(self.svg, "title", text.visible(plot.title), id=title)
+        self._text(self.svg, "desc", text.visible(plot.description), id=words)
+        if plot.y.fitted:
+            self.y_ticks = fitted_ticks(*plot.span, MOST_Y_STEPS)
+        else:
+            self.y_ticks = nice_ticks(plot.highest, MOST_Y_STEPS, whole=plot.y.whole)
+        self.x_top = plot.farthest
+        self.x_ticks = nice_ticks(self.x_top, MOST_X_STEPS, whole=plot.x.whole)
         self._lay_out()
 
     # --- places --------------------------------------------------------------------------------
@@ -68,29 +65,26 @@ class _Drawing:
         ends = [width_of(text.visible(line.name)) for line in plot.lines if line.points]
         tick_width = max(width_of(self.y_ticks.label(value)) for value in self.y_ticks.values)
         self.left = round(tick_width + 10)
-        room = 0.36 * self.width
-        self.right = self.width - round(min(room, max(ends) + 26) if ends else 14)
+        self.right = WIDTH - round(min(0.36 * WIDTH, max(ends) + 26) if ends else 14)
         self.bottom = self.height - 2 * LINE_HEIGHT - 8
         self.x = self._x_scale()
         above = sorted([(self.x(mark.x), text.visible(mark.text)) for mark in plot.marks], key=lambda item: item[0])
         above += [(self.x(wall.x), text.visible(wall.text)) for wall in plot.walls if wall.height is None]
-        self.notes = list(zip(above, in_rows(above, MARK_ROWS, self.width - 4), strict=True))
+        self.notes = list(zip(above, in_rows(above, MARK_ROWS, WIDTH - 4), strict=True))
         rows = max((place.row + 1 for _, place in self.notes if place.row is not None), default=0)
         self.top = LINE_HEIGHT + 10 + rows * LINE_HEIGHT + (6 if rows else 0)
 
     def _x_scale(self) -> Callable[[float], float]:
-        values = self.plot.x.values
-        if self.plot.x.scale == "log2" and values:
-            low, high = math.log2(values[0]), math.log2(values[-1])
-            margin = 0.06 * (self.right - self.left)
-            span = (self.right - self.left - 2 * margin) / (high - low) if high > low else 0.0
-            start = self.left + margin if span else (self.left + self.right) / 2
-            return lambda value: start + (math.log2(value) - low) * span
-        if self.plot.x.fitted and len(values) > 1:
-            margin = 0.06 * (self.right - self.left)
-            unit = (self.right - self.left - 2 * margin) / (values[-1] - values[0])
-            return lambda value: self.left + margin + (value - values[0]) * unit
-        return lambda value: self.left + value / self.x_top * (self.right - self.left)
+        axis, room = self.plot.x, self.right - self.left
+        if not axis.values or not (axis.scale == "log2" or axis.fitted):
+            return lambda value: self.left + value / self.x_top * room
+        place = math.log2 if axis.scale == "log2" else float
+        low, high = place(axis.values[0]), place(axis.values[-1])
+        if low == high:
+            return lambda value: self.left + room / 2
+        margin = 0.06 * room
+        unit = (room - 2 * margin) / (high - low)
+        return lambda value: self.left + margin + (place(value) - low) * unit
 
     def y(self, value: float) -> float:
         low, high = self.y_ticks.values[0], self.y_ticks.values[-1]
@@ -98,16 +92,14 @@ class _Drawing:
 
     # --- drawing --------------------------------------------------------------------------------
 
-    def text(self) -> str:
+    def drawn(self) -> str:
         self._axes()
         for bar in self.plot.bars:
             self._bar(bar)
-        number = 0
-        numbers = []
-        for line in self.plot.lines:
-            numbers.append(None if line.reference else number)
-            self._line(line, numbers[-1])
-            number += not line.reference
+        counter = count()
+        numbers = [None if line.reference else next(counter) for line in self.plot.lines]
+        for line, number in zip(self.plot.lines, numbers, strict=True):
+            self._line(line, number)
         self._end_labels(numbers)
         self._notes()
         for wall in self.plot.walls:
@@ -161,14 +153,8 @@ class _Drawing:
         left, right = self.x(bar.low), self.x(bar.high)
         inset = min(1.0, (right - left) * 0.1)
         top = self.y(bar.height)
-        self._add(
-            "rect",
-            "bar s0",
-            x=_px(left + inset),
-            y=_px(top),
-            width=_px(right - left - 2 * inset),
-            height=_px(self.bottom - top),
-        )
+        path = f"M{_px(left + inset)} {self.bottom}V{_px(top)}H{_px(right - inset)}V{self.bottom}Z"
+        self._stroke(path, "bar s0")
 
     def _line(self, line: Line, number: int | None) -> None:
         if not line.points:
@@ -198,7 +184,7 @@ class _Drawing:
         self._stroke(path, "error", parent=group)
 
     def _end_labels(self, numbers: list[int | None]) -> None:
-        """Each line's name at its end, with the line's marker, apart from one another."""
+        """The name and the marker of each line beside its end, spread so that they do not overlap."""
         ending = [(line, number) for line, number in zip(self.plot.lines, numbers, strict=True) if line.points]
         wanted = [self.y(line.points[-1].y) for line, _ in ending]
         for (line, number), y, ideal in zip(ending, apart(wanted, 15, self.top, self.bottom), wanted, strict=True):
@@ -209,7 +195,7 @@ class _Drawing:
                 self._stroke(f"M{_px(end + 6)} {_px(ideal)}L{_px(self.right + 5)} {_px(y)}", "leader", parent=group)
             if number is not None:
                 self._marker(group, self.right + 12, y, number)
-            room = int((self.width - self.right - 20) / 6.2)
+            room = int((WIDTH - self.right - 20) / 6.2)
             x = self.right + (8 if number is None else 20)
             self._text(group, "text", text.cut(text.visible(line.name), room), "name", x=x, y=y + 4)
 
@@ -238,29 +224,6 @@ class _Drawing:
             element.set("class", style)
         element.text = words
 
-    def _add(self, tag: str, style: str, **attributes: str) -> None:
-        ElementTree.SubElement(self.svg, tag, {"class": style, **attributes})
-
-
-def _highest(plot: Plot) -> float:
-    points = [point for line in plot.lines for point in line.points]
-    tops = [point.y + (point.half_width or 0.0) for point in points] + [bar.height for bar in plot.bars]
-    return max(tops, default=1.0)
-
-
-def _fitted(plot: Plot) -> Ticks:
-    """Ticks that close in all points with their noise, those of reference lines left out."""
-    points = [point for line in plot.lines if not line.reference for point in line.points]
-    ends = [point.y + sign * (point.half_width or 0.0) for point in points for sign in (-1, 1)]
-    return fitted_ticks(max(0.0, min(ends, default=0.0)), max(ends, default=1.0), 5)
-
-
-def _farthest(plot: Plot) -> float:
-    ends: list[float] = [point.x for line in plot.lines for point in line.points]
-    ends += [bar.high for bar in plot.bars] + [wall.x for wall in plot.walls] + [mark.x for mark in plot.marks]
-    top = max(ends, default=1.0)
-    return top if top > 0 else 1.0
-
 
 def _with_noise(point: Point) -> str:
     return f"{point.y:,.6g}" + (f" ± {point.half_width:,.3g}" if point.half_width is not None else "")
@@ -272,19 +235,16 @@ def _px(value: float) -> str:
 
 
 CHARACTER = 6.7
-"""Pixels a character of the chart's 12-pixel type takes, generously."""
+"""Pixels that a character of the chart's 12-pixel type takes at most."""
 
 
 def width_of(text: str) -> float:
-    """Pixels the words take, at most; characters of other scripts may be twice as wide."""
+    """Pixels the words take at most; characters of other scripts may be twice as wide."""
     return sum(CHARACTER if ord(character) < 0x1100 else 2 * CHARACTER for character in text)
 
 
 def apart(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-    """Places near the wanted ones, at least `gap` apart and within `low` to `high`, in the given order of items.
-
-    Where there is no room for all, the gap shrinks.
-    """
+    """A place near each wanted one, at least `gap` apart, within `low` to `high`; the gap shrinks if all don't fit."""
     if not wanted:
         return []
     gap = min(gap, (high - low) / max(1, len(wanted) - 1))
@@ -302,15 +262,14 @@ def apart(wanted: Sequence[float], gap: float, low: float, high: float) -> list[
 
 
 class Placed(msgspec.Struct, frozen=True):
-    """Words at `x`, reading to the right or (`left`) to the left of it, in a row from 0; no row: no room."""
+    """The row of a label, counted from 0 (None: no room), and whether it reads to the left of its x."""
 
-    x: float
     row: int | None
     left: bool
 
 
 def in_rows(items: Sequence[tuple[float, str]], rows: int, right: float, space: float = 8) -> list[Placed]:
-    """A place for the words of each (x, text), x ascending; those that would lie over others get none."""
+    """A place for the label of each (x, text), x ascending; none for a label that would overlap others."""
     ends = [-1e9] * rows
     placed = []
     for x, words in items:
@@ -320,12 +279,12 @@ def in_rows(items: Sequence[tuple[float, str]], rows: int, right: float, space: 
         row = next((row for row in range(rows) if start >= ends[row] + space), None)
         if row is not None:
             ends[row] = max(ends[row], start + width)
-        placed.append(Placed(x, row, left))
+        placed.append(Placed(row, left))
     return placed
 
 
 def thinned(items: Sequence[tuple[float, str]], space: float = 8) -> list[bool]:
-    """Which of the centred words of an axis are shown: each unless it would touch the one shown before."""
+    """Which centred labels of an axis are shown: each one that keeps clear of the label shown before it."""
     shown, edge = [], -1e9
     for x, words in items:
         half = width_of(words) / 2

@@ -1,7 +1,6 @@
 """Two runs side by side: headline figures, ranks, settings, environments, cells of sweeps, and their differences. Pure.
 
-The first run is the one that is looked at, the other the one it is measured against: differences are first minus
-other, percentages of the other.
+`one` is the run reported, `other` the run it is compared with: differences are one minus other, percentages of other.
 """
 
 from typing import Any
@@ -14,17 +13,19 @@ from rankdeck.runner.run_directory.run_file import RunFile
 from rankdeck.runner.sweep.cells import Cell
 from rankdeck.runner.sweep.intervals import told_apart
 from rankdeck.runner.sweep.verdict import SweepSummary
+from rankdeck.tui.panels.sweep.figures import rate_value
 from rankdeck.tui.report import document
 from rankdeck.tui.report.document import Block, Item, Prose, Section, Table, words
 from rankdeck.tui.report.document import Column as Col
 from rankdeck.tui.report.settings import environment_values, setting
 from rankdeck.tui.report.source import EqualTexts, ReportSource
+from rankdeck.tui.words.sweep import rate_places
 from rankdeck.tui.words.text import pad, some, visible
 
-_OF_NO_MATTER = ("name", "output", "max_restarts")
-"""Settings that change nothing about what is measured."""
+_NOT_COMPARED = ("name", "output", "max_restarts")
+"""Settings without effect on any figure."""
 
-_OTHER_WORK = (
+_CHANGES_WORK = (
     "prompts",
     "model",
     "max_new_tokens",
@@ -36,13 +37,13 @@ _OTHER_WORK = (
     "dtype",
     "quantization",
 )
-"""Settings that make another work of it, so that figures differ for that reason alone."""
+"""Settings that change the work itself, so that figures differ for that reason alone."""
 
 
 class Difference(msgspec.Struct, frozen=True, kw_only=True):
-    """One figure of both runs. `share` figures are from 0 to 1, their differences percentage points.
+    """A figure of both runs. A `share` is from 0 to 1, and its difference is in percentage points.
 
-    `percent` is of the other run's figure; None for shares, and where the other has none or zero.
+    `percent` is the difference relative to the other run; None for shares, and where the other has no figure or zero.
     """
 
     figure: str
@@ -62,7 +63,7 @@ class Difference(msgspec.Struct, frozen=True, kw_only=True):
         return self.difference / self.other * 100
 
     def items(self) -> list[Item]:
-        """Both figures, the difference and the percentage, as people read them."""
+        """Both figures, the difference and the percentage as text."""
         difference, percent = self.difference, self.percent
         if difference is None:
             told = document.NOT_AVAILABLE
@@ -70,7 +71,7 @@ class Difference(msgspec.Struct, frozen=True, kw_only=True):
             told = Item(difference, _signed(difference * 100, 2) + " points")
         else:
             told = Item(difference, _signed(difference, self.digits))
-        share = document.NOT_THERE if percent is None else Item(percent, _signed(percent, 1) + " %")
+        share = document.NOT_THERE if percent is None else Item(percent, _signed(percent, 1) + "%")
         return [self._item(self.one), self._item(self.other), told, share]
 
     def _item(self, value: float | int | None) -> Item:
@@ -78,13 +79,13 @@ class Difference(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def _signed(value: float, digits: int) -> str:
-    """With its sign; what rounds to zero has none."""
+    """A number with its sign, without one where it rounds to zero."""
     text = f"{value:+,.{digits}f}"
     return text if any(digit in text for digit in "123456789") else text[1:]
 
 
 def differences(one: Summary | None, other: Summary | None) -> list[Difference]:
-    """The headline figures of both."""
+    """The headline figures of both runs."""
 
     def figure(name: str, attribute: str, digits: int = 0, *, share: bool = False) -> Difference:
         return Difference(
@@ -107,7 +108,7 @@ def differences(one: Summary | None, other: Summary | None) -> list[Difference]:
 
 
 def rank_differences(one: Summary | None, other: Summary | None) -> list[Difference]:
-    """Each rank's tokens/s in both; a rank only one of them had has no figure in the other."""
+    """Each rank's tokens/s in both runs; None in a run that has no such rank."""
     rates = [{rank.rank: rank.tokens_per_second for rank in run.ranks} if run else {} for run in (one, other)]
     return [
         Difference(figure=f"rank {rank} tokens/s", digits=3, one=rates[0].get(rank), other=rates[1].get(rank))
@@ -116,23 +117,23 @@ def rank_differences(one: Summary | None, other: Summary | None) -> list[Differe
 
 
 def setting_differences(one: RunConfig, other: RunConfig) -> list[tuple[str, Any, Any]]:
-    """Settings that differ: name, and both values."""
+    """The settings that differ: the name, and the value in each run."""
     mine, theirs = msgspec.to_builtins(one), msgspec.to_builtins(other)
     return [
         (name, mine[name], theirs[name])
         for name in mine
-        if name not in _OF_NO_MATTER and name != "sweep" and mine[name] != theirs[name]
+        if name not in _NOT_COMPARED and name != "sweep" and mine[name] != theirs[name]
     ]
 
 
 def caution(one: RunFile, other: RunFile) -> str | None:
-    """Why the figures are not those of the same work; None where they are."""
+    """Why the two runs did not do the same work; None if they did."""
     if one.config.ignore_eos != other.config.ignore_eos:
         return (
             f"{one.name} has {one.config.length_mode}, {other.name} {other.config.length_mode}: "
             "their tokens/s are not to be compared."
         )
-    changed = [name for name, _, _ in setting_differences(one.config, other.config) if name in _OTHER_WORK]
+    changed = [name for name, _, _ in setting_differences(one.config, other.config) if name in _CHANGES_WORK]
     if one.prompts != other.prompts and "prompts" not in changed:
         changed.append("number of prompts")
     if one.config.new_tokens != other.config.new_tokens and "max_new_tokens" not in changed:
@@ -141,7 +142,7 @@ def caution(one: RunFile, other: RunFile) -> str | None:
 
 
 def comparison_lines(one: RunFile, other: RunFile) -> list[str]:
-    """Two runs' figures in aligned lines of plain text; names of runs are made harmless."""
+    """The figures of two runs in aligned lines of plain text, safe for a terminal."""
     rows = [["", visible(one.name), visible(other.name), "difference", ""]]
     figures = differences(one.summary, other.summary) + rank_differences(one.summary, other.summary)
     rows += [[each.figure, *(item.text for item in each.items())] for each in figures]
@@ -164,7 +165,7 @@ def comparison_lines(one: RunFile, other: RunFile) -> list[str]:
 
 
 def compared(one: ReportSource, other: ReportSource, texts: EqualTexts | None) -> list[Section]:
-    """The sections of a report that set `one` against `other`."""
+    """The sections of a report that compare `one` with `other`."""
     names = [Col(one.run.name), Col(other.run.name), Col("difference"), Col("", "of the other")]
     said = f"Differences are {one.run.name} minus {other.run.name}, percentages are of {other.run.name}."
     why = caution(one.run, other.run)
@@ -210,19 +211,17 @@ def _texts(texts: EqualTexts | None) -> str:
 
 
 def _cells(one: SweepSummary, other: SweepSummary, names: list[Col]) -> Table:
-    settings = sorted({(cell.active_ranks, cell.batch_size) for sweep in (one, other) for cell in sweep.cells})
-    found = [{(cell.active_ranks, cell.batch_size): cell for cell in sweep.cells} for sweep in (one, other)]
+    settings = sorted({cell.setting for sweep in (one, other) for cell in sweep.cells})
+    found = [{cell.setting: cell for cell in sweep.cells} for sweep in (one, other)]
+    places = rate_places([*one.cells, *other.cells])
     rows = []
     for ranks, size in settings:
-        mine, theirs = (cells.get((ranks, size)) for cells in found)
-        difference = Difference(figure="tokens/s", digits=1, one=_mean(mine), other=_mean(theirs))
-        shown = difference.items()
-        rows.append(
-            [
-                document.whole(ranks), document.whole(size), _with_noise(mine, shown[0]), _with_noise(theirs, shown[1]),
-                shown[2], shown[3], words("within noise" if _within_noise(mine, theirs) else ""),
-            ]
-        )  # fmt: skip
+        cells = [there.get((ranks, size)) for there in found]
+        mine, theirs = cells
+        difference = Difference(figure="tokens/s", digits=places, one=_mean(mine), other=_mean(theirs))
+        rates = [document.figure(rate_value(cell, places)) if cell else document.NOT_AVAILABLE for cell in cells]
+        same = words("within noise" if _within_noise(mine, theirs) else "")
+        rows.append([document.whole(ranks), document.whole(size), *rates, *difference.items()[2:], same])
     return Table(
         title="tokens/s of every setting",
         columns=[Col("active ranks"), Col("batch size"), *names, Col("", number=False)],
@@ -233,12 +232,6 @@ def _cells(one: SweepSummary, other: SweepSummary, names: list[Col]) -> Table:
 
 def _mean(cell: Cell | None) -> float | None:
     return cell.tokens_per_second.mean if cell is not None and cell.tokens_per_second is not None else None
-
-
-def _with_noise(cell: Cell | None, item: Item) -> Item:
-    if cell is None or cell.tokens_per_second is None:
-        return item
-    return document.decimals(cell.tokens_per_second.mean, 1, half_width=cell.tokens_per_second.half_width)
 
 
 def _within_noise(one: Cell | None, other: Cell | None) -> bool:

@@ -1,23 +1,27 @@
 """What a report is made of: sections of prose, tables and charts, and how figures read. Pure.
 
-Every figure travels as an `Item`: the exact value and the text a person reads. Texts from runs are data like
-any other; making them harmless is the business of whoever writes them into a format.
+Every figure is an `Item`: the exact value and the text that is shown. Texts from runs are unsafe here; the modules that
+write a format escape them.
 """
 
+from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, TypeVar
 
 import msgspec
 
 from rankdeck.tui.report.plot import Plot
+from rankdeck.tui.words.sweep import Value
 from rankdeck.tui.words.text import NOTHING, UNKNOWN
+
+Number = TypeVar("Number", int, float)
 
 Raw = str | int | float | None
 Emphasis = Literal["", "best", "wall", "beyond", "dim"]
 
 
 class Item(msgspec.Struct, frozen=True):
-    """A value and how it reads. `note` are small words after it; `look` never says what no word says."""
+    """A value and its text, a short `note` after it, and a `look` that repeats what some word says."""
 
     raw: Raw
     text: str
@@ -30,7 +34,7 @@ class Item(msgspec.Struct, frozen=True):
 
 
 class Column(msgspec.Struct, frozen=True):
-    """A column's heading; `unit` is said below it, `number` sets its figures to the right."""
+    """The heading of a column with its `unit`; `number` columns are right-aligned."""
 
     title: str
     unit: str = ""
@@ -45,7 +49,7 @@ class Prose(msgspec.Struct, frozen=True):
 
 
 class Table(msgspec.Struct, frozen=True, kw_only=True):
-    """A table; the first item of a row says what the row is about, `strong` are the places of rows to be seen first."""
+    """A table. The first item of a row names the row; `strong` lists the indexes of emphasized rows."""
 
     kind: ClassVar[str] = "table"
     title: str
@@ -56,7 +60,7 @@ class Table(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def width(self) -> Literal["", "compact", "dense"]:
-        """How close the columns stand: few with few words, so that a row is read as one; many, so that they fit."""
+        """How closely the columns stand: closer for few short columns, to read across, and for many, to fit."""
         words = max((len(item.text) for row in self.rows for item in row), default=0)
         if len(self.columns) > 7:
             return "dense"
@@ -64,7 +68,7 @@ class Table(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Chart(msgspec.Struct, frozen=True):
-    """A plot, to be drawn where drawing is possible and described where it is not."""
+    """A plot: drawn in HTML, described in words elsewhere."""
 
     kind: ClassVar[str] = "chart"
     plot: Plot
@@ -82,7 +86,7 @@ class Section(msgspec.Struct, frozen=True):
 
 
 class Notice(msgspec.Struct, frozen=True):
-    """Something the reader must know before the figures: that the run failed, that something is missing."""
+    """Something to know before reading the figures: that the run failed, that something is missing."""
 
     kind: Literal["bad", "warn", "info"]
     title: str
@@ -98,7 +102,7 @@ class Fact(msgspec.Struct, frozen=True):
 
 
 class Document(msgspec.Struct, frozen=True, kw_only=True):
-    """A whole report. `facts` are few words each, under the title."""
+    """A whole report. Each of the `facts` below the title is a few words."""
 
     title: str
     facts: list[str]
@@ -121,47 +125,43 @@ def whole(number: int | None) -> Item:
     return NOT_AVAILABLE if number is None else Item(number, f"{number:,}")
 
 
-def decimals(value: float | None, digits: int, *, half_width: float | None = None) -> Item:
-    """A figure with so many digits after the point, and the half-width of its interval."""
-    if value is None:
-        return NOT_AVAILABLE
-    return Item(value, f"{value:,.{digits}f}", "" if half_width is None else f"± {half_width:,.{digits}f}")
+def decimals(value: float | None, digits: int) -> Item:
+    """A figure with `digits` after the point."""
+    return reading(value, lambda known: f"{known:,.{digits}f}")
 
 
-def share(value: float | None, digits: int = 2, *, half_width: float | None = None) -> Item:
-    """A share from 0 to 1 and the half-width of its interval, as percentages."""
-    if value is None:
-        return NOT_AVAILABLE
-    return Item(
-        value, f"{value * 100:.{digits}f} %", "" if half_width is None else f"± {half_width * 100:.{digits}f} %"
-    )
+def share(value: float | None, digits: int = 2) -> Item:
+    """A share from 0 to 1 as a percentage."""
+    return reading(value, lambda known: f"{known * 100:.{digits}f}%")
 
 
-def gibibytes(value: int | None) -> Item:
-    return NOT_AVAILABLE if value is None else Item(value, f"{value / 2**30:,.2f}")
+def reading(value: Number | None, reads: Callable[[Number], str]) -> Item:
+    """A figure and the text that `reads` makes of it."""
+    return NOT_AVAILABLE if value is None else Item(value, reads(value))
+
+
+def figure(value: Value | None, look: Emphasis = "") -> Item:
+    """A figure of a sweep, with the half-width of its 95 % interval where that is known."""
+    return NOT_AVAILABLE if value is None else Item(value.exact, value.text, value.noise and f"± {value.noise}", look)
 
 
 def moment(unix_seconds: float) -> str:
-    """A date and time of day, in UTC so that it means the same to every reader."""
+    """Date and time of day in UTC, so that they mean the same to every reader."""
     try:
         return f"{datetime.fromtimestamp(unix_seconds, UTC):%Y-%m-%d %H:%M} UTC"
     except (OverflowError, OSError, ValueError):
         return UNKNOWN
 
 
-def without_empty(table: Table) -> tuple[Table, list[str]]:
-    """The table without columns that have no value in any row, and the names of those columns."""
+def without_empty(table: Table) -> Table:
+    """The table without columns that have no value in any row; the first stays."""
     kept = [
         place
         for place, _ in enumerate(table.columns)
         if place == 0 or any(row[place].raw is not None for row in table.rows)
     ]
-    gone = [column.title for place, column in enumerate(table.columns) if place not in kept]
-    return (
-        msgspec.structs.replace(
-            table,
-            columns=[table.columns[place] for place in kept],
-            rows=[[row[place] for place in kept] for row in table.rows],
-        ),
-        gone,
+    return msgspec.structs.replace(
+        table,
+        columns=[table.columns[place] for place in kept],
+        rows=[[row[place] for place in kept] for row in table.rows],
     )

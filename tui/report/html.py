@@ -1,7 +1,7 @@
-"""The report as one HTML file that needs nothing else: no script, no network, no font.
+"""The report as one HTML file that stands alone: no script, no network, no font.
 
-The template escapes everything; what is not ink in a text is made visible before. Only charts, which ElementTree has
-escaped already, go in as they are.
+Every text is made visible and then escaped by the template. Only charts, which ElementTree has escaped, go in as they
+are.
 """
 
 from functools import cache
@@ -10,9 +10,8 @@ from pathlib import Path
 from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 
-from rankdeck.tui.report.chart import FULL, LOW, draw
+from rankdeck.tui.report.chart import draw
 from rankdeck.tui.report.document import Document, Item
-from rankdeck.tui.report.plot import Plot
 from rankdeck.tui.words.text import visible
 
 HTML_MARK = '<meta name="generator" content="rankdeck'
@@ -29,7 +28,7 @@ def _template() -> Template:
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, finalize=_shown, trim_blocks=True, lstrip_blocks=True
     )
-    environment.globals["chart"] = _chart
+    environment.globals["chart"] = lambda plot: Markup(draw(plot))  # escaped where it is made
     environment.globals["exact"] = _exact
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
 
@@ -38,11 +37,6 @@ def _shown(value: object) -> object:
     return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
-def _chart(plot: Plot) -> Markup:
-    sizes = LOW if plot.bars else FULL
-    return Markup("".join(draw(plot, size, name) for name, size in sizes.items()))  # escaped where it is made
-
-
 def _exact(item: Item) -> str:
-    """The exact value for a machine; what is read may be rounded."""
+    """The exact value, for programs; the text shown may be rounded."""
     return repr(item.raw)

@@ -1,6 +1,6 @@
-"""The report as Markdown (the dialect with tables): what is drawn in HTML is described here.
+"""The report as GitHub-flavoured Markdown: charts are described in words.
 
-Every text is escaped, so that no name, prompt or error becomes markup, a link or a further table cell.
+Every text is escaped, so that no name, prompt or error becomes markup, a link or another table cell.
 """
 
 import re
@@ -15,7 +15,7 @@ _LINK = re.compile(r"(?i)\b(https?|ftp|mailto|xmpp)(:)|\b(www)(\.)|(@)")
 
 
 def escape(text: str) -> str:
-    """Text that reads as it is: one line, no markup, no tags, no entities, no links."""
+    """One line of Markdown that reads exactly as the text: no markup, tags, entities or links."""
     text = visible(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     text = _SPECIAL.sub(r"\\\1", text)
     return _LINK.sub(lambda match: "".join(part for part in match.groups() if part)[:-1] + _entity(match), text)

@@ -1,4 +1,4 @@
-"""How the figures of a report were measured, in plain words: the definitions every figure rests on. Pure text."""
+"""The report's section on how it was measured: what each word means, for this run. Pure."""
 
 from rankdeck.runner.protocol.config import RunConfig
 from rankdeck.runner.protocol.sweep_plan import SweepPlan
@@ -6,12 +6,12 @@ from rankdeck.runner.state.loading_time import loading_line
 from rankdeck.tui.report.document import Column as Col
 from rankdeck.tui.report.document import Section, Table, words
 from rankdeck.tui.report.source import ReportSource
-from rankdeck.tui.words.sweep import repeats_measured, repeats_words
+from rankdeck.tui.words.sweep import bandwidth_words, repeats_measured, repeats_words
 from rankdeck.tui.words.text import some
 
 
 def measured(source: ReportSource) -> Section:
-    """What is counted, over which time, and what is left out."""
+    """A definition for each word: what is counted, over which time, and what is left out."""
     config = source.run.config
     rows = [
         ("tokens", "Real tokens. Output tokens are those of the answer up to and including the end-of-sequence token; "
@@ -87,8 +87,7 @@ def _bandwidth(source: ReportSource) -> str:
     sweep = source.sweep
     if sweep is None or sweep.bandwidth_bytes_per_second is None:
         return says + "The bandwidth of this device is not known, so there is no MBU."
-    origin = f", from: {sweep.bandwidth_source}" if sweep.bandwidth_source else ""
-    return says + f"The bandwidth taken is {sweep.bandwidth_bytes_per_second / 1e9:,.1f} GB/s{origin}."
+    return says + f"Here it is {bandwidth_words(sweep.bandwidth_bytes_per_second, sweep.bandwidth_source)}."
 
 
 def _length(config: RunConfig) -> str:

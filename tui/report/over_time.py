@@ -1,6 +1,6 @@
-"""What the report says of a run over time: the curve, what happened on the way, what each setting of the knobs brought.
+"""The report's section on throughput: the curve over time, what happened, and what each setting of the knobs brought.
 
-Pure; all of it comes from the state the journal adds up to.
+Pure; everything comes from the state that the journal adds up to.
 """
 
 import msgspec
@@ -11,13 +11,14 @@ from rankdeck.tui.report.document import Block, Chart, Prose, Section, Table, wo
 from rankdeck.tui.report.document import Column as Col
 from rankdeck.tui.report.plot import Axis, Line, Mark, Plot, Point
 from rankdeck.tui.report.source import ReportSource
-from rankdeck.tui.words.text import some
+from rankdeck.tui.words.sweep import times
+from rankdeck.tui.words.text import gib, percent, some
 
 MOST_UNMEASURED = 6
 
 
 def over_time(source: ReportSource, also: ReportSource | None) -> Section | None:
-    """None without a journal. `also` is the run whose curve joins the chart."""
+    """None without a journal. `also` is a second run, whose curve is drawn in the same chart."""
     state = source.state
     if state is None or not state.ranks:
         return None
@@ -43,7 +44,7 @@ def over_time(source: ReportSource, also: ReportSource | None) -> Section | None
 
 
 def throughput_plot(source: ReportSource, also: ReportSource | None = None) -> Plot:
-    """tokens/s over time with the turned knobs marked; with `also` both runs' curves, without marks."""
+    """Tokens/s over time, with a mark where a knob was turned; with `also` the curves of both runs, without marks."""
     curves = [
         (one.run.name, [(point.elapsed, point.tokens_per_second) for point in one.state.history])
         for one in (source, also)
@@ -93,9 +94,9 @@ def _stretches(source: ReportSource) -> list[Block]:
                 document.whole(row.active_ranks),
                 document.whole(row.batches),
                 document.decimals(row.tokens_per_second, 1),
-                document.decimals(row.speedup, 2),
-                document.share(row.efficiency, 0),
-                document.gibibytes(row.peak_memory_bytes),
+                document.reading(row.speedup, times),
+                document.reading(row.efficiency, percent),
+                document.reading(row.peak_memory_bytes, gib),
             ]
             for row in measured
         ]
@@ -114,12 +115,5 @@ def _stretches(source: ReportSource) -> list[Block]:
         Col("batch size"), Col("active ranks"), Col("whole batches"), Col("tokens/s"), Col("speedup", "over 1 rank"),
         Col("scaling efficiency"), Col("peak memory", "GiB per rank"),
     ]  # fmt: skip
-    table, _ = document.without_empty(
-        Table(
-            title="What each setting of the knobs brought",
-            columns=columns,
-            rows=rows,
-            note=note,
-        )
-    )
-    return [table]
+    table = Table(title="What each setting of the knobs brought", columns=columns, rows=rows, note=note)
+    return [document.without_empty(table)]

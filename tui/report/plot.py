@@ -1,6 +1,6 @@
-"""What a chart shows, as values: axes, lines with their noise, bars, marks and walls. Pure shapes.
+"""What a chart shows, as values: axes, lines with their noise, bars, marks and walls.
 
-Knows no pixels and no colours; `tui.report.chart` draws it, where nothing can be drawn `description` says it.
+Knows no pixels and no colours: `tui.report.chart` draws it, and `description` stands in where nothing can be drawn.
 """
 
 from typing import Literal
@@ -8,14 +8,14 @@ from typing import Literal
 import msgspec
 
 MOST_LINES = 8
-"""More lines than these cannot be told apart by marker and dash, nor labelled at their ends."""
+"""With more lines, markers and dashes no longer tell them apart, and their ends have no room for labels."""
 
 
 class Axis(msgspec.Struct, frozen=True):
-    """An axis from zero; `fitted` is one that spans its points instead, those of reference lines left out.
+    """An axis from zero, or, if `fitted`, one that spans the points of all lines but reference lines.
 
-    The given `values` are labelled each, and nothing else: placed by their logarithm with `log2`, on a fitted axis
-    evenly. `unit` may be empty.
+    Given `values` are its only labels: placed by their logarithm on a `log2` axis, evenly on a fitted one. `unit` may
+    be empty.
     """
 
     title: str
@@ -39,7 +39,7 @@ class Point(msgspec.Struct, frozen=True):
 
 
 class Line(msgspec.Struct, frozen=True, kw_only=True):
-    """A line and the words at its end. `reference` lines are grey and thin: a mean, an ideal."""
+    """A line and the name at its end. `reference` lines, such as a mean or an ideal, are grey and thin."""
 
     name: str
     points: list[Point]
@@ -64,7 +64,7 @@ class Mark(msgspec.Struct, frozen=True):
 
 
 class Wall(msgspec.Struct, frozen=True):
-    """Where it does not go on: out of memory at `x`. With `height` it stops the line of that height alone."""
+    """Where lines end, as out of memory at `x`: all of them, or with `height` the one that ends at that height."""
 
     x: float
     text: str
@@ -72,7 +72,7 @@ class Wall(msgspec.Struct, frozen=True):
 
 
 class Plot(msgspec.Struct, frozen=True, kw_only=True):
-    """A chart. `key` is unique in a report; `description` says in words what is to be seen."""
+    """A chart. `key` is unique in a report; `description` says in words what the chart shows."""
 
     key: str
     title: str
@@ -84,9 +84,31 @@ class Plot(msgspec.Struct, frozen=True, kw_only=True):
     marks: list[Mark] = []
     walls: list[Wall] = []
 
+    @property
+    def highest(self) -> float:
+        """The largest value on the y axis, noise included."""
+        points = [point for line in self.lines for point in line.points]
+        tops = [point.y + (point.half_width or 0.0) for point in points] + [bar.height for bar in self.bars]
+        return max(tops, default=1.0)
+
+    @property
+    def farthest(self) -> float:
+        """The largest value on the x axis; 1 where there is none above 0."""
+        ends = [point.x for line in self.lines for point in line.points]
+        ends += [bar.high for bar in self.bars] + [wall.x for wall in self.walls] + [mark.x for mark in self.marks]
+        top = max(ends, default=1.0)
+        return top if top > 0 else 1.0
+
+    @property
+    def span(self) -> tuple[float, float]:
+        """The least and the largest value of all lines but reference lines, noise included."""
+        points = [point for line in self.lines if not line.reference for point in line.points]
+        ends = [point.y + sign * (point.half_width or 0.0) for point in points for sign in (-1, 1)]
+        return max(0.0, min(ends, default=0.0)), max(ends, default=1.0)
+
 
 def spread(names: list[int], most: int = MOST_LINES, keep: int | None = None) -> list[int]:
-    """At most `most` of the sorted values, the first and the last and `keep` among them."""
+    """At most `most` of the sorted values, always including the first, the last and `keep`."""
     if len(names) <= most:
         return names
     chosen = {names[round(place * (len(names) - 1) / (most - 1))] for place in range(most)}

@@ -1,6 +1,6 @@
-"""What the report of a run says: its headline, what must be known before it, its ranks, and the order of all. Pure.
+"""The report of a run as a document: headline, notices, ranks, and the order of all sections. Pure.
 
-Every figure is one of run.json's or of the state the journal adds up to; none is made here that those have.
+The figures are those of run.json, or of the state that the journal adds up to; none is computed here.
 """
 
 from rankdeck.runner.advice.findings import findings
@@ -19,7 +19,7 @@ from rankdeck.tui.words.text import some
 def report(
     source: ReportSource, compared: list[Section] | None = None, *, also: ReportSource | None = None
 ) -> Document:
-    """The whole report; `compared` stands before the rest, and `also` is the run whose curve joins the chart."""
+    """The whole report. `compared` sections come first; `also` is the other run, whose curve joins the chart."""
     run = source.run
     is_sweep = source.is_sweep
     sections = list(compared or [])
@@ -112,7 +112,7 @@ def _notices(source: ReportSource) -> list[Notice]:
 
 
 def _findings(source: ReportSource) -> Section | None:
-    """What the timeline shows, in the words of the dashboard's."""
+    """What the timeline shows, in the words of the dashboard."""
     found = findings(source.state) if source.state is not None else ()
     return Section("findings", "What the timeline shows", [Prose([each.text for each in found])]) if found else None
 

@@ -1,37 +1,39 @@
-"""What the report of a sweep says of more ranks: speedup and efficiency, at a batch size and of the best. Pure."""
+"""The report's section on scaling: speedup and efficiency, at each batch size and for the best settings. Pure."""
 
 from rankdeck.runner.sweep.scaling import Scaling
 from rankdeck.runner.sweep.verdict import SweepSummary
+from rankdeck.tui.panels.sweep.figures import EACH_THE_SAME, SCALING, scaling_rows, scaling_values
 from rankdeck.tui.report import document
 from rankdeck.tui.report.document import Block, Chart, Table
 from rankdeck.tui.report.document import Column as Col
 from rankdeck.tui.report.plot import MOST_LINES, Axis, Line, Plot, Point, spread
+from rankdeck.tui.words.sweep import rate_places
 
-SAME_SIZE = (
+AT_ONE_SIZE = (
     "At one batch size, over the fewest ranks. ± is the half-width of the 95 % interval of the ratio (delta method)."
 )
-EACH_BEST = (
+OF_EACH_BEST = (
     "The best setting with each number of ranks over the best with the fewest, the batch size of each as it is best. "
     "The intervals do not know that each is the highest of its row."
 )
-EACH_SAME = "Of the best setting with each number of ranks it is the same."
 
 
-def scaling_blocks(sweep: SweepSummary, digits: int) -> list[Block]:
-    """A chart of the speedup, and the tables behind it; tokens/s with so many digits after the point."""
+def scaling_blocks(sweep: SweepSummary) -> list[Block]:
+    """A chart of speedup, and its figures: for each batch size, and for the best setting with each number of ranks."""
     blocks: list[Block] = [Chart(scaling_plot(sweep))]
-    same = sweep.scaling == sweep.best_scaling
+    same, each = scaling_rows(sweep)
     if sweep.scaling:
-        note = f"{SAME_SIZE} {EACH_SAME}" if same else SAME_SIZE
-        blocks.append(_table("What more ranks bring", sweep.scaling, digits, note))
-    if sweep.best_scaling and not same:
-        title = "What more ranks bring at the best batch size of each"
-        blocks.append(_table(title, sweep.best_scaling, digits, EACH_BEST))
+        note = AT_ONE_SIZE
+        if same and same == sweep.best_scaling:
+            note += f" {EACH_THE_SAME.capitalize()} as at batch size {same[0].batch_size:,}."
+        blocks.append(_table("What more ranks bring", sweep, sweep.scaling, note))
+    if each:
+        blocks.append(_table("What more ranks bring at the best batch size of each", sweep, each, OF_EACH_BEST))
     return blocks
 
 
 def scaling_plot(sweep: SweepSummary) -> Plot:
-    """Speedup over ranks with its noise, a line per batch size and, where it is another, one for the best of each."""
+    """Speedup over ranks with its noise: a line per batch size, and one for the best of each where that differs."""
     chosen = sweep.chosen.batch_size if sweep.chosen is not None else None
     sizes = sorted({row.batch_size for row in sweep.scaling})
     shown = spread(sizes, MOST_LINES - 1, keep=chosen)
@@ -56,7 +58,7 @@ def scaling_plot(sweep: SweepSummary) -> Plot:
         words.append(f"That of the best with each number of ranks is the same as of batch size {best_of_all:,}.")
     if len(shown) < len(sizes):
         words.append("Not every batch size has a line; the table has all.")
-    # Of the ideal line as much as fits on an axis that the measured lines fill.
+    # The ideal line ends where the axis does, which fits the measured lines.
     top = min(ranks[-1], max(point.y + (point.half_width or 0.0) for line in lines for point in line.points))
     ideal = Line(name="ideal", points=[Point(ranks[0], ranks[0]), Point(top, top)], reference=True)
     return Plot(
@@ -69,21 +71,18 @@ def scaling_plot(sweep: SweepSummary) -> Plot:
     )
 
 
-def _table(title: str, rows: list[Scaling], digits: int, note: str) -> Table:
+def _table(title: str, sweep: SweepSummary, rows: list[Scaling], note: str) -> Table:
+    places = rate_places(sweep.cells)
     return Table(
         title=title,
-        columns=[
-            Col("batch size"), Col("active ranks"), Col("output", "tokens/s"), Col("speedup", "times one rank"),
-            Col("scaling efficiency"),
-        ],
+        columns=[Col("active ranks"), Col("batch size"), *(Col(heading.name, heading.unit) for heading in SCALING)],
         rows=[
             [
-                document.whole(row.batch_size), document.whole(row.active_ranks),
-                document.decimals(row.tokens_per_second, digits, half_width=row.half_width),
-                document.decimals(row.speedup, 2, half_width=row.speedup_half_width),
-                document.share(row.efficiency, 0, half_width=row.efficiency_half_width),
+                document.whole(row.active_ranks),
+                document.whole(row.batch_size),
+                *map(document.figure, scaling_values(row, places)),
             ]
             for row in rows
         ],
         note=note,
-    )  # fmt: skip
+    )

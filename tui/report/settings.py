@@ -1,4 +1,4 @@
-"""What the report says of a run's settings and of where it ran, and how a setting's value reads. Pure."""
+"""The report's sections on a run's settings and its environment, and how the value of a setting reads. Pure."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from rankdeck.tui.report.source import ReportSource
 
 
 def config(source: ReportSource) -> Section:
-    """Every setting, those of a sweep included."""
+    """Every setting, including those of a sweep."""
     values: dict[str, Any] = msgspec.to_builtins(source.run.config)
     plan = values.pop("sweep") or {}
     rows = [[words(name), setting(name, value)] for name, value in values.items()]
@@ -22,7 +22,7 @@ def config(source: ReportSource) -> Section:
 
 
 def setting(name: str, value: Any) -> Item:
-    """A setting's value as people write it."""
+    """The value of a setting as text."""
     if value is None:
         return Item(None, "auto" if name == "batch_size" else "not set", look="dim")
     if isinstance(value, bool):
@@ -33,7 +33,7 @@ def setting(name: str, value: Any) -> Item:
 
 
 def environment_values(run: RunFile) -> dict[str, str]:
-    """The environment of a run, flat: name to value."""
+    """The environment of a run as a flat mapping of names to values."""
     environment = run.environment
     if environment is None:
         return {}
@@ -43,7 +43,7 @@ def environment_values(run: RunFile) -> dict[str, str]:
 
 
 def environment(source: ReportSource) -> Section:
-    """Host, versions and devices, and what each rank said of itself."""
+    """Host, versions and devices, and what each rank loaded."""
     blocks: list[Block] = []
     values = environment_values(source.run)
     if values:
@@ -66,15 +66,9 @@ def environment(source: ReportSource) -> Section:
             ]
             for one in ready
         ]  # fmt: skip
-        table, _ = document.without_empty(
-            Table(
-                title="What each rank loaded",
-                columns=columns,
-                rows=rows,
-                note="Loading is not in the run's seconds.",
-            )
-        )
-        blocks.append(table)
+        note = "Loading is not in the run's seconds."
+        table = Table(title="What each rank loaded", columns=columns, rows=rows, note=note)
+        blocks.append(document.without_empty(table))
         generation = ready[0].generation
         if generation:
             listed = ", ".join(f"{name} {value}" for name, value in sorted(generation.items()))

@@ -1,7 +1,7 @@
-"""What there is of a run, read from its directory: run.json, the journal through the reducer, the answers.
+"""What there is to report of a run, read from its directory: run.json, the journal through the reducer, the answers.
 
-The one module of the report that reads files. Whatever is missing or damaged is left out and said in
-`missing`; only without a run.json, or before there is any figure, is there nothing to report.
+The only module of the report that reads files. Parts that are missing or damaged are left out and named in `missing`;
+without a run.json, or before the first figures, there is nothing to report.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ class PromptError(msgspec.Struct, frozen=True):
 
 
 class Answers(msgspec.Struct, frozen=True):
-    """The answers counted: by finish reason, by output tokens (of those without error), and the first errors."""
+    """Answers counted by finish reason and, errors aside, by output tokens; and the first errors."""
 
     reasons: dict[str, int]
     lengths: dict[int, int]
@@ -41,10 +41,10 @@ class Answers(msgspec.Struct, frozen=True):
 
 
 class ReportSource(msgspec.Struct, frozen=True, kw_only=True):
-    """All a report is made from. `read_at` in unix seconds; `live` while a supervisor has the run.
+    """Everything a report is made from. `read_at` is in unix seconds; `live` while a supervisor runs the run.
 
-    `summary` and `sweep` are those of run.json; before they stand there, those the journal adds up to. So is a sweep
-    without a verdict, as there were before there was one: a replay judges it, too.
+    `summary` and `sweep` come from run.json, or from the journal where run.json has none yet. A sweep recorded
+    before there were verdicts is judged anew from the journal, as a replay does.
     """
 
     run: RunFile
@@ -58,12 +58,12 @@ class ReportSource(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_sweep(self) -> bool:
-        """Whether the run is a sweep from its beginning; a job may have had one on its way, and stays a job."""
+        """Whether the run was started as a sweep, rather than as a job that had a sweep on its way."""
         return self.sweep is not None and self.run.config.sweep is not None
 
 
 class EqualTexts(msgspec.Struct, frozen=True, kw_only=True):
-    """How the answers of two runs compare, prompt by prompt; `first` are the first indexes whose texts differ."""
+    """How the answers of two runs compare, prompt by prompt; `first` lists the first indexes whose texts differ."""
 
     equal: int
     differing: int
@@ -74,10 +74,10 @@ class EqualTexts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read(directory: Path) -> ReportSource:
-    """All there is of the run in `directory`.
+    """Everything there is to report of the run in `directory`.
 
     Raises:
-        RunFileError: it is no run, or there is nothing to report of it yet; for people.
+        RunFileError: it is not a run, or there is nothing to report yet; the message is for people.
     """
     run = run_directory.read_run_file(directory)
     live = run.status == "running" and run_directory.supervisor_alive(directory)
@@ -107,7 +107,7 @@ def read(directory: Path) -> ReportSource:
 
 
 def _state(directory: Path, missing: list[str]) -> RunState | None:
-    """The journal replayed, or None and why. A last line that is still being written is not damage."""
+    """The state at the end of the journal; None, and a line in `missing`, if it is damaged before its last line."""
     path = directory / run_directory.EVENTS_FILE
     state, events = RunState(), 0
     try:
@@ -131,7 +131,7 @@ def _state(directory: Path, missing: list[str]) -> RunState | None:
 
 
 def _torn_after(path: Path, events: int) -> bool:
-    """Whether the journal has exactly so many whole lines, and then a part of one."""
+    """Whether the journal has exactly `events` whole lines, followed by part of a line."""
     lines, last = 0, b"\n"
     with path.open("rb") as file:
         while block := file.read(1 << 20):
@@ -157,9 +157,9 @@ def _answers(directory: Path, missing: list[str]) -> Answers | None:
 
 
 def equal_texts(one: Path, other: Path) -> EqualTexts | None:
-    """Whether the answers of two runs have equal texts, by prompt index and equal prompt; None where one is damaged.
+    """Whether two runs answered the same prompts with equal texts; None if the answers of either are damaged.
 
-    Error records are no answers. Holds 16 bytes and their bookkeeping per answer of the other run, no text.
+    Errors do not count as answers. Keeps two digests of 8 bytes per answer of the other run in memory, no texts.
     """
     try:
         theirs = {

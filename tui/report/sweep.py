@@ -1,17 +1,21 @@
-"""What the report of a sweep says: the trial table with its walls, the knee, scaling, what each setting cost. Pure.
+"""What the report of a sweep says: the settings and their walls, the knees, scaling, what each setting cost. Pure.
 
-All figures are those of runner.sweep.verdict, as run.json holds them.
+The figures are those of run.json; the columns and how they read are panels.sweep.figures', the sentences words.sweep's.
 """
 
+from collections.abc import Sequence
+
+from rankdeck.runner.protocol.sweep_plan import TrialOutcome
 from rankdeck.runner.sweep.cells import Cell
 from rankdeck.runner.sweep.verdict import SweepSummary
+from rankdeck.tui.panels.sweep.figures import COST, FIGURES, RATE, SPEED, Figure, gap, known, marks, rate_value
 from rankdeck.tui.report import document
 from rankdeck.tui.report.document import Block, Chart, Fact, Item, Prose, Section, Table, words
 from rankdeck.tui.report.document import Column as Col
 from rankdeck.tui.report.plot import Axis, Line, Plot, Point, Wall, spread
 from rankdeck.tui.report.scaling import scaling_blocks
 from rankdeck.tui.report.source import ReportSource
-from rankdeck.tui.words.sweep import standing, tied_words
+from rankdeck.tui.words.sweep import best_sentence, rate_places, short_setting, standing, tied_words
 from rankdeck.tui.words.text import some
 
 
@@ -21,30 +25,16 @@ def sweep_headline(source: ReportSource) -> list[Fact]:
     if sweep is None:
         return []
     facts = []
-    if sweep.best is not None and sweep.best.tokens_per_second is not None:
-        rate = sweep.best.tokens_per_second
+    if sweep.best is not None:
+        rate = document.figure(rate_value(sweep.best, rate_places(sweep.cells)))
         facts = [
-            Fact(
-                f"at the best setting, {source.run.config.length_mode}",
-                document.decimals(rate.mean, digits(sweep), half_width=rate.half_width),
-                "tokens/s",
-            ),
-            Fact("best setting", words(setting(sweep.best), note=tied_words(sweep.verdict))),
+            Fact(f"at the best setting, {source.run.config.length_mode}", rate, "tokens/s"),
+            Fact("best setting", words(short_setting(sweep.best), note=tied_words(sweep.verdict))),
         ]
         if sweep.chosen is not None and sweep.chosen.setting != sweep.best.setting:
-            facts.append(Fact("chosen setting", words(setting(sweep.chosen))))
+            facts.append(Fact("chosen setting", words(short_setting(sweep.chosen))))
     measured = Item(sweep.measured, f"{sweep.measured:,}", f"of {sweep.trials:,}")
     return [*facts, Fact("trials measured", measured)]
-
-
-def digits(sweep: SweepSummary) -> int:
-    """Digits after the point of the sweep's tokens/s: the same in all of a table, and none that is noise."""
-    best = sweep.best.tokens_per_second if sweep.best is not None else None
-    return 0 if best is not None and best.mean >= 1000 else 1
-
-
-def setting(cell: Cell) -> str:
-    return f"{some(cell.active_ranks, 'rank')} x {cell.batch_size:,}"
 
 
 def sweep_sections(source: ReportSource) -> list[Section]:
@@ -54,52 +44,46 @@ def sweep_sections(source: ReportSource) -> list[Section]:
     state = source.state
     blocks: list[Block] = [_at_a_glance(sweep)]
     if sweep.best is not None:
-        if sweep.verdict is not None and sweep.verdict.sentence:
-            blocks.append(Prose([f"The best, {setting(sweep.best)}: {sweep.verdict.sentence}."]))
-        blocks.append(Chart(rates_plot(sweep)))
+        blocks += [Prose([f"Best: {best_sentence(sweep)}."]), Chart(rates_plot(sweep))]
     if sweep.knees:
-        blocks.append(
-            Table(
-                title="Where a larger batch stops to pay",
-                columns=[Col("active ranks"), Col("knee at batch size"), Col("what was found", number=False)],
-                rows=[
-                    [document.whole(one.active_ranks), document.whole(one.batch_size), words(one.sentence)]
-                    for one in sweep.knees
-                ],
-            )
-        )
+        columns = [Col("active ranks"), Col("knee at batch size"), Col("what was found", number=False)]
+        rows = [
+            [
+                document.whole(knee.active_ranks),
+                document.whole(knee.batch_size) if knee.ended else document.NOT_THERE,
+                words(knee.sentence),
+            ]
+            for knee in sweep.knees
+        ]
+        blocks.append(Table(title="Where a larger batch stops to pay", columns=columns, rows=rows))
     if state is not None and state.sweep is not None and state.sweep.settled is not None:
         blocks.append(Prose([f"The sweep {standing(state, state.sweep)}."]))
     sections = [Section("sweep", "Tokens/s over batch size and ranks", blocks)]
     if sweep.scaling or sweep.best_scaling:
-        sections.append(Section("scaling", "Scaling", scaling_blocks(sweep, digits(sweep))))
+        sections.append(Section("scaling", "Scaling", scaling_blocks(sweep)))
     return [*sections, Section("cost", "Every setting in detail", _details(sweep))]
 
 
-def is_best(sweep: SweepSummary, cell: Cell) -> bool:
-    best = sweep.best
-    return best is not None and (best.active_ranks, best.batch_size) == (cell.active_ranks, cell.batch_size)
+_LOOKS: dict[TrialOutcome | None, document.Emphasis] = {"out_of_memory": "wall", "skipped": "beyond"}
 
 
-def outcome(cell: Cell) -> Item:
-    """What stands in place of a figure."""
-    said = {None: "not run", "out_of_memory": "out of memory", "skipped": "skipped", "failed": "failed"}
-    looks: dict[str | None, document.Emphasis] = {"out_of_memory": "wall", "skipped": "beyond"}
-    return Item(None, said.get(cell.outcome, "n/a"), look=looks.get(cell.outcome, "dim"))
-
-
-def rate(sweep: SweepSummary, cell: Cell) -> Item:
-    """A cell's tokens/s with its noise, the best one marked by look and (elsewhere) by a word."""
-    found = cell.tokens_per_second
-    if found is None:
-        return outcome(cell)
-    item = document.decimals(found.mean, digits(sweep), half_width=found.half_width)
-    return Item(item.raw, item.text, item.note, "best") if is_best(sweep, cell) else item
+def _rates(sweep: SweepSummary) -> dict[tuple[int, int], Item]:
+    """Each setting's tokens/s with their noise, the best marked; where there are none, the reason in a word or two."""
+    places, marked = rate_places(sweep.cells), marks(sweep)
+    items = {}
+    for cell in sweep.cells:
+        missing = gap(cell, sweep.cells)
+        if missing is not None:
+            items[cell.setting] = Item(None, missing.words, look=_LOOKS.get(missing.outcome, "dim"))
+        else:
+            look: document.Emphasis = "best" if marked.get(cell.setting) == "best" else ""
+            items[cell.setting] = document.figure(rate_value(cell, places), look)
+    return items
 
 
 def _at_a_glance(sweep: SweepSummary) -> Table:
     sizes = sorted({cell.batch_size for cell in sweep.cells})
-    found = {(cell.active_ranks, cell.batch_size): cell for cell in sweep.cells}
+    rates = _rates(sweep)
     walls = any(cell.outcome == "out_of_memory" for cell in sweep.cells)
     note = "Mean over the trials of a setting, ± the half-width of its 95 % interval. The best is bold, with a star."
     if walls:
@@ -108,15 +92,16 @@ def _at_a_glance(sweep: SweepSummary) -> Table:
     return Table(
         title="Output tokens/s for every setting",
         columns=[Col("batch size"), *(Col(some(ranks, "rank")) for ranks in rows)],
-        rows=[[document.whole(size), *(rate(sweep, found[ranks, size]) for ranks in rows)] for size in sizes],
+        rows=[[document.whole(size), *(rates[ranks, size] for ranks in rows)] for size in sizes],
         note=note,
     )
 
 
 def rates_plot(sweep: SweepSummary) -> Plot:
     """tokens/s over batch size, a line per number of ranks, out of memory as a wall."""
+    best = sweep.best
     measured = [cell for cell in sweep.cells if cell.tokens_per_second is not None]
-    rows = spread(sorted({cell.active_ranks for cell in measured}), keep=_best_ranks(sweep))
+    rows = spread(sorted(_ranks(measured)), keep=best.active_ranks if best is not None else None)
     lines = [
         Line(
             name=some(ranks, "rank"),
@@ -131,14 +116,14 @@ def rates_plot(sweep: SweepSummary) -> Plot:
     walls = _walls(sweep.cells, lines)
     shown = sorted({cell.batch_size for cell in sweep.cells if cell.outcome in ("measured", "out_of_memory")})
     tied = f", {words_of_tie}" if (words_of_tie := tied_words(sweep.verdict)) else ""
-    best = f" The best is {setting(sweep.best)}{tied}." if sweep.best is not None else ""
+    said = f" The best is {short_setting(best)}{tied}." if best is not None else ""
     fewer = " Not every number of ranks has a line; the table has all." if len(rows) < len(_ranks(measured)) else ""
     return Plot(
         key="rates",
         title="Output tokens/s over batch size",
         description="A line per number of active ranks, with 95 % intervals."
-        + best
-        + "".join(f" {setting(cell)}: out of memory." for cell in sweep.cells if cell.outcome == "out_of_memory")
+        + said
+        + "".join(f" {short_setting(cell)}: out of memory." for cell in sweep.cells if cell.outcome == "out_of_memory")
         + fewer,
         x=Axis("batch size, prompts per batch and rank (logarithmic)", scale="log2", values=shown),
         y=Axis("output tokens/s"),
@@ -148,12 +133,15 @@ def rates_plot(sweep: SweepSummary) -> Plot:
 
 
 def _walls(cells: list[Cell], lines: list[Line]) -> list[Wall]:
-    """A wall across the chart where all lines end at it, else a piece of one before each line that does."""
+    """A wall across the chart where all lines end at one size, else a piece of wall before each line that ends."""
     ends = {line.name: line.points[-1].y for line in lines}
-    found: dict[int, list[str]] = {}
+    first: dict[str, int] = {}
     for cell in cells:
         if cell.outcome == "out_of_memory" and (name := some(cell.active_ranks, "rank")) in ends:
-            found.setdefault(cell.batch_size, []).append(name)
+            first.setdefault(name, cell.batch_size)
+    found: dict[int, list[str]] = {}
+    for name, size in first.items():
+        found.setdefault(size, []).append(name)
     walls = []
     for size, names in sorted(found.items()):
         if len(names) == len(ends):
@@ -167,80 +155,42 @@ def _ranks(cells: list[Cell]) -> set[int]:
     return {cell.active_ranks for cell in cells}
 
 
-def _best_ranks(sweep: SweepSummary) -> int | None:
-    return sweep.best.active_ranks if sweep.best is not None else None
-
-
 def _details(sweep: SweepSummary) -> list[Block]:
     cells = [cell for cell in sweep.cells if cell.tokens_per_second is not None]
-    strong = [place for place, cell in enumerate(cells) if is_best(sweep, cell)]
-    rates, _ = document.without_empty(
-        Table(
-            title="Throughput",
-            columns=[
-                Col("active ranks"), Col("batch size"), Col("trials"), Col("output", "tokens/s"),
-                Col("per rank", "tokens/s"), Col("with prompts", "tokens/s"), Col("batch", "s"),
-                Col("prefill", "s"), Col("decode p50", "ms/step"), Col("decode p90", "ms/step"),
-                Col("decode p99", "ms/step"),
-            ],
-            rows=[_rates_row(sweep, cell) for cell in cells],
-            strong=strong,
-        )
-    )  # fmt: skip
-    costs, gone = document.without_empty(
-        Table(
-            title="How full the devices were",
-            columns=[
-                Col("active ranks"), Col("batch size"), Col("padding waste"), Col("idle"),
-                Col("peak memory", "GiB per rank"), Col("busy"), Col("DRAM"), Col("tensor pipe"), Col("power", "W"),
-                Col("energy", "tokens/J"), Col("MBU"),
-            ],
-            rows=[_costs_row(cell) for cell in cells],
-            strong=strong,
-        )
-    )  # fmt: skip
-    blocks: list[Block] = [rates, costs] if cells else [Prose(["No setting was measured."])]
-    reasons = [
-        f"{setting(cell)}: {cell.reason}"
+    said = [
+        f"{short_setting(cell)}: {missing.sentence}"
         for cell in sweep.cells
-        if cell.reason and cell.outcome not in ("skipped", None)
+        if (missing := gap(cell, sweep.cells)) is not None and missing.outcome in ("out_of_memory", "failed")
     ]
-    said = [f"Not available on this machine: {', '.join(gone)}."] if gone and cells else []
-    if reasons or said:
-        blocks.append(Prose([*reasons, *said]))
-    return blocks
-
-
-def _rates_row(sweep: SweepSummary, cell: Cell) -> list[Item]:
-    steps = cell.step_ms or (None, None, None)
-    trials = cell.tokens_per_second.count if cell.tokens_per_second is not None else 0
-    return [
-        document.whole(cell.active_ranks),
-        document.whole(cell.batch_size),
-        document.whole(trials),
-        rate(sweep, cell),
-        document.decimals(cell.rank_tokens_per_second, digits(sweep)),
-        document.decimals(cell.total_tokens_per_second, digits(sweep)),
-        document.decimals(cell.batch_seconds, 2),
-        document.decimals(cell.prefill_seconds, 3),
-        *(document.decimals(step, 1) for step in steps),
+    if not cells:
+        return [Prose(["No setting was measured.", *said])]
+    blocks: list[Block] = [
+        _detail("Throughput", sweep, cells, SPEED),
+        _detail("How full the devices were", sweep, cells, COST),
     ]
+    there = known(FIGURES, cells)
+    gone = [figure.heading.name for figure in FIGURES if figure not in there]
+    if gone:
+        said.append(f"Not available on this machine: {', '.join(gone)}.")
+    return [*blocks, Prose(said)] if said else blocks
 
 
-def _costs_row(cell: Cell) -> list[Item]:
-    def percent(value: float | None) -> Item:
-        return document.NOT_AVAILABLE if value is None else Item(value, f"{value:.0f} %")
-
-    return [
-        document.whole(cell.active_ranks),
-        document.whole(cell.batch_size),
-        document.share(cell.padding_waste, 1),
-        document.share(cell.idle, 1),
-        document.gibibytes(cell.peak_memory_bytes),
-        percent(cell.busy_percent),
-        percent(cell.dram_percent),
-        percent(cell.tensor_percent),
-        document.decimals(cell.power_watts, 0),
-        document.decimals(cell.tokens_per_joule, 2),
-        document.share(cell.mbu, 1),
-    ]
+def _detail(title: str, sweep: SweepSummary, cells: Sequence[Cell], figures: Sequence[Figure]) -> Table:
+    """A row for each setting: tokens/s, and those of the figures that are known."""
+    there = known(figures, cells)
+    places, rates = rate_places(sweep.cells), _rates(sweep)
+    headings = [RATE, *(figure.heading for figure in there)]
+    return Table(
+        title=title,
+        columns=[Col("active ranks"), Col("batch size"), *(Col(heading.name, heading.unit) for heading in headings)],
+        rows=[
+            [
+                document.whole(cell.active_ranks),
+                document.whole(cell.batch_size),
+                rates[cell.setting],
+                *(document.figure(figure.value(cell, places)) for figure in there),
+            ]
+            for cell in cells
+        ],
+        strong=[place for place, cell in enumerate(cells) if rates[cell.setting].look == "best"],
+    )

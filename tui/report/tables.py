@@ -1,7 +1,7 @@
-"""The report as CSV and JSON: exact values, one rectangular table and one object.
+"""The report as CSV and JSON, with exact values.
 
-CSV has a line per rank and one for the whole run, or for a sweep a line per trial. JSON holds run.json as it is and
-what is made from it beside it. Spreadsheets run cells that begin like a formula; texts in CSV never do.
+CSV has a line for the whole run and one per rank, or for a sweep a line per trial. JSON has run.json as it is, and
+beside it what was derived. Spreadsheets evaluate cells that begin like a formula; texts in CSV never do.
 """
 
 import csv
@@ -27,7 +27,7 @@ _STEPS = ("step_ms_p50", "step_ms_p90", "step_ms_p99")
 
 
 def harmless(text: str) -> str:
-    """Text for a cell: control characters shown, and never the start of a formula."""
+    """Text for a cell: control characters made visible, and never the start of a formula."""
     text = visible(text)
     return f"'{text}" if text.lstrip()[:1] in (*FORMULA_STARTS,) and text.strip() else text
 
@@ -43,7 +43,7 @@ def _cell(value: Any) -> str:
 
 
 def to_csv(source: ReportSource, other: ReportSource | None = None) -> str:
-    """A header, then a line per rank and run, or per trial; with `other` its lines follow where they are alike."""
+    """A header, then the lines of the run or sweep; those of `other` follow if it is of the same kind."""
     sources = [source]
     if other is not None and other.is_sweep == source.is_sweep:
         sources.append(other)
@@ -96,7 +96,7 @@ def _trial(name: str, record: TrialRecord, results: list[str]) -> list[Any]:
 
 
 def to_json(source: ReportSource, other: ReportSource | None = None, texts: EqualTexts | None = None) -> bytes:
-    """run.json as `run`, and what the journal and the answers add to it; with `other` the comparison as well."""
+    """run.json as `run`, and what the journal and the answers add; with `other` also the comparison."""
     value: dict[str, Any] = {JSON_MARK: 1, **_facts(source)}
     if other is not None:
         figures = differences(source.summary, other.summary) + rank_differences(source.summary, other.summary)

@@ -1,4 +1,4 @@
-"""Puts a report's four files where they belong: all made before any is written, each replaced whole."""
+"""Write the four files of a report: all are made before any is written, and each is replaced as a whole."""
 
 import os
 from pathlib import Path
@@ -12,18 +12,18 @@ MARKS = {
     "report.csv": "run,",
     "report.json": f'"{tables.JSON_MARK}"',
 }
-"""What each file of ours has near its beginning: a file without it is somebody's own, and stays."""
+"""Text near the beginning of each report file. A file without it is not ours to replace."""
 
 
 class WriteError(Exception):
-    """A report cannot be put where it was asked for; for people."""
+    """The report cannot be written there; the message is for people."""
 
 
 def make(directory: Path, other: Path | None = None) -> dict[str, bytes]:
-    """The files of the report on the run in `directory`, compared with `other`: name to content.
+    """The report on the run in `directory`, compared with `other` if given, as file names and contents.
 
     Raises:
-        RunFileError: one of them is no run, or has nothing to report yet.
+        RunFileError: one of them is not a run, or has nothing to report yet.
     """
     one = source.read(directory)
     if other is None:
@@ -43,10 +43,10 @@ def make(directory: Path, other: Path | None = None) -> dict[str, bytes]:
 
 
 def put(files: dict[str, bytes], directory: Path) -> list[Path]:
-    """Write the files into `directory`, which is made if need be. Returns their paths.
+    """Write the files into `directory`, creating it if necessary, and return their paths.
 
     Raises:
-        WriteError: it cannot be written there, or a file that is no report of ours is in the way.
+        WriteError: it cannot be written, or a file that is not a report of rankdeck is in the way.
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)

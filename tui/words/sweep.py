@@ -1,10 +1,10 @@
-"""How a sweep is said in words: its settings, where it stands, what it found, the command of its chosen setting.
+"""A sweep in words: its settings, its progress, what it found, how it was measured.
 
-For every view, with a screen and without. Figures are runner.sweep.verdict'; none is made here. Pure.
+For screen, `--plain` and report alike. The figures are those of runner.sweep. Pure.
 """
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -21,7 +21,7 @@ from rankdeck.tui.words.text import clock, some
 
 
 def shown_sweep(state: RunState) -> SweepState | None:
-    """The sweep to show: the one that runs or ran, else the one that is planned."""
+    """The sweep that runs or ran, or else the one that is planned; None where there is neither."""
     if state.sweep is not None:
         return state.sweep
     plan = state.config.sweep if state.config is not None else None
@@ -29,19 +29,19 @@ def shown_sweep(state: RunState) -> SweepState | None:
 
 
 def only_measures(state: RunState) -> bool:
-    """Whether trials, not prompts, are the work that is done now, or was."""
+    """Whether the run's work is, or was, to measure trials rather than to answer prompts."""
     sweep = shown_sweep(state)
     return sweep is not None and (state.sweeping or state.sweep is None or not sweep.plan.outputs)
 
 
 def answers_thrown_away(state: RunState) -> bool:
-    """Whether the sweep to show, if there is one, keeps no answers of its trials."""
+    """Whether there is a sweep to show that discards the answers of its trials."""
     sweep = shown_sweep(state)
     return sweep is not None and not sweep.plan.outputs
 
 
 def how_ended(state: RunState) -> str:
-    """How the run ended, in a word of tui.words.status: a sweep that left trials out has not completed."""
+    """How the run ended, as a key of tui.words.status: a sweep that left trials out has not completed."""
     assert state.ended is not None
     early = state.sweep is not None and state.sweep.ended_early and only_measures(state)
     return ENDED_EARLY if early and state.ended.status == "completed" else state.ended.status
@@ -53,12 +53,12 @@ def planned(plan: SweepPlan) -> int:
 
 
 def fewest_prompts(plan: SweepPlan) -> int:
-    """How many prompts the trials take at least, where their answers are kept."""
+    """The fewest prompts that the trials need if their answers are kept."""
     return plan.least_rounds * plan.repeats * sum(set(plan.batch_sizes)) * sum(set(plan.ranks))
 
 
 def number_at_hand(sweep: SweepState) -> int:
-    """Which trial of the order it is; between two of them the next."""
+    """The number of the trial at hand; between two trials, the next one's."""
     if sweep.current is not None:
         return sweep.current.number
     return min(len(sweep.records) + 1, max(1, len(sweep.trials)))
@@ -74,9 +74,9 @@ def setting(active_ranks: int, batch_size: int) -> str:
     return f"{some(active_ranks, 'rank')} x batch size {batch_size}"
 
 
-def short_setting(trial: Trial) -> str:
+def short_setting(of: Trial | Cell) -> str:
     """`2 ranks x 16`"""
-    return f"{some(trial.active_ranks, 'rank')} x {trial.batch_size}"
+    return f"{some(of.active_ranks, 'rank')} x {of.batch_size}"
 
 
 def what_happens(sweep: SweepState) -> str:
@@ -87,7 +87,7 @@ def what_happens(sweep: SweepState) -> str:
 
 
 def how_measured(state: RunState, sweep: SweepState) -> str:
-    """What a trial is, its repeats, what the noise is, and what MBU is of: as planned, at the end as it came."""
+    """What a trial is, its repeats, what ± means, what MBU is relative to: as planned, or once over as it was done."""
     plan = sweep.plan
     over = sweep.settled is not None or state.ended is not None
     least, most = repeats_measured(plan, cells(sweep)) if over else (plan.repeats, plan.repeats)
@@ -100,13 +100,17 @@ def how_measured(state: RunState, sweep: SweepState) -> str:
         f"{plan.least_seconds:g} s{length}; {_noise(least, most)}"
     )
     if sweep.bandwidth_bytes_per_second is not None:
-        source = f" ({sweep.bandwidth_source})" if sweep.bandwidth_source else ""
-        words += f"; MBU of {sweep.bandwidth_bytes_per_second / 1e9:,.0f} GB/s{source}"
+        words += f"; MBU of {bandwidth_words(sweep.bandwidth_bytes_per_second, sweep.bandwidth_source)}"
     return words
 
 
+def bandwidth_words(bytes_per_second: float, source: str | None) -> str:
+    """`3,350 GB/s (table of known GPUs)`: a device's peak memory bandwidth, and where the figure is from."""
+    return f"{bytes_per_second / 1e9:,.0f} GB/s" + (f" ({source})" if source else "")
+
+
 def repeats_measured(plan: SweepPlan, found: Sequence[Cell]) -> tuple[int, int]:
-    """The fewest and the most trials measured of a setting, of those that did not fail and had memory enough."""
+    """The fewest and the most trials measured of any setting that neither failed nor ran out of memory."""
     counts = [
         cell.tokens_per_second.count if cell.tokens_per_second is not None else 0
         for cell in found
@@ -116,7 +120,7 @@ def repeats_measured(plan: SweepPlan, found: Sequence[Cell]) -> tuple[int, int]:
 
 
 def repeats_words(plan: SweepPlan, least: int, most: int) -> str:
-    """`3 repeats`, or `1 to 2 of 3 repeats` where there were not so many of every setting."""
+    """`3 repeats`, or `1 to 2 of 3 repeats` where some settings were measured less often."""
     if least == most == plan.repeats:
         return some(plan.repeats, "repeat")
     return f"{least if least == most else f'{least} to {most}'} of {some(plan.repeats, 'repeat')}"
@@ -139,15 +143,33 @@ def plan_words(plan: SweepPlan) -> str:
 
 
 def rate_places(found: Sequence[Cell]) -> int:
-    """Digits after the point of all tokens/s of a table, so that the points stand below one another."""
+    """Digits after the point of tokens/s, the same for a whole table so that the points line up."""
     rates = [cell.tokens_per_second.mean for cell in found if cell.tokens_per_second is not None]
     return 0 if max(rates, default=0.0) >= 10_000 else 1
 
 
+class Value(NamedTuple):
+    """A figure, how it reads, and how the half-width of its 95 % interval reads: empty where none is known."""
+
+    exact: float
+    text: str
+    noise: str = ""
+
+
+def value_of(exact: float, half_width: float | None, reads: Callable[[float], str]) -> Value:
+    """A figure whose noise reads as it does itself."""
+    return Value(exact, reads(exact), "" if half_width is None else reads(half_width))
+
+
+def estimate_value(estimate: Estimate, places: int) -> Value:
+    """Tokens/s with `places` digits after the point."""
+    return value_of(estimate.mean, estimate.half_width, lambda value: f"{value:,.{places}f}")
+
+
 def estimate_words(estimate: Estimate, places: int = 1) -> str:
-    """`143.2 ± 3.1`, or the mean alone where there is no noise to be told."""
-    mean = f"{estimate.mean:,.{places}f}"
-    return mean if estimate.half_width is None else f"{mean} ± {estimate.half_width:,.{places}f}"
+    """`143.2 ± 3.1`, or the mean alone where its noise is not known."""
+    value = estimate_value(estimate, places)
+    return f"{value.text} ± {value.noise}" if value.noise else value.text
 
 
 def best_words(best: Cell, places: int = 1) -> str:
@@ -156,8 +178,19 @@ def best_words(best: Cell, places: int = 1) -> str:
     return f"{setting(best.active_ranks, best.batch_size)}: {estimate_words(best.tokens_per_second, places)} tok/s"
 
 
+def best_sentence(summary: SweepSummary) -> str:
+    """The best setting and how sure that is; empty where none was measured.
+
+    `2 ranks x batch size 16: 143.2 ± 3.1 tok/s; faster than every other setting, beyond the noise`
+    """
+    if summary.best is None:
+        return ""
+    words = best_words(summary.best, rate_places(summary.cells))
+    return f"{words}; {summary.verdict.sentence}" if summary.verdict and summary.verdict.sentence else words
+
+
 def tied_words(verdict: Verdict | None) -> str:
-    """How sure the best is, in the fewest words: `tied with 2 others`, `measured once`, or nothing."""
+    """How certain the best is, in few words: `tied with 2 others`, `measured once`, or nothing."""
     if verdict is None or not verdict.sentence:
         return ""
     if not verdict.noise_known:
@@ -166,7 +199,7 @@ def tied_words(verdict: Verdict | None) -> str:
 
 
 def scaling_shown(summary: SweepSummary) -> list[Scaling]:
-    """Scaling at the batch size that is run; where that has one number of ranks only, at the next best's."""
+    """Scaling at the batch size that is run, or else at that of the next best setting with two numbers of ranks."""
     by_rate = sorted((cell for cell in summary.cells if cell.tokens_per_second is not None), key=rate, reverse=True)
     sizes = [cell.batch_size for cell in (summary.chosen, *by_rate) if cell is not None]
     return next((rows for size in sizes if (rows := scaling(summary.cells, size))), [])
@@ -175,7 +208,7 @@ def scaling_shown(summary: SweepSummary) -> list[Scaling]:
 def scaling_words(summary: SweepSummary) -> str:
     """`scaling at batch size 16, over 1 rank: 2 ranks 1.93x, 4 ranks 3.71x`; empty with one number of ranks.
 
-    With two of them at every size where both were measured: `2 ranks over 1: 1.27x at batch size 32, 1.99x at 8`.
+    With two, at every batch size measured with both: `2 ranks over 1: 1.27x at batch size 32, 1.99x at 8`.
     """
     rows = scaling_shown(summary)
     if not rows:
@@ -196,15 +229,18 @@ def _over(base: Scaling, row: Scaling) -> str:
     return times(row.speedup / base.speedup)
 
 
-def times(speedup: float, half_width: float | None = None, *, beside: float | None = None) -> str:
-    """`1.93x ±0.08`, with as many digits as say something: those of the speedup that it stands `beside`, if any."""
-    size = speedup if beside is None else beside
-    places = 2 if size < 10 else 1 if size < 100 else 0
-    return f"{speedup:.{places}f}x" + ("" if half_width is None else f" ±{half_width:.{places}f}")
+def speedup_places(speedup: float) -> int:
+    """Digits after the point of a speedup and of its noise: as many as tell something."""
+    return 2 if speedup < 10 else 1 if speedup < 100 else 0
+
+
+def times(speedup: float) -> str:
+    """`1.93x`"""
+    return f"{speedup:.{speedup_places(speedup)}f}x"
 
 
 def repeats_warning(repeats: int) -> str:
-    """What so few repeats are worth, to be said before they are run; empty where they are enough."""
+    """A warning before a sweep with too few repeats; empty where they are enough."""
     if repeats == 1:
         return "1 repeat is a first look: its noise is not known; 3 show it, 5 show it well"
     if repeats == 2:
@@ -218,7 +254,7 @@ def _wide(repeats: int) -> str:
 
 
 def true_knees(summary: SweepSummary) -> list[tuple[int, int]]:
-    """Ranks and batch size where growth was seen to end: a larger batch was measured, and gained too little."""
+    """The (active ranks, batch size) of knees after which a larger batch was measured and gained too little."""
     return [(knee.active_ranks, knee.batch_size) for knee in summary.knees if knee.ended]
 
 
@@ -237,19 +273,13 @@ def standing(state: RunState, sweep: SweepState) -> str:
 
 
 def sweep_progress_line(state: RunState, sweep: SweepState) -> str:
-    """How far a sweep is, in one line of a log."""
+    """The progress of a sweep as one line of a log."""
     repeat = f", repeat {sweep.current.repeat} of {sweep.plan.repeats}" if sweep.current is not None else ""
     eta = f", ETA {clock(eta_seconds(state))}" if eta_seconds(state) is not None else ""
     return f"{standing(state, sweep)}{repeat}, {what_happens(sweep)}; {state.rate_now:.0f} tok/s now{eta}"
 
 
-# --- the command ------------------------------------------------------------------------------------
-
-
-# --- numbers as typed -------------------------------------------------------------------------------
-
-
 def with_plan(config: RunConfig, plan: SweepPlan) -> RunConfig:
-    """The run's settings with this plan, to be checked as any others are."""
+    """The run's settings with this plan in place of their own."""
     changed: dict[str, Any] = {"sweep": plan}
     return msgspec.structs.replace(config, **changed)

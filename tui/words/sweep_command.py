@@ -1,4 +1,4 @@
-"""The command that runs a file at the setting that a sweep found. Pure."""
+"""The command that runs the prompts at a setting that a sweep measured. Pure."""
 
 import shlex
 
@@ -6,7 +6,7 @@ from rankdeck.runner.protocol.config import RunConfig
 from rankdeck.runner.state import RunState
 from rankdeck.runner.sweep.cells import Cell
 
-_SAID_IF_CHANGED = (
+_IF_CHANGED = (
     "max_new_tokens",
     "order",
     "device",
@@ -27,9 +27,9 @@ _SWITCHES = ("chat", "do_sample", "compile")
 
 
 def best_command(state: RunState, cell: Cell) -> list[str]:
-    """The parts of the command that runs all prompts at a cell's setting, quoted for a shell; none is to be broken.
+    """The command that runs all prompts at a cell's setting, in parts quoted for a shell that must not be split.
 
-    Its answers end where the model ends them, even if those measured were of fixed length: they are to be read.
+    It always asks for natural length, even after trials of fixed length, as its answers are meant to be read.
     """
     config = state.config
     if config is None:
@@ -38,7 +38,7 @@ def best_command(state: RunState, cell: Cell) -> list[str]:
     parts = ["rankdeck run", shlex.quote(_prompts(state, config)), f"--model {shlex.quote(config.model)}"]
     parts += [
         f"{_flag(name)} {shlex.quote(str(value))}"
-        for name in (*_SAID_IF_CHANGED, "limit", "column")
+        for name in (*_IF_CHANGED, "limit", "column")
         if (value := getattr(config, name)) != getattr(defaults, name)
     ]
     parts += [_flag(name) for name in _SWITCHES if getattr(config, name)]
@@ -46,7 +46,7 @@ def best_command(state: RunState, cell: Cell) -> list[str]:
 
 
 def _prompts(state: RunState, config: RunConfig) -> str:
-    # What came from standing input is gone, but for the run's own copy.
+    # Of prompts from standard input only the run's own copy is left.
     return f"{state.directory}/prompts.jsonl" if config.prompts == "-" else config.prompts
 
 

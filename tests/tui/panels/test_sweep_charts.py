@@ -1,4 +1,4 @@
-"""The charts of a sweep, and that no line of it ever leaves its room, whatever was found."""
+"""The charts of a sweep; and every line of the view fits its width, whatever was found."""
 
 import random
 import re
@@ -56,14 +56,14 @@ def every_line(state: RunState, width: int) -> list[Line]:
 
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("name", ALL)
-def test_no_line_of_a_sweep_is_ever_wider_than_its_room(name: str, width: int) -> None:
+def test_no_line_of_a_sweep_is_wider_than_its_room(name: str, width: int) -> None:
     for line in every_line(ALL[name], width):
         assert line_width(line) <= width, plain([line])
 
 
 @st.composite
 def sweeps(draw: st.DrawFn) -> RunState:
-    """Any sweep, anywhere in its life, with any figures and any words of others."""
+    """Any sweep at any time, with any figures, reasons and sources."""
     made = SweepPlan(
         batch_sizes=draw(st.lists(st.integers(1, 65536), min_size=1, max_size=12)),
         ranks=draw(st.lists(st.integers(1, 256), min_size=1, max_size=9)),
@@ -127,7 +127,7 @@ UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2066-\u2069\
 
 @given(sweeps(), st.sampled_from(WIDTHS))
 @settings(max_examples=100, deadline=None)
-def test_whatever_a_sweep_finds_its_lines_stay_in_their_room_and_are_only_ink(state: RunState, width: int) -> None:
+def test_whatever_a_sweep_finds_its_lines_fit_and_have_no_control_characters(state: RunState, width: int) -> None:
     for line in every_line(state, width):
         assert line_width(line) <= width, plain([line])
         assert not UNSAFE.search("".join(text for text, _ in line))
@@ -136,7 +136,7 @@ def test_whatever_a_sweep_finds_its_lines_stay_in_their_room_and_are_only_ink(st
 
 
 @given(st.lists(st.integers(1, 65536), min_size=1, max_size=14, unique=True), st.integers(1, 10), st.integers(20, 150))
-def test_every_batch_size_has_a_group_of_its_own_in_the_chart(sizes: list[int], series: int, width: int) -> None:
+def test_every_batch_size_has_its_own_group_of_columns(sizes: list[int], series: int, width: int) -> None:
     columns, group = positions(sorted(sizes), series, width)
     places = [columns[size] for size in sorted(sizes)]
     assert 1 <= group <= series
@@ -146,7 +146,7 @@ def test_every_batch_size_has_a_group_of_its_own_in_the_chart(sizes: list[int], 
         assert len(set(places)) == len(places)
 
 
-def test_batch_sizes_stand_as_far_apart_as_their_logarithms() -> None:
+def test_batch_sizes_are_spaced_by_their_logarithms() -> None:
     columns, group = positions([1, 4, 16, 32], 2, 60)
     assert group == 2
     assert columns[4] - columns[1] == pytest.approx(2 * (columns[32] - columns[16]), abs=1)
@@ -161,7 +161,7 @@ def chart_of(state: RunState, width: int = 76, height: int = 16) -> str:
     return plain(sizes_chart(sweep.plan, summarise_sweep(sweep), width, height))
 
 
-def test_the_chart_has_a_line_for_each_number_of_ranks_told_apart_by_its_sign() -> None:
+def test_the_chart_has_a_line_with_its_own_sign_for_each_number_of_ranks() -> None:
     lines = chart_of(ALL["settled"]).split("\n")
     assert "● 1 rank  ■ 2 ranks  ▾ knee" in lines[0]
     plot = "\n".join(lines[1:])
@@ -171,7 +171,7 @@ def test_the_chart_has_a_line_for_each_number_of_ranks_told_apart_by_its_sign() 
     assert lines[-2].split()[0] == "0"
 
 
-def test_every_size_stands_over_its_label() -> None:
+def test_every_point_is_above_the_label_of_its_batch_size() -> None:
     lines = chart_of(ALL["one_rank"]).split("\n")
     ticks = [column for column, cell in enumerate(lines[-2]) if cell == "┬"]
     signs = sorted(column for line in lines[1:-2] for column, cell in enumerate(line) if cell == "●")
@@ -185,7 +185,7 @@ def test_eight_numbers_of_ranks_have_eight_signs() -> None:
     assert all(f"{MARKERS[place]} {place + 1}" in legend for place in range(8))
 
 
-def test_a_size_that_did_not_fit_stands_as_a_cross_on_the_axis() -> None:
+def test_a_batch_size_that_ran_out_of_memory_is_a_cross_on_the_axis() -> None:
     lines = chart_of(ALL["wall"]).split("\n")
     assert "✗ out of memory" in lines[0]
     assert lines[-3].count("✗") == 3
@@ -199,12 +199,12 @@ def test_the_knee_is_marked_only_where_growth_was_seen_to_end() -> None:
     assert "knee" not in plain(table_lines(growing, sweep, summarise_sweep(sweep), 116))
 
 
-def test_the_knee_is_said_in_words_with_its_noise() -> None:
+def test_the_knee_is_described_with_its_noise() -> None:
     words = plain(knee_lines(summarise_sweep(sweep_of(ALL["settled"])), 76))
     assert "▾ 1 rank: 16 -> 32: +4% ± 2%, +85% memory: stay at 16" in words
 
 
-def test_noise_that_is_higher_than_a_cell_is_drawn() -> None:
+def test_noise_taller_than_a_cell_is_drawn() -> None:
     script = SweepScript(plan((8,), (1,), 2), 1).begun()
     for trial, speed in zip(script.trials, (100.0, 140.0), strict=True):
         result = replace(script._result(trial), tokens_per_second=speed)
@@ -229,7 +229,7 @@ def test_scaling_shows_speedup_and_efficiency_with_their_noise_at_the_batch_size
 
 
 def measured(rates: dict[tuple[int, int], Sequence[float]]) -> RunState:
-    """A settled sweep in which these tokens/s were measured, by ranks and batch size; what is left out failed."""
+    """A settled sweep with these tokens/s by (ranks, batch size); settings left out failed."""
     repeats = len(next(iter(rates.values())))
     settings = plan(sorted({size for _, size in rates}), sorted({ranks for ranks, _ in rates}), repeats)
     script = SweepScript(settings, max(settings.ranks)).begun()
@@ -247,7 +247,7 @@ MORE_RANKS_AND_SMALLER_BATCHES = measured(
 )
 
 
-def test_scaling_at_one_batch_size_stands_beside_that_of_the_best_with_each_number_of_ranks() -> None:
+def test_scaling_at_one_batch_size_is_followed_by_that_of_the_best_with_each_number_of_ranks() -> None:
     lines = scaling_of(MORE_RANKS_AND_SMALLER_BATCHES)
     at = lines.index("◆ best of each, where it is another:")
     assert lines[at - 1].split() == ["2", "16", "102.0", "2.00x", "±0.08", "100%", "±4%"]
@@ -255,7 +255,7 @@ def test_scaling_at_one_batch_size_stands_beside_that_of_the_best_with_each_numb
     assert lines[at + 2].split() == ["2", "16", "102.0", "1.16x", "±0.03", "58%", "±1%"]
     logged = sweep_lines(MORE_RANKS_AND_SMALLER_BATCHES, sweep_of(MORE_RANKS_AND_SMALLER_BATCHES))
     at = logged.index("scaling of the best with each number of ranks:")
-    assert logged[at + 3].split() == ["2", "16", "102.0", "2.5", "1.16x", "0.03x", "58%", "1%"]
+    assert logged[at + 3].split() == ["2", "16", "102.0", "2.5", "1.16x", "0.03", "58%", "1%"]
 
 
 @pytest.mark.parametrize("height", [12, 16, 24])
@@ -273,7 +273,7 @@ def test_the_axes_of_scaling_fit_its_points(state: str, height: int) -> None:
 
 
 @pytest.mark.parametrize("height", [10, 13, 20])
-def test_a_point_stands_in_the_row_of_its_label(height: int) -> None:
+def test_a_point_is_level_with_its_label(height: int) -> None:
     lines = scaling_of(
         measured({(1, 8): (100, 100, 100), (2, 8): (150, 150, 150), (3, 8): (200, 200, 200)}), 44, height
     )
@@ -281,7 +281,7 @@ def test_a_point_stands_in_the_row_of_its_label(height: int) -> None:
     assert rows["1.0x"] == rows["2.0x"] == 1
 
 
-def test_a_speedup_that_is_next_to_none_is_not_blown_up() -> None:
+def test_a_tiny_speedup_is_not_magnified() -> None:
     lines = scaling_of(measured({(1, 8): (100, 100, 100), (2, 8): (101, 101, 101)}))
     plot = [line for line in lines if "│" in line[:7] or "┤" in line[:7]]
     rows = [row for row, line in enumerate(plot) if "●" in line]
@@ -292,7 +292,7 @@ def test_a_speedup_that_is_next_to_none_is_not_blown_up() -> None:
     ("ranks", "shown"),
     [((2, 4, 256), ["2", "256"]), ((1, 252, 256), ["1", "256"]), ((1, 128, 256), ["1", "128", "256"])],
 )
-def test_numbers_of_ranks_that_lie_too_close_leave_their_labels_to_the_ends(
+def test_where_numbers_of_ranks_lie_too_close_the_ends_keep_their_labels(
     ranks: tuple[int, ...], shown: list[str]
 ) -> None:
     state = measured({(number, 8): (100.0 * number, 101.0 * number) for number in ranks})
@@ -300,13 +300,13 @@ def test_numbers_of_ranks_that_lie_too_close_leave_their_labels_to_the_ends(
     assert next(lines[row + 1] for row, line in enumerate(lines) if "└" in line).split() == shown
 
 
-def test_a_log_and_the_view_say_a_speedup_with_the_same_digits() -> None:
+def test_log_and_view_show_a_speedup_with_the_same_digits() -> None:
     state = measured({(1, 8): (10, 11), (128, 8): (1300, 1301)})
     row = next(line for line in scaling_of(state) if line.split()[:2] == ["128", "8"])
     speedup, noise = row.split()[3:5]
     logged = sweep_lines(state, sweep_of(state))
     logged_row = logged[logged.index("scaling at batch size 8:") + 3].split()
-    assert logged_row[4:6] == [speedup, f"{noise.removeprefix('±')}x"]
+    assert logged_row[4:6] == [speedup, noise.removeprefix("±")]
 
 
 def test_with_one_number_of_ranks_there_is_no_scaling() -> None:

@@ -44,14 +44,14 @@ def status(state: RunState, width: int = 116) -> str:
 # --- the table --------------------------------------------------------------------------------------
 
 
-def test_before_the_first_trial_the_table_is_the_plan_with_dots() -> None:
+def test_before_the_first_trial_the_table_has_the_planned_settings_with_dots() -> None:
     lines = table(ALL["planned"])
     assert len(lines) == 1 + 5 * 2
     assert [line.split()[1:3] for line in lines[1:3]] == [["1", "1"], ["1", "4"]]
     assert all(set(line.split()[3:]) == {"·"} for line in lines[1:])
 
 
-def test_the_running_row_is_marked_and_says_what_is_done_with_it() -> None:
+def test_the_running_row_is_marked_and_says_what_is_happening() -> None:
     marked = [line for line in table(ALL["running"]) if "▸" in line]
     assert len(marked) == 1
     assert marked[0].endswith("measuring")
@@ -65,7 +65,7 @@ def test_the_best_row_is_marked_with_a_sign_and_a_word() -> None:
     assert best[0].endswith("best")
 
 
-def test_what_cannot_be_told_apart_from_the_best_is_called_tied_and_the_smaller_chosen() -> None:
+def test_settings_indistinguishable_from_the_best_are_tied_and_the_smaller_is_chosen() -> None:
     notes = {tuple(line.split()[2:4]) if "★" in line else tuple(line.split()[1:3]): line for line in table(ALL["tied"])}
     assert notes["2", "32"].endswith("best")
     assert notes["2", "16"].endswith("chosen")
@@ -82,7 +82,7 @@ def test_a_running_sweep_says_how_sure_its_best_so_far_is() -> None:
     assert status(ALL["eight_ranks"]).endswith(" tok/s, measured once")
 
 
-def test_nothing_moves_in_the_table_while_figures_come_in() -> None:
+def test_the_columns_stay_put_while_figures_come_in() -> None:
     script = SweepScript(scripted_sweep.USUAL, gpus=2).begun()
     heads = set()
     for _ in range(30):
@@ -90,7 +90,7 @@ def test_nothing_moves_in_the_table_while_figures_come_in() -> None:
     assert len(heads) == 1
 
 
-def test_memory_that_runs_out_is_a_wall_and_what_lies_beyond_is_skipped() -> None:
+def test_running_out_of_memory_is_a_wall_and_larger_batches_are_skipped() -> None:
     lines = table(ALL["wall"])
     walls = [line for line in lines if "out of memory" in line]
     assert all("▓▓" in line for line in walls)
@@ -98,7 +98,7 @@ def test_memory_that_runs_out_is_a_wall_and_what_lies_beyond_is_skipped() -> Non
     assert "skipped: 64 did not fit" in next(line for line in lines if line.split()[:3] == ["■", "2", "128"])
 
 
-def test_a_trial_that_failed_says_why_in_its_row_as_data() -> None:
+def test_a_failed_trial_shows_its_escaped_reason_in_its_row() -> None:
     script = SweepScript(plan((1, 2), (1,), 1), 1).begun()
     record = TrialRecord(trial=script.trials[0], outcome="failed", reason=EVIL)
     state = script.add(protocol.TrialFinished(record=record)).state
@@ -107,7 +107,7 @@ def test_a_trial_that_failed_says_why_in_its_row_as_data() -> None:
     assert "\x1b" not in text
 
 
-def test_the_most_telling_columns_stay_where_there_is_little_room() -> None:
+def test_the_most_important_columns_stay_where_there_is_little_room() -> None:
     assert table(ALL["wall"], 56)[0].split() == ["ranks", "batch", "tok/s", "±95%", "ms/step", "waste"]
     narrow = table(ALL["wall"], 76)[0]
     assert "peak GiB" in narrow
@@ -118,12 +118,12 @@ def test_the_most_telling_columns_stay_where_there_is_little_room() -> None:
     assert "p99" in table(ALL["wall"], 180)[0]
 
 
-def test_without_a_gpu_there_are_no_columns_that_could_never_be_filled() -> None:
+def test_without_a_gpu_there_are_no_gpu_columns() -> None:
     head = table(ALL["running"], 180)[0]
     assert not any(title in head for title in ("peak GiB", "busy", "MBU", "tok/J"))
 
 
-def test_what_a_gpu_does_not_tell_is_not_available_never_zero() -> None:
+def test_a_figure_that_the_gpu_does_not_report_is_n_a_and_not_zero() -> None:
     script = SweepScript(plan((1, 2), (1,), 1), 1, gpus=1).begun()
     result = replace(script._result(script.trials[0]), busy_percent=None, tokens_per_joule=None, mbu=None)
     record = TrialRecord(trial=script.trials[0], outcome="measured", result=result)
@@ -131,7 +131,7 @@ def test_what_a_gpu_does_not_tell_is_not_available_never_zero() -> None:
     assert line.count("n/a") == 3
 
 
-def test_the_noise_is_told_from_the_second_trial_of_a_setting_on() -> None:
+def test_the_noise_is_shown_from_the_second_trial_of_a_setting_on() -> None:
     script = SweepScript(plan((8,), (1,), 2), 1).begun()
     assert "±" not in table(script.over(1).state)[1]
     assert "±" in table(script.over(1).state)[1]
@@ -140,7 +140,7 @@ def test_the_noise_is_told_from_the_second_trial_of_a_setting_on() -> None:
 # --- the head ---------------------------------------------------------------------------------------
 
 
-def test_the_head_says_which_trial_it_is_what_is_done_and_when_the_sweep_ends() -> None:
+def test_the_head_shows_the_trial_at_hand_what_is_happening_and_the_time_left() -> None:
     text = status(ALL["running"])
     assert text.startswith("trial 15 of 30: 1 rank x batch size 1   repeat 2 of 3   measuring 00:04")
     assert "ETA 02:11  46%" in text
@@ -178,7 +178,7 @@ def test_a_command_survives_being_copied_from_a_narrow_terminal(prompts: str, wi
     assert prompts in heard
 
 
-def test_prompts_from_standing_input_are_named_by_the_runs_own_copy() -> None:
+def test_the_command_for_prompts_from_standard_input_names_the_runs_own_copy() -> None:
     state = ALL["settled"]
     assert state.config is not None
     best = summarise_sweep(sweep_of(state)).best
@@ -187,7 +187,7 @@ def test_prompts_from_standing_input_are_named_by_the_runs_own_copy() -> None:
     assert command[1] == f"{scripted.DIRECTORY}/prompts.jsonl"
 
 
-def test_a_sweep_that_was_stopped_shows_what_is_there() -> None:
+def test_a_stopped_sweep_shows_what_was_measured() -> None:
     state = SweepScript(scripted_sweep.USUAL).begun().over(7).ended(status="stopped").state
     text = status(state)
     assert "■ stopped after 7 of 30 trials" in text
@@ -195,7 +195,7 @@ def test_a_sweep_that_was_stopped_shows_what_is_there() -> None:
     assert "★ best" in text
 
 
-def test_a_run_without_a_sweep_says_what_one_brings_and_which_key_starts_it() -> None:
+def test_a_run_without_a_sweep_says_what_a_sweep_shows_and_which_key_starts_it() -> None:
     text = plain(empty_lines(scripted.running().state, 76))
     assert "goes on at the chosen setting" in " ".join(text.split())
     assert "the fastest, and the chosen one as a command" in text
@@ -206,7 +206,7 @@ def test_a_run_without_a_sweep_says_what_one_brings_and_which_key_starts_it() ->
 # --- header and progress ------------------------------------------------------------------------------
 
 
-def test_header_and_progress_count_trials_while_a_sweep_is_on() -> None:
+def test_header_and_progress_count_trials_during_a_sweep() -> None:
     state = ALL["running"]
     assert "trial 15/30" in plain([header_line(state, 78)])
     text = plain(progress_lines(state, 44, 9))
@@ -216,7 +216,7 @@ def test_header_and_progress_count_trials_while_a_sweep_is_on() -> None:
     assert "(auto)" not in text
 
 
-def test_a_sweep_that_left_trials_out_has_a_sign_of_its_own_wherever_its_end_is_said() -> None:
+def test_a_sweep_that_left_trials_out_is_shown_as_ended_early_everywhere() -> None:
     script = SweepScript(plan((1, 4, 8), (1, 2))).begun().over(6).settled("by hand")
     state = script.ended().state
     assert status(state).startswith("■ ended early: by hand   6 of 18 trials measured")
@@ -227,7 +227,7 @@ def test_a_sweep_that_left_trials_out_has_a_sign_of_its_own_wherever_its_end_is_
     assert "✓ settled: all trials are over" in status(ALL["settled"])
 
 
-def test_prompts_count_again_once_a_run_goes_on_after_its_sweep() -> None:
+def test_prompts_are_counted_again_once_the_run_continues_after_its_sweep() -> None:
     script = scripted_sweep.typed()
     assert "prompts done" in plain(progress_lines(script.state, 44, 9))
     script.add(protocol.SweepSettled(reason="by hand"))
@@ -240,12 +240,12 @@ def test_prompts_count_again_once_a_run_goes_on_after_its_sweep() -> None:
 
 
 def narrow(state: RunState, width: int = 76) -> str:
-    """The head of the view where the panels below it do not all fit the screen."""
+    """The head of the view on a screen too small for the panels below it."""
     sweep = sweep_of(state)
     return plain(status_lines(state, sweep, summarise_sweep(sweep), width, scaling=True))
 
 
-def test_where_the_panels_below_do_not_fit_the_head_says_how_it_scales_and_whether_it_still_grows() -> None:
+def test_on_a_small_screen_the_head_says_how_it_scales_and_whether_it_still_grows() -> None:
     assert "  scaling, 2 ranks over 1: 1.89x at batch size 32, 1.89x at 16, " in narrow(ALL["settled"])
     eight = summarise_sweep(sweep_of(ALL["eight_ranks"]))
     assert scaling_words(eight).startswith("scaling at batch size 24, over 1 rank: 2 ranks 1.84x, 3 ranks ")

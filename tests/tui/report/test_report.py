@@ -1,4 +1,4 @@
-"""The report of a run: figures that agree to the digit, texts that stay data, something useful whatever there is."""
+"""The report of a run: figures that agree to the digit, texts that are escaped, and what there is of a damaged run."""
 
 import csv
 import json
@@ -49,7 +49,7 @@ async def test_every_figure_agrees_to_the_digit_with_run_json(launch):
         assert [number(cell) for cell in row[:6]] == [rank[field] for field in fields]
         assert [number(cell) for cell in line[:6]] == [rank[field] for field in fields]
         assert [float(value) for value in values[6:]] == [rank["padding_waste"], rank["idle"]]
-        assert row[6:] == line[6:] == [f"{rank[field] * 100:.2f} %" for field in ("padding_waste", "idle")]
+        assert row[6:] == line[6:] == [f"{rank[field] * 100:.2f}%" for field in ("padding_waste", "idle")]
 
     with (started.directory / "report.csv").open() as file:
         whole, *lines = csv.DictReader(file)
@@ -81,7 +81,7 @@ def test_a_recorded_run_shows_its_curve_the_turned_knobs_and_what_each_setting_b
         assert words in page.text
 
 
-def test_the_file_needs_nothing_else_and_is_accessible(tmp_path):
+def test_the_html_stands_alone_and_is_accessible(tmp_path):
     write_recorded(tmp_path / "stories")
     reported(tmp_path / "stories")
     page = Page(tmp_path / "stories" / "report.html")
@@ -94,7 +94,7 @@ def test_the_file_needs_nothing_else_and_is_accessible(tmp_path):
     identifiers = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
     assert len(identifiers) == len(set(identifiers))
     charts = [attributes for tag, attributes in page.tags if tag == "svg"]
-    assert len(charts) == 4
+    assert len(charts) == 2
     for attributes in charts:
         assert attributes["role"] == "img"
         assert set(attributes["aria-labelledby"].split()) <= set(identifiers)
@@ -105,7 +105,7 @@ def test_the_file_needs_nothing_else_and_is_accessible(tmp_path):
 HOSTILE = "<script>alert(1)</script> | `x` **b** [l](http://e.vil) \x1b[31m\u202e{{ 7*7 }} {0} %s\nnext"
 
 
-def test_texts_of_runs_stay_data_in_every_format(tmp_path):
+def test_texts_from_runs_are_escaped_in_every_format(tmp_path):
     errors = [record(0, finish_reason="error", error=HOSTILE, id="=1+1"), record(1, HOSTILE, prompt=HOSTILE)]
     config = RunConfig(prompts=HOSTILE, model=HOSTILE, ranks=2)
     figures = summary()
@@ -136,7 +136,7 @@ def test_texts_of_runs_stay_data_in_every_format(tmp_path):
 
 
 @pytest.mark.parametrize("start", ["=1+1", "+1", "-1", "@x", " =1", "\t=1", "＝1"])  # noqa: RUF001
-def test_no_text_in_csv_is_a_formula_of_a_spreadsheet(start, tmp_path):
+def test_no_text_in_csv_is_a_spreadsheet_formula(start, tmp_path):
     write_run(tmp_path / "r", name=start)
     reported(tmp_path / "r")
     with (tmp_path / "r" / "report.csv").open() as file:
@@ -146,7 +146,7 @@ def test_no_text_in_csv_is_a_formula_of_a_spreadsheet(start, tmp_path):
 # --- runs that did not go well ----------------------------------------------------------------------
 
 
-async def test_a_live_run_is_reported_as_of_now(launch, monkeypatch):
+async def test_a_live_run_is_reported_with_its_figures_so_far(launch, monkeypatch):
     monkeypatch.setenv("STANDIN_STEP_SECONDS", "0.02")
     started = launch(PROMPTS)
     seen = []
@@ -185,7 +185,7 @@ def test_a_run_that_did_not_reach_its_end_says_so_and_why(tmp_path, status):
         assert "No prompt is done." in text
 
 
-def test_a_run_that_failed_before_there_was_any_figure_still_says_what_is_known(tmp_path):
+def test_a_run_that_failed_before_any_figures_is_reported_with_what_is_known(tmp_path):
     write_run(tmp_path / "r", status="failed", cause="no such model", summary=None)
     assert reported(tmp_path / "r").exit_code == 0
     text = Page(tmp_path / "r" / "report.html").text
@@ -208,7 +208,7 @@ def newer(journal: bytes) -> bytes:
         (newer, "newer rankdeck"),
     ],
 )
-def test_without_a_sound_journal_the_report_is_from_run_json_alone_and_says_so(tmp_path, damage, said):
+def test_without_an_intact_journal_the_report_uses_run_json_alone_and_says_so(tmp_path, damage, said):
     write_recorded(tmp_path / "r")
     path = tmp_path / "r" / "events.jsonl"
     path.write_bytes(damage(path.read_bytes())) if damage else path.unlink()
@@ -230,7 +230,7 @@ def test_damaged_answers_are_named_and_the_rest_is_reported(tmp_path):
 # --- where it goes, and what is refused ---------------------------------------------------------------
 
 
-def test_an_earlier_report_is_replaced_and_another_directory_is_made(tmp_path):
+def test_an_earlier_report_is_replaced_and_a_missing_directory_is_created(tmp_path):
     write_run(tmp_path / "r")
     assert reported(tmp_path / "r").exit_code == 0
     write_run(tmp_path / "r", summary=summary(rate=999.001))
@@ -243,7 +243,7 @@ def test_an_earlier_report_is_replaced_and_another_directory_is_made(tmp_path):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_file_that_is_no_report_of_ours_is_left_alone(tmp_path, name):
+def test_a_file_that_is_not_a_report_of_rankdeck_is_left_alone(tmp_path, name):
     write_run(tmp_path / "r")
     (tmp_path / "r" / name).write_text("my own notes")
     result = reported(tmp_path / "r")

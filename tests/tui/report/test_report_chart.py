@@ -1,4 +1,4 @@
-"""Charts: ticks at nice numbers from zero, words that do not lie over one another, lines that differ in shape."""
+"""Charts: ticks at round numbers from zero, labels that do not overlap, lines that differ in shape."""
 
 import itertools
 import re
@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rankdeck.tui.panels.ticks import LEAST_SPAN, fitted_ticks, nice_ticks
-from rankdeck.tui.report.chart import FULL, apart, draw, in_rows, thinned, width_of
+from rankdeck.tui.report.chart import HEIGHT, WIDTH, apart, draw, in_rows, thinned, width_of
 from rankdeck.tui.report.plot import Axis, Bar, Line, Mark, Plot, Point, Wall, spread
 
 
 @given(st.floats(1e-9, 1e15), st.integers(2, 12), st.booleans())
-def test_ticks_go_from_zero_in_even_steps_of_1_2_or_5_to_the_largest_value_and_no_further(top, most, whole):
+def test_ticks_go_from_zero_in_even_steps_of_1_2_or_5_until_they_reach_the_largest_value(top, most, whole):
     ticks = nice_ticks(top, most, whole=whole)
     step = ticks.values[1]
     assert ticks.values[0] == 0
@@ -27,7 +27,7 @@ def test_ticks_go_from_zero_in_even_steps_of_1_2_or_5_to_the_largest_value_and_n
 
 
 @given(st.floats(1e-9, 1e15), st.integers(2, 12))
-def test_a_tick_reads_as_exactly_what_it_is(top, most):
+def test_the_label_of_a_tick_is_its_exact_value(top, most):
     ticks = nice_ticks(top, most)
     labels = [ticks.label(value) for value in ticks.values]
     assert len(set(labels)) == len(labels)
@@ -35,7 +35,7 @@ def test_a_tick_reads_as_exactly_what_it_is(top, most):
 
 
 @given(st.floats(0, 1e6), st.floats(1e-3, 1e6), st.integers(2, 8))
-def test_fitted_ticks_close_their_values_in_and_blow_no_small_difference_up(low, gain, most):
+def test_fitted_ticks_enclose_their_values_and_do_not_magnify_small_differences(low, gain, most):
     high = low + gain
     ticks = fitted_ticks(low, high, most)
     assert ticks.values[0] <= low * (1 + 1e-9)
@@ -46,29 +46,27 @@ def test_fitted_ticks_close_their_values_in_and_blow_no_small_difference_up(low,
     assert len({ticks.label(value) for value in ticks.values}) == len(ticks.values)
 
 
-def test_a_fitted_chart_gives_its_points_the_room_and_labels_the_values_it_is_told():
+def test_a_fitted_chart_fills_its_area_and_labels_the_given_values():
     points = [Point(1, 1.0), Point(2, 1.16, 0.02)]
     ideal = Line(name="ideal", points=[Point(1, 1), Point(1.18, 1.18)], reference=True)
     lines = [ideal, Line(name="batch 16", points=points)]
     x, y = Axis("active ranks", values=[1, 2], fitted=True), Axis("speedup", fitted=True)
-    svg = ElementTree.fromstring(
-        draw(Plot(key="k", title="t", description="d", x=x, y=y, lines=lines), FULL["wide"], "a")
-    )
+    svg = drawn(plot(x=x, y=y, lines=lines))
     ticks = [element.text for element in svg.iter("text") if "tick" in element.get("class", "")]
     assert ticks == ["1.00", "1.05", "1.10", "1.15", "1.20", "1", "2"]
     markers = [element.get("transform") for element in svg.iter("path") if element.get("class") == "marker"]
     (left, low), (right, high), *_ = ([float(word) for word in re.findall(r"[0-9.]+", at)] for at in markers)
-    assert right - left > 0.7 * (FULL["wide"][0] - 150)
-    assert low - high > 0.5 * FULL["wide"][1]
+    assert right - left > 0.7 * (WIDTH - 150)
+    assert low - high > 0.5 * HEIGHT
 
 
 @pytest.mark.parametrize("top", [0, -1, float("nan"), float("inf"), 1e-300])
-def test_where_there_is_nothing_to_see_the_axis_goes_to_one(top):
+def test_an_axis_without_usable_values_ends_at_one(top):
     assert nice_ticks(top).values[-1] == 1
 
 
 @given(st.lists(st.floats(0, 300), max_size=12))
-def test_labels_at_line_ends_are_apart_and_inside(wanted):
+def test_labels_at_line_ends_are_spread_within_the_chart(wanted):
     placed = apart(wanted, 15, 0, 300)
     ordered = sorted(placed)
     assert all(0 <= place <= 300 for place in placed)
@@ -76,11 +74,11 @@ def test_labels_at_line_ends_are_apart_and_inside(wanted):
 
 
 @given(st.lists(st.tuples(st.floats(0, 900), st.text("abc ", min_size=1, max_size=30)), max_size=30))
-def test_words_at_marks_and_ticks_never_lie_over_one_another(items):
+def test_labels_of_marks_and_ticks_never_overlap(items):
     items = sorted(items)
     spans = [
-        (place.row, place.x - width_of(words) if place.left else place.x, width_of(words))
-        for place, (_, words) in zip(in_rows(items, 3, 900), items, strict=True)
+        (place.row, x - width_of(words) if place.left else x, width_of(words))
+        for place, (x, words) in zip(in_rows(items, 3, 900), items, strict=True)
         if place.row is not None
     ]
     for row in range(3):
@@ -105,11 +103,11 @@ def plot(**changes):
     return Plot(**{**values, **changes})
 
 
-def drawn(found: Plot, size: str = "wide") -> ElementTree.Element:
-    return ElementTree.fromstring(draw(found, FULL[size], size))
+def drawn(found: Plot) -> ElementTree.Element:
+    return ElementTree.fromstring(draw(found))
 
 
-def test_points_stand_where_their_values_are():
+def test_points_are_placed_in_proportion_to_their_values():
     svg = drawn(plot(lines=[Line(name="a", points=[Point(0, 0), Point(5, 50), Point(10, 100, 10)])]))
     line = next(path for path in svg.iter("path") if path.get("class") == "line").get("d")
     (x0, y0), (x1, y1), (x2, y2) = (map(float, pair.split()) for pair in line[1:].split("L"))
@@ -122,7 +120,7 @@ def test_points_stand_where_their_values_are():
     assert bottom - top == pytest.approx((y0 - y2) * 0.2, abs=0.2)
 
 
-def test_every_line_differs_in_dash_and_marker_not_only_in_colour():
+def test_lines_differ_in_dash_and_marker_not_only_in_colour():
     lines = [Line(name=f"line {number}", points=[Point(1, number), Point(2, number)]) for number in range(8)]
     svg = drawn(plot(lines=lines))
     dashes = [path.get("stroke-dasharray") for path in svg.iter("path") if path.get("class") == "line"]
@@ -130,7 +128,7 @@ def test_every_line_differs_in_dash_and_marker_not_only_in_colour():
     assert len(set(dashes)) == len(markers) == 8
 
 
-def test_texts_in_a_chart_are_text():
+def test_texts_in_a_chart_are_escaped():
     name = "<b>&amp; \x1b[31m"
     svg = drawn(plot(title=name, lines=[Line(name=name, points=[Point(1, 1)])], marks=[Mark(0.5, name)]))
     texts = [element.text for element in svg.iter() if element.text and "<b>" in element.text]
@@ -138,7 +136,6 @@ def test_texts_in_a_chart_are_text():
     assert all("\x1b" not in text for text in texts)
 
 
-@pytest.mark.parametrize("size", ["wide", "narrow"])
 @pytest.mark.parametrize(
     "found",
     [
@@ -151,9 +148,9 @@ def test_texts_in_a_chart_are_text():
         plot(lines=[Line(name="huge", points=[Point(1e9, 1e12), Point(2e9, 1e13, 1e13)])]),
     ],
 )
-def test_odd_charts_are_drawn_inside_their_frame(found, size):
-    svg = drawn(found, size)
-    width, height = FULL[size]
+def test_odd_charts_are_drawn_inside_their_frame(found):
+    svg = drawn(found)
+    width, height = map(float, svg.get("viewBox").split()[2:])
     for element in svg.iter("text"):
         assert 0 <= float(element.get("x")) <= width
         assert 0 <= float(element.get("y")) <= height

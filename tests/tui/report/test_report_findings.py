@@ -1,4 +1,4 @@
-"""What the timeline shows is in the report as well, in the dashboard's words."""
+"""The report has the findings of the timeline, in the words of the dashboard."""
 
 import json
 
@@ -11,7 +11,7 @@ from tests import scripted_timeline
 from tests.reports import Page, reported, write_run
 
 
-def test_a_second_round_that_was_not_full_is_said_in_every_format(tmp_path):
+def test_a_finding_on_a_round_that_was_not_full_is_in_every_format(tmp_path):
     script = scripted_timeline.second_round()
     state, run = script.state, tmp_path / "rounds"
     write_run(run, config=state.config, prompts=state.prompts, summary=summarise(state))

@@ -14,6 +14,7 @@ from rankdeck.tui.plain.sweep import sweep_lines
 from rankdeck.tui.report import source
 from rankdeck.tui.report.compare import comparison_lines
 from rankdeck.tui.report.scaling import scaling_plot
+from rankdeck.tui.report.sweep import rates_plot
 from tests import scripted_sweep
 from tests.reports import (
     Page,
@@ -48,35 +49,40 @@ def test_a_sweep_shows_every_setting_the_best_one_and_the_wall(tmp_path):
             assert (None if value is None else float(value)) == (found[ranks, size] and found[ranks, size].mean)
     knees = page.tables["Where a larger batch stops to pay"][1:]
     assert [row[2] for row in knees] == [knee.sentence for knee in run.sweep.knees]
-    assert "The best, 1 rank x 16: " in page.text
+    assert "Best: 1 rank x batch size 16: " in page.text
     assert run.sweep.verdict.sentence in page.text
     speedups = [float(row[3]) for row in page.exact["What more ranks bring"][1:]]
     assert speedups == [row.speedup for row in run.sweep.scaling]
-    for words in ("ideal", "discarded", "3,350.0 GB/s", "table of known GPUs", "fixed length", "2 ranks x 16: =out of"):
+    for words in (
+        "ideal",
+        "discarded",
+        "3,350 GB/s (table of known GPUs)",
+        "fixed length",
+        "2 ranks x 16: out of memory: =out",
+    ):
         assert words in page.text
 
 
-def test_a_report_names_what_is_tied_with_the_best_the_setting_that_is_chosen_and_both_scalings(tmp_path):
+def test_a_report_names_ties_with_the_best_the_chosen_setting_and_both_scalings(tmp_path):
     state = scripted_sweep.tied().state
     run = write_run(tmp_path / "s", config=state.config, sweep=summarise_sweep(state.sweep))
     assert reported(tmp_path / "s").exit_code == 0
     page = Page(tmp_path / "s" / "report.html")
     assert "tied with 1 other" in page.text
     assert re.search(r"chosen setting\s*2 ranks x 16", page.text)
-    assert f"The best, 2 ranks x 32: {run.sweep.verdict.sentence}." in page.text
+    assert f"Best: 2 ranks x batch size 32: 440.6 ± 2.8 tok/s; {run.sweep.verdict.sentence}." in page.text
     same = page.exact["What more ranks bring"][1:]
     each = page.exact["What more ranks bring at the best batch size of each"][1:]
     for rows, found in ((same, run.sweep.scaling), (each, run.sweep.best_scaling)):
         assert [float(row[3]) for row in rows] == [row.speedup for row in found]
     noise = run.sweep.best_scaling[1]
     shown = page.tables["What more ranks bring at the best batch size of each"][2]
-    assert shown[3].split() == [f"{noise.speedup:.2f}", "±", f"{noise.speedup_half_width:.2f}"]
-    assert shown[4].split()[:2] == [f"{noise.efficiency * 100:.0f}", "%"]
-    assert shown[4].split()[2:] == ["±", f"{noise.efficiency_half_width * 100:.0f}", "%"]
+    assert shown[3].split() == [f"{noise.speedup:.2f}x", "±", f"{noise.speedup_half_width:.2f}"]
+    assert shown[4].split() == [f"{noise.efficiency:.0%}", "±", f"{noise.efficiency_half_width:.0%}"]
 
 
 def scaled(directory, rates):
-    """The page, the Markdown and the lines of the chart of speedups of a sweep in which these were measured."""
+    """The page, the Markdown, the names of the lines of speedup and the state of a sweep with these tokens/s."""
     state = measured(rates)
     run = write_run(directory, config=state.config, sweep=summarise_sweep(state.sweep))
     assert reported(directory).exit_code == 0
@@ -87,11 +93,11 @@ def scaled(directory, rates):
 EACH = "What more ranks bring at the best batch size of each"
 
 
-def test_the_best_of_each_is_said_once_where_it_is_a_batch_sizes_scaling(tmp_path):
+def test_scaling_of_the_best_is_not_repeated_where_a_batch_size_has_the_same(tmp_path):
     page, text, lines, _ = scaled(tmp_path / "same", {(1, 8): (50, 51), (2, 8): (98, 99)})
     assert EACH not in page.tables
     assert lines == ["ideal", "batch 8"]
-    assert "Of the best setting with each number of ranks it is the same." in page.text
+    assert "Best with each number of ranks: the same as at batch size 8." in page.text
     assert "That of the best with each number of ranks is the same as of batch size 8." in text
     assert "and one for the best" not in text
     _, text, lines, _ = scaled(
@@ -101,10 +107,10 @@ def test_the_best_of_each_is_said_once_where_it_is_a_batch_sizes_scaling(tmp_pat
     assert "A line per batch size, and one for the best with each number of ranks, with" in text
 
 
-def test_scaling_of_the_best_of_each_is_told_where_no_batch_size_has_two_numbers_of_ranks(tmp_path):
+def test_scaling_of_the_best_is_shown_where_no_batch_size_has_two_numbers_of_ranks(tmp_path):
     page, text, lines, state = scaled(tmp_path / "s", {(1, 16): (50, 51), (2, 8): (90, 91)})
     assert "What more ranks bring" not in page.tables
-    assert [row[:2] for row in page.tables[EACH][1:]] == [["16", "1"], ["8", "2"]]
+    assert [row[:2] for row in page.tables[EACH][1:]] == [["1", "16"], ["2", "8"]]
     assert lines == ["ideal", "best of each"]
     assert "A line for the best with each number of ranks, with" in text
     logged = sweep_lines(state, state.sweep)
@@ -113,7 +119,7 @@ def test_scaling_of_the_best_of_each_is_told_where_no_batch_size_has_two_numbers
     assert not any(line.startswith("scaling at batch size") for line in logged)
 
 
-def test_of_a_sweep_that_was_ended_early_it_is_said_that_it_was_and_how_often_its_settings_were_measured(tmp_path):
+def test_a_sweep_that_ended_early_says_so_and_how_often_its_settings_were_measured(tmp_path):
     script = SweepScript(plan((1, 4, 8), (1, 2))).begun().over(9).settled("by hand")
     write_run(tmp_path / "s", config=script.state.config, sweep=summarise_sweep(script.state.sweep))
     journal = b"".join(msgspec.json.encode(event) + b"\n" for event in script.events)
@@ -124,7 +130,7 @@ def test_of_a_sweep_that_was_ended_early_it_is_said_that_it_was_and_how_often_it
     assert "1 to 2 of 3 repeats of each setting, in shuffled order" in page.text
 
 
-def test_that_trials_cut_their_answers_is_said_where_it_is_told_how_was_measured(tmp_path):
+def test_how_it_was_measured_says_where_trials_cut_their_answers(tmp_path):
     run = write_sweep(tmp_path / "s")
     assert reported(tmp_path / "s").exit_code == 0
     assert "cut at" not in Page(tmp_path / "s" / "report.html").text
@@ -136,7 +142,7 @@ def test_that_trials_cut_their_answers_is_said_where_it_is_told_how_was_measured
     assert "so that every answer has 32 tokens" in page.text
 
 
-def test_a_sweep_without_a_verdict_is_judged_anew_from_its_journal_as_a_replay_does(tmp_path):
+def test_a_sweep_without_a_verdict_is_judged_from_its_journal_as_in_a_replay(tmp_path):
     script = scripted_sweep.tied()
     found = summarise_sweep(script.state.sweep)
     assert found.chosen != found.best
@@ -149,7 +155,7 @@ def test_a_sweep_without_a_verdict_is_judged_anew_from_its_journal_as_a_replay_d
     assert source.read(tmp_path / "s").sweep == found
 
 
-def test_a_sweep_from_before_there_were_verdicts_is_reported(tmp_path):
+def test_a_sweep_recorded_before_there_were_verdicts_is_reported(tmp_path):
     run = write_sweep(tmp_path / "s")
     old = msgspec.structs.replace(run.sweep, verdict=None, best_scaling=[])
     write_run(tmp_path / "old", config=run.config, sweep=old)
@@ -198,12 +204,19 @@ def test_a_wall_before_every_line_and_a_sweep_of_one_setting_are_drawn(tmp_path)
     assert "No setting was measured." in Page(tmp_path / "none" / "report.html").text
 
 
+def test_a_line_ends_at_its_first_wall():
+    summary = summarise_sweep(scripted_sweep.STATES["wall"]().state.sweep)
+    walls = [cell.setting for cell in summary.cells if cell.outcome == "out_of_memory"]
+    assert walls == [(1, 64), (1, 128), (2, 64)]
+    assert [(wall.x, wall.height) for wall in rates_plot(summary).walls] == [(64, None)]
+
+
 # --- two runs -----------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def pair(tmp_path):
-    """Two runs of the same prompts: one text differs, one prompt is another, one is missing, one failed in both."""
+    """Two runs of nearly the same prompts: a text and a prompt differ, an answer is missing, one failed in both."""
     mine = [record(index) for index in range(5)] + [record(5, finish_reason="error", error="x", text="")]
     theirs = [record(0), record(1, "no"), record(2, prompt="another"), record(3), mine[5]]
     one = write_run(tmp_path / "one", mine)
@@ -217,13 +230,13 @@ def pair(tmp_path):
     return one, other
 
 
-def test_two_runs_stand_side_by_side_with_their_differences(tmp_path, pair):
+def test_two_runs_are_shown_side_by_side_with_their_differences(tmp_path, pair):
     assert reported(tmp_path / "one", "--compare", tmp_path / "other").exit_code == 0
     page = Page(tmp_path / "one" / "report.html")
     rows = {row[0]: row[1:] for row in page.tables["Headline figures"]}
     assert rows["figure"][:3] == ["one", "other", "difference"]
-    assert rows["tokens/s"] == ["123.457", "100.000", "+23.457", "+23.5 %"]
-    assert rows["seconds"] == ["10.003", "12.500", "-2.497", "-20.0 %"]
+    assert rows["tokens/s"] == ["123.457", "100.000", "+23.457", "+23.5%"]
+    assert rows["seconds"] == ["10.003", "12.500", "-2.497", "-20.0%"]
     assert rows["padding waste"][2:] == ["0.00 points", "-"]
     assert page.tables["Settings that differ"][1:] == [["batch_size", "4", "8"]]
     assert page.tables["Environments where they differ"][1:] == [["cores", "2", "4"], ["torch", "2.13.0", "2.12.0"]]
@@ -257,7 +270,7 @@ def test_two_sweeps_are_compared_setting_by_setting_with_their_noise(tmp_path):
         assert len(list(csv.DictReader(file))) == 36
 
 
-def test_a_run_against_a_sweep_is_compared_as_far_as_they_are_alike(tmp_path):
+def test_a_run_and_a_sweep_are_compared_as_far_as_possible(tmp_path):
     write_run(tmp_path / "run")
     write_sweep(tmp_path / "sweep")
     for one, other in (("run", "sweep"), ("sweep", "run")):
@@ -268,13 +281,13 @@ def test_a_run_against_a_sweep_is_compared_as_far_as_they_are_alike(tmp_path):
 def test_a_comparison_in_plain_lines_is_aligned_and_complete(pair):
     lines = comparison_lines(*pair)
     assert lines[0].split() == ["one", "other", "difference"]
-    assert lines[1].split() == ["tokens/s", "123.457", "100.000", "+23.457", "+23.5", "%"]
+    assert lines[1].split() == ["tokens/s", "123.457", "100.000", "+23.457", "+23.5%"]
     assert lines[1].index("100.000") + 7 == lines[0].index("other") + 5
     assert "rank 1 tokens/s" in lines[9]
     assert lines[10] == "batch_size: 4 against 8"
 
 
-def test_plain_lines_say_when_it_is_not_the_same_work_and_have_no_figure_where_there_is_none(pair):
+def test_plain_lines_say_when_the_work_differs_and_when_a_figure_is_missing(pair):
     one, other = pair
     fixed = msgspec.structs.replace(other, config=msgspec.structs.replace(other.config, ignore_eos=True))
     assert "their tokens/s are not to be compared" in comparison_lines(one, fixed)[-1]
@@ -285,7 +298,7 @@ def test_plain_lines_say_when_it_is_not_the_same_work_and_have_no_figure_where_t
     assert "\x1b" not in "".join(lines)
 
 
-def test_a_run_that_was_swept_on_its_way_stays_a_run(tmp_path):
+def test_a_run_with_a_sweep_on_its_way_is_reported_as_a_run(tmp_path):
     run = write_sweep(tmp_path / "s")
     config = msgspec.structs.replace(run.config, sweep=None)
     run_directory.write_run_file(tmp_path / "s", msgspec.structs.replace(run, config=config))

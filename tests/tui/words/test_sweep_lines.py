@@ -1,4 +1,4 @@
-"""What a sweep says in a log, and how the numbers of one are typed."""
+"""The lines of a sweep in a log, and the numbers typed to plan one."""
 
 import pytest
 from rich.cells import cell_len
@@ -19,7 +19,7 @@ from tests.scripted_sweep import EVIL, STATES, SweepScript, plan
 
 
 def said(script: Script) -> list[str]:
-    """What the plain view prints, without its clock."""
+    """The lines that the plain view prints, without the time of day."""
     printed: list[str] = []
     view = PlainView(printed.append)
     for event in script.events:
@@ -38,13 +38,13 @@ def test_the_log_has_a_line_per_trial() -> None:
     assert "trial 11 of 36: 2 ranks x batch size 128: skipped: a batch of 64 ran out of memory" in lines
 
 
-def test_a_reason_in_a_log_is_data() -> None:
+def test_a_reason_in_a_log_is_escaped() -> None:
     trial = order_of(scripted_sweep.USUAL)[0]
     line = trial_line(TrialRecord(trial=trial, outcome="failed", reason=EVIL), 30)
     assert "failed: [bold]␛[2J⟨U+202E⟩[/]" in line
 
 
-def test_progress_in_a_log_is_that_of_the_trials() -> None:
+def test_progress_in_a_log_counts_trials() -> None:
     line = progress_line(STATES["running"]().state)
     assert line.startswith("trial 15 of 30: 1 rank x batch size 1, repeat 2 of 3, measuring; ")
     assert "ETA 02:11" in line
@@ -55,28 +55,40 @@ def test_the_log_ends_with_the_table_the_knees_the_scaling_and_the_best_setting(
     at = lines.index("sweep settled: all trials are over; 30 of 30 trials measured")
     assert lines[at - 1] == "completed"
     head, *rows = lines[at + 1 : at + 12]
-    for title in ("batch size", "± 95 %", "ms/step p50", "p90", "p99", "peak GiB", "busy %", "DRAM %", "tok/J", "MBU"):
+    for title in (
+        "batch size",
+        "± 95 %",
+        "with prompts",
+        "ms/step",
+        "p90 ms",
+        "p99 ms",
+        "peak GiB",
+        "busy",
+        "DRAM",
+        "tok/J",
+        "MBU",
+    ):
         assert title in head
     assert {cell_len(row) for row in [head, *rows]} == {cell_len(head)}
-    assert lines[at + 12] == "not available: tensor %"
+    assert lines[at + 12] == "not available: tensor"
     assert lines[at + 13] == "knee at 1 rank: 16 -> 32: +4% ± 2%, +85% memory: stay at 16"
     assert lines[at + 15] == "scaling at batch size 32:"
-    assert lines[at + 18].split() == ["2", "32", "5,245.4", "181.3", "1.89x", "0.05x", "94%", "3%"]
-    assert lines[at + 19] == "best with each number of ranks: the same batch size, so the same scaling"
+    assert lines[at + 18].split() == ["2", "32", "5,245.4", "181.3", "1.89x", "0.05", "94%", "3%"]
+    assert lines[at + 19] == "best with each number of ranks: the same"
     assert lines[-2] == (
         "best: 2 ranks x batch size 32: 5,245.4 ± 181.3 tok/s; faster than every other setting, beyond the noise"
     )
     assert lines[-1].endswith("--batch-size 32 --ranks 2")
 
 
-def test_a_sweep_that_left_trials_out_is_not_said_to_have_completed() -> None:
+def test_a_sweep_that_left_trials_out_is_not_reported_as_completed() -> None:
     script = SweepScript(plan((1, 4, 8), (1, 2))).begun().over(6).settled("by hand")
     lines = said(script.ended())
     at = lines.index("ended early")
     assert lines[at + 1] == "sweep ended early: by hand; 6 of 18 trials measured"
 
 
-def test_a_best_that_its_noise_denies_is_called_that_and_the_smaller_batch_is_the_command() -> None:
+def test_where_the_best_is_within_the_noise_the_log_says_so_and_the_command_has_the_smaller_batch() -> None:
     lines = said(STATES["tied"]().ended())
     best = next(line for line in lines if line.startswith("best: "))
     assert best.startswith(
@@ -86,7 +98,7 @@ def test_a_best_that_its_noise_denies_is_called_that_and_the_smaller_batch_is_th
     assert lines[lines.index(best) + 1].endswith("--batch-size 16 --ranks 2")
 
 
-def test_with_one_repeat_the_log_says_that_no_noise_is_known() -> None:
+def test_with_one_repeat_the_log_says_that_the_noise_is_unknown() -> None:
     lines = said(SweepScript(plan((4, 8), (1,), 1), 1).begun().over(2).settled().ended())
     assert any("one repeat, so how far a figure varies is not known" in line for line in lines)
     assert any(line.startswith("best: ") and "; measured once: " in line for line in lines)
@@ -106,7 +118,7 @@ SIX = plan((1, 4, 8), (1, 2))
         (18, "3 repeats, each in another order; ", "; ± 95 % interval"),
     ],
 )
-def test_of_a_sweep_that_is_over_the_repeats_are_those_that_were_measured(over: int, repeats: str, noise: str) -> None:
+def test_once_a_sweep_is_over_its_repeats_are_those_that_were_measured(over: int, repeats: str, noise: str) -> None:
     script = SweepScript(SIX).begun().over(over)
     (planned,) = {line for line in said(script) if line.startswith("sweep: ")}
     assert planned.startswith("sweep: 3 repeats, each in another order; "), "while it runs, those of the plan"
@@ -118,13 +130,13 @@ def test_of_a_sweep_that_is_over_the_repeats_are_those_that_were_measured(over: 
         assert noise in how
 
 
-def test_a_setting_that_ran_out_of_memory_is_none_with_fewer_repeats() -> None:
+def test_a_setting_that_ran_out_of_memory_does_not_count_as_having_fewer_repeats() -> None:
     state = SweepScript(SIX, fits=4).begun().over(18).settled().state
     assert state.sweep is not None
     assert how_measured(state, state.sweep).startswith("3 repeats, each in another order; ")
 
 
-def test_few_repeats_are_warned_of_with_what_more_would_bring_and_enough_are_not() -> None:
+def test_too_few_repeats_bring_a_warning_that_says_what_more_would_show() -> None:
     assert repeats_warning(1) == "1 repeat is a first look: its noise is not known; 3 show it, 5 show it well"
     assert repeats_warning(2) == (
         "2 repeats have ± 9.0 standard deviations at 95 %, next to useless; 3 have ± 2.5, 5 ± 1.2"
@@ -132,13 +144,13 @@ def test_few_repeats_are_warned_of_with_what_more_would_bring_and_enough_are_not
     assert repeats_warning(3) == ""
 
 
-def test_a_sweep_inside_a_run_is_told_when_it_settles_and_again_at_the_end() -> None:
+def test_a_sweep_inside_a_run_is_summarised_when_it_settles_and_again_at_the_end() -> None:
     script = SweepScript(plan((4, 8), (1,), 1, outputs=True), 1).begun(typed=True).over(2).settled()
     assert any(line.startswith("best: ") for line in said(script))
     assert sum(line.startswith("best: ") for line in said(script.ended())) == 2
 
 
-def test_a_view_that_comes_after_the_end_tells_all_of_a_sweep() -> None:
+def test_a_view_attached_after_the_end_prints_the_whole_sweep() -> None:
     state = scripted_sweep.settled().ended().state
     printed: list[str] = []
     PlainView(printed.append).show(Snapshot(state=state))
@@ -152,7 +164,7 @@ def test_a_view_that_comes_after_the_end_tells_all_of_a_sweep() -> None:
 @pytest.mark.parametrize(
     ("text", "numbers"), [("1,2,4", [1, 2, 4]), (" 8  1, 1 ", [1, 8]), ("1-4", [1, 2, 3, 4]), ("2-3,8", [2, 3, 8])]
 )
-def test_numbers_are_read_as_people_type_them(text: str, numbers: list[int]) -> None:
+def test_lists_and_ranges_of_numbers_are_read(text: str, numbers: list[int]) -> None:
     assert read_numbers(text, most=100) == numbers
 
 
@@ -169,7 +181,7 @@ def test_numbers_are_read_as_people_type_them(text: str, numbers: list[int]) -> 
         ("²", "not '²'"),
     ],
 )
-def test_what_is_no_number_is_said_for_people(text: str, complaint: str) -> None:
+def test_a_bad_number_is_named_in_the_message(text: str, complaint: str) -> None:
     with pytest.raises(ValueError, match=r"must|needs") as caught:
         read_numbers(text, most=8)
     assert complaint in str(caught.value)

@@ -1,1 +1,1 @@
-"""The Sweep view in lines."""
+"""The Sweep view as lines, and the figures of a sweep as data."""

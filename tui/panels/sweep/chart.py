@@ -1,7 +1,7 @@
 """The charts of a sweep: tokens/s over batch size with the knees in words, and speedup over ranks. Pure.
 
-Tokens/s start at 0, and the batch sizes are the plan's, so that the picture stands still while it fills; the axes of
-the speedup fit what was found, for from 0 on all points would sit in a corner. Figures and sentences are those of
+The axis of tokens/s starts at 0 and the batch sizes are the plan's, so that the chart stays put while it fills. The
+axes of speedup fit the measured points, which would all sit in one corner otherwise. Figures and sentences are those of
 runner.sweep.verdict.
 """
 
@@ -16,14 +16,15 @@ from rankdeck.runner.sweep.verdict import SweepSummary
 from rankdeck.tui.panels.bars import Column, heading, row
 from rankdeck.tui.panels.canvas import Canvas, axis_room, framed, with_axes
 from rankdeck.tui.panels.chart import round_maximum
+from rankdeck.tui.panels.sweep.figures import EACH_THE_SAME, scaling_rows, scaling_values
 from rankdeck.tui.panels.sweep.table import marker
 from rankdeck.tui.panels.ticks import LEAST_SPAN, fitted_ticks
-from rankdeck.tui.words.sweep import rate_places, scaling_shown, times, true_knees
-from rankdeck.tui.words.text import Line, fit, flow, line_width, percent, some, wrap
+from rankdeck.tui.words.sweep import rate_places, times, true_knees
+from rankdeck.tui.words.text import Line, fit, flow, line_width, some, wrap
 
 KNEE, KNEE_ABOVE, NO_ROOM = "▾", "▴", "✗"
 _AXES = 2
-"""Lines of a chart below its plot: the level axis, and its labels."""
+"""Lines below a plot: the axis and its labels."""
 
 
 # --- tokens/s over batch size -----------------------------------------------------------------------
@@ -59,9 +60,9 @@ def sizes_chart(plan: SweepPlan, summary: SweepSummary, width: int, height: int)
 
 
 def positions(batch_sizes: Sequence[int], series: int, width: int) -> tuple[dict[int, int], int]:
-    """The first column of each size's group, spaced by log2, and a group's width: a column per series, where it fits.
+    """The first column of each batch size's group, and the width of a group: a column per series where they fit.
 
-    Sizes that lie too close for that are pushed apart; so many that they don't fit stand evenly.
+    Groups are spaced by log2 of the size; those that would overlap are pushed apart, or all are spaced evenly.
     """
     group = max(1, min(series, width // len(batch_sizes) // 2))
     last = max(0, width - 1 - group)
@@ -85,7 +86,7 @@ def positions(batch_sizes: Sequence[int], series: int, width: int) -> tuple[dict
 def _series(
     canvas: Canvas, cells: Sequence[Cell], columns: dict[int, int], maximum: float, series: Sequence[int]
 ) -> None:
-    """The line, the noise and the signs of one number of ranks."""
+    """Draw the line, the noise and the signs of one number of ranks."""
     before: tuple[float, float] | None = None
     for cell in cells:
         column = columns[cell.batch_size]
@@ -104,7 +105,7 @@ def _series(
 
 
 def _mark_knee(canvas: Canvas, cell: Cell, column: int, maximum: float, style: str) -> None:
-    """A sign over the knee, else under it; none where there is no room near it: the words below say it, too."""
+    """Put a sign above the knee, or below it; without room near it there is none, as the lines below name it too."""
     assert cell.tokens_per_second is not None
     at = canvas.row(cell.tokens_per_second.mean / maximum)
     free = next((place for place in (at - 1, at + 1, at - 2, at + 2) if canvas.free(column, place)), None)
@@ -127,7 +128,7 @@ def _legend(series: Sequence[int], cells: Sequence[Cell], width: int) -> list[Li
 
 
 def knee_lines(summary: SweepSummary, width: int) -> list[Line]:
-    """Each knee and its noise in words, wrapped; a word on what will stand there where there is none yet."""
+    """Each knee in words, wrapped; before there is one, a line on what will be shown."""
     if not summary.knees:
         return [(("the knee of each line, once two of its batch sizes are measured", "dim"),)] if width >= 64 else []
     lines: list[Line] = []
@@ -144,10 +145,10 @@ def knee_lines(summary: SweepSummary, width: int) -> list[Line]:
 # --- speedup over ranks -----------------------------------------------------------------------------
 
 SIDE_BY_SIDE = 70
-"""From so many cells on the table stands beside the chart."""
+"""From this width on, the table stands beside the chart."""
 
 LEAST_SPEEDUP = 6
-"""Lines of the chart of the speedup at least."""
+"""The fewest lines of the chart of speedup."""
 
 SAME, EACH = "●", "◆"
 """Speedup at one batch size, and of the best with each number of ranks."""
@@ -163,15 +164,15 @@ _SIZES = [column.width for column in _COLUMNS]
 
 
 def scaling_lines(plan: SweepPlan, summary: SweepSummary, width: int, height: int) -> list[Line]:
-    """Speedup against the ideal line, and the same as a table; nothing where one number of ranks is planned.
+    """Speedup as a chart with the ideal line, and as a table; empty where only one number of ranks is planned.
 
-    Both at one batch size, that which is run, and of the best with each number of ranks where it is another. `height`
-    is that of the chart and, where they stand above one another, the table.
+    Both show the batch size that is run, and the best setting with each number of ranks where that differs. `height` is
+    the chart's, or the chart's and the table's where the table stands below it.
     """
     if len(set(plan.ranks)) < 2:
         return []
-    same = scaling_shown(summary)
-    each = [one for one in summary.best_scaling if one not in same]
+    same, best = scaling_rows(summary)
+    each = [row for row in best if row not in same]
     table = scaling_table(plan, summary, same, each)
     if width >= SIDE_BY_SIDE:
         right = max(line_width(line) for line in table)
@@ -186,7 +187,7 @@ def scaling_lines(plan: SweepPlan, summary: SweepSummary, width: int, height: in
 def speedup_chart(
     plan: SweepPlan, same: Sequence[Scaling], each: Sequence[Scaling], width: int, height: int
 ) -> list[Line]:
-    """Speedup over ranks with its noise, and of the ideal line what lies within the axes; they fit what was found."""
+    """Speedup over ranks with its noise, on axes that fit it, and the part of the ideal line that lies within them."""
     least, most = min(plan.ranks), max(plan.ranks)
     facts: list[Line] = [((SAME, "key"), (f" batch size {same[0].batch_size}" if same else " measured", ""))]
     if each:
@@ -205,11 +206,11 @@ def speedup_chart(
         return 1.5 + (ranks - least) / (most - least) * (canvas.width - 4)
 
     def share(speedup: float) -> float:
-        # The least has the middle of the lowest row, the largest that of the highest: so a row is that of its label.
+        # The ends of the axis lie in the middle of the lowest and the highest row: so a point is level with its label.
         return (speedup - low) / (high - low) * (1 - 1 / canvas.height) + 0.5 / canvas.height
 
     canvas.line((place(least), share(least)), (place(most), share(most)), "dim", every=3)
-    # A column aside, so that the noise of one does not hide the other's.
+    # One column to the side, so that neither series hides the noise of the other.
     for series, sign, style, aside in ((each, EACH, "strong", 1), (same, SAME, "key", 0)):
         points = [(place(one.active_ranks) - aside, share(one.speedup)) for one in series]
         for before, here in pairwise(points):
@@ -220,14 +221,14 @@ def speedup_chart(
             canvas.sign(int(column), canvas.row(up), sign, style)
     below: dict[int, str] = {}
     for ranks in (least, most, *sorted(set(plan.ranks))):
-        # Of numbers that fall into one column the first keeps it, and the ends keep theirs.
+        # Where labels share a column the first is kept; the two ends come first.
         below.setdefault(int(place(ranks)), str(ranks))
     beside = {canvas.row(share(value)): label for value, label in labels.items()}
     return [*legend, *framed(canvas, beside, "", below, room)]
 
 
 def _span(found: Sequence[Scaling], most: int) -> tuple[float, float]:
-    """The least and the largest speedup that the axis shows, noise included; before anything is found the ideal's."""
+    """The ends of the speedup axis: all that was measured with its noise, or before that the ideal."""
     ends = [one.speedup + sign * (one.speedup_half_width or 0.0) for one in found for sign in (-1, 1)]
     low, high = max(0.0, min(ends, default=1.0)), max(ends, default=float(most))
     return low, max(high, low + LEAST_SPAN * high)
@@ -236,7 +237,7 @@ def _span(found: Sequence[Scaling], most: int) -> tuple[float, float]:
 def scaling_table(
     plan: SweepPlan, summary: SweepSummary, same: Sequence[Scaling], each: Sequence[Scaling]
 ) -> list[Line]:
-    """Speedup and scaling efficiency with their noise, at one batch size and of the best of each; dots until then."""
+    """Speedup and efficiency with their noise, at one batch size and for the best of each; dots where not measured."""
     places = rate_places(summary.cells)
     known = {one.active_ranks: one for one in same}
     lines = [heading(_COLUMNS, _SIZES, 1)]
@@ -249,18 +250,17 @@ def scaling_table(
         lines.append(((EACH, "strong"), (" best of each, where it is another:", "dim")))
         lines.extend(_scaling_row(one, summary, places) for one in each)
     elif same:
-        lines.append((("best with each number of ranks: the same", "dim"),))
+        lines.append(((EACH_THE_SAME, "dim"),))
     return lines
 
 
 def _scaling_row(one: Scaling, summary: SweepSummary, places: int) -> Line:
     style = "strong" if summary.best is not None and summary.best.setting == one.setting else ""
-    noise = "" if one.efficiency_half_width is None else f" ±{percent(one.efficiency_half_width)}"
+    rate, *ratios = scaling_values(one, places)
     texts = (
         str(one.active_ranks),
         str(one.batch_size),
-        f"{one.tokens_per_second:,.{places}f}",
-        times(one.speedup, one.speedup_half_width),
-        f"{percent(one.efficiency)}{noise}",
+        rate.text,
+        *(f"{value.text} ±{value.noise}" if value.noise else value.text for value in ratios),
     )
     return row([((text, style),) for text in texts], _COLUMNS, _SIZES, 1)

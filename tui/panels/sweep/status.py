@@ -1,6 +1,6 @@
-"""The head of the Sweep view: how far the sweep is, what is measured, when it ends; at last the best and the chosen.
+"""The head of the Sweep view: progress, the trial at hand, the time left; in the end the best and the chosen setting.
 
-And what stands there when there is no sweep. Pure.
+Also what stands there in a run without a sweep. Pure.
 """
 
 import shlex
@@ -55,7 +55,7 @@ WILL_COME = (
 
 
 def empty_lines(state: RunState, width: int, keys: Keys = AS_THEY_COME, *, steers: bool = True) -> list[Line]:
-    """A run without a sweep: what one brings, and how to start it, here where the run can be steered."""
+    """A run without a sweep: what a sweep shows and how to start it, by a key where this terminal steers the run."""
     lines: list[Line] = [(("No sweep in this run yet.", "strong"),), ()]
     text = "A sweep measures every batch size with every number of ranks, on the models as they are loaded, and shows"
     lines.extend(((part, ""),) for part in wrap(text, width))
@@ -80,10 +80,10 @@ def empty_lines(state: RunState, width: int, keys: Keys = AS_THEY_COME, *, steer
 def status_lines(
     state: RunState, sweep: SweepState, summary: SweepSummary, width: int, *, scaling: bool = False
 ) -> list[Line]:
-    """Where the sweep stands, its bar, and what was best so far; at the end the command of the chosen setting.
+    """Where the sweep stands, its bar, and the best so far; at the end the command that runs the chosen setting.
 
-    With `scaling` also what panels say that stand below what a small screen shows: what more ranks brought, and whether
-    still larger batches might bring more.
+    `scaling` adds what the panels below say, for screens too small to show them: what more ranks brought, and whether
+    larger batches may bring more.
     """
     share = len(sweep.records) / len(sweep.trials) if sweep.trials else 0.0
     over = sweep.settled is not None or state.ended is not None
@@ -93,12 +93,12 @@ def status_lines(
 
 
 def how_lines(state: RunState, sweep: SweepState, width: int) -> list[Line]:
-    """How it is measured: what anybody must know who compares these figures with others."""
+    """How it is measured: what to know before comparing these figures with others."""
     return [((part, "dim"),) for part in wrap(visible(how_measured(state, sweep)), width)]
 
 
 def _running(state: RunState, sweep: SweepState, share: float, width: int) -> Line:
-    """The trial at hand, and when the sweep ends; where there is little room, in fewer words."""
+    """The trial at hand and the time left, in fewer words where there is little room."""
     eta: Line = (("  ETA ", "dim"), (clock(eta_seconds(state)), "strong"))
     ends: Line = (*eta, (f"  {whole_percent(share)}", "strong"))
     now = sweep.current
@@ -121,7 +121,7 @@ def _running(state: RunState, sweep: SweepState, share: float, width: int) -> Li
 
 
 def _standing(state: RunState, sweep: SweepState, width: int) -> list[Line]:
-    """How the sweep ended, and how many of its trials brought figures."""
+    """How the sweep ended, and how many of its trials were measured."""
     measured = sum(record.result is not None for record in sweep.records)
     of = len(sweep.trials) or planned(sweep.plan)
     settled = sweep.settled is not None
@@ -145,7 +145,7 @@ def _best(state: RunState, summary: SweepSummary, width: int, *, over: bool, sca
     said = best_words(best, places)
     if not over and (tied := tied_words(verdict)):
         said += f", {tied}"
-    # Where there is little room, it goes without saying that it is the best so far.
+    # Where there is little room, "so far" is left out.
     ways = [(label, said) for label in ("best " if over else "best so far ", "best ")]
     label, words = next((way for way in ways if len(way[0]) + len(way[1]) + 2 <= width), ways[-1])
     first, *rest = wrap(words, max(10, width - len(label) - 2))
@@ -169,7 +169,7 @@ def _best(state: RunState, summary: SweepSummary, width: int, *, over: bool, sca
 
 
 def _growing(state: RunState, summary: SweepSummary, best: Cell) -> str:
-    """That the largest batch tried was the fastest, where the file has prompts for larger ones."""
+    """A warning that the largest batch tried was the fastest, if the file has prompts enough for larger ones."""
     grew = any(
         knee.open and (knee.active_ranks, knee.batch_size) == (best.active_ranks, best.batch_size)
         for knee in summary.knees
@@ -181,7 +181,7 @@ def _growing(state: RunState, summary: SweepSummary, best: Cell) -> str:
 
 
 def command_lines(parts: Sequence[str], width: int) -> list[Line]:
-    """A command of a shell in lines that can be copied: a backslash at each break, and breaks where they do no harm."""
+    """A shell command in lines that can be copied: broken only where that is safe, with a backslash at each break."""
     room = width - 6
     words = [
         word for part in map(visible, parts) for word in ([part] if cell_len(part) <= room else _split(part, room))
@@ -203,15 +203,15 @@ def command_lines(parts: Sequence[str], width: int) -> list[Line]:
 
 
 BROKEN = "\0"
-"""Stands at the end of a piece that goes on in the next line without a space between."""
+"""Marks the end of a piece that continues in the next line without a space."""
 
 
 def _split(part: str, room: int) -> list[str]:
-    """A part that is wider than its room: its words, and those that are still too wide in pieces."""
+    """The words of a part that is wider than `room`, words that are still too wide in pieces."""
     pieces: list[str] = []
     for word in shlex.split(part):
         piece = ""
-        # Quotes would keep a line break; a backslash before each character that needs one does not.
+        # Inside quotes a backslash at a break would be kept, so characters are escaped one by one instead.
         for character in word:
             sound = character.isalnum() or character in "_@%+=:,./-"
             cell = character if sound else f"\\{character}"
@@ -224,7 +224,7 @@ def _split(part: str, room: int) -> list[str]:
 
 
 def file_lines(state: RunState, cell: Cell) -> list[str]:
-    """What a cell's setting would make of the file: its last round is seldom full, as those measured were."""
+    """The predicted time of the whole file at a setting. Its last round is seldom full, unlike those measured."""
     row = whole_file(state, cell.active_ranks, cell.batch_size)
     if row is None:
         return []
@@ -236,7 +236,7 @@ def file_lines(state: RunState, cell: Cell) -> list[str]:
 
 
 def _length(config: RunConfig) -> str:
-    """How long the answers of the run itself are; said in tokens where those of its trials are cut shorter."""
+    """How long the run's own answers are, with the limit in tokens where its trials cut answers shorter."""
     if config.new_tokens == config.max_new_tokens:
         return config.length_mode
     return f"{config.length_mode}, {'' if config.ignore_eos else 'up to '}{config.max_new_tokens:,} tokens each"
