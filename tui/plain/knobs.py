@@ -8,7 +8,8 @@ from rankdeck.runner.advice.advice import KnobEffect, early_turn, last_turn
 from rankdeck.runner.advice.findings import findings
 from rankdeck.runner.state import RunState
 from rankdeck.runner.state.periods import ScalingRow
-from rankdeck.tui.panels.overview.knob_effect import EARLY, scaling_rows
+from rankdeck.tui.panels.overview.knob_effect import EARLY
+from rankdeck.tui.panels.overview.scaling import scaling_rows
 from rankdeck.tui.plain.sweep import aligned
 from rankdeck.tui.words.text import NOTHING, UNKNOWN, gib, percent, rate, some, visible
 

@@ -12,10 +12,11 @@ from rankdeck.tui.panels.chart import chart, columns
 from rankdeck.tui.panels.marks import SIGN, label_rows, mark_column
 from rankdeck.tui.panels.overview.header import header_line
 from rankdeck.tui.panels.overview.hints import advice_lines, all_advice
-from rankdeck.tui.panels.overview.knob_effect import scaling_line, scaling_table, turn_lines
+from rankdeck.tui.panels.overview.knob_effect import turn_lines
 from rankdeck.tui.panels.overview.notice import notice_lines
 from rankdeck.tui.panels.overview.progress import progress_lines
 from rankdeck.tui.panels.overview.ranks import rank_lines
+from rankdeck.tui.panels.overview.scaling import scaling_line, scaling_table
 from rankdeck.tui.panels.overview.throughput import throughput_lines
 from rankdeck.tui.words.text import line_width, plain
 from tests import scripted, scripted_steering

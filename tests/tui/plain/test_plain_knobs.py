@@ -5,9 +5,9 @@ import re
 from msgspec.structs import replace
 
 from rankdeck.runner.advice.findings import findings
-from rankdeck.tui.panels.overview.knob_effect import scaling_rows
 from rankdeck.tui.panels.overview.knob_effect import turn_lines as on_screen
 from rankdeck.tui.panels.overview.progress import progress_lines
+from rankdeck.tui.panels.overview.scaling import scaling_rows
 from rankdeck.tui.plain.knobs import closing_lines, finding_lines, knob_lines, scaling_table, turn_lines
 from rankdeck.tui.plain.status import status_lines, what_if_lines
 from rankdeck.tui.plain.view import end_lines

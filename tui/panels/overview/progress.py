@@ -10,8 +10,8 @@ from rankdeck.runner.sweep.verdict import tied_with_best
 from rankdeck.tui.panels.bars import bar
 from rankdeck.tui.panels.overview.header import phase_words
 from rankdeck.tui.panels.overview.hints import batch_size_reason
-from rankdeck.tui.panels.overview.knob_effect import scaling_line, scaling_table
 from rankdeck.tui.panels.overview.notice import relaunching
+from rankdeck.tui.panels.overview.scaling import scaling_line, scaling_table
 from rankdeck.tui.words.sweep import (
     only_measures,
     planned,
