@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from rankdeck.tui.words.text import Line, fit, pad
+from rankdeck.tui.words.text import Line, fit, line_width, pad
 
 _EIGHTHS = " ▏▎▍▌▋▊▉"
 
@@ -54,6 +54,15 @@ def widths(columns: Sequence[Column], width: int, most_gap: int = 4) -> tuple[li
 def heading(columns: Sequence[Column], sizes: Sequence[int], gap: int) -> Line:
     titles = (pad(column.title, size, column.align) for column, size in zip(columns, sizes, strict=True))
     return (((" " * gap).join(titles), "dim"),)
+
+
+def snug(columns: Sequence[Column], rows: Sequence[Sequence[Line]]) -> tuple[Column, ...]:
+    """The columns just as wide as their longest cell."""
+    cells = zip(*rows, strict=True)
+    return tuple(
+        column._replace(width=max(len(column.title), *map(line_width, below)))
+        for column, below in zip(columns, cells, strict=True)
+    )
 
 
 def row(cells: Sequence[Line], columns: Sequence[Column], sizes: Sequence[int], gap: int) -> Line:

@@ -14,9 +14,12 @@ from rankdeck.runner.state import RunState, Snapshot, ToViewer, apply
 from rankdeck.runner.state.knobs import SOURCE as KNOBS
 from rankdeck.runner.state.knobs import knob_words
 from rankdeck.runner.state.loading_time import loading_line
-from rankdeck.tui.plain import knobs
+from rankdeck.tui.panels.overview.header import active_words
+from rankdeck.tui.panels.overview.hints import advice_texts
+from rankdeck.tui.panels.overview.notice import attempt_words
+from rankdeck.tui.panels.overview.summary import gathered_line
 from rankdeck.tui.plain.bar import BottomLine, bar_stream
-from rankdeck.tui.plain.status import advice_lines, bar_line, progress_line, status_lines
+from rankdeck.tui.plain.status import bar_line, finding_lines, knob_lines, progress_line, status_lines, unstyled
 from rankdeck.tui.plain.sweep import sweep_lines, sweep_start_lines, trial_line
 from rankdeck.tui.words import text
 from rankdeck.tui.words.sweep import how_ended, only_measures
@@ -95,8 +98,8 @@ class PlainView:
             case protocol.TelemetryStarted():
                 return [f"telemetry: {event.gpus} GPUs" if event.reason is None else f"telemetry: {event.reason}"]
             case protocol.RanksLaunched():
-                again = f", attempt {event.attempt}, {text.some(now.restarts_left, 'restart')} left"
-                return [f"starting {text.some(event.world_size, 'rank')}{again if event.attempt > 1 else ''}"]
+                again = f", {attempt_words(now)}" if event.attempt > 1 else ""
+                return [f"starting {text.some(event.world_size, 'rank')}{again}"]
             case protocol.RankPhase():
                 return [f"rank {event.rank}: {event.phase}"]
             case protocol.RankReady():
@@ -110,7 +113,7 @@ class PlainView:
             case protocol.RanksReady():
                 return [f"all ranks are ready after {loading_line(now.loading)}"]
             case protocol.ActiveRanksChanged():
-                return [f"{event.active_ranks} of {len(now.ranks)} ranks active"]
+                return [active_words(now)]
             case protocol.SweepStarted() if now.sweep is not None:
                 return sweep_start_lines(now, now.sweep)
             case protocol.TrialFinished() if now.sweep is not None:
@@ -127,8 +130,7 @@ class PlainView:
             case protocol.LogLine() if event.source != KNOBS:
                 return [f"log of {text.visible(event.source)}: {text.visible(event.text)}"]
             case protocol.GatherChecked():
-                same = "all equal" if not event.differing else f"{len(event.differing)} differ"
-                return [f"gathered {event.records} results, compared with those from the socket: {same}"]
+                return unstyled([gathered_line(now)])
             case protocol.Stopping():
                 return ["stopping now" if event.now else "stopping after the batches in flight"]
             case protocol.RunEnded():
@@ -153,7 +155,7 @@ class PlainView:
         if self.state.paused is not None:
             self._line(f"paused: {text.visible(self.state.paused)}")
         if self.state.ranks and self.state.active_ranks < len(self.state.ranks):
-            self._line(f"{self.state.active_ranks} of {len(self.state.ranks)} ranks active")
+            self._line(active_words(self.state))
 
     def _once(self, line: str) -> list[str]:
         new = line not in self._said
@@ -166,7 +168,7 @@ class PlainView:
         if at - self._status_at >= max(STATUS_SECONDS, len(self.state.ranks)):
             self._status_at = at
             lines += status_lines(self.state)
-            advice = advice_lines(self.state)
+            advice = [f"advice: {advised}" for advised in advice_texts(self.state)]
             lines += [line for line in advice if line not in self._said]
             self._said |= set(advice)
         return lines
@@ -208,7 +210,7 @@ def end_lines(now: RunState) -> list[str]:
     if only_measures(now) and not now.done:
         return lines
     lines += summary_lines(ended.summary)
-    lines += knobs.closing_lines(now)
+    lines += [*knob_lines(now), *finding_lines(now)]
     if now.config is not None and now.config.output is not None and ended.status != "failed":
         lines.append(f"outputs: {text.visible(now.config.output)}")
     elif now.done:

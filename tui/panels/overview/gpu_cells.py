@@ -13,6 +13,7 @@ from rankdeck.tui.panels.overview.gpu_figures import (
     clock,
     common_name,
     lost_line,
+    lost_reason,
     memory,
     memory_room,
     memory_share,
@@ -25,7 +26,7 @@ from rankdeck.tui.panels.overview.gpu_figures import (
     temperature,
     throttle,
 )
-from rankdeck.tui.words.text import Line, cut_middle, fit, line_width, percent, visible
+from rankdeck.tui.words.text import Line, cut_middle, fit, line_width, percent
 
 GAP = 4
 LEAST_CELL = 54
@@ -73,8 +74,8 @@ def _cell(device: DeviceState, samples: int, width: int, rooms: _Rooms) -> tuple
     sample = device.sample
     index_room, name_room, room, rank_room, watts_room = rooms
     if sample.lost:
-        why = sample.unavailable.get("lost", "it no longer answers; the others go on")
-        return fit(lost_line(device, why=False), width), fit(((" " * (index_room + 2) + visible(why), "dim"),), width)
+        why: Line = ((" " * (index_room + 2) + lost_reason(sample), "dim"),)
+        return fit(lost_line(device, why=False), width), fit(why, width)
     indent = index_room + 2 + (name_room + 2 if name_room else 0)
     # The bar takes a share of what is free, the history the rest, in cells of whole seconds each.
     free = width - indent - 5 - 5 - 1 - 2 - rank_room

@@ -34,14 +34,17 @@ def common_name(devices: Sequence[DeviceState]) -> str | None:
     return names.pop() if len(names) == 1 else None
 
 
+def lost_reason(sample: DeviceSample) -> str:
+    return visible(sample.unavailable.get("lost", "it no longer answers; the others go on"))
+
+
 def lost_line(device: DeviceState, *, why: bool = True) -> Line:
     sample = device.sample
-    reason = sample.unavailable.get("lost", "it no longer answers; the others go on")
     return (
         (f"{sample.index} ", "strong"),
         (f"{short_name(sample.name)}  ", ""),
         ("✗ lost", "bad"),
-        *(((f"  {visible(reason)}", "dim"),) if why else ()),
+        *(((f"  {lost_reason(sample)}", "dim"),) if why else ()),
     )
 
 

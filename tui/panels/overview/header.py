@@ -1,6 +1,7 @@
 """The line at the top: which run this is, and where it is. Pure functions of the state."""
 
 from rankdeck.runner.state import RunState
+from rankdeck.tui.panels.overview.notice import attempt_words
 from rankdeck.tui.words.status import STATUS
 from rankdeck.tui.words.sweep import how_ended, number_at_hand
 from rankdeck.tui.words.text import Line, between, clock, cut_middle, line_width, some, visible
@@ -40,8 +41,13 @@ def ranks_words(state: RunState) -> str:
     assert state.config is not None
     world_size = state.config.ranks
     if state.ended is None and 0 < state.active_ranks < world_size:
-        return f"{state.active_ranks} of {world_size} ranks active"
+        return active_words(state)
     return some(world_size, "rank")
+
+
+def active_words(state: RunState) -> str:
+    """`1 of 2 ranks active`"""
+    return f"{state.active_ranks} of {len(state.ranks)} ranks active"
 
 
 def phase_clock(state: RunState) -> float:
@@ -69,7 +75,7 @@ def header_line(state: RunState, width: int) -> Line:
     again: tuple[str, ...] = ()
     again_short: tuple[str, ...] = ()
     if state.attempt > 1 and state.ended is None:
-        again = (f"attempt {state.attempt}, {some(state.restarts_left, 'restart')} left",)
+        again = (attempt_words(state),)
         again_short = (f"attempt {state.attempt}, {state.restarts_left} left",)
     engines = (f"{visible(ready.engine)} engine",) if ready is not None and ready.engine else ()
     name_shown = model_name(state.model_label)

@@ -9,7 +9,7 @@ from rankdeck.tui.words.text import Line, between, visible, wrap
 
 def advice_lines(state: RunState, width: int, keys: Keys = AS_THEY_COME) -> list[Line]:
     """The most useful advice in one line; nothing where there is none, or nothing runs."""
-    said = _advice(state)
+    said = advice_texts(state)
     if not said:
         return []
     more = f"{len(said) - 1} more" if len(said) > 1 else "all of it" if len(said[0]) + 2 > width else ""
@@ -21,7 +21,7 @@ def advice_lines(state: RunState, width: int, keys: Keys = AS_THEY_COME) -> list
 def all_advice(state: RunState, width: int) -> list[Line]:
     """Every advice in full, then why the batch size is what it is, and why there are no GPU figures."""
     lines: list[Line] = []
-    for text in _advice(state) or ["Nothing to advise: no figure so far speaks for turning a knob."]:
+    for text in advice_texts(state) or ["Nothing to advise: no figure so far speaks for turning a knob."]:
         lines.extend(_entry("▸ ", text, width))
     if reason := batch_size_reason(state):
         lines.append(())
@@ -48,7 +48,8 @@ AS_ASKED = f"as {ASKED_FOR}"
 """The reason of a batch size that a person asked for."""
 
 
-def _advice(state: RunState) -> list[str]:
+def advice_texts(state: RunState) -> list[str]:
+    """Every advice, harmless, the most useful first; none while the ranks are loading."""
     if state.phase not in ("running", "stopping", "ended"):
         return []
     return [visible(advice.text) for advice in advise(state)]

@@ -1,17 +1,18 @@
-"""What the last turn of a knob brought: tokens/s and memory before and after. Pure.
+"""What the last turn of a knob brought, and what another one would bring. Pure.
 
-Every figure is of whole batches that began and ended under one setting; a turn is `measuring…` until
-every active rank has finished one.
+What it brought is measured on whole batches that began and ended under one setting; a turn is `measuring…` until
+every active rank has finished one. What another would bring is a forecast.
 """
 
 from rankdeck.runner.advice.advice import KnobEffect, early_turn, last_turn
+from rankdeck.runner.forecast.forecast import WhatIf, what_if
 from rankdeck.runner.state import RunState
-from rankdeck.tui.words.text import UNKNOWN, Line, fit, flow, gib, line_width, rate
+from rankdeck.tui.words.text import UNKNOWN, Line, count, fit, flow, gib, line_width, rate, some
 
 DENSE_BELOW = 36
 """In fewer cells than this only the figures are shown: a chart this low has no second line to spare."""
 
-EARLY = "turned before a batch was whole: nothing to compare with"
+_EARLY = "turned before a batch was whole: nothing to compare with"
 
 
 def turn_lines(state: RunState, width: int) -> list[Line]:
@@ -37,7 +38,7 @@ def _unmeasured(state: RunState, width: int) -> list[Line]:
     ways: list[Line] = [
         ((" and ".join(_knobs(effect, names, arrow)), "strong"), (f"  {said}", "dim"))
         for names, arrow in ((("batch size", "active ranks"), " → "), (("batch", "ranks"), "→"))
-        for said in (EARLY, EARLY.partition(": ")[2])
+        for said in (_EARLY, _EARLY.partition(": ")[2])
     ]
     fitting = (line for line in ways if line_width(line) <= width)
     return [next(fitting, fit(ways[-1], width))]
@@ -74,3 +75,16 @@ def _facts(effect: KnobEffect, *, short: bool) -> list[Line]:
         shown = " → ".join(UNKNOWN if peak is None else gib(peak) for peak in peaks)
         facts.append((("memory ", "dim"), (f"{shown} GiB", "")))
     return facts
+
+
+def what_ifs(state: RunState) -> list[WhatIf]:
+    """The turns of a knob that are possible now; none unless the run is under way."""
+    return what_if(state) if state.phase == "running" and state.paused is None else []
+
+
+def what_if_words(state: RunState, change: WhatIf) -> tuple[str, str]:
+    """The setting and the gain in tokens/s: `batch size 16`, `about +88%`; "about" marks an extrapolation."""
+    knob = f"batch size {count(change.batch_size)}"
+    if change.active_ranks != state.active_ranks:
+        knob = some(change.active_ranks, "rank")
+    return knob, f"{'about ' if change.extrapolated else ''}{change.change_percent:+.0f}%"

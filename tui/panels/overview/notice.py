@@ -40,17 +40,25 @@ def relaunching(state: RunState) -> bool:
 
 def _loss_words(state: RunState) -> str | None:
     """What was lost and why, and what is done about it."""
-    left = some(state.restarts_left, "restart") + " left"
     if relaunching(state):
         loss = state.loss
         start = f"rank {loss.rank} was lost: {loss.cause}; " if loss is not None else ""
-        return f"{start}the ranks are launched afresh: attempt {state.attempt}, {left}"
+        return f"{start}the ranks are launched afresh: {attempt_words(state)}"
     lost = [rank for rank in state.ranks if rank.phase == "lost"]
     if not lost:
         return None
     cause = lost[-1].cause or "no cause is known"
-    then = f"the ranks will be launched afresh, {left}" if state.restarts_left else "no restart is left"
+    then = f"the ranks will be launched afresh, {_left(state)}" if state.restarts_left else "no restart is left"
     return f"rank {lost[-1].rank} was lost: {cause}; {then}"
+
+
+def attempt_words(state: RunState) -> str:
+    """`attempt 2, 2 restarts left`"""
+    return f"attempt {state.attempt}, {_left(state)}"
+
+
+def _left(state: RunState) -> str:
+    return f"{some(state.restarts_left, 'restart')} left"
 
 
 def _wrapped(start: str, text: str, style: str, width: int) -> list[Line]:

@@ -6,6 +6,7 @@ Every figure is of whole batches that began and ended under one setting.
 from rankdeck.runner.state import RunState
 from rankdeck.runner.state.periods import ScalingRow, scaling
 from rankdeck.tui.panels.bars import Column, heading, row
+from rankdeck.tui.words.sweep import only_measures
 from rankdeck.tui.words.text import NOTHING, Line, between, count, percent, rate, some
 
 _SCALING = (Column("ranks", 5, "right"), Column("tok/s", 7, "right"), Column("speedup", 7, "right"))
@@ -15,7 +16,9 @@ _BATCHES = Column("batches", 7, "right")
 
 
 def scaling_rows(state: RunState) -> list[ScalingRow]:
-    """What was run at the batch size of now, once there is something to compare."""
+    """What was run at the batch size of now, once there is something to compare; a sweep has its own view for this."""
+    if only_measures(state):
+        return []
     rows = scaling(state.periods, state.batch_size)
     steered = len(state.ranks) > 1 and state.active_ranks < len(state.ranks)
     return rows if len(rows) >= 2 or (rows and steered) else []

@@ -40,7 +40,7 @@ def summary_lines(state: RunState, lost: str | None, width: int) -> list[Line]:
         facts.insert(len(first) + 1, ((some(summary.failed, "prompt") + " failed", "warn"),))
     lines.extend(flow(facts, width))
     if state.gather is not None:
-        lines.append(_gathered(state))
+        lines.append(gathered_line(state))
     lines.extend(_paths(state, width))
     return lines
 
@@ -62,7 +62,8 @@ def _message(start: str, text: str, width: int, style: str = "bad") -> list[Line
     return [((start if number == 0 else " " * len(start), style), (part, style)) for number, part in enumerate(shown)]
 
 
-def _gathered(state: RunState) -> Line:
+def gathered_line(state: RunState) -> Line:
+    """Whether `gather_object` brought the same records as the socket, once that was checked."""
     assert state.gather is not None
     differing = len(state.gather.differing)
     start = f"gather_object brought {some(state.gather.records, 'record')}: "

@@ -13,28 +13,31 @@ CHART_NEEDS = 3
 def throughput_lines(state: RunState, width: int, height: int) -> list[Line]:
     if state.first_batch_at is None:
         return _empty(state, width, height)
-    figures, turned = _figures(state, width), turn_lines(state, width)
+    figures, effect = _figures(state, width), turn_lines(state, width)
     # The chart comes first, then what a turn brought, then the rest of the figures.
     room = max(1, height - CHART_NEEDS)
-    figures = figures[: max(1, room - len(turned))]
-    lines = [*figures, *turned][:room]
+    figures = figures[: max(1, room - len(effect))]
+    lines = [*figures, *effect][:room]
     return [
         *lines,
         *chart(state.history, width, max(2, height - len(lines)), state.marks, over=state.ended is not None),
     ]
 
 
-def _figures(state: RunState, width: int) -> list[Line]:
+def rate_facts(state: RunState) -> list[Line]:
+    """Tokens/s now, mean and peak; of a run that has ended, over the run and peak."""
     mean: Line = ((_figure(state.rate_mean), "strong"), (" mean", "dim"))
     peak: Line = ((_figure(state.rate_peak) if state.rate_peak else NOTHING.rjust(5), "strong"), (" peak", "dim"))
     if state.ended is not None:
         summary = state.ended.summary
         first: Line = ((_figure(summary.tokens_per_second), "key"), (" tok/s over the run", "dim"))
-        rest = [peak]
-    else:
-        now = NOTHING.rjust(5) if relaunching(state) else _figure(state.rate_now)
-        first = ((now, "key"), (" tok/s now", "dim"))
-        rest = [mean, peak]
+        return [first, peak]
+    now = NOTHING.rjust(5) if relaunching(state) else _figure(state.rate_now)
+    return [((now, "key"), (" tok/s now", "dim")), mean, peak]
+
+
+def _figures(state: RunState, width: int) -> list[Line]:
+    first, *rest = rate_facts(state)
     line = first
     for fact in rest:
         gap = 3 if width >= 50 else 1
