@@ -1,6 +1,6 @@
 """The advice line above the footer, and the whole of it for the dialog. Pure; the advice is runner.advice's."""
 
-from rankdeck.runner.advice.advice import advise
+from rankdeck.runner.advice.advice import Advice, advise
 from rankdeck.runner.state import RunState
 from rankdeck.tui.settings.hint_keys import AS_THEY_COME, Keys, key_of
 from rankdeck.tui.words.status import ASKED_FOR
@@ -48,11 +48,13 @@ AS_ASKED = f"as {ASKED_FOR}"
 """The reason of a batch size that a person asked for."""
 
 
+def current_advice(state: RunState) -> list[Advice]:
+    """The most useful first; none while ranks are loading."""
+    return advise(state) if state.phase in ("running", "stopping", "ended") else []
+
+
 def advice_texts(state: RunState) -> list[str]:
-    """Every advice, harmless, the most useful first; none while the ranks are loading."""
-    if state.phase not in ("running", "stopping", "ended"):
-        return []
-    return [visible(advice.text) for advice in advise(state)]
+    return [visible(advice.text) for advice in current_advice(state)]
 
 
 def _entry(start: str, text: str, width: int) -> list[Line]:

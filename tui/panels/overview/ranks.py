@@ -169,6 +169,13 @@ def _cells(state: RunState, rank: RankState, batch_room: int, step_room: int, *,
         phase_words(state, rank),
         batch_words(rank, batch_room),
         _step(rank, most, step_room),
+        *achieved(state, rank, slow=slow),
+    )
+
+
+def achieved(state: RunState, rank: RankState, *, slow: bool) -> tuple[Line, ...]:
+    """Its tokens/s, prompts, padding waste and idle time."""
+    return (
         speed(state, rank, slow=slow),
         ((short_count(rank.prompts), ""),),
         ((percent(rank.padding_waste) if rank.slots else UNKNOWN, "" if rank.slots else "dim"),),

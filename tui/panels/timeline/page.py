@@ -7,10 +7,10 @@ the figures on the right is on one axis.
 from itertools import pairwise
 from typing import NamedTuple
 
-from rankdeck.runner.advice.advice import advise
 from rankdeck.runner.advice.findings import Finding, Round, rounds
 from rankdeck.runner.advice.segments import Segment, segments
 from rankdeck.runner.state import RunState
+from rankdeck.tui.panels.overview.hints import current_advice
 from rankdeck.tui.panels.timeline.charts import busy_line, busy_series, mark_line, mean_busy, rate_lines, rate_words
 from rankdeck.tui.panels.timeline.lanes import LEGEND, LOADING_LEGEND, lane_cells
 from rankdeck.tui.panels.timeline.window import Look, Window, at_cursor, axis, joined, window
@@ -179,7 +179,7 @@ def finding_lines(state: RunState, found: tuple[Finding, ...], width: int, heigh
     style, start = ("", "▸ ")
     told = {"rounds", *({"slow rank", "idle"} if texts else ())}
     room = max(10, width - len(start))
-    for advice in advise(state) if state.phase in ("running", "stopping", "ended") else ():
+    for advice in current_advice(state):
         used = sum(len(wrap(visible(text), room)) for text in (*texts, advice.text))
         if advice.kind not in told and (used <= height or not texts):
             texts.append(advice.text)
