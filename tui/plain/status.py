@@ -1,6 +1,6 @@
 """Where a run stands, as lines of a log: the tables and sentences of the Overview, without a screen. Pure.
 
-Knows which of them a log gets; what they say is made in tui/panels, but for the line of progress and the bar.
+Knows which of them go into a log. All are made in tui/panels; only the progress bar and line are put together here.
 """
 
 from collections import Counter
@@ -22,7 +22,7 @@ from rankdeck.tui.words.sweep import sweep_progress_line
 from rankdeck.tui.words.text import Line
 
 WIDE = 1000
-"""Cells enough that no panel cuts or wraps anything."""
+"""A width in cells at which no panel cuts or wraps anything."""
 
 
 def unstyled(lines: Sequence[Line]) -> list[str]:
@@ -45,7 +45,7 @@ def progress_line(now: RunState) -> str:
 
 
 def status_lines(now: RunState) -> list[str]:
-    """Each rank, each GPU or process, and what turning a knob brought and would bring."""
+    """Ranks, GPUs or processes, the effect of the last turn of a knob, scaling, and what another turn would bring."""
     return [*unstyled([*rank_lines(now, WIDE), *device_figures(now)]), *knob_lines(now), *what_if_lines(now)]
 
 
@@ -60,7 +60,7 @@ def what_if_lines(now: RunState) -> list[str]:
 
 
 def finding_lines(now: RunState) -> list[str]:
-    """The sentences above the Timeline."""
+    """The findings of the Timeline."""
     return [f"timeline: {text.visible(finding.text)}" for finding in findings(now)]
 
 
@@ -77,7 +77,7 @@ def bar_line(now: RunState, width: int, full: str = "█", empty: str = "░") -
         facts += [f"ETA {text.clock(eta_seconds(now))}", f"{now.active_ranks}/{len(now.ranks)} ranks"]
         if now.phase != "running" or now.paused is not None or now.sweeping:
             facts.insert(0, phase_words(now))
-    # The last facts go first; the bar gets the cells that are left.
+    # The last facts are dropped first; the bar gets the cells that are left.
     while facts and len(said := "  ".join(facts)) + 5 > width:
         facts.pop()
     if not facts:

@@ -1,7 +1,7 @@
-"""The view without a screen: lines a person reads in a log.
+"""The view without a screen: the lines of a log.
 
-Knows how an event is said in one line; where a run stands is said by tui/plain/status.py. Figures come from the same
-state as the dashboard's. Text of models, prompts and devices is data: control characters are shown, not sent.
+Knows how to put an event into one line; tui/plain/status.py says where a run stands. Figures come from the same
+state as the dashboard's. Text from models, prompts and devices is printed with control characters made visible.
 """
 
 import sys
@@ -26,13 +26,13 @@ from rankdeck.tui.words.sweep import how_ended, only_measures
 
 PROGRESS_SECONDS = 2.0
 STATUS_SECONDS = 10.0
-"""So often each rank and each GPU has a line; more seldom where there are more of them."""
+"""How often the ranks and GPUs are printed; less often if there are more than ten ranks."""
 
 CLIP = 60
 
 
 class PlainView:
-    """Turns messages into lines, and keeps the state they add up to; with a bar, that is kept below them."""
+    """Turns messages into lines and keeps the state they add up to; a bar, if there is one, stays below the lines."""
 
     def __init__(self, write: Callable[[str], object] | None = None, bar: BottomLine | None = None) -> None:
         self.state = RunState()
@@ -44,7 +44,7 @@ class PlainView:
         self._pending: list[str] = []
 
     def show(self, message: ToViewer) -> None:
-        """Take one message in and print what it means."""
+        """Print the lines of one message."""
         if isinstance(message, Snapshot):
             self.state = message.state
             self._say_run()
@@ -58,14 +58,14 @@ class PlainView:
         self._print()
 
     def aside(self, line: str) -> None:
-        """A word to whoever watches, beside the lines."""
+        """Tell the user something that is not part of the log, on stderr."""
         if self._bar is not None:
             self._bar.write_above(sys.stderr, f"{line}\n")
         else:
             sys.stderr.write(f"{line}\n")
 
     def close(self) -> None:
-        """No more comes: take the bar away."""
+        """Erase the bar: nothing more will come."""
         if self._bar is not None:
             self._bar.close()
 
@@ -119,7 +119,7 @@ class PlainView:
             case protocol.TrialFinished() if now.sweep is not None:
                 return [trial_line(event.record, len(now.sweep.trials))]
             case protocol.SweepSettled() if now.sweep is not None:
-                # Where the run ends with its sweep, the end says it all.
+                # If the run ends with its sweep, its last lines say it all.
                 return [] if only_measures(now) else sweep_lines(now, now.sweep)
             case protocol.RunTakenUp():
                 return [f"taken up again: {now.done:,} of {now.prompts:,} prompts are done"]
@@ -136,7 +136,7 @@ class PlainView:
             case protocol.RunEnded():
                 return end_lines(now)
             case protocol.BatchSizeChanged() | protocol.RankCapped() | protocol.Paused() | protocol.Resumed():
-                # Said here and not by their lines in the log, so that a run recorded before it had them says it, too.
+                # Printed here and not as log lines, as runs recorded by older versions have none.
                 return [knob_words(event) or ""]
             case _:
                 pass
@@ -164,7 +164,7 @@ class PlainView:
 
     def _status(self, at: float) -> list[str]:
         lines = [progress_line(self.state)] if self._due(at) and self._bar is None else []
-        # A line each for many would be all that is read: they come as much more seldom as there are more.
+        # With many ranks their lines would drown the rest, so they come less often.
         if at - self._status_at >= max(STATUS_SECONDS, len(self.state.ranks)):
             self._status_at = at
             lines += status_lines(self.state)
@@ -181,7 +181,7 @@ class PlainView:
 
     def _line(self, line: str) -> None:
         stamp = time.strftime("%H:%M:%S", time.localtime(self.state.now))
-        self._pending.append(f"{stamp} {text.visible(line)}\n")  # whatever a line quotes
+        self._pending.append(f"{stamp} {text.visible(line)}\n")
 
 
 def terminal_view() -> PlainView:

@@ -1,4 +1,4 @@
-"""--plain: what the screen shows is in its lines too, and on a terminal a bar stays below them."""
+"""--plain: its lines have what the screen shows, and in a terminal a bar stays below them."""
 
 import io
 import re
@@ -70,7 +70,7 @@ def test_a_missing_figure_of_a_gpu_is_not_available_and_a_lost_gpu_says_why() ->
     assert line == "GPU 0 H100 80GB HBM3  ✗ lost  fell off the bus  rank 0"
 
 
-def test_the_progress_line_says_how_fast_and_how_long_and_what_the_ranks_do() -> None:
+def test_the_progress_line_has_speed_eta_and_phases_of_the_ranks() -> None:
     line = progress_line(scripted.running().state)
     assert re.search(r"\d+ tok/s now, \d+ mean, \d+ peak", line)
     assert line.startswith("64 / 100 prompts, 32 in flight, ")
@@ -79,7 +79,7 @@ def test_the_progress_line_says_how_fast_and_how_long_and_what_the_ranks_do() ->
     )
 
 
-def test_where_a_run_stands_comes_every_ten_seconds() -> None:
+def test_the_status_is_printed_every_ten_seconds() -> None:
     script = scripted.running(2, gpus=2, prompts=1000)
     for _ in range(40):
         script.wait(1).tick(step=20, batches=[5, 6])
@@ -87,7 +87,7 @@ def test_where_a_run_stands_comes_every_ten_seconds() -> None:
     assert 4 <= len(block) <= 7
 
 
-def test_advice_comes_only_when_it_is_new() -> None:
+def test_advice_is_printed_only_when_it_is_new() -> None:
     script = scripted_steering.STATES["advice"]()
     for _ in range(40):
         script.wait(1).tick()
@@ -100,7 +100,7 @@ def test_the_log_is_among_the_lines() -> None:
     assert "log of supervisor: run calm-harbour, 100 prompts" in said(scripted.starting())
 
 
-def test_many_ranks_are_said_more_seldom() -> None:
+def test_many_ranks_are_printed_less_often() -> None:
     script = scripted.running(64, prompts=5000)
     for _ in range(70):
         script.wait(1).tick()
@@ -115,7 +115,7 @@ def test_the_bar_is_never_wider_than_the_terminal(width: int, name: str) -> None
     assert "%" in line or width < 5
 
 
-def test_the_bar_says_share_prompts_speed_eta_and_ranks() -> None:
+def test_the_bar_has_share_prompts_speed_eta_and_ranks() -> None:
     line = bar_line(scripted.running().state, 79)
     assert re.match(r" \d\d% █+░+  64/100 prompts  \d+ tok/s  ETA \d\d:\d\d  2/2 ranks$", line), line
     assert "1/2 ranks ready" in bar_line(replace_ready(scripted.loading().state), 79)
@@ -142,7 +142,7 @@ def test_the_bar_is_redrawn_in_place_four_times_a_second_at_most_with_lines_abov
     assert stream.getvalue().lstrip("\0") == f"{ERASE}a line\n75%{ERASE}"
 
 
-def test_there_is_no_bar_where_no_terminal_could_show_one(monkeypatch) -> None:
+def test_there_is_no_bar_without_a_terminal_that_can_show_one(monkeypatch) -> None:
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
     for term, there in (("dumb", False), ("", False), ("xterm", True)):
         monkeypatch.setenv("TERM", term)
@@ -160,13 +160,13 @@ def attach(started, **how) -> Terminal:
     return Terminal([RANKDECK, "attach", str(started.directory), "--plain"], rows=20, **how)
 
 
-def test_on_a_terminal_the_bar_stands_below_the_lines_and_leaves_no_trace(launch, slowly):
+def test_in_a_terminal_the_bar_is_below_the_lines_and_is_erased_at_the_end(launch, slowly):
     with attach(launch(PROMPTS), columns=100) as terminal:
         terminal.wait_for("tok/s  ETA")
         *above, bar = terminal.text.rstrip().splitlines()
         assert re.match(r" *\d+% █*░*  \d+/60 prompts", bar), terminal.text
         assert above
-        assert not any("░" in line for line in above), "there is one bar, and it is the last line"
+        assert not any("░" in line for line in above), "the only bar is the last line"
         terminal.wait(60)
         assert "█" not in terminal.text
         assert "60 of 60 prompts completed" in terminal.text
@@ -176,14 +176,14 @@ def test_ctrl_c_erases_the_bar(launch, slowly):
     with attach(launch(PROMPTS * 20), columns=100) as terminal:
         terminal.wait_for("tok/s  ETA")
         terminal.send("\x03")
-        # On the screen it may have scrolled away before it is looked for.
+        # It may have scrolled off the screen by now.
         terminal.wait_until(lambda: b"Ctrl-C again to end now" in terminal.raw, seconds=30)
         assert terminal.wait(30) == 130
         assert "█" not in terminal.text
         assert "░" not in terminal.text
 
 
-def test_whoever_only_watches_ends_nothing_by_ctrl_c(launch, slowly):
+def test_ctrl_c_with_watch_only_does_not_end_the_run(launch, slowly):
     started = launch(PROMPTS * 20)
     command = [RANKDECK, "attach", str(started.directory), "--plain", "--watch-only"]
     with Terminal(command, columns=100, rows=20) as terminal:
@@ -194,7 +194,7 @@ def test_whoever_only_watches_ends_nothing_by_ctrl_c(launch, slowly):
 
 
 @pytest.mark.parametrize("columns", [20, 40, 60])
-def test_on_a_narrow_terminal_the_bar_keeps_to_its_line(launch, slowly, columns):
+def test_in_a_narrow_terminal_the_bar_takes_one_line(launch, slowly, columns):
     with attach(launch(PROMPTS), columns=columns) as terminal:
         terminal.wait_for("%", seconds=20)
         terminal.wait(60)
@@ -203,14 +203,14 @@ def test_on_a_narrow_terminal_the_bar_keeps_to_its_line(launch, slowly, columns)
         assert all(cell_len(bar) < columns for bar in bars if re.match(r" {0,2}\d+%", bar))
 
 
-def test_a_dumb_terminal_gets_lines_without_a_bar_and_without_a_code(launch, slowly):
+def test_a_dumb_terminal_gets_lines_without_a_bar_or_control_codes(launch, slowly):
     with attach(launch(PROMPTS), columns=100, term="dumb") as terminal:
         terminal.wait(60)
         assert b"\x1b" not in terminal.raw
         assert "60 of 60 prompts completed" in terminal.text
 
 
-def test_lines_that_go_to_a_file_are_lines_alone_while_the_terminal_has_the_bar(launch, slowly, tmp_path):
+def test_redirected_output_has_only_lines_and_the_terminal_has_the_bar(launch, slowly, tmp_path):
     started = launch(PROMPTS)
     file = tmp_path / "lines"
     command = f"{RANKDECK} attach {started.directory} --plain > {file}"

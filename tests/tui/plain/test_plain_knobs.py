@@ -1,4 +1,4 @@
-"""--plain says of the knobs and of the timeline what the screen says of them."""
+"""--plain and the screen say the same about knobs, scaling and the timeline."""
 
 import re
 
@@ -30,7 +30,7 @@ def test_a_turn_is_measuring_until_every_active_rank_has_finished_a_batch() -> N
     assert knob_lines(replace(state, ended=ended)) == [], "it will never be measured"
 
 
-def test_a_turn_before_anything_was_measured_says_that_there_is_nothing_to_compare_with() -> None:
+def test_a_knob_turned_before_the_first_whole_batch_has_nothing_to_compare_with() -> None:
     early = scripted_steering.SteeredScript().begun().rounds(1, finish=False).size(8).state
     assert knob_lines(early) == ["batch size 4 → 8  turned before a batch was whole: nothing to compare with"]
 
@@ -43,7 +43,7 @@ def test_scaling_is_the_table_on_screen() -> None:
     assert set(table) <= set(status_lines(state))
 
 
-def test_the_end_says_what_the_timeline_shows() -> None:
+def test_the_last_lines_have_the_findings_of_the_timeline() -> None:
     state = scripted_timeline.second_round().state
     said = finding_lines(state)
     assert said == [f"timeline: {found.text}" for found in findings(state)]
@@ -52,13 +52,13 @@ def test_the_end_says_what_the_timeline_shows() -> None:
     assert [line for line in lines if line.startswith("timeline: ")] == said
 
 
-def test_a_sweep_says_nothing_of_turned_knobs_as_its_trials_turn_them() -> None:
+def test_a_sweep_has_no_lines_about_knobs_as_its_trials_turn_them() -> None:
     state = scripted_sweep.running().state
     assert state.sweeping
     assert knob_lines(state) == []
 
 
-def test_a_guess_is_about_so_much_in_lines_and_on_screen() -> None:
+def test_an_extrapolation_is_marked_about_in_lines_and_on_screen() -> None:
     state = scripted_steering.knob_turned().state
     lines = what_if_lines(state)
     assert any(re.search(r": about [+-]\d+% tok/s$", line) for line in lines), lines

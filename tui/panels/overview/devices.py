@@ -33,7 +33,7 @@ from rankdeck.tui.words.styles import rank_style
 from rankdeck.tui.words.text import Line, cut, cut_middle, fit, size, visible, wrap
 
 DeviceForm = Literal["cells", "grid", "rows", "tiny"]
-"""Two lines per GPU, the same in two columns, a line per GPU, several GPUs in a line."""
+"""Two lines per GPU, the same in two columns, one line per GPU, several GPUs on a line."""
 
 _FIGURES = tuple(
     Column(title, 0, align)
@@ -73,7 +73,7 @@ _DENSE = (
     Column("rank", 5, "left"),
 )
 _SPARED = ("throttle", "name")
-"""What a very narrow line can do without, the first first."""
+"""Columns a very narrow line drops, in this order."""
 
 _PROCESSES = (
     Column("rank", 4, "right"),
@@ -86,7 +86,7 @@ _PROCESSES = (
 
 
 def devices_title(state: RunState, form: DeviceForm = "cells") -> str:
-    """Plain text. The name of the GPUs stands in it where all have the same."""
+    """Plain text, with the name of the GPUs if all have the same."""
     if not state.devices:
         if state.telemetry_reason is None:
             return "GPUs"
@@ -97,7 +97,7 @@ def devices_title(state: RunState, form: DeviceForm = "cells") -> str:
 
 
 def explains(state: RunState) -> bool:
-    """Whether it is still told at length why there are no GPUs: once work is measured by other figures, no more."""
+    """Whether to say at length why there are no GPU figures: until work begins, or without figures of processes."""
     return state.first_batch_at is None or not state.processes
 
 
@@ -110,7 +110,7 @@ def device_lines(state: RunState, width: int, form: DeviceForm = "cells") -> lis
         return cell_lines(state.devices, state.samples, width, columns=2 if form == "grid" else 1)
     if state.telemetry_reason is not None:
         why = f"no GPU figures: {visible(state.telemetry_reason)}"
-        # A narrow terminal is mostly a short one: the advice, the log and `rankdeck doctor` have the whole reason.
+        # A narrow terminal is usually short, too: the advice, the log and `rankdeck doctor` give the whole reason.
         said = wrap(why, width)[:2] if width >= 70 else [cut(why, width)]
         return [*(((text, "dim"),) for text in said if explains(state)), *_processes(state, width)]
     return [(("busy, memory, power, temperature: with the first sample", "dim"),)]
@@ -161,7 +161,7 @@ def _rows(devices: Sequence[DeviceState], samples: int, width: int) -> list[Line
 
 
 def _gpu(device: DeviceState) -> dict[str, Line]:
-    """Its figures by the title of their column."""
+    """The figures of a GPU by column title."""
     sample = device.sample
     return {
         "gpu": ((str(sample.index), "strong"),),
@@ -204,7 +204,7 @@ def _processes(state: RunState, width: int) -> list[Line]:
 
 
 def _process(state: RunState, process: ProcessSample) -> dict[str, Line]:
-    """Its figures by the title of their column."""
+    """The figures of a rank's process by column title."""
     ready, threads = _ready(state, process), _threads(state, process)
     return {
         "rank": ((str(process.rank), rank_style(process.rank)),),
@@ -225,7 +225,7 @@ def _threads(state: RunState, process: ProcessSample) -> int | None:
 
 
 def _cpu(process: ProcessSample, threads: int | None, width: int) -> Line:
-    """The bar is full when every thread of the rank has a core to itself; the figure counts cores in percent."""
+    """The bar is full when each thread of the rank keeps a core busy; the figure is 100% per core."""
     if process.cpu_percent is None:
         return fit(NOT_AVAILABLE, width)
     percent = fit(figure(process.cpu_percent, "%"), 6, "right")

@@ -45,7 +45,7 @@ LEAST = sum(column.width + 1 for column in _COLUMNS) - 1
 
 
 def one_to_one(state: RunState) -> bool:
-    """Whether every GPU has one rank, and every rank a GPU."""
+    """Whether every GPU has exactly one rank and every rank a GPU."""
     owners = [device.ranks for device in state.devices]
     return bool(owners) and sorted(owners) == [(rank.rank,) for rank in state.ranks]
 
@@ -76,7 +76,7 @@ def gpu_rank_lines(state: RunState, width: int, order: Sequence[int] | None = No
 
 
 def _gpu(device: DeviceState | None, samples: int, room: int) -> tuple[Line, ...]:
-    if device is None:  # who runs where is known with the first sample after all are ready
+    if device is None:  # which rank is on which GPU is known from the first sample after all are ready
         return (NOT_AVAILABLE,) * 6
     sample = device.sample
     index: Line = ((str(sample.index), "strong"),)

@@ -1,4 +1,4 @@
-"""The progress panel: how far the run is and when it ends; before that, how far its loading is. Pure."""
+"""The progress panel: how far the run has come and when it ends; before that, how far loading has come. Pure."""
 
 from typing import NamedTuple
 
@@ -40,7 +40,7 @@ from rankdeck.tui.words.text import (
 
 
 class Fact(NamedTuple):
-    """A label and its value, and how both are said where there is little room."""
+    """A label and its value, with shorter forms for a narrow panel."""
 
     label: str
     value: str
@@ -76,7 +76,7 @@ def progress_lines(state: RunState, width: int, height: int) -> list[Line]:
     titled, table = scaling_table(state, width), scaling_table(state, width, titled=False)
     one_line = scaling_line(state, width)
     ifs = [] if loading else _what_ifs(state, width)
-    # From much room to little: air goes first, then facts stand side by side, then the table is one line.
+    # From much room to little: blank lines go first, then facts pair up, then the table becomes one line.
     ways = (
         _blocks(top, single, why, ifs, titled),
         _blocks(top, [*single, *why], ifs, titled),
@@ -100,7 +100,7 @@ def progress_lines(state: RunState, width: int, height: int) -> list[Line]:
 
 
 def _blocks(*blocks: list[Line]) -> list[Line]:
-    """Blocks with air between them."""
+    """Blocks with a blank line between them."""
     lines: list[Line] = []
     for block in blocks:
         lines.extend([*([()] if lines and block else []), *block])
@@ -131,7 +131,7 @@ def in_flight(state: RunState) -> int:
 
 
 def _trials(state: RunState, sweep: SweepState, width: int) -> list[Line]:
-    """How many trials are over, while they are what is done."""
+    """How many trials are over, while trials are the work."""
     over, of = len(sweep.records), len(sweep.trials)
     if state.ended is None and state.sweeping:
         head: Line = ((trial_of(sweep), "strong"),)
@@ -196,7 +196,7 @@ def progress_facts(state: RunState) -> list[Fact]:
 
 
 def _sweep_facts(state: RunState, sweep: SweepState) -> list[Fact]:
-    """What is measured now, what was best so far, and how many prompts are done where their answers are kept."""
+    """What is being measured, the best so far, and the prompts done if their answers are kept."""
     facts = []
     if sweep.current is not None and state.ended is None:
         doing = what_happens(sweep)
@@ -219,15 +219,15 @@ def _sweep_facts(state: RunState, sweep: SweepState) -> list[Fact]:
 
 
 def _what_ifs(state: RunState, width: int) -> list[Line]:
-    """What a knob would bring: a rank more, or one fewer, and twice the batch size."""
+    """What a knob would bring: one rank more or fewer, and twice the batch size."""
     found = what_ifs(state)
     ranks = next((one for one in found if one.active_ranks != state.active_ranks), None)
     larger = next((one for one in found if one.batch_size > state.batch_size), None)
     return [_what_if(one, state, width) for one in (larger, ranks) if one is not None]
 
 
-def _what_if(one: WhatIf, state: RunState, width: int) -> Line:
-    knob, gain = what_if_words(state, one)
+def _what_if(change: WhatIf, state: RunState, width: int) -> Line:
+    knob, gain = what_if_words(state, change)
     ways = ((f"with {knob}", f"{gain} tok/s"), (knob, f"{gain} tok/s"), (knob, gain))
     left, right = next((way for way in ways if len(way[0]) + len(way[1]) < width), ways[-1])
     return between(((left, "dim"),), ((right, "dim"),), width)

@@ -1,4 +1,4 @@
-"""How more ranks scale at the batch size of now: a table, and the same in one line. Pure.
+"""How more ranks scale at the current batch size: a table, and the same in one line. Pure.
 
 Every figure is of whole batches that began and ended under one setting.
 """
@@ -16,7 +16,10 @@ _BATCHES = Column("batches", 7, "right")
 
 
 def scaling_rows(state: RunState) -> list[ScalingRow]:
-    """What was run at the batch size of now, once there is something to compare; a sweep has its own view for this."""
+    """The numbers of ranks run at the current batch size, once there are two to compare or ranks are inactive.
+
+    None while a sweep measures: it has its own view for this.
+    """
     if only_measures(state):
         return []
     rows = scaling(state.periods, state.batch_size)
@@ -25,7 +28,7 @@ def scaling_rows(state: RunState) -> list[ScalingRow]:
 
 
 def scaling_table(state: RunState, width: int, *, titled: bool = True) -> list[Line]:
-    """A row per number of active ranks, the one of now marked."""
+    """A row per number of active ranks, the current one marked."""
     rows = scaling_rows(state)
     if not rows:
         return []
@@ -58,7 +61,7 @@ def scaling_table(state: RunState, width: int, *, titled: bool = True) -> list[L
 
 
 def scaling_line(state: RunState, width: int) -> list[Line]:
-    """The same in one line: the ranks of now, or the most that were run, against one."""
+    """The same in one line: the current number of ranks, or the most that were run, against one."""
     rows = scaling_rows(state)
     if not rows:
         return []

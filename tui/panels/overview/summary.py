@@ -1,4 +1,4 @@
-"""How a run ended, or why it can no longer be watched; it stays until the user leaves. Pure."""
+"""How a run ended, or why it can no longer be watched. Pure."""
 
 from pathlib import PurePath
 
@@ -15,7 +15,7 @@ def summary_title(state: RunState, lost: str | None) -> str:
 
 
 def summary_lines(state: RunState, lost: str | None, width: int) -> list[Line]:
-    """Nothing while the run goes on and is being watched."""
+    """Empty while the run goes on and is being watched."""
     if state.ended is None:
         return _message("✗ ", lost, width) if lost else []
     ended, summary = state.ended, state.ended.summary
@@ -46,7 +46,7 @@ def summary_lines(state: RunState, lost: str | None, width: int) -> list[Line]:
 
 
 def _done(state: RunState) -> Line:
-    """What was done: prompts, or, of a sweep that throws the answers away, trials."""
+    """What was done: prompts, or trials for a sweep that keeps no answers."""
     assert state.ended is not None
     summary = state.ended.summary
     if state.sweep is not None and only_measures(state):
