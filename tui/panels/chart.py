@@ -100,20 +100,22 @@ def chart(
     if middle is not None:
         labels[middle] = value_label(maximum / 2)
     marked = {mark_column(mark, span, plot) for mark in marks}
-    # Heights in eighths of a cell; anything above zero shows.
-    tops = [0 if not value else max(1, round(value / maximum * rows * 8)) for value in columns(history, plot, span)]
     lines: list[Line] = [((" " * (room + 2), ""), *sign) for sign in signs]
-    for line in range(rows):
-        floor_eighths = (rows - 1 - line) * 8
-        cells = "".join(_EIGHTHS[min(8, max(0, top - floor_eighths))] for top in tops)
+    for line, cells in enumerate(plot_rows(columns(history, plot, span), maximum, rows)):
         label, tick = labels.get(line, ""), "┤" if line in labels else "│"
-        lines.append(((f"{label:>{room}} {tick}", "axis"), *_crossed(cells, marked)))
+        lines.append(((f"{label:>{room}} {tick}", "axis"), *crossed(cells, marked)))
     lines.append(((f"{'0':>{room}} └" + _time_axis(plot, span), "axis"),))
     return lines
 
 
-def _crossed(cells: str, marked: Collection[int]) -> list[Piece]:
-    """A row of the plot with a thin line through it at each marked column."""
+def plot_rows(values: Sequence[float | None], maximum: float, height: int) -> list[str]:
+    """A bar per value in `height` rows, the top one first, to an eighth of a cell; anything above zero shows."""
+    tops = [0 if not value else max(1, round(value / maximum * height * 8)) for value in values]
+    return ["".join(_EIGHTHS[min(8, max(0, top - floor * 8))] for top in tops) for floor in reversed(range(height))]
+
+
+def crossed(cells: str, marked: Collection[int]) -> list[Piece]:
+    """A row of a plot with a thin line through it at each marked column."""
     pieces: list[Piece] = []
     at = 0
     for column in sorted(marked):

@@ -46,7 +46,8 @@ def progress_line(now: RunState) -> str:
 
 def status_lines(now: RunState) -> list[str]:
     """Ranks, GPUs or processes, the effect of the last turn of a knob, scaling, and what another turn would bring."""
-    return [*unstyled([*rank_lines(now, WIDE), *device_figures(now)]), *knob_lines(now), *what_if_lines(now)]
+    ranks = rank_lines(now, WIDE) if now.ranks else []
+    return [*unstyled([*ranks, *device_figures(now)]), *knob_lines(now), *what_if_lines(now)]
 
 
 def knob_lines(now: RunState) -> list[str]:

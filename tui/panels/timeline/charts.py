@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 from rankdeck.runner.state import HistoryPoint, Mark, RunState
 from rankdeck.runner.state.timeline import BusyPoint
-from rankdeck.tui.panels.chart import columns, round_maximum, value_label
+from rankdeck.tui.panels.chart import columns, crossed, plot_rows, round_maximum, value_label
 from rankdeck.tui.panels.marks import label_rows, mark_column
-from rankdeck.tui.panels.timeline.window import Window, joined
+from rankdeck.tui.panels.timeline.window import Window
 from rankdeck.tui.words.text import NOTHING, Line, pad, rate
 
 _EIGHTHS = " ▁▂▃▄▅▆▇█"
@@ -86,15 +86,10 @@ def rate_lines(state: RunState, shown: Window, width: int, height: int, label: i
     # The scale fits the whole run, so that zooming changes no height.
     maximum = round_maximum(max((one.tokens_per_second for one in history), default=0.0))
     values = columns(inside, width, shown.seconds)
-    tops = [0 if not value else max(1, round(value / maximum * height * 8)) for value in values]
     marked = {mark_column(mark, shown.seconds, width) for mark in shown_marks(state, shown)}
     lines: list[Line] = []
-    for row in range(height):
-        floor = (height - 1 - row) * 8
-        cells = [(_EIGHTHS[min(8, max(0, top - floor))], "chart") for top in tops]
-        for column in marked:
-            cells[column] = ("│", "mark-on-chart" if cells[column][0] == "█" else "mark")
-        lines.append((*_scale(row, height, maximum, label), *joined(cells)))
+    for row, cells in enumerate(plot_rows(values, maximum, height)):
+        lines.append((*_scale(row, height, maximum, label), *crossed(cells, marked)))
     return lines
 
 
