@@ -43,9 +43,9 @@ def test_the_ranks_are_the_table_on_screen() -> None:
 
 def test_each_gpu_has_a_row_with_the_figures_on_screen() -> None:
     lines = status_lines(scripted.running(8, gpus=8).state)[9:]
-    assert lines[0].split() == ["gpu", "name", "busy", "memory", "power", "temp", "SM", "clock", "rank", "throttle"]
+    assert lines[0].split() == ["gpu", "name", "busy", "memory", "power", "temp", "SM", "clock", "throttle", "rank"]
     assert re.fullmatch(
-        r" +3  H100 80GB HBM3 +\d+%  25.0/79.6 GiB  \d+/700 W  61 °C  1980/1980 MHz  3 +power cap", lines[4]
+        r" +3  H100 80GB HBM3 +\d+%  25.0/79.6 GiB  \d+/700 W  61 °C  1980/1980 MHz  power cap +3", lines[4]
     )
 
 

@@ -35,20 +35,6 @@ from rankdeck.tui.words.text import Line, cut, cut_middle, fit, size, visible, w
 DeviceForm = Literal["cells", "grid", "rows", "tiny"]
 """Two lines per GPU, the same in two columns, one line per GPU, several GPUs on a line."""
 
-_FIGURES = tuple(
-    Column(title, 0, align)
-    for title, align in (
-        ("gpu", "right"), ("name", "left"), ("busy", "right"), ("memory", "right"), ("power", "right"),
-        ("temp", "right"), ("SM clock", "right"), ("rank", "left"), ("throttle", "left"),
-    )
-)  # fmt: skip
-_PROCESS_FIGURES = tuple(
-    Column(title, 0, align)
-    for title, align in (
-        ("rank", "right"), ("device", "left"), ("CPU", "right"), ("threads", "right"), ("memory", "right"),
-    )
-)  # fmt: skip
-
 _WIDE = (
     Column("gpu", 3, "right"),
     Column("name", 14, "left", 18),
@@ -84,6 +70,9 @@ _PROCESSES = (
     Column("memory", 9, "right"),
 )
 
+_BARRED = ("busy", "CPU", "memory")
+"""Columns with a bar before the figure."""
+
 
 def devices_title(state: RunState, form: DeviceForm = "cells") -> str:
     """Plain text, with the name of the GPUs if all have the same."""
@@ -118,16 +107,21 @@ def device_lines(state: RunState, width: int, form: DeviceForm = "cells") -> lis
 
 def device_figures(state: RunState) -> list[Line]:
     """A table without bars, as narrow as its figures; a lost GPU below it. Empty before the first sample."""
-    columns, rows, lost = _PROCESS_FIGURES, [_process(state, process) for process in state.processes], list[Line]()
-    if state.devices:
-        columns, rows = _FIGURES, [_gpu(device) for device in state.devices if not device.sample.lost]
-        lost = [
-            (("GPU ", ""), *lost_line(device), ("  rank ", ""), *ranks_on(device))
-            for device in state.devices
-            if device.sample.lost
-        ]
+    rows = [_gpu(device) for device in state.devices if not device.sample.lost]
+    if not state.devices:
+        rows = [_process(state, process) for process in state.processes]
+    lost: list[Line] = [
+        (("GPU ", ""), *lost_line(device), ("  rank ", ""), *ranks_on(device))
+        for device in state.devices
+        if device.sample.lost
+    ]
     if not rows:
         return lost
+    columns = tuple(
+        column._replace(align="right") if column.title in _BARRED else column
+        for column in (_WIDE if state.devices else _PROCESSES)
+        if column.title != "last minute"
+    )
     cells = [[figures[column.title] for column in columns] for figures in rows]
     columns = snug(columns, cells)
     sizes = [column.width for column in columns]
