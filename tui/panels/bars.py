@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from rankdeck.tui.words.text import Line, fit, pad
+from rankdeck.tui.words.text import Line, fit, line_width, pad
 
 _EIGHTHS = " ▏▎▍▌▋▊▉"
 
 
 def bar(share: float, width: int, style: str = "bar") -> Line:
-    """A bar of `width` cells, to an eighth of a cell; a share that is not 0 shows, one below 1 leaves room."""
+    """A bar of `width` cells, to an eighth of a cell; any share above 0 shows, and only 1 fills it."""
     share = min(1.0, max(0.0, share))
     eighths = round(share * width * 8)
     if 0 < share < 1:
@@ -20,7 +20,7 @@ def bar(share: float, width: int, style: str = "bar") -> Line:
 
 
 class Column(NamedTuple):
-    """A column: its heading, its width in cells, and up to what width it may grow."""
+    """A column: its heading, its width in cells, and the width it may grow to."""
 
     title: str
     width: int
@@ -31,8 +31,8 @@ class Column(NamedTuple):
 def widths(columns: Sequence[Column], width: int, most_gap: int = 4) -> tuple[list[int], int]:
     """The widths of the columns in `width` cells, and the gap between them.
 
-    A gap of two comes first, then the growing columns, then wider gaps; so wide terminals get
-    air, not one stretched column.
+    The gap becomes two first, then columns grow, then the gap widens up to `most_gap`; so a wide terminal
+    spaces the table out and does not stretch one column.
     """
     sizes = [column.width for column in columns]
     gaps = max(1, len(columns) - 1)
@@ -56,6 +56,15 @@ def heading(columns: Sequence[Column], sizes: Sequence[int], gap: int) -> Line:
     return (((" " * gap).join(titles), "dim"),)
 
 
+def snug(columns: Sequence[Column], rows: Sequence[Sequence[Line]]) -> tuple[Column, ...]:
+    """The columns, each as wide as its longest cell."""
+    cells = zip(*rows, strict=True)
+    return tuple(
+        column._replace(width=max(len(column.title), *map(line_width, below)))
+        for column, below in zip(columns, cells, strict=True)
+    )
+
+
 def row(cells: Sequence[Line], columns: Sequence[Column], sizes: Sequence[int], gap: int) -> Line:
     pieces: list[tuple[str, str]] = []
     for position, (cell, column, size) in enumerate(zip(cells, columns, sizes, strict=True)):
@@ -74,9 +83,9 @@ _LEVELS = "▁▂▃▄▅▆▇█"
 def minute(history: Sequence[float | None], samples: int, width: int) -> str:
     """The newest samples of `history` (percent, None where one is missing) in `width` cells, on a scale of 0 to 100.
 
-    A cell is the mean of as many seconds as make a minute of all cells. Which seconds share a cell goes by the number
-    of the sample, of which the last was number `samples`: so a bar that is whole never changes its height, it only
-    moves. What is missing is blank.
+    Each cell is the mean of the same number of seconds, so that all of them make a minute. `samples` is the number of
+    the last sample; which samples share a cell depends on their numbers, so that a complete bar keeps its height and
+    only moves. Missing samples are blank.
     """
     if width <= 0:
         return ""

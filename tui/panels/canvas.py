@@ -1,7 +1,6 @@
 """A small canvas of cells for charts: fine lines in braille dots, signs on top of them, and axes. Pure.
 
-Knows cells, dots and styles; what is drawn is the business of whoever draws. Every row has exactly the
-canvas's width.
+Knows cells, dots and styles, not what is drawn. Every row is exactly as wide as the canvas.
 """
 
 from collections.abc import Mapping
@@ -14,7 +13,7 @@ _DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
 
 
 class Canvas:
-    """`width` x `height` cells, each of 2 x 4 dots; y grows upwards from the axis, shares from 0 to 1."""
+    """`width` x `height` cells of 2 x 4 dots; y grows upwards from the axis and is given as a share from 0 to 1."""
 
     def __init__(self, width: int, height: int) -> None:
         self.width, self.height = max(1, width), max(1, height)
@@ -22,7 +21,7 @@ class Canvas:
         self._signs: dict[tuple[int, int], tuple[str, str]] = {}
 
     def row(self, share: float) -> int:
-        """The row, from the top, in which a share of the height lies."""
+        """The row, counted from the top, that a share of the height falls in."""
         return self.height - 1 - max(0, min(self.height - 1, int(share * self.height)))
 
     def sign(self, column: int, row: int, character: str, style: str) -> None:
@@ -31,16 +30,16 @@ class Canvas:
             self._signs[column, row] = (character, style)
 
     def words(self, column: int, row: int, text: str, style: str) -> None:
-        """Words from a column on, cut at the edge."""
+        """Words that start at a column, cut at the edge."""
         for place, character in enumerate(text):
             self.sign(column + place, row, character, style)
 
     def free(self, column: int, row: int) -> bool:
-        """Whether no sign stands there, and one could."""
+        """Whether the cell is on the canvas and has no sign yet."""
         return 0 <= column < self.width and 0 <= row < self.height and (column, row) not in self._signs
 
     def line(self, start: tuple[float, float], stop: tuple[float, float], style: str, *, every: int = 1) -> None:
-        """A line between two points, given by column and share of the height; of its dots only each `every`-th."""
+        """A line between two points (column, share of the height); only every `every`-th dot is drawn."""
         (x0, y0), (x1, y1) = ((column * 2, share * self.height * 4) for column, share in (start, stop))
         steps = max(1, round(max(abs(x1 - x0), abs(y1 - y0))))
         for step in range(0, steps + 1, every):
@@ -51,12 +50,12 @@ class Canvas:
             return
         from_top = self.height * 4 - 1 - y
         cell = (x // 2, from_top // 4)
-        # A cell has one colour: where lines cross, the later one has it to itself.
+        # A cell has one colour: where lines cross, the later one takes it over.
         bits, owner = self._dots.get(cell, (0, style))
         self._dots[cell] = ((bits if owner == style else 0) | _DOTS[from_top % 4][x % 2], style)
 
     def error_bar(self, column: int, low: float, high: float, style: str) -> None:
-        """A bar from one share of the height to another, to half a cell; less than that is inside the sign."""
+        """A bar from one share of the height to another, to half a cell; a shorter one leaves nothing to draw."""
         halves = [round(max(0.0, min(1.0, share)) * self.height * 2) for share in (low, high)]
         for row in range(self.height):
             floor = (self.height - 1 - row) * 2
@@ -65,7 +64,7 @@ class Canvas:
                 self.sign(column, row, "│" if lower and upper else "╷" if lower else "╵", style)
 
     def rows(self) -> list[Line]:
-        """What was drawn, from top to bottom."""
+        """The drawing, from top to bottom."""
         return [self._line(row) for row in range(self.height)]
 
     def _line(self, row: int) -> Line:
@@ -82,14 +81,14 @@ class Canvas:
 
 
 def axis_room(maximum: float) -> int:
-    """The cells that the labels of the upright axis take, its rule left out."""
+    """Width of the labels of the y axis, without its rule."""
     return max(3, len(value_label(maximum)), len(value_label(maximum / 2)))
 
 
 def with_axes(canvas: Canvas, maximum: float, ticks: Mapping[int, str]) -> list[Line]:
-    """The canvas with an upright axis from 0 to `maximum`, a level one, and under it labels centred below columns.
+    """The canvas with a y axis from 0 to `maximum`, an x axis, and labels centred under the columns of `ticks`.
 
-    A label that would touch another is left out, that of an end last; its tick stays.
+    A label that would touch another is left out, those at the ends last; its tick stays.
     """
     labels = {0: value_label(maximum)}
     if canvas.height >= 5 and canvas.height % 2 == 0:
@@ -98,7 +97,7 @@ def with_axes(canvas: Canvas, maximum: float, ticks: Mapping[int, str]) -> list[
 
 
 def framed(canvas: Canvas, labels: Mapping[int, str], foot: str, ticks: Mapping[int, str], room: int) -> list[Line]:
-    """The canvas with `labels` by row beside it in `room` cells, `foot` beside the level axis, `ticks` as above."""
+    """The canvas with `labels` by row beside it in `room` cells, `foot` beside the x axis, and `ticks` under it."""
     lines: list[Line] = []
     for row, drawn in enumerate(canvas.rows()):
         label = labels.get(row, "")

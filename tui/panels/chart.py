@@ -1,8 +1,7 @@
 """Throughput over time as lines: a fixed scale from zero, round numbers on both axes.
 
-The time axis starts at the first batch and is as long as the next round span, so that the picture
-stands still while it fills; only when a span is full does it change to the next. At the end of the run it is as long
-as that was. Pure.
+The time axis starts at the first batch and spans a round number of seconds, so that the picture stands still while
+it fills; when the span is full, the next one takes over. Once the run has ended, the axis is as long as the run. Pure.
 """
 
 from collections.abc import Collection, Sequence
@@ -19,7 +18,7 @@ _SPANS = (30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14400, 28800, 43200, 86
 
 
 def round_maximum(value: float) -> float:
-    """The least round number that is not below `value`; 10 where there is nothing yet."""
+    """The smallest round number not below `value`; 10 if there is nothing yet."""
     if value <= 0:
         return 10.0
     power = 10.0 ** floor(log10(value))
@@ -27,7 +26,7 @@ def round_maximum(value: float) -> float:
 
 
 def round_span(seconds: float) -> float:
-    """The least round number of seconds that is not below `seconds`, at least 30."""
+    """The smallest round number of seconds not below `seconds`, at least 30."""
     for span in _SPANS:
         if seconds <= span:
             return float(span)
@@ -50,10 +49,10 @@ def value_label(value: float) -> str:
 
 
 def columns(history: Sequence[HistoryPoint], number: int, span: float) -> list[float | None]:
-    """Mean tokens/s of each of `number` stretches of `span` seconds; None where nothing was measured.
+    """Mean tokens/s in each of `number` equal parts of `span` seconds; None where nothing was measured.
 
-    A stretch without a point of its own lies between two samples and holds the earlier one, unless
-    the samples are so far apart that the run stood still between them.
+    A part without a sample keeps the value before it, unless the samples around it are so far apart that the run
+    stood still between them.
     """
     sums, counts, held_to = [0.0] * number, [0] * number, [-1] * number
     apart = sorted(after.elapsed - before.elapsed for before, after in pairwise(history))
@@ -74,7 +73,7 @@ def columns(history: Sequence[HistoryPoint], number: int, span: float) -> list[f
 
 
 HOLE = 4.0
-"""Samples so many times further apart than they mostly are have a hole between them."""
+"""Samples further apart than this multiple of the median distance leave a hole."""
 
 
 def _column(seconds: float, span: float, number: int) -> int:
@@ -82,13 +81,13 @@ def _column(seconds: float, span: float, number: int) -> int:
 
 
 LABELS_FROM, TWO_LABELS_FROM = 4, 9
-"""The labels of the marks have a row of their own, or two, where the chart has so many lines."""
+"""Lines from which a chart has one row, or two, for the labels of the marks."""
 
 
 def chart(
     history: Sequence[HistoryPoint], width: int, height: int, marks: Sequence[Mark] = (), *, over: bool = False
 ) -> list[Line]:
-    """`height` lines of `width` cells: the marks' labels, the plot, and under it the time axis; `over` as it ended."""
+    """`height` lines of `width` cells: labels of the marks, plot, time axis; `over` if the run has ended."""
     maximum = round_maximum(max((point.tokens_per_second for point in history), default=0.0))
     ends = [history[-1].elapsed if history else 0.0, *(mark.elapsed for mark in marks)]
     span = max(ends) if over and max(ends) > 0 else round_span(max(ends))
@@ -101,20 +100,22 @@ def chart(
     if middle is not None:
         labels[middle] = value_label(maximum / 2)
     marked = {mark_column(mark, span, plot) for mark in marks}
-    # Heights in eighths of a cell; what is not zero is seen.
-    tops = [0 if not value else max(1, round(value / maximum * rows * 8)) for value in columns(history, plot, span)]
     lines: list[Line] = [((" " * (room + 2), ""), *sign) for sign in signs]
-    for line in range(rows):
-        floor_eighths = (rows - 1 - line) * 8
-        cells = "".join(_EIGHTHS[min(8, max(0, top - floor_eighths))] for top in tops)
+    for line, cells in enumerate(plot_rows(columns(history, plot, span), maximum, rows)):
         label, tick = labels.get(line, ""), "┤" if line in labels else "│"
-        lines.append(((f"{label:>{room}} {tick}", "axis"), *_crossed(cells, marked)))
+        lines.append(((f"{label:>{room}} {tick}", "axis"), *crossed(cells, marked)))
     lines.append(((f"{'0':>{room}} └" + _time_axis(plot, span), "axis"),))
     return lines
 
 
-def _crossed(cells: str, marked: Collection[int]) -> list[Piece]:
-    """A row of the plot with a thin line through it at each marked column."""
+def plot_rows(values: Sequence[float | None], maximum: float, height: int) -> list[str]:
+    """A bar per value in `height` rows, the top one first, to an eighth of a cell; anything above zero shows."""
+    tops = [0 if not value else max(1, round(value / maximum * height * 8)) for value in values]
+    return ["".join(_EIGHTHS[min(8, max(0, top - floor * 8))] for top in tops) for floor in reversed(range(height))]
+
+
+def crossed(cells: str, marked: Collection[int]) -> list[Piece]:
+    """A row of a plot with a thin line through it at each marked column."""
     pieces: list[Piece] = []
     at = 0
     for column in sorted(marked):
@@ -125,7 +126,7 @@ def _crossed(cells: str, marked: Collection[int]) -> list[Piece]:
 
 
 def _time_axis(width: int, span: float) -> str:
-    """A rule with the span's middle and end written into it."""
+    """A rule with the middle and the end of the span written into it."""
     rule = ["─"] * width
     for share in (0.5, 1.0):
         label = f" {time_label(span * share)} "

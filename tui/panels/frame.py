@@ -1,4 +1,4 @@
-"""What a view is handed each time there is news, and what the widget of a view does with it."""
+"""What a view is handed whenever there is news, and what the widget of a view can do."""
 
 from typing import Literal, NamedTuple, Protocol
 
@@ -9,7 +9,7 @@ ViewName = Literal["overview", "outputs", "timeline", "sweep", "log"]
 
 
 class Frame(NamedTuple):
-    """What there is to show: the newest state, the answers, and why the run can no longer be watched, if so."""
+    """What there is to show: the newest state, the answers, and why the run can no longer be watched, if it cannot."""
 
     state: RunState
     book: OutputBook
@@ -18,12 +18,12 @@ class Frame(NamedTuple):
 
 
 class View(Protocol):
-    """What the widget of a view does."""
+    """What the widget of a view can do."""
 
     def show(self, frame: Frame) -> None:
-        """Show this; what would look the same is not painted."""
+        """Show a frame; paint only what changes."""
         ...
 
     def take_focus(self) -> None:
-        """Give the keys to the widget of this view that wants them."""
+        """Focus the widget of this view that takes the keys."""
         ...

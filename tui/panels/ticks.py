@@ -1,21 +1,21 @@
-"""Where an axis has its ticks, and how they read. Pure arithmetic."""
+"""Where an axis has its ticks, and their labels. Pure arithmetic."""
 
 import math
 
 import msgspec
 
 LEAST_TOP = 1e-9
-"""Below this an axis is drawn as if its largest value were 1: there is nothing to see."""
+"""If the largest value is below this, the axis is drawn up to 1: there is nothing to see."""
 
 
 LEAST_SPAN = 0.1
-"""An axis spans at least this share of its largest value: what differs by less is not blown up."""
+"""An axis spans at least this share of its largest value, so that small differences are not blown up."""
 
 
 class Ticks(msgspec.Struct, frozen=True):
     """Values in even steps of 1, 2 or 5 times a power of ten, the last at or above the largest value.
 
-    The first is zero or, on an axis that is fitted to its values, at or below the least of them.
+    The first is zero or, on an axis fitted to its values, at or below the smallest of them.
     """
 
     values: list[float]
@@ -26,7 +26,7 @@ class Ticks(msgspec.Struct, frozen=True):
 
 
 def nice_ticks(top: float, most: int = 6, *, whole: bool = False) -> Ticks:
-    """Ticks for values from 0 to `top`, with at most `most` steps (two or more); `whole` has steps of 1 or more."""
+    """Ticks for values from 0 to `top`, in at most `most` steps (2 or more), which are whole numbers with `whole`."""
     if not LEAST_TOP <= top < math.inf:
         top = 1.0
     exponent = math.floor(math.log10(top / most)) - 1
@@ -42,7 +42,7 @@ def nice_ticks(top: float, most: int = 6, *, whole: bool = False) -> Ticks:
 
 
 def fitted_ticks(low: float, high: float, most: int = 6) -> Ticks:
-    """Ticks that close `low` to `high` in, neither below zero, with at most `most` steps (two or more)."""
+    """Ticks that enclose `low` to `high`, both at least 0, with at most `most` steps (2 or more)."""
     ticks = nice_ticks(max(high - low, high * LEAST_SPAN), most)
     while True:
         step = ticks.values[1]
@@ -50,7 +50,7 @@ def fitted_ticks(low: float, high: float, most: int = 6) -> Ticks:
         if last - first <= most:
             last = max(last, first + 1)
             return Ticks([round(place * step, ticks.decimals) for place in range(first, last + 1)], ticks.decimals)
-        # The ends fall between two ticks each: the next step up.
+        # Both ends fall between ticks, so there is a step too many: take the next larger step.
         ticks = nice_ticks(step * most * 1.5, most)
 
 
@@ -60,7 +60,7 @@ def _value(place: int, mantissa: int, exponent: int) -> float:
 
 
 def _steps(top: float, mantissa: int, exponent: int) -> int:
-    """The least number of steps that reach `top`."""
+    """The smallest number of steps that reach `top`."""
     count = max(1, math.ceil(top / _value(1, mantissa, exponent)))
     while count > 1 and _value(count - 1, mantissa, exponent) >= top:
         count -= 1

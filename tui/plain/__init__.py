@@ -1,1 +1,1 @@
-"""The view without a screen: what a log would keep."""
+"""The view without a screen: lines for a log."""

@@ -1,6 +1,6 @@
 """The progress bar of `--plain`: the last line of a terminal, redrawn in place while other lines scroll above it.
 
-Knows a terminal's stream and two control codes. What the line says is the business of whoever draws it.
+Knows a terminal's stream and two control codes, not what the line says.
 """
 
 import os
@@ -14,14 +14,14 @@ ERASE = "\r\x1b[K"
 
 
 def bar_stream() -> TextIO | None:
-    """Where a bar may be drawn: where the talk goes, else where the lines go; nowhere if neither is a terminal."""
+    """Where to draw a bar: stderr, else stdout; None if neither is a terminal or TERM is dumb."""
     if os.environ.get("TERM", "dumb") in ("", "dumb"):
         return None
     return next((stream for stream in (sys.stderr, sys.stdout) if stream.isatty()), None)
 
 
 class BottomLine:
-    """A line that stays the last one."""
+    """A line that stays at the bottom of the terminal."""
 
     def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
         self._stream = stream
@@ -36,7 +36,7 @@ class BottomLine:
 
     @property
     def width(self) -> int:
-        """One cell less than there are: in the last one some terminals begin a new line."""
+        """One cell less than the terminal has: some begin a new line after the last cell."""
         try:
             return max(1, os.get_terminal_size(self._stream.fileno()).columns - 1)
         except OSError:
@@ -47,14 +47,14 @@ class BottomLine:
         return self._drawn_at is None or self._clock() - self._drawn_at >= REDRAW_SECONDS
 
     def draw(self, text: str) -> None:
-        """Say this from now on."""
+        """Show `text` from now on."""
         self._drawn_at = self._clock()
         if text != self._text:
             self._text = text
             self._put(ERASE + text)
 
     def write_above(self, stream: TextIO, text: str) -> None:
-        """Write whole lines to `stream`, which may be the same terminal."""
+        """Write whole lines to `stream`, which may be the terminal of the bar."""
         if not self._text:
             stream.write(text)
             return
@@ -67,7 +67,7 @@ class BottomLine:
         self._put(self._text)
 
     def close(self) -> None:
-        """Leave no trace."""
+        """Erase the bar."""
         if self._text:
             self._text = ""
             self._put(ERASE)

@@ -1,7 +1,7 @@
-"""The view without a screen: lines a person reads in a log.
+"""The view without a screen: the lines of a log.
 
-Knows how an event is said in one line; where a run stands is said by tui/plain/status.py. Figures come from the same
-state as the dashboard's. Text of models, prompts and devices is data: control characters are shown, not sent.
+Knows how to put an event into one line; tui/plain/status.py says where a run stands. Figures come from the same
+state as the dashboard's. Text from models, prompts and devices is printed with control characters made visible.
 """
 
 import sys
@@ -14,22 +14,25 @@ from rankdeck.runner.state import RunState, Snapshot, ToViewer, apply
 from rankdeck.runner.state.knobs import SOURCE as KNOBS
 from rankdeck.runner.state.knobs import knob_words
 from rankdeck.runner.state.loading_time import loading_line
-from rankdeck.tui.plain import knobs
+from rankdeck.tui.panels.overview.header import active_words
+from rankdeck.tui.panels.overview.hints import advice_texts
+from rankdeck.tui.panels.overview.notice import attempt_words
+from rankdeck.tui.panels.overview.summary import gathered_line
 from rankdeck.tui.plain.bar import BottomLine, bar_stream
-from rankdeck.tui.plain.status import advice_lines, bar_line, progress_line, status_lines
+from rankdeck.tui.plain.status import bar_line, finding_lines, knob_lines, progress_line, status_lines, unstyled
 from rankdeck.tui.plain.sweep import sweep_lines, sweep_start_lines, trial_line
 from rankdeck.tui.words import text
 from rankdeck.tui.words.sweep import how_ended, only_measures
 
 PROGRESS_SECONDS = 2.0
 STATUS_SECONDS = 10.0
-"""So often each rank and each GPU has a line; more seldom where there are more of them."""
+"""How often the ranks and GPUs are printed; less often if there are more than ten ranks."""
 
 CLIP = 60
 
 
 class PlainView:
-    """Turns messages into lines, and keeps the state they add up to; with a bar, that is kept below them."""
+    """Turns messages into lines and keeps the state they add up to; a bar, if there is one, stays below the lines."""
 
     def __init__(self, write: Callable[[str], object] | None = None, bar: BottomLine | None = None) -> None:
         self.state = RunState()
@@ -41,7 +44,7 @@ class PlainView:
         self._pending: list[str] = []
 
     def show(self, message: ToViewer) -> None:
-        """Take one message in and print what it means."""
+        """Print the lines of one message."""
         if isinstance(message, Snapshot):
             self.state = message.state
             self._say_run()
@@ -55,14 +58,14 @@ class PlainView:
         self._print()
 
     def aside(self, line: str) -> None:
-        """A word to whoever watches, beside the lines."""
+        """Tell the user something that is not part of the log, on stderr."""
         if self._bar is not None:
             self._bar.write_above(sys.stderr, f"{line}\n")
         else:
             sys.stderr.write(f"{line}\n")
 
     def close(self) -> None:
-        """No more comes: take the bar away."""
+        """Erase the bar: nothing more will come."""
         if self._bar is not None:
             self._bar.close()
 
@@ -95,8 +98,8 @@ class PlainView:
             case protocol.TelemetryStarted():
                 return [f"telemetry: {event.gpus} GPUs" if event.reason is None else f"telemetry: {event.reason}"]
             case protocol.RanksLaunched():
-                again = f", attempt {event.attempt}, {text.some(now.restarts_left, 'restart')} left"
-                return [f"starting {text.some(event.world_size, 'rank')}{again if event.attempt > 1 else ''}"]
+                again = f", {attempt_words(now)}" if event.attempt > 1 else ""
+                return [f"starting {text.some(event.world_size, 'rank')}{again}"]
             case protocol.RankPhase():
                 return [f"rank {event.rank}: {event.phase}"]
             case protocol.RankReady():
@@ -110,13 +113,13 @@ class PlainView:
             case protocol.RanksReady():
                 return [f"all ranks are ready after {loading_line(now.loading)}"]
             case protocol.ActiveRanksChanged():
-                return [f"{event.active_ranks} of {len(now.ranks)} ranks active"]
+                return [active_words(now)]
             case protocol.SweepStarted() if now.sweep is not None:
                 return sweep_start_lines(now, now.sweep)
             case protocol.TrialFinished() if now.sweep is not None:
                 return [trial_line(event.record, len(now.sweep.trials))]
             case protocol.SweepSettled() if now.sweep is not None:
-                # Where the run ends with its sweep, the end says it all.
+                # If the run ends with its sweep, its last lines say it all.
                 return [] if only_measures(now) else sweep_lines(now, now.sweep)
             case protocol.RunTakenUp():
                 return [f"taken up again: {now.done:,} of {now.prompts:,} prompts are done"]
@@ -127,14 +130,13 @@ class PlainView:
             case protocol.LogLine() if event.source != KNOBS:
                 return [f"log of {text.visible(event.source)}: {text.visible(event.text)}"]
             case protocol.GatherChecked():
-                same = "all equal" if not event.differing else f"{len(event.differing)} differ"
-                return [f"gathered {event.records} results, compared with those from the socket: {same}"]
+                return unstyled([gathered_line(now)])
             case protocol.Stopping():
                 return ["stopping now" if event.now else "stopping after the batches in flight"]
             case protocol.RunEnded():
                 return end_lines(now)
             case protocol.BatchSizeChanged() | protocol.RankCapped() | protocol.Paused() | protocol.Resumed():
-                # Said here and not by their lines in the log, so that a run recorded before it had them says it, too.
+                # Printed here and not as log lines, as runs recorded by older versions have none.
                 return [knob_words(event) or ""]
             case _:
                 pass
@@ -153,7 +155,7 @@ class PlainView:
         if self.state.paused is not None:
             self._line(f"paused: {text.visible(self.state.paused)}")
         if self.state.ranks and self.state.active_ranks < len(self.state.ranks):
-            self._line(f"{self.state.active_ranks} of {len(self.state.ranks)} ranks active")
+            self._line(active_words(self.state))
 
     def _once(self, line: str) -> list[str]:
         new = line not in self._said
@@ -162,11 +164,11 @@ class PlainView:
 
     def _status(self, at: float) -> list[str]:
         lines = [progress_line(self.state)] if self._due(at) and self._bar is None else []
-        # A line each for many would be all that is read: they come as much more seldom as there are more.
+        # With many ranks their lines would drown the rest, so they come less often.
         if at - self._status_at >= max(STATUS_SECONDS, len(self.state.ranks)):
             self._status_at = at
             lines += status_lines(self.state)
-            advice = advice_lines(self.state)
+            advice = [f"advice: {advised}" for advised in advice_texts(self.state)]
             lines += [line for line in advice if line not in self._said]
             self._said |= set(advice)
         return lines
@@ -179,7 +181,7 @@ class PlainView:
 
     def _line(self, line: str) -> None:
         stamp = time.strftime("%H:%M:%S", time.localtime(self.state.now))
-        self._pending.append(f"{stamp} {text.visible(line)}\n")  # whatever a line quotes
+        self._pending.append(f"{stamp} {text.visible(line)}\n")
 
 
 def terminal_view() -> PlainView:
@@ -208,7 +210,7 @@ def end_lines(now: RunState) -> list[str]:
     if only_measures(now) and not now.done:
         return lines
     lines += summary_lines(ended.summary)
-    lines += knobs.closing_lines(now)
+    lines += [*knob_lines(now), *finding_lines(now)]
     if now.config is not None and now.config.output is not None and ended.status != "failed":
         lines.append(f"outputs: {text.visible(now.config.output)}")
     elif now.done:

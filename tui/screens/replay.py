@@ -13,7 +13,7 @@ from textual.widget import Widget
 from textual.widgets import Input
 
 from rankdeck.tui.panels.overview.notice import notice_lines
-from rankdeck.tui.panels.overview.transport import transport_line
+from rankdeck.tui.panels.transport import transport_line
 from rankdeck.tui.screens.run import RunScreen
 from rankdeck.tui.sources.followed_run import FollowedRun
 from rankdeck.tui.sources.replay import ReplaySource

@@ -1,6 +1,6 @@
-"""What a run says outside its screen: the window's title, and an alert when it ends or needs someone. Pure.
+"""The window's title, and alerts for a user who is not watching: the run has ended or needs attention. Pure.
 
-Knows the state and words; that a title is set, a bell rung or a text sent is the application's business.
+Knows the state and words. Setting the title, ringing the bell and sending the text is up to the application.
 """
 
 from rankdeck.runner.state import RunState
@@ -21,7 +21,7 @@ _ENDINGS = {
 
 
 def title(state: RunState) -> str:
-    """`rankdeck 64% 231 tok/s NAME`; what is not known yet is left out."""
+    """`rankdeck 64% 231 tok/s NAME`, without what is not known yet."""
     words = ["rankdeck"]
     if state.ended is not None:
         words.append(how_ended(state))
@@ -35,7 +35,7 @@ def title(state: RunState) -> str:
 
 
 def since(before: RunState, now: RunState) -> list[str]:
-    """What has come since `before` that someone who looks elsewhere would want to know, harmless and short."""
+    """Alerts for what has happened since `before`: short, with control characters made visible."""
     said: list[str] = []
     if now.ended is not None and before.ended is None:
         done = f"{now.completed:,} of {some(now.prompts, 'prompt')}"
@@ -52,12 +52,12 @@ def since(before: RunState, now: RunState) -> list[str]:
 
 
 def lost(state: RunState, why: str) -> str:
-    """For someone who looks elsewhere: the run can no longer be watched."""
+    """The alert that the run can no longer be watched."""
     return cut(visible(f"{state.name} can no longer be watched: {why}".strip()), LONGEST_ALERT)
 
 
 def signal_of(kind: str, text: str) -> str:
-    """What the terminal is sent for an alert; nothing where the user wants none."""
+    """The control codes of an alert, for a `notify` setting of `osc9` or `bell`; empty for any other."""
     if kind == "osc9":
         return f"\x1b]9;{text}\x07"
     return BELL if kind == "bell" else ""

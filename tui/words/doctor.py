@@ -1,4 +1,4 @@
-"""The findings of `rankdeck doctor` as lines: grouped, a line each, the cure under what needs one. Pure."""
+"""The findings of `rankdeck doctor` as lines: grouped, one line each, with the cure below if there is one. Pure."""
 
 from collections.abc import Mapping, Sequence
 
@@ -7,7 +7,7 @@ from rankdeck.tui.words.text import Line, pad, some, visible, wrap
 
 MARKS = {"ok": "✓", "warn": "!", "bad": "✗", "cure": "→"}
 WORDS = {"ok": "ok", "warn": "warn", "bad": "bad", "cure": "->"}
-"""For output that may be read anywhere: nothing but ASCII."""
+"""The same in ASCII, for output that may be read anywhere."""
 
 STYLES = {"ok": "good", "warn": "warn", "bad": "bad"}
 
@@ -40,7 +40,7 @@ def doctor_lines(checks: Sequence[Check], width: int, marks: Mapping[str, str] =
 
 
 def worst_first(checks: Sequence[Check]) -> list[Check]:
-    """The groups in which something is to be done before the others: a small screen shows what is at the top."""
+    """The checks with the worst groups first, as a small screen shows only the top."""
     groups = list(dict.fromkeys(check.group for check in checks))
     gravity = {group: worst(check for check in checks if check.group == group) for group in groups}
     order = sorted(groups, key=lambda group: ("bad", "warn", "ok").index(gravity[group]))
@@ -48,7 +48,7 @@ def worst_first(checks: Sequence[Check]) -> list[Check]:
 
 
 def verdict(checks: Sequence[Check]) -> Line:
-    """One sentence on the whole."""
+    """One sentence that sums up all checks."""
     bad = sum(check.status == "bad" for check in checks)
     warn = sum(check.status == "warn" for check in checks)
     worse = f"{some(bad, 'thing')} would not work" if bad else ""

@@ -1,6 +1,7 @@
-"""Errors as a line for the screen: what failed, why and where; in full where it was raised for people to read.
+"""Errors as a line for the screen: what failed, why and where.
 
-An error of another kind is a bug: its type and the last line of ours that it came through are named, too.
+Rankdeck's own errors and OSError have a message meant for the user. Any other is a bug in rankdeck: the line also has
+its type and the last line of rankdeck's code in the traceback.
 """
 
 import shlex
@@ -13,13 +14,13 @@ _ROOT = Path(__file__).resolve().parents[2]
 
 
 def problem(what: str, error: BaseException, run: str, command: str | None) -> str:
-    """What failed, why, where and what to do, as a line for the screen; `run` is a name or a directory: data.
+    """What failed, why, where and what to do, as a line for the screen; `run` is a name or a directory.
 
-    An error that was raised for people says itself what to do. Of any other the command is told that brings the whole
-    of it to the terminal, where there is one.
+    An error meant for the user says what to do. For any other, the line names `command`, if there is one, which prints
+    the whole traceback.
     """
     line = f"{visible(run)}: {what}: {reason(error)}"
-    if _for_people(error):
+    if _for_the_user(error):
         return line
     line += ". The run is untouched"
     if command is None:
@@ -28,19 +29,19 @@ def problem(what: str, error: BaseException, run: str, command: str | None) -> s
 
 
 def reason(error: BaseException) -> str:
-    """Why something failed, in one line; of a bug, too, what it is, and where."""
+    """Why something failed, in one line; for a bug also its type and place."""
     said = visible(" ".join(str(error).split()))
-    if _for_people(error):
+    if _for_the_user(error):
         return said or type(error).__name__
     return f"{type(error).__name__}: {said}".removesuffix(": ") + _place(error)
 
 
-def _for_people(error: BaseException) -> bool:
+def _for_the_user(error: BaseException) -> bool:
     return isinstance(error, OSError) or type(error).__module__.startswith("rankdeck.")
 
 
 def _place(error: BaseException) -> str:
-    """The last line of ours that it came through."""
+    """The last line of rankdeck's code in the traceback, as ` (file:line)`."""
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)

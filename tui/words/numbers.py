@@ -1,4 +1,4 @@
-"""Numbers as people type them into a field, read, with what is wrong said for people. Pure."""
+"""Parses numbers typed into a field, with error messages for the user. Pure."""
 
 import re
 
@@ -10,12 +10,12 @@ def read_batch_size(text: str) -> int | None:
     """A batch size as typed; None for `auto`.
 
     Raises:
-        ValueError: it is neither, said for people.
+        ValueError: it is neither; the message is for the user.
     """
     text = text.strip()
     if text.lower() == "auto":
         return None
-    # isdecimal alone would let digits through that int() reads and nobody types.
+    # isdecimal alone would accept digits of other scripts, which int() reads, too.
     if not (text.isascii() and text.lstrip("+-").isdecimal() and len(text) <= 20):
         raise ValueError("needs a whole number, or auto" if not text else "must be a whole number, or auto")
     number = int(text)
@@ -25,14 +25,14 @@ def read_batch_size(text: str) -> int | None:
 
 
 MOST_NUMBERS = 1000
-"""More numbers in one field, as a range may have them, are a typing error."""
+"""More numbers than this in one field, as in a long range, are a typing error."""
 
 
 def read_numbers(text: str, *, most: int) -> list[int]:
-    """Whole numbers from 1 to `most` as typed: `1,2,4`, `1 2 4`, `1-8`; in order, each once.
+    """Whole numbers from 1 to `most` as typed: `1,2,4`, `1 2 4`, `1-8`; sorted, without duplicates.
 
     Raises:
-        ValueError: what is wrong, said for people.
+        ValueError: they are not; the message is for the user.
     """
     words = [word for word in re.split(r"[,\s]+", text.strip()) if word]
     if not words:

@@ -1,9 +1,9 @@
-"""How a run stands: each status as a word, its mark and its style. Pure data."""
+"""The status of a run and the phase of a rank: words, marks and styles. Pure."""
 
 from rankdeck.runner.state import RankState, RunState
 
 ENDED_EARLY = "ended early"
-"""A sweep that was ended while trials of it were left. To run.json it is completed: there is nothing to resume."""
+"""The status of a sweep that ended with trials left. In run.json it is completed: there is nothing to resume."""
 
 STATUS = {
     "running": ("●", "strong"),
@@ -14,7 +14,7 @@ STATUS = {
     "lost": ("?", "warn"),
     "unreadable": ("!", "bad"),
 }
-"""Mark and style of each status; the word stands beside it."""
+"""Mark and style of each status; the word is shown beside them."""
 
 
 ASKED_FOR = "asked for"
@@ -22,9 +22,9 @@ ASKED_FOR = "asked for"
 
 
 def shown_phase(state: RunState, rank: RankState) -> str:
-    """A rank's phase, or that it gets no batch; one that was made inactive finishes the batch in its hand.
+    """A rank's phase, or `inactive` once it gets no batch and has finished the one in its hand.
 
-    One that has left is said to have ended: beside counts, "left" would be read as what is left to do.
+    A rank that has left is shown as `ended`: beside counts, "left" would read as what is left to do.
     """
     if rank.phase == "left":
         return "ended"

@@ -1,10 +1,10 @@
 """The names of the styles that lines are written in, and how each looks, in variables of a theme.
 
-None of the colours says anything that the text beside it does not say.
+No colour tells more than the text beside it.
 """
 
 RANK_COLOURS = 8
-"""Ranks beyond this many share colours with earlier ones; their number stands beside it anyway."""
+"""Ranks beyond this number share colours with earlier ones; the rank's number is always shown, too."""
 
 
 STYLES = {
@@ -38,9 +38,9 @@ STYLES = {
     "cursor": "$block-cursor-foreground on $block-cursor-background",
     **{f"rank-{number}": f"bold $rank-{number}" for number in range(RANK_COLOURS)},
 }
-"""Every style name a piece of a line may have, and how it looks, in variables of the theme."""
+"""Every style name that a piece of a line may have, and how it looks."""
 
 
 def rank_style(rank: int | None) -> str:
-    """The style of a rank, the same wherever it is named."""
+    """The style of a rank, the same everywhere."""
     return "dim" if rank is None else f"rank-{rank % RANK_COLOURS}"

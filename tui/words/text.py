@@ -1,7 +1,7 @@
-"""Text for a terminal: harmless, measured in cells, cut and formatted for people.
+"""Text for a terminal: without control characters, measured in cells, cut and formatted for people.
 
 A *line* is a tuple of pieces, a piece is (text, style name); widgets turn style names into colours.
-Knows nothing of widgets, of markup (there is none) and of what the texts mean.
+Knows nothing of widgets, of markup (there is none) or of what the texts mean.
 """
 
 import re
@@ -18,7 +18,7 @@ ELLIPSIS = "…"
 NEWLINE = "↵"
 UNKNOWN = "n/a"
 NOTHING = "-"
-"""What could have a value, and has none now; `n/a` is what cannot be had."""
+"""Shown for a value that does not exist now; `n/a` is for one that is not available."""
 
 _UNSAFE = re.compile(
     "[\x00-\x1f\x7f-\x9f"  # C0, DEL, C1
@@ -32,16 +32,16 @@ _UNSAFE = re.compile(
 def _show(match: re.Match[str]) -> str:
     code = ord(match[0])
     if match[0] in "\ufe0e\ufe0f":
-        return ""  # Only a wish about looks, and terminals disagree on its width.
+        return ""  # It only asks for another look, and terminals disagree on its width.
     if code < 0x20:
         return chr(0x2400 + code)
     return "␡" if code == 0x7F else f"⟨U+{code:04X}⟩"
 
 
 def visible(text: str, *, keep_newlines: bool = False) -> str:
-    """`text` with everything that is not ink made visible, so that a terminal cannot be steered by it.
+    """`text` with control and invisible characters replaced by visible ones, so that it cannot control the terminal.
 
-    Newlines stay where they are wanted, else they become `↵`; tabs become spaces.
+    Newlines become `↵` unless `keep_newlines`; tabs become spaces.
     """
     text = text.replace("\r\n", "\n").replace("\t", "    " if keep_newlines else " ")
     if not keep_newlines:
@@ -50,10 +50,10 @@ def visible(text: str, *, keep_newlines: bool = False) -> str:
 
 
 def cut(text: str, width: int) -> str:
-    """`text` in at most `width` cells, an ellipsis in place of its end."""
+    """`text` in at most `width` cells; a longer one ends in an ellipsis."""
     if width <= 0:
         return ""
-    # A text of a megabyte is cut before it is measured; a character has at most two cells.
+    # A text of a megabyte is shortened before it is measured.
     if len(text) > 4 * width:
         text = text[: 4 * width] + ELLIPSIS
     if cell_len(text) <= width:
@@ -62,7 +62,7 @@ def cut(text: str, width: int) -> str:
 
 
 def cut_middle(text: str, width: int) -> str:
-    """`text` in at most `width` cells, an ellipsis in place of its middle: both ends of a path tell most."""
+    """`text` in at most `width` cells, with an ellipsis in its middle: the ends of a path matter most."""
     if cell_len(text) <= width:
         return text
     if width <= 1:
@@ -111,7 +111,7 @@ def line_width(line: Line) -> int:
 
 
 def fit(line: Line, width: int, align: str = "left") -> Line:
-    """`line` in exactly `width` cells: cut at its end, or padded."""
+    """`line` in exactly `width` cells: cut at its end or padded."""
     pieces: list[Piece] = []
     left = width
     for text, style in line:
@@ -128,13 +128,13 @@ def fit(line: Line, width: int, align: str = "left") -> Line:
 
 
 def between(left: Line, right: Line, width: int) -> Line:
-    """`left` and `right` at the two edges of a line; where both do not fit, `left` is cut."""
+    """`left` and `right` at the two ends of a line; `left` is cut if both do not fit."""
     room = max(0, width - line_width(right) - 1)
     return (*fit(left, room), (" ", ""), *right)
 
 
 def flow(facts: Iterable[Line], width: int, gap: int = 3) -> list[Line]:
-    """Facts side by side, going on in the next line where one does not fit whole."""
+    """Facts side by side; one that does not fit begins the next line."""
     lines: list[Line] = []
     for fact in facts:
         if lines and line_width(lines[-1]) + gap + line_width(fact) <= width:
@@ -145,7 +145,7 @@ def flow(facts: Iterable[Line], width: int, gap: int = 3) -> list[Line]:
 
 
 def as_many(parts: Iterable[str], width: int) -> str:
-    """As many of the parts as there is room for, the first ones."""
+    """As many of the first parts as fit."""
     text = ""
     for part in parts:
         longer = f"{text}  {part}" if text else part
@@ -156,12 +156,12 @@ def as_many(parts: Iterable[str], width: int) -> str:
 
 
 def plain(lines: Sequence[Line]) -> str:
-    """What the lines read, without styles."""
+    """The text of the lines, without styles."""
     return "\n".join("".join(text for text, _ in line).rstrip() for line in lines)
 
 
 def clock(seconds: float | None) -> str:
-    """`00:42`, `1:02:03`, `2d 03:04`; `--:--` where nothing is known."""
+    """`00:42`, `1:02:03`, `2d 03:04`; `--:--` for None."""
     if seconds is None:
         return "--:--"
     whole = int(seconds)
@@ -177,17 +177,17 @@ def count(number: int) -> str:
 
 
 def rate(per_second: float) -> str:
-    """Tokens/s: whole from ten on, one digit after the point below."""
+    """Tokens/s: a whole number from 10 on, one decimal below."""
     return f"{per_second:.1f}" if 0 < per_second < 9.95 else f"{per_second:,.0f}"
 
 
 def short_count(number: int) -> str:
-    """In 7 cells at most: `999,999`, `1.25M`."""
+    """At most 7 cells: `999,999`, `1.25M`."""
     return count(number) if number < 1_000_000 else f"{number / 1e6:.2f}M" if number < 1e9 else f"{number / 1e9:.2f}G"
 
 
 def short_rate(per_second: float) -> str:
-    """Tokens/s in 5 cells at most, for columns: `9,999`, `11.7k`."""
+    """Tokens/s in at most 5 cells, for columns: `9,999`, `11.7k`."""
     return rate(per_second) if per_second < 9999.5 else f"{per_second / 1000:.1f}k"
 
 
@@ -196,7 +196,7 @@ def percent(share: float) -> str:
 
 
 def whole_percent(share: float) -> str:
-    """A percentage that reaches 100% only when all is done."""
+    """A share in percent, rounded down, so that it is 100% only when all is done."""
     return f"{int(share * 100 + 1e-9)}%"
 
 

@@ -1,4 +1,4 @@
-"""What is said of an answer beside its text."""
+"""The facts shown beside an answer."""
 
 from msgspec.structs import replace
 
@@ -8,7 +8,7 @@ from rankdeck.tui.words.text import plain
 from tests import scripted
 
 
-def test_an_answer_says_how_long_its_batch_took_once_that_is_known() -> None:
+def test_an_answer_shows_how_long_its_batch_took_once_known() -> None:
     state = scripted.running().state
     first, second = scripted.record(0, rank=0, batch=1), scripted.record(16, rank=1, batch=2)
     spans = {span.batch: span for lane in state.timeline.lanes for span in lane.spans if span.kind == "batch"}
@@ -20,7 +20,7 @@ def test_an_answer_says_how_long_its_batch_took_once_that_is_known() -> None:
     assert "took" not in plain(answer_page(in_hand, 120, seconds=None).lines)
 
 
-def test_of_stints_and_of_batches_kept_as_one_no_time_is_said() -> None:
+def test_no_time_is_shown_for_stints_and_merged_batches() -> None:
     spans = (
         Span("batch", 0.0, 9.0, batch=1, joined=3),
         Span("failed", 9.0, 11.0, batch=4),

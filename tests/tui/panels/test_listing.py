@@ -1,4 +1,4 @@
-"""Which answers are listed, and on which of them one stands, whatever arrives, is forgotten or asked meanwhile."""
+"""Which answers are listed and selected, as answers arrive and are dropped and the query changes."""
 
 import dataclasses
 import itertools
@@ -35,7 +35,7 @@ STEPS = st.lists(
 
 
 @given(STEPS, st.sampled_from(["", "rank:0", "rank:1 #>10"]))
-def test_a_listing_is_what_a_query_leaves_of_its_book(steps: list[tuple[str, int]], asked: str) -> None:
+def test_a_listing_has_the_answers_of_its_book_that_match(steps: list[tuple[str, int]], asked: str) -> None:
     query = ANSWERS.parse(asked)
     book = OutputBook(kept=20)
     listing = Listing(book, query)
@@ -46,7 +46,7 @@ def test_a_listing_is_what_a_query_leaves_of_its_book(steps: list[tuple[str, int
             book.load(answer(index) for index in range(number, number + 9))
         else:
             listing.catch_up()
-        for position in range(len(listing)):  # between two looks all that is listed is still there
+        for position in range(len(listing)):  # between two looks everything listed is still there
             assert book.get(listing.key(position, "arrival")) is not None
             assert book.get(listing.key(position, "input")) is not None
     while not listing.catch_up():
@@ -61,7 +61,7 @@ def test_a_listing_is_what_a_query_leaves_of_its_book(steps: list[tuple[str, int
 
 
 @given(st.lists(st.integers(0, 200), unique=True))
-def test_a_book_knows_where_each_answer_stands(indexes: list[int]) -> None:
+def test_a_book_knows_the_position_of_each_answer(indexes: list[int]) -> None:
     book = OutputBook(kept=50)
     for index in indexes:
         book.add(answer(index))
@@ -71,7 +71,7 @@ def test_a_book_knows_where_each_answer_stands(indexes: list[int]) -> None:
     assert book.position(1000, "arrival") is None
 
 
-def test_an_answer_is_tested_once() -> None:
+def test_each_answer_is_tested_once() -> None:
     tested: list[int] = []
     query = counting(tested)
     book = OutputBook()
@@ -114,7 +114,7 @@ def selection_of(listing: Listing) -> Selection:
     return selection
 
 
-def test_the_cursor_follows_the_newest_that_is_listed_until_it_is_moved() -> None:
+def test_the_cursor_follows_the_newest_listed_answer_until_it_is_moved() -> None:
     book = OutputBook()
     for index in range(10):
         book.add(answer(index))
@@ -134,7 +134,7 @@ def test_the_cursor_follows_the_newest_that_is_listed_until_it_is_moved() -> Non
     assert not selection.step(1)
 
 
-def test_a_cursor_whose_answer_is_filtered_out_goes_to_the_nearest() -> None:
+def test_a_cursor_whose_answer_is_filtered_out_moves_to_the_nearest() -> None:
     book = OutputBook()
     for index in range(10):
         book.add(answer(index))
@@ -153,7 +153,7 @@ def test_a_cursor_whose_answer_is_filtered_out_goes_to_the_nearest() -> None:
     assert not selection.step(1)
 
 
-def test_the_title_says_how_many_of_what_and_gives_way_where_it_is_narrow() -> None:
+def test_the_title_shows_counts_and_query_and_shrinks_in_a_narrow_panel() -> None:
     book = OutputBook()
     for index in range(64):
         book.add(answer(index))

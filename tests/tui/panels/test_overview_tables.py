@@ -1,4 +1,4 @@
-"""The Overview's tables: what form they take in which room, the minute beside each GPU, the order of the ranks."""
+"""The Overview's tables: their form in a given room, the last minute of each GPU, the order of the ranks."""
 
 import re
 
@@ -32,26 +32,26 @@ MANY = scripted.running(64, gpus=8, prompts=8000).state
 # --- the last minute ------------------------------------------------------------------------------
 
 
-def test_the_last_minute_is_on_a_scale_of_0_to_100_and_what_is_missing_is_blank() -> None:
+def test_the_last_minute_has_a_scale_of_0_to_100_and_blanks_for_missing_samples() -> None:
     assert minute([0.0, 50.0, None, 100.0], 4, 60) == "▁▅ █".rjust(60)
 
 
-def test_seconds_that_share_a_cell_are_a_mean() -> None:
+def test_a_cell_is_the_mean_of_its_seconds() -> None:
     assert minute([0.0, 0.0, 0.0, 100.0, 100.0, 100.0], 6, 20)[-2:] == "▁█"
 
 
 @given(st.lists(PERCENT, max_size=SECONDS), st.integers(0, 10_000), st.integers(1, 200))
-def test_the_last_minute_fills_its_width_and_never_more(history: list[float | None], before: int, width: int) -> None:
+def test_the_last_minute_fills_its_width_exactly(history: list[float | None], before: int, width: int) -> None:
     assert len(minute(history, before + len(history), width)) == width
 
 
 @given(st.lists(st.floats(0, 100), min_size=200, max_size=200), st.integers(1, 60))
-def test_a_bar_that_is_whole_never_changes_its_height(values: list[float], width: int) -> None:
+def test_a_complete_bar_never_changes_its_height(values: list[float], width: int) -> None:
     per_cell = -(-SECONDS // width)
     cells = SECONDS // per_cell
     shown = [minute(values[max(0, seen - SECONDS) : seen], seen, width)[-cells:] for seen in range(130, 200)]
     for before, after in zip(shown, shown[per_cell:], strict=False):
-        # After as many seconds as a cell has, the bars have moved by one cell, and are the same.
+        # After the seconds of one cell, the same bars have moved by one cell.
         assert after[1:-2] == before[2:-1]
 
 
@@ -63,7 +63,7 @@ FORMS = [(form, width) for form in ("cells", "rows", "tiny") for width in (58, 7
 
 @pytest.mark.parametrize(("form", "width"), [*FORMS, ("grid", 116), ("grid", 196)])
 @pytest.mark.parametrize("state", [EIGHT, MANY, scripted.lost_gpu(8).state], ids=["eight", "sixty-four", "lost"])
-def test_every_form_keeps_to_its_width_and_shows_every_gpu(state: RunState, width: int, form: str) -> None:
+def test_every_form_fits_its_width_and_shows_every_gpu(state: RunState, width: int, form: str) -> None:
     lines = device_lines(state, width, form)  # type: ignore[arg-type]
     assert max(map(line_width, lines)) <= width
     text = plain(lines)
@@ -72,7 +72,7 @@ def test_every_form_keeps_to_its_width_and_shows_every_gpu(state: RunState, widt
         assert "✗ lost" in text if sample.lost else f"{sample.busy_percent:.0f}%" in text
 
 
-def test_gpus_of_one_name_have_it_in_the_title_and_others_beside_their_number() -> None:
+def test_a_name_common_to_all_gpus_is_in_the_title_and_others_beside_the_number() -> None:
     assert devices_title(EIGHT) == "GPUs  8 x H100 80GB HBM3"
     mixed = replace(EIGHT.devices[0], sample=replace(EIGHT.devices[0].sample, name="NVIDIA GeForce RTX 3090"))
     state = replace(EIGHT, devices=(mixed, *EIGHT.devices[1:]))
@@ -81,20 +81,20 @@ def test_gpus_of_one_name_have_it_in_the_title_and_others_beside_their_number() 
         assert "RTX 3090" in plain(device_lines(state, 116, form))  # type: ignore[arg-type]
 
 
-def test_what_lowers_the_clocks_is_said_in_every_form_of_words() -> None:
+def test_every_form_with_words_says_what_lowers_the_clocks() -> None:
     assert "▾ power" in plain(device_lines(EIGHT, 116, "grid"))
     assert "power cap" in plain(device_lines(EIGHT, 116, "rows"))
     assert "throttle power cap" in plain(device_lines(EIGHT, 116, "cells"))
 
 
-def test_a_wide_terminal_shows_how_full_the_gpu_is_where_it_says_so() -> None:
+def test_a_wide_terminal_shows_saturation_if_the_gpu_reports_it() -> None:
     sample = replace(EIGHT.devices[0].sample, sm_percent=88.0, tensor_percent=41.0, dram_percent=62.0)
     state = replace(EIGHT, devices=(replace(EIGHT.devices[0], sample=sample), *EIGHT.devices[1:]))
     assert "SM  88%   tensor  41%   DRAM  62%" in plain(device_lines(state, 196))
     assert "tensor" not in plain(device_lines(state, 76))
 
 
-def test_a_rank_and_its_gpu_share_a_row_only_where_each_has_one() -> None:
+def test_a_rank_and_its_gpu_share_a_row_only_if_all_pair_off() -> None:
     assert one_to_one(EIGHT)
     assert not one_to_one(MANY)
     assert not one_to_one(scripted.running(2).state)
@@ -126,7 +126,7 @@ def plan(state: RunState, width: int, height: int) -> tuple[str | None, str, boo
     return found.devices, found.ranks, found.merged, found.tail
 
 
-def test_the_fullest_tables_are_taken_that_leave_the_charts_their_room() -> None:
+def test_the_plan_is_the_fullest_that_leaves_room_for_the_charts() -> None:
     assert plan(scripted.running(2, gpus=2).state, 120, 40) == ("cells", "table", False, True)
     assert plan(scripted.running(2, gpus=2).state, 80, 24) == ("cells", "table", False, False)
     assert plan(EIGHT, 120, 40) == ("grid", "table", False, False)
@@ -150,7 +150,7 @@ async def test_with_eight_gpus_nothing_scrolls(ranks: int, size: tuple[int, int]
 # --- the order of the ranks -----------------------------------------------------------------------
 
 
-def test_worst_first_begins_with_what_is_lost_then_capped_then_slow() -> None:
+def test_worst_first_begins_with_lost_then_capped_then_slow_ranks() -> None:
     ranks = list(MANY.ranks)
     ranks[40] = replace(ranks[40], phase="lost", cause="killed")
     ranks[7] = replace(ranks[7], cap=4)
@@ -166,7 +166,7 @@ def test_ranks_are_found_by_number_range_state_and_device() -> None:
     assert len(arranged(MANY, RankView(filter="DECODING"))) == 64
 
 
-def test_rows_keep_their_places_for_a_while_but_trouble_moves_them_at_once() -> None:
+def test_rows_keep_their_places_for_a_while_but_move_at_once_in_trouble() -> None:
     kept, view = Arrangement(), RankView("prompts")
     first = kept.of(MANY, view)
     busier = replace(MANY.ranks[50], prompts=1_000_000)
@@ -178,15 +178,15 @@ def test_rows_keep_their_places_for_a_while_but_trouble_moves_them_at_once() -> 
     assert kept.of(gone, RankView("worst first"))[0] == 50
 
 
-def test_the_title_says_what_is_hidden_and_in_which_order() -> None:
+def test_the_title_shows_the_filter_and_the_order() -> None:
     assert ranks_title(MANY, RankView(), 64) == "Ranks  64"
     assert ranks_title(MANY, RankView("worst first", "cuda:1"), 8) == "Ranks  8 of 64: cuda:1  worst first"
     assert ranks_title(MANY, RankView("tok/s"), 64) == "Ranks  64  by tok/s"
 
 
-def test_a_slow_rank_is_marked_wherever_ranks_are_listed() -> None:
+def test_a_slow_rank_is_marked_in_every_form() -> None:
     shares = {rank: RankShare(3, 500 if rank == 5 else 1000, 10.0) for rank in range(8)}
-    # Batches whose decode steps cannot be compared: a run that was taken up, or one of mixed sizes.
+    # Batches whose decode steps cannot be compared, as in a resumed run or one of mixed sizes.
     state = replace(EIGHT, periods=(KnobPeriod(batch_size=16, active_ranks=8, shares=shares),), timeline=Timeline())
     assert arranged(state, RankView("worst first"))[0] == 5
     assert arranged(state, RankView(filter="slow")) == [5]
@@ -221,7 +221,7 @@ async def test_ranks_are_sorted_and_filtered_by_keys_and_escape_shows_all() -> N
         assert title() == "Ranks  64"
 
 
-def test_samples_are_counted_and_every_rank_has_a_minute_of_its_cpu() -> None:
+def test_samples_are_counted_and_every_rank_has_a_minute_of_cpu() -> None:
     state = scripted.running(2).state
     assert len(state.cpu_history) == 2
     assert state.samples >= len(state.cpu_history[0]) > 0
@@ -229,15 +229,15 @@ def test_samples_are_counted_and_every_rank_has_a_minute_of_its_cpu() -> None:
     assert "last minute" in plain(device_lines(state, 76))
 
 
-# --- what a review found ----------------------------------------------------------------------------
+# --- corner cases -----------------------------------------------------------------------------------
 
 
-def test_who_runs_where_may_not_be_known_yet() -> None:
+def test_which_rank_is_on_which_gpu_may_not_be_known_yet() -> None:
     unknown = replace(EIGHT, devices=tuple(replace(device, ranks=()) for device in EIGHT.devices))
     assert plain(gpu_rank_lines(unknown, 80)).count("n/a") == 8 * 6
 
 
-async def test_the_plan_is_made_anew_when_it_is_known_who_runs_where() -> None:
+async def test_the_plan_is_remade_when_ranks_are_matched_to_gpus() -> None:
     app = dashboard(scripted.running(8, gpus=8, prompts=1000))
     async with app.run_test(size=(80, 24)) as pilot:
         await settled(pilot)
@@ -249,7 +249,7 @@ async def test_the_plan_is_made_anew_when_it_is_known_who_runs_where() -> None:
             assert str(overview.query_one("#ranks", Panel).border_title).startswith("Ranks and GPUs") is titled
 
 
-def test_large_figures_are_never_cut_into_smaller_ones() -> None:
+def test_large_figures_are_never_cut() -> None:
     big = [
         replace(device, sample=replace(device.sample, power_watts=1008.0, power_limit_watts=1200.0))
         for device in EIGHT.devices
@@ -277,7 +277,7 @@ def test_large_figures_are_never_cut_into_smaller_ones() -> None:
     assert " 1008 " in plain(gpu_rank_lines(state, 76))
 
 
-def test_a_device_is_not_one_whose_number_begins_like_it() -> None:
+def test_a_filter_for_one_device_does_not_match_another_with_the_same_first_digits() -> None:
     rank = replace(EIGHT.ranks[0], ready=replace(scripted.ready(0, 16), device="cuda:10"))
     state = replace(EIGHT, ranks=(rank, *EIGHT.ranks[1:]))
     assert arranged(state, RankView(filter="cuda:1")) == [1]

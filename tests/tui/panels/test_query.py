@@ -1,4 +1,4 @@
-"""The language in which answers are filtered: what it finds, and what it says to what it does not understand."""
+"""The language that filters answers: what it finds, and what it says about mistakes."""
 
 import re
 from typing import Any
@@ -41,7 +41,7 @@ def found(query: str, record: OutputRecord = RECORD) -> bool:
         "NINTH lighthouse",
         "story-17",
         '"ninth one"',
-        '"ninth one',  # not closed yet: it is being typed
+        '"ninth one',  # still being typed
         "rank:1",
         "RANK:0-3",
         "rank:0,1",
@@ -69,7 +69,7 @@ def found(query: str, record: OutputRecord = RECORD) -> bool:
         "lighthouse rank:1 tokens:>30 -finish:error",
     ],
 )
-def test_a_query_finds_what_it_names(query: str) -> None:
+def test_a_query_matches_what_it_names(query: str) -> None:
     assert found(query)
 
 
@@ -94,11 +94,11 @@ def test_a_query_finds_what_it_names(query: str) -> None:
         "rank:1 rank:0",
     ],
 )
-def test_a_query_leaves_out_what_it_does_not_name(query: str) -> None:
+def test_a_query_does_not_match_what_it_does_not_name(query: str) -> None:
     assert not found(query)
 
 
-def test_errors_are_found_by_their_words_and_have_no_rank_to_compare() -> None:
+def test_errors_are_found_by_their_words_and_match_no_rank() -> None:
     assert found("error:MEMORY finish:error", FAILED)
     assert found("cuda", FAILED)
     assert not found("rank:>=0", FAILED)
@@ -117,18 +117,18 @@ def test_errors_are_found_by_their_words_and_have_no_rank_to_compare() -> None:
         ("#", "# needs a value; write #17 or #10-20"),
     ],
 )
-def test_a_mistake_is_named_with_what_to_write_instead(query: str, said: str) -> None:
+def test_a_mistake_is_explained_with_what_to_write_instead(query: str, said: str) -> None:
     with pytest.raises(QueryError, match=re.escape(said)):
         ANSWERS.parse(query)
 
 
-def test_an_unknown_name_may_have_been_meant_as_text() -> None:
+def test_for_an_unknown_name_quoting_it_as_text_is_suggested() -> None:
     with pytest.raises(QueryError, match=r"length: is none of rank, finish, .*; as text, write \"length:9\""):
         ANSWERS.parse("length:9")
     assert found('"http://x"', replace(RECORD, text="see http://x"))
 
 
-def test_what_is_wrong_does_not_undo_the_rest() -> None:
+def test_a_wrong_term_does_not_undo_the_others() -> None:
     with pytest.raises(QueryError) as raised:
         ANSWERS.parse("lighthouse rank:x tokens:>30")
     assert raised.value.rest.text == "lighthouse tokens:>30"
@@ -136,7 +136,7 @@ def test_what_is_wrong_does_not_undo_the_rest() -> None:
 
 
 @given(st.text(max_size=60))
-def test_whatever_is_typed_is_a_query_or_a_mistake(text: str) -> None:
+def test_any_text_is_a_query_or_a_mistake(text: str) -> None:
     try:
         query = ANSWERS.parse(text)
     except QueryError as error:
@@ -149,9 +149,7 @@ WORDS = st.text(st.characters(categories=["L", "N"], include_characters="'!?."),
 
 
 @given(st.lists(WORDS, min_size=1, max_size=4), st.text(max_size=20))
-def test_words_that_are_in_a_text_are_found_in_any_order_and_one_that_is_not_spoils_it(
-    words: list[str], rest: str
-) -> None:
+def test_words_match_in_any_order_and_all_must_match(words: list[str], rest: str) -> None:
     record = replace(RECORD, text=" ".join([*words, rest]))
     query = " ".join(f'"{word}"' for word in reversed(words))
     assert found(query, record)
@@ -160,7 +158,7 @@ def test_words_that_are_in_a_text_are_found_in_any_order_and_one_that_is_not_spo
 
 
 @given(st.integers(0, 10**6), st.integers(0, 10**6), st.integers(0, 10**6))
-def test_numbers_compare_as_they_read(tokens: int, low: int, high: int) -> None:
+def test_numbers_compare_as_written(tokens: int, low: int, high: int) -> None:
     record = replace(RECORD, output_tokens=tokens)
     assert found(f"tokens:{low}-{high}", record) == (low <= tokens <= high)
     assert found(f"tokens:>{low}", record) == (tokens > low)
@@ -172,7 +170,7 @@ def test_numbers_compare_as_they_read(tokens: int, low: int, high: int) -> None:
 
 
 @given(st.text(max_size=200), WORDS, st.integers(1, 40))
-def test_marking_changes_no_text_and_marks_every_place(text: str, word: str, width: int) -> None:
+def test_marking_changes_no_text_and_marks_every_match(text: str, word: str, width: int) -> None:
     shown = visible(text + word, keep_newlines=True)
     places = spans(shown, ANSWERS.parse(f'"{word}"').finds)
     assert places
@@ -183,7 +181,7 @@ def test_marking_changes_no_text_and_marks_every_place(text: str, word: str, wid
     assert all(any(style.startswith("match") for _, style in lines[line]) for line in begins)
 
 
-def test_a_match_that_is_wrapped_is_marked_on_both_lines() -> None:
+def test_a_wrapped_match_is_marked_on_both_lines() -> None:
     places = spans("the ninth one had no lamp", ANSWERS.parse('"ninth one"').finds)
     lines, begins = marked_lines("the ninth one had no lamp", 10, "dim", places, None)
     assert begins == [0]
@@ -191,7 +189,7 @@ def test_a_match_that_is_wrapped_is_marked_on_both_lines() -> None:
     assert lines[1] == (("one", "match"), (" had no", "dim"))
 
 
-def test_a_row_begins_a_little_before_what_was_found() -> None:
+def test_a_row_begins_a_little_before_its_match() -> None:
     finds: Any = ANSWERS.parse("needle").finds
     assert beginning("needle in hay", finds, 20) == "needle in hay"
     assert beginning("hay " * 100 + "needle", finds, 20).startswith("…")
@@ -199,7 +197,7 @@ def test_a_row_begins_a_little_before_what_was_found() -> None:
     assert beginning("hay " * 100, finds, 20) == "hay " * 20
 
 
-def test_a_query_of_words_marks_what_it_wants_and_not_what_it_leaves_out() -> None:
+def test_a_query_marks_the_words_it_wants_and_not_those_it_excludes() -> None:
     finds = ANSWERS.parse('one -two prompt:three "four five"').finds
     assert finds is not None
     assert [finds.search(word) is not None for word in ("ONE", "two", "three", "four five")] == [
@@ -211,7 +209,7 @@ def test_a_query_of_words_marks_what_it_wants_and_not_what_it_leaves_out() -> No
     assert ANSWERS.parse("rank:1 -two").finds is None
 
 
-def test_a_row_that_is_cut_just_behind_what_was_found_begins_later() -> None:
+def test_a_row_that_would_be_cut_just_after_its_match_begins_later() -> None:
     finds = re.compile("lamp")
     for width in range(12, 40):
         text = "the ninth one had no lamp and no name"

@@ -1,4 +1,4 @@
-"""The titles in the borders: what they are made of is never read as markup, whoever thought of the name."""
+"""Titles in borders: names from outside are never read as markup."""
 
 import ast
 from pathlib import Path
@@ -20,8 +20,8 @@ NAME, MODEL = "[red]x[/]", "org/[red]m[red]"
 TITLES = ("border_title", "border_subtitle")
 
 
-def test_a_title_is_words_of_our_own_or_Content() -> None:
-    """A str is parsed as markup; only one that stands there letter by letter can be looked at and trusted."""
+def test_a_title_is_a_literal_or_Content() -> None:
+    """A str is parsed as markup, so only a literal is safe."""
     for path in (ROOT / "tui").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             targets = node.targets if isinstance(node, ast.Assign) else []
@@ -59,7 +59,7 @@ def _screen(app: App[None]) -> str:
     return "\n".join("".join(segment.text for segment in strip) for strip in app.screen._compositor.render_strips())
 
 
-async def test_a_hostile_run_and_query_are_shown_as_they_are_in_every_view() -> None:
+async def test_a_hostile_run_and_query_are_shown_literally_in_every_view() -> None:
     script = scripted.running()
     hostile = [
         replace(event, name=NAME, config=replace(event.config, model=MODEL)) if hasattr(event, "config") else event
@@ -81,7 +81,7 @@ async def test_a_hostile_run_and_query_are_shown_as_they_are_in_every_view() -> 
         assert app.screen.query_one(Input).value == "red-x-filtered.jsonl"
 
 
-async def test_a_hostile_model_of_a_recent_run_is_shown_as_it_is() -> None:
+async def test_a_hostile_model_of_a_recent_run_is_shown_literally() -> None:
     run = RecentRun(Path("/r"), NAME, "completed", 0.0, "1/1", "3 tok/s", RunConfig(prompts="p", model=MODEL))
     app = RankdeckApp(None, launcher=ScriptedLauncher(runs=[run]))
     async with app.run_test(size=(120, 40)) as pilot:

@@ -1,4 +1,4 @@
-"""--plain: what the screen shows is in its lines too, and on a terminal a bar stays below them."""
+"""--plain: its lines have what the screen shows, and in a terminal a bar stays below them."""
 
 import io
 import re
@@ -11,10 +11,13 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 from rich.cells import cell_len
 
+from rankdeck.tui.panels.overview.hints import advice_texts
+from rankdeck.tui.panels.overview.ranks import rank_lines
 from rankdeck.tui.plain.bar import ERASE, BottomLine, bar_stream
-from rankdeck.tui.plain.status import advice_lines, bar_line, device_lines, progress_line, rank_lines
+from rankdeck.tui.plain.status import WIDE, bar_line, progress_line, status_lines
 from rankdeck.tui.plain.view import PlainView
-from tests import scripted
+from rankdeck.tui.words.text import plain
+from tests import scripted, scripted_steering
 from tests.scripted import Script
 from tests.terminal import Terminal
 
@@ -30,26 +33,29 @@ def said(script: Script) -> str:
     return "".join(lines)
 
 
-def test_each_rank_has_a_line_of_all_that_its_row_on_screen_says() -> None:
+def test_the_ranks_are_the_table_on_screen() -> None:
     state = scripted.running().state
+    titles, first, second = status_lines(state)[:3]
+    assert titles.split() == ["rank", "device", "state", "batch", "step", "tok/s", "prompts", "waste", "idle"]
+    assert re.fullmatch(r" +0 +cpu +decoding +#5 x16 +\d+/50 +\d+ +32 +12% +\d+%", first)
+    assert "\n".join((titles, first, second)) == plain(rank_lines(state, WIDE))
+
+
+def test_each_gpu_has_a_row_with_the_figures_on_screen() -> None:
+    lines = status_lines(scripted.running(8, gpus=8).state)[9:]
+    assert lines[0].split() == ["gpu", "name", "busy", "memory", "power", "temp", "SM", "clock", "throttle", "rank"]
     assert re.fullmatch(
-        r"rank 0 on cpu: decoding batch 5 of 16 prompts, step \d+/50, \d+ tok/s, 32 prompts, "
-        r"padding waste 12%, idle \d+%",
-        rank_lines(state)[0],
+        r" +3  H100 80GB HBM3 +\d+%  25.0/79.6 GiB  \d+/700 W  61 °C  1980/1980 MHz  power cap +3", lines[4]
     )
 
 
-def test_each_gpu_has_a_line_of_all_that_its_row_on_screen_says() -> None:
-    lines = device_lines(scripted.running(8, gpus=8).state)
-    assert len(lines) == 8
-    assert re.fullmatch(
-        r"GPU 3 NVIDIA H100 80GB HBM3: busy \d+%, memory 25.0 GiB of 79.6 GiB, power \d+ of 700 W, 61 °C, "
-        r"SM clock 1980 of 1980 MHz, throttle power cap \(rank 3\)",
-        lines[3],
-    )
+def test_without_a_gpu_each_process_has_a_row() -> None:
+    titles, first = status_lines(scripted.running().state)[3:5]
+    assert titles.split() == ["rank", "device", "CPU", "threads", "memory"]
+    assert re.fullmatch(r" +0  AMD EPYC 9354  \d+% +1  1.3 GiB", first)
 
 
-def test_what_cannot_be_had_of_a_gpu_is_said_to_be_so_and_a_lost_one_to_be_lost() -> None:
+def test_a_missing_figure_of_a_gpu_is_not_available_and_a_lost_gpu_says_why() -> None:
     state = scripted.running(1, gpus=1).state
     (device,) = state.devices
     bare = replace(
@@ -57,41 +63,48 @@ def test_what_cannot_be_had_of_a_gpu_is_said_to_be_so_and_a_lost_one_to_be_lost(
         busy_percent=None, memory_used_bytes=None, power_watts=None, temperature_celsius=None, sm_clock_mhz=None,
         throttle_reasons=None,
     )  # fmt: skip
-    (line,) = device_lines(replace(state, devices=(replace(device, sample=bare),)))
+    line = status_lines(replace(state, devices=(replace(device, sample=bare),)))[3]
     assert line.count("n/a") == 6
     lost = replace(device.sample, lost=True, unavailable={"lost": "fell off the bus"})
-    (line,) = device_lines(replace(state, devices=(replace(device, sample=lost),)))
-    assert "lost: fell off the bus" in line
+    line = status_lines(replace(state, devices=(replace(device, sample=lost),)))[2]
+    assert line == "GPU 0 H100 80GB HBM3  ✗ lost  fell off the bus  rank 0"
 
 
-def test_the_progress_line_says_how_fast_and_how_long_and_what_the_ranks_do() -> None:
+def test_the_progress_line_has_speed_eta_and_phases_of_the_ranks() -> None:
     line = progress_line(scripted.running().state)
     assert re.search(r"\d+ tok/s now, \d+ mean, \d+ peak", line)
-    assert "2 ranks decoding" in line
-    assert "ETA" in line
+    assert line.startswith("64 / 100 prompts, 32 in flight, ")
+    assert re.search(
+        r"ETA \d\d:\d\d, output tokens 4,\d{3}, batch size 16, padding waste 12% \(2 ranks decoding\)$", line
+    )
 
 
-def test_where_a_run_stands_comes_every_ten_seconds_and_advice_only_when_it_is_new() -> None:
+def test_the_status_is_printed_every_ten_seconds() -> None:
     script = scripted.running(2, gpus=2, prompts=1000)
     for _ in range(40):
         script.wait(1).tick(step=20, batches=[5, 6])
-    text = said(script)
-    block = [line for line in text.splitlines() if " rank 0 on cuda:0: decoding" in line]
+    block = [line for line in said(script).splitlines() if re.search(r" 0 +cuda:0 +decoding", line)]
     assert 4 <= len(block) <= 7
-    assert all(text.count(line) <= 1 for line in advice_lines(script.state))
-    for line in advice_lines(script.state):
-        assert line in text
+
+
+def test_advice_is_printed_only_when_it_is_new() -> None:
+    script = scripted_steering.STATES["advice"]()
+    for _ in range(40):
+        script.wait(1).tick()
+    assert advice_texts(script.state)
+    for advice in advice_texts(script.state):
+        assert said(script).count(f"advice: {advice}") == 1
 
 
 def test_the_log_is_among_the_lines() -> None:
     assert "log of supervisor: run calm-harbour, 100 prompts" in said(scripted.starting())
 
 
-def test_many_ranks_are_said_more_seldom() -> None:
+def test_many_ranks_are_printed_less_often() -> None:
     script = scripted.running(64, prompts=5000)
     for _ in range(70):
         script.wait(1).tick()
-    assert said(script).count(" rank 63 on ") <= 3
+    assert 1 <= len(re.findall(r" 63 +cpu ", said(script))) <= 3
 
 
 @given(st.integers(1, 300), st.sampled_from(["starting", "fetching", "loading", "running", "completed", "failed"]))
@@ -102,7 +115,7 @@ def test_the_bar_is_never_wider_than_the_terminal(width: int, name: str) -> None
     assert "%" in line or width < 5
 
 
-def test_the_bar_says_share_prompts_speed_eta_and_ranks() -> None:
+def test_the_bar_has_share_prompts_speed_eta_and_ranks() -> None:
     line = bar_line(scripted.running().state, 79)
     assert re.match(r" \d\d% █+░+  64/100 prompts  \d+ tok/s  ETA \d\d:\d\d  2/2 ranks$", line), line
     assert "1/2 ranks ready" in bar_line(replace_ready(scripted.loading().state), 79)
@@ -129,7 +142,7 @@ def test_the_bar_is_redrawn_in_place_four_times_a_second_at_most_with_lines_abov
     assert stream.getvalue().lstrip("\0") == f"{ERASE}a line\n75%{ERASE}"
 
 
-def test_there_is_no_bar_where_no_terminal_could_show_one(monkeypatch) -> None:
+def test_there_is_no_bar_without_a_terminal_that_can_show_one(monkeypatch) -> None:
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
     for term, there in (("dumb", False), ("", False), ("xterm", True)):
         monkeypatch.setenv("TERM", term)
@@ -147,13 +160,13 @@ def attach(started, **how) -> Terminal:
     return Terminal([RANKDECK, "attach", str(started.directory), "--plain"], rows=20, **how)
 
 
-def test_on_a_terminal_the_bar_stands_below_the_lines_and_leaves_no_trace(launch, slowly):
+def test_in_a_terminal_the_bar_is_below_the_lines_and_is_erased_at_the_end(launch, slowly):
     with attach(launch(PROMPTS), columns=100) as terminal:
         terminal.wait_for("tok/s  ETA")
         *above, bar = terminal.text.rstrip().splitlines()
         assert re.match(r" *\d+% █*░*  \d+/60 prompts", bar), terminal.text
         assert above
-        assert not any("░" in line for line in above), "there is one bar, and it is the last line"
+        assert not any("░" in line for line in above), "the only bar is the last line"
         terminal.wait(60)
         assert "█" not in terminal.text
         assert "60 of 60 prompts completed" in terminal.text
@@ -163,14 +176,14 @@ def test_ctrl_c_erases_the_bar(launch, slowly):
     with attach(launch(PROMPTS * 20), columns=100) as terminal:
         terminal.wait_for("tok/s  ETA")
         terminal.send("\x03")
-        # On the screen it may have scrolled away before it is looked for.
+        # It may have scrolled off the screen by now.
         terminal.wait_until(lambda: b"Ctrl-C again to end now" in terminal.raw, seconds=30)
         assert terminal.wait(30) == 130
         assert "█" not in terminal.text
         assert "░" not in terminal.text
 
 
-def test_whoever_only_watches_ends_nothing_by_ctrl_c(launch, slowly):
+def test_ctrl_c_with_watch_only_does_not_end_the_run(launch, slowly):
     started = launch(PROMPTS * 20)
     command = [RANKDECK, "attach", str(started.directory), "--plain", "--watch-only"]
     with Terminal(command, columns=100, rows=20) as terminal:
@@ -181,7 +194,7 @@ def test_whoever_only_watches_ends_nothing_by_ctrl_c(launch, slowly):
 
 
 @pytest.mark.parametrize("columns", [20, 40, 60])
-def test_on_a_narrow_terminal_the_bar_keeps_to_its_line(launch, slowly, columns):
+def test_in_a_narrow_terminal_the_bar_takes_one_line(launch, slowly, columns):
     with attach(launch(PROMPTS), columns=columns) as terminal:
         terminal.wait_for("%", seconds=20)
         terminal.wait(60)
@@ -190,14 +203,14 @@ def test_on_a_narrow_terminal_the_bar_keeps_to_its_line(launch, slowly, columns)
         assert all(cell_len(bar) < columns for bar in bars if re.match(r" {0,2}\d+%", bar))
 
 
-def test_a_dumb_terminal_gets_lines_without_a_bar_and_without_a_code(launch, slowly):
+def test_a_dumb_terminal_gets_lines_without_a_bar_or_control_codes(launch, slowly):
     with attach(launch(PROMPTS), columns=100, term="dumb") as terminal:
         terminal.wait(60)
         assert b"\x1b" not in terminal.raw
         assert "60 of 60 prompts completed" in terminal.text
 
 
-def test_lines_that_go_to_a_file_are_lines_alone_while_the_terminal_has_the_bar(launch, slowly, tmp_path):
+def test_redirected_output_has_only_lines_and_the_terminal_has_the_bar(launch, slowly, tmp_path):
     started = launch(PROMPTS)
     file = tmp_path / "lines"
     command = f"{RANKDECK} attach {started.directory} --plain > {file}"

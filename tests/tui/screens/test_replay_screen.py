@@ -9,7 +9,7 @@ from textual.widgets import Input
 
 from rankdeck.runner import protocol
 from rankdeck.tui.app.replay import ReplayApp
-from rankdeck.tui.panels.overview.transport import transport_line
+from rankdeck.tui.panels.transport import transport_line
 from rankdeck.tui.screens.help import HelpScreen
 from rankdeck.tui.sources.journal import SAMPLE, Journal, how_it_stops
 from rankdeck.tui.sources.replay import ReplaySource, Rewinder, Transport

@@ -112,7 +112,7 @@ async def test_the_start_screen_is_7_bit() -> None:
 
 
 async def test_the_title_is_7_bit_too_and_arrows_have_names() -> None:
-    from tests.tui.words.test_outside import Heard
+    from tests.tui.words.test_alerts import Heard
 
     heard = Heard()
     app = RankdeckApp(ScriptedSource(scripted.running().events), preferences=ASCII)

@@ -1,4 +1,4 @@
-"""Texts, bars, charts and lists: the small pure functions that every panel is made of."""
+"""Texts, bars, charts and lists: the small pure functions behind every panel."""
 
 import re
 
@@ -34,19 +34,19 @@ from tests.scripted import GIB
 
 
 @given(st.text())
-def test_whatever_a_model_writes_no_control_character_reaches_the_terminal(text: str) -> None:
+def test_no_control_character_of_a_model_reaches_the_terminal(text: str) -> None:
     shown = visible(text)
     assert not re.search("[\x00-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]", shown)
     shown.encode()
 
 
-def test_escape_codes_bidi_and_zero_width_characters_are_shown_as_what_they_are() -> None:
+def test_escape_codes_bidi_and_zero_width_characters_are_made_visible() -> None:
     assert visible("a\x1b[31mb\x00\x7f") == "a␛[31mb␀␡"
     assert visible("\u202eevil\u200b\u0085") == "⟨U+202E⟩evil⟨U+200B⟩⟨U+0085⟩"
     assert visible("\ud800") == "⟨U+D800⟩"
 
 
-def test_newlines_are_kept_where_they_are_wanted_and_marked_elsewhere() -> None:
+def test_newlines_are_kept_on_request_and_marked_otherwise() -> None:
     assert visible("a\r\nb\tc") == "a↵b c"
     assert visible("a\r\nb\rc", keep_newlines=True) == "a\nb␍c"
 
@@ -64,14 +64,14 @@ def test_a_long_name_is_cut_in_its_middle_and_wide_characters_count_two() -> Non
 
 
 @given(st.text(), st.integers(2, 40))
-def test_wrapping_loses_no_ink_and_keeps_to_the_width(text: str, width: int) -> None:
+def test_wrapping_loses_only_spaces_and_fits_the_width(text: str, width: int) -> None:
     text = visible(text, keep_newlines=True)
     lines = wrap(text, width)
     assert all(cell_len(line) <= width for line in lines)
     assert re.sub(r"\s", "", "".join(lines)) == re.sub(r"\s", "", text)
 
 
-def test_a_megabyte_without_a_space_is_cut_at_once() -> None:
+def test_a_megabyte_without_a_space_is_cut_quickly() -> None:
     assert cut("x" * 1_000_000, 20) == "x" * 19 + "…"
 
 
@@ -115,7 +115,7 @@ def test_the_time_axis_grows_in_round_spans() -> None:
     assert [round_span(seconds) for seconds in (0, 30, 31, 400, 90_000)] == [30, 30, 60, 600, 172_800]
 
 
-def test_the_time_axis_of_a_run_that_is_over_is_as_long_as_the_run() -> None:
+def test_the_time_axis_of_an_ended_run_is_as_long_as_the_run() -> None:
     run = history(*[150.0] * 20)
     flying, over = (plain(chart(run, 60, 9, over=over)).split("\n") for over in (False, True))
     assert flying[-1].endswith(" 30 s")
@@ -140,7 +140,7 @@ def test_high_values_far_apart_from_zero_do_not_stretch_the_scale() -> None:
     assert all(line[5] != " " for line in lines[1:-1])
 
 
-def test_the_chart_is_blank_where_no_time_has_passed_yet_and_holds_a_value_between_samples() -> None:
+def test_the_chart_is_blank_in_the_future_and_holds_a_value_between_samples() -> None:
     values = columns(history(10.0, 20.0), 30, 15.0)
     assert values[:4] == [10.0, 10.0, 20.0, None]
     assert values[4:] == [None] * 26
@@ -148,23 +148,23 @@ def test_the_chart_is_blank_where_no_time_has_passed_yet_and_holds_a_value_betwe
 
 @pytest.mark.parametrize("width", [20, 38, 76])
 @pytest.mark.parametrize("height", [2, 5, 14])
-def test_a_chart_fills_exactly_its_space(width: int, height: int) -> None:
+def test_a_chart_fills_its_space_exactly(width: int, height: int) -> None:
     lines = chart(history(1.0, 5.0, 12.0), width, height)
     assert len(lines) == height
     assert {line_width(line) for line in lines} == {width}
 
 
-# --- painting little ------------------------------------------------------------------------------
+# --- painting as little as possible ---------------------------------------------------------------
 
 
-def test_only_the_stretch_that_differs_is_painted() -> None:
+def test_only_the_part_that_differs_is_painted() -> None:
     old = (("tok/s ", "dim"), ("238", "strong"), (" now", "dim"))
     new = (("tok/s ", "dim"), ("241", "strong"), (" now", "dim"))
     assert changed_cells(old, new, 40) == (7, 9)
     assert changed_cells(old, (("tok/s ", "dim"),), 40) == (6, 40)
 
 
-def test_pieces_that_look_the_same_are_sent_as_one() -> None:
+def test_pieces_of_the_same_style_are_merged() -> None:
     assert merged((("  ", ""), ("a", "dim"), (" ", ""), ("b", "dim"), ("", "bar"), ("c", ""))) == (
         ("  a b", "dim"),
         ("c", ""),
@@ -179,7 +179,7 @@ def test_facts_flow_into_the_next_line() -> None:
 # --- outputs --------------------------------------------------------------------------------------
 
 
-def test_answers_are_listed_as_they_came_and_in_input_order() -> None:
+def test_answers_are_listed_in_order_of_arrival_and_of_input() -> None:
     book = OutputBook()
     for index in (4, 1, 9, 1):
         book.add(scripted.record(index))
@@ -196,7 +196,7 @@ def test_earlier_answers_come_before_those_that_arrived_meanwhile() -> None:
     assert [book.key(position, "arrival") for position in range(3)] == [3, 5, 2]
 
 
-def test_of_many_answers_the_newest_are_kept() -> None:
+def test_only_the_newest_of_many_answers_are_kept() -> None:
     book = OutputBook(kept=100)
     for index in range(1000):
         book.add(scripted.record(index))

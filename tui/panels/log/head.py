@@ -1,7 +1,7 @@
-"""What stands before a log line's text: when it was said, and by whom. Pure.
+"""What precedes the text of a log line: its time and its source. Pure.
 
 Times are on the timeline's clock and count from the first batch, as the header's clock and the Timeline's axis do:
-what was said on the way there was said at `-00:08`. Until there is a first batch they count from the start.
+a line from before it has a time like `-00:08`. Until there is a first batch they count from the start.
 """
 
 from math import floor
@@ -17,11 +17,11 @@ TIME_WIDTH = 8
 """`-1:02:03` and `2d 03:04` are the longest."""
 
 LEAST_TEXT = 40
-"""Where a text would get less room beside the time, it has the room of the time."""
+"""If a text would get fewer cells than this beside the time, the time is left out."""
 
 
 def log_head(entry: LogEntry, first_batch: float | None, width: int) -> Line:
-    """Time and source of a line, in `head_width(width)` cells; the time is left out where a line is narrow."""
+    """Time and source of a line, in `head_width(width)` cells; a narrow line has no time."""
     source = cut(visible(entry.source), SOURCE_WIDTH)
     said: Line = ((f"{source:<{SOURCE_WIDTH}}{GAP}", source_style(entry.source)),)
     if not _with_time(width):
@@ -30,7 +30,7 @@ def log_head(entry: LogEntry, first_batch: float | None, width: int) -> Line:
 
 
 def head_width(width: int) -> int:
-    """What the head takes of a line of `width` cells."""
+    """Width of the head in a line of `width` cells."""
     return _SOURCE + (_TIME if _with_time(width) else 0)
 
 
@@ -42,7 +42,7 @@ def _with_time(width: int) -> bool:
 
 
 def said_at(entry: LogEntry, first_batch: float | None) -> str:
-    """`00:42`, or `-00:08` where that was before the first batch; nothing where it is not known."""
+    """`00:42`, or `-00:08` before the first batch; empty if the time is not known."""
     if entry.moment is None:
         return ""
     seconds = floor(entry.moment - (first_batch or 0.0))
@@ -50,11 +50,11 @@ def said_at(entry: LogEntry, first_batch: float | None) -> str:
 
 
 def source_style(source: str) -> str:
-    """A rank's lines have the rank's colour."""
+    """The colour of the rank, for lines from a rank."""
     return rank_style(rank_of(source))
 
 
 def rank_of(source: str) -> int | None:
-    """The rank that said it, if it was one."""
+    """The rank that a line came from; None if it was not a rank."""
     number = source.removeprefix("rank ")
     return int(number) if number != source and number.isdecimal() else None

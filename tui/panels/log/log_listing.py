@@ -1,7 +1,7 @@
-"""Which lines of a log a query leaves, one under the other, and what was found in them. Pure.
+"""The lines of a log that match a query, laid out one below the other, with their matches. Pure.
 
-Knows log lines, a width and a query, no widget. A log grows at its end and forgets at its beginning: what was laid
-out before is kept, and how a line looks is worked out only when it is seen.
+Knows log lines, a width and a query, no widget. A log grows at its end and is trimmed at its start: the layout so far
+is kept, and a line is drawn only when it is seen.
 """
 
 from bisect import bisect_right
@@ -21,7 +21,7 @@ from rankdeck.tui.words.text import Line, some, visible, wrap
 LogQuery = Query[LogEntry]
 
 LONGEST = 4000
-"""A log line is shown up to so many characters; runner.log has all of it."""
+"""Characters of a log line that are shown; runner.log has all of it."""
 
 LOG: Language[LogEntry] = Language(
     lambda entry: entry.text,
@@ -31,11 +31,11 @@ LOG: Language[LogEntry] = Language(
         "text": Name(contains(lambda entry: entry.text), "text:word", marks=True),
     },
 )
-"""What log lines can be asked for."""
+"""The names that a query for log lines can use."""
 
 
 class Block(NamedTuple):
-    """A log line that is listed: the how manieth of the log it is, its height, and how much was found in it."""
+    """A log line that is listed: its number in the log, its height in lines, and how many matches it has."""
 
     number: int
     entry: LogEntry
@@ -44,24 +44,24 @@ class Block(NamedTuple):
 
 
 class LogPage:
-    """What a query leaves of a log, wrapped to a width."""
+    """The log lines that match a query, wrapped to a width."""
 
     def __init__(self, query: LogQuery, width: int) -> None:
         self.query, self.width = query, width
         self.first_batch: float | None = None
-        """The moment from which the times of the lines count."""
+        """The moment that the times of the lines count from."""
         self._log: Sequence[LogEntry] = ()
         self._first = 0
         self._blocks: list[Block] = []
         self._count()
 
     def _count(self) -> None:
-        """Where each block begins, in lines and in things found."""
+        """Where each block begins, in lines and in matches."""
         self._starts = list(accumulate((block.height for block in self._blocks), initial=0))
         self._founds = list(accumulate((block.found for block in self._blocks), initial=0))
 
     def __len__(self) -> int:
-        """The log lines that are listed."""
+        """The number of log lines listed."""
         return len(self._blocks)
 
     @property
@@ -77,9 +77,9 @@ class LogPage:
         return self._founds[-1]
 
     def take_in(self, log: Sequence[LogEntry]) -> int:
-        """Lay out what is new in the log. Says how many lines went at the top, which it has forgotten.
+        """Lay out what is new in the log. Returns how many lines went at the top, as the log was trimmed.
 
-        A log that does not go on from the one before, as in a replay that was taken back, is laid out anew.
+        A log that does not continue the one before, as in a replay that was rewound, is laid out afresh.
         """
         new, kept = _added(self._log, log), 0
         if new is None:
@@ -103,7 +103,7 @@ class LogPage:
         ]
 
     def line(self, y: int, here: int | None) -> Line:
-        """A line as it looks; `here` is the one gone to of all that was found."""
+        """A line as it is drawn; `here` is the number of the current match."""
         if not 0 <= y < self.height:
             return ()
         position = bisect_right(self._starts, y) - 1
@@ -114,7 +114,7 @@ class LogPage:
         return (*log_head(block.entry, self.first_batch, self.width), *text)
 
     def line_of(self, found: int) -> int:
-        """The line in which something found begins."""
+        """The line on which a match begins."""
         position = bisect_right(self._founds, found) - 1
         return self._starts[position] + self._entry(position, None)[1][found - self._founds[position]]
 
@@ -126,16 +126,16 @@ class LogPage:
         return entry_lines(entry.text, self.width, self.query.finds, inside)
 
     def found_from(self, y: int) -> int:
-        """How many things were found in the log lines above the one at line `y`."""
+        """How many matches there are in the log lines above the one at line `y`."""
         return self._founds[min(bisect_right(self._starts, y) - 1, len(self._blocks))] if self._blocks else 0
 
     def place(self, found: int) -> tuple[int, int]:
-        """Something found, by the number of its log line and which in it: that stays when others come and go."""
+        """A match as the number of its log line and its place in it, which stay the same as lines come and go."""
         position = bisect_right(self._founds, found) - 1
         return self._blocks[position].number, found - self._founds[position]
 
     def found_at(self, place: tuple[int, int]) -> int | None:
-        """The reverse of `place`; None where that log line is no longer there."""
+        """The reverse of `place`; None if that log line is gone."""
         number, inside = place
         position = bisect_right(self._blocks, number - 1, key=lambda block: block.number)
         if position == len(self._blocks) or self._blocks[position].number != number:
@@ -143,16 +143,16 @@ class LogPage:
         return self._founds[position] + inside
 
     def number_at(self, y: int) -> int:
-        """The number of the log line at line `y`; where there is none, of the one that will be next."""
+        """The number of the log line at line `y`; past the end, the number of the next one to come."""
         position = bisect_right(self._starts, y) - 1
         return self._blocks[position].number if 0 <= position < len(self._blocks) else self._first + len(self._log)
 
     def start_of(self, number: int) -> int:
-        """The line in which that log line begins, or the next one that is listed."""
+        """The line on which that log line begins, or the next one listed."""
         return self._starts[bisect_right(self._blocks, number - 1, key=lambda block: block.number)]
 
     def again(self, query: LogQuery, width: int) -> "LogPage":
-        """The same log, with the same numbers, under another query or in another width."""
+        """The same log, with the same numbers, for another query or width."""
         page = LogPage(query, width)
         page._first, page.first_batch = self._first, self.first_batch
         page.take_in(self._log)
@@ -160,7 +160,7 @@ class LogPage:
 
 
 def _added(before: Sequence[LogEntry], now: Sequence[LogEntry]) -> Sequence[LogEntry] | None:
-    """What has come at the end; None where `now` does not go on from `before`."""
+    """What is new at the end; None if `now` does not continue `before`."""
     if not before:
         return now
     for kept in range(min(len(before), len(now)), 0, -1):
@@ -179,20 +179,20 @@ def _room(width: int) -> int:
 
 @lru_cache(maxsize=4096)
 def _measured(text: str, width: int, finds: Finds) -> tuple[int, int]:
-    """The lines that a text takes, and how many things are found in it."""
+    """How many lines a text takes, and how many matches it has."""
     shown = _shown(text)
     return len(wrap(shown, _room(width))), len(spans(shown, finds))
 
 
 @lru_cache(maxsize=512)
 def entry_lines(text: str, width: int, finds: Finds, here: int | None) -> tuple[list[Line], list[int]]:
-    """A text, wrapped and marked; and the line each thing found begins in."""
+    """A text, wrapped and marked, and the line on which each match begins."""
     shown = _shown(text)
     return marked_lines(shown, _room(width), "", spans(shown, finds), here)
 
 
 def log_title(page: LogPage, *, following: bool, width: int) -> Line:
-    """How many lines there are and are shown, of which query; the least needed goes first."""
+    """How many lines there are and are shown, for which query; the least important is dropped first."""
     shown = f", {len(page):,} shown" if page.query else ""
     separator = "; " if page.query else ", "
     tails = [f"{separator}following the newest", f"{separator}following", ""] if following else [""]
@@ -200,7 +200,7 @@ def log_title(page: LogPage, *, following: bool, width: int) -> Line:
 
 
 def nothing_logged(page: LogPage, width: int, keys: Keys = AS_THEY_COME) -> str:
-    """What an empty list says instead."""
+    """What an empty list says."""
     if not page.total:
         return "what the supervisor and the ranks say"
     return nothing_matches("line", page.query, width, named("; {log.clear} clears", keys))

@@ -1,4 +1,4 @@
-"""An answer as a row of a list, and whole, with what was searched for marked. Pure."""
+"""An answer as a row of a list and as a whole page, with the matches of a search marked. Pure."""
 
 from functools import lru_cache
 from typing import NamedTuple
@@ -27,10 +27,10 @@ _FINISH_STYLES = {"stop": "", "length": "dim", "error": "warn"}
 
 
 def batch_seconds(state: RunState, record: OutputRecord) -> float | None:
-    """How long the batch took that an answer came from; None where that is not known.
+    """How long the batch of an answer took, in seconds; None if that is not known.
 
-    Not while it is in hand, nor of a batch so long ago that the timeline keeps several as one, nor of a stint: whose
-    rows come and go.
+    It is not known while the batch is in hand, for a batch so old that the timeline has merged it with others, and
+    for a stint of a continuous rank, whose rows come and go.
     """
     lanes = state.timeline.lanes
     if record.rank is None or record.batch is None or not 0 <= record.rank < len(lanes):
@@ -45,7 +45,7 @@ def batch_seconds(state: RunState, record: OutputRecord) -> float | None:
 def answer_row(
     record: OutputRecord, sizes: tuple[int, ...], gap: int, *, here: bool = False, finds: Finds = None
 ) -> Line:
-    """One answer as a row of the list, marked where the cursor is here."""
+    """One answer as a row of the list, marked if the cursor is here."""
     failed = record.finish_reason == "error"
     cells: tuple[Line, ...] = (
         ((f"{'▸ ' if here else ''}#{record.index}", "strong" if here else "dim"),),
@@ -64,7 +64,7 @@ def _begins(text: str, width: int, style: str, finds: Finds) -> Line:
 
 
 class Page(NamedTuple):
-    """A whole answer as lines, and the line in which each thing found begins."""
+    """A whole answer as lines, and the line on which each match begins."""
 
     lines: list[Line]
     found: list[int]
@@ -81,9 +81,9 @@ def answer_page(
     keys: Keys = AS_THEY_COME,
     paged: bool = True,
 ) -> Page:
-    """The whole of an answer: its figures, the prompt, the text. `here` is the one gone to of what was found.
+    """The whole of an answer: its figures, the prompt, the text. `here` is the number of the current match.
 
-    `paged` says whether there is a pager for what is too long.
+    `paged` says whether there is a pager for a text that is too long.
     """
     space: list[Line] = [()] if airy else []
     lines = flow(_facts(record, seconds), width)
@@ -133,7 +133,7 @@ def _facts(record: OutputRecord, seconds: float | None, *, short: bool = False) 
 
 
 def answer_text(record: OutputRecord) -> str:
-    """An answer with its prompt and its figures, for a pager or a file of text: harmless, and whole."""
+    """A whole answer with its prompt and figures, control characters made visible, for a pager or a text file."""
     figures = "   ".join("".join(text for text, _ in fact) for fact in _facts(record, None))
     parts = [figures, "prompt", record.prompt]
     if record.error is not None:

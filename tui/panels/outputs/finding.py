@@ -1,6 +1,6 @@
-"""What a search found, marked in the texts that are shown. Pure; knows patterns and lines, not what is searched for.
+"""The matches of a search, marked in the texts shown. Pure; knows patterns and lines, not what they are about.
 
-Texts come here harmless already (tui.words.text.visible): what is marked is what is seen.
+Texts have been through tui.words.text.visible already: matches are found in what the user sees.
 """
 
 import re
@@ -14,16 +14,16 @@ Span = tuple[int, int]
 MARK, MARK_HERE = "match", "match-here"
 
 SOUGHT_CHARACTERS = 50_000
-"""A beginning is looked for in so much of a text: all of a megabyte would be felt."""
+"""`beginning` searches only this much of a text: a whole megabyte would be felt."""
 
 
 def spans(text: str, finds: Finds) -> list[Span]:
-    """Where in `text` something was found."""
+    """Where the matches in `text` are."""
     return [found.span() for found in finds.finditer(text)] if finds is not None else []
 
 
 def found_words(found: int, here: int | None, next_key: str) -> str:
-    """How much was found, which of it is gone to, else the key that goes there."""
+    """How many matches there are, and which is the current one or the key that goes to the first."""
     if not found:
         return "no match in what is shown"
     matches = f"{found:,} match{'' if found == 1 else 'es'}"
@@ -31,7 +31,7 @@ def found_words(found: int, here: int | None, next_key: str) -> str:
 
 
 def marked(text: str, style: str, found: Sequence[Span], *, start: int = 0, here: int | None = None) -> Line:
-    """`text`, which begins at `start` of what was searched, with the spans in it marked; `here` is the one gone to."""
+    """`text`, which begins at `start` of the text searched, with its spans marked; `here` is the current match."""
     pieces: list[Piece] = []
     at = 0
     for number, (first, last) in enumerate(found):
@@ -48,12 +48,12 @@ def marked(text: str, style: str, found: Sequence[Span], *, start: int = 0, here
 def marked_lines(
     text: str, width: int, style: str, found: Sequence[Span], here: int | None
 ) -> tuple[list[Line], list[int]]:
-    """`text` wrapped and marked, and the line in which each span begins."""
+    """`text` wrapped and marked, and the line on which each span begins."""
     lines: list[Line] = []
     begins: list[int] = []
     at = number = 0
     for part in wrap(text, width):
-        # Wrapping leaves out space only, so that each part is found again where the one before it ended.
+        # Wrapping drops only spaces, so each part is found after the one before it.
         at = text.index(part, at)
         first = number
         while number < len(found) and found[number][0] < at + len(part):
@@ -68,9 +68,9 @@ def marked_lines(
 
 
 def beginning(text: str, finds: Finds, width: int) -> str:
-    """So much of `text` as a row of `width` cells needs: from its start, or from a little before what was found."""
+    """As much of `text` as a row of `width` cells needs, from its start or from a little before the first match."""
     found = finds.search(text, 0, SOUGHT_CHARACTERS) if finds is not None else None
-    # Of a longer text the last cell is for an ellipsis.
+    # If the text is longer than the row, the last cell is an ellipsis.
     if found is None or found.end() < width or len(text) <= width:
         return text[: 4 * width]
     room = max(0, width - 2 - (found.end() - found.start()))

@@ -1,8 +1,8 @@
-"""Which answers are listed, and which of them one stands on.
+"""Which answers are listed, and which of them is selected.
 
-A Listing is what a query leaves of an OutputBook: each answer is tested once, the many of a new query in
-slices, so that nobody waits for them. A Selection is a place in a listing: order, cursor, following. Knows no
-widget and, but for how long a slice may take, no clock.
+A Listing holds the answers of an OutputBook that match a query: each is tested once, those of a new query in slices,
+so that no key has to wait. A Selection is a place in a listing: order, cursor, following. Knows no widget and, apart
+from the length of a slice, no clock.
 """
 
 import time
@@ -41,16 +41,16 @@ ANSWERS: Language[OutputRecord] = Language(
     },
     number_sign="index",
 )
-"""What answers can be asked for. `tokens` are output tokens, `chars` the characters of the answer."""
+"""The names that a query for answers can use. `tokens` are output tokens, `chars` the characters of the answer."""
 
 ERRORS = "finish:error"
 
 SLICE_SECONDS = 0.005
-"""So long the answers of a new query are tested at a time; a key waits for a few slices at most."""
+"""How long the answers of a new query are tested at a time; a key waits for a few slices at most."""
 
 
 class Listing:
-    """The answers of a book that a query leaves, in the order they came and in input order."""
+    """The answers of a book that match a query, in order of arrival and in input order."""
 
     def __init__(self, book: OutputBook, query: AnswerQuery | None = None) -> None:
         self.book = book
@@ -69,11 +69,11 @@ class Listing:
 
     @property
     def complete(self) -> bool:
-        """Whether every answer of the book was tested."""
+        """Whether every answer of the book has been tested."""
         return not self.query or (self._loads == self.book.loads and self._next == self.book.end)
 
     def catch_up(self, seconds: float = SLICE_SECONDS, clock: Callable[[], float] = time.perf_counter) -> bool:
-        """Test answers that were not yet, for so long. Says whether all are tested."""
+        """Test the answers not tested yet, for this many seconds. Returns whether all are tested."""
         self._forget()
         if self.complete:
             return True
@@ -95,7 +95,7 @@ class Listing:
         return self.complete
 
     def _forget(self) -> None:
-        """Let go of what the book no longer keeps: between two looks at it, it may have forgotten some."""
+        """Drop the answers that the book has dropped since the last look."""
         if self._loads != self.book.loads:
             self._restart()
         if self._first == self.book.first:
@@ -106,14 +106,14 @@ class Listing:
         self._ordered = [index for index in self._ordered if self.book.get(index) is not None]
 
     def key(self, position: int, order: ListOrder) -> int:
-        """The prompt index at a position of the list."""
+        """The prompt index at a position in the list."""
         self._forget()
         if not self.query:
             return self.book.key(position, order)
         return self.book.by_serial(self._serials[position]).index if order == "arrival" else self._ordered[position]
 
     def place(self, index: int, order: ListOrder) -> tuple[int, bool]:
-        """Where a prompt's answer is listed, or would be; and whether it is. What is not kept would be at the top."""
+        """The position of a prompt's answer, or where it would be, and whether it is listed; 0 if it is not kept."""
         self._forget()
         position = self.book.position(index, order)
         if position is None or not self.query:
@@ -125,14 +125,14 @@ class Listing:
 
 
 class Selection:
-    """The answer one stands on, in a listing: the newest as long as one follows, then where one went."""
+    """The selected answer of a listing: the newest while following, then the one moved to."""
 
     def __init__(self) -> None:
         self.listing = Listing(OutputBook())
         self.order: ListOrder = "arrival"
         self.following = True
         self.cursor: int | None = None
-        """The prompt index of the answer one stands on."""
+        """The prompt index of the selected answer."""
 
     def __len__(self) -> int:
         return len(self.listing)
@@ -142,11 +142,11 @@ class Selection:
         return self.listing.query
 
     def open(self, book: OutputBook, query: AnswerQuery) -> None:
-        """List these answers, filtered like this."""
+        """List the answers of a book that match a query."""
         self.listing = Listing(book, query)
 
     def settle(self) -> None:
-        """Fit the cursor to what is listed now."""
+        """Move the cursor to an answer that is listed now."""
         if not len(self):
             if self.listing.complete:
                 self.cursor = None
@@ -164,7 +164,7 @@ class Selection:
 
     @property
     def position(self) -> int | None:
-        """Where the cursor is in the list."""
+        """Where the cursor is in the list; None if its answer is not listed."""
         if self.cursor is None:
             return None
         position, listed = self.listing.place(self.cursor, self.order)
@@ -176,7 +176,7 @@ class Selection:
         return record
 
     def go(self, position: int) -> bool:
-        """Stand on the answer there, or at the nearest end; says whether that is another one."""
+        """Select the answer there, or at the nearest end; returns whether the selection changed."""
         if not len(self):
             return False
         was, self.following = self.cursor, False
@@ -198,7 +198,7 @@ class Selection:
 
 
 def listing_title(selection: Selection, width: int) -> Line:
-    """How many answers there are and are shown, of which query, and in what order; the least needed goes first."""
+    """How many answers there are and are shown, for which query, in what order; the least important goes first."""
     book, query = selection.listing.book, selection.query
     total = some(len(book), "answer")
     order = "as they came" if selection.order == "arrival" else "in input order"
@@ -212,7 +212,7 @@ def listing_title(selection: Selection, width: int) -> Line:
 
 
 def query_title(start: str, query: Query[Any], tails: Sequence[str], width: int) -> Line:
-    """`start`, what was asked for, and the first of the tails that leaves room for it; the last one always does."""
+    """`start`, the query, and the first of the tails that leaves room for it, or the last."""
     asked = visible(query.text)
     least = min(len(asked), 12)
     for tail in tails:
@@ -226,7 +226,7 @@ def query_title(start: str, query: Query[Any], tails: Sequence[str], width: int)
 
 
 def nothing_listed(selection: Selection, width: int, keys: Keys = AS_THEY_COME, *, thrown_away: bool = False) -> str:
-    """What an empty list says instead; `thrown_away`: of the trials that are run, or were, no answer is kept."""
+    """What an empty list says; `thrown_away` if the trials of a sweep keep no answers."""
     if not len(selection.listing.book):
         if thrown_away:
             return named("trials throw answers away; {view.sweep} shows what they measured", keys)

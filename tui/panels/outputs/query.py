@@ -1,9 +1,9 @@
-"""The small language in which lists are filtered: words, `name:value`, `#17`, and `-` before what is left out.
+"""The small language that filters lists: words, `name:value`, `#17`, and `-` to exclude.
 
     lighthouse "nine ships" rank:1 tokens:>40 -finish:stop
 
-All terms must hold. Words are found in any case, wherever the subject's text has them; a phrase in quotes is one
-word. What names there are is said by whoever has something to filter, as a Language. Pure.
+All terms must hold. Words match anywhere in the subject's text, ignoring case; a phrase in quotes is one word. The
+names are given by the caller, as a Language. Pure.
 """
 
 import re
@@ -24,7 +24,7 @@ Raises:
 class QueryError(ValueError):
     """A query that cannot be understood: the text says which term, why, and what to write instead.
 
-    `rest` is the query without the terms that are wrong: who is still typing is not to lose the others.
+    `rest` is the query without the wrong terms, so that the others still apply while the user is typing.
     """
 
     def __init__(self, why: str) -> None:
@@ -34,21 +34,21 @@ class QueryError(ValueError):
 
 @dataclass(frozen=True)
 class Query(Generic[Subject]):
-    """What was asked for, understood. Two that are written the same are the same."""
+    """A query, parsed. Two with the same text are equal."""
 
     text: str = ""
     tests: tuple[Test[Subject], ...] = field(default=(), compare=False)
     words: tuple[tuple[str, bool], ...] = field(default=(), compare=False)
-    """Words in lower case, each with whether the subject must have it; False where it must not."""
+    """Words in lower case, each with True if the subject must contain it, False if it must not."""
     text_of: Callable[[Subject], str] = field(default=lambda _: "", compare=False)
     finds: re.Pattern[str] | None = field(default=None, compare=False)
-    """What of a text is worth marking, if anything is."""
+    """What to mark in a text, if anything."""
 
     def __bool__(self) -> bool:
         return bool(self.text)
 
     def matches(self, subject: Subject) -> bool:
-        """Whether all terms hold; texts are looked into last, because that takes longest."""
+        """Whether all terms hold; texts are searched last, as that takes longest."""
         for test in self.tests:
             if not test(subject):
                 return False
@@ -60,7 +60,7 @@ class Query(Generic[Subject]):
 
 @dataclass(frozen=True)
 class Name(Generic[Subject]):
-    """A name of the language: how its values are read, an example, and whether what it finds is marked in texts."""
+    """A name of the language: how its values are read, an example, and whether its matches are marked in texts."""
 
     read: Read[Subject]
     example: str
@@ -69,15 +69,15 @@ class Name(Generic[Subject]):
 
 @dataclass(frozen=True)
 class Language(Generic[Subject]):
-    """What can be asked of a kind of subject: the text that words are found in, and the names there are."""
+    """What a query for one kind of subject can use: the text that words match in, and the names."""
 
     text_of: Callable[[Subject], str]
     names: Mapping[str, Name[Subject]]
     number_sign: str | None = None
-    """The name that `#17` is short for."""
+    """The name that `#17` is short for, if any."""
 
     def parse(self, text: str) -> Query[Subject]:
-        """The query that `text` is; an empty one holds for everything.
+        """Parse `text`; an empty query matches everything.
 
         Raises:
             QueryError: a term cannot be understood.
@@ -131,7 +131,7 @@ class Language(Generic[Subject]):
 
 
 class _Terms(NamedTuple, Generic[Subject]):
-    """What was read of a query so far."""
+    """What has been parsed of a query so far."""
 
     texts: list[str]
     tests: list[Test[Subject]]
@@ -159,7 +159,7 @@ _TERM = re.compile(
     )""",
     re.VERBOSE,
 )
-"""A term; a quote that is not closed goes on to the end, since it may be about to be."""
+"""A term; a quote still open, as while it is being typed, goes on to the end."""
 
 
 # --- kinds of values ------------------------------------------------------------------------------
@@ -169,7 +169,7 @@ _NUMBERS = re.compile(r"(?P<sign>>=|<=|>|<|=)?(?P<low>\d{1,18})(?:(?:-|\.\.)(?P<
 
 
 def numbers(number_of: Callable[[Subject], int | None]) -> Read[Subject]:
-    """`7`, `>40`, `<=9`, `10-20`, and several with commas: one of them must hold."""
+    """`7`, `>40`, `<=9`, `10-20`, or several with commas, of which one must hold."""
 
     def read(value: str) -> Test[Subject]:
         spans = [_span(part) for part in value.rstrip(",").split(",")]
@@ -197,7 +197,7 @@ def _span(text: str) -> tuple[float, float]:
 
 
 def choice(choice_of: Callable[[Subject], str], choices: Sequence[str]) -> Read[Subject]:
-    """One of a few words, or several with bars or commas between them; a beginning of one will do."""
+    """One of a few words, or several separated by bars or commas; the first letters of a word are enough."""
 
     def read(value: str) -> Test[Subject]:
         wanted: set[str] = set()
@@ -212,7 +212,7 @@ def choice(choice_of: Callable[[Subject], str], choices: Sequence[str]) -> Read[
 
 
 def exactly(text_of: Callable[[Subject], str]) -> Read[Subject]:
-    """The very text, in any case."""
+    """The exact text, ignoring case."""
 
     def read(value: str) -> Test[Subject]:
         wanted = value.lower()
@@ -222,7 +222,7 @@ def exactly(text_of: Callable[[Subject], str]) -> Read[Subject]:
 
 
 def contains(text_of: Callable[[Subject], str]) -> Read[Subject]:
-    """A word somewhere in a text, in any case."""
+    """Part of a text, ignoring case."""
 
     def read(value: str) -> Test[Subject]:
         wanted = value.lower()

@@ -1,11 +1,14 @@
-"""The GPUs, in the form the Overview has room for; without NVML a row per rank, from the operating system. Pure."""
+"""The GPUs, in the form the Overview has room for; without NVML a row per rank, from the operating system. Pure.
+
+A log gets the same figures without bars and history.
+"""
 
 from collections.abc import Sequence
 from typing import Literal
 
-from rankdeck.runner.protocol import ProcessSample
+from rankdeck.runner.protocol import ProcessSample, RankReady
 from rankdeck.runner.state import DeviceState, RunState
-from rankdeck.tui.panels.bars import Column, bar, heading, minute, row, widths
+from rankdeck.tui.panels.bars import Column, bar, heading, minute, row, snug, widths
 from rankdeck.tui.panels.overview.gpu_cells import cell_lines, tiny_lines
 from rankdeck.tui.panels.overview.gpu_figures import (
     NOT_AVAILABLE,
@@ -27,10 +30,10 @@ from rankdeck.tui.panels.overview.gpu_figures import (
     throttle,
 )
 from rankdeck.tui.words.styles import rank_style
-from rankdeck.tui.words.text import UNKNOWN, Line, cut, cut_middle, fit, size, visible, wrap
+from rankdeck.tui.words.text import Line, cut, cut_middle, fit, size, visible, wrap
 
 DeviceForm = Literal["cells", "grid", "rows", "tiny"]
-"""Two lines per GPU, the same in two columns, a line per GPU, several GPUs in a line."""
+"""Two lines per GPU, the same in two columns, one line per GPU, several GPUs on a line."""
 
 _WIDE = (
     Column("gpu", 3, "right"),
@@ -56,7 +59,7 @@ _DENSE = (
     Column("rank", 5, "left"),
 )
 _SPARED = ("throttle", "name")
-"""What a very narrow line can do without, the first first."""
+"""Columns a very narrow line drops, in this order."""
 
 _PROCESSES = (
     Column("rank", 4, "right"),
@@ -67,9 +70,12 @@ _PROCESSES = (
     Column("memory", 9, "right"),
 )
 
+_BARRED = ("busy", "CPU", "memory")
+"""Columns with a bar before the figure."""
+
 
 def devices_title(state: RunState, form: DeviceForm = "cells") -> str:
-    """Plain text. The name of the GPUs stands in it where all have the same."""
+    """Plain text, with the name of the GPUs if all have the same."""
     if not state.devices:
         if state.telemetry_reason is None:
             return "GPUs"
@@ -80,7 +86,7 @@ def devices_title(state: RunState, form: DeviceForm = "cells") -> str:
 
 
 def explains(state: RunState) -> bool:
-    """Whether it is still told at length why there are no GPUs: once work is measured by other figures, no more."""
+    """Whether to say at length why there are no GPU figures: until work begins, or without figures of processes."""
     return state.first_batch_at is None or not state.processes
 
 
@@ -93,10 +99,33 @@ def device_lines(state: RunState, width: int, form: DeviceForm = "cells") -> lis
         return cell_lines(state.devices, state.samples, width, columns=2 if form == "grid" else 1)
     if state.telemetry_reason is not None:
         why = f"no GPU figures: {visible(state.telemetry_reason)}"
-        # A narrow terminal is mostly a short one: the advice, the log and `rankdeck doctor` have the whole reason.
+        # A narrow terminal is usually short, too: the advice, the log and `rankdeck doctor` give the whole reason.
         said = wrap(why, width)[:2] if width >= 70 else [cut(why, width)]
         return [*(((text, "dim"),) for text in said if explains(state)), *_processes(state, width)]
     return [(("busy, memory, power, temperature: with the first sample", "dim"),)]
+
+
+def device_figures(state: RunState) -> list[Line]:
+    """A table without bars, as narrow as its figures; a lost GPU below it. Empty before the first sample."""
+    rows = [_gpu(device) for device in state.devices if not device.sample.lost]
+    if not state.devices:
+        rows = [_process(state, process) for process in state.processes]
+    lost: list[Line] = [
+        (("GPU ", ""), *lost_line(device), ("  rank ", ""), *ranks_on(device))
+        for device in state.devices
+        if device.sample.lost
+    ]
+    if not rows:
+        return lost
+    columns = tuple(
+        column._replace(align="right") if column.title in _BARRED else column
+        for column in (_WIDE if state.devices else _PROCESSES)
+        if column.title != "last minute"
+    )
+    cells = [[figures[column.title] for column in columns] for figures in rows]
+    columns = snug(columns, cells)
+    sizes = [column.width for column in columns]
+    return [heading(columns, sizes, 2), *(row(line, columns, sizes, 2) for line in cells), *lost]
 
 
 def _rows(devices: Sequence[DeviceState], samples: int, width: int) -> list[Line]:
@@ -115,20 +144,30 @@ def _rows(devices: Sequence[DeviceState], samples: int, width: int) -> list[Line
         if sample.lost:
             lines.append(fit(((" " * 2, ""), *lost_line(device)), width))
             continue
-        cells: dict[str, Line] = {
-            "gpu": ((str(sample.index), "strong"),),
-            "name": ((cut_middle(short_name(sample.name), room_of.get("name", 0)), ""),),
-            "busy": busy(sample, room_of["busy"]) if wide else busy_figure(sample),
-            "last minute": busy_minute(device, samples, room_of["last minute"]),
-            "memory": memory(sample, room_of["memory"], room) if wide else memory_figure(sample),
-            "power": power(sample),
-            "temp": temperature(sample),
-            "SM clock": clock(sample),
-            "throttle": throttle(sample),
-            "rank": ranks_on(device),
-        }
+        cells = _gpu(device)
+        cells["name"] = ((cut_middle(short_name(sample.name), room_of.get("name", 0)), ""),)
+        cells["last minute"] = busy_minute(device, samples, room_of["last minute"])
+        if wide:
+            cells["busy"] = busy(sample, room_of["busy"])
+            cells["memory"] = memory(sample, room_of["memory"], room)
         lines.append(row([cells[column.title] for column in columns], columns, sizes, gap))
     return lines
+
+
+def _gpu(device: DeviceState) -> dict[str, Line]:
+    """The figures of a GPU by column title."""
+    sample = device.sample
+    return {
+        "gpu": ((str(sample.index), "strong"),),
+        "name": ((short_name(sample.name), ""),),
+        "busy": busy_figure(sample),
+        "memory": memory_figure(sample),
+        "power": power(sample),
+        "temp": temperature(sample),
+        "SM clock": clock(sample),
+        "throttle": throttle(sample),
+        "rank": ranks_on(device),
+    }
 
 
 def _shown(columns: tuple[Column, ...], width: int, *, named: bool) -> tuple[Column, ...]:
@@ -147,24 +186,40 @@ def _processes(state: RunState, width: int) -> list[Line]:
     room_of = {column.title: room for column, room in zip(columns, sizes, strict=True)}
     lines = [heading(columns, sizes, gap)]
     for place, process in enumerate(state.processes):
-        ready = state.ranks[process.rank].ready if 0 <= process.rank < len(state.ranks) else None
-        threads = ready.threads if ready else None
+        threads = _threads(state, process)
         history = state.cpu_history[place] if place < len(state.cpu_history) else ()
         shares = [None if value is None else value / (threads or 1) for value in history]
-        cells: dict[str, Line] = {
-            "rank": ((str(process.rank), rank_style(process.rank)),),
-            "device": ((cut(short_name(ready.device_name) if ready else "?", room_of.get("device", 0)), ""),),
-            "CPU": _cpu(process, threads, room_of["CPU"]),
-            "last minute": ((minute(shares, state.samples, room_of["last minute"]), "busy"),),
-            "threads": ((str(threads), ""),) if threads else NOT_AVAILABLE,
-            "memory": ((size(process.rss_bytes), ""),) if process.rss_bytes is not None else ((UNKNOWN, "dim"),),
-        }
+        cells = _process(state, process)
+        cells["device"] = fit(cells["device"], room_of.get("device", 0))
+        cells["CPU"] = _cpu(process, threads, room_of["CPU"])
+        cells["last minute"] = ((minute(shares, state.samples, room_of["last minute"]), "busy"),)
         lines.append(row([cells[column.title] for column in columns], columns, sizes, gap))
     return lines
 
 
+def _process(state: RunState, process: ProcessSample) -> dict[str, Line]:
+    """The figures of a rank's process by column title."""
+    ready, threads = _ready(state, process), _threads(state, process)
+    return {
+        "rank": ((str(process.rank), rank_style(process.rank)),),
+        "device": ((short_name(ready.device_name) if ready else "?", ""),),
+        "CPU": figure(process.cpu_percent, "%"),
+        "threads": ((str(threads), ""),) if threads else NOT_AVAILABLE,
+        "memory": ((size(process.rss_bytes), ""),) if process.rss_bytes is not None else NOT_AVAILABLE,
+    }
+
+
+def _ready(state: RunState, process: ProcessSample) -> RankReady | None:
+    return state.ranks[process.rank].ready if 0 <= process.rank < len(state.ranks) else None
+
+
+def _threads(state: RunState, process: ProcessSample) -> int | None:
+    ready = _ready(state, process)
+    return ready.threads if ready else None
+
+
 def _cpu(process: ProcessSample, threads: int | None, width: int) -> Line:
-    """The bar is full when every thread of the rank has a core to itself; the figure counts cores in percent."""
+    """The bar is full when each thread of the rank keeps a core busy; the figure is 100% per core."""
     if process.cpu_percent is None:
         return fit(NOT_AVAILABLE, width)
     percent = fit(figure(process.cpu_percent, "%"), 6, "right")

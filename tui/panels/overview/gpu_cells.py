@@ -1,4 +1,4 @@
-"""GPUs as cells side by side: of two lines with bars and a minute of history, or tiny ones. Pure."""
+"""GPUs as cells side by side: two lines each with bars and a minute of history, or tiny ones. Pure."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -13,6 +13,7 @@ from rankdeck.tui.panels.overview.gpu_figures import (
     clock,
     common_name,
     lost_line,
+    lost_reason,
     memory,
     memory_room,
     memory_share,
@@ -25,11 +26,11 @@ from rankdeck.tui.panels.overview.gpu_figures import (
     temperature,
     throttle,
 )
-from rankdeck.tui.words.text import Line, cut_middle, fit, line_width, percent, visible
+from rankdeck.tui.words.text import Line, cut_middle, fit, line_width, percent
 
 GAP = 4
 LEAST_CELL = 54
-"""A cell of two lines needs so many: bars, a history of a third of a minute's cells, figures, ranks."""
+"""Width of a cell of two lines: bars, 20 cells of history, figures, ranks."""
 
 _TINY = 21
 _TINY_GAP = 3
@@ -60,7 +61,7 @@ def cell_lines(devices: Sequence[DeviceState], samples: int, width: int, columns
 
 
 class _Rooms(NamedTuple):
-    """Cells for what is as wide in every GPU's cell."""
+    """Widths that are the same in every GPU's cell."""
 
     number: int
     name: int
@@ -73,10 +74,10 @@ def _cell(device: DeviceState, samples: int, width: int, rooms: _Rooms) -> tuple
     sample = device.sample
     index_room, name_room, room, rank_room, watts_room = rooms
     if sample.lost:
-        why = sample.unavailable.get("lost", "it no longer answers; the others go on")
-        return fit(lost_line(device, why=False), width), fit(((" " * (index_room + 2) + visible(why), "dim"),), width)
+        why: Line = ((" " * (index_room + 2) + lost_reason(sample), "dim"),)
+        return fit(lost_line(device, why=False), width), fit(why, width)
     indent = index_room + 2 + (name_room + 2 if name_room else 0)
-    # The bar takes a share of what is free, the history the rest, in cells of whole seconds each.
+    # The bar takes part of the free room, the history the rest; each cell of it stands for whole seconds.
     free = width - indent - 5 - 5 - 1 - 2 - rank_room
     bar_width = max(6, min(24, (free - 22) // 2 if free < 52 else free - 60 if free > 68 else 16))
     history = min(SECONDS, free - bar_width)
@@ -111,7 +112,7 @@ def _cell(device: DeviceState, samples: int, width: int, rooms: _Rooms) -> tuple
 
 
 def tiny_lines(devices: Sequence[DeviceState], samples: int, width: int) -> list[Line]:
-    """Number, busy %, its last minute and the share of memory in use, several GPUs in a line."""
+    """Number, busy %, its last minute and share of memory in use, several GPUs on a line."""
     columns = max(1, (width + _TINY_GAP) // (_TINY + _TINY_GAP))
     down = -(-len(devices) // columns)
     columns = -(-len(devices) // down)

@@ -1,4 +1,4 @@
-"""Each figure of a GPU as pieces of a line, and the names of GPUs. Pure; where they stand is others' business."""
+"""Each figure of a GPU as pieces of a line, and the names of GPUs. Pure; knows nothing of tables and layouts."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ from rankdeck.tui.words.text import NOTHING, UNKNOWN, Line, Piece, fit, gib, vis
 NOT_AVAILABLE: Line = ((UNKNOWN, "dim"),)
 
 MOST_RANKS_NAMED = 4
-"""Where more ranks share a GPU, the first ones are named and the others counted."""
+"""If more ranks share a GPU, the first ones are named and the others counted."""
 
 _SHORT_THROTTLES = {
     "hardware slowdown": "slow",
@@ -29,19 +29,22 @@ def short_name(name: str) -> str:
 
 
 def common_name(devices: Sequence[DeviceState]) -> str | None:
-    """The name of all GPUs, where they have one."""
+    """The name that all GPUs share, if they do."""
     names = {short_name(device.sample.name) for device in devices}
     return names.pop() if len(names) == 1 else None
 
 
+def lost_reason(sample: DeviceSample) -> str:
+    return visible(sample.unavailable.get("lost", "it no longer answers; the others go on"))
+
+
 def lost_line(device: DeviceState, *, why: bool = True) -> Line:
     sample = device.sample
-    reason = sample.unavailable.get("lost", "it no longer answers; the others go on")
     return (
         (f"{sample.index} ", "strong"),
         (f"{short_name(sample.name)}  ", ""),
         ("✗ lost", "bad"),
-        *(((f"  {visible(reason)}", "dim"),) if why else ()),
+        *(((f"  {lost_reason(sample)}", "dim"),) if why else ()),
     )
 
 
@@ -79,7 +82,7 @@ def memory(sample: DeviceSample, width: int, room: int) -> Line:
 
 
 def memory_room(devices: Sequence[DeviceState]) -> int:
-    """Cells for the longest memory figure there can be, so that bars keep their length as memory fills."""
+    """Width of the longest possible memory figure, so that bars keep their length as memory fills."""
     totals = [gib(device.sample.memory_total_bytes or 0) for device in devices]
     return max(len(f"{total}/{total} GiB") for total in totals)
 
@@ -99,7 +102,7 @@ def power(sample: DeviceSample) -> Line:
 
 
 def power_room(devices: Sequence[DeviceState]) -> int:
-    """Cells for the longest power figure, so that none is cut and no column moves."""
+    """Width of the longest power figure, so that none is cut and no column moves."""
     limits = [device.sample.power_limit_watts or 0.0 for device in devices]
     return max(9, *(len(f"{limit:.0f}/{limit:.0f} W") for limit in limits))
 
@@ -129,13 +132,13 @@ def throttle(sample: DeviceSample) -> Line:
 
 
 def short_throttle(sample: DeviceSample) -> Line:
-    """`▾ power`: what lowers the clocks, in a word; nothing where nothing of weight does."""
+    """`▾ power`: what lowers the clocks, in a word; empty if only harmless reasons do."""
     reasons = [reason for reason in sample.throttle_reasons or () if reason not in HARMLESS_THROTTLES]
     return ((f"▾ {_SHORT_THROTTLES.get(reasons[0], visible(reasons[0]))}", "warn"),) if reasons else ()
 
 
 def saturation(sample: DeviceSample) -> Line:
-    """What GPM says of how full the GPU is, where it says anything."""
+    """How saturated the GPU is, according to GPM (GPU performance monitoring); empty where it gives no figures."""
     figures = (
         ("SM", sample.sm_percent),
         ("occupancy", sample.occupancy_percent),
@@ -150,7 +153,7 @@ def saturation(sample: DeviceSample) -> Line:
 
 
 def ranks_on(device: DeviceState) -> Line:
-    """The numbers of its ranks."""
+    """The numbers of the ranks on a GPU."""
     if not device.ranks:
         return ((NOTHING, "dim"),)
     pieces: list[Piece] = []

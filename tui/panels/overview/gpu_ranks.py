@@ -1,9 +1,9 @@
-"""A row for a rank and its GPU together, where each has one of its own and there is no room for two tables. Pure."""
+"""A rank and its GPU in one row, where they pair off and there is no room for two tables. Pure."""
 
 from collections.abc import Sequence
 
 from rankdeck.runner.advice.advice import slow_ranks
-from rankdeck.runner.state import DeviceState, RankState, RunState
+from rankdeck.runner.state import DeviceState, RunState
 from rankdeck.tui.panels.bars import Column, heading, row, widths
 from rankdeck.tui.panels.overview.gpu_figures import (
     NOT_AVAILABLE,
@@ -13,9 +13,17 @@ from rankdeck.tui.panels.overview.gpu_figures import (
     memory_share,
     temperature,
 )
-from rankdeck.tui.panels.overview.ranks import NO_RANK, batch_words, cause_words, doing, on_the_way, rank_lines, speed
+from rankdeck.tui.panels.overview.ranks import (
+    NO_RANK,
+    achieved,
+    batch_words,
+    cause_words,
+    doing,
+    on_the_way,
+    rank_lines,
+)
 from rankdeck.tui.words.styles import rank_style
-from rankdeck.tui.words.text import NOTHING, UNKNOWN, Line, fit, percent, short_count
+from rankdeck.tui.words.text import NOTHING, Line, fit, percent
 
 _COLUMNS = (
     Column("rank", 4, "right"),
@@ -33,11 +41,11 @@ _COLUMNS = (
     Column("idle", 4, "right"),
 )
 LEAST = sum(column.width + 1 for column in _COLUMNS) - 1
-"""So many cells it needs."""
+"""Cells it needs."""
 
 
 def one_to_one(state: RunState) -> bool:
-    """Whether every GPU has one rank, and every rank a GPU."""
+    """Whether every GPU has exactly one rank and every rank a GPU."""
     owners = [device.ranks for device in state.devices]
     return bool(owners) and sorted(owners) == [(rank.rank,) for rank in state.ranks]
 
@@ -62,12 +70,13 @@ def gpu_rank_lines(state: RunState, width: int, order: Sequence[int] | None = No
             room = width - sum(sizes[:7]) - 7 * gap
             lines.append((*line, *fit(((cause_words(rank, room), "bad"),), room)))
             continue
-        lines.append(row((*start, *_work(state, rank, sizes[8], slow=number in slow)), columns, sizes, gap))
+        work = doing(state, rank), batch_words(rank, sizes[8]), *achieved(state, rank, slow=number in slow)
+        lines.append(row((*start, *work), columns, sizes, gap))
     return lines
 
 
 def _gpu(device: DeviceState | None, samples: int, room: int) -> tuple[Line, ...]:
-    if device is None:  # who runs where is known with the first sample after all are ready
+    if device is None:  # which rank is on which GPU is known from the first sample after all are ready
         return (NOT_AVAILABLE,) * 6
     sample = device.sample
     index: Line = ((str(sample.index), "strong"),)
@@ -82,15 +91,4 @@ def _gpu(device: DeviceState | None, samples: int, room: int) -> tuple[Line, ...
         NOT_AVAILABLE if share is None else ((percent(share), ""),),
         figure(sample.power_watts, ""),
         temperature(sample, ""),
-    )
-
-
-def _work(state: RunState, rank: RankState, batch_room: int, *, slow: bool) -> tuple[Line, ...]:
-    return (
-        doing(state, rank),
-        batch_words(rank, batch_room),
-        speed(state, rank, slow=slow),
-        ((short_count(rank.prompts), ""),),
-        ((percent(rank.padding_waste) if rank.slots else UNKNOWN, "" if rank.slots else "dim"),),
-        ((percent(state.idle(rank)), ""),),
     )

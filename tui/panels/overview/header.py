@@ -1,6 +1,7 @@
-"""The line at the top: which run this is, and where it is. Pure functions of the state."""
+"""The top line: which run this is and what phase it is in. Pure functions of the state."""
 
 from rankdeck.runner.state import RunState
+from rankdeck.tui.panels.overview.notice import attempt_words
 from rankdeck.tui.words.status import STATUS
 from rankdeck.tui.words.sweep import how_ended, number_at_hand
 from rankdeck.tui.words.text import Line, between, clock, cut_middle, line_width, some, visible
@@ -14,7 +15,7 @@ _MODEL_PHASES = {
 
 
 def phase_words(state: RunState) -> str:
-    """Where the run is, in words."""
+    """The phase of the run, in words."""
     if state.ended is not None:
         return how_ended(state)
     if state.phase == "model" and state.model is not None:
@@ -36,26 +37,31 @@ def phase_style(state: RunState) -> str:
 
 
 def ranks_words(state: RunState) -> str:
-    """How many ranks there are, and how many of them get batches where not all do."""
+    """How many ranks there are, and how many are active if not all."""
     assert state.config is not None
     world_size = state.config.ranks
     if state.ended is None and 0 < state.active_ranks < world_size:
-        return f"{state.active_ranks} of {world_size} ranks active"
+        return active_words(state)
     return some(world_size, "rank")
 
 
+def active_words(state: RunState) -> str:
+    """`1 of 2 ranks active`"""
+    return f"{state.active_ranks} of {len(state.ranks)} ranks active"
+
+
 def phase_clock(state: RunState) -> float:
-    """Seconds beside the phase: since the first batch once there is one, before it since the start."""
+    """Seconds to show beside the phase: since the first batch, or since the start before there is one."""
     return state.elapsed if state.first_batch_at is None else state.seconds
 
 
 def model_name(model: str) -> str:
-    """The telling end of a hub id or a path."""
+    """The last part of a hub id or a path."""
     return visible(model.rstrip("/").rsplit("/", 1)[-1] or model)
 
 
 def header_line(state: RunState, width: int) -> Line:
-    """Model, ranks, dispatch and length on the left; phase and clock on the right; never two lines."""
+    """Model, ranks, dispatch and length mode on the left; phase and clock on the right; always one line."""
     right: Line = ((phase_words(state), phase_style(state)), (f" {clock(phase_clock(state))}", "strong"))
     name: Line = (("rankdeck", "key"),)
     if state.config is None:
@@ -69,11 +75,11 @@ def header_line(state: RunState, width: int) -> Line:
     again: tuple[str, ...] = ()
     again_short: tuple[str, ...] = ()
     if state.attempt > 1 and state.ended is None:
-        again = (f"attempt {state.attempt}, {some(state.restarts_left, 'restart')} left",)
+        again = (attempt_words(state),)
         again_short = (f"attempt {state.attempt}, {state.restarts_left} left",)
     engines = (f"{visible(ready.engine)} engine",) if ready is not None and ready.engine else ()
     name_shown = model_name(state.model_label)
-    # Where the line is short, air goes first, then half of a long name, then the facts least likely to surprise.
+    # In a short line, gaps shrink first, then a long name loses half, then the least surprising facts go.
     ways: tuple[tuple[int, tuple[str, ...], int], ...] = (
         (3, (ranks, *again, config.dispatch, *engines, config.length_mode), len(name_shown)),
         (2, (ranks, *again, config.dispatch, *engines, config.length_mode), len(name_shown)),

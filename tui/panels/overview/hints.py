@@ -1,6 +1,6 @@
-"""The advice line above the footer, and the whole of it for the dialog. Pure; the advice is runner.advice's."""
+"""The advice line above the footer, and all advice for the dialog. Pure; the advice itself comes from runner.advice."""
 
-from rankdeck.runner.advice.advice import advise
+from rankdeck.runner.advice.advice import Advice, advise
 from rankdeck.runner.state import RunState
 from rankdeck.tui.settings.hint_keys import AS_THEY_COME, Keys, key_of
 from rankdeck.tui.words.status import ASKED_FOR
@@ -8,8 +8,8 @@ from rankdeck.tui.words.text import Line, between, visible, wrap
 
 
 def advice_lines(state: RunState, width: int, keys: Keys = AS_THEY_COME) -> list[Line]:
-    """The most useful advice in one line; nothing where there is none, or nothing runs."""
-    said = _advice(state)
+    """The most useful advice in one line; empty if there is none or nothing is running."""
+    said = advice_texts(state)
     if not said:
         return []
     more = f"{len(said) - 1} more" if len(said) > 1 else "all of it" if len(said[0]) + 2 > width else ""
@@ -19,9 +19,9 @@ def advice_lines(state: RunState, width: int, keys: Keys = AS_THEY_COME) -> list
 
 
 def all_advice(state: RunState, width: int) -> list[Line]:
-    """Every advice in full, then why the batch size is what it is, and why there are no GPU figures."""
+    """All advice in full, then why the batch size is what it is, and why there are no GPU figures."""
     lines: list[Line] = []
-    for text in _advice(state) or ["Nothing to advise: no figure so far speaks for turning a knob."]:
+    for text in advice_texts(state) or ["Nothing to advise: no figure so far speaks for turning a knob."]:
         lines.extend(_entry("▸ ", text, width))
     if reason := batch_size_reason(state):
         lines.append(())
@@ -33,7 +33,7 @@ def all_advice(state: RunState, width: int) -> list[Line]:
 
 
 def batch_size_reason(state: RunState) -> str:
-    """Why the batch size is what it is, where it was searched for; empty where a person asked for it."""
+    """Why the search settled on this batch size; empty if a person asked for it."""
     for period in reversed(state.periods):
         if period.batch_size != state.batch_size or period.reason == AS_ASKED:
             break
@@ -45,13 +45,16 @@ def batch_size_reason(state: RunState) -> str:
 
 
 AS_ASKED = f"as {ASKED_FOR}"
-"""The reason of a batch size that a person asked for."""
+"""The reason given for a batch size that a person asked for."""
 
 
-def _advice(state: RunState) -> list[str]:
-    if state.phase not in ("running", "stopping", "ended"):
-        return []
-    return [visible(advice.text) for advice in advise(state)]
+def current_advice(state: RunState) -> list[Advice]:
+    """The most useful first; none while ranks are loading."""
+    return advise(state) if state.phase in ("running", "stopping", "ended") else []
+
+
+def advice_texts(state: RunState) -> list[str]:
+    return [visible(advice.text) for advice in current_advice(state)]
 
 
 def _entry(start: str, text: str, width: int) -> list[Line]:

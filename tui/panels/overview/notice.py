@@ -1,6 +1,6 @@
-"""Lines under the header while something holds the run up: a pause with its reason, ranks launched afresh. Pure.
+"""Lines under the header while something holds the run up: a pause and its reason, ranks being relaunched. Pure.
 
-They wrap and are never cut: a reason that is half read is none.
+They wrap and are never cut: half a reason is no reason.
 """
 
 from rankdeck.runner.state import RunState
@@ -10,7 +10,7 @@ from rankdeck.tui.words.text import Line, some, visible, wrap
 
 
 def notice_lines(state: RunState, width: int, keys: Keys = AS_THEY_COME) -> list[Line]:
-    """Nothing while nothing holds the run up."""
+    """Empty while nothing holds the run up."""
     if state.ended is not None:
         return []
     lines: list[Line] = []
@@ -29,28 +29,36 @@ def _paused_words(reason: str, keys: Keys) -> str:
 
 
 def held_up(state: RunState) -> bool:
-    """Whether there is something to say."""
+    """Whether something holds the run up."""
     return bool(notice_lines(state, 80))
 
 
 def relaunching(state: RunState) -> bool:
-    """Whether ranks are on their way again in a run that was under way."""
+    """Whether ranks are being launched again in a run that had already started."""
     return state.attempt > 1 and state.phase in ("launching", "loading")
 
 
 def _loss_words(state: RunState) -> str | None:
-    """What was lost and why, and what is done about it."""
-    left = some(state.restarts_left, "restart") + " left"
+    """Which rank was lost, why, and what happens next."""
     if relaunching(state):
         loss = state.loss
         start = f"rank {loss.rank} was lost: {loss.cause}; " if loss is not None else ""
-        return f"{start}the ranks are launched afresh: attempt {state.attempt}, {left}"
+        return f"{start}the ranks are launched afresh: {attempt_words(state)}"
     lost = [rank for rank in state.ranks if rank.phase == "lost"]
     if not lost:
         return None
     cause = lost[-1].cause or "no cause is known"
-    then = f"the ranks will be launched afresh, {left}" if state.restarts_left else "no restart is left"
+    then = f"the ranks will be launched afresh, {_left(state)}" if state.restarts_left else "no restart is left"
     return f"rank {lost[-1].rank} was lost: {cause}; {then}"
+
+
+def attempt_words(state: RunState) -> str:
+    """`attempt 2, 2 restarts left`"""
+    return f"attempt {state.attempt}, {_left(state)}"
+
+
+def _left(state: RunState) -> str:
+    return f"{some(state.restarts_left, 'restart')} left"
 
 
 def _wrapped(start: str, text: str, style: str, width: int) -> list[Line]:

@@ -1,4 +1,4 @@
-"""How the Overview spends its height: the fullest form of its tables that leaves the charts their room. Pure."""
+"""How the Overview divides its height: the fullest form of its tables that leaves enough room for the charts. Pure."""
 
 from typing import NamedTuple
 
@@ -9,20 +9,20 @@ from rankdeck.tui.panels.overview.gpu_ranks import LEAST, one_to_one
 from rankdeck.tui.panels.overview.ranks import RankForm, on_the_way, rank_lines
 
 TAIL_FROM = 22
-"""The newest answers are shown where so many lines are left beside the tables: the chart needs the first ones."""
+"""The newest answers are shown if this many lines are left after the tables: the chart comes first."""
 
 CHARTS = ((34, 10), (19, 8), (0, 6))
-"""From so many lines on, the charts get at least so many of them."""
+"""Pairs: in a terminal of at least this many lines, the charts get at least that many."""
 
 
 SIDE_BY_SIDE_FROM = 5
-"""So many ranks may stand side by side; fewer gain nothing by it."""
+"""Ranks may stand side by side from this number on; fewer gain nothing."""
 
 
 class OverviewPlan(NamedTuple):
-    """The forms of the two tables, and the `height` of all but the charts.
+    """The forms of the two tables, and the `height` in lines of everything but the charts.
 
-    Without `devices` the GPUs are left out; `merged` has them in the ranks' rows.
+    If `devices` is None the GPUs are left out; if `merged` they share rows with the ranks.
     """
 
     devices: DeviceForm | None
@@ -33,9 +33,9 @@ class OverviewPlan(NamedTuple):
 
 
 def plan_overview(state: RunState, width: int, height: int, *, frame: int, spare: bool, taken: int) -> OverviewPlan:
-    """The plan for panels `width` cells wide inside, in `height` lines of which `taken` are spoken for.
+    """The plan for panels `width` cells wide inside, in `height` lines of which `taken` are already used.
 
-    A panel's border and title take `frame` lines more. `spare`: what the GPUs do now is wanted least.
+    A panel's border and title take `frame` more lines. With `spare` the GPUs are the first to be left out.
     """
     charts = next(need for least, need in CHARTS if height >= least)
     plans = _candidates(state, width, spare=spare)
@@ -47,7 +47,7 @@ def plan_overview(state: RunState, width: int, height: int, *, frame: int, spare
 
 
 def _candidates(state: RunState, width: int, *, spare: bool) -> list[OverviewPlan]:
-    """From the fullest to the densest."""
+    """Plans from the fullest to the densest."""
     forms: list[DeviceForm] = ["cells"]
     if len(state.devices) > 1:
         side_by_side = len(state.devices) > 2 and width >= 2 * LEAST_CELL + GAP

@@ -1,8 +1,8 @@
-"""The progress panel: how far the run is and when it ends; before that, how far its loading is. Pure."""
+"""The progress panel: how far the run has come and when it ends; before that, how far loading has come. Pure."""
 
 from typing import NamedTuple
 
-from rankdeck.runner.forecast.forecast import WhatIf, eta_seconds, what_if
+from rankdeck.runner.forecast.forecast import WhatIf, eta_seconds
 from rankdeck.runner.protocol.sweep_plan import SweepState
 from rankdeck.runner.state import RunState
 from rankdeck.runner.sweep.cells import best, cells
@@ -10,8 +10,9 @@ from rankdeck.runner.sweep.verdict import tied_with_best
 from rankdeck.tui.panels.bars import bar
 from rankdeck.tui.panels.overview.header import phase_words
 from rankdeck.tui.panels.overview.hints import batch_size_reason
-from rankdeck.tui.panels.overview.knob_effect import scaling_line, scaling_table
+from rankdeck.tui.panels.overview.knob_effect import what_if_words, what_ifs
 from rankdeck.tui.panels.overview.notice import relaunching
+from rankdeck.tui.panels.overview.scaling import scaling_line, scaling_table
 from rankdeck.tui.words.sweep import (
     only_measures,
     planned,
@@ -39,7 +40,7 @@ from rankdeck.tui.words.text import (
 
 
 class Fact(NamedTuple):
-    """A label and its value, and how both are said where there is little room."""
+    """A label and its value, with shorter forms for a narrow panel."""
 
     label: str
     value: str
@@ -63,7 +64,7 @@ def progress_lines(state: RunState, width: int, height: int) -> list[Line]:
         return [waiting]
     loading = state.first_batch_at is None and state.ended is None
     top = _loading(state, width) if loading else _done(state, width)
-    facts = _facts(state)
+    facts = progress_facts(state)
     single = [fact.line(width) for fact in facts]
     half = (width - 3) // 2
     pairs: list[Line] = []
@@ -72,9 +73,10 @@ def progress_lines(state: RunState, width: int, height: int) -> list[Line]:
         pairs.append((*left.line(half, short=True), ("   ", ""), *beside))
     reason = "" if only_measures(state) else batch_size_reason(state)
     why: list[Line] = [((part, "dim"),) for part in wrap(reason, width)] if reason else []
-    titled, table, one_line = _scaling(state, width)
+    titled, table = scaling_table(state, width), scaling_table(state, width, titled=False)
+    one_line = scaling_line(state, width)
     ifs = [] if loading else _what_ifs(state, width)
-    # From much room to little: air goes first, then facts stand side by side, then the table is one line.
+    # From much room to little: blank lines go first, then facts pair up, then the table becomes one line.
     ways = (
         _blocks(top, single, why, ifs, titled),
         _blocks(top, [*single, *why], ifs, titled),
@@ -97,15 +99,8 @@ def progress_lines(state: RunState, width: int, height: int) -> list[Line]:
     return lines
 
 
-def _scaling(state: RunState, width: int) -> tuple[list[Line], list[Line], list[Line]]:
-    """The scaling table with its title, without, and in one line; a sweep has a view of its own for it."""
-    if only_measures(state):
-        return [], [], []
-    return scaling_table(state, width), scaling_table(state, width, titled=False), scaling_line(state, width)
-
-
 def _blocks(*blocks: list[Line]) -> list[Line]:
-    """Blocks with air between them."""
+    """Blocks with a blank line between them."""
     lines: list[Line] = []
     for block in blocks:
         lines.extend([*([()] if lines and block else []), *block])
@@ -116,19 +111,27 @@ def _done(state: RunState, width: int) -> list[Line]:
     if only_measures(state) and state.sweep is not None:
         return _trials(state, state.sweep, width)
     share = state.progress if state.ended is None else (state.done / state.prompts if state.prompts else 1.0)
-    head: Line = ((count(state.done), "strong"), (f" / {count(state.prompts)} prompts", ""))
-    # The share counts these by their tokens: without them it would not go with the prompts beside it.
-    in_hand = sum(rank.rows for rank in state.ranks)
-    going = in_hand and state.ended is None and not state.sweeping
+    head = done_words(state)
+    in_hand = in_flight(state)
     figure: Line = ((whole_percent(share), "strong"),)
-    ways = [f"  +{count(in_hand)} in flight", f" +{count(in_hand)}", ""] if going else [""]
+    ways = [f"  +{count(in_hand)} in flight", f" +{count(in_hand)}", ""] if in_hand else [""]
     said = next((words for words in ways if line_width((*head, (words, ""), *figure)) + 2 <= width), "")
     more: Line = ((said, "dim"),)
     return [between((*head, *more), figure, width), bar(share, width)]
 
 
+def done_words(state: RunState) -> Line:
+    """`64 / 100 prompts`"""
+    return ((count(state.done), "strong"), (f" / {count(state.prompts)} prompts", ""))
+
+
+def in_flight(state: RunState) -> int:
+    """Prompts in hand, whose tokens count towards the share done; 0 once the run has ended and during a sweep."""
+    return 0 if state.ended is not None or state.sweeping else sum(rank.rows for rank in state.ranks)
+
+
 def _trials(state: RunState, sweep: SweepState, width: int) -> list[Line]:
-    """How many trials are over, while they are what is done."""
+    """How many trials are over, while trials are the work."""
     over, of = len(sweep.records), len(sweep.trials)
     if state.ended is None and state.sweeping:
         head: Line = ((trial_of(sweep), "strong"),)
@@ -155,8 +158,8 @@ def _loading(state: RunState, width: int) -> list[Line]:
     return [((words, "strong"),), (("the ranks are launched once the model is there", "dim"),)]
 
 
-def _facts(state: RunState) -> list[Fact]:
-    """The most wanted first."""
+def progress_facts(state: RunState) -> list[Fact]:
+    """The most important first."""
     assert state.config is not None
     most = Fact("new tokens each", f"up to {count(state.config.new_tokens)}", "", "new")
     if state.first_batch_at is None and state.ended is None:
@@ -193,7 +196,7 @@ def _facts(state: RunState) -> list[Fact]:
 
 
 def _sweep_facts(state: RunState, sweep: SweepState) -> list[Fact]:
-    """What is measured now, what was best so far, and how many prompts are done where their answers are kept."""
+    """What is being measured, the best so far, and the prompts done if their answers are kept."""
     facts = []
     if sweep.current is not None and state.ended is None:
         doing = what_happens(sweep)
@@ -216,21 +219,16 @@ def _sweep_facts(state: RunState, sweep: SweepState) -> list[Fact]:
 
 
 def _what_ifs(state: RunState, width: int) -> list[Line]:
-    """What a knob would bring: a rank more, or one fewer, and twice the batch size; "about" where that is a guess."""
-    if state.ended is not None or state.phase != "running" or state.paused is not None or relaunching(state):
-        return []
-    found = what_if(state)
+    """What a knob would bring: one rank more or fewer, and twice the batch size."""
+    found = what_ifs(state)
     ranks = next((one for one in found if one.active_ranks != state.active_ranks), None)
     larger = next((one for one in found if one.batch_size > state.batch_size), None)
     return [_what_if(one, state, width) for one in (larger, ranks) if one is not None]
 
 
-def _what_if(one: WhatIf, state: RunState, width: int) -> Line:
-    turned = f"batch size {count(one.batch_size)}"
-    if one.active_ranks != state.active_ranks:
-        turned = some(one.active_ranks, "rank")
-    rate = f"{'about ' if one.extrapolated else ''}{one.change_percent:+.0f}%"
-    ways = ((f"with {turned}", f"{rate} tok/s"), (turned, f"{rate} tok/s"), (turned, rate))
+def _what_if(change: WhatIf, state: RunState, width: int) -> Line:
+    knob, gain = what_if_words(state, change)
+    ways = ((f"with {knob}", f"{gain} tok/s"), (knob, f"{gain} tok/s"), (knob, gain))
     left, right = next((way for way in ways if len(way[0]) + len(way[1]) < width), ways[-1])
     return between(((left, "dim"),), ((right, "dim"),), width)
 

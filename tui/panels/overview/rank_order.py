@@ -1,4 +1,4 @@
-"""Which ranks are shown, and in which order. Pure; what is shown of them is others' business."""
+"""Which ranks are shown, and in which order. Pure; knows nothing of how a rank is shown."""
 
 import re
 from collections.abc import Callable, Set
@@ -13,26 +13,26 @@ SortBy = Literal["rank", "worst first", "tok/s", "prompts", "waste", "idle"]
 SORTS: tuple[SortBy, ...] = ("rank", "worst first", "tok/s", "prompts", "waste", "idle")
 
 AGAIN_SECONDS = 3.0
-"""Rows change their places no more often than this: who reads a row must not lose it."""
+"""Rows move no more often than this, so that a reader does not lose the row."""
 
 _RANGE = re.compile(r"(\d+)(?:-(\d+))?")
 
 
 class RankView(NamedTuple):
-    """What was asked of the list of ranks."""
+    """How the list of ranks is to be sorted and filtered."""
 
     sort: SortBy = "rank"
     filter: str = ""
 
 
 def pace(rank: RankState, now: float) -> float | None:
-    """Output tokens/s while a batch is in hand; None before there are any."""
+    """Output tokens/s over the time the rank had a batch; None before its first."""
     seconds = rank.busy_seconds + (max(0.0, now - rank.batch_started_at) if rank.batch is not None else 0.0)
     return (rank.output_tokens + rank.in_flight_tokens) / seconds if seconds > 0 else None
 
 
 def arranged(state: RunState, view: RankView) -> list[int]:
-    """The numbers of the ranks that `view` shows, in its order."""
+    """The numbers of the ranks that `view` lets through, in its order."""
     slow = slow_ranks(state)
     shown = [rank for rank in state.ranks if matches(state, rank, view.filter, slow)]
     if view.sort != "rank":
@@ -41,20 +41,20 @@ def arranged(state: RunState, view: RankView) -> list[int]:
 
 
 def matches(state: RunState, rank: RankState, text: str, slow: Set[int]) -> bool:
-    """Whether each word of `text` is the rank's number, a range with it, or part of its state, device or trouble."""
+    """Whether each word of `text` is the rank's number, a range around it, or part of its state, device or trouble."""
     about = " ".join((shown_phase(state, rank), rank.device, *trouble(rank, slow))).lower()
     return all(_is_said(word, rank.rank, about) for word in text.lower().split())
 
 
 def _is_said(word: str, number: int, about: str) -> bool:
     found = _RANGE.fullmatch(word)
-    if found is None:  # and cuda:1 is not cuda:10
+    if found is None:  # cuda:1 must not match cuda:10
         return re.search(re.escape(word) + r"(?!\d)" * word[-1].isdigit(), about) is not None
     return int(found[1]) <= number <= int(found[2] or found[1])
 
 
 def trouble(rank: RankState, slow: Set[int]) -> list[str]:
-    """What is wrong with it, the worst first."""
+    """What is wrong with a rank, the worst first."""
     found = []
     if rank.phase == "lost":
         found.append("lost")
@@ -66,7 +66,7 @@ def trouble(rank: RankState, slow: Set[int]) -> list[str]:
 
 
 def troubled(state: RunState) -> frozenset[tuple[int, str]]:
-    """All that is wrong with any rank: where this changes, the order is made anew at once."""
+    """Everything wrong with any rank; when this changes, the order is remade at once."""
     slow = slow_ranks(state)
     return frozenset((rank.rank, word) for rank in state.ranks for word in trouble(rank, slow))
 
@@ -90,7 +90,7 @@ def _key(state: RunState, sort: SortBy) -> Callable[[RankState], tuple[float, ..
 
 
 class Arrangement:
-    """Keeps an order for a while, so that rows stand still."""
+    """Keeps an order for a while, so that rows do not jump about."""
 
     def __init__(self) -> None:
         self._made_for: object = None
@@ -98,7 +98,7 @@ class Arrangement:
         self._order: list[int] = []
 
     def of(self, state: RunState, view: RankView) -> list[int]:
-        """The order, made anew when it is old, or when something went wrong or was asked for."""
+        """The order, remade when it is old, when something goes wrong, or when the view changes."""
         kind = (view, len(state.ranks), troubled(state), state.ended is None)
         if kind != self._made_for or not 0 <= state.now - self._at < AGAIN_SECONDS:
             self._made_for, self._at, self._order = kind, state.now, arranged(state, view)
@@ -106,7 +106,7 @@ class Arrangement:
 
 
 def ranks_title(state: RunState, view: RankView, shown: int) -> str:
-    """Plain text: how many there are, how many of them are shown, and in which order."""
+    """Plain text: how many ranks there are, how many are shown, and in which order."""
     total = len(state.ranks)
     words = ["Ranks"]
     if view.filter:

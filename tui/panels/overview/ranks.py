@@ -1,4 +1,4 @@
-"""The ranks table: what each rank is doing, and what it has done. Many ranks stand side by side. Pure."""
+"""The table of ranks: what each is doing and has done; many ranks stand side by side. Pure."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -40,13 +40,13 @@ _COLUMNS = (
     Column("idle", 4, "right"),
 )
 _CAPPED = tuple(column._replace(width=11) if column.title == "batch" else column for column in _COLUMNS)
-"""Beside a batch there is room for the most that a rank gets since it ran out of memory."""
+"""Leaves room beside a batch for the cap of a rank that ran out of memory."""
 
 _CONTINUOUS = {
     "batch": Column("rows", 8, "left", 10),
     "step": Column("cache", 7, "right", 9),
 }
-"""A continuous rank's rows come and go: it says how many there are, and how full they make its key and value cache."""
+"""A continuous rank has rows that come and go: how many there are, and how full its KV cache is."""
 
 _LOADING = ("importing", "joining", "loading", "warming up", "ready")
 _STATE_STYLES = {
@@ -70,7 +70,7 @@ _GRID_GAP = 3
 
 
 def rank_lines(state: RunState, width: int, form: RankForm = "table", order: Sequence[int] | None = None) -> list[Line]:
-    """The ranks in `order`, all of them by their number without one."""
+    """The ranks in `order`; all of them by number if it is None."""
     if not state.ranks:
         words = "a row per rank, once they are launched" if state.ended is None else "no rank was launched"
         return [((words, "dim"),)]
@@ -107,12 +107,12 @@ def rank_lines(state: RunState, width: int, form: RankForm = "table", order: Seq
 
 
 def on_the_way(state: RunState) -> bool:
-    """Whether the ranks are being loaded: then their way is shown, not their work."""
+    """Whether the ranks are loading: then their loading is shown, not their work."""
     return state.ended is None and (state.ready_at is None or state.phase in ("launching", "loading"))
 
 
 def _grid(state: RunState, ranks: Sequence[RankState], width: int, *, with_idle: bool) -> list[Line]:
-    """Down the first column and then the next, as many columns as there is room for."""
+    """Filled column by column, in as many columns as fit."""
     loading = on_the_way(state)
     columns = _LOADING_GRID if loading else _GRID if with_idle else _GRID[:-1]
     cell = sum(column.width + 1 for column in columns) - 1
@@ -140,7 +140,7 @@ def _grid(state: RunState, ranks: Sequence[RankState], width: int, *, with_idle:
 
 
 def doing(state: RunState, rank: RankState) -> Line:
-    """What it does in a word; of a rank that decodes, how far it is."""
+    """What a rank is doing, in a word; how far it is if it decodes."""
     if shown_phase(state, rank) == "decoding" and not rank.continuous:
         return _step(rank, state.config.new_tokens if state.config else 0, room=8)
     return phase_words(state, rank)
@@ -152,7 +152,7 @@ def phase_words(state: RunState, rank: RankState) -> Line:
 
 
 def speed(state: RunState, rank: RankState, *, slow: bool) -> Line:
-    """Its tokens/s, marked where it is slow."""
+    """A rank's tokens/s, marked if it is slow."""
     figure: Piece = (short_rate(state.rank_rate(rank)), "warn" if slow else "strong")
     return (("!", "warn"), figure) if slow else (figure,)
 
@@ -169,6 +169,13 @@ def _cells(state: RunState, rank: RankState, batch_room: int, step_room: int, *,
         phase_words(state, rank),
         batch_words(rank, batch_room),
         _step(rank, most, step_room),
+        *achieved(state, rank, slow=slow),
+    )
+
+
+def achieved(state: RunState, rank: RankState, *, slow: bool) -> tuple[Line, ...]:
+    """A rank's tokens/s, prompts, padding waste and idle time."""
+    return (
         speed(state, rank, slow=slow),
         ((short_count(rank.prompts), ""),),
         ((percent(rank.padding_waste) if rank.slots else UNKNOWN, "" if rank.slots else "dim"),),
@@ -177,19 +184,19 @@ def _cells(state: RunState, rank: RankState, batch_room: int, step_room: int, *,
 
 
 def _step(rank: RankState, most: int, room: int) -> Line:
-    """How far the batch is, as a share where figures have no `room`; of a continuous rank how full its cache is."""
+    """How far the batch is, as a share if steps do not fit in `room` cells; how full a continuous rank's cache is."""
     if rank.batch is None:
         return ((NOTHING, "dim"),)
     if rank.continuous:
         return ((UNKNOWN, "dim"),) if rank.cache_used is None else ((percent(rank.cache_used), ""),)
-    # The figures of a batch keep their form from its first step to its last.
+    # A batch keeps the same form from its first step to its last.
     return ((f"{rank.step}/{most}" if 2 * len(str(most)) < room else whole_percent(rank.step / most), ""),)
 
 
 def batch_words(rank: RankState, room: int) -> Line:
-    """Number and prompts of the batch in hand, and the most the rank gets where it was capped; what there is room for.
+    """Number and prompts of the batch in hand, and the rank's cap if it has one; as much as fits in `room` cells.
 
-    In little room a capped rank's prompts go first, as they say no more than the cap, else the number.
+    A capped rank drops its prompts first, as they say no more than the cap; any other drops the number.
     """
     cap: Line = ((f"≤{rank.cap}", "warn"),) if rank.cap is not None else ()
     if rank.batch is None:
@@ -206,7 +213,7 @@ def batch_words(rank: RankState, room: int) -> Line:
 
 
 def _loading(state: RunState, ranks: Sequence[RankState], width: int) -> list[Line]:
-    """The way of each rank to being ready, and how long it has been where it is."""
+    """How far each rank is on its way to being ready, and how long it has been in its phase."""
     track = width >= 72
     titles: Line = ((f"rank  {'time':>5}  ", "dim"), ("on its way to its first batch" if track else "state", "dim"))
     lines = [titles]
@@ -221,7 +228,7 @@ def _loading(state: RunState, ranks: Sequence[RankState], width: int) -> list[Li
 
 
 def _track(rank: RankState) -> tuple[Piece, ...]:
-    # A rank that has not said anything yet stands before the first one, under its own name.
+    # A rank not heard from yet is in the first place, under the name of its own phase.
     here = _LOADING.index(rank.phase) if rank.phase in _LOADING else 0
     pieces: list[Piece] = []
     for position, phase in enumerate(_LOADING):

@@ -1,4 +1,4 @@
-"""How a run ended, or why it can no longer be watched; it stays until the user leaves. Pure."""
+"""How a run ended, or why it can no longer be watched. Pure."""
 
 from pathlib import PurePath
 
@@ -15,7 +15,7 @@ def summary_title(state: RunState, lost: str | None) -> str:
 
 
 def summary_lines(state: RunState, lost: str | None, width: int) -> list[Line]:
-    """Nothing while the run goes on and is being watched."""
+    """Empty while the run goes on and is being watched."""
     if state.ended is None:
         return _message("✗ ", lost, width) if lost else []
     ended, summary = state.ended, state.ended.summary
@@ -40,13 +40,13 @@ def summary_lines(state: RunState, lost: str | None, width: int) -> list[Line]:
         facts.insert(len(first) + 1, ((some(summary.failed, "prompt") + " failed", "warn"),))
     lines.extend(flow(facts, width))
     if state.gather is not None:
-        lines.append(_gathered(state))
+        lines.append(gathered_line(state))
     lines.extend(_paths(state, width))
     return lines
 
 
 def _done(state: RunState) -> Line:
-    """What was done: prompts, or, of a sweep that throws the answers away, trials."""
+    """What was done: prompts, or trials for a sweep that keeps no answers."""
     assert state.ended is not None
     summary = state.ended.summary
     if state.sweep is not None and only_measures(state):
@@ -62,7 +62,8 @@ def _message(start: str, text: str, width: int, style: str = "bad") -> list[Line
     return [((start if number == 0 else " " * len(start), style), (part, style)) for number, part in enumerate(shown)]
 
 
-def _gathered(state: RunState) -> Line:
+def gathered_line(state: RunState) -> Line:
+    """Whether `gather_object` brought the same records as the socket, once that was checked."""
     assert state.gather is not None
     differing = len(state.gather.differing)
     start = f"gather_object brought {some(state.gather.records, 'record')}: "

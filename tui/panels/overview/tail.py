@@ -1,4 +1,4 @@
-"""The newest of what happens, where a tall terminal has room under the tables: answers, else the log. Pure."""
+"""The newest answers, or the log, where a tall terminal has room under the tables. Pure."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ def tail_title(state: RunState) -> str:
 
 
 def shows_log(state: RunState) -> bool:
-    """The log until the first answer, and again where a run failed: there it says more."""
+    """Whether the log is shown: until the first answer, and again once a run has failed."""
     return state.done == 0 or (state.ended is not None and state.ended.status == "failed")
 
 
@@ -29,7 +29,7 @@ def tail_lines(state: RunState, newest: Sequence[OutputRecord], width: int, heig
 
 
 def answer_line(record: OutputRecord, width: int) -> Line:
-    """A prompt's start and its answer's start on one line."""
+    """The start of a prompt and of its answer on one line."""
     number = f"#{record.index}"
     head: Line = ((f"{number:>6} ", "dim"), (f"{_rank(record):<3} ", rank_style(record.rank)))
     room = max(10, width - 11)

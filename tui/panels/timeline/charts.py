@@ -4,16 +4,16 @@ from collections.abc import Sequence
 
 from rankdeck.runner.state import HistoryPoint, Mark, RunState
 from rankdeck.runner.state.timeline import BusyPoint
-from rankdeck.tui.panels.chart import columns, round_maximum, value_label
+from rankdeck.tui.panels.chart import columns, crossed, plot_rows, round_maximum, value_label
 from rankdeck.tui.panels.marks import label_rows, mark_column
-from rankdeck.tui.panels.timeline.window import Window, joined
+from rankdeck.tui.panels.timeline.window import Window
 from rankdeck.tui.words.text import NOTHING, Line, pad, rate
 
 _EIGHTHS = " ▁▂▃▄▅▆▇█"
 
 
 def shown_marks(state: RunState, shown: Window) -> list[Mark]:
-    """The marks inside the window, their seconds counted from its left edge."""
+    """The marks inside the window, in seconds from its left edge."""
     found = []
     for mark in state.marks:
         at = state.timeline.of_work(mark.elapsed) - shown.left
@@ -28,16 +28,16 @@ def mark_line(state: RunState, shown: Window, width: int) -> Line:
 
 
 def busy_series(state: RunState, rows: int) -> list[tuple[str, list[tuple[float, float | None]]]]:
-    """Label and (moment, percent) points: each GPU's or rank's where `rows` has room for all, else their mean."""
+    """Label and (moment, percent) points: one series per GPU or rank if all fit in `rows`, else their mean."""
     timeline = state.timeline
     points = timeline.busy
     of = timeline.busy_of
     number = max((len(point.percents) for point in points), default=0)
     if of == "CPU" and 1 < number <= rows:
-        # The mean of a rank that starves and one that does not would hide it.
+        # A mean would hide a rank that is starved of CPU.
         return [(f"CPU r{each}", _of_one(points, each)) for each in range(number)]
     if of == "GPU" and 1 < number <= rows:
-        # Each GPU by the index that NVML gives it, where that is known.
+        # NVML's index of each GPU, if it is known.
         names = [device.sample.index for device in state.devices]
         names = names if len(names) == number else list(range(number))
         return [(f"GPU {names[each]}", _of_one(points, each)) for each in range(number)]
@@ -55,7 +55,7 @@ def _mean(percents: Sequence[int | None]) -> float | None:
 
 
 def busy_line(points: Sequence[tuple[float, float | None]], shown: Window, width: int) -> Line:
-    """A row of exactly `width` cells from 0 to 100%, with a gap to the row above; blank where nothing is known."""
+    """A row of exactly `width` cells from 0 to 100%, a little lower than the row; blank where nothing is known."""
     inside = [
         HistoryPoint(at - shown.left, value)
         for at, value in points
@@ -66,7 +66,7 @@ def busy_line(points: Sequence[tuple[float, float | None]], shown: Window, width
 
 
 def mean_busy(points: Sequence[tuple[float, float | None]], shown: Window) -> str:
-    """The mean over the window, in percent."""
+    """The mean over the window, in words."""
     known = [value for at, value in points if value is not None and shown.left <= at <= shown.right]
     return f"{sum(known) / len(known):.0f}%" if known else NOTHING
 
@@ -76,25 +76,20 @@ def _eighth(value: float | None, maximum: float) -> str:
 
 
 def rate_lines(state: RunState, shown: Window, width: int, height: int, label: int) -> list[Line]:
-    """`height` rows of tokens/s, each with a scale of `label` cells before `width` cells of plot."""
+    """`height` rows of tokens/s, each a scale of `label` cells and `width` cells of plot."""
     history = [HistoryPoint(state.timeline.of_work(one.elapsed), one.tokens_per_second) for one in state.history]
     inside = [
         HistoryPoint(one.elapsed - shown.left, one.tokens_per_second)
         for one in history
         if shown.left <= one.elapsed <= shown.right
     ]
-    # The scale is the whole run's: zooming changes no height.
+    # The scale fits the whole run, so that zooming changes no height.
     maximum = round_maximum(max((one.tokens_per_second for one in history), default=0.0))
     values = columns(inside, width, shown.seconds)
-    tops = [0 if not value else max(1, round(value / maximum * height * 8)) for value in values]
     marked = {mark_column(mark, shown.seconds, width) for mark in shown_marks(state, shown)}
     lines: list[Line] = []
-    for row in range(height):
-        floor = (height - 1 - row) * 8
-        cells = [(_EIGHTHS[min(8, max(0, top - floor))], "chart") for top in tops]
-        for column in marked:
-            cells[column] = ("│", "mark-on-chart" if cells[column][0] == "█" else "mark")
-        lines.append((*_scale(row, height, maximum, label), *joined(cells)))
+    for row, cells in enumerate(plot_rows(values, maximum, height)):
+        lines.append((*_scale(row, height, maximum, label), *crossed(cells, marked)))
     return lines
 
 
@@ -110,7 +105,7 @@ def _scale(row: int, height: int, maximum: float, label: int) -> Line:
 
 
 def rate_words(state: RunState) -> str:
-    """tokens/s now; over the whole run once it has ended."""
+    """Tokens/s now, or over the whole run once it has ended."""
     if state.ended is not None:
         return rate(state.ended.summary.tokens_per_second)
     return rate(state.rate_now)

@@ -1,8 +1,8 @@
 """A lane of the timeline: what a rank did, as cells. Pure; knows segments and columns.
 
-Every kind has a sign of its own, so that no colour is needed to tell them apart. A batch begins with a cell of
-prefill however short that was, as high as a full batch: so one sees where one batch ends and the next begins. From
-there on it is as high as it has rows: a batch that was not full looks like that.
+Each kind of segment has its own sign, so that they can be told apart without colour. A batch begins with at least one
+cell of prefill, as high as a full batch, so that it stands out from the batch before. The rest of it is as high as it
+has rows: a batch that is not full is lower.
 """
 
 from rankdeck.runner.advice.segments import Segment
@@ -23,7 +23,7 @@ LEGEND: tuple[tuple[str, str, str], ...] = (
     (LOAD, "loading", "loading"),
     (WAITING, "waiting", "waiting"),
 )
-"""Sign, style and word of each kind, the most telling first."""
+"""Sign, style and word of each kind, the most important first."""
 
 LOADING_LEGEND: tuple[tuple[str, str, str], ...] = (
     (LOAD, "loading", "loading"),
@@ -31,11 +31,11 @@ LOADING_LEGEND: tuple[tuple[str, str, str], ...] = (
 )
 
 FROM_CELLS = 3
-"""A batch of fewer cells has no cell of prefill: there would be nothing else to see."""
+"""A batch with fewer cells shows no prefill: it would be all there is to see."""
 
 
 def sign_of(segment: Segment) -> Cell:
-    """The sign and style of a segment's cells, prefill apart."""
+    """The sign and style of a segment's cells, other than prefill."""
     match segment.kind:
         case "batch" | "stint":
             return DECODE, "decode"
@@ -57,7 +57,7 @@ def lane_cells(
     A batch of `most_rows` is as high as the lane.
     """
     rows: list[list[Cell]] = [[(" ", "")] * width for _ in range(height)]
-    # Of a long run most segments fill no column: they are passed over as cheaply as may be.
+    # In a long run most segments fill no column: skip them as cheaply as possible.
     left, right, scale = shown.left, shown.right, width / shown.seconds
     for position, segment in enumerate(segments):
         began, ended = segment.began, segment.ended
@@ -73,7 +73,7 @@ def lane_cells(
 
 
 def _seen(start: int, stop: int, width: int) -> tuple[int, int]:
-    """At least one cell."""
+    """The columns, widened to at least one cell."""
     start = min(start, width - 1)
     return start, max(stop, start + 1)
 
@@ -91,12 +91,12 @@ def _fill(
         row[start:stop] = [(glyph, style)] * (stop - start)
     begins_here = segment.began >= shown.left
     if segment.kind in LOADING and begins_here and stop - start >= FROM_CELLS:
-        # One phase of loading from the next.
+        # Sets one phase of loading off from the next.
         for row in rows:
             row[start] = ("│", style)
     if segment.kind == "batch" and begins_here and stop - start >= FROM_CELLS:
         until = shown.column(segment.began + segment.prefill, width)
-        # One that is not over may be all prefill so far; else the batch is mostly decode steps.
+        # A batch in progress may be all prefill so far; otherwise decoding takes most of it.
         until = min(stop, max(start + 1, until))
         for row in rows:
             row[start:until] = [(PREFILL, "prefill")] * (until - start)
@@ -105,7 +105,7 @@ def _fill(
 
 
 def _heights(segment: Segment, most_rows: int, height: int) -> list[str]:
-    """The signs of a bar from its top row to its lowest: as high as it has rows at once, in eighths of a cell."""
+    """The signs of a bar from top to bottom: as high as it has rows at once, in eighths of a cell."""
     span = segment.span
     rows = 0.0
     if span is not None and segment.kind == "stint" and span.work is not None and span.work.steps:
@@ -119,11 +119,11 @@ def _heights(segment: Segment, most_rows: int, height: int) -> list[str]:
 
 _ON_A_BAR = {"decode": "decode-label", "decode-here": "decode-here-label"}
 _ABOVE_A_BAR = {"decode": ""}
-"""The colour of a bar is for areas: words of it would be hard to read."""
+"""The colour of a bar suits areas; words in it would be hard to read."""
 
 
 def _label(row: list[Cell], segment: Segment, start: int, stop: int, style: str) -> None:
-    """What it is, written into the bar, where the bar has room and some more."""
+    """Write what the segment is into the bar, if it fits with a margin."""
     for words in labels(segment):
         text = f" {words} "
         if len(text) + 2 <= stop - start:
@@ -136,7 +136,7 @@ def _label(row: list[Cell], segment: Segment, start: int, stop: int, style: str)
 
 
 def labels(segment: Segment) -> tuple[str, ...]:
-    """From the fullest to the shortest."""
+    """What to call a segment, from the fullest form to the shortest."""
     span = segment.span
     seconds = f"{segment.seconds:.1f} s" if segment.seconds < 100 else f"{segment.seconds:.0f} s"
     if span is None:

@@ -1,16 +1,16 @@
-"""The Timeline view as lines: what it shows in a sentence, lanes, axis, charts, legend, and the batch under the cursor.
+"""The Timeline view as lines: what it shows in words, lanes, axis, charts, legend, and the batch under the cursor.
 
-A pure function of the state, what the keys have chosen, and the size. Everything between the names on the left and
-the figures on the right is on one axis.
+Pure: it depends on the state, what the keys have chosen, and the size. Everything between the names on the left and
+the figures on the right shares one time axis.
 """
 
 from itertools import pairwise
 from typing import NamedTuple
 
-from rankdeck.runner.advice.advice import advise
 from rankdeck.runner.advice.findings import Finding, Round, rounds
 from rankdeck.runner.advice.segments import Segment, segments
 from rankdeck.runner.state import RunState
+from rankdeck.tui.panels.overview.hints import current_advice
 from rankdeck.tui.panels.timeline.charts import busy_line, busy_series, mark_line, mean_busy, rate_lines, rate_words
 from rankdeck.tui.panels.timeline.lanes import LEGEND, LOADING_LEGEND, lane_cells
 from rankdeck.tui.panels.timeline.window import Look, Window, at_cursor, axis, joined, window
@@ -23,14 +23,14 @@ NAME = 9
 """Cells on the left: `▸rank 12 `, and the scale of the charts."""
 
 WIDE, RIGHT, RIGHT_WIDE = 90, 6, 14
-"""Cells on the right: idle, and where it is wide tokens/s before it."""
+"""From `WIDE` cells on, tokens/s stand before the idle time on the right; cells on the right without and with them."""
 
 TALL, LOW = 20, 14
 MOST_CHART, MOST_BUSY = 20, 8
 
 
 class TimelineLayout(NamedTuple):
-    """How many lines each part gets. `first` is the first rank in sight of `lanes` many, `each` lines high."""
+    """How many lines each part gets: `lanes` lanes of `each` lines are in sight, from rank `first` on."""
 
     findings: int
     header: int
@@ -43,12 +43,12 @@ class TimelineLayout(NamedTuple):
 
 
 def plan(state: RunState, look: Look, width: int, height: int, has_rounds: bool) -> TimelineLayout:
-    """The lanes come first; then what explains them, then the charts."""
+    """The lanes get their lines first, then what explains them, then the charts."""
     findings = 1 if height < LOW - 2 else 2 if height < TALL - 2 else 3
     words = 1 if height < LOW - 2 else 2 if width >= 100 or height < TALL else 3
     header = 1 + (has_rounds and bool(state.marks) and height >= TALL)
     ranks = max(1, len(state.timeline.lanes))
-    rest = max(1, height - findings - header - words - 2)  # less axis and legend
+    rest = max(1, height - findings - header - words - 2)  # axis and legend
     charts = 2 if rest >= 4 else 0
     wanted = charts if rest < 12 else 6 if rest < 24 else 10
     each = next((each for each in (5, 4, 3, 2) if ranks * each + wanted <= rest), 1)
@@ -116,13 +116,13 @@ def timeline_lines(
 
 
 def most_rows(state: RunState) -> int:
-    """Rows of the fullest batch there was or may be now: what the height of a bar is measured by."""
+    """Rows of the fullest batch so far or possible now: the height of a bar is relative to it."""
     fullest = (span.rows // span.joined for lane in state.timeline.lanes for span in lane.spans if span.kind == "batch")
     return max(state.batch_size, max(fullest, default=0))
 
 
 def spot(state: RunState, look: Look, width: int, height: int, x: int, y: int) -> tuple[int, float] | None:
-    """The rank and the moment that are drawn at a cell; None outside the lanes."""
+    """The rank and the moment drawn at a cell; None outside the lanes."""
     parts = plan(state, look, width, height, bool(shown_rounds(state)))
     line, column = y - parts.findings - parts.header, x - NAME
     plot = width - NAME - (RIGHT_WIDE if width >= WIDE else RIGHT)
@@ -147,7 +147,7 @@ def _lane(
     width: int,
     most: int,
 ) -> list[Line]:
-    """One lane: from two lines on, the last one is left free between it and the next."""
+    """One lane; if it has two lines or more, the last is left blank."""
     bars = max(1, each - 1)
     rows = lane_cells(mine, shown, plot, bars, here, most)
     lines: list[Line] = []
@@ -161,7 +161,7 @@ def _lane(
 
 
 def _figures(state: RunState, rank: int, width: int) -> str:
-    """Tokens/s and idle of a rank, once there are any."""
+    """Tokens/s and idle time of a rank, once there are any."""
     right = RIGHT_WIDE if width >= WIDE else RIGHT
     if rank >= len(state.ranks) or state.first_batch_at is None:
         return " " * right
@@ -174,12 +174,12 @@ def _figures(state: RunState, rank: int, width: int) -> str:
 
 
 def finding_lines(state: RunState, found: tuple[Finding, ...], width: int, height: int) -> list[Line]:
-    """What the lanes show, in words: always as many lines, so that nothing under them moves."""
+    """What the lanes show, in words: always `height` lines, so that nothing below moves."""
     texts = [one.text for one in found]
     style, start = ("", "▸ ")
     told = {"rounds", *({"slow rank", "idle"} if texts else ())}
     room = max(10, width - len(start))
-    for advice in advise(state) if state.phase in ("running", "stopping", "ended") else ():
+    for advice in current_advice(state):
         used = sum(len(wrap(visible(text), room)) for text in (*texts, advice.text))
         if advice.kind not in told and (used <= height or not texts):
             texts.append(advice.text)
@@ -188,7 +188,7 @@ def finding_lines(state: RunState, found: tuple[Finding, ...], width: int, heigh
         texts = [_nothing(state)]
     if height < len(texts):
         return _wrapped(start, " ".join(map(visible, texts)), style, width, height)
-    # Each on a line of its own, but where one needs more than its line.
+    # Each text begins a new line and may take more if lines are left.
     lines: list[Line] = []
     for number, text in enumerate(texts):
         left = height - len(lines) - (len(texts) - number - 1)
@@ -210,7 +210,7 @@ def _nothing(state: RunState) -> str:
 
 
 def _wrapped(start: str, text: str, style: str, width: int, height: int) -> list[Line]:
-    """Exactly `height` lines; what does not fit ends in an ellipsis."""
+    """Exactly `height` lines; text that does not fit ends in an ellipsis."""
     room = max(10, width - len(start))
     parts = wrap(text, room)
     if len(parts) > height:
@@ -225,7 +225,7 @@ def _wrapped(start: str, text: str, style: str, width: int, height: int) -> list
 
 
 def shown_rounds(state: RunState) -> list[Round]:
-    """Rounds that come one after the other on all ranks; elsewhere a bracket over them would be wrong."""
+    """The rounds, if they follow one another on all ranks; otherwise a bracket over them would be wrong."""
     found = rounds(state)
     if len(found) < 1 or len(state.timeline.lanes) < 2:
         return []
@@ -248,7 +248,7 @@ def round_cells(found: list[Round], shown: Window, width: int) -> list[tuple[str
         for one in found
     ]
     rooms = [stop - start - 4 for start, stop in pairwise(edges)]
-    # All say as much as the narrowest that is over has room for.
+    # All use the form that fits the narrowest round that is over.
     form = max(
         (_form(words, room) for words, room, one in zip(forms, rooms, found, strict=True) if one.over), default=0
     )
@@ -264,12 +264,12 @@ def round_cells(found: list[Round], shown: Window, width: int) -> list[tuple[str
 
 
 def _form(words: tuple[str, ...], room: int) -> int:
-    """The fullest form that fits; the last one is empty."""
+    """The index of the fullest form that fits; the last form is empty."""
     return next((number for number, text in enumerate(words) if len(text) <= room), len(words) - 1)
 
 
 def legend(state: RunState, shown: Window, width: int, keys: Keys = AS_THEY_COME) -> Line:
-    """The signs, and where the axis begins to count; that is left out where the signs need the room."""
+    """The signs and, if there is room, what the axis counts from."""
     kinds, since = LEGEND, "seconds since the first batch"
     if state.timeline.first_batch is None:
         kinds, since = LOADING_LEGEND, "seconds since the start"

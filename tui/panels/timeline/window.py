@@ -1,6 +1,6 @@
-"""Which stretch of a run the timeline shows, where its cursor stands, and the round ticks of its axis. Pure.
+"""Which part of a run the timeline shows, where its cursor is, and the round ticks of its axis. Pure.
 
-Times are on the timeline's clock; the axis counts from the first batch, so that loading lies before 0.
+Times are on the timeline's clock; the axis counts from the first batch, so that loading is before 0.
 """
 
 from typing import NamedTuple
@@ -11,20 +11,22 @@ from rankdeck.tui.panels.chart import round_span
 from rankdeck.tui.words.text import Line
 
 CLOSEST_SECONDS = 0.5
-"""No closer can be zoomed in than to so many seconds."""
+"""The shortest window to zoom in to."""
 
 LOADING_SHARE = 0.25
-"""Loading is shown unasked while it is no more than this share of the picture."""
+"""Loading is shown by default if it takes no more than this share of the picture."""
 
 PAGES = 4
-"""A zoomed window that follows moves on by such a part of its width: the picture stands still in between."""
+"""A zoomed window that follows the run moves on by 1/PAGES of its width and stands still in between."""
 
 _STEPS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14400, 21600, 43200, 86400)
 
 
 class Look(NamedTuple):
-    """What the keys have chosen. `at` is the moment of the cursor (None: the newest), `left` of the window's edge
-    (None: it follows the run), `zoom` how often the whole was halved; `loading`: the whole begins with the launch.
+    """What the keys have chosen.
+
+    `at` is the moment under the cursor (None: the newest), `left` the left edge of the window (None: it follows the
+    run), `zoom` how often the whole was halved; with `loading` the whole begins with the launch.
     """
 
     rank: int = 0
@@ -35,7 +37,7 @@ class Look(NamedTuple):
 
 
 class Window(NamedTuple):
-    """The seconds that are shown, of `whole` from `first` on; `zero` is where the axis has its 0."""
+    """The `seconds` shown from `left` on, of a `whole` that begins at `first`; `zero` is where the axis has its 0."""
 
     left: float
     seconds: float
@@ -48,7 +50,7 @@ class Window(NamedTuple):
         return self.left + self.seconds
 
     def column(self, moment: float, width: int) -> int:
-        """The column of `width` whose middle a moment comes next to; beyond the edges there are none."""
+        """The column whose left edge is nearest to a moment, from 0 to `width`, which is the right edge."""
         return max(0, min(width, round((moment - self.left) / self.seconds * width)))
 
 
@@ -58,7 +60,7 @@ def window(state: RunState, look: Look) -> Window:
     if zero is None:
         first, whole = 0.0, round_span(end)
     else:
-        # What has ended fills the picture; what goes on, a round span that stands still while it fills.
+        # A run that has ended fills the picture; until then a round span stands still while it fills.
         whole = max(1.0, end - zero) if state.ended is not None else round_span(end - zero)
         shown = look.loading or zero <= LOADING_SHARE * whole
         first, whole = (0.0, whole + zero) if shown else (zero, whole)
@@ -73,7 +75,7 @@ def window(state: RunState, look: Look) -> Window:
 
 
 def at_cursor(segments: list[Segment], at: float | None) -> int | None:
-    """The position of the segment at a moment, or nearest to it; the newest without one."""
+    """The position of the segment at a moment, or of the next one; of the newest if `at` is None."""
     if not segments:
         return None
     if at is None:
@@ -85,7 +87,7 @@ def at_cursor(segments: list[Segment], at: float | None) -> int | None:
 
 
 def tick_step(seconds: float, width: int) -> float:
-    """The least round step whose labels have room beside one another."""
+    """The smallest round step at which labels do not touch."""
     room = 9
     return next((step for step in _STEPS if step / seconds * width >= room), _STEPS[-1] * 7)
 
@@ -97,7 +99,7 @@ def tick_words(seconds: float) -> str:
 
 
 def axis(shown: Window, width: int, here: tuple[int, int] | None) -> Line:
-    """A rule of `width` cells with round ticks; the stretch of the columns `here` is drawn heavy."""
+    """A rule of `width` cells with round ticks; the columns from `here[0]` to `here[1]` are drawn heavy."""
     step = tick_step(shown.seconds, width)
     rule = ["─"] * width
     if here is not None:
@@ -117,7 +119,7 @@ def axis(shown: Window, width: int, here: tuple[int, int] | None) -> Line:
 
 
 def joined(cells: list[tuple[str, str]]) -> Line:
-    """Cells as pieces: neighbours of one style are one piece."""
+    """Cells as pieces: neighbours of the same style are merged."""
     pieces: list[tuple[str, str]] = []
     for sign, style in cells:
         if pieces and pieces[-1][1] == style:

@@ -1,4 +1,4 @@
-"""What is under the timeline's cursor, in words. Pure functions of the state."""
+"""What is under the timeline's cursor, in words. Pure."""
 
 from statistics import median
 
@@ -10,10 +10,10 @@ from rankdeck.runner.state.timeline import LOADING, Span
 from rankdeck.tui.words.text import count, percent, rate, some
 
 ALIKE = 1.15
-"""Up to this factor a batch is said to have taken as long as others."""
+"""Within this factor a batch is said to have taken as long as others."""
 
 NEWEST = 40
-"""So many of each lane's newest spans are looked at, to say why there was a gap and how long others took."""
+"""How many of the newest spans of each lane are compared, to say why there was a gap and how long others took."""
 
 _LOADING_WORDS = {
     "starting": "being started",
@@ -48,7 +48,7 @@ def explained(state: RunState, rank: int, segment: Segment | None) -> str:
         what = "times without its process" if segment.kind == "down" else f"batches {segment.kind}"
         return f"rank {rank}: {count(span.joined)} {what}, so long ago that they are kept as one: {seconds}"
     if segment.kind == "down":
-        cause = _flying(state, rank).cause or (
+        cause = _rank_state(state, rank).cause or (
             state.loss.cause if state.loss is not None and state.loss.rank == rank else ""
         )
         then = "" if segment.live else f"; {seconds} later the ranks were launched again"
@@ -57,13 +57,13 @@ def explained(state: RunState, rank: int, segment: Segment | None) -> str:
         return f"#{span.batch} on rank {rank}: {_IN_VAIN[segment.kind].format(seconds, some(span.rows, 'prompt'))}"
     if span.joined > 1:
         return _joined(rank, segment, span)
-    if segment.kind == "stint" or _flying(state, rank).continuous:
+    if segment.kind == "stint" or _rank_state(state, rank).continuous:
         return _stint(state, rank, segment, span)
     return _live(state, rank, segment, span) if segment.live else _batch(state, rank, segment, span)
 
 
-def _flying(state: RunState, rank: int) -> RankState:
-    """A run that was taken up again with fewer ranks has more lanes than ranks."""
+def _rank_state(state: RunState, rank: int) -> RankState:
+    """The rank of a lane; a blank one for a lane whose rank is gone, as in a run resumed with fewer ranks."""
     return state.ranks[rank] if rank < len(state.ranks) else RankState(rank=rank)
 
 
@@ -75,7 +75,7 @@ _IN_VAIN = {
 
 
 def _why_idle(state: RunState, segment: Segment) -> str:
-    """Whether there was work that went to others, or none."""
+    """Whether there was work that went to other ranks, or none."""
     lanes = state.timeline.lanes
     began = [span.began for lane in lanes for span in (*lane.spans[-NEWEST:], *([lane.open] if lane.open else []))]
     if any(moment > segment.began + 0.001 for moment in began):
@@ -108,7 +108,7 @@ def _batch(state: RunState, rank: int, segment: Segment, span: Span) -> str:
 
 
 def _beside_others(state: RunState, rank: int, span: Span) -> str:
-    """How long it took beside like batches of the other ranks, or of its own where there are no others."""
+    """How long a batch took compared with similar ones of the other ranks, or of its own rank if there are none."""
     alike = [
         (number, other.seconds)
         for number, lane in enumerate(state.timeline.lanes)
@@ -128,19 +128,19 @@ def _beside_others(state: RunState, rank: int, span: Span) -> str:
 
 
 def _live(state: RunState, rank: int, segment: Segment, span: Span) -> str:
-    flying = _flying(state, rank)
+    mine = _rank_state(state, rank)
     most = f" of {state.config.new_tokens}" if state.config is not None else ""
     start = f"#{span.batch} on rank {rank}: {some(span.rows, 'prompt')}, in its hand for {segment.seconds:.1f} s"
-    if flying.phase == "prefill":
+    if mine.phase == "prefill":
         return f"{start}, prefill"
-    return f"{start}, step {flying.step}{most}, {some(flying.in_flight_tokens, 'output token')} so far"
+    return f"{start}, step {mine.step}{most}, {some(mine.in_flight_tokens, 'output token')} so far"
 
 
 def _stint(state: RunState, rank: int, segment: Segment, span: Span) -> str:
-    """A continuous rank has one batch, whose rows come and go; it is shown account by account."""
+    """A continuous rank has one batch, whose rows come and go; its lane shows it account by account."""
     work = span.work
     if segment.live or work is None:
-        rows = _flying(state, rank).rows_at_once
+        rows = _rank_state(state, rank).rows_at_once
         at_once = "" if rows is None else f", {some(rows, 'row')} at once now"
         return f"continuous rank {rank}: {segment.seconds:.1f} s since its last account{at_once}"
     at_once = f", {work.row_steps / work.steps:.1f} rows at once on average" if work.steps else ""

@@ -1,4 +1,4 @@
-"""What a run says outside its screen: the title of the window, and a call to who looks elsewhere."""
+"""The title of the window, and alerts for a user who is not watching."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ from tests.scripted_source import ScriptedSource
 
 
 class Heard:
-    """What the terminal of a headless app would have been sent."""
+    """What a headless app would have sent to its terminal."""
 
     def __init__(self) -> None:
         self.titles: list[str] = []
@@ -31,7 +31,7 @@ class Heard:
         driver.write = self.written.append
 
 
-def test_the_title_says_how_far_how_fast_and_which() -> None:
+def test_the_title_has_progress_speed_and_name() -> None:
     state = scripted.running().state
     assert alerts.title(state) == f"rankdeck {int(state.progress * 100)}% {state.rate_now:.0f} tok/s calm-harbour"
     assert alerts.title(RunState()) == "rankdeck"
@@ -39,18 +39,18 @@ def test_the_title_says_how_far_how_fast_and_which() -> None:
     assert "paused" in alerts.title(replace(state, paused=ASKED_FOR))
 
 
-def test_no_name_steers_the_terminal_through_the_title_or_a_call() -> None:
+def test_no_name_controls_the_terminal_through_a_title_or_an_alert() -> None:
     evil = replace(scripted.completed().state, name="a\x07\x1b]2;b\x1b\\\u202e" * 50)
     assert not set(alerts.title(evil)) & set("\x07\x1b\u202e\u009c")
-    (call,) = alerts.since(scripted.running().state, evil)
-    assert not set(call) & set("\x07\x1b\u202e\u009c")
-    assert len(call) <= alerts.LONGEST_ALERT
+    (alert,) = alerts.since(scripted.running().state, evil)
+    assert not set(alert) & set("\x07\x1b\u202e\u009c")
+    assert len(alert) <= alerts.LONGEST_ALERT
 
 
-def test_calls_are_for_endings_and_for_what_needs_someone() -> None:
+def test_alerts_are_for_endings_and_for_trouble() -> None:
     state = scripted.running().state
     assert alerts.since(state, state) == []
-    assert alerts.since(state, replace(state, paused=ASKED_FOR)) == [], "whoever asks for it knows"
+    assert alerts.since(state, replace(state, paused=ASKED_FOR)) == [], "the user asked for it"
     assert alerts.since(state, replace(state, paused="no space left")) == ["calm-harbour is paused: no space left"]
     assert alerts.since(state, scripted.completed().state)[0].startswith("calm-harbour has completed: 100 of 100")
     assert "has failed" in alerts.since(state, scripted.failed().state)[0]
@@ -64,7 +64,7 @@ def test_calls_are_for_endings_and_for_what_needs_someone() -> None:
     ("notify", "sent"),
     [("bell", "\x07"), ("osc9", "\x1b]9;calm-harbour was stopped: 64 of 100 prompts\x07"), ("off", "")],
 )
-async def test_who_may_look_elsewhere_is_called_as_wished(notify: Any, sent: str) -> None:
+async def test_the_notify_preference_decides_how_an_alert_is_sent(notify: Any, sent: str) -> None:
     script = scripted.running()
     source = ScriptedSource(script.events)
     app = RankdeckApp(source, preferences=Preferences(notify=notify))
@@ -77,7 +77,7 @@ async def test_who_may_look_elsewhere_is_called_as_wished(notify: Any, sent: str
         assert "".join(heard.written) == sent
 
 
-async def test_who_looks_at_it_is_not_called_and_who_looked_away_is() -> None:
+async def test_alerts_are_sent_only_while_the_terminal_has_no_focus() -> None:
     script = scripted.running()
     source = ScriptedSource(script.events)
     app = RankdeckApp(source, preferences=Preferences(notify="bell"))
@@ -97,17 +97,17 @@ async def test_who_looks_at_it_is_not_called_and_who_looked_away_is() -> None:
         assert "".join(heard.written) == "\x07"
 
 
-async def test_a_run_that_can_no_longer_be_watched_calls() -> None:
+async def test_a_run_that_can_no_longer_be_watched_sends_an_alert() -> None:
     source = ScriptedSource(scripted.running().events, error=SourceError("lost the supervisor"))
     app = RankdeckApp(source, preferences=Preferences(notify="osc9"))
-    calls: list[str] = []
-    app.alert = calls.append  # type: ignore[method-assign]
+    sent: list[str] = []
+    app.alert = sent.append  # type: ignore[method-assign]
     async with app.run_test() as pilot:
         await until(pilot, lambda: app.followed.lost is not None)
-    assert calls == ["calm-harbour can no longer be watched: lost the supervisor"]
+    assert sent == ["calm-harbour can no longer be watched: lost the supervisor"]
 
 
-async def test_what_was_before_the_viewer_came_calls_nobody() -> None:
+async def test_events_from_before_the_viewer_came_send_no_alert() -> None:
     heard = Heard()
     source = ScriptedSource([])
     app = RankdeckApp(source, preferences=Preferences())

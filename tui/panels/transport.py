@@ -1,4 +1,4 @@
-"""The line that says where a replay stands. A pure function of its transport."""
+"""The line that says where a replay is. Pure."""
 
 from rankdeck.tui.panels.bars import bar
 from rankdeck.tui.sources.replay import Transport
@@ -8,9 +8,9 @@ LEAST_BAR = 8
 
 
 def transport_line(transport: Transport, width: int, stops: str = "") -> Line:
-    """Playing or paused, speed, position and length, a bar; what is left out where there is room to say so.
+    """Playing or paused, speed, position and length, a bar; the waiting left out, if there is room.
 
-    At the end of a journal that has not the run's end, why it `stops` stands in the bar's place.
+    At the end of a journal that stops before the run did, `stops` says why in place of the bar.
     """
     words, style = _status(transport)
     position = min(transport.position, transport.length)

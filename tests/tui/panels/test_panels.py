@@ -1,4 +1,4 @@
-"""What the panels say: pure functions from a state to lines, tested without an app."""
+"""The panels: pure functions from a state to lines, tested without an app."""
 
 import pytest
 from msgspec.structs import replace
@@ -40,7 +40,7 @@ STATES = {
 
 @pytest.mark.parametrize("name", STATES)
 @pytest.mark.parametrize("width", SIZES)
-def test_no_panel_is_ever_wider_than_its_room(name: str, width: int) -> None:
+def test_every_panel_fits_its_width(name: str, width: int) -> None:
     state = STATES[name]
     lines = [
         header_line(state, width),
@@ -55,7 +55,7 @@ def test_no_panel_is_ever_wider_than_its_room(name: str, width: int) -> None:
         assert line_width(line) <= width, plain([line])
 
 
-def test_the_header_says_which_run_this_is_and_where_it_is() -> None:
+def test_the_header_shows_run_and_phase() -> None:
     assert plain([header_line(STATES["running on a cpu"], 120)]).split() == [
         *("rankdeck", "SmolLM2-135M-Instruct", "float32", "2", "ranks", "pull", "static", "engine"),
         *("natural", "length", "running", "00:15"),
@@ -65,20 +65,20 @@ def test_the_header_says_which_run_this_is_and_where_it_is() -> None:
     assert narrow.endswith("running 00:15")
 
 
-def test_the_way_to_the_first_batch_is_shown_with_the_seconds_of_each_phase() -> None:
+def test_loading_shows_each_phase_and_its_seconds() -> None:
     text = plain(rank_lines(STATES["loading"], 76))
     assert "0  00:03  ✓ importing  ✓ joining  ▸ loading" in text
     assert "1  00:03  ✓ importing  ▸ joining" in text
 
 
-def test_fetching_a_model_shows_how_much_is_there() -> None:
+def test_fetching_a_model_shows_how_much_has_arrived() -> None:
     text = plain(progress_lines(STATES["fetching"], 34, 9))
     assert "fetching the model" in text
     assert "44%" in text
     assert "41.0 MiB / 93.0 MiB" in text
 
 
-def test_progress_shows_every_fact_also_where_there_is_little_height() -> None:
+def test_progress_shows_every_fact_even_in_few_lines() -> None:
     state = replace(STATES["running on a cpu"], failed=3)
     for height in (6, 9):
         text = plain(progress_lines(state, 44, height))
@@ -86,7 +86,7 @@ def test_progress_shows_every_fact_also_where_there_is_little_height() -> None:
             assert fact in text, (height, fact)
 
 
-def test_without_nvml_the_reason_stands_above_cpu_and_memory_of_each_rank_until_work_begins() -> None:
+def test_without_nvml_the_reason_is_above_the_processes_until_work_begins() -> None:
     why = "no GPU figures: no NVIDIA driver library (libnvidia-ml.so.1) on this machine"
     loading = STATES["loading"]
     assert plain(device_lines(loading, 76)).split("\n")[0] == why
@@ -98,9 +98,9 @@ def test_without_nvml_the_reason_stands_above_cpu_and_memory_of_each_rank_until_
     assert lines[1].endswith("1.3 GiB")
     assert len(lines) == 3
     assert devices_title(state) == "Processes  no GPU figures"
-    assert plain(all_advice(state, 100)).endswith(why), "the whole of it"
+    assert plain(all_advice(state, 100)).endswith(why), "in full"
     assert [line.text for line in state.log].count(why) == 1
-    assert plain(device_lines(replace(state, processes=()), 76)).startswith(why), "where there is nothing else to show"
+    assert plain(device_lines(replace(state, processes=()), 76)).startswith(why), "nothing else to show"
 
 
 def test_with_gpus_there_is_nothing_to_explain() -> None:
@@ -111,7 +111,7 @@ def test_with_gpus_there_is_nothing_to_explain() -> None:
 
 
 @pytest.mark.parametrize("width", [58, 76, 116])
-def test_what_a_gpu_does_not_tell_is_not_available_never_zero(width: int) -> None:
+def test_a_missing_figure_of_a_gpu_is_not_available_and_never_zero(width: int) -> None:
     state = STATES["running on 2 GPUs"]
     device = state.devices[0]
     bare = protocol.DeviceSample(index=0, uuid="GPU-0", name="NVIDIA T4")
@@ -129,7 +129,7 @@ def test_a_lost_gpu_is_marked_and_the_others_go_on() -> None:
     assert "%" in lines[6]
 
 
-def test_a_gpu_says_which_ranks_use_it_and_what_slows_it_down() -> None:
+def test_a_gpu_shows_its_ranks_and_what_slows_it_down() -> None:
     lines = plain(device_lines(STATES["running on 8 GPUs"], 116)).split("\n")
     assert lines[6].endswith("rank 3")
     assert lines[7].endswith("throttle power cap")
@@ -137,13 +137,13 @@ def test_a_gpu_says_which_ranks_use_it_and_what_slows_it_down() -> None:
     assert shared[0].endswith("rank 0,1,2,3")
 
 
-def test_a_lost_rank_says_why_in_its_row() -> None:
+def test_the_row_of_a_lost_rank_says_why() -> None:
     state = scripted.running().add(protocol.RankLost(rank=1, cause="Segmentation fault (signal 11)")).state
     assert "✗ lost" in plain(rank_lines(state, 76))
     assert "Segmentation fault (signal 11)" in plain(rank_lines(state, 76))
 
 
-def test_a_continuous_rank_says_how_many_rows_it_has_and_how_full_its_cache_is() -> None:
+def test_a_continuous_rank_shows_its_rows_and_how_full_its_cache_is() -> None:
     state = scripted.running().state
     ranks = [
         replace(
@@ -157,32 +157,32 @@ def test_a_continuous_rank_says_how_many_rows_it_has_and_how_full_its_cache_is()
     assert lines[1].split()[3:5] == ["16", "34%"]
     assert lines[2].split()[3:6] == ["16", "≤16", "34%"]
     assert "continuous engine" in plain([header_line(replace(state, ranks=tuple(ranks)), 130)])
-    # So many prompts, ranks and rows would be two rounds of a static engine.
+    # A static engine would need two rounds for these prompts, ranks and rows.
     job = replace(state, ranks=tuple(ranks), prompts=40, batch_size=16, active_ranks=2)
     assert not any(advice.kind == "rounds" for advice in advise(job))
     static = replace(state, prompts=40, batch_size=16, active_ranks=2)
     assert any(advice.kind == "rounds" for advice in advise(static))
 
 
-def test_the_summary_has_the_figures_and_the_place_of_the_outputs() -> None:
+def test_the_summary_has_the_figures_and_the_path_of_the_outputs() -> None:
     text = plain(summary_lines(STATES["completed"], None, 116))
     for fact in ("✓ completed", "100 / 100 prompts", "tok/s", "padding waste 12%", "natural length"):
         assert fact in text
     assert f"{scripted.DIRECTORY}/outputs.jsonl" in text
 
 
-def test_the_cause_of_a_failure_is_told_whole_and_wrapped() -> None:
+def test_the_cause_of_a_failure_is_wrapped_and_not_cut() -> None:
     text = plain(summary_lines(STATES["failed"], None, 58))
     assert " ".join(scripted.CAUSE.split()) in " ".join(text.split())
     assert "runner.log" in text
 
 
-def test_a_run_that_cannot_be_watched_any_longer_says_so() -> None:
+def test_a_run_that_can_no_longer_be_watched_says_so() -> None:
     assert "the supervisor is gone" in plain(summary_lines(STATES["running on a cpu"], "the supervisor is gone", 58))
     assert summary_lines(STATES["running on a cpu"], None, 58) == []
 
 
-def test_names_from_outside_are_data_in_every_panel() -> None:
+def test_every_panel_shows_names_from_outside_literally() -> None:
     evil = "[bold]\x1b[2J\u202e"
     state = scripted.running(1, gpus=1).state
     device = replace(state.devices[0], sample=replace(state.devices[0].sample, name=evil))
@@ -199,13 +199,13 @@ def test_names_from_outside_are_data_in_every_panel() -> None:
     assert "[bold]␛[2J⟨U+202E⟩" in text
 
 
-def test_an_answer_of_a_megabyte_is_cut_on_screen_and_says_so() -> None:
+def test_an_answer_of_a_megabyte_is_cut_with_a_note() -> None:
     lines = answer_page(scripted.record(0, text="long " * 200_000), 100).lines
     assert sum(line_width(line) for line in lines) < SHOWN_CHARACTERS + GUTTER * len(lines) + 500
     assert "outputs.jsonl has all of it" in plain(lines)
 
 
-def test_an_answers_row_is_exactly_as_wide_as_its_columns() -> None:
+def test_the_row_of_an_answer_is_exactly_as_wide_as_its_columns() -> None:
     row = answer_row(scripted.record(7, text="日本語\nと\x1b"), (8, 4, 6, 6, 20, 20), 2)
     assert line_width(row) == 8 + 4 + 6 + 6 + 20 + 20 + 10
 

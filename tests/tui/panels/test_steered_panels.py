@@ -1,4 +1,4 @@
-"""What turning the knobs, losing a rank and a full disk look like: pure functions, tested without an app."""
+"""How turned knobs, a lost rank and a full disk look: pure functions, tested without an app."""
 
 import pytest
 from hypothesis import given, settings
@@ -12,10 +12,11 @@ from rankdeck.tui.panels.chart import chart, columns
 from rankdeck.tui.panels.marks import SIGN, label_rows, mark_column
 from rankdeck.tui.panels.overview.header import header_line
 from rankdeck.tui.panels.overview.hints import advice_lines, all_advice
-from rankdeck.tui.panels.overview.knob_effect import scaling_line, scaling_table, turn_lines
+from rankdeck.tui.panels.overview.knob_effect import turn_lines
 from rankdeck.tui.panels.overview.notice import notice_lines
 from rankdeck.tui.panels.overview.progress import progress_lines
 from rankdeck.tui.panels.overview.ranks import rank_lines
+from rankdeck.tui.panels.overview.scaling import scaling_line, scaling_table
 from rankdeck.tui.panels.overview.throughput import throughput_lines
 from rankdeck.tui.words.text import line_width, plain
 from tests import scripted, scripted_steering
@@ -26,7 +27,7 @@ ALL = {name: make().state for name, make in STATES.items()}
 
 @pytest.mark.parametrize("width", [58, 76, 116, 196])
 @pytest.mark.parametrize("name", ALL)
-def test_no_panel_is_ever_wider_or_higher_than_its_room(name: str, width: int) -> None:
+def test_every_panel_fits_its_room(name: str, width: int) -> None:
     state = ALL[name]
     lines = [
         header_line(state, width),
@@ -69,7 +70,7 @@ def test_marks_never_leave_the_chart(marks: list[Mark], end: float, width: int, 
 
 @given(MARKS, st.integers(2, 150), st.integers(1, 2))
 @settings(max_examples=300)
-def test_every_mark_has_its_sign_and_no_label_runs_into_another(marks: list[Mark], number: int, rows: int) -> None:
+def test_every_mark_has_its_sign_and_no_two_labels_touch(marks: list[Mark], number: int, rows: int) -> None:
     marks = [replace(mark, text="label") for mark in sorted(marks, key=lambda mark: mark.elapsed)]
     shown = plain(label_rows(marks, 5000.0, number, rows)).split("\n")
     found = {column for row in shown for column, cell in enumerate(row) if cell == SIGN}
@@ -80,7 +81,7 @@ def test_every_mark_has_its_sign_and_no_label_runs_into_another(marks: list[Mark
         assert any(f"{SIGN} label" in row[newest:] or row[: newest + 1].endswith(f"label {SIGN}") for row in shown)
 
 
-def test_the_newest_mark_is_said_and_an_older_one_keeps_its_sign() -> None:
+def test_the_newest_mark_has_its_label_and_an_older_one_keeps_its_sign() -> None:
     marks = [
         Mark(elapsed=10, kind="batch size", text="batch size 8"),
         Mark(elapsed=12, kind="batch size", text="batch size 16"),
@@ -91,7 +92,7 @@ def test_the_newest_mark_is_said_and_an_older_one_keeps_its_sign() -> None:
     assert two_rows[1] == " " * 10 + f"│ {SIGN} batch size 16"
 
 
-def test_a_mark_stands_over_the_time_it_was_made() -> None:
+def test_a_mark_is_above_the_moment_it_was_made() -> None:
     state = ALL["knob_turned"]
     lines = plain(throughput_lines(state, 70, 12)).split("\n")
     labels = next(line for line in lines if SIGN in line)
@@ -112,23 +113,23 @@ def test_a_time_without_samples_is_a_hole_in_the_chart_not_a_plateau() -> None:
 # --- before and after ---------------------------------------------------------------------------
 
 
-def test_before_and_after_of_a_turn_are_whole_batches_with_the_gain() -> None:
+def test_the_line_of_a_turn_has_before_after_and_gain_of_whole_batches() -> None:
     assert plain(turn_lines(ALL["knob_turned"], 60)) == "batch size 4 → 8  115 → 174 tok/s (+51%)"
     assert plain(turn_lines(ALL["one_of_two_ranks"], 80)) == (
         "active ranks 2 → 1  173 → 89 tok/s (-49%)  memory 1.5 → 1.5 GiB"
     )
 
 
-def test_a_turn_is_being_measured_until_every_active_rank_has_ended_a_batch() -> None:
+def test_a_turn_is_being_measured_until_every_active_rank_has_finished_a_batch() -> None:
     assert plain(turn_lines(ALL["knob_just_turned"], 60)) == "batch size 4 → 8  115 tok/s → measuring…"
 
 
-def test_a_turn_that_has_no_figure_by_the_end_is_not_measured_for_ever() -> None:
+def test_a_turn_without_a_figure_at_the_end_is_dropped() -> None:
     over = scripted_steering.knob_just_turned().ended(status="stopped").state
     assert turn_lines(over, 60) == turn_lines(over, 29) == []
 
 
-def test_a_knob_turned_before_a_batch_was_whole_is_said_to_have_nothing_to_be_compared_with() -> None:
+def test_a_knob_turned_before_the_first_whole_batch_has_nothing_to_compare_with() -> None:
     early = SteeredScript().begun().rounds(1, finish=False).size(8).state
     said = "turned before a batch was whole: nothing to compare with"
     assert plain(turn_lines(early, 100)) == f"batch size 4 → 8  {said}"
@@ -137,20 +138,20 @@ def test_a_knob_turned_before_a_batch_was_whole_is_said_to_have_nothing_to_be_co
     assert all(line_width(line) <= 20 for line in turn_lines(early, 20))
 
 
-def test_two_knobs_turned_before_either_was_measured_have_one_figure_together() -> None:
+def test_two_knobs_turned_before_either_was_measured_share_one_figure() -> None:
     state = ALL["knob_turned"]
     before, after = state.periods[-2:]
     both = replace(state, periods=(replace(before, active_ranks=1, shares={0: before.shares[0]}), after))
     assert plain(turn_lines(both, 80)).startswith("batch size 4 → 8 and active ranks 1 → 2  ")
 
 
-def test_a_turn_is_said_in_less_where_there_is_less_room() -> None:
+def test_the_line_of_a_turn_shrinks_with_its_room() -> None:
     assert plain(turn_lines(ALL["knob_turned"], 39)) == "batch 4 → 8  115 → 174 tok/s (+51%)"
     assert plain(turn_lines(ALL["knob_turned"], 29)) == "batch 4→8 115→174 +51%"
     assert plain(turn_lines(ALL["knob_just_turned"], 29)) == "batch 4→8 115→measuring…"
 
 
-def test_where_no_knob_was_turned_nothing_is_said() -> None:
+def test_without_a_turned_knob_there_is_no_line() -> None:
     assert turn_lines(scripted.running().state, 60) == []
     assert turn_lines(SteeredScript().begun().rounds(2).state, 60) == []
 
@@ -158,12 +159,12 @@ def test_where_no_knob_was_turned_nothing_is_said() -> None:
 # --- scaling ------------------------------------------------------------------------------------
 
 
-def test_the_scaling_table_has_a_row_per_number_of_ranks_that_was_run() -> None:
+def test_the_scaling_table_has_a_row_per_number_of_ranks_run() -> None:
     lines = plain(scaling_table(ALL["scaled_to_eight"], 42)).split("\n")
     assert lines[0] == "Scaling at batch size 8"
     assert lines[1].split() == ["ranks", "tok/s", "speedup", "efficiency", "batches"]
     assert [line.split()[0] for line in lines[2:]] == ["1", "2", "4", "▸"]
-    assert lines[2].split()[2:] == ["1.00x", "100%", "2"], "how few batches it rests on is said"
+    assert lines[2].split()[2:] == ["1.00x", "100%", "2"], "the number of batches shows how much to trust the row"
     assert plain(scaling_table(ALL["scaled_to_eight"], 37)).split("\n")[2].split()[2:] == ["1.00x", "100%"]
     rows = scaling(ALL["scaled_to_eight"].periods, 8)
     assert rows[3].speedup is not None
@@ -175,19 +176,19 @@ def test_the_scaling_table_fits_its_width(width: int) -> None:
     assert all(line_width(line) <= width for line in scaling_table(ALL["scaled_to_eight"], width))
 
 
-def test_one_row_is_shown_while_fewer_ranks_are_active_than_there_are() -> None:
+def test_the_table_has_one_row_while_some_ranks_are_inactive() -> None:
     state = SteeredScript().begun().activate(1).rounds(1).state
     assert len(scaling_table(state, 42)) == 3
     assert scaling_table(SteeredScript().begun().rounds(1).state, 42) == []
 
 
-def test_without_a_run_at_one_rank_speedup_is_unknown_not_guessed() -> None:
+def test_without_a_measurement_at_one_rank_speedup_is_unknown() -> None:
     state = SteeredScript(3).begun().rounds(1).activate(2).rounds(1).state
     assert [line.split()[-3:-1] for line in plain(scaling_table(state, 42)).split("\n")[2:]] == [["-", "-"]] * 2
     assert plain(scaling_line(state, 42)).split()[:3] == ["2", "active", "ranks"]
 
 
-def test_in_one_line_scaling_is_the_speedup_of_the_ranks_that_are_active() -> None:
+def test_in_one_line_scaling_is_the_speedup_of_the_active_ranks() -> None:
     assert plain(scaling_line(ALL["one_of_two_ranks"], 34)) == "scaling 1 → 2 ranks      1.96x 98%"
     assert "1 → 8 ranks" in plain(scaling_line(ALL["scaled_to_eight"], 27))
 
@@ -195,7 +196,7 @@ def test_in_one_line_scaling_is_the_speedup_of_the_ranks_that_are_active() -> No
 # --- batch size, ranks, header ------------------------------------------------------------------
 
 
-def test_the_batch_size_says_whether_it_is_being_searched_for_and_why_it_settled() -> None:
+def test_the_batch_size_shows_that_it_is_being_searched_for_and_why_it_settled() -> None:
     assert "32 (auto: trying)" in plain(progress_lines(ALL["auto_trying"], 42, 12))
     settled = plain(progress_lines(ALL["auto_settled"], 34, 12))
     assert "32 (auto)" in settled
@@ -208,7 +209,7 @@ def test_a_reason_that_does_not_fit_ends_in_an_ellipsis() -> None:
     assert plain(progress_lines(ALL["auto_settled"], 27, 6)).endswith("…")
 
 
-def test_a_rank_without_work_is_inactive_and_one_with_a_batch_in_hand_ends_it_first() -> None:
+def test_a_rank_is_inactive_only_after_it_has_finished_its_batch() -> None:
     script = SteeredScript(batch_size=8).begun().rounds(1, finish=False).activate(1)
     assert "inactive" not in plain(rank_lines(script.state, 76))
     script.finish_batch(1, 2, range(8, 16))
@@ -222,7 +223,7 @@ def test_a_rank_that_ran_out_of_memory_shows_its_cap_beside_its_batch(width: int
     assert "≤" not in rows[1]
 
 
-def test_the_header_says_how_many_ranks_are_active_that_it_is_paused_and_which_attempt_it_is() -> None:
+def test_the_header_shows_active_ranks_a_pause_and_the_attempt() -> None:
     assert "1 of 2 ranks active" in plain([header_line(ALL["one_of_two_ranks"], 116)])
     assert "‖ paused" in plain([header_line(ALL["paused"], 58)])
     assert "attempt 2, 2 restarts left" in plain([header_line(ALL["relaunched"], 116)])
@@ -233,14 +234,14 @@ def test_the_header_says_how_many_ranks_are_active_that_it_is_paused_and_which_a
 
 
 @pytest.mark.parametrize("width", [58, 78, 118])
-def test_a_full_disk_is_said_whole(width: int) -> None:
+def test_a_full_disk_is_explained_in_full(width: int) -> None:
     text = " ".join(plain(notice_lines(ALL["disk_full"], width)).split())
     assert scripted_steering.DISK_FULL in text
     assert "goes on by itself" in text
 
 
 @pytest.mark.parametrize("width", [58, 78, 118])
-def test_a_relaunch_says_which_rank_was_lost_and_why_and_shows_the_way_back(width: int) -> None:
+def test_a_relaunch_shows_which_rank_was_lost_why_and_how_far_loading_is(width: int) -> None:
     text = " ".join(plain(notice_lines(ALL["relaunching"], width)).split())
     assert text.startswith(f"✗ rank 1 was lost: {scripted_steering.SEGFAULT};")
     assert "attempt 2, 2 restarts left" in text
@@ -250,7 +251,7 @@ def test_a_relaunch_says_which_rank_was_lost_and_why_and_shows_the_way_back(widt
     assert notice_lines(ALL["relaunched"], width) == []
 
 
-def test_a_run_taken_up_by_hand_does_not_blame_a_rank() -> None:
+def test_a_resumed_run_does_not_blame_a_rank() -> None:
     script = scripted_steering.relaunched()
     settings = scripted.config(2, 8)
     script.add(protocol.RunTakenUp(config=settings, completed=48, failed=0, prompt_tokens=1, output_tokens=1))
@@ -258,12 +259,12 @@ def test_a_run_taken_up_by_hand_does_not_blame_a_rank() -> None:
     assert "lost" not in plain(notice_lines(script.state, 78))
 
 
-def test_a_hostile_reason_is_data() -> None:
+def test_a_hostile_reason_is_shown_literally() -> None:
     script = SteeredScript().begun().add(protocol.Paused(reason="[red]\x1b[2J\u202e", asked=False))
     assert "[red]␛[2J⟨U+202E⟩" in plain(notice_lines(script.state, 78))
 
 
-def test_advice_is_one_line_and_says_how_to_read_the_rest() -> None:
+def test_advice_is_one_line_with_the_key_for_the_rest() -> None:
     line = plain(advice_lines(ALL["advice"], 60))
     assert line.startswith("▸ 3 ranks at batch size 16 need 3 rounds")
     assert line.endswith("i all of it")
