@@ -3,7 +3,7 @@
 Knows the table of fields and what it is told to say. Checks nothing, and reads no file.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from textual import on
 from textual.app import ComposeResult
@@ -15,18 +15,9 @@ from textual.widgets import Button, Input, Label
 
 from rankdeck.runner.inputs.memory_estimate import MemoryEstimate
 from rankdeck.runner.protocol.config import Problem
-from rankdeck.tui.panels.forms.run_form import (
-    ALL,
-    FIELDS,
-    FIRST_VALUES,
-    LABELS,
-    MORE,
-    Field,
-    in_the_forms_words,
-    name_of,
-    set_values,
-)
-from rankdeck.tui.panels.forms.start_lines import memory_lines, taken_words, too_much
+from rankdeck.tui.panels.forms.remarks import MORE_SETTINGS, Remark, remarks, unseen_mistakes, unseen_settings
+from rankdeck.tui.panels.forms.run_form import ALL, FIELDS, FIRST_VALUES, MORE, Field, set_values
+from rankdeck.tui.panels.forms.start_lines import memory_lines, taken_words
 from rankdeck.tui.settings.hint_keys import key_of
 from rankdeck.tui.widgets.deck import Deck
 from rankdeck.tui.widgets.fields import Choice, TextField
@@ -37,8 +28,6 @@ TITLE = "A new run"
 
 TALL = 24
 """A lower terminal shows less of the memory."""
-
-_MORE = {field.setting for field in MORE}
 
 
 class NewRun(VerticalScroll, can_focus=False):
@@ -91,7 +80,7 @@ class NewRun(VerticalScroll, can_focus=False):
         self._filled: dict[str, str] = dict(FIRST_VALUES)
         self._hidden: dict[str, str] = {}
         """Text with characters that cannot be shown in a field, by what is shown instead."""
-        self._said: dict[str, tuple[str, str]] = {}
+        self._remarks: dict[str, Remark] = {}
         self._estimate: MemoryEstimate | str | None = None
         self._taken_from = ""
         self._usual: Mapping[str, str] = {}
@@ -113,7 +102,7 @@ class NewRun(VerticalScroll, can_focus=False):
 
     def _box(self, field: Field) -> Vertical:
         """A field, and under it what is said of it; of the further ones only where one is, or something is wrong."""
-        said = Label(self._hint(field), id=f"{field.setting}-said", classes="setting-said", markup=False)
+        said = Label(self.app.hint(field.hint), id=f"{field.setting}-said", classes="setting-said", markup=False)
         return Vertical(*_field(field), said, classes="setting-box")
 
     def on_mount(self) -> None:
@@ -175,7 +164,7 @@ class NewRun(VerticalScroll, can_focus=False):
 
     def go_to(self, setting: str) -> None:
         """Have a setting mended; one that is folded away is brought out."""
-        if setting in _MORE:
+        if setting in MORE_SETTINGS:
             self.fold(out=True)
         if setting in self._fields:
             self._fields[setting].focus()
@@ -206,38 +195,25 @@ class NewRun(VerticalScroll, can_focus=False):
 
     # --- what is said ---------------------------------------------------------------------------
 
-    def say(self, problems: Iterable[Problem], estimate: MemoryEstimate | str | None) -> None:
-        """Say what is wrong beside the fields, and what the memory will be."""
-        values = self.values()
-        said = {
-            problem.setting: in_the_forms_words(problem.message, values.get(problem.setting, ""))
-            for problem in reversed(list(problems))
-        }
-        self._said = {name: (message, "-wrong") for name, message in said.items() if self._is_wrong(name)}
-        if not said and (doubt := too_much(estimate)) is not None:
-            self._said[doubt[0]] = (doubt[1], "-doubtful")
+    def say(self, problems: Sequence[Problem], estimate: MemoryEstimate | str | None) -> None:
+        """Show what is wrong beside the fields, and the memory needed."""
+        self._remarks = remarks(problems, estimate, self.values(), self.touched)
         for field in ALL:
-            label = self._hints[field.setting]
-            message, kind = self._said.get(field.setting, ("", ""))
-            label.set_class(kind == "-wrong", "-wrong")
-            label.set_class(kind == "-doubtful", "-doubtful")
-            label.update(_marked(message, kind) if message else self._hint(field))
+            label, remark = self._hints[field.setting], self._remarks.get(field.setting)
+            label.set_class(remark is not None and remark.wrong, "-wrong")
+            label.set_class(remark is not None and not remark.wrong, "-doubtful")
+            label.update(self.app.hint(field.hint) if remark is None else remark.marked)
         for field in MORE:
-            self._names[field.setting].set_class(field.setting in self._said, "-wrong")
+            self._names[field.setting].set_class(field.setting in self._remarks, "-wrong")
         self.say_memory(estimate)
-        self._say_others()
-        self._say_folded()
+        self._say_unseen()
         self._say_taken()
 
-    def _hint(self, field: Field) -> Content:
-        return self.app.hint(field.hint)
-
-    def _say_folded(self) -> None:
-        """On the border: the further settings that are set and not to be seen."""
-        values = self.values()
-        set_ones = set_values({name: values[name] for name in _MORE}, FIRST_VALUES)
-        folded = bool(set_ones) and not self.has_class("-more")
-        self.border_subtitle = Content(f"also: {', '.join(set_ones)}") if folded else ""
+    def _say_unseen(self) -> None:
+        """Beside Launch, mistakes in settings out of sight; on the border, which further ones were changed."""
+        more = self.has_class("-more")
+        self.say_launch(mistakes := unseen_mistakes(self._remarks, more=more), wrong=bool(mistakes))
+        self.border_subtitle = Content(unseen_settings(self.values(), more=more))
 
     def say_taken(self, run: str, usual: Mapping[str, str]) -> None:
         """From which run the form was filled, and what its fields say in a first run; no run where they say just that.
@@ -266,19 +242,6 @@ class NewRun(VerticalScroll, can_focus=False):
             self.has_taken = bool(settings)
             self.screen.refresh_bindings()
 
-    def _say_others(self) -> None:
-        """Beside Launch: what is wrong with a setting that is not to be seen."""
-        others = [
-            f"{name_of(name)}: {message}"
-            for name, (message, _) in self._said.items()
-            if name not in LABELS or (name in _MORE and not self.has_class("-more"))
-        ]
-        self.say_launch("; ".join(others), wrong=bool(others))
-
-    def _is_wrong(self, name: str) -> bool:
-        """An empty field nobody has been in yet is not a mistake."""
-        return name not in LABELS or name in self.touched or self._field(name).value != ""
-
     def say_memory(self, estimate: MemoryEstimate | str | None) -> None:
         self._estimate = estimate
         shown = memory_lines(estimate, max(20, self._memory.content_size.width))
@@ -286,9 +249,8 @@ class NewRun(VerticalScroll, can_focus=False):
         self._memory.show(shown[:2] if self.app.size.height < TALL else shown)
 
     def say_launch(self, text: str, *, wrong: bool) -> None:
-        label = self._launch_said
-        label.set_class(wrong, "-wrong")
-        label.update(_marked(text, "-wrong") if wrong and text else visible(text))
+        self._launch_said.set_class(wrong, "-wrong")
+        self._launch_said.update(Remark(text, wrong).marked if wrong else visible(text))
 
     def allow_launch(self, allowed: bool) -> None:
         self._button.disabled = not allowed
@@ -298,8 +260,7 @@ class NewRun(VerticalScroll, can_focus=False):
     def fold(self, *, out: bool) -> None:
         """Show the further settings, or put them away."""
         self.set_class(out, "-more")
-        self._say_others()
-        self._say_folded()
+        self._say_unseen()
 
 
 def _field(field: Field) -> Iterable[Widget]:
@@ -310,7 +271,3 @@ def _field(field: Field) -> Iterable[Widget]:
     else:
         entry = TextField(field.first, placeholder=field.empty, id=field.setting, compact=True)
     yield Horizontal(name, entry, classes="setting")
-
-
-def _marked(message: str, kind: str) -> str:
-    return f"{'✗' if kind == '-wrong' else '▲'} {visible(message)}"

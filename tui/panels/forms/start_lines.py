@@ -203,15 +203,6 @@ def _where(found: MemoryEstimate) -> str:
     return f"{ranks} on each of {found.devices} GPUs"
 
 
-def too_much(found: MemoryEstimate | str | None) -> tuple[str, str] | None:
-    """The setting to change where the estimate does not fit, and what to say beside it."""
-    if not isinstance(found, MemoryEstimate) or found.fits:
-        return None
-    if found.largest is not None:
-        return "batch_size", f"{found.batch_size} would not fit: {found.largest} would, by estimate"
-    return "model", "would not fit in memory, by estimate, even at batch size 1"
-
-
 def clock_now() -> float:
     """Unix seconds; apart so that a test may stop it."""
     return time.time()
