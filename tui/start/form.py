@@ -4,6 +4,7 @@ Knows the table of fields and what it is told to say. Checks nothing, and reads 
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 from textual import on
 from textual.app import ComposeResult
@@ -19,6 +20,7 @@ from rankdeck.tui.panels.forms.remarks import MORE_SETTINGS, Remark, remarks, un
 from rankdeck.tui.panels.forms.run_form import ALL, FIELDS, FIRST_VALUES, MORE, Field, set_values
 from rankdeck.tui.panels.forms.start_lines import memory_lines, taken_words
 from rankdeck.tui.settings.hint_keys import key_of
+from rankdeck.tui.start.memory import Filled
 from rankdeck.tui.widgets.deck import Deck
 from rankdeck.tui.widgets.fields import Choice, TextField
 from rankdeck.tui.widgets.lines import Lines
@@ -28,6 +30,9 @@ TITLE = "A new run"
 
 TALL = 24
 """A lower terminal shows less of the memory."""
+
+ROOM_FOR_MORE = (120, 38)
+"""A terminal of this size shows the further settings from the beginning."""
 
 
 class NewRun(VerticalScroll, can_focus=False):
@@ -77,13 +82,16 @@ class NewRun(VerticalScroll, can_focus=False):
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__(id=id)
         self.touched: set[str] = set()
+        """The settings that were typed or chosen here."""
+        self.settings_of: Path | None = None
+        """The directory of the run whose settings are in the form."""
         self._filled: dict[str, str] = dict(FIRST_VALUES)
         self._hidden: dict[str, str] = {}
         """Text with characters that cannot be shown in a field, by what is shown instead."""
         self._remarks: dict[str, Remark] = {}
         self._estimate: MemoryEstimate | str | None = None
         self._taken_from = ""
-        self._usual: Mapping[str, str] = {}
+        self._defaults: Mapping[str, str] = {}
         self.has_taken = False
         """Whether a setting stands here that was taken over from a run."""
 
@@ -114,6 +122,8 @@ class NewRun(VerticalScroll, can_focus=False):
         self._taken = self.query_one("#taken", Lines)
         self._button = self.query_one("#launch", Button)
         self._launch_said = self.query_one("#launch-said", Label)
+        width, height = self.app.size
+        self.fold(out=width >= ROOM_FOR_MORE[0] and height >= ROOM_FOR_MORE[1])
 
     def on_resize(self) -> None:
         self.call_after_refresh(lambda: self.say_memory(self._estimate))
@@ -127,9 +137,15 @@ class NewRun(VerticalScroll, can_focus=False):
         return {name: self._hidden.get(value, value) for name, value in shown.items()}
 
     @property
-    def filled(self) -> tuple[dict[str, str], frozenset[str], str, Mapping[str, str]]:
-        """What stands in the fields, which of it was typed, and what `say_taken` was told."""
-        return self.values(), frozenset(self.touched), self._taken_from, self._usual
+    def filled(self) -> Filled:
+        """What is in the form, for `restore`."""
+        return Filled(self.values(), frozenset(self.touched), self.settings_of, self._taken_from, self._defaults)
+
+    def restore(self, filled: Filled) -> None:
+        self.fill(filled.values)
+        self.touched |= filled.typed
+        self.settings_of = filled.settings_of
+        self.say_taken(filled.taken_from, filled.defaults)
 
     def fill(self, values: Mapping[str, str], *, over: bool = False) -> None:
         """Fill fields in; those that were touched by hand only if `over` them, which makes them untouched."""
@@ -147,20 +163,15 @@ class NewRun(VerticalScroll, can_focus=False):
             if isinstance(field, Input) and field.has_focus:
                 field.action_select_all()
 
-    def set(self, setting: str, value: str) -> None:
-        """Fill one field in, as by hand."""
-        self.fill({setting: value}, over=True)
-        self.touched.add(setting)
+    def choose_prompts(self, path: str | None) -> None:
+        """Take a path as if it had been typed; None leaves the field as it is."""
+        if path is not None:
+            self.fill({"prompts": path}, over=True)
+            self.touched.add("prompts")
 
     def focus_prompts(self) -> None:
         """Let it be typed into."""
         self._fields["prompts"].focus()
-
-    def focus_more(self) -> None:
-        """Go to the first of the further settings, and have as many of them in sight as there is room for."""
-        self._fields[MORE[0].setting].focus(scroll_visible=False)
-        more = self.query_one("#more")
-        self.call_after_refresh(lambda: more.scroll_visible(top=True, animate=False))
 
     def go_to(self, setting: str) -> None:
         """Have a setting mended; one that is folded away is brought out."""
@@ -220,7 +231,7 @@ class NewRun(VerticalScroll, can_focus=False):
 
         A setting that is changed by hand is no longer taken over.
         """
-        self._taken_from, self._usual = run, usual
+        self._taken_from, self._defaults = run, usual
         self._say_taken()
 
     def _say_taken(self) -> None:
@@ -230,7 +241,7 @@ class NewRun(VerticalScroll, can_focus=False):
             for name, value in values.items()
             if name not in self.touched and self._filled[name] == visible(value)
         }
-        settings = set_values(as_filled, self._usual) if self._taken_from else []
+        settings = set_values(as_filled, self._defaults) if self._taken_from else []
         short = self.app.size.height < TALL
         width = max(20, self._memory.content_size.width)  # that of all lines: the scrollbar's place is off it
         room = width - len(TITLE) - 3 if short else 2 * width - 16
@@ -261,6 +272,17 @@ class NewRun(VerticalScroll, can_focus=False):
         """Show the further settings, or put them away."""
         self.set_class(out, "-more")
         self._say_unseen()
+
+    def turn_more(self) -> None:
+        """Show the further settings and go to the first, with as many in sight as fit; or put them away."""
+        out = not self.has_class("-more")
+        self.fold(out=out)
+        if out:
+            self._fields[MORE[0].setting].focus(scroll_visible=False)
+            more = self.query_one("#more")
+            self.call_after_refresh(lambda: more.scroll_visible(top=True, animate=False))
+        else:
+            self._fields[FIELDS[-1].setting].focus()
 
 
 def _field(field: Field) -> Iterable[Widget]:

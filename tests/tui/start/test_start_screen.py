@@ -135,7 +135,7 @@ async def test_a_launch_asked_for_and_not_checked_yet_is_dropped_when_a_run_is_a
         for key in ("9", "enter", "escape", "a"):
             app.post_message(Key(key, key if len(key) == 1 else None))
         await until(pilot, lambda: "launching" in whole_screen(app))
-        app.screen._check()  # type: ignore[attr-defined]
+        app.screen._launch.check()  # type: ignore[attr-defined]
         await pilot.pause(0.4)
         launcher.attached.set()
         await until(pilot, lambda: app.run_is_shown)

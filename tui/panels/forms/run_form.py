@@ -144,9 +144,12 @@ def name_of(setting: str) -> str:
     return LABELS.get(setting, setting.replace("_", " "))
 
 
-def first_of(problems: Sequence[Problem]) -> Problem:
-    """The one that stands first in the form; those of settings without a field come last."""
-    return min(problems, key=lambda problem: [*LABELS, problem.setting].index(problem.setting))
+def first_mistake(problems: Sequence[Problem], values: Mapping[str, str]) -> tuple[str, str]:
+    """The setting that stands first in the form, those without a field last, and what is wrong with it."""
+    setting, message, *_ = msgspec.structs.astuple(
+        min(problems, key=lambda problem: [*LABELS, problem.setting].index(problem.setting))
+    )
+    return setting, f"{name_of(setting)}: {visible(in_the_forms_words(message, values.get(setting, '')))}"
 
 
 def _fraction(text: str) -> float:
