@@ -1,6 +1,6 @@
-"""The form of a new run: a field for every setting, its hint or what is wrong with it, the memory it needs, Launch.
+"""The form of a new run: a field for every setting with its hint or its mistake, the memory needed, Launch.
 
-Knows the table of fields and what it is told to say. Checks nothing, and reads no file.
+Knows the table of fields and shows what it is told. Checks nothing and reads no file.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -29,14 +29,14 @@ from rankdeck.tui.words.text import cut, visible, wrap
 TITLE = "A new run"
 
 TALL = 24
-"""A lower terminal shows less of the memory."""
+"""Rows: a shorter terminal shows less about memory."""
 
 ROOM_FOR_MORE = (120, 38)
-"""A terminal of this size shows the further settings from the beginning."""
+"""Columns and rows: a terminal of this size shows the further settings from the beginning."""
 
 
 class NewRun(VerticalScroll, can_focus=False):
-    """The fields. What was touched by hand is not filled in by the machine."""
+    """The fields. Those that were touched by hand are not filled in by the machine."""
 
     app: Deck
 
@@ -70,7 +70,7 @@ class NewRun(VerticalScroll, can_focus=False):
     """
 
     class Changed(Message):
-        """A setting was changed."""
+        """A setting was changed: by hand, or with an empty name if it was filled in."""
 
         def __init__(self, setting: str) -> None:
             super().__init__()
@@ -93,7 +93,7 @@ class NewRun(VerticalScroll, can_focus=False):
         self._taken_from = ""
         self._defaults: Mapping[str, str] = {}
         self.has_taken = False
-        """Whether a setting stands here that was taken over from a run."""
+        """Whether some setting in the form was taken from a run."""
 
     def compose(self) -> ComposeResult:
         self.border_title = Content(TITLE)
@@ -109,12 +109,12 @@ class NewRun(VerticalScroll, can_focus=False):
             yield Label("", id="launch-said", markup=False)
 
     def _box(self, field: Field) -> Vertical:
-        """A field, and under it what is said of it; of the further ones only where one is, or something is wrong."""
+        """A field and, below it, its hint or mistake. Hints of further settings are hidden without the focus."""
         said = Label(self.app.hint(field.hint), id=f"{field.setting}-said", classes="setting-said", markup=False)
         return Vertical(*_field(field), said, classes="setting-box")
 
     def on_mount(self) -> None:
-        # Kept, not asked for: an answer may come when the screen is already being taken down.
+        # Kept, since an answer may come while the screen is being removed, when a query finds nothing.
         self._fields = {field.setting: self.query_one(f"#{field.setting}") for field in ALL}
         self._hints = {field.setting: self.query_one(f"#{field.setting}-said", Label) for field in ALL}
         self._names = {field.setting: self.query_one(f"#{field.setting}-name", Label) for field in MORE}
@@ -132,7 +132,7 @@ class NewRun(VerticalScroll, can_focus=False):
     # --- values ---------------------------------------------------------------------------------
 
     def values(self) -> dict[str, str]:
-        """What stands in the fields."""
+        """The values in the fields."""
         shown = {field.setting: self._field(field.setting).value for field in ALL}
         return {name: self._hidden.get(value, value) for name, value in shown.items()}
 
@@ -148,7 +148,7 @@ class NewRun(VerticalScroll, can_focus=False):
         self.say_taken(filled.taken_from, filled.defaults)
 
     def fill(self, values: Mapping[str, str], *, over: bool = False) -> None:
-        """Fill fields in; those that were touched by hand only if `over` them, which makes them untouched."""
+        """Fill fields in. Those touched by hand are left as they are, unless `over`, which makes them untouched."""
         if over:
             self.touched -= set(values)
         for name, value in values.items():
@@ -170,11 +170,11 @@ class NewRun(VerticalScroll, can_focus=False):
             self.touched.add("prompts")
 
     def focus_prompts(self) -> None:
-        """Let it be typed into."""
+        """Move the focus to the field of prompts."""
         self._fields["prompts"].focus()
 
     def go_to(self, setting: str) -> None:
-        """Have a setting mended; one that is folded away is brought out."""
+        """Move the focus to a setting; show the further ones if it is one of them."""
         if setting in MORE_SETTINGS:
             self.fold(out=True)
         if setting in self._fields:
@@ -192,7 +192,7 @@ class NewRun(VerticalScroll, can_focus=False):
         field = event.input if isinstance(event, Input.Changed) else event.choice
         name = field.id or ""
         if name not in self.touched and field.value == self._filled.get(name):
-            self.post_message(self.Changed(""))  # It was filled in.
+            self.post_message(self.Changed(""))  # filled in, not typed
             return
         self.touched.add(name)
         self.post_message(self.Changed(name))
@@ -204,7 +204,7 @@ class NewRun(VerticalScroll, can_focus=False):
         event.stop()
         self.post_message(self.Submitted())
 
-    # --- what is said ---------------------------------------------------------------------------
+    # --- mistakes and hints ---------------------------------------------------------------------
 
     def say(self, problems: Sequence[Problem], estimate: MemoryEstimate | str | None) -> None:
         """Show what is wrong beside the fields, and the memory needed."""
@@ -226,12 +226,12 @@ class NewRun(VerticalScroll, can_focus=False):
         self.say_launch(mistakes := unseen_mistakes(self._remarks, more=more), wrong=bool(mistakes))
         self.border_subtitle = Content(unseen_settings(self.values(), more=more))
 
-    def say_taken(self, run: str, usual: Mapping[str, str]) -> None:
-        """From which run the form was filled, and what its fields say in a first run; no run where they say just that.
+    def say_taken(self, run: str, defaults: Mapping[str, str]) -> None:
+        """Name the `run` that the form was filled from (empty: none) and the settings that differ from the defaults.
 
-        A setting that is changed by hand is no longer taken over.
+        A setting changed by hand is no longer one of them.
         """
-        self._taken_from, self._defaults = run, usual
+        self._taken_from, self._defaults = run, defaults
         self._say_taken()
 
     def _say_taken(self) -> None:
@@ -243,10 +243,10 @@ class NewRun(VerticalScroll, can_focus=False):
         }
         settings = set_values(as_filled, self._defaults) if self._taken_from else []
         short = self.app.size.height < TALL
-        width = max(20, self._memory.content_size.width)  # that of all lines: the scrollbar's place is off it
+        width = max(20, self._memory.content_size.width)  # the width of all lines, without the scrollbar
         room = width - len(TITLE) - 3 if short else 2 * width - 16
         words = taken_words(self._taken_from, settings, key_of("start.defaults", self.app.keys), room)
-        # A small terminal has room for it in the border alone.
+        # A small terminal has room for it only on the border.
         self.border_title = Content(f"{TITLE}, {words}" if settings and short else TITLE)
         self._taken.show([((line, "dim"),) for line in wrap(words, width)[:2]] if settings and not short else [])
         if bool(settings) != self.has_taken:
@@ -256,7 +256,7 @@ class NewRun(VerticalScroll, can_focus=False):
     def say_memory(self, estimate: MemoryEstimate | str | None) -> None:
         self._estimate = estimate
         shown = memory_lines(estimate, max(20, self._memory.content_size.width))
-        # A small terminal has no room for what it is made of.
+        # A small terminal has no room for its parts.
         self._memory.show(shown[:2] if self.app.size.height < TALL else shown)
 
     def say_launch(self, text: str, *, wrong: bool) -> None:
@@ -269,12 +269,12 @@ class NewRun(VerticalScroll, can_focus=False):
     # --- more settings --------------------------------------------------------------------------
 
     def fold(self, *, out: bool) -> None:
-        """Show the further settings, or put them away."""
+        """Show the further settings if `out`, else hide them."""
         self.set_class(out, "-more")
         self._say_unseen()
 
     def turn_more(self) -> None:
-        """Show the further settings and go to the first, with as many in sight as fit; or put them away."""
+        """Show the further settings and go to the first, with as many in sight as fit; or hide them."""
         out = not self.has_class("-more")
         self.fold(out=out)
         if out:

@@ -125,7 +125,7 @@ class FormLaunch:
         self._work("plan sweep", partial(self._plan_sweep, config))
 
     async def _plan_sweep(self, config: RunConfig) -> None:
-        from rankdeck.tui.panels.forms.sweep_form import anew, as_sweep
+        from rankdeck.tui.panels.forms.sweep_form import as_sweep, new_sweep
         from rankdeck.tui.screens.sweep import SweepScreen
 
         def planned(plan: SweepPlan | None) -> None:
@@ -136,7 +136,7 @@ class FormLaunch:
         prompts, costs = await asyncio.to_thread(lambda: (launcher.prompts(config), launcher.costs(config)))
         # Not if something else was requested meanwhile.
         if not self.busy and self._screen.is_active and self._settings()[0] == config:
-            self._screen.app.push_screen(SweepScreen(anew(config, prompts, costs)), planned)
+            self._screen.app.push_screen(SweepScreen(new_sweep(config, prompts, costs)), planned)
 
     def run(self, config: RunConfig) -> None:
         """Launch a run."""

@@ -1,4 +1,4 @@
-"""What the keys of a run in the list do, and what is said if one fails.
+"""What the keys of a run in the list do, and the words for a failure.
 
 Knows a Launcher, which it asks in a thread, and functions to hand the results to. Does not know the screen.
 """

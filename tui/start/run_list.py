@@ -82,7 +82,7 @@ class RunList(ScrollView, Painter, can_focus=True):
         return self._runs[self._cursor] if self._runs else None
 
     def show(self, runs: Sequence[RecentRun], at: Path | None = None) -> None:
-        """Show these; the cursor stays on its run, or goes to the one whose directory is `at`."""
+        """Show `runs`; the cursor stays on its run, or goes to the one in the directory `at`."""
         before = self.run
         first, self._runs = self._runs is None, runs
         here = at.resolve() if at is not None else before.directory if before is not None else None
@@ -94,7 +94,7 @@ class RunList(ScrollView, Painter, can_focus=True):
             self._ages, self._painted = ages, list(runs)
             self.refresh()
         if at is not None:
-            self._go(self._cursor)  # into sight
+            self._go(self._cursor)  # scroll it into view
         elif first or self.run != before:
             self.post_message(self.Moved())
 
@@ -159,6 +159,6 @@ class RunList(ScrollView, Painter, can_focus=True):
         at, line = divmod(y + self.scroll_offset.y, ROWS_PER_RUN)
         if at >= len(self._runs):
             return self.paint((), width)
-        here = at == self._cursor and self.has_focus  # a mark without the keys would mislead
+        here = at == self._cursor and self.has_focus  # without the focus its keys do nothing
         rows = run_rows(self._runs[at], width, clock_now(), here=here)
         return self.paint(rows[line], width, self.style_of("cursor") if here else None)

@@ -1,8 +1,7 @@
 """The start screen: earlier runs, what the machine has, and the form of a new run.
 
-Connects its parts: the list tells which key of a run was pressed (RunActions does it), the form what was typed
-(FormLaunch checks and launches it, FormFill fills it in). Knows a Launcher, asked in threads alone: the screen is there
-before the first answer is. Reads no file and looks at no device itself.
+Connects its parts: RunActions does what a key in the list says, FormLaunch checks and launches what is in the form,
+FormFill fills it in. Knows a Launcher, asked only in threads so that the screen appears at once; reads no file itself.
 """
 
 import asyncio
@@ -156,11 +155,11 @@ class StartScreen(Sized, Screen[None]):
         back = self._back
         self._machine_panel = self.query_one("#this-machine", Panel)
         self._title = self.query_one("#start-title", Lines)
-        self._complain(back.problem if back is not None else "")
-        if back is not None:
-            self._list.focus()
-        else:
+        if back is None:
             self._form.focus_prompts()
+        else:
+            self._complain(back.problem)
+            self._list.focus()
         self._show_machine(None)
         if back is not None and back.seen is not None:
             self._form.restore(back.seen.form)
@@ -199,7 +198,7 @@ class StartScreen(Sized, Screen[None]):
         self._launch.check()
 
     async def come_back(self, directory: Path) -> None:
-        """Get ready to be shown after the run in `directory`, which was opened from here."""
+        """Get ready to be shown again after the run in `directory`, which was opened from here."""
         await self._look_after(directory)
         self._launch.come_back()
         self.set_focus(self._list)
