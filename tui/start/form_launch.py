@@ -170,13 +170,13 @@ class FormLaunch:
             self._opened(source)
         except Exception as error:
             self.come_back()
+            self._form.allow_launch(self._right is not None)
             failed(error)
 
     def _work(self, group: str, work: WorkType[None]) -> None:
         self._screen.run_worker(work, group=group, exclusive=True)
 
     def come_back(self) -> None:
-        """The run was left, or could not be opened."""
+        """The run was left, or could not be opened. Launch is enabled by the next check."""
         self.busy = False
         self._form.say_launch("", wrong=False)
-        self._form.allow_launch(self._right is not None)
