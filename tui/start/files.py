@@ -88,7 +88,7 @@ class FolderList(ScrollView, Painter, can_focus=True):
         return self.entries[self._cursor] if self.entries else None
 
     def show(self, entries: list[Entry], empty: str, at: str | None = None) -> None:
-        """Show `entries` with the cursor on the one named `at`; `empty` is the line below them, why there are none."""
+        """Show `entries` with the cursor on the one named `at`; `empty` is the line below them: why there are none."""
         self.entries, self.empty = entries, empty
         self._cursor = next((number for number, entry in enumerate(entries) if entry.name == at), 0)
         self.virtual_size = Size(self.scrollable_content_region.width, len(entries))

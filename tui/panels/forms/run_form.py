@@ -150,10 +150,9 @@ def name_of(setting: str) -> str:
 
 def first_mistake(problems: Sequence[Problem], values: Mapping[str, str]) -> tuple[str, str]:
     """The first setting of the form that is wrong, those without a field last, and a line that says what is wrong."""
-    setting, message, *_ = msgspec.structs.astuple(
-        min(problems, key=lambda problem: [*LABELS, problem.setting].index(problem.setting))
-    )
-    return setting, f"{name_of(setting)}: {visible(in_the_forms_words(message, values.get(setting, '')))}"
+    first = min(problems, key=lambda problem: [*LABELS, problem.setting].index(problem.setting))
+    words = in_the_forms_words(first.message, values.get(first.setting, ""))
+    return first.setting, f"{name_of(first.setting)}: {visible(words)}"
 
 
 def _fraction(text: str) -> float:

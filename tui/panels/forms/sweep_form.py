@@ -127,7 +127,7 @@ def first_values(work: SweepWork) -> dict[str, str]:
 
 
 def read_plan(values: dict[str, str], work: SweepWork) -> tuple[SweepPlan | None, list[Problem]]:
-    """The plan as typed, None if it is not one, and what is wrong with it."""
+    """The plan as typed, None if something is wrong with it, and what is wrong."""
     problems: list[Problem] = []
     numbers: dict[str, list[int]] = {}
     most_numbers = {"batch_sizes": MAX_BATCH_SIZE, "ranks": work.most_ranks, "repeats": 1000}
@@ -178,7 +178,7 @@ def _check(plan: SweepPlan, work: SweepWork) -> list[Problem]:
 def promise(plan: SweepPlan, work: SweepWork) -> str:
     """How many trials there are, how long they take, and whether there are enough prompts.
 
-    The time is estimated from an earlier run if there is one like it, else it is the least.
+    The time is estimated from earlier runs that measured all settings; otherwise it is a lower bound.
     """
     takes = f"at least {clock(planned(plan) * plan.least_seconds)}"
     if work.config is not None and not plan.outputs and (costs := work.costs) is not None:
