@@ -130,9 +130,10 @@ def test_its_sample_its_prompts_and_its_looks_are_there(installed: Installed) ->
     code = (
         "import asyncio; from rankdeck.tui.app.app import RankdeckApp\n"
         "from rankdeck.tui.sources.runs import sample_prompts\n"
+        "from rankdeck.tui.start.machine_launcher import MachineLauncher\n"
         "assert sample_prompts().is_file()\n"
         "async def look():\n"
-        "    app = RankdeckApp(None)\n"
+        "    app = RankdeckApp(None, launcher=MachineLauncher())\n"
         "    async with app.run_test() as pilot:\n"
         "        await pilot.pause()\n"
         "asyncio.run(look())\n"

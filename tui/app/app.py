@@ -114,6 +114,7 @@ class RankdeckApp(BaseApp):
             return self._run_screen
         from rankdeck.tui.start.screen import StartScreen
 
+        assert self._launcher is not None, "without a run to show there is one to launch with"
         self._start = StartScreen(self._launcher, self._back, open_run=self.open_run, open_replay=self._leave_for)
         return self._start
 

@@ -1,1 +1,1 @@
-"""The start screen: the runs there are, a form for the next one, and what is launched from there."""
+"""The start screen: earlier runs, a form for the next one, and what is launched from there."""

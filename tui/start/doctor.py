@@ -1,6 +1,6 @@
 """`rankdeck doctor` as a screen: what this machine has, what would not work, and the cure.
 
-Knows how the facts are come by, quickly and then slowly; what they mean is runner.machine.doctor's.
+Gathers the facts, the quick ones first. Does not know what they mean: runner.machine.doctor does.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from rankdeck.tui.words.text import Line, plain
 
 
 class Examiner(Protocol):
-    """Looks at the machine; `examine` may block."""
+    """Looks at the machine. `examine` may block."""
 
     def examine(self) -> Facts: ...
 
@@ -30,7 +30,7 @@ class Examiner(Protocol):
 
 
 class DoctorScreen(ModalScreen[None]):
-    """The findings; those that take seconds come after the others."""
+    """The findings; those that take seconds are added when they are known."""
 
     app: Deck
 
@@ -95,7 +95,7 @@ class DoctorScreen(ModalScreen[None]):
 
     @property
     def words(self) -> str:
-        """What is said, without looks."""
+        """The text on the screen, without styles."""
         return plain(self.query_one("#findings", Lines).lines)
 
     def action_again(self) -> None:

@@ -1,6 +1,6 @@
-"""The file picker: a folder's files of prompts, picked with the keyboard. Names are data: shown harmlessly, never run.
+"""The file picker: a folder's files of prompts, picked with the keyboard. Names are data: escaped and cut to fit.
 
-Knows a function that lists a folder, which may block and is called in a thread.
+Knows a function that lists a folder, which may block and is called in a thread. Reads no folder itself.
 """
 
 import asyncio
@@ -35,7 +35,7 @@ KEYS = "{files.pick} picks  {files.above} up  {files.hidden} hidden  {files.filt
 
 
 def entry_line(entry: Entry, width: int, *, here: bool = False) -> Line:
-    """A name, and for a file its size and lines on the right; the one under the cursor is marked, in colours or not."""
+    """A name, and for a file its lines and size on the right. A mark shows the cursor even without colours."""
     mark = ("▸ " if here else "  ", "key")
     if entry.is_folder:
         return (mark, (cut_middle(visible(entry.name), width - 4) + "/", "key"))
@@ -46,15 +46,15 @@ def entry_line(entry: Entry, width: int, *, here: bool = False) -> Line:
     return between((mark, (name, "strong" if here else "")), right, width)
 
 
-def matching(entries: tuple[Entry, ...], wanted: str) -> list[Entry]:
-    """The entries whose name holds what was typed, in any case; names that begin with it come first."""
-    sought = wanted.casefold()
+def matching(entries: tuple[Entry, ...], typed: str) -> list[Entry]:
+    """The entries whose name contains `typed`, ignoring case; names that begin with it come first."""
+    sought = typed.casefold()
     found = [entry for entry in entries if sought in visible(entry.name).casefold()]
     return sorted(found, key=lambda entry: not entry.name.casefold().startswith(sought)) if sought else found
 
 
 class FolderList(ScrollView, Painter, can_focus=True):
-    """The entries, painted row by row, and a cursor."""
+    """The entries of a folder, one a row, and a cursor."""
 
     DEFAULT_CSS = """
     FolderList { height: 1fr; overflow-x: hidden; scrollbar-size-vertical: 1; background: $surface; }
@@ -88,7 +88,7 @@ class FolderList(ScrollView, Painter, can_focus=True):
         return self.entries[self._cursor] if self.entries else None
 
     def show(self, entries: list[Entry], empty: str, at: str | None = None) -> None:
-        """Show these, with the cursor on the one called `at`; under them `empty`, which says why there are no more."""
+        """Show `entries` with the cursor on the one named `at`; `empty` is the line below them: why there are none."""
         self.entries, self.empty = entries, empty
         self._cursor = next((number for number, entry in enumerate(entries) if entry.name == at), 0)
         self.virtual_size = Size(self.scrollable_content_region.width, len(entries))
@@ -139,14 +139,14 @@ class FolderList(ScrollView, Painter, can_focus=True):
 
 
 class Filter(TextField):
-    """What the names are filtered by; an empty one leaves backspace to the picker."""
+    """The text to filter names by. When it is empty, backspace is a key of the picker."""
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         return action != "delete_left" or bool(self.value)
 
 
 class FilePicker(ModalScreen[str]):
-    """Picks a file's path; nothing when it is left with escape."""
+    """Gives the path of a file, or None if it is closed with escape."""
 
     app: Deck
 
@@ -174,7 +174,7 @@ class FilePicker(ModalScreen[str]):
     ]
 
     def __init__(self, read_folder: ReadFolder, start: str = "") -> None:
-        """`start` is a path to begin at: the folder it is in is shown, with the cursor on it."""
+        """`start` is the path to begin at: its folder is shown, with the cursor on it."""
         super().__init__()
         self._read_folder = read_folder
         self._start = start
@@ -204,18 +204,18 @@ class FilePicker(ModalScreen[str]):
         self._show(at)
 
     def _show(self, at: str | None = None) -> None:
-        listing, wanted = self._listing, self._filter.value
-        found = matching(listing.entries, wanted)
+        listing, typed = self._listing, self._filter.value
+        found = matching(listing.entries, typed)
         width = max(10, self._list.size.width)
         counted = f"  {some(listing.more, 'entry', 'entries')} more are not shown" if listing.more else ""
         self.query_one("#picker-path", Lines).show(
             [((cut_middle(visible(listing.path), width - len(counted)), "strong"), (counted, "warn"))]
         )
         kinds = ", ".join(SUFFIXES)
-        empty = f"nothing here is called {visible(wanted)!r}" if wanted else f"no folder and no {kinds} here"
+        empty = f"nothing here is called {visible(typed)!r}" if typed else f"no folder and no {kinds} here"
         if listing.error is not None:
             empty = visible(listing.error)
-        above = [UP] if not wanted and os.path.dirname(listing.path) != listing.path else []
+        above = [UP] if not typed and os.path.dirname(listing.path) != listing.path else []
         known = at is not None and any(entry.name == at for entry in found)
         first = at if known else found[0].name if found else None
         self._list.show([*above, *found], "" if found else empty, first)
@@ -223,7 +223,7 @@ class FilePicker(ModalScreen[str]):
     # --- keys -------------------------------------------------------------------------------------
 
     def on_key(self, event: Key) -> None:
-        """A letter that is no key begins a filter; in the filter the arrows still move in the list."""
+        """A letter that is not a key starts a filter; in the filter the arrows still move the cursor of the list."""
         typing = self.focused is self._filter
         if typing and event.key in ("up", "down", "pageup", "pagedown"):
             event.stop()
@@ -233,9 +233,9 @@ class FilePicker(ModalScreen[str]):
             event.stop()
             self._list.focus()
         elif event.is_printable and event.character and (typing or event.key not in self.active_bindings):
-            # The filter keeps what is typed into it: a letter that comes here was typed before it had the focus.
+            # Letters typed into the filter stay there: this one was typed before the filter had the focus.
             event.stop()
-            self.set_focus(self._filter)  # now, and not when there is time: the next letter is here already
+            self.set_focus(self._filter)  # now: the next letter is already waiting
             self._filter.insert_text_at_cursor(event.character)
 
     @on(Input.Changed)
@@ -270,7 +270,7 @@ class FilePicker(ModalScreen[str]):
         self._filter.focus()
 
     def action_close(self) -> None:
-        """From the filter back to the list; from there, away."""
+        """From the filter back to the list; from the list, close."""
         if self._filter.value:
             self._filter.value = ""
             self._list.focus()

@@ -1,4 +1,7 @@
-"""A folder as the file picker lists it: folders and files of prompts. Reads names, sizes and, of small files, lines."""
+"""A folder as the file picker lists it: its folders and files of prompts.
+
+Reads names and sizes, and counts the lines of small files. Does not know how they are shown.
+"""
 
 import contextlib
 import os
@@ -8,14 +11,14 @@ from typing import NamedTuple
 
 SUFFIXES = (".txt", ".jsonl", ".json", ".csv", ".parquet")
 SMALL_BYTES = 2**20
-"""Lines are counted in files up to this size: a folder of a thousand of them is still listed in a moment."""
+"""Lines are counted in files up to this size, so that a folder of a thousand of them is still listed quickly."""
 
 MOST_ENTRIES = 5000
 COUNTED_FILES = 200
 
 
 class Entry(NamedTuple):
-    """A folder, or a file of prompts; `lines` is None where they were not counted."""
+    """A folder, or a file of prompts: `size` in bytes, `lines` None if they were not counted."""
 
     name: str
     is_folder: bool
@@ -24,7 +27,7 @@ class Entry(NamedTuple):
 
 
 class Listing(NamedTuple):
-    """What a folder has, folders first. `error` says why it cannot be listed; `more` is how many were left out."""
+    """The entries of the folder `path`, folders first. `error`: why it cannot be listed; `more`: entries left out."""
 
     path: str
     entries: tuple[Entry, ...] = ()
@@ -33,7 +36,7 @@ class Listing(NamedTuple):
 
 
 def read_folder(path: str, hidden: bool = False) -> Listing:
-    """The entries of a folder in the order of their names; of a file's path, those of the folder it is in."""
+    """List a folder, sorted by name; for any other path, the nearest folder above it. With dot files if `hidden`."""
     with contextlib.suppress(RuntimeError):
         path = str(Path(path).expanduser())
     path = os.path.abspath(path or ".")
@@ -55,7 +58,7 @@ def read_folder(path: str, hidden: bool = False) -> Listing:
 
 
 def _entry(item: "os.DirEntry[str]") -> Entry | None:
-    """None for what is neither a folder nor a file of prompts, and for what went away or is a broken link."""
+    """None if it is neither a folder nor a file of prompts, is a broken link, or is gone."""
     try:
         if item.is_dir():
             return Entry(item.name, True)
@@ -64,13 +67,13 @@ def _entry(item: "os.DirEntry[str]") -> Entry | None:
         status = item.stat()
     except OSError:
         return None
-    # A pipe by that name would block whoever reads it.
+    # A pipe with such a name would block its reader.
     return Entry(item.name, False, status.st_size) if stat.S_ISREG(status.st_mode) else None
 
 
 def _count_lines(path: str) -> int | None:
     if path.lower().endswith((".json", ".parquet")):
-        return None  # lines say nothing there
+        return None  # their lines are not prompts
     try:
         with open(path, "rb") as file:
             text = file.read(SMALL_BYTES + 1)

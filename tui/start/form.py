@@ -1,9 +1,10 @@
-"""The form of a new run: a field for every setting, its hint or what is wrong with it, the memory it needs, Launch.
+"""The form of a new run: a field for every setting with its hint or its mistake, the memory needed, Launch.
 
-Knows the table of fields and what it is told to say. Checks nothing, and reads no file.
+Knows the table of fields and shows what it is told. Checks nothing and reads no file.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 from textual import on
 from textual.app import ComposeResult
@@ -15,19 +16,11 @@ from textual.widgets import Button, Input, Label
 
 from rankdeck.runner.inputs.memory_estimate import MemoryEstimate
 from rankdeck.runner.protocol.config import Problem
-from rankdeck.tui.panels.forms.run_form import (
-    ALL,
-    FIELDS,
-    FIRST_VALUES,
-    LABELS,
-    MORE,
-    Field,
-    in_the_forms_words,
-    name_of,
-    set_values,
-)
-from rankdeck.tui.panels.forms.start_lines import memory_lines, taken_words, too_much
+from rankdeck.tui.panels.forms.remarks import MORE_SETTINGS, Remark, remarks, unseen_mistakes, unseen_settings
+from rankdeck.tui.panels.forms.run_form import ALL, FIELDS, FIRST_VALUES, MORE, Field, set_values
+from rankdeck.tui.panels.forms.start_lines import memory_lines, taken_words
 from rankdeck.tui.settings.hint_keys import key_of
+from rankdeck.tui.start.memory import Filled
 from rankdeck.tui.widgets.deck import Deck
 from rankdeck.tui.widgets.fields import Choice, TextField
 from rankdeck.tui.widgets.lines import Lines
@@ -36,13 +29,14 @@ from rankdeck.tui.words.text import cut, visible, wrap
 TITLE = "A new run"
 
 TALL = 24
-"""A lower terminal shows less of the memory."""
+"""Rows: a shorter terminal shows less about memory."""
 
-_MORE = {field.setting for field in MORE}
+ROOM_FOR_MORE = (120, 38)
+"""Columns and rows: a terminal of this size shows the further settings from the beginning."""
 
 
 class NewRun(VerticalScroll, can_focus=False):
-    """The fields. What was touched by hand is not filled in by the machine."""
+    """The fields. Those that were touched by hand are not filled in by the machine."""
 
     app: Deck
 
@@ -76,7 +70,7 @@ class NewRun(VerticalScroll, can_focus=False):
     """
 
     class Changed(Message):
-        """A setting was changed."""
+        """A setting was changed: by hand, or with an empty name if it was filled in."""
 
         def __init__(self, setting: str) -> None:
             super().__init__()
@@ -88,15 +82,18 @@ class NewRun(VerticalScroll, can_focus=False):
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__(id=id)
         self.touched: set[str] = set()
+        """The settings that were typed or chosen here."""
+        self.settings_of: Path | None = None
+        """The directory of the run whose settings are in the form."""
         self._filled: dict[str, str] = dict(FIRST_VALUES)
         self._hidden: dict[str, str] = {}
         """Text with characters that cannot be shown in a field, by what is shown instead."""
-        self._said: dict[str, tuple[str, str]] = {}
+        self._remarks: dict[str, Remark] = {}
         self._estimate: MemoryEstimate | str | None = None
         self._taken_from = ""
-        self._usual: Mapping[str, str] = {}
+        self._defaults: Mapping[str, str] = {}
         self.has_taken = False
-        """Whether a setting stands here that was taken over from a run."""
+        """Whether some setting in the form was taken from a run."""
 
     def compose(self) -> ComposeResult:
         self.border_title = Content(TITLE)
@@ -112,12 +109,12 @@ class NewRun(VerticalScroll, can_focus=False):
             yield Label("", id="launch-said", markup=False)
 
     def _box(self, field: Field) -> Vertical:
-        """A field, and under it what is said of it; of the further ones only where one is, or something is wrong."""
-        said = Label(self._hint(field), id=f"{field.setting}-said", classes="setting-said", markup=False)
+        """A field and, below it, its hint or mistake. Hints of further settings are hidden without the focus."""
+        said = Label(self.app.hint(field.hint), id=f"{field.setting}-said", classes="setting-said", markup=False)
         return Vertical(*_field(field), said, classes="setting-box")
 
     def on_mount(self) -> None:
-        # Kept, not asked for: an answer may come when the screen is already being taken down.
+        # Kept, since an answer may come while the screen is being removed, when a query finds nothing.
         self._fields = {field.setting: self.query_one(f"#{field.setting}") for field in ALL}
         self._hints = {field.setting: self.query_one(f"#{field.setting}-said", Label) for field in ALL}
         self._names = {field.setting: self.query_one(f"#{field.setting}-name", Label) for field in MORE}
@@ -125,6 +122,8 @@ class NewRun(VerticalScroll, can_focus=False):
         self._taken = self.query_one("#taken", Lines)
         self._button = self.query_one("#launch", Button)
         self._launch_said = self.query_one("#launch-said", Label)
+        width, height = self.app.size
+        self.fold(out=width >= ROOM_FOR_MORE[0] and height >= ROOM_FOR_MORE[1])
 
     def on_resize(self) -> None:
         self.call_after_refresh(lambda: self.say_memory(self._estimate))
@@ -133,17 +132,23 @@ class NewRun(VerticalScroll, can_focus=False):
     # --- values ---------------------------------------------------------------------------------
 
     def values(self) -> dict[str, str]:
-        """What stands in the fields."""
+        """The values in the fields."""
         shown = {field.setting: self._field(field.setting).value for field in ALL}
         return {name: self._hidden.get(value, value) for name, value in shown.items()}
 
     @property
-    def filled(self) -> tuple[dict[str, str], frozenset[str], str, Mapping[str, str]]:
-        """What stands in the fields, which of it was typed, and what `say_taken` was told."""
-        return self.values(), frozenset(self.touched), self._taken_from, self._usual
+    def filled(self) -> Filled:
+        """What is in the form, for `restore`."""
+        return Filled(self.values(), frozenset(self.touched), self.settings_of, self._taken_from, self._defaults)
+
+    def restore(self, filled: Filled) -> None:
+        self.fill(filled.values)
+        self.touched |= filled.typed
+        self.settings_of = filled.settings_of
+        self.say_taken(filled.taken_from, filled.defaults)
 
     def fill(self, values: Mapping[str, str], *, over: bool = False) -> None:
-        """Fill fields in; those that were touched by hand only if `over` them, which makes them untouched."""
+        """Fill fields in. Those touched by hand are left as they are, unless `over`, which makes them untouched."""
         if over:
             self.touched -= set(values)
         for name, value in values.items():
@@ -158,24 +163,19 @@ class NewRun(VerticalScroll, can_focus=False):
             if isinstance(field, Input) and field.has_focus:
                 field.action_select_all()
 
-    def set(self, setting: str, value: str) -> None:
-        """Fill one field in, as by hand."""
-        self.fill({setting: value}, over=True)
-        self.touched.add(setting)
+    def choose_prompts(self, path: str | None) -> None:
+        """Take a path as if it had been typed; None leaves the field as it is."""
+        if path is not None:
+            self.fill({"prompts": path}, over=True)
+            self.touched.add("prompts")
 
     def focus_prompts(self) -> None:
-        """Let it be typed into."""
+        """Move the focus to the field of prompts."""
         self._fields["prompts"].focus()
 
-    def focus_more(self) -> None:
-        """Go to the first of the further settings, and have as many of them in sight as there is room for."""
-        self._fields[MORE[0].setting].focus(scroll_visible=False)
-        more = self.query_one("#more")
-        self.call_after_refresh(lambda: more.scroll_visible(top=True, animate=False))
-
     def go_to(self, setting: str) -> None:
-        """Have a setting mended; one that is folded away is brought out."""
-        if setting in _MORE:
+        """Move the focus to a setting; show the further ones if it is one of them."""
+        if setting in MORE_SETTINGS:
             self.fold(out=True)
         if setting in self._fields:
             self._fields[setting].focus()
@@ -192,7 +192,7 @@ class NewRun(VerticalScroll, can_focus=False):
         field = event.input if isinstance(event, Input.Changed) else event.choice
         name = field.id or ""
         if name not in self.touched and field.value == self._filled.get(name):
-            self.post_message(self.Changed(""))  # It was filled in.
+            self.post_message(self.Changed(""))  # filled in, not typed
             return
         self.touched.add(name)
         self.post_message(self.Changed(name))
@@ -204,47 +204,34 @@ class NewRun(VerticalScroll, can_focus=False):
         event.stop()
         self.post_message(self.Submitted())
 
-    # --- what is said ---------------------------------------------------------------------------
+    # --- mistakes and hints ---------------------------------------------------------------------
 
-    def say(self, problems: Iterable[Problem], estimate: MemoryEstimate | str | None) -> None:
-        """Say what is wrong beside the fields, and what the memory will be."""
-        values = self.values()
-        said = {
-            problem.setting: in_the_forms_words(problem.message, values.get(problem.setting, ""))
-            for problem in reversed(list(problems))
-        }
-        self._said = {name: (message, "-wrong") for name, message in said.items() if self._is_wrong(name)}
-        if not said and (doubt := too_much(estimate)) is not None:
-            self._said[doubt[0]] = (doubt[1], "-doubtful")
+    def say(self, problems: Sequence[Problem], estimate: MemoryEstimate | str | None) -> None:
+        """Show what is wrong beside the fields, and the memory needed."""
+        self._remarks = remarks(problems, estimate, self.values(), self.touched)
         for field in ALL:
-            label = self._hints[field.setting]
-            message, kind = self._said.get(field.setting, ("", ""))
-            label.set_class(kind == "-wrong", "-wrong")
-            label.set_class(kind == "-doubtful", "-doubtful")
-            label.update(_marked(message, kind) if message else self._hint(field))
+            label, remark = self._hints[field.setting], self._remarks.get(field.setting)
+            label.set_class(remark is not None and remark.wrong, "-wrong")
+            label.set_class(remark is not None and not remark.wrong, "-doubtful")
+            label.update(self.app.hint(field.hint) if remark is None else remark.marked)
         for field in MORE:
-            self._names[field.setting].set_class(field.setting in self._said, "-wrong")
+            self._names[field.setting].set_class(field.setting in self._remarks, "-wrong")
         self.say_memory(estimate)
-        self._say_others()
-        self._say_folded()
+        self._say_unseen()
         self._say_taken()
 
-    def _hint(self, field: Field) -> Content:
-        return self.app.hint(field.hint)
+    def _say_unseen(self) -> None:
+        """Beside Launch, mistakes in settings out of sight; on the border, which further ones were changed."""
+        more = self.has_class("-more")
+        self.say_launch(mistakes := unseen_mistakes(self._remarks, more=more), wrong=bool(mistakes))
+        self.border_subtitle = Content(unseen_settings(self.values(), more=more))
 
-    def _say_folded(self) -> None:
-        """On the border: the further settings that are set and not to be seen."""
-        values = self.values()
-        set_ones = set_values({name: values[name] for name in _MORE}, FIRST_VALUES)
-        folded = bool(set_ones) and not self.has_class("-more")
-        self.border_subtitle = Content(f"also: {', '.join(set_ones)}") if folded else ""
+    def say_taken(self, run: str, defaults: Mapping[str, str]) -> None:
+        """Name the `run` that the form was filled from (empty: none) and the settings that differ from the defaults.
 
-    def say_taken(self, run: str, usual: Mapping[str, str]) -> None:
-        """From which run the form was filled, and what its fields say in a first run; no run where they say just that.
-
-        A setting that is changed by hand is no longer taken over.
+        A setting changed by hand is no longer one of them.
         """
-        self._taken_from, self._usual = run, usual
+        self._taken_from, self._defaults = run, defaults
         self._say_taken()
 
     def _say_taken(self) -> None:
@@ -254,41 +241,27 @@ class NewRun(VerticalScroll, can_focus=False):
             for name, value in values.items()
             if name not in self.touched and self._filled[name] == visible(value)
         }
-        settings = set_values(as_filled, self._usual) if self._taken_from else []
+        settings = set_values(as_filled, self._defaults) if self._taken_from else []
         short = self.app.size.height < TALL
-        width = max(20, self._memory.content_size.width)  # that of all lines: the scrollbar's place is off it
+        width = max(20, self._memory.content_size.width)  # the width of all lines, without the scrollbar
         room = width - len(TITLE) - 3 if short else 2 * width - 16
         words = taken_words(self._taken_from, settings, key_of("start.defaults", self.app.keys), room)
-        # A small terminal has room for it in the border alone.
+        # A small terminal has room for it only on the border.
         self.border_title = Content(f"{TITLE}, {words}" if settings and short else TITLE)
         self._taken.show([((line, "dim"),) for line in wrap(words, width)[:2]] if settings and not short else [])
         if bool(settings) != self.has_taken:
             self.has_taken = bool(settings)
             self.screen.refresh_bindings()
 
-    def _say_others(self) -> None:
-        """Beside Launch: what is wrong with a setting that is not to be seen."""
-        others = [
-            f"{name_of(name)}: {message}"
-            for name, (message, _) in self._said.items()
-            if name not in LABELS or (name in _MORE and not self.has_class("-more"))
-        ]
-        self.say_launch("; ".join(others), wrong=bool(others))
-
-    def _is_wrong(self, name: str) -> bool:
-        """An empty field nobody has been in yet is not a mistake."""
-        return name not in LABELS or name in self.touched or self._field(name).value != ""
-
     def say_memory(self, estimate: MemoryEstimate | str | None) -> None:
         self._estimate = estimate
         shown = memory_lines(estimate, max(20, self._memory.content_size.width))
-        # A small terminal has no room for what it is made of.
+        # A small terminal has no room for its parts.
         self._memory.show(shown[:2] if self.app.size.height < TALL else shown)
 
     def say_launch(self, text: str, *, wrong: bool) -> None:
-        label = self._launch_said
-        label.set_class(wrong, "-wrong")
-        label.update(_marked(text, "-wrong") if wrong and text else visible(text))
+        self._launch_said.set_class(wrong, "-wrong")
+        self._launch_said.update(Remark(text, wrong).marked if wrong else visible(text))
 
     def allow_launch(self, allowed: bool) -> None:
         self._button.disabled = not allowed
@@ -296,10 +269,20 @@ class NewRun(VerticalScroll, can_focus=False):
     # --- more settings --------------------------------------------------------------------------
 
     def fold(self, *, out: bool) -> None:
-        """Show the further settings, or put them away."""
+        """Show the further settings if `out`, else hide them."""
         self.set_class(out, "-more")
-        self._say_others()
-        self._say_folded()
+        self._say_unseen()
+
+    def turn_more(self) -> None:
+        """Show the further settings and go to the first, with as many in sight as fit; or hide them."""
+        out = not self.has_class("-more")
+        self.fold(out=out)
+        if out:
+            self._fields[MORE[0].setting].focus(scroll_visible=False)
+            more = self.query_one("#more")
+            self.call_after_refresh(lambda: more.scroll_visible(top=True, animate=False))
+        else:
+            self._fields[FIELDS[-1].setting].focus()
 
 
 def _field(field: Field) -> Iterable[Widget]:
@@ -310,7 +293,3 @@ def _field(field: Field) -> Iterable[Widget]:
     else:
         entry = TextField(field.first, placeholder=field.empty, id=field.setting, compact=True)
     yield Horizontal(name, entry, classes="setting")
-
-
-def _marked(message: str, kind: str) -> str:
-    return f"{'✗' if kind == '-wrong' else '▲'} {visible(message)}"

@@ -1,4 +1,4 @@
-"""What the start screen asks of the machine: to look, to check, to start. Who does it is elsewhere."""
+"""What the start screen asks of the machine: to look, to check, to start. An interface; MachineLauncher does it."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -16,32 +16,32 @@ if TYPE_CHECKING:
 
 
 class Launcher(Protocol):
-    """What the start screen may ask of the machine. Every method may block, so each is called in a thread."""
+    """Every method may block, so each is called in a thread."""
 
     def machine(self) -> Machine: ...
 
     def recent(self) -> list[RecentRun]: ...
 
     def settings(self, run: RecentRun) -> RunConfig:
-        """The settings of a run, for another one; its prompts are those it had, wherever they are now."""
+        """The settings of a run for a new one, with the prompts it had, wherever they are now."""
         ...
 
     def first_settings(self) -> RunConfig:
-        """What a first run may have: the sample prompts on the demo model."""
+        """The defaults: the sample prompts on the demo model."""
         ...
 
     def check(self, config: RunConfig) -> list[Problem]: ...
 
     def estimate(self, config: RunConfig, machine: Machine) -> MemoryEstimate | str:
-        """What the run will need, or why that is not known."""
+        """The memory that the run needs, or why it is not known."""
         ...
 
     def prompts(self, config: RunConfig) -> int | None:
-        """How many prompts the file has; None where only reading the whole of it would tell."""
+        """How many prompts the run has; None if only reading the whole file would tell."""
         ...
 
     def costs(self, config: RunConfig) -> CostModel | None:
-        """What batches took in earlier runs that generated as this one would; None where there were none."""
+        """What batches took in earlier runs that generated in the same way; None if there were none."""
         ...
 
     def launch(self, config: RunConfig) -> "Source": ...
@@ -53,7 +53,7 @@ class Launcher(Protocol):
     def journal(self, directory: Path) -> "Journal": ...
 
     def report(self, directory: Path) -> Path:
-        """Write the report; the path of its HTML file."""
+        """Write the report, and return the path of its HTML file."""
         ...
 
     def folder(self, path: str, hidden: bool) -> Listing: ...
@@ -61,5 +61,5 @@ class Launcher(Protocol):
     def examine(self) -> Facts: ...
 
     async def ask_torch(self) -> TorchFound:
-        """What torch sees; takes seconds, in a process of its own."""
+        """What torch sees. Takes seconds, in a separate process."""
         ...

@@ -1,6 +1,6 @@
-"""What the start screen may ask of the machine, done for real: a thin layer over runner, blocking as it is.
+"""The start screen's Launcher on this machine: a thin, blocking layer over the job.
 
-Knows where things are; what is shown of them is the screen's business.
+Knows which module of the job answers what. Does not know how the answers are shown.
 """
 
 import os
@@ -25,7 +25,7 @@ from rankdeck.tui.start.folder import Listing, read_folder
 
 
 class MachineLauncher:
-    """The Launcher of the start screen. The GPUs a run sees are counted once: that takes a moment."""
+    """A Launcher. The GPUs that a run sees are counted once, since that may take a second."""
 
     @cached_property
     def _device(self) -> str:
@@ -42,12 +42,12 @@ class MachineLauncher:
         return runs.recent()
 
     def settings(self, run: RecentRun) -> RunConfig:
-        """A file that is no longer there, or was standard input, is replaced by the prompts the run has kept."""
+        """If the file of prompts is gone, or was standard input, the run's own copy takes its place."""
         if run.config is None:
             raise run_directory.RunFileError(run.problem or f"{run.name} has no settings")
         config = without_sweep(run.config, run.chosen)
         if config.device == self._device:
-            config = msgspec.structs.replace(config, device="auto")  # as it was asked for, or means the same
+            config = msgspec.structs.replace(config, device="auto")  # which is the same here
         if config.prompts == "-" or not Path(config.prompts).is_file():
             kept = run.directory / run_directory.PROMPTS_FILE
             if kept.is_file():
@@ -56,7 +56,7 @@ class MachineLauncher:
 
     def first_settings(self) -> RunConfig:
         path = sample_prompts()
-        # Shorter where that is the same: people read it.
+        # The shorter path, since people read it.
         shown = os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
         return RunConfig(prompts=shown, model="demo", ranks=self._ranks, max_new_tokens=50)
 
@@ -92,7 +92,7 @@ class MachineLauncher:
         return journal.find(str(directory))
 
     def report(self, directory: Path) -> Path:
-        from rankdeck.tui.report import write  # the template engine is needed here alone
+        from rankdeck.tui.report import write  # only here is the template engine needed
 
         return write.put(write.make(directory), directory)[0]
 

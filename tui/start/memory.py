@@ -1,4 +1,4 @@
-"""The start screen remembered while a run that was opened from it is shown, and what is told on coming back. Pure."""
+"""What the start screen remembers while something opened from it is shown, and what it is told on coming back. Pure."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,25 +9,30 @@ if TYPE_CHECKING:
     from rankdeck.tui.sources.runs import RecentRun
 
 
-class Seen(NamedTuple):
-    """The start screen as it was left: its runs, its machine, what stood in the form and which of it was typed.
-
-    `settings_of` is the run whose settings stand in the form, `taken_from` its name, `usual` what a first run has.
+class Filled(NamedTuple):
+    """The form as it was left: its values, which of them were typed, the directory and name of the run that the others
+    came from (None and empty: no run), and the defaults.
     """
 
-    runs: "Sequence[RecentRun]"
-    machine: "Machine | None"
     values: Mapping[str, str]
     typed: frozenset[str]
     settings_of: Path | None
     taken_from: str
-    usual: Mapping[str, str]
+    defaults: Mapping[str, str]
+
+
+class Seen(NamedTuple):
+    """The start screen as it was left."""
+
+    runs: "Sequence[RecentRun]"
+    machine: "Machine | None"
+    form: Filled
 
 
 class Back(NamedTuple):
-    """Where one comes back from: a run's directory, what went wrong there, if something did, and what to come back to.
+    """The way back from a run: its directory, what went wrong there (empty: nothing), and the start screen as it was.
 
-    Without `seen` the start screen is made anew.
+    Without `seen` the start screen looks at everything afresh.
     """
 
     directory: Path

@@ -1,4 +1,4 @@
-"""The list of recent runs: a cursor, and the keys that a run has. Knows RecentRuns; what a key does is the screen's."""
+"""The list of recent runs: a cursor, and the keys of the run under it. Knows RecentRuns, but not what a key does."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,12 +15,12 @@ from rankdeck.tui.panels.forms.start_lines import ROWS_PER_RUN, age, clock_now, 
 from rankdeck.tui.sources.runs import RecentRun
 from rankdeck.tui.widgets.lines import Painter
 
-Wish = Literal["attach", "resume", "look", "replay", "report", "settings"]
-"""`look` at a run that is over: how it stood at its end."""
+RunAction = Literal["attach", "resume", "look", "replay", "report", "settings"]
+"""`look` shows the end of a run that is over."""
 
 
 class RunList(ScrollView, Painter, can_focus=True):
-    """Two lines a run; a key that makes no sense for the run under the cursor is not there."""
+    """Two lines a run; a key that makes no sense for the run under the cursor is not offered."""
 
     DEFAULT_CSS = """
     RunList {
@@ -36,16 +36,14 @@ class RunList(ScrollView, Painter, can_focus=True):
             id="runs.open",
             tooltip="Attach to a run that goes on; of one that is over, its end",
         ),
-        Binding("a", "wish('attach')", "Attach", id="runs.attach", tooltip="Watch this run while it goes on"),
+        Binding("a", "do('attach')", "Attach", id="runs.attach", tooltip="Watch this run while it goes on"),
         Binding(
-            "u", "wish('resume')", "Resume", id="runs.resume", tooltip="Go on with the prompts that have no answer yet"
+            "u", "do('resume')", "Resume", id="runs.resume", tooltip="Go on with the prompts that have no answer yet"
         ),
-        Binding("p", "wish('replay')", "Replay", id="runs.replay", tooltip="Fly this run again"),
+        Binding("p", "do('replay')", "Replay", id="runs.replay", tooltip="Fly this run again"),
+        Binding("r", "do('report')", "Report", id="runs.report", tooltip="Write report.html and its like into the run"),
         Binding(
-            "r", "wish('report')", "Report", id="runs.report", tooltip="Write report.html and its like into the run"
-        ),
-        Binding(
-            "c", "wish('settings')", "Settings", id="runs.settings", tooltip="Take this run's settings into the form"
+            "c", "do('settings')", "Settings", id="runs.settings", tooltip="Take this run's settings into the form"
         ),
         Binding("up,k", "move(-1)", "Up", id="runs.up", tooltip="The run above", show=False),
         Binding("down,j", "move(1)", "Down", id="runs.down", tooltip="The run below", show=False),
@@ -56,14 +54,14 @@ class RunList(ScrollView, Painter, can_focus=True):
     ]
 
     class Moved(Message):
-        """The cursor stands on another run, or the run has changed."""
+        """The cursor is on another run, or the run has changed."""
 
-    class Asked(Message):
-        """A key of a run was pressed."""
+    class Requested(Message):
+        """A key of the run was pressed."""
 
-        def __init__(self, wish: Wish, run: RecentRun) -> None:
+        def __init__(self, action: RunAction, run: RecentRun) -> None:
             super().__init__()
-            self.wish = wish
+            self.action = action
             self.run = run
 
     def __init__(self, *, id: str | None = None) -> None:
@@ -75,7 +73,7 @@ class RunList(ScrollView, Painter, can_focus=True):
 
     @property
     def runs(self) -> Sequence[RecentRun]:
-        """The runs that are listed."""
+        """The runs in the list."""
         return self._runs or ()
 
     @property
@@ -84,7 +82,7 @@ class RunList(ScrollView, Painter, can_focus=True):
         return self._runs[self._cursor] if self._runs else None
 
     def show(self, runs: Sequence[RecentRun], at: Path | None = None) -> None:
-        """Show these; the cursor stays on its run, or goes to the one whose directory is `at`."""
+        """Show `runs`; the cursor stays on its run, or goes to the one in the directory `at`."""
         before = self.run
         first, self._runs = self._runs is None, runs
         here = at.resolve() if at is not None else before.directory if before is not None else None
@@ -96,12 +94,12 @@ class RunList(ScrollView, Painter, can_focus=True):
             self._ages, self._painted = ages, list(runs)
             self.refresh()
         if at is not None:
-            self._go(self._cursor)  # into sight
+            self._go(self._cursor)  # scroll it into view
         elif first or self.run != before:
             self.post_message(self.Moved())
 
-    def can(self, wish: Wish) -> bool:
-        """Whether that makes sense for the run under the cursor."""
+    def can(self, action: RunAction) -> bool:
+        """Whether the action makes sense for the run under the cursor."""
         run = self.run
         if run is None:
             return False
@@ -112,19 +110,19 @@ class RunList(ScrollView, Painter, can_focus=True):
             "replay": run.ended,
             "report": run.ended and run.has_figures,
             "settings": run.config is not None,
-        }[wish]
+        }[action]
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        if action == "wish":
+        if action == "do":
             return self.can(parameters[0])  # type: ignore[arg-type]
         return (self.can("attach") or self.can("replay")) if action == "open" else True
 
-    def action_wish(self, wish: Wish) -> None:
+    def action_do(self, action: RunAction) -> None:
         if (run := self.run) is not None:
-            self.post_message(self.Asked(wish, run))
+            self.post_message(self.Requested(action, run))
 
     def action_open(self) -> None:
-        self.action_wish("attach" if self.can("attach") else "look")
+        self.action_do("attach" if self.can("attach") else "look")
 
     def _go(self, to: int) -> None:
         if not self._runs:
@@ -161,6 +159,6 @@ class RunList(ScrollView, Painter, can_focus=True):
         at, line = divmod(y + self.scroll_offset.y, ROWS_PER_RUN)
         if at >= len(self._runs):
             return self.paint((), width)
-        here = at == self._cursor and self.has_focus  # a mark without the keys would mislead
+        here = at == self._cursor and self.has_focus  # without the focus its keys do nothing
         rows = run_rows(self._runs[at], width, clock_now(), here=here)
         return self.paint(rows[line], width, self.style_of("cursor") if here else None)

@@ -1,46 +1,50 @@
-"""The start screen: the runs there were, what the machine has, and the form of a new run.
+"""The start screen: earlier runs, what the machine has, and the form of a new run.
 
-Knows a Launcher, which looks, checks and starts, and which is only ever asked in a thread: the screen is there before
-the first answer is. Reads no file and looks at no device itself. Next door is what is done with a run in the list, in
-tui/start/run_actions.py, and with the form, in tui/start/form_actions.py.
+Connects its parts: RunActions does what a key in the list says, FormLaunch checks and launches what is in the form,
+FormFill fills it in. Knows a Launcher, asked only in threads so that the screen appears at once; reads no file itself.
 """
 
 import asyncio
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
 from textual.content import Content
-from textual.widgets import Static
+from textual.screen import Screen
+from textual.widgets import Label, Static
+from textual.worker import WorkType
 
 import rankdeck
 from rankdeck.runner.machine.facts import Machine
-from rankdeck.tui.panels.forms.run_form import values_of
 from rankdeck.tui.panels.forms.start_lines import machine_lines, run_subtitle, title_line
 from rankdeck.tui.screens.run import TOO_SMALL
 from rankdeck.tui.screens.sized import Sized
 from rankdeck.tui.settings.keys import steps
-from rankdeck.tui.sources.runs import RecentRun
-from rankdeck.tui.start.form_actions import FormWishes
+from rankdeck.tui.start.form import NewRun
+from rankdeck.tui.start.form_fill import FormFill
+from rankdeck.tui.start.form_launch import FormLaunch
 from rankdeck.tui.start.launcher import Launcher
 from rankdeck.tui.start.memory import Back, Seen
-from rankdeck.tui.start.run_actions import OpenReplay, OpenRun
+from rankdeck.tui.start.run_actions import RunActions
 from rankdeck.tui.start.run_list import RunList
 from rankdeck.tui.widgets.key_bar import KeyBar
 from rankdeck.tui.widgets.lines import Lines, Panel
 
+if TYPE_CHECKING:
+    from rankdeck.tui.sources.client import Source
+    from rankdeck.tui.sources.journal import Journal
+
 LOOK_SECONDS = 3.0
 MACHINE_SECONDS = 15.0
-"""How often the runs, and the machine, are looked at. NVML may take a second to start."""
-
-ROOM_FOR_MORE = (120, 38)
-"""A terminal of this size has room for the further settings from the beginning."""
+"""How often to look at the runs and at the machine. NVML may take a second to start."""
 
 
-class StartScreen(Sized, FormWishes):
+class StartScreen(Sized, Screen[None]):
     """Recent runs and the machine on the left, the form on the right."""
 
     DEFAULT_CSS = """
@@ -107,11 +111,32 @@ class StartScreen(Sized, FormWishes):
     ]
 
     def __init__(
-        self, launcher: Launcher | None, back: Back | None = None, *, open_run: OpenRun, open_replay: OpenReplay
+        self,
+        launcher: Launcher,
+        back: Back | None = None,
+        *,
+        open_run: "Callable[[Source, Seen], object]",
+        open_replay: "Callable[[Journal, float, Seen], object]",
     ) -> None:
-        """`back` is the run that one comes back from."""
-        super().__init__(launcher, open_run=open_run, open_replay=open_replay)
-        self._back = back
+        """`back` is the run just left. `open_replay` is given the second to begin at; Seen is what to come back to."""
+        super().__init__()
+        self._launcher, self._back = launcher, back
+        # Made here, not in `compose`: the line of keys asks what can be done before the screen is mounted.
+        self._list = RunList(id="runs")
+        self._form = NewRun(id="new-run")
+        self._problem = Label("", id="start-said", markup=False)
+        self._launch = FormLaunch(
+            self, self._form, launcher, opened=lambda source: open_run(source, self.seen()), complain=self._complain
+        )
+        self._fill = FormFill(self._form, launcher, propose=self._launch.fill)
+        self._actions = RunActions(
+            launcher,
+            open=self._launch.open,
+            replay=lambda journal, second: open_replay(journal, second, self.seen()),
+            notify=self.notify,
+            copy=self._fill.copy,
+            complain=self._complain,
+        )
 
     def compose(self) -> ComposeResult:
         yield Static(TOO_SMALL, id="too-small", markup=False)
@@ -123,134 +148,136 @@ class StartScreen(Sized, FormWishes):
                     yield self._list
                 yield Panel("This machine", id="this-machine")
             yield self._form
-        yield self._said
+        yield self._problem
         yield KeyBar()
 
     def on_mount(self) -> None:
+        back = self._back
         self._machine_panel = self.query_one("#this-machine", Panel)
         self._title = self.query_one("#start-title", Lines)
-        self._form.fold(out=self.app.size.width >= ROOM_FOR_MORE[0] and self.app.size.height >= ROOM_FOR_MORE[1])
-        self._say(self._back.problem if self._back is not None else "")
-        if self._back is not None:
-            self._list.focus()
-        else:
+        if back is None:
             self._form.focus_prompts()
+        else:
+            self._complain(back.problem)
+            self._list.focus()
         self._show_machine(None)
-        if self._back is not None and self._back.seen is not None:
-            self._show_again(self._back.seen, self._back.directory)
-        if self._launcher is not None:
-            self._look_first(self._launcher)
-            self.set_interval(LOOK_SECONDS, self._look_again)
-            self.set_interval(MACHINE_SECONDS, self._look_at_the_machine_again)
-        self._check()
+        if back is not None and back.seen is not None:
+            self._form.restore(back.seen.form)
+            self._show_machine(back.seen.machine)
+            self._list.show(back.seen.runs, at=back.directory)
+        self._look_first()
+        self.set_interval(LOOK_SECONDS, self._look_again)
+        self.set_interval(MACHINE_SECONDS, self._look_at_the_machine_again)
+        self._launch.check()
 
     def on_resize(self) -> None:
-        self._show_machine(self._machine)
+        self._show_machine(self._launch.machine)
 
-    # --- the runs and the machine -----------------------------------------------------------------
+    def _work(self, group: str, work: WorkType[None]) -> None:
+        self.run_worker(work, group=group, exclusive=True)
+
+    def _complain(self, problem: str) -> None:
+        """Show a line above the keys until something else is done; an empty one takes no room."""
+        self._problem.display = bool(problem)
+        self._problem.update(f"✗ {problem}" if problem else "")
+
+    # --- looking at the runs and the machine ------------------------------------------------------
 
     @work(group="first look")
-    async def _look_first(self, launcher: Launcher) -> None:
-        """Runs first, which are there in a moment; then the form and the machine, which take longer."""
+    async def _look_first(self) -> None:
+        """Runs first, which are known in a moment; then the form and the machine, which take longer."""
         back = self._back
         if back is not None and back.seen is not None:
-            await self._look_after(launcher, back.directory)
+            await self._look_after(back.directory)
         else:
-            runs = await asyncio.to_thread(launcher.recent)
+            runs = await asyncio.to_thread(self._launcher.recent)
             self._list.show(runs, at=back.directory if back is not None else None)
-            self._fill_first(launcher, next((run for run in runs if run.config is not None), None))
-        self._show_machine(await asyncio.to_thread(launcher.machine))
-        self._check()
-
-    @work(exclusive=True, group="copy")
-    async def _fill_first(self, launcher: Launcher, known: RecentRun | None) -> None:
-        """May take a second, in which GPUs are counted; what is taken over meanwhile comes instead of it."""
-        if known is not None:
-            self._fill_in(values_of(await asyncio.to_thread(launcher.settings, known)))
-            self._settings_of = known.directory
-        defaults = await self._defaults(launcher)
-        if known is None:
-            self._fill_in(defaults)
-        else:
-            self._form.say_taken(known.name, defaults)
+            newest = next((run for run in runs if run.config is not None), None)
+            self._work("copy", partial(self._fill.first, newest))  # in that group: settings copied meanwhile replace it
+        self._show_machine(await asyncio.to_thread(self._launcher.machine))
+        self._launch.check()
 
     async def come_back(self, directory: Path) -> None:
-        """Be, before one sees it, as one is to find it after what was opened from here."""
-        if self._launcher is not None:
-            await self._look_after(self._launcher, directory)
-        self._launching = False
-        self._form.say_launch("", wrong=False)
+        """Get ready to be shown again after the run in `directory`, which was opened from here."""
+        await self._look_after(directory)
+        self._launch.come_back()
         self.set_focus(self._list)
-        self._check()
+        self._launch.check()
 
-    async def _look_after(self, launcher: Launcher, directory: Path) -> None:
-        """Look at the runs after one of them was opened. The form stays as it is, unless its settings are that run's:
-        those of a sweep are now its chosen setting's. All is shown at once.
+    async def _look_after(self, directory: Path) -> None:
+        """Look at the runs after one of them was opened, and show all changes at once.
+
+        The form stays as it is, unless its settings are that run's: a sweep's are now those of the setting it chose.
         """
-        runs = await asyncio.to_thread(launcher.recent)
-        run = next((run for run in runs if run.directory == directory == self._settings_of), None)
+        runs = await asyncio.to_thread(self._launcher.recent)
+        run = next((run for run in runs if run.directory == directory == self._form.settings_of), None)
         if run is not None and run.config is not None:
-            values, usual = values_of(await asyncio.to_thread(launcher.settings, run)), await self._defaults(launcher)
-            self._fill_in(values)
-            self._form.say_taken(run.name, usual)
+            await self._fill.again(run)
         self._list.show(runs, at=directory)
 
     def seen(self) -> Seen:
-        values, typed, taken_from, usual = self._form.filled
-        return Seen(self._list.runs, self._machine, values, typed, self._settings_of, taken_from, usual)
-
-    def _show_again(self, seen: Seen, directory: Path) -> None:
-        self._form.fill(seen.values)
-        self._form.touched |= seen.typed
-        self._form.say_taken(seen.taken_from, seen.usual)
-        self._settings_of = seen.settings_of
-        self._show_machine(seen.machine)
-        self._list.show(seen.runs, at=directory)
-
-    def _look_again(self) -> None:
-        if self._launcher is not None and self.is_current and not self._launching:
-            self._look_at_runs(self._launcher)
-
-    def _look_at_the_machine_again(self) -> None:
-        if self._launcher is not None and self.is_current and not self._launching:
-            self._look_at_machine(self._launcher)
+        """What to come back to."""
+        return Seen(self._list.runs, self._launch.machine, self._form.filled)
 
     @work(exclusive=True, group="look")
-    async def _look_at_runs(self, launcher: Launcher) -> None:
-        self._list.show(await asyncio.to_thread(launcher.recent))
+    async def _look_again(self) -> None:
+        if self.is_current and not self._launch.busy:
+            self._list.show(await asyncio.to_thread(self._launcher.recent))
 
     @work(exclusive=True, group="look at machine")
-    async def _look_at_machine(self, launcher: Launcher) -> None:
-        self._show_machine(await asyncio.to_thread(launcher.machine))
+    async def _look_at_the_machine_again(self) -> None:
+        if self.is_current and not self._launch.busy:
+            self._show_machine(await asyncio.to_thread(self._launcher.machine))
 
     def _show_machine(self, machine: Machine | None) -> None:
-        self._machine = machine
+        self._launch.machine = machine
         self._machine_panel.draw(lambda width, height: machine_lines(machine, width))
         self._title.show([title_line(machine, max(1, self.size.width - 2), rankdeck.__version__)])
+
+    # --- messages of the parts --------------------------------------------------------------------
 
     @on(RunList.Moved)
     def _moved(self) -> None:
         self.query_one("#runs-box").border_subtitle = Content(run_subtitle(self._list.run))
         self.refresh_bindings()
 
-    # --- keys -------------------------------------------------------------------------------------
+    @on(RunList.Requested)
+    def _requested(self, event: RunList.Requested) -> None:
+        if self._launch.busy:
+            return
+        self._complain("")
+        group = {"report": "report", "settings": "copy"}.get(event.action, "launch")
+        self._work(group, partial(self._actions.do, event.action, event.run))
 
-    @property
-    def _in_list(self) -> bool:
-        return self.focused is self._list
+    @on(NewRun.Changed)
+    def _changed(self, event: NewRun.Changed) -> None:
+        if event.setting:
+            self._complain("")
+        self._launch.check()
+
+    # --- keys -------------------------------------------------------------------------------------
 
     def on_descendant_focus(self) -> None:
         self.refresh_bindings()
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Launching and choosing are the form's; in the list a letter is a key."""
+        """Launching and choosing belong to the form; in the list a letter is a key."""
+        in_list = self.focused is self._list
         if action == "new_run":
-            return self._in_list
-        if action == "runs":
-            return not self._in_list
-        if action == "defaults":
-            return not self._in_list and self._form.has_taken
-        return not self._in_list if action in ("launch", "sweep", "choose_file", "more") else True
+            return in_list
+        if action == "defaults" and not self._form.has_taken:
+            return False
+        return not in_list or action not in ("runs", "launch", "sweep", "choose_file", "more", "defaults")
+
+    @on(NewRun.Submitted)
+    def action_launch(self) -> None:
+        self._launch.request(self._launch.run)
+
+    def action_sweep(self) -> None:
+        self._launch.request(self._launch.sweep)
+
+    def action_defaults(self) -> None:
+        self._work("copy", self._fill.reset)
 
     def action_runs(self) -> None:
         self.set_focus(self._list)  # at once: Widget.focus() waits its turn
@@ -259,27 +286,15 @@ class StartScreen(Sized, FormWishes):
         self._form.focus_prompts()
 
     def action_more(self) -> None:
-        self._form.fold(out=not self._form.has_class("-more"))
-        if self._form.has_class("-more"):
-            self._form.focus_more()
-        else:
-            self.query_one("#engine").focus()
+        self._form.turn_more()
 
     def action_choose_file(self) -> None:
-        if self._launcher is None:
-            return
         from rankdeck.tui.start.files import FilePicker
 
         picker = FilePicker(self._launcher.folder, self._form.values()["prompts"])
-        self.app.push_screen(picker, self._chosen)
-
-    def _chosen(self, path: str | None) -> None:
-        if path is not None:
-            self._form.set("prompts", path)
+        self.app.push_screen(picker, self._form.choose_prompts)
 
     def action_doctor(self) -> None:
-        if self._launcher is None:
-            return
         from rankdeck.tui.start.doctor import DoctorScreen
 
         self.app.push_screen(DoctorScreen(self._launcher))

@@ -1,4 +1,4 @@
-"""Between the start screen and what is opened from it: what leaving is called, and what one finds on coming back."""
+"""Between the start screen and what is opened from it: what leaving is called, and what is shown on coming back."""
 
 import re
 import shutil
@@ -51,7 +51,7 @@ async def opened_from_start(pilot: Pilot[Any]) -> None:
 
 
 @pytest.mark.parametrize("size", SIZES)
-async def test_leaving_a_run_that_was_opened_from_the_start_screen_is_called_going_back(size: tuple[int, int]) -> None:
+async def test_leaving_a_run_opened_from_the_start_screen_is_called_back(size: tuple[int, int]) -> None:
     app = RankdeckApp(None, launcher=ScriptedLauncher(runs=RUNS))
     async with app.run_test(size=size) as pilot:
         await opened_from_start(pilot)
@@ -73,7 +73,7 @@ async def test_leaving_a_run_that_was_opened_from_the_start_screen_is_called_goi
         await until(pilot, lambda: keys_shown(app).startswith("q Quit"))
 
 
-async def test_leaving_a_run_that_was_opened_by_itself_is_called_quitting_and_detaching() -> None:
+async def test_leaving_a_run_opened_directly_is_called_quit_or_detach() -> None:
     app = dashboard(scripted.running())
     async with app.run_test(size=(80, 24)) as pilot:
         await settled(pilot)
@@ -83,7 +83,7 @@ async def test_leaving_a_run_that_was_opened_by_itself_is_called_quitting_and_de
 
 
 @pytest.mark.parametrize(("from_start", "words"), [(True, "q Back"), (False, "q Quit")])
-async def test_leaving_a_replay_is_called_by_where_it_leads(from_start: bool, words: str) -> None:
+async def test_the_key_that_leaves_a_replay_says_where_it_leads(from_start: bool, words: str) -> None:
     journal = Journal(SAMPLE)
     app = ReplayApp(ReplaySource(journal, playing=False), how_it_stops(journal), from_start=from_start)
     async with app.run_test(size=(80, 24)) as pilot:
@@ -94,7 +94,7 @@ async def test_leaving_a_replay_is_called_by_where_it_leads(from_start: bool, wo
 # --- coming back ------------------------------------------------------------------------------------
 
 
-async def test_one_comes_back_to_the_list_with_the_run_under_the_cursor_and_its_state_up_to_date() -> None:
+async def test_coming_back_puts_the_cursor_on_the_run_with_its_current_status() -> None:
     app = RankdeckApp(None, launcher=ScriptedLauncher(runs=RUNS), back=Back(Path("/runs/half")))
     async with app.run_test(size=(80, 24)) as pilot:
         await until(pilot, lambda: list_of(app).run == RUNS[2])
@@ -103,7 +103,7 @@ async def test_one_comes_back_to_the_list_with_the_run_under_the_cursor_and_its_
         await until(pilot, lambda: "u Resume" in keys_shown(app))  # the keys are those of the run
 
 
-async def test_a_run_that_is_not_listed_any_more_leaves_the_cursor_on_the_newest() -> None:
+async def test_coming_back_from_a_run_no_longer_listed_leaves_the_cursor_on_the_newest() -> None:
     app = RankdeckApp(None, launcher=ScriptedLauncher(runs=RUNS), back=Back(Path("/elsewhere")))
     async with app.run_test(size=(80, 24)) as pilot:
         await until(pilot, lambda: list_of(app).run == RUNS[0])
@@ -111,22 +111,22 @@ async def test_a_run_that_is_not_listed_any_more_leaves_the_cursor_on_the_newest
 
 
 class Painted(RankdeckApp):
-    """Keeps every picture of the start screen that is painted."""
+    """Keeps every frame of the start screen that is painted."""
 
-    pictures: list[str]
+    frames: list[str]
 
     def __init__(self, launcher: ScriptedLauncher, back: Back | None = None) -> None:
         super().__init__(None, launcher=launcher, back=back)
-        self.pictures = []
+        self.frames = []
 
     def _display(self, screen: Screen[Any], renderable: Any) -> None:
         super()._display(screen, renderable)
         if isinstance(self.screen, StartScreen):
-            self.pictures.append(whole_screen(self))
+            self.frames.append(whole_screen(self))
 
 
 class Swept(ScriptedLauncher):
-    """What is launched is a sweep that has chosen 1 rank and batch size 4 when one is back. Looking may take long."""
+    """Launches a sweep that has chosen 1 rank and batch size 4 when it is left. `may_look` delays the list of runs."""
 
     def __init__(self) -> None:
         super().__init__(runs=RUNS)
@@ -147,14 +147,14 @@ class Swept(ScriptedLauncher):
         return without_sweep(super().settings(run), run.chosen)
 
 
-def fields(picture: str) -> tuple[str, ...]:
-    """What stands in the form, as a picture shows it."""
-    found = [re.search(rf"{label} +(\S+)", picture) for label in ("Prompt file", "Ranks", "Batch size")]
+def fields(frame: str) -> tuple[str, ...]:
+    """The values in the form, as shown by a frame."""
+    found = [re.search(rf"{label} +(\S+)", frame) for label in ("Prompt file", "Ranks", "Batch size")]
     return tuple(match[1] if match is not None else "" for match in found)
 
 
 async def back_from_a_sweep(pilot: Pilot[Any]) -> None:
-    """Launch one, and leave it, until the start screen is asked for."""
+    """Launch a sweep and leave it, up to the question whether to stop it."""
     app = pilot.app
     await until(pilot, lambda: not app.screen.query_one("#launch", Button).disabled)
     await pilot.press(*"my.txt", "tab", "9", "f4")
@@ -165,22 +165,22 @@ async def back_from_a_sweep(pilot: Pilot[Any]) -> None:
     await until(pilot, lambda: isinstance(app.screen, LeaveScreen))
 
 
-async def test_from_the_first_picture_on_everything_is_as_it_will_stay() -> None:
+async def test_after_coming_back_nothing_changes_from_the_first_frame_on() -> None:
     app = Painted(Swept())
     async with app.run_test(size=(120, 40)) as pilot:
         await back_from_a_sweep(pilot)
-        app.pictures.clear()
+        app.frames.clear()
         await pilot.press("d")
         await until(pilot, lambda: "GiB per rank" in whole_screen(app))
         await pilot.pause(0.5)
-    assert app.pictures
-    assert {fields(picture) for picture in app.pictures} == {("my.txt", "1", "4")}
-    for picture in app.pictures:
-        assert "▸ new" in picture
-        assert "from new: " in picture
+    assert app.frames
+    assert {fields(frame) for frame in app.frames} == {("my.txt", "1", "4")}
+    for frame in app.frames:
+        assert "▸ new" in frame
+        assert "from new: " in frame
 
 
-async def test_the_run_is_shown_until_the_start_screen_is_known() -> None:
+async def test_the_run_stays_on_screen_until_the_start_screen_is_ready() -> None:
     launcher = Swept()
     app = Painted(launcher)
     async with app.run_test(size=(80, 24)) as pilot:
@@ -193,7 +193,7 @@ async def test_the_run_is_shown_until_the_start_screen_is_known() -> None:
         await until(pilot, lambda: isinstance(app.screen, StartScreen))
 
 
-async def test_what_was_typed_into_the_form_is_still_there_after_a_look_at_another_run() -> None:
+async def test_typed_settings_survive_a_look_at_another_run() -> None:
     app = RankdeckApp(None, launcher=ScriptedLauncher(runs=RUNS))
     async with app.run_test(size=(80, 24)) as pilot:
         await until(pilot, lambda: app.screen.query_one("#ranks", Input).value == "3")
@@ -208,7 +208,7 @@ async def test_what_was_typed_into_the_form_is_still_there_after_a_look_at_anoth
         assert app.followed.state.prompts == 100, "and another run may be launched"
 
 
-async def test_a_run_that_is_opened_after_another_has_nothing_of_it() -> None:
+async def test_a_second_run_opened_shows_nothing_of_the_first() -> None:
     launcher = ScriptedLauncher(runs=RUNS)
     app = RankdeckApp(None, launcher=launcher)
     async with app.run_test(size=(80, 24)) as pilot:
@@ -221,13 +221,13 @@ async def test_a_run_that_is_opened_after_another_has_nothing_of_it() -> None:
         await settled(pilot)
         await pilot.press("ctrl+c")
         assert isinstance(app.followed.source, ScriptedSource)
-        assert app.followed.source.sent == [Stop(now=False)], "it is the first time that this one is asked to stop"
+        assert app.followed.source.sent == [Stop(now=False)], "the second run was not asked to stop before"
     (left,) = app.left_runs.values()
     assert left.state is not None
     assert left.state.done == 64
 
 
-async def test_a_run_that_is_stopped_on_leaving_is_waited_for_and_then_one_is_back() -> None:
+async def test_stopping_a_run_on_leaving_waits_for_its_end_and_goes_back() -> None:
     app = RankdeckApp(None, launcher=ScriptedLauncher(runs=RUNS))
     async with app.run_test(size=(80, 24)) as pilot:
         await opened_from_start(pilot)
@@ -242,7 +242,7 @@ async def test_a_run_that_is_stopped_on_leaving_is_waited_for_and_then_one_is_ba
     assert stopped.state.ended is not None
 
 
-async def test_the_start_screen_after_a_replay_shows_at_once_what_it_was_left_with() -> None:
+async def test_after_a_replay_the_start_screen_is_at_once_as_it_was_left() -> None:
     before = RankdeckApp(None, launcher=ScriptedLauncher(runs=RUNS))
     async with before.run_test(size=(120, 40)) as pilot:
         await until(pilot, lambda: "from going: " in whole_screen(before))
@@ -254,19 +254,19 @@ async def test_the_start_screen_after_a_replay_shows_at_once_what_it_was_left_wi
     launcher.may_look.clear()
     after = Painted(launcher, Back(Path("/runs/done"), seen=before.seen))
     async with after.run_test(size=(120, 40)) as pilot:
-        await until(pilot, lambda: bool(after.pictures) and "done" in after.pictures[-1])
+        await until(pilot, lambda: bool(after.frames) and "done" in after.frames[-1])
         launcher.may_look.set()
         await until(pilot, lambda: "GiB per rank" in whole_screen(after))
         await pilot.pause(0.3)
-    shown = [picture for picture in after.pictures if "Recent runs" in picture]
-    assert {fields(picture) for picture in shown} == {("mine.txt", "3", "7")}
-    for picture in shown:
-        assert "▸ done" in picture
-        assert "from going" in picture
+    shown = [frame for frame in after.frames if "Recent runs" in frame]
+    assert {fields(frame) for frame in shown} == {("mine.txt", "3", "7")}
+    for frame in shown:
+        assert "▸ done" in frame
+        assert "from going" in frame
 
 
 @pytest.mark.parametrize("size", SIZES)
-async def test_what_broke_is_said_above_the_keys_until_something_else_is_done(size: tuple[int, int]) -> None:
+async def test_a_failure_is_shown_above_the_keys_until_the_next_action(size: tuple[int, int]) -> None:
     back = Back(Path("/runs/done"), "done: its replay broke: ValueError: [b]odd (tui/x.py:1)")
     app = RankdeckApp(None, launcher=ScriptedLauncher(runs=RUNS), back=back)
     async with app.run_test(size=size) as pilot:
@@ -276,7 +276,7 @@ async def test_what_broke_is_said_above_the_keys_until_something_else_is_done(si
         await until(pilot, lambda: "its replay broke" not in whole_screen(app))
 
 
-# --- what is said of what broke -----------------------------------------------------------------------
+# --- the words for a failure -----------------------------------------------------------------------
 
 
 def broken(error: Exception) -> str:
@@ -286,24 +286,24 @@ def broken(error: Exception) -> str:
         return problem("its replay broke", caught, "a [b] run", "replay")
 
 
-def test_of_a_bug_it_is_said_what_it_is_where_it_is_and_what_shows_all_of_it() -> None:
+def test_a_bug_is_reported_with_its_type_its_place_and_the_command_that_shows_all_of_it() -> None:
     assert broken(ValueError("not\nso")).startswith(
         "a [b] run: its replay broke: ValueError: not so (tests/tui/start/test_coming_back.py:"
     )
     assert broken(KeyError()).endswith(". The run is untouched; `rankdeck replay 'a [b] run'` shows the whole error")
 
 
-def test_where_no_command_shows_more_of_it_none_is_named() -> None:
+def test_no_command_is_named_if_none_shows_more() -> None:
     said = problem("its settings cannot be taken over", ValueError("not so"), "a-run", None)
     assert said == "a-run: its settings cannot be taken over: ValueError: not so. The run is untouched"
 
 
 @pytest.mark.parametrize("error", [OSError("no space left"), RunFileError("no space left")])
-def test_what_was_said_for_people_is_said_as_it_is(error: Exception) -> None:
+def test_errors_meant_for_people_are_shown_unchanged(error: Exception) -> None:
     assert broken(error) == "a [b] run: its replay broke: no space left"
 
 
-def test_names_cannot_steer_the_terminal() -> None:
+def test_names_cannot_send_escape_codes_to_the_terminal() -> None:
     assert "\x1b" not in problem("broke", ValueError("\x1b[31m"), "\x1b]0;x\x07", "replay")
 
 
@@ -320,7 +320,7 @@ main()
 
 
 @pytest.mark.slow
-def test_a_replay_that_breaks_leads_back_to_the_start_screen_which_says_so() -> None:
+def test_a_replay_that_crashes_leads_back_to_the_start_screen_with_the_reason() -> None:
     directory = run_directory.runs_directory() / "done"
     directory.parent.mkdir(parents=True)
     write_run(directory)
@@ -338,10 +338,10 @@ def test_a_replay_that_breaks_leads_back_to_the_start_screen_which_says_so() -> 
         assert "`rankdeck replay done` shows the whole error" in " ".join(terminal.text.split())
         terminal.send("q")
         assert terminal.wait() == 0
-    assert b"Traceback" in terminal.raw, "the whole error stands in the terminal that one leaves"
+    assert b"Traceback" in terminal.raw, "the whole error is in the terminal afterwards"
 
 
-def test_a_start_screen_that_breaks_itself_ends_with_its_status(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_start_screen_that_crashes_ends_the_command_with_its_status(monkeypatch: pytest.MonkeyPatch) -> None:
     def fly(app: RankdeckApp) -> None:
         app._return_code = 1
 
@@ -349,7 +349,7 @@ def test_a_start_screen_that_breaks_itself_ends_with_its_status(monkeypatch: pyt
     assert watch.start_screen() == 1
 
 
-def test_a_dashboard_that_breaks_leads_back_and_the_status_is_not_that_of_success(
+def test_a_dashboard_that_crashes_leads_back_and_the_status_is_a_failure(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     came_back: list[Back | None] = []
@@ -368,7 +368,7 @@ def test_a_dashboard_that_breaks_leads_back_and_the_status_is_not_that_of_succes
     assert "its dashboard broke: ImportError: no module named x" in second.problem
 
 
-def test_of_every_run_that_was_left_its_end_is_said_and_the_last_ones_status_is_that_of_the_command(
+def test_the_end_of_every_run_left_is_printed_and_the_last_one_sets_the_exit_status(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fly(app: RankdeckApp) -> None:
@@ -381,7 +381,7 @@ def test_of_every_run_that_was_left_its_end_is_said_and_the_last_ones_status_is_
     assert said.index("completed") < said.index("stopped")
 
 
-def test_a_run_that_was_left_and_has_ended_since_is_not_said_to_go_on(
+def test_a_run_that_has_ended_since_it_was_left_is_not_reported_as_running(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_run(tmp_path / "over")
@@ -392,7 +392,7 @@ def test_a_run_that_was_left_and_has_ended_since_is_not_said_to_go_on(
     assert "goes on. Watch it: rankdeck attach" in capsys.readouterr().out
 
 
-def test_a_replay_that_cannot_even_be_imported_is_said_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_replay_that_cannot_be_imported_is_reported_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "rankdeck.tui.app.replay", None)
     back = watch._replay(Journal(SAMPLE), 0.0, None)
     assert back is not None

@@ -1,4 +1,4 @@
-"""The file picker: folders and files of prompts, by the keyboard, whatever they are called."""
+"""The file picker: folders and files of prompts, picked with the keyboard, whatever their names."""
 
 import os
 import threading
@@ -18,7 +18,7 @@ from tests.dashboards import ScriptedLauncher, until, whole_screen
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    """A folder with something of everything."""
+    """A folder with an entry of every kind."""
     here = tmp_path / "home"
     here.mkdir()
     (here / "prompts").mkdir()
@@ -38,21 +38,21 @@ def names(listing: Listing) -> list[str]:
     return [entry.name for entry in listing.entries]
 
 
-def test_a_folder_lists_folders_first_then_files_of_prompts_alone(home: Path) -> None:
+def test_a_folder_lists_folders_first_and_only_files_of_prompts(home: Path) -> None:
     listing = read_folder(str(home))
     assert names(listing) == ["prompts", "Answers.CSV", "jokes.txt", "stories.txt"]
     assert listing.entries[3] == Entry("stories.txt", False, 13, 3)
     assert names(read_folder(str(home), hidden=True)) == [".hidden", "prompts", ".secret.txt", *names(listing)[1:]]
 
 
-def test_a_path_of_a_file_lists_its_folder_and_one_that_is_not_there_the_nearest(home: Path) -> None:
+def test_the_path_of_a_file_or_of_nothing_lists_the_nearest_folder(home: Path) -> None:
     assert read_folder(str(home / "stories.txt")).path == str(home)
     assert read_folder(str(home / "gone" / "further")).path == str(home)
     assert read_folder("").path == os.getcwd()
     assert read_folder("~nobody-of-that-name/x").path == os.getcwd()
 
 
-def test_a_folder_that_cannot_be_read_says_so(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_cannot_be_read_says_why(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(path: object) -> object:
         raise PermissionError(13, "Permission denied")
 
@@ -60,7 +60,7 @@ def test_a_folder_that_cannot_be_read_says_so(home: Path, monkeypatch: pytest.Mo
     assert read_folder(str(home)).error == "cannot be listed: Permission denied"
 
 
-def test_what_is_typed_finds_names_that_hold_it_those_that_begin_with_it_first() -> None:
+def test_the_filter_finds_names_that_contain_it_and_those_that_begin_with_it_first() -> None:
     entries = (Entry("a-story.txt", False), Entry("Stories", True), Entry("other.txt", False))
     assert [entry.name for entry in matching(entries, "STOR")] == ["Stories", "a-story.txt"]
     assert matching(entries, "") == list(entries)
@@ -70,7 +70,7 @@ def test_what_is_typed_finds_names_that_hold_it_those_that_begin_with_it_first()
     "name", ["\x1b[2J.txt", "[red]markup[/].txt", "a\nb.txt", "\u202etxt.exe", "\udcff.txt", "x" * 300]
 )
 @pytest.mark.parametrize("width", [20, 60, 120])
-def test_a_hostile_name_is_shown_harmlessly_and_keeps_to_its_line(name: str, width: int) -> None:
+def test_a_hostile_name_is_escaped_and_fits_its_line(name: str, width: int) -> None:
     line = entry_line(Entry(name, False, 10, 1), width)
     assert line_width(line) == width
     assert plain([line]).isprintable()
@@ -121,7 +121,7 @@ async def test_a_file_is_picked_with_the_arrows(home: Path) -> None:
     assert threading.get_ident() not in opened.launcher.threads
 
 
-async def test_folders_are_entered_and_left_and_the_cursor_comes_back(home: Path) -> None:
+async def test_leaving_a_folder_puts_the_cursor_back_on_it(home: Path) -> None:
     opened = Opened(home)
     async with opened.app.run_test(size=(80, 24)) as pilot:
         await opened.open(pilot)
@@ -137,7 +137,7 @@ async def test_folders_are_entered_and_left_and_the_cursor_comes_back(home: Path
         await until(pilot, lambda: opened.here == "home")
 
 
-async def test_typing_filters_and_backspace_takes_it_back(home: Path) -> None:
+async def test_typing_filters_and_backspace_removes_the_filter(home: Path) -> None:
     opened = Opened(home)
     async with opened.app.run_test(size=(80, 24)) as pilot:
         await opened.open(pilot)
@@ -153,7 +153,7 @@ async def test_typing_filters_and_backspace_takes_it_back(home: Path) -> None:
         await until(pilot, lambda: opened.prompts.endswith("jokes.txt"))
 
 
-async def test_hidden_files_come_and_go_by_a_key(home: Path) -> None:
+async def test_a_key_shows_and_hides_hidden_files(home: Path) -> None:
     opened = Opened(home)
     async with opened.app.run_test(size=(80, 24)) as pilot:
         await opened.open(pilot)
@@ -163,7 +163,7 @@ async def test_hidden_files_come_and_go_by_a_key(home: Path) -> None:
         await until(pilot, lambda: ".secret.txt" not in opened.listed)
 
 
-async def test_escape_leaves_the_filter_then_the_picker_and_changes_nothing(home: Path) -> None:
+async def test_escape_leaves_the_filter_and_then_the_picker_without_a_change(home: Path) -> None:
     opened = Opened(home)
     async with opened.app.run_test(size=(80, 24)) as pilot:
         await opened.open(pilot)
@@ -174,7 +174,7 @@ async def test_escape_leaves_the_filter_then_the_picker_and_changes_nothing(home
         assert opened.prompts == str(home)
 
 
-async def test_an_empty_folder_and_a_filter_without_a_match_say_so(home: Path) -> None:
+async def test_an_empty_folder_and_a_filter_without_a_match_are_explained(home: Path) -> None:
     (home / "prompts" / "nested.jsonl").unlink()
     opened = Opened(home)
     async with opened.app.run_test(size=(80, 24)) as pilot:
@@ -188,7 +188,7 @@ async def test_an_empty_folder_and_a_filter_without_a_match_say_so(home: Path) -
         await until(pilot, lambda: opened.here == "prompts")
 
 
-async def test_a_file_with_a_hostile_name_is_shown_harmlessly_and_still_picked(tmp_path: Path) -> None:
+async def test_a_file_with_a_hostile_name_is_escaped_and_can_be_picked(tmp_path: Path) -> None:
     folder = tmp_path / "odd"
     folder.mkdir()
     name = "a\x1b[31m\nb[red].txt"
@@ -204,7 +204,7 @@ async def test_a_file_with_a_hostile_name_is_shown_harmlessly_and_still_picked(t
         assert "\x1b" not in whole_screen(opened.app)
 
 
-async def test_letters_that_come_at_once_are_all_in_the_filter(tmp_path: Path) -> None:
+async def test_letters_that_arrive_together_all_go_into_the_filter(tmp_path: Path) -> None:
     for name in ("raj.txt", "rest.txt"):
         (tmp_path / name).write_text("a prompt\n")
     app = RankdeckApp(None, launcher=ScriptedLauncher())
@@ -212,6 +212,6 @@ async def test_letters_that_come_at_once_are_all_in_the_filter(tmp_path: Path) -
         await app.push_screen(FilePicker(read_folder, f"{tmp_path}/"))
         await until(pilot, lambda: "raj.txt" in whole_screen(app))
         for key in "raj":
-            app.post_message(Key(key, key))  # as they come over a slow line: all in one go
+            app.post_message(Key(key, key))  # all at once, as over a slow line
         await pilot.pause(0.5)
         assert app.screen.query_one("#picker-filter", Input).value == "raj"

@@ -1,4 +1,4 @@
-"""The list of recent runs: from run.json alone, and never a crash, whatever stands there."""
+"""The list of recent runs: read from run.json alone, without a crash, whatever is in it."""
 
 import os
 from pathlib import Path
@@ -47,17 +47,17 @@ def corrupt(name: str, content: bytes) -> None:
     (directory / run_directory.RUN_FILE).write_bytes(content)
 
 
-def test_no_runs_are_no_runs() -> None:
+def test_without_runs_the_list_is_empty() -> None:
     assert runs.recent() == []
 
 
-def test_the_newest_come_first_and_no_more_than_asked_for() -> None:
+def test_the_newest_runs_come_first_up_to_the_number_asked_for() -> None:
     for number in range(5):
         put(f"run-{number}", started_at=NOW + number, status="completed")
     assert [run.name for run in runs.recent(3)] == ["run-4", "run-3", "run-2"]
 
 
-def test_a_run_is_listed_with_how_far_it_came_and_how_fast() -> None:
+def test_a_run_is_listed_with_its_progress_and_speed() -> None:
     put("half", status="stopped", summary=SUMMARY)
     (run,) = runs.recent()
     assert (run.status, run.done, run.rate) == ("stopped", "40/100", "143 tok/s")
@@ -75,38 +75,38 @@ def put_sweep(name: str, script: SweepScript, **changes: object) -> RecentRun:
 EIGHTEEN = plan((1, 4, 8), (1, 2))
 
 
-def test_a_sweep_that_left_trials_out_is_not_listed_as_completed() -> None:
+def test_a_sweep_that_skipped_trials_is_not_listed_as_completed() -> None:
     run = put_sweep("short", SweepScript(EIGHTEEN).begun().over(6).settled("by hand"))
     assert (run.status, run.done) == ("ended early", "6/18 trials")
     assert "■ ended early 6/18 trials" in plain(run_rows(run, 60, NOW))
-    assert (run.live, run.unfinished, run.ended, run.has_figures) == (False, False, True, True), "there is no resuming"
+    assert (run.live, run.unfinished, run.ended, run.has_figures) == (False, False, True, True), "it cannot be resumed"
     head, line = runs.table_lines()
     assert "  ended early  6/18 trials  " in line
     assert line.index("6/18") == head.index("PROMPTS")
     assert [msgspec.json.decode(line)["state"] for line in runs.json_lines()] == ["ended early"]
 
 
-def test_a_sweep_that_was_ended_before_its_first_trial_was_over_is_one_of_them() -> None:
+def test_a_sweep_ended_before_its_first_trial_was_over_ended_early() -> None:
     assert put_sweep("none", SweepScript(EIGHTEEN).begun().settled("by hand")).status == "ended early"
 
 
-def test_trials_beyond_a_wall_of_memory_are_not_left_out() -> None:
+def test_trials_that_would_not_fit_in_memory_do_not_count_as_skipped() -> None:
     run = put_sweep("wall", SweepScript(EIGHTEEN, fits=4).begun().over(18).settled())
     assert (run.status, run.done) == ("completed", "12/18 trials")
 
 
-def test_a_sweep_that_was_stopped_may_be_resumed_and_is_listed_as_stopped() -> None:
+def test_a_stopped_sweep_is_listed_as_stopped() -> None:
     assert put_sweep("stopped", SweepScript(EIGHTEEN).begun().over(6), status="stopped").status == "stopped"
 
 
-def test_a_sweep_of_before_records_were_kept_is_as_it_was() -> None:
+def test_a_sweep_stored_without_records_keeps_its_status() -> None:
     script = SweepScript(EIGHTEEN).begun().over(18).settled()
     assert script.state.sweep is not None
     old = msgspec.structs.replace(summarise_sweep(script.state.sweep), records=[])
     assert put_sweep("old", script, sweep=old).status == "completed"
 
 
-def test_a_run_without_a_supervisor_is_lost_and_one_with_it_is_live() -> None:
+def test_a_run_without_a_supervisor_is_lost_and_with_one_it_is_live() -> None:
     directory = put("here")
     assert runs.recent()[0].status == "lost"
     descriptor = run_directory.hold_lock(directory)
@@ -139,7 +139,7 @@ def test_a_run_file_that_cannot_be_read_is_listed_as_such(content: bytes) -> Non
     assert plain(run_rows(run, 60, NOW)).count("unreadable") == 1
 
 
-def test_what_is_no_run_is_left_out(tmp_path: Path) -> None:
+def test_entries_that_are_not_runs_are_left_out(tmp_path: Path) -> None:
     put("fine")
     root = run_directory.runs_directory()
     (root / "empty").mkdir()
@@ -180,11 +180,11 @@ def test_ages_are_in_words() -> None:
     ]
 
 
-def test_an_empty_list_says_what_will_come() -> None:
+def test_an_empty_list_says_what_it_will_show() -> None:
     assert "press enter to launch" in plain(no_runs_lines(60)).lower()
 
 
-def test_earlier_runs_tell_what_batches_cost_where_they_generated_in_the_same_way() -> None:
+def test_batch_costs_come_from_earlier_runs_that_generated_in_the_same_way() -> None:
     config = RunConfig(prompts="p.txt", ranks=2, device="cpu")
     put("a", config=config, costs=[point(4, ranks=1)])
     put("b", config=msgspec.structs.replace(config, batch_size=8), costs=[point(8, ranks=2)])

@@ -1,4 +1,4 @@
-"""The form of a new run as data: what is typed becomes settings, settings become what is typed."""
+"""The form of a new run as data: text becomes settings, and settings become text."""
 
 from typing import get_args
 
@@ -33,12 +33,12 @@ configs = st.builds(
 
 
 @given(configs)
-def test_settings_taken_into_the_form_come_out_as_they_were(config: RunConfig) -> None:
+def test_settings_survive_the_way_through_the_form(config: RunConfig) -> None:
     assert read_config(values_of(config)) == (config, [])
 
 
 @given(st.fixed_dictionaries({field.setting: st.text() for field in ALL if not field.options}))
-def test_whatever_is_typed_gives_settings_or_says_what_is_wrong(typed: dict[str, str]) -> None:
+def test_any_text_gives_settings_or_problems_of_known_settings(typed: dict[str, str]) -> None:
     _, problems = read_config(typed)
     assert all(problem.setting in FIRST_VALUES for problem in problems)
 
@@ -53,7 +53,7 @@ def test_first_values_are_those_of_a_run() -> None:
     assert problems == []
 
 
-def test_a_name_and_a_copy_belong_to_one_run_alone() -> None:
+def test_the_name_and_the_copy_of_a_run_are_not_taken_over() -> None:
     values = values_of(RunConfig(prompts="x", name="mine", output="/tmp/copy.jsonl"))
     assert (values["name"], values["output"]) == ("", "")
 
@@ -70,7 +70,7 @@ def test_a_name_and_a_copy_belong_to_one_run_alone() -> None:
         ("prompts", "  ", "name a file of prompts"),
     ],
 )
-def test_mistakes_are_said_for_people(setting: str, typed: str, said: str) -> None:
+def test_mistakes_are_explained_for_people(setting: str, typed: str, said: str) -> None:
     _, problems = read_config({"prompts": "x.txt", setting: typed})
     (problem,) = problems
     assert problem.setting == setting
@@ -82,7 +82,7 @@ def test_hints_fit_beside_the_labels_of_a_small_terminal() -> None:
     assert all(field.first in field.options for field in ALL if field.options and field.options != NO_YES)
 
 
-def test_settings_are_named_within_a_sentence() -> None:
+def test_settings_are_named_as_in_a_sentence() -> None:
     assert set_values({"gpus_per_rank": "2", "top_k": "5", "prompts": "p.txt"}, FIRST_VALUES) == [
         "top-k 5",
         "GPUs per rank 2",
@@ -93,7 +93,7 @@ def test_settings_are_named_within_a_sentence() -> None:
 @given(
     st.text(), st.lists(st.text(min_size=1), min_size=1), st.sampled_from(["f5", "ctrl+shift+f12"]), st.integers(0, 250)
 )
-def test_what_was_taken_over_is_said_in_the_room_there_is_and_its_key_is_dropped_last(
+def test_settings_taken_over_are_named_within_the_room_and_the_key_is_dropped_last(
     name: str, settings: list[str], key: str, room: int
 ) -> None:
     words = taken_words(name, settings, key, room)
@@ -112,5 +112,5 @@ def test_what_was_taken_over_is_said_in_the_room_there_is_and_its_key_is_dropped
         (5, "f5:…"),
     ],
 )
-def test_in_little_room_the_settings_taken_over_go_first_then_the_run(room: int, words: str) -> None:
+def test_in_little_room_settings_are_dropped_before_the_run(room: int, words: str) -> None:
     assert taken_words("an-old-run", ["limit 4", "fixed length yes"], "f5", room) == words

@@ -1,4 +1,4 @@
-"""The start screen: a run is chosen, checked as it is typed, and launched."""
+"""The start screen: settings are checked as they are typed, runs are launched, and earlier ones opened again."""
 
 import shutil
 import sys
@@ -46,7 +46,7 @@ async def test_a_run_is_chosen_checked_and_launched_with_the_keyboard() -> None:
     assert threading.get_ident() not in launcher.threads
 
 
-async def test_every_mistake_is_named_beside_its_field_and_keeps_the_run_from_starting() -> None:
+async def test_each_mistake_is_shown_beside_its_field_and_prevents_the_launch() -> None:
     launcher = ScriptedLauncher()
     app = RankdeckApp(None, launcher=launcher)
     async with app.run_test(size=(80, 24)) as pilot:
@@ -58,17 +58,17 @@ async def test_every_mistake_is_named_beside_its_field_and_keeps_the_run_from_st
     assert launcher.launched == []
 
 
-async def test_a_mistake_does_not_repeat_the_long_path_that_stands_above_it(tmp_path: Path) -> None:
+async def test_a_mistake_does_not_repeat_the_path_shown_above_it(tmp_path: Path) -> None:
     app = RankdeckApp(None, launcher=MachineLauncher())
     async with app.run_test(size=(80, 24)) as pilot:
         field = app.screen.query_one("#prompts", Input)
-        await until(pilot, lambda: field.value != "")  # the settings of a first run are in
+        await until(pilot, lambda: field.value != "")  # the defaults are in
         field.value = f"{tmp_path}/{'long' * 20}.txt"
         await until(pilot, lambda: "no such file" in said(app, "prompts"))
         assert said(app, "prompts") == "✗ there is no such file"
 
 
-async def test_what_keeps_a_run_from_starting_is_said_and_the_form_stays() -> None:
+async def test_a_failed_launch_is_explained_and_the_form_stays() -> None:
     app = RankdeckApp(None, launcher=ScriptedLauncher(OSError("no space left on device")))
     async with app.run_test(size=(80, 24)) as pilot:
         await pilot.press(*"a.txt", "enter")
@@ -78,7 +78,7 @@ async def test_what_keeps_a_run_from_starting_is_said_and_the_form_stays() -> No
     assert app.followed.final_state is None
 
 
-async def test_what_is_typed_after_tab_goes_into_the_next_field_even_if_all_comes_at_once() -> None:
+async def test_keys_that_arrive_together_go_into_the_fields_they_were_typed_for() -> None:
     app = RankdeckApp(None, launcher=ScriptedLauncher())
     async with app.run_test(size=(80, 24)) as pilot:
         await until(pilot, lambda: app.screen.query_one("#ranks", Input).value == "2")
@@ -89,7 +89,7 @@ async def test_what_is_typed_after_tab_goes_into_the_next_field_even_if_all_come
         assert app.screen.query_one("#batch_size", Input).value == "8"
 
 
-async def test_a_launch_that_was_refused_is_not_made_up_for_with_the_settings_of_another_run() -> None:
+async def test_a_refused_launch_does_not_happen_later_with_the_settings_of_another_run() -> None:
     launcher = ScriptedLauncher(runs=RUNS)
     app = RankdeckApp(None, launcher=launcher)
     async with app.run_test(size=(80, 24)) as pilot:
@@ -103,7 +103,7 @@ async def test_a_launch_that_was_refused_is_not_made_up_for_with_the_settings_of
     assert launcher.launched == []
 
 
-async def test_a_launch_asked_for_is_not_of_what_was_taken_over_before_it_was_checked() -> None:
+async def test_settings_copied_before_the_check_cancel_a_requested_launch() -> None:
     launcher = ScriptedLauncher(runs=RUNS)
     app = RankdeckApp(None, launcher=launcher)
     async with app.run_test(size=(80, 24)) as pilot:
@@ -118,7 +118,7 @@ async def test_a_launch_asked_for_is_not_of_what_was_taken_over_before_it_was_ch
     assert launcher.launched == []
 
 
-async def test_a_launch_asked_for_and_not_checked_yet_is_dropped_when_a_run_is_attached_to() -> None:
+async def test_attaching_to_a_run_cancels_a_launch_not_checked_yet() -> None:
     class Slow(ScriptedLauncher):
         attached = threading.Event()
 
@@ -135,7 +135,7 @@ async def test_a_launch_asked_for_and_not_checked_yet_is_dropped_when_a_run_is_a
         for key in ("9", "enter", "escape", "a"):
             app.post_message(Key(key, key if len(key) == 1 else None))
         await until(pilot, lambda: "launching" in whole_screen(app))
-        app.screen._check()  # type: ignore[attr-defined]
+        app.screen._launch.check()  # type: ignore[attr-defined]
         await pilot.pause(0.4)
         launcher.attached.set()
         await until(pilot, lambda: app.run_is_shown)
@@ -143,7 +143,7 @@ async def test_a_launch_asked_for_and_not_checked_yet_is_dropped_when_a_run_is_a
     assert launcher.launched == []
 
 
-async def test_a_launch_asked_for_before_the_form_was_filled_in_is_of_what_was_filled_in() -> None:
+async def test_a_launch_requested_before_the_form_is_filled_in_uses_what_is_filled_in() -> None:
     class Slow(ScriptedLauncher):
         checking, looked = threading.Event(), threading.Event()
 
@@ -200,7 +200,7 @@ KEYS = {
 
 
 def notices(app: RankdeckApp) -> str:
-    """What is said beside the work."""
+    """The notifications on the screen."""
     return "\n".join(notice.message for notice in app._notifications)
 
 
@@ -209,7 +209,7 @@ def list_of(app: RankdeckApp) -> RunList:
 
 
 def keys_shown(app: RankdeckApp) -> str:
-    """The line of keys."""
+    """The key bar."""
     return plain(app.screen.query_one(KeyBar).lines)
 
 
@@ -223,32 +223,32 @@ async def to_run(pilot: Pilot[Any], name: str) -> None:
 
 
 @pytest.mark.parametrize("name", KEYS)
-async def test_each_run_has_the_keys_that_make_sense_for_it_and_no_others(name: str) -> None:
+async def test_each_run_offers_only_the_keys_that_make_sense_for_it(name: str) -> None:
     app = RankdeckApp(None, launcher=ScriptedLauncher(runs=RUNS))
     async with app.run_test(size=(120, 40)) as pilot:
         await to_run(pilot, name)
         shown = {active.binding.id for active in app.screen.active_bindings.values() if active.enabled}
-        wishes = {"attach", "resume", "replay", "report", "settings"}
-        assert {wish for wish in wishes if f"runs.{wish}" in shown} == KEYS[name]
+        actions = {"attach", "resume", "replay", "report", "settings"}
+        assert {action for action in actions if f"runs.{action}" in shown} == KEYS[name]
 
 
 @pytest.mark.parametrize(
-    ("key", "name", "wish"), [("a", "going", "attach"), ("enter", "going", "attach"), ("u", "half", "resume")]
+    ("key", "name", "action"), [("a", "going", "attach"), ("enter", "going", "attach"), ("u", "half", "resume")]
 )
-async def test_a_run_is_attached_to_or_resumed_and_then_shown(key: str, name: str, wish: str) -> None:
+async def test_attaching_and_resuming_show_the_run(key: str, name: str, action: str) -> None:
     launcher = ScriptedLauncher(runs=RUNS)
     app = RankdeckApp(None, launcher=launcher)
     async with app.run_test(size=(80, 24)) as pilot:
         await to_run(pilot, name)
         await pilot.press(key)
         await until(pilot, lambda: app.run_is_shown)
-    assert launcher.asked == [(wish, Path("/runs") / name)]
+    assert launcher.asked == [(action, Path("/runs") / name)]
     assert launcher.launched == []
     assert threading.get_ident() not in launcher.threads
 
 
 @pytest.mark.parametrize("key", ["p", "enter"])
-async def test_a_replay_is_wanted_from_whoever_runs_the_start_screen(key: str) -> None:
+async def test_a_replay_ends_the_application_with_the_journal_to_show(key: str) -> None:
     launcher = ScriptedLauncher(runs=RUNS)
     app = RankdeckApp(None, launcher=launcher)
     async with app.run_test(size=(80, 24)) as pilot:
@@ -256,12 +256,12 @@ async def test_a_replay_is_wanted_from_whoever_runs_the_start_screen(key: str) -
         await pilot.press(key)
         await until(pilot, lambda: app.wanted is not None)
         assert app.wanted is not None
-        assert app.wanted_at == (app.wanted.length if key == "enter" else 0), "enter shows how it stood at its end"
+        assert app.wanted_at == (app.wanted.length if key == "enter" else 0), "enter shows its end"
     assert launcher.asked == [("journal", Path("/runs/done"))]
     assert not app.followed.directory
 
 
-async def test_a_report_is_written_and_its_place_is_said() -> None:
+async def test_a_report_is_written_and_its_path_is_shown() -> None:
     launcher = ScriptedLauncher(runs=RUNS)
     app = RankdeckApp(None, launcher=launcher)
     async with app.run_test(size=(120, 40)) as pilot:
@@ -271,7 +271,7 @@ async def test_a_report_is_written_and_its_place_is_said() -> None:
     assert launcher.asked == [("report", Path("/runs/half"))]
 
 
-async def test_the_settings_of_a_run_are_taken_into_the_form() -> None:
+async def test_the_settings_of_a_run_are_copied_into_the_form() -> None:
     runs = [RUNS[0], recent("done", "completed", config=RunConfig(prompts="other.txt", ranks=5, chat=True))]
     launcher = ScriptedLauncher(runs=runs)
     app = RankdeckApp(None, launcher=launcher)
@@ -287,7 +287,7 @@ async def test_the_settings_of_a_run_are_taken_into_the_form() -> None:
 
 
 @pytest.mark.parametrize(("key", "name"), [("a", "going"), ("u", "half"), ("p", "done"), ("r", "done")])
-async def test_what_cannot_be_done_is_said_and_the_screen_stays(key: str, name: str) -> None:
+async def test_an_action_that_fails_is_explained_and_the_screen_stays(key: str, name: str) -> None:
     launcher = ScriptedLauncher(OSError("\x1b[31mgone"), runs=RUNS)
     app = RankdeckApp(None, launcher=launcher)
     async with app.run_test(size=(120, 40)) as pilot:
@@ -297,7 +297,7 @@ async def test_what_cannot_be_done_is_said_and_the_screen_stays(key: str, name: 
         assert isinstance(app.screen, StartScreen)
 
 
-async def test_what_is_typed_is_not_overwritten_by_what_is_found_later() -> None:
+async def test_typed_settings_are_not_overwritten_by_those_found_later() -> None:
     class Slow(ScriptedLauncher):
         asked_for = threading.Event()
 
@@ -308,7 +308,7 @@ async def test_what_is_typed_is_not_overwritten_by_what_is_found_later() -> None
     launcher = Slow()
     app = RankdeckApp(None, launcher=launcher)
     async with app.run_test(size=(80, 24)) as pilot:
-        assert "A new run" in whole_screen(app), "the screen is there before anything was found out"
+        assert "A new run" in whole_screen(app), "the screen is there before anything is known"
         assert "looking for runs" in whole_screen(app)
         await pilot.press(*"mine.txt")
         launcher.asked_for.set()
@@ -316,7 +316,7 @@ async def test_what_is_typed_is_not_overwritten_by_what_is_found_later() -> None
         assert app.screen.query_one("#prompts", Input).value == "mine.txt"
 
 
-async def test_what_was_taken_over_is_not_overwritten_by_what_is_found_later() -> None:
+async def test_copied_settings_are_not_overwritten_by_those_found_later() -> None:
     class Slow(ScriptedLauncher):
         begun, counted = threading.Event(), threading.Event()
 
@@ -339,7 +339,7 @@ async def test_what_was_taken_over_is_not_overwritten_by_what_is_found_later() -
         assert "from done" in whole_screen(app)
 
 
-async def test_the_list_is_looked_at_again_and_the_cursor_stays_on_its_run() -> None:
+async def test_the_cursor_stays_on_its_run_when_the_list_is_updated() -> None:
     launcher = ScriptedLauncher(runs=RUNS)
     app = RankdeckApp(None, launcher=launcher)
     async with app.run_test(size=(80, 24)) as pilot:
@@ -351,7 +351,7 @@ async def test_the_list_is_looked_at_again_and_the_cursor_stays_on_its_run() -> 
 
 
 @pytest.mark.parametrize("runs", [RUNS, []], ids=["runs", "no_runs"])
-async def test_escape_goes_from_the_form_to_the_runs_and_never_away_and_from_there_q_quits(
+async def test_escape_goes_from_the_form_to_the_list_and_only_there_q_quits(
     runs: list[RecentRun],
 ) -> None:
     app = RankdeckApp(None, launcher=ScriptedLauncher(runs=runs))
@@ -373,7 +373,7 @@ async def test_escape_goes_from_the_form_to_the_runs_and_never_away_and_from_the
 
 
 @pytest.mark.parametrize("size", [(60, 18), (80, 24), (120, 40)])
-async def test_help_has_a_key_that_no_field_takes_as_text_and_it_is_shown_there(size: tuple[int, int]) -> None:
+async def test_in_a_field_help_is_shown_with_a_key_that_is_not_text(size: tuple[int, int]) -> None:
     app = RankdeckApp(None, launcher=ScriptedLauncher(runs=RUNS))
     async with app.run_test(size=size) as pilot:
         await until(pilot, lambda: "f1 Help" in keys_shown(app))
@@ -392,7 +392,7 @@ async def test_help_has_a_key_that_no_field_takes_as_text_and_it_is_shown_there(
 # --- the form -----------------------------------------------------------------------------------------
 
 
-async def test_a_first_run_is_launched_by_pressing_enter_at_once() -> None:
+async def test_enter_alone_launches_a_first_run() -> None:
     launcher = ScriptedLauncher()
     app = RankdeckApp(None, launcher=launcher)
     async with app.run_test(size=(80, 24)) as pilot:
@@ -403,7 +403,7 @@ async def test_a_first_run_is_launched_by_pressing_enter_at_once() -> None:
     assert launcher.launched == [launcher.first_settings()]
 
 
-async def test_the_engine_is_chosen_with_the_arrows_and_enter_launches_from_there_too() -> None:
+async def test_the_engine_is_chosen_with_the_arrows_and_enter_launches_there_too() -> None:
     launcher = ScriptedLauncher()
     app = RankdeckApp(None, launcher=launcher)
     async with app.run_test(size=(80, 24)) as pilot:
@@ -414,7 +414,7 @@ async def test_the_engine_is_chosen_with_the_arrows_and_enter_launches_from_ther
     assert launcher.launched[0].engine == "static"
 
 
-async def test_further_settings_fold_out_and_are_part_of_the_run() -> None:
+async def test_further_settings_can_be_shown_and_are_used() -> None:
     launcher = ScriptedLauncher()
     app = RankdeckApp(None, launcher=launcher)
     async with app.run_test(size=(80, 24)) as pilot:
@@ -430,7 +430,7 @@ async def test_further_settings_fold_out_and_are_part_of_the_run() -> None:
     assert (config.device, config.dtype, config.limit) == ("cuda", "float32", 5)
 
 
-async def test_settings_that_are_set_and_folded_away_are_named_on_the_border() -> None:
+async def test_changed_settings_out_of_sight_are_named_on_the_border() -> None:
     odd = RunConfig(prompts="p.txt", model="[b]bold[b]", limit=4, column="[red]x[/]")
     runs = [recent("done", "completed", config=odd)]
     app = RankdeckApp(None, launcher=ScriptedLauncher(runs=runs))
@@ -449,7 +449,7 @@ async def test_settings_that_are_set_and_folded_away_are_named_on_the_border() -
         ((120, 40), "from [b]old: limit 4, fixed length yes; f5 puts back"),
     ],
 )
-async def test_what_was_taken_over_from_a_run_is_said_and_one_key_puts_the_defaults_back(
+async def test_settings_taken_over_are_named_and_a_key_puts_the_defaults_back(
     size: tuple[int, int], words: str
 ) -> None:
     before = RunConfig(prompts="stories.txt", ranks=2, limit=4, ignore_eos=True)
@@ -459,13 +459,13 @@ async def test_what_was_taken_over_from_a_run_is_said_and_one_key_puts_the_defau
         await until(pilot, lambda: words in whole_screen(app))
         await pilot.press(*"mine.txt", "f5")
         await until(pilot, lambda: "from [b]old" not in whole_screen(app))
-        assert not any(one.binding.id == "start.defaults" for one in app.screen.active_bindings.values())
+        assert not any(key.binding.id == "start.defaults" for key in app.screen.active_bindings.values())
         await pilot.press("enter")
         await until(pilot, lambda: app.run_is_shown)
     assert launcher.launched == [RunConfig(prompts="mine.txt", ranks=2)], "what was typed stays"
 
 
-async def test_a_setting_that_was_changed_by_hand_is_no_longer_taken_over() -> None:
+async def test_a_setting_changed_by_hand_no_longer_counts_as_taken_over() -> None:
     before = RunConfig(prompts="stories.txt", ranks=2, limit=4, ignore_eos=True)
     app = RankdeckApp(None, launcher=ScriptedLauncher(runs=[recent("old", "completed", config=before)]))
     async with app.run_test(size=(120, 40)) as pilot:
@@ -475,7 +475,7 @@ async def test_a_setting_that_was_changed_by_hand_is_no_longer_taken_over() -> N
         await until(pilot, lambda: "from old: fixed length yes; " in whole_screen(app))
 
 
-async def test_a_mistake_in_a_setting_that_is_folded_away_is_still_said() -> None:
+async def test_a_mistake_in_a_setting_out_of_sight_is_shown_beside_launch() -> None:
     app = RankdeckApp(None, launcher=ScriptedLauncher())
     async with app.run_test(size=(80, 24)) as pilot:
         await until(pilot, lambda: not app.screen.query_one("#launch", Button).disabled)
@@ -489,7 +489,7 @@ async def test_a_mistake_in_a_setting_that_is_folded_away_is_still_said() -> Non
         await until(pilot, lambda: "top-p: " in str(app.screen.query_one("#launch-said", Label).content))
 
 
-async def test_home_has_room_for_the_further_settings_from_the_beginning() -> None:
+async def test_a_large_terminal_shows_the_further_settings_from_the_beginning() -> None:
     app = RankdeckApp(None, launcher=ScriptedLauncher())
     async with app.run_test(size=(120, 40)) as pilot:
         await until(pilot, lambda: not app.screen.query_one("#launch", Button).disabled)
@@ -498,7 +498,7 @@ async def test_home_has_room_for_the_further_settings_from_the_beginning() -> No
 
 
 @pytest.mark.parametrize("size", [(60, 18), (80, 24), (120, 40), (200, 60)])
-async def test_model_prompts_memory_and_launch_are_seen_at_every_size(size: tuple[int, int]) -> None:
+async def test_model_prompts_memory_and_launch_are_visible_at_every_size(size: tuple[int, int]) -> None:
     app = RankdeckApp(None, launcher=ScriptedLauncher(runs=RUNS))
     async with app.run_test(size=size) as pilot:
         await until(pilot, lambda: "GiB per rank" in whole_screen(app))
@@ -510,7 +510,7 @@ async def test_model_prompts_memory_and_launch_are_seen_at_every_size(size: tupl
 # --- memory -------------------------------------------------------------------------------------------
 
 
-async def test_memory_is_estimated_and_again_when_a_setting_changes() -> None:
+async def test_memory_is_estimated_again_when_a_setting_changes() -> None:
     app = RankdeckApp(None, launcher=ScriptedLauncher())
     async with app.run_test(size=(120, 40)) as pilot:
         await until(pilot, lambda: "1 rank on each of 2 GPUs" in whole_screen(app))
@@ -519,7 +519,7 @@ async def test_memory_is_estimated_and_again_when_a_setting_changes() -> None:
         await until(pilot, lambda: "2 ranks on each of 2 GPUs" in whole_screen(app))
 
 
-async def test_a_batch_that_does_not_fit_is_said_beside_its_field_with_the_largest_that_does() -> None:
+async def test_a_batch_size_that_does_not_fit_is_marked_with_the_largest_that_does() -> None:
     launcher = ScriptedLauncher()
     app = RankdeckApp(None, launcher=launcher)
     async with app.run_test(size=(120, 40)) as pilot:
@@ -533,7 +533,7 @@ async def test_a_batch_that_does_not_fit_is_said_beside_its_field_with_the_large
         await until(pilot, lambda: "fit" not in said(app, "batch_size"))
 
 
-async def test_a_model_that_is_not_here_yet_is_unknown() -> None:
+async def test_the_memory_of_a_model_not_fetched_yet_is_unknown() -> None:
     app = RankdeckApp(None, launcher=ScriptedLauncher(shape="unknown until the model is fetched"))
     async with app.run_test(size=(80, 24)) as pilot:
         await until(pilot, lambda: "unknown until the model is fetched" in whole_screen(app))
@@ -542,7 +542,7 @@ async def test_a_model_that_is_not_here_yet_is_unknown() -> None:
 # --- the doctor ---------------------------------------------------------------------------------------
 
 
-async def test_the_doctor_is_a_key_away_and_goes_again() -> None:
+async def test_a_key_opens_the_doctor_which_can_look_again() -> None:
     facts = Facts(machine=TWO_GPUS, packages={"torch": "1.0"})
     app = RankdeckApp(None, launcher=ScriptedLauncher(facts=facts))
     async with app.run_test(size=(80, 24)) as pilot:
@@ -571,18 +571,18 @@ async def test_in_the_list_a_letter_opens_the_doctor() -> None:
 # --- for real -----------------------------------------------------------------------------------------
 
 
-def test_a_run_whose_prompts_are_gone_is_done_again_with_those_it_has_kept(tmp_path: Path) -> None:
+def test_a_run_whose_file_of_prompts_is_gone_is_repeated_with_its_own_copy(tmp_path: Path) -> None:
     launcher = MachineLauncher()
     directory = tmp_path / "run"
     directory.mkdir()
     gone = recent("x", "completed", directory=directory, config=RunConfig(prompts="/nowhere/p.csv", column="c"))
-    assert launcher.settings(gone).prompts == "/nowhere/p.csv", "there is nothing else to say"
+    assert launcher.settings(gone).prompts == "/nowhere/p.csv", "there is no copy either"
     (directory / "prompts.jsonl").write_text('{"prompt": "a"}\n')
     again = launcher.settings(gone)
     assert (again.prompts, again.column) == (str(directory / "prompts.jsonl"), None)
 
 
-def test_a_first_run_is_right_as_it_stands() -> None:
+def test_the_defaults_need_no_change() -> None:
     launcher = MachineLauncher()
     settings = launcher.first_settings()
     assert launcher.check(settings) == []
@@ -591,7 +591,7 @@ def test_a_first_run_is_right_as_it_stands() -> None:
     assert found.batch_size == 50
 
 
-def test_a_report_of_a_run_is_written_beside_it() -> None:
+def test_a_report_is_written_into_the_run_directory() -> None:
     run_directory.runs_directory().mkdir(parents=True)
     write_run(run_directory.runs_directory() / "done")
     launcher = MachineLauncher()
@@ -600,7 +600,7 @@ def test_a_report_of_a_run_is_written_beside_it() -> None:
 
 
 @pytest.mark.slow
-def test_one_goes_from_a_replay_back_to_the_start_screen_in_a_real_terminal() -> None:
+def test_a_replay_leads_back_to_the_start_screen_in_a_real_terminal() -> None:
     directory = run_directory.runs_directory() / "done"
     directory.parent.mkdir(parents=True)
     write_run(directory)

@@ -1,4 +1,4 @@
-"""A sweep from the start screen: put together from the form, checked, launched as `rankdeck sweep` launches it."""
+"""A sweep from the start screen: planned in a dialog, checked, and launched as `rankdeck sweep` launches it."""
 
 import sys
 import threading
@@ -18,7 +18,15 @@ from rankdeck.runner.protocol.sweep_plan import SweepPlan
 from rankdeck.runner.start import InputError
 from rankdeck.runner.sweep.verdict import summarise_sweep
 from rankdeck.tui.app.app import RankdeckApp
-from rankdeck.tui.panels.forms.sweep_form import KEPT, anew, as_sweep, first_values, promise, read_plan, without_sweep
+from rankdeck.tui.panels.forms.sweep_form import (
+    KEPT,
+    as_sweep,
+    first_values,
+    new_sweep,
+    promise,
+    read_plan,
+    without_sweep,
+)
 from rankdeck.tui.screens.help import HelpScreen
 from rankdeck.tui.screens.run import RunScreen
 from rankdeck.tui.screens.sweep import SweepScreen
@@ -41,7 +49,7 @@ def sweep_said(app: RankdeckApp, name: str) -> str:
 
 
 async def ready(pilot: Pilot[Any]) -> None:
-    """The form is filled and found to be right."""
+    """Wait until the form is filled in and found to be right."""
     await until(pilot, lambda: not pilot.app.screen.query_one("#launch", Button).disabled)
 
 
@@ -52,7 +60,7 @@ async def open_dialog(pilot: Pilot[Any]) -> None:
     await pilot.pause()
 
 
-async def test_batch_sizes_ranks_and_repeats_are_asked_and_the_sweep_is_launched() -> None:
+async def test_the_dialog_asks_for_sizes_ranks_and_repeats_and_launches_the_sweep() -> None:
     launcher = ScriptedLauncher()
     app = RankdeckApp(None, launcher=launcher)
     async with app.run_test(size=(80, 24)) as pilot:
@@ -65,7 +73,9 @@ async def test_batch_sizes_ranks_and_repeats_are_asked_and_the_sweep_is_launched
     assert launcher.launched == [RunConfig(prompts="stories.txt", ranks=3, ignore_eos=True, sweep=plan)]
 
 
-def test_it_is_what_the_command_launches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_start_screen_launches_the_same_sweep_as_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked: list[RunConfig] = []
 
     def launch(config: RunConfig, **_: object) -> None:
@@ -82,8 +92,8 @@ def test_it_is_what_the_command_launches(tmp_path: Path, monkeypatch: pytest.Mon
         assert as_sweep(form, config.sweep) == config
 
 
-def test_a_first_look_is_a_round_each_and_repeats_are_as_those_of_the_command() -> None:
-    work = anew(RunConfig(prompts="p.txt", ranks=2), 100)
+def test_a_single_repeat_is_one_round_and_more_are_as_with_the_command() -> None:
+    work = new_sweep(RunConfig(prompts="p.txt", ranks=2), 100)
     for repeats, rounds in (("1", 1), ("3", 2)):
         plan, problems = read_plan({**first_values(work), "repeats": repeats}, work)
         assert problems == []
@@ -91,8 +101,8 @@ def test_a_first_look_is_a_round_each_and_repeats_are_as_those_of_the_command() 
         assert (plan.repeats, plan.least_rounds) == (int(repeats), rounds)
 
 
-def test_trials_cut_their_answers_short_and_the_run_at_the_chosen_setting_does_not() -> None:
-    work = anew(RunConfig(prompts="p.txt", ranks=2, max_new_tokens=100), 100)
+def test_only_trials_cut_answers_short_and_not_the_run_afterwards() -> None:
+    work = new_sweep(RunConfig(prompts="p.txt", ranks=2, max_new_tokens=100), 100)
     values = first_values(work)
     plan, _ = read_plan(values, work)
     assert plan is not None
@@ -114,7 +124,7 @@ def test_trials_cut_their_answers_short_and_the_run_at_the_chosen_setting_does_n
     assert kept.trial_tokens is None
 
 
-async def test_kept_answers_need_prompts_enough_and_how_many_is_said_before_anything_starts() -> None:
+async def test_too_few_prompts_for_kept_answers_are_refused_before_anything_starts() -> None:
     launcher = ScriptedLauncher()
     app = RankdeckApp(None, launcher=launcher)
     async with app.run_test(size=(80, 24)) as pilot:
@@ -135,7 +145,7 @@ async def test_kept_answers_need_prompts_enough_and_how_many_is_said_before_anyt
     assert (config.sweep.outputs, config.ignore_eos) == (True, False)
 
 
-def test_how_long_it_takes_is_said_by_earlier_runs_that_measured_all_of_its_settings() -> None:
+def test_the_time_is_estimated_only_if_earlier_runs_measured_all_settings() -> None:
     config = RunConfig(prompts="p.txt", ranks=2, max_new_tokens=50)
     measured = [point(rows, ranks=ranks) for rows in (3, 12, 50) for ranks in (1, 2)]
     for known, words in (
@@ -143,15 +153,15 @@ def test_how_long_it_takes_is_said_by_earlier_runs_that_measured_all_of_its_sett
         (measured[:2], "6 trials: 3 batch sizes x 2 numbers of ranks x 1 repeat; at least 00:12."),
         (measured, "6 trials: 3 batch sizes x 2 numbers of ranks x 1 repeat; about 00:"),
     ):
-        work = anew(config, 100, fit(known) if known is not None else None)
+        work = new_sweep(config, 100, fit(known) if known is not None else None)
         plan, _ = read_plan(first_values(work), work)
         assert plan is not None
         assert promise(plan, work).startswith(words)
 
 
-def test_a_first_look_goes_up_to_the_batch_that_the_prompts_fill_in_one_round() -> None:
+def test_proposed_batch_sizes_go_up_to_what_the_prompts_fill_in_one_round() -> None:
     proposed = {
-        (prompts, ranks): first_values(anew(RunConfig(prompts="p.txt", ranks=ranks), prompts))["batch_sizes"]
+        (prompts, ranks): first_values(new_sweep(RunConfig(prompts="p.txt", ranks=ranks), prompts))["batch_sizes"]
         for prompts, ranks in ((None, 2), (100, 2), (100, 8), (1, 2), (100_000, 8))
     }
     assert proposed == {
@@ -163,7 +173,7 @@ def test_a_first_look_goes_up_to_the_batch_that_the_prompts_fill_in_one_round() 
     }
 
 
-async def test_sizes_are_proposed_of_which_the_prompts_make_a_round_and_larger_ones_are_doubted() -> None:
+async def test_batch_sizes_beyond_the_prompts_are_allowed_with_a_warning() -> None:
     app = RankdeckApp(None, launcher=ScriptedLauncher())
     async with app.run_test(size=(120, 40)) as pilot:
         await ready(pilot)
@@ -177,7 +187,7 @@ async def test_sizes_are_proposed_of_which_the_prompts_make_a_round_and_larger_o
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("key", ["f4", "enter"])
-async def test_a_form_with_mistakes_says_above_the_keys_what_to_mend_first_and_goes_there(
+async def test_a_form_with_mistakes_names_the_first_one_and_moves_the_focus_there(
     key: str, size: tuple[int, int]
 ) -> None:
     launcher = ScriptedLauncher()
@@ -199,7 +209,7 @@ async def test_a_form_with_mistakes_says_above_the_keys_what_to_mend_first_and_g
     assert launcher.launched == []
 
 
-async def test_a_mistake_in_a_setting_that_is_folded_away_is_brought_out_to_be_mended() -> None:
+async def test_a_mistake_in_a_setting_out_of_sight_brings_it_into_view() -> None:
     app = RankdeckApp(None, launcher=ScriptedLauncher())
     async with app.run_test(size=(80, 24)) as pilot:
         await ready(pilot)
@@ -210,7 +220,7 @@ async def test_a_mistake_in_a_setting_that_is_folded_away_is_brought_out_to_be_m
         assert app.screen.query_one("#more").display
 
 
-async def test_a_setting_typed_right_before_the_key_is_that_of_the_sweep() -> None:
+async def test_a_setting_typed_right_before_the_key_is_used_by_the_sweep() -> None:
     launcher = ScriptedLauncher()
     app = RankdeckApp(None, launcher=launcher)
     async with app.run_test(size=(80, 24)) as pilot:
@@ -225,7 +235,7 @@ async def test_a_setting_typed_right_before_the_key_is_that_of_the_sweep() -> No
     assert launcher.launched[0].max_new_tokens == 7
 
 
-async def test_memory_is_that_of_what_was_typed_right_before_the_key_once_the_dialog_is_left() -> None:
+async def test_after_the_dialog_memory_is_estimated_for_what_was_typed_right_before_it() -> None:
     app = RankdeckApp(None, launcher=ScriptedLauncher())
     async with app.run_test(size=(120, 40)) as pilot:
         await until(pilot, lambda: "GiB per rank" in whole_screen(app))
@@ -237,7 +247,7 @@ async def test_memory_is_that_of_what_was_typed_right_before_the_key_once_the_di
 
 
 class SlowToCount(ScriptedLauncher):
-    """Takes its time to count the prompts."""
+    """Takes long to count the prompts."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -249,7 +259,7 @@ class SlowToCount(ScriptedLauncher):
         return super().prompts(settings)
 
 
-async def test_no_dialog_comes_over_a_run_that_was_launched_while_prompts_were_counted() -> None:
+async def test_no_dialog_opens_over_a_run_launched_while_prompts_were_counted() -> None:
     launcher = SlowToCount()
     app = RankdeckApp(None, launcher=launcher)
     async with app.run_test(size=(80, 24)) as pilot:
@@ -265,7 +275,7 @@ async def test_no_dialog_comes_over_a_run_that_was_launched_while_prompts_were_c
 
 
 @pytest.mark.parametrize("keys", [["f2"], ["5"]], ids=["another screen", "another setting"])
-async def test_no_dialog_comes_once_something_else_was_done_while_prompts_were_counted(keys: list[str]) -> None:
+async def test_no_dialog_opens_after_another_action_while_prompts_were_counted(keys: list[str]) -> None:
     launcher = SlowToCount()
     app = RankdeckApp(None, launcher=launcher)
     async with app.run_test(size=(80, 24)) as pilot:
@@ -279,7 +289,7 @@ async def test_no_dialog_comes_once_something_else_was_done_while_prompts_were_c
         assert not any(isinstance(screen, SweepScreen) for screen in app.screen_stack)
 
 
-async def test_a_copy_of_answers_that_nobody_keeps_is_refused_in_the_dialog() -> None:
+async def test_a_copy_of_answers_that_are_thrown_away_is_refused() -> None:
     app = RankdeckApp(None, launcher=ScriptedLauncher())
     async with app.run_test(size=(120, 40)) as pilot:
         await ready(pilot)
@@ -290,7 +300,7 @@ async def test_a_copy_of_answers_that_nobody_keeps_is_refused_in_the_dialog() ->
         assert isinstance(app.screen, StartScreen)
 
 
-async def test_what_keeps_a_sweep_from_starting_is_said_beside_launch() -> None:
+async def test_a_failed_launch_of_a_sweep_is_explained_beside_launch() -> None:
     app = RankdeckApp(None, launcher=ScriptedLauncher(OSError("no space left on device")))
     async with app.run_test(size=(80, 24)) as pilot:
         await open_dialog(pilot)
@@ -303,7 +313,7 @@ def said_of_launch(app: RankdeckApp) -> str:
 
 
 @pytest.mark.parametrize("size", SIZES)
-async def test_its_key_is_in_the_line_in_the_help_and_in_the_palette(size: tuple[int, int]) -> None:
+async def test_the_key_of_the_sweep_is_in_the_key_bar_the_help_and_the_palette(size: tuple[int, int]) -> None:
     app = RankdeckApp(None, launcher=ScriptedLauncher())
     async with app.run_test(size=size) as pilot:
         await ready(pilot)
@@ -326,17 +336,17 @@ def test_the_dialog_of_a_new_sweep_looks_as_approved(size: tuple[int, int], snap
     assert snap_compare(RankdeckApp(None, launcher=ScriptedLauncher()), terminal_size=size, run_before=steady)
 
 
-def test_prompts_are_counted_as_they_will_be_read_and_not_by_lines(tmp_path: Path) -> None:
+def test_prompts_are_counted_as_they_are_read_and_not_by_line(tmp_path: Path) -> None:
     path = tmp_path / "p.csv"
     path.write_text('text\n"of two\nlines"\n"and two\nmore"\n')
     assert MachineLauncher().prompts(RunConfig(prompts=str(path), column="text")) == 2
-    assert MachineLauncher().prompts(RunConfig(prompts=str(path))) is None, "nobody knows which column"
+    assert MachineLauncher().prompts(RunConfig(prompts=str(path))) is None, "the column is not known"
 
 
 # --- afterwards ---------------------------------------------------------------------------------------
 
 
-def test_the_settings_of_a_sweep_are_taken_over_as_those_of_a_run_at_its_best_setting() -> None:
+def test_copying_the_settings_of_a_sweep_gives_a_run_at_its_best_setting() -> None:
     state = scripted_sweep.settled().state
     assert state.config is not None
     assert state.sweep is not None
@@ -352,7 +362,7 @@ def test_the_settings_of_a_sweep_are_taken_over_as_those_of_a_run_at_its_best_se
     assert (taken.sweep, taken.ignore_eos) == (None, False)
 
 
-def test_where_settings_are_tied_the_one_that_is_chosen_is_taken_over_and_not_the_best() -> None:
+def test_if_settings_are_tied_the_chosen_one_is_copied_and_not_the_fastest() -> None:
     state = scripted_sweep.tied().state
     assert state.config is not None
     assert state.sweep is not None
@@ -380,14 +390,14 @@ main()
 
 
 @pytest.mark.slow
-def test_the_best_setting_is_found_and_used_from_the_start_screen_alone_in_a_real_terminal(
+def test_a_sweep_and_the_run_after_it_work_from_the_start_screen_in_a_real_terminal(
     tmp_path: Path, standin_model: Path
 ) -> None:
     prompts = tmp_path / "p.txt"
     prompts.write_text("a prompt\n" * 20)
     with Terminal([sys.executable, "-c", STANDIN], columns=100, rows=30) as terminal:
         terminal.wait_for("No runs yet")
-        # In one piece each, as over a slow line: to the model, all of it anew, to the prompts, all of them anew.
+        # Sent together, as over a slow line: to the model, replace it, to the prompts, replace them.
         terminal.send(f"\x1b[Z\x15{standin_model}\t\x15{prompts}\t\x152")
         terminal.wait_for("GiB free", "Memory  unknown")
         terminal.send("\x1bOS")

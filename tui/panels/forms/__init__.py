@@ -1,1 +1,1 @@
-"""What the forms of the start screen and of a sweep say."""
+"""The forms of a new run and of a sweep as data, and the lines beside them."""

@@ -1,4 +1,7 @@
-"""The form of a new run as data: its fields, what they say, and the settings they add up to. Pure; knows no widget."""
+"""The form of a new run as data: its fields, the settings they add up to, and mistakes in what was typed.
+
+Pure; knows no widget, and not what else may be wrong with settings.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -13,7 +16,7 @@ from rankdeck.tui.words.text import cut_middle, visible
 
 
 class Field(NamedTuple):
-    """A setting as it is typed or chosen. `options` where there is a choice; `empty` is what an empty field means."""
+    """A setting to type, or to choose from `options`. `first` is its default, `empty` what an empty field means."""
 
     setting: str
     label: str
@@ -33,7 +36,7 @@ FIELDS = (
     Field("max_new_tokens", "New tokens", "100", "output tokens at most"),
     Field("engine", "Engine", "auto", "auto goes by measurements", get_args(settings.EngineName)),
 )
-"""What every run is asked for. Hints fit beside the labels at 80 columns."""
+"""The settings always shown. Hints fit beside the labels at 80 columns."""
 
 _OWN = "the model's own"
 
@@ -60,14 +63,14 @@ MORE = (
     Field("name", "run name", "", "letters, digits, '.', '_' and '-'", empty="automatic"),
     Field("output", "output", "", "where a copy of outputs.jsonl goes", empty="no copy"),
 )
-"""What most runs leave as it is."""
+"""The further settings, which most runs leave at their defaults."""
 
 ALL = (*FIELDS, *MORE)
 FIRST_VALUES = {field.setting: field.first for field in ALL}
 LABELS = {field.setting: field.label for field in ALL}
 
 _BY_FLAG = sorted(((f"--{name.replace('_', '-')}", label) for name, label in LABELS.items()), reverse=True)
-"""The longest of those that begin alike first: --ranks-per-gpu before --ranks."""
+"""Reversed, so that --ranks-per-gpu comes before --ranks, which it begins with."""
 
 _WHOLE = ("ranks", "max_new_tokens", "gpus_per_rank", "max_restarts")
 _WHOLE_OR_NONE = ("limit", "top_k", "seed", "ranks_per_gpu")
@@ -75,13 +78,13 @@ _FRACTION_OR_NONE = ("temperature", "top_p")
 _TEXT_OR_NONE = ("column", "output", "name")
 _YES = tuple(field.setting for field in ALL if field.options == NO_YES)
 _OF_ONE_RUN = ("output", "name")
-"""What a second run with the same settings must not have."""
+"""Not copied into another run: two runs cannot share them."""
 
 
 def read_config(typed: dict[str, str]) -> tuple[RunConfig, list[Problem]]:
-    """The settings as typed, and what is wrong with the typing. A setting that is not there has its first value.
+    """The settings as typed, and what cannot be read. A setting missing from `typed` has its default.
 
-    What is no number counts as the first value, or as 1, so that the rest can be checked.
+    A number that cannot be read counts as 1 or None, so that the rest can still be checked.
     """
     values = {**FIRST_VALUES, **typed}
     problems: list[Problem] = []
@@ -115,8 +118,9 @@ def read_config(typed: dict[str, str]) -> tuple[RunConfig, list[Problem]]:
 
 
 def set_values(values: Mapping[str, str], usual: Mapping[str, str]) -> list[str]:
-    """`limit 4`, `fixed length yes`: what is not as usual, by the labels of the form. The further settings come first,
-    which one may not see, and the long names last. Values are data, cut short and made harmless.
+    """`limit 4`, `fixed length yes`: the values that differ from `usual`, by the labels of the form.
+
+    The further settings, which may be out of sight, come first, long names last. Values are cut short and escaped.
     """
     return [
         f"{_in_a_sentence(field.label)} {cut_middle(visible(values[field.setting]), 16) or 'none'}"
@@ -126,12 +130,12 @@ def set_values(values: Mapping[str, str], usual: Mapping[str, str]) -> list[str]
 
 
 def _in_a_sentence(label: str) -> str:
-    """`Prompt file` begins in lower case there; `GPUs per rank` does not."""
+    """`Prompt file` in lower case, but not `GPUs per rank`."""
     return label if label[1:2].isupper() else label[0].lower() + label[1:]
 
 
 def in_the_forms_words(message: str, value: str = "") -> str:
-    """A message names flags of the command line, which here are fields, and a file, which stands right above it."""
+    """Replace the command line's flags in a message by labels; drop the `value` it begins with, shown just above."""
     if value:
         message = message.removeprefix(f"{value}: ")
     for name, label in _BY_FLAG:
@@ -140,13 +144,15 @@ def in_the_forms_words(message: str, value: str = "") -> str:
 
 
 def name_of(setting: str) -> str:
-    """What a setting is called in the form; one that has no field there, by its own name."""
+    """The label of a setting, or its own name if it has no field."""
     return LABELS.get(setting, setting.replace("_", " "))
 
 
-def first_of(problems: Sequence[Problem]) -> Problem:
-    """The one that stands first in the form; those of settings without a field come last."""
-    return min(problems, key=lambda problem: [*LABELS, problem.setting].index(problem.setting))
+def first_mistake(problems: Sequence[Problem], values: Mapping[str, str]) -> tuple[str, str]:
+    """The first setting of the form that is wrong, those without a field last, and a line that says what is wrong."""
+    first = min(problems, key=lambda problem: [*LABELS, problem.setting].index(problem.setting))
+    words = in_the_forms_words(first.message, values.get(first.setting, ""))
+    return first.setting, f"{name_of(first.setting)}: {visible(words)}"
 
 
 def _fraction(text: str) -> float:
@@ -157,7 +163,7 @@ def _fraction(text: str) -> float:
 
 
 def values_of(config: RunConfig) -> dict[str, str]:
-    """What the fields say for these settings; what belongs to one run alone (its name, its copy) is left empty."""
+    """The values of the fields for these settings. The run's name and the path of its copy are left empty."""
     values = {}
     for name, value in msgspec.structs.asdict(config).items():
         if name not in FIRST_VALUES:

@@ -1,4 +1,7 @@
-"""What the start screen shows beside its form, as lines: recent runs, the machine, an estimate of memory. Pure."""
+"""The lines that the start screen shows beside its form: recent runs, the machine, an estimate of memory.
+
+Pure, but for `clock_now`. Does not know where the figures come from.
+"""
 
 import time
 from collections.abc import Sequence
@@ -17,7 +20,7 @@ ROWS_PER_RUN = 2
 RATE_WIDTH = 11
 MOST_GPUS = 8
 LEAST_SETTINGS = 8
-"""Fewer cells of them say nothing."""
+"""Cells: with less room than this the settings are left out."""
 
 NARROW = 40
 TIGHT = 0.85
@@ -30,7 +33,7 @@ NO_RUNS = (
 
 
 def age(seconds: float) -> str:
-    """`12 s ago`, `3 min ago`, `5 h ago`, `2 d ago`; `just now` also for clocks that differ."""
+    """`12 s ago`, `3 min ago`, `5 h ago`, `2 d ago`; `just now` also if the run starts in the future."""
     if seconds < 5:
         return "just now"
     for most, length, unit in ((100, 1, "s"), (100 * 60, 60, "min"), (48 * 3600, 3600, "h")):
@@ -40,7 +43,7 @@ def age(seconds: float) -> str:
 
 
 def run_rows(run: RecentRun, width: int, now: float, *, here: bool = False) -> list[Line]:
-    """A run in two lines: its name and age; how it is, how far, how fast, and of what model where there is room."""
+    """A run in two lines: name and age; status, progress, speed, and the model if there is room."""
     mark, style = STATUS.get(run.status, ("?", "warn"))
     when: Line = ((age(now - run.started_at), "dim"),)
     room = max(0, width - line_width(when) - 3)
@@ -65,21 +68,21 @@ def _problem(run: RecentRun) -> str:
 
 
 def run_subtitle(run: RecentRun | None) -> str:
-    """Model, ranks and tokens/s of the run under the cursor, which a narrow list has no room for."""
+    """Model and ranks of the run under the cursor, which a narrow list has no room for."""
     if run is None or run.config is None:
         return ""
     return f"{cut_middle(_model(run.config), 26)}"
 
 
 def model_name(model: str) -> str:
-    """The telling end of a hub id or a path."""
+    """The last part of a hub id or a path."""
     return visible(model.rstrip("/").rsplit("/", 1)[-1] or model)
 
 
 def taken_words(name: str, settings: Sequence[str], key: str, room: int) -> str:
-    """Which settings were taken over from which run, and the key that puts back the defaults, in `room` cells.
+    """Which settings came from which run, and the key that puts the defaults back, in at most `room` cells.
 
-    In little room the settings go first, then the run.
+    If there is little room, the settings are dropped first, then the run.
     """
     head = f"from {cut_middle(visible(name), max(12, room // 4))}"
     tail = f"{key} puts back the defaults" if room >= 90 else f"{key}: defaults"
@@ -98,7 +101,7 @@ def no_runs_lines(width: int) -> list[Line]:
 
 
 def machine_lines(machine: Machine | None, width: int) -> list[Line]:
-    """A line per GPU, or why there is none; then cores and memory."""
+    """A line for each GPU, or why there is none; then cores and memory."""
     if machine is None:
         return [(("looking at the machine", "dim"),)]
     lines: list[Line] = []
@@ -130,7 +133,7 @@ def _gpu_line(gpu: DeviceSample, label: str, width: int) -> Line:
 
 
 def _kinds(gpus: Sequence[DeviceSample], width: int) -> list[Line]:
-    """Many GPUs: a line for those that are alike, with the memory of the fullest of them; the lost ones one by one."""
+    """Many GPUs: a line for each model, with the memory of the fullest, and a line for each lost GPU."""
     lines = []
     for name in dict.fromkeys(gpu.name for gpu in gpus if not gpu.lost):
         alike = [gpu for gpu in gpus if gpu.name == name and not gpu.lost]
@@ -146,14 +149,14 @@ def _host_memory(machine: Machine, width: int) -> str:
 
 
 def _free(free: int, total: int, width: int) -> str:
-    """Of whole GiB in a narrow panel."""
+    """In whole GiB if the panel is narrow."""
     if width < NARROW:
         return f"{free / 2**30:.0f}/{total / 2**30:.0f} GiB free"
     return f"{gib(free)} of {gib(total)} GiB free"
 
 
 def title_line(machine: Machine | None, width: int, version: str) -> Line:
-    """The line at the top: the machine in a few words."""
+    """The line at the top: version and machine."""
     left: Line = (("rankdeck", "key"), (f" {version}", "dim"))
     if machine is None:
         return fit(left, width)
@@ -166,7 +169,7 @@ def title_line(machine: Machine | None, width: int, version: str) -> Line:
 
 
 def memory_lines(found: MemoryEstimate | str | None, width: int) -> list[Line]:
-    """What the run would need against what is free: words, a bar, and what it is made of. Always three lines."""
+    """The memory that the run needs, a bar of it against what is free, and its parts. Always three lines."""
     if found is None:
         return [((cut("Memory  is said once all is right", width), "dim"),), (), ()]
     if isinstance(found, str):
@@ -203,15 +206,6 @@ def _where(found: MemoryEstimate) -> str:
     return f"{ranks} on each of {found.devices} GPUs"
 
 
-def too_much(found: MemoryEstimate | str | None) -> tuple[str, str] | None:
-    """The setting to change where the estimate does not fit, and what to say beside it."""
-    if not isinstance(found, MemoryEstimate) or found.fits:
-        return None
-    if found.largest is not None:
-        return "batch_size", f"{found.batch_size} would not fit: {found.largest} would, by estimate"
-    return "model", "would not fit in memory, by estimate, even at batch size 1"
-
-
 def clock_now() -> float:
-    """Unix seconds; apart so that a test may stop it."""
+    """Unix seconds. A function, so that tests can replace it."""
     return time.time()

@@ -1,6 +1,7 @@
-"""The form of a sweep as data: what it is put together for, its fields, the plan they add up to, what that promises.
+"""The form of a sweep as data: what is swept, the fields, the plan they add up to, and what that plan will take.
 
-For the run one looks at, whose prompts it shares, and for a new one, launched as `rankdeck sweep` does. Pure.
+For a sweep within a run, whose prompts it shares, and for a new one, launched as `rankdeck sweep` does. Pure; knows no
+widget.
 """
 
 from typing import Any, NamedTuple
@@ -20,14 +21,15 @@ from rankdeck.tui.words.text import clock, count, some
 
 FIRST_SIZES = (1, 2, 4, 8, 16, 32)
 FIRST_LOOK_LARGEST, FIRST_LOOK_APART, FIRST_LOOK_SIZES = 128, 4, 4
-"""Sizes of a new sweep, which is to show in a minute or two where to look more closely: the largest that the prompts
-fill in one round, or this, and up to so many in all, each so many times the one before."""
+"""The batch sizes proposed for a new sweep, to show in a minute or two where to look more closely: at most
+FIRST_LOOK_SIZES of them, each FIRST_LOOK_APART times the one before, up to FIRST_LOOK_LARGEST or the largest that the
+prompts fill in one round."""
 
 FIRST_LOOK_ROUNDS, FIRST_LOOK_SECONDS = 1, 2.0
-"""Of a new sweep that measures each setting once: its noise is not known anyhow, and a second round takes as long."""
+"""Of each trial of a new sweep that measures each setting once: the noise stays unknown, so one round is enough."""
 
 FIRST_LOOK_TOKENS = 32
-"""Answers of so many show which setting is fast, as long ones do; on a CPU a round of those takes half a minute."""
+"""Tokens of each answer: enough to show which setting is fast. A round of long answers takes half a minute on a CPU."""
 
 THROWN_AWAY, KEPT = "thrown away", "kept"
 
@@ -46,16 +48,16 @@ NEW_FIELDS = (
 IN_A_RUN = (
     "The trials use prompts that are left; their answers are kept, and then the run goes on at the chosen setting."
 )
-ANEW = "The model is loaded once. The trials go through the prompts again and again, at fixed length."
-ANEW_KEPT = "Each prompt is used once, its answer whole; those that are left are done at the chosen setting."
+NEW_THROWN_AWAY = "The model is loaded once. The trials go through the prompts again and again, at fixed length."
+NEW_AND_KEPT = "Each prompt is used once, its answer whole; those that are left are done at the chosen setting."
 
 
 class SweepWork(NamedTuple):
-    """What a sweep is put together for: a run's settings (None while unknown), its ranks, its prompts.
+    """What is swept: the settings of a run (None while unknown), its ranks and its prompts.
 
-    `ranks` is the world size, `most_ranks` how many may be measured, `prompts` how many there are for the trials, None
-    where nobody has counted. `new` says that it is a run of its own, of which only the sweep is not decided yet.
-    `costs` are what batches took in an earlier run like it, None where there was none.
+    `ranks` is the world size, `most_ranks` how many may be measured, `prompts` how many there are for the trials (None:
+    not counted). A `new` sweep is launched with these settings; any other happens within a run. `costs` is what batches
+    took in earlier runs like it (None: no such run).
     """
 
     config: RunConfig | None
@@ -67,24 +69,25 @@ class SweepWork(NamedTuple):
 
     @property
     def fields(self) -> tuple[Field, ...]:
-        """What is asked: of a new sweep also what becomes of the answers."""
+        """The fields of the form; a new sweep also asks whether to keep the answers."""
         return NEW_FIELDS if self.new else FIELDS
 
 
 def in_run(state: RunState) -> SweepWork:
-    """A sweep within a run that goes on."""
+    """A sweep within a run."""
     world = len(state.ranks) or (state.config.ranks if state.config is not None else 1)
     return SweepWork(state.config, world, world, max(0, state.prompts - state.done))
 
 
-def anew(config: RunConfig, prompts: int | None, costs: CostModel | None = None) -> SweepWork:
+def new_sweep(config: RunConfig, prompts: int | None, costs: CostModel | None = None) -> SweepWork:
     """A sweep launched instead of a run with these settings."""
     return SweepWork(config, config.ranks, MAX_RANKS, prompts, new=True, costs=costs)
 
 
 def as_sweep(config: RunConfig, plan: SweepPlan) -> RunConfig:
-    """The settings of a new run that is this sweep, as `rankdeck sweep` makes them: answers that nobody keeps are of
-    fixed length, and all ranks draw from one line."""
+    """The settings of a new run that is this sweep, as `rankdeck sweep` makes them: ranks pull their batches, and
+    answers that are thrown away have a fixed length.
+    """
     return msgspec.structs.replace(
         with_plan(config, plan),
         ranks=max(plan.ranks),
@@ -95,7 +98,7 @@ def as_sweep(config: RunConfig, plan: SweepPlan) -> RunConfig:
 
 
 def without_sweep(config: RunConfig, chosen: Setting | None) -> RunConfig:
-    """The settings of a run that follows a sweep: at the setting it chose, with answers that are to be read."""
+    """The settings of a run after a sweep: those that the sweep chose, with answers that end as the model ends them."""
     if (plan := config.sweep) is None:
         return config
     changed: dict[str, Any] = {"sweep": None, "ignore_eos": config.ignore_eos and plan.outputs}
@@ -105,7 +108,7 @@ def without_sweep(config: RunConfig, chosen: Setting | None) -> RunConfig:
 
 
 def first_values(work: SweepWork) -> dict[str, str]:
-    """What stands in the fields at first: sizes that the prompts allow, doubling ranks; of a new sweep each once."""
+    """The first values of the fields: sizes that the prompts allow, ranks that double; a new sweep has one repeat."""
     world = work.ranks
     ranks = sorted({1 << power for power in range(world.bit_length()) if 1 << power <= world} | {world})
     if work.new:
@@ -124,7 +127,7 @@ def first_values(work: SweepWork) -> dict[str, str]:
 
 
 def read_plan(values: dict[str, str], work: SweepWork) -> tuple[SweepPlan | None, list[Problem]]:
-    """The plan as typed, None where it is none; and what is wrong with it."""
+    """The plan as typed, None if something is wrong with it, and what is wrong."""
     problems: list[Problem] = []
     numbers: dict[str, list[int]] = {}
     most_numbers = {"batch_sizes": MAX_BATCH_SIZE, "ranks": work.most_ranks, "repeats": 1000}
@@ -159,7 +162,7 @@ def _check(plan: SweepPlan, work: SweepWork) -> list[Problem]:
     if work.config is None:
         return []
     if not work.new:
-        # Of the settings of the run itself nothing is wrong: it runs.
+        # Problems with the settings of the run itself are ignored: it is running.
         sound = {(problem.setting, problem.message) for problem in check(work.config)}
         found = check(with_plan(work.config, plan))
         return [problem for problem in found if (problem.setting, problem.message) not in sound]
@@ -173,7 +176,10 @@ def _check(plan: SweepPlan, work: SweepWork) -> list[Problem]:
 
 
 def promise(plan: SweepPlan, work: SweepWork) -> str:
-    """How many trials it are, how long they take, at least or by an earlier run, and whether the prompts will do."""
+    """How many trials there are, how long they take, and whether there are enough prompts.
+
+    The time is estimated from earlier runs that measured all settings; otherwise it is a lower bound.
+    """
     takes = f"at least {clock(planned(plan) * plan.least_seconds)}"
     if work.config is not None and not plan.outputs and (costs := work.costs) is not None:
         guessed = (costs.why_extrapolated(size, ranks) for size in plan.batch_sizes for ranks in plan.ranks)
@@ -192,7 +198,7 @@ def promise(plan: SweepPlan, work: SweepWork) -> str:
 
 
 def happens(values: dict[str, str], work: SweepWork) -> str:
-    """What is done with prompts and answers."""
+    """What happens to prompts and answers."""
     if not work.new:
         return IN_A_RUN
-    return ANEW_KEPT if values["answers"] == KEPT else ANEW
+    return NEW_AND_KEPT if values["answers"] == KEPT else NEW_THROWN_AWAY

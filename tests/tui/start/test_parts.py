@@ -1,0 +1,139 @@
+"""The parts of the start screen, each by itself: no start screen, and a form only where there is one to fill in."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from textual.app import ComposeResult
+from textual.pilot import Pilot
+
+from rankdeck.runner.protocol.config import RunConfig
+from rankdeck.tui.app.base import BaseApp
+from rankdeck.tui.sources.client import Source
+from rankdeck.tui.sources.journal import SAMPLE, Journal
+from rankdeck.tui.start.form import NewRun
+from rankdeck.tui.start.form_fill import FormFill
+from rankdeck.tui.start.form_launch import FormLaunch
+from rankdeck.tui.start.run_actions import RunActions
+from rankdeck.tui.start.run_list import RunAction
+from tests.dashboards import ScriptedLauncher, until
+from tests.tui.start.test_start_screen import recent
+
+DONE = recent("done", "completed")
+
+# --- the actions of a run -----------------------------------------------------------------------------
+
+
+class Results:
+    """Everything the actions of a run hand on."""
+
+    def __init__(self, launcher: ScriptedLauncher) -> None:
+        self.results: list[Any] = []
+        self.complaints: list[str] = []
+        self.actions = RunActions(
+            launcher,
+            open=self._open,
+            replay=lambda journal, second: self.results.append((journal, second)),
+            copy=self._copy,
+            notify=lambda text, **_: self.results.append(text),
+            complain=self.complaints.append,
+        )
+
+    async def _open(self, start: Callable[[], Source], failed: Callable[[Exception], None]) -> None:
+        try:
+            self.results.append(start())
+        except OSError as error:
+            failed(error)
+
+    async def _copy(self, run: object) -> None:
+        self.results.append(run)
+
+
+@pytest.mark.parametrize("action", ["attach", "resume", "look", "replay", "report", "settings"])
+async def test_each_action_has_a_result_and_no_complaint(action: RunAction) -> None:
+    done = Results(ScriptedLauncher())
+    await done.actions.do(action, DONE)
+    (result,) = done.results
+    assert done.complaints == []
+    if action in ("look", "replay"):
+        assert result[1] == (Journal(SAMPLE).length if action == "look" else 0.0)
+
+
+@pytest.mark.parametrize("action", ["attach", "resume", "look", "replay", "report"])
+async def test_an_action_that_fails_says_of_which_run_and_why(action: RunAction) -> None:
+    failed = Results(ScriptedLauncher(OSError("gone")))
+    await failed.actions.do(action, DONE)
+    assert failed.results == []
+    (complaint,) = failed.complaints
+    assert complaint.startswith("done: ")
+    assert complaint.endswith(": gone")
+
+
+# --- the form -----------------------------------------------------------------------------------------
+
+
+class FormApp(BaseApp):
+    """A form with its two parts, and nothing else of the start screen."""
+
+    def __init__(self, launcher: ScriptedLauncher) -> None:
+        super().__init__()
+        self.form = NewRun()
+        self.launcher = launcher
+        self.opened: list[Source] = []
+        self.complaints: list[str] = []
+
+    def compose(self) -> ComposeResult:
+        yield self.form
+
+    def on_mount(self) -> None:
+        self.launch = FormLaunch(
+            self.screen, self.form, self.launcher, opened=self.opened.append, complain=self.complaints.append
+        )
+        self.fill = FormFill(self.form, self.launcher, propose=self.launch.fill)
+
+
+async def test_a_request_waits_for_the_check_of_what_was_filled_in() -> None:
+    app = FormApp(ScriptedLauncher())
+    async with app.run_test() as pilot:
+        await app.fill.first(None)
+        app.launch.request(app.launch.run)
+        assert app.launcher.launched == []
+        await until(pilot, lambda: bool(app.opened))
+        assert app.launcher.launched == [app.launcher.first_settings()]
+        assert app.launch.busy
+        assert app.form.settings_of == app.opened[0].directory.resolve()
+        app.launch.request(app.launch.run)
+        await pilot.pause(0.3)
+        assert len(app.opened) == 1, "nothing else is started while a run is shown"
+
+
+async def test_a_request_with_a_mistake_is_refused_with_the_first_one() -> None:
+    app = FormApp(ScriptedLauncher())
+    async with app.run_test() as pilot:
+        app.launch.fill({"prompts": "no.doc", "ranks": "many"})
+        app.launch.request(app.launch.run)
+        await until(pilot, lambda: bool(app.complaints))
+        assert app.complaints == ["mend this first: Prompt file: there is no such file"]
+        assert app.opened == []
+
+
+async def test_settings_are_proposed_but_for_what_was_typed_and_copied_even_over_that() -> None:
+    app = FormApp(ScriptedLauncher())
+    config = RunConfig(prompts="b.txt", ranks=5)
+    async with app.run_test() as pilot:
+        await _type_prompts(pilot, app)
+        await app.fill.first(DONE)
+        assert (app.form.values()["prompts"], app.form.values()["ranks"]) == ("a", "3")
+        assert app.form.settings_of == DONE.directory
+        await app.fill.copy(recent("b", "completed", config=config))
+        assert (app.form.values()["prompts"], app.form.values()["ranks"]) == ("b.txt", "5")
+        assert app.form.settings_of == Path("/runs/b")
+        await app.fill.reset()
+        assert (app.form.values()["prompts"], app.form.settings_of) == ("stories.txt", None)
+
+
+async def _type_prompts(pilot: Pilot[Any], app: FormApp) -> None:
+    app.form.focus_prompts()
+    await pilot.press("a")
+    await until(pilot, lambda: app.form.values()["prompts"] == "a")
