@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import msgspec
 
 from rankdeck.runner.advice.cpu_share import starved_words
-from rankdeck.runner.advice.slow_rank import LIKE_ROWS, compare, slow_rank
+from rankdeck.runner.advice.slow_rank import SIMILAR_ROWS, slow_rank, slow_rank_words
 from rankdeck.runner.forecast.forecast import what_if
 from rankdeck.runner.scheduling.rounds import batches_needed
 from rankdeck.runner.state import RunState
@@ -19,7 +19,6 @@ LEAST_BATCHES_A_RANK = 2
 LEAST_SECONDS = 20.0
 PADDING_WASTE = 0.35
 IDLE = 0.15
-SLOW_RANK = 0.75
 BUSY_LOW_PERCENT = 60.0
 BUSY_SAMPLES = 15
 MEMORY_FREE = 0.5
@@ -51,7 +50,7 @@ def advise(state: RunState) -> list[Advice]:
     return [advice for rule in RULES for advice in rule(state)]
 
 
-def _rounds(state: RunState) -> Iterator[Advice]:
+def uneven_rounds(state: RunState) -> Iterator[Advice]:
     """Rounds that do not divide: one batch size, a little larger, would spare a whole round."""
     if state.config is None or state.ready_at is None or state.prompts <= 0 or state.auto or state.continuous:
         return
@@ -81,7 +80,7 @@ def _turn(state: RunState) -> Iterator[Advice]:
         return
     wall = any(_memory(state))
     sizes = [point.rows for point in state.costs if point.active_ranks == state.active_ranks]
-    one_size = not sizes or max(sizes) < LIKE_ROWS * min(sizes)
+    one_size = not sizes or max(sizes) < SIMILAR_ROWS * min(sizes)
     turns = [
         turn
         for turn in what_if(state)
@@ -122,44 +121,9 @@ def _idle(state: RunState) -> Iterator[Advice]:
             return
 
 
-def slow_ranks(state: RunState) -> frozenset[int]:
-    """The rank whose decode steps are slow; of those whose steps cannot be compared, who makes far fewer tokens/s.
-
-    The latter in the batches of the newest period.
-    """
-    compared, rates = compare(state), _rates(state)
-    by_steps = frozenset() if compared.slow is None else frozenset([compared.slow.rank])
-    if len(rates) < 2:
-        return by_steps
-    least = SLOW_RANK * _median(rates)
-    return by_steps | frozenset(rank for rank, rate in rates.items() if rate < least and rank not in compared.ranks)
-
-
-def _rates(state: RunState) -> dict[int, float]:
-    """Output tokens/s of each rank in its batches of the newest period, where it had enough of them."""
-    period = state.periods[-1] if state.periods else None
-    if period is None:
-        return {}
-    return {
-        rank: share.tokens / share.seconds
-        for rank, share in period.shares.items()
-        if share.seconds > 0 and share.batches >= LEAST_BATCHES_A_RANK
-    }
-
-
-def _median(rates: dict[int, float]) -> float:
-    return sorted(rates.values())[len(rates) // 2]
-
-
 def _slow_rank(state: RunState) -> Iterator[Advice]:
-    if (by_steps := slow_rank(state)) is not None:
-        yield Advice(kind="slow rank", text=by_steps.text)
-    elif slow := slow_ranks(state):
-        rates = _rates(state)
-        slowest = min(slow, key=rates.__getitem__)
-        mine = f"Rank {slowest} makes {rates[slowest]:.0f} tok/s in its batches"
-        others = "the other" if len(rates) == 2 else "the others about"
-        yield Advice(kind="slow rank", text=f"{mine}, {others} {_median(rates):.0f}.")
+    if (slow := slow_rank(state)) is not None:
+        yield Advice(kind="slow rank", text=slow_rank_words(state, slow))
 
 
 def _starved(state: RunState) -> Iterator[Advice]:
@@ -242,7 +206,7 @@ RULES: tuple[Callable[[RunState], Iterator[Advice]], ...] = (
     _starved,
     _throttling,
     _foreign,
-    _rounds,
+    uneven_rounds,
     _turn,
     _busy,
     _idle,

@@ -5,9 +5,9 @@ ranks that sit idle at the end. Pure functions of the state; each says the figur
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from rankdeck.runner.advice.advice import advise
+from rankdeck.runner.advice.advice import uneven_rounds
 from rankdeck.runner.advice.segments import end_of, idle_tail
-from rankdeck.runner.advice.slow_rank import slow_rank
+from rankdeck.runner.advice.slow_rank import slow_rank, slow_rank_words
 from rankdeck.runner.state import RunState
 from rankdeck.runner.state.timeline import LOADING, Span
 
@@ -84,7 +84,7 @@ def _away_seconds(spans: list[Span], end: float) -> float:
 
 def _slow_rank(state: RunState) -> Iterator[Finding]:
     if (slow := slow_rank(state)) is not None:
-        yield Finding("slow rank", slow.text, (slow.rank,))
+        yield Finding("slow rank", slow_rank_words(state, slow), (slow.rank,))
 
 
 # --- rounds -------------------------------------------------------------------------------------
@@ -125,7 +125,7 @@ def rounds(state: RunState) -> list[Round]:
 def _rounds(state: RunState) -> Iterator[Finding]:
     found = rounds(state)
     complete = bool(found) and found[-1].over and state.done >= state.prompts > 0
-    cure = next((advice.text for advice in advise(state) if advice.kind == "rounds"), "")
+    cure = next((advice.text for advice in uneven_rounds(state)), "")
     if complete and 2 <= len(found) <= MOST_ROUNDS:
         last, seconds = found[-1], state.seconds
         even = max(one.full for one in found) - min(one.full for one in found) < 0.1

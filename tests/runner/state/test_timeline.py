@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from rankdeck.runner import protocol
 from rankdeck.runner.advice.findings import findings, rounds
 from rankdeck.runner.advice.segments import end_of, idle_tail, segments
-from rankdeck.runner.advice.slow_rank import paces
+from rankdeck.runner.advice.slow_rank import decode_paces
 from rankdeck.runner.protocol.config import RunConfig
 from rankdeck.runner.state import RunState, Snapshot, apply
 from rankdeck.runner.state.timeline import BUSY_POINTS, LEAST_OF_A_LANE, MOST_SPANS, Span, thinned
@@ -288,7 +288,7 @@ def test_batches_of_other_sizes_make_no_rank_a_slow_one() -> None:
     state = launched()
     for number in range(1, 9):
         state = batch(state, number % 2, number, 10 + number * 5, 14 + number * 5, rows=2 if number % 2 else 40)
-    assert paces(state) == []
+    assert decode_paces(state) == []
 
 
 def test_equal_ranks_and_one_alone_are_given_no_blame() -> None:

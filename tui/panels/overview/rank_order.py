@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Set
 from typing import Literal, NamedTuple
 
-from rankdeck.runner.advice.advice import slow_ranks
+from rankdeck.runner.advice.slow_rank import slow_ranks
 from rankdeck.runner.state import RankState, RunState
 from rankdeck.tui.words.status import shown_phase
 from rankdeck.tui.words.text import visible
@@ -25,18 +25,12 @@ class RankView(NamedTuple):
     filter: str = ""
 
 
-def pace(rank: RankState, now: float) -> float | None:
-    """Output tokens/s while a batch is in hand; None before there are any."""
-    seconds = rank.busy_seconds + (max(0.0, now - rank.batch_started_at) if rank.batch is not None else 0.0)
-    return (rank.output_tokens + rank.in_flight_tokens) / seconds if seconds > 0 else None
-
-
 def arranged(state: RunState, view: RankView) -> list[int]:
     """The numbers of the ranks that `view` shows, in its order."""
     slow = slow_ranks(state)
     shown = [rank for rank in state.ranks if matches(state, rank, view.filter, slow)]
     if view.sort != "rank":
-        shown.sort(key=_key(state, view.sort))
+        shown.sort(key=_key(state, view.sort, slow))
     return [rank.rank for rank in shown]
 
 
@@ -71,11 +65,15 @@ def troubled(state: RunState) -> frozenset[tuple[int, str]]:
     return frozenset((rank.rank, word) for rank in state.ranks for word in trouble(rank, slow))
 
 
-def _key(state: RunState, sort: SortBy) -> Callable[[RankState], tuple[float, ...]]:
-    slow = slow_ranks(state)
+def _rate_at_work(rank: RankState, now: float) -> float | None:
+    """Output tokens/s over the time with a batch in hand; None before there was one."""
+    seconds = rank.busy_seconds + (max(0.0, now - rank.batch_started_at) if rank.batch is not None else 0.0)
+    return (rank.output_tokens + rank.in_flight_tokens) / seconds if seconds > 0 else None
 
+
+def _key(state: RunState, sort: SortBy, slow: Set[int]) -> Callable[[RankState], tuple[float, ...]]:
     def worst(rank: RankState) -> tuple[float, ...]:
-        speed = pace(rank, state.now)
+        speed = _rate_at_work(rank, state.now)
         bad = (rank.phase != "lost", rank.cap is None, rank.rank not in slow)
         return (*map(float, bad), float("inf") if speed is None else speed, -state.idle(rank), rank.rank)
 
