@@ -46,22 +46,22 @@ def in_hand(state: RunState, **ranks: RankState) -> RunState:
 
 def test_what_is_left_is_the_rounds_left_times_their_cost():
     state = running(prompts=400, done=64)
-    assert forecast.remaining_seconds(state) == pytest.approx(11 * batch_seconds(336 / 22))
-    assert forecast.remaining_seconds(running(prompts=64, done=64)) == 0
+    assert forecast.eta_seconds(state) == pytest.approx(11 * batch_seconds(336 / 22))
+    assert forecast.eta_seconds(running(prompts=64, done=64)) == 0
 
 
 def test_a_batch_in_flight_counts_with_the_steps_it_has_left():
     state = in_hand(running(prompts=80, done=64), a=RankState(rank=0, batch=9, rows=16, step=25))
-    assert forecast.remaining_seconds(state) == pytest.approx(batch_seconds(16) / 2)
+    assert forecast.eta_seconds(state) == pytest.approx(batch_seconds(16) / 2)
     young = RankState(rank=0, batch=9, rows=16, batch_started_at=999.0)
-    assert forecast.remaining_seconds(in_hand(state, a=young)) == pytest.approx(batch_seconds(16) - 1)
+    assert forecast.eta_seconds(in_hand(state, a=young)) == pytest.approx(batch_seconds(16) - 1)
 
 
 def test_before_a_whole_batch_and_while_a_sweep_measures_nothing_is_foretold():
-    assert forecast.remaining_seconds(running(costs=())) is None
+    assert forecast.eta_seconds(running(costs=())) is None
     assert forecast.what_if(running(costs=())) == []
     sweep = SweepState(plan=SweepPlan(batch_sizes=[1], ranks=[1]), trials=())
-    assert forecast.remaining_seconds(running(sweep=sweep)) is None
+    assert forecast.eta_seconds(running(sweep=sweep)) is None
 
 
 def test_the_knobs_are_one_rank_more_one_fewer_twice_and_half_the_batch():
@@ -72,7 +72,7 @@ def test_the_knobs_are_one_rank_more_one_fewer_twice_and_half_the_batch():
     assert more.change_percent > 0 > fewer.change_percent
     assert larger.change_percent > 0 > smaller.change_percent
     assert fewer.change_percent == pytest.approx(-50, abs=3)
-    now = forecast.remaining_seconds(running())
+    now = forecast.eta_seconds(running())
     assert now is not None
     for one in found:
         assert one.seconds_left == pytest.approx(now / (1 + one.change_percent / 100))
@@ -112,9 +112,9 @@ def test_the_closed_form_of_the_end_is_what_handing_out_gives(free, batches, cos
 def test_split_shares_are_done_by_their_ranks_and_those_of_inactive_ranks_by_whoever_is_free():
     config = RunConfig(prompts="x", ranks=2, max_new_tokens=50, ignore_eos=True, dispatch="split")
     both = running(prompts=64, done=0, ranks=2, active=2, config=config)
-    assert forecast.remaining_seconds(both) == pytest.approx(2 * batch_seconds(16))
+    assert forecast.eta_seconds(both) == pytest.approx(2 * batch_seconds(16))
     one = running(prompts=64, done=0, ranks=2, active=1, config=config)
-    assert forecast.remaining_seconds(one) == pytest.approx(4 * batch_seconds(16))
+    assert forecast.eta_seconds(one) == pytest.approx(4 * batch_seconds(16))
 
 
 @given(
@@ -134,7 +134,7 @@ def test_whatever_the_state_the_time_left_is_no_less_than_0(prompts, share, rank
     )  # fmt: skip
     if prompts - done >= 3:
         state = in_hand(state, a=RankState(rank=0, batch=3, rows=3, step=70), b=RankState(rank=ranks - 1, cap=2))
-    seconds = forecast.remaining_seconds(state)
+    seconds = forecast.eta_seconds(state)
     assert seconds is not None
     assert seconds >= 0
     assert all(one.seconds_left > 0 for one in forecast.what_if(state))
@@ -142,19 +142,17 @@ def test_whatever_the_state_the_time_left_is_no_less_than_0(prompts, share, rank
 
 def test_a_million_prompts_are_foretold_in_less_than_a_millisecond():
     state = running(prompts=10**6, ranks=8, active=8)
-    forecast.remaining_seconds(state)
+    forecast.eta_seconds(state)
     began = time.perf_counter()
     for _ in range(100):
-        forecast.remaining_seconds(state)
+        forecast.eta_seconds(state)
     assert (time.perf_counter() - began) / 100 < 1e-3
 
 
 def test_the_end_is_predicted_where_a_batch_was_measured_and_else_by_the_pace() -> None:
-    state = running()
-    assert forecast.eta_seconds(state) == forecast.remaining_seconds(state)
+    assert forecast.eta_seconds(running()) == pytest.approx(11 * batch_seconds(336 / 22))
     unmeasured = running(costs=(), first_batch_at=990.0)
-    assert forecast.remaining_seconds(unmeasured) is None
-    assert forecast.eta_seconds(unmeasured) == forecast.seconds_by_pace(unmeasured) is not None
+    assert forecast.eta_seconds(unmeasured) == pytest.approx(10 * 336 / 64)
     assert forecast.eta_seconds(running(phase="loading")) is None
 
 

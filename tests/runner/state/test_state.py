@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rankdeck.runner import protocol
-from rankdeck.runner.forecast.forecast import seconds_by_pace
+from rankdeck.runner.forecast.forecast import eta_seconds
 from rankdeck.runner.protocol import BatchResult, DeviceSample, OutputRecord, StepsInFlight
 from rankdeck.runner.protocol.config import RunConfig
 from rankdeck.runner.state import RunState, apply, summarise
@@ -118,7 +118,7 @@ def test_errors_are_failed_prompts_and_not_completed_ones(flying):
 def test_progress_counts_batches_in_flight_by_their_steps_and_gives_an_eta(flying):
     state = play(protocol.Tick(at=12.0, steps=[StepsInFlight(rank=0, batch=1, step=5, output_tokens=10)]), state=flying)
     assert state.progress == pytest.approx(1 / 8)
-    assert seconds_by_pace(state) == pytest.approx(14.0)
+    assert eta_seconds(state) == pytest.approx(14.0)
 
 
 def test_steps_of_a_batch_that_is_over_change_nothing(flying):

@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rankdeck.runner.forecast.forecast import seconds_left
+from rankdeck.runner.forecast.forecast import eta_seconds
 from rankdeck.runner.protocol import BatchResult, DeviceSample, RankReady
 from rankdeck.runner.protocol.sweep_plan import SweepPlan, SweepState, Trial, TrialRecord, TrialResult
+from rankdeck.runner.state import RunState
 from rankdeck.runner.supervisor.bandwidth import known_bandwidth, peak_bandwidth
 from rankdeck.runner.supervisor.trial_meter import TrialMeter, percentile
 from rankdeck.runner.sweep.cells import best, cells
@@ -204,11 +205,11 @@ def test_the_best_with_n_ranks_is_set_against_the_best_with_one_whatever_their_b
 
 def test_the_time_left_is_what_trials_of_the_same_settings_took():
     state = sweep({(1, 1): [10, 10], (1, 8): [50, 50]})
-    assert seconds_left(state, 0.0) is None
+    assert eta_seconds(RunState(phase="running", sweep=state)) is None
     half = SweepState(
         plan=state.plan, trials=state.trials, records=(state.records[0], state.records[2]), took={1: 4.0, 3: 10.0}
     )
-    assert seconds_left(half, 0.0) == pytest.approx(14)
+    assert eta_seconds(RunState(phase="running", sweep=half)) == pytest.approx(14)
 
 
 # --- bandwidth ----------------------------------------------------------------------------------
