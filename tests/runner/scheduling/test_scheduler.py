@@ -4,8 +4,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from rankdeck.runner.scheduling.prompt_queue import WINDOW_PROMPTS
 from rankdeck.runner.scheduling.rounds import batches_needed
-from rankdeck.runner.scheduling.scheduler import WINDOW_PROMPTS, Scheduler
+from rankdeck.runner.scheduling.scheduler import Scheduler
 
 LENGTHS = st.lists(st.integers(0, 500), max_size=200)
 ORDERS = st.sampled_from(["length", "input"])
