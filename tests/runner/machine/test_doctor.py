@@ -13,7 +13,8 @@ import msgspec
 import pytest
 
 from rankdeck.runner.machine import examine
-from rankdeck.runner.machine.doctor import RANGES, Check, findings, worst
+from rankdeck.runner.machine.check import Check
+from rankdeck.runner.machine.doctor import RANGES, findings, worst
 from rankdeck.runner.machine.facts import Facts, Machine, Terminal, TorchFound, WritablePlace
 from rankdeck.runner.machine.nvml import LIB_RM_VERSION_MISMATCH, LIBRARY_NOT_FOUND, NO_PERMISSION, NvmlFailure
 from rankdeck.runner.protocol import DeviceSample
