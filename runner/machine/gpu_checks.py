@@ -14,6 +14,7 @@ def _gpu(name: str, status: Status, found: str, cure: str | None = None) -> Chec
 
 
 def gpu_checks(facts: Facts) -> list[Check]:
+    """The findings of the group "GPUs"; those about torch are missing until it was asked."""
     machine, torch = facts.machine, facts.torch
     if machine.no_gpu is not None:
         checks = [_no_gpu(machine, facts.environ)]
