@@ -81,7 +81,7 @@ class ScalingRow(msgspec.Struct, frozen=True, kw_only=True):
         return None if self.speedup is None else efficiency(self.speedup, self.active_ranks)
 
 
-def turn(
+def with_new_period(
     periods: tuple[KnobPeriod, ...],
     began: float,
     batch_size: int,
