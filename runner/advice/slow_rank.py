@@ -143,14 +143,16 @@ def _compare_in_flight(totals: dict[int, _Sums], done: dict[int, dict[int, _Sums
         found[rows] += [(rank, sums.step_rows, sums.step_seconds) for rank, sums in by_rank.items()]
     for rank, (rows, sums) in in_flight.items():
         found[rows].append((rank, sums.step_rows, sums.step_seconds))
+    similar: dict[tuple[int, float], list[float]] = {}
     for rank, (rows, sums) in in_flight.items():
-        here = sums.step_rows
-        least, most = here / SIMILAR_ROWS, here * SIMILAR_ROWS
-        # A rank's batch in flight comes after those it has done, and replaces them here.
-        theirs = {number: seconds for number, at_once, seconds in found[rows] if least <= at_once <= most}
-        theirs.pop(rank, None)
-        if theirs:
-            totals[rank].compare(sums, median(theirs.values()))
+        here = rows, sums.step_rows
+        if here not in similar:  # most ranks have equally many rows
+            least, most = sums.step_rows / SIMILAR_ROWS, sums.step_rows * SIMILAR_ROWS
+            # A rank's batch in flight comes after those it has done, and replaces them here.
+            newest = {number: seconds for number, at_once, seconds in found[rows] if least <= at_once <= most}
+            similar[here] = sorted(newest.values())
+        if (theirs := _median_without(similar[here], sums.step_seconds)) is not None:
+            totals[rank].compare(sums, theirs)
 
 
 def _median_without(ordered: list[float], value: float) -> float | None:
