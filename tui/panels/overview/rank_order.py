@@ -25,6 +25,12 @@ class RankView(NamedTuple):
     filter: str = ""
 
 
+def pace(rank: RankState, now: float) -> float | None:
+    """Output tokens/s while a batch is in hand; None before there are any."""
+    seconds = rank.busy_seconds + (max(0.0, now - rank.batch_started_at) if rank.batch is not None else 0.0)
+    return (rank.output_tokens + rank.in_flight_tokens) / seconds if seconds > 0 else None
+
+
 def arranged(state: RunState, view: RankView) -> list[int]:
     """The numbers of the ranks that `view` shows, in its order."""
     slow = slow_ranks(state)
@@ -65,15 +71,9 @@ def troubled(state: RunState) -> frozenset[tuple[int, str]]:
     return frozenset((rank.rank, word) for rank in state.ranks for word in trouble(rank, slow))
 
 
-def _rate_at_work(rank: RankState, now: float) -> float | None:
-    """Output tokens/s over the time with a batch in hand; None before there was one."""
-    seconds = rank.busy_seconds + (max(0.0, now - rank.batch_started_at) if rank.batch is not None else 0.0)
-    return (rank.output_tokens + rank.in_flight_tokens) / seconds if seconds > 0 else None
-
-
 def _key(state: RunState, sort: SortBy, slow: Set[int]) -> Callable[[RankState], tuple[float, ...]]:
     def worst(rank: RankState) -> tuple[float, ...]:
-        speed = _rate_at_work(rank, state.now)
+        speed = pace(rank, state.now)
         bad = (rank.phase != "lost", rank.cap is None, rank.rank not in slow)
         return (*map(float, bad), float("inf") if speed is None else speed, -state.idle(rank), rank.rank)
 
