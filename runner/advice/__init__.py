@@ -1,1 +1,1 @@
-"""Pure: what the figures of a run suggest, and what in it stands out."""
+"""Pure: what the figures of a run suggest, and what stands out in its timeline."""

@@ -1,7 +1,6 @@
-"""What the figures of a run suggest: one sentence each, with its reason and its figure.
+"""What the figures of a run suggest: one sentence each, with its reason and its figure. Pure functions of the state.
 
-Pure functions over the state. None speaks without evidence: each needs whole batches, or a minute of
-samples, and says the figure it rests on. The most useful comes first.
+No rule speaks without evidence: each needs whole batches or a minute of samples, and says the figure it rests on.
 """
 
 from collections.abc import Callable, Iterator
@@ -9,7 +8,7 @@ from collections.abc import Callable, Iterator
 import msgspec
 
 from rankdeck.runner.advice.cpu_share import starved_words
-from rankdeck.runner.advice.slow_rank import LIKE_ROWS, compare, slow_rank
+from rankdeck.runner.advice.slow_rank import SIMILAR_ROWS, slow_rank, slow_rank_words
 from rankdeck.runner.forecast.forecast import what_if
 from rankdeck.runner.scheduling.rounds import batches_needed
 from rankdeck.runner.state import RunState
@@ -19,7 +18,6 @@ LEAST_BATCHES_A_RANK = 2
 LEAST_SECONDS = 20.0
 PADDING_WASTE = 0.35
 IDLE = 0.15
-SLOW_RANK = 0.75
 BUSY_LOW_PERCENT = 60.0
 BUSY_SAMPLES = 15
 MEMORY_FREE = 0.5
@@ -28,10 +26,10 @@ FOREIGN_BYTES = 512 * 2**20
 
 FULL_CLOCK = 0.98
 WORTH_PERCENT = 10.0
-"""A prediction of less is within what one batch differs from another."""
+"""A smaller predicted gain is within the difference between one batch and the next."""
 
 HARMLESS_THROTTLES = {"idle", "application clocks", "sync boost", "display clocks"}
-"""Of the words of runner.machine.gpu_metrics.throttle_words: what nobody needs to look into."""
+"""Those words of runner.machine.gpu_metrics.throttle_words that are no reason for concern."""
 
 
 class Advice(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,17 +40,17 @@ class Advice(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def advise(state: RunState) -> list[Advice]:
-    """Everything worth saying now, most useful first; empty before there is evidence and after the end's last word.
+    """Everything worth saying now, the most useful first; empty before there is evidence.
 
-    A sweep gets none: its trials turn the knobs on purpose.
+    Nothing in a sweep: its trials turn the knobs on purpose.
     """
     if state.sweep is not None and (state.sweeping or not state.sweep.plan.outputs):
         return []
     return [advice for rule in RULES for advice in rule(state)]
 
 
-def _rounds(state: RunState) -> Iterator[Advice]:
-    """Rounds that do not divide: one batch size, a little larger, would spare a whole round."""
+def uneven_rounds(state: RunState) -> Iterator[Advice]:
+    """Advice if a somewhat larger batch size would save a whole round."""
     if state.config is None or state.ready_at is None or state.prompts <= 0 or state.auto or state.continuous:
         return
     ranks, size = state.active_ranks, state.batch_size
@@ -71,17 +69,18 @@ def _rounds(state: RunState) -> Iterator[Advice]:
 
 
 def _turn(state: RunState) -> Iterator[Advice]:
-    """The turn of one knob that is predicted to bring the most: what the progress panel says of each, as advice.
+    """The turn of one knob that is predicted to bring the most.
 
-    With less than a round left nothing is worth a turn. What other ranks bring has to have been seen, and how batches
-    of one size alone would grow is no more than a guess: the panel has it, as "about".
+    With less than a round left no turn is worth it. Another number of ranks is advised only if it was measured, and
+    another batch size only if batches of two sizes were: anything else is a guess, which the progress panel has as
+    "about".
     """
     late = state.pending < state.active_ranks * state.batch_size
     if late or state.auto or state.phase != "running" or state.paused is not None or not _measured(state):
         return
     wall = any(_memory(state))
     sizes = [point.rows for point in state.costs if point.active_ranks == state.active_ranks]
-    one_size = not sizes or max(sizes) < LIKE_ROWS * min(sizes)
+    one_size = not sizes or max(sizes) < SIMILAR_ROWS * min(sizes)
     turns = [
         turn
         for turn in what_if(state)
@@ -108,7 +107,7 @@ def _padding(state: RunState) -> Iterator[Advice]:
 
 
 def _idle(state: RunState) -> Iterator[Advice]:
-    # A pause, a rank left inactive for a while or a relaunch leave idle time behind that nobody needs advice on.
+    # A pause, an inactive rank or a relaunch leaves idle time that needs no advice.
     explained = state.attempt > 1 or any(
         mark.kind in ("pause", "active ranks", "taken up", "trial") for mark in state.marks
     )
@@ -122,44 +121,9 @@ def _idle(state: RunState) -> Iterator[Advice]:
             return
 
 
-def slow_ranks(state: RunState) -> frozenset[int]:
-    """The rank whose decode steps are slow; of those whose steps cannot be compared, who makes far fewer tokens/s.
-
-    The latter in the batches of the newest period.
-    """
-    compared, rates = compare(state), _rates(state)
-    by_steps = frozenset() if compared.slow is None else frozenset([compared.slow.rank])
-    if len(rates) < 2:
-        return by_steps
-    least = SLOW_RANK * _median(rates)
-    return by_steps | frozenset(rank for rank, rate in rates.items() if rate < least and rank not in compared.ranks)
-
-
-def _rates(state: RunState) -> dict[int, float]:
-    """Output tokens/s of each rank in its batches of the newest period, where it had enough of them."""
-    period = state.periods[-1] if state.periods else None
-    if period is None:
-        return {}
-    return {
-        rank: share.tokens / share.seconds
-        for rank, share in period.shares.items()
-        if share.seconds > 0 and share.batches >= LEAST_BATCHES_A_RANK
-    }
-
-
-def _median(rates: dict[int, float]) -> float:
-    return sorted(rates.values())[len(rates) // 2]
-
-
 def _slow_rank(state: RunState) -> Iterator[Advice]:
-    if (by_steps := slow_rank(state)) is not None:
-        yield Advice(kind="slow rank", text=by_steps.text)
-    elif slow := slow_ranks(state):
-        rates = _rates(state)
-        slowest = min(slow, key=rates.__getitem__)
-        mine = f"Rank {slowest} makes {rates[slowest]:.0f} tok/s in its batches"
-        others = "the other" if len(rates) == 2 else "the others about"
-        yield Advice(kind="slow rank", text=f"{mine}, {others} {_median(rates):.0f}.")
+    if (slow := slow_rank(state)) is not None:
+        yield Advice(kind="slow rank", text=slow_rank_words(state, slow))
 
 
 def _starved(state: RunState) -> Iterator[Advice]:
@@ -203,7 +167,7 @@ def _throttling(state: RunState) -> Iterator[Advice]:
             clock = ""
             if device.sample.sm_clock_mhz and device.sample.sm_clock_max_mhz:
                 if device.sample.sm_clock_mhz >= FULL_CLOCK * device.sample.sm_clock_max_mhz:
-                    continue  # the reason stands, and costs nothing
+                    continue  # the reason holds, but costs nothing
                 clock = f" at {device.sample.sm_clock_mhz} of {device.sample.sm_clock_max_mhz} MHz"
             yield Advice(
                 kind="throttling", text=f"GPU {device.sample.index} is throttled ({', '.join(reasons)}){clock}."
@@ -212,10 +176,10 @@ def _throttling(state: RunState) -> Iterator[Advice]:
 
 
 def _foreign(state: RunState) -> Iterator[Advice]:
-    """Memory that was in use beyond what was free for the first of our ranks after it had loaded."""
+    """Memory in use beside the ranks' models, by what was free for the first rank after it had loaded."""
     for device in state.devices:
         used = device.sample.memory_used_bytes
-        # Devices and ranks come by different events: a device may name a rank that the state has not.
+        # Devices and ranks arrive in different events: a device may name a rank that the state does not have yet.
         ready = [rank.ready for rank in state.ranks if rank.rank in device.ranks and rank.ready is not None]
         if used is None or not ready or len(ready) < len(device.ranks):
             continue
@@ -242,7 +206,7 @@ RULES: tuple[Callable[[RunState], Iterator[Advice]], ...] = (
     _starved,
     _throttling,
     _foreign,
-    _rounds,
+    uneven_rounds,
     _turn,
     _busy,
     _idle,
@@ -251,16 +215,16 @@ RULES: tuple[Callable[[RunState], Iterator[Advice]], ...] = (
 
 
 class KnobEffect(msgspec.Struct, frozen=True, kw_only=True):
-    """A knob was turned: the period before and after, for the line beside the chart."""
+    """What turning a knob brought: the period before and the period after."""
 
     before: KnobPeriod
     after: KnobPeriod
 
 
 def last_turn(state: RunState) -> KnobEffect | None:
-    """The newest period beside the one before it that was measured; None while there is no such pair.
+    """The newest period and the last one before it that was measured; None if there is no such pair.
 
-    Trials are no turns of a knob: what a sweep brought is told against the setting before it.
+    Trials are not turns of a knob: the effect of a sweep is shown against the setting before it.
     """
     if len(state.periods) < 2 or state.periods[-1].trial:
         return None
@@ -272,7 +236,7 @@ def last_turn(state: RunState) -> KnobEffect | None:
 
 
 def early_turn(state: RunState) -> KnobEffect | None:
-    """The newest turn where it came before a batch was whole: there is nothing to compare it with. Else None."""
+    """The newest turn if it came before any whole batch, so that it has nothing to compare with; else None."""
     if len(state.periods) < 2 or state.auto or state.ended is not None or last_turn(state) is not None:
         return None
     before, after = state.periods[-2:]

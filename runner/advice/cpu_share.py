@@ -1,6 +1,6 @@
-"""How much of the CPU ranks got while they had a batch in hand, by the timeline. Pure functions of the state.
+"""How much CPU the ranks got while they had a batch in hand, from the timeline. Pure functions of the state.
 
-In percent of the cores that a rank's threads could use; there is none where GPUs are watched.
+In percent of the cores that a rank's threads could use. With GPUs the timeline has no CPU figures.
 """
 
 from bisect import bisect_right
@@ -12,20 +12,20 @@ from rankdeck.runner.state import RunState
 from rankdeck.runner.state.timeline import WORK, Lane
 
 LEAST_SECONDS = 8.0
-"""So long a rank must have been at work with its CPU known, or that says nothing about who else wants it."""
+"""A rank's CPU figure counts only if it was at work, with its CPU known, for at least this long."""
 
 NOW_SECONDS = 10.0
-"""What is said of now is of so many seconds."""
+"""The present is judged by this many seconds."""
 
 STARVED = 0.75
-"""A rank that gets less than this share of what the others get, or of what it could use, waits for a core."""
+"""A rank waits for a core if it gets less than this share of what the others get, or of what it could use."""
 
 MOST_THREADS = 4
-"""Of more, some wait for the others in every step: what CPU such a rank gets says little about who else wants it."""
+"""With more threads some wait for others in every step, so a low figure does not mean that the CPU was busy."""
 
 
 def cpu_shares(state: RunState, since: float) -> dict[int, float]:
-    """Mean percent of each rank that was at work for long enough after `since`, on the timeline's clock."""
+    """Mean percent for each rank that was at work long enough after `since`, on the timeline's clock."""
     timeline = state.timeline
     if timeline.busy_of != "CPU" or (timeline.busy and len(timeline.busy[-1].percents) != len(state.processes)):
         return {}
@@ -35,7 +35,7 @@ def cpu_shares(state: RunState, since: float) -> dict[int, float]:
         if process.rank >= len(timeline.lanes):
             continue
         work = _work(timeline.lanes[process.rank], since, end_of(state))
-        # A point stands for the time since the one before it.
+        # A point stands for the time since the previous point.
         at_work = [point for point in points if _within(work, point.at - timeline.busy_step, point.at)]
         known = [percent for point in at_work if (percent := point.percents[position]) is not None]
         if len(known) * timeline.busy_step >= LEAST_SECONDS:
@@ -44,13 +44,13 @@ def cpu_shares(state: RunState, since: float) -> dict[int, float]:
 
 
 def cores_words(state: RunState, rank: int) -> str:
-    """`a core`, `2 cores`: what a rank's threads could use."""
+    """The cores that a rank's threads could use: `a core`, `2 cores`."""
     threads = state.timeline.lanes[rank].threads or 1
     return "a core" if threads == 1 else f"{threads} cores"
 
 
 def starved_words(state: RunState) -> str:
-    """Where all ranks alike get less CPU now than their threads could use: that, and why; else nothing."""
+    """A sentence if all ranks now get less CPU than their threads could use; else empty."""
     shares = cpu_shares(state, end_of(state) - NOW_SECONDS - state.timeline.busy_step)
     at_work = sum(rank.batch is not None for rank in state.ranks)
     if not shares or len(shares) < at_work or max(shares.values()) >= 100 * STARVED:
@@ -66,7 +66,7 @@ def starved_words(state: RunState) -> str:
 
 
 def _work(lane: Lane, since: float, end: float) -> list[tuple[float, float]]:
-    """When it had a batch in hand after `since`, one after the other."""
+    """The times with a batch in hand that ended after `since`, in order, as (began, ended)."""
     open_now = lane.open is not None and lane.open.kind in WORK
     work = [(lane.open.began, end)] if open_now and lane.open is not None else []
     for span in reversed(lane.spans):
@@ -78,7 +78,7 @@ def _work(lane: Lane, since: float, end: float) -> list[tuple[float, float]]:
 
 
 def _within(work: list[tuple[float, float]], began: float, ended: float) -> bool:
-    """Whether there was work from `began` to `ended`, but for the moment between two batches."""
+    """Whether there was work from `began` to `ended`, except for a moment between two batches."""
     covered = 0.0
     for start, end in reversed(work[: bisect_right(work, ended, key=itemgetter(0))]):
         if end <= began:

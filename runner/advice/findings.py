@@ -1,13 +1,14 @@
-"""What the timeline shows to those who know how to read it, said in words: a slow rank, a last round that is not full,
-ranks that sit idle at the end. Pure functions of the state; each says the figures it rests on.
+"""What the timeline shows, in words: a lost rank, a slow rank, a last round that is not full, ranks idle at the end.
+
+Pure functions of the state; each finding says the figures it rests on.
 """
 
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from rankdeck.runner.advice.advice import advise
+from rankdeck.runner.advice.advice import uneven_rounds
 from rankdeck.runner.advice.segments import end_of, idle_tail
-from rankdeck.runner.advice.slow_rank import slow_rank
+from rankdeck.runner.advice.slow_rank import slow_rank, slow_rank_words
 from rankdeck.runner.state import RunState
 from rankdeck.runner.state.timeline import LOADING, Span
 
@@ -16,7 +17,7 @@ LEAST_TAIL_SECONDS, LEAST_TAIL_SHARE = 0.5, 0.05
 
 
 class Finding(NamedTuple):
-    """One thing worth seeing, and the ranks it is about."""
+    """One thing worth seeing in the timeline, and the ranks it is about."""
 
     kind: str
     text: str
@@ -24,7 +25,7 @@ class Finding(NamedTuple):
 
 
 class Round(NamedTuple):
-    """One batch of every rank that got one. `places` is what the active ranks had room for at this batch size."""
+    """One batch of every rank that got one. `places` is the room of all active ranks at this batch size, in prompts."""
 
     number: int
     began: float
@@ -39,12 +40,12 @@ class Round(NamedTuple):
 
 
 def findings(state: RunState) -> tuple[Finding, ...]:
-    """The most useful first; none of a sweep, whose trials turn the knobs on purpose."""
+    """All findings, the most useful first; none in a sweep, whose trials turn the knobs on purpose."""
     if state.sweep is not None and (state.sweeping or not state.sweep.plan.outputs):
         return ()
     slow, uneven, tail = list(_slow_rank(state)), list(_rounds(state)), list(_tail(state))
     if slow:
-        # Rounds mean little where one rank takes fewer batches than the others.
+        # Rounds mean little if one rank takes fewer batches than the others.
         uneven = []
     return (*_lost(state), *slow, *uneven, *tail)
 
@@ -53,7 +54,7 @@ def findings(state: RunState) -> tuple[Finding, ...]:
 
 
 def _lost(state: RunState) -> Iterator[Finding]:
-    """What a lost rank has cost so far: batches in vain, and the way back to the next batch."""
+    """What lost ranks have cost so far: the batches lost, and launching the ranks again."""
     lanes = state.timeline.lanes
     lost = [rank for rank, lane in enumerate(lanes) for span in lane.spans if span.kind == "down"]
     if not lost or state.seconds <= 0:
@@ -71,7 +72,7 @@ def _lost(state: RunState) -> Iterator[Finding]:
 
 
 def _away_seconds(spans: list[Span], end: float) -> float:
-    """Seconds of a rank that went into batches that were lost, and into loading a second time."""
+    """Seconds of a rank that went into lost batches and into loading again."""
     return sum(
         (end if number == len(spans) - 1 and span.ended <= span.began else span.ended) - span.began
         for number, span in enumerate(spans)
@@ -84,14 +85,14 @@ def _away_seconds(spans: list[Span], end: float) -> float:
 
 def _slow_rank(state: RunState) -> Iterator[Finding]:
     if (slow := slow_rank(state)) is not None:
-        yield Finding("slow rank", slow.text, (slow.rank,))
+        yield Finding("slow rank", slow_rank_words(state, slow), (slow.rank,))
 
 
 # --- rounds -------------------------------------------------------------------------------------
 
 
 def rounds(state: RunState) -> list[Round]:
-    """The rounds of a run in which they mean something: whole batches, and no knob turned. Unfinished ones as well."""
+    """The rounds of a run, also unfinished ones; empty if they mean nothing, as when a knob was turned."""
     steady = not any(mark.kind in ("batch size", "active ranks", "trial", "taken up", "memory") for mark in state.marks)
     if state.continuous or state.attempt > 1 or state.auto or not steady or state.active_ranks < 1:
         return []
@@ -125,7 +126,7 @@ def rounds(state: RunState) -> list[Round]:
 def _rounds(state: RunState) -> Iterator[Finding]:
     found = rounds(state)
     complete = bool(found) and found[-1].over and state.done >= state.prompts > 0
-    cure = next((advice.text for advice in advise(state) if advice.kind == "rounds"), "")
+    cure = next((advice.text for advice in uneven_rounds(state)), "")
     if complete and 2 <= len(found) <= MOST_ROUNDS:
         last, seconds = found[-1], state.seconds
         even = max(one.full for one in found) - min(one.full for one in found) < 0.1
@@ -145,7 +146,7 @@ def _rounds(state: RunState) -> Iterator[Finding]:
 
 
 def _tail(state: RunState) -> Iterator[Finding]:
-    """Ranks that had nothing left to do while others were still at work."""
+    """Ranks that were idle while others were still at work."""
     if not state.timeline.lanes or state.done < state.prompts or not state.prompts or state.seconds <= 0:
         return
     least = max(LEAST_TAIL_SECONDS, LEAST_TAIL_SHARE * state.seconds)

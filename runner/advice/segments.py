@@ -1,7 +1,7 @@
 """A rank's whole time without holes: its spans, and what each gap between them was. Pure functions of the state.
 
-Seconds are on the timeline's clock. A gap is `idle` when nothing but the lack of a batch explains it; a pause, or a
-rank that gets no batches, is said as such.
+Seconds are on the timeline's clock. A gap is `paused` or `inactive` if a pause or the number of active ranks explains
+it, and `idle` if only the lack of a batch does.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,9 +15,9 @@ GapKind = Literal["idle", "paused", "inactive"]
 
 
 class Segment(NamedTuple):
-    """A stretch of a rank's time: a span, or (`span` is None) a gap. `live` ones are not over.
+    """A part of a rank's time: a span, or a gap if `span` is None. A `live` segment is not over.
 
-    Of a batch, `prefill` are the seconds from its beginning that went into the first new tokens.
+    In a batch, `prefill` is the seconds from its start that went into the first new tokens.
     """
 
     kind: SpanKind | GapKind
@@ -34,7 +34,7 @@ class Segment(NamedTuple):
 
 
 def end_of(state: RunState) -> float:
-    """Where the timeline ends now: once all is done, with the last result."""
+    """Where the timeline ends at present: once all prompts are done, at the last result."""
     timeline = state.timeline
     at = state.ended.at if state.ended is not None else state.now
     over = state.prompts > 0 and state.done >= state.prompts
@@ -45,7 +45,7 @@ def end_of(state: RunState) -> float:
 
 
 def slowest_batch(mine: Sequence[Segment]) -> Segment | None:
-    """The batch whose decode steps took longest for its rows; None before one is over."""
+    """The batch whose decode steps took longest for its rows; None before any batch is over."""
     done = [(each.span, each) for each in mine if each.kind in ("batch", "stint") and each.span is not None]
     steps = [
         (span.work.decode_seconds / (span.work.row_steps or span.work.steps), number)
@@ -56,7 +56,7 @@ def slowest_batch(mine: Sequence[Segment]) -> Segment | None:
 
 
 def segments(state: RunState, rank: int) -> list[Segment]:
-    """What a rank did from its first launch to now, in the order of time, each where the one before it ended."""
+    """What a rank did from its first launch to now, in order of time; each segment begins where the last one ended."""
     timeline = state.timeline
     if not 0 <= rank < len(timeline.lanes):
         return []
@@ -85,12 +85,12 @@ def segments(state: RunState, rank: int) -> list[Segment]:
 
 
 def _prefill(span: Span) -> float:
-    """Of joined batches and of stints the prefills lie anywhere in them."""
+    """Seconds of a single batch's prefill; 0 for joined batches and for accounts, in which prefills are scattered."""
     return span.work.prefill_seconds if span.kind == "batch" and span.joined == 1 and span.work is not None else 0.0
 
 
 def _live_prefill(state: RunState, rank: int, elapsed: float) -> float:
-    """A batch tells its prefill when it is over; until then it is taken to be as long as the last one's."""
+    """Seconds of the open batch's prefill: known once the batch is over; until then, taken from the last batch."""
     lane = state.timeline.lanes[rank]
     if lane.open is None or lane.open.kind != "batch" or rank >= len(state.ranks):
         return 0.0
@@ -137,7 +137,7 @@ def _inactive(timeline: Timeline, rank: int, end: float) -> Iterator[_Hold]:
 
 
 def idle_tail(state: RunState, rank: int) -> float:
-    """Seconds at the end that a rank had no batch, with nothing but the lack of one to explain it."""
+    """Seconds at the end of the timeline in which a rank was idle."""
     timeline = state.timeline
     lane = timeline.lanes[rank]
     if lane.open is not None or not lane.spans or lane.spans[-1].kind not in WORK:

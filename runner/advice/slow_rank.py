@@ -1,83 +1,87 @@
-"""Which rank is slow, by its decode steps beside those of the others at like rows. Pure functions of the state."""
+"""Which rank is slow: its decode steps against those of the others at similar rows. Pure functions of the state.
 
+The only definition of a slow rank: advice, findings and every list of ranks use it. Nothing is kept between calls.
+"""
+
+from bisect import bisect_left, bisect_right
 from collections import defaultdict
-from functools import cache
 from math import log
+from operator import attrgetter
 from statistics import median
 from typing import NamedTuple
 
 from rankdeck.runner.advice.cpu_share import STARVED, cores_words, cpu_shares
 from rankdeck.runner.state import RunState
-from rankdeck.runner.state.timeline import Span, Timeline
+from rankdeck.runner.state.timeline import Span
 
 SLOWER = 1.25
-"""So many times the others' seconds per decode step make a rank a slow one."""
+"""A rank is slow when its decode steps take this many times as long as the others'."""
 
 LEAST_BATCHES, LEAST_STEPS = 2, 24
-"""One batch is evidence enough where it has so many decode steps: a small job has no more of them."""
+"""Enough to judge a rank by: either is. A small job has only one batch for each rank."""
 
 STEPS_IN_FLIGHT, SECONDS_IN_FLIGHT = 8, 6.0
-"""A batch in flight counts from so many steps on, that took so long: its steps are heard of a few times a second."""
+"""A batch in flight counts once it has both. Its steps are reported only a few times a second, hence the seconds."""
 
 RECENT_BATCHES, RECENT_STEPS = 3, 48
-"""While a run goes on its ranks are judged by the newest so many batches or steps of each: by what is slow now."""
+"""A running job is judged by what is slow now: each rank's newest batches, up to either of these."""
 
-LIKE_ROWS = 1.25
-"""Batches whose rows differ by no more than this are compared."""
+SIMILAR_ROWS = 1.25
+"""Batches are compared when their rows differ by at most this factor."""
 
 
 class DecodePace(NamedTuple):
-    """A rank's decode steps beside those of the others at like rows, in seconds."""
+    """One rank's decode steps in the batches that could be compared, in seconds.
+
+    `expected_seconds` is what the same steps would have taken at the median pace of the other ranks. Only batches that
+    ended after `since` count, in seconds on the timeline's clock; 0 counts them all.
+    """
 
     rank: int
     batches: int
     steps: int
     decode_seconds: float
     expected_seconds: float
+    since: float = 0.0
 
     @property
     def ratio(self) -> float:
         return self.decode_seconds / self.expected_seconds
 
 
-@cache
-def like_rows(rows: int) -> int:
-    """Batches with the same number are alike in rows."""
-    return round(log(max(1, rows)) / log(LIKE_ROWS))
+def similar_rows(rows: int) -> int:
+    """Batches are compared within a class of similar rows; this is its number."""
+    return round(log(max(1, rows)) / _LOG_SIMILAR)
 
 
-def paces(state: RunState, since: float = 0.0) -> list[DecodePace]:
-    """Of every rank that can be compared: its decode seconds, and what they were at the median rank's pace.
+_LOG_SIMILAR = log(SIMILAR_ROWS)
 
-    Of the batches that ended after `since`, on the timeline's clock, and of those in flight.
+
+def slow_rank(state: RunState) -> DecodePace | None:
+    """The rank whose decode steps are slow: now while the run goes on, over the whole run once it has ended.
+
+    None where no rank is slow, or too little can be compared. With 64 ranks this takes a fraction of a millisecond.
     """
-    done: dict[int, dict[int, _Sums]] = defaultdict(lambda: defaultdict(_Sums))
-    for rank, lane in enumerate(state.timeline.lanes):
-        for span in lane.spans:
-            if (rows := _mean_rows(span)) is not None and span.work is not None and span.ended > since:
-                work = span.work
-                row_steps = work.row_steps or rows * work.steps
-                done[like_rows(rows)][rank].add(span.joined, work.steps, row_steps, work.decode_seconds)
-    totals: dict[int, _Sums] = defaultdict(_Sums)
-    for by_rank in done.values():
-        for rank, sums in by_rank.items():
-            if others := [other.step_seconds for number, other in by_rank.items() if number != rank]:
-                totals[rank].take(sums, sums.steps * median(others))
-    flying = _in_flight(state)
-    for rank, (rows, sums) in flying.items():
-        beside = {number: other for number, other in done[rows].items() if other.alike(sums)}
-        beside |= {number: other for number, (alike, other) in flying.items() if alike == rows and other.alike(sums)}
-        if others := [other.step_seconds for number, other in beside.items() if number != rank]:
-            totals[rank].take(sums, sums.steps * median(others))
-    return [
-        DecodePace(rank, sums.batches, sums.steps, sums.seconds, sums.expected)
-        for rank, sums in totals.items()
-        if (sums.batches >= LEAST_BATCHES or sums.steps >= LEAST_STEPS) and sums.expected > 0
-    ]
+    in_flight = _in_flight(state)
+    since = _recent(state, in_flight) if state.ended is None else 0.0
+    # A rank compared only with a slow one looks fast; the slow one looks slow beside any other. So one at a time.
+    slowest = max(_paces(state, since, in_flight), key=lambda pace: pace.ratio, default=None)
+    return slowest if slowest is not None and slowest.ratio >= SLOWER else None
+
+
+def slow_ranks(state: RunState) -> frozenset[int]:
+    """The number of the slow rank, for lists of ranks; empty where none is slow."""
+    slow = slow_rank(state)
+    return frozenset() if slow is None else frozenset([slow.rank])
+
+
+def decode_paces(state: RunState, since: float = 0.0) -> list[DecodePace]:
+    """The pace of every rank that can be compared, from batches that ended after `since` and those in flight."""
+    return _paces(state, since, _in_flight(state))
 
 
 class _Sums:
-    """Decode steps of like batches: how many, of how many rows together, their seconds, and what others' pace made."""
+    """Decode steps added up: batches, steps, rows summed over the steps, seconds, and seconds at the others' pace."""
 
     def __init__(self) -> None:
         self.batches = self.steps = self.row_steps = 0
@@ -87,22 +91,79 @@ class _Sums:
         self.batches, self.steps = self.batches + batches, self.steps + steps
         self.row_steps, self.seconds = self.row_steps + row_steps, self.seconds + seconds
 
-    def take(self, other: "_Sums", expected: float) -> None:
+    def compare(self, other: "_Sums", step_seconds: float) -> None:
+        """Add `other`, whose steps take the other ranks `step_seconds`."""
         self.add(other.batches, other.steps, other.row_steps, other.seconds)
-        self.expected += expected
+        self.expected += other.steps * step_seconds
 
     @property
     def step_seconds(self) -> float:
         return self.seconds / self.steps
 
-    def alike(self, other: "_Sums") -> bool:
-        """Whether as many rows were decoded at once: they leave when they have ended, and steps get quicker."""
-        mine, theirs = self.row_steps / self.steps, other.row_steps / other.steps
-        return max(mine, theirs) <= LIKE_ROWS * min(mine, theirs)
+    @property
+    def step_rows(self) -> float:
+        """Mean rows of a step: rows leave a batch when they end, and its steps get quicker."""
+        return self.row_steps / self.steps
 
 
-def _in_flight(state: RunState) -> dict[int, tuple[int, _Sums]]:
-    """What batches in flight have done so far, as `like_rows` and sums of no whole batch; not of streams of rows."""
+_InFlight = dict[int, tuple[int, _Sums]]
+"""By rank: the class of rows and the steps so far of the batch in flight."""
+
+
+def _paces(state: RunState, since: float, in_flight: _InFlight) -> list[DecodePace]:
+    done: dict[int, dict[int, _Sums]] = defaultdict(lambda: defaultdict(_Sums))
+    classes: dict[int, int] = {}
+    for rank, lane in enumerate(state.timeline.lanes):
+        first = bisect_right(lane.spans, since, key=attrgetter("ended"))
+        for span in lane.spans[first:]:
+            if (rows := _mean_rows(span)) is not None and span.work is not None:
+                if rows not in classes:
+                    classes[rows] = similar_rows(rows)
+                work = span.work
+                row_steps = work.row_steps or rows * work.steps
+                done[classes[rows]][rank].add(span.joined, work.steps, row_steps, work.decode_seconds)
+    totals: dict[int, _Sums] = defaultdict(_Sums)
+    for by_rank in done.values():
+        ordered = sorted(sums.step_seconds for sums in by_rank.values())
+        for rank, sums in by_rank.items():
+            if (theirs := _median_without(ordered, sums.step_seconds)) is not None:
+                totals[rank].compare(sums, theirs)
+    _compare_in_flight(totals, done, in_flight)
+    return [
+        DecodePace(rank, sums.batches, sums.steps, sums.seconds, sums.expected, since)
+        for rank, sums in totals.items()
+        if (sums.batches >= LEAST_BATCHES or sums.steps >= LEAST_STEPS) and sums.expected > 0
+    ]
+
+
+def _compare_in_flight(totals: dict[int, _Sums], done: dict[int, dict[int, _Sums]], in_flight: _InFlight) -> None:
+    """Add batches in flight to `totals`, each against batches, in flight or done, with about as many rows a step."""
+    found: dict[int, list[tuple[int, float, float]]] = defaultdict(list)  # rank, rows of a step, its seconds
+    for rows, by_rank in done.items():
+        found[rows] += [(rank, sums.step_rows, sums.step_seconds) for rank, sums in by_rank.items()]
+    for rank, (rows, sums) in in_flight.items():
+        found[rows].append((rank, sums.step_rows, sums.step_seconds))
+    similar: dict[tuple[int, float], list[float]] = {}
+    for rank, (rows, sums) in in_flight.items():
+        here = rows, sums.step_rows
+        if here not in similar:  # most ranks have equally many rows
+            least, most = sums.step_rows / SIMILAR_ROWS, sums.step_rows * SIMILAR_ROWS
+            # A rank's batch in flight comes after those it has done, and replaces them here.
+            newest = {number: seconds for number, at_once, seconds in found[rows] if least <= at_once <= most}
+            similar[here] = sorted(newest.values())
+        if (theirs := _median_without(similar[here], sums.step_seconds)) is not None:
+            totals[rank].compare(sums, theirs)
+
+
+def _median_without(ordered: list[float], value: float) -> float | None:
+    """The median of `ordered` without one `value` that is in it; None of nothing. Sorts nothing again."""
+    place = bisect_left(ordered, value)
+    rest = ordered[:place] + ordered[place + 1 :]
+    return median(rest) if rest else None
+
+
+def _in_flight(state: RunState) -> _InFlight:
+    """What batches in flight have done so far, counted as no whole batch. Continuous ranks have none."""
     found = {}
     for rank, lane in zip(state.ranks, state.timeline.lanes, strict=False):
         first, last = rank.first_step, rank.last_step
@@ -111,12 +172,12 @@ def _in_flight(state: RunState) -> dict[int, tuple[int, _Sums]]:
         steps, seconds, sums = last.step - first.step, last.at - first.at, _Sums()
         if steps >= STEPS_IN_FLIGHT and seconds >= SECONDS_IN_FLIGHT:
             sums.add(0, steps, max(1, last.row_steps - first.row_steps), seconds)
-            found[rank.rank] = like_rows(lane.open.rows), sums
+            found[rank.rank] = similar_rows(lane.open.rows), sums
     return found
 
 
 def _mean_rows(span: Span) -> int | None:
-    """Rows at once of a span with decode steps; None where there is nothing to compare."""
+    """Rows decoded at once in a span; None where it has no decode steps to compare."""
     if (
         span.work is None
         or span.work.steps <= 0
@@ -127,48 +188,11 @@ def _mean_rows(span: Span) -> int | None:
     return round(span.work.row_steps / span.work.steps) if span.kind == "stint" else span.rows // span.joined
 
 
-class Slow(NamedTuple):
-    """The slowest rank, where it is slow, and that in a sentence, with its cause where the CPU tells it."""
-
-    rank: int
-    text: str
-
-
-class Compared(NamedTuple):
-    """Ranks whose decode steps can be compared, and the one among them that is slow."""
-
-    ranks: frozenset[int]
-    slow: Slow | None
-
-
-_last: tuple[tuple[Timeline, int, bool] | None, Compared] = (None, Compared(frozenset(), None))
-"""The newest answer: views ask several times a second, and spans come and go once a batch."""
-
-
-def compare(state: RunState) -> Compared:
-    """Who is slow by its decode steps, if anybody: while a run goes on now, at its end in all of it."""
-    global _last
-    key, answer = _last
-    now = (state.timeline, state.active_ranks, state.ended is None)
-    if key is None or key[0] is not now[0] or key[1:] != now[1:]:
-        since = _recent(state) if state.ended is None else 0.0
-        compared = paces(state, since)
-        answer = Compared(frozenset(pace.rank for pace in compared), _slowest(state, compared, since))
-        _last = (now, answer)
-    return answer
-
-
-def slow_rank(state: RunState) -> Slow | None:
-    """The rank that is slow by its decode steps; None where none is, or too little can be compared."""
-    return compare(state).slow
-
-
-def _recent(state: RunState) -> float:
-    """Since when the ranks are judged: where the first of them began what is evidence enough."""
+def _recent(state: RunState, in_flight: _InFlight) -> float:
+    """From when on the ranks are judged: the earliest start among the recent batches of all of them."""
     began = []
-    flying = _in_flight(state)
     for rank, lane in enumerate(state.timeline.lanes[: state.active_ranks]):
-        steps = flying[rank][1].steps if rank in flying else 0
+        steps = in_flight[rank][1].steps if rank in in_flight else 0
         if steps >= RECENT_STEPS and lane.open is not None:
             began.append(lane.open.began)
             continue
@@ -182,39 +206,37 @@ def _recent(state: RunState) -> float:
     return min(began, default=0.0)
 
 
-def _slowest(state: RunState, compared: list[DecodePace], since: float) -> Slow | None:
-    # Whoever is compared with one slow rank alone looks fast; the slow one looks slow beside anybody.
-    slow = max(compared, key=lambda pace: pace.ratio, default=None)
-    if slow is None or slow.ratio < SLOWER:
-        return None
+def slow_rank_words(state: RunState, slow: DecodePace) -> str:
+    """The slow rank in a sentence: both paces, what it cost, and the cause where the CPU shows it."""
     mine, theirs = slow.decode_seconds / slow.steps, slow.expected_seconds / slow.steps
     others = "the other rank's" if len(state.ranks) == 2 else "the others'"
     if not slow.batches:
         where = "the batch it has in hand"
     else:
-        last = "last " if since > 0 else ""
+        last = "last " if slow.since > 0 else ""
         where = f"its {last}{slow.batches} batches" if slow.batches > 1 else f"its {last}batch"
     pace = (
         f"{step_words(mine)} per decode step, {slow.ratio:.1f} x {others} {step_words(theirs)}, "
         f"which cost {slow.decode_seconds - slow.expected_seconds:.1f} s in {where}."
     )
-    cause = _cause(state, slow.rank, since)
-    return Slow(slow.rank, f"Rank {slow.rank} is slow: " + (f"{cause}. It takes {pace}" if cause else pace))
+    cause = _cause(state, slow)
+    return f"Rank {slow.rank} is slow: " + (f"{cause}. It takes {pace}" if cause else pace)
 
 
-def _cause(state: RunState, slow: int, since: float) -> str:
-    """Where the processes' CPU over the same time tells it: a rank that got less of it waited for a core."""
-    shares = cpu_shares(state, since)
-    others = [share for rank, share in shares.items() if rank != slow]
-    if slow not in shares or not others or shares[slow] >= STARVED * median(others):
+def _cause(state: RunState, slow: DecodePace) -> str:
+    """Why it is slow: it got less CPU than the others over the same time, so it waited for a core. Else empty."""
+    shares = cpu_shares(state, slow.since)
+    others = [share for rank, share in shares.items() if rank != slow.rank]
+    if slow.rank not in shares or not others or shares[slow.rank] >= STARVED * median(others):
         return ""
     uses, gets = ("is using", "gets") if state.ended is None else ("was using", "got")
     beside = "the other rank" if len(others) == 1 else "the others"
     return (
-        f"something else {uses} its CPU; it {gets} {shares[slow]:.0f}% of {cores_words(state, slow)}, "
+        f"something else {uses} its CPU; it {gets} {shares[slow.rank]:.0f}% of {cores_words(state, slow.rank)}, "
         f"{beside} {median(others):.0f}%"
     )
 
 
 def step_words(seconds: float) -> str:
+    """`54 ms`, and with a decimal below 10 ms."""
     return f"{seconds * 1000:.0f} ms" if seconds >= 0.01 else f"{seconds * 1000:.1f} ms"

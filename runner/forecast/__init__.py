@@ -1,1 +1,1 @@
-"""Pure: what batches cost, fitted, and what follows for the rest of a job or for other settings."""
+"""Pure: a model of what batches cost, and what it predicts for the rest of a job and for other settings."""

@@ -1,19 +1,18 @@
-"""What a batch will cost, from what batches did cost: few parameters, fitted to measured batches. Pure.
+"""What a batch will cost: a model with few parameters, fitted to measured batches. Pure.
 
-Knows seconds of batches by rows, steps and active ranks. Does not know how many steps a batch will take
-(`runner.forecast.answer_lengths` does) nor how a job is cut into batches (`runner.forecast.plan`).
+Knows the seconds of batches by rows, steps and active ranks. Does not know how many steps a batch will take
+(`runner.forecast.answer_lengths`) nor how a job is cut into batches (`runner.forecast.plan`).
 
 seconds of a batch = prefill(prompt slots) + (steps - 1) x step(rows in it) + rest(rows), each a straight line with base
 and slope of at least 0: a forward pass reads the weights once whatever the rows (base) and computes for each row
-(slope); the rest is tokenising, text decoding and the way between queue and rank. In short: a + b x rows x steps,
-and prefill. Ranks share cores and memory bandwidth, most of all on CPUs, so every number of active ranks has lines
-of its own; one that was not measured is taken for the nearest that was, and marked.
+(slope); the rest is tokenizing, decoding text and the way between queue and rank. In short: a + b x rows x steps,
+and prefill. Ranks share cores and memory bandwidth, above all on CPUs, so each number of active ranks has its own
+lines; for a number that was not measured the nearest one is used, and the prediction is marked.
 
-The line is the better guess for a step while it fits: it averages noise away. Where it misses the measured row
-counts by more than 5 %, and joining them by straight pieces foretells each inner row count from the others no worse
-than the line does, the pieces are used (beyond them, the line's slope). Of equally many rows, or nearly so, no slope
-can be told: then a batch costs the same whatever its rows, or, if another number of ranks shows the shape, that
-shape scaled.
+For a step the straight line is used as long as it fits, since it averages out noise. It is replaced by straight pieces
+through the measured points (and the line's slope beyond them) if it misses them by more than 5 % and the pieces predict
+each inner point from its neighbours no worse than the line does. If all rows are about equal there is no slope: then a
+batch costs the same whatever its rows, or, if another number of ranks shows a shape, that shape scaled.
 """
 
 from collections.abc import Iterable
@@ -24,19 +23,19 @@ from rankdeck.runner.forecast.line_fit import Line, Sample, fitted_curve, fitted
 from rankdeck.runner.state.costs import CostPoint, with_batch
 
 SATURATION = 4
-"""Batches at which a point has half its full weight: noise falls with more of them, the lines' own misfit does not."""
+"""A point of this many batches has half the full weight: more batches lower the noise, but not the lines' misfit."""
 
 LEAST_SECONDS = 1e-6
-"""Less than this is no measurement, and its relative error says nothing."""
+"""Less than this is no measurement, and its relative error means nothing."""
 
 TOLERANCE = 1.1
-"""A prediction this close beyond the measured row counts counts as inside: even rounds vary the rows a little."""
+"""A prediction up to this factor beyond the measured rows is not extrapolated: even rounds vary the rows a little."""
 
 
 class RankCosts(msgspec.Struct, frozen=True, kw_only=True):
-    """What a batch costs with so many active ranks, and the row counts this was measured with.
+    """What a batch costs with `active_ranks` at work, and the smallest and largest measured rows.
 
-    `scale` is on all of it. `active_ranks` of 0 stands for any number: a cost given by hand.
+    `scale` is a factor on the whole cost. `active_ranks` of 0 stands for any number: a cost given by hand.
     """
 
     active_ranks: int
@@ -55,7 +54,7 @@ class CostModel(msgspec.Struct, frozen=True, kw_only=True):
     """Predicts the seconds of a batch. `residual` is the relative error, root mean square over the measured batches.
 
     `fits` has one entry per measured number of active ranks, fewest first; `slots_per_row` is the padded prompt width.
-    `rows_leave`: rows that had ended left their batches.
+    `rows_leave`: in the measured batches, rows left when they ended.
     """
 
     fits: tuple[RankCosts, ...]
@@ -73,9 +72,10 @@ class CostModel(msgspec.Struct, frozen=True, kw_only=True):
         *,
         tokens_per_row: float | None = None,
     ) -> float:
-        """Seconds of a batch from being handed out to its last result; without `prompt_slots`, of usual prompts.
+        """Seconds of a batch from being handed out to its last result.
 
-        With `tokens_per_row` the rows that have ended leave, if they do so: a step then has rows x tokens / steps rows.
+        Without `prompt_slots`, prompts have their usual width. With `tokens_per_row`, if rows leave when they end, a
+        step has rows x tokens / steps rows.
         """
         if rows <= 0:
             return 0.0
@@ -85,7 +85,7 @@ class CostModel(msgspec.Struct, frozen=True, kw_only=True):
         return self._fit(active_ranks).seconds(rows, steps, slots, step_rows)
 
     def why_extrapolated(self, rows: float, active_ranks: int) -> str | None:
-        """Why a prediction lies outside what was measured, or None where it does not."""
+        """Why a prediction lies outside what was measured, or None if it does not."""
         fit = self._fit(active_ranks)
         reasons = []
         if fit.active_ranks not in (0, active_ranks):
@@ -103,16 +103,16 @@ class CostModel(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def measured_rows(self) -> tuple[int, int]:
-        """The smallest and the largest row count any number of ranks was measured with."""
+        """The smallest and the largest rows that were measured, with any number of ranks."""
         return min(fit.rows[0] for fit in self.fits), max(fit.rows[1] for fit in self.fits)
 
     def _fit(self, active_ranks: int) -> RankCosts:
-        # Of two as near the one with more ranks: it has them share more, and so promises less.
+        # Of two equally near, the one with more ranks: they share more, so it promises less.
         return min(self.fits, key=lambda fit: (abs(fit.active_ranks - active_ranks), -fit.active_ranks))
 
 
 def given(batch_seconds: float, batch_size: int, active_ranks: int = 0) -> CostModel:
-    """A batch of up to `batch_size` rows costs the same whatever is in it, on so many ranks (0: on any number)."""
+    """A model given by hand: any batch of up to `batch_size` rows costs the same (`active_ranks` 0: any number)."""
     fit = RankCosts(
         active_ranks=active_ranks, rows=(1, batch_size), prefill=Line(), step=Line(), rest=Line(batch_seconds)
     )
@@ -120,7 +120,7 @@ def given(batch_seconds: float, batch_size: int, active_ranks: int = 0) -> CostM
 
 
 def fit(points: Iterable[CostPoint]) -> CostModel | None:
-    """The model that fits measured batches best; None without any."""
+    """The model that fits the measured batches best; None if there are none."""
     known = tuple(point for point in points if point.batches > 0 and point.rows > 0 and point.seconds > LEAST_SECONDS)
     if not known:
         return None
@@ -169,7 +169,7 @@ def _scaled(shape: RankCosts, group: list[CostPoint]) -> RankCosts:
 
 
 def _rank_costs(active_ranks: int, group: list[CostPoint]) -> RankCosts:
-    """The lines of one number of active ranks, from its points in the order of their rows."""
+    """The lines for one number of active ranks, from its points in order of rows."""
     prefill, step, rest = [], [], []
     for point in group:
         weight = point.batches / (point.batches + SATURATION)
@@ -179,7 +179,7 @@ def _rank_costs(active_ranks: int, group: list[CostPoint]) -> RankCosts:
         if point.steps > point.batches and point.decode_seconds > LEAST_SECONDS:
             mean = point.decode_seconds / (point.steps - point.batches)
             step.append(Sample(point.step_rows, mean, weight / mean**2))
-        # The rest is small, and noise to a good part: its error counts against the whole of the batch.
+        # The rest is small and noisy, so its error is taken relative to the whole batch.
         mean, whole = point.prefill_seconds + point.decode_seconds, point.seconds / point.batches
         rest.append(Sample(point.rows, max(0.0, whole - mean / point.batches), weight / whole**2))
     return RankCosts(

@@ -1,7 +1,7 @@
-"""What is left of a running job, and what another setting of its knobs would bring. Pure; microseconds.
+"""How long a running job or sweep will still take, and what another setting of its knobs would bring. Pure.
 
-Predicts from the batches measured so far (`runner.forecast.cost_model`), in closed form. Ranks are taken to be equally
-fast.
+Predicts from the batches measured so far (`runner.forecast.cost_model`), in closed form, in well under a millisecond.
+Assumes that all ranks are equally fast. Keeps nothing between calls.
 """
 
 import functools
@@ -18,15 +18,14 @@ from rankdeck.runner.protocol.config import MAX_BATCH_SIZE
 from rankdeck.runner.protocol.sweep_plan import SweepPlan, SweepState, warm_up_tokens
 from rankdeck.runner.scheduling.rounds import EvenRounds
 from rankdeck.runner.state import RankState, RunState
-from rankdeck.runner.state.costs import CostPoint
 
 
 class WhatIf(msgspec.Struct, frozen=True, kw_only=True):
-    """The rest of the job with one knob turned. `change_percent` is of tokens/s, against the setting of now.
+    """The rest of the job with one knob turned. `change_percent` is in tokens/s, against the present setting.
 
-    Both are predictions, so that one error of the model does not look like a gain; and both are of the prompts that
-    nobody has in hand, so that it does not move with every step of the batches in flight, on which no knob acts.
-    `extrapolated`: batches of the one or the other setting were not measured.
+    Both settings are predicted, so that an error of the model does not look like a gain. Both count only prompts that
+    no rank has in hand: no knob acts on batches in flight, and the figure does not move with each of their steps.
+    `extrapolated`: batches of one of the two settings were not measured.
     """
 
     active_ranks: int
@@ -37,39 +36,50 @@ class WhatIf(msgspec.Struct, frozen=True, kw_only=True):
     extrapolated: bool
 
 
-def remaining_seconds(state: RunState) -> float | None:
-    """Seconds until the last result, with the knobs as they are; None before a whole batch was measured.
-
-    None, too, while a sweep measures: how long its trials go on is decided by the sweep.
-    """
-    job = _job(state)
-    return None if job is None else job.seconds(state.active_ranks, state.batch_size)
-
-
 def eta_seconds(state: RunState) -> float | None:
-    """Seconds to the end: predicted where a whole batch was measured, else by the pace, or a sweep's trials.
+    """Seconds to the end of the run with the knobs as they are; of a sweep, to the end of its trials.
 
-    None before there is a pace, and while no batch may be handed out.
+    Predicted once a whole batch was measured; before that, at the pace so far. None before there is a pace, while no
+    batches are handed out, and after the end.
     """
     if state.phase not in ("running", "stopping") or state.ended is not None:
         return None
-    predicted = remaining_seconds(state)
-    return predicted if predicted is not None else seconds_by_pace(state)
-
-
-def seconds_by_pace(state: RunState) -> float | None:
-    """Seconds to the end at the pace so far, of a sweep from how long its trials took; None before there is a pace."""
+    if (job := _job(state)) is not None:
+        return job.seconds(state.active_ranks, state.batch_size)
     if state.sweep is not None and state.sweeping and state.phase == "running":
-        return seconds_left(state.sweep, state.now)
-    if state.phase not in ("running", "stopping") or not 0.02 <= state.progress < 1 or state.seconds < 1:
+        return _trials_seconds(state.sweep, state.now)
+    return _seconds_at_this_pace(state)
+
+
+def _seconds_at_this_pace(state: RunState) -> float | None:
+    if not 0.02 <= state.progress < 1 or state.seconds < 1:
         return None
     return state.seconds * (1 - state.progress) / state.progress
 
 
-def what_if(state: RunState) -> list[WhatIf]:
-    """One rank more, one fewer, batches twice and half as large: what is possible of it, in this order.
+def _trials_seconds(sweep: SweepState, now: float) -> float | None:
+    """Seconds until all trials are over: each takes the mean of its setting, or of all settings if none has run.
 
-    Empty before a whole batch was measured, and once no more batches are to be handed out.
+    None before the first trial is over.
+    """
+    known: dict[tuple[int, int], list[float]] = {}
+    for trial in sweep.trials:
+        if trial.number in sweep.took:
+            known.setdefault((trial.active_ranks, trial.batch_size), []).append(sweep.took[trial.number])
+    if not known:
+        return None
+    means = {setting: statistics.fmean(values) for setting, values in known.items()}
+    usual = statistics.fmean(means.values())
+    over = {record.trial.number for record in sweep.records}
+    left = [trial for trial in sweep.trials if trial.number not in over]
+    expected = sum(means.get((trial.active_ranks, trial.batch_size), usual) for trial in left)
+    return max(0.0, expected - (now - sweep.since if sweep.current is not None else 0.0))
+
+
+def what_if(state: RunState) -> list[WhatIf]:
+    """What is possible of: one more rank, one fewer, batches twice and half the size; in this order.
+
+    Empty before a whole batch was measured, and once every prompt has been handed out.
     """
     job = _job(state)
     if job is None or job.pending <= 0:
@@ -100,40 +110,36 @@ def what_if(state: RunState) -> list[WhatIf]:
 
 
 def whole_file(state: RunState, ranks: int, batch_size: int) -> PlanRow | None:
-    """All prompts of the run at one setting, from their beginning: what a sweep's best cell would make of its file.
+    """All prompts of the run at one setting, from the first: what a sweep's best cell means for the whole file.
 
-    The cell itself is of full batches; a file seldom fills its last round. None where nothing was measured.
+    The cell is measured on full batches only; a file seldom fills its last round. None if nothing was measured.
     """
-    model = _fit(state.costs) if state.costs else None
+    model = fit(state.costs)
     if model is None or state.config is None or not state.prompts:
         return None
     length = _length(state)
     return predict(model, length, prompts=state.prompts, ranks=[ranks], batch_sizes=[batch_size]).rows[0]
 
 
-_fit = functools.lru_cache(maxsize=4)(fit)
-"""Asked four times a second, of costs that change with each batch."""
-
-
 class _Job:
-    """What is left to do of a run: prompts that nobody has in hand, and batches in flight."""
+    """What is left of a run: prompts that no rank has in hand, and batches in flight."""
 
     def __init__(self, state: RunState, model: CostModel, length: Answers) -> None:
-        self.model, self._length, self._state = model, length, state
-        self._steps = functools.lru_cache(maxsize=64)(length.steps)
+        self.model, self._state = model, state
+        self._steps, self._tokens_per_row = functools.cache(length.steps), length.tokens_per_row
         self.pending = state.pending
         self._split = state.config is not None and state.config.dispatch == "split" and state.ranks
-        # Each rank's time to its next free moment does not hang on the knobs: a batch in hand goes on as it is.
+        # When each rank is next free does not depend on the knobs: a batch in hand goes on as it is.
         self._busy = [self._in_flight(rank) for rank in state.ranks]
         unfinished = sum(rank.rows * self._share_left(rank) for rank in state.ranks if rank.batch is not None)
-        self.tokens_left = (self.pending + unfinished) * length.tokens_per_row
+        self.tokens_left = (self.pending + unfinished) * self._tokens_per_row
 
     def seconds(self, active_ranks: int, batch_size: int) -> float:
-        """Until the last result, with these knobs from each rank's next batch on."""
+        """Seconds to the last result, with these knobs from each rank's next batch on."""
         return self._seconds(active_ranks, batch_size, self._busy)
 
     def pending_seconds(self, active_ranks: int, batch_size: int) -> float:
-        """Of what nobody has in hand alone, were all ranks free."""
+        """Seconds for the prompts that no rank has in hand, as if all ranks were free."""
         return self._seconds(active_ranks, batch_size, [0.0] * len(self._busy))
 
     def _seconds(self, active_ranks: int, batch_size: int, busy: list[float]) -> float:
@@ -148,29 +154,29 @@ class _Job:
         return max(last, finish(free, batches, self._cost(self.pending / batches, ranks)))
 
     def extrapolates(self, active_ranks: int, batch_size: int) -> bool:
-        """Whether such batches were not measured."""
+        """Whether batches of this setting were not measured."""
         return self.model.why_extrapolated(self.rows(active_ranks, batch_size), active_ranks) is not None
 
     def rows(self, active_ranks: int, batch_size: int) -> float:
-        """Rows of a batch to come."""
+        """Rows of a coming batch."""
         if self._split:
             return self._size(active_ranks, batch_size)
         return self.pending / max(1, self._batches(active_ranks, batch_size))
 
     def _batches(self, ranks: int, batch_size: int) -> int:
-        """As the scheduler will cut them: in the middle of a round that is so many as are left of its plan."""
+        """Batches still to come, as the scheduler will cut them: in the middle of a round, what is left of its plan."""
         size = self._size(ranks, batch_size)
         capped = size != batch_size
         rounds = EvenRounds() if capped or self._state.continuous else self._state.rounds
         return min(self.pending, rounds.planned(self.pending, size, ranks))
 
     def _size(self, ranks: int, batch_size: int) -> int:
-        """The batch size, ranks that ran out of memory counted with what they still get."""
+        """The mean batch size: ranks that ran out of memory count with their cap."""
         caps = [min(batch_size, rank.cap) for rank in self._state.ranks[:ranks] if rank.cap is not None]
         return max(1, round((sum(caps) + (ranks - len(caps)) * batch_size) / ranks)) if caps else batch_size
 
     def _cost(self, rows: float, ranks: int) -> float:
-        return self.model.seconds(rows, self._steps(rows), ranks, tokens_per_row=self._length.tokens_per_row)
+        return self.model.seconds(rows, self._steps(rows), ranks, tokens_per_row=self._tokens_per_row)
 
     def _in_flight(self, rank: RankState) -> float:
         if rank.batch is None or rank.rows <= 0:
@@ -183,19 +189,19 @@ class _Job:
 
     def _share_left(self, rank: RankState) -> float:
         if rank.continuous:
-            tokens = rank.rows * self._length.tokens_per_row
+            tokens = rank.rows * self._tokens_per_row
             return max(0.0, 1 - rank.in_flight_tokens / tokens) if tokens > 0 else 0.0
         steps = self._steps(rank.rows)
         return max(0.0, 1 - rank.step / steps) if steps > 0 else 0.0
 
     def _split_seconds(self, ranks: int, size: int, free: list[float]) -> float:
-        """Each rank does its own share in plain slices; those of ranks that get no batches go to whoever is free."""
+        """Each rank does its own share in plain slices; shares of inactive ranks go to whichever rank is free."""
         state = self._state
         left = [
             max(0.0, share - rank.prompts - (rank.rows if rank.batch is not None else 0))
             for share, rank in zip(shares(state.prompts, len(state.ranks)), state.ranks, strict=True)
         ]
-        # Of a run that was taken up again, or whose ranks were launched afresh, the parts are not known: scaled to fit.
+        # After a resumed run or a relaunch the parts are not known: they are scaled to fit.
         factor = self.pending / sum(left) if sum(left) else 0.0
         own = [part * factor for part in left[:ranks]]
         orphans = max(0.0, self.pending - sum(own))
@@ -207,39 +213,38 @@ class _Job:
 
 
 def _job(state: RunState) -> _Job | None:
-    model = _fit(state.costs) if state.costs else None
-    if model is None or state.config is None or state.sweeping:
+    """None before a whole batch was measured, and while a sweep measures: its trials decide how long that takes."""
+    if state.config is None or state.sweeping or (model := fit(state.costs)) is None:
         return None
     return _Job(state, model, _length(state))
 
 
 def _length(state: RunState) -> Answers:
-    """How long the answers of the run itself get, whatever its trials cut theirs at."""
+    """How long the run's own answers get, wherever its trials cut theirs."""
     config = state.config
     assert config is not None
-    return _answers(state.costs, state.lengths, config.new_tokens, config.ignore_eos, config.max_new_tokens)
-
-
-@functools.lru_cache(maxsize=4)
-def _answers(
-    costs: tuple[CostPoint, ...], lengths: tuple[int, ...], measured_tokens: int, fixed: bool, max_new_tokens: int
-) -> Answers:
-    return answers(costs, lengths, measured_tokens=measured_tokens, fixed=fixed, max_new_tokens=max_new_tokens)
+    return answers(
+        state.costs,
+        state.lengths,
+        measured_tokens=config.new_tokens,
+        fixed=config.ignore_eos,
+        max_new_tokens=config.max_new_tokens,
+    )
 
 
 def finish(free: Sequence[float], batches: int, cost: float) -> float:
-    """When the last of equally long batches ends, each taken by whichever rank is free first.
+    """When the last of `batches` ends, each `cost` seconds long and taken by whichever rank is free first.
 
-    Batches end at free + j x cost (j = 1, 2, …) of some rank, and those taken are the earliest. Up to `low`, the time
-    at which all would be done if batches could be cut, whole ones are counted; of those that are then missing each
-    rank has at most one to add.
+    `free` is when each rank is free, in seconds. A batch ends at free + j x cost (j = 1, 2, …) of some rank, and the
+    earliest of these ends are the ones taken. `low` is when all would be done if batches could be cut. Whole batches
+    that end by then are counted; of those still missing, each rank adds at most one.
     """
     if batches <= 0 or cost <= 0:
         return max(free)
     ordered = sorted(free)
     low = total = 0.0
     for count, moment in enumerate(ordered, 1):
-        # Ranks that come free only after all is done have no part in it.
+        # Ranks that become free only after all is done take none.
         if count > 1 and moment >= low:
             break
         total += moment
@@ -252,27 +257,8 @@ def finish(free: Sequence[float], batches: int, cost: float) -> float:
     return max(moment + whole * cost for moment, whole in zip(ordered, done, strict=True) if whole)
 
 
-def seconds_left(sweep: SweepState, now: float) -> float | None:
-    """Seconds from `now` until the trials are over: each takes what others of its setting took, else what is usual.
-
-    None before the first trial is over.
-    """
-    known: dict[tuple[int, int], list[float]] = {}
-    for trial in sweep.trials:
-        if trial.number in sweep.took:
-            known.setdefault((trial.active_ranks, trial.batch_size), []).append(sweep.took[trial.number])
-    if not known:
-        return None
-    means = {setting: statistics.fmean(values) for setting, values in known.items()}
-    usual = statistics.fmean(means.values())
-    over = {record.trial.number for record in sweep.records}
-    left = [trial for trial in sweep.trials if trial.number not in over]
-    expected = sum(means.get((trial.active_ranks, trial.batch_size), usual) for trial in left)
-    return max(0.0, expected - (now - sweep.since if sweep.current is not None else 0.0))
-
-
 def sweep_seconds(plan: SweepPlan, model: CostModel, new_tokens: int) -> float:
-    """Seconds of all trials, warm-ups included and loading not, if every answer has `new_tokens` output tokens."""
+    """Seconds of all trials if every answer has `new_tokens` output tokens: warm-ups included, loading not."""
     return plan.repeats * sum(
         _trial_seconds(plan, model, ranks, size, new_tokens)
         for ranks in set(plan.ranks)

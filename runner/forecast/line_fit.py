@@ -1,6 +1,6 @@
 """Straight lines fitted to a few samples: least squares, base and slope of at least 0. Pure.
 
-Knows numbers alone, not what they stand for.
+Knows numbers, not what they stand for.
 """
 
 import math
@@ -10,21 +10,21 @@ from collections.abc import Sequence
 import msgspec
 
 LEAST_SPREAD = 1.25
-"""Largest over smallest x from which a slope can be told from noise."""
+"""A slope can be told from noise if the largest x is at least this many times the smallest."""
 
 LINE_MISFIT = 0.05
-"""A line that misses its samples by more than this, root mean square, may be left for straight pieces."""
+"""A line that misses its samples by more than this share, root mean square, may be replaced by straight pieces."""
 
 
 class Line(msgspec.Struct, frozen=True):
-    """base + slope x; with `knots`, straight pieces through those (x, y), and beyond them the slope."""
+    """base + slope x; with `knots`, straight pieces through these (x, y), and the slope beyond them."""
 
     base: float = 0.0
     slope: float = 0.0
     knots: tuple[tuple[float, float], ...] = ()
 
     def at(self, x: float) -> float:
-        """Never negative for x of at least 0."""
+        """The value at x; never negative for x >= 0."""
         if not self.knots:
             return self.base + self.slope * x
         place = bisect_right(self.knots, (x, math.inf))
@@ -33,14 +33,14 @@ class Line(msgspec.Struct, frozen=True):
             return last_y + self.slope * (x - last_x)
         right_x, right_y = self.knots[place]
         if place == 0:
-            # Fewer rows are at best cheaper in proportion: a step of no cost is not to be believed.
+            # Below the first knot, y falls at most in proportion to x: no step costs nothing.
             return max(right_y - self.slope * (right_x - x), right_y * x / right_x)
         left_x, left_y = self.knots[place - 1]
         return left_y + (right_y - left_y) * (x - left_x) / (right_x - left_x)
 
 
 class Sample(msgspec.Struct, frozen=True, array_like=True):
-    """y measured at x. `weight` has 1/y² in it where the error is to be relative."""
+    """y measured at x. For a relative error `weight` includes the factor 1/y²."""
 
     x: float
     y: float
@@ -48,11 +48,12 @@ class Sample(msgspec.Struct, frozen=True, array_like=True):
 
 
 def spread(xs: Sequence[float]) -> bool:
+    """Whether the xs differ enough to tell a slope."""
     return bool(xs) and max(xs) >= LEAST_SPREAD * max(min(xs), 1e-9)
 
 
 class _Sums:
-    """Weighted sums of samples: all that a straight line needs, so that leaving one sample out costs nothing."""
+    """Weighted sums of samples: all that a straight line needs, so leaving one sample out is cheap."""
 
     def __init__(self) -> None:
         self.w = self.x = self.xx = self.y = self.xy = self.yy = 0.0
@@ -71,7 +72,7 @@ class _Sums:
         return self.yy - 2 * (a * self.y + b * self.xy) + a * a * self.w + 2 * a * b * self.x + b * b * self.xx
 
     def line(self) -> Line:
-        """Least squares with base and slope of at least 0: the free optimum, or the better of the two borders."""
+        """Least squares with base and slope >= 0: the free optimum, else the better one with either of them 0."""
         determinant = self.w * self.xx - self.x * self.x
         if determinant > 1e-9 * self.w * self.xx:
             slope = (self.w * self.xy - self.x * self.y) / determinant
@@ -84,7 +85,7 @@ class _Sums:
 
 
 def fitted_line(samples: list[Sample]) -> Line:
-    """The line through samples; level where their x are too much alike to tell a slope."""
+    """The line through samples; level if their x are too close together to tell a slope."""
     if not samples:
         return Line()
     if not spread([sample.x for sample in samples]):
@@ -100,7 +101,7 @@ def _summed(samples: list[Sample]) -> _Sums:
 
 
 def fitted_curve(samples: list[Sample]) -> Line:
-    """The line through samples, or the straight pieces from one to the next where those are better justified."""
+    """The line through samples, or straight pieces from one to the next if those are better justified."""
     line = fitted_line(samples)
     if len(samples) < 3 or not spread([sample.x for sample in samples]):
         return line

@@ -1,10 +1,10 @@
-"""What a job will take on so many ranks at such a batch size: the real scheduler played against a cost model. Pure.
+"""What a job will take by number of ranks and batch size: the real scheduler played against a cost model. Pure.
 
-Knows how a job is cut into batches and what follows from it. Does not know what a batch costs
+Knows how a job is cut into batches and what follows from that. Does not know what a batch costs
 (`runner.forecast.cost_model`) nor how long answers get (`runner.forecast.answer_lengths`).
 
-Taken for granted: a rank's next batch begins where its last one ends, ranks are equally fast, and the ranks that
-are active stay so to the end (on a CPU the last ones at work would be a little faster).
+Assumes that a rank's next batch begins when its last one ends, that ranks are equally fast, and that a batch costs the
+same to the end of the job (on a CPU the last ranks at work would be a little faster).
 """
 
 import heapq
@@ -21,10 +21,10 @@ from rankdeck.runner.scheduling.scheduler import Scheduler
 
 SIMULATED_BATCHES = 5000
 SIMULATED_PROMPTS = 10_000
-"""Larger jobs are computed in closed form: the same figures, as tests hold, without handing out each batch."""
+"""Larger jobs are computed in closed form: the same figures, as tests show, without handing out each batch."""
 
 TIE = 0.01
-"""Predictions closer than this are equal."""
+"""Predictions that differ by less than this share count as equal."""
 
 WORTH_SAYING = 0.05
 
@@ -32,8 +32,8 @@ WORTH_SAYING = 0.05
 class PlanRow(msgspec.Struct, frozen=True, kw_only=True):
     """One setting's prediction.
 
-    `rounds` is the most batches of any rank. Speedup is over one rank at the same batch size, efficiency is speedup /
-    ranks, `idle` the share of the ranks' time without a batch in hand. `why` says what of it was not measured.
+    `rounds` is the largest number of batches of any rank. Speedup is over one rank at the same batch size, efficiency
+    is speedup / ranks, `idle` the share of the ranks' time without a batch in hand. `why` says what was not measured.
     """
 
     ranks: int
@@ -49,7 +49,7 @@ class PlanRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """Predictions for a job, the best of them, and what they say in sentences. `residual` is the model's (a share)."""
+    """Predictions for a job, the best of them, and what follows in sentences. `residual` is the model's, a share."""
 
     prompts: int
     dispatch: Dispatch
@@ -70,7 +70,7 @@ class Outcome(msgspec.Struct, frozen=True):
 
 
 BatchCost = Callable[[int], float]
-"""Seconds of a batch of so many rows."""
+"""Seconds of a batch, by its rows."""
 
 
 def play(prompts: int, ranks: int, batch_size: int, dispatch: Dispatch, cost: BatchCost) -> Outcome:
@@ -96,7 +96,7 @@ def play(prompts: int, ranks: int, batch_size: int, dispatch: Dispatch, cost: Ba
 
 
 def compute(prompts: int, ranks: int, batch_size: int, dispatch: Dispatch, cost: BatchCost) -> Outcome:
-    """What `play` finds, in closed form: even rounds in `pull`, plain slices of each share in `split`."""
+    """The outcome of `play` in closed form: even rounds for `pull`, plain slices of each share for `split`."""
     if dispatch == "split":
         longest, busy, rounds = 0.0, 0.0, 0
         sizes = shares(prompts, ranks)
@@ -110,7 +110,7 @@ def compute(prompts: int, ranks: int, batch_size: int, dispatch: Dispatch, cost:
     if not batches:
         return Outcome(0, 0.0, 0.0)
     rounds = batches // ranks
-    # The first `larger` batches have one prompt more than the others.
+    # The first `larger` batches have one more prompt than the others.
     rows, larger = divmod(prompts, batches)
     large, small = cost(rows + 1) if larger else 0.0, cost(rows) if rows else 0.0
     larger_rounds = -(-larger // ranks)
@@ -119,7 +119,7 @@ def compute(prompts: int, ranks: int, batch_size: int, dispatch: Dispatch, cost:
 
 
 def shares(prompts: int, ranks: int) -> list[int]:
-    """Prompts of each rank under `split`, as accelerate's split_between_processes cuts them: the first get one more."""
+    """Prompts of each rank for `split`, cut like accelerate's split_between_processes: the first ranks get one more."""
     each, extras = divmod(prompts, ranks)
     return [each + (rank < extras) for rank in range(ranks)]
 
@@ -134,7 +134,7 @@ def predict(
     dispatch: Dispatch = "pull",
     basis: str = "",
 ) -> Plan:
-    """A row for each batch size and number of ranks, with the best and the reasons. At least one prompt."""
+    """A row for each batch size and number of ranks, with the best and the reasons; for at least one prompt."""
     rows = []
     for size in batch_sizes:
         alone = _outcome(model, answers, prompts, 1, size, dispatch)
@@ -160,7 +160,7 @@ def predict(
 
 
 def best_row(rows: Sequence[PlanRow]) -> PlanRow:
-    """The most tokens/s; among those within 1 % of it the fewest ranks, then the smallest batch."""
+    """The row with the most tokens/s; of those within 1 % of it, the fewest ranks, then the smallest batch."""
     most = max(row.tokens_per_second for row in rows)
     return min(
         (row for row in rows if row.tokens_per_second >= most * (1 - TIE)), key=lambda row: (row.ranks, row.batch_size)
@@ -200,7 +200,7 @@ def _row(
     outcome = _outcome(model, answers, prompts, ranks, batch_size, dispatch)
     largest = _largest(prompts, ranks, batch_size, dispatch)
     why = [reason for reason in (model.why_extrapolated(largest, ranks), answers.why_extrapolated) if reason]
-    # A model fitted to next to nothing may say 0 seconds; a rate of infinity would be no better an answer.
+    # A model fitted to very little may predict 0 seconds, and an infinite rate helps nobody.
     seconds = max(outcome.seconds, 1e-9)
     return PlanRow(
         ranks=ranks,
@@ -220,7 +220,7 @@ def _row(
 
 
 def _plateaus(prompts: int, rows: Sequence[PlanRow]) -> list[str]:
-    """Where more ranks bring (next to) nothing because the slowest rank has as many batches as before."""
+    """Where more ranks bring nothing, or hardly anything, because the busiest rank has as many batches as before."""
     reasons = []
     ordered = sorted(rows, key=lambda row: row.ranks)
     for fewer, more in itertools.pairwise(ordered):
@@ -247,7 +247,7 @@ def _rounds(rounds: int) -> str:
 
 
 def _sharing(model: CostModel, answers: Answers, rows: Sequence[PlanRow], best: PlanRow, largest: int) -> list[str]:
-    """What sharing cores and memory costs: the same batch on one rank and on several, where both were measured."""
+    """What sharing cores and memory costs: the same batch on one rank and on several, if both were measured."""
     measured = [number for number in model.measured_ranks if number <= max(row.ranks for row in rows)]
     if len(measured) < 2:
         return []
@@ -264,7 +264,7 @@ def _sharing(model: CostModel, answers: Answers, rows: Sequence[PlanRow], best: 
 
 
 def _smaller(rows: Sequence[PlanRow], best: PlanRow) -> list[str]:
-    """A batch half as large or smaller that is nearly as good."""
+    """A batch of at most half the size that is nearly as good."""
     for row in sorted(rows, key=lambda row: row.batch_size):
         share = row.tokens_per_second / best.tokens_per_second
         if row.ranks == best.ranks and row.batch_size <= best.batch_size / 2 and share >= 1 - WORTH_SAYING:
@@ -273,7 +273,7 @@ def _smaller(rows: Sequence[PlanRow], best: PlanRow) -> list[str]:
 
 
 def _measured_best(rows: Sequence[PlanRow], best: PlanRow) -> list[str]:
-    """Of a best that lies outside what was measured: the best that does not."""
+    """The best setting inside what was measured, if the best of all lies outside."""
     inside = [row for row in rows if not row.extrapolated]
     if not best.extrapolated or not inside:
         return []

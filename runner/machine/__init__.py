@@ -1,1 +1,1 @@
-"""What this machine has: GPUs, cores, memory, packages, and whose is what."""
+"""What this machine has, GPUs, cores, memory and packages, and which ranks use it."""

@@ -1,20 +1,13 @@
-"""What would not work on this machine, and the cure. Pure: facts in, findings out; only what was looked at is said.
+"""What would not work on this machine, and the cure. Pure: facts in, findings out, none about what was not examined.
 
-`bad` is what keeps a run, or its GPUs, from working; `warn` is what works with a loss, which is named.
+`bad` keeps a run, or its GPUs, from working; `warn` works, with a loss that the finding names.
 """
 
-import re
 from collections.abc import Iterable
-from typing import Literal
 
-import msgspec
-
-from rankdeck.runner.machine.facts import Facts, Machine, TorchFound, WritablePlace
-from rankdeck.runner.machine.visible_gpus import ORDER, VISIBLE, order_is_certain
-from rankdeck.runner.state.rank_gpus import match_rank_to_gpu
-
-Status = Literal["ok", "warn", "bad"]
-Numbers = tuple[int, ...]
+from rankdeck.runner.machine.check import GIB, MIB, Check, Numbers, Status, counted, gib, size, version_numbers
+from rankdeck.runner.machine.facts import Facts, WritablePlace
+from rankdeck.runner.machine.gpu_checks import gpu_checks
 
 RANGES: dict[str, tuple[Numbers, Numbers | None]] = {
     "torch": ((2, 6), None),
@@ -23,7 +16,7 @@ RANGES: dict[str, tuple[Numbers, Numbers | None]] = {
     "nvidia-ml-py": ((12, 575), None),
     "textual": ((8,), (9,)),
 }
-"""From which version on, and below which: what rankdeck is installed with."""
+"""The versions that rankdeck is installed with: from the first on, below the second."""
 
 OPTIONAL = {
     "bitsandbytes": "--quantization bnb-8bit and bnb-4bit",
@@ -31,35 +24,24 @@ OPTIONAL = {
     "pyarrow": "prompts from .parquet files",
 }
 
-MIB, GIB = 2**20, 2**30
 LOW_SHARED_MEMORY = 64 * MIB
 LOW_MEMORY = 2 * GIB
 LOW_DISK = GIB
 DEMO_ROOM = 800_000_000
 LOW_FILES = 1024
 LONGEST_SOCKET = 107
-"""Bytes of a unix socket's path, as the kernel has it (sun_path of unix(7))."""
-
-
-class Check(msgspec.Struct, frozen=True, kw_only=True):
-    """One finding: what was looked at, how it is, what was found, and what to do where something is to be done."""
-
-    group: str
-    name: str
-    status: Status
-    found: str
-    cure: str | None = None
+"""Bytes that a unix socket's path may have (sun_path of unix(7), less its final zero)."""
 
 
 def worst(checks: Iterable[Check]) -> Status:
-    """How the machine is as a whole."""
+    """The status of the machine as a whole."""
     found = {check.status for check in checks}
     return "bad" if "bad" in found else "warn" if "warn" in found else "ok"
 
 
 def findings(facts: Facts) -> list[Check]:
-    """All findings, in the order of their groups. What torch says of CUDA is left out until it was asked."""
-    return [*_software(facts), *_gpus(facts), *_room(facts), *_places(facts), *_terminal(facts)]
+    """All findings, group by group. Those about torch and CUDA are missing until torch was asked."""
+    return [*_software(facts), *gpu_checks(facts), *_room(facts), *_places(facts), *_terminal(facts)]
 
 
 # --- software -------------------------------------------------------------------------------------
@@ -90,117 +72,15 @@ def _package(name: str, version: str | None) -> Check:
     cure = f"pip install '{wanted}'"
     if version is None:
         return Check(group="Software", name=name, status="bad", found="is not installed", cure=cure)
-    numbers = _numbers(version)
+    numbers = version_numbers(version)
     if numbers < least or (below is not None and numbers >= below):
         found = f"{version}, and rankdeck was made for {wanted.removeprefix(name)}"
         return Check(group="Software", name=name, status="bad", found=found, cure=cure)
     return Check(group="Software", name=name, status="ok", found=version)
 
 
-def _numbers(version: str) -> Numbers:
-    match = re.match(r"\d+(?:\.\d+)*", version)
-    return tuple(int(part) for part in match[0].split(".")) if match else ()
-
-
 def _dotted(numbers: Numbers) -> str:
     return ".".join(map(str, numbers))
-
-
-# --- GPUs -----------------------------------------------------------------------------------------
-
-
-def _gpu(name: str, status: Status, found: str, cure: str | None = None) -> Check:
-    return Check(group="GPUs", name=name, status=status, found=found, cure=cure)
-
-
-def _gpus(facts: Facts) -> list[Check]:
-    machine, torch = facts.machine, facts.torch
-    if machine.no_gpu is not None:
-        checks = [_no_gpu(machine, facts.environ)]
-    else:
-        checks = [_gpu("driver", "ok", _driver_words(machine)), *_devices(machine), *_visible(facts)]
-    if torch is not None:
-        checks.extend(_torch(machine, torch))
-    return checks
-
-
-def _no_gpu(machine: Machine, environ: dict[str, str]) -> Check:
-    assert machine.no_gpu is not None
-    why, _, cure = machine.no_gpu.partition(": ")
-    if why == "no NVIDIA driver":
-        # Nothing is broken: most machines without a GPU are like this.
-        return _gpu("driver", "ok", f"no NVIDIA GPU, runs on the CPU; {machine.no_gpu}")
-    if VISIBLE in environ and VISIBLE in machine.no_gpu:
-        return _gpu("visible", "bad", machine.no_gpu, f"unset {VISIBLE}, or name GPUs as nvidia-smi -L does")
-    return _gpu("driver", "bad", f"{why}; runs on the CPU", cure or None)
-
-
-def _driver_words(machine: Machine) -> str:
-    words = [f"NVML answers, driver {machine.driver or 'of unknown version'}"]
-    if machine.cuda is not None:
-        words.append(f"for CUDA up to {machine.cuda[0]}.{machine.cuda[1]}")
-    return ", ".join(words)
-
-
-def _devices(machine: Machine) -> list[Check]:
-    checks = []
-    for gpu in machine.gpus:
-        name = f"GPU {gpu.index}"
-        if gpu.lost:
-            found = f"{gpu.name or 'a GPU'} is lost: it fell off the bus or stopped answering"
-            checks.append(_gpu(name, "bad", found, "reset it (nvidia-smi --gpu-reset) or reboot"))
-            continue
-        used, total = gpu.memory_used_bytes, gpu.memory_total_bytes
-        memory = "memory n/a" if used is None or total is None else f"{_gib(total - used)} of {_gib(total)} GiB free"
-        missing = sorted({field.removesuffix("_percent").replace("_", " ") for field in gpu.unavailable})
-        lacking = f"; n/a: {', '.join(missing)}" if missing else ""
-        full = used is not None and total is not None and total - used < total * 0.1
-        cure = "see who holds it: nvidia-smi" if full else None
-        checks.append(_gpu(name, "warn" if full else "ok", f"{gpu.name}, {memory}{lacking}", cure))
-    return checks
-
-
-def _visible(facts: Facts) -> list[Check]:
-    value = facts.environ.get(VISIBLE)
-    machine = facts.machine
-    if value is None:
-        return []
-    found = f"{VISIBLE}={value}: a run sees {machine.visible}"
-    if not order_is_certain(facts.environ, (gpu.name for gpu in machine.gpus)):
-        cure = f"set {ORDER}=PCI_BUS_ID, or name the GPUs by UUID, to have nvidia-smi's numbers"
-        return [_gpu("visible", "warn", f"{found}; CUDA counts the fastest first, not as nvidia-smi does", cure)]
-    return [_gpu("visible", "ok", found)]
-
-
-def _torch(machine: Machine, torch: TorchFound) -> list[Check]:
-    if torch.error is not None:
-        cure = "see what `python -c 'import torch'` says"
-        return [Check(group="GPUs", name="torch", status="bad", found=f"cannot be imported: {torch.error}", cure=cure)]
-    build = "built for the CPU alone" if torch.cuda is None else f"built for CUDA {torch.cuda}"
-    if not machine.visible and not torch.available:
-        return [_gpu("torch", "ok", f"{build}; sees no GPU")]
-    if torch.cuda is None:
-        return [_gpu("torch", "bad", f"{build}, and there are GPUs", "install a CUDA build: see pytorch.org")]
-    if not torch.available:
-        driver = machine.cuda
-        if driver is not None and _numbers(torch.cuda)[:1] > driver[:1]:
-            found = f"{build}, and the driver runs CUDA {driver[0]}.{driver[1]} at most"
-            return [_gpu("torch", "bad", found, "update the driver, or install a torch for an older CUDA")]
-        return [_gpu("torch", "bad", f"{build}, and cannot use the GPUs", "reinstall torch, or reload the driver")]
-    return [_gpu("torch", "ok", f"{build}; sees {_some(len(torch.devices), 'GPU')}"), *_mapping(machine, torch)]
-
-
-def _mapping(machine: Machine, torch: TorchFound) -> list[Check]:
-    """Whether each of torch's devices is found among NVML's, by UUID."""
-    places = [match_rank_to_gpu(uuid, None, machine.gpus) for uuid in torch.uuids]
-    lost = [f"cuda:{number}" for number, place in enumerate(places) if place is None]
-    if lost:
-        found = f"{', '.join(lost)} cannot be found among NVML's GPUs: load and memory of those ranks are n/a"
-        return [_gpu("mapping", "warn", found, "check that NVML and CUDA see the same GPUs: nvidia-smi -L")]
-    pairs = [
-        f"cuda:{number} is GPU {machine.gpus[place].index}" for number, place in enumerate(places) if place is not None
-    ]
-    return [_gpu("mapping", "ok", f"by UUID: {', '.join(pairs)}")] if pairs else []
 
 
 # --- memory, disk, files ----------------------------------------------------------------------------
@@ -211,14 +91,14 @@ def _room(facts: Facts) -> list[Check]:
     checks = []
     free, total = machine.memory_free_bytes, machine.memory_total_bytes
     if free is not None and total is not None:
-        found = f"{_gib(free)} of {_gib(total)} GiB free, {_some(machine.cores, 'core')}"
+        found = f"{gib(free)} of {gib(total)} GiB free, {counted(machine.cores, 'core')}"
         low = free < LOW_MEMORY
         cure = "end something, or run fewer ranks: one of the demo model takes about 1.4 GiB" if low else None
         checks.append(Check(group=group, name="memory", status="warn" if low else "ok", found=found, cure=cure))
     shared = facts.shared_memory_bytes
     if shared is not None:
         low = shared < LOW_SHARED_MEMORY
-        found = f"/dev/shm has {_size(shared)} free"
+        found = f"/dev/shm has {size(shared)} free"
         cure = "start the container with --shm-size=1g, in case a library of the model wants it" if low else None
         checks.append(Check(group=group, name="shared memory", status="warn" if low else "ok", found=found, cure=cure))
     if facts.open_files is not None and facts.open_files >= 0:
@@ -257,7 +137,7 @@ def _place(name: str, place: WritablePlace, cure: str) -> Check:
         return Check(group="Files", name=name, status="bad", found=f"{place.path}: {place.error}", cure=cure)
     free = place.free_bytes
     low = free is not None and free < LOW_DISK
-    found = f"{place.path}" + (f", {_size(free)} free" if free is not None else "")
+    found = f"{place.path}" + (f", {size(free)} free" if free is not None else "")
     return Check(group="Files", name=name, status="warn" if low else "ok", found=found, cure=cure if low else None)
 
 
@@ -323,18 +203,3 @@ def _terminal(facts: Facts) -> list[Check]:
         found = "GNU screen passes no copying on to your clipboard"
         checks.append(check("screen", "warn", found, "use tmux, or copy with the mouse"))
     return checks
-
-
-# --- words ----------------------------------------------------------------------------------------
-
-
-def _gib(number: int) -> str:
-    return f"{number / GIB:.1f}"
-
-
-def _size(number: int) -> str:
-    return f"{number / GIB:.1f} GiB" if number >= GIB else f"{number / MIB:.0f} MiB"
-
-
-def _some(number: int, one: str) -> str:
-    return f"{number} {one}" if number == 1 else f"{number} {one}s"

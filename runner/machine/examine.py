@@ -1,8 +1,7 @@
-"""Looks at this machine: GPUs, memory, packages, places on disk, the terminal. What it means is
-`runner.machine.doctor`'s.
+"""Examines this machine: GPUs, memory, packages, places on disk, the terminal. `runner.machine.doctor` judges.
 
-Nothing here imports torch: what torch says of CUDA is asked in a process of its own, with a time limit. Nothing
-raises: what cannot be found out is None, or carries its reason.
+Imports no torch: a separate process, with a time limit, asks torch about CUDA. Nothing raises: what cannot be found out
+is None, or carries its reason.
 """
 
 import asyncio
@@ -47,7 +46,7 @@ ENVIRONMENT = (
     "STY",
     "ACCELERATE_CONFIG_FILE",
 )
-"""The variables that a run, or the dashboard, goes by."""
+"""The environment variables that change a run or the dashboard."""
 
 ASK_TORCH = """\
 import json, torch
@@ -62,7 +61,7 @@ print("rankdeck " + json.dumps(found))
 
 
 def machine(environ: Mapping[str, str] = os.environ, api: NvmlApi | None = None) -> Machine:
-    """What this machine has. Takes a moment where there are GPUs."""
+    """What this machine has. Takes a moment if there are GPUs."""
     api = PynvmlApi() if api is None else api
     opened = telemetry.Telemetry.open(environ, api)
     try:
@@ -102,7 +101,7 @@ def _driver(api: NvmlApi) -> tuple[str | None, tuple[int, int] | None]:
 
 
 def facts(environ: Mapping[str, str] = os.environ, terminal: Terminal | None = None) -> Facts:
-    """All but what torch says, which takes seconds."""
+    """All facts except torch's, which take seconds: see `ask_torch`."""
     runs = run_directory.runs_directory()
     return Facts(
         machine=machine(environ),
@@ -123,7 +122,7 @@ def facts(environ: Mapping[str, str] = os.environ, terminal: Terminal | None = N
 
 
 async def ask_torch(seconds: float = TORCH_SECONDS, code: str = ASK_TORCH) -> TorchFound:
-    """What torch says of CUDA, from a process of its own that has so many seconds, and ends with whoever asked."""
+    """What torch says about CUDA, from a separate process, killed after `seconds` or if this call is cancelled."""
     try:
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-P", "-c", code),
@@ -152,7 +151,7 @@ async def ask_torch(seconds: float = TORCH_SECONDS, code: str = ASK_TORCH) -> To
 
 
 def look_at_terminal(environ: Mapping[str, str] = os.environ) -> Terminal:
-    """The terminal that this process has, by its environment and its size."""
+    """The terminal of this process, from its environment and its size."""
     size = None
     with contextlib.suppress(OSError, ValueError):
         columns, rows = os.get_terminal_size(sys.__stdout__.fileno() if sys.__stdout__ else 1)
@@ -200,7 +199,7 @@ def _versions() -> dict[str, str]:
 
 
 def _place(path: Path) -> WritablePlace:
-    """What there is of the nearest directory above that exists: rankdeck makes the rest."""
+    """Room and rights at `path`, or at the nearest directory above it that exists: rankdeck makes the rest."""
     try:
         above = next(parent for parent in (path, *path.parents) if parent.exists())
         if not above.is_dir():
@@ -213,7 +212,7 @@ def _place(path: Path) -> WritablePlace:
 
 
 def _runtime() -> WritablePlace:
-    """The directory of the sockets: ours alone, or yet to be made."""
+    """The directory of the sockets: private to the user, or not made yet."""
     path = places.RUNTIME_ROOT / f"rankdeck-{os.getuid()}"
     try:
         status = path.lstat()
@@ -233,7 +232,7 @@ def _shared_memory() -> int | None:
 
 
 def _accelerate_config(environ: Mapping[str, str]) -> str | None:
-    """The user's own config of accelerate, which a run does not read."""
+    """The path of the user's own accelerate config, which a run does not read."""
     home = Path(environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
     for path in (home / "accelerate" / "default_config.yaml", home / "accelerate" / "default_config.json"):
         with contextlib.suppress(OSError):

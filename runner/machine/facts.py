@@ -1,7 +1,6 @@
-"""What a machine has, as values: GPUs, cores, memory, packages, terminal, places on disk.
+"""What a machine has, as values: GPUs, cores, memory, packages, terminal, places on disk. Pure.
 
-Pure: who looks is `runner.machine.examine`, and what the findings mean is `runner.machine.doctor`'s business.
-A value of None is one that was not found out, never one that is 0.
+`runner.machine.examine` finds them out, `runner.machine.doctor` judges them. None means not found out, never 0.
 """
 
 import msgspec
@@ -12,8 +11,8 @@ from rankdeck.runner.protocol import DeviceSample
 class Machine(msgspec.Struct, frozen=True, kw_only=True):
     """Host, cores and memory, and the GPUs that a run under this environment would watch.
 
-    `seen` are the devices that a CUDA process would see, in its order, each as a position in `gpus`; None where it is
-    not known which one it is. `no_gpu` says why there are none.
+    `seen` lists the devices that a CUDA process would see, in its order, each as a position in `gpus`, or None if it is
+    not known which GPU it is. `no_gpu` says why there are none.
     """
 
     host: str = ""
@@ -29,19 +28,20 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def visible(self) -> int:
-        """How many devices a CUDA process would see."""
+        """The number of devices that a CUDA process would see."""
         return len(self.seen)
 
     @property
     def gpu_free_bytes(self) -> tuple[int | None, ...]:
-        """Free memory of each device that a run would see, in its order; None where that is not known."""
+        """Free memory of each device that a run would see, in its order; None if unknown."""
         return tuple(None if position is None else _free_bytes(self.gpus[position]) for position in self.seen)
 
     @property
     def least_free_bytes(self) -> int | None:
-        """Free memory of the fullest GPU, for a run that uses all of them; None where it would not see each.
+        """Free memory of the fullest GPU, for a run that uses all of them.
 
-        Known in whatever order CUDA counts them, unless one of them does not tell.
+        The order in which CUDA counts them does not matter. None if the run would not see every GPU, or if one GPU does
+        not report its memory.
         """
         free = [_free_bytes(gpu) for gpu in self.gpus]
         known = [figure for figure in free if figure is not None]
@@ -55,7 +55,7 @@ def _free_bytes(gpu: DeviceSample) -> int | None:
 
 
 class TorchFound(msgspec.Struct, frozen=True, kw_only=True):
-    """What torch said of CUDA in a process of its own. `error` is why it said nothing."""
+    """What torch said about CUDA in a separate process. `error` is why it said nothing."""
 
     available: bool = False
     cuda: str | None = None
@@ -66,7 +66,7 @@ class TorchFound(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class WritablePlace(msgspec.Struct, frozen=True, kw_only=True):
-    """A directory that rankdeck writes to, or would make. `error` says why it cannot be written to."""
+    """A directory that rankdeck writes to, or would make. `error` says why it cannot."""
 
     path: str
     free_bytes: int | None = None
@@ -74,7 +74,7 @@ class WritablePlace(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Terminal(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the dashboard would be seen. `size` is columns and rows; None without a terminal."""
+    """The terminal for the dashboard. `size` is columns and rows; None without a terminal."""
 
     size: tuple[int, int] | None = None
     term: str = ""
@@ -87,7 +87,7 @@ class Terminal(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything that `rankdeck doctor` looked at."""
+    """Everything that `rankdeck doctor` examined."""
 
     machine: Machine = Machine()
     python: str = ""

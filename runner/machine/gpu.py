@@ -1,7 +1,7 @@
-"""One watched GPU: who it is, and one look at its figures.
+"""One watched GPU: its identity, and a sample of its figures.
 
 Knows which NVML call gives which figure, in which unit, and that a lost GPU is left alone. Does not
-know when to look, which GPUs are worth watching, nor which rank runs where.
+know when to sample, which GPUs to watch, nor which rank runs where.
 """
 
 import math
@@ -18,7 +18,7 @@ _MEMORY_FIELDS = ("memory_used_bytes", "memory_total_bytes")
 
 
 class Gpu:
-    """One GPU as NVML numbers it, and who it is; what could not be read is asked again."""
+    """One GPU by its NVML index, with its identity; whatever could not be read is asked for again."""
 
     def __init__(self, api: NvmlApi, index: int) -> None:
         self._api = api
@@ -32,7 +32,7 @@ class Gpu:
         self.mig_devices: list[tuple[Handle, str, str]] = []
 
     def identify(self) -> NvmlFailure | None:
-        """Fill in what is not known yet; the failure that stood in the way, if one did."""
+        """Fill in what is not known yet; returns the last failure, if there was one."""
         last_failure: NvmlFailure | None = None
         for learn in (self._open, self._learn_uuid, self._learn_name, self._learn_pci_bus_id):
             try:
@@ -58,7 +58,7 @@ class Gpu:
         self.pci_bus_id = self.pci_bus_id or self._api.pci_bus_id(self.handle)
 
     def find_mig_devices(self) -> None:
-        """MIG mode, and the MIG devices with their names; a GPU or driver without MIG has none."""
+        """Read MIG mode, and the MIG devices with their names; a GPU or driver without MIG has none."""
         if self.handle is None:
             return
         try:
@@ -77,7 +77,7 @@ class Gpu:
 
 
 class Device:
-    """A GPU that is watched, or a MIG device: its own memory, and its GPU's figures for the rest."""
+    """A watched GPU or MIG device. A MIG device has its own memory figures, and its GPU's for the rest."""
 
     def __init__(self, api: NvmlApi, gpu: Gpu, mig: int | None) -> None:
         self._api = api
@@ -88,7 +88,7 @@ class Device:
         self._last_busy_sample: int | None = None
 
     def sample(self) -> DeviceSample:
-        """One look at the device. Never raises NvmlFailure."""
+        """A sample of the device. Never raises NvmlFailure."""
         gpu = self._gpu
         failure = None if gpu.lost else gpu.identify()
         values: dict[str, object] = {}
@@ -153,14 +153,14 @@ class Device:
 
     def _read_busy_samples(self, handle: Handle) -> Reading:
         since = self._last_busy_sample
-        # Unused slots of the driver's ring and garbled ones are no samples, whatever the driver says.
+        # The driver also returns unused and garbled slots of its ring buffer: they are no samples.
         samples = [
             sample
             for sample in self._list_busy_samples(handle)
             if sample.microseconds > (since or 0) and 0 <= sample.percent <= 100
         ]
         self._last_busy_sample = max((sample.microseconds for sample in samples), default=since or 0)
-        # On the first look the ring holds what went on before anyone looked, however long ago.
+        # At the first call the ring buffer holds samples from before, of any age.
         if not samples or since is None:
             raise NvmlFailure(NOT_FOUND, "no samples since the last look")
         percents = [sample.percent for sample in samples]
@@ -174,12 +174,12 @@ class Device:
         try:
             return self._api.busy_samples(handle, self._last_busy_sample or 0)
         except NvmlFailure as failure:
-            if failure.code == NOT_FOUND:  # NVML's word for none.
+            if failure.code == NOT_FOUND:  # NVML's way to say there are none.
                 return []
             raise
 
     def _read_busy(self, handle: Handle) -> Reading:
-        # An idle GPU writes no samples, and then this is all there is: one reading, no spread.
+        # An idle GPU writes no samples; then there is only this one reading, without a spread.
         one_reading = Missing("the driver has no samples since the last look, only one reading")
         return {
             **dict.fromkeys(_BUSY_FIELDS, one_reading),

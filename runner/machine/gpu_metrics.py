@@ -1,8 +1,8 @@
-"""One figure of a GPU: the calls that can give it, and what becomes of it when they fail.
+"""One figure of a GPU: the calls that can give it, and what to report when they fail.
 
-Knows that what is not supported is not asked again, that what failed for a moment is asked next
-time, and that a value without a reading has a reason. Does not know which figures there are,
-except GPM's, which come from comparing two looks.
+Knows that an unsupported call is not made again, that a call that failed for a moment is made again next
+time, and that a missing value has a reason. Does not know which figures there are, except GPM's, which come
+from comparing two samples.
 """
 
 import contextlib
@@ -35,7 +35,7 @@ THROTTLE_REASONS = {
     0x200: "board limit",
     0x400: "reliability",
 }
-"""NVML's clocks event reasons (nvmlClocksEventReason…), by bit. `idle` is no cause for worry."""
+"""NVML's clocks event reasons (nvmlClocksEventReason…), by bit. `idle` is harmless."""
 
 GPM_FIELDS = {
     GPM_SM_PERCENT: "sm_percent",
@@ -46,7 +46,7 @@ GPM_FIELDS = {
 
 
 class Missing(NamedTuple):
-    """In the place of a value: why there is none this time."""
+    """Stands for a value that is missing this time, with the reason."""
 
     reason: str
 
@@ -64,7 +64,7 @@ class Metric:
         self._reason = ""
 
     def read(self) -> Reading:
-        """The fields' values, or why not. Raises NvmlFailure only for a lost GPU."""
+        """The value of each field, or why it is missing. Raises NvmlFailure only for a lost GPU."""
         for route in list(self._routes):
             try:
                 return route()
@@ -87,7 +87,7 @@ def figure(field: str, *routes: Callable[[], object]) -> Metric:
 
 
 class Gpm:
-    """GPU Performance Monitoring, Hopper and later: averages between this look and the last."""
+    """GPU Performance Monitoring, Hopper and later: averages between this sample and the last."""
 
     def __init__(self, api: NvmlApi, handle: Handle) -> None:
         self._api = api
@@ -118,12 +118,12 @@ class Gpm:
     def close(self) -> None:
         before, self._before = self._before, None
         if before is not None:
-            with contextlib.suppress(NvmlFailure):  # A driver that went away took its buffers with it.
+            with contextlib.suppress(NvmlFailure):  # A driver that was unloaded took its buffers with it.
                 self._api.gpm_free(before)
 
 
 def throttle_words(reasons: int) -> list[str]:
-    """The clocks event reasons of a bit mask, as words; a bit newer than this program is shown as it is."""
+    """The clocks event reasons of a bit mask, as words; an unknown bit, of a newer driver, as a number."""
     words = [word for bit, word in THROTTLE_REASONS.items() if reasons & bit]
     unknown = reasons & ~sum(THROTTLE_REASONS)
     return [*words, f"unknown ({unknown:#x})"] if unknown else words
@@ -132,5 +132,5 @@ def throttle_words(reasons: int) -> list[str]:
 def _gpm_value(reading: float | NvmlFailure) -> object:
     if isinstance(reading, NvmlFailure):
         return Missing(str(reading))
-    # Between two looks too close to each other the counters give no ratio.
+    # Between two samples that are too close the counters give no ratio.
     return reading if math.isfinite(reading) else Missing("no reading between these two looks")

@@ -1,9 +1,7 @@
 """NVML, the library behind nvidia-smi, as a narrow typed interface.
 
-Knows the `pynvml` bindings (distribution nvidia-ml-py), which calls there are, and what their
-errors mean to a person. Every call may fail alone: a library without a symbol fails that call only.
-Values keep NVML's units, which the names say. Does not know what is sampled when, nor what to do
-about a failure.
+Knows the `pynvml` bindings (distribution nvidia-ml-py) and what their errors mean to a person. Any call may fail alone,
+also because the library lacks its symbol. Values keep NVML's units. Does not know when to sample what.
 """
 
 from collections.abc import Sequence
@@ -71,24 +69,24 @@ class NvmlFailure(Exception):
 
     @property
     def lasting(self) -> bool:
-        """No use asking again: this GPU, or this driver, does not have it."""
+        """Whether asking again is useless: this GPU, or this driver, does not have it."""
         return self.code in (NOT_SUPPORTED, FUNCTION_NOT_FOUND, ARGUMENT_VERSION_MISMATCH, DEPRECATED)
 
     @property
     def lost(self) -> bool:
-        """The GPU as a whole is gone until someone resets it."""
+        """Whether the whole GPU is gone until it is reset."""
         return self.code in (GPU_IS_LOST, RESET_REQUIRED)
 
 
 def why_no_nvml(error: Exception) -> str:
-    """One line for people on why there is no NVML at all, and the cure where there is one."""
+    """Why there is no NVML at all, and the cure if there is one, in one line."""
     if isinstance(error, NvmlFailure):
         return _NO_NVML.get(error.code, f"NVML does not start: {error}")
     return " ".join(f"NVML does not start: {error or type(error).__name__}".split())
 
 
 class BusySample(NamedTuple):
-    """The share of a driver's sampling period in which some kernel ran; the clock is the driver's."""
+    """The share of one of the driver's sampling periods in which some kernel ran; the clock is the driver's."""
 
     microseconds: int
     percent: float
@@ -102,7 +100,7 @@ class Memory(NamedTuple):
 
 
 class NvmlApi(Protocol):
-    """What rankdeck asks of NVML. Every method raises NvmlFailure where NVML returns an error."""
+    """The NVML calls that rankdeck makes. Every method raises NvmlFailure if NVML returns an error."""
 
     def start(self) -> None: ...
     def stop(self) -> None: ...
@@ -139,17 +137,17 @@ class NvmlApi(Protocol):
 
 
 def clean(text: str | bytes) -> str:
-    """A driver's string as it may be shown: decoded, without control characters."""
+    """A driver's string that is safe to show: decoded, without control characters."""
     decoded = text.decode(errors="replace") if isinstance(text, bytes) else text
     return "".join(character for character in decoded if character.isprintable()).strip()
 
 
-# The driver's way to say "no value" inside a call that succeeds: -1 of an unsigned type.
+# How the driver says "no value" in a call that succeeds: -1 as an unsigned number.
 _NO_VALUE = (2**32 - 1, 2**64 - 1)
 
 
 def _call(function: str, *arguments: object) -> Any:
-    """Call one function of the bindings, with every way it may fail turned into NvmlFailure."""
+    """Call one function of the bindings, and raise every failure as NvmlFailure."""
     if not hasattr(pynvml, function):
         raise NvmlFailure(FUNCTION_NOT_FOUND)
     try:
@@ -157,7 +155,7 @@ def _call(function: str, *arguments: object) -> Any:
     except pynvml.NVMLError as error:
         raise NvmlFailure(error.value, str(error)) from None
     except UnicodeDecodeError as error:
-        # The bindings decode strings strictly; `clean` makes the best of the bytes.
+        # The bindings decode strings strictly; `clean` decodes what it can of the bytes.
         return error.object
 
 
@@ -198,7 +196,7 @@ class PynvmlApi:
         return clean(_call("nvmlDeviceGetUUID", handle))
 
     def pci_bus_id(self, handle: Handle) -> str:
-        # From its numbers, in NVML's own format: a GPU is always function 0 of its PCI device.
+        # In NVML's own format, from its numbers: a GPU is always function 0 of its PCI device.
         info = _call("nvmlDeviceGetPciInfo", handle)
         return f"{info.domain:08X}:{info.bus:02X}:{info.device:02X}.0"
 

@@ -1,7 +1,7 @@
 """Which GPUs a rank runs on: one, one shared with other ranks, or several of its own. Pure functions.
 
-Knows how ranks are laid out over the GPUs that a run sees, and which environment makes a rank see no
-others. Does not know what GPUs there are: how many comes in as an argument.
+Knows how ranks are laid out over the GPUs that a run sees, and which environment lets a rank see only its own GPUs.
+Does not know which GPUs there are: their number is an argument.
 """
 
 from collections.abc import Mapping
@@ -10,18 +10,18 @@ from rankdeck.runner.machine.visible_gpus import VISIBLE
 from rankdeck.runner.protocol.config import Problem, RunConfig
 
 OWN_DEVICE = "ACCELERATE_TORCH_DEVICE"
-"""What accelerate takes for the device of its process; left to itself it takes local rank modulo GPU count."""
+"""The variable that sets the device of accelerate's process; its default is local rank modulo GPU count."""
 
 
 def most_ranks(gpus: int, ranks_per_gpu: int | None, gpus_per_rank: int) -> int:
-    """How many ranks go on `gpus` GPUs."""
+    """How many ranks fit on `gpus` GPUs."""
     return gpus * max(1, ranks_per_gpu or 1) // max(1, gpus_per_rank)
 
 
 def check(config: RunConfig, gpus: int) -> list[Problem]:
-    """What is wrong with laying the ranks of `config` out over the `gpus` that can be seen."""
+    """What is wrong with laying out the ranks of `config` over `gpus` visible GPUs."""
     if config.device == "cpu":
-        return []  # runner.protocol.config has said what is to be said
+        return []  # runner.protocol.config has checked this
     if not gpus:
         said = "needs NVIDIA GPUs, and none can be seen here; leave it out"
         return [Problem(setting, said) for setting in asked_for(config)]
@@ -41,15 +41,15 @@ def check(config: RunConfig, gpus: int) -> list[Problem]:
 
 
 def asked_for(config: RunConfig) -> list[str]:
-    """The settings by which `config` asks for something that only GPUs have."""
+    """The settings of `config` that need GPUs."""
     return [setting for setting in ("ranks_per_gpu", "gpus_per_rank") if (getattr(config, setting) or 1) > 1]
 
 
 def own_environment(environ: Mapping[str, str], local_rank: int, gpus_per_rank: int) -> dict[str, str]:
-    """What a rank adds to its environment before CUDA is started, so that it sees its own GPUs and no others.
+    """What a rank adds to its environment before CUDA starts, so that it sees only its own GPUs.
 
-    A rank of one GPU sees all that the run sees: which is its own is `device_index`'s affair. What
-    CUDA_VISIBLE_DEVICES holds already, numbers or UUIDs, is shared out as it is written.
+    A rank with one GPU sees all GPUs of the run; `device_index` picks its own. If CUDA_VISIBLE_DEVICES is set, its
+    entries, numbers or UUIDs, are shared out as they are.
     """
     if gpus_per_rank <= 1:
         return {}
@@ -63,15 +63,15 @@ def own_environment(environ: Mapping[str, str], local_rank: int, gpus_per_rank: 
 
 
 def device_index(local_rank: int, seen: int, gpus_per_rank: int) -> int:
-    """The CUDA device, among the `seen` ones, to which a rank's inputs go: its own, or the first of its own.
+    """The CUDA device, of `seen` ones, for a rank's inputs: its own, or the first of its own.
 
-    Ranks go round the GPUs, so that the first so many active ranks are spread over all of them.
+    Ranks are assigned round-robin, so that a few active ranks are already spread over all GPUs.
     """
     return 0 if gpus_per_rank > 1 else local_rank % seen
 
 
 def device_text(device: str, local_rank: int, gpus_per_rank: int) -> str:
-    """What a rank's device is called. Several are counted as the run sees them: `cuda:2,3` is rank 1's two GPUs."""
+    """The name of a rank's device. Several GPUs have the run's numbers: `cuda:2,3` are those of rank 1."""
     if gpus_per_rank <= 1:
         return device
     first = local_rank * gpus_per_rank

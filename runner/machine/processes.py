@@ -1,4 +1,4 @@
-"""Processes and the cores they may use: how many there are, and children that end with their parent."""
+"""Processes: the number of cores they may use, and children that end with their parent."""
 
 import ctypes
 import os
@@ -10,7 +10,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 def die_with_parent() -> Callable[[], None] | None:
-    """For `preexec_fn`: the kernel ends the child when its parent dies, however it dies (Linux)."""
+    """A `preexec_fn` that has the kernel end the child when its parent dies in any way; None except on Linux."""
     if not sys.platform.startswith("linux"):
         return None
     prctl = ctypes.CDLL(None, use_errno=True).prctl
@@ -18,14 +18,14 @@ def die_with_parent() -> Callable[[], None] | None:
 
     def ask() -> None:
         prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
-        if os.getppid() != parent:  # it died before we asked
+        if os.getppid() != parent:  # it died before the call above
             os._exit(1)
 
     return ask
 
 
 def end_with_parent() -> None:
-    """Have the kernel end this process when its parent does: a rank whose launcher was killed is an orphan."""
+    """Have the kernel kill this process when its parent ends, so that no rank outlives a killed launcher (Linux)."""
     if sys.platform.startswith("linux"):
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         if os.getppid() == 1:
@@ -33,5 +33,5 @@ def end_with_parent() -> None:
 
 
 def usable_cores() -> int:
-    """Cores this process may use; a container may have fewer than the machine."""
+    """The number of cores this process may use; in a container maybe fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,8 +1,8 @@
-"""What the GPUs and the ranks' processes are doing, one look at a time.
+"""Samples what the GPUs and the ranks' processes are doing.
 
-Knows how to open NVML, which GPUs a job's environment lets it use, and what to say where there are
-none. Does not know when to look (the supervisor's business), what one look at a GPU is
-(`runner.machine.gpu`), nor which rank runs on which GPU (`runner.machine.visible_gpus`).
+Knows how to open NVML, which GPUs a job's environment lets it use, and what to say if there are none. Does not know
+when to sample (the supervisor does), how a GPU is sampled (`runner.machine.gpu`), nor which rank runs on which GPU
+(`runner.state.rank_gpus`).
 """
 
 import os
@@ -18,7 +18,7 @@ from rankdeck.runner.protocol import DeviceSample, ProcessSample
 
 
 class VisibleGpu(NamedTuple):
-    """A device that a CUDA process would see; `gpu` counts in NVML's order, as nvidia-smi does."""
+    """A device that a CUDA process would see; `gpu` is its index in NVML's order, as in nvidia-smi."""
 
     gpu: int
     uuid: str
@@ -26,7 +26,7 @@ class VisibleGpu(NamedTuple):
 
 
 class Telemetry:
-    """Samples of the GPUs and of the ranks' processes. For one thread at a time."""
+    """Samples the GPUs and the ranks' processes. Not thread-safe."""
 
     def __init__(self, api: NvmlApi | None, devices: list[Device], reason: str | None) -> None:
         self._api = api
@@ -37,7 +37,7 @@ class Telemetry:
 
     @classmethod
     def open(cls, environ: Mapping[str, str] = os.environ, api: NvmlApi | None = None) -> "Telemetry":
-        """Telemetry for a job under `environ`. Never raises: without NVML, `reason` says why in one line."""
+        """Telemetry for a job under `environ`. Never raises: without NVML `reason` says why, in one line."""
         api = PynvmlApi() if api is None else api
         try:
             gpus = _start(api)
@@ -48,13 +48,13 @@ class Telemetry:
         return cls(api, [Device(api, gpus[place.gpu], place.mig) for place in places], reason)
 
     def sample_devices(self) -> list[DeviceSample]:
-        """One look at every GPU. A figure that fails is None with its reason; nothing is raised for it."""
+        """A sample of every GPU. A figure that cannot be read is None, with its reason; nothing is raised."""
         return [device.sample() for device in self._devices]
 
     def sample_processes(self, pids: Mapping[int, int]) -> list[ProcessSample]:
-        """CPU since the last look and resident memory of each rank's process, by rank.
+        """CPU since the last sample and resident memory of each rank's process; `pids` by rank.
 
-        The first look at a process has no CPU figure; a process that ended has none at all.
+        The first sample of a process has no CPU figure; a process that has ended has no figures.
         """
         watched: dict[int, _Process] = {}
         for rank, pid in pids.items():
@@ -64,7 +64,7 @@ class Telemetry:
         return [process.sample(rank) for rank, process in sorted(watched.items())]
 
     def close(self) -> None:
-        """Hand NVML back. May be called twice."""
+        """Shut NVML down. May be called twice."""
         if self._api is None:
             return
         for device in self._devices:
@@ -76,8 +76,8 @@ class Telemetry:
 def visible_gpus(environ: Mapping[str, str], api: NvmlApi | None = None) -> list[VisibleGpu]:
     """The devices that a CUDA process under `environ` would see, in its order; none without NVML.
 
-    Where CUDA_VISIBLE_DEVICES has ordinals, their number is right, but which GPU each one names is
-    sure only under CUDA_DEVICE_ORDER=PCI_BUS_ID.
+    If CUDA_VISIBLE_DEVICES has ordinals, the number of devices is certain; which GPU each is only under
+    CUDA_DEVICE_ORDER=PCI_BUS_ID.
     """
     api = PynvmlApi() if api is None else api
     try:
@@ -99,7 +99,7 @@ def count_visible_gpus(environ: Mapping[str, str], api: NvmlApi | None = None) -
 
 
 def _start(api: NvmlApi) -> list[Gpu]:
-    """Start NVML and list the GPUs of this machine; NVML is stopped again where that fails."""
+    """Start NVML and list the GPUs of this machine; NVML is stopped again if that fails."""
     api.start()
     try:
         gpus = [Gpu(api, index) for index in range(api.gpu_count())]
@@ -116,7 +116,7 @@ def _stop(api: NvmlApi) -> None:
     try:
         api.stop()
     except NvmlFailure:
-        # A driver that went away under us has nothing left to hand back.
+        # The driver was unloaded meanwhile: there is nothing left to shut down.
         return
 
 
@@ -131,7 +131,7 @@ def _why_no_gpu(gpus: list[Gpu], visible: str | None) -> str:
 
 
 class _Process:
-    """One process, watched from its first look on: psutil needs the same object for a CPU figure."""
+    """One watched process. psutil needs the same object from one sample to the next for a CPU figure."""
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
@@ -144,7 +144,7 @@ class _Process:
 
     def sample(self, rank: int) -> ProcessSample:
         gone = ProcessSample(rank=rank, cpu_percent=None, rss_bytes=None)
-        # is_running() also tells our process from a later one with the same number.
+        # is_running() also notices when a later process has the same pid.
         if self._process is None or not self._process.is_running():
             return gone
         try:

@@ -1,8 +1,6 @@
-"""Which GPU is which: what CUDA_VISIBLE_DEVICES lets through, and how each may be named.
+"""Which GPUs CUDA_VISIBLE_DEVICES lets a job see, and in which order CUDA counts them. Pure functions of strings.
 
-Pure functions of strings. Knows how CUDA reads its variable and how UUIDs and PCI ids are written
-by NVML, CUDA and torch. Does not know NVML itself, and never matches by index: NVML counts in PCI
-order, CUDA need not.
+Knows how CUDA reads its variables. Does not know NVML itself, nor which rank runs on which GPU.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,7 +11,7 @@ ORDER = "CUDA_DEVICE_ORDER"
 
 
 class GpuNames(NamedTuple):
-    """A GPU as CUDA_VISIBLE_DEVICES may name it: its UUID, and those of its MIG devices in MIG mode."""
+    """The names by which CUDA_VISIBLE_DEVICES may list a GPU: its UUID, and in MIG mode those of its MIG devices."""
 
     uuid: str
     mig_mode: bool = False
@@ -21,7 +19,7 @@ class GpuNames(NamedTuple):
 
 
 class Place(NamedTuple):
-    """A device by position: the GPU in NVML's order, and the MIG device on it, if it is one."""
+    """A device by position: the GPU in NVML's order, and on it the MIG device, unless it is the whole GPU."""
 
     gpu: int
     mig: int | None = None
@@ -30,10 +28,10 @@ class Place(NamedTuple):
 def visible_places(value: str | None, gpus: Sequence[GpuNames]) -> list[Place]:
     """The devices one CUDA process sees, in its order; `value` is CUDA_VISIBLE_DEVICES, None if unset.
 
-    Ordinals, `GPU-` UUIDs and `MIG-` UUIDs (both may be shortened while they stay unambiguous) are
-    read up to the first entry that names nothing; a device named twice hides all, as in CUDA. One
-    process sees a single MIG device, and beside it no whole GPU. Which GPU an ordinal names is sure
-    only under CUDA_DEVICE_ORDER=PCI_BUS_ID; how many there are is sure in any case.
+    Ordinals, `GPU-` UUIDs and `MIG-` UUIDs (both may be shortened as long as they are unambiguous) are read up to the
+    first entry that names no device; a device named twice hides all of them, as in CUDA. A process sees a single MIG
+    device, and no whole GPU besides. Which GPU an ordinal names is certain only under CUDA_DEVICE_ORDER=PCI_BUS_ID; the
+    number of devices always is.
     """
     value = None if value is None else value.strip()
     if value is not None and value.startswith("MIG-"):
@@ -53,10 +51,10 @@ def visible_places(value: str | None, gpus: Sequence[GpuNames]) -> list[Place]:
 
 
 def places_to_sample(environ: Mapping[str, str], gpus: Sequence[GpuNames]) -> list[Place]:
-    """The devices worth watching for a job under `environ`, in NVML's order.
+    """The devices to watch for a job under `environ`, in NVML's order.
 
-    Those it sees, where that is certain. Ordinals count in CUDA's own order, fastest first, unless
-    CUDA_DEVICE_ORDER says otherwise: then all GPUs are watched, and the ranks find theirs by UUID.
+    These are the ones it sees, if that is certain. Ordinals may follow CUDA's own order, fastest first: then all GPUs
+    are watched, and ranks are matched to theirs by UUID.
     """
     value = environ.get(VISIBLE)
     places = visible_places(value, gpus)
@@ -68,9 +66,9 @@ def places_to_sample(environ: Mapping[str, str], gpus: Sequence[GpuNames]) -> li
 
 
 def order_is_certain(environ: Mapping[str, str], names: Iterable[str]) -> bool:
-    """Whether CUDA counts the GPUs of this machine, called `names`, as `visible_places` has them.
+    """Whether CUDA counts the GPUs of this machine in the order of `visible_places`; `names` are their models.
 
-    It counts the fastest first unless told otherwise; GPUs of one name are as fast as each other, and stay in order.
+    By default it counts the fastest first; GPUs of one model are equally fast and stay in order.
     """
     value = environ.get(VISIBLE)
     by_uuid = value is not None and value.strip().startswith(("GPU-", "MIG-"))
@@ -99,13 +97,13 @@ def _by_ordinal(value: str, count: int) -> list[int]:
         chosen.append(number)
     if len(set(chosen)) != len(chosen):
         return []
-    # Out of range ends the list like any other entry that names nothing.
+    # An ordinal out of range ends the list like any other entry that names no device.
     beyond = next((position for position, number in enumerate(chosen) if number >= count), len(chosen))
     return chosen[:beyond]
 
 
 def _leading_number(entry: str) -> int | None:
-    """What C's strtoul makes of an entry: `1x` is 1; a negative number, or none, is nothing."""
+    """What C's strtoul reads from an entry: `1x` is 1; None for a negative number or no number."""
     body = entry.removeprefix("+")
     digits = body[: len(body) - len(body.lstrip("0123456789"))]
     return int(digits) if digits else None

@@ -1,30 +1,30 @@
 """`--batch-size auto`: find the batch size that is fastest on the real work, and say why in one sentence.
 
-Pure: figures in, a batch size and a reason out; every batch it learns from is work done. It starts from
-what is known before anything ran (memory, prompts per rank), then measures: doubles while tokens/s grows
-by 5 % or more, steps back where it does not, and stops at the memory's wall.
+Pure: figures in, a batch size and a reason out. Every batch it learns from is part of the job. It starts from what is
+known before anything ran (memory, prompts per rank), then doubles while tokens/s grows by 5 % or more, steps back when
+it does not, and stops when memory runs out.
 """
 
 from dataclasses import dataclass, field
 
 FIRST_BATCH_SIZE = 64
-"""On every device seen so far, larger was faster up to here."""
+"""Up to here a larger batch was faster on every device measured so far."""
 
 SMALL_JOB_ROUNDS = 4
-"""A job of so many even rounds of up to FIRST_BATCH_SIZE is over before a search could pay."""
+"""A job of at most this many even rounds of up to FIRST_BATCH_SIZE is over before a search would pay off."""
 
 LEAST_GAIN = 1.05
 MEMORY_SHARE = 0.9
 BYTES_PER_TOKEN = 3
-"""Prompts are estimated at a token per three bytes of UTF-8: on the safe side for English, about right for others."""
+"""Estimate: a token per three bytes of UTF-8. On the safe side for English, about right for other languages."""
 
 KV_HEADROOM = 1.3
-"""Activations and fragments beside the KV cache, as a factor on it."""
+"""Factor on the KV cache for activations and fragmentation."""
 
 
 @dataclass(frozen=True)
 class Known:
-    """What is known before the first batch. Bytes are of one rank's device; None where it does not tell."""
+    """What is known before the first batch. Bytes are of one rank's device; None if unknown."""
 
     prompts: int
     ranks: int
@@ -47,7 +47,7 @@ class Choice:
 
 
 def memory_limit(known: Known) -> int | None:
-    """Rows whose KV cache fits in 90 % of the free memory; None where memory or cache size is unknown."""
+    """Rows whose KV cache fits in 90 % of the free memory; None if memory or cache size is unknown."""
     if not known.memory_free_bytes or not known.kv_bytes_per_token or not known.tokens_per_row:
         return None
     row = known.kv_bytes_per_token * known.tokens_per_row * KV_HEADROOM
@@ -56,7 +56,7 @@ def memory_limit(known: Known) -> int | None:
 
 @dataclass
 class Search:
-    """The search of one run. `start` first, then `learn` after each measured size, `wall` at out-of-memory."""
+    """The search of one run: `start` first, `learn` after each measured size, `wall` when memory runs out."""
 
     known: Known
     measured: dict[int, float] = field(default_factory=dict)
@@ -93,7 +93,7 @@ class Search:
 
     def _grow(self, batch_size: int, prompts_left: int) -> Choice:
         wanted = batch_size * 2
-        # A round that the prompts left cannot fill teaches nothing: then they are best shared out evenly.
+        # A round that the remaining prompts cannot fill measures nothing: sharing them out evenly is best.
         left = -(-prompts_left // self.known.ranks)
         if left <= wanted:
             last = max(1, left)
@@ -109,13 +109,13 @@ class Search:
         return Choice(wanted, f"trying {wanted}: tokens/s still grows", False)
 
     def _fits(self, batch_size: int) -> str | None:
-        """Why `batch_size` would not fit, or None. From the peaks of two sizes where there are, else the estimate."""
+        """Why `batch_size` would not fit, or None: by the peaks of two measured sizes, else by the estimate."""
         free = self.known.memory_free_bytes
         sizes = sorted(self.peaks)
         if len(sizes) >= 2 and free:
             one, two = sizes[-2:]
             slope = (self.peaks[two] - self.peaks[one]) / (two - one)
-            # Free memory was read after loading: what grows with the batch must fit into it.
+            # Free memory was read after loading, so it has to hold what grows with the batch.
             growth = slope * batch_size
             if growth > MEMORY_SHARE * free:
                 return f"it would take {growth / free:.0%} of the free memory"
@@ -125,7 +125,7 @@ class Search:
         return None
 
     def wall(self, batch_size: int, fits: int) -> Choice:
-        """Out of memory at `batch_size`: the search ends at the largest size that was measured, or at what fits."""
+        """End the search, out of memory at `batch_size`: at the fastest smaller size measured, or at what `fits`."""
         good = [size for size in self.measured if size < batch_size]
         best = max(good, key=lambda size: self.measured[size]) if good else max(1, fits)
         return Choice(best, f"settled at {best}: a batch of {batch_size} ran out of memory", True)

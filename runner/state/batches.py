@@ -1,7 +1,8 @@
-"""Batches, stints and outputs, as events change the state of a run by them. Pure, as all of the reducer.
+"""Reduces events of batches, accounts and outputs. Pure, like the whole reducer.
 
-A batch counts for a period of unchanged knobs if all of it lies inside; its tokens are counted once: in flight until
-its output is there, then as done.
+An account is what a continuous rank reports from time to time of its one long batch. A batch or account counts for a
+period of unchanged knobs if all of it lies within. Tokens are counted once: in flight until their output arrives, then
+as done.
 """
 
 import msgspec
@@ -14,7 +15,7 @@ Accounted = protocol.BatchFinished | protocol.AccountClosed
 
 
 def replace_rank(state: RunState, number: int, **changes: object) -> RunState:
-    """The state with one rank changed; as it was where there is no such rank."""
+    """The state with one rank changed; unchanged if there is no such rank."""
     if not 0 <= number < len(state.ranks):
         return state
     ranks = list(state.ranks)
@@ -22,15 +23,15 @@ def replace_rank(state: RunState, number: int, **changes: object) -> RunState:
     return msgspec.structs.replace(state, ranks=tuple(ranks))
 
 
-def _whole(state: RunState) -> int | None:
-    """The period that a batch starting now can belong to: None while a rank that is no longer active is at work."""
-    strangers = any(rank.batch is not None and rank.rank >= state.active_ranks for rank in state.ranks)
-    return state.periods[-1].number if state.periods and not strangers else None
+def _period_number(state: RunState) -> int | None:
+    """The number of the period that a batch starting now belongs to; None while an inactive rank is still at work."""
+    inactive_at_work = any(rank.batch is not None and rank.rank >= state.active_ranks for rank in state.ranks)
+    return state.periods[-1].number if state.periods and not inactive_at_work else None
 
 
 def batch_started(state: RunState, event: protocol.BatchStarted) -> RunState:
-    """A rank has a batch in its hand."""
-    if event.kept and state.active_ranks > 0:  # none before the run is known: a journal may lack its beginning
+    """A rank has a batch in hand."""
+    if event.kept and state.active_ranks > 0:  # 0 before the run is known: a journal may lack its beginning
         left = state.prompts - state.done - sum(rank.rows for rank in state.ranks)
         rounds = state.rounds.cut(max(event.rows, left), state.batch_size, state.active_ranks)
         state = msgspec.structs.replace(state, rounds=rounds)
@@ -46,10 +47,10 @@ def batch_started(state: RunState, event: protocol.BatchStarted) -> RunState:
         last_step=None,
         in_flight_tokens=0,
         batch_started_at=event.at,
-        batch_period=None if event.warm_up else _whole(state),
+        batch_period=None if event.warm_up else _period_number(state),
         batch_kept=event.kept,
-        stint_started_at=event.at,
-        stints=0,
+        account_started_at=event.at,
+        accounts=0,
     )
     if state.first_batch_at is None:
         state = msgspec.structs.replace(state, first_batch_at=event.at)
@@ -76,7 +77,7 @@ def output(state: RunState, event: protocol.Output) -> RunState:
     if record.rank is None or not 0 <= record.rank < len(state.ranks):
         return state
     rank = state.ranks[record.rank]
-    # The row's tokens move from "in flight" to "done", so that the sum never counts them twice.
+    # The row's tokens move from "in flight" to "done", so that they are never counted twice.
     return replace_rank(
         state,
         rank.rank,
@@ -89,26 +90,26 @@ def output(state: RunState, event: protocol.Output) -> RunState:
 
 
 def between_periods(state: RunState) -> RunState:
-    """A pause stands still in the middle of a continuous rank's stint: it is not counted."""
+    """A pause or its end: a continuous rank's account that has it in its middle counts for no period."""
     ranks = tuple(msgspec.structs.replace(rank, batch_period=None) if rank.continuous else rank for rank in state.ranks)
     return msgspec.structs.replace(state, ranks=ranks)
 
 
 def account_closed(state: RunState, event: protocol.AccountClosed) -> RunState:
-    """A continuous rank's account: a whole account counts for its period as a whole batch does."""
+    """A continuous rank's account is closed: it counts for its period as a whole batch does."""
     if not 0 <= event.rank < len(state.ranks):
         return state
     state = _computed(state, event)
     rank = state.ranks[event.rank]
-    seconds = max(0.0, event.at - rank.stint_started_at)
+    seconds = max(0.0, event.at - rank.account_started_at)
     state = _measured(state, event, seconds)
     return replace_rank(
-        state, event.rank, batch_period=_whole(state), stint_started_at=event.at, stints=rank.stints + 1
+        state, event.rank, batch_period=_period_number(state), account_started_at=event.at, accounts=rank.accounts + 1
     )
 
 
 def batch_finished(state: RunState, event: protocol.BatchFinished) -> RunState:
-    """A batch is over: its account, what it says of its period and of costs, and the rank waits."""
+    """A batch is over: its figures count for totals, its period and the costs, and the rank waits."""
     if not 0 <= event.rank < len(state.ranks):
         return state
     state = _computed(state, event)
@@ -116,13 +117,13 @@ def batch_finished(state: RunState, event: protocol.BatchFinished) -> RunState:
     state = replace_rank(state, event.rank, batches=rank.batches + 1)
     if not rank.batch_kept and state.sweep is not None and not state.sweep.plan.outputs:
         state = _unkept(state, event)
-    if not rank.stints:  # else it is the end of a continuous rank's batch, with ever fewer rows
+    if not rank.accounts:  # else it is a continuous rank's last account, with ever fewer rows
         state = _measured(state, event, max(0.0, event.at - rank.batch_started_at))
     return msgspec.structs.replace(batch_over(state, event.rank, event.at), last_result_at=event.at)
 
 
 def _computed(state: RunState, event: Accounted) -> RunState:
-    """The token slots of a batch or stint, and its memory."""
+    """The state with the token slots and the peak memory of a batch or account."""
     rank, result = state.ranks[event.rank], event.result
     peaks = [peak for peak in (rank.peak_memory_bytes, result.peak_memory_bytes) if peak is not None]
     state = replace_rank(
@@ -138,7 +139,7 @@ def _computed(state: RunState, event: Accounted) -> RunState:
 
 
 def _measured(state: RunState, event: Accounted, seconds: float) -> RunState:
-    """The period with what a setting brought in `seconds`, if all of it lies in the period; and what it cost."""
+    """The state with a batch or account of `seconds` in its period and in the costs, if it lies within a period."""
     rank, result = state.ranks[event.rank], event.result
     whole = rank.batch_period is not None and rank.batch_period == state.periods[-1].number
     if result.rows <= 0 or not whole or rank.batch != event.batch:
@@ -146,12 +147,12 @@ def _measured(state: RunState, event: Accounted, seconds: float) -> RunState:
     last = state.periods[-1].with_batch(event.rank, result.output_tokens, seconds, result.peak_memory_bytes)
     state = msgspec.structs.replace(state, periods=(*state.periods[:-1], last))
     if rank.batch_kept and rank.continuous and not last.trial:
-        return state  # rows come and go: it is no batch of so many
+        return state  # rows come and go, so it is no batch of a given size
     return msgspec.structs.replace(state, costs=with_batch(state.costs, _cost(state.active_ranks, result, seconds)))
 
 
 def _unkept(state: RunState, event: protocol.BatchFinished) -> RunState:
-    """The tokens of a batch of which no outputs come: they were generated, and count as such."""
+    """The state with the tokens of a batch whose outputs are thrown away: they were generated, so they count."""
     rank, result = state.ranks[event.rank], event.result
     state = replace_rank(
         state,
@@ -183,7 +184,7 @@ def _cost(active_ranks: int, result: protocol.BatchResult, seconds: float) -> Co
 
 
 def batch_over(state: RunState, number: int, at: float) -> RunState:
-    """A rank has no batch in its hand any more, however it ended; `at` is in unix seconds."""
+    """A rank's batch is over, however it ended; `at` is in unix seconds."""
     if not 0 <= number < len(state.ranks):
         return state
     rank = state.ranks[number]

@@ -1,6 +1,6 @@
-"""What batches cost: sums by rows and active ranks, from which predictions are made. Pure shapes.
+"""What batches cost: sums by rows and active ranks, the basis of predictions. Pure.
 
-Gathered by the reducer from whole batches, kept in the state and in run.json; `runner.forecast.cost_model` fits them.
+The reducer adds whole batches; the sums are part of the state and of run.json; `runner.forecast.cost_model` fits them.
 """
 
 from collections.abc import Sequence
@@ -12,11 +12,11 @@ LENGTH_BINS = 64
 
 
 class CostPoint(msgspec.Struct, frozen=True, kw_only=True):
-    """Batches of equally many rows, generated while so many ranks were active: sums over `batches` of them.
+    """Sums over `batches` with equally many rows, generated with `active_ranks` at work.
 
-    `seconds` is from handing out a batch to its last result in, `prefill_seconds` and `decode_seconds` are the
-    engine's own. `prompt_slots` counts token positions of padded prompts, rows x width; `steps` those of the longest
-    row, and `row_steps` the rows that were still in the batch, summed over the steps.
+    `seconds` runs from handing out a batch to its last result; `prefill_seconds` and `decode_seconds` are measured by
+    the engine. `prompt_slots` counts token positions of padded prompts, rows x width; `steps` the decode steps;
+    `row_steps` sums over the steps the rows that were still in the batch.
     """
 
     active_ranks: int
@@ -33,12 +33,12 @@ class CostPoint(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def step_rows(self) -> float:
-        """Mean rows of a step: fewer than `rows` where rows leave once they have ended."""
+        """Mean rows of a step: fewer than `rows` if rows leave when they end."""
         return self.row_steps / self.steps if self.steps and self.row_steps else self.rows
 
 
 def with_batch(points: tuple[CostPoint, ...], batch: CostPoint) -> tuple[CostPoint, ...]:
-    """`points` and one more batch (a CostPoint of one); of too many different ones the rarest is forgotten."""
+    """`points` with one more batch, given as a CostPoint; beyond MAX_COST_POINTS the rarest point is dropped."""
     for place, point in enumerate(points):
         if (point.active_ranks, point.rows) == (batch.active_ranks, batch.rows):
             return (*points[:place], _sum(point, batch), *points[place + 1 :])
@@ -65,7 +65,7 @@ def _sum(one: CostPoint, other: CostPoint) -> CostPoint:
 
 
 def with_length(counts: Sequence[int], output_tokens: int, max_new_tokens: int) -> tuple[int, ...]:
-    """How many answers had which length, in 64 equal bins up to `max_new_tokens`, with one more answer.
+    """A histogram of answer lengths, in 64 equal bins up to `max_new_tokens`, with one more answer.
 
     Bin i holds lengths above i/64 and up to (i+1)/64 of `max_new_tokens`.
     """

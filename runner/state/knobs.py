@@ -1,11 +1,11 @@
-"""Turns of the knobs and the trials of a sweep, as they change the state of a run. Pure, as all of the reducer."""
+"""Reduces turns of the knobs and the trials of a sweep. Pure, like the whole reducer."""
 
 import msgspec
 
 from rankdeck.runner import protocol
 from rankdeck.runner.protocol import AnyEvent
 from rankdeck.runner.protocol.sweep_plan import SweepState
-from rankdeck.runner.state.periods import turn
+from rankdeck.runner.state.periods import with_new_period
 from rankdeck.runner.state.run import Mark, MarkKind, RunState
 
 MAX_MARKS = 100
@@ -16,35 +16,37 @@ SweepEvent = (
 
 
 def mark(state: RunState, kind: MarkKind, text: str) -> RunState:
-    """The state with one more mark on its chart, at its time."""
+    """The state with one more mark on the chart, at the present time."""
     new = Mark(elapsed=state.seconds, kind=kind, text=text)
     return msgspec.structs.replace(state, marks=(*state.marks, new)[-MAX_MARKS:])
 
 
-def turned(state: RunState, *, auto: bool, reason: str, trial: bool = False) -> RunState:
-    """The state with a new period: its batch size and active ranks are those of now on."""
+def new_period(state: RunState, *, auto: bool, reason: str, trial: bool = False) -> RunState:
+    """The state with a new period, of its present batch size and active ranks."""
     began = state.seconds if state.periods else 0.0
-    periods = turn(state.periods, began, state.batch_size, state.active_ranks, auto=auto, reason=reason, trial=trial)
+    periods = with_new_period(
+        state.periods, began, state.batch_size, state.active_ranks, auto=auto, reason=reason, trial=trial
+    )
     return msgspec.structs.replace(state, periods=periods)
 
 
 def batch_size_changed(state: RunState, event: protocol.BatchSizeChanged) -> RunState:
-    """Another batch size, or the end of the search for it."""
+    """Another batch size, or the end of the search for one."""
     same = state.periods and state.batch_size == event.batch_size
     state = msgspec.structs.replace(state, batch_size=event.batch_size, auto=event.auto)
-    if same:  # the search settled where it stands: the period goes on, with the reason
+    if same:  # the search settled on the present size: the period goes on, with the reason
         last = msgspec.structs.replace(state.periods[-1], auto=event.auto, reason=event.reason)
         return msgspec.structs.replace(state, periods=(*state.periods[:-1], last))
     first = not state.periods
-    state = turned(state, auto=event.auto, reason=event.reason)
+    state = new_period(state, auto=event.auto, reason=event.reason)
     return state if first else mark(state, "batch size", f"batch size {event.batch_size}")
 
 
 def sweep_event(state: RunState, event: SweepEvent) -> RunState:
-    """A sweep begins, goes on by a trial, or has settled."""
+    """A sweep begins, starts or finishes a trial, or settles."""
     sweep = state.sweep
     if isinstance(event, protocol.SweepStarted):
-        # The same plan once more, not settled yet, is the same sweep taken up: what was measured stays.
+        # The same plan again, not settled yet, is a resumed sweep: what was measured stays.
         same = sweep if sweep is not None and sweep.plan == event.plan and sweep.settled is None else None
         fresh = SweepState(
             plan=event.plan,
@@ -67,7 +69,7 @@ def sweep_event(state: RunState, event: SweepEvent) -> RunState:
                 active_ranks=trial.active_ranks,
                 auto=False,
             )
-            state = turned(state, auto=False, reason="", trial=True)
+            state = new_period(state, auto=False, reason="", trial=True)
             return mark(state, "trial", f"{trial.active_ranks} x {trial.batch_size}")
         case protocol.TrialWarm():
             return msgspec.structs.replace(state, sweep=msgspec.structs.replace(sweep, measuring=True))
@@ -83,11 +85,11 @@ def sweep_event(state: RunState, event: SweepEvent) -> RunState:
 
 
 SOURCE = "knobs"
-"""The source of these lines among those of the supervisor, the launcher and the ranks."""
+"""The source of these lines in the log, beside the supervisor, the launcher and the ranks."""
 
 
 def knob_words(event: AnyEvent) -> str | None:
-    """`batch size 16: as asked for`; None of an event that is no turn of a knob."""
+    """`batch size 16: as asked for`; None if the event is no turn of a knob."""
     match event:
         case protocol.BatchSizeChanged():
             return f"batch size {event.batch_size}: {event.reason}"

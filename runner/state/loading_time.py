@@ -1,7 +1,7 @@
-"""From the command to the first batch, by phase: where the seconds before any work went. Pure.
+"""Where the seconds between the command and the first batch went, phase by phase. Pure.
 
-Knows the events of a launch and nothing of clocks: each phase begins at the `at` of an event. The ranks load
-side by side, so that a phase of theirs begins when the last of them enters it; the phases add up to the whole.
+Knows the events of a launch, but no clock: each phase begins at the `at` of an event. Ranks load in parallel, so each
+of their phases begins when the last rank enters it; the phases add up to the whole.
 """
 
 import msgspec
@@ -11,12 +11,12 @@ from rankdeck.runner.protocol import AnyEvent
 
 
 class LoadingTime(msgspec.Struct, frozen=True, kw_only=True):
-    """When each phase began, in unix seconds and in the order of time, up to the first batch.
+    """When each phase up to the first batch began, in unix seconds, in order of time.
 
     `starting` is the command until its supervisor is up, `model` looks for the model (and fetches the demo's),
-    `launching` is `accelerate launch` up to the last rank's greeting; then come the ranks' own phases, and `first
-    batch` from all of them ready to the first batch handed out. `lost launches` are those before the last one.
-    `first_ready_at` is when the first of the ranks was ready and waited for the others.
+    `launching` is `accelerate launch` up to the last rank's greeting; the ranks' own phases follow. `first batch` is
+    from all ranks being ready to the first batch, `lost launches` are the launches before the last one.
+    `first_ready_at` is when the first rank was ready and began to wait for the others.
     """
 
     began: dict[str, float] = {}
@@ -26,7 +26,7 @@ class LoadingTime(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def phases(self) -> dict[str, float]:
-        """Seconds of each phase that is over, in the order of time."""
+        """Seconds of each phase that is over, in order of time."""
         end = self.batch_at if self.batch_at is not None else self.ready_at
         moments = [*self.began.values(), *([end] if end is not None else [])]
         return {
@@ -36,19 +36,19 @@ class LoadingTime(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def seconds(self) -> float:
-        """All phases together."""
+        """Seconds of all phases that are over."""
         return round(sum(self.phases.values()), 3)
 
     @property
     def waited_seconds(self) -> float:
-        """How long the first rank that was ready waited for the last."""
+        """Seconds that the first ready rank waited for the last."""
         if self.ready_at is None or self.first_ready_at is None:
             return 0.0
         return round(max(0.0, self.ready_at - self.first_ready_at), 3)
 
 
 def after(loading: LoadingTime, event: AnyEvent) -> LoadingTime:
-    """`loading` after `event`. Once the first batch is out nothing changes it but a run that is taken up again."""
+    """`loading` after `event`. After the first batch, only resuming the run changes it."""
     match event:
         case protocol.RunStarted() if event.asked_at:
             return LoadingTime(began={"starting": event.asked_at, "model": event.at})
@@ -72,7 +72,7 @@ def after(loading: LoadingTime, event: AnyEvent) -> LoadingTime:
 
 
 def _launched(began: dict[str, float], at: float) -> dict[str, float]:
-    """The ranks' phases start anew; what an earlier launch took is kept as one."""
+    """The ranks' phases start afresh; earlier launches become one phase."""
     kept = {phase: moment for phase, moment in began.items() if phase in ("starting", "model", "lost launches")}
     if "launching" in began:
         kept.setdefault("lost launches", began["launching"])
@@ -80,7 +80,7 @@ def _launched(began: dict[str, float], at: float) -> dict[str, float]:
 
 
 def loading_line(loading: LoadingTime) -> str:
-    """The seconds before the first batch in one line; phases of no time are left out."""
+    """The seconds before the first batch in one line; phases of less than 0.05 s are left out."""
     spent = ", ".join(f"{phase} {seconds:.1f}" for phase, seconds in loading.phases.items() if seconds >= 0.05)
     waited = f"; the first rank waited {loading.waited_seconds:.1f} s" if loading.waited_seconds >= 0.05 else ""
     return f"{loading.seconds:.1f} s" + (f": {spent}" if spent else "") + waited

@@ -1,14 +1,16 @@
-"""What each setting of the knobs brought: tokens/s between two turns of a knob, measured over whole batches.
+"""What each setting of the knobs brought: tokens/s between two turns of a knob, measured over whole batches. Pure.
 
-Pure. A *period* is the time during which batch size and active ranks stayed the same. A batch counts
-for a period if it began and ended inside it, with only the active ranks at work; so a figure is never
-a mixture of two settings. A period's tokens/s is the sum over its ranks of output tokens / seconds in
-batches: what the setting yields while there is work, without the ragged end of a run.
+A *period* is the time during which batch size and active ranks stayed the same. A batch counts for a period if it
+began and ended within it, with only the active ranks at work; so no figure mixes two settings. A period's tokens/s is
+the sum over its ranks of output tokens / seconds in batches: what the setting yields while there is work, without the
+uneven end of a run.
 """
 
 from collections.abc import Sequence
 
 import msgspec
+
+from rankdeck.runner.sweep.scaling import efficiency, speedup
 
 MAX_PERIODS = 200
 
@@ -22,7 +24,10 @@ class RankShare(msgspec.Struct, frozen=True, array_like=True):
 
 
 class KnobPeriod(msgspec.Struct, frozen=True, kw_only=True):
-    """A time of unchanged knobs, perhaps a `trial`. `began` is in seconds since the first batch; bytes are per rank."""
+    """A time of unchanged knobs; `trial` if a sweep set them.
+
+    `began` is in seconds since the first batch, memory is that of the rank with the highest peak.
+    """
 
     batch_size: int
     active_ranks: int
@@ -58,18 +63,25 @@ class KnobPeriod(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ScalingRow(msgspec.Struct, frozen=True, kw_only=True):
-    """What so many active ranks brought. `speedup` is over one rank at the same batch size, where that was run."""
+    """What a number of active ranks brought. `speedup` is over one rank at the same batch size, None if that never ran.
+
+    Unlike a row of a sweep (`runner.sweep.scaling.Scaling`) it has no noise and is written to no file.
+    """
 
     active_ranks: int
     batch_size: int
     batches: int
     tokens_per_second: float
     speedup: float | None
-    efficiency: float | None
     peak_memory_bytes: int | None
 
+    @property
+    def efficiency(self) -> float | None:
+        """Speedup per rank, as a share."""
+        return None if self.speedup is None else efficiency(self.speedup, self.active_ranks)
 
-def turn(
+
+def with_new_period(
     periods: tuple[KnobPeriod, ...],
     began: float,
     batch_size: int,
@@ -79,7 +91,7 @@ def turn(
     reason: str,
     trial: bool,
 ) -> tuple[KnobPeriod, ...]:
-    """The periods after a knob was turned. One that saw no whole batch and has the same knobs is not kept twice."""
+    """The periods after a knob was turned. A period without a whole batch is replaced by one that began with it."""
     number = periods[-1].number + 1 if periods else 0
     new = KnobPeriod(
         batch_size=batch_size,
@@ -96,7 +108,7 @@ def turn(
 
 
 def scaling(periods: Sequence[KnobPeriod], batch_size: int) -> list[ScalingRow]:
-    """A row per number of active ranks that was really run at `batch_size`, fewest first."""
+    """A row for each number of active ranks that was measured at `batch_size`, fewest first."""
     merged: dict[int, KnobPeriod] = {}
     for period in periods:
         if period.batch_size != batch_size or period.tokens_per_second is None:
@@ -111,8 +123,7 @@ def scaling(periods: Sequence[KnobPeriod], batch_size: int) -> list[ScalingRow]:
             batch_size=batch_size,
             batches=merged[ranks].batches,
             tokens_per_second=rates[ranks],
-            speedup=rates[ranks] / alone if alone else None,
-            efficiency=rates[ranks] / alone / ranks if alone else None,
+            speedup=speedup(rates[ranks], alone) if alone else None,
             peak_memory_bytes=merged[ranks].peak_memory_bytes,
         )
         for ranks in sorted(merged)

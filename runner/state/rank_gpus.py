@@ -1,6 +1,6 @@
-"""Which GPU a rank runs on: a rank's UUID or PCI id matched with NVML's samples. Pure.
+"""Which GPU a rank runs on: its UUID or PCI id matched with NVML's samples. Pure.
 
-Never by index: NVML counts in PCI order, CUDA need not.
+Never by index: NVML counts in PCI order, CUDA may not.
 """
 
 from collections.abc import Callable, Sequence
@@ -9,10 +9,10 @@ from rankdeck.runner.protocol import DeviceSample, RankReady
 
 
 def match_rank_to_gpu(device_uuid: str | None, pci_bus_id: str | None, samples: Sequence[DeviceSample]) -> int | None:
-    """The position in `samples` of the device a rank runs on; None where nothing, or too much, matches.
+    """The position in `samples` of the device a rank runs on; None if no sample matches, or several do.
 
-    By UUID, with or without its `GPU-` or `MIG-` prefix; then by PCI id, whatever the width of its
-    domain. Two MIG devices of one GPU share a PCI id, so there only the UUID can tell.
+    By UUID, with or without its `GPU-` or `MIG-` prefix; then by PCI id, whatever the width of its domain. The MIG
+    devices of a GPU share its PCI id, so only the UUID tells them apart.
     """
     position = _match(device_uuid, bare_uuid, [sample.uuid for sample in samples])
     if position is None:
@@ -21,7 +21,7 @@ def match_rank_to_gpu(device_uuid: str | None, pci_bus_id: str | None, samples: 
 
 
 def match_rank_to_gpus(rank: RankReady, samples: Sequence[DeviceSample]) -> list[int]:
-    """The positions in `samples` of every device `rank` runs on: one as a rule, several for a rank that is spread."""
+    """The positions in `samples` of the devices that `rank` runs on: usually one, several if its model is spread."""
     if not rank.device_uuids:
         found = [match_rank_to_gpu(rank.device_uuid, rank.pci_bus_id, samples)]
     else:
@@ -30,7 +30,7 @@ def match_rank_to_gpus(rank: RankReady, samples: Sequence[DeviceSample]) -> list
 
 
 def bare_uuid(uuid: str) -> str | None:
-    """A UUID as it can be compared: lower case, no prefix. None for an empty one."""
+    """A UUID in a form to compare: lower case, without prefix. None if it is empty."""
     return uuid.strip().lower().removeprefix("mig-").removeprefix("gpu-") or None
 
 

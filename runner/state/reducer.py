@@ -1,7 +1,7 @@
 """The pure reducer: the state of a run after each event.
 
-The supervisor, the dashboard, the plain view, replay and the tests all call `apply(state, event)`. Knows
-no clock and no I/O: time is the `at` of the events.
+The supervisor, the dashboard, the plain view, replay and the tests all call `apply(state, event)`. No clock and no I/O:
+the time is the `at` of the events.
 """
 
 import msgspec
@@ -19,7 +19,7 @@ from rankdeck.runner.state.batches import (
     output,
     replace_rank,
 )
-from rankdeck.runner.state.knobs import batch_size_changed, mark, sweep_event, turned
+from rankdeck.runner.state.knobs import batch_size_changed, mark, new_period, sweep_event
 from rankdeck.runner.state.run import LogEntry, RankState, RunState
 from rankdeck.runner.state.ticks import tick
 
@@ -27,12 +27,12 @@ LOG_LINES = 1000
 
 
 def apply(state: RunState, event: AnyEvent) -> RunState:
-    """The state after `event`. Pure; unknown ranks and late events change nothing."""
-    lanes = timeline_reducer.after(state.timeline, event, state.now, state.seconds)
+    """The state after `event`. Unknown ranks and late events change nothing."""
+    timeline = timeline_reducer.after(state.timeline, event, state.now, state.seconds)
     if isinstance(event, protocol.RunTakenUp):
         state = _taken_up(state, event)
     loading = loading_time.after(state.loading, event)
-    state = msgspec.structs.replace(state, now=max(state.now, event.at), loading=loading, timeline=lanes)
+    state = msgspec.structs.replace(state, now=max(state.now, event.at), loading=loading, timeline=timeline)
     match event:
         case protocol.RunStarted():
             return RunState(
@@ -45,7 +45,7 @@ def apply(state: RunState, event: AnyEvent) -> RunState:
                 started_at=event.at,
                 now=event.at,
                 loading=loading,
-                timeline=lanes,
+                timeline=timeline,
             )
         case protocol.RunTakenUp():
             return state
@@ -59,7 +59,7 @@ def apply(state: RunState, event: AnyEvent) -> RunState:
         case protocol.RankReady():
             return replace_rank(state, event.rank, phase="ready", phase_since=event.at, ready=event)
         case protocol.RanksReady():
-            # Idle time counts from the first time on: a relaunch is no work, and shows as such.
+            # Idle time counts from the first launch: a relaunch is not work, so it counts as idle.
             ready_at = state.ready_at if state.ready_at is not None else event.at
             return msgspec.structs.replace(state, ready_at=ready_at, phase="running")
         case protocol.BatchStarted():
@@ -82,7 +82,7 @@ def apply(state: RunState, event: AnyEvent) -> RunState:
             return batch_size_changed(state, event)
         case protocol.ActiveRanksChanged():
             state = msgspec.structs.replace(state, active_ranks=event.active_ranks)
-            return mark(turned(state, auto=state.auto, reason=""), "active ranks", f"{event.active_ranks} active")
+            return mark(new_period(state, auto=state.auto, reason=""), "active ranks", f"{event.active_ranks} active")
         case protocol.SweepStarted() | protocol.TrialStarted() | protocol.TrialWarm():
             return sweep_event(state, event)
         case protocol.TrialFinished() | protocol.SweepSettled():
@@ -96,7 +96,7 @@ def apply(state: RunState, event: AnyEvent) -> RunState:
             state = between_periods(state)
             return mark(msgspec.structs.replace(state, paused=None), "pause", "resumed")
         case protocol.RankLost():
-            # What was in its hand is handed out again before the plan of rounds goes on.
+            # What it had in hand is handed out again first, so the plan of rounds no longer holds.
             state = msgspec.structs.replace(batch_over(state, event.rank, event.at), loss=event, rounds=EvenRounds())
             state = replace_rank(state, event.rank, phase="lost", phase_since=event.at, cause=event.cause)
             return mark(state, "rank lost", f"rank {event.rank} lost")
@@ -124,16 +124,16 @@ def _logged(state: RunState, at: float, source: str, text: str) -> RunState:
 
 
 def _taken_up(state: RunState, event: protocol.RunTakenUp) -> RunState:
-    """History and totals stay; clocks and knobs start anew, and the counts are those of outputs.jsonl.
+    """A resumed run: history and totals stay, clocks and knobs start afresh, counts are those of outputs.jsonl.
 
-    Called before the event's time is taken over: the time since the last event was nobody's work.
+    Called before `now` moves to the event: no work was done since the event before it.
     """
     sweep = state.sweep
     if sweep is not None:
-        # A sweep that was started in a run is not gone on with; one that is the run, is.
+        # A sweep that was started within a run is given up; a run that is a sweep goes on with it.
         settled = sweep.settled or ("the run was taken up again" if event.config.sweep is None else None)
         sweep = msgspec.structs.replace(sweep, current=None, settled=settled)
-    # What a sweep throws away is in no file: its tokens are counted here alone.
+    # Outputs that a sweep throws away are in no file: only the state has counted their tokens.
     thrown_away = event.config.sweep is not None and not event.config.sweep.outputs
     state = msgspec.structs.replace(
         state,
@@ -160,11 +160,11 @@ def _taken_up(state: RunState, event: protocol.RunTakenUp) -> RunState:
         ended=None,
         sweep=sweep,
     )
-    return mark(turned(state, auto=False, reason=""), "taken up", "taken up again")
+    return mark(new_period(state, auto=False, reason=""), "taken up", "taken up again")
 
 
 def _launched(state: RunState, event: protocol.RanksLaunched) -> RunState:
-    """New ranks; where ranks of the same number were there before, their totals go on."""
+    """New ranks; a rank that was there before keeps its totals."""
     before = {rank.rank: rank for rank in state.ranks}
     fresh = {
         "phase": "starting",
@@ -194,7 +194,7 @@ def _launched(state: RunState, event: protocol.RanksLaunched) -> RunState:
 
 
 def _ended(state: RunState, event: protocol.RunEnded) -> RunState:
-    # A rank with a batch still in hand was stopped inside it: what it had is not counted.
+    # A rank that still has a batch in hand was stopped in the middle of it: the batch is not counted.
     for rank in state.ranks:
         if rank.batch is not None:
             state = batch_over(state, rank.rank, event.at)

@@ -1,8 +1,7 @@
-"""The state of a run as one immutable value: everything any view shows of it.
+"""The state of a run as one immutable value: everything that any view shows of it.
 
-Made from events by `runner.state.reducer.apply`; nobody keeps figures of their own. Texts of outputs are not
-kept here, so that ten million prompts fit; a view that lists them gathers the Output events, and
-outputs.jsonl has the rest.
+Made from events by `runner.state.reducer.apply`; no view keeps figures besides. The texts of outputs are not part of
+it, so that ten million prompts fit: a view that lists them collects the Output events, and outputs.jsonl has the rest.
 """
 
 from typing import Literal
@@ -37,9 +36,9 @@ RankStage = Literal[
 
 
 class StepMark(msgspec.Struct, frozen=True, array_like=True):
-    """When a batch in flight was seen to be at a decode step, in unix seconds.
+    """When a batch in flight was reported to be at a decode step, in unix seconds.
 
-    `row_steps` are the steps since the first one that was heard of, each times the rows in it: rows leave meanwhile.
+    `row_steps` sums the rows over all steps since the first reported one: rows leave when they end.
     """
 
     at: float
@@ -48,11 +47,11 @@ class StepMark(msgspec.Struct, frozen=True, array_like=True):
 
 
 class RankState(msgspec.Struct, frozen=True, kw_only=True):
-    """One rank: where it is, the batch in its hand, and its totals. Seconds and unix times as in events.
+    """One rank: its phase, the batch it has in hand, and its totals. Seconds and unix times as in events.
 
-    `rows` are the prompts in its hand without a record. Of a continuous rank those are not all generated yet:
-    `rows_at_once` are, and `cache_used` is the share (0 to 1) of its key and value cache that they take.
-    `first_step` and `last_step` are the first and the newest step that was heard of its batch.
+    `rows` counts the prompts in hand without a record. A continuous rank generates only `rows_at_once` of them at a
+    time, and `cache_used` is the share (0 to 1) of its key and value cache that these take; `accounts` counts those
+    closed in its batch. `first_step` and `last_step` are the first and the newest step reported of the batch.
     """
 
     rank: int
@@ -70,8 +69,8 @@ class RankState(msgspec.Struct, frozen=True, kw_only=True):
     batch_kept: bool = True
     rows_at_once: int | None = None
     cache_used: float | None = None
-    stint_started_at: float = 0.0
-    stints: int = 0
+    account_started_at: float = msgspec.field(default=0.0, name="stint_started_at")
+    accounts: int = msgspec.field(default=0, name="stints")
     cap: int | None = None
     batches: int = 0
     prompts: int = 0
@@ -98,7 +97,7 @@ class RankState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DeviceState(msgspec.Struct, frozen=True, kw_only=True):
-    """A GPU's newest sample, its busy % of the last minute (None where a sample is missing), and its ranks."""
+    """A GPU's newest sample, its busy % over the last minute (None for a missing sample), and its ranks."""
 
     sample: DeviceSample
     busy_history: tuple[float | None, ...] = ()
@@ -116,7 +115,7 @@ MarkKind = Literal["batch size", "active ranks", "pause", "memory", "rank lost",
 
 
 class Mark(msgspec.Struct, frozen=True, kw_only=True):
-    """Something on the chart's time axis, `elapsed` seconds since the first batch; `text` is short and for people."""
+    """A mark on the chart's time axis, `elapsed` seconds after the first batch, with a short text for people."""
 
     elapsed: float
     kind: MarkKind
@@ -124,7 +123,7 @@ class Mark(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LogEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """A line of the log, `moment` seconds on the timeline's clock; None where it is not known when it was said."""
+    """A line of the log, at `moment` seconds on the timeline's clock; None if its time is unknown."""
 
     source: str
     text: str
@@ -132,11 +131,11 @@ class LogEntry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RunState(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything any view shows of a run.
+    """Everything that any view shows of a run.
 
-    `samples` counts the looks at GPUs and processes, one a second; the newest of every history is of the last one.
-    `rounds` is the scheduler's plan of the batches that are still to be cut, as far as events tell.
-    `cpu_history` has the CPU % of the last minute by position in `processes`.
+    `samples` counts the samples of GPUs and processes, one a second; every history ends with the newest of them.
+    `rounds` is the scheduler's plan for the batches still to be cut, as far as events show it.
+    `cpu_history` has the CPU % of the last minute, by position in `processes`.
     """
 
     name: str = ""
@@ -189,7 +188,7 @@ class RunState(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def model_label(self) -> str:
-        """What people call the model, once it is found; until then what was asked for."""
+        """The model's usual name once it is found; until then the name in the config."""
         label = self.model.label if self.model is not None else None
         return label or (self.config.model if self.config is not None else "")
 
@@ -204,16 +203,16 @@ class RunState(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def seconds(self) -> float:
-        """From the first batch handed out to now, or to the last result once no more are to come.
+        """Seconds from the first batch to now, or to the last result once all are in.
 
-        Of a run that was taken up again, the time between its supervisors is left out.
+        In a resumed run the time between its supervisors is left out.
         """
         here = max(0.0, self._clock_end - self.first_batch_at) if self.first_batch_at is not None else 0.0
         return self.seconds_before + here
 
     @property
     def _clock_end(self) -> float:
-        """Where the clocks of the work stand: at the last result once there is nothing left to do."""
+        """The end of the working time so far: the last result once there is nothing left to do."""
         over = self.ended is not None or (self.prompts > 0 and self.done >= self.prompts)
         return self.last_result_at if over and self.last_result_at is not None else self.now
 
@@ -224,12 +223,12 @@ class RunState(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def rate_mean(self) -> float:
-        """Output tokens/s since the first batch, those in flight included."""
+        """Output tokens/s since the first batch, including those in flight."""
         return (self.output_tokens + self.in_flight_tokens) / self.seconds if self.seconds > 0 else 0.0
 
     @property
     def continuous(self) -> bool:
-        """Whether rows come and go one by one: then there are no rounds."""
+        """Whether rows come and go one by one; then there are no rounds."""
         return any(rank.continuous for rank in self.ranks)
 
     @property
@@ -238,12 +237,12 @@ class RunState(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def sweeping(self) -> bool:
-        """Whether trials are being measured."""
+        """Whether a sweep is measuring trials."""
         return self.sweep is not None and self.sweep.settled is None
 
     @property
     def progress(self) -> float:
-        """Share of the work done, 0 to 1, batches in flight counted by tokens; of a sweep, trials that are over."""
+        """Share of the work done, 0 to 1, with batches in flight counted by tokens; in a sweep, of its trials."""
         if self.sweep is not None and (self.sweeping or not self.sweep.plan.outputs):
             return len(self.sweep.records) / len(self.sweep.trials) if self.sweep.trials else 0.0
         if not self.prompts:
@@ -255,7 +254,7 @@ class RunState(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def pending(self) -> int:
-        """Prompts that have no record and that no rank has in hand: what a turn of a knob can still act on."""
+        """Prompts without a record that no rank has in hand: those that a knob can still affect."""
         return max(0, self.prompts - self.done - sum(rank.rows for rank in self.ranks if rank.batch is not None))
 
     def idle(self, rank: RankState) -> float:
@@ -268,12 +267,12 @@ class RunState(msgspec.Struct, frozen=True, kw_only=True):
         return min(1.0, max(0.0, 1 - busy / span)) if span > 0 else 0.0
 
     def rank_rate(self, rank: RankState) -> float:
-        """A rank's output tokens/s since the first batch; the ranks' rates add up to `rate_mean`."""
+        """A rank's output tokens/s since the first batch; over all ranks they add up to `rate_mean`."""
         return (rank.output_tokens + rank.in_flight_tokens) / self.seconds if self.seconds > 0 else 0.0
 
 
 class Snapshot(protocol.Message, frozen=True, kw_only=True):
-    """The whole state: what a viewer gets first, and again when it had fallen too far behind."""
+    """The whole state: what a viewer gets first, and again after it has fallen too far behind."""
 
     state: RunState
 

@@ -1,4 +1,4 @@
-"""The figures of a run, as run.json holds them and every view shows them at the end. Pure."""
+"""The final figures of a run, as run.json holds them and every view shows them. Pure."""
 
 from rankdeck.runner import protocol
 from rankdeck.runner.protocol import Summary

@@ -1,4 +1,4 @@
-"""The ticks of a run: steps, telemetry and throughput, as they change its state. Pure, as all of the reducer."""
+"""Reduces ticks: steps of batches in flight, telemetry and throughput. Pure, like the whole reducer."""
 
 import msgspec
 
@@ -9,7 +9,7 @@ from rankdeck.runner.state.rank_gpus import match_rank_to_gpus
 from rankdeck.runner.state.run import DeviceState, HistoryPoint, RankState, RunState, StepMark
 
 RATE_WINDOW_SECONDS = 5.0
-"""tokens/s *now* is the mean over this many seconds: long enough to span a prefill, short enough to follow a knob."""
+"""Current tokens/s is the mean over this many seconds: long enough to span a prefill, short enough to follow a knob."""
 
 HISTORY_POINTS = 512
 """The chart's history is thinned by merging neighbours once it holds more points than this."""
@@ -18,7 +18,7 @@ BUSY_HISTORY = 60
 
 
 def tick(state: RunState, event: protocol.Tick) -> RunState:
-    """Where every batch in flight stands, a second's telemetry if there is one, and the throughput of now."""
+    """The state with each batch in flight at its new step, the tick's telemetry if it has any, and the throughput."""
     for flight in event.steps:
         known = 0 <= flight.rank < len(state.ranks)
         if known and state.ranks[flight.rank].batch == flight.batch and flight.step > 0:
@@ -45,7 +45,7 @@ def tick(state: RunState, event: protocol.Tick) -> RunState:
 
 
 def _step_mark(rank: RankState, at: float, step: int) -> StepMark:
-    """The newest decode step of a rank's batch; one that was heard of already keeps its moment."""
+    """The newest decode step of a rank's batch; a step that was reported before keeps its time."""
     last = rank.last_step
     if last is None:
         return StepMark(at, step)
@@ -77,12 +77,12 @@ def _devices(state: RunState, samples: list[DeviceSample]) -> RunState:
 
 
 def _measure(state: RunState) -> RunState:
-    """Throughput now, its peak, and the next point of the history."""
+    """The state with the current throughput, its peak, and the next point of the history if it is due."""
     if not state.window or state.ended is not None:
         return state
     total = state.output_tokens + state.in_flight_tokens
     window = (*state.window, (state.now, total))
-    # Keep one point at or beyond the window's far edge, to measure from.
+    # Keep one point at or before the start of the window, to measure from.
     while len(window) > 2 and window[1][0] <= state.now - RATE_WINDOW_SECONDS:
         window = window[1:]
     (then, tokens_then), span = window[0], state.now - window[0][0]
@@ -100,6 +100,6 @@ def _measure(state: RunState) -> RunState:
 
 
 def _thin(history: tuple[HistoryPoint, ...]) -> tuple[HistoryPoint, ...]:
-    """Half as many points: each pair becomes its mean, at the later of its two times."""
+    """Half as many points: the mean of each pair, at the later of its two times."""
     pairs = zip(history[::2], history[1::2], strict=False)
     return tuple(HistoryPoint(b.elapsed, (a.tokens_per_second + b.tokens_per_second) / 2) for a, b in pairs)

@@ -1,13 +1,11 @@
 """What each rank did when, over the whole run: a lane of spans per rank, and how busy the devices were. Pure.
 
-Made from the events alone (runner.state.timeline_reducer), like the state that carries it; a viewer that comes late has
-it from the snapshot. Seconds count from the start of the supervisor; of a run that was taken up again, the time between
-its supervisors is left out.
+Made from events alone (`runner.state.timeline_reducer`), like the state that it is part of. Seconds count from the
+start of the supervisor; in a resumed run the time between its supervisors is left out.
 
-It stays small however long a run is: a lane that has more spans than its share of MOST_SPANS keeps its newest quarter
-as it is, and joins older neighbours wherever both together are shorter than a given time, the same through the whole
-lane. A joined span says how many it stands for, and has their sums. Knows nothing of screens, nor of what the gaps
-between spans mean (runner.advice.segments does).
+It stays small however long the run: a lane with more spans than its share of MOST_SPANS keeps its newest quarter as it
+is, and joins older neighbours that together are shorter than a limit, the same for the whole lane. A joined span says
+how many it stands for, and has their sums. Does not know what the gaps between spans mean (`runner.advice.segments`).
 """
 
 from itertools import groupby
@@ -16,14 +14,14 @@ from typing import Literal
 import msgspec
 
 MOST_SPANS = 4096
-"""Of all lanes together."""
+"""In all lanes together."""
 
 LEAST_OF_A_LANE = 96
-"""What a lane has in any case: with 64 ranks it is somewhat more in all."""
+"""A lane may always have this many; with 64 ranks that makes somewhat more than MOST_SPANS."""
 
 BUSY_POINTS = 512
 BUSY_SERIES = 16
-"""Of more devices than these only their mean is kept."""
+"""With more devices than this only their mean is kept."""
 
 MOST_HOLDS = 256
 
@@ -41,14 +39,15 @@ SpanKind = Literal[
     "warming up",
     "ready",
 ]
-"""`lost`: a batch in vain, for its rank ended; `down`: no rank, until it is launched again; `ready`: for the others."""
+"""`stint`: an account of a continuous rank; `lost`: a batch whose rank was lost; `down`: the rank is lost and not yet
+launched again; `ready`: it waits for the other ranks."""
 
 WORK: tuple[SpanKind, ...] = ("batch", "stint", "failed", "lost", "stopped")
 LOADING: tuple[SpanKind, ...] = ("starting", "importing", "joining", "loading", "warming up")
 
 
 class Work(msgspec.Struct, frozen=True, array_like=True):
-    """The accounting of a batch or stint, or the sums of several."""
+    """The figures of a batch or account, or the sums of several."""
 
     prompt_tokens: int = 0
     output_tokens: int = 0
@@ -65,9 +64,9 @@ class Work(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Span(msgspec.Struct, frozen=True, array_like=True):
-    """Something a rank did from `began` to `ended`. `batch` is its number, of joined spans that of the first.
+    """Something a rank did from `began` to `ended`. `batch` is its number, or that of the first of joined spans.
 
-    `joined` says how many spans this one stands for, `gaps` the seconds between them.
+    `joined` is how many spans this one stands for, `gaps` the seconds between them.
     """
 
     kind: SpanKind
@@ -86,7 +85,7 @@ class Span(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Lane(msgspec.Struct, frozen=True, array_like=True):
-    """One rank's spans in the order of time, and the one it is in now (its `ended` means nothing yet)."""
+    """One rank's spans in order of time, and the present one, whose `ended` has no meaning yet."""
 
     spans: tuple[Span, ...] = ()
     open: Span | None = None
@@ -102,17 +101,17 @@ class Hold(msgspec.Struct, frozen=True, array_like=True):
 
 
 class BusyPoint(msgspec.Struct, frozen=True, array_like=True):
-    """How busy each device was, in percent, up to `at`; None where that is not known."""
+    """How busy each device was up to `at`, in percent; None if unknown."""
 
     at: float
     percents: tuple[int | None, ...]
 
 
 class Timeline(msgspec.Struct, frozen=True, kw_only=True):
-    """All lanes on one clock: the supervisor's time `zero_at` is `zero` seconds on it.
+    """All lanes on one clock: the supervisor's unix time `zero_at` is `zero` seconds on it.
 
-    `origins` are the first batches of each supervisor: the seconds of work before it, and its moment on this clock.
-    `active` are the numbers of active ranks, each from a moment on.
+    `origins` has the first batch of each supervisor: the seconds of work before it, and its time on this clock.
+    `active` has the number of active ranks, each with the time from which it held.
     """
 
     zero_at: float = 0.0
@@ -127,7 +126,7 @@ class Timeline(msgspec.Struct, frozen=True, kw_only=True):
     busy_of: Literal["GPU", "CPU"] = "GPU"
 
     def moment(self, at: float) -> float:
-        """Unix seconds on this clock."""
+        """Unix seconds `at`, converted to this clock."""
         return round(self.zero + max(0.0, at - self.zero_at), 4)
 
     @property
@@ -135,28 +134,28 @@ class Timeline(msgspec.Struct, frozen=True, kw_only=True):
         return self.origins[0][1] if self.origins else None
 
     def of_work(self, elapsed: float) -> float:
-        """On this clock, what lies `elapsed` seconds after the first batch on the clock of marks and tokens/s."""
+        """On this clock, the time `elapsed` seconds of work after the first batch: the clock of marks and tokens/s."""
         origins = self.origins or ((0.0, 0.0),)
         before, moment = next((one for one in reversed(origins) if elapsed >= one[0]), origins[0])
         return moment + elapsed - before
 
 
 def thinned(spans: tuple[Span, ...], most: int) -> tuple[Span, ...]:
-    """Three quarters of `most` spans, or fewer: the newest quarter as they are, older ones joined to even lengths.
+    """At most three quarters of `most` spans: the newest quarter as they are, older ones joined to even lengths.
 
-    Only what is of one kind is joined, so that no lost batch becomes a good one. Where kinds alternate so often that
-    neighbours are seldom alike, each even stretch of time keeps one span for each kind in it.
+    Only spans of one kind are joined, so that no lost batch turns into a good one. If kinds alternate so often that
+    neighbours are seldom alike, time is cut into even slices, and each keeps one span for each kind in it.
     """
     keep = most // 4
     old, newest = spans[:-keep], spans[-keep:]
-    # Two neighbours that were not joined are longer than this, so that at most most / 2 are left where all are alike.
+    # Neighbours that were not joined are together longer than this: so at most most / 2 are left if all are alike.
     fine = (old[-1].ended - old[0].began) * 4 / most
     joined = _neighbours(old, fine)
     return (*(joined if len(joined) <= most // 2 else _by_kind(old, most // 2)), *newest)
 
 
 def _alike(span: Span) -> tuple[SpanKind, bool]:
-    """What spans must have in common to be joined: their kind, and whether it is the way to a later attempt."""
+    """What spans must have in common to be joined: their kind, and whether they belong to a relaunch."""
     return span.kind, span.attempt > 1
 
 
@@ -172,12 +171,12 @@ def _neighbours(spans: tuple[Span, ...], longest: float) -> list[Span]:
 
 
 def _by_kind(spans: tuple[Span, ...], most: int) -> list[Span]:
-    """At most `most` spans, or one for each kind: all of a kind within a stretch, one kind laid after the other."""
+    """At most `most` spans, or one for each kind: in a slice of time each kind is joined, one after the other."""
     began = spans[0].began
-    periods = max(1, most // len({_alike(span) for span in spans}))
-    length = (spans[-1].ended - began) / periods or 1.0
+    slices = max(1, most // len({_alike(span) for span in spans}))
+    length = (spans[-1].ended - began) / slices or 1.0
     joined: list[Span] = []
-    for _, within in groupby(spans, lambda span: min(periods - 1, int((span.began - began) / length))):
+    for _, within in groupby(spans, lambda span: min(slices - 1, int((span.began - began) / length))):
         kinds: dict[tuple[SpanKind, bool], list[Span]] = {}
         for span in within:
             kinds.setdefault(_alike(span), []).append(span)
@@ -221,7 +220,7 @@ def mean(values: list[float | None]) -> float | None:
 
 
 def halved(points: tuple[BusyPoint, ...]) -> tuple[BusyPoint, ...]:
-    """Each pair of points becomes its mean, at the later of the two times."""
+    """Half as many points: the mean of each pair, at the later of its two times."""
     means_of_pairs = []
     for one, other in zip(points[::2], points[1::2], strict=False):
         pairs = zip(one.percents, other.percents, strict=False)

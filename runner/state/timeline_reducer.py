@@ -1,4 +1,4 @@
-"""What each event changes in the timeline of a run. Pure: time is the `at` of the events."""
+"""What each event changes in the timeline of a run. Pure: the time is the `at` of the events."""
 
 from typing import Literal
 
@@ -28,9 +28,9 @@ from rankdeck.runner.state.timeline import (
 
 
 def after(timeline: Timeline, event: AnyEvent, now: float, worked: float) -> Timeline:
-    """The timeline after `event`; the same object where the event changes nothing.
+    """The timeline after `event`; the same object if the event changes nothing.
 
-    `now` is the time of the event before, `worked` the seconds of work up to then.
+    `now` is the time of the previous event, `worked` the seconds of work up to then.
     """
     match event:
         case protocol.Tick():
@@ -105,7 +105,7 @@ def _open(timeline: Timeline, rank: int) -> Span | None:
 
 
 def _next(timeline: Timeline, rank: int, at: float, span: Span) -> Timeline:
-    """What the rank was in is over, and `span` begins."""
+    """End the rank's open span and begin `span`."""
     if not 0 <= rank < len(timeline.lanes):
         return timeline
     lane = _closed(timeline, timeline.lanes[rank], at, "stopped")
@@ -113,7 +113,7 @@ def _next(timeline: Timeline, rank: int, at: float, span: Span) -> Timeline:
 
 
 def _done(timeline: Timeline, rank: int, at: float, kind: SpanKind, result: BatchResult | None) -> Timeline:
-    """The batch or stint in the rank's hand is over."""
+    """End the batch or account that the rank has in hand."""
     span = _open(timeline, rank)
     if span is None or span.kind not in WORK:
         return timeline
@@ -123,7 +123,7 @@ def _done(timeline: Timeline, rank: int, at: float, kind: SpanKind, result: Batc
 
 
 def _closed(timeline: Timeline, lane: Lane, at: float, unfinished: SpanKind | None = None) -> Lane:
-    """The lane with nothing open; a batch that was open is an `unfinished` one."""
+    """The lane with its open span ended; an open batch becomes a span of the kind `unfinished`."""
     span = lane.open
     if span is None:
         return lane
@@ -183,7 +183,7 @@ def _active(timeline: Timeline, at: float, ranks: int) -> tuple[tuple[float, int
 
 
 def _busy(timeline: Timeline, event: protocol.Tick) -> Timeline:
-    """A point from the GPUs, or without any from the ranks' processes: percent of the cores they have."""
+    """The timeline with a point for the GPUs, or without GPUs for the ranks' processes, in percent of their cores."""
     values: list[float | None]
     of: Literal["GPU", "CPU"]
     if event.devices:

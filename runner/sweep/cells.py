@@ -1,4 +1,4 @@
-"""A sweep's cells: all trials of one setting as one, with their noise. Pure."""
+"""A sweep's cells: all trials of one setting taken together, with their noise. Pure."""
 
 import statistics
 from collections.abc import Callable, Sequence
@@ -10,7 +10,7 @@ from rankdeck.runner.sweep.intervals import Estimate, estimate
 
 
 class Cell(msgspec.Struct, frozen=True, kw_only=True):
-    """All trials of one setting. Without a measured trial the figures are None, and `reason` says why.
+    """All trials of one setting. If none was measured, the figures are None and `reason` says why.
 
     Figures other than `tokens_per_second` are means over the trials, `peak_memory_bytes` is the largest.
     """
@@ -42,7 +42,7 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def cells(sweep: SweepState) -> list[Cell]:
-    """A cell for every setting of the plan, by ranks and then batch size, those not run yet included."""
+    """A cell for every setting of the plan, also those not run yet; by ranks, then batch size."""
     plan = sweep.plan
     records: dict[tuple[int, int], list[TrialRecord]] = {}
     for record in sweep.records:
@@ -57,7 +57,7 @@ def cells(sweep: SweepState) -> list[Cell]:
 def _cell(ranks: int, size: int, records: list[TrialRecord]) -> Cell:
     results = [record.result for record in records if record.result is not None]
     if not results:
-        # Repeats after an out-of-memory are skipped: what tells is the one that was tried.
+        # Repeats after an out-of-memory are skipped: the trial that was run has the reason.
         told = next((record for record in records if record.outcome != "skipped"), records[0] if records else None)
         return Cell(
             active_ranks=ranks,
@@ -95,10 +95,10 @@ def _cell(ranks: int, size: int, records: list[TrialRecord]) -> Cell:
 
 
 def rate(cell: Cell) -> float:
-    """Mean tokens/s; 0 where none was measured."""
+    """Mean tokens/s; 0 if no trial was measured."""
     return cell.tokens_per_second.mean if cell.tokens_per_second is not None else 0.0
 
 
 def best(found: Sequence[Cell]) -> Cell | None:
-    """The cell with the most tokens/s; None where none was measured. Whether noise bears it out, it does not say."""
+    """The cell with the most tokens/s, whatever its noise; None if none was measured."""
     return max((cell for cell in found if cell.tokens_per_second is not None), key=rate, default=None)

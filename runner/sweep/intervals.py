@@ -1,7 +1,7 @@
 """95 % confidence intervals: of a mean, of the difference and of the ratio of two means. Pure arithmetic.
 
-Knows numbers, not what they measure. Trials are taken as independent and nearly normal; every comparison is one of
-two, so that where one mean is set beside many, about one of twenty that are its equal looks told apart.
+Knows numbers, not what they measure. Assumes trials that are independent and nearly normal. Each comparison is of two
+means: when one mean is compared with many equal ones, about one in twenty looks different.
 """
 
 import math
@@ -18,14 +18,14 @@ T_95 = (
 """Student's t, two-sided 95 %, for 1 to 20 degrees of freedom."""
 
 NORMAL_95 = 1.96
-"""What it comes to with endlessly many."""
+"""The same for the normal distribution: infinitely many degrees of freedom."""
 
 MOST_REPEATS = 100
-"""More repeats than these are not counted: nobody would run them to tell two settings apart."""
+"""`repeats_to_tell` gives up beyond this: nobody would run more repeats to tell two settings apart."""
 
 
 class Estimate(msgspec.Struct, frozen=True, kw_only=True):
-    """A mean over `count` trials. `half_width` is that of its 95 % t-interval; None with one trial."""
+    """A mean over `count` trials, and the half-width of its 95 % t-interval; None with one trial."""
 
     mean: float
     half_width: float | None
@@ -33,14 +33,14 @@ class Estimate(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def standard_error(self) -> float | None:
-        """That of the mean, in the mean's unit; None with one trial."""
+        """Standard error of the mean, in the mean's unit; None with one trial."""
         return None if self.half_width is None else self.half_width / student_t(self.count - 1)
 
 
 def student_t(freedom: float) -> float:
-    """Student's t, two-sided 95 %, for any degrees of freedom from 1 on.
+    """Student's t, two-sided 95 %, for any degrees of freedom of at least 1.
 
-    Between the table's whole numbers by a straight line over 1 / `freedom`: t is convex in it, so no interval
+    Between the whole numbers of the table it is interpolated over 1 / `freedom`, in which t is convex: so no interval
     comes out too narrow.
     """
     below = min(int(freedom), len(T_95))
@@ -50,7 +50,7 @@ def student_t(freedom: float) -> float:
 
 
 def deviations(count: int) -> float:
-    """Half-width of the 95 % interval of a mean over `count` trials (two or more), in standard deviations of one."""
+    """Half-width of the 95 % interval of a mean over `count` >= 2 trials, in standard deviations of one trial."""
     return student_t(count - 1) / math.sqrt(count)
 
 
@@ -64,9 +64,9 @@ def estimate(values: Sequence[float]) -> Estimate:
 
 
 def difference_half_width(one: Estimate, other: Estimate) -> float | None:
-    """Half-width of the 95 % interval of `other.mean - one.mean`, in their unit; None where either has one trial.
+    """Half-width of the 95 % interval of `other.mean - one.mean`, in their unit; None if either has one trial.
 
-    Welch's interval (Biometrika 34, 1947), which lets the two vary unlike, with Satterthwaite's degrees of freedom.
+    Welch's interval (Biometrika 34, 1947), which allows unequal variances, with Satterthwaite's degrees of freedom.
     """
     if one.standard_error is None or other.standard_error is None:
         return None
@@ -74,11 +74,11 @@ def difference_half_width(one: Estimate, other: Estimate) -> float | None:
 
 
 def ratio_half_width(one: Estimate, other: Estimate) -> float | None:
-    """Half-width of the 95 % interval of `other.mean / one.mean`; None where either has one trial, or `one` is 0.
+    """Half-width of the 95 % interval of `other.mean / one.mean`; None if either has one trial, or `one` is 0.
 
     By the delta method (Casella and Berger, Statistical Inference, 2nd ed., 5.5.4): relative standard errors add in
-    quadrature; degrees of freedom as above. It comes too narrow where the noise of `one` is not small beside its mean;
-    Fieller's interval, which needs no such thing, is then without bounds (Franz, Ratios, arXiv:0710.2024).
+    quadrature; degrees of freedom as above. It is too narrow if the noise of `one` is not small against its mean.
+    Fieller's interval does not need that, but is then unbounded (Franz, Ratios, arXiv:0710.2024).
     """
     if one.standard_error is None or other.standard_error is None or not one.mean:
         return None
@@ -91,22 +91,22 @@ def _welch(*terms: tuple[float, int]) -> float:
     error = math.hypot(*(each for each, _ in terms))
     if not error:
         return 0.0
-    # Satterthwaite (Biometrics Bulletin 2, 1946); by shares of the whole, so that no fourth power overflows.
+    # Satterthwaite (Biometrics Bulletin 2, 1946); in shares of the total, so that no fourth power overflows.
     freedom = 1 / sum((each / error) ** 4 / (count - 1) for each, count in terms)
     return student_t(max(1.0, freedom)) * error
 
 
 def told_apart(one: Estimate, other: Estimate) -> bool:
-    """Whether the 95 % interval of their difference leaves 0 out; never where either has one trial."""
+    """Whether the 95 % interval of their difference excludes 0; never if either has one trial."""
     half_width = difference_half_width(one, other)
     return half_width is not None and abs(other.mean - one.mean) > half_width
 
 
 def repeats_to_tell(one: Estimate, other: Estimate) -> int | None:
-    """About how many trials of each would tell two means apart that differ and vary as these do.
+    """About how many trials of each it would take to tell two means apart that differ and vary as these do.
 
-    Where they truly differ by what they seem to, every second time. None where either has one trial, or where
-    it would take more than `MOST_REPEATS`.
+    With that many, about half of all attempts succeed if the true difference is the measured one. None if either has
+    one trial, or if it would take more than `MOST_REPEATS`.
     """
     if one.standard_error is None or other.standard_error is None:
         return None

@@ -8,11 +8,21 @@ from rankdeck.runner.sweep.cells import Cell, best, rate
 from rankdeck.runner.sweep.intervals import ratio_half_width
 
 
-class Scaling(msgspec.Struct, frozen=True, kw_only=True):
-    """What so many ranks bring: their tokens/s over those of the fewest ranks in the same comparison.
+def speedup(tokens_per_second: float, base: float, base_ranks: int = 1) -> float:
+    """How many times the tokens/s of one rank. `base` is the tokens/s of `base_ranks`, taken to scale perfectly."""
+    return tokens_per_second / base * base_ranks
 
-    `speedup` and its 95 % half-width are times one rank, `efficiency` is the speedup per rank, as a share. There is no
-    half-width with one repeat, nor in the row that the others are compared with.
+
+def efficiency(speedup: float, ranks: int) -> float:
+    """Speedup per rank, as a share: 1 where every rank adds as much as the first."""
+    return speedup / ranks
+
+
+class Scaling(msgspec.Struct, frozen=True, kw_only=True):
+    """What a number of ranks brings: its tokens/s over those of the fewest ranks in the same comparison.
+
+    `speedup` and its 95 % half-width are in times one rank, `efficiency` is a share. There is no half-width with one
+    repeat, nor in the row that the others are compared with.
     """
 
     active_ranks: int
@@ -30,22 +40,22 @@ class Scaling(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def efficiency_half_width(self) -> float | None:
-        """That of the 95 % interval of the efficiency, as a share."""
+        """Half-width of the 95 % interval of the efficiency, as a share."""
         return None if self.speedup_half_width is None else self.speedup_half_width / self.active_ranks
 
 
 def scaling(found: Sequence[Cell], batch_size: int) -> list[Scaling]:
-    """A row per number of ranks measured at `batch_size`, fewest first; empty unless there are two.
+    """A row for each number of ranks measured at `batch_size`, fewest first; empty unless there are two.
 
-    Speedup is over one rank; where one rank was not measured, over the fewest, taken to scale perfectly.
+    Speedup is over one rank; if one rank was not measured, over the fewest, taken to scale perfectly.
     """
     return _over_the_first([cell for cell in found if cell.batch_size == batch_size])
 
 
 def best_scaling(found: Sequence[Cell]) -> list[Scaling]:
-    """The best cell of each number of ranks over the best of the fewest: what is gained by whoever tunes both.
+    """The best cell of each number of ranks over the best of the fewest: what tuning both knobs gains.
 
-    Rows as in `scaling`. The intervals do not know that each cell was picked as the highest of its row.
+    Rows as in `scaling`. The intervals ignore that each cell was picked as the highest of its row.
     """
     rows = (
         best([cell for cell in found if cell.active_ranks == ranks]) for ranks in {one.active_ranks for one in found}
@@ -54,7 +64,7 @@ def best_scaling(found: Sequence[Cell]) -> list[Scaling]:
 
 
 def _over_the_first(row: Sequence[Cell]) -> list[Scaling]:
-    """Cells with one number of ranks each, over the one with the fewest."""
+    """Rows for cells that differ in their number of ranks, over the cell with the fewest."""
     cells = sorted((cell for cell in row if cell.tokens_per_second is not None), key=lambda cell: cell.active_ranks)
     if len(cells) < 2 or rate(cells[0]) <= 0:
         return []
@@ -65,27 +75,27 @@ def _row(first: Cell, cell: Cell) -> Scaling:
     assert first.tokens_per_second is not None
     assert cell.tokens_per_second is not None
     noise = None if cell is first else ratio_half_width(first.tokens_per_second, cell.tokens_per_second)
-    ratio = rate(cell) / rate(first)
+    times = speedup(rate(cell), rate(first), first.active_ranks)
     return Scaling(
         active_ranks=cell.active_ranks,
         batch_size=cell.batch_size,
         tokens_per_second=rate(cell),
         half_width=cell.tokens_per_second.half_width,
-        speedup=ratio * first.active_ranks,
-        efficiency=ratio * first.active_ranks / cell.active_ranks,
+        speedup=times,
+        efficiency=efficiency(times, cell.active_ranks),
         speedup_half_width=None if noise is None else noise * first.active_ranks,
     )
 
 
 LEAST_GAIN = 0.05
-"""A larger batch must gain this much to be worth its memory and its latency."""
+"""A larger batch must gain at least this share to be worth its memory and its latency."""
 
 
 class Knee(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a larger batch stops to pay, for one number of active ranks, and that in a sentence.
+    """The batch size beyond which a larger one stops paying, for one number of active ranks, and that in a sentence.
 
-    `ended` says whether growth was seen to end: else `batch_size` is only the largest that was measured. Where it grew
-    that far and memory did not run out, it is `open` how much faster a larger one would be.
+    `ended`: growth was seen to end; otherwise `batch_size` is just the largest that was measured. `open`: growth was
+    still going on there, and memory did not run out, so a larger batch may be faster still.
     """
 
     active_ranks: int
@@ -96,9 +106,9 @@ class Knee(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def knee(found: Sequence[Cell], active_ranks: int) -> Knee | None:
-    """Where a row's growth ends: the smallest batch size after which no larger one gains 5 % more.
+    """Where growth ends for `active_ranks`: the smallest batch size beyond which no larger one gains 5 %.
 
-    None before two sizes of the row are measured.
+    None before two batch sizes are measured.
     """
     row = [cell for cell in found if cell.active_ranks == active_ranks and cell.tokens_per_second is not None]
     wall = next(
@@ -142,14 +152,14 @@ def _change(one: Cell, other: Cell) -> str:
 
 
 def _noise(one: Cell, other: Cell) -> float | None:
-    """Half-width of the 95 % interval of the ratio of two cells' rates; None with one repeat."""
+    """Half-width of the 95 % interval of the ratio of two cells' tokens/s; None if either has one repeat."""
     if one.tokens_per_second is None or other.tokens_per_second is None:
         return None
     return ratio_half_width(one.tokens_per_second, other.tokens_per_second)
 
 
 def _cannot_tell(one: Cell, other: Cell) -> bool:
-    """Whether the interval of the change holds both a gain of 5 % and none at all."""
+    """Whether the interval of the change includes both a gain of 5 % and no gain at all."""
     noise = _noise(one, other)
     if noise is None or not rate(one):
         return False

@@ -1,7 +1,7 @@
-"""What a sweep found: which setting is best, whether its noise bears that out, which is run, and everything as one.
+"""What a sweep found: the best setting, whether its lead is more than noise, which setting to run, and the summary.
 
-Everything the Sweep view, the report and run.json say of a sweep comes from here and from what it joins: cells,
-knees, scaling. Pure.
+All that the Sweep view, the report and run.json say about a sweep comes from here and from the parts that the summary
+holds: cells, knees, scaling. Pure.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,23 +14,23 @@ from rankdeck.runner.sweep.intervals import MOST_REPEATS, Estimate, difference_h
 from rankdeck.runner.sweep.scaling import LEAST_GAIN, Knee, Scaling, best_scaling, knee, scaling
 
 NAMED = 2
-"""So many settings are named in a sentence, the others are counted."""
+"""At most this many settings are named in a sentence; the others are counted."""
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
-    """Which setting is run, and how far the lead of the best is borne out by its noise.
+    """Which setting to run, and whether the best setting's lead is more than noise.
 
-    `tied` are the settings, as (active ranks, batch size), that cannot be told apart from the best, highest mean first:
-    the 95 % Welch interval of the difference has 0 in it. Of a setting with one trial no noise is known (`noise_known`
-    is of the best), so nothing can be said; it is not called tied.
+    `tied` lists the settings, as (active ranks, batch size), that cannot be told apart from the best, highest mean
+    first: the 95 % Welch interval of the difference includes 0. One trial shows no noise, so a setting with one trial
+    is never called tied; `noise_known` says whether the best has more than one.
 
-    `chosen` is the best cell; where tied settings have as many ranks and at least 1 / 1.05 of its tokens/s, it is the
-    smallest batch size among them: what a larger one may gain is then not worth its memory and its latency, nor the
-    padding of its last round. The 5 % are there so that wide noise never argues for a slow setting; fewer ranks are
-    never chosen by it, for those left out would only be idle.
+    `chosen` is the best cell, or the smallest batch size among it and those tied cells that have the same ranks and at
+    least 1 / 1.05 of its tokens/s: what a larger batch may gain is then not worth its memory, its latency and the
+    padding of its last round. The 5 % keep wide noise from speaking for a slow setting. Fewer ranks are never chosen
+    this way, since the ranks left out would only be idle.
 
-    `repeats`: about so many trials of each would tell the best from all that are tied. None where there is nothing to
-    tell, or where it would take more than 100.
+    `repeats` is about how many trials of each setting would tell the best from all that are tied. None if none is
+    tied, or if it would take more than 100.
     """
 
     chosen: Cell
@@ -41,7 +41,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SweepSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """A sweep's figures as they stand in run.json."""
+    """A sweep's figures, as run.json holds them."""
 
     trials: int
     measured: int
@@ -57,12 +57,12 @@ class SweepSummary(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def left(self) -> int:
-        """Trials that are not over; 0 in figures from before records stood beside them."""
+        """Trials that are not over; 0 in older figures, which have no records."""
         return self.trials - len(self.records) if self.records or not self.measured else 0
 
     @property
     def chosen(self) -> Cell | None:
-        """The cell that is run: the verdict's, and in records from before there was one the best."""
+        """The cell to run: the verdict's, or the best in older figures, which have no verdict."""
         return self.best if self.verdict is None else self.verdict.chosen
 
 
@@ -71,7 +71,7 @@ Rated = tuple[Cell, Estimate]
 
 
 def tied_with_best(found: Sequence[Cell]) -> list[Rated]:
-    """The settings that cannot be told apart from the best, as `Verdict.tied` has them."""
+    """The settings that cannot be told apart from the best, in the order of `Verdict.tied`."""
     first = best(found)
     if first is None or first.tokens_per_second is None or first.tokens_per_second.half_width is None:
         return []
@@ -83,7 +83,7 @@ def tied_with_best(found: Sequence[Cell]) -> list[Rated]:
 
 
 def verdict(found: Sequence[Cell]) -> Verdict | None:
-    """What can be said of the best of these cells, and which of them is run; None where none was measured."""
+    """What can be said about the best of these cells, and which to run; None if none was measured."""
     first = best(found)
     if first is None or first.tokens_per_second is None:
         return None
@@ -106,7 +106,7 @@ def verdict(found: Sequence[Cell]) -> Verdict | None:
 
 
 def _said(found: Sequence[Cell], of: Rated, tied: Sequence[Rated], repeats: int | None, chosen: Cell) -> Iterator[str]:
-    """How far the best can be trusted, for people; it goes on from words that name the best."""
+    """How far the best can be trusted, in parts of a sentence whose beginning names the best."""
     first, lead = of
     others = [cell.tokens_per_second for cell in found if cell.tokens_per_second is not None and cell is not first]
     once = sum(its.half_width is None for its in others)
@@ -142,14 +142,14 @@ def _listed(first: Cell, tied: Sequence[Cell]) -> str:
 
 
 def _named(cell: Cell, first: Cell) -> str:
-    """A setting, its ranks only where they are others than the best's."""
+    """A setting in words; its ranks only if the best has a different number."""
     if cell.active_ranks == first.active_ranks:
         return f"batch size {cell.batch_size}"
     return f"batch size {cell.batch_size} with {cell.active_ranks} rank" + ("" if cell.active_ranks == 1 else "s")
 
 
 def summarise_sweep(sweep: SweepState) -> SweepSummary:
-    """The figures of a sweep so far, as run.json holds them."""
+    """The figures of a sweep so far."""
     found = cells(sweep)
     knees = [one for ranks in sorted(set(sweep.plan.ranks)) if (one := knee(found, ranks)) is not None]
     rows = [row for size in sorted(set(sweep.plan.batch_sizes)) for row in scaling(found, size)]

@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
-from rankdeck.runner.machine.doctor import Check, worst
+from rankdeck.runner.machine.check import Check
+from rankdeck.runner.machine.doctor import worst
 from rankdeck.tui.words.text import Line, pad, some, visible, wrap
 
 MARKS = {"ok": "✓", "warn": "!", "bad": "✗", "cure": "→"}

@@ -1,10 +1,10 @@
-"""Advice: each with its figure, none without evidence."""
+"""Advice: each with its figure, and none without evidence."""
 
 import msgspec
 
 from rankdeck.runner.advice import advice
 from rankdeck.runner.advice.segments import end_of
-from rankdeck.runner.advice.slow_rank import compare
+from rankdeck.runner.advice.slow_rank import decode_paces, slow_ranks
 from rankdeck.runner.forecast.forecast import what_if
 from rankdeck.runner.protocol import DeviceSample, Output, ProcessSample, RankReady, StepsInFlight, Tick
 from rankdeck.runner.protocol.config import RunConfig
@@ -22,8 +22,8 @@ def ready(rank: int, **facts) -> RankReady:
     return RankReady(rank=rank, **{**values, "parameters": 1, "parameter_bytes": 2 * GIB, **facts})
 
 
-def flying(world_size: int = 2, **changes) -> RunState:
-    """A minute into a calm run: nothing to say of it."""
+def running(world_size: int = 2, **changes) -> RunState:
+    """A minute into an unremarkable run."""
     state = RunState(
         config=RunConfig(prompts="p", ranks=world_size),
         prompts=1000,
@@ -54,147 +54,146 @@ def said(state: RunState) -> list[str]:
 
 def test_nothing_is_said_without_evidence():
     assert said(RunState()) == []
-    assert said(flying()) == []
-    assert said(flying(devices=(device(),))) == []
+    assert said(running()) == []
+    assert said(running(devices=(device(),))) == []
 
 
 def test_the_articles_five_gpus_need_a_larger_batch():
-    assert said(flying(5, prompts=100)) == [
+    assert said(running(5, prompts=100)) == [
         "5 ranks at batch size 16 need 2 rounds for 100 prompts; batch size 20 needs 1."
     ]
-    assert said(flying(4, prompts=100, batch_size=15)) == [], "a much larger batch size is another question"
-    assert said(flying(5, prompts=100, batch_size=20)) == []
-    assert said(flying(5, prompts=100, auto=True)) == [], "the search knows"
+    assert said(running(4, prompts=100, batch_size=15)) == [], "a much larger batch size is another question"
+    assert said(running(5, prompts=100, batch_size=20)) == []
+    assert said(running(5, prompts=100, auto=True)) == [], "the search knows"
 
 
-def test_padding_waste_is_told_with_its_cure():
+def test_padding_waste_is_reported_with_its_cure():
     wasteful = {"ranks": (RankState(rank=0, batches=9, busy_seconds=59.0),), "slots": 100, "padded_slots": 45}
     order = RunConfig(prompts="p", order="input")
-    assert said(flying(1, config=order, **wasteful)) == [
+    assert said(running(1, config=order, **wasteful)) == [
         "Padding waste is 45% of all token slots; --order length puts like lengths together."
     ]
-    assert "smaller batch size" in said(flying(1, **wasteful))[0]
+    assert "smaller batch size" in said(running(1, **wasteful))[0]
 
 
 def test_an_idle_rank_is_named_but_not_an_inactive_one():
     idle = RankState(rank=1, batches=4, busy_seconds=30.0)
-    state = flying()
+    state = running()
     ranks = (state.ranks[0], idle)
-    assert said(flying(ranks=ranks)) == ["Rank 1 had no batch in hand for 50% of its time."]
-    assert said(flying(ranks=ranks, active_ranks=1)) == []
+    assert said(running(ranks=ranks)) == ["Rank 1 had no batch in hand for 50% of its time."]
+    assert said(running(ranks=ranks, active_ranks=1)) == []
 
 
-def test_a_slow_rank_is_named_with_both_figures():
+def test_fewer_tokens_per_second_alone_make_no_rank_slow():
+    """Its batches may have fewer rows, or longer prompts: only decode steps at similar rows are compared."""
     period = KnobPeriod(
         batch_size=16,
         active_ranks=3,
         shares={0: RankShare(3, 300, 3.0), 1: RankShare(3, 150, 3.0), 2: RankShare(3, 300, 3.0)},
     )
-    assert said(flying(3, periods=(period,))) == ["Rank 1 makes 50 tok/s in its batches, the others about 100."]
-    one_batch = msgspec.structs.replace(period, shares={0: RankShare(1, 100, 1.0), 1: RankShare(1, 50, 1.0)})
-    assert said(flying(2, periods=(one_batch,))) == [], "one batch each is no evidence"
+    assert said(running(3, periods=(period,))) == []
 
 
-def test_a_gpu_that_waits_while_memory_is_free():
+def test_a_gpu_with_low_load_and_free_memory_needs_larger_batches():
     waiting = device(busy=40.0, memory_used_bytes=8 * GIB)
-    assert said(flying(devices=(waiting,))) == [
+    assert said(running(devices=(waiting,))) == [
         "GPU 3 is busy 40% and 90% of its memory is free: try a larger batch size."
     ]
-    assert said(flying(devices=(device(busy=40.0),))) == [], "memory is in use"
-    assert said(flying(devices=(waiting,), paused="asked for")) == []
+    assert said(running(devices=(device(busy=40.0),))) == [], "memory is in use"
+    assert said(running(devices=(waiting,), paused="asked for")) == []
 
 
-def test_memory_near_the_wall_and_a_capped_rank():
-    assert said(flying(devices=(device(memory_used_bytes=77 * GIB),))) == [
+def test_nearly_full_memory_and_a_capped_rank_are_reported():
+    assert said(running(devices=(device(memory_used_bytes=77 * GIB),))) == [
         "GPU 3 has 96% of its memory in use: near the wall."
     ]
-    state = flying()
+    state = running()
     capped = msgspec.structs.replace(state.ranks[1], cap=8)
-    assert said(flying(ranks=(state.ranks[0], capped))) == [
+    assert said(running(ranks=(state.ranks[0], capped))) == [
         "Rank 1 ran out of memory and gets at most 8 prompts per batch."
     ]
 
 
-def test_throttling_is_told_with_its_clock_and_idling_is_not_throttling():
+def test_throttling_is_reported_with_its_clock_and_idling_is_not_throttling():
     hot = device(throttle_reasons=["idle", "thermal slowdown (hardware)"], sm_clock_mhz=900, sm_clock_max_mhz=1980)
-    assert said(flying(devices=(hot,))) == ["GPU 3 is throttled (thermal slowdown (hardware)) at 900 of 1980 MHz."]
-    assert said(flying(devices=(device(throttle_reasons=["idle", "application clocks"]),))) == []
+    assert said(running(devices=(hot,))) == ["GPU 3 is throttled (thermal slowdown (hardware)) at 900 of 1980 MHz."]
+    assert said(running(devices=(device(throttle_reasons=["idle", "application clocks"]),))) == []
 
 
-def test_memory_held_by_somebody_else():
+def test_memory_held_by_another_process_is_reported():
     crowded = ready(0, memory_total_bytes=80 * GIB, memory_free_bytes=40 * GIB)
-    state = flying()
+    state = running()
     ranks = (msgspec.structs.replace(state.ranks[0], ready=crowded), state.ranks[1])
-    assert said(flying(ranks=ranks, devices=(device(),))) == [
+    assert said(running(ranks=ranks, devices=(device(),))) == [
         "GPU 3 had 38.0 GiB in use beside the model: another process?"
     ]
 
 
-def test_the_last_turn_stands_beside_the_period_before_it_that_was_measured():
+def test_the_last_turn_is_compared_with_the_last_measured_period_before_it():
     measured = KnobPeriod(batch_size=4, active_ranks=1, shares={0: RankShare(1, 100, 1.0)})
     empty = KnobPeriod(batch_size=8, active_ranks=1)
     now = KnobPeriod(batch_size=16, active_ranks=1)
-    assert advice.last_turn(flying(periods=(measured,))) is None
-    assert advice.last_turn(flying(periods=(measured, empty, now))) == advice.KnobEffect(before=measured, after=now)
-    assert advice.last_turn(flying(periods=(empty, now))) is None
+    assert advice.last_turn(running(periods=(measured,))) is None
+    assert advice.last_turn(running(periods=(measured, empty, now))) == advice.KnobEffect(before=measured, after=now)
+    assert advice.last_turn(running(periods=(empty, now))) is None
 
 
-def test_a_trial_of_a_sweep_is_no_turn_and_what_the_sweep_brought_is_told_against_the_setting_before_it():
+def test_a_trial_is_no_turn_and_a_sweep_is_compared_with_the_setting_before_it():
     before = KnobPeriod(batch_size=4, active_ranks=2, shares={0: RankShare(1, 100, 1.0), 1: RankShare(1, 100, 1.0)})
     trial = msgspec.structs.replace(before, batch_size=32, trial=True)
     best = KnobPeriod(batch_size=16, active_ranks=2)
-    assert advice.last_turn(flying(periods=(before, trial))) is None
-    assert advice.last_turn(flying(periods=(before, trial, best))) == advice.KnobEffect(before=before, after=best)
+    assert advice.last_turn(running(periods=(before, trial))) is None
+    assert advice.last_turn(running(periods=(before, trial, best))) == advice.KnobEffect(before=before, after=best)
 
 
-def test_the_turn_that_is_predicted_to_bring_most_is_advised_with_its_figure():
-    few = flying(2, batch_size=2, costs=(point(2, ranks=2), point(4, ranks=2)))
+def test_the_turn_with_the_largest_predicted_gain_is_advised_with_its_figure():
+    few = running(2, batch_size=2, costs=(point(2, ranks=2), point(4, ranks=2)))
     (best,) = [turn for turn in what_if(few) if turn.batch_size == 4]
     assert said(few) == [
         f"Batch size 4 would bring {best.change_percent:.0f}% more tok/s for what is left, "
         "predicted from the batches measured so far."
     ]
     assert best.change_percent > 10
-    # While the size is searched for, or nobody works, it is not for a person to turn.
+    # Not while the size is searched for, or the run is paused.
     assert said(msgspec.structs.replace(few, auto=True)) == []
     assert said(msgspec.structs.replace(few, paused="asked for")) == []
 
 
-def test_a_larger_batch_is_not_advised_beside_a_rank_that_ran_out_of_memory():
-    few = flying(2, batch_size=2, costs=(point(2, ranks=2), point(4, ranks=2)))
+def test_a_larger_batch_is_not_advised_after_a_rank_ran_out_of_memory():
+    few = running(2, batch_size=2, costs=(point(2, ranks=2), point(4, ranks=2)))
     capped = (few.ranks[0], msgspec.structs.replace(few.ranks[1], cap=2))
     assert [entry.kind for entry in advice.advise(msgspec.structs.replace(few, ranks=capped))] == ["memory"]
 
 
-def test_what_a_turn_would_bring_beyond_what_was_measured_is_said_to_be_about():
-    few = flying(2, batch_size=2, costs=(point(1, ranks=2), point(2, ranks=2)))
+def test_an_extrapolated_gain_is_given_as_about():
+    few = running(2, batch_size=2, costs=(point(1, ranks=2), point(2, ranks=2)))
     assert said(few)[0].startswith("Batch size 4 would bring about ")
     assert said(few)[0].endswith("extrapolated from the batches measured so far.")
 
 
 def test_a_device_that_names_a_rank_the_state_does_not_have_is_no_error():
     crowded = ready(0, memory_total_bytes=80 * GIB, memory_free_bytes=40 * GIB)
-    state = flying(1, devices=(msgspec.structs.replace(device(), ranks=(0, 7)),))
+    state = running(1, devices=(msgspec.structs.replace(device(), ranks=(0, 7)),))
     state = msgspec.structs.replace(state, ranks=(msgspec.structs.replace(state.ranks[0], ready=crowded),))
     assert said(state) == []
     assert said(msgspec.structs.replace(state, ranks=())) == []
 
 
-def test_what_lowers_no_clock_is_not_advised_about():
+def test_a_throttle_reason_that_lowers_no_clock_is_not_reported():
     capped = device(throttle_reasons=["power cap"], sm_clock_mhz=1980, sm_clock_max_mhz=1980)
-    assert said(flying(devices=(capped,))) == []
+    assert said(running(devices=(capped,))) == []
 
 
-def test_a_rank_whose_decode_steps_are_slow_is_the_first_thing_said():
+def test_a_rank_with_slow_decode_steps_is_the_first_advice():
     state = scripted_timeline.straggler().state
     first = advice.advise(state)[0]
     assert first.kind == "slow rank"
     assert first.text.startswith("Rank 2 is slow: ")
     assert "CPU" not in first.text
-    assert advice.slow_ranks(state) == {2}
+    assert slow_ranks(state) == {2}
 
 
-def test_a_slow_rank_that_gets_less_of_the_cpu_than_the_others_is_told_with_that_cause():
+def test_a_slow_rank_that_gets_less_cpu_than_the_others_is_reported_with_that_cause():
     script = in_flight(slow={2: 1.8})
     starved = on_a_cpu(script.state, (96, 96, 30, 96))
     said_first = advice.advise(starved)[0].text
@@ -203,21 +202,21 @@ def test_a_slow_rank_that_gets_less_of_the_cpu_than_the_others_is_told_with_that
         "It takes 156 ms per decode step, 1.8 x the others' 86 ms, which cost "
     ), "the cause first: a narrow line has room for that alone"
     assert "CPU" not in advice.advise(on_a_cpu(script.state, (96, 96, 90, 96)))[0].text
-    # A moment of it is no evidence, nor what a rank does that has nothing in hand.
+    # A moment is no evidence.
     assert "CPU" not in advice.advise(on_a_cpu(script.state, (96, 96, 30, 96), seconds=6))[0].text
-    # After the end it is still known.
+    # It is still reported after the end.
     over = advice.advise(on_a_cpu(script.ended().state, (96, 96, 30, 96)))[0].text
     assert over.startswith("Rank 2 is slow: something else was using its CPU; it got 30% of a core, the others 96%.")
 
 
 def in_flight(*, slow: dict[int, float], seconds: float = 40.0) -> scripted_timeline.PacedScript:
-    """Four ranks with more prompts than they will ever get through."""
+    """Four ranks with more prompts than they ever finish."""
     script = scripted_timeline.PacedScript(4, prompts=10_000, slow=slow, step=0.08).begun()
     return script.pull(until=script.at + seconds)
 
 
 def on_a_cpu(state: RunState, percents: tuple[int, ...], seconds: int = 60) -> RunState:
-    """The same on a CPU whose ranks got so many percent of their cores each, in the last so many seconds."""
+    """The same run on a CPU, whose ranks got these percents of their cores over the last `seconds`."""
     processes = tuple(ProcessSample(rank=rank.rank, cpu_percent=96.0, rss_bytes=None) for rank in state.ranks)
     end = end_of(state)
     busy = tuple(BusyPoint(end - before, percents) for before in range(seconds, -1, -1))
@@ -225,40 +224,40 @@ def on_a_cpu(state: RunState, percents: tuple[int, ...], seconds: int = 60) -> R
     return msgspec.structs.replace(state, devices=(), processes=processes, timeline=timeline)
 
 
-def test_a_rank_is_slow_as_long_as_its_cause_lasts_and_at_the_end_if_all_in_all_it_was():
+def test_a_rank_is_slow_while_its_cause_lasts_and_at_the_end_if_it_was_over_the_whole_run():
     script = in_flight(slow={1: 2.0})
-    assert advice.slow_ranks(script.state) == {1}
+    assert slow_ranks(script.state) == {1}
     assert "in its last batch." in advice.advise(script.state)[0].text
     script.slow = {}
     script.pull(until=script.at + 40)
-    assert advice.slow_ranks(script.state) == frozenset()
+    assert slow_ranks(script.state) == frozenset()
     assert not any(entry.kind == "slow rank" for entry in advice.advise(script.state))
     script.ended()
-    assert advice.slow_ranks(script.state) == {1}
+    assert slow_ranks(script.state) == {1}
 
 
-def test_a_slow_rank_is_told_in_its_first_batch_and_no_more_soon_after_its_cause_has_gone():
+def test_a_slow_rank_is_reported_in_its_first_batch_and_until_soon_after_its_cause_is_gone():
     script = scripted_timeline.PacedScript(2, prompts=10_000, slow={1: 2.0}, step=0.2, steps=200).begun()
     ready = script.at
-    while not advice.slow_ranks(script.state):
+    while not slow_ranks(script.state):
         script.pull(until=script.at + 1)
-    assert advice.slow_ranks(script.state) == {1}
+    assert slow_ranks(script.state) == {1}
     assert script.at - ready < 13, "24 steps of 0.4 s, and the prefill"
     assert "in the batch it has in hand." in said(script.state)[0]
     assert all(rank.batches == 0 for rank in script.state.ranks)
     while script.state.ranks[1].batches == 0:
-        # Also while the other one has a batch in hand of which little is known: its last one is known.
+        # Even while little is known about the other rank's batch in hand: its last one is known.
         script.pull(until=script.at + 0.5)
-        assert advice.slow_ranks(script.state) == {1}
+        assert slow_ranks(script.state) == {1}
     script.slow = {}
     mended = script.at
-    while advice.slow_ranks(script.state):
+    while slow_ranks(script.state):
         script.pull(until=script.at + 1)
     assert script.at - mended < 60, "48 steps of the next batch"
 
 
-def test_rows_that_have_left_a_batch_make_nobody_slow_whose_rows_are_all_there():
-    """Steps of few rows are quick: batches are compared where they had as many rows at once."""
+def test_a_full_batch_is_not_slow_beside_one_that_rows_have_left():
+    """Steps of few rows are quick: only batches with similar rows at a time are compared."""
     script = scripted_timeline.PacedScript(2, prompts=10_000, step=0.2, steps=200).begun()
     state = script.pull(until=script.at + 9).state
 
@@ -267,11 +266,9 @@ def test_rows_that_have_left_a_batch_make_nobody_slow_whose_rows_are_all_there()
         return msgspec.structs.replace(state.ranks[rank], first_step=first, last_step=last)
 
     few_and_all = msgspec.structs.replace(state, ranks=(seen(0, 0.2, 6), seen(1, 0.4, 16)))
-    assert compare(few_and_all).ranks == frozenset()
-    both_all = msgspec.structs.replace(
-        state, ranks=(seen(0, 0.2, 16), seen(1, 0.4, 16)), timeline=msgspec.structs.replace(state.timeline)
-    )
-    assert advice.slow_ranks(both_all) == {1}
+    assert decode_paces(few_and_all) == []
+    both_all = msgspec.structs.replace(state, ranks=(seen(0, 0.2, 16), seen(1, 0.4, 16)))
+    assert slow_ranks(both_all) == {1}
 
 
 def test_steps_in_flight_are_counted_with_the_rows_that_were_in_them():
@@ -286,7 +283,7 @@ def test_steps_in_flight_are_counted_with_the_rows_that_were_in_them():
     assert (rank.last_step.step, rank.last_step.row_steps) == (21, 4 * 10 + 3 * 10)
 
 
-def test_one_batch_each_is_enough_where_its_steps_are_many_as_in_a_small_job_of_one_round():
+def test_one_batch_each_is_enough_if_it_has_many_steps_as_in_a_job_of_one_round():
     one_round = scripted_timeline.PacedScript(2, prompts=32, slow={1: 1.6}).begun().pull().ended().state
     assert (
         "Rank 1 is slow: 86 ms per decode step, 1.6 x the other rank's 54 ms, which cost 1.6 s in its batch."
@@ -296,7 +293,7 @@ def test_one_batch_each_is_enough_where_its_steps_are_many_as_in_a_small_job_of_
     assert not any("slow" in words for words in said(short))
 
 
-def test_all_ranks_alike_that_get_less_cpu_than_they_could_use_are_told_so_and_not_one_that_waits():
+def test_ranks_that_all_get_less_cpu_than_they_could_use_are_reported():
     state = in_flight(slow={}).state
     pressed = on_a_cpu(state, (55,) * 4)
     (words,) = [entry.text for entry in advice.advise(pressed) if entry.kind == "cpu"]
@@ -311,11 +308,11 @@ def test_all_ranks_alike_that_get_less_cpu_than_they_could_use_are_told_so_and_n
         assert not any(entry.kind == "cpu" for entry in advice.advise(calm))
 
 
-def test_what_was_not_measured_is_not_advised_other_ranks_least_of_all():
-    one_size = flying(2, batch_size=2, costs=(point(2, ranks=2),))
+def test_nothing_is_advised_that_was_not_measured():
+    one_size = running(2, batch_size=2, costs=(point(2, ranks=2),))
     assert max(turn.change_percent for turn in what_if(one_size)) > 10
     assert said(one_size) == []
-    # One of two ranks is active, and what one alone makes was never seen.
-    alone = flying(2, batch_size=2, active_ranks=1, costs=(point(2, ranks=2), point(4, ranks=2)))
+    # One of two ranks is active, but one alone was never measured.
+    alone = running(2, batch_size=2, active_ranks=1, costs=(point(2, ranks=2), point(4, ranks=2)))
     assert all(turn.extrapolated for turn in what_if(alone))
     assert "ranks would bring" not in " ".join(said(alone))

@@ -1,4 +1,4 @@
-"""The cost model: from sums of measured batches to the seconds of a batch, and honest where nothing was measured."""
+"""The cost model: from sums of measured batches to the seconds of a batch, marked if nothing like it was measured."""
 
 import itertools
 import random
@@ -32,7 +32,7 @@ def point(
     rest: tuple[float, float] = (0.01, 0.001),
     factor: float = 1.0,
 ) -> CostPoint:
-    """What batches of known cost would have been measured as."""
+    """The sums that would have been measured for batches of known cost."""
     prefill_seconds = (prefill[0] + prefill[1] * slots_per_row * rows) * factor
     decode_seconds = (step[0] + step[1] * rows) * (steps - 1) * factor
     return CostPoint(
@@ -66,7 +66,7 @@ POINTS = st.builds(
 @given(ROWS, SECONDS, SECONDS, SECONDS, SECONDS, st.integers(1, 300), st.integers(1, 200))
 def test_known_parameters_are_found_again(rows, base, slope, prefill_base, prefill_slope, held_out, steps):
     assume(max(rows) >= 2 * min(rows))
-    # A slope that the base drowns cannot be found, and does not matter.
+    # A slope that is tiny beside the base cannot be found, and does not matter.
     assume(slope * max(rows) > base / 100)
     assume(prefill_slope * 20 * max(rows) > prefill_base / 100)
     known = {"prefill": (prefill_base, prefill_slope), "step": (base, slope)}
@@ -87,12 +87,12 @@ def test_no_prediction_is_negative_and_more_steps_never_cost_less(points, rows, 
     assert model.residual is not None
 
 
-def test_each_number_of_ranks_has_its_own_cost_and_the_nearest_one_stands_in_where_none_was_measured():
+def test_each_number_of_ranks_has_its_own_cost_and_the_nearest_one_stands_in_for_an_unmeasured_one():
     model = fit([point(rows, ranks=ranks, factor=ranks) for rows in (4, 16) for ranks in (1, 3)])
     assert model is not None
     one, three = (model.seconds(8, 50, ranks) for ranks in (1, 3))
     assert three == pytest.approx(3 * one)
-    assert model.seconds(8, 50, 2) == three, "of two as near, the one that promises less"
+    assert model.seconds(8, 50, 2) == three, "of two equally near, the one that promises less"
     assert model.seconds(8, 50, 9) == three
     assert model.why_extrapolated(8, 3) is None
     assert model.why_extrapolated(8, 2) == "2 ranks not measured (measured: 1, 3)"
@@ -107,7 +107,7 @@ def test_rows_outside_the_measured_range_are_marked_but_not_for_a_row_more_or_le
         "(measured: 4 to 16)"  # fmt: skip
 
 
-def test_of_one_row_count_a_batch_costs_the_same_whatever_its_rows():
+def test_measured_at_one_row_count_a_batch_costs_the_same_whatever_its_rows():
     for points in ([point(16)], [point(16), point(17)]):
         model = fit(points)
         assert model is not None
@@ -115,14 +115,14 @@ def test_of_one_row_count_a_batch_costs_the_same_whatever_its_rows():
         assert model.seconds(16, 100, 1) > 1.6 * model.seconds(16, 50, 1), "but more steps cost more"
 
 
-def test_of_one_row_count_the_shape_is_borrowed_from_another_number_of_ranks():
+def test_measured_at_one_row_count_the_shape_comes_from_another_number_of_ranks():
     model = fit([point(1), point(8), point(16), point(16, ranks=2, factor=1.5)])
     assert model is not None
     assert model.seconds(4, 50, 2) == pytest.approx(1.5 * model.seconds(4, 50, 1))
     assert model.why_extrapolated(4, 2) == "batches of 4 not measured (measured: 16)"
 
 
-def test_batches_of_a_single_step_have_no_decode_and_are_fitted_all_the_same():
+def test_batches_of_a_single_step_have_no_decode_and_are_fitted_nevertheless():
     model = fit([point(4, steps=1), point(16, steps=1)])
     assert model is not None
     assert model.seconds(8, 1, 1) == pytest.approx(point(8, steps=1, batches=1).seconds)
@@ -201,7 +201,7 @@ def histogram(values: list[int], most: int) -> tuple[int, ...]:
     return counts
 
 
-def test_of_fixed_length_every_batch_has_all_steps():
+def test_with_a_fixed_length_every_batch_has_all_steps():
     length = Answers(max_new_tokens=40)
     assert (length.steps(1), length.steps(64), length.tokens_per_row) == (40, 40, 40)
 
@@ -221,17 +221,19 @@ def test_bins_blur_lengths_by_less_than_a_bin(values, rows):
     assert 1 <= length.steps(rows) <= length.steps(rows + 1) <= 500
 
 
-def test_other_lengths_than_measured_are_cut_or_marked():
+def test_lengths_beyond_those_measured_are_cut_or_marked():
     measured = histogram([2, 10, 10, 12], 12)
     cut = answers([point(4)], measured, measured_tokens=12, fixed=False, max_new_tokens=10)
     assert cut.tokens_per_row == pytest.approx(8)
     assert cut.why_extrapolated is None
     longer = answers([point(4)], measured, measured_tokens=12, fixed=False, max_new_tokens=24)
-    assert longer.tokens_per_row == pytest.approx((2 + 10 + 10 + 24) / 4), "what was cut off goes as far as it may"
+    assert longer.tokens_per_row == pytest.approx((2 + 10 + 10 + 24) / 4), (
+        "answers that were cut off are taken to use the whole limit"
+    )
     assert longer.why_extrapolated == "answers of up to 24 tokens not measured (measured: 12)"
 
 
-def test_where_no_answers_were_kept_the_batches_steps_tell():
+def test_without_kept_answers_lengths_come_from_the_steps_of_batches():
     points = [point(4, steps=20), point(16, steps=40)]
     length = answers(points, (), measured_tokens=50, fixed=False)
     assert length.steps(4) == 20
@@ -240,12 +242,12 @@ def test_where_no_answers_were_kept_the_batches_steps_tell():
     assert length.tokens_per_row == pytest.approx(36)
 
 
-def test_a_histogram_of_another_shape_is_refused():
+def test_a_histogram_without_64_bins_is_refused():
     with pytest.raises(ValueError, match="64 bins"):
         answers([point(4)], (1, 2), measured_tokens=50, fixed=False)
 
 
-def test_a_sweep_takes_its_warm_ups_and_rounds_each_as_long_as_a_batch_of_that_size():
+def test_a_sweep_takes_the_time_of_its_warm_ups_and_rounds():
     model = fit([point(rows, ranks=ranks, prefill=(0, 0), rest=(0, 0)) for ranks in (1, 2) for rows in (2, 8)])
     plan = SweepPlan(batch_sizes=[2, 8], ranks=[1, 2], repeats=3, least_rounds=2, least_seconds=0)
     # A step takes 22 and 28 ms: 15 of them warm up (the first token is the prefill's), twice 99 are measured.

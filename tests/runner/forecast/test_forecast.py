@@ -1,4 +1,4 @@
-"""The figures for a running job: what is left of it, and what another setting of its knobs would bring."""
+"""The figures for a running job: how long it will still take, and what other settings of its knobs would bring."""
 
 import heapq
 import time
@@ -18,7 +18,7 @@ DISPATCHES = st.sampled_from(["pull", "split"])
 
 
 def running(prompts: int = 400, done: int = 64, *, ranks: int = 4, active: int = 2, **changes: object) -> RunState:
-    """A run at batch size 16 that has measured batches of 8 and 16 on two active ranks; nobody has one in hand."""
+    """A run at batch size 16 that measured batches of 8 and 16 on two active ranks; no rank has one in hand."""
     values: dict[str, object] = {
         "config": RunConfig(prompts="x", ranks=ranks, max_new_tokens=50, ignore_eos=True),
         "prompts": prompts,
@@ -44,27 +44,27 @@ def in_hand(state: RunState, **ranks: RankState) -> RunState:
     return msgspec.structs.replace(state, ranks=tuple(changed.get(rank.rank, rank) for rank in state.ranks))
 
 
-def test_what_is_left_is_the_rounds_left_times_their_cost():
+def test_the_time_left_is_the_rounds_left_times_their_cost():
     state = running(prompts=400, done=64)
-    assert forecast.remaining_seconds(state) == pytest.approx(11 * batch_seconds(336 / 22))
-    assert forecast.remaining_seconds(running(prompts=64, done=64)) == 0
+    assert forecast.eta_seconds(state) == pytest.approx(11 * batch_seconds(336 / 22))
+    assert forecast.eta_seconds(running(prompts=64, done=64)) == 0
 
 
 def test_a_batch_in_flight_counts_with_the_steps_it_has_left():
     state = in_hand(running(prompts=80, done=64), a=RankState(rank=0, batch=9, rows=16, step=25))
-    assert forecast.remaining_seconds(state) == pytest.approx(batch_seconds(16) / 2)
+    assert forecast.eta_seconds(state) == pytest.approx(batch_seconds(16) / 2)
     young = RankState(rank=0, batch=9, rows=16, batch_started_at=999.0)
-    assert forecast.remaining_seconds(in_hand(state, a=young)) == pytest.approx(batch_seconds(16) - 1)
+    assert forecast.eta_seconds(in_hand(state, a=young)) == pytest.approx(batch_seconds(16) - 1)
 
 
-def test_before_a_whole_batch_and_while_a_sweep_measures_nothing_is_foretold():
-    assert forecast.remaining_seconds(running(costs=())) is None
+def test_nothing_is_predicted_before_a_whole_batch_or_while_a_sweep_measures():
+    assert forecast.eta_seconds(running(costs=())) is None
     assert forecast.what_if(running(costs=())) == []
     sweep = SweepState(plan=SweepPlan(batch_sizes=[1], ranks=[1]), trials=())
-    assert forecast.remaining_seconds(running(sweep=sweep)) is None
+    assert forecast.eta_seconds(running(sweep=sweep)) is None
 
 
-def test_the_knobs_are_one_rank_more_one_fewer_twice_and_half_the_batch():
+def test_the_settings_offered_are_one_more_rank_one_fewer_twice_and_half_the_batch():
     found = forecast.what_if(running())
     assert [(one.active_ranks, one.batch_size) for one in found] == [(3, 16), (1, 16), (2, 32), (2, 8)]
     assert [one.extrapolated for one in found] == [True, True, True, False]
@@ -72,21 +72,21 @@ def test_the_knobs_are_one_rank_more_one_fewer_twice_and_half_the_batch():
     assert more.change_percent > 0 > fewer.change_percent
     assert larger.change_percent > 0 > smaller.change_percent
     assert fewer.change_percent == pytest.approx(-50, abs=3)
-    now = forecast.remaining_seconds(running())
+    now = forecast.eta_seconds(running())
     assert now is not None
     for one in found:
         assert one.seconds_left == pytest.approx(now / (1 + one.change_percent / 100))
         assert one.tokens_per_second == pytest.approx(336 * 50 / one.seconds_left)
 
 
-def test_only_what_is_possible_is_offered_and_nothing_once_all_is_handed_out():
+def test_only_possible_settings_are_offered_and_none_once_everything_is_handed_out():
     alone = running(ranks=1, active=1, batch_size=1)
     assert [(one.active_ranks, one.batch_size) for one in forecast.what_if(alone)] == [(1, 2)]
     last = in_hand(running(prompts=80, done=64), a=RankState(rank=0, batch=9, rows=16, step=25))
     assert forecast.what_if(last) == []
 
 
-def test_one_rank_more_brings_nothing_where_the_rounds_stay_the_same():
+def test_one_more_rank_brings_nothing_if_the_rounds_stay_the_same():
     flat = (point(16, ranks=4),)
     state = running(prompts=100, done=0, ranks=5, active=4, costs=flat)
     more = forecast.what_if(state)[0]
@@ -98,7 +98,7 @@ def test_one_rank_more_brings_nothing_where_the_rounds_stay_the_same():
     st.integers(0, 40),
     st.floats(0.1, 10),
 )
-def test_the_closed_form_of_the_end_is_what_handing_out_gives(free, batches, cost):
+def test_the_closed_form_of_the_end_agrees_with_handing_out_batch_by_batch(free, batches, cost):
     heap = list(free)
     heapq.heapify(heap)
     last = 0.0
@@ -109,12 +109,12 @@ def test_the_closed_form_of_the_end_is_what_handing_out_gives(free, batches, cos
     assert forecast.finish(free, batches, cost) == pytest.approx(expected)
 
 
-def test_split_shares_are_done_by_their_ranks_and_those_of_inactive_ranks_by_whoever_is_free():
+def test_split_shares_are_done_by_their_ranks_and_those_of_inactive_ranks_by_any_free_rank():
     config = RunConfig(prompts="x", ranks=2, max_new_tokens=50, ignore_eos=True, dispatch="split")
     both = running(prompts=64, done=0, ranks=2, active=2, config=config)
-    assert forecast.remaining_seconds(both) == pytest.approx(2 * batch_seconds(16))
+    assert forecast.eta_seconds(both) == pytest.approx(2 * batch_seconds(16))
     one = running(prompts=64, done=0, ranks=2, active=1, config=config)
-    assert forecast.remaining_seconds(one) == pytest.approx(4 * batch_seconds(16))
+    assert forecast.eta_seconds(one) == pytest.approx(4 * batch_seconds(16))
 
 
 @given(
@@ -126,7 +126,7 @@ def test_split_shares_are_done_by_their_ranks_and_those_of_inactive_ranks_by_who
     DISPATCHES,
     st.booleans(),
 )
-def test_whatever_the_state_the_time_left_is_no_less_than_0(prompts, share, ranks, active, size, dispatch, fixed):
+def test_the_time_left_is_never_negative(prompts, share, ranks, active, size, dispatch, fixed):
     config = RunConfig(prompts="x", ranks=ranks, max_new_tokens=50, ignore_eos=fixed, dispatch=dispatch)
     done = int(prompts * share)
     state = running(
@@ -134,31 +134,29 @@ def test_whatever_the_state_the_time_left_is_no_less_than_0(prompts, share, rank
     )  # fmt: skip
     if prompts - done >= 3:
         state = in_hand(state, a=RankState(rank=0, batch=3, rows=3, step=70), b=RankState(rank=ranks - 1, cap=2))
-    seconds = forecast.remaining_seconds(state)
+    seconds = forecast.eta_seconds(state)
     assert seconds is not None
     assert seconds >= 0
     assert all(one.seconds_left > 0 for one in forecast.what_if(state))
 
 
-def test_a_million_prompts_are_foretold_in_less_than_a_millisecond():
+def test_a_million_prompts_are_predicted_in_less_than_a_millisecond():
     state = running(prompts=10**6, ranks=8, active=8)
-    forecast.remaining_seconds(state)
+    forecast.eta_seconds(state)
     began = time.perf_counter()
     for _ in range(100):
-        forecast.remaining_seconds(state)
+        forecast.eta_seconds(state)
     assert (time.perf_counter() - began) / 100 < 1e-3
 
 
-def test_the_end_is_predicted_where_a_batch_was_measured_and_else_by_the_pace() -> None:
-    state = running()
-    assert forecast.eta_seconds(state) == forecast.remaining_seconds(state)
+def test_the_end_is_predicted_once_a_batch_was_measured_and_else_estimated_by_the_pace() -> None:
+    assert forecast.eta_seconds(running()) == pytest.approx(11 * batch_seconds(336 / 22))
     unmeasured = running(costs=(), first_batch_at=990.0)
-    assert forecast.remaining_seconds(unmeasured) is None
-    assert forecast.eta_seconds(unmeasured) == forecast.seconds_by_pace(unmeasured) is not None
+    assert forecast.eta_seconds(unmeasured) == pytest.approx(10 * 336 / 64)
     assert forecast.eta_seconds(running(phase="loading")) is None
 
 
-def test_what_a_setting_makes_of_the_whole_file_counts_its_last_round() -> None:
+def test_the_prediction_for_the_whole_file_counts_its_last_round() -> None:
     row = forecast.whole_file(running(prompts=100), 2, 16)
     assert row is not None
     assert row.rounds == 4

@@ -39,7 +39,7 @@ def rankdeck_plan(*arguments: str) -> tuple[int, str, str]:
 
 
 @given(**JOBS, dispatch=DISPATCHES, base=st.floats(0, 5), slope=st.floats(0.001, 1))
-def test_the_closed_form_is_what_the_scheduler_does_within_1_percent(prompts, ranks, batch_size, dispatch, base, slope):
+def test_the_closed_form_agrees_with_the_scheduler_within_1_percent(prompts, ranks, batch_size, dispatch, base, slope):
     def cost(rows):
         return base + slope * rows
 
@@ -51,14 +51,14 @@ def test_the_closed_form_is_what_the_scheduler_does_within_1_percent(prompts, ra
 
 
 @given(**JOBS, dispatch=DISPATCHES)
-def test_rounds_are_those_of_the_slowest_rank(prompts, ranks, batch_size, dispatch):
+def test_rounds_are_those_of_the_busiest_rank(prompts, ranks, batch_size, dispatch):
     assert plan.play(prompts, ranks, batch_size, dispatch, lambda rows: 1.0).rounds == -(
         -prompts // (ranks * batch_size)
     )
 
 
 @given(st.integers(0, 1000), st.integers(1, 12))
-def test_shares_are_accelerates(prompts, ranks):
+def test_shares_are_cut_like_accelerates(prompts, ranks):
     found = plan.shares(prompts, ranks)
     assert sum(found) == prompts
     assert found == sorted(found, reverse=True)
@@ -98,7 +98,7 @@ def test_figures_of_a_row_agree_with_each_other(ranks, sizes, prompts, dispatch)
         assert found.best.tokens_per_second >= 0.99 * row.tokens_per_second
 
 
-def test_of_settings_equally_good_the_best_has_fewer_ranks_then_the_smaller_batch():
+def test_of_equally_good_settings_the_best_has_fewer_ranks_then_the_smaller_batch():
     found = plan.predict(cost_model.given(2.0, 64), FIXED, prompts=64, ranks=[2, 4], batch_sizes=[64, 32])
     assert (found.best.ranks, found.best.batch_size) == (2, 32)
 
@@ -136,7 +136,7 @@ def test_a_smaller_batch_that_is_nearly_as_good_is_named():
     assert found.reasons == ["batch size 8 yields 96% of the best, with less memory and sooner answers"]
 
 
-def test_a_best_outside_what_was_measured_is_said_together_with_the_best_inside():
+def test_a_best_setting_outside_what_was_measured_is_given_with_the_best_inside():
     model = cost_model.fit([point(4), point(16)])
     assert model is not None
     found = plan.predict(model, FIXED, prompts=640, ranks=[1, 2], batch_sizes=[16, 64])
@@ -147,7 +147,7 @@ def test_a_best_outside_what_was_measured_is_said_together_with_the_best_inside(
 # --- the command --------------------------------------------------------------------------------
 
 
-def test_from_the_articles_one_rank_run_come_its_other_rows():
+def test_the_articles_one_rank_run_predicts_its_other_rows():
     status, out, _ = rankdeck_plan(*ARTICLE, "--json")
     assert status == 0
     assert out.count("\n") == 1, "one JSON object"
@@ -197,7 +197,7 @@ def write_run(runs: Path, name: str, costs: list[CostPoint], **changes: object) 
     write_run_file(runs / name, run)
 
 
-def test_a_sweep_is_planned_from_by_its_name_with_its_own_settings(runs):
+def test_a_sweep_given_by_name_is_planned_from_with_its_own_settings(runs):
     costs = [point(rows, ranks=ranks, factor=ranks) for rows in (1, 4, 16) for ranks in (1, 2)]
     write_run(runs, "measured", costs, sweep=SweepPlan(batch_sizes=[1, 4, 16, 64], ranks=[1, 2]))
     status, out, _ = rankdeck_plan("measured", "--json")
@@ -244,7 +244,7 @@ def test_the_fit_residual_is_shown(runs):
         (["absent", "--seconds", "3"], ["exclude each other; leave one out"]),
     ],
 )  # fmt: skip
-def test_bad_input_is_refused_with_everything_that_is_wrong(runs, arguments, said):
+def test_bad_input_is_refused_with_all_its_errors(runs, arguments, said):
     status, out, errors = rankdeck_plan(*arguments)
     assert (status, out) == (2, "")
     assert all(line.startswith("rankdeck: ") for line in errors.splitlines())
@@ -258,5 +258,5 @@ def test_a_run_that_measured_nothing_is_refused_with_what_to_do(runs):
     assert "empty has no measured batches in its run.json; plan from a finished run or from a sweep" in errors
 
 
-def test_a_list_of_numbers_is_ascending_and_each_is_there_once():
+def test_a_list_of_numbers_is_sorted_and_has_each_number_once():
     assert number_list("4,1-3, 2", "--ranks") == [1, 2, 3, 4]

@@ -66,7 +66,7 @@ def test_cuda_visible_devices_is_read_as_cuda_reads_it(value: str | None, gpus: 
         (SECOND, [Place(1, 0)]),
     ],
 )
-def test_one_cuda_process_sees_a_single_mig_device_and_beside_it_no_whole_gpu(
+def test_a_cuda_process_sees_a_single_mig_device_and_no_whole_gpu_besides(
     value: str | None, places: list[Place]
 ) -> None:
     assert visible_places(value, MIG_BOX) == places
@@ -82,14 +82,14 @@ def test_one_cuda_process_sees_a_single_mig_device_and_beside_it_no_whole_gpu(
         ({"CUDA_VISIBLE_DEVICES": ""}, []),
     ],
 )
-def test_only_the_jobs_gpus_are_watched_where_it_is_certain_which_they_are(
+def test_only_the_jobs_gpus_are_watched_if_it_is_certain_which_they_are(
     environ: dict[str, str], gpus: list[int]
 ) -> None:
     assert places_to_sample(environ, THREE_GPUS) == [Place(gpu) for gpu in gpus]
 
 
 @given(st.permutations(range(8)), st.integers(1, 7), st.sampled_from(["x", "-1", "", "99", "GPU-00"]))
-def test_what_comes_after_the_first_invalid_entry_is_never_seen(order: list[int], valid: int, invalid: str) -> None:
+def test_entries_after_the_first_invalid_one_are_ignored(order: list[int], valid: int, invalid: str) -> None:
     gpus = [GpuNames(f"GPU-{number:08x}") for number in range(8)]
     entries = [*map(str, order[:valid]), invalid, *map(str, order[valid:])]
     assert visible_places(",".join(entries), gpus) == [Place(number) for number in order[:valid]]
@@ -135,7 +135,7 @@ def test_a_rank_that_matches_nothing_stays_unmapped(uuid: str | None, pci: str |
     assert match_rank_to_gpu(uuid, pci, samples) is None
 
 
-def test_two_mig_devices_of_one_gpu_are_told_apart_by_uuid_alone() -> None:
+def test_two_mig_devices_of_one_gpu_are_told_apart_only_by_uuid() -> None:
     samples = [sample(0, MIG_A, "00000000:65:00.0"), sample(0, MIG_B, "00000000:65:00.0")]
     assert match_rank_to_gpu(MIG_B.removeprefix("MIG-"), "0000:65:00.0", samples) == 1
     assert match_rank_to_gpu(None, "0000:65:00.0", samples) is None
@@ -160,5 +160,5 @@ def test_pci_ids_are_the_same_in_every_spelling(domain: int, bus: int, device: i
 
 
 @given(st.text(max_size=20))
-def test_no_text_makes_the_pci_parser_fail(text: str) -> None:
+def test_the_pci_parser_accepts_any_text(text: str) -> None:
     parse_pci_bus_id(text)

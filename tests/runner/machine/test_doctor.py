@@ -1,4 +1,4 @@
-"""`rankdeck doctor`: what would not work here, with the cure; and nothing that was not looked at."""
+"""`rankdeck doctor`: what would not work here, with the cure, and nothing about what was not examined."""
 
 import asyncio
 import json
@@ -13,7 +13,8 @@ import msgspec
 import pytest
 
 from rankdeck.runner.machine import examine
-from rankdeck.runner.machine.doctor import RANGES, Check, findings, worst
+from rankdeck.runner.machine.check import Check
+from rankdeck.runner.machine.doctor import RANGES, findings, worst
 from rankdeck.runner.machine.facts import Facts, Machine, Terminal, TorchFound, WritablePlace
 from rankdeck.runner.machine.nvml import LIB_RM_VERSION_MISMATCH, LIBRARY_NOT_FOUND, NO_PERMISSION, NvmlFailure
 from rankdeck.runner.protocol import DeviceSample
@@ -50,7 +51,7 @@ NO_DRIVER = Machine(no_gpu="no NVIDIA driver: libnvidia-ml.so.1 cannot be loaded
 
 
 def seen(name: str, **changes: object) -> Check:
-    """The one finding of that name, on a healthy machine with these changes."""
+    """The finding `name` on a healthy machine with these changes."""
     (check,) = (check for check in findings(msgspec.structs.replace(HEALTHY, **changes)) if check.name == name)
     return check
 
@@ -63,14 +64,14 @@ def terminal(**changes: object) -> Terminal:
     return msgspec.structs.replace(HEALTHY.terminal, **changes)
 
 
-def test_a_healthy_machine_has_nothing_in_its_way() -> None:
+def test_a_healthy_machine_has_only_ok_findings() -> None:
     checks = findings(HEALTHY)
     assert worst(checks) == "ok", [check for check in checks if check.status != "ok"]
     assert all(check.cure is None for check in checks)
     assert plain([verdict(checks)]) == "Nothing stands in the way."
 
 
-def test_a_machine_without_a_gpu_is_no_worse_for_it() -> None:
+def test_a_machine_without_a_gpu_is_ok() -> None:
     checks = findings(msgspec.structs.replace(HEALTHY, machine=NO_DRIVER, torch=TorchFound()))
     assert worst(checks) == "ok"
     assert "runs on the CPU" in plain(doctor_lines(checks, 100))
@@ -96,7 +97,7 @@ def test_a_driver_that_does_not_answer_is_bad_and_has_its_cure(code: int, found:
     assert cure in check.cure
 
 
-def test_no_library_is_no_fault() -> None:
+def test_a_missing_nvml_library_is_no_fault() -> None:
     class Without(FakeNvml):
         def start(self) -> None:
             raise NvmlFailure(LIBRARY_NOT_FOUND)
@@ -104,7 +105,7 @@ def test_no_library_is_no_fault() -> None:
     assert seen("driver", machine=examine.machine({}, Without({})), torch=None).status == "ok"
 
 
-def test_gpus_are_looked_at_through_nvml_with_their_driver() -> None:
+def test_gpus_and_their_driver_are_found_through_nvml() -> None:
     class Driven(FakeNvml):
         def driver_version(self) -> str:
             return "570.86"
@@ -119,7 +120,7 @@ def test_gpus_are_looked_at_through_nvml_with_their_driver() -> None:
     assert hidden.visible == 1
 
 
-def test_hidden_gpus_are_told_with_the_variable() -> None:
+def test_hidden_gpus_are_reported_with_the_variable() -> None:
     environ = {"CUDA_VISIBLE_DEVICES": "9"}
     broken = Machine(no_gpu="CUDA_VISIBLE_DEVICES='9' names no GPU of this machine")
     check = seen("visible", machine=broken, environ=environ, torch=None)
@@ -129,7 +130,7 @@ def test_hidden_gpus_are_told_with_the_variable() -> None:
     assert seen("visible", environ={"CUDA_VISIBLE_DEVICES": "0,1"}).status == "ok"
 
 
-def test_numbers_that_nvidia_smi_counts_otherwise_are_warned_of() -> None:
+def test_gpu_numbers_that_differ_from_nvidia_smis_are_warned_about() -> None:
     mixed = machine(gpus=(TWO_GPUS.gpus[0], msgspec.structs.replace(TWO_GPUS.gpus[1], name="NVIDIA L4")))
     check = seen("visible", machine=mixed, environ={"CUDA_VISIBLE_DEVICES": "1"})
     assert check.status == "warn"
@@ -164,7 +165,7 @@ def test_torch_and_the_driver_are_compared(torch: TorchFound, driver: tuple[int,
     assert words in check.found
 
 
-def test_a_gpu_of_torch_that_nvml_does_not_know_is_unmapped() -> None:
+def test_a_torch_device_that_nvml_does_not_know_is_unmapped() -> None:
     torch = TorchFound(available=True, cuda="12.8", devices=("A", "B"), uuids=("0", "someone else"))
     check = seen("mapping", torch=torch)
     assert check.status == "warn"
@@ -214,13 +215,13 @@ def test_each_fault_is_found_and_has_a_cure(name: str, changes: dict[str, object
         ("own config", {"accelerate_config": "/home/me/default_config.yaml"}, "is not read"),
     ],
 )
-def test_what_is_fine_is_said_without_a_cure(name: str, changes: dict[str, object], words: str) -> None:
+def test_a_finding_that_is_ok_has_no_cure(name: str, changes: dict[str, object], words: str) -> None:
     check = seen(name, **changes)
     assert (check.status, check.cure) == ("ok", None)
     assert words in check.found
 
 
-def test_what_is_to_be_done_stands_first_where_there_is_little_room() -> None:
+def test_faults_come_first_if_there_is_little_room() -> None:
     checks = findings(msgspec.structs.replace(HEALTHY, open_files=10, terminal=terminal(size=(10, 10))))
     groups = list(dict.fromkeys(check.group for check in worst_first(checks)))
     assert groups == ["Terminal", "Memory", "Software", "GPUs", "Files"]
@@ -232,7 +233,7 @@ def test_a_missing_package_is_named_with_the_pip_line() -> None:
     assert (check.status, check.cure) == ("bad", "pip install 'accelerate>=1.10,<2'")
 
 
-def test_the_versions_asked_for_are_those_that_rankdeck_is_installed_with() -> None:
+def test_the_required_versions_are_those_of_pyproject() -> None:
     wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
     for name, (least, below) in RANGES.items():
         (line,) = (line for line in wanted if re.split(r"[<>=]", line)[0] == name)
@@ -250,10 +251,10 @@ def test_lines_keep_to_the_width_and_carry_no_terminal_codes(width: int) -> None
     assert width < 60 or max(map(line_width, lines)) <= width
 
 
-# --- looking for real -------------------------------------------------------------------------------
+# --- on this machine ---------------------------------------------------------------------------------
 
 
-def test_torch_is_asked_in_a_process_of_its_own_that_has_a_time_limit() -> None:
+def test_torch_is_asked_in_a_separate_process_with_a_time_limit() -> None:
     async def ask(code: str, seconds: float = 20.0) -> TorchFound:
         return await examine.ask_torch(seconds, code)
 

@@ -1,4 +1,4 @@
-"""What only a machine with an NVIDIA GPU can show. Elsewhere these are left out: there is nothing to look at."""
+"""What only a machine with an NVIDIA GPU can show; skipped elsewhere."""
 
 import os
 
@@ -33,7 +33,7 @@ def test_the_figures_of_a_real_gpu_make_sense():
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
-async def test_ranks_on_a_gpu_answer_and_stand_at_their_gpu(tiny_model, tmp_path, ranks):  # noqa: F811
+async def test_ranks_on_a_gpu_answer_and_are_matched_to_their_gpu(tiny_model, tmp_path, ranks):  # noqa: F811
     source = tmp_path / "p.txt"
     source.write_text("".join(f"Prompt number {number}\n" for number in range(64)))
     config = RunConfig(

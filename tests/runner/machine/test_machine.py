@@ -1,4 +1,4 @@
-"""Which GPUs' memory a run is judged by: those it would see, in the order in which it would use them."""
+"""Which GPUs' memory counts for a run: those it would see, in the order in which it would use them."""
 
 import pytest
 
@@ -8,13 +8,13 @@ from tests.runner.machine.test_telemetry import FakeNvml
 
 GIB = 2**30
 FREE = (1, 20, None, 40)
-"""GPU 0 is full, and of GPU 2 nothing is known."""
+"""GPU 0 is full, and nothing is known about GPU 2."""
 
 BY_PCI = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
 
 
 class Box(FakeNvml):
-    """Four GPUs, each with its own memory; of one name or of four."""
+    """Four GPUs, each with its own memory, of one model or of four."""
 
     def __init__(self, alike: bool, free: tuple[int | None, ...] = FREE) -> None:
         super().__init__({}, gpus=4)
@@ -56,21 +56,21 @@ def test_a_run_is_judged_by_the_gpus_it_sees(
     assert free_gib(environ, alike=True) == expected
 
 
-def test_of_gpus_that_differ_a_number_names_one_only_where_cuda_counts_as_nvml_does() -> None:
+def test_with_different_gpus_a_number_is_certain_only_if_cuda_counts_like_nvml() -> None:
     assert free_gib({"CUDA_VISIBLE_DEVICES": "3"}, alike=False) == [None]
     assert free_gib({"CUDA_VISIBLE_DEVICES": "3", **BY_PCI}, alike=False) == [40]
     assert free_gib({"CUDA_VISIBLE_DEVICES": "GPU-3,GPU-1"}, alike=False) == [40, 20]
 
 
 @pytest.mark.parametrize(("value", "expected"), [(None, 1), ("3,2,1,0", 1), ("3,2,1", None), ("3,3", None)])
-def test_of_gpus_that_differ_the_least_that_is_free_is_known_where_a_run_sees_all(
+def test_with_different_gpus_the_least_free_memory_is_known_if_a_run_sees_them_all(
     value: str | None, expected: int | None
 ) -> None:
     environ = {} if value is None else {"CUDA_VISIBLE_DEVICES": value}
     found = examine.machine(environ, Box(alike=False, free=(1, 20, 30, 40))).least_free_bytes
     assert found == (None if expected is None else expected * GIB)
-    assert examine.machine(environ, Box(alike=False)).least_free_bytes is None, "one of them does not tell"
+    assert examine.machine(environ, Box(alike=False)).least_free_bytes is None, "one of them does not report its memory"
 
 
-def test_how_many_a_run_sees_is_known_in_any_case() -> None:
+def test_the_number_of_gpus_that_a_run_sees_is_always_known() -> None:
     assert examine.machine({"CUDA_VISIBLE_DEVICES": "3,0"}, Box(alike=False)).visible == 2

@@ -1,4 +1,4 @@
-"""Ranks and GPUs: several ranks on one GPU, one rank over several, and what of it is refused before anything starts."""
+"""Ranks and GPUs: several ranks on one GPU, one rank over several, and what is refused before anything starts."""
 
 import os
 import subprocess
@@ -50,7 +50,7 @@ def ready(rank: int, **facts) -> RankReady:
 # --- how many ranks, and where ---
 
 
-def test_where_no_number_is_given_ranks_fill_the_gpus(four_gpus):
+def test_without_a_given_number_ranks_fill_the_gpus(four_gpus):
     assert start.default_ranks() == 4
     assert start.default_ranks(ranks_per_gpu=3) == 12
     assert start.default_ranks(gpus_per_rank=2) == 2
@@ -58,7 +58,7 @@ def test_where_no_number_is_given_ranks_fill_the_gpus(four_gpus):
     assert start.default_ranks("cpu", gpus_per_rank=2) <= 2
 
 
-def test_the_command_asks_for_as_many_ranks_as_the_gpus_take(four_gpus, monkeypatch, tmp_path):
+def test_the_command_starts_as_many_ranks_as_the_gpus_take(four_gpus, monkeypatch, tmp_path):
     (tmp_path / "p.txt").write_text("hello\n")
     (tmp_path / "run.toml").write_text('prompts = "p.txt"\nranks_per_gpu = 2\n')
     asked = []
@@ -77,12 +77,12 @@ def test_the_command_asks_for_as_many_ranks_as_the_gpus_take(four_gpus, monkeypa
     ]
 
 
-def test_ranks_that_share_gpus_go_round_them():
+def test_ranks_that_share_gpus_are_assigned_round_robin():
     assert [placement.device_index(rank, 2, 1) for rank in range(4)] == [0, 1, 0, 1]
     assert placement.own_environment({}, 3, 1) == {}, "they see all GPUs"
 
 
-def test_a_rank_of_several_gpus_sees_its_own_alone_whatever_they_are_called():
+def test_a_rank_with_several_gpus_sees_only_its_own_however_they_are_named():
     assert [placement.own_environment({}, rank, 2) for rank in range(2)] == [
         {"CUDA_VISIBLE_DEVICES": "0,1"},
         {"CUDA_VISIBLE_DEVICES": "2,3"},
@@ -120,7 +120,7 @@ def test_the_inputs_of_a_spread_rank_go_to_the_first_of_its_gpus():
         ({"gpus_per_rank": 65, "ranks": 1}, 65, "--gpus-per-rank: must be from 1 to 64, not 65"),
     ],
 )
-def test_what_the_gpus_cannot_hold_is_refused_with_the_numbers(settings, gpus, said):
+def test_too_many_ranks_or_gpus_per_rank_are_refused_with_the_numbers(settings, gpus, said):
     (found,) = refused(RunConfig(prompts="p", **settings), gpus)
     assert found.startswith(said)
 
@@ -130,11 +130,11 @@ def test_what_the_gpus_cannot_hold_is_refused_with_the_numbers(settings, gpus, s
     [{"ranks": 8, "ranks_per_gpu": 2}, {"ranks": 3, "ranks_per_gpu": 2}, {"ranks": 2, "gpus_per_rank": 2},
      {"ranks": 1, "gpus_per_rank": 3}, {"ranks": 9}, {"ranks_per_gpu": 1, "device": "cpu"}],
 )  # fmt: skip
-def test_what_the_gpus_can_hold_is_not_refused(settings):
+def test_ranks_that_fit_the_gpus_are_not_refused(settings):
     assert refused(RunConfig(prompts="p", **settings)) == []
 
 
-def test_more_ranks_than_gpus_without_a_word_on_sharing_are_warned_of_and_with_one_are_not(four_gpus):
+def test_more_ranks_than_gpus_are_warned_about_unless_sharing_is_asked_for(four_gpus):
     config = RunConfig(prompts="p", ranks=8, device="cuda")
     assert start.warnings(config, 100) == ["8 ranks on 4 GPUs: several ranks share a GPU and its memory"]
     assert start.warnings(RunConfig(prompts="p", ranks=8, ranks_per_gpu=2, device="cuda"), 100) == []
@@ -151,7 +151,7 @@ def test_the_check_before_a_run_counts_the_gpus(four_gpus, tmp_path):
 # --- who stands where, and with how much memory ---
 
 
-def test_a_spread_rank_stands_at_each_of_its_gpus_and_a_shared_gpu_has_all_its_ranks():
+def test_a_spread_rank_is_listed_at_each_of_its_gpus_and_a_shared_gpu_lists_all_its_ranks():
     samples = [DeviceSample(index=index, uuid=f"GPU-{letter * 4}", name="GPU") for index, letter in enumerate("abcd")]
     spread = ready(0, device="cuda:0,1", device_uuid="bbbb", device_uuids=["bbbb", "dddd"])
     assert match_rank_to_gpus(spread, samples) == [1, 3]
@@ -173,10 +173,10 @@ def test_the_row_of_a_shared_gpu_names_all_its_ranks():
         assert "1,3,5,7" in text
 
 
-def test_ranks_share_the_free_memory_of_one_gpu_and_not_that_of_gpus_of_one_name():
+def test_ranks_share_the_free_memory_of_one_gpu_but_not_of_two_gpus_with_one_name():
     shared = [ready(rank, device="cuda:0", device_uuid="aaaa", memory_free_bytes=100) for rank in range(2)]
     assert [_free_bytes(one, shared) for one in shared] == [50, 50]
-    # Each sees its own GPUs alone, and calls the first of them alike.
+    # Each sees only its own GPUs, and calls the first of them cuda:0.
     apart = [ready(rank, device="cuda:0", device_uuid=f"{rank}", memory_free_bytes=100) for rank in range(2)]
     assert [_free_bytes(one, apart) for one in apart] == [100, 100]
 
@@ -184,7 +184,7 @@ def test_ranks_share_the_free_memory_of_one_gpu_and_not_that_of_gpus_of_one_name
 # --- loading ---
 
 
-def test_a_model_goes_onto_one_gpu_or_evenly_onto_several_and_never_beside_them():
+def test_a_model_goes_onto_one_gpu_or_evenly_onto_several_and_nowhere_else():
     gpu = torch.device("cuda", 0)
     assert loading.placed(torch.device("cpu"), []) == {}
     assert loading.placed(gpu, []) == {"device_map": {"": gpu}}
@@ -192,13 +192,13 @@ def test_a_model_goes_onto_one_gpu_or_evenly_onto_several_and_never_beside_them(
     assert spread == {"device_map": "balanced", "max_memory": {0: 900, 1: 1800}}
 
 
-def test_what_does_not_fit_the_gpus_is_refused_with_the_cure():
+def test_a_model_that_does_not_fit_the_gpus_is_refused_with_the_cure():
     loading.refuse_offloading({"model.layers.0": 0, "lm_head": 1}, 2)
     with pytest.raises(RuntimeError, match=r"does not fit 2 GPUs \(1 of its parts.*lm_head first.*--gpus-per-rank"):
         loading.refuse_offloading({"model.layers.0": 0, "lm_head": "disk"}, 2)
 
 
-def test_the_device_map_that_comes_of_it_spreads_whole_layers_and_marks_what_is_left_over():
+def test_the_device_map_spreads_whole_layers_and_marks_what_is_left_over():
     config = transformers.LlamaConfig(
         vocab_size=64, hidden_size=32, intermediate_size=64, num_hidden_layers=8, num_attention_heads=4
     )
@@ -236,8 +236,8 @@ def tiny_model() -> transformers.LlamaForCausalLM:
     return transformers.LlamaForCausalLM(config).eval()
 
 
-def test_a_model_in_parts_answers_as_it_does_in_one_piece(tmp_path):
-    # Parts on several GPUs cannot be had here; parts on disk are moved by the same hooks of accelerate.
+def test_a_model_in_parts_gives_the_same_answers_as_in_one_piece(tmp_path):
+    # There are no GPUs here; parts on disk are moved by the same hooks of accelerate.
     cpu, config = torch.device("cpu"), RunConfig(prompts="p", max_new_tokens=6, ignore_eos=True)
     parts = {"model.embed_tokens": "cpu", "model.rotary_emb": "cpu", "model.layers.0": "cpu",
              "model.layers.1": "disk", "model.norm": "cpu", "lm_head": "disk"}  # fmt: skip
@@ -254,7 +254,7 @@ def test_a_model_in_parts_answers_as_it_does_in_one_piece(tmp_path):
 
 @pytest.fixture
 def cuda(monkeypatch):
-    """Stands in for torch.cuda: as many devices as the environment lets through of eight; what was made current."""
+    """Stands in for torch.cuda: of eight devices those that the environment lets through, and the one made current."""
     current = []
 
     def seen():
@@ -286,7 +286,7 @@ def test_a_rank_takes_its_gpu_and_has_accelerate_take_it_too(tmp_path, monkeypat
 def test_a_spread_rank_hides_the_gpus_of_others_and_takes_the_first_of_its_own(tmp_path, monkeypatch, cuda):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-a,GPU-b,GPU-c,GPU-d")
     rank = rank_of(tmp_path, monkeypatch, 1, gpus_per_rank=2)
-    assert os.environ["CUDA_VISIBLE_DEVICES"] == "GPU-c,GPU-d", "before torch is asked for anything"
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "GPU-c,GPU-d", "set before torch is first used"
     rank._take_device()
     assert cuda == [0]
     assert os.environ[placement.OWN_DEVICE] == "cuda:0"
@@ -308,6 +308,6 @@ def test_accelerate_takes_the_device_it_is_given():
     assert done.stdout == "meta:3"
 
 
-def test_a_rank_says_all_its_gpus_on_the_wire():
+def test_a_rank_sends_all_its_gpus_on_the_wire():
     said = ready(0, device="cuda:0,1", device_uuid="a", device_uuids=["a", "b"])
     assert msgspec.json.decode(protocol.encode_line(said), type=RankReady).device_uuids == ["a", "b"]

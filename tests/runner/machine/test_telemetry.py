@@ -19,7 +19,7 @@ from rankdeck.runner.machine.nvml import BusySample, GpmBuffer, Handle, Memory, 
 from rankdeck.runner.machine.telemetry import Telemetry
 
 Answers = dict[str, Sequence[object]]
-"""By method: what its calls give, one after another, the last one for good."""
+"""By method: the results of its calls in turn; the last one repeats."""
 
 WORKING: Answers = {
     "busy_samples": [[BusySample(1, 10)], [BusySample(2, 20), BusySample(3, 60)], []],
@@ -43,7 +43,7 @@ WORKING: Answers = {
 
 
 class FakeNvml:
-    """NVML with one script for all its GPUs; keeps count of calls and of buffers not given back."""
+    """NVML with one script for all its GPUs; counts its calls and the buffers not yet freed."""
 
     def __init__(self, answers: Answers, gpus: int = 1) -> None:
         self.answers = {**WORKING, **answers}
@@ -194,7 +194,9 @@ def test_whatever_fails_each_figure_has_a_value_or_a_reason_and_no_buffer_leaks(
 
 
 @given(st.sampled_from(["power_milliwatts", "energy_millijoules", "slowdown_celsius", "memory"]), st.integers(1, 5))
-def test_a_lasting_failure_is_asked_once_and_a_passing_one_every_time(method: str, looks: int) -> None:
+def test_a_call_that_fails_for_good_is_made_once_and_one_that_fails_for_a_moment_every_time(
+    method: str, looks: int
+) -> None:
     for code, calls in ((3, 1), (13, 1), (10, looks), (999, looks)):
         api = FakeNvml({method: [NvmlFailure(code)]})
         telemetry = open_on(api)
@@ -204,7 +206,7 @@ def test_a_lasting_failure_is_asked_once_and_a_passing_one_every_time(method: st
 
 
 @given(st.lists(st.integers(0, 100), min_size=1, max_size=30))
-def test_busy_is_the_mean_least_and_most_of_the_samples_since_the_last_look(percents: list[int]) -> None:
+def test_busy_is_the_mean_least_and_most_of_the_driver_samples_since_the_last_sample(percents: list[int]) -> None:
     new = [BusySample(100 + number, percent) for number, percent in enumerate(percents)]
     junk = [BusySample(0, 50), BusySample(90, 50), BusySample(300, 4294967295)]
     telemetry = open_on(FakeNvml({"busy_samples": [[BusySample(99, 7)], junk + new]}))
@@ -214,12 +216,12 @@ def test_busy_is_the_mean_least_and_most_of_the_samples_since_the_last_look(perc
     assert (gpu.busy_min_percent, gpu.busy_max_percent) == (min(percents), max(percents))
 
 
-def test_a_gpm_look_that_fails_for_a_moment_leaves_a_gap_and_no_more() -> None:
+def test_a_gpm_sample_that_fails_for_a_moment_leaves_just_a_gap() -> None:
     telemetry = open_on(FakeNvml({"gpm_fill": [None, None, NvmlFailure(10), None]}))
     assert [telemetry.sample_devices()[0].sm_percent for _ in range(4)] == [None, 1.0, None, 1.0]
 
 
-def test_a_gpm_value_that_is_no_number_is_not_shown_as_one() -> None:
+def test_a_gpm_value_that_is_not_finite_is_missing() -> None:
     telemetry = open_on(FakeNvml({"gpm_compare": [{2: math.nan, 3: NvmlFailure(3), 5: 0.0, 10: 4.0}]}))
     telemetry.sample_devices()
     (gpu,) = telemetry.sample_devices()
@@ -227,7 +229,7 @@ def test_a_gpm_value_that_is_no_number_is_not_shown_as_one() -> None:
     assert gpu.unavailable["occupancy_percent"] == "not supported by this GPU"
 
 
-def test_opening_never_raises_whatever_the_library_does() -> None:
+def test_opening_never_raises() -> None:
     class Broken(FakeNvml):
         def gpu_count(self) -> int:
             raise OSError("exec format\nerror")
@@ -238,7 +240,7 @@ def test_opening_never_raises_whatever_the_library_does() -> None:
     assert not api.running
 
 
-def test_closing_twice_is_closing_once() -> None:
+def test_closing_twice_does_no_harm() -> None:
     telemetry = open_on(FakeNvml({}))
     telemetry.close()
     telemetry.close()
@@ -247,7 +249,7 @@ def test_closing_twice_is_closing_once() -> None:
 
 @pytest.fixture
 def child() -> Iterator[subprocess.Popen[bytes]]:
-    """A process that waits for its standard input to end."""
+    """A process that waits for the end of its standard input."""
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)
     yield process
     process.kill()
@@ -258,7 +260,7 @@ def without_nvml() -> Telemetry:
     return open_on(FakeNvml({}, gpus=0))
 
 
-def test_a_rank_has_memory_from_the_first_look_and_cpu_from_the_second() -> None:
+def test_a_rank_has_memory_from_the_first_sample_and_cpu_from_the_second() -> None:
     telemetry = without_nvml()
     (first,) = telemetry.sample_processes({3: os.getpid()})
     assert (first.rank, first.cpu_percent) == (3, None)
@@ -271,7 +273,7 @@ def test_a_rank_has_memory_from_the_first_look_and_cpu_from_the_second() -> None
     assert second.rss_bytes == pytest.approx(psutil.Process().memory_info().rss, rel=0.2)
 
 
-def test_ranks_come_in_their_order() -> None:
+def test_processes_are_in_the_order_of_their_ranks() -> None:
     samples = without_nvml().sample_processes({2: os.getpid(), 0: os.getpid(), 1: os.getpid()})
     assert [sample.rank for sample in samples] == [0, 1, 2]
 
@@ -287,7 +289,7 @@ def test_a_rank_that_died_has_no_figures_before_and_after_it_is_reaped(child: su
         child.wait()
 
 
-def test_a_rank_started_anew_is_watched_as_a_new_process(child: subprocess.Popen[bytes]) -> None:
+def test_a_restarted_rank_is_watched_as_a_new_process(child: subprocess.Popen[bytes]) -> None:
     telemetry = without_nvml()
     telemetry.sample_processes({0: os.getpid()})
     (sample,) = telemetry.sample_processes({0: child.pid})

@@ -1,4 +1,4 @@
-"""Even rounds: what is predicted of them in the middle of a run is what the scheduler then hands out."""
+"""Even rounds: what is predicted in the middle of a run is what the scheduler then hands out."""
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,7 +11,7 @@ from tests.scripted import Script
 
 
 class Followed:
-    """The state of a scripted run, brought up to date by what is new alone."""
+    """The state of a scripted run, updated with its new events only."""
 
     def __init__(self, script: Script) -> None:
         self._script, self._state, self._seen = script, RunState(), 0
@@ -72,12 +72,12 @@ def test_the_state_knows_how_many_batches_are_still_to_come(prompts, ranks, size
     assert all(handed_out - before == batches for before, batches in predicted)
 
 
-def test_a_batch_of_a_run_that_nothing_is_known_of_is_no_error():
+def test_a_batch_before_the_run_is_known_is_no_error():
     started = protocol.BatchStarted(rank=0, batch=1, rows=4)
     assert apply(RunState(), started).rounds == EvenRounds()
 
 
-def test_a_plan_is_made_afresh_where_a_knob_was_turned_or_it_is_used_up():
+def test_a_new_plan_is_made_when_a_knob_was_turned_or_the_plan_is_used_up():
     plan = EvenRounds().cut(100, 16, 5)
     assert plan == EvenRounds(16, 5, 9)
     assert plan.planned(90, 16, 5) == 9

@@ -4,8 +4,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from rankdeck.runner.scheduling.prompt_queue import WINDOW_PROMPTS
 from rankdeck.runner.scheduling.rounds import batches_needed
-from rankdeck.runner.scheduling.scheduler import WINDOW_PROMPTS, Scheduler
+from rankdeck.runner.scheduling.scheduler import Scheduler
 
 LENGTHS = st.lists(st.integers(0, 500), max_size=200)
 ORDERS = st.sampled_from(["length", "input"])
@@ -44,7 +45,7 @@ def test_never_more_rounds_than_full_batches_would_take(count, batch_size, ranks
     assert len(rounds) == -(-count // (batch_size * ranks))
     if count >= ranks:
         sizes = [size for one in rounds for size in one]
-        assert max(sizes) - min(sizes) <= 1, "no rank ends with a scrap"
+        assert max(sizes) - min(sizes) <= 1, "no rank ends with a small remainder"
 
 
 def test_the_articles_hundred_prompts_on_five_ranks_take_two_rounds_at_16_and_one_at_20():
@@ -66,7 +67,7 @@ def test_input_order_keeps_the_files_order():
     assert scheduler.next_batch(0).indices == (0, 1, 2)
 
 
-def test_what_a_lost_rank_had_in_hand_goes_to_the_front_of_the_queue():
+def test_the_batch_of_a_lost_rank_goes_to_the_front_of_the_queue():
     scheduler = Scheduler([1] * 6, order="input", batch_size=2, active_ranks=3)
     lost = scheduler.next_batch(0)
     scheduler.next_batch(1)
@@ -108,7 +109,7 @@ def test_split_shares_go_only_to_their_rank_in_slices_of_the_batch_size(lengths,
         assert all(len(one) == batch_size for one in mine[:-1])
 
 
-def test_prompts_that_are_done_already_are_not_handed_out():
+def test_prompts_that_are_already_done_are_not_handed_out():
     scheduler = Scheduler([1] * 5, order="input", batch_size=5, active_ranks=1, done=[1, 3], first_batch=8)
     batch = scheduler.next_batch(0)
     assert batch.indices == (0, 2, 4)
@@ -116,7 +117,7 @@ def test_prompts_that_are_done_already_are_not_handed_out():
 
 
 class AnyInterleaving(RuleBasedStateMachine):
-    """Pull, finish, fail, lose a rank, turn a knob, in any order: nothing is lost, nothing doubled."""
+    """Pull, finish, fail, lose a rank, turn a knob, in any order: no prompt is lost or done twice."""
 
     @initialize(count=st.integers(0, 60), batch_size=st.integers(1, 16), split=st.booleans())
     def start(self, count, batch_size, split):

@@ -1,4 +1,4 @@
-"""The seconds before the first batch: each phase from the events' own times, and together the whole."""
+"""The seconds before the first batch: each phase from the times of events, all together the whole."""
 
 import time
 
@@ -55,7 +55,7 @@ def follow(*events: AnyEvent) -> LoadingTime:
     return loading
 
 
-def test_a_phase_of_the_ranks_begins_when_the_last_of_them_enters_it() -> None:
+def test_a_phase_of_the_ranks_begins_when_the_last_rank_enters_it() -> None:
     assert follow(started(101.0, asked_at=100.5), *LAUNCH).phases == {
         "starting": 0.5,
         "model": 1.0,
@@ -72,15 +72,15 @@ def test_the_phases_add_up_to_the_time_from_the_command_to_the_first_batch() -> 
     assert follow(started(101.0, asked_at=100.5), *LAUNCH).seconds == 114.25 - 100.5
 
 
-def test_the_rank_that_was_ready_first_waited_for_the_last() -> None:
+def test_the_first_ready_rank_waited_for_the_last() -> None:
     assert follow(started(101.0), *LAUNCH).waited_seconds == 2.0
 
 
-def test_where_the_time_of_the_command_is_not_known_it_begins_with_the_supervisor() -> None:
+def test_without_the_time_of_the_command_it_begins_with_the_supervisor() -> None:
     assert follow(started(101.0), *LAUNCH).seconds == 114.25 - 101.0
 
 
-def test_what_an_earlier_launch_took_is_a_phase_of_its_own() -> None:
+def test_an_earlier_launch_is_a_separate_phase() -> None:
     lost = (launched(102.0), phase(0, "importing", 104.0), phase(1, "importing", 105.0))
     again = (launched(120.0, 2), phase(0, "importing", 123.0), protocol.RanksReady(at=130.0))
     assert follow(started(101.0), *lost, *again).phases == {
@@ -88,12 +88,12 @@ def test_what_an_earlier_launch_took_is_a_phase_of_its_own() -> None:
     }  # fmt: skip
 
 
-def test_ranks_that_are_launched_afresh_during_the_work_change_nothing() -> None:
+def test_ranks_that_are_relaunched_after_the_first_batch_change_nothing() -> None:
     first = follow(started(101.0), *LAUNCH)
     assert follow(started(101.0), *LAUNCH, launched(200.0, 2), protocol.RanksReady(at=210.0)) == first
 
 
-def test_a_run_that_is_taken_up_again_begins_anew() -> None:
+def test_a_resumed_run_starts_afresh() -> None:
     taken_up = protocol.RunTakenUp(
         at=500.0, config=RunConfig(prompts="p.txt"), completed=1, failed=0, prompt_tokens=1, output_tokens=1
     )
@@ -101,7 +101,7 @@ def test_a_run_that_is_taken_up_again_begins_anew() -> None:
     assert again.phases == {"model": 1.0, "launching": 8.0, "first batch": 0.0}
 
 
-def test_the_line_leaves_out_phases_of_no_time() -> None:
+def test_the_line_leaves_out_phases_that_took_no_time() -> None:
     loading = follow(started(102.0, asked_at=101.5), *LAUNCH[:-1])
     assert loading_line(loading) == (
         "12.5 s: starting 0.5, launching 3.0, importing 5.0, joining 0.5, loading 2.5, warming up 1.0; "
@@ -109,7 +109,7 @@ def test_the_line_leaves_out_phases_of_no_time() -> None:
     )
 
 
-def test_the_state_of_a_run_has_it() -> None:
+def test_the_state_of_a_run_holds_its_loading_time() -> None:
     state = RunState()
     for event in (started(101.0, asked_at=100.5), *LAUNCH):
         state = apply(state, event)
@@ -122,7 +122,7 @@ def test_a_command_was_given_when_its_process_began() -> None:
     assert start.process_started_at() <= time.time()
 
 
-def test_all_weights_of_a_folder_are_asked_for_ahead(tmp_path) -> None:
+def test_all_weights_of_a_folder_are_read_ahead(tmp_path) -> None:
     (tmp_path / "model-1.safetensors").write_bytes(bytes(300_000))
     (tmp_path / "model-2.safetensors").write_bytes(bytes(5))
     (tmp_path / "config.json").write_text("{}")

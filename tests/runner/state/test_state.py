@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rankdeck.runner import protocol
-from rankdeck.runner.forecast.forecast import seconds_by_pace
+from rankdeck.runner.forecast.forecast import eta_seconds
 from rankdeck.runner.protocol import BatchResult, DeviceSample, OutputRecord, StepsInFlight
 from rankdeck.runner.protocol.config import RunConfig
 from rankdeck.runner.state import RunState, apply, summarise
@@ -51,7 +51,7 @@ def play(*events, state: RunState | None = None) -> RunState:
 
 
 @pytest.fixture
-def flying() -> RunState:
+def in_flight() -> RunState:
     """Two ranks ready at 10 s, each with a batch of two in hand since then."""
     config = RunConfig(prompts="p.txt", ranks=2, batch_size=2, max_new_tokens=10)
     return play(
@@ -65,9 +65,9 @@ def flying() -> RunState:
     )
 
 
-def test_tokens_in_flight_become_tokens_done_without_being_counted_twice(flying):
+def test_tokens_in_flight_become_tokens_done_without_being_counted_twice(in_flight):
     steps = [StepsInFlight(rank=0, batch=1, step=10, output_tokens=20)]
-    state = play(protocol.Tick(at=12.0, steps=steps), state=flying)
+    state = play(protocol.Tick(at=12.0, steps=steps), state=in_flight)
     assert state.output_tokens + state.in_flight_tokens == 20
     state = play(output(0, 10, at=13.0), state=state)
     assert (state.output_tokens, state.in_flight_tokens) == (10, 10)
@@ -75,9 +75,13 @@ def test_tokens_in_flight_become_tokens_done_without_being_counted_twice(flying)
     assert (state.output_tokens, state.in_flight_tokens) == (20, 0)
 
 
-def test_seconds_run_from_the_first_batch_to_the_last_result(flying):
+def test_seconds_run_from_the_first_batch_to_the_last_result(in_flight):
     state = play(
-        output(0, 5, at=14.0), finished(0, 1, 14.0), output(2, 5, rank=1, at=15.0), finished(1, 2, 15.0), state=flying
+        output(0, 5, at=14.0),
+        finished(0, 1, 14.0),
+        output(2, 5, rank=1, at=15.0),
+        finished(1, 2, 15.0),
+        state=in_flight,
     )
     state = play(protocol.Tick(at=40.0), state=state)
     assert state.seconds == 30.0, "still running"
@@ -87,19 +91,19 @@ def test_seconds_run_from_the_first_batch_to_the_last_result(flying):
     assert [rank.tokens_per_second for rank in summary.ranks] == [1.0, 1.0], "the ranks add up to the run"
 
 
-def test_idle_is_the_share_of_time_since_all_ranks_were_ready_without_a_batch(flying):
-    state = play(finished(0, 1, 15.0), protocol.Tick(at=20.0), state=flying)
+def test_idle_is_the_share_of_time_since_all_ranks_were_ready_without_a_batch(in_flight):
+    state = play(finished(0, 1, 15.0), protocol.Tick(at=20.0), state=in_flight)
     assert state.idle(state.ranks[0]) == 0.5
     assert state.idle(state.ranks[1]) == 0.0, "it still has its batch in hand"
 
 
-def test_padding_waste_is_the_share_of_slots_without_a_real_token(flying):
-    state = play(finished(0, 1, 15.0), finished(1, 2, 15.0), state=flying)
+def test_padding_waste_is_the_share_of_slots_without_a_real_token(in_flight):
+    state = play(finished(0, 1, 15.0), finished(1, 2, 15.0), state=in_flight)
     assert state.padding_waste == 0.2
 
 
-def test_throughput_now_looks_back_a_few_seconds_and_the_peak_stays(flying):
-    state = flying
+def test_throughput_now_looks_back_a_few_seconds_and_the_peak_stays(in_flight):
+    state = in_flight
     for tick in range(1, 41):
         steps = [StepsInFlight(rank=0, batch=1, step=1, output_tokens=min(tick, 20) * 10)]
         state = play(protocol.Tick(at=10 + tick / 4, steps=steps), state=state)
@@ -110,24 +114,26 @@ def test_throughput_now_looks_back_a_few_seconds_and_the_peak_stays(flying):
     assert state.rate_mean == pytest.approx(20.0)
 
 
-def test_errors_are_failed_prompts_and_not_completed_ones(flying):
-    state = play(output(0, 5), output(1, 0, error="too long"), state=flying)
+def test_errors_are_failed_prompts_and_not_completed_ones(in_flight):
+    state = play(output(0, 5), output(1, 0, error="too long"), state=in_flight)
     assert (state.completed, state.failed, state.done) == (1, 1, 2)
 
 
-def test_progress_counts_batches_in_flight_by_their_steps_and_gives_an_eta(flying):
-    state = play(protocol.Tick(at=12.0, steps=[StepsInFlight(rank=0, batch=1, step=5, output_tokens=10)]), state=flying)
+def test_progress_counts_batches_in_flight_by_their_steps_and_gives_an_eta(in_flight):
+    state = play(
+        protocol.Tick(at=12.0, steps=[StepsInFlight(rank=0, batch=1, step=5, output_tokens=10)]), state=in_flight
+    )
     assert state.progress == pytest.approx(1 / 8)
-    assert seconds_by_pace(state) == pytest.approx(14.0)
+    assert eta_seconds(state) == pytest.approx(14.0)
 
 
-def test_steps_of_a_batch_that_is_over_change_nothing(flying):
-    state = play(finished(0, 1, 12.0), state=flying)
+def test_steps_of_a_batch_that_is_over_change_nothing(in_flight):
+    state = play(finished(0, 1, 12.0), state=in_flight)
     late = play(protocol.Tick(at=12.0, steps=[StepsInFlight(rank=0, batch=1, step=9, output_tokens=9)]), state=state)
     assert late.ranks[0] == state.ranks[0]
 
 
-def test_ranks_stand_at_their_gpu_by_uuid_not_by_order():
+def test_ranks_are_matched_to_their_gpu_by_uuid_not_by_order():
     samples = [DeviceSample(index=0, uuid="GPU-aaaa", name="A"), DeviceSample(index=1, uuid="GPU-bbbb", name="B")]
     state = play(
         protocol.RanksLaunched(attempt=1, world_size=2),
@@ -145,8 +151,10 @@ def test_a_missing_busy_sample_is_a_gap_not_a_zero():
     assert state.devices[0].busy_history == (50.0, None, 70.0)
 
 
-def test_the_end_of_a_run_leaves_nothing_in_flight(flying):
-    state = play(protocol.Tick(at=12.0, steps=[StepsInFlight(rank=0, batch=1, step=5, output_tokens=10)]), state=flying)
+def test_the_end_of_a_run_leaves_nothing_in_flight(in_flight):
+    state = play(
+        protocol.Tick(at=12.0, steps=[StepsInFlight(rank=0, batch=1, step=5, output_tokens=10)]), state=in_flight
+    )
     ended = protocol.RunEnded(at=13.0, status="stopped", exit_status=130, summary=summarise(state))
     state = play(ended, state=state)
     assert state.in_flight_tokens == 0
@@ -154,8 +162,8 @@ def test_the_end_of_a_run_leaves_nothing_in_flight(flying):
     assert state.elapsed == 13.0
 
 
-def test_memory_is_bounded_however_long_a_run_is(flying):
-    state = flying
+def test_memory_is_bounded_however_long_the_run(in_flight):
+    state = in_flight
     for second in range(3 * HISTORY_POINTS):
         state = play(protocol.Tick(at=10.0 + second), protocol.LogLine(source="rank 0", text="x"), state=state)
     assert len(state.history) <= HISTORY_POINTS
@@ -166,7 +174,7 @@ def test_memory_is_bounded_however_long_a_run_is(flying):
 @given(
     st.lists(st.sampled_from(["start", "output", "finish", "fail", "tick", "lost", "ready"]), max_size=60), st.data()
 )
-def test_any_order_of_events_gives_a_state_that_makes_sense_and_travels(kinds, data):
+def test_any_order_of_events_gives_a_valid_state_that_survives_encoding(kinds, data):
     state = play(
         protocol.RunStarted(name="n", directory="/d", config=RunConfig(prompts="p"), prompts=10),
         protocol.RanksLaunched(attempt=1, world_size=2),

@@ -1,4 +1,4 @@
-"""The timeline that the state carries: what each rank did when, however long the run; and what that shows."""
+"""The state's timeline: what each rank did when, in runs of any length; and the findings it leads to."""
 
 from itertools import pairwise
 from random import Random
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from rankdeck.runner import protocol
 from rankdeck.runner.advice.findings import findings, rounds
 from rankdeck.runner.advice.segments import end_of, idle_tail, segments
-from rankdeck.runner.advice.slow_rank import paces
+from rankdeck.runner.advice.slow_rank import decode_paces
 from rankdeck.runner.protocol.config import RunConfig
 from rankdeck.runner.state import RunState, Snapshot, apply
 from rankdeck.runner.state.timeline import BUSY_POINTS, LEAST_OF_A_LANE, MOST_SPANS, Span, thinned
@@ -47,7 +47,7 @@ def kinds(state: RunState, rank: int) -> list[str]:
 # --- spans --------------------------------------------------------------------------------------
 
 
-def test_a_lane_begins_with_the_ranks_way_to_its_first_batch() -> None:
+def test_a_lane_begins_with_the_loading_of_its_rank() -> None:
     state = launched()
     assert [(span.kind, span.began, span.ended) for span in state.timeline.lanes[0].spans] == [
         ("starting", 1, 2),
@@ -57,7 +57,7 @@ def test_a_lane_begins_with_the_ranks_way_to_its_first_batch() -> None:
     ]
 
 
-def test_a_batch_is_a_span_with_its_account_and_the_time_between_two_is_idle() -> None:
+def test_a_batch_is_a_span_with_its_figures_and_the_time_between_two_is_idle() -> None:
     state = batch(batch(launched(), 0, 1, 10, 14), 0, 2, 15, 18)
     span = state.timeline.lanes[0].spans[-1]
     assert (span.kind, span.batch, span.rows, span.began, span.ended) == ("batch", 2, 2, 15, 18)
@@ -76,7 +76,7 @@ def test_a_batch_in_hand_grows_until_now() -> None:
     assert (last.kind, last.live, last.seconds) == ("batch", True, 3)
 
 
-def test_a_pause_and_a_rank_without_batches_are_told_from_idle_time() -> None:
+def test_a_pause_and_an_inactive_rank_are_not_idle_time() -> None:
     state = play(protocol.Paused(at=15, reason="asked for", asked=True), state=batch(launched(), 1, 1, 10, 14))
     state = play(
         protocol.Resumed(at=20),
@@ -88,7 +88,7 @@ def test_a_pause_and_a_rank_without_batches_are_told_from_idle_time() -> None:
     assert gaps == [("idle", 1), ("paused", 5), ("idle", 2), ("inactive", 8)]
 
 
-def test_a_lost_rank_leaves_batches_in_vain_and_both_load_again() -> None:
+def test_after_a_lost_rank_its_batch_is_lost_and_both_ranks_load_again() -> None:
     state = scripted_timeline.lost_and_again().state
     for rank in (0, 1):
         found = kinds(state, rank)
@@ -99,7 +99,7 @@ def test_a_lost_rank_leaves_batches_in_vain_and_both_load_again() -> None:
     assert again == [1, 2]
 
 
-def test_the_stints_of_a_continuous_rank_are_spans_of_their_own() -> None:
+def test_each_account_of_a_continuous_rank_is_a_span() -> None:
     state = scripted_timeline.continuous().state
     stints = [span for span in state.timeline.lanes[1].spans if span.kind == "stint"]
     assert len(stints) == 20
@@ -107,7 +107,7 @@ def test_the_stints_of_a_continuous_rank_are_spans_of_their_own() -> None:
     assert stints[0].work.row_steps / stints[0].work.steps == 16
 
 
-def test_a_run_taken_up_again_goes_on_where_it_stopped() -> None:
+def test_the_timeline_of_a_resumed_run_goes_on_where_it_stopped() -> None:
     state = batch(launched(), 0, 1, 10, 14)
     assert state.config is not None
     taken_up = protocol.RunTakenUp(
@@ -122,7 +122,7 @@ def test_a_run_taken_up_again_goes_on_where_it_stopped() -> None:
     assert state.timeline.of_work(5) == 25
 
 
-def test_a_batch_that_its_supervisors_end_cut_off_ends_with_the_last_event() -> None:
+def test_a_batch_cut_off_by_the_end_of_its_supervisor_ends_with_the_last_event() -> None:
     state = play(protocol.BatchStarted(at=10, rank=0, batch=1, rows=2), protocol.Tick(at=12), state=launched())
     assert state.config is not None
     state = play(
@@ -133,7 +133,7 @@ def test_a_batch_that_its_supervisors_end_cut_off_ends_with_the_last_event() -> 
     assert (span.kind, span.ended) == ("lost", 12)
 
 
-def test_busy_is_kept_for_each_gpu_and_without_any_for_the_cores_a_rank_has() -> None:
+def test_busy_is_kept_for_each_gpu_and_without_gpus_for_the_cores_of_each_rank() -> None:
     with_gpus = scripted.running(2, gpus=2).state
     assert with_gpus.timeline.busy_of == "GPU"
     assert len(with_gpus.timeline.busy[-1].percents) == 2
@@ -160,7 +160,7 @@ def long_run(batches: int, ranks: int) -> RunState:
     return state
 
 
-def test_a_hundred_thousand_batches_take_no_more_room_than_some_thousand() -> None:
+def test_a_hundred_thousand_batches_take_no_more_room_than_a_few_thousand() -> None:
     state = long_run(100_000, 8)
     spans = [span for lane in state.timeline.lanes for span in lane.spans]
     assert len(spans) <= MOST_SPANS
@@ -175,7 +175,7 @@ def test_a_hundred_thousand_batches_take_no_more_room_than_some_thousand() -> No
     assert len(msgspec.json.encode(Snapshot(state=state).state.timeline)) < 500_000
 
 
-def test_the_timeline_comes_through_a_snapshot_as_it_was() -> None:
+def test_the_timeline_is_unchanged_by_a_snapshot() -> None:
     for script in (scripted_timeline.straggler(), scripted_timeline.lost_and_again(), scripted_timeline.many()):
         snapshot = script.snapshot()
         wire = protocol.encode_line(snapshot)
@@ -209,7 +209,7 @@ def test_joining_keeps_the_newest_the_sums_and_the_order(seed: int) -> None:
     assert all(one.ended <= other.began + 1e-9 for one, other in pairwise(thin))
 
 
-def test_of_a_long_run_a_lost_batch_and_the_loading_stay_what_they_were() -> None:
+def test_in_a_long_run_a_lost_batch_and_the_loading_keep_their_kind() -> None:
     kinds = ["starting", "importing", "joining", "loading", "warming up", *["batch"] * 20, "lost", "down"]
     kinds += ["starting", "importing", "joining", "loading", "warming up", *["batch"] * LEAST_OF_A_LANE]
     spans = tuple(
@@ -284,19 +284,19 @@ def test_of_two_ranks_the_slow_one_is_named_and_not_the_fast_one() -> None:
     assert texts(script.state)[0].startswith("Rank 0 is slow")
 
 
-def test_batches_of_other_sizes_make_no_rank_a_slow_one() -> None:
+def test_batches_of_different_sizes_make_no_rank_slow() -> None:
     state = launched()
     for number in range(1, 9):
         state = batch(state, number % 2, number, 10 + number * 5, 14 + number * 5, rows=2 if number % 2 else 40)
-    assert paces(state) == []
+    assert decode_paces(state) == []
 
 
-def test_equal_ranks_and_one_alone_are_given_no_blame() -> None:
+def test_neither_equal_ranks_nor_a_single_one_are_slow() -> None:
     assert findings(scripted_timeline.PacedScript(4, prompts=640).begun().pull().ended().state) == ()
     assert findings(scripted.running(1).state) == ()
 
 
-def test_the_articles_second_round_is_said_with_its_cure() -> None:
+def test_the_articles_second_round_is_reported_with_its_cure() -> None:
     state = scripted_timeline.second_round().state
     assert texts(state) == [
         "Round 2 of 2 was 25% full, yet took 47% of the run. "
@@ -305,22 +305,22 @@ def test_the_articles_second_round_is_said_with_its_cure() -> None:
     assert [(one.rows, one.places) for one in rounds(state)] == [(80, 80), (20, 80)]
 
 
-def test_even_rounds_that_are_not_full_are_said_as_such() -> None:
+def test_even_rounds_that_are_not_full_are_reported() -> None:
     (text,) = texts(scripted_timeline.even_rounds().state)
     assert text.startswith("Both rounds were 62% full, 10 of 16 prompts a rank. 5 ranks at batch size 16 need 2 rounds")
 
 
-def test_ranks_that_sit_idle_at_the_end_are_said_with_their_seconds() -> None:
+def test_ranks_that_are_idle_at_the_end_are_reported_with_their_seconds() -> None:
     state = scripted_timeline.idle_end().state
     assert [round(idle_tail(state, rank), 1) for rank in range(3)] == [0.0, 3.1, 3.1]
     assert "Ranks 1 and 2 idle at the end, 3.1 s: 33% of all ranks' time." in texts(state)
 
 
-def test_a_lost_rank_is_said_with_what_it_cost() -> None:
+def test_a_lost_rank_is_reported_with_what_it_cost() -> None:
     text = texts(scripted_timeline.lost_and_again().state)[0]
     assert text.startswith("Rank 1 was lost: batches in vain and launching the ranks again took 10.6 s, 43% of the run")
 
 
-def test_nothing_is_found_in_a_sweep_and_no_round_where_a_knob_was_turned() -> None:
+def test_there_are_no_findings_in_a_sweep_and_no_rounds_after_a_turn_of_a_knob() -> None:
     assert rounds(scripted_steering.knob_turned().state) == []
     assert rounds(scripted_timeline.continuous().state) == []

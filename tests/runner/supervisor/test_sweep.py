@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from rankdeck.runner import protocol, run_directory, start
-from rankdeck.runner.forecast.forecast import seconds_by_pace
+from rankdeck.runner.forecast.forecast import eta_seconds
 from rankdeck.runner.protocol.sweep_plan import SweepPlan
 from rankdeck.runner.state import RunState, apply
 from rankdeck.runner.supervisor.sweeper import order_of
@@ -373,7 +373,7 @@ async def test_the_end_of_a_sweep_in_a_long_run_is_told_from_its_trials_alone(la
         if isinstance(event, protocol.TrialFinished) and event.record.trial.number == 2:
             break
     much_later = msgspec.structs.replace(halfway, first_batch_at=halfway.now - 3600)
-    assert seconds_by_pace(much_later) == seconds_by_pace(halfway) == pytest.approx(took[1] + took[2])
+    assert eta_seconds(much_later) == eta_seconds(halfway) == pytest.approx(took[1] + took[2])
 
 
 def test_the_order_is_shuffled_and_always_the_same():

@@ -1,4 +1,4 @@
-"""95 % intervals: of a mean, of a difference, of a ratio; when two means can be told apart, and what it would take."""
+"""95 % intervals of a mean, a difference and a ratio; when two means can be told apart, and in how many repeats."""
 
 import random
 import statistics
@@ -23,13 +23,13 @@ from rankdeck.runner.sweep.intervals import (
 TRIALS = st.lists(st.floats(1, 1e5), min_size=2, max_size=12)
 
 
-def test_students_t_is_the_tables_at_whole_degrees_of_freedom_and_the_normals_far_out():
+def test_students_t_is_from_the_table_at_whole_degrees_of_freedom_and_normal_far_out():
     assert [student_t(freedom) for freedom in range(1, 21)] == pytest.approx(T_95)
     assert student_t(1e9) == pytest.approx(1.96)
 
 
 @pytest.mark.parametrize(("freedom", "exact"), [(1.5, 6.017), (2.5, 3.575), (3.5, 2.940), (30, 2.042), (60, 2.000)])
-def test_between_them_it_is_near_the_exact_value_and_never_below(freedom: float, exact: float):
+def test_between_whole_degrees_students_t_is_near_the_exact_value_and_never_below(freedom: float, exact: float):
     assert exact - 1e-3 <= student_t(freedom) < 1.2 * exact
 
 
@@ -51,12 +51,12 @@ def test_the_interval_of_a_difference_is_welchs():
 
 def test_the_interval_of_a_ratio_adds_relative_errors_in_quadrature():
     one, other = estimate([9.0, 10.0, 11.0]), estimate([18.0, 20.0, 22.0])
-    # Both vary by 10 % from trial to trial, and so have 4 degrees of freedom together.
+    # Both vary by 10 % from trial to trial, so together they have 4 degrees of freedom.
     assert ratio_half_width(one, other) == pytest.approx(2 * 2.776 * (2 * 0.1**2 / 3) ** 0.5)
 
 
 @given(TRIALS, TRIALS, st.floats(0.01, 100))
-def test_a_ratio_has_no_unit_and_a_difference_has_that_of_its_means(
+def test_a_ratio_has_no_unit_and_a_difference_has_the_unit_of_its_means(
     first: list[float], second: list[float], factor: float
 ):
     one, other = estimate(first), estimate(second)
@@ -68,13 +68,13 @@ def test_a_ratio_has_no_unit_and_a_difference_has_that_of_its_means(
 
 
 @given(TRIALS, TRIALS)
-def test_which_of_two_comes_first_does_not_matter(first: list[float], second: list[float]):
+def test_the_order_of_two_means_does_not_matter(first: list[float], second: list[float]):
     one, other = estimate(first), estimate(second)
     assert difference_half_width(one, other) == pytest.approx(difference_half_width(other, one))
     assert told_apart(one, other) == told_apart(other, one)
 
 
-def test_intervals_hold_the_true_difference_and_the_true_ratio_as_often_as_they_promise():
+def test_intervals_include_the_true_difference_and_ratio_as_often_as_they_promise():
     luck = random.Random(11)
     held = {"difference": 0, "ratio": 0}
     for _ in range(2000):
@@ -85,7 +85,7 @@ def test_intervals_hold_the_true_difference_and_the_true_ratio_as_often_as_they_
     assert all(0.93 <= count / 2000 <= 0.99 for count in held.values()), held
 
 
-def test_with_one_trial_of_either_there_is_no_interval_and_nothing_is_told_apart():
+def test_with_one_trial_there_is_no_interval_and_nothing_is_told_apart():
     once, often = estimate([1.0]), estimate([100.0, 100.1])
     for pair in ((once, often), (often, once), (once, once)):
         assert difference_half_width(*pair) is None
@@ -94,7 +94,7 @@ def test_with_one_trial_of_either_there_is_no_interval_and_nothing_is_told_apart
         assert not told_apart(*pair)
 
 
-def test_nothing_is_divided_by_nothing():
+def test_nothing_is_divided_by_zero():
     still, moving = estimate([0.0, 0.0]), estimate([1.0, 2.0])
     assert ratio_half_width(still, moving) is None
     assert ratio_half_width(moving, still) == 0.0
@@ -103,7 +103,7 @@ def test_nothing_is_divided_by_nothing():
 
 
 @given(st.floats(50, 100), st.floats(0.1, 50), st.floats(0.5, 20), st.integers(2, 6))
-def test_so_many_repeats_as_are_said_to_tell_do_and_one_fewer_do_not(
+def test_the_repeats_named_tell_two_means_apart_and_one_fewer_do_not(
     mean: float, gain: float, deviation: float, count: int
 ):
     def measured(center: float, trials: int) -> Estimate:

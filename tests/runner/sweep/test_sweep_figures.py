@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rankdeck.runner.forecast.forecast import seconds_left
+from rankdeck.runner.forecast.forecast import eta_seconds
 from rankdeck.runner.protocol import BatchResult, DeviceSample, RankReady
 from rankdeck.runner.protocol.sweep_plan import SweepPlan, SweepState, Trial, TrialRecord, TrialResult
+from rankdeck.runner.state import RunState
 from rankdeck.runner.supervisor.bandwidth import known_bandwidth, peak_bandwidth
 from rankdeck.runner.supervisor.trial_meter import TrialMeter, percentile
 from rankdeck.runner.sweep.cells import best, cells
@@ -42,7 +43,7 @@ def sample(number: int, **figures: object) -> DeviceSample:
 
 
 def sweep(rates: dict[tuple[int, int], list[float]], **changes: object) -> SweepState:
-    """A sweep of which these rates were measured, by ranks and batch size."""
+    """A sweep that measured these rates, by ranks and batch size."""
     settings = [(ranks, size, rate) for (ranks, size), values in rates.items() for rate in values]
     records = tuple(
         TrialRecord(
@@ -68,7 +69,7 @@ def result(rate: float, ranks: int = 1) -> TrialResult:
 # --- one trial ----------------------------------------------------------------------------------
 
 
-def test_a_trials_seconds_span_first_batch_to_last_result_and_idle_is_what_no_batch_fills():
+def test_a_trials_seconds_run_from_first_batch_to_last_result_and_idle_is_the_time_without_a_batch():
     meter = TrialMeter([ready(0), ready(1)], started=100.0)
     meter.add_batch(0, 100.0, 102.0, batch())
     meter.add_batch(0, 102.0, 104.0, batch())
@@ -101,7 +102,7 @@ def test_mbu_counts_weights_and_the_cache_so_far_and_adds_up_ranks_that_share_a_
     assert two.result({0: 1e6, 1: 1e6}).mbu == pytest.approx(read / 1e6)
 
 
-def test_power_is_that_of_the_trials_gpus_together_from_the_energy_counters_where_there_are():
+def test_power_is_summed_over_the_trials_gpus_from_energy_counters_if_there_are_any():
     meter = TrialMeter([ready(0), ready(1)], started=0.0)
     for rank in (0, 1):
         meter.add_batch(rank, 0.0, 2.0, batch())
@@ -130,7 +131,7 @@ def test_a_percentile_lies_within_the_values_and_grows(values: list[float], perc
 # --- cells --------------------------------------------------------------------------------------
 
 
-def test_the_interval_is_students_and_one_repeat_has_none():
+def test_the_interval_uses_students_t_and_one_repeat_has_none():
     assert estimate([10.0]).half_width is None
     three = estimate([9.0, 10.0, 11.0])
     assert three.mean == 10
@@ -154,13 +155,13 @@ def test_the_knee_is_the_last_size_worth_its_memory_and_says_so_with_its_noise()
     assert best(found) is found[2]
 
 
-def test_a_change_that_drowns_in_its_noise_is_called_that():
+def test_a_change_within_its_noise_is_called_too_noisy():
     said = knee(cells(sweep({(1, 8): [60, 140], (1, 16): [80, 130]})), 1)
     assert said is not None
     assert said.sentence.endswith("too noisy to tell")
 
 
-def test_growth_to_the_largest_or_to_the_wall_is_no_knee():
+def test_growth_up_to_the_largest_size_or_to_out_of_memory_is_no_knee():
     grows = knee(cells(sweep({(1, 8): [50], (1, 16): [100]})), 1)
     assert grows is not None
     assert not grows.ended
@@ -171,7 +172,7 @@ def test_growth_to_the_largest_or_to_the_wall_is_no_knee():
     assert knee(cells(sweep({(1, 8): [50]})), 1) is None
 
 
-def test_speedup_is_over_the_fewest_ranks_and_nothing_is_divided_by_nothing():
+def test_speedup_is_over_the_fewest_ranks_and_nothing_is_divided_by_zero():
     rows = scaling(cells(sweep({(1, 8): [50], (2, 8): [90], (4, 8): [160]})), 8)
     assert [(row.speedup, row.efficiency) for row in rows] == [(1, 1), (1.8, 0.9), (3.2, 0.8)]
     from_two = scaling(cells(sweep({(2, 8): [100], (4, 8): [150]})), 8)
@@ -181,7 +182,7 @@ def test_speedup_is_over_the_fewest_ranks_and_nothing_is_divided_by_nothing():
     assert summarise_sweep(still).best is not None
 
 
-def test_a_speedup_has_the_noise_of_both_its_figures_and_its_efficiency_has_it_per_rank():
+def test_a_speedup_has_the_noise_of_both_its_figures_and_an_efficiency_that_noise_per_rank():
     first, second = scaling(cells(sweep({(1, 8): [49, 50, 51], (2, 8): [88, 90, 92]})), 8)
     assert (first.speedup_half_width, first.efficiency_half_width) == (None, None), "it is compared with itself"
     assert second.speedup_half_width == ratio_half_width(estimate([49, 50, 51]), estimate([88, 90, 92]))
@@ -189,10 +190,10 @@ def test_a_speedup_has_the_noise_of_both_its_figures_and_its_efficiency_has_it_p
     from_two = scaling(cells(sweep({(2, 8): [49, 50, 51], (4, 8): [88, 90, 92]})), 8)[1]
     assert from_two.speedup_half_width == pytest.approx(2 * (second.speedup_half_width or 0))
     once = scaling(cells(sweep({(1, 8): [50], (2, 8): [90]})), 8)[1]
-    assert once.speedup_half_width is None, "one repeat has no noise that is known"
+    assert once.speedup_half_width is None, "the noise of one repeat is unknown"
 
 
-def test_the_best_with_n_ranks_is_set_against_the_best_with_one_whatever_their_batch_sizes():
+def test_the_best_with_n_ranks_is_compared_with_the_best_with_one_whatever_their_batch_sizes():
     found = cells(sweep({(1, 16): [51], (1, 64): [88], (2, 16): [102], (2, 64): [81]}))
     assert [row.speedup for row in scaling(found, 16)] == [1, 2]
     rows = best_scaling(found)
@@ -202,13 +203,13 @@ def test_the_best_with_n_ranks_is_set_against_the_best_with_one_whatever_their_b
     assert best_scaling(cells(sweep({(2, 16): [102], (2, 64): [81]}))) == [], "one number of ranks scales to nothing"
 
 
-def test_the_time_left_is_what_trials_of_the_same_settings_took():
+def test_the_time_left_is_estimated_from_trials_of_the_same_settings():
     state = sweep({(1, 1): [10, 10], (1, 8): [50, 50]})
-    assert seconds_left(state, 0.0) is None
+    assert eta_seconds(RunState(phase="running", sweep=state)) is None
     half = SweepState(
         plan=state.plan, trials=state.trials, records=(state.records[0], state.records[2]), took={1: 4.0, 3: 10.0}
     )
-    assert seconds_left(half, 0.0) == pytest.approx(14)
+    assert eta_seconds(RunState(phase="running", sweep=half)) == pytest.approx(14)
 
 
 # --- bandwidth ----------------------------------------------------------------------------------
@@ -229,11 +230,11 @@ def test_the_time_left_is_what_trials_of_the_same_settings_took():
         ("", None),
     ],
 )
-def test_a_known_gpu_is_known_by_its_name_and_no_other_is_taken_for_it(name, gigabytes):
+def test_a_known_gpu_is_found_by_its_name_and_no_other_is_mistaken_for_it(name, gigabytes):
     assert known_bandwidth(name) == (gigabytes * 1e9 if gigabytes is not None else None)
 
 
-def test_where_the_table_does_not_know_the_device_the_copy_counts_and_is_named():
+def test_for_an_unknown_device_the_measured_copy_counts_and_is_named_as_the_source():
     unknown = [ready(0, device_name="New GPU", bandwidth_bytes_per_second=7e11), ready(1, device_name="New GPU")]
     assert peak_bandwidth(unknown) == (7e11, "measured by a copy on New GPU")
     assert peak_bandwidth([unknown[1]]) == (None, None)

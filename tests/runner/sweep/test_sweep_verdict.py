@@ -1,4 +1,4 @@
-"""Which setting of a sweep is best, which are tied with it, which is chosen, and how that is said."""
+"""Which setting of a sweep is best, which are tied with it, which is chosen, and the sentence about it."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,7 +15,7 @@ def judged(rates: dict[tuple[int, int], list[float]]) -> Verdict:
     return found
 
 
-def test_of_batch_sizes_that_cannot_be_told_apart_the_smaller_is_chosen_and_it_is_said_why():
+def test_of_batch_sizes_that_cannot_be_told_apart_the_smaller_is_chosen_with_the_reason():
     found = judged({(2, 8): [50, 51, 52], (2, 16): [99, 101, 103], (2, 32): [101, 104, 104]})
     assert found.tied == [(2, 16)]
     assert found.chosen.setting == (2, 16)
@@ -26,7 +26,7 @@ def test_of_batch_sizes_that_cannot_be_told_apart_the_smaller_is_chosen_and_it_i
     )
 
 
-def test_a_best_that_its_noise_bears_out_is_chosen_and_called_that():
+def test_a_best_setting_beyond_the_noise_is_chosen_and_called_so():
     found = judged({(2, 16): [99, 100, 101], (2, 32): [119, 120, 121]})
     assert (found.tied, found.repeats, found.chosen.setting) == ([], None, (2, 32))
     assert found.sentence == "faster than every other setting, beyond the noise"
@@ -46,20 +46,20 @@ def test_fewer_ranks_are_named_but_never_chosen_for_their_noise():
     assert found.sentence.startswith("cannot be told apart from batch size 16 with 1 rank (2.0 ±")
 
 
-def test_of_many_that_are_tied_the_fastest_are_named_and_the_others_counted():
+def test_of_many_tied_settings_the_fastest_are_named_and_the_others_counted():
     found = judged({(2, size): [100 - place, 103, 106 + place] for place, size in enumerate((4, 8, 16, 32, 64))})
     assert len(found.tied) == 4
     assert "batch size 8, batch size 16 and 2 more" in found.sentence
     assert "not even 100 repeats would tell" in found.sentence, "their means are the same"
 
 
-def test_with_one_repeat_the_highest_is_chosen_and_that_no_noise_is_known_is_said():
+def test_with_one_repeat_the_fastest_is_chosen_and_its_noise_is_called_unknown():
     found = judged({(2, 16): [103], (2, 32): [104]})
     assert (found.noise_known, found.tied, found.chosen.setting) == (False, [], (2, 32))
     assert found.sentence.startswith("measured once: how far that varies is not known")
 
 
-def test_while_others_were_measured_once_only_the_lead_over_the_rest_is_called_told_apart():
+def test_settings_measured_once_are_left_out_of_what_the_best_is_faster_than():
     found = judged({(2, 8): [50, 51], (2, 16): [103], (2, 32): [104, 105]})
     assert (found.tied, found.chosen.setting) == ([], (2, 32))
     assert found.sentence == (
@@ -71,7 +71,7 @@ def test_while_others_were_measured_once_only_the_lead_over_the_rest_is_called_t
     )
 
 
-def test_a_setting_alone_is_compared_with_nothing_and_without_one_there_is_no_verdict():
+def test_a_single_setting_is_compared_with_nothing_and_without_any_there_is_no_verdict():
     assert judged({(2, 16): [103, 104]}).sentence == ""
     assert verdict(cells(sweep({(2, 16): [-1]}))) is None
     assert verdict([]) is None
@@ -83,7 +83,7 @@ MEASURED = st.dictionaries(
 
 
 @given(MEASURED)
-def test_whatever_was_measured_the_chosen_is_as_fast_as_the_best_within_noise_and_5_percent(rates):
+def test_the_chosen_setting_is_as_fast_as_the_best_within_noise_and_5_percent(rates):
     found = cells(sweep(rates))
     first, said = best(found), verdict(found)
     assert first is not None

@@ -9,8 +9,6 @@ from msgspec.structs import replace
 from textual.widgets import Input
 
 from rankdeck.runner.state import RunState
-from rankdeck.runner.state.periods import KnobPeriod, RankShare
-from rankdeck.runner.state.timeline import Timeline
 from rankdeck.tui.panels.bars import SECONDS, minute
 from rankdeck.tui.panels.frame import Frame
 from rankdeck.tui.panels.overview.devices import device_lines, devices_title
@@ -21,7 +19,7 @@ from rankdeck.tui.panels.overview.ranks import rank_lines
 from rankdeck.tui.widgets.lines import Panel
 from rankdeck.tui.widgets.overview import Overview
 from rankdeck.tui.words.text import line_width, plain
-from tests import scripted
+from tests import scripted, scripted_timeline
 from tests.dashboards import dashboard, settled
 
 PERCENT = st.one_of(st.none(), st.floats(0, 100))
@@ -185,9 +183,7 @@ def test_the_title_shows_the_filter_and_the_order() -> None:
 
 
 def test_a_slow_rank_is_marked_in_every_form() -> None:
-    shares = {rank: RankShare(3, 500 if rank == 5 else 1000, 10.0) for rank in range(8)}
-    # Batches whose decode steps cannot be compared, as in a resumed run or one of mixed sizes.
-    state = replace(EIGHT, periods=(KnobPeriod(batch_size=16, active_ranks=8, shares=shares),), timeline=Timeline())
+    state = scripted_timeline.many(8).state
     assert arranged(state, RankView("worst first"))[0] == 5
     assert arranged(state, RankView(filter="slow")) == [5]
     for form in ("table", "grid", "small grid"):
@@ -250,21 +246,15 @@ async def test_the_plan_is_remade_when_ranks_are_matched_to_gpus() -> None:
 
 
 def test_large_figures_are_never_cut() -> None:
+    eight = scripted_timeline.many(8).state
     big = [
         replace(device, sample=replace(device.sample, power_watts=1008.0, power_limit_watts=1200.0))
-        for device in EIGHT.devices
+        for device in eight.devices
     ]
-    fast = [replace(rank, prompts=1_250_000, output_tokens=200_000, step=1024) for rank in EIGHT.ranks]
-    assert EIGHT.config is not None
-    shares = {rank: RankShare(3, 500 if rank == 5 else 1000, 10.0) for rank in range(8)}
-    state = replace(
-        EIGHT,
-        devices=tuple(big),
-        ranks=tuple(fast),
-        config=replace(EIGHT.config, max_new_tokens=4096),
-        periods=(KnobPeriod(batch_size=16, active_ranks=8, shares=shares),),
-        timeline=Timeline(),
-    )
+    fast = [replace(rank, prompts=1_250_000, output_tokens=200_000, step=1024) for rank in eight.ranks]
+    assert eight.config is not None
+    config = replace(eight.config, max_new_tokens=4096)
+    state = replace(eight, devices=tuple(big), ranks=tuple(fast), config=config)
     for width in (76, 116):
         for form in ("cells", "rows"):
             assert "1008/1200 W" in plain(device_lines(state, width, form))  # type: ignore[arg-type]

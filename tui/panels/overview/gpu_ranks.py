@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from rankdeck.runner.advice.advice import slow_ranks
+from rankdeck.runner.advice.slow_rank import slow_ranks
 from rankdeck.runner.state import DeviceState, RunState
 from rankdeck.tui.panels.bars import Column, heading, row, widths
 from rankdeck.tui.panels.overview.gpu_figures import (

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Set
 from typing import Literal, NamedTuple
 
-from rankdeck.runner.advice.advice import slow_ranks
+from rankdeck.runner.advice.slow_rank import slow_ranks
 from rankdeck.runner.state import RankState, RunState
 from rankdeck.tui.words.status import shown_phase
 from rankdeck.tui.words.text import visible
@@ -36,7 +36,7 @@ def arranged(state: RunState, view: RankView) -> list[int]:
     slow = slow_ranks(state)
     shown = [rank for rank in state.ranks if matches(state, rank, view.filter, slow)]
     if view.sort != "rank":
-        shown.sort(key=_key(state, view.sort))
+        shown.sort(key=_key(state, view.sort, slow))
     return [rank.rank for rank in shown]
 
 
@@ -71,9 +71,7 @@ def troubled(state: RunState) -> frozenset[tuple[int, str]]:
     return frozenset((rank.rank, word) for rank in state.ranks for word in trouble(rank, slow))
 
 
-def _key(state: RunState, sort: SortBy) -> Callable[[RankState], tuple[float, ...]]:
-    slow = slow_ranks(state)
-
+def _key(state: RunState, sort: SortBy, slow: Set[int]) -> Callable[[RankState], tuple[float, ...]]:
     def worst(rank: RankState) -> tuple[float, ...]:
         speed = pace(rank, state.now)
         bad = (rank.phase != "lost", rank.cap is None, rank.rank not in slow)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Literal
 
-from rankdeck.runner.advice.advice import slow_ranks
+from rankdeck.runner.advice.slow_rank import slow_ranks
 from rankdeck.runner.state import RankState, RunState
 from rankdeck.tui.panels.bars import Column, heading, row, widths
 from rankdeck.tui.words.status import shown_phase

@@ -4,7 +4,7 @@ from statistics import median
 
 from rankdeck.runner.advice.findings import ranks_words
 from rankdeck.runner.advice.segments import Segment
-from rankdeck.runner.advice.slow_rank import like_rows
+from rankdeck.runner.advice.slow_rank import similar_rows
 from rankdeck.runner.state import RankState, RunState
 from rankdeck.runner.state.timeline import LOADING, Span
 from rankdeck.tui.words.text import count, percent, rate, some
@@ -109,12 +109,13 @@ def _batch(state: RunState, rank: int, segment: Segment, span: Span) -> str:
 
 def _beside_others(state: RunState, rank: int, span: Span) -> str:
     """How long a batch took compared with similar ones of the other ranks, or of its own rank if there are none."""
+    rows = similar_rows(span.rows)
     alike = [
         (number, other.seconds)
         for number, lane in enumerate(state.timeline.lanes)
         for other in lane.spans[-NEWEST:]
         if other.kind == "batch" and other.joined == 1 and other is not span
-        if like_rows(other.rows) == like_rows(span.rows) and other.seconds > 0
+        if similar_rows(other.rows) == rows and other.seconds > 0
     ]
     others = [seconds for number, seconds in alike if number != rank]
     whose = "the other ranks' batches of its size" if others else "its rank's other batches of its size"

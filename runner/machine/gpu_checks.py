@@ -1,0 +1,104 @@
+"""What would not work with this machine's GPUs, and the cure: driver, devices, visibility, torch. Pure.
+
+Knows NVML's and torch's view of the GPUs from the facts; a part of `runner.machine.doctor`.
+"""
+
+from rankdeck.runner.machine.check import Check, Status, counted, gib, version_numbers
+from rankdeck.runner.machine.facts import Facts, Machine, TorchFound
+from rankdeck.runner.machine.visible_gpus import ORDER, VISIBLE, order_is_certain
+from rankdeck.runner.state.rank_gpus import match_rank_to_gpu
+
+
+def _gpu(name: str, status: Status, found: str, cure: str | None = None) -> Check:
+    return Check(group="GPUs", name=name, status=status, found=found, cure=cure)
+
+
+def gpu_checks(facts: Facts) -> list[Check]:
+    """The findings of the group "GPUs"; those about torch are missing until it was asked."""
+    machine, torch = facts.machine, facts.torch
+    if machine.no_gpu is not None:
+        checks = [_no_gpu(machine, facts.environ)]
+    else:
+        checks = [_gpu("driver", "ok", _driver_words(machine)), *_devices(machine), *_visible(facts)]
+    if torch is not None:
+        checks.extend(_torch(machine, torch))
+    return checks
+
+
+def _no_gpu(machine: Machine, environ: dict[str, str]) -> Check:
+    assert machine.no_gpu is not None
+    why, _, cure = machine.no_gpu.partition(": ")
+    if why == "no NVIDIA driver":
+        # Nothing is broken: most machines without a GPU are like this.
+        return _gpu("driver", "ok", f"no NVIDIA GPU, runs on the CPU; {machine.no_gpu}")
+    if VISIBLE in environ and VISIBLE in machine.no_gpu:
+        return _gpu("visible", "bad", machine.no_gpu, f"unset {VISIBLE}, or name GPUs as nvidia-smi -L does")
+    return _gpu("driver", "bad", f"{why}; runs on the CPU", cure or None)
+
+
+def _driver_words(machine: Machine) -> str:
+    words = [f"NVML answers, driver {machine.driver or 'of unknown version'}"]
+    if machine.cuda is not None:
+        words.append(f"for CUDA up to {machine.cuda[0]}.{machine.cuda[1]}")
+    return ", ".join(words)
+
+
+def _devices(machine: Machine) -> list[Check]:
+    checks = []
+    for gpu in machine.gpus:
+        name = f"GPU {gpu.index}"
+        if gpu.lost:
+            found = f"{gpu.name or 'a GPU'} is lost: it fell off the bus or stopped answering"
+            checks.append(_gpu(name, "bad", found, "reset it (nvidia-smi --gpu-reset) or reboot"))
+            continue
+        used, total = gpu.memory_used_bytes, gpu.memory_total_bytes
+        memory = "memory n/a" if used is None or total is None else f"{gib(total - used)} of {gib(total)} GiB free"
+        missing = sorted({field.removesuffix("_percent").replace("_", " ") for field in gpu.unavailable})
+        lacking = f"; n/a: {', '.join(missing)}" if missing else ""
+        full = used is not None and total is not None and total - used < total * 0.1
+        cure = "see who holds it: nvidia-smi" if full else None
+        checks.append(_gpu(name, "warn" if full else "ok", f"{gpu.name}, {memory}{lacking}", cure))
+    return checks
+
+
+def _visible(facts: Facts) -> list[Check]:
+    value = facts.environ.get(VISIBLE)
+    machine = facts.machine
+    if value is None:
+        return []
+    found = f"{VISIBLE}={value}: a run sees {machine.visible}"
+    if not order_is_certain(facts.environ, (gpu.name for gpu in machine.gpus)):
+        cure = f"set {ORDER}=PCI_BUS_ID, or name the GPUs by UUID, to have nvidia-smi's numbers"
+        return [_gpu("visible", "warn", f"{found}; CUDA counts the fastest first, not as nvidia-smi does", cure)]
+    return [_gpu("visible", "ok", found)]
+
+
+def _torch(machine: Machine, torch: TorchFound) -> list[Check]:
+    if torch.error is not None:
+        cure = "see what `python -c 'import torch'` says"
+        return [Check(group="GPUs", name="torch", status="bad", found=f"cannot be imported: {torch.error}", cure=cure)]
+    build = "built for the CPU alone" if torch.cuda is None else f"built for CUDA {torch.cuda}"
+    if not machine.visible and not torch.available:
+        return [_gpu("torch", "ok", f"{build}; sees no GPU")]
+    if torch.cuda is None:
+        return [_gpu("torch", "bad", f"{build}, and there are GPUs", "install a CUDA build: see pytorch.org")]
+    if not torch.available:
+        driver = machine.cuda
+        if driver is not None and version_numbers(torch.cuda)[:1] > driver[:1]:
+            found = f"{build}, and the driver runs CUDA {driver[0]}.{driver[1]} at most"
+            return [_gpu("torch", "bad", found, "update the driver, or install a torch for an older CUDA")]
+        return [_gpu("torch", "bad", f"{build}, and cannot use the GPUs", "reinstall torch, or reload the driver")]
+    return [_gpu("torch", "ok", f"{build}; sees {counted(len(torch.devices), 'GPU')}"), *_mapping(machine, torch)]
+
+
+def _mapping(machine: Machine, torch: TorchFound) -> list[Check]:
+    """Whether each of torch's devices is found among NVML's, by UUID."""
+    places = [match_rank_to_gpu(uuid, None, machine.gpus) for uuid in torch.uuids]
+    lost = [f"cuda:{number}" for number, place in enumerate(places) if place is None]
+    if lost:
+        found = f"{', '.join(lost)} cannot be found among NVML's GPUs: load and memory of those ranks are n/a"
+        return [_gpu("mapping", "warn", found, "check that NVML and CUDA see the same GPUs: nvidia-smi -L")]
+    pairs = [
+        f"cuda:{number} is GPU {machine.gpus[place].index}" for number, place in enumerate(places) if place is not None
+    ]
+    return [_gpu("mapping", "ok", f"by UUID: {', '.join(pairs)}")] if pairs else []
