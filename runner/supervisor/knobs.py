@@ -4,16 +4,16 @@ Knows what turning a knob means for the scheduler and which event tells of it. W
 the search for the best batch size or a full disk, comes from outside.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from rankdeck.runner import protocol
-from rankdeck.runner.protocol import AccountClosed, AnyEvent, BatchFailed, BatchFinished, DeviceSample, RankReady
+from rankdeck.runner.protocol import AccountClosed, BatchFailed, BatchFinished, DeviceSample, RankReady
 from rankdeck.runner.protocol.config import MAX_BATCH_SIZE, RunConfig, check_sweep
 from rankdeck.runner.protocol.sweep_plan import SweepPlan
 from rankdeck.runner.scheduling import batch_size_search
 from rankdeck.runner.scheduling.batch_size_search import Choice, Known, Search
 from rankdeck.runner.scheduling.scheduler import Assignment, Scheduler
-from rankdeck.runner.state import RunState
+from rankdeck.runner.supervisor.event_stream import EventStream
 from rankdeck.runner.supervisor.sweeper import Sweeper
 from rankdeck.runner.sweep.cells import cells, rate
 from rankdeck.runner.sweep.verdict import verdict
@@ -30,11 +30,9 @@ class KnobControls:
         config: RunConfig,
         scheduler: Scheduler,
         lengths: Sequence[int],
-        *,
-        emit: Callable[[AnyEvent], None],
-        state: Callable[[], RunState],
+        events: EventStream,
     ) -> None:
-        self._config, self._scheduler, self._emit, self._state = config, scheduler, emit, state
+        self._config, self._scheduler, self._events = config, scheduler, events
         self._search: Search | None = None
         self._asked = False
         self._trouble: str | None = None
@@ -102,8 +100,7 @@ class KnobControls:
             self._scheduler,
             self._lengths,
             by_length=self._config.order == "length",
-            emit=self._emit,
-            state=self._state,
+            events=self._events,
         )
 
     def _start_sweep(self, plan: SweepPlan | None) -> None:
@@ -112,9 +109,9 @@ class KnobControls:
                 self._sweeper.settle("by hand")
                 self._swept()
         elif problem := self._why_no_sweep(plan):
-            self._emit(protocol.LogLine(source="supervisor", text=f"no sweep is started: {problem}"))
+            self._events.emit(protocol.LogLine(source="supervisor", text=f"no sweep is started: {problem}"))
         else:
-            state = self._state()
+            state = self._events.state
             self._before = None if state.auto else state.batch_size, state.active_ranks
             self._search = None
             self._sweeper = self._new_sweeper(plan)
@@ -130,7 +127,7 @@ class KnobControls:
     def _swept(self) -> None:
         """All is measured: what prompts are left are done at the setting chosen, or, for want of one, as before."""
         self._scheduler.reorder(self._config.order)
-        sweep = self._state().sweep
+        sweep = self._events.state.sweep
         found = verdict(cells(sweep)) if sweep is not None else None
         if not self.work_left or not self._scheduler.unsettled:
             return
@@ -163,7 +160,7 @@ class KnobControls:
                 assert command.batch_size is not None
                 self._search = None
                 size = min(MAX_BATCH_SIZE, max(1, command.batch_size))
-                if size != self._scheduler.batch_size or self._state().auto:
+                if size != self._scheduler.batch_size or self._events.state.auto:
                     self._use(Choice(size, "as asked for", settled=True))
             case protocol.SetActiveRanks():
                 self._activate(min(self._config.ranks, max(1, command.active_ranks)))
@@ -171,11 +168,11 @@ class KnobControls:
                 self._asked = True
                 self._interrupt()
                 if self._trouble is None:
-                    self._emit(protocol.Paused(reason="asked for", asked=True))
+                    self._events.emit(protocol.Paused(reason="asked for", asked=True))
             case protocol.Resume() if self._asked:
                 self._asked = False
                 if self._trouble is None:
-                    self._emit(protocol.Resumed())
+                    self._events.emit(protocol.Resumed())
             case _:
                 pass
 
@@ -184,9 +181,9 @@ class KnobControls:
         before, self._trouble = self._trouble, reason
         if reason is not None and reason != before:
             self._interrupt()
-            self._emit(protocol.Paused(reason=reason, asked=False))
+            self._events.emit(protocol.Paused(reason=reason, asked=False))
         elif reason is None and before is not None:
-            self._emit(protocol.Paused(reason="asked for", asked=True) if self._asked else protocol.Resumed())
+            self._events.emit(protocol.Paused(reason="asked for", asked=True) if self._asked else protocol.Resumed())
 
     def _interrupt(self) -> None:
         if self._sweeper is not None and self._sweeper.active:
@@ -200,9 +197,9 @@ class KnobControls:
             if not self._sweeper.active:
                 self._swept()
             return
-        if self._search is None or not self._state().periods:
+        if self._search is None or not self._events.state.periods:
             return
-        period = self._state().periods[-1]
+        period = self._events.state.periods[-1]
         rate = period.tokens_per_second
         if rate is None or any(share.seconds < LEAST_SECONDS for share in period.shares.values()):
             return
@@ -219,7 +216,7 @@ class KnobControls:
         """A batch of `rows` did not fit: its rank was capped; a search ends here."""
         cap = self._scheduler.caps.get(rank)
         if cap is not None:
-            self._emit(protocol.RankCapped(rank=rank, batch_size=cap))
+            self._events.emit(protocol.RankCapped(rank=rank, batch_size=cap))
         if self._search is not None:
             self._use(self._search.wall(rows, max(1, rows // 2)))
 
@@ -227,7 +224,7 @@ class KnobControls:
         if active_ranks == self._scheduler.active_ranks and not anew:
             return
         self._scheduler.active_ranks = active_ranks
-        self._emit(protocol.ActiveRanksChanged(active_ranks=active_ranks))
+        self._events.emit(protocol.ActiveRanksChanged(active_ranks=active_ranks))
         if self._search is not None:
             # What was measured with another number of ranks is no yardstick for this one.
             self._search = Search(self._known(), limit=self._search.limit, limit_reason=self._search.limit_reason)
@@ -240,12 +237,12 @@ class KnobControls:
         if choice.settled:
             self._search = None
         self._scheduler.batch_size = choice.batch_size
-        self._emit(
+        self._events.emit(
             protocol.BatchSizeChanged(batch_size=choice.batch_size, auto=not choice.settled, reason=choice.reason)
         )
 
     def _known(self) -> Known:
-        ready = [rank.ready for rank in self._state().ranks if rank.ready is not None]
+        ready = [rank.ready for rank in self._events.state.ranks if rank.ready is not None]
         frees = [free for one in ready if (free := _free_bytes(one, ready)) is not None]
         return Known(
             prompts=self._scheduler.pending,

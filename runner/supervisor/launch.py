@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import os
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from rankdeck.runner.machine import processes
 from rankdeck.runner.protocol.config import RunConfig
 from rankdeck.runner.supervisor import accelerate
 from rankdeck.runner.supervisor.accelerate import AccelerateProcess, LaunchCommand
+from rankdeck.runner.supervisor.event_stream import EventStream
 from rankdeck.runner.supervisor.ranks import RankPool
 from rankdeck.runner.supervisor.server import RankPeer
 
@@ -50,15 +50,15 @@ class RankLaunch:
         config: RunConfig,
         model: str,
         launch_command: LaunchCommand,
-        log: Callable[[str, str], None],
+        events: EventStream,
     ) -> None:
         self.pool = pool
         self._directory, self._config, self._model = directory, config, model
-        self._launch_command, self._log = launch_command, log
+        self._launch_command, self._events = launch_command, events
         self._said: deque[str] = deque(maxlen=400)
         self._tails = {rank: LogTail(directory / f"rank-{rank}.log") for rank in range(config.ranks)}
         self._first_lost: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self._launch: AccelerateProcess | None = None
+        self._process: AccelerateProcess | None = None
 
     async def start(self) -> None:
         """Start the launch. Its ranks will come to the socket by themselves.
@@ -73,21 +73,21 @@ class RankLaunch:
         arguments += ["--model", self._model, "--attempt", str(self.pool.attempt)]
         command = self._launch_command(config_file, self._config.ranks, "rankdeck.runner.rank.worker", arguments)
         environment = accelerate.rank_environment(os.environ, self._config.ranks, on_cpu, processes.usable_cores())
-        self._log("supervisor", "starting " + " ".join(command))
-        self._launch = await AccelerateProcess.start(command, environment)
+        self._events.log("supervisor", "starting " + " ".join(command))
+        self._process = await AccelerateProcess.start(command, environment)
 
     async def serve(self, peer: RankPeer) -> None:
         """Listen to a rank until it hangs up."""
-        if self._launch is not None:
-            self._launch.remember(peer.hello.pid)
+        if self._process is not None:
+            self._process.remember(peer.hello.pid)
         if await self.pool.serve(peer) and not self._first_lost.done():
             self._first_lost.set_result(peer.hello.rank)
 
     async def over(self) -> Loss | None:
         """Wait until all ranks have left as they were told (None), or one was lost."""
-        assert self._launch is not None
-        launch = self._launch
-        reading: asyncio.Task[None] = asyncio.create_task(self._read(launch))
+        assert self._process is not None
+        process = self._process
+        reading: asyncio.Task[None] = asyncio.create_task(self._read(process))
         leaving: asyncio.Task[None] = asyncio.create_task(self._left_in_time())
         try:
             waited: list[asyncio.Future[Any]] = [reading, leaving, self._first_lost]
@@ -95,9 +95,9 @@ class RankLaunch:
             if self._first_lost.done():
                 return await self._loss(self._first_lost.result(), reading)
             if leaving.done():
-                self._log("supervisor", f"not all ranks left within {LEAVE_SECONDS:.0f} s")
+                self._events.log("supervisor", f"not all ranks left within {LEAVE_SECONDS:.0f} s")
                 return None
-            status = await launch.wait()
+            status = await process.wait()
             if self.pool.leaving:
                 return None
             # A rank's own connection tells more than the launcher does; it may be a moment behind.
@@ -111,34 +111,34 @@ class RankLaunch:
 
     async def wait(self, seconds: float) -> None:
         """Give the launch so long to end by itself."""
-        if self._launch is not None:
+        if self._process is not None:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._launch.wait(), seconds)
+                await asyncio.wait_for(self._process.wait(), seconds)
 
     async def end(self) -> None:
         """Leave no process behind."""
-        if self._launch is not None:
-            await self._launch.end()
+        if self._process is not None:
+            await self._process.end()
         self.look_at_logs(last_look=True)
 
     def look_at_logs(self, *, last_look: bool = False) -> None:
         """Pass on what the ranks wrote since the last look."""
         for rank, tail in self._tails.items():
             for line in tail.new_lines(last_look=last_look):
-                self._log(f"rank {rank}", line)
+                self._events.log(f"rank {rank}", line)
 
-    async def _read(self, launch: AccelerateProcess) -> None:
-        async for line in launch.lines():
+    async def _read(self, process: AccelerateProcess) -> None:
+        async for line in process.lines():
             self._said.append(line)
             if line.strip():
-                self._log("launcher", line)
+                self._events.log("launcher", line)
 
     async def _left_in_time(self) -> None:
         await self.pool.told_to_leave.wait()
         await asyncio.sleep(LEAVE_SECONDS)
 
     async def _loss(self, rank: int, reading: "asyncio.Task[None]") -> Loss:
-        said = self.pool.failures.get(rank)
+        said = self.pool.errors.get(rank)
         if said is None:
             # torchrun names the signal that ended a rank only after it has ended the others.
             await asyncio.wait({reading}, timeout=LAST_WORDS_SECONDS)

@@ -6,16 +6,16 @@ emits what happened. Knows no socket and no process. Time is the run's clock, fr
 
 import random
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
 from rankdeck.runner import protocol
-from rankdeck.runner.protocol import AnyEvent, BatchFinished, DeviceSample
+from rankdeck.runner.protocol import BatchFinished, DeviceSample
 from rankdeck.runner.protocol.sweep_plan import SweepPlan, Trial, TrialOutcome, TrialRecord
 from rankdeck.runner.scheduling.scheduler import Assignment, Scheduler
-from rankdeck.runner.state import RunState
 from rankdeck.runner.supervisor.bandwidth import peak_bandwidth
+from rankdeck.runner.supervisor.event_stream import EventStream
 from rankdeck.runner.supervisor.trial_meter import TrialMeter
 
 SAMPLE_PROMPTS = 50_000
@@ -105,12 +105,11 @@ class Sweeper:
         lengths: Sequence[int],
         *,
         by_length: bool,
-        emit: Callable[[AnyEvent], None],
-        state: Callable[[], RunState],
+        events: EventStream,
     ) -> None:
         self.plan = plan
         self.active = True
-        self._scheduler, self._emit, self._state = scheduler, emit, state
+        self._scheduler, self._events = scheduler, events
         self._prompts = _Prompts(scheduler, lengths, plan, by_length=by_length)
         self._trials = order_of(plan)
         self._walls: dict[int, tuple[int, str]] = {}
@@ -122,9 +121,9 @@ class Sweeper:
     def begin(self) -> None:
         """All ranks are ready, for the first time or after a loss: say what is to be measured, and go on."""
         self._scheduler.reorder("input")
-        ready = [rank.ready for rank in self._state().ranks if rank.ready is not None]
+        ready = [rank.ready for rank in self._events.state.ranks if rank.ready is not None]
         figure, source = peak_bandwidth(ready)
-        self._emit(
+        self._events.emit(
             protocol.SweepStarted(
                 plan=self.plan, trials=self._trials, bandwidth_bytes_per_second=figure, bandwidth_source=source
             )
@@ -162,7 +161,7 @@ class Sweeper:
         self.active = False
         self._prompts.give_back()
         self._at_hand = None
-        self._emit(protocol.SweepSettled(reason=reason))
+        self._events.emit(protocol.SweepSettled(reason=reason))
 
     # --- what the crew asks ---------------------------------------------------------------------
 
@@ -192,7 +191,7 @@ class Sweeper:
         if now is None:
             return
         if now.outcome is None and not now.again and now.meter is not None and event.rank in now.finished:
-            state = self._state()
+            state = self._events.state
             began = state.ranks[event.rank].batch_started_at
             now.meter.add_batch(event.rank, began, state.now, event.result)
             now.finished[event.rank] += 1
@@ -209,12 +208,12 @@ class Sweeper:
     def sample(self, samples: Sequence[DeviceSample]) -> None:
         """What NVML says now."""
         if self._at_hand is not None and self._at_hand.meter is not None:
-            self._at_hand.meter.add_samples(self._state().now, samples)
+            self._at_hand.meter.add_samples(self._events.state.now, samples)
 
     # --- trials ---------------------------------------------------------------------------------
 
     def _records(self) -> Sequence[TrialRecord]:
-        sweep = self._state().sweep
+        sweep = self._events.state.sweep
         return sweep.records if sweep is not None else ()
 
     def _close_if_over(self) -> None:
@@ -241,7 +240,7 @@ class Sweeper:
                 self._open(trial)
                 return
             record = TrialRecord(trial=trial, outcome="skipped", reason=f"at a batch of {size} {why}")
-            self._emit(protocol.TrialFinished(record=record))
+            self._events.emit(protocol.TrialFinished(record=record))
         self.settle("all trials are over")
 
     def _open(self, trial: Trial) -> None:
@@ -250,17 +249,17 @@ class Sweeper:
             return
         self._at_hand = _TrialAtHand(trial, self.plan.least_rounds)
         self._scheduler.active_ranks, self._scheduler.batch_size = trial.active_ranks, trial.batch_size
-        self._emit(protocol.TrialStarted(trial=trial))
+        self._events.emit(protocol.TrialStarted(trial=trial))
 
     def _start_measuring(self, now: _TrialAtHand) -> None:
-        self._emit(protocol.TrialWarm(trial=now.trial))
-        state = self._state()
+        self._events.emit(protocol.TrialWarm(trial=now.trial))
+        state = self._events.state
         ready = [rank.ready for rank in state.ranks[: now.trial.active_ranks] if rank.ready is not None]
         now.measured_from = state.now
         now.meter = TrialMeter(ready, state.now)
 
     def _long_enough(self, now: _TrialAtHand) -> bool:
-        return self._state().now - now.measured_from >= self.plan.least_seconds
+        return self._events.state.now - now.measured_from >= self.plan.least_seconds
 
     def _another_round(self, now: _TrialAtHand) -> bool:
         """Whether every rank is to do one round more; the first to come there decides.
@@ -291,9 +290,9 @@ class Sweeper:
         result = now.meter.result(self._bandwidth()) if measured and now.meter is not None else None
         assert now.outcome is not None
         record = TrialRecord(trial=now.trial, outcome=now.outcome, result=result, reason=now.reason)
-        self._emit(protocol.TrialFinished(record=record))
+        self._events.emit(protocol.TrialFinished(record=record))
 
     def _bandwidth(self) -> Mapping[int, float]:
-        ready = [rank.ready for rank in self._state().ranks if rank.ready is not None]
+        ready = [rank.ready for rank in self._events.state.ranks if rank.ready is not None]
         figures = {one.rank: peak_bandwidth([one, *ready])[0] for one in ready}
         return {rank: figure for rank, figure in figures.items() if figure is not None}
