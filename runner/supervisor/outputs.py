@@ -62,7 +62,7 @@ class Outputs:
             )
         )
 
-    async def finish(self, copy_to: Path | None, in_a_hurry: Callable[[], bool]) -> str | None:
+    async def finish(self, copy_to: str | None, in_a_hurry: Callable[[], bool]) -> str | None:
         """Put the file in order and copy it; while that fails, pause and try again.
 
         Returns what went wrong where trying again is of no use, or `in_a_hurry()` forbids it.
@@ -80,8 +80,8 @@ class Outputs:
                 self._controls.set_trouble(None)
                 return None
 
-    def _order_and_copy(self, copy_to: Path | None) -> None:
+    def _order_and_copy(self, copy_to: str | None) -> None:
         self.store.close()
         run_directory.order_outputs(self._directory, self._prompts.count)
         if copy_to is not None:
-            run_directory.copy_outputs(self._directory, copy_to)
+            run_directory.copy_outputs(self._directory, Path(copy_to))

@@ -19,7 +19,7 @@ from rankdeck.runner.supervisor.failures import Failures
 from rankdeck.runner.supervisor.gather import Gather
 from rankdeck.runner.supervisor.knobs import KnobControls
 from rankdeck.runner.supervisor.outputs import Outputs
-from rankdeck.runner.supervisor.rows_in_hand import RowsInHand
+from rankdeck.runner.supervisor.rows_in_hand import RowsInHand, without_row
 from rankdeck.runner.supervisor.server import NoMessageError, RankPeer
 
 
@@ -114,7 +114,8 @@ class RankPool:
                     self.gather.sent(message.record)
                 self._outputs.keep(message.record)
                 self._row_ended(rank, message.record)
-                self._count_out(rank, message.record)
+                if rank in self._steps:
+                    self._steps[rank] = without_row(self._steps[rank], message.record)
             case protocol.RankAccount():
                 self._account(rank, message)
             case protocol.BatchFinished():
@@ -152,18 +153,6 @@ class RankPool:
         self._steps.pop(rank, None)
         self._idle.add(rank)
         self.hand_out()
-
-    def _count_out(self, rank: int, record: OutputRecord) -> None:
-        """Take a row that has its record out of the rank's progress, which may have been sent before the record."""
-        steps = self._steps.get(rank)
-        if steps is not None:
-            self._steps[rank] = msgspec.structs.replace(
-                steps,
-                output_tokens=max(0, steps.output_tokens - record.output_tokens),
-                rows=None if steps.rows is None else max(0, steps.rows - 1),
-            )
-
-    # --- continuous ranks ---
 
     def _row_ended(self, rank: int, record: OutputRecord) -> None:
         in_hand = self._in_hand.get(rank)
@@ -214,8 +203,6 @@ class RankPool:
             if self._row_limits.get(rank) != rows:
                 self._row_limits[rank] = rows
                 self._peers[rank].send(protocol.Limit(rows=rows))
-
-    # --- failures and hand-outs ---
 
     def _batch_failed(self, rank: int, failed: BatchFailed) -> None:
         in_hand = self._in_hand.get(rank)

@@ -1,4 +1,8 @@
-"""What a continuous rank has in hand, counted by the orders that brought it. Pure bookkeeping."""
+"""The rows that a rank has in hand: by order, for a continuous rank, and as its progress tells. Pure."""
+
+import msgspec
+
+from rankdeck.runner.protocol import OutputRecord, StepsInFlight
 
 
 class RowsInHand:
@@ -23,3 +27,12 @@ class RowsInHand:
             return False
         del self.left[order]
         return True
+
+
+def without_row(steps: StepsInFlight, record: OutputRecord) -> StepsInFlight:
+    """A rank's progress less a row that has its record: that row is not in flight, even if the progress is older."""
+    return msgspec.structs.replace(
+        steps,
+        output_tokens=max(0, steps.output_tokens - record.output_tokens),
+        rows=None if steps.rows is None else max(0, steps.rows - 1),
+    )

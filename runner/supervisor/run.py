@@ -10,17 +10,16 @@ import contextlib
 import errno
 import signal
 import traceback
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
 import msgspec
 
 from rankdeck.runner import protocol, run_directory
-from rankdeck.runner.inputs import models, quantization
 from rankdeck.runner.inputs.frozen_prompts import PromptIndex
-from rankdeck.runner.inputs.read_ahead import read_ahead
-from rankdeck.runner.run_directory.resumption import Taken, take_up
+from rankdeck.runner.inputs.models import ModelError
+from rankdeck.runner.run_directory.resumption import find_resume_point
 from rankdeck.runner.run_directory.run_file import RunFile
 from rankdeck.runner.scheduling.scheduler import Scheduler
 from rankdeck.runner.state import summarise
@@ -30,6 +29,7 @@ from rankdeck.runner.supervisor.event_stream import EventStream
 from rankdeck.runner.supervisor.failures import Failures
 from rankdeck.runner.supervisor.knobs import KnobControls
 from rankdeck.runner.supervisor.launch import RankLaunch
+from rankdeck.runner.supervisor.model import find_model
 from rankdeck.runner.supervisor.outputs import Outputs
 from rankdeck.runner.supervisor.ranks import RankPool
 from rankdeck.runner.supervisor.server import RankPeer, Server
@@ -42,7 +42,6 @@ RETRY_SECONDS = 1.0
 VIEWERS_SECONDS = 3.0
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-
 EXIT_COMPLETE, EXIT_ERRORS, EXIT_BAD_INPUT, EXIT_DIED, EXIT_INTERRUPTED = 0, 1, 2, 3, 130
 
 
@@ -63,16 +62,16 @@ class Supervisor:
         self._directory, self._run_file, self._config = directory, run, run.config
         self._launch_command = launch_command
         self._prompts = PromptIndex.open(directory / run_directory.PROMPTS_FILE)
-        self._taken = take_up(directory, self._prompts.count)
+        self._resume_point = find_resume_point(directory, self._prompts.count)
         self._scheduler = Scheduler(
             self._prompts.lengths,
             order=self._config.order,
             batch_size=self._config.batch_size or 1,
             active_ranks=self._config.ranks,
-            done=self._taken.done,
-            first_batch=self._taken.next_batch,
+            done=self._resume_point.done,
+            first_batch=self._resume_point.next_batch,
         )
-        self._events = EventStream(directory, self._taken.state)
+        self._events = EventStream(directory, self._resume_point.state)
         self._controls = KnobControls(self._config, self._scheduler, self._prompts.lengths, self._events)
         self._outputs = Outputs(directory, self._prompts, self._scheduler, self._controls, self._events)
         self._failures = Failures(self._scheduler, self._controls, self._outputs, self._events)
@@ -88,15 +87,17 @@ class Supervisor:
         self._launch: RankLaunch | None = None
         self._stop_asked = self._hurry = False
 
-    # --- life ---------------------------------------------------------------------------------
-
     async def run(self) -> int:
         """Run from the first event to the last. Returns the exit status."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             loop.add_signal_handler(number, self.obey, protocol.Stop(now=True))
         await self._server.start()
-        self._announce(self._taken)
+        for event in self._resume_point.first_events(self._directory, self._run_file):
+            self._events.emit(event)
+        if self._resume_point.resumed and self._resume_point.cut:
+            cut = self._resume_point.cut
+            self._events.log("supervisor", f"mended: {cut} bytes of half-written lines were cut off")
         ticker = Ticker(self._events, self._controls, lambda: self._launch)
         for work in (ticker.tick(), ticker.sample()):
             self._spawn(work)
@@ -108,30 +109,6 @@ class Supervisor:
             ranks.cancel()
             return await self._end(ending)
         raise AssertionError("a run ends by an Ending")
-
-    def _announce(self, taken: Taken) -> None:
-        if not taken.state.name:
-            self._events.emit(
-                protocol.RunStarted(
-                    name=self._run_file.name,
-                    directory=str(self._directory),
-                    config=self._config,
-                    prompts=self._prompts.count,
-                    asked_at=self._run_file.started_at,
-                )
-            )
-        if taken.up:
-            self._events.emit(
-                protocol.RunTakenUp(
-                    config=self._config,
-                    completed=taken.completed,
-                    failed=taken.failed,
-                    prompt_tokens=taken.prompt_tokens,
-                    output_tokens=taken.output_tokens,
-                )
-            )
-            if taken.cut:
-                self._events.log("supervisor", f"mended: {taken.cut} bytes of half-written lines were cut off")
 
     def obey(self, command: protocol.Command) -> None:
         """Do what a viewer or a signal asks for."""
@@ -165,7 +142,10 @@ class Supervisor:
     async def _run_ranks(self) -> None:
         if not self._controls.work_left:
             self._over()
-        model = await self._find_model()
+        try:
+            model = await find_model(self._config, self._events)
+        except ModelError as error:
+            raise Ending("failed", EXIT_BAD_INPUT, str(error)) from None
         restarts_left = self._config.max_restarts
         while True:
             pool = RankPool(
@@ -211,30 +191,6 @@ class Supervisor:
                 self._controls.set_trouble(f"the ranks cannot be launched: {error}")
                 await asyncio.sleep(RETRY_SECONDS)
 
-    async def _find_model(self) -> str:
-        loop = asyncio.get_running_loop()
-        said: protocol.ModelProgress | None = None
-
-        def on_progress(phase: Any, done: int | None, total: int | None) -> None:
-            nonlocal said
-            progress = protocol.ModelProgress(phase=phase, done=done, total=total)
-            if phase != "found" and progress != said:
-                said = progress
-                loop.call_soon_threadsafe(self._events.emit, progress)
-
-        try:
-            model = await asyncio.to_thread(models.resolve, self._config.model, on_progress)
-        except models.ModelError as error:
-            raise Ending("failed", EXIT_BAD_INPUT, str(error)) from None
-        if not model.is_local:
-            known = await asyncio.to_thread(quantization.hub_model_config, model.path_or_id)
-            if problems := quantization.check(self._config.quantization, known):
-                raise Ending("failed", EXIT_BAD_INPUT, "; ".join(str(problem) for problem in problems))
-        self._events.emit(protocol.ModelProgress(phase="found", label=model.label))
-        if model.is_local:
-            loop.run_in_executor(None, read_ahead, Path(model.path_or_id))
-        return model.path_or_id
-
     def _all_left(self, pool: RankPool) -> NoReturn:
         """Every rank left as it was told: the run is complete, or was stopped after its batches."""
         if self._config.dispatch == "split" and not pool.stopping:
@@ -260,8 +216,7 @@ class Supervisor:
             await self._launch.end()
         self._files.cancel()
         cause, exit_status = ending.cause, ending.exit_status
-        copy_to = Path(self._config.output) if self._config.output is not None else None
-        if trouble := await self._outputs.finish(copy_to, in_a_hurry=lambda: self._hurry):
+        if trouble := await self._outputs.finish(self._config.output, in_a_hurry=lambda: self._hurry):
             exit_status = EXIT_DIED
             cause = f"{cause + '; ' if cause else ''}finished outputs are in {self._directory}, but: {trouble}"
         for task in self._tasks:
@@ -301,38 +256,33 @@ class Supervisor:
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
         async def guarded() -> None:
-            try:
+            with self._guarded():
                 await work
-            except Ending as ending:
-                self._finish_with(ending)
-            except Exception as error:
-                self._crash(error)
 
         task = asyncio.get_running_loop().create_task(guarded())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
 
-    # --- ranks --------------------------------------------------------------------------------
+    @contextlib.contextmanager
+    def _guarded(self) -> Iterator[None]:
+        """Have an Ending end the run, and any other error, too: after a bug, or without its files, it must not hang."""
+        try:
+            yield
+        except Ending as ending:
+            self._finish_with(ending)
+        except Exception as error:
+            self._events.log("supervisor", "".join(traceback.format_exception(error)))
+            self._finish_with(Ending("failed", EXIT_DIED, f"supervisor: {type(error).__name__}: {error}"))
 
     async def _serve_rank(self, peer: RankPeer) -> None:
-        if self._launch is None:
-            return
-        try:
-            await self._launch.serve(peer)
-        except Exception as error:
-            self._crash(error)
+        if self._launch is not None:
+            with self._guarded():
+                await self._launch.serve(peer)
 
     def _hear_command(self, command: protocol.Command) -> None:
-        try:
+        with self._guarded():
             self.obey(command)
-        except Exception as error:
-            self._crash(error)
-
-    def _crash(self, error: Exception) -> None:
-        """End the run with its cause, rather than hang, after a bug or when its files have gone."""
-        self._events.log("supervisor", "".join(traceback.format_exception(error)))
-        self._finish_with(Ending("failed", EXIT_DIED, f"supervisor: {type(error).__name__}: {error}"))
 
     async def _watch_files(self) -> None:
         """Sync about once a second; while a file cannot be written, pause and try again."""
