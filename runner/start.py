@@ -6,11 +6,8 @@ for the supervisor: it tells its own story over its socket.
 
 import os
 import platform
-import re
-import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,12 +19,13 @@ import msgspec
 
 import rankdeck
 from rankdeck.runner import run_directory
-from rankdeck.runner.inputs import frozen_prompts, models, quantization
+from rankdeck.runner.inputs import frozen_prompts, models, paths, quantization
 from rankdeck.runner.inputs.frozen_prompts import PromptError
 from rankdeck.runner.machine import placement, processes, telemetry
 from rankdeck.runner.protocol import config as settings
 from rankdeck.runner.protocol import framing
 from rankdeck.runner.protocol.config import Problem, RunConfig
+from rankdeck.runner.run_directory import creation
 from rankdeck.runner.run_directory.run_file import Environment, RunFile
 from rankdeck.runner.supervisor import accelerate
 
@@ -75,9 +73,9 @@ def check(config: RunConfig, *, force: bool = False) -> list[Problem]:
         problems.append(Problem("model", said))
     problems.extend(_check_gpus(config))
     problems.extend(_check_quantization(config))
-    if config.output is not None and (said := _unwritable(Path(config.output), force)):
+    if config.output is not None and (said := paths.why_unwritable(Path(config.output), force=force)):
         problems.append(Problem("output", said))
-    if said := _unreadable(config.prompts, config.column):
+    if said := paths.why_unreadable(config.prompts, config.column):
         problems.append(Problem("prompts", said))
     return problems
 
@@ -95,43 +93,6 @@ def _check_quantization(config: RunConfig) -> list[Problem]:
     """A model's folder is looked into here; into a hub model the supervisor looks, before any rank starts."""
     known = quantization.read_model_config(config.model) if config.model != "demo" else {}
     return [*quantization.check(config.quantization, known), *quantization.check_attention(config.attention)]
-
-
-def _unreadable(source: str, column: str | None) -> str | None:
-    if source == "-":
-        return None
-    if not source.strip():
-        return "name a file of prompts: .txt, .jsonl, .json, .csv or .parquet"
-    path = Path(source)
-    try:
-        if path.is_dir():
-            return f"{source} is a directory, not a file of prompts"
-        if not path.exists():
-            return f"{source}: there is no such file"
-        if not os.access(path, os.R_OK):
-            return f"{source}: not readable by you"
-        if path.is_file() and path.stat().st_size == 0:
-            return f"{source} is empty"
-    except (OSError, ValueError) as error:
-        return f"{source}: {error}"
-    if path.suffix.lower() in (".csv", ".parquet") and column is None:
-        return f"{source}: say which column holds the prompts with --column NAME"
-    return None
-
-
-def _unwritable(path: Path, force: bool) -> str | None:
-    if path.is_dir():
-        return f"{path} is a directory; name a file"
-    if path.exists() and not path.is_file():
-        return f"{path} is no ordinary file; name one"
-    if path.exists() and not force:
-        return f"{path} exists; name another file, or replace it with --force"
-    parent = path.absolute().parent
-    if not parent.is_dir():
-        return f"there is no directory {parent}; create it first"
-    if not os.access(parent, os.W_OK) or (path.exists() and not os.access(path, os.W_OK)):
-        return f"{path} cannot be written by you"
-    return None
 
 
 def warnings(config: RunConfig, prompt_count: int) -> list[str]:
@@ -172,8 +133,11 @@ def launch(
     if config.output is not None:
         # Through a link to the file it points to: the copy is put in its place, not in the link's.
         config = msgspec.structs.replace(config, output=str(Path(config.output).resolve()))
-    directory, created = _make_directory(config, run_dir)
-    name = config.name or directory.name
+    try:
+        new = creation.create_directory(run_dir, name=config.name, prompts=config.prompts)
+    except run_directory.RunFileError as error:
+        raise InputError([str(error)]) from None
+    directory = new.path
     try:
         index = frozen_prompts.freeze(
             config.prompts,
@@ -184,7 +148,7 @@ def launch(
             stdin=stdin,
         )
         run = RunFile(
-            name=name,
+            name=config.name or directory.name,
             started_at=asked_at,
             config=config,
             prompts=index.count,
@@ -192,15 +156,15 @@ def launch(
         )
         run_directory.write_run_file(directory, run)
         if run_dir is not None:
-            run = _register(directory, run)
+            creation.register_run(directory, run)
     except PromptError as error:
-        _remove(directory, created)
+        new.remove()
         raise InputError([str(error)]) from None
     except OSError as error:
-        _remove(directory, created)
+        new.remove()
         raise InputError([f"{directory} cannot be written: {error.strerror}"]) from None
     except BaseException:  # Ctrl-C while standard input is read, say
-        _remove(directory, created)
+        new.remove()
         raise
     return Started(directory, start_supervisor(directory))
 
@@ -213,21 +177,6 @@ def process_started_at() -> float:
         return time.time() - (time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK"))
     except (OSError, ValueError, IndexError, AttributeError):
         return time.time()
-
-
-def _register(directory: Path, run: RunFile) -> RunFile:
-    """Have a run that lives elsewhere found by name; a name that is taken gets a number."""
-    for number in range(1, 1000):
-        name = run.name if number == 1 else f"{run.name}-{number}"
-        try:
-            run_directory.register(directory, name)
-        except FileExistsError:
-            continue
-        if number > 1:
-            run = msgspec.structs.replace(run, name=name)
-            run_directory.write_run_file(directory, run)
-        return run
-    return run
 
 
 def with_homes(config: RunConfig) -> RunConfig:
@@ -254,49 +203,6 @@ def start_supervisor(directory: Path) -> "subprocess.Popen[bytes]":
             stderr=log,
             start_new_session=True,
         )
-
-
-def _make_directory(config: RunConfig, run_dir: Path | None) -> tuple[Path, bool]:
-    """The run's directory, private to its owner, and whether it is new."""
-    try:
-        if run_dir is not None:
-            if run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
-                raise InputError([f"--run-dir: {run_dir} exists and is not empty; name another"])
-            created = not run_dir.exists()
-            run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-            return run_dir.absolute(), created
-        root = run_directory.runs_directory()
-        root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if config.name is not None:
-            directory = root / config.name
-            if directory.exists():
-                raise InputError([f"--name: a run called {config.name} exists already; choose another name"])
-            directory.mkdir(mode=0o700)
-            return directory, True
-        return _fresh_directory(root, config.prompts), True
-    except OSError as error:
-        raise InputError([f"no run directory can be made: {error}"]) from None
-
-
-def _fresh_directory(root: Path, source: str) -> Path:
-    stem = "stdin" if source == "-" else re.sub(r"[^A-Za-z0-9_-]+", "-", Path(source).stem).strip("-")[:32] or "run"
-    base = f"{stem}-{time.strftime('%Y%m%d-%H%M%S', time.localtime())}"
-    for number in range(1, 1000):
-        directory = root / (base if number == 1 else f"{base}-{number}")
-        try:
-            directory.mkdir(mode=0o700)
-        except FileExistsError:
-            continue
-        return directory
-    raise OSError(f"{root / base} and a thousand more exist already")
-
-
-def _remove(directory: Path, created: bool) -> None:
-    if created:
-        shutil.rmtree(directory, ignore_errors=True)
-    else:
-        for path in directory.iterdir():
-            path.unlink()
 
 
 def environment(environ: Mapping[str, str] = os.environ) -> Environment:
@@ -335,17 +241,7 @@ async def hello(ranks: int, device: str) -> list[str]:
     if device == "cuda" and not gpus:
         raise InputError([Problem("device", "no NVIDIA GPU can be seen here; use --device cpu")])
     on_cpu = device == "cpu" or not gpus
-    with tempfile.TemporaryDirectory(prefix="rankdeck-hello-") as folder:
-        config_file = Path(folder) / "accelerate.yaml"
-        accelerate.write_accelerate_config(config_file, ranks, on_cpu)
-        command = accelerate.accelerate_command(config_file, ranks, "rankdeck.runner.rank.hello", [])
-        environment = accelerate.rank_environment(os.environ, ranks, on_cpu, processes.usable_cores())
-        launch = await accelerate.AccelerateProcess.start(command, environment)
-        try:
-            said = [line async for line in launch.lines()]
-            status = await launch.wait()
-        finally:
-            await launch.end()
+    status, said = await accelerate.launch_and_wait(ranks, on_cpu, "rankdeck.runner.rank.hello")
     for line in said:
         if status == 0 and line.startswith(framing.GREETINGS):
             greetings: list[str] = msgspec.json.decode(line.removeprefix(framing.GREETINGS), type=list[str])

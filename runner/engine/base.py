@@ -43,8 +43,7 @@ class Engine(abc.ABC):
         self.model, self.tokenizer, self.device = model, tokenizer, device
         self.devices = loading.devices_of(model, device)
         self._config = config
-        self.notes: list[str] = []
-        """Lines for people, to be taken out by whoever can say them."""
+        self._notes: list[str] = []
 
         self.generation = _generation_config(model, tokenizer, config)
         eos = self.generation.eos_token_id
@@ -56,6 +55,11 @@ class Engine(abc.ABC):
         model.generation_config = copy.deepcopy(self.generation)
         text_config = model.config.get_text_config()
         self.context_tokens: int | None = getattr(text_config, "max_position_embeddings", None)
+
+    def take_notes(self) -> list[str]:
+        """Lines for people that have come up since the last call."""
+        notes, self._notes[:] = list(self._notes), []
+        return notes
 
     # --- what it is, for the screen ---
 

@@ -71,9 +71,9 @@ class StaticEngine(Engine):
 
         self._may_join = False
 
-        self._compiling = Compiling(self.notes.append) if config.compile else None
+        self._compiling = Compiling(self._notes.append) if config.compile else None
         if self._compiling is not None:
-            self.notes.append(f"{BEFORE}; {ON_A_CPU}" if device.type == "cpu" else BEFORE)
+            self._notes.append(f"{BEFORE}; {ON_A_CPU}" if device.type == "cpu" else BEFORE)
             self.why_rows_stay = "--compile fixes its shape"
 
     def warm_up(self) -> None:

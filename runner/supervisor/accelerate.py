@@ -6,14 +6,16 @@ what the ranks do. The config file is ours, so that the user's own accelerate co
 
 import asyncio
 import contextlib
+import os
 import re
 import sys
+import tempfile
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 
 import psutil
 
-from rankdeck.runner.machine.processes import die_with_parent
+from rankdeck.runner.machine.processes import die_with_parent, usable_cores
 
 ACCELERATE_CONFIG = """\
 compute_environment: LOCAL_MACHINE
@@ -164,6 +166,25 @@ def _is_alive(process: psutil.Process) -> bool:
         return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
     except (psutil.Error, OSError):
         return False
+
+
+async def launch_and_wait(ranks: int, on_cpu: bool, module: str) -> tuple[int, list[str]]:
+    """Run `module` on every rank to its end. Returns the launcher's exit status and the lines it printed.
+
+    Raises:
+        OSError: the launcher cannot be started.
+    """
+    with tempfile.TemporaryDirectory(prefix="rankdeck-hello-") as folder:
+        config_file = Path(folder) / "accelerate.yaml"
+        write_accelerate_config(config_file, ranks, on_cpu)
+        command = accelerate_command(config_file, ranks, module, [])
+        environment = rank_environment(os.environ, ranks, on_cpu, usable_cores())
+        process = await AccelerateProcess.start(command, environment)
+        try:
+            said = [line async for line in process.lines()]
+            return await process.wait(), said
+        finally:
+            await process.end()
 
 
 _ERROR_LINE = re.compile(r"^(?:\[rank\d+\]: ?)?((?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Interrupt|Exit)\b.*)")
