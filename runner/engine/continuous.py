@@ -7,17 +7,15 @@ its place.
 """
 
 import copy
-import dataclasses
 import itertools
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import psutil
 import torch
-from transformers.generation.configuration_utils import ContinuousBatchingConfig
 
 from rankdeck.runner.engine.base import BatchOutput, Engine, OnRecords, OnStep, free_memory
+from rankdeck.runner.engine.continuous_config import batching_config
 from rankdeck.runner.engine.rows import PROGRESS_SECONDS, Cancelled, Ended, Progress, trim
 from rankdeck.runner.protocol import BatchResult, OutputRecord, Prompt
 from rankdeck.runner.protocol.config import RunConfig
@@ -25,21 +23,6 @@ from rankdeck.runner.protocol.config import RunConfig
 TAKE_SECONDS = 0.05
 FATAL_SECONDS = 2.0
 STOP_SECONDS = 5.0
-
-GPU_CACHE_SHARE = 0.8
-"""Of a GPU's free memory, where several ranks share it: each comes to it a little later, and finds less."""
-
-CPU_PAGE_TOKENS = 64
-CPU_STEP_TOKENS = 512
-"""Tokens of a step at most, prompts included: larger ones make the rows that decode wait for long prompts."""
-
-CPU_CACHE_SHARE = 0.25
-"""Of the free memory, shared by all ranks, that the cache may take."""
-
-CPU_ROWS = 128
-CPU_PROMPT_TOKENS = 256
-CPU_CONTEXT_TOKENS = 8192
-"""On a CPU the cache holds so many rows of such prompts, or the run's batch size, and one row of this many tokens."""
 
 
 class Unsupported(Exception):
@@ -292,36 +275,11 @@ class ContinuousEngine(Engine):
         if generation.eos_token_id is None:
             generation.eos_token_id = -1  # ends nothing
         self._manager = self.model.init_continuous_batching(
-            generation_config=generation, continuous_batching_config=ContinuousBatchingConfig(**self._settings())
+            generation_config=generation,
+            continuous_batching_config=batching_config(
+                self._config, self.device, self.context_tokens, self.kv_bytes_per_token()
+            ),
         )
-
-    def _settings(self) -> dict[str, Any]:
-        """Left to the library on a GPU, less what other ranks on it need; on a CPU, sized by memory and need."""
-        settings: dict[str, Any] = {} if self._config.seed is None else {"seed": self._config.seed}
-        if self.device.type != "cpu":
-            sharing = -(-self._config.ranks // torch.cuda.device_count())
-            if self._config.attention != "auto" and "auto_switch_to_flash" in _known_settings():
-                settings["auto_switch_to_flash"] = False
-            return settings if sharing <= 1 else {**settings, "max_memory_percent": GPU_CACHE_SHARE / sharing}
-        page = "page_size" if "page_size" in _known_settings() else "block_size"
-        blocks = self._cpu_cache_tokens() // CPU_PAGE_TOKENS
-        settings |= {page: CPU_PAGE_TOKENS, "num_blocks": blocks, "max_batch_tokens": CPU_STEP_TOKENS}
-        return settings
-
-    def _cpu_cache_tokens(self) -> int:
-        most = self._config.new_tokens
-        rows = max(CPU_ROWS, self._config.batch_size or 0)
-        wanted = max(rows * (most + CPU_PROMPT_TOKENS), min(self.context_tokens or 0, CPU_CONTEXT_TOKENS) + most)
-        per_token = self.kv_bytes_per_token()
-        if per_token is None:
-            return wanted
-        room = psutil.virtual_memory().available * CPU_CACHE_SHARE / self._config.ranks / per_token
-        return int(min(wanted, room))
-
-
-def _known_settings() -> set[str]:
-    """Settings of continuous batching in this transformers: 5.17 has others than 5.23."""
-    return {field.name for field in dataclasses.fields(ContinuousBatchingConfig)}
 
 
 def _differences(times: list[float]) -> list[float]:

@@ -13,8 +13,9 @@ from typing import Any
 import msgspec
 import platformdirs
 
-from rankdeck.runner.inputs.memory_estimate import DEMO, ModelShape, PromptSizes, shape_from_config
-from rankdeck.runner.inputs.models import DemoModel
+from rankdeck.runner.inputs.demo_model import DemoModel, folder_in
+from rankdeck.runner.inputs.memory_estimate import PromptSizes
+from rankdeck.runner.inputs.model_config import DEMO, ModelShape, shape_from_config
 from rankdeck.runner.inputs.prompt_files import Problems, PromptError, records
 from rankdeck.runner.inputs.quantization import read_model_config
 
@@ -35,10 +36,8 @@ class Unknown(Exception):
 
 
 def demo_folder() -> Path:
-    """Where the demo model is once it was fetched."""
-    demo = DemoModel()
-    cache = platformdirs.user_cache_path("rankdeck")
-    return cache / "models" / f"{demo.label}-{demo.wheel_sha256[:12]}"
+    """Where the demo model is, once it was fetched."""
+    return folder_in(platformdirs.user_cache_path("rankdeck"), DemoModel())
 
 
 def shape_of(model: str) -> ModelShape:

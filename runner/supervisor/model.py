@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rankdeck.runner import protocol
 from rankdeck.runner.inputs import models, quantization
+from rankdeck.runner.inputs.demo_model import ModelError, Phase
 from rankdeck.runner.inputs.read_ahead import read_ahead
 from rankdeck.runner.protocol.config import RunConfig
 from rankdeck.runner.supervisor.event_stream import EventStream
@@ -22,7 +23,7 @@ async def find_model(config: RunConfig, events: EventStream) -> str:
     loop = asyncio.get_running_loop()
     last: protocol.ModelProgress | None = None
 
-    def on_progress(phase: models.Phase, done: int | None, total: int | None) -> None:
+    def on_progress(phase: Phase, done: int | None, total: int | None) -> None:
         nonlocal last
         progress = protocol.ModelProgress(phase=phase, done=done, total=total)
         if phase != "found" and progress != last:
@@ -33,7 +34,7 @@ async def find_model(config: RunConfig, events: EventStream) -> str:
     if not model.is_local:
         known = await asyncio.to_thread(quantization.hub_model_config, model.path_or_id)
         if problems := quantization.check(config.quantization, known):
-            raise models.ModelError("; ".join(str(problem) for problem in problems))
+            raise ModelError("; ".join(str(problem) for problem in problems))
     events.emit(protocol.ModelProgress(phase="found", label=model.label))
     if model.is_local:
         loop.run_in_executor(None, read_ahead, Path(model.path_or_id))

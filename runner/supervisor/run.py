@@ -17,8 +17,8 @@ from typing import Any, NoReturn
 import msgspec
 
 from rankdeck.runner import protocol, run_directory
+from rankdeck.runner.inputs.demo_model import ModelError
 from rankdeck.runner.inputs.frozen_prompts import PromptIndex
-from rankdeck.runner.inputs.models import ModelError
 from rankdeck.runner.run_directory.resumption import find_resume_point
 from rankdeck.runner.run_directory.run_file import RunFile
 from rankdeck.runner.scheduling.scheduler import Scheduler
