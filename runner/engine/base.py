@@ -124,10 +124,10 @@ class Engine(abc.ABC):
     def generate(
         self,
         prompts: Sequence[Prompt],
+        *,
         on_step: OnStep = lambda _: None,
         cancelled: Callable[[], bool] = lambda: False,
         on_records: OnRecords = lambda _: None,
-        *,
         measure: bool = False,
         max_new_tokens: int | None = None,
     ) -> BatchOutput:

@@ -186,17 +186,22 @@ class ContinuousEngine(Engine):
     def generate(
         self,
         prompts: Sequence[Prompt],
+        *,
         on_step: OnStep = lambda _: None,
         cancelled: Callable[[], bool] = lambda: False,
         on_records: OnRecords = lambda _: None,
-        *,
         measure: bool = False,
         max_new_tokens: int | None = None,
     ) -> BatchOutput:
         """Answer `prompts`, all rows at once, until the last has ended; see `Engine.generate`."""
         try:
             return self._generate(
-                prompts, on_step, cancelled, on_records, measure=measure, max_new_tokens=max_new_tokens
+                prompts,
+                on_step=on_step,
+                cancelled=cancelled,
+                on_records=on_records,
+                measure=measure,
+                max_new_tokens=max_new_tokens,
             )
         except BaseException:
             self.close()  # nothing of this batch is to turn up in the next
@@ -205,10 +210,10 @@ class ContinuousEngine(Engine):
     def _generate(
         self,
         prompts: Sequence[Prompt],
+        *,
         on_step: OnStep,
         cancelled: Callable[[], bool],
         on_records: OnRecords,
-        *,
         measure: bool,
         max_new_tokens: int | None,
     ) -> BatchOutput:

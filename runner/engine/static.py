@@ -102,10 +102,10 @@ class StaticEngine(Engine):
     def generate(
         self,
         prompts: Sequence[Prompt],
+        *,
         on_step: OnStep = lambda _: None,
         cancelled: Callable[[], bool] = lambda: False,
         on_records: OnRecords = lambda _: None,
-        *,
         measure: bool = False,
         max_new_tokens: int | None = None,
     ) -> BatchOutput:
@@ -129,7 +129,13 @@ class StaticEngine(Engine):
             if self._compiling is not None:
                 self._compiling.prepare(generation)
             watch = StepWatch(
-                width, self.eos_tokens, self.device, on_step, cancelled, self._synchronise, measure=measure
+                width,
+                self.eos_tokens,
+                self.device,
+                on_step=on_step,
+                cancelled=cancelled,
+                synchronise=self._synchronise,
+                measure=measure,
             )
 
             def ended(answers: dict[int, Answer]) -> None:

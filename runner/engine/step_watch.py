@@ -20,10 +20,10 @@ class StepWatch(transformers.StoppingCriteria):
         prompt_width: int,
         eos_tokens: frozenset[int],
         device: torch.device,
+        *,
         on_step: OnStep,
         cancelled: Callable[[], bool],
         synchronise: Callable[[], None],
-        *,
         measure: bool,
     ) -> None:
         self.steps = 0

@@ -68,13 +68,13 @@ class RankWork:
             self._rank,
             self._engine,
             self._link,
-            send=self._send_records,
-            go_on=self._go_on,
+            send_records=self._send_records,
+            may_go_on=self._may_go_on,
             longest=self._config.new_tokens,
         )
         return continuous.run(order)
 
-    def _go_on(self, batch: int) -> bool:
+    def _may_go_on(self, batch: int) -> bool:
         """Called at every decode step: use the rank's present share of the cores; False if `batch` was cancelled."""
         cores, sharing = os.environ.get("RANKDECK_CORES"), self._link.sharing
         if self._engine.device.type == "cpu" and cores and sharing:
@@ -95,12 +95,12 @@ class RankWork:
             if work.keep:
                 self._send_records(work.batch, records)
 
-        self._go_on(work.batch)
+        self._may_go_on(work.batch)
         done = self._engine.generate(
             work.prompts,
-            on_step,
-            lambda: not self._go_on(work.batch),
-            on_records,
+            on_step=on_step,
+            cancelled=lambda: not self._may_go_on(work.batch),
+            on_records=on_records,
             measure=work.measure,
             max_new_tokens=work.max_new_tokens,
         )

@@ -335,7 +335,7 @@ def test_progress_counts_steps_and_real_tokens(model, monkeypatch):
     monkeypatch.setattr(step_watch, "PROGRESS_SECONDS", 0.0)
     seen = []
     one = make(model, ignore_eos=True)
-    one.generate(prompts("a", "b"), seen.append)
+    one.generate(prompts("a", "b"), on_step=seen.append)
     assert [(progress.step, progress.output_tokens) for progress in seen] == [(n, 2 * n) for n in range(1, 13)]
 
 
