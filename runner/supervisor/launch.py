@@ -1,7 +1,6 @@
-"""One launch of the ranks, from `accelerate launch` to the last process gone.
+"""One launch of the ranks, from `accelerate launch` until its last process is gone.
 
-Knows how the launch is started, where its ranks log to, and how to tell why a rank was lost. Does not
-know what is done about it: that is the supervisor's decision.
+Knows how ranks are launched, where they log to, and how to find out why one was lost. Does not decide what follows.
 """
 
 import asyncio
@@ -27,9 +26,9 @@ LEAVE_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Loss:
-    """Ranks were lost: `rank` was the first, where one can be told.
+    """Ranks were lost, `rank` first; None where that is not known.
 
-    `hopeless` means that another try would end alike.
+    `hopeless` means that another launch would fail the same way.
     """
 
     rank: int | None
@@ -41,7 +40,7 @@ class Loss:
 
 
 class RankLaunch:
-    """The `number`-th launch (from 1) of a run's ranks."""
+    """One launch of a run's ranks, which then talk to `pool`."""
 
     def __init__(
         self,
@@ -55,13 +54,13 @@ class RankLaunch:
         self.pool = pool
         self._directory, self._config, self._model = directory, config, model
         self._launch_command, self._events = launch_command, events
-        self._said: deque[str] = deque(maxlen=400)
+        self._launcher_lines: deque[str] = deque(maxlen=400)
         self._tails = {rank: LogTail(directory / f"rank-{rank}.log") for rank in range(config.ranks)}
         self._first_lost: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._process: AccelerateProcess | None = None
 
     async def start(self) -> None:
-        """Start the launch. Its ranks will come to the socket by themselves.
+        """Start the ranks, which connect to the socket by themselves.
 
         Raises:
             OSError: it cannot be started.
@@ -84,7 +83,7 @@ class RankLaunch:
             self._first_lost.set_result(peer.hello.rank)
 
     async def over(self) -> Loss | None:
-        """Wait until all ranks have left as they were told (None), or one was lost."""
+        """Wait until all ranks have left as they were told (None), or one is lost."""
         assert self._process is not None
         process = self._process
         reading: asyncio.Task[None] = asyncio.create_task(self._read(process))
@@ -100,36 +99,36 @@ class RankLaunch:
             status = await process.wait()
             if self.pool.leaving:
                 return None
-            # A rank's own connection tells more than the launcher does; it may be a moment behind.
+            # A rank's own connection tells more than the launcher; give it a moment to close.
             with contextlib.suppress(TimeoutError):
                 return await self._loss(await asyncio.wait_for(self._first_lost, 1.0), reading)
-            said = accelerate.cause_of(list(self._said)) or "it said nothing"
+            said = accelerate.cause_of(list(self._launcher_lines)) or "it said nothing"
             return Loss(None, f"accelerate launch ended with status {status}: {said}", hopeless=not self.pool.ready)
         finally:
             reading.cancel()
             leaving.cancel()
 
     async def wait(self, seconds: float) -> None:
-        """Give the launch so long to end by itself."""
+        """Wait up to `seconds` for the launch to end by itself."""
         if self._process is not None:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._process.wait(), seconds)
 
     async def end(self) -> None:
-        """Leave no process behind."""
+        """End every process that is left."""
         if self._process is not None:
             await self._process.end()
         self.look_at_logs(last_look=True)
 
     def look_at_logs(self, *, last_look: bool = False) -> None:
-        """Pass on what the ranks wrote since the last look."""
+        """Log what the ranks have written since the last look."""
         for rank, tail in self._tails.items():
             for line in tail.new_lines(last_look=last_look):
                 self._events.log(f"rank {rank}", line)
 
     async def _read(self, process: AccelerateProcess) -> None:
         async for line in process.lines():
-            self._said.append(line)
+            self._launcher_lines.append(line)
             if line.strip():
                 self._events.log("launcher", line)
 
@@ -146,7 +145,7 @@ class RankLaunch:
         return Loss(rank, said or self._last_words(rank), hopeless=said is not None and not self.pool.ready)
 
     def _last_words(self, rank: int) -> str:
-        signal_name = accelerate.killed_by(list(self._said), self.pool.pids[rank])
+        signal_name = accelerate.killed_by(list(self._launcher_lines), self.pool.pids[rank])
         if signal_name == "SIGKILL":
             return "killed by SIGKILL (the kernel sends it when memory runs out; or somebody did)"
         said = accelerate.cause_of(list(self._tails[rank].recent))
@@ -156,16 +155,12 @@ class RankLaunch:
 
 
 MAX_LINES_A_LOOK = 200
-
-
 MAX_LINE = 2000
-
-
 KEPT_LINES = 200
 
 
 class LogTail:
-    """Follows one file from where it ends now."""
+    """Follows a log file from its present end."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -174,7 +169,7 @@ class LogTail:
         self.recent: deque[str] = deque(maxlen=KEPT_LINES)
 
     def new_lines(self, *, last_look: bool = False) -> list[str]:
-        """Whole lines since the last look (at the last one, also a line without its end)."""
+        """Whole lines since the last look; with `last_look` also a line that has no end yet."""
         try:
             with self._path.open("rb") as file:
                 file.seek(self._position)
