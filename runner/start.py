@@ -1,7 +1,7 @@
-"""Start a run: look at everything that can be looked at before anything slow, then start its supervisor.
+"""Start and resume runs, for the terminal: check everything that can be checked at once, then start a supervisor.
 
-What the terminal side calls. Imports no torch, so that bad input is refused at once. Does not wait
-for the supervisor: it tells its own story over its socket.
+Imports no torch, so that bad input is refused without delay. Does not wait for the supervisor, which reports over its
+socket.
 """
 
 import os
@@ -33,7 +33,7 @@ PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "safetensors", 
 
 
 class InputError(Exception):
-    """The run cannot start as asked; each problem says what, where and what to do."""
+    """The run cannot start with these settings; each problem says what, where and what to do."""
 
     def __init__(self, problems: list[Problem] | list[str]) -> None:
         self.problems = [str(problem) for problem in problems]
@@ -42,7 +42,7 @@ class InputError(Exception):
 
 @dataclass(frozen=True)
 class Started:
-    """A run on its way: its directory, and its supervisor's process."""
+    """A run that was started: its directory and its supervisor's process."""
 
     directory: Path
     process: "subprocess.Popen[bytes]"
@@ -53,7 +53,7 @@ class Started:
 
 
 def default_ranks(device: str = "auto", ranks_per_gpu: int | None = None, gpus_per_rank: int = 1) -> int:
-    """As many ranks as go on the GPUs seen, or on a CPU at most two."""
+    """As many ranks as the visible GPUs take; on a CPU two at most."""
     gpus = 0 if device == "cpu" else telemetry.count_visible_gpus(os.environ)
     if not gpus:
         return min(2, processes.usable_cores())
@@ -61,12 +61,12 @@ def default_ranks(device: str = "auto", ranks_per_gpu: int | None = None, gpus_p
 
 
 def default_device() -> Literal["cuda", "cpu"]:
-    """What `auto` means here."""
+    """What `auto` means on this machine."""
     return "cuda" if telemetry.count_visible_gpus(os.environ) else "cpu"
 
 
 def check(config: RunConfig, *, force: bool = False) -> list[Problem]:
-    """Everything wrong with `config` that a quick look at settings, files and devices can show."""
+    """All problems of `config` that show in settings, files and devices without loading anything."""
     config = with_homes(config)
     problems = settings.check(config)
     if said := models.check_form(config.model):
@@ -82,7 +82,7 @@ def check(config: RunConfig, *, force: bool = False) -> list[Problem]:
 
 def _check_gpus(config: RunConfig) -> list[Problem]:
     if config.device != "cuda" and config.ranks_per_gpu is None and config.gpus_per_rank == 1:
-        return []  # nothing hangs on the GPUs, and counting them takes a moment
+        return []  # GPUs do not matter here, and counting them takes a moment
     gpus = 0 if config.device == "cpu" else telemetry.count_visible_gpus(os.environ)
     if config.device == "cuda" and not gpus:
         return [Problem("device", "no NVIDIA GPU can be seen here; use --device cpu")]
@@ -90,13 +90,13 @@ def _check_gpus(config: RunConfig) -> list[Problem]:
 
 
 def _check_quantization(config: RunConfig) -> list[Problem]:
-    """A model's folder is looked into here; into a hub model the supervisor looks, before any rank starts."""
+    """Check a model in a folder; a hub model is checked by the supervisor, before any rank starts."""
     known = quantization.read_model_config(config.model) if config.model != "demo" else {}
     return [*quantization.check(config.quantization, known), *quantization.check_attention(config.attention)]
 
 
 def warnings(config: RunConfig, prompt_count: int) -> list[str]:
-    """What will work, but is hardly meant."""
+    """What will work, but is probably not meant."""
     said = []
     if config.ranks > prompt_count:
         said.append(f"{prompt_count} prompts for {config.ranks} ranks: {config.ranks - prompt_count} will have no work")
@@ -117,12 +117,12 @@ def launch(
     stdin: BinaryIO | None = None,
     asked_at: float | None = None,
 ) -> Started:
-    """Freeze the prompts into a run directory and start the run's supervisor, in a session of its own.
+    """Freeze the prompts into a run directory and start the run's supervisor, in a new session.
 
-    `asked_at` is when the command was given, in unix seconds; now, if not said.
+    `asked_at` is when the command was given, in unix seconds; by default, now.
 
     Raises:
-        InputError: something is wrong with settings or prompts; nothing was left behind.
+        InputError: something is wrong with settings or prompts; nothing is left behind.
     """
     asked_at = time.time() if asked_at is None else asked_at
     config = with_homes(config)
@@ -131,7 +131,7 @@ def launch(
     if config.device == "auto":
         config = msgspec.structs.replace(config, device=default_device())
     if config.output is not None:
-        # Through a link to the file it points to: the copy is put in its place, not in the link's.
+        # Follow a link, so that the copy replaces the file it points to, not the link.
         config = msgspec.structs.replace(config, output=str(Path(config.output).resolve()))
     try:
         new = creation.create_directory(run_dir, name=config.name, prompts=config.prompts)
@@ -163,16 +163,16 @@ def launch(
     except OSError as error:
         new.remove()
         raise InputError([f"{directory} cannot be written: {error.strerror}"]) from None
-    except BaseException:  # Ctrl-C while standard input is read, say
+    except BaseException:  # such as Ctrl-C while standard input is read
         new.remove()
         raise
     return Started(directory, start_supervisor(directory))
 
 
 def process_started_at() -> float:
-    """When this process was started, in unix seconds (Linux, to the hundredth; elsewhere now)."""
+    """When this process was started, in unix seconds, to the hundredth; elsewhere than on Linux, now."""
     try:
-        # Field 22, in clock ticks since the boot; the second one, in brackets, is a name that may hold anything.
+        # Field 22, in clock ticks since boot. Field 2, in brackets, is a name that may contain anything.
         ticks = int(Path("/proc/self/stat").read_text(errors="replace").rpartition(")")[2].split()[19])
         return time.time() - (time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK"))
     except (OSError, ValueError, IndexError, AttributeError):
@@ -180,23 +180,23 @@ def process_started_at() -> float:
 
 
 def with_homes(config: RunConfig) -> RunConfig:
-    """`config` with `~` and `~user` in its paths spelled out; what cannot be, stays and is refused as it is."""
+    """`config` with `~` and `~user` in its paths expanded; an unknown user's stays, and `check` refuses it."""
 
-    def spelled_out(path: str) -> str:
+    def expanded(path: str) -> str:
         try:
             return str(Path(path).expanduser()) if path.startswith("~") else path
         except RuntimeError:
             return path
 
-    output = spelled_out(config.output) if config.output is not None else None
-    return msgspec.structs.replace(config, prompts=spelled_out(config.prompts), output=output)
+    output = expanded(config.output) if config.output is not None else None
+    return msgspec.structs.replace(config, prompts=expanded(config.prompts), output=output)
 
 
 def start_supervisor(directory: Path) -> "subprocess.Popen[bytes]":
     """Start the supervisor of the run in `directory`; it outlives this process and its terminal."""
     with (directory / run_directory.LOG_FILE).open("ab") as log:
         return subprocess.Popen(
-            # -P: a folder called rankdeck in the current directory must not be what runs.
+            # -P: a folder called rankdeck in the current directory must not be imported instead.
             [sys.executable, "-P", "-m", "rankdeck.runner", str(directory)],
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -206,7 +206,7 @@ def start_supervisor(directory: Path) -> "subprocess.Popen[bytes]":
 
 
 def environment(environ: Mapping[str, str] = os.environ) -> Environment:
-    """Where this run runs. Versions come from the packages' metadata: nothing is imported for it."""
+    """Where this run runs. Versions come from the packages' metadata, so that nothing is imported."""
     versions = {}
     for package in PACKAGES:
         try:
@@ -225,14 +225,14 @@ def environment(environ: Mapping[str, str] = os.environ) -> Environment:
 
 
 class HelloError(Exception):
-    """The ranks could not greet; the text is the cause."""
+    """The ranks could not greet; the text says why."""
 
 
 async def hello(ranks: int, device: str) -> list[str]:
     """Let `ranks` ranks greet through accelerate and gloo, without a model. Returns the gathered greetings.
 
     Raises:
-        InputError: ranks or device make no sense here.
+        InputError: this machine cannot have these ranks or this device.
         HelloError: the launch failed.
     """
     gpus = telemetry.count_visible_gpus(os.environ)
@@ -252,11 +252,10 @@ async def hello(ranks: int, device: str) -> list[str]:
 def resume(directory: Path, changes: Mapping[str, Any]) -> Started:
     """Start a supervisor again for a run that was stopped, failed or lost its supervisor.
 
-    `changes` are settings that are to be different from now on. The prompts are those that were
-    frozen when the run began.
+    `changes` are settings that differ from now on. The prompts are those frozen when the run began.
 
     Raises:
-        InputError: the run is live or complete, or the settings make no sense.
+        InputError: the run is live or complete, or the new settings are wrong.
     """
     try:
         run = run_directory.read_run_file(directory)
