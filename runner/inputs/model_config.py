@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 
 class ModelShape(NamedTuple):
-    """What of a model decides its memory. `stored_bytes` are its weights on disk where it is quantised already."""
+    """The figures of a model that decide its memory. `stored_bytes`: its weights on disk, if it is quantised there."""
 
     parameters: int
     layers: int
@@ -18,20 +18,20 @@ class ModelShape(NamedTuple):
     stored_bytes: int | None = None
     embedding_parameters: int = 0
     counted: bool = True
-    """Whether the parameters were counted in the weights' files, not worked out from config.json."""
+    """Whether the parameters were counted in the weights' files, not calculated from config.json."""
     tied: bool = False
-    """Whether the input embedding is the last layer's weight as well."""
+    """Whether the last layer shares the weight of the input embedding."""
 
 
 DEMO = ModelShape(134_515_008, 30, 3, 64, 576, 1536, 49152, 8192, "float32", None, 28_311_552, tied=True)
-"""SmolLM2-135M-Instruct, where it is not in the cache yet."""
+"""SmolLM2-135M-Instruct, for use until it is in the cache."""
 
 
 def shape_from_config(values: dict[str, Any], parameters: int | None, stored_bytes: int | None = None) -> ModelShape:
-    """The shape that a config.json describes; `parameters` are None where the weights' files could not be counted.
+    """The shape in a config.json. `parameters` is None if they could not be counted in the weights' files.
 
     Raises:
-        ValueError: it does not say what is needed.
+        ValueError: a figure is missing.
     """
     text = values.get("text_config")
     text = {**values, **text} if isinstance(text, dict) else values

@@ -17,7 +17,7 @@ HUB_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?")
 
 @dataclass(frozen=True)
 class ResolvedModel:
-    """What a rank passes to `from_pretrained`, and what people call it."""
+    """What a rank passes to `from_pretrained`, and the `label` that people see."""
 
     path_or_id: str
     is_local: bool
@@ -25,7 +25,7 @@ class ResolvedModel:
 
 
 def check_form(model: str) -> str | None:
-    """What is wrong with `model` as far as can be seen without a network, or None. Takes no time."""
+    """What is wrong with `model`, as far as shows at once and without a network; None if nothing is."""
     try:
         _local_folder(model)
     except ModelError as error:
@@ -39,7 +39,7 @@ def resolve(
     """The model that `model` names, fetched and converted if it is the demo model and not cached yet.
 
     Raises:
-        ModelError: it is not there, or cannot be had.
+        ModelError: it does not exist, or cannot be fetched.
     """
     on_progress("checking", None, None)
     if model == "demo":
@@ -56,7 +56,7 @@ def resolve(
 
 
 def _local_folder(model: str) -> Path | None:
-    """The folder that `model` names, or None where it is `demo` or has the form of a hub id."""
+    """The folder that `model` names; None if it is `demo` or looks like a hub id."""
     if not model.strip():
         raise ModelError("no model is named; give demo, a local folder, or a hub id such as org/name")
     if model == "demo":
@@ -64,7 +64,7 @@ def _local_folder(model: str) -> Path | None:
     try:
         path = Path(model).expanduser().absolute()
         exists = path.exists()
-    except (OSError, RuntimeError, ValueError) as error:  # too long, closed to us, an unknown ~user, a NUL
+    except (OSError, RuntimeError, ValueError) as error:  # too long, no access, an unknown ~user, a NUL
         raise ModelError(f"{model!r} cannot be looked at: {error}") from None
     looks_like_path = model.startswith((".", "/", "~")) or model.count("/") > 1 or model.endswith("/")
     if exists:
@@ -90,7 +90,7 @@ def _check_folder(path: Path) -> Path:
 
 def _check_hub(model: str) -> None:
     """Raise ModelError unless `model` is in the local hub cache or can be read on the hub."""
-    import huggingface_hub  # a third of a second, and only hub models need it
+    import huggingface_hub  # takes a third of a second, and only hub models need it
     from huggingface_hub import errors
 
     if isinstance(huggingface_hub.try_to_load_from_cache(model, "config.json"), str):
@@ -113,7 +113,7 @@ def _check_hub(model: str) -> None:
         status = error.response.status_code
         cure = f"your token is not accepted; {login}" if status in (401, 403) else "try again later"
         raise ModelError(f"{tried}it answered HTTP {status}; {cure}") from None
-    except Exception as error:  # the HTTP library beneath the hub's is not ours to name: timeouts, no route, no name
+    except Exception as error:  # whichever HTTP library the hub's client uses: timeouts, no route, no such host
         why = f"{type(error).__name__}: {error}"
         cure = "check the network or proxy, or give a folder, or demo"
         raise ModelError(f"{tried}it cannot be reached ({why}); {cure}") from None
