@@ -170,7 +170,7 @@ def launch(
 
 
 def process_started_at() -> float:
-    """When this process was started, in unix seconds, to the hundredth; elsewhere than on Linux, now."""
+    """When this process was started, in unix seconds: to the hundredth on Linux; on other systems, now."""
     try:
         # Field 22, in clock ticks since boot. Field 2, in brackets, is a name that may contain anything.
         ticks = int(Path("/proc/self/stat").read_text(errors="replace").rpartition(")")[2].split()[19])

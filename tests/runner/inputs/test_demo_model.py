@@ -93,7 +93,7 @@ class Case:
         return resolve("demo", self.note, cache=self.cache, demo=self.demo(**changes))
 
     def start(self) -> "subprocess.Popen[str]":
-        """`resolve` in a process of its own; its lines are the phases."""
+        """`resolve` in another process, which prints a line for each phase."""
         command = [sys.executable, str(self.folder / "resolve.py"), str(self.folder), self.sha256]
         env = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
         return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env)
