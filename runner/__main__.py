@@ -1,4 +1,4 @@
-"""`python -m rankdeck.runner DIRECTORY`: the supervisor of the run in DIRECTORY, started by `runner.start`."""
+"""`python -m rankdeck.runner DIRECTORY`: the supervisor of the run in DIRECTORY; `runner.start` starts it."""
 
 import asyncio
 import os
@@ -20,12 +20,12 @@ async def _supervise(directory: Path, launch_command: LaunchCommand) -> NoReturn
     run_directory.write_run_file(directory, run)
     status = await Supervisor(directory, run, launch_command).run()
     sys.stderr.flush()
-    # Not by the ordinary way out: it would wait for threads, and a driver call or a download may hang in one.
+    # Not an ordinary exit, which waits for threads: a driver call or a download may hang in one.
     os._exit(status)
 
 
 def main(launch_command: LaunchCommand = accelerate.accelerate_command) -> None:
-    """Hold the run's lock, and supervise it to its end."""
+    """Hold the run's lock and supervise the run to its end."""
     directory = Path(sys.argv[1])
     try:
         run_directory.hold_lock(directory)

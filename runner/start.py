@@ -1,16 +1,13 @@
-"""Start a run: look at everything that can be looked at before anything slow, then start its supervisor.
+"""Start and resume runs, for the terminal: check everything that can be checked at once, then start a supervisor.
 
-What the terminal side calls. Imports no torch, so that bad input is refused at once. Does not wait
-for the supervisor: it tells its own story over its socket.
+Imports no torch, so that bad input is refused without delay. Does not wait for the supervisor, which reports over its
+socket.
 """
 
 import os
 import platform
-import re
-import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,12 +19,13 @@ import msgspec
 
 import rankdeck
 from rankdeck.runner import run_directory
-from rankdeck.runner.inputs import frozen_prompts, models, quantization
+from rankdeck.runner.inputs import frozen_prompts, models, paths, quantization
 from rankdeck.runner.inputs.frozen_prompts import PromptError
 from rankdeck.runner.machine import placement, processes, telemetry
 from rankdeck.runner.protocol import config as settings
 from rankdeck.runner.protocol import framing
 from rankdeck.runner.protocol.config import Problem, RunConfig
+from rankdeck.runner.run_directory import creation
 from rankdeck.runner.run_directory.run_file import Environment, RunFile
 from rankdeck.runner.supervisor import accelerate
 
@@ -35,7 +33,7 @@ PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "safetensors", 
 
 
 class InputError(Exception):
-    """The run cannot start as asked; each problem says what, where and what to do."""
+    """The run cannot start with these settings; each problem says what, where and what to do."""
 
     def __init__(self, problems: list[Problem] | list[str]) -> None:
         self.problems = [str(problem) for problem in problems]
@@ -44,7 +42,7 @@ class InputError(Exception):
 
 @dataclass(frozen=True)
 class Started:
-    """A run on its way: its directory, and its supervisor's process."""
+    """A run that was started: its directory and its supervisor's process."""
 
     directory: Path
     process: "subprocess.Popen[bytes]"
@@ -55,7 +53,7 @@ class Started:
 
 
 def default_ranks(device: str = "auto", ranks_per_gpu: int | None = None, gpus_per_rank: int = 1) -> int:
-    """As many ranks as go on the GPUs seen, or on a CPU at most two."""
+    """As many ranks as the visible GPUs take; on a CPU two at most."""
     gpus = 0 if device == "cpu" else telemetry.count_visible_gpus(os.environ)
     if not gpus:
         return min(2, processes.usable_cores())
@@ -63,28 +61,28 @@ def default_ranks(device: str = "auto", ranks_per_gpu: int | None = None, gpus_p
 
 
 def default_device() -> Literal["cuda", "cpu"]:
-    """What `auto` means here."""
+    """What `auto` means on this machine."""
     return "cuda" if telemetry.count_visible_gpus(os.environ) else "cpu"
 
 
 def check(config: RunConfig, *, force: bool = False) -> list[Problem]:
-    """Everything wrong with `config` that a quick look at settings, files and devices can show."""
+    """All problems of `config` that show in settings, files and devices without loading anything."""
     config = with_homes(config)
     problems = settings.check(config)
     if said := models.check_form(config.model):
         problems.append(Problem("model", said))
     problems.extend(_check_gpus(config))
     problems.extend(_check_quantization(config))
-    if config.output is not None and (said := _unwritable(Path(config.output), force)):
+    if config.output is not None and (said := paths.why_unwritable(Path(config.output), force=force)):
         problems.append(Problem("output", said))
-    if said := _unreadable(config.prompts, config.column):
+    if said := paths.why_unreadable(config.prompts, config.column):
         problems.append(Problem("prompts", said))
     return problems
 
 
 def _check_gpus(config: RunConfig) -> list[Problem]:
     if config.device != "cuda" and config.ranks_per_gpu is None and config.gpus_per_rank == 1:
-        return []  # nothing hangs on the GPUs, and counting them takes a moment
+        return []  # GPUs do not matter here, and counting them takes a moment
     gpus = 0 if config.device == "cpu" else telemetry.count_visible_gpus(os.environ)
     if config.device == "cuda" and not gpus:
         return [Problem("device", "no NVIDIA GPU can be seen here; use --device cpu")]
@@ -92,50 +90,13 @@ def _check_gpus(config: RunConfig) -> list[Problem]:
 
 
 def _check_quantization(config: RunConfig) -> list[Problem]:
-    """A model's folder is looked into here; into a hub model the supervisor looks, before any rank starts."""
+    """Check a model in a folder; a hub model is checked by the supervisor, before any rank starts."""
     known = quantization.read_model_config(config.model) if config.model != "demo" else {}
     return [*quantization.check(config.quantization, known), *quantization.check_attention(config.attention)]
 
 
-def _unreadable(source: str, column: str | None) -> str | None:
-    if source == "-":
-        return None
-    if not source.strip():
-        return "name a file of prompts: .txt, .jsonl, .json, .csv or .parquet"
-    path = Path(source)
-    try:
-        if path.is_dir():
-            return f"{source} is a directory, not a file of prompts"
-        if not path.exists():
-            return f"{source}: there is no such file"
-        if not os.access(path, os.R_OK):
-            return f"{source}: not readable by you"
-        if path.is_file() and path.stat().st_size == 0:
-            return f"{source} is empty"
-    except (OSError, ValueError) as error:
-        return f"{source}: {error}"
-    if path.suffix.lower() in (".csv", ".parquet") and column is None:
-        return f"{source}: say which column holds the prompts with --column NAME"
-    return None
-
-
-def _unwritable(path: Path, force: bool) -> str | None:
-    if path.is_dir():
-        return f"{path} is a directory; name a file"
-    if path.exists() and not path.is_file():
-        return f"{path} is no ordinary file; name one"
-    if path.exists() and not force:
-        return f"{path} exists; name another file, or replace it with --force"
-    parent = path.absolute().parent
-    if not parent.is_dir():
-        return f"there is no directory {parent}; create it first"
-    if not os.access(parent, os.W_OK) or (path.exists() and not os.access(path, os.W_OK)):
-        return f"{path} cannot be written by you"
-    return None
-
-
 def warnings(config: RunConfig, prompt_count: int) -> list[str]:
-    """What will work, but is hardly meant."""
+    """What will work, but is probably not meant."""
     said = []
     if config.ranks > prompt_count:
         said.append(f"{prompt_count} prompts for {config.ranks} ranks: {config.ranks - prompt_count} will have no work")
@@ -156,12 +117,12 @@ def launch(
     stdin: BinaryIO | None = None,
     asked_at: float | None = None,
 ) -> Started:
-    """Freeze the prompts into a run directory and start the run's supervisor, in a session of its own.
+    """Freeze the prompts into a run directory and start the run's supervisor, in a new session.
 
-    `asked_at` is when the command was given, in unix seconds; now, if not said.
+    `asked_at` is when the command was given, in unix seconds; by default, now.
 
     Raises:
-        InputError: something is wrong with settings or prompts; nothing was left behind.
+        InputError: something is wrong with settings or prompts; nothing is left behind.
     """
     asked_at = time.time() if asked_at is None else asked_at
     config = with_homes(config)
@@ -170,10 +131,13 @@ def launch(
     if config.device == "auto":
         config = msgspec.structs.replace(config, device=default_device())
     if config.output is not None:
-        # Through a link to the file it points to: the copy is put in its place, not in the link's.
+        # Follow a link, so that the copy replaces the file it points to, not the link.
         config = msgspec.structs.replace(config, output=str(Path(config.output).resolve()))
-    directory, created = _make_directory(config, run_dir)
-    name = config.name or directory.name
+    try:
+        new = creation.create_directory(run_dir, name=config.name, prompts=config.prompts)
+    except run_directory.RunFileError as error:
+        raise InputError([str(error)]) from None
+    directory = new.path
     try:
         index = frozen_prompts.freeze(
             config.prompts,
@@ -184,7 +148,7 @@ def launch(
             stdin=stdin,
         )
         run = RunFile(
-            name=name,
+            name=config.name or directory.name,
             started_at=asked_at,
             config=config,
             prompts=index.count,
@@ -192,62 +156,47 @@ def launch(
         )
         run_directory.write_run_file(directory, run)
         if run_dir is not None:
-            run = _register(directory, run)
+            creation.register_run(directory, run)
     except PromptError as error:
-        _remove(directory, created)
+        new.remove()
         raise InputError([str(error)]) from None
     except OSError as error:
-        _remove(directory, created)
+        new.remove()
         raise InputError([f"{directory} cannot be written: {error.strerror}"]) from None
-    except BaseException:  # Ctrl-C while standard input is read, say
-        _remove(directory, created)
+    except BaseException:  # such as Ctrl-C while standard input is read
+        new.remove()
         raise
     return Started(directory, start_supervisor(directory))
 
 
 def process_started_at() -> float:
-    """When this process was started, in unix seconds (Linux, to the hundredth; elsewhere now)."""
+    """When this process was started, in unix seconds: to the hundredth on Linux; on other systems, now."""
     try:
-        # Field 22, in clock ticks since the boot; the second one, in brackets, is a name that may hold anything.
+        # Field 22, in clock ticks since boot. Field 2, in brackets, is a name that may contain anything.
         ticks = int(Path("/proc/self/stat").read_text(errors="replace").rpartition(")")[2].split()[19])
         return time.time() - (time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK"))
     except (OSError, ValueError, IndexError, AttributeError):
         return time.time()
 
 
-def _register(directory: Path, run: RunFile) -> RunFile:
-    """Have a run that lives elsewhere found by name; a name that is taken gets a number."""
-    for number in range(1, 1000):
-        name = run.name if number == 1 else f"{run.name}-{number}"
-        try:
-            run_directory.register(directory, name)
-        except FileExistsError:
-            continue
-        if number > 1:
-            run = msgspec.structs.replace(run, name=name)
-            run_directory.write_run_file(directory, run)
-        return run
-    return run
-
-
 def with_homes(config: RunConfig) -> RunConfig:
-    """`config` with `~` and `~user` in its paths spelled out; what cannot be, stays and is refused as it is."""
+    """`config` with `~` and `~user` in its paths expanded; an unknown user's stays, and `check` refuses it."""
 
-    def spelled_out(path: str) -> str:
+    def expanded(path: str) -> str:
         try:
             return str(Path(path).expanduser()) if path.startswith("~") else path
         except RuntimeError:
             return path
 
-    output = spelled_out(config.output) if config.output is not None else None
-    return msgspec.structs.replace(config, prompts=spelled_out(config.prompts), output=output)
+    output = expanded(config.output) if config.output is not None else None
+    return msgspec.structs.replace(config, prompts=expanded(config.prompts), output=output)
 
 
 def start_supervisor(directory: Path) -> "subprocess.Popen[bytes]":
     """Start the supervisor of the run in `directory`; it outlives this process and its terminal."""
     with (directory / run_directory.LOG_FILE).open("ab") as log:
         return subprocess.Popen(
-            # -P: a folder called rankdeck in the current directory must not be what runs.
+            # -P: a folder called rankdeck in the current directory must not be imported instead.
             [sys.executable, "-P", "-m", "rankdeck.runner", str(directory)],
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -256,51 +205,8 @@ def start_supervisor(directory: Path) -> "subprocess.Popen[bytes]":
         )
 
 
-def _make_directory(config: RunConfig, run_dir: Path | None) -> tuple[Path, bool]:
-    """The run's directory, private to its owner, and whether it is new."""
-    try:
-        if run_dir is not None:
-            if run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
-                raise InputError([f"--run-dir: {run_dir} exists and is not empty; name another"])
-            created = not run_dir.exists()
-            run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-            return run_dir.absolute(), created
-        root = run_directory.runs_directory()
-        root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if config.name is not None:
-            directory = root / config.name
-            if directory.exists():
-                raise InputError([f"--name: a run called {config.name} exists already; choose another name"])
-            directory.mkdir(mode=0o700)
-            return directory, True
-        return _fresh_directory(root, config.prompts), True
-    except OSError as error:
-        raise InputError([f"no run directory can be made: {error}"]) from None
-
-
-def _fresh_directory(root: Path, source: str) -> Path:
-    stem = "stdin" if source == "-" else re.sub(r"[^A-Za-z0-9_-]+", "-", Path(source).stem).strip("-")[:32] or "run"
-    base = f"{stem}-{time.strftime('%Y%m%d-%H%M%S', time.localtime())}"
-    for number in range(1, 1000):
-        directory = root / (base if number == 1 else f"{base}-{number}")
-        try:
-            directory.mkdir(mode=0o700)
-        except FileExistsError:
-            continue
-        return directory
-    raise OSError(f"{root / base} and a thousand more exist already")
-
-
-def _remove(directory: Path, created: bool) -> None:
-    if created:
-        shutil.rmtree(directory, ignore_errors=True)
-    else:
-        for path in directory.iterdir():
-            path.unlink()
-
-
 def environment(environ: Mapping[str, str] = os.environ) -> Environment:
-    """Where this run runs. Versions come from the packages' metadata: nothing is imported for it."""
+    """Where this run runs. Versions come from the packages' metadata, so that nothing is imported."""
     versions = {}
     for package in PACKAGES:
         try:
@@ -319,14 +225,14 @@ def environment(environ: Mapping[str, str] = os.environ) -> Environment:
 
 
 class HelloError(Exception):
-    """The ranks could not greet; the text is the cause."""
+    """The ranks could not greet; the text says why."""
 
 
 async def hello(ranks: int, device: str) -> list[str]:
     """Let `ranks` ranks greet through accelerate and gloo, without a model. Returns the gathered greetings.
 
     Raises:
-        InputError: ranks or device make no sense here.
+        InputError: this machine cannot have these ranks or this device.
         HelloError: the launch failed.
     """
     gpus = telemetry.count_visible_gpus(os.environ)
@@ -335,17 +241,7 @@ async def hello(ranks: int, device: str) -> list[str]:
     if device == "cuda" and not gpus:
         raise InputError([Problem("device", "no NVIDIA GPU can be seen here; use --device cpu")])
     on_cpu = device == "cpu" or not gpus
-    with tempfile.TemporaryDirectory(prefix="rankdeck-hello-") as folder:
-        config_file = Path(folder) / "accelerate.yaml"
-        accelerate.write_accelerate_config(config_file, ranks, on_cpu)
-        command = accelerate.accelerate_command(config_file, ranks, "rankdeck.runner.rank.hello", [])
-        environment = accelerate.rank_environment(os.environ, ranks, on_cpu, processes.usable_cores())
-        launch = await accelerate.AccelerateProcess.start(command, environment)
-        try:
-            said = [line async for line in launch.lines()]
-            status = await launch.wait()
-        finally:
-            await launch.end()
+    status, said = await accelerate.launch_and_wait(ranks, on_cpu, "rankdeck.runner.rank.hello")
     for line in said:
         if status == 0 and line.startswith(framing.GREETINGS):
             greetings: list[str] = msgspec.json.decode(line.removeprefix(framing.GREETINGS), type=list[str])
@@ -356,11 +252,10 @@ async def hello(ranks: int, device: str) -> list[str]:
 def resume(directory: Path, changes: Mapping[str, Any]) -> Started:
     """Start a supervisor again for a run that was stopped, failed or lost its supervisor.
 
-    `changes` are settings that are to be different from now on. The prompts are those that were
-    frozen when the run began.
+    `changes` are settings that differ from now on. The prompts are those frozen when the run began.
 
     Raises:
-        InputError: the run is live or complete, or the settings make no sense.
+        InputError: the run is live or complete, or the new settings are wrong.
     """
     try:
         run = run_directory.read_run_file(directory)

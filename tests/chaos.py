@@ -55,7 +55,7 @@ class Flight:
         self._stalled: list[asyncio.StreamWriter] = []
 
     async def fly(self, seconds: float) -> None:
-        """Let chaos act until it has had its turns, then let the run end by itself."""
+        """Act at random until all turns are taken, then let the run end by itself."""
         async with asyncio.timeout(seconds):
             for _ in range(self.acts):
                 await asyncio.sleep(self.random.uniform(*self.calm))
@@ -87,7 +87,7 @@ class Flight:
         self.started = start.resume(self.directory, changes)
 
     async def _send(self, *commands: Command) -> None:
-        """As a viewer would: connect, say it, and hang up."""
+        """Send a command as a viewer would: connect, greet, send, hang up."""
         source = SocketSource(self.directory, self.started.died)
         events = source.events()
         try:

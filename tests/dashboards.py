@@ -9,7 +9,8 @@ from textual.pilot import Pilot
 from textual.widgets import Label
 
 from rankdeck.runner.forecast.cost_model import CostModel
-from rankdeck.runner.inputs.memory_estimate import DEMO, MemoryEstimate, ModelShape, PromptSizes, Room, estimate
+from rankdeck.runner.inputs.memory_estimate import MemoryEstimate, PromptSizes, Room, estimate
+from rankdeck.runner.inputs.model_config import DEMO, ModelShape
 from rankdeck.runner.machine.facts import Facts, Machine, TorchFound
 from rankdeck.runner.protocol import DeviceSample, config
 from rankdeck.runner.protocol.config import Problem, RunConfig

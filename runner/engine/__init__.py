@@ -1,1 +1,1 @@
-"""What generates: a model loaded, and batches of prompts turned into answers. The one room that needs torch."""
+"""Loads a model and turns batches of prompts into answers. With the ranks, the only package that imports torch."""

@@ -1,8 +1,8 @@
-"""What both engines are: a loaded model with its tokenizer, its generation config, and the records of its answers.
+"""What both engines share: a loaded model with tokenizer and generation config, and the records of its answers.
 
-Knows transformers and the device; knows nothing of ranks, sockets or queues, nor how tokens are generated:
-`runner.engine.static` and `runner.engine.continuous` do. Clocks are read only after the device is synchronised. A
-prompt that cannot be done (too long, no chat template) gets an error record and costs the others nothing.
+Knows transformers and the device; knows no ranks, sockets or queues, and leaves generating to `runner.engine.static`
+and `runner.engine.continuous`. Clocks are read only after the device is synchronised. A prompt that cannot be answered
+(too long, no chat template) gets an error record and does not affect the others.
 """
 
 import abc
@@ -24,7 +24,7 @@ from rankdeck.runner.protocol.config import RunConfig
 
 @dataclass(frozen=True)
 class BatchOutput:
-    """The records of a batch, one per prompt in the batch's order, and its accounting."""
+    """The records of a batch, one per prompt in the batch's order, and its figures."""
 
     records: list[OutputRecord]
     result: BatchResult
@@ -35,7 +35,7 @@ OnRecords = Callable[[list[OutputRecord]], None]
 
 
 class Engine(abc.ABC):
-    """A model on its device. Subclasses have one verb, `generate`, and say their `name`."""
+    """A model on its device. Subclasses implement `generate` and have a `name`."""
 
     name = ""
 
@@ -43,29 +43,31 @@ class Engine(abc.ABC):
         self.model, self.tokenizer, self.device = model, tokenizer, device
         self.devices = loading.devices_of(model, device)
         self._config = config
-        self.notes: list[str] = []
-        """Lines for people, to be taken out by whoever can say them."""
+        self._notes: list[str] = []
 
         self.generation = _generation_config(model, tokenizer, config)
         eos = self.generation.eos_token_id
         self.eos_tokens = frozenset([] if eos is None else eos if isinstance(eos, list) else [eos])
         if self.generation.pad_token_id is None:
             self.generation.pad_token_id = tokenizer.pad_token_id
-        # `generate` fills what is None here from the model's own config: with that one in place, an
-        # end-of-sequence token that is to be ignored would come back.
+        # `generate` fills in what is None here from the model's own config, which would bring back an
+        # end-of-sequence token that is to be ignored.
         model.generation_config = copy.deepcopy(self.generation)
         text_config = model.config.get_text_config()
         self.context_tokens: int | None = getattr(text_config, "max_position_embeddings", None)
 
-    # --- what it is, for the screen ---
+    def take_notes(self) -> list[str]:
+        """Lines for people that have come up since the last call."""
+        notes, self._notes[:] = list(self._notes), []
+        return notes
 
     def describe(self) -> dict[str, Any]:
-        """Figures of the loaded model: bytes of parameters, and of key and value cache per token."""
+        """Figures of the loaded model, as fields of RankReady."""
         parameters = list(self.model.parameters())
         shown = self.generation.to_diff_dict()
         shown.pop("transformers_version", None)
         shown.pop("_from_model_config", None)
-        shown.pop("return_dict_in_generate", None)  # how we ask for the cache, no setting of the run
+        shown.pop("return_dict_in_generate", None)  # set by the static engine, not by the run
         return {
             "parameters": self.model.num_parameters(),
             "weight_read_bytes": self._weight_read_bytes(parameters),
@@ -77,7 +79,7 @@ class Engine(abc.ABC):
         }
 
     def kv_bytes_per_token(self) -> int | None:
-        """Bytes of keys and values of one token in all layers; None where the model's config does not tell."""
+        """Bytes of keys and values per token in all layers; None where the model's config does not tell."""
         text = self.model.config.get_text_config()
         heads = getattr(text, "num_key_value_heads", None) or getattr(text, "num_attention_heads", None)
         width = getattr(text, "head_dim", None)
@@ -89,18 +91,18 @@ class Engine(abc.ABC):
         return int(2 * layers * heads * width * self.model.dtype.itemsize)
 
     def _weight_read_bytes(self, parameters: list[Any]) -> int:
-        """Bytes of parameters that a decode step reads: of an input embedding it reads a row per prompt only."""
+        """Bytes of parameters that a decode step reads; of an input embedding it reads only a row per prompt."""
         embedding, output = self.model.get_input_embeddings(), self.model.get_output_embeddings()
         tied = output is not None and embedding is not None and output.weight is embedding.weight
         unread = 0 if tied or embedding is None else loading.stored_bytes(embedding.weight)
         return sum(loading.stored_bytes(parameter) for parameter in parameters) - unread
 
     def copy_bandwidth(self, size: int = 256 * 2**20, repeats: int = 5) -> float:
-        """Bytes/s, read and written, of copying `size` bytes on the device: the best of `repeats`."""
+        """Bytes/s, reads and writes together, of copying `size` bytes on the device: the best of `repeats`."""
         source = torch.empty(size, dtype=torch.uint8, device=self.device)
         target = torch.empty_like(source)
         best = float("inf")
-        for _ in range(repeats + 1):  # the first one takes the memory
+        for _ in range(repeats + 1):  # the first one allocates the memory
             self._synchronise()
             started = time.perf_counter()
             target.copy_(source)
@@ -110,50 +112,47 @@ class Engine(abc.ABC):
         free_memory(self.device)
         return 2 * size / best
 
-    # --- the work ---
-
     @abc.abstractmethod
     def warm_up(self) -> None:
-        """Generate once, so that the first real batch does not pay for lazy initialisation."""
+        """Generate a little, so that the first real batch does not pay for lazy initialisation."""
 
     @abc.abstractmethod
     def generate(
         self,
         prompts: Sequence[Prompt],
+        *,
         on_step: OnStep = lambda _: None,
         cancelled: Callable[[], bool] = lambda: False,
         on_records: OnRecords = lambda _: None,
-        *,
         measure: bool = False,
         max_new_tokens: int | None = None,
     ) -> BatchOutput:
-        """Answer `prompts`; with at most `max_new_tokens` where given.
+        """Answer `prompts`, with at most `max_new_tokens` each where given.
 
-        `on_records` gets every record once, as soon as its row has ended. `measure` keeps the time of each decode step.
+        `on_step` gets progress a few times a second, `on_records` every record once, as soon as its row has ended.
+        `cancelled` is called at every step. `measure` keeps the time of each decode step.
 
         Raises:
-            Cancelled: `cancelled()` became true; what `on_records` did not get is lost.
+            Cancelled: `cancelled()` was true; rows that had not ended are lost.
         """
 
     def use_threads(self, threads: int) -> None:
-        """Take so many threads from the next step on, on a CPU."""
+        """Use this many threads from the next step on, on a CPU."""
         if threads != torch.get_num_threads():
             torch.set_num_threads(threads)
 
     @abc.abstractmethod
     def close(self) -> None:
-        """Give back what `generate` keeps between batches."""
-
-    # --- prompts to tokens, answers to records ---
+        """Free what `generate` keeps between batches."""
 
     def tokenise(self, prompts: Sequence[Prompt]) -> tuple[dict[int, list[int]], dict[int, str]]:
-        """Token ids by position in `prompts`, and what is wrong with those that cannot be done."""
+        """Token ids by position in `prompts`, and for prompts that cannot be answered what is wrong with them."""
         tokens: dict[int, list[int]] = {}
         errors: dict[int, str] = {}
         for position, prompt in enumerate(prompts):
             try:
                 ids = self._tokenise(prompt)
-            except Exception as error:  # a template is the model's own program, it may raise anything
+            except Exception as error:  # a template is code that comes with the model: it may raise anything
                 errors[position] = f"prompt cannot be tokenised: {error}"
                 continue
             if problem := self._unfit(len(ids)):
@@ -168,7 +167,7 @@ class Engine(abc.ABC):
             return ids
         messages = prompt.messages or [{"role": "user", "content": prompt.text}]
         text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        # The template writes the special tokens itself: adding them again would double them.
+        # The template has written the special tokens already.
         ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
 
@@ -184,7 +183,7 @@ class Engine(abc.ABC):
         return None
 
     def answered(self, prompt: Prompt, prompt_tokens: int, answer: Answer) -> OutputRecord:
-        """The record of a prompt that has its answer."""
+        """The record of an answered prompt."""
         return OutputRecord(
             index=prompt.index,
             id=prompt.id,
@@ -196,7 +195,7 @@ class Engine(abc.ABC):
         )
 
     def refused(self, prompt: Prompt, error: str) -> OutputRecord:
-        """The record of a prompt that cannot be done."""
+        """The record of a prompt that cannot be answered."""
         return OutputRecord(
             index=prompt.index,
             id=prompt.id,
@@ -215,37 +214,37 @@ class Engine(abc.ABC):
         loading.reset_peaks(self.devices)
 
     def peak_memory(self) -> int | None:
-        """Bytes the device had allocated at most since the last reset; None on a CPU."""
+        """Most bytes allocated on the devices since the last reset; None on a CPU."""
         return loading.peak_bytes(self.devices)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether the device (or the host, for a CPU rank) had no memory left for what was asked."""
+    """Whether the device (the host, for a CPU rank) ran out of memory."""
     text = str(error)
     signs = ("can't allocate memory", "not enough memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
     return isinstance(error, torch.OutOfMemoryError) or any(sign in text for sign in signs)
 
 
 def free_memory(device: torch.device) -> None:
-    """Give cached device memory back, for the retry and for other ranks on the same GPU."""
+    """Return cached device memory, for the retry and for other ranks on the same GPU."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
 
 
 def _generation_config(model: Any, tokenizer: Any, config: RunConfig) -> Any:
-    """The model's own generation config, with what the run asks for laid over it; greedy unless asked."""
+    """The model's own generation config with the run's settings on top; greedy unless the run samples."""
     generation = copy.deepcopy(model.generation_config)
     generation.max_length = None
     generation.max_new_tokens = config.new_tokens
     generation.do_sample = config.do_sample
-    generation.num_beams = 1  # a row of the batch is a row of the model's input, no more
+    generation.num_beams = 1  # one row of the model's input for each prompt
     if config.do_sample:
         for name in ("temperature", "top_p", "top_k"):
             if (value := getattr(config, name)) is not None:
                 setattr(generation, name, value)
     else:
-        # Left in place they do nothing but make transformers warn at every batch.
+        # They have no effect, but transformers would warn of them at every batch.
         generation.temperature = generation.top_p = generation.top_k = None
     if generation.eos_token_id is None:
         generation.eos_token_id = tokenizer.eos_token_id

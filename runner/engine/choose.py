@@ -1,7 +1,7 @@
-"""Choose the engine that generates with a loaded model: the one asked for, or the one known to be faster.
+"""Chooses the engine for a loaded model: the one asked for, or the one that measured faster.
 
-Knows both engines. `auto` goes by what was measured, per kind of device; an engine that does not go with the model
-or the settings gives way to the static one, with the reason in one line.
+Knows both engines. `auto` depends on the kind of device. Where the continuous engine does not support the model or the
+settings, the static one takes its place, with the reason in one line.
 """
 
 from rankdeck.runner.engine.base import Engine, free_memory
@@ -11,13 +11,13 @@ from rankdeck.runner.engine.static import StaticEngine
 from rankdeck.runner.protocol.config import RunConfig
 
 AUTO = {"cpu": "faster on a CPU: 1.5 times the continuous one at 50 rows (135 M parameters, 2 cores)"}
-"""Why `auto` is static, by kind of device."""
+"""Why `auto` takes the static engine, by kind of device."""
 
 AUTO_ELSEWHERE = "the continuous one was not measured on this device yet; --engine continuous takes it"
 
 
 def choose(config: RunConfig, loaded: Loaded) -> tuple[Engine, str]:
-    """The engine of a run, warmed up, and why it is this one ("" if it was asked for and all is well)."""
+    """The engine of a run, warmed up, and why it is this one ("" if it is the one asked for)."""
     parts = loaded.model, loaded.tokenizer, config, loaded.device
     why = ""
     if config.engine == "continuous":

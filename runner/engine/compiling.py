@@ -1,14 +1,14 @@
 """`--compile`: transformers' compiled decode steps over a static cache, and whether they pay.
 
-Knows which batches are compiled, and does the sums: the first batch runs as it is, for a yardstick; the first compiled
-one of a shape pays for the compiler; from the next of that shape on the gain is known, and said once.
+Knows which batches are compiled, and does the sums: the first batch runs uncompiled, for comparison; the first compiled
+batch of a shape waits for the compiler; with the next one of that shape the gain is known, and reported once.
 """
 
 from collections.abc import Callable
 from typing import Any
 
 PAD_TO_MULTIPLE = 64
-"""Prompts are padded to a multiple of this: each width is a shape of its own, and compiled by itself."""
+"""Prompts are padded to a multiple of this: every width is compiled separately."""
 
 BEFORE = (
     "--compile: the first batch runs as it is, for comparison; then the first of each shape (rows x width) waits for "
@@ -23,7 +23,7 @@ ON_A_CPU = (
 
 
 class Compiling:
-    """The compiled batches of one rank. `say` takes a line for people."""
+    """The compiled batches of one rank. `say` gets a line for people."""
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say = say
@@ -33,18 +33,18 @@ class Compiling:
 
     @property
     def begun(self) -> bool:
-        """Whether the yardstick is measured, and batches are compiled."""
+        """Whether the uncompiled batch has been timed, so that batches are compiled now."""
         return self._plain is not None
 
     def prepare(self, generation: Any) -> None:
-        """Have a call of `generate` with this generation config use compiled steps, where there is a yardstick."""
+        """Have `generate` compile its steps with this generation config, once compiling has begun."""
         if not self.begun:
             return
         from transformers.generation.configuration_utils import CompileConfig
 
         generation.cache_implementation = "static"
         generation.compile_config = CompileConfig()
-        # Else only GPUs are taken to be worth it; whether a CPU is, is measured.
+        # By default only GPUs are compiled for; whether a CPU gains is measured here.
         generation.compile_config._compile_all_devices = True
 
     def learn(self, rows: int, width: int, steps: int, decode_seconds: float) -> None:
@@ -62,7 +62,7 @@ class Compiling:
         step, before = decode_seconds / (steps - 1), self._plain * rows
         cost = max(0.0, first - decode_seconds)
         said = f"compiling batches of {rows} x {width} took {cost:.1f} s; a step takes {step * 1000:.1f} ms"
-        # The yardstick may have had other rows: taken in proportion, it is a guess for those.
+        # The uncompiled batch may have had another number of rows: scaling by rows is a guess.
         gain = (before - step) * (steps - 1)
         if gain <= 0:
             self._say(f"{said}, no less than without ({before * 1000:.1f} ms): leave --compile out")

@@ -1,23 +1,20 @@
 """The continuous engine: transformers' own continuous batching. Rows come and go at every step; nothing is padded.
 
-Knows transformers' manager (paged attention, on GPUs with CUDA graphs and asynchronous steps) and its settings. Does
-not know which prompts come next: `runner.rank.continuous_rank` submits them one by one as rows fall free; `generate`
-answers a closed batch. Where model, settings or device do not go with it, `warm_up` raises, and the static engine takes
-its place.
+Knows transformers' manager (paged attention, on GPUs with CUDA graphs and asynchronous steps). Does not know which
+prompts come next: `runner.rank.continuous_rank` submits them one by one as rows fall free; `generate` answers a closed
+batch. `warm_up` raises where model, settings or device are not supported, and the static engine takes over.
 """
 
 import copy
-import dataclasses
 import itertools
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import psutil
 import torch
-from transformers.generation.configuration_utils import ContinuousBatchingConfig
 
 from rankdeck.runner.engine.base import BatchOutput, Engine, OnRecords, OnStep, free_memory
+from rankdeck.runner.engine.continuous_config import batching_config
 from rankdeck.runner.engine.rows import PROGRESS_SECONDS, Cancelled, Ended, Progress, trim
 from rankdeck.runner.protocol import BatchResult, OutputRecord, Prompt
 from rankdeck.runner.protocol.config import RunConfig
@@ -26,28 +23,13 @@ TAKE_SECONDS = 0.05
 FATAL_SECONDS = 2.0
 STOP_SECONDS = 5.0
 
-GPU_CACHE_SHARE = 0.8
-"""Of a GPU's free memory, where several ranks share it: each comes to it a little later, and finds less."""
-
-CPU_PAGE_TOKENS = 64
-CPU_STEP_TOKENS = 512
-"""Tokens of a step at most, prompts included: larger ones make the rows that decode wait for long prompts."""
-
-CPU_CACHE_SHARE = 0.25
-"""Of the free memory, shared by all ranks, that the cache may take."""
-
-CPU_ROWS = 128
-CPU_PROMPT_TOKENS = 256
-CPU_CONTEXT_TOKENS = 8192
-"""On a CPU the cache holds so many rows of such prompts, or the run's batch size, and one row of this many tokens."""
-
 
 class Unsupported(Exception):
-    """Model or settings do not go with continuous batching; the text is why."""
+    """Continuous batching does not support the model or the settings; the text says why."""
 
 
 class ContinuousEngine(Engine):
-    """Up to as many rows at once as are submitted; each is reported as it ends."""
+    """Generates all submitted rows at once; each is reported as it ends."""
 
     name = "continuous"
 
@@ -63,7 +45,7 @@ class ContinuousEngine(Engine):
             model.register_forward_pre_hook(self._before_step)
 
     def use_threads(self, threads: int) -> None:
-        """Have the manager's thread take so many: the number is each thread's own."""
+        """Have the manager's thread use this many: torch counts threads separately for each Python thread."""
         self._threads = threads
 
     def _before_step(self, *_: Any) -> None:
@@ -71,10 +53,10 @@ class ContinuousEngine(Engine):
             torch.set_num_threads(self._threads)
 
     def warm_up(self) -> None:
-        """Have the manager take its memory and record its graphs, then generate a few tokens.
+        """Have the manager allocate its memory and record its graphs, then generate a few tokens.
 
         Raises:
-            Unsupported: this model, or these settings, do not go with it.
+            Unsupported: this model or these settings do not work with it.
         """
         if len(self.devices) > 1:
             raise Unsupported("the model is spread over several GPUs")
@@ -91,12 +73,10 @@ class ContinuousEngine(Engine):
                 self.ended(TAKE_SECONDS)
         except Exception as error:
             self.close()
-            if self._attention is not None:  # the manager may have put its own in place
+            if self._attention is not None:  # the manager may have replaced it
                 self.model.set_attn_implementation(self._attention)
             raise Unsupported(f"{type(error).__name__}: {error}") from error
         self._synchronise()
-
-    # --- a row at a time ---
 
     @property
     def in_flight(self) -> int:
@@ -104,14 +84,14 @@ class ContinuousEngine(Engine):
         return len(self._keys)
 
     def submit(self, key: Any, ids: list[int], *, max_new_tokens: int | None = None) -> None:
-        """Generate from `ids`, beside what is in flight; `ended` will name it by `key`."""
+        """Start a row that continues `ids`; `ended` will return it under `key`."""
         if self._manager is None:
             self._open()
         if not self._started:
             self._manager.start()
             self._started = True
         elif not self._manager.is_running():
-            # To start it again would forget why it ended, and fail the rows in flight one by one.
+            # Starting it again would lose the reason why it ended, and fail the rows in flight one by one.
             self._raise_if_fatal()
         name = str(self._submitted)
         self._submitted += 1
@@ -125,9 +105,7 @@ class ContinuousEngine(Engine):
         )
 
     def ended(self, seconds: float) -> list[Ended]:
-        """The rows that ended since the last look.
-
-        Waits up to `seconds` for one.
+        """The rows that ended since the last call; waits up to `seconds` for one.
 
         Raises:
             Exception: whatever ended the generation of all rows; none is in flight any more.
@@ -138,7 +116,7 @@ class ContinuousEngine(Engine):
             key = self._keys.pop(output.request_id, None)
             if output.error is not None:
                 if found and not self._manager.is_running():
-                    break  # what ended well is worth having; the next look raises
+                    break  # return the rows that ended well; the next call raises
                 self._raise_if_fatal()
                 found.append((key, str(output.error), []))
             elif key is not None:
@@ -149,11 +127,11 @@ class ContinuousEngine(Engine):
         return found
 
     def _raise_if_fatal(self) -> None:
-        """All rows fail together when a step raises; one that fails alone leaves the manager at work."""
+        """Raise if a step raised, which fails all rows; after the failure of a single row the manager runs on."""
         deadline = time.monotonic() + FATAL_SECONDS
         status = self._manager.background_thread_status
         while status.fatal_error is None and time.monotonic() < deadline and status.local_status != status.DONT_STOP:
-            time.sleep(0.01)  # the error is recorded after the rows were failed
+            time.sleep(0.01)  # the error is recorded after the rows have failed
         error = status.fatal_error
         if error is None and self._manager.is_running():
             return
@@ -162,7 +140,7 @@ class ContinuousEngine(Engine):
 
     @property
     def steps(self) -> int:
-        """Steps since the manager was opened."""
+        """Steps since the manager was created."""
         return getattr(self._manager, "current_batch", 0) or 0
 
     def tokens_in_flight(self) -> int:
@@ -170,11 +148,11 @@ class ContinuousEngine(Engine):
         try:
             states = list(self._manager.batch_processor.scheduler.active_requests.values())
             return sum(state.generated_len() for state in states)
-        except (AttributeError, RuntimeError):  # not begun yet, or changing while it is read: the next look will tell
+        except (AttributeError, RuntimeError):  # not started, or changing while it is read: the next call will tell
             return 0
 
     def cache_used(self) -> float | None:
-        """Share of the key and value cache in use, 0 to 1; None where this transformers does not tell."""
+        """Share of the key and value cache in use, 0 to 1; None where this version of transformers does not tell."""
         try:
             cache = self._manager.batch_processor.cache
             if hasattr(cache, "compute_free_capacity"):
@@ -184,7 +162,7 @@ class ContinuousEngine(Engine):
             return None
 
     def close(self) -> None:
-        """Stop at once; what is in flight is lost."""
+        """Stop at once; rows in flight are lost."""
         manager, self._manager = self._manager, None
         self._keys.clear()
         self._started = False
@@ -193,39 +171,42 @@ class ContinuousEngine(Engine):
         if manager.is_running():
             manager.stop(block=True, timeout=STOP_SECONDS, hard_stop=True)
         if (error := manager.background_thread_status.fatal_error) is not None:
-            error.__traceback__ = None  # it holds the loop, and that the cache
+            error.__traceback__ = None  # it holds the loop, which holds the cache
         manager.batch_processor = None
         del manager
         free_memory(self.device)
 
-    # --- a closed batch ---
-
     def generate(
         self,
         prompts: Sequence[Prompt],
+        *,
         on_step: OnStep = lambda _: None,
         cancelled: Callable[[], bool] = lambda: False,
         on_records: OnRecords = lambda _: None,
-        *,
         measure: bool = False,
         max_new_tokens: int | None = None,
     ) -> BatchOutput:
         """Answer `prompts`, all rows at once, until the last has ended; see `Engine.generate`."""
         try:
             return self._generate(
-                prompts, on_step, cancelled, on_records, measure=measure, max_new_tokens=max_new_tokens
+                prompts,
+                on_step=on_step,
+                cancelled=cancelled,
+                on_records=on_records,
+                measure=measure,
+                max_new_tokens=max_new_tokens,
             )
         except BaseException:
-            self.close()  # nothing of this batch is to turn up in the next
+            self.close()  # no row of this batch may turn up in the next
             raise
 
     def _generate(
         self,
         prompts: Sequence[Prompt],
+        *,
         on_step: OnStep,
         cancelled: Callable[[], bool],
         on_records: OnRecords,
-        *,
         measure: bool,
         max_new_tokens: int | None,
     ) -> BatchOutput:
@@ -285,43 +266,16 @@ class ContinuousEngine(Engine):
         except (AttributeError, RuntimeError):
             return 0
 
-    # --- the manager ---
-
     def _open(self) -> None:
         generation = copy.deepcopy(self.generation)
         if generation.eos_token_id is None:
             generation.eos_token_id = -1  # ends nothing
         self._manager = self.model.init_continuous_batching(
-            generation_config=generation, continuous_batching_config=ContinuousBatchingConfig(**self._settings())
+            generation_config=generation,
+            continuous_batching_config=batching_config(
+                self._config, self.device, self.context_tokens, self.kv_bytes_per_token()
+            ),
         )
-
-    def _settings(self) -> dict[str, Any]:
-        """Left to the library on a GPU, less what other ranks on it need; on a CPU, sized by memory and need."""
-        settings: dict[str, Any] = {} if self._config.seed is None else {"seed": self._config.seed}
-        if self.device.type != "cpu":
-            sharing = -(-self._config.ranks // torch.cuda.device_count())
-            if self._config.attention != "auto" and "auto_switch_to_flash" in _known_settings():
-                settings["auto_switch_to_flash"] = False
-            return settings if sharing <= 1 else {**settings, "max_memory_percent": GPU_CACHE_SHARE / sharing}
-        page = "page_size" if "page_size" in _known_settings() else "block_size"
-        blocks = self._cpu_cache_tokens() // CPU_PAGE_TOKENS
-        settings |= {page: CPU_PAGE_TOKENS, "num_blocks": blocks, "max_batch_tokens": CPU_STEP_TOKENS}
-        return settings
-
-    def _cpu_cache_tokens(self) -> int:
-        most = self._config.new_tokens
-        rows = max(CPU_ROWS, self._config.batch_size or 0)
-        wanted = max(rows * (most + CPU_PROMPT_TOKENS), min(self.context_tokens or 0, CPU_CONTEXT_TOKENS) + most)
-        per_token = self.kv_bytes_per_token()
-        if per_token is None:
-            return wanted
-        room = psutil.virtual_memory().available * CPU_CACHE_SHARE / self._config.ranks / per_token
-        return int(min(wanted, room))
-
-
-def _known_settings() -> set[str]:
-    """Settings of continuous batching in this transformers: 5.17 has others than 5.23."""
-    return {field.name for field in dataclasses.fields(ContinuousBatchingConfig)}
 
 
 def _differences(times: list[float]) -> list[float]:

@@ -1,8 +1,8 @@
-"""Turns a folder with a GGUF file into a folder that transformers loads at once: float32 safetensors.
+"""Converts a folder with a GGUF file into one that transformers loads directly: float32 safetensors.
 
-Run as `python -m rankdeck.runner.engine.convert GGUF_DIR DESTINATION`, in a process of its own, because it imports
-torch and holds the whole model in memory. Knows nothing of caches, locks or where the file came
-from; a failure is a traceback on stderr, whose last line the parent quotes.
+Run as `python -m rankdeck.runner.engine.convert GGUF_DIR DESTINATION`, in a separate process, because it imports torch
+and holds the whole model in memory. Knows nothing of caches, locks or where the file came from; a failure is a
+traceback on stderr, whose last line the parent quotes.
 """
 
 import sys

@@ -1,7 +1,7 @@
-"""From a model's folder to a model that can generate: dtype, quantisation, and the GPUs it goes to.
+"""Loads a model from its folder: dtype, quantisation, and the GPUs it goes to.
 
-Knows what `from_pretrained` is to be told. Which GPUs a rank sees was settled before (`runner.machine.placement`),
-which packages quantising needs is checked before any rank starts (`runner.inputs.quantization`).
+Knows the arguments of `from_pretrained`. Which GPUs a rank sees is settled before (`runner.machine.placement`), and
+the packages that quantising needs are checked before any rank starts (`runner.inputs.quantization`).
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from rankdeck.runner.engine import packed_linear
 from rankdeck.runner.protocol.config import RunConfig
 
 WEIGHTS_SHARE = 0.9
-"""Of each GPU's free memory so much may hold weights, where a model is spread over several."""
+"""Share of each GPU's free memory that weights may take, where a model is spread over several."""
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,10 @@ class Loaded:
 
 
 def choose_dtype(name: str, device: torch.device, checkpoint: torch.dtype | None) -> torch.dtype:
-    """`auto`: float32 on a CPU, else the checkpoint's own.
+    """The dtype of this name; `auto` is float32 on a CPU, else the checkpoint's own.
 
-    On a CPU half types round more, and are slower where there are no instructions for them; with those (AVX512-BF16)
-    bfloat16 is faster, for whoever asks for it.
+    On a CPU half types round more, and are slower without instructions for them; with those (AVX512-BF16) bfloat16 is
+    faster, but has to be asked for.
     """
     if name != "auto":
         return getattr(torch, name)
@@ -42,15 +42,15 @@ def choose_dtype(name: str, device: torch.device, checkpoint: torch.dtype | None
 
 
 def load(config: RunConfig, model_path: str, device: torch.device) -> Loaded:
-    """Load model and tokenizer, the model onto `device` or spread from there on.
+    """Load model and tokenizer, the model onto `device` or spread over several GPUs from there on.
 
     Raises:
-        RuntimeError: the model is to be spread over GPUs, and they do not hold it.
+        RuntimeError: the model was to be spread over GPUs, and does not fit them.
     """
     model_config = transformers.AutoConfig.from_pretrained(model_path)
     tokenizer = transformers.AutoTokenizer.from_pretrained(model_path, padding_side="left")
     if tokenizer.pad_token_id is None:
-        # Padding is masked and never counted: any token will do.
+        # Padding is masked and never counted: any token serves.
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
     dtype = choose_dtype(config.dtype, device, getattr(model_config, "dtype", None))
     frees = []
@@ -61,24 +61,25 @@ def load(config: RunConfig, model_path: str, device: torch.device) -> Loaded:
         arguments["attn_implementation"] = config.attention
     model = transformers.AutoModelForCausalLM.from_pretrained(model_path, dtype=dtype, **arguments)
     refuse_offloading(getattr(model, "hf_device_map", None) or {}, config.gpus_per_rank)
-    # Not moved any more: it is where it belongs, and a quantised or spread model would not let itself be moved.
+    # The model is on its device already; a quantised or spread model could not be moved.
     model = model.eval()
-    if device.type == "cpu" and not config.compile:  # the compiler has products of its own
+    if device.type == "cpu" and not config.compile:  # the compiler brings its own kernels
         packed_linear.pack(model)
     return Loaded(model, tokenizer, device)
 
 
 def placed(device: torch.device, frees: Sequence[int]) -> dict[str, Any]:
-    """Where `from_pretrained` is to put a model: on a CPU, on one GPU, or evenly on those of which `frees` are free.
+    """Arguments that tell `from_pretrained` where to put a model: on a CPU, on one GPU, or evenly on several.
 
-    Straight onto the device: N ranks would otherwise hold N copies in the host's memory first. A spread
-    model gets no room in the host's memory or on disk, where each token would have to fetch it from.
+    `frees` are the free bytes of those several. The model goes straight onto the device: otherwise N ranks would hold N
+    copies in the host's memory first. A spread model may use neither host memory nor disk, from where every token
+    would have to fetch it.
     """
     if device.type != "cuda":
         return {}
     if len(frees) < 2:
         return {"device_map": {"": device}}
-    # `balanced` is what `auto` does; by that name transformers does not take it for a mistake of a distributed run.
+    # `balanced` does the same as `auto`, which transformers takes for a mistake in a distributed run.
     return {
         "device_map": "balanced",
         "max_memory": {index: int(WEIGHTS_SHARE * free) for index, free in enumerate(frees)},
@@ -86,7 +87,7 @@ def placed(device: torch.device, frees: Sequence[int]) -> dict[str, Any]:
 
 
 def refuse_offloading(device_map: dict[str, Any], gpus: int) -> None:
-    """Raise RuntimeError where parts of a model that was to be spread over GPUs are outside of them."""
+    """Raise RuntimeError if parts of a model that was spread over GPUs ended up outside them."""
     outside = sorted(part for part, where in device_map.items() if str(where) in ("cpu", "disk", "meta"))
     if outside and gpus > 1:
         raise RuntimeError(
@@ -96,15 +97,15 @@ def refuse_offloading(device_map: dict[str, Any], gpus: int) -> None:
 
 
 def quantised(quantization: str, dtype: torch.dtype) -> dict[str, Any]:
-    """What tells `from_pretrained` to quantise the weights as it loads them; nothing for `none`.
+    """Arguments that tell `from_pretrained` to quantise the weights as it loads them; none for `none`.
 
     Raises:
-        ImportError: the package it needs is not here, or cannot be used.
+        ImportError: the package that this needs is missing or unusable.
     """
     if quantization == "bnb-8bit":
         return {"quantization_config": transformers.BitsAndBytesConfig(load_in_8bit=True)}
     if quantization == "bnb-4bit":
-        # NF4 holds more of a model's quality than FP4, the default (Dettmers et al., "QLoRA", 2023).
+        # NF4 keeps more of a model's quality than FP4, the default (Dettmers et al., "QLoRA", 2023).
         settings = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": dtype}
         return {"quantization_config": transformers.BitsAndBytesConfig(load_in_4bit=True, **settings)}
     if quantization == "int8":
@@ -115,7 +116,7 @@ def quantised(quantization: str, dtype: torch.dtype) -> dict[str, Any]:
 
 
 def dtype_text(model: Any, quantization: str) -> str:
-    """A model's dtype for people, and how its weights are quantised: `bfloat16`, `bfloat16 int8`, `float16 gptq`."""
+    """A model's dtype and quantisation for people: `bfloat16`, `bfloat16 int8`, `float16 gptq`."""
     found = getattr(model.config, "quantization_config", None)
     if quantization == "none" and found is not None:
         method = found.get("quant_method") if isinstance(found, dict) else getattr(found, "quant_method", None)
@@ -125,7 +126,7 @@ def dtype_text(model: Any, quantization: str) -> str:
 
 
 def devices_of(model: Any, device: torch.device) -> list[torch.device]:
-    """The devices that hold `model`, the one to which its inputs go first."""
+    """The devices that hold `model`; the first is the one its inputs go to."""
     if device.type != "cuda":
         return [device]
     holding = {parameter.device for parameter in model.parameters() if parameter.device.type == "cuda"}
@@ -134,28 +135,28 @@ def devices_of(model: Any, device: torch.device) -> list[torch.device]:
 
 
 def synchronise(devices: Sequence[torch.device]) -> None:
-    """Wait until the GPUs among `devices` have done what they were given."""
+    """Wait until the GPUs among `devices` have finished their work."""
     for device in devices:
         if device.type == "cuda":
             torch.cuda.synchronize(device)
 
 
 def reset_peaks(devices: Sequence[torch.device]) -> None:
-    """Begin anew with `peak_bytes`."""
+    """Start `peak_bytes` again from what is allocated now."""
     for device in devices:
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
 
 
 def peak_bytes(devices: Sequence[torch.device]) -> int | None:
-    """The most bytes this process had allocated since `reset_peaks`, each GPU's own peak added up; None on a CPU."""
+    """The sum of each GPU's peak of bytes allocated by this process since `reset_peaks`; None on a CPU."""
     if devices[0].type != "cuda":
         return None
     return sum(torch.cuda.max_memory_allocated(device) for device in devices)
 
 
 def free_and_total(devices: Sequence[torch.device]) -> tuple[int, int]:
-    """Free and all bytes of the GPUs together, or of the host for a CPU; other processes' use counted."""
+    """Free and total bytes of all GPUs together, or of the host for a CPU; other processes count as used."""
     if devices[0].type != "cuda":
         host = psutil.virtual_memory()
         return host.available, host.total
@@ -164,7 +165,7 @@ def free_and_total(devices: Sequence[torch.device]) -> tuple[int, int]:
 
 
 def stored_bytes(tensor: Any) -> int:
-    """Bytes that a parameter takes as it is stored: a quantised one has another size than its dtype says."""
+    """Bytes that a parameter takes as stored, which for a quantised one is not what its dtype says."""
     if hasattr(tensor, "__tensor_flatten__"):  # torchao: packed values, scales, zero points
         names, _ = tensor.__tensor_flatten__()
         return sum(stored_bytes(getattr(tensor, name)) for name in names)

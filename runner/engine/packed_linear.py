@@ -1,13 +1,13 @@
-"""Linear layers whose weights are laid out once for the CPU's own matrix kernels (oneDNN), not at every product.
+"""Linear layers whose weights are packed once for the CPU's matrix kernels (oneDNN), not at every product.
 
-A decode step multiplies few rows by every weight of the model, and torch's ordinary product on a CPU lays the weights
-out anew each time. Laid out beforehand the products of a 135 M parameter model take less: 0.78 of the time for 1 row,
-0.58 for 16, 0.71 for 50, 0.91 for 400 (measured, AMD EPYC, one thread, float32). The results are those of the ordinary
-product up to the order of its sums. The price is memory: packed weights are a rank's own, where ranks share the file
-that they came from (0.5 GiB a rank for this model in float32); the file's pages stay counted as long as the input
-embedding is read from it, but the system may take them back.
+A decode step multiplies few rows by every weight of the model, and torch's ordinary product on a CPU packs the weights
+anew each time. With packed weights the products of a 135 M parameter model take less time: 0.78 of it for 1 row, 0.58
+for 16, 0.71 for 50, 0.91 for 400 (measured, AMD EPYC, one thread, float32). The results equal those of the ordinary
+product up to the order of the sums. The price is memory: ranks share the pages of the weights' file, but each has its
+own packed copy (0.5 GiB a rank for this model in float32). The file's pages stay counted while the input embedding is
+read from them, but the system may reclaim them.
 
-Knows torch's linear layer; nothing of models, engines or batches.
+Knows torch's linear layer; knows no models, engines or batches.
 """
 
 from typing import Any
@@ -15,17 +15,17 @@ from typing import Any
 import torch
 
 ROWS = 64
-"""For so many rows the kernels are asked to lay weights out; 16 and 512 were measured, and gave the same."""
+"""Weights are packed for this many rows; 16 and 512 measured the same."""
 
 CLOSE = 2e-2
-"""A probe whose results differ by more than this (in absolute terms, and in share of the value) was not computed by the
-same product; two roundings of bfloat16 differ by less than half of it."""
+"""A probe that differs by more than this, absolutely and relatively, was not the same product; two roundings of
+bfloat16 differ by less than half of it."""
 
 
 class PackedLinear(torch.nn.Module):
-    """What a linear layer computes, from weights in the kernel's own layout; for inference only.
+    """A linear layer with packed weights, for inference only.
 
-    `weight` tells shape, dtype and size as before; unless other modules use it too, it holds no memory.
+    `weight` keeps its shape, dtype and size; it takes no memory unless other modules share it.
     """
 
     def __init__(self, linear: torch.nn.Linear, *, shared: bool) -> None:
@@ -41,9 +41,9 @@ class PackedLinear(torch.nn.Module):
 
 
 def pack(model: torch.nn.Module) -> int:
-    """Replace the linear layers of a model on the CPU; returns how many were, 0 where this torch or CPU cannot.
+    """Replace the linear layers of a model on the CPU. Returns how many: 0 where torch or the CPU lack the kernels.
 
-    Quantised layers and those of other kinds stay as they are.
+    Quantised layers and other kinds of layers stay as they are.
     """
     layers = [
         (name, module)
@@ -56,8 +56,8 @@ def pack(model: torch.nn.Module) -> int:
     for _, parameter in model.named_parameters(remove_duplicate=False):
         uses[id(parameter)] = uses.get(id(parameter), 0) + 1
     for name, layer in layers:
-        parent, _, own = name.rpartition(".")
-        setattr(model.get_submodule(parent), own, PackedLinear(layer, shared=uses[id(layer.weight)] > 1))
+        parent, _, attribute = name.rpartition(".")
+        setattr(model.get_submodule(parent), attribute, PackedLinear(layer, shared=uses[id(layer.weight)] > 1))
     return len(layers)
 
 
@@ -66,10 +66,10 @@ def _packable(weight: Any) -> bool:
 
 
 def has_kernels(dtype: torch.dtype) -> bool:
-    """Whether this build and CPU have the kernels: they are no public part of torch, so they are tried, not trusted."""
+    """Whether this build and CPU have the kernels. They are not public in torch, so a probe is computed."""
     if not torch.backends.mkldnn.is_available():
         return False
-    # The same probe every time, so that no rank decides otherwise, and none of the run's own luck is used up.
+    # A fixed seed, so that all ranks decide alike; forked, so that the run's own random numbers stay the same.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         layer = torch.nn.Linear(48, 32, dtype=dtype)

@@ -1,4 +1,4 @@
-"""Rows of a batch, as both engines speak of them: how far they are, and what an ended one says. No torch."""
+"""The rows of a batch, for both engines: their progress, their answers, and how to group them. No torch."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,16 +6,16 @@ from typing import Any
 from rankdeck.runner.protocol import FinishReason
 
 PROGRESS_SECONDS = 0.2
-"""At most five progress reports a second: counting live tokens reads from the device."""
+"""At most five progress reports a second: counting tokens reads from the device."""
 
 
 class Cancelled(Exception):
-    """The batch was abandoned on request, within a decode step. What had ended before that, counts."""
+    """The batch was abandoned on request. Rows that had ended before still count."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Inside a batch: new tokens per row so far, and real output tokens so far of the rows that are still in it."""
+    """Progress in a batch: new tokens per row so far, and real output tokens of the rows still in it."""
 
     step: int
     output_tokens: int
@@ -30,11 +30,11 @@ class Answer:
 
 
 Ended = tuple[Any, Answer | str, list[float]]
-"""Of a row that has ended: its key, its answer or what went wrong, and when each token came."""
+"""An ended row: its key, its answer or what went wrong, and when each token came."""
 
 
 def trim(tokens: list[int], eos_tokens: frozenset[int]) -> Answer:
-    """Cut a row's new tokens after its first end-of-sequence token; what follows is padding."""
+    """A row's answer: its new tokens up to the first end-of-sequence token, after which there is only padding."""
     for position, token in enumerate(tokens):
         if token in eos_tokens:
             return Answer(tokens[: position + 1], "stop")
@@ -42,12 +42,12 @@ def trim(tokens: list[int], eos_tokens: frozenset[int]) -> Answer:
 
 
 def group_by_width(widths: dict[int, int], group_cost: int) -> list[list[int]]:
-    """Groups, widest first, for which rows x width plus `group_cost` for each group is least in sum.
+    """Group rows, widest first, so that the sum of rows x width plus `group_cost` over all groups is least.
 
-    Rows are sorted by width, so a group is a stretch of them; the cheapest way to cut the first n is found for every n.
+    Of rows sorted by width a group is a stretch; the cheapest grouping of the first n rows is found for every n.
     """
     order = sorted(widths, key=lambda at: -widths[at])
-    # Only between different widths is a cut worth a thought: that keeps this small for any number of rows.
+    # Only cuts between different widths can help: that keeps this fast for any number of rows.
     edges = [0, *(n for n in range(1, len(order)) if widths[order[n]] != widths[order[n - 1]]), len(order)]
     best: list[tuple[int, int]] = [(0, 0)]
     for end in range(1, len(edges)):

@@ -1,10 +1,9 @@
 """The static engine: one left-padded batch at a time, with `generate`. Rows that have ended leave the batch.
 
-Knows transformers' `generate` and its key and value cache. A call of `generate` cannot lose rows, so it is ended
-whenever enough rows have, the ended rows are taken out of the cache, and another call goes on with the others where
-the first one stopped. And a batch need not begin as one: prompts of unlike lengths are prefilled in groups, so that
-the short ones are not padded to the longest, and their caches joined. The answers are those of one call: what a row
-attends to does not change.
+Knows transformers' `generate` and its key and value cache. A call of `generate` cannot drop rows. So once enough rows
+have ended the call is ended, those rows are taken out of the cache, and another call continues with the rest. Prompts
+of different lengths are prefilled in groups, so that short ones are not padded to the longest, and the groups' caches
+are joined. The answers are the same as from a single call, because what a row attends to does not change.
 """
 
 import copy
@@ -27,15 +26,14 @@ from rankdeck.runner.protocol.config import RunConfig
 PAD_TO_MULTIPLE = 8
 
 LEAVING_SHARE = {"cpu": 1 / 64}
-"""Share of a batch's rows that have to have ended for them to leave, by kind of device. On a CPU a row computed in
-vain costs nearly its share of a step, and taking it out less than a quarter of a step (2 cores, 50 rows, 135 M
-parameters)."""
+"""Share of a batch's rows that must have ended before they leave, by kind of device. On a CPU a needless row costs
+nearly its share of a step, and taking it out less than a quarter of a step (2 cores, 50 rows, 135 M parameters)."""
 
 LEAVING_SHARE_ELSEWHERE = 1 / 8
-"""On a GPU a step costs much the same whatever its rows, and ending a call some ten milliseconds."""
+"""On a GPU a step takes about as long with any number of rows, and ending a call costs about ten milliseconds."""
 
 GROUP_SLOTS = {"cpu": 64}
-"""What one more forward pass costs, in token slots, by kind of device: it reads all weights once more."""
+"""What another forward pass costs, in token slots, by kind of device: it reads all weights once more."""
 
 GROUP_SLOTS_ELSEWHERE = 512
 
@@ -46,12 +44,12 @@ COUNTED_FROM_THE_PROMPT = (
     "guidance_scale",
     "watermarking_config",
 )
-"""Settings of a model's own generation config that a second call would apply from where it begins."""
+"""Settings of a generation config that a second call would apply from its own beginning, not from the prompt."""
 
 
 @dataclass
 class _Rows:
-    """Rows under way: token ids and attention mask, each [rows, width so far], and the cache of all but the last."""
+    """Unfinished rows: token ids and attention mask, each [rows, width so far], and the cache of all but the last."""
 
     ids: torch.Tensor
     mask: torch.Tensor
@@ -67,17 +65,16 @@ class StaticEngine(Engine):
         super().__init__(model, tokenizer, config, device)
         self.generation.return_dict_in_generate = True
         self.why_rows_stay: str | None = None
-        """Why rows that have ended do not leave their batch with this model, once `warm_up` has found out."""
+        """Why rows that have ended stay in their batch with this model; set by `warm_up`."""
 
         self._may_join = False
-
-        self._compiling = Compiling(self.notes.append) if config.compile else None
+        self._compiling = Compiling(self._notes.append) if config.compile else None
         if self._compiling is not None:
-            self.notes.append(f"{BEFORE}; {ON_A_CPU}" if device.type == "cpu" else BEFORE)
+            self._notes.append(f"{BEFORE}; {ON_A_CPU}" if device.type == "cpu" else BEFORE)
             self.why_rows_stay = "--compile fixes its shape"
 
     def warm_up(self) -> None:
-        """Generate a few tokens, and see whether rows can leave: a cache of an unusual kind may not let them."""
+        """Generate a few tokens, and try whether rows can leave: not every kind of cache allows it."""
         for name in COUNTED_FROM_THE_PROMPT:
             if getattr(self.generation, name, None) not in (None, 1, 1.0):
                 self.why_rows_stay = f"the model's generation config has {name}"
@@ -92,7 +89,7 @@ class StaticEngine(Engine):
                     self._take_out(output.past_key_values, kept)
                     ids = output.sequences[kept.to(self.device)]
                     self._call(ids, torch.ones_like(ids), generation, output.past_key_values, None)
-                    # A window that slides, or a state that is no list of keys, cannot be moved to the right.
+                    # A sliding window, or a state that is not a list of keys, cannot be shifted to the right.
                     layers = output.past_key_values.layers
                     self._may_join = all(type(layer) is transformers.cache_utils.DynamicLayer for layer in layers)
                 except Exception as error:
@@ -102,10 +99,10 @@ class StaticEngine(Engine):
     def generate(
         self,
         prompts: Sequence[Prompt],
+        *,
         on_step: OnStep = lambda _: None,
         cancelled: Callable[[], bool] = lambda: False,
         on_records: OnRecords = lambda _: None,
-        *,
         measure: bool = False,
         max_new_tokens: int | None = None,
     ) -> BatchOutput:
@@ -129,7 +126,13 @@ class StaticEngine(Engine):
             if self._compiling is not None:
                 self._compiling.prepare(generation)
             watch = StepWatch(
-                width, self.eos_tokens, self.device, on_step, cancelled, self._synchronise, measure=measure
+                width,
+                self.eos_tokens,
+                self.device,
+                on_step=on_step,
+                cancelled=cancelled,
+                synchronise=self._synchronise,
+                measure=measure,
             )
 
             def ended(answers: dict[int, Answer]) -> None:
@@ -169,22 +172,22 @@ class StaticEngine(Engine):
         return BatchOutput([records[at] for at in range(len(prompts))], result)
 
     def close(self) -> None:
-        """Nothing is kept between batches."""
+        """Do nothing: this engine keeps nothing between batches."""
 
     def _width(self, prompt_tokens: int) -> int:
-        """What a prompt is padded to where it is the longest."""
+        """The width that a prompt of this length is padded to, as the longest of its batch."""
         multiple = PAD_TO_MULTIPLE if self._compiling is None else compiling.PAD_TO_MULTIPLE
         return -(-prompt_tokens // multiple) * multiple
 
     def _groups(self, lengths: dict[int, int]) -> list[list[int]]:
-        """The prompts that are prefilled together, by position."""
+        """Which prompts are prefilled together, by position."""
         if not self._may_join or self._compiling is not None:
             return [list(lengths)]
         cost = GROUP_SLOTS.get(self.device.type, GROUP_SLOTS_ELSEWHERE)
         return group_by_width({at: self._width(length) for at, length in lengths.items()}, cost)
 
     def _begin(self, tokens: dict[int, list[int]], generation: Any, watch: StepWatch, groups: int) -> "_Rows":
-        """A group's padded prompts; with its first new tokens, if there are several groups."""
+        """A group's padded prompts, with their first new tokens if there are several groups."""
         padded = self.tokenizer.pad(
             {"input_ids": list(tokens.values())},
             padding=True,
@@ -207,7 +210,7 @@ class StaticEngine(Engine):
         return _Rows(output.sequences, mask, output.past_key_values)
 
     def _joined(self, groups: "list[_Rows]", width: int) -> "_Rows":
-        """The groups as one batch, `width` wide: the narrower ones get padding on their left, in the cache too."""
+        """The groups as one batch, `width` wide: narrower groups are padded on the left, their caches too."""
         if len(groups) == 1:
             return groups[0]
         lacking = [width + 1 - group.ids.shape[1] for group in groups]
@@ -239,7 +242,7 @@ class StaticEngine(Engine):
         watch: StepWatch,
         ended: Callable[[dict[int, Answer]], None],
     ) -> int:
-        """Generate until every row has ended, giving answers by position to `ended`. Returns the rows of all steps."""
+        """Generate until every row has ended; `ended` gets answers by position. Returns rows summed over steps."""
         ids, mask, cache = batch.ids, batch.mask, batch.cache
         width, most = watch.prompt_width, generation.max_new_tokens
         least, row_steps = generation.min_new_tokens, 0
@@ -260,7 +263,7 @@ class StaticEngine(Engine):
                 row_steps += steps * len(rows)
                 answers = [trim(row, self.eos_tokens) for row in ids[:, width:].tolist()]
                 over = watch.steps >= most
-                going = [place for place, one in enumerate(answers) if not over and one.finish_reason == "length"]
+                going = [place for place, answer in enumerate(answers) if not over and answer.finish_reason == "length"]
                 stays = set(going)
                 ended({at: answers[place] for place, at in enumerate(rows) if place not in stays})
                 if going and len(going) < len(rows):
@@ -271,13 +274,13 @@ class StaticEngine(Engine):
         return row_steps
 
     def _leaving(self, rows: int) -> int | None:
-        """How many of `rows` have to have ended for them to leave; None where they stay to the end."""
+        """How many of `rows` must have ended before they leave; None where they stay to the end."""
         if self.why_rows_stay is not None or not self.eos_tokens:
             return None
         return max(1, int(rows * LEAVING_SHARE.get(self.device.type, LEAVING_SHARE_ELSEWHERE)))
 
     def _call(self, ids: torch.Tensor, mask: torch.Tensor, generation: Any, cache: Any, watch: StepWatch | None) -> Any:
-        """One call of `generate`; with a `cache` it goes on from what that holds."""
+        """Call `generate` once; with a `cache` it continues from there."""
         return self.model.generate(
             input_ids=ids,
             attention_mask=mask,
@@ -288,5 +291,5 @@ class StaticEngine(Engine):
 
     @staticmethod
     def _take_out(cache: Any, kept: torch.Tensor) -> None:
-        # Indices on the host go with layers on any device: a model may be spread over several.
+        # Indices on the host work with layers on any device: a model may be spread over several.
         cache.batch_select_indices(kept)

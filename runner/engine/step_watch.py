@@ -1,4 +1,4 @@
-"""Looks on while `generate` works: counts steps, reports progress, ends a call. Knows transformers' criteria."""
+"""Watches `generate` at work: counts steps, reports progress, ends a call. Knows transformers' stopping criteria."""
 
 import time
 from collections.abc import Callable
@@ -12,18 +12,21 @@ from rankdeck.runner.engine.rows import PROGRESS_SECONDS, Cancelled, Progress
 
 
 class StepWatch(transformers.StoppingCriteria):
-    """Counts the steps of a batch, reports progress now and then, watches for cancellation, and ends a call of
-    `generate` once enough of its rows have ended."""
+    """Counts the steps of a batch and ends a call of `generate` once enough of its rows have ended.
+
+    `on_step` gets progress a few times a second, `cancelled` is asked at every step, `synchronise` waits for the device
+    before a clock is read. `measure` keeps the time of every step.
+    """
 
     def __init__(
         self,
         prompt_width: int,
         eos_tokens: frozenset[int],
         device: torch.device,
+        *,
         on_step: OnStep,
         cancelled: Callable[[], bool],
         synchronise: Callable[[], None],
-        *,
         measure: bool,
     ) -> None:
         self.steps = 0
@@ -38,14 +41,14 @@ class StepWatch(transformers.StoppingCriteria):
         self.begin(0, None)
 
     def begin(self, rows: int, leaving: int | None) -> None:
-        """A call of `generate` begins, with so many rows; it is ended when `leaving` of them have (None: never)."""
+        """Begin a call of `generate` on `rows` rows, to be ended once `leaving` of them have ended (None: never)."""
         self._grouped = False
         self._leaving = leaving
         self._ended = torch.zeros(rows, dtype=torch.bool, device=self._eos.device)  # [rows]
         self._go_on = torch.zeros_like(self._ended)  # [rows]
 
     def begin_group(self, rows: int) -> None:
-        """A call of `generate` begins for the first new token of some of the rows."""
+        """Begin a call of `generate` that makes the first new token of some of the rows."""
         self.begin(rows, None)
         self._grouped = True
 
@@ -60,8 +63,8 @@ class StepWatch(transformers.StoppingCriteria):
             raise Cancelled
         now = time.perf_counter()
         if self.step_seconds is not None:
-            # No device is waited for here: `generate` itself reads from the device at every step, to see
-            # which rows have ended, so that the time between two calls is a step's.
+            # No need to wait for the device: `generate` reads from it at every step, to see which rows have ended,
+            # so that the time between two calls is that of a step.
             if self.steps > 1:
                 self.step_seconds.append(round(now - self._step_at, 6))
             self._step_at = now
@@ -71,11 +74,11 @@ class StepWatch(transformers.StoppingCriteria):
         if self._leaving is None:
             return self._go_on
         self._ended |= torch.isin(input_ids[:, -1], self._eos)
-        # All rows or none: `generate` fills a row that has ended with padding, and goes on with the others.
+        # All rows or none: with some, `generate` would pad them and go on with the others.
         return (self._ended.sum() >= self._leaving).expand(len(self._ended))
 
     def _group_prefilled(self) -> torch.Tensor:
-        """All groups together make the first step; it is over with the last of them."""
+        """Count the groups' prefills as one step, over with the last of them."""
         if self._cancelled():
             raise Cancelled
         self._synchronise()

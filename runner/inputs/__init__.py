@@ -1,1 +1,1 @@
-"""What a job is given: prompts, a model, and what both take of the memory."""
+"""What a job is given: prompts and a model, and how much memory they need."""

@@ -1,9 +1,8 @@
-"""Prompt files in, prompts.jsonl out, and prompts read from there by index.
+"""Turns prompt files into prompts.jsonl, and reads prompts from there by index.
 
-Knows what a record must hold to be a prompt, and says everything that is wrong with a file at once,
-with file and line. Does not know the formats (`runner.inputs.prompt_files` does), nor tokens, models or
-ranks: a prompt is text, or chat messages. Memory is 12 bytes a prompt, and 12 more where ids are
-compared while a file is taken in; the texts stay on disk.
+Knows what makes a record a prompt, and reports everything that is wrong with a file at once, with file and line. Does
+not know the formats (`runner.inputs.prompt_files` does), nor tokens, models or ranks: a prompt is text, or chat
+messages. Takes 12 bytes of memory a prompt, and 12 more while ids are compared; the texts stay on disk.
 """
 
 import contextlib
@@ -24,7 +23,7 @@ from rankdeck.runner.protocol import Prompt, encode_line
 __all__ = ["PromptError", "PromptIndex", "PromptProblem", "freeze"]
 
 MAX_PROMPT_BYTES = 4 * 1024 * 1024
-"""More would not fit a line of the protocol once escaped, nor the context of a model."""
+"""A longer prompt, once escaped, would not fit a line of the protocol, nor a model's context."""
 
 ROLES = ("system", "developer", "user", "assistant")
 SUFFIXES_WITHOUT_IDS = (".txt", ".csv", ".parquet")
@@ -48,10 +47,10 @@ class PromptIndex:
 
     @classmethod
     def open(cls, path: Path) -> "PromptIndex":
-        """The index of an existing prompts.jsonl, by one scan.
+        """The index of an existing prompts.jsonl, from a scan of the file.
 
         Raises:
-            PromptError: the file is missing, or a line of it is torn or not what `freeze` wrote.
+            PromptError: the file is missing, or a line is cut short or not what `freeze` wrote.
         """
         index, offset = cls(path), 0
         with reading(path, Problems(str(path))) as file:
@@ -71,7 +70,7 @@ class PromptIndex:
         """The prompts of these indices, in this order.
 
         Raises:
-            PromptError: the file has gone or changed since it was indexed.
+            PromptError: the file was removed or changed since it was indexed.
         """
         prompts = []
         with reading(self.path, Problems(str(self.path))) as file:
@@ -98,7 +97,7 @@ def _bytes_of(text: str) -> int:
 
 
 class _Ids:
-    """Finds ids that stand twice: 64 bits of hash a prompt, and a second look at the file only where two agree."""
+    """Finds duplicate ids: keeps 64 bits of hash a prompt, and reads the file again only if two hashes agree."""
 
     def __init__(self) -> None:
         self.places = array("I")
@@ -140,12 +139,12 @@ def freeze(
     chat: bool,
     stdin: BinaryIO | None = None,
 ) -> PromptIndex:
-    """Write the prompts of `source` (a file, or `-`) into `destination`, whole or not at all.
+    """Write the prompts of `source` (a file, or `-`) to `destination`, all of them or none.
 
-    With `chat` a plain prompt becomes one message of the user. `limit` takes the first that many.
+    With `chat` a plain prompt becomes a message of the user. `limit` is how many prompts are taken, from the first.
 
     Raises:
-        PromptError: everything that is wrong with the file.
+        PromptError: something is wrong with the file; it has all the problems.
         OSError: `destination` cannot be written.
     """
     problems = Problems("standard input" if source == "-" else source)
@@ -227,7 +226,7 @@ def _check_messages(messages: object) -> list[dict[str, str]]:
             raise ValueError(f"message {number}: `role` must be one of {', '.join(ROLES)}, not {json.dumps(role)}")
         if not isinstance(content, str):
             raise ValueError(f"message {number}: `content` must be a text, not {kind(content)}")
-        if role != "system" and (not content or content.isspace()):  # an empty system prompt is a known idiom
+        if role != "system" and (not content or content.isspace()):  # an empty system prompt is common
             raise ValueError(f"message {number}: `content` is empty")
         checked.append({"role": role, "content": content})
     _check_text("".join(message["content"] for message in checked))

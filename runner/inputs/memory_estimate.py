@@ -3,69 +3,47 @@
 Per rank:
 
     weights      = parameters x bytes of the dtype; a quantised checkpoint as it is stored. On a CPU a checkpoint of
-                   the dtype asked for is mapped, not read: all ranks share those pages, which are counted once
-    laid out     = on a CPU the linear layers' weights once more, for the matrix kernels (runner.engine.packed_linear)
+                   the dtype asked for is mapped, not read: all ranks share its pages, which are counted once
+    packed       = on a CPU a second copy of the linear layers' weights (runner.engine.packed_linear)
     keys, values = 2 x layers x key-value heads x head size x bytes x (prompt tokens + new tokens) x batch size
                    (Pope et al., "Efficiently scaling transformer inference", 2022, section 2.1)
     working      = the larger of one layer's activations in the prefill and the logits of the last position in float32,
-                   twice: a result is made beside what it is made from
+                   twice: a result stands beside what it is computed from
     process      = Python, torch and transformers; on a GPU the CUDA context and the libraries' workspaces
 
-An estimate: allocators round up and fragment, and attention may need room of its own.
+An estimate: allocators round up and fragment, and attention may need more.
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from rankdeck.runner.inputs.model_config import ModelShape
 from rankdeck.runner.protocol.config import RunConfig
 
 CPU_PROCESS_BYTES = int(0.45 * 2**30)
 """Measured: a static rank of the demo model on a CPU takes 1.5 GiB, of which 0.5 GiB are the mapped weights and
-0.5 GiB the same laid out."""
+0.5 GiB the packed ones."""
 
 CUDA_PROCESS_BYTES = int(0.6 * 2**30)
-"""A CUDA context and cuBLAS' workspaces on current GPUs; not measured here."""
+"""A CUDA context and the workspaces of cuBLAS on current GPUs; not measured."""
 
 AUTO_BATCH_SIZE = 64
-"""The size `auto` starts at on a large job."""
+"""The size that `auto` starts with on a large job."""
 
 DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "float64": 8, "float8_e4m3fn": 1}
 QUANTISED_BYTES = {"bnb-8bit": 1.0, "int8": 1.0, "bnb-4bit": 0.56}
-"""Per parameter of a linear layer, scales included."""
+"""Per parameter of a linear layer, with scales."""
 
-# What the continuous engine asks for on a CPU (runner.engine.continuous): the cache is made at once, for so many rows.
+# How the continuous engine sizes its cache on a CPU, before the first row: for this many rows of such prompts, or for
+# one row of this many tokens, but within this share of the free memory (for all ranks together).
 CONTINUOUS_ROWS = 128
 CONTINUOUS_PROMPT_TOKENS = 256
 CONTINUOUS_CONTEXT_TOKENS = 8192
 CONTINUOUS_SHARE = 0.25
 
 
-class ModelShape(NamedTuple):
-    """What of a model decides its memory. `stored_bytes` are its weights on disk where it is quantised already."""
-
-    parameters: int
-    layers: int
-    kv_heads: int
-    head_size: int
-    hidden: int
-    intermediate: int
-    vocabulary: int
-    context: int | None = None
-    dtype: str | None = None
-    stored_bytes: int | None = None
-    embedding_parameters: int = 0
-    counted: bool = True
-    """Whether the parameters were counted in the weights' files, not worked out from config.json."""
-    tied: bool = False
-    """Whether the input embedding is the last layer's weight as well."""
-
-
-DEMO = ModelShape(134_515_008, 30, 3, 64, 576, 1536, 49152, 8192, "float32", None, 28_311_552, tied=True)
-"""SmolLM2-135M-Instruct, where it is not in the cache yet."""
-
-
 class PromptSizes(NamedTuple):
-    """How many prompts there are, and the tokens of the longest, roughly. `whole` is False where the file is longer
+    """How many prompts there are, and roughly how many tokens the longest has. `whole` is False if the file is longer
     than what was read of it."""
 
     prompts: int
@@ -74,9 +52,9 @@ class PromptSizes(NamedTuple):
 
 
 class Room(NamedTuple):
-    """Free bytes: of each GPU that can be seen, of the host, and of the fullest GPU. None where nobody knows.
+    """Free bytes of each visible GPU, of the host, and of the fullest GPU; None where unknown.
 
-    That of the fullest may be known where it is not known which of them it is: a run that uses all needs no more.
+    The figure of the fullest GPU may be known without knowing which GPU it is: enough for a run that uses all of them.
     """
 
     gpus: tuple[int | None, ...]
@@ -87,8 +65,8 @@ class Room(NamedTuple):
 class MemoryEstimate(NamedTuple):
     """What a rank needs, and whether the fullest device has it. All in bytes.
 
-    `ranks` share that device, of which `free` is what they may have; None where nobody knows. `largest` is the largest
-    batch size that would fit, None where not even one prompt does, or where it is not known.
+    `ranks` share that device, of which `free` bytes are free; None where unknown. `largest` is the largest batch size
+    that would fit; None if not even one prompt does, or if that is unknown.
     """
 
     weights: int
@@ -105,7 +83,7 @@ class MemoryEstimate(NamedTuple):
     largest: int | None
     takes_the_rest: bool = False
     shared: int = 0
-    """Of `weights`, the pages of a mapped file: each rank's figure has them, memory holds them once."""
+    """The part of `weights` in pages of a mapped file: in every rank's figure, but in memory once."""
 
     @property
     def per_rank(self) -> int:
@@ -116,70 +94,19 @@ class MemoryEstimate(NamedTuple):
         return self.free is None or self.needed <= self.free
 
 
-def shape_from_config(values: dict[str, Any], parameters: int | None, stored_bytes: int | None = None) -> ModelShape:
-    """The shape that a config.json describes; `parameters` are None where the weights' files could not be counted.
-
-    Raises:
-        ValueError: it does not say what is needed.
-    """
-    text = values.get("text_config")
-    text = {**values, **text} if isinstance(text, dict) else values
-
-    def number(*names: str, default: int | None = None) -> int:
-        for name in names:
-            value = text.get(name)
-            if isinstance(value, int) and not isinstance(value, bool) and value > 0:
-                return value
-        if default is None:
-            raise ValueError(f"its config.json has no {names[0]}")
-        return default
-
-    layers = number("num_hidden_layers", "n_layer", "num_layers")
-    hidden = number("hidden_size", "n_embd", "d_model")
-    heads = number("num_attention_heads", "n_head", "num_heads")
-    kv_heads = number("num_key_value_heads", default=heads)
-    head_size = number("head_dim", default=hidden // heads or 1)
-    intermediate = number("intermediate_size", "n_inner", "ffn_dim", default=4 * hidden)
-    vocabulary = number("vocab_size")
-    embedding = vocabulary * hidden
-    dtype = text.get("dtype") or text.get("torch_dtype")
-    counted = parameters is not None
-    if parameters is None:
-        experts = number("num_local_experts", "num_experts", "n_routed_experts", default=1)
-        inner = number("moe_intermediate_size", default=intermediate) if experts > 1 else intermediate
-        attention = 2 * hidden * head_size * (heads + kv_heads)
-        layer = attention + 3 * hidden * inner * experts
-        parameters = layers * layer + embedding * (1 if text.get("tie_word_embeddings") else 2)
-    return ModelShape(
-        parameters=parameters,
-        layers=layers,
-        kv_heads=kv_heads,
-        head_size=head_size,
-        hidden=hidden,
-        intermediate=intermediate,
-        vocabulary=vocabulary,
-        context=number("max_position_embeddings", "n_positions", default=0) or None,
-        dtype=dtype if isinstance(dtype, str) else None,
-        stored_bytes=stored_bytes if isinstance(values.get("quantization_config"), dict) else None,
-        embedding_parameters=embedding,
-        counted=counted,
-        tied=text.get("tie_word_embeddings") is True,
-    )
-
-
 def estimate(shape: ModelShape, config: RunConfig, prompts: PromptSizes, room: Room) -> MemoryEstimate:
-    """What a run of these settings will need, against what is free."""
+    """What a run with these settings needs, and what is free."""
     on_gpu = config.device == "cuda" or (config.device == "auto" and bool(room.gpus))
     ranks = max(1, config.ranks)
     batch_size = config.batch_size or auto_batch_size(prompts.prompts, ranks)
     bytes_each = _bytes_each(shape, config, on_gpu)
-    weights, laid_out, mapped = _weights(shape, config, bytes_each), 0, 0
+    weights, packed, mapped = _weights(shape, config, bytes_each), 0, 0
     if not on_gpu:
-        laid_out, mapped = _laid_out(shape, config, bytes_each), _mapped(shape, config, weights)
-    if laid_out and not mapped:
-        # What was read into a rank's own memory is given back layer by layer, but for what the input needs as well.
+        packed, mapped = _packed(shape, config, bytes_each), _mapped(shape, config, weights)
+    if packed and not mapped:
+        # Weights that were read into memory are freed as they are packed, except for the input embedding.
         weights = min(weights, shape.embedding_parameters * bytes_each)
-    weights += laid_out
+    weights += packed
     process = CUDA_PROCESS_BYTES if on_gpu else CPU_PROCESS_BYTES
 
     share = _Share(ranks, on_gpu, len(room.gpus), max(1, config.gpus_per_rank))
@@ -225,12 +152,12 @@ def estimate(shape: ModelShape, config: RunConfig, prompts: PromptSizes, room: R
 
 
 def auto_batch_size(prompts: int, ranks: int) -> int:
-    """The size that `auto` begins with: a small job is shared out at once, a large one starts at 64."""
+    """The batch size that `auto` starts with: a small job is shared out at once, a large one starts at 64."""
     return max(1, min(AUTO_BATCH_SIZE, -(-prompts // ranks)))
 
 
 class _Share(NamedTuple):
-    """How the ranks are laid out: they go round the GPUs, or each has several of its own; a CPU takes all of them."""
+    """How ranks share devices: they go round the GPUs, or each has several GPUs; a CPU has all ranks."""
 
     all_ranks: int
     on_gpu: bool
@@ -239,7 +166,7 @@ class _Share(NamedTuple):
 
     @property
     def devices(self) -> int:
-        """How many devices hold something."""
+        """How many devices are in use."""
         if not self.on_gpu:
             return 1
         return max(1, min(self.gpus, self.all_ranks * self.gpus_per_rank))
@@ -252,7 +179,7 @@ class _Share(NamedTuple):
         return 1 if self.gpus_per_rank > 1 else -(-self.all_ranks // max(1, self.gpus))
 
     def on_device(self, per_rank: float) -> float:
-        """What the fullest device holds of something that each rank has."""
+        """How much the fullest device holds of what every rank has `per_rank` of."""
         return per_rank * self.ranks / (self.gpus_per_rank if self.on_gpu else 1)
 
 
@@ -275,13 +202,13 @@ def _weights(shape: ModelShape, config: RunConfig, bytes_each: int) -> int:
 
 
 def _mapped(shape: ModelShape, config: RunConfig, weights: int) -> int:
-    """Bytes of the weights' file that a CPU's ranks use where it lies; 0 where they are converted or quantised."""
+    """Bytes of the weights' file that CPU ranks map; 0 if the weights are converted or quantised."""
     converted = shape.dtype != ("float32" if config.dtype == "auto" else config.dtype)
     return 0 if converted or _quantised(shape, config) else weights
 
 
-def _laid_out(shape: ModelShape, config: RunConfig, bytes_each: int) -> int:
-    """Bytes of the linear layers' weights in the layout of a CPU's kernels; 0 where they are left alone."""
+def _packed(shape: ModelShape, config: RunConfig, bytes_each: int) -> int:
+    """Bytes of the linear layers' packed weights; 0 if they are not packed."""
     if config.compile or _quantised(shape, config) or config.dtype not in ("auto", "float32", "bfloat16"):
         return 0
     return (shape.parameters - (0 if shape.tied else shape.embedding_parameters)) * bytes_each
@@ -292,7 +219,7 @@ def _quantised(shape: ModelShape, config: RunConfig) -> bool:
 
 
 def _least(free: Sequence[int | None]) -> int | None:
-    """Of what is free on each device in use; one that is not known may be the fullest of them."""
+    """The least free memory; None if that of any device is unknown, for it may be the least."""
     known = [figure for figure in free if figure is not None]
     return min(known) if known and len(known) == len(free) else None
 

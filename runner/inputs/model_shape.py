@@ -1,7 +1,7 @@
-"""What an estimate of memory is made from: the shape of a model as its files tell, and the size of the prompts.
+"""What an estimate of memory starts from: the shape of a model, from its files, and the size of the prompts.
 
-Reads headers and the beginnings of files, never weights, and asks no network: a model that is not on this machine is
-unknown until it is fetched. What is made of it is `runner.inputs.memory_estimate`'s business.
+Reads headers and the beginnings of files, never weights, and uses no network: a model that is not on this machine is
+unknown until it is fetched. `runner.inputs.memory_estimate` does the estimating.
 """
 
 import contextlib
@@ -13,39 +13,38 @@ from typing import Any
 import msgspec
 import platformdirs
 
-from rankdeck.runner.inputs.memory_estimate import DEMO, ModelShape, PromptSizes, shape_from_config
-from rankdeck.runner.inputs.models import DemoModel
+from rankdeck.runner.inputs.demo_model import DemoModel, folder_in
+from rankdeck.runner.inputs.memory_estimate import PromptSizes
+from rankdeck.runner.inputs.model_config import DEMO, ModelShape, shape_from_config
 from rankdeck.runner.inputs.prompt_files import Problems, PromptError, records
 from rankdeck.runner.inputs.quantization import read_model_config
 
 HEADER_BYTES = 64 * 2**20
-"""A longer header is no safetensors file's."""
+"""A file with a longer header is not a safetensors file."""
 
 SAMPLE_BYTES = 4 * 2**20
-"""So much of a prompt file is looked at."""
+"""How much of a prompt file is read."""
 
 CHARACTERS_PER_TOKEN = 3.5
-"""Of English prose, roughly; other scripts have fewer."""
+"""Roughly, for English prose; other scripts have fewer."""
 
 UNKNOWN_PROMPT_TOKENS = 256
 
 
 class Unknown(Exception):
-    """What a model needs cannot be said yet; the text is why."""
+    """The shape of a model is not known yet; the text says why."""
 
 
 def demo_folder() -> Path:
-    """Where the demo model is once it was fetched."""
-    demo = DemoModel()
-    cache = platformdirs.user_cache_path("rankdeck")
-    return cache / "models" / f"{demo.label}-{demo.wheel_sha256[:12]}"
+    """Where the demo model is, once it was fetched."""
+    return folder_in(platformdirs.user_cache_path("rankdeck"), DemoModel())
 
 
 def shape_of(model: str) -> ModelShape:
-    """The shape of what `--model` names.
+    """The shape of the model that `--model` names.
 
     Raises:
-        Unknown: it is not on this machine, or its files do not tell.
+        Unknown: the model is not on this machine, or its files do not say.
     """
     if model == "demo":
         folder = demo_folder()
@@ -62,7 +61,7 @@ def _hub_folder(model: str) -> Path:
 
     try:
         found = huggingface_hub.try_to_load_from_cache(model, "config.json")
-    except Exception:  # no hub id: the check of the model says so
+    except Exception:  # not a hub id: the check of the model says so
         found = None
     if not isinstance(found, str):
         raise Unknown("unknown until the model is fetched")
@@ -81,7 +80,7 @@ def _folder_shape(folder: Path) -> ModelShape:
 
 
 def _count(folder: Path) -> tuple[int | None, int | None]:
-    """Parameters and bytes of the weights in `folder`, by the files' headers; None where some are missing."""
+    """Parameters and bytes of the weights in `folder`, from the files' headers; None if files are missing."""
     try:
         paths = sorted(folder.glob("*.safetensors"))
         wanted = _indexed(folder)
@@ -95,7 +94,7 @@ def _count(folder: Path) -> tuple[int | None, int | None]:
 
 
 def _indexed(folder: Path) -> set[str]:
-    """The files that the weights are spread over; empty where they are in one."""
+    """The names of the files that the weights are spread over; empty if there is a single file."""
     path = folder / "model.safetensors.index.json"
     if not path.is_file():
         return set()
@@ -103,7 +102,7 @@ def _indexed(folder: Path) -> set[str]:
 
 
 def _header(path: Path) -> dict[str, Any]:
-    """Name to dtype, shape and place of each tensor: eight bytes of length, little end first, then JSON."""
+    """Dtype, shape and place of each tensor by name: eight bytes of length, little-endian, then JSON."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if length > HEADER_BYTES:
@@ -114,7 +113,7 @@ def _header(path: Path) -> dict[str, Any]:
 
 
 def count_of(source: str, column: str | None = None, limit: int | None = None) -> int | None:
-    """How many prompts a file has, as the reader of prompts counts them; None of a long one, or one it cannot read."""
+    """How many prompts a file has, by reading it like a run; None for a long file, or one that cannot be read."""
     if not sizes_of(source).whole:
         return None
     path = str(Path(source).expanduser())
@@ -126,7 +125,7 @@ def count_of(source: str, column: str | None = None, limit: int | None = None) -
 
 
 def sizes_of(source: str, limit: int | None = None) -> PromptSizes:
-    """How many prompts a file has, and how long its longest is, from its first megabytes: a line counts as a prompt."""
+    """How many prompts a file has, and how long the longest is: from its first megabytes, a line being a prompt."""
     try:
         path = Path(source).expanduser()
         if not path.is_file() or path.suffix.lower() == ".parquet":
@@ -140,6 +139,6 @@ def sizes_of(source: str, limit: int | None = None) -> PromptSizes:
     longest = max((len(line.decode(errors="replace")) for line in lines), default=0)
     count = max(1, len(lines) if size <= len(text) else round(len(lines) * size / max(1, len(text))))
     if path.suffix.lower() == ".json":
-        # One document: how it is laid out in lines says nothing.
+        # A single document: its lines say nothing.
         return PromptSizes(limit or count, UNKNOWN_PROMPT_TOKENS, whole=False)
     return PromptSizes(min(limit or count, count), math.ceil(longest / CHARACTERS_PER_TOKEN), size <= len(text))

@@ -1,8 +1,8 @@
 """The formats of prompt files: each becomes a stream of records with their place in the file.
 
-Knows bytes, encodings, JSON, CSV and Parquet, and gathers what is wrong with a file instead of
-stopping at the first fault. Does not know what a record must hold to be a prompt: `runner.inputs.frozen_prompts`
-does. A file is read a line or a few rows at a time; only .json is read whole.
+Knows bytes, encodings, JSON, CSV and Parquet, and collects what is wrong with a file instead of stopping at the first
+problem. Does not know what makes a record a prompt: `runner.inputs.frozen_prompts` does. A file is read a line or a few
+rows at a time; only .json is read whole.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 WIDE_MARKS = {b"\xff\xfe\0\0": "UTF-32", b"\0\0\xfe\xff": "UTF-32", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
 
 Record = tuple[int, object]
-"""A record's place in its file, from 1, and its value: a str, decoded JSON, or a ValueError saying what is wrong."""
+"""A record's place in its file, from 1, and its value: a str, decoded JSON, or a ValueError that says what is wrong."""
 Line = tuple[int, str | ValueError]
 
 
@@ -48,7 +48,7 @@ class PromptProblem:
 
 
 class PromptError(Exception):
-    """A prompt file that cannot be used. `problems` holds the first thousand, `count` counts them all."""
+    """A prompt file that cannot be used. `problems` has the first thousand, `count` counts all."""
 
     def __init__(self, problems: Sequence[PromptProblem], count: int | None = None) -> None:
         self.problems = list(problems)
@@ -63,7 +63,7 @@ class PromptError(Exception):
 
 
 class Problems:
-    """What is wrong with one file, gathered until all of it has been read."""
+    """Collects what is wrong with a file until all of it has been read."""
 
     def __init__(self, file: str) -> None:
         self.file, self.unit, self.count = file, "line", 0
@@ -75,7 +75,7 @@ class Problems:
             self.kept.append(PromptProblem(self.file, message, place, self.unit))
 
     def stop(self, message: str, place: int | None = None) -> PromptError:
-        """The error to raise where nothing more can be read, with what was gathered before."""
+        """The error to raise if nothing more can be read, with the problems found before."""
         self.add(message, place)
         return PromptError(self.kept, self.count)
 
@@ -86,7 +86,7 @@ class Problems:
 
 @contextlib.contextmanager
 def reading(path: Path | BinaryIO, problems: Problems) -> Iterator[BinaryIO]:
-    """The file, open; what the operating system says against it becomes a PromptError."""
+    """The open file; errors of the operating system become a PromptError."""
     try:
         if not isinstance(path, Path):
             yield path
@@ -104,7 +104,7 @@ def reading(path: Path | BinaryIO, problems: Problems) -> Iterator[BinaryIO]:
 def records(
     source: str, column: str | None, stdin: BinaryIO | None, problems: Problems
 ) -> Generator[Record, None, None]:
-    """The records of `source`, a file name or `-`. PromptError where nothing, or nothing more, can be read."""
+    """The records of `source`, a file name or `-`. Raises PromptError if nothing, or nothing more, can be read."""
     suffix = Path(source).suffix.lower()
     if source != "-" and suffix not in SUFFIXES and not Path(source).is_dir():
         known = ", ".join(SUFFIXES)
@@ -127,7 +127,7 @@ def records(
 
 
 def _lines(file: BinaryIO, problems: Problems) -> Iterator[Line]:
-    """Lines with their endings, by `\\n` alone: every other separator is data."""
+    """Lines with their endings, split at `\\n` only: all other separators are data."""
     number = offset = 0
     while raw := file.readline(MAX_LINE_BYTES):
         number += 1
@@ -155,7 +155,7 @@ def _not_utf8(raw: bytes, start: int, error: UnicodeDecodeError) -> str:
 
 
 def _without_mark(start: bytes, problems: Problems) -> bytes:
-    """`start` of a file without UTF-8's byte order mark; the marks of wider encodings are refused by name."""
+    """The start of a file without UTF-8's byte order mark; the marks of UTF-16 and UTF-32 are refused by name."""
     for mark, encoding in WIDE_MARKS.items():
         if start.startswith(mark):
             raise problems.stop(
@@ -172,7 +172,7 @@ def _text(lines: Iterable[Line]) -> Iterator[Record]:
 
 
 def _sniffed(lines: Iterator[Line]) -> Iterator[Record]:
-    """JSON lines if the first character that is no white space is `{`, else a prompt a line."""
+    """JSON lines if the first character that is not white space is `{`, else a prompt a line."""
     leading: list[Line] = []
     for number, line in lines:
         leading.append((number, line))
@@ -196,7 +196,7 @@ def _json_lines(lines: Iterable[Line]) -> Iterator[Record]:
 
 
 def _decoded(text: str) -> object:
-    """The JSON value of `text`, or a ValueError saying where it breaks."""
+    """The JSON value of `text`, or a ValueError that says where it is broken."""
     try:
         return msgspec.json.decode(text)
     except RecursionError:
@@ -243,7 +243,7 @@ def _csv_rows(lines: Iterable[Line], column: str | None, problems: Problems) -> 
         for number, line in lines:
             if isinstance(line, ValueError):
                 problems.add(str(line), number)
-                yield "\n"  # a blank row, which is left out: the fault is on record
+                yield "\n"  # a blank row, which is left out: the problem is reported already
             else:
                 yield line
 
@@ -252,7 +252,7 @@ def _csv_rows(lines: Iterable[Line], column: str | None, problems: Problems) -> 
     try:
         position: int | None = None
         while True:
-            place = rows.line_num + 1  # a row with quoted newlines is named by its first line
+            place = rows.line_num + 1  # the first line of a row with quoted newlines
             try:
                 row = next(rows)
             except StopIteration:
@@ -289,7 +289,7 @@ def _parquet_rows(file: BinaryIO, column: str | None, problems: Problems) -> Ite
 
 
 def kind(value: object) -> str:
-    """What a value is, in the words of JSON."""
+    """What kind of value it is, in the terms of JSON."""
     if value is None:
         return "null"
     if isinstance(value, bool):

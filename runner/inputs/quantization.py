@@ -1,8 +1,7 @@
-"""Which packages a quantised model, or an attention, needs, and whether they are here; importing none of them.
+"""Which packages a quantised model, or a kind of attention, needs, and whether they are installed; imports none.
 
-Knows what `--quantization` may be, what transformers asks for by each way of quantising, and where a
-model's config.json says that it is quantised already. How a model is quantised as it is loaded is
-`runner.engine.loading`'s affair.
+Knows the values of `--quantization`, what transformers requires for each, and where a model's config.json says that it
+is quantised already. `runner.engine.loading` does the quantising.
 """
 
 import importlib.util
@@ -18,7 +17,7 @@ from rankdeck.runner.protocol.config import Problem
 
 
 class Package(NamedTuple):
-    """What is imported, what pip calls it, and the oldest version that transformers 5 takes."""
+    """A package: the module to import, the name for pip, and the oldest version that transformers 5 accepts."""
 
     module: str
     pip: str
@@ -29,7 +28,7 @@ BITSANDBYTES = Package("bitsandbytes", "bitsandbytes", "0.46.1")
 TORCHAO = Package("torchao", "torchao", "0.15.0")
 
 ON_LOADING: dict[str, Package] = {"bnb-8bit": BITSANDBYTES, "bnb-4bit": BITSANDBYTES, "int8": TORCHAO}
-"""The package behind each way to quantise a model as it is loaded."""
+"""The package for each way to quantise a model as it is loaded."""
 
 OF_CHECKPOINTS: dict[str, tuple[Package, ...]] = {
     "aqlm": (Package("aqlm", "aqlm[gpu,cpu]"),),
@@ -50,14 +49,14 @@ OF_CHECKPOINTS: dict[str, tuple[Package, ...]] = {
     "torchao": (TORCHAO,),
     "vptq": (Package("vptq", "vptq"),),
 }
-"""The packages that a checkpoint of each `quant_method` needs. Those missing here need none, or are new to us."""
+"""The packages that a checkpoint of each `quant_method` needs. Methods not listed need none, or are too new."""
 
 Version = Callable[[Package], str | None]
-"""The version of a package that is installed (`?` where it does not say), or None."""
+"""From a package to its installed version (`?` if it has none), or None."""
 
 
 def check(quantization: str, model_config: dict[str, Any], version: Version | None = None) -> list[Problem]:
-    """What stands in the way of loading the model of this config.json (empty if unknown) by `quantization`."""
+    """Why a model with this config.json (empty if unknown) cannot be loaded with `quantization`."""
     version = version or installed
     method = quantised_by(model_config)
     if method is not None:
@@ -74,11 +73,11 @@ FLASH = {
     "flash_attention_2": ("flash_attn", "flash-attn --no-build-isolation"),
     "flash_attention_3": ("flash_attn_interface", "kernels"),
 }
-"""The module of each attention that is a package of its own, and its pip line; `kernels` fetches either as well."""
+"""The module of each attention that needs a package, and what to tell pip; the package `kernels` brings both, too."""
 
 
 def check_attention(attention: str, version: Version | None = None) -> list[Problem]:
-    """What stands in the way of this `--attention`."""
+    """Why this `--attention` cannot be used."""
     version = version or installed
     if attention not in FLASH:
         return []
@@ -89,7 +88,7 @@ def check_attention(attention: str, version: Version | None = None) -> list[Prob
 
 
 def quantised_by(model_config: dict[str, Any]) -> str | None:
-    """The `quant_method` of a config.json; None for a model that is not quantised."""
+    """The `quant_method` in a config.json; None for a model that is not quantised."""
     nested = model_config.get("text_config")
     for values in (model_config, nested if isinstance(nested, dict) else {}):
         found = values.get("quantization_config")
@@ -102,7 +101,7 @@ def quantised_by(model_config: dict[str, Any]) -> str | None:
 
 
 def read_model_config(folder: str) -> dict[str, Any]:
-    """The config.json of a model's folder; empty where there is none that can be read: the ranks say what is wrong."""
+    """The config.json in a model's folder; empty if it cannot be read: the ranks will say what is wrong."""
     try:
         values = msgspec.json.decode((Path(folder).expanduser() / "config.json").read_bytes())
     except (OSError, RuntimeError, ValueError):  # RuntimeError: an unknown ~user
@@ -111,17 +110,17 @@ def read_model_config(folder: str) -> dict[str, Any]:
 
 
 def hub_model_config(model: str) -> dict[str, Any]:
-    """The config.json of a hub model, from the cache or the hub; empty where it cannot be had."""
+    """The config.json of a hub model, from the cache or the hub; empty if neither has it."""
     import huggingface_hub  # slow to import, and only hub models need it
 
     try:
         return read_model_config(str(Path(huggingface_hub.hf_hub_download(model, "config.json")).parent))
-    except Exception:  # the ranks fetch all of it, and say why they cannot
+    except Exception:  # the ranks will fetch the model, and say why they cannot
         return {}
 
 
 def installed(package: Package) -> str | None:
-    """The version of `package` that could be imported here, `?` where it does not say, None where there is none."""
+    """The installed version of `package`, `?` if it has none, None if it is not installed."""
     try:
         if importlib.util.find_spec(package.module) is None:
             return None
@@ -134,13 +133,13 @@ def installed(package: Package) -> str | None:
 
 
 def _lacking(who: str, packages: tuple[Package, ...], version: Version) -> list[str]:
-    """Sentences on the packages that are missing or too old, each with the cure."""
+    """Sentences on the packages that are missing or too old, each with what to do."""
     said = []
     missing = [package for package in packages if version(package) is None]
     if missing:
         names = " and ".join(package.pip.partition("[")[0] for package in missing)
         words = "package" if len(missing) == 1 else "packages"
-        # A shell takes brackets for itself.
+        # Brackets have to be quoted for a shell.
         wanted = " ".join(f"'{package.pip}'" if "[" in package.pip else package.pip for package in missing)
         said.append(f"{who} needs the {words} {names}: pip install {wanted}")
     for package in packages:

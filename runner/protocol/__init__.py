@@ -1,7 +1,7 @@
 """What travels between the processes and into the journal, a msgspec struct a line, tagged by `type`.
 
-*Events* happened, and are what every view is made of; *orders* pass between supervisor, ranks and viewers; *records*
-are values inside both, and lines of the run's files.
+*Events* say what happened, and every view is made from them; *orders* pass between supervisor, ranks and viewers;
+*records* are values inside both, and lines of the run's files.
 """
 
 from rankdeck.runner.protocol.events import (

@@ -1,8 +1,7 @@
 """Every setting of a run, validated with messages for people.
 
-Knows what each setting means and which values make sense together. Does not know where a
-setting came from (flag, TOML file, start screen), and looks at no file and no device: those
-checks need the machine and live in `runner.start`.
+Knows what each setting means and which values go together. Does not know where a setting came from (flag, TOML file,
+start screen), and looks at no file and no device: `runner.start` does.
 """
 
 import math
@@ -24,7 +23,7 @@ Quantization = Literal["none", "bnb-8bit", "bnb-4bit", "int8"]
 MAX_RANKS = 256
 MAX_BATCH_SIZE = 65536
 MAX_PER = 64
-"""More than these is a typing error, not a machine; so many ranks would bring it down before it could say so."""
+"""Anything above these limits is a typing error; that many ranks would bring a machine down."""
 
 RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -40,14 +39,14 @@ class Problem(msgspec.Struct, frozen=True):
 
 
 class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The settings of one run, as they stand in run.json.
+    """The settings of one run, as run.json has them.
 
-    `ranks` is the world size; `batch_size` counts prompts per batch and rank, None (`auto`) has the
-    best one searched for on the real work. Sampling values of None leave the model's own generation
-    config alone. `max_restarts` is how often the ranks are launched afresh after one of them died. With
-    `sweep` the run is a sweep: it measures the plan's settings, and `ranks` is the most it needs.
-    `ranks_per_gpu` is how many ranks a GPU takes at most, None as many as `ranks` asks for; a rank of
-    `gpus_per_rank` has its model spread over so many GPUs. `quantization` is done to weights as they are loaded.
+    `ranks` is the world size; `batch_size` counts prompts per batch and rank, None (`auto`) searches for the best size
+    on the real work. Sampling values of None leave the model's own generation config alone. `max_restarts` is how often
+    the ranks are launched again after one of them died. With `sweep` the run is a sweep: it measures the plan's
+    settings, and `ranks` is the most it needs. `ranks_per_gpu` is the most ranks a GPU takes, None for as many as
+    `ranks` needs; `gpus_per_rank` is how many GPUs a rank's model is spread over. `quantization` is applied to weights
+    as they are loaded.
     """
 
     prompts: str
@@ -81,12 +80,12 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     @property
     def length_mode(self) -> str:
-        """`fixed length` where end-of-sequence is ignored, else `natural length`."""
+        """`fixed length` if end-of-sequence is ignored, else `natural length`."""
         return "fixed length" if self.ignore_eos else "natural length"
 
     @property
     def new_tokens(self) -> int:
-        """Output tokens of an answer at most, as this run generates them: a sweep's may be cut shorter."""
+        """The most output tokens of an answer in this run: those of a sweep may be cut shorter."""
         cut = self.sweep.trial_tokens if self.sweep is not None else None
         return self.max_new_tokens if cut is None else cut
 
@@ -103,7 +102,7 @@ _LITERALS: dict[str, Any] = {
 
 
 def check(config: RunConfig) -> list[Problem]:
-    """All problems of `config` that can be seen without looking at the machine."""
+    """All problems of `config` that show without looking at the machine."""
     problems: list[Problem] = []
 
     def refuse(setting: str, message: str) -> None:
@@ -142,7 +141,7 @@ def check(config: RunConfig) -> list[Problem]:
 
 
 def check_sweep(config: RunConfig, plan: SweepPlan) -> list[Problem]:
-    """What is wrong with sweeping a run of these settings by this plan."""
+    """What is wrong with this plan for a sweep of a run with these settings."""
     problems = []
     if not plan.batch_sizes or not all(1 <= size <= MAX_BATCH_SIZE for size in plan.batch_sizes):
         problems.append(Problem("batch_sizes", f"must be numbers from 1 to {MAX_BATCH_SIZE}, as in 1,2,4,8"))
@@ -205,10 +204,10 @@ def _check_sampling(config: RunConfig) -> list[Problem]:
 
 
 def from_mapping(values: dict[str, Any]) -> RunConfig:
-    """A RunConfig from plain values (a TOML file under the flags). A batch size may be the word `auto`.
+    """A RunConfig from plain values (flags over a TOML file). A batch size may be the word `auto`.
 
     Raises:
-        ValueError: a name that is no setting, or a value of the wrong type, said for people.
+        ValueError: an unknown setting, or a value of the wrong type, in words for people.
     """
     known = {field.name for field in msgspec.structs.fields(RunConfig)}
     unknown = sorted(set(values) - known)

@@ -1,7 +1,7 @@
-"""Events: what happened in a run. The journal holds them, and every view is made of them.
+"""Events: what happened in a run. The journal holds them, and every view is made from them.
 
-Each carries `at`, unix seconds stamped by the supervisor, so that one clock orders a run. Shapes only: no socket, no
-clock, no policy.
+Each carries `at`, unix seconds stamped by the supervisor, so that a single clock orders a run. Shapes only: no socket,
+no clock, no policy.
 """
 
 from typing import Literal
@@ -28,7 +28,7 @@ class Event(Message, frozen=True, kw_only=True):
 
 
 class RunStarted(Event, frozen=True, kw_only=True):
-    """The supervisor is up. The first event of a journal. `asked_at`: the command was given (0 where not known)."""
+    """The supervisor is up. The first event of a journal. `asked_at` is when the command was given (0 if unknown)."""
 
     version: int = PROTOCOL_VERSION
     name: str
@@ -40,7 +40,7 @@ class RunStarted(Event, frozen=True, kw_only=True):
 
 
 class ModelProgress(Event, frozen=True, kw_only=True):
-    """What happens to the model before any rank exists. `done` and `total` in bytes where known; `label` once found."""
+    """What happens to the model before any rank starts. `done` and `total` are bytes, if known; `label` once found."""
 
     label: str | None = None
     phase: Literal["checking", "fetching", "converting", "found"]
@@ -60,19 +60,19 @@ RankPhaseName = Literal["importing", "joining", "loading", "warming up"]
 
 
 class RankPhase(Event, frozen=True, kw_only=True):
-    """A rank on its way to being ready. A rank's first phase is its join."""
+    """A rank has begun a phase of getting ready. The first one also says that the rank is there."""
 
     rank: int
     phase: RankPhaseName
 
 
 class RankReady(Event, frozen=True, kw_only=True):
-    """A rank has its model. `device_uuid` is without NVML's `GPU-` prefix; bytes where a device has them.
+    """A rank has loaded its model. `device_uuid` is without NVML's `GPU-` prefix.
 
-    `weight_read_bytes` are the parameters that every decode step reads: all but an input embedding that is no
-    output layer as well. `bandwidth_bytes_per_second` is that of a large copy, bytes read and written, in a
-    sweep on rank 0. `engine_reason` says why it is this engine, where nobody asked for it.
-    `device_uuids` has them all where a rank is spread over several GPUs; memory is their sum then.
+    `weight_read_bytes` are the parameters that every decode step reads: all but an input embedding that is not the
+    output layer as well. `bandwidth_bytes_per_second` is that of a large copy, bytes read and written, on rank 0 in a
+    sweep. `engine_reason` says why this engine was chosen, if it was not asked for. For a rank that is spread over
+    several GPUs `device_uuids` has all of them, and memory is their sum.
     """
 
     rank: int
@@ -98,13 +98,13 @@ class RankReady(Event, frozen=True, kw_only=True):
 
 
 class RanksReady(Event, frozen=True, kw_only=True):
-    """Every rank passed the start barrier: from here on idle time counts."""
+    """Every rank passed the start barrier: idle time counts from here on."""
 
 
 class BatchStarted(Event, frozen=True, kw_only=True):
     """A batch was handed to a rank; `batch` counts from 1 through the whole run.
 
-    Of one that is not `kept` no outputs come: a trial's, of which a `warm_up` is not measured either.
+    A batch that is not `kept` gives no outputs: it is a trial's. A `warm_up` is not measured either.
     """
 
     rank: int
@@ -115,7 +115,7 @@ class BatchStarted(Event, frozen=True, kw_only=True):
 
 
 class RowsAdded(Event, frozen=True, kw_only=True):
-    """A continuous rank was handed `rows` more prompts, into the batch it has in hand."""
+    """A continuous rank was handed `rows` more prompts, as part of the batch it has in hand."""
 
     rank: int
     batch: int
@@ -123,9 +123,9 @@ class RowsAdded(Event, frozen=True, kw_only=True):
 
 
 class AccountClosed(Event, frozen=True, kw_only=True, tag="stint_finished"):
-    """A continuous rank's account of the time since the last one; its batch goes on.
+    """A continuous rank's account of the time since its last one; its batch goes on.
 
-    Of `result`, `rows` are those that ended in this time; tokens are those that were computed in it.
+    `result` has the rows that ended in that time, and the tokens that were computed in it.
     """
 
     rank: int
@@ -140,7 +140,7 @@ class Output(Event, frozen=True, kw_only=True):
 
 
 class BatchFinished(Event, frozen=True, kw_only=True):
-    """All outputs of a batch have arrived, and this is what it took: of a continuous rank's, its last stint."""
+    """All outputs of a batch have arrived; `result` is its account, for a continuous rank the last one."""
 
     rank: int
     batch: int
@@ -148,7 +148,7 @@ class BatchFinished(Event, frozen=True, kw_only=True):
 
 
 class BatchFailed(Event, frozen=True, kw_only=True):
-    """A batch raised in its rank; the rank goes on. None of its prompts has an output from it."""
+    """A batch raised an error in its rank, and gave no more outputs; the rank goes on."""
 
     rank: int
     batch: int
@@ -157,7 +157,7 @@ class BatchFailed(Event, frozen=True, kw_only=True):
 
 
 class BatchSizeChanged(Event, frozen=True, kw_only=True):
-    """The batch size from each rank's next batch on. `auto` while the search for the best size is on."""
+    """The batch size from each rank's next batch on. `auto` while the best size is being searched for."""
 
     batch_size: int
     auto: bool
@@ -178,7 +178,7 @@ class RankCapped(Event, frozen=True, kw_only=True):
 
 
 class Paused(Event, frozen=True, kw_only=True):
-    """No batch is handed out until Resumed. `reason` is why; `asked` tells a person's wish from a need."""
+    """No batch is handed out until Resumed. `reason` says why; `asked` is True if a person asked for it."""
 
     reason: str
     asked: bool
@@ -189,7 +189,7 @@ class Resumed(Event, frozen=True, kw_only=True):
 
 
 class SweepStarted(Event, frozen=True, kw_only=True):
-    """The settings of `plan` are measured from now on, in the order of `trials`; records of trials stay valid."""
+    """The settings of `plan` are measured from now on, in the order of `trials`; earlier records stay valid."""
 
     plan: SweepPlan
     trials: list[Trial]
@@ -198,13 +198,13 @@ class SweepStarted(Event, frozen=True, kw_only=True):
 
 
 class TrialStarted(Event, frozen=True, kw_only=True):
-    """A trial begins, with its warm-up; a second time if the run was paused in it."""
+    """A trial begins with its warm-up; again if the run was paused in it."""
 
     trial: Trial
 
 
 class TrialWarm(Event, frozen=True, kw_only=True):
-    """The trial's warm-up is over: what comes now is measured."""
+    """The trial's warm-up is over: what follows is measured."""
 
     trial: Trial
 
@@ -216,7 +216,7 @@ class TrialFinished(Event, frozen=True, kw_only=True):
 
 
 class SweepSettled(Event, frozen=True, kw_only=True):
-    """No trial follows, and why: all are over, or the prompts are used up."""
+    """No more trials follow; `reason` says why: all are over, or the prompts are used up."""
 
     reason: str
 
@@ -224,7 +224,7 @@ class SweepSettled(Event, frozen=True, kw_only=True):
 class RunTakenUp(Event, frozen=True, kw_only=True):
     """`rankdeck resume`: a new supervisor goes on with the missing prompts, perhaps with other settings.
 
-    The counts are those of outputs.jsonl, which is the truth where the journal lags behind it.
+    The counts are those of outputs.jsonl, which the journal may lag behind.
     """
 
     config: RunConfig
@@ -235,21 +235,21 @@ class RunTakenUp(Event, frozen=True, kw_only=True):
 
 
 class RankLost(Event, frozen=True, kw_only=True):
-    """A rank ended before it was told to. `cause` is the last meaningful line it left."""
+    """A rank ended before it was told to. `cause` is the last meaningful line of its log."""
 
     rank: int
     cause: str
 
 
 class TelemetryStarted(Event, frozen=True, kw_only=True):
-    """What is measured: the GPUs seen, or in one line why there are none."""
+    """What is measured: the number of GPUs, or in one line why there are none."""
 
     gpus: int
     reason: str | None = None
 
 
 class Tick(Event, frozen=True, kw_only=True):
-    """Four times a second: the steps in flight, and the newest telemetry when there is a new one."""
+    """Four times a second: the steps in flight, and telemetry if there is any new."""
 
     steps: list[StepsInFlight] = msgspec.field(default_factory=list)
     devices: list[DeviceSample] | None = None
@@ -264,14 +264,14 @@ class LogLine(Event, frozen=True, kw_only=True):
 
 
 class GatherChecked(Event, frozen=True, kw_only=True):
-    """`split` dispatch: what gather_object brought, against what came over the socket."""
+    """`split` dispatch: how many records gather_object brought, and which differ from those sent over the socket."""
 
     records: int
     differing: list[int]
 
 
 class Stopping(Event, frozen=True, kw_only=True):
-    """A viewer asked the run to stop: after the batches in flight, or `now`."""
+    """Somebody asked the run to stop: after the batches in flight, or `now`."""
 
     now: bool
 

@@ -6,9 +6,8 @@ import msgspec
 
 PROTOCOL_VERSION = 1
 
-
 MAX_LINE_BYTES = 32 * 1024 * 1024
-"""A longer line is no message of ours: the sender is cut off before it fills memory."""
+"""No message is longer: whoever sends a longer line is cut off before it fills memory."""
 
 
 def _snake(name: str) -> str:
@@ -16,7 +15,7 @@ def _snake(name: str) -> str:
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag=_snake):
-    """Anything that travels: tagged by its class name in snake case."""
+    """Anything that is sent. Its tag is its class name in snake case, unless the class sets another."""
 
 
 _encoder = msgspec.json.Encoder()

@@ -1,6 +1,6 @@
-"""What is asked for and reported between supervisor, ranks and viewers, but is no event: none of it enters the journal.
+"""Messages between supervisor, ranks and viewers that are not events: they do not enter the journal.
 
-From a rank: its greeting, steps, results. To a rank: work, and when to stop. From a viewer: commands.
+From a rank: its greeting, progress, accounts. To a rank: work, limits, and when to leave. From a viewer: commands.
 """
 
 from rankdeck.runner.protocol.events import BatchFailed, BatchFinished, LogLine, Output, RankPhase, RankReady
@@ -10,7 +10,7 @@ from rankdeck.runner.protocol.sweep_plan import SweepPlan
 
 
 class RankHello(Message, frozen=True, kw_only=True):
-    """A rank's greeting. `attempt` tells a rank of this launch from a straggler of an earlier one."""
+    """A rank's greeting. `attempt` is the number of its launch, which tells it from stragglers of an earlier one."""
 
     version: int = PROTOCOL_VERSION
     rank: int
@@ -34,14 +34,14 @@ class Steps(Message, frozen=True, kw_only=True):
 
 
 class RankAccount(Message, frozen=True, kw_only=True, tag="stint"):
-    """A continuous rank's account of what it did since the last one; sent now and then, and when it has run dry."""
+    """A continuous rank's account since its last one; sent at intervals, and when nothing is in hand any more."""
 
     rank: int
     result: BatchResult
 
 
 class RankFailed(Message, frozen=True, kw_only=True):
-    """A rank cannot go on: the error in one line, and its traceback for the log."""
+    """A rank gives up: the error in one line, and its traceback for the log."""
 
     rank: int
     error: str
@@ -49,7 +49,7 @@ class RankFailed(Message, frozen=True, kw_only=True):
 
 
 class Gathered(Message, frozen=True, kw_only=True):
-    """What gather_object brought the main process: (index, digest of the record), a part at a time until the `last`."""
+    """What gather_object brought: (index, digest of the record), a part at a time until the `last`."""
 
     records: list[tuple[int, str]]
     last: bool
@@ -58,9 +58,9 @@ class Gathered(Message, frozen=True, kw_only=True):
 class Work(Message, frozen=True, kw_only=True):
     """A batch to generate; for a continuous rank, more prompts for the rows that fall free.
 
-    `measure` asks for the time of every decode step; without `keep` the records are not wanted, only the
-    accounting; `max_new_tokens` cuts the batch short (a warm-up). `stream` is the number by which a continuous rank's
-    batch goes, that of its first order; one that comes after that stream has failed was meant for it, and is dropped.
+    `measure` asks for the time of every decode step; without `keep` only the account is wanted, not the records;
+    `max_new_tokens` cuts the batch short (a warm-up). For a continuous rank `stream` is the batch that the order
+    belongs to, named by the number of its first order; if that batch has failed meanwhile, the rank drops the order.
     """
 
     batch: int
@@ -72,37 +72,37 @@ class Work(Message, frozen=True, kw_only=True):
 
 
 class Cancel(Message, frozen=True, kw_only=True):
-    """Abandon `batch` within a decode step; report nothing of it."""
+    """Abandon `batch` within a decode step, without any report."""
 
     batch: int
 
 
 class Limit(Message, frozen=True, kw_only=True):
-    """To a continuous rank: so many rows at most are to be generated at once, from its next step on."""
+    """Generate at most this many rows at once, from the next step on; for a continuous rank."""
 
     rows: int
 
 
 class ShareCores(Message, frozen=True, kw_only=True):
-    """On a CPU: so many ranks are at work and share the cores, from the next decode step on."""
+    """Share the cores with this many ranks in all, from the next decode step on; on a CPU."""
 
     ranks: int
 
 
 class Leave(Message, frozen=True, kw_only=True):
-    """There is no more work. In `split` dispatch the ranks gather first."""
+    """Leave: there is no more work. With `gather` (`split` dispatch) the ranks gather first."""
 
     gather: bool = False
 
 
 class ViewerHello(Message, frozen=True, kw_only=True):
-    """A viewer's greeting; it is answered with a Snapshot, or Refused."""
+    """A viewer's greeting; the answer is a Snapshot, or Refused."""
 
     version: int = PROTOCOL_VERSION
 
 
 class Refused(Message, frozen=True, kw_only=True):
-    """The supervisor will not talk to this peer, and why."""
+    """The supervisor will not talk to this peer; `reason` says why."""
 
     reason: str
 
@@ -114,7 +114,7 @@ class Stop(Message, frozen=True, kw_only=True):
 
 
 class SetBatchSize(Message, frozen=True, kw_only=True):
-    """Use this batch size from each rank's next batch on; None has the best size searched for."""
+    """Use this batch size from each rank's next batch on; None: search for the best one."""
 
     batch_size: int | None
 
@@ -126,13 +126,13 @@ class SetActiveRanks(Message, frozen=True, kw_only=True):
 
 
 class StartSweep(Message, frozen=True, kw_only=True):
-    """Measure these settings on the prompts that are left, then go on at the chosen one; None ends a sweep."""
+    """Measure these settings on the prompts that are left, then go on with the best; None ends a sweep."""
 
     plan: SweepPlan | None
 
 
 class Pause(Message, frozen=True, kw_only=True):
-    """Hand out no batch until Resume; those in flight are finished."""
+    """Hand out no batch until Resume; batches in flight are finished."""
 
 
 class Resume(Message, frozen=True, kw_only=True):

@@ -1,4 +1,4 @@
-"""Values inside messages, and the lines of a run's files: prompts, outputs, samples, results, summaries."""
+"""Values inside messages, and lines of a run's files: prompts, outputs, samples, results, summaries."""
 
 import hashlib
 from typing import Literal
@@ -7,7 +7,7 @@ import msgspec
 
 
 class Prompt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One prompt: `text`, or chat `messages` (role and content) to be put through the model's template."""
+    """One prompt: `text`, or chat `messages` (role and content) for the model's template."""
 
     index: int
     id: str
@@ -19,7 +19,7 @@ FinishReason = Literal["stop", "length", "error"]
 
 
 def prompt_text(prompt: Prompt) -> str:
-    """What a record shows as the prompt: the text, or the messages a line each."""
+    """The prompt as a record shows it: the text, or the messages, one a line."""
     if prompt.messages is None:
         return prompt.text
     return "\n".join(f"{message['role']}: {message['content']}" for message in prompt.messages)
@@ -28,8 +28,7 @@ def prompt_text(prompt: Prompt) -> str:
 class OutputRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One line of outputs.jsonl. Token counts are real tokens; padding is never counted.
 
-    `text` is the answer alone, special tokens left out. `error` is set exactly when
-    `finish_reason` is `error`.
+    `text` is the answer alone, without special tokens. `error` is set exactly when `finish_reason` is `error`.
     """
 
     index: int
@@ -45,14 +44,13 @@ class OutputRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BatchResult(msgspec.Struct, frozen=True, kw_only=True):
-    """The accounting of one batch: of the `rows` that were generated, prompts that could not be done left out.
+    """The account of one batch: of the `rows` that were generated, without prompts that could not be answered.
 
-    `slots` is the number of token positions of the batch, rows x padded prompt, and `row_steps`: the rows that
-    were in the batch, summed over its steps (rows that have ended may leave it). `padded_slots` are those slots
-    that hold no real token (left padding, and rows that had ended but were still there).
-    `prefill_seconds` runs to the first new token, `decode_seconds` from there to the last;
-    `seconds` is all of the batch, tokenising and decoding of text included. `step_seconds` has every decode
-    step's own time, in trials of a sweep.
+    `slots` counts the token positions of the batch: rows x padded prompt, plus `row_steps`, the rows in the batch
+    summed over its steps (rows that have ended may leave it). `padded_slots` are the slots that hold no real token
+    (left padding, and rows that had ended but stayed). `prefill_seconds` runs to the first new token, `decode_seconds`
+    from there to the last; `seconds` covers the whole batch, with tokenising and decoding of text. `step_seconds` has
+    the time of every decode step, in trials of a sweep.
     """
 
     rows: int
@@ -70,15 +68,15 @@ class BatchResult(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def decode_slots(self) -> int:
-        """Token positions of new tokens: `row_steps`, or where that was not told, all rows in all steps."""
+        """Token positions of new tokens: `row_steps`, or if that is unknown, all rows in all steps."""
         return self.rows * self.steps if self.row_steps is None else self.row_steps
 
 
 class DeviceSample(msgspec.Struct, frozen=True, kw_only=True):
-    """What NVML says of one GPU at one moment. None means not available; `unavailable` says why.
+    """NVML's figures of one GPU at one moment. None means not available; `unavailable` says why.
 
-    `busy_*` is utilization.gpu in percent: mean, least and most since the last sample.
-    `energy_joules` is a counter that only grows: take differences.
+    `busy_*` is utilization.gpu in percent: mean, minimum and maximum since the last sample. `energy_joules` is a
+    counter that only grows: take differences.
     """
 
     index: int
@@ -107,7 +105,7 @@ class DeviceSample(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ProcessSample(msgspec.Struct, frozen=True, kw_only=True):
-    """What the operating system says of one rank: CPU in percent of one core, resident memory."""
+    """The operating system's figures of one rank: CPU in percent of a core, resident memory."""
 
     rank: int
     cpu_percent: float | None
@@ -115,9 +113,9 @@ class ProcessSample(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StepsInFlight(msgspec.Struct, frozen=True, kw_only=True):
-    """How far a rank is inside its batch: steps so far, and real output tokens so far of the rows still in it.
+    """How far a rank is in its batch: steps so far, and real output tokens so far of the rows still in it.
 
-    A continuous rank says as well how many rows are in it, and which share of its key and value cache is in use.
+    For a continuous rank also the rows in flight, and the share of its key and value cache in use (0 to 1).
     """
 
     rank: int
@@ -143,9 +141,9 @@ class RankSummary(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
-    """The figures of a run, as they stand in run.json.
+    """The figures of a run, as run.json has them.
 
-    `seconds` runs from the first batch handed out with all ranks ready to the last result in;
+    `seconds` runs from the first batch that was handed out, all ranks being ready, to the last result;
     `tokens_per_second` is output tokens over those seconds.
     """
 
@@ -162,5 +160,5 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def record_digest(record: OutputRecord) -> str:
-    """A record's fingerprint, to tell whether two ways brought the same answer."""
+    """A record's fingerprint, to compare what two routes brought."""
     return hashlib.blake2b(msgspec.json.encode(record), digest_size=16).hexdigest()

@@ -1,7 +1,7 @@
-"""A sweep's plan, its trials and what each of them brought: values that travel in events and stand in run.json.
+"""A sweep's plan, its trials and their results: values in events and in run.json.
 
-Pure shapes. A *trial* is one setting (active ranks, batch size) measured once: a discarded warm-up batch per
-rank, then whole rounds. A *cell* is all trials of one setting.
+Pure shapes. A *trial* is one setting (active ranks, batch size) measured once: a warm-up batch per rank, which is
+thrown away, then whole rounds. A *cell* is all trials of one setting.
 """
 
 from typing import Literal
@@ -9,15 +9,15 @@ from typing import Literal
 import msgspec
 
 MAX_TRIALS = 2000
-"""A longer plan is a typing error: at a few seconds each it would take days."""
+"""A longer plan is a typing error: at a few seconds a trial it would take hours."""
 
 
 class SweepPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a sweep measures: every batch size with every number of active ranks, `repeats` times in shuffled order.
 
-    A trial lasts at least `least_rounds` rounds and `least_seconds` seconds. With `outputs` the answers are
-    kept, and the prompts that are left are done at the chosen setting when all is measured. Without, they may be
-    cut at `trial_tokens` output tokens, fewer than those of the run that it is to find the setting for.
+    A trial lasts at least `least_rounds` rounds and `least_seconds` seconds. With `outputs` the answers are kept, and
+    after the sweep the prompts that are left are done at the chosen setting. Without, answers may be cut at
+    `trial_tokens` output tokens, fewer than in the run that the setting is for.
     """
 
     batch_sizes: list[int]
@@ -31,7 +31,7 @@ class SweepPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class Trial(msgspec.Struct, frozen=True, kw_only=True):
-    """One setting to be measured; `number` is its place in the sweep's order, from 1, `repeat` from 1 as well."""
+    """One setting to be measured; `number` is its place in the sweep's order. It and `repeat` count from 1."""
 
     number: int
     repeat: int
@@ -40,18 +40,18 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
 
 
 TrialOutcome = Literal["measured", "out_of_memory", "skipped", "failed"]
-"""`skipped`: a smaller batch of the same number of ranks has run out of memory already."""
+"""`skipped`: a smaller batch on as many ranks has run out of memory already."""
 
 
 class TrialResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What a trial measured, warm-up left out. None where it is not available.
+    """What a trial measured, without its warm-up. None where it is not available.
 
-    `seconds` runs from the first measured batch handed out to the last one in; tokens/s are over those seconds,
-    of output tokens, and of prompt and output tokens together (`total`). `prefill_seconds` and `batch_seconds`
-    are means per batch, `step_ms` the decode milliseconds per step at the 50th, 90th and 99th percentile.
-    `padding_waste`, `idle` and `mbu` are shares from 0 to 1; `mbu` counts decode steps alone. `busy_percent` and
-    its like are means over the GPUs at work, `power_watts` is their sum. `peak_memory_bytes` is the largest of
-    any rank's, `rank_peak_memory_bytes` has each one's.
+    `seconds` runs from the first measured batch handed out to the last one finished; tokens/s are over those seconds,
+    of output tokens, and of prompt and output tokens together (`total`). `prefill_seconds` and `batch_seconds` are
+    means per batch, `step_ms` the decode milliseconds per step at the 50th, 90th and 99th percentile. `padding_waste`,
+    `idle` and `mbu` are shares from 0 to 1; `mbu` covers decode steps only. `busy_percent`, `dram_percent` and
+    `tensor_percent` are means over the GPUs at work, `power_watts` is their sum. `peak_memory_bytes` is the largest of
+    `rank_peak_memory_bytes`.
     """
 
     rounds: int
@@ -78,7 +78,7 @@ class TrialResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TrialRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """A trial that is over: how it ended, its result if it was measured, else why not."""
+    """A trial that is over: how it ended, and its result, or the reason why there is none."""
 
     trial: Trial
     outcome: TrialOutcome
@@ -89,9 +89,9 @@ class TrialRecord(msgspec.Struct, frozen=True, kw_only=True):
 class SweepState(msgspec.Struct, frozen=True, kw_only=True):
     """Where a sweep stands: part of the state of its run. `since` is when the trial at hand began (unix seconds).
 
-    `took` has the seconds, warm-up included, of every trial that was run, by its number.
-    `measuring` is False while the trial's warm-up is on. `bandwidth` is the device's peak memory bandwidth in
-    bytes/s and where that figure comes from. `settled` is set when all is measured, or no more can be.
+    `took` has the seconds of every trial that was run, with its warm-up, by number. `measuring` is False during the
+    trial's warm-up. `bandwidth_bytes_per_second` is the device's peak memory bandwidth, and `bandwidth_source` says
+    where that figure comes from. `settled` says why no more trials follow, once that is so.
     """
 
     plan: SweepPlan
@@ -107,17 +107,17 @@ class SweepState(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def left(self) -> int:
-        """Trials that are not over."""
+        """How many trials are not over."""
         return len(self.trials) - len(self.records)
 
     @property
     def ended_early(self) -> bool:
-        """Whether it was ended while trials were left; those skipped beyond a wall of memory are over."""
+        """Whether it was ended while trials were left; trials that were skipped for lack of memory are over."""
         return self.settled is not None and self.left > 0
 
 
 WARM_UP_TOKENS, WARM_UP_SHARE = 16, 0.25
-"""A warm-up has all rows of its batch, so that memory is taken and clocks are up, but few decode steps."""
+"""A warm-up has all rows of its batch, so that memory is allocated and clocks are up, but few decode steps."""
 
 
 def warm_up_tokens(new_tokens: int) -> int:

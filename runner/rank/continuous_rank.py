@@ -1,7 +1,7 @@
-"""A continuous rank at work: prompts in as rows fall free, each answer out as it ends, an account now and then.
+"""A continuous rank at work: prompts go in as rows fall free, answers go out as they end, with regular accounts.
 
-Knows the conversation with the supervisor while there are rows in flight or waiting, and the continuous engine. Which
-prompts come, and how many rows there may be, is the supervisor's affair: both may change at every step.
+Knows the conversation with the supervisor while rows are in flight or waiting, and the continuous engine. The
+supervisor decides which prompts come and how many rows there may be; both may change at every step.
 """
 
 import time
@@ -15,17 +15,17 @@ from rankdeck.runner.protocol import BatchResult, Leave, OutputRecord, Prompt, S
 from rankdeck.runner.rank.link import Link
 
 LOOK_SECONDS = 0.01
-"""New orders, and new rows for those that ended, wait no longer than this; less than a step takes."""
+"""The longest that a new order, or a free row, has to wait; less than a step takes."""
 
-STINT_SECONDS = 10.0
-"""An account is given after as many steps as the longest answer has, but no later than this."""
+ACCOUNT_SECONDS = 10.0
+"""An account is due after as many steps as the longest answer has, and after this time at the latest."""
 
 Key = tuple[int, Prompt, int]
-"""Of a row in flight: the number of the order it came with, its prompt, and the prompt's tokens."""
+"""A row in flight: the number of the order it came with, its prompt, and how many tokens the prompt has."""
 
 
 class ContinuousRows(typing.Protocol):
-    """What a flow wants of an engine: `runner.engine.continuous`, without torch."""
+    """What a continuous rank needs of its engine; `runner.engine.continuous` has it, and so do rows without torch."""
 
     @property
     def in_flight(self) -> int: ...
@@ -43,7 +43,11 @@ class ContinuousRows(typing.Protocol):
 
 
 class ContinuousRank:
-    """From the first order of a rank with nothing in hand until it has run dry."""
+    """A rank's work from an order that finds it idle until nothing is in hand any more.
+
+    `send_records` gets the number of an order, and records of its rows. `may_go_on` is called at every step with the
+    number of the newest order; it is False once that order is cancelled. `longest` is an answer's most tokens.
+    """
 
     def __init__(
         self,
@@ -51,24 +55,24 @@ class ContinuousRank:
         engine: ContinuousRows,
         link: Link,
         *,
-        send: Callable[[int, list[OutputRecord]], None],
-        go_on: Callable[[int], bool],
+        send_records: Callable[[int, list[OutputRecord]], None],
+        may_go_on: Callable[[int], bool],
         longest: int,
     ) -> None:
         self._rank, self._engine, self._link = rank, engine, link
-        self._send, self._go_on, self._longest = send, go_on, longest
+        self._send_records, self._may_go_on, self._longest = send_records, may_go_on, longest
         self._waiting: deque[tuple[int, Prompt, list[int]]] = deque()
         self._newest = 0
         self._reported_at = 0.0
         self._first_step = engine.steps
         self._ended_tokens = 0
-        self._begin_stint()
+        self._begin_account()
 
     def run(self, work: Work) -> Leave | None:
-        """Work until nothing is in flight and nothing waits; or until the word to leave, which is returned.
+        """Work until nothing is in flight or waiting, or until told to leave; returns the order to leave.
 
         Raises:
-            Cancelled: everything in hand was to be abandoned.
+            Cancelled: the orders in hand were cancelled.
             Exception: whatever ended the generation; nothing is in hand any more.
         """
         self._take(work)
@@ -77,17 +81,17 @@ class ContinuousRank:
             while not dry:
                 while (order := self._link.next_order_now()) is not None:
                     if isinstance(order, Leave):
-                        # Said to a rank with rows in hand it means: drop them.
+                        # It comes while rows are in hand: they are dropped.
                         self._engine.close()
                         return order
                     self._take(order)
-                if not self._go_on(self._newest):
+                if not self._may_go_on(self._newest):
                     raise Cancelled
-                self._bring()
+                self._send_ended()
                 self._fill()
                 dry = not self._waiting and not self._engine.in_flight
                 self._account(dry=dry)
-                self._report()  # last: what is sent after it would take its place
+                self._report()  # last: anything sent afterwards would replace it
         except BaseException:
             self._engine.close()
             raise
@@ -97,7 +101,9 @@ class ContinuousRank:
         self._newest = work.batch
         tokens, errors = self._engine.tokenise(work.prompts)
         if errors:
-            self._send(work.batch, [self._engine.refused(work.prompts[at], error) for at, error in errors.items()])
+            self._send_records(
+                work.batch, [self._engine.refused(work.prompts[at], error) for at, error in errors.items()]
+            )
         self._waiting.extend((work.batch, work.prompts[at], ids) for at, ids in tokens.items())
 
     def _fill(self) -> None:
@@ -107,17 +113,17 @@ class ContinuousRank:
             self._prompt_tokens += len(ids)
             self._engine.submit((batch, prompt, len(ids)), ids)
 
-    def _bring(self) -> None:
+    def _send_ended(self) -> None:
         if not self._engine.in_flight:
             if self._link.limit == 0:
-                time.sleep(LOOK_SECONDS)  # paused: orders are all there is to wait for
+                time.sleep(LOOK_SECONDS)  # paused: only an order can change that
             return
         records: dict[int, list[OutputRecord]] = {}
         for (batch, prompt, prompt_tokens), answer, _ in self._engine.ended(LOOK_SECONDS):
             records.setdefault(batch, []).append(self._record(prompt, prompt_tokens, answer))
             self._rows += 1
-        for batch, some in records.items():
-            self._send(batch, some)
+        for batch, ended in records.items():
+            self._send_records(batch, ended)
 
     def _report(self) -> None:
         now = time.perf_counter()
@@ -142,18 +148,18 @@ class ContinuousRank:
 
     # --- accounts ---
 
-    def _begin_stint(self) -> None:
+    def _begin_account(self) -> None:
         self._began = time.perf_counter()
-        self._stint_step = self._engine.steps
+        self._account_step = self._engine.steps
         self._rows = self._prompt_tokens = 0
         self._tokens_before = self._ended_tokens + self._engine.tokens_in_flight()
 
     def _account(self, *, dry: bool) -> None:
-        seconds, steps = time.perf_counter() - self._began, self._engine.steps - self._stint_step
-        if not (dry or steps >= self._longest or seconds >= STINT_SECONDS):
+        seconds, steps = time.perf_counter() - self._began, self._engine.steps - self._account_step
+        if not (dry or steps >= self._longest or seconds >= ACCOUNT_SECONDS):
             return
         tokens = self._ended_tokens + (0 if dry else self._engine.tokens_in_flight()) - self._tokens_before
-        tokens = max(0, tokens)  # a row that made way for others begins anew, with its tokens in its prompt
+        tokens = max(0, tokens)  # a row that was put back starts again, with its tokens as part of its prompt
         result = BatchResult(
             rows=self._rows,
             prompt_tokens=self._prompt_tokens,
@@ -168,4 +174,4 @@ class ContinuousRank:
             peak_memory_bytes=self._engine.peak_memory(),
         )
         self._link.send(protocol.RankAccount(rank=self._rank, result=result))
-        self._begin_stint()
+        self._begin_account()

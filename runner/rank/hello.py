@@ -1,4 +1,4 @@
-"""`rankdeck hello`, one rank of it: every rank greets, gather_object collects, the main process prints.
+"""One rank of `rankdeck hello`: every rank greets, gather_object collects, the main process prints.
 
 The quickest check that a machine can run ranks at all: no model, no supervisor.
 """

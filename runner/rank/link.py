@@ -1,8 +1,7 @@
-"""A rank's line to the supervisor: two threads around one blocking socket, so that neither ever blocks the rank.
+"""A rank's connection to the supervisor: two threads around a blocking socket, so that the rank never waits for it.
 
-Sending: messages wait in order and are never dropped; of progress only the newest is kept. Receiving:
-work goes into a queue, a cancel sets a flag at once. When the supervisor is gone the rank has nothing
-left to do, and ends on the spot: no orphan keeps a GPU.
+Messages are sent in order and never dropped; of progress only the newest is kept. Work that arrives is queued; a
+cancel takes effect at once. When the supervisor is gone the process exits on the spot, so that no orphan keeps a GPU.
 """
 
 import os
@@ -22,7 +21,7 @@ SUPERVISOR_GONE_STATUS = 70
 
 
 class Link:
-    """The rank's end of the socket."""
+    """The rank's end of the socket. `send` and `progress` hand over and return at once."""
 
     def __init__(self, path: str) -> None:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -30,10 +29,10 @@ class Link:
         self._orders: queue.SimpleQueue[Work | Leave] = queue.SimpleQueue()
         self._cancelled_batch = 0
         self.sharing: int | None = None
-        """How many ranks share the cores, as last told."""
+        """How many ranks share the cores, as the supervisor last said."""
 
         self.limit: int | None = None
-        """How many rows a continuous rank may generate at once, as last told."""
+        """How many rows a continuous rank may generate at once, as the supervisor last said."""
 
         self._ready = threading.Condition()
         self._messages: deque[FromRank] = deque()
@@ -45,24 +44,24 @@ class Link:
         self._sender.start()
 
     def send(self, *messages: FromRank) -> None:
-        """Hand over messages; they arrive in this order. Progress from before them is dropped: they tell more."""
+        """Send messages, in this order. Progress not sent yet is dropped: the messages are newer."""
         with self._ready:
             self._messages.extend(messages)
             self._progress = None
             self._ready.notify()
 
     def progress(self, steps: StepsInFlight) -> None:
-        """Hand over progress; it may be replaced by newer progress before it is sent."""
+        """Send progress, unless newer progress or a message replaces it first."""
         with self._ready:
             self._progress = steps
             self._ready.notify()
 
     def next_order(self) -> Work | Leave:
-        """Wait for the next batch, or the word to leave."""
+        """Wait for the next batch, or the order to leave."""
         return self._orders.get()
 
     def next_order_now(self) -> Work | Leave | None:
-        """The next batch, or the word to leave, if there is one."""
+        """The next batch, or the order to leave, if one has arrived."""
         try:
             return self._orders.get_nowait()
         except queue.Empty:
@@ -120,7 +119,7 @@ class Link:
             self._gone()
 
     def _gone(self) -> NoReturn:
-        # Not sys.exit: the main thread may be deep in a decode, or waiting for a collective for ever.
+        # Not sys.exit: the main thread may be in the middle of a decode, or stuck in a collective.
         sys.stderr.write("the supervisor is gone; leaving\n")
         sys.stderr.flush()
         os._exit(SUPERVISOR_GONE_STATUS)

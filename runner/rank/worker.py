@@ -1,8 +1,7 @@
-"""One rank, started by `accelerate launch -m runner.rank.worker`: join, load, report ready, generate what it is given.
+"""One rank's process, started by `accelerate launch`: it joins, loads, reports ready, works and leaves.
 
-Knows the order in which a rank lives and what it reports. Which prompts it gets is the supervisor's
-affair; how a batch is generated the engine's. torch and its like are imported only after the rank
-has joined the socket, so that the dashboard sees it at once.
+Knows the order of these and what each reports. Which prompts a rank gets is the supervisor's business. torch and
+transformers are imported only after the rank has greeted the supervisor, so that the dashboard shows it at once.
 """
 
 import argparse
@@ -13,14 +12,12 @@ import sys
 import time
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, cast
-
-import msgspec
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from rankdeck.runner import protocol, run_directory
-from rankdeck.runner.machine import placement, processes
-from rankdeck.runner.protocol import Work, record_digest
+from rankdeck.runner.machine import processes
 from rankdeck.runner.protocol.config import RunConfig
+from rankdeck.runner.rank.device import device_facts, hide_other_gpus, take_device
 from rankdeck.runner.rank.link import Link
 
 if TYPE_CHECKING:
@@ -28,7 +25,7 @@ if TYPE_CHECKING:
 
 GATHER_PART = 1000
 GROUP_TIMEOUT_DAYS = 7
-"""A large model's download takes as long as it takes; a rank that died is noticed by the supervisor, not by this."""
+"""Ranks wait for each other through any download; that a rank has died is for the supervisor to notice."""
 
 
 def main() -> NoReturn:
@@ -51,13 +48,13 @@ def main() -> NoReturn:
             )
         )
         link.close()
-        # The interpreter's own way out can hang in a broken process group; everything is said and flushed.
+        # An ordinary exit can hang in a broken process group.
         sys.stderr.flush()
         os._exit(1)
     link.close()
     sys.stdout.flush()
     sys.stderr.flush()
-    # Everything is said, and the group was left: taking the interpreter apart would only make people wait.
+    # Everything is sent and the group is left: an ordinary exit would only take longer.
     os._exit(0)
 
 
@@ -71,7 +68,7 @@ def _options() -> argparse.Namespace:
 
 
 def _log_to(path: Path) -> None:
-    """Send this process's output, C libraries' and crash traces included, to a file of its own."""
+    """Send this process's output to the file, including that of C libraries, and crash traces."""
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.dup2(handle, 1)
     os.dup2(handle, 2)
@@ -86,35 +83,35 @@ class _Rank:
         run = run_directory.read_run_file(options.run_dir)
         self.config: RunConfig = run.config
         self.prompts = run.prompts
-        self.digests: list[tuple[int, str]] = []
         self.local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-        if self.config.device == "cuda":
-            # Before torch is there: once CUDA has started, it is too late.
-            os.environ.update(placement.own_environment(os.environ, self.local_rank, self.config.gpus_per_rank))
+        hide_other_gpus(self.config, self.local_rank)
 
     def live(self) -> None:
         started = time.monotonic()
-        choose, loading = _import_engines()
+        _import_without_collecting()
+        from rankdeck.runner.engine import choose, loading
+        from rankdeck.runner.rank.work import RankWork
+
         self._phase("joining")
         accelerator = self._join()
         self._phase("loading")
         model_path = self._model_files(accelerator)
-        parts = loading.load(self.config, model_path, accelerator.device)
+        loaded = loading.load(self.config, model_path, accelerator.device)
         self._phase("warming up")
-        # Before a continuous engine takes its cache: what that leaves over says nothing of how many rows fit.
-        room = loading.free_and_total(loading.devices_of(parts.model, parts.device))
-        loaded, why = choose.choose(self.config, parts)
+        # Before a continuous engine takes its cache: what is free afterwards says nothing about how many rows fit.
+        free_and_total = loading.free_and_total(loading.devices_of(loaded.model, loaded.device))
+        engine, why = choose.choose(self.config, loaded)
         if self.rank == 0 and why:
-            self.link.send(protocol.LogLine(source=f"rank {self.rank}", text=f"{loaded.name} engine: {why}"))
+            self.link.send(protocol.LogLine(source=f"rank {self.rank}", text=f"{engine.name} engine: {why}"))
         if self.config.dispatch == "split":
             self._announce_share(accelerator)
         seconds = time.monotonic() - started
-        bandwidth = self._copy_bandwidth(loaded, accelerator)
-        self.link.send(self._ready(loaded, why, accelerator.device, seconds, bandwidth, room))
+        bandwidth = self._copy_bandwidth(engine, accelerator)
+        self.link.send(self._ready(engine, why, accelerator.device, seconds, bandwidth, free_and_total))
         accelerator.wait_for_everyone()
-        gather = self._work(loaded)
-        if gather:
-            self._gather(accelerator)
+        work = RankWork(self.rank, self.config, engine, self.link)
+        if work.run():
+            self._gather(accelerator, work.digests)
         # Without this the process group's threads may abort the process on its way out.
         accelerator.end_training()
 
@@ -134,7 +131,7 @@ class _Rank:
         if self.world_size > 1:
             # gloo even on GPUs: generating needs no collective, so NCCL would only cost memory and start-up time.
             handlers = [InitProcessGroupKwargs(backend="gloo", timeout=timedelta(days=GROUP_TIMEOUT_DAYS))]
-        self._take_device()
+        take_device(self.config, self.local_rank)
         accelerator = Accelerator(kwargs_handlers=handlers)
         if self.config.device == "cuda" and accelerator.device.type != "cuda":
             raise RuntimeError(
@@ -144,25 +141,8 @@ class _Rank:
             set_seed(self.config.seed, device_specific=True)
         return accelerator
 
-    def _take_device(self) -> None:
-        """Make this rank's GPU torch's current one, and the one that accelerate takes."""
-        import torch
-
-        per_rank = self.config.gpus_per_rank
-        if self.config.device != "cuda" or not torch.cuda.is_available():
-            return
-        seen = torch.cuda.device_count()
-        if seen < per_rank:
-            visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-            raise RuntimeError(
-                f"torch sees {seen} of the {per_rank} GPUs of this rank (CUDA_VISIBLE_DEVICES={visible})"
-            )
-        index = placement.device_index(self.local_rank, seen, per_rank)
-        os.environ[placement.OWN_DEVICE] = f"cuda:{index}"
-        torch.cuda.set_device(index)
-
     def _model_files(self, accelerator: Any) -> str:
-        """The model's folder. Of a hub id the local main process fetches the files, the others wait for it."""
+        """The model's folder. The local main process fetches a hub model, while the other ranks wait."""
         model: str = self.options.model
         if Path(model).is_dir():
             return model
@@ -176,148 +156,39 @@ class _Rank:
             start, stop = (share[0], share[-1] + 1) if share and not beyond else (0, 0)
         self.link.send(protocol.Share(rank=self.rank, start=start, stop=stop))
 
-    def _copy_bandwidth(self, loaded: "Engine", accelerator: Any) -> float | None:
-        """In a sweep, on rank 0 while the others do nothing: memory bandwidth of its device, in bytes/s."""
+    def _copy_bandwidth(self, engine: "Engine", accelerator: Any) -> float | None:
+        """In a sweep: the memory bandwidth of rank 0's device in bytes/s, measured while the other ranks wait."""
         if self.config.sweep is None:
             return None
         accelerator.wait_for_everyone()
-        return loaded.copy_bandwidth() if self.rank == 0 else None
+        return engine.copy_bandwidth() if self.rank == 0 else None
 
     def _ready(
-        self, loaded: "Engine", why: str, device: Any, seconds: float, bandwidth: float | None, room: tuple[int, int]
+        self,
+        engine: "Engine",
+        why: str,
+        device: Any,
+        seconds: float,
+        bandwidth: float | None,
+        free_and_total: tuple[int, int],
     ) -> protocol.RankReady:
-        import torch
-
-        facts: dict[str, Any] = {}
-        if device.type == "cuda":
-            properties = torch.cuda.get_device_properties(device)
-            uuids = [str(getattr(torch.cuda.get_device_properties(one), "uuid", "")) for one in loaded.devices]
-            facts = {
-                "device_name": properties.name,
-                "device_uuid": uuids[0] or None,
-                "device_uuids": uuids if len(uuids) > 1 and all(uuids) else [],
-            }
-            if hasattr(properties, "pci_bus_id"):
-                facts["pci_bus_id"] = (
-                    f"{properties.pci_domain_id:08x}:{properties.pci_bus_id:02x}:{properties.pci_device_id:02x}.0"
-                )
-        else:
-            facts = {"device_name": _cpu_name(), "threads": torch.get_num_threads()}
         return protocol.RankReady(
             rank=self.rank,
-            device=placement.device_text(str(device), self.local_rank, self.config.gpus_per_rank)
-            if device.type == "cuda"
-            else device.type,
-            engine=loaded.name,
+            engine=engine.name,
             engine_reason=why,
             seconds=round(seconds, 3),
             bandwidth_bytes_per_second=bandwidth,
-            memory_free_bytes=room[0],
-            memory_total_bytes=room[1],
-            **facts,
-            **loaded.describe(),
+            memory_free_bytes=free_and_total[0],
+            memory_total_bytes=free_and_total[1],
+            **device_facts(device, engine.devices, self.config, self.local_rank),
+            **engine.describe(),
         )
 
-    def _work(self, loaded: "Engine") -> bool:
-        """Generate until told to leave; returns whether the ranks are to gather."""
-        from rankdeck.runner.engine.base import free_memory, is_out_of_memory
-        from rankdeck.runner.engine.rows import Cancelled
-
-        leave: protocol.Leave | None = None
-        failed_stream = 0
-        while leave is None and isinstance(order := self.link.next_order(), Work):
-            if order.stream == failed_stream:
-                continue  # sent before its failure was heard: its prompts have gone back to the queue
-            try:
-                leave = self._do(loaded, order)
-            except Cancelled:
-                continue
-            except Exception as error:
-                out_of_memory = is_out_of_memory(error)
-                if _fatal(error) and not out_of_memory:
-                    raise
-                traceback.print_exc()
-                failed_stream = order.stream or 0
-                if out_of_memory:
-                    error.__traceback__ = None  # it holds the batch's tensors
-                    free_memory(loaded.device)
-                self.link.send(
-                    protocol.BatchFailed(
-                        rank=self.rank,
-                        batch=order.stream or order.batch,
-                        kind="out_of_memory" if out_of_memory else "error",
-                        error=f"{type(error).__name__}: {error}",
-                    )
-                )
-        loaded.close()
-        return (leave or cast(protocol.Leave, order)).gather
-
-    def _do(self, loaded: "Engine", order: Work) -> protocol.Leave | None:
-        from rankdeck.runner.engine.continuous import ContinuousEngine
-        from rankdeck.runner.rank.continuous_rank import ContinuousRank
-
-        self._say_notes(loaded)
-        closed = order.measure or not order.keep or order.max_new_tokens is not None
-        if closed or not isinstance(loaded, ContinuousEngine):
-            self._batch(loaded, order)
-            return None
-        flow = ContinuousRank(
-            self.rank,
-            loaded,
-            self.link,
-            send=self._send_records,
-            go_on=lambda newest: self._go_on(loaded, newest),
-            longest=self.config.new_tokens,
-        )
-        return flow.run(order)
-
-    def _go_on(self, loaded: "Engine", batch: int) -> bool:
-        """Called at every decode step: take the share of the cores that was last given; whether to go on."""
-        cores, sharing = os.environ.get("RANKDECK_CORES"), self.link.sharing
-        if loaded.device.type == "cpu" and cores and sharing:
-            loaded.use_threads(max(1, int(cores) // sharing))
-        return not self.link.cancelled(batch)
-
-    def _batch(self, loaded: "Engine", work: Work) -> None:
-        def on_step(progress: Any) -> None:
-            self.link.progress(
-                protocol.StepsInFlight(
-                    rank=self.rank, batch=work.batch, step=progress.step, output_tokens=progress.output_tokens
-                )
-            )
-
-        def on_records(records: list[protocol.OutputRecord]) -> None:
-            if work.keep:
-                self._send_records(work.batch, records)
-
-        self._go_on(loaded, work.batch)
-        done = loaded.generate(
-            work.prompts,
-            on_step,
-            lambda: not self._go_on(loaded, work.batch),
-            on_records,
-            measure=work.measure,
-            max_new_tokens=work.max_new_tokens,
-        )
-        self.link.send(protocol.BatchFinished(rank=self.rank, batch=work.batch, result=done.result))
-        self._say_notes(loaded)
-
-    def _say_notes(self, loaded: "Engine") -> None:
-        for text in loaded.notes:
-            self.link.send(protocol.LogLine(source=f"rank {self.rank}", text=text))
-        loaded.notes.clear()
-
-    def _send_records(self, batch: int, records: list[protocol.OutputRecord]) -> None:
-        records = [msgspec.structs.replace(record, rank=self.rank, batch=batch) for record in records]
-        if self.config.dispatch == "split":
-            self.digests.extend((record.index, record_digest(record)) for record in records)
-        self.link.send(*(protocol.Output(record=record) for record in records))
-
-    def _gather(self, accelerator: Any) -> None:
+    def _gather(self, accelerator: Any, digests: list[tuple[int, str]]) -> None:
         from accelerate.utils import gather_object
 
         # gather_object flattens one level: each rank passes a list, the main process gets one list of all.
-        gathered = gather_object(self.digests)
+        gathered = gather_object(digests)
         if accelerator.is_main_process:
             for start in range(0, len(gathered), GATHER_PART):
                 self.link.send(protocol.Gathered(records=gathered[start : start + GATHER_PART], last=False))
@@ -325,7 +196,7 @@ class _Rank:
 
 
 def _hub_folder(model: str, *, fetch: bool) -> str:
-    """The folder of a hub model in the local cache. Unless it is to `fetch`, a rank asks the hub nothing."""
+    """The folder of a hub model in the local cache. Without `fetch`, the hub is not asked."""
     from huggingface_hub import snapshot_download
 
     patterns = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
@@ -335,38 +206,22 @@ def _hub_folder(model: str, *, fetch: bool) -> str:
     return str(folder)
 
 
-def _import_engines() -> tuple[Any, Any]:
-    """The engines, loading and all they need, imported at once: two thousand modules, which are there to stay.
+def _import_without_collecting() -> None:
+    """Import the engines and all they need: two thousand modules, which stay.
 
     The garbage collector would walk them over and over while they come in, and find nothing.
     """
     gc.disable()
     try:
-        # What `from_pretrained` would import otherwise, and loading would seem slow.
+        # `from_pretrained` would import these, and loading would look slow.
         import transformers.modeling_layers
         import transformers.modeling_utils  # noqa: F401
 
-        from rankdeck.runner.engine import choose, loading
+        import rankdeck.runner.engine.choose
+        import rankdeck.runner.rank.work  # noqa: F401
     finally:
         gc.freeze()
         gc.enable()
-    return choose, loading
-
-
-def _cpu_name() -> str:
-    """What the processor calls itself (Linux), else `CPU`."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return "CPU"
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, "CPU") or "CPU"
-
-
-def _fatal(error: Exception) -> bool:
-    """After these the device's context is gone, and every later batch would fail as well."""
-    text = str(error)
-    return type(error).__name__ == "AcceleratorError" or "CUDA error" in text or "device-side assert" in text
 
 
 if __name__ == "__main__":

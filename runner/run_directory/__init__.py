@@ -1,4 +1,4 @@
-"""A run on disk: where it lives, what its files hold, who holds its lock."""
+"""A run on disk: where it is, what its files hold, whether a supervisor has its lock."""
 
 from rankdeck.runner.run_directory.files import (
     EVENTS_FILE,

@@ -1,7 +1,7 @@
-"""The files of lines in a run directory, the outputs and the journal: how they are written, read and mended.
+"""The files of lines in a run directory, outputs and journal: how they are written, read and repaired.
 
-Knows their names and formats, not what the events mean. Outputs are appended as they arrive and put into input
-order at the end.
+Knows their names and formats, not what the events mean. Outputs are appended as they arrive and put into input order at
+the end.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ LOG_FILE = "runner.log"
 
 
 class LineWriter:
-    """Appends lines to a file: `write` hands them to the system at once, `sync` to the disk."""
+    """Appends lines to a file: `write` passes them to the system at once, `sync` to the disk."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("ab", buffering=0)
@@ -35,7 +35,7 @@ class LineWriter:
         """Append whole lines.
 
         Raises:
-            OSError: not all could be written; what was written of them is cut off again.
+            OSError: not all lines could be written; the part that was is cut off again.
         """
         position = self._file.seek(0, os.SEEK_END)
         try:
@@ -59,7 +59,7 @@ class LineWriter:
 
 
 def read_outputs(directory: Path) -> Iterator[OutputRecord]:
-    """The records of outputs.jsonl in the file's order. A torn last line (still being written) is left out.
+    """The records of outputs.jsonl in the file's order. Half a line at the end (still being written) is left out.
 
     Raises:
         RunFileError: a line is damaged (file and line are named).
@@ -83,7 +83,7 @@ def read_events(directory: Path) -> Iterator[AnyEvent]:
     """The journal's events.
 
     Raises:
-        RunFileError: there is no journal, or a line of it cannot be understood (file and line are named).
+        RunFileError: there is no journal, or a line of it is unknown (file and line are named).
     """
     path = directory / EVENTS_FILE
     decoder: Any = msgspec.json.Decoder(AnyEvent)
@@ -99,7 +99,7 @@ def read_events(directory: Path) -> Iterator[AnyEvent]:
 
 
 def mend(path: Path) -> int:
-    """Cut a torn last line off (a supervisor was killed while it wrote). Returns how many bytes were cut."""
+    """Cut off half a line at the end, where a supervisor was killed as it wrote. Returns how many bytes were cut."""
     try:
         with path.open("r+b") as file:
             end = file.seek(0, os.SEEK_END)
@@ -120,7 +120,7 @@ def mend(path: Path) -> int:
 
 
 def order_outputs(directory: Path, prompts: int) -> None:
-    """Put outputs.jsonl into input order, in one step. Holds an offset per prompt in memory, no text."""
+    """Put outputs.jsonl into input order, atomically. Takes memory for offsets, not for texts."""
     path = directory / OUTPUTS_FILE
     starts, ends = array("q", [-1]) * prompts, array("q", [-1]) * prompts
     decoder = msgspec.json.Decoder(_Indexed)
@@ -150,7 +150,7 @@ def order_outputs(directory: Path, prompts: int) -> None:
 
 
 def copy_outputs(directory: Path, target: Path) -> None:
-    """Copy outputs.jsonl to `target` in one step.
+    """Copy outputs.jsonl to `target`, atomically.
 
     Raises:
         OSError: it cannot be written there.

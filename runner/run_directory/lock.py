@@ -1,6 +1,6 @@
-"""The supervisor's lock: whether a run's supervisor is alive, however the last one ended.
+"""The supervisor's lock, which tells whether a run's supervisor is alive, however the last one ended.
 
-An advisory lock on a file, which the kernel releases with the process that holds it: no stale pid to believe.
+An advisory lock on a file: the kernel releases it with the process that holds it, so that no pid can go stale.
 """
 
 import fcntl
@@ -12,13 +12,11 @@ from rankdeck.runner.run_directory.run_file import RUN_FILE, RunFileError, read_
 
 LOCK_FILE = "supervisor.lock"
 
-
 STARTING_SECONDS = 5.0
-"""So long after run.json was written a supervisor may be on its way to its lock, on a busy machine."""
-
+"""How long after run.json was written a new supervisor may take to get its lock, on a busy machine."""
 
 LOCK_SECONDS = 1.0
-"""Somebody who asks whether a supervisor is alive holds its lock for an instant."""
+"""How long to wait for the lock: `supervisor_alive` in another process holds it for an instant."""
 
 
 def hold_lock(directory: Path) -> int:
@@ -42,7 +40,7 @@ def hold_lock(directory: Path) -> int:
 
 
 def supervisor_alive(directory: Path) -> bool:
-    """Whether a supervisor holds the run's lock. The kernel drops the lock of a process that was killed."""
+    """Whether a supervisor holds the run's lock; the lock of a killed process is released."""
     try:
         descriptor = os.open(directory / LOCK_FILE, os.O_RDWR | os.O_CLOEXEC)
     except OSError:
@@ -58,7 +56,7 @@ def supervisor_alive(directory: Path) -> bool:
 
 
 def supervisor_comes(directory: Path) -> bool:
-    """Whether a supervisor holds the run's lock, or does so soon: one that was started a moment ago is waited for."""
+    """Whether a supervisor holds the run's lock, or gets it soon; waits for one that was started a moment ago."""
     while not supervisor_alive(directory):
         try:
             age = time.time() - (directory / RUN_FILE).stat().st_mtime

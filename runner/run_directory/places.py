@@ -1,6 +1,6 @@
-"""Where runs live: their directories, found by name or path, and the socket of each.
+"""Where runs are: their directories, found by name or path, and the socket of each.
 
-A socket path has 107 bytes at most, so sockets live apart from run directories, in a short private folder.
+The path of a socket has 107 bytes at most, so sockets are kept apart from run directories, in a short private folder.
 """
 
 import contextlib
@@ -18,23 +18,23 @@ RUNTIME_ROOT = Path("/tmp")
 
 
 def runs_directory() -> Path:
-    """Where runs live unless told otherwise: $XDG_STATE_HOME/rankdeck/runs, for its owner only."""
+    """Where runs are kept by default: $XDG_STATE_HOME/rankdeck/runs, private to its owner."""
     return platformdirs.user_state_path("rankdeck", appauthor=False) / "runs"
 
 
 def socket_path(directory: Path) -> Path:
-    """The unix socket of a run: short (a socket path has 107 bytes at most), private, and found from `directory`.
+    """The path of a run's unix socket: short, private, and derived from `directory`.
 
     Raises:
-        RunFileError: the runtime directory is not ours alone.
+        RunFileError: others have access to the folder of sockets.
     """
     digest = hashlib.sha256(os.fsencode(directory.resolve())).hexdigest()[:16]
     return _runtime_directory() / f"{digest}.sock"
 
 
 def _runtime_directory() -> Path:
-    # Not $XDG_RUNTIME_DIR: that is taken away at the last logout, which is what a dropped SSH line is, and
-    # it is another one in another kind of session. A run has to be found again from everywhere.
+    # Not $XDG_RUNTIME_DIR: it is removed at the last logout, which a dropped SSH connection is, and differs between
+    # kinds of sessions. A run has to be found again from any session.
     path = RUNTIME_ROOT / f"rankdeck-{os.getuid()}"
     path.mkdir(mode=0o700, exist_ok=True)
     status = path.lstat()
@@ -44,17 +44,17 @@ def _runtime_directory() -> Path:
 
 
 def register(directory: Path, name: str) -> None:
-    """Have a run that lives elsewhere found by its name among the others.
+    """Make a run outside the usual place known by its name.
 
     Raises:
-        FileExistsError: there is one of that name already.
+        FileExistsError: there is a run of that name already.
     """
     runs_directory().mkdir(mode=0o700, parents=True, exist_ok=True)
     (runs_directory() / name).symlink_to(directory)
 
 
 def list_runs() -> list[tuple[Path, RunFile]]:
-    """The runs in the usual place, newest first. Directories that are no runs are left out."""
+    """The runs in the usual place, newest first; other directories are left out."""
     found = []
     root = runs_directory()
     for path in root.iterdir() if root.is_dir() else ():
@@ -69,7 +69,7 @@ def find_run(run: str) -> Path:
     """The directory of a run, by its name or its directory.
 
     Raises:
-        RunFileError: there is no such run; the runs there are, are named.
+        RunFileError: there is no such run; the text lists the runs there are.
     """
     for directory in (runs_directory() / run, Path(run)):
         with contextlib.suppress(OSError, ValueError):
@@ -84,7 +84,7 @@ def newest_live_run() -> Path:
     """The directory of the newest run that has a live supervisor.
 
     Raises:
-        RunFileError: none has.
+        RunFileError: no run has one.
     """
     for directory, _ in list_runs():
         if supervisor_alive(directory):

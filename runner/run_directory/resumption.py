@@ -1,23 +1,26 @@
-"""What an earlier supervisor of a run left behind, mended and read back.
+"""Where a run stands when a supervisor starts: what an earlier one left behind, mended and read back.
 
-Knows that outputs.jsonl is the truth about which prompts are done, and that the journal may lag behind
-it or end in a torn line. Decides nothing.
+Knows that outputs.jsonl is the truth about which prompts are done, and that the journal may lag behind it or end in
+half a line. Does not decide whether the run goes on.
 """
 
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rankdeck.runner import protocol
+from rankdeck.runner.protocol import AnyEvent, BatchStarted, RunStarted, RunTakenUp
 from rankdeck.runner.run_directory import files
-from rankdeck.runner.run_directory.run_file import RunFileError
+from rankdeck.runner.run_directory.run_file import RunFile, RunFileError
 from rankdeck.runner.state import RunState, apply
 
 
 @dataclass
-class Taken:
-    """Where a run stands when a supervisor takes it: fresh, or taken up (`up`) after an earlier one."""
+class ResumePoint:
+    """Where a run stands: at its start, or, if it is `resumed`, where an earlier supervisor left it.
 
-    up: bool = False
+    `done` lists the prompts that have a record; `cut` is how many bytes of half-written lines were removed.
+    """
+
+    resumed: bool = False
     state: RunState = field(default_factory=RunState)
     done: list[int] = field(default_factory=list)
     completed: int = 0
@@ -27,36 +30,61 @@ class Taken:
     next_batch: int = 1
     cut: int = 0
 
+    def first_events(self, directory: Path, run: RunFile) -> list[AnyEvent]:
+        """The events with which a supervisor begins."""
+        events: list[AnyEvent] = []
+        if not self.state.name:
+            events.append(
+                RunStarted(
+                    name=run.name,
+                    directory=str(directory),
+                    config=run.config,
+                    prompts=run.prompts,
+                    asked_at=run.started_at,
+                )
+            )
+        if self.resumed:
+            events.append(
+                RunTakenUp(
+                    config=run.config,
+                    completed=self.completed,
+                    failed=self.failed,
+                    prompt_tokens=self.prompt_tokens,
+                    output_tokens=self.output_tokens,
+                )
+            )
+        return events
 
-def take_up(directory: Path, prompts: int) -> Taken:
-    """Mend what a killed supervisor left half-written, and read where the run stands.
+
+def find_resume_point(directory: Path, prompts: int) -> ResumePoint:
+    """Cut off what a killed supervisor left half-written, and read where the run stands.
 
     Raises:
         RunFileError: a line before the last is damaged; it is named.
     """
-    taken = Taken()
+    point = ResumePoint()
     for name in (files.OUTPUTS_FILE, files.EVENTS_FILE):
-        taken.cut += files.mend(directory / name)
+        point.cut += files.mend(directory / name)
     if (directory / files.EVENTS_FILE).exists():
         for event in files.read_events(directory):
-            taken.up = True
-            taken.state = apply(taken.state, event)
-            if isinstance(event, protocol.BatchStarted):
-                taken.next_batch = max(taken.next_batch, event.batch + 1)
+            point.resumed = True
+            point.state = apply(point.state, event)
+            if isinstance(event, BatchStarted):
+                point.next_batch = max(point.next_batch, event.batch + 1)
     seen = bytearray(prompts)
     for record in files.read_outputs(directory):
-        taken.up = True
+        point.resumed = True
         if record.index >= prompts or seen[record.index]:
             raise RunFileError(
                 f"{directory / files.OUTPUTS_FILE}: a second record of prompt {record.index}, or one of no prompt; "
                 "this is no file of this run"
             )
         seen[record.index] = 1
-        taken.done.append(record.index)
+        point.done.append(record.index)
         failed = record.finish_reason == "error"
-        taken.failed += failed
-        taken.completed += not failed
-        taken.prompt_tokens += record.prompt_tokens
-        taken.output_tokens += record.output_tokens
-        taken.next_batch = max(taken.next_batch, (record.batch or 0) + 1)
-    return taken
+        point.failed += failed
+        point.completed += not failed
+        point.prompt_tokens += record.prompt_tokens
+        point.output_tokens += record.output_tokens
+        point.next_batch = max(point.next_batch, (record.batch or 0) + 1)
+    return point

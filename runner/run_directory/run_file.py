@@ -1,6 +1,6 @@
-"""run.json: the whole configuration of a run, where it ran, its status and its figures at the end.
+"""run.json: the configuration of a run, where it ran, its status, and its figures at the end.
 
-Replaced whole, so that a reader never sees half of it. Written by whoever starts the run and by its supervisor.
+Always replaced whole, so that a reader never sees half of it; by `runner.start`, then by the supervisor.
 """
 
 import os
@@ -19,11 +19,11 @@ RUN_FILE = "run.json"
 
 
 class RunFileError(Exception):
-    """A run directory is not what it should be; the text says where and what to do."""
+    """Something is wrong with a run directory; the text says what, where and what to do."""
 
 
 class Environment(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a run ran: versions of what computes, host, devices."""
+    """Where a run ran: host, devices, and versions of the packages that compute."""
 
     rankdeck: str
     python: str
@@ -38,10 +38,10 @@ Status = Literal["running", "completed", "failed", "stopped"]
 
 
 class RunFile(msgspec.Struct, frozen=True, kw_only=True):
-    """run.json. `started_at` (the command was given) and `ended_at` are unix seconds.
+    """run.json. `started_at` (when the command was given) and `ended_at` are unix seconds.
 
-    `loading` has the seconds of each phase from the command to the first batch, in the order of time.
-    `costs` and `lengths` are what batches cost and how long the answers were: what predictions are made from.
+    `loading` has the seconds of each phase from the command to the first batch, in order. `costs` and `lengths` are
+    what batches cost and how long the answers were, for predictions.
     """
 
     name: str
@@ -62,12 +62,12 @@ class RunFile(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def write_run_file(directory: Path, run: RunFile) -> None:
-    """Replace run.json whole, and have it on disk before the old one is gone."""
+    """Replace run.json atomically; the new one is on disk before the old one is gone."""
     replace_file(directory / RUN_FILE, msgspec.json.format(msgspec.json.encode(run), indent=2) + b"\n")
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Put `content` where `path` is, in one step: a reader sees the old or the new, never a part."""
+    """Replace the file at `path` atomically: a reader sees the old or the new content, never a part."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
@@ -81,10 +81,10 @@ def replace_file(path: Path, content: bytes) -> None:
 
 
 def read_run_file(directory: Path) -> RunFile:
-    """What run.json says.
+    """The content of run.json.
 
     Raises:
-        RunFileError: there is none, or it is not one of ours.
+        RunFileError: there is none, or it cannot be read as one.
     """
     path = directory / RUN_FILE
     try:

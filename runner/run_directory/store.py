@@ -1,7 +1,7 @@
-"""Files of a run that must not lose a line: what cannot be written now is kept, in order, until it can.
+"""A file that must not lose a line: lines that cannot be written now are kept, in order, until they can.
 
-Knows that disks fill up and file systems turn read-only. Does not know what a run does about it: it
-asks `trouble`, and pauses.
+Knows that disks fill up and file systems turn read-only. Does not pause the run: the supervisor does while `trouble` is
+set.
 """
 
 import errno
@@ -12,7 +12,7 @@ from pathlib import Path
 from rankdeck.runner.run_directory.files import LineWriter, mend
 
 MAX_KEPT_LINES = 100_000
-"""Of lines that may be dropped (the journal's): the oldest go first."""
+"""Most lines kept of a file that may drop some (the journal); the oldest go first."""
 
 
 class Store:
@@ -26,13 +26,13 @@ class Store:
         self.trouble: str | None = None
 
     def write(self, line: bytes) -> None:
-        """Hand a line to the system, or keep it while that fails. Lines stay in order."""
+        """Write a line, or keep it while that fails. Lines stay in order."""
         self._backlog.append(line)
         if self.trouble is None:
             self.flush()
 
     def flush(self) -> bool:
-        """Try to write what is kept. Returns whether nothing is left; if not, `trouble` says why."""
+        """Try to write the lines that are kept. Returns whether none is left; if not, `trouble` says why."""
         try:
             if self._writer is None:
                 if self.trouble is not None:
@@ -46,29 +46,29 @@ class Store:
                 self._unsynced = False
         except OSError as error:
             self._set_trouble(error)
-            # Opened again at the next try: a file system that came back may need it. What a failed write
-            # may have left of a line is cut off then.
+            # The next try opens the file again, which a file system that was away may need, and cuts off what this
+            # write may have left of a line.
             self._writer = None
             return False
         self.trouble = None
         return True
 
     def sync(self) -> None:
-        """Have what was written on disk. For a thread: it may take long."""
+        """Have the written lines on disk. It may take long: call it in a thread."""
         writer = self._writer
         try:
             if writer is not None:
                 writer.sync()
         except OSError as error:
-            # Some file systems say only here that there is no space.
+            # Some file systems report only here that there is no space.
             self._unsynced = True
             self._set_trouble(error)
 
     def close(self) -> None:
-        """Write and sync what is left.
+        """Write and sync the lines that are left.
 
         Raises:
-            OSError: it cannot be written.
+            OSError: they cannot be written.
         """
         if not self.flush() and self.trouble is not None:
             raise OSError(errno.ENOSPC, f"{self.trouble}; {len(self._backlog)} lines are not on disk")

@@ -1,19 +1,21 @@
-"""Start `accelerate launch`, read what it says, and leave no process of it behind.
+"""Start `accelerate launch`, read its output, and end all its processes.
 
-Knows the command line, the environment of the ranks and how to end a process tree. Does not know
-what the ranks do. The config file is ours, so that the user's own accelerate config cannot change a run.
+Knows the command line, the ranks' environment, what torchrun's log lines mean, and how to end a process tree. Does not
+know what the ranks do. The config file is written here, so that the user's own accelerate config cannot change a run.
 """
 
 import asyncio
 import contextlib
+import os
 import re
 import sys
+import tempfile
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 
 import psutil
 
-from rankdeck.runner.machine.processes import die_with_parent
+from rankdeck.runner.machine.processes import die_with_parent, usable_cores
 
 ACCELERATE_CONFIG = """\
 compute_environment: LOCAL_MACHINE
@@ -30,59 +32,59 @@ use_cpu: {use_cpu}
 
 
 LaunchCommand = Callable[[Path, int, str, Sequence[str]], list[str]]
-"""Config file, ranks, module and its arguments, to a command line."""
+"""From config file, number of ranks, module and its arguments to a command line."""
 
 TERMINATE_SECONDS = 3.0
 
 
 def accelerate_command(config_file: Path, ranks: int, module: str, arguments: Sequence[str]) -> list[str]:
-    """The command line. `--multi_gpu` starts gloo ranks on a CPU as well, and refuses a single process."""
+    """The command line. `--multi_gpu` also starts gloo ranks on a CPU, but refuses a single process."""
     return [
         *(sys.executable, "-m", "accelerate.commands.launch"),
         *("--config_file", str(config_file)),
         *("--num_machines", "1", "--num_processes", str(ranks)),
         *("--mixed_precision", "no", "--dynamo_backend", "no"),
-        # Port 0 is any free one, so that runs can stand side by side.
+        # Port 0 takes any free one, so that several runs can go on at once.
         *(("--multi_gpu", "--main_process_port", "0") if ranks > 1 else ()),
         *("-m", module, *arguments),
     ]
 
 
 def write_accelerate_config(path: Path, ranks: int, on_cpu: bool) -> None:
-    """Write the config file that `accelerate_command` points to."""
+    """Write the config file for `accelerate_command`."""
     distributed = "NO" if ranks == 1 else "MULTI_CPU" if on_cpu else "MULTI_GPU"
     use_cpu = "true" if on_cpu else "false"
     path.write_text(ACCELERATE_CONFIG.format(distributed=distributed, ranks=ranks, use_cpu=use_cpu), encoding="utf-8")
 
 
 def rank_environment(environ: Mapping[str, str], ranks: int, on_cpu: bool, cores: int) -> dict[str, str]:
-    """The ranks' environment: the user's, less what would change a run, with threads shared out evenly."""
+    """The ranks' environment: the user's without what would change a run, with the cores shared out evenly."""
     kept = {name: value for name, value in environ.items() if not name.startswith(("ACCELERATE_", "FSDP_"))}
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
         kept.pop(name, None)
     threads = str(max(1, cores // ranks))
     kept |= {
         "RANKDECK_CORES": str(cores) if on_cpu else "",
-        # torchrun would set it to 1.
+        # Left unset, torchrun sets it to 1.
         "OMP_NUM_THREADS": threads,
         "TOKENIZERS_PARALLELISM": kept.get("TOKENIZERS_PARALLELISM", "false"),
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "TQDM_DISABLE": "1",
         "PYTHONUNBUFFERED": "1",
-        # A folder called rankdeck in the user's current directory must not be what runs.
+        # A folder called rankdeck in the current directory must not be imported instead.
         "PYTHONSAFEPATH": "1",
     }
     if on_cpu:
         kept["ACCELERATE_USE_CPU"] = "true"
         if "OMP_WAIT_POLICY" not in kept:
-            # A thread that waits for another spins a few microseconds, then sleeps. By default it spins for
-            # milliseconds, and on a machine that is busy otherwise it spins in the way of the one it waits for.
+            # Waiting threads spin for a few microseconds, then sleep. By default they spin for milliseconds, and on
+            # a busy machine they take the core from the thread they wait for.
             kept.setdefault("GOMP_SPINCOUNT", "1000")
     return kept
 
 
 class AccelerateProcess:
-    """One `accelerate launch` and all its descendants."""
+    """One `accelerate launch` process and all its descendants."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
@@ -90,7 +92,7 @@ class AccelerateProcess:
 
     @classmethod
     async def start(cls, command: Sequence[str], environment: Mapping[str, str]) -> "AccelerateProcess":
-        """Start in a session of its own, tied to this process's life.
+        """Start it in a new session; it dies with this process.
 
         Raises:
             OSError: the command cannot be started.
@@ -108,19 +110,19 @@ class AccelerateProcess:
         return cls(process)
 
     async def lines(self) -> AsyncIterator[str]:
-        """What the launcher prints, a line at a time, until it ends."""
+        """What the launcher prints, line by line, until it ends."""
         assert self._process.stdout is not None
         while True:
             try:
                 line = await self._process.stdout.readline()
-            except ValueError:  # longer than the limit: no line anyone would read
+            except ValueError:  # longer than the limit: nobody would read it
                 continue
             if not line:
                 return
             yield line.decode("utf-8", "replace").rstrip()
 
     async def wait(self) -> int:
-        """The launcher's exit status."""
+        """Wait for the launcher to end; returns its exit status."""
         return await self._process.wait()
 
     @property
@@ -128,7 +130,7 @@ class AccelerateProcess:
         return self._process.returncode is None
 
     async def end(self) -> None:
-        """End every process of the launch: politely, then for good. Returns when none is left."""
+        """Terminate every process of the launch, kill those that stay, and wait until none is left."""
         self._collect()
         for polite in (True, False):
             for process in self._alive():
@@ -146,7 +148,7 @@ class AccelerateProcess:
         await self._process.wait()
 
     def remember(self, pid: int) -> None:
-        """A process that said it belongs to this launch: ended with it even if its parents are gone."""
+        """Add a process to the launch: `end` finds it even if its parents are gone."""
         with contextlib.suppress(psutil.Error, OSError):
             self._descendants.add(psutil.Process(pid))
 
@@ -166,6 +168,25 @@ def _is_alive(process: psutil.Process) -> bool:
         return False
 
 
+async def launch_and_wait(ranks: int, on_cpu: bool, module: str) -> tuple[int, list[str]]:
+    """Run `module` on every rank to its end. Returns the launcher's exit status and the lines it printed.
+
+    Raises:
+        OSError: the launcher cannot be started.
+    """
+    with tempfile.TemporaryDirectory(prefix="rankdeck-hello-") as folder:
+        config_file = Path(folder) / "accelerate.yaml"
+        write_accelerate_config(config_file, ranks, on_cpu)
+        command = accelerate_command(config_file, ranks, module, [])
+        environment = rank_environment(os.environ, ranks, on_cpu, usable_cores())
+        process = await AccelerateProcess.start(command, environment)
+        try:
+            said = [line async for line in process.lines()]
+            return await process.wait(), said
+        finally:
+            await process.end()
+
+
 _ERROR_LINE = re.compile(r"^(?:\[rank\d+\]: ?)?((?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Interrupt|Exit)\b.*)")
 _SIGNAL_LINE = re.compile(r"Signal (\d+) \((SIG[A-Z]+)\) received by PID (\d+)")
 _NOISE = re.compile(
@@ -177,7 +198,7 @@ _TORCHRUN = re.compile(r"torch\.distributed\.elastic|ChildFailedError|^E\d{4} |^
 
 
 def cause_of(lines: Sequence[str]) -> str | None:
-    """The last meaningful line of a log: the last error raised, else the last line that is no banner or stack."""
+    """The last meaningful line of a log: the last error, else the last line that is no banner or stack trace."""
     meaningful = [line for line in lines if not _TORCHRUN.search(line)]
     for line in reversed(meaningful):
         if match := _ERROR_LINE.match(line.strip()):
@@ -192,7 +213,7 @@ def cause_of(lines: Sequence[str]) -> str | None:
 
 
 def killed_by(lines: Sequence[str], pid: int) -> str | None:
-    """The name of the signal that torchrun says ended process `pid`."""
+    """The name of the signal that ended process `pid`, as torchrun reports it."""
     for line in lines:
         match = _SIGNAL_LINE.search(line)
         if match and int(match[3]) == pid:

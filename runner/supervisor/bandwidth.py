@@ -1,7 +1,7 @@
-"""Peak memory bandwidth of a device: from a table of known GPUs, else as rank 0 measured it by a copy. Pure.
+"""Peak memory bandwidth of a device: from a table of known GPUs, else from the copy that rank 0 timed. Pure.
 
-The table's figures are the makers' data sheets' (decimal bytes per second). A GPU that is not in it is no
-error: then the copy counts, which reaches some 80 to 95 % of the peak.
+The figures in the table are from the data sheets (decimal bytes per second). For a GPU that is not in it the copy
+counts, which reaches about 80 to 95 % of the peak.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from rankdeck.runner.protocol import RankReady
 
 GIGABYTE = 1e9
 
-# The first that is part of the device's name, case and punctuation apart, counts: longer names come first.
+# The first entry found in the device's name counts, whatever its case and punctuation: longer names come first.
 PEAK_GIGABYTES_PER_SECOND: tuple[tuple[str, float], ...] = (
     ("b200", 8000),
     ("gh200 480gb", 4000),
@@ -48,14 +48,14 @@ PEAK_GIGABYTES_PER_SECOND: tuple[tuple[str, float], ...] = (
 )
 
 
-OTHERWISE = ("mig", "laptop", "max q")
-"""A slice of a GPU, or a smaller one of the same name, has another bandwidth."""
+NOT_THE_WHOLE_GPU = ("mig", "laptop", "max q")
+"""A slice of a GPU, or a laptop version, has the same name but another bandwidth."""
 
 
 def known_bandwidth(device_name: str) -> float | None:
-    """Bytes/s of the device of this name; None if the table does not have it."""
+    """Bytes/s of the device of this name; None if it is not in the table."""
     words = " ".join("".join(letter if letter.isalnum() else " " for letter in device_name.lower()).split())
-    if any(f" {part} " in f" {words} " for part in OTHERWISE):
+    if any(f" {part} " in f" {words} " for part in NOT_THE_WHOLE_GPU):
         return None
     for name, figure in PEAK_GIGABYTES_PER_SECOND:
         if f" {name} " in f" {words} ":
@@ -64,7 +64,7 @@ def known_bandwidth(device_name: str) -> float | None:
 
 
 def peak_bandwidth(ready: Sequence[RankReady]) -> tuple[float | None, str | None]:
-    """Peak bandwidth of the first rank's device in bytes/s, and where the figure comes from; None where unknown."""
+    """Peak bandwidth of the first rank's device in bytes/s and the source of the figure; None where unknown."""
     if not ready:
         return None, None
     first = ready[0]

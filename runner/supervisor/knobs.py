@@ -1,25 +1,25 @@
-"""The knobs of a running job: batch size (by hand or found), active ranks, pause.
+"""The knobs of a running job: batch size, active ranks, pause, and sweeps, which set the first two by themselves.
 
-Knows what turning a knob means for the scheduler and which event tells of it. Who turned it, a person,
-the search for the best batch size or a full disk, comes from outside.
+Knows what turning a knob means for the scheduler and which event reports it. Does not know who turned it: a person, the
+search for the best batch size, or a full disk.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from rankdeck.runner import protocol
-from rankdeck.runner.protocol import AccountClosed, AnyEvent, BatchFailed, BatchFinished, DeviceSample, RankReady
+from rankdeck.runner.protocol import AccountClosed, BatchFailed, BatchFinished, DeviceSample, RankReady
 from rankdeck.runner.protocol.config import MAX_BATCH_SIZE, RunConfig, check_sweep
 from rankdeck.runner.protocol.sweep_plan import SweepPlan
 from rankdeck.runner.scheduling import batch_size_search
 from rankdeck.runner.scheduling.batch_size_search import Choice, Known, Search
 from rankdeck.runner.scheduling.scheduler import Assignment, Scheduler
-from rankdeck.runner.state import RunState
+from rankdeck.runner.supervisor.event_stream import EventStream
 from rankdeck.runner.supervisor.sweeper import Sweeper
 from rankdeck.runner.sweep.cells import cells, rate
 from rankdeck.runner.sweep.verdict import verdict
 
 LEAST_SECONDS = 1.0
-"""A size is measured over at least so long per rank, however short its batches are."""
+"""A batch size is measured for at least this long on each rank, however short its batches are."""
 
 
 class KnobControls:
@@ -30,29 +30,27 @@ class KnobControls:
         config: RunConfig,
         scheduler: Scheduler,
         lengths: Sequence[int],
-        *,
-        emit: Callable[[AnyEvent], None],
-        state: Callable[[], RunState],
+        events: EventStream,
     ) -> None:
-        self._config, self._scheduler, self._emit, self._state = config, scheduler, emit, state
+        self._config, self._scheduler, self._events = config, scheduler, events
         self._search: Search | None = None
-        self._asked = False
+        self._asked_to_pause = False
         self._trouble: str | None = None
         self._begun = False
-        self._first = config.batch_size
+        self._first_size = config.batch_size
         self._lengths = lengths
         self._sweeper = self._new_sweeper(config.sweep) if config.sweep is not None else None
         self._before: tuple[int | None, int] = (config.batch_size, config.ranks)
-        """Batch size (None: searched for) and active ranks as they were before a sweep."""
+        """Batch size (None: search for it) and active ranks from before a sweep."""
 
     @property
     def sweeping(self) -> bool:
-        """Whether trials are run, or are to be."""
+        """Whether trials are under way or still to come."""
         return self._sweeper is not None and self._sweeper.active
 
     @property
     def work_left(self) -> bool:
-        """Whether there is something left to hand out, or in flight."""
+        """Whether there is anything left to hand out or to wait for."""
         if self.sweeping:
             return True
         only_measured = self._config.sweep is not None and not self._config.sweep.outputs
@@ -60,26 +58,26 @@ class KnobControls:
 
     @property
     def paused(self) -> bool:
-        return self._asked or self._trouble is not None
+        return self._asked_to_pause or self._trouble is not None
 
     def begin(self) -> None:
-        """All ranks are ready: the first batch size, asked for or chosen. Again after a relaunch: nothing changes."""
+        """Set the first batch size, asked for or chosen, once all ranks are ready. After a relaunch it does nothing."""
         if self._begun:
             return
         self._begun = True
         if self._sweeper is not None:
             self._sweeper.begin()
-        elif self._first is None:
+        elif self._first_size is None:
             self._start_search()
         else:
-            self._use(Choice(self._first, "as asked for", settled=True))
+            self._use(Choice(self._first_size, "as asked for", settled=True))
 
     def ranks_lost(self, cause: str) -> bool:
-        """The ranks are gone: whether that has cost a trial, which then is the price of it."""
+        """Note that the ranks are gone. Returns whether that cost a trial."""
         return self._sweeper is not None and self._sweeper.active and self._sweeper.ranks_lost(cause)
 
     def next_batch(self, rank: int) -> Assignment | None:
-        """The next batch for an idle rank: a trial's, or the scheduler's; None while there is none."""
+        """The next batch for an idle rank, from the trial or the scheduler; None while there is none."""
         if self._sweeper is not None and self._sweeper.active:
             assignment = self._sweeper.next_batch(rank)
             if self._sweeper.active:
@@ -92,7 +90,7 @@ class KnobControls:
         return self._scheduler.next_rows(rank, in_hand) if self.work_left and not self.sweeping else None
 
     def sample(self, devices: Sequence[DeviceSample]) -> None:
-        """Telemetry, for the trial at hand."""
+        """Pass telemetry on to the trial at hand."""
         if self._sweeper is not None and self._sweeper.active:
             self._sweeper.sample(devices)
 
@@ -102,8 +100,7 @@ class KnobControls:
             self._scheduler,
             self._lengths,
             by_length=self._config.order == "length",
-            emit=self._emit,
-            state=self._state,
+            events=self._events,
         )
 
     def _start_sweep(self, plan: SweepPlan | None) -> None:
@@ -112,9 +109,9 @@ class KnobControls:
                 self._sweeper.settle("by hand")
                 self._swept()
         elif problem := self._why_no_sweep(plan):
-            self._emit(protocol.LogLine(source="supervisor", text=f"no sweep is started: {problem}"))
+            self._events.emit(protocol.LogLine(source="supervisor", text=f"no sweep is started: {problem}"))
         else:
-            state = self._state()
+            state = self._events.state
             self._before = None if state.auto else state.batch_size, state.active_ranks
             self._search = None
             self._sweeper = self._new_sweeper(plan)
@@ -128,9 +125,9 @@ class KnobControls:
         return "; ".join(str(problem) for problem in check_sweep(self._config, plan))
 
     def _swept(self) -> None:
-        """All is measured: what prompts are left are done at the setting chosen, or, for want of one, as before."""
+        """After a sweep: do the prompts that are left at the setting chosen, or as before if there is none."""
         self._scheduler.reorder(self._config.order)
-        sweep = self._state().sweep
+        sweep = self._events.state.sweep
         found = verdict(cells(sweep)) if sweep is not None else None
         if not self.work_left or not self._scheduler.unsettled:
             return
@@ -147,79 +144,81 @@ class KnobControls:
         self._use(Choice(chosen.batch_size, f"best of the sweep{tied}, {rate(chosen):.0f} tok/s", settled=True))
 
     def obey(self, command: protocol.Command) -> None:
-        """What a viewer asks for, as far as it makes sense."""
+        """Do what a viewer asks for, as far as it makes sense."""
         match command:
             case protocol.StartSweep():
                 self._start_sweep(command.plan)
             case protocol.SetBatchSize() | protocol.SetActiveRanks() if self.sweeping:
                 pass  # the trials set both
             case protocol.SetBatchSize() if not self._begun:
-                # Memory and speed are not known yet: the wish counts once all ranks are ready.
-                wish = command.batch_size
-                self._first = None if wish is None else min(MAX_BATCH_SIZE, max(1, wish))
+                # Memory and speed are not known yet: `begin` uses it once all ranks are ready.
+                asked = command.batch_size
+                self._first_size = None if asked is None else min(MAX_BATCH_SIZE, max(1, asked))
             case protocol.SetBatchSize(batch_size=None):
                 self._start_search()
             case protocol.SetBatchSize():
                 assert command.batch_size is not None
                 self._search = None
                 size = min(MAX_BATCH_SIZE, max(1, command.batch_size))
-                if size != self._scheduler.batch_size or self._state().auto:
+                if size != self._scheduler.batch_size or self._events.state.auto:
                     self._use(Choice(size, "as asked for", settled=True))
             case protocol.SetActiveRanks():
                 self._activate(min(self._config.ranks, max(1, command.active_ranks)))
-            case protocol.Pause() if not self._asked:
-                self._asked = True
+            case protocol.Pause() if not self._asked_to_pause:
+                self._asked_to_pause = True
                 self._interrupt()
                 if self._trouble is None:
-                    self._emit(protocol.Paused(reason="asked for", asked=True))
-            case protocol.Resume() if self._asked:
-                self._asked = False
+                    self._events.emit(protocol.Paused(reason="asked for", asked=True))
+            case protocol.Resume() if self._asked_to_pause:
+                self._asked_to_pause = False
                 if self._trouble is None:
-                    self._emit(protocol.Resumed())
+                    self._events.emit(protocol.Resumed())
             case _:
                 pass
 
     def set_trouble(self, reason: str | None) -> None:
-        """Something outside does not let the run go on, or does so again (None)."""
+        """Pause for `reason`, which is outside the run (a full disk); None: it is over."""
         before, self._trouble = self._trouble, reason
         if reason is not None and reason != before:
             self._interrupt()
-            self._emit(protocol.Paused(reason=reason, asked=False))
+            self._events.emit(protocol.Paused(reason=reason, asked=False))
         elif reason is None and before is not None:
-            self._emit(protocol.Paused(reason="asked for", asked=True) if self._asked else protocol.Resumed())
+            self._events.emit(
+                protocol.Paused(reason="asked for", asked=True) if self._asked_to_pause else protocol.Resumed()
+            )
 
     def _interrupt(self) -> None:
         if self._sweeper is not None and self._sweeper.active:
             self._sweeper.interrupt()
 
     def batch_finished(self, event: BatchFinished | AccountClosed) -> None:
-        """Let the trial at hand measure, or the search learn, once every active rank has measured what is tried."""
+        """Pass the figures on to the trial at hand, or to the search, once every active rank has been measured."""
         if self._sweeper is not None and self._sweeper.active:
             if isinstance(event, BatchFinished):
                 self._sweeper.batch_finished(event)
             if not self._sweeper.active:
                 self._swept()
             return
-        if self._search is None or not self._state().periods:
+        if self._search is None or not self._events.state.periods:
             return
-        period = self._state().periods[-1]
+        period = self._events.state.periods[-1]
         rate = period.tokens_per_second
         if rate is None or any(share.seconds < LEAST_SECONDS for share in period.shares.values()):
             return
         self._use(self._search.learn(period.batch_size, rate, period.peak_memory_bytes, self._scheduler.pending))
 
     def trial_failed(self, failed: BatchFailed) -> None:
-        """A batch of the trial at hand failed."""
+        """Note that a batch of the trial at hand failed."""
         if self._sweeper is not None and self._sweeper.active:
             self._sweeper.batch_failed(failed.kind, failed.error)
             if not self._sweeper.active:
                 self._swept()
 
     def out_of_memory(self, rank: int, rows: int) -> None:
-        """A batch of `rows` did not fit: its rank was capped; a search ends here."""
+        """A batch of `rows` did not fit, and `rank` was capped: report it, and end the search."""
         cap = self._scheduler.caps.get(rank)
         if cap is not None:
-            self._emit(protocol.RankCapped(rank=rank, batch_size=cap))
+            self._events.emit(protocol.RankCapped(rank=rank, batch_size=cap))
         if self._search is not None:
             self._use(self._search.wall(rows, max(1, rows // 2)))
 
@@ -227,9 +226,9 @@ class KnobControls:
         if active_ranks == self._scheduler.active_ranks and not anew:
             return
         self._scheduler.active_ranks = active_ranks
-        self._emit(protocol.ActiveRanksChanged(active_ranks=active_ranks))
+        self._events.emit(protocol.ActiveRanksChanged(active_ranks=active_ranks))
         if self._search is not None:
-            # What was measured with another number of ranks is no yardstick for this one.
+            # Figures from another number of ranks do not compare with this one.
             self._search = Search(self._known(), limit=self._search.limit, limit_reason=self._search.limit_reason)
 
     def _start_search(self) -> None:
@@ -240,13 +239,13 @@ class KnobControls:
         if choice.settled:
             self._search = None
         self._scheduler.batch_size = choice.batch_size
-        self._emit(
+        self._events.emit(
             protocol.BatchSizeChanged(batch_size=choice.batch_size, auto=not choice.settled, reason=choice.reason)
         )
 
     def _known(self) -> Known:
-        ready = [rank.ready for rank in self._state().ranks if rank.ready is not None]
-        frees = [free for one in ready if (free := _free_bytes(one, ready)) is not None]
+        ready = [rank.ready for rank in self._events.state.ranks if rank.ready is not None]
+        frees = [free for rank in ready if (free := _free_bytes(rank, ready)) is not None]
         return Known(
             prompts=self._scheduler.pending,
             ranks=self._scheduler.active_ranks,
@@ -256,9 +255,9 @@ class KnobControls:
         )
 
 
-def _free_bytes(one: RankReady, ready: list[RankReady]) -> int | None:
-    """Free memory for one rank: ranks on one device share what it has. Devices of one name need not be one."""
-    if one.memory_free_bytes is None:
+def _free_bytes(rank: RankReady, ready: list[RankReady]) -> int | None:
+    """A rank's share of its device's free memory. Ranks share a device of one UUID; names may repeat."""
+    if rank.memory_free_bytes is None:
         return None
-    sharing = sum((other.device_uuid or other.device) == (one.device_uuid or one.device) for other in ready)
-    return one.memory_free_bytes // sharing
+    sharing = sum((other.device_uuid or other.device) == (rank.device_uuid or rank.device) for other in ready)
+    return rank.memory_free_bytes // sharing

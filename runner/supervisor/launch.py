@@ -1,14 +1,12 @@
-"""One launch of the ranks, from `accelerate launch` to the last process gone.
+"""One launch of the ranks, from `accelerate launch` until its last process is gone.
 
-Knows how the launch is started, where its ranks log to, and how to tell why a rank was lost. Does not
-know what is done about it: that is the supervisor's decision.
+Knows how ranks are launched, where they log to, and how to find out why one was lost. Does not decide what follows.
 """
 
 import asyncio
 import contextlib
 import os
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from rankdeck.runner.machine import processes
 from rankdeck.runner.protocol.config import RunConfig
 from rankdeck.runner.supervisor import accelerate
 from rankdeck.runner.supervisor.accelerate import AccelerateProcess, LaunchCommand
+from rankdeck.runner.supervisor.event_stream import EventStream
 from rankdeck.runner.supervisor.ranks import RankPool
 from rankdeck.runner.supervisor.server import RankPeer
 
@@ -27,9 +26,9 @@ LEAVE_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Loss:
-    """Ranks were lost: `rank` was the first, where one can be told.
+    """Ranks were lost, `rank` first; None where that is not known.
 
-    `hopeless` means that another try would end alike.
+    `hopeless` means that another launch would fail the same way.
     """
 
     rank: int | None
@@ -41,7 +40,7 @@ class Loss:
 
 
 class RankLaunch:
-    """The `number`-th launch (from 1) of a run's ranks."""
+    """One launch of a run's ranks, which then talk to `pool`."""
 
     def __init__(
         self,
@@ -50,18 +49,18 @@ class RankLaunch:
         config: RunConfig,
         model: str,
         launch_command: LaunchCommand,
-        log: Callable[[str, str], None],
+        events: EventStream,
     ) -> None:
         self.pool = pool
         self._directory, self._config, self._model = directory, config, model
-        self._launch_command, self._log = launch_command, log
-        self._said: deque[str] = deque(maxlen=400)
+        self._launch_command, self._events = launch_command, events
+        self._launcher_lines: deque[str] = deque(maxlen=400)
         self._tails = {rank: LogTail(directory / f"rank-{rank}.log") for rank in range(config.ranks)}
         self._first_lost: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self._launch: AccelerateProcess | None = None
+        self._process: AccelerateProcess | None = None
 
     async def start(self) -> None:
-        """Start the launch. Its ranks will come to the socket by themselves.
+        """Start the ranks, which connect to the socket by themselves.
 
         Raises:
             OSError: it cannot be started.
@@ -73,21 +72,21 @@ class RankLaunch:
         arguments += ["--model", self._model, "--attempt", str(self.pool.attempt)]
         command = self._launch_command(config_file, self._config.ranks, "rankdeck.runner.rank.worker", arguments)
         environment = accelerate.rank_environment(os.environ, self._config.ranks, on_cpu, processes.usable_cores())
-        self._log("supervisor", "starting " + " ".join(command))
-        self._launch = await AccelerateProcess.start(command, environment)
+        self._events.log("supervisor", "starting " + " ".join(command))
+        self._process = await AccelerateProcess.start(command, environment)
 
     async def serve(self, peer: RankPeer) -> None:
         """Listen to a rank until it hangs up."""
-        if self._launch is not None:
-            self._launch.remember(peer.hello.pid)
+        if self._process is not None:
+            self._process.remember(peer.hello.pid)
         if await self.pool.serve(peer) and not self._first_lost.done():
             self._first_lost.set_result(peer.hello.rank)
 
     async def over(self) -> Loss | None:
-        """Wait until all ranks have left as they were told (None), or one was lost."""
-        assert self._launch is not None
-        launch = self._launch
-        reading: asyncio.Task[None] = asyncio.create_task(self._read(launch))
+        """Wait until all ranks have left as they were told (None), or one is lost."""
+        assert self._process is not None
+        process = self._process
+        reading: asyncio.Task[None] = asyncio.create_task(self._read(process))
         leaving: asyncio.Task[None] = asyncio.create_task(self._left_in_time())
         try:
             waited: list[asyncio.Future[Any]] = [reading, leaving, self._first_lost]
@@ -95,50 +94,50 @@ class RankLaunch:
             if self._first_lost.done():
                 return await self._loss(self._first_lost.result(), reading)
             if leaving.done():
-                self._log("supervisor", f"not all ranks left within {LEAVE_SECONDS:.0f} s")
+                self._events.log("supervisor", f"not all ranks left within {LEAVE_SECONDS:.0f} s")
                 return None
-            status = await launch.wait()
+            status = await process.wait()
             if self.pool.leaving:
                 return None
-            # A rank's own connection tells more than the launcher does; it may be a moment behind.
+            # A rank's own connection tells more than the launcher; give it a moment to close.
             with contextlib.suppress(TimeoutError):
                 return await self._loss(await asyncio.wait_for(self._first_lost, 1.0), reading)
-            said = accelerate.cause_of(list(self._said)) or "it said nothing"
+            said = accelerate.cause_of(list(self._launcher_lines)) or "it said nothing"
             return Loss(None, f"accelerate launch ended with status {status}: {said}", hopeless=not self.pool.ready)
         finally:
             reading.cancel()
             leaving.cancel()
 
     async def wait(self, seconds: float) -> None:
-        """Give the launch so long to end by itself."""
-        if self._launch is not None:
+        """Wait up to `seconds` for the launch to end by itself."""
+        if self._process is not None:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._launch.wait(), seconds)
+                await asyncio.wait_for(self._process.wait(), seconds)
 
     async def end(self) -> None:
-        """Leave no process behind."""
-        if self._launch is not None:
-            await self._launch.end()
+        """End every process that is left."""
+        if self._process is not None:
+            await self._process.end()
         self.look_at_logs(last_look=True)
 
     def look_at_logs(self, *, last_look: bool = False) -> None:
-        """Pass on what the ranks wrote since the last look."""
+        """Log what the ranks have written since the last look."""
         for rank, tail in self._tails.items():
             for line in tail.new_lines(last_look=last_look):
-                self._log(f"rank {rank}", line)
+                self._events.log(f"rank {rank}", line)
 
-    async def _read(self, launch: AccelerateProcess) -> None:
-        async for line in launch.lines():
-            self._said.append(line)
+    async def _read(self, process: AccelerateProcess) -> None:
+        async for line in process.lines():
+            self._launcher_lines.append(line)
             if line.strip():
-                self._log("launcher", line)
+                self._events.log("launcher", line)
 
     async def _left_in_time(self) -> None:
         await self.pool.told_to_leave.wait()
         await asyncio.sleep(LEAVE_SECONDS)
 
     async def _loss(self, rank: int, reading: "asyncio.Task[None]") -> Loss:
-        said = self.pool.failures.get(rank)
+        said = self.pool.errors.get(rank)
         if said is None:
             # torchrun names the signal that ended a rank only after it has ended the others.
             await asyncio.wait({reading}, timeout=LAST_WORDS_SECONDS)
@@ -146,7 +145,7 @@ class RankLaunch:
         return Loss(rank, said or self._last_words(rank), hopeless=said is not None and not self.pool.ready)
 
     def _last_words(self, rank: int) -> str:
-        signal_name = accelerate.killed_by(list(self._said), self.pool.pids[rank])
+        signal_name = accelerate.killed_by(list(self._launcher_lines), self.pool.pids[rank])
         if signal_name == "SIGKILL":
             return "killed by SIGKILL (the kernel sends it when memory runs out; or somebody did)"
         said = accelerate.cause_of(list(self._tails[rank].recent))
@@ -156,16 +155,12 @@ class RankLaunch:
 
 
 MAX_LINES_A_LOOK = 200
-
-
 MAX_LINE = 2000
-
-
 KEPT_LINES = 200
 
 
 class LogTail:
-    """Follows one file from where it ends now."""
+    """Follows a log file from its present end."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -174,7 +169,7 @@ class LogTail:
         self.recent: deque[str] = deque(maxlen=KEPT_LINES)
 
     def new_lines(self, *, last_look: bool = False) -> list[str]:
-        """Whole lines since the last look (at the last one, also a line without its end)."""
+        """Whole lines since the last look; with `last_look` also a line that has no end yet."""
         try:
             with self._path.open("rb") as file:
                 file.seek(self._position)

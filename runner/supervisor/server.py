@@ -1,8 +1,8 @@
-"""The supervisor's socket: who may talk, in which words, and how fast.
+"""The supervisor's socket: who may connect, what they may say, and how much waits for a slow reader.
 
-Knows greetings, framing, peers and back-pressure. Does not know what a run is: ranks and viewers are
-handed to the supervisor as they come. A viewer that does not read fast enough loses events and gets
-a fresh snapshot when it reads again; it can slow down nobody, and its backlog is bounded.
+Knows greetings, framing, peers and back-pressure, but not what a run is: it hands ranks and commands on. A viewer that
+reads too slowly loses events and gets a fresh snapshot when it reads again; it slows nobody down, and its backlog is
+bounded.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ VIEWER_BACKLOG_BYTES = 1024 * 1024
 
 
 class NoMessageError(Exception):
-    """A peer said something that is no message, or is too long to be one."""
+    """A peer sent something that is not a message, or too long to be one."""
 
 
 class Peer:
@@ -37,7 +37,7 @@ class Peer:
         """Lines until the peer hangs up.
 
         Raises:
-            NoMessageError: a line longer than any message of ours.
+            NoMessageError: a line is longer than any message may be.
         """
         with contextlib.suppress(ConnectionError):
             while line := await _read_line(self._reader):
@@ -45,7 +45,7 @@ class Peer:
 
     @property
     def backlog(self) -> int:
-        """Bytes written and not yet taken by the peer."""
+        """Bytes written that the peer has not read yet."""
         return self._writer.transport.get_write_buffer_size()
 
     def write(self, line: bytes) -> None:
@@ -53,7 +53,7 @@ class Peer:
             self._writer.write(line)
 
     async def drained(self, seconds: float) -> None:
-        """Give the peer so long to take what was written."""
+        """Wait up to `seconds` for the peer to read what was written."""
         with contextlib.suppress(ConnectionError, TimeoutError):
             async with asyncio.timeout(seconds):
                 self._writer.transport.set_write_buffer_limits(high=0)
@@ -65,7 +65,7 @@ class Peer:
 
 
 class RankPeer(Peer):
-    """A rank on the line."""
+    """A connected rank."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, hello: RankHello) -> None:
         super().__init__(reader, writer)
@@ -75,10 +75,10 @@ class RankPeer(Peer):
         self.write(protocol.encode_line(order))
 
     async def messages(self) -> AsyncIterator[FromRank]:
-        """What the rank says.
+        """The messages of the rank until it hangs up.
 
         Raises:
-            NoMessageError: it said something that is no message.
+            NoMessageError: it sent something that is not a message.
         """
         async for line in self.lines():
             yield _decode(line, FromRank)
@@ -89,7 +89,7 @@ class _Viewer(Peer):
 
 
 class Viewers:
-    """Everybody who watches."""
+    """All connected viewers. `snapshot` returns the present state as a line."""
 
     def __init__(self, snapshot: Callable[[], bytes]) -> None:
         self._snapshot = snapshot
@@ -106,7 +106,7 @@ class Viewers:
         self._viewers.discard(viewer)
 
     def offer(self, line: bytes) -> None:
-        """An event for everybody who keeps up."""
+        """Send an event to every viewer that keeps up."""
         for viewer in self._viewers:
             if viewer.lagging:
                 continue
@@ -116,19 +116,19 @@ class Viewers:
                 viewer.write(line)
 
     def catch_up(self) -> None:
-        """A fresh snapshot for whoever had fallen behind and reads again."""
+        """Send a fresh snapshot to every viewer that had fallen behind and reads again."""
         for viewer in self._viewers:
             if viewer.lagging and not viewer.backlog:
                 viewer.lagging = False
                 viewer.write(self._snapshot())
 
     async def close(self, seconds: float) -> None:
-        """Let everybody read to the end, for so long at most."""
+        """Let viewers read to the end, for up to `seconds`, and hang up."""
         await asyncio.gather(*(self._to_the_end(viewer, seconds) for viewer in self._viewers))
 
     async def _to_the_end(self, viewer: _Viewer, seconds: float) -> None:
         if viewer.lagging:
-            # What it missed comes with the snapshot of the end, once it has taken what was written before.
+            # Once it has read what was written before, the last snapshot has what it missed.
             await viewer.drained(seconds)
             viewer.write(self._snapshot())
         await viewer.drained(seconds)
@@ -136,7 +136,11 @@ class Viewers:
 
 
 class Server:
-    """Accepts peers of this user on a unix socket, and hands ranks, viewers' commands and refusals on."""
+    """Accepts peers of this user on a unix socket.
+
+    `on_rank` is awaited with every rank that has greeted, for as long as it is connected; `on_command` gets each
+    command of a viewer; `log` gets a line on every connection that was refused or broke the rules.
+    """
 
     def __init__(
         self,
@@ -152,7 +156,7 @@ class Server:
         self._server: asyncio.Server | None = None
 
     async def start(self) -> None:
-        """Listen. A socket file left by a supervisor that was killed is taken over (the run's lock is ours)."""
+        """Listen, in place of any socket file that a killed supervisor left: the run's lock is held already."""
         self._path.unlink(missing_ok=True)
         umask = os.umask(0o177)
         try:
@@ -163,7 +167,7 @@ class Server:
             os.umask(umask)
 
     async def restore(self) -> None:
-        """Listen again if the socket's file was taken away (by whatever cleans /tmp); connections stay as they are."""
+        """Listen again if something that cleans /tmp has removed the socket's file; open connections stay."""
         if not self._path.exists():
             if self._server is not None:
                 self._server.close()
@@ -234,7 +238,7 @@ def _decode(line: bytes, kind: Any) -> Any:
 
 
 def _peer_uid(writer: asyncio.StreamWriter) -> int | None:
-    """The peer's user id, from the kernel; None where the system does not tell (the socket is mode 0600 anyway)."""
+    """The peer's user id, from the kernel; None where the system cannot tell (the socket has mode 0600 anyway)."""
     if not hasattr(socket, "SO_PEERCRED"):
         return None
     size = struct.calcsize("3i")

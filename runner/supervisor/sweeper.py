@@ -1,33 +1,33 @@
-"""A sweep on the ranks of a run: trials one after another, each a warm-up and whole rounds, on models loaded once.
+"""A sweep on the ranks of a run: one trial after another, each a warm-up and whole rounds, on models loaded once.
 
-Stands between the crew and the scheduler while it is active: says which rank gets which prompts, measures, and
-emits what happened. Knows no socket and no process. Time is the run's clock, from the state.
+While it is active it decides, in place of the scheduler, which rank gets which prompts; it measures, and emits what
+happened. Knows no socket and no process. Its clock is the run's, taken from the state.
 """
 
 import random
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
 from rankdeck.runner import protocol
-from rankdeck.runner.protocol import AnyEvent, BatchFinished, DeviceSample
+from rankdeck.runner.protocol import BatchFinished, DeviceSample
 from rankdeck.runner.protocol.sweep_plan import SweepPlan, Trial, TrialOutcome, TrialRecord
 from rankdeck.runner.scheduling.scheduler import Assignment, Scheduler
-from rankdeck.runner.state import RunState
 from rankdeck.runner.supervisor.bandwidth import peak_bandwidth
+from rankdeck.runner.supervisor.event_stream import EventStream
 from rankdeck.runner.supervisor.trial_meter import TrialMeter
 
 SAMPLE_PROMPTS = 50_000
-"""Of a larger file a sweep draws on so many prompts, chosen at random."""
+"""Of a larger file a sweep uses this many prompts, chosen at random."""
 
 OUT_OF_MEMORY = "memory ran out"
 
 
 def order_of(plan: SweepPlan) -> list[Trial]:
-    """All trials of `plan`, in the order they are run: each repeat shuffled for itself, against drift.
+    """All trials of `plan`, in the order they are run: each repeat is shuffled separately, against drift.
 
-    The same plan gives the same order, so that a sweep that was interrupted goes on where it was.
+    The same plan gives the same order, so that a sweep that was interrupted can go on.
     """
     shuffle = random.Random(plan.seed)
     trials: list[Trial] = []
@@ -42,7 +42,7 @@ def order_of(plan: SweepPlan) -> list[Trial]:
 
 
 class _Prompts:
-    """Where trials get their prompts: round and round through the file, or, where answers are kept, those left."""
+    """Where trials get their prompts: from the file, over and over, or from those left if answers are kept."""
 
     def __init__(self, scheduler: Scheduler, lengths: Sequence[int], plan: SweepPlan, *, by_length: bool) -> None:
         self._scheduler, self._lengths, self._kept, self._by_length = scheduler, lengths, plan.outputs, by_length
@@ -50,8 +50,8 @@ class _Prompts:
         self._next = 0
         self._stock: deque[int] = deque()
 
-    def lay_in(self, count: int) -> bool:
-        """Have `count` prompts at hand, in the order they are handed out. False if there are not so many."""
+    def stock_up(self, count: int) -> bool:
+        """Stock `count` prompts in the order they are handed out. False if fewer are left."""
         if self._kept:
             if self._scheduler.drawable < count:
                 return False
@@ -60,7 +60,7 @@ class _Prompts:
             fresh = [self._cycle[(self._next + place) % len(self._cycle)] for place in range(count)]
             self._next = (self._next + count) % len(self._cycle)
         if self._by_length:
-            # As a run does it, so that a trial pads as much as a run at its setting would.
+            # As in a run, so that a trial pads as much as a run at its setting would.
             fresh.sort(key=self._lengths.__getitem__, reverse=True)
         self._stock.extend(fresh)
         return True
@@ -68,19 +68,19 @@ class _Prompts:
     def take(self, count: int) -> list[int]:
         return [self._stock.popleft() for _ in range(min(count, len(self._stock)))]
 
-    def any(self, count: int) -> list[int]:
-        """Prompts for a warm-up: their answers are wanted by nobody."""
+    def for_warm_up(self, count: int) -> list[int]:
+        """Prompts for a warm-up, whose answers are thrown away."""
         return [self._cycle[place % len(self._cycle)] for place in range(count)]
 
     def give_back(self) -> None:
-        """What was laid in and not handed out."""
+        """Return the stock that was not handed out."""
         if self._kept:
             self._scheduler.put_back(self._stock)
         self._stock.clear()
 
 
 class _TrialAtHand:
-    """How far the trial at hand is."""
+    """How far the trial at hand is: rounds `started` and `finished` by rank, of `target`; `again`: to be redone."""
 
     def __init__(self, trial: Trial, least_rounds: int) -> None:
         self.trial = trial
@@ -96,7 +96,7 @@ class _TrialAtHand:
 
 
 class Sweeper:
-    """Runs the trials of `plan`. `active` until all are over; then the scheduler has the ranks again."""
+    """Runs the trials of `plan`; `active` until all are over and the scheduler hands out batches again."""
 
     def __init__(
         self,
@@ -105,26 +105,23 @@ class Sweeper:
         lengths: Sequence[int],
         *,
         by_length: bool,
-        emit: Callable[[AnyEvent], None],
-        state: Callable[[], RunState],
+        events: EventStream,
     ) -> None:
         self.plan = plan
         self.active = True
-        self._scheduler, self._emit, self._state = scheduler, emit, state
+        self._scheduler, self._events = scheduler, events
         self._prompts = _Prompts(scheduler, lengths, plan, by_length=by_length)
         self._trials = order_of(plan)
         self._walls: dict[int, tuple[int, str]] = {}
         self._losses: dict[int, list[int]] = {}
         self._at_hand: _TrialAtHand | None = None
 
-    # --- life -----------------------------------------------------------------------------------
-
     def begin(self) -> None:
-        """All ranks are ready, for the first time or after a loss: say what is to be measured, and go on."""
+        """Report what will be measured, once all ranks are ready."""
         self._scheduler.reorder("input")
-        ready = [rank.ready for rank in self._state().ranks if rank.ready is not None]
+        ready = [rank.ready for rank in self._events.state.ranks if rank.ready is not None]
         figure, source = peak_bandwidth(ready)
-        self._emit(
+        self._events.emit(
             protocol.SweepStarted(
                 plan=self.plan, trials=self._trials, bandwidth_bytes_per_second=figure, bandwidth_source=source
             )
@@ -134,10 +131,10 @@ class Sweeper:
                 self._hit_wall(record.trial, OUT_OF_MEMORY)
 
     def ranks_lost(self, cause: str) -> bool:
-        """The ranks are gone, and with them the trial at hand, if there was one: one loss costs one trial.
+        """Fail the trial at hand, if there is one: the ranks are gone. Returns whether there was one.
 
-        A row that lost its ranks twice is not tried at that size or a larger one again: on a CPU that is how
-        running out of memory looks.
+        After two losses with the same number of ranks, that size and larger ones are not tried again: on a CPU this
+        is what running out of memory looks like.
         """
         now = self._at_hand
         if now is None:
@@ -145,7 +142,7 @@ class Sweeper:
         lost = self._losses.setdefault(now.trial.active_ranks, [])
         lost.append(now.trial.batch_size)
         if len(lost) > 1:
-            # Two losses at sizes up to this one; a single loss at a small size would wall off all the others.
+            # The second smallest size that was lost: one loss at a small size must not rule out all larger ones.
             size = sorted(lost)[1]
             self._hit_wall(msgspec.structs.replace(now.trial, batch_size=size), f"ranks were lost twice: {cause}")
         self._fail("failed", f"ranks were lost in it: {cause}")
@@ -153,7 +150,7 @@ class Sweeper:
         return True
 
     def interrupt(self) -> None:
-        """The run was paused: the trial at hand measures nothing true any more, and is begun again."""
+        """Have the trial at hand redone: a pause spoils its figures."""
         if self._at_hand is not None:
             self._at_hand.again = True
 
@@ -162,9 +159,7 @@ class Sweeper:
         self.active = False
         self._prompts.give_back()
         self._at_hand = None
-        self._emit(protocol.SweepSettled(reason=reason))
-
-    # --- what the crew asks ---------------------------------------------------------------------
+        self._events.emit(protocol.SweepSettled(reason=reason))
 
     def next_batch(self, rank: int) -> Assignment | None:
         """The next batch for an idle rank; None while there is none for it."""
@@ -176,10 +171,10 @@ class Sweeper:
         size = now.trial.batch_size
         if rank in now.to_warm:
             now.to_warm.discard(rank)
-            return self._scheduler.assign(rank, self._prompts.any(size), kept=False, warm_up=True)
+            return self._scheduler.assign(rank, self._prompts.for_warm_up(size), kept=False, warm_up=True)
         if now.meter is None:
             if self._scheduler.in_flight or now.to_warm:
-                return None  # the others are warming up: all begin together
+                return None  # others are still warming up: all ranks begin together
             self._start_measuring(now)
         if now.started[rank] >= now.target and not self._another_round(now):
             return None
@@ -187,12 +182,12 @@ class Sweeper:
         return self._scheduler.assign(rank, self._prompts.take(size), kept=self.plan.outputs, measured=True)
 
     def batch_finished(self, event: BatchFinished) -> None:
-        """A batch is over; perhaps the trial is."""
+        """Count a finished batch; it may end the trial."""
         now = self._at_hand
         if now is None:
             return
         if now.outcome is None and not now.again and now.meter is not None and event.rank in now.finished:
-            state = self._state()
+            state = self._events.state
             began = state.ranks[event.rank].batch_started_at
             now.meter.add_batch(event.rank, began, state.now, event.result)
             now.finished[event.rank] += 1
@@ -202,23 +197,21 @@ class Sweeper:
         self._close_if_over()
 
     def batch_failed(self, kind: str, error: str) -> None:
-        """A batch of the trial at hand failed, and so has the trial."""
+        """Fail the trial at hand, of which a batch failed."""
         self._fail("out_of_memory" if kind == "out_of_memory" else "failed", error)
         self._close_if_over()
 
     def sample(self, samples: Sequence[DeviceSample]) -> None:
-        """What NVML says now."""
+        """Add GPU samples to the trial at hand."""
         if self._at_hand is not None and self._at_hand.meter is not None:
-            self._at_hand.meter.add_samples(self._state().now, samples)
-
-    # --- trials ---------------------------------------------------------------------------------
+            self._at_hand.meter.add_samples(self._events.state.now, samples)
 
     def _records(self) -> Sequence[TrialRecord]:
-        sweep = self._state().sweep
+        sweep = self._events.state.sweep
         return sweep.records if sweep is not None else ()
 
     def _close_if_over(self) -> None:
-        """Close the trial at hand once nothing of it is in flight; after the last one the sweep is settled."""
+        """Close the trial at hand once none of its batches is in flight; the last trial settles the sweep."""
         now = self._at_hand
         if now is None or self._scheduler.in_flight:
             return
@@ -231,7 +224,7 @@ class Sweeper:
                 self.settle("all trials are over")
 
     def _open_next(self) -> None:
-        """Open the next trial, once batches of an earlier time are out of the way."""
+        """Open the next trial, once no earlier batch is in flight."""
         if self._at_hand is not None or self._scheduler.in_flight:
             return
         over = {record.trial.number for record in self._records()}
@@ -241,33 +234,33 @@ class Sweeper:
                 self._open(trial)
                 return
             record = TrialRecord(trial=trial, outcome="skipped", reason=f"at a batch of {size} {why}")
-            self._emit(protocol.TrialFinished(record=record))
+            self._events.emit(protocol.TrialFinished(record=record))
         self.settle("all trials are over")
 
     def _open(self, trial: Trial) -> None:
-        if not self._prompts.lay_in(self.plan.least_rounds * trial.active_ranks * trial.batch_size):
+        if not self._prompts.stock_up(self.plan.least_rounds * trial.active_ranks * trial.batch_size):
             self.settle(f"the {self._scheduler.drawable} prompts left are too few for trial {trial.number}")
             return
         self._at_hand = _TrialAtHand(trial, self.plan.least_rounds)
         self._scheduler.active_ranks, self._scheduler.batch_size = trial.active_ranks, trial.batch_size
-        self._emit(protocol.TrialStarted(trial=trial))
+        self._events.emit(protocol.TrialStarted(trial=trial))
 
     def _start_measuring(self, now: _TrialAtHand) -> None:
-        self._emit(protocol.TrialWarm(trial=now.trial))
-        state = self._state()
+        self._events.emit(protocol.TrialWarm(trial=now.trial))
+        state = self._events.state
         ready = [rank.ready for rank in state.ranks[: now.trial.active_ranks] if rank.ready is not None]
         now.measured_from = state.now
         now.meter = TrialMeter(ready, state.now)
 
     def _long_enough(self, now: _TrialAtHand) -> bool:
-        return self._state().now - now.measured_from >= self.plan.least_seconds
+        return self._events.state.now - now.measured_from >= self.plan.least_seconds
 
     def _another_round(self, now: _TrialAtHand) -> bool:
-        """Whether every rank is to do one round more; the first to come there decides.
+        """Whether every rank does one more round; the first rank to get there decides for all.
 
-        None does when the time is over, or when the prompts that are left are too few for a whole round.
+        None does once the time is over, or when too few prompts are left for a whole round.
         """
-        if self._long_enough(now) or not self._prompts.lay_in(now.trial.active_ranks * now.trial.batch_size):
+        if self._long_enough(now) or not self._prompts.stock_up(now.trial.active_ranks * now.trial.batch_size):
             return False
         now.target += 1
         return True
@@ -291,9 +284,9 @@ class Sweeper:
         result = now.meter.result(self._bandwidth()) if measured and now.meter is not None else None
         assert now.outcome is not None
         record = TrialRecord(trial=now.trial, outcome=now.outcome, result=result, reason=now.reason)
-        self._emit(protocol.TrialFinished(record=record))
+        self._events.emit(protocol.TrialFinished(record=record))
 
     def _bandwidth(self) -> Mapping[int, float]:
-        ready = [rank.ready for rank in self._state().ranks if rank.ready is not None]
-        figures = {one.rank: peak_bandwidth([one, *ready])[0] for one in ready}
+        ready = [rank.ready for rank in self._events.state.ranks if rank.ready is not None]
+        figures = {each.rank: peak_bandwidth([each, *ready])[0] for each in ready}
         return {rank: figure for rank, figure in figures.items() if figure is not None}

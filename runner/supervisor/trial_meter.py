@@ -1,6 +1,6 @@
-"""One trial's measuring: batches and samples of the GPUs in, a TrialResult out.
+"""Measures one trial: batches and GPU samples go in, a TrialResult comes out.
 
-Pure: times come in as arguments, on the run's clock. Does not decide when a trial is over.
+Pure: times are arguments, on the run's clock. Does not decide when a trial is over.
 """
 
 import statistics
@@ -12,7 +12,7 @@ from rankdeck.runner.state.rank_gpus import match_rank_to_gpus
 
 
 class TrialMeter:
-    """Collects what the active ranks of one trial do, from `started` on."""
+    """Collects the figures of the active ranks of one trial, from `started` on."""
 
     def __init__(self, ranks: Sequence[RankReady], started: float) -> None:
         self._ranks, self._started, self._ended = ranks, started, started
@@ -20,12 +20,12 @@ class TrialMeter:
         self._samples: dict[str, list[tuple[float, DeviceSample]]] = {}
 
     def add_batch(self, rank: int, began: float, ended: float, result: BatchResult) -> None:
-        """A whole batch of `rank`, handed out at `began`, its last result in at `ended`."""
+        """Add a batch of `rank` that was handed out at `began` and finished at `ended`."""
         self._batches[rank].append((ended - began, result))
         self._ended = max(self._ended, ended)
 
     def add_samples(self, at: float, samples: Sequence[DeviceSample]) -> None:
-        """What NVML said at `at`; only the GPUs of the trial's ranks are kept."""
+        """Add NVML's samples taken at `at`, of the GPUs of the trial's ranks."""
         for position in {position for rank in self._ranks for position in match_rank_to_gpus(rank, samples)}:
             self._samples.setdefault(samples[position].uuid, []).append((at, samples[position]))
 
@@ -74,7 +74,7 @@ class TrialMeter:
         return max(peaks) if peaks else None
 
     def _mean(self, figure: str) -> float | None:
-        """The mean over the GPUs of each one's mean over time."""
+        """The mean over time and GPUs."""
         means = []
         for samples in self._samples.values():
             values = [value for _, sample in samples if (value := getattr(sample, figure)) is not None]
@@ -83,7 +83,7 @@ class TrialMeter:
         return statistics.fmean(means) if means else None
 
     def _watts(self) -> float | None:
-        """Mean power of all GPUs together: from the energy counters where there are, else from sampled power."""
+        """Mean power of all GPUs together, from the energy counters where they exist, else from sampled power."""
         total = 0.0
         for samples in self._samples.values():
             counted = [(at, sample.energy_joules) for at, sample in samples if sample.energy_joules is not None]
@@ -122,7 +122,7 @@ class TrialMeter:
 
 
 def percentile(ordered: Sequence[float], percent: float) -> float:
-    """The value below which `percent` of `ordered` (ascending, not empty) lie, between neighbours in proportion."""
+    """The `percent`-th percentile of `ordered` (ascending, not empty), interpolated linearly."""
     place = (len(ordered) - 1) * percent / 100
     below = int(place)
     above = min(below + 1, len(ordered) - 1)

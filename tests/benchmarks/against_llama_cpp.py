@@ -29,7 +29,7 @@ from pathlib import Path
 
 import platformdirs
 
-from rankdeck.runner.inputs.models import DemoModel
+from rankdeck.runner.inputs.demo_model import DemoModel
 from rankdeck.runner.machine import processes
 from tests.benchmarks import sides
 

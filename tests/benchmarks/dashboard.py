@@ -21,9 +21,9 @@ from pathlib import Path
 
 from rankdeck.runner import __main__ as supervisor_main
 from rankdeck.runner import run_directory, start
+from rankdeck.runner.machine.telemetry import Telemetry
 from rankdeck.runner.protocol import DeviceSample, ProcessSample
 from rankdeck.runner.protocol.config import RunConfig
-from rankdeck.runner.supervisor import run
 from rankdeck.tui.screens.views import VIEWS
 from tests import scripted
 from tests.benchmarks.load import ROOT, launch_command
@@ -55,7 +55,7 @@ class ScriptedTelemetry:
 def supervise(directory: str, gpus: int) -> None:
     """Be the supervisor of a run on scripted GPUs."""
     if gpus:
-        run.Telemetry.open = lambda: ScriptedTelemetry(gpus)  # type: ignore[method-assign,assignment,return-value]
+        Telemetry.open = lambda: ScriptedTelemetry(gpus)  # type: ignore[method-assign,assignment,return-value]
     sys.argv[1:] = [directory]
     supervisor_main.main(launch_command)
 

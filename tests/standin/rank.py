@@ -1,12 +1,11 @@
 """Light stand-in ranks: real processes on the real socket, no torch.
 
-`python rank.py launch N --run-dir …` starts N of them and ends as torchrun does: when one
-dies it ends the others and exits with 1. What a rank answers depends on the prompt alone, so that
-any way through the same run gives the same outputs. Prompts steer it: `!raise` makes the batch raise,
-`!huge` runs out of memory, `!die` kills the rank. Files in the model's folder do too: `fail-load` makes it
-fail while loading, `hold` keeps it from getting ready, `nonsense` has rank 0 say something that is no
-message. STANDIN_STEP_SECONDS is the time of a decode step, STANDIN_ROOM the most rows that fit. With
-`--engine continuous` they are continuous ranks: the real flow of a rank, around rows that need no model.
+`python rank.py launch N --run-dir …` starts N of them and ends as torchrun does: when one dies it ends the others and
+exits with 1. An answer depends on its prompt alone, so every way through a run gives the same outputs. Prompts steer
+the ranks: `!raise` makes the batch raise, `!huge` runs out of memory, `!die` kills the rank. Files in the model's
+folder do, too: `fail-load` makes loading fail, `hold` keeps ranks from getting ready, `nonsense` has rank 0 send what
+is no message. STANDIN_STEP_SECONDS is the time of a decode step, STANDIN_ROOM the most rows that fit. With
+`--engine continuous` they are continuous ranks: the real ContinuousRank, around rows that need no model.
 """
 
 import argparse
@@ -53,7 +52,7 @@ def record_of(prompt: Prompt, steps: int = STEPS) -> OutputRecord:
 
 
 class Rows:
-    """Rows without a model: each ends STEPS steps after it was submitted; a look at them is a step."""
+    """Rows without a model: each ends STEPS steps after it was submitted, and each call of `ended` is a step."""
 
     def __init__(self, step_seconds: float) -> None:
         self.step_seconds = step_seconds
@@ -182,38 +181,38 @@ class Rank:
             )
         )
         if (self.model / "nonsense").exists() and self.rank == 0:
-            self.link.send(protocol.Leave())  # type: ignore[arg-type]  # no word of a rank's
+            self.link.send(protocol.Leave())  # type: ignore[arg-type]  # ranks never send it
         while isinstance(order := self.link.next_order(), Work):
             if order.stream == self.failed_stream:
                 continue
             closed = order.measure or not order.keep or order.max_new_tokens is not None
             if closed or not self.continuous:
                 self.batch(order)
-            elif (leave := self.flow(order)) is not None:
+            elif (leave := self.work_continuously(order)) is not None:
                 order = leave
                 break
         if order.gather:
             self.link.send(protocol.Gathered(records=self.digests, last=True))
         self.link.close()
 
-    def flow(self, work: Work) -> protocol.Leave | None:
-        flow = ContinuousRank(
+    def work_continuously(self, work: Work) -> protocol.Leave | None:
+        continuous = ContinuousRank(
             self.rank,
             Rows(self.step_seconds),
             self.link,
-            send=self.send,
-            go_on=lambda newest: not self.link.cancelled(newest),
+            send_records=self.send_records,
+            may_go_on=lambda newest: not self.link.cancelled(newest),
             longest=STEPS,
         )
         try:
-            return flow.run(work)
+            return continuous.run(work)
         except RuntimeError as error:
             kind = "out_of_memory" if str(error) == OUT_OF_MEMORY else "error"
             self.failed_stream = work.stream or 0
             self.link.send(protocol.BatchFailed(rank=self.rank, batch=self.failed_stream, kind=kind, error=str(error)))
             return None
 
-    def send(self, batch: int, records: list[OutputRecord]) -> None:
+    def send_records(self, batch: int, records: list[OutputRecord]) -> None:
         records = [msgspec.structs.replace(record, rank=self.rank, batch=batch) for record in records]
         self.digests += [(record.index, protocol.record_digest(record)) for record in records]
         self.link.send(*(protocol.Output(record=record) for record in records))

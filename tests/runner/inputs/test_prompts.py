@@ -1,4 +1,4 @@
-"""What prompt files may look like, and what is said about those that cannot be used."""
+"""Which prompt files can be used, and what is reported about the others."""
 
 import io
 import json

@@ -20,6 +20,7 @@ from rankdeck.runner.machine import placement, telemetry
 from rankdeck.runner.protocol import DeviceSample, Prompt, RankReady
 from rankdeck.runner.protocol.config import RunConfig
 from rankdeck.runner.protocol.config import check as check_settings
+from rankdeck.runner.rank.device import take_device
 from rankdeck.runner.rank.worker import _Rank
 from rankdeck.runner.state.rank_gpus import match_rank_to_gpus
 from rankdeck.runner.supervisor.knobs import _free_bytes
@@ -277,7 +278,8 @@ def rank_of(tmp_path, monkeypatch, local_rank: int, **settings) -> _Rank:
 
 def test_a_rank_takes_its_gpu_and_has_accelerate_take_it_too(tmp_path, monkeypatch, cuda):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,6")
-    rank_of(tmp_path, monkeypatch, 3, ranks_per_gpu=2)._take_device()
+    rank = rank_of(tmp_path, monkeypatch, 3, ranks_per_gpu=2)
+    take_device(rank.config, rank.local_rank)
     assert cuda == [1]
     assert os.environ[placement.OWN_DEVICE] == "cuda:1"
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "5,6"
@@ -287,7 +289,7 @@ def test_a_spread_rank_hides_the_gpus_of_others_and_takes_the_first_of_its_own(t
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-a,GPU-b,GPU-c,GPU-d")
     rank = rank_of(tmp_path, monkeypatch, 1, gpus_per_rank=2)
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "GPU-c,GPU-d", "set before torch is first used"
-    rank._take_device()
+    take_device(rank.config, rank.local_rank)
     assert cuda == [0]
     assert os.environ[placement.OWN_DEVICE] == "cuda:0"
 
@@ -296,7 +298,7 @@ def test_a_rank_that_sees_too_few_gpus_says_so(tmp_path, monkeypatch, cuda):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2")
     rank = rank_of(tmp_path, monkeypatch, 1, gpus_per_rank=2)
     with pytest.raises(RuntimeError, match=r"torch sees 1 of the 2 GPUs of this rank \(CUDA_VISIBLE_DEVICES=2\)"):
-        rank._take_device()
+        take_device(rank.config, rank.local_rank)
 
 
 def test_accelerate_takes_the_device_it_is_given():

@@ -1,4 +1,4 @@
-"""Continuous ranks: prompts come as rows fall free, and knobs act on rows. The flow is real, its rows are stand-ins."""
+"""Continuous ranks: prompts come as rows fall free, and knobs act on rows. Only the rows are stand-ins."""
 
 import pytest
 
@@ -39,7 +39,7 @@ async def test_every_prompt_has_its_answer_and_the_accounts_add_up(fly, dispatch
     assert [rank.ready.engine for rank in state.ranks] == ["continuous"] * ranks
     summary = state.ended.summary
     assert (summary.completed, summary.output_tokens, summary.padding_waste) == (40, 40 * STEPS, 0)
-    assert state.slots == summary.prompt_tokens + summary.output_tokens, "every token computed is in some stint"
+    assert state.slots == summary.prompt_tokens + summary.output_tokens, "every token computed is in some account"
     assert state.in_flight_tokens == 0
     assert (state.gather is not None) == (dispatch == "split")
 
@@ -184,7 +184,7 @@ async def test_stopping_cleanly_answers_what_is_in_hand_and_stopping_now_does_no
         assert state.completed == len(records)
 
 
-async def test_the_search_for_the_batch_size_learns_from_stints(fly):
+async def test_the_search_for_the_batch_size_learns_from_accounts(fly):
     prompts = [f"prompt {number}" for number in range(3000)]
     started = fly(prompts, step_seconds=0.02, ranks=1, batch_size=None, max_new_tokens=STEPS)
     state, seen = await watch(started)
@@ -195,7 +195,7 @@ async def test_the_search_for_the_batch_size_learns_from_stints(fly):
     assert state.costs == (), "rows that come and go are no batches of a size"
 
 
-async def test_a_sweep_measures_closed_batches_on_continuous_ranks_and_the_rest_flows(fly):
+async def test_a_sweep_measures_closed_batches_on_continuous_ranks_and_the_rest_continuously(fly):
     plan = SweepPlan(batch_sizes=(2, 8), ranks=(2,), repeats=1, least_rounds=1, least_seconds=0.0, outputs=True)
     started = fly(PROMPTS * 3, ranks=2, sweep=plan)
     state, seen = await watch(started)

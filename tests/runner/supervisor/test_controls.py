@@ -1,4 +1,4 @@
-"""Turning the knobs of a running job, and what each turn brought."""
+"""Turning the knobs of a running job, and what each turn changes."""
 
 import pytest
 

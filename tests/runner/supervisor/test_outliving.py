@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+from types import SimpleNamespace
 
 import pytest
 
@@ -309,9 +310,10 @@ async def test_words_of_an_ended_launch_are_heard_no_more(tmp_path):
     heard, kept = [], []
     scheduler = Scheduler([1] * 8, order="input", batch_size=4, active_ranks=1)
     config = RunConfig(prompts="p")
+    events = SimpleNamespace(emit=heard.append, log=lambda *_: None)
     pool = RankPool(
-        1, config, None, scheduler, controls=None, emit=heard.append, log=lambda *_: None, keep=kept.append,
-        keep_error=kept.append,
+        1, config, None, scheduler, controls=None, outputs=SimpleNamespace(keep=kept.append), failures=None,
+        events=events,
     )  # fmt: skip
     pool.ready = True
     batch = scheduler.next_batch(0)

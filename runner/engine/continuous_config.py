@@ -1,0 +1,58 @@
+"""How much memory transformers' continuous batching takes, and how much it computes in a step.
+
+Left to the library on a GPU, less what the other ranks on it need; on a CPU sized by the memory there is and by need.
+Knows the settings of the transformers versions that are supported; opens no manager.
+"""
+
+import dataclasses
+from typing import Any
+
+import psutil
+import torch
+from transformers.generation.configuration_utils import ContinuousBatchingConfig
+
+from rankdeck.runner.inputs.memory_estimate import (
+    CONTINUOUS_CONTEXT_TOKENS,
+    CONTINUOUS_PROMPT_TOKENS,
+    CONTINUOUS_ROWS,
+    CONTINUOUS_SHARE,
+)
+from rankdeck.runner.protocol.config import RunConfig
+
+GPU_CACHE_SHARE = 0.8
+"""Share of a GPU's free memory for the caches of all its ranks: each rank comes a little later, and finds less."""
+
+CPU_PAGE_TOKENS = 64
+CPU_STEP_TOKENS = 512
+"""Most tokens of a step, prompts included: in a longer step the rows that decode wait for long prompts."""
+
+
+def batching_config(
+    config: RunConfig, device: torch.device, context_tokens: int | None, kv_bytes_per_token: int | None
+) -> Any:
+    """The ContinuousBatchingConfig of a rank; `context_tokens` and `kv_bytes_per_token` are its model's, if known."""
+    known = {field.name for field in dataclasses.fields(ContinuousBatchingConfig)}  # 5.17 has others than 5.23
+    settings: dict[str, Any] = {} if config.seed is None else {"seed": config.seed}
+    if device.type != "cpu":
+        sharing = -(-config.ranks // torch.cuda.device_count())
+        if config.attention != "auto" and "auto_switch_to_flash" in known:
+            settings["auto_switch_to_flash"] = False
+        if sharing > 1:
+            settings["max_memory_percent"] = GPU_CACHE_SHARE / sharing
+        return ContinuousBatchingConfig(**settings)
+    page = "page_size" if "page_size" in known else "block_size"
+    settings[page] = CPU_PAGE_TOKENS
+    settings["num_blocks"] = _cpu_cache_tokens(config, context_tokens, kv_bytes_per_token) // CPU_PAGE_TOKENS
+    settings["max_batch_tokens"] = CPU_STEP_TOKENS
+    return ContinuousBatchingConfig(**settings)
+
+
+def _cpu_cache_tokens(config: RunConfig, context_tokens: int | None, kv_bytes_per_token: int | None) -> int:
+    """Room for the rows of a run, and for one row of a long prompt, as far as memory allows."""
+    rows = max(CONTINUOUS_ROWS, config.batch_size or 0)
+    one_long_row = min(context_tokens or 0, CONTINUOUS_CONTEXT_TOKENS) + config.new_tokens
+    wanted = max(rows * (config.new_tokens + CONTINUOUS_PROMPT_TOKENS), one_long_row)
+    if kv_bytes_per_token is None:
+        return wanted
+    room = psutil.virtual_memory().available * CONTINUOUS_SHARE / config.ranks / kv_bytes_per_token
+    return int(min(wanted, room))

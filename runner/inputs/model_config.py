@@ -1,0 +1,78 @@
+"""The shape of a model, as its config.json gives it. Pure: the values of the file come in, whoever read it."""
+
+from typing import Any, NamedTuple
+
+
+class ModelShape(NamedTuple):
+    """The figures of a model that decide its memory. `stored_bytes`: its weights on disk, if it is quantised there."""
+
+    parameters: int
+    layers: int
+    kv_heads: int
+    head_size: int
+    hidden: int
+    intermediate: int
+    vocabulary: int
+    context: int | None = None
+    dtype: str | None = None
+    stored_bytes: int | None = None
+    embedding_parameters: int = 0
+    counted: bool = True
+    """Whether the parameters were counted in the weights' files, not calculated from config.json."""
+    tied: bool = False
+    """Whether the last layer shares the weight of the input embedding."""
+
+
+DEMO = ModelShape(134_515_008, 30, 3, 64, 576, 1536, 49152, 8192, "float32", None, 28_311_552, tied=True)
+"""SmolLM2-135M-Instruct, for use until it is in the cache."""
+
+
+def shape_from_config(values: dict[str, Any], parameters: int | None, stored_bytes: int | None = None) -> ModelShape:
+    """The shape in a config.json. `parameters` is None if they could not be counted in the weights' files.
+
+    Raises:
+        ValueError: a figure is missing.
+    """
+    text = values.get("text_config")
+    text = {**values, **text} if isinstance(text, dict) else values
+
+    def number(*names: str, default: int | None = None) -> int:
+        for name in names:
+            value = text.get(name)
+            if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+                return value
+        if default is None:
+            raise ValueError(f"its config.json has no {names[0]}")
+        return default
+
+    layers = number("num_hidden_layers", "n_layer", "num_layers")
+    hidden = number("hidden_size", "n_embd", "d_model")
+    heads = number("num_attention_heads", "n_head", "num_heads")
+    kv_heads = number("num_key_value_heads", default=heads)
+    head_size = number("head_dim", default=hidden // heads or 1)
+    intermediate = number("intermediate_size", "n_inner", "ffn_dim", default=4 * hidden)
+    vocabulary = number("vocab_size")
+    embedding = vocabulary * hidden
+    dtype = text.get("dtype") or text.get("torch_dtype")
+    counted = parameters is not None
+    if parameters is None:
+        experts = number("num_local_experts", "num_experts", "n_routed_experts", default=1)
+        inner = number("moe_intermediate_size", default=intermediate) if experts > 1 else intermediate
+        attention = 2 * hidden * head_size * (heads + kv_heads)
+        layer = attention + 3 * hidden * inner * experts
+        parameters = layers * layer + embedding * (1 if text.get("tie_word_embeddings") else 2)
+    return ModelShape(
+        parameters=parameters,
+        layers=layers,
+        kv_heads=kv_heads,
+        head_size=head_size,
+        hidden=hidden,
+        intermediate=intermediate,
+        vocabulary=vocabulary,
+        context=number("max_position_embeddings", "n_positions", default=0) or None,
+        dtype=dtype if isinstance(dtype, str) else None,
+        stored_bytes=stored_bytes if isinstance(values.get("quantization_config"), dict) else None,
+        embedding_parameters=embedding,
+        counted=counted,
+        tied=text.get("tie_word_embeddings") is True,
+    )

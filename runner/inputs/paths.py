@@ -1,0 +1,43 @@
+"""Whether a run's prompts can be read, and its outputs written, where its settings say. A look only: opens nothing."""
+
+import os
+from pathlib import Path
+
+
+def why_unreadable(prompts: str, column: str | None) -> str | None:
+    """What is wrong with the prompt file, in a sentence; None where nothing is, or it is standard input (`-`)."""
+    if prompts == "-":
+        return None
+    if not prompts.strip():
+        return "name a file of prompts: .txt, .jsonl, .json, .csv or .parquet"
+    path = Path(prompts)
+    try:
+        if path.is_dir():
+            return f"{prompts} is a directory, not a file of prompts"
+        if not path.exists():
+            return f"{prompts}: there is no such file"
+        if not os.access(path, os.R_OK):
+            return f"{prompts}: not readable by you"
+        if path.is_file() and path.stat().st_size == 0:
+            return f"{prompts} is empty"
+    except (OSError, ValueError) as error:
+        return f"{prompts}: {error}"
+    if path.suffix.lower() in (".csv", ".parquet") and column is None:
+        return f"{prompts}: say which column holds the prompts with --column NAME"
+    return None
+
+
+def why_unwritable(output: Path, *, force: bool) -> str | None:
+    """What is wrong with the file for the outputs, in a sentence. With `force` it may exist."""
+    if output.is_dir():
+        return f"{output} is a directory; name a file"
+    if output.exists() and not output.is_file():
+        return f"{output} is no ordinary file; name one"
+    if output.exists() and not force:
+        return f"{output} exists; name another file, or replace it with --force"
+    parent = output.absolute().parent
+    if not parent.is_dir():
+        return f"there is no directory {parent}; create it first"
+    if not os.access(parent, os.W_OK) or (output.exists() and not os.access(output, os.W_OK)):
+        return f"{output} cannot be written by you"
+    return None

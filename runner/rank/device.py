@@ -1,0 +1,71 @@
+"""The device of one rank: its GPUs picked out among those of the machine, and what it says of itself.
+
+Knows which environment CUDA and accelerate look at. Which GPUs belong to which rank is `runner.machine.placement`'s
+business. torch is imported only when a function needs it.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rankdeck.runner.machine import placement
+from rankdeck.runner.protocol.config import RunConfig
+
+
+def hide_other_gpus(config: RunConfig, local_rank: int) -> None:
+    """Let CUDA see this rank's GPUs alone. To be called before torch is imported: once CUDA runs, it is too late."""
+    if config.device == "cuda":
+        os.environ.update(placement.own_environment(os.environ, local_rank, config.gpus_per_rank))
+
+
+def take_device(config: RunConfig, local_rank: int) -> None:
+    """Make this rank's GPU torch's current one, and the one that accelerate takes.
+
+    Raises:
+        RuntimeError: torch sees fewer GPUs than the rank needs.
+    """
+    import torch
+
+    if config.device != "cuda" or not torch.cuda.is_available():
+        return
+    seen = torch.cuda.device_count()
+    if seen < config.gpus_per_rank:
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        raise RuntimeError(
+            f"torch sees {seen} of the {config.gpus_per_rank} GPUs of this rank (CUDA_VISIBLE_DEVICES={visible})"
+        )
+    index = placement.device_index(local_rank, seen, config.gpus_per_rank)
+    os.environ[placement.OWN_DEVICE] = f"cuda:{index}"
+    torch.cuda.set_device(index)
+
+
+def device_facts(device: Any, all_devices: Sequence[Any], config: RunConfig, local_rank: int) -> dict[str, Any]:
+    """Name and identity of a rank's device, as fields of RankReady; `all_devices` are those that hold its model."""
+    import torch
+
+    if device.type != "cuda":
+        return {"device": device.type, "device_name": _cpu_name(), "threads": torch.get_num_threads()}
+    properties = torch.cuda.get_device_properties(device)
+    uuids = [str(getattr(torch.cuda.get_device_properties(each), "uuid", "")) for each in all_devices]
+    facts = {
+        "device": placement.device_text(str(device), local_rank, config.gpus_per_rank),
+        "device_name": properties.name,
+        "device_uuid": uuids[0] or None,
+        "device_uuids": uuids if len(uuids) > 1 and all(uuids) else [],
+    }
+    if hasattr(properties, "pci_bus_id"):
+        facts["pci_bus_id"] = (
+            f"{properties.pci_domain_id:08x}:{properties.pci_bus_id:02x}:{properties.pci_device_id:02x}.0"
+        )
+    return facts
+
+
+def _cpu_name() -> str:
+    """What the processor calls itself (Linux), else `CPU`."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return "CPU"
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, "CPU") or "CPU"

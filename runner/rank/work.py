@@ -1,0 +1,124 @@
+"""A rank at work: it takes orders, generates, and sends records and accounts, until it is told to leave.
+
+Knows the conversation about batches, and which errors a rank survives. How a batch is generated is the engine's
+business; a continuous rank's rows are `runner.rank.continuous_rank`'s. Imports torch.
+"""
+
+import os
+import traceback
+from typing import cast
+
+import msgspec
+
+from rankdeck.runner import protocol
+from rankdeck.runner.engine.base import Engine, free_memory, is_out_of_memory
+from rankdeck.runner.engine.continuous import ContinuousEngine
+from rankdeck.runner.engine.rows import Cancelled, Progress
+from rankdeck.runner.protocol import OutputRecord, Work, record_digest
+from rankdeck.runner.protocol.config import RunConfig
+from rankdeck.runner.rank.continuous_rank import ContinuousRank
+from rankdeck.runner.rank.link import Link
+
+
+class RankWork:
+    """The work of one rank. `digests` are those of the records it sent, kept for the gather of `split` dispatch."""
+
+    def __init__(self, rank: int, config: RunConfig, engine: Engine, link: Link) -> None:
+        self._rank, self._config, self._engine, self._link = rank, config, engine, link
+        self.digests: list[tuple[int, str]] = []
+
+    def run(self) -> bool:
+        """Generate until told to leave; returns whether the ranks are to gather."""
+        leave: protocol.Leave | None = None
+        failed_stream = 0
+        while leave is None and isinstance(order := self._link.next_order(), Work):
+            if order.stream == failed_stream:
+                continue  # sent before its failure was heard: its prompts have gone back to the queue
+            try:
+                leave = self._do(order)
+            except Cancelled:
+                continue
+            except Exception as error:
+                out_of_memory = is_out_of_memory(error)
+                if _fatal(error) and not out_of_memory:
+                    raise
+                traceback.print_exc()
+                failed_stream = order.stream or 0
+                if out_of_memory:
+                    error.__traceback__ = None  # it holds the batch's tensors
+                    free_memory(self._engine.device)
+                self._link.send(
+                    protocol.BatchFailed(
+                        rank=self._rank,
+                        batch=order.stream or order.batch,
+                        kind="out_of_memory" if out_of_memory else "error",
+                        error=f"{type(error).__name__}: {error}",
+                    )
+                )
+        self._engine.close()
+        return (leave or cast(protocol.Leave, order)).gather
+
+    def _do(self, order: Work) -> protocol.Leave | None:
+        self._send_notes()
+        closed = order.measure or not order.keep or order.max_new_tokens is not None
+        if closed or not isinstance(self._engine, ContinuousEngine):
+            self._generate(order)
+            return None
+        continuous = ContinuousRank(
+            self._rank,
+            self._engine,
+            self._link,
+            send_records=self._send_records,
+            may_go_on=self._may_go_on,
+            longest=self._config.new_tokens,
+        )
+        return continuous.run(order)
+
+    def _may_go_on(self, batch: int) -> bool:
+        """Called at every decode step: use the rank's present share of the cores; False if `batch` was cancelled."""
+        cores, sharing = os.environ.get("RANKDECK_CORES"), self._link.sharing
+        if self._engine.device.type == "cpu" and cores and sharing:
+            self._engine.use_threads(max(1, int(cores) // sharing))
+        return not self._link.cancelled(batch)
+
+    def _generate(self, work: Work) -> None:
+        """Generate a closed batch, static or measured."""
+
+        def on_step(progress: Progress) -> None:
+            self._link.progress(
+                protocol.StepsInFlight(
+                    rank=self._rank, batch=work.batch, step=progress.step, output_tokens=progress.output_tokens
+                )
+            )
+
+        def on_records(records: list[OutputRecord]) -> None:
+            if work.keep:
+                self._send_records(work.batch, records)
+
+        self._may_go_on(work.batch)
+        done = self._engine.generate(
+            work.prompts,
+            on_step=on_step,
+            cancelled=lambda: not self._may_go_on(work.batch),
+            on_records=on_records,
+            measure=work.measure,
+            max_new_tokens=work.max_new_tokens,
+        )
+        self._link.send(protocol.BatchFinished(rank=self._rank, batch=work.batch, result=done.result))
+        self._send_notes()
+
+    def _send_notes(self) -> None:
+        for text in self._engine.take_notes():
+            self._link.send(protocol.LogLine(source=f"rank {self._rank}", text=text))
+
+    def _send_records(self, batch: int, records: list[OutputRecord]) -> None:
+        records = [msgspec.structs.replace(record, rank=self._rank, batch=batch) for record in records]
+        if self._config.dispatch == "split":
+            self.digests.extend((record.index, record_digest(record)) for record in records)
+        self._link.send(*(protocol.Output(record=record) for record in records))
+
+
+def _fatal(error: Exception) -> bool:
+    """Whether the device's context is gone after this error, so that every later batch would fail as well."""
+    text = str(error)
+    return type(error).__name__ == "AcceleratorError" or "CUDA error" in text or "device-side assert" in text

@@ -1,0 +1,83 @@
+"""The directory of a new run: made, entered among the runs by name, and removed if the run does not start.
+
+Knows how directories are named. What goes into one is written by `runner.start`.
+"""
+
+import re
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from rankdeck.runner.run_directory.places import register, runs_directory
+from rankdeck.runner.run_directory.run_file import RunFile, RunFileError, write_run_file
+
+
+@dataclass(frozen=True)
+class NewDirectory:
+    """A directory for one run, private to its owner. `created` is False where it was there before, and empty."""
+
+    path: Path
+    created: bool
+
+    def remove(self) -> None:
+        """Leave nothing of the run behind."""
+        if self.created:
+            shutil.rmtree(self.path, ignore_errors=True)
+        else:
+            for path in self.path.iterdir():
+                path.unlink()
+
+
+def create_directory(wanted: Path | None, *, name: str | None, prompts: str) -> NewDirectory:
+    """The directory `wanted`, else one called `name` among the runs, else one called after the prompts and the time.
+
+    Raises:
+        RunFileError: it is in use, or cannot be made.
+    """
+    try:
+        if wanted is not None:
+            if wanted.exists() and (not wanted.is_dir() or any(wanted.iterdir())):
+                raise RunFileError(f"--run-dir: {wanted} exists and is not empty; name another")
+            created = not wanted.exists()
+            wanted.mkdir(mode=0o700, parents=True, exist_ok=True)
+            return NewDirectory(wanted.absolute(), created)
+        root = runs_directory()
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if name is not None:
+            directory = root / name
+            if directory.exists():
+                raise RunFileError(f"--name: a run called {name} exists already; choose another name")
+            directory.mkdir(mode=0o700)
+            return NewDirectory(directory, True)
+        return NewDirectory(_fresh_directory(root, prompts), True)
+    except OSError as error:
+        raise RunFileError(f"no run directory can be made: {error}") from None
+
+
+def _fresh_directory(root: Path, prompts: str) -> Path:
+    stem = "stdin" if prompts == "-" else re.sub(r"[^A-Za-z0-9_-]+", "-", Path(prompts).stem).strip("-")[:32] or "run"
+    base = f"{stem}-{time.strftime('%Y%m%d-%H%M%S', time.localtime())}"
+    for number in range(1, 1000):
+        directory = root / (base if number == 1 else f"{base}-{number}")
+        try:
+            directory.mkdir(mode=0o700)
+        except FileExistsError:
+            continue
+        return directory
+    raise OSError(f"{root / base} and a thousand more exist already")
+
+
+def register_run(directory: Path, run: RunFile) -> None:
+    """Have a run in `directory`, outside the usual place, found by its name; a name that is taken gets a number."""
+    for number in range(1, 1000):
+        name = run.name if number == 1 else f"{run.name}-{number}"
+        try:
+            register(directory, name)
+        except FileExistsError:
+            continue
+        if number > 1:
+            write_run_file(directory, msgspec.structs.replace(run, name=name))
+        return
