@@ -209,9 +209,9 @@ class RankdeckApp(BaseApp):
 
     def _over_by_now(self) -> None:
         """A question about a run that has ended meanwhile asks nothing any more."""
-        from rankdeck.tui.screens.questions import LeaveScreen, StopNowScreen
+        from rankdeck.tui.screens.questions import Question
 
-        if not self.followed.goes_on and isinstance(self.screen, LeaveScreen | StopNowScreen):
+        if not self.followed.goes_on and isinstance(self.screen, Question):
             self.screen.dismiss(None)
 
     def _retitle(self) -> None:

@@ -253,8 +253,8 @@ class RunScreen(Sized, Screen[None]):
 
         self.app.push_screen(SweepScreen(in_run(self.followed.state)), self._plan_made)
 
-    async def _end_sweep(self, yes: bool | None) -> None:
-        if yes and self.followed.state.sweeping:
+    async def _end_sweep(self, answer: str | None) -> None:
+        if answer == "stop" and self.followed.state.sweeping:
             await self.followed.ask(StartSweep(plan=None))
 
     async def _plan_made(self, plan: SweepPlan | None) -> None:
@@ -267,8 +267,8 @@ class RunScreen(Sized, Screen[None]):
 
         self.app.push_screen(StopNowScreen(), self._stop_now)
 
-    async def _stop_now(self, yes: bool | None) -> None:
-        if yes:
+    async def _stop_now(self, answer: str | None) -> None:
+        if answer == "stop":
             await self.followed.ask(Stop(now=True))
 
     def action_advice(self) -> None:

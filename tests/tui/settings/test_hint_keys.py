@@ -10,7 +10,7 @@ from rankdeck.tui.app.declared_keys import declared
 from rankdeck.tui.panels.overview.hints import advice_lines
 from rankdeck.tui.panels.overview.notice import notice_lines
 from rankdeck.tui.panels.sweep.status import empty_lines
-from rankdeck.tui.screens.questions import LeaveScreen
+from rankdeck.tui.screens.questions import LeaveScreen, Question
 from rankdeck.tui.settings.hint_keys import HINTED, PALETTE, key_of, named, shown
 from rankdeck.tui.settings.preferences import Preferences
 from rankdeck.tui.words.text import plain
@@ -55,8 +55,9 @@ def test_every_binding_that_a_hint_names_is_known() -> None:
     # A dot within braces is also what an f-string has: of those only names of bindings count.
     used = {found for source in sources for found in re.findall(r"\{([a-z_]+\.[a-z_]+)\}", source)}
     asked = {found for source in sources for found in re.findall(r'key_of\(["\']([a-z_.]+)["\']', source)}
+    answers = {answer.id for question in Question.__subclasses__() for answer in question.ANSWERS}
     ids = {one.binding.id for one in declared()}
-    assert asked | {name for name in used if name in ids} == set(HINTED)
+    assert asked | answers | {name for name in used if name in ids} == set(HINTED)
 
 
 def test_lines_over_a_run_follow_the_keys() -> None:
