@@ -66,7 +66,7 @@ def test_settings_may_come_from_a_file_and_flags_win(tmp_path, monkeypatch):
     (tmp_path / "p.txt").write_text("hello\n")
     (tmp_path / "run.toml").write_text('prompts = "p.txt"\nbatch_size = "auto"\nmax_new_tokens = 7\ndevice = "cpu"\n')
     seen = {}
-    monkeypatch.setattr(cli, "launch", lambda values, **_: seen.update(values))
+    monkeypatch.setattr(cli, "launch", lambda values, *_, **__: seen.update(values))
     assert rankdeck("run", "--config", str(tmp_path / "run.toml"), "--max-new-tokens", "9").exit_code == 0
     assert seen["max_new_tokens"] == 9
     assert seen["prompts"] == str(tmp_path / "p.txt"), "a path in a file is relative to the file"

@@ -176,7 +176,7 @@ def test_a_replay_imports_no_torch_and_its_lines_no_screen() -> None:
     code = (
         "import sys\n"
         "from rankdeck.tui.commands.replay import replay\n"
-        "replay(None, sample=True, plain=True)\n"
+        "replay(sample=True, plain=True)\n"
         "heavy = {'torch', 'transformers', 'accelerate', 'numpy', 'gguf', 'textual'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )
