@@ -15,6 +15,7 @@ from textual.widgets import Input
 from rankdeck.tui.panels.overview.notice import notice_lines
 from rankdeck.tui.panels.overview.transport import transport_line
 from rankdeck.tui.screens.run import RunScreen
+from rankdeck.tui.screens.run_keys import RUN_KEYS
 from rankdeck.tui.sources.followed_run import FollowedRun
 from rankdeck.tui.sources.replay import ReplaySource
 from rankdeck.tui.terminal.repaint import REPAINT_SECONDS
@@ -59,11 +60,7 @@ class ReplayScreen(RunScreen, inherit_bindings=False):
         _seek("full_stop,shift+right", f"seek({SMALL_STEP})", "A little forward", f"{SMALL_STEP} second forward"),
         _seek("less_than_sign,0", "edge(0)", "To the beginning", "To the beginning"),
         _seek("greater_than_sign,9", "edge(1)", "To the end", "To the end, where the summary is"),
-        *(
-            key
-            for key in RunScreen.BINDINGS
-            if isinstance(key, Binding) and not (key.id or "").startswith(_NOT_INHERITED)
-        ),
+        *(key for key in RUN_KEYS if isinstance(key, Binding) and not (key.id or "").startswith(_NOT_INHERITED)),
     ]
 
     def __init__(self, followed: FollowedRun, replay: ReplaySource, stops: str) -> None:

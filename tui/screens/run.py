@@ -1,14 +1,10 @@
 """The screen of a run: the header line, and one of its views. Holds layout and keys, no figures."""
 
-import asyncio
 from collections.abc import Iterable
-from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from textual import work
 from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
+from textual.binding import BindingType
 from textual.containers import Container
 from textual.reactive import Reactive
 from textual.screen import Screen
@@ -17,15 +13,14 @@ from textual.widgets import Static
 
 from rankdeck.runner.protocol import SetActiveRanks, SetBatchSize, StartSweep, Stop
 from rankdeck.runner.protocol.sweep_plan import SweepPlan
-from rankdeck.runner.run_directory import RunFileError
 from rankdeck.runner.state import RunState
 from rankdeck.tui.panels.frame import Frame, ViewName
-from rankdeck.tui.panels.outputs.listing import Selection
 from rankdeck.tui.panels.overview.header import header_line
 from rankdeck.tui.panels.overview.hints import advice_lines
 from rankdeck.tui.panels.overview.notice import notice_lines
+from rankdeck.tui.screens.run_keys import RUN_KEYS
 from rankdeck.tui.screens.sized import Sized
-from rankdeck.tui.screens.views import VIEWS, as_view, entry
+from rankdeck.tui.screens.views import as_view, entry
 from rankdeck.tui.settings import keys
 from rankdeck.tui.settings.hint_keys import named
 from rankdeck.tui.sources.followed_run import FollowedRun
@@ -34,23 +29,16 @@ from rankdeck.tui.widgets.key_bar import KeyBar
 from rankdeck.tui.widgets.lines import Lines
 from rankdeck.tui.widgets.overview import Overview
 from rankdeck.tui.words.status import ASKED_FOR
-from rankdeck.tui.words.text import Line, some, visible
+from rankdeck.tui.words.text import Line
 
 if TYPE_CHECKING:
+    from rankdeck.tui.screens.answer_files import Target
     from rankdeck.tui.screens.batch_size import Answer
-    from rankdeck.tui.screens.exporting import Target
     from rankdeck.tui.widgets.outputs import OutputsView
 
 TALL, SHORT_CHARTS = 24, 6
 
 TOO_SMALL = "rankdeck needs a terminal of at least 60x18"
-
-_BATCH_SIZE, _RANKS, _VIEWS = Binding.Group("Batch size"), Binding.Group("Ranks"), Binding.Group("Views")
-
-
-def _knob(keys: str, action: str, description: str, group: Binding.Group, tooltip: str) -> Binding:
-    name = f"knob.{description.lower().replace(' ', '_')}"
-    return Binding(keys, action, description, id=name, tooltip=tooltip, group=group)
 
 
 class RunScreen(Sized, Screen[None]):
@@ -64,57 +52,7 @@ class RunScreen(Sized, Screen[None]):
     LINES_AROUND: ClassVar[int] = 3
     """Header, advice and footer."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("q", "app.leave", "Quit", id="app.leave", tooltip="Leave; asks first while the run goes on"),
-        Binding("question_mark", "help", "Help", key_display="?", id="app.help", tooltip="Every key, and the words"),
-        Binding("space", "pause", "Pause", id="run.pause", tooltip="Pause after the batches in flight, or go on"),
-        Binding("x", "app.stop", "Stop", id="run.stop", tooltip="Stop the run after the batches in flight"),
-        _knob("minus,underscore", "batch_size(False)", "Smaller batches", _BATCH_SIZE, "Halve the batch size"),
-        _knob("plus,equals_sign", "batch_size(True)", "Larger batches", _BATCH_SIZE, "Double the batch size"),
-        _knob("left_square_bracket", "ranks(-1)", "Fewer ranks", _RANKS, "One active rank less; it keeps its model"),
-        _knob("right_square_bracket", "ranks(1)", "More ranks", _RANKS, "One active rank more"),
-        *(
-            Binding(
-                view.key,
-                f"view('{view.name}')",
-                view.title,
-                id=f"view.{view.name}",
-                tooltip=view.tooltip,
-                group=_VIEWS,
-            )
-            for view in VIEWS
-        ),
-        Binding("d", "app.detach", "Detach", id="run.detach", tooltip="Leave; the run goes on"),
-        Binding(
-            "b", "type_batch_size", "Batch size", id="knob.batch_size", tooltip="Type a batch size, or auto", show=False
-        ),
-        Binding(
-            "a",
-            "auto_batch_size",
-            "Auto batch size",
-            id="knob.auto",
-            tooltip="Search for the best batch size on the real work",
-            show=False,
-        ),
-        Binding("i", "advice", "Advice", id="run.advice", tooltip="All that the figures suggest", show=False),
-        Binding(
-            "s",
-            "sweep",
-            "Sweep",
-            id="run.sweep",
-            tooltip="Measure batch sizes and ranks, or end that",
-            show=False,
-        ),
-        Binding(
-            "X",
-            "stop_now",
-            "Stop now",
-            id="run.stop_now",
-            tooltip="Abandon the batches in flight; asks first",
-            show=False,
-        ),
-        Binding("f1", "help", "Help", id="app.help_anywhere", tooltip="The same, also from within a field", show=False),
-    ]
+    BINDINGS: ClassVar[list[BindingType]] = RUN_KEYS
 
     def __init__(self, followed: FollowedRun) -> None:
         super().__init__()
@@ -306,34 +244,13 @@ class RunScreen(Sized, Screen[None]):
         self.app.push_screen(AnswerScreen(view.selection, view.batch_seconds), lambda _: view.moved())
 
     def on_outputs_view_export_wanted(self, event: "OutputsView.ExportWanted") -> None:
-        from rankdeck.tui.screens.export import ExportScreen
-        from rankdeck.tui.screens.exporting import suggested
+        from rankdeck.tui.screens.export import export, export_screen
 
-        state, query = self.followed.state, event.selection.query
-        what = f"the answers that match {query.text}" if query else "all answers"
-        name = suggested(state.name, filtered=bool(query))
-        screen = ExportScreen(visible(f"Write {what}"), name, Path(state.directory or "."))
-        self.app.push_screen(screen, partial(self._export, event.selection))
+        def write(to: "Target | None") -> None:
+            if to is not None:
+                self.run_worker(export(self.app, self.followed, event.selection, to), group="export")
 
-    def _export(self, selection: Selection, to: "Target | None") -> None:
-        if to is not None:
-            self._write(selection, to)
-
-    @work(group="export")
-    async def _write(self, selection: Selection, to: "Target") -> None:
-        """Write all that the query leaves: of a run that has more than are listed, from disk."""
-        from rankdeck.tui.screens.exporting import ExportError, gather, write
-
-        book = selection.listing.book
-        try:
-            records = gather(self.followed.stored_answers(), book.newest(len(book)), selection.query.matches)
-            number = await asyncio.to_thread(write, records, to, replace=to.replaces)
-        except (OSError, ExportError, RunFileError) as error:
-            why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-            words = f"{to.path}: {why}. Nothing was written."
-            self.app.notify(words, title="Not exported", severity="error", markup=False)
-            return
-        self.app.say(f"{some(number, 'answer')} in {visible(str(to.path))}", "Exported")
+        self.app.push_screen(export_screen(self.followed.state, event.selection), write)
 
 
 def _show_if_any(widget: Lines, lines: list[Line]) -> None:

@@ -18,8 +18,8 @@ from rankdeck.runner import protocol, run_directory
 from rankdeck.runner.protocol import OutputRecord
 from rankdeck.runner.run_directory.run_file import RunFileError
 from rankdeck.tui.app.app import RankdeckApp
+from rankdeck.tui.screens.answer_files import KINDS, ExportError, Target, gather, suggested, target, write
 from rankdeck.tui.screens.export import ExportScreen
-from rankdeck.tui.screens.exporting import KINDS, ExportError, Target, gather, suggested, target, write
 from rankdeck.tui.widgets.answer_list import AnswerList
 from rankdeck.tui.widgets.query_field import QueryField
 from tests import scripted
