@@ -62,10 +62,10 @@ def problems(wanted: Mapping[str, Any]) -> Iterator[str]:
 
 def _owners() -> Iterator[type[DOMNode]]:
     """The classes of ours that declare bindings."""
-    from rankdeck.tui import screens, start, widgets
+    from rankdeck.tui import app, screens, start, widgets
 
-    names = ["rankdeck.tui.app.base", "rankdeck.tui.app.app"]
-    for package in (screens, start, widgets):
+    names: list[str] = []
+    for package in (app, screens, start, widgets):
         names.extend(module.name for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."))
     for name in names:
         for value in vars(importlib.import_module(name)).values():
