@@ -5,7 +5,7 @@ Knows the user's preferences and what is remembered; nothing of a run.
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 from textual import on
 from textual.app import SystemCommand
@@ -21,6 +21,13 @@ from rankdeck.tui.words import alerts
 
 if TYPE_CHECKING:
     from textual.filter import LineFilter
+
+
+@runtime_checkable
+class TitledDriver(Protocol):
+    """A driver that can name its terminal's window."""
+
+    def set_title(self, title: str) -> None: ...
 
 
 class BaseApp(Deck):
@@ -134,9 +141,8 @@ class BaseApp(Deck):
             from rankdeck.tui.terminal.ascii import to_ascii
 
             title = to_ascii(title)
-        set_title = getattr(self._driver, "set_title", None)
-        if set_title is not None:
-            set_title(title)
+        if isinstance(self._driver, TitledDriver):
+            self._driver.set_title(title)
 
     def alert(self, text: str) -> None:
         """Tell someone who looks elsewhere, or may: most terminals say only when that changes."""

@@ -4,7 +4,7 @@ Knows Textual's driver, and the pace of tui/terminal/repaint.py. What is painted
 """
 
 import time
-from typing import Any, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 from textual.app import App
 from textual.events import Event, Resize
@@ -12,6 +12,16 @@ from textual.events import Event, Resize
 from rankdeck.tui.terminal.repaint import REPAINT_SECONDS, RepaintPace
 
 Result = TypeVar("Result")
+
+
+@runtime_checkable
+class CountingDriver(Protocol):
+    """A driver that counts bytes: `written` since the start, and the `backlog` that the terminal has yet to take."""
+
+    written: int
+
+    @property
+    def backlog(self) -> int: ...
 
 
 class PacedApp(App[Result]):
@@ -24,14 +34,14 @@ class PacedApp(App[Result]):
 
     @property
     def backlog(self) -> int:
-        """Bytes that the terminal has not yet taken, where that can be known."""
-        driver: Any = self._driver
-        return getattr(driver, "backlog", 0)
+        """Bytes that the terminal has not taken yet; 0 if the driver does not count them."""
+        return self._driver.backlog if isinstance(self._driver, CountingDriver) else 0
 
     def may_repaint(self) -> bool:
         """Whether to repaint now; whoever is told so does."""
         now = time.monotonic()
-        due = self._pace.due(now, self.backlog, getattr(self._driver, "written", 0))
+        written = self._driver.written if isinstance(self._driver, CountingDriver) else 0
+        due = self._pace.due(now, self.backlog, written)
         if due:
             self._pace.painted(now)
         return due

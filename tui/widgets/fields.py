@@ -16,16 +16,19 @@ from textual.strip import Strip
 from textual.widget import Widget
 from textual.widgets import Input
 
+from rankdeck.tui.widgets.deck import Deck
 from rankdeck.tui.widgets.lines import Painter
 from rankdeck.tui.words.text import Line, line_width
 
 
 class InOrder(Widget):
-    """Mixed in behind a widget's base: its own bindings act when their key comes to it, not later."""
+    """Mixed in behind a widget's base: its own bindings act as soon as their key reaches it."""
+
+    app: Deck
 
     async def on_key(self, event: Key) -> None:
         own = self._bindings.copy()
-        own.apply_keymap(self.app._keymap)  # As Textual does where it looks at them: the user's keys are not in them.
+        own.apply_keymap(self.app.keys)  # as Textual does when it looks at them: they are kept as declared
         for binding in own.key_to_bindings.get(event.key, ()):
             if not binding.priority and await self.app.run_action(binding.action, self):
                 event.stop()

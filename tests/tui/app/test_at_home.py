@@ -124,7 +124,7 @@ def test_what_a_browser_is_shown_is_never_at_home(
     monkeypatch.setattr(run_directory, "supervisor_alive", lambda directory: True)
     app = view.view_of(tmp_path, control=control)
     assert not app.at_home
-    assert app._steerable is control
+    assert app.followed.steers is control
     monkeypatch.setattr(run_directory, "supervisor_alive", lambda directory: False)
     (tmp_path / "events.jsonl").write_bytes(journal.SAMPLE.read_bytes())
     replayed = view.view_of(tmp_path, control=control)
