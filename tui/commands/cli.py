@@ -1,7 +1,7 @@
 """The `rankdeck` command.
 
-Knows the command line: options, exit status, what goes to stdout (the product) and to stderr (the
-talk). What a run does, and how it looks, is elsewhere; Textual is imported only where a screen is shown.
+Knows the command line: options, exit status, what goes to stdout (the product) and to stderr (everything else). Knows
+neither what a run does nor how it looks; Textual is imported only if a screen is shown.
 """
 
 import io
@@ -75,12 +75,12 @@ def main() -> None:
     """Run the command line."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            # A terminal that cannot show a character shows its code; it does not end the view.
+            # A character that the terminal cannot show is written as its code instead of ending the view.
             stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except BrokenPipeError:
-        # Whoever read our lines has enough of them. The run, if there is one, goes on.
+        # The reader of our lines has closed the pipe. The run, if there is one, goes on.
         sys.stderr.close()
         raise SystemExit(0) from None
 
@@ -243,7 +243,7 @@ def hello(
     import asyncio
     import signal
 
-    # However it is ended, the ranks are ended with it: as by Ctrl-C.
+    # However this process is ended, its ranks end too, as with Ctrl-C.
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
     if device not in ("auto", "cuda", "cpu"):

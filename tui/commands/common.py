@@ -1,6 +1,6 @@
-"""From a command line to a run that is watched: settings gathered, bad input refused, run launched or found.
+"""What rankdeck's commands share: gathering settings, refusing bad input, finding, launching and watching a run.
 
-What the commands of the `rankdeck` command share. Knows nothing of a screen.
+Knows nothing of a screen.
 """
 
 import os
@@ -25,14 +25,14 @@ EXIT_BAD_INPUT = 2
 
 
 def refuse(message: str) -> typer.Exit:
-    """Say what is wrong, a line each; the caller raises what is returned."""
+    """Print what is wrong, line by line; the caller raises the returned exit."""
     for line in message.splitlines():
         typer.echo(f"rankdeck: {line}", err=True)
     return typer.Exit(EXIT_BAD_INPUT)
 
 
 def no_screen() -> bool:
-    """Whether there is no terminal that a dashboard could be drawn on: then lines are printed instead."""
+    """Whether there is no terminal to draw a dashboard on: then lines are printed instead."""
     return not sys.stdout.isatty() or os.environ.get("TERM") == "dumb"
 
 
@@ -76,7 +76,7 @@ def load_preferences(*, theme: str | None = None, ascii: bool | None = None) -> 
 
 
 def _key_problems(keys: Mapping[str, Any]) -> Iterable[str]:
-    # Imports every screen: only where there are keys to check.
+    # This imports every screen, so only if there are keys to check.
     from rankdeck.tui.app import declared_keys
 
     return declared_keys.problems(keys)
@@ -93,13 +93,13 @@ def read_config(path: Path | None) -> dict[str, Any]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, ValueError) as error:
         raise refuse(f"--config: {path}: {error}") from None
     if "prompts" in values and values["prompts"] != "-":
-        # A path in a file is relative to the file: it means the same wherever the command is given.
+        # A path in a file is relative to the file, so that it means the same in any working directory.
         values["prompts"] = str(path.absolute().parent / start.with_homes(RunConfig(prompts=values["prompts"])).prompts)
     return values
 
 
 def default_ranks(values: dict[str, Any]) -> int:
-    """The world size where none is asked for, by the settings that say how ranks and GPUs go together."""
+    """The world size if none is given, from the settings that say how ranks share or span GPUs."""
     return start.default_ranks(
         values.get("device", "auto"), values.get("ranks_per_gpu"), values.get("gpus_per_rank") or 1
     )
@@ -108,7 +108,7 @@ def default_ranks(values: dict[str, Any]) -> int:
 def launch(
     values: dict[str, Any], view: View, *, run_dir: Path | None, force: bool, compare: str | None = None
 ) -> None:
-    """Start a run with these settings, watch it, exit with its status; `compare` names a run to set it beside."""
+    """Start a run with these settings, watch it, exit with its status; `compare` names a run to compare it with."""
     one_view(view)
     preferences = preferred(view)
     if compare is not None and view.json:
@@ -134,7 +134,7 @@ def launch(
 
 
 def _compare(directory: Path, other: Path) -> None:
-    """Set a run that has ended beside another; one that was left behind is compared with `report` later."""
+    """Compare a run that has ended with another; of one that goes on, say how to compare it later."""
     from rankdeck.tui.report.compare import comparison_lines
 
     run = run_directory.read_run_file(directory)

@@ -1,4 +1,4 @@
-"""Options that several commands have, one by one and in groups, each declared once."""
+"""The options that several commands share, single and in groups, each declared once."""
 
 import inspect
 from collections.abc import Callable
@@ -79,7 +79,7 @@ class Generation(NamedTuple):
 
 
 class Work(NamedTuple):
-    """Which prompts are done, and how often ranks are launched for them."""
+    """Which prompts of a file are answered, and how often ranks may be launched."""
 
     max_restarts: Restarts = None
     limit: Limit = None
@@ -87,7 +87,7 @@ class Work(NamedTuple):
 
 
 class View(NamedTuple):
-    """How a run is shown."""
+    """How a run is shown: the two other views, or the looks of the dashboard."""
 
     plain: Plain = False
     json: Json = False
@@ -127,10 +127,10 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def number_list(text: str, option: str) -> list[int]:
-    """The numbers that `text` names, ascending, each once.
+    """The numbers in `text`, ascending, each once.
 
     Raises:
-        ValueError: it names none; said for people, with the option.
+        ValueError: it is not a list of numbers; the message, for people, names the option.
     """
     try:
         return read_numbers(text, most=MAX_BATCH_SIZE)

@@ -1,4 +1,4 @@
-"""`rankdeck replay`: a recorded run once more, as a dashboard, as lines or as its events."""
+"""`rankdeck replay`: a recorded run again, in a dashboard, as lines or as its events."""
 
 import sys
 import time
@@ -74,7 +74,7 @@ def _print(found: Journal, speed: float | None, *, json: bool) -> None:
 
 
 def _paced(found: Journal, speed: float | None) -> Iterator[AnyEvent]:
-    """The events; with a speed, each at its time."""
+    """The events; with a speed, each at the time it is due."""
     began = time.monotonic()
     for number, event in enumerate(found.events()):
         if speed is not None:

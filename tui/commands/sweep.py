@@ -1,4 +1,4 @@
-"""`rankdeck sweep`: measure every batch size with every number of ranks, on one loading of the model."""
+"""`rankdeck sweep`: measures every batch size with every number of ranks, loading the model once."""
 
 from pathlib import Path
 from typing import Annotated
@@ -84,7 +84,7 @@ def sweep(
         raise refuse("\n".join(problems))
     most = from_file.get("ranks") or default_ranks(values)
     wanted = lists.get("--ranks") or _doubling(most)
-    # Answers that are kept are to be good for something: they end where the model ends them.
+    # Answers that are kept should be usable: they end where the model ends them.
     fixed = from_file.get("ignore_eos", not outputs) if fixed_length is None else fixed_length
     values.update(ranks=max(wanted), ignore_eos=fixed, batch_size=None)
     plan = SweepPlan(
@@ -103,7 +103,7 @@ def sweep(
 
 
 def _doubling(most: int) -> list[int]:
-    """1, 2, 4 … and `most` itself."""
+    """1, 2, 4 … and `most`."""
     numbers = [1]
     while numbers[-1] * 2 < most:
         numbers.append(numbers[-1] * 2)

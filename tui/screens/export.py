@@ -1,6 +1,6 @@
 """Exporting the listed answers: the dialog that asks for the file, twice if one would be replaced, and the writing.
 
-Knows who is told how it went; formats and files are the business of `answer_files`.
+Knows the words for the user; formats and files are the business of `answer_files`.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ HINT = ".jsonl records as in outputs.jsonl, .csv a table, .txt to read"
 
 
 class ExportScreen(ModalScreen[Target]):
-    """Gives the file to write; `replaces` is then agreed to."""
+    """Returns the file to write; if it `replaces` one, the user has agreed."""
 
     app: Deck
 

@@ -1,4 +1,4 @@
-"""The screen of a run: the header line, and one of its views. Holds layout and keys, no figures."""
+"""The screen of a run: the header line, one of the views, and the actions of its keys. Computes no figures."""
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, ClassVar
@@ -42,12 +42,12 @@ TOO_SMALL = "rankdeck needs a terminal of at least 60x18"
 
 
 class RunScreen(Sized, Screen[None]):
-    """Shows the state it is given; the other views are built when they are first asked for."""
+    """Shows the state it is given; all views but the Overview are built when they are first asked for."""
 
     app: Deck
 
     focused: Reactive[Widget | None] = Reactive(None, repaint=False)
-    """As Textual's, but that the whole screen is not painted a second time: what has the keys paints itself."""
+    """As in Textual, but a new focus does not repaint the whole screen: the focused widget paints itself."""
 
     LINES_AROUND: ClassVar[int] = 3
     """Header, advice and footer."""
@@ -72,7 +72,7 @@ class RunScreen(Sized, Screen[None]):
         yield KeyBar()
 
     def compose_below(self) -> Iterable[Widget]:
-        """What else stands above the footer: `LINES_AROUND` counts it."""
+        """Further widgets above the footer, which `LINES_AROUND` counts."""
         return ()
 
     def on_mount(self) -> None:
@@ -82,12 +82,12 @@ class RunScreen(Sized, Screen[None]):
         self._overview.focus()
 
     def show(self, frame: Frame) -> None:
-        """Show a frame in the view that is seen; the others get it when they are."""
+        """Show a frame in the current view; the others get the newest one when they are shown."""
         self._frame = frame
         state = frame.state
         measures = state.sweep is not None and state.config is not None and state.config.sweep is not None
         if measures and not self._view_chosen:
-            # Of a run that is a sweep from the beginning, that is what one wants to see.
+            # A run that was started as a sweep opens in the Sweep view.
             self._view_chosen = True
             self.call_later(self.action_view, "sweep")
         if self.is_mounted:
@@ -104,7 +104,7 @@ class RunScreen(Sized, Screen[None]):
         self._header.show([header_line(state, width)])
         notice = self._notice_lines(width) if lost is None else []
         _show_if_any(self._notice, notice)
-        # The timeline says what it shows in words of its own, advice among them.
+        # The Timeline view has its own words for what it shows, advice included.
         advised = self.view != "timeline" and self._room_for_advice(notice)
         _show_if_any(self._advice, self._advise(width) if advised else [])
         as_view(self.query_one(f"#{self.view}")).show(self._frame)
@@ -113,10 +113,10 @@ class RunScreen(Sized, Screen[None]):
         return notice_lines(self._frame.state, width, self.app.keys)
 
     def _room_for_advice(self, notice: list[Line]) -> bool:
-        """A short terminal has some only where nothing would be pushed out of sight."""
+        """A short terminal shows advice only if it pushes nothing out of sight."""
         if self.size.height >= TALL:
             return True
-        # Of the room that there is without it, so that it does not depend on which line came first.
+        # Counted from the room without advice, so that the answer does not depend on whether there is some now.
         room = self.size.height - len(notice) - self.LINES_AROUND + 1
         tables = self._overview.tables_height(self._frame.state, self._frame.lost, self.size.width, room)
         return room - tables >= SHORT_CHARTS + 1
@@ -127,11 +127,11 @@ class RunScreen(Sized, Screen[None]):
     # --- keys -----------------------------------------------------------------------------------
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """What steers the run is offered while it can be steered; the knobs, once there are ranks to obey them."""
+        """Keys that steer are offered while the run can be steered; knobs, once there are ranks for them to act on."""
         if action in ("pause", "stop_now"):
             return self.followed.steers
         if action == "sweep":
-            # Shares are the ranks' own from the start: there is no line that trials could draw from.
+            # With `split`, ranks have their shares from the start: there is no queue for trials to take prompts from.
             pull = self.followed.state.config is None or self.followed.state.config.dispatch == "pull"
             return pull and self.followed.steers and (True if self.followed.state.ready_at is not None else None)
         if action in ("batch_size", "ranks", "type_batch_size", "auto_batch_size"):
@@ -222,7 +222,7 @@ class RunScreen(Sized, Screen[None]):
         self.app.push_screen(HelpScreen(described, words_of(self.view), f"Help: {entry(self.view).title}"))
 
     async def action_view(self, name: ViewName) -> None:
-        """Change to another view, and show it the newest state at once."""
+        """Change to another view, and show the newest state in it at once."""
         self._view_chosen = True
         if name == self.view:
             return

@@ -1,4 +1,4 @@
-"""An application that keeps step with its terminal: repaints and resizes wait for what is still on its way to it.
+"""An application that keeps pace with its terminal: repaints and resizes wait until it has taken what was written.
 
 Knows Textual's driver, and the pace of tui/terminal/repaint.py. What is painted is the application's business.
 """
@@ -25,7 +25,7 @@ class CountingDriver(Protocol):
 
 
 class PacedApp(App[Result]):
-    """Asks before it repaints; on a driver that does not count what it wrote, it may at every beat."""
+    """Asks before each repaint; with a driver that does not count bytes, it repaints at every beat."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class PacedApp(App[Result]):
         return self._driver.backlog if isinstance(self._driver, CountingDriver) else 0
 
     def may_repaint(self) -> bool:
-        """Whether to repaint now; whoever is told so does."""
+        """Whether to repaint now; if True, the caller must repaint."""
         now = time.monotonic()
         written = self._driver.written if isinstance(self._driver, CountingDriver) else 0
         due = self._pace.due(now, self.backlog, written)
@@ -47,7 +47,7 @@ class PacedApp(App[Result]):
         return due
 
     async def on_event(self, event: Event) -> None:
-        """A window that is dragged asks for a whole picture each time: one at a time, the newest."""
+        """Each resize repaints the whole screen: while the terminal is behind, only the newest is kept for later."""
         if isinstance(event, Resize):
             held, self._resized = self._resized, event if self.backlog else None
             if self._resized is not None:

@@ -1,4 +1,4 @@
-"""The Overview: how fast, how far, how full, what each rank does. Gives each panel its lines and its room."""
+"""The Overview: throughput, progress, GPUs, and what each rank does. Gives each panel its lines and its room."""
 
 from functools import partial
 from typing import ClassVar
@@ -31,10 +31,10 @@ from rankdeck.tui.words.sweep import how_ended
 from rankdeck.tui.words.text import Line
 
 CALM_FROM = 5
-"""So many ranks count their steps on screen twice a second: their rows are most of what goes over the line."""
+"""From this many ranks on, their steps are shown twice a second: their rows are most of what goes to the terminal."""
 
 MANY = 2
-"""From so many ranks on there is something to sort and to filter."""
+"""From this many ranks on there is something to sort and to filter."""
 
 
 PLANS = 8
@@ -45,7 +45,7 @@ PlanInputs = tuple[RunState, int, int, int, bool, int]
 
 
 class Overview(ScrollBox):
-    """The first view: panels from top to bottom, the charts taking what room the tables leave."""
+    """The first view: panels from top to bottom; the charts take the room that the tables leave."""
 
     DEFAULT_CSS = """
     Overview #rank-filter { height: 1; display: none; padding: 0 1; }
@@ -118,14 +118,14 @@ class Overview(ScrollBox):
         self.focus()
 
     def on_resize(self) -> None:
-        """A line above or below came or went."""
+        """Draw again: the terminal was resized, or a line above or below came or went."""
         if self._shown is not None:
             self.show(self._shown)
 
     # --- room -------------------------------------------------------------------------------------
 
     def tables_height(self, state: RunState, lost: str | None, width: int, height: int) -> int:
-        """The lines that everything but the charts would take of so many."""
+        """How many of `height` lines everything but the charts would take."""
         return self._plan_for(state, lost, width, height).height
 
     def _make_plan(self, state: RunState, lost: str | None) -> None:
@@ -211,7 +211,7 @@ class Overview(ScrollBox):
 
 
 def _ranks_beat(state: RunState) -> object:
-    """What has to change for the rows of many ranks to be painted again; None where they always are."""
+    """The rows of many ranks are painted again when this changes; None if they are painted every time."""
     if len(state.ranks) < CALM_FROM or state.phase != "running":
         return None
     return int(state.now * 2), state.active_ranks, [(rank.phase, rank.batch, rank.cap) for rank in state.ranks]
