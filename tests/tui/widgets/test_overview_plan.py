@@ -1,4 +1,4 @@
-"""When the Overview plans its layout anew: whenever something that the plan is made from has changed, and only then."""
+"""When the Overview plans its layout again: if something that the plan is made from has changed, and only then."""
 
 from collections.abc import Callable
 from typing import Any
@@ -41,7 +41,7 @@ def test_the_outline_of_a_state_has_the_plan_of_the_state(
     assert plan_overview(outline(state), width, height, 2, spare, taken) == of_the_state
 
 
-def test_figures_that_move_on_leave_the_outline_as_it_is() -> None:
+def test_new_figures_do_not_change_the_outline() -> None:
     script = scripted.running(2, gpus=2)
     before = script.state
     after = script.wait(1).tick(step=40, batches=[5, 6]).state
@@ -50,7 +50,7 @@ def test_figures_that_move_on_leave_the_outline_as_it_is() -> None:
     assert outline(before) == outline(after)
 
 
-async def test_the_overview_plans_anew_for_what_changes_its_tables_and_not_at_a_tick(
+async def test_the_overview_plans_again_if_its_tables_change_and_not_at_a_tick(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     planned: list[Any] = []
