@@ -1,8 +1,8 @@
 """The dashboard of one browser: `python -m rankdeck.tui.web.view DIRECTORY [--control] [--theme NAME]`, by the server.
 
-A live run is watched, one that is over is replayed. Who looks sits elsewhere: even with --control, which steers the
-run, nothing else of this machine is theirs. Speaks Textual's web protocol on its standard streams, so it
-prints nothing. Ends with the server, however that ended.
+A live run is watched, one that is over is replayed. Viewers reach nothing else on this machine, even with --control,
+which lets them steer the run. Speaks Textual's web protocol on its standard streams, so it prints nothing. Ends when
+the server does, however that ended.
 """
 
 import argparse
