@@ -1,1 +1,1 @@
-"""The application: one terminal, the screens in it, and the run that it follows."""
+"""The application: the screens in one terminal, and the run that it follows."""

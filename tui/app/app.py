@@ -1,7 +1,7 @@
-"""The dashboard: hands the state of a run to the screen four times a second at most, and knows the ways to leave it.
+"""The dashboard: hands the state of a run to its screen up to four times a second, and knows the ways to leave.
 
-Holds the run that it follows. Knows how a run is started only as a Launcher; figures come from the state, looks from
-the widgets. Imports nothing heavy: it must paint at once.
+Holds the run that it follows. Knows only a Launcher's interface for starting runs; figures come from the state, looks
+from the widgets. Imports nothing heavy, so that it paints at once.
 """
 
 import asyncio
@@ -35,22 +35,22 @@ if TYPE_CHECKING:
 
 TITLE_SECONDS = 1.0
 QUIET_BEATS = 2
-"""Figures that only moved on are painted at every second beat: calm for the eye, and cheap for the ranks beside it."""
+"""If only figures changed, every second beat paints: calmer to look at, and cheaper for ranks on the same machine."""
 
 
 BREATHE_EVERY = 100
-"""After so many messages at once the screen and the keys get their turn."""
+"""After this many messages in a row, the screen and the keys get their turn."""
 
 
 class LeftRun(NamedTuple):
-    """A run as it was when it was left for the start screen; `lost` says why it could no longer be watched."""
+    """A run as it was when the user went back to the start screen; `lost` says why it could no longer be watched."""
 
     state: RunState | None
     lost: str | None
 
 
 class RankdeckApp(BaseApp):
-    """The dashboard of one run; without a run to show, the start screen, from which one run after another is opened."""
+    """The dashboard of a run; without one, the start screen, from which any number of runs can be opened in turn."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding(
@@ -75,9 +75,9 @@ class RankdeckApp(BaseApp):
         at_home: bool = True,
         back: Back | None = None,
     ) -> None:
-        """`steerable` is False where nothing may be asked of the run: in a replay, and for an audience.
+        """`steerable` is False if the run takes no commands from here: in a replay, and for an audience.
 
-        `back` is where the start screen is come back to from.
+        `back` says what the user comes back from to the start screen.
         """
         super().__init__(preferences, at_home=at_home)
         self._earlier, self._steerable = earlier, steerable
@@ -86,17 +86,17 @@ class RankdeckApp(BaseApp):
         self._start: StartScreen | None = None
         self._beats = 0
         self.left_runs: dict[Path, LeftRun] = {}
-        """The runs that were left for the start screen, by their directories."""
+        """The runs from which the user went back to the start screen, by directory."""
         self.seen: Seen | None = None
-        """The start screen as it was when it was last left."""
+        """The start screen as the user last left it."""
         self.wanted: Journal | None = None
-        """What the start screen was left for: a journal to be replayed."""
+        """The journal that the user chose to replay on the start screen."""
         self.wanted_at = 0.0
-        """The second of it to begin at; it plays where that is its beginning."""
+        """The second to begin the replay at; from 0 it plays at once."""
         self._turn_to(source)
 
     def _turn_to(self, source: "Source | None") -> None:
-        """Nothing is known any more but where the events of this run will come from."""
+        """Start over with the run that `source` brings, or with none."""
         self.followed = self.new_followed_run(source)
         self._offered: tuple[bool, bool, bool] | None = None
         self._interrupts = 0
@@ -105,7 +105,7 @@ class RankdeckApp(BaseApp):
 
     @property
     def run_is_shown(self) -> bool:
-        """Whether everything that came is on the screen."""
+        """Whether the screen shows everything that has come."""
         return self._run_screen is not None and self._run_screen.is_mounted and not self.followed.dirty
 
     def get_default_screen(self) -> Screen[Any]:
@@ -119,7 +119,7 @@ class RankdeckApp(BaseApp):
         return self._start
 
     def new_followed_run(self, source: "Source | None") -> FollowedRun:
-        """The run that `source` brings, as it is followed here."""
+        """A followed run with the events of `source`."""
         return FollowedRun(source, earlier=self._earlier, steerable=self._steerable)
 
     def new_run_screen(self) -> RunScreen:
@@ -133,7 +133,7 @@ class RankdeckApp(BaseApp):
         self._follow(self.followed)
 
     def open_run(self, source: "Source", seen: Seen | None = None) -> None:
-        """From the start screen, as it was last `seen`, to a run; whoever leaves that comes back to it."""
+        """Go from the start screen, last `seen` like this, to a run; leaving the run leads back."""
         self.seen = seen
         self._turn_to(source)
         self.reworded = OF_A_RUN
@@ -143,13 +143,13 @@ class RankdeckApp(BaseApp):
         self._follow(self.followed)
 
     def _leave_for(self, journal: "Journal", position: float, seen: Seen) -> None:
-        """A replay is an application of its own: this one ends, and says what is wanted."""
+        """A replay is another application: end this one, and say which journal to replay."""
         self.wanted, self.wanted_at, self.seen = journal, position, seen
         self.exit()
 
     @work(exclusive=True, group="back")
     async def _go_back(self, start: "StartScreen", directory: Path) -> None:
-        """From a run to the start screen, which is shown when it is as it will stay; until then the run is."""
+        """Go from a run back to the start screen; the run stays on screen until the start screen is up to date."""
         await start.come_back(directory)
         self.left_runs[directory] = LeftRun(self.followed.final_state, self.followed.lost)
         for group in ("follow", "earlier"):
@@ -165,16 +165,16 @@ class RankdeckApp(BaseApp):
     @work(exclusive=True, group="follow")
     async def _follow(self, followed: FollowedRun) -> None:
         taken = 0
-        async for heard in followed.follow():
-            for text in heard.alerts:
+        async for reaction in followed.follow():
+            for text in reaction.alerts:
                 self.alert(text)
-            if heard.answers_missing:
+            if reaction.answers_missing:
                 self._load_earlier(followed)
             taken += 1
             if taken == 1:
                 self._repaint()
             if taken % BREATHE_EVERY == 0:
-                # A socket with much to say never waits, and would keep the loop to itself.
+                # A busy socket never has to wait, and would keep the event loop to itself.
                 await asyncio.sleep(0)
         if followed.state.ended is not None and self._leave_when_ended:
             self._exit_with("stopped")
@@ -203,20 +203,20 @@ class RankdeckApp(BaseApp):
             offered = (followed.steers, followed.state.ready_at is not None, followed.state.sweeping)
             if offered != self._offered:
                 self._offered = offered
-                self._over_by_now()
+                self._close_outdated_question()
                 others = {name: label for name, label in self.reworded.items() if name not in OF_A_SWEEP}
                 self.reworded = {**others, **(OF_A_SWEEP if followed.state.sweeping else {})}
                 self._run_screen.refresh_bindings()
 
-    def _over_by_now(self) -> None:
-        """A question about a run that has ended meanwhile asks nothing any more."""
-        from rankdeck.tui.screens.questions import LeaveScreen, StopNowScreen
+    def _close_outdated_question(self) -> None:
+        """Close a question about a run that has ended meanwhile."""
+        from rankdeck.tui.screens.questions import Question
 
-        if not self.followed.goes_on and isinstance(self.screen, LeaveScreen | StopNowScreen):
+        if not self.followed.goes_on and isinstance(self.screen, Question):
             self.screen.dismiss(None)
 
     def _retitle(self) -> None:
-        self.entitle(alerts.title(self.followed.state))
+        self.set_window_title(alerts.title(self.followed.state))
 
     # --- actions -----------------------------------------------------------------------------
 
@@ -227,7 +227,7 @@ class RankdeckApp(BaseApp):
             self.say("The run stops after the batches in flight.", "Stopping")
 
     async def action_interrupt(self) -> None:
-        """Ctrl-C: first stop cleanly, then at once, then leave whatever happens."""
+        """Ctrl-C: stop after the batches in flight; the second time stop at once; the third time leave in any case."""
         if not self.followed.steers:
             self._exit_with("ended")
             return
@@ -246,7 +246,7 @@ class RankdeckApp(BaseApp):
             self._exit_with("stopped")
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Stopping and detaching are offered only while there is something to stop or to leave running."""
+        """Stop and detach are offered only while the run can be steered."""
         return self.followed.steers if action in ("stop", "detach") else super().check_action(action, parameters)
 
     def action_detach(self) -> None:
@@ -254,14 +254,14 @@ class RankdeckApp(BaseApp):
         self._exit_with("detached" if self.followed.goes_on else "ended")
 
     def leave_soon(self) -> bool:
-        """Leave for good; may be called from a signal's handler. False where there is nothing yet to leave."""
+        """End the application; may be called from a signal handler. False if it has not started yet."""
         if self._loop is None:
             return False
         self._loop.call_soon_threadsafe(self.exit, "detached" if self.followed.goes_on else "ended")
         return True
 
     def action_leave(self) -> None:
-        """Leave; while the run goes on, ask what shall become of it."""
+        """Leave; while the run goes on, ask first whether to stop it."""
         if not self.followed.steers:
             self._exit_with("ended")
             return
@@ -279,7 +279,7 @@ class RankdeckApp(BaseApp):
                 self._exit_with("ended")
 
     def _exit_with(self, leave: Leave) -> None:
-        """Leave the run: for the start screen, where it was opened from there."""
+        """Leave the run: for the start screen if the run was opened there, else for good."""
         if self._start is not None and self.followed.directory is not None:
             self._go_back(self._start, self.followed.directory.resolve())
             return

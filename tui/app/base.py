@@ -1,11 +1,11 @@
-"""What every screen of rankdeck's has from its application: looks, keys, help, the palette, the terminal around it.
+"""What the application gives every screen: looks, keys, help, the palette, and the terminal's title and signals.
 
 Knows the user's preferences and what is remembered; nothing of a run.
 """
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 from textual import on
 from textual.app import SystemCommand
@@ -23,8 +23,15 @@ if TYPE_CHECKING:
     from textual.filter import LineFilter
 
 
+@runtime_checkable
+class TitledDriver(Protocol):
+    """A driver that can set the title of its terminal's window."""
+
+    def set_title(self, title: str) -> None: ...
+
+
 class BaseApp(Deck):
-    """An application as the user wishes it; without `preferences` as it comes, and then it remembers nothing."""
+    """An application set up as `preferences` say; without them with the defaults, and then it remembers nothing."""
 
     CSS_PATH = Path(__file__).with_name("app.tcss")
     TITLE = "rankdeck"
@@ -52,28 +59,28 @@ class BaseApp(Deck):
     def __init__(self, preferences: Preferences | None = None, *, at_home: bool = True) -> None:
         super().__init__(preferences, at_home=at_home)
         self._remembers = preferences is not None and at_home
-        self._known_to_be_seen = False
-        self._filters_of_ours: list[LineFilter] = []
-        for ours in theme.OURS:
-            self.register_theme(ours)
+        self._terminal_has_focus = False
+        self._own_filters: list[LineFilter] = []
+        for each in theme.THEMES:
+            self.register_theme(each)
         self.theme = self._first_theme()
         if self.preferences.ascii:
             from rankdeck.tui.terminal.ascii import AsciiFilter
 
-            self._filters_of_ours.append(AsciiFilter())
+            self._own_filters.append(AsciiFilter())
         self.set_keymap(self.preferences.keys)
-        self.animation_level = "none"  # every step of a glide is sent over the line, and tells nothing
+        self.animation_level = "none"  # each step of an animation costs bytes and tells nothing
 
     @property
     def broke(self) -> BaseException | None:
-        """The error of ours that ended the application, if one did."""
+        """The error that ended the application, if one did."""
         error = self._exception
         return error.error if isinstance(error, WorkerFailed) else error
 
     # --- looks ---------------------------------------------------------------------------------
 
     def _first_theme(self) -> str:
-        """The theme wished for, else the one chosen last, else one that the terminal has the colours for."""
+        """The user's theme, else the one chosen last, else one that the terminal has the colours for."""
         if self.preferences.theme is not None:
             return self.preferences.theme
         few = self._remembers and self.console.color_system in (None, "standard")
@@ -83,7 +90,7 @@ class BaseApp(Deck):
         return (theme.SIXTEEN if few else theme.DARK).name
 
     def get_line_filters(self) -> Sequence["LineFilter"]:
-        return [*super().get_line_filters(), *self._filters_of_ours]
+        return [*super().get_line_filters(), *self._own_filters]
 
     def get_key_display(self, binding: Binding) -> str:
         if self.preferences.ascii and not binding.key_display:
@@ -106,11 +113,11 @@ class BaseApp(Deck):
     # --- keys ----------------------------------------------------------------------------------
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """There is a shell to go back to only at home."""
+        """Only at this machine is there a shell to go back to."""
         return self.at_home if action == "suspend_process" else True
 
     def action_help(self) -> None:
-        """Every key of the screen, and all words; a screen that knows which of them it uses has a help of its own."""
+        """Every key of the screen; screens that have words to explain override this."""
         from rankdeck.tui.screens.help import HelpScreen
 
         if not isinstance(self.screen, HelpScreen):
@@ -124,27 +131,26 @@ class BaseApp(Deck):
     # --- around the screen ---------------------------------------------------------------------
 
     @on(Driver.SignalResume)
-    def paint_anew(self) -> None:
-        """The terminal was somebody else's in between, and shows nothing of ours."""
+    def repaint_all(self) -> None:
+        """Paint everything again: another program has used the terminal meanwhile."""
         self.refresh(layout=True)
 
-    def entitle(self, title: str) -> None:
-        """Name the terminal's window, where it is ours to name."""
+    def set_window_title(self, title: str) -> None:
+        """Set the title of the terminal's window, if the driver can."""
         if self.preferences.ascii:
             from rankdeck.tui.terminal.ascii import to_ascii
 
             title = to_ascii(title)
-        set_title = getattr(self._driver, "set_title", None)
-        if set_title is not None:
-            set_title(title)
+        if isinstance(self._driver, TitledDriver):
+            self._driver.set_title(title)
 
     def alert(self, text: str) -> None:
-        """Tell someone who looks elsewhere, or may: most terminals say only when that changes."""
-        if self._driver is not None and not self._known_to_be_seen:
+        """Notify the user unless the terminal is known to have the focus; most report it only when it changes."""
+        if self._driver is not None and not self._terminal_has_focus:
             self._driver.write(alerts.signal_of(self.preferences.notify, text))
 
     def on_app_focus(self) -> None:
-        self._known_to_be_seen = True
+        self._terminal_has_focus = True
 
     def on_app_blur(self) -> None:
-        self._known_to_be_seen = False
+        self._terminal_has_focus = False

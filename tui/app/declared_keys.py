@@ -1,7 +1,7 @@
-"""Whether a user's own keys make sense: every id exists, every key is one, no two things are on one key.
+"""Checks the user's own keys: every id exists, every key is valid, no two actions have the same key.
 
-Knows where bindings are declared: in the classes of the application, its screens and widgets. Imports all of
-them, so it is asked only where there are keys to check.
+Knows where bindings are declared: in the classes of the application, its screens and widgets. It imports all of them,
+so it is used only if there are keys to check.
 """
 
 import difflib
@@ -17,7 +17,7 @@ from textual.screen import ModalScreen, Screen
 
 
 class Declared(NamedTuple):
-    """A binding, where it is declared, with its keys one by one."""
+    """A binding, the class that declares it, and its keys one by one."""
 
     owner: type[DOMNode]
     binding: Binding
@@ -25,7 +25,7 @@ class Declared(NamedTuple):
 
 
 def declared() -> list[Declared]:
-    """Every binding of ours."""
+    """Every binding that rankdeck declares."""
     return [
         Declared(owner, binding, _keys(binding.key))
         for owner in _owners()
@@ -35,9 +35,9 @@ def declared() -> list[Declared]:
 
 
 def problems(wanted: Mapping[str, Any]) -> Iterator[str]:
-    """What is wrong with keys by binding id, a line each."""
-    ours = declared()
-    ids = {found.binding.id for found in ours if found.binding.id}
+    """What is wrong with `wanted`, the user's keys by binding id: a line for each problem."""
+    found = declared()
+    ids = {one.binding.id for one in found if one.binding.id}
     good: dict[str, tuple[str, ...]] = {}
     for name, keys in wanted.items():
         if name not in ids:
@@ -48,8 +48,8 @@ def problems(wanted: Mapping[str, Any]) -> Iterator[str]:
         else:
             good[name] = _keys(keys)
     said: set[tuple[str, ...]] = set()
-    for one in ours:
-        for other in ours:
+    for one in found:
+        for other in found:
             first, second = one.binding.id or "", other.binding.id or ""
             if first not in good or first == second or not _together(one.owner, other.owner):
                 continue
@@ -61,11 +61,11 @@ def problems(wanted: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _owners() -> Iterator[type[DOMNode]]:
-    """The classes of ours that declare bindings."""
-    from rankdeck.tui import screens, start, widgets
+    """rankdeck's classes that declare bindings."""
+    from rankdeck.tui import app, screens, start, widgets
 
-    names = ["rankdeck.tui.app.base", "rankdeck.tui.app.app"]
-    for package in (screens, start, widgets):
+    names: list[str] = []
+    for package in (app, screens, start, widgets):
         names.extend(module.name for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."))
     for name in names:
         for value in vars(importlib.import_module(name)).values():
@@ -75,7 +75,7 @@ def _owners() -> Iterator[type[DOMNode]]:
 
 
 def _base_bindings(owner: type[DOMNode]) -> list[Any]:
-    """Bindings of Textual's that a class repeats."""
+    """Textual's bindings that a class repeats."""
     return [
         binding
         for base in owner.__mro__[1:]
@@ -89,7 +89,7 @@ def _keys(keys: str) -> tuple[str, ...]:
 
 
 def _together(one: type[DOMNode], other: type[DOMNode]) -> bool:
-    """Whether the keys of two classes can be had at the same time."""
+    """Whether the keys of two classes can be active at the same time."""
     from textual.app import App
 
     if one is other or issubclass(one, App) or issubclass(other, App):

@@ -1,4 +1,4 @@
-"""The application of a replay: the dashboard, fed from a journal."""
+"""The dashboard of a replay: fed from a journal, takes no commands."""
 
 from typing import TYPE_CHECKING, ClassVar
 
@@ -34,7 +34,7 @@ class ReplayApp(RankdeckApp):
         at_home: bool = True,
         from_start: bool = False,
     ) -> None:
-        """`from_start` is True where leaving it leads back to the start screen."""
+        """`from_start` is True if leaving the replay leads back to the start screen."""
         self.replay, self.stops = replay, stops
         super().__init__(replay, steerable=False, preferences=preferences, at_home=at_home)
         self.reworded = OF_A_REPLAY if from_start else AS_DECLARED

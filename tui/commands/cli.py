@@ -1,7 +1,7 @@
 """The `rankdeck` command.
 
-Knows the command line: options, exit status, what goes to stdout (the product) and to stderr (the
-talk). What a run does, and how it looks, is elsewhere; Textual is imported only where a screen is shown.
+Knows the command line: options, exit status, what goes to stdout (the product) and to stderr (everything else). Knows
+neither what a run does nor how it looks; Textual is imported only if a screen is shown.
 """
 
 import io
@@ -29,23 +29,18 @@ from rankdeck.tui.commands.common import (
 from rankdeck.tui.commands.doctor import doctor
 from rankdeck.tui.commands.options import (
     Ascii,
-    Attention,
     BatchSize,
-    Chat,
-    Column,
-    Compile,
     Device,
     Dispatch,
     Dtype,
     Engine,
     Force,
+    Generation,
     GpusPerRank,
-    Json,
     Limit,
     Model,
     NewTokens,
     Order,
-    Plain,
     Prompts,
     Quantization,
     Ranks,
@@ -53,6 +48,9 @@ from rankdeck.tui.commands.options import (
     Restarts,
     Run,
     Theme,
+    View,
+    Work,
+    grouped,
 )
 from rankdeck.tui.commands.plan import plan_command
 from rankdeck.tui.commands.replay import replay
@@ -77,12 +75,12 @@ def main() -> None:
     """Run the command line."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            # A terminal that cannot show a character shows its code; it does not end the view.
+            # A character that the terminal cannot show is written as its code instead of ending the view.
             stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except BrokenPipeError:
-        # Whoever read our lines has enough of them. The run, if there is one, goes on.
+        # The reader of our lines has closed the pipe. The run, if there is one, goes on.
         sys.stderr.close()
         raise SystemExit(0) from None
 
@@ -108,27 +106,20 @@ def _rankdeck(
     else:
         if no_screen():
             raise refuse("the start screen needs a terminal that it can draw on; see `rankdeck run --help`")
-        raise typer.Exit(watch.start_screen(preferred(theme, ascii, plain=False, json=False)))
+        raise typer.Exit(watch.start_screen(preferred(View(theme=theme, ascii=ascii))))
 
 
 @app.command()
+@grouped
 def run(
+    *,
     prompts: Prompts = None,
     model: Model = None,
     ranks: Ranks = None,
     batch_size: BatchSize = None,
     max_new_tokens: NewTokens = None,
     dispatch: Dispatch = None,
-    order: Order = None,
-    device: Device = None,
-    dtype: Dtype = None,
-    engine: Engine = None,
-    compile: Compile = None,
-    attention: Attention = None,
-    ranks_per_gpu: RanksPerGpu = None,
-    gpus_per_rank: GpusPerRank = None,
-    quantization: Quantization = None,
-    chat: Chat = None,
+    generation: Generation,
     do_sample: Annotated[bool | None, typer.Option("--do-sample", help="Sample instead of greedy decoding.")] = None,
     temperature: Annotated[float | None, typer.Option(help="With --do-sample.")] = None,
     top_p: Annotated[float | None, typer.Option(help="With --do-sample.")] = None,
@@ -137,9 +128,7 @@ def run(
     ignore_eos: Annotated[
         bool | None, typer.Option("--ignore-eos", help="Fixed length: end-of-sequence is ignored; for measuring.")
     ] = None,
-    max_restarts: Restarts = None,
-    limit: Limit = None,
-    column: Column = None,
+    work: Work,
     output: Annotated[str | None, typer.Option(help="Where a copy of outputs.jsonl goes when the run ends.")] = None,
     force: Force = False,
     run_dir: Annotated[
@@ -148,50 +137,45 @@ def run(
     name: Annotated[str | None, typer.Option(help="The run's name.")] = None,
     compare: Annotated[str | None, typer.Option(help="Another run to set it beside at the end.")] = None,
     config: Annotated[Path | None, typer.Option(help="A TOML file of these settings; flags win.")] = None,
-    plain: Plain = False,
-    json: Json = False,
-    theme: Theme = None,
-    ascii: Ascii = None,
+    view: View,
 ) -> None:
     """Answer every prompt of a file, and watch it happen."""
     values = {**read_config(config), **given(locals())}
     if "prompts" not in values:
         raise refuse("name a file of prompts: rankdeck run PROMPTS")
-    launch(values, run_dir=run_dir, force=force, plain=plain, json=json, compare=compare, theme=theme, ascii=ascii)
+    launch(values, view, run_dir=run_dir, force=force, compare=compare)
 
 
 @app.command()
+@grouped
 def demo(
+    *,
     ranks: Ranks = None,
     batch_size: BatchSize = None,
     max_new_tokens: Annotated[int, typer.Option(help="Output tokens per prompt at most.")] = 50,
     limit: Limit = None,
-    plain: Plain = False,
-    json: Json = False,
-    theme: Theme = None,
-    ascii: Ascii = None,
+    view: View,
 ) -> None:
     """The sample prompts on the embedded model: the whole way, on any machine."""
     values = {"prompts": str(sample_prompts()), "model": "demo", **given(locals())}
-    launch(values, run_dir=None, force=False, plain=plain, json=json, theme=theme, ascii=ascii)
+    launch(values, view, run_dir=None, force=False)
 
 
 @app.command()
+@grouped
 def attach(
+    *,
     run: Annotated[
         str | None, typer.Argument(help="A run's name, or its directory.  [default: the newest live run]")
     ] = None,
     watch_only: Annotated[
         bool, typer.Option("--watch-only", help="The dashboard without the keys that steer or stop the run.")
     ] = False,
-    plain: Plain = False,
-    json: Json = False,
-    theme: Theme = None,
-    ascii: Ascii = None,
+    view: View,
 ) -> None:
     """Watch a live run, from its beginning on; leaving does not stop it."""
-    one_view(plain, json)
-    preferences = preferred(theme, ascii, plain=plain, json=json)
+    one_view(view)
+    preferences = preferred(view)
     directory = find_run(run)
     if not run_directory.supervisor_comes(directory):
         state = run_directory.read_run_file(directory)
@@ -200,7 +184,7 @@ def attach(
         raise refuse(
             f"{state.name} has ended ({state.status}); its outputs are {directory / run_directory.OUTPUTS_FILE}"
         )
-    raise typer.Exit(watch.watch(directory, json=json, preferences=preferences, steerable=not watch_only))
+    raise typer.Exit(watch.watch(directory, json=view.json, preferences=preferences, steerable=not watch_only))
 
 
 @app.command()
@@ -216,7 +200,9 @@ def stop(
 
 
 @app.command()
+@grouped
 def resume(
+    *,
     run: Run,
     ranks: Ranks = None,
     batch_size: BatchSize = None,
@@ -228,14 +214,11 @@ def resume(
     gpus_per_rank: GpusPerRank = None,
     quantization: Quantization = None,
     max_restarts: Restarts = None,
-    plain: Plain = False,
-    json: Json = False,
-    theme: Theme = None,
-    ascii: Ascii = None,
+    view: View,
 ) -> None:
     """Go on with a run that was stopped, failed or lost its supervisor: exactly the prompts that have no record yet."""
-    one_view(plain, json)
-    preferences = preferred(theme, ascii, plain=plain, json=json)
+    one_view(view)
+    preferences = preferred(view)
     directory = find_run(run)
     try:
         before = msgspec.to_builtins(run_directory.read_run_file(directory).config)
@@ -246,7 +229,7 @@ def resume(
         started = start.resume(directory, msgspec.structs.asdict(config))
     except (ValueError, run_directory.RunFileError, start.InputError) as error:
         raise refuse(str(error)) from None
-    raise typer.Exit(watch.watch(started.directory, started.died, json=json, preferences=preferences))
+    raise typer.Exit(watch.watch(started.directory, started.died, json=view.json, preferences=preferences))
 
 
 @app.command()
@@ -260,7 +243,7 @@ def hello(
     import asyncio
     import signal
 
-    # However it is ended, the ranks are ended with it: as by Ctrl-C.
+    # However this process is ended, its ranks end too, as with Ctrl-C.
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
     if device not in ("auto", "cuda", "cpu"):

@@ -1,6 +1,6 @@
-"""From a command line to a run that is watched: settings gathered, bad input refused, run launched or found.
+"""What rankdeck's commands share: gathering settings, refusing bad input, finding, launching and watching a run.
 
-What the commands of the `rankdeck` command share. Knows nothing of a screen.
+Knows nothing of a screen.
 """
 
 import os
@@ -16,31 +16,36 @@ import typer
 from rankdeck.runner import run_directory, start
 from rankdeck.runner.protocol import config as settings
 from rankdeck.runner.protocol.config import RunConfig
+from rankdeck.tui.commands.options import Generation, View, Work
 from rankdeck.tui.session import watch
-from rankdeck.tui.settings import preferences
+from rankdeck.tui.settings import preferences as settings_file
 from rankdeck.tui.settings.preferences import PreferenceError, Preferences
 
 EXIT_BAD_INPUT = 2
 
 
 def refuse(message: str) -> typer.Exit:
-    """Say what is wrong, a line each; the caller raises what is returned."""
+    """Print what is wrong, line by line; the caller raises the returned exit."""
     for line in message.splitlines():
         typer.echo(f"rankdeck: {line}", err=True)
     return typer.Exit(EXIT_BAD_INPUT)
 
 
 def no_screen() -> bool:
-    """Whether there is no terminal that a dashboard could be drawn on: then lines are printed instead."""
+    """Whether there is no terminal to draw a dashboard on: then lines are printed instead."""
     return not sys.stdout.isatty() or os.environ.get("TERM") == "dumb"
 
 
 _SETTINGS = {field.name for field in msgspec.structs.fields(RunConfig)}
 
 
-def given(arguments: dict[str, Any]) -> dict[str, Any]:
-    """The settings among a command's arguments that were given."""
-    return {name: value for name, value in arguments.items() if name in _SETTINGS and value is not None}
+def given(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings among a command's arguments, and in its groups of options, that were given."""
+    values = dict(arguments)
+    for group in arguments.values():
+        if isinstance(group, Generation | Work):
+            values.update(group._asdict())
+    return {name: value for name, value in values.items() if name in _SETTINGS and value is not None}
 
 
 def find_run(run: str | None) -> Path:
@@ -50,28 +55,28 @@ def find_run(run: str | None) -> Path:
         raise refuse(str(error)) from None
 
 
-def one_view(plain: bool, json: bool) -> None:
-    if plain and json:
+def one_view(view: View) -> None:
+    if view.plain and view.json:
         raise refuse("--plain and --json exclude each other")
 
 
-def preferred(theme: str | None, ascii: bool | None, *, plain: bool, json: bool) -> Preferences | None:
-    """What the user wishes of the dashboard; None where none will be shown."""
-    if plain or json or no_screen():
+def preferred(view: View) -> Preferences | None:
+    """The user's preferences for the dashboard; None if none will be shown."""
+    if view.plain or view.json or no_screen():
         return None
     try:
-        return load_preferences(theme=theme, ascii=ascii)
+        return load_preferences(theme=view.theme, ascii=view.ascii)
     except PreferenceError as error:
         raise refuse(str(error)) from None
 
 
 def load_preferences(*, theme: str | None = None, ascii: bool | None = None) -> Preferences:
     """The user's preferences, their keys checked. Raises PreferenceError."""
-    return preferences.load(_key_problems, theme=theme, ascii=ascii)
+    return settings_file.load(_key_problems, theme=theme, ascii=ascii)
 
 
 def _key_problems(keys: Mapping[str, Any]) -> Iterable[str]:
-    # Imports every screen: only where there are keys to check.
+    # This imports every screen, so only if there are keys to check.
     from rankdeck.tui.app import declared_keys
 
     return declared_keys.problems(keys)
@@ -88,33 +93,25 @@ def read_config(path: Path | None) -> dict[str, Any]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, ValueError) as error:
         raise refuse(f"--config: {path}: {error}") from None
     if "prompts" in values and values["prompts"] != "-":
-        # A path in a file is relative to the file: it means the same wherever the command is given.
+        # A path in a file is relative to the file, so that it means the same in any working directory.
         values["prompts"] = str(path.absolute().parent / start.with_homes(RunConfig(prompts=values["prompts"])).prompts)
     return values
 
 
 def default_ranks(values: dict[str, Any]) -> int:
-    """The world size where none is asked for, by the settings that say how ranks and GPUs go together."""
+    """The world size if none is given, from the settings that say how ranks share or span GPUs."""
     return start.default_ranks(
         values.get("device", "auto"), values.get("ranks_per_gpu"), values.get("gpus_per_rank") or 1
     )
 
 
 def launch(
-    values: dict[str, Any],
-    *,
-    run_dir: Path | None,
-    force: bool,
-    plain: bool,
-    json: bool,
-    compare: str | None = None,
-    theme: str | None = None,
-    ascii: bool | None = None,
+    values: dict[str, Any], view: View, *, run_dir: Path | None, force: bool, compare: str | None = None
 ) -> None:
-    """Start a run with these settings, watch it, exit with its status; `compare` names a run to set it beside."""
-    one_view(plain, json)
-    wishes = preferred(theme, ascii, plain=plain, json=json)
-    if compare is not None and json:
+    """Start a run with these settings, watch it, exit with its status; `compare` names a run to compare it with."""
+    one_view(view)
+    preferences = preferred(view)
+    if compare is not None and view.json:
         raise refuse("--compare and --json exclude each other; `rankdeck report RUN --compare OTHER` writes JSON")
     other = find_run(compare) if compare is not None else None
     try:
@@ -130,14 +127,14 @@ def launch(
     run = run_directory.read_run_file(started.directory)
     for warning in start.warnings(run.config, run.prompts):
         typer.echo(f"rankdeck: warning: {warning}", err=True)
-    status = watch.watch(started.directory, started.died, json=json, preferences=wishes)
+    status = watch.watch(started.directory, started.died, json=view.json, preferences=preferences)
     if other is not None:
         _compare(started.directory, other)
     raise typer.Exit(status)
 
 
 def _compare(directory: Path, other: Path) -> None:
-    """Set a run that has ended beside another; one that was left behind is compared with `report` later."""
+    """Compare a run that has ended with another; of one that goes on, say how to compare it later."""
     from rankdeck.tui.report.compare import comparison_lines
 
     run = run_directory.read_run_file(directory)

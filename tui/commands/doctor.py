@@ -1,4 +1,4 @@
-"""`rankdeck doctor`: what this machine has, what would not work, and the cure. The findings are runner.machine's."""
+"""`rankdeck doctor`: what this machine has, what would not work, and how to fix it. runner.machine finds it out."""
 
 import asyncio
 import shutil

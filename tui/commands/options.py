@@ -1,6 +1,9 @@
-"""Options that several commands have, said once."""
+"""The options that several commands share, single and in groups, each declared once."""
 
-from typing import Annotated
+import inspect
+from collections.abc import Callable
+from functools import wraps
+from typing import Annotated, Any, NamedTuple, get_type_hints
 
 import typer
 
@@ -18,16 +21,6 @@ Order = Annotated[str | None, typer.Option(help="length (longest first, little p
 Device = Annotated[str | None, typer.Option(help="auto, cuda or cpu.  [default: auto]")]
 Dtype = Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.  [default: auto]")]
 Engine = Annotated[str | None, typer.Option(help="auto, static or continuous.  [default: auto]")]
-Attention = Annotated[
-    str | None,
-    typer.Option(
-        help="auto (as transformers chooses), sdpa, eager, flash_attention_2 or flash_attention_3.  [default: auto]"
-    ),
-]
-Compile = Annotated[
-    bool | None,
-    typer.Option("--compile", help="Static engine: compiled steps over a static cache. Worth it on long jobs only."),
-]
 Restarts = Annotated[int | None, typer.Option(help="How often ranks are launched afresh after one died.  [default: 3]")]
 RanksPerGpu = Annotated[
     int | None, typer.Option(help="Ranks that share a GPU at most.  [default: 1, or what --ranks asks for]")
@@ -48,8 +41,6 @@ Prompts = Annotated[
     str | None, typer.Argument(help="A file of prompts (.txt, .jsonl, .json, .csv, .parquet), or - for standard input.")
 ]
 Model = Annotated[str | None, typer.Option(help="demo, a local folder, or a hub id.  [default: demo]")]
-Chat = Annotated[bool | None, typer.Option("--chat", help="Put plain prompts through the model's chat template.")]
-Column = Annotated[str | None, typer.Option(help="The column of a .csv or .parquet that holds the prompts.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace --output if it exists.")]
 Theme = Annotated[
     str | None, typer.Option(help="The dashboard's colours: rankdeck-dark, rankdeck-light, ansi-dark, nord …")
@@ -60,11 +51,86 @@ Ascii = Annotated[
 ]
 
 
+class Generation(NamedTuple):
+    """How the answers are generated, of a run and of a sweep alike."""
+
+    order: Order = None
+    device: Device = None
+    dtype: Dtype = None
+    engine: Engine = None
+    compile: Annotated[
+        bool | None,
+        typer.Option(
+            "--compile", help="Static engine: compiled steps over a static cache. Worth it on long jobs only."
+        ),
+    ] = None
+    attention: Annotated[
+        str | None,
+        typer.Option(
+            help="auto (as transformers chooses), sdpa, eager, flash_attention_2 or flash_attention_3.  [default: auto]"
+        ),
+    ] = None
+    ranks_per_gpu: RanksPerGpu = None
+    gpus_per_rank: GpusPerRank = None
+    quantization: Quantization = None
+    chat: Annotated[
+        bool | None, typer.Option("--chat", help="Put plain prompts through the model's chat template.")
+    ] = None
+
+
+class Work(NamedTuple):
+    """Which prompts of a file are answered, and how often ranks may be launched."""
+
+    max_restarts: Restarts = None
+    limit: Limit = None
+    column: Annotated[str | None, typer.Option(help="The column of a .csv or .parquet that holds the prompts.")] = None
+
+
+class View(NamedTuple):
+    """How a run is shown: the two other views, or the looks of the dashboard."""
+
+    plain: Plain = False
+    json: Json = False
+    theme: Theme = None
+    ascii: Ascii = None
+
+
+GROUPS = (Generation, Work, View)
+
+
+def grouped(command: Callable[..., None]) -> Callable[..., None]:
+    """The command as Typer reads it: with the options of a group, one by one, where the command has the group."""
+    parameters: list[inspect.Parameter] = []
+    for parameter in inspect.signature(command).parameters.values():
+        group = parameter.annotation
+        if group in GROUPS:
+            parameters.extend(
+                inspect.Parameter(name, parameter.kind, default=group._field_defaults[name], annotation=option)
+                for name, option in get_type_hints(group, include_extras=True).items()
+            )
+        else:
+            parameters.append(parameter)
+    signature = inspect.Signature(parameters)
+
+    @wraps(command)
+    def read(**options: Any) -> None:
+        given = signature.bind(**options)
+        given.apply_defaults()
+        arguments = dict(given.arguments)
+        for name, group in inspect.get_annotations(command).items():
+            if group in GROUPS:
+                arguments[name] = group(*(arguments.pop(option) for option in group._fields))
+        command(**arguments)
+
+    read.__signature__ = signature  # type: ignore[attr-defined]
+    return read
+
+
 def number_list(text: str, option: str) -> list[int]:
-    """The numbers that `text` names, ascending, each once.
+    """The numbers in `text`, ascending, each once.
 
     Raises:
-        ValueError: it names none; said for people, with the option.
+        ValueError: it is not a list of numbers; the message, for people, names the option.
     """
     try:
         return read_numbers(text, most=MAX_BATCH_SIZE)

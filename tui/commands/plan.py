@@ -1,6 +1,6 @@
-"""`rankdeck plan`: what a job will take on other ranks and batch sizes, from a run's figures or from given ones.
+"""`rankdeck plan`: what a job will take with other ranks and batch sizes, from a run's figures or from given ones.
 
-Reads run.json alone, and shows what `runner.forecast.plan` finds, as lines or as one JSON object.
+Reads only run.json, and prints what `runner.forecast.plan` predicts, as lines or as one JSON object.
 """
 
 import math
@@ -34,7 +34,7 @@ PredictedRanks = Annotated[
 
 
 class _Source(msgspec.Struct):
-    """What the prediction is made from, and what of it is the default for what to predict."""
+    """What the prediction is made from, and the defaults for what to predict."""
 
     model: CostModel
     answers: Answers
@@ -99,7 +99,7 @@ def plan_command(
 
 
 def _problems(given: dict[str, Any]) -> Iterator[str]:
-    """Everything that is wrong with the options, but for the lists of numbers."""
+    """Everything that is wrong with the options, except for the lists of numbers."""
     for name in ("prompts", "batch_size", "max_new_tokens"):
         if given[name] is not None and given[name] < 1:
             yield f"--{name.replace('_', '-')}: must be at least 1, not {given[name]}"
@@ -186,7 +186,7 @@ def _from_run(name: str, max_new_tokens: int | None) -> _Source:
 
 
 def _sizes(run: RunFile, largest: int) -> list[int]:
-    """What a run is asked about unless told otherwise: a sweep's sizes that did run, a run's own."""
+    """The batch sizes to predict by default: those that a sweep has measured, or the run's own."""
     if run.config.sweep is not None:
         measured = {point.rows for point in run.costs}
         return sorted(measured & set(run.config.sweep.batch_sizes)) or [largest]
@@ -199,7 +199,7 @@ COLUMNS = ("", "ranks", "batch size", "rounds", "seconds", "tok/s", "speedup", "
 
 
 def lines(found: plan.Plan, length: Answers) -> Iterator[str]:
-    """The plan for people: a table, the best, why, and what it rests on."""
+    """The plan as text: a table, the best setting and why, and what the prediction is based on."""
     mode = "fixed length" if length.fixed else "natural length"
     tokens = f"{found.tokens_per_prompt:,.0f} output tokens each, {mode}"
     yield f"{_prompts(found.prompts)}, {tokens}, {found.dispatch} dispatch"

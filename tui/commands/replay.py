@@ -1,4 +1,4 @@
-"""`rankdeck replay`: a recorded run once more, as a dashboard, as lines or as its events."""
+"""`rankdeck replay`: a recorded run again, in a dashboard, as lines or as its events."""
 
 import sys
 import time
@@ -10,7 +10,7 @@ import typer
 from rankdeck.runner import protocol
 from rankdeck.runner.protocol import AnyEvent
 from rankdeck.tui.commands.common import one_view, preferred, refuse
-from rankdeck.tui.commands.options import Ascii, Json, Plain, Theme
+from rankdeck.tui.commands.options import View, grouped
 from rankdeck.tui.plain.view import end_lines, terminal_view
 from rankdeck.tui.settings.preferences import Preferences
 from rankdeck.tui.sources import journal
@@ -18,7 +18,9 @@ from rankdeck.tui.sources.journal import Journal, JournalError
 from rankdeck.tui.sources.replay import FASTEST, SLOWEST, ReplaySource
 
 
+@grouped
 def replay(
+    *,
     run: Annotated[
         str | None, typer.Argument(help="A run's name, its directory, or a journal (its events.jsonl).")
     ] = None,
@@ -27,13 +29,10 @@ def replay(
         typer.Option(help="0.25 to 64 times as fast.  [default: 1; lines and JSON come without waiting]"),
     ] = None,
     sample: Annotated[bool, typer.Option("--sample", help="The recorded run that comes with rankdeck.")] = False,
-    plain: Plain = False,
-    json: Json = False,
-    theme: Theme = None,
-    ascii: Ascii = None,
+    view: View,
 ) -> None:
     """Watch a run once more, in the same dashboard: pause, seek, change the speed. Needs no GPU and no model."""
-    one_view(plain, json)
+    one_view(view)
     if sample and run is not None:
         raise refuse("--sample replays the run that comes with rankdeck; leave out either it or RUN")
     if not sample and run is None:
@@ -45,9 +44,9 @@ def replay(
         raise refuse(f"--speed: must be from {SLOWEST:g} to {FASTEST:g}, not {speed:g}")
     try:
         found = Journal(journal.SAMPLE) if run is None else journal.find(run)
-        preferences = preferred(theme, ascii, plain=plain, json=json)
+        preferences = preferred(view)
         if preferences is None:
-            _print(found, speed, json=json)
+            _print(found, speed, json=view.json)
         else:
             _show(found, speed or 1.0, preferences)
     except JournalError as error:
@@ -75,7 +74,7 @@ def _print(found: Journal, speed: float | None, *, json: bool) -> None:
 
 
 def _paced(found: Journal, speed: float | None) -> Iterator[AnyEvent]:
-    """The events; with a speed, each at its time."""
+    """The events; with a speed, each at the time it is due."""
     began = time.monotonic()
     for number, event in enumerate(found.events()):
         if speed is not None:

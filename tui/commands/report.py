@@ -1,4 +1,4 @@
-"""`rankdeck report`: the report of a run or a sweep as files. What a report says is elsewhere."""
+"""`rankdeck report`: writes the report of a run or a sweep to files. What it says is in rankdeck.tui.report."""
 
 from pathlib import Path
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""`rankdeck sweep`: measure every batch size with every number of ranks, on one loading of the model."""
+"""`rankdeck sweep`: measures every batch size with every number of ranks, loading the model once."""
 
 from pathlib import Path
 from typing import Annotated
@@ -9,27 +9,14 @@ import typer
 from rankdeck.runner.protocol.sweep_plan import SweepPlan
 from rankdeck.tui.commands.common import default_ranks, given, launch, read_config, refuse
 from rankdeck.tui.commands.options import (
-    Ascii,
-    Attention,
-    Chat,
-    Column,
-    Compile,
-    Device,
-    Dtype,
-    Engine,
     Force,
-    GpusPerRank,
-    Json,
-    Limit,
+    Generation,
     Model,
     NewTokens,
-    Order,
-    Plain,
     Prompts,
-    Quantization,
-    RanksPerGpu,
-    Restarts,
-    Theme,
+    View,
+    Work,
+    grouped,
     number_list,
 )
 from rankdeck.tui.words.sweep import repeats_warning
@@ -37,7 +24,9 @@ from rankdeck.tui.words.sweep import repeats_warning
 DEFAULT_SIZES = "1,2,4,8,16,32"
 
 
+@grouped
 def sweep(
+    *,
     prompts: Prompts = None,
     batch_sizes: Annotated[str, typer.Option(help="Batch sizes to measure, as in 1,2,4-8.")] = DEFAULT_SIZES,
     ranks: Annotated[
@@ -65,19 +54,8 @@ def sweep(
     ] = None,
     model: Model = None,
     max_new_tokens: NewTokens = None,
-    order: Order = None,
-    device: Device = None,
-    dtype: Dtype = None,
-    engine: Engine = None,
-    compile: Compile = None,
-    attention: Attention = None,
-    ranks_per_gpu: RanksPerGpu = None,
-    gpus_per_rank: GpusPerRank = None,
-    quantization: Quantization = None,
-    chat: Chat = None,
-    max_restarts: Restarts = None,
-    limit: Limit = None,
-    column: Column = None,
+    generation: Generation,
+    work: Work,
     output: Annotated[str | None, typer.Option(help="With --outputs: where a copy of outputs.jsonl goes.")] = None,
     force: Force = False,
     run_dir: Annotated[
@@ -85,10 +63,7 @@ def sweep(
     ] = None,
     name: Annotated[str | None, typer.Option(help="The sweep's name.")] = None,
     config: Annotated[Path | None, typer.Option(help="A TOML file of settings; flags win.")] = None,
-    plain: Plain = False,
-    json: Json = False,
-    theme: Theme = None,
-    ascii: Ascii = None,
+    view: View,
 ) -> None:
     """Measure batch sizes and numbers of ranks on one loading of the model: tokens/s, memory, scaling, the knee."""
     from_file = read_config(config)
@@ -109,7 +84,7 @@ def sweep(
         raise refuse("\n".join(problems))
     most = from_file.get("ranks") or default_ranks(values)
     wanted = lists.get("--ranks") or _doubling(most)
-    # Answers that are kept are to be good for something: they end where the model ends them.
+    # Answers that are kept should be usable: they end where the model ends them.
     fixed = from_file.get("ignore_eos", not outputs) if fixed_length is None else fixed_length
     values.update(ranks=max(wanted), ignore_eos=fixed, batch_size=None)
     plan = SweepPlan(
@@ -124,11 +99,11 @@ def sweep(
     values["sweep"] = msgspec.to_builtins(plan)
     if warning := repeats_warning(repeats):
         typer.echo(f"rankdeck: --repeats: {warning}", err=True)
-    launch(values, run_dir=run_dir, force=force, plain=plain, json=json, theme=theme, ascii=ascii)
+    launch(values, view, run_dir=run_dir, force=force)
 
 
 def _doubling(most: int) -> list[int]:
-    """1, 2, 4 … and `most` itself."""
+    """1, 2, 4 … and `most`."""
     numbers = [1]
     while numbers[-1] * 2 < most:
         numbers.append(numbers[-1] * 2)

@@ -1,1 +1,1 @@
-"""The dashboard's screens: each is layout and keys; what is drawn comes from rankdeck.tui.widgets."""
+"""The dashboard's screens and dialogs: layout and keys; what they draw comes from rankdeck.tui.widgets."""

@@ -1,4 +1,4 @@
-"""The dialog with every advice in full."""
+"""The dialog that shows all advice in full."""
 
 from typing import ClassVar
 
@@ -14,7 +14,7 @@ from rankdeck.tui.widgets.scrolling import ScrollBox
 
 
 class AdviceScreen(ModalScreen[None]):
-    """The advice as it stood when it was asked for: it can be read in peace."""
+    """The advice as it was when the dialog was opened: it does not change while it is read."""
 
     app: Deck
 

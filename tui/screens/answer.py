@@ -1,6 +1,6 @@
-"""One answer on the whole screen: its figures, prompt and text; from here to the next one and back.
+"""One answer on the whole screen: its figures, prompt and text, with keys to the next and the previous one.
 
-Knows a Selection, which the list shares: where one goes here, one is there.
+Knows a Selection that it shares with the list: moving here moves the cursor there.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from rankdeck.tui.widgets.key_bar import KeyBar
 from rankdeck.tui.widgets.lines import Titles
 
 BEAT_SECONDS = 0.5
-"""So often it is said anew how many answers there are."""
+"""How often the screen, with its number of answers, is brought up to date."""
 
 
 class AnswerScreen(AnswerActions, Screen[None]):
@@ -44,7 +44,7 @@ class AnswerScreen(AnswerActions, Screen[None]):
         yield KeyBar()
 
     def on_mount(self) -> None:
-        # Who reads stays with what is read, whatever else arrives.
+        # The answer being read stays, whatever else arrives.
         self.selection.following = False
         self._text = self.query_one(AnswerText)
         self._titles = Titles(self._text)

@@ -1,4 +1,4 @@
-"""The dialog in which a batch size is typed, checked as it is typed."""
+"""The dialog for a batch size, checked as it is typed."""
 
 from typing import ClassVar, Literal
 
@@ -18,7 +18,7 @@ HINT = "a number, or auto; from each rank's next batch on"
 
 
 class BatchSizeScreen(ModalScreen[Answer]):
-    """Asks for a batch size; says nothing when it is left with escape."""
+    """Asks for a batch size; returns None when left with escape."""
 
     app: Deck
 
@@ -52,7 +52,7 @@ class BatchSizeScreen(ModalScreen[Answer]):
             self._complain(str(error))
 
     def _say(self, text: str) -> None:
-        # What may yet become `auto` is no mistake.
+        # The beginning of `auto` is not a mistake.
         if not "auto".startswith(text.strip().lower()):
             try:
                 read_batch_size(text)

@@ -1,5 +1,9 @@
-"""The dialog that asks where the listed answers shall be written. Replacing a file is asked for a second time."""
+"""Exporting the listed answers: the dialog that asks for the file, twice if one would be replaced, and the writing.
 
+Knows the words for the user; formats and files are the business of `answer_files`.
+"""
+
+import asyncio
 from pathlib import Path
 from typing import ClassVar
 
@@ -9,16 +13,20 @@ from textual.containers import Horizontal, Vertical
 from textual.screen import ModalScreen
 from textual.widgets import Input, Label
 
-from rankdeck.tui.screens.exporting import ExportError, Target, target
+from rankdeck.runner.run_directory import RunFileError
+from rankdeck.runner.state import RunState
+from rankdeck.tui.panels.outputs.listing import Selection
+from rankdeck.tui.screens.answer_files import ExportError, Target, gather, suggested, target, write
+from rankdeck.tui.sources.followed_run import FollowedRun
 from rankdeck.tui.widgets.deck import Deck
 from rankdeck.tui.widgets.fields import TextField
-from rankdeck.tui.words.text import visible
+from rankdeck.tui.words.text import some, visible
 
 HINT = ".jsonl records as in outputs.jsonl, .csv a table, .txt to read"
 
 
 class ExportScreen(ModalScreen[Target]):
-    """Gives the file to write; `replaces` is then agreed to."""
+    """Returns the file to write; if it `replaces` one, the user has agreed."""
 
     app: Deck
 
@@ -69,3 +77,25 @@ class ExportScreen(ModalScreen[Target]):
         label = self.query_one("#export-said", Label)
         label.set_class(wrong, "-wrong")
         label.update(visible(f"✗ {text}" if wrong else text))
+
+
+def export_screen(state: RunState, selection: Selection) -> ExportScreen:
+    """The dialog for the answers that are listed, with a file name suggested."""
+    query = selection.query
+    what = f"the answers that match {query.text}" if query else "all answers"
+    name = suggested(state.name, filtered=bool(query))
+    return ExportScreen(visible(f"Write {what}"), name, Path(state.directory or "."))
+
+
+async def export(app: Deck, followed: FollowedRun, selection: Selection, to: Target) -> None:
+    """Write every answer that the query leaves, those no longer listed from disk, and tell the user how it went."""
+    book = selection.listing.book
+    try:
+        records = gather(followed.stored_answers(), book.newest(len(book)), selection.query.matches)
+        number = await asyncio.to_thread(write, records, to, replace=to.replaces)
+    except (OSError, ExportError, RunFileError) as error:
+        why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        words = f"{to.path}: {why}. Nothing was written."
+        app.notify(words, title="Not exported", severity="error", markup=False)
+        return
+    app.say(f"{some(number, 'answer')} in {visible(str(to.path))}", "Exported")

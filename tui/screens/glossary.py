@@ -1,4 +1,4 @@
-"""The words of the dashboard and what they mean, with the views that use them."""
+"""The dashboard's words, what they mean, and which views use them."""
 
 from typing import NamedTuple
 
@@ -6,7 +6,7 @@ from rankdeck.tui.panels.frame import ViewName
 
 
 class Word(NamedTuple):
-    """A word, its meaning, and where it is used; words of no view in particular are used in all."""
+    """A word, its meaning, and the views that use it; without any, all views do."""
 
     word: str
     meaning: str
@@ -67,6 +67,6 @@ WORDS = (
 
 
 def words_of(view: ViewName | None) -> list[tuple[str, str]]:
-    """The words of a view, its own first; without a view, all there are."""
+    """The words of a view, its own first; all words if `view` is None."""
     used = [word for word in WORDS if view is None or not word.views or view in word.views]
     return [(word.word, word.meaning) for word in sorted(used, key=lambda word: not word.views)]

@@ -1,4 +1,4 @@
-"""The help screen: every key of the view under it, and the words that this view uses."""
+"""The help screen: every key of the view it covers, and the words that this view uses."""
 
 from collections.abc import Sequence
 from typing import ClassVar
@@ -17,11 +17,11 @@ Entries = Sequence[tuple[str, str]]
 """Keys or words, with what they do or mean."""
 
 Sections = Sequence[tuple[str, Entries]]
-"""Headings, and what is under each."""
+"""Headings, and the keys under each."""
 
 
 def help_lines(keys: Sections, words: Entries, width: int) -> list[Line]:
-    """The keys, each section under its heading and all in the same two columns, then the words in theirs."""
+    """The keys, by section, all in the same two columns; then the words in two columns."""
     lines: list[Line] = []
     first = max((len(name) for _, entries in keys for name, _ in entries), default=0) + 2
     for heading, entries in keys:
@@ -41,7 +41,7 @@ def _entries(entries: Entries, first: int, width: int) -> list[Line]:
 
 
 class HelpScreen(ModalScreen[None]):
-    """Keys and words; any of its own keys closes it."""
+    """Keys and words."""
 
     app: Deck
 

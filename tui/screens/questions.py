@@ -1,97 +1,109 @@
-"""The question asked before a run that goes on is left."""
+"""The questions asked before a run is left or stopped at once, or a sweep ended.
 
-from typing import ClassVar, Literal
+Knows the words, the keys and the value of each answer; what an answer leads to is up to the caller.
+"""
+
+from typing import ClassVar, NamedTuple
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
 from textual.screen import ModalScreen
 from textual.widgets import Button, Label
+from textual.widgets.button import ButtonVariant
 
 from rankdeck.tui.widgets.deck import Deck
 
-Choice = Literal["stop", "detach", "cancel"]
+
+class Answer(NamedTuple):
+    """A button and its keys; `id` and `label` are the binding's, `value` is what the question returns."""
+
+    id: str
+    keys: str
+    value: str
+    label: str
+    tooltip: str
+    button: str
+    variant: ButtonVariant = "default"
 
 
-class LeaveScreen(ModalScreen[Choice]):
-    """Stop the run, leave it running, or stay."""
+def _bindings(*answers: Answer) -> list[BindingType]:
+    """The keys of the answers, and the arrows that go from button to button."""
+
+    def arrow(key: str, way: str, label: str, tooltip: str) -> Binding:
+        name = f"{answers[0].id.partition('.')[0]}.{way}"
+        return Binding(key, f"app.focus_{way}", label, id=name, tooltip=tooltip, show=False)
+
+    return [
+        *(
+            Binding(answer.keys, f"dismiss('{answer.value}')", answer.label, id=answer.id, tooltip=answer.tooltip)
+            for answer in answers
+        ),
+        arrow("left", "previous", "Previous", "To the answer before"),
+        arrow("right", "next", "Next", "To the next answer"),
+    ]
+
+
+class Question(ModalScreen[str]):
+    """A title, a text and a button for each answer; the last one, which changes nothing, has the focus."""
 
     app: Deck
 
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("s", "choose('stop')", "Stop the run", id="leave.stop", tooltip="Stop after the batches in flight"),
-        Binding("d", "choose('detach')", "Detach", id="leave.detach", tooltip="Leave; the run goes on"),
-        Binding("escape,c,q", "choose('cancel')", "Stay", id="leave.cancel", tooltip="Back to the run"),
-        Binding(
-            "left", "app.focus_previous", "Previous", id="leave.previous", tooltip="To the answer before", show=False
-        ),
-        Binding("right", "app.focus_next", "Next", id="leave.next", tooltip="To the next answer", show=False),
-    ]
-
-    def compose(self) -> ComposeResult:
-        with Vertical(id="dialog"):
-            yield Label("The run goes on.", classes="title", markup=False)
-            yield Label("Stopping waits for the batches in flight; what is finished is kept either way.", markup=False)
-            with Horizontal(id="choices"):
-                yield Button(self.app.hint("Stop ({leave.stop})"), id="stop", variant="warning", compact=True)
-                detach = f"{self.app.label('leave.detach', 'Detach')} " + "({leave.detach})"
-                yield Button(self.app.hint(detach), id="detach", variant="primary", compact=True)
-                yield Button(self.app.hint("Stay ({leave.cancel})"), id="cancel", compact=True)
-
-    def on_mount(self) -> None:
-        self.query_one("#cancel").focus()
-
-    def on_button_pressed(self, event: Button.Pressed) -> None:
-        if event.button.id in ("stop", "detach", "cancel"):
-            self.action_choose(event.button.id)  # type: ignore[arg-type]
-
-    def action_choose(self, choice: Choice) -> None:
-        self.dismiss(choice)
-
-
-class StopNowScreen(ModalScreen[bool]):
-    """Stop now, or stay."""
-
-    app: Deck
-
-    ASKED = "Stop now?"
-    COST = (
-        "The batches in flight are abandoned and their prompts stay unfinished; finished answers are kept. "
-        "`rankdeck resume` goes on with what is missing."
-    )
-    YES = "Stop now"
-
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("X,y", "dismiss(True)", "Stop now", id="stop_now.stop", tooltip="Abandon the batches in flight"),
-        Binding("escape,n,q", "dismiss(False)", "Stay", id="stop_now.stay", tooltip="Back to the run"),
-        Binding(
-            "left", "app.focus_previous", "Previous", id="stop_now.previous", tooltip="To the answer before", show=False
-        ),
-        Binding("right", "app.focus_next", "Next", id="stop_now.next", tooltip="To the next answer", show=False),
-    ]
+    ASKED: ClassVar[str]
+    TEXT: ClassVar[str]
+    ANSWERS: ClassVar[tuple[Answer, ...]]
 
     def compose(self) -> ComposeResult:
         with Vertical(id="dialog"):
             yield Label(self.ASKED, classes="title", markup=False)
-            yield Label(self.COST, markup=False)
+            yield Label(self.TEXT, markup=False)
             with Horizontal(id="choices"):
-                yes = f"{self.YES} " + "({stop_now.stop})"
-                yield Button(self.app.hint(yes), id="stop", variant="error", compact=True)
-                yield Button(self.app.hint("Stay ({stop_now.stay})"), id="stay", compact=True)
+                for answer in self.ANSWERS:
+                    words = f"{self.app.label(answer.id, answer.button)} ({{{answer.id}}})"
+                    yield Button(self.app.hint(words), id=answer.value, variant=answer.variant, compact=True)
 
     def on_mount(self) -> None:
-        self.query_one("#stay").focus()
+        self.query_one(f"#{self.ANSWERS[-1].value}").focus()
 
     def on_button_pressed(self, event: Button.Pressed) -> None:
-        self.dismiss(event.button.id == "stop")
+        self.dismiss(event.button.id)
 
 
-class EndSweepScreen(StopNowScreen):
-    """End the sweep, or let it go on."""
+class LeaveScreen(Question):
+    """Stop the run, leave it running, or stay."""
+
+    ASKED = "The run goes on."
+    TEXT = "Stopping waits for the batches in flight; what is finished is kept either way."
+    ANSWERS = (
+        Answer("leave.stop", "s", "stop", "Stop the run", "Stop after the batches in flight", "Stop", "warning"),
+        Answer("leave.detach", "d", "detach", "Detach", "Leave; the run goes on", "Detach", "primary"),
+        Answer("leave.cancel", "escape,c,q", "cancel", "Stay", "Back to the run", "Stay"),
+    )
+    BINDINGS: ClassVar[list[BindingType]] = _bindings(*ANSWERS)
+
+
+class StopNowScreen(Question):
+    """Stop now, or stay."""
+
+    ASKED = "Stop now?"
+    TEXT = (
+        "The batches in flight are abandoned and their prompts stay unfinished; finished answers are kept. "
+        "`rankdeck resume` goes on with what is missing."
+    )
+    ANSWERS = (
+        Answer("stop_now.stop", "X,y", "stop", "Stop now", "Abandon the batches in flight", "Stop now", "error"),
+        Answer("stop_now.stay", "escape,n,q", "stay", "Stay", "Back to the run", "Stay"),
+    )
+    BINDINGS: ClassVar[list[BindingType]] = _bindings(*ANSWERS)
+
+
+class EndSweepScreen(Question):
+    """End the sweep, or let it go on; by the keys of `StopNowScreen`."""
 
     ASKED = "End the sweep?"
-    COST = (
+    TEXT = (
         "What it has measured stays, and can be seen here; the trials that are left are not run. A run that it is "
         "part of goes on at the chosen setting."
     )
-    YES = "End it"
+    ANSWERS = (StopNowScreen.ANSWERS[0]._replace(button="End it"), StopNowScreen.ANSWERS[1])
+    BINDINGS: ClassVar[list[BindingType]] = _bindings(*ANSWERS)

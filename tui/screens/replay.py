@@ -1,6 +1,6 @@
-"""The dashboard of a replay: the screen of a run, with a transport in place of the knobs.
+"""The screen of a replay: the screen of a run, with keys to play and seek instead of the knobs.
 
-Knows keys and layout; where the replay stands is its source's business, what a moment looks like the run screen's.
+Knows keys and layout; the position is the business of the source, what a moment looks like that of the run's screen.
 """
 
 from collections.abc import Iterable
@@ -15,6 +15,7 @@ from textual.widgets import Input
 from rankdeck.tui.panels.overview.notice import notice_lines
 from rankdeck.tui.panels.transport import transport_line
 from rankdeck.tui.screens.run import RunScreen
+from rankdeck.tui.screens.run_keys import RUN_KEYS
 from rankdeck.tui.sources.followed_run import FollowedRun
 from rankdeck.tui.sources.replay import ReplaySource
 from rankdeck.tui.terminal.repaint import REPAINT_SECONDS
@@ -27,18 +28,18 @@ STEP, SMALL_STEP = 10, 1
 _SPEED, _SEEK = Binding.Group("Speed"), Binding.Group(f"{STEP} s")
 
 _NOT_INHERITED = ("knob.", "run.pause", "run.detach", "run.stop", "run.sweep", "app.")
-"""What the ids of those keys of a run begin with that a replay has not, or has of its own."""
+"""Prefixes of the ids of a run's keys that a replay does not have, or declares itself."""
 
 
 def _seek(keys: str, action: str, description: str, tooltip: str, *, show: bool = False) -> Binding:
     name = f"replay.{description.lower().replace(' ', '_')}"
-    # Views have the arrow keys too, though nothing in them moves sideways: ours are asked, and listed, before.
+    # Views use the arrow keys too, but nothing in them moves sideways: the keys of the replay come first.
     group, priority = (_SEEK, True) if show else (None, False)
     return Binding(keys, action, description, id=name, tooltip=tooltip, group=group, show=show, priority=priority)
 
 
 class ReplayScreen(RunScreen, inherit_bindings=False):
-    """A moment of a run, and where in the replay it is."""
+    """A moment of a run, and its place in the replay."""
 
     LINES_AROUND = RunScreen.LINES_AROUND + 1
 
@@ -59,11 +60,7 @@ class ReplayScreen(RunScreen, inherit_bindings=False):
         _seek("full_stop,shift+right", f"seek({SMALL_STEP})", "A little forward", f"{SMALL_STEP} second forward"),
         _seek("less_than_sign,0", "edge(0)", "To the beginning", "To the beginning"),
         _seek("greater_than_sign,9", "edge(1)", "To the end", "To the end, where the summary is"),
-        *(
-            key
-            for key in RunScreen.BINDINGS
-            if isinstance(key, Binding) and not (key.id or "").startswith(_NOT_INHERITED)
-        ),
+        *(key for key in RUN_KEYS if isinstance(key, Binding) and not (key.id or "").startswith(_NOT_INHERITED)),
     ]
 
     def __init__(self, followed: FollowedRun, replay: ReplaySource, stops: str) -> None:
@@ -95,7 +92,7 @@ class ReplayScreen(RunScreen, inherit_bindings=False):
     def _notice_lines(self, width: int) -> list[Line]:
         state = self._frame.state
         if state.paused == ASKED_FOR:
-            # The words for a live run name the key that lets it go on; here that key is the replay's.
+            # The words for a live run name the key that resumes it; here that key plays the replay.
             lines = notice_lines(replace(state, paused=None), width)
             return [*lines, (("‖ the run was paused here, as asked for", "warn"),)]
         return notice_lines(state, width)
@@ -103,7 +100,7 @@ class ReplayScreen(RunScreen, inherit_bindings=False):
     # --- keys -----------------------------------------------------------------------------------
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Who types into a field moves in it by the arrow keys."""
+        """In a text field the arrow keys move the cursor."""
         return not isinstance(self.focused, Input) if action == "seek" else super().check_action(action, parameters)
 
     def action_play(self) -> None:

@@ -1,14 +1,10 @@
-"""The screen of a run: the header line, and one of its views. Holds layout and keys, no figures."""
+"""The screen of a run: the header line, one of the views, and the actions of its keys. Computes no figures."""
 
-import asyncio
 from collections.abc import Iterable
-from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from textual import work
 from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
+from textual.binding import BindingType
 from textual.containers import Container
 from textual.reactive import Reactive
 from textual.screen import Screen
@@ -17,15 +13,14 @@ from textual.widgets import Static
 
 from rankdeck.runner.protocol import SetActiveRanks, SetBatchSize, StartSweep, Stop
 from rankdeck.runner.protocol.sweep_plan import SweepPlan
-from rankdeck.runner.run_directory import RunFileError
 from rankdeck.runner.state import RunState
 from rankdeck.tui.panels.frame import Frame, ViewName
-from rankdeck.tui.panels.outputs.listing import Selection
 from rankdeck.tui.panels.overview.header import header_line
 from rankdeck.tui.panels.overview.hints import advice_lines
 from rankdeck.tui.panels.overview.notice import notice_lines
+from rankdeck.tui.screens.run_keys import RUN_KEYS
 from rankdeck.tui.screens.sized import Sized
-from rankdeck.tui.screens.views import VIEWS, as_view, entry
+from rankdeck.tui.screens.views import as_view, entry
 from rankdeck.tui.settings import keys
 from rankdeck.tui.settings.hint_keys import named
 from rankdeck.tui.sources.followed_run import FollowedRun
@@ -34,87 +29,30 @@ from rankdeck.tui.widgets.key_bar import KeyBar
 from rankdeck.tui.widgets.lines import Lines
 from rankdeck.tui.widgets.overview import Overview
 from rankdeck.tui.words.status import ASKED_FOR
-from rankdeck.tui.words.text import Line, some, visible
+from rankdeck.tui.words.text import Line
 
 if TYPE_CHECKING:
+    from rankdeck.tui.screens.answer_files import Target
     from rankdeck.tui.screens.batch_size import Answer
-    from rankdeck.tui.screens.exporting import Target
     from rankdeck.tui.widgets.outputs import OutputsView
 
 TALL, SHORT_CHARTS = 24, 6
 
 TOO_SMALL = "rankdeck needs a terminal of at least 60x18"
 
-_BATCH_SIZE, _RANKS, _VIEWS = Binding.Group("Batch size"), Binding.Group("Ranks"), Binding.Group("Views")
-
-
-def _knob(keys: str, action: str, description: str, group: Binding.Group, tooltip: str) -> Binding:
-    name = f"knob.{description.lower().replace(' ', '_')}"
-    return Binding(keys, action, description, id=name, tooltip=tooltip, group=group)
-
 
 class RunScreen(Sized, Screen[None]):
-    """Shows the state it is given; the other views are built when they are first asked for."""
+    """Shows the state it is given; all views but the Overview are built when they are first asked for."""
 
     app: Deck
 
     focused: Reactive[Widget | None] = Reactive(None, repaint=False)
-    """As Textual's, but that the whole screen is not painted a second time: what has the keys paints itself."""
+    """As in Textual, but a new focus does not repaint the whole screen: the focused widget paints itself."""
 
     LINES_AROUND: ClassVar[int] = 3
     """Header, advice and footer."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("q", "app.leave", "Quit", id="app.leave", tooltip="Leave; asks first while the run goes on"),
-        Binding("question_mark", "help", "Help", key_display="?", id="app.help", tooltip="Every key, and the words"),
-        Binding("space", "pause", "Pause", id="run.pause", tooltip="Pause after the batches in flight, or go on"),
-        Binding("x", "app.stop", "Stop", id="run.stop", tooltip="Stop the run after the batches in flight"),
-        _knob("minus,underscore", "batch_size(False)", "Smaller batches", _BATCH_SIZE, "Halve the batch size"),
-        _knob("plus,equals_sign", "batch_size(True)", "Larger batches", _BATCH_SIZE, "Double the batch size"),
-        _knob("left_square_bracket", "ranks(-1)", "Fewer ranks", _RANKS, "One active rank less; it keeps its model"),
-        _knob("right_square_bracket", "ranks(1)", "More ranks", _RANKS, "One active rank more"),
-        *(
-            Binding(
-                view.key,
-                f"view('{view.name}')",
-                view.title,
-                id=f"view.{view.name}",
-                tooltip=view.tooltip,
-                group=_VIEWS,
-            )
-            for view in VIEWS
-        ),
-        Binding("d", "app.detach", "Detach", id="run.detach", tooltip="Leave; the run goes on"),
-        Binding(
-            "b", "type_batch_size", "Batch size", id="knob.batch_size", tooltip="Type a batch size, or auto", show=False
-        ),
-        Binding(
-            "a",
-            "auto_batch_size",
-            "Auto batch size",
-            id="knob.auto",
-            tooltip="Search for the best batch size on the real work",
-            show=False,
-        ),
-        Binding("i", "advice", "Advice", id="run.advice", tooltip="All that the figures suggest", show=False),
-        Binding(
-            "s",
-            "sweep",
-            "Sweep",
-            id="run.sweep",
-            tooltip="Measure batch sizes and ranks, or end that",
-            show=False,
-        ),
-        Binding(
-            "X",
-            "stop_now",
-            "Stop now",
-            id="run.stop_now",
-            tooltip="Abandon the batches in flight; asks first",
-            show=False,
-        ),
-        Binding("f1", "help", "Help", id="app.help_anywhere", tooltip="The same, also from within a field", show=False),
-    ]
+    BINDINGS: ClassVar[list[BindingType]] = RUN_KEYS
 
     def __init__(self, followed: FollowedRun) -> None:
         super().__init__()
@@ -134,7 +72,7 @@ class RunScreen(Sized, Screen[None]):
         yield KeyBar()
 
     def compose_below(self) -> Iterable[Widget]:
-        """What else stands above the footer: `LINES_AROUND` counts it."""
+        """Further widgets above the footer, which `LINES_AROUND` counts."""
         return ()
 
     def on_mount(self) -> None:
@@ -144,12 +82,12 @@ class RunScreen(Sized, Screen[None]):
         self._overview.focus()
 
     def show(self, frame: Frame) -> None:
-        """Show a frame in the view that is seen; the others get it when they are."""
+        """Show a frame in the current view; the others get the newest one when they are shown."""
         self._frame = frame
         state = frame.state
         measures = state.sweep is not None and state.config is not None and state.config.sweep is not None
         if measures and not self._view_chosen:
-            # Of a run that is a sweep from the beginning, that is what one wants to see.
+            # A run that was started as a sweep opens in the Sweep view.
             self._view_chosen = True
             self.call_later(self.action_view, "sweep")
         if self.is_mounted:
@@ -166,7 +104,7 @@ class RunScreen(Sized, Screen[None]):
         self._header.show([header_line(state, width)])
         notice = self._notice_lines(width) if lost is None else []
         _show_if_any(self._notice, notice)
-        # The timeline says what it shows in words of its own, advice among them.
+        # The Timeline view has its own words for what it shows, advice included.
         advised = self.view != "timeline" and self._room_for_advice(notice)
         _show_if_any(self._advice, self._advise(width) if advised else [])
         as_view(self.query_one(f"#{self.view}")).show(self._frame)
@@ -175,10 +113,10 @@ class RunScreen(Sized, Screen[None]):
         return notice_lines(self._frame.state, width, self.app.keys)
 
     def _room_for_advice(self, notice: list[Line]) -> bool:
-        """A short terminal has some only where nothing would be pushed out of sight."""
+        """A short terminal shows advice only if it pushes nothing out of sight."""
         if self.size.height >= TALL:
             return True
-        # Of the room that there is without it, so that it does not depend on which line came first.
+        # Counted from the room without advice, so that the answer does not depend on whether there is some now.
         room = self.size.height - len(notice) - self.LINES_AROUND + 1
         tables = self._overview.tables_height(self._frame.state, self._frame.lost, self.size.width, room)
         return room - tables >= SHORT_CHARTS + 1
@@ -189,11 +127,11 @@ class RunScreen(Sized, Screen[None]):
     # --- keys -----------------------------------------------------------------------------------
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """What steers the run is offered while it can be steered; the knobs, once there are ranks to obey them."""
+        """Keys that steer are offered while the run can be steered; knobs, once there are ranks for them to act on."""
         if action in ("pause", "stop_now"):
             return self.followed.steers
         if action == "sweep":
-            # Shares are the ranks' own from the start: there is no line that trials could draw from.
+            # With `split`, ranks have their shares from the start: there is no queue for trials to take prompts from.
             pull = self.followed.state.config is None or self.followed.state.config.dispatch == "pull"
             return pull and self.followed.steers and (True if self.followed.state.ready_at is not None else None)
         if action in ("batch_size", "ranks", "type_batch_size", "auto_batch_size"):
@@ -253,8 +191,8 @@ class RunScreen(Sized, Screen[None]):
 
         self.app.push_screen(SweepScreen(in_run(self.followed.state)), self._plan_made)
 
-    async def _end_sweep(self, yes: bool | None) -> None:
-        if yes and self.followed.state.sweeping:
+    async def _end_sweep(self, answer: str | None) -> None:
+        if answer == "stop" and self.followed.state.sweeping:
             await self.followed.ask(StartSweep(plan=None))
 
     async def _plan_made(self, plan: SweepPlan | None) -> None:
@@ -267,8 +205,8 @@ class RunScreen(Sized, Screen[None]):
 
         self.app.push_screen(StopNowScreen(), self._stop_now)
 
-    async def _stop_now(self, yes: bool | None) -> None:
-        if yes:
+    async def _stop_now(self, answer: str | None) -> None:
+        if answer == "stop":
             await self.followed.ask(Stop(now=True))
 
     def action_advice(self) -> None:
@@ -284,7 +222,7 @@ class RunScreen(Sized, Screen[None]):
         self.app.push_screen(HelpScreen(described, words_of(self.view), f"Help: {entry(self.view).title}"))
 
     async def action_view(self, name: ViewName) -> None:
-        """Change to another view, and show it the newest state at once."""
+        """Change to another view, and show the newest state in it at once."""
         self._view_chosen = True
         if name == self.view:
             return
@@ -306,34 +244,13 @@ class RunScreen(Sized, Screen[None]):
         self.app.push_screen(AnswerScreen(view.selection, view.batch_seconds), lambda _: view.moved())
 
     def on_outputs_view_export_wanted(self, event: "OutputsView.ExportWanted") -> None:
-        from rankdeck.tui.screens.export import ExportScreen
-        from rankdeck.tui.screens.exporting import suggested
+        from rankdeck.tui.screens.export import export, export_screen
 
-        state, query = self.followed.state, event.selection.query
-        what = f"the answers that match {query.text}" if query else "all answers"
-        name = suggested(state.name, filtered=bool(query))
-        screen = ExportScreen(visible(f"Write {what}"), name, Path(state.directory or "."))
-        self.app.push_screen(screen, partial(self._export, event.selection))
+        def write(to: "Target | None") -> None:
+            if to is not None:
+                self.run_worker(export(self.app, self.followed, event.selection, to), group="export")
 
-    def _export(self, selection: Selection, to: "Target | None") -> None:
-        if to is not None:
-            self._write(selection, to)
-
-    @work(group="export")
-    async def _write(self, selection: Selection, to: "Target") -> None:
-        """Write all that the query leaves: of a run that has more than are listed, from disk."""
-        from rankdeck.tui.screens.exporting import ExportError, gather, write
-
-        book = selection.listing.book
-        try:
-            records = gather(self.followed.stored_answers(), book.newest(len(book)), selection.query.matches)
-            number = await asyncio.to_thread(write, records, to, replace=to.replaces)
-        except (OSError, ExportError, RunFileError) as error:
-            why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-            words = f"{to.path}: {why}. Nothing was written."
-            self.app.notify(words, title="Not exported", severity="error", markup=False)
-            return
-        self.app.say(f"{some(number, 'answer')} in {visible(str(to.path))}", "Exported")
+        self.app.push_screen(export_screen(self.followed.state, event.selection), write)
 
 
 def _show_if_any(widget: Lines, lines: list[Line]) -> None:

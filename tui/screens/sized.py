@@ -1,7 +1,7 @@
-"""What keeps a screen as large as the terminal.
+"""A mixin that keeps a screen as large as the terminal.
 
-Laying out posts a screen its own size again; where the terminal was resized in between, that is an old size, which
-would be laid out once more, and so on without end.
+Textual's layout sends a screen its own size again. If the terminal was resized in between, that size is old; it would
+be laid out once more, and so on without end.
 """
 
 from textual.events import Event, Resize
@@ -9,7 +9,7 @@ from textual.message_pump import MessagePump
 
 
 class Sized(MessagePump):
-    """Mixed into a screen: whatever size it is told, the terminal's is what it takes."""
+    """Mixed into a screen: it takes the size of the terminal, whatever size it is sent."""
 
     async def on_event(self, event: Event) -> None:
         size = self.app.size

@@ -1,6 +1,6 @@
-"""The dialog in which a sweep is put together: fields checked as they are typed, and what will happen.
+"""The dialog for a sweep's settings: fields checked as they are typed, and what the sweep will do.
 
-Knows the form as data and shows it; starting is the business of whoever opened it.
+Knows the form as data and shows it; starting the sweep is up to the caller.
 """
 
 from typing import ClassVar
@@ -23,7 +23,7 @@ from rankdeck.tui.words.text import visible
 
 
 class SweepScreen(ModalScreen[SweepPlan | None]):
-    """Asks what to measure; None when it is left with escape."""
+    """Asks what to measure; returns None when left with escape."""
 
     app: Deck
 
@@ -79,7 +79,7 @@ class SweepScreen(ModalScreen[SweepPlan | None]):
             self.dismiss(plan)
 
     def _check(self) -> SweepPlan | None:
-        """Say what is wrong beside its field, or what the plan promises and what its repeats are worth."""
+        """Show each mistake at its field, or what the plan will take and how much its repeats can tell."""
         values = {name: entry.value for name, entry in self._entries.items()}
         plan, problems = read_plan(values, self._work)
         said = {problem.setting: problem.message for problem in reversed(problems)}

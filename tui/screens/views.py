@@ -1,6 +1,6 @@
-"""The views of a run: the name, the key and the widget of each; a widget is built when it is first asked for.
+"""The views of a run: the name, the key and the widget of each; a widget is built when it is first needed.
 
-A view shows a Frame and knows which of its widgets takes the keys. What it draws is its own business.
+A view shows a Frame and knows which of its widgets takes the focus. What it draws is its own business.
 """
 
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from rankdeck.tui.panels.frame import View, ViewName
 
 
 class ViewEntry(NamedTuple):
-    """A view as it is listed; `build` makes its widget, whose id is the view's name."""
+    """A view in the list; `build` makes its widget, whose id is the view's name."""
 
     name: ViewName
     key: str
@@ -65,5 +65,5 @@ def entry(name: ViewName) -> ViewEntry:
 
 
 def as_view(widget: Widget) -> View:
-    """The widget of a view, as what it is."""
+    """A view's widget, typed as a View."""
     return cast("View", widget)

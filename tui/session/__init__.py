@@ -1,1 +1,1 @@
-"""One terminal: a run watched in it, with a screen or in lines."""
+"""A run watched in this process's terminal: in a dashboard, as lines, or as JSON."""

@@ -1,6 +1,6 @@
-"""Fly a dashboard in this process's terminal, and give the terminal back however that ends.
+"""Run a dashboard in this process's terminal, and give the terminal back however that ends.
 
-Knows signals and endings; what is flown, and what is said after, is the caller's business.
+Knows signals and the ways to end; which dashboard it is, and what is printed afterwards, is up to the caller.
 """
 
 import gc
@@ -12,23 +12,23 @@ from typing import TYPE_CHECKING
 
 from textual.drivers.linux_driver import LinuxDriver
 
-from rankdeck.tui.terminal.driver import TerminalDriver, say_hangup
+from rankdeck.tui.terminal.driver import TerminalDriver, signal_hangup
 from rankdeck.tui.terminal.guard import Guard
 
 if TYPE_CHECKING:
     from rankdeck.tui.app.app import RankdeckApp
 
 LEAVE_SECONDS = 3.0
-"""A dashboard that was told to go has so long; a terminal that takes no more text would hold it for ever."""
+"""How long a dashboard may take to leave: a terminal that takes no more text would hold it for ever."""
 
 NO_TITLE = ("linux", "dumb")
-"""Terminals (by TERM) that have no title."""
+"""Terminals, by TERM, that have no title."""
 
 
 def run_app(app: "RankdeckApp") -> bool:
     """Run the dashboard until it is left; SIGTERM and SIGHUP leave it as the key for detaching does.
 
-    Returns whether one of them came: then nothing more is to be shown, and little time is left.
+    Returns whether one of them came: then there is little time left, and nothing more should be shown.
     """
     told = False
     title = app.preferences.title and os.environ.get("TERM", "dumb") not in NO_TITLE
@@ -44,13 +44,13 @@ def run_app(app: "RankdeckApp") -> bool:
         last.daemon = True
         last.start()
         if number == signal.SIGHUP:
-            _nobody_listens()
+            _silence_stdout()
         if not app.leave_soon():
             os._exit(128 + number)
 
     before = {number: signal.signal(number, told_to_leave) for number in (signal.SIGTERM, signal.SIGHUP)}
-    say_hangup()
-    _spare_the_collector()
+    signal_hangup()
+    _freeze_imports()
     try:
         app.run()
     finally:
@@ -61,14 +61,14 @@ def run_app(app: "RankdeckApp") -> bool:
     return told
 
 
-def _spare_the_collector() -> None:
-    """What was imported lives as long as the process: looking through it, too, took a key tens of milliseconds."""
+def _freeze_imports() -> None:
+    """Keep the garbage collector off imported modules, which stay anyway: scanning them delays keys by tens of ms."""
     if not gc.get_freeze_count():
         gc.freeze()
 
 
-def _nobody_listens() -> None:
-    """What is said after the flight would fail, and a failing farewell reads like a crash."""
+def _silence_stdout() -> None:
+    """Send standard output nowhere: after a hangup, printing would fail, and that would look like a crash."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
     os.close(nowhere)

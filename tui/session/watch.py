@@ -1,6 +1,6 @@
-"""Watch a run to its end, in the view that fits: dashboard, lines, or JSON.
+"""Watch a run to its end: in a dashboard, as lines, or as JSON.
 
-Knows how a view is fed, what Ctrl-C means without a screen, and which exit status comes out.
+Knows how a view gets its events, what Ctrl-C does without a screen, and the exit status.
 """
 
 import asyncio
@@ -37,8 +37,8 @@ def watch(
 ) -> int:
     """Watch the run in `directory` until it ends or the viewer leaves. Returns the exit status.
 
-    In a dashboard as `preferences` say; without them in lines, or as `json`. Where it is not `steerable`, nothing is
-    asked of the run: Ctrl-C, too, only leaves.
+    With `preferences` in a dashboard; without them as lines, or as JSON if `json`. If it is not `steerable`, the run
+    gets no commands, and Ctrl-C only leaves.
     """
     source = SocketSource(directory, died)
     if preferences is not None:
@@ -54,8 +54,8 @@ def watch(
 def start_screen(preferences: Preferences | None = None) -> int:
     """The dashboard's start screen: choose, launch, watch, come back. Returns the status of the last run watched.
 
-    What breaks on the way is said on the start screen that one comes back to; only its own breaking ends it, and a
-    signal that says to leave, wherever one is.
+    An error in a run's dashboard or a replay leads back to the start screen, which shows it; an error in the start
+    screen itself ends it, as does a signal to leave at any point.
     """
     from rankdeck.tui.app.app import RankdeckApp
     from rankdeck.tui.session.terminal_session import run_app
@@ -88,11 +88,11 @@ def start_screen(preferences: Preferences | None = None) -> int:
             )
             back = _back_from(app.followed.directory, app.broke, said, command)._replace(seen=app.seen)
         else:
-            return app.return_code or status or left_runs  # Where it broke it has said how.
+            return app.return_code or status or left_runs  # if it broke, Textual has printed why
 
 
 def _replay(found: "Journal", position: float, preferences: Preferences | None) -> Back | None:
-    """Where one comes back from; None where a signal said to leave."""
+    """Replay a journal; returns what the user comes back from, None if a signal said to leave."""
     broke: BaseException | None
     try:
         from rankdeck.tui.app.replay import ReplayApp
@@ -108,7 +108,7 @@ def _replay(found: "Journal", position: float, preferences: Preferences | None) 
             sys.stderr.write(f"rankdeck: {app.followed.lost}\n")
         if told:
             return None
-    except Exception as error:  # whatever keeps it from being shown, one is back where something else can be done
+    except Exception as error:  # whatever went wrong, the start screen can show it
         broke = error
     return _back_from(found.path.parent, broke, "its replay broke", "replay")
 
@@ -136,21 +136,21 @@ async def _stop(source: SocketSource, now: bool) -> int:
 
 
 def _farewell(app: "RankdeckApp") -> int:
-    """What is said once a dashboard was left, and its exit status."""
+    """Say how the run stands after its dashboard was left; returns the exit status."""
     if app.followed.final_state is None and app.followed.lost is None:
         return app.return_code or 0
     return _say_end(app.followed.final_state, app.followed.lost)
 
 
 def _say_end(state: RunState | None, lost: str | None) -> int:
-    """What is said of a run that was watched, and its exit status."""
+    """Say how a run that was watched ended, or that it goes on; returns the exit status."""
     if lost is not None:
         sys.stderr.write(f"rankdeck: {lost}\n")
         return EXIT_DIED
     if state is None or state.config is None:
         return 0
     if state.ended is None and run_directory.has_ended(Path(state.directory)):
-        return 0  # left while it went on; others saw its end
+        return 0  # it ended after the user had left
     if state.ended is None:
         sys.stdout.write(f"run {visible(state.name)} goes on. Watch it: rankdeck attach {visible(_way_back(state))}\n")
         return 0
@@ -159,12 +159,12 @@ def _say_end(state: RunState | None, lost: str | None) -> int:
 
 
 def _way_back(state: RunState) -> str:
-    """What `attach` finds the run by: its name, else its directory."""
+    """What to give `attach` to find the run: its name, else its directory."""
     return _known_as(Path(state.directory), state.name)
 
 
 def _known_as(directory: Path, name: str = "") -> str:
-    """What a command finds a run by: its name, which is its directory's unless given, else its directory."""
+    """What to give a command to find a run: its `name`, or its directory's; else the whole path."""
     name = name or directory.name
     try:
         return name if run_directory.find_run(name) == directory.resolve() else str(directory)
@@ -173,7 +173,7 @@ def _known_as(directory: Path, name: str = "") -> str:
 
 
 class _JsonView:
-    """The messages as they came, and the state they add up to."""
+    """Writes every message as JSON, as it came."""
 
     def __init__(self, write: Callable[[str], object] | None = None) -> None:
         self.exit_status = EXIT_DIED

@@ -1,1 +1,1 @@
-"""What the user wishes: theme, keys, notifications; and what is remembered."""
+"""The user's preferences: theme, keys, notifications; and what is remembered."""

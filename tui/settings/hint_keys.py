@@ -1,7 +1,7 @@
-"""How a hint names a key: `{run.pause} goes on` reads `space goes on`, or the key the user has put in its place.
+"""How a hint names a key: `{run.pause} goes on` becomes `space goes on`, or names the user's key instead.
 
-Pure: what the user's configuration says comes in as a mapping from a binding's id to its keys. Knows the keys as they
-come only of those bindings that a hint names; a test compares them with what the screens declare.
+Pure: the user's keys come in as a mapping from a binding's id to its keys. Knows the default keys only of the bindings
+that hints name; a test compares them with what the screens declare.
 """
 
 import re
@@ -14,7 +14,7 @@ Keys = Mapping[str, str]
 AS_THEY_COME: Keys = MappingProxyType({})
 
 PALETTE = "the palette (ctrl+p)"
-"""Every action is in it, those too that have no key."""
+"""Where every action is listed, even one without a key."""
 
 HINTED: Keys = MappingProxyType(
     {
@@ -72,29 +72,29 @@ HINTED: Keys = MappingProxyType(
         "view.sweep": "4",
     }
 )
-"""The key that a hint names where the user has not said otherwise."""
+"""The key that a hint names unless the user has set another."""
 
 _WORDS = {"enter": "enter"}
-"""Keys that a sentence names better by a word than by a sign."""
+"""Keys that read better as a word than as a sign in a sentence."""
 
 _NAMED = re.compile(r"\{([a-z_]+\.[a-z_]+)\}")
 
 
 def shown(key: str) -> str:
     """A key as a sentence names it: `space`, `esc`, `/`, `ctrl+o`."""
-    from textual.keys import format_key  # lines in a log name no key: they need no Textual
+    from textual.keys import format_key  # imported late: lines in a log name no key, and need no Textual
 
     *modifiers, last = key.strip().split("+") if key.strip() != "+" else ["+"]
     return "+".join([*modifiers, _WORDS.get(last) or format_key(last)])
 
 
 def key_of(name: str, keys: Keys = AS_THEY_COME) -> str:
-    """The first key of a binding, as a sentence names it; the palette where it has none. Raises KeyError."""
+    """The first key of a binding, as a sentence names it; the palette if it has none. Raises KeyError if unknown."""
     wanted = keys.get(name, HINTED[name])
     first = next((key for key in wanted.split(",") if key.strip()), None)
     return PALETTE if first is None else shown(first)
 
 
 def named(hint: str, keys: Keys = AS_THEY_COME) -> str:
-    """A hint of ours with its keys named; never give it a text that is data."""
+    """A hint with its keys filled in; never pass text from outside, whose braces would be replaced."""
     return _NAMED.sub(lambda found: key_of(found[1], keys), hint)

@@ -1,7 +1,7 @@
-"""The keys of a screen as the help, the command palette and the line of keys list them.
+"""A screen's keys as the help, the command palette and the line of keys list them.
 
-Knows Textual's bindings: those with an id are ours. What they do is their screens' business; what they are called there
-is handed in.
+Knows Textual's bindings: those with an id are rankdeck's. What they do is their screens' business; labels that differ
+from the declared ones are passed in.
 """
 
 from collections.abc import Iterator
@@ -23,12 +23,12 @@ _SECTIONS = (
     ("view.", "Views"),
     ("app.", "The application"),
 )
-"""What an id begins with, and the section of the help; any other belongs to the view that has the keys."""
+"""A prefix of ids, and its section in the help; all other ids belong to the view."""
 
 
 def steps(form: str, on: str, back: str, next_one: str, one_before: str, *, at_once: bool = False) -> list[Binding]:
-    """Keys from field to field; `at_once`, so that what is typed right after one, or comes with it over a slow line,
-    goes into the next field: other keys are looked at only after the field has had them."""
+    """Keys from field to field. `at_once` gives them priority, so that text typed right after one, or arriving
+    together with it over a slow line, goes into the next field: other keys reach the current field first."""
     return [
         Binding(key, f"app.focus_{way}", words, id=f"{form}.{name}", tooltip=tooltip, show=False, priority=at_once)
         for key, way, words, name, tooltip in (
@@ -39,7 +39,7 @@ def steps(form: str, on: str, back: str, next_one: str, one_before: str, *, at_o
 
 
 def one_by_one(screen: Screen[Any], labels: Labels) -> Iterator[ActiveBinding]:
-    """Each of our bindings once, by its first key: those of the focused view first, the application's last."""
+    """Each of rankdeck's bindings once, by its first key: the focused view's first, the application's last."""
     seen: set[str] = set()
     for active in sorted(
         _ours(screen, labels), key=lambda active: (active.node is screen) + 2 * (active.node is screen.app)
@@ -50,7 +50,7 @@ def one_by_one(screen: Screen[Any], labels: Labels) -> Iterator[ActiveBinding]:
 
 
 _LETTERS = {_character_to_key(chr(code)) for code in range(0x20, 0x7F)}
-"""The keys that are text to who types into a field, even where Textual lists them still."""
+"""The keys that a text field takes as text, although Textual lists them as bindings."""
 
 
 def _ours(screen: Screen[Any], labels: Labels) -> list[ActiveBinding]:
@@ -68,7 +68,7 @@ def _reworded(active: ActiveBinding, labels: Labels) -> ActiveBinding:
 
 
 def described(screen: Screen[Any], labels: Labels) -> list[tuple[str, list[tuple[str, str]]]]:
-    """Every key that does something now, with what it does, by sections: first what only this view has."""
+    """Every key that works now, and what it does, by sections; those of the view first."""
     found: dict[str, tuple[list[str], str, str]] = {}
     for active in _ours(screen, labels):
         binding = active.binding
@@ -89,7 +89,7 @@ def _section(name: str) -> str:
 
 
 def commands(screen: Screen[Any], labels: Labels) -> Iterator[SystemCommand]:
-    """A command for every action that has a key, those of the focused widget too."""
+    """A command for every action that has a binding, those of the focused widget included."""
     for active in one_by_one(screen, labels):
         binding = active.binding
         if active.enabled:

@@ -1,10 +1,10 @@
-"""What some keys are called elsewhere than usual: in a run opened from the start screen, a sweep, a replay. Pure."""
+"""Other labels for some keys: in a run opened from the start screen, during a sweep, in a replay. Pure."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
 
 Labels = Mapping[str, tuple[str, str]]
-"""Label and tooltip of bindings, by id, in the place of those they are declared with."""
+"""Label and tooltip of bindings by id, used instead of the declared ones."""
 
 
 AS_DECLARED: Labels = MappingProxyType({})
@@ -17,11 +17,11 @@ OF_A_RUN: Labels = MappingProxyType(
         "leave.detach": ("Back", "Back to the start screen; the run goes on"),
     }
 )
-"""Of a run that was opened from the start screen."""
+"""In a run that was opened from the start screen."""
 
 
 OF_A_SWEEP: Labels = MappingProxyType({"run.sweep": ("End sweep", "End the sweep; what it has measured stays")})
-"""While trials are run."""
+"""While a sweep runs its trials."""
 
 
 OF_A_REPLAY: Labels = MappingProxyType(

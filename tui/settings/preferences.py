@@ -1,17 +1,17 @@
-"""What a user wishes of the dashboard: `$XDG_CONFIG_HOME/rankdeck/config.toml`, and the flags, which win.
+"""The user's preferences for the dashboard: `$XDG_CONFIG_HOME/rankdeck/config.toml`, and flags, which win.
 
     theme = "rankdeck-light"    # rankdeck-dark, rankdeck-light, or any that the palette lists
-    ascii = true                # draw with 7-bit characters; else decided by the locale
-    notify = "bell"             # off, bell or osc9: when a run ends or needs someone who looks elsewhere
+    ascii = true                # draw with 7-bit characters; by default the locale decides
+    notify = "bell"             # off, bell or osc9: when a run ends or needs attention
     title = true                # percent and tokens/s in the window's title
 
-    [keys]                      # a key's id, as `?` lists what it does, and the keys it shall have instead
+    [keys]                      # a binding's id, and the keys to give it instead of its own
     "run.pause" = "p"
     "knob.larger_batches" = "plus,ctrl+up"
 
-Strict: what cannot be meant is refused with what to do, before anything starts. What the dashboard remembers by
-itself is elsewhere. Knows no widget, and not which keys there are: whoever loads this hands in what checks them. Themes
-and keys are looked at only where the user names some.
+Strict: anything invalid is refused, with what to do, before anything starts. What the dashboard remembers by itself is
+in `remembered`. Knows no widget, nor which keys there are: the caller passes in a check for them. Themes and keys are
+checked only if the user has set any.
 """
 
 import difflib
@@ -29,18 +29,18 @@ Notify = Literal["off", "bell", "osc9"]
 FILE = "config.toml"
 
 KeyCheck = Callable[[Mapping[str, Any]], Iterable[str]]
-"""What is wrong with keys by binding id, a line each."""
+"""What is wrong with keys by binding id: a line for each problem."""
 
 
 class PreferenceError(ValueError):
-    """What the user wishes cannot be; the text says what and where, a line each."""
+    """Preferences are invalid; the text says what is wrong and where, a line for each problem."""
 
 
 class Preferences(msgspec.Struct, frozen=True):
-    """The wishes, all of them settled."""
+    """The preferences, with defaults filled in."""
 
     theme: str | None = None
-    """None: rankdeck's dark one, or the terminal's own colours where it has only sixteen."""
+    """None: rankdeck's dark theme, or the terminal's own colours if it has only sixteen."""
     ascii: bool = False
     notify: Notify = "bell"
     title: bool = True
@@ -52,7 +52,7 @@ def path() -> Path:
 
 
 def load(check_keys: KeyCheck, *, theme: str | None = None, ascii: bool | None = None) -> Preferences:
-    """The file's wishes, with the flags' on top. Raises PreferenceError."""
+    """The preferences of the file, overridden by the flags. Raises PreferenceError."""
     file = path()
     try:
         text = file.read_text(encoding="utf-8")
@@ -61,20 +61,20 @@ def load(check_keys: KeyCheck, *, theme: str | None = None, ascii: bool | None =
     except (OSError, UnicodeDecodeError) as error:
         raise PreferenceError(f"{file}: cannot be read: {error}") from None
     try:
-        wishes = read(text, check_keys)
+        preferences = read(text, check_keys)
     except PreferenceError as error:
         raise PreferenceError("\n".join(f"{file}: {line}" for line in str(error).splitlines())) from None
     if theme is not None:
         if said := _theme_problem(theme):
             raise PreferenceError(f"--theme: {said}")
-        wishes = msgspec.structs.replace(wishes, theme=theme)
+        preferences = msgspec.structs.replace(preferences, theme=theme)
     if ascii is not None:
-        wishes = msgspec.structs.replace(wishes, ascii=ascii)
-    return wishes
+        preferences = msgspec.structs.replace(preferences, ascii=ascii)
+    return preferences
 
 
 def read(text: str, check_keys: KeyCheck, environ: Mapping[str, str] = os.environ) -> Preferences:
-    """The wishes that a file holds. Raises PreferenceError with all that is wrong."""
+    """The preferences in the text of a file. Raises PreferenceError with everything that is wrong."""
     try:
         found = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -106,9 +106,9 @@ def read(text: str, check_keys: KeyCheck, environ: Mapping[str, str] = os.enviro
 
 
 def only_ascii(environ: Mapping[str, str]) -> bool:
-    """Whether the locale says that the terminal shows no UTF-8. Where it says nothing, it does not.
+    """Whether the locale says that the terminal cannot show UTF-8; False if it says nothing.
 
-    Python itself sets LC_CTYPE to C.UTF-8 in a C locale; that says nothing of the terminal.
+    Python itself sets LC_CTYPE to C.UTF-8 in a C locale; that says nothing about the terminal.
     """
     for name in ("LC_ALL", "LC_CTYPE", "LANG"):
         value = environ.get(name, "")
@@ -120,9 +120,9 @@ def only_ascii(environ: Mapping[str, str]) -> bool:
 def _theme_problem(theme: object) -> str:
     from textual.theme import BUILTIN_THEMES
 
-    from rankdeck.tui.settings.theme import OURS
+    from rankdeck.tui.settings.theme import THEMES
 
-    names = [ours.name for ours in OURS] + sorted(BUILTIN_THEMES)
+    names = [each.name for each in THEMES] + sorted(BUILTIN_THEMES)
     if theme in names:
         return ""
     return f"there is no theme {theme!r}{_nearest(str(theme), names)}; there are {', '.join(names)}"

@@ -1,6 +1,6 @@
-"""What the dashboard remembers by itself: the theme chosen last. In `$XDG_STATE_HOME/rankdeck/remembered.json`.
+"""What the dashboard remembers by itself: the last theme chosen. In `$XDG_STATE_HOME/rankdeck/remembered.json`.
 
-Nothing depends on it: what cannot be read was never there, what cannot be written is forgotten.
+Nothing depends on it: a file that cannot be read counts as empty, and one that cannot be written is given up.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ def recall() -> Remembered:
 
 
 def remember(what: Remembered) -> None:
-    """Write it whole or not at all."""
+    """Write the file whole or not at all."""
     file = path()
     with contextlib.suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -1,7 +1,7 @@
-"""rankdeck's two themes, and its own variables for the themes that are not its own.
+"""rankdeck's themes, and values of its own variables for all other themes.
 
-Colours are from a palette that the common kinds of colour blindness keep apart, and none of them says anything
-that the text beside it does not say. Surfaces are so nearly grey that 256 colours leave them grey. Knows no widget.
+The colours can be told apart with the common kinds of colour blindness, and none says anything that the text does not
+say too. Surfaces are so close to grey that terminals with 256 colours show them grey. Knows no widget.
 """
 
 from textual.theme import Theme
@@ -21,7 +21,7 @@ def _ranks(colours: tuple[str, ...]) -> dict[str, str]:
 
 
 def variable_defaults(dark: bool, ansi: bool) -> dict[str, str]:
-    """rankdeck's own variables for themes that are not rankdeck's."""
+    """Values of rankdeck's own variables for themes that do not set them."""
     if ansi:
         return {
             **_ranks(tuple(f"ansi_{name}" for name in (_SIXTEEN_ON_DARK if dark else _SIXTEEN_ON_LIGHT))),
@@ -141,11 +141,11 @@ SIXTEEN = Theme(
 SIXTEEN_LIGHT = "ansi-light"
 """Textual's theme for such a terminal with a light background."""
 
-OURS = (DARK, LIGHT, SIXTEEN)
+THEMES = (DARK, LIGHT, SIXTEEN)
 
 
 def toggled(current: Theme) -> str:
-    """The dark theme for a light one, and the other way round, with as many colours."""
+    """The dark theme for a light one and the reverse; with sixteen colours if the current one has them."""
     if current.ansi:
         return SIXTEEN_LIGHT if current.dark else SIXTEEN.name
     return LIGHT.name if current.dark else DARK.name

@@ -1,7 +1,7 @@
-"""A run as a stream of events: what every view is fed from.
+"""A run as a stream of events, the source of every view.
 
-`SocketSource` talks to a live supervisor. Knows the protocol and where a run's socket is; does not
-know what is done with the events, and keeps no state of the run.
+`SocketSource` talks to a live supervisor. Knows the protocol and where a run's socket is; does not know what is done
+with the events, and keeps no state of the run.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ class SourceError(Exception):
 
 
 class Source(Protocol):
-    """Where a view gets its events from, and where its commands go."""
+    """Where a view's events come from, and where its commands go."""
 
     directory: Path
 
@@ -35,13 +35,13 @@ class Source(Protocol):
         ...
 
     async def send(self, command: Command) -> None:
-        """Ask something of the supervisor; does nothing where nobody can be asked."""
+        """Send the supervisor a command; does nothing if there is no supervisor."""
         ...
 
 
 GONE_SECONDS = 5.0
 CONNECT_SECONDS = 15.0
-"""A supervisor that was just started needs a moment before its socket is there."""
+"""How long to try: a supervisor that has just been started needs a moment before it listens."""
 
 
 class SocketSource:
@@ -59,7 +59,7 @@ class SocketSource:
         except SourceError:
             if not run_directory.has_ended(self.directory):
                 raise
-            # It was over before anybody could look: then its journal tells the whole story.
+            # The run was over before this viewer could connect: its journal has every event.
             for event in run_directory.read_events(self.directory):
                 yield event
             return
@@ -103,7 +103,7 @@ class SocketSource:
             self._writer.write(line)
 
     async def _ended(self) -> protocol.RunEnded | None:
-        """The run's end, from run.json, for a viewer that was too slow to hear of it."""
+        """The run's end, from run.json, for a viewer that was too slow to receive it; None if the run has not ended."""
         deadline = asyncio.get_running_loop().time() + GONE_SECONDS
         while True:
             with contextlib.suppress(run_directory.RunFileError):
@@ -128,7 +128,7 @@ class SocketSource:
                 return await asyncio.open_unix_connection(str(path), limit=protocol.MAX_LINE_BYTES)
             except (FileNotFoundError, ConnectionRefusedError):
                 late = asyncio.get_running_loop().time() > deadline
-                # One that lives is busy: it reads the prompts before it listens, and there may be millions.
+                # A live supervisor may be busy: it reads the prompts, maybe millions, before it listens.
                 if self._died() or (late and not run_directory.supervisor_alive(self.directory)):
                     raise SourceError(self._why_no_supervisor()) from None
                 await asyncio.sleep(0.02)

@@ -1,6 +1,6 @@
-"""A run that is followed: its newest state, made of the events that its source brings, its answers, what it was asked.
+"""A run being followed: its newest state, made from its source's events, its answers, and the commands sent to it.
 
-Knows no screen: whoever shows the run is told by `news` and `dirty` that there is something to show.
+Knows no screen: `news` and `dirty` tell the application that there is something to show.
 """
 
 from collections import deque
@@ -17,23 +17,23 @@ from rankdeck.tui.sources.outputs import KEPT, OutputBook
 from rankdeck.tui.words import alerts
 
 Earlier = Callable[[Path], Iterable[OutputRecord]]
-"""Reads the answers that a run directory holds already."""
+"""Reads the answers that are already in a run directory."""
 
 
-class Heard(NamedTuple):
-    """What a message of the run is to its viewer."""
+class Reaction(NamedTuple):
+    """What a message from the run means to its viewer."""
 
     alerts: list[str]
-    """What someone who looks elsewhere wants to know."""
+    """Words for a user who may not be looking at the terminal."""
     answers_missing: bool
-    """Whether answers came before this view did, or while it lagged behind: `load_earlier` reads them."""
+    """Whether there are answers from before this viewer came, or from while it lagged: `newest_stored` reads them."""
 
 
 class FollowedRun:
-    """One run, or none yet where there is no `source`.
+    """One run, or none yet if `source` is None.
 
-    `steerable` is False where nothing may be asked of the run: in a replay, and for an audience. `live` is False where
-    what happens to the run happened long ago, and calls nobody.
+    `steerable` is False if the run takes no commands from here: in a replay, and for an audience. `live` is False for
+    a recorded run, which alerts nobody.
     """
 
     def __init__(
@@ -41,17 +41,17 @@ class FollowedRun:
     ) -> None:
         self.source = source
         self.state = RunState()
-        """The newest state there is; the screen may be a moment behind."""
+        """The newest state; the screen may be a moment behind."""
         self.knobs = Knobs()
         self.lost: str | None = None
-        """Why the run can no longer be watched, where that is so."""
+        """Why the run can no longer be watched; None if it can."""
         self.dirty = False
-        """Whether anything came that is not on the screen yet."""
+        """Whether anything has come that is not on the screen yet."""
         self.news = False
-        """Whether that is more than figures that moved on."""
+        """Whether that is more than new figures."""
         self._book = OutputBook()
         self._earlier, self._steerable, self._live = earlier, steerable, live
-        self._heard_any = False
+        self._received_any = False
 
     @property
     def book(self) -> OutputBook:
@@ -60,13 +60,13 @@ class FollowedRun:
 
     @property
     def directory(self) -> Path | None:
-        """The run's directory; None where no run is followed."""
+        """The run's directory; None if no run is followed."""
         return self.source.directory if self.source is not None else None
 
     @property
     def final_state(self) -> RunState | None:
-        """The last state that came; None where none did."""
-        return self.state if self._heard_any else None
+        """The last state that came; None if none did."""
+        return self.state if self._received_any else None
 
     @property
     def goes_on(self) -> bool:
@@ -74,16 +74,16 @@ class FollowedRun:
 
     @property
     def steers(self) -> bool:
-        """Whether there is a run that can be asked for something."""
+        """Whether there is a run that takes commands."""
         return self._steerable and self.goes_on
 
     async def ask(self, command: protocol.Command) -> None:
-        """Ask something of the run, while there is one to ask."""
+        """Send the run a command, if it takes any."""
         if self.source is not None and self.steers:
             await self.source.send(command)
 
-    async def follow(self) -> AsyncIterator[Heard]:
-        """Take message after message, until no more come; where the run was lost, `lost` says why."""
+    async def follow(self) -> AsyncIterator[Reaction]:
+        """Take messages until no more come; if the run was lost, `lost` then says why."""
         if self.source is None:
             return
         try:
@@ -93,37 +93,37 @@ class FollowedRun:
             self.lost = str(error)
             self.dirty = True
             if self._live:
-                yield Heard([alerts.lost(self.state, self.lost)], answers_missing=False)
+                yield Reaction([alerts.lost(self.state, self.lost)], answers_missing=False)
 
-    def _take(self, message: ToViewer) -> Heard:
+    def _take(self, message: ToViewer) -> Reaction:
         self.dirty = True
         self.news = self.news or not isinstance(message, protocol.Tick | protocol.Output)
         if isinstance(message, protocol.Refused):
             self.lost = message.reason
-            return Heard([], answers_missing=False)
-        before, heard_any, self._heard_any = self.state, self._heard_any, True
+            return Reaction([], answers_missing=False)
+        before, received_any, self._received_any = self.state, self._received_any, True
         if isinstance(message, Snapshot):
             self.state = message.state
         else:
             self.state = apply(self.state, message)
             if isinstance(message, protocol.Output):
                 self.book.add(message.record)
-        self.knobs.heard(self.state)
-        told = alerts.since(before, self.state) if heard_any and self._live else []
-        return Heard(told, isinstance(message, Snapshot | protocol.RunEnded) and self._misses_answers())
+        self.knobs.update(self.state)
+        told = alerts.since(before, self.state) if received_any and self._live else []
+        return Reaction(told, isinstance(message, Snapshot | protocol.RunEnded) and self._misses_answers())
 
     def _misses_answers(self) -> bool:
         missing = self.state.done > len(self.book) and len(self.book) < KEPT
         return missing and self._earlier is not None and self.source is not None
 
     def stored_answers(self) -> Iterable[OutputRecord] | None:
-        """Every answer on disk, read as it is asked for; None where only what was heard is known."""
+        """Every answer on disk, read one by one; None if the answers on disk cannot be read from here."""
         if self._earlier is None or self.source is None:
             return None
         return self._earlier(self.source.directory)
 
     def newest_stored(self) -> deque[OutputRecord]:
-        """As many of the newest answers on disk as are listed. Blocks.
+        """The newest answers on disk, as many as can be listed. Blocks.
 
         Raises:
             OSError, ValueError, RunFileError: they cannot be read.
@@ -131,6 +131,6 @@ class FollowedRun:
         return deque(self.stored_answers() or (), maxlen=KEPT)
 
     def load(self, records: Iterable[OutputRecord]) -> None:
-        """Take in answers that were never heard of."""
+        """Add answers that came before this viewer did."""
         self.book.load(records)
         self.dirty = True

@@ -1,7 +1,7 @@
-"""A journal on disk as numbered events: checked whole before anything is shown, then read where it is needed.
+"""A journal on disk as numbered events: checked as a whole before anything is shown, then read where needed.
 
-Knows the journal's format and what can be wrong with a file of it; keeps where each event stands and when it
-is shown, never the events, so that millions of them fit. Does not know what the events mean to a view.
+Knows the journal's format and what can be wrong with a file; keeps the position of each event in the file and its time
+in the replay, never the events, so that millions fit. Does not know what the events mean to a view.
 """
 
 import contextlib
@@ -20,13 +20,13 @@ from rankdeck.runner.protocol.config import MAX_RANKS
 from rankdeck.tui.words.text import cut, visible
 
 SAMPLE = Path(__file__).resolve().parent / "recorded" / "stories.jsonl"
-"""The journal of a real run, for those who have none yet."""
+"""The journal of a real run, for users who have none yet."""
 
 LONGEST = 2 * protocol.MAX_LINE_BYTES
-"""Of a longer line only so much is read: it is no event."""
+"""A longer line is not an event; no more of it is read."""
 
 LATEST = 1e11
-"""Unix seconds beyond this are no time of a run, and no calendar has them."""
+"""The latest time that a run can have, in unix seconds; no calendar goes further."""
 
 _KNOWN = {kind.__struct_config__.tag for kind in get_args(AnyEvent)}
 _decoder: Any = msgspec.json.Decoder(AnyEvent)
@@ -35,33 +35,33 @@ REPLAY_THE_REST = "to replay the rest, delete that line in a copy of the file an
 
 
 class JournalError(Exception):
-    """A journal cannot be replayed; the text says which file and line, and what to do."""
+    """A journal cannot be replayed; the text names the file and the line, and says what to do."""
 
 
 class _Opening(msgspec.Struct):
-    """What can be read of a line that a newer version wrote."""
+    """What this version can read of a line that a newer one wrote."""
 
     type: str = ""
     version: int = PROTOCOL_VERSION
 
 
 class Journal:
-    """The events that stand in a file now; one that is still being written grows without this one.
+    """The events that are in a file now; what is written to it later is not seen.
 
-    `notes` are for people: what was left out. `closed` says whether the last word is the run's end.
+    `notes` tell the user what was left out. `closed` says whether the run has ended by the end of the file.
     """
 
     def __init__(self, path: Path) -> None:
-        """Read and check the whole of it.
+        """Read and check the whole file.
 
         Raises:
-            JournalError: there is none, or one that this version cannot replay.
+            JournalError: there is no file, or this version cannot replay it.
         """
         self.path = path
         self.notes: list[str] = []
         self.closed = False
         self.outputs = array("q")
-        """The numbers of the events that bring an answer."""
+        """The numbers of the events that have an answer."""
         self._starts = array("q", [0])
         self._times = ReplayTimes()
         try:
@@ -78,27 +78,27 @@ class Journal:
 
     @property
     def length(self) -> float:
-        """Seconds that the replay takes at speed 1."""
+        """How long the replay takes at speed 1, in seconds."""
         return self._times.length
 
     @property
     def left_out(self) -> float:
-        """Seconds of waiting that were recorded and are not replayed."""
+        """Seconds of waiting that were recorded but are not replayed."""
         return self._times.left_out
 
     def moment(self, number: int) -> float:
-        """When, in the replay's seconds, the event of that number happens."""
+        """When an event happens, in seconds of the replay."""
         return self._times.seconds[number]
 
     def number_at(self, seconds: float) -> int:
-        """How many events have happened by then."""
+        """How many events have happened by `seconds`."""
         return bisect_right(self._times.seconds, seconds)
 
     def event(self, number: int) -> AnyEvent:
         """One event.
 
         Raises:
-            JournalError: the file is no longer what it was.
+            JournalError: the file has changed since it was checked.
         """
         start, stop = self._starts[number], self._starts[number + 1]
         try:
@@ -107,7 +107,7 @@ class Journal:
             raise JournalError(f"{self.path}:{number + 1}: was changed while it was replayed: {error}") from None
 
     def events(self, start: int = 0, stop: int | None = None) -> Iterator[AnyEvent]:
-        """The events from number `start` up to, not including, `stop`. Raises as `event` does."""
+        """The events from number `start` up to but not including `stop`. Raises as `event` does."""
         return map(self.event, range(start, len(self) if stop is None else min(stop, len(self))))
 
     def _index(self) -> None:
@@ -159,14 +159,14 @@ def find(run: str) -> Journal:
 
 
 def how_it_stops(journal: Journal) -> str:
-    """Why a journal stops before its run's end, in a word; empty where it has the end."""
+    """Why a journal stops before its run's end, in a few words; empty if it has the end."""
     if journal.closed:
         return ""
     return "the run goes on" if run_directory.supervisor_alive(journal.path.parent) else "supervisor was lost"
 
 
 def _problem(event: AnyEvent) -> str:
-    """What no supervisor writes, though it can be read."""
+    """What is wrong with an event that can be decoded but that no supervisor writes; empty if nothing is."""
     if isinstance(event, protocol.RunStarted) and event.version > PROTOCOL_VERSION:
         return _newer(event.version)
     if not 0 <= event.at <= LATEST:
@@ -209,12 +209,12 @@ QUIET_SECONDS = 4.0
 
 
 class ReplayTimes:
-    """Takes a journal's events in order; `seconds` then has the moment of each in the replay, from 0 on."""
+    """Takes a journal's events in order; `seconds` has the time of each in the replay, from 0 on."""
 
     def __init__(self) -> None:
         self.seconds = array("d")
         self.recorded = 0.0
-        """How long the events really took; where the clock was set back in between, no time passed."""
+        """How long the events took when recorded; a clock that was set back counts as no time."""
         self._at = 0.0
         self._in_hand: set[int] = set()
         self._quiet_from = 0
@@ -225,7 +225,7 @@ class ReplayTimes:
 
     @property
     def left_out(self) -> float:
-        """Seconds of waiting that the replay spares its viewers."""
+        """Seconds of waiting that the replay leaves out."""
         return max(0.0, self.recorded - self.length)
 
     def add(self, event: AnyEvent) -> None:
@@ -249,12 +249,12 @@ class ReplayTimes:
                 self._quiet_from = len(self.seconds) - 1
 
     def end(self) -> None:
-        """There are no more events."""
+        """Finish: there are no more events."""
         if not self._in_hand and self.seconds:
             self._squeeze()
 
     def _squeeze(self) -> None:
-        """Play the quiet time up to the newest event in QUIET_SECONDS, evenly faster, where it took longer."""
+        """Shorten the quiet time before the newest event to QUIET_SECONDS, evenly, if it took longer."""
         seconds, first = self.seconds, self._quiet_from
         start = seconds[first]
         took = seconds[-1] - start

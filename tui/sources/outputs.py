@@ -1,6 +1,6 @@
 """The answers a dashboard can list: the newest of a run, in the order they came and in input order.
 
-Knows records only; where earlier ones are read from, which of them are listed, and how, is elsewhere.
+Knows records only; not where earlier ones are read from, nor which are listed and how.
 """
 
 from bisect import bisect_left, insort
@@ -12,14 +12,14 @@ from rankdeck.runner.protocol import OutputRecord
 ListOrder = Literal["arrival", "input"]
 
 KEPT = 20_000
-"""So many of the newest answers are listed: all of ten million would fill memory, and outputs.jsonl has them."""
+"""How many of the newest answers are kept: ten million would fill memory, and outputs.jsonl has them all."""
 
 
 class OutputBook:
     """Answers by prompt index. A prompt has one answer, so adding it twice changes nothing.
 
-    Each answer has a serial number, one more than that of the answer before it: who has looked at all below
-    `end` has only those from there on to look at.
+    Each answer has a serial number, one more than that of the answer before it: a reader that has seen all below `end`
+    needs to look only at those from there on.
     """
 
     def __init__(self, kept: int = KEPT) -> None:
@@ -29,11 +29,11 @@ class OutputBook:
         self._arrived: list[int] = []
         self._ordered: list[int] = []
         self.first = 0
-        """The serial number of the oldest answer that is kept."""
+        """The serial number of the oldest answer kept."""
         self.loads = 0
-        """How often the serial numbers were given anew."""
+        """How often the serial numbers were assigned again."""
         self.version = 0
-        """Grows with every change, so that a view knows whether there is something to do."""
+        """Grows with every change, so that a view can tell whether there is something new."""
 
     def __len__(self) -> int:
         return len(self._arrived)
@@ -44,7 +44,7 @@ class OutputBook:
         return self.first + len(self._arrived)
 
     def add(self, record: OutputRecord) -> None:
-        """The newest answer."""
+        """Add the newest answer."""
         if record.index in self._records:
             return
         self._records[record.index] = record
@@ -56,7 +56,7 @@ class OutputBook:
         self.version += 1
 
     def load(self, earlier: Iterable[OutputRecord]) -> None:
-        """Answers from before this view came; those that came meanwhile stay the newest."""
+        """Add answers from before this viewer came; those that came meanwhile stay the newest."""
         loaded = {record.index: record for record in earlier}
         meanwhile = [index for index in self._arrived if index not in loaded]
         self._arrived = [*loaded, *meanwhile]
@@ -72,17 +72,17 @@ class OutputBook:
         return (self._arrived if order == "arrival" else self._ordered)[position]
 
     def position(self, index: int, order: ListOrder) -> int | None:
-        """Where a prompt's answer stands in the list; None where it is not kept."""
+        """The position of a prompt's answer in the list; None if it is not kept."""
         if index not in self._records:
             return None
         return self._serials[index] - self.first if order == "arrival" else bisect_left(self._ordered, index)
 
     def serial(self, index: int) -> int:
-        """The serial number of a prompt's answer, which is kept."""
+        """The serial number of a prompt's answer, which must be kept."""
         return self._serials[index]
 
     def by_serial(self, serial: int) -> OutputRecord:
-        """The answer of that number, from `first` to below `end`."""
+        """The answer with a serial number from `first` to below `end`."""
         return self._records[self._arrived[serial - self.first]]
 
     def get(self, index: int) -> OutputRecord | None:

@@ -1,8 +1,8 @@
 """A journal as a source for the dashboard: played at any speed, paused, sought through.
 
-`Rewinder` makes the state and the answers after any number of events, with the one reducer; `ReplaySource` knows
-the transport (position, speed, playing or not) and a clock, and hands out Snapshots of what has happened until
-now. Knows no keys and no widget; nobody can be asked for anything, so commands are swallowed.
+`Rewinder` computes the state and the answers after any number of events, with the reducer of live runs; `ReplaySource`
+knows position, speed, whether it plays, and a clock, and sends Snapshots of what has happened so far. Knows no keys
+and no widgets; there is no run to steer, so commands are ignored.
 """
 
 import asyncio
@@ -22,22 +22,22 @@ from rankdeck.tui.sources.outputs import KEPT, OutputBook
 
 SLOWEST, FASTEST = 0.25, 64.0
 BEAT_SECONDS = 0.1
-"""So often a playing journal is looked into; the screen is painted four times a second at most."""
+"""How often a playing journal is read; the screen is painted up to four times a second."""
 
 SLICE = 1000
-"""So many events are applied before the screen and the keys get their turn: some 20 milliseconds' worth."""
+"""How many events are applied before the screen and the keys get their turn: about 20 milliseconds' worth."""
 
 FAR = 5 * SLICE
-"""Behind by more than this the replay is said to be seeking; by less, it only plays fast."""
+"""If it is behind by more events than this, the replay is called seeking; else it only plays fast."""
 
 MOST_CHECKPOINTS = 256
 
 
 class Rewinder:
-    """The state of a run, and its answers, after the first `number` events; any number can be gone to.
+    """The state of a run, and its answers, after the first `number` events, for any number.
 
-    A state is kept every so many events, so that going back costs few of them; where there would be too many
-    such states, every second is dropped.
+    A state is kept every `spacing` events, so that going back applies few of them; when there are too many such states,
+    every second one is dropped.
     """
 
     def __init__(self, journal: Journal, *, spacing: int = 1000, kept: int = KEPT) -> None:
@@ -50,10 +50,10 @@ class Rewinder:
         self.book = OutputBook(kept)
 
     def go(self, number: int, most: int | None = None) -> bool:
-        """Go to `number`, by `most` events at most. Says whether anything changed.
+        """Go to `number`, by at most `most` events; returns whether anything changed.
 
         Raises:
-            JournalError: the file was changed since it was checked.
+            JournalError: the file has changed since it was checked.
         """
         was = self.number
         best = min(number // self._spacing, len(self._checkpoints) - 1)
@@ -89,7 +89,7 @@ class Rewinder:
 
 
 class Transport(NamedTuple):
-    """What a person has to know of a replay. Seconds are the replay's, at speed 1."""
+    """The position of a replay, for the user. Seconds are the replay's, at speed 1."""
 
     playing: bool
     seeking: bool
@@ -101,7 +101,7 @@ class Transport(NamedTuple):
 
 
 class ReplaySource:
-    """A journal that is played. A Snapshot says all that happened until the position it stands at."""
+    """A journal being played. Its Snapshots hold everything that happened up to the current position."""
 
     def __init__(
         self,
@@ -122,17 +122,17 @@ class ReplaySource:
 
     @property
     def book(self) -> OutputBook:
-        """The answers until now, and none of later."""
+        """The answers up to the current position."""
         return self._rewinder.book
 
     @property
     def caught_up(self) -> bool:
-        """Whether all that has happened by now has been handed out."""
+        """Whether everything up to the current position has been sent."""
         return self._rewinder.number == self.journal.number_at(self._position())
 
     @property
     def transport(self) -> Transport:
-        # What is shown, not what was asked for: of a far jump, how far it has come.
+        # What is shown, not what was asked for: during a far jump, how far it has come.
         position, number = self._position(), self._rewinder.number
         far = abs(self.journal.number_at(position) - number) > FAR
         return Transport(
@@ -148,7 +148,7 @@ class ReplaySource:
     # --- transport ----------------------------------------------------------------------------
 
     def play_or_pause(self) -> None:
-        """Pause, or go on; at the end, from the beginning."""
+        """Pause or play; at the end, play from the beginning."""
         at_end = self._position() >= self.journal.length
         self._set(0.0 if at_end else self._position(), playing=at_end or not self._playing)
 
@@ -159,7 +159,7 @@ class ReplaySource:
         self._set(seconds)
 
     def change_speed(self, *, up: bool) -> bool:
-        """Double or halve the speed; says whether there was room to."""
+        """Double or halve the speed; returns False if it is at its limit."""
         speed = min(FASTEST, max(SLOWEST, self._speed * (2 if up else 0.5)))
         if speed == self._speed:
             return False
@@ -207,7 +207,7 @@ class ReplaySource:
 
 
 class ReplayedRun(FollowedRun):
-    """A run that is replayed. Its source keeps the answers: after a step back in time there are fewer."""
+    """A run being replayed. The source keeps the answers, as there are fewer after a step back."""
 
     def __init__(self, replay: ReplaySource) -> None:
         super().__init__(replay, steerable=False, live=False)

@@ -1,4 +1,4 @@
-"""The runs there are: `rankdeck list` as lines, and the newest ones for the start screen. From run.json alone.
+"""Existing runs: the lines of `rankdeck list`, and the newest runs for the start screen. Reads only run.json.
 
 A run whose run.json says `running` while nobody holds its lock has lost its supervisor.
 """
@@ -64,7 +64,7 @@ class RecentRun(NamedTuple):
 
 def recent(newest: int = NEWEST) -> list[RecentRun]:
     """The newest runs in the usual place, the newest first, those that cannot be read among them."""
-    # run.json is written anew when a run ends: one that began earlier and ended later is not far down.
+    # run.json is rewritten when a run ends, so one that began earlier and ended later is near the top.
     found = [_recent(path, changed_at) for path, changed_at in _newest(2 * newest)]
     return sorted(found, key=lambda run: run.started_at, reverse=True)[:newest]
 
@@ -78,7 +78,7 @@ def _newest(most: int) -> list[tuple[Path, float]]:
             try:
                 dated.append(((path / run_directory.RUN_FILE).stat().st_mtime, path))
             except OSError:
-                continue  # no run, or one that went away
+                continue  # not a run, or deleted meanwhile
     except OSError:
         return []
     dated.sort(reverse=True, key=lambda item: item[0])
@@ -89,13 +89,13 @@ _OF_COST = (
     *("model", "dtype", "engine", "quantization", "compile", "attention", "chat"),
     *("ranks_per_gpu", "gpus_per_rank", "do_sample"),
 )
-"""Settings of which a batch costs something else."""
+"""Settings that change what a batch costs."""
 
 
 def costs_like(config: RunConfig, device: str) -> CostModel | None:
-    """What batches took in the newest runs that generate as `config` would; `device` is what `auto` means here.
+    """What batches cost in the newest runs that generated as `config` would; `device` is what `auto` means here.
 
-    None where there were none; `CostModel.why_extrapolated` says what they did not measure.
+    None if there are no such runs; `CostModel.why_extrapolated` says what they did not measure.
     """
 
     def generates(one: RunConfig) -> tuple[object, ...]:
@@ -168,7 +168,7 @@ def json_lines() -> Iterator[str]:
 
 
 def _done(run: RunFile) -> tuple[str, str]:
-    """How much is done, and tokens/s; of a sweep its trials, and its best setting's."""
+    """Progress and tokens/s; of a sweep its trials, and the tokens/s of its best setting."""
     if _only_measures(run):
         if run.sweep is None:
             return "sweep", "-"

@@ -1,1 +1,1 @@
-"""The terminal itself: taken, painted as fast as it can take it, and given back whatever happens."""
+"""The terminal itself: taken over, painted no faster than it can take, and given back whatever happens."""

@@ -1,7 +1,7 @@
-"""The dashboard in 7-bit characters, for terminals that show nothing else. Pure but for the filter's name.
+"""The dashboard in 7-bit characters, for terminals that show nothing else. Knows no widget.
 
-One table for all that is drawn, ours and Textual's, applied where strips leave the widgets: so nothing that is
-drawn need know of it. What is not in the table is data, and becomes a question mark for each of its cells.
+One table for everything drawn, by rankdeck and by Textual, applied to the strips that widgets paint, so that no widget
+has to know about it. Characters that are not in the table come from data, and become a question mark per cell.
 """
 
 import re
@@ -25,15 +25,15 @@ _GLYPHS = {
     **dict(zip("→←↑↓▶▸»▾▼▲▴⏎↵", "-<^v>>>vvA^</", strict=True)),
     **dict(zip("✓✗●○■□◆◇△★·‖°•", "+x@o#%$&^*-| *", strict=True)),
     **dict(zip("…⟨⟩≤≥±⌫␡", "~<><>~<?", strict=True)),
-    # what answers are full of: quotation marks, dashes, the sign of multiplication
+    # frequent in answers: quotation marks, dashes, the multiplication sign
     **dict(zip("\u2018\u2019\u201c\u201d\u2013\u2014\u00d7", "''\"\"--x", strict=True)),
 }
-"""Each of these has one cell, and gets one."""
+"""Each of these is one cell wide, and so is what replaces it."""
 
 _TOP, _MIDDLE, _BOTTOM = 0x09, 0x12 | 0x24, 0xC0
 """The dots of a braille character's first, two middle and last rows."""
 
-# Signs that two characters say better, where a space beside them has room for the second.
+# Signs that read better as two characters, if a space beside them leaves room for the second.
 _WIDER = (
     (re.compile(" → "), " ->"),
     (re.compile(" ±"), "+-"),
@@ -55,7 +55,7 @@ class _Table(dict[int, str]):
 
 
 def _dots(bits: int) -> str:
-    """A coarser sign for a cell of up to eight dots: where in its height they are."""
+    """A coarser sign for a braille cell: where in the cell's height its dots are."""
     above, between, below = bits & (_TOP | 0x12), bits & _MIDDLE, bits & (0x24 | _BOTTOM)
     if not bits:
         return " "
@@ -71,7 +71,7 @@ _TABLE = _Table({ord(glyph): shown for glyph, shown in _GLYPHS.items()})
 
 @lru_cache(maxsize=4096)
 def to_ascii(text: str) -> str:
-    """`text` in 7-bit characters, in as many cells."""
+    """`text` in 7-bit characters, as wide as before."""
     if text.isascii():
         return text
     shown = text
@@ -79,12 +79,12 @@ def to_ascii(text: str) -> str:
         shown = sign.sub(better, shown)
     shown = shown.translate(_TABLE)
     cells = cell_len(text)
-    # Of characters that join into one, the parts are counted apart.
+    # The parts of a joined character were replaced one by one, so it may have become wider.
     return shown if len(shown) == cells else shown[:cells].ljust(cells)
 
 
 class AsciiFilter(LineFilter):
-    """Puts every strip of every widget through `to_ascii`."""
+    """Applies `to_ascii` to every strip of every widget."""
 
     def apply(self, segments: list[Segment], background: Color) -> list[Segment]:
         return [
@@ -94,4 +94,4 @@ class AsciiFilter(LineFilter):
 
 
 KEYS = {"up": "up", "down": "down", "left": "left", "right": "right", "enter": "enter", "backspace": "bksp"}
-"""How keys are called whose usual names are signs."""
+"""Names of keys that are usually shown as signs."""

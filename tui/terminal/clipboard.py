@@ -1,7 +1,7 @@
-"""Copying to the clipboard of the terminal in front of the person, over any number of SSH hops: OSC 52.
+"""Copying to the clipboard of the user's own terminal, over any number of SSH hops: OSC 52.
 
-The text goes out as base64, so that nothing in it steers a terminal. Whether the terminal took it, nobody says;
-so the words do not claim it did.
+The text is sent as base64, so that nothing in it can steer the terminal. The terminal does not say whether it took the
+text, so the words do not claim it did.
 """
 
 from typing import Any
@@ -9,15 +9,15 @@ from typing import Any
 from textual.app import App
 
 MOST_BYTES = 74_994
-"""Longer texts are dropped by common terminals without a word: this many bytes are 100,000 characters of base64."""
+"""Common terminals silently drop longer texts: this many bytes are 100,000 characters of base64."""
 
 
 def copy(app: App[Any], text: str, what: str, *, instead: str = "") -> None:
-    """Copy `text`, and say what was done; `what` names it, as in `the answer`.
+    """Copy `text`, and tell the user; `what` names it, as in `the answer`.
 
-    `instead` says what else can be done with a text that is too long for terminals.
+    `instead` tells the user what else to do with a text that is too long for terminals.
     """
-    # A lone surrogate is no text that could be sent.
+    # A lone surrogate cannot be encoded.
     data = text.encode("utf-8", errors="replace")
     if len(data) > MOST_BYTES:
         said = f"{what} has {len(text):,} characters: terminals take some 75,000 bytes. {instead}"

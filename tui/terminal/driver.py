@@ -1,7 +1,6 @@
-"""Textual's way to a terminal, with a guard, a title, a count of what is on its way, calm while it is resized, and an
-end when it is gone.
+"""Textual's terminal driver with a guard, a title, a count of unsent bytes, fewer resizes, and an end after a hangup.
 
-Knows the terminal; what the title says, and how a dashboard is left, is told to it.
+Knows the terminal; it is told what the title says and how a dashboard is left.
 """
 
 import asyncio
@@ -23,38 +22,37 @@ from rankdeck.tui.terminal.guard import POP_TITLE, Guard
 PUSH_TITLE = "\x1b[22;0t"
 
 RESIZE_SECONDS = 0.2
-"""The picture is laid out anew no more often than this."""
+"""The screen is laid out again at most this often."""
 
 
 class TerminalDriver(LinuxDriver):
-    """One per process: a process has one terminal."""
+    """The driver for a terminal. One per process, because a process has one terminal."""
 
     guard: ClassVar[Guard | None] = None
     titled: ClassVar[bool] = False
-    """Whether the window's title is ours to set."""
+    """Whether to set the window's title."""
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
-        self._line = _Line(cast("IO[str]", self._file))
-        self._file = cast("Any", self._line)
+        self._terminal_file = _TerminalFile(cast("IO[str]", self._file))
+        self._file = cast("Any", self._terminal_file)
         self.written = 0
-        """Bytes, since the start."""
+        """Bytes written since the start."""
         self._title: str | None = None
         self._taken = self._taken_before = False
-        self._resizing: asyncio.TimerHandle | None = None
-        self._resized_at = 0.0
+        self._resizes = Resizes(self._loop)
 
     @property
     def backlog(self) -> int:
         """Bytes written that the terminal has not taken yet."""
-        return self.written - self._line.taken
+        return self.written - self._terminal_file.taken
 
     def write(self, data: str) -> None:
         self.written += len(data.encode())
         super().write(data)
 
     def start_application_mode(self) -> None:
-        if self._taken:  # stopped from outside and continued: whoever had the terminal meanwhile may have changed it
+        if self._taken:  # stopped from outside and continued: another program may have changed the terminal meanwhile
             self.suspend_application_mode()
         self._must_signal_resume, self._taken = self._taken_before, True
         self._taken_before = True
@@ -65,26 +63,13 @@ class TerminalDriver(LinuxDriver):
             self.write(PUSH_TITLE)
         resized = signal.getsignal(signal.SIGWINCH)
         if callable(resized):
-            signal.signal(signal.SIGWINCH, lambda number, frame: self._soon(partial(resized, number, frame)))
+            signal.signal(signal.SIGWINCH, lambda number, frame: self._resizes.soon(partial(resized, number, frame)))
 
     def process_message(self, message: Message) -> None:
-        if isinstance(message, events.Resize):  # of a terminal that says so among the keys
-            self._soon(partial(super().process_message, message))
+        if isinstance(message, events.Resize):  # from a terminal that reports its size in the input
+            self._resizes.soon(partial(super().process_message, message))
         else:
             super().process_message(message)
-
-    def _soon(self, resize: Callable[[], object]) -> None:
-        """Resize at once, but only so often: whoever drags a window's corner makes hundreds of sizes, and sees few."""
-        self._loop.call_soon_threadsafe(self._settle, resize)
-
-    def _settle(self, resize: Callable[[], object]) -> None:
-        if self._resizing is not None:
-            self._resizing.cancel()
-        self._resizing = self._loop.call_at(self._resized_at + RESIZE_SECONDS, self._resize, resize)
-
-    def _resize(self, resize: Callable[[], object]) -> None:
-        self._resizing, self._resized_at = None, self._loop.time()
-        resize()
 
     def stop_application_mode(self) -> None:
         if self.titled:
@@ -99,18 +84,40 @@ class TerminalDriver(LinuxDriver):
             self.guard.given_back()
 
     def set_title(self, title: str) -> None:
-        """Name the terminal's window; `title` has been made harmless."""
+        """Set the window's title; `title` must be harmless already."""
         if self.titled and title != self._title:
             self._title = title
             self.write(f"\x1b]2;{title}\x07")
 
 
-class _Line:
-    """The line to a terminal: counts the bytes that it has taken, and lives on when the terminal is gone.
+class Resizes:
+    """Resizes at once, but not too often: dragging a window's corner makes hundreds of sizes, and few are seen."""
 
-    Textual hands what it writes to a thread, which blocks here while the terminal takes no more. Where the terminal
-    is gone, what is written is dropped and a hangup is said: the thread would die of the error, and whoever writes
-    would wait for it for ever.
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._waiting: asyncio.TimerHandle | None = None
+        self._resized_at = 0.0
+
+    def soon(self, resize: Callable[[], object]) -> None:
+        """Have `resize` called as soon as it is due, unless another one comes before that; from any thread."""
+        self._loop.call_soon_threadsafe(self._wait, resize)
+
+    def _wait(self, resize: Callable[[], object]) -> None:
+        if self._waiting is not None:
+            self._waiting.cancel()
+        self._waiting = self._loop.call_at(self._resized_at + RESIZE_SECONDS, self._resize, resize)
+
+    def _resize(self, resize: Callable[[], object]) -> None:
+        self._waiting, self._resized_at = None, self._loop.time()
+        resize()
+
+
+class _TerminalFile:
+    """The terminal's file: counts the bytes that the terminal has taken, and survives the end of the terminal.
+
+    Textual writes from a thread, which blocks here while the terminal takes no more. Once the terminal is gone, writes
+    are dropped and this process gets a hangup signal; otherwise the error would end the thread, and Textual would wait
+    for it for ever.
     """
 
     def __init__(self, file: IO[str]) -> None:
@@ -120,7 +127,7 @@ class _Line:
     def write(self, text: str) -> None:
         if not self._gone:
             try:
-                # Other programs on this terminal share the flag, and one may have left it unset.
+                # All programs on this terminal share the flag, and another one may have made it non-blocking.
                 os.set_blocking(self._file.fileno(), True)
                 self._file.write(text)
                 self._file.flush()
@@ -143,12 +150,11 @@ class _Line:
         os.kill(os.getpid(), signal.SIGHUP)
 
 
-def say_hangup() -> None:
-    """Tell this process when its terminal is gone, by the signal that it gets in most cases anyway.
+def signal_hangup() -> None:
+    """From now on, send this process SIGHUP when its terminal is gone; in most cases the system does so anyway.
 
     Costs nothing: a thread sleeps in poll(), which always reports a hangup.
     """
-
     if not os.isatty(0):
         return
 

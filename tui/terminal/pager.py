@@ -1,7 +1,7 @@
-"""A text in the pager of the person: $PAGER, else less or more. The dashboard steps aside for so long.
+"""Shows a text in the user's pager: $PAGER, else less or more. The dashboard is suspended meanwhile.
 
-The text goes to the pager's standard input from a file without a name, so that nothing is left behind however
-this ends, and no shell is asked for anything. Who calls has made the text harmless.
+The pager reads the text on standard input from an unnamed file, so that nothing is left behind however this ends, and
+no shell is involved. The caller has made the text harmless.
 """
 
 import shlex
@@ -21,11 +21,11 @@ USUAL = ("less", "more")
 
 
 class PagerError(Exception):
-    """There is no pager to be had; the text says why and what to do."""
+    """No pager can be run; the text says why and what to do."""
 
 
 def pager_command(environ: Mapping[str, str]) -> list[str]:
-    """What to run.
+    """The command to run.
 
     Raises:
         PagerError: $PAGER cannot be run, or there is none.
@@ -46,7 +46,7 @@ def pager_command(environ: Mapping[str, str]) -> list[str]:
 
 
 def pager_environ(environ: Mapping[str, str]) -> dict[str, str]:
-    """The environment of the pager: told to leave at once if a text fits the screen, less would show nothing."""
+    """The pager's environment: less must not quit at once if a text fits the screen, which would show nothing."""
     options = environ.get("LESS", "")
     return {**environ, **({"LESS": f"{options} -+F"} if "F" in options else {})}
 
@@ -54,10 +54,10 @@ def pager_environ(environ: Mapping[str, str]) -> dict[str, str]:
 def page(app: App[Any], text: str, environ: Mapping[str, str]) -> None:
     """Show `text` in the pager, and come back.
 
-    The loop stands still meanwhile: what the run says is kept for a viewer that is slow, or made up for later.
+    The event loop stands still meanwhile; the supervisor keeps events for a slow viewer, or sends a new snapshot.
 
     Raises:
-        PagerError: there is none, or it could not be started.
+        PagerError: there is no pager, or it could not be started.
     """
     command = pager_command(environ)
     with tempfile.TemporaryFile() as file:
@@ -70,7 +70,7 @@ def page(app: App[Any], text: str, environ: Mapping[str, str]) -> None:
                     with _terminal_kept():
                         subprocess.run(command, stdin=file, env=pager_environ(environ), check=False)
                 except OSError as error:
-                    failure = error  # Raised in here it would leave the dashboard suspended.
+                    failure = error  # raised here, it would leave the dashboard suspended
         except SuspendNotSupported:
             raise PagerError("there is no terminal here that a pager could have; y copies") from None
     if failure is not None:
@@ -79,13 +79,13 @@ def page(app: App[Any], text: str, environ: Mapping[str, str]) -> None:
 
 @contextmanager
 def _terminal_kept() -> Iterator[None]:
-    """The terminal is afterwards as it is now, even if a pager was killed that had changed it."""
+    """Restore the terminal's settings afterwards, even if the pager was killed before it could."""
     assert sys.__stdin__ is not None  # the driver reads from it
     descriptor = sys.__stdin__.fileno()
     kept: list[Any] | None = None
     with suppress(termios.error):  # it may be a pipe
         kept = termios.tcgetattr(descriptor)
-    # Ctrl-C in the pager is the pager's; this process hears it too, and must not end by it.
+    # Ctrl-C in the pager also reaches this process, which must not end.
     before = signal.signal(signal.SIGINT, lambda *_: None)
     try:
         yield

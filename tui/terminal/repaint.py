@@ -1,27 +1,27 @@
-"""When the screen is painted anew: four times a second at most, more seldom where that is much for the line.
+"""When to repaint the screen: up to four times a second, less often if that is too much for the line.
 
-Pure: times and bytes in, yes or no out. Two rules. What the terminal has not yet taken is old news: nothing is put
-on top of it; so a slow line shows the newest state as often as it can, keys are answered, and no memory fills up.
-And a picture of which much changes each time is painted as often as a budget of bytes per second lets it. Either way
-once in two seconds at least: whoever goes from view to view asks for whole screens, and is to see news all the same.
+Pure: times and bytes in, yes or no out. Two rules. Nothing is written while the terminal has bytes left to take, so
+that a slow line shows the newest state as often as it can, keys are answered, and no memory fills up. And if much
+changes each time, repaints keep to a budget of bytes per second, but come every two seconds at least: a user who
+goes through the views, which costs whole screens, still sees new figures.
 """
 
 REPAINT_SECONDS = 0.25
 SLOWEST_SECONDS = 2.0
 SHARE = 0.5
-"""Of the time, painting takes so much at most: the rest of a slow line is for the answers to keys."""
+"""The share of the time that repaints may take on a slow line: the rest is for the answers to keys."""
 
 BYTES_A_SECOND = 9_000
 BURST_BYTES = 9_000
-"""So much may have been saved up, and twice as much is owed at most: whole screens were asked for, and may come."""
+"""The most that can be saved up. Twice as much can be owed, as whole screens are painted when they are asked for."""
 
 
 class RepaintPace:
-    """Asked at every beat of REPAINT_SECONDS whether this is one to paint at."""
+    """Asked at every beat, each REPAINT_SECONDS, whether to paint."""
 
     def __init__(self) -> None:
         self.interval = REPAINT_SECONDS
-        """Seconds between two repaints now, as the line takes them."""
+        """Seconds between two repaints that the line can take at present."""
         self._painted_at: float | None = None
         self._taken_at: float | None = None
         self._asked_at = 0.0
@@ -38,13 +38,13 @@ class RepaintPace:
                 return False
             self._taken_at = now
             took = now - self._painted_at
-            # Taken by the next beat is as good as at once.
+            # Taken by the next beat counts as taken at once.
             wanted = REPAINT_SECONDS if took < 2 * REPAINT_SECONDS else took / SHARE
-            # It stretches at once, and comes back by halves: one quick repaint does not make a quick line.
+            # The interval grows at once and shrinks by halves: one quick repaint does not mean a quick line.
             self.interval = min(SLOWEST_SECONDS, max(wanted, self.interval / 2))
         if backlog:
             return False
-        # A beat that comes a little early is that beat all the same.
+        # A beat may come a little early.
         waited = now - self._painted_at + REPAINT_SECONDS / 5
         return waited >= (self.interval if self._saved > 0 else SLOWEST_SECONDS)
 

@@ -1,1 +1,1 @@
-"""A run's dashboard in browsers: a server, and the view that it starts for each of them."""
+"""A run's dashboard in browsers: a server, and the process that it starts for each browser."""

@@ -1,7 +1,7 @@
-"""Who may have the page of `rankdeck serve`: by which names it is asked for, and who knows its token.
+"""Who gets the page of `rankdeck serve`: the host names it may be requested by, and its token.
 
-The loopback keeps other machines out, not other users of this one: the token does. Knows requests and
-cookies, as values; what is served behind the door is the server's business.
+The loopback keeps out other machines; only the token keeps out other users of this one. Knows requests and cookies as
+values; what is served is the server's business.
 """
 
 import secrets
@@ -14,20 +14,20 @@ NO_TOKEN = "ask for the address that `rankdeck serve` printed when it was starte
 
 
 class Admission:
-    """The token of one server, made afresh for each, and the names that its page may be asked for by."""
+    """A server's token, new for each server, and the host names that its page may be requested by."""
 
     def __init__(self, names: Iterable[str] | None = None) -> None:
-        """`names`: those of this machine's loopback, where it is served on that alone; None lets any name in."""
+        """`names`: further names of the loopback if the page is served on that alone; None allows any name."""
         self._token = secrets.token_urlsafe(32)
         self._names = None if names is None else LOOPBACK_NAMES | {name.lower() for name in names}
 
     @property
     def address_end(self) -> str:
-        """What an address ends with that lets its reader in."""
+        """The end of the address that lets its reader in."""
         return f"/?{PARAMETER}={self._token}"
 
     def refused(self, host: str, origin: str | None) -> str | None:
-        """Why a page of another site, or a name that another site made point here, is refused; None if it is not."""
+        """Why a request is refused: it comes from another site's page, or by a foreign name; None if it is not."""
         name, _ = _name_and_port(host)
         if self._names is not None and name not in self._names:
             return "served on this machine only: ask for http://localhost"
@@ -36,14 +36,14 @@ class Admission:
         return None
 
     def is_token(self, given: str | None) -> bool:
-        # As bytes, for of text only ASCII can be compared.
+        # As bytes, because compare_digest takes only ASCII text.
         return given is not None and secrets.compare_digest(given.encode(errors="replace"), self._token.encode())
 
     def cookie(self, host: str) -> tuple[str, str]:
-        """The cookie for who has shown the token: a name and a value.
+        """The cookie for a browser that has shown the token: a name and a value.
 
-        Cookies know no ports, so that those of two servers must differ by name. The browser's port counts, not ours:
-        an SSH tunnel may have changed it, and tunnels to two machines may end at the same port of theirs.
+        Cookies ignore ports, so the cookies of two servers must differ by name. The name has the port that the browser
+        sees, not the server's: through SSH tunnels, two servers on the same port have different ports in the browser.
         """
         _, port = _name_and_port(host)
         return f"rankdeck-{port}", self._token
@@ -54,7 +54,7 @@ class Admission:
 
 
 def _name_and_port(host: str) -> tuple[str, int]:
-    """Of a Host header; one that is nonsense has no name."""
+    """The name and the port in a Host header; no name if it makes no sense."""
     try:
         parts = urlsplit(f"//{host}")
         return parts.hostname or "", parts.port or 80

@@ -1,7 +1,7 @@
-"""The web server of `rankdeck serve`: textual-serve's, closed to who has no token; its page needs nothing from outside.
+"""The web server of `rankdeck serve`: textual-serve's, closed without the token; its page loads nothing from elsewhere.
 
-Each browser gets a view of its own, a process that ends with the connection. Knows HTTP and processes; what a
-view shows is the view's business (tui/web/view.py). Needs the extra `web`.
+Each browser gets its own view, a process that ends with the connection. Knows HTTP and processes; what a view shows is
+the view's business (tui/web/view.py). Needs the extra `web`.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from textual_serve.server import Server, to_int
 from rankdeck.tui.web.admission import NO_TOKEN, PARAMETER, Admission
 
 MOST_VIEWERS = 32
-"""Each is a process of some 60 MB: a crowd must not take the machine from the ranks."""
+"""Each is a process of about 60 MB; they must not take the machine's memory from the ranks."""
 
 ENDING_SECONDS = 3.0
 COLUMNS, ROWS = (20, 400), (6, 150)
@@ -35,28 +35,28 @@ HEADERS = {
     "Cache-Control": "no-store",
     "X-Content-Type-Options": "nosniff",
 }
-"""The browser, too, fetches nothing from elsewhere, and shows the page in no other site's frame."""
+"""The browser loads nothing from elsewhere, and does not show the page in another site's frame."""
 
 log = logging.getLogger(__name__)
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens there; port 0 is any free one.
+    """A socket listening on `host` and `port`; port 0 is any free one.
 
     Raises:
-        OSError: it cannot be had.
+        OSError: it cannot listen there.
     """
     family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
     return socket.create_server(address[:2], family=family)
 
 
 def is_loopback(listening: socket.socket) -> bool:
-    """By the address that is listened on: what a name like 127.example.com stands for, the name does not say."""
+    """Whether the socket's address is on the loopback; a name like 127.example.com would not tell."""
     return ipaddress.ip_address(listening.getsockname()[0]).is_loopback
 
 
 def address(listening: socket.socket, host: str) -> str:
-    """Where a browser finds the page that is served there, without its token; `host` is what was asked for."""
+    """The address of the page for a browser, without the token; `host` is what the user asked to listen on."""
     bound, port = listening.getsockname()[:2]
     if is_loopback(listening):
         name = "localhost" if bound == "127.0.0.1" else bound
@@ -66,12 +66,12 @@ def address(listening: socket.socket, host: str) -> str:
 
 
 def admission(listening: socket.socket, host: str) -> Admission:
-    """On the loopback only its names get in, and what was asked for; elsewhere a machine has names we do not know."""
+    """On the loopback, requests may use its names and `host`; else any name, as the machine may have several."""
     return Admission((listening.getsockname()[0], host) if is_loopback(listening) else None)
 
 
 def view_command(directory: Path, *, control: bool, theme: str | None = None) -> str:
-    """What a shell is told to start for a browser."""
+    """The shell command that starts the view for a browser."""
     command = [sys.executable, "-P", "-m", "rankdeck.tui.web.view", str(directory)]
     command += ["--control"] if control else []
     command += ["--theme", theme] if theme is not None else []
@@ -85,7 +85,7 @@ class Viewer(AppService):
         await super().set_terminal_size(_within(width, COLUMNS), _within(height, ROWS))
 
     async def stop(self) -> None:
-        """Ask the view to end; one that does not is ended."""
+        """Ask the view to end, and kill it if it does not."""
         with contextlib.suppress(TimeoutError, ConnectionError):
             async with asyncio.timeout(ENDING_SECONDS):
                 await super().stop()
@@ -100,7 +100,7 @@ class Viewer(AppService):
 
 
 class RunServer(Server):
-    """Serves the views of one run on a socket that listens already."""
+    """Serves the views of one run."""
 
     def __init__(self, directory: Path, *, title: str, control: bool, theme: str | None, admission: Admission) -> None:
         command = view_command(directory, control=control, theme=theme)
@@ -109,7 +109,7 @@ class RunServer(Server):
         self._sockets: set[web.WebSocketResponse] = set()
 
     def serve_on(self, listening: socket.socket, ready: Callable[[], None]) -> None:
-        """Serve until Ctrl-C or SIGTERM; no view is left behind. `ready` is called once both would be heard."""
+        """Serve until Ctrl-C or SIGTERM, and end all views; `ready` is called once both signals are handled."""
         self._ready = ready
         web.run_app(
             self._make_app(), sock=listening, print=None, access_log=None, shutdown_timeout=2 * ENDING_SECONDS + 1
@@ -121,7 +121,7 @@ class RunServer(Server):
         return app
 
     async def on_startup(self, app: web.Application) -> None:
-        """Whoever is told where the page is may press Ctrl-C at once: the signals' handlers are there by now."""
+        """Say that the server is ready: only now, as a user who is told so may press Ctrl-C at once."""
         self._ready()
 
     async def on_shutdown(self, app: web.Application) -> None:
@@ -133,7 +133,7 @@ class RunServer(Server):
     async def _admitted(
         self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
-        """Nothing for other sites' pages, nor for who has no token; a token is exchanged for a cookie."""
+        """Refuse requests from other sites' pages or without the token; exchange the token for a cookie."""
         refused = self._admission.refused(request.host, request.headers.get("Origin"))
         if refused is None and not self._admission.knows(request.host, request.query, request.cookies):
             refused = NO_TOKEN
@@ -148,10 +148,10 @@ class RunServer(Server):
         return response
 
     def _exchanged(self, request: web.Request) -> web.Response:
-        """The token goes out of the address, where others may look over a shoulder or into the history.
+        """Take the token out of the address, where it can be read over a shoulder or in the history.
 
-        A refresh is a redirect from a page of ours: after a 303 the browser would still count where the address was
-        clicked, and to another site's link, as in a chat, it would not give the cookie.
+        By a refresh, which counts as coming from our own page: a 303 would count as coming from where the address was
+        clicked, and if that was another site, such as a chat, the browser would not send the cookie.
         """
         page = str(request.rel_url.without_query_params(PARAMETER))
         response = web.Response(text="opening", headers={"Refresh": f"0; url={page}"})
@@ -159,7 +159,7 @@ class RunServer(Server):
         return response
 
     async def handle_websocket(self, request: web.Request) -> web.WebSocketResponse:
-        """A browser: its view starts here and ends here."""
+        """Serve a browser: start its view, and end it with the connection."""
         if len(self._sockets) >= MOST_VIEWERS:
             raise web.HTTPServiceUnavailable(text=f"{MOST_VIEWERS} browsers are watching already")
         websocket = web.WebSocketResponse(heartbeat=15, timeout=ENDING_SECONDS)
@@ -183,7 +183,7 @@ class RunServer(Server):
             )
             await self._process_messages(websocket, viewer)
         except (ConnectionError, ValueError, TypeError, KeyError, IndexError, AssertionError) as error:
-            # What a browser sends is as good as anything: one that talks nonsense is left.
+            # A browser may send anything: one that sends nonsense is disconnected.
             log.warning("a browser was left: %s", error)
         finally:
             self._sockets.discard(websocket)

@@ -1,8 +1,8 @@
 """The dashboard of one browser: `python -m rankdeck.tui.web.view DIRECTORY [--control] [--theme NAME]`, by the server.
 
-A live run is watched, one that is over is replayed. Who looks sits elsewhere: even with --control, which steers the
-run, nothing else of this machine is theirs. Speaks Textual's web protocol on its standard streams, so it
-prints nothing. Ends with the server, however that ended.
+A live run is watched, one that is over is replayed. Viewers reach nothing else on this machine, even with --control,
+which lets them steer the run. Speaks Textual's web protocol on its standard streams, so it prints nothing. Ends when
+the server does, however that ended.
 """
 
 import argparse
@@ -19,12 +19,12 @@ LOOK_SECONDS = 1.0
 
 
 def view_of(directory: Path, *, control: bool, theme: str | None = None) -> RankdeckApp:
-    """What a browser is to see of the run in `directory` now.
+    """The dashboard to show a browser of the run in `directory`: live, or a replay if the run is over.
 
     Raises:
         JournalError: the run is over, and its journal cannot be replayed.
     """
-    preferences = Preferences(theme=theme)  # their keys and bells are not ours to set
+    preferences = Preferences(theme=theme)  # keys and bells are for the user of this machine, not for viewers
     if run_directory.supervisor_alive(directory):
         from rankdeck.tui.sources.client import SocketSource
 
@@ -46,7 +46,7 @@ def view_of(directory: Path, *, control: bool, theme: str | None = None) -> Rank
 def _end_with(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(LOOK_SECONDS)
-    os._exit(0)  # nobody is left to say anything to, and there is no terminal to restore
+    os._exit(0)  # there is nobody to tell, and no terminal to restore
 
 
 def main() -> None:

@@ -1,1 +1,1 @@
-"""What the screens are made of: pure functions from a state to lines, and the widgets that show lines."""
+"""Textual widgets: the five views of a run, and the lines, fields and keys that they and the screens are made of."""

@@ -1,4 +1,4 @@
-"""What can be done with the answer one stands on, in the list and on a screen of its own alike."""
+"""What the keys do with the answer under the cursor, in the list and on the screen of a single answer."""
 
 import os
 
@@ -16,7 +16,7 @@ from rankdeck.tui.widgets.deck import Deck
 
 
 def answer_keys(*, show: bool) -> list[BindingType]:
-    """The keys of these actions; the footer of a run has no room for them."""
+    """The keys of these actions; `show` puts them into the line of keys, which has no room for them in a run."""
 
     def key(keys: str, action: str, description: str, name: str, tooltip: str, *, show: bool = show) -> Binding:
         return Binding(keys, action, description, id=f"answer.{name}", tooltip=tooltip, show=show)
@@ -32,33 +32,33 @@ def answer_keys(*, show: bool) -> list[BindingType]:
 
 
 class AnswerActions(DOMNode):
-    """Copy, pager, and from one thing found to the next."""
+    """Copy, open in the pager, go from match to match."""
 
     app: Deck
     selection: Selection
 
     @property
     def text(self) -> AnswerText:
-        """Where the answer is read."""
+        """The widget that shows the answer."""
         raise NotImplementedError
 
     def draw(self) -> None:
-        """Show the selection as it is now."""
+        """Show the selection in its current state."""
         raise NotImplementedError
 
     def moved(self) -> None:
-        """Show that the selection stands on another answer."""
+        """Show that the selection is now at another answer."""
         self.draw()
 
     def found_words(self) -> str:
-        """Which of the things found is gone to, and how many there are."""
+        """Which match the cursor is at, and how many there are."""
         text = self.text
         searched = self.selection.query.finds is not None and self.selection.record is not None
         next_key = key_of("answer.find_next", self.app.keys)
         return found_words(text.found, text.here, next_key) if searched else ""
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Programs are started and files written only for who sits at this machine."""
+        """Only a user at this machine may start programs and write files."""
         return self.app.at_home if action in ("pager", "export") else super().check_action(action, parameters)
 
     def action_copy_answer(self) -> None:
@@ -89,7 +89,7 @@ class AnswerActions(DOMNode):
             self.app.notify(str(error), title="No pager", severity="warning", markup=False)
 
     def action_find(self, by: int) -> None:
-        """The next thing found; beyond the last, in the next answer that has one."""
+        """Go to the next match; after the last one, to the next answer that has any."""
         if self.selection.query.finds is None:
             self.app.notify("Nothing is searched for; / in the list begins.", markup=False)
             return

@@ -1,6 +1,6 @@
-"""A list of answers of any length: the rows that are seen are painted and nothing else.
+"""A list of answers of any length; only the visible rows are painted.
 
-Knows a Selection (which answers, in what order, on which one stands) and how a row looks.
+Knows a Selection (which answers, in what order, where the cursor is) and what a row looks like.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from rankdeck.tui.widgets.lines import Painter
 
 
 class AnswerList(ScrollView, Painter, can_focus=True):
-    """Every answer in a row; follows the newest until the cursor is moved."""
+    """A row for every answer; the cursor follows the newest until the user moves it."""
 
     app: Deck
 
@@ -42,10 +42,10 @@ class AnswerList(ScrollView, Painter, can_focus=True):
     ]
 
     class Moved(Message):
-        """The cursor stands on another answer, or what is listed has changed."""
+        """The cursor is at another answer, or the list has changed."""
 
     class Opened(Message):
-        """The answer under the cursor is wanted whole."""
+        """The user wants to see the whole answer under the cursor."""
 
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__(id=id)
@@ -71,7 +71,7 @@ class AnswerList(ScrollView, Painter, can_focus=True):
         return self.selection.cursor
 
     def show(self, book: OutputBook, *, thrown_away: bool = False) -> None:
-        """Take in what is new in the book; `thrown_away`: there may be nothing, and never will be."""
+        """Show what is new in the book; `thrown_away`: the run keeps no answers, so there will be none."""
         if self._thrown_away != thrown_away:
             self._thrown_away = thrown_away
             self.refresh()
@@ -82,7 +82,7 @@ class AnswerList(ScrollView, Painter, can_focus=True):
             self._take_in()
 
     def filter(self, query: AnswerQuery) -> None:
-        """List what the query leaves."""
+        """List the answers that match the query."""
         self._open(self.selection.listing.book, query)
 
     def _open(self, book: OutputBook, query: AnswerQuery) -> None:
@@ -98,7 +98,7 @@ class AnswerList(ScrollView, Painter, can_focus=True):
 
     @work(exclusive=True, group="listing")
     async def _go_through(self) -> None:
-        """Test the many answers of a new query, slice by slice: keys come between."""
+        """Test many answers against a new query in slices, so that keys are handled in between."""
         while True:
             await asyncio.sleep(0)
             if self.selection.listing.catch_up():
@@ -106,7 +106,7 @@ class AnswerList(ScrollView, Painter, can_focus=True):
         self.settle()
 
     def settle(self, *, reveal: bool = False) -> None:
-        """Fit size, cursor and scroll position to what is listed; the row under the cursor stays where it is seen."""
+        """Fit size, cursor and scroll position to the list; the row under the cursor keeps its place on the screen."""
         selection, was, offset = self.selection, self._position, self.scroll_offset.y
         seen = was is not None and offset <= was < offset + self.size.height
         selection.settle()
@@ -121,7 +121,7 @@ class AnswerList(ScrollView, Painter, can_focus=True):
         self.post_message(self.Moved())
 
     _position: int | None = None
-    """Where the cursor was when the list was last looked at."""
+    """The cursor's row when the list was last settled."""
 
     def _reveal(self, position: int) -> None:
         top, height = self.scroll_offset.y, self.size.height
@@ -155,7 +155,7 @@ class AnswerList(ScrollView, Painter, can_focus=True):
         self.settle(reveal=True)
 
     def on_resize(self) -> None:
-        # Also told when the view is shown again, as large as it was: then everything is painted already.
+        # Also called when the view is shown again at the same size; then everything is painted already.
         if self.size != self._settled_size:
             self._settled_size = self.size
             self.settle(reveal=self._position is None or self._in_sight(self._position))
@@ -173,7 +173,7 @@ class AnswerList(ScrollView, Painter, can_focus=True):
                 self.post_message(self.Opened())
 
     def on_mouse_scroll_up(self) -> None:
-        # Who looks back does not want to be taken to the newest again.
+        # A user who scrolls back does not want to be taken to the newest answer again.
         if self.selection.following and len(self.selection) > self.size.height:
             self.selection.following = False
             self.post_message(self.Moved())

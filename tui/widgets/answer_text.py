@@ -1,4 +1,4 @@
-"""A whole answer to scroll through, from one thing found to the next. Knows one answer at a time."""
+"""A whole answer to scroll through, match by match. Knows one answer at a time."""
 
 from typing import ClassVar
 
@@ -13,7 +13,7 @@ from rankdeck.tui.widgets.deck import Deck
 from rankdeck.tui.widgets.lines import Lines
 
 AIRY_HEIGHT = 12
-"""From so many lines on there is room for empty ones."""
+"""The height, in lines, from which there is room for empty lines."""
 
 
 def _key(keys: str, action: str, description: str) -> Binding:
@@ -22,7 +22,7 @@ def _key(keys: str, action: str, description: str) -> Binding:
 
 
 class AnswerText(VerticalScroll, can_focus=True, inherit_bindings=False):
-    """Shows an answer; the next one begins at its top again. Sideways there is nothing: those keys are others'."""
+    """Shows an answer; a new one starts at its top. Nothing scrolls sideways, so left and right are free for others."""
 
     app: Deck
 
@@ -41,7 +41,7 @@ class AnswerText(VerticalScroll, can_focus=True, inherit_bindings=False):
         self._page = Page([], [])
         self._shown: tuple[OutputRecord | None, Finds, float | None, int] | None = None
         self.here: int | None = None
-        """Which of the things found was gone to."""
+        """The match that the user went to."""
 
     def compose(self) -> ComposeResult:
         yield self._lines
@@ -82,7 +82,7 @@ class AnswerText(VerticalScroll, can_focus=True, inherit_bindings=False):
         self._lines.show(self._page.lines)
 
     def next_found(self, by: int) -> bool:
-        """Go to the next thing found, or the one before; False where there is none that way."""
+        """Go to the next match (`by` 1) or the one before (-1); False if there is none."""
         here = self.here if self.here is not None else (-1 if by > 0 else len(self._page.found))
         if not 0 <= here + by < len(self._page.found):
             return False

@@ -1,6 +1,6 @@
-"""What widgets and screens may ask of the application that they are in: the user's preferences, and a word said.
+"""What widgets and screens may ask of their application: the user's preferences, and to show a message.
 
-Nothing of a run: a screen is handed the run that it shows.
+Knows nothing of a run: a screen is handed the run that it shows.
 """
 
 from typing import Literal
@@ -13,14 +13,14 @@ from rankdeck.tui.settings.preferences import Preferences
 from rankdeck.tui.terminal.paced import PacedApp
 
 Leave = Literal["ended", "detached", "stopped"]
-"""How the dashboard was left: after the run's end, while it went on, or having stopped it."""
+"""How the user left the dashboard: after the run had ended, while it went on, or by stopping it."""
 
 
 class Deck(PacedApp[Leave]):
-    """An application whose widgets know its user.
+    """An application that tells its widgets what the user has set.
 
-    `at_home` is False where whoever looks sits elsewhere, at a browser: then nothing is offered that reaches into this
-    machine beyond the run: no files are written, no programs started, nothing is remembered.
+    `at_home` is False for a viewer in a browser: then nothing is offered that reaches beyond the run into this
+    machine. No files are written, no programs started, nothing is remembered.
     """
 
     def __init__(self, preferences: Preferences | None = None, *, at_home: bool = True) -> None:
@@ -28,7 +28,7 @@ class Deck(PacedApp[Leave]):
         self.at_home = at_home
         self.preferences = preferences if preferences is not None else Preferences()
         self.reworded: Labels = AS_DECLARED
-        """What keys are called here, where that is not what they are declared as."""
+        """Labels of keys that differ here from those they are declared with."""
 
     @property
     def keys(self) -> Keys:
@@ -36,13 +36,13 @@ class Deck(PacedApp[Leave]):
         return self.preferences.keys
 
     def hint(self, text: str) -> Content:
-        """A hint with its keys named as the user has them, for a border or a label: a key is no markup."""
+        """A hint for a border or a label, with the user's keys in it; as Content, because a key is not markup."""
         return Content(named(text, self.keys))
 
     def label(self, name: str, declared: str) -> str:
-        """What a binding is called here, by its id."""
+        """The label of a binding here, by its id."""
         return self.reworded.get(name, (declared, ""))[0]
 
     def say(self, text: str, title: str = "") -> None:
-        """A word beside the work, gone after a while."""
+        """Show a message that goes away by itself."""
         self.notify(text, title=title, markup=False)

@@ -1,8 +1,8 @@
-"""Fields whose own keys act in the order in which they were pressed. Knows Textual's ways with keys, no form.
+"""Fields whose keys act in the order in which they were pressed. Knows how Textual handles keys; knows no form.
 
-Textual has a field take a character at once, but looks at a field's other keys (backspace, ctrl+u, an arrow) only after
-they have gone up to the application. Of keys that come together, as over a slow line, all characters came first: ctrl+u
-and `8` in one piece left nothing. Here a field looks at its own keys as they reach it.
+In Textual a field takes a character at once, but its other keys (backspace, ctrl+u, an arrow) act only after they have
+been passed up to the application. When keys arrive together, as over a slow line, all characters would come first:
+ctrl+u and `8` in one chunk would leave nothing. Here a field handles its own keys as they reach it.
 """
 
 from collections.abc import Sequence
@@ -16,16 +16,19 @@ from textual.strip import Strip
 from textual.widget import Widget
 from textual.widgets import Input
 
+from rankdeck.tui.widgets.deck import Deck
 from rankdeck.tui.widgets.lines import Painter
 from rankdeck.tui.words.text import Line, line_width
 
 
 class InOrder(Widget):
-    """Mixed in behind a widget's base: its own bindings act when their key comes to it, not later."""
+    """Mixed in behind a widget's base: its own bindings act as soon as their key reaches it."""
+
+    app: Deck
 
     async def on_key(self, event: Key) -> None:
         own = self._bindings.copy()
-        own.apply_keymap(self.app._keymap)  # As Textual does where it looks at them: the user's keys are not in them.
+        own.apply_keymap(self.app.keys)  # as Textual does when it looks at them: they are kept as declared
         for binding in own.key_to_bindings.get(event.key, ()):
             if not binding.priority and await self.app.run_action(binding.action, self):
                 event.stop()
@@ -38,7 +41,7 @@ class TextField(Input, InOrder):
 
 
 def choice_line(options: Sequence[str], chosen: str, width: int) -> Line:
-    """The options with the chosen one marked; the chosen one between arrows where they do not fit side by side."""
+    """The options with the chosen one marked; only the chosen one, between arrows, if they do not fit side by side."""
     for gap in ("  ", " "):
         line: Line = ()
         for option in options:
@@ -50,7 +53,7 @@ def choice_line(options: Sequence[str], chosen: str, width: int) -> Line:
 
 
 class Choice(Painter, InOrder, can_focus=True):
-    """One of a few words."""
+    """A field that takes one of a few words."""
 
     DEFAULT_CSS = """
     Choice { height: 1; width: 1fr; padding: 0 1; background: $panel; }
@@ -64,10 +67,10 @@ class Choice(Painter, InOrder, can_focus=True):
     ]
 
     class Submitted(Message):
-        """Enter: the form is ready."""
+        """Enter was pressed: the form is ready."""
 
     class Changed(Message):
-        """Another word was chosen."""
+        """The user chose another word."""
 
         def __init__(self, choice: "Choice") -> None:
             super().__init__()

@@ -1,7 +1,7 @@
-"""The line of keys at the bottom: those that matter most, as many as the width holds, never one cut in two.
+"""The line of keys at the bottom: those that matter most, as many as fit, none cut off.
 
-The choice is a pure function of what can be pressed and of the width. Knows Textual's bindings; a click on a
-key is that key.
+Which keys are shown is a pure function of the available keys and the width. Knows Textual's bindings; a click on a key
+presses it.
 """
 
 from collections.abc import Sequence
@@ -18,22 +18,22 @@ from rankdeck.tui.widgets.lines import Lines
 from rankdeck.tui.words.text import Line, Piece, line_width
 
 ALWAYS = ("app.leave", "start.runs", "app.help", "app.help_anywhere", "view.overview")
-"""The way out, the way to know everything and the way to the other views, by id: shown however narrow it is."""
+"""The ids of keys shown at any width: the way out, help, and the way to the other views."""
 
 STAND_INS = {"app.help_anywhere": "app.help"}
-"""Keys, by id, that are shown in the place of another while that one is text to the field that has the focus."""
+"""The id of a key, and that of the key it replaces while the focused field would take the latter as text."""
 
 EXTRAS = ("run.sweep", "run.advice", "knob.auto", "knob.batch_size", "app.theme")
-"""Keys not meant for the bar, by id, which are shown where it has room left, in this order."""
+"""The ids of keys that are shown only if there is room left, in this order."""
 
 SHORT = {"Batch size": "Batch", "Auto batch size": "Auto", "Let run": "Run on"}
-"""What keys are called where the room is short."""
+"""Shorter labels for narrow terminals."""
 
 GAP = 2
 
 
 class Entry(NamedTuple):
-    """A key, or several that belong together, and what they do in a word; `press` is the key for a click."""
+    """One or several keys that belong together, and their label; `press` is the key that a click presses."""
 
     id: str
     keys: tuple[str, ...]
@@ -44,9 +44,9 @@ class Entry(NamedTuple):
 
 
 def chosen(entries: Sequence[Entry], width: int) -> list[Entry]:
-    """Those that fit, in their order: what is always shown, then the first ones, then the extras.
+    """The entries that fit, in their order; those in ALWAYS are chosen first, then the others, then the extras.
 
-    Where not all fit that are meant for the bar, all have their short labels; else an extra that only so has room.
+    If not all entries but the extras fit, all get their short labels; else only an extra that fits no other way.
     """
     tight = sum(_cells(entry) for entry in entries if not entry.extra) > width + GAP
     ranked = {name: place for place, name in enumerate(EXTRAS)}
@@ -69,7 +69,7 @@ def _cells(entry: Entry) -> int:
 
 
 def key_line(entries: Sequence[Entry], width: int) -> tuple[Line, list[tuple[int, int, str]]]:
-    """The line, and from which cell to which what key is pressed by a click."""
+    """The line, and for clicks the first cell, the end cell and the key of each entry."""
     pieces: list[Piece] = []
     places: list[tuple[int, int, str]] = []
     at = 0
@@ -90,7 +90,7 @@ def _pieces(entry: Entry) -> Line:
 
 
 def key_range(keys: Sequence[str]) -> str:
-    """`1-5` for keys in a row, else each of them."""
+    """`1-5` for consecutive digits, else every key."""
     row = len(keys) > 2 and all(key.isdigit() for key in keys)
     if row and [int(key) for key in keys] == list(range(int(keys[0]), int(keys[0]) + len(keys))):
         return f"{keys[0]}-{keys[-1]}"
@@ -98,7 +98,7 @@ def key_range(keys: Sequence[str]) -> str:
 
 
 def entries_of(screen: Screen[object], labels: Labels) -> list[Entry]:
-    """What can be pressed now, grouped as the bindings say: the way out and help, then what only this view has."""
+    """The keys that work now, grouped as the bindings say: the way out and help, then those of this view."""
     app = screen.app
     found: list[Entry] = []
     groups: dict[Binding.Group, int] = {}
@@ -123,7 +123,7 @@ def entries_of(screen: Screen[object], labels: Labels) -> list[Entry]:
 
 
 class KeyBar(Lines):
-    """Shows the line for the screen it is on."""
+    """Shows the keys of its screen."""
 
     app: Deck
 

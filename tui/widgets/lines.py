@@ -1,8 +1,7 @@
 """Widgets that show lines, and send to the terminal only the cells that changed.
 
-A repaint of a whole panel four times a second is what makes a dashboard slow over SSH: here a new
-set of lines is compared with the shown one, and only the differing stretch of each line is painted.
-Knows lines and style names; what they mean is the business of whoever made them.
+Repainting whole panels four times a second makes a dashboard slow over SSH: here new lines are compared with those
+shown, and only the part of each line that differs is painted. Knows lines and style names, not what they mean.
 """
 
 from collections.abc import Callable
@@ -34,7 +33,7 @@ class Painter(Widget):
     def style_of(self, name: str) -> Style:
         """The terminal style of a style name, looked up once per theme.
 
-        Not a component class: those are matched anew for every widget, and cost half of the first paint.
+        Textual's component classes are matched again for every widget, and would take half of the first paint.
         """
         if self._looks is None:
             self._looks = {}
@@ -47,8 +46,8 @@ class Painter(Widget):
         return self._looks[key]
 
     def paint(self, line: Line, width: int, over: Style | None = None) -> Strip:
-        """A line as a strip of exactly `width` cells, `over` laid on top of its styles."""
-        # Whoever made the line has made it harmless; were one forgotten, the terminal would be steered by it.
+        """A line as a strip of exactly `width` cells; `over` is added to its styles."""
+        # Lines have been made harmless already; this catches one that was forgotten, which could steer the terminal.
         line = tuple((text if text.isprintable() else visible(text), name) for text, name in merged(line))
         if over is None:
             strip = Strip([Segment(text, self.style_of(name)) for text, name in line])
@@ -58,7 +57,7 @@ class Painter(Widget):
 
 
 class Lines(Painter):
-    """Shows lines as they are given."""
+    """Shows the lines it is given."""
 
     def __init__(self, *, id: str | None = None, classes: str | None = None) -> None:
         super().__init__(id=id, classes=classes)
@@ -69,7 +68,7 @@ class Lines(Painter):
         return self._lines
 
     def show(self, lines: list[Line]) -> None:
-        """Show `lines` from now on; paint what differs."""
+        """Show `lines`, and paint what differs from the lines before."""
         before, self._lines = self._lines, lines
         if lines == before:
             return
@@ -96,7 +95,7 @@ class Lines(Painter):
 
 
 class Panel(Lines):
-    """Lines made by a pure function of (width, height), made again when the size changes.
+    """Lines made by a pure function of (width, height), which is called again when the size changes.
 
     In a panel of automatic height, `height` is 0 and the function decides how many lines there are.
     """
@@ -108,11 +107,11 @@ class Panel(Lines):
         self._make: Callable[[int, int], list[Line]] | None = None
 
     def draw(self, make: Callable[[int, int], list[Line]], title: str | None = None) -> None:
-        """Show what `make` makes of the panel's size."""
+        """Show the lines that `make` returns for the panel's size."""
         self._make = make
         if title is not None and title != self._title:
             self._title = title
-            self.border_title = Content(title)  # a title may hold a name from outside, which is no markup
+            self.border_title = Content(title)  # not markup: a title may contain a name from outside
         if self.content_size.width:
             self._redraw()
 
@@ -132,10 +131,10 @@ _FILLED = {name for name, look in STYLES.items() if " on " in look or "reverse" 
 
 
 def merged(line: Line) -> Line:
-    """The line in as few pieces as look the same; every piece costs some forty bytes on the wire.
+    """The line in as few pieces as possible that look the same; each piece costs about forty bytes on the wire.
 
-    Space has no colour of its own, so it joins what stands before it, or at the start what follows,
-    unless that has a background.
+    Spaces show no foreground colour, so they join the piece before them, or at the start the piece after them, unless
+    that has a background.
     """
     pieces: list[Piece] = []
     for text, name in line:
@@ -152,7 +151,7 @@ def merged(line: Line) -> Line:
 
 
 def changed_cells(old: Line, new: Line, width: int) -> tuple[int, int]:
-    """The stretch of cells, start and stop, outside of which two lines look the same."""
+    """The range of cells, start and stop, outside of which two lines look the same."""
     old_cells, new_cells = _characters(old), _characters(new)
     start = 0
     for before, after in zip(old_cells, new_cells, strict=False):
@@ -180,7 +179,7 @@ def _width(cells: list[tuple[str, str]]) -> int:
 
 
 class Titles:
-    """The two titles of a box, above and below; a mistake, which begins with a cross, is red."""
+    """The two titles of a box, above and below; one below that begins with a cross, for a mistake, is red."""
 
     def __init__(self, box: Widget) -> None:
         self._box = box

@@ -1,6 +1,6 @@
-"""The Log view: what supervisor, launcher and ranks wrote, wrapped under its source, following the tail; with a find.
+"""The Log view: what supervisor, launcher and ranks wrote, wrapped under its source, with a search; follows the newest.
 
-Knows a log, the field of a query and the keys. What a query leaves and where things were found is LogPage's business.
+Knows a log, the query's field and the keys. Which lines match a query, and where, is LogPage's business.
 """
 
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ HINT = 'words "a phrase" rank:1 source:launcher -word'
 
 
 class LogLines(Scrolling, ScrollView, Painter, can_focus=True):
-    """The lines, of which those that are seen are painted. Scrolled up it stays where it is, else at the newest."""
+    """The lines; only the visible ones are painted. Scrolled up it stays where it is, else it follows the newest."""
 
     app: Deck
 
@@ -41,7 +41,7 @@ class LogLines(Scrolling, ScrollView, Painter, can_focus=True):
     """
 
     class Changed(Message):
-        """What is listed, or which thing found one is at, is another."""
+        """The listed lines, or the match that the cursor is at, have changed."""
 
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__(id=id)
@@ -52,7 +52,7 @@ class LogLines(Scrolling, ScrollView, Painter, can_focus=True):
 
     @property
     def here(self) -> int | None:
-        """Which of the things found was gone to."""
+        """The number of the match that the user went to."""
         return self.page.found_at(self._place) if self._place is not None else None
 
     @property
@@ -60,7 +60,7 @@ class LogLines(Scrolling, ScrollView, Painter, can_focus=True):
         return self.scroll_offset.y >= self.max_scroll_y if self.max_scroll_y else self._following
 
     def show(self, log: Sequence[LogEntry], first_batch: float | None = None) -> None:
-        """Show a log; its times count from `first_batch`, a moment on the timeline's clock."""
+        """Show a log; its times count from `first_batch`, in seconds on the timeline's clock."""
         if first_batch != self.page.first_batch:
             self.page.first_batch = first_batch
             self.refresh()
@@ -73,7 +73,7 @@ class LogLines(Scrolling, ScrollView, Painter, can_focus=True):
             self._settle(self.scroll_offset.y - gone)
 
     def filter(self, query: LogQuery) -> None:
-        """List what the query leaves; what one was at stays where it is seen, for what is around it is looked for."""
+        """List the lines that match; the line the user was at stays in its place, since what surrounds it matters."""
         self._lay_out(query, self.page.width)
 
     def on_resize(self) -> None:
@@ -97,10 +97,10 @@ class LogLines(Scrolling, ScrollView, Painter, can_focus=True):
         self._settle(self.page.start_of(number) - offset)
 
     def _settle(self, y: int) -> None:
-        """Fit the size to what is listed, with line `y` at the top, or the newest at the bottom."""
+        """Fit the size to the listed lines, with line `y` at the top, or the newest at the bottom."""
         self.virtual_size = Size(self.page.width, self.page.height)
         self._scroll(self.max_scroll_y if self._following else y)
-        # A bar that is not shown yet hears of no scrolling.
+        # A scrollbar that is not shown yet is not told of scrolling.
         self.vertical_scrollbar.position = self.scroll_y
         self.refresh()
         self.post_message(self.Changed())
@@ -113,7 +113,7 @@ class LogLines(Scrolling, ScrollView, Painter, can_focus=True):
         self.post_message(self.Changed())
 
     def find(self, by: int) -> None:
-        """Go to the next thing found, or the one before; the first time to one that is seen, if any is."""
+        """Go to the next match (`by` 1) or the one before (-1); the first time to a visible one, if there is any."""
         page, here = self.page, self.here
         if here is not None:
             found = here + by
@@ -140,7 +140,7 @@ class LogLines(Scrolling, ScrollView, Painter, can_focus=True):
 
 
 class LogView(Vertical):
-    """The newest thousand lines of the log, and the field in which they are filtered."""
+    """The newest thousand lines of the log, and the field to filter them."""
 
     app: Deck
 

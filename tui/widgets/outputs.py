@@ -1,6 +1,6 @@
-"""The Outputs view: the answers in a list that can be filtered, and the whole of the one under the cursor.
+"""The Outputs view: the answers in a list that can be filtered, and the whole answer under the cursor.
 
-Holds keys and layout. Which answers are listed is a Selection's business; where they come from, the dashboard's.
+Holds keys and layout. Which answers are listed is a Selection's business; where they come from, the application's.
 """
 
 from typing import ClassVar
@@ -25,7 +25,7 @@ from rankdeck.tui.widgets.query_field import QueryField
 from rankdeck.tui.words.sweep import answers_thrown_away
 
 BESIDE = 160
-"""From this width on the answer stands beside the list."""
+"""The width from which the answer is beside the list."""
 
 HINT = 'words "a phrase" rank:1 tokens:>40 finish:error #17 -word'
 KEYS = (
@@ -42,19 +42,19 @@ KEYS_AWAY = tuple(key for key in KEYS if key not in ("{answer.pager} pager", "{o
 
 
 class OutputsView(AnswerActions, Vertical):
-    """The list, and under it or beside it the whole answer under the cursor."""
+    """The list, and below or beside it the whole answer under the cursor."""
 
     app: Deck
 
     class Opened(Message):
-        """The answer that the selection of `view` stands on is to be shown whole."""
+        """The user wants to see the whole answer that the selection of `view` is at."""
 
         def __init__(self, view: "OutputsView") -> None:
             super().__init__()
             self.view = view
 
     class ExportWanted(Message):
-        """What is selected is to be written to a file."""
+        """The user wants the selected answers in a file."""
 
         def __init__(self, selection: Selection) -> None:
             super().__init__()
@@ -181,7 +181,7 @@ class OutputsView(AnswerActions, Vertical):
     # --- elsewhere ------------------------------------------------------------------------------
 
     def batch_seconds(self, record: OutputRecord) -> float | None:
-        """Seconds of the batch that an answer came from; None where that is not known."""
+        """Seconds that the answer's batch took; None if not known."""
         return batch_seconds(self._state, record)
 
     def action_open(self) -> None:

@@ -1,4 +1,4 @@
-"""The Overview: how fast, how far, how full, what each rank does. Gives each panel its lines and its room."""
+"""The Overview: throughput, progress, GPUs, and what each rank does. Gives each panel its lines and its room."""
 
 from functools import partial
 from typing import ClassVar
@@ -11,14 +11,14 @@ from textual.widgets import Input, Label
 
 from rankdeck.runner.state import RunState
 from rankdeck.tui.panels.frame import Frame
-from rankdeck.tui.panels.overview.devices import DeviceForm, device_lines, devices_title, explains
+from rankdeck.tui.panels.overview.devices import DeviceForm, device_lines, devices_title
 from rankdeck.tui.panels.overview.gpu_figures import common_name
-from rankdeck.tui.panels.overview.gpu_ranks import gpu_rank_lines, one_to_one
+from rankdeck.tui.panels.overview.gpu_ranks import gpu_rank_lines
 from rankdeck.tui.panels.overview.notice import held_up
-from rankdeck.tui.panels.overview.plan import OverviewPlan, plan_overview
+from rankdeck.tui.panels.overview.plan import OverviewPlan, outline, plan_overview
 from rankdeck.tui.panels.overview.progress import progress_lines
 from rankdeck.tui.panels.overview.rank_order import SORTS, Arrangement, RankView, ranks_title
-from rankdeck.tui.panels.overview.ranks import RankForm, on_the_way, rank_lines
+from rankdeck.tui.panels.overview.ranks import RankForm, rank_lines
 from rankdeck.tui.panels.overview.summary import summary_lines, summary_title
 from rankdeck.tui.panels.overview.tail import tail_lines, tail_title
 from rankdeck.tui.panels.overview.throughput import throughput_lines
@@ -31,18 +31,21 @@ from rankdeck.tui.words.sweep import how_ended
 from rankdeck.tui.words.text import Line
 
 CALM_FROM = 5
-"""So many ranks count their steps on screen twice a second: their rows are most of what goes over the line."""
+"""From this many ranks on, their steps are shown twice a second: their rows are most of what goes to the terminal."""
 
 MANY = 2
-"""From so many ranks on there is something to sort and to filter."""
+"""From this many ranks on there is something to sort and to filter."""
 
 
 PLANS = 8
-"""So many are kept: with and without a line of advice, with and without a scrollbar."""
+"""The newest plans are kept: the view goes back and forth between having a line of advice, a scrollbar, or not."""
+
+PlanInputs = tuple[RunState, int, int, int, bool, int]
+"""The arguments of `plan_overview`."""
 
 
 class Overview(ScrollBox):
-    """The first view: panels from top to bottom, the charts taking what room the tables leave."""
+    """The first view: panels from top to bottom; the charts take the room that the tables leave."""
 
     DEFAULT_CSS = """
     Overview #rank-filter { height: 1; display: none; padding: 0 1; }
@@ -84,7 +87,7 @@ class Overview(ScrollBox):
         self._field = self.query_one("#rank-filter")
         self._asked = RankView()
         self._arrangement = Arrangement()
-        self._plans: dict[tuple[object, ...], OverviewPlan] = {}
+        self._plans: list[tuple[PlanInputs, OverviewPlan]] = []
         self._plan = OverviewPlan("cells", "table")
         self._ranks_beat: object = None
         self._shown: Frame | None = None
@@ -115,14 +118,14 @@ class Overview(ScrollBox):
         self.focus()
 
     def on_resize(self) -> None:
-        """A line above or below came or went."""
+        """Draw again: the terminal was resized, or a line above or below came or went."""
         if self._shown is not None:
             self.show(self._shown)
 
     # --- room -------------------------------------------------------------------------------------
 
     def tables_height(self, state: RunState, lost: str | None, width: int, height: int) -> int:
-        """The lines that everything but the charts would take of so many."""
+        """How many of `height` lines everything but the charts would take."""
         return self._plan_for(state, lost, width, height).height
 
     def _make_plan(self, state: RunState, lost: str | None) -> None:
@@ -131,21 +134,17 @@ class Overview(ScrollBox):
             self._plan, self._ranks_beat = plan, None
 
     def _plan_for(self, state: RunState, lost: str | None, width: int, height: int) -> OverviewPlan:
-        """The plan for so much room; thought of anew where something changed that it depends on."""
+        """The plan for that much room, made again only when something it is made from has changed."""
         inside, frame = width - self._panels["ranks"].gutter.width, self._panels["ranks"].gutter.height
-        taken = len(summary_lines(state, lost, inside))
+        summary = len(summary_lines(state, lost, inside))
         spare = state.ended is not None or held_up(state)
-        depends_on = (
-            *(inside, frame, taken, spare, on_the_way(state), state.telemetry_reason, explains(state)),
-            *(len(state.ranks), len(state.devices), len(state.processes), one_to_one(state)),
-        )
-        key = (height, *depends_on)
-        if key not in self._plans:
-            if len(self._plans) >= PLANS:
-                self._plans.clear()
-            taken = taken + frame if taken else 0
-            self._plans[key] = plan_overview(state, inside, height, frame=frame, spare=spare, taken=taken)
-        return self._plans[key]
+        inputs = (outline(state), inside, height, frame, spare, summary + frame if summary else 0)
+        for known, plan in self._plans:
+            if known == inputs:
+                return plan
+        plan = plan_overview(*inputs)
+        self._plans = [*self._plans, (inputs, plan)][-PLANS:]
+        return plan
 
     # --- tables -----------------------------------------------------------------------------------
 
@@ -212,7 +211,7 @@ class Overview(ScrollBox):
 
 
 def _ranks_beat(state: RunState) -> object:
-    """What has to change for the rows of many ranks to be painted again; None where they always are."""
+    """The rows of many ranks are painted again when this changes; None if they are painted every time."""
     if len(state.ranks) < CALM_FROM or state.phase != "running":
         return None
     return int(state.now * 2), state.active_ranks, [(rank.phase, rank.batch, rank.cap) for rank in state.ranks]

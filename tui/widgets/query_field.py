@@ -1,6 +1,6 @@
-"""A field of one line in which a list is filtered while one types; what is wrong with it, it says itself.
+"""A one-line field that filters a list as the user types, and says what is wrong with the query.
 
-Knows a language and nothing of what is filtered: whoever shows the list hears of each new query.
+Knows the query's language, not what is filtered: the list's view is told of each new query.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from rankdeck.tui.words.text import as_many, visible
 
 
 class QueryField(Horizontal):
-    """Closed it takes no room; the query may go on without it."""
+    """Takes no room while it is closed; its query stays in effect."""
 
     app: Deck
 
@@ -36,17 +36,17 @@ class QueryField(Horizontal):
     ]
 
     class Asked(Message):
-        """Another query: filter by it from now on."""
+        """There is a new query to filter by."""
 
         def __init__(self, query: Query[Any]) -> None:
             super().__init__()
             self.query = query
 
     class Mistaken(Message):
-        """What is typed is no query, or is one again: `words` says which."""
+        """The text has become invalid, or valid again; `words` says which."""
 
     class Closed(Message):
-        """Back to the list."""
+        """The field was closed: back to the list."""
 
     def __init__(self, language: Language[Any], hint: str) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ class QueryField(Horizontal):
         return self.display
 
     def words(self, usual: Sequence[str], width: int) -> str:
-        """What is said under the list, its keys named: a mistake, what can be typed, else the usual."""
+        """The words under the list: what is wrong, what can be typed, else the `usual` hints, with the user's keys."""
         if self._mistake:
             return f"✗ {self._mistake}"
         typing = ("enter keeps it", "{query.clear} clears it", f"names: {' '.join(self._language.names)}")
@@ -71,16 +71,16 @@ class QueryField(Horizontal):
         return as_many([named(hint, self.app.keys) for hint in hints], width)
 
     def open(self) -> None:
-        """Take the keys, with the query there is."""
+        """Show the field with the current query, and give it the focus."""
         self.display = True
         field = self.query_one(Input)
         field.cursor_position = len(field.value)
         field.focus()
 
     def ask(self, text: str) -> None:
-        """Put another query in, whether the field is open or not."""
+        """Set the query, whether the field is open or not."""
         self.query_one(Input).value = text
-        self._heard(text)
+        self._parse(text)
 
     def action_clear(self) -> None:
         self.ask("")
@@ -88,20 +88,20 @@ class QueryField(Horizontal):
 
     def action_keep(self) -> None:
         self.display = False
-        # What was no query is not what the list is filtered by.
+        # If the text is invalid, go back to the query that the list is filtered by.
         self.ask(self._query.text)
         self.post_message(self.Closed())
 
     def on_input_changed(self, event: Input.Changed) -> None:
         event.stop()
-        self._heard(event.value)
+        self._parse(event.value)
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
         event.stop()
         if not self._mistake:
             self.action_keep()
 
-    def _heard(self, text: str) -> None:
+    def _parse(self, text: str) -> None:
         why = ""
         try:
             query = self._language.parse(text)

@@ -1,4 +1,4 @@
-"""The keys that scroll, the arrows' and vim's, said once for whatever is read by scrolling."""
+"""The keys for scrolling, arrows and vim's, declared once for everything that scrolls."""
 
 from typing import ClassVar
 
@@ -13,7 +13,7 @@ def _scroll(keys: str, action: str, description: str, tooltip: str) -> Binding:
 
 
 class Scrolling(Widget, inherit_bindings=False):
-    """Put before a widget that scrolls, among its bases; takes the place of Textual's own keys for it."""
+    """A mixin, put before the scrolling widget among the bases; replaces Textual's own scrolling keys."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         _scroll("up,k", "scroll_up", "Up", "A line up"),
@@ -31,4 +31,4 @@ class Scrolling(Widget, inherit_bindings=False):
 
 
 class ScrollBox(Scrolling, VerticalScroll, can_focus=True):
-    """A box of widgets that is read by scrolling."""
+    """A box of widgets that scrolls."""

@@ -1,4 +1,4 @@
-"""The Sweep view: how far, the table of settings, the charts. Gives each panel its lines and its room, no figures."""
+"""The Sweep view: progress, the table of settings, the charts. Gives each panel its lines and its room, no figures."""
 
 from functools import partial
 from typing import ClassVar
@@ -20,17 +20,17 @@ from rankdeck.tui.words.sweep import shown_sweep
 from rankdeck.tui.words.text import Line
 
 LEAST_CHART, MOST_CHART = 10, 20
-"""Lines of the chart: what it needs to be read, and where more would tell no more."""
+"""Lines of the chart: the fewest that can be read, and the most that show anything more."""
 
 
 TEXTS = ("sweep-status", "sweep-how")
 
 BESIDE_FROM = 110
-"""From so many cells on the two charts stand side by side."""
+"""The width, in cells, from which the two charts are side by side."""
 
 
 class SweepView(VerticalScroll, can_focus=True):
-    """Panels from top to bottom; where the table is higher than the screen, the charts stand above it."""
+    """Panels from top to bottom; if the table is higher than the screen, the charts are above it."""
 
     app: Deck
 
@@ -98,7 +98,7 @@ class SweepView(VerticalScroll, can_focus=True):
         self._arrange(len(summary.cells) + 1)
 
     def _summary(self, sweep: SweepState) -> SweepSummary:
-        """The figures, made again only when a trial is over: a tick changes none."""
+        """The figures, computed again only when a trial is over: a tick changes none of them."""
         if self._summarised is not None:
             before, summary = self._summarised
             if before.records is sweep.records and before.plan == sweep.plan:
@@ -108,7 +108,7 @@ class SweepView(VerticalScroll, can_focus=True):
         return summary
 
     def _chart_height(self, table: int, knees: int) -> int:
-        """What the other panels leave of the screen, within what makes sense."""
+        """The lines that the other panels leave to the chart, between LEAST_CHART and MOST_CHART."""
         frame = self._panels["sweep-table"].gutter.height
         width = self.size.width - 4
         texts = [self._panels[name].get_content_height(self.size, self.size, width) for name in TEXTS]

@@ -1,4 +1,4 @@
-"""The Timeline view: which part of the run is in sight, and where the cursor stands. Draws no line itself."""
+"""The Timeline view: which part of the run is visible, and where the cursor is. Draws no lines itself."""
 
 from functools import partial
 from typing import ClassVar
@@ -24,7 +24,7 @@ KEYS = (
 )
 
 LEAST_SECONDS = 0.05
-"""The cursor steps over gaps shorter than this: between two batches of a rank there is always one."""
+"""The cursor skips gaps shorter than this: there is always one between two batches of a rank."""
 
 
 def _key(keys: str, action: str, name: str, description: str, tooltip: str) -> Binding:
@@ -32,7 +32,7 @@ def _key(keys: str, action: str, name: str, description: str, tooltip: str) -> B
 
 
 class TimelinePanel(Panel, inherit_css=False):
-    """A panel that fills its view, whose looks are its own."""
+    """A panel that fills its view; it repeats the looks of a panel, which it does not inherit."""
 
     SCOPED_CSS = False
     DEFAULT_CSS: ClassVar[str] = """
@@ -49,11 +49,11 @@ class TimelinePanel(Panel, inherit_css=False):
 
 
 class TimelineView(Vertical, can_focus=True):
-    """One panel, on one axis; the keys move a cursor from batch to batch and from lane to lane."""
+    """A panel with one time axis; the keys move a cursor from batch to batch and from lane to lane."""
 
     app: Deck
 
-    # In a replay, left and right are the transport's.
+    # In a replay, left and right seek in the journal.
     BINDINGS: ClassVar[list[BindingType]] = [
         _key("h,left", "batch(-1)", "earlier", "Earlier batch", "The batch or gap before, in this lane"),
         _key("l,right", "batch(1)", "later", "Later batch", "The batch or gap after, in this lane"),
@@ -89,7 +89,7 @@ class TimelineView(Vertical, can_focus=True):
         self.call_after_refresh(self._draw)
 
     def show(self, frame: Frame) -> None:
-        """Show a frame; what would look the same is not painted."""
+        """Show a frame; lines that would look the same are not painted."""
         self._state = frame.state
         self._draw()
 
@@ -102,7 +102,7 @@ class TimelineView(Vertical, can_focus=True):
         self.focus()
 
     def on_click(self, event: Click) -> None:
-        """The batch that is clicked on is the one under the cursor."""
+        """Move the cursor to the batch that was clicked on."""
         inside = event.get_content_offset(self._panel)
         if self._state is None or inside is None:
             return
@@ -111,7 +111,7 @@ class TimelineView(Vertical, can_focus=True):
             self._turn(rank=found[0], at=found[1])
 
     def _findings(self, state: RunState) -> tuple[Finding, ...]:
-        """Made again only when a batch began or ended: a tick changes none."""
+        """The findings, computed again only when a batch began or ended: a tick changes none of them."""
         about = (state.timeline.lanes, state.marks, state.ended, state.done >= state.prompts)
         before, found = self._found
         same = isinstance(before, tuple) and all(one is other for one, other in zip(before, about, strict=True))
@@ -162,7 +162,7 @@ class TimelineView(Vertical, can_focus=True):
             self._stand_on(worked[-1 if end else 0])
 
     def _stand_on(self, segment: Segment, *, newest: bool = False) -> None:
-        """Put the cursor on a segment, and bring that into sight."""
+        """Move the cursor to a segment, and scroll it into view."""
         assert self._state is not None
         at = (segment.began + segment.ended) / 2
         shown = window(self._state, self.look)
@@ -204,7 +204,7 @@ class TimelineView(Vertical, can_focus=True):
         self._turn(zoom=0, left=None, loading=not self.look.loading if shown_whole else self.look.loading)
 
     def action_finding(self) -> None:
-        """In the order of the ranks, the one after the cursor's; of a slow one to its slowest batch."""
+        """Go to the next rank that has a finding; if it is slow, to its slowest batch."""
         found = {rank: each.kind for each in reversed(self._found[1]) for rank in each.ranks}
         if not found:
             return

@@ -1,4 +1,4 @@
-"""Who looks in a browser sits elsewhere: what reaches into this machine beyond the run is not offered there."""
+"""A viewer in a browser is offered nothing that reaches beyond the run into this machine."""
 
 import os
 from pathlib import Path
@@ -47,7 +47,7 @@ def offered(app: App[Any]) -> set[str]:
 
 
 @pytest.mark.parametrize("at_home", [True, False])
-async def test_what_reaches_into_the_machine_is_offered_only_at_home(at_home: bool) -> None:
+async def test_only_a_user_at_this_machine_is_offered_what_reaches_beyond_the_run(at_home: bool) -> None:
     app = dashboard(at_home=at_home)
     wanted = ONLY_AT_HOME if at_home else set()
     async with app.run_test(size=(120, 60)) as pilot:
@@ -68,7 +68,7 @@ async def test_what_reaches_into_the_machine_is_offered_only_at_home(at_home: bo
         assert ("answer.pager" in offered(app)) is at_home
 
 
-async def test_elsewhere_the_keys_do_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_in_a_browser_those_keys_do_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[object] = []
     monkeypatch.setattr("rankdeck.tui.terminal.pager.page", lambda *arguments: started.append(arguments))
     monkeypatch.setattr(os, "kill", lambda *arguments: started.append(arguments))
@@ -90,7 +90,7 @@ async def test_elsewhere_the_keys_do_nothing(tmp_path: Path, monkeypatch: pytest
     assert sorted(os.listdir(tmp_path)) == before
 
 
-async def test_elsewhere_a_theme_is_chosen_and_not_remembered(state_home: Path) -> None:
+async def test_a_theme_chosen_in_a_browser_is_not_remembered(state_home: Path) -> None:
     remembered.remember(remembered.Remembered(theme="nord"))
     app = dashboard(at_home=False, preferences=Preferences())
     async with app.run_test(size=(80, 24)) as pilot:
@@ -103,7 +103,7 @@ async def test_elsewhere_a_theme_is_chosen_and_not_remembered(state_home: Path) 
     assert remembered.recall().theme == "nord"
 
 
-async def test_what_is_too_long_to_copy_names_only_ways_that_there_are() -> None:
+async def test_a_browser_is_not_told_to_use_the_pager_for_a_text_too_long_to_copy() -> None:
     app = dashboard(at_home=False)
     async with app.run_test(size=(120, 40)) as pilot:
         await outputs(pilot)
@@ -118,13 +118,11 @@ async def test_what_is_too_long_to_copy_names_only_ways_that_there_are() -> None
 
 
 @pytest.mark.parametrize("control", [True, False])
-def test_what_a_browser_is_shown_is_never_at_home(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, control: bool
-) -> None:
+def test_a_browsers_dashboard_is_never_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, control: bool) -> None:
     monkeypatch.setattr(run_directory, "supervisor_alive", lambda directory: True)
     app = view.view_of(tmp_path, control=control)
     assert not app.at_home
-    assert app._steerable is control
+    assert app.followed.steers is control
     monkeypatch.setattr(run_directory, "supervisor_alive", lambda directory: False)
     (tmp_path / "events.jsonl").write_bytes(journal.SAMPLE.read_bytes())
     replayed = view.view_of(tmp_path, control=control)

@@ -1,4 +1,4 @@
-"""The command line: what is refused, how, and with which exit status; what the views without a screen print."""
+"""The command line: what is refused, how, and with which exit status; what is printed without a screen."""
 
 import json
 import os
@@ -40,7 +40,7 @@ def rankdeck(*arguments: str, stdin: str | None = None):
         ("hello\n", "fine.txt", ("--config", "nowhere.toml"), "nowhere.toml"),
     ],
 )
-def test_bad_input_is_named_with_what_and_where_and_ends_with_status_2(
+def test_bad_input_is_refused_with_what_and_where_and_exit_status_2(
     tmp_path, state_home, content, name, arguments, said
 ):
     path = tmp_path / name
@@ -66,7 +66,7 @@ def test_settings_may_come_from_a_file_and_flags_win(tmp_path, monkeypatch):
     (tmp_path / "p.txt").write_text("hello\n")
     (tmp_path / "run.toml").write_text('prompts = "p.txt"\nbatch_size = "auto"\nmax_new_tokens = 7\ndevice = "cpu"\n')
     seen = {}
-    monkeypatch.setattr(cli, "launch", lambda values, **_: seen.update(values))
+    monkeypatch.setattr(cli, "launch", lambda values, *_, **__: seen.update(values))
     assert rankdeck("run", "--config", str(tmp_path / "run.toml"), "--max-new-tokens", "9").exit_code == 0
     assert seen["max_new_tokens"] == 9
     assert seen["prompts"] == str(tmp_path / "p.txt"), "a path in a file is relative to the file"
@@ -80,18 +80,18 @@ def test_a_config_file_that_makes_no_sense_is_refused(tmp_path, line):
     assert "run.toml" in result.stderr
 
 
-def test_runs_that_do_not_exist_or_do_not_live_are_refused():
+def test_runs_that_do_not_exist_or_are_not_live_are_refused():
     for command in (("attach",), ("attach", "nobody"), ("stop", "nobody"), ("resume", "nobody")):
         result = rankdeck(*command)
         assert result.exit_code == 2
         assert result.stderr.startswith("rankdeck: ")
 
 
-def test_an_empty_list_says_how_to_fill_it():
+def test_an_empty_list_says_how_to_start_a_run():
     assert rankdeck("list").stdout == "no runs yet; `rankdeck demo` starts one\n"
 
 
-async def test_plain_lines_json_and_list_tell_of_the_same_run(launch):
+async def test_plain_lines_json_and_list_show_the_same_run(launch):
     started = launch(PROMPTS, name="first")
     shown = subprocess.Popen(
         [RANKDECK, "attach", str(started.directory), "--json"], stdout=subprocess.PIPE, text=True, env=os.environ
@@ -109,7 +109,7 @@ async def test_plain_lines_json_and_list_tell_of_the_same_run(launch):
     assert "#0 rank" in text
     assert text.rstrip().endswith("outputs.jsonl")
     lines = shown.communicate()[0].splitlines()
-    if lines:  # it may have come too late to see anything but the end
+    if lines:  # it may have been too late to see anything
         assert json.loads(lines[-1])["type"] in ("run_ended", "snapshot")
     listed = rankdeck("list").stdout
     assert "first" in listed

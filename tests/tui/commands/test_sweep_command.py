@@ -18,18 +18,18 @@ def prompts(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def left_runs(launch, standin_model):
-    """The command with stand-in ranks, which the fixture `launch` installs."""
+def with_stand_ins(launch, standin_model):
+    """Runs a rankdeck command with stand-in ranks, which the fixture `launch` puts in place."""
 
-    def fly(*arguments: str):
+    def command(*arguments: str):
         return rankdeck(*arguments, "--model", str(standin_model), "--device", "cpu")
 
-    return fly
+    return command
 
 
-def test_a_sweep_prints_its_table_and_names_the_best_setting_as_a_command(left_runs, prompts, tmp_path):
+def test_a_sweep_prints_its_table_and_names_the_best_setting_as_a_command(with_stand_ins, prompts, tmp_path):
     sweep = tmp_path / "sweep"
-    result = left_runs(
+    result = with_stand_ins(
         *("sweep", str(prompts), "--batch-sizes", "1,4", "--ranks", "1-2", "--repeats", "2", "--seconds", "0"),
         *("--plain", "--run-dir", str(sweep)),
     )
@@ -43,9 +43,9 @@ def test_a_sweep_prints_its_table_and_names_the_best_setting_as_a_command(left_r
     assert result.stdout.count("trial ") >= 8
 
 
-def test_natural_length_is_as_asked_and_ranks_double_up_to_what_the_machine_has(left_runs, prompts, tmp_path):
+def test_natural_length_is_as_asked_and_ranks_double_up_to_those_of_the_machine(with_stand_ins, prompts, tmp_path):
     sweep = tmp_path / "sweep"
-    result = left_runs(
+    result = with_stand_ins(
         *("sweep", str(prompts), "--batch-sizes", "2", "--repeats", "1", "--seconds", "0", "--natural"),
         *("--json", "--run-dir", str(sweep)),
     )
@@ -76,16 +76,16 @@ def test_natural_length_is_as_asked_and_ranks_double_up_to_what_the_machine_has(
         (["--plain", "--json"], "exclude each other"),
     ],
 )
-def test_bad_arguments_are_refused_before_anything_starts(left_runs, prompts, state_home, arguments, said):
-    result = left_runs("sweep", str(prompts), *arguments)
+def test_invalid_options_are_refused_before_anything_starts(with_stand_ins, prompts, state_home, arguments, said):
+    result = with_stand_ins("sweep", str(prompts), *arguments)
     assert result.exit_code == 2
     assert said in result.stderr
     assert not list(state_home.glob("**/run.json"))
 
 
 @pytest.mark.parametrize(("repeats", "said"), [("1", "a first look"), ("2", "± 9.0 standard deviations"), ("3", "")])
-def test_too_few_repeats_bring_a_warning_on_the_error_stream_and_are_run(left_runs, prompts, tmp_path, repeats, said):
-    result = left_runs(
+def test_too_few_repeats_cause_a_warning_on_stderr_and_are_run_anyway(with_stand_ins, prompts, tmp_path, repeats, said):
+    result = with_stand_ins(
         *("sweep", str(prompts), "--batch-sizes", "2", "--ranks", "1", "--repeats", repeats, "--seconds", "0"),
         *("--plain", "--run-dir", str(tmp_path / "sweep")),
     )
@@ -97,10 +97,10 @@ def test_too_few_repeats_bring_a_warning_on_the_error_stream_and_are_run(left_ru
 
 
 @pytest.fixture
-def cut(left_runs, prompts, tmp_path):
-    """The output and the directory of a sweep whose trials cut their answers at 3 of 40 tokens."""
+def cut(with_stand_ins, prompts, tmp_path):
+    """A sweep whose trials cut their answers at 3 of 40 tokens: what it printed, and its directory."""
     sweep = tmp_path / "cut"
-    result = left_runs(
+    result = with_stand_ins(
         *("sweep", str(prompts), "--batch-sizes", "2,4", "--ranks", "1", "--repeats", "2", "--seconds", "0"),
         *("--max-new-tokens", "40", "--trial-tokens", "3", "--plain", "--run-dir", str(sweep)),
     )
@@ -126,7 +126,7 @@ def test_the_run_at_the_chosen_setting_has_whole_answers(cut):
     assert "predicted for the 25 prompts of the file at fixed length, 40 tokens each: " in said
 
 
-def test_a_plan_from_such_a_sweep_is_for_whole_answers_and_says_they_were_not_measured(cut):
+def test_a_plan_from_it_is_for_whole_answers_and_says_that_those_were_not_measured(cut):
     _, sweep = cut
     planned = rankdeck("plan", str(sweep), "--batch-sizes", "4").stdout
     assert planned.startswith("25 prompts, 40 output tokens each, fixed length, ")
@@ -140,16 +140,16 @@ def test_a_plan_from_such_a_sweep_is_for_whole_answers_and_says_they_were_not_me
     assert "not measured" not in shorter
 
 
-def test_all_bad_lists_are_named_at_once(left_runs, prompts):
-    said = left_runs("sweep", str(prompts), "--batch-sizes", "x", "--ranks", "y").stderr
+def test_every_bad_list_is_named_at_once(with_stand_ins, prompts):
+    said = with_stand_ins("sweep", str(prompts), "--batch-sizes", "x", "--ranks", "y").stderr
     assert "--batch-sizes" in said
     assert "--ranks" in said
 
 
-def test_a_run_is_compared_with_another_at_its_end(left_runs, prompts, tmp_path):
+def test_a_run_is_compared_with_another_when_it_ends(with_stand_ins, prompts, tmp_path):
     common = ("run", str(prompts), "--ranks", "1", "--plain")
-    assert left_runs(*common, "--batch-size", "2", "--run-dir", str(tmp_path / "one")).exit_code == 0
-    result = left_runs(
+    assert with_stand_ins(*common, "--batch-size", "2", "--run-dir", str(tmp_path / "one")).exit_code == 0
+    result = with_stand_ins(
         *common, "--batch-size", "5", "--run-dir", str(tmp_path / "two"), "--compare", str(tmp_path / "one")
     )
     assert result.exit_code == 0, result.stderr
@@ -159,8 +159,8 @@ def test_a_run_is_compared_with_another_at_its_end(left_runs, prompts, tmp_path)
     assert "batch size" in result.stdout
 
 
-def test_the_run_to_compare_with_must_exist_before_the_new_run_starts(left_runs, prompts, state_home):
-    result = left_runs("run", str(prompts), "--plain", "--compare", "nowhere")
+def test_the_run_to_compare_with_must_exist_before_the_other_starts(with_stand_ins, prompts, state_home):
+    result = with_stand_ins("run", str(prompts), "--plain", "--compare", "nowhere")
     assert result.exit_code == 2
     assert "nowhere" in result.stderr
     assert not list(state_home.glob("**/run.json"))

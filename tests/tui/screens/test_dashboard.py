@@ -1,4 +1,4 @@
-"""The dashboard as people steer it: what comes in, every key, and what is never imported."""
+"""The dashboard in use: events coming in, every key, and what is never imported."""
 
 import subprocess
 import sys
@@ -81,7 +81,7 @@ async def test_a_viewer_that_comes_late_lists_the_earlier_answers() -> None:
     assert read == [Path(scripted.DIRECTORY)]
 
 
-async def test_a_lost_supervisor_is_said_where_the_summary_would_stand() -> None:
+async def test_a_lost_supervisor_is_reported_in_place_of_the_summary() -> None:
     events = scripted.running().events
     app = RankdeckApp(ScriptedSource(events, error=SourceError("lost the supervisor (ConnectionResetError)")))
     async with app.run_test(size=(80, 24)) as pilot:
@@ -145,7 +145,7 @@ async def test_q_asks_first_and_each_answer_does_what_it_says() -> None:
         assert source.sent == sent
 
 
-async def test_a_question_about_a_run_that_ends_meanwhile_goes_away() -> None:
+async def test_a_question_about_a_run_that_ends_meanwhile_is_closed() -> None:
     for key, screen in (("q", LeaveScreen), ("X", StopNowScreen)):
         script = scripted.running()
         source = ScriptedSource(script.events)
@@ -175,7 +175,7 @@ async def test_a_sweep_is_ended_by_its_key_after_a_question() -> None:
         await until(pilot, lambda: source.sent == [protocol.StartSweep(plan=None)])
 
 
-async def test_d_detaches_and_the_run_is_told_nothing() -> None:
+async def test_d_detaches_and_sends_the_run_no_command() -> None:
     source = ScriptedSource(scripted.running().events)
     app = RankdeckApp(source)
     async with app.run_test(size=(80, 24)) as pilot:
@@ -271,7 +271,7 @@ async def test_the_list_of_answers_follows_the_newest_until_the_cursor_is_moved(
         assert answers.cursor not in (None, 70)
 
 
-async def test_thousands_of_answers_cost_what_is_seen() -> None:
+async def test_of_thousands_of_answers_only_the_visible_ones_are_painted() -> None:
     script = scripted.running()
     app = RankdeckApp(ScriptedSource(script.events))
     async with app.run_test(size=(120, 40)) as pilot:
@@ -309,19 +309,19 @@ async def test_what_a_model_writes_is_shown_and_never_obeyed() -> None:
 # --- imports ----------------------------------------------------------------------------------
 
 
-def test_the_dashboard_never_imports_what_is_heavy() -> None:
+def test_the_dashboard_imports_nothing_heavy() -> None:
     code = """
 import asyncio, sys
 from tests import scripted, scripted_sweep
 from tests.scripted_source import ScriptedSource
 from rankdeck.tui.app.app import RankdeckApp
 
-async def fly():
+async def run():
     app = RankdeckApp(ScriptedSource(scripted.running().events))
     async with app.run_test() as pilot:
         await pilot.press("2", "3", "4", "1", "question_mark", "escape", "q", "escape")
 
-asyncio.run(fly())
+asyncio.run(run())
 heavy = {"torch", "transformers", "accelerate", "numpy", "gguf", "pyarrow"} & set(sys.modules)
 assert not heavy, heavy
 """

@@ -1,6 +1,6 @@
-"""Every view in every state at every size, as text: what changes on a screen is read in the diff of the snapshots.
+"""Every view in every state at every size, as text, so that the diff of the snapshots shows what changes on a screen.
 
-The looks are checked beside it: light and no colour say the same words, and every word can be read on its background.
+Looks are checked too: light and colourless screens have the same words, and every word is readable on its background.
 """
 
 from collections.abc import Callable
@@ -49,13 +49,13 @@ APPS: dict[str, Callable[[], RankdeckApp]] = {
 }
 
 READABLE = 4.5
-"""WCAG 2, level AA, for text of usual size."""
+"""WCAG 2, level AA, for text of normal size."""
 
 UNAVAILABLE = 3.0
-"""For a key that cannot be pressed now; WCAG asks nothing of it, but it is to be read."""
+"""For a disabled key; WCAG requires nothing there, but it should be readable."""
 
 UNSTEERED = ("empty", "fetching", "loading")
-"""The states in which the knobs cannot be turned yet: the bar shows their keys all the same."""
+"""The states in which the knobs cannot be turned yet; the line of keys shows them disabled."""
 
 
 def drawn(app: RankdeckApp) -> list[list[Segment]]:
@@ -67,7 +67,7 @@ def words(lines: list[list[Segment]]) -> str:
 
 
 async def still(pilot: Pilot[Any]) -> list[list[Segment]]:
-    """The screen once nothing on it moves any more."""
+    """The screen once it has stopped changing."""
     app = pilot.app
     assert isinstance(app, RankdeckApp)
     await settled(pilot)
@@ -82,7 +82,7 @@ async def still(pilot: Pilot[Any]) -> list[list[Segment]]:
 
 
 async def every_screen(app: RankdeckApp, sizes: tuple[tuple[int, int], ...] = SIZES) -> dict[str, list[list[Segment]]]:
-    """The drawn screens by their name: view and size."""
+    """The drawn screens by name: view and size."""
     found = {}
     async with app.run_test(size=sizes[0]) as pilot:
         await still(pilot)
@@ -119,7 +119,7 @@ async def test_every_view_at_every_size_reads_as_approved(
 
 
 def assert_readable(name: str, lines: list[list[Segment]], least: float) -> None:
-    """Every word can be read on its background."""
+    """Assert that every word has enough contrast with its background."""
     for segment in (segment for line in lines for segment in line):
         if any(character.isalnum() for character in segment.text):
             contrast = contrast_of(segment.style)
@@ -127,7 +127,7 @@ def assert_readable(name: str, lines: list[list[Segment]], least: float) -> None
 
 
 def assert_colourless(name: str, lines: list[list[Segment]]) -> None:
-    """No hue: what colour there is, is a shade of grey."""
+    """Assert that every colour is a shade of grey."""
     for segment in (segment for line in lines for segment in line):
         style = segment.style or Style.null()
         for colour in (style.color, style.bgcolor):
@@ -137,7 +137,7 @@ def assert_colourless(name: str, lines: list[list[Segment]]) -> None:
 
 
 def contrast_of(style: Style | None) -> float | None:
-    """The contrast of a style's text with its background; None where the terminal's own colours stand."""
+    """The contrast of a style's text with its background; None if it uses the terminal's own colours."""
     if style is None or style.color is None or style.bgcolor is None:
         return None
     if ColorType.DEFAULT in (style.color.type, style.bgcolor.type):

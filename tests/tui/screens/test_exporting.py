@@ -1,4 +1,4 @@
-"""Answers written to real files: in each format, whole or not at all, and never over what nobody agreed to lose."""
+"""Answers written to real files: in each format, whole or not at all, replacing nothing without consent."""
 
 import csv
 import json
@@ -18,8 +18,8 @@ from rankdeck.runner import protocol, run_directory
 from rankdeck.runner.protocol import OutputRecord
 from rankdeck.runner.run_directory.run_file import RunFileError
 from rankdeck.tui.app.app import RankdeckApp
+from rankdeck.tui.screens.answer_files import KINDS, ExportError, Target, gather, suggested, target, write
 from rankdeck.tui.screens.export import ExportScreen
-from rankdeck.tui.screens.exporting import KINDS, ExportError, Target, gather, suggested, target, write
 from rankdeck.tui.widgets.answer_list import AnswerList
 from rankdeck.tui.widgets.query_field import QueryField
 from tests import scripted
@@ -36,7 +36,7 @@ RECORDS = [
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working directory, with nothing in it."""
+    """An empty working directory."""
     folder = tmp_path / "work"
     folder.mkdir()
     monkeypatch.chdir(folder)
@@ -48,7 +48,7 @@ def names(folder: Path) -> list[str]:
 
 
 def as_somebody(attempt: Callable[[], object]) -> str:
-    """What an attempt fails with for who is not root; root may write anywhere, so it is made by a child that is not."""
+    """The error of an attempt by a user other than root, in a child process: root may write anywhere."""
     ear, mouth = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -88,7 +88,7 @@ def test_a_table_comes_back_cell_by_cell(here: Path) -> None:
     ]
 
 
-def test_what_is_to_be_read_steers_no_terminal(here: Path) -> None:
+def test_a_text_file_has_no_terminal_codes(here: Path) -> None:
     assert write(RECORDS, Target(here / "a.txt", False)) == 3
     text = (here / "a.txt").read_text(encoding="utf-8")
     assert not set(text) & set("\x1b\x07\x00\r\u202e")
@@ -96,14 +96,14 @@ def test_what_is_to_be_read_steers_no_terminal(here: Path) -> None:
     assert text.count("finish ") == 3
 
 
-def test_nothing_to_write_is_a_file_with_nothing_in_it(here: Path) -> None:
+def test_no_answers_make_an_empty_file(here: Path) -> None:
     for kind in KINDS:
         assert write([], Target(here / f"a{kind}", False)) == 0
     assert (here / "a.jsonl").read_bytes() == (here / "a.txt").read_bytes() == b""
     assert (here / "a.csv").read_text().startswith("index,id,prompt")
 
 
-def test_the_disk_has_the_old_answers_and_the_view_the_newest() -> None:
+def test_old_answers_come_from_disk_and_the_newest_from_the_view() -> None:
     newest = scripted.record(3)
     stored = [RECORDS[1], RECORDS[0]]
     found = list(gather(stored, [*RECORDS[:2], newest], lambda record: record.index != 0))
@@ -117,7 +117,7 @@ def test_the_disk_has_the_old_answers_and_the_view_the_newest() -> None:
 @pytest.mark.parametrize(
     "error", [OSError(28, "No space left on device"), RunFileError("damaged"), KeyboardInterrupt()]
 )
-def test_what_could_not_be_written_whole_is_not_there(here: Path, error: BaseException) -> None:
+def test_a_file_that_could_not_be_written_whole_does_not_exist(here: Path, error: BaseException) -> None:
     def torn() -> Iterator[OutputRecord]:
         yield from RECORDS
         assert not (here / "new.jsonl").exists(), "it is written beside"
@@ -131,7 +131,7 @@ def test_what_could_not_be_written_whole_is_not_there(here: Path, error: BaseExc
     assert (here / "old.jsonl").read_text() == "precious\n"
 
 
-def test_a_file_that_appears_meanwhile_stays(here: Path) -> None:
+def test_a_file_that_appears_meanwhile_is_kept(here: Path) -> None:
     def somebody_writes() -> Iterator[OutputRecord]:
         yield RECORDS[0]
         (here / "a.jsonl").write_text("precious\n")
@@ -142,13 +142,13 @@ def test_a_file_that_appears_meanwhile_stays(here: Path) -> None:
     assert (here / "a.jsonl").read_text() == "precious\n"
 
 
-def test_a_file_is_replaced_where_that_was_agreed_to(here: Path) -> None:
+def test_a_file_is_replaced_if_the_user_agreed(here: Path) -> None:
     (here / "a.jsonl").write_text("old\n" * 1000)
     write(RECORDS, Target(here / "a.jsonl", True), replace=True)
     assert (here / "a.jsonl").read_bytes().count(b"\n") == 3
 
 
-def test_a_link_stays_one_and_what_it_names_is_replaced(here: Path, tmp_path: Path) -> None:
+def test_a_link_stays_a_link_and_its_target_is_replaced(here: Path, tmp_path: Path) -> None:
     (tmp_path / "real.jsonl").write_text("old\n")
     (here / "link.jsonl").symlink_to(tmp_path / "real.jsonl")
     to = target("link.jsonl", tmp_path / "run")
@@ -158,7 +158,7 @@ def test_a_link_stays_one_and_what_it_names_is_replaced(here: Path, tmp_path: Pa
     assert (tmp_path / "real.jsonl").read_bytes().count(b"\n") == 3
 
 
-def test_a_file_has_the_mode_that_any_file_of_this_person_has(here: Path) -> None:
+def test_a_file_has_the_mode_of_any_file_of_the_user(here: Path) -> None:
     before = os.umask(0o027)
     try:
         write(RECORDS, Target(here / "a.jsonl", False))
@@ -167,7 +167,7 @@ def test_a_file_has_the_mode_that_any_file_of_this_person_has(here: Path) -> Non
     assert (here / "a.jsonl").stat().st_mode & 0o777 == 0o640
 
 
-def test_a_name_as_long_as_a_name_can_be_is_written(here: Path) -> None:
+def test_a_file_name_of_the_greatest_length_can_be_written(here: Path) -> None:
     name = "x" * 249 + ".jsonl"
     write(RECORDS, target(name, here / "run"))
     assert names(here) == [name]
@@ -195,7 +195,9 @@ def test_a_name_as_long_as_a_name_can_be_is_written(here: Path) -> None:
         ("../run/prompts.jsonl", "prompts.jsonl belongs to the run"),
     ],
 )
-def test_what_cannot_be_written_is_refused_with_the_reason(here: Path, tmp_path: Path, text: str, said: str) -> None:
+def test_a_file_that_cannot_be_written_is_refused_with_the_reason(
+    here: Path, tmp_path: Path, text: str, said: str
+) -> None:
     (here / "folder.csv").mkdir()
     (here / "a.csv").write_text("")
     os.mkfifo(here / "pipe.txt")
@@ -206,7 +208,7 @@ def test_what_cannot_be_written_is_refused_with_the_reason(here: Path, tmp_path:
     assert "\n" not in str(caught.value)
 
 
-def test_a_directory_that_may_not_be_written_in_is_refused() -> None:
+def test_a_directory_without_write_permission_is_refused() -> None:
     with tempfile.TemporaryDirectory(dir="/tmp") as name:
         os.chmod(name, 0o555)
         said = as_somebody(lambda: target(f"{name}/a.csv", Path("/nowhere")))
@@ -221,13 +223,13 @@ def test_a_directory_that_may_not_be_written_in_is_refused() -> None:
         assert said == "ExportError: no such place: Permission denied"
 
 
-def test_a_directory_that_is_gone_under_ones_feet_is_refused(here: Path) -> None:
+def test_a_working_directory_that_was_deleted_is_refused(here: Path) -> None:
     here.rmdir()
     with pytest.raises(ExportError, match="no such place: No such file or directory"):
         target("a.csv", Path("/nowhere"))
 
 
-def test_home_is_where_the_person_is_at_home(here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tilde_is_the_users_home(here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     assert target("~/a.csv", here / "run") == Target(tmp_path / "a.csv", False)
     assert target("  ../A.CSV ", here / "run") == Target(tmp_path / "A.CSV", False)
@@ -268,7 +270,7 @@ def outputs(**options: Any) -> RankdeckApp:
 
 
 async def asked(pilot: Pilot[Any], query: str, name: str) -> Input:
-    """The dialog, for what the query leaves, with that name in it."""
+    """The dialog for the answers that match the query, with that name in it."""
     await settled(pilot)
     await pilot.press("2")
     await pilot.pause()
@@ -290,7 +292,7 @@ def said(app: RankdeckApp) -> str:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_what_is_listed_is_written_and_nothing_else(here: Path, kind: str) -> None:
+async def test_only_the_listed_answers_are_written(here: Path, kind: str) -> None:
     app = outputs()
     async with app.run_test(size=(120, 40)) as pilot:
         await asked(pilot, "rank:1 #>40", f"a{kind}")
@@ -314,7 +316,7 @@ async def test_what_is_listed_is_written_and_nothing_else(here: Path, kind: str)
     assert names(here) == [f"a{kind}"]
 
 
-async def test_of_a_run_with_more_answers_than_are_listed_those_on_disk_are_written_too(here: Path) -> None:
+async def test_answers_on_disk_that_are_not_listed_are_written_too(here: Path) -> None:
     stored = [scripted.record(index, rank=1) for index in range(500, 700)]
     app = outputs(earlier=lambda _: stored)
     async with app.run_test(size=(120, 40)) as pilot:
@@ -348,7 +350,7 @@ async def test_a_file_that_exists_is_replaced_only_by_a_second_enter(here: Path)
 @pytest.mark.parametrize(
     "name", ["nowhere/a.csv", "a.png", "~nobody-of-that-name/a.csv", "a\x00.csv", "x" * 300 + ".csv"]
 )
-async def test_a_name_that_cannot_be_is_said_at_once_and_escape_writes_nothing(here: Path, name: str) -> None:
+async def test_an_invalid_name_is_reported_at_once_and_escape_writes_nothing(here: Path, name: str) -> None:
     app = outputs()
     async with app.run_test(size=(80, 24)) as pilot:
         await asked(pilot, "", name)
@@ -362,7 +364,7 @@ async def test_a_name_that_cannot_be_is_said_at_once_and_escape_writes_nothing(h
     assert names(here) == []
 
 
-async def test_what_fails_while_it_is_written_is_said(here: Path) -> None:
+async def test_an_error_while_writing_is_reported(here: Path) -> None:
     def damaged(directory: Path) -> Iterator[OutputRecord]:
         yield scripted.record(500)
         raise RunFileError("outputs.jsonl:7: damaged")

@@ -1,4 +1,4 @@
-"""Keys: every one is explained, can be moved, is listed where it works, and never cut in two."""
+"""Keys: every one is explained, can be changed, is listed where it works, and is never cut off."""
 
 import pytest
 from hypothesis import given
@@ -23,7 +23,7 @@ from tests.dashboards import ScriptedLauncher, dashboard, settled, until
 from tests.scripted_source import ScriptedSource
 
 
-def test_every_binding_has_an_id_a_word_and_a_tooltip() -> None:
+def test_every_binding_has_an_id_a_label_and_a_tooltip() -> None:
     for found in declared_keys.declared():
         assert found.binding.id, found
         assert found.binding.description, found
@@ -37,7 +37,7 @@ def test_no_id_is_used_for_two_different_things() -> None:
         assert actions.setdefault(binding.id or "", action) == action, binding.id
 
 
-def test_a_keymap_that_makes_no_sense_is_told_so_in_words_that_help() -> None:
+def test_an_invalid_keymap_is_refused_in_words_that_help() -> None:
     said = list(declared_keys.problems({"run.paus": "p", "run.stop": "d", "run.detach": 3, "app.theme": "p,"}))
     assert said[0].startswith('"run.paus": there is no such id; is it run.pause or ')
     assert said[1:] == [
@@ -47,14 +47,14 @@ def test_a_keymap_that_makes_no_sense_is_told_so_in_words_that_help() -> None:
     ]
 
 
-def test_two_things_may_swap_their_keys_and_dialogs_have_keys_of_their_own() -> None:
+def test_two_actions_may_swap_their_keys_and_a_dialog_may_have_the_same_keys_as_the_run() -> None:
     assert list(declared_keys.problems({"run.stop": "d", "run.detach": "x"})) == []
     assert list(declared_keys.problems({"leave.stop": "f6", "run.pause": "f6"})) == []
 
 
-async def test_a_key_can_be_given_to_another_and_is_listed_with_it() -> None:
-    wishes = Preferences(keys={"run.detach": "p,f9", "app.help": "h"})
-    app = RankdeckApp(ScriptedSource(scripted.running().events), preferences=wishes)
+async def test_a_key_can_be_changed_and_is_listed_as_changed() -> None:
+    preferences = Preferences(keys={"run.detach": "p,f9", "app.help": "h"})
+    app = RankdeckApp(ScriptedSource(scripted.running().events), preferences=preferences)
     async with app.run_test(size=(120, 40)) as pilot:
         await settled(pilot)
         assert "h Help" in plain(app.query_one(KeyBar).lines)
@@ -67,7 +67,7 @@ async def test_a_key_can_be_given_to_another_and_is_listed_with_it() -> None:
     assert app.return_value == "detached"
 
 
-async def test_help_is_of_the_view_its_own_keys_first_then_the_runs_then_words() -> None:
+async def test_help_lists_the_keys_of_the_view_then_those_of_the_run_then_words() -> None:
     app = dashboard(scripted.running())
     async with app.run_test(size=(120, 60)) as pilot:
         await settled(pilot)
@@ -99,12 +99,12 @@ async def test_the_palette_has_the_keys_of_the_focused_view_too() -> None:
         assert {"Follow", "Order"} <= titles
 
 
-def test_every_view_has_words_of_its_own_first() -> None:
+def test_the_words_of_a_view_come_first() -> None:
     assert words_of("sweep")[0][0] == "speedup"
     assert "tok/s" in dict(words_of("log"))
 
 
-def test_what_stands_in_a_view_is_among_its_words() -> None:
+def test_words_used_in_a_view_are_among_its_words() -> None:
     log, sweep = dict(words_of("log")), dict(words_of("sweep"))
     assert SOURCE in log["source"]
     assert {"tied", "chosen", f"{EACH} best of each"} <= set(sweep)
@@ -153,13 +153,13 @@ ENTRIES = st.lists(
 
 
 @given(ENTRIES, st.integers(0, 200))
-def test_the_line_of_keys_is_never_wider_than_there_is_room(entries: list[Entry], width: int) -> None:
+def test_the_line_of_keys_is_never_wider_than_its_room(entries: list[Entry], width: int) -> None:
     line, places = key_line(entries, width)
     assert line_width(line) <= width
     assert all(0 <= start < stop <= width for start, stop, _ in places)
 
 
-def test_the_way_out_and_help_stay_where_little_fits_and_extras_come_last() -> None:
+def test_in_little_room_the_way_out_and_help_are_kept_and_extras_are_the_first_to_go() -> None:
     entries = [
         Entry("run.pause", ("space",), "Pause", "space"),
         Entry("app.help", ("?",), "Help", "question_mark"),
@@ -195,7 +195,7 @@ async def test_a_run_can_be_stopped_and_left_by_a_key_in_the_line_of_80_cells(wi
             assert plain(app.query_one(KeyBar).lines) == shown
 
 
-async def test_a_run_opened_from_the_start_screen_is_no_worse_off() -> None:
+async def test_a_run_opened_from_the_start_screen_has_the_same_keys() -> None:
     app = RankdeckApp(None, launcher=ScriptedLauncher())
     async with app.run_test(size=(80, 24)) as pilot:
         app.open_run(ScriptedSource(scripted.running().events))
@@ -207,7 +207,7 @@ async def test_a_run_opened_from_the_start_screen_is_no_worse_off() -> None:
 
 
 @pytest.mark.parametrize("size", [(60, 18), (80, 24), (120, 40)])
-async def test_a_click_on_a_key_is_that_key(size: tuple[int, int]) -> None:
+async def test_a_click_on_a_key_presses_it(size: tuple[int, int]) -> None:
     app = dashboard(scripted.running())
     async with app.run_test(size=size) as pilot:
         await settled(pilot)

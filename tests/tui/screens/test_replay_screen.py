@@ -1,4 +1,4 @@
-"""A replay in the dashboard: its keys, its line, what it shows of a moment, and what it never does."""
+"""A replay in the dashboard: its keys, its line, what it shows of a moment, and that it steers nothing."""
 
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from tests.scripted import Script
 
 
 class Clock:
-    """Time that passes when a test says so."""
+    """A clock that a test moves on."""
 
     now = 1000.0
 
@@ -33,7 +33,7 @@ class Clock:
 
 
 class Replay:
-    """A dashboard that replays, and the clock that it goes by."""
+    """A replay's dashboard, and its clock."""
 
     def __init__(self, path: Path = SAMPLE, position: float = 30.0, *, playing: bool = False, speed: float = 1) -> None:
         self.clock = Clock()
@@ -118,7 +118,7 @@ async def test_keys_seek(keys: list[str], position: float | str) -> None:
         assert replay.app.followed.state == fresh.state
 
 
-async def test_space_pauses_and_goes_on_and_at_the_end_begins_anew() -> None:
+async def test_space_pauses_and_plays_and_at_the_end_starts_over() -> None:
     replay = Replay(position=10, playing=True)
     async with replay.app.run_test(size=(80, 24)) as pilot:
         await replay.settled(pilot)
@@ -136,7 +136,7 @@ async def test_space_pauses_and_goes_on_and_at_the_end_begins_anew() -> None:
         assert replay.app.followed.state.ended is None
 
 
-async def test_plus_and_minus_change_the_speed_between_a_quarter_and_64_and_jump_nowhere() -> None:
+async def test_plus_and_minus_change_the_speed_between_a_quarter_and_64_and_keep_the_position() -> None:
     replay = Replay(position=10, playing=True)
     async with replay.app.run_test(size=(80, 24)) as pilot:
         await replay.settled(pilot)
@@ -156,7 +156,7 @@ async def test_plus_and_minus_change_the_speed_between_a_quarter_and_64_and_jump
 # --- what is shown ------------------------------------------------------------------------------
 
 
-async def test_after_a_step_back_the_answers_are_those_until_then() -> None:
+async def test_after_a_step_back_later_answers_are_gone() -> None:
     replay = Replay(position=1e9)
     async with replay.app.run_test(size=(120, 40)) as pilot:
         await replay.settled(pilot)
@@ -187,7 +187,7 @@ async def test_a_journal_that_stops_says_so_at_its_end_and_only_there(tmp_path: 
         assert "supervisor was lost" not in replay.line
 
 
-async def test_a_half_written_last_line_is_told(tmp_path: Path) -> None:
+async def test_a_half_written_last_line_is_reported(tmp_path: Path) -> None:
     replay = Replay(journal_of(tmp_path / "events.jsonl", scripted.running().events, b'{"type":"ti'))
     async with replay.app.run_test(size=(120, 40), notifications=True) as pilot:
         await until(pilot, lambda: any("half written" in note.message for note in replay.app._notifications))
@@ -262,7 +262,7 @@ async def test_help_palette_and_footer_have_the_keys_of_a_replay() -> None:
         assert replay.transport.position == 30, "keys are those of the screen on top"
 
 
-async def test_who_types_into_a_field_does_not_seek() -> None:
+async def test_arrows_in_a_text_field_do_not_seek() -> None:
     replay = Replay()
     async with replay.app.run_test(size=(80, 24)) as pilot:
         await replay.settled(pilot)
@@ -287,7 +287,7 @@ def test_a_replay_looks_as_approved(state: str, size: tuple[int, int], tmp_path:
 
 
 @pytest.mark.parametrize("size", [(59, 40), (120, 17)])
-async def test_a_terminal_that_is_too_small_is_told_so_in_one_line(size: tuple[int, int]) -> None:
+async def test_a_terminal_that_is_too_small_shows_one_line_that_says_so(size: tuple[int, int]) -> None:
     replay = Replay()
     async with replay.app.run_test(size=size) as pilot:
         await replay.settled(pilot)

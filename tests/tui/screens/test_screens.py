@@ -1,4 +1,4 @@
-"""The dashboard as people see it: pictures of every view at every size."""
+"""What the dashboard looks like: pictures of every view at every size."""
 
 from typing import Any
 
@@ -77,7 +77,7 @@ def test_without_colour_everything_is_still_said(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize("size", [(59, 40), (120, 17)])
-async def test_a_terminal_that_is_too_small_is_told_so_in_one_line(size: tuple[int, int]) -> None:
+async def test_a_terminal_that_is_too_small_shows_one_line_that_says_so(size: tuple[int, int]) -> None:
     app = dashboard(scripted.running())
     async with app.run_test(size=size) as pilot:
         await settled(pilot)
@@ -95,7 +95,7 @@ async def test_two_ranks_never_need_scrolling(state: str, size: tuple[int, int])
         assert app.query_one("#overview").max_scroll_y == 0
 
 
-async def test_eight_gpus_fit_at_home() -> None:
+async def test_eight_gpus_fit_into_120_by_40() -> None:
     app = dashboard(STATES["eight_gpus"]())
     async with app.run_test(size=(120, 40)) as pilot:
         await settled(pilot)

@@ -28,7 +28,7 @@ from tests.scripted_source import ScriptedSource
 
 
 async def press(script: Script, *keys: str, steerable: bool = True) -> list[Command]:
-    """What a dashboard of `script` sends when keys are pressed."""
+    """The commands that a dashboard of `script` sends for `keys`."""
     source = ScriptedSource(script.events)
     app = RankdeckApp(source, steerable=steerable)
     async with app.run_test(size=(80, 24)) as pilot:
@@ -79,8 +79,8 @@ async def test_every_key_sends_what_it_says(keys: list[str], sent: list[Command]
 
 
 @pytest.mark.parametrize("key", ["+", "[", "a"])
-async def test_a_turn_for_which_no_batch_is_left_says_so_and_is_sent_all_the_same(key: str) -> None:
-    """A rank that is lost gives its prompts back: then there are batches again."""
+async def test_a_turn_with_no_batch_left_to_change_says_so_and_is_sent_anyway(key: str) -> None:
+    """It is sent anyway, because a lost rank gives its prompts back, and then there are batches again."""
     for prompts, left in ((24, False), (100, True)):
         script = scripted_steering.SteeredScript(3, batch_size=8, prompts=prompts).begun().rounds(1, finish=False)
         assert bool(script.state.pending) == left
@@ -95,7 +95,7 @@ async def test_a_turn_for_which_no_batch_is_left_says_so_and_is_sent_all_the_sam
         assert any("there is no batch left to change" in words for words in said) == (not left)
 
 
-async def test_space_goes_on_where_the_run_is_paused_and_leaves_a_full_disk_alone() -> None:
+async def test_space_resumes_a_paused_run_but_not_one_paused_by_a_full_disk() -> None:
     assert await press(scripted_steering.paused(), "space") == [Resume()]
     assert await press(scripted_steering.disk_full(), "space") == []
 
@@ -114,7 +114,7 @@ async def test_a_replay_is_left_without_a_question() -> None:
         await until(pilot, lambda: app.return_value is not None)
 
 
-async def test_the_knobs_wait_for_the_ranks_and_are_offered_then() -> None:
+async def test_the_knobs_are_offered_once_the_ranks_are_ready() -> None:
     script = scripted.loading()
     source = ScriptedSource(script.events)
     app = RankdeckApp(source)
@@ -176,7 +176,7 @@ async def test_stopping_now_asks_first_and_says_what_it_costs() -> None:
         assert isinstance(app.screen, LeaveScreen)
 
 
-async def test_i_shows_every_advice_in_full() -> None:
+async def test_i_shows_all_advice_in_full() -> None:
     app = dashboard(scripted_steering.advice())
     async with app.run_test(size=(80, 24)) as pilot:
         await settled(pilot)
@@ -257,7 +257,7 @@ def test_the_ladder_is_powers_of_two_and_always_moves(batch_size: int) -> None:
 
 
 @given(st.text(max_size=30))
-def test_any_text_is_a_batch_size_or_is_refused_in_words(text: str) -> None:
+def test_a_text_is_a_batch_size_or_is_refused_with_a_reason(text: str) -> None:
     with contextlib.suppress(ValueError):
         size = read_batch_size(text)
         assert size is None or 1 <= size <= MAX_BATCH_SIZE
@@ -266,12 +266,12 @@ def test_any_text_is_a_batch_size_or_is_refused_in_words(text: str) -> None:
             read_batch_size(wrong)
 
 
-def test_a_wish_is_forgotten_when_it_came_true_or_never_will() -> None:
+def test_a_value_asked_for_is_forgotten_once_confirmed_or_too_old() -> None:
     script = scripted_steering.SteeredScript(batch_size=4).begun()
     knobs = Knobs()
     assert knobs.turn_batch_size(script.state, up=True) == SetBatchSize(batch_size=8)
     assert knobs.turn_batch_size(script.state, up=True) == SetBatchSize(batch_size=16)
-    knobs.heard(script.size(8).state)
+    knobs.update(script.size(8).state)
     assert knobs.turn_batch_size(script.state, up=True) == SetBatchSize(batch_size=32)
-    knobs.heard(script.wait(10).tick().state)
+    knobs.update(script.wait(10).tick().state)
     assert knobs.turn_batch_size(script.state, up=True) == SetBatchSize(batch_size=16)

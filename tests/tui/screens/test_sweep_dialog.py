@@ -1,4 +1,4 @@
-"""The dialog of a sweep: checked as it is typed, and what it promises."""
+"""The dialog for a sweep: checked as it is typed, and what it says the sweep will take."""
 
 from typing import Any
 
@@ -24,7 +24,7 @@ def dialog_said(app: App[Any], name: str) -> str:
 
 
 class Dashboard(RankdeckApp):
-    """A dashboard of nothing, in which the dialog is opened."""
+    """A dashboard without a run, on which the dialog is opened."""
 
     def __init__(self, state: RunState) -> None:
         super().__init__(None)
@@ -105,7 +105,7 @@ async def test_the_dialog_says_what_is_wrong_while_it_is_typed_and_starts_nothin
     assert app.answers == [None]
 
 
-async def test_the_dialog_warns_of_repeats_that_tell_little_and_starts_them_all_the_same() -> None:
+async def test_the_dialog_warns_of_too_few_repeats_and_starts_them_anyway() -> None:
     app = Dashboard(scripted.running(2, prompts=4000).state)
     async with app.run_test() as pilot:
         await until(pilot, lambda: "trials" in dialog_said(app, "promise"))
@@ -121,7 +121,7 @@ async def test_the_dialog_warns_of_repeats_that_tell_little_and_starts_them_all_
     assert app.answers[0].repeats == 1
 
 
-async def test_the_dialog_warns_where_the_prompts_left_are_too_few() -> None:
+async def test_the_dialog_warns_if_too_few_prompts_are_left() -> None:
     app = Dashboard(scripted.running(2, prompts=200).state)
     async with app.run_test() as pilot:
         await type_into(pilot, "batch_sizes", "64,128")
@@ -131,7 +131,7 @@ async def test_the_dialog_warns_where_the_prompts_left_are_too_few() -> None:
     assert app.answers[0] is not None
 
 
-async def test_a_run_that_shares_its_prompts_out_at_the_start_cannot_be_swept() -> None:
+async def test_a_run_with_split_dispatch_cannot_be_swept() -> None:
     state = scripted.running().state
     assert state.config is not None
     app = Dashboard(replace(state, config=replace(state.config, dispatch="split")))

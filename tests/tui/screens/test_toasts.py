@@ -1,4 +1,4 @@
-"""Words beside the work: where they appear, and what they leave in sight."""
+"""Messages: where they appear, and what they leave visible."""
 
 import pytest
 
@@ -17,7 +17,7 @@ def rows(app: RankdeckApp, around: int) -> tuple[str, list[str]]:
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
-async def test_many_words_cover_neither_header_nor_advice_nor_keys(size: tuple[int, int]) -> None:
+async def test_many_messages_cover_neither_header_nor_advice_nor_keys(size: tuple[int, int]) -> None:
     app = dashboard(scripted.running())
     async with app.run_test(size=size, notifications=True) as pilot:
         await settled(pilot)
@@ -31,7 +31,7 @@ async def test_many_words_cover_neither_header_nor_advice_nor_keys(size: tuple[i
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
-async def test_words_leave_the_transport_of_a_replay_in_sight_too(size: tuple[int, int]) -> None:
+async def test_messages_do_not_cover_the_line_of_a_replay(size: tuple[int, int]) -> None:
     replay = Replay()
     async with replay.app.run_test(size=size, notifications=True) as pilot:
         await replay.settled(pilot)

@@ -1,4 +1,4 @@
-"""Hints name the keys that the user has, not those that rankdeck comes with."""
+"""Hints name the user's keys, not the default ones."""
 
 import re
 
@@ -10,7 +10,7 @@ from rankdeck.tui.app.declared_keys import declared
 from rankdeck.tui.panels.overview.hints import advice_lines
 from rankdeck.tui.panels.overview.notice import notice_lines
 from rankdeck.tui.panels.sweep.status import empty_lines
-from rankdeck.tui.screens.questions import LeaveScreen
+from rankdeck.tui.screens.questions import LeaveScreen, Question
 from rankdeck.tui.settings.hint_keys import HINTED, PALETTE, key_of, named, shown
 from rankdeck.tui.settings.preferences import Preferences
 from rankdeck.tui.words.text import plain
@@ -23,28 +23,28 @@ from tests.dashboards import ScriptedLauncher, until, whole_screen
     [("space", "space"), ("escape", "esc"), ("slash", "/"), ("full_stop", "."), ("ctrl+o", "ctrl+o"), ("f3", "f3"),
      ("enter", "enter"), ("X", "X"), ("left_square_bracket", "["), ("plus", "+"), ("+", "+"), ("ctrl+up", "ctrl+↑")],
 )  # fmt: skip
-def test_a_key_is_named_as_one_would_say_it(key: str, words: str) -> None:
+def test_a_key_has_its_usual_name(key: str, words: str) -> None:
     assert shown(key) == words
 
 
-def test_a_hint_names_the_first_key_that_the_user_has_given_and_else_the_one_it_comes_with() -> None:
+def test_a_hint_names_the_users_first_key_and_else_the_default_one() -> None:
     hint = "{run.pause} goes on, {run.advice} tells more"
     assert named(hint) == "space goes on, i tells more"
     assert named(hint, {"run.pause": "p,ctrl+up"}) == "p goes on, i tells more"
 
 
 @pytest.mark.parametrize("keys", ["", ",", " "])
-def test_what_has_no_key_is_in_the_palette(keys: str) -> None:
+def test_for_an_action_without_a_key_a_hint_names_the_palette(keys: str) -> None:
     assert key_of("run.pause", {"run.pause": keys}) == PALETTE == "the palette (ctrl+p)"
 
 
-def test_what_is_no_hint_of_ours_stays_as_it_is() -> None:
+def test_braces_that_name_no_binding_stay_as_they_are() -> None:
     assert named("{} {0} {x} {no dot} {{run}}") == "{} {0} {x} {no dot} {{run}}"
     with pytest.raises(KeyError):
         named("{run.nothing} does nothing")
 
 
-def test_every_key_a_hint_names_is_one_of_a_binding_there_is() -> None:
+def test_every_key_that_a_hint_names_belongs_to_its_binding() -> None:
     bindings = [one for one in declared() if one.binding.id in HINTED]
     assert {one.binding.id for one in bindings} == set(HINTED)
     assert [one for one in bindings if HINTED[one.binding.id or ""] not in one.keys] == []
@@ -52,11 +52,12 @@ def test_every_key_a_hint_names_is_one_of_a_binding_there_is() -> None:
 
 def test_every_binding_that_a_hint_names_is_known() -> None:
     sources = [path.read_text() for path in (ROOT / "tui").rglob("*.py")]
-    # A dot within braces is also what an f-string has: of those only names of bindings count.
+    # f-strings also have dots within braces: only names of bindings count.
     used = {found for source in sources for found in re.findall(r"\{([a-z_]+\.[a-z_]+)\}", source)}
     asked = {found for source in sources for found in re.findall(r'key_of\(["\']([a-z_.]+)["\']', source)}
+    answers = {answer.id for question in Question.__subclasses__() for answer in question.ANSWERS}
     ids = {one.binding.id for one in declared()}
-    assert asked | {name for name in used if name in ids} == set(HINTED)
+    assert asked | answers | {name for name in used if name in ids} == set(HINTED)
 
 
 def test_lines_over_a_run_follow_the_keys() -> None:
@@ -69,9 +70,9 @@ def test_lines_over_a_run_follow_the_keys() -> None:
 
 
 async def test_the_start_screen_its_dialogs_and_the_doctor_follow_the_keys() -> None:
-    wishes = Preferences(keys={"start.file": "f6", "files.close": "x", "files.hidden": "left_square_bracket",
+    preferences = Preferences(keys={"start.file": "f6", "files.close": "x", "files.hidden": "left_square_bracket",
                                "doctor.again": "a"})  # fmt: skip
-    app = RankdeckApp(None, launcher=ScriptedLauncher(), preferences=wishes)
+    app = RankdeckApp(None, launcher=ScriptedLauncher(), preferences=preferences)
     async with app.run_test(size=(120, 40)) as pilot:
         await until(pilot, lambda: "f6 chooses one" in whole_screen(app))
         await pilot.press("f6")

@@ -1,4 +1,4 @@
-"""What a user wishes: the file is strict, flags win, a choice made in the dashboard is remembered."""
+"""The user's preferences: the file is strict, flags win, a choice made in the dashboard is remembered."""
 
 import json
 import os
@@ -28,16 +28,16 @@ def write(text: str) -> Path:
     return file
 
 
-def test_without_a_file_there_are_sensible_ones() -> None:
+def test_without_a_file_the_defaults_apply() -> None:
     assert preferences.load(declared_keys.problems) == Preferences(theme=None, notify="bell", title=True, keys={})
 
 
-def test_the_file_says_what_is_wished_and_flags_win() -> None:
+def test_the_file_is_read_and_flags_win() -> None:
     write('theme = "nord"\nascii = true\nnotify = "osc9"\ntitle = false\n[keys]\n"run.pause" = "f6"\n')
-    wishes = Preferences(theme="nord", ascii=True, notify="osc9", title=False, keys={"run.pause": "f6"})
-    assert preferences.load(declared_keys.problems) == wishes
-    left_runs = preferences.load(declared_keys.problems, theme="rankdeck-light", ascii=False)
-    assert (left_runs.theme, left_runs.ascii, left_runs.notify) == ("rankdeck-light", False, "osc9")
+    wanted = Preferences(theme="nord", ascii=True, notify="osc9", title=False, keys={"run.pause": "f6"})
+    assert preferences.load(declared_keys.problems) == wanted
+    loaded = preferences.load(declared_keys.problems, theme="rankdeck-light", ascii=False)
+    assert (loaded.theme, loaded.ascii, loaded.notify) == ("rankdeck-light", False, "osc9")
 
 
 @pytest.mark.parametrize(
@@ -54,21 +54,21 @@ def test_the_file_says_what_is_wished_and_flags_win() -> None:
         ("theme =", "is no TOML"),
     ],
 )
-def test_what_cannot_be_meant_is_named_with_the_file_and_the_cure(text: str, said: str) -> None:
+def test_an_invalid_preference_is_named_with_the_file_and_what_to_do(text: str, said: str) -> None:
     file = write(text)
     with pytest.raises(PreferenceError) as error:
         preferences.load(declared_keys.problems)
     assert f"{file}: {said}" in str(error.value)
 
 
-def test_all_that_is_wrong_is_said_at_once() -> None:
+def test_all_problems_are_reported_at_once() -> None:
     write("ascii = 1\ntitle = 2\ncolour = 3")
     with pytest.raises(PreferenceError) as error:
         preferences.load(declared_keys.problems)
     assert len(str(error.value).splitlines()) == 3
 
 
-def test_a_theme_of_the_command_line_that_is_none_is_refused() -> None:
+def test_an_unknown_theme_on_the_command_line_is_refused() -> None:
     with pytest.raises(PreferenceError, match="--theme: there is no theme 'rankdeck-drak'; is it rankdeck-dark"):
         preferences.load(declared_keys.problems, theme="rankdeck-drak")
 
@@ -108,24 +108,24 @@ def test_a_locale_without_utf_8_means_7_bit_characters(environ: Mapping[str, str
 # --- what is remembered -------------------------------------------------------------------------
 
 
-def left_runs(wishes: Preferences | None) -> RankdeckApp:
-    return RankdeckApp(ScriptedSource(scripted.running().events), preferences=wishes)
+def dashboard(wanted: Preferences | None) -> RankdeckApp:
+    return RankdeckApp(ScriptedSource(scripted.running().events), preferences=wanted)
 
 
-async def test_a_theme_chosen_is_there_again_the_next_time(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_chosen_theme_is_used_again_the_next_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLORTERM", "truecolor")
-    app = left_runs(Preferences())
+    app = dashboard(Preferences())
     async with app.run_test() as pilot:
         await settled(pilot)
         await pilot.press("t")
         await pilot.pause()
     assert remembered.recall() == Remembered(theme="rankdeck-light")
-    assert left_runs(Preferences()).theme == "rankdeck-light"
-    assert left_runs(Preferences(theme="nord")).theme == "nord", "the file and the flag win"
-    assert left_runs(None).theme == "rankdeck-dark", "whoever gives no preferences has none"
+    assert dashboard(Preferences()).theme == "rankdeck-light"
+    assert dashboard(Preferences(theme="nord")).theme == "nord", "the file and the flag win"
+    assert dashboard(None).theme == "rankdeck-dark", "without preferences nothing is remembered"
 
 
-def test_what_is_remembered_is_whole_or_not_there(monkeypatch: pytest.MonkeyPatch, state_home: Path) -> None:
+def test_what_is_remembered_is_written_whole_or_not_at_all(monkeypatch: pytest.MonkeyPatch, state_home: Path) -> None:
     remembered.remember(Remembered(theme="nord"))
 
     def fail(*_: object) -> None:
@@ -138,16 +138,16 @@ def test_what_is_remembered_is_whole_or_not_there(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"theme": 3}', "\x00\xff"])
-def test_what_cannot_be_read_was_never_there(text: str) -> None:
+def test_an_unreadable_file_counts_as_none(text: str) -> None:
     remembered.path().parent.mkdir(parents=True, exist_ok=True)
     remembered.path().write_text(text)
     assert remembered.recall() == Remembered()
 
 
-def test_a_theme_that_is_no_more_is_not_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_remembered_theme_that_no_longer_exists_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLORTERM", "truecolor")
     remembered.remember(Remembered(theme="of-long-ago"))
-    assert left_runs(Preferences()).theme == "rankdeck-dark"
+    assert dashboard(Preferences()).theme == "rankdeck-dark"
 
 
 @pytest.mark.parametrize(
@@ -165,4 +165,4 @@ def test_a_terminal_of_sixteen_colours_gets_its_own_colours(
 ) -> None:
     monkeypatch.setenv("TERM", term)
     monkeypatch.setenv("COLORTERM", colorterm)
-    assert left_runs(Preferences()).theme == theme
+    assert dashboard(Preferences()).theme == theme

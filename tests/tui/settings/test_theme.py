@@ -1,4 +1,4 @@
-"""The colours: text is readable on its background, and what must be told apart can be, by the colour-blind too."""
+"""The colours: text is readable on its background, and colours can be told apart, by the colour-blind too."""
 
 from itertools import combinations
 
@@ -11,7 +11,7 @@ from rankdeck.tui.app.app import RankdeckApp
 from rankdeck.tui.settings import theme
 from rankdeck.tui.words import styles
 
-# How a colour looks to an eye without one kind of cone (Viénot, Brettel and Mollon 1999), in linear light.
+# How an eye without one kind of cone sees a colour, in linear light (Viénot, Brettel and Mollon 1999).
 SEEN_BY = {
     "every cone": ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)),
     "protanopia": ((0.11238, 0.88762, 0.0), (0.11238, 0.88762, 0.0), (0.00401, -0.00401, 1.0)),
@@ -19,7 +19,7 @@ SEEN_BY = {
 }
 
 SOLID = ("bar", "memory", "chart", "track", "mark-on-chart", "bar-off", "prefill", "decode", "decode-here", "busy")
-"""Styles that nothing is read in: bars, and what cannot be pressed now."""
+"""Styles not for text that has to be read: bars, and disabled keys."""
 
 
 def seen(colour: Color, matrix: tuple[tuple[float, float, float], ...]) -> Lab:
@@ -32,7 +32,7 @@ def seen(colour: Color, matrix: tuple[tuple[float, float, float], ...]) -> Lab:
 
 
 def difference(one: Color, other: Color, matrix: tuple[tuple[float, float, float], ...]) -> float:
-    """Delta E of 1976; some 2 is just noticeable, 10 is seen at a glance."""
+    """Delta E of 1976: about 2 is just noticeable, 10 is seen at a glance."""
     first, second = seen(one, matrix), seen(other, matrix)
     return float(
         sum((a - b) ** 2 for a, b in zip((first.L, first.a, first.b), (second.L, second.a, second.b), strict=True))
@@ -47,7 +47,7 @@ def variables(of: Theme) -> dict[str, str]:
 
 
 def ratio(one: Color, other: Color) -> float:
-    """Of WCAG 2, from 1 to 21."""
+    """The contrast ratio of WCAG 2, from 1 to 21."""
 
     def luminance(colour: Color) -> float:
         light = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour.normalized]
@@ -58,7 +58,7 @@ def ratio(one: Color, other: Color) -> float:
 
 
 @pytest.mark.parametrize("of", [theme.DARK, theme.LIGHT], ids=lambda of: of.name)
-def test_all_that_is_read_has_a_contrast_of_at_least_4_5(of: Theme) -> None:
+def test_all_text_has_a_contrast_of_at_least_4_5(of: Theme) -> None:
     known = variables(of)
     low = []
     for name, look in styles.STYLES.items():
@@ -82,7 +82,7 @@ def test_all_that_is_read_has_a_contrast_of_at_least_4_5(of: Theme) -> None:
 
 @pytest.mark.parametrize("eye", SEEN_BY)
 @pytest.mark.parametrize("of", [theme.DARK, theme.LIGHT], ids=lambda of: of.name)
-def test_good_a_warning_and_bad_are_told_apart_by_every_eye(of: Theme, eye: str) -> None:
+def test_good_warning_and_bad_can_be_told_apart_with_any_colour_vision(of: Theme, eye: str) -> None:
     known = variables(of)
     colours = {name: Color.parse(known[name]) for name in ("success", "warning", "error")}
     close = {
@@ -95,8 +95,8 @@ def test_good_a_warning_and_bad_are_told_apart_by_every_eye(of: Theme, eye: str)
 
 @pytest.mark.parametrize("eye", SEEN_BY)
 @pytest.mark.parametrize("of", [theme.DARK, theme.LIGHT], ids=lambda of: of.name)
-def test_the_ranks_are_told_apart_by_every_eye(of: Theme, eye: str) -> None:
-    """The first four, which most runs have, at a glance; all eight when one looks. The number stands beside it."""
+def test_ranks_can_be_told_apart_with_any_colour_vision(of: Theme, eye: str) -> None:
+    """The first four, enough for most runs, at a glance; all eight on a closer look. The number is always beside it."""
     known = variables(of)
     ranks = [Color.parse(known[f"rank-{number}"]) for number in range(styles.RANK_COLOURS)]
     close = {
@@ -109,7 +109,7 @@ def test_the_ranks_are_told_apart_by_every_eye(of: Theme, eye: str) -> None:
 
 @pytest.mark.parametrize("of", [theme.DARK, theme.LIGHT], ids=lambda of: of.name)
 def test_with_256_colours_what_is_grey_stays_grey(of: Theme) -> None:
-    """Most terminals over SSH say no more of themselves: a panel that turns navy there is what people would see."""
+    """Most terminals over SSH report no more than 256: a grey panel must not turn navy there."""
     known = variables(of)
     for name in ("background", "surface", "panel", "border", "track", "quiet", "footer-background"):
         was = Color.parse(known[name])
@@ -117,7 +117,7 @@ def test_with_256_colours_what_is_grey_stays_grey(of: Theme) -> None:
         assert max(nearest) - min(nearest) <= 16, name
 
 
-def test_dark_and_light_change_places_with_as_many_colours() -> None:
+def test_dark_and_light_are_exchanged_with_as_many_colours() -> None:
     assert theme.toggled(theme.DARK) == "rankdeck-light"
     assert theme.toggled(theme.LIGHT) == "rankdeck-dark"
     app = RankdeckApp(None)

@@ -112,7 +112,7 @@ def test_a_last_line_that_is_half_written_is_left_out_with_a_note(torn: bytes, t
     assert "the journal stops here: supervisor was lost" in result.stderr
 
 
-def test_a_run_that_goes_on_is_replayed_as_far_as_it_is(tmp_path: Path) -> None:
+def test_a_live_run_is_replayed_up_to_now(tmp_path: Path) -> None:
     path = journal_of(tmp_path / "events.jsonl", scripted.running().events)
     lock = run_directory.hold_lock(tmp_path)
     try:
@@ -176,7 +176,7 @@ def test_a_replay_imports_no_torch_and_its_lines_no_screen() -> None:
     code = (
         "import sys\n"
         "from rankdeck.tui.commands.replay import replay\n"
-        "replay(None, sample=True, plain=True)\n"
+        "replay(sample=True, plain=True)\n"
         "heavy = {'torch', 'transformers', 'accelerate', 'numpy', 'gguf', 'textual'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )

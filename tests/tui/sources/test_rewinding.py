@@ -1,4 +1,4 @@
-"""A journal at every moment: its pace without the waiting, and the state however a moment is come to."""
+"""A journal at every moment: its pace with waiting left out, and the same state by any way to a moment."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -35,7 +35,7 @@ def paced(events: Sequence[AnyEvent]) -> ReplayTimes:
     return result
 
 
-def test_loading_however_long_is_played_in_seconds_and_work_as_it_was() -> None:
+def test_loading_is_played_in_seconds_and_work_in_real_time() -> None:
     script = Script().started().launched().loading()
     for _ in range(600):
         script.wait(1).tick()
@@ -49,13 +49,13 @@ def test_loading_however_long_is_played_in_seconds_and_work_as_it_was() -> None:
     assert result.left_out == pytest.approx(script.events[loaded].at - scripted.START - journal.QUIET_SECONDS, abs=0.2)
 
 
-def test_hours_between_two_supervisors_are_not_waited_for() -> None:
+def test_hours_between_two_supervisors_are_skipped() -> None:
     result = paced(taken_up_hours_later().events)
     assert result.recorded > 3 * 3600
     assert result.length < 120
 
 
-def test_a_pause_is_quiet_only_once_the_batches_in_flight_are_done() -> None:
+def test_a_pause_is_shortened_only_from_the_end_of_the_batches_in_flight() -> None:
     script = Script(1).started().launched().ready()
     script.begin_batch(0).add(protocol.Paused(reason="asked for", asked=True))
     for _ in range(8):
@@ -76,7 +76,7 @@ def test_a_pause_is_quiet_only_once_the_batches_in_flight_are_done() -> None:
         st.tuples(st.floats(-100, 10_000), st.sampled_from(["tick", "start", "finish", "lost", "launch"])), max_size=60
     )
 )
-def test_time_never_goes_back_and_nothing_takes_longer_than_it_did(steps: list[tuple[float, str]]) -> None:
+def test_time_never_goes_back_and_nothing_takes_longer_than_recorded(steps: list[tuple[float, str]]) -> None:
     kinds: dict[str, AnyEvent] = {
         "tick": protocol.Tick(),
         "start": protocol.BatchStarted(rank=0, batch=1, rows=1),
@@ -154,7 +154,7 @@ async def test_the_totals_are_those_of_run_json_to_the_digit(launch, resumed, mo
     assert summarise(rewinder.state) == run.summary
 
 
-async def test_a_sweep_replayed_has_the_figures_of_run_json(launch) -> None:
+async def test_a_replayed_sweep_has_the_figures_of_run_json(launch) -> None:
     plan = SweepPlan(batch_sizes=[1, 4], ranks=[1, 2], repeats=2, least_rounds=2, least_seconds=0.0)
     started = launch(PROMPTS, sweep=plan)
     started.process.wait(60)

@@ -1,4 +1,4 @@
-"""The dashboard in 7-bit characters: everything drawn, in as many cells."""
+"""The dashboard in 7-bit characters: everything drawn, as wide as before."""
 
 import pytest
 from hypothesis import given
@@ -18,14 +18,14 @@ ASCII = Preferences(ascii=True, theme="rankdeck-dark")
 
 
 @given(st.text())
-def test_what_is_shown_is_7_bit_and_as_wide_as_before(text: str) -> None:
+def test_any_text_becomes_7_bit_and_keeps_its_width(text: str) -> None:
     text = visible(text)
     shown = to_ascii(text)
     assert shown.isascii()
     assert cell_len(shown) == cell_len(text)
 
 
-def test_every_sign_has_one_cell_and_gets_one() -> None:
+def test_every_sign_and_its_replacement_are_one_cell_wide() -> None:
     assert all(len(glyph) == cell_len(glyph) == len(shown) == 1 for glyph, shown in _GLYPHS.items())
 
 
@@ -44,7 +44,7 @@ def test_every_sign_has_one_cell_and_gets_one() -> None:
         ("⣀⠒⠉⣿", "_-':"),
     ],
 )
-def test_signs_become_what_comes_nearest_and_data_question_marks(text: str, shown: str) -> None:
+def test_signs_become_similar_ones_and_data_becomes_question_marks(text: str, shown: str) -> None:
     assert to_ascii(text) == shown
 
 
@@ -119,6 +119,6 @@ async def test_the_title_is_7_bit_too_and_arrows_have_names() -> None:
     async with app.run_test(size=(80, 24)) as pilot:
         await settled(pilot)
         heard.listen(app)
-        app._retitle()
+        await until(pilot, lambda: bool(heard.titles))
         assert all(title.isascii() for title in heard.titles)
         assert {app.get_key_display(b.binding) for b in app.screen.active_bindings.values()}.isdisjoint("↑↓←→⏎")

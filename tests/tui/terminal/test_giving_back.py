@@ -1,4 +1,4 @@
-"""The terminal is given back however a dashboard ends: left, asked to go, killed outright, stopped, hung up on."""
+"""The terminal is given back however a dashboard ends: by its key, a signal, kill -9, a stop or a hangup."""
 
 import asyncio
 import os
@@ -20,7 +20,7 @@ from rankdeck.runner import run_directory
 from rankdeck.runner.start import Started
 from rankdeck.tui.session.terminal_session import LEAVE_SECONDS
 from rankdeck.tui.sources.journal import SAMPLE
-from rankdeck.tui.terminal.driver import RESIZE_SECONDS, TerminalDriver
+from rankdeck.tui.terminal.driver import RESIZE_SECONDS, Resizes
 from tests.reports import write_run
 from tests.terminal import Terminal
 
@@ -32,7 +32,7 @@ COOKED = termios.ECHO | termios.ICANON | termios.ISIG
 
 @pytest.fixture
 def shell() -> Iterator[Terminal]:
-    """A dashboard under a shell that outlives it, and says so."""
+    """A dashboard under a shell that outlives it, and then prints a line."""
     with Terminal(["sh", "-c", f"{REPLAY}; echo over: $?; exec cat"], columns=80, rows=24) as terminal:
         terminal.wait_for("Throughput", seconds=20)
         terminal.read(0.3)
@@ -49,7 +49,7 @@ def dashboard_of(terminal: Terminal) -> psutil.Process:
 
 
 def assert_given_back(terminal: Terminal) -> None:
-    """Cooked, with a cursor, on the first screen, without a mouse and the like."""
+    """Assert that it is in cooked mode, with a cursor, on the main screen, without mouse reports and the like."""
     deadline = time.monotonic() + 5
     while modes(terminal) & COOKED != COOKED and time.monotonic() < deadline:
         terminal.read(0.05)
@@ -72,18 +72,18 @@ def test_a_dashboard_that_is_sent_a_signal_gives_the_terminal_back(shell: Termin
     assert_given_back(shell)
 
 
-def test_asked_to_go_it_leaves_as_detaching_does(shell: Terminal) -> None:
+def test_told_to_leave_it_detaches(shell: Terminal) -> None:
     dashboard_of(shell).terminate()
     shell.wait_for("over: 0", seconds=10)
 
 
 def test_the_guard_survives_the_killing_of_the_whole_job(shell: Terminal) -> None:
-    # The shell is of the same group here, so that nobody but the guard is left to put things right.
+    # The shell is in the same group here, so only the guard is left to restore the terminal.
     os.killpg(shell.pid, signal.SIGKILL)
     assert_given_back(shell)
 
 
-def test_left_by_its_key_nothing_is_written_twice_and_no_guard_stays(shell: Terminal) -> None:
+def test_left_by_its_key_it_writes_nothing_twice_and_leaves_no_guard(shell: Terminal) -> None:
     dashboard = dashboard_of(shell)
     guards = dashboard.children()
     shell.send("q")
@@ -107,7 +107,7 @@ def test_to_the_shell_and_back_and_killed_there() -> None:
         terminal.send("echo the shell is here\r")
         terminal.wait_for("\nthe shell is here", seconds=10)
         terminal.send("fg\r")
-        assert_painted_anew(terminal)
+        assert_repainted(terminal)
         dashboard_of(terminal).kill()
         terminal.wait_for("Killed", seconds=10)
         terminal.send("stty -a; echo done\r")
@@ -117,19 +117,19 @@ def test_to_the_shell_and_back_and_killed_there() -> None:
         assert not terminal.screen.cursor.hidden
 
 
-def test_stopped_and_continued_from_elsewhere_it_paints_anew_and_still_gives_back(shell: Terminal) -> None:
+def test_stopped_and_continued_by_signals_it_repaints_and_still_gives_the_terminal_back(shell: Terminal) -> None:
     dashboard = dashboard_of(shell)
     dashboard.send_signal(signal.SIGSTOP)
     shell.read(0.3)
     dashboard.send_signal(signal.SIGCONT)
-    assert_painted_anew(shell)
+    assert_repainted(shell)
     shell.send("q")
     shell.wait_for("over: 0", seconds=10)
     assert_given_back(shell)
 
 
-def assert_painted_anew(terminal: Terminal) -> None:
-    """On the screen that the dashboard has just changed to is all that is to be seen."""
+def assert_repainted(terminal: Terminal) -> None:
+    """Assert that everything is on the alternate screen that the dashboard has just changed to."""
     begin = len(terminal.raw)
     deadline = time.monotonic() + 10
     while b"\x1b[?1049h" not in terminal.raw[begin:] and time.monotonic() < deadline:
@@ -155,8 +155,8 @@ def test_a_terminal_that_is_gone_ends_the_dashboard() -> None:
     assert not dashboard.is_running()
 
 
-def test_a_terminal_that_is_gone_without_a_word_ends_it_too() -> None:
-    """Nobody sends SIGHUP where the dashboard is not of the terminal's session."""
+def test_a_terminal_that_is_gone_without_sighup_ends_it_too() -> None:
+    """A dashboard outside the terminal's session gets no SIGHUP from the system."""
     import pty
     import subprocess
 
@@ -177,7 +177,7 @@ def test_a_terminal_that_is_gone_without_a_word_ends_it_too() -> None:
     process.wait(10)
 
 
-def test_a_terminal_that_takes_no_more_text_does_not_keep_a_dashboard_that_is_told_to_go(shell: Terminal) -> None:
+def test_a_terminal_that_takes_no_more_text_does_not_keep_a_dashboard_from_leaving(shell: Terminal) -> None:
     dashboard = dashboard_of(shell)
     for number in range(20):  # much is written, and nobody reads
         shell.resize(100 + number % 2 * 20, 30)
@@ -188,19 +188,18 @@ def test_a_terminal_that_takes_no_more_text_does_not_keep_a_dashboard_that_is_to
     assert_given_back(shell)
 
 
-async def test_of_a_storm_of_resizes_the_first_and_the_last_count() -> None:
-    driver = TerminalDriver.__new__(TerminalDriver)
-    driver._loop, driver._resizing, driver._resized_at = asyncio.get_running_loop(), None, 0.0
+async def test_of_many_resizes_only_the_first_and_the_last_are_applied() -> None:
+    resizes = Resizes(asyncio.get_running_loop())
     sizes: list[int] = []
     for size in range(100):
-        driver._soon(partial(sizes.append, size))
+        resizes.soon(partial(sizes.append, size))
         if size == 0:
             await asyncio.sleep(0.01)
     await asyncio.sleep(RESIZE_SECONDS + 0.05)
     assert sizes == [0, 99]
 
 
-def test_after_a_storm_of_resizes_the_picture_is_right() -> None:
+def test_after_many_resizes_the_screen_is_right() -> None:
     with Terminal([*REPLAY.split()], columns=80, rows=24) as terminal:
         terminal.wait_for("Throughput", seconds=20)
         for number in range(200):
@@ -218,7 +217,7 @@ def test_after_a_storm_of_resizes_the_picture_is_right() -> None:
         assert sum("Throughput" in line for line in lines) == 1
 
 
-def test_a_terminal_of_sixteen_colours_is_sent_no_others() -> None:
+def test_a_terminal_of_sixteen_colours_gets_no_others() -> None:
     with Terminal(["env", "-u", "COLORTERM", "TERM=xterm", *REPLAY.split()], columns=80, rows=24) as terminal:
         terminal.wait_for("Throughput", seconds=20)
         terminal.read(1)
@@ -257,7 +256,7 @@ def test_the_title_goes_to_terminals_that_have_one(term: str) -> None:
         assert (b"\x1b[23;0t" in terminal.raw) == (term != "linux")
 
 
-def test_asked_to_go_a_run_that_was_opened_from_the_start_screen_leads_to_the_shell_at_once(
+def test_told_to_leave_a_run_opened_from_the_start_screen_goes_to_the_shell_at_once(
     launch: Callable[..., Started], standin_model: Path
 ) -> None:
     (standin_model / "hold").touch()
@@ -273,7 +272,7 @@ def test_asked_to_go_a_run_that_was_opened_from_the_start_screen_leads_to_the_sh
     assert run_directory.supervisor_alive(started.directory)
 
 
-def test_asked_to_go_a_replay_that_was_opened_from_the_start_screen_leads_to_the_shell_at_once() -> None:
+def test_told_to_leave_a_replay_opened_from_the_start_screen_goes_to_the_shell_at_once() -> None:
     directory = run_directory.runs_directory() / "done"
     directory.parent.mkdir(parents=True)
     write_run(directory)
@@ -288,7 +287,7 @@ def test_asked_to_go_a_replay_that_was_opened_from_the_start_screen_leads_to_the
 
 
 def assert_ends_at_once(terminal: Terminal) -> None:
-    """As whatever was opened by itself does; the start screen does not come again."""
+    """Assert that it ends without coming back to the start screen."""
     begun = len(terminal.raw)
     os.kill(terminal.pid, signal.SIGTERM)
     assert terminal.wait(10) == 0
@@ -297,7 +296,7 @@ def assert_ends_at_once(terminal: Terminal) -> None:
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGKILL"])
-def test_the_run_goes_on_when_its_dashboard_is_sent_away(
+def test_the_run_goes_on_when_its_dashboard_is_told_to_leave(
     launch: Callable[..., Started], standin_model: Path, name: str
 ) -> None:
     (standin_model / "hold").touch()

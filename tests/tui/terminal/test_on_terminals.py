@@ -1,6 +1,6 @@
-"""What reaches a real terminal: whole pictures on every kind of it, and nothing of what a model says as a code.
+"""What reaches a real terminal: whole screens on every kind of terminal, and no codes from what a model writes.
 
-The supervisor and the dashboard are the real ones, the ranks stand-ins; pyte is the terminal.
+The supervisor and the dashboard are real, the ranks are stand-ins; pyte is the terminal.
 """
 
 import json
@@ -24,13 +24,13 @@ TERMS = ["xterm", "xterm-256color", "screen", "tmux-256color", "xterm-16color", 
 
 @pytest.fixture
 def live(launch, monkeypatch):
-    """A run that goes on for as long as a test looks at it."""
+    """A run that lasts as long as the test."""
     monkeypatch.setenv("STANDIN_STEP_SECONDS", "0.1")
     return launch([f"tell me of number {number}" for number in range(4000)])
 
 
 def assert_whole(terminal: Terminal) -> None:
-    """Every box is closed, nothing is wider than the terminal, and no code was taken for text."""
+    """Assert that every box is closed, nothing is wider than the terminal, and no code is shown as text."""
     lines = [line.ljust(terminal.screen.columns) for line in terminal.screen.display]
     text = "\n".join(lines)
     assert not re.search(r"\[\??[\d;]+[a-zA-Z$]|\x1b|[\x00-\x09\x0b-\x1f\x7f-\x9f]", text), text
@@ -50,7 +50,7 @@ def assert_whole(terminal: Terminal) -> None:
 
 
 def comes_whole(terminal: Terminal, seconds: float = 10) -> None:
-    """The picture is whole in a moment; on a machine that has other work, in a while."""
+    """Wait until the screen is whole, which takes longer on a busy machine."""
     deadline = time.monotonic() + seconds
     while True:
         terminal.read(0.6)
@@ -85,12 +85,12 @@ def test_in_every_size_with_and_without_colour_every_view_is_whole(live, size, c
             terminal.send(view.key)
             comes_whole(terminal)
         if colours:
-            # Shades of grey are left; nothing is red, green or blue.
+            # Only shades of grey; nothing is red, green or blue.
             named = set(re.findall(rb"[34]8;2;(\d+);(\d+);(\d+)", bytes(terminal.raw)))
             assert all(len(set(map(int, triple))) == 1 for triple in named), named
 
 
-def test_a_storm_of_resizes_ends_in_a_whole_picture(live):
+def test_many_resizes_end_in_a_whole_screen(live):
     with Terminal([RANKDECK, "attach", str(live.directory)], columns=120, rows=40) as terminal:
         terminal.wait_for("tok/s now", seconds=30)
         for number in range(60):
@@ -105,7 +105,7 @@ def test_a_storm_of_resizes_ends_in_a_whole_picture(live):
         assert terminal.wait(10) == 0
 
 
-def test_a_window_too_small_for_it_is_told_so_in_one_line(live):
+def test_a_window_that_is_too_small_shows_one_line_that_says_so(live):
     with Terminal([RANKDECK, "attach", str(live.directory)], columns=40, rows=10) as terminal:
         terminal.wait_for("60x18", seconds=30)
         terminal.resize(80, 24)
@@ -114,7 +114,7 @@ def test_a_window_too_small_for_it_is_told_so_in_one_line(live):
         assert_whole(terminal)
 
 
-def test_on_a_dumb_terminal_lines_come_in_place_of_the_dashboard(live):
+def test_a_dumb_terminal_gets_lines_instead_of_the_dashboard(live):
     with Terminal([RANKDECK, "attach", str(live.directory)], columns=100, rows=30, term="dumb") as terminal:
         terminal.wait_for("tok/s now", seconds=30)
         assert b"\x1b" not in terminal.raw
@@ -154,7 +154,7 @@ CODES = {
 MARKS = (
     b"35;7;99m", b"35;7;98m", b"SE9TVElMRQ", b"0;HOSTILE", b"8;;http://hostile", b"5i", b"$q q", b"6n", b"c",
 )  # fmt: skip
-"""What follows an escape in them; none of it follows one on the way to the terminal."""
+"""What follows an escape in the hostile prompts; the terminal gets none of it after an escape."""
 
 
 def hostile_prompts(tmp_path: Path) -> Path:
@@ -167,13 +167,13 @@ def hostile_prompts(tmp_path: Path) -> Path:
 
 
 def assert_harmless(raw: bytes) -> None:
-    """Nothing in what the terminal got is a code of theirs."""
+    """Assert that none of the prompts' codes reached the terminal."""
     for mark in MARKS:
         for start in (b"\x1b[", b"\x1b]", b"\x1bP", b"\x1b", b"\xc2\x9b", b"\xc2\x9d"):
             assert start + mark not in raw, start + mark
     text = raw.decode("utf-8", "surrogateescape")
     assert not re.search("[\x80-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\U000e0000-\U000e007f]", text)
-    # What is left without the codes of our own: neither cursor nor bell nor anything else unprinted.
+    # Without our own codes nothing unprintable is left: no cursor movement, no bell.
     own = re.sub(r"\x1b\[[<>=?]?[\d;]*\$?[a-zA-Z]|\x1b\](22;default|2;rankdeck[^\x00-\x1f\x7f]*)\x07", "", text)
     left = set(re.findall(r"[\x00-\x1f\x7f]", own)) - {"\r", "\n"}
     assert not left, {match: own[max(0, own.index(match) - 60) : own.index(match) + 60] for match in left}
@@ -182,12 +182,14 @@ def assert_harmless(raw: bytes) -> None:
 @pytest.fixture
 def hostile(launch, tmp_path, monkeypatch):
     preferences.path().parent.mkdir(parents=True)
-    preferences.path().write_text('notify = "off"\n')  # a bell at the run's end would be our own
+    preferences.path().write_text(
+        'notify = "off"\n'
+    )  # otherwise we would ring the bell ourselves at the end of the run
     monkeypatch.setenv("STANDIN_STEP_SECONDS", "0.1")
     return launch(hostile_prompts(tmp_path), ranks=2, batch_size=4)
 
 
-def test_nothing_that_a_model_says_reaches_the_terminal_as_a_code(hostile):
+def test_nothing_a_model_writes_reaches_the_terminal_as_a_code(hostile):
     with Terminal([RANKDECK, "attach", str(hostile.directory)], columns=120, rows=40) as terminal:
         terminal.wait_for("Throughput", seconds=30)
         began = time.monotonic()
@@ -211,7 +213,7 @@ def test_nothing_that_a_model_says_reaches_the_terminal_as_a_code(hostile):
         assert "outputs:" in terminal.text, "the lines after it are there"
 
 
-def test_nothing_that_a_model_says_reaches_the_lines_as_a_code(hostile):
+def test_nothing_a_model_writes_reaches_the_lines_as_a_code(hostile):
     with Terminal([RANKDECK, "attach", str(hostile.directory), "--plain"], columns=120, rows=40) as terminal:
         assert terminal.wait(60) == 0
         assert_harmless(bytes(terminal.raw))

@@ -1,7 +1,7 @@
-"""The pager in a real terminal: whatever $PAGER is, the terminal is whole after it and the dashboard goes on.
+"""The pager in a real terminal: whatever $PAGER is, the terminal is intact afterwards and the dashboard goes on.
 
-The dashboard is the real one, on a run of stand-in ranks; pyte is the terminal. Most pagers here are scripts that
-say what they were given.
+The dashboard is real, on a run of stand-in ranks; pyte is the terminal. Most pagers here are scripts that write down
+what they were given.
 """
 
 import json
@@ -24,12 +24,12 @@ RANKDECK = str(Path(sys.executable).with_name("rankdeck"))
 EVIL = "\x1b[35;7;99m\x1b]0;HOSTILE\x07\x1b]52;c;SE9TVElMRQ==\x07\x9b35;7;98m \u202eback\u202c [red]x[/red] |sh;$(id)"
 SEEN = "␛[35;7;99m␛]0;HOSTILE␇␛]52;c;SE9TVElMRQ==␇⟨U+009B⟩35;7;98m ⟨U+202E⟩back⟨U+202C⟩ [red]x[/red] |sh;$(id)"
 LEFT, TAKEN = b"\x1b[?1000l", b"\x1b[?1000h"
-"""The mouse: a pager may ask for the other screen too, but not for that."""
+"""Mouse reports; a pager may use the alternate screen too, but not these."""
 
 
 @pytest.fixture
 def live(launch, tmp_path, monkeypatch):
-    """A run that goes on for as long as a test looks at it; its first answer is hostile."""
+    """A run that lasts as long as the test; its first answer is hostile."""
     monkeypatch.setenv("STANDIN_STEP_SECONDS", "0.1")
     path = tmp_path / "prompts.jsonl"
     prompts = [f"!say {EVIL}", *(f"tell me of number {number}" for number in range(4000))]
@@ -44,7 +44,7 @@ def live(launch, tmp_path, monkeypatch):
 
 @pytest.fixture
 def program(tmp_path: Path) -> Callable[[str, str], str]:
-    """Makes a program in a directory of its own, which can be all of a PATH."""
+    """Makes a program in a new directory, which can be the whole PATH."""
 
     def make(name: str, script: str) -> str:
         folder = tmp_path / "bin"
@@ -59,7 +59,7 @@ def program(tmp_path: Path) -> Callable[[str, str], str]:
 
 @contextmanager
 def outputs_of(run, environ: Mapping[str, str | None]) -> Iterator[Terminal]:
-    """The Outputs view of a run, with an answer under the cursor; left by a key, with the terminal as it was."""
+    """The Outputs view of a run, with an answer under the cursor; at the end it is left by its key."""
     changed = {**os.environ, **{name: value for name, value in environ.items() if value is not None}}
     for name, value in environ.items():
         if value is None:
@@ -85,7 +85,7 @@ def outputs_of(run, environ: Mapping[str, str | None]) -> Iterator[Terminal]:
 
 
 def told(terminal: Terminal) -> str:
-    """What the notice says why there is no pager."""
+    """The message that says why there is no pager."""
     terminal.wait_for("No pager", seconds=10)
     terminal.read(0.3)
     lines = [line.split("▌", 1)[1].split("│")[0] for line in terminal.text.splitlines() if "▌" in line]
@@ -161,7 +161,7 @@ def test_without_a_PAGER_it_is_less_which_stays_until_it_is_left(live, less):
     assert b"HOSTILE\x07" not in terminal.raw
 
 
-def test_where_less_is_missing_it_is_more(live, program, tmp_path):
+def test_without_less_it_is_more(live, program, tmp_path):
     said = tmp_path / "said"
     more = program("more", f"#!/bin/sh\n{shutil.which('cat')} >{said}\n")
     with outputs_of(live, {"PAGER": "", "PATH": os.path.dirname(more)}) as terminal:
@@ -180,7 +180,7 @@ def test_where_less_is_missing_it_is_more(live, program, tmp_path):
         ("\anosuch", "there is no program"),
     ],
 )
-def test_where_there_is_no_pager_that_is_said_and_the_terminal_is_not_left(live, tmp_path, pager, words):
+def test_without_a_pager_the_dashboard_says_so_and_stays(live, tmp_path, pager, words):
     (tmp_path / "bin").mkdir()
     with outputs_of(live, {"PAGER": pager, "PATH": str(tmp_path / "bin")}) as terminal:
         began = len(terminal.raw)
@@ -189,7 +189,7 @@ def test_where_there_is_no_pager_that_is_said_and_the_terminal_is_not_left(live,
         assert LEFT not in terminal.raw[began:]
 
 
-def test_a_program_that_cannot_be_started_is_said_and_the_dashboard_is_back(live, program):
+def test_a_pager_that_cannot_be_started_is_reported_and_the_dashboard_is_back(live, program):
     broken = program("broken", "#!/nowhere/interpreter\n")
     with outputs_of(live, {"PAGER": broken}) as terminal:
         terminal.send("p")
@@ -214,7 +214,7 @@ def test_a_pager_that_ends_badly_leaves_a_whole_terminal(live, program, script):
             back(terminal, began)
 
 
-def test_ctrl_c_in_the_pager_is_the_pagers_alone(live, program, tmp_path):
+def test_ctrl_c_in_the_pager_reaches_only_the_pager(live, program, tmp_path):
     ready = tmp_path / "ready"
     mine = program("mine", f"#!/bin/sh\ntouch {ready}; sleep 60\n")
     with outputs_of(live, {"PAGER": mine}) as terminal:
@@ -227,7 +227,7 @@ def test_ctrl_c_in_the_pager_is_the_pagers_alone(live, program, tmp_path):
         assert "Stopping" not in terminal.text
 
 
-def test_what_the_run_says_meanwhile_is_made_up_for(live, program, tmp_path):
+def test_events_that_came_meanwhile_are_shown_afterwards(live, program, tmp_path):
     ready = tmp_path / "ready"
     mine = program("mine", f"#!/bin/sh\ntouch {ready}; read line </dev/tty\n")
     with outputs_of(live, {"PAGER": mine}) as terminal:

@@ -1,4 +1,4 @@
-"""How often the screen is painted: four times a second, less on a slow line, which gets the newest state anyway."""
+"""How often the screen is painted: four times a second, less often on a slow line, which gets the newest state."""
 
 import itertools
 import sys
@@ -17,7 +17,7 @@ RANKDECK = str(Path(sys.executable).with_name("rankdeck"))
 
 
 def painted_at(line_seconds: float, seconds: float, beats: float = REPAINT_SECONDS) -> list[float]:
-    """When the screen is painted, on a line that takes a repaint in so many seconds."""
+    """When the screen is painted, on a line that takes `line_seconds` for a repaint."""
     pace, painted = RepaintPace(), list[float]()
     for beat in range(int(seconds / beats)):
         now = beat * beats
@@ -28,25 +28,25 @@ def painted_at(line_seconds: float, seconds: float, beats: float = REPAINT_SECON
     return painted
 
 
-def test_a_quick_line_is_painted_on_at_every_beat():
+def test_on_a_quick_line_every_beat_paints():
     assert painted_at(0.01, 10) == [beat / 4 for beat in range(40)]
 
 
-def test_beats_that_come_more_often_paint_no_more_often():
+def test_more_frequent_beats_do_not_paint_more_often():
     times = painted_at(0.01, 10, beats=0.01)
     assert 36 <= len(times) <= 50
 
 
-def test_a_slow_line_is_painted_on_more_seldom():
+def test_on_a_slow_line_fewer_beats_paint():
     assert len(painted_at(0.5, 10)) == pytest.approx(10, abs=2)
     assert len(painted_at(1.0, 10)) == pytest.approx(5, abs=1)
 
 
-def test_a_line_that_takes_nothing_is_painted_on_once():
+def test_on_a_line_that_takes_nothing_only_one_beat_paints():
     assert painted_at(1e9, 60) == [0.0]
 
 
-def test_a_line_that_got_quick_again_is_painted_on_as_before_within_seconds():
+def test_on_a_line_that_is_quick_again_every_beat_paints_within_seconds():
     pace = RepaintPace()
     pace.painted(0.0)
     assert not pace.due(3.0, 10)
@@ -60,7 +60,7 @@ def test_a_line_that_got_quick_again_is_painted_on_as_before_within_seconds():
     assert pace.interval == REPAINT_SECONDS
 
 
-def test_a_picture_that_is_much_is_painted_as_often_as_its_bytes_allow():
+def test_a_costly_screen_is_painted_as_often_as_its_bytes_allow():
     pace, painted, written = RepaintPace(), 0, 0
     for beat in range(400):
         if pace.due(beat * REPAINT_SECONDS, 0, written):
@@ -71,7 +71,7 @@ def test_a_picture_that_is_much_is_painted_as_often_as_its_bytes_allow():
     assert painted / 100 > 1.3
 
 
-def test_whoever_asked_for_whole_screens_sees_the_run_move_again_within_two_seconds():
+def test_after_asking_for_whole_screens_the_user_sees_news_within_two_seconds():
     pace = RepaintPace()
     pace.painted(0.0)
     assert not pace.due(0.25, 0, written=500_000)
@@ -79,7 +79,7 @@ def test_whoever_asked_for_whole_screens_sees_the_run_move_again_within_two_seco
     assert pace.due(SLOWEST_SECONDS, 0, written=500_000)
 
 
-def test_whoever_goes_from_view_to_view_sees_the_run_move_all_the_while():
+def test_a_user_going_from_view_to_view_sees_news_all_the_time():
     pace, painted = RepaintPace(), [0.0]
     pace.painted(0.0)
     for beat in range(1, 200):
@@ -91,16 +91,14 @@ def test_whoever_goes_from_view_to_view_sees_the_run_move_all_the_while():
 
 
 @given(st.floats(0, 20), st.floats(10, 60))
-def test_nothing_is_painted_on_what_the_line_has_not_taken(line_seconds: float, seconds: float):
+def test_nothing_is_painted_while_the_line_has_bytes_to_take(line_seconds: float, seconds: float):
     times = painted_at(line_seconds, seconds)
     gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
     assert all(gap >= max(REPAINT_SECONDS, line_seconds) - 1e-9 for gap in gaps)
     assert all(gap <= max(SLOWEST_SECONDS, line_seconds) + 3 * REPAINT_SECONDS for gap in gaps)
 
 
-def test_over_a_line_of_a_kilobyte_a_second_the_dashboard_answers_and_its_picture_is_right_in_the_end(
-    launch, monkeypatch
-):
+def test_over_a_line_of_a_kilobyte_a_second_the_dashboard_answers_and_its_screen_ends_up_right(launch, monkeypatch):
     monkeypatch.setenv("STANDIN_STEP_SECONDS", "0.05")
     prompts = [f"tell me of number {number}" for number in range(600)]
     started = launch(prompts)
@@ -115,7 +113,7 @@ def test_over_a_line_of_a_kilobyte_a_second_the_dashboard_answers_and_its_pictur
                 terminal.send("2")
         assert terminal.bytes_out - began <= 10_000
         assert process.memory_info().rss - before < 8 * 2**20
-        # The line is quick again: what comes first is old, what comes last is true.
+        # The line is quick again: first come old bytes, the last ones are current.
         terminal.wait_for("as they came", seconds=60)
         terminal.send("1")
         terminal.wait_for("completed", seconds=60)
@@ -141,6 +139,6 @@ def test_over_a_line_that_takes_nothing_the_dashboard_can_be_left(launch, monkey
 
 
 def assert_closed(terminal: Terminal) -> None:
-    """Every box on the screen has its four corners."""
+    """Assert that every box on the screen has its four corners."""
     text = terminal.text
     assert text.count("╭") == text.count("╮") == text.count("╰") == text.count("╯") > 0

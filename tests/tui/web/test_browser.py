@@ -1,4 +1,4 @@
-"""The dashboard in headless Chromium: what an audience sees, what its keys do. Needs Chromium, as others need a GPU."""
+"""The dashboard in headless Chromium: what viewers see, and what their keys do. Needs Chromium."""
 
 import asyncio
 
@@ -12,7 +12,7 @@ __all__ = ["live", "serving"]
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here: apt-get install chromium")
 
 
-async def test_chromium_shows_the_run_steers_nothing_and_asks_nobody_else(live, serving, tmp_path):
+async def test_chromium_shows_the_run_steers_nothing_and_loads_nothing_from_elsewhere(live, serving, tmp_path):
     url, _ = serving(live.directory)
     async with Chromium() as browser:
         await browser.open(url)
@@ -41,7 +41,7 @@ async def test_chromium_shows_the_run_steers_nothing_and_asks_nobody_else(live, 
     assert changes(live.directory) == [4]
 
 
-async def test_chromium_steers_the_run_where_viewers_may(live, serving):
+async def test_chromium_steers_the_run_if_viewers_may(live, serving):
     url, _ = serving(live.directory, "--control")
     async with Chromium() as browser:
         await browser.open(url)

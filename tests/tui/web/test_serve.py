@@ -29,14 +29,14 @@ Serve = Callable[..., str]
 
 @pytest.fixture
 def live(launch, monkeypatch):
-    """A run with stand-in ranks that goes on for as long as a test looks at it."""
+    """A run with stand-in ranks that lasts as long as the test."""
     monkeypatch.setenv("STANDIN_STEP_SECONDS", "0.2")
     return launch(PROMPTS)
 
 
 @pytest.fixture
 def serving(tmp_path):
-    """`rankdeck serve …` until the test is over; ends as Ctrl-C ends it."""
+    """Starts `rankdeck serve …`; ends it by Ctrl-C after the test."""
     begun: list[subprocess.Popen[str]] = []
 
     def serve(directory: Path, *options: str, at: str = "localhost") -> tuple[str, "subprocess.Popen[str]"]:
@@ -56,7 +56,7 @@ def serving(tmp_path):
 
 
 class Page:
-    """What a browser does, without one: the websocket, and a terminal for what comes over it."""
+    """Stands in for a browser: the websocket, and a terminal for what comes over it."""
 
     def __init__(self, socket: aiohttp.ClientWebSocketResponse, columns: int, rows: int) -> None:
         self.socket = socket
@@ -88,7 +88,7 @@ def base_of(url: str) -> str:
 
 @asynccontextmanager
 async def let_in(url: str) -> AsyncIterator[aiohttp.ClientSession]:
-    """A client with the cookie for the token, as a browser has it once the address was opened."""
+    """A client with the cookie that a browser has after opening the address."""
     async with aiohttp.ClientSession(cookie_jar=aiohttp.CookieJar(unsafe=True)) as session:
         async with session.get(url) as response:
             assert (response.status, response.headers["Refresh"]) == (200, "0; url=/")
@@ -105,7 +105,7 @@ async def page(url: str, columns: int = 120, rows: int = 40) -> AsyncIterator[Pa
 
 
 def changes(directory: Path) -> list[int]:
-    """The batch sizes of the run, from its first on."""
+    """The batch sizes of the run so far, in order."""
     return [
         event.batch_size
         for event in run_directory.read_events(directory)
@@ -150,7 +150,7 @@ async def test_with_control_a_browser_steers_the_run(live, serving):
         await until_changed(live.directory, [4, 8])
 
 
-async def test_every_browser_has_a_view_of_its_own_that_ends_with_it(live, serving):
+async def test_every_browser_has_its_own_view_that_ends_with_it(live, serving):
     url, process = serving(live.directory)
     async with page(url) as one, page(url, 80, 24) as two:
         await one.see("tok/s now")
@@ -178,7 +178,7 @@ async def test_when_the_server_ends_no_view_is_left_and_the_run_goes_on(live, se
     assert run_directory.supervisor_alive(live.directory)
 
 
-async def test_a_browser_that_reads_nothing_is_left_with_its_view_and_slows_nobody(live, serving):
+async def test_a_browser_that_reads_nothing_is_disconnected_and_slows_nothing_down(live, serving):
     url, process = serving(live.directory)
     host, _, port = base_of(url).removeprefix("http://").rstrip("/").partition(":")
     token = url.partition("?")[2]
@@ -209,7 +209,7 @@ async def test_a_run_that_is_over_is_replayed(launch, serving):
         await browser.see("replay")
 
 
-async def test_the_page_names_nothing_outside_of_it(live, serving):
+async def test_the_page_refers_to_nothing_outside_itself(live, serving):
     url, _ = serving(live.directory)
     async with let_in(url) as session:
         async with session.get(base_of(url)) as response:
@@ -229,7 +229,7 @@ async def test_pages_of_other_sites_are_refused(live, serving):
         with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
             await session.ws_connect(f"{base_of(url)}ws", origin="http://evil.example")
         assert refused.value.status == 403
-        # A name of theirs that they made point to our loopback, or one that is none.
+        # Another site's name that points to this loopback, or an invalid name.
         for name in (f"evil.example:{port}", "[", f"localhost:{port}x"):
             async with session.get(url, headers={"Host": name}) as response:
                 assert response.status == 403
@@ -237,7 +237,7 @@ async def test_pages_of_other_sites_are_refused(live, serving):
     assert not views_of(process)
 
 
-async def test_who_has_neither_token_nor_cookie_gets_nothing_and_is_told_where_the_address_stands(live, serving):
+async def test_without_token_and_cookie_there_is_only_a_hint_where_the_address_is(live, serving):
     url, process = serving(live.directory)
     base = base_of(url)
     name = f"rankdeck-{base.rstrip('/').rsplit(':', 1)[1]}"
@@ -269,7 +269,7 @@ async def test_the_token_is_exchanged_for_a_cookie_that_no_script_and_no_other_s
             assert response.status == 200
 
 
-async def test_every_server_has_a_token_of_its_own(live, serving):
+async def test_every_server_has_its_own_token(live, serving):
     (one, _), (other, _) = serving(live.directory), serving(live.directory)
     tokens = {url.partition("token=")[2] for url in (one, other)}
     assert len(tokens) == 2
@@ -278,7 +278,7 @@ async def test_every_server_has_a_token_of_its_own(live, serving):
         assert response.status == 403
 
 
-async def test_another_address_of_the_loopback_is_listened_on_printed_and_let_in(live, serving):
+async def test_another_loopback_address_can_be_listened_on_and_is_printed_and_admitted(live, serving):
     url, _ = serving(live.directory, "--host", "127.0.0.2", at="127.0.0.2")
     async with page(url) as browser:
         await browser.see("tok/s now")
@@ -304,7 +304,7 @@ def test_what_is_local_and_what_is_printed_follow_from_where_it_listens(host: st
         assert (refused(f"evil.example:{port}", None) is None) is not local, "elsewhere the token alone decides"
 
 
-async def test_nonsense_from_a_browser_ends_its_view_and_nothing_else(live, serving):
+async def test_nonsense_from_a_browser_ends_only_its_view(live, serving):
     url, process = serving(live.directory)
     for word in ("nonsense", "{}", '["resize", {"width": "wide"}]', '["stdin"]', '["resize", {"width": 1e9}]'):
         address = f"{base_of(url)}ws?width=9999999&height=x"
@@ -318,12 +318,12 @@ async def test_nonsense_from_a_browser_ends_its_view_and_nothing_else(live, serv
     assert process.poll() is None
 
 
-def test_more_browsers_than_the_machine_can_bear_are_refused():
+def test_more_browsers_than_the_limit_are_refused():
     assert 8 <= server.MOST_VIEWERS <= 64
     assert COLUMNS[1] <= 1000
 
 
-def test_whatever_a_run_directory_is_called_the_shell_gets_it_as_one_word(tmp_path):
+def test_any_name_of_a_run_directory_is_one_word_to_the_shell(tmp_path):
     directory = tmp_path / "a run; touch $HOME/hacked 'x' \"y\" `z`"
     line = view_command(directory, control=True).replace(
         "-P -m rankdeck.tui.web.view", "-c 'import sys; print(sys.argv[1:])'"
@@ -340,7 +340,7 @@ async def test_the_audience_sees_the_theme_that_was_asked_for(live, serving):
         assert browser.screen.buffer[2][5].bg == LIGHT.background.removeprefix("#")
 
 
-def test_a_theme_that_is_none_is_said_before_anything_listens(live):
+def test_an_unknown_theme_is_refused_before_the_server_listens(live):
     said = subprocess.run(
         [RANKDECK, "serve", str(live.directory), "--theme", "rankdeck-lite"], capture_output=True, text=True
     )
@@ -348,7 +348,7 @@ def test_a_theme_that_is_none_is_said_before_anything_listens(live):
     assert "--theme: there is no theme 'rankdeck-lite'; is it rankdeck-light" in said.stderr
 
 
-def test_a_port_that_is_taken_is_said(live, tmp_path):
+def test_a_port_that_is_taken_is_refused(live, tmp_path):
     with listen("127.0.0.1", 0) as taken:
         port = str(taken.getsockname()[1])
         done = subprocess.run([RANKDECK, "serve", str(live.directory), "--port", port], capture_output=True, text=True)
@@ -356,7 +356,7 @@ def test_a_port_that_is_taken_is_said(live, tmp_path):
     assert f"--port: {port} is taken on 127.0.0.1" in done.stderr
 
 
-def test_a_host_that_is_none_is_said(live):
+def test_an_unknown_host_is_refused(live):
     done = subprocess.run(
         [RANKDECK, "serve", str(live.directory), "--host", "no.such.host.invalid"], capture_output=True, text=True
     )
@@ -364,7 +364,7 @@ def test_a_host_that_is_none_is_said(live):
     assert "--host: no.such.host.invalid" in done.stderr
 
 
-def test_listening_for_others_is_warned_about(live):
+def test_listening_beyond_the_loopback_causes_a_warning(live):
     command = [RANKDECK, "serve", str(live.directory), "--port", "0", "--host", "0.0.0.0", "--control"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
@@ -375,7 +375,7 @@ def test_listening_for_others_is_warned_about(live):
     assert "steer the run" in said
 
 
-def test_without_the_extra_the_way_to_it_is_said(live, tmp_path):
+def test_without_the_extra_web_serve_says_how_to_install_it(live, tmp_path):
     hidden = tmp_path / "hidden" / "aiohttp"
     hidden.mkdir(parents=True)
     (hidden / "__init__.py").write_text("raise ModuleNotFoundError('none', name='aiohttp')")
@@ -387,7 +387,7 @@ def test_without_the_extra_the_way_to_it_is_said(live, tmp_path):
     assert "pip install 'rankdeck[web]'" in done.stderr
 
 
-def test_a_run_that_is_none_is_said_before_anything_listens(state_home):
+def test_an_unknown_run_is_refused_before_the_server_listens(state_home):
     done = subprocess.run([RANKDECK, "serve", "nobody"], capture_output=True, text=True)
     assert done.returncode == 2
     assert "nobody" in done.stderr

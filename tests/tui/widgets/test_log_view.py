@@ -1,4 +1,4 @@
-"""The log: what a query leaves of it, however it grows and forgets; and the view with its find, as people use it."""
+"""The log: which lines match a query, however it grows and forgets; and the view, with its search, in use."""
 
 from typing import Any
 
@@ -51,7 +51,7 @@ TEXTS = st.lists(st.sampled_from(["load", "a ship " * 9, "ship", "ship ship", ""
 
 
 @given(st.lists(st.tuples(TEXTS, st.integers(0, 30))), st.sampled_from(["", "ship", "ship -load rank:0", "rank:9"]))
-def test_a_log_that_grows_and_forgets_is_listed_as_if_it_were_laid_out_anew(
+def test_a_log_that_grows_and_forgets_is_listed_as_if_laid_out_from_scratch(
     steps: list[tuple[list[str], int]], query: str
 ) -> None:
     log: tuple[LogEntry, ...] = ()
@@ -60,14 +60,19 @@ def test_a_log_that_grows_and_forgets_is_listed_as_if_it_were_laid_out_anew(
         before, height = lines(page), page.height
         log = (*log, *said(*texts))[-kept:] if kept else ()
         gone = page.take_in(log)
-        anew = page_of(log, query, 30)
-        assert lines(page) == lines(anew)
-        assert (page.found, page.total, len(page), page.height) == (anew.found, len(log), len(anew), anew.height)
+        from_scratch = page_of(log, query, 30)
+        assert lines(page) == lines(from_scratch)
+        assert (page.found, page.total, len(page), page.height) == (
+            from_scratch.found,
+            len(log),
+            len(from_scratch),
+            from_scratch.height,
+        )
         if kept > len(texts):
             assert lines(page)[: height - gone] == before[gone:], "what is left stands above what is new"
 
 
-def test_what_was_found_is_counted_and_gone_to_in_its_line() -> None:
+def test_matches_are_counted_and_their_lines_are_known() -> None:
     page = page_of((*said("no", "a ship " * 9 + "ship"), *said("SHIP", source="launcher")), "ship", 30)
     assert (len(page), page.found) == (2, 11)
     for found in range(page.found):
@@ -104,17 +109,17 @@ def test_the_number_of_a_log_line_leads_back_to_where_it_is_listed() -> None:
         ("rank 1", []),
     ],
 )
-def test_log_lines_are_asked_for_by_rank_source_and_words(query: str, found: list[str]) -> None:
+def test_log_lines_are_filtered_by_rank_source_and_words(query: str, found: list[str]) -> None:
     log = (*said("none"), *said("one", source="rank 1"), *said("two", source="launcher"))
     assert [text.split()[-1] for text in lines(page_of(log, query))] == found
 
 
-def test_what_log_lines_do_not_have_is_said() -> None:
+def test_a_query_for_what_log_lines_do_not_have_is_refused() -> None:
     with pytest.raises(QueryError, match="tokens: is none of rank, source, text"):
         LOG.parse("tokens:>3")
 
 
-def test_a_line_without_end_is_cut() -> None:
+def test_an_endless_line_is_cut() -> None:
     page = page_of(said("x" * 100_000))
     assert "".join(line[12:] for line in lines(page)) == "x" * LONGEST + "…"
 
@@ -141,7 +146,7 @@ EARLY = LogEntry(source="launcher", text="launched " * 8 + "so", moment=0.4)
 UNKNOWN = LogEntry(source="rank 0", text="who knows when")
 
 
-def test_each_line_says_when_it_was_said_counted_from_the_first_batch_as_the_timeline_does() -> None:
+def test_each_line_has_its_time_counted_from_the_first_batch_as_in_the_timeline() -> None:
     page = page_of((EARLY, LATE, UNKNOWN), width=75)
     text = "launched launched launched launched launched launched"
     assert lines(page)[0] == f"   00:00  launcher    {text}", "from the start, until there is a first batch"
@@ -164,7 +169,7 @@ def test_times_are_as_short_as_the_clock_in_the_header(moment: float | None, sai
     assert said_at(LogEntry(source="rank 0", text="", moment=moment), 8.5) == said
 
 
-def test_a_narrow_line_is_for_the_text_and_no_time_is_found_in_it() -> None:
+def test_a_narrow_line_has_no_time_and_none_is_matched() -> None:
     text = "word " * 20
     wide, narrow = (page_of(said(text), width=width) for width in (62, 61))
     assert lines(wide)[0] == f"{'':10}rank 0      word word word word word word word word"
@@ -173,7 +178,7 @@ def test_a_narrow_line_is_for_the_text_and_no_time_is_found_in_it() -> None:
     assert page_of((EARLY, LATE), "00:00", 75).found == 0
 
 
-def test_the_newest_lines_below_the_overview_say_when_too() -> None:
+def test_the_newest_lines_below_the_overview_have_times_too() -> None:
     shown = plain(tail_lines(scripted.loading().state, (), 100, 9)).split("\n")
     assert shown == [
         "   00:00  supervisor  run calm-harbour, 100 prompts",
@@ -183,7 +188,7 @@ def test_the_newest_lines_below_the_overview_say_when_too() -> None:
     ]
 
 
-def test_a_run_that_was_taken_up_goes_on_at_the_second_it_was_left_at() -> None:
+def test_the_times_of_a_resumed_run_go_on_where_they_stopped() -> None:
     script = scripted.running()
     script.log("rank 0", "before")
     script.wait(7200)
@@ -195,7 +200,7 @@ def test_a_run_that_was_taken_up_goes_on_at_the_second_it_was_left_at() -> None:
     assert after.moment == pytest.approx(before.moment + 1)
 
 
-def test_a_line_of_a_journal_or_a_supervisor_that_tells_no_time_is_read_all_the_same() -> None:
+def test_a_line_without_a_time_is_read_too() -> None:
     line = msgspec.json.decode(b'{"type":"log_line","source":"rank 0","text":"once upon a time"}', type=LogLine)
     assert apply(RunState(), line).log[0].moment is None
     state = b'{"log":[{"type":"log_line","at":1790000000.0,"source":"rank 0","text":"of an older supervisor"}]}'
@@ -214,7 +219,7 @@ async def opened(pilot: Pilot[Any]) -> LogLines:
 
 
 def logged(number: int = 200) -> tuple[RankdeckApp, ScriptedSource]:
-    """A run that has said so many lines; each tenth is a warning."""
+    """A run with `number` log lines; every tenth is a warning."""
     script = scripted.running()
     for line in range(number):
         text = f"warning {line}: a ship is late, a ship" if line % 10 == 0 else f"line {line}"
@@ -237,7 +242,7 @@ def top_line(log: LogLines) -> str:
     return plain([log.page.line(log.scroll_offset.y, None)])
 
 
-async def test_the_log_is_filtered_while_one_types_and_enter_keeps_it() -> None:
+async def test_the_log_is_filtered_while_typing_and_enter_keeps_the_filter() -> None:
     app, source = logged()
     async with app.run_test(size=(80, 24)) as pilot:
         log = await opened(pilot)
@@ -266,7 +271,7 @@ async def test_the_log_is_filtered_while_one_types_and_enter_keeps_it() -> None:
         assert isinstance(app.screen, RunScreen)
 
 
-async def test_n_goes_from_match_to_match_and_clearing_shows_what_is_around() -> None:
+async def test_n_goes_from_match_to_match_and_clearing_shows_the_lines_around() -> None:
     app, _ = logged()
     async with app.run_test(size=(80, 24)) as pilot:
         log = await opened(pilot)
@@ -297,23 +302,22 @@ async def test_n_goes_from_match_to_match_and_clearing_shows_what_is_around() ->
         assert log.here is None
 
 
-async def test_the_first_match_gone_to_is_one_that_is_seen() -> None:
+@pytest.mark.parametrize("key", ["n", "N"])
+async def test_the_first_match_gone_to_is_a_visible_one(key: str) -> None:
     app, _ = logged()
     async with app.run_test(size=(80, 24)) as pilot:
         log = await opened(pilot)
         await pilot.press("slash", *typed("a"), "enter")
         await pilot.pause()
         assert log.following
-        for key in "nN":
-            log._place = None
-            await pilot.press("G", key)
-            await pilot.pause()
-            assert log.here is not None
-            assert log.scroll_offset.y == log.max_scroll_y
-            assert log.scroll_offset.y <= log.page.line_of(log.here) < log.scroll_offset.y + log.size.height
+        await pilot.press("G", key)
+        await pilot.pause()
+        assert log.here is not None
+        assert log.scroll_offset.y == log.max_scroll_y
+        assert log.scroll_offset.y <= log.page.line_of(log.here) < log.scroll_offset.y + log.size.height
 
 
-async def test_the_bar_at_the_side_says_where_one_is() -> None:
+async def test_the_scrollbar_shows_the_position() -> None:
     app, _ = logged()
     async with app.run_test(size=(80, 24)) as pilot:
         log = await opened(pilot)
@@ -323,7 +327,7 @@ async def test_the_bar_at_the_side_says_where_one_is() -> None:
         assert log.vertical_scrollbar.position == log.max_scroll_y
 
 
-async def test_while_one_types_the_line_of_keys_has_the_fields_and_no_letters() -> None:
+async def test_while_typing_the_line_of_keys_has_the_fields_keys_and_no_letters() -> None:
     app, _ = logged()
     async with app.run_test(size=(80, 24)) as pilot:
         await opened(pilot)
@@ -335,7 +339,7 @@ async def test_while_one_types_the_line_of_keys_has_the_fields_and_no_letters() 
         assert "space Pause" in plain(app.screen.query_one(KeyBar).lines)
 
 
-async def test_a_mistake_is_said_and_the_field_stays_open() -> None:
+async def test_a_mistake_is_shown_and_the_field_stays_open() -> None:
     app, _ = logged()
     async with app.run_test(size=(80, 24)) as pilot:
         await opened(pilot)
@@ -345,7 +349,7 @@ async def test_a_mistake_is_said_and_the_field_stays_open() -> None:
         assert app.screen.query_one(QueryField).opened
 
 
-async def test_who_has_scrolled_up_stays_with_what_is_read_when_more_comes_and_old_lines_go() -> None:
+async def test_scrolled_up_the_visible_lines_stay_while_new_ones_come_and_old_ones_go() -> None:
     app, source = logged(1000)
     async with app.run_test(size=(80, 24)) as pilot:
         log = await opened(pilot)
@@ -385,7 +389,7 @@ async def test_a_match_stays_marked_while_others_are_forgotten() -> None:
         assert plain([log.page.line(log.page.line_of(now), now)]) == marked
 
 
-async def test_only_what_is_seen_is_worked_out_and_laying_out_again_needs_a_reason() -> None:
+async def test_only_visible_lines_are_laid_out_and_only_once() -> None:
     app, _ = logged(1000)
     async with app.run_test(size=(80, 24)) as pilot:
         log = await opened(pilot)
@@ -424,8 +428,8 @@ async def test_every_key_of_the_log_is_in_the_help() -> None:
             assert words in helped
 
 
-async def test_a_log_of_thousands_of_long_lines_is_found_in_at_once() -> None:
-    """Not a clock but a count: a query works out no more lines than the log has, and paints those that are seen."""
+async def test_a_log_of_thousands_of_long_lines_is_searched_at_once() -> None:
+    """By counting, not by a clock: a query lays out no more lines than the log has, and paints the visible ones."""
     script = scripted.running()
     for number in range(3000):
         script.add(protocol.LogLine(source="rank 0", text=f"line {number} " + "and so on " * 40))

@@ -1,4 +1,4 @@
-"""The Outputs view as people use it: every key, the mouse, and what a model may have written."""
+"""The Outputs view in use: every key, the mouse, and hostile answers."""
 
 import base64
 import json
@@ -39,7 +39,7 @@ def typed(text: str) -> list[str]:
 
 
 def outputs(extra: list[OutputRecord] | None = None, **options: Any) -> tuple[RankdeckApp, ScriptedSource]:
-    """The dashboard of a run with 64 answers, of ranks 0 and 1, and what else is given."""
+    """The dashboard of a run with 64 answers of ranks 0 and 1, and the `extra` ones."""
     script = scripted.running()
     for record in extra or []:
         script.add(protocol.Output(record=record))
@@ -55,7 +55,7 @@ async def opened(pilot: Pilot[Any]) -> AnswerList:
 
 
 def kept() -> Script:
-    """A sweep that keeps its answers, before the first of them."""
+    """A sweep that keeps its answers, before the first one."""
     return SweepScript(scripted_sweep.plan([4, 8], [1, 2], outputs=True)).begun()
 
 
@@ -84,7 +84,7 @@ LONG = scripted.record(91, rank=0, text="needle in hay\n" * 60)
 # --- filter ---------------------------------------------------------------------------------------
 
 
-async def test_the_list_is_filtered_while_one_types_and_enter_keeps_it() -> None:
+async def test_the_list_is_filtered_while_typing_and_enter_keeps_the_filter() -> None:
     app, _ = outputs()
     async with app.run_test(size=(120, 40)) as pilot:
         answers = await opened(pilot)
@@ -123,7 +123,7 @@ async def test_escape_clears_the_filter_in_the_field_and_in_the_list() -> None:
         assert isinstance(app.screen, RunScreen)
 
 
-async def test_a_mistake_is_said_at_the_field_which_stays_open_for_it() -> None:
+async def test_a_mistake_is_shown_at_the_field_which_stays_open() -> None:
     app, _ = outputs()
     async with app.run_test(size=(80, 24)) as pilot:
         answers = await opened(pilot)
@@ -151,7 +151,7 @@ async def test_keys_of_the_run_are_letters_while_a_query_is_typed() -> None:
     assert source.sent == []
 
 
-async def test_what_arrives_is_listed_if_it_matches() -> None:
+async def test_a_new_answer_is_listed_if_it_matches() -> None:
     app, source = outputs()
     async with app.run_test(size=(80, 24)) as pilot:
         answers = await opened(pilot)
@@ -175,7 +175,7 @@ async def test_what_arrives_is_listed_if_it_matches() -> None:
         (scripted.loading, "answers are listed here as they arrive"),
     ],
 )
-async def test_a_sweep_that_throws_answers_away_promises_none(script: Callable[[], Script], said: str) -> None:
+async def test_a_sweep_that_keeps_no_answers_says_so(script: Callable[[], Script], said: str) -> None:
     app = RankdeckApp(ScriptedSource(script().events))
     async with app.run_test(size=(60, 18)) as pilot:
         await opened(pilot)
@@ -224,7 +224,7 @@ async def test_n_goes_from_match_to_match_and_on_to_the_next_answer() -> None:
 # --- the list -------------------------------------------------------------------------------------
 
 
-async def test_the_mouse_chooses_a_row_and_twice_opens_it() -> None:
+async def test_a_click_selects_a_row_and_a_double_click_opens_it() -> None:
     app, _ = outputs()
     async with app.run_test(size=(80, 24)) as pilot:
         answers = await opened(pilot)
@@ -236,7 +236,7 @@ async def test_the_mouse_chooses_a_row_and_twice_opens_it() -> None:
         assert isinstance(app.screen, AnswerScreen)
 
 
-async def test_who_scrolls_by_the_wheel_is_not_taken_back_by_what_arrives() -> None:
+async def test_after_scrolling_by_the_wheel_a_new_answer_does_not_move_the_list() -> None:
     app, source = outputs()
     async with app.run_test(size=(80, 24)) as pilot:
         answers = await opened(pilot)
@@ -306,7 +306,7 @@ async def test_an_answer_fills_the_screen_and_the_others_are_a_key_away(key: str
         assert (answers.cursor, answers.following) == (63, False)
 
 
-async def test_nothing_of_an_answer_is_hidden_by_the_bar_at_its_side() -> None:
+async def test_the_scrollbar_hides_nothing_of_an_answer() -> None:
     words = " ".join(f"word-{number}" for number in range(400))
     app, _ = outputs([scripted.record(92, text=words)])
     async with app.run_test(size=(80, 24)) as pilot:
@@ -347,7 +347,7 @@ async def test_y_copies_the_answer_and_shift_y_the_record() -> None:
         assert json.loads(await copied(app, pilot, "Y"))["index"] == 95
 
 
-async def test_what_is_too_long_to_copy_is_said_with_what_does() -> None:
+async def test_a_text_too_long_to_copy_is_refused_with_other_ways() -> None:
     app, _ = outputs([scripted.record(95, text="x" * (MOST_BYTES + 1))])
     async with app.run_test(size=(120, 40)) as pilot:
         await opened(pilot)
@@ -355,7 +355,7 @@ async def test_what_is_too_long_to_copy_is_said_with_what_does() -> None:
         assert "p opens it in the pager" in said(app)
 
 
-def test_the_pager_is_what_the_environment_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_pager_is_taken_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("less", "my pager"):
         (tmp_path / name).write_text("#!/bin/sh\n")
         (tmp_path / name).chmod(0o755)
@@ -371,7 +371,7 @@ def test_the_pager_is_what_the_environment_says(tmp_path: Path, monkeypatch: pyt
         pager.pager_command({})
 
 
-def test_less_is_not_let_to_leave_at_once() -> None:
+def test_less_does_not_quit_at_once() -> None:
     assert pager.pager_environ({"LESS": "FRX"})["LESS"] == "FRX -+F"
     assert pager.pager_environ({"LESS": "-R"})["LESS"] == "-R"
     assert "LESS" not in pager.pager_environ({})
@@ -389,7 +389,7 @@ async def test_without_a_terminal_for_it_the_pager_says_so() -> None:
 # --- hostile --------------------------------------------------------------------------------------
 
 
-async def test_a_query_is_data_too() -> None:
+async def test_a_query_is_never_taken_for_markup() -> None:
     app, _ = outputs()
     async with app.run_test(size=(120, 40)) as pilot:
         await opened(pilot)

@@ -1,4 +1,4 @@
-"""The Sweep view as people see it: pictures at every size, and what it paints."""
+"""What the Sweep view looks like: pictures at every size, and what it paints."""
 
 import asyncio
 import random
@@ -27,7 +27,7 @@ ALL = {name: make().state for name, make in STATES.items()}
 
 
 class Host(Deck):
-    """The view alone, under a header, in the dashboard's looks."""
+    """The view by itself, under a header, styled as in the dashboard."""
 
     CSS_PATH = RankdeckApp.CSS_PATH
     HORIZONTAL_BREAKPOINTS = RankdeckApp.HORIZONTAL_BREAKPOINTS
@@ -55,7 +55,7 @@ class Host(Deck):
 
 
 async def shown(pilot: Pilot[Any]) -> None:
-    """The state is on the screen, and the layout has come to rest."""
+    """Wait until the state is on the screen and the layout is final."""
     app = pilot.app
     assert isinstance(app, Host)
     app.show(app.state)
@@ -95,14 +95,14 @@ def test_the_view_looks_as_approved_in_the_light(snap_compare: Any) -> None:
 
 
 @pytest.mark.parametrize("state", ["running", "running_on_gpus", "wall", "settled", "one_rank"])
-async def test_a_usual_sweep_is_seen_whole_at_home(state: str) -> None:
+async def test_a_usual_sweep_fits_without_scrolling(state: str) -> None:
     app = Host(ALL[state])
     async with app.run_test(size=(120, 40)) as pilot:
         await shown(pilot)
         assert app.query_one(SweepView).max_scroll_y == 0
 
 
-async def test_where_the_table_is_higher_than_the_screen_the_charts_stand_above_it() -> None:
+async def test_if_the_table_is_higher_than_the_screen_the_charts_are_above_it() -> None:
     app = Host(ALL["eight_ranks"])
     async with app.run_test(size=(120, 40)) as pilot:
         await shown(pilot)
@@ -114,7 +114,7 @@ async def test_where_the_table_is_higher_than_the_screen_the_charts_stand_above_
         assert order == ["sweep-status", "sweep-table", "sweep-charts", "sweep-how"]
 
 
-async def test_a_moment_that_changes_nothing_paints_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_state_that_changes_nothing_paints_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     app = Host(ALL["settled"])
     async with app.run_test(size=(120, 40)) as pilot:
         await shown(pilot)

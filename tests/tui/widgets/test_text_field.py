@@ -15,7 +15,7 @@ from tests.dashboards import until
 
 
 class Form(BaseApp):
-    """Two fields, with the keys that forms have between them."""
+    """Two fields, with the keys that go from field to field."""
 
     BINDINGS: ClassVar[list[BindingType]] = [*steps("form", "tab", "shift+tab", "next", "previous", at_once=True)]
 
@@ -24,7 +24,7 @@ class Form(BaseApp):
         yield Choice(("auto", "static", "continuous"), "auto")
 
     def together(self, *keys: str) -> None:
-        """Keys in one piece, as a slow line brings them, or whoever pastes them."""
+        """Keys that arrive in one chunk, as over a slow line or by pasting."""
         for key in keys:
             self.post_message(Key(key, key if len(key) == 1 else None))
 
@@ -39,7 +39,7 @@ class Form(BaseApp):
         (("ctrl+u", "a", "b", "ctrl+w", "c"), "c"),
     ],
 )
-async def test_characters_wait_for_the_keys_that_were_pressed_before_them(keys: tuple[str, ...], left: str) -> None:
+async def test_characters_act_after_the_keys_pressed_before_them(keys: tuple[str, ...], left: str) -> None:
     app = Form()
     async with app.run_test() as pilot:
         app.query_one(TextField).focus()
@@ -48,13 +48,13 @@ async def test_characters_wait_for_the_keys_that_were_pressed_before_them(keys: 
         await until(pilot, lambda: app.query_one(TextField).value == left)
 
 
-async def test_an_arrow_turns_the_choice_that_had_the_focus_when_it_was_pressed() -> None:
+async def test_an_arrow_changes_the_choice_that_had_the_focus_when_it_was_pressed() -> None:
     app = Form()
     async with app.run_test() as pilot:
         app.query_one(Choice).focus()
         await pilot.pause()
         app.together("right", "right", "left", "tab", "8")
-        await until(pilot, lambda: app.query_one(TextField).value == "8")  # what the field had was selected
+        await until(pilot, lambda: app.query_one(TextField).value == "8")  # the old value was selected, and is replaced
         assert app.query_one(Choice).value == "static"
 
 
@@ -66,7 +66,7 @@ async def test_an_arrow_turns_the_choice_that_had_the_focus_when_it_was_pressed(
         ({"choice.next": "left", "choice.previous": "right"}, ("left", "left", "right"), "static"),
     ],
 )
-async def test_the_users_own_keys_turn_a_choice_and_those_they_replace_do_not(
+async def test_the_users_keys_change_a_choice_and_the_replaced_ones_do_not(
     own: dict[str, str], keys: tuple[str, ...], left: str
 ) -> None:
     app = Form(Preferences(keys=own))

@@ -107,7 +107,7 @@ def test_a_batch_is_a_bar_that_says_its_number_and_its_prompts() -> None:
     assert "8.4 s" in text
 
 
-def test_the_second_round_is_seen_thin_and_said() -> None:
+def test_a_thin_second_round_is_visible_and_explained() -> None:
     text = drawn(STATES["second round"])
     assert "round 1: 100% full" in text
     assert "round 2: 25% full" in text
@@ -119,14 +119,14 @@ def test_idle_time_at_the_end_is_marked_with_its_seconds() -> None:
     assert "idle 6.4 s" in drawn(STATES["slow rank"])
 
 
-def test_the_ranks_on_their_way_are_lanes_before_the_first_batch() -> None:
+def test_before_the_first_batch_loading_ranks_have_lanes() -> None:
     text = drawn(STATES["loading"])
     assert "importing" in text
     assert "seconds since the start" in text
     assert "rank 0: loading its model, 3.0 s so far" in text
 
 
-def test_what_lies_before_the_first_batch_is_left_of_zero() -> None:
+def test_time_before_the_first_batch_is_left_of_zero() -> None:
     state = STATES["slow rank"]
     assert "w shows 9.7 s of loading" in drawn(state)
     text = drawn(state, look=Look(loading=True))
@@ -152,12 +152,12 @@ def test_what_lies_before_the_first_batch_is_left_of_zero() -> None:
         ("nothing", Look(), "a lane per rank and a bar per batch, once there are ranks"),
     ],
 )  # fmt: skip
-def test_what_is_under_the_cursor_is_said_in_words(name: str, look: Look, words: str) -> None:
+def test_what_is_under_the_cursor_is_described(name: str, look: Look, words: str) -> None:
     said = " ".join(drawn(STATES[name], 200, 34, look).split())
     assert words in said
 
 
-def test_no_rank_of_many_is_out_of_reach() -> None:
+def test_every_one_of_many_ranks_can_be_reached() -> None:
     state = STATES["many"]
     assert "rank 63" not in drawn(state)
     assert "▸rank 63" in drawn(state, look=Look(rank=63))
@@ -175,7 +175,7 @@ def view(app: RankdeckApp) -> TimelineView:
 
 
 def said(app: RankdeckApp) -> str:
-    """What stands beneath the legend."""
+    """The words below the legend."""
     return " ".join(panel(app, "timeline-panel").split("▸")[-1].split())
 
 
@@ -286,7 +286,7 @@ async def test_n_goes_to_the_slowest_batch_of_a_slow_rank() -> None:
         assert f"#{slowest.batch} on rank 1: " in whole_screen(app)
 
 
-async def test_moving_the_cursor_out_of_sight_brings_the_batch_into_it() -> None:
+async def test_moving_the_cursor_out_of_sight_scrolls_to_its_batch() -> None:
     app = dashboard(scripted_timeline.straggler())
     async with app.run_test(size=(120, 40)) as pilot:
         await settled(pilot)
@@ -297,7 +297,7 @@ async def test_moving_the_cursor_out_of_sight_brings_the_batch_into_it() -> None
         assert shown.left <= look.at <= shown.right
 
 
-async def test_the_timeline_says_advice_itself_so_it_is_not_said_twice() -> None:
+async def test_the_timeline_shows_advice_itself_and_the_screen_does_not_repeat_it() -> None:
     app = dashboard(scripted_timeline.second_round(gpus=0))
     async with app.run_test(size=(120, 40)) as pilot:
         await settled(pilot)
@@ -333,7 +333,7 @@ async def test_a_click_on_a_batch_puts_the_cursor_on_it() -> None:
         assert said(app).startswith("#8 on rank 2")
 
 
-async def test_in_a_replay_the_arrows_are_the_transports_and_h_and_l_move_the_cursor() -> None:
+async def test_in_a_replay_the_arrows_seek_and_h_and_l_move_the_cursor() -> None:
     source = ReplaySource(Journal(SAMPLE), position=45.0, playing=False)
     app = ReplayApp(source)
     async with app.run_test(size=(120, 40)) as pilot:
@@ -360,7 +360,7 @@ async def test_every_key_of_the_timeline_is_in_the_help() -> None:
             assert words in text
 
 
-def test_losses_that_are_kept_as_one_say_how_many_they_were() -> None:
+def test_losses_kept_as_one_mark_are_counted() -> None:
     state = scripted_timeline.lost_and_again().state
     lost = Segment("lost", 3, 9, Span("lost", 3, 9, batch=4, rows=48, joined=3))
     assert explained(state, 1, lost) == "rank 1: 3 batches lost, so long ago that they are kept as one: 6.0 s"

@@ -2,7 +2,8 @@
 
 from typing import NamedTuple
 
-from rankdeck.runner.state import RunState
+from rankdeck.runner.protocol import DeviceSample, ProcessSample
+from rankdeck.runner.state import DeviceState, RankState, RunState
 from rankdeck.tui.panels.overview.devices import DeviceForm, device_lines
 from rankdeck.tui.panels.overview.gpu_cells import GAP, LEAST_CELL
 from rankdeck.tui.panels.overview.gpu_ranks import LEAST, one_to_one
@@ -32,7 +33,26 @@ class OverviewPlan(NamedTuple):
     height: int = 0
 
 
-def plan_overview(state: RunState, width: int, height: int, *, frame: int, spare: bool, taken: int) -> OverviewPlan:
+def outline(state: RunState) -> RunState:
+    """The state as a plan sees it: what the tables have rows for, without the figures that every tick changes."""
+    return RunState(
+        phase=state.phase,
+        ready_at=state.ready_at,
+        first_batch_at=state.first_batch_at,
+        ended=state.ended,
+        telemetry_reason=state.telemetry_reason,
+        ranks=tuple(RankState(rank=rank.rank) for rank in state.ranks),
+        devices=tuple(
+            DeviceState(sample=DeviceSample(index=device.sample.index, uuid="", name=""), ranks=device.ranks)
+            for device in state.devices
+        ),
+        processes=tuple(
+            ProcessSample(rank=process.rank, cpu_percent=None, rss_bytes=None) for process in state.processes
+        ),
+    )
+
+
+def plan_overview(state: RunState, width: int, height: int, frame: int, spare: bool, taken: int) -> OverviewPlan:
     """The plan for panels `width` cells wide inside, in `height` lines of which `taken` are already used.
 
     A panel's border and title take `frame` more lines. With `spare` the GPUs are the first to be left out.

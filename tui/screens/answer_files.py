@@ -1,7 +1,7 @@
-"""Answers written to a file: as records (.jsonl), as a table (.csv) or to read (.txt).
+"""Writing answers to a file: as records (.jsonl), as a table (.csv) or to read (.txt).
 
-Knows formats and files, not which answers are wanted: they come as an iterator, from disk and as many as there
-are, and none is kept. The file is there whole or not at all.
+Knows formats and files, not which answers are wanted: they come from an iterator, any number of them, and none is
+kept in memory. The file is written whole or not at all.
 """
 
 import csv
@@ -24,15 +24,15 @@ KINDS = (".jsonl", ".csv", ".txt")
 STEM_CHARACTERS = 80
 
 _OF_THE_RUN = (PROMPTS_FILE, EVENTS_FILE, OUTPUTS_FILE)
-"""Also before they are there: the run will write them."""
+"""Refused even if they do not exist yet: the run will write them."""
 
 
 class ExportError(ValueError):
-    """It cannot be written there; the text says why and what to do."""
+    """The file cannot be written; the text says why and what to do."""
 
 
 class Target(NamedTuple):
-    """A file to write, and whether there is one already that would be lost."""
+    """A file to write, and whether it would replace one that exists."""
 
     path: Path
     replaces: bool
@@ -42,7 +42,7 @@ def target(text: str, run_directory: Path) -> Target:
     """The file that `text` names.
 
     Raises:
-        ExportError: nothing can be written there.
+        ExportError: no file can be written there.
     """
     if not text.strip():
         raise ExportError("give the file a name")
@@ -70,7 +70,7 @@ def target(text: str, run_directory: Path) -> Target:
 
 
 def suggested(run: str, *, filtered: bool) -> str:
-    """A name that is free in the working directory."""
+    """A file name that does not exist in the working directory yet."""
     stem = re.sub(r"[^\w.-]+", "-", run)[:STEM_CHARACTERS].strip(".-") or "run"
     stem += "-filtered" if filtered else "-outputs"
     names = (f"{stem}{'' if number == 1 else f'-{number}'}.jsonl" for number in count(1))
@@ -80,7 +80,7 @@ def suggested(run: str, *, filtered: bool) -> str:
 def gather(
     stored: Iterable[OutputRecord] | None, kept: Iterable[OutputRecord], wanted: Callable[[OutputRecord], bool]
 ) -> Iterator[OutputRecord]:
-    """All wanted answers: those on disk in the file's order, then those kept that the disk has not got yet."""
+    """All wanted answers: those on disk in the file's order, then those in memory that are not on disk yet."""
     left = {record.index: record for record in kept}
     for record in stored or ():
         left.pop(record.index, None)
@@ -90,16 +90,16 @@ def gather(
 
 
 def write(records: Iterable[OutputRecord], to: Target, *, replace: bool = False) -> int:
-    """Write the file in one step; returns the number of answers. Takes a while: for a thread.
+    """Write the file in one step; returns the number of answers. Slow: run it in a thread.
 
     Raises:
         ExportError: a file of that name has appeared meanwhile, and `replace` is False.
-        OSError: it could not be written; what there was is still there.
+        OSError: it could not be written; a file that was there before is untouched.
     """
     path = to.path
-    # Not made of the name, which may be as long as a name can be.
+    # Not derived from the name, which may be as long as names can be already.
     temporary = path.with_name(f".rankdeck-{secrets.token_hex(8)}.part")
-    # Created anew, and with the mode any file of this person gets.
+    # A new file, with the mode that any of the user's files gets.
     file = temporary.open("x", encoding="utf-8", errors="replace", newline="")
     try:
         with file:
