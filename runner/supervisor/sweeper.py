@@ -14,8 +14,8 @@ from rankdeck.runner import protocol
 from rankdeck.runner.protocol import BatchFinished, DeviceSample
 from rankdeck.runner.protocol.sweep_plan import SweepPlan, Trial, TrialOutcome, TrialRecord
 from rankdeck.runner.scheduling.scheduler import Assignment, Scheduler
-from rankdeck.runner.supervisor.bandwidth import peak_bandwidth
 from rankdeck.runner.supervisor.event_stream import EventStream
+from rankdeck.runner.supervisor.peak_bandwidth import peak_bandwidth
 from rankdeck.runner.supervisor.trial_meter import TrialMeter
 
 SAMPLE_PROMPTS = 50_000

@@ -33,7 +33,7 @@ import msgspec
 from rankdeck.runner import run_directory
 from rankdeck.runner.protocol import AccountClosed, BatchFinished, BatchStarted, DeviceSample, Output, RankReady, Tick
 from rankdeck.runner.protocol.config import RunConfig
-from rankdeck.runner.supervisor.bandwidth import peak_bandwidth
+from rankdeck.runner.supervisor.peak_bandwidth import peak_bandwidth
 from rankdeck.runner.supervisor.trial_meter import TrialMeter
 from tests.benchmarks import nvidia_smi, random_model, sides
 from tests.benchmarks.nvidia_smi import NvidiaSmi

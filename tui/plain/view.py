@@ -14,8 +14,8 @@ from rankdeck.runner.state import RunState, Snapshot, ToViewer, apply
 from rankdeck.runner.state.knobs import SOURCE as KNOBS
 from rankdeck.runner.state.knobs import knob_words
 from rankdeck.runner.state.loading_time import loading_line
+from rankdeck.tui.panels.overview.advice import advice_texts
 from rankdeck.tui.panels.overview.header import active_words
-from rankdeck.tui.panels.overview.hints import advice_texts
 from rankdeck.tui.panels.overview.notice import attempt_words
 from rankdeck.tui.panels.overview.summary import gathered_line
 from rankdeck.tui.plain.bar import BottomLine, bar_stream

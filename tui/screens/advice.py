@@ -7,7 +7,7 @@ from textual.binding import Binding, BindingType
 from textual.screen import ModalScreen
 
 from rankdeck.runner.state import RunState
-from rankdeck.tui.panels.overview.hints import all_advice
+from rankdeck.tui.panels.overview.advice import all_advice
 from rankdeck.tui.widgets.deck import Deck
 from rankdeck.tui.widgets.lines import Panel
 from rankdeck.tui.widgets.scrolling import ScrollBox

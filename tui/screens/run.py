@@ -15,8 +15,8 @@ from rankdeck.runner.protocol import SetActiveRanks, SetBatchSize, StartSweep, S
 from rankdeck.runner.protocol.sweep_plan import SweepPlan
 from rankdeck.runner.state import RunState
 from rankdeck.tui.panels.frame import Frame, ViewName
+from rankdeck.tui.panels.overview.advice import advice_lines
 from rankdeck.tui.panels.overview.header import header_line
-from rankdeck.tui.panels.overview.hints import advice_lines
 from rankdeck.tui.panels.overview.notice import notice_lines
 from rankdeck.tui.screens.run_keys import RUN_KEYS
 from rankdeck.tui.screens.sized import Sized

@@ -10,7 +10,7 @@ from rankdeck.runner.forecast.forecast import eta_seconds
 from rankdeck.runner.protocol import BatchResult, DeviceSample, RankReady
 from rankdeck.runner.protocol.sweep_plan import SweepPlan, SweepState, Trial, TrialRecord, TrialResult
 from rankdeck.runner.state import RunState
-from rankdeck.runner.supervisor.bandwidth import known_bandwidth, peak_bandwidth
+from rankdeck.runner.supervisor.peak_bandwidth import known_bandwidth, peak_bandwidth
 from rankdeck.runner.supervisor.trial_meter import TrialMeter, percentile
 from rankdeck.runner.sweep.cells import best, cells
 from rankdeck.runner.sweep.intervals import T_95, estimate, ratio_half_width

@@ -10,9 +10,9 @@ from rankdeck.runner.state import RunState, apply
 from rankdeck.tui.panels.log.log_listing import LogPage
 from rankdeck.tui.panels.outputs.answer_lines import GUTTER, SHOWN_CHARACTERS, answer_page, answer_row
 from rankdeck.tui.panels.outputs.query import Query
+from rankdeck.tui.panels.overview.advice import all_advice
 from rankdeck.tui.panels.overview.devices import device_lines, devices_title
 from rankdeck.tui.panels.overview.header import header_line
-from rankdeck.tui.panels.overview.hints import all_advice
 from rankdeck.tui.panels.overview.progress import progress_lines
 from rankdeck.tui.panels.overview.ranks import rank_lines
 from rankdeck.tui.panels.overview.summary import summary_lines

@@ -10,8 +10,8 @@ from rankdeck.runner.state import HistoryPoint, Mark
 from rankdeck.runner.state.periods import scaling
 from rankdeck.tui.panels.chart import chart, columns
 from rankdeck.tui.panels.marks import SIGN, label_rows, mark_column
+from rankdeck.tui.panels.overview.advice import advice_lines, all_advice
 from rankdeck.tui.panels.overview.header import header_line
-from rankdeck.tui.panels.overview.hints import advice_lines, all_advice
 from rankdeck.tui.panels.overview.knob_effect import turn_lines
 from rankdeck.tui.panels.overview.notice import notice_lines
 from rankdeck.tui.panels.overview.progress import progress_lines

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 from rich.cells import cell_len
 
-from rankdeck.tui.panels.overview.hints import advice_texts
+from rankdeck.tui.panels.overview.advice import advice_texts
 from rankdeck.tui.panels.overview.ranks import rank_lines
 from rankdeck.tui.plain.bar import ERASE, BottomLine, bar_stream
 from rankdeck.tui.plain.status import WIDE, bar_line, progress_line, status_lines

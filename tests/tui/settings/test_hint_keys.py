@@ -7,7 +7,7 @@ from textual.widgets import Button
 
 from rankdeck.tui.app.app import RankdeckApp
 from rankdeck.tui.app.declared_keys import declared
-from rankdeck.tui.panels.overview.hints import advice_lines
+from rankdeck.tui.panels.overview.advice import advice_lines
 from rankdeck.tui.panels.overview.notice import notice_lines
 from rankdeck.tui.panels.sweep.status import empty_lines
 from rankdeck.tui.screens.questions import LeaveScreen, Question

@@ -8,8 +8,8 @@ from rankdeck.runner.state import RunState
 from rankdeck.runner.sweep.cells import best, cells
 from rankdeck.runner.sweep.verdict import tied_with_best
 from rankdeck.tui.panels.bars import bar
+from rankdeck.tui.panels.overview.advice import batch_size_reason
 from rankdeck.tui.panels.overview.header import phase_words
-from rankdeck.tui.panels.overview.hints import batch_size_reason
 from rankdeck.tui.panels.overview.knob_effect import what_if_words, what_ifs
 from rankdeck.tui.panels.overview.notice import relaunching
 from rankdeck.tui.panels.overview.scaling import scaling_line, scaling_table

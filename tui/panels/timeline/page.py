@@ -10,7 +10,7 @@ from typing import NamedTuple
 from rankdeck.runner.advice.findings import Finding, Round, rounds
 from rankdeck.runner.advice.segments import Segment, segments
 from rankdeck.runner.state import RunState
-from rankdeck.tui.panels.overview.hints import current_advice
+from rankdeck.tui.panels.overview.advice import current_advice
 from rankdeck.tui.panels.timeline.charts import busy_line, busy_series, mark_line, mean_busy, rate_lines, rate_words
 from rankdeck.tui.panels.timeline.lanes import LEGEND, LOADING_LEGEND, lane_cells
 from rankdeck.tui.panels.timeline.window import Look, Window, at_cursor, axis, joined, window
