@@ -3,6 +3,7 @@
 import-linter holds the direction between the rooms; this holds what it has no contract for.
 """
 
+import ast
 import re
 from collections import Counter
 from pathlib import Path
@@ -61,6 +62,21 @@ def test_no_room_has_more_modules_than_one_keeps_in_mind() -> None:
 def test_each_room_says_what_it_is() -> None:
     for room in (path for wing in LOOSE for path in [ROOT / wing, *(ROOT / wing).rglob("*")] if _is_room(path)):
         assert (room / "__init__.py").read_text().startswith('"""'), room
+
+
+PURE = [
+    *(f"runner/{room}" for room in ("protocol", "scheduling", "sweep", "state", "forecast", "advice")),
+    *("tui/panels", "tui/plain", "tui/words"),
+]
+
+
+@pytest.mark.parametrize("room", PURE)
+def test_a_pure_room_remembers_nothing_between_calls(room: str) -> None:
+    for path in (ROOT / room).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            decorators = node.decorator_list if isinstance(node, ast.FunctionDef) else []
+            assert not [one for one in decorators if "cache" in ast.unparse(one)], f"{path}:{node.lineno}"
+            assert not isinstance(node, ast.Global), f"{path}:{node.lineno}"
 
 
 @pytest.mark.parametrize("document", ["ARCHITECTURE.md", "README.md", "CHANGELOG.md"])

@@ -4,6 +4,7 @@ Knows a Selection (which answers, in what order, where the cursor is) and what a
 """
 
 import asyncio
+from functools import lru_cache
 from typing import ClassVar
 
 from textual import events, work
@@ -52,6 +53,7 @@ class AnswerList(ScrollView, Painter, can_focus=True):
         self.selection = Selection()
         self._version = -1
         self._thrown_away = False
+        self._answer_row = lru_cache(maxsize=512)(answer_row)
 
     @property
     def row_width(self) -> int:
@@ -191,5 +193,5 @@ class AnswerList(ScrollView, Painter, can_focus=True):
             return self.paint((), width)
         here = record.index == selection.cursor
         sizes, gap = widths(COLUMNS, width, most_gap=2)
-        line = answer_row(record, tuple(sizes), gap, here=here, finds=selection.query.finds)
+        line = self._answer_row(record, tuple(sizes), gap, here=here, finds=selection.query.finds)
         return self.paint(line, width, self.style_of("cursor") if here else None)

@@ -53,6 +53,8 @@ class LogPage:
         self._log: Sequence[LogEntry] = ()
         self._first = 0
         self._blocks: list[Block] = []
+        self._measured = lru_cache(maxsize=4096)(_measured)
+        self._entry_lines = lru_cache(maxsize=512)(entry_lines)
         self._count()
 
     def _count(self) -> None:
@@ -97,7 +99,7 @@ class LogPage:
 
     def _laid_out(self, entries: Sequence[LogEntry], number: int) -> list[Block]:
         return [
-            Block(position, entry, *_measured(entry.text, self.width, self.query.finds))
+            Block(position, entry, *self._measured(entry.text, self.width, self.query.finds))
             for position, entry in enumerate(entries, number)
             if self.query.matches(entry)
         ]
@@ -123,7 +125,7 @@ class LogPage:
         inside = None if here is None else here - self._founds[position]
         if inside is not None and not 0 <= inside < self._blocks[position].found:
             inside = None
-        return entry_lines(entry.text, self.width, self.query.finds, inside)
+        return self._entry_lines(entry.text, self.width, self.query.finds, inside)
 
     def found_from(self, y: int) -> int:
         """How many matches there are in the log lines above the one at line `y`."""
@@ -155,6 +157,7 @@ class LogPage:
         """The same log, with the same numbers, for another query or width."""
         page = LogPage(query, width)
         page._first, page.first_batch = self._first, self.first_batch
+        page._measured, page._entry_lines = self._measured, self._entry_lines
         page.take_in(self._log)
         return page
 
@@ -177,14 +180,12 @@ def _room(width: int) -> int:
     return max(10, width - head_width(width))
 
 
-@lru_cache(maxsize=4096)
 def _measured(text: str, width: int, finds: Finds) -> tuple[int, int]:
     """How many lines a text takes, and how many matches it has."""
     shown = _shown(text)
     return len(wrap(shown, _room(width))), len(spans(shown, finds))
 
 
-@lru_cache(maxsize=512)
 def entry_lines(text: str, width: int, finds: Finds, here: int | None) -> tuple[list[Line], list[int]]:
     """A text, wrapped and marked, and the line on which each match begins."""
     shown = _shown(text)

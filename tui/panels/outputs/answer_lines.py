@@ -1,6 +1,5 @@
 """An answer as a row of a list and as a whole page, with the matches of a search marked. Pure."""
 
-from functools import lru_cache
 from typing import NamedTuple
 
 from rankdeck.runner.protocol import OutputRecord
@@ -41,7 +40,6 @@ def batch_seconds(state: RunState, record: OutputRecord) -> float | None:
     return None
 
 
-@lru_cache(maxsize=512)
 def answer_row(
     record: OutputRecord, sizes: tuple[int, ...], gap: int, *, here: bool = False, finds: Finds = None
 ) -> Line:
