@@ -15,7 +15,7 @@ from textual.widgets import Input
 from rankdeck.tui.panels.overview.notice import notice_lines
 from rankdeck.tui.panels.transport import transport_line
 from rankdeck.tui.screens.run import RunScreen
-from rankdeck.tui.screens.run_keys import RUN_KEYS
+from rankdeck.tui.screens.run_keys import HELP_KEYS, RUN_KEYS
 from rankdeck.tui.sources.followed_run import FollowedRun
 from rankdeck.tui.sources.replay import ReplaySource
 from rankdeck.tui.terminal.repaint import REPAINT_SECONDS
@@ -46,7 +46,7 @@ class ReplayScreen(RunScreen, inherit_bindings=False):
     BINDINGS: ClassVar[list[BindingType]] = [
         *Screen.BINDINGS,
         Binding("q", "app.leave", "Quit", id="app.leave", tooltip="Leave the replay"),
-        Binding("question_mark", "help", "Help", key_display="?", id="app.help", tooltip="Every key, and the words"),
+        *HELP_KEYS,
         Binding("space", "play", "Pause", id="replay.play", tooltip="Pause, or go on; at the end, from the beginning"),
         _seek("left", f"seek(-{STEP})", "Back", f"{STEP} seconds back", show=True),
         _seek("right", f"seek({STEP})", "Forward", f"{STEP} seconds forward", show=True),

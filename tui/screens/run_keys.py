@@ -12,9 +12,15 @@ def _knob(keys: str, action: str, description: str, group: Binding.Group, toolti
     return Binding(keys, action, description, id=name, tooltip=tooltip, group=group)
 
 
+HELP_KEYS: list[BindingType] = [
+    Binding("question_mark", "help", "Help", key_display="?", id="app.help", tooltip="Every key, and the words"),
+    Binding("f1", "help", "Help", id="app.help_anywhere", tooltip="The same, also from within a field", show=False),
+]
+"""The help of a run's screen knows the view: the application's own is not asked."""
+
 RUN_KEYS: list[BindingType] = [
     Binding("q", "app.leave", "Quit", id="app.leave", tooltip="Leave; asks first while the run goes on"),
-    Binding("question_mark", "help", "Help", key_display="?", id="app.help", tooltip="Every key, and the words"),
+    *HELP_KEYS,
     Binding("space", "pause", "Pause", id="run.pause", tooltip="Pause after the batches in flight, or go on"),
     Binding("x", "app.stop", "Stop", id="run.stop", tooltip="Stop the run after the batches in flight"),
     _knob("minus,underscore", "batch_size(False)", "Smaller batches", _BATCH_SIZE, "Halve the batch size"),
@@ -61,5 +67,4 @@ RUN_KEYS: list[BindingType] = [
         tooltip="Abandon the batches in flight; asks first",
         show=False,
     ),
-    Binding("f1", "help", "Help", id="app.help_anywhere", tooltip="The same, also from within a field", show=False),
 ]

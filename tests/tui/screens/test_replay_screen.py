@@ -262,6 +262,17 @@ async def test_help_palette_and_footer_have_the_keys_of_a_replay() -> None:
         assert replay.transport.position == 30, "keys are those of the screen on top"
 
 
+async def test_both_keys_for_help_show_that_of_the_view() -> None:
+    replay = Replay()
+    async with replay.app.run_test(size=(120, 60)) as pilot:
+        await replay.settled(pilot)
+        for key in ("question_mark", "f1"):
+            await pilot.press(key)
+            assert isinstance(replay.app.screen, HelpScreen)
+            assert "Help: Overview" in str(replay.app.screen.query_one("#help").border_title)
+            await pilot.press("escape")
+
+
 async def test_arrows_in_a_text_field_do_not_seek() -> None:
     replay = Replay()
     async with replay.app.run_test(size=(80, 24)) as pilot:
