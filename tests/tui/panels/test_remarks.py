@@ -1,6 +1,7 @@
 """What is said beside the fields of a new run: mistakes where they can be seen, and a doubt only if there are none."""
 
-from rankdeck.runner.inputs.memory_estimate import DEMO, MemoryEstimate, PromptSizes, Room, estimate
+from rankdeck.runner.inputs.memory_estimate import MemoryEstimate, PromptSizes, Room, estimate
+from rankdeck.runner.inputs.model_config import DEMO
 from rankdeck.runner.protocol.config import Problem, RunConfig
 from rankdeck.tui.panels.forms.remarks import Remark, remarks, unseen_mistakes, unseen_settings
 from rankdeck.tui.panels.forms.run_form import FIRST_VALUES
