@@ -1,6 +1,6 @@
 """Chaos: a run during which ranks, supervisors and viewers are killed, stopped, resumed, and knobs turned, at random.
 
-`fly(seed, …)` flies one run through what its seed brings and says what is wrong with its end: nothing,
+`run_through(seed, …)` takes one run through what its seed brings and says what is wrong with its end: nothing,
 if every prompt has exactly one whole record. Used by the tests with stand-in ranks and with accelerate's.
 """
 
@@ -54,7 +54,7 @@ class Flight:
         self.did: list[str] = []
         self._stalled: list[asyncio.StreamWriter] = []
 
-    async def fly(self, seconds: float) -> None:
+    async def run_through(self, seconds: float) -> None:
         """Act at random until all turns are taken, then let the run end by itself."""
         async with asyncio.timeout(seconds):
             for _ in range(self.acts):

@@ -87,7 +87,7 @@ class TrialRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SweepState(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a sweep stands: part of the state of its run. `since` is when the trial at hand began (unix seconds).
+    """Where a sweep stands: part of the state of its run. `since` is when the current trial began (unix seconds).
 
     `took` has the seconds of every trial that was run, with its warm-up, by number. `measuring` is False during the
     trial's warm-up. `bandwidth_bytes_per_second` is the device's peak memory bandwidth, and `bandwidth_source` says

@@ -90,7 +90,7 @@ class KnobControls:
         return self._scheduler.next_rows(rank, in_hand) if self.work_left and not self.sweeping else None
 
     def sample(self, devices: Sequence[DeviceSample]) -> None:
-        """Pass telemetry on to the trial at hand."""
+        """Pass telemetry on to the current trial."""
         if self._sweeper is not None and self._sweeper.active:
             self._sweeper.sample(devices)
 
@@ -192,7 +192,7 @@ class KnobControls:
             self._sweeper.interrupt()
 
     def batch_finished(self, event: BatchFinished | AccountClosed) -> None:
-        """Pass the figures on to the trial at hand, or to the search, once every active rank has been measured."""
+        """Pass the figures on to the current trial, or to the search, once every active rank has been measured."""
         if self._sweeper is not None and self._sweeper.active:
             if isinstance(event, BatchFinished):
                 self._sweeper.batch_finished(event)
@@ -208,7 +208,7 @@ class KnobControls:
         self._use(self._search.learn(period.batch_size, rate, period.peak_memory_bytes, self._scheduler.pending))
 
     def trial_failed(self, failed: BatchFailed) -> None:
-        """Note that a batch of the trial at hand failed."""
+        """Note that a batch of the current trial failed."""
         if self._sweeper is not None and self._sweeper.active:
             self._sweeper.batch_failed(failed.kind, failed.error)
             if not self._sweeper.active:

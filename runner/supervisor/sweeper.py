@@ -79,8 +79,8 @@ class _Prompts:
         self._stock.clear()
 
 
-class _TrialAtHand:
-    """How far the trial at hand is: rounds `started` and `finished` by rank, of `target`; `again`: to be redone."""
+class _CurrentTrial:
+    """How far the current trial is: rounds `started` and `finished` by rank, of `target`; `again`: to be redone."""
 
     def __init__(self, trial: Trial, least_rounds: int) -> None:
         self.trial = trial
@@ -114,7 +114,7 @@ class Sweeper:
         self._trials = order_of(plan)
         self._walls: dict[int, tuple[int, str]] = {}
         self._losses: dict[int, list[int]] = {}
-        self._at_hand: _TrialAtHand | None = None
+        self._current: _CurrentTrial | None = None
 
     def begin(self) -> None:
         """Report what will be measured, once all ranks are ready."""
@@ -131,12 +131,12 @@ class Sweeper:
                 self._hit_wall(record.trial, OUT_OF_MEMORY)
 
     def ranks_lost(self, cause: str) -> bool:
-        """Fail the trial at hand, if there is one: the ranks are gone. Returns whether there was one.
+        """Fail the current trial, if there is one: the ranks are gone. Returns whether there was one.
 
         After two losses with the same number of ranks, that size and larger ones are not tried again: on a CPU this
         is what running out of memory looks like.
         """
-        now = self._at_hand
+        now = self._current
         if now is None:
             return False
         lost = self._losses.setdefault(now.trial.active_ranks, [])
@@ -150,22 +150,22 @@ class Sweeper:
         return True
 
     def interrupt(self) -> None:
-        """Have the trial at hand redone: a pause spoils its figures."""
-        if self._at_hand is not None:
-            self._at_hand.again = True
+        """Have the current trial redone: a pause spoils its figures."""
+        if self._current is not None:
+            self._current.again = True
 
     def settle(self, reason: str) -> None:
         """End the sweep here."""
         self.active = False
         self._prompts.give_back()
-        self._at_hand = None
+        self._current = None
         self._events.emit(protocol.SweepSettled(reason=reason))
 
     def next_batch(self, rank: int) -> Assignment | None:
         """The next batch for an idle rank; None while there is none for it."""
         self._close_if_over()
         self._open_next()
-        now = self._at_hand
+        now = self._current
         if now is None or now.outcome is not None or now.again or rank not in now.started:
             return None
         size = now.trial.batch_size
@@ -183,7 +183,7 @@ class Sweeper:
 
     def batch_finished(self, event: BatchFinished) -> None:
         """Count a finished batch; it may end the trial."""
-        now = self._at_hand
+        now = self._current
         if now is None:
             return
         if now.outcome is None and not now.again and now.meter is not None and event.rank in now.finished:
@@ -197,27 +197,27 @@ class Sweeper:
         self._close_if_over()
 
     def batch_failed(self, kind: str, error: str) -> None:
-        """Fail the trial at hand, of which a batch failed."""
+        """Fail the current trial, of which a batch failed."""
         self._fail("out_of_memory" if kind == "out_of_memory" else "failed", error)
         self._close_if_over()
 
     def sample(self, samples: Sequence[DeviceSample]) -> None:
-        """Add GPU samples to the trial at hand."""
-        if self._at_hand is not None and self._at_hand.meter is not None:
-            self._at_hand.meter.add_samples(self._events.state.now, samples)
+        """Add GPU samples to the current trial."""
+        if self._current is not None and self._current.meter is not None:
+            self._current.meter.add_samples(self._events.state.now, samples)
 
     def _records(self) -> Sequence[TrialRecord]:
         sweep = self._events.state.sweep
         return sweep.records if sweep is not None else ()
 
     def _close_if_over(self) -> None:
-        """Close the trial at hand once none of its batches is in flight; the last trial settles the sweep."""
-        now = self._at_hand
+        """Close the current trial once none of its batches is in flight; the last trial settles the sweep."""
+        now = self._current
         if now is None or self._scheduler.in_flight:
             return
         if now.again:
             self._prompts.give_back()
-            self._at_hand = None
+            self._current = None
         elif now.outcome is not None:
             self._close(now)
             if len(self._records()) == len(self._trials):
@@ -225,7 +225,7 @@ class Sweeper:
 
     def _open_next(self) -> None:
         """Open the next trial, once no earlier batch is in flight."""
-        if self._at_hand is not None or self._scheduler.in_flight:
+        if self._current is not None or self._scheduler.in_flight:
             return
         over = {record.trial.number for record in self._records()}
         for trial in (trial for trial in self._trials if trial.number not in over):
@@ -241,21 +241,21 @@ class Sweeper:
         if not self._prompts.stock_up(self.plan.least_rounds * trial.active_ranks * trial.batch_size):
             self.settle(f"the {self._scheduler.drawable} prompts left are too few for trial {trial.number}")
             return
-        self._at_hand = _TrialAtHand(trial, self.plan.least_rounds)
+        self._current = _CurrentTrial(trial, self.plan.least_rounds)
         self._scheduler.active_ranks, self._scheduler.batch_size = trial.active_ranks, trial.batch_size
         self._events.emit(protocol.TrialStarted(trial=trial))
 
-    def _start_measuring(self, now: _TrialAtHand) -> None:
+    def _start_measuring(self, now: _CurrentTrial) -> None:
         self._events.emit(protocol.TrialWarm(trial=now.trial))
         state = self._events.state
         ready = [rank.ready for rank in state.ranks[: now.trial.active_ranks] if rank.ready is not None]
         now.measured_from = state.now
         now.meter = TrialMeter(ready, state.now)
 
-    def _long_enough(self, now: _TrialAtHand) -> bool:
+    def _long_enough(self, now: _CurrentTrial) -> bool:
         return self._events.state.now - now.measured_from >= self.plan.least_seconds
 
-    def _another_round(self, now: _TrialAtHand) -> bool:
+    def _another_round(self, now: _CurrentTrial) -> bool:
         """Whether every rank does one more round; the first rank to get there decides for all.
 
         None does once the time is over, or when too few prompts are left for a whole round.
@@ -266,7 +266,7 @@ class Sweeper:
         return True
 
     def _fail(self, outcome: TrialOutcome, reason: str) -> None:
-        now = self._at_hand
+        now = self._current
         if now is not None and now.outcome is None:
             now.outcome, now.reason = outcome, reason
             if outcome == "out_of_memory":
@@ -277,8 +277,8 @@ class Sweeper:
         if known is None or trial.batch_size < known[0]:
             self._walls[trial.active_ranks] = trial.batch_size, why
 
-    def _close(self, now: _TrialAtHand) -> None:
-        self._at_hand = None
+    def _close(self, now: _CurrentTrial) -> None:
+        self._current = None
         self._prompts.give_back()
         measured = now.outcome == "measured" and now.meter is not None
         result = now.meter.result(self._bandwidth()) if measured and now.meter is not None else None

@@ -23,7 +23,7 @@ from tests import ROOT
 STORIES = (ROOT / "sample_prompts" / "stories.txt").read_text().splitlines()
 
 
-async def fly(config: RunConfig, folder: Path, *, half_way: bool) -> RunState:
+async def run_through(config: RunConfig, folder: Path, *, half_way: bool) -> RunState:
     """A whole run; `half_way` leaves one of its ranks active from the middle on."""
     started = start.launch(config, run_dir=folder / f"run-{time.monotonic_ns()}")
     source, state, turned = SocketSource(started.directory, started.died), RunState(), False
@@ -51,7 +51,7 @@ async def main() -> None:
                 prompts=str(prompts), device="cpu", ranks=ranks, batch_size=options.batch_size,
                 max_new_tokens=options.new_tokens, ignore_eos=True,
             )  # fmt: skip
-            return await fly(config, Path(name), half_way=half_way)
+            return await run_through(config, Path(name), half_way=half_way)
 
         live = await run(2, half_way=True)
         rates = {}

@@ -23,7 +23,7 @@ async def test_nothing_is_lost_doubled_or_half_written_whatever_dies(launch, mon
     wrong: dict[int, object] = {}
     acts: dict[str, int] = {}
 
-    async def fly(seed: int) -> None:
+    async def run_through(seed: int) -> None:
         async with turns:
             luck = random.Random(seed)
             flight = Flight(
@@ -41,7 +41,7 @@ async def test_nothing_is_lost_doubled_or_half_written_whatever_dies(launch, mon
                 calm=(0.0, 0.6),
             )
             try:
-                await flight.fly(120)
+                await flight.run_through(120)
                 problems = wrong_with(flight.directory, PROMPTS, expected)
             except Exception as error:
                 log = (flight.directory / run_directory.LOG_FILE).read_text()[-2000:]
@@ -51,7 +51,7 @@ async def test_nothing_is_lost_doubled_or_half_written_whatever_dies(launch, mon
             for action in flight.did:
                 acts[action] = acts.get(action, 0) + 1
 
-    await asyncio.gather(*(fly(seed) for seed in range(seeds)))
+    await asyncio.gather(*(run_through(seed) for seed in range(seeds)))
     said = "\n".join(f"seed {seed}: {found}" for seed, found in wrong.items())
     assert not wrong, said
     assert len(acts) == 9 or seeds < 50, f"chaos did not act as it should: {acts}"

@@ -152,7 +152,7 @@ async def test_chaos_with_accelerates_own_ranks_ends_like_an_undisturbed_run(tin
         Flight(seed, launch(f"seed-{seed}", engine), acts=2, calm=(10.0, 25.0), actions=actions)
         for seed, engine in enumerate(engines)
     ]
-    await asyncio.gather(*(flight.fly(400) for flight in flights))
+    await asyncio.gather(*(flight.run_through(400) for flight in flights))
     assert calm.process.wait(200) == 0
     undisturbed = [record.text for record in run_directory.read_outputs(tmp_path / "calm")]
     assert len(set(undisturbed)) > 3, "the answers tell the prompts apart"

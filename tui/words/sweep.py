@@ -57,8 +57,8 @@ def fewest_prompts(plan: SweepPlan) -> int:
     return plan.least_rounds * plan.repeats * sum(set(plan.batch_sizes)) * sum(set(plan.ranks))
 
 
-def number_at_hand(sweep: SweepState) -> int:
-    """The number of the trial at hand; between two trials, the next one's."""
+def current_trial_number(sweep: SweepState) -> int:
+    """The number of the current trial; between two trials, the next one's."""
     if sweep.current is not None:
         return sweep.current.number
     return min(len(sweep.records) + 1, max(1, len(sweep.trials)))
@@ -66,7 +66,7 @@ def number_at_hand(sweep: SweepState) -> int:
 
 def trial_of(sweep: SweepState) -> str:
     """`trial 7 of 18`"""
-    return f"trial {number_at_hand(sweep):,} of {len(sweep.trials):,}"
+    return f"trial {current_trial_number(sweep):,} of {len(sweep.trials):,}"
 
 
 def setting(active_ranks: int, batch_size: int) -> str:
@@ -80,7 +80,7 @@ def short_setting(of: Trial | Cell) -> str:
 
 
 def what_happens(sweep: SweepState) -> str:
-    """What is done with the trial at hand."""
+    """What is done with the current trial."""
     if sweep.current is None:
         return "between trials"
     return "measuring" if sweep.measuring else "warming up"

@@ -18,7 +18,7 @@ def expected(prompts: list[str]) -> list[str]:
 
 
 @pytest.fixture
-def fly(launch, monkeypatch):
+def run_through(launch, monkeypatch):
     """Launch a run of continuous stand-in ranks."""
 
     def go(prompts=PROMPTS, step_seconds=0.005, **settings):
@@ -30,8 +30,8 @@ def fly(launch, monkeypatch):
 
 @pytest.mark.parametrize("dispatch", ["pull", "split"])
 @pytest.mark.parametrize("ranks", [1, 3])
-async def test_every_prompt_has_its_answer_and_the_accounts_add_up(fly, dispatch, ranks):
-    started = fly(dispatch=dispatch, ranks=ranks)
+async def test_every_prompt_has_its_answer_and_the_accounts_add_up(run_through, dispatch, ranks):
+    started = run_through(dispatch=dispatch, ranks=ranks)
     state, _ = await watch(started)
     assert started.process.wait(10) == 0
     records = outputs(started.directory)
@@ -44,8 +44,8 @@ async def test_every_prompt_has_its_answer_and_the_accounts_add_up(fly, dispatch
     assert (state.gather is not None) == (dispatch == "split")
 
 
-async def test_prompts_come_as_rows_fall_free_and_to_every_view_it_is_one_batch(fly):
-    started = fly(ranks=1, batch_size=8)
+async def test_prompts_come_as_rows_fall_free_and_to_every_view_it_is_one_batch(run_through):
+    started = run_through(ranks=1, batch_size=8)
     _, seen = await watch(started)
     begun = [event for event in seen if isinstance(event, protocol.BatchStarted)]
     added = [event for event in seen if isinstance(event, protocol.RowsAdded)]
@@ -56,8 +56,8 @@ async def test_prompts_come_as_rows_fall_free_and_to_every_view_it_is_one_batch(
     assert {event.batch for event in (*added, *ended)} == {begun[0].batch}
 
 
-async def test_no_more_rows_than_the_batch_size_are_generated_at_once_and_less_at_once_when_it_is_lowered(fly):
-    started = fly(PROMPTS * 4, step_seconds=0.06, ranks=1, batch_size=12)
+async def test_no_more_rows_than_the_batch_size_are_generated_at_once_and_less_at_once_when_it_is_lowered(run_through):
+    started = run_through(PROMPTS * 4, step_seconds=0.06, ranks=1, batch_size=12)
     rows: list[tuple[int, int]] = []
     state = RunState()
 
@@ -77,8 +77,8 @@ async def test_no_more_rows_than_the_batch_size_are_generated_at_once_and_less_a
     assert len(outputs(started.directory)) == 160
 
 
-async def test_one_prompt_that_makes_a_step_raise_costs_that_one_prompt(fly):
-    started = fly([*PROMPTS[:10], "!raise", *PROMPTS[10:]], ranks=2, batch_size=4)
+async def test_one_prompt_that_makes_a_step_raise_costs_that_one_prompt(run_through):
+    started = run_through([*PROMPTS[:10], "!raise", *PROMPTS[10:]], ranks=2, batch_size=4)
     _, seen = await watch(started)
     assert started.process.wait(10) == 1
     records = outputs(started.directory)
@@ -88,8 +88,8 @@ async def test_one_prompt_that_makes_a_step_raise_costs_that_one_prompt(fly):
     assert any(isinstance(event, protocol.BatchFailed) for event in seen)
 
 
-async def test_prompts_that_cannot_be_done_are_records_too_and_a_rank_of_nothing_else_runs_dry(fly):
-    started = fly(["!unfit", "!unfit", "!unfit"], ranks=2, batch_size=2)
+async def test_prompts_that_cannot_be_done_are_records_too_and_a_rank_of_nothing_else_runs_dry(run_through):
+    started = run_through(["!unfit", "!unfit", "!unfit"], ranks=2, batch_size=2)
     state, _ = await watch(started)
     assert started.process.wait(10) == 1
     assert [record.error for record in outputs(started.directory)] == ["does not fit"] * 3
@@ -97,9 +97,9 @@ async def test_prompts_that_cannot_be_done_are_records_too_and_a_rank_of_nothing
 
 
 @pytest.mark.parametrize("dispatch", ["pull", "split"])
-async def test_what_was_sent_to_a_stream_that_failed_is_not_done_twice(fly, dispatch):
+async def test_what_was_sent_to_a_stream_that_failed_is_not_done_twice(run_through, dispatch):
     prompts = [f"p{number}" if number % 7 else "!raise" for number in range(1, 60)]
-    started = fly(prompts, ranks=2, batch_size=6, dispatch=dispatch)
+    started = run_through(prompts, ranks=2, batch_size=6, dispatch=dispatch)
     state, _ = await watch(started)
     assert started.process.wait(60) == 1
     records = outputs(started.directory)
@@ -111,9 +111,9 @@ async def test_what_was_sent_to_a_stream_that_failed_is_not_done_twice(fly, disp
         assert state.gather.differing == []
 
 
-async def test_out_of_memory_halves_the_rows_and_loses_nothing(fly, monkeypatch):
+async def test_out_of_memory_halves_the_rows_and_loses_nothing(run_through, monkeypatch):
     monkeypatch.setenv("STANDIN_ROOM", "5")
-    started = fly(ranks=2, batch_size=16)
+    started = run_through(ranks=2, batch_size=16)
     state, seen = await watch(started)
     assert started.process.wait(10) == 0
     assert [record.text for record in outputs(started.directory)] == expected(PROMPTS)
@@ -122,15 +122,15 @@ async def test_out_of_memory_halves_the_rows_and_loses_nothing(fly, monkeypatch)
     assert all(rank.cap is not None and rank.cap <= 5 for rank in state.ranks)
 
 
-async def test_a_prompt_that_is_too_large_alone_gets_an_error_record(fly):
-    started = fly([*PROMPTS[:6], "!huge"], ranks=1, batch_size=4)
+async def test_a_prompt_that_is_too_large_alone_gets_an_error_record(run_through):
+    started = run_through([*PROMPTS[:6], "!huge"], ranks=1, batch_size=4)
     await watch(started)
     assert started.process.wait(10) == 1
     assert [record.index for record in outputs(started.directory) if record.error] == [6]
 
 
-async def test_a_prompt_that_kills_its_rank_twice_gets_an_error_record_and_the_others_their_answers(fly):
-    started = fly([*PROMPTS[:6], "!die", *PROMPTS[6:12]], ranks=2, batch_size=4, max_restarts=9)
+async def test_a_prompt_that_kills_its_rank_twice_gets_an_error_record_and_the_others_their_answers(run_through):
+    started = run_through([*PROMPTS[:6], "!die", *PROMPTS[6:12]], ranks=2, batch_size=4, max_restarts=9)
     await watch(started)
     assert started.process.wait(60) == 1
     records = outputs(started.directory)
@@ -139,8 +139,8 @@ async def test_a_prompt_that_kills_its_rank_twice_gets_an_error_record_and_the_o
     assert len(records) == 13
 
 
-async def test_paused_no_row_is_begun_and_what_waits_in_a_ranks_hand_waits(fly):
-    started = fly(PROMPTS * 2, step_seconds=0.03, ranks=1, batch_size=16)
+async def test_paused_no_row_is_begun_and_what_waits_in_a_ranks_hand_waits(run_through):
+    started = run_through(PROMPTS * 2, step_seconds=0.03, ranks=1, batch_size=16)
     ticks: list[int | None] = []
     paused = False
 
@@ -166,9 +166,9 @@ async def test_paused_no_row_is_begun_and_what_waits_in_a_ranks_hand_waits(fly):
     assert state.completed == 80
 
 
-async def test_stopping_cleanly_answers_what_is_in_hand_and_stopping_now_does_not(fly):
+async def test_stopping_cleanly_answers_what_is_in_hand_and_stopping_now_does_not(run_through):
     for now in (False, True):
-        started = fly(PROMPTS * 3, step_seconds=0.05, ranks=2, batch_size=4)
+        started = run_through(PROMPTS * 3, step_seconds=0.05, ranks=2, batch_size=4)
 
         async def stop(message, source, now=now):
             if isinstance(message, protocol.Output):
@@ -184,9 +184,9 @@ async def test_stopping_cleanly_answers_what_is_in_hand_and_stopping_now_does_no
         assert state.completed == len(records)
 
 
-async def test_the_search_for_the_batch_size_learns_from_accounts(fly):
+async def test_the_search_for_the_batch_size_learns_from_accounts(run_through):
     prompts = [f"prompt {number}" for number in range(3000)]
-    started = fly(prompts, step_seconds=0.02, ranks=1, batch_size=None, max_new_tokens=STEPS)
+    started = run_through(prompts, step_seconds=0.02, ranks=1, batch_size=None, max_new_tokens=STEPS)
     state, seen = await watch(started)
     assert started.process.wait(30) == 0
     sizes = [event.batch_size for event in seen if isinstance(event, protocol.BatchSizeChanged)]
@@ -195,9 +195,9 @@ async def test_the_search_for_the_batch_size_learns_from_accounts(fly):
     assert state.costs == (), "rows that come and go are no batches of a size"
 
 
-async def test_a_sweep_measures_closed_batches_on_continuous_ranks_and_the_rest_continuously(fly):
+async def test_a_sweep_measures_closed_batches_on_continuous_ranks_and_the_rest_continuously(run_through):
     plan = SweepPlan(batch_sizes=(2, 8), ranks=(2,), repeats=1, least_rounds=1, least_seconds=0.0, outputs=True)
-    started = fly(PROMPTS * 3, ranks=2, sweep=plan)
+    started = run_through(PROMPTS * 3, ranks=2, sweep=plan)
     state, seen = await watch(started)
     assert started.process.wait(20) == 0
     assert [record.outcome for record in state.sweep.records] == ["measured", "measured"]

@@ -24,7 +24,7 @@ def plan(**changes) -> SweepPlan:
     return SweepPlan(**{"batch_sizes": [1, 4], "ranks": [1, 2], **QUICK, **changes})
 
 
-async def fly(started, *, when=None):
+async def run_through(started, *, when=None):
     """Follow a sweep to its end: its last state, and everything that happened, from the journal."""
     state, _ = await watch(started, when=when)
     return state, list(run_directory.read_events(started.directory))
@@ -40,7 +40,7 @@ def settings_of(records):
 
 async def test_every_setting_is_measured_so_often_on_ranks_that_were_launched_once(launch):
     started = launch(PROMPTS, sweep=plan())
-    state, seen = await fly(started)
+    state, seen = await run_through(started)
     assert started.process.wait(10) == 0
     assert len(of_kind(seen, protocol.RanksLaunched)) == 1
     assert len(of_kind(seen, protocol.RankReady)) == 2
@@ -57,7 +57,7 @@ async def test_every_setting_is_measured_so_often_on_ranks_that_were_launched_on
 
 async def test_a_warm_up_of_every_rank_comes_before_and_is_not_measured(launch):
     started = launch(PROMPTS, sweep=plan(batch_sizes=[4], ranks=[2], repeats=1))
-    state, seen = await fly(started)
+    state, seen = await run_through(started)
     batches = of_kind(seen, protocol.BatchStarted)
     assert [batch.warm_up for batch in batches] == [True] * 2 + [False] * 4
     assert not any(batch.kept for batch in batches)
@@ -68,7 +68,7 @@ async def test_a_warm_up_of_every_rank_comes_before_and_is_not_measured(launch):
 
 async def test_the_answers_of_a_plain_sweep_are_thrown_away_and_its_tokens_counted(launch):
     started = launch(PROMPTS, sweep=plan(batch_sizes=[4], ranks=[1], repeats=1), ranks=1)
-    state, _ = await fly(started)
+    state, _ = await run_through(started)
     assert outputs(started.directory) == []
     assert state.completed == 0
     assert state.ended.summary.output_tokens == (1 + 2) * 4 * 4  # warm-up and two rounds of four prompts, four tokens
@@ -77,7 +77,7 @@ async def test_the_answers_of_a_plain_sweep_are_thrown_away_and_its_tokens_count
 async def test_the_least_seconds_add_whole_rounds(launch, monkeypatch):
     monkeypatch.setenv("STANDIN_STEP_SECONDS", "0.01")
     started = launch(PROMPTS, sweep=plan(batch_sizes=[2], ranks=[2], repeats=1, least_seconds=0.3))
-    state, _ = await fly(started)
+    state, _ = await run_through(started)
     (record,) = state.sweep.records
     assert record.result.rounds > 2
     assert record.result.batches == 2 * record.result.rounds
@@ -88,7 +88,7 @@ async def test_the_least_seconds_add_whole_rounds(launch, monkeypatch):
 async def test_with_outputs_the_answers_are_kept_and_what_is_left_is_done_at_the_best_setting(launch):
     prompts = [f"prompt {number}" for number in range(150)]
     started = launch(prompts, sweep=plan(outputs=True))
-    state, seen = await fly(started)
+    state, seen = await run_through(started)
     assert [record.text for record in outputs(started.directory)] == expected(prompts)
     assert (state.completed, state.ended.exit_status) == (150, 0)
     assert state.sweep.settled == "all trials are over"
@@ -102,7 +102,7 @@ async def test_with_outputs_the_answers_are_kept_and_what_is_left_is_done_at_the
 
 async def test_when_the_prompts_run_out_the_sweep_ends_with_what_there_is(launch):
     started = launch(PROMPTS, sweep=plan(outputs=True))
-    state, _ = await fly(started)
+    state, _ = await run_through(started)
     assert 0 < len(state.sweep.records) < 8
     assert "too few for trial" in state.sweep.settled
     assert [record.text for record in outputs(started.directory)] == expected(PROMPTS)
@@ -111,7 +111,7 @@ async def test_when_the_prompts_run_out_the_sweep_ends_with_what_there_is(launch
 async def test_out_of_memory_is_a_result_and_larger_sizes_of_that_row_are_skipped(launch, monkeypatch):
     monkeypatch.setenv("STANDIN_ROOM", "4")
     started = launch(PROMPTS, sweep=plan(batch_sizes=[2, 4, 8, 16]))
-    state, _ = await fly(started)
+    state, _ = await run_through(started)
     assert state.ended.status == "completed"
     found = {(cell.active_ranks, cell.batch_size): cell.outcome for cell in cells(state.sweep)}
     for ranks in (1, 2):
@@ -124,7 +124,7 @@ async def test_out_of_memory_is_a_result_and_larger_sizes_of_that_row_are_skippe
 
 async def test_a_batch_that_raises_costs_its_trial_and_shows_in_the_exit_status(launch):
     started = launch(["fine", "!raise"], sweep=plan(batch_sizes=[1, 2], ranks=[1], repeats=1), ranks=1)
-    state, _ = await fly(started)
+    state, _ = await run_through(started)
     outcomes = {record.trial.batch_size: record.outcome for record in state.sweep.records}
     assert outcomes[2] == "failed"
     assert "no such word" in next(r.reason for r in state.sweep.records if r.outcome == "failed")
@@ -141,7 +141,7 @@ async def test_a_lost_rank_costs_one_trial_and_the_others_go_on_after_the_relaun
             killed.append(message.trial)
             os.kill(rank_pids(started.directory)[0], signal.SIGKILL)
 
-    state, seen = await fly(started, when=kill)
+    state, seen = await run_through(started, when=kill)
     assert len(of_kind(seen, protocol.RanksLaunched)) == 2
     lost = [record for record in state.sweep.records if record.outcome == "failed"]
     assert [record.trial for record in lost] == killed
@@ -156,7 +156,7 @@ async def test_a_sweep_that_was_stopped_is_resumed_where_it_was(launch):
         if isinstance(message, protocol.TrialFinished) and message.record.trial.number == 5:
             await source.send(protocol.Stop(now=False))
 
-    state, _ = await fly(started, when=stop)
+    state, _ = await run_through(started, when=stop)
     assert state.ended.exit_status == 130
     before = run_directory.read_run_file(started.directory)
     assert before.status == "stopped"
@@ -165,7 +165,7 @@ async def test_a_sweep_that_was_stopped_is_resumed_where_it_was(launch):
     started.process.wait(10)
 
     again = start.resume(started.directory, {})
-    state, _ = await fly(again)
+    state, _ = await run_through(again)
     again.process.wait(10)
     run = run_directory.read_run_file(started.directory)
     assert run.status == "completed"
@@ -186,7 +186,7 @@ async def test_a_pause_inside_a_trial_has_it_measured_afresh(launch, monkeypatch
         elif isinstance(message, protocol.Paused):
             await source.send(protocol.Resume())
 
-    state, seen = await fly(started, when=pause)
+    state, seen = await run_through(started, when=pause)
     assert len(of_kind(seen, protocol.TrialStarted)) == 2
     assert [record.outcome for record in state.sweep.records] == ["measured"]
 
@@ -204,7 +204,7 @@ async def test_a_running_job_is_swept_by_a_command_and_goes_on_at_the_best(launc
             await source.send(protocol.StartSweep(plan=wanted))
             await source.send(protocol.SetBatchSize(batch_size=3))  # a sweep sets the knobs itself
 
-    state, seen = await fly(started, when=sweep)
+    state, seen = await run_through(started, when=sweep)
     assert len(state.sweep.records) == 4
     assert [record.text for record in outputs(started.directory)] == expected(prompts)
     assert not any(change.batch_size == 3 for change in of_kind(seen, protocol.BatchSizeChanged))
@@ -220,7 +220,7 @@ async def test_a_sweep_in_a_run_can_be_ended(launch, monkeypatch):
         if isinstance(message, protocol.TrialFinished) and message.record.trial.number == 2:
             await source.send(protocol.StartSweep(plan=None))
 
-    state, _ = await fly(started, when=end)
+    state, _ = await run_through(started, when=end)
     assert len(state.sweep.records) in (2, 3)
     assert state.sweep.settled == "by hand"
     assert [record.text for record in outputs(started.directory)] == expected(prompts)
@@ -233,7 +233,7 @@ async def test_a_sweep_that_keeps_no_answers_and_is_ended_has_its_figures_and_is
         if isinstance(message, protocol.TrialFinished) and message.record.trial.number == 2:
             await source.send(protocol.StartSweep(plan=None))
 
-    state, _ = await fly(started, when=end)
+    state, _ = await run_through(started, when=end)
     assert started.process.wait(10) == 0
     assert state.sweep.ended_early
     run = run_directory.read_run_file(started.directory)
@@ -245,7 +245,7 @@ async def test_a_sweep_that_keeps_no_answers_and_is_ended_has_its_figures_and_is
 
 async def test_prompts_that_run_out_inside_a_trial_end_it_whatever_seconds_are_wanted(launch):
     started = launch(PROMPTS, sweep=plan(outputs=True, batch_sizes=[2], ranks=[2], repeats=9, least_seconds=60.0))
-    state, _ = await fly(started)
+    state, _ = await run_through(started)
     assert "too few for trial" in state.sweep.settled
     assert state.sweep.records[0].result.rounds == 5
     assert [record.text for record in outputs(started.directory)] == expected(PROMPTS)
@@ -255,7 +255,7 @@ async def test_a_prompt_that_raises_in_a_sweep_that_keeps_answers_costs_one_tria
     prompts = [f"prompt {number}" for number in range(100)]
     prompts[3] = "!raise"
     started = launch(prompts, sweep=plan(outputs=True, batch_sizes=[2], repeats=4))
-    state, _ = await fly(started)
+    state, _ = await run_through(started)
     outcomes = [record.outcome for record in state.sweep.records]
     assert sorted(outcomes) == ["failed", *["measured"] * 7]
     assert (state.completed, state.failed) == (99, 1)
@@ -264,7 +264,7 @@ async def test_a_prompt_that_raises_in_a_sweep_that_keeps_answers_costs_one_tria
 
 async def test_rows_that_lose_their_ranks_twice_are_not_tried_larger_and_the_sweep_ends(launch, monkeypatch):
     started = launch(["!die", "fine"], sweep=plan(batch_sizes=[2, 4, 8], ranks=[1], repeats=2), ranks=1, max_restarts=0)
-    state, seen = await fly(started)
+    state, seen = await run_through(started)
     outcomes = [record.outcome for record in state.sweep.records]
     assert len(outcomes) == 6
     assert outcomes.count("failed") >= 2
@@ -283,7 +283,7 @@ async def test_a_sweep_that_makes_no_sense_is_not_started_and_the_log_says_why(l
             asked.append(message)
             await source.send(protocol.StartSweep(plan=plan(ranks=[3], outputs=True)))
 
-    state, seen = await fly(started, when=ask)
+    state, seen = await run_through(started, when=ask)
     assert not of_kind(seen, protocol.SweepStarted)
     assert any("no sweep is started: --ranks" in line.text for line in state.log)
     assert state.completed == 60
@@ -302,7 +302,7 @@ async def test_a_sweep_that_found_nothing_leaves_the_knobs_as_they_were(launch, 
             await source.send(protocol.StartSweep(plan=plan(outputs=True)))
             await source.send(protocol.StartSweep(plan=None))
 
-    state, seen = await fly(started, when=turn)
+    state, seen = await run_through(started, when=turn)
     assert state.sweep.settled == "by hand"
     assert (state.batch_size, state.active_ranks, state.auto) == (5, 1, False)
     assert of_kind(seen, protocol.BatchSizeChanged)[-1].reason == "as before the sweep"
@@ -320,12 +320,12 @@ async def test_a_run_resumed_after_it_was_stopped_inside_a_sweep_is_an_ordinary_
         elif isinstance(message, protocol.TrialFinished) and message.record.trial.number == 2:
             await source.send(protocol.Stop(now=False))
 
-    state, _ = await fly(started, when=sweep_and_stop)
+    state, _ = await run_through(started, when=sweep_and_stop)
     assert state.sweep.settled is None
-    assert state.sweep.current is None, "no trial is at hand in a run that has ended"
+    assert state.sweep.current is None, "there is no current trial in a run that has ended"
     started.process.wait(10)
     again = start.resume(started.directory, {})
-    state, _ = await fly(again)
+    state, _ = await run_through(again)
     assert not state.sweeping
     assert state.progress == 1
     assert [record.text for record in outputs(started.directory)] == expected(prompts)
@@ -338,9 +338,9 @@ async def test_the_figures_of_a_resumed_sweep_hold_all_that_it_did(launch):
         if isinstance(message, protocol.TrialFinished) and message.record.trial.number == 4:
             await source.send(protocol.Stop(now=False))
 
-    before, _ = await fly(started, when=stop)
+    before, _ = await run_through(started, when=stop)
     started.process.wait(10)
-    state, _ = await fly(start.resume(started.directory, {}))
+    state, _ = await run_through(start.resume(started.directory, {}))
     summary = state.ended.summary
     assert summary.output_tokens == sum(rank.output_tokens for rank in summary.ranks)
     assert summary.output_tokens > before.ended.summary.output_tokens
@@ -349,7 +349,7 @@ async def test_the_figures_of_a_resumed_sweep_hold_all_that_it_did(launch):
 async def test_the_summary_of_a_sweep_that_keeps_answers_counts_what_outputs_hold(launch):
     prompts = [f"prompt {number}" for number in range(150)]
     started = launch(prompts, sweep=plan(outputs=True))
-    state, _ = await fly(started)
+    state, _ = await run_through(started)
     records = outputs(started.directory)
     assert state.ended.summary.output_tokens == sum(record.output_tokens for record in records)
     assert state.ended.summary.prompt_tokens == sum(record.prompt_tokens for record in records)
@@ -364,7 +364,7 @@ async def test_the_end_of_a_sweep_in_a_long_run_is_told_from_its_trials_alone(la
         if isinstance(message, protocol.TrialFinished):
             told.append(message)
 
-    state, seen = await fly(started, when=look)
+    state, seen = await run_through(started, when=look)
     took = state.sweep.took
     assert sorted(took) == [1, 2, 3, 4]
     halfway = RunState()

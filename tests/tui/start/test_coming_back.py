@@ -342,10 +342,10 @@ def test_a_replay_that_crashes_leads_back_to_the_start_screen_with_the_reason() 
 
 
 def test_a_start_screen_that_crashes_ends_the_command_with_its_status(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fly(app: RankdeckApp) -> None:
+    def run_through(app: RankdeckApp) -> None:
         app._return_code = 1
 
-    monkeypatch.setattr("rankdeck.tui.session.terminal_session.run_app", fly)
+    monkeypatch.setattr("rankdeck.tui.session.terminal_session.run_app", run_through)
     assert watch.start_screen() == 1
 
 
@@ -354,13 +354,13 @@ def test_a_dashboard_that_crashes_leads_back_and_the_status_is_a_failure(
 ) -> None:
     came_back: list[Back | None] = []
 
-    def fly(app: RankdeckApp) -> None:
+    def run_through(app: RankdeckApp) -> None:
         came_back.append(app._back)
         if len(came_back) == 1:
             app.followed.source = dashboard(scripted.running()).followed.source
             app._exception, app._return_code = ImportError("no module named x"), 1
 
-    monkeypatch.setattr("rankdeck.tui.session.terminal_session.run_app", fly)
+    monkeypatch.setattr("rankdeck.tui.session.terminal_session.run_app", run_through)
     assert watch.start_screen() == 1
     first, second = came_back
     assert first is None
@@ -371,11 +371,11 @@ def test_a_dashboard_that_crashes_leads_back_and_the_status_is_a_failure(
 def test_the_end_of_every_run_left_is_printed_and_the_last_one_sets_the_exit_status(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def fly(app: RankdeckApp) -> None:
+    def run_through(app: RankdeckApp) -> None:
         app.left_runs[Path("/a")] = LeftRun(scripted.completed().state, None)
         app.left_runs[Path("/b")] = LeftRun(scripted.running().ended(status="stopped").state, None)
 
-    monkeypatch.setattr("rankdeck.tui.session.terminal_session.run_app", fly)
+    monkeypatch.setattr("rankdeck.tui.session.terminal_session.run_app", run_through)
     assert watch.start_screen() == 130
     said = capsys.readouterr().out
     assert said.index("completed") < said.index("stopped")

@@ -3,7 +3,7 @@
 from rankdeck.runner.state import RunState
 from rankdeck.tui.panels.overview.notice import attempt_words
 from rankdeck.tui.words.status import STATUS
-from rankdeck.tui.words.sweep import how_ended, number_at_hand
+from rankdeck.tui.words.sweep import current_trial_number, how_ended
 from rankdeck.tui.words.text import Line, between, clock, cut_middle, line_width, some, visible
 
 _MODEL_PHASES = {
@@ -25,7 +25,7 @@ def phase_words(state: RunState) -> str:
     if state.phase == "launching":
         return "launching ranks"
     if state.phase == "running" and state.sweep is not None and state.sweeping:
-        return f"trial {number_at_hand(state.sweep)}/{len(state.sweep.trials)}"
+        return f"trial {current_trial_number(state.sweep)}/{len(state.sweep.trials)}"
     return state.phase
 
 

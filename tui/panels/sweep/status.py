@@ -1,4 +1,4 @@
-"""The head of the Sweep view: progress, the trial at hand, the time left; in the end the best and the chosen setting.
+"""The head of the Sweep view: progress, the current trial, the time left; in the end the best and the chosen setting.
 
 Also what stands there in a run without a sweep. Pure.
 """
@@ -98,7 +98,7 @@ def how_lines(state: RunState, sweep: SweepState, width: int) -> list[Line]:
 
 
 def _running(state: RunState, sweep: SweepState, share: float, width: int) -> Line:
-    """The trial at hand and the time left, in fewer words where there is little room."""
+    """The current trial and the time left, in fewer words where there is little room."""
     eta: Line = (("  ETA ", "dim"), (clock(eta_seconds(state)), "strong"))
     ends: Line = (*eta, (f"  {whole_percent(share)}", "strong"))
     now = sweep.current

@@ -50,7 +50,7 @@ _MARK_STYLES: dict[Mark, str] = {"best": "good", "chosen": "good", "tied": "", "
 
 
 class Shown(NamedTuple):
-    """What the table shows beside figures: the setting at hand, those that stand out, the order of the markers."""
+    """What the table shows beside figures: the current setting, those that stand out, the order of the markers."""
 
     at_hand: tuple[int, int] | None
     happening: str
