@@ -154,6 +154,7 @@ class RankdeckApp(BaseApp):
         self.left_runs[directory] = LeftRun(self.followed.final_state, self.followed.lost)
         for group in ("follow", "earlier"):
             self.workers.cancel_group(self, group)
+        self.followed.let_go()
         self._turn_to(None)
         self.reworded = AS_DECLARED
         while self.screen is not start:

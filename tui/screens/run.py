@@ -15,6 +15,7 @@ from rankdeck.runner.protocol import SetActiveRanks, SetBatchSize, StartSweep, S
 from rankdeck.runner.protocol.sweep_plan import SweepPlan
 from rankdeck.runner.state import RunState
 from rankdeck.tui.panels.frame import Frame, ViewName
+from rankdeck.tui.panels.outputs.listing import Selection
 from rankdeck.tui.panels.overview.advice import advice_lines
 from rankdeck.tui.panels.overview.header import header_line
 from rankdeck.tui.panels.overview.notice import notice_lines
@@ -66,7 +67,7 @@ class RunScreen(Sized, Screen[None]):
         yield Lines(id="header")
         yield Lines(id="notice")
         with Container(id="views"):
-            yield entry("overview").build()
+            yield entry("overview").build(self)
         yield Lines(id="advice")
         yield from self.compose_below()
         yield KeyBar()
@@ -228,7 +229,7 @@ class RunScreen(Sized, Screen[None]):
             return
         views = self.query_one("#views")
         if not views.query(f"#{name}"):
-            await views.mount(entry(name).build())
+            await views.mount(entry(name).build(self))
         self.view = name
         for view in views.children:
             view.display = view.id == name
@@ -237,20 +238,19 @@ class RunScreen(Sized, Screen[None]):
 
     # --- what the Outputs view asks for ---------------------------------------------------------
 
-    def on_outputs_view_opened(self, event: "OutputsView.Opened") -> None:
+    def open_answer(self, view: "OutputsView") -> None:
         from rankdeck.tui.screens.answer import AnswerScreen
 
-        view = event.view
         self.app.push_screen(AnswerScreen(view.selection, view.batch_seconds), lambda _: view.moved())
 
-    def on_outputs_view_export_wanted(self, event: "OutputsView.ExportWanted") -> None:
+    def export_answers(self, selection: Selection) -> None:
         from rankdeck.tui.screens.export import export, export_screen
 
         def write(to: "Target | None") -> None:
             if to is not None:
-                self.run_worker(export(self.app, self.followed, event.selection, to), group="export")
+                self.run_worker(export(self.app, self.followed, selection, to), group="export")
 
-        self.app.push_screen(export_screen(self.followed.state, event.selection), write)
+        self.app.push_screen(export_screen(self.followed.state, selection), write)
 
 
 def _show_if_any(widget: Lines, lines: list[Line]) -> None:

@@ -4,48 +4,51 @@ A view shows a Frame and knows which of its widgets takes the focus. What it dra
 """
 
 from collections.abc import Callable
-from typing import NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from textual.widget import Widget
 
 from rankdeck.tui.panels.frame import View, ViewName
 
+if TYPE_CHECKING:
+    from rankdeck.tui.widgets.outputs import AnswerScreens
+
 
 class ViewEntry(NamedTuple):
-    """A view in the list; `build` makes its widget, whose id is the view's name."""
+    """A view in the list; `build` makes its widget, whose id is the view's name, for the screen that it is on."""
 
     name: ViewName
     key: str
     title: str
     tooltip: str
-    build: Callable[[], Widget]
+    build: "Callable[[AnswerScreens], Widget]"
 
 
-def _overview() -> Widget:
+def _overview(screen: "AnswerScreens") -> Widget:
     from rankdeck.tui.widgets.overview import Overview
 
     return Overview(id="overview")
 
 
-def _outputs() -> Widget:
+def _outputs(screen: "AnswerScreens") -> Widget:
     from rankdeck.tui.widgets.outputs import OutputsView
 
-    return OutputsView(id="outputs")
+    return OutputsView(screen, id="outputs")
 
 
-def _timeline() -> Widget:
+def _timeline(screen: "AnswerScreens") -> Widget:
     from rankdeck.tui.widgets.timeline import TimelineView
 
     return TimelineView(id="timeline")
 
 
-def _sweep() -> Widget:
+def _sweep(screen: "AnswerScreens") -> Widget:
     from rankdeck.tui.widgets.sweep import SweepView
 
     return SweepView(id="sweep")
 
 
-def _log() -> Widget:
+def _log(screen: "AnswerScreens") -> Widget:
     from rankdeck.tui.widgets.log import LogView
 
     return LogView(id="log")

@@ -82,6 +82,10 @@ class FollowedRun:
         if self.source is not None and self.steers:
             await self.source.send(command)
 
+    def let_go(self) -> None:
+        """Ask nothing more of the run: whoever watched it has left."""
+        self.source = None
+
     async def follow(self) -> AsyncIterator[Reaction]:
         """Take messages until no more come; if the run was lost, `lost` then says why."""
         if self.source is None:

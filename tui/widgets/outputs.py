@@ -3,12 +3,11 @@
 Holds keys and layout. Which answers are listed is a Selection's business; where they come from, the application's.
 """
 
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
-from textual.message import Message
 
 from rankdeck.runner.protocol import OutputRecord
 from rankdeck.runner.state import RunState
@@ -41,24 +40,22 @@ KEYS = (
 KEYS_AWAY = tuple(key for key in KEYS if key not in ("{answer.pager} pager", "{outputs.export} export"))
 
 
+class AnswerScreens(Protocol):
+    """What the view asks of the screen it is on, which acts at once: the next key is meant for what has opened."""
+
+    def open_answer(self, view: "OutputsView") -> None:
+        """Show the whole answer that the view's selection is at."""
+        ...
+
+    def export_answers(self, selection: Selection) -> None:
+        """Ask for a file, and write the selected answers to it."""
+        ...
+
+
 class OutputsView(AnswerActions, Vertical):
     """The list, and below or beside it the whole answer under the cursor."""
 
     app: Deck
-
-    class Opened(Message):
-        """The user wants to see the whole answer that the selection of `view` is at."""
-
-        def __init__(self, view: "OutputsView") -> None:
-            super().__init__()
-            self.view = view
-
-    class ExportWanted(Message):
-        """The user wants the selected answers in a file."""
-
-        def __init__(self, selection: Selection) -> None:
-            super().__init__()
-            self.selection = selection
 
     DEFAULT_CSS = """
     OutputsView { height: 1fr; }
@@ -86,6 +83,10 @@ class OutputsView(AnswerActions, Vertical):
             "f", "follow", "Follow", id="outputs.follow", tooltip="Let the cursor follow the newest answer", show=False
         ),
     ]
+
+    def __init__(self, screens: AnswerScreens, *, id: str | None = None) -> None:
+        super().__init__(id=id)
+        self._screens = screens
 
     def compose(self) -> ComposeResult:
         with Vertical(id="answers-box"):
@@ -186,10 +187,10 @@ class OutputsView(AnswerActions, Vertical):
 
     def action_open(self) -> None:
         if self.selection.record is not None:
-            self.post_message(self.Opened(self))
+            self._screens.open_answer(self)
 
     def action_export(self) -> None:
         if len(self.selection.listing.book):
-            self.post_message(self.ExportWanted(self.selection))
+            self._screens.export_answers(self.selection)
         else:
             self.app.say("There are no answers yet.", "Export")

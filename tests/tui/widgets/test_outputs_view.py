@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from msgspec.structs import replace
-from textual.events import MouseScrollUp
+from textual.events import Key, MouseScrollUp
 from textual.pilot import Pilot
 from textual.widgets import Input
 
@@ -45,6 +45,19 @@ def outputs(extra: list[OutputRecord] | None = None, **options: Any) -> tuple[Ra
         script.add(protocol.Output(record=record))
     source = ScriptedSource(script.events)
     return RankdeckApp(source, **options), source
+
+
+@pytest.mark.parametrize("first", ["v", "E"])
+async def test_a_key_that_comes_together_with_another_is_for_what_that_one_opens(first: str) -> None:
+    """As over a slow line: x, which would stop the run, is not for the run's screen any more."""
+    app, source = outputs()
+    async with app.run_test(size=(120, 40)) as pilot:
+        await opened(pilot)
+        for key in (first, "x"):
+            app.post_message(Key(key, key))
+        await until(pilot, lambda: not isinstance(app.screen, RunScreen))
+        await pilot.pause()
+        assert source.sent == []
 
 
 async def opened(pilot: Pilot[Any]) -> AnswerList:

@@ -47,7 +47,8 @@ def ranks_words(state: RunState) -> str:
 
 def active_words(state: RunState) -> str:
     """`1 of 2 ranks active`"""
-    return f"{state.active_ranks} of {len(state.ranks)} ranks active"
+    world_size = state.config.ranks if state.config is not None else len(state.ranks)
+    return f"{state.active_ranks} of {world_size} ranks active"
 
 
 def phase_clock(state: RunState) -> float:
