@@ -24,8 +24,8 @@ def prompts_file(tmp_path: Path, count: int) -> str:
     return str(path)
 
 
-def test_a_run_is_flown_from_the_dashboard_steered_left_and_come_back_to(tmp_path, run_dir):
-    command = [RANKDECK, "run", prompts_file(tmp_path, 48), "--model", "demo", "--device", "cpu", "--ranks", "2"]
+def test_a_run_is_launched_from_the_dashboard_steered_left_and_watched_again(tmp_path, run_dir):
+    command = [RANKDECK, "run", prompts_file(tmp_path, 96), "--model", "demo", "--device", "cpu", "--ranks", "2"]
     command += ["--batch-size", "4", "--max-new-tokens", "24", "--run-dir", str(run_dir)]
     with Terminal(command, columns=80, rows=24) as terminal:
         terminal.wait_for("Throughput", seconds=20)
@@ -52,8 +52,8 @@ def test_a_run_is_flown_from_the_dashboard_steered_left_and_come_back_to(tmp_pat
         assert terminal.wait() == 0
         assert b"\x1b[?1049l" in bytes(terminal.raw), "the terminal is given back as it was"
     records = list(run_directory.read_outputs(run_dir))
-    assert [record.prompt for record in records] == STORIES[:48]
-    assert run_directory.read_run_file(run_dir).summary.completed == 48
+    assert [record.prompt for record in records] == STORIES[:96]
+    assert run_directory.read_run_file(run_dir).summary.completed == 96
 
 
 def test_the_terminals_death_does_not_end_the_run(tmp_path, run_dir):
