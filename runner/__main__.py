@@ -19,7 +19,6 @@ async def _supervise(directory: Path, launch_command: LaunchCommand) -> NoReturn
     run = msgspec.structs.replace(run_directory.read_run_file(directory), supervisor_pid=os.getpid())
     run_directory.write_run_file(directory, run)
     status = await Supervisor(directory, run, launch_command).run()
-    sys.stderr.flush()
     # Not an ordinary exit, which waits for threads: a driver call or a download may hang in one.
     os._exit(status)
 
@@ -31,9 +30,10 @@ def main(launch_command: LaunchCommand = accelerate.accelerate_command) -> None:
         run_directory.hold_lock(directory)
         asyncio.run(_supervise(directory, launch_command))
     except BaseException:
-        traceback.print_exc()
-        sys.stderr.flush()
-        os._exit(EXIT_DIED)
+        try:
+            traceback.print_exc()
+        finally:
+            os._exit(EXIT_DIED)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from rankdeck.runner import protocol
 from rankdeck.runner.protocol import FromRank, Leave, Steps, StepsInFlight, ToRank, Work
 
 SUPERVISOR_GONE_STATUS = 70
+GONE = "the supervisor is gone"
 
 
 class Link:
@@ -93,10 +94,11 @@ class Link:
             try:
                 self._socket.sendall(b"".join(lines))
             except OSError:
-                self._gone()
+                self._gone(GONE)
 
     def _receive(self) -> None:
         decoder = msgspec.json.Decoder(ToRank)
+        why = GONE
         try:
             with self._socket.makefile("rb") as lines:
                 for line in lines:
@@ -108,18 +110,20 @@ class Link:
                     elif isinstance(order, protocol.Limit):
                         self.limit = order.rows
                     elif isinstance(order, protocol.Refused):
-                        sys.stderr.write(f"refused by the supervisor: {order.reason}\n")
+                        why = f"refused by the supervisor: {order.reason}"
                         break
                     else:
                         self._orders.put(order)
         except (OSError, ValueError, msgspec.MsgspecError) as error:
-            if not self._closing:
-                sys.stderr.write(f"the line to the supervisor broke: {error}\n")
+            why = f"the line to the supervisor broke: {error}"
         if not self._closing:
-            self._gone()
+            self._gone(why)
 
-    def _gone(self) -> NoReturn:
-        # Not sys.exit: the main thread may be in the middle of a decode, or stuck in a collective.
-        sys.stderr.write("the supervisor is gone; leaving\n")
-        sys.stderr.flush()
-        os._exit(SUPERVISOR_GONE_STATUS)
+    def _gone(self, why: str) -> NoReturn:
+        try:
+            sys.stderr.write(f"{why}; leaving\n")
+            sys.stderr.flush()
+        finally:
+            # Even where nobody takes these words: a full disk, a pipe that nobody reads. And not sys.exit: the main
+            # thread may be in the middle of a decode, or stuck in a collective.
+            os._exit(SUPERVISOR_GONE_STATUS)

@@ -5,7 +5,6 @@ transformers are imported only after the rank has greeted the supervisor, so tha
 """
 
 import argparse
-import faulthandler
 import gc
 import os
 import sys
@@ -19,6 +18,7 @@ from rankdeck.runner.machine import processes
 from rankdeck.runner.protocol.config import RunConfig
 from rankdeck.runner.rank.device import device_facts, hide_other_gpus, take_device
 from rankdeck.runner.rank.link import Link
+from rankdeck.runner.rank.log import log_to
 
 if TYPE_CHECKING:
     from rankdeck.runner.engine.base import Engine
@@ -33,7 +33,7 @@ def main() -> NoReturn:
     processes.end_with_parent()
     options = _options()
     rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    _log_to(options.run_dir / f"rank-{rank}.log")
+    log_to(options.run_dir / f"rank-{rank}.log")
     link = Link(options.socket)
     hello = protocol.RankHello(rank=rank, world_size=world_size, pid=os.getpid(), attempt=options.attempt)
     link.send(hello, protocol.RankPhase(rank=rank, phase="importing"))
@@ -65,16 +65,6 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--model", required=True)
     parser.add_argument("--attempt", type=int, required=True)
     return parser.parse_args()
-
-
-def _log_to(path: Path) -> None:
-    """Send this process's output to the file, including that of C libraries, and crash traces."""
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    os.dup2(handle, 1)
-    os.dup2(handle, 2)
-    os.close(handle)
-    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
-    faulthandler.enable()
 
 
 class _Rank:

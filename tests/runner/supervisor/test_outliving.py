@@ -196,6 +196,19 @@ async def test_a_full_disk_pauses_the_run_and_space_lets_it_go_on(launch, standi
     assert state.ended.summary.completed == 25
 
 
+async def test_a_run_whose_log_cannot_be_written_ends_as_any_other(launch):
+    killed = launch(PROMPTS)
+    killed.process.kill()
+    killed.process.wait()
+    log = killed.directory / run_directory.LOG_FILE
+    log.unlink()
+    log.symlink_to("/dev/full")
+    resumed = start.resume(killed.directory, {})
+    assert resumed.process.wait(20) == 0
+    assert [record.text for record in outputs(resumed.directory)] == expected(PROMPTS)
+    assert not processes_of(resumed.directory)
+
+
 async def test_an_end_waits_for_space_until_it_is_told_to_stop(launch, standin_model):
     (standin_model / "hold").touch()
     started = launch(PROMPTS[:4], ranks=1)
