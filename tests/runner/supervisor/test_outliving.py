@@ -11,7 +11,7 @@ from rankdeck.runner import protocol, run_directory, start
 from rankdeck.runner.protocol import Prompt
 from rankdeck.runner.state import Snapshot
 from rankdeck.tui.sources.client import SocketSource
-from tests.runner.supervisor.test_supervisor import PROMPTS, outputs, processes_of, rank_pids, watch
+from tests.runner.supervisor.test_supervisor import PROMPTS, command_line, outputs, processes_of, rank_pids, watch
 from tests.standin.rank import answer
 
 
@@ -194,6 +194,23 @@ async def test_a_full_disk_pauses_the_run_and_space_lets_it_go_on(launch, standi
     assert any(isinstance(message, protocol.Resumed) for message in seen)
     assert [record.text for record in outputs(started.directory)] == expected(PROMPTS)
     assert state.ended.summary.completed == 25
+
+
+async def test_no_rank_outlives_a_supervisor_that_was_killed_together_with_its_launcher(launch, slowly):
+    started = launch(PROMPTS)
+    async for message in SocketSource(started.directory, started.died).events():
+        if isinstance(message, protocol.RanksReady):
+            break
+    # Stopped first, so that it does not see its launcher die and end the ranks itself.
+    started.process.send_signal(signal.SIGSTOP)
+    for process in processes_of(started.directory):
+        if "launch" in command_line(process):
+            process.kill()
+    started.process.kill()
+    started.process.wait()
+    async with asyncio.timeout(20):
+        while processes_of(started.directory):
+            await asyncio.sleep(0.05)
 
 
 async def test_a_run_whose_log_cannot_be_written_ends_as_any_other(launch):
