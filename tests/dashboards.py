@@ -81,7 +81,18 @@ async def settled(pilot: Pilot[Any]) -> None:
         return source.caught_up if isinstance(source, ReplaySource) else source.said_all
 
     await until(pilot, lambda: said_all() and app.run_is_shown)
+    await still(pilot)
+
+
+async def still(pilot: Pilot[Any]) -> None:
+    """The screen no longer changes: what was asked of it, and what that asked in turn, is drawn."""
     await pilot.pause()
+    before = None
+    for _ in range(50):
+        await pilot.pause()
+        if (now := whole_screen(pilot.app)) == before:
+            return
+        before = now
 
 
 def dashboard(script: Script) -> RankdeckApp:

@@ -8,7 +8,7 @@ from textual.widgets import Input
 
 from rankdeck.tui.app.app import RankdeckApp
 from tests import scripted, scripted_steering
-from tests.dashboards import SIZES, STATES, ScriptedLauncher, dashboard, said, settled, until, whole_screen
+from tests.dashboards import SIZES, STATES, ScriptedLauncher, dashboard, said, settled, still, until, whole_screen
 
 
 @pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
@@ -42,8 +42,7 @@ def test_the_other_views_look_as_approved(key: str, size: tuple[int, int], snap_
     async def open_view(pilot: Pilot[Any]) -> None:
         await settled(pilot)
         await pilot.press(key)
-        await pilot.pause()
-        await pilot.pause()
+        await still(pilot)
 
     assert snap_compare(dashboard(scripted.running()), terminal_size=size, run_before=open_view)
 
