@@ -1,5 +1,6 @@
 """One message a line: how messages are tagged and written, and how long a line may be."""
 
+import json
 import re
 
 import msgspec
@@ -22,8 +23,16 @@ _encoder = msgspec.json.Encoder()
 
 
 def encode_line(message: msgspec.Struct) -> bytes:
-    """One message as one line of JSON, newline included (JSON escapes newlines inside strings)."""
-    return _encoder.encode(message) + b"\n"
+    """One message as one line of JSON, newline included (JSON escapes newlines inside strings).
+
+    Half a character, as an error has that names a file whose name is no UTF-8, becomes "?": a message that could not
+    be sent would leave its sender waiting for an answer.
+    """
+    try:
+        return _encoder.encode(message) + b"\n"
+    except UnicodeEncodeError:
+        text = json.dumps(msgspec.to_builtins(message), ensure_ascii=False)
+        return _encoder.encode(json.loads(text.encode("utf-8", "replace"))) + b"\n"
 
 
 GREETINGS = "rankdeck greetings: "

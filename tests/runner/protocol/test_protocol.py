@@ -23,6 +23,14 @@ def test_any_text_travels_in_one_line_and_comes_back_the_same(prompt, text, inde
     assert msgspec.json.decode(line, type=AnyEvent) == protocol.Output(at=1.5, record=record)
 
 
+def test_half_a_character_in_an_error_does_not_keep_it_from_being_sent():
+    error = "FileNotFoundError: caf\udce9/weights.bin: é \U0001f600 \\udce9"
+    line = encode_line(protocol.BatchFailed(rank=0, batch=1, kind="error", error=error))
+    assert msgspec.json.decode(line, type=FromRank) == protocol.BatchFailed(
+        rank=0, batch=1, kind="error", error=error.replace("\udce9", "?", 1)
+    )
+
+
 def test_the_kind_of_a_message_is_its_name_in_snake_case():
     assert msgspec.json.decode(encode_line(protocol.RanksReady()))["type"] == "ranks_ready"
     assert b'"type":"batch_failed"' in encode_line(
