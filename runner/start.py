@@ -69,7 +69,7 @@ def check(config: RunConfig, *, force: bool = False) -> list[Problem]:
     """All problems of `config` that show in settings, files and devices without loading anything."""
     config = with_homes(config)
     problems = settings.check(config)
-    if said := models.check_form(config.model):
+    if said := paths.why_unrecorded(config.model) or models.check_form(config.model):
         problems.append(Problem("model", said))
     problems.extend(_check_gpus(config))
     problems.extend(_check_quantization(config))

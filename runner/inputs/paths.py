@@ -4,12 +4,23 @@ import os
 from pathlib import Path
 
 
+def why_unrecorded(path: Path | str) -> str | None:
+    """Why a run cannot record this path, in a sentence: its records are UTF-8, names of files need not be."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return f"{path}: a name that is no UTF-8 cannot be recorded; rename it, or give a link to it"
+    return None
+
+
 def why_unreadable(prompts: str, column: str | None) -> str | None:
     """What is wrong with the prompt file, in a sentence; None where nothing is, or it is standard input (`-`)."""
     if prompts == "-":
         return None
     if not prompts.strip():
         return "name a file of prompts: .txt, .jsonl, .json, .csv or .parquet"
+    if said := why_unrecorded(prompts):
+        return said
     path = Path(prompts)
     try:
         if path.is_dir():
@@ -29,6 +40,8 @@ def why_unreadable(prompts: str, column: str | None) -> str | None:
 
 def why_unwritable(output: Path, *, force: bool) -> str | None:
     """What is wrong with the file for the outputs, in a sentence. With `force` it may exist."""
+    if said := why_unrecorded(output.absolute()):
+        return said
     if output.is_dir():
         return f"{output} is a directory; name a file"
     if output.exists() and not output.is_file():

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 
+from rankdeck.runner.inputs.paths import why_unrecorded
 from rankdeck.runner.run_directory.places import register, runs_directory
 from rankdeck.runner.run_directory.run_file import RunFile, RunFileError, write_run_file
 
@@ -37,6 +38,8 @@ def create_directory(wanted: Path | None, *, name: str | None, prompts: str) -> 
     Raises:
         RunFileError: it is in use, or cannot be made.
     """
+    if said := why_unrecorded(wanted.absolute() if wanted is not None else runs_directory()):
+        raise RunFileError(f"no run directory can be made: {said}")
     try:
         if wanted is not None:
             if wanted.exists() and (not wanted.is_dir() or any(wanted.iterdir())):

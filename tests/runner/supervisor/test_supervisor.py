@@ -299,6 +299,9 @@ async def test_nobody_but_a_peer_that_speaks_the_protocol_is_listened_to(launch,
         ({"temperature": 0.5}, "has no effect without --do-sample"),
         ({"model": "./not-here"}, "there is no such folder"),
         ({"prompts": "table.csv"}, "there is no such file"),
+        ({"prompts": "caf\udce9.txt"}, "--prompts: caf\udce9.txt: a name that is no UTF-8 cannot be recorded"),
+        ({"output": "caf\udce9.jsonl"}, "caf\udce9.jsonl: a name that is no UTF-8 cannot be recorded"),
+        ({"model": "./caf\udce9"}, "--model: ./caf\udce9: "),
     ],
 )
 def test_bad_input_is_refused_before_anything_is_started(tmp_path, state_home, settings, said):
@@ -308,6 +311,14 @@ def test_bad_input_is_refused_before_anything_is_started(tmp_path, state_home, s
         start.launch(RunConfig(**{"prompts": str(prompts), **settings}))
     assert said in str(refusal.value)
     assert not list(state_home.glob("**/run.json")), "nothing is left behind"
+
+
+def test_a_run_directory_whose_name_is_no_utf8_is_not_made(tmp_path):
+    prompts, directory = tmp_path / "p.txt", tmp_path / "caf\udce9"
+    prompts.write_text("hello\n")
+    with pytest.raises(start.InputError, match="a name that is no UTF-8 cannot be recorded"):
+        start.launch(RunConfig(prompts=str(prompts)), run_dir=directory)
+    assert not directory.exists()
 
 
 def test_an_output_file_that_exists_is_replaced_only_by_force(tmp_path):
