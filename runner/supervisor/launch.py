@@ -154,6 +154,9 @@ class RankLaunch:
         return said or "ended without a word"
 
 
+MAX_BYTES_A_LOOK = 1024 * 1024
+"""Of more than this since the last look only the end is read: a rank that prints gigabytes must not fill memory."""
+
 MAX_LINES_A_LOOK = 200
 MAX_LINE = 2000
 KEPT_LINES = 200
@@ -172,14 +175,18 @@ class LogTail:
         """Whole lines since the last look; with `last_look` also a line that has no end yet."""
         try:
             with self._path.open("rb") as file:
+                end = os.fstat(file.fileno()).st_size
+                if end - self._position > MAX_BYTES_A_LOOK:
+                    self._position, self._rest = end - MAX_BYTES_A_LOOK, b""
                 file.seek(self._position)
-                content = file.read()
+                content = file.read(MAX_BYTES_A_LOOK)
                 self._position = file.tell()
         except OSError:
             return []
         *whole, self._rest = (self._rest + content).replace(b"\r", b"\n").split(b"\n")
         if last_look and self._rest:
             whole, self._rest = [*whole, self._rest], b""
+        self._rest = self._rest[: 4 * MAX_LINE]  # bytes; a character has four at most
         lines = [line.decode("utf-8", "replace")[:MAX_LINE] for line in whole if line.strip()]
         self.recent.extend(lines)
         return lines[-MAX_LINES_A_LOOK:]

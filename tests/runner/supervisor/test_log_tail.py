@@ -1,0 +1,62 @@
+"""Following the log of a rank: every line once, and never more of a huge log than its end."""
+
+from pathlib import Path
+
+import pytest
+
+from rankdeck.runner.supervisor.launch import MAX_BYTES_A_LOOK, MAX_LINE, LogTail
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    path = tmp_path / "rank-0.log"
+    path.write_text("of the launch before\n")
+    return path
+
+
+def add(log: Path, text: str) -> None:
+    with log.open("a") as file:
+        file.write(text)
+
+
+def test_a_line_is_told_once_when_it_is_whole(log):
+    tail = LogTail(log)
+    add(log, "loading\nhalf a li")
+    assert tail.new_lines() == ["loading"]
+    assert tail.new_lines() == []
+    add(log, "ne\r10%\r20%\n\nlast words")
+    assert tail.new_lines() == ["half a line", "10%", "20%"]
+    assert tail.new_lines(last_look=True) == ["last words"]
+    assert list(tail.recent) == ["loading", "half a line", "10%", "20%", "last words"]
+
+
+def test_a_log_that_does_not_exist_yet_has_no_lines(tmp_path):
+    tail = LogTail(tmp_path / "rank-0.log")
+    assert tail.new_lines() == []
+    add(tmp_path / "rank-0.log", "hello\n")
+    assert tail.new_lines() == ["hello"]
+
+
+def test_of_a_log_that_grew_by_gigabytes_only_the_end_is_read(log):
+    tail = LogTail(log)
+    add(log, "cut off by what fol")
+    tail.new_lines()
+    with log.open("r+b") as file:
+        file.truncate(8 * 2**30)  # takes no room on the disk
+    add(log, "\nthe end\n")
+    zeros, end = tail.new_lines()
+    assert set(zeros) == {"\0"}
+    assert end == "the end"
+
+
+def test_a_line_without_an_end_is_kept_to_the_length_that_is_shown(log):
+    tail = LogTail(log)
+    for _ in range(3):
+        add(log, "é" * (MAX_BYTES_A_LOOK // 2))
+        assert tail.new_lines() == []
+    assert tail.new_lines(last_look=True) == ["é" * MAX_LINE]
+
+
+def test_a_log_that_never_ends_is_read_in_parts():
+    (line,) = LogTail(Path("/dev/full")).new_lines(last_look=True)
+    assert len(line) == MAX_LINE
