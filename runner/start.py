@@ -66,10 +66,10 @@ def default_device() -> Literal["cuda", "cpu"]:
 
 
 def check(config: RunConfig, *, force: bool = False) -> list[Problem]:
-    """All problems of `config` that show in settings, files and devices without loading anything."""
+    """All problems with `config` that settings, files and devices show without loading anything."""
     config = with_homes(config)
     problems = settings.check(config)
-    if said := paths.why_unrecorded(config.model) or models.check_form(config.model):
+    if said := paths.why_unrecordable(config.model) or models.check_form(config.model):
         problems.append(Problem("model", said))
     problems.extend(_check_gpus(config))
     problems.extend(_check_quantization(config))
@@ -96,7 +96,7 @@ def _check_quantization(config: RunConfig) -> list[Problem]:
 
 
 def warnings(config: RunConfig, prompt_count: int) -> list[str]:
-    """What will work, but is probably not meant."""
+    """What will work, but is probably not what was meant."""
     said = []
     if config.ranks > prompt_count:
         said.append(f"{prompt_count} prompts for {config.ranks} ranks: {config.ranks - prompt_count} will have no work")

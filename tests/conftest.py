@@ -9,11 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from rankdeck.runner import run_directory, start
 from rankdeck.runner.protocol.config import RunConfig
 from rankdeck.runner.start import Started
 from tests import ROOT
+
+# A busy machine takes its time over an example: that is no failure.
+settings.register_profile("any machine", deadline=None)
+settings.load_profile("any machine")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -92,7 +92,7 @@ def _slow_rank(state: RunState) -> Iterator[Finding]:
 
 
 def rounds(state: RunState) -> list[Round]:
-    """The rounds of a run, also unfinished ones; empty if they mean nothing, as when a knob was turned."""
+    """The rounds of a run, including unfinished ones; empty if they mean nothing, as when a knob was turned."""
     steady = not any(mark.kind in ("batch size", "active ranks", "trial", "taken up", "memory") for mark in state.marks)
     if state.continuous or state.attempt > 1 or state.auto or not steady or state.active_ranks < 1:
         return []

@@ -18,7 +18,7 @@ SLOWER = 1.25
 """A rank is slow when its decode steps take this many times as long as the others'."""
 
 LEAST_BATCHES, LEAST_STEPS = 2, 24
-"""Enough to judge a rank by: either is. A small job has only one batch for each rank."""
+"""Either is enough to judge a rank by. A small job has only one batch for each rank."""
 
 STEPS_IN_FLIGHT, SECONDS_IN_FLIGHT = 8, 6.0
 """A batch in flight counts once it has both. Its steps are reported only a few times a second, hence the seconds."""
@@ -60,7 +60,8 @@ _LOG_SIMILAR = log(SIMILAR_ROWS)
 def slow_rank(state: RunState) -> DecodePace | None:
     """The rank whose decode steps are slow: now while the run goes on, over the whole run once it has ended.
 
-    None where no rank is slow, or too little can be compared. With 64 ranks this takes a fraction of a millisecond.
+    None where no rank is slow, or too little can be compared. With 64 ranks this takes a fraction of a millisecond, and
+    about 3 ms over the whole of a run that has ended.
     """
     in_flight = _in_flight(state)
     since = _recent(state, in_flight) if state.ended is None else 0.0
@@ -73,11 +74,6 @@ def slow_ranks(state: RunState) -> frozenset[int]:
     """The number of the slow rank, for lists of ranks; empty where none is slow."""
     slow = slow_rank(state)
     return frozenset() if slow is None else frozenset([slow.rank])
-
-
-def decode_paces(state: RunState, since: float = 0.0) -> list[DecodePace]:
-    """The pace of every rank that can be compared, from batches that ended after `since` and those in flight."""
-    return _paces(state, since, _in_flight(state))
 
 
 class _Sums:
@@ -156,7 +152,7 @@ def _compare_in_flight(totals: dict[int, _Sums], done: dict[int, dict[int, _Sums
 
 
 def _median_without(ordered: list[float], value: float) -> float | None:
-    """The median of `ordered` without one `value` that is in it; None of nothing. Sorts nothing again."""
+    """The median of `ordered` without one `value` that is in it, with no new sort; None if nothing is left."""
     place = bisect_left(ordered, value)
     rest = ordered[:place] + ordered[place + 1 :]
     return median(rest) if rest else None
@@ -189,7 +185,7 @@ def _mean_rows(span: Span) -> int | None:
 
 
 def _recent(state: RunState, in_flight: _InFlight) -> float:
-    """From when on the ranks are judged: the earliest start among the recent batches of all of them."""
+    """The time from which the ranks are judged: the earliest start among the recent batches of all of them."""
     began = []
     for rank, lane in enumerate(state.timeline.lanes[: state.active_ranks]):
         steps = in_flight[rank][1].steps if rank in in_flight else 0

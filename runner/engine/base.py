@@ -79,7 +79,7 @@ class Engine(abc.ABC):
         }
 
     def kv_bytes_per_token(self) -> int | None:
-        """Bytes of keys and values per token in all layers; None where the model's config does not tell."""
+        """Bytes of keys and values per token in all layers; None where the model's config does not say."""
         text = self.model.config.get_text_config()
         heads = getattr(text, "num_key_value_heads", None) or getattr(text, "num_attention_heads", None)
         width = getattr(text, "head_dim", None)

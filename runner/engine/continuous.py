@@ -152,7 +152,7 @@ class ContinuousEngine(Engine):
             return 0
 
     def cache_used(self) -> float | None:
-        """Share of the key and value cache in use, 0 to 1; None where this version of transformers does not tell."""
+        """Share of the key and value cache in use, 0 to 1; None where this version of transformers does not say."""
         try:
             cache = self._manager.batch_processor.cache
             if hasattr(cache, "compute_free_capacity"):

@@ -1,6 +1,6 @@
 """How much memory transformers' continuous batching takes, and how much it computes in a step.
 
-Left to the library on a GPU, less what the other ranks on it need; on a CPU sized by the memory there is and by need.
+Left to the library on a GPU, less what the other ranks on it need; on a CPU sized by need, within the memory there is.
 Knows the settings of the transformers versions that are supported; opens no manager.
 """
 
@@ -31,7 +31,7 @@ def batching_config(
     config: RunConfig, device: torch.device, context_tokens: int | None, kv_bytes_per_token: int | None
 ) -> Any:
     """The ContinuousBatchingConfig of a rank; `context_tokens` and `kv_bytes_per_token` are its model's, if known."""
-    known = {field.name for field in dataclasses.fields(ContinuousBatchingConfig)}  # 5.17 has others than 5.23
+    known = {field.name for field in dataclasses.fields(ContinuousBatchingConfig)}  # they differ between 5.17 and 5.23
     settings: dict[str, Any] = {} if config.seed is None else {"seed": config.seed}
     if device.type != "cpu":
         sharing = -(-config.ranks // torch.cuda.device_count())

@@ -142,7 +142,7 @@ def synchronise(devices: Sequence[torch.device]) -> None:
 
 
 def reset_peaks(devices: Sequence[torch.device]) -> None:
-    """Start `peak_bytes` again from what is allocated now."""
+    """Reset `peak_bytes` to what is allocated now."""
     for device in devices:
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)

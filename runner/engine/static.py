@@ -44,7 +44,7 @@ COUNTED_FROM_THE_PROMPT = (
     "guidance_scale",
     "watermarking_config",
 )
-"""Settings of a generation config that a second call would apply from its own beginning, not from the prompt."""
+"""Settings of a generation config that a second call would count from its own start, not from the prompt's."""
 
 
 @dataclass
@@ -74,7 +74,7 @@ class StaticEngine(Engine):
             self.why_rows_stay = "--compile fixes its shape"
 
     def warm_up(self) -> None:
-        """Generate a few tokens, and try whether rows can leave: not every kind of cache allows it."""
+        """Generate a few tokens, and test whether rows can leave: not every kind of cache allows it."""
         for name in COUNTED_FROM_THE_PROMPT:
             if getattr(self.generation, name, None) not in (None, 1, 1.0):
                 self.why_rows_stay = f"the model's generation config has {name}"

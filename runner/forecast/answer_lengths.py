@@ -65,7 +65,7 @@ class Answers(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def _longer(self) -> float:
-        """Factor on measured lengths where more tokens are allowed than then: answers are taken to use them alike."""
+        """Factor on measured lengths if more tokens are allowed now: answers are assumed to grow in proportion."""
         return max(1.0, self.max_new_tokens / self.measured_tokens) if self.measured_tokens else 1.0
 
 

@@ -5,7 +5,7 @@ Knows the seconds of batches by rows, steps and active ranks. Does not know how 
 
 seconds of a batch = prefill(prompt slots) + (steps - 1) x step(rows in it) + rest(rows), each a straight line with base
 and slope of at least 0: a forward pass reads the weights once whatever the rows (base) and computes for each row
-(slope); the rest is tokenizing, decoding text and the way between queue and rank. In short: a + b x rows x steps,
+(slope); the rest is tokenizing, decoding text and the trip between queue and rank. In short: a + b x rows x steps,
 and prefill. Ranks share cores and memory bandwidth, above all on CPUs, so each number of active ranks has its own
 lines; for a number that was not measured the nearest one is used, and the prediction is marked.
 

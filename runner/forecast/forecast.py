@@ -1,6 +1,6 @@
 """How long a running job or sweep will still take, and what another setting of its knobs would bring. Pure.
 
-Predicts from the batches measured so far (`runner.forecast.cost_model`), in closed form, in well under a millisecond.
+Predicts from the batches measured so far (`runner.forecast.cost_model`), in closed form, in a few milliseconds at most.
 Assumes that all ranks are equally fast. Keeps nothing between calls.
 """
 
@@ -77,7 +77,7 @@ def _trials_seconds(sweep: SweepState, now: float) -> float | None:
 
 
 def what_if(state: RunState) -> list[WhatIf]:
-    """What is possible of: one more rank, one fewer, batches twice and half the size; in this order.
+    """Those of these that are possible, in order: one more rank, one fewer, twice and half the batch size.
 
     Empty before a whole batch was measured, and once every prompt has been handed out.
     """
@@ -220,7 +220,7 @@ def _job(state: RunState) -> _Job | None:
 
 
 def _length(state: RunState) -> Answers:
-    """How long the run's own answers get, wherever its trials cut theirs."""
+    """How long the run's own answers get, no matter where its trials cut theirs."""
     config = state.config
     assert config is not None
     return answers(

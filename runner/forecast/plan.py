@@ -18,6 +18,7 @@ from rankdeck.runner.forecast.cost_model import CostModel
 from rankdeck.runner.protocol.config import Dispatch
 from rankdeck.runner.scheduling.rounds import batches_needed
 from rankdeck.runner.scheduling.scheduler import Scheduler
+from rankdeck.runner.sweep.scaling import efficiency
 
 SIMULATED_BATCHES = 5000
 SIMULATED_PROMPTS = 10_000
@@ -209,7 +210,7 @@ def _row(
         seconds=round(seconds, 9),
         tokens_per_second=round(prompts * answers.tokens_per_row / seconds, 6),
         speedup=round(alone / seconds, 6),
-        efficiency=round(alone / seconds / ranks, 6),
+        efficiency=round(efficiency(alone / seconds, ranks), 6),
         idle=round(max(0.0, 1 - outcome.busy / (ranks * seconds)), 6),
         extrapolated=bool(why),
         why="; ".join(why) or None,

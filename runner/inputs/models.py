@@ -1,7 +1,7 @@
 """What `--model` means: the demo model, a local folder, or a model on the Hugging Face hub.
 
 Knows which form a folder and a hub id have. Imports neither torch nor transformers and loads nothing: the ranks do.
-A hub model is only asked for here, whether it exists and may be read; the ranks fetch it.
+Here the hub is only asked whether a model exists and may be read; the ranks fetch it.
 """
 
 import re
@@ -25,7 +25,7 @@ class ResolvedModel:
 
 
 def check_form(model: str) -> str | None:
-    """What is wrong with `model`, as far as shows at once and without a network; None if nothing is."""
+    """What is wrong with `model`, as far as can be told at once, without a network; None if nothing is."""
     try:
         _local_folder(model)
     except ModelError as error:
@@ -73,7 +73,7 @@ def _local_folder(model: str) -> Path | None:
         raise ModelError(f"{model!r}: there is no such folder; check the path, or give demo or a hub id (org/name)")
     if not all(HUB_NAME.fullmatch(part) for part in model.split("/")) or re.search(r"--|\.\.|\.git$", model):
         raise ModelError(
-            f"{model!r}: there is no such folder, and it is no hub id either; a hub id is `org/name` or `name`, "
+            f"{model!r}: there is no such folder, and it is not a hub id either; a hub id is `org/name` or `name`, "
             "of letters, digits, '.', '_' and '-', each part at most 96 long"
         )
     return None

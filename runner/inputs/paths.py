@@ -1,15 +1,15 @@
-"""Whether a run's prompts can be read, and its outputs written, where its settings say. A look only: opens nothing."""
+"""Whether a run's prompts can be read, its outputs written, and its paths recorded. Only looks: opens nothing."""
 
 import os
 from pathlib import Path
 
 
-def why_unrecorded(path: Path | str) -> str | None:
-    """Why a run cannot record this path, in a sentence: its records are UTF-8, names of files need not be."""
+def why_unrecordable(path: Path | str) -> str | None:
+    """Why a run cannot record this path, in a sentence; None where it can. Its records are UTF-8; names need not be."""
     try:
         str(path).encode()
     except UnicodeEncodeError:
-        return f"{path}: a name that is no UTF-8 cannot be recorded; rename it, or give a link to it"
+        return f"{path}: the name is not valid UTF-8, so it cannot be recorded; rename it"
     return None
 
 
@@ -19,7 +19,7 @@ def why_unreadable(prompts: str, column: str | None) -> str | None:
         return None
     if not prompts.strip():
         return "name a file of prompts: .txt, .jsonl, .json, .csv or .parquet"
-    if said := why_unrecorded(prompts):
+    if said := why_unrecordable(prompts):
         return said
     path = Path(prompts)
     try:
@@ -28,7 +28,7 @@ def why_unreadable(prompts: str, column: str | None) -> str | None:
         if not path.exists():
             return f"{prompts}: there is no such file"
         if not os.access(path, os.R_OK):
-            return f"{prompts}: not readable by you"
+            return f"{prompts}: you have no permission to read it"
         if path.is_file() and path.stat().st_size == 0:
             return f"{prompts} is empty"
     except (OSError, ValueError) as error:
@@ -40,17 +40,20 @@ def why_unreadable(prompts: str, column: str | None) -> str | None:
 
 def why_unwritable(output: Path, *, force: bool) -> str | None:
     """What is wrong with the file for the outputs, in a sentence. With `force` it may exist."""
-    if said := why_unrecorded(output.absolute()):
-        return said
+    try:
+        if said := why_unrecordable(output.resolve()):  # a link is followed, and what it points to is written
+            return said
+    except (OSError, RuntimeError):
+        return f"{output} is a link that leads back to itself; name another file"
     if output.is_dir():
         return f"{output} is a directory; name a file"
     if output.exists() and not output.is_file():
-        return f"{output} is no ordinary file; name one"
+        return f"{output} is not a regular file; name one"
     if output.exists() and not force:
         return f"{output} exists; name another file, or replace it with --force"
     parent = output.absolute().parent
     if not parent.is_dir():
         return f"there is no directory {parent}; create it first"
     if not os.access(parent, os.W_OK) or (output.exists() and not os.access(output, os.W_OK)):
-        return f"{output} cannot be written by you"
+        return f"you have no permission to write {output}"
     return None

@@ -16,7 +16,7 @@ RANGES: dict[str, tuple[Numbers, Numbers | None]] = {
     "nvidia-ml-py": ((12, 575), None),
     "textual": ((8,), (9,)),
 }
-"""The versions that rankdeck is installed with: from the first on, below the second."""
+"""The versions that rankdeck installs with: at least the first, below the second."""
 
 OPTIONAL = {
     "bitsandbytes": "--quantization bnb-8bit and bnb-4bit",

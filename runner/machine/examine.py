@@ -199,13 +199,13 @@ def _versions() -> dict[str, str]:
 
 
 def _place(path: Path) -> WritablePlace:
-    """Room and rights at `path`, or at the nearest directory above it that exists: rankdeck makes the rest."""
+    """Free space and permissions at `path`, or at the nearest existing directory above it: rankdeck makes the rest."""
     try:
         above = next(parent for parent in (path, *path.parents) if parent.exists())
         if not above.is_dir():
-            return WritablePlace(path=str(path), error=f"{above} is no directory")
+            return WritablePlace(path=str(path), error=f"{above} is not a directory")
         if not os.access(above, os.W_OK | os.X_OK):
-            return WritablePlace(path=str(path), error=f"{above} cannot be written to by you")
+            return WritablePlace(path=str(path), error=f"you cannot write to {above}")
         return WritablePlace(path=str(path), free_bytes=shutil.disk_usage(above).free)
     except (OSError, StopIteration) as error:
         return WritablePlace(path=str(path), error=str(error))

@@ -1,7 +1,7 @@
 """NVML, the library behind nvidia-smi, as a narrow typed interface.
 
 Knows the `pynvml` bindings (distribution nvidia-ml-py) and what their errors mean to a person. Any call may fail alone,
-also because the library lacks its symbol. Values keep NVML's units. Does not know when to sample what.
+for example because the library lacks its symbol. Values keep NVML's units. Does not know when to sample what.
 """
 
 from collections.abc import Sequence

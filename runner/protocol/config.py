@@ -102,7 +102,7 @@ _LITERALS: dict[str, Any] = {
 
 
 def check(config: RunConfig) -> list[Problem]:
-    """All problems of `config` that show without looking at the machine."""
+    """All problems with `config` that can be seen without looking at the machine."""
     problems: list[Problem] = []
 
     def refuse(setting: str, message: str) -> None:

@@ -22,17 +22,21 @@ class Message(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag=_
 _encoder = msgspec.json.Encoder()
 
 
-def encode_line(message: msgspec.Struct) -> bytes:
-    """One message as one line of JSON, newline included (JSON escapes newlines inside strings).
+def encode(struct: msgspec.Struct) -> bytes:
+    """It as JSON. A lone surrogate, as in an error about a file whose name is not UTF-8, becomes "?".
 
-    Half a character, as an error has that names a file whose name is no UTF-8, becomes "?": a message that could not
-    be sent would leave its sender waiting for an answer.
+    Whoever waits for a message that could not be encoded would wait forever.
     """
     try:
-        return _encoder.encode(message) + b"\n"
+        return _encoder.encode(struct)
     except UnicodeEncodeError:
-        text = json.dumps(msgspec.to_builtins(message), ensure_ascii=False)
-        return _encoder.encode(json.loads(text.encode("utf-8", "replace"))) + b"\n"
+        text = json.dumps(msgspec.to_builtins(struct), ensure_ascii=False).encode("utf-8", "replace")
+        return _encoder.encode(json.loads(text))  # once more by msgspec, which writes NaN as null
+
+
+def encode_line(message: msgspec.Struct) -> bytes:
+    """One message as one line of JSON, newline included (JSON escapes newlines inside strings)."""
+    return encode(message) + b"\n"
 
 
 GREETINGS = "rankdeck greetings: "

@@ -25,7 +25,7 @@ Key = tuple[int, Prompt, int]
 
 
 class ContinuousRows(typing.Protocol):
-    """What a continuous rank needs of its engine; `runner.engine.continuous` has it, and so do rows without torch."""
+    """What a continuous rank needs of its engine: `runner.engine.continuous` has it, or a stand-in without torch."""
 
     @property
     def in_flight(self) -> int: ...

@@ -1,4 +1,4 @@
-"""The device of one rank: its GPUs picked out among those of the machine, and what it says of itself.
+"""The device of one rank: its GPUs picked out of the machine's, and what it says about itself.
 
 Knows which environment CUDA and accelerate look at. Which GPUs belong to which rank is `runner.machine.placement`'s
 business. torch is imported only when a function needs it.
@@ -14,7 +14,7 @@ from rankdeck.runner.protocol.config import RunConfig
 
 
 def hide_other_gpus(config: RunConfig, local_rank: int) -> None:
-    """Let CUDA see this rank's GPUs alone. To be called before torch is imported: once CUDA runs, it is too late."""
+    """Let CUDA see only this rank's GPUs. Call this before torch is imported: once CUDA runs, it is too late."""
     if config.device == "cuda":
         os.environ.update(placement.own_environment(os.environ, local_rank, config.gpus_per_rank))
 

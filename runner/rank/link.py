@@ -115,15 +115,14 @@ class Link:
                     else:
                         self._orders.put(order)
         except (OSError, ValueError, msgspec.MsgspecError) as error:
-            why = f"the line to the supervisor broke: {error}"
+            why = f"lost the connection to the supervisor: {error}"
         if not self._closing:
             self._gone(why)
 
     def _gone(self, why: str) -> NoReturn:
         try:
             sys.stderr.write(f"{why}; leaving\n")
-            sys.stderr.flush()
         finally:
-            # Even where nobody takes these words: a full disk, a pipe that nobody reads. And not sys.exit: the main
-            # thread may be in the middle of a decode, or stuck in a collective.
+            # Even if that cannot be written: the disk is full, or the pipe is closed. Not sys.exit: the main thread
+            # may be in the middle of a decode, or stuck in a collective.
             os._exit(SUPERVISOR_GONE_STATUS)

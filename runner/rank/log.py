@@ -1,6 +1,6 @@
-"""A rank's log: where everything goes that its process prints.
+"""A rank's log: the file that gets everything its process prints.
 
-Printing there never raises: a full disk costs lines of the log, and not the batch whose model printed them.
+Printing never raises: a full disk costs lines of the log, not the batch whose model printed them.
 """
 
 import faulthandler
@@ -30,11 +30,11 @@ def log_to(path: Path) -> None:
 
 def _text(descriptor: int) -> io.TextIOWrapper:
     # Unbuffered: lines stay in order, and nothing is left to flush at an exit on the spot.
-    binary = _Output(descriptor, "w", closefd=False)
-    return io.TextIOWrapper(binary, "utf-8", "backslashreplace", write_through=True)
+    file = _LogFile(descriptor, "w", closefd=False)
+    return io.TextIOWrapper(file, "utf-8", "backslashreplace", write_through=True)
 
 
-class _Output(io.FileIO):
+class _LogFile(io.FileIO):
     def write(self, data: "ReadableBuffer") -> int:
         try:
             return super().write(data)

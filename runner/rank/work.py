@@ -33,7 +33,7 @@ class RankWork:
         failed_stream = 0
         while leave is None and isinstance(order := self._link.next_order(), Work):
             if order.stream == failed_stream:
-                continue  # sent before its failure was heard: its prompts have gone back to the queue
+                continue  # sent before the supervisor knew of the failure: its prompts are back in the queue
             try:
                 leave = self._do(order)
             except Cancelled:

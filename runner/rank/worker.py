@@ -7,7 +7,6 @@ transformers are imported only after the rank has greeted the supervisor, so tha
 import argparse
 import gc
 import os
-import sys
 import time
 import traceback
 from pathlib import Path
@@ -49,11 +48,8 @@ def main() -> NoReturn:
         )
         link.close()
         # An ordinary exit can hang in a broken process group.
-        sys.stderr.flush()
         os._exit(1)
     link.close()
-    sys.stdout.flush()
-    sys.stderr.flush()
     # Everything is sent and the group is left: an ordinary exit would only take longer.
     os._exit(0)
 

@@ -6,17 +6,15 @@ from rankdeck.runner.run_directory.files import (
     OUTPUTS_FILE,
     PROMPTS_FILE,
     copy_outputs,
-    mend,
     order_outputs,
     read_events,
     read_outputs,
 )
-from rankdeck.runner.run_directory.lock import LOCK_FILE, hold_lock, supervisor_alive, supervisor_comes
+from rankdeck.runner.run_directory.lock import hold_lock, supervisor_alive, supervisor_comes
 from rankdeck.runner.run_directory.places import (
     find_run,
     list_runs,
     newest_live_run,
-    register,
     runs_directory,
     socket_path,
 )

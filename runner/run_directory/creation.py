@@ -11,14 +11,14 @@ from pathlib import Path
 
 import msgspec
 
-from rankdeck.runner.inputs.paths import why_unrecorded
+from rankdeck.runner.inputs.paths import why_unrecordable
 from rankdeck.runner.run_directory.places import register, runs_directory
 from rankdeck.runner.run_directory.run_file import RunFile, RunFileError, write_run_file
 
 
 @dataclass(frozen=True)
 class NewDirectory:
-    """A directory for one run, private to its owner. `created` is False where it was there before, and empty."""
+    """A directory for one run, private to its owner. `created` is False if it was already there, empty."""
 
     path: Path
     created: bool
@@ -33,12 +33,12 @@ class NewDirectory:
 
 
 def create_directory(wanted: Path | None, *, name: str | None, prompts: str) -> NewDirectory:
-    """The directory `wanted`, else one called `name` among the runs, else one called after the prompts and the time.
+    """The directory `wanted`, else one called `name` among the runs, else one named after the prompts and the time.
 
     Raises:
         RunFileError: it is in use, or cannot be made.
     """
-    if said := why_unrecorded(wanted.absolute() if wanted is not None else runs_directory()):
+    if said := why_unrecordable(wanted.absolute() if wanted is not None else runs_directory()):
         raise RunFileError(f"no run directory can be made: {said}")
     try:
         if wanted is not None:

@@ -77,7 +77,7 @@ def find_resume_point(directory: Path, prompts: int) -> ResumePoint:
         if record.index >= prompts or seen[record.index]:
             raise RunFileError(
                 f"{directory / files.OUTPUTS_FILE}: a second record of prompt {record.index}, or one of no prompt; "
-                "this is no file of this run"
+                "this file is not from this run"
             )
         seen[record.index] = 1
         point.done.append(record.index)

@@ -12,6 +12,7 @@ import msgspec
 
 from rankdeck.runner.protocol import Summary
 from rankdeck.runner.protocol.config import RunConfig
+from rankdeck.runner.protocol.framing import encode
 from rankdeck.runner.state.costs import CostPoint
 from rankdeck.runner.sweep.verdict import SweepSummary
 
@@ -63,7 +64,7 @@ class RunFile(msgspec.Struct, frozen=True, kw_only=True):
 
 def write_run_file(directory: Path, run: RunFile) -> None:
     """Replace run.json atomically; the new one is on disk before the old one is gone."""
-    replace_file(directory / RUN_FILE, msgspec.json.format(msgspec.json.encode(run), indent=2) + b"\n")
+    replace_file(directory / RUN_FILE, msgspec.json.format(encode(run), indent=2) + b"\n")
 
 
 def replace_file(path: Path, content: bytes) -> None:
@@ -90,7 +91,7 @@ def read_run_file(directory: Path) -> RunFile:
     try:
         return msgspec.json.decode(path.read_bytes(), type=RunFile)
     except FileNotFoundError:
-        raise RunFileError(f"{directory} is no run directory: it has no {RUN_FILE}") from None
+        raise RunFileError(f"{directory} is not a run directory: it has no {RUN_FILE}") from None
     except (OSError, msgspec.MsgspecError) as error:
         raise RunFileError(f"{path}: cannot be read as a run: {error}") from None
 

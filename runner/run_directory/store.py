@@ -54,7 +54,7 @@ class Store:
         return True
 
     def sync(self) -> None:
-        """Have the written lines on disk. It may take long: call it in a thread."""
+        """Sync the written lines to disk. It may take a while: call it in a thread."""
         writer = self._writer
         try:
             if writer is not None:

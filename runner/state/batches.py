@@ -90,7 +90,7 @@ def output(state: RunState, event: protocol.Output) -> RunState:
 
 
 def between_periods(state: RunState) -> RunState:
-    """A pause or its end: a continuous rank's account that has it in its middle counts for no period."""
+    """A pause begins or ends: a continuous rank's account that spans this moment counts for no period."""
     ranks = tuple(msgspec.structs.replace(rank, batch_period=None) if rank.continuous else rank for rank in state.ranks)
     return msgspec.structs.replace(state, ranks=ranks)
 

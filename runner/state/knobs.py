@@ -89,7 +89,7 @@ SOURCE = "knobs"
 
 
 def knob_words(event: AnyEvent) -> str | None:
-    """`batch size 16: as asked for`; None if the event is no turn of a knob."""
+    """`batch size 16: as asked for`; None if the event did not turn a knob."""
     match event:
         case protocol.BatchSizeChanged():
             return f"batch size {event.batch_size}: {event.reason}"

@@ -1,6 +1,6 @@
 """The state of a run as one immutable value: everything that any view shows of it.
 
-Made from events by `runner.state.reducer.apply`; no view keeps figures besides. The texts of outputs are not part of
+Made from events by `runner.state.reducer.apply`; no view keeps figures of its own. The texts of outputs are not part of
 it, so that ten million prompts fit: a view that lists them collects the Output events, and outputs.jsonl has the rest.
 """
 

@@ -29,7 +29,7 @@ class Gather:
         self.ended = self.ended or part.last
 
     def differing(self) -> list[int]:
-        """The prompts whose record is missing on one side, or is another there."""
+        """The prompts whose record is missing on one side, or differs between the two."""
         gathered = dict(self._gathered)
         return sorted(
             index for index in self._sent.keys() | gathered.keys() if gathered.get(index) != self._sent.get(index)

@@ -177,7 +177,7 @@ class KnobControls:
                 pass
 
     def set_trouble(self, reason: str | None) -> None:
-        """Pause for `reason`, which is outside the run (a full disk); None: it is over."""
+        """Pause for `reason`, which is outside the run (a full disk); None: the reason is gone."""
         before, self._trouble = self._trouble, reason
         if reason is not None and reason != before:
             self._interrupt()

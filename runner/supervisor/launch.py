@@ -155,7 +155,7 @@ class RankLaunch:
 
 
 MAX_BYTES_A_LOOK = 1024 * 1024
-"""Of more than this since the last look only the end is read: a rank that prints gigabytes must not fill memory."""
+"""Of a log that grew by more than this since the last look, only the end is read: it must not fill memory."""
 
 MAX_LINES_A_LOOK = 200
 MAX_LINE = 2000

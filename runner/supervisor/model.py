@@ -1,6 +1,6 @@
 """The model of a run, found before any rank starts: resolved, checked, and on its way into memory.
 
-Knows which events tell of it. How a model is found and made is `runner.inputs.models`'s business.
+Knows which events report it. How a model is found and made is `runner.inputs.models`'s business.
 """
 
 import asyncio

@@ -19,7 +19,7 @@ from rankdeck.runner.supervisor.knobs import KnobControls
 RETRY_SECONDS = 1.0
 
 PATH_ERRORS = (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EISDIR)
-"""Errors of a path, which do not go away by waiting."""
+"""Errors of a path, which waiting does not cure."""
 
 
 class Outputs:
@@ -65,13 +65,13 @@ class Outputs:
     async def finish(self, copy_to: str | None, in_a_hurry: Callable[[], bool]) -> str | None:
         """Put the file in order and copy it; while that fails, pause and try again.
 
-        Returns what went wrong where trying again is of no use, or `in_a_hurry()` forbids it.
+        Returns what went wrong if trying again is pointless, or `in_a_hurry()` forbids it.
         """
         while True:
             try:
                 await asyncio.to_thread(self._order_and_copy, copy_to)
             except OSError as error:
-                trouble = f"outputs cannot be put away: {error}"
+                trouble = f"outputs cannot be put in order or copied: {error}"
                 if in_a_hurry() or error.errno in PATH_ERRORS:
                     return trouble
                 self._controls.set_trouble(trouble)

@@ -1,6 +1,6 @@
 """Peak memory bandwidth of a device: from a table of known GPUs, else from the copy that rank 0 timed. Pure.
 
-The figures in the table are from the data sheets (decimal bytes per second). For a GPU that is not in it the copy
+The figures in the table are from the data sheets (decimal bytes per second). For any other GPU the copy
 counts, which reaches about 80 to 95 % of the peak.
 """
 

@@ -86,7 +86,7 @@ class RankPool:
                 self._hear(rank, message)
         except NoMessageError as error:
             self._events.log(
-                "supervisor", f"rank {rank} said something that is no message, and is taken for lost: {error}"
+                "supervisor", f"rank {rank} sent something that is not a message, and counts as lost: {error}"
             )
         finally:
             del self._peers[rank]
@@ -96,7 +96,7 @@ class RankPool:
         return not self.leaving
 
     def close(self) -> None:
-        """Hang up: this launch is over. Of what its ranks still say only finished outputs count."""
+        """Hang up: this launch is over. Of what its ranks still send, only finished outputs count."""
         self._closed = True
         for peer in self._peers.values():
             peer.close()
@@ -212,7 +212,7 @@ class RankPool:
             del self._in_hand[rank]
             self._failures.rows_failed(in_hand, failed)
         else:
-            return  # of rows whose failure was heard already
+            return  # of rows whose failure is known already
         self._free(rank)
 
     def stop(self) -> None:

@@ -1,4 +1,4 @@
-"""The rows that a rank has in hand: by order, for a continuous rank, and as its progress tells. Pure."""
+"""The rows a rank has in hand: those of a continuous rank by order, and those its progress reports. Pure."""
 
 import msgspec
 

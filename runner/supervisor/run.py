@@ -30,7 +30,7 @@ from rankdeck.runner.supervisor.failures import Failures
 from rankdeck.runner.supervisor.knobs import KnobControls
 from rankdeck.runner.supervisor.launch import RankLaunch
 from rankdeck.runner.supervisor.model import find_model
-from rankdeck.runner.supervisor.outputs import Outputs
+from rankdeck.runner.supervisor.outputs import RETRY_SECONDS, Outputs
 from rankdeck.runner.supervisor.ranks import RankPool
 from rankdeck.runner.supervisor.server import RankPeer, Server
 from rankdeck.runner.supervisor.ticker import Ticker
@@ -38,7 +38,6 @@ from rankdeck.runner.sweep.verdict import summarise_sweep
 
 SYNC_SECONDS = 1.0
 STOP_SECONDS = 2.0
-RETRY_SECONDS = 1.0
 VIEWERS_SECONDS = 3.0
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
@@ -266,7 +265,7 @@ class Supervisor:
 
     @contextlib.contextmanager
     def _guarded(self) -> Iterator[None]:
-        """Have an Ending end the run, and any other error, too: after a bug, or without its files, it must not hang."""
+        """End the run on an Ending, and on any other error: after a bug, or without its files, it must not hang."""
         try:
             yield
         except Ending as ending:

@@ -186,7 +186,7 @@ class Server:
         except TimeoutError:
             self._log("a connection said nothing and was closed")
         except NoMessageError as error:
-            self._log(f"a connection said something that is no message and was closed: {error}")
+            self._log(f"closed a connection that sent something that is not a message: {error}")
         except ConnectionError:
             pass
         finally:

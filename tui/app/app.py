@@ -22,7 +22,7 @@ from rankdeck.tui.settings.hint_keys import named
 from rankdeck.tui.settings.labels import AS_DECLARED, OF_A_RUN, OF_A_SWEEP
 from rankdeck.tui.settings.preferences import Preferences
 from rankdeck.tui.sources.followed_run import Earlier, FollowedRun
-from rankdeck.tui.start.memory import Back, Seen
+from rankdeck.tui.start.way_back import Back, Seen
 from rankdeck.tui.terminal.repaint import REPAINT_SECONDS
 from rankdeck.tui.widgets.deck import Leave
 from rankdeck.tui.words import alerts
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 TITLE_SECONDS = 1.0
 QUIET_BEATS = 2
-"""If only figures changed, every second beat paints: calmer to look at, and cheaper for ranks on the same machine."""
+"""If only figures changed, only every other beat paints: calmer to look at, and cheaper for ranks on this machine."""
 
 
 BREATHE_EVERY = 100

@@ -16,7 +16,7 @@ from textual.worker import WorkerFailed
 
 from rankdeck.tui.settings import keys, remembered, theme
 from rankdeck.tui.settings.preferences import Preferences
-from rankdeck.tui.widgets.deck import Deck
+from rankdeck.tui.widgets.deck import HELP_KEYS, Deck
 from rankdeck.tui.words import alerts
 
 if TYPE_CHECKING:
@@ -43,8 +43,7 @@ class BaseApp(Deck):
     ]
     VERTICAL_BREAKPOINTS = [(0, "-too-short"), (18, "-short"), (24, "-tall")]  # noqa: RUF012
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("question_mark", "help", "Help", key_display="?", id="app.help", tooltip="Every key, and the words"),
-        Binding("f1", "help", "Help", id="app.help_anywhere", tooltip="The same, also from within a field", show=False),
+        *HELP_KEYS,
         Binding("t", "toggle_theme", "Theme", id="app.theme", tooltip="Dark or light", show=False),
         Binding(
             "ctrl+z",

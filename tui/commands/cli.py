@@ -35,12 +35,13 @@ from rankdeck.tui.commands.options import (
     Dtype,
     Engine,
     Force,
-    Generation,
+    GenerationOptions,
     GpusPerRank,
     Limit,
     Model,
     NewTokens,
     Order,
+    PromptOptions,
     Prompts,
     Quantization,
     Ranks,
@@ -48,8 +49,7 @@ from rankdeck.tui.commands.options import (
     Restarts,
     Run,
     Theme,
-    View,
-    Work,
+    ViewOptions,
     grouped,
 )
 from rankdeck.tui.commands.plan import plan_command
@@ -106,7 +106,7 @@ def _rankdeck(
     else:
         if no_screen():
             raise refuse("the start screen needs a terminal that it can draw on; see `rankdeck run --help`")
-        raise typer.Exit(watch.start_screen(preferred(View(theme=theme, ascii=ascii))))
+        raise typer.Exit(watch.start_screen(preferred(ViewOptions(theme=theme, ascii=ascii))))
 
 
 @app.command()
@@ -119,7 +119,7 @@ def run(
     batch_size: BatchSize = None,
     max_new_tokens: NewTokens = None,
     dispatch: Dispatch = None,
-    generation: Generation,
+    generation: GenerationOptions,
     do_sample: Annotated[bool | None, typer.Option("--do-sample", help="Sample instead of greedy decoding.")] = None,
     temperature: Annotated[float | None, typer.Option(help="With --do-sample.")] = None,
     top_p: Annotated[float | None, typer.Option(help="With --do-sample.")] = None,
@@ -128,7 +128,7 @@ def run(
     ignore_eos: Annotated[
         bool | None, typer.Option("--ignore-eos", help="Fixed length: end-of-sequence is ignored; for measuring.")
     ] = None,
-    work: Work,
+    work: PromptOptions,
     output: Annotated[str | None, typer.Option(help="Where a copy of outputs.jsonl goes when the run ends.")] = None,
     force: Force = False,
     run_dir: Annotated[
@@ -137,7 +137,7 @@ def run(
     name: Annotated[str | None, typer.Option(help="The run's name.")] = None,
     compare: Annotated[str | None, typer.Option(help="Another run to set it beside at the end.")] = None,
     config: Annotated[Path | None, typer.Option(help="A TOML file of these settings; flags win.")] = None,
-    view: View,
+    view: ViewOptions,
 ) -> None:
     """Answer every prompt of a file, and watch it happen."""
     values = {**read_config(config), **given(locals())}
@@ -154,7 +154,7 @@ def demo(
     batch_size: BatchSize = None,
     max_new_tokens: Annotated[int, typer.Option(help="Output tokens per prompt at most.")] = 50,
     limit: Limit = None,
-    view: View,
+    view: ViewOptions,
 ) -> None:
     """The sample prompts on the embedded model: the whole way, on any machine."""
     values = {"prompts": str(sample_prompts()), "model": "demo", **given(locals())}
@@ -171,7 +171,7 @@ def attach(
     watch_only: Annotated[
         bool, typer.Option("--watch-only", help="The dashboard without the keys that steer or stop the run.")
     ] = False,
-    view: View,
+    view: ViewOptions,
 ) -> None:
     """Watch a live run, from its beginning on; leaving does not stop it."""
     one_view(view)
@@ -214,7 +214,7 @@ def resume(
     gpus_per_rank: GpusPerRank = None,
     quantization: Quantization = None,
     max_restarts: Restarts = None,
-    view: View,
+    view: ViewOptions,
 ) -> None:
     """Go on with a run that was stopped, failed or lost its supervisor: exactly the prompts that have no record yet."""
     one_view(view)

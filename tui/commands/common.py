@@ -16,7 +16,7 @@ import typer
 from rankdeck.runner import run_directory, start
 from rankdeck.runner.protocol import config as settings
 from rankdeck.runner.protocol.config import RunConfig
-from rankdeck.tui.commands.options import Generation, View, Work
+from rankdeck.tui.commands.options import GenerationOptions, PromptOptions, ViewOptions
 from rankdeck.tui.session import watch
 from rankdeck.tui.settings import preferences as settings_file
 from rankdeck.tui.settings.preferences import PreferenceError, Preferences
@@ -43,7 +43,7 @@ def given(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """The settings among a command's arguments, and in its groups of options, that were given."""
     values = dict(arguments)
     for group in arguments.values():
-        if isinstance(group, Generation | Work):
+        if isinstance(group, GenerationOptions | PromptOptions):
             values.update(group._asdict())
     return {name: value for name, value in values.items() if name in _SETTINGS and value is not None}
 
@@ -55,12 +55,12 @@ def find_run(run: str | None) -> Path:
         raise refuse(str(error)) from None
 
 
-def one_view(view: View) -> None:
+def one_view(view: ViewOptions) -> None:
     if view.plain and view.json:
         raise refuse("--plain and --json exclude each other")
 
 
-def preferred(view: View) -> Preferences | None:
+def preferred(view: ViewOptions) -> Preferences | None:
     """The user's preferences for the dashboard; None if none will be shown."""
     if view.plain or view.json or no_screen():
         return None
@@ -106,7 +106,7 @@ def default_ranks(values: dict[str, Any]) -> int:
 
 
 def launch(
-    values: dict[str, Any], view: View, *, run_dir: Path | None, force: bool, compare: str | None = None
+    values: dict[str, Any], view: ViewOptions, *, run_dir: Path | None, force: bool, compare: str | None = None
 ) -> None:
     """Start a run with these settings, watch it, exit with its status; `compare` names a run to compare it with."""
     one_view(view)
@@ -134,7 +134,7 @@ def launch(
 
 
 def _compare(directory: Path, other: Path) -> None:
-    """Compare a run that has ended with another; of one that goes on, say how to compare it later."""
+    """Compare a run that has ended with another; for one that is still going, say how to compare it later."""
     from rankdeck.tui.report.compare import comparison_lines
 
     run = run_directory.read_run_file(directory)

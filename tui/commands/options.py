@@ -51,7 +51,7 @@ Ascii = Annotated[
 ]
 
 
-class Generation(NamedTuple):
+class GenerationOptions(NamedTuple):
     """How the answers are generated, of a run and of a sweep alike."""
 
     order: Order = None
@@ -78,7 +78,7 @@ class Generation(NamedTuple):
     ] = None
 
 
-class Work(NamedTuple):
+class PromptOptions(NamedTuple):
     """Which prompts of a file are answered, and how often ranks may be launched."""
 
     max_restarts: Restarts = None
@@ -86,7 +86,7 @@ class Work(NamedTuple):
     column: Annotated[str | None, typer.Option(help="The column of a .csv or .parquet that holds the prompts.")] = None
 
 
-class View(NamedTuple):
+class ViewOptions(NamedTuple):
     """How a run is shown: the two other views, or the looks of the dashboard."""
 
     plain: Plain = False
@@ -95,15 +95,17 @@ class View(NamedTuple):
     ascii: Ascii = None
 
 
-GROUPS = (Generation, Work, View)
+GROUPS = (GenerationOptions, PromptOptions, ViewOptions)
 
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:
-    """The command as Typer reads it: with the options of a group, one by one, where the command has the group."""
+    """The command with each parameter that is a group replaced by the options of the group: Typer knows no groups."""
+    groups: dict[str, Any] = {}
     parameters: list[inspect.Parameter] = []
     for parameter in inspect.signature(command).parameters.values():
         group = parameter.annotation
         if group in GROUPS:
+            groups[parameter.name] = group
             parameters.extend(
                 inspect.Parameter(name, parameter.kind, default=group._field_defaults[name], annotation=option)
                 for name, option in get_type_hints(group, include_extras=True).items()
@@ -117,9 +119,8 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
         given = signature.bind(**options)
         given.apply_defaults()
         arguments = dict(given.arguments)
-        for name, group in inspect.get_annotations(command).items():
-            if group in GROUPS:
-                arguments[name] = group(*(arguments.pop(option) for option in group._fields))
+        for name, group in groups.items():
+            arguments[name] = group(*(arguments.pop(option) for option in group._fields))
         command(**arguments)
 
     read.__signature__ = signature  # type: ignore[attr-defined]

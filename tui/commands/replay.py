@@ -10,7 +10,7 @@ import typer
 from rankdeck.runner import protocol
 from rankdeck.runner.protocol import AnyEvent
 from rankdeck.tui.commands.common import one_view, preferred, refuse
-from rankdeck.tui.commands.options import View, grouped
+from rankdeck.tui.commands.options import ViewOptions, grouped
 from rankdeck.tui.plain.view import end_lines, terminal_view
 from rankdeck.tui.settings.preferences import Preferences
 from rankdeck.tui.sources import journal
@@ -29,7 +29,7 @@ def replay(
         typer.Option(help="0.25 to 64 times as fast.  [default: 1; lines and JSON come without waiting]"),
     ] = None,
     sample: Annotated[bool, typer.Option("--sample", help="The recorded run that comes with rankdeck.")] = False,
-    view: View,
+    view: ViewOptions,
 ) -> None:
     """Watch a run once more, in the same dashboard: pause, seek, change the speed. Needs no GPU and no model."""
     one_view(view)

@@ -10,12 +10,12 @@ from rankdeck.runner.protocol.sweep_plan import SweepPlan
 from rankdeck.tui.commands.common import default_ranks, given, launch, read_config, refuse
 from rankdeck.tui.commands.options import (
     Force,
-    Generation,
+    GenerationOptions,
     Model,
     NewTokens,
+    PromptOptions,
     Prompts,
-    View,
-    Work,
+    ViewOptions,
     grouped,
     number_list,
 )
@@ -54,8 +54,8 @@ def sweep(
     ] = None,
     model: Model = None,
     max_new_tokens: NewTokens = None,
-    generation: Generation,
-    work: Work,
+    generation: GenerationOptions,
+    work: PromptOptions,
     output: Annotated[str | None, typer.Option(help="With --outputs: where a copy of outputs.jsonl goes.")] = None,
     force: Force = False,
     run_dir: Annotated[
@@ -63,7 +63,7 @@ def sweep(
     ] = None,
     name: Annotated[str | None, typer.Option(help="The sweep's name.")] = None,
     config: Annotated[Path | None, typer.Option(help="A TOML file of settings; flags win.")] = None,
-    view: View,
+    view: ViewOptions,
 ) -> None:
     """Measure batch sizes and numbers of ranks on one loading of the model: tokens/s, memory, scaling, the knee."""
     from_file = read_config(config)

@@ -74,7 +74,7 @@ def row(cells: Sequence[Line], columns: Sequence[Column], sizes: Sequence[int], 
     return tuple(pieces)
 
 
-SECONDS = 60
+MINUTE_SECONDS = 60
 
 
 _LEVELS = "▁▂▃▄▅▆▇█"
@@ -89,8 +89,8 @@ def minute(history: Sequence[float | None], samples: int, width: int) -> str:
     """
     if width <= 0:
         return ""
-    per_cell = -(-SECONDS // width)
-    cells = min(width, SECONDS // per_cell)
+    per_cell = -(-MINUTE_SECONDS // width)
+    cells = min(width, MINUTE_SECONDS // per_cell)
     samples = max(samples, len(history))
     groups: dict[int, list[float]] = {}
     for number, value in enumerate(history, samples - len(history)):

@@ -73,7 +73,7 @@ def columns(history: Sequence[HistoryPoint], number: int, span: float) -> list[f
 
 
 HOLE = 4.0
-"""Samples further apart than this multiple of the median distance leave a hole."""
+"""Samples further apart than this multiple of the median distance leave a gap."""
 
 
 def _column(seconds: float, span: float, number: int) -> int:

@@ -9,12 +9,14 @@ ViewName = Literal["overview", "outputs", "timeline", "sweep", "log"]
 
 
 class Frame(NamedTuple):
-    """What there is to show: the newest state, the answers, and why the run can no longer be watched, if it cannot."""
+    """What there is to show: the newest state, the answers, why the run can no longer be watched, if it cannot, and
+    whether this terminal may steer it.
+    """
 
     state: RunState
     book: OutputBook
     lost: str | None
-    steers: bool = True
+    steers: bool
 
 
 class View(Protocol):

@@ -8,7 +8,7 @@ LEAST_BAR = 8
 
 
 def transport_line(transport: Transport, width: int, stops: str = "") -> Line:
-    """Playing or paused, speed, position and length, a bar; the waiting left out, if there is room.
+    """Playing or paused, speed, position and length, a bar, and, if there is room, how much waiting was left out.
 
     At the end of a journal that stops before the run did, `stops` says why in place of the bar.
     """

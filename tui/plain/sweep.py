@@ -13,12 +13,12 @@ from rankdeck.tui.panels.sweep.figures import (
     EACH_THE_SAME,
     FIGURES,
     SCALING,
-    Gap,
-    gap,
+    Missing,
     known,
     rate_value,
-    scaling_rows,
+    same_and_best_scaling,
     scaling_values,
+    why_missing,
 )
 from rankdeck.tui.panels.sweep.status import file_lines
 from rankdeck.tui.words.sweep import best_sentence, how_measured, plan_words, rate_places, setting, standing
@@ -48,7 +48,7 @@ def trial_line(record: TrialRecord, trials: int) -> str:
     trial, result = record.trial, record.result
     head = f"trial {trial.number:,} of {trials:,}: {setting(trial.active_ranks, trial.batch_size)}"
     if result is None:
-        return f"{head}: {Gap(record.outcome, visible(record.reason or '')).sentence}"
+        return f"{head}: {Missing(record.outcome, visible(record.reason or '')).sentence}"
     rounds = some(result.rounds, "round")
     return f"{head}: {result.tokens_per_second:,.1f} tok/s ({rounds}, {result.seconds:,.1f} s)"
 
@@ -80,7 +80,7 @@ def _settings(summary: SweepSummary) -> list[str]:
     rows: list[Row] = [("ranks", "batch size", "tok/s", NOISE, *titles)]
     for cell in summary.cells:
         head = (str(cell.active_ranks), str(cell.batch_size))
-        rate, missing = rate_value(cell, places), gap(cell, summary.cells)
+        rate, missing = rate_value(cell, places), why_missing(cell, summary.cells)
         if missing is not None:
             rows.append((*head, missing.sentence))
         elif rate is not None:
@@ -94,7 +94,7 @@ def _settings(summary: SweepSummary) -> list[str]:
 
 def _scaling(summary: SweepSummary) -> list[str]:
     """How more ranks scale, at the batch size that is run and for the best setting with each number of ranks."""
-    same, each = scaling_rows(summary)
+    same, each = same_and_best_scaling(summary)
     places = rate_places(summary.cells)
     lines = [f"scaling at batch size {same[0].batch_size}:", *_scaling_table(same, places)] if same else []
     if each:

@@ -96,7 +96,11 @@ class PlainView:
             case protocol.ModelProgress(phase="found"):
                 return [f"model: {text.visible(now.model_label)}"]
             case protocol.TelemetryStarted():
-                return [f"telemetry: {event.gpus} GPUs" if event.reason is None else f"telemetry: {event.reason}"]
+                return [
+                    f"telemetry: {text.some(event.gpus, 'GPU')}"
+                    if event.reason is None
+                    else f"telemetry: {event.reason}"
+                ]
             case protocol.RanksLaunched():
                 again = f", {attempt_words(now)}" if event.attempt > 1 else ""
                 return [f"starting {text.some(event.world_size, 'rank')}{again}"]
@@ -149,7 +153,7 @@ class PlainView:
         size = f"{self.state.batch_size}" if self.state.periods else f"{config.batch_size or 'auto'}"
         self._line(
             f"run {self.state.name}: {self.state.prompts:,} prompts, model {text.visible(config.model)}, "
-            f"{config.ranks} ranks, batch size {size}, {config.new_tokens} new tokens, "
+            f"{text.some(config.ranks, 'rank')}, batch size {size}, {config.new_tokens} new tokens, "
             f"{config.dispatch}, {config.length_mode}"
         )
         if self.state.paused is not None:

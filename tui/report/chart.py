@@ -17,7 +17,7 @@ from rankdeck.tui.report.plot import Bar, Line, Plot, Point, Wall
 from rankdeck.tui.words import text
 
 WIDTH, HEIGHT, BARS_HEIGHT = 600, 330, 210
-"""Pixels of a drawing: few enough that its words can be read when a telephone shrinks it. Bars need less height."""
+"""Pixels of a drawing: few enough that its words can be read when a phone shrinks it. Bars need less height."""
 
 MOST_X_STEPS, MOST_Y_STEPS = 8, 5
 

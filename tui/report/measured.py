@@ -52,7 +52,7 @@ def _sweep(plan: SweepPlan | None, source: ReportSource) -> list[tuple[str, str]
     rows = []
     plan = plan or (source.state.sweep.plan if source.state is not None and source.state.sweep is not None else None)
     if plan is not None:
-        repeats = repeats_words(plan, *repeats_measured(plan, source.sweep.cells if source.sweep is not None else ()))
+        repeats = repeats_words(plan, *repeats_measured(source.sweep.cells if source.sweep is not None else ()))
         rows.append(
             ("trial", "One setting measured once, on ranks that keep their model loaded: a warm-up batch per rank, "
              f"which is discarded, then whole rounds (a batch per active rank), at least {plan.least_rounds:,} of "
@@ -87,7 +87,8 @@ def _bandwidth(source: ReportSource) -> str:
     sweep = source.sweep
     if sweep is None or sweep.bandwidth_bytes_per_second is None:
         return says + "The bandwidth of this device is not known, so there is no MBU."
-    return says + f"Here it is {bandwidth_words(sweep.bandwidth_bytes_per_second, sweep.bandwidth_source)}."
+    used = bandwidth_words(sweep.bandwidth_bytes_per_second, sweep.bandwidth_source)
+    return f"{says}The bandwidth used here is {used}."
 
 
 def _length(config: RunConfig) -> str:

@@ -27,7 +27,7 @@ def over_time(source: ReportSource, also: ReportSource | None) -> Section | None
         blocks.append(Chart(throughput_plot(source, also)))
     else:
         blocks.append(Prose(["The run was too short for a chart over time: it takes a point a second."]))
-    blocks += _stretches(source)
+    blocks += _periods(source)
     if state.marks:
         blocks.append(
             Table(
@@ -82,7 +82,7 @@ def throughput_plot(source: ReportSource, also: ReportSource | None = None) -> P
     )
 
 
-def _stretches(source: ReportSource) -> list[Block]:
+def _periods(source: ReportSource) -> list[Block]:
     assert source.state is not None
     periods = source.state.periods
     rows, unmeasured = [], []

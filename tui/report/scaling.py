@@ -2,7 +2,7 @@
 
 from rankdeck.runner.sweep.scaling import Scaling
 from rankdeck.runner.sweep.verdict import SweepSummary
-from rankdeck.tui.panels.sweep.figures import EACH_THE_SAME, SCALING, scaling_rows, scaling_values
+from rankdeck.tui.panels.sweep.figures import EACH_THE_SAME, SCALING, same_and_best_scaling, scaling_values
 from rankdeck.tui.report import document
 from rankdeck.tui.report.document import Block, Chart, Table
 from rankdeck.tui.report.document import Column as Col
@@ -21,7 +21,7 @@ OF_EACH_BEST = (
 def scaling_blocks(sweep: SweepSummary) -> list[Block]:
     """A chart of speedup, and its figures: for each batch size, and for the best setting with each number of ranks."""
     blocks: list[Block] = [Chart(scaling_plot(sweep))]
-    same, each = scaling_rows(sweep)
+    same, each = same_and_best_scaling(sweep)
     if sweep.scaling:
         note = AT_ONE_SIZE
         if same and same == sweep.best_scaling:

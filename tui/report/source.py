@@ -58,7 +58,7 @@ class ReportSource(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_sweep(self) -> bool:
-        """Whether the run was started as a sweep, rather than as a job that had a sweep on its way."""
+        """Whether the run was started as a sweep, rather than as a job that ran a sweep along the way."""
         return self.sweep is not None and self.run.config.sweep is not None
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from rankdeck.runner.protocol.sweep_plan import TrialOutcome
 from rankdeck.runner.sweep.cells import Cell
 from rankdeck.runner.sweep.verdict import SweepSummary
-from rankdeck.tui.panels.sweep.figures import COST, FIGURES, RATE, SPEED, Figure, gap, known, marks, rate_value
+from rankdeck.tui.panels.sweep.figures import COST, FIGURES, RATE, SPEED, Figure, known, marks, rate_value, why_missing
 from rankdeck.tui.report import document
 from rankdeck.tui.report.document import Block, Chart, Fact, Item, Prose, Section, Table, words
 from rankdeck.tui.report.document import Column as Col
@@ -72,7 +72,7 @@ def _rates(sweep: SweepSummary) -> dict[tuple[int, int], Item]:
     places, marked = rate_places(sweep.cells), marks(sweep)
     items = {}
     for cell in sweep.cells:
-        missing = gap(cell, sweep.cells)
+        missing = why_missing(cell, sweep.cells)
         if missing is not None:
             items[cell.setting] = Item(None, missing.words, look=_LOOKS.get(missing.outcome, "dim"))
         else:
@@ -160,7 +160,7 @@ def _details(sweep: SweepSummary) -> list[Block]:
     said = [
         f"{short_setting(cell)}: {missing.sentence}"
         for cell in sweep.cells
-        if (missing := gap(cell, sweep.cells)) is not None and missing.outcome in ("out_of_memory", "failed")
+        if (missing := why_missing(cell, sweep.cells)) is not None and missing.outcome in ("out_of_memory", "failed")
     ]
     if not cells:
         return [Prose(["No setting was measured.", *said])]

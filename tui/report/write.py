@@ -77,4 +77,4 @@ def _refuse_foreign(path: Path) -> None:
     except OSError as error:
         raise WriteError(f"{path}: cannot be replaced: {error.strerror}") from None
     if MARKS[path.name].encode() not in head:
-        raise WriteError(f"{path} exists and is no report of rankdeck; move it away, or name another directory")
+        raise WriteError(f"{path} exists and is not a rankdeck report; move it away, or name another directory")

@@ -12,12 +12,12 @@ from rankdeck.tui.widgets.deck import Deck
 from rankdeck.tui.widgets.fields import TextField
 from rankdeck.tui.words.numbers import read_batch_size
 
-Answer = int | Literal["auto"]
+Typed = int | Literal["auto"]
 
 HINT = "a number, or auto; from each rank's next batch on"
 
 
-class BatchSizeScreen(ModalScreen[Answer]):
+class BatchSizeScreen(ModalScreen[Typed]):
     """Asks for a batch size; returns None when left with escape."""
 
     app: Deck

@@ -88,7 +88,7 @@ def export_screen(state: RunState, selection: Selection) -> ExportScreen:
 
 
 async def export(app: Deck, followed: FollowedRun, selection: Selection, to: Target) -> None:
-    """Write every answer that the query leaves, those no longer listed from disk, and tell the user how it went."""
+    """Write every answer that matches the query (from disk if no longer listed), and tell the user how it went."""
     book = selection.listing.book
     try:
         records = gather(followed.stored_answers(), book.newest(len(book)), selection.query.matches)

@@ -1,6 +1,6 @@
 """The questions asked before a run is left or stopped at once, or a sweep ended.
 
-Knows the words, the keys and the value of each answer; what an answer leads to is up to the caller.
+Knows the words, the keys and the value of each option; what an option leads to is up to the caller.
 """
 
 from typing import ClassVar, NamedTuple
@@ -15,7 +15,7 @@ from textual.widgets.button import ButtonVariant
 from rankdeck.tui.widgets.deck import Deck
 
 
-class Answer(NamedTuple):
+class Option(NamedTuple):
     """A button and its keys; `id` and `label` are the binding's, `value` is what the question returns."""
 
     id: str
@@ -27,43 +27,43 @@ class Answer(NamedTuple):
     variant: ButtonVariant = "default"
 
 
-def _bindings(*answers: Answer) -> list[BindingType]:
+def _bindings(*options: Option) -> list[BindingType]:
     """The keys of the answers, and the arrows that go from button to button."""
 
     def arrow(key: str, way: str, label: str, tooltip: str) -> Binding:
-        name = f"{answers[0].id.partition('.')[0]}.{way}"
+        name = f"{options[0].id.partition('.')[0]}.{way}"
         return Binding(key, f"app.focus_{way}", label, id=name, tooltip=tooltip, show=False)
 
     return [
         *(
-            Binding(answer.keys, f"dismiss('{answer.value}')", answer.label, id=answer.id, tooltip=answer.tooltip)
-            for answer in answers
+            Binding(option.keys, f"dismiss('{option.value}')", option.label, id=option.id, tooltip=option.tooltip)
+            for option in options
         ),
-        arrow("left", "previous", "Previous", "To the answer before"),
-        arrow("right", "next", "Next", "To the next answer"),
+        arrow("left", "previous", "Previous", "To the previous option"),
+        arrow("right", "next", "Next", "To the next option"),
     ]
 
 
 class Question(ModalScreen[str]):
-    """A title, a text and a button for each answer; the last one, which changes nothing, has the focus."""
+    """A title, a text and a button for each option; the last one, which changes nothing, has the focus."""
 
     app: Deck
 
     ASKED: ClassVar[str]
     TEXT: ClassVar[str]
-    ANSWERS: ClassVar[tuple[Answer, ...]]
+    OPTIONS: ClassVar[tuple[Option, ...]]
 
     def compose(self) -> ComposeResult:
         with Vertical(id="dialog"):
             yield Label(self.ASKED, classes="title", markup=False)
             yield Label(self.TEXT, markup=False)
             with Horizontal(id="choices"):
-                for answer in self.ANSWERS:
-                    words = f"{self.app.label(answer.id, answer.button)} ({{{answer.id}}})"
-                    yield Button(self.app.hint(words), id=answer.value, variant=answer.variant, compact=True)
+                for option in self.OPTIONS:
+                    words = f"{self.app.label(option.id, option.button)} ({{{option.id}}})"
+                    yield Button(self.app.hint(words), id=option.value, variant=option.variant, compact=True)
 
     def on_mount(self) -> None:
-        self.query_one(f"#{self.ANSWERS[-1].value}").focus()
+        self.query_one(f"#{self.OPTIONS[-1].value}").focus()
 
     def on_button_pressed(self, event: Button.Pressed) -> None:
         self.dismiss(event.button.id)
@@ -74,12 +74,12 @@ class LeaveScreen(Question):
 
     ASKED = "The run goes on."
     TEXT = "Stopping waits for the batches in flight; what is finished is kept either way."
-    ANSWERS = (
-        Answer("leave.stop", "s", "stop", "Stop the run", "Stop after the batches in flight", "Stop", "warning"),
-        Answer("leave.detach", "d", "detach", "Detach", "Leave; the run goes on", "Detach", "primary"),
-        Answer("leave.cancel", "escape,c,q", "cancel", "Stay", "Back to the run", "Stay"),
+    OPTIONS = (
+        Option("leave.stop", "s", "stop", "Stop the run", "Stop after the batches in flight", "Stop", "warning"),
+        Option("leave.detach", "d", "detach", "Detach", "Leave; the run goes on", "Detach", "primary"),
+        Option("leave.cancel", "escape,c,q", "cancel", "Stay", "Back to the run", "Stay"),
     )
-    BINDINGS: ClassVar[list[BindingType]] = _bindings(*ANSWERS)
+    BINDINGS: ClassVar[list[BindingType]] = _bindings(*OPTIONS)
 
 
 class StopNowScreen(Question):
@@ -90,11 +90,11 @@ class StopNowScreen(Question):
         "The batches in flight are abandoned and their prompts stay unfinished; finished answers are kept. "
         "`rankdeck resume` goes on with what is missing."
     )
-    ANSWERS = (
-        Answer("stop_now.stop", "X,y", "stop", "Stop now", "Abandon the batches in flight", "Stop now", "error"),
-        Answer("stop_now.stay", "escape,n,q", "stay", "Stay", "Back to the run", "Stay"),
+    OPTIONS = (
+        Option("stop_now.stop", "X,y", "stop", "Stop now", "Abandon the batches in flight", "Stop now", "error"),
+        Option("stop_now.stay", "escape,n,q", "stay", "Stay", "Back to the run", "Stay"),
     )
-    BINDINGS: ClassVar[list[BindingType]] = _bindings(*ANSWERS)
+    BINDINGS: ClassVar[list[BindingType]] = _bindings(*OPTIONS)
 
 
 class EndSweepScreen(Question):
@@ -105,5 +105,10 @@ class EndSweepScreen(Question):
         "What it has measured stays, and can be seen here; the trials that are left are not run. A run that it is "
         "part of goes on at the chosen setting."
     )
-    ANSWERS = (StopNowScreen.ANSWERS[0]._replace(button="End it"), StopNowScreen.ANSWERS[1])
-    BINDINGS: ClassVar[list[BindingType]] = _bindings(*ANSWERS)
+    OPTIONS = (
+        StopNowScreen.OPTIONS[0]._replace(
+            label="End the sweep", tooltip="End the sweep; what it has measured stays", button="End it"
+        ),
+        StopNowScreen.OPTIONS[1],
+    )
+    BINDINGS: ClassVar[list[BindingType]] = _bindings(*OPTIONS)

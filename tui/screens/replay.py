@@ -15,10 +15,11 @@ from textual.widgets import Input
 from rankdeck.tui.panels.overview.notice import notice_lines
 from rankdeck.tui.panels.transport import transport_line
 from rankdeck.tui.screens.run import RunScreen
-from rankdeck.tui.screens.run_keys import HELP_KEYS, RUN_KEYS
+from rankdeck.tui.screens.run_keys import RUN_KEYS
 from rankdeck.tui.sources.followed_run import FollowedRun
 from rankdeck.tui.sources.replay import ReplaySource
 from rankdeck.tui.terminal.repaint import REPAINT_SECONDS
+from rankdeck.tui.widgets.deck import HELP_KEYS
 from rankdeck.tui.widgets.lines import Lines
 from rankdeck.tui.words.status import ASKED_FOR
 from rankdeck.tui.words.text import Line

@@ -34,7 +34,7 @@ from rankdeck.tui.words.text import Line
 
 if TYPE_CHECKING:
     from rankdeck.tui.screens.answer_files import Target
-    from rankdeck.tui.screens.batch_size import Answer
+    from rankdeck.tui.screens.batch_size import Typed
     from rankdeck.tui.widgets.outputs import OutputsView
 
 TALL, SHORT_CHARTS = 24, 6
@@ -60,7 +60,7 @@ class RunScreen(Sized, Screen[None]):
         self.followed = followed
         self.view: ViewName = "overview"
         self._view_chosen = False
-        self._frame = Frame(RunState(), followed.book, None)
+        self._frame = Frame(RunState(), followed.book, None, steers=True)
 
     def compose(self) -> ComposeResult:
         yield Static(TOO_SMALL, id="too-small", markup=False)
@@ -131,14 +131,16 @@ class RunScreen(Sized, Screen[None]):
         """Keys that steer are offered while the run can be steered; knobs, once there are ranks for them to act on."""
         if action in ("pause", "stop_now"):
             return self.followed.steers
+        state = self.followed.state
+        ready = True if state.ready_at is not None else None
         if action == "sweep":
             # With `split`, ranks have their shares from the start: there is no queue for trials to take prompts from.
-            pull = self.followed.state.config is None or self.followed.state.config.dispatch == "pull"
-            return pull and self.followed.steers and (True if self.followed.state.ready_at is not None else None)
+            pull = state.config is None or state.config.dispatch == "pull"
+            return pull and self.followed.steers and ready
         if action in ("batch_size", "ranks", "type_batch_size", "auto_batch_size"):
-            if self.followed.state.sweeping:
+            if state.sweeping:
                 return False  # the trials turn these knobs
-            return self.followed.steers and (True if self.followed.state.ready_at is not None else None)
+            return self.followed.steers and ready
         return True
 
     async def action_batch_size(self, up: bool) -> None:
@@ -169,9 +171,9 @@ class RunScreen(Sized, Screen[None]):
 
         self.app.push_screen(BatchSizeScreen(self.followed.state.batch_size), self._typed)
 
-    async def _typed(self, answer: "Answer | None") -> None:
-        if answer is not None:
-            wanted = None if answer == "auto" else answer
+    async def _typed(self, typed: "Typed | None") -> None:
+        if typed is not None:
+            wanted = None if typed == "auto" else typed
             await self._turn(self.followed.knobs.set_batch_size(self.followed.state, wanted))
 
     async def action_pause(self) -> None:

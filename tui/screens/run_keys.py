@@ -3,6 +3,7 @@
 from textual.binding import Binding, BindingType
 
 from rankdeck.tui.screens.views import VIEWS
+from rankdeck.tui.widgets.deck import HELP_KEYS
 
 _BATCH_SIZE, _RANKS, _VIEWS = Binding.Group("Batch size"), Binding.Group("Ranks"), Binding.Group("Views")
 
@@ -12,15 +13,9 @@ def _knob(keys: str, action: str, description: str, group: Binding.Group, toolti
     return Binding(keys, action, description, id=name, tooltip=tooltip, group=group)
 
 
-HELP_KEYS: list[BindingType] = [
-    Binding("question_mark", "help", "Help", key_display="?", id="app.help", tooltip="Every key, and the words"),
-    Binding("f1", "help", "Help", id="app.help_anywhere", tooltip="The same, also from within a field", show=False),
-]
-"""The help of a run's screen knows the view: the application's own is not asked."""
-
 RUN_KEYS: list[BindingType] = [
     Binding("q", "app.leave", "Quit", id="app.leave", tooltip="Leave; asks first while the run goes on"),
-    *HELP_KEYS,
+    *HELP_KEYS,  # the help of a run's screen knows the view
     Binding("space", "pause", "Pause", id="run.pause", tooltip="Pause after the batches in flight, or go on"),
     Binding("x", "app.stop", "Stop", id="run.stop", tooltip="Stop the run after the batches in flight"),
     _knob("minus,underscore", "batch_size(False)", "Smaller batches", _BATCH_SIZE, "Halve the batch size"),

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rankdeck.tui.app.app import RankdeckApp
 
 LEAVE_SECONDS = 3.0
-"""How long a dashboard may take to leave: a terminal that takes no more text would hold it for ever."""
+"""How long a dashboard may take to leave: one that takes no more text would hold it forever."""
 
 NO_TITLE = ("linux", "dumb")
 """Terminals, by TERM, that have no title."""

@@ -16,7 +16,7 @@ from rankdeck.runner.state import RunState, Snapshot, ToViewer
 from rankdeck.tui.plain.view import PlainView, end_lines, terminal_view
 from rankdeck.tui.settings.preferences import Preferences
 from rankdeck.tui.sources.client import SocketSource, Source, SourceError
-from rankdeck.tui.start.memory import Back
+from rankdeck.tui.start.way_back import Back
 from rankdeck.tui.words.errors import problem
 from rankdeck.tui.words.text import visible
 
@@ -71,9 +71,9 @@ def start_screen(preferences: Preferences | None = None) -> int:
         told = run_app(app)
         for run in app.left_runs.values():
             status = _say_end(*run)
-        left_runs = _farewell(app)
+        left_with = _farewell(app)
         if app.followed.directory is not None:
-            status = left_runs or app.return_code or 0
+            status = left_with or app.return_code or 0
         if told:
             return status
         if app.wanted is not None:
@@ -88,7 +88,7 @@ def start_screen(preferences: Preferences | None = None) -> int:
             )
             back = _back_from(app.followed.directory, app.broke, said, command)._replace(seen=app.seen)
         else:
-            return app.return_code or status or left_runs  # if it broke, Textual has printed why
+            return app.return_code or status or left_with  # if it broke, Textual has printed why
 
 
 def _replay(found: "Journal", position: float, preferences: Preferences | None) -> Back | None:

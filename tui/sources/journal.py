@@ -203,9 +203,10 @@ def _what_is_wrong(line: bytes, error: ValueError) -> str:
 
 
 GAP_SECONDS = 2.0
-
+"""The most that passes between two events: the machine may have slept, or the run been resumed hours later."""
 
 QUIET_SECONDS = 4.0
+"""A time in which no rank had a batch (loading, a pause, ranks launched again) plays in at most this long."""
 
 
 class ReplayTimes:
@@ -229,7 +230,7 @@ class ReplayTimes:
         return max(0.0, self.recorded - self.length)
 
     def add(self, event: AnyEvent) -> None:
-        """The next event of the journal."""
+        """Take the next event of the journal."""
         gap = max(0.0, event.at - self._at) if self.seconds else 0.0
         self._at = event.at
         self.recorded += gap
@@ -264,6 +265,4 @@ class ReplayTimes:
 
 
 _TAKEN_BACK = {protocol.BatchFinished, protocol.BatchFailed, protocol.RankLost}
-
-
 _ALL_TAKEN_BACK = {protocol.RanksLaunched, protocol.RunStarted, protocol.RunTakenUp, protocol.RunEnded}

@@ -9,7 +9,8 @@ import stat
 from pathlib import Path
 from typing import NamedTuple
 
-SUFFIXES = (".txt", ".jsonl", ".json", ".csv", ".parquet")
+from rankdeck.runner.inputs.prompt_files import SUFFIXES
+
 SMALL_BYTES = 2**20
 """Lines are counted in files up to this size, so that a folder of a thousand of them is still listed quickly."""
 

@@ -20,7 +20,7 @@ from rankdeck.tui.panels.forms.remarks import MORE_SETTINGS, Remark, remarks, un
 from rankdeck.tui.panels.forms.run_form import ALL, FIELDS, FIRST_VALUES, MORE, Field, set_values
 from rankdeck.tui.panels.forms.start_lines import memory_lines, taken_words
 from rankdeck.tui.settings.hint_keys import key_of
-from rankdeck.tui.start.memory import Filled
+from rankdeck.tui.start.way_back import Filled
 from rankdeck.tui.widgets.deck import Deck
 from rankdeck.tui.widgets.fields import Choice, TextField
 from rankdeck.tui.widgets.lines import Lines

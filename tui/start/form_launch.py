@@ -101,7 +101,7 @@ class FormLaunch:
     # --- launching --------------------------------------------------------------------------------
 
     def request(self, start: Callable[[RunConfig], None]) -> None:
-        """Start `run` or `sweep`: at once if the form is known to be right, else when a check has found it so."""
+        """Call `start` (`run` or `sweep`): at once if the form is known to be right, else once a check finds it so."""
         if self.busy:
             return
         config, problems = self._settings()

@@ -1,5 +1,6 @@
 """The list of recent runs: a cursor, and the keys of the run under it. Knows RecentRuns, but not what a key does."""
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -11,7 +12,7 @@ from textual.message import Message
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
-from rankdeck.tui.panels.forms.start_lines import ROWS_PER_RUN, age, clock_now, no_runs_lines, run_rows
+from rankdeck.tui.panels.forms.start_lines import ROWS_PER_RUN, age, no_runs_lines, run_rows
 from rankdeck.tui.sources.runs import RecentRun
 from rankdeck.tui.widgets.lines import Painter
 
@@ -89,7 +90,7 @@ class RunList(ScrollView, Painter, can_focus=True):
         places = [place for place, run in enumerate(runs) if run.directory == here]
         self._cursor = places[0] if places else min(self._cursor, max(0, len(runs) - 1))
         self.virtual_size = Size(self.scrollable_content_region.width, ROWS_PER_RUN * len(runs))
-        ages = [age(clock_now() - run.started_at) for run in runs]
+        ages = [age(time.time() - run.started_at) for run in runs]
         if first or ages != self._ages or list(runs) != self._painted:
             self._ages, self._painted = ages, list(runs)
             self.refresh()
@@ -160,5 +161,5 @@ class RunList(ScrollView, Painter, can_focus=True):
         if at >= len(self._runs):
             return self.paint((), width)
         here = at == self._cursor and self.has_focus  # without the focus its keys do nothing
-        rows = run_rows(self._runs[at], width, clock_now(), here=here)
+        rows = run_rows(self._runs[at], width, time.time(), here=here)
         return self.paint(rows[line], width, self.style_of("cursor") if here else None)

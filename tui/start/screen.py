@@ -29,9 +29,9 @@ from rankdeck.tui.start.form import NewRun
 from rankdeck.tui.start.form_fill import FormFill
 from rankdeck.tui.start.form_launch import FormLaunch
 from rankdeck.tui.start.launcher import Launcher
-from rankdeck.tui.start.memory import Back, Seen
 from rankdeck.tui.start.run_actions import RunActions
 from rankdeck.tui.start.run_list import RunList
+from rankdeck.tui.start.way_back import Back, Seen
 from rankdeck.tui.widgets.key_bar import KeyBar
 from rankdeck.tui.widgets.lines import Lines, Panel
 

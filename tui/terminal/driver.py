@@ -117,7 +117,7 @@ class _TerminalFile:
 
     Textual writes from a thread, which blocks here while the terminal takes no more. Once the terminal is gone, writes
     are dropped and this process gets a hangup signal; otherwise the error would end the thread, and Textual would wait
-    for it for ever.
+    for it forever.
     """
 
     def __init__(self, file: IO[str]) -> None:

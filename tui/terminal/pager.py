@@ -72,7 +72,7 @@ def page(app: App[Any], text: str, environ: Mapping[str, str]) -> None:
                 except OSError as error:
                     failure = error  # raised here, it would leave the dashboard suspended
         except SuspendNotSupported:
-            raise PagerError("there is no terminal here that a pager could have; y copies") from None
+            raise PagerError("there is no terminal here for a pager; y copies") from None
     if failure is not None:
         raise PagerError(f"{command[0]} could not be started: {failure.strerror}")
 

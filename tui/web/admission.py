@@ -27,7 +27,7 @@ class Admission:
         return f"/?{PARAMETER}={self._token}"
 
     def refused(self, host: str, origin: str | None) -> str | None:
-        """Why a request is refused: it comes from another site's page, or by a foreign name; None if it is not."""
+        """Why a request is refused: it comes from another site's page, or under a foreign name; None if it is not."""
         name, _ = _name_and_port(host)
         if self._names is not None and name not in self._names:
             return "served on this machine only: ask for http://localhost"

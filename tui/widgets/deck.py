@@ -5,6 +5,7 @@ Knows nothing of a run: a screen is handed the run that it shows.
 
 from typing import Literal
 
+from textual.binding import Binding, BindingType
 from textual.content import Content
 
 from rankdeck.tui.settings.hint_keys import Keys, named
@@ -14,6 +15,12 @@ from rankdeck.tui.terminal.paced import PacedApp
 
 Leave = Literal["ended", "detached", "stopped"]
 """How the user left the dashboard: after the run had ended, while it went on, or by stopping it."""
+
+HELP_KEYS: list[BindingType] = [
+    Binding("question_mark", "help", "Help", key_display="?", id="app.help", tooltip="Every key, and the words"),
+    Binding("f1", "help", "Help", id="app.help_anywhere", tooltip="The same, also from within a field", show=False),
+]
+"""The application's. A screen that has them, too, gets them first: its own `action_help` is called."""
 
 
 class Deck(PacedApp[Leave]):

@@ -135,10 +135,10 @@ class Overview(ScrollBox):
 
     def _plan_for(self, state: RunState, lost: str | None, width: int, height: int) -> OverviewPlan:
         """The plan for that much room, made again only when something it is made from has changed."""
-        inside, frame = width - self._panels["ranks"].gutter.width, self._panels["ranks"].gutter.height
+        inside, border = width - self._panels["ranks"].gutter.width, self._panels["ranks"].gutter.height
         summary = len(summary_lines(state, lost, inside))
         spare = state.ended is not None or held_up(state)
-        inputs = (outline(state), inside, height, frame, spare, summary + frame if summary else 0)
+        inputs = (outline(state), inside, height, border, spare, summary + border if summary else 0)
         for known, plan in self._plans:
             if known == inputs:
                 return plan

@@ -11,6 +11,7 @@ from pathlib import Path
 from rankdeck.tui.words.text import visible
 
 _ROOT = Path(__file__).resolve().parents[2]
+_CODE = (_ROOT / "runner", _ROOT / "tui")  # in a checkout the root may hold an environment, too
 
 
 def problem(what: str, error: BaseException, run: str, command: str | None) -> str:
@@ -42,11 +43,8 @@ def _for_the_user(error: BaseException) -> bool:
 
 def _place(error: BaseException) -> str:
     """The last line of rankdeck's code in the traceback, as ` (file:line)`."""
-    frames = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if Path(frame.filename).resolve().is_relative_to(_ROOT)
-    ]
-    if not frames:
-        return ""
-    return f" ({Path(frames[-1].filename).resolve().relative_to(_ROOT)}:{frames[-1].lineno})"
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        path = Path(frame.filename).resolve()
+        if any(path.is_relative_to(code) for code in _CODE):
+            return f" ({path.relative_to(_ROOT)}:{frame.lineno})"
+    return ""

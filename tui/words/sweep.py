@@ -90,7 +90,7 @@ def how_measured(state: RunState, sweep: SweepState) -> str:
     """What a trial is, its repeats, what ± means, what MBU is relative to: as planned, or once over as it was done."""
     plan = sweep.plan
     over = sweep.settled is not None or state.ended is not None
-    least, most = repeats_measured(plan, cells(sweep)) if over else (plan.repeats, plan.repeats)
+    least, most = repeats_measured(cells(sweep)) if over else (plan.repeats, plan.repeats)
     shuffled = ", each in another order" if most > 1 else ""
     often = f"{repeats_words(plan, least, most)}{shuffled}; " if plan.repeats > 1 else ""
     cut = "" if plan.trial_tokens is None else f", answers cut at {some(plan.trial_tokens, 'token')}"
@@ -109,7 +109,7 @@ def bandwidth_words(bytes_per_second: float, source: str | None) -> str:
     return f"{bytes_per_second / 1e9:,.0f} GB/s" + (f" ({source})" if source else "")
 
 
-def repeats_measured(plan: SweepPlan, found: Sequence[Cell]) -> tuple[int, int]:
+def repeats_measured(found: Sequence[Cell]) -> tuple[int, int]:
     """The fewest and the most trials measured of any setting that neither failed nor ran out of memory."""
     counts = [
         cell.tokens_per_second.count if cell.tokens_per_second is not None else 0

@@ -214,3 +214,8 @@ def size(number: int) -> str:
 def some(number: int, one: str, many: str | None = None) -> str:
     """`1 rank`, `2 ranks`."""
     return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def model_name(model: str) -> str:
+    """The last part of a hub id or a path."""
+    return visible(model.rstrip("/").rsplit("/", 1)[-1] or model)

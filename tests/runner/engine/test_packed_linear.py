@@ -3,7 +3,7 @@
 import pytest
 import torch
 import transformers
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rankdeck.runner.engine import loading, packed_linear
@@ -20,7 +20,6 @@ def llama(tied: bool = True) -> torch.nn.Module:
     return transformers.LlamaForCausalLM(config).eval()
 
 
-@settings(deadline=None)  # the first product of a shape makes its kernel
 @given(
     rows=st.integers(1, 40),
     inside=st.integers(1, 80),

@@ -12,9 +12,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from rankdeck.runner.inputs.demo_model import DemoModel
 from rankdeck.runner.machine import examine
 from rankdeck.runner.machine.check import Check
-from rankdeck.runner.machine.doctor import RANGES, findings, worst
+from rankdeck.runner.machine.doctor import DEMO_ROOM, RANGES, findings, worst
 from rankdeck.runner.machine.facts import Facts, Machine, Terminal, TorchFound, WritablePlace
 from rankdeck.runner.machine.nvml import LIB_RM_VERSION_MISMATCH, LIBRARY_NOT_FOUND, NO_PERMISSION, NvmlFailure
 from rankdeck.runner.protocol import DeviceSample
@@ -178,7 +179,7 @@ def test_a_torch_device_that_nvml_does_not_know_is_unmapped() -> None:
         ("shared memory", {"shared_memory_bytes": 2**20}, "warn"),
         ("open files", {"open_files": 256}, "warn"),
         ("memory", {"machine": machine(memory_free_bytes=GIB)}, "warn"),
-        ("runs", {"runs": WritablePlace(path="/r", error="/r cannot be written to by you")}, "bad"),
+        ("runs", {"runs": WritablePlace(path="/r", error="you cannot write to /r")}, "bad"),
         ("cache", {"cache": WritablePlace(path="/c", free_bytes=2**20)}, "warn"),
         ("demo model", {"demo_cached": False, "pip": False}, "warn"),
         (
@@ -241,6 +242,10 @@ def test_the_required_versions_are_those_of_pyproject() -> None:
         assert said == line
 
 
+def test_the_room_of_the_demo_model_is_what_it_asks_for_itself() -> None:
+    assert DemoModel().room_bytes == DEMO_ROOM
+
+
 @pytest.mark.parametrize("width", [40, 80, 120])
 def test_lines_keep_to_the_width_and_carry_no_terminal_codes(width: int) -> None:
     hostile = msgspec.structs.replace(TWO_GPUS.gpus[0], name="H100\x1b[2J\u202eevil")
@@ -267,7 +272,7 @@ def test_torch_is_asked_in_a_separate_process_with_a_time_limit() -> None:
 def test_a_directory_that_cannot_be_written_to_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "state").write_text("a file")
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    assert "no directory" in str(examine.facts({}).runs.error)
+    assert "is not a directory" in str(examine.facts({}).runs.error)
 
 
 def test_a_runtime_directory_that_is_open_to_others_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

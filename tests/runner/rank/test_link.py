@@ -18,14 +18,14 @@ def full_disk() -> int:
     return os.open("/dev/full", os.O_WRONLY)
 
 
-def pipe_nobody_reads() -> int:
+def closed_pipe() -> int:
     read, write = os.pipe()
     os.close(read)
     return write
 
 
 @pytest.mark.parametrize("last", [b"", b"no message\n", protocol.encode_line(protocol.Refused(reason="too late"))])
-@pytest.mark.parametrize("output", [full_disk, pipe_nobody_reads])
+@pytest.mark.parametrize("output", [full_disk, closed_pipe])
 def test_a_rank_without_a_supervisor_ends_though_nobody_takes_its_last_words(tmp_path: Path, output, last):
     path = tmp_path / "socket"
     with socket.socket(socket.AF_UNIX) as server:

@@ -74,8 +74,14 @@ def test_run_json_round_trips_and_a_broken_one_is_named(tmp_path):
     (tmp_path / run_directory.RUN_FILE).write_text('{"name": 3}')
     with pytest.raises(RunFileError, match=r"run\.json: cannot be read as a run"):
         run_directory.read_run_file(tmp_path)
-    with pytest.raises(RunFileError, match="is no run directory"):
+    with pytest.raises(RunFileError, match="is not a run directory"):
         run_directory.read_run_file(tmp_path / "nowhere")
+
+
+def test_run_json_holds_a_cause_that_names_a_file_whose_name_is_not_utf8(tmp_path):
+    run = RunFile(name="n", started_at=1.0, config=RunConfig(prompts="p.txt"), prompts=3, cause="caf\udce9: no room")
+    run_directory.write_run_file(tmp_path, run)
+    assert run_directory.read_run_file(tmp_path).cause == "caf?: no room"
 
 
 def test_a_supervisor_is_alive_exactly_while_its_process_is(tmp_path):

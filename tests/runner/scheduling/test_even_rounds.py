@@ -1,6 +1,6 @@
 """Even rounds: what is predicted in the middle of a run is what the scheduler then hands out."""
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rankdeck.runner import protocol
@@ -36,7 +36,6 @@ def given_to(script: Script, scheduler: Scheduler, rank: int) -> Assignment | No
     return assignment
 
 
-@settings(deadline=None)
 @given(
     prompts=st.integers(1, 120),
     ranks=st.integers(1, 4),

@@ -299,8 +299,8 @@ async def test_nobody_but_a_peer_that_speaks_the_protocol_is_listened_to(launch,
         ({"temperature": 0.5}, "has no effect without --do-sample"),
         ({"model": "./not-here"}, "there is no such folder"),
         ({"prompts": "table.csv"}, "there is no such file"),
-        ({"prompts": "caf\udce9.txt"}, "--prompts: caf\udce9.txt: a name that is no UTF-8 cannot be recorded"),
-        ({"output": "caf\udce9.jsonl"}, "caf\udce9.jsonl: a name that is no UTF-8 cannot be recorded"),
+        ({"prompts": "caf\udce9.txt"}, "--prompts: caf\udce9.txt: the name is not valid UTF-8"),
+        ({"output": "caf\udce9.jsonl"}, "caf\udce9.jsonl: the name is not valid UTF-8"),
         ({"model": "./caf\udce9"}, "--model: ./caf\udce9: "),
     ],
 )
@@ -316,9 +316,20 @@ def test_bad_input_is_refused_before_anything_is_started(tmp_path, state_home, s
 def test_a_run_directory_whose_name_is_no_utf8_is_not_made(tmp_path):
     prompts, directory = tmp_path / "p.txt", tmp_path / "caf\udce9"
     prompts.write_text("hello\n")
-    with pytest.raises(start.InputError, match="a name that is no UTF-8 cannot be recorded"):
+    with pytest.raises(start.InputError, match="the name is not valid UTF-8"):
         start.launch(RunConfig(prompts=str(prompts)), run_dir=directory)
     assert not directory.exists()
+
+
+def test_an_output_is_judged_by_what_its_links_lead_to(tmp_path, state_home):
+    prompts, link, loop = tmp_path / "p.txt", tmp_path / "good.jsonl", tmp_path / "loop.jsonl"
+    prompts.write_text("hello\n")
+    link.symlink_to(tmp_path / "caf\udce9.jsonl")
+    loop.symlink_to(loop)
+    for output, said in ((link, "--output: .*caf.*: the name is not valid UTF-8"), (loop, "leads back to itself")):
+        with pytest.raises(start.InputError, match=said):
+            start.launch(RunConfig(prompts=str(prompts), output=str(output)))
+    assert not list(state_home.glob("**/prompts.jsonl")), "nothing is left behind"
 
 
 def test_an_output_file_that_exists_is_replaced_only_by_force(tmp_path):

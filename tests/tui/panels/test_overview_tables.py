@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from textual.widgets import Input
 
 from rankdeck.runner.state import RunState
-from rankdeck.tui.panels.bars import SECONDS, minute
+from rankdeck.tui.panels.bars import MINUTE_SECONDS, minute
 from rankdeck.tui.panels.frame import Frame
 from rankdeck.tui.panels.overview.devices import device_lines, devices_title
 from rankdeck.tui.panels.overview.gpu_ranks import gpu_rank_lines, one_to_one
@@ -38,16 +38,16 @@ def test_a_cell_is_the_mean_of_its_seconds() -> None:
     assert minute([0.0, 0.0, 0.0, 100.0, 100.0, 100.0], 6, 20)[-2:] == "▁█"
 
 
-@given(st.lists(PERCENT, max_size=SECONDS), st.integers(0, 10_000), st.integers(1, 200))
+@given(st.lists(PERCENT, max_size=MINUTE_SECONDS), st.integers(0, 10_000), st.integers(1, 200))
 def test_the_last_minute_fills_its_width_exactly(history: list[float | None], before: int, width: int) -> None:
     assert len(minute(history, before + len(history), width)) == width
 
 
 @given(st.lists(st.floats(0, 100), min_size=200, max_size=200), st.integers(1, 60))
 def test_a_complete_bar_never_changes_its_height(values: list[float], width: int) -> None:
-    per_cell = -(-SECONDS // width)
-    cells = SECONDS // per_cell
-    shown = [minute(values[max(0, seen - SECONDS) : seen], seen, width)[-cells:] for seen in range(130, 200)]
+    per_cell = -(-MINUTE_SECONDS // width)
+    cells = MINUTE_SECONDS // per_cell
+    shown = [minute(values[max(0, seen - MINUTE_SECONDS) : seen], seen, width)[-cells:] for seen in range(130, 200)]
     for before, after in zip(shown, shown[per_cell:], strict=False):
         # After the seconds of one cell, the same bars have moved by one cell.
         assert after[1:-2] == before[2:-1]
@@ -120,7 +120,7 @@ def test_a_rank_and_its_gpu_share_a_row_only_if_all_pair_off() -> None:
 
 
 def plan(state: RunState, width: int, height: int) -> tuple[str | None, str, bool, bool]:
-    found = plan_overview(state, width - 4, height - 3, frame=2, spare=False, taken=0)
+    found = plan_overview(state, width - 4, height - 3, border=2, spare=False, taken=0)
     return found.devices, found.ranks, found.merged, found.tail
 
 
@@ -241,7 +241,7 @@ async def test_the_plan_is_remade_when_ranks_are_matched_to_gpus() -> None:
         known = app.followed.state
         unknown = replace(known, devices=tuple(replace(device, ranks=()) for device in known.devices))
         for state, titled in ((known, True), (unknown, False), (known, True)):
-            overview.show(Frame(state, app.followed.book, None))
+            overview.show(Frame(state, app.followed.book, None, steers=True))
             assert str(overview.query_one("#ranks", Panel).border_title).startswith("Ranks and GPUs") is titled
 
 

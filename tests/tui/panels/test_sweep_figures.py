@@ -5,7 +5,15 @@ from pathlib import Path
 from rankdeck.runner.state import RunState
 from rankdeck.runner.sweep.verdict import SweepSummary, summarise_sweep
 from rankdeck.tui.panels.sweep.chart import scaling_table
-from rankdeck.tui.panels.sweep.figures import FIGURES, gap, known, marks, rate_value, scaling_rows, scaling_values
+from rankdeck.tui.panels.sweep.figures import (
+    FIGURES,
+    known,
+    marks,
+    rate_value,
+    same_and_best_scaling,
+    scaling_values,
+    why_missing,
+)
 from rankdeck.tui.panels.sweep.table import table_lines
 from rankdeck.tui.plain.sweep import sweep_lines
 from rankdeck.tui.words.text import plain
@@ -49,7 +57,7 @@ def test_every_figure_of_a_setting_reads_the_same_on_screen_in_the_log_and_in_th
 def test_scaling_reads_the_same_on_screen_in_the_log_and_in_the_report(tmp_path: Path) -> None:
     assert GPUS.sweep is not None
     summary = summary_of(GPUS)
-    same, each = scaling_rows(summary)
+    same, each = same_and_best_scaling(summary)
     assert not each
     screen = plain(scaling_table(GPUS.sweep.plan, summary, same, each)).split("\n")
     log = sweep_lines(GPUS, GPUS.sweep)
@@ -70,7 +78,7 @@ def test_a_setting_beyond_the_wall_of_memory_is_skipped_before_its_turn_comes() 
     script = SweepScript(plan((4, 8, 16), (1,), 1), 1, gpus=1).begun()
     script._finish(next(trial for trial in script.trials if trial.batch_size == 8), "out_of_memory", OUT_OF_MEMORY)
     cells = summary_of(script.state).cells
-    gaps = {cell.batch_size: missing for cell in cells if (missing := gap(cell, cells)) is not None}
+    gaps = {cell.batch_size: missing for cell in cells if (missing := why_missing(cell, cells)) is not None}
     assert gaps[4].sentence == "not run"
     assert gaps[8].sentence == f"out of memory: {OUT_OF_MEMORY}"
     assert gaps[16].sentence == "skipped: 8 did not fit"

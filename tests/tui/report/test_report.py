@@ -248,7 +248,7 @@ def test_a_file_that_is_not_a_report_of_rankdeck_is_left_alone(tmp_path, name):
     (tmp_path / "r" / name).write_text("my own notes")
     result = reported(tmp_path / "r")
     assert result.exit_code == 2
-    assert f"{name} exists and is no report of rankdeck" in result.stderr
+    assert f"{name} exists and is not a rankdeck report" in result.stderr
     assert (tmp_path / "r" / name).read_text() == "my own notes"
     assert [found for found in NAMES if (tmp_path / "r" / found).exists()] == [name]
 

@@ -55,9 +55,9 @@ def test_every_binding_that_a_hint_names_is_known() -> None:
     # f-strings also have dots within braces: only names of bindings count.
     used = {found for source in sources for found in re.findall(r"\{([a-z_]+\.[a-z_]+)\}", source)}
     asked = {found for source in sources for found in re.findall(r'key_of\(["\']([a-z_.]+)["\']', source)}
-    answers = {answer.id for question in Question.__subclasses__() for answer in question.ANSWERS}
+    options = {option.id for question in Question.__subclasses__() for option in question.OPTIONS}
     ids = {one.binding.id for one in declared()}
-    assert asked | answers | {name for name in used if name in ids} == set(HINTED)
+    assert asked | options | {name for name in used if name in ids} == set(HINTED)
 
 
 def test_lines_over_a_run_follow_the_keys() -> None:

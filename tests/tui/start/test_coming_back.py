@@ -29,11 +29,11 @@ from rankdeck.tui.sources.client import Source
 from rankdeck.tui.sources.journal import SAMPLE, Journal, how_it_stops
 from rankdeck.tui.sources.replay import ReplaySource
 from rankdeck.tui.sources.runs import RecentRun, Setting
-from rankdeck.tui.start.memory import Back
 from rankdeck.tui.start.screen import StartScreen
+from rankdeck.tui.start.way_back import Back
 from rankdeck.tui.widgets.lines import Panel
 from rankdeck.tui.words.errors import problem
-from rankdeck.tui.words.text import plain
+from rankdeck.tui.words.text import cut_middle, plain
 from tests import scripted
 from tests.dashboards import SIZES, ScriptedLauncher, dashboard, settled, until, whole_screen
 from tests.reports import write_run
@@ -286,11 +286,17 @@ def broken(error: Exception) -> str:
         return problem("its replay broke", caught, "a [b] run", "replay")
 
 
-def test_a_bug_is_reported_with_its_type_its_place_and_the_command_that_shows_all_of_it() -> None:
-    assert broken(ValueError("not\nso")).startswith(
-        "a [b] run: its replay broke: ValueError: not so (tests/tui/start/test_coming_back.py:"
-    )
+def test_a_bug_is_reported_with_its_type_and_the_command_that_shows_all_of_it() -> None:
+    assert broken(ValueError("not\nso")).startswith("a [b] run: its replay broke: ValueError: not so. ")
     assert broken(KeyError()).endswith(". The run is untouched; `rankdeck replay 'a [b] run'` shows the whole error")
+
+
+def test_the_place_of_a_bug_is_in_rankdeck_also_where_a_library_raised() -> None:
+    with pytest.raises(TypeError) as caught:
+        cut_middle(3, 5)
+    assert "site-packages" in str(caught.traceback[-1].path), "this test wants an error from within a library"
+    said = problem("broke", caught.value, "a-run", None)
+    assert re.search(r"^a-run: broke: TypeError: .* \(tui/words/text\.py:\d+\)\. The run is untouched$", said)
 
 
 def test_no_command_is_named_if_none_shows_more() -> None:

@@ -66,7 +66,7 @@ async def test_the_overview_plans_again_if_its_tables_change_and_not_at_a_tick(
         await settled(pilot)
         view = app.screen.query_one(Overview)
         planned.clear()
-        view.show(Frame(script.wait(1).tick(step=40, batches=[5, 6]).state, app.followed.book, None))
+        view.show(Frame(script.wait(1).tick(step=40, batches=[5, 6]).state, app.followed.book, None, steers=True))
         assert planned == []
-        view.show(Frame(scripted.running(8, gpus=8).state, app.followed.book, None))
+        view.show(Frame(scripted.running(8, gpus=8).state, app.followed.book, None, steers=True))
         assert len(planned) == 1

@@ -51,7 +51,7 @@ class Host(Deck):
     def show(self, state: RunState) -> None:
         self.state = state
         self.query_one("#header", Lines).show([header_line(state, self.size.width - 2)])
-        self.query_one(SweepView).show(Frame(state, OutputBook(), None))
+        self.query_one(SweepView).show(Frame(state, OutputBook(), None, steers=True))
 
 
 async def shown(pilot: Pilot[Any]) -> None:

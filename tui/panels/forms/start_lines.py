@@ -1,9 +1,8 @@
 """The lines that the start screen shows beside its form: recent runs, the machine, an estimate of memory.
 
-Pure, but for `clock_now`. Does not know where the figures come from.
+Pure. Does not know where the figures come from.
 """
 
-import time
 from collections.abc import Sequence
 
 from rankdeck.runner.inputs.memory_estimate import MemoryEstimate
@@ -13,7 +12,19 @@ from rankdeck.runner.protocol.config import RunConfig
 from rankdeck.tui.panels.bars import bar
 from rankdeck.tui.sources.runs import RecentRun
 from rankdeck.tui.words.status import STATUS
-from rankdeck.tui.words.text import Line, between, cut, cut_middle, fit, gib, line_width, some, visible, wrap
+from rankdeck.tui.words.text import (
+    Line,
+    between,
+    cut,
+    cut_middle,
+    fit,
+    gib,
+    line_width,
+    model_name,
+    some,
+    visible,
+    wrap,
+)
 
 WIDE = 64
 ROWS_PER_RUN = 2
@@ -72,11 +83,6 @@ def run_subtitle(run: RecentRun | None) -> str:
     if run is None or run.config is None:
         return ""
     return f"{cut_middle(_model(run.config), 26)}"
-
-
-def model_name(model: str) -> str:
-    """The last part of a hub id or a path."""
-    return visible(model.rstrip("/").rsplit("/", 1)[-1] or model)
 
 
 def taken_words(name: str, settings: Sequence[str], key: str, room: int) -> str:
@@ -204,8 +210,3 @@ def _where(found: MemoryEstimate) -> str:
     if found.devices == 1:
         return f"{ranks} on the GPU"
     return f"{ranks} on each of {found.devices} GPUs"
-
-
-def clock_now() -> float:
-    """Unix seconds. A function, so that tests can replace it."""
-    return time.time()

@@ -14,7 +14,7 @@ Span = tuple[int, int]
 MARK, MARK_HERE = "match", "match-here"
 
 SOUGHT_CHARACTERS = 50_000
-"""`beginning` searches only this much of a text: a whole megabyte would be felt."""
+"""`beginning` searches only this much of a text: a whole megabyte would cause a noticeable lag."""
 
 
 def spans(text: str, finds: Finds) -> list[Span]:

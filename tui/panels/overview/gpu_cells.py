@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from rankdeck.runner.state import DeviceState
-from rankdeck.tui.panels.bars import SECONDS
+from rankdeck.tui.panels.bars import MINUTE_SECONDS
 from rankdeck.tui.panels.overview.gpu_figures import (
     NOT_AVAILABLE,
     busy,
@@ -80,7 +80,7 @@ def _cell(device: DeviceState, samples: int, width: int, rooms: _Rooms) -> tuple
     # The bar takes part of the free room, the history the rest; each cell of it stands for whole seconds.
     free = width - indent - 5 - 5 - 1 - 2 - rank_room
     bar_width = max(6, min(24, (free - 22) // 2 if free < 52 else free - 60 if free > 68 else 16))
-    history = min(SECONDS, free - bar_width)
+    history = min(MINUTE_SECONDS, free - bar_width)
     name: Line = (
         (*fit(((cut_middle(short_name(sample.name), name_room), ""),), name_room), ("  ", "")) if name_room else ()
     )

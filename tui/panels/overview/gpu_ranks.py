@@ -41,7 +41,7 @@ _COLUMNS = (
     Column("idle", 4, "right"),
 )
 LEAST = sum(column.width + 1 for column in _COLUMNS) - 1
-"""Cells it needs."""
+"""The narrowest width that the table fits in."""
 
 
 def one_to_one(state: RunState) -> bool:

@@ -4,7 +4,7 @@ from rankdeck.runner.state import RunState
 from rankdeck.tui.panels.overview.notice import attempt_words
 from rankdeck.tui.words.status import STATUS
 from rankdeck.tui.words.sweep import current_trial_number, how_ended
-from rankdeck.tui.words.text import Line, between, clock, cut_middle, line_width, some, visible
+from rankdeck.tui.words.text import Line, between, clock, cut_middle, line_width, model_name, some, visible
 
 _MODEL_PHASES = {
     "checking": "checking the model",
@@ -54,11 +54,6 @@ def active_words(state: RunState) -> str:
 def phase_clock(state: RunState) -> float:
     """Seconds to show beside the phase: since the first batch, or since the start before there is one."""
     return state.elapsed if state.first_batch_at is None else state.seconds
-
-
-def model_name(model: str) -> str:
-    """The last part of a hub id or a path."""
-    return visible(model.rstrip("/").rsplit("/", 1)[-1] or model)
 
 
 def header_line(state: RunState, width: int) -> Line:

@@ -52,14 +52,14 @@ def outline(state: RunState) -> RunState:
     )
 
 
-def plan_overview(state: RunState, width: int, height: int, frame: int, spare: bool, taken: int) -> OverviewPlan:
+def plan_overview(state: RunState, width: int, height: int, border: int, spare: bool, taken: int) -> OverviewPlan:
     """The plan for panels `width` cells wide inside, in `height` lines of which `taken` are already used.
 
-    A panel's border and title take `frame` more lines. With `spare` the GPUs are the first to be left out.
+    A panel's border, with its title, takes `border` more lines. With `spare` the GPUs are the first to be left out.
     """
     charts = next(need for least, need in CHARTS if height >= least)
     plans = _candidates(state, width, spare=spare)
-    plans = [plan._replace(height=taken + _height(state, width, plan, frame)) for plan in plans]
+    plans = [plan._replace(height=taken + _height(state, width, plan, border)) for plan in plans]
     for plan in plans:
         if height - plan.height >= charts:
             return plan._replace(tail=height - plan.height >= TAIL_FROM)
@@ -87,9 +87,9 @@ def _candidates(state: RunState, width: int, *, spare: bool) -> list[OverviewPla
     return found
 
 
-def _height(state: RunState, width: int, plan: OverviewPlan, frame: int) -> int:
+def _height(state: RunState, width: int, plan: OverviewPlan, border: int) -> int:
     ranks = rank_lines(state, width, plan.ranks)
     if plan.merged and on_the_way(state):
-        return len(ranks) + frame
+        return len(ranks) + border
     devices = device_lines(state, width, plan.devices) if plan.devices is not None else None
-    return len(ranks) + frame + (len(devices) + frame if devices is not None else 0)
+    return len(ranks) + border + (len(devices) + border if devices is not None else 0)

@@ -14,6 +14,7 @@ from rankdeck.tui.panels.overview.knob_effect import what_if_words, what_ifs
 from rankdeck.tui.panels.overview.notice import relaunching
 from rankdeck.tui.panels.overview.scaling import scaling_line, scaling_table
 from rankdeck.tui.words.sweep import (
+    estimate_value,
     only_measures,
     planned,
     rate_places,
@@ -205,8 +206,8 @@ def _sweep_facts(state: RunState, sweep: SweepState) -> list[Fact]:
     found = cells(sweep)
     fastest = best(found)
     if fastest is not None and fastest.tokens_per_second is not None:
-        rate = f"{fastest.tokens_per_second.mean:,.{rate_places(found)}f}"
-        shown = f"{some(fastest.active_ranks, 'rank')} x {fastest.batch_size}"
+        rate = estimate_value(fastest.tokens_per_second, rate_places(found)).text
+        shown = short_setting(fastest)
         tied = bool(tied_with_best(found))
         label, short = ("best, tied", "tied") if tied else ("best", "best")
         facts.append(Fact(label, f"{shown}: {rate} tok/s", "good", short, f"{shown}: {rate}"))

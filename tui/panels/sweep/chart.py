@@ -16,7 +16,7 @@ from rankdeck.runner.sweep.verdict import SweepSummary
 from rankdeck.tui.panels.bars import Column, heading, row
 from rankdeck.tui.panels.canvas import Canvas, axis_room, framed, with_axes
 from rankdeck.tui.panels.chart import round_maximum
-from rankdeck.tui.panels.sweep.figures import EACH_THE_SAME, scaling_rows, scaling_values
+from rankdeck.tui.panels.sweep.figures import EACH_THE_SAME, same_and_best_scaling, scaling_values
 from rankdeck.tui.panels.sweep.table import marker
 from rankdeck.tui.panels.ticks import LEAST_SPAN, fitted_ticks
 from rankdeck.tui.words.sweep import rate_places, times, true_knees
@@ -171,7 +171,7 @@ def scaling_lines(plan: SweepPlan, summary: SweepSummary, width: int, height: in
     """
     if len(set(plan.ranks)) < 2:
         return []
-    same, best = scaling_rows(summary)
+    same, best = same_and_best_scaling(summary)
     each = [row for row in best if row not in same]
     table = scaling_table(plan, summary, same, each)
     if width >= SIDE_BY_SIDE:

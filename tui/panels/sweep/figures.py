@@ -1,4 +1,5 @@
-"""The figures of a sweep as data: the columns of its tables, how each reads, which settings stand out, which have none.
+"""The figures of a sweep as data: the columns of its tables, how each reads, which settings stand out, and why
+some have none.
 
 The Sweep view, `--plain` and the report lay them out; widths, styles and signs are theirs. Pure.
 """
@@ -108,7 +109,7 @@ def rate_value(cell: Cell, places: int) -> Value | None:
 
 def known(figures: Sequence[Figure], cells: Sequence[Cell]) -> list[Figure]:
     """The figures that at least one of these settings has."""
-    return [figure for figure in figures if any(figure.value(cell, 0) is not None for cell in cells)]
+    return [figure for figure in figures if any(figure.get(cell) is not None for cell in cells)]
 
 
 Mark = Literal["best", "chosen", "tied", "knee"]
@@ -126,7 +127,7 @@ def marks(summary: SweepSummary) -> dict[tuple[int, int], Mark]:
     return found
 
 
-class Gap(NamedTuple):
+class Missing(NamedTuple):
     """Why a setting has no figures: how its trials ended (None: not run yet), and a reason, which may be empty."""
 
     outcome: TrialOutcome | None
@@ -142,7 +143,7 @@ class Gap(NamedTuple):
         return f"{self.words}: {self.reason}" if self.reason else self.words
 
 
-def gap(cell: Cell, found: Sequence[Cell]) -> Gap | None:
+def why_missing(cell: Cell, found: Sequence[Cell]) -> Missing | None:
     """Why a cell of `found` has no figures; None if it was measured.
 
     A batch larger than one that ran out of memory on as many ranks counts as skipped even before its turn.
@@ -151,13 +152,13 @@ def gap(cell: Cell, found: Sequence[Cell]) -> Gap | None:
         return None
     reason = visible(cell.reason or "")
     if cell.outcome == "failed":
-        return Gap("failed", reason or "no reason is known")
+        return Missing("failed", reason or "no reason is known")
     row = (other for other in found if other.active_ranks == cell.active_ranks)
     no_room = (other.batch_size for other in row if other.outcome == "out_of_memory")
     wall = min(no_room, default=cell.batch_size)
     if cell.outcome != "out_of_memory" and wall < cell.batch_size:
-        return Gap("skipped", f"{wall} did not fit")
-    return Gap(cell.outcome, reason)
+        return Missing("skipped", f"{wall} did not fit")
+    return Missing(cell.outcome, reason)
 
 
 # --- scaling ----------------------------------------------------------------------------------------
@@ -171,7 +172,7 @@ def scaling_values(row: Scaling, places: int) -> tuple[Value, Value, Value]:
     digits = speedup_places(row.speedup)
     speedup = value_of(row.speedup, row.speedup_half_width, lambda value: f"{value:.{digits}f}")
     return (
-        value_of(row.tokens_per_second, row.half_width, lambda value: f"{value:,.{places}f}"),
+        value_of(row.tokens_per_second, row.half_width, lambda value: _rate(value, places)),
         speedup._replace(text=times(row.speedup)),
         value_of(row.efficiency, row.efficiency_half_width, percent),
     )
@@ -180,7 +181,7 @@ def scaling_values(row: Scaling, places: int) -> tuple[Value, Value, Value]:
 EACH_THE_SAME = "best with each number of ranks: the same"
 
 
-def scaling_rows(summary: SweepSummary) -> tuple[list[Scaling], list[Scaling]]:
+def same_and_best_scaling(summary: SweepSummary) -> tuple[list[Scaling], list[Scaling]]:
     """Scaling at the batch size that is run, and of the best with each number of ranks: empty where it is the same."""
     same = scaling_shown(summary)
     return same, summary.best_scaling if summary.best_scaling != same else []

@@ -1,6 +1,6 @@
 """The head of the Sweep view: progress, the current trial, the time left; in the end the best and the chosen setting.
 
-Also what stands there in a run without a sweep. Pure.
+Also what is shown there in a run without a sweep. Pure.
 """
 
 import shlex
@@ -207,7 +207,7 @@ BROKEN = "\0"
 
 
 def _split(part: str, room: int) -> list[str]:
-    """The words of a part that is wider than `room`, words that are still too wide in pieces."""
+    """The words of a part that is wider than `room`; words that are still too wide are broken into pieces."""
     pieces: list[str] = []
     for word in shlex.split(part):
         piece = ""

@@ -12,7 +12,7 @@ from rankdeck.runner.state import RunState
 from rankdeck.runner.sweep.cells import Cell
 from rankdeck.runner.sweep.verdict import SweepSummary
 from rankdeck.tui.panels.bars import Column, heading, row, widths
-from rankdeck.tui.panels.sweep.figures import FIGURES, Figure, Gap, Mark, gap, known, marks, rate_value
+from rankdeck.tui.panels.sweep.figures import FIGURES, Figure, Mark, Missing, known, marks, rate_value, why_missing
 from rankdeck.tui.words.styles import rank_style
 from rankdeck.tui.words.sweep import Value, rate_places, what_happens
 from rankdeck.tui.words.text import UNKNOWN, Line, Piece, fit, pad
@@ -23,7 +23,7 @@ MARKERS = "●■▲◆○□△◇"
 BEST, RUNNING, NOT_YET, WALL, BEYOND = "★", "▸", "·", "▓", "░"
 
 
-_WIDTHS_AND_PLACES = {
+_WIDTHS_AND_TURNS = {
     "per rank": (8, 1),
     "ms/step": (7, 0),
     "p99 ms": (7, 10),
@@ -39,7 +39,7 @@ _WIDTHS_AND_PLACES = {
     "tensor": (6, 13),
     "watts": (6, 14),
 }
-"""A figure's width in cells, and its turn where there is little room, by its heading. Others have no column here."""
+"""A figure's width in cells, and its priority where room is short, by its heading. Others have no column here."""
 
 _SETTING = (Column("", 2), Column("ranks", 5, "right"), Column("batch", 5, "right"))
 _RATE = (Column("tok/s", 8, "right"), Column("±95%", 7, "right"))
@@ -52,7 +52,7 @@ _MARK_STYLES: dict[Mark, str] = {"best": "good", "chosen": "good", "tied": "", "
 class Shown(NamedTuple):
     """What the table shows beside figures: the current setting, those that stand out, the order of the markers."""
 
-    at_hand: tuple[int, int] | None
+    current: tuple[int, int] | None
     happening: str
     marks: dict[tuple[int, int], Mark]
     series: tuple[int, ...]
@@ -68,28 +68,30 @@ def table_lines(state: RunState, sweep: SweepState, summary: SweepSummary, width
     """A heading, and a row for every setting of the plan."""
     now = sweep.current
     shown = Shown(
-        at_hand=(now.active_ranks, now.batch_size) if now is not None else None,
+        current=(now.active_ranks, now.batch_size) if now is not None else None,
         happening=what_happens(sweep),
         marks=marks(summary),
         series=tuple(sorted(set(sweep.plan.ranks))),
     )
-    figures = chosen(summary.cells, width, gpus=bool(state.devices), mbu=sweep.bandwidth_bytes_per_second is not None)
+    figures = fitting_figures(
+        summary.cells, width, gpus=bool(state.devices), mbu=sweep.bandwidth_bytes_per_second is not None
+    )
     columns = (*_SETTING, *_RATE, *map(_column, figures), _NOTE)
-    sizes, gap_width = widths(columns, width, most_gap=3)
+    sizes, gap = widths(columns, width, most_gap=3)
     places = rate_places(summary.cells)
-    lines = [heading(columns, sizes, gap_width)]
-    lines.extend(_row(cell, summary.cells, shown, figures, columns, sizes, gap_width, places) for cell in summary.cells)
+    lines = [heading(columns, sizes, gap)]
+    lines.extend(_row(cell, summary.cells, shown, figures, columns, sizes, gap, places) for cell in summary.cells)
     return [fit(line, width) for line in lines]
 
 
-def chosen(cells: Sequence[Cell], width: int, *, gpus: bool, mbu: bool) -> list[Figure]:
+def fitting_figures(cells: Sequence[Cell], width: int, *, gpus: bool, mbu: bool) -> list[Figure]:
     """The figures that fit into `width`, from left to right. Without `gpus` or `mbu`, theirs only if there are any."""
     base = (*_SETTING, *_RATE, _NOTE)
     room = width - sum(column.width for column in base) - (len(base) - 1)
     found = known(FIGURES, cells)
     kept = []
-    laid_out = [figure for figure in FIGURES if figure.heading.title in _WIDTHS_AND_PLACES]
-    for figure in sorted(laid_out, key=lambda figure: _WIDTHS_AND_PLACES[figure.heading.title][1]):
+    laid_out = [figure for figure in FIGURES if figure.heading.title in _WIDTHS_AND_TURNS]
+    for figure in sorted(laid_out, key=lambda figure: _WIDTHS_AND_TURNS[figure.heading.title][1]):
         possible = mbu if figure.heading.title == "MBU" else gpus or not figure.needs_gpu
         needed = _column(figure).width + 1
         if (possible or figure in found) and needed <= room:
@@ -99,7 +101,7 @@ def chosen(cells: Sequence[Cell], width: int, *, gpus: bool, mbu: bool) -> list[
 
 
 def _column(figure: Figure) -> Column:
-    return Column(figure.heading.title, _WIDTHS_AND_PLACES[figure.heading.title][0], "right")
+    return Column(figure.heading.title, _WIDTHS_AND_TURNS[figure.heading.title][0], "right")
 
 
 def _row(
@@ -109,10 +111,10 @@ def _row(
     figures: Sequence[Figure],
     columns: Sequence[Column],
     sizes: Sequence[int],
-    gap_width: int,
+    gap: int,
     places: int,
 ) -> Line:
-    running, mark = cell.setting == shown.at_hand, shown.marks.get(cell.setting)
+    running, mark = cell.setting == shown.current, shown.marks.get(cell.setting)
     style = "strong" if mark == "best" or running else ""
     sign, series_style = marker(shown.series, cell.active_ranks)
     start: tuple[Line, ...] = (
@@ -120,17 +122,17 @@ def _row(
         ((f"{sign} ", series_style), (pad(str(cell.active_ranks), 3, "right"), style)),
         ((str(cell.batch_size), style),),
     )
-    why = gap(cell, found)
+    why = why_missing(cell, found)
     if why is not None and why.outcome is not None and not running:
-        used = sum(sizes[: len(start)]) + gap_width * len(start)
-        head = row(start, columns[: len(start)], sizes[: len(start)], gap_width)
-        return (*head, (" " * gap_width, ""), *_barred(why, sum(sizes) + gap_width * (len(sizes) - 1) - used))
+        used = sum(sizes[: len(start)]) + gap * len(start)
+        head = row(start, columns[: len(start)], sizes[: len(start)], gap)
+        return (*head, (" " * gap, ""), *_barred(why, sum(sizes) + gap * (len(sizes) - 1) - used))
     rate = rate_value(cell, places)
     noise: Line = ((f"±{rate.noise}", "dim"),) if rate is not None and rate.noise else ()
     values = [_figure(rate, cell, style), noise]
     values.extend(_figure(figure.value(cell, places), cell, style) for figure in figures)
     note: Line = ((mark, _MARK_STYLES[mark]),) if mark is not None else ()
-    return row([*start, *values, ((shown.happening, "key"),) if running else note], columns, sizes, gap_width)
+    return row([*start, *values, ((shown.happening, "key"),) if running else note], columns, sizes, gap)
 
 
 def _figure(value: Value | None, cell: Cell, style: str) -> Line:
@@ -139,12 +141,12 @@ def _figure(value: Value | None, cell: Cell, style: str) -> Line:
     return ((UNKNOWN, "dim"),) if value is None else ((value.text, style),)
 
 
-def _barred(why: Gap, width: int) -> Line:
-    """What stands in place of figures: the wall of memory, a skipped setting beyond it, or a failure and its reason."""
+def _barred(why: Missing, width: int) -> Line:
+    """What is shown in place of figures: the memory wall, a skipped setting beyond it, or a failure and its reason."""
     if why.outcome == "failed":
         return fit(((f"✗ {why.words}: ", "bad"), (why.reason, "warn")), width)
     if why.outcome == "out_of_memory":
         words = f" {why.words} "
         band = WALL * max(0, width - len(words) - 2)
         return fit(((WALL * 2, "track"), (words, "bad"), (band, "track")), width)
-    return fit(((BEYOND * 2, "track"), (f" {why.words}: {why.reason}", "dim")), width)
+    return fit(((BEYOND * 2, "track"), (f" {why.sentence}", "dim")), width)

@@ -23,7 +23,7 @@ NAME = 9
 """Cells on the left: `▸rank 12 `, and the scale of the charts."""
 
 WIDE, RIGHT, RIGHT_WIDE = 90, 6, 14
-"""From `WIDE` cells on, tokens/s stand before the idle time on the right; cells on the right without and with them."""
+"""From `WIDE` cells on, tokens/s come before the idle time on the right; cells on the right without and with them."""
 
 TALL, LOW = 20, 14
 MOST_CHART, MOST_BUSY = 20, 8
