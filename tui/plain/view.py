@@ -152,7 +152,7 @@ class PlainView:
             return
         size = f"{self.state.batch_size}" if self.state.periods else f"{config.batch_size or 'auto'}"
         self._line(
-            f"run {self.state.name}: {self.state.prompts:,} prompts, model {text.visible(config.model)}, "
+            f"run {self.state.name}: {text.some(self.state.prompts, 'prompt')}, model {text.visible(config.model)}, "
             f"{text.some(config.ranks, 'rank')}, batch size {size}, {config.new_tokens} new tokens, "
             f"{config.dispatch}, {config.length_mode}"
         )
