@@ -5,15 +5,19 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 
-.PHONY: demo test lint format pictures setup clean
+.PHONY: demo test versions lint format pictures setup clean
 
 demo: $(READY)
 	$(BIN)/rankdeck demo
 
 # Real ranks want all cores: their tests come one after another, the others two at a time.
 test: $(READY)
-	$(BIN)/python -m pytest -n 2 -m 'not slow'
+	$(BIN)/python -m pytest -n 2 -m 'not slow and not versions'
 	$(BIN)/python -m pytest -m slow
+
+# The engines with the oldest and the newest supported transformers: before a release, and with a package index at hand.
+versions: $(READY)
+	$(BIN)/python -m pytest -m versions -s
 
 lint: $(READY)
 	$(BIN)/ruff format --check .

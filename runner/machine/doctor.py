@@ -11,12 +11,15 @@ from rankdeck.runner.machine.gpu_checks import gpu_checks
 
 RANGES: dict[str, tuple[Numbers, Numbers | None]] = {
     "torch": ((2, 6), None),
-    "transformers": ((5,), (6,)),
+    "transformers": ((5, 17), (6,)),
     "accelerate": ((1, 10), (2,)),
     "nvidia-ml-py": ((12, 575), None),
     "textual": ((8,), (9,)),
 }
 """The versions that rankdeck installs with: at least the first, below the second."""
+
+TESTED: dict[str, tuple[Numbers, Numbers]] = {"torch": ((2, 13), (2, 13)), "transformers": ((5, 17), (5, 24))}
+"""The releases that its tests run with, from the first to the second; others may work."""
 
 OPTIONAL = {
     "bitsandbytes": "--quantization bnb-8bit and bnb-4bit",
@@ -76,7 +79,15 @@ def _package(name: str, version: str | None) -> Check:
     if numbers < least or (below is not None and numbers >= below):
         found = f"{version}, and rankdeck was made for {wanted.removeprefix(name)}"
         return Check(group="Software", name=name, status="bad", found=found, cure=cure)
-    return Check(group="Software", name=name, status="ok", found=version)
+    return Check(group="Software", name=name, status="ok", found=f"{version}{_untested(name, numbers)}")
+
+
+def _untested(name: str, numbers: Numbers) -> str:
+    """A remark on a release that no test runs with."""
+    oldest, newest = TESTED.get(name, ((), ()))
+    if not oldest or oldest <= numbers[:2] <= newest:
+        return ""
+    return f"; tested with {_dotted(oldest)}" + (f" to {_dotted(newest)}" if newest != oldest else "")
 
 
 def _dotted(numbers: Numbers) -> str:

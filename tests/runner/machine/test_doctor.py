@@ -31,8 +31,8 @@ HEALTHY = Facts(
     machine=TWO_GPUS,
     python="3.12.1",
     packages={
-        "torch": "2.8.0+cu128",
-        "transformers": "5.1.0",
+        "torch": "2.13.0+cu130",
+        "transformers": "5.20.0",
         "accelerate": "1.12.0",
         "nvidia-ml-py": "13.0",
         "textual": "8.2",
@@ -291,3 +291,11 @@ def test_doctor_runs_here_and_says_the_same_as_json() -> None:
     assert (found["status"] == "bad") == (data.returncode == 1)
     assert {"group", "name", "status", "found", "cure"} == set(found["checks"][0])
     assert any(check["group"] == "GPUs" and check["name"] == "torch" for check in found["checks"])
+
+
+def test_a_release_that_no_test_runs_with_is_said_and_is_no_fault() -> None:
+    newer = seen("transformers", packages={**HEALTHY.packages, "transformers": "5.99.0"})
+    assert (newer.status, newer.found) == ("ok", "5.99.0; tested with 5.17 to 5.24")
+    other = seen("torch", torch=None, packages={**HEALTHY.packages, "torch": "2.11.0+cu130"})
+    assert (other.status, other.found) == ("ok", "2.11.0+cu130; tested with 2.13")
+    assert seen("transformers").found == "5.20.0"
