@@ -74,8 +74,9 @@ def why_unusable(names: Sequence[Name], what: str) -> str | None:
     if not (lacking := missing(names)):
         return None
     return (
-        f"transformers {transformers.__version__} has no {', '.join(map(str, lacking))}, which {what} needs: rankdeck is "
-        f"tested with transformers {OLDEST} to {NEWEST}; install one of them (pip install 'transformers=={NEWEST}.*')"
+        f"transformers {transformers.__version__} has no {', '.join(map(str, lacking))}, which {what} needs: "
+        f"rankdeck is tested with transformers {OLDEST} to {NEWEST}; install one of these, for example with "
+        f"pip install 'transformers=={NEWEST}.*'"
     )
 
 

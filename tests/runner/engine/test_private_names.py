@@ -1,4 +1,4 @@
-"""The list of private names is complete, all of them are there, and one that is gone is named before a model is loaded."""
+"""The list of private names is complete, all of them are there, and one that is gone is named."""
 
 import ast
 from pathlib import Path
