@@ -1,0 +1,79 @@
+"""The static engine on a GPU that is pretended: nothing meets across devices, and the host does not wait at every turn."""
+
+import copy
+
+import pytest
+import torch
+
+from rankdeck.runner.engine.static import StaticEngine
+from rankdeck.runner.protocol.config import RunConfig
+from tests.pretend_cuda import PretendCuda
+from tests.runner.engine.test_engine import TEXTS, ByteTokenizer, ending_early, make, model, prompts  # noqa: F401
+
+CUDA = torch.device("cuda", 0)
+
+
+@pytest.fixture
+def cuda(monkeypatch):
+    """torch, on a machine with one GPU, as far as the engines ask."""
+    for name in ("_lazy_init", "synchronize", "empty_cache", "reset_peak_memory_stats"):
+        monkeypatch.setattr(torch.cuda, name, lambda *_: None)
+    for name in ("max_memory_allocated", "max_memory_reserved"):
+        monkeypatch.setattr(torch.cuda, name, lambda *_: 0)
+    with PretendCuda() as mode, torch.inference_mode():
+        yield mode
+
+
+def on_cuda(cuda, model, like, **settings):  # noqa: F811
+    """An engine with the generation config of the engine `like`, its model on the GPU."""
+    placed = cuda.place(copy.deepcopy(model))
+    placed.generation_config = copy.deepcopy(like.model.generation_config)
+    config = RunConfig(prompts="p", **{"max_new_tokens": 12, "device": "cuda", **settings})
+    engine = StaticEngine(placed, ByteTokenizer(), config, CUDA)
+    engine.warm_up()
+    cuda.forget()
+    return engine
+
+
+def counted(cuda, engine, texts, **arguments):
+    cuda.forget()
+    output = engine.generate(prompts(*texts), **arguments)
+    return output, sum(cuda.reads.values()), sum(cuda.copies.values())
+
+
+def test_a_pretended_gpu_refuses_what_a_real_one_refuses_and_counts_what_is_read(cuda):
+    here, there = torch.ones(2), torch.ones(2, device="cuda")
+    with pytest.raises(RuntimeError, match="cpu and cuda:0 meet"):
+        here + there
+    with pytest.raises(RuntimeError, match="cuda:0 and cuda:1 meet"):
+        there + torch.ones(2, device="cuda:1")
+    assert (there + there).device == CUDA
+    assert not cuda.reads
+    assert there.sum().item() == 2
+    assert bool(there[0] == 1)
+    assert there.tolist() == [1, 1]
+    assert sum(cuda.reads.values()) == 3
+    there[torch.tensor([1])]
+    assert sum(cuda.copies.values()) == 1
+
+
+def test_answers_on_a_gpu_are_those_of_the_cpu(cuda, model):  # noqa: F811
+    plain = make(model)
+    expected = plain.generate(prompts(*TEXTS)).records
+    assert on_cuda(cuda, model, plain).generate(prompts(*TEXTS)).records == expected
+
+
+def test_answers_on_a_gpu_are_those_of_the_cpu_when_rows_leave(cuda, model):  # noqa: F811
+    plain = ending_early(model)
+    expected = plain.generate(prompts(*TEXTS)).records
+    assert {record.finish_reason for record in expected} == {"stop", "length"}
+    assert on_cuda(cuda, model, plain).generate(prompts(*TEXTS)).records == expected
+
+
+def test_the_steps_of_a_padded_batch_read_twice_from_the_device_and_copy_nothing_to_it(cuda, model):  # noqa: F811
+    engine = on_cuda(cuda, model, make(model), ignore_eos=True)
+    _, reads, copies = counted(cuda, engine, TEXTS)
+    _, fewer_reads, fewer_copies = counted(cuda, engine, TEXTS, max_new_tokens=4)
+    # Both by `generate`: whether the mask hides anything, and whether all rows have ended.
+    assert reads - fewer_reads <= 2 * 8
+    assert copies == fewer_copies
