@@ -1,11 +1,11 @@
 """A CUDA device that this machine does not have: values are computed on the CPU, devices are those of a GPU.
 
 Within `PretendCuda` a tensor that is made on `cuda`, or moved there, says so of itself, meets only tensors of its own
-device, as on a GPU, and whatever the host reads from it, or sends to it, is counted. Nothing is said of speed, memory or
-kernels. It knows torch's dispatch; it knows no engine.
+device, as on a GPU, and whatever the host reads from it, or sends to it, is counted. Nothing is said of speed, memory
+or kernels. It knows torch's dispatch; it knows no engine.
 
-torch's FakeTensorMode has devices without GPUs as well, but no values: `generate` looks at every step whether all rows have
-ended, and there is no answer to that.
+torch's FakeTensorMode has devices without GPUs as well, but no values: at every step `generate` looks whether all rows
+have ended, and there is no answer to that.
 """
 
 from collections import Counter

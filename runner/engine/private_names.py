@@ -33,12 +33,16 @@ def _names(module: str, owner: str, *attributes: str) -> tuple[Name, ...]:
     return tuple(Name(f"transformers.{module}", owner, attribute) for attribute in attributes)
 
 
+_OUTPUT = {field.name for field in dataclasses.fields(transformers.generation.GenerateDecoderOnlyOutput)}
+CACHE = "cache" if "cache" in _OUTPUT else "past_key_values"
+"""By which name `generate` takes the keys and values to go on from, and returns them: `cache` since 5.24."""
+
 _BATCHING = "generation.continuous_batching"
 
 STATIC = (
     *_names("cache_utils", "Cache", "layers", "batch_select_indices"),
     *_names("cache_utils", "DynamicLayer", "keys", "values"),
-    *_names("generation.utils", "GenerateDecoderOnlyOutput", "sequences", "past_key_values"),
+    *_names("generation.utils", "GenerateDecoderOnlyOutput", "sequences", CACHE),
     *_names("generation.configuration_utils", "GenerationConfig", "to_diff_dict"),
 )
 
