@@ -9,6 +9,7 @@ have ended, and there is no answer to that.
 """
 
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -78,6 +79,8 @@ class _Moves(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
         name = getattr(func, "__name__", str(func))
+        if func is torch.device and isinstance(args[0], int):
+            return _device(args[0])
         if name in ("tolist", "numpy") and isinstance(args[0], OnDevice):
             self._mode.reads[name] += 1
             return func(args[0].host)
@@ -86,13 +89,13 @@ class _Moves(TorchFunctionMode):
         asked = kwargs.pop("device", None)
         if asked is None or (isinstance(asked, torch.device) and asked.type == "meta"):
             return func(*args, **kwargs, **({} if asked is None else {"device": asked}))
-        device = torch.device(asked)
+        device = _device(asked)
         if device.type == "cpu":
             return func(*args, **kwargs, device=CPU)
         if name in ("tensor", "as_tensor", "new_tensor"):
             self._mode.copies[name] += 1  # a list of the host's
         made = func(*args, **kwargs, device=CPU)
-        return made if isinstance(made, OnDevice) else OnDevice(made, _numbered(device))
+        return made if isinstance(made, OnDevice) else OnDevice(made, device)
 
     def _to(self, func: Any, name: str, args: Any, kwargs: dict[str, Any]) -> Any:
         tensor, *others = args
@@ -104,9 +107,7 @@ class _Moves(TorchFunctionMode):
             others = [others[0].dtype]
         if not places:
             return func(*args, **kwargs)
-        device = torch.device(places[0])
-        if isinstance(places[0], int):
-            device = torch.device("cuda", places[0])
+        device = _device(places[0])
         rest = [value for value in others if not _names_device(value)]
         kwargs.pop("device", None)
         values = tensor.host if isinstance(tensor, OnDevice) else tensor
@@ -116,7 +117,6 @@ class _Moves(TorchFunctionMode):
             if isinstance(tensor, OnDevice):
                 self._mode.reads["to"] += 1
             return values
-        device = _numbered(device)
         if isinstance(tensor, OnDevice) and tensor.device == device:
             return tensor if values is tensor.host else OnDevice(values, device)
         self._mode.copies["to"] += 1
@@ -127,8 +127,9 @@ def _names_device(value: Any) -> bool:
     return isinstance(value, str | torch.device) or (isinstance(value, int) and not isinstance(value, bool))
 
 
-def _numbered(device: torch.device) -> torch.device:
-    return torch.device("cuda", device.index or 0)
+def _device(named: str | int | torch.device) -> torch.device:
+    device = torch.device("cuda", named) if isinstance(named, int) else torch.device(named)
+    return torch.device("cuda", device.index or 0) if device.type == "cuda" else device
 
 
 class PretendCuda(TorchDispatchMode):
@@ -154,6 +155,20 @@ class PretendCuda(TorchDispatchMode):
             for name, buffer in module._buffers.items():
                 if buffer is not None:
                     module._buffers[name] = buffer.to(device)
+        return model
+
+    def spread(self, model: torch.nn.Module, devices: Mapping[str, str]) -> torch.nn.Module:
+        """The model with each named module on a device of its own, to which its inputs are moved, as accelerate does."""
+        for name, device in devices.items():
+            module = self.place(model.get_submodule(name), device)
+            module.register_forward_pre_hook(
+                lambda _, args, kwargs, device=device: tree_map(
+                    lambda value: value.to(device) if isinstance(value, torch.Tensor) else value, (args, kwargs)
+                ),
+                with_kwargs=True,
+            )
+        first = next(iter(devices.values()))
+        model.get_output_embeddings().register_forward_hook(lambda _, args, logits: logits.to(first))
         return model
 
     def __enter__(self) -> "PretendCuda":

@@ -25,9 +25,10 @@ def cuda(monkeypatch):
         yield mode
 
 
-def on_cuda(cuda, model, like, **settings):  # noqa: F811
-    """An engine with the generation config of the engine `like`, its model on the GPU."""
-    placed = cuda.place(copy.deepcopy(model))
+def on_cuda(cuda, model, like, devices=None, **settings):  # noqa: F811
+    """An engine with the generation config of the engine `like`, its model on the GPU, or over these devices."""
+    placed = copy.deepcopy(model)
+    placed = cuda.place(placed) if devices is None else cuda.spread(placed, devices)
     placed.generation_config = copy.deepcopy(like.model.generation_config)
     config = RunConfig(prompts="p", **{"max_new_tokens": 12, "device": "cuda", **settings})
     engine = StaticEngine(placed, ByteTokenizer(), config, CUDA)
@@ -69,6 +70,17 @@ def test_answers_on_a_gpu_are_those_of_the_cpu_when_rows_leave(cuda, model):  # 
     expected = plain.generate(prompts(*TEXTS)).records
     assert {record.finish_reason for record in expected} == {"stop", "length"}
     assert on_cuda(cuda, model, plain).generate(prompts(*TEXTS)).records == expected
+
+
+def test_a_model_over_two_gpus_answers_as_on_the_cpu_when_rows_leave(cuda, model):  # noqa: F811
+    plain = ending_early(model)
+    expected = plain.generate(prompts(*TEXTS)).records
+    first, second = ("model.embed_tokens", "model.rotary_emb", "model.layers.0"), ("model.layers.1", "model.norm")
+    devices = dict.fromkeys(first, "cuda:0") | dict.fromkeys((*second, "lm_head"), "cuda:1")
+    engine = on_cuda(cuda, model, plain, devices)
+    assert [device.index for device in engine.devices] == [0, 1]
+    assert engine.why_rows_stay is None
+    assert engine.generate(prompts(*TEXTS)).records == expected
 
 
 def test_the_steps_of_a_padded_batch_read_twice_from_the_device_and_copy_nothing_to_it(cuda, model, monkeypatch):  # noqa: F811
