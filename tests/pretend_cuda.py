@@ -158,7 +158,7 @@ class PretendCuda(TorchDispatchMode):
         return model
 
     def spread(self, model: torch.nn.Module, devices: Mapping[str, str]) -> torch.nn.Module:
-        """The model with each named module on a device of its own, to which its inputs are moved, as accelerate does."""
+        """The model with each named module on its own device, to which its inputs are moved, as accelerate does."""
         for name, device in devices.items():
             module = self.place(model.get_submodule(name), device)
             module.register_forward_pre_hook(
