@@ -86,7 +86,8 @@ def _check_gpus(config: RunConfig) -> list[Problem]:
     gpus = 0 if config.device == "cpu" else telemetry.count_visible_gpus(os.environ)
     if config.device == "cuda" and not gpus:
         return [Problem("device", "no NVIDIA GPU can be seen here; use --device cpu")]
-    return placement.check(config, gpus)
+    mig = config.gpus_per_rank > 1 and any(gpu.is_mig for gpu in telemetry.visible_gpus(os.environ))
+    return placement.check(config, gpus, mig=mig)
 
 
 def _check_quantization(config: RunConfig) -> list[Problem]:

@@ -51,6 +51,7 @@ TWO_GPUS = Machine(
             uuid=f"GPU-{number}",
             name="NVIDIA H100 80GB HBM3",
             memory_used_bytes=2 * GIB,
+            memory_free_bytes=78 * GIB,
             memory_total_bytes=80 * GIB,
         )
         for number in range(2)

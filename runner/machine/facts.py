@@ -11,8 +11,9 @@ from rankdeck.runner.protocol import DeviceSample
 class Machine(msgspec.Struct, frozen=True, kw_only=True):
     """Host, cores and memory, and the GPUs that a run under this environment would watch.
 
-    `seen` lists the devices that a CUDA process would see, in its order, each as a position in `gpus`, or None if it is
-    not known which GPU it is. `no_gpu` says why there are none.
+    `seen` lists the devices that a run may use, in CUDA's order, each as a position in `gpus`, or None if it is not
+    known which GPU it is. `no_gpu` says why there are none. `not_ours` is the number of GPUs that the driver lists and
+    this process may not open.
     """
 
     host: str = ""
@@ -22,13 +23,14 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     gpus: tuple[DeviceSample, ...] = ()
     seen: tuple[int | None, ...] = ()
     no_gpu: str | None = None
+    not_ours: int = 0
     driver: str | None = None
     cuda: tuple[int, int] | None = None
     """The newest CUDA that the driver runs, major and minor."""
 
     @property
     def visible(self) -> int:
-        """The number of devices that a CUDA process would see."""
+        """The number of devices that a run may use."""
         return len(self.seen)
 
     @property
@@ -49,9 +51,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def _free_bytes(gpu: DeviceSample) -> int | None:
-    if gpu.lost or gpu.memory_total_bytes is None or gpu.memory_used_bytes is None:
-        return None
-    return gpu.memory_total_bytes - gpu.memory_used_bytes
+    return None if gpu.lost else gpu.memory_free_bytes
 
 
 class TorchFound(msgspec.Struct, frozen=True, kw_only=True):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rankdeck.runner.machine import placement
+from rankdeck.runner.machine.visible_gpus import MIG, VISIBLE
 from rankdeck.runner.protocol.config import RunConfig
 
 
@@ -19,25 +20,32 @@ def hide_other_gpus(config: RunConfig, local_rank: int) -> None:
         os.environ.update(placement.own_environment(os.environ, local_rank, config.gpus_per_rank))
 
 
-def take_device(config: RunConfig, local_rank: int) -> None:
-    """Make this rank's GPU torch's current one, and the one that accelerate takes.
+def take_device(config: RunConfig, local_rank: int) -> str | None:
+    """Make this rank's GPU torch's current one, and the one that accelerate takes; returns a line for the log.
 
     Raises:
-        RuntimeError: torch sees fewer GPUs than the rank needs.
+        RuntimeError: torch sees fewer GPUs than the rank needs, or too few to go round as planned.
     """
     import torch
 
     if config.device != "cuda" or not torch.cuda.is_available():
-        return
+        return None
+    torch.cuda.init()  # before that, torch counts what NVML lists, not what CUDA opens
     seen = torch.cuda.device_count()
     if seen < config.gpus_per_rank:
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
         raise RuntimeError(
-            f"torch sees {seen} of the {config.gpus_per_rank} GPUs of this rank (CUDA_VISIBLE_DEVICES={visible})"
+            f"torch sees {seen} of the {config.gpus_per_rank} GPUs of this rank ({VISIBLE}={_visible()})"
         )
+    found = placement.Comparison()
+    if config.gpus_per_rank == 1 and _own_mig_device() is None:
+        counted = [uuid for uuid in os.environ.get(placement.COUNTED, "").split(",") if uuid]
+        found = placement.compare(config.ranks, counted, [_uuid(index) for index in range(seen)])
+    if found.refusal is not None:
+        raise RuntimeError(found.refusal)
     index = placement.device_index(local_rank, seen, config.gpus_per_rank)
     os.environ[placement.OWN_DEVICE] = f"cuda:{index}"
     torch.cuda.set_device(index)
+    return found.remark
 
 
 def device_facts(device: Any, all_devices: Sequence[Any], config: RunConfig, local_rank: int) -> dict[str, Any]:
@@ -47,7 +55,8 @@ def device_facts(device: Any, all_devices: Sequence[Any], config: RunConfig, loc
     if device.type != "cuda":
         return {"device": device.type, "device_name": _cpu_name(), "threads": torch.get_num_threads()}
     properties = torch.cuda.get_device_properties(device)
-    uuids = [str(getattr(torch.cuda.get_device_properties(each), "uuid", "")) for each in all_devices]
+    mig = _own_mig_device()
+    uuids = [_uuid(each) for each in all_devices] if mig is None else [mig]
     facts = {
         "device": placement.device_text(str(device), local_rank, config.gpus_per_rank),
         "device_name": properties.name,
@@ -59,6 +68,22 @@ def device_facts(device: Any, all_devices: Sequence[Any], config: RunConfig, loc
             f"{properties.pci_domain_id:08x}:{properties.pci_bus_id:02x}:{properties.pci_device_id:02x}.0"
         )
     return facts
+
+
+def _visible() -> str | None:
+    return os.environ.get(VISIBLE)
+
+
+def _own_mig_device() -> str | None:
+    """The UUID of the MIG device that this rank was given; torch may have that of its GPU for it."""
+    visible = _visible()
+    return visible if visible is not None and visible.startswith(MIG) else None
+
+
+def _uuid(device: Any) -> str:
+    import torch
+
+    return str(getattr(torch.cuda.get_device_properties(device), "uuid", ""))
 
 
 def _cpu_name() -> str:

@@ -28,7 +28,7 @@ class Box(FakeNvml):
         free = self._free[handle]
         if free is None:
             raise NvmlFailure(3)
-        return Memory(used=(48 - free) * GIB, total=48 * GIB)
+        return Memory(used=(48 - free) * GIB, total=48 * GIB, free=free * GIB)
 
     memory_v1 = memory
 
