@@ -19,9 +19,11 @@ import msgspec
 
 import rankdeck
 from rankdeck.runner import run_directory
-from rankdeck.runner.inputs import frozen_prompts, models, paths, quantization
+from rankdeck.runner.inputs import frozen_prompts, memory_estimate, model_shape, models, paths, quantization
 from rankdeck.runner.inputs.frozen_prompts import PromptError
-from rankdeck.runner.machine import placement, processes, telemetry
+from rankdeck.runner.inputs.memory_estimate import MemoryEstimate
+from rankdeck.runner.machine import examine, placement, processes, telemetry
+from rankdeck.runner.machine.facts import Machine
 from rankdeck.runner.protocol import config as settings
 from rankdeck.runner.protocol import framing
 from rankdeck.runner.protocol.config import Problem, RunConfig
@@ -90,6 +92,23 @@ def _check_gpus(config: RunConfig) -> list[Problem]:
     return placement.check(config, gpus, mig=mig)
 
 
+def estimate_memory(config: RunConfig, machine: Machine) -> MemoryEstimate | str:
+    """The memory that a run of these settings needs and `machine` has, or why that is not known."""
+    try:
+        shape = model_shape.shape_of(config.model)
+    except model_shape.Unknown as error:
+        return str(error)
+    sizes = model_shape.sizes_of(config.prompts, config.limit)
+    return memory_estimate.estimate(shape, config, sizes, machine.free, machine.whole)
+
+
+def _check_memory(config: RunConfig) -> list[Problem]:
+    """More ranks, or a larger model, than this machine can hold; a hub model not fetched yet may be any size."""
+    found = estimate_memory(config, examine.machine())
+    problem = None if isinstance(found, str) else memory_estimate.why_impossible(found)
+    return [] if problem is None else [problem]
+
+
 def _check_quantization(config: RunConfig) -> list[Problem]:
     """Check a model in a folder; a hub model is checked by the supervisor, before any rank starts."""
     known = quantization.read_model_config(config.model) if config.model != "demo" else {}
@@ -107,6 +126,9 @@ def warnings(config: RunConfig, prompt_count: int) -> list[str]:
             said.append(f"{config.ranks} ranks on {gpus} GPUs: several ranks share a GPU and its memory")
     elif config.ranks > processes.usable_cores():
         said.append(f"{config.ranks} ranks on {processes.usable_cores()} cores: ranks share cores, which is slower")
+    found = estimate_memory(config, examine.machine())
+    if not isinstance(found, str) and (doubt := memory_estimate.doubt(found)):
+        said.append(doubt)
     return said
 
 
@@ -120,7 +142,8 @@ def launch(
 ) -> Started:
     """Freeze the prompts into a run directory and start the run's supervisor, in a new session.
 
-    `asked_at` is when the command was given, in unix seconds; by default, now.
+    With `force` an output that exists is replaced, and memory that by estimate cannot do is tried. `asked_at` is when
+    the command was given, in unix seconds; by default, now.
 
     Raises:
         InputError: something is wrong with settings or prompts; nothing is left behind.
@@ -131,6 +154,8 @@ def launch(
         raise InputError(problems)
     if config.device == "auto":
         config = msgspec.structs.replace(config, device=default_device())
+    if not force and (problems := _check_memory(config)):
+        raise InputError(problems)
     if config.output is not None:
         # Follow a link, so that the copy replaces the file it points to, not the link.
         config = msgspec.structs.replace(config, output=str(Path(config.output).resolve()))

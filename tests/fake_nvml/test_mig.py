@@ -104,7 +104,7 @@ def test_ranks_are_told_all_mig_devices_of_the_run_and_every_count_agrees(
     machine = examine.machine(environ)
     assert count_visible_gpus(environ) == machine.visible == len(machine.gpus) == len(uuids)
     free = {FIRST: 9 * GIB, SECOND: 18 * GIB}
-    assert machine.gpu_free_bytes == tuple(free[uuid] for uuid in uuids), "in the order in which ranks are given them"
+    assert machine.free.gpus == tuple(free[uuid] for uuid in uuids), "in the order in which ranks are given them"
 
 
 def test_another_containers_mig_devices_do_not_hide_ones_own(driver: Driver, sliced: str) -> None:

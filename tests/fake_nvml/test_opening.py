@@ -65,10 +65,10 @@ def test_a_machine_is_looked_at_with_its_driver_and_what_is_free(driver: Driver,
     driver(two_gpus + "driver 570.86.15\ncuda 12080\n")
     machine = examine.machine({"CUDA_DEVICE_ORDER": "PCI_BUS_ID"})
     assert (machine.driver, machine.cuda, machine.visible, machine.no_gpu) == ("570.86.15", (12, 8), 2, None)
-    assert machine.gpu_free_bytes == (85899345920 - 25769803776 - 536870912, 7 * 2**30), (
+    assert machine.free.gpus == (85899345920 - 25769803776 - 536870912, 7 * 2**30), (
         "what the driver reserves is not free"
     )
-    assert examine.machine({}).gpu_free_bytes == (None, None), "CUDA counts the fastest first, whichever that is"
+    assert examine.machine({}).free.gpus == (None, None), "CUDA counts the fastest first, whichever that is"
     (hidden,) = examine.machine({"CUDA_VISIBLE_DEVICES": "GPU-22222222"}).gpus
     assert hidden.name == "NVIDIA GeForce GTX 1080"
 
