@@ -10,7 +10,8 @@ from rankdeck.runner.machine.check import OF_THE_WHOLE_GPU
 from rankdeck.runner.machine.facts import Facts, TorchFound
 from rankdeck.runner.machine.gpu_checks import gpu_checks
 from rankdeck.runner.machine.telemetry import Telemetry, count_visible_gpus, rank_variables
-from rankdeck.runner.protocol import DeviceSample
+from rankdeck.runner.protocol import BatchResult, DeviceSample, RankReady
+from rankdeck.runner.supervisor.trial_meter import TrialMeter
 
 GIB = 2**30
 
@@ -67,6 +68,25 @@ def test_power_energy_and_load_of_the_whole_gpu_are_not_shown_as_those_of_a_slic
         assert mig.unavailable[field] == OF_THE_WHOLE_GPU
     asked = log.read_text().splitlines()
     assert not {"0.power", "0.energy", "0.samples", "0.busy"} & set(asked), "and the driver is not asked for them"
+
+
+def test_a_trial_on_a_slice_has_no_tokens_per_joule(driver: Driver, sliced: str) -> None:
+    driver(sliced)
+    (mig,) = look(1, {"CUDA_VISIBLE_DEVICES": SECOND})
+    rank = RankReady(
+        rank=0, device="cuda:0", device_name="MIG", device_uuid=SECOND, dtype="bfloat16", engine="static", seconds=1.0,
+        parameters=1,
+    )  # fmt: skip
+    meter = TrialMeter([rank], started=0.0)
+    batch = BatchResult(
+        rows=1, prompt_tokens=9, output_tokens=9, slots=18, padded_slots=0, steps=9, prefill_seconds=0.1,
+        decode_seconds=0.9, seconds=1.0,
+    )  # fmt: skip
+    meter.add_batch(0, 0.0, 1.0, batch)
+    for at in (0.0, 1.0):
+        meter.add_samples(at, [mig])
+    found = meter.result({})
+    assert (found.power_watts, found.tokens_per_joule, found.busy_percent) == (None, None, None)
 
 
 def test_gpm_figures_of_a_mig_device_are_those_of_its_gpu_instance(driver: Driver, sliced: str) -> None:
