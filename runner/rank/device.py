@@ -33,19 +33,22 @@ def take_device(config: RunConfig, local_rank: int) -> str | None:
     torch.cuda.init()  # before that, torch counts what NVML lists, not what CUDA opens
     seen = torch.cuda.device_count()
     if seen < config.gpus_per_rank:
-        raise RuntimeError(
-            f"torch sees {seen} of the {config.gpus_per_rank} GPUs of this rank ({VISIBLE}={_visible()})"
-        )
+        visible = os.environ.get(VISIBLE)
+        raise RuntimeError(f"torch sees {seen} of the {config.gpus_per_rank} GPUs of this rank ({VISIBLE}={visible})")
     found = placement.Comparison()
     if config.gpus_per_rank == 1 and _own_mig_device() is None:
-        counted = [uuid for uuid in os.environ.get(placement.COUNTED, "").split(",") if uuid]
-        found = placement.compare(config.ranks, counted, [_uuid(index) for index in range(seen)])
+        found = placement.compare(config.ranks, _counted(), [_uuid(index) for index in range(seen)])
     if found.refusal is not None:
         raise RuntimeError(found.refusal)
     index = placement.device_index(local_rank, seen, config.gpus_per_rank)
     os.environ[placement.OWN_DEVICE] = f"cuda:{index}"
     torch.cuda.set_device(index)
     return found.remark
+
+
+def devices_of_run(seen: int) -> int:
+    """How many devices the ranks of this run share, of which this process sees `seen`: of MIG devices, its own one."""
+    return seen if _own_mig_device() is None else max(seen, len(_counted()))
 
 
 def device_facts(device: Any, all_devices: Sequence[Any], config: RunConfig, local_rank: int) -> dict[str, Any]:
@@ -55,10 +58,12 @@ def device_facts(device: Any, all_devices: Sequence[Any], config: RunConfig, loc
     if device.type != "cuda":
         return {"device": device.type, "device_name": _cpu_name(), "threads": torch.get_num_threads()}
     properties = torch.cuda.get_device_properties(device)
-    mig = _own_mig_device()
-    uuids = [_uuid(each) for each in all_devices] if mig is None else [mig]
+    uuids, own = [_uuid(each) for each in all_devices], str(device)
+    if (mig := _own_mig_device()) is not None:
+        # Each process calls its own MIG device cuda:0: the run's numbers tell them apart.
+        uuids, own = [mig], f"cuda:{local_rank % devices_of_run(1)}"
     facts = {
-        "device": placement.device_text(str(device), local_rank, config.gpus_per_rank),
+        "device": placement.device_text(own, local_rank, config.gpus_per_rank),
         "device_name": properties.name,
         "device_uuid": uuids[0] or None,
         "device_uuids": uuids if len(uuids) > 1 and all(uuids) else [],
@@ -70,14 +75,15 @@ def device_facts(device: Any, all_devices: Sequence[Any], config: RunConfig, loc
     return facts
 
 
-def _visible() -> str | None:
-    return os.environ.get(VISIBLE)
-
-
 def _own_mig_device() -> str | None:
     """The UUID of the MIG device that this rank was given; torch may have that of its GPU for it."""
-    visible = _visible()
-    return visible if visible is not None and visible.startswith(MIG) else None
+    visible = os.environ.get(VISIBLE, "")
+    return visible if visible.startswith(MIG) else None
+
+
+def _counted() -> list[str]:
+    """The UUIDs of the run's devices, as NVML has counted them; none if it did not."""
+    return [uuid for uuid in os.environ.get(placement.COUNTED, "").split(",") if uuid]
 
 
 def _uuid(device: Any) -> str:

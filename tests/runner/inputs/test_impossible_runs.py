@@ -101,6 +101,12 @@ def test_a_batch_size_that_does_not_fit_is_a_doubt_and_auto_finds_its_own() -> N
     assert str(doubt(tight)).startswith("the run would not fit in memory, by estimate, even at batch size 1")
 
 
+def test_before_a_run_the_doubt_is_among_the_warnings(large: RunConfig) -> None:
+    asked = msgspec.structs.replace(large, ranks=1, batch_size=4096)
+    (warning,) = start.warnings(asked, 100)
+    assert warning.startswith("the run would not fit in memory, by estimate, even at batch size 1")
+
+
 # --- before a run --------------------------------------------------------------------------------------
 
 

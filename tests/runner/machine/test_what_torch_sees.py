@@ -11,7 +11,7 @@ from rankdeck.runner import start
 from rankdeck.runner.machine import placement, telemetry
 from rankdeck.runner.machine.telemetry import VisibleGpu
 from rankdeck.runner.protocol.config import RunConfig
-from rankdeck.runner.rank import device
+from rankdeck.runner.rank import device, worker
 from rankdeck.runner.supervisor import launch
 
 EIGHT = [f"GPU-{number}" for number in range(8)]
@@ -113,8 +113,25 @@ def test_a_rank_on_a_mig_device_reports_the_uuid_it_was_given(sees, monkeypatch)
     monkeypatch.setattr(
         torch.cuda, "get_device_properties", lambda _: SimpleNamespace(name="MIG 1g", uuid="of the whole GPU")
     )
+    monkeypatch.setenv(placement.COUNTED, MIGS)
     gpu = torch.device("cuda", 0)
-    assert device.device_facts(gpu, [gpu], config(4), 1)["device_uuid"] == "MIG-b"
+    facts = device.device_facts(gpu, [gpu], config(4), 1)
+    assert (facts["device_uuid"], facts["device"]) == ("MIG-b", "cuda:1"), "cuda:0 to every process"
+    assert device.devices_of_run(1) == 3
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    assert device.devices_of_run(2) == 2
+
+
+def test_only_one_rank_says_what_differs(monkeypatch, tmp_path):
+    run = SimpleNamespace(config=RunConfig(prompts="p", device="cpu"), prompts=1)
+    monkeypatch.setattr("rankdeck.runner.run_directory.read_run_file", lambda _: run)
+    monkeypatch.setattr(worker, "take_device", lambda *_: "torch sees more")
+    monkeypatch.setattr("accelerate.Accelerator", lambda **_: SimpleNamespace(device=torch.device("cpu")))
+    said = []
+    for rank in (0, 1):
+        link = SimpleNamespace(send=said.append)
+        worker._Rank(SimpleNamespace(run_dir=tmp_path), rank, 1, link)._join()
+    assert [line.text for line in said] == ["torch sees more"]
 
 
 def test_several_mig_devices_for_a_rank_are_refused(monkeypatch, tmp_path):
