@@ -87,9 +87,14 @@ def _check_gpus(config: RunConfig) -> list[Problem]:
         return []  # GPUs do not matter here, and counting them takes a moment
     gpus = 0 if config.device == "cpu" else telemetry.count_visible_gpus(os.environ)
     if config.device == "cuda" and not gpus:
-        return [Problem("device", "no NVIDIA GPU can be seen here; use --device cpu")]
+        return [_no_gpu()]
     mig = config.gpus_per_rank > 1 and any(gpu.is_mig for gpu in telemetry.visible_gpus(os.environ))
     return placement.check(config, gpus, mig=mig)
+
+
+def _no_gpu() -> Problem:
+    why = telemetry.why_no_gpu(os.environ)
+    return Problem("device", f"no NVIDIA GPU can be seen here{f' ({why})' if why else ''}; use --device cpu")
 
 
 def estimate_memory(config: RunConfig, machine: Machine) -> MemoryEstimate | str:
@@ -265,7 +270,7 @@ async def hello(ranks: int, device: str) -> list[str]:
     if not 1 <= ranks <= settings.MAX_RANKS:
         raise InputError([Problem("ranks", f"must be from 1 to {settings.MAX_RANKS}, not {ranks}")])
     if device == "cuda" and not gpus:
-        raise InputError([Problem("device", "no NVIDIA GPU can be seen here; use --device cpu")])
+        raise InputError([_no_gpu()])
     on_cpu = device == "cpu" or not gpus
     status, said = await accelerate.launch_and_wait(ranks, on_cpu, "rankdeck.runner.rank.hello")
     for line in said:

@@ -99,6 +99,13 @@ def count_visible_gpus(environ: Mapping[str, str], api: NvmlApi | None = None) -
     return len(visible_gpus(environ, api))
 
 
+def why_no_gpu(environ: Mapping[str, str], api: NvmlApi | None = None) -> str | None:
+    """Why a run under `environ` has no GPU, in one line; None if it has."""
+    opened = Telemetry.open(environ, api)
+    opened.close()
+    return opened.reason
+
+
 def rank_variables(environ: Mapping[str, str], api: NvmlApi | None = None) -> dict[str, str]:
     """What the ranks of a run under `environ` are told about its devices: which are visible, and all UUIDs.
 
@@ -170,6 +177,9 @@ def _why_no_gpu(listed: list[Gpu], gpus: list[Gpu], visible: str | None) -> str:
         return "every GPU is in MIG mode, and none has a MIG device"
     if not visible.strip():
         return f"{VISIBLE} is empty, which hides every GPU"
+    names = [entry.strip() for entry in visible.split(",")]
+    if len(set(names)) < len(names):
+        return f"{VISIBLE}={visible!r} names a GPU twice, which hides them all; --ranks-per-gpu has ranks share one"
     return f"{VISIBLE}={visible!r} names no GPU of this machine"
 
 
