@@ -104,7 +104,9 @@ def estimate_memory(config: RunConfig, machine: Machine) -> MemoryEstimate | str
     except model_shape.Unknown as error:
         return str(error)
     sizes = model_shape.sizes_of(config.prompts, config.limit)
-    return memory_estimate.estimate(shape, config, sizes, machine.free, machine.whole)
+    found = memory_estimate.estimate(shape, config, sizes, machine.free, machine.whole)
+    # No rank can be spread over MIG devices.
+    return found._replace(gpus_needed=None) if any(gpu.is_mig for gpu in machine.gpus) else found
 
 
 def _check_memory(config: RunConfig) -> list[Problem]:

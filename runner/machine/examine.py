@@ -80,6 +80,7 @@ def machine(environ: Mapping[str, str] = os.environ, api: NvmlApi | None = None)
         seen=_seen(environ, api, gpus) if gpus else (),
         no_gpu=opened.reason,
         not_ours=opened.not_ours,
+        left_out=opened.left_out,
         driver=driver,
         cuda=cuda,
     )

@@ -16,7 +16,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
 
     `seen` lists the devices that a run may use, in CUDA's order, each as a position in `gpus`, or None if it is not
     known which GPU it is. `no_gpu` says why there are none. `not_ours` is the number of GPUs that the driver lists and
-    this process may not open.
+    this process may not open, `left_out` that of whole GPUs which a run does not get because it gets MIG devices.
     """
 
     host: str = ""
@@ -27,6 +27,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     seen: tuple[int | None, ...] = ()
     no_gpu: str | None = None
     not_ours: int = 0
+    left_out: int = 0
     driver: str | None = None
     cuda: tuple[int, int] | None = None
     """The newest CUDA that the driver runs, major and minor."""

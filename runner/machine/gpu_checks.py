@@ -69,11 +69,16 @@ def _devices(machine: Machine) -> list[Check]:
 
 
 def _others(machine: Machine) -> list[Check]:
-    """GPUs that are listed and are not for this process."""
-    if not machine.not_ours:
-        return []
-    found = f"the driver lists {counted(machine.not_ours, 'more GPU')}, which this process may not open: not counted"
-    return [_gpu("others", "ok", found)]
+    """GPUs that are listed and that a run does not get."""
+    checks = []
+    if machine.not_ours:
+        more = counted(machine.not_ours, "more GPU")
+        checks.append(_gpu("others", "ok", f"the driver lists {more}, which this process may not open: not counted"))
+    if machine.left_out:
+        whole = counted(machine.left_out, "whole GPU")
+        found = f"{whole} left out: CUDA gives a process a MIG device or whole GPUs, not both"
+        checks.append(_gpu("left out", "warn", found, f"to use whole GPUs, name them alone in {VISIBLE}"))
+    return checks
 
 
 def _visible(facts: Facts) -> list[Check]:

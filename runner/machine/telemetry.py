@@ -14,7 +14,13 @@ import psutil
 from rankdeck.runner.machine.gpu import Device, Gpu
 from rankdeck.runner.machine.nvml import NO_GPU, NvmlApi, NvmlFailure, PynvmlApi, why_no_nvml
 from rankdeck.runner.machine.placement import COUNTED
-from rankdeck.runner.machine.visible_gpus import VISIBLE, entries, places_to_sample, visible_places
+from rankdeck.runner.machine.visible_gpus import (
+    VISIBLE,
+    entries,
+    places_to_sample,
+    visible_places,
+    whole_gpus_left_out,
+)
 from rankdeck.runner.protocol import DeviceSample, ProcessSample
 
 CONTAINER_CURE = "start the container with the GPUs that it is to have, as in docker run --gpus all"
@@ -35,16 +41,18 @@ class VisibleGpu(NamedTuple):
 class Telemetry:
     """Samples the GPUs and the ranks' processes. Not thread-safe.
 
-    `not_ours` is the number of GPUs that NVML lists and this process may not open.
+    `not_ours` is the number of GPUs that NVML lists and this process may not open, `left_out` that of whole GPUs which
+    a job does not get because it gets MIG devices.
     """
 
-    def __init__(self, api: NvmlApi | None, devices: list[Device], reason: str | None, not_ours: int = 0) -> None:
+    def __init__(self, api: NvmlApi | None, devices: list[Device], reason: str | None) -> None:
         self._api = api
         self._devices = devices
         self._processes: dict[int, _Process] = {}
         self.gpus = len(devices)
         self.reason = reason
-        self.not_ours = not_ours
+        self.not_ours = 0
+        self.left_out = 0
 
     @classmethod
     def open(cls, environ: Mapping[str, str] = os.environ, api: NvmlApi | None = None) -> "Telemetry":
@@ -55,9 +63,13 @@ class Telemetry:
         except Exception as error:
             return cls(None, [], why_no_nvml(error))
         gpus = _ours(listed)
-        places = places_to_sample(environ, [gpu.names for gpu in gpus])
+        names = [gpu.names for gpu in gpus]
+        places = places_to_sample(environ, names)
         reason = None if places else _why_no_gpu(listed, gpus, environ.get(VISIBLE))
-        return cls(api, [Device(api, gpus[place.gpu], place.mig) for place in places], reason, len(listed) - len(gpus))
+        opened = cls(api, [Device(api, gpus[place.gpu], place.mig) for place in places], reason)
+        opened.not_ours = len(listed) - len(gpus)
+        opened.left_out = whole_gpus_left_out(environ.get(VISIBLE), names)
+        return opened
 
     def sample_devices(self) -> list[DeviceSample]:
         """A sample of every GPU. A figure that cannot be read is None, with its reason; nothing is raised."""

@@ -51,14 +51,17 @@ def visible_places(value: str | None, gpus: Sequence[GpuNames]) -> list[Place]:
     slices = [Place(number, mig) for number, gpu in enumerate(gpus) for mig in range(len(gpu.migs))]
     if value is not None and value.startswith(MIG):
         return [slices[chosen] for chosen in _by_name(value, MIG, [_mig_names(gpus, place) for place in slices])]
-    if value is None:
-        numbers = list(range(len(gpus)))
-    elif value.startswith(GPU):
-        numbers = _by_name(value, GPU, [(gpu.uuid,) for gpu in gpus])
-    else:
-        numbers = _by_ordinal(value, len(gpus))
+    numbers = _gpu_numbers(value, gpus)
     migs = [place for number in numbers for place in slices if place.gpu == number and gpus[number].mig_mode]
     return migs or [Place(number) for number in numbers if not gpus[number].mig_mode]
+
+
+def whole_gpus_left_out(value: str | None, gpus: Sequence[GpuNames]) -> int:
+    """How many whole GPUs a run does not get, though they are visible, because it gets MIG devices."""
+    value = None if value is None else value.strip()
+    if not any(place.mig is not None for place in visible_places(value, gpus)):
+        return 0
+    return sum(not gpus[number].mig_mode for number in _gpu_numbers(value, gpus))
 
 
 def entries(value: str | None, gpus: Sequence[GpuNames]) -> list[str] | None:
@@ -103,6 +106,15 @@ def order_is_certain(environ: Mapping[str, str], names: Iterable[str]) -> bool:
     value = environ.get(VISIBLE)
     by_uuid = value is not None and value.strip().startswith((GPU, MIG))
     return by_uuid or environ.get(ORDER) == "PCI_BUS_ID" or len(set(names)) <= 1
+
+
+def _gpu_numbers(value: str | None, gpus: Sequence[GpuNames]) -> list[int]:
+    """The GPUs that `value` names, of which MIG devices are none; all of them if it is None."""
+    if value is None:
+        return list(range(len(gpus)))
+    if value.startswith((GPU, MIG)):
+        return _by_name(value, GPU, [(gpu.uuid,) for gpu in gpus])
+    return _by_ordinal(value, len(gpus))
 
 
 def _mig_names(gpus: Sequence[GpuNames], place: Place) -> tuple[str, ...]:

@@ -139,9 +139,23 @@ def test_a_mig_device_that_was_taken_away_since_it_was_listed_is_none(driver: Dr
 
 def test_doctor_says_which_figures_a_mig_device_lacks_and_how_ranks_get_theirs(driver: Driver, sliced: str) -> None:
     driver(sliced + "driver 570.86\n")
-    facts = Facts(machine=examine.machine({}), torch=TorchFound(available=True, cuda="12.8", devices=("H100",)))
+    facts = Facts(
+        machine=examine.machine({"CUDA_VISIBLE_DEVICES": "0"}),
+        torch=TorchFound(available=True, cuda="12.8", devices=("H100",)),
+    )
     checks = gpu_checks(facts)
     said = " ".join(check.found for check in checks)
     assert {check.status for check in checks} == {"ok"}
     assert "n/a, as only the whole GPU has them: power, load" in said
     assert "each rank is given its own" in said
+
+
+@pytest.mark.parametrize(("value", "left_out"), [(None, 1), ("0,1", 1), ("0", 0), ("1", 0), (FIRST, 0)])
+def test_doctor_says_how_many_whole_gpus_are_left_out(
+    driver: Driver, sliced: str, value: str | None, left_out: int
+) -> None:
+    driver(sliced + "driver 570.86\n")
+    machine = examine.machine({} if value is None else {"CUDA_VISIBLE_DEVICES": value})
+    assert machine.left_out == left_out
+    said = [check.found for check in gpu_checks(Facts(machine=machine)) if check.name == "left out"]
+    assert said == ["1 whole GPU left out: CUDA gives a process a MIG device or whole GPUs, not both"][:left_out]

@@ -139,6 +139,23 @@ def test_run_and_sweep_refuse_it_and_leave_nothing_behind(
     assert not (tmp_path / "run").exists()
 
 
+def test_nobody_is_told_to_spread_a_rank_over_mig_devices(large: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    def needed(uuid: str) -> int | None:
+        sample = DeviceSample(
+            index=0,
+            uuid=uuid,
+            name="A100",
+            memory_free_bytes=19 * GIB,
+            memory_total_bytes=20 * GIB,
+            memory_used_bytes=0,
+        )
+        found = start.estimate_memory(large, Machine(gpus=(sample, sample), seen=(0, 1)))
+        assert not isinstance(found, str)
+        return found.gpus_needed
+
+    assert (needed("GPU-0"), needed("MIG-0")) == (2, None)
+
+
 def test_force_starts_it_all_the_same(large: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[Path] = []
     monkeypatch.setattr(start, "start_supervisor", started.append)
