@@ -19,9 +19,11 @@ import msgspec
 
 import rankdeck
 from rankdeck.runner import run_directory
-from rankdeck.runner.inputs import frozen_prompts, models, paths, quantization
+from rankdeck.runner.inputs import frozen_prompts, memory_estimate, model_shape, models, paths, quantization
 from rankdeck.runner.inputs.frozen_prompts import PromptError
-from rankdeck.runner.machine import placement, processes, telemetry
+from rankdeck.runner.inputs.memory_estimate import MemoryEstimate
+from rankdeck.runner.machine import examine, placement, processes, telemetry
+from rankdeck.runner.machine.facts import Machine
 from rankdeck.runner.protocol import config as settings
 from rankdeck.runner.protocol import framing
 from rankdeck.runner.protocol.config import Problem, RunConfig
@@ -85,8 +87,33 @@ def _check_gpus(config: RunConfig) -> list[Problem]:
         return []  # GPUs do not matter here, and counting them takes a moment
     gpus = 0 if config.device == "cpu" else telemetry.count_visible_gpus(os.environ)
     if config.device == "cuda" and not gpus:
-        return [Problem("device", "no NVIDIA GPU can be seen here; use --device cpu")]
-    return placement.check(config, gpus)
+        return [_no_gpu()]
+    mig = config.gpus_per_rank > 1 and any(gpu.is_mig for gpu in telemetry.visible_gpus(os.environ))
+    return placement.check(config, gpus, mig=mig)
+
+
+def _no_gpu() -> Problem:
+    why = telemetry.why_no_gpu(os.environ)
+    return Problem("device", f"no NVIDIA GPU can be seen here{f' ({why})' if why else ''}; use --device cpu")
+
+
+def estimate_memory(config: RunConfig, machine: Machine) -> MemoryEstimate | str:
+    """The memory that a run of these settings needs and `machine` has, or why that is not known."""
+    try:
+        shape = model_shape.shape_of(config.model)
+    except model_shape.Unknown as error:
+        return str(error)
+    sizes = model_shape.sizes_of(config.prompts, config.limit)
+    found = memory_estimate.estimate(shape, config, sizes, machine.free, machine.whole)
+    # No rank can be spread over MIG devices.
+    return found._replace(gpus_needed=None) if any(gpu.is_mig for gpu in machine.gpus) else found
+
+
+def _check_memory(config: RunConfig) -> list[Problem]:
+    """More ranks, or a larger model, than this machine can hold; a hub model not fetched yet may be any size."""
+    found = estimate_memory(config, examine.machine())
+    problem = None if isinstance(found, str) else memory_estimate.why_impossible(found)
+    return [] if problem is None else [problem]
 
 
 def _check_quantization(config: RunConfig) -> list[Problem]:
@@ -106,6 +133,9 @@ def warnings(config: RunConfig, prompt_count: int) -> list[str]:
             said.append(f"{config.ranks} ranks on {gpus} GPUs: several ranks share a GPU and its memory")
     elif config.ranks > processes.usable_cores():
         said.append(f"{config.ranks} ranks on {processes.usable_cores()} cores: ranks share cores, which is slower")
+    found = estimate_memory(config, examine.machine())
+    if not isinstance(found, str) and (doubt := memory_estimate.doubt(found)):
+        said.append(doubt)
     return said
 
 
@@ -119,7 +149,8 @@ def launch(
 ) -> Started:
     """Freeze the prompts into a run directory and start the run's supervisor, in a new session.
 
-    `asked_at` is when the command was given, in unix seconds; by default, now.
+    With `force` an output that exists is replaced, and memory that by estimate cannot do is tried. `asked_at` is when
+    the command was given, in unix seconds; by default, now.
 
     Raises:
         InputError: something is wrong with settings or prompts; nothing is left behind.
@@ -130,6 +161,8 @@ def launch(
         raise InputError(problems)
     if config.device == "auto":
         config = msgspec.structs.replace(config, device=default_device())
+    if not force and (problems := _check_memory(config)):
+        raise InputError(problems)
     if config.output is not None:
         # Follow a link, so that the copy replaces the file it points to, not the link.
         config = msgspec.structs.replace(config, output=str(Path(config.output).resolve()))
@@ -239,7 +272,7 @@ async def hello(ranks: int, device: str) -> list[str]:
     if not 1 <= ranks <= settings.MAX_RANKS:
         raise InputError([Problem("ranks", f"must be from 1 to {settings.MAX_RANKS}, not {ranks}")])
     if device == "cuda" and not gpus:
-        raise InputError([Problem("device", "no NVIDIA GPU can be seen here; use --device cpu")])
+        raise InputError([_no_gpu()])
     on_cpu = device == "cpu" or not gpus
     status, said = await accelerate.launch_and_wait(ranks, on_cpu, "rankdeck.runner.rank.hello")
     for line in said:

@@ -9,7 +9,7 @@ from textual.pilot import Pilot
 from textual.widgets import Label
 
 from rankdeck.runner.forecast.cost_model import CostModel
-from rankdeck.runner.inputs.memory_estimate import MemoryEstimate, PromptSizes, Room, estimate
+from rankdeck.runner.inputs.memory_estimate import MemoryEstimate, PromptSizes, estimate
 from rankdeck.runner.inputs.model_config import DEMO, ModelShape
 from rankdeck.runner.machine.facts import Facts, Machine, TorchFound
 from rankdeck.runner.protocol import DeviceSample, config
@@ -51,6 +51,7 @@ TWO_GPUS = Machine(
             uuid=f"GPU-{number}",
             name="NVIDIA H100 80GB HBM3",
             memory_used_bytes=2 * GIB,
+            memory_free_bytes=78 * GIB,
             memory_total_bytes=80 * GIB,
         )
         for number in range(2)
@@ -154,8 +155,7 @@ class ScriptedLauncher:
         self.threads.add(threading.get_ident())
         if isinstance(self._shape, str):
             return self._shape
-        room = Room(machine.gpu_free_bytes, machine.memory_free_bytes, machine.least_free_bytes)
-        return estimate(self._shape, settings, PromptSizes(100, 30), room)
+        return estimate(self._shape, settings, PromptSizes(100, 30), machine.free, machine.whole)
 
     def prompts(self, settings: RunConfig) -> int | None:
         self.threads.add(threading.get_ident())

@@ -11,14 +11,15 @@ Per rank:
                    twice: a result stands beside what it is computed from
     process      = Python, torch and transformers; on a GPU the CUDA context and the libraries' workspaces
 
-An estimate: allocators round up and fragment, and attention may need more.
+An estimate: allocators round up and fragment, and attention may need more. So only what cannot be is refused: weights
+alone beyond the memory there is, or well beyond what is free (`why_impossible`).
 """
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from rankdeck.runner.inputs.model_config import ModelShape
-from rankdeck.runner.protocol.config import RunConfig
+from rankdeck.runner.protocol.config import Problem, RunConfig
 
 CPU_PROCESS_BYTES = int(0.45 * 2**30)
 """Measured: a static rank of the demo model on a CPU takes 1.5 GiB, of which 0.5 GiB are the mapped weights and
@@ -42,6 +43,13 @@ CONTINUOUS_CONTEXT_TOKENS = 8192
 CONTINUOUS_SHARE = 0.25
 
 
+MARGIN = 1.1
+"""What is free may become a little more until the weights are loaded."""
+
+CALCULATED_MARGIN = 1.4
+"""Parameters that were not counted in the weights' files may be fewer."""
+
+
 class PromptSizes(NamedTuple):
     """How many prompts there are, and roughly how many tokens the longest has. `whole` is False if the file is longer
     than what was read of it."""
@@ -52,9 +60,9 @@ class PromptSizes(NamedTuple):
 
 
 class Room(NamedTuple):
-    """Free bytes of each visible GPU, of the host, and of the fullest GPU; None where unknown.
+    """Bytes of each visible GPU, of the host, and of the GPU that has least, free or in all; None where unknown.
 
-    The figure of the fullest GPU may be known without knowing which GPU it is: enough for a run that uses all of them.
+    The least may be known without knowing which GPU has it: enough for a run that uses all of them.
     """
 
     gpus: tuple[int | None, ...]
@@ -62,11 +70,17 @@ class Room(NamedTuple):
     fullest: int | None = None
 
 
+NO_ROOM = Room((), None)
+
+
 class MemoryEstimate(NamedTuple):
     """What a rank needs, and whether the fullest device has it. All in bytes.
 
-    `ranks` share that device, of which `free` bytes are free; None where unknown. `largest` is the largest batch size
-    that would fit; None if not even one prompt does, or if that is unknown.
+    `ranks` share that device, of which `free` bytes of its `total` are free; None where unknown. `largest` is the
+    largest batch size that would fit; None if not even one prompt does, or if that is unknown. `most_ranks` is how many
+    ranks the device takes, each with a prompt. `least` is what its ranks hold in weights that are theirs alone (0:
+    unknown), and `counted` whether these were counted. `gpus_needed` is how many GPUs would hold the weights of one
+    rank; None if there are not so many.
     """
 
     weights: int
@@ -81,6 +95,11 @@ class MemoryEstimate(NamedTuple):
     batch_size: int
     auto: bool
     largest: int | None
+    least: int = 0
+    counted: bool = True
+    total: int | None = None
+    most_ranks: int = 0
+    gpus_needed: int | None = None
     takes_the_rest: bool = False
     shared: int = 0
     """The part of `weights` in pages of a mapped file: in every rank's figure, but in memory once."""
@@ -94,8 +113,10 @@ class MemoryEstimate(NamedTuple):
         return self.free is None or self.needed <= self.free
 
 
-def estimate(shape: ModelShape, config: RunConfig, prompts: PromptSizes, room: Room) -> MemoryEstimate:
-    """What a run with these settings needs, and what is free."""
+def estimate(
+    shape: ModelShape, config: RunConfig, prompts: PromptSizes, room: Room, whole: Room = NO_ROOM
+) -> MemoryEstimate:
+    """What a run with these settings needs, what is free (`room`), and what there is in all (`whole`)."""
     on_gpu = config.device == "cuda" or (config.device == "auto" and bool(room.gpus))
     ranks = max(1, config.ranks)
     batch_size = config.batch_size or auto_batch_size(prompts.prompts, ranks)
@@ -110,9 +131,7 @@ def estimate(shape: ModelShape, config: RunConfig, prompts: PromptSizes, room: R
     process = CUDA_PROCESS_BYTES if on_gpu else CPU_PROCESS_BYTES
 
     share = _Share(ranks, on_gpu, len(room.gpus), max(1, config.gpus_per_rank))
-    free = _least(room.gpus[: share.devices]) if on_gpu else room.host
-    if on_gpu and free is None and share.devices == len(room.gpus):
-        free = room.fullest
+    free, total = share.least_of(room), share.least_of(whole)
     continuous = config.engine == "continuous"
 
     per_token = 2 * shape.layers * shape.kv_heads * shape.head_size * bytes_each
@@ -130,9 +149,12 @@ def estimate(shape: ModelShape, config: RunConfig, prompts: PromptSizes, room: R
     per_row = share.on_device(row_cache + row_working)
     if continuous and not on_gpu:
         fixed, per_row = fixed + share.on_device(cache), share.on_device(row_working)
-    largest = None
-    if free is not None and free > fixed:
-        largest = int((free - fixed) // max(1, per_row)) or None
+    largest, most_ranks = None, 0
+    if free is not None:
+        if free > fixed:
+            largest = int((free - fixed) // max(1, per_row)) or None
+        one = (fixed - mapped + per_row) / share.ranks
+        most_ranks = max(0, int((free - mapped) // max(1, one)))
     return MemoryEstimate(
         weights=weights,
         cache=int(cache),
@@ -146,9 +168,50 @@ def estimate(shape: ModelShape, config: RunConfig, prompts: PromptSizes, room: R
         batch_size=batch_size,
         auto=config.batch_size is None,
         largest=largest,
+        least=0 if shape.quantised and shape.stored_bytes is None else int(share.on_device(weights - mapped)),
+        counted=shape.counted,
+        total=total,
+        most_ranks=most_ranks,
+        gpus_needed=_gpus_needed(weights, free, len(room.gpus)) if on_gpu else None,
         takes_the_rest=continuous and on_gpu,
         shared=mapped,
     )
+
+
+def why_impossible(found: MemoryEstimate) -> Problem | None:
+    """Why a run cannot be, with the numbers and the ways out; None if it may, though it may not fit."""
+    margin = 1.0 if found.counted else CALCULATED_MARGIN
+    too_large = found.total is not None and found.least > found.total * margin
+    # On a CPU what is free changes with every file that is read.
+    too_full = found.on_gpu and found.free is not None and found.least > found.free * margin * MARGIN
+    if not too_large and not too_full:
+        return None
+    ranks = "a rank needs" if found.ranks == 1 else f"{found.ranks} ranks need"
+    where = "this machine" if not found.on_gpu else "a GPU" if found.devices == 1 else "the fullest GPU"
+    has = f"has {_gib(found.free or 0)} GiB free" + (f" of {_gib(found.total)}" if found.total is not None else "")
+    said = f"{ranks} {_gib(found.least)} GiB for the weights alone, and {where} {has}"
+    ways = []
+    if found.most_ranks and found.most_ranks < found.ranks:
+        ways.append(f"{found.most_ranks * found.devices} ranks would fit (--ranks)")
+    if found.gpus_needed is not None and found.gpus_needed > 1:
+        ways.append(f"spread a rank over {found.gpus_needed} GPUs (--gpus-per-rank)")
+    ways.append("make the weights smaller (--quantization, --dtype), or choose a smaller model")
+    setting = "ranks" if found.most_ranks and found.ranks > 1 else "model"
+    return Problem(
+        setting, f"{said}; {'; '.join(ways)}. This is an estimate: `rankdeck run --force` starts all the same"
+    )
+
+
+def doubt(found: MemoryEstimate) -> str | None:
+    """What will hardly work, in a line; None where it will, by estimate, or where a search finds what works."""
+    if found.fits:
+        return None
+    if found.largest is None:
+        figures = f"{_gib(found.needed)} GiB are needed, {_gib(found.free or 0)} are free"
+        return f"the run would not fit in memory, by estimate, even at batch size 1: {figures}"
+    if found.auto:
+        return None
+    return f"batch size {found.batch_size} would not fit in memory, by estimate: {found.largest} would"
 
 
 def auto_batch_size(prompts: int, ranks: int) -> int:
@@ -177,6 +240,13 @@ class _Share(NamedTuple):
         if not self.on_gpu:
             return self.all_ranks
         return 1 if self.gpus_per_rank > 1 else -(-self.all_ranks // max(1, self.gpus))
+
+    def least_of(self, room: Room) -> int | None:
+        """What the device in use has that has least."""
+        if not self.on_gpu:
+            return room.host
+        least = _least(room.gpus[: self.devices])
+        return room.fullest if least is None and self.devices == len(room.gpus) else least
 
     def on_device(self, per_rank: float) -> float:
         """How much of something the fullest device holds, if every rank has `per_rank` of it."""
@@ -215,7 +285,16 @@ def _packed(shape: ModelShape, config: RunConfig, bytes_each: int) -> int:
 
 
 def _quantised(shape: ModelShape, config: RunConfig) -> bool:
-    return shape.stored_bytes is not None or config.quantization != "none"
+    return shape.quantised or config.quantization != "none"
+
+
+def _gpus_needed(weights: int, free: int | None, gpus: int) -> int | None:
+    needed = -(-weights // int(free * 0.9)) if free else None
+    return needed if needed is not None and needed <= gpus else None
+
+
+def _gib(number: int) -> str:
+    return f"{number / 2**30:.1f}"
 
 
 def _least(free: Sequence[int | None]) -> int | None:

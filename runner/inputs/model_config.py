@@ -19,6 +19,8 @@ class ModelShape(NamedTuple):
     embedding_parameters: int = 0
     counted: bool = True
     """Whether the parameters were counted in the weights' files, not calculated from config.json."""
+    quantised: bool = False
+    """Whether the weights on disk are quantised: without `stored_bytes` nobody knows how large they are."""
     tied: bool = False
     """Whether the last layer shares the weight of the input embedding."""
 
@@ -54,7 +56,7 @@ def shape_from_config(values: dict[str, Any], parameters: int | None, stored_byt
     vocabulary = number("vocab_size")
     embedding = vocabulary * hidden
     dtype = text.get("dtype") or text.get("torch_dtype")
-    counted = parameters is not None
+    counted, quantised = parameters is not None, isinstance(values.get("quantization_config"), dict)
     if parameters is None:
         experts = number("num_local_experts", "num_experts", "n_routed_experts", default=1)
         inner = number("moe_intermediate_size", default=intermediate) if experts > 1 else intermediate
@@ -71,7 +73,8 @@ def shape_from_config(values: dict[str, Any], parameters: int | None, stored_byt
         vocabulary=vocabulary,
         context=number("max_position_embeddings", "n_positions", default=0) or None,
         dtype=dtype if isinstance(dtype, str) else None,
-        stored_bytes=stored_bytes if isinstance(values.get("quantization_config"), dict) else None,
+        stored_bytes=stored_bytes if quantised else None,
+        quantised=quantised,
         embedding_parameters=embedding,
         counted=counted,
         tied=text.get("tie_word_embeddings") is True,

@@ -11,6 +11,9 @@ Numbers = tuple[int, ...]
 
 MIB, GIB = 2**20, 2**30
 
+OF_THE_WHOLE_GPU = "it is the whole GPU's: a MIG device has no figure of its own"
+"""Why a MIG device has no power and no load: nobody is told what others on the GPU draw as if it were theirs."""
+
 
 class Check(msgspec.Struct, frozen=True, kw_only=True):
     """One finding: what was looked at, its status, what was found, and the cure if it needs one."""

@@ -52,6 +52,7 @@ ASK_TORCH = """\
 import json, torch
 found = {"available": torch.cuda.is_available(), "cuda": torch.version.cuda, "devices": [], "uuids": []}
 if found["available"]:
+    torch.cuda.init()  # before that, torch counts what NVML lists
     for index in range(torch.cuda.device_count()):
         device = torch.cuda.get_device_properties(index)
         found["devices"].append(device.name)
@@ -78,6 +79,8 @@ def machine(environ: Mapping[str, str] = os.environ, api: NvmlApi | None = None)
         gpus=gpus,
         seen=_seen(environ, api, gpus) if gpus else (),
         no_gpu=opened.reason,
+        not_ours=opened.not_ours,
+        left_out=opened.left_out,
         driver=driver,
         cuda=cuda,
     )
@@ -85,7 +88,7 @@ def machine(environ: Mapping[str, str] = os.environ, api: NvmlApi | None = None)
 
 def _seen(environ: Mapping[str, str], api: NvmlApi, gpus: Sequence[DeviceSample]) -> tuple[int | None, ...]:
     visible = telemetry.visible_gpus(environ, api)
-    if not visible_gpus.order_is_certain(environ, (gpu.name for gpu in gpus)):
+    if not visible_gpus.order_is_certain(environ, (gpu.name for gpu in gpus if not gpu.is_mig)):
         return (None,) * len(visible)
     return tuple(rank_gpus.match_rank_to_gpu(gpu.uuid, None, gpus) for gpu in visible)
 

@@ -3,16 +3,20 @@
 `runner.machine.examine` finds them out, `runner.machine.doctor` judges them. None means not found out, never 0.
 """
 
+from collections.abc import Sequence
+
 import msgspec
 
+from rankdeck.runner.inputs.memory_estimate import Room
 from rankdeck.runner.protocol import DeviceSample
 
 
 class Machine(msgspec.Struct, frozen=True, kw_only=True):
     """Host, cores and memory, and the GPUs that a run under this environment would watch.
 
-    `seen` lists the devices that a CUDA process would see, in its order, each as a position in `gpus`, or None if it is
-    not known which GPU it is. `no_gpu` says why there are none.
+    `seen` lists the devices that a run may use, in CUDA's order, each as a position in `gpus`, or None if it is not
+    known which GPU it is. `no_gpu` says why there are none. `not_ours` is the number of GPUs that the driver lists and
+    this process may not open, `left_out` that of whole GPUs which a run does not get because it gets MIG devices.
     """
 
     host: str = ""
@@ -22,36 +26,35 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     gpus: tuple[DeviceSample, ...] = ()
     seen: tuple[int | None, ...] = ()
     no_gpu: str | None = None
+    not_ours: int = 0
+    left_out: int = 0
     driver: str | None = None
     cuda: tuple[int, int] | None = None
     """The newest CUDA that the driver runs, major and minor."""
 
     @property
     def visible(self) -> int:
-        """The number of devices that a CUDA process would see."""
+        """The number of devices that a run may use."""
         return len(self.seen)
 
     @property
-    def gpu_free_bytes(self) -> tuple[int | None, ...]:
-        """Free memory of each device that a run would see, in its order; None if unknown."""
-        return tuple(None if position is None else _free_bytes(self.gpus[position]) for position in self.seen)
+    def free(self) -> Room:
+        """Free memory of each device that a run would see, in its order, of the host, and of the fullest device."""
+        return self._room([None if gpu.lost else gpu.memory_free_bytes for gpu in self.gpus], self.memory_free_bytes)
 
     @property
-    def least_free_bytes(self) -> int | None:
-        """Free memory of the fullest GPU, for a run that uses all of them.
+    def whole(self) -> Room:
+        """The memory that each device has in all, likewise."""
+        return self._room([None if gpu.lost else gpu.memory_total_bytes for gpu in self.gpus], self.memory_total_bytes)
 
-        The order in which CUDA counts them does not matter. None if the run would not see every GPU, or if one GPU does
-        not report its memory.
+    def _room(self, figures: Sequence[int | None], host: int | None) -> Room:
+        """The least counts for a run that uses all GPUs, so that the order in which CUDA counts them does not matter.
+
+        It is unknown if the run would not see every GPU, or if one GPU does not report its memory.
         """
-        free = [_free_bytes(gpu) for gpu in self.gpus]
-        known = [figure for figure in free if figure is not None]
-        return min(known) if known and len(known) == len(free) == self.visible else None
-
-
-def _free_bytes(gpu: DeviceSample) -> int | None:
-    if gpu.lost or gpu.memory_total_bytes is None or gpu.memory_used_bytes is None:
-        return None
-    return gpu.memory_total_bytes - gpu.memory_used_bytes
+        known = [figure for figure in figures if figure is not None]
+        least = min(known) if known and len(known) == len(figures) == self.visible else None
+        return Room(tuple(None if position is None else figures[position] for position in self.seen), host, least)
 
 
 class TorchFound(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,20 +1,45 @@
 """One watched GPU: its identity, and a sample of its figures.
 
-Knows which NVML call gives which figure, in which unit, and that a lost GPU is left alone. Does not
-know when to sample, which GPUs to watch, nor which rank runs where.
+Knows which NVML call gives which figure, in which unit, which figures a MIG device has none of, and that a lost GPU is
+left alone. Does not know when to sample, which GPUs to watch, nor which rank runs where.
 """
 
+import contextlib
 import math
+import os
+from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
+from rankdeck.runner.machine.check import OF_THE_WHOLE_GPU
 from rankdeck.runner.machine.gpu_metrics import GPM_FIELDS, Gpm, Metric, Missing, Reading, figure, throttle_words
-from rankdeck.runner.machine.nvml import NOT_FOUND, BusySample, Handle, Memory, NvmlApi, NvmlFailure
-from rankdeck.runner.machine.visible_gpus import GpuNames
+from rankdeck.runner.machine.nvml import (
+    NO_PERMISSION,
+    NOT_FOUND,
+    BusySample,
+    Handle,
+    Memory,
+    NvmlApi,
+    NvmlFailure,
+)
+from rankdeck.runner.machine.visible_gpus import GpuNames, MigNames
 from rankdeck.runner.protocol import DeviceSample
 
 _BUSY_FIELDS = ("busy_percent", "busy_min_percent", "busy_max_percent")
-_MEMORY_FIELDS = ("memory_used_bytes", "memory_total_bytes")
+_MEMORY_FIELDS = ("memory_used_bytes", "memory_total_bytes", "memory_free_bytes")
+_POWER_FIELDS = ("power_watts", "power_limit_watts", "energy_joules")
+
+DEVICE_FILES = Path("/dev")
+
+
+class MigDevice(NamedTuple):
+    """A MIG device of a GPU; `instances` are the ids of its GPU instance and compute instance, if known."""
+
+    handle: Handle
+    uuid: str
+    name: str
+    instances: tuple[int, int] | None
 
 
 class Gpu:
@@ -28,8 +53,10 @@ class Gpu:
         self.name = ""
         self.pci_bus_id: str | None = None
         self.lost = False
+        self.forbidden = False
+        """NVML lists it, but this process may not open it: in a container, it was given to others. CUDA skips it."""
         self.mig_mode = False
-        self.mig_devices: list[tuple[Handle, str, str]] = []
+        self.mig_devices: list[MigDevice] = []
 
     def identify(self) -> NvmlFailure | None:
         """Fill in what is not known yet; returns the last failure, if there was one."""
@@ -40,13 +67,25 @@ class Gpu:
             except NvmlFailure as failure:
                 last_failure = failure
                 self.lost = self.lost or failure.lost
+                self.forbidden = self.forbidden or failure.forbidden
                 if self.handle is None or self.lost:
                     break
         return last_failure
 
     def _open(self) -> None:
         if self.handle is None:
-            self.handle = self._api.gpu(self.index)
+            handle = self._api.gpu(self.index)
+            if not self._device_file_opens(handle):
+                raise NvmlFailure(NO_PERMISSION)
+            self.handle = handle
+
+    def _device_file_opens(self, handle: Handle) -> bool:
+        """Whether this process may open /dev/nvidia<N>; True where GPUs have no such files, as in WSL."""
+        try:
+            own = DEVICE_FILES / f"nvidia{self._api.minor_number(handle)}"
+        except NvmlFailure:
+            return True
+        return os.access(own, os.R_OK | os.W_OK) or not any(DEVICE_FILES.glob("nvidia[0-9]*"))
 
     def _learn_uuid(self) -> None:
         self.uuid = self.uuid or self._api.uuid(self.handle)
@@ -63,21 +102,34 @@ class Gpu:
             return
         try:
             self.mig_mode = self._api.mig_mode(self.handle)
-            if self.mig_mode:
-                self.mig_devices = [
-                    (device, self._api.uuid(device), self._api.name(device))
-                    for device in self._api.mig_devices(self.handle)
-                ]
+            handles = self._api.mig_devices(self.handle) if self.mig_mode else []
         except NvmlFailure as failure:
             self.lost = self.lost or failure.lost
+            return
+        for handle in handles:
+            # One that was taken away since it was listed is none.
+            with contextlib.suppress(NvmlFailure):
+                self.mig_devices.append(self._mig_device(handle))
+
+    def _mig_device(self, handle: Handle) -> MigDevice:
+        instances = None
+        with contextlib.suppress(NvmlFailure):
+            instances = self._api.mig_instances(handle)
+        return MigDevice(handle, self._api.uuid(handle), self._api.name(handle), instances)
 
     @property
     def names(self) -> GpuNames:
-        return GpuNames(self.uuid, self.mig_mode, tuple(uuid for _, uuid, _ in self.mig_devices))
+        return GpuNames(
+            self.uuid, self.lost, self.mig_mode, tuple(MigNames(mig.uuid, mig.instances) for mig in self.mig_devices)
+        )
 
 
 class Device:
-    """A watched GPU or MIG device. A MIG device has its own memory figures, and its GPU's for the rest."""
+    """A watched GPU or MIG device.
+
+    A MIG device has its own memory, and its GPU instance's GPM figures. Clocks, temperature and what lowers the clocks
+    are its GPU's, and hold for it too. Power and energy are its GPU's as well, and say nothing about it.
+    """
 
     def __init__(self, api: NvmlApi, gpu: Gpu, mig: int | None) -> None:
         self._api = api
@@ -106,8 +158,8 @@ class Device:
         unavailable = {field: value.reason for field, value in values.items() if isinstance(value, Missing)}
         if gpu.pci_bus_id is None:
             unavailable["pci_bus_id"] = str(failure) if failure else "the GPU is lost"
-        _, uuid, name = self._mig or (None, gpu.uuid, gpu.name)
-        identity = DeviceSample(index=gpu.index, uuid=uuid, name=name or f"GPU {gpu.index}")
+        one = gpu if self._mig is None else self._mig
+        identity = DeviceSample(index=gpu.index, uuid=one.uuid, name=one.name or f"GPU {gpu.index}")
         return msgspec.structs.replace(
             identity,
             pci_bus_id=gpu.pci_bus_id,
@@ -121,20 +173,22 @@ class Device:
             self._gpm.close()
 
     def _list_metrics(self, handle: Handle) -> list[Metric]:
-        api = self._api
-        memory_handle = self._mig[0] if self._mig else handle
-        self._gpm = Gpm(api, handle)
-
-        return [
+        api, mig = self._api, self._mig
+        memory_handle = handle if mig is None else mig.handle
+        whole = [
             Metric(_BUSY_FIELDS, lambda: self._read_busy_samples(handle), lambda: self._read_busy(handle)),
+            # From Ampere on (but not on an A100) NVML's power is a mean over the last second.
+            figure("power_watts", lambda: api.power_milliwatts(handle) / 1000),
+            figure("power_limit_watts", lambda: api.power_limit_milliwatts(handle) / 1000),
+            figure("energy_joules", lambda: api.energy_millijoules(handle) / 1000),
+        ]
+        return [
+            *(whole if mig is None else [Metric((*_BUSY_FIELDS, *_POWER_FIELDS), reason=OF_THE_WHOLE_GPU)]),
             Metric(
                 _MEMORY_FIELDS,
                 lambda: _memory_reading(api.memory(memory_handle)),
                 lambda: _memory_reading(api.memory_v1(memory_handle)),
             ),
-            figure("power_watts", lambda: api.power_milliwatts(handle) / 1000),
-            figure("power_limit_watts", lambda: api.power_limit_milliwatts(handle) / 1000),
-            figure("energy_joules", lambda: api.energy_millijoules(handle) / 1000),
             figure("sm_clock_mhz", lambda: api.sm_clock_mhz(handle)),
             figure("sm_clock_max_mhz", lambda: api.sm_clock_max_mhz(handle)),
             figure(
@@ -148,8 +202,18 @@ class Device:
                 lambda: throttle_words(api.clocks_event_reasons(handle)),
                 lambda: throttle_words(api.clocks_throttle_reasons(handle)),
             ),
-            Metric(tuple(GPM_FIELDS.values()), self._gpm.read),
+            self._gpm_metric(handle),
         ]
+
+    def _gpm_metric(self, handle: Handle) -> Metric:
+        fields = tuple(GPM_FIELDS.values())
+        if self._mig is None:
+            self._gpm = Gpm(self._api, handle)
+        elif self._mig.instances is None:
+            return Metric(fields, reason=OF_THE_WHOLE_GPU)
+        else:
+            self._gpm = Gpm(self._api, handle, gpu_instance=self._mig.instances[0])
+        return Metric(fields, self._gpm.read)
 
     def _read_busy_samples(self, handle: Handle) -> Reading:
         since = self._last_busy_sample
@@ -196,4 +260,8 @@ METRIC_FIELDS = tuple(
 
 
 def _memory_reading(memory: Memory) -> Reading:
-    return {"memory_used_bytes": memory.used, "memory_total_bytes": memory.total}
+    return {
+        "memory_used_bytes": memory.used,
+        "memory_total_bytes": memory.total,
+        "memory_free_bytes": memory.free,
+    }

@@ -3,7 +3,7 @@
 Knows NVML's and torch's view of the GPUs from the facts; a part of `runner.machine.doctor`.
 """
 
-from rankdeck.runner.machine.check import Check, Status, counted, gib, version_numbers
+from rankdeck.runner.machine.check import OF_THE_WHOLE_GPU, Check, Status, counted, gib, version_numbers
 from rankdeck.runner.machine.facts import Facts, Machine, TorchFound
 from rankdeck.runner.machine.visible_gpus import ORDER, VISIBLE, order_is_certain
 from rankdeck.runner.state.rank_gpus import match_rank_to_gpu
@@ -19,7 +19,12 @@ def gpu_checks(facts: Facts) -> list[Check]:
     if machine.no_gpu is not None:
         checks = [_no_gpu(machine, facts.environ)]
     else:
-        checks = [_gpu("driver", "ok", _driver_words(machine)), *_devices(machine), *_visible(facts)]
+        checks = [
+            _gpu("driver", "ok", _driver_words(machine)),
+            *_devices(machine),
+            *_others(machine),
+            *_visible(facts),
+        ]
     if torch is not None:
         checks.extend(_torch(machine, torch))
     return checks
@@ -51,13 +56,28 @@ def _devices(machine: Machine) -> list[Check]:
             found = f"{gpu.name or 'a GPU'} is lost: it fell off the bus or stopped answering"
             checks.append(_gpu(name, "bad", found, "reset it (nvidia-smi --gpu-reset) or reboot"))
             continue
-        used, total = gpu.memory_used_bytes, gpu.memory_total_bytes
-        memory = "memory n/a" if used is None or total is None else f"{gib(total - used)} of {gib(total)} GiB free"
-        missing = sorted({field.removesuffix("_percent").replace("_", " ") for field in gpu.unavailable})
-        lacking = f"; n/a: {', '.join(missing)}" if missing else ""
-        full = used is not None and total is not None and total - used < total * 0.1
+        free, total = gpu.memory_free_bytes, gpu.memory_total_bytes
+        memory = "memory n/a" if free is None or total is None else f"{gib(free)} of {gib(total)} GiB free"
+        missing = [field for field, why in gpu.unavailable.items() if why != OF_THE_WHOLE_GPU]
+        words = sorted({field.removesuffix("_percent").replace("_", " ") for field in missing})
+        lacking = f"; n/a: {', '.join(words)}" if words else ""
+        lacking += "; n/a, as only the whole GPU has them: power, load" if gpu.is_mig else ""
+        full = free is not None and total is not None and free < total * 0.1
         cure = "see who holds it: nvidia-smi" if full else None
         checks.append(_gpu(name, "warn" if full else "ok", f"{gpu.name}, {memory}{lacking}", cure))
+    return checks
+
+
+def _others(machine: Machine) -> list[Check]:
+    """GPUs that are listed and that a run does not get."""
+    checks = []
+    if machine.not_ours:
+        more = counted(machine.not_ours, "more GPU")
+        checks.append(_gpu("others", "ok", f"the driver lists {more}, which this process may not open: not counted"))
+    if machine.left_out:
+        whole = counted(machine.left_out, "whole GPU")
+        found = f"{whole} left out: CUDA gives a process a MIG device or whole GPUs, not both"
+        checks.append(_gpu("left out", "warn", found, f"to use whole GPUs, name them alone in {VISIBLE}"))
     return checks
 
 
@@ -67,7 +87,7 @@ def _visible(facts: Facts) -> list[Check]:
     if value is None:
         return []
     found = f"{VISIBLE}={value}: a run sees {machine.visible}"
-    if not order_is_certain(facts.environ, (gpu.name for gpu in machine.gpus)):
+    if not order_is_certain(facts.environ, (gpu.name for gpu in machine.gpus if not gpu.is_mig)):
         cure = f"set {ORDER}=PCI_BUS_ID, or name the GPUs by UUID, to have nvidia-smi's numbers"
         return [_gpu("visible", "warn", f"{found}; CUDA counts the fastest first, not as nvidia-smi does", cure)]
     return [_gpu("visible", "ok", found)]
@@ -88,7 +108,14 @@ def _torch(machine: Machine, torch: TorchFound) -> list[Check]:
             found = f"{build}, and the driver runs CUDA {driver[0]}.{driver[1]} at most"
             return [_gpu("torch", "bad", found, "update the driver, or install a torch for an older CUDA")]
         return [_gpu("torch", "bad", f"{build}, and cannot use the GPUs", "reinstall torch, or reload the driver")]
-    return [_gpu("torch", "ok", f"{build}; sees {counted(len(torch.devices), 'GPU')}"), *_mapping(machine, torch)]
+    sees = f"{build}; sees {counted(len(torch.devices), 'GPU')}"
+    if any(gpu.is_mig for gpu in machine.gpus):
+        return [_gpu("torch", "ok", f"{sees}: a process has one MIG device, so each rank is given its own")]
+    if len(torch.devices) < machine.visible:
+        found = f"{sees}, and the driver shows {machine.visible} to a run"
+        cure = f"name the ones that torch can use in {VISIBLE}, or start {len(torch.devices)} ranks"
+        return [_gpu("torch", "warn", found, cure), *_mapping(machine, torch)]
+    return [_gpu("torch", "ok", sees), *_mapping(machine, torch)]
 
 
 def _mapping(machine: Machine, torch: TorchFound) -> list[Check]:

@@ -58,10 +58,11 @@ Reading = Mapping[str, object]
 class Metric:
     """One figure (or several from one call), and the calls that can give it, best first."""
 
-    def __init__(self, fields: tuple[str, ...], *routes: Callable[[], Reading]) -> None:
+    def __init__(self, fields: tuple[str, ...], *routes: Callable[[], Reading], reason: str = "") -> None:
+        """`reason` is why the figure is missing, if there is no call for it."""
         self.fields = fields
         self._routes = list(routes)
-        self._reason = ""
+        self._reason = reason
 
     def read(self) -> Reading:
         """The value of each field, or why it is missing. Raises NvmlFailure only for a lost GPU."""
@@ -87,11 +88,15 @@ def figure(field: str, *routes: Callable[[], object]) -> Metric:
 
 
 class Gpm:
-    """GPU Performance Monitoring, Hopper and later: averages between this sample and the last."""
+    """GPU Performance Monitoring, Hopper and later: averages between this sample and the last.
 
-    def __init__(self, api: NvmlApi, handle: Handle) -> None:
+    With `gpu_instance` they are those of this GPU instance, which a MIG device is a part or the whole of.
+    """
+
+    def __init__(self, api: NvmlApi, handle: Handle, gpu_instance: int | None = None) -> None:
         self._api = api
         self._handle = handle
+        self._gpu_instance = gpu_instance
         self._supported = False
         self._before: GpmBuffer | None = None
 
@@ -102,7 +107,7 @@ class Gpm:
             self._supported = True
         after = self._api.gpm_allocate()
         try:
-            self._api.gpm_fill(self._handle, after)
+            self._fill(after)
         except NvmlFailure:
             self._api.gpm_free(after)
             raise
@@ -114,6 +119,12 @@ class Gpm:
         finally:
             self._api.gpm_free(before)
         return {GPM_FIELDS[metric]: _gpm_value(reading) for metric, reading in readings.items()}
+
+    def _fill(self, buffer: GpmBuffer) -> None:
+        if self._gpu_instance is None:
+            self._api.gpm_fill(self._handle, buffer)
+        else:
+            self._api.gpm_fill_mig(self._handle, self._gpu_instance, buffer)
 
     def close(self) -> None:
         before, self._before = self._before, None

@@ -77,6 +77,11 @@ class NvmlFailure(Exception):
         """Whether the whole GPU is gone until it is reset."""
         return self.code in (GPU_IS_LOST, RESET_REQUIRED)
 
+    @property
+    def forbidden(self) -> bool:
+        """Whether this process may not do it: of a GPU, that it was given to others."""
+        return self.code == NO_PERMISSION
+
 
 def why_no_nvml(error: Exception) -> str:
     """Why there is no NVML at all, and the cure if there is one, in one line."""
@@ -93,10 +98,11 @@ class BusySample(NamedTuple):
 
 
 class Memory(NamedTuple):
-    """Device memory in bytes."""
+    """Device memory in bytes. Where the driver says what it reserves for itself, that is neither used nor free."""
 
     used: int
     total: int
+    free: int
 
 
 class NvmlApi(Protocol):
@@ -111,8 +117,10 @@ class NvmlApi(Protocol):
     def name(self, handle: Handle) -> str: ...
     def uuid(self, handle: Handle) -> str: ...
     def pci_bus_id(self, handle: Handle) -> str: ...
+    def minor_number(self, handle: Handle) -> int: ...
     def mig_mode(self, handle: Handle) -> bool: ...
     def mig_devices(self, handle: Handle) -> list[Handle]: ...
+    def mig_instances(self, handle: Handle) -> tuple[int, int]: ...
     def busy_samples(self, handle: Handle, since_microseconds: int) -> list[BusySample]: ...
     def busy_percent(self, handle: Handle) -> int: ...
     def memory(self, handle: Handle) -> Memory: ...
@@ -131,6 +139,7 @@ class NvmlApi(Protocol):
     def gpm_allocate(self) -> GpmBuffer: ...
     def gpm_free(self, buffer: GpmBuffer) -> None: ...
     def gpm_fill(self, handle: Handle, buffer: GpmBuffer) -> None: ...
+    def gpm_fill_mig(self, handle: Handle, gpu_instance: int, buffer: GpmBuffer) -> None: ...
     def gpm_compare(
         self, before: GpmBuffer, after: GpmBuffer, metrics: Sequence[int]
     ) -> dict[int, float | NvmlFailure]: ...
@@ -200,6 +209,9 @@ class PynvmlApi:
         info = _call("nvmlDeviceGetPciInfo", handle)
         return f"{info.domain:08X}:{info.bus:02X}:{info.device:02X}.0"
 
+    def minor_number(self, handle: Handle) -> int:
+        return _number("nvmlDeviceGetMinorNumber", handle)
+
     def mig_mode(self, handle: Handle) -> bool:
         current, _pending = _call("nvmlDeviceGetMigMode", handle)
         return bool(current)
@@ -210,9 +222,13 @@ class PynvmlApi:
             try:
                 devices.append(_call("nvmlDeviceGetMigDeviceHandleByIndex", handle, slot))
             except NvmlFailure as failure:
-                if failure.code != NOT_FOUND:  # An empty slot; the ones after it may be taken.
+                # An empty slot, or another container's device: the ones after it may be taken, and ours.
+                if failure.code not in (NOT_FOUND, NO_PERMISSION):
                     raise
         return devices
+
+    def mig_instances(self, handle: Handle) -> tuple[int, int]:
+        return _number("nvmlDeviceGetGpuInstanceId", handle), _number("nvmlDeviceGetComputeInstanceId", handle)
 
     def busy_samples(self, handle: Handle, since_microseconds: int) -> list[BusySample]:
         kind, samples = _call("nvmlDeviceGetSamples", handle, pynvml.NVML_GPU_UTILIZATION_SAMPLES, since_microseconds)
@@ -273,6 +289,9 @@ class PynvmlApi:
     def gpm_fill(self, handle: Handle, buffer: GpmBuffer) -> None:
         _call("nvmlGpmSampleGet", handle, buffer)
 
+    def gpm_fill_mig(self, handle: Handle, gpu_instance: int, buffer: GpmBuffer) -> None:
+        _call("nvmlGpmMigSampleGet", handle, gpu_instance, buffer)
+
     def gpm_compare(
         self, before: GpmBuffer, after: GpmBuffer, metrics: Sequence[int]
     ) -> dict[int, float | NvmlFailure]:
@@ -297,4 +316,4 @@ _VALUE_FIELDS = dict(enumerate(("dVal", "uiVal", "ulVal", "ullVal", "sllVal", "s
 def _memory(info: Any) -> Memory:
     if info.used in _NO_VALUE or info.total in _NO_VALUE:
         raise NvmlFailure(NO_DATA)
-    return Memory(int(info.used), int(info.total))
+    return Memory(int(info.used), int(info.total), int(info.free))

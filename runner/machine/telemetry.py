@@ -13,20 +13,37 @@ import psutil
 
 from rankdeck.runner.machine.gpu import Device, Gpu
 from rankdeck.runner.machine.nvml import NO_GPU, NvmlApi, NvmlFailure, PynvmlApi, why_no_nvml
-from rankdeck.runner.machine.visible_gpus import VISIBLE, places_to_sample, visible_places
+from rankdeck.runner.machine.placement import COUNTED
+from rankdeck.runner.machine.visible_gpus import (
+    VISIBLE,
+    entries,
+    places_to_sample,
+    visible_places,
+    whole_gpus_left_out,
+)
 from rankdeck.runner.protocol import DeviceSample, ProcessSample
+
+CONTAINER_CURE = "start the container with the GPUs that it is to have, as in docker run --gpus all"
 
 
 class VisibleGpu(NamedTuple):
-    """A device that a CUDA process would see; `gpu` is its index in NVML's order, as in nvidia-smi."""
+    """A device that a run may use; `gpu` is its index in NVML's order, as in nvidia-smi."""
 
     gpu: int
     uuid: str
     name: str
 
+    @property
+    def is_mig(self) -> bool:
+        return self.uuid.startswith("MIG-")
+
 
 class Telemetry:
-    """Samples the GPUs and the ranks' processes. Not thread-safe."""
+    """Samples the GPUs and the ranks' processes. Not thread-safe.
+
+    `not_ours` is the number of GPUs that NVML lists and this process may not open, `left_out` that of whole GPUs which
+    a job does not get because it gets MIG devices.
+    """
 
     def __init__(self, api: NvmlApi | None, devices: list[Device], reason: str | None) -> None:
         self._api = api
@@ -34,18 +51,25 @@ class Telemetry:
         self._processes: dict[int, _Process] = {}
         self.gpus = len(devices)
         self.reason = reason
+        self.not_ours = 0
+        self.left_out = 0
 
     @classmethod
     def open(cls, environ: Mapping[str, str] = os.environ, api: NvmlApi | None = None) -> "Telemetry":
         """Telemetry for a job under `environ`. Never raises: without NVML `reason` says why, in one line."""
         api = PynvmlApi() if api is None else api
         try:
-            gpus = _start(api)
+            listed = _start(api)
         except Exception as error:
             return cls(None, [], why_no_nvml(error))
-        places = places_to_sample(environ, [gpu.names for gpu in gpus])
-        reason = None if places else _why_no_gpu(gpus, environ.get(VISIBLE))
-        return cls(api, [Device(api, gpus[place.gpu], place.mig) for place in places], reason)
+        gpus = _ours(listed)
+        names = [gpu.names for gpu in gpus]
+        places = places_to_sample(environ, names)
+        reason = None if places else _why_no_gpu(listed, gpus, environ.get(VISIBLE))
+        opened = cls(api, [Device(api, gpus[place.gpu], place.mig) for place in places], reason)
+        opened.not_ours = len(listed) - len(gpus)
+        opened.left_out = whole_gpus_left_out(environ.get(VISIBLE), names)
+        return opened
 
     def sample_devices(self) -> list[DeviceSample]:
         """A sample of every GPU. A figure that cannot be read is None, with its reason; nothing is raised."""
@@ -74,28 +98,64 @@ class Telemetry:
 
 
 def visible_gpus(environ: Mapping[str, str], api: NvmlApi | None = None) -> list[VisibleGpu]:
-    """The devices that a CUDA process under `environ` would see, in its order; none without NVML.
+    """The devices that a run under `environ` may use, in CUDA's order; none without NVML.
 
     If CUDA_VISIBLE_DEVICES has ordinals, the number of devices is certain; which GPU each is only under
     CUDA_DEVICE_ORDER=PCI_BUS_ID.
     """
+    return _visible(environ.get(VISIBLE), _look(api))
+
+
+def count_visible_gpus(environ: Mapping[str, str], api: NvmlApi | None = None) -> int:
+    """How many devices a run under `environ` may use; 0 without NVML."""
+    return len(visible_gpus(environ, api))
+
+
+def why_no_gpu(environ: Mapping[str, str], api: NvmlApi | None = None) -> str | None:
+    """Why a run under `environ` has no GPU, in one line; None if it has."""
+    opened = Telemetry.open(environ, api)
+    opened.close()
+    return opened.reason
+
+
+def rank_variables(environ: Mapping[str, str], api: NvmlApi | None = None) -> dict[str, str]:
+    """What the ranks of a run under `environ` are told about its devices: which are visible, and all UUIDs.
+
+    Nothing without NVML. The UUIDs let a rank compare what torch sees with what NVML has counted.
+    """
+    value, gpus = environ.get(VISIBLE), _look(api)
+    visible = _visible(value, gpus)
+    if not visible:
+        return {}
+    named = entries(value, [gpu.names for gpu in gpus])
+    told = {} if named is None else {VISIBLE: ",".join(named)}
+    return {**told, COUNTED: ",".join(gpu.uuid for gpu in visible)}
+
+
+def _visible(value: str | None, gpus: list[Gpu]) -> list[VisibleGpu]:
+    seen: list[VisibleGpu] = []
+    for place in visible_places(value, [gpu.names for gpu in gpus]):
+        gpu = gpus[place.gpu]
+        one = gpu if place.mig is None else gpu.mig_devices[place.mig]
+        if not gpu.lost:  # which CUDA cannot use
+            seen.append(VisibleGpu(gpu.index, one.uuid, one.name))
+    return seen
+
+
+def _look(api: NvmlApi | None) -> list[Gpu]:
+    """The GPUs that this process may use; none without NVML, which is stopped again."""
     api = PynvmlApi() if api is None else api
     try:
         gpus = _start(api)
     except Exception:
         return []
     _stop(api)
-    seen: list[VisibleGpu] = []
-    for place in visible_places(environ.get(VISIBLE), [gpu.names for gpu in gpus]):
-        gpu = gpus[place.gpu]
-        uuid, name = (gpu.uuid, gpu.name) if place.mig is None else gpu.mig_devices[place.mig][1:]
-        seen.append(VisibleGpu(gpu.index, uuid, name))
-    return seen
+    return _ours(gpus)
 
 
-def count_visible_gpus(environ: Mapping[str, str], api: NvmlApi | None = None) -> int:
-    """How many devices a CUDA process under `environ` would see; 0 without NVML."""
-    return len(visible_gpus(environ, api))
+def _ours(gpus: list[Gpu]) -> list[Gpu]:
+    """Those that this process may open, lost ones included. CUDA numbers only these."""
+    return [gpu for gpu in gpus if not gpu.forbidden]
 
 
 def _start(api: NvmlApi) -> list[Gpu]:
@@ -120,13 +180,18 @@ def _stop(api: NvmlApi) -> None:
         return
 
 
-def _why_no_gpu(gpus: list[Gpu], visible: str | None) -> str:
-    if not gpus:
+def _why_no_gpu(listed: list[Gpu], gpus: list[Gpu], visible: str | None) -> str:
+    if not listed:
         return NO_GPU
+    if not gpus:
+        return f"the driver lists {len(listed)} GPUs, and this process may open none: {CONTAINER_CURE}"
     if visible is None:
         return "every GPU is in MIG mode, and none has a MIG device"
     if not visible.strip():
         return f"{VISIBLE} is empty, which hides every GPU"
+    names = [entry.strip() for entry in visible.split(",")]
+    if len(set(names)) < len(names):
+        return f"{VISIBLE}={visible!r} names a GPU twice, which hides them all; --ranks-per-gpu has ranks share one"
     return f"{VISIBLE}={visible!r} names no GPU of this machine"
 
 

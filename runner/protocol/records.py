@@ -73,10 +73,11 @@ class BatchResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DeviceSample(msgspec.Struct, frozen=True, kw_only=True):
-    """NVML's figures of one GPU at one moment. None means not available; `unavailable` says why.
+    """NVML's figures of one GPU or MIG device at one moment. None means not available; `unavailable` says why.
 
     `busy_*` is utilization.gpu in percent: mean, minimum and maximum since the last sample. `energy_joules` is a
-    counter that only grows: take differences.
+    counter that only grows: take differences. What the driver reserves is neither used nor free memory. A MIG device
+    has the clocks and the temperature of its GPU, and no power: that is drawn by all MIG devices of the GPU together.
     """
 
     index: int
@@ -88,6 +89,7 @@ class DeviceSample(msgspec.Struct, frozen=True, kw_only=True):
     busy_max_percent: float | None = None
     memory_used_bytes: int | None = None
     memory_total_bytes: int | None = None
+    memory_free_bytes: int | None = None
     power_watts: float | None = None
     power_limit_watts: float | None = None
     energy_joules: float | None = None
@@ -102,6 +104,11 @@ class DeviceSample(msgspec.Struct, frozen=True, kw_only=True):
     dram_percent: float | None = None
     lost: bool = False
     unavailable: dict[str, str] = {}
+
+    @property
+    def is_mig(self) -> bool:
+        """Whether it is a MIG device, a slice of a GPU."""
+        return self.uuid.startswith("MIG-")
 
 
 class ProcessSample(msgspec.Struct, frozen=True, kw_only=True):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rankdeck.runner.machine import placement
+from rankdeck.runner.machine.visible_gpus import MIG, VISIBLE
 from rankdeck.runner.protocol.config import RunConfig
 
 
@@ -19,25 +20,35 @@ def hide_other_gpus(config: RunConfig, local_rank: int) -> None:
         os.environ.update(placement.own_environment(os.environ, local_rank, config.gpus_per_rank))
 
 
-def take_device(config: RunConfig, local_rank: int) -> None:
-    """Make this rank's GPU torch's current one, and the one that accelerate takes.
+def take_device(config: RunConfig, local_rank: int) -> str | None:
+    """Make this rank's GPU torch's current one, and the one that accelerate takes; returns a line for the log.
 
     Raises:
-        RuntimeError: torch sees fewer GPUs than the rank needs.
+        RuntimeError: torch sees fewer GPUs than the rank needs, or too few to go round as planned.
     """
     import torch
 
     if config.device != "cuda" or not torch.cuda.is_available():
-        return
+        return None
+    torch.cuda.init()  # before that, torch counts what NVML lists, not what CUDA opens
     seen = torch.cuda.device_count()
     if seen < config.gpus_per_rank:
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-        raise RuntimeError(
-            f"torch sees {seen} of the {config.gpus_per_rank} GPUs of this rank (CUDA_VISIBLE_DEVICES={visible})"
-        )
+        visible = os.environ.get(VISIBLE)
+        raise RuntimeError(f"torch sees {seen} of the {config.gpus_per_rank} GPUs of this rank ({VISIBLE}={visible})")
+    found = placement.Comparison()
+    if config.gpus_per_rank == 1 and _own_mig_device() is None:
+        found = placement.compare(config.ranks, _counted(), [_uuid(index) for index in range(seen)])
+    if found.refusal is not None:
+        raise RuntimeError(found.refusal)
     index = placement.device_index(local_rank, seen, config.gpus_per_rank)
     os.environ[placement.OWN_DEVICE] = f"cuda:{index}"
     torch.cuda.set_device(index)
+    return found.remark
+
+
+def devices_of_run(seen: int) -> int:
+    """How many devices the ranks of this run share, of which this process sees `seen`: of MIG devices, its own one."""
+    return seen if _own_mig_device() is None else max(seen, len(_counted()))
 
 
 def device_facts(device: Any, all_devices: Sequence[Any], config: RunConfig, local_rank: int) -> dict[str, Any]:
@@ -47,9 +58,12 @@ def device_facts(device: Any, all_devices: Sequence[Any], config: RunConfig, loc
     if device.type != "cuda":
         return {"device": device.type, "device_name": _cpu_name(), "threads": torch.get_num_threads()}
     properties = torch.cuda.get_device_properties(device)
-    uuids = [str(getattr(torch.cuda.get_device_properties(each), "uuid", "")) for each in all_devices]
+    uuids, own = [_uuid(each) for each in all_devices], str(device)
+    if (mig := _own_mig_device()) is not None:
+        # Each process calls its own MIG device cuda:0: the run's numbers tell them apart.
+        uuids, own = [mig], f"cuda:{local_rank % devices_of_run(1)}"
     facts = {
-        "device": placement.device_text(str(device), local_rank, config.gpus_per_rank),
+        "device": placement.device_text(own, local_rank, config.gpus_per_rank),
         "device_name": properties.name,
         "device_uuid": uuids[0] or None,
         "device_uuids": uuids if len(uuids) > 1 and all(uuids) else [],
@@ -59,6 +73,23 @@ def device_facts(device: Any, all_devices: Sequence[Any], config: RunConfig, loc
             f"{properties.pci_domain_id:08x}:{properties.pci_bus_id:02x}:{properties.pci_device_id:02x}.0"
         )
     return facts
+
+
+def _own_mig_device() -> str | None:
+    """The UUID of the MIG device that this rank was given; torch may have that of its GPU for it."""
+    visible = os.environ.get(VISIBLE, "")
+    return visible if visible.startswith(MIG) else None
+
+
+def _counted() -> list[str]:
+    """The UUIDs of the run's devices, as NVML has counted them; none if it did not."""
+    return [uuid for uuid in os.environ.get(placement.COUNTED, "").split(",") if uuid]
+
+
+def _uuid(device: Any) -> str:
+    import torch
+
+    return str(getattr(torch.cuda.get_device_properties(device), "uuid", ""))
 
 
 def _cpu_name() -> str:

@@ -117,7 +117,9 @@ class _Rank:
         if self.world_size > 1:
             # gloo even on GPUs: generating needs no collective, so NCCL would only cost memory and start-up time.
             handlers = [InitProcessGroupKwargs(backend="gloo", timeout=timedelta(days=GROUP_TIMEOUT_DAYS))]
-        take_device(self.config, self.local_rank)
+        remark = take_device(self.config, self.local_rank)
+        if remark is not None and self.rank == 0:
+            self.link.send(protocol.LogLine(source=f"rank {self.rank}", text=remark))
         accelerator = Accelerator(kwargs_handlers=handlers)
         if self.config.device == "cuda" and accelerator.device.type != "cuda":
             raise RuntimeError(

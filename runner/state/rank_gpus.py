@@ -11,12 +11,13 @@ from rankdeck.runner.protocol import DeviceSample, RankReady
 def match_rank_to_gpu(device_uuid: str | None, pci_bus_id: str | None, samples: Sequence[DeviceSample]) -> int | None:
     """The position in `samples` of the device a rank runs on; None if no sample matches, or several do.
 
-    By UUID, with or without its `GPU-` or `MIG-` prefix; then by PCI id, whatever the width of its domain. The MIG
-    devices of a GPU share its PCI id, so only the UUID tells them apart.
+    By UUID, with or without its `GPU-` or `MIG-` prefix; then by PCI id, whatever the width of its domain. A MIG device
+    has the PCI id of its GPU, as all others there: only its UUID tells which it is.
     """
     position = _match(device_uuid, bare_uuid, [sample.uuid for sample in samples])
     if position is None:
-        position = _match(pci_bus_id, parse_pci_bus_id, [sample.pci_bus_id for sample in samples])
+        whole = [None if sample.is_mig else sample.pci_bus_id for sample in samples]
+        position = _match(pci_bus_id, parse_pci_bus_id, whole)
     return position
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rankdeck.runner import run_directory
-from rankdeck.runner.machine import processes
+from rankdeck.runner.machine import processes, telemetry
 from rankdeck.runner.protocol.config import RunConfig
 from rankdeck.runner.supervisor import accelerate
 from rankdeck.runner.supervisor.accelerate import AccelerateProcess, LaunchCommand
@@ -72,6 +72,8 @@ class RankLaunch:
         arguments += ["--model", self._model, "--attempt", str(self.pool.attempt)]
         command = self._launch_command(config_file, self._config.ranks, "rankdeck.runner.rank.worker", arguments)
         environment = accelerate.rank_environment(os.environ, self._config.ranks, on_cpu, processes.usable_cores())
+        if not on_cpu:
+            environment |= await asyncio.to_thread(telemetry.rank_variables, os.environ)
         self._events.log("supervisor", "starting " + " ".join(command))
         self._process = await AccelerateProcess.start(command, environment)
 

@@ -147,6 +147,8 @@ result nvmlDeviceGetHandleByIndex_v2(unsigned index, handle *d) {
 result nvmlDeviceGetName(handle d, char *out, unsigned size) { return text(d, "name", out, size); }
 result nvmlDeviceGetUUID(handle d, char *out, unsigned size) { return text(d, "uuid", out, size); }
 
+result nvmlDeviceGetMinorNumber(handle d, unsigned *v) { return small(d, "minor", v); }
+
 typedef struct {
     char legacy[16];
     unsigned domain, bus, device, vendor, subsystem;
@@ -261,9 +263,17 @@ result nvmlDeviceGetMigDeviceHandleByIndex(handle d, unsigned index, handle *mig
     char name[40];
     snprintf(name, sizeof name, "%sm%u", d->name, index);
     if (find(name, "uuid") < 0) return NOT_FOUND;
+    if (find(name, "open") >= 0) {
+        wide ignored;
+        result r = number(name, "open", &ignored);
+        if (r != SUCCESS) return r;
+    }
     *mig = device_named(name);
     return SUCCESS;
 }
+
+result nvmlDeviceGetGpuInstanceId(handle d, unsigned *v) { return small(d, "gi", v); }
+result nvmlDeviceGetComputeInstanceId(handle d, unsigned *v) { return small(d, "ci", v); }
 
 /* GPM: a sample is a look; a metric is scripted per look as "0.gpm.<id>", read when two are compared. */
 typedef struct { char owner[16]; int look; } *gpm_sample;
@@ -293,6 +303,13 @@ result nvmlGpmSampleGet(handle d, gpm_sample s) {
     result r = find(d->name, "gpm_look") < 0 ? SUCCESS : number(d->name, "gpm_look", &ignored);
     strcpy(s->owner, d->name);
     s->look = ++looks;
+    return r;
+}
+
+/* Metrics of GPU instance 3 of GPU 0 are scripted as "0gi3.gpm.<id>". */
+result nvmlGpmMigSampleGet(handle d, unsigned instance, gpm_sample s) {
+    result r = nvmlGpmSampleGet(d, s);
+    snprintf(s->owner, sizeof s->owner, "%.7sgi%u", d->name, instance);
     return r;
 }
 

@@ -1,5 +1,6 @@
 """Opening NVML, or not: the library, the driver, and the GPUs a job may use, through the real bindings."""
 
+import asyncio
 import json
 import os
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from rankdeck.runner import start
 from rankdeck.runner.machine import examine
 from rankdeck.runner.machine.telemetry import Telemetry, count_visible_gpus, visible_gpus
 from tests import ROOT
@@ -65,8 +67,10 @@ def test_a_machine_is_looked_at_with_its_driver_and_what_is_free(driver: Driver,
     driver(two_gpus + "driver 570.86.15\ncuda 12080\n")
     machine = examine.machine({"CUDA_DEVICE_ORDER": "PCI_BUS_ID"})
     assert (machine.driver, machine.cuda, machine.visible, machine.no_gpu) == ("570.86.15", (12, 8), 2, None)
-    assert machine.gpu_free_bytes == (85899345920 - 25769803776, 7 * 2**30)
-    assert examine.machine({}).gpu_free_bytes == (None, None), "CUDA counts the fastest first, whichever that is"
+    assert machine.free.gpus == (85899345920 - 25769803776 - 536870912, 7 * 2**30), (
+        "what the driver reserves is not free"
+    )
+    assert examine.machine({}).free.gpus == (None, None), "CUDA counts the fastest first, whichever that is"
     (hidden,) = examine.machine({"CUDA_VISIBLE_DEVICES": "GPU-22222222"}).gpus
     assert hidden.name == "NVIDIA GeForce GTX 1080"
 
@@ -77,15 +81,22 @@ def test_a_driver_that_does_not_tell_its_version_is_no_reason_to_fail(driver: Dr
     assert (machine.driver, machine.cuda, machine.visible) == (None, None, 2)
 
 
-@pytest.mark.parametrize(("value", "words"), [("", "is empty"), ("GPU-dead", "'GPU-dead' names no GPU")])
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [("", "is empty"), ("GPU-dead", "'GPU-dead' names no GPU"), ("0, 0", "names a GPU twice, which hides them all")],
+)
 def test_a_variable_that_hides_every_gpu_is_the_reason_given(
-    driver: Driver, value: str, words: str, two_gpus: str
+    driver: Driver, value: str, words: str, two_gpus: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     driver(two_gpus)
     telemetry = Telemetry.open({"CUDA_VISIBLE_DEVICES": value})
     assert telemetry.gpus == 0
     assert words in (telemetry.reason or "")
     telemetry.close()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", value)
+    with pytest.raises(start.InputError) as refusal:
+        asyncio.run(start.hello(1, "cuda"))
+    assert words in str(refusal.value), "said where GPUs were asked for"
 
 
 def test_the_library_is_found_by_the_systems_loader_and_torch_is_not_imported(

@@ -36,6 +36,11 @@ WORDS = (
         "busy", "share of the time in which some kernel ran on the GPU; not how full it was", ("overview", "timeline")
     ),
     Word(
+        "MIG",
+        "a slice of a GPU: its load, power and tokens/J are n/a, since only the whole GPU has them",
+        ("overview", "sweep"),
+    ),
+    Word(
         "CPU r1, CPU used",
         "what rank 1, or all on average, got of the cores that its threads could use",
         ("timeline",),

@@ -12,7 +12,7 @@ import msgspec
 from rankdeck.runner import run_directory, start
 from rankdeck.runner.forecast.cost_model import CostModel
 from rankdeck.runner.inputs import model_shape
-from rankdeck.runner.inputs.memory_estimate import MemoryEstimate, Room, estimate
+from rankdeck.runner.inputs.memory_estimate import MemoryEstimate
 from rankdeck.runner.machine import examine
 from rankdeck.runner.machine.facts import Facts, Machine, TorchFound
 from rankdeck.runner.protocol.config import Problem, RunConfig
@@ -64,12 +64,7 @@ class MachineLauncher:
         return start.check(config)
 
     def estimate(self, config: RunConfig, machine: Machine) -> MemoryEstimate | str:
-        try:
-            shape = model_shape.shape_of(config.model)
-        except model_shape.Unknown as error:
-            return str(error)
-        room = Room(machine.gpu_free_bytes, machine.memory_free_bytes, machine.least_free_bytes)
-        return estimate(shape, config, model_shape.sizes_of(config.prompts, config.limit), room)
+        return start.estimate_memory(config, machine)
 
     def prompts(self, config: RunConfig) -> int | None:
         return model_shape.count_of(config.prompts, config.column, config.limit)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rankdeck.runner.machine.visible_gpus import GpuNames, Place, places_to_sample, visible_places
+from rankdeck.runner.machine.visible_gpus import GpuNames, MigNames, Place, entries, places_to_sample, visible_places
 from rankdeck.runner.protocol import DeviceSample
 from rankdeck.runner.state.rank_gpus import match_rank_to_gpu, parse_pci_bus_id
 
@@ -17,7 +17,11 @@ THIRD = "GPU-c0de3333-0000-0000-0000-000000000003"
 THREE_GPUS = [GpuNames(FIRST), GpuNames(SECOND), GpuNames(THIRD)]
 MIG_A = "MIG-aaaa1111-0000-0000-0000-000000000001"
 MIG_B = "MIG-bbbb2222-0000-0000-0000-000000000002"
-MIG_BOX = [GpuNames(FIRST), GpuNames(SECOND, mig_mode=True, mig_uuids=(MIG_A, MIG_B)), GpuNames(THIRD, mig_mode=True)]
+MIG_BOX = [
+    GpuNames(FIRST),
+    GpuNames(SECOND, mig_mode=True, migs=(MigNames(MIG_A, (1, 0)), MigNames(MIG_B, (2, 0)))),
+    GpuNames(THIRD, mig_mode=True),
+]
 
 
 @pytest.mark.parametrize(
@@ -57,19 +61,47 @@ def test_cuda_visible_devices_is_read_as_cuda_reads_it(value: str | None, gpus: 
     [
         (MIG_B, [Place(1, 1)]),
         ("MIG-bbbb", [Place(1, 1)]),
-        (f"{MIG_B},{MIG_A}", [Place(1, 1)]),
+        (f"MIG-{SECOND}/2/0", [Place(1, 1)]),
+        (f"{MIG_B},{MIG_A}", [Place(1, 1), Place(1, 0)]),
+        (f"{MIG_B},MIG-dead,{MIG_A}", [Place(1, 1)]),
+        (f"{MIG_B},0", [Place(1, 1)]),
+        (f"{MIG_A},{MIG_A}", []),
         ("MIG-", []),
-        (None, [Place(1, 0)]),
+        (None, [Place(1, 0), Place(1, 1)]),
         ("0", [Place(0)]),
-        ("0,1", [Place(1, 0)]),
+        ("0,1", [Place(1, 0), Place(1, 1)]),
         ("2", []),
-        (SECOND, [Place(1, 0)]),
+        (SECOND, [Place(1, 0), Place(1, 1)]),
     ],
 )
-def test_a_cuda_process_sees_a_single_mig_device_and_no_whole_gpu_besides(
+def test_a_run_has_the_mig_devices_that_are_named_or_those_of_its_gpus_and_no_whole_gpu_besides(
     value: str | None, places: list[Place]
 ) -> None:
     assert visible_places(value, MIG_BOX) == places
+
+
+@pytest.mark.parametrize(
+    ("value", "gpus", "told"),
+    [
+        (None, THREE_GPUS, None),
+        ("2, 0 ", THREE_GPUS, ["2", "0"]),
+        ("+1,2ampere,x,0", THREE_GPUS, ["1", "2"]),
+        ("0,7,1", THREE_GPUS, ["0"]),
+        (f" GPU-c0de, {FIRST}", THREE_GPUS, [THIRD, FIRST]),
+        ("GPU-c0de,GPU-dead,GPU-8f6a", THREE_GPUS, [THIRD]),
+        ("GPU-c0de,0", THREE_GPUS, [THIRD]),
+        (f"{FIRST},{SECOND},{THIRD}", [*THREE_GPUS[:1], GpuNames(SECOND, lost=True), THREE_GPUS[2]], [FIRST, THIRD]),
+        ("NoDevFiles", THREE_GPUS, []),
+        ("-1", THREE_GPUS, []),
+        (None, MIG_BOX, [MIG_A, MIG_B]),
+        ("1", MIG_BOX, [MIG_A, MIG_B]),
+        (f"MIG-{SECOND}/2/0,MIG-aaaa", MIG_BOX, [MIG_B, MIG_A]),
+    ],
+)
+def test_ranks_are_told_only_the_entries_that_cuda_would_read(
+    value: str | None, gpus: list[GpuNames], told: list[str] | None
+) -> None:
+    assert entries(value, gpus) == told
 
 
 @pytest.mark.parametrize(
@@ -139,6 +171,13 @@ def test_two_mig_devices_of_one_gpu_are_told_apart_only_by_uuid() -> None:
     samples = [sample(0, MIG_A, "00000000:65:00.0"), sample(0, MIG_B, "00000000:65:00.0")]
     assert match_rank_to_gpu(MIG_B.removeprefix("MIG-"), "0000:65:00.0", samples) == 1
     assert match_rank_to_gpu(None, "0000:65:00.0", samples) is None
+    assert match_rank_to_gpu(MIG_B, "0000:65:00.0", samples[:1]) is None, "another MIG device of the same GPU"
+
+
+@pytest.mark.parametrize("value", [None, "1", "0,1", f"{MIG_B},{MIG_A}"])
+def test_mig_devices_are_watched_each_however_they_were_named(value: str | None) -> None:
+    environ = {} if value is None else {"CUDA_VISIBLE_DEVICES": value}
+    assert places_to_sample(environ, MIG_BOX) == [Place(1, 0), Place(1, 1)]
 
 
 @given(st.lists(st.uuids(), unique=True, min_size=1, max_size=8), st.data())

@@ -142,7 +142,7 @@ def test_gpu_numbers_that_differ_from_nvidia_smis_are_warned_about() -> None:
 def test_a_lost_gpu_and_a_full_one_are_named() -> None:
     lost = machine(gpus=(DeviceSample(index=0, uuid="", name="H100", lost=True), TWO_GPUS.gpus[1]))
     assert seen("GPU 0", machine=lost).status == "bad"
-    full = msgspec.structs.replace(TWO_GPUS.gpus[0], memory_used_bytes=79 * GIB)
+    full = msgspec.structs.replace(TWO_GPUS.gpus[0], memory_free_bytes=1 * GIB)
     assert seen("GPU 0", machine=machine(gpus=(full,))).status == "warn"
 
 
@@ -153,7 +153,13 @@ def test_a_lost_gpu_and_a_full_one_are_named() -> None:
         (TorchFound(cuda="13.0"), (12, 8), "bad", "runs CUDA 12.8 at most"),
         (TorchFound(cuda="12.8"), (12, 8), "bad", "cannot use the GPUs"),
         (TorchFound(error="No module named 'torch'"), (12, 8), "bad", "cannot be imported: No module named 'torch'"),
-        (TorchFound(available=True, cuda="12.8", devices=("H100",), uuids=("0",)), (12, 8), "ok", "sees 1 GPU"),
+        (HEALTHY.torch, (12, 8), "ok", "sees 2 GPUs"),
+        (
+            TorchFound(available=True, cuda="12.8", devices=("H100",), uuids=("0",)),
+            (12, 8),
+            "warn",
+            "sees 1 GPU, and the driver shows 2 to a run",
+        ),
     ],
 )
 def test_torch_and_the_driver_are_compared(torch: TorchFound, driver: tuple[int, int], status: str, words: str) -> None:

@@ -28,7 +28,7 @@ class Box(FakeNvml):
         free = self._free[handle]
         if free is None:
             raise NvmlFailure(3)
-        return Memory(used=(48 - free) * GIB, total=48 * GIB)
+        return Memory(used=(48 - free) * GIB, total=48 * GIB, free=free * GIB)
 
     memory_v1 = memory
 
@@ -40,7 +40,7 @@ class Box(FakeNvml):
 
 
 def free_gib(environ: dict[str, str], *, alike: bool) -> list[int | None]:
-    found = examine.machine(environ, Box(alike)).gpu_free_bytes
+    found = examine.machine(environ, Box(alike)).free.gpus
     return [None if free is None else free // GIB for free in found]
 
 
@@ -67,9 +67,9 @@ def test_with_different_gpus_the_least_free_memory_is_known_if_a_run_sees_them_a
     value: str | None, expected: int | None
 ) -> None:
     environ = {} if value is None else {"CUDA_VISIBLE_DEVICES": value}
-    found = examine.machine(environ, Box(alike=False, free=(1, 20, 30, 40))).least_free_bytes
+    found = examine.machine(environ, Box(alike=False, free=(1, 20, 30, 40))).free.fullest
     assert found == (None if expected is None else expected * GIB)
-    assert examine.machine(environ, Box(alike=False)).least_free_bytes is None, "one of them does not report its memory"
+    assert examine.machine(environ, Box(alike=False)).free.fullest is None, "one of them does not report its memory"
 
 
 def test_the_number_of_gpus_that_a_run_sees_is_always_known() -> None:

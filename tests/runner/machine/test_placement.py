@@ -262,9 +262,12 @@ def cuda(monkeypatch):
         value = os.environ.get("CUDA_VISIBLE_DEVICES")
         return 8 if value is None else len([entry for entry in value.split(",") if entry])
 
+    monkeypatch.setattr(torch.cuda, "init", lambda: None)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: seen() > 0)
     monkeypatch.setattr(torch.cuda, "device_count", seen)
     monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: SimpleNamespace(uuid=f"{index}"))
+    monkeypatch.delenv(placement.COUNTED, raising=False)
     monkeypatch.setenv(placement.OWN_DEVICE, "unset")
     return current
 

@@ -24,8 +24,8 @@ Answers = dict[str, Sequence[object]]
 WORKING: Answers = {
     "busy_samples": [[BusySample(1, 10)], [BusySample(2, 20), BusySample(3, 60)], []],
     "busy_percent": [55],
-    "memory": [Memory(used=6, total=9)],
-    "memory_v1": [Memory(used=7, total=9)],
+    "memory": [Memory(used=6, total=9, free=2)],
+    "memory_v1": [Memory(used=7, total=9, free=2)],
     "power_milliwatts": [250_500],
     "power_limit_milliwatts": [400_000],
     "energy_millijoules": [1500],
@@ -87,11 +87,17 @@ class FakeNvml:
     def pci_bus_id(self, handle: Handle) -> str:
         return f"00000000:{handle:0>2}:00.0"
 
+    def minor_number(self, handle: Handle) -> int:
+        raise NvmlFailure(3)
+
     def mig_mode(self, handle: Handle) -> bool:
         raise NvmlFailure(3)
 
     def mig_devices(self, handle: Handle) -> list[Handle]:
         raise AssertionError("asked a GPU without MIG for its MIG devices")
+
+    def mig_instances(self, handle: Handle) -> tuple[int, int]:
+        raise NvmlFailure(3)
 
     def busy_samples(self, handle: Handle, since_microseconds: int) -> list[BusySample]:
         answer = self._next("busy_samples")
@@ -152,6 +158,9 @@ class FakeNvml:
         self.buffers -= 1
 
     def gpm_fill(self, handle: Handle, buffer: GpmBuffer) -> None:
+        self._next("gpm_fill")
+
+    def gpm_fill_mig(self, handle: Handle, gpu_instance: int, buffer: GpmBuffer) -> None:
         self._next("gpm_fill")
 
     def gpm_compare(

@@ -34,6 +34,16 @@ def test_a_run_that_does_not_fit_is_doubtful_unless_something_is_wrong() -> None
     assert list(remarks([], estimated(1, 1), FIRST_VALUES, set())) == ["model"]
 
 
+def test_a_run_that_cannot_fit_is_a_mistake() -> None:
+    config = RunConfig(prompts="p.txt", device="cuda", ranks=9)
+    rooms = Room((2 * 2**30,), None), Room((2 * 2**30,), None)
+    (mistake,) = remarks([], estimate(DEMO, config, PromptSizes(100, 30), *rooms), FIRST_VALUES, set()).items()
+    assert mistake[0] == "ranks"
+    assert mistake[1].wrong
+    assert "9 ranks need" in mistake[1].words
+    assert "(--ranks)" not in mistake[1].words, "the form's own words"
+
+
 def test_mistakes_and_settings_are_named_elsewhere_only_while_they_are_out_of_sight() -> None:
     said = remarks([RANKS, TOP_P, Problem("sweep", "q")], None, {**FIRST_VALUES, "top_p": "7"}, set())
     assert unseen_mistakes(said, more=True) == "sweep: q"

@@ -132,8 +132,8 @@ def _gpu_line(gpu: DeviceSample, label: str, width: int) -> Line:
     first = (f"{label} ", "dim")
     if gpu.lost:
         return (first, ("lost", "bad"))
-    used, total = gpu.memory_used_bytes, gpu.memory_total_bytes
-    memory = "memory n/a" if used is None or total is None else _free(total - used, total, width)
+    free, total = gpu.memory_free_bytes, gpu.memory_total_bytes
+    memory = "memory n/a" if free is None or total is None else _free(free, total, width)
     name = cut(visible(gpu.name.removeprefix("NVIDIA ")), max(4, width - len(memory) - len(label) - 2))
     return between((first, (name, "")), ((memory, ""),), width)
 

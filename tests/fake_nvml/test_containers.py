@@ -1,0 +1,96 @@
+"""GPUs that NVML lists and this process may not open, as in a container: they are not counted, and no broken one is."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from rankdeck.runner.machine import examine, gpu
+from rankdeck.runner.machine.facts import Facts
+from rankdeck.runner.machine.gpu_checks import gpu_checks
+from rankdeck.runner.machine.telemetry import Telemetry, count_visible_gpus, rank_variables, visible_gpus
+
+Driver = Callable[..., Path]
+
+EIGHT = "count 8\ndriver 570.86\n" + "".join(
+    f"{number}.name NVIDIA H100\n{number}.uuid GPU-{number}\n{number}.memory 100,40,0\n" for number in range(8)
+)
+
+
+def watched(environ: dict[str, str]) -> list[str]:
+    telemetry = Telemetry.open(environ)
+    uuids = [sample.uuid for sample in telemetry.sample_devices()]
+    telemetry.close()
+    return uuids
+
+
+@pytest.mark.parametrize("refusal", ["open E4", "uuid E4", "name E4"])
+def test_of_eight_gpus_of_which_one_opens_a_run_has_one(driver: Driver, refusal: str) -> None:
+    refused = [f"{number}.{refusal}\n" for number in range(8) if number != 5]
+    script = EIGHT
+    if not refusal.startswith("open"):
+        key = refusal.split()[0]
+        lines = EIGHT.splitlines(keepends=True)
+        script = "".join(line for line in lines if f".{key} " not in line or line.startswith("5."))
+    driver(script + "".join(refused))
+    assert count_visible_gpus({}) == 1
+    assert watched({}) == ["GPU-5"]
+    assert count_visible_gpus({"CUDA_VISIBLE_DEVICES": "0"}) == 1, "CUDA numbers only what it can open"
+    assert visible_gpus({"CUDA_VISIBLE_DEVICES": "0"})[0].uuid == "GPU-5"
+    assert count_visible_gpus({"CUDA_VISIBLE_DEVICES": "5"}) == 0
+    assert rank_variables({"CUDA_VISIBLE_DEVICES": "0,5"}) == {"CUDA_VISIBLE_DEVICES": "0", "RANKDECK_GPUS": "GPU-5"}
+
+
+def test_a_gpu_whose_device_file_is_missing_or_closed_is_not_ours(
+    driver: Driver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    devices = tmp_path / "dev"
+    devices.mkdir()
+    monkeypatch.setattr(gpu, "DEVICE_FILES", devices)
+    minors = "".join(f"{number}.minor {7 - number}\n" for number in range(8))
+    driver(EIGHT + minors)
+    assert count_visible_gpus({}) == 8, "no such files at all: GPUs are reached in another way here"
+    for minor in (2, 6):
+        (devices / f"nvidia{minor}").touch()
+    assert [one.uuid for one in visible_gpus({})] == ["GPU-1", "GPU-5"], "by minor number, which is no index"
+    monkeypatch.setattr("os.access", lambda path, mode: path.name != "nvidia2")
+    assert [one.uuid for one in visible_gpus({})] == [f"GPU-{number}" for number in range(8) if number != 5]
+
+
+def test_doctor_says_in_one_line_how_many_gpus_are_not_ours(driver: Driver) -> None:
+    driver(EIGHT + "".join(f"{number}.open E4\n" for number in range(7)))
+    checks = gpu_checks(Facts(machine=examine.machine({})))
+    (line,) = (check.found for check in checks if check.name == "others")
+    assert line.startswith("the driver lists 7 more GPUs, which this process may not open")
+    assert not [check for check in checks if check.status != "ok"]
+
+
+def test_where_no_gpu_opens_the_reason_and_its_cure_are_said(driver: Driver) -> None:
+    driver(EIGHT + "".join(f"{number}.open E4\n" for number in range(8)))
+    telemetry = Telemetry.open({})
+    assert telemetry.reason is not None
+    assert telemetry.reason.startswith("the driver lists 8 GPUs, and this process may open none: start the container")
+    telemetry.close()
+
+
+def test_a_gpu_that_is_lost_stays_listed_and_no_rank_is_planned_for_it(driver: Driver) -> None:
+    driver(EIGHT + "3.open E15\n4.open E999\n")
+    telemetry = Telemetry.open({})
+    samples = telemetry.sample_devices()
+    telemetry.close()
+    assert [sample.index for sample in samples if sample.lost] == [3]
+    assert len(samples) == 8
+    assert telemetry.not_ours == 0
+    assert [one.gpu for one in visible_gpus({})] == [0, 1, 2, 4, 5, 6, 7], "another failure may pass"
+
+
+def test_what_ranks_are_told_is_cut_where_cuda_would_cut_it(driver: Driver) -> None:
+    driver(EIGHT)
+    uuids = "GPU-2,GPU-0"
+    assert rank_variables({"CUDA_VISIBLE_DEVICES": " GPU-2 , GPU-0,GPU-9,GPU-1"}) == {
+        "CUDA_VISIBLE_DEVICES": uuids,
+        "RANKDECK_GPUS": uuids,
+    }
+    assert rank_variables({}) == {"RANKDECK_GPUS": ",".join(f"GPU-{number}" for number in range(8))}
+    for nothing in ("-1", "", "NoDevFiles", "0,0"):
+        assert rank_variables({"CUDA_VISIBLE_DEVICES": nothing}) == {}

@@ -1,0 +1,168 @@
+"""A run that cannot fit is refused before anything starts, with the numbers and the ways out; a doubtful one is not."""
+
+import json
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from rankdeck.runner import start
+from rankdeck.runner.inputs.memory_estimate import PromptSizes, Room, doubt, estimate, why_impossible
+from rankdeck.runner.inputs.model_config import ModelShape
+from rankdeck.runner.machine import examine
+from rankdeck.runner.machine.facts import Machine
+from rankdeck.runner.protocol import DeviceSample
+from rankdeck.runner.protocol.config import RunConfig
+from rankdeck.runner.protocol.sweep_plan import SweepPlan
+
+GIB = 2**30
+LLAMA_8B = ModelShape(8_030_261_248, 32, 8, 128, 4096, 14336, 128256, 131072, "bfloat16")
+LLAMA_70B = ModelShape(70_553_706_496, 80, 8, 128, 8192, 28672, 128256, 131072, "bfloat16")
+
+
+def refused(shape: ModelShape, free: int, total: int, gpus: int = 1, **settings: object) -> str | None:
+    config = RunConfig(prompts="p", device="cuda" if gpus else "cpu", **settings)  # type: ignore[arg-type]
+    rooms = [Room((size * GIB,) * gpus, size * GIB) for size in (free, total)]
+    problem = why_impossible(estimate(shape, config, PromptSizes(1000, 100), *rooms))
+    return None if problem is None else str(problem)
+
+
+def test_more_ranks_than_fit_are_refused_with_how_many_would() -> None:
+    assert refused(LLAMA_8B, 38, 40, gpus=2, ranks=6) == (
+        "--ranks: 3 ranks need 44.9 GiB for the weights alone, and the fullest GPU has 38.0 GiB free of 40.0; "
+        "4 ranks would fit (--ranks); make the weights smaller (--quantization, --dtype), or choose a smaller model. "
+        "This is an estimate: `rankdeck run --force` starts all the same"
+    )
+    assert refused(LLAMA_8B, 38, 40, gpus=2, ranks=4) is None
+
+
+def test_a_model_too_large_for_a_gpu_is_refused_with_how_many_gpus_would_do() -> None:
+    said = refused(LLAMA_70B, 79, 80, gpus=8, ranks=8)
+    assert said is not None
+    assert said.startswith(
+        "--model: a rank needs 131.4 GiB for the weights alone, and the fullest GPU has 79.0 GiB free"
+    )
+    assert "spread a rank over 2 GPUs (--gpus-per-rank)" in said
+    assert refused(LLAMA_70B, 79, 80, gpus=8, ranks=4, gpus_per_rank=2) is None
+    alone = refused(LLAMA_70B, 79, 80, ranks=1)
+    assert alone is not None
+    assert "--gpus-per-rank" not in alone, "there is no second GPU"
+
+
+@pytest.mark.parametrize(
+    ("free", "total", "impossible"),
+    [
+        (15, 80, False),  # bytes that somebody may give back before the weights are there
+        (13, 80, True),
+        (14, 14, True),
+        (16, 16, False),  # the weights fit, and hardly a prompt: a doubt
+    ],
+)
+def test_only_what_is_clearly_impossible_is_refused(free: int, total: int, impossible: bool) -> None:
+    assert (refused(LLAMA_8B, free, total, ranks=1) is not None) == impossible
+
+
+def test_parameters_that_were_only_calculated_are_given_the_benefit_of_the_doubt() -> None:
+    assert refused(LLAMA_8B, 12, 80, ranks=1) is not None
+    assert refused(LLAMA_8B._replace(counted=False), 12, 80, ranks=1) is None
+    assert refused(LLAMA_8B._replace(counted=False), 9, 80, ranks=1) is not None
+
+
+def test_a_quantised_checkpoint_of_which_only_the_config_is_here_may_be_any_size() -> None:
+    quantised = LLAMA_70B._replace(quantised=True, counted=False)
+    assert refused(quantised, 23, 24, ranks=1) is None
+    assert refused(quantised._replace(stored_bytes=40 * GIB, counted=True), 23, 24, ranks=1) is not None
+
+
+def test_on_a_cpu_only_memory_that_the_machine_does_not_have_at_all_counts() -> None:
+    assert refused(LLAMA_8B, 1, 64, gpus=0, ranks=1) is None, "what is free there changes with every file that is read"
+    said = refused(LLAMA_8B, 60, 64, gpus=0, ranks=4)
+    assert said is not None
+    assert said.startswith("--ranks: 4 ranks need")
+    assert "this machine has 60.0 GiB free of 64.0" in said
+    mapped = LLAMA_8B._replace(dtype="float32", tied=True)
+    assert refused(mapped, 60, 64, gpus=0, ranks=4, quantization="none", compile=True) is None, "mapped once for all"
+
+
+def test_memory_that_is_not_known_refuses_nothing() -> None:
+    config = RunConfig(prompts="p", device="cuda", ranks=64)
+    assert why_impossible(estimate(LLAMA_70B, config, PromptSizes(1000, 100), Room((None,), None))) is None
+
+
+def test_a_batch_size_that_does_not_fit_is_a_doubt_and_auto_finds_its_own() -> None:
+    def said(**settings: object) -> str | None:
+        config = RunConfig(prompts="p", device="cuda", max_new_tokens=4000, **settings)  # type: ignore[arg-type]
+        return doubt(estimate(LLAMA_8B, config, PromptSizes(1000, 100), Room((24 * GIB,), None)))
+
+    assert said(batch_size=512) == "batch size 512 would not fit in memory, by estimate: 16 would"
+    assert said(batch_size=8) is None
+    assert said() is None, "the search starts from what is free"
+    tight = estimate(LLAMA_8B, RunConfig(prompts="p", device="cuda"), PromptSizes(9, 9), Room((15 * GIB,), None))
+    assert str(doubt(tight)).startswith("the run would not fit in memory, by estimate, even at batch size 1")
+
+
+def test_before_a_run_the_doubt_is_among_the_warnings(large: RunConfig) -> None:
+    asked = msgspec.structs.replace(large, ranks=1, batch_size=4096)
+    (warning,) = start.warnings(asked, 100)
+    assert warning.startswith("the run would not fit in memory, by estimate, even at batch size 1")
+
+
+# --- before a run --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunConfig:
+    """Two ranks of a model of 15 GiB on a machine with one GPU of 24 GiB."""
+    gpu = DeviceSample(
+        index=0, uuid="GPU-0", name="L4", memory_free_bytes=23 * GIB, memory_total_bytes=24 * GIB, memory_used_bytes=GIB
+    )
+    monkeypatch.setattr(examine, "machine", lambda: Machine(gpus=(gpu,), seen=(0,)))
+    monkeypatch.setattr("rankdeck.runner.machine.telemetry.count_visible_gpus", lambda environ: 1)
+    shape = {
+        "hidden_size": 4096, "intermediate_size": 14336, "num_attention_heads": 32, "num_hidden_layers": 64,
+        "num_key_value_heads": 8, "vocab_size": 128256, "torch_dtype": "bfloat16",
+    }  # fmt: skip
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text(json.dumps(shape))
+    (tmp_path / "model" / "tokenizer.json").write_text("{}")
+    (tmp_path / "p.txt").write_text("hello\n")
+    return RunConfig(prompts=str(tmp_path / "p.txt"), model=str(tmp_path / "model"), device="cuda", ranks=2)
+
+
+@pytest.mark.parametrize("sweep", [None, SweepPlan(batch_sizes=[1], ranks=[1, 2])])
+def test_run_and_sweep_refuse_it_and_leave_nothing_behind(
+    large: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sweep: SweepPlan | None
+) -> None:
+    monkeypatch.setattr(start, "start_supervisor", lambda directory: pytest.fail("a supervisor was started"))
+    with pytest.raises(start.InputError, match=r"2 ranks need .* GiB for the weights alone"):
+        start.launch(msgspec.structs.replace(large, sweep=sweep), run_dir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_nobody_is_told_to_spread_a_rank_over_mig_devices(large: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    def needed(uuid: str) -> int | None:
+        sample = DeviceSample(
+            index=0,
+            uuid=uuid,
+            name="A100",
+            memory_free_bytes=19 * GIB,
+            memory_total_bytes=20 * GIB,
+            memory_used_bytes=0,
+        )
+        found = start.estimate_memory(large, Machine(gpus=(sample, sample), seen=(0, 1)))
+        assert not isinstance(found, str)
+        return found.gpus_needed
+
+    assert (needed("GPU-0"), needed("MIG-0")) == (2, None)
+
+
+def test_force_starts_it_all_the_same(large: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[Path] = []
+    monkeypatch.setattr(start, "start_supervisor", started.append)
+    start.launch(large, run_dir=tmp_path / "run", force=True)
+    assert started == [tmp_path / "run"]
+
+
+def test_a_hub_model_that_is_not_here_yet_may_be_any_size(large: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = msgspec.structs.replace(large, model="nobody/nowhere", ranks=64)
+    assert isinstance(start.estimate_memory(asked, examine.machine()), str)
