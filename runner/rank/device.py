@@ -23,12 +23,16 @@ def take_device(config: RunConfig, local_rank: int) -> None:
     """Make this rank's GPU torch's current one, and the one that accelerate takes.
 
     Raises:
-        RuntimeError: torch sees fewer GPUs than the rank needs.
+        RuntimeError: torch sees no GPU, or fewer than the rank needs.
     """
     import torch
 
-    if config.device != "cuda" or not torch.cuda.is_available():
+    if config.device != "cuda":
         return
+    if not torch.cuda.is_available():
+        raise RuntimeError(
+            f"torch {torch.__version__} sees no CUDA device; install a CUDA build of it, or use --device cpu"
+        )
     seen = torch.cuda.device_count()
     if seen < config.gpus_per_rank:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")

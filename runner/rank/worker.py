@@ -9,12 +9,14 @@ import gc
 import os
 import time
 import traceback
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from rankdeck.runner import protocol, run_directory
 from rankdeck.runner.machine import processes
 from rankdeck.runner.protocol.config import RunConfig
+from rankdeck.runner.rank import group
 from rankdeck.runner.rank.device import device_facts, hide_other_gpus, take_device
 from rankdeck.runner.rank.link import Link
 from rankdeck.runner.rank.log import log_to
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     from rankdeck.runner.engine.base import Engine
 
 GATHER_PART = 1000
-GROUP_TIMEOUT_DAYS = 7
+GROUP_TIMEOUT = timedelta(days=7)
 """Ranks wait for each other through any download; that a rank has died is for the supervisor to notice."""
 
 
@@ -81,7 +83,7 @@ class _Rank:
         self._phase("joining")
         accelerator = self._join()
         self._phase("loading")
-        model_path = self._model_files(accelerator)
+        model_path = self._model_files()
         loaded = loading.load(self.config, model_path, accelerator.device)
         self._phase("warming up")
         # Before a continuous engine takes its cache: what is free afterwards says nothing about how many rows fit.
@@ -92,9 +94,9 @@ class _Rank:
         if self.config.dispatch == "split":
             self._announce_share(accelerator)
         seconds = time.monotonic() - started
-        bandwidth = self._copy_bandwidth(engine, accelerator)
+        bandwidth = self._copy_bandwidth(engine)
         self.link.send(self._ready(engine, why, accelerator.device, seconds, bandwidth, free_and_total))
-        accelerator.wait_for_everyone()
+        group.wait_for_all()
         work = RankWork(self.rank, self.config, engine, self.link)
         if work.run():
             self._gather(accelerator, work.digests)
@@ -105,35 +107,25 @@ class _Rank:
         self.link.send(protocol.RankPhase(rank=self.rank, phase=phase))
 
     def _join(self) -> Any:
-        from datetime import timedelta
-
         import torch
-        from accelerate import Accelerator
-        from accelerate.utils import InitProcessGroupKwargs, set_seed
+        from accelerate.utils import set_seed
 
         if cores := os.environ.get("RANKDECK_CORES"):
             torch.set_num_threads(max(1, int(cores) // self.world_size))
-        handlers = []
-        if self.world_size > 1:
-            # gloo even on GPUs: generating needs no collective, so NCCL would only cost memory and start-up time.
-            handlers = [InitProcessGroupKwargs(backend="gloo", timeout=timedelta(days=GROUP_TIMEOUT_DAYS))]
         take_device(self.config, self.local_rank)
-        accelerator = Accelerator(kwargs_handlers=handlers)
-        if self.config.device == "cuda" and accelerator.device.type != "cuda":
-            raise RuntimeError(
-                f"torch {torch.__version__} sees no CUDA device; install a CUDA build of it, or use --device cpu"
-            )
+        accelerator = group.join(self.world_size, GROUP_TIMEOUT)
         if self.config.seed is not None:
             set_seed(self.config.seed, device_specific=True)
         return accelerator
 
-    def _model_files(self, accelerator: Any) -> str:
-        """The model's folder. The local main process fetches a hub model, while the other ranks wait."""
+    def _model_files(self) -> str:
+        """The model's folder. The first rank fetches a hub model, while the others wait."""
         model: str = self.options.model
         if Path(model).is_dir():
             return model
-        with accelerator.local_main_process_first():
-            return _hub_folder(model, fetch=accelerator.is_local_main_process)
+        return group.fetched_once(
+            fetch=lambda: _hub_folder(model, fetch=True), find=lambda: _hub_folder(model, fetch=False)
+        )
 
     def _announce_share(self, accelerator: Any) -> None:
         with accelerator.split_between_processes(list(range(self.prompts))) as share:
@@ -142,11 +134,11 @@ class _Rank:
             start, stop = (share[0], share[-1] + 1) if share and not beyond else (0, 0)
         self.link.send(protocol.Share(rank=self.rank, start=start, stop=stop))
 
-    def _copy_bandwidth(self, engine: "Engine", accelerator: Any) -> float | None:
+    def _copy_bandwidth(self, engine: "Engine") -> float | None:
         """In a sweep: the memory bandwidth of rank 0's device in bytes/s, measured while the other ranks wait."""
         if self.config.sweep is None:
             return None
-        accelerator.wait_for_everyone()
+        group.wait_for_all()
         return engine.copy_bandwidth() if self.rank == 0 else None
 
     def _ready(
