@@ -7,10 +7,14 @@ business. torch is imported only when a function needs it.
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rankdeck.runner.machine import placement
 from rankdeck.runner.protocol.config import RunConfig
+from rankdeck.runner.rank import group
+
+if TYPE_CHECKING:
+    from rankdeck.runner.engine.memory import Share
 
 
 def hide_other_gpus(config: RunConfig, local_rank: int) -> None:
@@ -42,6 +46,27 @@ def take_device(config: RunConfig, local_rank: int) -> None:
     index = placement.device_index(local_rank, seen, config.gpus_per_rank)
     os.environ[placement.OWN_DEVICE] = f"cuda:{index}"
     torch.cuda.set_device(index)
+
+
+def hold_to_share(config: RunConfig, local_rank: int) -> "Share | None":
+    """Hold this rank to its share of its GPU, if it shares it; None where it has it to itself.
+
+    All ranks have to call this, before any of them loads a model.
+    """
+    import torch
+
+    from rankdeck.runner.engine import memory
+
+    seen = torch.cuda.device_count() if config.device == "cuda" else 0
+    if not seen or config.gpus_per_rank > 1 or config.ranks <= seen:
+        return None  # on every rank: all of them see the same GPUs
+    device = torch.device("cuda", placement.device_index(local_rank, seen, config.gpus_per_rank))
+    torch.cuda.synchronize(device)  # the first call on a device creates its context, which takes memory
+    group.wait_for_all()
+    free, total = torch.cuda.mem_get_info(device)
+    group.wait_for_all()  # nobody loads anything before all have looked
+    ranks = placement.sharing(local_rank, config.ranks, seen, config.gpus_per_rank)
+    return memory.hold_to_share(device, ranks, free, total) if ranks > 1 else None
 
 
 def device_facts(device: Any, all_devices: Sequence[Any], config: RunConfig, local_rank: int) -> dict[str, Any]:

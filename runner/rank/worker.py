@@ -17,12 +17,15 @@ from rankdeck.runner import protocol, run_directory
 from rankdeck.runner.machine import processes
 from rankdeck.runner.protocol.config import RunConfig
 from rankdeck.runner.rank import group
-from rankdeck.runner.rank.device import device_facts, hide_other_gpus, take_device
+from rankdeck.runner.rank.device import device_facts, hide_other_gpus, hold_to_share, take_device
 from rankdeck.runner.rank.link import Link
 from rankdeck.runner.rank.log import log_to
 
 if TYPE_CHECKING:
+    import torch
+
     from rankdeck.runner.engine.base import Engine
+    from rankdeck.runner.engine.memory import Share
 
 GATHER_PART = 1000
 GROUP_TIMEOUT = timedelta(days=7)
@@ -77,25 +80,29 @@ class _Rank:
     def live(self) -> None:
         started = time.monotonic()
         _import_without_collecting()
-        from rankdeck.runner.engine import choose, loading
+        from rankdeck.runner.engine import choose, loading, memory
         from rankdeck.runner.rank.work import RankWork
 
         self._phase("joining")
         accelerator = self._join()
+        share = hold_to_share(self.config, self.local_rank)
         self._phase("loading")
         model_path = self._model_files()
-        loaded = loading.load(self.config, model_path, accelerator.device)
+        with memory.explained("loading the model", loading.devices_for(self.config, accelerator.device), share):
+            loaded = loading.load(self.config, model_path, accelerator.device)
         self._phase("warming up")
+        devices = loading.devices_of(loaded.model, loaded.device)
         # Before a continuous engine takes its cache: what is free afterwards says nothing about how many rows fit.
-        free_and_total = loading.free_and_total(loading.devices_of(loaded.model, loaded.device))
-        engine, why = choose.choose(self.config, loaded)
+        room = self._room(devices, share)
+        with memory.explained("warming up", devices, share):
+            engine, why = choose.choose(self.config, loaded)
         if self.rank == 0 and why:
             self.link.send(protocol.LogLine(source=f"rank {self.rank}", text=f"{engine.name} engine: {why}"))
         if self.config.dispatch == "split":
             self._announce_share(accelerator)
         seconds = time.monotonic() - started
         bandwidth = self._copy_bandwidth(engine)
-        self.link.send(self._ready(engine, why, accelerator.device, seconds, bandwidth, free_and_total))
+        self.link.send(self._ready(engine, why, accelerator.device, seconds, bandwidth, room))
         group.wait_for_all()
         work = RankWork(self.rank, self.config, engine, self.link)
         if work.run():
@@ -127,6 +134,15 @@ class _Rank:
             fetch=lambda: _hub_folder(model, fetch=True), find=lambda: _hub_folder(model, fetch=False)
         )
 
+    @staticmethod
+    def _room(devices: "list[torch.device]", share: "Share | None") -> dict[str, Any]:
+        """Memory of this rank's devices, as fields of RankReady."""
+        from rankdeck.runner.engine import memory
+
+        free, total = memory.free_and_total(devices)
+        room = {"memory_free_bytes": free, "memory_total_bytes": total}
+        return room if share is None else {**room, "memory_left_bytes": memory.left_of(share, devices[0])}
+
     def _announce_share(self, accelerator: Any) -> None:
         with accelerator.split_between_processes(list(range(self.prompts))) as share:
             # Older accelerate gives the last prompt again to a rank beyond the last share.
@@ -148,7 +164,7 @@ class _Rank:
         device: Any,
         seconds: float,
         bandwidth: float | None,
-        free_and_total: tuple[int, int],
+        room: dict[str, Any],
     ) -> protocol.RankReady:
         return protocol.RankReady(
             rank=self.rank,
@@ -156,8 +172,7 @@ class _Rank:
             engine_reason=why,
             seconds=round(seconds, 3),
             bandwidth_bytes_per_second=bandwidth,
-            memory_free_bytes=free_and_total[0],
-            memory_total_bytes=free_and_total[1],
+            **room,
             **device_facts(device, engine.devices, self.config, self.local_rank),
             **engine.describe(),
         )

@@ -91,6 +91,9 @@ class Rows:
     def peak_memory(self) -> int | None:
         return None
 
+    def reserved_memory(self) -> int | None:
+        return None
+
     def tokenise(self, prompts: Sequence[Prompt]) -> tuple[dict[int, list[int]], dict[int, str]]:
         good = {at: [1, 2] for at, prompt in enumerate(prompts) if prompt.text != "!unfit"}
         return good, {at: "does not fit" for at in range(len(prompts)) if at not in good}
