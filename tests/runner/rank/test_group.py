@@ -76,7 +76,11 @@ def test_two_ranks_on_one_gpu_wait_for_each_other_and_the_first_fetches_for_both
         )
         for rank in range(2)
     ]
-    said = [rank.communicate(timeout=100) for rank in ranks]
+    try:
+        said = [rank.communicate(timeout=60) for rank in ranks]
+    finally:
+        for rank in ranks:
+            rank.kill()
     assert [rank.returncode for rank in ranks] == [0, 0], said
     first, second = (json.loads(out) for out, _ in said)
     assert first == [[0], "folder", "OSError: the hub is not there"]
