@@ -148,7 +148,7 @@ def _figures(devices: Sequence[torch.device], share: Share | None) -> str:
     if devices[0].type != "cuda":
         return on_the_host(free, total)
     held = sum(torch.cuda.memory_reserved(device) for device in devices)
-    return on_gpus([str(device) for device in devices], free, total, held, share)
+    return on_gpus([str(device) for device in devices], free, total, held, share, torch.cuda.device_count())
 
 
 def on_the_host(free: int, total: int) -> str:
@@ -159,17 +159,19 @@ def on_the_host(free: int, total: int) -> str:
     )
 
 
-def on_gpus(names: Sequence[str], free: int, total: int, held: int, share: Share | None) -> str:
-    """What a rank holds of its GPUs, what is left of them, and what to do; all in bytes."""
+def on_gpus(names: Sequence[str], free: int, total: int, held: int, share: Share | None, seen: int) -> str:
+    """What a rank holds of its GPUs, what is left of them, and what to do; all in bytes. `seen` GPUs are there."""
     has = "has" if len(names) == 1 else "have"
     found = f"{', '.join(names)} {has} {_gib(total)}, {_gib(free)} of them free, and this rank holds {_gib(held)}"
-    smaller = f"spread the model over more GPUs (--gpus-per-rank {2 * len(names)}), or make it smaller (--quantization)"
+    cures = ["make it smaller (--quantization)"]
+    if seen > 1:
+        cures.insert(0, f"spread the model over more GPUs (--gpus-per-rank {2 * len(names)})")
     if share is not None:
         found += f" of the {_gib(share.bytes)} that it may take as one of {share.ranks} ranks there"
-        first = f"run fewer ranks on a GPU (--ranks-per-gpu {share.ranks - 1}), "
-    else:
-        first = "stop what else runs there, " if total - free > 2 * max(held, GIB) else ""
-    cure = first + smaller
+        cures.insert(0, f"run fewer ranks (--ranks {(share.ranks - 1) * seen})")
+    elif total - free > 2 * max(held, GIB):
+        cures.insert(0, "stop what else runs there")
+    cure = ", or ".join(filter(None, (", ".join(cures[:-1]), cures[-1])))
     return f"{found}. {cure[0].upper()}{cure[1:]}"
 
 

@@ -4,8 +4,8 @@
 exits with 1. An answer depends on its prompt alone, so every way through a run gives the same outputs. Prompts steer
 the ranks: `!raise` makes the batch raise, `!huge` runs out of memory, `!die` kills the rank, `!lose` costs it its GPU.
 Files in the model's folder do, too: `fail-load` makes loading fail, `hold` keeps ranks from getting ready, `nonsense`
-has rank 0 send what is no message. STANDIN_STEP_SECONDS is the time of a decode step, STANDIN_ROOM the most rows that fit. With
-`--engine continuous` they are continuous ranks: the real ContinuousRank, around rows that need no model.
+has rank 0 send what is no message. STANDIN_STEP_SECONDS is the time of a decode step, STANDIN_ROOM the most rows that
+fit. With `--engine continuous` they are continuous ranks: the real ContinuousRank, around rows that need no model.
 """
 
 import argparse

@@ -71,7 +71,7 @@ def said(monkeypatch, devices=(GPU,), share=None, error=None, **figures) -> str:
 
 
 def test_a_model_that_does_not_fit_is_said_with_figures_and_what_to_do(monkeypatch):
-    assert said(monkeypatch, free=3 * GIB, reserved=75 * GIB) == (
+    assert said(monkeypatch, gpus=8, free=3 * GIB, reserved=75 * GIB) == (
         "not enough memory for loading the model: cuda:0 has 80.0 GiB, 3.0 GiB of them free, and this rank holds "
         "75.0 GiB. Spread the model over more GPUs (--gpus-per-rank 2), or make it smaller (--quantization) "
         "(OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.)"
@@ -79,17 +79,18 @@ def test_a_model_that_does_not_fit_is_said_with_figures_and_what_to_do(monkeypat
 
 
 def test_where_other_processes_have_the_memory_that_is_said(monkeypatch):
-    assert "Stop what else runs there, spread the model" in said(monkeypatch, free=3 * GIB, reserved=10 * GIB)
+    text = said(monkeypatch, free=3 * GIB, reserved=10 * GIB)
+    assert "Stop what else runs there, or make it smaller" in text, "there is no other GPU to spread it over"
 
 
 def test_a_rank_that_shares_its_gpu_is_told_its_share_and_to_run_fewer(monkeypatch):
-    text = said(monkeypatch, share=Share(3, 26 * GIB), free=2 * GIB, reserved=25 * GIB)
+    text = said(monkeypatch, share=Share(3, 26 * GIB), gpus=4, free=2 * GIB, reserved=25 * GIB)
     assert "this rank holds 25.0 GiB of the 26.0 GiB that it may take as one of 3 ranks there" in text
-    assert "Run fewer ranks on a GPU (--ranks-per-gpu 2)" in text
+    assert "Run fewer ranks (--ranks 8), spread" in text
 
 
 def test_a_rank_on_several_gpus_names_them_and_their_sums(monkeypatch):
-    text = said(monkeypatch, [GPU, torch.device("cuda", 1)], free=3 * GIB, reserved=75 * GIB)
+    text = said(monkeypatch, [GPU, torch.device("cuda", 1)], gpus=2, free=3 * GIB, reserved=75 * GIB)
     assert "cuda:0, cuda:1 have 160.0 GiB, 6.0 GiB of them free, and this rank holds 150.0 GiB" in text
     assert "--gpus-per-rank 4" in text
 

@@ -1,5 +1,9 @@
 """The environment of ranks: what of the user's stays, and how torch's allocator is set up on GPUs."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 
 from rankdeck.runner.supervisor.accelerate import rank_environment, with_growing_segments
@@ -38,9 +42,13 @@ def test_only_ranks_on_gpus_get_growing_segments_and_an_engine_can_do_without():
     assert {OLD, NEW}.isdisjoint(rank_environment({}, 2, False, 8, growing_segments=False))
 
 
-def test_torch_understands_the_setting_and_reads_the_variable_that_is_amended(monkeypatch):
-    import torch
-
-    for settings in with_growing_segments({OLD: "garbage_collection_threshold:0.8"}).values():
-        torch._C._accelerator_setAllocatorSettings(settings)
-        assert torch._C._accelerator_getAllocatorSettings() == settings
+@pytest.mark.parametrize(
+    "set_by_the_user", [{}, {OLD: "garbage_collection_threshold:0.8", NEW: "max_split_size_mb:99"}, {OLD: "", NEW: ""}]
+)
+def test_torch_reads_the_settings_as_amended(set_by_the_user):
+    code = "import sys, torch; sys.stdout.write(torch._C._accelerator_getAllocatorSettings())"
+    clean = {name: value for name, value in os.environ.items() if name not in (OLD, NEW)} | set_by_the_user
+    environment = clean | with_growing_segments(clean)
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == environment[OLD]
+    assert done.stdout.endswith(GROWS)
