@@ -93,10 +93,11 @@ def free_and_total(devices: Sequence[torch.device]) -> tuple[int, int]:
 
 
 class Share(NamedTuple):
-    """What one of `ranks` ranks on a GPU may take of it: `bytes`."""
+    """What one of `ranks` ranks on a GPU may take of it: `bytes`. The run has `gpus`."""
 
     ranks: int
     bytes: int
+    gpus: int
 
 
 def share_of(free: int, total: int, ranks: int) -> float:
@@ -107,14 +108,16 @@ def share_of(free: int, total: int, ranks: int) -> float:
     return max(0.0, min(1.0, (free / ranks - LIBRARIES_BYTES) / total))
 
 
-def hold_to_share(device: torch.device, ranks: int, free: int, total: int) -> Share:
+def hold_to_share(device: torch.device, ranks: int, gpus: int) -> Share:
     """Have torch's allocator raise out-of-memory in this process where it would take more than its share.
 
-    Otherwise a rank that reserves much takes what the others need, and they fail.
+    Otherwise a rank that reserves much takes what the others need, and they fail. What is free when this is called is
+    shared out: it is to be the same for all of them.
     """
+    free, total = torch.cuda.mem_get_info(device)
     fraction = share_of(free, total, ranks)
     torch.cuda.set_per_process_memory_fraction(fraction, device)
-    return Share(ranks, int(fraction * total))
+    return Share(ranks, int(fraction * total), gpus)
 
 
 def left_of(share: Share, device: torch.device) -> int:
@@ -168,7 +171,7 @@ def on_gpus(names: Sequence[str], free: int, total: int, held: int, share: Share
         cures.insert(0, f"spread the model over more GPUs (--gpus-per-rank {2 * len(names)})")
     if share is not None:
         found += f" of the {_gib(share.bytes)} that it may take as one of {share.ranks} ranks there"
-        cures.insert(0, f"run fewer ranks (--ranks {(share.ranks - 1) * seen})")
+        cures.insert(0, f"run fewer ranks (--ranks {(share.ranks - 1) * share.gpus})")
     elif total - free > 2 * max(held, GIB):
         cures.insert(0, "stop what else runs there")
     cure = ", or ".join(filter(None, (", ".join(cures[:-1]), cures[-1])))

@@ -14,6 +14,8 @@ from rankdeck.runner.protocol.config import RunConfig
 from rankdeck.runner.rank import group
 
 if TYPE_CHECKING:
+    import torch
+
     from rankdeck.runner.engine.memory import Share
 
 
@@ -48,7 +50,7 @@ def take_device(config: RunConfig, local_rank: int) -> None:
     torch.cuda.set_device(index)
 
 
-def hold_to_share(config: RunConfig, local_rank: int) -> "Share | None":
+def hold_to_share(config: RunConfig, local_rank: int, device: "torch.device") -> "Share | None":
     """Hold this rank to its share of its GPU, if it shares it; None where it has it to itself.
 
     All ranks have to call this, before any of them loads a model.
@@ -57,16 +59,15 @@ def hold_to_share(config: RunConfig, local_rank: int) -> "Share | None":
 
     from rankdeck.runner.engine import memory
 
-    seen = torch.cuda.device_count() if config.device == "cuda" else 0
-    if not seen or config.gpus_per_rank > 1 or config.ranks <= seen:
+    gpus = torch.cuda.device_count() if device.type == "cuda" else 0
+    if not gpus or config.gpus_per_rank > 1 or config.ranks <= gpus:
         return None  # on every rank: all of them see the same GPUs
-    device = torch.device("cuda", placement.device_index(local_rank, seen, config.gpus_per_rank))
     torch.cuda.synchronize(device)  # the first call on a device creates its context, which takes memory
     group.wait_for_all()
-    free, total = torch.cuda.mem_get_info(device)
-    group.wait_for_all()  # nobody loads anything before all have looked
-    ranks = placement.sharing(local_rank, config.ranks, seen, config.gpus_per_rank)
-    return memory.hold_to_share(device, ranks, free, total) if ranks > 1 else None
+    ranks = placement.sharing(local_rank, config.ranks, gpus, config.gpus_per_rank)
+    share = memory.hold_to_share(device, ranks, gpus) if ranks > 1 else None
+    group.wait_for_all()  # nobody loads anything before all have looked at what is free
+    return share
 
 
 def device_facts(device: Any, all_devices: Sequence[Any], config: RunConfig, local_rank: int) -> dict[str, Any]:

@@ -85,7 +85,7 @@ class _Rank:
 
         self._phase("joining")
         accelerator = self._join()
-        share = hold_to_share(self.config, self.local_rank)
+        share = hold_to_share(self.config, self.local_rank, accelerator.device)
         self._phase("loading")
         model_path = self._model_files()
         with memory.explained("loading the model", loading.devices_for(self.config, accelerator.device), share):

@@ -37,8 +37,8 @@ def test_all_shares_together_never_exceed_what_is_free(total, used, ranks):
 
 def test_a_rank_is_held_to_its_share_and_what_is_left_of_it_counts_what_it_has_reserved(monkeypatch):
     cuda = FakeCuda(free=79 * GIB).install(monkeypatch)
-    share = memory.hold_to_share(GPU, 2, cuda.free, cuda.total)
-    assert share == Share(2, int(39.25 * GIB))
+    share = memory.hold_to_share(GPU, 2, gpus=3)
+    assert share == Share(2, int(39.25 * GIB), 3)
     assert cuda.fractions == {"cuda:0": pytest.approx(39.25 / 80)}
     cuda.reserved, cuda.free = 15 * GIB, 60 * GIB
     assert memory.left_of(share, GPU) == int(24.25 * GIB)
@@ -84,7 +84,7 @@ def test_where_other_processes_have_the_memory_that_is_said(monkeypatch):
 
 
 def test_a_rank_that_shares_its_gpu_is_told_its_share_and_to_run_fewer(monkeypatch):
-    text = said(monkeypatch, share=Share(3, 26 * GIB), gpus=4, free=2 * GIB, reserved=25 * GIB)
+    text = said(monkeypatch, share=Share(3, 26 * GIB, 4), gpus=4, free=2 * GIB, reserved=25 * GIB)
     assert "this rank holds 25.0 GiB of the 26.0 GiB that it may take as one of 3 ranks there" in text
     assert "Run fewer ranks (--ranks 8), spread" in text
 

@@ -89,9 +89,12 @@ def test_a_rank_never_calls_a_barrier_of_accelerate(rank_of):
     assert told_in_order(told) == ["joining", "loading", folder, "warming up", "wait", "RankReady", "wait"]
 
 
-def test_ranks_that_share_gpus_all_look_at_the_free_memory_before_any_of_them_loads(rank_of, cuda, tmp_path):
+def test_ranks_that_share_gpus_all_look_at_the_free_memory_before_any_of_them_loads(
+    rank_of, cuda, monkeypatch, tmp_path
+):
     cuda.free, cuda.reserved = 79 * GIB, 9 * GIB
     rank, told = rank_of(local_rank=2, device="cuda", ranks=3, model=str(tmp_path))
+    monkeypatch.setattr(group, "wait_for_all", lambda: (told.append("wait"), cuda.calls.append("wait")))
     rank.live()
     assert told_in_order(told) == [
         "joining",
@@ -104,7 +107,7 @@ def test_ranks_that_share_gpus_all_look_at_the_free_memory_before_any_of_them_lo
         "wait",
     ]
     assert cuda.fractions == {"cuda:0": pytest.approx(39.25 / 80)}
-    assert cuda.calls[:2] == ["synchronize cuda:0", "mem_get_info cuda:0"], "its context takes memory, too"
+    assert cuda.calls[:4] == ["synchronize cuda:0", "wait", "mem_get_info cuda:0", "wait"], "contexts take memory, too"
     ready = next(one for one in told if isinstance(one, protocol.RankReady))
     assert (ready.memory_free_bytes, ready.memory_total_bytes) == (79 * GIB, 80 * GIB)
     assert _free_bytes(ready, [ready, ready]) == ready.memory_left_bytes == int(30.25 * GIB), "not shared a second time"
@@ -121,7 +124,8 @@ def test_a_rank_alone_on_its_gpu_waits_with_those_that_share_theirs_and_has_all_
 def test_ranks_that_share_no_gpu_have_all_of_theirs(cuda, monkeypatch, settings):
     monkeypatch.setattr(group, "wait_for_all", lambda: pytest.fail("nothing to wait for"))
     config = RunConfig(prompts="p", **{"device": "cuda", **settings})
-    assert [device.hold_to_share(config, rank) for rank in range(2)] == [None, None]
+    own = [torch.device("cpu" if config.device == "cpu" else f"cuda:{rank}") for rank in range(2)]
+    assert [device.hold_to_share(config, rank, own[rank]) for rank in range(2)] == [None, None]
     assert cuda.fractions == {}
 
 
