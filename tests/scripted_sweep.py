@@ -125,6 +125,7 @@ class SweepScript(Script):
             idle=0.01 + 0.012 * ranks,
             peak_memory_bytes=peak,
             rank_peak_memory_bytes=[peak] * ranks,
+            reserved_memory_bytes=None if peak is None else peak * 5 // 4,
             busy_percent=min(99.0, 61.0 + 6 * rows**0.5) if self.gpus else None,
             dram_percent=min(90.0, 22.0 + 5 * rows**0.5) if self.gpus else None,
             power_watts=ranks * min(690.0, 240.0 + 40 * rows**0.5) if self.gpus else None,

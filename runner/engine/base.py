@@ -7,7 +7,6 @@ and `runner.engine.continuous`. Clocks are read only after the device is synchro
 
 import abc
 import copy
-import gc
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from typing import Any
 
 import torch
 
-from rankdeck.runner.engine import loading
+from rankdeck.runner.engine import loading, memory
 from rankdeck.runner.engine.loading import dtype_text
 from rankdeck.runner.engine.rows import Answer, Progress
 from rankdeck.runner.protocol import BatchResult, OutputRecord, Prompt, prompt_text
@@ -109,7 +108,7 @@ class Engine(abc.ABC):
             self._synchronise()
             best = min(best, time.perf_counter() - started)
         del source, target
-        free_memory(self.device)
+        memory.free_memory(self.device)
         return 2 * size / best
 
     @abc.abstractmethod
@@ -208,28 +207,18 @@ class Engine(abc.ABC):
         )
 
     def _synchronise(self) -> None:
-        loading.synchronise(self.devices)
+        memory.synchronise(self.devices)
 
     def _reset_peak_memory(self) -> None:
-        loading.reset_peaks(self.devices)
+        memory.reset_peaks(self.devices)
 
     def peak_memory(self) -> int | None:
         """Most bytes allocated on the devices since the last reset; None on a CPU."""
-        return loading.peak_bytes(self.devices)
+        return memory.peak_bytes(self.devices)
 
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether the device (the host, for a CPU rank) ran out of memory."""
-    text = str(error)
-    signs = ("can't allocate memory", "not enough memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
-    return isinstance(error, torch.OutOfMemoryError) or any(sign in text for sign in signs)
-
-
-def free_memory(device: torch.device) -> None:
-    """Return cached device memory, for the retry and for other ranks on the same GPU."""
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
+    def reserved_memory(self) -> int | None:
+        """Most bytes reserved on the devices since the last reset, allocated or not; None on a CPU."""
+        return memory.peak_reserved_bytes(self.devices)
 
 
 def _generation_config(model: Any, tokenizer: Any, config: RunConfig) -> Any:

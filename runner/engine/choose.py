@@ -4,9 +4,10 @@ Knows both engines. `auto` depends on the kind of device. Where the continuous e
 settings, the static one takes its place, with the reason in one line.
 """
 
-from rankdeck.runner.engine.base import Engine, free_memory
+from rankdeck.runner.engine.base import Engine
 from rankdeck.runner.engine.continuous import ContinuousEngine, Unsupported
 from rankdeck.runner.engine.loading import Loaded
+from rankdeck.runner.engine.memory import free_memory
 from rankdeck.runner.engine.static import StaticEngine
 from rankdeck.runner.protocol.config import RunConfig
 

@@ -13,8 +13,9 @@ from typing import Any
 
 import torch
 
-from rankdeck.runner.engine.base import BatchOutput, Engine, OnRecords, OnStep, free_memory
+from rankdeck.runner.engine.base import BatchOutput, Engine, OnRecords, OnStep
 from rankdeck.runner.engine.continuous_config import batching_config
+from rankdeck.runner.engine.memory import free_memory
 from rankdeck.runner.engine.rows import PROGRESS_SECONDS, Cancelled, Ended, Progress, trim
 from rankdeck.runner.protocol import BatchResult, OutputRecord, Prompt
 from rankdeck.runner.protocol.config import RunConfig
@@ -255,6 +256,7 @@ class ContinuousEngine(Engine):
             decode_seconds=seconds - prefill,
             seconds=seconds,
             peak_memory_bytes=self.peak_memory(),
+            reserved_memory_bytes=self.reserved_memory(),
             step_seconds=_differences(longest) if measure else None,
         )
         return BatchOutput([records[at] for at in range(len(prompts))], result)

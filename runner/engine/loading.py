@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import psutil
 import torch
 import transformers
 
@@ -53,9 +52,8 @@ def load(config: RunConfig, model_path: str, device: torch.device) -> Loaded:
         # Padding is masked and never counted: any token serves.
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
     dtype = choose_dtype(config.dtype, device, getattr(model_config, "dtype", None))
-    frees = []
-    if device.type == "cuda" and config.gpus_per_rank > 1:
-        frees = [torch.cuda.mem_get_info(index)[0] for index in range(config.gpus_per_rank)]
+    devices = devices_for(config, device)
+    frees = [torch.cuda.mem_get_info(each)[0] for each in devices] if len(devices) > 1 else []
     arguments = {**placed(device, frees), **quantised(config.quantization, dtype)}
     if config.attention != "auto":
         arguments["attn_implementation"] = config.attention
@@ -125,6 +123,13 @@ def dtype_text(model: Any, quantization: str) -> str:
     return dtype if quantization == "none" else f"{dtype} {quantization}"
 
 
+def devices_for(config: RunConfig, device: torch.device) -> list[torch.device]:
+    """The devices that a model goes to: `device`, or all GPUs of a rank that has several."""
+    if device.type != "cuda" or config.gpus_per_rank < 2:
+        return [device]
+    return [torch.device("cuda", index) for index in range(config.gpus_per_rank)]
+
+
 def devices_of(model: Any, device: torch.device) -> list[torch.device]:
     """The devices that hold `model`; the first is the one its inputs go to."""
     if device.type != "cuda":
@@ -132,36 +137,6 @@ def devices_of(model: Any, device: torch.device) -> list[torch.device]:
     holding = {parameter.device for parameter in model.parameters() if parameter.device.type == "cuda"}
     others = sorted((other for other in holding if other.index != (device.index or 0)), key=lambda other: other.index)
     return [device, *others]
-
-
-def synchronise(devices: Sequence[torch.device]) -> None:
-    """Wait until the GPUs among `devices` have finished their work."""
-    for device in devices:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-
-
-def reset_peaks(devices: Sequence[torch.device]) -> None:
-    """Reset `peak_bytes` to what is allocated now."""
-    for device in devices:
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
-
-
-def peak_bytes(devices: Sequence[torch.device]) -> int | None:
-    """The sum of each GPU's peak of bytes allocated by this process since `reset_peaks`; None on a CPU."""
-    if devices[0].type != "cuda":
-        return None
-    return sum(torch.cuda.max_memory_allocated(device) for device in devices)
-
-
-def free_and_total(devices: Sequence[torch.device]) -> tuple[int, int]:
-    """Free and total bytes of all GPUs together, or of the host for a CPU; other processes count as used."""
-    if devices[0].type != "cuda":
-        host = psutil.virtual_memory()
-        return host.available, host.total
-    both = [torch.cuda.mem_get_info(device) for device in devices]
-    return sum(free for free, _ in both), sum(total for _, total in both)
 
 
 def stored_bytes(tensor: Any) -> int:

@@ -167,6 +167,7 @@ class StaticEngine(Engine):
             decode_seconds=decode,
             seconds=time.perf_counter() - started,
             peak_memory_bytes=self.peak_memory(),
+            reserved_memory_bytes=self.reserved_memory(),
             step_seconds=step_seconds,
         )
         return BatchOutput([records[at] for at in range(len(prompts))], result)

@@ -106,6 +106,14 @@ def compare(ranks: int, counted: Sequence[str], seen: Sequence[str]) -> Comparis
     return Comparison()
 
 
+def sharing(local_rank: int, ranks: int, seen: int, gpus_per_rank: int) -> int:
+    """How many of `ranks` have the device of this one, itself included; `seen` GPUs are there."""
+    if gpus_per_rank > 1:
+        return 1
+    own = device_index(local_rank, seen, gpus_per_rank)
+    return sum(device_index(other, seen, gpus_per_rank) == own for other in range(ranks))
+
+
 def device_text(device: str, local_rank: int, gpus_per_rank: int) -> str:
     """The name of a rank's device. Several GPUs have the run's numbers: `cuda:2,3` are those of rank 1."""
     if gpus_per_rank <= 1:

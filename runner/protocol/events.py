@@ -72,7 +72,8 @@ class RankReady(Event, frozen=True, kw_only=True):
     `weight_read_bytes` are the parameters that every decode step reads: all but an input embedding that is not the
     output layer as well. `bandwidth_bytes_per_second` is that of a large copy, bytes read and written, on rank 0 in a
     sweep. `engine_reason` says why this engine was chosen, if it was not asked for. For a rank that is spread over
-    several GPUs `device_uuids` has all of them, and memory is their sum.
+    several GPUs `device_uuids` has all of them, and memory is their sum. Memory is the device's, with all that is on
+    it; a rank that is held to a share of its GPU may still take `memory_left_bytes` of it.
     """
 
     rank: int
@@ -93,6 +94,7 @@ class RankReady(Event, frozen=True, kw_only=True):
     kv_bytes_per_token: int | None = None
     memory_free_bytes: int | None = None
     memory_total_bytes: int | None = None
+    memory_left_bytes: int | None = None
     bandwidth_bytes_per_second: float | None = None
     device_uuids: list[str] = msgspec.field(default_factory=list)
 

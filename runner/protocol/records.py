@@ -50,7 +50,8 @@ class BatchResult(msgspec.Struct, frozen=True, kw_only=True):
     summed over its steps (rows that have ended may leave it). `padded_slots` are the slots that hold no real token
     (left padding, and rows that had ended but stayed). `prefill_seconds` runs to the first new token, `decode_seconds`
     from there to the last; `seconds` covers the whole batch, with tokenising and decoding of text. `step_seconds` has
-    the time of every decode step, in trials of a sweep.
+    the time of every decode step, in trials of a sweep. `peak_memory_bytes` were in tensors at most,
+    `reserved_memory_bytes` held by torch's allocator at most: the rest of these nobody else can have.
     """
 
     rows: int
@@ -64,6 +65,7 @@ class BatchResult(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
     row_steps: int | None = None
     peak_memory_bytes: int | None = None
+    reserved_memory_bytes: int | None = None
     step_seconds: list[float] | None = None
 
     @property

@@ -51,7 +51,7 @@ class TrialResult(msgspec.Struct, frozen=True, kw_only=True):
     means per batch, `step_ms` the decode milliseconds per step at the 50th, 90th and 99th percentile. `padding_waste`,
     `idle` and `mbu` are shares from 0 to 1; `mbu` covers decode steps only. `busy_percent`, `dram_percent` and
     `tensor_percent` are means over the GPUs at work, `power_watts` is their sum. `peak_memory_bytes` is the largest of
-    `rank_peak_memory_bytes`.
+    `rank_peak_memory_bytes`, `reserved_memory_bytes` the largest reserve of any rank.
     """
 
     rounds: int
@@ -69,6 +69,7 @@ class TrialResult(msgspec.Struct, frozen=True, kw_only=True):
     idle: float
     peak_memory_bytes: int | None = None
     rank_peak_memory_bytes: list[int | None] = []
+    reserved_memory_bytes: int | None = None
     busy_percent: float | None = None
     dram_percent: float | None = None
     tensor_percent: float | None = None

@@ -7,11 +7,17 @@ business. torch is imported only when a function needs it.
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rankdeck.runner.machine import placement
 from rankdeck.runner.machine.visible_gpus import MIG, VISIBLE
 from rankdeck.runner.protocol.config import RunConfig
+from rankdeck.runner.rank import group
+
+if TYPE_CHECKING:
+    import torch
+
+    from rankdeck.runner.engine.memory import Share
 
 
 def hide_other_gpus(config: RunConfig, local_rank: int) -> None:
@@ -24,12 +30,16 @@ def take_device(config: RunConfig, local_rank: int) -> str | None:
     """Make this rank's GPU torch's current one, and the one that accelerate takes; returns a line for the log.
 
     Raises:
-        RuntimeError: torch sees fewer GPUs than the rank needs, or too few to go round as planned.
+        RuntimeError: torch sees no GPU, fewer than the rank needs, or too few to go round as planned.
     """
     import torch
 
-    if config.device != "cuda" or not torch.cuda.is_available():
+    if config.device != "cuda":
         return None
+    if not torch.cuda.is_available():
+        raise RuntimeError(
+            f"torch {torch.__version__} sees no CUDA device; install a CUDA build of it, or use --device cpu"
+        )
     torch.cuda.init()  # before that, torch counts what NVML lists, not what CUDA opens
     seen = torch.cuda.device_count()
     if seen < config.gpus_per_rank:
@@ -49,6 +59,26 @@ def take_device(config: RunConfig, local_rank: int) -> str | None:
 def devices_of_run(seen: int) -> int:
     """How many devices the ranks of this run share, of which this process sees `seen`: of MIG devices, its own one."""
     return seen if _own_mig_device() is None else max(seen, len(_counted()))
+
+
+def hold_to_share(config: RunConfig, local_rank: int, device: "torch.device") -> "Share | None":
+    """Hold this rank to its share of its GPU, if it shares it; None where it has it to itself.
+
+    All ranks have to call this, before any of them loads a model.
+    """
+    import torch
+
+    from rankdeck.runner.engine import memory
+
+    gpus = devices_of_run(torch.cuda.device_count()) if device.type == "cuda" else 0
+    if not gpus or config.gpus_per_rank > 1 or config.ranks <= gpus:
+        return None  # on every rank: all of them count the same GPUs
+    torch.cuda.synchronize(device)  # the first call on a device creates its context, which takes memory
+    group.wait_for_all()
+    ranks = placement.sharing(local_rank, config.ranks, gpus, config.gpus_per_rank)
+    share = memory.hold_to_share(device, ranks, gpus) if ranks > 1 else None
+    group.wait_for_all()  # nobody loads anything before all have looked at what is free
+    return share
 
 
 def device_facts(device: Any, all_devices: Sequence[Any], config: RunConfig, local_rank: int) -> dict[str, Any]:

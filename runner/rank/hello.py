@@ -9,16 +9,15 @@ import sys
 
 from rankdeck.runner.machine.processes import end_with_parent
 from rankdeck.runner.protocol.framing import GREETINGS
+from rankdeck.runner.rank import group
 
 
 def main() -> None:
     """Greet, gather, print on the main process."""
     end_with_parent()
-    from accelerate import Accelerator
-    from accelerate.utils import InitProcessGroupKwargs, gather_object
+    from accelerate.utils import gather_object
 
-    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    accelerator = Accelerator(kwargs_handlers=[InitProcessGroupKwargs(backend="gloo")] if several else [])
+    accelerator = group.join(int(os.environ.get("WORLD_SIZE", "1")))
     greeting = (
         f"rank {accelerator.process_index} of {accelerator.num_processes} on {accelerator.device} "
         f"(process {os.getpid()}) says hello"

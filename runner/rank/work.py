@@ -6,18 +6,29 @@ business; a continuous rank's rows are `runner.rank.continuous_rank`'s. Imports 
 
 import os
 import traceback
+from collections.abc import Sequence
 from typing import cast
 
 import msgspec
+import torch
 
 from rankdeck.runner import protocol
-from rankdeck.runner.engine.base import Engine, free_memory, is_out_of_memory
+from rankdeck.runner.engine import errors, memory
+from rankdeck.runner.engine.base import Engine
 from rankdeck.runner.engine.continuous import ContinuousEngine
 from rankdeck.runner.engine.rows import Cancelled, Progress
 from rankdeck.runner.protocol import OutputRecord, Work, record_digest
 from rankdeck.runner.protocol.config import RunConfig
 from rankdeck.runner.rank.continuous_rank import ContinuousRank
 from rankdeck.runner.rank.link import Link
+
+
+class DeviceLostError(RuntimeError):
+    """This process can no longer use its GPUs; another one can, as a rule."""
+
+    def __init__(self, devices: Sequence[torch.device], cause: Exception) -> None:
+        names = ", ".join(str(device) for device in devices)
+        super().__init__(f"this process can no longer use {names}: {errors.in_one_line(cause)}")
 
 
 class RankWork:
@@ -39,24 +50,26 @@ class RankWork:
             except Cancelled:
                 continue
             except Exception as error:
-                out_of_memory = is_out_of_memory(error)
-                if _fatal(error) and not out_of_memory:
-                    raise
+                if memory.is_lost(error, self._engine.devices):
+                    raise DeviceLostError(self._engine.devices, error) from error
                 traceback.print_exc()
                 failed_stream = order.stream or 0
-                if out_of_memory:
-                    error.__traceback__ = None  # it holds the batch's tensors
-                    free_memory(self._engine.device)
-                self._link.send(
-                    protocol.BatchFailed(
-                        rank=self._rank,
-                        batch=order.stream or order.batch,
-                        kind="out_of_memory" if out_of_memory else "error",
-                        error=f"{type(error).__name__}: {error}",
-                    )
-                )
+                self._link.send(self._failure(order, error))
         self._engine.close()
         return (leave or cast(protocol.Leave, order)).gather
+
+    def _failure(self, order: Work, error: Exception) -> protocol.BatchFailed:
+        """What is said of a failed batch. After an out-of-memory, what it held is free again."""
+        failed = protocol.BatchFailed(
+            rank=self._rank,
+            batch=order.stream or order.batch,
+            kind="out_of_memory" if errors.is_out_of_memory(error) else "error",
+            error=f"{type(error).__name__}: {error}",
+        )
+        if failed.kind == "out_of_memory":
+            errors.forget_frames(error)
+            memory.free_memory(self._engine.device)
+        return failed
 
     def _do(self, order: Work) -> protocol.Leave | None:
         self._send_notes()
@@ -116,9 +129,3 @@ class RankWork:
         if self._config.dispatch == "split":
             self.digests.extend((record.index, record_digest(record)) for record in records)
         self._link.send(*(protocol.Output(record=record) for record in records))
-
-
-def _fatal(error: Exception) -> bool:
-    """Whether the device's context is gone after this error, so that every later batch would fail as well."""
-    text = str(error)
-    return type(error).__name__ == "AcceleratorError" or "CUDA error" in text or "device-side assert" in text

@@ -9,21 +9,26 @@ import gc
 import os
 import time
 import traceback
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from rankdeck.runner import protocol, run_directory
 from rankdeck.runner.machine import processes
 from rankdeck.runner.protocol.config import RunConfig
-from rankdeck.runner.rank.device import device_facts, hide_other_gpus, take_device
+from rankdeck.runner.rank import group
+from rankdeck.runner.rank.device import device_facts, hide_other_gpus, hold_to_share, take_device
 from rankdeck.runner.rank.link import Link
 from rankdeck.runner.rank.log import log_to
 
 if TYPE_CHECKING:
+    import torch
+
     from rankdeck.runner.engine.base import Engine
+    from rankdeck.runner.engine.memory import Share
 
 GATHER_PART = 1000
-GROUP_TIMEOUT_DAYS = 7
+GROUP_TIMEOUT = timedelta(days=7)
 """Ranks wait for each other through any download; that a rank has died is for the supervisor to notice."""
 
 
@@ -75,26 +80,30 @@ class _Rank:
     def live(self) -> None:
         started = time.monotonic()
         _import_without_collecting()
-        from rankdeck.runner.engine import choose, loading
+        from rankdeck.runner.engine import choose, loading, memory
         from rankdeck.runner.rank.work import RankWork
 
         self._phase("joining")
         accelerator = self._join()
+        share = hold_to_share(self.config, self.local_rank, accelerator.device)
         self._phase("loading")
-        model_path = self._model_files(accelerator)
-        loaded = loading.load(self.config, model_path, accelerator.device)
+        model_path = self._model_files()
+        with memory.explained("loading the model", loading.devices_for(self.config, accelerator.device), share):
+            loaded = loading.load(self.config, model_path, accelerator.device)
         self._phase("warming up")
+        devices = loading.devices_of(loaded.model, loaded.device)
         # Before a continuous engine takes its cache: what is free afterwards says nothing about how many rows fit.
-        free_and_total = loading.free_and_total(loading.devices_of(loaded.model, loaded.device))
-        engine, why = choose.choose(self.config, loaded)
+        room = self._room(devices, share)
+        with memory.explained("warming up", devices, share):
+            engine, why = choose.choose(self.config, loaded)
         if self.rank == 0 and why:
             self.link.send(protocol.LogLine(source=f"rank {self.rank}", text=f"{engine.name} engine: {why}"))
         if self.config.dispatch == "split":
             self._announce_share(accelerator)
         seconds = time.monotonic() - started
-        bandwidth = self._copy_bandwidth(engine, accelerator)
-        self.link.send(self._ready(engine, why, accelerator.device, seconds, bandwidth, free_and_total))
-        accelerator.wait_for_everyone()
+        bandwidth = self._copy_bandwidth(engine)
+        self.link.send(self._ready(engine, why, accelerator.device, seconds, bandwidth, room))
+        group.wait_for_all()
         work = RankWork(self.rank, self.config, engine, self.link)
         if work.run():
             self._gather(accelerator, work.digests)
@@ -105,37 +114,36 @@ class _Rank:
         self.link.send(protocol.RankPhase(rank=self.rank, phase=phase))
 
     def _join(self) -> Any:
-        from datetime import timedelta
-
         import torch
-        from accelerate import Accelerator
-        from accelerate.utils import InitProcessGroupKwargs, set_seed
+        from accelerate.utils import set_seed
 
         if cores := os.environ.get("RANKDECK_CORES"):
             torch.set_num_threads(max(1, int(cores) // self.world_size))
-        handlers = []
-        if self.world_size > 1:
-            # gloo even on GPUs: generating needs no collective, so NCCL would only cost memory and start-up time.
-            handlers = [InitProcessGroupKwargs(backend="gloo", timeout=timedelta(days=GROUP_TIMEOUT_DAYS))]
         remark = take_device(self.config, self.local_rank)
         if remark is not None and self.rank == 0:
             self.link.send(protocol.LogLine(source=f"rank {self.rank}", text=remark))
-        accelerator = Accelerator(kwargs_handlers=handlers)
-        if self.config.device == "cuda" and accelerator.device.type != "cuda":
-            raise RuntimeError(
-                f"torch {torch.__version__} sees no CUDA device; install a CUDA build of it, or use --device cpu"
-            )
+        accelerator = group.join(self.world_size, GROUP_TIMEOUT)
         if self.config.seed is not None:
             set_seed(self.config.seed, device_specific=True)
         return accelerator
 
-    def _model_files(self, accelerator: Any) -> str:
-        """The model's folder. The local main process fetches a hub model, while the other ranks wait."""
+    def _model_files(self) -> str:
+        """The model's folder. The first rank fetches a hub model, while the others wait."""
         model: str = self.options.model
         if Path(model).is_dir():
             return model
-        with accelerator.local_main_process_first():
-            return _hub_folder(model, fetch=accelerator.is_local_main_process)
+        return group.fetched_once(
+            fetch=lambda: _hub_folder(model, fetch=True), find=lambda: _hub_folder(model, fetch=False)
+        )
+
+    @staticmethod
+    def _room(devices: "list[torch.device]", share: "Share | None") -> dict[str, Any]:
+        """Memory of this rank's devices, as fields of RankReady."""
+        from rankdeck.runner.engine import memory
+
+        free, total = memory.free_and_total(devices)
+        room = {"memory_free_bytes": free, "memory_total_bytes": total}
+        return room if share is None else {**room, "memory_left_bytes": memory.left_of(share, devices[0])}
 
     def _announce_share(self, accelerator: Any) -> None:
         with accelerator.split_between_processes(list(range(self.prompts))) as share:
@@ -144,11 +152,11 @@ class _Rank:
             start, stop = (share[0], share[-1] + 1) if share and not beyond else (0, 0)
         self.link.send(protocol.Share(rank=self.rank, start=start, stop=stop))
 
-    def _copy_bandwidth(self, engine: "Engine", accelerator: Any) -> float | None:
+    def _copy_bandwidth(self, engine: "Engine") -> float | None:
         """In a sweep: the memory bandwidth of rank 0's device in bytes/s, measured while the other ranks wait."""
         if self.config.sweep is None:
             return None
-        accelerator.wait_for_everyone()
+        group.wait_for_all()
         return engine.copy_bandwidth() if self.rank == 0 else None
 
     def _ready(
@@ -158,7 +166,7 @@ class _Rank:
         device: Any,
         seconds: float,
         bandwidth: float | None,
-        free_and_total: tuple[int, int],
+        room: dict[str, Any],
     ) -> protocol.RankReady:
         return protocol.RankReady(
             rank=self.rank,
@@ -166,8 +174,7 @@ class _Rank:
             engine_reason=why,
             seconds=round(seconds, 3),
             bandwidth_bytes_per_second=bandwidth,
-            memory_free_bytes=free_and_total[0],
-            memory_total_bytes=free_and_total[1],
+            **room,
             **device_facts(device, engine.devices, self.config, self.local_rank),
             **engine.describe(),
         )

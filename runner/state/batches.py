@@ -9,6 +9,7 @@ import msgspec
 
 from rankdeck.runner import protocol
 from rankdeck.runner.state.costs import CostPoint, with_batch, with_length
+from rankdeck.runner.state.periods import most
 from rankdeck.runner.state.run import RunState
 
 Accounted = protocol.BatchFinished | protocol.AccountClosed
@@ -123,15 +124,15 @@ def batch_finished(state: RunState, event: protocol.BatchFinished) -> RunState:
 
 
 def _computed(state: RunState, event: Accounted) -> RunState:
-    """The state with the token slots and the peak memory of a batch or account."""
+    """The state with the token slots and the peaks of memory of a batch or account."""
     rank, result = state.ranks[event.rank], event.result
-    peaks = [peak for peak in (rank.peak_memory_bytes, result.peak_memory_bytes) if peak is not None]
     state = replace_rank(
         state,
         event.rank,
         slots=rank.slots + result.slots,
         padded_slots=rank.padded_slots + result.padded_slots,
-        peak_memory_bytes=max(peaks) if peaks else None,
+        peak_memory_bytes=most(rank.peak_memory_bytes, result.peak_memory_bytes),
+        reserved_memory_bytes=most(rank.reserved_memory_bytes, result.reserved_memory_bytes),
     )
     return msgspec.structs.replace(
         state, slots=state.slots + result.slots, padded_slots=state.padded_slots + result.padded_slots
@@ -144,7 +145,8 @@ def _measured(state: RunState, event: Accounted, seconds: float) -> RunState:
     whole = rank.batch_period is not None and rank.batch_period == state.periods[-1].number
     if result.rows <= 0 or not whole or rank.batch != event.batch:
         return state
-    last = state.periods[-1].with_batch(event.rank, result.output_tokens, seconds, result.peak_memory_bytes)
+    memory = result.peak_memory_bytes, result.reserved_memory_bytes
+    last = state.periods[-1].with_batch(event.rank, result.output_tokens, seconds, *memory)
     state = msgspec.structs.replace(state, periods=(*state.periods[:-1], last))
     if rank.batch_kept and rank.continuous and not last.trial:
         return state  # rows come and go, so it is no batch of a given size

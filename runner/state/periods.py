@@ -38,6 +38,7 @@ class KnobPeriod(msgspec.Struct, frozen=True, kw_only=True):
     trial: bool = False
     shares: dict[int, RankShare] = {}
     peak_memory_bytes: int | None = None
+    reserved_memory_bytes: int | None = None
 
     @property
     def batches(self) -> int:
@@ -51,14 +52,17 @@ class KnobPeriod(msgspec.Struct, frozen=True, kw_only=True):
             return None
         return sum(share.tokens / share.seconds for share in measured)
 
-    def with_batch(self, rank: int, tokens: int, seconds: float, peak_memory_bytes: int | None) -> "KnobPeriod":
+    def with_batch(
+        self, rank: int, tokens: int, seconds: float, peak_memory_bytes: int | None, reserved: int | None = None
+    ) -> "KnobPeriod":
         """The period with one more whole batch."""
         share = self.shares.get(rank, RankShare())
-        peaks = [peak for peak in (self.peak_memory_bytes, peak_memory_bytes) if peak is not None]
+        more = RankShare(share.batches + 1, share.tokens + tokens, share.seconds + seconds)
         return msgspec.structs.replace(
             self,
-            shares={**self.shares, rank: RankShare(share.batches + 1, share.tokens + tokens, share.seconds + seconds)},
-            peak_memory_bytes=max(peaks) if peaks else None,
+            shares={**self.shares, rank: more},
+            peak_memory_bytes=most(self.peak_memory_bytes, peak_memory_bytes),
+            reserved_memory_bytes=most(self.reserved_memory_bytes, reserved),
         )
 
 
@@ -74,6 +78,7 @@ class ScalingRow(msgspec.Struct, frozen=True, kw_only=True):
     tokens_per_second: float
     speedup: float | None
     peak_memory_bytes: int | None
+    reserved_memory_bytes: int | None
 
     @property
     def efficiency(self) -> float | None:
@@ -125,6 +130,7 @@ def scaling(periods: Sequence[KnobPeriod], batch_size: int) -> list[ScalingRow]:
             tokens_per_second=rates[ranks],
             speedup=speedup(rates[ranks], alone) if alone else None,
             peak_memory_bytes=merged[ranks].peak_memory_bytes,
+            reserved_memory_bytes=merged[ranks].reserved_memory_bytes,
         )
         for ranks in sorted(merged)
     ]
@@ -135,5 +141,14 @@ def _merge(one: KnobPeriod, other: KnobPeriod) -> KnobPeriod:
     for rank, share in other.shares.items():
         mine = shares.get(rank, RankShare())
         shares[rank] = RankShare(mine.batches + share.batches, mine.tokens + share.tokens, mine.seconds + share.seconds)
-    peaks = [period.peak_memory_bytes for period in (one, other) if period.peak_memory_bytes is not None]
-    return msgspec.structs.replace(one, shares=shares, peak_memory_bytes=max(peaks) if peaks else None)
+    return msgspec.structs.replace(
+        one,
+        shares=shares,
+        peak_memory_bytes=most(one.peak_memory_bytes, other.peak_memory_bytes),
+        reserved_memory_bytes=most(one.reserved_memory_bytes, other.reserved_memory_bytes),
+    )
+
+
+def most(*figures: int | None) -> int | None:
+    """The largest figure that is known."""
+    return max((figure for figure in figures if figure is not None), default=None)

@@ -80,6 +80,7 @@ class RankState(msgspec.Struct, frozen=True, kw_only=True):
     padded_slots: int = 0
     busy_seconds: float = 0.0
     peak_memory_bytes: int | None = None
+    reserved_memory_bytes: int | None = None
     cause: str | None = None
 
     @property

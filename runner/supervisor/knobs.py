@@ -257,6 +257,8 @@ class KnobControls:
 
 def _free_bytes(rank: RankReady, ready: list[RankReady]) -> int | None:
     """A rank's share of its device's free memory. Ranks share a device of one UUID; names may repeat."""
+    if rank.memory_left_bytes is not None:
+        return rank.memory_left_bytes
     if rank.memory_free_bytes is None:
         return None
     sharing = sum((other.device_uuid or other.device) == (rank.device_uuid or rank.device) for other in ready)

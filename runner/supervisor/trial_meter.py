@@ -40,6 +40,7 @@ class TrialMeter:
         steps = sorted(step for result in done for step in result.step_seconds or ())
         peaks = [self._peak(rank) for rank in self._batches]
         known = [peak for peak in peaks if peak is not None]
+        reserves = [result.reserved_memory_bytes for result in done if result.reserved_memory_bytes is not None]
         watts = self._watts()
         return TrialResult(
             rounds=min(len(batches) for batches in self._batches.values()),
@@ -61,6 +62,7 @@ class TrialMeter:
             idle=max(0.0, 1 - in_hand / (seconds * len(self._batches))),
             peak_memory_bytes=max(known) if known else None,
             rank_peak_memory_bytes=peaks,
+            reserved_memory_bytes=max(reserves, default=None),
             busy_percent=self._mean("busy_percent"),
             dram_percent=self._mean("dram_percent"),
             tensor_percent=self._mean("tensor_percent"),

@@ -12,7 +12,7 @@ from rankdeck.runner.sweep.intervals import Estimate, estimate
 class Cell(msgspec.Struct, frozen=True, kw_only=True):
     """All trials of one setting. If none was measured, the figures are None and `reason` says why.
 
-    Figures other than `tokens_per_second` are means over the trials, `peak_memory_bytes` is the largest.
+    Figures other than `tokens_per_second` are means over the trials, those of memory the largest.
     """
 
     active_ranks: int
@@ -28,6 +28,7 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
     padding_waste: float | None = None
     idle: float | None = None
     peak_memory_bytes: int | None = None
+    reserved_memory_bytes: int | None = None
     busy_percent: float | None = None
     dram_percent: float | None = None
     tensor_percent: float | None = None
@@ -72,6 +73,7 @@ def _cell(ranks: int, size: int, records: list[TrialRecord]) -> Cell:
 
     steps = [result.step_ms for result in results if result.step_ms is not None]
     peaks = [result.peak_memory_bytes for result in results if result.peak_memory_bytes is not None]
+    reserves = [result.reserved_memory_bytes for result in results if result.reserved_memory_bytes is not None]
     return Cell(
         active_ranks=ranks,
         batch_size=size,
@@ -84,7 +86,8 @@ def _cell(ranks: int, size: int, records: list[TrialRecord]) -> Cell:
         step_ms=tuple(statistics.fmean(column) for column in zip(*steps, strict=True)) if steps else None,  # type: ignore[arg-type]
         padding_waste=mean(lambda result: result.padding_waste),
         idle=mean(lambda result: result.idle),
-        peak_memory_bytes=max(peaks) if peaks else None,
+        peak_memory_bytes=max(peaks, default=None),
+        reserved_memory_bytes=max(reserves, default=None),
         busy_percent=mean(lambda result: result.busy_percent),
         dram_percent=mean(lambda result: result.dram_percent),
         tensor_percent=mean(lambda result: result.tensor_percent),

@@ -2,10 +2,10 @@
 
 `python rank.py launch N --run-dir …` starts N of them and ends as torchrun does: when one dies it ends the others and
 exits with 1. An answer depends on its prompt alone, so every way through a run gives the same outputs. Prompts steer
-the ranks: `!raise` makes the batch raise, `!huge` runs out of memory, `!die` kills the rank. Files in the model's
-folder do, too: `fail-load` makes loading fail, `hold` keeps ranks from getting ready, `nonsense` has rank 0 send what
-is no message. STANDIN_STEP_SECONDS is the time of a decode step, STANDIN_ROOM the most rows that fit. With
-`--engine continuous` they are continuous ranks: the real ContinuousRank, around rows that need no model.
+the ranks: `!raise` makes the batch raise, `!huge` runs out of memory, `!die` kills the rank, `!lose` costs it its GPU.
+Files in the model's folder do, too: `fail-load` makes loading fail, `hold` keeps ranks from getting ready, `nonsense`
+has rank 0 send what is no message. STANDIN_STEP_SECONDS is the time of a decode step, STANDIN_ROOM the most rows that
+fit. With `--engine continuous` they are continuous ranks: the real ContinuousRank, around rows that need no model.
 """
 
 import argparse
@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import msgspec
 
@@ -29,6 +30,7 @@ STEPS = 4
 ROOM = int(os.environ.get("STANDIN_ROOM", "1000000"))
 OUT_OF_MEMORY = "OutOfMemoryError: CUDA out of memory."
 NO_SUCH_WORD = "ValueError: no such word"
+GPU_LOST = "DeviceLostError: this process can no longer use cuda:0: RuntimeError: CUDA error: misaligned address"
 
 
 def answer(prompt: Prompt) -> str:
@@ -89,6 +91,9 @@ class Rows:
         return min(1.0, len(self.rows) / 64)
 
     def peak_memory(self) -> int | None:
+        return None
+
+    def reserved_memory(self) -> int | None:
         return None
 
     def tokenise(self, prompts: Sequence[Prompt]) -> tuple[dict[int, list[int]], dict[int, str]]:
@@ -159,10 +164,7 @@ class Rank:
 
     def live(self) -> None:
         if (self.model / "fail-load").exists():
-            error = "OSError: weights.bin is damaged"
-            self.link.send(protocol.RankFailed(rank=self.rank, error=error, traceback=f"Traceback …\n{error}"))
-            self.link.close()
-            sys.exit(1)
+            self.give_up("OSError: weights.bin is damaged")
         while (self.model / "hold").exists():
             time.sleep(0.005)
         if self.run.config.dispatch == "split":
@@ -195,6 +197,11 @@ class Rank:
             self.link.send(protocol.Gathered(records=self.digests, last=True))
         self.link.close()
 
+    def give_up(self, error: str) -> NoReturn:
+        self.link.send(protocol.RankFailed(rank=self.rank, error=error, traceback=f"Traceback …\n{error}"))
+        self.link.close()
+        sys.exit(1)
+
     def work_continuously(self, work: Work) -> protocol.Leave | None:
         continuous = ContinuousRank(
             self.rank,
@@ -220,6 +227,8 @@ class Rank:
     def batch(self, work: Work) -> None:
         if any(prompt.text == "!die" for prompt in work.prompts):
             os.kill(os.getpid(), signal.SIGKILL)
+        if any(prompt.text == "!lose" for prompt in work.prompts):
+            self.give_up(GPU_LOST)
         steps = min(STEPS, work.max_new_tokens or STEPS, self.run.config.new_tokens)
         for step in range(1, steps + 1):
             time.sleep(self.step_seconds)

@@ -97,6 +97,7 @@ def _periods(source: ReportSource) -> list[Block]:
                 document.reading(row.speedup, times),
                 document.reading(row.efficiency, percent),
                 document.reading(row.peak_memory_bytes, gib),
+                document.reading(row.reserved_memory_bytes, gib),
             ]
             for row in measured
         ]
@@ -113,7 +114,7 @@ def _periods(source: ReportSource) -> list[Block]:
         return [Prose([note])] if unmeasured else []
     columns = [
         Col("batch size"), Col("active ranks"), Col("whole batches"), Col("tokens/s"), Col("speedup", "over 1 rank"),
-        Col("scaling efficiency"), Col("peak memory", "GiB per rank"),
+        Col("scaling efficiency"), Col("peak memory", "GiB per rank"), Col("reserved", "GiB per rank"),
     ]  # fmt: skip
     table = Table(title="What each setting of the knobs brought", columns=columns, rows=rows, note=note)
     return [document.without_empty(table)]

@@ -147,6 +147,7 @@ def _facts(source: ReportSource) -> dict[str, Any]:
                     "batches": one.batches,
                     "tokens_per_second": one.tokens_per_second,
                     "peak_memory_bytes": one.peak_memory_bytes,
+                    "reserved_memory_bytes": one.reserved_memory_bytes,
                     "auto": one.auto,
                     "reason": one.reason,
                 }

@@ -21,6 +21,7 @@ WORDS = (
     Word("speedup", "tokens/s over those of one active rank at the same batch size", ("overview",)),
     Word("speedup", "tokens/s over those of one active rank, at one batch size or, ◆, at the best of each", ("sweep",)),
     Word("efficiency", "speedup / active ranks", ("overview", "sweep")),
+    Word("reserved", "the most a rank held of its device, in use or not: others cannot have it", ("overview", "sweep")),
     Word("▂▅█", "beside a GPU or a rank: how busy it was in the last minute, from 0 to 100%", ("overview",)),
     Word("▾ power", "the GPU's clocks are lowered, and by what: power, heat, the board", ("overview",)),
     Word("!", "a slow rank: in its batches it makes less than three quarters of the others' tok/s", ("overview",)),

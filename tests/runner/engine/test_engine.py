@@ -11,7 +11,7 @@ import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rankdeck.runner.engine import base, choose, loading, step_watch
+from rankdeck.runner.engine import choose, loading, step_watch
 from rankdeck.runner.engine import static as static_engine
 from rankdeck.runner.engine.continuous import ContinuousEngine
 from rankdeck.runner.engine.rows import Cancelled, group_by_width, trim
@@ -404,11 +404,3 @@ def test_auto_dtype_is_float32_on_a_cpu_and_the_checkpoints_own_on_a_gpu():
     assert loading.choose_dtype("auto", cpu, torch.bfloat16) == torch.float32
     assert loading.choose_dtype("auto", gpu, torch.bfloat16) == torch.bfloat16
     assert loading.choose_dtype("float16", cpu, torch.bfloat16) == torch.float16
-
-
-def test_out_of_memory_is_told_from_other_errors():
-    assert base.is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory."))
-    assert base.is_out_of_memory(
-        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
-    )
-    assert not base.is_out_of_memory(ValueError("other"))

@@ -14,7 +14,7 @@ from accelerate.utils import get_balanced_memory
 from typer.testing import CliRunner
 
 from rankdeck.runner import protocol, start
-from rankdeck.runner.engine import loading
+from rankdeck.runner.engine import loading, memory
 from rankdeck.runner.engine.static import StaticEngine
 from rankdeck.runner.machine import placement, telemetry
 from rankdeck.runner.protocol import DeviceSample, Prompt, RankReady
@@ -222,10 +222,10 @@ def test_the_device_map_spreads_whole_layers_and_marks_what_is_left_over():
 
 def test_a_model_on_the_cpu_has_one_device_and_no_peak():
     devices = loading.devices_of(torch.nn.Linear(2, 2), torch.device("cpu"))
-    loading.reset_peaks(devices)
-    loading.synchronise(devices)
+    memory.reset_peaks(devices)
+    memory.synchronise(devices)
     assert devices == [torch.device("cpu")]
-    assert loading.peak_bytes(devices) is None
+    assert memory.peak_bytes(devices) is memory.peak_reserved_bytes(devices) is None
 
 
 def tiny_model() -> transformers.LlamaForCausalLM:

@@ -72,9 +72,15 @@ def _facts(effect: KnobEffect, *, short: bool) -> list[Line]:
     facts.append(((f"{rate(was)} → ", ""), (rate(now), "strong"), (" tok/s", ""), *gain))
     peaks = before.peak_memory_bytes, after.peak_memory_bytes
     if any(peak is not None for peak in peaks):
-        shown = " → ".join(UNKNOWN if peak is None else gib(peak) for peak in peaks)
-        facts.append((("memory ", "dim"), (f"{shown} GiB", "")))
+        facts.append((("memory ", "dim"), (f"{_before_and_after(peaks)} GiB", "")))
+    reserves = before.reserved_memory_bytes, after.reserved_memory_bytes
+    if not short and any(reserve is not None for reserve in reserves):
+        facts.append((("reserved ", "dim"), (f"{_before_and_after(reserves)} GiB", "")))
     return facts
+
+
+def _before_and_after(sizes: tuple[int | None, int | None]) -> str:
+    return " → ".join(UNKNOWN if size is None else gib(size) for size in sizes)
 
 
 def what_ifs(state: RunState) -> list[WhatIf]:

@@ -91,6 +91,12 @@ COST: tuple[Figure, ...] = (
     Figure(
         Heading("peak GiB", "peak memory", "GiB per rank"), lambda cell: cell.peak_memory_bytes, _gib, needs_gpu=True
     ),
+    Figure(
+        Heading("reserved GiB", "reserved memory", "GiB per rank"),
+        lambda cell: cell.reserved_memory_bytes,
+        _gib,
+        needs_gpu=True,
+    ),
     Figure(Heading("busy", "busy"), lambda cell: cell.busy_percent, _percent, needs_gpu=True),
     Figure(Heading("MBU", "MBU"), lambda cell: cell.mbu, _share),
     Figure(Heading("tok/J", "energy", "tokens/J"), lambda cell: cell.tokens_per_joule, _digits(2), needs_gpu=True),

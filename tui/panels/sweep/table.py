@@ -32,6 +32,7 @@ _WIDTHS_AND_TURNS = {
     "waste": (5, 3),
     "idle": (4, 4),
     "peak GiB": (8, 2),
+    "reserved GiB": (12, 11),
     "busy": (4, 7),
     "MBU": (4, 8),
     "tok/J": (6, 9),

@@ -1,0 +1,182 @@
+"""Memory of a rank's devices: what is free, what was used at most, and what a rank may take of a GPU that it shares.
+
+Knows torch's allocator, which reserves memory in blocks and allocates tensors in those; what it has reserved is lost to
+everybody else. Also knows how to find out whether a GPU can still be used. Knows no model and no other rank.
+"""
+
+import contextlib
+import gc
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import psutil
+import torch
+
+from rankdeck.runner.engine import errors
+
+LIBRARIES_BYTES = int(0.25 * 2**30)
+"""What a process takes on a GPU beside its CUDA context and torch's allocator: kernels that are loaded when they are
+first used, and handles of libraries; not measured."""
+
+GIB = 2**30
+
+
+def synchronise(devices: Sequence[torch.device]) -> None:
+    """Wait until the GPUs among `devices` have finished their work."""
+    for device in devices:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+
+def free_memory(device: torch.device) -> None:
+    """Return cached device memory, for the retry and for other ranks on the same GPU."""
+    gc.collect()
+    if device.type == "cuda":
+        # A GPU that is lost takes nothing back. That is found out, and said, by who asks `is_lost`.
+        with contextlib.suppress(RuntimeError):
+            torch.cuda.empty_cache()
+
+
+def is_lost(error: BaseException, devices: Sequence[torch.device]) -> bool:
+    """Whether this process can no longer use one of its GPUs after `error`, so that every later batch would fail too.
+
+    Most CUDA errors cost one call, and are reported once. One that has destroyed the context is reported by every call
+    from then on: so by two in a row that do nothing but wait.
+    """
+    if all(device.type != "cuda" for device in devices):
+        return False
+    return errors.is_context_lost(error) or not (_answers(devices) or _answers(devices))
+
+
+def _answers(devices: Sequence[torch.device]) -> bool:
+    try:
+        synchronise(devices)
+    except Exception:
+        return False
+    return True
+
+
+# --- figures ---
+
+
+def reset_peaks(devices: Sequence[torch.device]) -> None:
+    """Reset `peak_bytes` and `peak_reserved_bytes` to what there is now."""
+    for device in devices:
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+
+
+def peak_bytes(devices: Sequence[torch.device]) -> int | None:
+    """The sum of each GPU's peak of bytes that this process had in tensors since `reset_peaks`; None on a CPU."""
+    if devices[0].type != "cuda":
+        return None
+    return sum(torch.cuda.max_memory_allocated(device) for device in devices)
+
+
+def peak_reserved_bytes(devices: Sequence[torch.device]) -> int | None:
+    """The sum of each GPU's peak of bytes that torch's allocator held since `reset_peaks`; None on a CPU."""
+    if devices[0].type != "cuda":
+        return None
+    return sum(torch.cuda.max_memory_reserved(device) for device in devices)
+
+
+def free_and_total(devices: Sequence[torch.device]) -> tuple[int, int]:
+    """Free and total bytes of all GPUs together, or of the host for a CPU; other processes count as used."""
+    if devices[0].type != "cuda":
+        host = psutil.virtual_memory()
+        return host.available, host.total
+    both = [torch.cuda.mem_get_info(device) for device in devices]
+    return sum(free for free, _ in both), sum(total for _, total in both)
+
+
+# --- a share of a GPU ---
+
+
+class Share(NamedTuple):
+    """What one of `ranks` ranks on a GPU may take of it: `bytes`. The run has `gpus`."""
+
+    ranks: int
+    bytes: int
+    gpus: int
+
+
+def share_of(free: int, total: int, ranks: int) -> float:
+    """The fraction of a GPU of `total` bytes that each of `ranks` may take, of which `free` are left.
+
+    The ranks' CUDA contexts are to be there already; what other processes hold is not theirs to share.
+    """
+    return max(0.0, min(1.0, (free / ranks - LIBRARIES_BYTES) / total))
+
+
+def hold_to_share(device: torch.device, ranks: int, gpus: int) -> Share:
+    """Have torch's allocator raise out-of-memory in this process where it would take more than its share.
+
+    Otherwise a rank that reserves much takes what the others need, and they fail. What is free when this is called is
+    shared out: it is to be the same for all of them.
+    """
+    free, total = torch.cuda.mem_get_info(device)
+    fraction = share_of(free, total, ranks)
+    torch.cuda.set_per_process_memory_fraction(fraction, device)
+    return Share(ranks, int(fraction * total), gpus)
+
+
+def left_of(share: Share, device: torch.device) -> int:
+    """Bytes that a rank held to `share` may still take."""
+    return max(0, min(share.bytes - torch.cuda.memory_reserved(device), torch.cuda.mem_get_info(device)[0]))
+
+
+# --- what to say when it is not enough ---
+
+
+class NotEnoughMemoryError(RuntimeError):
+    """A rank cannot get ready in the memory there is; the text has the figures and what to do."""
+
+
+@contextlib.contextmanager
+def explained(doing: str, devices: Sequence[torch.device], share: Share | None) -> Iterator[None]:
+    """Turn an out-of-memory, in whatever words, into a NotEnoughMemoryError with figures; other errors pass."""
+    try:
+        yield
+    except Exception as error:
+        if not errors.is_out_of_memory(error):
+            raise
+        said = errors.in_one_line(error)
+        with contextlib.suppress(RuntimeError):  # a GPU that is lost has no figures
+            said = f"{_figures(devices, share)} ({said})"
+        raise NotEnoughMemoryError(f"not enough memory for {doing}: {said}") from error
+
+
+def _figures(devices: Sequence[torch.device], share: Share | None) -> str:
+    free, total = free_and_total(devices)
+    if devices[0].type != "cuda":
+        return on_the_host(free, total)
+    held = sum(torch.cuda.memory_reserved(device) for device in devices)
+    return on_gpus([str(device) for device in devices], free, total, held, share, torch.cuda.device_count())
+
+
+def on_the_host(free: int, total: int) -> str:
+    """What is left of the host's memory, and what to do; all in bytes."""
+    return (
+        f"{_gib(free)} of this machine's {_gib(total)} are free. "
+        "Run fewer ranks (--ranks), a smaller model, or stop what else takes memory"
+    )
+
+
+def on_gpus(names: Sequence[str], free: int, total: int, held: int, share: Share | None, seen: int) -> str:
+    """What a rank holds of its GPUs, what is left of them, and what to do; all in bytes. `seen` GPUs are there."""
+    has = "has" if len(names) == 1 else "have"
+    found = f"{', '.join(names)} {has} {_gib(total)}, {_gib(free)} of them free, and this rank holds {_gib(held)}"
+    cures = ["make it smaller (--quantization)"]
+    if seen > 1:
+        cures.insert(0, f"spread the model over more GPUs (--gpus-per-rank {2 * len(names)})")
+    if share is not None:
+        found += f" of the {_gib(share.bytes)} that it may take as one of {share.ranks} ranks there"
+        cures.insert(0, f"run fewer ranks (--ranks {(share.ranks - 1) * share.gpus})")
+    elif total - free > 2 * max(held, GIB):
+        cures.insert(0, "stop what else runs there")
+    cure = ", or ".join(filter(None, (", ".join(cures[:-1]), cures[-1])))
+    return f"{found}. {cure[0].upper()}{cure[1:]}"
+
+
+def _gib(size: int) -> str:
+    return f"{size / GIB:.1f} GiB"

@@ -1,0 +1,155 @@
+"""A rank from joining to leaving, with stand-ins for accelerate, the model, the GPU and the connection."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from rankdeck.runner import protocol
+from rankdeck.runner.engine import choose, loading
+from rankdeck.runner.protocol.config import RunConfig
+from rankdeck.runner.protocol.sweep_plan import SweepPlan
+from rankdeck.runner.rank import device, group, worker
+from rankdeck.runner.rank.work import RankWork
+from rankdeck.runner.supervisor.knobs import _free_bytes
+from tests.fake_cuda import GIB, FakeCuda
+
+
+class Accelerator:
+    """Like accelerate's, without its barriers: on CUDA they ask for the GPU with the number of the local rank."""
+
+    is_local_main_process = is_main_process = True
+    process_index = 0
+
+    def __init__(self, name: str) -> None:
+        self.device = torch.device(name)
+
+    def wait_for_everyone(self) -> None:
+        raise AssertionError("accelerate's barrier names a device")
+
+    local_main_process_first = main_process_first = wait_for_everyone
+
+    def end_training(self) -> None:
+        pass
+
+
+@pytest.fixture
+def rank_of(tmp_path, monkeypatch):
+    """Makes a rank of stand-ins, and a list of what it tells the supervisor, with its barriers among it."""
+
+    def go(local_rank: int = 0, model: str = "some/hub-model", **settings):
+        told: list = []
+        config = RunConfig(prompts="p", **settings)
+        run = SimpleNamespace(config=config, prompts=1)
+        monkeypatch.setattr("rankdeck.runner.run_directory.read_run_file", lambda _: run)
+        monkeypatch.setenv("LOCAL_RANK", str(local_rank))
+        on_cpu = config.device == "cpu"
+        monkeypatch.setattr(group, "join", lambda *_: Accelerator("cpu" if on_cpu else f"cuda:{local_rank % 2}"))
+        monkeypatch.setattr(group, "wait_for_all", lambda: told.append("wait"))
+        monkeypatch.setattr(worker, "_hub_folder", lambda model, *, fetch: f"folder of {model}, fetched: {fetch}")
+        at = torch.device("cpu") if on_cpu else torch.device("cuda", local_rank % 2)
+
+        def load(config, folder, found):
+            told.append(folder)
+            return SimpleNamespace(model=torch.nn.Linear(1, 1), tokenizer=None, device=at)
+
+        described = {"parameters": 1, "dtype": "float32"}
+        engine = SimpleNamespace(
+            name="static", devices=[at], copy_bandwidth=lambda: 1e9, describe=lambda: described, device=at
+        )
+        monkeypatch.setattr(loading, "load", load)
+        monkeypatch.setattr(choose, "choose", lambda config, loaded: (engine, ""))
+        facts = {"device": str(at), "device_name": "GPU"}
+        monkeypatch.setattr(worker, "device_facts", lambda *_: facts)
+        monkeypatch.setattr(RankWork, "run", lambda self: False)
+        link = SimpleNamespace(send=lambda *messages: told.extend(messages))
+        made = worker._Rank(SimpleNamespace(run_dir=tmp_path, model=model), local_rank, config.ranks, link)
+        return made, told
+
+    return go
+
+
+@pytest.fixture
+def cuda(monkeypatch) -> FakeCuda:
+    monkeypatch.setenv("ACCELERATE_TORCH_DEVICE", "unset")
+    monkeypatch.setattr(torch.cuda, "set_device", lambda index: None)
+    return FakeCuda(gpus=2).install(monkeypatch)
+
+
+def told_in_order(told: list) -> list[str]:
+    names = (getattr(one, "phase", type(one).__name__) if not isinstance(one, str) else one for one in told)
+    return [name for name in names if name not in ("LogLine",)]
+
+
+def test_a_rank_never_calls_a_barrier_of_accelerate(rank_of):
+    plan = SweepPlan(batch_sizes=[1], ranks=[1])
+    rank, told = rank_of(device="cpu", ranks=1, sweep=plan)
+    rank.live()
+    folder = "folder of some/hub-model, fetched: True"
+    assert told_in_order(told) == ["joining", "loading", folder, "warming up", "wait", "RankReady", "wait"]
+
+
+def test_ranks_that_share_gpus_all_look_at_the_free_memory_before_any_of_them_loads(
+    rank_of, cuda, monkeypatch, tmp_path
+):
+    cuda.free, cuda.reserved = 79 * GIB, 9 * GIB
+    rank, told = rank_of(local_rank=2, device="cuda", ranks=3, model=str(tmp_path))
+    monkeypatch.setattr(group, "wait_for_all", lambda: (told.append("wait"), cuda.calls.append("wait")))
+    rank.live()
+    assert told_in_order(told) == [
+        "joining",
+        "wait",
+        "wait",
+        "loading",
+        str(tmp_path),
+        "warming up",
+        "RankReady",
+        "wait",
+    ]
+    assert cuda.fractions == {"cuda:0": pytest.approx(39.25 / 80)}
+    assert cuda.calls[:4] == ["synchronize cuda:0", "wait", "mem_get_info cuda:0", "wait"], "contexts take memory, too"
+    ready = next(one for one in told if isinstance(one, protocol.RankReady))
+    assert (ready.memory_free_bytes, ready.memory_total_bytes) == (79 * GIB, 80 * GIB)
+    assert _free_bytes(ready, [ready, ready]) == ready.memory_left_bytes == int(30.25 * GIB), "not shared a second time"
+
+
+def test_a_rank_alone_on_its_gpu_waits_with_those_that_share_theirs_and_has_all_of_it(rank_of, cuda, tmp_path):
+    rank, told = rank_of(local_rank=1, device="cuda", ranks=3, model=str(tmp_path))
+    rank.live()
+    assert told_in_order(told)[:3] == ["joining", "wait", "wait"]
+    assert cuda.fractions == {}
+
+
+@pytest.mark.parametrize("settings", [{"ranks": 2}, {"ranks": 4, "gpus_per_rank": 2}, {"ranks": 4, "device": "cpu"}])
+def test_ranks_that_share_no_gpu_have_all_of_theirs(cuda, monkeypatch, settings):
+    monkeypatch.setattr(group, "wait_for_all", lambda: pytest.fail("nothing to wait for"))
+    config = RunConfig(prompts="p", **{"device": "cuda", **settings})
+    own = [torch.device("cpu" if config.device == "cpu" else f"cuda:{rank}") for rank in range(2)]
+    assert [device.hold_to_share(config, rank, own[rank]) for rank in range(2)] == [None, None]
+    assert cuda.fractions == {}
+
+
+@pytest.mark.parametrize("phase", ["loading the model", "warming up"])
+def test_a_rank_that_runs_out_of_memory_before_it_is_ready_says_what_there_is_and_what_to_do(
+    rank_of, cuda, monkeypatch, phase, tmp_path
+):
+    rank, _ = rank_of(local_rank=1, device="cuda", ranks=4, model=str(tmp_path))
+    cuda.reserved = 39 * GIB
+
+    def run_out(*_):
+        raise RuntimeError("CUDA driver error: out of memory")
+
+    place = (loading, "load") if phase == "loading the model" else (choose, "choose")
+    monkeypatch.setattr(*place, run_out)
+    with pytest.raises(
+        RuntimeError, match=rf"not enough memory for {phase}: cuda:1 has 80.0 GiB.* one of 2 ranks there\. Run fewer"
+    ):
+        rank.live()
+
+
+def test_without_a_cuda_build_of_torch_a_rank_says_so_before_accelerate_is_asked(rank_of, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    rank, _ = rank_of(device="cuda", ranks=2)
+    monkeypatch.setattr(group, "join", lambda *_: pytest.fail("it would speak of backends"))
+    with pytest.raises(RuntimeError, match="sees no CUDA device; install a CUDA build of it, or use --device cpu"):
+        rank.live()
