@@ -91,7 +91,8 @@ class SweepState(msgspec.Struct, frozen=True, kw_only=True):
 
     `took` has the seconds of every trial that was run, with its warm-up, by number. `measuring` is False during the
     trial's warm-up. `bandwidth_bytes_per_second` is the device's peak memory bandwidth, and `bandwidth_source` says
-    where that figure comes from. `settled` says why no more trials follow, once that is so.
+    where that figure comes from; `no_mbu` says why trials have no MBU. `settled` says why no more trials follow, once
+    that is so.
     """
 
     plan: SweepPlan
@@ -103,6 +104,7 @@ class SweepState(msgspec.Struct, frozen=True, kw_only=True):
     measuring: bool = False
     bandwidth_bytes_per_second: float | None = None
     bandwidth_source: str | None = None
+    no_mbu: str | None = None
     settled: str | None = None
 
     @property

@@ -17,6 +17,7 @@ from rankdeck.runner.scheduling.scheduler import Assignment, Scheduler
 from rankdeck.runner.supervisor.event_stream import EventStream
 from rankdeck.runner.supervisor.peak_bandwidth import peak_bandwidth
 from rankdeck.runner.supervisor.trial_meter import TrialMeter
+from rankdeck.runner.sweep.mbu import why_no_mbu
 
 SAMPLE_PROMPTS = 50_000
 """Of a larger file a sweep uses this many prompts, chosen at random."""
@@ -123,7 +124,11 @@ class Sweeper:
         figure, source = peak_bandwidth(ready)
         self._events.emit(
             protocol.SweepStarted(
-                plan=self.plan, trials=self._trials, bandwidth_bytes_per_second=figure, bandwidth_source=source
+                plan=self.plan,
+                trials=self._trials,
+                bandwidth_bytes_per_second=figure,
+                bandwidth_source=source,
+                no_mbu=why_no_mbu(ready, self._bandwidth()),
             )
         )
         for record in self._records():

@@ -61,7 +61,12 @@ WORDS = (
         ("sweep",),
     ),
     Word("◆ best of each", "the best with each number of ranks, over the best with the fewest", ("sweep",)),
-    Word("MBU", "bytes a decode step must read / its time / the device's peak memory bandwidth", ("overview", "sweep")),
+    Word(
+        "MBU",
+        "bytes a decode step must read / its time / peak memory bandwidth: a mean over the GPUs; a rank with n GPUs "
+        "uses one at a time, so that each gets to 1/n at most",
+        ("overview", "sweep"),
+    ),
     Word("about", "a prediction beyond what was measured", ("overview",)),
 )
 
