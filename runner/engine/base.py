@@ -93,7 +93,7 @@ class Engine(abc.ABC):
         return int(2 * layers * heads * width * self.model.dtype.itemsize)
 
     def _weight_read_bytes(self, parameters: list[Any]) -> int:
-        """Bytes of parameters that a decode step reads, all experts included; of an input embedding it reads only rows."""
+        """Bytes of parameters that a decode step reads, with all experts; of an input embedding it reads only rows."""
         embedding, output = self.model.get_input_embeddings(), self.model.get_output_embeddings()
         tied = output is not None and embedding is not None and output.weight is embedding.weight
         unread = 0 if tied or embedding is None else loading.stored_bytes(embedding.weight)
