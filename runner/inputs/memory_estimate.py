@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 from rankdeck.runner.inputs.model_config import ModelShape
 from rankdeck.runner.protocol.config import RunConfig
+from rankdeck.runner.protocol.first_batch import first_batch
 
 CPU_PROCESS_BYTES = int(0.45 * 2**30)
 """Measured: a static rank of the demo model on a CPU takes 1.5 GiB, of which 0.5 GiB are the mapped weights and
@@ -26,9 +27,6 @@ CPU_PROCESS_BYTES = int(0.45 * 2**30)
 
 CUDA_PROCESS_BYTES = int(0.6 * 2**30)
 """A CUDA context and the workspaces of cuBLAS on current GPUs; not measured."""
-
-AUTO_BATCH_SIZE = 64
-"""The size that `auto` starts with on a large job."""
 
 DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "float64": 8, "float8_e4m3fn": 1}
 QUANTISED_BYTES = {"bnb-8bit": 1.0, "int8": 1.0, "bnb-4bit": 0.56}
@@ -98,7 +96,6 @@ def estimate(shape: ModelShape, config: RunConfig, prompts: PromptSizes, room: R
     """What a run with these settings needs, and what is free."""
     on_gpu = config.device == "cuda" or (config.device == "auto" and bool(room.gpus))
     ranks = max(1, config.ranks)
-    batch_size = config.batch_size or auto_batch_size(prompts.prompts, ranks)
     bytes_each = _bytes_each(shape, config, on_gpu)
     weights, packed, mapped = _weights(shape, config, bytes_each), 0, 0
     if not on_gpu:
@@ -122,17 +119,18 @@ def estimate(shape: ModelShape, config: RunConfig, prompts: PromptSizes, room: R
     row_cache = per_token * tokens
     activations = prompts.tokens * (4 * shape.hidden + 2 * shape.intermediate) * bytes_each
     row_working = 2 * max(activations, 4 * shape.vocabulary)
-    cache = row_cache * batch_size
-    if continuous and not on_gpu:
-        cache = _continuous_cpu_cache(shape, config, per_token, ranks, room.host)
 
     fixed = share.on_device(weights - mapped) + mapped + process * share.ranks
     per_row = share.on_device(row_cache + row_working)
+    cache_of_all = None
     if continuous and not on_gpu:
-        fixed, per_row = fixed + share.on_device(cache), share.on_device(row_working)
+        cache_of_all = _continuous_cpu_cache(shape, config, per_token, ranks, room.host)
+        fixed, per_row = fixed + share.on_device(cache_of_all), share.on_device(row_working)
     largest = None
     if free is not None and free > fixed:
         largest = int((free - fixed) // max(1, per_row)) or None
+    batch_size = config.batch_size or first_batch(-(-prompts.prompts // ranks), on_gpu=on_gpu, most=largest).rows
+    cache = row_cache * batch_size if cache_of_all is None else cache_of_all
     return MemoryEstimate(
         weights=weights,
         cache=int(cache),
@@ -149,11 +147,6 @@ def estimate(shape: ModelShape, config: RunConfig, prompts: PromptSizes, room: R
         takes_the_rest=continuous and on_gpu,
         shared=mapped,
     )
-
-
-def auto_batch_size(prompts: int, ranks: int) -> int:
-    """The batch size that `auto` starts with: a small job is shared out at once, a large one starts at 64."""
-    return max(1, min(AUTO_BATCH_SIZE, -(-prompts // ranks)))
 
 
 class _Share(NamedTuple):
