@@ -120,8 +120,9 @@ def given(batch_seconds: float, batch_size: int, active_ranks: int = 0) -> CostM
 
 
 def fit(points: Iterable[CostPoint]) -> CostModel | None:
-    """The model that fits the measured batches best; None if there are none."""
+    """The model that fits the measured batches best; None if there are none. Cold ones count if there are no others."""
     known = tuple(point for point in points if point.batches > 0 and point.rows > 0 and point.seconds > LEAST_SECONDS)
+    known = tuple(point for point in known if not point.cold) or known
     if not known:
         return None
     if len({(point.active_ranks, point.rows) for point in known}) < len(known):

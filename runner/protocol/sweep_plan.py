@@ -119,9 +119,10 @@ class SweepState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 WARM_UP_TOKENS, WARM_UP_SHARE = 16, 0.25
-"""A warm-up has all rows of its batch, so that memory is allocated and clocks are up, but few decode steps."""
+"""A warm-up has all rows of its batch, as wide as any of the trial, so that clocks are up, but few decode steps. Only
+where a GPU has not done so many rows yet it has all steps: its memory grows to the last of them."""
 
 
 def warm_up_tokens(new_tokens: int) -> int:
-    """Output tokens of each row of a warm-up before trials whose answers have `new_tokens`."""
+    """Output tokens of each row of a short warm-up before trials whose answers have `new_tokens`."""
     return min(WARM_UP_TOKENS, max(1, int(new_tokens * WARM_UP_SHARE)))

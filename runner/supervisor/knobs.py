@@ -203,7 +203,7 @@ class KnobControls:
         if self._search is None or not self._searching or not self._events.state.periods:
             return
         period = self._events.state.periods[-1]
-        rate = period.tokens_per_second
+        rate = period.warm_rate
         if rate is None or any(share.seconds < LEAST_SECONDS for share in period.shares.values()):
             return
         self._use(self._search.learn(period.batch_size, rate, period.peak_memory_bytes, self._scheduler.pending))

@@ -70,8 +70,8 @@ class _Prompts:
         return [self._stock.popleft() for _ in range(min(count, len(self._stock)))]
 
     def for_warm_up(self, count: int) -> list[int]:
-        """Prompts for a warm-up, whose answers are thrown away."""
-        return [self._cycle[place % len(self._cycle)] for place in range(count)]
+        """Prompts for a warm-up, whose answers are thrown away: the longest in stock, so that no batch is wider."""
+        return sorted(self._stock, key=self._lengths.__getitem__, reverse=True)[:count]
 
     def give_back(self) -> None:
         """Return the stock that was not handed out."""
