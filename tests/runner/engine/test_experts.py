@@ -1,10 +1,13 @@
 """The routed experts of a loaded model are told from the parameters that every token uses."""
 
+import msgspec
 import pytest
 import torch
 import transformers
 
 from rankdeck.runner.engine.experts import experts_of
+from rankdeck.runner.protocol import RankReady
+from tests.runner.engine.test_engine import make
 
 TINY = {
     "vocab_size": 32, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2,
@@ -76,3 +79,15 @@ def test_experts_that_are_no_parameters_are_not_taken_for_dense():
     found = experts_of(model)
     assert found is not None
     assert found.per_token is None
+
+
+def test_a_rank_that_is_ready_tells_its_experts():
+    config = transformers.MixtralConfig(**TINY, num_local_experts=4, num_experts_per_tok=2)
+    model = transformers.AutoModelForCausalLM.from_config(config)
+    told = make(model).describe()
+    facts = {"rank": 0, "device": "cpu", "device_name": "CPU", "engine": "static", "seconds": 1.0}
+    sent = msgspec.json.decode(msgspec.json.encode(RankReady(**facts, **told)), type=RankReady)
+    assert sent.experts == experts_of(model)
+    assert sent.experts is not None
+    assert sent.weight_read_bytes is not None
+    assert sent.weight_read_bytes > sent.experts.bytes

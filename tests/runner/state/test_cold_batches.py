@@ -145,10 +145,12 @@ def test_what_batches_cost_is_fitted_to_warm_ones() -> None:
     run.round(10, rows=8)
     model = fit(run.state.costs)
     assert model is not None
+    assert model.cold
     assert model.seconds(8, 10, 1) == pytest.approx(10), "until there is another, the first one is all that is known"
     run.round(1, rows=2)
     model = fit(run.state.costs)
     assert model is not None
+    assert not model.cold
     assert model.measured_rows == (2, 2)
     assert model.seconds(2, 10, 1) == pytest.approx(1)
     run.round(1, rows=8)
