@@ -107,7 +107,7 @@ def auto_settled() -> SteeredScript:
     script = SteeredScript(gpus=2, batch_size=16, prompts=2000).begun(auto=True, reason="starting at 16 and growing")
     for batch_size in (32, 64):
         script.rounds(2).size(batch_size, auto=True, reason=f"trying {batch_size}: tokens/s still grows")
-    return script.rounds(1).size(32, reason=SETTLED).rounds(1).rounds(1, finish=False)
+    return script.rounds(2).size(32, reason=SETTLED).rounds(1).rounds(1, finish=False)
 
 
 def rank_lost() -> SteeredScript:

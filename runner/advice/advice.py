@@ -215,14 +215,14 @@ RULES: tuple[Callable[[RunState], Iterator[Advice]], ...] = (
 
 
 class KnobEffect(msgspec.Struct, frozen=True, kw_only=True):
-    """What turning a knob brought: the period before and the period after."""
+    """What turning a knob brought: the period before and the period after, to be compared by their `warm_rate`."""
 
     before: KnobPeriod
     after: KnobPeriod
 
 
 def last_turn(state: RunState) -> KnobEffect | None:
-    """The newest period and the last one before it that was measured; None if there is no such pair.
+    """The newest period and the last one before it that was measured warm; None if there is no such pair.
 
     Trials are not turns of a knob: the effect of a sweep is shown against the setting before it.
     """
@@ -230,13 +230,13 @@ def last_turn(state: RunState) -> KnobEffect | None:
         return None
     after = state.periods[-1]
     for before in reversed(state.periods[:-1]):
-        if before.tokens_per_second is not None and not before.trial:
+        if before.warm_rate is not None and not before.trial:
             return KnobEffect(before=before, after=after)
     return None
 
 
 def early_turn(state: RunState) -> KnobEffect | None:
-    """The newest turn if it came before any whole batch, so that it has nothing to compare with; else None."""
+    """The newest turn if it came before any batch to compare with; else None."""
     if len(state.periods) < 2 or state.auto or state.ended is not None or last_turn(state) is not None:
         return None
     before, after = state.periods[-2:]

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from rankdeck.runner.engine import loading, memory
+from rankdeck.runner.engine.experts import experts_of
 from rankdeck.runner.engine.loading import dtype_text
 from rankdeck.runner.engine.rows import Answer, Progress
 from rankdeck.runner.protocol import BatchResult, OutputRecord, Prompt, prompt_text
@@ -70,6 +71,7 @@ class Engine(abc.ABC):
         return {
             "parameters": self.model.num_parameters(),
             "weight_read_bytes": self._weight_read_bytes(parameters),
+            "experts": experts_of(self.model),
             "parameter_bytes": sum(loading.stored_bytes(parameter) for parameter in parameters),
             "kv_bytes_per_token": self.kv_bytes_per_token(),
             "context_tokens": self.context_tokens,
@@ -90,7 +92,7 @@ class Engine(abc.ABC):
         return int(2 * layers * heads * width * self.model.dtype.itemsize)
 
     def _weight_read_bytes(self, parameters: list[Any]) -> int:
-        """Bytes of parameters that a decode step reads; of an input embedding it reads only a row per prompt."""
+        """Bytes of parameters that a decode step reads, with all experts; of an input embedding it reads only rows."""
         embedding, output = self.model.get_input_embeddings(), self.model.get_output_embeddings()
         tied = output is not None and embedding is not None and output.weight is embedding.weight
         unread = 0 if tied or embedding is None else loading.stored_bytes(embedding.weight)

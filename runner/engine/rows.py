@@ -41,6 +41,16 @@ def trim(tokens: list[int], eos_tokens: frozenset[int]) -> Answer:
     return Answer(tokens, "length")
 
 
+def slots_read(rows: int, width: int, steps: int, last: int) -> int:
+    """Slots whose keys and values `rows` read in the `steps` up to step `last`, of prompts padded to `width`.
+
+    Step 1 is the prefill, which reads no cache; step t reads the prompt and the t - 1 new tokens.
+    """
+    first = max(2, last - steps + 1)
+    count = max(0, last - first + 1)
+    return rows * (count * width + count * (first + last - 2) // 2)
+
+
 def group_by_width(widths: dict[int, int], group_cost: int) -> list[list[int]]:
     """Group rows, widest first, so that the sum of rows x width plus `group_cost` over all groups is least.
 

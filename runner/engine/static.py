@@ -18,7 +18,7 @@ import transformers
 from rankdeck.runner.engine import compiling
 from rankdeck.runner.engine.base import BatchOutput, Engine, OnRecords, OnStep
 from rankdeck.runner.engine.compiling import BEFORE, ON_A_CPU, Compiling
-from rankdeck.runner.engine.rows import Answer, group_by_width, trim
+from rankdeck.runner.engine.rows import Answer, group_by_width, slots_read, trim
 from rankdeck.runner.engine.step_watch import StepWatch
 from rankdeck.runner.protocol import BatchResult, OutputRecord, Prompt
 from rankdeck.runner.protocol.config import RunConfig
@@ -114,7 +114,7 @@ class StaticEngine(Engine):
         if errors:
             on_records(list(records.values()))
         prefill = decode = 0.0
-        prompt_slots = steps = row_steps = 0
+        prompt_slots = steps = row_steps = read = 0
         step_seconds: list[float] | None = None
         if tokens:
             generation = copy.deepcopy(self.generation)
@@ -146,7 +146,7 @@ class StaticEngine(Engine):
             rows = [at for group in groups for at in group]
             batch = self._joined(begun, width)
             del begun  # the groups' own caches
-            row_steps = self._run(rows, batch, generation, watch, ended)
+            row_steps, read = self._run(rows, batch, generation, watch, ended)
             self._synchronise()
             prefill, decode = watch.first_token_at - began, time.perf_counter() - watch.first_token_at
             steps, step_seconds = watch.steps, watch.step_seconds
@@ -169,6 +169,7 @@ class StaticEngine(Engine):
             peak_memory_bytes=self.peak_memory(),
             reserved_memory_bytes=self.reserved_memory(),
             step_seconds=step_seconds,
+            slots_read=read,
         )
         return BatchOutput([records[at] for at in range(len(prompts))], result)
 
@@ -242,11 +243,14 @@ class StaticEngine(Engine):
         generation: Any,
         watch: StepWatch,
         ended: Callable[[dict[int, Answer]], None],
-    ) -> int:
-        """Generate until every row has ended; `ended` gets answers by position. Returns rows summed over steps."""
+    ) -> tuple[int, int]:
+        """Generate until every row has ended; `ended` gets answers by position.
+
+        Returns rows summed over steps, and the slots that they read of the cache.
+        """
         ids, mask, cache = batch.ids, batch.mask, batch.cache
         width, most = watch.prompt_width, generation.max_new_tokens
-        least, row_steps = generation.min_new_tokens, 0
+        least, row_steps, read = generation.min_new_tokens, 0, 0
         begun = cache is not None  # with one new token per row
         with torch.inference_mode():
             while rows:
@@ -262,6 +266,7 @@ class StaticEngine(Engine):
                     steps = watch.steps - before
                     mask = torch.cat([mask, mask.new_ones(len(mask), steps)], dim=1)
                 row_steps += steps * len(rows)
+                read += slots_read(len(rows), width, steps, watch.steps)
                 answers = [trim(row, self.eos_tokens) for row in ids[:, width:].tolist()]
                 over = watch.steps >= most
                 going = [place for place, answer in enumerate(answers) if not over and answer.finish_reason == "length"]
@@ -272,7 +277,7 @@ class StaticEngine(Engine):
                     kept = torch.tensor(going, device=self.device)
                     mask, ids = mask[kept], ids[kept]
                 rows = [rows[place] for place in going]
-        return row_steps
+        return row_steps, read
 
     def _leaving(self, rows: int) -> int | None:
         """How many of `rows` must have ended before they leave; None where they stay to the end."""

@@ -54,7 +54,8 @@ class CostModel(msgspec.Struct, frozen=True, kw_only=True):
     """Predicts the seconds of a batch. `residual` is the relative error, root mean square over the measured batches.
 
     `fits` has one entry per measured number of active ranks, fewest first; `slots_per_row` is the padded prompt width.
-    `rows_leave`: in the measured batches, rows left when they ended.
+    `rows_leave`: in the measured batches, rows left when they ended. `cold`: all of them were cold, so later ones will
+    be faster.
     """
 
     fits: tuple[RankCosts, ...]
@@ -62,6 +63,7 @@ class CostModel(msgspec.Struct, frozen=True, kw_only=True):
     residual: float | None = None
     batches: int = 0
     rows_leave: bool = False
+    cold: bool = False
 
     def seconds(
         self,
@@ -120,8 +122,10 @@ def given(batch_seconds: float, batch_size: int, active_ranks: int = 0) -> CostM
 
 
 def fit(points: Iterable[CostPoint]) -> CostModel | None:
-    """The model that fits the measured batches best; None if there are none."""
+    """The model that fits the measured batches best; None if there are none. Cold ones count if there are no others."""
     known = tuple(point for point in points if point.batches > 0 and point.rows > 0 and point.seconds > LEAST_SECONDS)
+    warm = tuple(point for point in known if not point.cold)
+    cold, known = not warm, warm or known
     if not known:
         return None
     if len({(point.active_ranks, point.rows) for point in known}) < len(known):
@@ -144,6 +148,7 @@ def fit(points: Iterable[CostPoint]) -> CostModel | None:
         slots_per_row=sum(point.prompt_slots for point in known) / sum(point.rows * point.batches for point in known),
         residual=(errors / batches) ** 0.5,
         batches=batches,
+        cold=cold,
         rows_leave=any(point.row_steps and point.row_steps < point.rows * point.steps for point in known),
     )
 

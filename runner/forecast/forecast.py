@@ -258,7 +258,10 @@ def finish(free: Sequence[float], batches: int, cost: float) -> float:
 
 
 def sweep_seconds(plan: SweepPlan, model: CostModel, new_tokens: int) -> float:
-    """Seconds of all trials if every answer has `new_tokens` output tokens: warm-ups included, loading not."""
+    """Seconds of all trials if every answer has `new_tokens` output tokens: warm-ups included, loading not.
+
+    Warm-ups are taken to be short: on a GPU those at a larger batch size than any before take a whole batch.
+    """
     return plan.repeats * sum(
         _trial_seconds(plan, model, ranks, size, new_tokens)
         for ranks in set(plan.ranks)

@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 from rankdeck.runner.inputs.model_config import ModelShape
 from rankdeck.runner.protocol.config import Problem, RunConfig
+from rankdeck.runner.protocol.first_batch import first_batch
 
 CPU_PROCESS_BYTES = int(0.45 * 2**30)
 """Measured: a static rank of the demo model on a CPU takes 1.5 GiB, of which 0.5 GiB are the mapped weights and
@@ -27,9 +28,6 @@ CPU_PROCESS_BYTES = int(0.45 * 2**30)
 
 CUDA_PROCESS_BYTES = int(0.6 * 2**30)
 """A CUDA context and the workspaces of cuBLAS on current GPUs; not measured."""
-
-AUTO_BATCH_SIZE = 64
-"""The size that `auto` starts with on a large job."""
 
 DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "float64": 8, "float8_e4m3fn": 1}
 QUANTISED_BYTES = {"bnb-8bit": 1.0, "int8": 1.0, "bnb-4bit": 0.56}
@@ -119,7 +117,6 @@ def estimate(
     """What a run with these settings needs, what is free (`room`), and what there is in all (`whole`)."""
     on_gpu = config.device == "cuda" or (config.device == "auto" and bool(room.gpus))
     ranks = max(1, config.ranks)
-    batch_size = config.batch_size or auto_batch_size(prompts.prompts, ranks)
     bytes_each = _bytes_each(shape, config, on_gpu)
     weights, packed, mapped = _weights(shape, config, bytes_each), 0, 0
     if not on_gpu:
@@ -141,20 +138,21 @@ def estimate(
     row_cache = per_token * tokens
     activations = prompts.tokens * (4 * shape.hidden + 2 * shape.intermediate) * bytes_each
     row_working = 2 * max(activations, 4 * shape.vocabulary)
-    cache = row_cache * batch_size
-    if continuous and not on_gpu:
-        cache = _continuous_cpu_cache(shape, config, per_token, ranks, room.host)
 
     fixed = share.on_device(weights - mapped) + mapped + process * share.ranks
     per_row = share.on_device(row_cache + row_working)
+    cache_of_all = None
     if continuous and not on_gpu:
-        fixed, per_row = fixed + share.on_device(cache), share.on_device(row_working)
+        cache_of_all = _continuous_cpu_cache(shape, config, per_token, ranks, room.host)
+        fixed, per_row = fixed + share.on_device(cache_of_all), share.on_device(row_working)
     largest, most_ranks = None, 0
     if free is not None:
         if free > fixed:
             largest = int((free - fixed) // max(1, per_row)) or None
         one = (fixed - mapped + per_row) / share.ranks
         most_ranks = max(0, int((free - mapped) // max(1, one)))
+    batch_size = config.batch_size or first_batch(-(-prompts.prompts // ranks), on_gpu=on_gpu, most=largest).rows
+    cache = row_cache * batch_size if cache_of_all is None else cache_of_all
     return MemoryEstimate(
         weights=weights,
         cache=int(cache),
@@ -212,11 +210,6 @@ def doubt(found: MemoryEstimate) -> str | None:
     if found.auto:
         return None
     return f"batch size {found.batch_size} would not fit in memory, by estimate: {found.largest} would"
-
-
-def auto_batch_size(prompts: int, ranks: int) -> int:
-    """The batch size that `auto` starts with: a small job is shared out at once, a large one starts at 64."""
-    return max(1, min(AUTO_BATCH_SIZE, -(-prompts // ranks)))
 
 
 class _Share(NamedTuple):

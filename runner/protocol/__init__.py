@@ -69,6 +69,7 @@ from rankdeck.runner.protocol.orders import (
 from rankdeck.runner.protocol.records import (
     BatchResult,
     DeviceSample,
+    Experts,
     FinishReason,
     OutputRecord,
     ProcessSample,

@@ -13,6 +13,7 @@ from rankdeck.runner.protocol.framing import PROTOCOL_VERSION, Message
 from rankdeck.runner.protocol.records import (
     BatchResult,
     DeviceSample,
+    Experts,
     OutputRecord,
     ProcessSample,
     StepsInFlight,
@@ -69,11 +70,12 @@ class RankPhase(Event, frozen=True, kw_only=True):
 class RankReady(Event, frozen=True, kw_only=True):
     """A rank has loaded its model. `device_uuid` is without NVML's `GPU-` prefix.
 
-    `weight_read_bytes` are the parameters that every decode step reads: all but an input embedding that is not the
-    output layer as well. `bandwidth_bytes_per_second` is that of a large copy, bytes read and written, on rank 0 in a
-    sweep. `engine_reason` says why this engine was chosen, if it was not asked for. For a rank that is spread over
-    several GPUs `device_uuids` has all of them, and memory is their sum. Memory is the device's, with all that is on
-    it; a rank that is held to a share of its GPU may still take `memory_left_bytes` of it.
+    `weight_read_bytes` are the parameters that a decode step reads: all but an input embedding that is not the output
+    layer as well; `experts` are those among them of which a step reads only some. `bandwidth_bytes_per_second` is that
+    of a large copy, bytes read and written, on rank 0 in a sweep. `engine_reason` says why this engine was chosen, if
+    it was not asked for. For a rank that is spread over several GPUs `device_uuids` has all of them, and memory is
+    their sum. Memory is the device's, with all that is on it; a rank that is held to a share of its GPU may still take
+    `memory_left_bytes` of it.
     """
 
     rank: int
@@ -91,6 +93,7 @@ class RankReady(Event, frozen=True, kw_only=True):
     generation: dict[str, str] = msgspec.field(default_factory=dict)
     parameter_bytes: int | None = None
     weight_read_bytes: int | None = None
+    experts: Experts | None = None
     kv_bytes_per_token: int | None = None
     memory_free_bytes: int | None = None
     memory_total_bytes: int | None = None
@@ -191,12 +194,16 @@ class Resumed(Event, frozen=True, kw_only=True):
 
 
 class SweepStarted(Event, frozen=True, kw_only=True):
-    """The settings of `plan` are measured from now on, in the order of `trials`; earlier records stay valid."""
+    """The settings of `plan` are measured from now on, in the order of `trials`; earlier records stay valid.
+
+    `no_mbu` says why its trials will have no MBU, if they won't.
+    """
 
     plan: SweepPlan
     trials: list[Trial]
     bandwidth_bytes_per_second: float | None = None
     bandwidth_source: str | None = None
+    no_mbu: str | None = None
 
 
 class TrialStarted(Event, frozen=True, kw_only=True):

@@ -50,7 +50,8 @@ class BatchResult(msgspec.Struct, frozen=True, kw_only=True):
     summed over its steps (rows that have ended may leave it). `padded_slots` are the slots that hold no real token
     (left padding, and rows that had ended but stayed). `prefill_seconds` runs to the first new token, `decode_seconds`
     from there to the last; `seconds` covers the whole batch, with tokenising and decoding of text. `step_seconds` has
-    the time of every decode step, in trials of a sweep. `peak_memory_bytes` were in tensors at most,
+    the time of every decode step, in trials of a sweep. `slots_read` sums over all decode steps the slots whose keys
+    and values the rows then in the batch read, padding included. `peak_memory_bytes` were in tensors at most,
     `reserved_memory_bytes` held by torch's allocator at most: the rest of these nobody else can have.
     """
 
@@ -67,11 +68,33 @@ class BatchResult(msgspec.Struct, frozen=True, kw_only=True):
     peak_memory_bytes: int | None = None
     reserved_memory_bytes: int | None = None
     step_seconds: list[float] | None = None
+    slots_read: int | None = None
 
     @property
     def decode_slots(self) -> int:
         """Token positions of new tokens: `row_steps`, or if that is unknown, all rows in all steps."""
         return self.rows * self.steps if self.row_steps is None else self.row_steps
+
+    @property
+    def cache_slots(self) -> float:
+        """`slots_read`, or if that is unknown, what it is if all rows stay in all steps and are equally wide.
+
+        The cache grows by a slot per row and step: its mean is halfway.
+        """
+        if self.slots_read is not None:
+            return self.slots_read
+        return max(0, self.steps - 1) * (self.slots - self.decode_slots / 2)
+
+
+class Experts(msgspec.Struct, frozen=True, kw_only=True):
+    """The routed experts of a model, all layers together: the bytes of their parameters.
+
+    Of the `count` in a layer each token uses `per_token`; None where that is not known.
+    """
+
+    bytes: int
+    count: int | None
+    per_token: int | None
 
 
 class DeviceSample(msgspec.Struct, frozen=True, kw_only=True):

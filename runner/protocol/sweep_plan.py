@@ -92,7 +92,8 @@ class SweepState(msgspec.Struct, frozen=True, kw_only=True):
 
     `took` has the seconds of every trial that was run, with its warm-up, by number. `measuring` is False during the
     trial's warm-up. `bandwidth_bytes_per_second` is the device's peak memory bandwidth, and `bandwidth_source` says
-    where that figure comes from. `settled` says why no more trials follow, once that is so.
+    where that figure comes from; `no_mbu` says why trials have no MBU. `settled` says why no more trials follow, once
+    that is so.
     """
 
     plan: SweepPlan
@@ -104,6 +105,7 @@ class SweepState(msgspec.Struct, frozen=True, kw_only=True):
     measuring: bool = False
     bandwidth_bytes_per_second: float | None = None
     bandwidth_source: str | None = None
+    no_mbu: str | None = None
     settled: str | None = None
 
     @property
@@ -118,9 +120,10 @@ class SweepState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 WARM_UP_TOKENS, WARM_UP_SHARE = 16, 0.25
-"""A warm-up has all rows of its batch, so that memory is allocated and clocks are up, but few decode steps."""
+"""A warm-up has all rows of its batch, as wide as any of the trial, so that clocks are up, but few decode steps. Only
+where a GPU has not done so many rows yet it has all steps: its memory grows to the last of them."""
 
 
 def warm_up_tokens(new_tokens: int) -> int:
-    """Output tokens of each row of a warm-up before trials whose answers have `new_tokens`."""
+    """Output tokens of each row of a short warm-up before trials whose answers have `new_tokens`."""
     return min(WARM_UP_TOKENS, max(1, int(new_tokens * WARM_UP_SHARE)))

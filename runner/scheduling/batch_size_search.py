@@ -1,17 +1,14 @@
 """`--batch-size auto`: find the batch size that is fastest on the real work, and say why in one sentence.
 
 Pure: figures in, a batch size and a reason out. Every batch it learns from is part of the job. It starts from what is
-known before anything ran (memory, prompts per rank), then doubles while tokens/s grows by 5 % or more, steps back when
-it does not, and stops when memory runs out.
+known before anything ran (memory, prompts per rank, kind of device), then doubles while tokens/s grows by 5 % or more,
+steps back when it does not, and stops when memory runs out.
 """
 
 from dataclasses import dataclass, field
 
-FIRST_BATCH_SIZE = 64
-"""Up to here a larger batch was faster on every device measured so far."""
-
-SMALL_JOB_ROUNDS = 4
-"""A job of at most this many even rounds of up to FIRST_BATCH_SIZE is over before a search would pay off."""
+from rankdeck.runner.protocol.config import MAX_BATCH_SIZE
+from rankdeck.runner.protocol.first_batch import first_batch
 
 LEAST_GAIN = 1.05
 MEMORY_SHARE = 0.9
@@ -29,6 +26,7 @@ class Known:
     prompts: int
     ranks: int
     tokens_per_row: int
+    on_gpu: bool = False
     memory_free_bytes: int | None = None
     kv_bytes_per_token: int | None = None
 
@@ -68,14 +66,11 @@ class Search:
         """The size to begin with."""
         self.limit = memory_limit(self.known)
         self.limit_reason = f"memory allows about {self.limit} rows" if self.limit is not None else ""
-        per_rank = max(1, self.known.per_rank)
-        rounds = -(-per_rank // FIRST_BATCH_SIZE)
-        even = -(-per_rank // rounds)
-        if rounds <= SMALL_JOB_ROUNDS and (self.limit is None or even <= self.limit):
-            some = "one even round" if rounds == 1 else f"{rounds} even rounds"
-            return Choice(even, f"{self.known.prompts} prompts are {some} of {even} per rank", True)
-        size = min(FIRST_BATCH_SIZE, self.limit or FIRST_BATCH_SIZE)
-        return Choice(size, f"starting at {size} and growing while tokens/s gains 5 %", False)
+        rows, rounds = first_batch(self.known.per_rank, on_gpu=self.known.on_gpu, most=self.limit)
+        if rounds is None:
+            return Choice(rows, f"starting at {rows} and growing while tokens/s gains 5 %", False)
+        some = "one even round" if rounds == 1 else f"{rounds} even rounds"
+        return Choice(rows, f"{self.known.prompts} prompts are {some} of {rows} per rank", True)
 
     def learn(self, batch_size: int, tokens_per_second: float, peak_bytes: int | None, prompts_left: int) -> Choice:
         """The next size after `batch_size` was measured over whole batches of every rank."""
@@ -104,6 +99,8 @@ class Search:
                     True,
                 )
             return Choice(batch_size, f"settled at {batch_size}: too few prompts are left to try more", True)
+        if wanted > MAX_BATCH_SIZE:
+            return Choice(batch_size, f"settled at {batch_size}: a batch has at most {MAX_BATCH_SIZE} rows", True)
         if why := self._fits(wanted):
             return Choice(batch_size, f"settled at {batch_size}: {wanted} would not fit, {why}", True)
         return Choice(wanted, f"trying {wanted}: tokens/s still grows", False)

@@ -3,6 +3,11 @@
 An account is what a continuous rank reports from time to time of its one long batch. A batch or account counts for a
 period of unchanged knobs if all of it lies within. Tokens are counted once: in flight until their output arrives, then
 as done.
+
+A batch is *cold* if it pays for what is done once: lazy initialisation and tuning in a rank's first since its launch
+(the engines' own warm-up is two rows of a few tokens), and on a GPU the allocator's growth in the first with more rows
+than any before. Cold batches count for all totals, but what a setting brings is taken from the others where there are
+any.
 """
 
 import msgspec
@@ -10,9 +15,12 @@ import msgspec
 from rankdeck.runner import protocol
 from rankdeck.runner.state.costs import CostPoint, with_batch, with_length
 from rankdeck.runner.state.periods import most
-from rankdeck.runner.state.run import RunState
+from rankdeck.runner.state.run import RankState, RunState
 
 Accounted = protocol.BatchFinished | protocol.AccountClosed
+
+SAME_ROWS = 1.1
+"""Up to this factor a batch has no more rows than one before: even rounds vary them a little."""
 
 
 def replace_rank(state: RunState, number: int, **changes: object) -> RunState:
@@ -103,7 +111,7 @@ def account_closed(state: RunState, event: protocol.AccountClosed) -> RunState:
     state = _computed(state, event)
     rank = state.ranks[event.rank]
     seconds = max(0.0, event.at - rank.account_started_at)
-    state = _measured(state, event, seconds)
+    state = _warmed(_measured(state, event, seconds), event)
     return replace_rank(
         state, event.rank, batch_period=_period_number(state), account_started_at=event.at, accounts=rank.accounts + 1
     )
@@ -120,6 +128,7 @@ def batch_finished(state: RunState, event: protocol.BatchFinished) -> RunState:
         state = _unkept(state, event)
     if not rank.accounts:  # else it is a continuous rank's last account, with ever fewer rows
         state = _measured(state, event, max(0.0, event.at - rank.batch_started_at))
+    state = _warmed(state, event)
     return msgspec.structs.replace(batch_over(state, event.rank, event.at), last_result_at=event.at)
 
 
@@ -145,12 +154,29 @@ def _measured(state: RunState, event: Accounted, seconds: float) -> RunState:
     whole = rank.batch_period is not None and rank.batch_period == state.periods[-1].number
     if result.rows <= 0 or not whole or rank.batch != event.batch:
         return state
-    memory = result.peak_memory_bytes, result.reserved_memory_bytes
-    last = state.periods[-1].with_batch(event.rank, result.output_tokens, seconds, *memory)
+    cold, memory = _is_cold(rank, result.rows), (result.peak_memory_bytes, result.reserved_memory_bytes)
+    last = state.periods[-1].with_batch(event.rank, result.output_tokens, seconds, *memory, cold=cold)
     state = msgspec.structs.replace(state, periods=(*state.periods[:-1], last))
     if rank.batch_kept and rank.continuous and not last.trial:
         return state  # rows come and go, so it is no batch of a given size
-    return msgspec.structs.replace(state, costs=with_batch(state.costs, _cost(state.active_ranks, result, seconds)))
+    cost = _cost(state.active_ranks, result, seconds, cold=cold)
+    return msgspec.structs.replace(state, costs=with_batch(state.costs, cost))
+
+
+def _is_cold(rank: RankState, rows: int) -> bool:
+    """Whether a batch of so many rows that `rank` has just ended was cold."""
+    return not rank.warm_rows or memory_grows(rank, rows)
+
+
+def memory_grows(rank: RankState, rows: int) -> bool:
+    """Whether a GPU's allocator has to grow for a batch of so many rows; continuous ranks take their memory at once."""
+    on_gpu = rank.ready is not None and rank.ready.device != "cpu"
+    return on_gpu and not rank.continuous and rows > SAME_ROWS * rank.warm_rows
+
+
+def _warmed(state: RunState, event: Accounted) -> RunState:
+    rank = state.ranks[event.rank]
+    return replace_rank(state, event.rank, warm_rows=max(rank.warm_rows, event.result.rows))
 
 
 def _unkept(state: RunState, event: protocol.BatchFinished) -> RunState:
@@ -169,8 +195,9 @@ def _unkept(state: RunState, event: protocol.BatchFinished) -> RunState:
     )
 
 
-def _cost(active_ranks: int, result: protocol.BatchResult, seconds: float) -> CostPoint:
+def _cost(active_ranks: int, result: protocol.BatchResult, seconds: float, *, cold: bool) -> CostPoint:
     return CostPoint(
+        cold=cold,
         active_ranks=active_ranks,
         rows=result.rows,
         batches=1,

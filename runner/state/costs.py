@@ -16,7 +16,8 @@ class CostPoint(msgspec.Struct, frozen=True, kw_only=True):
 
     `seconds` runs from handing out a batch to its last result; `prefill_seconds` and `decode_seconds` are measured by
     the engine. `prompt_slots` counts token positions of padded prompts, rows x width; `steps` the decode steps;
-    `row_steps` sums over the steps the rows that were still in the batch.
+    `row_steps` sums over the steps the rows that were still in the batch. A `cold` point has batches that pay for what
+    is done once (`runner.state.batches`): a warm one takes its place.
     """
 
     active_ranks: int
@@ -30,6 +31,7 @@ class CostPoint(msgspec.Struct, frozen=True, kw_only=True):
     prefill_seconds: float = 0.0
     decode_seconds: float = 0.0
     seconds: float = 0.0
+    cold: bool = False
 
     @property
     def step_rows(self) -> float:
@@ -49,7 +51,10 @@ def with_batch(points: tuple[CostPoint, ...], batch: CostPoint) -> tuple[CostPoi
 
 
 def _sum(one: CostPoint, other: CostPoint) -> CostPoint:
+    if one.cold != other.cold:
+        return other if one.cold else one
     return CostPoint(
+        cold=one.cold,
         active_ranks=one.active_ranks,
         rows=one.rows,
         batches=one.batches + other.batches,

@@ -55,6 +55,7 @@ def sweep_event(state: RunState, event: SweepEvent) -> RunState:
             took=same.took if same else {},
             bandwidth_bytes_per_second=event.bandwidth_bytes_per_second,
             bandwidth_source=event.bandwidth_source,
+            no_mbu=event.no_mbu,
         )
         return msgspec.structs.replace(state, sweep=fresh)
     if sweep is None:

@@ -3,7 +3,8 @@
 A *period* is the time during which batch size and active ranks stayed the same. A batch counts for a period if it
 began and ended within it, with only the active ranks at work; so no figure mixes two settings. A period's tokens/s is
 the sum over its ranks of output tokens / seconds in batches: what the setting yields while there is work, without the
-uneven end of a run.
+uneven end of a run. A *cold* batch pays for what is done once (`runner.state.batches`), so it counts only as long as
+its rank has no other in the period, and such a rate is compared with no other.
 """
 
 from collections.abc import Sequence
@@ -16,11 +17,23 @@ MAX_PERIODS = 200
 
 
 class RankShare(msgspec.Struct, frozen=True, array_like=True):
-    """One rank's whole batches of a period."""
+    """One rank's whole batches of a period; while these are `cold`, a warm one takes their place."""
 
     batches: int = 0
     tokens: int = 0
     seconds: float = 0.0
+    cold: bool = False
+
+    def plus(self, other: "RankShare") -> "RankShare":
+        """Both together, or the warm one alone."""
+        if self.cold != other.cold:
+            return other if self.cold else self
+        return RankShare(
+            self.batches + other.batches, self.tokens + other.tokens, self.seconds + other.seconds, self.cold
+        )
+
+
+NOTHING = RankShare(cold=True)
 
 
 class KnobPeriod(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,24 +65,41 @@ class KnobPeriod(msgspec.Struct, frozen=True, kw_only=True):
             return None
         return sum(share.tokens / share.seconds for share in measured)
 
+    @property
+    def cold(self) -> bool:
+        """Whether a rank has only cold batches."""
+        return any(share.cold for share in self.shares.values())
+
+    @property
+    def warm_rate(self) -> float | None:
+        """Output tokens/s to compare with other settings: None until every active rank has ended a warm batch."""
+        return None if self.cold else self.tokens_per_second
+
     def with_batch(
-        self, rank: int, tokens: int, seconds: float, peak_memory_bytes: int | None, reserved: int | None = None
+        self,
+        rank: int,
+        tokens: int,
+        seconds: float,
+        peak_memory_bytes: int | None,
+        reserved: int | None = None,
+        *,
+        cold: bool = False,
     ) -> "KnobPeriod":
         """The period with one more whole batch."""
-        share = self.shares.get(rank, RankShare())
-        more = RankShare(share.batches + 1, share.tokens + tokens, share.seconds + seconds)
+        share = self.shares.get(rank, NOTHING).plus(RankShare(1, tokens, seconds, cold))
         return msgspec.structs.replace(
             self,
-            shares={**self.shares, rank: more},
+            shares={**self.shares, rank: share},
             peak_memory_bytes=most(self.peak_memory_bytes, peak_memory_bytes),
             reserved_memory_bytes=most(self.reserved_memory_bytes, reserved),
         )
 
 
 class ScalingRow(msgspec.Struct, frozen=True, kw_only=True):
-    """What a number of active ranks brought. `speedup` is over one rank at the same batch size, None if that never ran.
+    """What a number of active ranks brought. `speedup` is over one rank at the same batch size.
 
-    Unlike a row of a sweep (`runner.sweep.scaling.Scaling`) it has no noise and is written to no file.
+    It is None if that never ran, or if either has only cold batches. Unlike a row of a sweep
+    (`runner.sweep.scaling.Scaling`) it has no noise and is written to no file.
     """
 
     active_ranks: int
@@ -121,14 +151,15 @@ def scaling(periods: Sequence[KnobPeriod], batch_size: int) -> list[ScalingRow]:
         known = merged.get(period.active_ranks)
         merged[period.active_ranks] = period if known is None else _merge(known, period)
     rates = {ranks: period.tokens_per_second or 0.0 for ranks, period in merged.items()}
-    alone = rates.get(1)
+    warm = {ranks: period.warm_rate for ranks, period in merged.items()}
+    alone = warm.get(1)
     return [
         ScalingRow(
             active_ranks=ranks,
             batch_size=batch_size,
             batches=merged[ranks].batches,
             tokens_per_second=rates[ranks],
-            speedup=speedup(rates[ranks], alone) if alone else None,
+            speedup=speedup(rate, alone) if alone and (rate := warm[ranks]) is not None else None,
             peak_memory_bytes=merged[ranks].peak_memory_bytes,
             reserved_memory_bytes=merged[ranks].reserved_memory_bytes,
         )
@@ -139,8 +170,7 @@ def scaling(periods: Sequence[KnobPeriod], batch_size: int) -> list[ScalingRow]:
 def _merge(one: KnobPeriod, other: KnobPeriod) -> KnobPeriod:
     shares = dict(one.shares)
     for rank, share in other.shares.items():
-        mine = shares.get(rank, RankShare())
-        shares[rank] = RankShare(mine.batches + share.batches, mine.tokens + share.tokens, mine.seconds + share.seconds)
+        shares[rank] = shares.get(rank, NOTHING).plus(share)
     return msgspec.structs.replace(
         one,
         shares=shares,

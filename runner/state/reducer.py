@@ -57,7 +57,7 @@ def apply(state: RunState, event: AnyEvent) -> RunState:
             state = msgspec.structs.replace(state, phase="loading")
             return replace_rank(state, event.rank, phase=event.phase, phase_since=event.at)
         case protocol.RankReady():
-            return replace_rank(state, event.rank, phase="ready", phase_since=event.at, ready=event)
+            return replace_rank(state, event.rank, phase="ready", phase_since=event.at, ready=event, warm_rows=0)
         case protocol.RanksReady():
             # Idle time counts from the first launch: a relaunch is not work, so it counts as idle.
             ready_at = state.ready_at if state.ready_at is not None else event.at

@@ -52,6 +52,7 @@ class RankState(msgspec.Struct, frozen=True, kw_only=True):
     `rows` counts the prompts in hand without a record. A continuous rank generates only `rows_at_once` of them at a
     time, and `cache_used` is the share (0 to 1) of its key and value cache that these take; `accounts` counts those
     closed in its batch. `first_step` and `last_step` are the first and the newest step reported of the batch.
+    `warm_rows` are the rows of the largest batch that it has ended since it was launched; 0 before the first.
     """
 
     rank: int
@@ -72,6 +73,7 @@ class RankState(msgspec.Struct, frozen=True, kw_only=True):
     account_started_at: float = msgspec.field(default=0.0, name="stint_started_at")
     accounts: int = msgspec.field(default=0, name="stints")
     cap: int | None = None
+    warm_rows: int = 0
     batches: int = 0
     prompts: int = 0
     prompt_tokens: int = 0

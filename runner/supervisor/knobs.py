@@ -34,6 +34,7 @@ class KnobControls:
     ) -> None:
         self._config, self._scheduler, self._events = config, scheduler, events
         self._search: Search | None = None
+        """What chose the present batch size, settled or not; None if a person or a sweep did."""
         self._asked_to_pause = False
         self._trouble: str | None = None
         self._begun = False
@@ -199,10 +200,10 @@ class KnobControls:
             if not self._sweeper.active:
                 self._swept()
             return
-        if self._search is None or not self._events.state.periods:
+        if self._search is None or not self._searching or not self._events.state.periods:
             return
         period = self._events.state.periods[-1]
-        rate = period.tokens_per_second
+        rate = period.warm_rate
         if rate is None or any(share.seconds < LEAST_SECONDS for share in period.shares.values()):
             return
         self._use(self._search.learn(period.batch_size, rate, period.peak_memory_bytes, self._scheduler.pending))
@@ -215,19 +216,31 @@ class KnobControls:
                 self._swept()
 
     def out_of_memory(self, rank: int, rows: int) -> None:
-        """A batch of `rows` did not fit, and `rank` was capped: report it, and end the search."""
+        """A batch of `rows` did not fit, and `rank` was capped: report it, and end the search.
+
+        A size that was chosen without trying it, and that no rank has done a batch of, is lowered for all ranks: the
+        others would run out of memory as well.
+        """
         cap = self._scheduler.caps.get(rank)
         if cap is not None:
             self._events.emit(protocol.RankCapped(rank=rank, batch_size=cap))
-        if self._search is not None:
-            self._use(self._search.wall(rows, max(1, rows // 2)))
+        if self._search is None:
+            return
+        choice, size = self._search.wall(rows, max(1, rows // 2)), self._scheduler.batch_size
+        tried = any(period.batches for period in self._events.state.periods if period.batch_size == size)
+        if self._searching or (choice.batch_size < size and not tried):
+            self._use(choice)
+
+    @property
+    def _searching(self) -> bool:
+        return self._search is not None and self._events.state.auto
 
     def _activate(self, active_ranks: int, *, anew: bool = False) -> None:
         if active_ranks == self._scheduler.active_ranks and not anew:
             return
         self._scheduler.active_ranks = active_ranks
         self._events.emit(protocol.ActiveRanksChanged(active_ranks=active_ranks))
-        if self._search is not None:
+        if self._search is not None and self._searching:
             # Figures from another number of ranks do not compare with this one.
             self._search = Search(self._known(), limit=self._search.limit, limit_reason=self._search.limit_reason)
 
@@ -236,8 +249,6 @@ class KnobControls:
         self._use(self._search.start())
 
     def _use(self, choice: Choice) -> None:
-        if choice.settled:
-            self._search = None
         self._scheduler.batch_size = choice.batch_size
         self._events.emit(
             protocol.BatchSizeChanged(batch_size=choice.batch_size, auto=not choice.settled, reason=choice.reason)
@@ -250,6 +261,7 @@ class KnobControls:
             prompts=self._scheduler.pending,
             ranks=self._scheduler.active_ranks,
             tokens_per_row=self._config.new_tokens + self._scheduler.longest // batch_size_search.BYTES_PER_TOKEN,
+            on_gpu=any(rank.device != "cpu" for rank in ready),
             memory_free_bytes=min(frees) if frees else None,
             kv_bytes_per_token=ready[0].kv_bytes_per_token if ready else None,
         )

@@ -14,6 +14,7 @@ from rankdeck.runner.protocol import BatchFailed, FromRank, OutputRecord, StepsI
 from rankdeck.runner.protocol.config import RunConfig
 from rankdeck.runner.protocol.sweep_plan import warm_up_tokens
 from rankdeck.runner.scheduling.scheduler import Assignment, Scheduler
+from rankdeck.runner.state.batches import memory_grows
 from rankdeck.runner.supervisor.event_stream import EventStream
 from rankdeck.runner.supervisor.failures import Failures
 from rankdeck.runner.supervisor.gather import Gather
@@ -257,7 +258,7 @@ class RankPool:
                 prompts=prompts,
                 measure=assignment.measured,
                 keep=assignment.kept,
-                max_new_tokens=warm_up_tokens(self._config.new_tokens) if assignment.warm_up else None,
+                max_new_tokens=self._warm_up_tokens(rank, len(prompts)) if assignment.warm_up else None,
                 stream=assignment.batch if rank in self._in_hand else None,
             )
         )
@@ -270,6 +271,11 @@ class RankPool:
                 kept=assignment.kept,
             )
         )
+
+    def _warm_up_tokens(self, rank: int, rows: int) -> int | None:
+        """Output tokens of each row of a warm-up; None for all, where memory has to grow to what the trial takes."""
+        grows = memory_grows(self._events.state.ranks[rank], rows)
+        return None if grows else warm_up_tokens(self._config.new_tokens)
 
     def _share_cores(self) -> None:
         """Tell the ranks how many of them are at work, including those that finish their last batch.

@@ -17,6 +17,7 @@ from rankdeck.runner.scheduling.scheduler import Assignment, Scheduler
 from rankdeck.runner.supervisor.event_stream import EventStream
 from rankdeck.runner.supervisor.peak_bandwidth import peak_bandwidth
 from rankdeck.runner.supervisor.trial_meter import TrialMeter
+from rankdeck.runner.sweep.mbu import why_no_mbu
 
 SAMPLE_PROMPTS = 50_000
 """Of a larger file a sweep uses this many prompts, chosen at random."""
@@ -69,8 +70,8 @@ class _Prompts:
         return [self._stock.popleft() for _ in range(min(count, len(self._stock)))]
 
     def for_warm_up(self, count: int) -> list[int]:
-        """Prompts for a warm-up, whose answers are thrown away."""
-        return [self._cycle[place % len(self._cycle)] for place in range(count)]
+        """Prompts for a warm-up, whose answers are thrown away: the longest in stock, so that no batch is wider."""
+        return sorted(self._stock, key=self._lengths.__getitem__, reverse=True)[:count]
 
     def give_back(self) -> None:
         """Return the stock that was not handed out."""
@@ -123,7 +124,11 @@ class Sweeper:
         figure, source = peak_bandwidth(ready)
         self._events.emit(
             protocol.SweepStarted(
-                plan=self.plan, trials=self._trials, bandwidth_bytes_per_second=figure, bandwidth_source=source
+                plan=self.plan,
+                trials=self._trials,
+                bandwidth_bytes_per_second=figure,
+                bandwidth_source=source,
+                no_mbu=why_no_mbu(ready, self._bandwidth()),
             )
         )
         for record in self._records():

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from rankdeck.runner.protocol import BatchResult, DeviceSample, RankReady
 from rankdeck.runner.protocol.sweep_plan import TrialResult
 from rankdeck.runner.state.rank_gpus import match_rank_to_gpus
+from rankdeck.runner.sweep.mbu import mbu
 
 
 class TrialMeter:
@@ -68,7 +69,9 @@ class TrialMeter:
             tensor_percent=self._mean("tensor_percent"),
             power_watts=watts,
             tokens_per_joule=output_tokens / seconds / watts if watts else None,
-            mbu=self._mbu(bandwidth),
+            mbu=mbu(
+                self._ranks, {rank: [result for _, result in self._batches[rank]] for rank in self._batches}, bandwidth
+            ),
         )
 
     def _peak(self, rank: int) -> int | None:
@@ -97,30 +100,6 @@ class TrialMeter:
             else:
                 return None
         return total or None
-
-    def _mbu(self, bandwidth: Mapping[int, float]) -> float | None:
-        """Memory bandwidth utilisation of the decode steps: bytes they must read / their time / peak bandwidth.
-
-        A step reads the weights once, and the keys and values of every token so far (Databricks, "LLM Inference
-        Performance Engineering", 2023). Ranks on one device read side by side: their rates add up.
-        """
-        devices: dict[str, float] = {}
-        for rank in self._ranks:
-            peak, weights, cache = bandwidth.get(rank.rank), rank.weight_read_bytes, rank.kv_bytes_per_token
-            if not peak or not weights or cache is None:
-                return None
-            read = taken = 0.0
-            for _, result in self._batches[rank.rank]:
-                decode_steps = max(0, result.steps - 1)
-                # The cache grows by a token per row and step: its mean is halfway.
-                context = result.slots - result.decode_slots / 2
-                read += decode_steps * (weights + cache * context)
-                taken += result.decode_seconds
-            if taken <= 0:
-                return None
-            key = rank.device_uuid or rank.device
-            devices[key] = devices.get(key, 0.0) + read / taken / peak
-        return statistics.fmean(devices.values()) if devices else None
 
 
 def percentile(ordered: Sequence[float], percent: float) -> float:

@@ -53,6 +53,7 @@ class SweepSummary(msgspec.Struct, frozen=True, kw_only=True):
     verdict: Verdict | None = None
     bandwidth_bytes_per_second: float | None = None
     bandwidth_source: str | None = None
+    no_mbu: str | None = None
     records: list[TrialRecord] = []
 
     @property
@@ -164,5 +165,6 @@ def summarise_sweep(sweep: SweepState) -> SweepSummary:
         verdict=verdict(found),
         bandwidth_bytes_per_second=sweep.bandwidth_bytes_per_second,
         bandwidth_source=sweep.bandwidth_source,
+        no_mbu=sweep.no_mbu,
         records=list(sweep.records),
     )

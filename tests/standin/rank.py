@@ -5,7 +5,8 @@ exits with 1. An answer depends on its prompt alone, so every way through a run 
 the ranks: `!raise` makes the batch raise, `!huge` runs out of memory, `!die` kills the rank, `!lose` costs it its GPU.
 Files in the model's folder do, too: `fail-load` makes loading fail, `hold` keeps ranks from getting ready, `nonsense`
 has rank 0 send what is no message. STANDIN_STEP_SECONDS is the time of a decode step, STANDIN_ROOM the most rows that
-fit. With `--engine continuous` they are continuous ranks: the real ContinuousRank, around rows that need no model.
+fit, STANDIN_DEVICE what they say they run on. With `--engine continuous` they are continuous ranks: the real
+ContinuousRank, around rows that need no model.
 """
 
 import argparse
@@ -28,6 +29,7 @@ from rankdeck.runner.rank.link import Link
 
 STEPS = 4
 ROOM = int(os.environ.get("STANDIN_ROOM", "1000000"))
+DEVICE = os.environ.get("STANDIN_DEVICE", "cpu")
 OUT_OF_MEMORY = "OutOfMemoryError: CUDA out of memory."
 NO_SUCH_WORD = "ValueError: no such word"
 GPU_LOST = "DeviceLostError: this process can no longer use cuda:0: RuntimeError: CUDA error: misaligned address"
@@ -174,8 +176,8 @@ class Rank:
         self.link.send(
             protocol.RankReady(
                 rank=self.rank,
-                device="cpu",
-                device_name="CPU",
+                device=DEVICE,
+                device_name="CPU" if DEVICE == "cpu" else "GPU",
                 dtype="float32",
                 engine="continuous" if self.continuous else "static",
                 seconds=0.1,

@@ -173,6 +173,7 @@ def _from_run(name: str, max_new_tokens: int | None) -> _Source:
     low, high = model.measured_rows
     span = f"{low}" if low == high else f"{low} to {high}"
     numbers = ", ".join(str(number) for number in model.measured_ranks)
+    cold = "; they are each rank's first, which are slower than later ones" if model.cold else ""
     return _Source(
         model=model,
         answers=length,
@@ -181,7 +182,7 @@ def _from_run(name: str, max_new_tokens: int | None) -> _Source:
         batch_sizes=_sizes(run, high),
         dispatch=run.config.dispatch,
         basis=f"fitted to {model.batches:,} batches of {text.visible(run.name)} "
-        f"(active ranks: {numbers}; rows: {span}; {run.config.length_mode})",
+        f"(active ranks: {numbers}; rows: {span}; {run.config.length_mode}){cold}",
     )
 
 

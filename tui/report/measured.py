@@ -6,7 +6,7 @@ from rankdeck.runner.state.loading_time import loading_line
 from rankdeck.tui.report.document import Column as Col
 from rankdeck.tui.report.document import Section, Table, words
 from rankdeck.tui.report.source import ReportSource
-from rankdeck.tui.words.sweep import bandwidth_words, repeats_measured, repeats_words
+from rankdeck.tui.words.sweep import bandwidth_words, repeats_measured, repeats_words, spread_words
 from rankdeck.tui.words.text import some
 
 
@@ -83,12 +83,17 @@ def _cut(config: RunConfig) -> str:
 
 
 def _bandwidth(source: ReportSource) -> str:
-    says = "Bytes a decode step must read (parameters and KV cache) / its time / the device's peak memory bandwidth. "
+    says = (
+        "Bytes a decode step must read (parameters, and the keys and values of the rows in it) / its time / the "
+        "device's peak memory bandwidth. "
+    )
     sweep = source.sweep
+    if sweep is not None and sweep.no_mbu is not None:
+        return f"{says}Here it is n/a: {sweep.no_mbu}."
     if sweep is None or sweep.bandwidth_bytes_per_second is None:
         return says + "The bandwidth of this device is not known, so there is no MBU."
     used = bandwidth_words(sweep.bandwidth_bytes_per_second, sweep.bandwidth_source)
-    return f"{says}The bandwidth used here is {used}."
+    return f"{says}The bandwidth used here is {'; '.join([used, *spread_words(source.run.config)])}."
 
 
 def _length(config: RunConfig) -> str:

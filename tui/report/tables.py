@@ -146,6 +146,7 @@ def _facts(source: ReportSource) -> dict[str, Any]:
                     "active_ranks": one.active_ranks,
                     "batches": one.batches,
                     "tokens_per_second": one.tokens_per_second,
+                    "cold": one.cold,
                     "peak_memory_bytes": one.peak_memory_bytes,
                     "reserved_memory_bytes": one.reserved_memory_bytes,
                     "auto": one.auto,

@@ -16,7 +16,11 @@ class Word(NamedTuple):
 WORDS = (
     Word("tok/s", "output tokens per second; padding is never counted"),
     Word("batch size", "prompts per batch and rank"),
-    Word("a → b tok/s", "before and after a knob was turned, over whole batches under one setting", ("overview",)),
+    Word(
+        "a → b tok/s",
+        "before and after a knob was turned, over whole batches under one setting, without a rank's first ones",
+        ("overview",),
+    ),
     Word("memory", "beside those figures: the most a rank had in use on its device during a batch", ("overview",)),
     Word("speedup", "tokens/s over those of one active rank at the same batch size", ("overview",)),
     Word("speedup", "tokens/s over those of one active rank, at one batch size or, ◆, at the best of each", ("sweep",)),
@@ -67,7 +71,12 @@ WORDS = (
         ("sweep",),
     ),
     Word("◆ best of each", "the best with each number of ranks, over the best with the fewest", ("sweep",)),
-    Word("MBU", "bytes a decode step must read / its time / the device's peak memory bandwidth", ("overview", "sweep")),
+    Word(
+        "MBU",
+        "bytes a decode step must read / its time / peak memory bandwidth: a mean over the GPUs; a rank with n GPUs "
+        "uses one at a time, so that each gets to 1/n at most",
+        ("overview", "sweep"),
+    ),
     Word("about", "a prediction beyond what was measured", ("overview",)),
 )
 

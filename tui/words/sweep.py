@@ -17,7 +17,7 @@ from rankdeck.runner.sweep.intervals import Estimate, deviations
 from rankdeck.runner.sweep.scaling import Scaling, scaling
 from rankdeck.runner.sweep.verdict import SweepSummary, Verdict
 from rankdeck.tui.words.status import ENDED_EARLY
-from rankdeck.tui.words.text import clock, some
+from rankdeck.tui.words.text import clock, percent, some
 
 
 def shown_sweep(state: RunState) -> SweepState | None:
@@ -99,9 +99,22 @@ def how_measured(state: RunState, sweep: SweepState) -> str:
         f"{often}whole rounds after a warm-up, at least {plan.least_rounds} and "
         f"{plan.least_seconds:g} s{length}; {_noise(least, most)}"
     )
-    if sweep.bandwidth_bytes_per_second is not None:
+    if sweep.no_mbu is not None:
+        words += f"; MBU n/a: {sweep.no_mbu}"
+    elif sweep.bandwidth_bytes_per_second is not None:
         words += f"; MBU of {bandwidth_words(sweep.bandwidth_bytes_per_second, sweep.bandwidth_source)}"
+        words += "".join(f", {said}" for said in spread_words(state.config))
     return words
+
+
+def spread_words(config: RunConfig | None) -> list[str]:
+    """What MBU can be at most where a rank has several GPUs; empty where it has one.
+
+    `on each of a rank's 2 GPUs, which work one after the other: 50% at most`
+    """
+    gpus = config.gpus_per_rank if config is not None else 1
+    each = f"on each of a rank's {gpus} GPUs, which work one after the other"
+    return [f"{each}: {percent(1 / gpus)} at most"] if gpus > 1 else []
 
 
 def bandwidth_words(bytes_per_second: float, source: str | None) -> str:

@@ -227,6 +227,16 @@ def test_the_fit_residual_is_shown(runs):
     assert "how well the model fits is not known" in out
 
 
+def test_a_plan_from_first_batches_only_says_that_later_ones_are_faster(runs):
+    write_run(runs, "tiny", [msgspec.structs.replace(point(16), cold=True)], batch_size=16)
+    _, out, _ = rankdeck_plan("tiny")
+    assert "fixed length); they are each rank's first, which are slower than later ones" in out
+    write_run(runs, "longer", [point(4), msgspec.structs.replace(point(16), cold=True)], batch_size=16)
+    _, out, _ = rankdeck_plan("longer")
+    assert "fitted to 3 batches of longer" in out
+    assert "slower than later ones" not in out
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

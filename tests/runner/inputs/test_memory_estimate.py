@@ -172,6 +172,20 @@ def test_more_of_anything_never_needs_less(
     assert larger.needed >= first.needed
 
 
+@pytest.mark.parametrize(("room", "first"), [(LAPTOP, 50), (H100, 100)], ids=["cpu", "gpu"])
+def test_auto_is_estimated_at_the_size_that_it_starts_with(room: Room, first: int) -> None:
+    found = made(room=room, ranks=2, batch_size=None, prompts=PromptSizes(200, 100))
+    assert (found.batch_size, found.auto) == (first, True)
+    assert found.cache == made(room=room, ranks=2, batch_size=first).cache
+
+
+def test_auto_is_not_estimated_at_a_size_that_memory_does_not_hold() -> None:
+    narrow = Room(gpus=(18 * GIB,), host=500 * GIB)
+    found = made(LLAMA_8B, narrow, ranks=1, batch_size=None, prompts=PromptSizes(100_000, 1000))
+    assert found.batch_size == found.largest
+    assert found.fits
+
+
 # --- the shape of a model, from its files -----------------------------------------------------------
 
 LLAMA_CONFIG = {

@@ -3,7 +3,6 @@
 import pytest
 
 from rankdeck.runner import protocol, run_directory
-from rankdeck.runner.scheduling.batch_size_search import Known, Search, memory_limit
 from rankdeck.runner.state.periods import KnobPeriod, RankShare, scaling
 from tests.runner.supervisor.test_outliving import expected
 from tests.runner.supervisor.test_supervisor import PROMPTS, outputs, watch
@@ -129,11 +128,25 @@ async def test_auto_shares_a_small_job_out_in_one_even_round(launch):
     assert state.periods[0].reason == "25 prompts are one even round of 13 per rank"
 
 
-def test_auto_cuts_a_job_of_a_few_rounds_into_even_ones_and_does_not_search():
-    choice = Search(Known(prompts=400, ranks=2, tokens_per_row=200)).start()
-    assert (choice.batch_size, choice.settled) == (50, True)
-    assert choice.reason == "400 prompts are 4 even rounds of 50 per rank"
-    assert not Search(Known(prompts=520, ranks=2, tokens_per_row=200)).start().settled
+async def test_a_size_that_auto_chose_untried_and_that_does_not_fit_is_halved_for_all_ranks(launch, monkeypatch):
+    monkeypatch.setenv("STANDIN_ROOM", "6")
+    started = launch(PROMPTS, batch_size=None)
+    state, seen = await watch(started)
+    sizes = [message for message in seen if isinstance(message, protocol.BatchSizeChanged)]
+    assert [size.batch_size for size in sizes] == [13, 6], "once, although both ranks ran out of memory"
+    assert sizes[1].reason in {f"settled at 6: a batch of {rows} ran out of memory" for rows in (12, 13)}
+    assert (state.completed, state.ended.exit_status) == (25, 0)
+
+
+async def test_a_size_that_has_been_done_is_lowered_for_the_rank_alone_that_ran_out_of_memory(launch):
+    prompts = [f"prompt {number}" for number in range(150)]
+    prompts[140] = "!huge"
+    started = launch(prompts, batch_size=None, order="input")
+    state, seen = await watch(started)
+    assert state.periods[0].reason == "150 prompts are 2 even rounds of 38 per rank"
+    assert [message.batch_size for message in seen if isinstance(message, protocol.BatchSizeChanged)] == [38]
+    assert any(isinstance(message, protocol.RankCapped) for message in seen)
+    assert (state.completed, state.failed) == (149, 1)
 
 
 async def test_auto_grows_while_it_pays_and_settles_with_a_reason(launch, monkeypatch):
@@ -145,63 +158,6 @@ async def test_auto_grows_while_it_pays_and_settles_with_a_reason(launch, monkey
     assert not state.auto
     assert "one even round" in state.periods[-1].reason
     assert run_directory.read_run_file(started.directory).summary.completed == 2000
-
-
-KNOWN = Known(prompts=10_000, ranks=2, tokens_per_row=200, memory_free_bytes=10**9, kv_bytes_per_token=10_000)
-
-
-def test_the_search_stops_where_a_larger_batch_gains_less_than_five_percent():
-    search = Search(Known(prompts=10_000, ranks=2, tokens_per_row=200))
-    assert search.start().batch_size == 64
-    assert search.learn(64, 100.0, None, 9000).batch_size == 128
-    assert search.learn(128, 180.0, None, 8000).batch_size == 256
-    choice = search.learn(256, 184.0, None, 7000)
-    assert (choice.batch_size, choice.settled) == (128, True)
-    assert choice.reason == "settled at 128: 128 -> 256 changed tokens/s by +2%, and a larger batch must gain 5 %"
-
-
-def test_the_search_steps_back_where_a_larger_batch_is_slower():
-    search = Search(Known(prompts=10_000, ranks=2, tokens_per_row=200))
-    search.start()
-    search.learn(16, 100.0, None, 9000)
-    choice = search.learn(32, 90.0, None, 8000)
-    assert (choice.batch_size, choice.settled) == (16, True)
-
-
-def test_the_search_never_asks_for_more_than_memory_holds():
-    assert memory_limit(KNOWN) == int(0.9e9 / (10_000 * 200 * 1.3))
-    search = Search(
-        Known(prompts=10_000, ranks=2, tokens_per_row=200, memory_free_bytes=10**8, kv_bytes_per_token=10_000)
-    )
-    choice = search.start()
-    assert choice.batch_size == 34
-    assert search.learn(34, 200.0, None, 9000).reason == "settled at 34: 68 would not fit, memory allows about 34 rows"
-
-
-def test_measured_peaks_say_more_than_the_estimate():
-    search = Search(KNOWN)
-    search.start()
-    search.learn(16, 100.0, 2_000_000_000, 9000)
-    choice = search.learn(32, 190.0, 2_300_000_000, 8000)
-    assert choice.settled
-    assert choice.reason == "settled at 32: 64 would not fit, it would take 120% of the free memory"
-
-
-def test_out_of_memory_ends_the_search_at_the_best_size_measured():
-    search = Search(KNOWN)
-    search.start()
-    search.learn(16, 100.0, None, 9000)
-    search.learn(32, 180.0, None, 8000)
-    choice = search.wall(64, 32)
-    assert (choice.batch_size, choice.settled) == (32, True)
-    assert choice.reason == "settled at 32: a batch of 64 ran out of memory"
-
-
-def test_prompts_that_no_longer_fill_a_larger_round_are_shared_out_evenly():
-    search = Search(Known(prompts=300, ranks=2, tokens_per_row=200))
-    search.start()
-    choice = search.learn(16, 100.0, None, 50)
-    assert (choice.batch_size, choice.settled) == (25, True)
 
 
 def test_speedup_compares_only_with_one_rank_at_the_same_batch_size():

@@ -10,7 +10,6 @@ from rankdeck.runner.forecast.forecast import eta_seconds
 from rankdeck.runner.protocol import BatchResult, DeviceSample, RankReady
 from rankdeck.runner.protocol.sweep_plan import SweepPlan, SweepState, Trial, TrialRecord, TrialResult
 from rankdeck.runner.state import RunState
-from rankdeck.runner.supervisor.peak_bandwidth import known_bandwidth, peak_bandwidth
 from rankdeck.runner.supervisor.trial_meter import TrialMeter, percentile
 from rankdeck.runner.sweep.cells import best, cells
 from rankdeck.runner.sweep.intervals import T_95, estimate, ratio_half_width
@@ -210,33 +209,3 @@ def test_the_time_left_is_estimated_from_trials_of_the_same_settings():
         plan=state.plan, trials=state.trials, records=(state.records[0], state.records[2]), took={1: 4.0, 3: 10.0}
     )
     assert eta_seconds(RunState(phase="running", sweep=half)) == pytest.approx(14)
-
-
-# --- bandwidth ----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("name", "gigabytes"),
-    [
-        ("NVIDIA H200", 4800),
-        ("NVIDIA H100 80GB HBM3", 3352),
-        ("NVIDIA A100-SXM4-80GB", 2039),
-        ("NVIDIA GeForce RTX 3090 Ti", 1008),
-        ("NVIDIA GeForce RTX 3090", 936),
-        ("NVIDIA A10G", 600),
-        ("NVIDIA GeForce RTX 4090 Laptop GPU", None),
-        ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", None),
-        ("NVIDIA L4000", None),
-        ("", None),
-    ],
-)
-def test_a_known_gpu_is_found_by_its_name_and_no_other_is_mistaken_for_it(name, gigabytes):
-    assert known_bandwidth(name) == (gigabytes * 1e9 if gigabytes is not None else None)
-
-
-def test_for_an_unknown_device_the_measured_copy_counts_and_is_named_as_the_source():
-    unknown = [ready(0, device_name="New GPU", bandwidth_bytes_per_second=7e11), ready(1, device_name="New GPU")]
-    assert peak_bandwidth(unknown) == (7e11, "measured by a copy on New GPU")
-    assert peak_bandwidth([unknown[1]]) == (None, None)
-    assert peak_bandwidth([ready(0)])[1] == "data sheet of NVIDIA H200"
-    assert peak_bandwidth([]) == (None, None)

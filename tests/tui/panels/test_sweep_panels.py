@@ -131,6 +131,14 @@ def test_a_figure_that_the_gpu_does_not_report_is_n_a_and_not_zero() -> None:
     assert line.count("n/a") == 3
 
 
+def test_where_no_trial_can_have_an_mbu_its_column_gives_way() -> None:
+    script = SweepScript(plan((1, 2), (1,), 1), 1, gpus=1).begun()
+    state = script.state
+    assert state.sweep is not None
+    assert "MBU" in table(state)[0]
+    assert "MBU" not in table(replace(state, sweep=replace(state.sweep, no_mbu="decode steps hold prefills")))[0]
+
+
 def test_the_noise_is_shown_from_the_second_trial_of_a_setting_on() -> None:
     script = SweepScript(plan((8,), (1,), 2), 1).begun()
     assert "±" not in table(script.over(1).state)[1]

@@ -1,6 +1,7 @@
 """The lines of a sweep in a log, and the numbers typed to plan one."""
 
 import pytest
+from msgspec.structs import replace
 from rich.cells import cell_len
 
 from rankdeck.runner.protocol.sweep_plan import TrialRecord
@@ -185,3 +186,17 @@ def test_a_bad_number_is_named_in_the_message(text: str, complaint: str) -> None
     with pytest.raises(ValueError, match=r"must|needs") as caught:
         read_numbers(text, most=8)
     assert complaint in str(caught.value)
+
+
+def test_where_there_is_no_mbu_it_is_said_why_and_where_a_rank_has_several_gpus_what_it_can_be() -> None:
+    state = SweepScript(SIX).begun().over(3).state
+    assert state.sweep is not None
+    assert state.config is not None
+    sweep = replace(state.sweep, bandwidth_bytes_per_second=4.8e12, bandwidth_source="data sheet of NVIDIA H200")
+    assert how_measured(state, sweep).endswith("; MBU of 4,800 GB/s (data sheet of NVIDIA H200)")
+    spread = replace(state, config=replace(state.config, gpus_per_rank=2))
+    assert how_measured(spread, sweep).endswith(
+        "(data sheet of NVIDIA H200), on each of a rank's 2 GPUs, which work one after the other: 50% at most"
+    )
+    without = replace(sweep, no_mbu="decode steps hold prefills")
+    assert how_measured(state, without).endswith("; MBU n/a: decode steps hold prefills")

@@ -1,6 +1,6 @@
 """What the last turn of a knob brought, and what another one would bring. Pure.
 
-What it brought is measured on whole batches that began and ended under one setting; a turn is `measuring…` until
+What it brought is measured on whole warm batches that began and ended under one setting; a turn is `measuring…` until
 every active rank has finished one. What another would bring is a forecast.
 """
 
@@ -13,6 +13,7 @@ DENSE_BELOW = 36
 """In fewer cells than this only the figures are shown: a chart this low has no second line to spare."""
 
 _EARLY = "turned before a batch was whole: nothing to compare with"
+_COLD = "turned after first batches only, which are slower: nothing to compare with"
 
 
 def turn_lines(state: RunState, width: int) -> list[Line]:
@@ -22,7 +23,7 @@ def turn_lines(state: RunState, width: int) -> list[Line]:
         return _unmeasured(state, width)
     if not _knobs(effect, ("", ""), ""):
         return []
-    if state.ended is not None and effect.after.tokens_per_second is None:
+    if state.ended is not None and effect.after.warm_rate is None:
         return []  # it will never be measured
     ways = [flow(_facts(effect, short=short), width, gap=2) for short in (False, True)]
     if width < DENSE_BELOW:
@@ -35,10 +36,11 @@ def _unmeasured(state: RunState, width: int) -> list[Line]:
     effect = early_turn(state)
     if effect is None or not _knobs(effect, ("", ""), ""):
         return []
+    why = _COLD if effect.before.cold else _EARLY
     ways: list[Line] = [
         ((" and ".join(_knobs(effect, names, arrow)), "strong"), (f"  {said}", "dim"))
         for names, arrow in ((("batch size", "active ranks"), " → "), (("batch", "ranks"), "→"))
-        for said in (_EARLY, _EARLY.partition(": ")[2])
+        for said in (why, why.partition(": ")[2])
     ]
     fitting = (line for line in ways if line_width(line) <= width)
     return [next(fitting, fit(ways[-1], width))]
@@ -47,7 +49,7 @@ def _unmeasured(state: RunState, width: int) -> list[Line]:
 def _dense(effect: KnobEffect) -> Line:
     before, after = effect.before, effect.after
     knob = ", ".join(_knobs(effect, ("batch", "ranks"), "→"))
-    was, now = before.tokens_per_second or 0.0, after.tokens_per_second
+    was, now = before.warm_rate or 0.0, after.warm_rate
     figures = f"{rate(was)}→{'measuring…' if now is None else rate(now)}"
     gain = f" {now / was - 1:+.0%}" if now is not None and was > 0 else ""
     return ((f"{knob} ", "strong"), (figures, ""), (gain, "good" if (now or 0) >= was else "warn"))
@@ -65,7 +67,7 @@ def _facts(effect: KnobEffect, *, short: bool) -> list[Line]:
     knobs = _knobs(effect, ("batch", "ranks") if short else ("batch size", "active ranks"), " → ")
     # Two knobs turned before either was measured share one figure.
     facts: list[Line] = [((" and ".join(knobs), "strong"),)]
-    was, now = before.tokens_per_second or 0.0, after.tokens_per_second
+    was, now = before.warm_rate or 0.0, after.warm_rate
     if now is None:
         return [*facts, ((f"{rate(was)} tok/s → ", ""), ("measuring…", "dim"))]
     gain: Line = ((f" ({now / was - 1:+.0%})", "good" if now >= was else "warn"),) if was > 0 else ()

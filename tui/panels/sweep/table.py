@@ -74,9 +74,8 @@ def table_lines(state: RunState, sweep: SweepState, summary: SweepSummary, width
         marks=marks(summary),
         series=tuple(sorted(set(sweep.plan.ranks))),
     )
-    figures = fitting_figures(
-        summary.cells, width, gpus=bool(state.devices), mbu=sweep.bandwidth_bytes_per_second is not None
-    )
+    mbu = sweep.bandwidth_bytes_per_second is not None and sweep.no_mbu is None
+    figures = fitting_figures(summary.cells, width, gpus=bool(state.devices), mbu=mbu)
     columns = (*_SETTING, *_RATE, *map(_column, figures), _NOTE)
     sizes, gap = widths(columns, width, most_gap=3)
     places = rate_places(summary.cells)

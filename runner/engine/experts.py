@@ -1,0 +1,34 @@
+"""The routed experts of a mixture-of-experts model: which parameters are theirs, and how many of them a token uses.
+
+Knows how transformers names them: a layer's experts are a module called `experts`, with all of them fused in parameters
+`[experts, ...]` (Mixtral, Qwen3-MoE, gpt-oss, DeepSeek) or one after the other in a list. Routers and shared experts
+stand outside it: every token uses those. Does not know which experts the tokens of a step chose.
+"""
+
+from typing import Any
+
+from rankdeck.runner.engine.loading import stored_bytes
+from rankdeck.runner.protocol import Experts
+
+COUNT = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+PER_TOKEN = ("num_experts_per_tok", "top_k_experts", "moe_topk", "moe_top_k", "num_experts_per_token")
+"""What configs call how many experts a layer has, and how many of them a token uses."""
+
+
+def experts_of(model: Any) -> Experts | None:
+    """The routed experts of a loaded model; None for a dense one."""
+    config = model.config.get_text_config()
+    # dbrx has a config of its own for the layers with experts.
+    configs = [config, getattr(config, "ffn_config", None)]
+    count, per_token = _first(configs, COUNT), _first(configs, PER_TOKEN)
+    named = model.named_parameters()
+    found = sum(stored_bytes(parameter) for name, parameter in named if "experts" in name.split("."))
+    if not found and (count is None or count <= 1):
+        return None
+    # Experts that are held elsewhere (kernels of a quantised model, other names) are not known to be experts.
+    return Experts(bytes=found, count=count, per_token=per_token if found else None)
+
+
+def _first(configs: list[Any], names: tuple[str, ...]) -> int | None:
+    values = (getattr(config, name, None) for name in names for config in configs)
+    return next((value for value in values if isinstance(value, int)), None)

@@ -1,0 +1,93 @@
+"""The routed experts of a loaded model are told from the parameters that every token uses."""
+
+import msgspec
+import pytest
+import torch
+import transformers
+
+from rankdeck.runner.engine.experts import experts_of
+from rankdeck.runner.protocol import RankReady
+from tests.runner.engine.test_engine import make
+
+TINY = {
+    "vocab_size": 32, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2,
+    "num_key_value_heads": 2, "max_position_embeddings": 32,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("config", "layers", "count", "per_token", "width"),
+    [
+        (transformers.MixtralConfig(**TINY, num_local_experts=8, num_experts_per_tok=2), 2, 8, 2, 24),
+        (
+            transformers.Qwen3MoeConfig(
+                **TINY, head_dim=8, num_experts=6, num_experts_per_tok=3, moe_intermediate_size=12, mlp_only_layers=[0]
+            ),
+            1, 6, 3, 12,
+        ),
+        (
+            transformers.Qwen2MoeConfig(
+                **TINY, num_experts=6, num_experts_per_tok=3, moe_intermediate_size=12,
+                shared_expert_intermediate_size=40,
+            ),
+            2, 6, 3, 12,
+        ),
+        (
+            transformers.DeepseekV3Config(
+                **TINY, n_routed_experts=8, num_experts_per_tok=2, moe_intermediate_size=12, first_k_dense_replace=1,
+                n_group=1, topk_group=1, q_lora_rank=8, kv_lora_rank=8, qk_rope_head_dim=4, qk_nope_head_dim=4,
+                v_head_dim=8,
+            ),
+            1, 8, 2, 12,
+        ),
+    ],
+    ids=["Mixtral", "Qwen3-MoE with a dense layer", "Qwen2-MoE with a shared expert", "DeepSeek-V3"],
+)  # fmt: skip
+def test_experts_are_found_and_neither_routers_nor_shared_experts_are_among_them(
+    config, layers, count, per_token, width
+):
+    found = experts_of(transformers.AutoModelForCausalLM.from_config(config))
+    assert found is not None
+    assert (found.count, found.per_token) == (count, per_token)
+    assert found.bytes == layers * count * 3 * width * 16 * 4, "gate, up and down projection in float32"
+
+
+def test_the_biases_of_an_expert_are_read_with_it():
+    config = transformers.GptOssConfig(**TINY, head_dim=8, num_local_experts=4, num_experts_per_tok=2)
+    found = experts_of(transformers.AutoModelForCausalLM.from_config(config))
+    assert found is not None
+    assert found.bytes == 2 * 4 * (3 * 24 * 16 + 2 * 24 + 16) * 4
+
+
+def test_experts_one_after_another_in_a_list_are_found_as_well():
+    model = torch.nn.Module()
+    model.config = transformers.MixtralConfig(**TINY, num_local_experts=4, num_experts_per_tok=2)
+    model.experts = torch.nn.ModuleList(torch.nn.Linear(3, 5, bias=False) for _ in range(4))
+    model.shared_experts = torch.nn.Linear(3, 50)
+    found = experts_of(model)
+    assert found is not None
+    assert found.bytes == 4 * 15 * 4
+
+
+def test_a_dense_model_has_none():
+    assert experts_of(transformers.AutoModelForCausalLM.from_config(transformers.LlamaConfig(**TINY))) is None
+
+
+def test_experts_that_are_no_parameters_are_not_taken_for_dense():
+    model = torch.nn.Module()
+    model.config = transformers.MixtralConfig(**TINY, num_local_experts=4, num_experts_per_tok=2)
+    found = experts_of(model)
+    assert found is not None
+    assert found.per_token is None
+
+
+def test_a_rank_that_is_ready_tells_its_experts():
+    config = transformers.MixtralConfig(**TINY, num_local_experts=4, num_experts_per_tok=2)
+    model = transformers.AutoModelForCausalLM.from_config(config)
+    told = make(model).describe()
+    facts = {"rank": 0, "device": "cpu", "device_name": "CPU", "engine": "static", "seconds": 1.0}
+    sent = msgspec.json.decode(msgspec.json.encode(RankReady(**facts, **told)), type=RankReady)
+    assert sent.experts == experts_of(model)
+    assert sent.experts is not None
+    assert sent.weight_read_bytes is not None
+    assert sent.weight_read_bytes > sent.experts.bytes

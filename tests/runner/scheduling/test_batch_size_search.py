@@ -1,0 +1,131 @@
+"""The search for the best batch size: what it begins with, when it grows, and when it settles."""
+
+import pytest
+
+from rankdeck.runner.protocol.config import MAX_BATCH_SIZE
+from rankdeck.runner.protocol.first_batch import FirstBatch, first_batch
+from rankdeck.runner.scheduling.batch_size_search import Known, Search, memory_limit
+
+
+def test_auto_cuts_a_job_of_a_few_rounds_into_even_ones_and_does_not_search():
+    choice = Search(Known(prompts=400, ranks=2, tokens_per_row=200)).start()
+    assert (choice.batch_size, choice.settled) == (50, True)
+    assert choice.reason == "400 prompts are 4 even rounds of 50 per rank"
+    assert not Search(Known(prompts=520, ranks=2, tokens_per_row=200)).start().settled
+
+
+@pytest.mark.parametrize(
+    ("prompts", "cpu", "gpu"),
+    [
+        (1, FirstBatch(1, 1), FirstBatch(1, 1)),
+        (64, FirstBatch(64, 1), FirstBatch(64, 1)),
+        (100, FirstBatch(50, 2), FirstBatch(100, 1)),
+        (256, FirstBatch(64, 4), FirstBatch(256, 1)),
+        (257, FirstBatch(64, None), FirstBatch(129, 2)),
+        (1024, FirstBatch(64, None), FirstBatch(256, 4)),
+        (1025, FirstBatch(64, None), FirstBatch(256, None)),
+    ],
+)
+def test_on_a_gpu_a_small_job_is_one_round_where_on_a_cpu_it_is_several(prompts, cpu, gpu):
+    assert first_batch(prompts, on_gpu=False) == cpu
+    assert first_batch(prompts, on_gpu=True) == gpu
+
+
+def test_rounds_are_no_larger_than_memory_allows():
+    assert first_batch(256, on_gpu=True, most=100) == FirstBatch(86, 3)
+    assert first_batch(256, on_gpu=True, most=20) == FirstBatch(20, None)
+    assert first_batch(5, on_gpu=True, most=0) == FirstBatch(1, None)
+
+
+def test_on_a_gpu_the_search_begins_with_more_rows_and_goes_on_doubling():
+    search = Search(Known(prompts=100_000, ranks=2, tokens_per_row=200, on_gpu=True))
+    assert search.start().reason == "starting at 256 and growing while tokens/s gains 5 %"
+    assert search.learn(256, 100.0, None, 90_000).batch_size == 512
+    assert search.learn(512, 180.0, None, 80_000).batch_size == 1024
+    small = Search(Known(prompts=500, ranks=2, tokens_per_row=200, on_gpu=True)).start()
+    assert (small.batch_size, small.settled) == (250, True)
+    assert small.reason == "500 prompts are one even round of 250 per rank"
+
+
+def test_memory_that_does_not_hold_the_first_size_makes_more_rounds_and_then_a_search():
+    def start(memory: int) -> tuple[int, bool]:
+        known = Known(
+            prompts=500, ranks=2, tokens_per_row=200, on_gpu=True, memory_free_bytes=memory, kv_bytes_per_token=10_000
+        )
+        choice = Search(known).start()
+        return choice.batch_size, choice.settled
+
+    assert start(10**9) == (250, True)
+    assert start(4 * 10**8) == (125, True)
+    assert start(10**8) == (34, False)
+
+
+def test_out_of_memory_at_the_first_size_halves_it_and_does_so_again():
+    search = Search(Known(prompts=500, ranks=2, tokens_per_row=200, on_gpu=True))
+    assert search.start().batch_size == 250
+    assert search.wall(250, 125).reason == "settled at 125: a batch of 250 ran out of memory"
+    assert search.wall(125, 62).batch_size == 62
+
+
+def test_no_batch_is_larger_than_the_settings_allow():
+    search = Search(Known(prompts=10**7, ranks=1, tokens_per_row=200, on_gpu=True))
+    search.start()
+    choice = search.learn(MAX_BATCH_SIZE, 100.0, None, 9 * 10**6)
+    assert (choice.batch_size, choice.settled) == (MAX_BATCH_SIZE, True)
+
+
+KNOWN = Known(prompts=10_000, ranks=2, tokens_per_row=200, memory_free_bytes=10**9, kv_bytes_per_token=10_000)
+
+
+def test_the_search_stops_where_a_larger_batch_gains_less_than_five_percent():
+    search = Search(Known(prompts=10_000, ranks=2, tokens_per_row=200))
+    assert search.start().batch_size == 64
+    assert search.learn(64, 100.0, None, 9000).batch_size == 128
+    assert search.learn(128, 180.0, None, 8000).batch_size == 256
+    choice = search.learn(256, 184.0, None, 7000)
+    assert (choice.batch_size, choice.settled) == (128, True)
+    assert choice.reason == "settled at 128: 128 -> 256 changed tokens/s by +2%, and a larger batch must gain 5 %"
+
+
+def test_the_search_steps_back_where_a_larger_batch_is_slower():
+    search = Search(Known(prompts=10_000, ranks=2, tokens_per_row=200))
+    search.start()
+    search.learn(16, 100.0, None, 9000)
+    choice = search.learn(32, 90.0, None, 8000)
+    assert (choice.batch_size, choice.settled) == (16, True)
+
+
+def test_the_search_never_asks_for_more_than_memory_holds():
+    assert memory_limit(KNOWN) == int(0.9e9 / (10_000 * 200 * 1.3))
+    search = Search(
+        Known(prompts=10_000, ranks=2, tokens_per_row=200, memory_free_bytes=10**8, kv_bytes_per_token=10_000)
+    )
+    choice = search.start()
+    assert choice.batch_size == 34
+    assert search.learn(34, 200.0, None, 9000).reason == "settled at 34: 68 would not fit, memory allows about 34 rows"
+
+
+def test_measured_peaks_say_more_than_the_estimate():
+    search = Search(KNOWN)
+    search.start()
+    search.learn(16, 100.0, 2_000_000_000, 9000)
+    choice = search.learn(32, 190.0, 2_300_000_000, 8000)
+    assert choice.settled
+    assert choice.reason == "settled at 32: 64 would not fit, it would take 120% of the free memory"
+
+
+def test_out_of_memory_ends_the_search_at_the_best_size_measured():
+    search = Search(KNOWN)
+    search.start()
+    search.learn(16, 100.0, None, 9000)
+    search.learn(32, 180.0, None, 8000)
+    choice = search.wall(64, 32)
+    assert (choice.batch_size, choice.settled) == (32, True)
+    assert choice.reason == "settled at 32: a batch of 64 ran out of memory"
+
+
+def test_prompts_that_no_longer_fill_a_larger_round_are_shared_out_evenly():
+    search = Search(Known(prompts=300, ranks=2, tokens_per_row=200))
+    search.start()
+    choice = search.learn(16, 100.0, None, 50)
+    assert (choice.batch_size, choice.settled) == (25, True)

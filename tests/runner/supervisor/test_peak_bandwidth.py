@@ -1,0 +1,98 @@
+"""Peak memory bandwidths: a GPU is found by the name that its driver prints, and no other is mistaken for it."""
+
+import pytest
+
+from rankdeck.runner.supervisor.peak_bandwidth import PEAK_GIGABYTES_PER_SECOND, known_bandwidth, peak_bandwidth
+from tests.runner.sweep.test_sweep_figures import ready
+
+
+@pytest.mark.parametrize(
+    ("name", "gigabytes"),
+    [
+        ("NVIDIA B200", 8000),
+        ("NVIDIA GB200", 8000),
+        ("NVIDIA B300 SXM6 AC", 8000),
+        ("NVIDIA GB300", 8000),
+        ("NVIDIA GB10", 273),
+        ("NVIDIA GH200 480GB", 4000),
+        ("NVIDIA GH200 120GB", 4000),
+        ("NVIDIA GH200 144G HBM3e", 4900),
+        ("NVIDIA H200", 4800),
+        ("NVIDIA H200 NVL", 4800),
+        ("NVIDIA H100 80GB HBM3", 3352),
+        ("NVIDIA H100 NVL", 3938),
+        ("NVIDIA H100 PCIe", 2039),
+        ("NVIDIA H100", None),
+        ("NVIDIA H100 64GB HBM2", None),
+        ("NVIDIA H800", 3352),
+        ("NVIDIA H800 PCIe", 2039),
+        ("NVIDIA H20", 4000),
+        ("NVIDIA H20-3e", 4800),
+        ("NVIDIA A100-SXM4-80GB", 2039),
+        ("A100-SXM-80GB", 2039),
+        ("NVIDIA A100-SXM4-40GB", 1555),
+        ("NVIDIA A100-PCIE-40GB", 1555),
+        ("NVIDIA A100 80GB PCIe", 1935),
+        ("NVIDIA A100X", 2039),
+        ("NVIDIA A100-SXM-64GB", None),
+        ("NVIDIA A800-SXM4-80GB", 2039),
+        ("NVIDIA A800 80GB PCIe", 1935),
+        ("NVIDIA A800 40GB Active", 1555),
+        ("NVIDIA A10", 600),
+        ("NVIDIA A10G", 600),
+        ("NVIDIA A2", 200),
+        ("NVIDIA A40", 696),
+        ("NVIDIA L4", 300),
+        ("NVIDIA L40", 864),
+        ("NVIDIA L40S", 864),
+        ("NVIDIA L20", 864),
+        ("NVIDIA L4000", None),
+        ("Tesla T4", 320),
+        ("Tesla V100-SXM2-32GB", 900),
+        ("Tesla V100S-PCIE-32GB", 1134),
+        ("NVIDIA RTX PRO 6000 Blackwell Server Edition", 1597),
+        ("NVIDIA RTX PRO 6000 Blackwell Workstation Edition", 1792),
+        ("NVIDIA RTX PRO 6000 Blackwell Max-Q Workstation Edition", 1792),
+        ("NVIDIA RTX PRO 5000 Blackwell", 1344),
+        ("NVIDIA RTX PRO 5000 72GB Blackwell", 1344),
+        ("NVIDIA RTX PRO 4500 Blackwell", 896),
+        ("NVIDIA RTX PRO 4500 Blackwell Server Edition", None),
+        ("NVIDIA RTX PRO 4000 Blackwell", 672),
+        ("NVIDIA RTX PRO 4000 Blackwell SFF Edition", 432),
+        ("NVIDIA RTX 6000 Ada Generation", 960),
+        ("NVIDIA RTX 4500 Ada Generation", 432),
+        ("NVIDIA RTX 4000 Ada Generation", 360),
+        ("NVIDIA RTX 4000 SFF Ada Generation", 280),
+        ("NVIDIA RTX A6000", 768),
+        ("Quadro RTX 6000", None),
+        ("NVIDIA GeForce RTX 5090", 1792),
+        ("NVIDIA GeForce RTX 5090 D v2", 1344),
+        ("NVIDIA GeForce RTX 5070 Ti", 896),
+        ("NVIDIA GeForce RTX 5070", 672),
+        ("NVIDIA GeForce RTX 4080 SUPER", 736),
+        ("NVIDIA GeForce RTX 4080", 717),
+        ("NVIDIA GeForce RTX 3090 Ti", 1008),
+        ("NVIDIA GeForce RTX 3090", 936),
+        ("NVIDIA GeForce RTX 3080", None),
+        ("NVIDIA GeForce RTX 4090 Laptop GPU", None),
+        ("Quadro RTX 5000 with Max-Q Design", None),
+        ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", None),
+        ("", None),
+    ],
+)
+def test_a_known_gpu_is_found_by_its_name_and_no_other_is_mistaken_for_it(name: str, gigabytes: float | None) -> None:
+    assert known_bandwidth(name) == (gigabytes * 1e9 if gigabytes is not None else None)
+
+
+def test_no_name_in_the_table_hides_a_longer_one_behind_it() -> None:
+    for place, (name, _) in enumerate(PEAK_GIGABYTES_PER_SECOND):
+        before = [other for other, _ in PEAK_GIGABYTES_PER_SECOND[:place]]
+        assert not [other for other in before if f" {other} " in f" {name} "], name
+
+
+def test_for_an_unknown_device_the_measured_copy_counts_and_is_named_as_the_source() -> None:
+    unknown = [ready(0, device_name="New GPU", bandwidth_bytes_per_second=7e11), ready(1, device_name="New GPU")]
+    assert peak_bandwidth(unknown) == (7e11, "measured by a copy on New GPU")
+    assert peak_bandwidth([unknown[1]]) == (None, None)
+    assert peak_bandwidth([ready(0)])[1] == "data sheet of NVIDIA H200"
+    assert peak_bandwidth([]) == (None, None)
