@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from rankdeck.runner.engine import loading
+from rankdeck.runner.engine import loading, vocabulary
 from rankdeck.runner.engine.loading import dtype_text
 from rankdeck.runner.engine.rows import Answer, Progress
 from rankdeck.runner.protocol import BatchResult, OutputRecord, Prompt, prompt_text
@@ -30,6 +30,9 @@ class BatchOutput:
     result: BatchResult
 
 
+GPU_COPIES = 8
+"""Copies that are timed together on a GPU: one takes some 0.2 ms, of which launching and waiting would be a tenth."""
+
 OnStep = Callable[[Progress], None]
 OnRecords = Callable[[list[OutputRecord]], None]
 
@@ -43,13 +46,14 @@ class Engine(abc.ABC):
         self.model, self.tokenizer, self.device = model, tokenizer, device
         self.devices = loading.devices_of(model, device)
         self._config = config
-        self._notes: list[str] = []
+        note = loading.float32_note_of(model, device)
+        self._notes: list[str] = [note] if note else []
 
         self.generation = _generation_config(model, tokenizer, config)
+        self._embedding_rows = vocabulary.embedding_rows(model)
+        vocabulary.settle(self.generation, tokenizer.pad_token_id, self._embedding_rows, vocabulary.logit_count(model))
         eos = self.generation.eos_token_id
         self.eos_tokens = frozenset([] if eos is None else eos if isinstance(eos, list) else [eos])
-        if self.generation.pad_token_id is None:
-            self.generation.pad_token_id = tokenizer.pad_token_id
         # `generate` fills in what is None here from the model's own config, which would bring back an
         # end-of-sequence token that is to be ignored.
         model.generation_config = copy.deepcopy(self.generation)
@@ -97,20 +101,33 @@ class Engine(abc.ABC):
         unread = 0 if tied or embedding is None else loading.stored_bytes(embedding.weight)
         return sum(loading.stored_bytes(parameter) for parameter in parameters) - unread
 
-    def copy_bandwidth(self, size: int = 256 * 2**20, repeats: int = 5) -> float:
-        """Bytes/s, reads and writes together, of copying `size` bytes on the device: the best of `repeats`."""
+    def copy_bandwidth(self, size: int = 256 * 2**20, repeats: int = 5) -> float | None:
+        """Bytes/s, reads and writes together, of copying `size` bytes on the device: the best of `repeats`.
+
+        Of a model over several GPUs it is the first one's. None where the device has no room for two such pieces.
+        """
+        try:
+            seconds = self._copy_seconds(size, repeats)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            seconds = None
+        free_memory(self.device)
+        return None if seconds is None else 2 * size / seconds
+
+    def _copy_seconds(self, size: int, repeats: int) -> float:
         source = torch.empty(size, dtype=torch.uint8, device=self.device)
         target = torch.empty_like(source)
+        copies = 1 if self.device.type == "cpu" else GPU_COPIES
         best = float("inf")
         for _ in range(repeats + 1):  # the first one allocates the memory
             self._synchronise()
             started = time.perf_counter()
-            target.copy_(source)
+            for _ in range(copies):
+                target.copy_(source)
             self._synchronise()
             best = min(best, time.perf_counter() - started)
-        del source, target
-        free_memory(self.device)
-        return 2 * size / best
+        return best / copies
 
     @abc.abstractmethod
     def warm_up(self) -> None:
@@ -155,7 +172,7 @@ class Engine(abc.ABC):
             except Exception as error:  # a template is code that comes with the model: it may raise anything
                 errors[position] = f"prompt cannot be tokenised: {error}"
                 continue
-            if problem := self._unfit(len(ids)):
+            if problem := self._unfit(ids):
                 errors[position] = problem
             else:
                 tokens[position] = ids
@@ -171,9 +188,12 @@ class Engine(abc.ABC):
         ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
 
-    def _unfit(self, prompt_tokens: int) -> str | None:
-        if prompt_tokens == 0:
+    def _unfit(self, ids: list[int]) -> str | None:
+        if not ids:
             return "prompt has no tokens"
+        if problem := vocabulary.unknown_token(ids, self._embedding_rows):
+            return problem
+        prompt_tokens = len(ids)
         wanted = prompt_tokens + self._config.new_tokens
         if self.context_tokens is not None and wanted > self.context_tokens:
             return (
