@@ -26,6 +26,9 @@ from rankdeck.runner.protocol.config import RunConfig
 
 PAD_TO_MULTIPLE = 8
 
+CACHE = "cache" if "cache" in transformers.generation.GenerateDecoderOnlyOutput.__annotations__ else "past_key_values"
+"""What `generate` calls its cache, as it takes it and gives it back: renamed in transformers 5.24."""
+
 LEAVING_SHARE = {"cpu": 1 / 64}
 """Share of a batch's rows that must have ended before they leave, by kind of device. On a CPU a needless row costs
 nearly its share of a step, and taking it out less than a quarter of a step (2 cores, 50 rows, 135 M parameters)."""
@@ -129,12 +132,13 @@ class StaticEngine(Engine):
             if self.why_rows_stay is None:
                 try:
                     kept = Kept([1])
-                    self._take_out(output.past_key_values, kept)
+                    cache = getattr(output, CACHE)
+                    self._take_out(cache, kept)
                     ids = output.sequences[kept.on(output.sequences.device)]
-                    self._call(ids, torch.ones_like(ids), generation, output.past_key_values, None)
+                    self._call(ids, torch.ones_like(ids), generation, cache, None)
                     # A sliding window, or a state that is not a list of keys, cannot be shifted to the right.
-                    layers = output.past_key_values.layers
-                    self._may_join = all(type(layer) is transformers.cache_utils.DynamicLayer for layer in layers)
+                    plain = transformers.cache_utils.DynamicLayer
+                    self._may_join = all(type(layer) is plain for layer in cache.layers)
                 except Exception as error:
                     self.why_rows_stay = f"its cache cannot lose rows ({type(error).__name__}: {error})"
         self._synchronise()
@@ -284,7 +288,7 @@ class StaticEngine(Engine):
         with torch.inference_mode():
             output = self._call(ids, mask, first, None, watch)
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
-        return _Rows(output.sequences, mask, output.past_key_values)
+        return _Rows(output.sequences, mask, getattr(output, CACHE))
 
     def _joined(self, groups: "list[_Rows]", width: int) -> "_Rows":
         """The groups as one batch, `width` wide: narrower groups are padded on the left, their caches too."""
@@ -300,6 +304,8 @@ class StaticEngine(Engine):
                     for group, less in zip(groups, lacking, strict=True)
                 )  # each [rows, heads, width, head width]
                 setattr(layer, name, torch.cat(list(parts)))
+                for group in groups[1:]:  # as it goes: prompts may fill most of a GPU's memory
+                    setattr(group.cache.layers[place], name, None)
         ids, mask = (
             torch.cat(
                 [
@@ -336,7 +342,7 @@ class StaticEngine(Engine):
                     generation.min_new_tokens = None if least is None else max(0, least - before)
                     watch.begin(len(rows), self._leaving(len(rows)))
                     output = self._call(ids, mask, generation, cache, watch)
-                    ids, cache = output.sequences, output.past_key_values  # ids: [rows, width + steps]
+                    ids, cache = output.sequences, getattr(output, CACHE)  # ids: [rows, width + steps]
                     steps = watch.steps - before
                     mask = torch.cat([mask, mask.new_ones(len(mask), steps)], dim=1)
                 row_steps += steps * len(rows)
@@ -367,7 +373,7 @@ class StaticEngine(Engine):
             attention_mask=mask,
             generation_config=generation,
             stopping_criteria=transformers.StoppingCriteriaList([watch] if watch else []),
-            **({} if cache is None else {"past_key_values": cache}),
+            **({} if cache is None else {CACHE: cache}),
         )
         if watch is not None:
             watch.check(output.sequences)

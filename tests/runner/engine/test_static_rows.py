@@ -103,6 +103,19 @@ def test_unpadded_rows_leave_and_the_others_go_on_as_if_nothing_had_happened(mod
     assert len({len(mask) for mask in masks}) > 1, "and leaves"
 
 
+def test_joining_groups_frees_their_own_caches_layer_by_layer(model, monkeypatch):
+    monkeypatch.setitem(static_engine.GROUP_SLOTS, "cpu", 8)
+    one, joined, given = make(model, ignore_eos=True), StaticEngine._joined, []
+    one.warm_up()
+    monkeypatch.setattr(
+        StaticEngine, "_joined", lambda engine, groups, width: given.extend(groups) or joined(engine, groups, width)
+    )
+    one.generate(prompts("a", "b" * 60, "c" * 30))
+    assert len(given) == 3
+    held = [part for group in given[1:] for layer in group.cache.layers for part in (layer.keys, layer.values)]
+    assert held == [None] * 8
+
+
 def test_the_time_of_decoding_is_without_records_and_progress_on_the_host(model, monkeypatch):
     now = [0.0]
     monkeypatch.setattr(time, "perf_counter", lambda: now[0])
