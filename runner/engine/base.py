@@ -30,6 +30,9 @@ class BatchOutput:
     result: BatchResult
 
 
+GROWING_CACHES = ("dynamic", "offloaded", "quantized")
+"""The kinds of key and value cache, as a generation config names them, that are not of a fixed size."""
+
 GPU_COPIES = 8
 """Copies that are timed together on a GPU: one takes some 0.2 ms, of which launching and waiting would be a tenth."""
 
@@ -266,6 +269,9 @@ def _generation_config(model: Any, tokenizer: Any, config: RunConfig) -> Any:
     else:
         # They have no effect, but transformers would warn of them at every batch.
         generation.temperature = generation.top_p = generation.top_k = None
+    if generation.cache_implementation not in (None, *GROWING_CACHES):
+        # Of a fixed size: on a GPU `generate` would compile every shape, unasked, and no row could leave.
+        generation.cache_implementation = None
     if generation.eos_token_id is None:
         generation.eos_token_id = tokenizer.eos_token_id
     if config.ignore_eos:

@@ -7,7 +7,7 @@ import torch
 
 from rankdeck.runner.engine import static as static_engine
 from rankdeck.runner.engine.static import Kept, StaticEngine, group_slots
-from tests.runner.engine.tiny import ending_early, make, prompts
+from tests.runner.engine.tiny import TEXTS, ending_early, make, prompts
 
 EQUAL = ("first", "other", "third", "maybe")
 
@@ -101,6 +101,14 @@ def test_unpadded_rows_leave_and_the_others_go_on_as_if_nothing_had_happened(mod
     assert thinned.records == whole.records
     assert len({record.output_tokens for record in whole.records}) > 1, "the test needs a row that ends early"
     assert len({len(mask) for mask in masks}) > 1, "and leaves"
+
+
+def test_a_checkpoint_that_wants_a_static_cache_is_not_compiled_unasked_and_its_rows_leave(model):
+    early = ending_early(model).generation.eos_token_id
+    one, plain = (make(model, {"eos_token_id": early, **own}) for own in ({"cache_implementation": "static"}, {}))
+    one.warm_up()
+    assert one.why_rows_stay is None
+    assert one.generate(prompts(*TEXTS)).records == plain.generate(prompts(*TEXTS)).records
 
 
 def test_joining_groups_frees_their_own_caches_layer_by_layer(model, monkeypatch):
