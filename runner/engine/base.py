@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from rankdeck.runner.engine import loading, memory
+from rankdeck.runner.engine import errors, loading, memory, vocabulary
 from rankdeck.runner.engine.experts import experts_of
 from rankdeck.runner.engine.loading import dtype_text
 from rankdeck.runner.engine.rows import Answer, Progress
@@ -30,6 +30,12 @@ class BatchOutput:
     result: BatchResult
 
 
+GROWING_CACHES = ("dynamic", "offloaded", "quantized")
+"""The kinds of key and value cache, as a generation config names them, that are not of a fixed size."""
+
+GPU_COPIES = 8
+"""Copies that are timed together on a GPU: one takes some 0.2 ms, of which launching and waiting would be a tenth."""
+
 OnStep = Callable[[Progress], None]
 OnRecords = Callable[[list[OutputRecord]], None]
 
@@ -43,13 +49,14 @@ class Engine(abc.ABC):
         self.model, self.tokenizer, self.device = model, tokenizer, device
         self.devices = loading.devices_of(model, device)
         self._config = config
-        self._notes: list[str] = []
+        note = loading.float32_note_of(model, device)
+        self._notes: list[str] = [note] if note else []
 
         self.generation = _generation_config(model, tokenizer, config)
+        self._embedding_rows = vocabulary.embedding_rows(model)
+        vocabulary.settle(self.generation, tokenizer.pad_token_id, self._embedding_rows, vocabulary.logit_count(model))
         eos = self.generation.eos_token_id
         self.eos_tokens = frozenset([] if eos is None else eos if isinstance(eos, list) else [eos])
-        if self.generation.pad_token_id is None:
-            self.generation.pad_token_id = tokenizer.pad_token_id
         # `generate` fills in what is None here from the model's own config, which would bring back an
         # end-of-sequence token that is to be ignored.
         model.generation_config = copy.deepcopy(self.generation)
@@ -98,20 +105,33 @@ class Engine(abc.ABC):
         unread = 0 if tied or embedding is None else loading.stored_bytes(embedding.weight)
         return sum(loading.stored_bytes(parameter) for parameter in parameters) - unread
 
-    def copy_bandwidth(self, size: int = 256 * 2**20, repeats: int = 5) -> float:
-        """Bytes/s, reads and writes together, of copying `size` bytes on the device: the best of `repeats`."""
+    def copy_bandwidth(self, size: int = 256 * 2**20, repeats: int = 5) -> float | None:
+        """Bytes/s, reads and writes together, of copying `size` bytes on the device: the best of `repeats`.
+
+        Of a model over several GPUs it is the first one's. None where the device has no room for two such pieces.
+        """
+        try:
+            seconds = self._copy_seconds(size, repeats)
+        except Exception as error:
+            if not errors.is_out_of_memory(error):
+                raise
+            seconds = None
+        memory.free_memory(self.device)
+        return None if seconds is None else 2 * size / seconds
+
+    def _copy_seconds(self, size: int, repeats: int) -> float:
         source = torch.empty(size, dtype=torch.uint8, device=self.device)
         target = torch.empty_like(source)
+        copies = 1 if self.device.type == "cpu" else GPU_COPIES
         best = float("inf")
         for _ in range(repeats + 1):  # the first one allocates the memory
             self._synchronise()
             started = time.perf_counter()
-            target.copy_(source)
+            for _ in range(copies):
+                target.copy_(source)
             self._synchronise()
             best = min(best, time.perf_counter() - started)
-        del source, target
-        memory.free_memory(self.device)
-        return 2 * size / best
+        return best / copies
 
     @abc.abstractmethod
     def warm_up(self) -> None:
@@ -149,18 +169,18 @@ class Engine(abc.ABC):
     def tokenise(self, prompts: Sequence[Prompt]) -> tuple[dict[int, list[int]], dict[int, str]]:
         """Token ids by position in `prompts`, and for prompts that cannot be answered what is wrong with them."""
         tokens: dict[int, list[int]] = {}
-        errors: dict[int, str] = {}
+        unfit: dict[int, str] = {}
         for position, prompt in enumerate(prompts):
             try:
                 ids = self._tokenise(prompt)
             except Exception as error:  # a template is code that comes with the model: it may raise anything
-                errors[position] = f"prompt cannot be tokenised: {error}"
+                unfit[position] = f"prompt cannot be tokenised: {error}"
                 continue
-            if problem := self._unfit(len(ids)):
-                errors[position] = problem
+            if problem := self._unfit(ids):
+                unfit[position] = problem
             else:
                 tokens[position] = ids
-        return tokens, errors
+        return tokens, unfit
 
     def _tokenise(self, prompt: Prompt) -> list[int]:
         if prompt.messages is None and not self._config.chat:
@@ -172,9 +192,12 @@ class Engine(abc.ABC):
         ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
 
-    def _unfit(self, prompt_tokens: int) -> str | None:
-        if prompt_tokens == 0:
+    def _unfit(self, ids: list[int]) -> str | None:
+        if not ids:
             return "prompt has no tokens"
+        if problem := vocabulary.unknown_token(ids, self._embedding_rows):
+            return problem
+        prompt_tokens = len(ids)
         wanted = prompt_tokens + self._config.new_tokens
         if self.context_tokens is not None and wanted > self.context_tokens:
             return (
@@ -237,6 +260,9 @@ def _generation_config(model: Any, tokenizer: Any, config: RunConfig) -> Any:
     else:
         # They have no effect, but transformers would warn of them at every batch.
         generation.temperature = generation.top_p = generation.top_k = None
+    if generation.cache_implementation not in (None, *GROWING_CACHES):
+        # Of a fixed size: on a GPU `generate` would compile every shape, unasked, and no row could leave.
+        generation.cache_implementation = None
     if generation.eos_token_id is None:
         generation.eos_token_id = tokenizer.eos_token_id
     if config.ignore_eos:

@@ -1,18 +1,20 @@
 """`--compile`: transformers' compiled decode steps over a static cache, and whether they pay.
 
-Knows which batches are compiled, and does the sums: the first batch runs uncompiled, for comparison; the first compiled
-batch of a shape waits for the compiler; with the next one of that shape the gain is known, and reported once.
+Knows which batches are compiled, keeps their cache, and does the sums: the first batch runs uncompiled, for comparison;
+the first compiled batch of a shape waits for the compiler; with the next one of that shape the gain is known, and
+reported once. A shape is a number of rows and a length of their cache: a step does not see how wide the prompts were.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 PAD_TO_MULTIPLE = 64
-"""Prompts are padded to a multiple of this: every width is compiled separately."""
+"""Prompts are padded to a multiple of this, so that few batches need a longer cache than those before."""
 
 BEFORE = (
-    "--compile: the first batch runs as it is, for comparison; then the first of each shape (rows x width) waits for "
-    "the compiler, a minute or more each. Rows that have ended stay in their batch, for its shape is fixed"
+    "--compile: the first batch runs as it is, for comparison; then the first of each shape (rows x cache length) waits"
+    " for the compiler, a minute or more each. Rows that have ended stay in their batch, for its shape is fixed"
 )
 
 ON_A_CPU = (
@@ -22,46 +24,80 @@ ON_A_CPU = (
 """Measured on 2 cores (135 M parameters, float32): 82 ms a compiled step of 6 rows, 52 ms a packed one of 4."""
 
 
+@dataclass(frozen=True)
+class _Kept:
+    """A static cache for `rows` rows of at most `length` tokens, new ones included."""
+
+    rows: int
+    length: int
+    cache: Any
+
+
 class Compiling:
-    """The compiled batches of one rank. `say` gets a line for people."""
+    """The compiled batches of one rank, and the cache that they share. `say` gets a line for people."""
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say = say
         self._plain: float | None = None
         self._first: dict[tuple[int, int], float] = {}
         self._said = False
+        self._kept: _Kept | None = None
 
     @property
     def begun(self) -> bool:
         """Whether the uncompiled batch has been timed, so that batches are compiled now."""
         return self._plain is not None
 
-    def prepare(self, generation: Any) -> None:
-        """Have `generate` compile its steps with this generation config, once compiling has begun."""
+    def prepare(self, generation: Any, rows: int, length: int) -> Any:
+        """Have `generate` compile its steps with this generation config, once compiling has begun.
+
+        Returns the cache to pass it: the last batch's, emptied, where that has as many rows and at least `length`
+        tokens. For steps that were compiled, or captured as a CUDA graph, another cache would be other memory. None
+        where `generate` has to make one, which `keep` then keeps. Only one is ever kept: as much as a batch needs. Call
+        this in inference mode, as the caches were made.
+        """
         if not self.begun:
-            return
+            return None
         from transformers.generation.configuration_utils import CompileConfig
 
-        generation.cache_implementation = "static"
         generation.compile_config = CompileConfig()
         # By default only GPUs are compiled for; whether a CPU gains is measured here.
         generation.compile_config._compile_all_devices = True
+        kept = self._kept
+        if kept is None or kept.rows != rows or kept.length < length:
+            self._kept = None  # its memory is free before the next one's is taken
+            generation.cache_implementation = "static"
+            return None
+        kept.cache.reset()
+        return kept.cache
 
-    def learn(self, rows: int, width: int, steps: int, decode_seconds: float) -> None:
-        """A batch of `rows` prompts padded to `width` took `decode_seconds` for the steps after the first."""
+    def keep(self, rows: int, length: int, cache: Any) -> None:
+        """Keep the cache that a compiled batch was generated with, for the next one of its shape."""
+        from transformers import StaticCache
+
+        # Some models make a cache of their own kind whatever they are asked for.
+        if self.begun and self._kept is None and isinstance(cache, StaticCache):
+            self._kept = _Kept(rows, length, cache)
+
+    def forget(self) -> None:
+        """Free the cache."""
+        self._kept = None
+
+    def learn(self, rows: int, length: int, steps: int, decode_seconds: float) -> None:
+        """A batch of `rows` prompts of up to `length` tokens took `decode_seconds` for the steps after the first."""
         if steps < 2:
             return
         if self._plain is None:
             self._plain = decode_seconds / (steps - 1) / rows
             return
-        shape = rows, width
+        shape = rows, length if self._kept is None else self._kept.length
         first = self._first.setdefault(shape, decode_seconds)
         if first == decode_seconds or self._said:
             return
         self._said = True
         step, before = decode_seconds / (steps - 1), self._plain * rows
         cost = max(0.0, first - decode_seconds)
-        said = f"compiling batches of {rows} x {width} took {cost:.1f} s; a step takes {step * 1000:.1f} ms"
+        said = f"compiling batches of {rows} x {shape[1]} took {cost:.1f} s; a step takes {step * 1000:.1f} ms"
         # The uncompiled batch may have had another number of rows: scaling by rows is a guess.
         gain = (before - step) * (steps - 1)
         if gain <= 0:

@@ -7,6 +7,7 @@ batch. `warm_up` raises where model, settings or device are not supported, and t
 
 import copy
 import itertools
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -69,13 +70,11 @@ class ContinuousEngine(Engine):
             self._open()
             self._manager.warmup()
             for key in range(2):
-                self.submit(key, [self.generation.pad_token_id or 0] * 8, max_new_tokens=2)
+                self.submit(key, [self.generation.pad_token_id] * 8, max_new_tokens=2)
             while self.in_flight:
                 self.ended(TAKE_SECONDS)
         except Exception as error:
             self.close()
-            if self._attention is not None:  # the manager may have replaced it
-                self.model.set_attn_implementation(self._attention)
             raise Unsupported(f"{type(error).__name__}: {error}") from error
         self._synchronise()
 
@@ -163,12 +162,20 @@ class ContinuousEngine(Engine):
             return None
 
     def close(self) -> None:
-        """Stop at once; rows in flight are lost."""
+        """Stop at once; rows in flight are lost. The model has its own attention again."""
         manager, self._manager = self._manager, None
         self._keys.clear()
         self._started = False
-        if manager is None:
-            return
+        if manager is not None:
+            self._end(manager)
+        self._restore_attention()
+
+    def _restore_attention(self) -> None:
+        # The manager takes another, and gives it back only if it was stopped: not where its thread never ran, or died.
+        if self._attention is not None and self.model.config._attn_implementation != self._attention:
+            self.model.set_attn_implementation(self._attention)
+
+    def _end(self, manager: Any) -> None:
         if manager.is_running():
             manager.stop(block=True, timeout=STOP_SECONDS, hard_stop=True)
         if (error := manager.background_thread_status.fatal_error) is not None:
@@ -217,10 +224,11 @@ class ContinuousEngine(Engine):
         records: dict[int, OutputRecord] = {at: self.refused(prompts[at], error) for at, error in errors.items()}
         if errors:
             on_records(list(records.values()))
+        submitted = time.perf_counter()
         for position, ids in tokens.items():
             self.submit(position, ids, max_new_tokens=max_new_tokens)
         longest: list[float] = []
-        first = reported_at = 0.0
+        first, last, reported_at = math.inf, 0.0, 0.0
         while self.in_flight:
             if cancelled():
                 raise Cancelled
@@ -231,7 +239,7 @@ class ContinuousEngine(Engine):
                 else:
                     new[at] = self.answered(prompts[at], len(tokens[at]), answer)
                     longest = max(longest, times, key=len)
-                    first = min(first or times[0], times[0])
+                    first, last = min(first, times[0]), max(last, times[-1])
             if new:
                 records.update(new)
                 on_records(list(new.values()))
@@ -243,7 +251,6 @@ class ContinuousEngine(Engine):
         seconds = time.perf_counter() - started
         output_tokens = sum(record.output_tokens for record in records.values())
         prompt_tokens = sum(len(ids) for ids in tokens.values())
-        prefill = first - started if first else 0.0
         result = BatchResult(
             rows=len(tokens),
             prompt_tokens=prompt_tokens,
@@ -252,8 +259,9 @@ class ContinuousEngine(Engine):
             padded_slots=0,
             steps=len(longest),
             row_steps=output_tokens,
-            prefill_seconds=prefill,
-            decode_seconds=seconds - prefill,
+            prefill_seconds=first - submitted if longest else 0.0,
+            # Up to the last token: what the host makes of it afterwards is not the device's.
+            decode_seconds=last - first if longest else 0.0,
             seconds=seconds,
             peak_memory_bytes=self.peak_memory(),
             reserved_memory_bytes=self.reserved_memory(),

@@ -1,6 +1,7 @@
 """How much memory transformers' continuous batching takes, and how much it computes in a step.
 
-Left to the library on a GPU, less what the other ranks on it need; on a CPU sized by need, within the memory there is.
+Left to the library where a rank has a GPU of its own; where ranks share one, each keeps to its share of it. On a CPU
+sized by need, within the memory there is.
 Knows the settings of the transformers versions that are supported; opens no manager.
 """
 
@@ -11,6 +12,7 @@ import psutil
 import torch
 from transformers.generation.configuration_utils import ContinuousBatchingConfig
 
+from rankdeck.runner.engine import memory
 from rankdeck.runner.inputs.memory_estimate import (
     CONTINUOUS_CONTEXT_TOKENS,
     CONTINUOUS_PROMPT_TOKENS,
@@ -19,8 +21,11 @@ from rankdeck.runner.inputs.memory_estimate import (
 )
 from rankdeck.runner.protocol.config import RunConfig
 
-GPU_CACHE_SHARE = 0.8
-"""Share of a GPU's free memory for the caches of all its ranks: each rank comes a little later, and finds less."""
+GPU_SHARE = 0.85
+"""Share of a GPU's memory that its ranks divide among them for weights and caches; steps and CUDA take the rest."""
+
+LEAST_SHARE = 0.05
+"""Least share of what is free that a cache is given: if that is too little, the library says so."""
 
 CPU_PAGE_TOKENS = 64
 CPU_STEP_TOKENS = 512
@@ -34,17 +39,26 @@ def batching_config(
     known = {field.name for field in dataclasses.fields(ContinuousBatchingConfig)}  # they differ between 5.17 and 5.23
     settings: dict[str, Any] = {} if config.seed is None else {"seed": config.seed}
     if device.type != "cpu":
-        sharing = -(-config.ranks // torch.cuda.device_count())
         if config.attention != "auto" and "auto_switch_to_flash" in known:
             settings["auto_switch_to_flash"] = False
-        if sharing > 1:
-            settings["max_memory_percent"] = GPU_CACHE_SHARE / sharing
+        if (fraction := memory.fraction_of(device)) < 1:  # a rank that shares its GPU
+            free, total = torch.cuda.mem_get_info(device)
+            own = torch.cuda.memory_reserved(device)
+            settings["max_memory_percent"] = cache_share(int(fraction * total), own, free)
         return ContinuousBatchingConfig(**settings)
     page = "page_size" if "page_size" in known else "block_size"
     settings[page] = CPU_PAGE_TOKENS
     settings["num_blocks"] = _cpu_cache_tokens(config, context_tokens, kv_bytes_per_token) // CPU_PAGE_TOKENS
     settings["max_batch_tokens"] = CPU_STEP_TOKENS
     return ContinuousBatchingConfig(**settings)
+
+
+def cache_share(most: int, own: int, free: int) -> float:
+    """Share of a GPU's `free` bytes for the cache of a rank that may take `most` of it, and has taken `own` already.
+
+    So each rank comes to as much of the GPU, whether it takes its cache before or after the others have loaded.
+    """
+    return min(GPU_SHARE, max(LEAST_SHARE, (GPU_SHARE * most - own) / max(1, free)))
 
 
 def _cpu_cache_tokens(config: RunConfig, context_tokens: int | None, kv_bytes_per_token: int | None) -> int:

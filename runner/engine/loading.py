@@ -48,9 +48,6 @@ def load(config: RunConfig, model_path: str, device: torch.device) -> Loaded:
     """
     model_config = transformers.AutoConfig.from_pretrained(model_path)
     tokenizer = transformers.AutoTokenizer.from_pretrained(model_path, padding_side="left")
-    if tokenizer.pad_token_id is None:
-        # Padding is masked and never counted: any token serves.
-        tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
     dtype = choose_dtype(config.dtype, device, getattr(model_config, "dtype", None))
     devices = devices_for(config, device)
     frees = [torch.cuda.mem_get_info(each)[0] for each in devices] if len(devices) > 1 else []
@@ -64,6 +61,30 @@ def load(config: RunConfig, model_path: str, device: torch.device) -> Loaded:
     if device.type == "cpu" and not config.compile:  # the compiler brings its own kernels
         packed_linear.pack(model)
     return Loaded(model, tokenizer, device)
+
+
+def float32_note_of(model: Any, device: torch.device) -> str | None:
+    """A line for people if `model` computes in float32 on a GPU that could do better; see `float32_note`."""
+    if device.type != "cuda" or model.dtype != torch.float32 or not torch.cuda.is_available():
+        return None
+    return float32_note(torch.cuda.get_device_capability(device), torch.get_float32_matmul_precision() != "highest")
+
+
+def float32_note(capability: tuple[int, int], tf32: bool) -> str | None:
+    """What float32 costs on a GPU of this compute capability, and the cure; None where it costs little.
+
+    Matrix units for float16 came with 7.0, those for bfloat16 and TF32 (float32 with the mantissa of float16) with
+    8.0. torch leaves TF32 off, and so does a run: it changes answers.
+    """
+    if capability < (7, 0) or tf32:
+        return None
+    if capability < (8, 0):
+        return "the weights are float32, which this GPU's matrix units do not take: --dtype float16 is far faster"
+    return (
+        "the weights are float32, and torch leaves this GPU's matrix units out of float32 products: --dtype bfloat16 "
+        "is far faster, in half the memory; TORCH_ALLOW_TF32_CUBLAS_OVERRIDE=1 in the environment keeps float32 "
+        "and rounds inside products only (TF32)"
+    )
 
 
 def placed(device: torch.device, frees: Sequence[int]) -> dict[str, Any]:

@@ -120,6 +120,11 @@ def hold_to_share(device: torch.device, ranks: int, gpus: int) -> Share:
     return Share(ranks, int(fraction * total), gpus)
 
 
+def fraction_of(device: torch.device) -> float:
+    """The fraction of a GPU that this process may take: 1 where it has it to itself."""
+    return float(torch.cuda.get_per_process_memory_fraction(device))
+
+
 def left_of(share: Share, device: torch.device) -> int:
     """Bytes that a rank held to `share` may still take."""
     return max(0, min(share.bytes - torch.cuda.memory_reserved(device), torch.cuda.mem_get_info(device)[0]))

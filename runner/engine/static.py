@@ -7,18 +7,20 @@ are joined. The answers are the same as from a single call, because what a row a
 """
 
 import copy
+import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import transformers
 
-from rankdeck.runner.engine import compiling
+from rankdeck.runner.engine import compiling, errors
 from rankdeck.runner.engine.base import BatchOutput, Engine, OnRecords, OnStep
 from rankdeck.runner.engine.compiling import BEFORE, ON_A_CPU, Compiling
-from rankdeck.runner.engine.rows import Answer, group_by_width, slots_read, trim
+from rankdeck.runner.engine.private_names import CACHE
+from rankdeck.runner.engine.rows import Answer, Cancelled, group_by_width, slots_read, trim
 from rankdeck.runner.engine.step_watch import StepWatch
 from rankdeck.runner.protocol import BatchResult, OutputRecord, Prompt
 from rankdeck.runner.protocol.config import RunConfig
@@ -29,13 +31,18 @@ LEAVING_SHARE = {"cpu": 1 / 64}
 """Share of a batch's rows that must have ended before they leave, by kind of device. On a CPU a needless row costs
 nearly its share of a step, and taking it out less than a quarter of a step (2 cores, 50 rows, 135 M parameters)."""
 
-LEAVING_SHARE_ELSEWHERE = 1 / 8
-"""On a GPU a step takes about as long with any number of rows, and ending a call costs about ten milliseconds."""
+LEAVING_SHARE_ELSEWHERE = 1 / 2
+"""On a GPU a step takes about as long with any number of rows, and ending a call costs about ten milliseconds. What is
+won is memory and early records: halving gives both, in as many calls as rows can be halved, the last few included."""
 
 GROUP_SLOTS = {"cpu": 64}
 """What another forward pass costs, in token slots, by kind of device: it reads all weights once more."""
 
-GROUP_SLOTS_ELSEWHERE = 512
+GPU_LAYER_SECONDS = 0.8e-3
+"""What launching the some 43 kernels of a layer takes: on a GPU another forward pass costs this, for each layer."""
+
+GPU_FLOPS = 6e14
+"""FLOP/s of long products in bfloat16, two thirds of an H100's peak. A slot takes two for each parameter."""
 
 COUNTED_FROM_THE_PROMPT = (
     "begin_suppress_tokens",
@@ -45,6 +52,41 @@ COUNTED_FROM_THE_PROMPT = (
     "watermarking_config",
 )
 """Settings of a generation config that a second call would count from its own start, not from the prompt's."""
+
+
+def group_slots(device_type: str, layers: int, parameters: int) -> int:
+    """What another forward pass costs, in token slots: on an H100 some 1,150 for 7 B parameters, 270 for 70 B.
+
+    A slower GPU computes fewer slots in that time: then there are fewer groups than would be best, and no harm done.
+    """
+    if device_type in GROUP_SLOTS:
+        return GROUP_SLOTS[device_type]
+    return math.ceil(layers * GPU_LAYER_SECONDS * GPU_FLOPS / (2 * parameters))
+
+
+def left_padded(rows: Sequence[list[int]], width: int, pad: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids and attention mask of these rows, each [rows, width], on the host."""
+    lacking = [width - len(row) for row in rows]
+    ids = [[pad] * less + row for less, row in zip(lacking, rows, strict=True)]
+    mask = [[0] * less + [1] * (width - less) for less in lacking]
+    return torch.tensor(ids), torch.tensor(mask)
+
+
+class Kept:
+    """The rows of a batch that stay, as an index on every device that asks for it.
+
+    A host's index would do with tensors of any device, but torch would copy it anew for every layer's keys and values.
+    """
+
+    def __init__(self, rows: list[int]) -> None:
+        self._host = torch.tensor(rows)
+        self._on: dict[torch.device, torch.Tensor] = {}
+
+    def on(self, device: torch.device) -> torch.Tensor:
+        """The index, [rows that stay], on `device`: copied there once."""
+        if device not in self._on:
+            self._on[device] = self._host.to(device)
+        return self._on[device]
 
 
 @dataclass
@@ -57,7 +99,7 @@ class _Rows:
 
 
 class StaticEngine(Engine):
-    """Left padding to a multiple of 8; all rows of a batch begin together."""
+    """Left padding to a multiple of 8 where lengths differ; all rows of a batch begin together."""
 
     name = "static"
 
@@ -67,6 +109,8 @@ class StaticEngine(Engine):
         self.why_rows_stay: str | None = None
         """Why rows that have ended stay in their batch with this model; set by `warm_up`."""
 
+        layers = getattr(model.config.get_text_config(), "num_hidden_layers", None) or 1
+        self._group_slots = group_slots(device.type, layers, model.num_parameters())
         self._may_join = False
         self._compiling = Compiling(self._notes.append) if config.compile else None
         if self._compiling is not None:
@@ -78,21 +122,24 @@ class StaticEngine(Engine):
         for name in COUNTED_FROM_THE_PROMPT:
             if getattr(self.generation, name, None) not in (None, 1, 1.0):
                 self.why_rows_stay = f"the model's generation config has {name}"
-        ids = torch.full((2, PAD_TO_MULTIPLE), self.generation.pad_token_id or 0, device=self.device)
+        ids = torch.full((2, PAD_TO_MULTIPLE), self.generation.pad_token_id, device=self.device)
         generation = copy.deepcopy(self.generation)
         generation.max_new_tokens = generation.min_new_tokens = 2
         with torch.inference_mode():
             output = self._call(ids, torch.ones_like(ids), generation, None, None)
             if self.why_rows_stay is None:
                 try:
-                    kept = torch.tensor([1])
-                    self._take_out(output.past_key_values, kept)
-                    ids = output.sequences[kept.to(self.device)]
-                    self._call(ids, torch.ones_like(ids), generation, output.past_key_values, None)
+                    kept = Kept([1])
+                    cache = getattr(output, CACHE)
+                    self._take_out(cache, kept)
+                    ids = output.sequences[kept.on(output.sequences.device)]
+                    self._call(ids, torch.ones_like(ids), generation, cache, None)
                     # A sliding window, or a state that is not a list of keys, cannot be shifted to the right.
-                    layers = output.past_key_values.layers
-                    self._may_join = all(type(layer) is transformers.cache_utils.DynamicLayer for layer in layers)
+                    plain = transformers.cache_utils.DynamicLayer
+                    self._may_join = all(type(layer) is plain for layer in cache.layers)
                 except Exception as error:
+                    if errors.is_out_of_memory(error):
+                        raise  # which says nothing about the cache
                     self.why_rows_stay = f"its cache cannot lose rows ({type(error).__name__}: {error})"
         self._synchronise()
 
@@ -107,11 +154,36 @@ class StaticEngine(Engine):
         max_new_tokens: int | None = None,
     ) -> BatchOutput:
         """Answer `prompts`, see `Engine.generate`."""
+        try:
+            return self._generate(
+                prompts,
+                on_step=on_step,
+                cancelled=cancelled,
+                on_records=on_records,
+                measure=measure,
+                max_new_tokens=max_new_tokens,
+            )
+        except Cancelled:
+            raise
+        except Exception:
+            self.close()  # out of memory, above all: the next try is to have all there is
+            raise
+
+    def _generate(
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        on_step: OnStep,
+        cancelled: Callable[[], bool],
+        on_records: OnRecords,
+        measure: bool,
+        max_new_tokens: int | None,
+    ) -> BatchOutput:
         started = time.perf_counter()
         self._reset_peak_memory()
-        tokens, errors = self.tokenise(prompts)
-        records: dict[int, OutputRecord] = {at: self.refused(prompts[at], error) for at, error in errors.items()}
-        if errors:
+        tokens, unfit = self.tokenise(prompts)
+        records: dict[int, OutputRecord] = {at: self.refused(prompts[at], problem) for at, problem in unfit.items()}
+        if unfit:
             on_records(list(records.values()))
         prefill = decode = 0.0
         prompt_slots = steps = row_steps = read = 0
@@ -121,12 +193,10 @@ class StaticEngine(Engine):
             if max_new_tokens is not None:
                 generation.max_new_tokens = max_new_tokens
             groups = self._groups({at: len(ids) for at, ids in tokens.items()})
-            width = max(self._width(len(tokens[at])) for at in tokens)
-            prompt_slots = sum(len(group) * self._width(max(len(tokens[at]) for at in group)) for group in groups)
-            if self._compiling is not None:
-                self._compiling.prepare(generation)
+            widths = [self._width([len(tokens[at]) for at in group]) for group in groups]
+            prompt_slots = sum(len(group) * width for group, width in zip(groups, widths, strict=True))
             watch = StepWatch(
-                width,
+                max(widths),
                 self.eos_tokens,
                 self.device,
                 on_step=on_step,
@@ -136,22 +206,27 @@ class StaticEngine(Engine):
             )
 
             def ended(answers: dict[int, Answer]) -> None:
-                new = {at: self.answered(prompts[at], len(tokens[at]), answer) for at, answer in answers.items()}
-                records.update(new)
-                on_records(list(new.values()))
+                with watch.handing_over():
+                    new = {at: self.answered(prompts[at], len(tokens[at]), answer) for at, answer in answers.items()}
+                    records.update(new)
+                    on_records(list(new.values()))
 
             self._synchronise()
-            began = time.perf_counter()
-            begun = [self._begin({at: tokens[at] for at in group}, generation, watch, len(groups)) for group in groups]
+            began = watch.clock()
+            begun = [
+                self._begin([tokens[at] for at in group], width, generation, watch, len(groups))
+                for group, width in zip(groups, widths, strict=True)
+            ]
             rows = [at for group in groups for at in group]
-            batch = self._joined(begun, width)
+            batch = self._joined(begun, watch.prompt_width)
             del begun  # the groups' own caches
             row_steps, read = self._run(rows, batch, generation, watch, ended)
             self._synchronise()
-            prefill, decode = watch.first_token_at - began, time.perf_counter() - watch.first_token_at
+            prefill, decode = watch.first_token_at - began, watch.clock() - watch.first_token_at
             steps, step_seconds = watch.steps, watch.step_seconds
             if self._compiling is not None:
-                self._compiling.learn(len(tokens), width, steps, decode)
+                length = watch.prompt_width + generation.max_new_tokens
+                self._compiling.learn(len(tokens), length, steps, decode)
         prompt_tokens = sum(len(ids) for ids in tokens.values())
         output_tokens = sum(record.output_tokens for record in records.values())
         slots = prompt_slots + row_steps
@@ -174,49 +249,55 @@ class StaticEngine(Engine):
         return BatchOutput([records[at] for at in range(len(prompts))], result)
 
     def close(self) -> None:
-        """Do nothing: this engine keeps nothing between batches."""
+        """Free the cache of compiled batches: nothing else is kept between batches."""
+        if self._compiling is not None:
+            self._compiling.forget()
 
-    def _width(self, prompt_tokens: int) -> int:
-        """The width that a prompt of this length is padded to, as the longest of its batch."""
+    def _width(self, lengths: Collection[int]) -> int:
+        """The width that prompts of these lengths are padded to together.
+
+        Where all are equally long there is no padding, and so no attention mask, which would keep torch from its
+        fastest attention (flash takes none).
+        """
+        if self._compiling is None and len(set(lengths)) == 1:
+            return next(iter(lengths))
+        return self._rounded(max(lengths))
+
+    def _rounded(self, length: int) -> int:
         multiple = PAD_TO_MULTIPLE if self._compiling is None else compiling.PAD_TO_MULTIPLE
-        return -(-prompt_tokens // multiple) * multiple
+        return -(-length // multiple) * multiple
 
     def _groups(self, lengths: dict[int, int]) -> list[list[int]]:
         """Which prompts are prefilled together, by position."""
         if not self._may_join or self._compiling is not None:
             return [list(lengths)]
-        cost = GROUP_SLOTS.get(self.device.type, GROUP_SLOTS_ELSEWHERE)
-        return group_by_width({at: self._width(length) for at, length in lengths.items()}, cost)
+        return group_by_width({at: self._rounded(length) for at, length in lengths.items()}, self._group_slots)
 
-    def _begin(self, tokens: dict[int, list[int]], generation: Any, watch: StepWatch, groups: int) -> "_Rows":
-        """A group's padded prompts, with their first new tokens if there are several groups."""
-        padded = self.tokenizer.pad(
-            {"input_ids": list(tokens.values())},
-            padding=True,
-            padding_side="left",
-            pad_to_multiple_of=self._width(1),
-            return_tensors="pt",
-        ).to(self.device)  # input_ids and attention_mask, each [rows, width]
-        rows = _Rows(padded["input_ids"], padded["attention_mask"], None)
+    def _begin(
+        self, prompts: Sequence[list[int]], width: int, generation: Any, watch: StepWatch, groups: int
+    ) -> "_Rows":
+        """A group's prompts, padded to `width`, with their first new tokens if there are several groups."""
+        padded = left_padded(prompts, width, self.generation.pad_token_id)
+        ids, mask = (part.to(self.device) for part in padded)
         if groups == 1:
-            return rows
+            return _Rows(ids, mask, None)
         first = copy.deepcopy(generation)
         first.max_new_tokens = 1
         if generation.max_new_tokens > 1:
             first.forced_eos_token_id = None  # the first token is not the last
         first.min_new_tokens = None if generation.min_new_tokens is None else min(1, generation.min_new_tokens)
-        watch.begin_group(len(tokens))
+        watch.begin_group(len(prompts), width)
         with torch.inference_mode():
-            output = self._call(rows.ids, rows.mask, first, None, watch)
-        mask = torch.cat([rows.mask, rows.mask.new_ones(len(rows.mask), 1)], dim=1)
-        return _Rows(output.sequences, mask, output.past_key_values)
+            output = self._call(ids, mask, first, None, watch)
+        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
+        return _Rows(output.sequences, mask, getattr(output, CACHE))
 
     def _joined(self, groups: "list[_Rows]", width: int) -> "_Rows":
         """The groups as one batch, `width` wide: narrower groups are padded on the left, their caches too."""
         if len(groups) == 1:
             return groups[0]
         lacking = [width + 1 - group.ids.shape[1] for group in groups]
-        pad = self.generation.pad_token_id or 0
+        pad = self.generation.pad_token_id
         cache = groups[0].cache
         for place, layer in enumerate(cache.layers):
             for name in ("keys", "values"):
@@ -225,6 +306,8 @@ class StaticEngine(Engine):
                     for group, less in zip(groups, lacking, strict=True)
                 )  # each [rows, heads, width, head width]
                 setattr(layer, name, torch.cat(list(parts)))
+                for group in groups[1:]:  # as it goes: prompts may fill most of a GPU's memory
+                    setattr(group.cache.layers[place], name, None)
         ids, mask = (
             torch.cat(
                 [
@@ -253,6 +336,8 @@ class StaticEngine(Engine):
         least, row_steps, read = generation.min_new_tokens, 0, 0
         begun = cache is not None  # with one new token per row
         with torch.inference_mode():
+            if self._compiling is not None:
+                cache = self._compiling.prepare(generation, len(rows), width + most)
             while rows:
                 before = watch.steps
                 if begun:
@@ -262,7 +347,7 @@ class StaticEngine(Engine):
                     generation.min_new_tokens = None if least is None else max(0, least - before)
                     watch.begin(len(rows), self._leaving(len(rows)))
                     output = self._call(ids, mask, generation, cache, watch)
-                    ids, cache = output.sequences, output.past_key_values  # ids: [rows, width + steps]
+                    ids, cache = output.sequences, getattr(output, CACHE)  # ids: [rows, width + steps]
                     steps = watch.steps - before
                     mask = torch.cat([mask, mask.new_ones(len(mask), steps)], dim=1)
                 row_steps += steps * len(rows)
@@ -273,29 +358,36 @@ class StaticEngine(Engine):
                 stays = set(going)
                 ended({at: answers[place] for place, at in enumerate(rows) if place not in stays})
                 if going and len(going) < len(rows):
-                    self._take_out(cache, torch.tensor(going))
-                    kept = torch.tensor(going, device=self.device)
-                    mask, ids = mask[kept], ids[kept]
+                    kept = Kept(going)
+                    self._take_out(cache, kept)
+                    mask, ids = mask[kept.on(mask.device)], ids[kept.on(ids.device)]
                 rows = [rows[place] for place in going]
+            if self._compiling is not None:
+                self._compiling.keep(len(batch.ids), width + most, cache)
         return row_steps, read
 
     def _leaving(self, rows: int) -> int | None:
         """How many of `rows` must have ended before they leave; None where they stay to the end."""
         if self.why_rows_stay is not None or not self.eos_tokens:
             return None
-        return max(1, int(rows * LEAVING_SHARE.get(self.device.type, LEAVING_SHARE_ELSEWHERE)))
+        return math.ceil(rows * LEAVING_SHARE.get(self.device.type, LEAVING_SHARE_ELSEWHERE))
 
     def _call(self, ids: torch.Tensor, mask: torch.Tensor, generation: Any, cache: Any, watch: StepWatch | None) -> Any:
         """Call `generate` once; with a `cache` it continues from there."""
-        return self.model.generate(
+        output = self.model.generate(
             input_ids=ids,
             attention_mask=mask,
             generation_config=generation,
             stopping_criteria=transformers.StoppingCriteriaList([watch] if watch else []),
-            **({} if cache is None else {"past_key_values": cache}),
+            **({} if cache is None else {CACHE: cache}),
         )
+        if watch is not None:
+            watch.check(output.sequences)
+        return output
 
     @staticmethod
-    def _take_out(cache: Any, kept: torch.Tensor) -> None:
-        # Indices on the host work with layers on any device: a model may be spread over several.
-        cache.batch_select_indices(kept)
+    def _take_out(cache: Any, kept: Kept) -> None:
+        """Keep only these rows of a cache. The layers of a spread model are on several devices."""
+        for layer in cache.layers:
+            if layer.keys is not None:  # some layers use another's keys
+                layer.batch_select_indices(kept.on(layer.keys.device))

@@ -1,13 +1,19 @@
-"""Watches `generate` at work: counts steps, reports progress, ends a call. Knows transformers' stopping criteria."""
+"""Watches `generate` at work: counts steps, reports progress, ends a call. Knows transformers' stopping criteria.
 
+Counting relies on `generate` asking its criteria after every token, with the whole rows, and stopping when they say so.
+The width of the rows shows whether it does: a version that does not is refused, since all figures would be wrong.
+"""
+
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 import transformers
 
 from rankdeck.runner.engine.base import OnStep
+from rankdeck.runner.engine.private_names import NEWEST, OLDEST
 from rankdeck.runner.engine.rows import PROGRESS_SECONDS, Cancelled, Progress
 
 
@@ -35,56 +41,88 @@ class StepWatch(transformers.StoppingCriteria):
         self.first_token_at = 0.0
         self._eos = torch.tensor(sorted(eos_tokens), dtype=torch.long, device=device)  # [end-of-sequence tokens]
         self.prompt_width = prompt_width
-        self._grouped = False
         self._on_step, self._cancelled, self._synchronise = on_step, cancelled, synchronise
         self._reported_at = 0.0
+        self._handing_over_seconds = 0.0
         self.begin(0, None)
 
     def begin(self, rows: int, leaving: int | None) -> None:
         """Begin a call of `generate` on `rows` rows, to be ended once `leaving` of them have ended (None: never)."""
-        self._grouped = False
+        self._group_width: int | None = None
         self._leaving = leaving
         self._ended = torch.zeros(rows, dtype=torch.bool, device=self._eos.device)  # [rows]
         self._go_on = torch.zeros_like(self._ended)  # [rows]
 
-    def begin_group(self, rows: int) -> None:
-        """Begin a call of `generate` that makes the first new token of some of the rows."""
+    def begin_group(self, rows: int, width: int) -> None:
+        """Begin a call of `generate` that makes the first new token of some of the rows, `width` wide."""
         self.begin(rows, None)
-        self._grouped = True
+        self._group_width = width
+
+    def clock(self) -> float:
+        """Seconds on a clock that stands still while something is handed over: in which the device has no part."""
+        return time.perf_counter() - self._handing_over_seconds
+
+    @contextlib.contextmanager
+    def handing_over(self) -> Iterator[None]:
+        """Stop the clock while the host makes records, or tells others of them or of progress."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._handing_over_seconds += time.perf_counter() - began
+
+    def check(self, ids: torch.Tensor) -> None:
+        """Raise RuntimeError unless `ids`, [rows, width], are as wide as the steps counted so far make them."""
+        due = self.prompt_width + self.steps if self._group_width is None else self._group_width + 1
+        if ids.shape[1] != due:
+            raise RuntimeError(
+                f"transformers {transformers.__version__} does not generate as rankdeck expects: rows are "
+                f"{ids.shape[1]:,} tokens wide where {due:,} were due, so that its steps cannot be counted; install "
+                f"another version of transformers ({OLDEST} to {NEWEST} are known to work)"
+            )
 
     def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
-        if self._grouped:
-            return self._group_prefilled()
+        if self._group_width is not None:
+            return self._group_prefilled(input_ids)
         self.steps += 1
+        self.check(input_ids)
         if self.steps == 1:
             self._synchronise()
-            self.first_token_at = time.perf_counter()
+            self.first_token_at = self.clock()
         if self._cancelled():
             raise Cancelled
-        now = time.perf_counter()
         if self.step_seconds is not None:
             # No need to wait for the device: `generate` reads from it at every step, to see which rows have ended,
             # so that the time between two calls is that of a step.
+            now = self.clock()
             if self.steps > 1:
                 self.step_seconds.append(round(now - self._step_at, 6))
             self._step_at = now
-        if now - self._reported_at >= PROGRESS_SECONDS:
-            self._reported_at = now
-            self._on_step(Progress(self.steps, self._real_tokens(input_ids)))
+        self._report(input_ids)
         if self._leaving is None:
             return self._go_on
         self._ended |= torch.isin(input_ids[:, -1], self._eos)
         # All rows or none: with some, `generate` would pad them and go on with the others.
         return (self._ended.sum() >= self._leaving).expand(len(self._ended))
 
-    def _group_prefilled(self) -> torch.Tensor:
+    def _group_prefilled(self, input_ids: torch.Tensor) -> torch.Tensor:
         """Count the groups' prefills as one step, over with the last of them."""
+        self.check(input_ids)
         if self._cancelled():
             raise Cancelled
         self._synchronise()
         self.steps = 1
-        self._step_at = self.first_token_at = time.perf_counter()
+        self._step_at = self.first_token_at = self.clock()
         return self._go_on
+
+    def _report(self, input_ids: torch.Tensor) -> None:
+        now = time.perf_counter()
+        if now - self._reported_at < PROGRESS_SECONDS:
+            return
+        self._reported_at = now
+        progress = Progress(self.steps, self._real_tokens(input_ids))  # waits for the device
+        with self.handing_over():
+            self._on_step(progress)
 
     def _real_tokens(self, input_ids: torch.Tensor) -> int:
         new = input_ids[:, self.prompt_width :]  # [rows, steps]

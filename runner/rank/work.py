@@ -40,6 +40,8 @@ class RankWork:
 
     def run(self) -> bool:
         """Generate until told to leave; returns whether the ranks are to gather."""
+        if self._rank:
+            self._engine.take_notes()  # what is known before the first batch is known to all: rank 0 says it
         leave: protocol.Leave | None = None
         failed_stream = 0
         while leave is None and isinstance(order := self._link.next_order(), Work):

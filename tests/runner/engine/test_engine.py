@@ -2,12 +2,10 @@
 
 import itertools
 import math
-from types import MappingProxyType
 
 import msgspec
 import pytest
 import torch
-import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,67 +15,8 @@ from rankdeck.runner.engine.continuous import ContinuousEngine
 from rankdeck.runner.engine.rows import Cancelled, group_by_width, trim
 from rankdeck.runner.engine.static import StaticEngine
 from rankdeck.runner.protocol import Prompt
-from rankdeck.runner.protocol.config import RunConfig
 from rankdeck.runner.protocol.sweep_plan import SweepPlan
-
-EOS = 1
-
-
-class ByteTokenizer:
-    """One token per byte of UTF-8, after three special ones; enough of a tokenizer for the engine."""
-
-    pad_token_id, eos_token_id, eos_token = 0, EOS, "<eos>"
-
-    def __call__(self, text, add_special_tokens=True):
-        return {"input_ids": ([2] if add_special_tokens else []) + [byte + 3 for byte in text.encode()]}
-
-    def pad(self, rows, *, padding, padding_side, pad_to_multiple_of, return_tensors):
-        assert padding_side == "left"
-        ids = rows["input_ids"]
-        width = -(-max(map(len, ids)) // pad_to_multiple_of) * pad_to_multiple_of
-        return transformers.BatchEncoding(
-            {
-                "input_ids": torch.tensor([[0] * (width - len(row)) + row for row in ids]),
-                "attention_mask": torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in ids]),
-            }
-        )
-
-    def apply_chat_template(self, messages, *, tokenize, add_generation_prompt):
-        if messages[0]["role"] == "system":
-            raise ValueError("system role not supported")
-        return "".join(f"<{message['role']}>{message['content']}" for message in messages)
-
-    def decode(self, tokens, skip_special_tokens):
-        assert skip_special_tokens
-        return bytes(token - 3 for token in tokens if token >= 3).decode(errors="replace")
-
-
-@pytest.fixture(scope="module")
-def model():
-    torch.set_num_threads(1)  # many on a tiny model, beside other tests, only wait for one another
-    torch.manual_seed(0)
-    config = transformers.LlamaConfig(
-        vocab_size=259, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=128, eos_token_id=EOS, pad_token_id=0, bos_token_id=2,
-        initializer_range=0.6,
-    )  # fmt: skip
-    return transformers.LlamaForCausalLM(config).eval()
-
-
-def make(model, own=MappingProxyType({}), kind=StaticEngine, **settings):
-    config = RunConfig(prompts="p", **{"max_new_tokens": 12, **settings})
-    # An engine lays its generation config over the model's; each test's engine starts from the model's own.
-    model.generation_config = transformers.GenerationConfig(
-        **{"eos_token_id": EOS, "pad_token_id": 0, "bos_token_id": 2, **own}
-    )
-    return kind(model, ByteTokenizer(), config, torch.device("cpu"))
-
-
-def prompts(*texts: str) -> list[Prompt]:
-    return [Prompt(index=index, id=str(index), text=text) for index, text in enumerate(texts)]
-
-
-TEXTS = ("a", "bb bb", "a much longer prompt than the others", "zz")
+from tests.runner.engine.tiny import EOS, TEXTS, ending_early, make, prompts
 
 
 def test_each_answer_of_a_padded_batch_is_that_of_the_prompt_alone(model):
@@ -86,16 +25,6 @@ def test_each_answer_of_a_padded_batch_is_that_of_the_prompt_alone(model):
     alone = [one.generate([prompt]).records[0] for prompt in prompts(*TEXTS)]
     assert [record.text for record in batched] == [record.text for record in alone]
     assert [record.output_tokens for record in batched] == [record.output_tokens for record in alone]
-
-
-def ending_early(model, kind=StaticEngine, **settings):
-    """An engine whose end-of-sequence token is one that this model writes: the most common one of its answers."""
-    free = make(model, ignore_eos=True)
-    rows = list(free.generate(prompts(*TEXTS)).records)
-    assert {record.output_tokens for record in rows} == {12}
-    assert {record.finish_reason for record in rows} == {"length"}
-    common = max(range(259), key=lambda token: sum(chr(token - 3) in record.text[:8] for record in rows if token >= 3))
-    return make(model, {"eos_token_id": common}, kind, **settings)
 
 
 def test_output_tokens_end_with_the_end_of_sequence_token_and_padding_is_never_counted(model):
@@ -175,7 +104,7 @@ def test_prompts_of_unlike_lengths_are_prefilled_in_groups_and_answered_as_if_th
     assert output.records == expected.records
     assert output.result.steps == expected.result.steps
     assert expected.result.slots - expected.result.decode_slots == 7 * 64
-    assert output.result.slots - output.result.decode_slots == 2 * 64 + 32 + 4 * 8
+    assert output.result.slots - output.result.decode_slots == 2 * 64 + 31 + 4 * 8
     assert output.result.prefill_seconds > 0
 
 

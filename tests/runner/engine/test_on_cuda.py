@@ -9,7 +9,7 @@ from rankdeck.runner.engine import step_watch
 from rankdeck.runner.engine.static import StaticEngine
 from rankdeck.runner.protocol.config import RunConfig
 from tests.pretend_cuda import PretendCuda
-from tests.runner.engine.test_engine import TEXTS, ByteTokenizer, ending_early, make, model, prompts  # noqa: F401
+from tests.runner.engine.tiny import TEXTS, ByteTokenizer, ending_early, make, prompts
 
 CUDA = torch.device("cuda", 0)
 
@@ -25,7 +25,7 @@ def cuda(monkeypatch):
         yield mode
 
 
-def on_cuda(cuda, model, like, devices=None, **settings):  # noqa: F811
+def on_cuda(cuda, model, like, devices=None, **settings):
     """An engine with the generation config of the engine `like`, its model on the GPU, or over these devices."""
     placed = copy.deepcopy(model)
     placed = cuda.place(placed) if devices is None else cuda.spread(placed, devices)
@@ -59,20 +59,20 @@ def test_a_pretended_gpu_refuses_what_a_real_one_refuses_and_counts_what_is_read
     assert sum(cuda.copies.values()) == 1
 
 
-def test_answers_on_a_gpu_are_those_of_the_cpu(cuda, model):  # noqa: F811
+def test_answers_on_a_gpu_are_those_of_the_cpu(cuda, model):
     plain = make(model)
     expected = plain.generate(prompts(*TEXTS)).records
     assert on_cuda(cuda, model, plain).generate(prompts(*TEXTS)).records == expected
 
 
-def test_answers_on_a_gpu_are_those_of_the_cpu_when_rows_leave(cuda, model):  # noqa: F811
+def test_answers_on_a_gpu_are_those_of_the_cpu_when_rows_leave(cuda, model):
     plain = ending_early(model)
     expected = plain.generate(prompts(*TEXTS)).records
     assert {record.finish_reason for record in expected} == {"stop", "length"}
     assert on_cuda(cuda, model, plain).generate(prompts(*TEXTS)).records == expected
 
 
-def test_a_model_over_two_gpus_answers_as_on_the_cpu_when_rows_leave(cuda, model):  # noqa: F811
+def test_a_model_over_two_gpus_answers_as_on_the_cpu_when_rows_leave(cuda, model):
     plain = ending_early(model)
     expected = plain.generate(prompts(*TEXTS)).records
     first, second = ("model.embed_tokens", "model.rotary_emb", "model.layers.0"), ("model.layers.1", "model.norm")
@@ -83,7 +83,7 @@ def test_a_model_over_two_gpus_answers_as_on_the_cpu_when_rows_leave(cuda, model
     assert engine.generate(prompts(*TEXTS)).records == expected
 
 
-def test_the_steps_of_a_padded_batch_read_twice_from_the_device_and_copy_nothing_to_it(cuda, model, monkeypatch):  # noqa: F811
+def test_the_steps_of_a_padded_batch_read_twice_from_the_device_and_copy_nothing_to_it(cuda, model, monkeypatch):
     monkeypatch.setattr(step_watch, "PROGRESS_SECONDS", float("inf"))  # a report counts tokens on the device
     engine = on_cuda(cuda, model, make(model), ignore_eos=True)
     _, reads, copies = counted(cuda, engine, TEXTS)

@@ -4,7 +4,8 @@ import pytest
 
 from rankdeck.runner.engine import static as static_engine
 from rankdeck.runner.engine.rows import slots_read
-from tests.runner.engine.test_engine import MIXED, TEXTS, ending_early, make, model, prompts  # noqa: F401
+from tests.runner.engine.test_engine import MIXED
+from tests.runner.engine.tiny import TEXTS, ending_early, make, prompts
 
 
 def watched(engine, texts):
@@ -23,19 +24,19 @@ def watched(engine, texts):
         hook.remove()
 
 
-def test_of_rows_that_have_left_nothing_is_read(model):  # noqa: F811
+def test_of_rows_that_have_left_nothing_is_read(model):
     result, attended = watched(ending_early(model), TEXTS)
     assert result.row_steps < 4 * result.steps, "the test needs rows that leave"
     assert result.slots_read == attended
 
 
-def test_a_fixed_length_reads_all_rows_to_the_end(model):  # noqa: F811
+def test_a_fixed_length_reads_all_rows_to_the_end(model):
     result, attended = watched(make(model, ignore_eos=True), TEXTS)
     assert result.slots_read == attended == 4 * sum(40 + step for step in range(1, 12))
 
 
 @pytest.mark.parametrize("settings", [{}, {"ignore_eos": True}, {"max_new_tokens": 1}])
-def test_groups_are_read_as_wide_as_they_were_joined(model, monkeypatch, settings):  # noqa: F811
+def test_groups_are_read_as_wide_as_they_were_joined(model, monkeypatch, settings):
     monkeypatch.setitem(static_engine.GROUP_SLOTS, "cpu", 8)
     one = ending_early(model, **settings)
     one.warm_up()

@@ -13,7 +13,7 @@ from rankdeck.runner.inputs import quantization
 from rankdeck.runner.protocol import Prompt
 from rankdeck.runner.protocol.config import RunConfig, check
 from rankdeck.tui.commands import cli
-from tests.runner.engine.test_engine import ByteTokenizer
+from tests.runner.engine.tiny import ByteTokenizer
 
 
 def found(quantising: str, model_config: dict | None = None, **versions: str) -> list[str]:

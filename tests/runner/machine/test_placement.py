@@ -27,7 +27,7 @@ from rankdeck.runner.supervisor.knobs import _free_bytes
 from rankdeck.tui.commands import cli
 from rankdeck.tui.panels.overview.devices import device_lines
 from tests import scripted
-from tests.runner.engine.test_engine import ByteTokenizer
+from tests.runner.engine.tiny import ByteTokenizer
 from tests.runner.state.test_state import play
 
 FOUR = {"CUDA_VISIBLE_DEVICES": "GPU-aaaa, GPU-bbbb,GPU-cccc,3"}
