@@ -1,11 +1,17 @@
 # Two commands are all a fresh machine needs: `make demo` and `make test`. Each sets up what it uses.
+# `make gpu` sets up nothing: a machine with GPUs often has no network. It takes the Python that is there.
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 
-.PHONY: demo test lint format pictures setup clean
+OUT ?= gpu-results
+BUDGET ?=
+PYTHON_VERSION ?= 3.12
+ANY_PYTHON = $(if $(wildcard $(READY)),$(BIN)/python,$(PYTHON))
+
+.PHONY: demo test lint format pictures gpu gpu-kit setup clean
 
 demo: $(READY)
 	$(BIN)/rankdeck demo
@@ -27,6 +33,12 @@ format: $(READY)
 
 pictures: $(READY)
 	$(BIN)/python -m docs.pictures
+
+gpu:
+	$(ANY_PYTHON) -m tests.gpu --out "$(OUT)" $(if $(BUDGET),--budget $(BUDGET))
+
+gpu-kit:
+	$(ANY_PYTHON) -m tests.gpu --kit --python-version $(PYTHON_VERSION)
 
 setup: $(READY)
 

@@ -1,0 +1,430 @@
+"""How each kind of step is done: what it launches, until when it waits, and the case lines that come of it.
+
+A step that is given up has written what it measured so far: lines are made from the journal, whatever ended the run.
+"""
+
+import asyncio
+import contextlib
+import math
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import psutil
+
+from rankdeck.runner import protocol, run_directory, start
+from rankdeck.runner.machine.telemetry import Telemetry
+from rankdeck.runner.protocol import AnyEvent, DeviceSample
+from rankdeck.runner.protocol.config import RunConfig
+from rankdeck.runner.protocol.sweep_plan import SweepPlan
+from rankdeck.runner.state import RunState, Snapshot, apply
+from rankdeck.tui.sources.client import SocketSource, SourceError
+from tests.benchmarks import nvidia_smi, random_model, sides
+from tests.benchmarks.nvidia_smi import NvidiaSmi
+from tests.gpu import journal, recording, summary
+from tests.gpu.plan import Step
+from tests.terminal import Terminal
+
+PROMPTS = 512
+"""A sweep's trials take them again and again."""
+
+PROMPT_TOKENS = 48
+"""Of the longest of the short prompts, at most, in the tokenizer of these models."""
+
+ROOM = 0.85
+"""Of the device's memory: a step that is estimated to need more is skipped."""
+
+SMALL_ROUNDS = 3
+"""Rounds at each of the first two settings of the run whose knobs are turned."""
+
+ROUNDS_AT_MOST = 8
+"""Of its last setting, so that the recording stays small."""
+
+WATCHED = (False, True, False, True)
+END_SECONDS = 15.0
+
+Write = Callable[[dict[str, Any]], None]
+
+
+class StepError(Exception):
+    """A step went wrong or took too long; the text says how."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What all steps share: the machine, its scale, and where things are."""
+
+    folder: Path
+    models: Path
+    out: Path
+    device: str
+    gpus: int
+    gpu: str
+    dtype: str
+    new_tokens: int
+    least_seconds: float
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model that was made, and what random_model.py says of it."""
+
+    folder: Path
+    size: str
+    copy_bytes_per_second: float
+    memory_bytes: int | None
+
+
+def make_model(bench: Bench, size: str, seconds: float) -> tuple[Model, dict[str, Any]]:
+    """In a process of its own, so that this one never holds the device; with what the process said.
+
+    Raises:
+        StepError: it cannot be made.
+    """
+    folder = bench.models / f"random-{size}"
+    command = [sys.executable, "-m", "tests.benchmarks.random_model", str(folder), "--size", size]
+    command += ["--device", bench.device, "--dtype", bench.dtype]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds)
+    except subprocess.TimeoutExpired:
+        raise StepError(f"the {size} model was not there after {seconds:.0f} s") from None
+    if done.returncode != 0:
+        raise StepError(f"the {size} model could not be made: {done.stderr[-1500:]}")
+    said = msgspec.json.decode(done.stdout.splitlines()[-1])
+    return Model(folder, size, said["copy_bytes_per_second"], said["memory_bytes"]), said
+
+
+def why_not_here(bench: Bench, step: Step, model: Model) -> str | None:
+    """Why the GPU cannot hold the ranks of a step at its smallest batch size; None if it can."""
+    if model.memory_bytes is None:
+        return None
+    cache = min(step.batch_sizes) * (PROMPT_TOKENS + bench.new_tokens) * random_model.kv_bytes_per_token(model.size)
+    needed = ranks_per_gpu(bench, step) * (2 * random_model.parameters(model.size) + 1.25 * cache)
+    if needed <= ROOM * model.memory_bytes:
+        return None
+    return f"needs some {needed / 1e9:.0f} of {model.memory_bytes / 1e9:.0f} GB"
+
+
+def ranks_of(bench: Bench, step: Step) -> tuple[int, ...]:
+    """The numbers of ranks of a step; those of a step for several GPUs have one each."""
+    return tuple(ranks for ranks in step.ranks if not step.least_gpus or ranks <= bench.gpus)
+
+
+def ranks_per_gpu(bench: Bench, step: Step) -> int:
+    return math.ceil(max(ranks_of(bench, step)) / max(1, bench.gpus))
+
+
+def config(bench: Bench, step: Step, model: Model, prompts: int, **settings: Any) -> RunConfig:
+    """A run of this step over so many prompts, at fixed length."""
+    return RunConfig(
+        prompts=str(write_prompts(bench.folder, prompts)),
+        model=str(model.folder),
+        ranks=max(ranks_of(bench, step)),
+        ranks_per_gpu=ranks_per_gpu(bench, step) if bench.device == "cuda" else None,
+        engine=step.engine,  # type: ignore[arg-type]
+        device=bench.device,  # type: ignore[arg-type]
+        dtype=bench.dtype,  # type: ignore[arg-type]
+        max_new_tokens=bench.new_tokens,
+        ignore_eos=True,
+        max_restarts=0,
+        **settings,
+    )
+
+
+def write_prompts(folder: Path, count: int) -> Path:
+    """A file of so many of the short prompts."""
+    stories = sides.STORIES.read_text(encoding="utf-8").splitlines()
+    path = folder / f"prompts-{count}.txt"
+    path.write_text("".join(f"{stories[number % len(stories)]}\n" for number in range(count)), encoding="utf-8")
+    return path
+
+
+# --- the kinds of steps -----------------------------------------------------------------------
+
+
+def article(bench: Bench, step: Step, model: Model, seconds: float, write: Write) -> None:
+    """The plain script, with NVML and nvidia-smi looking on."""
+    (size,) = step.batch_sizes
+    job = sides.Job(
+        model=str(model.folder),
+        prompts=write_prompts(bench.folder, PROMPTS),
+        new_tokens=bench.new_tokens,
+        fixed=True,
+        ranks=1,
+        device=bench.device,
+        dtype=bench.dtype,
+    )
+    arguments = ["--batch-size", str(size), "--least-seconds", str(bench.least_seconds)]
+    with NvidiaSmi(bench.folder / "smi-article.csv", bench.gpu) as smi, sampled() as samples:
+        try:
+            done = sides.script(job, "article.py", bench.folder, *arguments, seconds=seconds)
+        except (RuntimeError, subprocess.TimeoutExpired) as error:
+            raise StepError(str(error)) from None
+        last = done.pop("ended_at")
+        first = last - done["seconds"]
+        own = nvidia_smi.means(smi.samples(), first, last)
+    seen = [device for at, devices in samples if first <= at <= last for device in devices if device.uuid == bench.gpu]
+    nvml = journal.means(seen, journal.NVML_FIGURES)
+    gpm = journal.means(seen, journal.GPM_FIGURES)
+    write(
+        {
+            "case": summary.name_of(step.size, "article", size, 1),
+            **done,
+            "busy_percent": nvml.get("busy_percent"),
+            "dram_percent": gpm.get("dram_percent"),
+            "tensor_percent": gpm.get("tensor_percent"),
+            **journal.per_joule(done["tokens_per_second"], nvml),
+            "nvml": nvml,
+            "gpm": gpm,
+            "unavailable": seen[-1].unavailable if seen else {},
+            "nvidia_smi": own | journal.per_joule(done["tokens_per_second"], own),
+        }
+    )
+
+
+def sweep(bench: Bench, step: Step, model: Model, seconds: float, write: Write) -> None:
+    """Every batch size with every number of ranks, in one launch: each is a case."""
+    plan = SweepPlan(
+        batch_sizes=list(step.batch_sizes),
+        ranks=list(ranks_of(bench, step)),
+        repeats=1,
+        least_rounds=2,
+        least_seconds=bench.least_seconds,
+    )
+    with launched(bench, step, config(bench, step, model, PROMPTS, sweep=plan)) as (run, smi):
+        try:
+            wait(run, seconds)
+        finally:
+            told = journal.told(recording.events_of(run.directory))
+            for stretch in sorted(journal.of_trials(told), key=lambda one: (one.ranks, one.rows)):
+                name = summary.name_of(step.size, step.engine, stretch.rows, stretch.ranks)
+                write({"case": name, **journal.figures(told, stretch, smi.samples())})
+            for _, _, event in told.trials:
+                if event.record.result is None:
+                    trial = event.record.trial
+                    name = summary.name_of(step.size, step.engine, trial.batch_size, trial.active_ranks)
+                    write({"case": f"{name}: {event.record.outcome}", "reason": event.record.reason})
+
+
+def steer(bench: Bench, step: Step, model: Model, seconds: float, write: Write) -> None:
+    """One rank at the small batch size, then all, then all at the large one: the last is the case."""
+    small, large = step.batch_sizes
+    ranks = max(step.ranks)
+    turns = [(small * SMALL_ROUNDS, protocol.SetActiveRanks(active_ranks=ranks))]
+    turns.append((small * SMALL_ROUNDS * (1 + ranks), protocol.SetBatchSize(batch_size=large)))
+    rounds = rounds_for(bench.least_seconds, known_batch_seconds(bench, large))
+    settings = config(bench, step, model, turns[-1][0] + large * ranks * rounds, batch_size=small)
+    with launched(bench, step, settings) as (run, smi):
+        try:
+            asyncio.run(turning(run, turns, seconds))
+            wait(run, END_SECONDS)
+        finally:
+            told = journal.told(recording.events_of(run.directory))
+            stretch = journal.of_setting(told, ranks, large, model.copy_bytes_per_second)
+            if stretch is not None:
+                name = summary.name_of(step.size, step.engine, large, ranks)
+                write({"case": name, **journal.figures(told, stretch, smi.samples())})
+        if stretch is None:
+            raise StepError("the run was over before it reached its last setting")
+
+
+def rounds_for(least_seconds: float, batch_seconds: float | None) -> int:
+    """Rounds at the last setting: one to warm up, then as many as should take `least_seconds`."""
+    if not batch_seconds:
+        return SMALL_ROUNDS + 1
+    return min(ROUNDS_AT_MOST, max(SMALL_ROUNDS, 1 + math.ceil(least_seconds / batch_seconds)))
+
+
+def known_batch_seconds(bench: Bench, batch_size: int) -> float | None:
+    """What a batch of this size took in the sweep, if there was one."""
+    told = journal.told(recording.events_of(run_path(bench, "static")))
+    known = [one.result.batch_seconds for one in journal.of_trials(told) if one.rows == batch_size]
+    return known[0] if known else None
+
+
+async def turning(run: start.Started, turns: Sequence[tuple[int, protocol.Command]], seconds: float) -> None:
+    """Follow the run to its end; send each command once so many prompts are done, as a person at the keys would."""
+    source, state, left = SocketSource(run.directory, run.died), RunState(), list(turns)
+    await source.send(protocol.SetActiveRanks(active_ranks=1))
+    try:
+        async with asyncio.timeout(seconds):
+            async for message in source.events():
+                state = message.state if isinstance(message, Snapshot) else apply(state, message)
+                while left and state.done >= left[0][0]:
+                    await source.send(left.pop(0)[1])
+    except TimeoutError:
+        raise StepError(f"given up after {seconds:.0f} s") from None
+    except SourceError as error:
+        raise StepError(str(error)) from None
+
+
+def watch(bench: Bench, step: Step, model: Model, seconds: float, write: Write) -> None:
+    """One run; nobody watches, then the dashboard does, and again: the cases are the whole batches in each time."""
+    (size,) = step.batch_sizes
+    deadline = time.monotonic() + seconds
+    with launched(bench, step, config(bench, step, model, size * 400, batch_size=size)) as (run, smi):
+        tail = Tail(run, deadline)
+        tail.read_until(lambda: tail.batches() >= 1)
+        times: list[tuple[bool, float, float]] = []
+        costs: list[float] = []
+        for watched in WATCHED:
+            with attached(run) if watched else contextlib.nullcontext() as terminal:
+                if terminal is not None:
+                    tail.read_until(lambda terminal=terminal: terminal.bytes_out > 0, terminal)
+                    process = psutil.Process(terminal.pid)
+                    before, since = process.cpu_times(), time.monotonic()
+                first = time.time()
+                tail.read_until(lambda first=first: tail.enough(size, first, bench.least_seconds), terminal)
+                times.append((watched, first, time.time()))
+                if terminal is not None:
+                    after = process.cpu_times()
+                    used = after.user + after.system - before.user - before.system
+                    costs.append(100 * used / (time.monotonic() - since))
+        told = journal.told(tail.events)
+        rates: dict[bool, list[float]] = {False: [], True: []}
+        for watched, first, last in times:
+            stretch = journal.between(told, size, first, last, model.copy_bytes_per_second)
+            assert stretch is not None
+            rates[watched].append(stretch.result.tokens_per_second)
+            note = ", watched" if watched else ", unwatched"
+            name = summary.name_of(step.size, step.engine, size, 1, note)
+            write({"case": name, **journal.figures(told, stretch, smi.samples())})
+    ratios = [on / off for off, on in zip(rates[False], rates[True], strict=True)]
+    figures = {"ratio": statistics.fmean(rates[True]) / statistics.fmean(rates[False]), "ratios": ratios}
+    write({"watching": figures | {"cpu_percent": statistics.fmean(costs)}})
+
+
+KINDS = {"article": article, "sweep": sweep, "steer": steer, "watch": watch}
+
+
+# --- runs -------------------------------------------------------------------------------------
+
+
+def run_path(bench: Bench, name: str) -> Path:
+    return bench.folder / f"run-{name.replace(' ', '-')}"
+
+
+@contextlib.contextmanager
+def launched(bench: Bench, step: Step, settings: RunConfig) -> Iterator[tuple[start.Started, NvidiaSmi]]:
+    """The step's run, with nvidia-smi looking on; ended afterwards in any case, and recorded if the step says so."""
+    directory = run_path(bench, step.name)
+    with NvidiaSmi(bench.folder / f"smi-{directory.name}.csv", bench.gpu) as smi:
+        try:
+            run = start.launch(settings, run_dir=directory)
+        except start.InputError as error:
+            raise StepError(str(error)) from None
+        try:
+            yield run, smi
+        finally:
+            end(run)
+            if step.recording is not None and recording.events_of(directory):
+                target = bench.out / f"recording-{step.recording}"
+                recording.record(directory, step.recording, bench.models, target)
+
+
+def wait(run: start.Started, seconds: float) -> None:
+    """Wait for the run's end.
+
+    Raises:
+        StepError: it does not come, or is not a good one.
+    """
+    try:
+        status = run.process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        raise StepError(f"given up after {seconds:.0f} s") from None
+    if status != 0:
+        cause = run_directory.read_run_file(run.directory).cause
+        raise StepError(cause or f"the run ended with status {status}")
+
+
+def end(run: start.Started) -> None:
+    """End the supervisor, if it is there; its ranks leave with it."""
+    if run.died():
+        return
+    run.process.terminate()
+    try:
+        run.process.wait(END_SECONDS)
+    except subprocess.TimeoutExpired:
+        run.process.kill()
+        run.process.wait()
+
+
+class Tail:
+    """The journal of a live run, read as it grows: unlike a viewer this costs the supervisor nothing."""
+
+    def __init__(self, run: start.Started, deadline: float) -> None:
+        self._run, self._deadline = run, deadline
+        self._position, self._rest = 0, b""
+        self._decoder: Any = msgspec.json.Decoder(AnyEvent)
+        self.events: list[AnyEvent] = []
+
+    def read_until(self, true: Callable[[], bool], terminal: Terminal | None = None) -> None:
+        """Read on, and take what is written to `terminal` off the line, until it is `true`.
+
+        Raises:
+            StepError: the run ended first, or the time did.
+        """
+        while not true():
+            if time.monotonic() > self._deadline:
+                raise StepError("given up: the time is over")
+            if self._run.died():
+                cause = run_directory.read_run_file(self._run.directory).cause
+                raise StepError(cause or "the run ended too soon")
+            if terminal is None:
+                time.sleep(0.1)
+            elif not terminal.read(0.1):
+                raise StepError(f"the dashboard ended:\n{terminal.text}")
+            self._read()
+
+    def _read(self) -> None:
+        path = self._run.directory / run_directory.EVENTS_FILE
+        if not path.exists():
+            return
+        with path.open("rb") as file:
+            file.seek(self._position)
+            data = file.read()
+        self._position += len(data)
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        self.events += [self._decoder.decode(line) for line in lines]
+
+    def batches(self) -> int:
+        return sum(isinstance(event, protocol.BatchFinished) for event in self.events)
+
+    def enough(self, size: int, first: float, least_seconds: float) -> bool:
+        """Whether the whole batches since `first`, without the first of them, took long enough."""
+        recent = [batch for batch in journal.told(self.events).batches if batch.began >= first]
+        return len(recent) >= 3 and recent[-1].ended - recent[1].began >= least_seconds
+
+
+def attached(run: start.Started) -> Terminal:
+    """The dashboard on a terminal that is only read empty."""
+    return Terminal([*sides.RANKDECK, "attach", str(run.directory)], columns=120, rows=40, emulate=False)
+
+
+@contextlib.contextmanager
+def sampled() -> Iterator[list[tuple[float, list[DeviceSample]]]]:
+    """NVML's samples once a second, for what is no run of rankdeck."""
+    samples: list[tuple[float, list[DeviceSample]]] = []
+    over = threading.Event()
+
+    def look() -> None:
+        telemetry = Telemetry.open()
+        while not over.wait(1.0):
+            if devices := telemetry.sample_devices():
+                samples.append((time.time(), devices))
+        telemetry.close()
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    try:
+        yield samples
+    finally:
+        over.set()
+        thread.join()

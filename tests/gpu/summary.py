@@ -1,0 +1,80 @@
+"""The results as a table in Markdown, to be read in a terminal or pasted into the README. Pure."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+Line = Mapping[str, Any]
+
+
+def number(digits: int, factor: float = 1.0) -> Callable[[float], str]:
+    return lambda value: f"{value * factor:,.{digits}f}"
+
+
+COLUMNS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
+    ("tok/s", "tokens_per_second", number(0)),
+    ("busy %", "busy_percent", number(0)),
+    ("DRAM %", "dram_percent", number(0)),
+    ("tensor %", "tensor_percent", number(0)),
+    ("MBU %", "mbu", number(0, 100)),
+    ("tok/J", "tokens_per_joule", number(2)),
+    ("GiB allocated", "peak_memory_bytes", number(1, 2**-30)),
+    ("GiB reserved", "reserved_memory_bytes", number(1, 2**-30)),
+    ("measured s", "seconds", number(1)),
+)
+"""Heading, field of a case's line, and how its figure is written; a figure that is not there is n/a."""
+
+
+def summary(lines: Sequence[Line]) -> str:
+    """All that a person wants to know at the end, from the lines of results.jsonl."""
+    said = []
+    for line in lines:
+        if machine := line.get("machine"):
+            said.append(", ".join(f"{name} {value}" for name, value in machine.items() if value not in (None, "")))
+        if tests := line.get("tests"):
+            said.append(f"tests marked gpu: {tests['outcome']}")
+            said += [f"  {failure}" for failure in tests["failures"]]
+    cases = [line for line in lines if "case" in line]
+    if cases:
+        said += ["", *table(cases), ""]
+    for line in lines:
+        if watching := line.get("watching"):
+            said.append(watched(watching))
+        for outcome in ("skipped", "error", "recorded"):
+            if outcome in line:
+                said.append(f"{line['step']}: {outcome}: {cut(str(line[outcome]))}")
+    return "\n".join(said) + "\n"
+
+
+def table(cases: Sequence[Line]) -> list[str]:
+    """A row for each case."""
+    head = ["case", *(heading for heading, _, _ in COLUMNS)]
+    rows = [[case["case"], *(_cell(case, name, written) for _, name, written in COLUMNS)] for case in cases]
+    return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)]
+
+
+def _cell(case: Line, name: str, written: Callable[[float], str]) -> str:
+    value = case.get(name)
+    return "n/a" if value is None else written(value)
+
+
+def watched(watching: Line) -> str:
+    """What watching costs, in one sentence."""
+    pairs = ", ".join(f"{ratio:.3f}" for ratio in watching["ratios"])
+    return (
+        f"watched over unwatched tok/s: {watching['ratio']:.3f} (pairs {pairs}); "
+        f"the dashboard takes {watching['cpu_percent']:.1f} % of a core"
+    )
+
+
+def name_of(size: str, engine: str, batch_size: int, ranks: int, note: str = "") -> str:
+    """A case's name."""
+    if engine == "article":
+        return f"{size} article's way, batch size {batch_size}"
+    several = f", {ranks} ranks" if ranks > 1 else ""
+    return f"{size} {engine}, batch size {batch_size}{several}{note}"
+
+
+def cut(text: str, most: int = 400) -> str:
+    """The end of a text, where the cause stands, on one line."""
+    line = " ".join(text.split())
+    return line if len(line) <= most else f"… {line[-most:]}"
