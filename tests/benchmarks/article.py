@@ -3,8 +3,8 @@
 `accelerate launch … tests/benchmarks/article.py MODEL PROMPTS [--batch-size 16] [--new-tokens 100] [--fixed]
 [--chat]`. Each rank takes its share with split_between_processes, generates left-padded batches in the file's
 order, gathers at the end, and the main process prints one JSON line. Uses nothing of rankdeck. Unlike the article it
-counts no padding as tokens. With `--least-seconds S` each rank does one batch that is not counted, and takes its prompts
-again and again, as often as by that batch's time S seconds need.
+counts no padding as tokens. With `--least-seconds S` each rank does two batches that are not counted, and takes its
+prompts again and again, as often as by the second one's time S seconds need.
 """
 
 import argparse

@@ -44,10 +44,13 @@ ROOM = 0.85
 SMALL_ROUNDS = 3
 """Rounds at each of the first two settings of the run whose knobs are turned."""
 
-ROUNDS_AT_MOST = 8
+ROUNDS_AT_MOST = 7
 """Of its last setting, so that the recording stays small."""
 
 WATCHED = (False, True, False, True)
+WATCHED_SHARE = 0.6
+"""Of the seconds that a case is measured for, each time: there are two of each kind."""
+
 END_SECONDS = 15.0
 
 Write = Callable[[dict[str, Any]], None]
@@ -281,7 +284,8 @@ def watch(bench: Bench, step: Step, model: Model, seconds: float, write: Write) 
                     process = psutil.Process(terminal.pid)
                     before, since = process.cpu_times(), time.monotonic()
                 first = time.time()
-                tail.read_until(lambda first=first: tail.enough(size, first, bench.least_seconds), terminal)
+                least = WATCHED_SHARE * bench.least_seconds
+                tail.read_until(lambda first=first, least=least: tail.enough(first, least), terminal)
                 times.append((watched, first, time.time()))
                 if terminal is not None:
                     after = process.cpu_times()
@@ -397,7 +401,7 @@ class Tail:
     def batches(self) -> int:
         return sum(isinstance(event, protocol.BatchFinished) for event in self.events)
 
-    def enough(self, size: int, first: float, least_seconds: float) -> bool:
+    def enough(self, first: float, least_seconds: float) -> bool:
         """Whether the whole batches since `first`, without the first of them, took long enough."""
         recent = [batch for batch in journal.told(self.events).batches if batch.began >= first]
         return len(recent) >= 3 and recent[-1].ended - recent[1].began >= least_seconds

@@ -84,6 +84,7 @@ def neutral_names(events: Iterable[AnyEvent], directory: Path, name: str, models
         str(ROOT): f"{HOME}/rankdeck",
         sys.prefix: f"{HOME}/rankdeck/.venv",
         str(Path.home()): HOME,
+        directory.name: name,
         os.uname().nodename: HOST,
     }
     # A socket's folder is anywhere: the last word of a path to it is kept.
