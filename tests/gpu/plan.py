@@ -28,7 +28,7 @@ class Step:
 
 STEPS = (
     # The eight named cases, in five launches: the batch sizes of a sweep share one, and so do watching on and off.
-    Step("tests", "tests", 100),
+    Step("tests", "tests", 110),
     Step("article's way", "article", 35, "7B", "article", (16,)),
     Step("static", "sweep", 75, "7B", "static", (1, 16, 64, 256), recording="sweep"),
     Step("continuous", "sweep", 40, "7B", "continuous", (64,)),

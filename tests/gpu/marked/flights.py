@@ -4,14 +4,16 @@ import contextlib
 import functools
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
-from rankdeck.runner import run_directory
+from rankdeck.runner import run_directory, start
 from rankdeck.runner.machine import telemetry
 from rankdeck.runner.protocol import AnyEvent, DeviceSample, OutputRecord, Tick
+from rankdeck.runner.protocol.config import RunConfig
 from rankdeck.runner.start import Started
 from rankdeck.runner.state import RunState, apply
 from tests import ROOT
@@ -92,3 +94,26 @@ class Flight:
         run = run_directory.read_run_file(self.started.directory)
         log = (self.started.directory / run_directory.LOG_FILE).read_text(errors="replace")
         return f"{run.status}: {run.cause}\n{log[-2000:]}"
+
+
+class Flights:
+    """Runs by name. Those of `alone` are launched when they are asked for, once all others are over."""
+
+    def __init__(self, folder: Path, alone: Mapping[str, RunConfig]) -> None:
+        self._folder, self._alone = folder, alone
+        self._begun: dict[str, Flight] = {}
+
+    def launch(self, name: str, config: RunConfig) -> None:
+        self._begun[name] = Flight(start.launch(config, run_dir=self._folder / name))
+
+    def __getitem__(self, name: str) -> Flight:
+        if name not in self._begun:
+            for flight in self._begun.values():
+                flight.wait()
+            with first_gpu_alone():
+                self.launch(name, self._alone[name])
+        return self._begun[name]
+
+    def end(self) -> None:
+        for flight in self._begun.values():
+            flight.end()

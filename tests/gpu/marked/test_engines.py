@@ -17,7 +17,7 @@ def answers(records: list[OutputRecord]) -> dict[int, tuple[str, int]]:
     return {record.index: (record.text, record.output_tokens) for record in records}
 
 
-@pytest.mark.parametrize("name", ["shared", "continuous", "compiled"])
+@pytest.mark.parametrize("name", ["shared", "compiled", "continuous"])
 def test_an_engine_on_a_gpu_answers_as_the_cpu_does(flights, name):
     flight, cpu = flights[name], flights["cpu"]
     assert flight.wait() == 0, flight.said

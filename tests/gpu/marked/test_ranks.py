@@ -50,7 +50,7 @@ def test_a_rank_may_be_spread_over_two_gpus(flights):
     assert len(set(ready.device_uuids)) == 2
 
 
-@pytest.mark.parametrize("name", ["shared", "continuous", "compiled", "beyond", "sweep"])
+@pytest.mark.parametrize("name", ["shared", "compiled", "beyond", "sweep", "continuous"])
 def test_ranks_that_were_told_to_leave_have_ended_by_themselves(flights, name):
     flight = flights[name]
     flight.wait()

@@ -1,0 +1,89 @@
+"""One `make gpu` as a whole, with steps that are simulated: what goes wrong stops nothing, and is not forgotten."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.gpu import __main__ as command
+from tests.gpu import plan
+from tests.gpu.__main__ import Run
+from tests.gpu.measure import Bench, StepError
+from tests.gpu.plan import Step
+
+PASSES = "def test_that_passes():\n    pass\n"
+FAILS = "def test_that_fails():\n    assert 1 == 2\n"
+HANGS = "import time\ndef test_that_hangs():\n    time.sleep(60)\n"
+
+
+class Failing(Run):
+    """A run in which the steps called `wrong` go wrong."""
+
+    def __init__(self, out: Path, *wrong: str) -> None:
+        super().__init__(out, 1000, "cpu", 0)
+        self.wrong = wrong
+
+    def _do(self, bench: Bench, step: Step) -> None:
+        if step.name in self.wrong:
+            raise StepError(f"{step.name} hung")
+        self._case({"case": step.name, "tokens_per_second": 1.0})
+
+
+def results(out: Path) -> list[dict]:
+    return [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
+
+
+def marked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str) -> Run:
+    """A run whose tests marked gpu are these."""
+    folder = tmp_path / "marked"
+    folder.mkdir()
+    head = "import pytest\npytestmark = pytest.mark.gpu\n"
+    (folder / "test_it.py").write_text(head + code)
+    monkeypatch.setattr(command, "MARKED", str(folder))
+    return Run(tmp_path, 1000, "cpu", 0)
+
+
+def test_a_step_that_goes_wrong_is_told_and_the_next_ones_have_their_turn(tmp_path: Path) -> None:
+    run = Failing(tmp_path, "static")
+    run.go(plan.select(["static", "continuous"], gpus=0), tmp_path, tmp_path)
+    assert run.went_wrong
+    assert results(tmp_path) == [
+        {"step": "static", "error": "static hung"},
+        {"case": "continuous", "tokens_per_second": 1.0},
+    ]
+    assert "static: error: static hung" in (tmp_path / "summary.md").read_text()
+
+
+def test_results_are_written_down_as_they_come(tmp_path: Path) -> None:
+    run = Failing(tmp_path)
+    for number, step in enumerate(plan.select(["static", "continuous"], gpus=0), 1):
+        run.go([step], tmp_path, tmp_path)
+        assert len(results(tmp_path)) == number
+        assert f"| {step.name} |" in (tmp_path / "summary.md").read_text()
+    assert not run.went_wrong
+
+
+def test_a_test_that_fails_is_named_in_the_summary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = marked(tmp_path, monkeypatch, PASSES + FAILS)
+    run.go([Step("tests", "tests", 60)], tmp_path, tmp_path)
+    assert run.went_wrong
+    tests = results(tmp_path)[0]["tests"]
+    assert tests["outcome"].startswith("1 failed, 1 passed")
+    (failure,) = tests["failures"]
+    assert "test_that_fails" in failure
+    assert failure in (tmp_path / "summary.md").read_text()
+    assert "assert 1 == 2" in (tmp_path / "tests.txt").read_text()
+
+
+def test_tests_that_pass_are_no_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = marked(tmp_path, monkeypatch, PASSES)
+    run.go([Step("tests", "tests", 60)], tmp_path, tmp_path)
+    assert not run.went_wrong
+
+
+def test_a_test_that_hangs_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = marked(tmp_path, monkeypatch, PASSES + HANGS)
+    monkeypatch.setattr(plan, "allowed", lambda *_: 4.0)
+    run.go([Step("tests", "tests", 60)], tmp_path, tmp_path)
+    assert run.went_wrong
+    assert results(tmp_path)[0]["tests"]["outcome"] == "given up after 4 s: see tests.txt"
