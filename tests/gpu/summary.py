@@ -36,6 +36,9 @@ def summary(lines: Sequence[Line]) -> str:
     cases = [line for line in lines if "case" in line]
     if cases:
         said += ["", *table(cases), ""]
+    if any(case.get("nvml") for case in cases):
+        said += [*witnesses(cases), ""]
+    said += [f"{name}: not available: {why}" for name, why in not_available(cases).items()]
     for line in lines:
         if watching := line.get("watching"):
             said.append(watched(watching))
@@ -50,6 +53,34 @@ def table(cases: Sequence[Line]) -> list[str]:
     head = ["case", *(heading for heading, _, _ in COLUMNS)]
     rows = [[case["case"], *(_cell(case, name, written) for _, name, written in COLUMNS)] for case in cases]
     return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)]
+
+
+BESIDE: tuple[tuple[str, str, Callable[[float], str]], ...] = (
+    ("busy %", "busy_percent", number(0)),
+    ("W", "power_watts", number(0)),
+    ("GiB used", "memory_used_bytes", number(1, 2**-30)),
+    ("SM MHz", "sm_clock_mhz", number(0)),
+)
+
+
+def witnesses(cases: Sequence[Line]) -> list[str]:
+    """What NVML said and what nvidia-smi said in the same seconds, and GPM's figures that no other has."""
+    head = ["NVML / nvidia-smi", *(heading for heading, _, _ in BESIDE), "GPM SM %", "GPM occupancy %"]
+    rows = [head, ["---"] * len(head)]
+    for case in cases:
+        if not (nvml := case.get("nvml")):
+            continue
+        both = [
+            f"{_cell(nvml, name, written)} / {_cell(case['nvidia_smi'], name, written)}" for _, name, written in BESIDE
+        ]
+        gpm = [_cell(case["gpm"], name, number(0)) for name in ("sm_percent", "occupancy_percent")]
+        rows.append([case["case"], *both, *gpm])
+    return [f"| {' | '.join(row)} |" for row in rows]
+
+
+def not_available(cases: Sequence[Line]) -> dict[str, str]:
+    """Each figure that some GPU does not give, with its reason."""
+    return {name: cut(why, 160) for case in cases for name, why in case.get("unavailable", {}).items()}
 
 
 def _cell(case: Line, name: str, written: Callable[[float], str]) -> str:

@@ -1,6 +1,6 @@
 """The summary at the end."""
 
-from tests.gpu.summary import COLUMNS, name_of, summary, table
+from tests.gpu.summary import COLUMNS, name_of, summary, table, witnesses
 
 CASE = {
     "case": name_of("7B", "static", 64, 2),
@@ -17,6 +17,22 @@ def test_a_case_is_a_row_and_what_was_not_there_is_not_available() -> None:
     head, _, row = table([CASE])
     assert row == "| 7B static, batch size 64, 2 ranks | 2,468 | 97 | n/a | n/a | 19 | 6.12 | 18.0 | n/a | 10.3 |"
     assert head.count("|") == row.count("|") == len(COLUMNS) + 2
+
+
+ON_A_GPU = {
+    "nvml": {"busy_percent": 97.4, "power_watts": 411.5, "memory_used_bytes": 15 * 2**30, "samples": 10},
+    "nvidia_smi": {"busy_percent": 98.0, "power_watts": 409.9, "memory_used_bytes": 15 * 2**30, "sm_clock_mhz": 1980},
+    "gpm": {"sm_percent": 88.0},
+    "unavailable": {"occupancy_percent": "not supported by this GPU"},
+}
+
+
+def test_what_nvml_says_stands_beside_what_nvidia_smi_says_and_a_reason_where_there_is_none() -> None:
+    _, _, row = witnesses([CASE | ON_A_GPU])
+    assert row.endswith("2 ranks | 97 / 98 | 412 / 410 | 15.0 / 15.0 | n/a / 1,980 | 88 | n/a |")
+    told = summary([CASE | ON_A_GPU] * 2)
+    assert row in told
+    assert told.count("occupancy_percent: not available: not supported by this GPU") == 1
 
 
 def test_names_say_what_differs() -> None:
@@ -44,4 +60,4 @@ def test_the_summary_has_machine_tests_cases_watching_and_what_was_left_out() ->
 
 def test_the_summary_of_every_step_fits_into_what_comes_back_of_a_command() -> None:
     error = {"step": "a step", "error": "x" * 5000}
-    assert len(summary([CASE] * 40 + [error] * 12)) < 12_000
+    assert len(summary([CASE | ON_A_GPU] * 24 + [error] * 12)) < 12_000
