@@ -6,12 +6,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 
-OUT ?= gpu-results
-BUDGET ?=
-PYTHON_VERSION ?= 3.12
-ANY_PYTHON = $(if $(wildcard $(READY)),$(BIN)/python,$(PYTHON))
-
-.PHONY: demo test lint format pictures gpu gpu-kit setup clean
+.PHONY: demo test lint format pictures setup clean
 
 demo: $(READY)
 	$(BIN)/rankdeck demo
@@ -34,6 +29,12 @@ format: $(READY)
 pictures: $(READY)
 	$(BIN)/python -m docs.pictures
 
+OUT ?= gpu-results
+BUDGET ?=
+PYTHON_VERSION ?= 3.12
+ANY_PYTHON = $(if $(wildcard $(READY)),$(BIN)/python,$(PYTHON))
+
+.PHONY: gpu gpu-kit
 gpu:
 	$(ANY_PYTHON) -m tests.gpu --out "$(OUT)" $(if $(BUDGET),--budget $(BUDGET))
 
