@@ -56,6 +56,14 @@ class Stretch:
 
 
 @dataclass(frozen=True)
+class TrialOver:
+    """A trial that is over; without a stretch if it measured nothing."""
+
+    event: TrialFinished
+    stretch: Stretch | None
+
+
+@dataclass(frozen=True)
 class Told:
     """What a journal says, sorted by what it is about."""
 
@@ -65,8 +73,7 @@ class Told:
     turned: dict[int, float]
     """When each batch size was set."""
 
-    trials: list[tuple[float, float, TrialFinished]]
-    """Each trial that is over, with the end of its warm-up and its own."""
+    trials: list[TrialOver]
 
     source: str | None
     """Where a sweep has the peak bandwidth from."""
@@ -79,7 +86,7 @@ def told(events: Iterable[AnyEvent]) -> Told:
     batches: list[Batch] = []
     samples: list[tuple[float, list[DeviceSample]]] = []
     turned: dict[int, float] = {}
-    trials: list[tuple[float, float, TrialFinished]] = []
+    trials: list[TrialOver] = []
     warm, source = 0.0, None
     for event in events:
         if isinstance(event, RankReady):
@@ -97,17 +104,13 @@ def told(events: Iterable[AnyEvent]) -> Told:
         elif isinstance(event, TrialWarm):
             warm = event.at
         elif isinstance(event, TrialFinished):
-            trials.append((warm, event.at, event))
+            trials.append(TrialOver(event, _of_trial(event, warm)))
     return Told(ready, batches, samples, turned, trials, source)
 
 
-def of_trials(journal: Told) -> list[Stretch]:
-    """The trials of a sweep that were measured."""
-    return [
-        Stretch(event.record.trial.active_ranks, event.record.trial.batch_size, first, last, event.record.result)
-        for first, last, event in journal.trials
-        if event.record.result is not None
-    ]
+def _of_trial(event: TrialFinished, warm: float) -> Stretch | None:
+    trial, result = event.record.trial, event.record.result
+    return None if result is None else Stretch(trial.active_ranks, trial.batch_size, warm, event.at, result)
 
 
 def of_setting(journal: Told, ranks: int, batch_size: int, copied: float) -> Stretch | None:
@@ -161,6 +164,7 @@ def figures(journal: Told, stretch: Stretch, smi: Sequence[nvidia_smi.Sample]) -
         if (size := getattr(batch.result, "reserved_memory_bytes", None)) is not None
     ]
     own = nvidia_smi.means(smi, stretch.first, stretch.last)
+    on_one_gpu = len({device.uuid for device in devices}) == 1  # the one that nvidia-smi looks at
     return {
         **result,
         "reserved_memory_bytes": max(reserved, default=None),
@@ -169,7 +173,7 @@ def figures(journal: Told, stretch: Stretch, smi: Sequence[nvidia_smi.Sample]) -
         "nvml": means(devices, NVML_FIGURES),
         "gpm": means(devices, GPM_FIGURES),
         "unavailable": devices[-1].unavailable if devices else {},
-        "nvidia_smi": own | per_joule(stretch.result.tokens_per_second, own),
+        "nvidia_smi": own | (per_joule(stretch.result.tokens_per_second, own) if on_one_gpu else {}),
     }
 
 

@@ -1,6 +1,6 @@
 """How each kind of step is done: what it launches, until when it waits, and the case lines that come of it.
 
-A step that is given up has written what it measured so far: lines are made from the journal, whatever ended the run.
+A case is written down as soon as it is over: a step that is given up, or killed, leaves those that it got to.
 """
 
 import asyncio
@@ -52,6 +52,7 @@ WATCHED_SHARE = 0.6
 """Of the seconds that a case is measured for, each time: there are two of each kind."""
 
 END_SECONDS = 15.0
+PAUSE_SECONDS = 0.1
 
 Write = Callable[[dict[str, Any]], None]
 
@@ -113,6 +114,13 @@ def why_not_here(bench: Bench, step: Step, model: Model) -> str | None:
     if needed <= ROOM * model.memory_bytes:
         return None
     return f"needs some {needed / 1e9:.0f} of {model.memory_bytes / 1e9:.0f} GB"
+
+
+def case(step: Step, batch_size: int, ranks: int, note: str = "") -> dict[str, Any]:
+    """The beginning of a case's line: its name, and what it is."""
+    name = summary.name_of(step.size, step.engine, batch_size, ranks, note)
+    of = {"step": step.name, "size": step.size, "engine": step.engine, "batch_size": batch_size, "ranks": ranks}
+    return {"case": name, **of}
 
 
 def ranks_of(bench: Bench, step: Step) -> tuple[int, ...]:
@@ -178,7 +186,7 @@ def article(bench: Bench, step: Step, model: Model, seconds: float, write: Write
     gpm = journal.means(seen, journal.GPM_FIGURES)
     write(
         {
-            "case": summary.name_of(step.size, "article", size, 1),
+            **case(step, size, 1),
             **done,
             "busy_percent": nvml.get("busy_percent"),
             "dram_percent": gpm.get("dram_percent"),
@@ -202,18 +210,20 @@ def sweep(bench: Bench, step: Step, model: Model, seconds: float, write: Write) 
         least_seconds=bench.least_seconds,
     )
     with launched(bench, step, config(bench, step, model, PROMPTS, sweep=plan)) as (run, smi):
-        try:
-            wait(run, seconds)
-        finally:
-            told = journal.told(recording.events_of(run.directory))
-            for stretch in sorted(journal.of_trials(told), key=lambda one: (one.ranks, one.rows)):
-                name = summary.name_of(step.size, step.engine, stretch.rows, stretch.ranks)
-                write({"case": name, **journal.figures(told, stretch, smi.samples())})
-            for _, _, event in told.trials:
-                if event.record.result is None:
-                    trial = event.record.trial
-                    name = summary.name_of(step.size, step.engine, trial.batch_size, trial.active_ranks)
-                    write({"case": f"{name}: {event.record.outcome}", "reason": event.record.reason})
+        tail = Tail(run.directory)
+        over = 0
+        for _ in until_its_end(run, seconds):
+            tail.read()
+            told = journal.told(tail.events)
+            for trial in told.trials[over:]:
+                setting, stretch = trial.event.record.trial, trial.stretch
+                if stretch is None:
+                    line = case(step, setting.batch_size, setting.active_ranks, f": {trial.event.record.outcome}")
+                    write(line | {"reason": trial.event.record.reason})
+                else:
+                    line = case(step, stretch.rows, stretch.ranks)
+                    write(line | journal.figures(told, stretch, smi.samples()))
+            over = len(told.trials)
 
 
 def steer(bench: Bench, step: Step, model: Model, seconds: float, write: Write) -> None:
@@ -227,13 +237,13 @@ def steer(bench: Bench, step: Step, model: Model, seconds: float, write: Write) 
     with launched(bench, step, settings) as (run, smi):
         try:
             asyncio.run(turning(run, turns, seconds))
-            wait(run, END_SECONDS)
+            for _ in until_its_end(run, END_SECONDS):
+                pass
         finally:
             told = journal.told(recording.events_of(run.directory))
             stretch = journal.of_setting(told, ranks, large, model.copy_bytes_per_second)
             if stretch is not None:
-                name = summary.name_of(step.size, step.engine, large, ranks)
-                write({"case": name, **journal.figures(told, stretch, smi.samples())})
+                write(case(step, large, ranks) | journal.figures(told, stretch, smi.samples()))
         if stretch is None:
             raise StepError("the run was over before it reached its last setting")
 
@@ -248,7 +258,8 @@ def rounds_for(least_seconds: float, batch_seconds: float | None) -> int:
 def known_batch_seconds(bench: Bench, batch_size: int) -> float | None:
     """What a batch of this size took in the sweep, if there was one."""
     told = journal.told(recording.events_of(run_path(bench, "static")))
-    known = [one.result.batch_seconds for one in journal.of_trials(told) if one.rows == batch_size]
+    stretches = [trial.stretch for trial in told.trials if trial.stretch is not None]
+    known = [stretch.result.batch_seconds for stretch in stretches if stretch.rows == batch_size]
     return known[0] if known else None
 
 
@@ -273,33 +284,38 @@ def watch(bench: Bench, step: Step, model: Model, seconds: float, write: Write) 
     (size,) = step.batch_sizes
     deadline = time.monotonic() + seconds
     with launched(bench, step, config(bench, step, model, size * 400, batch_size=size)) as (run, smi):
-        tail = Tail(run, deadline)
-        tail.read_until(lambda: tail.batches() >= 1)
-        times: list[tuple[bool, float, float]] = []
+        tail = Tail(run.directory)
+
+        def wait_until(true: Callable[[], bool], terminal: Terminal | None = None) -> None:
+            for _ in until_its_end(run, deadline - time.monotonic(), terminal):
+                tail.read()
+                if true():
+                    return
+            raise StepError("the run was over too soon")
+
+        wait_until(lambda: tail.batches() >= 1)
+        rates: dict[bool, list[float]] = {False: [], True: []}
         costs: list[float] = []
         for watched in WATCHED:
             with attached(run) if watched else contextlib.nullcontext() as terminal:
                 if terminal is not None:
-                    tail.read_until(lambda terminal=terminal: terminal.bytes_out > 0, terminal)
+                    wait_until(lambda terminal=terminal: terminal.bytes_out > 0, terminal)
                     process = psutil.Process(terminal.pid)
                     before, since = process.cpu_times(), time.monotonic()
                 first = time.time()
                 least = WATCHED_SHARE * bench.least_seconds
-                tail.read_until(lambda first=first, least=least: tail.enough(first, least), terminal)
-                times.append((watched, first, time.time()))
+                wait_until(lambda first=first, least=least: tail.enough(first, least), terminal)
+                last = time.time()
                 if terminal is not None:
                     after = process.cpu_times()
                     used = after.user + after.system - before.user - before.system
                     costs.append(100 * used / (time.monotonic() - since))
-        told = journal.told(tail.events)
-        rates: dict[bool, list[float]] = {False: [], True: []}
-        for watched, first, last in times:
+            told = journal.told(tail.events)
             stretch = journal.between(told, size, first, last, model.copy_bytes_per_second)
             assert stretch is not None
             rates[watched].append(stretch.result.tokens_per_second)
-            note = ", watched" if watched else ", unwatched"
-            name = summary.name_of(step.size, step.engine, size, 1, note)
-            write({"case": name, **journal.figures(told, stretch, smi.samples())})
+            line = case(step, size, 1, ", watched" if watched else ", unwatched")
+            write(line | journal.figures(told, stretch, smi.samples()))
     ratios = [on / off for off, on in zip(rates[False], rates[True], strict=True)]
     figures = {"ratio": statistics.fmean(rates[True]) / statistics.fmean(rates[False]), "ratios": ratios}
     write({"watching": figures | {"cpu_percent": statistics.fmean(costs)}})
@@ -333,19 +349,25 @@ def launched(bench: Bench, step: Step, settings: RunConfig) -> Iterator[tuple[st
                 recording.record(directory, step.recording, bench.models, target)
 
 
-def wait(run: start.Started, seconds: float) -> None:
-    """Wait for the run's end.
+def until_its_end(run: start.Started, seconds: float, terminal: Terminal | None = None) -> Iterator[None]:
+    """Comes back every little while, and once more when the run has ended; what `terminal` is sent is read meanwhile.
 
     Raises:
-        StepError: it does not come, or is not a good one.
+        StepError: the end does not come within `seconds`, or is not a good one.
     """
-    try:
-        status = run.process.wait(seconds)
-    except subprocess.TimeoutExpired:
-        raise StepError(f"given up after {seconds:.0f} s") from None
-    if status != 0:
+    deadline = time.monotonic() + seconds
+    while not run.died():
+        if time.monotonic() > deadline:
+            raise StepError(f"given up after {seconds:.0f} s")
+        if terminal is None:
+            time.sleep(PAUSE_SECONDS)
+        elif not terminal.read(PAUSE_SECONDS):
+            raise StepError(f"the dashboard ended:\n{terminal.text}")
+        yield
+    yield
+    if run.process.returncode != 0:
         cause = run_directory.read_run_file(run.directory).cause
-        raise StepError(cause or f"the run ended with status {status}")
+        raise StepError(cause or f"the run ended with status {run.process.returncode}")
 
 
 def end(run: start.Started) -> None:
@@ -363,35 +385,17 @@ def end(run: start.Started) -> None:
 class Tail:
     """The journal of a live run, read as it grows: unlike a viewer this costs the supervisor nothing."""
 
-    def __init__(self, run: start.Started, deadline: float) -> None:
-        self._run, self._deadline = run, deadline
+    def __init__(self, directory: Path) -> None:
+        self._path = directory / run_directory.EVENTS_FILE
         self._position, self._rest = 0, b""
         self._decoder: Any = msgspec.json.Decoder(AnyEvent)
         self.events: list[AnyEvent] = []
 
-    def read_until(self, true: Callable[[], bool], terminal: Terminal | None = None) -> None:
-        """Read on, and take what is written to `terminal` off the line, until it is `true`.
-
-        Raises:
-            StepError: the run ended first, or the time did.
-        """
-        while not true():
-            if time.monotonic() > self._deadline:
-                raise StepError("given up: the time is over")
-            if self._run.died():
-                cause = run_directory.read_run_file(self._run.directory).cause
-                raise StepError(cause or "the run ended too soon")
-            if terminal is None:
-                time.sleep(0.1)
-            elif not terminal.read(0.1):
-                raise StepError(f"the dashboard ended:\n{terminal.text}")
-            self._read()
-
-    def _read(self) -> None:
-        path = self._run.directory / run_directory.EVENTS_FILE
-        if not path.exists():
+    def read(self) -> None:
+        """Add the lines that have come; one that is half written has to wait."""
+        if not self._path.exists():
             return
-        with path.open("rb") as file:
+        with self._path.open("rb") as file:
             file.seek(self._position)
             data = file.read()
         self._position += len(data)

@@ -33,7 +33,7 @@ def summary(lines: Sequence[Line]) -> str:
         if tests := line.get("tests"):
             said.append(f"tests marked gpu: {tests['outcome']}")
             said += [f"  {failure}" for failure in tests["failures"]]
-    cases = [line for line in lines if "case" in line]
+    cases = ordered([line for line in lines if "case" in line])
     if cases:
         said += ["", *table(cases), ""]
     if any(case.get("nvml") for case in cases):
@@ -42,10 +42,16 @@ def summary(lines: Sequence[Line]) -> str:
     for line in lines:
         if watching := line.get("watching"):
             said.append(watched(watching))
-        for outcome in ("skipped", "error", "recorded"):
+        for outcome in ("skipped", "error"):
             if outcome in line:
                 said.append(f"{line['step']}: {outcome}: {cut(str(line[outcome]))}")
     return "\n".join(said) + "\n"
+
+
+def ordered(cases: Sequence[Line]) -> list[Line]:
+    """The steps in the order they were done, the settings of each by size: a sweep shuffles them."""
+    steps = list(dict.fromkeys(case["step"] for case in cases))
+    return sorted(cases, key=lambda case: (steps.index(case["step"]), case["ranks"], case["batch_size"]))
 
 
 def table(cases: Sequence[Line]) -> list[str]:

@@ -98,10 +98,12 @@ def test_a_sweep_s_trials_are_cases_from_the_end_of_their_warm_up_on() -> None:
     plan = SweepPlan(batch_sizes=[4, 8], ranks=[1])
     started = protocol.SweepStarted(at=1, plan=plan, trials=trials, bandwidth_source="a copy")
     told = journal.told([ready(0), started, protocol.TrialWarm(at=3, trial=trials[0]), *results])
-    (stretch,) = journal.of_trials(told)
+    stretch = told.trials[0].stretch
+    assert stretch is not None
     assert (stretch.rows, stretch.first, stretch.last) == (4, 3, 8)
     assert told.source == "a copy"
-    assert [event.record.outcome for _, _, event in told.trials] == ["measured", "out_of_memory"]
+    assert told.trials[1].stretch is None
+    assert [trial.event.record.outcome for trial in told.trials] == ["measured", "out_of_memory"]
 
 
 def test_a_journal_that_is_cut_off_in_a_batch_tells_what_came_before() -> None:

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from rankdeck.runner import protocol
 from tests.gpu import __main__ as command
-from tests.gpu import plan
+from tests.gpu import measure, plan
 from tests.gpu.__main__ import Run
 from tests.gpu.measure import Bench, StepError
 from tests.gpu.plan import Step
@@ -26,7 +27,7 @@ class Failing(Run):
     def _do(self, bench: Bench, step: Step) -> None:
         if step.name in self.wrong:
             raise StepError(f"{step.name} hung")
-        self._case({"case": step.name, "tokens_per_second": 1.0})
+        self._case(measure.case(step, step.batch_sizes[0], 1) | {"tokens_per_second": 1.0})
 
 
 def results(out: Path) -> list[dict]:
@@ -47,10 +48,9 @@ def test_a_step_that_goes_wrong_is_told_and_the_next_ones_have_their_turn(tmp_pa
     run = Failing(tmp_path, "static")
     run.go(plan.select(["static", "continuous"], gpus=0), tmp_path, tmp_path)
     assert run.went_wrong
-    assert results(tmp_path) == [
-        {"step": "static", "error": "static hung"},
-        {"case": "continuous", "tokens_per_second": 1.0},
-    ]
+    wrong, case = results(tmp_path)
+    assert wrong == {"step": "static", "error": "static hung"}
+    assert (case["case"], case["tokens_per_second"]) == ("7B continuous, batch size 64", 1.0)
     assert "static: error: static hung" in (tmp_path / "summary.md").read_text()
 
 
@@ -59,7 +59,7 @@ def test_results_are_written_down_as_they_come(tmp_path: Path) -> None:
     for number, step in enumerate(plan.select(["static", "continuous"], gpus=0), 1):
         run.go([step], tmp_path, tmp_path)
         assert len(results(tmp_path)) == number
-        assert f"| {step.name} |" in (tmp_path / "summary.md").read_text()
+        assert f"| 7B {step.name}, batch size" in (tmp_path / "summary.md").read_text()
     assert not run.went_wrong
 
 
@@ -87,3 +87,16 @@ def test_a_test_that_hangs_is_given_up(tmp_path: Path, monkeypatch: pytest.Monke
     run.go([Step("tests", "tests", 60)], tmp_path, tmp_path)
     assert run.went_wrong
     assert results(tmp_path)[0]["tests"]["outcome"] == "given up after 4 s: see tests.txt"
+
+
+def test_a_line_of_a_journal_that_is_half_written_is_read_once_it_is_whole(tmp_path: Path) -> None:
+    tail = measure.Tail(tmp_path)
+    tail.read()
+    line = protocol.encode_line(protocol.RanksReady(at=7))
+    with (tmp_path / "events.jsonl").open("wb", buffering=0) as file:
+        file.write(line + line[:10])
+        tail.read()
+        assert [event.at for event in tail.events] == [7]
+        file.write(line[10:])
+        tail.read()
+    assert [event.at for event in tail.events] == [7, 7]

@@ -1,9 +1,12 @@
 """The summary at the end."""
 
-from tests.gpu.summary import COLUMNS, name_of, summary, table, witnesses
+from tests.gpu.summary import COLUMNS, name_of, ordered, summary, table, witnesses
 
 CASE = {
     "case": name_of("7B", "static", 64, 2),
+    "step": "two ranks",
+    "ranks": 2,
+    "batch_size": 64,
     "tokens_per_second": 2468.4,
     "busy_percent": 97.2,
     "mbu": 0.187,
@@ -33,6 +36,14 @@ def test_what_nvml_says_stands_beside_what_nvidia_smi_says_and_a_reason_where_th
     told = summary([CASE | ON_A_GPU] * 2)
     assert row in told
     assert told.count("occupancy_percent: not available: not supported by this GPU") == 1
+
+
+def test_cases_stand_by_size_within_their_step_and_steps_as_they_were_done() -> None:
+    lines = [
+        {"case": f"{step} {ranks} {rows}", "step": step, "ranks": ranks, "batch_size": rows}
+        for step, ranks, rows in (("b", 1, 64), ("b", 2, 1), ("b", 1, 4), ("a", 1, 1))
+    ]
+    assert [case["case"] for case in ordered(lines)] == ["b 1 4", "b 1 64", "b 2 1", "a 1 1"]
 
 
 def test_names_say_what_differs() -> None:
