@@ -296,6 +296,7 @@ def ship(results: Path) -> int:
     for place in recording.ship(results):
         say(f"{place} is from {results} now")
     say("set the seconds in docs/pictures.py to moments of the new run, then: make pictures")
+    say("tests/tui/report and tests/tui/sources/test_replay.py know the figures of the sample: bring them up to date")
     return 0
 
 

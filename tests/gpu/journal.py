@@ -93,8 +93,8 @@ def told(events: Iterable[AnyEvent]) -> Told:
             ready[event.rank] = event
         elif isinstance(event, BatchStarted):
             begun[event.batch] = event
-        elif isinstance(event, BatchFinished) and (started := begun.get(event.batch)):
-            batches.append(Batch(event.rank, started.at, event.at, event.result))
+        elif isinstance(event, BatchFinished):
+            batches.append(Batch(event.rank, begun[event.batch].at, event.at, event.result))
         elif isinstance(event, BatchSizeChanged):
             turned[event.batch_size] = event.at
         elif isinstance(event, Tick) and event.devices:

@@ -8,6 +8,7 @@ import contextlib
 import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
@@ -83,6 +84,7 @@ def neutral_names(events: Iterable[AnyEvent], directory: Path, name: str, models
         str(directory.parent): f"{HOME}/rankdeck",
         str(ROOT): f"{HOME}/rankdeck",
         sys.prefix: f"{HOME}/rankdeck/.venv",
+        tempfile.gettempdir(): f"{HOME}/tmp",
         str(Path.home()): HOME,
         directory.name: name,
         os.uname().nodename: HOST,
