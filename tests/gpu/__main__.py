@@ -9,8 +9,9 @@ of Llama's shape with random weights, made on the device, in memory where there 
 What is missing on this machine is said before anything slow is begun.
 
 Results are in FOLDER as soon as they are there: results.jsonl (a line for the machine, each model, the tests, each
-case), tests.txt (what pytest said), summary.md, and two recordings, recording-run/ and recording-sweep/. The end of
-stdout is the summary. Exit status: 0; 1 if a test failed or a step went wrong; 2 if it could not begin.
+case), tests.txt (what pytest said), summary.md, log.txt (of what went wrong), and two recordings, recording-run/ and
+recording-sweep/. The end of stdout is the summary. Exit status: 0; 1 if a test failed or a step went wrong; 2 if it
+could not begin.
 """
 
 import argparse
@@ -75,7 +76,7 @@ class Run:
 
     def go(self, steps: list[Step], folder: Path, models: Path) -> None:
         """Do the steps that there is time for."""
-        from tests.gpu.measure import Bench, StepError
+        from tests.gpu.measure import Bench, StepError, keep_text
 
         on_gpu = self.device == "cuda"
         bench = Bench(
@@ -100,6 +101,7 @@ class Run:
             except (StepError, OSError, subprocess.SubprocessError, RuntimeError) as error:
                 self.went_wrong = True
                 self.lines.write({"step": step.name, "error": str(error)[-2000:]})
+                keep_text(self.out, step.name, str(error))
                 say(f"{step.name}: {error}"[-2000:])
 
     def _do(self, bench: Any, step: Step) -> None:
@@ -247,7 +249,8 @@ def benchmark(options: argparse.Namespace) -> int:
         steps = [plan.with_tiny_models(step) for step in steps]
     budget = options.budget or (BUDGET if gpus else BUDGET_WITHOUT_GPU)
     options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "results.jsonl").unlink(missing_ok=True)
+    for name in ("results.jsonl", "log.txt"):
+        (options.out / name).unlink(missing_ok=True)
     run = Run(options.out, budget, device, gpus)
     run.lines.write({"machine": machine(device, gpus)})
     signal.signal(signal.SIGTERM, _terminated)

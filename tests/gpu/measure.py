@@ -51,6 +51,9 @@ WATCHED = (False, True, False, True)
 WATCHED_SHARE = 0.6
 """Of the seconds that a case is measured for, each time: there are two of each kind."""
 
+KEPT_CHARACTERS = 20_000
+"""Of a log, in log.txt."""
+
 END_SECONDS = 15.0
 PAUSE_SECONDS = 0.1
 
@@ -342,11 +345,26 @@ def launched(bench: Bench, step: Step, settings: RunConfig) -> Iterator[tuple[st
             raise StepError(str(error)) from None
         try:
             yield run, smi
+        except StepError:
+            keep_logs(bench.out, step, directory)
+            raise
         finally:
             end(run)
             if step.recording is not None and recording.events_of(directory):
                 target = bench.out / f"recording-{step.recording}"
                 recording.record(directory, step.recording, bench.models, target)
+
+
+def keep_logs(out: Path, step: Step, directory: Path) -> None:
+    """Add what the run and its ranks said last to log.txt: the machine may be far away, and the run's folder gone."""
+    for path in sorted(directory.glob("*.log")):
+        keep_text(out, f"{step.name}: {path.name}", path.read_text(errors="replace"))
+
+
+def keep_text(out: Path, title: str, text: str) -> None:
+    """Add the end of a text to log.txt."""
+    with (out / "log.txt").open("a", encoding="utf-8") as file:
+        file.write(f"=== {title} ===\n{text[-KEPT_CHARACTERS:]}\n")
 
 
 def until_its_end(run: start.Started, seconds: float, terminal: Terminal | None = None) -> Iterator[None]:

@@ -52,6 +52,19 @@ def test_a_step_that_goes_wrong_is_told_and_the_next_ones_have_their_turn(tmp_pa
     assert wrong == {"step": "static", "error": "static hung"}
     assert (case["case"], case["tokens_per_second"]) == ("7B continuous, batch size 64", 1.0)
     assert "static: error: static hung" in (tmp_path / "summary.md").read_text()
+    assert "static hung" in (tmp_path / "log.txt").read_text()
+
+
+def test_the_logs_of_a_run_that_went_wrong_are_kept_as_its_folder_is_not(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "runner.log").write_text("early\n" * 10_000 + "the supervisor's last words\n")
+    (run / "rank-0.log").write_text("CUDA error\n")
+    measure.keep_logs(tmp_path, Step("static", "sweep", 1), run)
+    kept = (tmp_path / "log.txt").read_text()
+    assert "=== static: rank-0.log ===\nCUDA error" in kept
+    assert "the supervisor's last words" in kept
+    assert len(kept) < 1.1 * measure.KEPT_CHARACTERS
 
 
 def test_results_are_written_down_as_they_come(tmp_path: Path) -> None:

@@ -58,8 +58,12 @@ class Flight:
     started: Started
 
     def wait(self, seconds: float = 100) -> int:
-        """Its exit status, once it has ended."""
-        return self.started.process.wait(seconds)
+        """Its exit status, once it has ended. One that hangs is ended: other tests need not wait for it again."""
+        try:
+            return self.started.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self.end()
+            raise AssertionError(f"it was not over after {seconds} s\n{self.said}") from None
 
     def end(self) -> None:
         """End it, if it goes on."""
