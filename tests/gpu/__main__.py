@@ -25,6 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
@@ -76,7 +77,8 @@ class Run:
 
     def go(self, steps: list[Step], folder: Path, models: Path) -> None:
         """Do the steps that there is time for."""
-        from tests.gpu.measure import Bench, StepError, keep_text
+        from tests.gpu.bench import Bench, StepError
+        from tests.gpu.launches import keep_text
 
         on_gpu = self.device == "cuda"
         bench = Bench(
@@ -98,29 +100,38 @@ class Run:
             say(f"{step.name} … ({self.left:.0f} s left)")
             try:
                 self._do(bench, step)
-            except (StepError, OSError, subprocess.SubprocessError, RuntimeError) as error:
+            except Exception as error:  # whatever it is: the machine may be lent for these minutes only
                 self.went_wrong = True
-                self.lines.write({"step": step.name, "error": str(error)[-2000:]})
-                keep_text(self.out, step.name, str(error))
-                say(f"{step.name}: {error}"[-2000:])
+                said = str(error) if isinstance(error, StepError) else f"{type(error).__name__}: {error}"
+                self.lines.write({"step": step.name, "error": said[-2000:]})
+                keep_text(self.out, step.name, traceback.format_exc())
+                say(f"{step.name}: {said[-2000:]}")
 
     def _do(self, bench: Any, step: Step) -> None:
         from tests.gpu import measure
+        from tests.gpu.bench import why_not_here
 
         if step.kind == "tests":
             with self._timed(step) as seconds:
                 self._test(bench.folder, seconds)
             return
-        if step.size not in self._models:
-            model, said = measure.make_model(bench, step.size, max(1.0, self.left - plan.RESERVE))
-            self._models[step.size] = model
-            self.lines.write({"model": said})
-        model = self._models[step.size]
-        if why := measure.why_not_here(bench, step, model):
+        model = self._model(bench, step.size)
+        why = why_not_here(bench, step, model) if model else f"there is no {step.size} model"
+        if why:
             self._skip(step, why)
             return
         with self._timed(step) as seconds:
             measure.KINDS[step.kind](bench, step, model, seconds, self._case)
+
+    def _model(self, bench: Any, size: str) -> Any:
+        """The model of this size, made when it is first asked for; None if that went wrong: it is not tried again."""
+        from tests.gpu.bench import make_model
+
+        if size not in self._models:
+            self._models[size] = None
+            self._models[size], said = make_model(bench, size, plan.allowed_for_model(size, self.left))
+            self.lines.write({"model": said})
+        return self._models[size]
 
     @contextlib.contextmanager
     def _timed(self, step: Step) -> Iterator[float]:

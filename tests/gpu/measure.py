@@ -8,38 +8,26 @@ import contextlib
 import math
 import statistics
 import subprocess
-import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import msgspec
 import psutil
 
-from rankdeck.runner import protocol, run_directory, start
-from rankdeck.runner.machine.telemetry import Telemetry
-from rankdeck.runner.protocol import AnyEvent, DeviceSample
-from rankdeck.runner.protocol.config import RunConfig
+from rankdeck.runner import protocol, start
 from rankdeck.runner.protocol.sweep_plan import SweepPlan
 from rankdeck.runner.state import RunState, Snapshot, apply
 from rankdeck.tui.sources.client import SocketSource, SourceError
-from tests.benchmarks import nvidia_smi, random_model, sides
+from tests.benchmarks import nvidia_smi, sides
 from tests.benchmarks.nvidia_smi import NvidiaSmi
 from tests.gpu import journal, recording, summary
+from tests.gpu.bench import Bench, Model, StepError, config, ranks_of, write_prompts
+from tests.gpu.launches import END_SECONDS, Tail, attached, launched, run_path, sampled, until_its_end
 from tests.gpu.plan import Step
 from tests.terminal import Terminal
 
 PROMPTS = 512
 """A sweep's trials take them again and again."""
-
-PROMPT_TOKENS = 48
-"""Of the longest of the short prompts, at most, in the tokenizer of these models."""
-
-ROOM = 0.85
-"""Of the device's memory: a step that is estimated to need more is skipped."""
 
 SMALL_ROUNDS = 3
 """Rounds at each of the first two settings of the run whose knobs are turned."""
@@ -51,72 +39,7 @@ WATCHED = (False, True, False, True)
 WATCHED_SHARE = 0.6
 """Of the seconds that a case is measured for, each time: there are two of each kind."""
 
-KEPT_CHARACTERS = 20_000
-"""Of a log, in log.txt."""
-
-END_SECONDS = 15.0
-PAUSE_SECONDS = 0.1
-
 Write = Callable[[dict[str, Any]], None]
-
-
-class StepError(Exception):
-    """A step went wrong or took too long; the text says how."""
-
-
-@dataclass(frozen=True)
-class Bench:
-    """What all steps share: the machine, its scale, and where things are."""
-
-    folder: Path
-    models: Path
-    out: Path
-    device: str
-    gpus: int
-    gpu: str
-    dtype: str
-    new_tokens: int
-    least_seconds: float
-
-
-@dataclass(frozen=True)
-class Model:
-    """A model that was made, and what random_model.py says of it."""
-
-    folder: Path
-    size: str
-    copy_bytes_per_second: float
-    memory_bytes: int | None
-
-
-def make_model(bench: Bench, size: str, seconds: float) -> tuple[Model, dict[str, Any]]:
-    """In a process of its own, so that this one never holds the device; with what the process said.
-
-    Raises:
-        StepError: it cannot be made.
-    """
-    folder = bench.models / f"random-{size}"
-    command = [sys.executable, "-m", "tests.benchmarks.random_model", str(folder), "--size", size]
-    command += ["--device", bench.device, "--dtype", bench.dtype]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds)
-    except subprocess.TimeoutExpired:
-        raise StepError(f"the {size} model was not there after {seconds:.0f} s") from None
-    if done.returncode != 0:
-        raise StepError(f"the {size} model could not be made: {done.stderr[-1500:]}")
-    said = msgspec.json.decode(done.stdout.splitlines()[-1])
-    return Model(folder, size, said["copy_bytes_per_second"], said["memory_bytes"]), said
-
-
-def why_not_here(bench: Bench, step: Step, model: Model) -> str | None:
-    """Why the GPU cannot hold the ranks of a step at its smallest batch size; None if it can."""
-    if model.memory_bytes is None:
-        return None
-    cache = min(step.batch_sizes) * (PROMPT_TOKENS + bench.new_tokens) * random_model.kv_bytes_per_token(model.size)
-    needed = ranks_per_gpu(bench, step) * (2 * random_model.parameters(model.size) + 1.25 * cache)
-    if needed <= ROOM * model.memory_bytes:
-        return None
-    return f"needs some {needed / 1e9:.0f} of {model.memory_bytes / 1e9:.0f} GB"
 
 
 def case(step: Step, batch_size: int, ranks: int, note: str = "") -> dict[str, Any]:
@@ -124,43 +47,6 @@ def case(step: Step, batch_size: int, ranks: int, note: str = "") -> dict[str, A
     name = summary.name_of(step.size, step.engine, batch_size, ranks, note)
     of = {"step": step.name, "size": step.size, "engine": step.engine, "batch_size": batch_size, "ranks": ranks}
     return {"case": name, **of}
-
-
-def ranks_of(bench: Bench, step: Step) -> tuple[int, ...]:
-    """The numbers of ranks of a step; those of a step for several GPUs have one each."""
-    return tuple(ranks for ranks in step.ranks if not step.least_gpus or ranks <= bench.gpus)
-
-
-def ranks_per_gpu(bench: Bench, step: Step) -> int:
-    return math.ceil(max(ranks_of(bench, step)) / max(1, bench.gpus))
-
-
-def config(bench: Bench, step: Step, model: Model, prompts: int, **settings: Any) -> RunConfig:
-    """A run of this step over so many prompts, at fixed length."""
-    return RunConfig(
-        prompts=str(write_prompts(bench.folder, prompts)),
-        model=str(model.folder),
-        ranks=max(ranks_of(bench, step)),
-        ranks_per_gpu=ranks_per_gpu(bench, step) if bench.device == "cuda" else None,
-        engine=step.engine,  # type: ignore[arg-type]
-        device=bench.device,  # type: ignore[arg-type]
-        dtype=bench.dtype,  # type: ignore[arg-type]
-        max_new_tokens=bench.new_tokens,
-        ignore_eos=True,
-        max_restarts=0,
-        **settings,
-    )
-
-
-def write_prompts(folder: Path, count: int) -> Path:
-    """A file of so many of the short prompts."""
-    stories = sides.STORIES.read_text(encoding="utf-8").splitlines()
-    path = folder / f"prompts-{count}.txt"
-    path.write_text("".join(f"{stories[number % len(stories)]}\n" for number in range(count)), encoding="utf-8")
-    return path
-
-
-# --- the kinds of steps -----------------------------------------------------------------------
 
 
 def article(bench: Bench, step: Step, model: Model, seconds: float, write: Write) -> None:
@@ -325,132 +211,3 @@ def watch(bench: Bench, step: Step, model: Model, seconds: float, write: Write) 
 
 
 KINDS = {"article": article, "sweep": sweep, "steer": steer, "watch": watch}
-
-
-# --- runs -------------------------------------------------------------------------------------
-
-
-def run_path(bench: Bench, name: str) -> Path:
-    return bench.folder / f"run-{name.replace(' ', '-')}"
-
-
-@contextlib.contextmanager
-def launched(bench: Bench, step: Step, settings: RunConfig) -> Iterator[tuple[start.Started, NvidiaSmi]]:
-    """The step's run, with nvidia-smi looking on; ended afterwards in any case, and recorded if the step says so."""
-    directory = run_path(bench, step.name)
-    with NvidiaSmi(bench.folder / f"smi-{directory.name}.csv", bench.gpu) as smi:
-        try:
-            run = start.launch(settings, run_dir=directory)
-        except start.InputError as error:
-            raise StepError(str(error)) from None
-        try:
-            yield run, smi
-        except StepError:
-            keep_logs(bench.out, step, directory)
-            raise
-        finally:
-            end(run)
-            if step.recording is not None and recording.events_of(directory):
-                target = bench.out / f"recording-{step.recording}"
-                recording.record(directory, step.recording, bench.models, target)
-
-
-def keep_logs(out: Path, step: Step, directory: Path) -> None:
-    """Add what the run and its ranks said last to log.txt: the machine may be far away, and the run's folder gone."""
-    for path in sorted(directory.glob("*.log")):
-        keep_text(out, f"{step.name}: {path.name}", path.read_text(errors="replace"))
-
-
-def keep_text(out: Path, title: str, text: str) -> None:
-    """Add the end of a text to log.txt."""
-    with (out / "log.txt").open("a", encoding="utf-8") as file:
-        file.write(f"=== {title} ===\n{text[-KEPT_CHARACTERS:]}\n")
-
-
-def until_its_end(run: start.Started, seconds: float, terminal: Terminal | None = None) -> Iterator[None]:
-    """Comes back every little while, and once more when the run has ended; what `terminal` is sent is read meanwhile.
-
-    Raises:
-        StepError: the end does not come within `seconds`, or is not a good one.
-    """
-    deadline = time.monotonic() + seconds
-    while not run.died():
-        if time.monotonic() > deadline:
-            raise StepError(f"given up after {seconds:.0f} s")
-        if terminal is None:
-            time.sleep(PAUSE_SECONDS)
-        elif not terminal.read(PAUSE_SECONDS):
-            raise StepError(f"the dashboard ended:\n{terminal.text}")
-        yield
-    yield
-    if run.process.returncode != 0:
-        cause = run_directory.read_run_file(run.directory).cause
-        raise StepError(cause or f"the run ended with status {run.process.returncode}")
-
-
-def end(run: start.Started) -> None:
-    """End the supervisor, if it is there; its ranks leave with it."""
-    if run.died():
-        return
-    run.process.terminate()
-    try:
-        run.process.wait(END_SECONDS)
-    except subprocess.TimeoutExpired:
-        run.process.kill()
-        run.process.wait()
-
-
-class Tail:
-    """The journal of a live run, read as it grows: unlike a viewer this costs the supervisor nothing."""
-
-    def __init__(self, directory: Path) -> None:
-        self._path = directory / run_directory.EVENTS_FILE
-        self._position, self._rest = 0, b""
-        self._decoder: Any = msgspec.json.Decoder(AnyEvent)
-        self.events: list[AnyEvent] = []
-
-    def read(self) -> None:
-        """Add the lines that have come; one that is half written has to wait."""
-        if not self._path.exists():
-            return
-        with self._path.open("rb") as file:
-            file.seek(self._position)
-            data = file.read()
-        self._position += len(data)
-        *lines, self._rest = (self._rest + data).split(b"\n")
-        self.events += [self._decoder.decode(line) for line in lines]
-
-    def batches(self) -> int:
-        return sum(isinstance(event, protocol.BatchFinished) for event in self.events)
-
-    def enough(self, first: float, least_seconds: float) -> bool:
-        """Whether the whole batches since `first`, without the first of them, took long enough."""
-        recent = [batch for batch in journal.told(self.events).batches if batch.began >= first]
-        return len(recent) >= 3 and recent[-1].ended - recent[1].began >= least_seconds
-
-
-def attached(run: start.Started) -> Terminal:
-    """The dashboard on a terminal that is only read empty."""
-    return Terminal([*sides.RANKDECK, "attach", str(run.directory)], columns=120, rows=40, emulate=False)
-
-
-@contextlib.contextmanager
-def sampled() -> Iterator[list[tuple[float, list[DeviceSample]]]]:
-    """NVML's samples once a second, for what is no run of rankdeck."""
-    samples: list[tuple[float, list[DeviceSample]]] = []
-    over = threading.Event()
-
-    def look() -> None:
-        telemetry = Telemetry.open()
-        while not over.wait(1.0):
-            if devices := telemetry.sample_devices():
-                samples.append((time.time(), devices))
-        telemetry.close()
-
-    thread = threading.Thread(target=look, daemon=True)
-    thread.start()
-    try:
-        yield samples
-    finally:
-        over.set()
-        thread.join()

@@ -58,6 +58,10 @@ LATE_FACTOR, LATE_SECONDS = 1.5, 20.0
 """A step that takes this much longer than expected hangs: it is given up, and the next has its turn."""
 
 
+MODEL_LATE_FACTOR = 4.0
+"""Weights may go to a slow disk."""
+
+
 @dataclass(frozen=True)
 class Taken:
     """A step that is over, and the seconds that it took."""
@@ -84,6 +88,11 @@ def allowed(step: Step, left: float, taken: Sequence[Taken]) -> float:
     """Seconds after which a step is given up, its model being there, `left` seconds before the end."""
     late = LATE_FACTOR * expected(step, taken, with_model=False) + LATE_SECONDS
     return max(0.0, min(left - RESERVE, late))
+
+
+def allowed_for_model(size: str, left: float) -> float:
+    """Seconds after which making a model is given up."""
+    return max(0.0, min(left - RESERVE, MODEL_LATE_FACTOR * MODEL_SECONDS[size]))
 
 
 def with_tiny_models(step: Step) -> Step:

@@ -6,6 +6,7 @@ import pytest
 
 from tests.gpu import measure, plan
 from tests.gpu.__main__ import BUDGET, Run
+from tests.gpu.bench import Bench
 from tests.gpu.plan import STEPS, Step, Taken
 
 SWEEP = Step("static", "sweep", 60, "7B", "static", (1, 16))
@@ -28,7 +29,7 @@ class Simulated(Run):
         self.clock, self.factor, self.done = Clock(), factor, []
         super().__init__(out, budget, "cuda", 1, self.clock)
 
-    def _do(self, bench: measure.Bench, step: Step) -> None:
+    def _do(self, bench: Bench, step: Step) -> None:
         with self._timed(step) as seconds:
             self.clock.now += min(seconds, self.factor * step.seconds)
             if step.size and step.size not in self._models:
@@ -89,6 +90,8 @@ def test_a_step_that_would_not_end_in_time_is_not_begun_and_says_why() -> None:
 def test_a_step_that_hangs_is_given_up_while_there_is_time_for_others() -> None:
     assert plan.allowed(SWEEP, 500, []) == 1.5 * 60 + 20
     assert plan.allowed(SWEEP, 50, []) == 50 - plan.RESERVE
+    assert plan.allowed_for_model("7B", 500) == 140
+    assert plan.allowed_for_model("7B", 50) == 50 - plan.RESERVE
 
 
 def test_steps_for_several_gpus_are_left_out_on_one_and_steps_can_be_named() -> None:

@@ -7,9 +7,9 @@ import pytest
 
 from rankdeck.runner import protocol
 from tests.gpu import __main__ as command
-from tests.gpu import measure, plan
+from tests.gpu import launches, measure, plan
 from tests.gpu.__main__ import Run
-from tests.gpu.measure import Bench, StepError
+from tests.gpu.bench import Bench, StepError
 from tests.gpu.plan import Step
 
 PASSES = "def test_that_passes():\n    pass\n"
@@ -20,13 +20,13 @@ HANGS = "import time\ndef test_that_hangs():\n    time.sleep(60)\n"
 class Failing(Run):
     """A run in which the steps called `wrong` go wrong."""
 
-    def __init__(self, out: Path, *wrong: str) -> None:
+    def __init__(self, out: Path, *wrong: str, error: Exception | None = None) -> None:
         super().__init__(out, 1000, "cpu", 0)
-        self.wrong = wrong
+        self.wrong, self.error = wrong, error or StepError("")
 
     def _do(self, bench: Bench, step: Step) -> None:
         if step.name in self.wrong:
-            raise StepError(f"{step.name} hung")
+            raise self.error
         self._case(measure.case(step, step.batch_sizes[0], 1) | {"tokens_per_second": 1.0})
 
 
@@ -44,15 +44,20 @@ def marked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str) -> Run:
     return Run(tmp_path, 1000, "cpu", 0)
 
 
-def test_a_step_that_goes_wrong_is_told_and_the_next_ones_have_their_turn(tmp_path: Path) -> None:
-    run = Failing(tmp_path, "static")
+@pytest.mark.parametrize(
+    ("error", "told"), [(StepError("it hung"), "it hung"), (KeyError("no_field"), "KeyError: 'no_field'")]
+)
+def test_a_step_that_goes_wrong_is_told_and_the_next_ones_have_their_turn(
+    tmp_path: Path, error: Exception, told: str
+) -> None:
+    run = Failing(tmp_path, "static", error=error)
     run.go(plan.select(["static", "continuous"], gpus=0), tmp_path, tmp_path)
     assert run.went_wrong
     wrong, case = results(tmp_path)
-    assert wrong == {"step": "static", "error": "static hung"}
+    assert wrong == {"step": "static", "error": told}
     assert (case["case"], case["tokens_per_second"]) == ("7B continuous, batch size 64", 1.0)
-    assert "static: error: static hung" in (tmp_path / "summary.md").read_text()
-    assert "static hung" in (tmp_path / "log.txt").read_text()
+    assert f"static: error: {told}" in (tmp_path / "summary.md").read_text()
+    assert "Traceback" in (tmp_path / "log.txt").read_text()
 
 
 def test_the_logs_of_a_run_that_went_wrong_are_kept_as_its_folder_is_not(tmp_path: Path) -> None:
@@ -60,11 +65,30 @@ def test_the_logs_of_a_run_that_went_wrong_are_kept_as_its_folder_is_not(tmp_pat
     run.mkdir()
     (run / "runner.log").write_text("early\n" * 10_000 + "the supervisor's last words\n")
     (run / "rank-0.log").write_text("CUDA error\n")
-    measure.keep_logs(tmp_path, Step("static", "sweep", 1), run)
+    launches.keep_logs(tmp_path, Step("static", "sweep", 1), run)
     kept = (tmp_path / "log.txt").read_text()
     assert "=== static: rank-0.log ===\nCUDA error" in kept
     assert "the supervisor's last words" in kept
-    assert len(kept) < 1.1 * measure.KEPT_CHARACTERS
+    assert len(kept) < 1.1 * launches.KEPT_CHARACTERS
+
+
+def test_a_model_that_cannot_be_made_is_tried_once_and_its_steps_are_skipped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[str] = []
+
+    def make_model(bench: Bench, size: str, seconds: float) -> None:
+        tried.append(size)
+        raise StepError("no room")
+
+    monkeypatch.setattr("tests.gpu.bench.make_model", make_model)
+    run = Run(tmp_path, 1000, "cpu", 0)
+    run.go(plan.select(["static", "continuous"], gpus=0), tmp_path, tmp_path)
+    assert tried == ["7B"]
+    assert results(tmp_path) == [
+        {"step": "static", "error": "no room"},
+        {"step": "continuous", "skipped": "there is no 7B model"},
+    ]
 
 
 def test_results_are_written_down_as_they_come(tmp_path: Path) -> None:
@@ -103,7 +127,7 @@ def test_a_test_that_hangs_is_given_up(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_a_line_of_a_journal_that_is_half_written_is_read_once_it_is_whole(tmp_path: Path) -> None:
-    tail = measure.Tail(tmp_path)
+    tail = launches.Tail(tmp_path)
     tail.read()
     line = protocol.encode_line(protocol.RanksReady(at=7))
     with (tmp_path / "events.jsonl").open("wb", buffering=0) as file:
