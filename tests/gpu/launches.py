@@ -46,7 +46,7 @@ def launched(bench: Bench, step: Step, settings: RunConfig) -> Iterator[tuple[st
             raise StepError(str(error)) from None
         try:
             yield run, smi
-        except StepError:
+        except Exception:
             keep_logs(bench.out, step, directory)
             raise
         finally:
