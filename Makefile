@@ -1,4 +1,5 @@
 # Two commands are all a fresh machine needs: `make demo` and `make test`. Each sets up what it uses.
+# `make gpu` sets up nothing: a machine with GPUs often has no network. It takes the Python that is there.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -31,6 +32,18 @@ format: $(READY)
 
 pictures: $(READY)
 	$(BIN)/python -m docs.pictures
+
+OUT ?= gpu-results
+BUDGET ?=
+PYTHON_VERSION ?= 3.12
+ANY_PYTHON = $(if $(wildcard $(READY)),$(BIN)/python,$(PYTHON))
+
+.PHONY: gpu gpu-kit
+gpu:
+	$(ANY_PYTHON) -m tests.gpu --out "$(OUT)" $(if $(BUDGET),--budget $(BUDGET))
+
+gpu-kit:
+	$(ANY_PYTHON) -m tests.gpu --kit --python-version $(PYTHON_VERSION)
 
 setup: $(READY)
 

@@ -1,4 +1,7 @@
-"""A real terminal for tests and benchmarks: a pty, with pyte as the screen on its other side."""
+"""A real terminal for tests and benchmarks: a pty, with pyte as the screen on its other side.
+
+A terminal that does not emulate a screen needs no pyte: what is written to it is only taken off the line.
+"""
 
 import fcntl
 import os
@@ -10,8 +13,6 @@ import termios
 import time
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-
-import pyte
 
 
 class Terminal:
@@ -27,9 +28,12 @@ class Terminal:
         term: str = "xterm-256color",
         emulate: bool = True,
     ) -> None:
-        self.screen = pyte.Screen(columns, rows)
-        self._stream = pyte.ByteStream(self.screen)
         self._emulate = emulate
+        if emulate:
+            import pyte
+
+            self.screen: pyte.Screen = pyte.Screen(columns, rows)
+            self._stream = pyte.ByteStream(self.screen)
         self.bytes_out = 0
         self.first_byte_at: float | None = None
         self.raw = bytearray()
@@ -46,7 +50,8 @@ class Terminal:
 
     def resize(self, columns: int, rows: int) -> None:
         fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
-        self.screen.resize(rows, columns)
+        if self._emulate:
+            self.screen.resize(rows, columns)
 
     def sip(self, count: int) -> bool:
         """Take in `count` bytes at most, as a slow line does; False once it has hung up."""
@@ -93,7 +98,9 @@ class Terminal:
 
     @property
     def text(self) -> str:
-        """What is on the screen."""
+        """What is on the screen; without one, the end of what was written."""
+        if not self._emulate:
+            return self.raw[-2000:].decode("utf-8", "replace")
         return "\n".join(line.rstrip() for line in self.screen.display)
 
     def wait_until(self, true: Callable[[], bool], seconds: float) -> None:

@@ -1,4 +1,4 @@
-"""What `nvidia-smi` says of GPU 0 while something runs: a second witness beside rankdeck's own look at NVML.
+"""What `nvidia-smi` says of one GPU while something runs: a second witness beside rankdeck's own look at NVML.
 
 Where there is no nvidia-smi, or it says something else than numbers, there are no samples; nothing is raised for it.
 """
@@ -24,8 +24,9 @@ Sample = tuple[float, dict[str, float]]
 class NvidiaSmi:
     """Samples twice a second, into a file, for as long as the `with` block."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, gpu: str = "0") -> None:
+        """`gpu` is its UUID or its number in nvidia-smi's order; the samples go into the file `path`."""
+        self._path, self._gpu = path, gpu
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> "NvidiaSmi":
@@ -33,7 +34,7 @@ class NvidiaSmi:
             asked = f"--query-gpu=timestamp,{','.join(QUERY)}"
             with self._path.open("wb") as file:
                 self._process = subprocess.Popen(
-                    [command, "-i", "0", asked, "--format=csv,noheader,nounits", "-lms", str(EVERY_MS)],
+                    [command, "-i", self._gpu, asked, "--format=csv,noheader,nounits", "-lms", str(EVERY_MS)],
                     stdin=subprocess.DEVNULL,
                     stdout=file,
                     stderr=subprocess.DEVNULL,

@@ -1,9 +1,12 @@
 """A folder with a model of Llama's shape and random weights, made on the device itself in seconds, with no network.
 
-    python -m tests.benchmarks.random_model FOLDER --size 7B [--device cuda] [--dtype bfloat16]
+    python -m tests.benchmarks.random_model FOLDER --size 7B [--device cuda] [--dtype bfloat16] [--spread 0.02]
+        [--rows N]
 
 What it answers is nonsense; how fast it does so is what a trained model of this shape would take. The tokenizer is
 trained here on made-up words. Prints one JSON line: parameters, bytes, seconds, bytes/s of a copy on the device.
+`--spread` is the weights' standard deviation: with a larger one an answer depends more on its whole prompt. `--rows`
+sets the rows of the embeddings apart from the tokenizer's words.
 """
 
 import argparse
@@ -77,7 +80,9 @@ def tokenizer(words: int) -> Any:
     )
 
 
-def make(folder: Path, size: str, device: str, dtype: str) -> dict[str, Any]:
+def make(
+    folder: Path, size: str, device: str, dtype: str, spread: float = 0.02, rows: int | None = None
+) -> dict[str, Any]:
     """Write the model into `folder`, and say what it is."""
     import torch
     from transformers import AutoModelForCausalLM, LlamaConfig
@@ -85,7 +90,7 @@ def make(folder: Path, size: str, device: str, dtype: str) -> dict[str, Any]:
     began = time.monotonic()
     made = tokenizer(SHAPES[size]["vocab_size"])
     config = LlamaConfig(
-        **SHAPES[size],
+        **SHAPES[size] | {"vocab_size": rows or SHAPES[size]["vocab_size"]},
         max_position_embeddings=CONTEXT,
         bos_token_id=1,
         eos_token_id=2,
@@ -102,7 +107,7 @@ def make(folder: Path, size: str, device: str, dtype: str) -> dict[str, Any]:
             if "norm" in name:
                 values.fill_(1.0)
             else:
-                values.normal_(0.0, 0.02)
+                values.normal_(0.0, spread)
     model.save_pretrained(folder)
     made.save_pretrained(folder)
     return {
@@ -138,9 +143,12 @@ def main() -> None:
     parser.add_argument("--size", choices=tuple(SHAPES), default="1B")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--spread", type=float, default=0.02)
+    parser.add_argument("--rows", type=int)
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
-    sys.stdout.write(json.dumps(make(options.folder, options.size, options.device, options.dtype)) + "\n")
+    made = make(options.folder, options.size, options.device, options.dtype, options.spread, options.rows)
+    sys.stdout.write(json.dumps(made) + "\n")
 
 
 if __name__ == "__main__":

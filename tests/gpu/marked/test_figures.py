@@ -1,0 +1,63 @@
+"""The figures of real GPUs: NVML's and GPM's in a run, and what a sweep makes of them."""
+
+from rankdeck.runner import run_directory
+from rankdeck.runner.machine.gpu import METRIC_FIELDS
+from rankdeck.runner.machine.telemetry import Telemetry
+from tests.gpu.marked.flights import ON_A_GPU
+
+pytestmark = ON_A_GPU
+
+WITH_GPM = ("H100", "H200", "H800", "H20", "GH200", "B100", "B200", "B300", "GB200", "GB300")
+
+
+def test_every_figure_is_there_and_makes_sense_or_says_why_not():
+    watching = Telemetry.open()
+    try:
+        for sample in [*watching.sample_devices(), *watching.sample_devices()]:
+            for name in METRIC_FIELDS:
+                assert (getattr(sample, name) is None) == (name in sample.unavailable), f"{name}: {sample}"
+            if sample.memory_used_bytes is not None:
+                assert sample.memory_total_bytes > sample.memory_used_bytes > 0
+            assert 0 <= (sample.busy_percent or 0) <= 100
+            assert 0 < (sample.power_watts or 100) < 2500
+            assert 0 < (sample.temperature_celsius or 40) < 120
+    finally:
+        watching.close()
+
+
+def test_busy_samples_memory_and_energy_arrive_while_a_run_is_at_work(flights):
+    sweep = flights["sweep"]
+    assert sweep.wait() == 0, sweep.said
+    assert max(sample.busy_percent or 0 for sample in sweep.samples) > 0
+    used = [sample.memory_used_bytes for sample in sweep.samples if sample.memory_used_bytes is not None]
+    assert max(used) > min(used), "a model was loaded meanwhile"
+    energy = [sample.energy_joules for sample in sweep.samples if sample.energy_joules is not None]
+    assert energy == sorted(energy)
+
+
+def test_gpm_figures_arrive_where_the_gpu_has_them_and_have_a_reason_elsewhere(flights):
+    samples = flights["sweep"].samples
+    last = samples[-1]
+    found = [sample.dram_percent for sample in samples if sample.dram_percent is not None]
+    words = last.name.replace("-", " ").split()
+    if any(name in words for name in WITH_GPM) and "MIG" not in last.name:
+        assert found, last.unavailable
+    assert found or last.unavailable["dram_percent"]
+    assert all(0 <= value <= 100 for value in found)
+
+
+def test_a_sweep_has_bandwidth_and_tokens_per_joule(flights):
+    sweep = flights["sweep"]
+    assert sweep.wait() == 0, sweep.said
+    summary = run_directory.read_run_file(sweep.started.directory).sweep
+    assert summary is not None
+    assert summary.measured == 2
+    for record in summary.records:
+        result = record.result
+        assert result is not None
+        assert result.step_ms is not None
+        assert 0 < result.mbu < 1.2
+        assert result.peak_memory_bytes > 0
+        assert result.busy_percent > 0
+        if result.power_watts is not None:
+            assert result.tokens_per_joule > 0
