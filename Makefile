@@ -1,12 +1,12 @@
 # Two commands are all a fresh machine needs: `make demo` and `make test`. Each sets up what it uses.
-# `make gpu` sets up nothing: a machine with GPUs often has no network. It takes the Python that is there.
+# `make gpu` sets up nothing where there is a Python with torch: a machine with GPUs often has no network.
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 
-.PHONY: demo test versions lint format pictures setup clean
+.PHONY: demo test versions gpu gpu-kit lint format pictures setup clean
 
 demo: $(READY)
 	$(BIN)/rankdeck demo
@@ -36,14 +36,16 @@ pictures: $(READY)
 OUT ?= gpu-results
 BUDGET ?=
 PYTHON_VERSION ?= 3.12
-ANY_PYTHON = $(if $(wildcard $(READY)),$(BIN)/python,$(PYTHON))
 
-.PHONY: gpu gpu-kit
+# A Python that has torch is taken as it is: its build is the one that goes with the GPUs.
 gpu:
-	$(ANY_PYTHON) -m tests.gpu --out "$(OUT)" $(if $(BUDGET),--budget $(BUDGET))
+	@test -e $(READY) || $(PYTHON) -c 'import torch' 2>/dev/null || $(MAKE) setup
+	@python=$(PYTHON); test ! -e $(READY) || python=$(BIN)/python; \
+	$$python -m tests.gpu --out "$(OUT)" $(if $(BUDGET),--budget $(BUDGET))
 
 gpu-kit:
-	$(ANY_PYTHON) -m tests.gpu --kit --python-version $(PYTHON_VERSION)
+	@python=$(PYTHON); test ! -e $(READY) || python=$(BIN)/python; \
+	$$python -m tests.gpu --kit --python-version $(PYTHON_VERSION)
 
 setup: $(READY)
 

@@ -124,7 +124,8 @@ def script(job: Job, name: str, folder: Path, *arguments: str, seconds: float | 
     command = [*command[: command.index("-m", 3)], str(BENCHMARKS / name), job.model, str(job.prompts)]
     command += ["--new-tokens", str(job.new_tokens), "--dtype", job.dtype, *arguments]
     command += [*(["--fixed"] if job.fixed else []), *(["--chat"] if job.chat else [])]
-    environment = accelerate.rank_environment(os.environ, job.ranks, on_cpu, processes.usable_cores())
+    cores = processes.usable_cores()
+    environment = accelerate.rank_environment(os.environ, job.ranks, on_cpu, cores, growing_segments=False)
     return printed_figures(command, environment, seconds)
 
 
