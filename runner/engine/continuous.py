@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from rankdeck.runner.engine import private_names
 from rankdeck.runner.engine.base import BatchOutput, Engine, OnRecords, OnStep
 from rankdeck.runner.engine.continuous_config import batching_config
 from rankdeck.runner.engine.memory import free_memory
@@ -62,6 +63,8 @@ class ContinuousEngine(Engine):
         """
         if len(self.devices) > 1:
             raise Unsupported("the model is spread over several GPUs")
+        if said := private_names.why_unusable(private_names.CONTINUOUS, "the continuous engine"):
+            raise Unsupported(said)
         processors = self.model._get_logits_processor(self.generation)
         for processor in processors:
             if not getattr(processor, "supports_continuous_batching", False):

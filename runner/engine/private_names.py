@@ -40,13 +40,16 @@ CACHE = "cache" if "cache" in _OUTPUT else "past_key_values"
 _BATCHING = "generation.continuous_batching"
 
 STATIC = (
-    *_names("cache_utils", "Cache", "layers", "batch_select_indices"),
-    *_names("cache_utils", "DynamicLayer", "keys", "values"),
+    *_names("cache_utils", "Cache", "layers"),
+    *_names("cache_utils", "DynamicLayer", "keys", "values", "batch_select_indices"),
     *_names("generation.utils", "GenerateDecoderOnlyOutput", "sequences", CACHE),
     *_names("generation.configuration_utils", "GenerationConfig", "to_diff_dict"),
 )
 
-COMPILED = _names("generation.configuration_utils", "CompileConfig", "_compile_all_devices")
+COMPILED = (
+    *_names("generation.configuration_utils", "CompileConfig", "_compile_all_devices"),
+    *_names("cache_utils", "StaticCache", "reset"),
+)
 """For `--compile`, besides those of the static engine."""
 
 CONTINUOUS = (
@@ -82,6 +85,13 @@ def why_unusable(names: Sequence[Name], what: str) -> str | None:
         f"rankdeck is tested with transformers {OLDEST} to {NEWEST}; install one of these, for example with "
         f"pip install 'transformers=={NEWEST}.*'"
     )
+
+
+def require_static(*, compiled: bool) -> None:
+    """Raise RuntimeError where the static engine, with compiled steps if asked for, cannot work."""
+    said = why_unusable(STATIC, "the static engine") or (why_unusable(COMPILED, "--compile") if compiled else None)
+    if said is not None:
+        raise RuntimeError(said)
 
 
 def _is_there(name: Name) -> bool:

@@ -80,9 +80,10 @@ class _Rank:
     def live(self) -> None:
         started = time.monotonic()
         _import_without_collecting()
-        from rankdeck.runner.engine import choose, loading, memory
+        from rankdeck.runner.engine import choose, loading, memory, private_names
         from rankdeck.runner.rank.work import RankWork
 
+        private_names.require_static(compiled=self.config.compile)
         self._phase("joining")
         accelerator = self._join()
         share = hold_to_share(self.config, self.local_rank, accelerator.device)

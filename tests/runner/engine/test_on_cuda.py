@@ -91,3 +91,20 @@ def test_the_steps_of_a_padded_batch_read_twice_from_the_device_and_copy_nothing
     # Both by `generate`: whether the mask hides anything, and whether all rows have ended.
     assert reads - fewer_reads <= 2 * 8
     assert copies == fewer_copies
+
+
+def test_rows_that_leave_cost_one_copy_to_the_device_and_not_one_a_layer(cuda, model):
+    engine = on_cuda(cuda, model, ending_early(model))
+    output, _, _ = counted(cuda, engine, TEXTS)
+    assert {record.finish_reason for record in output.records} == {"stop", "length"}
+    assert not cuda.copies["index.Tensor"], "an index of the host's"
+    assert not cuda.copies["index_select.default"]
+
+
+def test_equally_long_prompts_read_no_more_often_than_padded_ones_and_hide_nothing(cuda, model, monkeypatch):
+    monkeypatch.setattr(step_watch, "PROGRESS_SECONDS", float("inf"))
+    engine = on_cuda(cuda, model, make(model), ignore_eos=True)
+    alike, reads, _ = counted(cuda, engine, ("aaaa", "bbbb", "cccc"))
+    _, padded_reads, _ = counted(cuda, engine, ("aaaa", "bbbb", "ccc"))
+    assert alike.result.padded_slots == 0
+    assert reads <= padded_reads

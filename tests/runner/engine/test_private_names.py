@@ -4,12 +4,15 @@ import ast
 from pathlib import Path
 
 import pytest
+import torch
 import transformers
 
-from rankdeck.runner.engine import private_names
+from rankdeck.runner.engine import choose, loading, private_names
 from rankdeck.runner.engine.private_names import COMPILED, CONTINUOUS, NEWEST, OLDEST, STATIC, Name
 from rankdeck.runner.machine import doctor
+from rankdeck.runner.protocol.config import RunConfig
 from tests import ROOT
+from tests.runner.engine.tiny import ByteTokenizer
 
 ENGINE = Path(private_names.__file__).parent
 PROBED = {"_reorder_linear_weight", "_linear_pointwise"}
@@ -21,12 +24,29 @@ def test_this_transformers_has_every_name():
 
 
 def test_a_name_that_is_gone_is_said_with_the_release_and_the_cure(monkeypatch):
-    monkeypatch.delattr(transformers.cache_utils.Cache, "batch_select_indices")
+    monkeypatch.delattr(transformers.cache_utils.CacheLayerMixin, "batch_select_indices", raising=False)
+    monkeypatch.delattr(transformers.cache_utils.DynamicLayer, "batch_select_indices")
     monkeypatch.setattr(transformers, "__version__", "5.99.0")
     said = private_names.why_unusable(STATIC, "the static engine")
-    assert said.startswith("transformers 5.99.0 has no Cache.batch_select_indices, which the static engine needs")
+    assert said.startswith(
+        "transformers 5.99.0 has no DynamicLayer.batch_select_indices, which the static engine needs"
+    )
     assert "pip install" in said
-    assert private_names.why_unusable(COMPILED, "--compile") is None
+    with pytest.raises(RuntimeError, match=r"DynamicLayer\.batch_select_indices"):
+        private_names.require_static(compiled=False)
+
+
+def test_only_what_a_run_uses_has_to_be_there(model, monkeypatch):
+    gone = Name("transformers.cache_utils", "Cache", "no_such_attribute")
+    monkeypatch.setattr(private_names, "COMPILED", (gone,))
+    private_names.require_static(compiled=False)
+    with pytest.raises(RuntimeError, match=r"Cache.no_such_attribute, which --compile needs"):
+        private_names.require_static(compiled=True)
+    monkeypatch.setattr(private_names, "CONTINUOUS", (gone,))
+    config = RunConfig(prompts="p", engine="continuous", max_new_tokens=4)
+    engine, why = choose.choose(config, loading.Loaded(model, ByteTokenizer(), torch.device("cpu")))
+    assert engine.name == "static"
+    assert "Cache.no_such_attribute, which the continuous engine needs" in why
 
 
 @pytest.mark.parametrize(
