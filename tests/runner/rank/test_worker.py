@@ -7,6 +7,7 @@ import torch
 
 from rankdeck.runner import protocol
 from rankdeck.runner.engine import choose, loading
+from rankdeck.runner.machine import placement
 from rankdeck.runner.protocol.config import RunConfig
 from rankdeck.runner.protocol.sweep_plan import SweepPlan
 from rankdeck.runner.rank import device, group, worker
@@ -127,6 +128,17 @@ def test_ranks_that_share_no_gpu_have_all_of_theirs(cuda, monkeypatch, settings)
     own = [torch.device("cpu" if config.device == "cpu" else f"cuda:{rank}") for rank in range(2)]
     assert [device.hold_to_share(config, rank, own[rank]) for rank in range(2)] == [None, None]
     assert cuda.fractions == {}
+
+
+@pytest.mark.parametrize(("ranks", "fractions"), [(2, {}), (4, {"cuda:0": pytest.approx(39.75 / 80)})])
+def test_of_mig_devices_each_process_sees_its_own_alone_and_shares_it_only_where_there_are_too_few(
+    cuda, monkeypatch, ranks, fractions
+):
+    monkeypatch.setattr(group, "wait_for_all", lambda: None)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-a")
+    monkeypatch.setenv(placement.COUNTED, "MIG-a,MIG-b")
+    device.hold_to_share(RunConfig(prompts="p", device="cuda", ranks=ranks), 0, torch.device("cuda:0"))
+    assert cuda.fractions == fractions
 
 
 @pytest.mark.parametrize("phase", ["loading the model", "warming up"])
