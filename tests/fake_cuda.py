@@ -7,6 +7,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from rankdeck.runner.engine import memory
+
 GIB = 2**30
 
 
@@ -54,4 +56,5 @@ class FakeCuda:
         own = "synchronize", "empty_cache", "mem_get_info", "set_per_process_memory_fraction"
         for name, stub in {**stubs, **{name: getattr(self, name) for name in own}}.items():
             monkeypatch.setattr(torch.cuda, name, stub)
+        monkeypatch.setattr(memory, "_allocate", lambda device: None)
         return self

@@ -37,6 +37,30 @@ def free_memory(device: torch.device) -> None:
             torch.cuda.empty_cache()
 
 
+def without_expandable_segments(device: torch.device) -> str | None:
+    """Turn expandable segments off where the driver does not have them; returns a line for people if it did that.
+
+    Under WSL, on Jetson and on some virtual GPUs the very first tensor fails with them. Where they were not asked for,
+    or memory is merely full, nothing happens: loading will tell.
+    """
+    try:
+        _allocate(device)
+    except RuntimeError as error:
+        if errors.is_out_of_memory(error):
+            return None
+        torch.cuda.memory._set_allocator_settings("expandable_segments:False")
+        _allocate(device)  # any other trouble is still there
+        said = errors.in_one_line(error)
+        return (
+            f"torch runs without expandable segments, which do not work on this machine ({said}): memory may fragment"
+        )
+    return None
+
+
+def _allocate(device: torch.device) -> None:
+    torch.empty(1, device=device)
+
+
 def is_lost(error: BaseException, devices: Sequence[torch.device]) -> bool:
     """Whether this process can no longer use one of its GPUs after `error`, so that every later batch would fail too.
 

@@ -34,14 +34,13 @@ def take_device(config: RunConfig, local_rank: int) -> str | None:
     """
     import torch
 
+    from rankdeck.runner.engine import memory
+
     if config.device != "cuda":
         return None
     if not torch.cuda.is_available():
-        raise RuntimeError(
-            f"torch {torch.__version__} sees no CUDA device; install a CUDA build of it, or use --device cpu"
-        )
-    torch.cuda.init()  # before that, torch counts what NVML lists, not what CUDA opens
-    seen = torch.cuda.device_count()
+        raise RuntimeError(_why_no_cuda())
+    seen = _count_opened()
     if seen < config.gpus_per_rank:
         visible = os.environ.get(VISIBLE)
         raise RuntimeError(f"torch sees {seen} of the {config.gpus_per_rank} GPUs of this rank ({VISIBLE}={visible})")
@@ -53,7 +52,32 @@ def take_device(config: RunConfig, local_rank: int) -> str | None:
     index = placement.device_index(local_rank, seen, config.gpus_per_rank)
     os.environ[placement.OWN_DEVICE] = f"cuda:{index}"
     torch.cuda.set_device(index)
-    return found.remark
+    remarks = found.remark, memory.without_expandable_segments(torch.device("cuda", index))
+    return "; ".join(filter(None, remarks)) or None
+
+
+def _count_opened() -> int:
+    """How many GPUs CUDA has opened for this process."""
+    import torch
+
+    torch.cuda.init()  # before that, torch counts what NVML lists
+    # Older releases go on asking NVML.
+    count: int = getattr(torch._C, "_cuda_getDeviceCount", torch.cuda.device_count)()
+    return count
+
+
+def _why_no_cuda() -> str:
+    import torch
+
+    if torch.version.cuda is None:
+        return f"torch {torch.__version__} sees no CUDA device; install a CUDA build of it, or use --device cpu"
+    why = "it finds no GPU"
+    try:
+        torch.cuda.init()
+    except Exception as error:
+        why = str(error).strip().partition("\n")[0]
+    found = f"torch {torch.__version__}, built for CUDA {torch.version.cuda}, cannot use a GPU here"
+    return f"{found}: {why}. See `rankdeck doctor`, or use --device cpu"
 
 
 def devices_of_run(seen: int) -> int:
@@ -70,7 +94,7 @@ def hold_to_share(config: RunConfig, local_rank: int, device: "torch.device") ->
 
     from rankdeck.runner.engine import memory
 
-    gpus = devices_of_run(torch.cuda.device_count()) if device.type == "cuda" else 0
+    gpus = devices_of_run(_count_opened()) if device.type == "cuda" else 0
     if not gpus or config.gpus_per_rank > 1 or config.ranks <= gpus:
         return None  # on every rank: all of them count the same GPUs
     torch.cuda.synchronize(device)  # the first call on a device creates its context, which takes memory

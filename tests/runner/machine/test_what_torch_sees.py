@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from rankdeck.runner import start
+from rankdeck.runner.engine import memory
 from rankdeck.runner.machine import placement, telemetry
 from rankdeck.runner.machine.telemetry import VisibleGpu
 from rankdeck.runner.protocol.config import RunConfig
@@ -30,6 +31,7 @@ def sees(monkeypatch):
         monkeypatch.setattr(torch.cuda, "device_count", lambda: len(uuids) if counted else 8)
         monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: SimpleNamespace(uuid=uuids[index]))
         monkeypatch.setattr(torch.cuda, "set_device", current.append)
+        monkeypatch.setattr(memory, "_allocate", lambda device: None)
         return current
 
     monkeypatch.setenv(placement.OWN_DEVICE, "unset")
@@ -162,3 +164,23 @@ async def test_ranks_are_launched_with_what_nvml_has_counted(monkeypatch, tmp_pa
     pool = SimpleNamespace(attempt=1)
     await launch.RankLaunch(pool, tmp_path, run, "demo", lambda *_: ["true"], events).start()
     assert {name: value for name, value in started[0].items() if name == "RANKDECK_GPUS"} == told
+
+
+def test_gpus_are_counted_by_cuda_itself_where_torch_goes_on_asking_nvml(sees, monkeypatch):
+    sees(EIGHT)
+    monkeypatch.setattr(torch._C, "_cuda_getDeviceCount", lambda: 1, raising=False)
+    with pytest.raises(RuntimeError, match="torch sees 1 GPU, and the driver has 8"):
+        device.take_device(config(8), 3)
+
+
+def test_a_driver_that_is_too_old_for_torch_is_told_in_torch_s_words(monkeypatch):
+    def fail() -> None:
+        raise RuntimeError("The NVIDIA driver on your system is too old (found version 11040).\nAdvice of torch's")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "init", fail)
+    with pytest.raises(
+        RuntimeError, match=r"built for CUDA 13\.0, .* driver on your system is too old .*\. See `rankdeck"
+    ):
+        device.take_device(config(1), 0)
