@@ -17,7 +17,7 @@ TOKENS = 20
 class Run:
     """A run of ranks on a clock that the test turns. A cold batch takes ten seconds, any other one."""
 
-    def __init__(self, ranks: int = 1, *, device: str = "cpu", engine: str = "static") -> None:
+    def __init__(self, ranks: int = 1, *, device: str = "cuda:0", engine: str = "static") -> None:
         config = RunConfig(prompts="p.txt", ranks=ranks, batch_size=2, max_new_tokens=10)
         self.at, self.batch, self.ranks, self.facts = 0.0, 0, ranks, {"device": device, "engine": engine}
         self.state = RunState()
@@ -101,7 +101,7 @@ def test_a_rank_that_was_inactive_so_far_is_cold_beside_warm_ones() -> None:
 
 
 def test_on_a_gpu_the_first_batch_with_more_rows_is_cold_as_well() -> None:
-    gpu, cpu = Run(device="cuda:0"), Run()
+    gpu, cpu = Run(), Run(device="cpu")
     for run in (gpu, cpu):
         run.round(10)
         run.round(1)

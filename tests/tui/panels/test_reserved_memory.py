@@ -21,7 +21,12 @@ def test_a_turn_of_a_knob_shows_the_reserve_beside_the_memory_in_use_where_there
     state = scripted_steering.knob_turned().state
     sizes = [(2.0, 12.0), (4.6, 63.9)]
     periods = tuple(
-        msgspec.structs.replace(one, peak_memory_bytes=int(peak * GIB), reserved_memory_bytes=int(reserve * GIB))
+        msgspec.structs.replace(
+            one,
+            peak_memory_bytes=int(peak * GIB),
+            reserved_memory_bytes=int(reserve * GIB),
+            shares={rank: msgspec.structs.replace(share, cold=False) for rank, share in one.shares.items()},
+        )
         for one, (peak, reserve) in zip(state.periods, sizes, strict=True)
     )
     assert plain(turn_lines(msgspec.structs.replace(state, periods=periods), width)) == shown
