@@ -21,6 +21,7 @@ class FakeCuda:
     free: int = 80 * GIB
     reserved: int = 0
     allocated: int = 0
+    out_of_memory: int = 0
     broken: Iterator[Exception] = field(default_factory=lambda: iter(()))
     empty_cache_raises: Exception | None = None
     calls: list[str] = field(default_factory=list)
@@ -47,6 +48,7 @@ class FakeCuda:
         stubs: dict[str, Callable[..., object]] = {
             "is_available": lambda: True,
             "init": lambda: None,
+            "memory_stats": lambda device: {"num_ooms": self.out_of_memory},
             "get_device_properties": lambda device: SimpleNamespace(name="Fake", uuid=f"fake-{device}"),
             "device_count": lambda: self.gpus,
             "memory_reserved": lambda device=None: self.reserved,

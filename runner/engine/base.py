@@ -49,7 +49,7 @@ class Engine(abc.ABC):
         self.model, self.tokenizer, self.device = model, tokenizer, device
         self.devices = loading.devices_of(model, device)
         self._config = config
-        note = loading.float32_note_of(model, device)
+        note = loading.dtype_note_of(model, device)
         self._notes: list[str] = [note] if note else []
 
         self.generation = _generation_config(model, tokenizer, config)

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from rankdeck.runner.engine import private_names
+from rankdeck.runner.engine import memory, private_names
 from rankdeck.runner.engine.base import BatchOutput, Engine, OnRecords, OnStep
 from rankdeck.runner.engine.continuous_config import batching_config
 from rankdeck.runner.engine.memory import free_memory
@@ -78,6 +78,8 @@ class ContinuousEngine(Engine):
                 self.ended(TAKE_SECONDS)
         except Exception as error:
             self.close()
+            if memory.is_lost(error, self.devices):
+                raise
             raise Unsupported(f"{type(error).__name__}: {error}") from error
         self._synchronise()
 
@@ -286,7 +288,7 @@ class ContinuousEngine(Engine):
         self._manager = self.model.init_continuous_batching(
             generation_config=generation,
             continuous_batching_config=batching_config(
-                self._config, self.device, self.context_tokens, self.kv_bytes_per_token()
+                self._config, self.device, self.context_tokens, self.kv_bytes_per_token(), dtype=self.model.dtype
             ),
         )
 

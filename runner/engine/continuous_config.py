@@ -33,13 +33,19 @@ CPU_STEP_TOKENS = 512
 
 
 def batching_config(
-    config: RunConfig, device: torch.device, context_tokens: int | None, kv_bytes_per_token: int | None
+    config: RunConfig,
+    device: torch.device,
+    context_tokens: int | None,
+    kv_bytes_per_token: int | None,
+    *,
+    dtype: torch.dtype = torch.float32,
 ) -> Any:
-    """The ContinuousBatchingConfig of a rank; `context_tokens` and `kv_bytes_per_token` are its model's, if known."""
+    """The ContinuousBatchingConfig of a rank; `context_tokens`, `kv_bytes_per_token`, `dtype` are its model's."""
     known = {field.name for field in dataclasses.fields(ContinuousBatchingConfig)}  # they differ between 5.17 and 5.23
     settings: dict[str, Any] = {} if config.seed is None else {"seed": config.seed}
     if device.type != "cpu":
-        if config.attention != "auto" and "auto_switch_to_flash" in known:
+        # The library changes over to flash attention wherever that is installed, whatever it can do with the model.
+        if "auto_switch_to_flash" in known and (config.attention != "auto" or not _flash_takes(dtype, device)):
             settings["auto_switch_to_flash"] = False
         if (fraction := memory.fraction_of(device)) < 1:  # a rank that shares its GPU
             free, total = torch.cuda.mem_get_info(device)
@@ -53,10 +59,15 @@ def batching_config(
     return ContinuousBatchingConfig(**settings)
 
 
+def _flash_takes(dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether flash attention (2 and later) computes in this dtype on this GPU."""
+    return dtype in (torch.float16, torch.bfloat16) and torch.cuda.get_device_capability(device) >= (8, 0)
+
+
 def cache_share(most: int, own: int, free: int) -> float:
     """Share of a GPU's `free` bytes for the cache of a rank that may take `most` of it, and has taken `own` already.
 
-    So each rank comes to as much of the GPU, whether it takes its cache before or after the others have loaded.
+    So each rank comes to about as much of the GPU, whether it takes its cache before or after the others have loaded.
     """
     return min(GPU_SHARE, max(LEAST_SHARE, (GPU_SHARE * most - own) / max(1, free)))
 

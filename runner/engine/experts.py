@@ -5,6 +5,8 @@ Knows how transformers names them: a layer's experts are a module called `expert
 stand outside it: every token uses those. Does not know which experts the tokens of a step chose.
 """
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 from rankdeck.runner.engine.loading import stored_bytes
@@ -27,6 +29,24 @@ def experts_of(model: Any) -> Experts | None:
         return None
     # Experts that are held elsewhere (kernels of a quantised model, other names) are not known to be experts.
     return Experts(bytes=found, count=count, per_token=per_token if found else None)
+
+
+@contextlib.contextmanager
+def decoding_in_groups(model: Any, experts: Experts | None, rows: int) -> Iterator[None]:
+    """Have `generate` decode `rows` rows with the same products as it prefills, where that copies less.
+
+    On a GPU it changes over to `batched_mm`, which copies an expert's weights for every row that chose it. With more
+    copies than experts that takes gigabytes, and more time with every row.
+    """
+    choices = 0 if experts is None or not experts.per_token else rows * experts.per_token
+    if experts is None or not experts.count or choices <= experts.count:
+        yield
+        return
+    model._optimize_model_for_decode = contextlib.nullcontext
+    try:
+        yield
+    finally:
+        del model._optimize_model_for_decode
 
 
 def _first(configs: list[Any], names: tuple[str, ...]) -> int | None:

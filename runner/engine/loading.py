@@ -63,9 +63,13 @@ def load(config: RunConfig, model_path: str, device: torch.device) -> Loaded:
     return Loaded(model, tokenizer, device)
 
 
-def float32_note_of(model: Any, device: torch.device) -> str | None:
-    """A line for people if `model` computes in float32 on a GPU that could do better; see `float32_note`."""
-    if device.type != "cuda" or model.dtype != torch.float32 or not torch.cuda.is_available():
+def dtype_note_of(model: Any, device: torch.device) -> str | None:
+    """A line for people if `model` computes in a dtype in which its GPU is slow; see `float32_note`."""
+    if device.type != "cuda" or not torch.cuda.is_available():
+        return None
+    if model.dtype == torch.bfloat16 and torch.cuda.get_device_capability(device) < (8, 0):
+        return "the weights are bfloat16, which this GPU's matrix units do not take: --dtype float16 is far faster"
+    if model.dtype != torch.float32:
         return None
     return float32_note(torch.cuda.get_device_capability(device), torch.get_float32_matmul_precision() != "highest")
 

@@ -162,25 +162,40 @@ class NotEnoughMemoryError(RuntimeError):
 
 
 @contextlib.contextmanager
-def explained(doing: str, devices: Sequence[torch.device], share: Share | None) -> Iterator[None]:
-    """Turn an out-of-memory, in whatever words, into a NotEnoughMemoryError with figures; other errors pass."""
+def explained(
+    doing: str, devices: Sequence[torch.device], share: Share | None, *, ranks: int = 1, gpus: int = 1
+) -> Iterator[None]:
+    """Turn an out-of-memory, in whatever words, into a NotEnoughMemoryError with figures; other errors pass.
+
+    The run has `ranks` ranks and `gpus` GPUs.
+    """
+    before = _times_out_of_memory(devices)
     try:
         yield
     except Exception as error:
-        if not errors.is_out_of_memory(error):
+        # transformers may keep to itself why it could not put a weight together.
+        if not errors.is_out_of_memory(error) and _times_out_of_memory(devices) == before:
             raise
         said = errors.in_one_line(error)
         with contextlib.suppress(RuntimeError):  # a GPU that is lost has no figures
-            said = f"{_figures(devices, share)} ({said})"
+            said = f"{_figures(devices, share, ranks, gpus)} ({said})"
         raise NotEnoughMemoryError(f"not enough memory for {doing}: {said}") from error
 
 
-def _figures(devices: Sequence[torch.device], share: Share | None) -> str:
+def _times_out_of_memory(devices: Sequence[torch.device]) -> int:
+    """How often torch's allocator has raised out-of-memory in this process."""
+    with contextlib.suppress(RuntimeError):
+        gpus = [device for device in devices if device.type == "cuda"]
+        return sum(torch.cuda.memory_stats(device).get("num_ooms", 0) for device in gpus)
+    return 0
+
+
+def _figures(devices: Sequence[torch.device], share: Share | None, ranks: int, gpus: int) -> str:
     free, total = free_and_total(devices)
     if devices[0].type != "cuda":
         return on_the_host(free, total)
     held = sum(torch.cuda.memory_reserved(device) for device in devices)
-    return on_gpus([str(device) for device in devices], free, total, held, share, torch.cuda.device_count())
+    return on_gpus([str(device) for device in devices], free, total, held, share, ranks=ranks, gpus=gpus)
 
 
 def on_the_host(free: int, total: int) -> str:
@@ -191,13 +206,16 @@ def on_the_host(free: int, total: int) -> str:
     )
 
 
-def on_gpus(names: Sequence[str], free: int, total: int, held: int, share: Share | None, seen: int) -> str:
-    """What a rank holds of its GPUs, what is left of them, and what to do; all in bytes. `seen` GPUs are there."""
+def on_gpus(
+    names: Sequence[str], free: int, total: int, held: int, share: Share | None, *, ranks: int, gpus: int
+) -> str:
+    """What one of `ranks` ranks holds of its GPUs, of `gpus`, what is left of them, and what to do; all in bytes."""
     has = "has" if len(names) == 1 else "have"
     found = f"{', '.join(names)} {has} {_gib(total)}, {_gib(free)} of them free, and this rank holds {_gib(held)}"
     cures = ["make it smaller (--quantization)"]
-    if seen > 1:
-        cures.insert(0, f"spread the model over more GPUs (--gpus-per-rank {2 * len(names)})")
+    if gpus >= (wider := 2 * len(names)):
+        fewer = f" --ranks {gpus // wider}" if ranks > gpus // wider else ""
+        cures.insert(0, f"spread the model over more GPUs (--gpus-per-rank {wider}{fewer})")
     if share is not None:
         found += f" of the {_gib(share.bytes)} that it may take as one of {share.ranks} ranks there"
         cures.insert(0, f"run fewer ranks (--ranks {(share.ranks - 1) * share.gpus})")

@@ -44,11 +44,12 @@ STATIC = (
     *_names("cache_utils", "DynamicLayer", "keys", "values", "batch_select_indices"),
     *_names("generation.utils", "GenerateDecoderOnlyOutput", "sequences", CACHE),
     *_names("generation.configuration_utils", "GenerationConfig", "to_diff_dict"),
+    *_names("generation.utils", "GenerationMixin", "_optimize_model_for_decode"),
 )
 
 COMPILED = (
     *_names("generation.configuration_utils", "CompileConfig", "_compile_all_devices"),
-    *_names("cache_utils", "StaticCache", "reset"),
+    *_names("cache_utils", "StaticCache", "reset", "get_max_length"),
 )
 """For `--compile`, besides those of the static engine."""
 

@@ -19,6 +19,7 @@ import transformers
 from rankdeck.runner.engine import compiling, errors
 from rankdeck.runner.engine.base import BatchOutput, Engine, OnRecords, OnStep
 from rankdeck.runner.engine.compiling import BEFORE, ON_A_CPU, Compiling
+from rankdeck.runner.engine.experts import decoding_in_groups, experts_of
 from rankdeck.runner.engine.private_names import CACHE
 from rankdeck.runner.engine.rows import Answer, Cancelled, group_by_width, slots_read, trim
 from rankdeck.runner.engine.step_watch import StepWatch
@@ -111,8 +112,12 @@ class StaticEngine(Engine):
 
         layers = getattr(model.config.get_text_config(), "num_hidden_layers", None) or 1
         self._group_slots = group_slots(device.type, layers, model.num_parameters())
+        self._experts = experts_of(model)
         self._may_join = False
-        self._compiling = Compiling(self._notes.append) if config.compile else None
+        why_not = compiling.why_not(model) if config.compile else None
+        if why_not is not None:
+            self._notes.append(f"--compile has no effect: {why_not}")
+        self._compiling = Compiling(self._notes.append) if config.compile and why_not is None else None
         if self._compiling is not None:
             self._notes.append(f"{BEFORE}; {ON_A_CPU}" if device.type == "cpu" else BEFORE)
             self.why_rows_stay = "--compile fixes its shape"
@@ -374,13 +379,14 @@ class StaticEngine(Engine):
 
     def _call(self, ids: torch.Tensor, mask: torch.Tensor, generation: Any, cache: Any, watch: StepWatch | None) -> Any:
         """Call `generate` once; with a `cache` it continues from there."""
-        output = self.model.generate(
-            input_ids=ids,
-            attention_mask=mask,
-            generation_config=generation,
-            stopping_criteria=transformers.StoppingCriteriaList([watch] if watch else []),
-            **({} if cache is None else {CACHE: cache}),
-        )
+        with decoding_in_groups(self.model, self._experts, len(ids)):
+            output = self.model.generate(
+                input_ids=ids,
+                attention_mask=mask,
+                generation_config=generation,
+                stopping_criteria=transformers.StoppingCriteriaList([watch] if watch else []),
+                **({} if cache is None else {CACHE: cache}),
+            )
         if watch is not None:
             watch.check(output.sequences)
         return output

@@ -10,7 +10,7 @@ from rankdeck.runner.machine.facts import Facts, WritablePlace
 from rankdeck.runner.machine.gpu_checks import gpu_checks
 
 RANGES: dict[str, tuple[Numbers, Numbers | None]] = {
-    "torch": ((2, 6), None),
+    "torch": ((2, 8), None),
     "transformers": ((5, 17), (6,)),
     "accelerate": ((1, 10), (2,)),
     "nvidia-ml-py": ((12, 575), None),

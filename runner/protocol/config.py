@@ -134,6 +134,8 @@ def check(config: RunConfig) -> list[Problem]:
         refuse("attention", f"{config.attention} needs an NVIDIA GPU; use sdpa")
     if config.compile and config.engine == "continuous":
         refuse("compile", "is the static engine's; leave it or --engine continuous out")
+    if config.compile and config.gpus_per_rank > 1:
+        refuse("compile", "is for models on one GPU; leave it or --gpus-per-rank out")
     problems.extend(_check_sampling(config))
     if config.sweep is not None:
         problems.extend(check_sweep(config, config.sweep))

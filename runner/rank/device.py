@@ -85,6 +85,11 @@ def devices_of_run(seen: int) -> int:
     return seen if _own_mig_device() is None else max(seen, len(_counted()))
 
 
+def gpus_of_run() -> int:
+    """How many GPUs the run has, by NVML; 0 if that is not known."""
+    return len(_counted())
+
+
 def hold_to_share(config: RunConfig, local_rank: int, device: "torch.device") -> "Share | None":
     """Hold this rank to its share of its GPU, if it shares it; None where it has it to itself.
 

@@ -17,7 +17,7 @@ from rankdeck.runner import protocol, run_directory
 from rankdeck.runner.machine import processes
 from rankdeck.runner.protocol.config import RunConfig
 from rankdeck.runner.rank import group
-from rankdeck.runner.rank.device import device_facts, hide_other_gpus, hold_to_share, take_device
+from rankdeck.runner.rank.device import device_facts, gpus_of_run, hide_other_gpus, hold_to_share, take_device
 from rankdeck.runner.rank.link import Link
 from rankdeck.runner.rank.log import log_to
 
@@ -89,15 +89,17 @@ class _Rank:
         share = hold_to_share(self.config, self.local_rank, accelerator.device)
         self._phase("loading")
         model_path = self._model_files()
-        with memory.explained("loading the model", loading.devices_for(self.config, accelerator.device), share):
+        there = {"ranks": self.config.ranks, "gpus": gpus_of_run()}
+        own = loading.devices_for(self.config, accelerator.device)
+        with memory.explained("loading the model", own, share, **there):
             loaded = loading.load(self.config, model_path, accelerator.device)
         self._phase("warming up")
         devices = loading.devices_of(loaded.model, loaded.device)
         # Before a continuous engine takes its cache: what is free afterwards says nothing about how many rows fit.
         room = self._room(devices, share)
-        with memory.explained("warming up", devices, share):
+        with memory.explained("warming up", devices, share, **there):
             engine, why = choose.choose(self.config, loaded)
-        if self.rank == 0 and why:
+        if why and (self.rank == 0 or self.config.engine not in ("auto", engine.name)):
             self.link.send(protocol.LogLine(source=f"rank {self.rank}", text=f"{engine.name} engine: {why}"))
         if self.config.dispatch == "split":
             self._announce_share(accelerator)

@@ -4,6 +4,7 @@ import pytest
 import torch
 import transformers
 
+from rankdeck.runner.engine import compiling
 from rankdeck.runner.engine.compiling import Compiling
 from rankdeck.runner.engine.rows import Cancelled
 from tests.runner.engine.tiny import TEXTS, make, prompts
@@ -100,3 +101,37 @@ def test_the_cache_is_freed_when_the_engine_is_closed_or_a_batch_fails_but_not_w
     batch()
     one.close()
     assert one._compiling._kept is None
+
+
+def test_a_cache_that_is_longer_than_was_asked_for_serves_longer_batches():
+    one, generation = Compiling(lambda _: None), transformers.GenerationConfig()
+    one.learn(2, 64, 11, 1.0)
+    cache = transformers.StaticCache(transformers.LlamaConfig(num_hidden_layers=1), max_cache_len=255)
+    assert one.prepare(generation, 2, 76) is None
+    one.keep(2, 76, cache)
+    assert one.prepare(generation, 2, 256) is cache
+    assert one.prepare(generation, 2, 257) is None
+
+
+def test_what_was_compiled_is_forgotten_with_its_cache(monkeypatch):
+    reset = []
+    monkeypatch.setattr(torch.compiler, "reset", lambda: reset.append(True))
+    one = Compiling(lambda _: None)
+    one.forget()
+    assert reset == [], "nothing is compiled yet"
+    one.learn(2, 64, 11, 1.0)
+    one.keep(2, 64, transformers.StaticCache(transformers.LlamaConfig(num_hidden_layers=1), max_cache_len=63))
+    one.forget()
+    assert reset == [True]
+
+
+class Quantised:
+    hf_quantizer = type("SomeQuantizer", (), {"is_compileable": False})()
+
+
+def test_a_model_that_transformers_does_not_compile_keeps_its_batches_as_they_are(model, monkeypatch):
+    assert compiling.why_not(Quantised()) == "transformers does not compile models that are quantised by SomeQuantizer"
+    monkeypatch.setattr(model, "hf_quantizer", Quantised.hf_quantizer, raising=False)
+    one = make(model, compile=True)
+    assert one.take_notes() == [f"--compile has no effect: {compiling.why_not(model)}"]
+    assert one.why_rows_stay is None

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from rankdeck.runner.engine import continuous_config
+from rankdeck.runner.engine import continuous_config, memory
 from rankdeck.runner.engine.continuous import ContinuousEngine, Unsupported
 from rankdeck.runner.engine.continuous_config import batching_config, cache_share
 from rankdeck.runner.protocol.config import RunConfig
@@ -29,6 +29,34 @@ def test_a_rank_asks_for_its_share_of_a_shared_gpu_and_leaves_a_gpu_of_its_own_t
         settings = batching_config(RunConfig(prompts="p", ranks=2), torch.device("cuda:1"), None, None)
         shares.append(settings.max_memory_percent)
     assert shares == [None, pytest.approx((0.85 * 40 - 14) / 60)]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "capability", "flash"),
+    [
+        (torch.bfloat16, (9, 0), True),
+        (torch.float16, (8, 0), True),
+        (torch.float32, (9, 0), False),
+        (torch.bfloat16, (7, 5), False),
+    ],
+)
+def test_flash_attention_is_left_to_the_library_where_it_takes_the_dtype_on_the_gpu(
+    monkeypatch, dtype, capability, flash
+):
+    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda _: 1.0)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    settings = batching_config(RunConfig(prompts="p"), torch.device("cuda:0"), None, None, dtype=dtype)
+    assert getattr(settings, "auto_switch_to_flash", flash) is flash
+
+
+def test_a_gpu_that_is_lost_in_the_warm_up_is_no_lack_of_support(model, monkeypatch):
+    def lose(**_):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(model, "init_continuous_batching", lose)
+    monkeypatch.setattr(memory, "is_lost", lambda *_: True)
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        make(model, kind=ContinuousEngine).warm_up()
 
 
 def test_a_closed_engine_gives_the_model_back_with_the_attention_it_came_with(model):

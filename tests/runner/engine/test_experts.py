@@ -1,11 +1,13 @@
 """The routed experts of a loaded model are told from the parameters that every token uses."""
 
+import inspect
+
 import msgspec
 import pytest
 import torch
 import transformers
 
-from rankdeck.runner.engine.experts import experts_of
+from rankdeck.runner.engine.experts import decoding_in_groups, experts_of
 from rankdeck.runner.protocol import RankReady
 from tests.runner.engine.test_engine import make
 
@@ -91,3 +93,29 @@ def test_a_rank_that_is_ready_tells_its_experts():
     assert sent.experts is not None
     assert sent.weight_read_bytes is not None
     assert sent.weight_read_bytes > sent.experts.bytes
+
+
+@pytest.mark.parametrize(("rows", "in_groups"), [(1, False), (4, False), (5, True), (64, True)])
+def test_decoding_copies_experts_for_its_rows_only_while_these_are_fewer_than_all(rows, in_groups):
+    config = transformers.MixtralConfig(**TINY, num_local_experts=8, num_experts_per_tok=2)
+    mixtral = transformers.AutoModelForCausalLM.from_config(config)
+    own = mixtral._optimize_model_for_decode
+    with decoding_in_groups(mixtral, experts_of(mixtral), rows):
+        assert (mixtral._optimize_model_for_decode == own) is not in_groups
+    assert mixtral._optimize_model_for_decode == own
+
+
+def test_transformers_still_changes_over_in_the_place_that_is_taken():
+    source = inspect.getsource(transformers.GenerationMixin._optimize_model_for_decode)
+    assert "batched_mm" in source
+
+
+def test_a_mixture_of_experts_answers_in_groups_as_it_did():
+    config = transformers.MixtralConfig(**TINY, num_local_experts=4, num_experts_per_tok=2, eos_token_id=None)
+    torch.manual_seed(0)
+    mixtral = transformers.AutoModelForCausalLM.from_config(config).eval()
+    ids = torch.randint(3, 32, (6, 4))
+    asked = {"attention_mask": torch.ones_like(ids), "max_new_tokens": 4, "do_sample": False, "pad_token_id": 0}
+    expected = mixtral.generate(ids, **asked)
+    with decoding_in_groups(mixtral, experts_of(mixtral), len(ids)):
+        assert torch.equal(mixtral.generate(ids, **asked), expected)

@@ -24,7 +24,7 @@ def test_the_cure_is_one_that_the_gpu_has(capability, tf32, cures):
 
 
 def test_an_engine_says_so_once_before_its_first_batch(model, monkeypatch):
-    monkeypatch.setattr(loading, "float32_note_of", lambda *_: "the weights are float32")
+    monkeypatch.setattr(loading, "dtype_note_of", lambda *_: "the weights are float32")
     one = make(model)
     assert one.take_notes() == ["the weights are float32"]
     assert one.take_notes() == []
@@ -35,5 +35,12 @@ def test_nothing_is_said_on_a_cpu_or_of_other_dtypes(monkeypatch, kind, dtype):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
     weights = type("Model", (), {"dtype": dtype})
-    assert loading.float32_note_of(weights, torch.device(kind)) is None
-    assert loading.float32_note_of(type("Model", (), {"dtype": torch.float32}), torch.device("cuda")) is not None
+    assert loading.dtype_note_of(weights, torch.device(kind)) is None
+    assert loading.dtype_note_of(type("Model", (), {"dtype": torch.float32}), torch.device("cuda")) is not None
+
+
+def test_bfloat16_on_a_gpu_without_matrix_units_for_it_is_said_too(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
+    weights = type("Model", (), {"dtype": torch.bfloat16})
+    assert "--dtype float16" in (loading.dtype_note_of(weights, torch.device("cuda")) or "")

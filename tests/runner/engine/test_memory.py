@@ -88,9 +88,10 @@ def test_a_gpu_that_is_lost_takes_no_memory_back_and_that_is_no_second_error(mon
     assert cuda.calls == ["empty_cache"]
 
 
-def said(monkeypatch, devices=(GPU,), share=None, error=None, **figures) -> str:
+def said(monkeypatch, devices=(GPU,), share=None, error=None, ranks=1, gpus=1, **figures) -> str:
     FakeCuda(**figures).install(monkeypatch)
-    with pytest.raises(NotEnoughMemoryError) as raised, memory.explained("loading the model", devices, share):
+    explained = memory.explained("loading the model", devices, share, ranks=ranks, gpus=gpus)
+    with pytest.raises(NotEnoughMemoryError) as raised, explained:
         raise error or torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nSee documentation")
     assert raised.value.__cause__ is not None
     return str(raised.value)
@@ -116,9 +117,27 @@ def test_a_rank_that_shares_its_gpu_is_told_its_share_and_to_run_fewer(monkeypat
 
 
 def test_a_rank_on_several_gpus_names_them_and_their_sums(monkeypatch):
-    text = said(monkeypatch, [GPU, torch.device("cuda", 1)], gpus=2, free=3 * GIB, reserved=75 * GIB)
+    text = said(monkeypatch, [GPU, torch.device("cuda", 1)], gpus=4, free=3 * GIB, reserved=75 * GIB)
     assert "cuda:0, cuda:1 have 160.0 GiB, 6.0 GiB of them free, and this rank holds 150.0 GiB" in text
     assert "--gpus-per-rank 4" in text
+
+
+def test_only_what_the_run_s_gpus_allow_is_advised(monkeypatch):
+    assert "(--gpus-per-rank 2 --ranks 4)" in said(monkeypatch, ranks=8, gpus=8)
+    assert "--gpus-per-rank" not in said(monkeypatch, [GPU, torch.device("cuda", 1)], gpus=2)
+
+
+def test_an_out_of_memory_that_a_library_keeps_to_itself_is_known_by_the_allocator_s_count(monkeypatch):
+    cuda = FakeCuda().install(monkeypatch)
+
+    def load(times_out_of_memory):
+        cuda.out_of_memory += times_out_of_memory
+        raise RuntimeError("We encountered some issues during automatic conversion of the weights.")
+
+    with pytest.raises(NotEnoughMemoryError, match="some issues"), memory.explained("loading the model", [GPU], None):
+        load(1)
+    with pytest.raises(RuntimeError, match=r"^We encountered"), memory.explained("loading the model", [GPU], None):
+        load(0)
 
 
 def test_a_host_that_runs_out_is_said_too(monkeypatch):
