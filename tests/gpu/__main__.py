@@ -1,6 +1,6 @@
 """`make gpu`: every test marked `gpu`, then the benchmark, within a budget of seconds, on a machine without network.
 
-    python -m tests.gpu [--out FOLDER] [--budget 520] [--steps NAME,NAME] [--device cpu]
+    python -m tests.gpu [--out FOLDER] [--budget SECONDS] [--steps NAME,NAME] [--device cpu]
     python -m tests.gpu --kit [--python-version 3.12]     pack what a bare machine lacks into .gpu-kit/
     python -m tests.gpu --ship FOLDER                     make the recordings in a folder of results rankdeck's own
 
@@ -35,7 +35,6 @@ from tests.gpu.plan import Step, Taken
 from tests.gpu.requirements import RequirementError
 
 MARKED = "tests/gpu/marked"
-BUDGET, BUDGET_WITHOUT_GPU = 520.0, 165.0
 ROOM_FOR_MODELS = 20e9
 """Bytes: of 7 and of 1 billion parameters in bfloat16, and some to spare."""
 
@@ -117,7 +116,8 @@ class Run:
             return
         model = self._model(bench, step.size)
         why = why_not_here(bench, step, model) if model else f"there is no {step.size} model"
-        if why:
+        # Making the model may have taken longer than planned.
+        if why := why or plan.why_not_begun(step, self.left, self._taken, with_model=False):
             self._skip(step, why)
             return
         with self._timed(step) as seconds:
@@ -136,11 +136,12 @@ class Run:
     @contextlib.contextmanager
     def _timed(self, step: Step) -> Iterator[float]:
         """The seconds after which the step is to be given up; what it took is kept for those that are like it."""
-        began = self._clock()
+        began, went_wrong = self._clock(), True
         try:
             yield plan.allowed(step, self.left, self._taken)
+            went_wrong = False
         finally:
-            self._taken.append(Taken(step, self._clock() - began))
+            self._taken.append(Taken(step, self._clock() - began, went_wrong))
             self.lines.write({"step": step.name, "took_seconds": round(self._taken[-1].seconds, 1)})
 
     def _skip(self, step: Step, why: str) -> None:
@@ -258,7 +259,7 @@ def benchmark(options: argparse.Namespace) -> int:
     steps = plan.select(options.steps.split(",") if options.steps else None, gpus)
     if not gpus:
         steps = [plan.with_tiny_models(step) for step in steps]
-    budget = options.budget or (BUDGET if gpus else BUDGET_WITHOUT_GPU)
+    budget = options.budget or plan.budget(gpus)
     options.out.mkdir(parents=True, exist_ok=True)
     for name in ("results.jsonl", "log.txt"):
         (options.out / name).unlink(missing_ok=True)
@@ -279,7 +280,8 @@ def main() -> int:
         prog="python -m tests.gpu", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, default=Path("gpu-results"), help="the folder of the results")
-    parser.add_argument("--budget", type=float, help=f"seconds  [default: {BUDGET:.0f}; without a GPU less]")
+    seconds = f"{plan.BUDGET:.0f}; {plan.BUDGET_ON_SEVERAL:.0f} on several GPUs, {plan.BUDGET_WITHOUT_GPU:.0f} on none"
+    parser.add_argument("--budget", type=float, help=f"seconds  [default: {seconds}]")
     parser.add_argument("--steps", help="only these, by name")
     parser.add_argument("--device", choices=("cuda", "cpu"), help="[default: cuda if there is a GPU]")
     parser.add_argument("--kit", action="store_true", help="pack .gpu-kit/; needs a network")
