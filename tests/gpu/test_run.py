@@ -18,9 +18,15 @@ HANGS = "import time\ndef test_that_hangs():\n    time.sleep(60)\n"
 
 
 def failing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *wrong: str, error: Exception | None = None, seconds: float = 0.0
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    *wrong: str,
+    error: Exception | None = None,
+    seconds: float = 0.0,
+    model_seconds: float = 0.0,
+    budget: float = 1000.0,
 ) -> Run:
-    """A run in which the steps called `wrong` go wrong after some seconds, and the others measure one case."""
+    """A run in which a step takes `seconds`: those called `wrong` go wrong then, the others have measured one case."""
     now = [0.0]
 
     def do(bench: Bench, step: Step, model: Model, allowed: float, write: measure.Write) -> None:
@@ -29,9 +35,13 @@ def failing(
             raise error or StepError("")
         write(measure.case(step, step.batch_sizes[0], 1) | {"tokens_per_second": 1.0, "allowed": allowed})
 
+    def make_model(bench: Bench, size: str, allowed: float) -> tuple[Model, dict]:
+        now[0] += model_seconds
+        return Model(tmp_path, size, 1e9, None), {}
+
     monkeypatch.setattr(measure, "KINDS", dict.fromkeys(measure.KINDS, do))
-    monkeypatch.setattr("tests.gpu.bench.make_model", lambda bench, size, _: (Model(tmp_path, size, 1e9, None), {}))
-    return Run(tmp_path, 1000, "cpu", 0, lambda: now[0])
+    monkeypatch.setattr("tests.gpu.bench.make_model", make_model)
+    return Run(tmp_path, budget, "cpu", 0, lambda: now[0])
 
 
 def results(out: Path) -> list[dict]:
@@ -64,7 +74,7 @@ def test_a_step_that_goes_wrong_is_told_and_the_next_ones_have_their_turn(
     assert "Traceback" in (tmp_path / "log.txt").read_text()
 
 
-def test_a_step_that_goes_wrong_at_once_takes_no_time_from_the_next_of_its_kind(
+def test_a_step_that_goes_wrong_at_once_makes_the_next_of_its_kind_neither_hasty_nor_bold(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = failing(tmp_path, monkeypatch, "static", seconds=2.0)
@@ -72,6 +82,21 @@ def test_a_step_that_goes_wrong_at_once_takes_no_time_from_the_next_of_its_kind(
     run.go(steps, tmp_path, tmp_path)
     (case,) = (line for line in results(tmp_path) if "case" in line)
     assert case["allowed"] == plan.allowed(steps[1], 1000, [])
+    just_enough = plan.MODEL_SECONDS["7B"] + steps[1].seconds + plan.RESERVE + 1
+    run = failing(tmp_path, monkeypatch, "continuous", seconds=2.0, budget=just_enough)
+    run.go(steps[::-1], tmp_path, tmp_path)
+    assert results(tmp_path)[-1] == {
+        "step": "static",
+        "skipped": "takes some 75 s, and 86 s of the budget are left",
+    }
+
+
+def test_a_step_that_has_no_time_left_because_its_model_took_so_long_is_not_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = failing(tmp_path, monkeypatch, model_seconds=960.0)
+    run.go(plan.select(["continuous"], gpus=0), tmp_path, tmp_path)
+    assert results(tmp_path)[-1]["skipped"] == "takes some 40 s, and 40 s of the budget are left"
 
 
 def test_the_logs_of_a_run_that_went_wrong_are_kept_as_its_folder_is_not(tmp_path: Path) -> None:
