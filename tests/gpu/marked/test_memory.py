@@ -34,7 +34,7 @@ async def with_one_rank_at_work(started: start.Started) -> None:
         pass
 
 
-def test_a_batch_beyond_a_rank_s_share_of_the_gpu_is_halved_and_every_prompt_is_answered(wide_model, tmp_path):
+def test_a_batch_beyond_a_rank_s_share_of_the_gpu_is_halved_and_every_prompt_is_answered(began, wide_model, tmp_path):
     total = memory_of_the_gpu()
     rows = int(WANTED * total / LOGITS_BYTES)
     source = tmp_path / "p.txt"
@@ -53,7 +53,7 @@ def test_a_batch_beyond_a_rank_s_share_of_the_gpu_is_halved_and_every_prompt_is_
             ignore_eos=True,
             max_restarts=0,
         )
-        flight = Flight(start.launch(config, run_dir=tmp_path / "run"), ALL_BY)
+        flight = Flight(start.launch(config, run_dir=tmp_path / "run"), began + ALL_BY)
     try:
         asyncio.run(asyncio.wait_for(with_one_rank_at_work(flight.started), 90))
         assert flight.wait() == 0, flight.said
