@@ -25,22 +25,27 @@ def test_every_figure_is_there_and_makes_sense_or_says_why_not():
         watching.close()
 
 
+def samples_of(sweep):
+    assert sweep.wait() == 0, sweep.said
+    return sweep.samples
+
+
 def test_busy_samples_arrive_while_a_run_is_at_work(flights):
-    assert max(figures(flights["sweep"].samples, "busy_percent")) > 0
+    assert max(figures(samples_of(flights["sweep"]), "busy_percent")) > 0
 
 
 def test_memory_grows_while_a_model_is_loaded(flights):
-    used = figures(flights["sweep"].samples, "memory_used_bytes")
+    used = figures(samples_of(flights["sweep"]), "memory_used_bytes")
     assert max(used) > min(used)
 
 
 def test_the_energy_counter_never_falls(flights):
-    energy = figures(flights["sweep"].samples, "energy_joules")
+    energy = figures(samples_of(flights["sweep"]), "energy_joules")
     assert energy == sorted(energy)
 
 
 def test_gpm_figures_arrive_where_the_gpu_has_them_and_have_a_reason_elsewhere(flights):
-    samples = flights["sweep"].samples
+    samples = samples_of(flights["sweep"])
     assert samples, flights["sweep"].said
     last = samples[-1]
     found = [sample.dram_percent for sample in samples if sample.dram_percent is not None]
@@ -69,11 +74,11 @@ def test_a_sweep_has_step_times_memory_and_bandwidth(flights):
 
 def test_a_sweep_says_how_busy_the_gpu_was(flights):
     results = results_of(flights["sweep"])
-    figures(flights["sweep"].samples, "busy_percent")
+    figures(samples_of(flights["sweep"]), "busy_percent")
     assert all(result.busy_percent > 0 for result in results)
 
 
 def test_a_sweep_has_tokens_per_joule(flights):
     results = results_of(flights["sweep"])
-    figures(flights["sweep"].samples, "power_watts")
+    figures(samples_of(flights["sweep"]), "power_watts")
     assert all(result.tokens_per_joule > 0 for result in results)
