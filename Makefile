@@ -36,16 +36,24 @@ pictures: $(READY)
 OUT ?= gpu-results
 BUDGET ?=
 PYTHON_VERSION ?= 3.12
+PLATFORM ?= x86_64
+
+# The Python of .venv if it can import $(1): one that was copied from another machine often cannot. Else python3.
+choose = python=$(BIN)/python; { test -e $(READY) && $$python -c 'import $(1)' 2>/dev/null; } || python=$(PYTHON)
 
 # A Python that has torch is taken as it is: its build is the one that goes with the GPUs.
 gpu:
-	@test -e $(READY) || $(PYTHON) -c 'import torch' 2>/dev/null || $(MAKE) setup
-	@python=$(PYTHON); test ! -e $(READY) || python=$(BIN)/python; \
+	@$(call choose,torch); \
+	$$python -c 'import torch' 2>/dev/null || { \
+		if test -e $(READY); then \
+			echo "neither $(BIN)/python nor $(PYTHON) can import torch: make clean, then make gpu" >&2; exit 2; \
+		fi; \
+		$(MAKE) setup && python=$(BIN)/python; \
+	} || exit 2; \
 	$$python -m tests.gpu --out "$(OUT)" $(if $(BUDGET),--budget $(BUDGET))
 
 gpu-kit:
-	@python=$(PYTHON); test ! -e $(READY) || python=$(BIN)/python; \
-	$$python -m tests.gpu --kit --python-version $(PYTHON_VERSION)
+	@$(call choose,pip); $$python -m tests.gpu --kit --python-version $(PYTHON_VERSION) --platform $(PLATFORM)
 
 setup: $(READY)
 

@@ -16,6 +16,7 @@ NAMES = ("busy_percent", "memory_used_bytes", "power_watts", "sm_clock_mhz")
 """The same figures as rankdeck's DeviceSample has them; nvidia-smi counts memory in MiB."""
 
 EVERY_MS = 500
+END_SECONDS = 5.0
 
 Sample = tuple[float, dict[str, float]]
 """Unix seconds, and the figures."""
@@ -46,7 +47,10 @@ class NvidiaSmi:
     ) -> None:
         if self._process is not None:
             self._process.terminate()
-            self._process.wait()
+            try:
+                self._process.wait(END_SECONDS)
+            except subprocess.TimeoutExpired:  # it hangs in the driver, where no signal ends it
+                self._process.kill()
 
     def samples(self) -> list[Sample]:
         """All so far."""

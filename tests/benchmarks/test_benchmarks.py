@@ -1,6 +1,7 @@
 """What the benchmarks compute themselves: prompts, samples of nvidia-smi, ratios."""
 
 import dataclasses
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,31 @@ def test_means_of_samples_are_those_between_two_times() -> None:
     samples = [(at, {"power_watts": 100.0 * at}) for at in (1.0, 2.0, 3.0, 9.0)]
     assert nvidia_smi.means(samples, 2.0, 4.0) == {"power_watts": 250.0, "samples": 2}
     assert nvidia_smi.means(samples, 5.0, 6.0) == {}
+
+
+def test_an_nvidia_smi_that_hangs_in_the_driver_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+
+    class Hanging:
+        def __init__(self, *_: object, **__: object) -> None: ...
+
+        def terminate(self) -> None:
+            told.append("terminate")
+
+        def kill(self) -> None:
+            told.append("kill")
+
+        def wait(self, timeout: float | None = None) -> None:
+            assert timeout is not None, "this would wait for ever"
+            raise subprocess.TimeoutExpired("nvidia-smi", timeout)
+
+    monkeypatch.setattr(nvidia_smi.shutil, "which", lambda name: name)
+    monkeypatch.setattr(nvidia_smi.subprocess, "Popen", Hanging)
+    with nvidia_smi.NvidiaSmi(tmp_path / "smi.csv"):
+        pass
+    assert told == ["terminate", "kill"]
 
 
 def test_settings_become_flags_and_those_that_are_off_are_left_out() -> None:

@@ -1,12 +1,13 @@
 """`make gpu`: every test marked `gpu`, then the benchmark, within a budget of seconds, on a machine without network.
 
-    python -m tests.gpu [--out FOLDER] [--budget 520] [--steps NAME,NAME] [--device cpu]
-    python -m tests.gpu --kit [--python-version 3.12]     pack what a bare machine lacks into .gpu-kit/
-    python -m tests.gpu --ship FOLDER                     make the recordings in a folder of results rankdeck's own
+    python -m tests.gpu [--out FOLDER] [--budget SECONDS] [--steps NAME,NAME] [--device cpu]
+    python -m tests.gpu --kit [--python-version 3.12] [--platform aarch64]
+                                          pack what a bare machine lacks into .gpu-kit/
+    python -m tests.gpu --ship FOLDER     make the recordings in a folder of results rankdeck's own
 
 The steps and their order are in plan.py. Without a GPU the same steps are done with tiny models on the CPU. Models are
 of Llama's shape with random weights, made on the device, in memory where there is room for it; every length is fixed.
-What is missing on this machine is said before anything slow is begun.
+What is missing on this machine, or keeps torch from its GPUs, is said before anything slow is begun.
 
 Results are in FOLDER as soon as they are there: results.jsonl (a line for the machine, each model, the tests, each
 case), tests.txt (what pytest said), summary.md, log.txt (of what went wrong), and two recordings, recording-run/ and
@@ -35,7 +36,6 @@ from tests.gpu.plan import Step, Taken
 from tests.gpu.requirements import RequirementError
 
 MARKED = "tests/gpu/marked"
-BUDGET, BUDGET_WITHOUT_GPU = 520.0, 165.0
 ROOM_FOR_MODELS = 20e9
 """Bytes: of 7 and of 1 billion parameters in bfloat16, and some to spare."""
 
@@ -79,6 +79,7 @@ class Run:
         """Do the steps that there is time for."""
         from tests.gpu.bench import Bench, StepError
         from tests.gpu.launches import keep_text
+        from tests.gpu.machine import first_gpu
 
         on_gpu = self.device == "cuda"
         bench = Bench(
@@ -117,7 +118,8 @@ class Run:
             return
         model = self._model(bench, step.size)
         why = why_not_here(bench, step, model) if model else f"there is no {step.size} model"
-        if why:
+        # Making the model may have taken longer than planned.
+        if why := why or plan.why_not_begun(step, self.left, self._taken, with_model=False):
             self._skip(step, why)
             return
         with self._timed(step) as seconds:
@@ -136,11 +138,12 @@ class Run:
     @contextlib.contextmanager
     def _timed(self, step: Step) -> Iterator[float]:
         """The seconds after which the step is to be given up; what it took is kept for those that are like it."""
-        began = self._clock()
+        began, went_wrong = self._clock(), True
         try:
             yield plan.allowed(step, self.left, self._taken)
+            went_wrong = False
         finally:
-            self._taken.append(Taken(step, self._clock() - began))
+            self._taken.append(Taken(step, self._clock() - began, went_wrong))
             self.lines.write({"step": step.name, "took_seconds": round(self._taken[-1].seconds, 1)})
 
     def _skip(self, step: Step, why: str) -> None:
@@ -197,30 +200,6 @@ def end_supervisors(folder: Path) -> None:
                 os.kill(pid, signal.SIGTERM)
 
 
-def machine(device: str, gpus: int) -> dict[str, Any]:
-    """Where this runs, in the words of the first line of the results."""
-    from rankdeck.runner import start
-    from rankdeck.runner.machine import telemetry
-
-    found = start.environment()
-    said = {"date": time.strftime("%Y-%m-%d"), "GPUs": gpus, "GPU": ", ".join(sorted(set(found.devices)))}
-    if device == "cpu":
-        said |= {"without a GPU": telemetry.Telemetry.open().reason or "as asked for", "sizes": "tiny"}
-    if shutil.which("nvidia-smi"):
-        asked = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader", "-i", "0"]
-        said["driver"] = subprocess.run(asked, capture_output=True, text=True, timeout=20).stdout.strip()
-    said |= {name: found.packages.get(name) for name in ("torch", "transformers", "accelerate")}
-    return said | {"Python": found.python, "cores": found.cores, "length": "fixed length"}
-
-
-def first_gpu() -> str:
-    """The UUID of the first GPU that a run here uses; nvidia-smi takes it as well."""
-    from rankdeck.runner.machine import telemetry
-
-    visible = telemetry.visible_gpus(os.environ)
-    return visible[0].uuid if visible else "0"
-
-
 @contextlib.contextmanager
 def folders() -> Iterator[tuple[Path, Path]]:
     """A folder for runs and one for models; models of some 16 GB are in memory if there is room, else on the disk."""
@@ -250,20 +229,24 @@ def _terminated(*_: object) -> NoReturn:
 def benchmark(options: argparse.Namespace) -> int:
     """Run the steps; the exit status."""
     from rankdeck.runner.machine import telemetry
+    from tests.gpu import machine
 
     gpus = 0 if options.device == "cpu" else telemetry.count_visible_gpus(os.environ)
     device = "cuda" if gpus else "cpu"
     if options.device == "cuda" and not gpus:
-        raise RequirementError(f"no GPU: {telemetry.Telemetry.open().reason}")
+        raise RequirementError(f"no GPU: {telemetry.why_no_gpu(os.environ)}")
     steps = plan.select(options.steps.split(",") if options.steps else None, gpus)
     if not gpus:
         steps = [plan.with_tiny_models(step) for step in steps]
-    budget = options.budget or (BUDGET if gpus else BUDGET_WITHOUT_GPU)
+    budget = options.budget or plan.budget(gpus)
+    run = Run(options.out, budget, device, gpus)
+    facts = machine.look(device)
+    if gpus and (odd := machine.check_torch(facts)):
+        say(odd)
     options.out.mkdir(parents=True, exist_ok=True)
     for name in ("results.jsonl", "log.txt"):
         (options.out / name).unlink(missing_ok=True)
-    run = Run(options.out, budget, device, gpus)
-    run.lines.write({"machine": machine(device, gpus)})
+    run.lines.write({"machine": machine.words(facts, device, gpus)})
     signal.signal(signal.SIGTERM, _terminated)
     try:
         with folders() as (folder, models):
@@ -279,18 +262,20 @@ def main() -> int:
         prog="python -m tests.gpu", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, default=Path("gpu-results"), help="the folder of the results")
-    parser.add_argument("--budget", type=float, help=f"seconds  [default: {BUDGET:.0f}; without a GPU less]")
+    seconds = f"{plan.BUDGET:.0f}; {plan.BUDGET_ON_SEVERAL:.0f} on several GPUs, {plan.BUDGET_WITHOUT_GPU:.0f} on none"
+    parser.add_argument("--budget", type=float, help=f"seconds  [default: {seconds}]")
     parser.add_argument("--steps", help="only these, by name")
     parser.add_argument("--device", choices=("cuda", "cpu"), help="[default: cuda if there is a GPU]")
     parser.add_argument("--kit", action="store_true", help="pack .gpu-kit/; needs a network")
     parser.add_argument("--python-version", default="3.12", help="of the machine that the kit is for")
+    parser.add_argument("--platform", choices=tuple(requirements.PLATFORMS), default="x86_64", help="of that machine")
     parser.add_argument("--ship", type=Path, metavar="FOLDER", help="take the recordings of these results over")
     options = parser.parse_args()
     requirements.use_this_checkout()
     try:
         if options.kit:
-            size = requirements.pack(options.python_version)
-            say(f"{requirements.KIT}: {size / 1e6:.1f} MB for Python {options.python_version}")
+            size = requirements.pack(options.python_version, options.platform)
+            say(f"{requirements.KIT}: {size / 1e6:.1f} MB for Python {options.python_version} on {options.platform}")
             return 0
         with tempfile.TemporaryDirectory(prefix="rankdeck-kit-") as installed:
             if requirements.missing(requirements.PACKED) and requirements.KIT.is_dir():

@@ -153,21 +153,10 @@ def figures(journal: Told, stretch: Stretch, smi: Sequence[nvidia_smi.Sample]) -
     """A case's line: what was done, and what NVML, GPM and nvidia-smi say of the GPUs meanwhile."""
     devices = seen(journal, stretch)
     ready = list(journal.ready.values())
-    result = msgspec.to_builtins(stretch.result)
-    # Rows of a continuous engine come and go: what its steps had to read of the cache is unknown.
-    if any(rank.engine == "continuous" for rank in ready):
-        result["mbu"] = None
-    reserved = [
-        size
-        for batch in journal.batches
-        if stretch.first <= batch.began and batch.ended <= stretch.last
-        if (size := getattr(batch.result, "reserved_memory_bytes", None)) is not None
-    ]
     own = nvidia_smi.means(smi, stretch.first, stretch.last)
     on_one_gpu = len({device.uuid for device in devices}) == 1  # the one that nvidia-smi looks at
     return {
-        **result,
-        "reserved_memory_bytes": max(reserved, default=None),
+        **msgspec.to_builtins(stretch.result),
         "bandwidth_source": journal.source or peak_bandwidth(ready)[1] or "measured by a copy",
         "device_name": ready[0].device_name if ready else None,
         "nvml": means(devices, NVML_FIGURES),

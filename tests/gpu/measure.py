@@ -35,9 +35,8 @@ SMALL_ROUNDS = 3
 ROUNDS_AT_MOST = 7
 """Of its last setting, so that the recording stays small."""
 
-WATCHED = (False, True, False, True)
-WATCHED_SHARE = 0.6
-"""Of the seconds that a case is measured for, each time: there are two of each kind."""
+WATCHED = (False, True, False)
+"""Watched between two times unwatched: a machine that grows steadily faster or slower changes nothing."""
 
 Write = Callable[[dict[str, Any]], None]
 
@@ -169,7 +168,7 @@ async def turning(run: start.Started, turns: Sequence[tuple[int, protocol.Comman
 
 
 def watch(bench: Bench, step: Step, model: Model, seconds: float, write: Write) -> None:
-    """One run; nobody watches, then the dashboard does, and again: the cases are the whole batches in each time."""
+    """One run; nobody watches, then the dashboard does, then nobody: the cases are the whole batches in each time."""
     (size,) = step.batch_sizes
     deadline = time.monotonic() + seconds
     with launched(bench, step, config(bench, step, model, size * 400, batch_size=size)) as (run, smi):
@@ -184,7 +183,7 @@ def watch(bench: Bench, step: Step, model: Model, seconds: float, write: Write) 
 
         wait_until(lambda: tail.batches() >= 1)
         rates: dict[bool, list[float]] = {False: [], True: []}
-        costs: list[float] = []
+        cost = 0.0
         for watched in WATCHED:
             with attached(run) if watched else contextlib.nullcontext() as terminal:
                 if terminal is not None:
@@ -192,22 +191,21 @@ def watch(bench: Bench, step: Step, model: Model, seconds: float, write: Write) 
                     process = psutil.Process(terminal.pid)
                     before, since = process.cpu_times(), time.monotonic()
                 first = time.time()
-                least = WATCHED_SHARE * bench.least_seconds
-                wait_until(lambda first=first, least=least: tail.enough(first, least), terminal)
+                wait_until(lambda first=first: tail.enough(first, bench.least_seconds), terminal)
                 last = time.time()
                 if terminal is not None:
                     after = process.cpu_times()
                     used = after.user + after.system - before.user - before.system
-                    costs.append(100 * used / (time.monotonic() - since))
+                    cost = 100 * used / (time.monotonic() - since)
             told = journal.told(tail.events)
             stretch = journal.between(told, size, first, last, model.copy_bytes_per_second)
             assert stretch is not None
             rates[watched].append(stretch.result.tokens_per_second)
             line = case(step, size, 1, ", watched" if watched else ", unwatched")
             write(line | journal.figures(told, stretch, smi.samples()))
-    ratios = [on / off for off, on in zip(rates[False], rates[True], strict=True)]
-    figures = {"ratio": statistics.fmean(rates[True]) / statistics.fmean(rates[False]), "ratios": ratios}
-    write({"watching": figures | {"cpu_percent": statistics.fmean(costs)}})
+    (on,), off = rates[True], rates[False]
+    figures = {"ratio": on / statistics.fmean(off), "ratios": [on / rate for rate in off]}
+    write({"watching": figures | {"cpu_percent": cost}})
 
 
 KINDS = {"article": article, "sweep": sweep, "steer": steer, "watch": watch}

@@ -27,16 +27,17 @@ class Step:
 
 
 STEPS = (
-    # The eight named cases, in five launches: the batch sizes of a sweep share one, and so do watching on and off.
+    # The eight named cases, in five launches: the batch sizes of a sweep share one, and so do watching on and off. On
+    # several GPUs how it scales is among them: eight ranks load 13 GB each, then four trials of 12 s and more.
     Step("tests", "tests", 110),
     Step("article's way", "article", 35, "7B", "article", (16,)),
     Step("static", "sweep", 75, "7B", "static", (1, 16, 64, 256), recording="sweep"),
     Step("continuous", "sweep", 40, "7B", "continuous", (64,)),
     Step("two ranks", "steer", 70, "7B", "static", (16, 64), (1, 2), recording="run"),
-    Step("watching", "watch", 70, "7B", "static", (64,)),
-    # While time lasts.
-    Step("scaling", "sweep", 60, "7B", "static", (64,), (1, 2, 4, 8), least_gpus=2),
-    Step("1B static", "sweep", 55, "1B", "static", (16, 64, 256)),
+    Step("scaling", "sweep", 110, "7B", "static", (64,), (1, 2, 4, 8), least_gpus=2),
+    Step("watching", "watch", 72, "7B", "static", (64,)),
+    # While time lasts; on one GPU for the first of them.
+    Step("1B static", "sweep", 50, "1B", "static", (16, 64, 256)),
     Step("1B continuous", "sweep", 30, "1B", "continuous", (64,)),
     Step("1B article's way", "article", 30, "1B", "article", (16,)),
     Step("continuous grid", "sweep", 60, "7B", "continuous", (16, 256)),
@@ -44,6 +45,9 @@ STEPS = (
     Step("1B two ranks", "sweep", 40, "1B", "static", (64, 256), (2,)),
 )
 """The order, and the planned seconds of each step."""
+
+BUDGET, BUDGET_ON_SEVERAL, BUDGET_WITHOUT_GPU = 530.0, 780.0, 165.0
+"""Seconds for all of it. Nine minutes on one GPU hold those before the first step, too; several have more to show."""
 
 MODEL_SECONDS = {"7B": 35.0, "1B": 15.0, "tiny": 15.0}
 """What making a model of this size takes."""
@@ -57,7 +61,6 @@ RESERVE = 12.0
 LATE_FACTOR, LATE_SECONDS = 1.5, 20.0
 """A step that takes this much longer than expected hangs: it is given up, and the next has its turn."""
 
-
 MODEL_LATE_FACTOR = 4.0
 """Weights may go to a slow disk."""
 
@@ -68,11 +71,25 @@ class Taken:
 
     step: Step
     seconds: float
+    went_wrong: bool = False
+
+    @property
+    def over_plan(self) -> float | None:
+        """How many times its plan it took; None if it ended early by going wrong, which says nothing of the machine."""
+        ratio = self.seconds / self.step.seconds
+        return None if self.went_wrong and ratio < 1 else ratio
+
+
+def budget(gpus: int) -> float:
+    """The seconds for all steps, unless others are asked for."""
+    if not gpus:
+        return BUDGET_WITHOUT_GPU
+    return BUDGET if gpus == 1 else BUDGET_ON_SEVERAL
 
 
 def expected(step: Step, taken: Sequence[Taken], *, with_model: bool) -> float:
     """Seconds that `step` will take: as planned, times the worst that a step of its kind took over its plan."""
-    alike = [one.seconds / one.step.seconds for one in taken if one.step.kind == step.kind]
+    alike = [ratio for one in taken if one.step.kind == step.kind and (ratio := one.over_plan) is not None]
     return step.seconds * max(alike, default=1.0) + (MODEL_SECONDS[step.size] if with_model else 0.0)
 
 
@@ -85,8 +102,11 @@ def why_not_begun(step: Step, left: float, taken: Sequence[Taken], *, with_model
 
 
 def allowed(step: Step, left: float, taken: Sequence[Taken]) -> float:
-    """Seconds after which a step is given up, its model being there, `left` seconds before the end."""
-    late = LATE_FACTOR * expected(step, taken, with_model=False) + LATE_SECONDS
+    """Seconds after which a step is given up, its model being there, `left` seconds before the end.
+
+    However quick those like it were, a step has the seconds of its plan.
+    """
+    late = LATE_FACTOR * max(step.seconds, expected(step, taken, with_model=False)) + LATE_SECONDS
     return max(0.0, min(left - RESERVE, late))
 
 

@@ -6,6 +6,7 @@ Uses nothing but the standard library and pip: it runs before anything else can 
 import importlib
 import importlib.util
 import os
+import platform
 import subprocess
 import sys
 import zipfile
@@ -16,7 +17,11 @@ ROOT = Path(__file__).resolve().parents[2]
 KIT = ROOT / ".gpu-kit"
 MOST_BYTES = 10_000_000
 
-PLATFORMS = ("manylinux2014_x86_64", "manylinux_2_17_x86_64", "manylinux_2_28_x86_64")
+PLATFORMS = {
+    processor: tuple(f"{oldest}_{processor}" for oldest in ("manylinux2014", "manylinux_2_17", "manylinux_2_28"))
+    for processor in ("x86_64", "aarch64")
+}
+"""The wheels that run on Linux, by processor, as `uname -m` calls it: GH200 and DGX Spark are aarch64."""
 
 PACKED = {
     "msgspec": "msgspec",
@@ -92,11 +97,14 @@ def install_kit(target: Path, kit: Path = KIT) -> None:
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--no-index", "--no-deps"]
     done = subprocess.run([*pip, "--target", str(target), *wheels], capture_output=True, text=True)
     if done.returncode != 0:
-        version = f"{sys.version_info.major}.{sys.version_info.minor}"
-        raise RequirementError(
-            f"{kit} cannot be installed for Python {version}: {done.stderr.strip().splitlines()[-1]}\n"
-            f"pack it anew where there is a network: make gpu-kit PYTHON_VERSION={version}"
-        )
+        version, processor = f"{sys.version_info.major}.{sys.version_info.minor}", platform.machine()
+        if processor in PLATFORMS:
+            cure = f"make gpu-kit PYTHON_VERSION={version} PLATFORM={processor}"
+            cure = f"pack it anew where there is a network: {cure}"
+        else:
+            cure = f"there is none for {processor}: python3 -m pip install {' '.join(PACKED)}"
+        why = (done.stderr.strip().splitlines() or [f"pip ended with status {done.returncode}"])[-1]
+        raise RequirementError(f"{kit} cannot be installed for Python {version} on {processor}: {why}\n{cure}")
     put_first(target)
 
 
@@ -115,8 +123,8 @@ def pinned(constraints: str, names: Sequence[str]) -> list[str]:
     return [f"{name}=={pins[name]}" if name in pins else name for name in names]
 
 
-def pack(python_version: str, kit: Path = KIT) -> int:
-    """Fetch the kit's wheels for this version of Python on Linux x86-64, in the place of what is there; their bytes.
+def pack(python_version: str, processor: str, kit: Path = KIT) -> int:
+    """Fetch the kit's wheels for this Python on Linux and this processor, in the place of what is there; their bytes.
 
     Raises:
         RequirementError: they cannot be had, or are too large to be carried about.
@@ -127,7 +135,7 @@ def pack(python_version: str, kit: Path = KIT) -> int:
     wanted = pinned((ROOT / "constraints.txt").read_text(encoding="utf-8"), list(PACKED))
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--quiet", "--no-deps"]
     command += ["--only-binary=:all:", "--implementation", "cp", "--python-version", python_version]
-    command += [word for platform in PLATFORMS for word in ("--platform", platform)]
+    command += [word for wheels in PLATFORMS[processor] for word in ("--platform", wheels)]
     done = subprocess.run([*command, "--dest", str(kit), *wanted], capture_output=True, text=True)
     if done.returncode != 0:
         raise RequirementError(f"the kit cannot be packed: {done.stderr.strip().splitlines()[-1]}")

@@ -96,9 +96,9 @@ def _cell(case: Line, name: str, written: Callable[[float], str]) -> str:
 
 def watched(watching: Line) -> str:
     """What watching costs, in one sentence."""
-    pairs = ", ".join(f"{ratio:.3f}" for ratio in watching["ratios"])
+    before, after = watching["ratios"]
     return (
-        f"watched over unwatched tok/s: {watching['ratio']:.3f} (pairs {pairs}); "
+        f"watched over unwatched tok/s: {watching['ratio']:.3f} (before {before:.3f}, after {after:.3f}); "
         f"the dashboard takes {watching['cpu_percent']:.1f} % of a core"
     )
 

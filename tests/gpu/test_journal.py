@@ -19,6 +19,7 @@ def batch(number: int, rank: int, began: float, ended: float) -> list[AnyEvent]:
     result = BatchResult(
         rows=16, prompt_tokens=160, output_tokens=1600, slots=1760, padded_slots=0, steps=101,
         prefill_seconds=0.1, decode_seconds=9.0, seconds=9.5, peak_memory_bytes=2**30,
+        reserved_memory_bytes=(1 + number) * 2**30,
     )  # fmt: skip
     return [
         protocol.BatchStarted(at=began, rank=rank, batch=number, rows=16),
@@ -73,6 +74,7 @@ def test_a_case_has_the_gpu_s_figures_of_its_own_time_by_nvml_gpm_and_nvidia_smi
     assert line["gpm"] == {"dram_percent": 40, "samples": 2}
     assert line["unavailable"] == {"sm_percent": "not here"}
     assert line["nvidia_smi"] == {"power_watts": 320, "samples": 1, "tokens_per_joule": 0.5}
+    assert line["reserved_memory_bytes"] == 3 * 2**30
     assert line["tokens_per_joule"] == pytest.approx(160 / 300)
     assert line["bandwidth_source"] == "data sheet of NVIDIA H200"
     assert 0 < line["mbu"] < 1

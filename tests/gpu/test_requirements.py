@@ -39,6 +39,7 @@ def test_the_command_and_the_tests_marked_gpu_import_nothing_that_a_bare_machine
     modules = [
         "tests.conftest",
         "tests.gpu.__main__",
+        "tests.gpu.machine",
         "tests.gpu.measure",
         "tests.gpu.recording",
         "tests.gpu.marked.conftest",
@@ -74,6 +75,17 @@ def test_a_kit_for_another_python_says_how_to_pack_the_right_one(tmp_path: Path)
     wheel.write_bytes(b"")
     with pytest.raises(RequirementError, match=r"make gpu-kit PYTHON_VERSION=3\.\d+"):
         requirements.install_kit(tmp_path / "target", tmp_path)
+
+
+def test_a_kit_for_another_processor_says_how_to_pack_the_right_one_and_where_there_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = f"{sys.version_info.major}{sys.version_info.minor}"
+    (tmp_path / f"msgspec-0.1-cp{version}-cp{version}-manylinux2014_s390x.whl").write_bytes(b"")
+    for processor, cure in (("aarch64", " PLATFORM=aarch64"), ("ppc64le", "none for ppc64le: python3 -m pip install")):
+        monkeypatch.setattr(requirements.platform, "machine", lambda processor=processor: processor)
+        with pytest.raises(RequirementError, match=cure):
+            requirements.install_kit(tmp_path / "target", tmp_path)
 
 
 def test_the_kit_has_the_versions_of_the_constraints() -> None:

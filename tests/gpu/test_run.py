@@ -9,7 +9,7 @@ from rankdeck.runner import protocol
 from tests.gpu import __main__ as command
 from tests.gpu import launches, measure, plan
 from tests.gpu.__main__ import Run
-from tests.gpu.bench import Bench, StepError
+from tests.gpu.bench import Bench, Model, StepError
 from tests.gpu.plan import Step
 
 PASSES = "def test_that_passes():\n    pass\n"
@@ -17,17 +17,31 @@ FAILS = "def test_that_fails():\n    assert 1 == 2\n"
 HANGS = "import time\ndef test_that_hangs():\n    time.sleep(60)\n"
 
 
-class Failing(Run):
-    """A run in which the steps called `wrong` go wrong."""
+def failing(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    *wrong: str,
+    error: Exception | None = None,
+    seconds: float = 0.0,
+    model_seconds: float = 0.0,
+    budget: float = 1000.0,
+) -> Run:
+    """A run in which a step takes `seconds`: those called `wrong` go wrong then, the others have measured one case."""
+    now = [0.0]
 
-    def __init__(self, out: Path, *wrong: str, error: Exception | None = None) -> None:
-        super().__init__(out, 1000, "cpu", 0)
-        self.wrong, self.error = wrong, error or StepError("")
+    def do(bench: Bench, step: Step, model: Model, allowed: float, write: measure.Write) -> None:
+        now[0] += seconds
+        if step.name in wrong:
+            raise error or StepError("")
+        write(measure.case(step, step.batch_sizes[0], 1) | {"tokens_per_second": 1.0, "allowed": allowed})
 
-    def _do(self, bench: Bench, step: Step) -> None:
-        if step.name in self.wrong:
-            raise self.error
-        self._case(measure.case(step, step.batch_sizes[0], 1) | {"tokens_per_second": 1.0})
+    def make_model(bench: Bench, size: str, allowed: float) -> tuple[Model, dict]:
+        now[0] += model_seconds
+        return Model(tmp_path, size, 1e9, None), {}
+
+    monkeypatch.setattr(measure, "KINDS", dict.fromkeys(measure.KINDS, do))
+    monkeypatch.setattr("tests.gpu.bench.make_model", make_model)
+    return Run(tmp_path, budget, "cpu", 0, lambda: now[0])
 
 
 def results(out: Path) -> list[dict]:
@@ -48,16 +62,41 @@ def marked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str) -> Run:
     ("error", "told"), [(StepError("it hung"), "it hung"), (KeyError("no_field"), "KeyError: 'no_field'")]
 )
 def test_a_step_that_goes_wrong_is_told_and_the_next_ones_have_their_turn(
-    tmp_path: Path, error: Exception, told: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, told: str
 ) -> None:
-    run = Failing(tmp_path, "static", error=error)
+    run = failing(tmp_path, monkeypatch, "static", error=error)
     run.go(plan.select(["static", "continuous"], gpus=0), tmp_path, tmp_path)
     assert run.went_wrong
-    wrong, case = results(tmp_path)
-    assert wrong == {"step": "static", "error": told}
+    assert {"step": "static", "error": told} in results(tmp_path)
+    (case,) = (line for line in results(tmp_path) if "case" in line)
     assert (case["case"], case["tokens_per_second"]) == ("7B continuous, batch size 64", 1.0)
     assert f"static: error: {told}" in (tmp_path / "summary.md").read_text()
     assert "Traceback" in (tmp_path / "log.txt").read_text()
+
+
+def test_a_step_that_goes_wrong_at_once_makes_the_next_of_its_kind_neither_hasty_nor_bold(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = failing(tmp_path, monkeypatch, "static", seconds=2.0)
+    steps = plan.select(["static", "continuous"], gpus=0)
+    run.go(steps, tmp_path, tmp_path)
+    (case,) = (line for line in results(tmp_path) if "case" in line)
+    assert case["allowed"] == plan.allowed(steps[1], 1000, [])
+    just_enough = plan.MODEL_SECONDS["7B"] + steps[1].seconds + plan.RESERVE + 1
+    run = failing(tmp_path, monkeypatch, "continuous", seconds=2.0, budget=just_enough)
+    run.go(steps[::-1], tmp_path, tmp_path)
+    assert results(tmp_path)[-1] == {
+        "step": "static",
+        "skipped": "takes some 75 s, and 86 s of the budget are left",
+    }
+
+
+def test_a_step_that_has_no_time_left_because_its_model_took_so_long_is_not_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = failing(tmp_path, monkeypatch, model_seconds=960.0)
+    run.go(plan.select(["continuous"], gpus=0), tmp_path, tmp_path)
+    assert results(tmp_path)[-1]["skipped"] == "takes some 40 s, and 40 s of the budget are left"
 
 
 def test_the_logs_of_a_run_that_went_wrong_are_kept_as_its_folder_is_not(tmp_path: Path) -> None:
@@ -91,11 +130,11 @@ def test_a_model_that_cannot_be_made_is_tried_once_and_its_steps_are_skipped(
     ]
 
 
-def test_results_are_written_down_as_they_come(tmp_path: Path) -> None:
-    run = Failing(tmp_path)
+def test_results_are_written_down_as_they_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = failing(tmp_path, monkeypatch)
     for number, step in enumerate(plan.select(["static", "continuous"], gpus=0), 1):
         run.go([step], tmp_path, tmp_path)
-        assert len(results(tmp_path)) == number
+        assert len([line for line in results(tmp_path) if "case" in line]) == number
         assert f"| 7B {step.name}, batch size" in (tmp_path / "summary.md").read_text()
     assert not run.went_wrong
 

@@ -64,7 +64,9 @@ def test_the_summary_has_machine_tests_cases_watching_and_what_was_left_out() ->
         ]
     )
     assert told.startswith("date 2026-12-01, GPU NVIDIA H100\ntests marked gpu: 1 failed, 2 passed\n  FAILED ")
-    assert "watched over unwatched tok/s: 0.987 (pairs 0.980, 0.990); the dashboard takes 3.2 % of a core" in told
+    assert (
+        "watched over unwatched tok/s: 0.987 (before 0.980, after 0.990); the dashboard takes 3.2 % of a core" in told
+    )
     assert "1B static: skipped: takes some 60 s" in told
     assert told.rstrip().endswith("long cause")
 

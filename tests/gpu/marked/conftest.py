@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -37,7 +38,13 @@ class Making:
 
 
 @pytest.fixture(scope="session")
-def making(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Making]:
+def began() -> float:
+    """When the first of these tests began: others may have come before them."""
+    return time.monotonic()
+
+
+@pytest.fixture(scope="session")
+def making(began: float, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Making]:
     """Both models, side by side."""
     folder = tmp_path_factory.mktemp("models")
     return {"tiny": Making(folder / "tiny"), "wide": Making(folder / "wide", "--rows", str(2**20))}
@@ -66,7 +73,7 @@ def tiny_model(making: dict[str, Making]) -> Path:
 
 
 @pytest.fixture(scope="session")
-def flights(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flights]:
+def flights(began: float, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flights]:
     """The runs by name."""
     folder = tmp_path_factory.mktemp("flights")
     prompts, with_beyond = folder / "prompts.txt", folder / "beyond.txt"
@@ -89,7 +96,7 @@ def flights(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     on_several = {"spread": settings(gpus_per_rank=2), "own": settings(ranks=2)} if GPUS > 1 else {}
     # It takes nearly all of the memory that it finds: nothing else can start beside it.
     alone = {"continuous": settings(engine="continuous")}
-    begun = Flights(folder, alone)
+    begun = Flights(folder, alone, began)
     try:
         with first_gpu_alone():
             for name, config in runs.items():
