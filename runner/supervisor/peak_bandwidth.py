@@ -4,6 +4,7 @@ The figures in the table are those of the makers' data sheets (decimal bytes per
 counts, which reaches about 80 to 95 % of the peak.
 """
 
+import re
 from collections.abc import Sequence
 
 from rankdeck.runner.protocol import RankReady
@@ -110,11 +111,14 @@ PEAK_GIGABYTES_PER_SECOND: tuple[tuple[str, float | None], ...] = (
 NOT_THE_WHOLE_GPU = ("mig", "laptop", "max q design")
 """A slice of a GPU, or a laptop version, has the same name but another bandwidth."""
 
+VIRTUAL_GPU = re.compile(r"-\d+[abcq]$", re.IGNORECASE)
+"""How the name of a vGPU profile ends: `NVIDIA A40-8Q` is eight gigabytes of an A40."""
+
 
 def known_bandwidth(device_name: str) -> float | None:
     """Bytes/s of the device of this name; None if it is not in the table."""
     words = " ".join("".join(letter if letter.isalnum() else " " for letter in device_name.lower()).split())
-    if any(f" {part} " in f" {words} " for part in NOT_THE_WHOLE_GPU):
+    if VIRTUAL_GPU.search(device_name.strip()) or any(f" {part} " in f" {words} " for part in NOT_THE_WHOLE_GPU):
         return None
     for name, figure in PEAK_GIGABYTES_PER_SECOND:
         if f" {name} " in f" {words} ":

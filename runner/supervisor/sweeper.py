@@ -4,6 +4,7 @@ While it is active it decides, in place of the scheduler, which rank gets which 
 happened. Knows no socket and no process. Its clock is the run's, taken from the state.
 """
 
+import heapq
 import random
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -71,7 +72,7 @@ class _Prompts:
 
     def for_warm_up(self, count: int) -> list[int]:
         """Prompts for a warm-up, whose answers are thrown away: the longest in stock, so that no batch is wider."""
-        return sorted(self._stock, key=self._lengths.__getitem__, reverse=True)[:count]
+        return heapq.nlargest(count, self._stock, key=self._lengths.__getitem__)
 
     def give_back(self) -> None:
         """Return the stock that was not handed out."""

@@ -19,6 +19,7 @@ class TrialMeter:
         self._ranks, self._started, self._ended = ranks, started, started
         self._batches: dict[int, list[tuple[float, BatchResult]]] = {rank.rank: [] for rank in ranks}
         self._samples: dict[str, list[tuple[float, DeviceSample]]] = {}
+        self._with_samples: set[int] = set()
 
     def add_batch(self, rank: int, began: float, ended: float, result: BatchResult) -> None:
         """Add a batch of `rank` that was handed out at `began` and finished at `ended`."""
@@ -27,7 +28,9 @@ class TrialMeter:
 
     def add_samples(self, at: float, samples: Sequence[DeviceSample]) -> None:
         """Add NVML's samples taken at `at`, of the GPUs of the trial's ranks."""
-        for position in {position for rank in self._ranks for position in match_rank_to_gpus(rank, samples)}:
+        found = {rank.rank: match_rank_to_gpus(rank, samples) for rank in self._ranks}
+        self._with_samples |= {rank for rank, positions in found.items() if positions}
+        for position in {position for positions in found.values() for position in positions}:
             self._samples.setdefault(samples[position].uuid, []).append((at, samples[position]))
 
     def result(self, bandwidth: Mapping[int, float]) -> TrialResult:
@@ -88,7 +91,12 @@ class TrialMeter:
         return statistics.fmean(means) if means else None
 
     def _watts(self) -> float | None:
-        """Mean power of all GPUs together, from the energy counters where they exist, else from sampled power."""
+        """Mean power of all GPUs together, from the energy counters where they exist, else from sampled power.
+
+        None where that of any rank's GPU is unknown: the tokens are those of all ranks.
+        """
+        if len(self._with_samples) < len(self._ranks):
+            return None
         total = 0.0
         for samples in self._samples.values():
             counted = [(at, sample.energy_joules) for at, sample in samples if sample.energy_joules is not None]

@@ -4,7 +4,8 @@
 starts once all others are over. Each run has one test, so that one which is too slow fails that test alone.
 """
 
-from tests.gpu.marked.flights import ON_A_GPU, check_answers_and_engine
+from rankdeck.runner.protocol import LogLine
+from tests.gpu.marked.flights import ON_A_GPU, PROMPTS, check_answers_and_engine
 
 pytestmark = ON_A_GPU
 
@@ -12,8 +13,10 @@ pytestmark = ON_A_GPU
 def test_compiled_steps_answer_every_prompt_as_the_cpu_does(flights):
     compiled = flights["compiled"]
     check_answers_and_engine(compiled, flights["cpu"], "static")
-    assert [record.index for record in compiled.records] == list(range(16))
+    assert [record.index for record in compiled.records] == list(range(len(PROMPTS)))
     assert compiled.causes == [None], compiled.said
+    # Said of the second compiled batch of a shape, which has the cache and the code of the first.
+    assert any("compiling batches of 8 x" in line.text for line in compiled.events if isinstance(line, LogLine))
 
 
 def test_the_continuous_engine_answers_as_the_cpu_does(flights):

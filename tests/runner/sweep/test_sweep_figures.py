@@ -118,6 +118,15 @@ def test_power_is_summed_over_the_trials_gpus_from_energy_counters_if_there_are_
     assert found.dram_percent is None
 
 
+def test_where_a_rank_has_no_samples_power_is_unknown_and_its_tokens_are_not_given_to_the_others():
+    meter = TrialMeter([ready(0), ready(1)], started=0.0)
+    for rank in (0, 1):
+        meter.add_batch(rank, 0.0, 2.0, batch())
+    meter.add_samples(1.0, [sample(0, power_watts=400.0)])
+    found = meter.result({})
+    assert (found.power_watts, found.tokens_per_joule) == (None, None)
+
+
 @given(st.lists(RATES, min_size=1), st.floats(0, 100))
 def test_a_percentile_lies_within_the_values_and_grows(values: list[float], percent: float) -> None:
     ordered = sorted(values)
