@@ -28,6 +28,8 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     no_gpu: str | None = None
     not_ours: int = 0
     left_out: int = 0
+    uncounted: bool = False
+    """CUDA may have GPUs, but NVML is missing, which would count them."""
     driver: str | None = None
     cuda: tuple[int, int] | None = None
     """The newest CUDA that the driver runs, major and minor."""

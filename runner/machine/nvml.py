@@ -4,6 +4,7 @@ Knows the `pynvml` bindings (distribution nvidia-ml-py) and what their errors me
 for example because the library lacks its symbol. Values keep NVML's units. Does not know when to sample what.
 """
 
+import ctypes
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
@@ -53,6 +54,11 @@ _NO_NVML = {
     GPU_NOT_FOUND: NO_GPU,
 }
 
+NVML_IS_MISSING = (
+    "NVML is missing: libnvidia-ml.so.1 cannot be loaded, and CUDA's libcuda.so.1 can "
+    "(a container needs NVIDIA_DRIVER_CAPABILITIES=compute,utility)"
+)
+
 Handle: TypeAlias = object
 """A device, as the library hands it out."""
 
@@ -85,9 +91,25 @@ class NvmlFailure(Exception):
 
 def why_no_nvml(error: Exception) -> str:
     """Why there is no NVML at all, and the cure if there is one, in one line."""
+    if only_nvml_is_missing(error):
+        return NVML_IS_MISSING
     if isinstance(error, NvmlFailure):
         return _NO_NVML.get(error.code, f"NVML does not start: {error}")
     return " ".join(f"NVML does not start: {error or type(error).__name__}".split())
+
+
+def only_nvml_is_missing(error: Exception) -> bool:
+    """Whether CUDA may well have GPUs, as its part of the driver is there: JetPack, or a container without `utility`."""
+    return isinstance(error, NvmlFailure) and error.code == LIBRARY_NOT_FOUND and cuda_driver_loads()
+
+
+def cuda_driver_loads() -> bool:
+    """Whether the library that torch's CUDA cannot do without is there. Loading it touches no GPU."""
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    return True
 
 
 class BusySample(NamedTuple):

@@ -12,7 +12,14 @@ from typing import NamedTuple
 import psutil
 
 from rankdeck.runner.machine.gpu import Device, Gpu
-from rankdeck.runner.machine.nvml import NO_GPU, NvmlApi, NvmlFailure, PynvmlApi, why_no_nvml
+from rankdeck.runner.machine.nvml import (
+    NO_GPU,
+    NvmlApi,
+    NvmlFailure,
+    PynvmlApi,
+    only_nvml_is_missing,
+    why_no_nvml,
+)
 from rankdeck.runner.machine.placement import COUNTED
 from rankdeck.runner.machine.visible_gpus import (
     VISIBLE,
@@ -42,7 +49,7 @@ class Telemetry:
     """Samples the GPUs and the ranks' processes. Not thread-safe.
 
     `not_ours` is the number of GPUs that NVML lists and this process may not open, `left_out` that of whole GPUs which
-    a job does not get because it gets MIG devices.
+    a job does not get because it gets MIG devices. With `uncounted` CUDA may have GPUs though NVML is missing.
     """
 
     def __init__(self, api: NvmlApi | None, devices: list[Device], reason: str | None) -> None:
@@ -53,6 +60,7 @@ class Telemetry:
         self.reason = reason
         self.not_ours = 0
         self.left_out = 0
+        self.uncounted = False
 
     @classmethod
     def open(cls, environ: Mapping[str, str] = os.environ, api: NvmlApi | None = None) -> "Telemetry":
@@ -61,7 +69,9 @@ class Telemetry:
         try:
             listed = _start(api)
         except Exception as error:
-            return cls(None, [], why_no_nvml(error))
+            none = cls(None, [], why_no_nvml(error))
+            none.uncounted = only_nvml_is_missing(error)
+            return none
         gpus = _ours(listed)
         names = [gpu.names for gpu in gpus]
         places = places_to_sample(environ, names)
@@ -116,6 +126,13 @@ def why_no_gpu(environ: Mapping[str, str], api: NvmlApi | None = None) -> str | 
     opened = Telemetry.open(environ, api)
     opened.close()
     return opened.reason
+
+
+def gpus_are_uncounted(api: NvmlApi | None = None) -> bool:
+    """Whether CUDA may have GPUs that nothing here can count, because NVML is missing: then only the ranks know."""
+    opened = Telemetry.open({}, api)
+    opened.close()
+    return opened.uncounted
 
 
 def rank_variables(environ: Mapping[str, str], api: NvmlApi | None = None) -> dict[str, str]:

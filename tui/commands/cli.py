@@ -248,6 +248,8 @@ def hello(
         signal.signal(number, signal.default_int_handler)
     if device not in ("auto", "cuda", "cpu"):
         raise refuse(f"--device: must be one of auto, cuda, cpu, not {device!r}")
+    if (uncounted := start.uncounted_gpus(device)) is not None:
+        typer.echo(f"rankdeck: warning: {uncounted}", err=True)
     try:
         greetings = asyncio.run(start.hello(start.default_ranks(device) if ranks is None else ranks, device))
     except start.InputError as error:
