@@ -113,16 +113,13 @@ def estimate_memory(config: RunConfig, machine: Machine) -> MemoryEstimate | str
     except model_shape.Unknown as error:
         return str(error)
     sizes = model_shape.sizes_of(config.prompts, config.limit)
-    found = memory_estimate.estimate(shape, config, sizes, machine.free, machine.whole)
-    # No rank can be spread over MIG devices.
-    return found._replace(gpus_needed=None) if any(gpu.is_mig for gpu in machine.gpus) else found
+    return memory_estimate.estimate(shape, config, sizes, machine.free, machine.whole)
 
 
 def _check_memory(config: RunConfig) -> list[Problem]:
     """More ranks, or a larger model, than this machine can hold; a hub model not fetched yet may be any size."""
     found = estimate_memory(config, examine.machine())
-    problem = None if isinstance(found, str) else memory_estimate.why_impossible(found)
-    return [] if problem is None else [problem]
+    return [] if isinstance(found, str) or found.refusal is None else [found.refusal]
 
 
 def _check_quantization(config: RunConfig) -> list[Problem]:
@@ -155,13 +152,14 @@ def launch(
     *,
     run_dir: Path | None = None,
     force: bool = False,
+    ignore_memory: bool = False,
     stdin: BinaryIO | None = None,
     asked_at: float | None = None,
 ) -> Started:
     """Freeze the prompts into a run directory and start the run's supervisor, in a new session.
 
-    With `force` an output that exists is replaced, and memory that by estimate cannot do is tried. `asked_at` is when
-    the command was given, in unix seconds; by default, now.
+    With `force` an output that exists is replaced; with `ignore_memory` a run starts although it cannot fit,
+    by estimate. `asked_at` is when the command was given, in unix seconds; by default, now.
 
     Raises:
         InputError: something is wrong with settings or prompts; nothing is left behind.
@@ -172,7 +170,7 @@ def launch(
         raise InputError(problems)
     if config.device == "auto":
         config = msgspec.structs.replace(config, device=default_device())
-    if not force and (problems := _check_memory(config)):
+    if not ignore_memory and (problems := _check_memory(config)):
         raise InputError(problems)
     if config.output is not None:
         # Follow a link, so that the copy replaces the file it points to, not the link.

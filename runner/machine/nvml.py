@@ -99,7 +99,7 @@ def why_no_nvml(error: Exception) -> str:
 
 
 def only_nvml_is_missing(error: Exception) -> bool:
-    """Whether CUDA may well have GPUs, as its part of the driver is there: JetPack, or a container without `utility`."""
+    """Whether CUDA may have GPUs, as its part of the driver is there: JetPack, or a container without `utility`."""
     return isinstance(error, NvmlFailure) and error.code == LIBRARY_NOT_FOUND and cuda_driver_loads()
 
 

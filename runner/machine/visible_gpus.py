@@ -108,6 +108,12 @@ def order_is_certain(environ: Mapping[str, str], names: Iterable[str]) -> bool:
     return by_uuid or environ.get(ORDER) == "PCI_BUS_ID" or len(set(names)) <= 1
 
 
+def named_by_number(environ: Mapping[str, str]) -> bool:
+    """Whether CUDA_VISIBLE_DEVICES names no UUID, so that whoever changes it goes on with numbers."""
+    value = environ.get(VISIBLE)
+    return value is None or not value.strip().startswith((GPU, MIG))
+
+
 def _gpu_numbers(value: str | None, gpus: Sequence[GpuNames]) -> list[int]:
     """The GPUs that `value` names, of which MIG devices are none; all of them if it is None."""
     if value is None:
