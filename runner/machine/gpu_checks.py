@@ -69,6 +69,10 @@ def _devices(machine: Machine) -> list[Check]:
             found = f"{gpu.name or 'a GPU'} is lost: it fell off the bus or stopped answering"
             checks.append(_gpu(name, "bad", found, "reset it (nvidia-smi --gpu-reset) or reboot"))
             continue
+        if (failure := gpu.unavailable.get("uuid")) is not None:
+            found = f"{gpu.name} cannot be used ({failure}): no rank is planned for it"
+            checks.append(_gpu(name, "bad", found, "reset it (nvidia-smi --gpu-reset) or reboot"))
+            continue
         free, total = gpu.memory_free_bytes, gpu.memory_total_bytes
         memory = "memory n/a" if free is None or total is None else f"{gib(free)} of {gib(total)} GiB free"
         missing = [field for field, why in gpu.unavailable.items() if why != OF_THE_WHOLE_GPU]

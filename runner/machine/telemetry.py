@@ -125,6 +125,8 @@ def why_no_gpu(environ: Mapping[str, str], api: NvmlApi | None = None) -> str | 
     """Why a run under `environ` has no GPU, in one line; None if it has."""
     opened = Telemetry.open(environ, api)
     opened.close()
+    if opened.reason is None and not visible_gpus(environ, api):
+        return "every GPU is lost or cannot be opened: reset them (nvidia-smi --gpu-reset), or reboot"
     return opened.reason
 
 
@@ -138,7 +140,7 @@ def gpus_are_uncounted(api: NvmlApi | None = None) -> bool:
 def rank_variables(environ: Mapping[str, str], api: NvmlApi | None = None) -> dict[str, str]:
     """What the ranks of a run under `environ` are told about its devices: which are visible, and all UUIDs.
 
-    Nothing without NVML. The UUIDs let a rank compare what torch sees with what NVML has counted.
+    Nothing without NVML. The UUIDs let a rank compare what torch sees with what NVML has counted: all, or none.
     """
     value, gpus = environ.get(VISIBLE), _look(api)
     visible = _visible(value, gpus)
@@ -146,7 +148,8 @@ def rank_variables(environ: Mapping[str, str], api: NvmlApi | None = None) -> di
         return {}
     named = entries(value, [gpu.names for gpu in gpus])
     told = {} if named is None else {VISIBLE: ",".join(named)}
-    return {**told, COUNTED: ",".join(gpu.uuid for gpu in visible)}
+    uuids = [gpu.uuid for gpu in visible]
+    return {**told, COUNTED: ",".join(uuids)} if all(uuids) else told
 
 
 def _visible(value: str | None, gpus: list[Gpu]) -> list[VisibleGpu]:
@@ -154,7 +157,7 @@ def _visible(value: str | None, gpus: list[Gpu]) -> list[VisibleGpu]:
     for place in visible_places(value, [gpu.names for gpu in gpus]):
         gpu = gpus[place.gpu]
         one = gpu if place.mig is None else gpu.mig_devices[place.mig]
-        if not gpu.lost:  # which CUDA cannot use
+        if not gpu.broken:
             seen.append(VisibleGpu(gpu.index, one.uuid, one.name))
     return seen
 
@@ -171,7 +174,7 @@ def _look(api: NvmlApi | None) -> list[Gpu]:
 
 
 def _ours(gpus: list[Gpu]) -> list[Gpu]:
-    """Those that this process may open, lost ones included. CUDA numbers only these."""
+    """Those that this process may open, broken ones included. CUDA numbers only these."""
     return [gpu for gpu in gpus if not gpu.forbidden]
 
 

@@ -26,7 +26,7 @@ class GpuNames(NamedTuple):
     """The names by which CUDA_VISIBLE_DEVICES may list a GPU: its UUID, and in MIG mode those of its MIG devices."""
 
     uuid: str
-    lost: bool = False
+    broken: bool = False
     mig_mode: bool = False
     migs: tuple[MigNames, ...] = ()
 
@@ -68,18 +68,18 @@ def entries(value: str | None, gpus: Sequence[GpuNames]) -> list[str] | None:
     """CUDA_VISIBLE_DEVICES for the ranks, an entry for each of `visible_places`; None to leave it as it is, unset.
 
     What CUDA would not read is left out, so that entries can be shared out among ranks. MIG devices are named by UUID
-    even where the user named none: an ordinal gets CUDA the first one of a GPU, whichever rank asks.
+    even where the user named none: an ordinal gets CUDA the first one of a GPU, whichever rank asks. So are GPUs where
+    one of the machine is broken: CUDA may count it or not, and may not start if it is among those that it is to see.
     """
     places = visible_places(value, gpus)
     migs = [gpus[place.gpu].migs[place.mig].uuid for place in places if place.mig is not None]
     if migs:
         return migs
-    if value is None:
-        return None
-    if value.strip().startswith(GPU):
-        # CUDA ends the list at a GPU that it cannot find, such as a lost one.
-        return [gpus[place.gpu].uuid for place in places if not gpus[place.gpu].lost]
-    return [str(place.gpu) for place in places]
+    uuids = [gpus[place.gpu].uuid for place in places if not gpus[place.gpu].broken]
+    by_uuid = value is not None and value.strip().startswith(GPU)
+    if by_uuid or (all(uuids) and any(gpu.broken for gpu in gpus)):
+        return uuids
+    return None if value is None else [str(place.gpu) for place in places]
 
 
 def places_to_sample(environ: Mapping[str, str], gpus: Sequence[GpuNames]) -> list[Place]:

@@ -90,7 +90,7 @@ def test_a_run_has_the_mig_devices_that_are_named_or_those_of_its_gpus_and_no_wh
         (f" GPU-c0de, {FIRST}", THREE_GPUS, [THIRD, FIRST]),
         ("GPU-c0de,GPU-dead,GPU-8f6a", THREE_GPUS, [THIRD]),
         ("GPU-c0de,0", THREE_GPUS, [THIRD]),
-        (f"{FIRST},{SECOND},{THIRD}", [*THREE_GPUS[:1], GpuNames(SECOND, lost=True), THREE_GPUS[2]], [FIRST, THIRD]),
+        (f"{FIRST},{SECOND},{THIRD}", [*THREE_GPUS[:1], GpuNames(SECOND, broken=True), THREE_GPUS[2]], [FIRST, THIRD]),
         ("NoDevFiles", THREE_GPUS, []),
         ("-1", THREE_GPUS, []),
         (None, MIG_BOX, [MIG_A, MIG_B]),
