@@ -237,7 +237,8 @@ def test_weights_that_are_no_safetensors_are_not_believed(tmp_path: Path, conten
 
 def test_weights_of_which_some_are_missing_are_worked_out(tmp_path: Path) -> None:
     folder = folder_with(tmp_path / "m", LLAMA_CONFIG, first=[10])
-    index = {"weight_map": {"first": "model.safetensors", "second": "not-here.safetensors"}}
+    (folder / "model.safetensors").rename(folder / "here.safetensors")
+    index = {"weight_map": {"first": "here.safetensors", "second": "not-here.safetensors"}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     assert not model_shape.shape_of(str(folder)).counted
 
