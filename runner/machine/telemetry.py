@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import psutil
 
+from rankdeck.runner.machine.check import counted
 from rankdeck.runner.machine.gpu import Device, Gpu
 from rankdeck.runner.machine.nvml import (
     NO_GPU,
@@ -24,6 +25,7 @@ from rankdeck.runner.machine.placement import COUNTED
 from rankdeck.runner.machine.visible_gpus import (
     VISIBLE,
     entries,
+    gpu_numbers,
     places_to_sample,
     visible_places,
     whole_gpus_left_out,
@@ -74,7 +76,7 @@ class Telemetry:
             return none
         gpus = _ours(listed)
         names = [gpu.names for gpu in gpus]
-        places = places_to_sample(environ, names)
+        places = places_to_sample(environ, names, {gpu.name for gpu in gpus if not gpu.broken})
         reason = None if places else _why_no_gpu(listed, gpus, environ.get(VISIBLE))
         opened = cls(api, [Device(api, gpus[place.gpu], place.mig) for place in places], reason)
         opened.not_ours = len(listed) - len(gpus)
@@ -204,7 +206,8 @@ def _why_no_gpu(listed: list[Gpu], gpus: list[Gpu], visible: str | None) -> str:
     if not listed:
         return NO_GPU
     if not gpus:
-        return f"the driver lists {len(listed)} GPUs, and this process may open none: {CONTAINER_CURE}"
+        them = "any" if len(listed) > 1 else "it"
+        return f"the driver lists {counted(len(listed), 'GPU')}, and this process may not open {them}: {CONTAINER_CURE}"
     if visible is None:
         return "every GPU is in MIG mode, and none has a MIG device"
     if not visible.strip():
@@ -212,6 +215,11 @@ def _why_no_gpu(listed: list[Gpu], gpus: list[Gpu], visible: str | None) -> str:
     names = [entry.strip() for entry in visible.split(",")]
     if len(set(names)) < len(names):
         return f"{VISIBLE}={visible!r} names a GPU twice, which hides them all; --ranks-per-gpu has ranks share one"
+    if sliced := gpu_numbers(visible.strip(), [gpu.names for gpu in gpus]):
+        # CUDA has no use for a GPU in MIG mode but its MIG devices, and the GPUs that are named have none.
+        them = " and ".join(f"GPU {gpus[number].index}" for number in sliced)
+        have = "has" if len(sliced) == 1 else "have"
+        return f"{VISIBLE}={visible!r} names {them} in MIG mode, which {have} no MIG device; see nvidia-smi mig -cgi"
     return f"{VISIBLE}={visible!r} names no GPU of this machine"
 
 

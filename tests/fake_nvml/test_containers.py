@@ -67,10 +67,23 @@ def test_doctor_says_in_one_line_how_many_gpus_are_not_ours(driver: Driver) -> N
 
 def test_where_no_gpu_opens_the_reason_and_its_cure_are_said(driver: Driver) -> None:
     driver(EIGHT + "".join(f"{number}.open E4\n" for number in range(8)))
-    telemetry = Telemetry.open({})
-    assert telemetry.reason is not None
-    assert telemetry.reason.startswith("the driver lists 8 GPUs, and this process may open none: start the container")
-    telemetry.close()
+    assert str(why_no_gpu({})).startswith("the driver lists 8 GPUs, and this process may not open any: start the cont")
+
+
+def test_where_the_only_gpu_does_not_open_there_is_one(driver: Driver) -> None:
+    driver("count 1\n0.open E4\n")
+    assert str(why_no_gpu({})).startswith("the driver lists 1 GPU, and this process may not open it: start the cont")
+
+
+@pytest.mark.parametrize(
+    ("fifth", "shown"),
+    [("NVIDIA H100", ["GPU-2", "GPU-3"]), ("NVIDIA L4", [f"GPU-{number}" for number in range(8)])],
+)
+def test_of_eight_identical_gpus_only_those_that_are_named_are_watched(
+    driver: Driver, fifth: str, shown: list[str]
+) -> None:
+    driver(EIGHT.replace("5.name NVIDIA H100", f"5.name {fifth}"))
+    assert watched({"CUDA_VISIBLE_DEVICES": "2,3"}) == shown, "of unlike GPUs CUDA may count the fastest first"
 
 
 @pytest.mark.parametrize("failure", ["4.open E999", "4.uuid E999"])
