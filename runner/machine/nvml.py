@@ -4,9 +4,10 @@ Knows the `pynvml` bindings (distribution nvidia-ml-py) and what their errors me
 for example because the library lacks its symbol. Values keep NVML's units. Does not know when to sample what.
 """
 
+import contextlib
 import ctypes
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeAlias
 
 import pynvml
 
@@ -198,10 +199,22 @@ def _number(function: str, *arguments: object) -> int:
 
 
 class PynvmlApi:
-    """NVML through the real bindings."""
+    """NVML through the real bindings, which stays initialised from the first start to the end of the process.
+
+    NVML counts its inits, and with the last shutdown it lets go of the GPUs. Without persistence mode each of them is
+    then brought up anew at the next start, which takes seconds, and a command starts NVML several times before it runs.
+    So the process holds one init of its own.
+    """
+
+    _held: ClassVar[object] = None
+    """The library, as the bindings have loaded it, that is held."""
 
     def start(self) -> None:
         _call("nvmlInit")
+        if PynvmlApi._held is not pynvml.nvmlLib:
+            with contextlib.suppress(NvmlFailure):
+                _call("nvmlInit")
+                PynvmlApi._held = pynvml.nvmlLib
 
     def stop(self) -> None:
         _call("nvmlShutdown")
