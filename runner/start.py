@@ -55,8 +55,10 @@ class Started:
 
 
 def default_ranks(device: str = "auto", ranks_per_gpu: int | None = None, gpus_per_rank: int = 1) -> int:
-    """As many ranks as the visible GPUs take; on a CPU two at most."""
+    """As many ranks as the visible GPUs take, or one GPU if they cannot be counted; on a CPU two at most."""
     gpus = 0 if device == "cpu" else telemetry.count_visible_gpus(os.environ)
+    if not gpus and uncounted_gpus(device) is not None:
+        gpus = 1  # at least, if there is any
     if not gpus:
         return min(2, processes.usable_cores())
     return max(1, min(settings.MAX_RANKS, placement.most_ranks(gpus, ranks_per_gpu, gpus_per_rank)))
@@ -65,6 +67,13 @@ def default_ranks(device: str = "auto", ranks_per_gpu: int | None = None, gpus_p
 def default_device() -> Literal["cuda", "cpu"]:
     """What `auto` means on this machine."""
     return "cuda" if telemetry.count_visible_gpus(os.environ) else "cpu"
+
+
+def uncounted_gpus(device: str) -> str | None:
+    """What to say where GPUs are asked for that nothing here can count: the ranks decide. None if they are counted."""
+    if device != "cuda" or not telemetry.gpus_are_uncounted():
+        return None
+    return "NVML is missing (libnvidia-ml.so.1 cannot be loaded): GPUs are not counted, and have no figures"
 
 
 def check(config: RunConfig, *, force: bool = False) -> list[Problem]:
@@ -87,7 +96,7 @@ def _check_gpus(config: RunConfig) -> list[Problem]:
         return []  # GPUs do not matter here, and counting them takes a moment
     gpus = 0 if config.device == "cpu" else telemetry.count_visible_gpus(os.environ)
     if config.device == "cuda" and not gpus:
-        return [_no_gpu()]
+        return [] if uncounted_gpus(config.device) is not None else [_no_gpu()]
     mig = config.gpus_per_rank > 1 and any(gpu.is_mig for gpu in telemetry.visible_gpus(os.environ))
     return placement.check(config, gpus, mig=mig)
 
@@ -104,16 +113,13 @@ def estimate_memory(config: RunConfig, machine: Machine) -> MemoryEstimate | str
     except model_shape.Unknown as error:
         return str(error)
     sizes = model_shape.sizes_of(config.prompts, config.limit)
-    found = memory_estimate.estimate(shape, config, sizes, machine.free, machine.whole)
-    # No rank can be spread over MIG devices.
-    return found._replace(gpus_needed=None) if any(gpu.is_mig for gpu in machine.gpus) else found
+    return memory_estimate.estimate(shape, config, sizes, machine.free, machine.whole)
 
 
 def _check_memory(config: RunConfig) -> list[Problem]:
     """More ranks, or a larger model, than this machine can hold; a hub model not fetched yet may be any size."""
     found = estimate_memory(config, examine.machine())
-    problem = None if isinstance(found, str) else memory_estimate.why_impossible(found)
-    return [] if problem is None else [problem]
+    return [] if isinstance(found, str) or found.refusal is None else [found.refusal]
 
 
 def _check_quantization(config: RunConfig) -> list[Problem]:
@@ -129,7 +135,9 @@ def warnings(config: RunConfig, prompt_count: int) -> list[str]:
         said.append(f"{prompt_count} prompts for {config.ranks} ranks: {config.ranks - prompt_count} will have no work")
     if config.device == "cuda":
         gpus = telemetry.count_visible_gpus(os.environ)
-        if config.ranks > gpus and config.ranks_per_gpu is None:
+        if not gpus and (uncounted := uncounted_gpus(config.device)) is not None:
+            said.append(uncounted)
+        elif config.ranks > gpus and config.ranks_per_gpu is None:
             said.append(f"{config.ranks} ranks on {gpus} GPUs: several ranks share a GPU and its memory")
     elif config.ranks > processes.usable_cores():
         said.append(f"{config.ranks} ranks on {processes.usable_cores()} cores: ranks share cores, which is slower")
@@ -144,13 +152,14 @@ def launch(
     *,
     run_dir: Path | None = None,
     force: bool = False,
+    ignore_memory: bool = False,
     stdin: BinaryIO | None = None,
     asked_at: float | None = None,
 ) -> Started:
     """Freeze the prompts into a run directory and start the run's supervisor, in a new session.
 
-    With `force` an output that exists is replaced, and memory that by estimate cannot do is tried. `asked_at` is when
-    the command was given, in unix seconds; by default, now.
+    With `force` an output that exists is replaced; with `ignore_memory` a run starts although it cannot fit,
+    by estimate. `asked_at` is when the command was given, in unix seconds; by default, now.
 
     Raises:
         InputError: something is wrong with settings or prompts; nothing is left behind.
@@ -161,7 +170,7 @@ def launch(
         raise InputError(problems)
     if config.device == "auto":
         config = msgspec.structs.replace(config, device=default_device())
-    if not force and (problems := _check_memory(config)):
+    if not ignore_memory and (problems := _check_memory(config)):
         raise InputError(problems)
     if config.output is not None:
         # Follow a link, so that the copy replaces the file it points to, not the link.
@@ -271,9 +280,9 @@ async def hello(ranks: int, device: str) -> list[str]:
     gpus = telemetry.count_visible_gpus(os.environ)
     if not 1 <= ranks <= settings.MAX_RANKS:
         raise InputError([Problem("ranks", f"must be from 1 to {settings.MAX_RANKS}, not {ranks}")])
-    if device == "cuda" and not gpus:
+    if device == "cuda" and not gpus and uncounted_gpus(device) is None:
         raise InputError([_no_gpu()])
-    on_cpu = device == "cpu" or not gpus
+    on_cpu = device == "cpu" or (device == "auto" and not gpus)
     status, said = await accelerate.launch_and_wait(ranks, on_cpu, "rankdeck.runner.rank.hello")
     for line in said:
         if status == 0 and line.startswith(framing.GREETINGS):

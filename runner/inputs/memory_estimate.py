@@ -11,13 +11,14 @@ Per rank:
                    twice: a result stands beside what it is computed from
     process      = Python, torch and transformers; on a GPU the CUDA context and the libraries' workspaces
 
-An estimate: allocators round up and fragment, and attention may need more. So only what cannot be is refused: weights
-alone beyond the memory there is, or well beyond what is free (`why_impossible`).
+An estimate: allocators round up and fragment, and attention may need more. So only what cannot be is refused, by
+`runner.inputs.impossible_run`.
 """
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
+from rankdeck.runner.inputs.impossible_run import Weights, why_impossible
+from rankdeck.runner.inputs.memory_room import NO_ROOM, Room, Share
 from rankdeck.runner.inputs.model_config import ModelShape
 from rankdeck.runner.protocol.config import Problem, RunConfig
 from rankdeck.runner.protocol.first_batch import first_batch
@@ -41,13 +42,6 @@ CONTINUOUS_CONTEXT_TOKENS = 8192
 CONTINUOUS_SHARE = 0.25
 
 
-MARGIN = 1.1
-"""What is free may become a little more until the weights are loaded."""
-
-CALCULATED_MARGIN = 1.4
-"""Parameters that were not counted in the weights' files may be fewer."""
-
-
 class PromptSizes(NamedTuple):
     """How many prompts there are, and roughly how many tokens the longest has. `whole` is False if the file is longer
     than what was read of it."""
@@ -57,28 +51,12 @@ class PromptSizes(NamedTuple):
     whole: bool = True
 
 
-class Room(NamedTuple):
-    """Bytes of each visible GPU, of the host, and of the GPU that has least, free or in all; None where unknown.
-
-    The least may be known without knowing which GPU has it: enough for a run that uses all of them.
-    """
-
-    gpus: tuple[int | None, ...]
-    host: int | None
-    fullest: int | None = None
-
-
-NO_ROOM = Room((), None)
-
-
 class MemoryEstimate(NamedTuple):
     """What a rank needs, and whether the fullest device has it. All in bytes.
 
-    `ranks` share that device, of which `free` bytes of its `total` are free; None where unknown. `largest` is the
-    largest batch size that would fit; None if not even one prompt does, or if that is unknown. `most_ranks` is how many
-    ranks the device takes, each with a prompt. `least` is what its ranks hold in weights that are theirs alone (0:
-    unknown), and `counted` whether these were counted. `gpus_needed` is how many GPUs would hold the weights of one
-    rank; None if there are not so many.
+    `ranks` share that device, of which `free` bytes are free; None where unknown. `largest` is the largest
+    batch size that would fit; None if not even one prompt does, or if that is unknown. `refusal` says why the run
+    cannot be; None if it may, though it may not fit.
     """
 
     weights: int
@@ -93,11 +71,7 @@ class MemoryEstimate(NamedTuple):
     batch_size: int
     auto: bool
     largest: int | None
-    least: int = 0
-    counted: bool = True
-    total: int | None = None
-    most_ranks: int = 0
-    gpus_needed: int | None = None
+    refusal: Problem | None = None
     takes_the_rest: bool = False
     shared: int = 0
     """The part of `weights` in pages of a mapped file: in every rank's figure, but in memory once."""
@@ -115,8 +89,8 @@ def estimate(
     shape: ModelShape, config: RunConfig, prompts: PromptSizes, room: Room, whole: Room = NO_ROOM
 ) -> MemoryEstimate:
     """What a run with these settings needs, what is free (`room`), and what there is in all (`whole`)."""
-    on_gpu = config.device == "cuda" or (config.device == "auto" and bool(room.gpus))
-    ranks = max(1, config.ranks)
+    share = Share.of(config, room)
+    on_gpu, ranks = share.on_gpu, share.all_ranks
     bytes_each = _bytes_each(shape, config, on_gpu)
     weights, packed, mapped = _weights(shape, config, bytes_each), 0, 0
     if not on_gpu:
@@ -127,8 +101,7 @@ def estimate(
     weights += packed
     process = CUDA_PROCESS_BYTES if on_gpu else CPU_PROCESS_BYTES
 
-    share = _Share(ranks, on_gpu, len(room.gpus), max(1, config.gpus_per_rank))
-    free, total = share.least_of(room), share.least_of(whole)
+    free = share.least_of(room)
     continuous = config.engine == "continuous"
 
     per_token = 2 * shape.layers * shape.kv_heads * shape.head_size * bytes_each
@@ -153,6 +126,8 @@ def estimate(
         most_ranks = max(0, int((free - mapped) // max(1, one)))
     batch_size = config.batch_size or first_batch(-(-prompts.prompts // ranks), on_gpu=on_gpu, most=largest).rows
     cache = row_cache * batch_size if cache_of_all is None else cache_of_all
+    unknown = shape.quantised and shape.stored_bytes is None
+    on_device = 0 if unknown else int(share.on_device(weights - mapped))
     return MemoryEstimate(
         weights=weights,
         cache=int(cache),
@@ -166,37 +141,9 @@ def estimate(
         batch_size=batch_size,
         auto=config.batch_size is None,
         largest=largest,
-        least=0 if shape.quantised and shape.stored_bytes is None else int(share.on_device(weights - mapped)),
-        counted=shape.counted,
-        total=total,
-        most_ranks=most_ranks,
-        gpus_needed=_gpus_needed(weights, free, len(room.gpus)) if on_gpu else None,
+        refusal=why_impossible(Weights(weights, on_device, most_ranks, shape.counted), share, room, whole),
         takes_the_rest=continuous and on_gpu,
         shared=mapped,
-    )
-
-
-def why_impossible(found: MemoryEstimate) -> Problem | None:
-    """Why a run cannot be, with the numbers and the ways out; None if it may, though it may not fit."""
-    margin = 1.0 if found.counted else CALCULATED_MARGIN
-    too_large = found.total is not None and found.least > found.total * margin
-    # On a CPU what is free changes with every file that is read.
-    too_full = found.on_gpu and found.free is not None and found.least > found.free * margin * MARGIN
-    if not too_large and not too_full:
-        return None
-    ranks = "a rank needs" if found.ranks == 1 else f"{found.ranks} ranks need"
-    where = "this machine" if not found.on_gpu else "a GPU" if found.devices == 1 else "the fullest GPU"
-    has = f"has {_gib(found.free or 0)} GiB free" + (f" of {_gib(found.total)}" if found.total is not None else "")
-    said = f"{ranks} {_gib(found.least)} GiB for the weights alone, and {where} {has}"
-    ways = []
-    if found.most_ranks and found.most_ranks < found.ranks:
-        ways.append(f"{found.most_ranks * found.devices} ranks would fit (--ranks)")
-    if found.gpus_needed is not None and found.gpus_needed > 1:
-        ways.append(f"spread a rank over {found.gpus_needed} GPUs (--gpus-per-rank)")
-    ways.append("make the weights smaller (--quantization, --dtype), or choose a smaller model")
-    setting = "ranks" if found.most_ranks and found.ranks > 1 else "model"
-    return Problem(
-        setting, f"{said}; {'; '.join(ways)}. This is an estimate: `rankdeck run --force` starts all the same"
     )
 
 
@@ -210,40 +157,6 @@ def doubt(found: MemoryEstimate) -> str | None:
     if found.auto:
         return None
     return f"batch size {found.batch_size} would not fit in memory, by estimate: {found.largest} would"
-
-
-class _Share(NamedTuple):
-    """How ranks share devices: round-robin over the GPUs, or several GPUs each; on a CPU all share it."""
-
-    all_ranks: int
-    on_gpu: bool
-    gpus: int
-    gpus_per_rank: int
-
-    @property
-    def devices(self) -> int:
-        """How many devices are in use."""
-        if not self.on_gpu:
-            return 1
-        return max(1, min(self.gpus, self.all_ranks * self.gpus_per_rank))
-
-    @property
-    def ranks(self) -> int:
-        """Ranks on the fullest device."""
-        if not self.on_gpu:
-            return self.all_ranks
-        return 1 if self.gpus_per_rank > 1 else -(-self.all_ranks // max(1, self.gpus))
-
-    def least_of(self, room: Room) -> int | None:
-        """What the device in use has that has least."""
-        if not self.on_gpu:
-            return room.host
-        least = _least(room.gpus[: self.devices])
-        return room.fullest if least is None and self.devices == len(room.gpus) else least
-
-    def on_device(self, per_rank: float) -> float:
-        """How much of something the fullest device holds, if every rank has `per_rank` of it."""
-        return per_rank * self.ranks / (self.gpus_per_rank if self.on_gpu else 1)
 
 
 def _bytes_each(shape: ModelShape, config: RunConfig, on_gpu: bool) -> int:
@@ -281,19 +194,8 @@ def _quantised(shape: ModelShape, config: RunConfig) -> bool:
     return shape.quantised or config.quantization != "none"
 
 
-def _gpus_needed(weights: int, free: int | None, gpus: int) -> int | None:
-    needed = -(-weights // int(free * 0.9)) if free else None
-    return needed if needed is not None and needed <= gpus else None
-
-
 def _gib(number: int) -> str:
     return f"{number / 2**30:.1f}"
-
-
-def _least(free: Sequence[int | None]) -> int | None:
-    """The least free memory; None if that of any device is unknown, for it may be the least."""
-    known = [figure for figure in free if figure is not None]
-    return min(known) if known and len(known) == len(free) else None
 
 
 def _continuous_cpu_cache(shape: ModelShape, config: RunConfig, per_token: int, ranks: int, free: int | None) -> int:

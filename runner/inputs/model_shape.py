@@ -82,23 +82,26 @@ def _folder_shape(folder: Path) -> ModelShape:
 def _count(folder: Path) -> tuple[int | None, int | None]:
     """Parameters and bytes of the weights in `folder`, from the files' headers; None if files are missing."""
     try:
-        paths = sorted(folder.glob("*.safetensors"))
-        wanted = _indexed(folder)
-        if not paths or (wanted and not wanted <= {path.name for path in paths}):
+        paths = [folder / name for name in sorted(_weight_files(folder))]
+        if not paths or not all(path.is_file() for path in paths):
             return None, None
-        headers = [_header(path) for path in paths if not wanted or path.name in wanted]
-        parameters = sum(math.prod(tensor["shape"]) for header in headers for tensor in header.values())
+        parameters = sum(math.prod(tensor["shape"]) for path in paths for tensor in _header(path).values())
         return parameters, sum(path.stat().st_size for path in paths)
     except (OSError, ValueError, TypeError, KeyError):
         return None, None
 
 
-def _indexed(folder: Path) -> set[str]:
-    """The names of the files that the weights are spread over; empty if there is a single file."""
-    path = folder / "model.safetensors.index.json"
-    if not path.is_file():
-        return set()
-    return set(msgspec.json.decode(path.read_bytes())["weight_map"].values())
+def _weight_files(folder: Path) -> set[str]:
+    """The names of the files that the weights are in, as transformers picks them.
+
+    A second copy is left out, such as the consolidated.safetensors beside them.
+    """
+    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if single.is_file():
+        return {single.name}
+    if index.is_file():
+        return set(msgspec.json.decode(index.read_bytes())["weight_map"].values())
+    return {path.name for path in folder.glob("*.safetensors") if not path.name.startswith("adapter_model")}
 
 
 def _header(path: Path) -> dict[str, Any]:

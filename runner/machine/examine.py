@@ -81,6 +81,8 @@ def machine(environ: Mapping[str, str] = os.environ, api: NvmlApi | None = None)
         no_gpu=opened.reason,
         not_ours=opened.not_ours,
         left_out=opened.left_out,
+        by_number=not opened.not_ours and visible_gpus.named_by_number(environ),
+        uncounted=opened.uncounted,
         driver=driver,
         cuda=cuda,
     )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from rankdeck.runner.inputs.memory_estimate import Room
+from rankdeck.runner.inputs.memory_room import Room
 from rankdeck.runner.protocol import DeviceSample
 
 
@@ -28,6 +28,10 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     no_gpu: str | None = None
     not_ours: int = 0
     left_out: int = 0
+    by_number: bool = False
+    """CUDA_VISIBLE_DEVICES, set or not, can name these GPUs by nvidia-smi's numbers."""
+    uncounted: bool = False
+    """CUDA may have GPUs, but NVML is missing, which would count them."""
     driver: str | None = None
     cuda: tuple[int, int] | None = None
     """The newest CUDA that the driver runs, major and minor."""
@@ -39,7 +43,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def free(self) -> Room:
-        """Free memory of each device that a run would see, in its order, of the host, and of the fullest device."""
+        """Free memory of each device that a run would see, and of the host."""
         return self._room([None if gpu.lost else gpu.memory_free_bytes for gpu in self.gpus], self.memory_free_bytes)
 
     @property
@@ -48,13 +52,15 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
         return self._room([None if gpu.lost else gpu.memory_total_bytes for gpu in self.gpus], self.memory_total_bytes)
 
     def _room(self, figures: Sequence[int | None], host: int | None) -> Room:
-        """The least counts for a run that uses all GPUs, so that the order in which CUDA counts them does not matter.
-
-        It is unknown if the run would not see every GPU, or if one GPU does not report its memory.
-        """
-        known = [figure for figure in figures if figure is not None]
-        least = min(known) if known and len(known) == len(figures) == self.visible else None
-        return Room(tuple(None if position is None else figures[position] for position in self.seen), host, least)
+        mig = any(gpu.is_mig for gpu in self.gpus)
+        known = [position for position in self.seen if position is not None]
+        if len(known) == self.visible:
+            numbers = () if mig else tuple(self.gpus[position].index for position in known)
+            in_order = tuple(figures[position] for position in known)
+            return Room(in_order, host, numbers=numbers, by_number=self.by_number, mig=mig)
+        # Of a run that sees all GPUs the figures are known, though not in which order CUDA counts them.
+        sees_all = len(figures) == self.visible
+        return Room(tuple(figures) if sees_all else (None,) * self.visible, host, ordered=False, mig=mig)
 
 
 class TorchFound(msgspec.Struct, frozen=True, kw_only=True):

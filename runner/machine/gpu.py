@@ -55,6 +55,9 @@ class Gpu:
         self.lost = False
         self.forbidden = False
         """NVML lists it, but this process may not open it: in a container, it was given to others. CUDA skips it."""
+        self._has_no_uuid = False
+        self.failure: NvmlFailure | None = None
+        """Why it has no handle or no UUID."""
         self.mig_mode = False
         self.mig_devices: list[MigDevice] = []
 
@@ -66,6 +69,8 @@ class Gpu:
                 learn()
             except NvmlFailure as failure:
                 last_failure = failure
+                if not self.uuid and learn in (self._open, self._learn_uuid):
+                    self.failure = failure
                 self.lost = self.lost or failure.lost
                 self.forbidden = self.forbidden or failure.forbidden
                 if self.handle is None or self.lost:
@@ -88,7 +93,12 @@ class Gpu:
         return os.access(own, os.R_OK | os.W_OK) or not any(DEVICE_FILES.glob("nvidia[0-9]*"))
 
     def _learn_uuid(self) -> None:
-        self.uuid = self.uuid or self._api.uuid(self.handle)
+        try:
+            self.uuid = self.uuid or self._api.uuid(self.handle)
+        except NvmlFailure as failure:
+            self._has_no_uuid = failure.lasting
+            raise
+        self._has_no_uuid = not self.uuid
 
     def _learn_name(self) -> None:
         self.name = self.name or self._api.name(self.handle)
@@ -118,9 +128,18 @@ class Gpu:
         return MigDevice(handle, self._api.uuid(handle), self._api.name(handle), instances)
 
     @property
+    def broken(self) -> bool:
+        """Lost, or it does not open or tell its UUID though it should. CUDA, which has to open it too, cannot use it.
+
+        A GPU or driver that has no UUIDs at all is none of these.
+        """
+        nameless = self.handle is None or not (self.uuid or self._has_no_uuid)
+        return self.lost or (nameless and not self.forbidden)
+
+    @property
     def names(self) -> GpuNames:
         return GpuNames(
-            self.uuid, self.lost, self.mig_mode, tuple(MigNames(mig.uuid, mig.instances) for mig in self.mig_devices)
+            self.uuid, self.broken, self.mig_mode, tuple(MigNames(mig.uuid, mig.instances) for mig in self.mig_devices)
         )
 
 
@@ -156,6 +175,8 @@ class Device:
             reason = "the GPU is lost" if gpu.lost else f"the GPU cannot be opened: {failure}"
             values = dict.fromkeys(METRIC_FIELDS, Missing(reason))
         unavailable = {field: value.reason for field, value in values.items() if isinstance(value, Missing)}
+        if gpu.broken and not gpu.lost:
+            unavailable["uuid"] = str(gpu.failure)
         if gpu.pci_bus_id is None:
             unavailable["pci_bus_id"] = str(failure) if failure else "the GPU is lost"
         one = gpu if self._mig is None else self._mig

@@ -16,6 +16,8 @@ def _gpu(name: str, status: Status, found: str, cure: str | None = None) -> Chec
 def gpu_checks(facts: Facts) -> list[Check]:
     """The findings of the group "GPUs"; those about torch are missing until it was asked."""
     machine, torch = facts.machine, facts.torch
+    if machine.uncounted and torch is not None and torch.available:
+        return [_uncounted(machine, torch)]
     if machine.no_gpu is not None:
         checks = [_no_gpu(machine, facts.environ)]
     else:
@@ -38,7 +40,18 @@ def _no_gpu(machine: Machine, environ: dict[str, str]) -> Check:
         return _gpu("driver", "ok", f"no NVIDIA GPU, runs on the CPU; {machine.no_gpu}")
     if VISIBLE in environ and VISIBLE in machine.no_gpu:
         return _gpu("visible", "bad", machine.no_gpu, f"unset {VISIBLE}, or name GPUs as nvidia-smi -L does")
-    return _gpu("driver", "bad", f"{why}; runs on the CPU", cure or None)
+    unless = ", unless --device cuda is asked for" if machine.uncounted else ""
+    return _gpu("driver", "warn" if machine.uncounted else "bad", f"{why}; runs on the CPU{unless}", cure or None)
+
+
+def _uncounted(machine: Machine, torch: TorchFound) -> Check:
+    """GPUs that only torch sees."""
+    _, _, cure = str(machine.no_gpu).partition(": ")
+    them = "it" if len(torch.devices) == 1 else "them"
+    found = (
+        f"torch sees {counted(len(torch.devices), 'GPU')}, NVML is missing: --device cuda uses {them}, without figures"
+    )
+    return _gpu("torch", "warn", found, cure)
 
 
 def _driver_words(machine: Machine) -> str:
@@ -54,6 +67,10 @@ def _devices(machine: Machine) -> list[Check]:
         name = f"GPU {gpu.index}"
         if gpu.lost:
             found = f"{gpu.name or 'a GPU'} is lost: it fell off the bus or stopped answering"
+            checks.append(_gpu(name, "bad", found, "reset it (nvidia-smi --gpu-reset) or reboot"))
+            continue
+        if (failure := gpu.unavailable.get("uuid")) is not None:
+            found = f"{gpu.name} cannot be used ({failure}): no rank is planned for it"
             checks.append(_gpu(name, "bad", found, "reset it (nvidia-smi --gpu-reset) or reboot"))
             continue
         free, total = gpu.memory_free_bytes, gpu.memory_total_bytes

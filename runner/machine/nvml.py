@@ -4,8 +4,10 @@ Knows the `pynvml` bindings (distribution nvidia-ml-py) and what their errors me
 for example because the library lacks its symbol. Values keep NVML's units. Does not know when to sample what.
 """
 
+import contextlib
+import ctypes
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeAlias
 
 import pynvml
 
@@ -53,6 +55,11 @@ _NO_NVML = {
     GPU_NOT_FOUND: NO_GPU,
 }
 
+NVML_IS_MISSING = (
+    "NVML is missing: libnvidia-ml.so.1 cannot be loaded, and CUDA's libcuda.so.1 can "
+    "(a container needs NVIDIA_DRIVER_CAPABILITIES=compute,utility)"
+)
+
 Handle: TypeAlias = object
 """A device, as the library hands it out."""
 
@@ -85,9 +92,25 @@ class NvmlFailure(Exception):
 
 def why_no_nvml(error: Exception) -> str:
     """Why there is no NVML at all, and the cure if there is one, in one line."""
+    if only_nvml_is_missing(error):
+        return NVML_IS_MISSING
     if isinstance(error, NvmlFailure):
         return _NO_NVML.get(error.code, f"NVML does not start: {error}")
     return " ".join(f"NVML does not start: {error or type(error).__name__}".split())
+
+
+def only_nvml_is_missing(error: Exception) -> bool:
+    """Whether CUDA may have GPUs, as its part of the driver is there: JetPack, or a container without `utility`."""
+    return isinstance(error, NvmlFailure) and error.code == LIBRARY_NOT_FOUND and cuda_driver_loads()
+
+
+def cuda_driver_loads() -> bool:
+    """Whether the library that torch's CUDA cannot do without is there. Loading it touches no GPU."""
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    return True
 
 
 class BusySample(NamedTuple):
@@ -176,10 +199,22 @@ def _number(function: str, *arguments: object) -> int:
 
 
 class PynvmlApi:
-    """NVML through the real bindings."""
+    """NVML through the real bindings, which stays initialised from the first start to the end of the process.
+
+    NVML counts its inits, and with the last shutdown it lets go of the GPUs. Without persistence mode each of them is
+    then brought up anew at the next start, which takes seconds, and a command starts NVML several times before it runs.
+    So the process holds one init of its own.
+    """
+
+    _held: ClassVar[object] = None
+    """The library, as the bindings have loaded it, that is held."""
 
     def start(self) -> None:
         _call("nvmlInit")
+        if PynvmlApi._held is not pynvml.nvmlLib:
+            with contextlib.suppress(NvmlFailure):
+                _call("nvmlInit")
+                PynvmlApi._held = pynvml.nvmlLib
 
     def stop(self) -> None:
         _call("nvmlShutdown")

@@ -11,12 +11,21 @@ from typing import NamedTuple
 
 import psutil
 
+from rankdeck.runner.machine.check import counted
 from rankdeck.runner.machine.gpu import Device, Gpu
-from rankdeck.runner.machine.nvml import NO_GPU, NvmlApi, NvmlFailure, PynvmlApi, why_no_nvml
+from rankdeck.runner.machine.nvml import (
+    NO_GPU,
+    NvmlApi,
+    NvmlFailure,
+    PynvmlApi,
+    only_nvml_is_missing,
+    why_no_nvml,
+)
 from rankdeck.runner.machine.placement import COUNTED
 from rankdeck.runner.machine.visible_gpus import (
     VISIBLE,
     entries,
+    gpu_numbers,
     places_to_sample,
     visible_places,
     whole_gpus_left_out,
@@ -42,7 +51,7 @@ class Telemetry:
     """Samples the GPUs and the ranks' processes. Not thread-safe.
 
     `not_ours` is the number of GPUs that NVML lists and this process may not open, `left_out` that of whole GPUs which
-    a job does not get because it gets MIG devices.
+    a job does not get because it gets MIG devices. With `uncounted` CUDA may have GPUs though NVML is missing.
     """
 
     def __init__(self, api: NvmlApi | None, devices: list[Device], reason: str | None) -> None:
@@ -53,6 +62,7 @@ class Telemetry:
         self.reason = reason
         self.not_ours = 0
         self.left_out = 0
+        self.uncounted = False
 
     @classmethod
     def open(cls, environ: Mapping[str, str] = os.environ, api: NvmlApi | None = None) -> "Telemetry":
@@ -61,10 +71,12 @@ class Telemetry:
         try:
             listed = _start(api)
         except Exception as error:
-            return cls(None, [], why_no_nvml(error))
+            none = cls(None, [], why_no_nvml(error))
+            none.uncounted = only_nvml_is_missing(error)
+            return none
         gpus = _ours(listed)
         names = [gpu.names for gpu in gpus]
-        places = places_to_sample(environ, names)
+        places = places_to_sample(environ, names, {gpu.name for gpu in gpus if not gpu.broken})
         reason = None if places else _why_no_gpu(listed, gpus, environ.get(VISIBLE))
         opened = cls(api, [Device(api, gpus[place.gpu], place.mig) for place in places], reason)
         opened.not_ours = len(listed) - len(gpus)
@@ -115,13 +127,22 @@ def why_no_gpu(environ: Mapping[str, str], api: NvmlApi | None = None) -> str | 
     """Why a run under `environ` has no GPU, in one line; None if it has."""
     opened = Telemetry.open(environ, api)
     opened.close()
+    if opened.reason is None and not visible_gpus(environ, api):
+        return "every GPU is lost or cannot be opened: reset them (nvidia-smi --gpu-reset), or reboot"
     return opened.reason
+
+
+def gpus_are_uncounted(api: NvmlApi | None = None) -> bool:
+    """Whether CUDA may have GPUs that nothing here can count, because NVML is missing: then only the ranks know."""
+    opened = Telemetry.open({}, api)
+    opened.close()
+    return opened.uncounted
 
 
 def rank_variables(environ: Mapping[str, str], api: NvmlApi | None = None) -> dict[str, str]:
     """What the ranks of a run under `environ` are told about its devices: which are visible, and all UUIDs.
 
-    Nothing without NVML. The UUIDs let a rank compare what torch sees with what NVML has counted.
+    Nothing without NVML. The UUIDs let a rank compare what torch sees with what NVML has counted: all, or none.
     """
     value, gpus = environ.get(VISIBLE), _look(api)
     visible = _visible(value, gpus)
@@ -129,7 +150,8 @@ def rank_variables(environ: Mapping[str, str], api: NvmlApi | None = None) -> di
         return {}
     named = entries(value, [gpu.names for gpu in gpus])
     told = {} if named is None else {VISIBLE: ",".join(named)}
-    return {**told, COUNTED: ",".join(gpu.uuid for gpu in visible)}
+    uuids = [gpu.uuid for gpu in visible]
+    return {**told, COUNTED: ",".join(uuids)} if all(uuids) else told
 
 
 def _visible(value: str | None, gpus: list[Gpu]) -> list[VisibleGpu]:
@@ -137,7 +159,7 @@ def _visible(value: str | None, gpus: list[Gpu]) -> list[VisibleGpu]:
     for place in visible_places(value, [gpu.names for gpu in gpus]):
         gpu = gpus[place.gpu]
         one = gpu if place.mig is None else gpu.mig_devices[place.mig]
-        if not gpu.lost:  # which CUDA cannot use
+        if not gpu.broken:
             seen.append(VisibleGpu(gpu.index, one.uuid, one.name))
     return seen
 
@@ -154,7 +176,7 @@ def _look(api: NvmlApi | None) -> list[Gpu]:
 
 
 def _ours(gpus: list[Gpu]) -> list[Gpu]:
-    """Those that this process may open, lost ones included. CUDA numbers only these."""
+    """Those that this process may open, broken ones included. CUDA numbers only these."""
     return [gpu for gpu in gpus if not gpu.forbidden]
 
 
@@ -184,7 +206,8 @@ def _why_no_gpu(listed: list[Gpu], gpus: list[Gpu], visible: str | None) -> str:
     if not listed:
         return NO_GPU
     if not gpus:
-        return f"the driver lists {len(listed)} GPUs, and this process may open none: {CONTAINER_CURE}"
+        them = "any" if len(listed) > 1 else "it"
+        return f"the driver lists {counted(len(listed), 'GPU')}, and this process may not open {them}: {CONTAINER_CURE}"
     if visible is None:
         return "every GPU is in MIG mode, and none has a MIG device"
     if not visible.strip():
@@ -192,6 +215,11 @@ def _why_no_gpu(listed: list[Gpu], gpus: list[Gpu], visible: str | None) -> str:
     names = [entry.strip() for entry in visible.split(",")]
     if len(set(names)) < len(names):
         return f"{VISIBLE}={visible!r} names a GPU twice, which hides them all; --ranks-per-gpu has ranks share one"
+    if sliced := gpu_numbers(visible.strip(), [gpu.names for gpu in gpus]):
+        # CUDA has no use for a GPU in MIG mode but its MIG devices, and the GPUs that are named have none.
+        them = " and ".join(f"GPU {gpus[number].index}" for number in sliced)
+        have = "has" if len(sliced) == 1 else "have"
+        return f"{VISIBLE}={visible!r} names {them} in MIG mode, which {have} no MIG device; see nvidia-smi mig -cgi"
     return f"{VISIBLE}={visible!r} names no GPU of this machine"
 
 

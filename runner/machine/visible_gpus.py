@@ -4,7 +4,7 @@ Knows how CUDA reads its variables, and that a run has more than one process. Do
 runs on which GPU.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
@@ -26,7 +26,7 @@ class GpuNames(NamedTuple):
     """The names by which CUDA_VISIBLE_DEVICES may list a GPU: its UUID, and in MIG mode those of its MIG devices."""
 
     uuid: str
-    lost: bool = False
+    broken: bool = False
     mig_mode: bool = False
     migs: tuple[MigNames, ...] = ()
 
@@ -51,7 +51,7 @@ def visible_places(value: str | None, gpus: Sequence[GpuNames]) -> list[Place]:
     slices = [Place(number, mig) for number, gpu in enumerate(gpus) for mig in range(len(gpu.migs))]
     if value is not None and value.startswith(MIG):
         return [slices[chosen] for chosen in _by_name(value, MIG, [_mig_names(gpus, place) for place in slices])]
-    numbers = _gpu_numbers(value, gpus)
+    numbers = gpu_numbers(value, gpus)
     migs = [place for number in numbers for place in slices if place.gpu == number and gpus[number].mig_mode]
     return migs or [Place(number) for number in numbers if not gpus[number].mig_mode]
 
@@ -61,37 +61,36 @@ def whole_gpus_left_out(value: str | None, gpus: Sequence[GpuNames]) -> int:
     value = None if value is None else value.strip()
     if not any(place.mig is not None for place in visible_places(value, gpus)):
         return 0
-    return sum(not gpus[number].mig_mode for number in _gpu_numbers(value, gpus))
+    return sum(not gpus[number].mig_mode for number in gpu_numbers(value, gpus))
 
 
 def entries(value: str | None, gpus: Sequence[GpuNames]) -> list[str] | None:
     """CUDA_VISIBLE_DEVICES for the ranks, an entry for each of `visible_places`; None to leave it as it is, unset.
 
     What CUDA would not read is left out, so that entries can be shared out among ranks. MIG devices are named by UUID
-    even where the user named none: an ordinal gets CUDA the first one of a GPU, whichever rank asks.
+    even where the user named none: an ordinal gets CUDA the first one of a GPU, whichever rank asks. So are GPUs where
+    one of the machine is broken: CUDA may count it or not, and may not start if it is among those that it is to see.
     """
     places = visible_places(value, gpus)
     migs = [gpus[place.gpu].migs[place.mig].uuid for place in places if place.mig is not None]
     if migs:
         return migs
-    if value is None:
-        return None
-    if value.strip().startswith(GPU):
-        # CUDA ends the list at a GPU that it cannot find, such as a lost one.
-        return [gpus[place.gpu].uuid for place in places if not gpus[place.gpu].lost]
-    return [str(place.gpu) for place in places]
+    uuids = [gpus[place.gpu].uuid for place in places if not gpus[place.gpu].broken]
+    by_uuid = value is not None and value.strip().startswith(GPU)
+    if by_uuid or (all(uuids) and any(gpu.broken for gpu in gpus)):
+        return uuids
+    return None if value is None else [str(place.gpu) for place in places]
 
 
-def places_to_sample(environ: Mapping[str, str], gpus: Sequence[GpuNames]) -> list[Place]:
-    """The devices to watch for a job under `environ`, in NVML's order.
+def places_to_sample(environ: Mapping[str, str], gpus: Sequence[GpuNames], models: Collection[str]) -> list[Place]:
+    """The devices to watch for a job under `environ`, in NVML's order; `models` are those of the GPUs that work.
 
     These are the ones it sees, if that is certain. Ordinals may follow CUDA's own order, fastest first: then all GPUs
     are watched, and ranks are matched to theirs by UUID. MIG devices are certain: each rank is told its own by UUID.
     """
-    places = visible_places(environ.get(VISIBLE), gpus)
     value = environ.get(VISIBLE)
-    by_name = value is None or value.strip().startswith((GPU, MIG))
-    if not places or by_name or environ.get(ORDER) == "PCI_BUS_ID" or places[0].mig is not None:
+    places = visible_places(value, gpus)
+    if not places or value is None or places[0].mig is not None or order_is_certain(environ, models):
         # A MIG number is compared only between MIG devices; None stands for the whole GPU.
         return sorted(places, key=lambda place: (place.gpu, -1 if place.mig is None else place.mig))
     return [Place(number) for number, gpu in enumerate(gpus) if not gpu.mig_mode]
@@ -108,7 +107,13 @@ def order_is_certain(environ: Mapping[str, str], names: Iterable[str]) -> bool:
     return by_uuid or environ.get(ORDER) == "PCI_BUS_ID" or len(set(names)) <= 1
 
 
-def _gpu_numbers(value: str | None, gpus: Sequence[GpuNames]) -> list[int]:
+def named_by_number(environ: Mapping[str, str]) -> bool:
+    """Whether CUDA_VISIBLE_DEVICES names no UUID, so that whoever changes it goes on with numbers."""
+    value = environ.get(VISIBLE)
+    return value is None or not value.strip().startswith((GPU, MIG))
+
+
+def gpu_numbers(value: str | None, gpus: Sequence[GpuNames]) -> list[int]:
     """The GPUs that `value` names, of which MIG devices are none; all of them if it is None."""
     if value is None:
         return list(range(len(gpus)))

@@ -9,7 +9,7 @@ from rankdeck.runner.machine import examine
 from rankdeck.runner.machine.check import OF_THE_WHOLE_GPU
 from rankdeck.runner.machine.facts import Facts, TorchFound
 from rankdeck.runner.machine.gpu_checks import gpu_checks
-from rankdeck.runner.machine.telemetry import Telemetry, count_visible_gpus, rank_variables
+from rankdeck.runner.machine.telemetry import Telemetry, count_visible_gpus, rank_variables, why_no_gpu
 from rankdeck.runner.protocol import BatchResult, DeviceSample, RankReady
 from rankdeck.runner.supervisor.trial_meter import TrialMeter
 
@@ -125,6 +125,14 @@ def test_ranks_are_told_all_mig_devices_of_the_run_and_every_count_agrees(
     assert count_visible_gpus(environ) == machine.visible == len(machine.gpus) == len(uuids)
     free = {FIRST: 9 * GIB, SECOND: 18 * GIB}
     assert machine.free.gpus == tuple(free[uuid] for uuid in uuids), "in the order in which ranks are given them"
+
+
+@pytest.mark.parametrize("value", ["0", "GPU-11111111"])
+def test_of_a_gpu_in_mig_mode_without_mig_devices_that_is_said(driver: Driver, two_gpus: str, value: str) -> None:
+    driver(two_gpus.replace("0.mig 0", "0.mig 1") + "0.mig_slots 7\n")
+    reason = why_no_gpu({"CUDA_VISIBLE_DEVICES": value})
+    said = f"CUDA_VISIBLE_DEVICES={value!r} names GPU 0 in MIG mode, which has no MIG device; see nvidia-smi mig -cgi"
+    assert reason == said
 
 
 def test_another_containers_mig_devices_do_not_hide_ones_own(driver: Driver, sliced: str) -> None:

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import accumulate
 from pathlib import Path
 
 import pytest
@@ -59,8 +60,31 @@ def test_visible_gpus_are_named_in_the_order_a_cuda_process_sees_them(driver: Dr
     ]
     assert [count_visible_gpus({"CUDA_VISIBLE_DEVICES": value}) for value in ("", "1", "0,1,5", "5,0")] == [0, 1, 2, 0]
     assert count_visible_gpus({}) == 2
-    calls = log.read_text().splitlines()
-    assert calls.count("init") == calls.count("shutdown") == 6
+    assert in_use(log) == [2, 1] * 6
+
+
+def in_use(log: Path) -> list[int]:
+    """How many users NVML has after each start and each stop, of which the process itself is the first."""
+    calls = [call for call in log.read_text().splitlines() if call in ("init", "shutdown")]
+    assert calls[0] == "init", "the process's own"
+    return list(accumulate((1 if call == "init" else -1 for call in calls[1:]), initial=1))[1:]
+
+
+def test_nvml_stays_up_between_looks_and_every_start_has_its_stop(driver: Driver, two_gpus: str) -> None:
+    log = driver(two_gpus)
+    watching = Telemetry.open({})
+    assert count_visible_gpus({}) == 2
+    examine.machine({})
+    watching.close()
+    watching.close()
+    assert in_use(log) == [2, 3, 2, 3, 2, 3, 2, 1], "GPUs are brought up once"
+
+
+def test_a_start_that_failed_holds_nothing(driver: Driver) -> None:
+    log = driver("init E18\n")
+    for _ in range(2):
+        assert count_visible_gpus({}) == 0
+    assert log.read_text().splitlines() == ["init", "init"]
 
 
 def test_a_machine_is_looked_at_with_its_driver_and_what_is_free(driver: Driver, two_gpus: str) -> None:
@@ -70,7 +94,7 @@ def test_a_machine_is_looked_at_with_its_driver_and_what_is_free(driver: Driver,
     assert machine.free.gpus == (85899345920 - 25769803776 - 536870912, 7 * 2**30), (
         "what the driver reserves is not free"
     )
-    assert examine.machine({}).free.gpus == (None, None), "CUDA counts the fastest first, whichever that is"
+    assert not examine.machine({}).free.ordered, "CUDA counts the fastest first, whichever that is"
     (hidden,) = examine.machine({"CUDA_VISIBLE_DEVICES": "GPU-22222222"}).gpus
     assert hidden.name == "NVIDIA GeForce GTX 1080"
 

@@ -37,6 +37,7 @@ from rankdeck.tui.commands.options import (
     Force,
     GenerationOptions,
     GpusPerRank,
+    IgnoreMemory,
     Limit,
     Model,
     NewTokens,
@@ -131,6 +132,7 @@ def run(
     work: PromptOptions,
     output: Annotated[str | None, typer.Option(help="Where a copy of outputs.jsonl goes when the run ends.")] = None,
     force: Force = False,
+    ignore_memory: IgnoreMemory = False,
     run_dir: Annotated[
         Path | None, typer.Option(help="The run's directory.  [default: a new one among your runs]")
     ] = None,
@@ -143,7 +145,7 @@ def run(
     values = {**read_config(config), **given(locals())}
     if "prompts" not in values:
         raise refuse("name a file of prompts: rankdeck run PROMPTS")
-    launch(values, view, run_dir=run_dir, force=force, compare=compare)
+    launch(values, view, run_dir=run_dir, force=force, ignore_memory=ignore_memory, compare=compare)
 
 
 @app.command()
@@ -158,7 +160,7 @@ def demo(
 ) -> None:
     """The sample prompts on the embedded model: the whole way, on any machine."""
     values = {"prompts": str(sample_prompts()), "model": "demo", **given(locals())}
-    launch(values, view, run_dir=None, force=False)
+    launch(values, view)
 
 
 @app.command()
@@ -248,6 +250,8 @@ def hello(
         signal.signal(number, signal.default_int_handler)
     if device not in ("auto", "cuda", "cpu"):
         raise refuse(f"--device: must be one of auto, cuda, cpu, not {device!r}")
+    if (uncounted := start.uncounted_gpus(device)) is not None:
+        typer.echo(f"rankdeck: warning: {uncounted}", err=True)
     try:
         greetings = asyncio.run(start.hello(start.default_ranks(device) if ranks is None else ranks, device))
     except start.InputError as error:

@@ -106,7 +106,13 @@ def default_ranks(values: dict[str, Any]) -> int:
 
 
 def launch(
-    values: dict[str, Any], view: ViewOptions, *, run_dir: Path | None, force: bool, compare: str | None = None
+    values: dict[str, Any],
+    view: ViewOptions,
+    *,
+    run_dir: Path | None = None,
+    force: bool = False,
+    ignore_memory: bool = False,
+    compare: str | None = None,
 ) -> None:
     """Start a run with these settings, watch it, exit with its status; `compare` names a run to compare it with."""
     one_view(view)
@@ -119,7 +125,14 @@ def launch(
             values["ranks"] = default_ranks(values)
         config = settings.from_mapping(values)
         asked_at = start.process_started_at()
-        started = start.launch(config, run_dir=run_dir, force=force, stdin=sys.stdin.buffer, asked_at=asked_at)
+        started = start.launch(
+            config,
+            run_dir=run_dir,
+            force=force,
+            ignore_memory=ignore_memory,
+            stdin=sys.stdin.buffer,
+            asked_at=asked_at,
+        )
     except ValueError as error:
         raise refuse(str(error)) from None
     except start.InputError as error:

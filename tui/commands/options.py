@@ -41,8 +41,9 @@ Prompts = Annotated[
     str | None, typer.Argument(help="A file of prompts (.txt, .jsonl, .json, .csv, .parquet), or - for standard input.")
 ]
 Model = Annotated[str | None, typer.Option(help="demo, a local folder, or a hub id.  [default: demo]")]
-Force = Annotated[
-    bool, typer.Option("--force", help="Replace --output if it exists; try a run that is too large by estimate.")
+Force = Annotated[bool, typer.Option("--force", help="Replace --output if it exists.")]
+IgnoreMemory = Annotated[
+    bool, typer.Option("--ignore-memory", help="Start although the model cannot fit, by estimate.")
 ]
 Theme = Annotated[
     str | None, typer.Option(help="The dashboard's colours: rankdeck-dark, rankdeck-light, ansi-dark, nord …")

@@ -11,6 +11,7 @@ from rankdeck.tui.commands.common import default_ranks, given, launch, read_conf
 from rankdeck.tui.commands.options import (
     Force,
     GenerationOptions,
+    IgnoreMemory,
     Model,
     NewTokens,
     PromptOptions,
@@ -58,6 +59,7 @@ def sweep(
     work: PromptOptions,
     output: Annotated[str | None, typer.Option(help="With --outputs: where a copy of outputs.jsonl goes.")] = None,
     force: Force = False,
+    ignore_memory: IgnoreMemory = False,
     run_dir: Annotated[
         Path | None, typer.Option(help="The sweep's directory.  [default: a new one among your runs]")
     ] = None,
@@ -99,7 +101,7 @@ def sweep(
     values["sweep"] = msgspec.to_builtins(plan)
     if warning := repeats_warning(repeats):
         typer.echo(f"rankdeck: --repeats: {warning}", err=True)
-    launch(values, view, run_dir=run_dir, force=force)
+    launch(values, view, run_dir=run_dir, force=force, ignore_memory=ignore_memory)
 
 
 def _doubling(most: int) -> list[int]:

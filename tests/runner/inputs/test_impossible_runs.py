@@ -5,15 +5,18 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from typer.testing import CliRunner
 
 from rankdeck.runner import start
-from rankdeck.runner.inputs.memory_estimate import PromptSizes, Room, doubt, estimate, why_impossible
+from rankdeck.runner.inputs.memory_estimate import PromptSizes, doubt, estimate
+from rankdeck.runner.inputs.memory_room import Room
 from rankdeck.runner.inputs.model_config import ModelShape
 from rankdeck.runner.machine import examine
 from rankdeck.runner.machine.facts import Machine
 from rankdeck.runner.protocol import DeviceSample
 from rankdeck.runner.protocol.config import RunConfig
 from rankdeck.runner.protocol.sweep_plan import SweepPlan
+from rankdeck.tui.commands import cli
 
 GIB = 2**30
 LLAMA_8B = ModelShape(8_030_261_248, 32, 8, 128, 4096, 14336, 128256, 131072, "bfloat16")
@@ -23,15 +26,15 @@ LLAMA_70B = ModelShape(70_553_706_496, 80, 8, 128, 8192, 28672, 128256, 131072, 
 def refused(shape: ModelShape, free: int, total: int, gpus: int = 1, **settings: object) -> str | None:
     config = RunConfig(prompts="p", device="cuda" if gpus else "cpu", **settings)  # type: ignore[arg-type]
     rooms = [Room((size * GIB,) * gpus, size * GIB) for size in (free, total)]
-    problem = why_impossible(estimate(shape, config, PromptSizes(1000, 100), *rooms))
+    problem = estimate(shape, config, PromptSizes(1000, 100), *rooms).refusal
     return None if problem is None else str(problem)
 
 
 def test_more_ranks_than_fit_are_refused_with_how_many_would() -> None:
     assert refused(LLAMA_8B, 38, 40, gpus=2, ranks=6) == (
-        "--ranks: 3 ranks need 44.9 GiB for the weights alone, and the fullest GPU has 38.0 GiB free of 40.0; "
+        "--ranks: 3 ranks need 44.9 GiB for the weights alone, and the fullest GPU has 38.0 of 40.0 GiB free; "
         "4 ranks would fit (--ranks); make the weights smaller (--quantization, --dtype), or choose a smaller model. "
-        "This is an estimate: `rankdeck run --force` starts all the same"
+        "This is an estimate: --ignore-memory starts all the same"
     )
     assert refused(LLAMA_8B, 38, 40, gpus=2, ranks=4) is None
 
@@ -40,9 +43,10 @@ def test_a_model_too_large_for_a_gpu_is_refused_with_how_many_gpus_would_do() ->
     said = refused(LLAMA_70B, 79, 80, gpus=8, ranks=8)
     assert said is not None
     assert said.startswith(
-        "--model: a rank needs 131.4 GiB for the weights alone, and the fullest GPU has 79.0 GiB free"
+        "--model: a rank needs 131.4 GiB for the weights alone, and the fullest GPU has 79.0 of 80.0 GiB free"
     )
-    assert "spread a rank over 2 GPUs (--gpus-per-rank)" in said
+    assert "spread a rank over 2 GPUs (--gpus-per-rank 2 --ranks 4)" in said, "eight ranks would need 16 GPUs"
+    assert "(--gpus-per-rank 2)" in str(refused(LLAMA_70B, 79, 80, gpus=8, ranks=4))
     assert refused(LLAMA_70B, 79, 80, gpus=8, ranks=4, gpus_per_rank=2) is None
     alone = refused(LLAMA_70B, 79, 80, ranks=1)
     assert alone is not None
@@ -79,14 +83,14 @@ def test_on_a_cpu_only_memory_that_the_machine_does_not_have_at_all_counts() -> 
     said = refused(LLAMA_8B, 60, 64, gpus=0, ranks=4)
     assert said is not None
     assert said.startswith("--ranks: 4 ranks need")
-    assert "this machine has 60.0 GiB free of 64.0" in said
+    assert "this machine has 60.0 of 64.0 GiB free" in said
     mapped = LLAMA_8B._replace(dtype="float32", tied=True)
     assert refused(mapped, 60, 64, gpus=0, ranks=4, quantization="none", compile=True) is None, "mapped once for all"
 
 
 def test_memory_that_is_not_known_refuses_nothing() -> None:
     config = RunConfig(prompts="p", device="cuda", ranks=64)
-    assert why_impossible(estimate(LLAMA_70B, config, PromptSizes(1000, 100), Room((None,), None))) is None
+    assert estimate(LLAMA_70B, config, PromptSizes(1000, 100), Room((None,), None)).refusal is None
 
 
 def test_a_batch_size_that_does_not_fit_is_a_doubt_and_auto_finds_its_own() -> None:
@@ -139,28 +143,36 @@ def test_run_and_sweep_refuse_it_and_leave_nothing_behind(
     assert not (tmp_path / "run").exists()
 
 
-def test_nobody_is_told_to_spread_a_rank_over_mig_devices(large: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    def needed(uuid: str) -> int | None:
-        sample = DeviceSample(
-            index=0,
-            uuid=uuid,
-            name="A100",
-            memory_free_bytes=19 * GIB,
-            memory_total_bytes=20 * GIB,
-            memory_used_bytes=0,
-        )
-        found = start.estimate_memory(large, Machine(gpus=(sample, sample), seen=(0, 1)))
-        assert not isinstance(found, str)
-        return found.gpus_needed
-
-    assert (needed("GPU-0"), needed("MIG-0")) == (2, None)
-
-
-def test_force_starts_it_all_the_same(large: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_whoever_ignores_the_estimate_does_not_lose_an_old_result(
+    large: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     started: list[Path] = []
     monkeypatch.setattr(start, "start_supervisor", started.append)
-    start.launch(large, run_dir=tmp_path / "run", force=True)
+    (tmp_path / "old.jsonl").touch()
+    kept = msgspec.structs.replace(large, output=str(tmp_path / "old.jsonl"))
+    with pytest.raises(start.InputError, match=r"old\.jsonl exists"):
+        start.launch(kept, run_dir=tmp_path / "run", ignore_memory=True)
+    with pytest.raises(start.InputError, match="for the weights alone"):
+        start.launch(kept, run_dir=tmp_path / "run", force=True)
+    assert started == []
+    start.launch(large, run_dir=tmp_path / "run", ignore_memory=True)
     assert started == [tmp_path / "run"]
+
+
+@pytest.mark.parametrize("command", ["run", "sweep"])
+def test_run_and_sweep_have_a_flag_for_each(
+    command: str, large: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[bool, bool]] = []
+
+    def launch(config: RunConfig, *, force: bool, ignore_memory: bool, **_: object) -> None:
+        asked.append((force, ignore_memory))
+        raise start.InputError(["far enough"])
+
+    monkeypatch.setattr(start, "launch", launch)
+    for flag in ("--force", "--ignore-memory"):
+        CliRunner().invoke(cli.app, [command, str(tmp_path / "p.txt"), "--device", "cpu", flag])
+    assert asked == [(True, False), (False, True)]
 
 
 def test_a_hub_model_that_is_not_here_yet_may_be_any_size(large: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:

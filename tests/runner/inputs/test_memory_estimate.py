@@ -14,9 +14,9 @@ from rankdeck.runner.inputs.memory_estimate import (
     CUDA_PROCESS_BYTES,
     MemoryEstimate,
     PromptSizes,
-    Room,
     estimate,
 )
+from rankdeck.runner.inputs.memory_room import Room
 from rankdeck.runner.inputs.model_config import DEMO, ModelShape, shape_from_config
 from rankdeck.runner.protocol.config import RunConfig
 
@@ -108,7 +108,7 @@ def test_a_gpu_in_use_of_which_nothing_is_known_may_be_the_fullest() -> None:
 
 
 def test_where_all_gpus_are_used_the_fullest_decides_whichever_it_is() -> None:
-    unordered = Room(gpus=(None, None), host=4 * GIB, fullest=10 * GIB)
+    unordered = Room(gpus=(20 * GIB, 10 * GIB), host=4 * GIB, ordered=False)
     assert made(room=unordered, ranks=2).free == made(room=unordered, ranks=5).free == 10 * GIB
     assert made(room=unordered, ranks=1).free is None, "it may be the other one that is used"
     assert made(room=unordered, ranks=1, gpus_per_rank=2).free == 10 * GIB
@@ -237,7 +237,8 @@ def test_weights_that_are_no_safetensors_are_not_believed(tmp_path: Path, conten
 
 def test_weights_of_which_some_are_missing_are_worked_out(tmp_path: Path) -> None:
     folder = folder_with(tmp_path / "m", LLAMA_CONFIG, first=[10])
-    index = {"weight_map": {"first": "model.safetensors", "second": "not-here.safetensors"}}
+    (folder / "model.safetensors").rename(folder / "here.safetensors")
+    index = {"weight_map": {"first": "here.safetensors", "second": "not-here.safetensors"}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     assert not model_shape.shape_of(str(folder)).counted
 

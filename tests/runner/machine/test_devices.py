@@ -90,7 +90,7 @@ def test_a_run_has_the_mig_devices_that_are_named_or_those_of_its_gpus_and_no_wh
         (f" GPU-c0de, {FIRST}", THREE_GPUS, [THIRD, FIRST]),
         ("GPU-c0de,GPU-dead,GPU-8f6a", THREE_GPUS, [THIRD]),
         ("GPU-c0de,0", THREE_GPUS, [THIRD]),
-        (f"{FIRST},{SECOND},{THIRD}", [*THREE_GPUS[:1], GpuNames(SECOND, lost=True), THREE_GPUS[2]], [FIRST, THIRD]),
+        (f"{FIRST},{SECOND},{THIRD}", [*THREE_GPUS[:1], GpuNames(SECOND, broken=True), THREE_GPUS[2]], [FIRST, THIRD]),
         ("NoDevFiles", THREE_GPUS, []),
         ("-1", THREE_GPUS, []),
         (None, MIG_BOX, [MIG_A, MIG_B]),
@@ -117,7 +117,11 @@ def test_ranks_are_told_only_the_entries_that_cuda_would_read(
 def test_only_the_jobs_gpus_are_watched_if_it_is_certain_which_they_are(
     environ: dict[str, str], gpus: list[int]
 ) -> None:
-    assert places_to_sample(environ, THREE_GPUS) == [Place(gpu) for gpu in gpus]
+    assert places_to_sample(environ, THREE_GPUS, {"H100", "L4"}) == [Place(gpu) for gpu in gpus]
+
+
+def test_of_identical_gpus_only_the_named_ones_are_watched() -> None:
+    assert places_to_sample({"CUDA_VISIBLE_DEVICES": "2,0"}, THREE_GPUS, {"H100"}) == [Place(0), Place(2)]
 
 
 @given(st.permutations(range(8)), st.integers(1, 7), st.sampled_from(["x", "-1", "", "99", "GPU-00"]))
@@ -177,7 +181,7 @@ def test_two_mig_devices_of_one_gpu_are_told_apart_only_by_uuid() -> None:
 @pytest.mark.parametrize("value", [None, "1", "0,1", f"{MIG_B},{MIG_A}"])
 def test_mig_devices_are_watched_each_however_they_were_named(value: str | None) -> None:
     environ = {} if value is None else {"CUDA_VISIBLE_DEVICES": value}
-    assert places_to_sample(environ, MIG_BOX) == [Place(1, 0), Place(1, 1)]
+    assert places_to_sample(environ, MIG_BOX, {"A100", "H100"}) == [Place(1, 0), Place(1, 1)]
 
 
 @given(st.lists(st.uuids(), unique=True, min_size=1, max_size=8), st.data())

@@ -2,6 +2,7 @@
 
 import pytest
 
+from rankdeck.runner.inputs.memory_room import Share
 from rankdeck.runner.machine import examine
 from rankdeck.runner.machine.nvml import Handle, Memory, NvmlFailure
 from tests.runner.machine.test_telemetry import FakeNvml
@@ -67,9 +68,24 @@ def test_with_different_gpus_the_least_free_memory_is_known_if_a_run_sees_them_a
     value: str | None, expected: int | None
 ) -> None:
     environ = {} if value is None else {"CUDA_VISIBLE_DEVICES": value}
-    found = examine.machine(environ, Box(alike=False, free=(1, 20, 30, 40))).free.fullest
+    four = Share(all_ranks=4, on_gpu=True, gpus=4, gpus_per_rank=1)
+    found = four.least_of(examine.machine(environ, Box(alike=False, free=(1, 20, 30, 40))).free)
     assert found == (None if expected is None else expected * GIB)
-    assert examine.machine(environ, Box(alike=False)).free.fullest is None, "one of them does not report its memory"
+    of_three = four.least_of(examine.machine(environ, Box(alike=False)).free)
+    assert of_three is None, "one of them does not report its memory"
+
+
+@pytest.mark.parametrize(
+    ("value", "alike", "numbers"),
+    [(None, True, (0, 1, 2, 3)), ("3,1", True, (3, 1)), ("GPU-3,GPU-1", False, (3, 1)), (None, False, ())],
+)
+def test_gpus_have_nvidia_smis_numbers_where_it_is_certain_which_they_are(
+    value: str | None, alike: bool, numbers: tuple[int, ...]
+) -> None:
+    environ = {} if value is None else {"CUDA_VISIBLE_DEVICES": value}
+    room = examine.machine(environ, Box(alike)).free
+    assert room.numbers == numbers
+    assert room.by_number == (alike is True), "whoever named UUIDs goes on with them"
 
 
 def test_the_number_of_gpus_that_a_run_sees_is_always_known() -> None:

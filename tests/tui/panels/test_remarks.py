@@ -1,6 +1,7 @@
 """What is said beside the fields of a new run: mistakes where they can be seen, and a doubt only if there are none."""
 
-from rankdeck.runner.inputs.memory_estimate import MemoryEstimate, PromptSizes, Room, estimate
+from rankdeck.runner.inputs.memory_estimate import MemoryEstimate, PromptSizes, estimate
+from rankdeck.runner.inputs.memory_room import Room
 from rankdeck.runner.inputs.model_config import DEMO
 from rankdeck.runner.protocol.config import Problem, RunConfig
 from rankdeck.tui.panels.forms.remarks import Remark, remarks, unseen_mistakes, unseen_settings
@@ -11,7 +12,7 @@ RANKS, PROMPTS, TOP_P = Problem("ranks", "x"), Problem("prompts", "y"), Problem(
 
 def estimated(batch_size: int, free: int) -> MemoryEstimate:
     config = RunConfig(prompts="p.txt", device="cpu", batch_size=batch_size)
-    return estimate(DEMO, config, PromptSizes(100, 30), Room((), free, free))
+    return estimate(DEMO, config, PromptSizes(100, 30), Room((), free))
 
 
 def test_an_empty_field_that_was_never_typed_into_is_not_a_mistake() -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
-from rankdeck.runner.inputs.memory_estimate import MemoryEstimate, why_impossible
+from rankdeck.runner.inputs.memory_estimate import MemoryEstimate
 from rankdeck.runner.protocol.config import Problem
 from rankdeck.tui.panels.forms.run_form import FIRST_VALUES, LABELS, MORE, in_the_forms_words, name_of, set_values
 from rankdeck.tui.words.text import visible
@@ -46,7 +46,7 @@ def _doubt(estimate: MemoryEstimate | str | None) -> dict[str, Remark]:
     """The setting to change where the run does not fit in memory; a mistake where it cannot be started at all."""
     if not isinstance(estimate, MemoryEstimate) or estimate.fits:
         return {}
-    if (problem := why_impossible(estimate)) is not None:
+    if (problem := estimate.refusal) is not None:
         return {problem.setting: Remark(in_the_forms_words(problem.message), wrong=True)}
     if estimate.largest is None:
         return {"model": Remark("would not fit in memory, by estimate, even at batch size 1", wrong=False)}
