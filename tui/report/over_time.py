@@ -106,8 +106,8 @@ def _periods(source: ReportSource) -> list[Block]:
             f"{some(ranks, 'rank')} x {size}" for ranks in sorted(tried - {row.active_ranks for row in measured})
         ]
     note = (
-        "Measured over whole batches, while there was work for all: without the ragged end of the run, and without a "
-        "rank's first batch (on a GPU, its first of so many rows) unless it has no other; those are not compared."
+        "Measured over whole batches, while there was work for all: without the ragged end of the run, and on a GPU "
+        "without a rank's first batch, or its first of so many rows, unless it has no other; those are not compared."
     )
     if unmeasured:
         more = f" and {len(unmeasured) - MOST_UNMEASURED:,} more" if len(unmeasured) > MOST_UNMEASURED else ""
