@@ -16,7 +16,7 @@ test: $(READY)
 	$(BIN)/python -m pytest -n 2 -m 'not slow and not versions'
 	$(BIN)/python -m pytest -m slow
 
-# The engines with the oldest and the newest supported transformers: before a release, and with a package index at hand.
+# The engines with the oldest and newest supported transformers: run before a release; needs the package index.
 versions: $(READY)
 	$(BIN)/python -m pytest -m versions -s
 
@@ -41,7 +41,7 @@ PLATFORM ?= x86_64
 # The Python of .venv if it can import $(1): one that was copied from another machine often cannot. Else python3.
 choose = python=$(BIN)/python; { test -e $(READY) && $$python -c 'import $(1)' 2>/dev/null; } || python=$(PYTHON)
 
-# A Python that has torch is taken as it is: its build is the one that goes with the GPUs.
+# A Python that has torch is used as it is: that build is the one that fits the GPUs.
 gpu:
 	@$(call choose,torch); \
 	$$python -c 'import torch' 2>/dev/null || { \

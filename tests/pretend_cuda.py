@@ -1,7 +1,7 @@
 """A CUDA device that this machine does not have: values are computed on the CPU, devices are those of a GPU.
 
-Within `PretendCuda` a tensor that is made on `cuda`, or moved there, says so of itself, meets only tensors of its own
-device, as on a GPU, and whatever the host reads from it, or sends to it, is counted. Nothing is said of speed, memory
+Within `PretendCuda` a tensor made on `cuda`, or moved there, reports that device and works only with tensors of its own
+device, as on a GPU; whatever the host reads from it, or sends to it, is counted. It says nothing about speed, memory
 or kernels. It knows torch's dispatch; it knows no engine.
 
 torch's FakeTensorMode has devices without GPUs as well, but no values: at every step `generate` looks whether all rows
@@ -35,7 +35,7 @@ CPU = torch.device("cpu")
 
 
 class OnDevice(torch.Tensor):
-    """A tensor on a pretended device; `host` has its values."""
+    """A tensor on a simulated device; `host` has its values."""
 
     host: torch.Tensor
 
@@ -142,7 +142,7 @@ class PretendCuda(TorchDispatchMode):
         self._moves = _Moves(self)
 
     def forget(self) -> None:
-        """Count anew."""
+        """Reset the counts."""
         self.reads.clear()
         self.copies.clear()
 

@@ -1,6 +1,6 @@
 """A real terminal for tests and benchmarks: a pty, with pyte as the screen on its other side.
 
-A terminal that does not emulate a screen needs no pyte: what is written to it is only taken off the line.
+A terminal that does not emulate a screen needs no pyte: what is written to it is read and dropped.
 """
 
 import fcntl

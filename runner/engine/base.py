@@ -34,7 +34,7 @@ GROWING_CACHES = ("dynamic", "offloaded", "quantized")
 """The kinds of key and value cache, as a generation config names them, that are not of a fixed size."""
 
 GPU_COPIES = 8
-"""Copies that are timed together on a GPU: one takes some 0.2 ms, of which launching and waiting would be a tenth."""
+"""Copies that are timed together on a GPU: one takes about 0.2 ms, a tenth of it launch and wait."""
 
 OnStep = Callable[[Progress], None]
 OnRecords = Callable[[list[OutputRecord]], None]
@@ -108,7 +108,7 @@ class Engine(abc.ABC):
     def copy_bandwidth(self, size: int = 256 * 2**20, repeats: int = 5) -> float | None:
         """Bytes/s, reads and writes together, of copying `size` bytes on the device: the best of `repeats`.
 
-        Of a model over several GPUs it is the first one's. None where the device has no room for two such pieces.
+        For a model over several GPUs it is the first one's. None if two buffers of `size` do not fit on the device.
         """
         try:
             seconds = self._copy_seconds(size, repeats)

@@ -60,7 +60,7 @@ class Compiling:
         """Have `generate` compile its steps with this generation config, once compiling has begun.
 
         Returns the cache to pass it: the last batch's, emptied, where that has as many rows and at least `length`
-        tokens. For steps that were compiled, or captured as a CUDA graph, another cache would be other memory. None
+        tokens. Steps that were compiled, or captured as a CUDA graph, are tied to the memory of their cache. None
         where `generate` has to make one, which `keep` then keeps. Only one is ever kept: as much as a batch needs. Call
         this in inference mode, as the caches were made.
         """

@@ -176,7 +176,7 @@ class ContinuousEngine(Engine):
         self._restore_attention()
 
     def _restore_attention(self) -> None:
-        # The manager takes another, and gives it back only if it was stopped: not where its thread never ran, or died.
+        # The manager switches it, and restores it only if it was stopped: not if its thread never ran, or died.
         if self._attention is not None and self.model.config._attn_implementation != self._attention:
             self.model.set_attn_implementation(self._attention)
 
@@ -265,7 +265,7 @@ class ContinuousEngine(Engine):
             steps=len(longest),
             row_steps=output_tokens,
             prefill_seconds=first - submitted if longest else 0.0,
-            # Up to the last token: what the host makes of it afterwards is not the device's.
+            # Up to the last token: what the host does with it afterwards is not device time.
             decode_seconds=last - first if longest else 0.0,
             seconds=seconds,
             peak_memory_bytes=self.peak_memory(),

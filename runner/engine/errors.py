@@ -24,7 +24,7 @@ OUT_OF_MEMORY = (
 """Parts of texts, in lower case, that mean too little memory. A kernel that wants more shared memory than the GPU has
 ("out of resource: shared memory") is not among them: fewer rows would not help."""
 
-LOST = (
+CONTEXT_LOST = (
     "illegal memory access",
     "an illegal instruction",
     "device-side assert",
@@ -55,7 +55,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def is_context_lost(error: BaseException) -> bool:
     """Whether the text alone says that this process can no longer use its GPU."""
-    return any(_says(one, LOST) for one in chain(error))
+    return any(_says(one, CONTEXT_LOST) for one in chain(error))
 
 
 def forget_frames(error: BaseException) -> None:
@@ -65,7 +65,7 @@ def forget_frames(error: BaseException) -> None:
 
 
 def chain(error: BaseException) -> Iterator[BaseException]:
-    """`error`, and every error that it wraps, was caused by, or was raised in the handling of."""
+    """`error`, the errors that it groups, and those in its `__cause__` and `__context__` chains."""
     waiting, seen = [error], set[int]()
     while waiting:
         one = waiting.pop()

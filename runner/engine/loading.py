@@ -68,7 +68,7 @@ def dtype_note_of(model: Any, device: torch.device) -> str | None:
     if device.type != "cuda" or not torch.cuda.is_available():
         return None
     if model.dtype == torch.bfloat16 and torch.cuda.get_device_capability(device) < (8, 0):
-        return "the weights are bfloat16, which this GPU's matrix units do not take: --dtype float16 is far faster"
+        return "the weights are bfloat16, which this GPU's tensor cores do not support: --dtype float16 is far faster"
     if model.dtype != torch.float32:
         return None
     return float32_note(torch.cuda.get_device_capability(device), torch.get_float32_matmul_precision() != "highest")
@@ -77,15 +77,15 @@ def dtype_note_of(model: Any, device: torch.device) -> str | None:
 def float32_note(capability: tuple[int, int], tf32: bool) -> str | None:
     """What float32 costs on a GPU of this compute capability, and the cure; None where it costs little.
 
-    Matrix units for float16 came with 7.0, those for bfloat16 and TF32 (float32 with the mantissa of float16) with
+    Tensor cores for float16 came with 7.0, those for bfloat16 and TF32 (float32 with the mantissa of float16) with
     8.0. torch leaves TF32 off, and so does a run: it changes answers.
     """
     if capability < (7, 0) or tf32:
         return None
     if capability < (8, 0):
-        return "the weights are float32, which this GPU's matrix units do not take: --dtype float16 is far faster"
+        return "the weights are float32, which this GPU's tensor cores do not support: --dtype float16 is far faster"
     return (
-        "the weights are float32, and torch leaves this GPU's matrix units out of float32 products: --dtype bfloat16 "
+        "the weights are float32, and torch does not use this GPU's tensor cores for float32: --dtype bfloat16 "
         "is far faster, in half the memory; TORCH_ALLOW_TF32_CUBLAS_OVERRIDE=1 in the environment keeps float32 "
         "and rounds inside products only (TF32)"
     )

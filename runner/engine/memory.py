@@ -15,7 +15,7 @@ import torch
 from rankdeck.runner.engine import errors
 
 LIBRARIES_BYTES = int(0.25 * 2**30)
-"""What a process takes on a GPU beside its CUDA context and torch's allocator: kernels that are loaded when they are
+"""What a process takes on a GPU besides its CUDA context and torch's allocator: kernels that are loaded when they are
 first used, and handles of libraries; not measured."""
 
 GIB = 2**30
@@ -32,7 +32,7 @@ def free_memory(device: torch.device) -> None:
     """Return cached device memory, for the retry and for other ranks on the same GPU."""
     gc.collect()
     if device.type == "cuda":
-        # A GPU that is lost takes nothing back. That is found out, and said, by who asks `is_lost`.
+        # Fails on a lost GPU; whoever asks `is_lost` finds that out, and reports it.
         with contextlib.suppress(RuntimeError):
             torch.cuda.empty_cache()
 
@@ -65,7 +65,7 @@ def is_lost(error: BaseException, devices: Sequence[torch.device]) -> bool:
     """Whether this process can no longer use one of its GPUs after `error`, so that every later batch would fail too.
 
     Most CUDA errors cost one call, and are reported once. One that has destroyed the context is reported by every call
-    from then on: so by two in a row that do nothing but wait.
+    from then on, so two synchronisations in a row both fail.
     """
     if all(device.type != "cuda" for device in devices):
         return False
@@ -91,14 +91,14 @@ def reset_peaks(devices: Sequence[torch.device]) -> None:
 
 
 def peak_bytes(devices: Sequence[torch.device]) -> int | None:
-    """The sum of each GPU's peak of bytes that this process had in tensors since `reset_peaks`; None on a CPU."""
+    """This process's peak allocated bytes since `reset_peaks`, summed over its GPUs; None on a CPU."""
     if devices[0].type != "cuda":
         return None
     return sum(torch.cuda.max_memory_allocated(device) for device in devices)
 
 
 def peak_reserved_bytes(devices: Sequence[torch.device]) -> int | None:
-    """The sum of each GPU's peak of bytes that torch's allocator held since `reset_peaks`; None on a CPU."""
+    """This process's peak reserved bytes since `reset_peaks`, summed over its GPUs; None on a CPU."""
     if devices[0].type != "cuda":
         return None
     return sum(torch.cuda.max_memory_reserved(device) for device in devices)
@@ -125,9 +125,9 @@ class Share(NamedTuple):
 
 
 def share_of(free: int, total: int, ranks: int) -> float:
-    """The fraction of a GPU of `total` bytes that each of `ranks` may take, of which `free` are left.
+    """The fraction of a GPU that each of `ranks` ranks may take, with `free` of its `total` bytes free.
 
-    The ranks' CUDA contexts are to be there already; what other processes hold is not theirs to share.
+    The ranks' CUDA contexts must exist already; what other processes hold is not shared out.
     """
     return max(0.0, min(1.0, (free / ranks - LIBRARIES_BYTES) / total))
 
@@ -136,7 +136,7 @@ def hold_to_share(device: torch.device, ranks: int, gpus: int) -> Share:
     """Have torch's allocator raise out-of-memory in this process where it would take more than its share.
 
     Otherwise a rank that reserves much takes what the others need, and they fail. What is free when this is called is
-    shared out: it is to be the same for all of them.
+    shared out: it must be the same for all of them.
     """
     free, total = torch.cuda.mem_get_info(device)
     fraction = share_of(free, total, ranks)
@@ -145,7 +145,7 @@ def hold_to_share(device: torch.device, ranks: int, gpus: int) -> Share:
 
 
 def fraction_of(device: torch.device) -> float:
-    """The fraction of a GPU that this process may take: 1 where it has it to itself."""
+    """The fraction of a GPU that this process may take: 1 if it has the GPU to itself."""
     return float(torch.cuda.get_per_process_memory_fraction(device))
 
 
@@ -202,7 +202,7 @@ def on_the_host(free: int, total: int) -> str:
     """What is left of the host's memory, and what to do; all in bytes."""
     return (
         f"{_gib(free)} of this machine's {_gib(total)} are free. "
-        "Run fewer ranks (--ranks), a smaller model, or stop what else takes memory"
+        "Run fewer ranks (--ranks), use a smaller model, or stop other programs that take memory"
     )
 
 

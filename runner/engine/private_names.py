@@ -35,7 +35,7 @@ def _names(module: str, owner: str, *attributes: str) -> tuple[Name, ...]:
 
 _OUTPUT = {field.name for field in dataclasses.fields(transformers.generation.GenerateDecoderOnlyOutput)}
 CACHE = "cache" if "cache" in _OUTPUT else "past_key_values"
-"""By which name `generate` takes the keys and values to go on from, and returns them: `cache` since 5.24."""
+"""The name under which `generate` takes and returns the key and value cache: `cache` since 5.24."""
 
 _BATCHING = "generation.continuous_batching"
 
@@ -106,6 +106,6 @@ def _is_there(name: Name) -> bool:
 
 
 def _sets(kind: type, attribute: str) -> bool:
-    """Whether a method of this class, its constructor above all, speaks of `attribute`."""
+    """Whether a method of this class, usually its constructor, mentions `attribute`."""
     functions = (inspect.unwrap(member) for member in vars(kind).values() if inspect.isfunction(member))
     return any(attribute in function.__code__.co_names for function in functions)

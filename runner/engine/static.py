@@ -33,17 +33,17 @@ LEAVING_SHARE = {"cpu": 1 / 64}
 nearly its share of a step, and taking it out less than a quarter of a step (2 cores, 50 rows, 135 M parameters)."""
 
 LEAVING_SHARE_ELSEWHERE = 1 / 2
-"""On a GPU a step takes about as long with any number of rows, and ending a call costs about ten milliseconds. What is
-won is memory and early records: halving gives both, in as many calls as rows can be halved, the last few included."""
+"""On a GPU a step takes about as long with any number of rows, and ending a call costs about ten milliseconds. The
+gain is memory and early records: halving gives both in about log2(rows) calls, down to the last row."""
 
 GROUP_SLOTS = {"cpu": 64}
 """What another forward pass costs, in token slots, by kind of device: it reads all weights once more."""
 
 GPU_LAYER_SECONDS = 0.8e-3
-"""What launching the some 43 kernels of a layer takes: on a GPU another forward pass costs this, for each layer."""
+"""Time to launch a layer's roughly 43 kernels: on a GPU another forward pass costs this for each layer."""
 
 GPU_FLOPS = 6e14
-"""FLOP/s of long products in bfloat16, two thirds of an H100's peak. A slot takes two for each parameter."""
+"""FLOP/s of large bfloat16 matmuls, two thirds of an H100's peak. A slot takes two FLOPs per parameter."""
 
 COUNTED_FROM_THE_PROMPT = (
     "begin_suppress_tokens",
@@ -76,7 +76,7 @@ def left_padded(rows: Sequence[list[int]], width: int, pad: int) -> tuple[torch.
 class Kept:
     """The rows of a batch that stay, as an index on every device that asks for it.
 
-    A host's index would do with tensors of any device, but torch would copy it anew for every layer's keys and values.
+    A CPU index would work on tensors of any device, but torch would copy it again for every layer's keys and values.
     """
 
     def __init__(self, rows: list[int]) -> None:
@@ -311,7 +311,7 @@ class StaticEngine(Engine):
                     for group, less in zip(groups, lacking, strict=True)
                 )  # each [rows, heads, width, head width]
                 setattr(layer, name, torch.cat(list(parts)))
-                for group in groups[1:]:  # as it goes: prompts may fill most of a GPU's memory
+                for group in groups[1:]:  # freed layer by layer: prompts may fill most of a GPU's memory
                     setattr(group.cache.layers[place], name, None)
         ids, mask = (
             torch.cat(

@@ -59,7 +59,7 @@ class StepWatch(transformers.StoppingCriteria):
         self._group_width = width
 
     def clock(self) -> float:
-        """Seconds on a clock that stands still while something is handed over: in which the device has no part."""
+        """Seconds on a clock that stops while something is handed over, since that is not device time."""
         return time.perf_counter() - self._handing_over_seconds
 
     @contextlib.contextmanager
@@ -77,7 +77,7 @@ class StepWatch(transformers.StoppingCriteria):
         if ids.shape[1] != due:
             raise RuntimeError(
                 f"transformers {transformers.__version__} does not generate as rankdeck expects: rows are "
-                f"{ids.shape[1]:,} tokens wide where {due:,} were due, so that its steps cannot be counted; install "
+                f"{ids.shape[1]:,} tokens wide instead of {due:,}, so its steps cannot be counted; install "
                 f"another version of transformers ({OLDEST} to {NEWEST} are known to work)"
             )
 

@@ -1,7 +1,7 @@
 """Which token ids a model has room for: rows of its input embedding, and logits of its output.
 
 An id outside is an IndexError on a CPU. On a GPU it is a device-side assert, after which the process can compute
-nothing any more. So ids are looked at on the host, before the device sees them. Knows models and generation configs;
+nothing more. So ids are checked on the host, before the device sees them. Knows models and generation configs;
 knows no prompts, batches or devices.
 """
 
@@ -10,7 +10,7 @@ from typing import Any
 
 
 def embedding_rows(model: Any) -> int | None:
-    """How many token ids `model` takes: 0 up to this; None where it does not say."""
+    """How many token ids `model` accepts, counted from 0; None if it does not say."""
     try:
         embedding = model.get_input_embeddings()
     except NotImplementedError:  # transformers' way of not finding it
@@ -37,8 +37,8 @@ def unknown_token(ids: Sequence[int], rows: int | None) -> str | None:
     if unknown is None:
         return None
     return (
-        f"prompt has token {unknown:,}, and the model's input embedding has {rows:,} rows (tokens 0 to {rows - 1:,}): "
-        "its tokenizer does not go with its weights"
+        f"prompt has token {unknown:,}, but the model's input embedding has {rows:,} rows (tokens 0 to {rows - 1:,}): "
+        "its tokenizer does not match its weights"
     )
 
 
@@ -49,7 +49,7 @@ def settle(generation: Any, tokenizer_pad: int | None, rows: int | None, logits:
     token without a logit is never written, and is left out.
 
     Raises:
-        ValueError: a token that is to be forced has no logit.
+        ValueError: a forced token has no logit.
     """
     most = min((size for size in (rows, logits) if size is not None), default=None)
 
@@ -64,7 +64,7 @@ def settle(generation: Any, tokenizer_pad: int | None, rows: int | None, logits:
     beyond = [token for token in _listed(generation.forced_eos_token_id) if not known(token)]
     if beyond:
         raise ValueError(
-            f"the model's generation_config.json has forced_eos_token_id {beyond[0]:,}, and the model writes tokens "
+            f"the model's generation_config.json has forced_eos_token_id {beyond[0]:,}, but the model generates tokens "
             f"0 to {most - 1 if most else 0:,}: correct it there, or remove it"
         )
 

@@ -49,7 +49,7 @@ def why_impossible(weights: Weights, share: Share, free: Room, whole: Room) -> P
     too_full = share.on_gpu and has is not None and not weights.fits_in(has)
     if not too_large and not too_full:
         return None
-    ranks = "a rank needs" if share.ranks == 1 else f"{share.ranks} ranks need"
+    ranks = "a rank needs" if share.ranks == 1 else f"{share.ranks} ranks {'on a GPU ' * share.on_gpu}need"
     ways = [*_others_room(weights, share, free, whole), *_fewer_ranks(weights, share), *_spread(weights, share, free)]
     ways.append("make the weights smaller (--quantization, --dtype), or choose a smaller model")
     said = f"{ranks} {_gib(weights.on_device)} GiB for the weights alone, and {_where(share, free, whole)}"
@@ -91,7 +91,7 @@ def _fewer_ranks(weights: Weights, share: Share) -> list[str]:
     if not 0 < weights.most_ranks < share.ranks:
         return []
     ranks = weights.most_ranks * share.devices
-    return [f"{ranks} rank{'s' * (ranks != 1)} would fit (--ranks)"]
+    return [f"{ranks} rank{'s' * (ranks != 1)} in all would fit (--ranks)"]
 
 
 def _spread(weights: Weights, share: Share, free: Room) -> list[str]:

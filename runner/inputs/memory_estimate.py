@@ -148,7 +148,7 @@ def estimate(
 
 
 def doubt(found: MemoryEstimate) -> str | None:
-    """What will hardly work, in a line; None where it will, by estimate, or where a search finds what works."""
+    """What will probably not work, in a line; None if by estimate it will, or if a search finds what works."""
     if found.fits:
         return None
     if found.largest is None:

@@ -11,7 +11,7 @@ Numbers = tuple[int, ...]
 
 MIB, GIB = 2**20, 2**30
 
-OF_THE_WHOLE_GPU = "it is the whole GPU's: a MIG device has no figure of its own"
+OF_THE_WHOLE_GPU = "only the whole GPU has this figure, not a MIG device"
 """Why a MIG device has no power and no load: nobody is told what others on the GPU draw as if it were theirs."""
 
 

@@ -1,6 +1,6 @@
 """One watched GPU: its identity, and a sample of its figures.
 
-Knows which NVML call gives which figure, in which unit, which figures a MIG device has none of, and that a lost GPU is
+Knows which NVML call gives which figure, in which unit, which figures a MIG device lacks, and that a lost GPU is
 left alone. Does not know when to sample, which GPUs to watch, nor which rank runs where.
 """
 
@@ -117,7 +117,7 @@ class Gpu:
             self.lost = self.lost or failure.lost
             return
         for handle in handles:
-            # One that was taken away since it was listed is none.
+            # Skip one that has been removed since it was listed.
             with contextlib.suppress(NvmlFailure):
                 self.mig_devices.append(self._mig_device(handle))
 

@@ -94,7 +94,7 @@ def _others(machine: Machine) -> list[Check]:
     if machine.left_out:
         whole = counted(machine.left_out, "whole GPU")
         found = f"{whole} left out: CUDA gives a process a MIG device or whole GPUs, not both"
-        checks.append(_gpu("left out", "warn", found, f"to use whole GPUs, name them alone in {VISIBLE}"))
+        checks.append(_gpu("left out", "warn", found, f"to use whole GPUs, name only those in {VISIBLE}"))
     return checks
 
 
@@ -129,8 +129,8 @@ def _torch(machine: Machine, torch: TorchFound) -> list[Check]:
     if any(gpu.is_mig for gpu in machine.gpus):
         return [_gpu("torch", "ok", f"{sees}: a process has one MIG device, so each rank is given its own")]
     if len(torch.devices) < machine.visible:
-        found = f"{sees}, and the driver shows {machine.visible} to a run"
-        cure = f"name the ones that torch can use in {VISIBLE}, or start {len(torch.devices)} ranks"
+        found = f"{sees}, but the driver shows {machine.visible} to a run"
+        cure = f"name the ones that torch can use in {VISIBLE}, or start {counted(len(torch.devices), 'rank')}"
         return [_gpu("torch", "warn", found, cure), *_mapping(machine, torch)]
     return [_gpu("torch", "ok", sees), *_mapping(machine, torch)]
 

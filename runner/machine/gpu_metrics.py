@@ -90,7 +90,7 @@ def figure(field: str, *routes: Callable[[], object]) -> Metric:
 class Gpm:
     """GPU Performance Monitoring, Hopper and later: averages between this sample and the last.
 
-    With `gpu_instance` they are those of this GPU instance, which a MIG device is a part or the whole of.
+    With `gpu_instance` they are for that GPU instance; a MIG device is all or part of one.
     """
 
     def __init__(self, api: NvmlApi, handle: Handle, gpu_instance: int | None = None) -> None:

@@ -86,7 +86,7 @@ class NvmlFailure(Exception):
 
     @property
     def forbidden(self) -> bool:
-        """Whether this process may not do it: of a GPU, that it was given to others."""
+        """Whether permission was denied: for a GPU, that it was given to others."""
         return self.code == NO_PERMISSION
 
 

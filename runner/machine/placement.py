@@ -86,7 +86,7 @@ class Comparison(NamedTuple):
 
 
 def compare(ranks: int, counted: Sequence[str], seen: Sequence[str]) -> Comparison:
-    """Whether `ranks` ranks with one GPU each may load, of which some may share one, as was planned for `counted`.
+    """Whether `ranks` ranks, some of which may share a GPU, can be placed as planned for the `counted` GPUs.
 
     `counted` are the UUIDs of the run's GPUs by NVML, in the order expected; none if it was not asked. `seen` are
     those that torch has, and may differ: a driver or a container can keep CUDA from what NVML lists.
@@ -94,20 +94,20 @@ def compare(ranks: int, counted: Sequence[str], seen: Sequence[str]) -> Comparis
     if not counted or not seen:
         return Comparison()
     planned, now = -(-ranks // len(counted)), -(-ranks // len(seen))
-    differ = f"torch sees {len(seen)} GPU{'s' * (len(seen) != 1)}, and the driver has {len(counted)} for this run"
+    differ = f"torch sees {len(seen)} GPU{'s' * (len(seen) != 1)}, but the driver has {len(counted)} for this run"
     if now > planned:
         cure = f"start {planned * len(seen)} at most (--ranks), or name in {VISIBLE} the GPUs that torch can use"
-        return Comparison(refusal=f"{differ}: {now} ranks would share a GPU where {planned} should; {cure}")
+        return Comparison(refusal=f"{differ}: {now} ranks would share a GPU instead of {planned}; {cure}")
     if len(seen) != len(counted):
         return Comparison(remark=differ)
     here, there = [bare_uuid(uuid) for uuid in seen], [bare_uuid(uuid) for uuid in counted]
     if here != there and set(here) == set(there):
-        return Comparison(remark="CUDA counts the GPUs in another order than nvidia-smi; the GPU table goes by UUID")
+        return Comparison(remark="CUDA numbers the GPUs differently from nvidia-smi; the GPU table goes by UUID")
     return Comparison()
 
 
 def sharing(local_rank: int, ranks: int, seen: int, gpus_per_rank: int) -> int:
-    """How many of `ranks` have the device of this one, itself included; `seen` GPUs are there."""
+    """How many of `ranks` ranks use this rank's device, itself included, if there are `seen` GPUs."""
     if gpus_per_rank > 1:
         return 1
     own = device_index(local_rank, seen, gpus_per_rank)

@@ -32,7 +32,7 @@ from rankdeck.runner.machine.visible_gpus import (
 )
 from rankdeck.runner.protocol import DeviceSample, ProcessSample
 
-CONTAINER_CURE = "start the container with the GPUs that it is to have, as in docker run --gpus all"
+CONTAINER_CURE = "start the container with the GPUs that it needs, as in docker run --gpus all"
 
 
 class VisibleGpu(NamedTuple):
@@ -214,7 +214,7 @@ def _why_no_gpu(listed: list[Gpu], gpus: list[Gpu], visible: str | None) -> str:
         return f"{VISIBLE} is empty, which hides every GPU"
     names = [entry.strip() for entry in visible.split(",")]
     if len(set(names)) < len(names):
-        return f"{VISIBLE}={visible!r} names a GPU twice, which hides them all; --ranks-per-gpu has ranks share one"
+        return f"{VISIBLE}={visible!r} names a GPU twice, which hides them all; to share one, use --ranks-per-gpu"
     if sliced := gpu_numbers(visible.strip(), [gpu.names for gpu in gpus]):
         # CUDA has no use for a GPU in MIG mode but its MIG devices, and the GPUs that are named have none.
         them = " and ".join(f"GPU {gpus[number].index}" for number in sliced)

@@ -114,7 +114,7 @@ def named_by_number(environ: Mapping[str, str]) -> bool:
 
 
 def gpu_numbers(value: str | None, gpus: Sequence[GpuNames]) -> list[int]:
-    """The GPUs that `value` names, of which MIG devices are none; all of them if it is None."""
+    """The GPUs that `value` names, not counting MIG devices; all GPUs if it is None."""
     if value is None:
         return list(range(len(gpus)))
     if value.startswith((GPU, MIG)):

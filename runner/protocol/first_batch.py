@@ -25,7 +25,7 @@ class FirstBatch(NamedTuple):
 
 
 def first_batch(prompts_per_rank: int, *, on_gpu: bool, most: int | None = None) -> FirstBatch:
-    """For so many prompts per rank, where memory holds `most` rows (None: unknown)."""
+    """The first batches for `prompts_per_rank` prompts, if memory holds `most` rows (None: unknown)."""
     rows = FIRST_BATCH_SIZE_ON_GPU if on_gpu else FIRST_BATCH_SIZE
     if most is not None:
         rows = max(1, min(rows, most))

@@ -51,8 +51,8 @@ class BatchResult(msgspec.Struct, frozen=True, kw_only=True):
     (left padding, and rows that had ended but stayed). `prefill_seconds` runs to the first new token, `decode_seconds`
     from there to the last; `seconds` covers the whole batch, with tokenising and decoding of text. `step_seconds` has
     the time of every decode step, in trials of a sweep. `slots_read` sums over all decode steps the slots whose keys
-    and values the rows then in the batch read, padding included. `peak_memory_bytes` were in tensors at most,
-    `reserved_memory_bytes` held by torch's allocator at most: the rest of these nobody else can have.
+    and values the rows then in the batch read, padding included. `peak_memory_bytes` is the most in tensors,
+    `reserved_memory_bytes` the most held by torch's allocator, which no other process can use.
     """
 
     rows: int

@@ -81,7 +81,7 @@ def _why_no_cuda() -> str:
 
 
 def devices_of_run(seen: int) -> int:
-    """How many devices the ranks of this run share, of which this process sees `seen`: of MIG devices, its own one."""
+    """How many devices the ranks of this run share, of which this process sees `seen`: with MIG, only its own."""
     return seen if _own_mig_device() is None else max(seen, len(_counted()))
 
 
@@ -91,7 +91,7 @@ def gpus_of_run() -> int:
 
 
 def hold_to_share(config: RunConfig, local_rank: int, device: "torch.device") -> "Share | None":
-    """Hold this rank to its share of its GPU, if it shares it; None where it has it to itself.
+    """Hold this rank to its share of a GPU that it shares; None if it has the GPU to itself.
 
     All ranks have to call this, before any of them loads a model.
     """
@@ -135,7 +135,7 @@ def device_facts(device: Any, all_devices: Sequence[Any], config: RunConfig, loc
 
 
 def _own_mig_device() -> str | None:
-    """The UUID of the MIG device that this rank was given; torch may have that of its GPU for it."""
+    """The UUID of the MIG device that this rank was given; torch may report its GPU's instead."""
     visible = os.environ.get(VISIBLE, "")
     return visible if visible.startswith(MIG) else None
 

@@ -47,7 +47,7 @@ def fetched_once(fetch: Callable[[], Found], find: Callable[[], Found]) -> Found
     """What the first rank gets from `fetch`, and every other rank, once that is there, from `find`.
 
     Raises:
-        FetchFailedError: the first rank failed, where `fetch` raised.
+        FetchFailedError: on the other ranks, if the first rank's `fetch` raised.
     """
     import torch.distributed
 
@@ -55,7 +55,7 @@ def fetched_once(fetch: Callable[[], Found], find: Callable[[], Found]) -> Found
         return fetch()
     if torch.distributed.get_rank() != 0:
         if failure := _from_the_first(None):
-            raise FetchFailedError(f"rank 0 could not fetch it: {failure}")
+            raise FetchFailedError(f"fetching on rank 0 failed: {failure}")
         return find()
     try:
         found = fetch()

@@ -24,7 +24,7 @@ from rankdeck.runner.rank.link import Link
 
 
 class DeviceLostError(RuntimeError):
-    """This process can no longer use its GPUs; another one can, as a rule."""
+    """This process can no longer use its GPUs; a new one usually can."""
 
     def __init__(self, devices: Sequence[torch.device], cause: Exception) -> None:
         names = ", ".join(str(device) for device in devices)
@@ -41,7 +41,7 @@ class RankWork:
     def run(self) -> bool:
         """Generate until told to leave; returns whether the ranks are to gather."""
         if self._rank:
-            self._engine.take_notes()  # what is known before the first batch is known to all: rank 0 says it
+            self._engine.take_notes()  # notes from before the first batch are the same everywhere: rank 0 sends them
         leave: protocol.Leave | None = None
         failed_stream = 0
         while leave is None and isinstance(order := self._link.next_order(), Work):

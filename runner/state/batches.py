@@ -20,7 +20,7 @@ from rankdeck.runner.state.run import RankState, RunState
 Accounted = protocol.BatchFinished | protocol.AccountClosed
 
 SAME_ROWS = 1.1
-"""Up to this factor a batch has no more rows than one before: even rounds vary them a little."""
+"""Up to this factor more rows than an earlier batch count as the same size: even rounds vary a little."""
 
 
 def replace_rank(state: RunState, number: int, **changes: object) -> RunState:

@@ -12,7 +12,7 @@ def match_rank_to_gpu(device_uuid: str | None, pci_bus_id: str | None, samples: 
     """The position in `samples` of the device a rank runs on; None if no sample matches, or several do.
 
     By UUID, with or without its `GPU-` or `MIG-` prefix; then by PCI id, whatever the width of its domain. A MIG device
-    has the PCI id of its GPU, as all others there: only its UUID tells which it is.
+    shares the PCI id of its GPU with the others there: only its UUID tells which it is.
     """
     position = _match(device_uuid, bare_uuid, [sample.uuid for sample in samples])
     if position is None:

@@ -58,14 +58,14 @@ def write_accelerate_config(path: Path, ranks: int, on_cpu: bool) -> None:
 
 
 ALLOCATOR_SETTINGS = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF")
-"""Where torch's allocator has its settings from: torch before 2.9 from the first alone, later ones from the first that
-is set, even to nothing."""
+"""Where torch's allocator reads its settings: torch before 2.9 only from the first, later ones from the first that
+is set, even if it is empty."""
 
-GROWING = "expandable_segments"
+EXPANDABLE = "expandable_segments"
 
 
-def with_growing_segments(environ: Mapping[str, str]) -> dict[str, str]:
-    """Allocator settings with segments that grow, to be added to `environ`; the user's own stay.
+def with_expandable_segments(environ: Mapping[str, str]) -> dict[str, str]:
+    """Allocator settings with expandable segments, to be added to `environ`; the user's own stay.
 
     Keys and values that grow by a token a step are new tensors at every step, a little larger each time. Without this
     none fits where the last one was, and the allocator reserves many times what is in use.
@@ -74,26 +74,26 @@ def with_growing_segments(environ: Mapping[str, str]) -> dict[str, str]:
     added = {}
     for name, settings in (found or dict.fromkeys(ALLOCATOR_SETTINGS, "")).items():
         entries = [entry.strip() for entry in settings.split(",") if entry.strip()]
-        if not any(_is_against_growing(entry) for entry in entries):
-            added[name] = ",".join([*entries, f"{GROWING}:True"])
+        if not any(_decides_on_segments(entry) for entry in entries):
+            added[name] = ",".join([*entries, f"{EXPANDABLE}:True"])
     return added
 
 
-def _is_against_growing(entry: str) -> bool:
-    """Whether one of the user's allocator settings decides against, or for, segments that grow."""
+def _decides_on_segments(entry: str) -> bool:
+    """Whether one of the user's allocator settings already decides for or against expandable segments."""
     name, _, value = (part.strip() for part in entry.partition(":"))
     if name == "backend":
         return value != "native"  # cudaMallocAsync has no segments
-    # With a limit on splitting, torch can fail over segments that grow (pytorch issue 119452).
-    return name in (GROWING, "max_split_size_mb")
+    # With a limit on splitting, torch can fail with expandable segments (pytorch issue 119452).
+    return name in (EXPANDABLE, "max_split_size_mb")
 
 
 def rank_environment(
-    environ: Mapping[str, str], ranks: int, on_cpu: bool, cores: int, *, growing_segments: bool = True
+    environ: Mapping[str, str], ranks: int, on_cpu: bool, cores: int, *, expandable_segments: bool = True
 ) -> dict[str, str]:
     """The ranks' environment: the user's without what would change a run, with the cores shared out evenly.
 
-    `growing_segments` are for engines whose keys and values grow, on GPUs: not for one that allocates them once.
+    `expandable_segments` are for engines whose keys and values grow, on GPUs: not for one that allocates them once.
     """
     kept = {name: value for name, value in environ.items() if not name.startswith(("ACCELERATE_", "FSDP_"))}
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
@@ -110,8 +110,8 @@ def rank_environment(
         # A folder called rankdeck in the current directory must not be imported instead.
         "PYTHONSAFEPATH": "1",
     }
-    if growing_segments and not on_cpu:
-        kept |= with_growing_segments(kept)
+    if expandable_segments and not on_cpu:
+        kept |= with_expandable_segments(kept)
     if on_cpu:
         kept["ACCELERATE_USE_CPU"] = "true"
         if "OMP_WAIT_POLICY" not in kept:

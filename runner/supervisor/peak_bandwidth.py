@@ -11,7 +11,7 @@ from rankdeck.runner.protocol import RankReady
 
 GIGABYTE = 1e9
 
-# As a GPU's name has them, in lower case and without punctuation: all words of an entry must follow one another in it.
+# Matched in lower case, without punctuation: a GPU's name must contain all words of an entry, consecutively.
 # The first entry that is found counts, so a longer name stands before a shorter one that it contains. What is missing
 # here is measured by a copy: names that several memories share (H100 SXM with 64 or 96 GB, RTX 3080, RTX 4070), and
 # those without a data sheet (RTX PRO 4500 Server Edition).

@@ -22,7 +22,7 @@ def why_no_mbu(ranks: Sequence[RankReady], bandwidth: Mapping[int, float]) -> st
         if not bandwidth.get(rank.rank):
             return f"the memory bandwidth of {rank.device_name} is not known"
         if not rank.weight_read_bytes or rank.kv_bytes_per_token is None:
-            return "the bytes that a decode step reads of this model are not known"
+            return "how many bytes a decode step of this model reads is not known"
         if rank.experts is not None and not (rank.experts.count and rank.experts.per_token):
             return "how many of this model's experts a token uses is not known"
     return None

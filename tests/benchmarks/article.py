@@ -4,7 +4,7 @@
 [--chat]`. Each rank takes its share with split_between_processes, generates left-padded batches in the file's
 order, gathers at the end, and the main process prints one JSON line. Uses nothing of rankdeck. Unlike the article it
 counts no padding as tokens. With `--least-seconds S` each rank does two batches that are not counted, and takes its
-prompts again and again, as often as by the second one's time S seconds need.
+prompts again and again, for at least S seconds, going by the second one's time.
 """
 
 import argparse
@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--fixed", action="store_true", help="end-of-sequence is ignored")
     parser.add_argument("--chat", action="store_true", help="through the chat template")
-    parser.add_argument("--least-seconds", type=float, help="a batch that is not counted, then so many seconds of work")
+    parser.add_argument("--least-seconds", type=float, help="two uncounted batches, then this many seconds of work")
     options = parser.parse_args()
 
     import torch

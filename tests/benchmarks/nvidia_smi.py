@@ -1,4 +1,4 @@
-"""What `nvidia-smi` says of one GPU while something runs: a second witness beside rankdeck's own look at NVML.
+"""What `nvidia-smi` says of one GPU while something runs: a check on rankdeck's own reading of NVML.
 
 Where there is no nvidia-smi, or it says something else than numbers, there are no samples; nothing is raised for it.
 """

@@ -6,7 +6,7 @@
 What it answers is nonsense; how fast it does so is what a trained model of this shape would take. The tokenizer is
 trained here on made-up words. Prints one JSON line: parameters, bytes, seconds, bytes/s of a copy on the device.
 `--spread` is the weights' standard deviation: with a larger one an answer depends more on its whole prompt. `--rows`
-sets the rows of the embeddings apart from the tokenizer's words.
+sets the rows of the embeddings, whatever the size of the tokenizer's vocabulary.
 """
 
 import argparse

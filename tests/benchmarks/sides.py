@@ -125,7 +125,7 @@ def script(job: Job, name: str, folder: Path, *arguments: str, seconds: float | 
     command += ["--new-tokens", str(job.new_tokens), "--dtype", job.dtype, *arguments]
     command += [*(["--fixed"] if job.fixed else []), *(["--chat"] if job.chat else [])]
     cores = processes.usable_cores()
-    environment = accelerate.rank_environment(os.environ, job.ranks, on_cpu, cores, growing_segments=False)
+    environment = accelerate.rank_environment(os.environ, job.ranks, on_cpu, cores, expandable_segments=False)
     return printed_figures(command, environment, seconds)
 
 

@@ -1,4 +1,4 @@
-"""GPUs that NVML lists and this process may not open, as in a container: they are not counted, and no broken one is."""
+"""GPUs that NVML lists but this process may not open, as in a container: they are not counted, nor are broken ones."""
 
 from collections.abc import Callable
 from pathlib import Path

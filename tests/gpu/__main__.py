@@ -137,7 +137,7 @@ class Run:
 
     @contextlib.contextmanager
     def _timed(self, step: Step) -> Iterator[float]:
-        """The seconds after which the step is to be given up; what it took is kept for those that are like it."""
+        """The seconds after which the step times out; what it took is kept for later steps of its kind."""
         began, went_wrong = self._clock(), True
         try:
             yield plan.allowed(step, self.left, self._taken)
@@ -182,7 +182,7 @@ class Run:
         told = report.read_text(errors="replace")
         failures = re.findall(r"^(?:FAILED|ERROR) .*", told, re.MULTILINE)
         last = told.strip().splitlines()[-1].strip("= ") if told.strip() else "pytest said nothing"
-        outcome = last if status >= 0 else f"given up after {seconds:.0f} s: see tests.txt"
+        outcome = last if status >= 0 else f"timed out after {seconds:.0f} s: see tests.txt"
         # 5 is pytest's own for nothing collected.
         self.went_wrong = self.went_wrong or status != 0
         self.lines.write({"tests": {"outcome": outcome, "status": status, "failures": failures}})
@@ -190,7 +190,7 @@ class Run:
 
 
 def end_supervisors(folder: Path) -> None:
-    """Runs of tests that were given up outlive pytest."""
+    """End the supervisors of tests that were killed: they outlive pytest."""
     from rankdeck.runner import run_directory
 
     for run_file in folder.glob(f"**/{run_directory.RUN_FILE}"):
@@ -267,9 +267,9 @@ def main() -> int:
     parser.add_argument("--steps", help="only these, by name")
     parser.add_argument("--device", choices=("cuda", "cpu"), help="[default: cuda if there is a GPU]")
     parser.add_argument("--kit", action="store_true", help="pack .gpu-kit/; needs a network")
-    parser.add_argument("--python-version", default="3.12", help="of the machine that the kit is for")
+    parser.add_argument("--python-version", default="3.12", help="the Python that --kit packs for")
     parser.add_argument("--platform", choices=tuple(requirements.PLATFORMS), default="x86_64", help="of that machine")
-    parser.add_argument("--ship", type=Path, metavar="FOLDER", help="take the recordings of these results over")
+    parser.add_argument("--ship", type=Path, metavar="FOLDER", help="ship the recordings of these results")
     options = parser.parse_args()
     requirements.use_this_checkout()
     try:
@@ -293,9 +293,9 @@ def ship(results: Path) -> int:
     from tests.gpu import recording
 
     for place in recording.ship(results):
-        say(f"{place} is from {results} now")
+        say(f"{place} now comes from {results}")
     say("set the seconds in docs/pictures.py to moments of the new run, then: make pictures")
-    say("tests/tui/report and tests/tui/sources/test_replay.py know the figures of the sample: bring them up to date")
+    say("tests/tui/report and tests/tui/sources/test_replay.py contain figures of the sample: update them")
     return 0
 
 

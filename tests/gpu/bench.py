@@ -14,10 +14,10 @@ from tests.benchmarks import random_model, sides
 from tests.gpu.plan import Step
 
 PROMPT_TOKENS = 64
-"""Of the longest of the short prompts, at most, in the tokenizer of these models."""
+"""At most this many in the longest of the short prompts, with these models' tokenizer."""
 
 ROOM = 0.85
-"""Of the device's memory: a step that is estimated to need more is skipped."""
+"""Share of the device's memory: a step that is estimated to need more is skipped."""
 
 
 class StepError(Exception):
@@ -50,7 +50,7 @@ class Model:
 
 
 def make_model(bench: Bench, size: str, seconds: float) -> tuple[Model, dict[str, Any]]:
-    """In a process of its own, so that this one never holds the device; with what the process said.
+    """Make a model in its own process, so that this one never holds the device; also returns what that printed.
 
     Raises:
         StepError: it cannot be made.
@@ -61,7 +61,7 @@ def make_model(bench: Bench, size: str, seconds: float) -> tuple[Model, dict[str
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=seconds)
     except subprocess.TimeoutExpired:
-        raise StepError(f"the {size} model was not there after {seconds:.0f} s") from None
+        raise StepError(f"the {size} model was not ready after {seconds:.0f} s") from None
     if done.returncode != 0:
         raise StepError(f"the {size} model could not be made: {done.stderr[-1500:]}")
     said = msgspec.json.decode(done.stdout.splitlines()[-1])

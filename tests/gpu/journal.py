@@ -1,6 +1,6 @@
 """From the events of a run to the figures of its cases. Pure: a journal's events go in, lines of results come out.
 
-A *stretch* is a time in which one setting was at work, without the batches that brought it up to speed. A sweep says
+A *stretch* is the time in which one setting was at work, without its warm-up batches. A sweep says
 itself when its trials were; of a run whose knobs were turned, or that was watched for a while, the batches tell.
 """
 
@@ -36,7 +36,7 @@ GPM_FIGURES = ("sm_percent", "occupancy_percent", "tensor_percent", "dram_percen
 
 @dataclass(frozen=True)
 class Batch:
-    """A batch that was finished, with the times between which a rank had it in hand."""
+    """A finished batch, with the times at which a rank began and ended it."""
 
     rank: int
     began: float
@@ -76,7 +76,7 @@ class Told:
     trials: list[TrialOver]
 
     source: str | None
-    """Where a sweep has the peak bandwidth from."""
+    """Where a sweep's peak bandwidth comes from."""
 
 
 def told(events: Iterable[AnyEvent]) -> Told:
@@ -178,7 +178,7 @@ def seen(journal: Told, stretch: Stretch) -> list[DeviceSample]:
 
 
 def means(samples: Sequence[DeviceSample], names: Sequence[str]) -> dict[str, float]:
-    """The mean of each figure that there is, and of how many samples."""
+    """The mean of each figure that is available, and the number of samples."""
     found: dict[str, float] = {}
     for name in names:
         values = [value for sample in samples if (value := getattr(sample, name)) is not None]

@@ -25,7 +25,7 @@ from tests.gpu.plan import Step
 from tests.terminal import Terminal
 
 KEPT_CHARACTERS = 20_000
-"""Of a log, in log.txt."""
+"""How much of a log is kept in log.txt."""
 
 END_SECONDS = 15.0
 PAUSE_SECONDS = 0.1
@@ -69,15 +69,15 @@ def keep_text(out: Path, title: str, text: str) -> None:
 
 
 def until_its_end(run: start.Started, seconds: float, terminal: Terminal | None = None) -> Iterator[None]:
-    """Comes back every little while, and once more when the run has ended; what `terminal` is sent is read meanwhile.
+    """Yields every PAUSE_SECONDS, and once more when the run has ended; drains `terminal` meanwhile.
 
     Raises:
-        StepError: the end does not come within `seconds`, or is not a good one.
+        StepError: the run does not end within `seconds`, or fails.
     """
     deadline = time.monotonic() + seconds
     while not run.died():
         if time.monotonic() > deadline:
-            raise StepError(f"given up after {seconds:.0f} s")
+            raise StepError(f"timed out after {seconds:.0f} s")
         if terminal is None:
             time.sleep(PAUSE_SECONDS)
         elif not terminal.read(PAUSE_SECONDS):
@@ -131,13 +131,13 @@ class Tail:
 
 
 def attached(run: start.Started) -> Terminal:
-    """The dashboard on a terminal that is only read empty."""
+    """The dashboard on a terminal whose output is read and dropped."""
     return Terminal([*sides.RANKDECK, "attach", str(run.directory)], columns=120, rows=40, emulate=False)
 
 
 @contextlib.contextmanager
 def sampled() -> Iterator[list[tuple[float, list[DeviceSample]]]]:
-    """NVML's samples once a second, for what is no run of rankdeck."""
+    """NVML's samples once a second, for work that is not a rankdeck run."""
     samples: list[tuple[float, list[DeviceSample]]] = []
     over = threading.Event()
 

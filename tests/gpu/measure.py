@@ -1,6 +1,6 @@
-"""How each kind of step is done: what it launches, until when it waits, and the case lines that come of it.
+"""How each kind of step is done: what it launches, how long it waits, and which case lines it writes.
 
-A case is written down as soon as it is over: a step that is given up, or killed, leaves those that it got to.
+A case is written as soon as it is over: a step that times out or is killed keeps the cases it finished.
 """
 
 import asyncio
@@ -152,7 +152,7 @@ def known_batch_seconds(bench: Bench, batch_size: int) -> float | None:
 
 
 async def turning(run: start.Started, turns: Sequence[tuple[int, protocol.Command]], seconds: float) -> None:
-    """Follow the run to its end; send each command once so many prompts are done, as a person at the keys would."""
+    """Follow the run to its end; send each command once that many prompts are done, as a person at the keys would."""
     source, state, left = SocketSource(run.directory, run.died), RunState(), list(turns)
     await source.send(protocol.SetActiveRanks(active_ranks=1))
     try:
@@ -162,7 +162,7 @@ async def turning(run: start.Started, turns: Sequence[tuple[int, protocol.Comman
                 while left and state.done >= left[0][0]:
                     await source.send(left.pop(0)[1])
     except TimeoutError:
-        raise StepError(f"given up after {seconds:.0f} s") from None
+        raise StepError(f"timed out after {seconds:.0f} s") from None
     except SourceError as error:
         raise StepError(str(error)) from None
 

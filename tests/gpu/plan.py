@@ -1,6 +1,6 @@
 """What `make gpu` does, in which order, and whether there is time for it. Pure: seconds are arguments.
 
-The most telling steps come first, as the time may end at any of them. Knows nothing of how a step is done.
+The most telling steps come first, as time may run out at any of them. Knows nothing of how a step is done.
 """
 
 from collections.abc import Sequence
@@ -53,13 +53,13 @@ MODEL_SECONDS = {"7B": 35.0, "1B": 15.0, "tiny": 15.0}
 """What making a model of this size takes."""
 
 TINY = 0.35
-"""Of the planned seconds, with tiny models on two cores: it is starting processes that takes the time there."""
+"""Share of the planned seconds, with tiny models on two cores: most of it goes into starting processes."""
 
 RESERVE = 12.0
 """Seconds kept for ending what is still running, and for the summary."""
 
 LATE_FACTOR, LATE_SECONDS = 1.5, 20.0
-"""A step that takes this much longer than expected hangs: it is given up, and the next has its turn."""
+"""A step that takes this much longer than expected is taken to hang: it times out, and the next one starts."""
 
 MODEL_LATE_FACTOR = 4.0
 """Weights may go to a slow disk."""

@@ -77,7 +77,7 @@ def cut(event: AnyEvent, characters: int, *, keep_steps: bool) -> AnyEvent:
 
 
 def neutral_names(events: Iterable[AnyEvent], directory: Path, name: str, models: Path) -> dict[str, str]:
-    """What stands in a journal and says whose machine it was, with what stands for it; the longest first."""
+    """Texts in a journal that give away whose machine it was, with their replacements; the longest first."""
     names = {
         str(directory): f"{HOME}/.local/state/rankdeck/runs/{name}",
         str(models): f"{HOME}/models",
@@ -89,7 +89,7 @@ def neutral_names(events: Iterable[AnyEvent], directory: Path, name: str, models
         directory.name: name,
         os.uname().nodename: HOST,
     }
-    # A socket's folder is anywhere: the last word of a path to it is kept.
+    # A socket's folder may be anywhere: only the last part of its path is kept.
     names |= {str(run_directory.socket_path(directory).parent): f"{HOME}/.cache/rankdeck"}
     uuids = sorted({uuid for event in events for uuid in _uuids(event)})
     names |= {uuid: f"{number:08d}-0000-0000-0000-000000000000" for number, uuid in enumerate(uuids)}
@@ -117,7 +117,7 @@ def replaced(names: Mapping[str, str]) -> Callable[[bytes], bytes]:
 
 
 def ship(results: Path) -> list[Path]:
-    """Put the recordings of the results in `results` in the place of those that come with rankdeck.
+    """Replace the recordings that come with rankdeck by those in the folder `results`.
 
     Raises:
         ValueError: a recording is missing, too large, or cannot be replayed.

@@ -35,7 +35,7 @@ PACKED = {
 }
 """The kit: distributions, with the module that each brings. rich and markdown-it-py may be there already, but older
 than textual takes. The demo model's gguf and the screens' pyte are not needed: no step uses the demo model, and the
-terminal of the watched run is only read empty."""
+terminal of the watched run is only drained."""
 
 PRESENT = {
     "torch": "torch",
@@ -111,7 +111,7 @@ def install_kit(target: Path, kit: Path = KIT) -> None:
 def check(kit: Path = KIT) -> None:
     """Raise RequirementError with a line for everything that is missing."""
     lines = [f"{name} is missing: python3 -m pip install {name}" for name in missing(PRESENT)]
-    how = "the kit in .gpu-kit lacks it" if kit.is_dir() else "make gpu-kit, where there is a network, packs it"
+    how = "the kit in .gpu-kit lacks it" if kit.is_dir() else "pack it on a machine with a network: make gpu-kit"
     lines += [f"{name} is missing: {how}" for name in missing(PACKED)]
     if lines:
         raise RequirementError("\n".join(lines))
@@ -127,7 +127,7 @@ def pack(python_version: str, processor: str, kit: Path = KIT) -> int:
     """Fetch the kit's wheels for this Python on Linux and this processor, in the place of what is there; their bytes.
 
     Raises:
-        RequirementError: they cannot be had, or are too large to be carried about.
+        RequirementError: they cannot be downloaded, or are too large to carry.
     """
     kit.mkdir(exist_ok=True)
     for old in kit.glob("*.whl"):

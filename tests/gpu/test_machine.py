@@ -60,7 +60,7 @@ def test_a_torch_that_sees_its_gpus_is_taken_and_one_that_sees_fewer_is_told_of(
     assert machine.check_torch(facts(one)) is None
     told = machine.check_torch(facts(one, gpus=2))
     assert told is not None
-    assert "sees 1 GPU, and the driver shows 2 to a run" in told
+    assert "sees 1 GPU, but the driver shows 2 to a run" in told
 
 
 def test_the_first_line_has_the_driver_by_nvml_with_no_nvidia_smi_to_wait_for(monkeypatch) -> None:

@@ -66,7 +66,7 @@ def test_what_is_missing_is_said_in_a_line_each(tmp_path: Path, monkeypatch: pyt
         requirements.check(tmp_path / "no-kit")
     assert str(raised.value).splitlines() == [
         "torch is missing: python3 -m pip install torch",
-        "msgspec is missing: make gpu-kit, where there is a network, packs it",
+        "msgspec is missing: pack it on a machine with a network: make gpu-kit",
     ]
 
 

@@ -162,7 +162,7 @@ def test_a_test_that_hangs_is_given_up(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(plan, "allowed", lambda *_: 4.0)
     run.go([Step("tests", "tests", 60)], tmp_path, tmp_path)
     assert run.went_wrong
-    assert results(tmp_path)[0]["tests"]["outcome"] == "given up after 4 s: see tests.txt"
+    assert results(tmp_path)[0]["tests"]["outcome"] == "timed out after 4 s: see tests.txt"
 
 
 def test_a_line_of_a_journal_that_is_half_written_is_read_once_it_is_whole(tmp_path: Path) -> None:

@@ -11,10 +11,10 @@ from tests.gpu.marked.flights import ALL_BY, DEVICE, ON_A_GPU, Flight, figures, 
 pytestmark = ON_A_GPU
 
 LOGITS_BYTES = 2 * 4 * 2**20
-"""Of a prompt, in a model with a million rows: what the output layer gives, and `generate`'s copy."""
+"""Per prompt, in a model with a million rows: the output layer's logits, and `generate`'s copy."""
 
 WANTED = 0.7
-"""Of the GPU's memory, for one batch of one of two ranks."""
+"""Share of the GPU's memory for one batch of one of two ranks."""
 
 
 def memory_of_the_gpu() -> int:

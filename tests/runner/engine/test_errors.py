@@ -42,7 +42,7 @@ NOT_OUT_OF_MEMORY = [
     KeyError("memory"),
 ]
 
-LOST = [
+CONTEXT_LOST = [
     "CUDA error: an illegal memory access was encountered",
     "Triton Error [CUDA]: an illegal memory access was encountered",
     "CUDA driver error: an illegal instruction was encountered",
@@ -80,7 +80,7 @@ def test_what_only_sounds_like_it_is_not_too_little_memory(error):
     assert not errors.is_out_of_memory(error)
 
 
-@pytest.mark.parametrize("text", LOST)
+@pytest.mark.parametrize("text", CONTEXT_LOST)
 def test_a_destroyed_context_is_known_by_its_text_whoever_passes_it_on(text):
     assert errors.is_context_lost(RuntimeError(text))
     assert not errors.is_out_of_memory(RuntimeError(text))

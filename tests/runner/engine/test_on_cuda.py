@@ -1,4 +1,4 @@
-"""The static engine on a pretended GPU: nothing meets across devices, and the host waits no more often than it must."""
+"""The static engine on a simulated GPU: nothing meets across devices, and the host waits no more often than it must."""
 
 import copy
 
@@ -44,7 +44,7 @@ def counted(cuda, engine, texts, **arguments):
     return output, sum(cuda.reads.values()), sum(cuda.copies.values())
 
 
-def test_a_pretended_gpu_refuses_what_a_real_one_refuses_and_counts_what_is_read(cuda):
+def test_a_simulated_gpu_refuses_what_a_real_one_refuses_and_counts_what_is_read(cuda):
     here, there = torch.ones(2), torch.ones(2, device="cuda")
     with pytest.raises(RuntimeError, match="cpu and cuda:0 meet"):
         here + there

@@ -42,7 +42,7 @@ def test_steps_go_on_from_call_to_call_and_a_group_has_its_own_width():
     watch(ids(6), None)
     assert watch.steps == 2
     watch.begin_group(2, 3)
-    with pytest.raises(RuntimeError, match="5 tokens wide where 4 were due"):
+    with pytest.raises(RuntimeError, match="5 tokens wide instead of 4"):
         watch(ids(5), None)
 
 

@@ -27,7 +27,7 @@ def engine(model, **own):
 
 def test_a_token_beyond_the_embedding_is_that_prompts_error_and_the_others_have_their_answers(model):
     records = engine(model).generate(prompts("fine", "not fine!", "what?", "fine")).records
-    said = "and the model's input embedding has 259 rows (tokens 0 to 258): its tokenizer does not go with its weights"
+    said = "but the model's input embedding has 259 rows (tokens 0 to 258): its tokenizer does not match its weights"
     assert [record.error for record in records] == [
         None,
         f"prompt has token 259, {said}",
@@ -79,7 +79,7 @@ def test_an_end_of_sequence_token_without_a_logit_is_never_written_and_left_out(
 
 @pytest.mark.parametrize("forced", [92, [5, 92]])
 def test_a_forced_token_without_a_logit_is_refused_at_the_start(forced):
-    with pytest.raises(ValueError, match="forced_eos_token_id 92, and the model writes tokens 0 to 89: correct it"):
+    with pytest.raises(ValueError, match="forced_eos_token_id 92, but the model generates tokens 0 to 89: correct it"):
         settled(forced_eos_token_id=forced)
 
 

@@ -60,5 +60,5 @@ def test_a_rank_is_spread_only_over_gpus_that_are_there() -> None:
 
 
 def test_one_rank_would_fit() -> None:
-    assert "; 1 rank would fit (--ranks);" in said([78], weights=50, ranks=2, most=1)
-    assert "; 2 ranks would fit (--ranks);" in said([78, 78], weights=50, ranks=4, most=1)
+    assert "; 1 rank in all would fit (--ranks);" in said([78], weights=50, ranks=2, most=1)
+    assert "; 2 ranks in all would fit (--ranks);" in said([78, 78], weights=50, ranks=4, most=1)

@@ -158,7 +158,7 @@ def test_a_lost_gpu_and_a_full_one_are_named() -> None:
             TorchFound(available=True, cuda="12.8", devices=("H100",), uuids=("0",)),
             (12, 8),
             "warn",
-            "sees 1 GPU, and the driver shows 2 to a run",
+            "sees 1 GPU, but the driver shows 2 to a run",
         ),
     ],
 )

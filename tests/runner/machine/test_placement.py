@@ -266,6 +266,7 @@ def cuda(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: seen() > 0)
     monkeypatch.setattr(torch.cuda, "device_count", seen)
     monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    monkeypatch.setattr(memory, "_allocate", lambda device: None)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: SimpleNamespace(uuid=f"{index}"))
     monkeypatch.delenv(placement.COUNTED, raising=False)
     monkeypatch.setenv(placement.OWN_DEVICE, "unset")

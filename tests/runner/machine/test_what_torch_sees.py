@@ -49,7 +49,7 @@ def test_a_rank_refuses_to_load_where_torch_sees_too_few_gpus_for_the_plan(sees)
     with pytest.raises(RuntimeError) as refusal:
         device.take_device(config(8), 3)
     assert str(refusal.value) == (
-        "torch sees 1 GPU, and the driver has 8 for this run: 8 ranks would share a GPU where 1 should; "
+        "torch sees 1 GPU, but the driver has 8 for this run: 8 ranks would share a GPU instead of 1; "
         "start 1 at most (--ranks), or name in CUDA_VISIBLE_DEVICES the GPUs that torch can use"
     )
     assert current == [], "before anything is on a GPU"
@@ -77,13 +77,13 @@ def test_what_counts_is_how_many_ranks_would_share_a_gpu(ranks, seen, refused):
 
 def test_a_difference_that_does_no_harm_is_said_in_the_log(sees):
     sees(EIGHT[:4])
-    assert device.take_device(config(2), 1) == "torch sees 4 GPUs, and the driver has 8 for this run"
-    assert placement.compare(2, EIGHT[:1], EIGHT[:2]).remark == "torch sees 2 GPUs, and the driver has 1 for this run"
+    assert device.take_device(config(2), 1) == "torch sees 4 GPUs, but the driver has 8 for this run"
+    assert placement.compare(2, EIGHT[:1], EIGHT[:2]).remark == "torch sees 2 GPUs, but the driver has 1 for this run"
 
 
 def test_gpus_in_another_order_are_said_in_the_log(sees):
     sees(["1", "0", *"234567"])
-    assert "another order than nvidia-smi" in device.take_device(config(8), 0)
+    assert "differently from nvidia-smi" in device.take_device(config(8), 0)
     sees([uuid.removeprefix("GPU-") for uuid in EIGHT])
     assert device.take_device(config(8), 0) is None
 
@@ -169,7 +169,7 @@ async def test_ranks_are_launched_with_what_nvml_has_counted(monkeypatch, tmp_pa
 def test_gpus_are_counted_by_cuda_itself_where_torch_goes_on_asking_nvml(sees, monkeypatch):
     sees(EIGHT)
     monkeypatch.setattr(torch._C, "_cuda_getDeviceCount", lambda: 1, raising=False)
-    with pytest.raises(RuntimeError, match="torch sees 1 GPU, and the driver has 8"):
+    with pytest.raises(RuntimeError, match="torch sees 1 GPU, but the driver has 8"):
         device.take_device(config(8), 3)
 
 

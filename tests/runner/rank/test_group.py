@@ -84,7 +84,7 @@ def test_two_ranks_on_one_gpu_wait_for_each_other_and_the_first_fetches_for_both
     assert [rank.returncode for rank in ranks] == [0, 0], said
     first, second = (json.loads(out) for out, _ in said)
     assert first == [[0], "folder", "OSError: the hub is not there"]
-    assert second == [[], "found", "FetchFailedError: rank 0 could not fetch it: OSError: the hub is not there"]
+    assert second == [[], "found", "FetchFailedError: fetching on rank 0 failed: OSError: the hub is not there"]
 
 
 def test_one_rank_on_several_rtx_40_cards_with_an_older_driver_is_not_refused_by_accelerate(monkeypatch):

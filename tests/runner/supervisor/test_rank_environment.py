@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from rankdeck.runner.supervisor.accelerate import rank_environment, with_growing_segments
+from rankdeck.runner.supervisor.accelerate import rank_environment, with_expandable_segments
 
 GROWS = "expandable_segments:True"
 OLD, NEW = "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF"
@@ -32,14 +32,14 @@ OLD, NEW = "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF"
     ],
 )
 def test_segments_that_grow_are_added_to_what_the_user_has_set_unless_that_decides_it(set_by_the_user, added):
-    assert with_growing_segments({"HOME": "/home/me", **set_by_the_user}) == added
+    assert with_expandable_segments({"HOME": "/home/me", **set_by_the_user}) == added
 
 
-def test_only_ranks_on_gpus_get_growing_segments_and_an_engine_can_do_without():
+def test_only_ranks_on_gpus_get_expandable_segments_and_an_engine_can_do_without():
     on_gpus = rank_environment({NEW: "garbage_collection_threshold:0.8"}, 2, False, 8)
     assert on_gpus[NEW] == f"garbage_collection_threshold:0.8,{GROWS}"
     assert {OLD, NEW}.isdisjoint(rank_environment({}, 2, True, 8))
-    assert {OLD, NEW}.isdisjoint(rank_environment({}, 2, False, 8, growing_segments=False))
+    assert {OLD, NEW}.isdisjoint(rank_environment({}, 2, False, 8, expandable_segments=False))
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_only_ranks_on_gpus_get_growing_segments_and_an_engine_can_do_without():
 def test_torch_reads_the_settings_as_amended(set_by_the_user):
     code = "import sys, torch; sys.stdout.write(torch._C._accelerator_getAllocatorSettings())"
     clean = {name: value for name, value in os.environ.items() if name not in (OLD, NEW)} | set_by_the_user
-    environment = clean | with_growing_segments(clean)
+    environment = clean | with_expandable_segments(clean)
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout == environment[OLD]
     assert done.stdout.endswith(GROWS)

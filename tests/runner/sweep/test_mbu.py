@@ -65,7 +65,7 @@ def test_the_power_of_all_gpus_of_a_spread_rank_counts_for_its_tokens_per_joule(
     [
         (0, {"engine": "continuous"}, "decode steps of the continuous engine hold prefills of other rows"),
         (3, {"device_name": "New GPU"}, "the memory bandwidth of New GPU is not known"),
-        (0, {"kv_bytes_per_token": None}, "the bytes that a decode step reads of this model are not known"),
+        (0, {"kv_bytes_per_token": None}, "how many bytes a decode step of this model reads is not known"),
         (
             0,
             {"experts": Experts(bytes=0, count=8, per_token=None)},
