@@ -33,8 +33,8 @@ def refused(shape: ModelShape, free: int, total: int, gpus: int = 1, **settings:
 def test_more_ranks_than_fit_are_refused_with_how_many_would() -> None:
     assert refused(LLAMA_8B, 38, 40, gpus=2, ranks=6) == (
         "--ranks: 3 ranks on a GPU need 44.9 GiB for the weights alone, and the fullest GPU has 38.0 of 40.0 GiB free; "
-        "4 ranks in all would fit (--ranks); make the weights smaller (--quantization, --dtype), or choose a smaller model. "
-        "This is an estimate: --ignore-memory starts all the same"
+        "4 ranks in all would fit (--ranks); make the weights smaller (--quantization, --dtype), or choose a smaller "
+        "model. This is an estimate: --ignore-memory starts all the same"
     )
     assert refused(LLAMA_8B, 38, 40, gpus=2, ranks=4) is None
 
@@ -138,7 +138,7 @@ def test_run_and_sweep_refuse_it_and_leave_nothing_behind(
     large: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sweep: SweepPlan | None
 ) -> None:
     monkeypatch.setattr(start, "start_supervisor", lambda directory: pytest.fail("a supervisor was started"))
-    with pytest.raises(start.InputError, match=r"2 ranks need .* GiB for the weights alone"):
+    with pytest.raises(start.InputError, match=r"2 ranks on a GPU need .* GiB for the weights alone"):
         start.launch(msgspec.structs.replace(large, sweep=sweep), run_dir=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
