@@ -50,6 +50,7 @@ class Compiling:
         self._first: dict[tuple[int, int], float] = {}
         self._said = False
         self._kept: _Kept | None = None
+        self._compiled = False
 
     @property
     def begun(self) -> bool:
@@ -68,6 +69,7 @@ class Compiling:
             return None
         from transformers.generation.configuration_utils import CompileConfig
 
+        self._compiled = True
         generation.compile_config = CompileConfig()
         # By default only GPUs are compiled for; whether a CPU gains is measured here.
         generation.compile_config._compile_all_devices = True
@@ -89,11 +91,13 @@ class Compiling:
             self._kept = _Kept(rows, max(length, cache.get_max_length() + 1), cache)
 
     def forget(self) -> None:
-        """Free the cache, and the graphs that were captured with it."""
-        if self._kept is not None:
+        """Free the cache, and the graphs of all shapes with their memory: each is compiled anew when it comes again."""
+        self._kept = None
+        if self._compiled:
             import torch
 
-            self._kept = None
+            self._compiled = False
+            self._first.clear()
             torch.compiler.reset()
 
     def learn(self, rows: int, length: int, steps: int, decode_seconds: float) -> None:

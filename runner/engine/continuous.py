@@ -16,7 +16,7 @@ import torch
 
 from rankdeck.runner.engine import memory, private_names
 from rankdeck.runner.engine.base import BatchOutput, Engine, OnRecords, OnStep
-from rankdeck.runner.engine.continuous_config import batching_config
+from rankdeck.runner.engine.continuous_config import attention_to_pin, batching_config
 from rankdeck.runner.engine.memory import free_memory
 from rankdeck.runner.engine.rows import PROGRESS_SECONDS, Cancelled, Ended, Progress, trim
 from rankdeck.runner.protocol import BatchResult, OutputRecord, Prompt
@@ -285,6 +285,8 @@ class ContinuousEngine(Engine):
         generation = copy.deepcopy(self.generation)
         if generation.eos_token_id is None:
             generation.eos_token_id = -1  # ends nothing
+        if pinned := attention_to_pin(self._config, self.device, self.model.dtype, self._attention):
+            self.model.set_attn_implementation(pinned)
         self._manager = self.model.init_continuous_batching(
             generation_config=generation,
             continuous_batching_config=batching_config(

@@ -44,8 +44,7 @@ def batching_config(
     known = {field.name for field in dataclasses.fields(ContinuousBatchingConfig)}  # they differ between 5.17 and 5.23
     settings: dict[str, Any] = {} if config.seed is None else {"seed": config.seed}
     if device.type != "cpu":
-        # The library changes over to flash attention wherever that is installed, whatever it can do with the model.
-        if "auto_switch_to_flash" in known and (config.attention != "auto" or not _flash_takes(dtype, device)):
+        if "auto_switch_to_flash" in known and not may_switch_to_flash(config, device, dtype):
             settings["auto_switch_to_flash"] = False
         if (fraction := memory.fraction_of(device)) < 1:  # a rank that shares its GPU
             free, total = torch.cuda.mem_get_info(device)
@@ -59,9 +58,21 @@ def batching_config(
     return ContinuousBatchingConfig(**settings)
 
 
-def _flash_takes(dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether flash attention (2 and later) computes in this dtype on this GPU."""
-    return dtype in (torch.float16, torch.bfloat16) and torch.cuda.get_device_capability(device) >= (8, 0)
+def may_switch_to_flash(config: RunConfig, device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether the library may change over to flash attention (2 or later), where that is installed.
+
+    It does so whatever the run asked for, and whether flash computes in this dtype on this GPU or not.
+    """
+    half = dtype in (torch.float16, torch.bfloat16)
+    return config.attention == "auto" and half and torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+def attention_to_pin(config: RunConfig, device: torch.device, dtype: torch.dtype, own: str | None) -> str | None:
+    """The paged attention to set beforehand where transformers (5.17) cannot be told to leave flash alone; or None."""
+    known = {field.name for field in dataclasses.fields(ContinuousBatchingConfig)}
+    if device.type == "cpu" or "auto_switch_to_flash" in known or may_switch_to_flash(config, device, dtype):
+        return None
+    return f"paged|{own or 'sdpa'}"
 
 
 def cache_share(most: int, own: int, free: int) -> float:

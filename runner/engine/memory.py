@@ -40,16 +40,17 @@ def free_memory(device: torch.device) -> None:
 def without_expandable_segments(device: torch.device) -> str | None:
     """Turn expandable segments off where the driver does not have them; returns a line for people if it did that.
 
-    Under WSL, on Jetson and on some virtual GPUs the very first tensor fails with them. Where they were not asked for,
-    or memory is merely full, nothing happens: loading will tell.
+    Under WSL, on Jetson and on some virtual GPUs the very first tensor fails with them, at times in words of too little
+    memory. Where memory is merely full nothing happens: loading will tell.
     """
     try:
         _allocate(device)
+    except torch.OutOfMemoryError:
+        return None  # torch's own: the driver gave all that there is
     except RuntimeError as error:
-        if errors.is_out_of_memory(error):
-            return None
         torch.cuda.memory._set_allocator_settings("expandable_segments:False")
-        _allocate(device)  # any other trouble is still there
+        with contextlib.suppress(torch.OutOfMemoryError):
+            _allocate(device)  # any other trouble is still there
         said = errors.in_one_line(error)
         return (
             f"torch runs without expandable segments, which do not work on this machine ({said}): memory may fragment"

@@ -379,7 +379,9 @@ class StaticEngine(Engine):
 
     def _call(self, ids: torch.Tensor, mask: torch.Tensor, generation: Any, cache: Any, watch: StepWatch | None) -> Any:
         """Call `generate` once; with a `cache` it continues from there."""
-        with decoding_in_groups(self.model, self._experts, len(ids)):
+        # A grouped product may read on the host how many rows each expert has: no graph can be captured of it.
+        captured = self._compiling is not None and self._compiling.begun
+        with decoding_in_groups(self.model, None if captured else self._experts, len(ids)):
             output = self.model.generate(
                 input_ids=ids,
                 attention_mask=mask,

@@ -1,12 +1,14 @@
-"""Processes: the number of cores they may use, and children that end with their parent."""
+"""Processes: the cores they may use, children that end with their parent, the kernel they run on."""
 
 import ctypes
 import os
 import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
+_RELEASE = Path("/proc/sys/kernel/osrelease")
 
 
 def die_with_parent() -> Callable[[], None] | None:
@@ -35,3 +37,11 @@ def end_with_parent() -> None:
 def usable_cores() -> int:
     """The number of cores this process may use; in a container maybe fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def under_wsl(release: Path = _RELEASE) -> bool:
+    """Whether this is Linux on Windows (WSL), by its kernel's name."""
+    try:
+        return "microsoft" in release.read_text(errors="replace").lower()
+    except OSError:
+        return False

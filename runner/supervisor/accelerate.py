@@ -15,6 +15,7 @@ from pathlib import Path
 
 import psutil
 
+from rankdeck.runner.machine import telemetry
 from rankdeck.runner.machine.processes import die_with_parent, usable_cores
 
 ACCELERATE_CONFIG = """\
@@ -216,7 +217,9 @@ async def launch_and_wait(ranks: int, on_cpu: bool, module: str) -> tuple[int, l
         config_file = Path(folder) / "accelerate.yaml"
         write_accelerate_config(config_file, ranks, on_cpu)
         command = accelerate_command(config_file, ranks, module, [])
-        environment = rank_environment(os.environ, ranks, on_cpu, usable_cores())
+        environment = rank_environment(os.environ, ranks, on_cpu, usable_cores(), expandable_segments=False)
+        if not on_cpu:
+            environment |= telemetry.rank_variables(os.environ)
         process = await AccelerateProcess.start(command, environment)
         try:
             said = [line async for line in process.lines()]

@@ -71,7 +71,13 @@ class RankLaunch:
         arguments = ["--run-dir", str(self._directory), "--socket", str(run_directory.socket_path(self._directory))]
         arguments += ["--model", self._model, "--attempt", str(self.pool.attempt)]
         command = self._launch_command(config_file, self._config.ranks, "rankdeck.runner.rank.worker", arguments)
-        environment = accelerate.rank_environment(os.environ, self._config.ranks, on_cpu, processes.usable_cores())
+        environment = accelerate.rank_environment(
+            os.environ,
+            self._config.ranks,
+            on_cpu,
+            processes.usable_cores(),
+            expandable_segments=not processes.under_wsl(),  # where they may fail in the middle of a run
+        )
         if not on_cpu:
             environment |= await asyncio.to_thread(telemetry.rank_variables, os.environ)
         self._events.log("supervisor", "starting " + " ".join(command))

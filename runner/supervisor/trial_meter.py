@@ -29,7 +29,8 @@ class TrialMeter:
     def add_samples(self, at: float, samples: Sequence[DeviceSample]) -> None:
         """Add NVML's samples taken at `at`, of the GPUs of the trial's ranks."""
         found = {rank.rank: match_rank_to_gpus(rank, samples) for rank in self._ranks}
-        self._with_samples |= {rank for rank, positions in found.items() if positions}
+        wanted = {rank.rank: max(1, len(rank.device_uuids)) for rank in self._ranks}
+        self._with_samples |= {rank for rank, positions in found.items() if len(positions) >= wanted[rank]}
         for position in {position for positions in found.values() for position in positions}:
             self._samples.setdefault(samples[position].uuid, []).append((at, samples[position]))
 

@@ -26,7 +26,7 @@ PROMPTS = (ROOT / "sample_prompts" / "stories.txt").read_text(encoding="utf-8").
 BEYOND = "<beyond>"
 """A token that the tokenizer knows and the model's embedding has no row for."""
 
-BY, ALL_BY = 150.0, 175.0
+BY, ALL_BY = 130.0, 155.0
 """Seconds from the beginning of these tests after which a run is given up; those that start last have until the second.
 A cold `torch.compile` takes a minute or more, beside four other runs. All of it is within what the step "tests" of
 tests/gpu/plan.py is allowed."""

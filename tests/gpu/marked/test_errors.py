@@ -25,13 +25,14 @@ RUN_OUT = """
 import torch
 from rankdeck.runner.engine import errors, memory
 gpu = torch.device("cuda", 0)
+torch.cuda.set_per_process_memory_fraction(0.05, gpu)  # other tests' runs need the rest
 torch.zeros(1, device=gpu)
 torch.cuda.synchronize(gpu)
 before = torch.cuda.memory_allocated(gpu), torch.cuda.memory_reserved(gpu)
 def fill():
     pieces = []
     while True:
-        pieces.append(torch.empty(2**30, dtype=torch.uint8, device=gpu))
+        pieces.append(torch.empty(2**28, dtype=torch.uint8, device=gpu))
 try:
     fill()
 except Exception as error:

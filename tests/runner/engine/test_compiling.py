@@ -1,10 +1,13 @@
 """`--compile`: the first batch is the yardstick, the first compiled one pays, and then it is said whether it pays."""
 
+import contextlib
+from types import SimpleNamespace
+
 import pytest
 import torch
 import transformers
 
-from rankdeck.runner.engine import compiling
+from rankdeck.runner.engine import compiling, static
 from rankdeck.runner.engine.compiling import Compiling
 from rankdeck.runner.engine.rows import Cancelled
 from tests.runner.engine.tiny import TEXTS, make, prompts
@@ -120,9 +123,25 @@ def test_what_was_compiled_is_forgotten_with_its_cache(monkeypatch):
     one.forget()
     assert reset == [], "nothing is compiled yet"
     one.learn(2, 64, 11, 1.0)
+    generation = transformers.GenerationConfig()
+    one.prepare(generation, 2, 64)
     one.keep(2, 64, transformers.StaticCache(transformers.LlamaConfig(num_hidden_layers=1), max_cache_len=63))
+    one.prepare(generation, 4, 64)  # which has another cache: the graphs of the first are still there
     one.forget()
     assert reset == [True]
+
+
+def test_a_shape_that_is_compiled_anew_is_timed_anew(monkeypatch):
+    monkeypatch.setattr(torch.compiler, "reset", lambda: None)
+    said: list[str] = []
+    one = Compiling(said.append)
+    for seconds in (1.0, 60.0):
+        one.prepare(transformers.GenerationConfig(), 8, 64)
+        one.learn(8, 64, 11, seconds)
+    one.forget()
+    one.prepare(transformers.GenerationConfig(), 8, 64)
+    one.learn(8, 64, 11, 59.0)
+    assert said == []
 
 
 class Quantised:
@@ -135,3 +154,19 @@ def test_a_model_that_transformers_does_not_compile_keeps_its_batches_as_they_ar
     one = make(model, compile=True)
     assert one.take_notes() == [f"--compile has no effect: {compiling.why_not(model)}"]
     assert one.why_rows_stay is None
+
+
+def test_steps_that_are_captured_leave_experts_to_transformers(model, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        static, "decoding_in_groups", lambda _, experts, rows: (seen.append(experts), contextlib.nullcontext())[1]
+    )
+    one = make(model)
+    one._experts = "experts"
+    one.generate(prompts("a"))
+    assert set(seen) == {"experts"}
+    seen.clear()
+    nothing = dict.fromkeys(("prepare", "keep", "learn", "forget"), lambda *_: None)
+    one._compiling = SimpleNamespace(begun=True, **nothing)
+    one.generate(prompts("a"))
+    assert set(seen) == {None}

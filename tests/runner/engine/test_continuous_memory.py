@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from rankdeck.runner.engine import continuous_config, memory
+from rankdeck.runner.engine import continuous, continuous_config, memory
 from rankdeck.runner.engine.continuous import ContinuousEngine, Unsupported
-from rankdeck.runner.engine.continuous_config import batching_config, cache_share
+from rankdeck.runner.engine.continuous_config import attention_to_pin, batching_config, cache_share
 from rankdeck.runner.protocol.config import RunConfig
 from tests.runner.engine.tiny import make, prompts
 
@@ -45,8 +45,30 @@ def test_flash_attention_is_left_to_the_library_where_it_takes_the_dtype_on_the_
 ):
     monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda _: 1.0)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
-    settings = batching_config(RunConfig(prompts="p"), torch.device("cuda:0"), None, None, dtype=dtype)
-    assert getattr(settings, "auto_switch_to_flash", flash) is flash
+    gpu, config = torch.device("cuda:0"), RunConfig(prompts="p")
+    settings = batching_config(config, gpu, None, None, dtype=dtype)
+    pinned = attention_to_pin(config, gpu, dtype, "sdpa")
+    if hasattr(settings, "auto_switch_to_flash"):
+        assert (settings.auto_switch_to_flash, pinned) == (flash, None)
+    else:  # transformers 5.17
+        assert pinned == (None if flash else "paged|sdpa")
+
+
+def test_an_attention_that_is_pinned_is_set_before_the_manager_comes_and_given_back_after(model, monkeypatch):
+    own, seen = model.config._attn_implementation, []
+    monkeypatch.setattr(continuous, "attention_to_pin", lambda *_: "paged|eager")
+    init = model.init_continuous_batching
+
+    def look(**arguments):
+        seen.append(model.config._attn_implementation)
+        return init(**arguments)
+
+    monkeypatch.setattr(model, "init_continuous_batching", look)
+    one = make(model, kind=ContinuousEngine)
+    one.generate(prompts("a"))
+    one.close()
+    assert seen == ["paged|eager"]
+    assert model.config._attn_implementation == own
 
 
 def test_a_gpu_that_is_lost_in_the_warm_up_is_no_lack_of_support(model, monkeypatch):

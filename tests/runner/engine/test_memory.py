@@ -48,18 +48,19 @@ def test_a_rank_is_held_to_its_share_and_what_is_left_of_it_counts_what_it_has_r
     assert memory.left_of(share, GPU) == 0
 
 
-def test_where_expandable_segments_do_not_work_they_are_turned_off_and_that_is_said(monkeypatch):
+@pytest.mark.parametrize("why", ["unknown error", "out of memory"])
+def test_where_expandable_segments_do_not_work_they_are_turned_off_and_that_is_said(monkeypatch, why):
     settings = []
     monkeypatch.setattr(torch.cuda.memory, "_set_allocator_settings", settings.append)
 
     def allocate(_):
         if not settings:
-            raise RuntimeError("CUDA driver error: unknown error")
+            raise RuntimeError(f"CUDA driver error: {why}")
 
     monkeypatch.setattr(memory, "_allocate", allocate)
     said = memory.without_expandable_segments(GPU)
     assert "without expandable segments" in said
-    assert "CUDA driver error: unknown error" in said
+    assert f"CUDA driver error: {why}" in said
     assert settings == ["expandable_segments:False"]
     assert memory.without_expandable_segments(GPU) is None, "they are off now"
 
@@ -68,7 +69,7 @@ def test_memory_that_is_merely_full_leaves_expandable_segments_on(monkeypatch):
     monkeypatch.setattr(torch.cuda.memory, "_set_allocator_settings", lambda _: pytest.fail("turned off"))
 
     def allocate(_):
-        raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 MiB")
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 MiB")
 
     monkeypatch.setattr(memory, "_allocate", allocate)
     assert memory.without_expandable_segments(GPU) is None

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from rankdeck.runner.machine import processes
 from rankdeck.runner.supervisor.accelerate import rank_environment, with_expandable_segments
 
 GROWS = "expandable_segments:True"
@@ -52,3 +53,13 @@ def test_torch_reads_the_settings_as_amended(set_by_the_user):
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout == environment[OLD]
     assert done.stdout.endswith(GROWS)
+
+
+@pytest.mark.parametrize(
+    ("release", "wsl"), [("6.6.87.2-microsoft-standard-WSL2\n", True), ("6.8.0-45-generic\n", False), (None, False)]
+)
+def test_linux_on_windows_is_known_by_its_kernel(tmp_path, release, wsl):
+    path = tmp_path / "osrelease"
+    if release is not None:
+        path.write_text(release)
+    assert processes.under_wsl(path) is wsl

@@ -127,6 +127,13 @@ def test_where_a_rank_has_no_samples_power_is_unknown_and_its_tokens_are_not_giv
     assert (found.power_watts, found.tokens_per_joule) == (None, None)
 
 
+def test_where_one_of_the_gpus_of_a_rank_has_no_samples_its_power_is_unknown():
+    meter = TrialMeter([ready(0, device_uuid="uuid-0", device_uuids=["uuid-0", "uuid-1"])], started=0.0)
+    meter.add_batch(0, 0.0, 2.0, batch())
+    meter.add_samples(1.0, [sample(0, power_watts=400.0)])
+    assert meter.result({}).power_watts is None
+
+
 @given(st.lists(RATES, min_size=1), st.floats(0, 100))
 def test_a_percentile_lies_within_the_values_and_grows(values: list[float], percent: float) -> None:
     ordered = sorted(values)
