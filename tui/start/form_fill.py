@@ -4,11 +4,14 @@ threads; each of its coroutines may take a second, in which GPUs are counted.
 
 import asyncio
 from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 from rankdeck.tui.panels.forms.run_form import FIRST_VALUES, values_of
 from rankdeck.tui.sources.runs import RecentRun
 from rankdeck.tui.start.form import NewRun
 from rankdeck.tui.start.launcher import Launcher
+
+Answer = TypeVar("Answer")
 
 
 class FormFill:
@@ -48,7 +51,13 @@ class FormFill:
         self._form.say_taken("", {})
 
     async def _settings(self, run: RecentRun) -> dict[str, str]:
-        return values_of(await asyncio.to_thread(self._launcher.settings, run))
+        return values_of(await self._ask(self._launcher.settings, run))
 
     async def _defaults(self) -> dict[str, str]:
-        return {**FIRST_VALUES, **values_of(await asyncio.to_thread(self._launcher.first_settings))}
+        return {**FIRST_VALUES, **values_of(await self._ask(self._launcher.first_settings))}
+
+    async def _ask(self, question: Callable[..., Answer], *arguments: object) -> Answer:
+        answer = await asyncio.to_thread(question, *arguments)
+        if not self._form.is_attached:
+            raise asyncio.CancelledError  # the form went away meanwhile, and the app perhaps with it
+        return answer

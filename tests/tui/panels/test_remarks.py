@@ -41,7 +41,7 @@ def test_a_run_that_cannot_fit_is_a_mistake() -> None:
     (mistake,) = remarks([], estimate(DEMO, config, PromptSizes(100, 30), *rooms), FIRST_VALUES, set()).items()
     assert mistake[0] == "ranks"
     assert mistake[1].wrong
-    assert "9 ranks need" in mistake[1].words
+    assert "9 ranks on a GPU need" in mistake[1].words
     assert "(--ranks)" not in mistake[1].words, "the form's own words"
 
 

@@ -550,7 +550,7 @@ async def test_a_key_opens_the_doctor_which_can_look_again() -> None:
         await pilot.press("f2")
         await until(pilot, lambda: isinstance(app.screen, DoctorScreen) and "would not work" in app.screen.words)
         assert isinstance(app.screen, DoctorScreen)
-        assert "pip install 'torch>=2.6'" in app.screen.words
+        assert "pip install 'torch>=2.8'" in app.screen.words
         box = app.screen.query_one("#doctor")
         await pilot.press("j", "j", "k")
         await until(pilot, lambda: box.scroll_y == 1)
