@@ -137,7 +137,6 @@ class Engine(abc.ABC):
     def warm_up(self) -> None:
         """Generate a little, so that the first real batch does not pay for lazy initialisation."""
 
-    @abc.abstractmethod
     def generate(
         self,
         prompts: Sequence[Prompt],
@@ -156,6 +155,36 @@ class Engine(abc.ABC):
         Raises:
             Cancelled: `cancelled()` was true; rows that had not ended are lost.
         """
+        try:
+            return self._generate(
+                prompts,
+                on_step=on_step,
+                cancelled=cancelled,
+                on_records=on_records,
+                measure=measure,
+                max_new_tokens=max_new_tokens,
+            )
+        except BaseException as error:
+            if self._closes_after(error):
+                self.close()
+            raise
+
+    @abc.abstractmethod
+    def _generate(
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        on_step: OnStep,
+        cancelled: Callable[[], bool],
+        on_records: OnRecords,
+        measure: bool,
+        max_new_tokens: int | None,
+    ) -> BatchOutput:
+        """See `generate`."""
+
+    @abc.abstractmethod
+    def _closes_after(self, error: BaseException) -> bool:
+        """Whether nothing is to be kept after a batch that ended in this error."""
 
     def use_threads(self, threads: int) -> None:
         """Use this many threads from the next step on, on a CPU."""

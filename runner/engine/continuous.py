@@ -189,29 +189,8 @@ class ContinuousEngine(Engine):
         del manager
         free_memory(self.device)
 
-    def generate(
-        self,
-        prompts: Sequence[Prompt],
-        *,
-        on_step: OnStep = lambda _: None,
-        cancelled: Callable[[], bool] = lambda: False,
-        on_records: OnRecords = lambda _: None,
-        measure: bool = False,
-        max_new_tokens: int | None = None,
-    ) -> BatchOutput:
-        """Answer `prompts`, all rows at once, until the last has ended; see `Engine.generate`."""
-        try:
-            return self._generate(
-                prompts,
-                on_step=on_step,
-                cancelled=cancelled,
-                on_records=on_records,
-                measure=measure,
-                max_new_tokens=max_new_tokens,
-            )
-        except BaseException:
-            self.close()  # no row of this batch may turn up in the next
-            raise
+    def _closes_after(self, error: BaseException) -> bool:
+        return True  # no row of this batch may turn up in the next
 
     def _generate(
         self,

@@ -148,32 +148,6 @@ class StaticEngine(Engine):
                     self.why_rows_stay = f"its cache cannot lose rows ({type(error).__name__}: {error})"
         self._synchronise()
 
-    def generate(
-        self,
-        prompts: Sequence[Prompt],
-        *,
-        on_step: OnStep = lambda _: None,
-        cancelled: Callable[[], bool] = lambda: False,
-        on_records: OnRecords = lambda _: None,
-        measure: bool = False,
-        max_new_tokens: int | None = None,
-    ) -> BatchOutput:
-        """Answer `prompts`, see `Engine.generate`."""
-        try:
-            return self._generate(
-                prompts,
-                on_step=on_step,
-                cancelled=cancelled,
-                on_records=on_records,
-                measure=measure,
-                max_new_tokens=max_new_tokens,
-            )
-        except Cancelled:
-            raise
-        except Exception:
-            self.close()  # out of memory, above all: the next try is to have all there is
-            raise
-
     def _generate(
         self,
         prompts: Sequence[Prompt],
@@ -252,6 +226,10 @@ class StaticEngine(Engine):
             slots_read=read,
         )
         return BatchOutput([records[at] for at in range(len(prompts))], result)
+
+    def _closes_after(self, error: BaseException) -> bool:
+        # Out of memory, above all: the next try is to have all there is.
+        return not isinstance(error, Cancelled)
 
     def close(self) -> None:
         """Free the cache of compiled batches: nothing else is kept between batches."""
