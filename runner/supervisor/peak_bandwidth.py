@@ -1,7 +1,7 @@
 """Peak memory bandwidth of a device: from a table of known GPUs, else from the copy that rank 0 timed. Pure.
 
-The figures in the table are those of the makers' data sheets (decimal bytes per second). For any other GPU the copy
-counts, which reaches about 80 to 95 % of the peak.
+The figures in the table are what the makers publish (decimal bytes per second), for the newer GPUs as others quote it:
+not every sheet itself was at hand. For any other GPU the copy counts, which reaches about 80 to 95 % of the peak.
 """
 
 import re
