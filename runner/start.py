@@ -48,6 +48,8 @@ class Started:
 
     directory: Path
     process: "subprocess.Popen[bytes]"
+    doubt: str | None = None
+    """Why it will hardly fit in memory, by estimate."""
 
     def died(self) -> bool:
         """Whether the supervisor has ended."""
@@ -116,12 +118,6 @@ def estimate_memory(config: RunConfig, machine: Machine) -> MemoryEstimate | str
     return memory_estimate.estimate(shape, config, sizes, machine.free, machine.whole)
 
 
-def _check_memory(config: RunConfig) -> list[Problem]:
-    """More ranks, or a larger model, than this machine can hold; a hub model not fetched yet may be any size."""
-    found = estimate_memory(config, examine.machine())
-    return [] if isinstance(found, str) or found.refusal is None else [found.refusal]
-
-
 def _check_quantization(config: RunConfig) -> list[Problem]:
     """Check a model in a folder; a hub model is checked by the supervisor, before any rank starts."""
     known = quantization.read_model_config(config.model) if config.model != "demo" else {}
@@ -141,9 +137,6 @@ def warnings(config: RunConfig, prompt_count: int) -> list[str]:
             said.append(f"{config.ranks} ranks on {gpus} GPUs: several ranks share a GPU and its memory")
     elif config.ranks > processes.usable_cores():
         said.append(f"{config.ranks} ranks on {processes.usable_cores()} cores: ranks share cores, which is slower")
-    found = estimate_memory(config, examine.machine())
-    if not isinstance(found, str) and (doubt := memory_estimate.doubt(found)):
-        said.append(doubt)
     return said
 
 
@@ -170,8 +163,13 @@ def launch(
         raise InputError(problems)
     if config.device == "auto":
         config = msgspec.structs.replace(config, device=default_device())
-    if not ignore_memory and (problems := _check_memory(config)):
-        raise InputError(problems)
+    # A hub model not fetched yet may be any size. Later the ranks themselves take memory: this is the time to look.
+    estimate = estimate_memory(config, examine.machine())
+    doubt = None
+    if not isinstance(estimate, str):
+        doubt = memory_estimate.doubt(estimate)
+        if estimate.refusal is not None and not ignore_memory:
+            raise InputError([estimate.refusal])
     if config.output is not None:
         # Follow a link, so that the copy replaces the file it points to, not the link.
         config = msgspec.structs.replace(config, output=str(Path(config.output).resolve()))
@@ -208,7 +206,7 @@ def launch(
     except BaseException:  # such as Ctrl-C while standard input is read
         new.remove()
         raise
-    return Started(directory, start_supervisor(directory))
+    return Started(directory, start_supervisor(directory), doubt)
 
 
 def process_started_at() -> float:

@@ -40,8 +40,19 @@ OnStep = Callable[[Progress], None]
 OnRecords = Callable[[list[OutputRecord]], None]
 
 
+@dataclass(frozen=True)
+class BatchOptions:
+    """How a batch is generated, and who hears of it; see `Engine.generate`."""
+
+    on_step: OnStep
+    cancelled: Callable[[], bool]
+    on_records: OnRecords
+    measure: bool
+    max_new_tokens: int | None
+
+
 class Engine(abc.ABC):
-    """A model on its device. Subclasses implement `generate` and have a `name`."""
+    """A model on its device. Subclasses implement `_generate` and `_closes_after`, and have a `name`."""
 
     name = ""
 
@@ -60,6 +71,7 @@ class Engine(abc.ABC):
         # `generate` fills in what is None here from the model's own config, which would bring back an
         # end-of-sequence token that is to be ignored.
         model.generation_config = copy.deepcopy(self.generation)
+        self._experts = experts_of(model)
         text_config = model.config.get_text_config()
         self.context_tokens: int | None = getattr(text_config, "max_position_embeddings", None)
 
@@ -78,7 +90,7 @@ class Engine(abc.ABC):
         return {
             "parameters": self.model.num_parameters(),
             "weight_read_bytes": self._weight_read_bytes(parameters),
-            "experts": experts_of(self.model),
+            "experts": self._experts,
             "parameter_bytes": sum(loading.stored_bytes(parameter) for parameter in parameters),
             "kv_bytes_per_token": self.kv_bytes_per_token(),
             "context_tokens": self.context_tokens,
@@ -156,30 +168,14 @@ class Engine(abc.ABC):
             Cancelled: `cancelled()` was true; rows that had not ended are lost.
         """
         try:
-            return self._generate(
-                prompts,
-                on_step=on_step,
-                cancelled=cancelled,
-                on_records=on_records,
-                measure=measure,
-                max_new_tokens=max_new_tokens,
-            )
+            return self._generate(prompts, BatchOptions(on_step, cancelled, on_records, measure, max_new_tokens))
         except BaseException as error:
             if self._closes_after(error):
                 self.close()
             raise
 
     @abc.abstractmethod
-    def _generate(
-        self,
-        prompts: Sequence[Prompt],
-        *,
-        on_step: OnStep,
-        cancelled: Callable[[], bool],
-        on_records: OnRecords,
-        measure: bool,
-        max_new_tokens: int | None,
-    ) -> BatchOutput:
+    def _generate(self, prompts: Sequence[Prompt], options: BatchOptions) -> BatchOutput:
         """See `generate`."""
 
     @abc.abstractmethod

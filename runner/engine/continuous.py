@@ -9,13 +9,13 @@ import copy
 import itertools
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from rankdeck.runner.engine import memory, private_names
-from rankdeck.runner.engine.base import BatchOutput, Engine, OnRecords, OnStep
+from rankdeck.runner.engine.base import BatchOptions, BatchOutput, Engine
 from rankdeck.runner.engine.continuous_config import attention_to_pin, batching_config
 from rankdeck.runner.engine.memory import free_memory
 from rankdeck.runner.engine.rows import PROGRESS_SECONDS, Cancelled, Ended, Progress, trim
@@ -192,29 +192,20 @@ class ContinuousEngine(Engine):
     def _closes_after(self, error: BaseException) -> bool:
         return True  # no row of this batch may turn up in the next
 
-    def _generate(
-        self,
-        prompts: Sequence[Prompt],
-        *,
-        on_step: OnStep,
-        cancelled: Callable[[], bool],
-        on_records: OnRecords,
-        measure: bool,
-        max_new_tokens: int | None,
-    ) -> BatchOutput:
+    def _generate(self, prompts: Sequence[Prompt], options: BatchOptions) -> BatchOutput:
         started = time.perf_counter()
         self._reset_peak_memory()
-        tokens, errors = self.tokenise(prompts)
-        records: dict[int, OutputRecord] = {at: self.refused(prompts[at], error) for at, error in errors.items()}
-        if errors:
-            on_records(list(records.values()))
+        tokens, unfit = self.tokenise(prompts)
+        records: dict[int, OutputRecord] = {at: self.refused(prompts[at], problem) for at, problem in unfit.items()}
+        if unfit:
+            options.on_records(list(records.values()))
         submitted = time.perf_counter()
         for position, ids in tokens.items():
-            self.submit(position, ids, max_new_tokens=max_new_tokens)
+            self.submit(position, ids, max_new_tokens=options.max_new_tokens)
         longest: list[float] = []
         first, last, reported_at = math.inf, 0.0, 0.0
         while self.in_flight:
-            if cancelled():
+            if options.cancelled():
                 raise Cancelled
             new = {}
             for at, answer, times in self.ended(TAKE_SECONDS):
@@ -226,11 +217,11 @@ class ContinuousEngine(Engine):
                     first, last = min(first, times[0]), max(last, times[-1])
             if new:
                 records.update(new)
-                on_records(list(new.values()))
+                options.on_records(list(new.values()))
             now = time.perf_counter()
             if now - reported_at >= PROGRESS_SECONDS and self.in_flight:
                 reported_at = now
-                on_step(Progress(self._longest_in_flight(), self.tokens_in_flight()))
+                options.on_step(Progress(self._longest_in_flight(), self.tokens_in_flight()))
         self._synchronise()
         seconds = time.perf_counter() - started
         output_tokens = sum(record.output_tokens for record in records.values())
@@ -249,7 +240,7 @@ class ContinuousEngine(Engine):
             seconds=seconds,
             peak_memory_bytes=self.peak_memory(),
             reserved_memory_bytes=self.reserved_memory(),
-            step_seconds=_differences(longest) if measure else None,
+            step_seconds=_differences(longest) if options.measure else None,
         )
         return BatchOutput([records[at] for at in range(len(prompts))], result)
 

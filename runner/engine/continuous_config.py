@@ -32,6 +32,10 @@ CPU_STEP_TOKENS = 512
 """Most tokens of a step, prompts included: in a longer step the rows that decode wait for long prompts."""
 
 
+KNOWN = {field.name for field in dataclasses.fields(ContinuousBatchingConfig)}
+"""The library's settings: they differ between 5.17 and 5.23."""
+
+
 def batching_config(
     config: RunConfig,
     device: torch.device,
@@ -41,17 +45,16 @@ def batching_config(
     dtype: torch.dtype = torch.float32,
 ) -> Any:
     """The ContinuousBatchingConfig of a rank; `context_tokens`, `kv_bytes_per_token`, `dtype` are its model's."""
-    known = {field.name for field in dataclasses.fields(ContinuousBatchingConfig)}  # they differ between 5.17 and 5.23
     settings: dict[str, Any] = {} if config.seed is None else {"seed": config.seed}
     if device.type != "cpu":
-        if "auto_switch_to_flash" in known and not may_switch_to_flash(config, device, dtype):
+        if "auto_switch_to_flash" in KNOWN and not may_switch_to_flash(config, device, dtype):
             settings["auto_switch_to_flash"] = False
         if (fraction := memory.fraction_of(device)) < 1:  # a rank that shares its GPU
             free, total = torch.cuda.mem_get_info(device)
             own = torch.cuda.memory_reserved(device)
             settings["max_memory_percent"] = cache_share(int(fraction * total), own, free)
         return ContinuousBatchingConfig(**settings)
-    page = "page_size" if "page_size" in known else "block_size"
+    page = "page_size" if "page_size" in KNOWN else "block_size"
     settings[page] = CPU_PAGE_TOKENS
     settings["num_blocks"] = _cpu_cache_tokens(config, context_tokens, kv_bytes_per_token) // CPU_PAGE_TOKENS
     settings["max_batch_tokens"] = CPU_STEP_TOKENS
@@ -69,8 +72,7 @@ def may_switch_to_flash(config: RunConfig, device: torch.device, dtype: torch.dt
 
 def attention_to_pin(config: RunConfig, device: torch.device, dtype: torch.dtype, own: str | None) -> str | None:
     """The paged attention to set beforehand where transformers (5.17) cannot be told to leave flash alone; or None."""
-    known = {field.name for field in dataclasses.fields(ContinuousBatchingConfig)}
-    if device.type == "cpu" or "auto_switch_to_flash" in known or may_switch_to_flash(config, device, dtype):
+    if device.type == "cpu" or "auto_switch_to_flash" in KNOWN or may_switch_to_flash(config, device, dtype):
         return None
     return f"paged|{own or 'sdpa'}"
 

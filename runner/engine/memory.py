@@ -13,6 +13,7 @@ import psutil
 import torch
 
 from rankdeck.runner.engine import errors
+from rankdeck.runner.inputs.memory_room import gib
 
 LIBRARIES_BYTES = int(0.25 * 2**30)
 """What a process takes on a GPU besides its CUDA context and torch's allocator: kernels that are loaded when they are
@@ -40,8 +41,8 @@ def free_memory(device: torch.device) -> None:
 def without_expandable_segments(device: torch.device) -> str | None:
     """Turn expandable segments off where the driver does not have them; returns a line for people if it did that.
 
-    Under WSL, on Jetson and on some virtual GPUs the very first tensor fails with them, at times in words of too little
-    memory. Where memory is merely full nothing happens: loading will tell.
+    On Jetson and on some virtual GPUs the very first tensor fails with them, at times in words of too little memory
+    (under WSL the launch leaves them off). Where memory is merely full nothing happens: loading will tell.
     """
     try:
         _allocate(device)
@@ -202,7 +203,7 @@ def _figures(devices: Sequence[torch.device], share: Share | None, ranks: int, g
 def on_the_host(free: int, total: int) -> str:
     """What is left of the host's memory, and what to do; all in bytes."""
     return (
-        f"{_gib(free)} of this machine's {_gib(total)} are free. "
+        f"{gib(free)} GiB of this machine's {gib(total)} GiB are free. "
         "Run fewer ranks (--ranks), use a smaller model, or stop other programs that take memory"
     )
 
@@ -212,19 +213,17 @@ def on_gpus(
 ) -> str:
     """What one of `ranks` ranks holds of its GPUs, of `gpus`, what is left of them, and what to do; all in bytes."""
     has = "has" if len(names) == 1 else "have"
-    found = f"{', '.join(names)} {has} {_gib(total)}, {_gib(free)} of them free, and this rank holds {_gib(held)}"
+    found = (
+        f"{', '.join(names)} {has} {gib(total)} GiB, {gib(free)} GiB of them free, and this rank holds {gib(held)} GiB"
+    )
     cures = ["make it smaller (--quantization)"]
     if gpus >= (wider := 2 * len(names)):
         fewer = f" --ranks {gpus // wider}" if ranks > gpus // wider else ""
         cures.insert(0, f"spread the model over more GPUs (--gpus-per-rank {wider}{fewer})")
     if share is not None:
-        found += f" of the {_gib(share.bytes)} that it may take as one of {share.ranks} ranks there"
+        found += f" of the {gib(share.bytes)} GiB that it may take as one of {share.ranks} ranks there"
         cures.insert(0, f"run fewer ranks (--ranks {(share.ranks - 1) * share.gpus})")
     elif total - free > 2 * max(held, GIB):
         cures.insert(0, "stop what else runs there")
     cure = ", or ".join(filter(None, (", ".join(cures[:-1]), cures[-1])))
     return f"{found}. {cure[0].upper()}{cure[1:]}"
-
-
-def _gib(size: int) -> str:
-    return f"{size / GIB:.1f} GiB"

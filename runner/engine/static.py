@@ -7,7 +7,6 @@ are joined. The answers are the same as from a single call, because what a row a
 """
 
 import copy
-import math
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -17,33 +16,25 @@ import torch
 import transformers
 
 from rankdeck.runner.engine import compiling, errors
-from rankdeck.runner.engine.base import BatchOutput, Engine, OnRecords, OnStep
+from rankdeck.runner.engine.base import BatchOptions, BatchOutput, Engine
 from rankdeck.runner.engine.compiling import BEFORE, ON_A_CPU, Compiling
-from rankdeck.runner.engine.experts import decoding_in_groups, experts_of
+from rankdeck.runner.engine.experts import decoding_in_groups
 from rankdeck.runner.engine.private_names import CACHE
-from rankdeck.runner.engine.rows import Answer, Cancelled, group_by_width, slots_read, trim
+from rankdeck.runner.engine.rows import (
+    Answer,
+    Cancelled,
+    group_by_width,
+    group_slots,
+    leaving,
+    left_padded,
+    slots_read,
+    trim,
+)
 from rankdeck.runner.engine.step_watch import StepWatch
 from rankdeck.runner.protocol import BatchResult, OutputRecord, Prompt
 from rankdeck.runner.protocol.config import RunConfig
 
 PAD_TO_MULTIPLE = 8
-
-LEAVING_SHARE = {"cpu": 1 / 64}
-"""Share of a batch's rows that must have ended before they leave, by kind of device. On a CPU a needless row costs
-nearly its share of a step, and taking it out less than a quarter of a step (2 cores, 50 rows, 135 M parameters)."""
-
-LEAVING_SHARE_ELSEWHERE = 1 / 2
-"""On a GPU a step takes about as long with any number of rows, and ending a call costs about ten milliseconds. The
-gain is memory and early records: halving gives both in about log2(rows) calls, down to the last row."""
-
-GROUP_SLOTS = {"cpu": 64}
-"""What another forward pass costs, in token slots, by kind of device: it reads all weights once more."""
-
-GPU_LAYER_SECONDS = 0.8e-3
-"""Time to launch a layer's roughly 43 kernels: on a GPU another forward pass costs this for each layer."""
-
-GPU_FLOPS = 6e14
-"""FLOP/s of large bfloat16 matmuls, two thirds of an H100's peak. A slot takes two FLOPs per parameter."""
 
 COUNTED_FROM_THE_PROMPT = (
     "begin_suppress_tokens",
@@ -55,25 +46,7 @@ COUNTED_FROM_THE_PROMPT = (
 """Settings of a generation config that a second call would count from its own start, not from the prompt's."""
 
 
-def group_slots(device_type: str, layers: int, parameters: int) -> int:
-    """What another forward pass costs, in token slots: on an H100 some 1,150 for 7 B parameters, 270 for 70 B.
-
-    A slower GPU computes fewer slots in that time: then there are fewer groups than would be best, and no harm done.
-    """
-    if device_type in GROUP_SLOTS:
-        return GROUP_SLOTS[device_type]
-    return math.ceil(layers * GPU_LAYER_SECONDS * GPU_FLOPS / (2 * parameters))
-
-
-def left_padded(rows: Sequence[list[int]], width: int, pad: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids and attention mask of these rows, each [rows, width], on the host."""
-    lacking = [width - len(row) for row in rows]
-    ids = [[pad] * less + row for less, row in zip(lacking, rows, strict=True)]
-    mask = [[0] * less + [1] * (width - less) for less in lacking]
-    return torch.tensor(ids), torch.tensor(mask)
-
-
-class Kept:
+class KeptRows:
     """The rows of a batch that stay, as an index on every device that asks for it.
 
     A CPU index would work on tensors of any device, but torch would copy it again for every layer's keys and values.
@@ -112,7 +85,6 @@ class StaticEngine(Engine):
 
         layers = getattr(model.config.get_text_config(), "num_hidden_layers", None) or 1
         self._group_slots = group_slots(device.type, layers, model.num_parameters())
-        self._experts = experts_of(model)
         self._may_join = False
         why_not = compiling.why_not(model) if config.compile else None
         if why_not is not None:
@@ -134,7 +106,7 @@ class StaticEngine(Engine):
             output = self._call(ids, torch.ones_like(ids), generation, None, None)
             if self.why_rows_stay is None:
                 try:
-                    kept = Kept([1])
+                    kept = KeptRows([1])
                     cache = getattr(output, CACHE)
                     self._take_out(cache, kept)
                     ids = output.sequences[kept.on(output.sequences.device)]
@@ -148,29 +120,20 @@ class StaticEngine(Engine):
                     self.why_rows_stay = f"its cache cannot lose rows ({type(error).__name__}: {error})"
         self._synchronise()
 
-    def _generate(
-        self,
-        prompts: Sequence[Prompt],
-        *,
-        on_step: OnStep,
-        cancelled: Callable[[], bool],
-        on_records: OnRecords,
-        measure: bool,
-        max_new_tokens: int | None,
-    ) -> BatchOutput:
+    def _generate(self, prompts: Sequence[Prompt], options: BatchOptions) -> BatchOutput:
         started = time.perf_counter()
         self._reset_peak_memory()
         tokens, unfit = self.tokenise(prompts)
         records: dict[int, OutputRecord] = {at: self.refused(prompts[at], problem) for at, problem in unfit.items()}
         if unfit:
-            on_records(list(records.values()))
+            options.on_records(list(records.values()))
         prefill = decode = 0.0
         prompt_slots = steps = row_steps = read = 0
         step_seconds: list[float] | None = None
         if tokens:
             generation = copy.deepcopy(self.generation)
-            if max_new_tokens is not None:
-                generation.max_new_tokens = max_new_tokens
+            if options.max_new_tokens is not None:
+                generation.max_new_tokens = options.max_new_tokens
             groups = self._groups({at: len(ids) for at, ids in tokens.items()})
             widths = [self._width([len(tokens[at]) for at in group]) for group in groups]
             prompt_slots = sum(len(group) * width for group, width in zip(groups, widths, strict=True))
@@ -178,17 +141,17 @@ class StaticEngine(Engine):
                 max(widths),
                 self.eos_tokens,
                 self.device,
-                on_step=on_step,
-                cancelled=cancelled,
+                on_step=options.on_step,
+                cancelled=options.cancelled,
                 synchronise=self._synchronise,
-                measure=measure,
+                measure=options.measure,
             )
 
             def ended(answers: dict[int, Answer]) -> None:
                 with watch.handing_over():
                     new = {at: self.answered(prompts[at], len(tokens[at]), answer) for at, answer in answers.items()}
                     records.update(new)
-                    on_records(list(new.values()))
+                    options.on_records(list(new.values()))
 
             self._synchronise()
             began = watch.clock()
@@ -261,7 +224,7 @@ class StaticEngine(Engine):
     ) -> "_Rows":
         """A group's prompts, padded to `width`, with their first new tokens if there are several groups."""
         padded = left_padded(prompts, width, self.generation.pad_token_id)
-        ids, mask = (part.to(self.device) for part in padded)
+        ids, mask = (torch.tensor(part).to(self.device) for part in padded)
         if groups == 1:
             return _Rows(ids, mask, None)
         first = copy.deepcopy(generation)
@@ -341,7 +304,7 @@ class StaticEngine(Engine):
                 stays = set(going)
                 ended({at: answers[place] for place, at in enumerate(rows) if place not in stays})
                 if going and len(going) < len(rows):
-                    kept = Kept(going)
+                    kept = KeptRows(going)
                     self._take_out(cache, kept)
                     mask, ids = mask[kept.on(mask.device)], ids[kept.on(ids.device)]
                 rows = [rows[place] for place in going]
@@ -353,7 +316,7 @@ class StaticEngine(Engine):
         """How many of `rows` must have ended before they leave; None where they stay to the end."""
         if self.why_rows_stay is not None or not self.eos_tokens:
             return None
-        return math.ceil(rows * LEAVING_SHARE.get(self.device.type, LEAVING_SHARE_ELSEWHERE))
+        return leaving(self.device.type, rows)
 
     def _call(self, ids: torch.Tensor, mask: torch.Tensor, generation: Any, cache: Any, watch: StepWatch | None) -> Any:
         """Call `generate` once; with a `cache` it continues from there."""
@@ -372,7 +335,7 @@ class StaticEngine(Engine):
         return output
 
     @staticmethod
-    def _take_out(cache: Any, kept: Kept) -> None:
+    def _take_out(cache: Any, kept: KeptRows) -> None:
         """Keep only these rows of a cache. The layers of a spread model are on several devices."""
         for layer in cache.layers:
             if layer.keys is not None:  # some layers use another's keys

@@ -6,7 +6,7 @@ weights is an estimate, and `runner.inputs.memory_estimate` makes it.
 
 from typing import NamedTuple
 
-from rankdeck.runner.inputs.memory_room import Room, Share
+from rankdeck.runner.inputs.memory_room import Room, Share, gib
 from rankdeck.runner.protocol.config import Problem
 
 MARGIN = 1.1
@@ -49,12 +49,15 @@ def why_impossible(weights: Weights, share: Share, free: Room, whole: Room) -> P
     too_full = share.on_gpu and has is not None and not weights.fits_in(has)
     if not too_large and not too_full:
         return None
-    ranks = "a rank needs" if share.ranks == 1 else f"{share.ranks} ranks {'on a GPU ' * share.on_gpu}need"
+    there = "on a GPU " if share.on_gpu else ""
+    ranks = "a rank needs" if share.ranks == 1 else f"{share.ranks} ranks {there}need"
     ways = [*_others_room(weights, share, free, whole), *_fewer_ranks(weights, share), *_spread(weights, share, free)]
     ways.append("make the weights smaller (--quantization, --dtype), or choose a smaller model")
-    said = f"{ranks} {_gib(weights.on_device)} GiB for the weights alone, and {_where(share, free, whole)}"
+    said = f"{ranks} {gib(weights.on_device)} GiB for the weights alone, and {_where(share, free, whole)}"
     setting = "ranks" if weights.most_ranks and share.ranks > 1 else "model"
-    return Problem(setting, f"{said}; {'; '.join(ways)}. This is an estimate: --ignore-memory starts all the same")
+    return Problem(
+        setting, f"{said}; {'; '.join(ways)}. This is an estimate: rankdeck run --ignore-memory starts it anyway"
+    )
 
 
 def _where(share: Share, free: Room, whole: Room) -> str:
@@ -65,7 +68,7 @@ def _where(share: Share, free: Room, whole: Room) -> str:
     else:
         total = whole.gpus[place] if place < len(whole.gpus) else None
         device = f"GPU {free.numbers[place]}" if free.numbers else "a GPU" if share.devices == 1 else "the fullest GPU"
-    return f"{device} has {_gib(share.least_of(free) or 0)}{f' of {_gib(total)}' if total is not None else ''} GiB free"
+    return f"{device} has {gib(share.least_of(free) or 0)}{f' of {gib(total)}' if total is not None else ''} GiB free"
 
 
 def _others_room(weights: Weights, share: Share, free: Room, whole: Room) -> list[str]:
@@ -106,7 +109,3 @@ def _spread(weights: Weights, share: Share, free: Room) -> list[str]:
     ranks = share.gpus // needed
     flags = f"--gpus-per-rank {needed}" + (f" --ranks {ranks}" if ranks < share.all_ranks else "")
     return [f"spread a rank over {needed} GPUs ({flags})"]
-
-
-def _gib(number: int) -> str:
-    return f"{number / 2**30:.1f}"

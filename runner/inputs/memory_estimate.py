@@ -18,7 +18,7 @@ An estimate: allocators round up and fragment, and attention may need more. So o
 from typing import NamedTuple
 
 from rankdeck.runner.inputs.impossible_run import Weights, why_impossible
-from rankdeck.runner.inputs.memory_room import NO_ROOM, Room, Share
+from rankdeck.runner.inputs.memory_room import NO_ROOM, Room, Share, gib
 from rankdeck.runner.inputs.model_config import ModelShape
 from rankdeck.runner.protocol.config import Problem, RunConfig
 from rankdeck.runner.protocol.first_batch import first_batch
@@ -152,7 +152,7 @@ def doubt(found: MemoryEstimate) -> str | None:
     if found.fits:
         return None
     if found.largest is None:
-        figures = f"{_gib(found.needed)} GiB are needed, {_gib(found.free or 0)} are free"
+        figures = f"{gib(found.needed)} GiB are needed, {gib(found.free or 0)} are free"
         return f"the run would not fit in memory, by estimate, even at batch size 1: {figures}"
     if found.auto:
         return None
@@ -192,10 +192,6 @@ def _packed(shape: ModelShape, config: RunConfig, bytes_each: int) -> int:
 
 def _quantised(shape: ModelShape, config: RunConfig) -> bool:
     return shape.quantised or config.quantization != "none"
-
-
-def _gib(number: int) -> str:
-    return f"{number / 2**30:.1f}"
 
 
 def _continuous_cpu_cache(shape: ModelShape, config: RunConfig, per_token: int, ranks: int, free: int | None) -> int:

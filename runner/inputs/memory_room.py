@@ -72,3 +72,8 @@ class Share(NamedTuple):
     def on_device(self, per_rank: float) -> float:
         """How much of something the fullest device holds, if every rank has `per_rank` of it."""
         return per_rank * self.ranks / (self.gpus_per_rank if self.on_gpu else 1)
+
+
+def gib(number: int) -> str:
+    """A number of bytes in GiB, as `12.3`."""
+    return f"{number / 2**30:.1f}"

@@ -27,7 +27,8 @@ from rankdeck.runner import run_directory
 from rankdeck.runner.inputs import model_shape
 from rankdeck.runner.machine import processes, telemetry, visible_gpus
 from rankdeck.runner.machine.facts import Facts, Machine, Terminal, TorchFound, WritablePlace
-from rankdeck.runner.machine.nvml import NvmlApi, NvmlFailure, PynvmlApi
+from rankdeck.runner.machine.nvml import NvmlApi, NvmlFailure
+from rankdeck.runner.machine.nvml_library import PynvmlApi
 from rankdeck.runner.protocol import DeviceSample
 from rankdeck.runner.run_directory import places
 from rankdeck.runner.state import rank_gpus

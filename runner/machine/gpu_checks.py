@@ -78,7 +78,7 @@ def _devices(machine: Machine) -> list[Check]:
         missing = [field for field, why in gpu.unavailable.items() if why != OF_THE_WHOLE_GPU]
         words = sorted({field.removesuffix("_percent").replace("_", " ") for field in missing})
         lacking = f"; n/a: {', '.join(words)}" if words else ""
-        lacking += "; n/a, as only the whole GPU has them: power, load" if gpu.is_mig else ""
+        lacking += "; n/a, as only the whole GPU has them: busy, power, energy" if gpu.is_mig else ""
         full = free is not None and total is not None and free < total * 0.1
         cure = "see who holds it: nvidia-smi" if full else None
         checks.append(_gpu(name, "warn" if full else "ok", f"{gpu.name}, {memory}{lacking}", cure))

@@ -106,12 +106,10 @@ def compare(ranks: int, counted: Sequence[str], seen: Sequence[str]) -> Comparis
     return Comparison()
 
 
-def sharing(local_rank: int, ranks: int, seen: int, gpus_per_rank: int) -> int:
-    """How many of `ranks` ranks use this rank's device, itself included, if there are `seen` GPUs."""
-    if gpus_per_rank > 1:
-        return 1
-    own = device_index(local_rank, seen, gpus_per_rank)
-    return sum(device_index(other, seen, gpus_per_rank) == own for other in range(ranks))
+def sharing(local_rank: int, ranks: int, seen: int) -> int:
+    """How many of `ranks` ranks with a GPU each use this rank's, itself included, if there are `seen` GPUs."""
+    own = device_index(local_rank, seen, 1)
+    return sum(device_index(other, seen, 1) == own for other in range(ranks))
 
 
 def device_text(device: str, local_rank: int, gpus_per_rank: int) -> str:

@@ -17,10 +17,10 @@ from rankdeck.runner.machine.nvml import (
     NO_GPU,
     NvmlApi,
     NvmlFailure,
-    PynvmlApi,
     only_nvml_is_missing,
     why_no_nvml,
 )
+from rankdeck.runner.machine.nvml_library import PynvmlApi
 from rankdeck.runner.machine.placement import COUNTED
 from rankdeck.runner.machine.visible_gpus import (
     VISIBLE,

@@ -69,13 +69,15 @@ def _count_opened() -> int:
 def _why_no_cuda() -> str:
     import torch
 
+    from rankdeck.runner.engine import errors
+
     if torch.version.cuda is None:
         return f"torch {torch.__version__} sees no CUDA device; install a CUDA build of it, or use --device cpu"
     why = "it finds no GPU"
     try:
         torch.cuda.init()
     except Exception as error:
-        why = str(error).strip().partition("\n")[0]
+        why = errors.in_one_line(error)
     found = f"torch {torch.__version__}, built for CUDA {torch.version.cuda}, cannot use a GPU here"
     return f"{found}: {why}. See `rankdeck doctor`, or use --device cpu"
 
@@ -85,9 +87,9 @@ def devices_of_run(seen: int) -> int:
     return seen if _own_mig_device() is None else max(seen, len(_counted()))
 
 
-def gpus_of_run() -> int:
-    """How many GPUs the run has, by NVML; 0 if that is not known."""
-    return len(_counted())
+def gpus_of_run(config: RunConfig) -> int:
+    """How many GPUs the run has: by NVML, else those that this process sees."""
+    return len(_counted()) or (_count_opened() if config.device == "cuda" else 0)
 
 
 def hold_to_share(config: RunConfig, local_rank: int, device: "torch.device") -> "Share | None":
@@ -104,7 +106,7 @@ def hold_to_share(config: RunConfig, local_rank: int, device: "torch.device") ->
         return None  # on every rank: all of them count the same GPUs
     torch.cuda.synchronize(device)  # the first call on a device creates its context, which takes memory
     group.wait_for_all()
-    ranks = placement.sharing(local_rank, config.ranks, gpus, config.gpus_per_rank)
+    ranks = placement.sharing(local_rank, config.ranks, gpus)
     share = memory.hold_to_share(device, ranks, gpus) if ranks > 1 else None
     group.wait_for_all()  # nobody loads anything before all have looked at what is free
     return share

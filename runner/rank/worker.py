@@ -89,7 +89,7 @@ class _Rank:
         share = hold_to_share(self.config, self.local_rank, accelerator.device)
         self._phase("loading")
         model_path = self._model_files()
-        there = {"ranks": self.config.ranks, "gpus": gpus_of_run()}
+        there = {"ranks": self.config.ranks, "gpus": gpus_of_run(self.config)}
         own = loading.devices_for(self.config, accelerator.device)
         with memory.explained("loading the model", own, share, **there):
             loaded = loading.load(self.config, model_path, accelerator.device)

@@ -90,11 +90,11 @@ def _decides_on_segments(entry: str) -> bool:
 
 
 def rank_environment(
-    environ: Mapping[str, str], ranks: int, on_cpu: bool, cores: int, *, expandable_segments: bool = True
+    environ: Mapping[str, str], ranks: int, on_cpu: bool, cores: int, *, expandable_segments: bool
 ) -> dict[str, str]:
     """The ranks' environment: the user's without what would change a run, with the cores shared out evenly.
 
-    `expandable_segments` are for engines whose keys and values grow, on GPUs: not for one that allocates them once.
+    With `expandable_segments` torch's allocator uses them on GPUs, unless the user's settings decide otherwise.
     """
     kept = {name: value for name, value in environ.items() if not name.startswith(("ACCELERATE_", "FSDP_"))}
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):

@@ -164,7 +164,7 @@ def main() -> None:
     path = options.model or sides.demo_model()
     # As the ranks are launched: the same threads, waiting in the same way.
     os.environ |= accelerate.rank_environment(
-        os.environ, options.ranks, options.device == "cpu", processes.usable_cores()
+        os.environ, options.ranks, options.device == "cpu", processes.usable_cores(), expandable_segments=True
     )
     context = multiprocessing.get_context("spawn")
     barrier, told = context.Barrier(options.ranks), context.Queue()

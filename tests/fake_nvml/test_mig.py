@@ -154,7 +154,7 @@ def test_doctor_says_which_figures_a_mig_device_lacks_and_how_ranks_get_theirs(d
     checks = gpu_checks(facts)
     said = " ".join(check.found for check in checks)
     assert {check.status for check in checks} == {"ok"}
-    assert "n/a, as only the whole GPU has them: power, load" in said
+    assert "n/a, as only the whole GPU has them: busy, power, energy" in said
     assert "each rank is given its own" in said
 
 

@@ -36,7 +36,7 @@ STEPS = (
     Step("two ranks", "steer", 70, "7B", "static", (16, 64), (1, 2), recording="run"),
     Step("scaling", "sweep", 110, "7B", "static", (64,), (1, 2, 4, 8), least_gpus=2),
     Step("watching", "watch", 72, "7B", "static", (64,)),
-    # While time lasts; on one GPU for the first of them.
+    # If time is left: on one GPU, usually only for the first of these.
     Step("1B static", "sweep", 50, "1B", "static", (16, 64, 256)),
     Step("1B continuous", "sweep", 30, "1B", "continuous", (64,)),
     Step("1B article's way", "article", 30, "1B", "article", (16,)),

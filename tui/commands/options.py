@@ -43,7 +43,7 @@ Prompts = Annotated[
 Model = Annotated[str | None, typer.Option(help="demo, a local folder, or a hub id.  [default: demo]")]
 Force = Annotated[bool, typer.Option("--force", help="Replace --output if it exists.")]
 IgnoreMemory = Annotated[
-    bool, typer.Option("--ignore-memory", help="Start although the model cannot fit, by estimate.")
+    bool, typer.Option("--ignore-memory", help="Start even if by estimate it cannot fit in memory.")
 ]
 Theme = Annotated[
     str | None, typer.Option(help="The dashboard's colours: rankdeck-dark, rankdeck-light, ansi-dark, nord …")

@@ -107,7 +107,8 @@ def _periods(source: ReportSource) -> list[Block]:
         ]
     note = (
         "Measured over whole batches, while there was work for all: without the ragged end of the run, and on a GPU "
-        "without a rank's first batch, or its first of so many rows, unless it has no other; those are not compared."
+        "without a rank's first batch, or its first of so many rows, unless it has no other: such a figure is compared "
+        "with none."
     )
     if unmeasured:
         more = f" and {len(unmeasured) - MOST_UNMEASURED:,} more" if len(unmeasured) > MOST_UNMEASURED else ""

@@ -42,7 +42,7 @@ WORDS = (
     ),
     Word(
         "MIG",
-        "a slice of a GPU: its load, power and tokens/J are n/a, since only the whole GPU has them",
+        "a slice of a GPU: its busy %, power and tokens/J are n/a, since only the whole GPU has them",
         ("overview", "sweep"),
     ),
     Word(

@@ -28,7 +28,7 @@ class Option(NamedTuple):
 
 
 def _bindings(*options: Option) -> list[BindingType]:
-    """The keys of the answers, and the arrows that go from button to button."""
+    """The keys of the options, and the arrows that go from button to button."""
 
     def arrow(key: str, way: str, label: str, tooltip: str) -> Binding:
         name = f"{options[0].id.partition('.')[0]}.{way}"

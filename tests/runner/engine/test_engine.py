@@ -9,8 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rankdeck.runner.engine import choose, loading, step_watch
-from rankdeck.runner.engine import static as static_engine
+from rankdeck.runner.engine import choose, loading, rows, step_watch
 from rankdeck.runner.engine.continuous import ContinuousEngine
 from rankdeck.runner.engine.rows import Cancelled, group_by_width, trim
 from rankdeck.runner.engine.static import StaticEngine
@@ -97,7 +96,7 @@ MIXED = ("a", "b" * 60, "cc", "d" * 58, "eeee", "f" * 30, "gg")
 def test_prompts_of_unlike_lengths_are_prefilled_in_groups_and_answered_as_if_they_were_not(
     model, monkeypatch, settings
 ):
-    monkeypatch.setitem(static_engine.GROUP_SLOTS, "cpu", 8)
+    monkeypatch.setitem(rows.GROUP_SLOTS, "cpu", 8)
     whole, grouped = ending_early(model, **settings), ending_early(model, **settings)
     grouped.warm_up()
     expected, output = whole.generate(prompts(*MIXED)), grouped.generate(prompts(*MIXED))
@@ -109,7 +108,7 @@ def test_prompts_of_unlike_lengths_are_prefilled_in_groups_and_answered_as_if_th
 
 
 def test_a_grouped_batch_too_is_abandoned_when_asked(model, monkeypatch):
-    monkeypatch.setitem(static_engine.GROUP_SLOTS, "cpu", 8)
+    monkeypatch.setitem(rows.GROUP_SLOTS, "cpu", 8)
     one = make(model)
     one.warm_up()
     calls = iter([False, True])

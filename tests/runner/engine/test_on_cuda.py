@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from rankdeck.runner.engine import static, step_watch
+from rankdeck.runner.engine import rows, step_watch
 from rankdeck.runner.engine.static import StaticEngine
 from rankdeck.runner.protocol.config import RunConfig
 from tests.pretend_cuda import PretendCuda
@@ -21,7 +21,7 @@ def cuda(monkeypatch):
         monkeypatch.setattr(torch.cuda, name, lambda *_: None)
     for name in ("max_memory_allocated", "max_memory_reserved"):
         monkeypatch.setattr(torch.cuda, name, lambda *_: 0)
-    monkeypatch.setattr(static, "LEAVING_SHARE_ELSEWHERE", 1 / 64)  # rows leave one by one
+    monkeypatch.setattr(rows, "LEAVING_SHARE_ELSEWHERE", 1 / 64)  # rows leave one by one
     with PretendCuda() as mode, torch.inference_mode():
         yield mode
 

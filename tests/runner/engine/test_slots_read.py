@@ -2,7 +2,7 @@
 
 import pytest
 
-from rankdeck.runner.engine import static as static_engine
+from rankdeck.runner.engine import rows
 from rankdeck.runner.engine.rows import slots_read
 from tests.runner.engine.test_engine import MIXED
 from tests.runner.engine.tiny import TEXTS, ending_early, make, prompts
@@ -37,7 +37,7 @@ def test_a_fixed_length_reads_all_rows_to_the_end(model):
 
 @pytest.mark.parametrize("settings", [{}, {"ignore_eos": True}, {"max_new_tokens": 1}])
 def test_groups_are_read_as_wide_as_they_were_joined(model, monkeypatch, settings):
-    monkeypatch.setitem(static_engine.GROUP_SLOTS, "cpu", 8)
+    monkeypatch.setitem(rows.GROUP_SLOTS, "cpu", 8)
     one = ending_early(model, **settings)
     one.warm_up()
     result, attended = watched(one, MIXED)

@@ -5,8 +5,8 @@ import time
 import pytest
 import torch
 
-from rankdeck.runner.engine import static as static_engine
-from rankdeck.runner.engine.static import Kept, StaticEngine, group_slots
+from rankdeck.runner.engine import rows
+from rankdeck.runner.engine.static import KeptRows, StaticEngine
 from tests.runner.engine.tiny import TEXTS, ending_early, make, prompts
 
 EQUAL = ("first", "other", "third", "maybe")
@@ -34,9 +34,9 @@ def test_on_a_cpu_a_row_leaves_as_it_ends(model):
 
 
 def test_another_forward_pass_costs_a_gpu_more_slots_the_smaller_the_model(model):
-    assert group_slots("cpu", 32, 7_000_000_000) == 64
-    assert 1_000 <= group_slots("cuda", 32, 6_700_000_000) <= 2_400
-    assert group_slots("cuda", 80, 70_000_000_000) < 512 < 2_400 < group_slots("cuda", 16, 1_200_000_000)
+    assert rows.group_slots("cpu", 32, 7_000_000_000) == 64
+    assert 1_000 <= rows.group_slots("cuda", 32, 6_700_000_000) <= 2_400
+    assert rows.group_slots("cuda", 80, 70_000_000_000) < 512 < 2_400 < rows.group_slots("cuda", 16, 1_200_000_000)
 
 
 class Layer:
@@ -55,7 +55,7 @@ def test_the_index_of_rows_that_stay_goes_to_each_device_once_whatever_the_layer
     monkeypatch.setattr(torch.Tensor, "to", lambda tensor, device: copies.append(device) or moved(tensor, device))
     layers = [Layer(device) for device in ("cpu", "cpu", "meta", "meta", "meta")]
     cache = type("Cache", (), {"layers": layers})
-    StaticEngine._take_out(cache, Kept([0, 2]))
+    StaticEngine._take_out(cache, KeptRows([0, 2]))
     assert [layer.given.device.type for layer in layers] == ["cpu", "cpu", "meta", "meta", "meta"]
     assert [device.type for device in copies] == ["cpu", "meta"]
     assert layers[0].given.tolist() == [0, 2]
@@ -112,7 +112,7 @@ def test_a_checkpoint_that_wants_a_static_cache_is_not_compiled_unasked_and_its_
 
 
 def test_joining_groups_frees_their_own_caches_layer_by_layer(model, monkeypatch):
-    monkeypatch.setitem(static_engine.GROUP_SLOTS, "cpu", 8)
+    monkeypatch.setitem(rows.GROUP_SLOTS, "cpu", 8)
     one, joined, given = make(model, ignore_eos=True), StaticEngine._joined, []
     one.warm_up()
     monkeypatch.setattr(
@@ -158,4 +158,4 @@ def test_a_device_without_room_for_the_copy_has_no_measured_bandwidth(model, mon
 
 
 def test_what_a_group_costs_is_asked_of_the_device_and_the_model(model):
-    assert make(model)._group_slots == static_engine.GROUP_SLOTS["cpu"]
+    assert make(model)._group_slots == rows.GROUP_SLOTS["cpu"]

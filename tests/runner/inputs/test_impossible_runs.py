@@ -34,7 +34,7 @@ def test_more_ranks_than_fit_are_refused_with_how_many_would() -> None:
     assert refused(LLAMA_8B, 38, 40, gpus=2, ranks=6) == (
         "--ranks: 3 ranks on a GPU need 44.9 GiB for the weights alone, and the fullest GPU has 38.0 of 40.0 GiB free; "
         "4 ranks in all would fit (--ranks); make the weights smaller (--quantization, --dtype), or choose a smaller "
-        "model. This is an estimate: --ignore-memory starts all the same"
+        "model. This is an estimate: rankdeck run --ignore-memory starts it anyway"
     )
     assert refused(LLAMA_8B, 38, 40, gpus=2, ranks=4) is None
 
@@ -105,10 +105,14 @@ def test_a_batch_size_that_does_not_fit_is_a_doubt_and_auto_finds_its_own() -> N
     assert str(doubt(tight)).startswith("the run would not fit in memory, by estimate, even at batch size 1")
 
 
-def test_before_a_run_the_doubt_is_among_the_warnings(large: RunConfig) -> None:
+def test_a_run_that_starts_all_the_same_says_the_doubt_that_there_was_before_it(
+    large: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(start, "start_supervisor", lambda _: None)
     asked = msgspec.structs.replace(large, ranks=1, batch_size=4096)
-    (warning,) = start.warnings(asked, 100)
-    assert warning.startswith("the run would not fit in memory, by estimate, even at batch size 1")
+    doubt = start.launch(asked, ignore_memory=True).doubt
+    assert doubt is not None
+    assert doubt.startswith("the run would not fit in memory, by estimate, even at batch size 1")
 
 
 # --- before a run --------------------------------------------------------------------------------------

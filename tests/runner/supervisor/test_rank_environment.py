@@ -37,9 +37,9 @@ def test_segments_that_grow_are_added_to_what_the_user_has_set_unless_that_decid
 
 
 def test_only_ranks_on_gpus_get_expandable_segments_and_an_engine_can_do_without():
-    on_gpus = rank_environment({NEW: "garbage_collection_threshold:0.8"}, 2, False, 8)
+    on_gpus = rank_environment({NEW: "garbage_collection_threshold:0.8"}, 2, False, 8, expandable_segments=True)
     assert on_gpus[NEW] == f"garbage_collection_threshold:0.8,{GROWS}"
-    assert {OLD, NEW}.isdisjoint(rank_environment({}, 2, True, 8))
+    assert {OLD, NEW}.isdisjoint(rank_environment({}, 2, True, 8, expandable_segments=True))
     assert {OLD, NEW}.isdisjoint(rank_environment({}, 2, False, 8, expandable_segments=False))
 
 
