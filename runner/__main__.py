@@ -10,8 +10,8 @@ from typing import NoReturn
 import msgspec
 
 from rankdeck.runner import run_directory
-from rankdeck.runner.supervisor import accelerate
-from rankdeck.runner.supervisor.accelerate import LaunchCommand
+from rankdeck.runner.launching.accelerate import LaunchCommand, accelerate_command
+from rankdeck.runner.machine import processes
 from rankdeck.runner.supervisor.run import EXIT_DIED, Supervisor
 
 
@@ -23,9 +23,10 @@ async def _supervise(directory: Path, launch_command: LaunchCommand) -> NoReturn
     os._exit(status)
 
 
-def main(launch_command: LaunchCommand = accelerate.accelerate_command) -> None:
+def main(launch_command: LaunchCommand = accelerate_command) -> None:
     """Hold the run's lock and supervise the run to its end."""
     directory = Path(sys.argv[1])
+    processes.adopt_orphans()  # no process of a run may be lost sight of
     try:
         run_directory.hold_lock(directory)
         asyncio.run(_supervise(directory, launch_command))

@@ -22,6 +22,8 @@ from rankdeck.runner import run_directory
 from rankdeck.runner.inputs import frozen_prompts, memory_estimate, model_shape, models, paths, quantization
 from rankdeck.runner.inputs.frozen_prompts import PromptError
 from rankdeck.runner.inputs.memory_estimate import MemoryEstimate
+from rankdeck.runner.launching.greetings import HelloError as HelloError
+from rankdeck.runner.launching.greetings import greetings_of
 from rankdeck.runner.machine import examine, placement, processes, telemetry
 from rankdeck.runner.machine.facts import Machine
 from rankdeck.runner.protocol import config as settings
@@ -29,7 +31,6 @@ from rankdeck.runner.protocol import framing
 from rankdeck.runner.protocol.config import Problem, RunConfig
 from rankdeck.runner.run_directory import creation
 from rankdeck.runner.run_directory.run_file import Environment, RunFile
-from rankdeck.runner.supervisor import accelerate
 
 PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "safetensors", "nvidia-ml-py", "textual", "msgspec")
 
@@ -264,10 +265,6 @@ def environment(environ: Mapping[str, str] = os.environ) -> Environment:
     )
 
 
-class HelloError(Exception):
-    """The ranks could not greet; the text says why."""
-
-
 async def hello(ranks: int, device: str) -> list[str]:
     """Let `ranks` ranks greet through accelerate and gloo, without a model. Returns the gathered greetings.
 
@@ -281,12 +278,7 @@ async def hello(ranks: int, device: str) -> list[str]:
     if device == "cuda" and not gpus and uncounted_gpus(device) is None:
         raise InputError([_no_gpu()])
     on_cpu = device == "cpu" or (device == "auto" and not gpus)
-    status, said = await accelerate.launch_and_wait(ranks, on_cpu, "rankdeck.runner.rank.hello")
-    for line in said:
-        if status == 0 and line.startswith(framing.GREETINGS):
-            greetings: list[str] = msgspec.json.decode(line.removeprefix(framing.GREETINGS), type=list[str])
-            return greetings
-    raise HelloError(accelerate.cause_of(said) or f"accelerate launch ended with status {status}")
+    return await greetings_of(ranks, on_cpu)
 
 
 def resume(directory: Path, changes: Mapping[str, Any]) -> Started:

@@ -3,6 +3,8 @@
 From a rank: its greeting, progress, accounts. To a rank: work, limits, and when to leave. From a viewer: commands.
 """
 
+from typing import Literal
+
 from rankdeck.runner.protocol.events import BatchFailed, BatchFinished, LogLine, Output, RankPhase, RankReady
 from rankdeck.runner.protocol.framing import PROTOCOL_VERSION, Message
 from rankdeck.runner.protocol.records import BatchResult, Prompt, StepsInFlight
@@ -25,6 +27,18 @@ class Share(Message, frozen=True, kw_only=True):
     rank: int
     start: int
     stop: int
+
+
+MeetingPoint = Literal["memory taken", "memory seen", "bandwidth"]
+"""Where ranks wait for each other: each has taken what CUDA itself needs of a GPU; each has looked at what is free; none
+is at work while rank 0 measures the bandwidth of memory."""
+
+
+class Arrived(Message, frozen=True, kw_only=True):
+    """This rank waits at a meeting point until all ranks of its launch are there."""
+
+    rank: int
+    at: MeetingPoint
 
 
 class Steps(Message, frozen=True, kw_only=True):
@@ -89,6 +103,12 @@ class ShareCores(Message, frozen=True, kw_only=True):
     ranks: int
 
 
+class GoOn(Message, frozen=True, kw_only=True):
+    """All ranks have come to this meeting point."""
+
+    at: MeetingPoint
+
+
 class Leave(Message, frozen=True, kw_only=True):
     """Leave: there is no more work. With `gather` (`split` dispatch) the ranks gather first."""
 
@@ -144,6 +164,7 @@ FromRank = (
     | RankPhase
     | RankReady
     | Share
+    | Arrived
     | Steps
     | Output
     | RankAccount
@@ -155,7 +176,7 @@ FromRank = (
 )
 
 
-ToRank = Work | Limit | Cancel | ShareCores | Leave | Refused
+ToRank = Work | Limit | Cancel | ShareCores | GoOn | Leave | Refused
 
 
 Greeting = RankHello | ViewerHello

@@ -5,14 +5,14 @@ business. torch is imported only when a function needs it.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rankdeck.runner.machine import placement
 from rankdeck.runner.machine.visible_gpus import MIG, VISIBLE
+from rankdeck.runner.protocol import MeetingPoint
 from rankdeck.runner.protocol.config import RunConfig
-from rankdeck.runner.rank import group
 
 if TYPE_CHECKING:
     import torch
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def hide_other_gpus(config: RunConfig, local_rank: int) -> None:
-    """Let CUDA see only this rank's GPUs. Call this before torch is imported: once CUDA runs, it is too late."""
+    """Let CUDA see only this rank's GPUs. Call this before CUDA starts: it looks once."""
     if config.device == "cuda":
         os.environ.update(placement.own_environment(os.environ, local_rank, config.gpus_per_rank))
 
@@ -92,10 +92,12 @@ def gpus_of_run(config: RunConfig) -> int:
     return len(_counted()) or (_count_opened() if config.device == "cuda" else 0)
 
 
-def hold_to_share(config: RunConfig, local_rank: int, device: "torch.device") -> "Share | None":
+def hold_to_share(
+    config: RunConfig, local_rank: int, device: "torch.device", meet: Callable[[int, MeetingPoint], None]
+) -> "Share | None":
     """Hold this rank to its share of a GPU that it shares; None if it has the GPU to itself.
 
-    All ranks have to call this, before any of them loads a model.
+    All ranks have to call this, before any of them loads a model; `meet` waits for them.
     """
     import torch
 
@@ -105,10 +107,10 @@ def hold_to_share(config: RunConfig, local_rank: int, device: "torch.device") ->
     if not gpus or config.gpus_per_rank > 1 or config.ranks <= gpus:
         return None  # on every rank: all of them count the same GPUs
     torch.cuda.synchronize(device)  # the first call on a device creates its context, which takes memory
-    group.wait_for_all()
+    meet(local_rank, "memory taken")
     ranks = placement.sharing(local_rank, config.ranks, gpus)
     share = memory.hold_to_share(device, ranks, gpus) if ranks > 1 else None
-    group.wait_for_all()  # nobody loads anything before all have looked at what is free
+    meet(local_rank, "memory seen")  # nobody loads anything before all have looked at what is free
     return share
 
 

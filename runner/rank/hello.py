@@ -1,29 +1,34 @@
-"""One rank of `rankdeck hello`: every rank greets, gather_object collects, the main process prints.
+"""The ranks of `rankdeck hello`: every rank greets, gather_object collects, rank 0 prints.
 
-The quickest check that a machine can run ranks at all: no model, no supervisor.
+The quickest check that a machine can run ranks at all: no model, no supervisor's socket.
 """
 
 import json
 import os
 import sys
 
-from rankdeck.runner.machine.processes import end_with_parent
+from rankdeck.runner.machine import processes
+from rankdeck.runner.protocol import StartRank
 from rankdeck.runner.protocol.framing import GREETINGS
-from rankdeck.runner.rank import group
+from rankdeck.runner.rank import forking, group
 
 
 def main() -> None:
-    """Greet, gather, print on the main process."""
-    end_with_parent()
+    """Fork ranks that greet, as ordered, until whoever asked for them is gone."""
+    processes.end_with_parent()
+    channel = forking.take_channel()
+    processes.outlive_parent()
+    forking.serve(channel, greet, named=(b"rank.hello", b"rank.hello"))
+
+
+def greet(order: StartRank) -> None:
+    """Greet, gather, print on rank 0."""
     from accelerate.utils import gather_object
 
-    accelerator = group.join(int(os.environ.get("WORLD_SIZE", "1")))
-    greeting = (
-        f"rank {accelerator.process_index} of {accelerator.num_processes} on {accelerator.device} "
-        f"(process {os.getpid()}) says hello"
-    )
+    accelerator = group.join(order.rank, order.world_size, order.store)
+    greeting = f"rank {order.rank} of {order.world_size} on {accelerator.device} (process {os.getpid()}) says hello"
     greetings = gather_object([greeting])
-    if accelerator.is_main_process:
+    if order.rank == 0:
         sys.stdout.write(GREETINGS + json.dumps(greetings) + "\n")
         sys.stdout.flush()
     accelerator.end_training()

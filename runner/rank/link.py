@@ -15,7 +15,7 @@ from typing import NoReturn
 import msgspec
 
 from rankdeck.runner import protocol
-from rankdeck.runner.protocol import FromRank, Leave, Steps, StepsInFlight, ToRank, Work
+from rankdeck.runner.protocol import FromRank, Leave, MeetingPoint, Steps, StepsInFlight, ToRank, Work
 
 SUPERVISOR_GONE_STATUS = 70
 GONE = "the supervisor is gone"
@@ -28,6 +28,7 @@ class Link:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._socket.connect(path)
         self._orders: queue.SimpleQueue[Work | Leave] = queue.SimpleQueue()
+        self._meetings: queue.SimpleQueue[MeetingPoint] = queue.SimpleQueue()
         self._cancelled_batch = 0
         self.sharing: int | None = None
         """How many ranks share the cores, as the supervisor last said."""
@@ -56,6 +57,12 @@ class Link:
         with self._ready:
             self._progress = steps
             self._ready.notify()
+
+    def meet(self, rank: int, point: MeetingPoint) -> None:
+        """Wait until every rank of the launch has come to `point`; if one is lost on the way, this process is ended."""
+        self.send(protocol.Arrived(rank=rank, at=point))
+        while self._meetings.get() != point:
+            pass
 
     def next_order(self) -> Work | Leave:
         """Wait for the next batch, or the order to leave."""
@@ -109,6 +116,8 @@ class Link:
                         self.sharing = order.ranks
                     elif isinstance(order, protocol.Limit):
                         self.limit = order.rows
+                    elif isinstance(order, protocol.GoOn):
+                        self._meetings.put(order.at)
                     elif isinstance(order, protocol.Refused):
                         why = f"refused by the supervisor: {order.reason}"
                         break

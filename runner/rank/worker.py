@@ -1,25 +1,29 @@
-"""One rank's process, started by `accelerate launch`: it joins, loads, reports ready, works and leaves.
+"""One rank, in a process of its own: it joins, loads, reports ready, works and leaves.
 
-Knows the order of these and what each reports. Which prompts a rank gets is the supervisor's business. torch and
-transformers are imported only after the rank has greeted the supervisor, so that the dashboard shows it at once.
+Knows the order of these and what each reports. Which prompts a rank gets is the supervisor's business. With `pull` each
+rank is a launch of one to accelerate, process 0 of 1: which rank this is, only its order says.
 """
 
-import argparse
 import gc
 import os
+import sys
 import time
 import traceback
+from collections.abc import Callable
 from datetime import timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+import msgspec
+
 from rankdeck.runner import protocol, run_directory
-from rankdeck.runner.machine import processes
+from rankdeck.runner.protocol import StartRank
 from rankdeck.runner.protocol.config import RunConfig
 from rankdeck.runner.rank import group
 from rankdeck.runner.rank.device import device_facts, gpus_of_run, hide_other_gpus, hold_to_share, take_device
 from rankdeck.runner.rank.link import Link
 from rankdeck.runner.rank.log import log_to
+from rankdeck.runner.rank.model_files import model_folder
+from rankdeck.runner.rank.options import Options, read_options
 
 if TYPE_CHECKING:
     import torch
@@ -28,21 +32,19 @@ if TYPE_CHECKING:
     from rankdeck.runner.engine.memory import Share
 
 GATHER_PART = 1000
+ORDER = "--order"
 GROUP_TIMEOUT = timedelta(days=7)
 """Ranks wait for each other through any download; that a rank has died is for the supervisor to notice."""
 
 
-def main() -> NoReturn:
+def live(options: Options, order: StartRank) -> NoReturn:
     """Be a rank until told to leave. The exit status is 0 only then."""
-    processes.end_with_parent()
-    options = _options()
-    rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    rank = order.rank
     log_to(options.run_dir / f"rank-{rank}.log")
-    link = Link(options.socket)
-    hello = protocol.RankHello(rank=rank, world_size=world_size, pid=os.getpid(), attempt=options.attempt)
-    link.send(hello, protocol.RankPhase(rank=rank, phase="importing"))
+    link = Link(options.socket)  # from here on, this process ends when the supervisor does
+    link.send(protocol.RankHello(rank=rank, world_size=order.world_size, pid=os.getpid(), attempt=order.attempt))
     try:
-        _Rank(options, rank, world_size, link).live()
+        _Rank(options, order, link).live()
     except BaseException as error:
         traceback.print_exc()
         name = type(error).__name__
@@ -59,36 +61,33 @@ def main() -> NoReturn:
     os._exit(0)
 
 
-def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="rankdeck.runner.rank.worker")
-    parser.add_argument("--run-dir", type=Path, required=True)
-    parser.add_argument("--socket", required=True)
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--attempt", type=int, required=True)
-    return parser.parse_args()
+def begin_anew(options: Options, order: StartRank) -> NoReturn:
+    """Be a rank in a new program, which knows nothing of what this process was."""
+    arguments = [*options.arguments(), ORDER, msgspec.json.encode(order).decode()]
+    os.execv(sys.executable, [sys.executable, "-m", "rankdeck.runner.rank.worker", *arguments])
 
 
 class _Rank:
-    def __init__(self, options: argparse.Namespace, rank: int, world_size: int, link: Link) -> None:
-        self.options, self.rank, self.world_size, self.link = options, rank, world_size, link
+    def __init__(self, options: Options, order: StartRank, link: Link) -> None:
+        self.options, self.link = options, link
+        self.rank, self.world_size, self.store = order.rank, order.world_size, order.store
         run = run_directory.read_run_file(options.run_dir)
         self.config: RunConfig = run.config
         self.prompts = run.prompts
-        self.local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-        hide_other_gpus(self.config, self.local_rank)
+        hide_other_gpus(self.config, self.rank)
 
     def live(self) -> None:
         started = time.monotonic()
-        _import_without_collecting()
+        import_engines(lambda: self._phase("importing"))
         from rankdeck.runner.engine import choose, loading, memory, private_names
         from rankdeck.runner.rank.work import RankWork
 
         private_names.require_static(compiled=self.config.compile)
         self._phase("joining")
         accelerator = self._join()
-        share = hold_to_share(self.config, self.local_rank, accelerator.device)
+        share = hold_to_share(self.config, self.rank, accelerator.device, self.link.meet)
         self._phase("loading")
-        model_path = self._model_files()
+        model_path = model_folder(self.options.model, self.options.run_dir)
         there = {"ranks": self.config.ranks, "gpus": gpus_of_run(self.config)}
         own = loading.devices_for(self.config, accelerator.device)
         with memory.explained("loading the model", own, share, **there):
@@ -106,7 +105,6 @@ class _Rank:
         seconds = time.monotonic() - started
         bandwidth = self._copy_bandwidth(engine)
         self.link.send(self._ready(engine, why, accelerator.device, seconds, bandwidth, room))
-        group.wait_for_all()
         work = RankWork(self.rank, self.config, engine, self.link)
         if work.run():
             self._gather(accelerator, work.digests)
@@ -118,26 +116,14 @@ class _Rank:
 
     def _join(self) -> Any:
         import torch
-        from accelerate.utils import set_seed
-
         if cores := os.environ.get("RANKDECK_CORES"):
             torch.set_num_threads(max(1, int(cores) // self.world_size))
-        remark = take_device(self.config, self.local_rank)
+        remark = take_device(self.config, self.rank)
         if remark is not None and self.rank == 0:
             self.link.send(protocol.LogLine(source=f"rank {self.rank}", text=remark))
-        accelerator = group.join(self.world_size, GROUP_TIMEOUT)
-        if self.config.seed is not None:
-            set_seed(self.config.seed, device_specific=True)
+        accelerator = group.join(self.rank, self.world_size, self.store, GROUP_TIMEOUT)
+        seed_rank(self.config.seed, self.rank)
         return accelerator
-
-    def _model_files(self) -> str:
-        """The model's folder. The first rank fetches a hub model, while the others wait."""
-        model: str = self.options.model
-        if Path(model).is_dir():
-            return model
-        return group.fetched_once(
-            fetch=lambda: _hub_folder(model, fetch=True), find=lambda: _hub_folder(model, fetch=False)
-        )
 
     @staticmethod
     def _room(devices: "list[torch.device]", share: "Share | None") -> dict[str, Any]:
@@ -151,7 +137,7 @@ class _Rank:
     def _announce_share(self, accelerator: Any) -> None:
         with accelerator.split_between_processes(list(range(self.prompts))) as share:
             # Older accelerate gives the last prompt again to a rank beyond the last share.
-            beyond = accelerator.process_index >= self.prompts
+            beyond = self.rank >= self.prompts
             start, stop = (share[0], share[-1] + 1) if share and not beyond else (0, 0)
         self.link.send(protocol.Share(rank=self.rank, start=start, stop=stop))
 
@@ -159,7 +145,7 @@ class _Rank:
         """In a sweep: the memory bandwidth of rank 0's device in bytes/s, measured while the other ranks wait."""
         if self.config.sweep is None:
             return None
-        group.wait_for_all()
+        self.link.meet(self.rank, "bandwidth")
         return engine.copy_bandwidth() if self.rank == 0 else None
 
     def _ready(
@@ -178,40 +164,43 @@ class _Rank:
             seconds=round(seconds, 3),
             bandwidth_bytes_per_second=bandwidth,
             **room,
-            **device_facts(device, engine.devices, self.config, self.local_rank),
+            **device_facts(device, engine.devices, self.config, self.rank),
             **engine.describe(),
         )
 
     def _gather(self, accelerator: Any, digests: list[tuple[int, str]]) -> None:
         from accelerate.utils import gather_object
 
-        # gather_object flattens one level: each rank passes a list, the main process gets one list of all.
+        # gather_object flattens one level: each rank passes a list, and rank 0 tells of the one list of all.
         gathered = gather_object(digests)
-        if accelerator.is_main_process:
+        if self.rank == 0:
             for start in range(0, len(gathered), GATHER_PART):
                 self.link.send(protocol.Gathered(records=gathered[start : start + GATHER_PART], last=False))
             self.link.send(protocol.Gathered(records=[], last=True))
 
 
-def _hub_folder(model: str, *, fetch: bool) -> str:
-    """The folder of a hub model in the local cache. Without `fetch`, the hub is not asked."""
-    from huggingface_hub import snapshot_download
+def seed_rank(seed: int | None, rank: int) -> None:
+    """Seed every random generator of this process: by the run's `seed`, each rank differently, or else by chance.
 
-    patterns = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
-    folder = snapshot_download(model, allow_patterns=patterns, local_files_only=not fetch)
-    if fetch and not any(Path(folder).glob("*.safetensors")):
-        folder = snapshot_download(model, allow_patterns=[*patterns, "*.bin"])
-    return str(folder)
+    A forked process has its parent's random numbers before it, and so have all its siblings.
+    """
+    from accelerate.utils import set_seed
+
+    set_seed(int.from_bytes(os.urandom(4)) if seed is None else seed + rank)
 
 
-def _import_without_collecting() -> None:
-    """Import the engines and all they need: two thousand modules, which stay.
+def import_engines(begin: Callable[[], None] = lambda: None) -> None:
+    """Import the engines and all they need: two thousand modules, which stay. Calls `begin` if that is still to do.
 
     The garbage collector would walk them over and over while they come in, and find nothing.
     """
+    if "rankdeck.runner.rank.work" in sys.modules:
+        return
+    begin()
     gc.disable()
     try:
         # `from_pretrained` would import these, and loading would look slow.
+        import accelerate
         import transformers.modeling_layers
         import transformers.modeling_utils  # noqa: F401
 
@@ -220,6 +209,11 @@ def _import_without_collecting() -> None:
     finally:
         gc.freeze()
         gc.enable()
+
+
+def main() -> NoReturn:
+    """Be the rank that the command line says: where a rank cannot be forked."""
+    live(read_options(sys.argv[1:]), msgspec.json.decode(sys.argv[sys.argv.index(ORDER) + 1], type=StartRank))
 
 
 if __name__ == "__main__":

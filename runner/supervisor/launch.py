@@ -1,27 +1,32 @@
-"""One launch of the ranks, from `accelerate launch` until its last process is gone.
+"""One launch of the ranks, from the order to start them until the last of them is gone.
 
-Knows how ranks are launched, where they log to, and how to find out why one was lost. Does not decide what follows.
+Knows what the ranks are told as they start, where they log to, and how to find out why one was lost. Does not decide
+what follows.
 """
 
 import asyncio
 import contextlib
 import os
-from collections import deque
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rankdeck.runner import run_directory
+from rankdeck.runner import protocol, run_directory
+from rankdeck.runner.launching import accelerate, last_words
+from rankdeck.runner.launching.accelerate import LaunchCommand
+from rankdeck.runner.launching.environment import rank_environment
+from rankdeck.runner.launching.log_tail import LogTail
+from rankdeck.runner.launching.parent import RankParent
 from rankdeck.runner.machine import processes, telemetry
 from rankdeck.runner.protocol.config import RunConfig
-from rankdeck.runner.supervisor import accelerate
-from rankdeck.runner.supervisor.accelerate import AccelerateProcess, LaunchCommand
 from rankdeck.runner.supervisor.event_stream import EventStream
 from rankdeck.runner.supervisor.ranks import RankPool
 from rankdeck.runner.supervisor.server import RankPeer
 
 LAST_WORDS_SECONDS = 5.0
 LEAVE_SECONDS = 60.0
+CONNECT_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,10 @@ class Loss:
 
 
 class RankLaunch:
-    """One launch of a run's ranks, which then talk to `pool`."""
+    """One launch of a run's ranks, which `parent` forks, and which then talk to `pool`.
+
+    `ready_before`: all ranks of an earlier launch were ready once, so there is room for them.
+    """
 
     def __init__(
         self,
@@ -49,29 +57,51 @@ class RankLaunch:
         config: RunConfig,
         model: str,
         launch_command: LaunchCommand,
+        parent: RankParent,
         events: EventStream,
+        *,
+        ready_before: bool = False,
     ) -> None:
         self.pool = pool
         self._directory, self._config, self._model = directory, config, model
-        self._launch_command, self._events = launch_command, events
-        self._launcher_lines: deque[str] = deque(maxlen=400)
+        self._launch_command, self._parent, self._events = launch_command, parent, events
+        self._ready_before = ready_before
+        self._socket = run_directory.socket_path(directory)
+        self._store = self._socket.with_suffix(f".{pool.attempt}.store")
         self._tails = {rank: LogTail(directory / f"rank-{rank}.log") for rank in range(config.ranks)}
         self._first_lost: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self._process: AccelerateProcess | None = None
+        self._exits: dict[int, asyncio.Future[protocol.RankExited]] = {
+            rank: asyncio.get_running_loop().create_future() for rank in range(config.ranks)
+        }
+        self._all_left = asyncio.Event()
 
     async def start(self) -> None:
-        """Start the ranks, which connect to the socket by themselves.
+        """Have the ranks forked, by a new parent if there is none; they connect to the socket by themselves.
 
         Raises:
             OSError: it cannot be started.
         """
+        self._parent.hear = self._hear
+        if not self._parent.lives:
+            await self._start_parent()
+        ranks, store = self._config.ranks, None
+        if self._config.dispatch == "split" and ranks > 1:
+            self._store.unlink(missing_ok=True)
+            store = str(self._store)
+        self._parent.order(
+            *(
+                protocol.StartRank(rank=rank, world_size=ranks, attempt=self.pool.attempt, store=store)
+                for rank in range(ranks)
+            )
+        )
+
+    async def _start_parent(self) -> None:
         on_cpu = self._config.device == "cpu"
         config_file = self._directory / "accelerate.yaml"
-        accelerate.write_accelerate_config(config_file, self._config.ranks, on_cpu)
-        arguments = ["--run-dir", str(self._directory), "--socket", str(run_directory.socket_path(self._directory))]
-        arguments += ["--model", self._model, "--attempt", str(self.pool.attempt)]
-        command = self._launch_command(config_file, self._config.ranks, "rankdeck.runner.rank.worker", arguments)
-        environment = accelerate.rank_environment(
+        accelerate.write_accelerate_config(config_file, on_cpu)
+        arguments = ["--run-dir", str(self._directory), "--socket", str(self._socket), "--model", self._model]
+        command = self._launch_command(config_file, "rankdeck.runner.rank.parent", arguments)
+        environment = rank_environment(
             os.environ,
             self._config.ranks,
             on_cpu,
@@ -81,51 +111,47 @@ class RankLaunch:
         if not on_cpu:
             environment |= await asyncio.to_thread(telemetry.rank_variables, os.environ)
         self._events.log("supervisor", "starting " + " ".join(command))
-        self._process = await AccelerateProcess.start(command, environment)
+        await self._parent.start(command, environment)
 
     async def serve(self, peer: RankPeer) -> None:
         """Listen to a rank until it hangs up."""
-        if self._process is not None:
-            self._process.remember(peer.hello.pid)
-        if await self.pool.serve(peer) and not self._first_lost.done():
-            self._first_lost.set_result(peer.hello.rank)
+        if await self.pool.serve(peer):
+            self._lost(peer.hello.rank)
+        else:
+            self._count_those_left()
 
     async def over(self) -> Loss | None:
         """Wait until all ranks have left as they were told (None), or one is lost."""
-        assert self._process is not None
-        process = self._process
-        reading: asyncio.Task[None] = asyncio.create_task(self._read(process))
-        leaving: asyncio.Task[None] = asyncio.create_task(self._left_in_time())
+        tasks = [
+            asyncio.create_task(work) for work in (self._all_left.wait(), self._left_in_time(), self._parent_lost())
+        ]
+        all_left, too_late, parent_lost = tasks
         try:
-            waited: list[asyncio.Future[Any]] = [reading, leaving, self._first_lost]
+            waited: list[asyncio.Future[Any]] = [self._first_lost, *tasks]
             await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
             if self._first_lost.done():
-                return await self._loss(self._first_lost.result(), reading)
-            if leaving.done():
+                return await self._loss(self._first_lost.result())
+            if all_left.done():
+                return None
+            if parent_lost.done():
+                return Loss(None, await self._parent.why_gone(), hopeless=not self.pool.ready)
+            if too_late.done():
                 self._events.log("supervisor", f"not all ranks left within {LEAVE_SECONDS:.0f} s")
-                return None
-            status = await process.wait()
-            if self.pool.leaving:
-                return None
-            # A rank's own connection tells more than the launcher; give it a moment to close.
-            with contextlib.suppress(TimeoutError):
-                return await self._loss(await asyncio.wait_for(self._first_lost, 1.0), reading)
-            said = accelerate.cause_of(list(self._launcher_lines)) or "it said nothing"
-            return Loss(None, f"accelerate launch ended with status {status}: {said}", hopeless=not self.pool.ready)
+            return None
         finally:
-            reading.cancel()
-            leaving.cancel()
+            for task in tasks:
+                task.cancel()
 
     async def wait(self, seconds: float) -> None:
-        """Wait up to `seconds` for the launch to end by itself."""
-        if self._process is not None:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._process.wait(), seconds)
+        """Wait up to `seconds` for all ranks to leave by themselves."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._all_left.wait(), seconds)
 
     async def end(self) -> None:
-        """End every process that is left."""
-        if self._process is not None:
-            await self._process.end()
+        """End every process of the ranks that is left."""
+        await self._parent.end_ranks()
+        with contextlib.suppress(OSError):
+            self._store.unlink(missing_ok=True)
         self.look_at_logs(last_look=True)
 
     def look_at_logs(self, *, last_look: bool = False) -> None:
@@ -134,67 +160,62 @@ class RankLaunch:
             for line in tail.new_lines(last_look=last_look):
                 self._events.log(f"rank {rank}", line)
 
-    async def _read(self, process: AccelerateProcess) -> None:
-        async for line in process.lines():
-            self._launcher_lines.append(line)
-            if line.strip():
-                self._events.log("launcher", line)
+    def _hear(self, report: protocol.FromParent) -> None:
+        match report:
+            case protocol.ParentImporting():
+                for rank in range(self._config.ranks):
+                    self._events.emit(protocol.RankPhase(rank=rank, phase="importing"))
+            case protocol.RankExited() if report.attempt == self.pool.attempt and not self._exits[report.rank].done():
+                self._exits[report.rank].set_result(report)
+                # What it said at last may be on its way still. A child of its may hold its connection open, too.
+                asyncio.get_running_loop().call_later(CONNECT_SECONDS, self._exited, report)
+
+    def _exited(self, report: protocol.RankExited) -> None:
+        if not self.pool.leaving:
+            self._lost(report.rank)
+        elif report.status:
+            self._all_left.set()  # the others may wait for it for ever
+        else:
+            self._count_those_left()
+
+    def _lost(self, rank: int) -> None:
+        if not self._first_lost.done():
+            self._first_lost.set_result(rank)
+
+    def _count_those_left(self) -> None:
+        if self.pool.leaving and all(self._exits[rank].done() for rank in self.pool.connected):
+            self._all_left.set()
+
+    async def _parent_lost(self) -> None:
+        """Wait until the parent is gone and has left ranks unstarted. Those that have connected need it no more."""
+        await self._parent.gone()
+        await asyncio.sleep(CONNECT_SECONDS)
+        if len(self.pool.connected) == self._config.ranks:
+            self._events.log("launcher", "the ranks' parent is gone; they go on")
+            await asyncio.Event().wait()
 
     async def _left_in_time(self) -> None:
         await self.pool.told_to_leave.wait()
         await asyncio.sleep(LEAVE_SECONDS)
 
-    async def _loss(self, rank: int, reading: "asyncio.Task[None]") -> Loss:
+    async def _loss(self, rank: int) -> Loss:
         said = self.pool.errors.get(rank)
-        if said is None:
-            # torchrun names the signal that ended a rank only after it has ended the others.
-            await asyncio.wait({reading}, timeout=LAST_WORDS_SECONDS)
-            self.look_at_logs(last_look=True)
-        return Loss(rank, said or self._last_words(rank), hopeless=said is not None and not self.pool.ready)
+        if said is not None:
+            return Loss(rank, said, hopeless=not self.pool.ready)
+        exited = await self._exit_of(rank)
+        self.look_at_logs(last_look=True)
+        if exited is not None and exited.error is not None:
+            return Loss(rank, exited.error, hopeless=False)
+        status = exited.status if exited is not None else None
+        if status == -signal.SIGKILL and not self.pool.ready and not self._ready_before:
+            return Loss(rank, last_words.out_of_memory_while_loading(self._config.ranks), hopeless=True)
+        return Loss(rank, last_words.end_of_rank(status, list(self._tails[rank].recent)), hopeless=False)
 
-    def _last_words(self, rank: int) -> str:
-        signal_name = accelerate.killed_by(list(self._launcher_lines), self.pool.pids[rank])
-        if signal_name == "SIGKILL":
-            return "killed by SIGKILL (the kernel sends it when memory runs out; or somebody did)"
-        said = accelerate.cause_of(list(self._tails[rank].recent))
-        if signal_name:
-            return f"killed by {signal_name}" + (f": {said}" if said else "")
-        return said or "ended without a word"
-
-
-MAX_BYTES_A_LOOK = 1024 * 1024
-"""Of a log that grew by more than this since the last look, only the end is read: it must not fill memory."""
-
-MAX_LINES_A_LOOK = 200
-MAX_LINE = 2000
-KEPT_LINES = 200
-
-
-class LogTail:
-    """Follows a log file from its present end."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._position = path.stat().st_size if path.exists() else 0
-        self._rest = b""
-        self.recent: deque[str] = deque(maxlen=KEPT_LINES)
-
-    def new_lines(self, *, last_look: bool = False) -> list[str]:
-        """Whole lines since the last look; with `last_look` also a line that has no end yet."""
-        try:
-            with self._path.open("rb") as file:
-                end = os.fstat(file.fileno()).st_size
-                if end - self._position > MAX_BYTES_A_LOOK:
-                    self._position, self._rest = end - MAX_BYTES_A_LOOK, b""
-                file.seek(self._position)
-                content = file.read(MAX_BYTES_A_LOOK)
-                self._position = file.tell()
-        except OSError:
-            return []
-        *whole, self._rest = (self._rest + content).replace(b"\r", b"\n").split(b"\n")
-        if last_look and self._rest:
-            whole, self._rest = [*whole, self._rest], b""
-        self._rest = self._rest[: 4 * MAX_LINE]  # bytes; a character has four at most
-        lines = [line.decode("utf-8", "replace")[:MAX_LINE] for line in whole if line.strip()]
-        self.recent.extend(lines)
-        return lines[-MAX_LINES_A_LOOK:]
+    async def _exit_of(self, rank: int) -> protocol.RankExited | None:
+        """How a rank's process ended, if the parent is there to say so."""
+        gone = asyncio.create_task(self._parent.gone())
+        await asyncio.wait(
+            {gone, self._exits[rank]}, timeout=LAST_WORDS_SECONDS, return_when=asyncio.FIRST_COMPLETED
+        )
+        gone.cancel()
+        return self._exits[rank].result() if self._exits[rank].done() else None

@@ -58,6 +58,12 @@ class RankPool:
         self._continuous: set[int] = set()
         self._in_hand: dict[int, RowsInHand] = {}
         self._row_limits: dict[int, int] = {}
+        self._arrived: dict[protocol.MeetingPoint, set[int]] = {}
+
+    @property
+    def connected(self) -> set[int]:
+        """The ranks that have greeted and not hung up."""
+        return set(self._peers)
 
     @property
     def leaving(self) -> bool:
@@ -142,6 +148,8 @@ class RankPool:
                     self.hand_out()
             case protocol.Share():
                 self._scheduler.use_share(rank, message.start, message.stop)
+            case protocol.Arrived():
+                self._meet(rank, message.at)
             case protocol.RankFailed():
                 self.errors[rank] = message.error
                 self._events.log(f"rank {rank}", message.traceback)
@@ -149,6 +157,15 @@ class RankPool:
                 self.gather.add(message)
             case _:
                 self._events.log("supervisor", f"rank {rank} said {type(message).__name__} out of turn")
+
+    def _meet(self, rank: int, point: protocol.MeetingPoint) -> None:
+        """Let all ranks go on from where they wait for each other, once the last of them has come there."""
+        arrived = self._arrived.setdefault(point, set())
+        arrived.add(rank)
+        if len(arrived) == self._config.ranks:
+            del self._arrived[point]
+            for peer in self._peers.values():
+                peer.send(protocol.GoOn(at=point))
 
     def _free(self, rank: int) -> None:
         self._steps.pop(rank, None)

@@ -19,12 +19,12 @@ import msgspec
 from rankdeck.runner import protocol, run_directory
 from rankdeck.runner.inputs.demo_model import ModelError
 from rankdeck.runner.inputs.frozen_prompts import PromptIndex
+from rankdeck.runner.launching.accelerate import LaunchCommand, accelerate_command
+from rankdeck.runner.launching.parent import RankParent
 from rankdeck.runner.run_directory.resumption import find_resume_point
 from rankdeck.runner.run_directory.run_file import RunFile
 from rankdeck.runner.scheduling.scheduler import Scheduler
 from rankdeck.runner.state import summarise
-from rankdeck.runner.supervisor import accelerate
-from rankdeck.runner.supervisor.accelerate import LaunchCommand
 from rankdeck.runner.supervisor.event_stream import EventStream
 from rankdeck.runner.supervisor.failures import Failures
 from rankdeck.runner.supervisor.knobs import KnobControls
@@ -56,7 +56,7 @@ class Supervisor:
     """The run in `directory`, which holds run.json and prompts.jsonl already."""
 
     def __init__(
-        self, directory: Path, run: RunFile, launch_command: LaunchCommand = accelerate.accelerate_command
+        self, directory: Path, run: RunFile, launch_command: LaunchCommand = accelerate_command
     ) -> None:
         self._directory, self._run_file, self._config = directory, run, run.config
         self._launch_command = launch_command
@@ -84,6 +84,7 @@ class Supervisor:
         self._ending: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._tasks: set[asyncio.Task[None]] = set()
         self._launch: RankLaunch | None = None
+        self._parent = RankParent(lambda line: self._events.log("launcher", line))
         self._stop_asked = self._hurry = False
 
     async def run(self) -> int:
@@ -145,7 +146,7 @@ class Supervisor:
             model = await find_model(self._config, self._events)
         except ModelError as error:
             raise Ending("failed", EXIT_BAD_INPUT, str(error)) from None
-        restarts_left = self._config.max_restarts
+        restarts_left, ready_before = self._config.max_restarts, False
         while True:
             pool = RankPool(
                 self._events.state.attempt + 1,
@@ -157,13 +158,23 @@ class Supervisor:
                 failures=self._failures,
                 events=self._events,
             )
-            launch = RankLaunch(pool, self._directory, self._config, model, self._launch_command, self._events)
+            launch = RankLaunch(
+                pool,
+                self._directory,
+                self._config,
+                model,
+                self._launch_command,
+                self._parent,
+                self._events,
+                ready_before=ready_before,
+            )
             self._launch = launch
             self._events.emit(
                 protocol.RanksLaunched(attempt=pool.attempt, world_size=self._config.ranks, restarts_left=restarts_left)
             )
             await self._start(launch)
             loss = await launch.over()
+            ready_before = ready_before or pool.ready
             if loss is None:
                 self._all_left(pool)
             await launch.end()
@@ -213,6 +224,7 @@ class Supervisor:
     async def _end(self, ending: Ending) -> int:
         if self._launch is not None:
             await self._launch.end()
+        await self._parent.end()
         self._files.cancel()
         cause, exit_status = ending.cause, ending.exit_status
         if trouble := await self._outputs.finish(self._config.output, in_a_hurry=lambda: self._hurry):

@@ -29,9 +29,9 @@ from rankdeck.tui.sources.client import SocketSource
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def launch_command(config_file: Path, ranks: int, module: str, arguments: Sequence[str]) -> list[str]:
+def launch_command(config_file: Path, module: str, arguments: Sequence[str]) -> list[str]:
     """In the place of `accelerate launch`."""
-    return [sys.executable, str(Path(__file__).parent / "load_ranks.py"), str(ranks), *arguments]
+    return [sys.executable, str(Path(__file__).parent / "load_ranks.py"), *arguments]
 
 
 def start_supervisor(directory: Path) -> "subprocess.Popen[bytes]":

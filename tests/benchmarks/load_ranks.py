@@ -12,6 +12,8 @@ import os
 import sys
 from pathlib import Path
 
+import msgspec
+
 from rankdeck.runner import protocol
 from rankdeck.runner.protocol import BatchResult, OutputRecord, StepsInFlight
 
@@ -81,15 +83,13 @@ async def rank(number: int, world_size: int, socket: str, attempt: int) -> None:
 
 async def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("ranks", type=int)
     parser.add_argument("--run-dir")
     parser.add_argument("--socket")
     parser.add_argument("--model")
-    parser.add_argument("--attempt", type=int)
     options = parser.parse_args()
-    await asyncio.gather(
-        *(rank(number, options.ranks, options.socket, options.attempt) for number in range(options.ranks))
-    )
+    order = msgspec.json.decode(sys.stdin.readline(), type=protocol.StartRank)  # those of the other ranks are like it
+    ranks = order.world_size
+    await asyncio.gather(*(rank(number, ranks, options.socket, order.attempt) for number in range(ranks)))
 
 
 if __name__ == "__main__":

@@ -26,10 +26,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from rankdeck.runner.launching.environment import rank_environment
 from rankdeck.runner.machine import processes
 from rankdeck.runner.protocol import Prompt
 from rankdeck.runner.protocol.config import RunConfig
-from rankdeck.runner.supervisor import accelerate
 from tests.benchmarks import sides
 
 MEMORY_BYTES = 512 * 2**20
@@ -163,7 +163,7 @@ def main() -> None:
         parser.error("--new-tokens: a decode step follows the first token, so at least 2")
     path = options.model or sides.demo_model()
     # As the ranks are launched: the same threads, waiting in the same way.
-    os.environ |= accelerate.rank_environment(
+    os.environ |= rank_environment(
         os.environ, options.ranks, options.device == "cpu", processes.usable_cores(), expandable_segments=True
     )
     context = multiprocessing.get_context("spawn")

@@ -22,9 +22,9 @@ from typing import Any, Literal, get_args
 
 from rankdeck.runner import run_directory, start
 from rankdeck.runner.inputs import models
+from rankdeck.runner.launching.environment import rank_environment
 from rankdeck.runner.machine import processes
 from rankdeck.runner.protocol import config
-from rankdeck.runner.supervisor import accelerate
 from tests.benchmarks import mixed
 from tests.terminal import Terminal
 
@@ -113,19 +113,23 @@ def job_of(options: argparse.Namespace, folder: Path) -> Job:
 
 
 def script(job: Job, name: str, folder: Path, *arguments: str, seconds: float | None = None) -> Figures:
-    """A script of this folder under `accelerate launch`, as rankdeck launches its ranks: same threads, same backend.
+    """A script of this folder under `accelerate launch`, with rankdeck's threads and backend: as its article has it, by
+    way of torchrun.
 
     It is told the job and `arguments`, and prints its figures as a line of JSON. After `seconds` it is given up.
     """
     on_cpu = job.device == "cpu"
     config_file = folder / f"accelerate-{job.ranks}.yaml"
-    accelerate.write_accelerate_config(config_file, job.ranks, on_cpu)
-    command = accelerate.accelerate_command(config_file, job.ranks, "a script's file in the place of", [])
-    command = [*command[: command.index("-m", 3)], str(BENCHMARKS / name), job.model, str(job.prompts)]
+    config_file.write_text(f"compute_environment: LOCAL_MACHINE\nuse_cpu: {str(on_cpu).lower()}\n", encoding="utf-8")
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config_file)]
+    command += ["--num_machines", "1", "--num_processes", str(job.ranks)]
+    command += ["--mixed_precision", "no", "--dynamo_backend", "no"]
+    command += ["--multi_gpu", "--main_process_port", "0"] if job.ranks > 1 else []
+    command += [str(BENCHMARKS / name), job.model, str(job.prompts)]
     command += ["--new-tokens", str(job.new_tokens), "--dtype", job.dtype, *arguments]
     command += [*(["--fixed"] if job.fixed else []), *(["--chat"] if job.chat else [])]
     cores = processes.usable_cores()
-    environment = accelerate.rank_environment(os.environ, job.ranks, on_cpu, cores, expandable_segments=False)
+    environment = rank_environment(os.environ, job.ranks, on_cpu, cores, expandable_segments=False)
     return printed_figures(command, environment, seconds)
 
 

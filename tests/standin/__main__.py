@@ -7,9 +7,9 @@ from pathlib import Path
 from rankdeck.runner import __main__ as supervisor_main
 
 
-def launch_command(config_file: Path, ranks: int, module: str, arguments: Sequence[str]) -> list[str]:
+def launch_command(config_file: Path, module: str, arguments: Sequence[str]) -> list[str]:
     """In place of `accelerate launch`."""
-    return [sys.executable, str(Path(__file__).parent / "rank.py"), "launch", str(ranks), *arguments]
+    return [sys.executable, str(Path(__file__).parent / "rank.py"), "launch", *arguments]
 
 
 if __name__ == "__main__":

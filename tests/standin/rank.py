@@ -1,7 +1,7 @@
 """Light stand-in ranks: real processes on the real socket, no torch.
 
-`python rank.py launch N --run-dir …` starts N of them and ends as torchrun does: when one dies it ends the others and
-exits with 1. An answer depends on its prompt alone, so every way through a run gives the same outputs. Prompts steer
+`python rank.py launch --run-dir …` is their parent, which forks them as ordered, by the same code as the real one; theirs
+is `rank` in the place of `launch`. An answer depends on its prompt alone, so every way through a run gives the same outputs. Prompts steer
 the ranks: `!raise` makes the batch raise, `!huge` runs out of memory, `!die` kills the rank, `!lose` costs it its GPU.
 Files in the model's folder do, too: `fail-load` makes loading fail, `hold` keeps ranks from getting ready, `nonsense`
 has rank 0 send what is no message. STANDIN_STEP_SECONDS is the time of a decode step, STANDIN_ROOM the most rows that
@@ -9,10 +9,8 @@ fit, STANDIN_DEVICE what they say they run on. With `--engine continuous` they a
 ContinuousRank, around rows that need no model.
 """
 
-import argparse
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -23,9 +21,11 @@ import msgspec
 
 from rankdeck.runner import protocol, run_directory
 from rankdeck.runner.engine.rows import Answer, Ended
-from rankdeck.runner.protocol import BatchResult, OutputRecord, Prompt, Work
+from rankdeck.runner.protocol import BatchResult, OutputRecord, Prompt, StartRank, Work
+from rankdeck.runner.rank import forking
 from rankdeck.runner.rank.continuous_rank import ContinuousRank
 from rankdeck.runner.rank.link import Link
+from rankdeck.runner.rank.options import Options, read_options
 
 STEPS = 4
 ROOM = int(os.environ.get("STANDIN_ROOM", "1000000"))
@@ -114,52 +114,19 @@ class Rows:
         self.rows.clear()
 
 
-def launch(world_size: int, arguments: list[str]) -> int:
-    """Start the ranks; end all of them when one fails."""
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, __file__, "rank", *arguments],
-            env={**os.environ, "RANK": str(rank), "WORLD_SIZE": str(world_size)},
-            start_new_session=True,
-        )
-        for rank in range(world_size)
-    ]
-
-    def end(*_: object) -> None:
-        for rank in ranks:
-            rank.terminate()
-
-    signal.signal(signal.SIGTERM, end)
-    while any(rank.poll() is None for rank in ranks):
-        for number, rank in enumerate(ranks):
-            if rank.poll() not in (None, 0):
-                if rank.returncode < 0:
-                    name = signal.Signals(-rank.returncode).name
-                    sys.stdout.write(f"Signal {-rank.returncode} ({name}) received by PID {rank.pid}\n")
-                    sys.stdout.flush()
-                for other in ranks[:number] + ranks[number + 1 :]:
-                    other.kill()
-                for other in ranks:
-                    other.wait()
-                return 1
-        time.sleep(0.005)
-    return 0
-
-
 class Rank:
     """One stand-in rank."""
 
-    def __init__(self, options: argparse.Namespace) -> None:
-        self.rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    def __init__(self, options: Options, order: StartRank) -> None:
+        self.rank, self.world = order.rank, order.world_size
         self.run = run_directory.read_run_file(options.run_dir)
         self.model = Path(options.model)
         self.step_seconds = float(os.environ.get("STANDIN_STEP_SECONDS", "0.002"))
         self.link = Link(options.socket)
         self.link.send(
-            protocol.RankHello(rank=self.rank, world_size=world, pid=os.getpid(), attempt=options.attempt),
+            protocol.RankHello(rank=self.rank, world_size=self.world, pid=os.getpid(), attempt=order.attempt),
             protocol.RankPhase(rank=self.rank, phase="loading"),
         )
-        self.world = world
         self.failed_stream = 0
         self.continuous = self.run.config.engine == "continuous"
         self.digests: list[tuple[int, str]] = []
@@ -173,6 +140,8 @@ class Rank:
             share, extra = divmod(self.run.prompts, self.world)
             start = self.rank * share + min(self.rank, extra)
             self.link.send(protocol.Share(rank=self.rank, start=start, stop=start + share + (self.rank < extra)))
+        if self.run.config.sweep is not None:
+            self.link.meet(self.rank, "bandwidth")
         self.link.send(
             protocol.RankReady(
                 rank=self.rank,
@@ -277,15 +246,10 @@ class Rank:
 
 
 def main() -> None:
-    mode, *arguments = sys.argv[1:]
-    if mode == "launch":
-        sys.exit(launch(int(arguments[0]), arguments[1:]))
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--run-dir", type=Path)
-    parser.add_argument("--socket")
-    parser.add_argument("--model")
-    parser.add_argument("--attempt", type=int)
-    Rank(parser.parse_args(arguments)).live()
+    channel = forking.take_channel()
+    forking.tell(channel, protocol.ParentImporting(pid=os.getpid()))
+    options = read_options(sys.argv[1:])
+    forking.serve(channel, lambda order: Rank(options, order).live(), named=(b"launch", b"rank"))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,47 @@
+"""Messages between the supervisor and the parent of its ranks, which forks one for each order. They stay between them.
+
+They travel over a pair of sockets that only these two have, so what the parent says of pids and ends is the kernel's word.
+"""
+
+from rankdeck.runner.protocol.framing import Message
+
+
+class StartRank(Message, frozen=True, kw_only=True):
+    """Fork rank `rank` of `world_size`, for the run's `attempt`-th launch.
+
+    With `store`, a file for torch's FileStore, the ranks of the launch form a process group.
+    """
+
+    rank: int
+    world_size: int
+    attempt: int = 1
+    store: str | None = None
+
+
+class ParentImporting(Message, frozen=True, kw_only=True):
+    """The parent is there, and begins to import what all ranks need."""
+
+    pid: int
+
+
+class RankForked(Message, frozen=True, kw_only=True):
+    """A rank's process is there."""
+
+    rank: int
+    attempt: int
+    pid: int
+
+
+class RankExited(Message, frozen=True, kw_only=True):
+    """A rank's process has ended: its exit status, or minus the number of the signal that killed it.
+
+    `error` says why there was no process at all.
+    """
+
+    rank: int
+    attempt: int
+    status: int
+    error: str | None = None
+
+
+FromParent = ParentImporting | RankForked | RankExited
