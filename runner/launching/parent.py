@@ -120,7 +120,7 @@ class RankParent:
             while line := await reader.readline():
                 report: FromParent = decoder.decode(line)
                 match report:
-                    case protocol.ParentImporting():
+                    case protocol.ParentReady():
                         self._pid = report.pid
                     case protocol.RankForked() if self._tree is not None:
                         self._tree.remember(report.pid)

@@ -55,21 +55,25 @@ def _prctl(option: int, value: int) -> None:
         ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0)
 
 
-def rename(name: str, old: bytes, new: bytes) -> None:
-    """Call this forked process `name`, and replace `old` by `new` in its command line, so that lists of processes tell
-    it from its parent (Linux). `new` may not be longer than `old`.
+def rename(name: str, argument: str, new: str) -> None:
+    """Call this forked process `name`, and one argument of its command line `new`, which may not be longer, so that
+    lists of processes tell it from its parent (Linux).
     """
     if not sys.platform.startswith("linux"):
         return
-    assert len(new) <= len(old)
     with contextlib.suppress(OSError):
         Path("/proc/self/comm").write_text(name)
         fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()  # from the third
         begin, end = (int(fields[field - 3]) for field in (_ARGUMENTS_BEGIN, _ARGUMENTS_END))
-        # The kernel lets a process read these addresses as 0 where it may not know them.
-        if 0 < begin < end:
-            line = ctypes.string_at(begin, end - begin).replace(old, new.ljust(len(old), b"\0"), 1)
-            ctypes.memmove(begin, line, end - begin)
+        if not 0 < begin < end:
+            return  # a process that may not know the addresses reads 0
+        arguments = ctypes.string_at(begin, end - begin).split(b"\0")
+        if argument.encode() in arguments:
+            at = arguments.index(argument.encode())
+            arguments[at] = new.encode().ljust(len(arguments[at]), b"\0")
+            line = b"\0".join(arguments)
+            assert len(line) == end - begin
+            ctypes.memmove(begin, line, len(line))
 
 
 def usable_cores() -> int:

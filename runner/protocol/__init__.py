@@ -41,7 +41,14 @@ from rankdeck.runner.protocol.events import (
     TrialWarm,
 )
 from rankdeck.runner.protocol.framing import MAX_LINE_BYTES, PROTOCOL_VERSION, Message, encode_line
-from rankdeck.runner.protocol.launching import FromParent, ParentImporting, RankExited, RankForked, StartRank
+from rankdeck.runner.protocol.launching import (
+    FromParent,
+    ParentImporting,
+    ParentReady,
+    RankExited,
+    RankForked,
+    StartRank,
+)
 from rankdeck.runner.protocol.orders import (
     Arrived,
     Cancel,

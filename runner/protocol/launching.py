@@ -21,6 +21,10 @@ class StartRank(Message, frozen=True, kw_only=True):
 class ParentImporting(Message, frozen=True, kw_only=True):
     """The parent is there, and begins to import what all ranks need."""
 
+
+class ParentReady(Message, frozen=True, kw_only=True):
+    """The parent, process `pid`, forks ranks from now on."""
+
     pid: int
 
 
@@ -44,4 +48,4 @@ class RankExited(Message, frozen=True, kw_only=True):
     error: str | None = None
 
 
-FromParent = ParentImporting | RankForked | RankExited
+FromParent = ParentImporting | ParentReady | RankForked | RankExited

@@ -19,7 +19,7 @@ import psutil
 
 from rankdeck.runner import protocol
 from rankdeck.runner.machine import processes
-from rankdeck.runner.protocol import FromParent, RankExited, RankForked, StartRank
+from rankdeck.runner.protocol import FromParent, ParentReady, RankExited, RankForked, StartRank
 
 READ_BYTES = 65536
 
@@ -39,10 +39,10 @@ def tell(channel: socket.socket, report: FromParent) -> None:
         channel.sendall(protocol.encode_line(report))
 
 
-def serve(channel: socket.socket, be_a_rank: Callable[[StartRank], object], *, named: tuple[bytes, bytes]) -> NoReturn:
+def serve(channel: socket.socket, be_a_rank: Callable[[StartRank], object], *, named: tuple[str, str]) -> NoReturn:
     """Fork a process for each order, which calls `be_a_rank` and then ends, until the supervisor is gone.
 
-    In each one's command line the first of `named` becomes the second.
+    In each one's command line the argument that is the first of `named` becomes the second.
     """
     processes.adopt_orphans()
     wakes, woken = socket.socketpair()
@@ -53,6 +53,7 @@ def serve(channel: socket.socket, be_a_rank: Callable[[StartRank], object], *, n
     poll.register(channel, select.POLLIN)
     poll.register(wakes, select.POLLIN)
     ranks: dict[int, StartRank] = {}
+    tell(channel, ParentReady(pid=os.getpid()))
     rest = b""
     while True:
         ready = {descriptor for descriptor, _ in poll.poll()}
@@ -77,7 +78,7 @@ def _fork(
     alarm: tuple[socket.socket, socket.socket],
     order: StartRank,
     be_a_rank: Callable[[StartRank], object],
-    named: tuple[bytes, bytes],
+    named: tuple[str, str],
     ranks: dict[int, StartRank],
 ) -> None:
     try:

@@ -18,7 +18,7 @@ def main() -> None:
     processes.end_with_parent()
     channel = forking.take_channel()
     processes.outlive_parent()
-    forking.serve(channel, greet, named=(b"rank.hello", b"rank.hello"))
+    forking.serve(channel, greet, named=("", ""))
 
 
 def greet(order: StartRank) -> None:

@@ -28,7 +28,7 @@ def main() -> NoReturn:
     """Import, then fork ranks as ordered, until the supervisor is gone."""
     processes.end_with_parent()  # while it imports, it does not see that the supervisor is gone
     channel = forking.take_channel()
-    forking.tell(channel, ParentImporting(pid=os.getpid()))
+    forking.tell(channel, ParentImporting())
     options = read_options(sys.argv[1:])
     for name in LAUNCHER_SETTINGS:
         os.environ.pop(name, None)
@@ -46,7 +46,7 @@ def main() -> NoReturn:
             worker.begin_anew(options, order)
 
     processes.outlive_parent()  # if the launcher dies, the supervisor is still there
-    forking.serve(channel, be_a_rank, named=(b"rank.parent", b"rank.worker"))
+    forking.serve(channel, be_a_rank, named=("rankdeck.runner.rank.parent", "rankdeck.runner.rank.worker"))
 
 
 @contextmanager

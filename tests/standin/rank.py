@@ -247,9 +247,8 @@ class Rank:
 
 def main() -> None:
     channel = forking.take_channel()
-    forking.tell(channel, protocol.ParentImporting(pid=os.getpid()))
     options = read_options(sys.argv[1:])
-    forking.serve(channel, lambda order: Rank(options, order).live(), named=(b"launch", b"rank"))
+    forking.serve(channel, lambda order: Rank(options, order).live(), named=("launch", "rank"))
 
 
 if __name__ == "__main__":
