@@ -27,7 +27,6 @@ from rankdeck.runner.launching.greetings import greetings_of
 from rankdeck.runner.machine import examine, placement, processes, telemetry
 from rankdeck.runner.machine.facts import Machine
 from rankdeck.runner.protocol import config as settings
-from rankdeck.runner.protocol import framing
 from rankdeck.runner.protocol.config import Problem, RunConfig
 from rankdeck.runner.run_directory import creation
 from rankdeck.runner.run_directory.run_file import Environment, RunFile

@@ -1,4 +1,4 @@
-"""Settings of torch's CUDA allocator for the ranks: expandable segments, unless the user has decided otherwise. Pure."""
+"""Settings of torch's CUDA allocator for the ranks: expandable segments, unless the user's say otherwise. Pure."""
 
 from collections.abc import Mapping
 

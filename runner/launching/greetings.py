@@ -38,15 +38,19 @@ async def greetings_of(
     parent = RankParent(log=lambda line: None, adopts_orphans=False)
     parent.hear = hear
     environment = rank_environment(os.environ, ranks, on_cpu, usable_cores(), expandable_segments=False)
-    if not on_cpu:
-        environment |= telemetry.rank_variables(os.environ)
+    gpus = {} if on_cpu else telemetry.rank_variables(os.environ)
     with tempfile.TemporaryDirectory(prefix="rankdeck-hello-") as folder:
         config_file, store = Path(folder) / "accelerate.yaml", Path(folder) / "store"
         accelerate.write_accelerate_config(config_file, on_cpu)
         try:
             await parent.start(launch_command(config_file, "rankdeck.runner.rank.hello", []), environment)
             place = str(store) if ranks > 1 else None
-            parent.order(*(protocol.StartRank(rank=rank, world_size=ranks, store=place) for rank in range(ranks)))
+            parent.order(
+                *(
+                    protocol.StartRank(rank=rank, world_size=ranks, store=place, environment=gpus)
+                    for rank in range(ranks)
+                )
+            )
             await _all_left(parent, ends, ranks)
         finally:
             await parent.end()

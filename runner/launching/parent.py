@@ -60,7 +60,7 @@ class RankParent:
                 self._process = await asyncio.create_subprocess_exec(
                     *command,
                     env=dict(environment),
-                    stdin=theirs,
+                    stdin=theirs.fileno(),
                     stdout=asyncio.subprocess.PIPE,
                     stderr=asyncio.subprocess.STDOUT,
                     start_new_session=True,

@@ -64,6 +64,20 @@ class ProcessTree:
             below += [process.pid for process in new]
 
 
+async def exit_status_of(pid: int, seconds: float) -> int | None:
+    """How an orphan that this process has adopted ended, as RankExited has it; None if it does not end in time."""
+    deadline = asyncio.get_running_loop().time() + seconds
+    while asyncio.get_running_loop().time() < deadline:
+        try:
+            ended, status = os.waitpid(pid, os.WNOHANG)
+        except ChildProcessError:  # not adopted yet
+            ended = 0
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+        await asyncio.sleep(LOOK_SECONDS)
+    return None
+
+
 def _is_alive(process: psutil.Process) -> bool:
     try:
         return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)

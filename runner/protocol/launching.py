@@ -1,7 +1,9 @@
 """Messages between the supervisor and the parent of its ranks, which forks one for each order. They stay between them.
 
-They travel over a pair of sockets that only these two have, so what the parent says of pids and ends is the kernel's word.
+They travel over a pair of sockets that only these two have: what the parent says of pids and ends, the kernel told it.
 """
+
+import msgspec
 
 from rankdeck.runner.protocol.framing import Message
 
@@ -9,13 +11,15 @@ from rankdeck.runner.protocol.framing import Message
 class StartRank(Message, frozen=True, kw_only=True):
     """Fork rank `rank` of `world_size`, for the run's `attempt`-th launch.
 
-    With `store`, a file for torch's FileStore, the ranks of the launch form a process group.
+    With `store`, a file for torch's FileStore, the ranks of the launch form a process group. `environment` is added to
+    the parent's: what may have changed since that was launched.
     """
 
     rank: int
     world_size: int
     attempt: int = 1
     store: str | None = None
+    environment: dict[str, str] = msgspec.field(default_factory=dict)
 
 
 class ParentImporting(Message, frozen=True, kw_only=True):

@@ -30,8 +30,8 @@ class Share(Message, frozen=True, kw_only=True):
 
 
 MeetingPoint = Literal["memory taken", "memory seen", "bandwidth"]
-"""Where ranks wait for each other: each has taken what CUDA itself needs of a GPU; each has looked at what is free; none
-is at work while rank 0 measures the bandwidth of memory."""
+"""Where ranks wait for each other: each has taken what CUDA itself needs of a GPU; each has looked at what is free;
+none loads or warms up while rank 0 measures the bandwidth of memory."""
 
 
 class Arrived(Message, frozen=True, kw_only=True):

@@ -97,6 +97,7 @@ def _fork(
         for inherited in (channel, *alarm):
             inherited.close()
         os.setsid()
+        os.environ.update(order.environment)
         processes.rename(f"rank {order.rank}", *named)
         be_a_rank(order)
         status = 0

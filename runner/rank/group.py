@@ -18,7 +18,7 @@ LOOPBACK = "lo" if sys.platform.startswith("linux") else "lo0"
 
 
 def join(rank: int, world_size: int, store: str | None, timeout: timedelta | None = None) -> Any:
-    """This rank's Accelerator. With a `store` the ranks form a group; one that waits in it longer than `timeout` raises.
+    """This rank's Accelerator. With a `store` the ranks form a group; to wait in it longer than `timeout` raises.
 
     gloo even on GPUs: generating needs no collective, so NCCL would only cost memory and start-up time.
     """

@@ -1,4 +1,4 @@
-"""The files of a rank's model, in a folder of this machine. Knows the hub, and that several ranks need the same files."""
+"""The files of a rank's model, in a folder of this machine. Knows the hub, and that several ranks need them."""
 
 import contextlib
 from collections.abc import Callable

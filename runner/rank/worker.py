@@ -116,6 +116,7 @@ class _Rank:
 
     def _join(self) -> Any:
         import torch
+
         if cores := os.environ.get("RANKDECK_CORES"):
             torch.set_num_threads(max(1, int(cores) // self.world_size))
         remark = take_device(self.config, self.rank)
@@ -200,7 +201,6 @@ def import_engines(begin: Callable[[], None] = lambda: None) -> None:
     gc.disable()
     try:
         # `from_pretrained` would import these, and loading would look slow.
-        import accelerate
         import transformers.modeling_layers
         import transformers.modeling_utils  # noqa: F401
 

@@ -18,6 +18,7 @@ from rankdeck.runner.launching.accelerate import LaunchCommand
 from rankdeck.runner.launching.environment import rank_environment
 from rankdeck.runner.launching.log_tail import LogTail
 from rankdeck.runner.launching.parent import RankParent
+from rankdeck.runner.launching.process_tree import exit_status_of
 from rankdeck.runner.machine import processes, telemetry
 from rankdeck.runner.protocol.config import RunConfig
 from rankdeck.runner.supervisor.event_stream import EventStream
@@ -73,6 +74,7 @@ class RankLaunch:
         self._exits: dict[int, asyncio.Future[protocol.RankExited]] = {
             rank: asyncio.get_running_loop().create_future() for rank in range(config.ranks)
         }
+        self._pids: dict[int, int] = {}
         self._all_left = asyncio.Event()
 
     async def start(self) -> None:
@@ -88,9 +90,14 @@ class RankLaunch:
         if self._config.dispatch == "split" and ranks > 1:
             self._store.unlink(missing_ok=True)
             store = str(self._store)
+        # GPUs are counted for each launch: there may be fewer than there were.
+        on_gpus = self._config.device != "cpu"
+        gpus = await asyncio.to_thread(telemetry.rank_variables, os.environ) if on_gpus else {}
         self._parent.order(
             *(
-                protocol.StartRank(rank=rank, world_size=ranks, attempt=self.pool.attempt, store=store)
+                protocol.StartRank(
+                    rank=rank, world_size=ranks, attempt=self.pool.attempt, store=store, environment=gpus
+                )
                 for rank in range(ranks)
             )
         )
@@ -108,8 +115,6 @@ class RankLaunch:
             processes.usable_cores(),
             expandable_segments=not processes.under_wsl(),  # where they may fail in the middle of a run
         )
-        if not on_cpu:
-            environment |= await asyncio.to_thread(telemetry.rank_variables, os.environ)
         self._events.log("supervisor", "starting " + " ".join(command))
         await self._parent.start(command, environment)
 
@@ -165,6 +170,8 @@ class RankLaunch:
             case protocol.ParentImporting():
                 for rank in range(self._config.ranks):
                     self._events.emit(protocol.RankPhase(rank=rank, phase="importing"))
+            case protocol.RankForked() if report.attempt == self.pool.attempt:
+                self._pids[report.rank] = report.pid
             case protocol.RankExited() if report.attempt == self.pool.attempt and not self._exits[report.rank].done():
                 self._exits[report.rank].set_result(report)
                 # What it said at last may be on its way still. A child of its may hold its connection open, too.
@@ -202,20 +209,21 @@ class RankLaunch:
         said = self.pool.errors.get(rank)
         if said is not None:
             return Loss(rank, said, hopeless=not self.pool.ready)
-        exited = await self._exit_of(rank)
+        status = await self._exit_status_of(rank)
         self.look_at_logs(last_look=True)
-        if exited is not None and exited.error is not None:
-            return Loss(rank, exited.error, hopeless=False)
-        status = exited.status if exited is not None else None
+        if self._exits[rank].done() and (error := self._exits[rank].result().error):
+            return Loss(rank, error, hopeless=False)
         if status == -signal.SIGKILL and not self.pool.ready and not self._ready_before:
             return Loss(rank, last_words.out_of_memory_while_loading(self._config.ranks), hopeless=True)
         return Loss(rank, last_words.end_of_rank(status, list(self._tails[rank].recent)), hopeless=False)
 
-    async def _exit_of(self, rank: int) -> protocol.RankExited | None:
-        """How a rank's process ended, if the parent is there to say so."""
+    async def _exit_status_of(self, rank: int) -> int | None:
+        """How a rank's process ended: its parent's word, or the kernel's, if its parent is gone."""
         gone = asyncio.create_task(self._parent.gone())
-        await asyncio.wait(
-            {gone, self._exits[rank]}, timeout=LAST_WORDS_SECONDS, return_when=asyncio.FIRST_COMPLETED
-        )
-        gone.cancel()
-        return self._exits[rank].result() if self._exits[rank].done() else None
+        waited: set[asyncio.Future[Any]] = {gone, self._exits[rank]}
+        await asyncio.wait(waited, timeout=LAST_WORDS_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+        if self._exits[rank].done():
+            gone.cancel()
+            return self._exits[rank].result().status
+        pid = self._pids.get(rank)
+        return await exit_status_of(pid, LAST_WORDS_SECONDS) if gone.done() and pid is not None else None

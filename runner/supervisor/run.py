@@ -55,9 +55,7 @@ class Ending(Exception):
 class Supervisor:
     """The run in `directory`, which holds run.json and prompts.jsonl already."""
 
-    def __init__(
-        self, directory: Path, run: RunFile, launch_command: LaunchCommand = accelerate_command
-    ) -> None:
+    def __init__(self, directory: Path, run: RunFile, launch_command: LaunchCommand = accelerate_command) -> None:
         self._directory, self._run_file, self._config = directory, run, run.config
         self._launch_command = launch_command
         self._prompts = PromptIndex.open(directory / run_directory.PROMPTS_FILE)

@@ -11,9 +11,7 @@ from rankdeck.runner.machine import examine, nvml
 from rankdeck.runner.machine.facts import Facts, TorchFound
 from rankdeck.runner.machine.gpu_checks import gpu_checks
 from rankdeck.runner.machine.telemetry import rank_variables
-from rankdeck.runner.protocol import framing
 from rankdeck.runner.protocol.config import RunConfig
-from rankdeck.runner.supervisor import accelerate
 from rankdeck.tui.commands import cli
 
 UNCOUNTED = "NVML is missing (libnvidia-ml.so.1 cannot be loaded): GPUs are not counted, and have no figures"
@@ -30,11 +28,11 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, bool]]:
     """The number of ranks that were to greet, and whether on the CPU."""
     asked: list[tuple[int, bool]] = []
 
-    async def launch_and_wait(ranks: int, on_cpu: bool, module: str) -> tuple[int, list[str]]:
+    async def greetings_of(ranks: int, on_cpu: bool) -> list[str]:
         asked.append((ranks, on_cpu))
-        return 0, [f'{framing.GREETINGS}["hello"]']
+        return ["hello"]
 
-    monkeypatch.setattr(accelerate, "launch_and_wait", launch_and_wait)
+    monkeypatch.setattr(start, "greetings_of", greetings_of)
     return asked
 
 

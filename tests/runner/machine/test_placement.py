@@ -17,7 +17,7 @@ from rankdeck.runner import protocol, start
 from rankdeck.runner.engine import loading, memory
 from rankdeck.runner.engine.static import StaticEngine
 from rankdeck.runner.machine import placement, telemetry
-from rankdeck.runner.protocol import DeviceSample, Prompt, RankReady
+from rankdeck.runner.protocol import DeviceSample, Prompt, RankReady, StartRank
 from rankdeck.runner.protocol.config import RunConfig
 from rankdeck.runner.protocol.config import check as check_settings
 from rankdeck.runner.rank.device import take_device
@@ -276,14 +276,13 @@ def cuda(monkeypatch):
 def rank_of(tmp_path, monkeypatch, local_rank: int, **settings) -> _Rank:
     run = SimpleNamespace(config=RunConfig(prompts="p", device="cuda", ranks=4, **settings), prompts=1)
     monkeypatch.setattr("rankdeck.runner.run_directory.read_run_file", lambda _: run)
-    monkeypatch.setenv("LOCAL_RANK", str(local_rank))
-    return _Rank(SimpleNamespace(run_dir=tmp_path), local_rank, 4, None)
+    return _Rank(SimpleNamespace(run_dir=tmp_path), StartRank(rank=local_rank, world_size=4), None)
 
 
 def test_a_rank_takes_its_gpu_and_has_accelerate_take_it_too(tmp_path, monkeypatch, cuda):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,6")
     rank = rank_of(tmp_path, monkeypatch, 3, ranks_per_gpu=2)
-    take_device(rank.config, rank.local_rank)
+    take_device(rank.config, rank.rank)
     assert cuda == [1]
     assert os.environ[placement.OWN_DEVICE] == "cuda:1"
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "5,6"
@@ -292,8 +291,8 @@ def test_a_rank_takes_its_gpu_and_has_accelerate_take_it_too(tmp_path, monkeypat
 def test_a_spread_rank_hides_the_gpus_of_others_and_takes_the_first_of_its_own(tmp_path, monkeypatch, cuda):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-a,GPU-b,GPU-c,GPU-d")
     rank = rank_of(tmp_path, monkeypatch, 1, gpus_per_rank=2)
-    assert os.environ["CUDA_VISIBLE_DEVICES"] == "GPU-c,GPU-d", "set before torch is first used"
-    take_device(rank.config, rank.local_rank)
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "GPU-c,GPU-d", "set before CUDA starts"
+    take_device(rank.config, rank.rank)
     assert cuda == [0]
     assert os.environ[placement.OWN_DEVICE] == "cuda:0"
 
@@ -302,7 +301,7 @@ def test_a_rank_that_sees_too_few_gpus_says_so(tmp_path, monkeypatch, cuda):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2")
     rank = rank_of(tmp_path, monkeypatch, 1, gpus_per_rank=2)
     with pytest.raises(RuntimeError, match=r"torch sees 1 of the 2 GPUs of this rank \(CUDA_VISIBLE_DEVICES=2\)"):
-        take_device(rank.config, rank.local_rank)
+        take_device(rank.config, rank.rank)
 
 
 def test_accelerate_takes_the_device_it_is_given():

@@ -11,6 +11,7 @@ from rankdeck.runner import start
 from rankdeck.runner.engine import memory
 from rankdeck.runner.machine import placement, telemetry
 from rankdeck.runner.machine.telemetry import VisibleGpu
+from rankdeck.runner.protocol import StartRank
 from rankdeck.runner.protocol.config import RunConfig
 from rankdeck.runner.rank import device, worker
 from rankdeck.runner.supervisor import launch
@@ -132,7 +133,7 @@ def test_only_one_rank_says_what_differs(monkeypatch, tmp_path):
     said = []
     for rank in (0, 1):
         link = SimpleNamespace(send=said.append)
-        worker._Rank(SimpleNamespace(run_dir=tmp_path), rank, 1, link)._join()
+        worker._Rank(SimpleNamespace(run_dir=tmp_path), StartRank(rank=rank, world_size=1), link)._join()
     assert [line.text for line in said] == ["torch sees more"]
 
 
@@ -151,19 +152,15 @@ def test_several_mig_devices_for_a_rank_are_refused(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize(("device", "told"), [("cuda", {"RANKDECK_GPUS": "GPU-7"}), ("cpu", {})])
 async def test_ranks_are_launched_with_what_nvml_has_counted(monkeypatch, tmp_path, device, told):
-    started = []
-
-    async def begin(command, environment):
-        started.append(environment)
-
-    monkeypatch.setattr(launch.AccelerateProcess, "start", begin)
+    orders = []
+    parent = SimpleNamespace(lives=True, order=lambda *given: orders.extend(given))
     monkeypatch.setattr(telemetry, "rank_variables", lambda environ: {"RANKDECK_GPUS": "GPU-7"})
     monkeypatch.setattr("rankdeck.runner.run_directory.socket_path", lambda directory: directory / "sock")
     run = RunConfig(prompts="p", device=device, ranks=1)
     events = SimpleNamespace(log=lambda source, text: None)
     pool = SimpleNamespace(attempt=1)
-    await launch.RankLaunch(pool, tmp_path, run, "demo", lambda *_: ["true"], events).start()
-    assert {name: value for name, value in started[0].items() if name == "RANKDECK_GPUS"} == told
+    await launch.RankLaunch(pool, tmp_path, run, "demo", lambda *_: ["true"], parent, events).start()
+    assert [order.environment for order in orders] == [told], "by a parent that was there before, too"
 
 
 def test_gpus_are_counted_by_cuda_itself_where_torch_goes_on_asking_nvml(sees, monkeypatch):

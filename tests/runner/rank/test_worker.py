@@ -8,19 +8,17 @@ import torch
 from rankdeck.runner import protocol
 from rankdeck.runner.engine import choose, loading
 from rankdeck.runner.machine import placement
+from rankdeck.runner.protocol import StartRank
 from rankdeck.runner.protocol.config import RunConfig
 from rankdeck.runner.protocol.sweep_plan import SweepPlan
-from rankdeck.runner.rank import device, group, worker
+from rankdeck.runner.rank import device, group, model_files, worker
 from rankdeck.runner.rank.work import RankWork
 from rankdeck.runner.supervisor.knobs import _free_bytes
 from tests.fake_cuda import GIB, FakeCuda
 
 
 class Accelerator:
-    """Like accelerate's, without its barriers: on CUDA they ask for the GPU with the number of the local rank."""
-
-    is_local_main_process = is_main_process = True
-    process_index = 0
+    """Like accelerate's, without its barriers, and without what it takes for this rank's number: always 0."""
 
     def __init__(self, name: str) -> None:
         self.device = torch.device(name)
@@ -36,18 +34,16 @@ class Accelerator:
 
 @pytest.fixture
 def rank_of(tmp_path, monkeypatch):
-    """Makes a rank of stand-ins, and a list of what it tells the supervisor, with its barriers among it."""
+    """Makes a rank of stand-ins, and a list of what it tells the supervisor, with where it waits among it."""
 
     def go(local_rank: int = 0, model: str = "some/hub-model", **settings):
         told: list = []
         config = RunConfig(prompts="p", **settings)
         run = SimpleNamespace(config=config, prompts=1)
         monkeypatch.setattr("rankdeck.runner.run_directory.read_run_file", lambda _: run)
-        monkeypatch.setenv("LOCAL_RANK", str(local_rank))
         on_cpu = config.device == "cpu"
         monkeypatch.setattr(group, "join", lambda *_: Accelerator("cpu" if on_cpu else f"cuda:{local_rank % 2}"))
-        monkeypatch.setattr(group, "wait_for_all", lambda: told.append("wait"))
-        monkeypatch.setattr(worker, "_hub_folder", lambda model, *, fetch: f"folder of {model}, fetched: {fetch}")
+        monkeypatch.setattr(model_files, "_hub_folder", lambda model: f"folder of {model}")
         at = torch.device("cpu") if on_cpu else torch.device("cuda", local_rank % 2)
 
         def load(config, folder, found):
@@ -63,8 +59,11 @@ def rank_of(tmp_path, monkeypatch):
         facts = {"device": str(at), "device_name": "GPU"}
         monkeypatch.setattr(worker, "device_facts", lambda *_: facts)
         monkeypatch.setattr(RankWork, "run", lambda self: False)
-        link = SimpleNamespace(send=lambda *messages: told.extend(messages))
-        made = worker._Rank(SimpleNamespace(run_dir=tmp_path, model=model), local_rank, config.ranks, link)
+        link = SimpleNamespace(
+            send=lambda *messages: told.extend(messages), meet=lambda rank, at: told.append(f"rank {rank}: {at}")
+        )
+        order = StartRank(rank=local_rank, world_size=config.ranks)
+        made = worker._Rank(SimpleNamespace(run_dir=tmp_path, model=model), order, link)
         return made, told
 
     return go
@@ -86,8 +85,8 @@ def test_a_rank_never_calls_a_barrier_of_accelerate(rank_of):
     plan = SweepPlan(batch_sizes=[1], ranks=[1])
     rank, told = rank_of(device="cpu", ranks=1, sweep=plan)
     rank.live()
-    folder = "folder of some/hub-model, fetched: True"
-    assert told_in_order(told) == ["joining", "loading", folder, "warming up", "wait", "RankReady", "wait"]
+    folder = "folder of some/hub-model"
+    assert told_in_order(told) == ["joining", "loading", folder, "warming up", "rank 0: bandwidth", "RankReady"]
 
 
 def test_ranks_that_share_gpus_all_look_at_the_free_memory_before_any_of_them_loads(
@@ -95,20 +94,25 @@ def test_ranks_that_share_gpus_all_look_at_the_free_memory_before_any_of_them_lo
 ):
     cuda.free, cuda.reserved = 79 * GIB, 9 * GIB
     rank, told = rank_of(local_rank=2, device="cuda", ranks=3, model=str(tmp_path))
-    monkeypatch.setattr(group, "wait_for_all", lambda: (told.append("wait"), cuda.calls.append("wait")))
+    meet = rank.link.meet
+    rank.link.meet = lambda rank, at: (meet(rank, at), cuda.calls.append(at))
     rank.live()
     assert told_in_order(told) == [
         "joining",
-        "wait",
-        "wait",
+        "rank 2: memory taken",
+        "rank 2: memory seen",
         "loading",
         str(tmp_path),
         "warming up",
         "RankReady",
-        "wait",
     ]
     assert cuda.fractions == {"cuda:0": pytest.approx(39.25 / 80)}
-    assert cuda.calls[:4] == ["synchronize cuda:0", "wait", "mem_get_info cuda:0", "wait"], "contexts take memory, too"
+    assert cuda.calls[:4] == [
+        "synchronize cuda:0",
+        "memory taken",
+        "mem_get_info cuda:0",
+        "memory seen",
+    ], "contexts take memory, too"
     ready = next(one for one in told if isinstance(one, protocol.RankReady))
     assert (ready.memory_free_bytes, ready.memory_total_bytes) == (79 * GIB, 80 * GIB)
     assert _free_bytes(ready, [ready, ready]) == ready.memory_left_bytes == int(30.25 * GIB), "not shared a second time"
@@ -117,16 +121,19 @@ def test_ranks_that_share_gpus_all_look_at_the_free_memory_before_any_of_them_lo
 def test_a_rank_alone_on_its_gpu_waits_with_those_that_share_theirs_and_has_all_of_it(rank_of, cuda, tmp_path):
     rank, told = rank_of(local_rank=1, device="cuda", ranks=3, model=str(tmp_path))
     rank.live()
-    assert told_in_order(told)[:3] == ["joining", "wait", "wait"]
+    assert told_in_order(told)[:3] == ["joining", "rank 1: memory taken", "rank 1: memory seen"]
     assert cuda.fractions == {}
+
+
+def nobody(rank, at):
+    pytest.fail("nothing to wait for")
 
 
 @pytest.mark.parametrize("settings", [{"ranks": 2}, {"ranks": 4, "gpus_per_rank": 2}, {"ranks": 4, "device": "cpu"}])
 def test_ranks_that_share_no_gpu_have_all_of_theirs(cuda, monkeypatch, settings):
-    monkeypatch.setattr(group, "wait_for_all", lambda: pytest.fail("nothing to wait for"))
     config = RunConfig(prompts="p", **{"device": "cuda", **settings})
     own = [torch.device("cpu" if config.device == "cpu" else f"cuda:{rank}") for rank in range(2)]
-    assert [device.hold_to_share(config, rank, own[rank]) for rank in range(2)] == [None, None]
+    assert [device.hold_to_share(config, rank, own[rank], nobody) for rank in range(2)] == [None, None]
     assert cuda.fractions == {}
 
 
@@ -134,10 +141,9 @@ def test_ranks_that_share_no_gpu_have_all_of_theirs(cuda, monkeypatch, settings)
 def test_of_mig_devices_each_process_sees_its_own_alone_and_shares_it_only_where_there_are_too_few(
     cuda, monkeypatch, ranks, fractions
 ):
-    monkeypatch.setattr(group, "wait_for_all", lambda: None)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-a")
     monkeypatch.setenv(placement.COUNTED, "MIG-a,MIG-b")
-    device.hold_to_share(RunConfig(prompts="p", device="cuda", ranks=ranks), 0, torch.device("cuda:0"))
+    device.hold_to_share(RunConfig(prompts="p", device="cuda", ranks=ranks), 0, torch.device("cuda:0"), lambda *_: None)
     assert cuda.fractions == fractions
 
 

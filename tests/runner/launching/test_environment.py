@@ -5,9 +5,9 @@ import subprocess
 import sys
 
 import pytest
+from rankdeck.runner.supervisor.accelerate import rank_environment, with_expandable_segments
 
 from rankdeck.runner.machine import processes
-from rankdeck.runner.supervisor.accelerate import rank_environment, with_expandable_segments
 
 GROWS = "expandable_segments:True"
 OLD, NEW = "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF"

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from rankdeck.runner.supervisor.launch import MAX_BYTES_A_LOOK, MAX_LINE, LogTail
+from rankdeck.runner.launching.log_tail import MAX_BYTES_A_LOOK, MAX_LINE, LogTail
 
 
 @pytest.fixture
