@@ -46,8 +46,7 @@ class ProcessTree:
         alive = {process for process in self._found if _is_alive(process)}
         for process in self._found - alive:
             if process.pid != self._root:  # that one is waited for by whoever started it
-                with contextlib.suppress(OSError):
-                    os.waitpid(process.pid, os.WNOHANG)
+                _reaped(process.pid)
         return {process for process in alive if process.pid not in spare}
 
     def _find(self) -> None:
@@ -67,15 +66,18 @@ class ProcessTree:
 async def exit_status_of(pid: int, seconds: float) -> int | None:
     """How an orphan that this process has adopted ended, as RankExited has it; None if it does not end in time."""
     deadline = asyncio.get_running_loop().time() + seconds
-    while asyncio.get_running_loop().time() < deadline:
-        try:
-            ended, status = os.waitpid(pid, os.WNOHANG)
-        except ChildProcessError:  # not adopted yet
-            ended = 0
-        if ended:
-            return os.waitstatus_to_exitcode(status)
+    while (status := _reaped(pid)) is None and asyncio.get_running_loop().time() < deadline:
         await asyncio.sleep(LOOK_SECONDS)
-    return None
+    return status
+
+
+def _reaped(pid: int) -> int | None:
+    """The exit status of a child that has ended; None of any other process."""
+    try:
+        ended, status = os.waitpid(pid, os.WNOHANG)
+    except ChildProcessError:
+        return None
+    return os.waitstatus_to_exitcode(status) if ended else None
 
 
 def _is_alive(process: psutil.Process) -> bool:

@@ -3,10 +3,10 @@
 `python rank.py launch --run-dir …` is their parent, which forks them as ordered, by the same code as the real one; in
 their command lines is `rank` in the place of `launch`. An answer depends on its prompt alone, so every way through a
 run gives the same outputs. Prompts steer the ranks: `!raise` makes the batch raise, `!huge` runs out of memory, `!die`
-kills the rank, `!lose` costs it its GPU. Files in the model's folder do, too: `fail-load` makes loading fail, `hold` keeps ranks from getting ready, `nonsense`
-has rank 0 send what is no message. STANDIN_STEP_SECONDS is the time of a decode step, STANDIN_ROOM the most rows that
-fit, STANDIN_DEVICE what they say they run on. With `--engine continuous` they are continuous ranks: the real
-ContinuousRank, around rows that need no model.
+kills the rank, `!lose` costs it its GPU. Files in the model's folder do, too: `fail-load` makes loading fail, `hold`
+keeps ranks from getting ready, `nonsense` has rank 0 send what is no message. STANDIN_STEP_SECONDS is the time of a
+decode step, STANDIN_ROOM the most rows that fit, STANDIN_DEVICE what they say they run on. With `--engine continuous`
+they are continuous ranks: the real ContinuousRank, around rows that need no model.
 """
 
 import os

@@ -1,16 +1,84 @@
-"""The environment of ranks: what of the user's stays, and how torch's allocator is set up on GPUs."""
+"""The environment of ranks: what of the user's stays, how cores are shared out, how torch's allocator is set up."""
 
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
+import accelerate.state
+import accelerate.utils.environment
 import pytest
-from rankdeck.runner.supervisor.accelerate import rank_environment, with_expandable_segments
+from rankdeck.runner.launching.allocator import with_expandable_segments
+from rankdeck.runner.launching.environment import rank_environment
 
 from rankdeck.runner.machine import processes
 
 GROWS = "expandable_segments:True"
 OLD, NEW = "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF"
+
+
+OTHER_LAUNCHES = """
+RANK WORLD_SIZE LOCAL_RANK LOCAL_WORLD_SIZE MASTER_ADDR MASTER_PORT NODE_RANK
+GROUP_RANK GROUP_WORLD_SIZE ROLE_NAME ROLE_RANK ROLE_WORLD_SIZE
+TORCHELASTIC_RUN_ID TORCHELASTIC_USE_AGENT_STORE TORCHELASTIC_RESTART_COUNT TORCHELASTIC_ERROR_FILE
+PMI_RANK PMI_SIZE PMIX_RANK MPI_LOCALRANKID MPI_LOCALNRANKS
+OMPI_COMM_WORLD_RANK OMPI_COMM_WORLD_SIZE OMPI_COMM_WORLD_LOCAL_RANK OMPI_COMM_WORLD_LOCAL_SIZE
+MV2_COMM_WORLD_RANK MV2_COMM_WORLD_SIZE MV2_COMM_WORLD_LOCAL_RANK MV2_COMM_WORLD_LOCAL_SIZE
+SLURM_PROCID SLURM_LOCALID SLURM_NTASKS FORK_LAUNCHED
+ACCELERATE_TORCH_DEVICE ACCELERATE_MIXED_PRECISION ACCELERATE_USE_DEEPSPEED FSDP_VERSION MEGATRON_LM_TP_DEGREE
+""".split()
+
+
+def on_cpu(environ=None, ranks=2, cores=8):
+    return rank_environment(environ or {}, ranks, True, cores, expandable_segments=False)
+
+
+def on_gpus(environ=None, ranks=2, cores=8):
+    return rank_environment(environ or {}, ranks, False, cores, expandable_segments=False)
+
+
+@pytest.mark.parametrize("name", OTHER_LAUNCHES)
+def test_no_rank_hears_of_another_launch_it_is_part_of(name):
+    for environment in (on_cpu({name: "1", "HOME": "/home/me"}), on_gpus({name: "1", "HOME": "/home/me"})):
+        assert name not in environment
+        assert environment["HOME"] == "/home/me"
+
+
+def test_every_name_that_accelerate_takes_for_a_place_in_a_group_is_stripped():
+    """The list above follows accelerate's source, which may go on."""
+    source = Path(accelerate.utils.environment.__file__).read_text() + Path(accelerate.state.__file__).read_text()
+    names = set(re.findall(r'"((?:PMI|PMIX|OMPI|MV2|MPI|RANK|WORLD|LOCAL|GROUP|ROLE|MASTER)[A-Z0-9_]*)"', source))
+    assert {"PMI_SIZE", "OMPI_COMM_WORLD_RANK", "MPI_LOCALNRANKS", "LOCAL_RANK"} <= names
+    assert [name for name in sorted(names) if name in on_cpu(dict.fromkeys(names, "1"))] == []
+
+
+@pytest.mark.parametrize(("cores", "ranks", "threads"), [(8, 1, "8"), (8, 2, "4"), (8, 3, "2"), (2, 8, "1")])
+def test_the_cores_are_shared_out_among_the_ranks_and_none_gets_none(cores, ranks, threads):
+    assert on_cpu(ranks=ranks, cores=cores)["OMP_NUM_THREADS"] == threads
+    assert on_gpus(ranks=ranks, cores=cores)["OMP_NUM_THREADS"] == threads
+    assert on_cpu({"OMP_NUM_THREADS": "64"}, ranks, cores)["OMP_NUM_THREADS"] == threads
+
+
+def test_ranks_on_a_cpu_know_the_cores_and_use_no_gpu_and_those_on_gpus_share_no_cores():
+    assert on_cpu(cores=6)["RANKDECK_CORES"] == "6"
+    assert on_gpus(cores=6)["RANKDECK_CORES"] == ""
+    assert on_cpu()["ACCELERATE_USE_CPU"] == "true"
+    assert "ACCELERATE_USE_CPU" not in on_gpus({"ACCELERATE_USE_CPU": "true"})
+
+
+def test_threads_that_wait_soon_sleep_on_a_cpu_unless_the_user_has_said_how():
+    assert on_cpu()["GOMP_SPINCOUNT"] == "1000"
+    assert on_cpu({"GOMP_SPINCOUNT": "7"})["GOMP_SPINCOUNT"] == "7"
+    assert "GOMP_SPINCOUNT" not in on_cpu({"OMP_WAIT_POLICY": "active"})
+    assert "GOMP_SPINCOUNT" not in on_gpus()
+
+
+def test_a_folder_called_rankdeck_is_not_imported_and_bars_are_not_drawn():
+    environment = on_cpu({"TOKENIZERS_PARALLELISM": "true"})
+    assert environment["PYTHONSAFEPATH"] == environment["TQDM_DISABLE"] == environment["PYTHONUNBUFFERED"] == "1"
+    assert environment["TOKENIZERS_PARALLELISM"] == "true"
+    assert on_cpu()["TOKENIZERS_PARALLELISM"] == "false"
 
 
 @pytest.mark.parametrize(
