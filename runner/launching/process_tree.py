@@ -63,10 +63,9 @@ class ProcessTree:
             below += [process.pid for process in new]
 
 
-async def exit_status_of(pid: int, seconds: float) -> int | None:
-    """How an orphan that this process has adopted ended, as RankExited has it; None if it does not end in time."""
-    deadline = asyncio.get_running_loop().time() + seconds
-    while (status := _reaped(pid)) is None and asyncio.get_running_loop().time() < deadline:
+async def exit_status_of(pid: int) -> int:
+    """Wait until an orphan that this process has adopted ends; returns how, as RankExited has it."""
+    while (status := _reaped(pid)) is None:
         await asyncio.sleep(LOOK_SECONDS)
     return status
 

@@ -7,7 +7,6 @@ import json
 import os
 import sys
 
-from rankdeck.runner.machine import processes
 from rankdeck.runner.protocol import StartRank
 from rankdeck.runner.protocol.framing import GREETINGS
 from rankdeck.runner.rank import forking, group
@@ -15,10 +14,7 @@ from rankdeck.runner.rank import forking, group
 
 def main() -> None:
     """Fork ranks that greet, as ordered, until whoever asked for them is gone."""
-    processes.end_with_parent()
-    channel = forking.take_channel()
-    processes.outlive_parent()
-    forking.serve(channel, greet, named=("", ""))
+    forking.serve(forking.take_channel(), greet, named=("", ""))
 
 
 def greet(order: StartRank) -> None:

@@ -45,7 +45,6 @@ def main() -> NoReturn:
         else:
             worker.begin_anew(options, order)
 
-    processes.outlive_parent()  # if the launcher dies, the supervisor is still there
     forking.serve(channel, be_a_rank, named=("rankdeck.runner.rank.parent", "rankdeck.runner.rank.worker"))
 
 

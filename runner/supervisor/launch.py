@@ -196,10 +196,19 @@ class RankLaunch:
     async def _parent_lost(self) -> None:
         """Wait until the parent is gone and has left ranks unstarted. Those that have connected need it no more."""
         await self._parent.gone()
-        await asyncio.sleep(CONNECT_SECONDS)
-        if len(self.pool.connected) == self._config.ranks:
-            self._events.log("launcher", "the ranks' parent is gone; they go on")
-            await asyncio.Event().wait()
+        watching = [asyncio.create_task(self._watch_orphan(rank, pid)) for rank, pid in self._pids.items()]
+        try:
+            await asyncio.sleep(CONNECT_SECONDS)
+            if len(self.pool.connected) == self._config.ranks:
+                self._events.log("launcher", "the ranks' parent is gone; they go on")
+                await asyncio.Event().wait()
+        finally:
+            for watched in watching:
+                watched.cancel()
+
+    async def _watch_orphan(self, rank: int, pid: int) -> None:
+        status = await exit_status_of(pid)
+        self._hear(protocol.RankExited(rank=rank, attempt=self.pool.attempt, status=status))
 
     async def _left_in_time(self) -> None:
         await self.pool.told_to_leave.wait()
@@ -218,12 +227,6 @@ class RankLaunch:
         return Loss(rank, last_words.end_of_rank(status, list(self._tails[rank].recent)), hopeless=False)
 
     async def _exit_status_of(self, rank: int) -> int | None:
-        """How a rank's process ended: its parent's word, or the kernel's, if its parent is gone."""
-        gone = asyncio.create_task(self._parent.gone())
-        waited: set[asyncio.Future[Any]] = {gone, self._exits[rank]}
-        await asyncio.wait(waited, timeout=LAST_WORDS_SECONDS, return_when=asyncio.FIRST_COMPLETED)
-        if self._exits[rank].done():
-            gone.cancel()
-            return self._exits[rank].result().status
-        pid = self._pids.get(rank)
-        return await exit_status_of(pid, LAST_WORDS_SECONDS) if gone.done() and pid is not None else None
+        """How a rank's process ended; None if nobody says so in time."""
+        await asyncio.wait({self._exits[rank]}, timeout=LAST_WORDS_SECONDS)
+        return self._exits[rank].result().status if self._exits[rank].done() else None

@@ -3,10 +3,11 @@
 `python rank.py launch --run-dir …` is their parent, which forks them as ordered, by the same code as the real one; in
 their command lines is `rank` in the place of `launch`. An answer depends on its prompt alone, so every way through a
 run gives the same outputs. Prompts steer the ranks: `!raise` makes the batch raise, `!huge` runs out of memory, `!die`
-kills the rank, `!lose` costs it its GPU. Files in the model's folder do, too: `fail-load` makes loading fail, `hold`
-keeps ranks from getting ready, `nonsense` has rank 0 send what is no message. STANDIN_STEP_SECONDS is the time of a
-decode step, STANDIN_ROOM the most rows that fit, STANDIN_DEVICE what they say they run on. With `--engine continuous`
-they are continuous ranks: the real ContinuousRank, around rows that need no model.
+kills the rank, `!lose` costs it its GPU. Files in the model's folder do, too: `fail-load` makes loading fail
+(`fail-load-1` on rank 1), `hold` keeps ranks from getting ready, in `children` each rank leaves the number of a child
+process, `nonsense` has rank 0 send what is no message. STANDIN_STEP_SECONDS is the time of a decode step, STANDIN_ROOM
+the most rows that fit, STANDIN_DEVICE what they say they run on. With `--engine continuous` they are continuous ranks:
+the real ContinuousRank, around rows that need no model.
 """
 
 import os
@@ -132,7 +133,9 @@ class Rank:
         self.digests: list[tuple[int, str]] = []
 
     def live(self) -> None:
-        if (self.model / "fail-load").exists():
+        if (self.model / "children").exists():
+            self.bear_a_child()
+        if (self.model / "fail-load").exists() or (self.model / f"fail-load-{self.rank}").exists():
             self.give_up("OSError: weights.bin is damaged")
         while (self.model / "hold").exists():
             time.sleep(0.005)
@@ -167,6 +170,16 @@ class Rank:
         if order.gather:
             self.link.send(protocol.Gathered(records=self.digests, last=True))
         self.link.close()
+
+    def bear_a_child(self) -> None:
+        """Leave a process that nobody waits for, in a session of its own, which holds the connection open."""
+        if pid := os.fork():
+            (self.model / "children" / str(pid)).touch()
+            return
+        os.setsid()
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        while True:
+            time.sleep(60)
 
     def give_up(self, error: str) -> NoReturn:
         self.link.send(protocol.RankFailed(rank=self.rank, error=error, traceback=f"Traceback …\n{error}"))

@@ -144,7 +144,6 @@ def test_where_a_rank_cannot_be_forked_it_begins_as_a_new_program_with_the_same_
 def test_a_forked_rank_lives_as_it_is_unless_something_does_not_work_in_a_copy(monkeypatch, why_not, broken, how):
     did = []
     monkeypatch.setattr(parent.processes, "end_with_parent", lambda: did.append("ends with the launcher"))
-    monkeypatch.setattr(parent.processes, "outlive_parent", lambda: did.append("outlives it"))
     monkeypatch.setattr(parent.forking, "take_channel", lambda: "channel")
     monkeypatch.setattr(parent.forking, "tell", lambda channel, report: did.append(type(report).__name__))
     monkeypatch.setattr(parent.forking, "serve", lambda channel, rank, named: rank(StartRank(rank=0, world_size=1)))
@@ -157,7 +156,7 @@ def test_a_forked_rank_lives_as_it_is_unless_something_does_not_work_in_a_copy(m
     monkeypatch.setenv("KMP_AFFINITY", "granularity=fine,compact,1,0")
     monkeypatch.setenv("OPENBLAS_NUM_THREADS", "1")
     parent.main()
-    assert did == ["ends with the launcher", "ParentImporting", "imports", "outlives it", how]
+    assert did == ["ends with the launcher", "ParentImporting", "imports", how]
     assert "KMP_AFFINITY" not in os.environ
 
 

@@ -1,90 +1,92 @@
-"""The ranks' group where torch has CUDA: waiting for each other names no device, and one fetches for all."""
+"""The ranks' group: found through a file, over the loopback alone, without a device; and accelerate's place in it."""
 
 import json
+import os
 import subprocess
 import sys
-import textwrap
 
+import psutil
 import pytest
-import torch
-import torch.distributed
 
 from rankdeck.runner.rank import group
 
-HAS_ONE_GPU = """
-import torch
-
-torch._C._get_accelerator = lambda *_: torch.device("cuda")
-torch.cuda.is_available, torch.cuda.device_count = lambda: True, lambda: 1
-"""
-
-RANK = f"""
-import json, sys
-import torch.distributed
+RANK = """
+import json, os, sys
 from rankdeck.runner.rank import group
-{HAS_ONE_GPU}
-path, rank = sys.argv[1], int(sys.argv[2])
-torch.distributed.init_process_group("gloo", store=torch.distributed.FileStore(path, 2), rank=rank, world_size=2)
-group.wait_for_all()
-fetched = []
-found = group.fetched_once(fetch=lambda: fetched.append(rank) or "folder", find=lambda: "found")
-
-def fail():
-    raise OSError("the hub is not there")
-
-try:
-    failed = group.fetched_once(fetch=fail, find=lambda: "found")
-except Exception as error:
-    failed = type(error).__name__ + ": " + str(error)
-group.wait_for_all()
-torch.distributed.destroy_process_group()
-print(json.dumps([fetched, found, failed]))
+from accelerate.utils import gather_object
+store, rank = sys.argv[1], int(sys.argv[2])
+accelerator = group.join(rank, 2, store)
+print("joined", flush=True)
+sys.stdin.readline()
+gathered = gather_object([[rank, os.getpid()]])
+with accelerator.split_between_processes(list(range(5))) as share:
+    pass
+place = [name for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE") if name in os.environ]
+print(json.dumps([gathered, share, accelerator.process_index, accelerator.num_processes, place]), flush=True)
+accelerator.end_training()
 """
 
 
-@pytest.fixture
-def alone_in_a_group(tmp_path, monkeypatch):
-    """A gloo group of this process alone, where torch takes CUDA for the accelerator and sees one GPU."""
-    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
-    store = torch.distributed.FileStore(str(tmp_path / "store"), 1)
-    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
-    monkeypatch.setattr(torch._C, "_get_accelerator", lambda *_: torch.device("cuda"))
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    yield
-    torch.distributed.destroy_process_group()
-
-
-def test_a_barrier_that_names_the_local_rank_wants_that_gpu_and_ours_wants_none(alone_in_a_group):
-    with pytest.raises((RuntimeError, NotImplementedError), match=r"(?i)cuda"):
-        torch.distributed.barrier(device_ids=[1])  # as accelerate's wait_for_everyone does on local rank 1
-    group.wait_for_all()
-
-
-def test_a_rank_without_a_group_waits_for_nobody_and_fetches_by_itself():
-    group.wait_for_all()
-    assert group.fetched_once(fetch=lambda: "fetched", find=lambda: "found") == "fetched"
-
-
-def test_two_ranks_on_one_gpu_wait_for_each_other_and_the_first_fetches_for_both(tmp_path, monkeypatch):
-    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+def test_two_ranks_join_through_a_file_gather_and_listen_on_the_loopback_alone(tmp_path):
+    store = str(tmp_path / "store")
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     ranks = [
         subprocess.Popen(
-            [sys.executable, "-c", textwrap.dedent(RANK), str(tmp_path / "store"), str(rank)],
+            [sys.executable, "-c", RANK, store, str(rank)],
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
         )
         for rank in range(2)
     ]
     try:
-        said = [rank.communicate(timeout=60) for rank in ranks]
+        assert [rank.stdout.readline() for rank in ranks if rank.stdout] == ["joined\n"] * 2
+        connections = [one for rank in ranks for one in psutil.Process(rank.pid).net_connections("inet")]
+        for rank in ranks:
+            assert rank.stdin is not None
+            rank.stdin.write("go on\n")
+            rank.stdin.flush()
+        said = [json.loads(rank.communicate(timeout=60)[0]) for rank in ranks]
     finally:
         for rank in ranks:
             rank.kill()
-    assert [rank.returncode for rank in ranks] == [0, 0], said
-    first, second = (json.loads(out) for out, _ in said)
-    assert first == [[0], "folder", "OSError: the hub is not there"]
-    assert second == [[], "found", "FetchFailedError: fetching on rank 0 failed: OSError: the hub is not there"]
+    assert connections, "gloo's"
+    assert {one.laddr.ip for one in connections} <= {"127.0.0.1", "::1"}
+    everybody = [[rank, process.pid] for rank, process in enumerate(ranks)]
+    assert said == [[everybody, [0, 1, 2], 0, 2, []], [everybody, [3, 4], 1, 2, []]]
+
+
+def test_a_rank_that_is_not_to_gather_forms_no_group(monkeypatch):
+    import accelerate
+    import torch.distributed
+
+    made = []
+    monkeypatch.setattr(accelerate, "Accelerator", lambda **given: made.append(given) or "accelerator")
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda *_, **__: pytest.fail("nobody is to join"))
+    assert group.join(3, 4, None) == "accelerator"
+    assert group.join(0, 1, "/a/store") == "accelerator", "nor one that is alone"
+    assert made == [{"kwargs_handlers": []}] * 2
+
+
+def test_on_gpus_too_the_group_is_gloo_s_and_no_rank_may_start_nccl(monkeypatch, tmp_path):
+    import accelerate
+    import torch.distributed
+
+    joined, seen = [], []
+
+    def make(kwargs_handlers):
+        seen.extend([*(handler.backend for handler in kwargs_handlers), os.environ["LOCAL_RANK"], os.environ["RANK"]])
+
+    monkeypatch.setattr(accelerate, "Accelerator", make)
+    monkeypatch.setattr(
+        torch.distributed, "init_process_group", lambda backend, **how: joined.append((backend, how["rank"]))
+    )
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "eth0")
+    group.join(1, 2, str(tmp_path / "store"))
+    assert joined == [("gloo", 1)]
+    assert seen == ["gloo", "1", "1"]
+    assert os.environ["GLOO_SOCKET_IFNAME"] == group.LOOPBACK
 
 
 def test_one_rank_on_several_rtx_40_cards_with_an_older_driver_is_not_refused_by_accelerate(monkeypatch):
@@ -103,7 +105,7 @@ def test_one_rank_on_several_rtx_40_cards_with_an_older_driver_is_not_refused_by
     accelerate.state.PartialState._reset_state()
     accelerate.state.AcceleratorState._reset_state()
     try:
-        assert str(group.join(1).device) == "cuda:0"
+        assert str(group.join(0, 1, None).device) == "cuda:0"
         assert seen == [["1", "1"]]
         assert [accelerate.state.os.environ.get(name) for name in group.NO_NCCL] == [None, None]
     finally:

@@ -11,6 +11,17 @@ import pytest
 from rankdeck.runner import protocol
 from rankdeck.runner.rank.link import SUPERVISOR_GONE_STATUS
 
+MEETS_OTHERS = """
+import sys
+from rankdeck.runner.protocol import LogLine
+from rankdeck.runner.rank.link import Link
+
+link = Link(sys.argv[1])
+link.send(LogLine(source="rank 0", text="x" * 300_000))
+link.meet(0, "memory taken")
+link.meet(0, "memory seen")
+link.close()
+"""
 WAIT_FOR_ORDERS = "import sys; from rankdeck.runner.rank.link import Link; Link(sys.argv[1]).next_order()"
 
 
@@ -41,3 +52,26 @@ def test_a_rank_without_a_supervisor_ends_though_nobody_takes_its_last_words(tmp
             assert rank.wait(5) == SUPERVISOR_GONE_STATUS
         finally:
             rank.kill()
+
+
+def test_a_rank_waits_at_each_meeting_point_until_it_is_told_of_that_one(tmp_path: Path):
+    path = tmp_path / "socket"
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
+        server.listen()
+        rank = subprocess.Popen([sys.executable, "-c", MEETS_OTHERS, str(path)])
+        supervisor, _ = server.accept()
+        with supervisor, supervisor.makefile("rb") as lines:
+            try:
+                long = lines.readline()
+                assert len(long) > 300_000, "far more than a socket takes at once"
+                for point in ("memory taken", "memory seen"):
+                    assert protocol.encode_line(protocol.Arrived(rank=0, at=point)) == lines.readline()
+                    other = "bandwidth" if point == "memory taken" else "memory taken"
+                    supervisor.sendall(protocol.encode_line(protocol.GoOn(at=other)))
+                    assert rank.poll() is None
+                    supervisor.sendall(protocol.encode_line(protocol.GoOn(at=point)))
+                assert lines.readline() == b""
+                assert rank.wait(30) == 0
+            finally:
+                rank.kill()

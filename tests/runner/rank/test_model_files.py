@@ -1,0 +1,66 @@
+"""A hub model is fetched once for all ranks of a run; a folder is taken as it is."""
+
+import threading
+
+import pytest
+
+from rankdeck.runner.rank import model_files
+
+
+@pytest.fixture
+def hub(tmp_path):
+    """A fetch that takes note of who asks, and lets nobody through before it is told to."""
+    fetched, may_end = [], threading.Event()
+
+    def fetch(model):
+        fetched.append(model)
+        assert may_end.wait(30)
+        folder = tmp_path / f"folder of {model}"
+        folder.mkdir(exist_ok=True)
+        return str(folder)
+
+    return fetched, may_end, fetch
+
+
+def test_several_ranks_that_ask_at_once_have_what_one_of_them_fetched(tmp_path, hub):
+    fetched, may_end, fetch = hub
+    found = []
+    ranks = [
+        threading.Thread(target=lambda: found.append(model_files.fetched_once(tmp_path, "m", fetch))) for _ in range(4)
+    ]
+    for rank in ranks:
+        rank.start()
+    may_end.set()
+    for rank in ranks:
+        rank.join(30)
+    assert found == [str(tmp_path / "folder of m")] * 4
+    assert fetched == ["m"]
+
+
+def test_another_model_a_folder_that_is_gone_or_a_torn_note_is_fetched_again(tmp_path, hub):
+    fetched, may_end, fetch = hub
+    may_end.set()
+    folder = model_files.fetched_once(tmp_path, "one", fetch)
+    assert model_files.fetched_once(tmp_path, "other", fetch) != folder
+    (tmp_path / "folder of other").rmdir()
+    model_files.fetched_once(tmp_path, "other", fetch)
+    (tmp_path / "model-folder.json").write_text('["oth')
+    model_files.fetched_once(tmp_path, "other", fetch)
+    assert fetched == ["one", "other", "other", "other"]
+
+
+def test_a_fetch_that_fails_is_the_next_rank_s_to_try(tmp_path):
+    def fail(model):
+        raise OSError("the hub is not there")
+
+    for _ in range(2):
+        with pytest.raises(OSError, match="the hub is not there"):
+            model_files.fetched_once(tmp_path, "m", fail)
+    assert model_files.fetched_once(tmp_path, "m", lambda model: str(tmp_path)) == str(tmp_path)
+
+
+def test_a_model_in_a_folder_is_not_fetched(tmp_path, monkeypatch):
+    monkeypatch.setattr(model_files, "_hub_folder", lambda model: pytest.fail("it is there"))
+    assert model_files.model_folder(str(tmp_path), tmp_path) == str(tmp_path)
+    monkeypatch.setattr(model_files, "_hub_folder", lambda model: str(tmp_path / model))
+    assert model_files.model_folder("some/model", tmp_path) == str(tmp_path / "some/model")

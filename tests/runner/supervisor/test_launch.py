@@ -1,0 +1,237 @@
+"""The launch of a run's ranks: one parent for all, no matter who dies; ranks that wait for each other; who is let in."""
+
+import asyncio
+import os
+import signal
+
+import psutil
+import pytest
+
+from rankdeck.runner import protocol, run_directory
+from rankdeck.runner.launching import last_words
+from rankdeck.runner.state import Snapshot
+from rankdeck.tui.sources.client import SocketSource
+from tests.runner.supervisor.test_outliving import expected
+from tests.runner.supervisor.test_supervisor import PROMPTS, command_line, outputs, processes_of, rank_pids, watch
+
+
+@pytest.fixture
+def slowly(monkeypatch):
+    monkeypatch.setenv("STANDIN_STEP_SECONDS", "0.03")
+
+
+def parent_pids(directory) -> list[int]:
+    """The parent of a run's stand-in ranks."""
+    return [process.pid for process in processes_of(directory) if "launch" in command_line(process)]
+
+
+def launcher_starts(seen: list) -> int:
+    said = [message.text for message in seen if isinstance(message, protocol.LogLine)]
+    for message in seen:
+        if isinstance(message, Snapshot):
+            said += [line.text for line in message.state.log]
+    return sum(text.startswith("starting ") for text in said)
+
+
+async def test_ranks_are_launched_afresh_by_the_parent_that_is_there(launch, slowly):
+    started = launch(PROMPTS)
+    parents: list[list[int]] = []
+
+    async def kill(message, _):
+        if isinstance(message, protocol.BatchFinished) and message.batch == 2:
+            os.kill(rank_pids(started.directory)[0], signal.SIGKILL)
+        if isinstance(message, protocol.RanksReady):
+            parents.append(parent_pids(started.directory))
+
+    state, seen = await watch(started, when=kill)
+    assert started.process.wait(20) == 0
+    assert state.attempt == 2
+    assert len(parents) == 2
+    assert parents[0] == parents[1]
+    assert launcher_starts(seen) == 1
+    assert not processes_of(started.directory)
+
+
+async def test_when_the_parent_is_killed_the_run_goes_on_and_the_next_launch_has_a_new_one(launch, slowly):
+    started = launch(PROMPTS)
+    killed: list[int] = []
+
+    async def kill(message, _):
+        if isinstance(message, protocol.BatchFinished) and message.batch == 1:
+            killed.extend(parent_pids(started.directory))
+            os.kill(killed[0], signal.SIGKILL)
+        if isinstance(message, protocol.BatchFinished) and message.batch == 4 and message.at and len(killed) == 1:
+            killed.extend(rank_pids(started.directory)[:1])
+            os.kill(killed[1], signal.SIGKILL)
+
+    state, seen = await watch(started, when=kill)
+    assert started.process.wait(20) == 0
+    (lost,) = [message for message in seen if isinstance(message, protocol.RankLost)]
+    assert lost.cause == last_words.KILLED, "the kernel knows, though the parent is gone"
+    assert state.attempt == 2
+    assert [record.text for record in outputs(started.directory)] == expected(PROMPTS)
+    assert not processes_of(started.directory)
+
+
+@pytest.mark.parametrize("dispatch", ["pull", "split"])
+async def test_a_run_whose_parent_was_killed_ends_as_any_other(launch, slowly, dispatch):
+    started = launch(PROMPTS, dispatch=dispatch)
+
+    async def kill(message, _):
+        if isinstance(message, protocol.BatchFinished) and message.batch == 1:
+            os.kill(parent_pids(started.directory)[0], signal.SIGKILL)
+
+    state, _ = await watch(started, when=kill)
+    assert started.process.wait(20) == 0
+    assert (state.attempt, state.ended.status) == (1, "completed")
+    assert not processes_of(started.directory)
+
+
+async def test_the_rank_that_died_is_the_one_that_is_named(launch, slowly):
+    started = launch(PROMPTS, ranks=3)
+    named: list[int] = []
+
+    async def kill(message, _):
+        if isinstance(message, protocol.BatchFinished) and message.batch == 3:
+            (pid,) = [pid for pid in rank_pids(started.directory) if psutil.Process(pid).name() == "rank 1"]
+            os.kill(pid, signal.SIGABRT)
+        if isinstance(message, protocol.RankLost):
+            named.append(message.rank)
+            assert message.cause.startswith("killed by SIGABRT")
+
+    await watch(started, when=kill)
+    assert named == [1]
+
+
+async def test_a_rank_killed_while_it_loads_ends_the_run_with_the_cure_and_is_not_tried_again(launch, standin_model):
+    (standin_model / "hold").touch()
+    started = launch(PROMPTS)
+    killed: list[int] = []
+
+    async def kill(message, _):
+        if isinstance(message, protocol.RankPhase) and not killed:
+            killed.extend(rank_pids(started.directory)[:1])
+            os.kill(killed[0], signal.SIGKILL)
+
+    state, seen = await watch(started, when=kill)
+    assert started.process.wait(20) == 3
+    assert state.attempt == 1
+    assert last_words.out_of_memory_while_loading(2) in state.ended.cause
+    assert sum(isinstance(message, protocol.RankLost) for message in seen) == 1
+    assert not processes_of(started.directory)
+
+
+async def test_a_rank_killed_while_it_loads_again_is_tried_again_as_there_was_room_once(launch, slowly, standin_model):
+    started = launch(PROMPTS)
+    killed: list[int] = []
+
+    async def kill(message, _):
+        if isinstance(message, protocol.BatchFinished) and message.batch == 1:
+            (standin_model / "hold").touch()
+            killed.extend(rank_pids(started.directory)[:1])
+            os.kill(killed[0], signal.SIGKILL)
+        if isinstance(message, protocol.RankPhase) and len(killed) == 1:
+            again = [pid for pid in rank_pids(started.directory) if pid != killed[0]]
+            killed.extend(again[:1])
+            os.kill(killed[1], signal.SIGKILL)
+            (standin_model / "hold").unlink()
+
+    state, _ = await watch(started, when=kill)
+    assert started.process.wait(20) == 0
+    assert state.attempt == 3
+    assert [record.text for record in outputs(started.directory)] == expected(PROMPTS)
+
+
+@pytest.mark.parametrize("killed", [False, True])
+async def test_what_ranks_have_left_running_is_ended_with_the_run(launch, slowly, standin_model, killed):
+    (standin_model / "children").mkdir()
+    started = launch(PROMPTS)
+
+    async def kill(message, _):
+        if killed and isinstance(message, protocol.BatchFinished) and message.batch == 2:
+            os.kill(parent_pids(started.directory)[0], signal.SIGKILL)
+            os.kill(rank_pids(started.directory)[0], signal.SIGKILL)
+
+    await watch(started, when=kill)
+    assert started.process.wait(30) == 0
+    children = [int(path.name) for path in (standin_model / "children").iterdir()]
+    assert len(children) == (4 if killed else 2)
+    assert not [pid for pid in children if psutil.pid_exists(pid)]
+
+
+async def test_what_ranks_have_left_running_is_ended_when_the_supervisor_is_killed(launch, slowly, standin_model):
+    (standin_model / "children").mkdir()
+    started = launch(PROMPTS)
+    async for message in SocketSource(started.directory, started.died).events():
+        if isinstance(message, protocol.RanksReady):
+            break
+    children = [int(path.name) for path in (standin_model / "children").iterdir()]
+    assert len(children) == 2
+    started.process.kill()
+    started.process.wait()
+    async with asyncio.timeout(20):
+        while processes_of(started.directory) or any(psutil.pid_exists(pid) for pid in children):
+            await asyncio.sleep(0.05)
+
+
+async def greet(directory, **greeting) -> bytes:
+    """What the supervisor says to a rank that greets like this."""
+    reader, writer = await asyncio.open_unix_connection(str(run_directory.socket_path(directory)))
+    writer.write(protocol.encode_line(protocol.RankHello(**greeting)))
+    try:
+        async with asyncio.timeout(10):
+            return await reader.read()
+    finally:
+        writer.close()
+
+
+@pytest.mark.parametrize(
+    "greeting",
+    [{"rank": 0, "attempt": 1}, {"rank": 1, "attempt": 3}, {"rank": 2, "attempt": 2}, {"rank": 0, "attempt": 2}],
+    ids=["of an earlier launch", "of a later one", "one too many", "there already"],
+)
+async def test_a_rank_that_is_not_of_this_launch_gets_no_work(launch, slowly, greeting):
+    started = launch(PROMPTS * 2)
+    told: list[bytes] = []
+
+    async def intrude(message, _):
+        if isinstance(message, protocol.BatchFinished) and message.batch == 1:
+            os.kill(rank_pids(started.directory)[0], signal.SIGKILL)
+        if isinstance(message, protocol.BatchFinished) and message.batch > 2 and not told:
+            told.append(await greet(started.directory, world_size=2, pid=os.getpid(), **greeting))
+
+    state, _ = await watch(started, when=intrude)
+    assert started.process.wait(20) == 0
+    assert state.attempt == 2
+    assert len(told) == 1
+    assert b'"work"' not in told[0]
+    assert [record.text for record in outputs(started.directory)] == expected(PROMPTS * 2)
+
+
+async def test_a_record_of_hundreds_of_kilobytes_arrives_whole(launch):
+    long = "x" * 300_000
+    started = launch([f"!say {long}", "short"])
+    await watch(started)
+    assert started.process.wait(20) == 0
+    assert outputs(started.directory)[0].text == long
+
+
+async def test_no_rank_goes_on_from_a_meeting_point_before_all_are_there(launch, standin_model):
+    from rankdeck.runner.protocol.sweep_plan import SweepPlan
+
+    started = launch(PROMPTS, sweep=SweepPlan(batch_sizes=[2], ranks=[2]), ranks=2)
+    state, _ = await watch(started)
+    assert started.process.wait(30) == 0
+    assert state.sweep is not None
+    assert state.sweep.records
+
+
+async def test_a_rank_that_fails_while_others_wait_for_it_ends_the_launch(launch, standin_model):
+    from rankdeck.runner.protocol.sweep_plan import SweepPlan
+
+    (standin_model / "fail-load-1").touch()
+    started = launch(PROMPTS, sweep=SweepPlan(batch_sizes=[2], ranks=[2]), ranks=2)
+    state, _ = await watch(started)
+    assert started.process.wait(30) == 3
+    assert state.ended.cause == "rank 1: OSError: weights.bin is damaged"
+    assert not processes_of(started.directory)
