@@ -45,7 +45,7 @@ def serve(channel: socket.socket, be_a_rank: Callable[[StartRank], object], *, n
     In each one's command line the argument that is the first of `named` becomes the second.
     """
     processes.adopt_orphans()
-    processes.outlive_parent()  # should the launcher die, the supervisor is still there; the channel tells when it is not
+    processes.outlive_parent()  # if the launcher dies, the supervisor is still there; the channel tells when not
     wakes, woken = socket.socketpair()
     woken.setblocking(False)
     signal.set_wakeup_fd(woken.fileno(), warn_on_full_buffer=False)
