@@ -10,12 +10,14 @@ from typing import NoReturn
 import msgspec
 
 from rankdeck.runner import run_directory
+from rankdeck.runner.machine import kernel
 from rankdeck.runner.supervisor import accelerate
 from rankdeck.runner.supervisor.accelerate import LaunchCommand
 from rankdeck.runner.supervisor.run import EXIT_DIED, Supervisor
 
 
 async def _supervise(directory: Path, launch_command: LaunchCommand) -> NoReturn:
+    kernel.raise_descriptor_limit()
     run = msgspec.structs.replace(run_directory.read_run_file(directory), supervisor_pid=os.getpid())
     run_directory.write_run_file(directory, run)
     status = await Supervisor(directory, run, launch_command).run()

@@ -39,7 +39,7 @@ def main() -> NoReturn:
     rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     log_to(options.run_dir / f"rank-{rank}.log")
     link = Link(options.socket)
-    hello = protocol.RankHello(rank=rank, world_size=world_size, pid=os.getpid(), attempt=options.attempt)
+    hello = protocol.RankHello(rank=rank, world_size=world_size, attempt=options.attempt)
     link.send(hello, protocol.RankPhase(rank=rank, phase="importing"))
     try:
         _Rank(options, rank, world_size, link).live()

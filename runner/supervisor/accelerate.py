@@ -165,6 +165,10 @@ class AccelerateProcess:
         return await self._process.wait()
 
     @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
     def running(self) -> bool:
         return self._process.returncode is None
 
@@ -253,7 +257,7 @@ def cause_of(lines: Sequence[str]) -> str | None:
     return None
 
 
-def killed_by(lines: Sequence[str], pid: int) -> str | None:
+def killed_by(lines: Sequence[str], pid: int | None) -> str | None:
     """The name of the signal that ended process `pid`, as torchrun reports it."""
     for line in lines:
         match = _SIGNAL_LINE.search(line)

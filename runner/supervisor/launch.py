@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from rankdeck.runner import run_directory
-from rankdeck.runner.machine import processes, telemetry
+from rankdeck.runner.machine import kernel, processes, telemetry
 from rankdeck.runner.protocol.config import RunConfig
 from rankdeck.runner.supervisor import accelerate
 from rankdeck.runner.supervisor.accelerate import AccelerateProcess, LaunchCommand
+from rankdeck.runner.supervisor.door.peers import RankPeer
 from rankdeck.runner.supervisor.event_stream import EventStream
 from rankdeck.runner.supervisor.ranks import RankPool
-from rankdeck.runner.supervisor.server import RankPeer
 
 LAST_WORDS_SECONDS = 5.0
 LEAVE_SECONDS = 60.0
@@ -84,11 +84,21 @@ class RankLaunch:
         self._process = await AccelerateProcess.start(command, environment)
 
     async def serve(self, peer: RankPeer) -> None:
-        """Listen to a rank until it hangs up."""
-        if self._process is not None:
-            self._process.remember(peer.hello.pid)
+        """Listen to a rank until it hangs up; one that is not of this launch is refused, and changes nothing."""
+        if (refusal := self.pool.why_refused(peer.hello) or self._why_a_stranger(peer)) is not None:
+            peer.refuse(refusal)
+            self._events.log("supervisor", f"refused a rank: {refusal}")
+            return
+        if self._process is not None and peer.pid is not None:
+            self._process.remember(peer.pid)
         if await self.pool.serve(peer) and not self._first_lost.done():
             self._first_lost.set_result(peer.hello.rank)
+
+    def _why_a_stranger(self, peer: RankPeer) -> str | None:
+        """Why a process is none of this launch's; None if it is one, or that cannot be known."""
+        if peer.pid is None or (self._process is not None and kernel.descends_from(peer.pid, self._process.pid)):
+            return None
+        return f"process {peer.pid} was not started by this launch"
 
     async def over(self) -> Loss | None:
         """Wait until all ranks have left as they were told (None), or one is lost."""
@@ -145,6 +155,8 @@ class RankLaunch:
         await asyncio.sleep(LEAVE_SECONDS)
 
     async def _loss(self, rank: int, reading: "asyncio.Task[None]") -> Loss:
+        if (why := self.pool.given_up.get(rank)) is not None:
+            return Loss(rank, why, hopeless=False)
         said = self.pool.errors.get(rank)
         if said is None:
             # torchrun names the signal that ended a rank only after it has ended the others.
@@ -153,7 +165,7 @@ class RankLaunch:
         return Loss(rank, said or self._last_words(rank), hopeless=said is not None and not self.pool.ready)
 
     def _last_words(self, rank: int) -> str:
-        signal_name = accelerate.killed_by(list(self._launcher_lines), self.pool.pids[rank])
+        signal_name = accelerate.killed_by(list(self._launcher_lines), self.pool.pids.get(rank))
         if signal_name == "SIGKILL":
             return "killed by SIGKILL (the kernel sends it when memory runs out; or somebody did)"
         said = accelerate.cause_of(list(self._tails[rank].recent))

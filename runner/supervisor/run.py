@@ -25,6 +25,8 @@ from rankdeck.runner.scheduling.scheduler import Scheduler
 from rankdeck.runner.state import summarise
 from rankdeck.runner.supervisor import accelerate
 from rankdeck.runner.supervisor.accelerate import LaunchCommand
+from rankdeck.runner.supervisor.door.listening import Server
+from rankdeck.runner.supervisor.door.peers import RankPeer
 from rankdeck.runner.supervisor.event_stream import EventStream
 from rankdeck.runner.supervisor.failures import Failures
 from rankdeck.runner.supervisor.knobs import KnobControls
@@ -32,7 +34,6 @@ from rankdeck.runner.supervisor.launch import RankLaunch
 from rankdeck.runner.supervisor.model import find_model
 from rankdeck.runner.supervisor.outputs import RETRY_SECONDS, Outputs
 from rankdeck.runner.supervisor.ranks import RankPool
-from rankdeck.runner.supervisor.server import RankPeer, Server
 from rankdeck.runner.supervisor.ticker import Ticker
 from rankdeck.runner.sweep.verdict import summarise_sweep
 

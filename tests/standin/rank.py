@@ -156,7 +156,7 @@ class Rank:
         self.step_seconds = float(os.environ.get("STANDIN_STEP_SECONDS", "0.002"))
         self.link = Link(options.socket)
         self.link.send(
-            protocol.RankHello(rank=self.rank, world_size=world, pid=os.getpid(), attempt=options.attempt),
+            protocol.RankHello(rank=self.rank, world_size=world, attempt=options.attempt),
             protocol.RankPhase(rank=self.rank, phase="loading"),
         )
         self.world = world

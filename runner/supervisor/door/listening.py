@@ -1,0 +1,165 @@
+"""The supervisor's socket: who may connect, and for how long somebody may stay without a word.
+
+Knows greetings and descriptors, but not what a run is: it hands ranks and commands on. However many connect, and
+whatever they say or keep to themselves, there are descriptors left for the run's own files and processes.
+"""
+
+import asyncio
+import contextlib
+import os
+from collections import deque
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from rankdeck.runner import protocol
+from rankdeck.runner.machine.kernel import descriptor_limit, peer_process
+from rankdeck.runner.protocol import Command, Greeting, RankHello
+from rankdeck.runner.supervisor.door.peers import Lines, NoMessageError, Peer, RankPeer, decode
+from rankdeck.runner.supervisor.door.viewers import Viewer, Viewers
+
+GREETING_SECONDS = 10.0
+LAST_WORDS_SECONDS = 1.0
+"""How long a viewer that has hung up its end may take to read what was sent to it."""
+
+MOST_STRANGERS = 64
+"""Connections that have not greeted: the oldest makes room for the next, since a rank greets at once."""
+
+RESERVED_DESCRIPTORS = 128
+"""Descriptors that no connection gets: for prompts, outputs, logs, and the pipes of a launch."""
+
+ACCEPTED_AT_ONCE = 64
+"""Fewer than are reserved: so many are accepted before the first of them is looked at."""
+
+LOGGED_A_MINUTE = 60
+"""Lines about connections: whoever connects over and over must not fill the log."""
+
+
+class Server:
+    """Accepts peers of this user on a unix socket.
+
+    `on_rank` is awaited with every rank that has greeted, for as long as it is connected; `on_command` gets each
+    command of a viewer; `log` gets a line on every connection that was refused or broke the rules.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        viewers: Viewers,
+        on_rank: Callable[[RankPeer], Awaitable[None]],
+        on_command: Callable[[Command], None],
+        log: Callable[[str], None],
+    ) -> None:
+        self._path, self._viewers = path, viewers
+        self._on_rank, self._on_command, self._log = on_rank, on_command, log
+        self._server: asyncio.Server | None = None
+        self._strangers: dict[asyncio.StreamWriter, None] = {}
+        self._logged: deque[float] = deque(maxlen=LOGGED_A_MINUTE)
+
+    async def start(self) -> None:
+        """Listen, in place of any socket file that a killed supervisor left: the run's lock is held already."""
+        self._path.unlink(missing_ok=True)
+        umask = os.umask(0o177)
+        try:
+            self._server = await asyncio.start_unix_server(
+                self._accept, path=str(self._path), backlog=ACCEPTED_AT_ONCE
+            )
+        finally:
+            os.umask(umask)
+
+    async def restore(self) -> None:
+        """Listen again if something that cleans /tmp has removed the socket's file; open connections stay."""
+        if not self._path.exists():
+            if self._server is not None:
+                self._server.close()
+            self._path.parent.mkdir(mode=0o700, exist_ok=True)
+            await self.start()
+            self._log(f"the socket was gone; listening again at {self._path}")
+
+    def close(self) -> None:
+        if self._server is not None:
+            self._server.close()
+        self._path.unlink(missing_ok=True)
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._strangers[writer] = None
+        self._make_room(writer)
+        try:
+            await self._talk(reader, writer)
+        except TimeoutError:
+            self._say("a connection said nothing and was closed")
+        except NoMessageError as error:
+            self._say(f"closed a connection that sent something that is not a message: {error}")
+        except ConnectionError:
+            pass
+        finally:
+            self._strangers.pop(writer, None)
+            # What was written has been sent as far as the peer takes it; the rest must hold no descriptor.
+            writer.transport.abort()
+
+    def _make_room(self, newest: asyncio.StreamWriter) -> None:
+        """Hang up on the oldest strangers while there are too many, or too few descriptors are left."""
+        # A new descriptor is the lowest free number, so it tells how many are taken.
+        full = newest.get_extra_info("socket").fileno() >= most_for_connections()
+        while len(self._strangers) > (1 if full else MOST_STRANGERS):
+            oldest = next(iter(self._strangers))
+            del self._strangers[oldest]
+            oldest.transport.abort()
+            self._say("too many connections that have said nothing; the oldest was closed")
+
+    async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        process = peer_process(writer.get_extra_info("socket"))
+        if process is not None and process.uid not in (os.getuid(), 0):
+            self._say(f"refused a connection of uid {process.uid}")
+            return
+        lines = Lines(reader)
+        async with asyncio.timeout(GREETING_SECONDS):
+            line = await lines.next()
+        if not line:
+            return
+        greeting: RankHello | protocol.ViewerHello = decode(line, Greeting)
+        self._strangers.pop(writer, None)
+        if greeting.version != protocol.PROTOCOL_VERSION:
+            reason = (
+                f"this run speaks protocol {protocol.PROTOCOL_VERSION}, not {greeting.version}; use the same rankdeck"
+            )
+            self._refuse(Peer(lines, writer), reason)
+        elif isinstance(greeting, RankHello):
+            await self._on_rank(RankPeer(lines, writer, greeting, process))
+        elif (reason := self._why_no_viewer(writer)) is not None:
+            self._refuse(Peer(lines, writer), reason)
+        else:
+            await self._watch(Viewer(lines, writer))
+
+    def _why_no_viewer(self, writer: asyncio.StreamWriter) -> str | None:
+        if writer.get_extra_info("socket").fileno() >= most_for_connections():
+            return "this run has no file descriptors left for a viewer (ulimit -n)"
+        return self._viewers.why_no_more()
+
+    def _refuse(self, peer: Peer, reason: str) -> None:
+        peer.refuse(reason)
+        self._say(f"refused a connection: {reason}")
+
+    async def _watch(self, viewer: Viewer) -> None:
+        self._viewers.add(viewer)
+        try:
+            async for line in viewer.lines():
+                self._on_command(decode(line, Command))
+            await viewer.drained(LAST_WORDS_SECONDS)
+        finally:
+            self._viewers.remove(viewer)
+
+    def _say(self, text: str) -> None:
+        """Log a line about a connection, unless there were too many in the last minute."""
+        now = asyncio.get_running_loop().time()
+        if len(self._logged) == LOGGED_A_MINUTE and now - self._logged[0] < 60:
+            return
+        self._logged.append(now)
+        last = len(self._logged) == LOGGED_A_MINUTE and now - self._logged[0] < 60
+        self._log(f"{text}; more like this within a minute is not logged" if last else text)
+
+
+def most_for_connections() -> int:
+    """The number of the first descriptor that no connection gets."""
+    limit = descriptor_limit()
+    return limit - min(RESERVED_DESCRIPTORS, limit // 4)
