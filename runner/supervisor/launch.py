@@ -94,6 +94,12 @@ class RankLaunch:
         if await self.pool.serve(peer) and not self._first_lost.done():
             self._first_lost.set_result(peer.hello.rank)
 
+    def give_up(self, rank: int, why: str) -> None:
+        """Take a rank for lost."""
+        self.pool.give_up(rank, why)
+        if not self._first_lost.done():
+            self._first_lost.set_result(rank)
+
     def _why_a_stranger(self, peer: RankPeer) -> str | None:
         """Why a process is none of this launch's; None if it is one, or that cannot be known."""
         if peer.pid is None or (self._process is not None and kernel.descends_from(peer.pid, self._process.pid)):

@@ -29,6 +29,7 @@ from rankdeck.runner.supervisor.door.listening import Server
 from rankdeck.runner.supervisor.door.peers import RankPeer
 from rankdeck.runner.supervisor.event_stream import EventStream
 from rankdeck.runner.supervisor.failures import Failures
+from rankdeck.runner.supervisor.hung_ranks import HungRanks
 from rankdeck.runner.supervisor.knobs import KnobControls
 from rankdeck.runner.supervisor.launch import RankLaunch
 from rankdeck.runner.supervisor.model import find_model
@@ -99,7 +100,8 @@ class Supervisor:
             cut = self._resume_point.cut
             self._events.log("supervisor", f"mended: {cut} bytes of half-written lines were cut off")
         ticker = Ticker(self._events, self._controls, lambda: self._launch)
-        for work in (ticker.tick(), ticker.sample()):
+        hung_ranks = HungRanks(self._config.patience, lambda: self._launch, self._events)
+        for work in (ticker.tick(), ticker.sample(), hung_ranks.watch()):
             self._spawn(work)
         self._files = self._spawn(self._watch_files())
         ranks = self._spawn(self._run_ranks())

@@ -5,7 +5,6 @@ whatever they say or keep to themselves, there are descriptors left for the run'
 """
 
 import asyncio
-import contextlib
 import os
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -16,6 +15,7 @@ from rankdeck.runner.machine.kernel import descriptor_limit, peer_process
 from rankdeck.runner.protocol import Command, Greeting, RankHello
 from rankdeck.runner.supervisor.door.peers import Lines, NoMessageError, Peer, RankPeer, decode
 from rankdeck.runner.supervisor.door.viewers import Viewer, Viewers
+from rankdeck.runner.supervisor.talk.claims import MOST, NonsenseError, check_values
 
 GREETING_SECONDS = 10.0
 LAST_WORDS_SECONDS = 1.0
@@ -61,9 +61,7 @@ class Server:
         self._path.unlink(missing_ok=True)
         umask = os.umask(0o177)
         try:
-            self._server = await asyncio.start_unix_server(
-                self._accept, path=str(self._path), backlog=ACCEPTED_AT_ONCE
-            )
+            self._server = await asyncio.start_unix_server(self._accept, path=str(self._path), backlog=ACCEPTED_AT_ONCE)
         finally:
             os.umask(umask)
 
@@ -126,8 +124,8 @@ class Server:
             self._refuse(Peer(lines, writer), reason)
         elif isinstance(greeting, RankHello):
             await self._on_rank(RankPeer(lines, writer, greeting, process))
-        elif (reason := self._why_no_viewer(writer)) is not None:
-            self._refuse(Peer(lines, writer), reason)
+        elif (refusal := self._why_no_viewer(writer)) is not None:
+            self._refuse(Peer(lines, writer), refusal)
         else:
             await self._watch(Viewer(lines, writer))
 
@@ -144,7 +142,7 @@ class Server:
         self._viewers.add(viewer)
         try:
             async for line in viewer.lines():
-                self._on_command(decode(line, Command))
+                self._on_command(_command(line))
             await viewer.drained(LAST_WORDS_SECONDS)
         finally:
             self._viewers.remove(viewer)
@@ -157,6 +155,16 @@ class Server:
         self._logged.append(now)
         last = len(self._logged) == LOGGED_A_MINUTE and now - self._logged[0] < 60
         self._log(f"{text}; more like this within a minute is not logged" if last else text)
+
+
+def _command(line: bytes) -> Command:
+    """A viewer's command; a knob out of its range is brought into it later, an absurd number is no command."""
+    command: Command = decode(line, Command)
+    try:
+        check_values(command, type(command).__name__, least=-MOST)
+    except NonsenseError as error:
+        raise NoMessageError(str(error)) from None
+    return command
 
 
 def most_for_connections() -> int:

@@ -1,4 +1,4 @@
-"""What can be true of the figures and texts in a rank's message, whatever the message is about. Pure.
+"""What can be true of the figures and texts in a message, whatever the message is about. Pure.
 
 Knows bounds of numbers, texts and lists, and what the account of a batch cannot say. Does not know what the rank was
 given: `runner.supervisor.talk.rank_talk` does.
@@ -27,7 +27,7 @@ S = TypeVar("S", bound=msgspec.Struct)
 
 
 class NonsenseError(Exception):
-    """A rank said what cannot be true."""
+    """A peer said what cannot be true."""
 
 
 def require(holds: bool, otherwise: str) -> None:
@@ -36,25 +36,25 @@ def require(holds: bool, otherwise: str) -> None:
         raise NonsenseError(otherwise)
 
 
-def check_values(value: object, name: str) -> None:
-    """Require numbers that are finite, not negative and not absurd, and texts and lists of bearable length."""
+def check_values(value: object, name: str, *, least: int = 0) -> None:
+    """Require numbers from `least` on that are finite and not absurd, and texts and lists of bearable length."""
     if isinstance(value, bool) or value is None:
         return
     if isinstance(value, int | float):
-        require(0 <= value <= MOST, f"{name} is out of range")
+        require(least <= value <= MOST, f"{name} is out of range")
     elif isinstance(value, str):
         require(len(value) <= LONGEST_TEXT, f"{name} is {len(value):,} characters long")
     elif isinstance(value, msgspec.Struct):
         for field in value.__struct_fields__:
-            check_values(getattr(value, field), field)
+            check_values(getattr(value, field), field, least=least)
     elif isinstance(value, dict):
         require(len(value) <= MOST_ENTRIES, f"{name} has {len(value):,} entries")
         for key, entry in value.items():
-            check_values(key, name)
-            check_values(entry, name)
+            check_values(key, name, least=least)
+            check_values(entry, name, least=least)
     elif isinstance(value, list | tuple):
         for entry in value:
-            check_values(entry, name)
+            check_values(entry, name, least=least)
 
 
 def check_record(record: OutputRecord, new_tokens: int) -> None:

@@ -16,7 +16,7 @@ TOLD_LOADING_SECONDS = 60.0
 LEAST_PATIENCE_SECONDS = 60.0
 
 USUAL_TIMES = 10.0
-"""A hang is this many times as long as the longest silence of the batches so far, whichever prefill or step that was."""
+"""A hang is this many times as long as the longest silence of the batches so far, whatever it was in."""
 
 COLD_TIMES = 3.0
 """The same over the longest silence of a first batch, which may have compiled."""
@@ -45,9 +45,6 @@ class Pulse:
         """It was handed work, so that its silence begins here."""
         self._work = max(1.0, work)
         self.silent, self.stopped = 0.0, False
-
-    def passed(self, seconds: float) -> None:
-        self.silent += seconds
 
     def heard(self, stage: Stage) -> None:
         """It has said something."""

@@ -170,9 +170,7 @@ class RankTalk:
         batch = self._in_hand(finished.batch)
         require(batch.stream is None, f"batch {finished.batch} ends with an account")
         rows = len(batch.indices)
-        check_result(
-            finished.result, rows=rows, tokens=rows * self._config.new_tokens, seconds=now - batch.since
-        )
+        check_result(finished.result, rows=rows, tokens=rows * self._config.new_tokens, seconds=now - batch.since)
         left = len(batch.unanswered) if batch.kept else 0
         require(not left, f"batch {finished.batch} is finished, and {left:,} of its prompts have no record")
         del self._batches[finished.batch]

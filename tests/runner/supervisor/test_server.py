@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 from rankdeck.runner import protocol, run_directory
-from rankdeck.runner.supervisor import server
-from rankdeck.runner.supervisor.server import Server, Viewers
+from rankdeck.runner.supervisor.door import listening as server
+from rankdeck.runner.supervisor.door import viewers as door_viewers
+from rankdeck.runner.supervisor.door.listening import Server
+from rankdeck.runner.supervisor.door.viewers import Viewers
 from tests.runner.supervisor.test_supervisor import PROMPTS, outputs, watch
 
 SNAPSHOT = b'{"type":"snapshot"}\n'
@@ -49,7 +51,7 @@ async def say(path: Path, *parts: bytes, hang_up: bool = True) -> bytes:
 
 
 HELLO = protocol.encode_line(protocol.ViewerHello())
-RANK = protocol.encode_line(protocol.RankHello(rank=0, world_size=1, pid=1, attempt=1))
+RANK = protocol.encode_line(protocol.RankHello(rank=0, world_size=1, attempt=1))
 
 
 async def test_random_bytes_of_every_kind_are_closed_with_a_log_line(listening):
@@ -115,7 +117,7 @@ async def test_a_viewer_that_does_not_read_costs_bounded_memory_and_gets_a_fresh
         await asyncio.sleep(0)
     (viewer,) = viewers._viewers
     assert viewer.lagging
-    assert viewer.backlog < 2 * server.VIEWER_BACKLOG_BYTES
+    assert viewer.backlog < 2 * door_viewers.VIEWER_BACKLOG_BYTES
     reader._limit = 10**8
     reader._transport.resume_reading()
     last = b""
