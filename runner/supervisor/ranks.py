@@ -91,14 +91,20 @@ class RankPool:
             return f"rank {hello.rank} of this launch has greeted already"
         return None
 
-    async def serve(self, peer: RankPeer) -> bool:
-        """Listen to a rank that was let in until it hangs up. Returns whether it did before it was told to leave."""
+    def let_in(self, peer: RankPeer) -> ConnectedRank:
+        """Take a rank in that is not refused."""
         number = peer.hello.rank
         talk = RankTalk(number, self._config, self._prompts.count, self._scheduler.is_settled)
         rank = self.work.ranks[number] = ConnectedRank(number, peer, talk)
         self._greeted.add(number)
         if peer.pid is not None:
             self.pids[number] = peer.pid
+        return rank
+
+    async def serve(self, peer: RankPeer) -> bool:
+        """Let a rank in and listen until it hangs up. Returns whether it did before it was told to leave."""
+        rank = self.let_in(peer)
+        number = rank.number
         try:
             async for message in peer.messages():
                 self.listen(rank, message)

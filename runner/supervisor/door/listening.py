@@ -142,7 +142,7 @@ class Server:
         self._viewers.add(viewer)
         try:
             async for line in viewer.lines():
-                self._on_command(_command(line))
+                self._on_command(command_of(line))
             await viewer.drained(LAST_WORDS_SECONDS)
         finally:
             self._viewers.remove(viewer)
@@ -157,7 +157,7 @@ class Server:
         self._log(f"{text}; more like this within a minute is not logged" if last else text)
 
 
-def _command(line: bytes) -> Command:
+def command_of(line: bytes) -> Command:
     """A viewer's command; a knob out of its range is brought into it later, an absurd number is no command."""
     command: Command = decode(line, Command)
     try:
