@@ -3,8 +3,8 @@
 `python rank.py launch N --run-dir …` starts N of them and ends as torchrun does: when one dies it ends the others and
 exits with 1. An answer depends on its prompt alone, so every way through a run gives the same outputs. Prompts steer
 the ranks: `!raise` makes the batch raise, `!huge` runs out of memory, `!die` kills the rank, `!lose` costs it its GPU.
-Files in the model's folder do, too: `fail-load` makes loading fail, `hold` keeps ranks from getting ready, `nonsense`
-has rank 0 send what is no message. STANDIN_STEP_SECONDS is the time of a decode step, STANDIN_ROOM the most rows that
+Files in the model's folder do, too: `fail-load` makes loading fail, `hold` keeps ranks from getting ready, and rank
+0 says once what `nonsense` holds. STANDIN_STEP_SECONDS is the time of a decode step, STANDIN_ROOM the most rows that
 fit, STANDIN_DEVICE what they say they run on. With `--engine continuous` they are continuous ranks: the real
 ContinuousRank, around rows that need no model.
 """
@@ -185,7 +185,9 @@ class Rank:
             )
         )
         if (self.model / "nonsense").exists() and self.rank == 0:
-            self.link.send(protocol.Leave())  # type: ignore[arg-type]  # ranks never send it
+            for line in (self.model / "nonsense").read_bytes().splitlines(keepends=True):
+                self.link._socket.sendall(line)
+            (self.model / "nonsense").unlink(missing_ok=True)
         while isinstance(order := self.link.next_order(), Work):
             if order.stream == self.failed_stream:
                 continue

@@ -1,4 +1,4 @@
-"""A launch of ranks without processes or sockets: the supervisor's own modules, and peers that keep what they are sent."""
+"""A launch of ranks without processes or sockets: the supervisor's own modules, and peers that keep what they get."""
 
 from pathlib import Path
 
@@ -107,8 +107,10 @@ class Launch:
 
     def connect(self) -> list[ConnectedRank]:
         """All ranks greet."""
-        ranks = self.config.ranks
-        return [self.pool.let_in(KeptPeer(number, ranks, self.attempt)) for number in range(ranks)]
+        return [self.pool.let_in(self.peer(number)) for number in range(self.config.ranks)]
+
+    def peer(self, number: int) -> KeptPeer:
+        return KeptPeer(number, self.config.ranks, self.attempt)
 
     def connect_ready(self, engine: str = "static") -> list[ConnectedRank]:
         """All ranks greet and are ready, so that they have their first batches."""
