@@ -258,7 +258,10 @@ class Scheduler:
         """
         assignment = self.in_flight[batch]
         rows = len(assignment.indices)
-        if assignment.alone and assignment.kept:
+        if not assignment.kept:
+            del self.in_flight[batch]
+            return ()
+        if assignment.alone:
             del self.in_flight[batch]
             return tuple(index for index in assignment.indices if not self._settled[index])
         self.cap(assignment.rank, rows)

@@ -6,9 +6,11 @@ whatever they say or keep to themselves, there are descriptors left for the run'
 
 import asyncio
 import os
+import socket
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
+from typing import Any
 
 from rankdeck.runner import protocol
 from rankdeck.runner.machine.kernel import descriptor_limit, peer_process
@@ -27,8 +29,10 @@ MOST_STRANGERS = 64
 RESERVED_DESCRIPTORS = 128
 """Descriptors that no connection gets: for prompts, outputs, logs, and the pipes of a launch."""
 
-ACCEPTED_AT_ONCE = 64
-"""Fewer than are reserved: so many are accepted before the first of them is looked at."""
+WAITING = 256
+"""Connections that the kernel keeps until they are accepted: as many as ranks may come at once."""
+
+RETRY_SECONDS = 0.1
 
 LOGGED_A_MINUTE = 60
 """Lines about connections: whoever connects over and over must not fill the log."""
@@ -52,36 +56,79 @@ class Server:
     ) -> None:
         self._path, self._viewers = path, viewers
         self._on_rank, self._on_command, self._log = on_rank, on_command, log
-        self._server: asyncio.Server | None = None
+        self._listening: socket.socket | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
         self._strangers: dict[asyncio.StreamWriter, None] = {}
         self._logged: deque[float] = deque(maxlen=LOGGED_A_MINUTE)
 
     async def start(self) -> None:
         """Listen, in place of any socket file that a killed supervisor left: the run's lock is held already."""
         self._path.unlink(missing_ok=True)
+        listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        listening.setblocking(False)
         umask = os.umask(0o177)
         try:
-            self._server = await asyncio.start_unix_server(self._accept, path=str(self._path), backlog=ACCEPTED_AT_ONCE)
+            listening.bind(str(self._path))
+            listening.listen(WAITING)
+        except OSError:
+            listening.close()
+            raise
         finally:
             os.umask(umask)
+        self._listening = listening
+        self._go_on_with(self._accept(listening))
 
     async def restore(self) -> None:
         """Listen again if something that cleans /tmp has removed the socket's file; open connections stay."""
         if not self._path.exists():
-            if self._server is not None:
-                self._server.close()
+            self._stop_listening()
             self._path.parent.mkdir(mode=0o700, exist_ok=True)
             await self.start()
             self._log(f"the socket was gone; listening again at {self._path}")
 
     def close(self) -> None:
-        if self._server is not None:
-            self._server.close()
+        self._stop_listening()
         self._path.unlink(missing_ok=True)
 
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._strangers[writer] = None
-        self._make_room(writer)
+    def _stop_listening(self) -> None:
+        if self._listening is not None:
+            asyncio.get_running_loop().remove_reader(self._listening)
+            self._listening.close()
+            self._listening = None
+
+    async def _accept(self, listening: socket.socket) -> None:
+        """Accept one connection at a time, each once there are descriptors for it, until the socket is closed."""
+        while self._listening is listening:
+            try:
+                connection, _ = await asyncio.get_running_loop().sock_accept(listening)
+            except OSError as error:
+                if self._listening is not listening:
+                    return
+                self._say(f"a connection could not be accepted: {error}")
+                await asyncio.sleep(RETRY_SECONDS)
+                continue
+            # A new descriptor is the lowest free number, so it tells how many are taken.
+            if len(self._strangers) >= MOST_STRANGERS or connection.fileno() >= most_for_connections():
+                await self._make_room()
+            reader, writer = await asyncio.open_unix_connection(sock=connection)
+            self._strangers[writer] = None
+            self._go_on_with(self._serve(reader, writer))
+
+    async def _make_room(self) -> None:
+        """Hang up on the oldest connection that has not greeted, if there is one."""
+        if self._strangers:
+            oldest = next(iter(self._strangers))
+            del self._strangers[oldest]
+            oldest.transport.abort()
+            await asyncio.sleep(0)  # its descriptor is closed in the loop's next round
+            self._say("too many connections that have said nothing; the oldest was closed")
+
+    def _go_on_with(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             await self._talk(reader, writer)
         except TimeoutError:
@@ -94,16 +141,6 @@ class Server:
             self._strangers.pop(writer, None)
             # What was written has been sent as far as the peer takes it; the rest must hold no descriptor.
             writer.transport.abort()
-
-    def _make_room(self, newest: asyncio.StreamWriter) -> None:
-        """Hang up on the oldest strangers while there are too many, or too few descriptors are left."""
-        # A new descriptor is the lowest free number, so it tells how many are taken.
-        full = newest.get_extra_info("socket").fileno() >= most_for_connections()
-        while len(self._strangers) > (1 if full else MOST_STRANGERS):
-            oldest = next(iter(self._strangers))
-            del self._strangers[oldest]
-            oldest.transport.abort()
-            self._say("too many connections that have said nothing; the oldest was closed")
 
     async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         process = peer_process(writer.get_extra_info("socket"))

@@ -120,7 +120,7 @@ def test_whose_a_socket_is_comes_from_the_kernel(monkeypatch):
     there.close()
 
 
-@pytest.mark.parametrize("pid", [-1, 0, 1, "a bystander"])
+@pytest.mark.parametrize("pid", [-1, "a bystander"])
 async def test_a_stranger_that_greets_as_a_rank_ends_neither_the_run_nor_a_bystander(launch, monkeypatch, pid):
     monkeypatch.setenv("STANDIN_STEP_SECONDS", "0.03")
     started = launch(PROMPTS)
@@ -129,15 +129,15 @@ async def test_a_stranger_that_greets_as_a_rank_ends_neither_the_run_nor_a_bysta
 
     async def greet_as_rank(message, _):
         if isinstance(message, protocol.BatchFinished) and message.batch <= 4:
-            reader, writer = await asyncio.open_unix_connection(str(run_directory.socket_path(started.directory)))
             named = bystander.pid if pid == "a bystander" else pid
-            for attempt in (message.batch, 99):
+            for attempt in (1, 99):
+                reader, writer = await asyncio.open_unix_connection(str(run_directory.socket_path(started.directory)))
                 writer.write(
                     b'{"type":"rank_hello","version":1,"rank":0,"world_size":2,"pid":%d,"attempt":%d}\n'
                     % (named, attempt)
                 )
-            heard.append(await asyncio.wait_for(reader.readline(), 10))
-            writer.close()
+                heard.append(await asyncio.wait_for(reader.readline(), 10))
+                writer.close()
 
     try:
         state, _ = await watch(started, when=greet_as_rank)
@@ -159,7 +159,7 @@ async def test_the_pids_of_ranks_are_those_of_their_processes(launch, standin_mo
     async def look(message, _):
         if isinstance(message, protocol.Tick) and message.processes:
             sampled.update(sample.rank for sample in message.processes if sample.rss_bytes)
-        if sampled == {0, 1}:
+        if sampled == {0, 1} and (standin_model / "hold").exists():
             assert len(rank_pids(started.directory)) == 2
             (standin_model / "hold").unlink(missing_ok=True)
 

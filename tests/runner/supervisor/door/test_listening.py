@@ -1,6 +1,7 @@
 """The socket under attack: whatever comes, it is refused or ignored with a log line, and the run goes on."""
 
 import asyncio
+import errno
 import os
 import random
 import struct
@@ -41,7 +42,10 @@ async def door(tmp_path: Path):
 
 
 async def say(path: Path, *parts: bytes, hang_up: bool = True) -> bytes:
-    reader, writer = await asyncio.open_unix_connection(str(path))
+    try:
+        reader, writer = await asyncio.open_unix_connection(str(path))
+    except FileNotFoundError:  # the run has ended
+        return b""
     try:
         for part in parts:
             writer.write(part)
@@ -132,6 +136,23 @@ async def test_the_oldest_of_too_many_that_say_nothing_makes_room_for_a_rank(doo
     assert not any(reader.at_eof() for reader, _ in silent[6:])
     for _, writer in silent:
         writer.close()
+
+
+async def test_a_connection_that_cannot_be_accepted_does_not_end_the_listening(door, monkeypatch):
+    path, kept, _ = door
+    loop, fails = asyncio.get_running_loop(), [errno.EMFILE, errno.ENFILE, errno.ECONNABORTED]
+    accept = loop.sock_accept
+
+    async def failing(listening):
+        if fails:
+            raise OSError(fails.pop(0), "not now")
+        return await accept(listening)
+
+    monkeypatch.setattr(listening, "RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(loop, "sock_accept", failing)
+    for _ in range(3):  # the first is taken by the accept that is already waiting
+        assert await say(path, HELLO) == SNAPSHOT
+    assert (fails, len(kept["log"])) == ([], 3)
 
 
 async def test_where_descriptors_run_short_no_viewer_is_let_in_and_a_rank_still_is(door, monkeypatch):
