@@ -11,11 +11,12 @@ import msgspec
 
 from rankdeck.runner import run_directory
 from rankdeck.runner.launching.accelerate import LaunchCommand, accelerate_command
-from rankdeck.runner.machine import processes
+from rankdeck.runner.machine import kernel, processes
 from rankdeck.runner.supervisor.run import EXIT_DIED, Supervisor
 
 
 async def _supervise(directory: Path, launch_command: LaunchCommand) -> NoReturn:
+    kernel.raise_descriptor_limit()
     run = msgspec.structs.replace(run_directory.read_run_file(directory), supervisor_pid=os.getpid())
     run_directory.write_run_file(directory, run)
     status = await Supervisor(directory, run, launch_command).run()

@@ -18,6 +18,7 @@ from rankdeck.runner.protocol.config import MAX_BATCH_SIZE
 from rankdeck.runner.protocol.sweep_plan import SweepPlan, SweepState, warm_up_tokens
 from rankdeck.runner.scheduling.rounds import EvenRounds
 from rankdeck.runner.state import RankState, RunState
+from rankdeck.runner.state.silence import waits_for
 
 
 class WhatIf(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,9 +41,9 @@ def eta_seconds(state: RunState) -> float | None:
     """Seconds to the end of the run with the knobs as they are; of a sweep, to the end of its trials.
 
     Predicted once a whole batch was measured; before that, at the pace so far. None before there is a pace, while no
-    batches are handed out, and after the end.
+    batches are handed out, while a rank says nothing (nobody knows when it goes on), and after the end.
     """
-    if state.phase not in ("running", "stopping") or state.ended is not None:
+    if state.phase not in ("running", "stopping") or state.ended is not None or waits_for(state) is not None:
         return None
     if (job := _job(state)) is not None:
         return job.seconds(state.active_ranks, state.batch_size)

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 
 import msgspec
 
-from rankdeck.runner.protocol.sweep_plan import MAX_TRIALS, SweepPlan
+from rankdeck.runner.protocol.sweep_plan import MAX_TRIAL_PROMPTS, MAX_TRIAL_SECONDS, MAX_TRIALS, SweepPlan
 
 Dispatch = Literal["pull", "split"]
 Order = Literal["length", "input"]
@@ -23,6 +23,7 @@ Quantization = Literal["none", "bnb-8bit", "bnb-4bit", "int8"]
 MAX_RANKS = 256
 MAX_BATCH_SIZE = 65536
 MAX_PER = 64
+MAX_PATIENCE = 7 * 24 * 3600
 """Anything above these limits is a typing error; that many ranks would bring a machine down."""
 
 RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -43,10 +44,11 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     `ranks` is the world size; `batch_size` counts prompts per batch and rank, None (`auto`) searches for the best size
     on the real work. Sampling values of None leave the model's own generation config alone. `max_restarts` is how often
-    the ranks are launched again after one of them died. With `sweep` the run is a sweep: it measures the plan's
-    settings, and `ranks` is the most it needs. `ranks_per_gpu` is the most ranks a GPU takes, None for as many as
-    `ranks` needs; `gpus_per_rank` is how many GPUs a rank's model is spread over. `quantization` is applied to weights
-    as they are loaded.
+    the ranks are launched again after one of them died. `patience` is for how many seconds a rank at work may have no
+    step before it is ended: None for as many as its own pace suggests, 0 for ever. With `sweep` the run is a sweep: it
+    measures the plan's settings, and `ranks` is the most it needs. `ranks_per_gpu` is the most ranks a GPU takes, None
+    for as many as `ranks` needs; `gpus_per_rank` is how many GPUs a rank's model is spread over. `quantization` is
+    applied to weights as they are loaded.
     """
 
     prompts: str
@@ -72,6 +74,7 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     compile: bool = False
     attention: Attention = "auto"
     max_restarts: int = 3
+    patience: float | None = None
     limit: int | None = None
     column: str | None = None
     output: str | None = None
@@ -120,6 +123,8 @@ def check(config: RunConfig) -> list[Problem]:
         value = getattr(config, setting)
         if value not in get_args(kind):
             refuse(setting, f"must be one of {', '.join(get_args(kind))}, not {value!r}")
+    if config.patience is not None and not 0 <= config.patience <= MAX_PATIENCE:
+        refuse("patience", f"must be from 0 (never) to {MAX_PATIENCE:,} seconds, not {config.patience:g}")
     if config.limit is not None and config.limit < 1:
         refuse("limit", f"must be at least 1, not {config.limit}")
     if not config.model.strip():
@@ -158,6 +163,13 @@ def check_sweep(config: RunConfig, plan: SweepPlan) -> list[Problem]:
     ):
         if not (math.isfinite(value) and value >= least):
             problems.append(Problem(setting, f"must be at least {least}, not {value}"))
+    if plan.least_seconds > MAX_TRIAL_SECONDS:
+        problems.append(Problem("seconds", f"must be at most {MAX_TRIAL_SECONDS:,} for a trial"))
+    if not problems:
+        prompts = plan.least_rounds * max(plan.ranks) * max(plan.batch_sizes)
+        if prompts > MAX_TRIAL_PROMPTS:
+            said = f"a trial would take {prompts:,} prompts, at most {MAX_TRIAL_PROMPTS:,} are possible"
+            problems.append(Problem("rounds", said))
     if plan.trial_tokens is not None:
         if plan.trial_tokens < 1:
             problems.append(Problem("trial_tokens", f"must be at least 1, not {plan.trial_tokens}"))

@@ -250,6 +250,25 @@ class RankLost(Event, frozen=True, kw_only=True):
     cause: str
 
 
+class RankSilent(Event, frozen=True, kw_only=True):
+    """A rank has said nothing for `seconds`, unusually long. What its `process` does is None where it cannot be seen.
+
+    After `patience` seconds of silence it is ended, and its batch done again; None for never.
+    """
+
+    rank: int
+    stage: Literal["loading", "waiting", "at work"]
+    seconds: float
+    process: Literal["stopped", "waiting in the kernel", "running"] | None = None
+    patience: float | None = None
+
+
+class RankHeard(Event, frozen=True, kw_only=True):
+    """A silent rank has said something again."""
+
+    rank: int
+
+
 class TelemetryStarted(Event, frozen=True, kw_only=True):
     """What is measured: the number of GPUs, or in one line why there are none."""
 
@@ -322,6 +341,8 @@ AnyEvent = (
     | TrialFinished
     | SweepSettled
     | RankLost
+    | RankSilent
+    | RankHeard
     | TelemetryStarted
     | Tick
     | LogLine

@@ -12,12 +12,14 @@ from rankdeck.runner.protocol.sweep_plan import SweepPlan
 
 
 class RankHello(Message, frozen=True, kw_only=True):
-    """A rank's greeting. `attempt` is the number of its launch, which tells it from stragglers of an earlier one."""
+    """A rank's greeting. `attempt` is the number of its launch, which tells it from stragglers of an earlier one.
+
+    It names no process: the supervisor has that from the kernel.
+    """
 
     version: int = PROTOCOL_VERSION
     rank: int
     world_size: int
-    pid: int
     attempt: int
 
 

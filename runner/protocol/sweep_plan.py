@@ -12,6 +12,12 @@ MAX_TRIALS = 2000
 """A longer plan is a typing error: at a few seconds a trial it would take hours."""
 
 
+MAX_TRIAL_PROMPTS = 1_000_000
+"""A trial's prompts are chosen before it begins, and as many are kept in memory."""
+
+MAX_TRIAL_SECONDS = 24 * 3600
+
+
 class SweepPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a sweep measures: every batch size with every number of active ranks, `repeats` times in shuffled order.
 

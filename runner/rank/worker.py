@@ -42,7 +42,7 @@ def live(options: Options, order: StartRank) -> NoReturn:
     rank = order.rank
     log_to(options.run_dir / f"rank-{rank}.log")
     link = Link(options.socket)  # from here on, this process ends when the supervisor does
-    link.send(protocol.RankHello(rank=rank, world_size=order.world_size, pid=os.getpid(), attempt=order.attempt))
+    link.send(protocol.RankHello(rank=rank, world_size=order.world_size, attempt=order.attempt))
     try:
         _Rank(options, order, link).live()
     except BaseException as error:

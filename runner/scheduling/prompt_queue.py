@@ -29,7 +29,7 @@ class PromptQueue:
     def take(self, count: int) -> Iterator[int]:
         """Take at most `count` prompts from the front."""
         for _ in range(min(count, self.left)):
-            while not self._window:
+            while not self._window and self._next < self._stop:
                 self._open_window()
             self.left -= 1
             yield self._window.popleft()

@@ -61,6 +61,9 @@ class Scheduler:
         self._settled = settled
         self._queue: PromptQueue | None = PromptQueue(lengths, order, 0, len(lengths), settled)
         self._shares: dict[int, PromptQueue] = {}
+        self.shares: dict[int, tuple[int, int]] = {}
+        """Split dispatch: the first prompt of each rank's share, and the one after its last."""
+
         self._returned: deque[int] = deque()
         self._singly: deque[int] = deque()
         self._culprits: dict[int, int] = {}
@@ -96,6 +99,7 @@ class Scheduler:
         if rank in self._shares:
             return
         self._queue = None
+        self.shares[rank] = start, stop
         self._shares[rank] = PromptQueue(self._lengths, self._order, start, stop, self._settled)
 
     def next_batch(self, rank: int) -> Assignment | None:
@@ -254,6 +258,9 @@ class Scheduler:
         """
         assignment = self.in_flight[batch]
         rows = len(assignment.indices)
+        if not assignment.kept:
+            del self.in_flight[batch]
+            return ()
         if assignment.alone:
             del self.in_flight[batch]
             return tuple(index for index in assignment.indices if not self._settled[index])

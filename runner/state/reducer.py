@@ -98,8 +98,12 @@ def apply(state: RunState, event: AnyEvent) -> RunState:
         case protocol.RankLost():
             # What it had in hand is handed out again first, so the plan of rounds no longer holds.
             state = msgspec.structs.replace(batch_over(state, event.rank, event.at), loss=event, rounds=EvenRounds())
-            state = replace_rank(state, event.rank, phase="lost", phase_since=event.at, cause=event.cause)
+            state = replace_rank(state, event.rank, phase="lost", phase_since=event.at, cause=event.cause, silence=None)
             return mark(state, "rank lost", f"rank {event.rank} lost")
+        case protocol.RankSilent():
+            return replace_rank(state, event.rank, silence=event)
+        case protocol.RankHeard():
+            return replace_rank(state, event.rank, silence=None)
         case protocol.TelemetryStarted():
             state = msgspec.structs.replace(state, telemetry_reason=event.reason)
             if event.reason is not None:
@@ -177,6 +181,7 @@ def _launched(state: RunState, event: protocol.RanksLaunched) -> RunState:
         "rows_at_once": None,
         "cache_used": None,
         "cause": None,
+        "silence": None,
     }
     ranks = tuple(
         msgspec.structs.replace(before.get(number, RankState(rank=number)), **fresh)

@@ -52,7 +52,8 @@ class RankState(msgspec.Struct, frozen=True, kw_only=True):
     `rows` counts the prompts in hand without a record. A continuous rank generates only `rows_at_once` of them at a
     time, and `cache_used` is the share (0 to 1) of its key and value cache that these take; `accounts` counts those
     closed in its batch. `first_step` and `last_step` are the first and the newest step reported of the batch.
-    `warm_rows` are the rows of the largest batch that it has ended since it was launched; 0 before the first.
+    `warm_rows` are the rows of the largest batch that it has ended since it was launched; 0 before the first. `silence`
+    is set while it says nothing for unusually long.
     """
 
     rank: int
@@ -84,6 +85,7 @@ class RankState(msgspec.Struct, frozen=True, kw_only=True):
     peak_memory_bytes: int | None = None
     reserved_memory_bytes: int | None = None
     cause: str | None = None
+    silence: protocol.RankSilent | None = None
 
     @property
     def device(self) -> str:

@@ -16,7 +16,7 @@ from rankdeck.runner.state import RunState, Snapshot, apply
 from rankdeck.runner.state.knobs import SOURCE as KNOBS
 from rankdeck.runner.state.knobs import knob_words
 from rankdeck.runner.state.loading_time import loading_line
-from rankdeck.runner.supervisor.server import Viewers
+from rankdeck.runner.supervisor.door.viewers import Viewers
 
 JOURNAL_TICK_SECONDS = 1.0
 

@@ -12,7 +12,7 @@ from rankdeck.runner.scheduling.scheduler import Scheduler
 from rankdeck.runner.supervisor.event_stream import EventStream
 from rankdeck.runner.supervisor.knobs import KnobControls
 from rankdeck.runner.supervisor.outputs import Outputs
-from rankdeck.runner.supervisor.rows_in_hand import RowsInHand
+from rankdeck.runner.supervisor.talk.rows_in_hand import RowsInHand
 
 
 class Failures:

@@ -19,11 +19,11 @@ from rankdeck.runner.launching.environment import rank_environment
 from rankdeck.runner.launching.log_tail import LogTail
 from rankdeck.runner.launching.parent import RankParent
 from rankdeck.runner.launching.process_tree import exit_status_of
-from rankdeck.runner.machine import processes, telemetry
+from rankdeck.runner.machine import kernel, processes, telemetry
 from rankdeck.runner.protocol.config import RunConfig
+from rankdeck.runner.supervisor.door.peers import RankPeer
 from rankdeck.runner.supervisor.event_stream import EventStream
 from rankdeck.runner.supervisor.ranks import RankPool
-from rankdeck.runner.supervisor.server import RankPeer
 
 LAST_WORDS_SECONDS = 5.0
 LEAVE_SECONDS = 60.0
@@ -119,11 +119,20 @@ class RankLaunch:
         await self._parent.start(command, environment)
 
     async def serve(self, peer: RankPeer) -> None:
-        """Listen to a rank until it hangs up."""
+        """Listen to a rank until it hangs up; one that is not of this launch is refused, and changes nothing."""
+        if (refusal := self.pool.why_refused(peer.hello) or _why_a_stranger(peer)) is not None:
+            peer.refuse(refusal)
+            self._events.log("supervisor", f"refused a rank: {refusal}")
+            return
         if await self.pool.serve(peer):
             self._lost(peer.hello.rank)
         else:
             self._count_those_left()
+
+    def give_up(self, rank: int, why: str) -> None:
+        """Take a rank for lost."""
+        self.pool.give_up(rank, why)
+        self._lost(rank)
 
     async def over(self) -> Loss | None:
         """Wait until all ranks have left as they were told (None), or one is lost."""
@@ -215,6 +224,8 @@ class RankLaunch:
         await asyncio.sleep(LEAVE_SECONDS)
 
     async def _loss(self, rank: int) -> Loss:
+        if (why := self.pool.given_up.get(rank)) is not None:
+            return Loss(rank, why, hopeless=False)
         said = self.pool.errors.get(rank)
         if said is not None:
             return Loss(rank, said, hopeless=not self.pool.ready)
@@ -230,3 +241,10 @@ class RankLaunch:
         """How a rank's process ended; None if nobody says so in time."""
         await asyncio.wait({self._exits[rank]}, timeout=LAST_WORDS_SECONDS)
         return self._exits[rank].result().status if self._exits[rank].done() else None
+
+
+def _why_a_stranger(peer: RankPeer) -> str | None:
+    """Why a process is none of this run's; None if it is one, or that cannot be known."""
+    if peer.pid is None or kernel.descends_from(peer.pid, os.getpid()):
+        return None
+    return f"process {peer.pid} was not started by this run"

@@ -1,27 +1,30 @@
-"""The connected ranks: what each is doing, what it is given next, what it reports.
+"""The connected ranks: who is let in, what each reports, and what follows from it.
 
-Knows the conversation with a rank and hands out the scheduler's batches, or, to a continuous rank, more prompts as
-its rows fall free. Starts and ends no process, writes no file, and leaves to `Failures` what follows a failed batch.
+Knows the conversation with a rank; what it is given next is handed out by `HandingOut`. What a rank says counts as far
+as its `RankTalk` believes it. Starts and ends no process, writes no file, and leaves to `Failures` what a failed batch
+leads to.
 """
 
 import asyncio
+import time
 
 import msgspec
 
 from rankdeck.runner import protocol
 from rankdeck.runner.inputs.frozen_prompts import PromptIndex
-from rankdeck.runner.protocol import BatchFailed, FromRank, OutputRecord, StepsInFlight
+from rankdeck.runner.protocol import BatchFailed, FromRank, OutputRecord, RankHello, StepsInFlight
 from rankdeck.runner.protocol.config import RunConfig
-from rankdeck.runner.protocol.sweep_plan import warm_up_tokens
-from rankdeck.runner.scheduling.scheduler import Assignment, Scheduler
-from rankdeck.runner.state.batches import memory_grows
+from rankdeck.runner.scheduling.scheduler import Scheduler
+from rankdeck.runner.supervisor.door.peers import NoMessageError, RankPeer
 from rankdeck.runner.supervisor.event_stream import EventStream
 from rankdeck.runner.supervisor.failures import Failures
-from rankdeck.runner.supervisor.gather import Gather
+from rankdeck.runner.supervisor.handing_out import ConnectedRank, HandingOut
 from rankdeck.runner.supervisor.knobs import KnobControls
 from rankdeck.runner.supervisor.outputs import Outputs
-from rankdeck.runner.supervisor.rows_in_hand import RowsInHand, without_row
-from rankdeck.runner.supervisor.server import NoMessageError, RankPeer
+from rankdeck.runner.supervisor.talk.claims import NonsenseError, check_shares
+from rankdeck.runner.supervisor.talk.gather import Gather
+from rankdeck.runner.supervisor.talk.rank_talk import RankTalk
+from rankdeck.runner.supervisor.talk.rows_in_hand import without_row
 
 
 class RankPool:
@@ -41,29 +44,28 @@ class RankPool:
     ) -> None:
         self.attempt = attempt
         self.ready = False
-        self.stopping = False
         self.told_to_leave = asyncio.Event()
         self.pids: dict[int, int] = {}
+        """By rank, where the kernel tells them."""
+
         self.errors: dict[int, str] = {}
         """What ranks said as they gave up, by rank."""
 
+        self.given_up: dict[int, str] = {}
+        """Why ranks are not listened to any more, by rank: they hang, or have said what cannot be."""
+
         self.gather = Gather()
+        self.work = HandingOut(config, prompts, scheduler, controls=controls, events=events)
         self._config, self._prompts, self._scheduler = config, prompts, scheduler
         self._controls, self._outputs, self._failures, self._events = controls, outputs, failures, events
-        self._sharing = config.ranks
         self._closed = False
-        self._peers: dict[int, RankPeer] = {}
-        self._idle: set[int] = set()
-        self._steps: dict[int, StepsInFlight] = {}
-        self._continuous: set[int] = set()
-        self._in_hand: dict[int, RowsInHand] = {}
-        self._row_limits: dict[int, int] = {}
+        self._greeted: set[int] = set()
         self._arrived: dict[protocol.MeetingPoint, set[int]] = {}
 
     @property
     def connected(self) -> set[int]:
         """The ranks that have greeted and not hung up."""
-        return set(self._peers)
+        return set(self.work.ranks)
 
     @property
     def leaving(self) -> bool:
@@ -71,248 +73,211 @@ class RankPool:
         return self.told_to_leave.is_set()
 
     @property
+    def stopping(self) -> bool:
+        """Whether nothing more is to be handed out."""
+        return self.work.stopping
+
+    @property
     def steps(self) -> list[StepsInFlight]:
         """How far each rank is in its batch."""
-        return list(self._steps.values())
+        return [rank.steps for rank in self.work.ranks.values() if rank.steps is not None]
+
+    @property
+    def to_come(self) -> list[int]:
+        """The ranks that have not greeted yet."""
+        return sorted(set(range(self._config.ranks)) - self._greeted)
+
+    def why_refused(self, hello: RankHello) -> str | None:
+        """Why a rank that greets is not let in; None if it is."""
+        if self._closed or hello.attempt != self.attempt:
+            return f"launch {hello.attempt} of the ranks is not under way"
+        if hello.world_size != self._config.ranks or not 0 <= hello.rank < self._config.ranks:
+            return f"it is rank {hello.rank} of {hello.world_size}, and this run has {self._config.ranks} ranks"
+        if hello.rank in self._greeted:
+            return f"rank {hello.rank} of this launch has greeted already"
+        return None
+
+    def let_in(self, peer: RankPeer) -> ConnectedRank:
+        """Take a rank in that is not refused."""
+        number = peer.hello.rank
+        talk = RankTalk(number, self._config, self._prompts.count, self._scheduler.is_settled)
+        rank = self.work.ranks[number] = ConnectedRank(number, peer, talk)
+        self._greeted.add(number)
+        if peer.pid is not None:
+            self.pids[number] = peer.pid
+        return rank
 
     async def serve(self, peer: RankPeer) -> bool:
-        """Listen to a rank until it hangs up. Returns whether it hung up before it was told to leave."""
-        rank = peer.hello.rank
-        if (
-            self._closed
-            or peer.hello.attempt != self.attempt
-            or not 0 <= rank < self._config.ranks
-            or rank in self._peers
-        ):
-            self._events.log("supervisor", f"refused rank {rank} of attempt {peer.hello.attempt}")
-            return False
-        self._peers[rank] = peer
-        self.pids[rank] = peer.hello.pid
+        """Let a rank in and listen until it hangs up. Returns whether it did before it was told to leave."""
+        rank = self.let_in(peer)
+        number = rank.number
         try:
             async for message in peer.messages():
-                self._hear(rank, message)
-        except NoMessageError as error:
-            self._events.log(
-                "supervisor", f"rank {rank} sent something that is not a message, and counts as lost: {error}"
-            )
+                self.listen(rank, message)
+        except (NoMessageError, NonsenseError) as error:
+            self.given_up[number] = f"it said what cannot be: {error}"
+            self._events.log("supervisor", f"rank {number} counts as lost: {self.given_up[number]}")
         finally:
-            del self._peers[rank]
-            self._idle.discard(rank)
-            self._steps.pop(rank, None)
-            self._in_hand.pop(rank, None)
+            del self.work.ranks[number]
         return not self.leaving
+
+    def give_up(self, number: int, why: str) -> None:
+        """Listen to a rank no longer."""
+        self.given_up[number] = why
+        if (rank := self.work.ranks.get(number)) is not None:
+            rank.peer.abort()
 
     def close(self) -> None:
         """Hang up: this launch is over. Of what its ranks still send, only finished outputs count."""
-        self._closed = True
-        for peer in self._peers.values():
-            peer.close()
+        self._closed = self.work.over = True
+        for rank in self.work.ranks.values():
+            rank.peer.close()
 
-    def _hear(self, rank: int, message: FromRank) -> None:
-        if self._closed and not isinstance(message, protocol.Output):
+    def listen(self, rank: ConnectedRank, message: FromRank) -> None:
+        """Take a message of a rank, as far as it is believed.
+
+        Raises:
+            NonsenseError: it cannot be true; nothing has come of it.
+        """
+        if rank.number in self.given_up or (self._closed and not isinstance(message, protocol.Output)):
             return
+        stage = self.work.stage(rank)
+        believed = rank.talk.believed(message, time.monotonic())
+        if believed is not None:
+            self._hear(rank, believed)
+        rank.pulse.heard(stage)
+
+    def _hear(self, rank: ConnectedRank, message: FromRank) -> None:
         match message:
             case protocol.Steps():
-                in_hand = self._in_hand.get(rank)
                 steps = message.steps
-                self._steps[rank] = msgspec.structs.replace(steps, batch=in_hand.batch) if in_hand else steps
+                rank.steps = msgspec.structs.replace(steps, batch=rank.in_hand.batch) if rank.in_hand else steps
             case protocol.Output():
                 if self._config.dispatch == "split" and not self._outputs.is_done(message.record.index):
                     self.gather.sent(message.record)
                 self._outputs.keep(message.record)
                 self._row_ended(rank, message.record)
-                if rank in self._steps:
-                    self._steps[rank] = without_row(self._steps[rank], message.record)
+                if rank.steps is not None:
+                    rank.steps = without_row(rank.steps, message.record)
             case protocol.RankAccount():
                 self._account(rank, message)
             case protocol.BatchFinished():
                 self._scheduler.finish(message.batch)
                 self._events.emit(message)
                 self._controls.batch_finished(message)
+                rank.pulse.ended_a_batch = True
                 self._free(rank)
             case protocol.BatchFailed():
                 self._batch_failed(rank, message)
             case protocol.LogLine():
-                self._events.log(f"rank {rank}", message.text)
+                self._events.log(f"rank {rank.number}", message.text)
             case protocol.RankPhase():
                 self._events.emit(message)
             case protocol.RankReady():
                 self._events.emit(message)
-                self._idle.add(rank)
-                if message.engine == "continuous":
-                    self._continuous.add(rank)
-                if len(self._idle) == self._config.ranks:
-                    self.ready = True
-                    self._events.emit(protocol.RanksReady())
-                    self._controls.begin()
-                    self.hand_out()
+                rank.idle, rank.continuous = True, message.engine == "continuous"
+                if len(self.work.idle) == self._config.ranks:
+                    self._all_ready()
             case protocol.Share():
-                self._scheduler.use_share(rank, message.start, message.stop)
+                self._check_shares()
             case protocol.Arrived():
-                self._meet(rank, message.at)
+                self._meet(rank.number, message.at)
             case protocol.RankFailed():
-                self.errors[rank] = message.error
-                self._events.log(f"rank {rank}", message.traceback)
+                self.errors[rank.number] = message.error
+                self._events.log(f"rank {rank.number}", message.traceback)
             case protocol.Gathered():
                 self.gather.add(message)
-            case _:
-                self._events.log("supervisor", f"rank {rank} said {type(message).__name__} out of turn")
 
-    def _meet(self, rank: int, point: protocol.MeetingPoint) -> None:
+    def _meet(self, number: int, point: protocol.MeetingPoint) -> None:
         """Let all ranks go on from where they wait for each other, once the last of them has come there."""
         arrived = self._arrived.setdefault(point, set())
-        arrived.add(rank)
+        arrived.add(number)
         if len(arrived) == self._config.ranks:
             del self._arrived[point]
-            for peer in self._peers.values():
-                peer.send(protocol.GoOn(at=point))
+            for rank in self.work.ranks.values():
+                rank.peer.send(protocol.GoOn(at=point))
 
-    def _free(self, rank: int) -> None:
-        self._steps.pop(rank, None)
-        self._idle.add(rank)
+    def _check_shares(self) -> None:
+        """Require the shares announced so far to fit together, and to be those of the launch before."""
+        shares = {number: share for number, rank in self.work.ranks.items() if (share := rank.talk.share) is not None}
+        check_shares(list(shares.values()), self._prompts.count, all_ranks=len(shares) == self._config.ranks)
+        for number, share in shares.items():
+            if self._scheduler.shares.get(number, share) != share:
+                raise NonsenseError(f"the share of rank {number} was another in the launch before")
+
+    def _all_ready(self) -> None:
+        # Shares count only now that they are known to be whole: one that was used could not be taken back.
+        for number, rank in self.work.ranks.items():
+            if rank.talk.share is not None:
+                self._scheduler.use_share(number, *rank.talk.share)
+        self.ready = True
+        self._events.emit(protocol.RanksReady())
+        self._controls.begin()
         self.hand_out()
 
-    def _row_ended(self, rank: int, record: OutputRecord) -> None:
-        in_hand = self._in_hand.get(rank)
-        if in_hand is None or record.batch not in in_hand.left:
-            return
-        if in_hand.row_ended(record.batch):
-            self._scheduler.finish(record.batch)
-        self._top_up(rank)
+    def _free(self, rank: ConnectedRank) -> None:
+        rank.steps, rank.idle = None, True
+        self.hand_out()
 
-    def _account(self, rank: int, account: protocol.RankAccount) -> None:
-        in_hand = self._in_hand.get(rank)
+    def _row_ended(self, rank: ConnectedRank, record: OutputRecord) -> None:
+        if rank.in_hand is None or record.batch not in rank.in_hand.left:
+            return
+        if rank.in_hand.row_ended(record.batch):
+            self._scheduler.finish(record.batch)
+        self.work.top_up(rank)
+
+    def _account(self, rank: ConnectedRank, account: protocol.RankAccount) -> None:
+        in_hand = rank.in_hand
         if in_hand is None:
             return
         finished: protocol.BatchFinished | protocol.AccountClosed
         if in_hand.rows:
-            finished = protocol.AccountClosed(rank=rank, batch=in_hand.batch, result=account.result)
+            finished = protocol.AccountClosed(rank=rank.number, batch=in_hand.batch, result=account.result)
         else:
             # Nothing was sent since it ran dry: that would count as in hand.
-            finished = protocol.BatchFinished(rank=rank, batch=in_hand.batch, result=account.result)
-            del self._in_hand[rank]
+            finished = protocol.BatchFinished(rank=rank.number, batch=in_hand.batch, result=account.result)
+            rank.in_hand = None
         self._events.emit(finished)
         self._controls.batch_finished(finished)
-        if rank in self._in_hand:
-            self._top_up(rank)
+        rank.pulse.ended_a_batch = True
+        if rank.in_hand is not None:
+            self.work.top_up(rank)
         else:
             self._free(rank)
 
-    def _top_up(self, rank: int) -> None:
-        """Give a rank with rows in flight as many more prompts as it has room for."""
-        self._send_row_limits()
-        if self.stopping or self._controls.paused or self.leaving or self._closed:
-            return
-        in_hand = self._in_hand[rank]
-        assignment = self._controls.next_rows(rank, self._rows_in_hand())
-        if assignment is not None:
-            in_hand.add(assignment.batch, len(assignment.indices))
-            prompts = self._prompts.read(assignment.indices)
-            self._peers[rank].send(protocol.Work(batch=assignment.batch, prompts=prompts, stream=in_hand.batch))
-            self._events.emit(protocol.RowsAdded(rank=rank, batch=in_hand.batch, rows=len(prompts)))
-
-    def _rows_in_hand(self) -> dict[int, int]:
-        return {rank: in_hand.rows for rank, in_hand in self._in_hand.items()}
-
-    def _send_row_limits(self) -> None:
-        """Tell each continuous rank how many rows it may have in flight, if that has changed."""
-        for rank in self._continuous & self._peers.keys():
-            rows = 0 if self._controls.paused and not self.stopping else self._scheduler.most_rows(rank)
-            if self._row_limits.get(rank) != rows:
-                self._row_limits[rank] = rows
-                self._peers[rank].send(protocol.Limit(rows=rows))
-
-    def _batch_failed(self, rank: int, failed: BatchFailed) -> None:
-        in_hand = self._in_hand.get(rank)
+    def _batch_failed(self, rank: ConnectedRank, failed: BatchFailed) -> None:
+        in_hand, rank.in_hand = rank.in_hand, None
         if in_hand is None:
             self._failures.batch_failed(failed)
-        elif in_hand.batch == failed.batch:
-            del self._in_hand[rank]
-            self._failures.rows_failed(in_hand, failed)
         else:
-            return  # of rows whose failure is known already
+            self._failures.rows_failed(in_hand, failed)
         self._free(rank)
 
     def stop(self) -> None:
         """Hand out nothing more; the ranks leave after the batches in flight."""
-        self.stopping = True
+        self.work.stopping = True
         self.hand_out()
 
     def hand_out(self) -> None:
-        """Give every idle rank a batch, if there is one for it; tell all ranks to leave when no work is left."""
+        """Give the ranks what there is for them; tell all of them to leave when no work is left."""
         if self.leaving or self._closed or not self.ready:
             return
-        self._send_row_limits()
-        for rank in sorted(self._idle):
-            hold = self.stopping or self._controls.paused
-            assignment = None if hold else self._next(rank)
-            if assignment is not None:
-                self._idle.discard(rank)
-                self._give(rank, assignment)
-        for rank in sorted(self._in_hand):
-            self._top_up(rank)
-        # Again: handing out may have ended a sweep, which changes the batch size.
-        self._send_row_limits()
-        self._share_cores()
-        if not self._scheduler.in_flight and not self._in_hand and (self.stopping or not self._controls.work_left):
-            self.told_to_leave.set()
-            for peer in self._peers.values():
-                peer.send(protocol.Leave(gather=self._config.dispatch == "split" and not self.stopping))
-
-    def _next(self, rank: int) -> Assignment | None:
-        if rank in self._continuous and not self._controls.sweeping:
-            return self._controls.next_rows(rank, self._rows_in_hand())
-        return self._controls.next_batch(rank)
-
-    def _give(self, rank: int, assignment: Assignment) -> None:
-        prompts = self._prompts.read(assignment.indices)
-        closed = assignment.measured or assignment.warm_up or not assignment.kept
-        if rank in self._continuous and not closed:
-            self._in_hand[rank] = RowsInHand(assignment.batch, len(prompts))
-        self._peers[rank].send(
-            protocol.Work(
-                batch=assignment.batch,
-                prompts=prompts,
-                measure=assignment.measured,
-                keep=assignment.kept,
-                max_new_tokens=self._warm_up_tokens(rank, len(prompts)) if assignment.warm_up else None,
-                stream=assignment.batch if rank in self._in_hand else None,
-            )
-        )
-        self._events.emit(
-            protocol.BatchStarted(
-                rank=rank,
-                batch=assignment.batch,
-                rows=len(prompts),
-                warm_up=assignment.warm_up,
-                kept=assignment.kept,
-            )
-        )
-
-    def _warm_up_tokens(self, rank: int, rows: int) -> int | None:
-        """Output tokens of each row of a warm-up; None for all, where memory has to grow to what the trial takes."""
-        grows = memory_grows(self._events.state.ranks[rank], rows)
-        return None if grows else warm_up_tokens(self._config.new_tokens)
-
-    def _share_cores(self) -> None:
-        """Tell the ranks how many of them are at work, including those that finish their last batch.
-
-        On a CPU, a rank left alone takes all cores and is as fast as a run of one rank; more threads than cores
-        would slow all ranks down many times over.
-        """
-        at_work = {held.rank for held in self._scheduler.in_flight.values()}
-        sharing = len(at_work | set(range(self._scheduler.active_ranks)))
-        if sharing != self._sharing:
-            self._sharing = sharing
-            for peer in self._peers.values():
-                peer.send(protocol.ShareCores(ranks=sharing))
+        self.work.to_all()
+        at_work = self._scheduler.in_flight or self.work.rows_in_hand
+        if not at_work and (self.stopping or not self._controls.work_left):
+            self._tell_to_leave(gather=self._config.dispatch == "split" and not self.stopping)
 
     def abandon(self) -> None:
         """Have every rank drop its batch within a decode step and leave."""
-        self.stopping = True
-        self.told_to_leave.set()
+        self.work.stopping = True
         for assignment in self._scheduler.in_flight.values():
-            if peer := self._peers.get(assignment.rank):
-                peer.send(protocol.Cancel(batch=assignment.batch))
-        for peer in self._peers.values():
-            peer.send(protocol.Leave())
+            if rank := self.work.ranks.get(assignment.rank):
+                rank.peer.send(protocol.Cancel(batch=assignment.batch))
+        self._tell_to_leave(gather=False)
+
+    def _tell_to_leave(self, *, gather: bool) -> None:
+        self.told_to_leave.set()
+        self.work.over = True
+        for rank in self.work.ranks.values():
+            rank.talk.gathers = gather
+            rank.peer.send(protocol.Leave(gather=gather))

@@ -25,14 +25,16 @@ from rankdeck.runner.run_directory.resumption import find_resume_point
 from rankdeck.runner.run_directory.run_file import RunFile
 from rankdeck.runner.scheduling.scheduler import Scheduler
 from rankdeck.runner.state import summarise
+from rankdeck.runner.supervisor.door.listening import Server
+from rankdeck.runner.supervisor.door.peers import RankPeer
 from rankdeck.runner.supervisor.event_stream import EventStream
 from rankdeck.runner.supervisor.failures import Failures
+from rankdeck.runner.supervisor.hung_ranks import HungRanks
 from rankdeck.runner.supervisor.knobs import KnobControls
 from rankdeck.runner.supervisor.launch import RankLaunch
 from rankdeck.runner.supervisor.model import find_model
 from rankdeck.runner.supervisor.outputs import RETRY_SECONDS, Outputs
 from rankdeck.runner.supervisor.ranks import RankPool
-from rankdeck.runner.supervisor.server import RankPeer, Server
 from rankdeck.runner.supervisor.ticker import Ticker
 from rankdeck.runner.sweep.verdict import summarise_sweep
 
@@ -97,7 +99,8 @@ class Supervisor:
             cut = self._resume_point.cut
             self._events.log("supervisor", f"mended: {cut} bytes of half-written lines were cut off")
         ticker = Ticker(self._events, self._controls, lambda: self._launch)
-        for work in (ticker.tick(), ticker.sample()):
+        hung_ranks = HungRanks(self._config.patience, lambda: self._launch, self._events)
+        for work in (ticker.tick(), ticker.sample(), hung_ranks.watch()):
             self._spawn(work)
         self._files = self._spawn(self._watch_files())
         ranks = self._spawn(self._run_ranks())

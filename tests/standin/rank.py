@@ -5,9 +5,9 @@ their command lines is `rank` in the place of `launch`. An answer depends on its
 run gives the same outputs. Prompts steer the ranks: `!raise` makes the batch raise, `!huge` runs out of memory, `!die`
 kills the rank, `!lose` costs it its GPU. Files in the model's folder do, too: `fail-load` makes loading fail
 (`fail-load-1` on rank 1), `hold` keeps ranks from getting ready, in `children` each rank leaves the number of a child
-process, `nonsense` has rank 0 send what is no message. STANDIN_STEP_SECONDS is the time of a decode step, STANDIN_ROOM
-the most rows that fit, STANDIN_DEVICE what they say they run on. With `--engine continuous` they are continuous ranks:
-the real ContinuousRank, around rows that need no model.
+process, rank 0 says once what `nonsense` holds. STANDIN_STEP_SECONDS is the time of a decode step, STANDIN_ROOM the
+most rows that fit, STANDIN_DEVICE what they say they run on. With `--engine continuous` they are continuous ranks: the
+real ContinuousRank, around rows that need no model.
 """
 
 import os
@@ -125,7 +125,7 @@ class Rank:
         self.step_seconds = float(os.environ.get("STANDIN_STEP_SECONDS", "0.002"))
         self.link = Link(options.socket)
         self.link.send(
-            protocol.RankHello(rank=self.rank, world_size=self.world, pid=os.getpid(), attempt=order.attempt),
+            protocol.RankHello(rank=self.rank, world_size=self.world, attempt=order.attempt),
             protocol.RankPhase(rank=self.rank, phase="loading"),
         )
         self.failed_stream = 0
@@ -157,7 +157,9 @@ class Rank:
             )
         )
         if (self.model / "nonsense").exists() and self.rank == 0:
-            self.link.send(protocol.Leave())  # type: ignore[arg-type]  # ranks never send it
+            for line in (self.model / "nonsense").read_bytes().splitlines(keepends=True):
+                self.link._socket.sendall(line)
+            (self.model / "nonsense").unlink(missing_ok=True)
         while isinstance(order := self.link.next_order(), Work):
             if order.stream == self.failed_stream:
                 continue

@@ -42,6 +42,7 @@ from rankdeck.tui.commands.options import (
     Model,
     NewTokens,
     Order,
+    Patience,
     PromptOptions,
     Prompts,
     Quantization,
@@ -216,6 +217,7 @@ def resume(
     gpus_per_rank: GpusPerRank = None,
     quantization: Quantization = None,
     max_restarts: Restarts = None,
+    patience: Patience = None,
     view: ViewOptions,
 ) -> None:
     """Go on with a run that was stopped, failed or lost its supervisor: exactly the prompts that have no record yet."""

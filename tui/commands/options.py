@@ -22,6 +22,13 @@ Device = Annotated[str | None, typer.Option(help="auto, cuda or cpu.  [default: 
 Dtype = Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.  [default: auto]")]
 Engine = Annotated[str | None, typer.Option(help="auto, static or continuous.  [default: auto]")]
 Restarts = Annotated[int | None, typer.Option(help="How often ranks are launched afresh after one died.  [default: 3]")]
+Patience = Annotated[
+    float | None,
+    typer.Option(
+        help="Seconds without a step after which a rank counts as hung and is ended, its batch done again; 0: never.  "
+        "[default: by its own pace, 60 at least]"
+    ),
+]
 RanksPerGpu = Annotated[
     int | None, typer.Option(help="Ranks that share a GPU at most.  [default: 1, or what --ranks asks for]")
 ]
@@ -85,6 +92,7 @@ class PromptOptions(NamedTuple):
     """Which prompts of a file are answered, and how often ranks may be launched."""
 
     max_restarts: Restarts = None
+    patience: Patience = None
     limit: Limit = None
     column: Annotated[str | None, typer.Option(help="The column of a .csv or .parquet that holds the prompts.")] = None
 

@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Sequence
 
 from rankdeck.runner.advice.findings import findings
-from rankdeck.runner.forecast.forecast import eta_seconds
 from rankdeck.runner.state import RunState
 from rankdeck.tui.panels.overview.devices import device_figures
 from rankdeck.tui.panels.overview.header import phase_words
@@ -17,7 +16,7 @@ from rankdeck.tui.panels.overview.ranks import rank_lines
 from rankdeck.tui.panels.overview.scaling import scaling_table
 from rankdeck.tui.panels.overview.throughput import rate_facts
 from rankdeck.tui.words import text
-from rankdeck.tui.words.status import shown_phase
+from rankdeck.tui.words.status import eta_words, shown_phase
 from rankdeck.tui.words.sweep import sweep_progress_line
 from rankdeck.tui.words.text import Line
 
@@ -75,7 +74,7 @@ def bar_line(now: RunState, width: int, full: str = "█", empty: str = "░") -
         share, facts = ready / len(now.ranks), [phase_words(now), f"{ready}/{len(now.ranks)} ranks ready"]
     elif now.first_batch_at is not None:
         facts = [f"{now.done:,}/{now.prompts:,} prompts", f"{text.rate(now.rate_now)} tok/s"]
-        facts += [f"ETA {text.clock(eta_seconds(now))}", f"{now.active_ranks}/{len(now.ranks)} ranks"]
+        facts += [f"ETA {eta_words(now)}", f"{now.active_ranks}/{len(now.ranks)} ranks"]
         if now.phase != "running" or now.paused is not None or now.sweeping:
             facts.insert(0, phase_words(now))
     # The last facts are dropped first; the bar gets the cells that are left.

@@ -22,7 +22,7 @@ from rankdeck.tui.report.source import EqualTexts, ReportSource
 from rankdeck.tui.words.sweep import rate_places
 from rankdeck.tui.words.text import pad, some, visible
 
-_NOT_COMPARED = ("name", "output", "max_restarts")
+_NOT_COMPARED = ("name", "output", "max_restarts", "patience")
 """Settings without effect on any figure."""
 
 _CHANGES_WORK = (

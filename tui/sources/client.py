@@ -13,6 +13,7 @@ from typing import Protocol
 import msgspec
 
 from rankdeck.runner import protocol, run_directory
+from rankdeck.runner.machine import kernel
 from rankdeck.runner.protocol import Command
 from rankdeck.runner.state import ToViewer
 
@@ -38,6 +39,12 @@ class Source(Protocol):
         """Send the supervisor a command; does nothing if there is no supervisor."""
         ...
 
+
+ANSWER_SECONDS = 2.0
+"""A supervisor that answers no sooner is looked at: it may be stopped."""
+
+SILENT_SECONDS = 30.0
+"""How long one that is not stopped may take to answer, on a machine that has no time for it."""
 
 GONE_SECONDS = 5.0
 CONNECT_SECONDS = 15.0
@@ -68,7 +75,8 @@ class SocketSource:
         try:
             writer.writelines([protocol.encode_line(protocol.ViewerHello()), *self._waiting])
             await writer.drain()
-            while line := await reader.readline():
+            line = await self._first_line(reader, writer)
+            while line:
                 try:
                     message = decoder.decode(line)
                 except msgspec.MsgspecError as error:
@@ -80,6 +88,7 @@ class SocketSource:
                 yield message
                 if isinstance(message, protocol.RunEnded):
                     return
+                line = await reader.readline()
         except (ConnectionError, asyncio.IncompleteReadError):
             pass
         except ValueError as error:
@@ -94,6 +103,30 @@ class SocketSource:
             f"the supervisor is gone; finished outputs are in {self.directory / 'outputs.jsonl'}, "
             f"its log is {self.directory / 'runner.log'}"
         )
+
+    async def _first_line(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
+        """The supervisor's answer to the greeting. The kernel connects us to a stopped process, too.
+
+        Raises:
+            SourceError: it is stopped, or does not answer.
+        """
+        answer = asyncio.create_task(reader.readline())
+        try:
+            for waited in (ANSWER_SECONDS, SILENT_SECONDS):
+                await asyncio.wait({answer}, timeout=waited)
+                if answer.done():
+                    return answer.result()
+                supervisor = kernel.peer_process(writer.get_extra_info("socket"))
+                pid = supervisor.pid if supervisor is not None else None
+                look = kernel.look_at(pid) if pid is not None else None
+                if look is not None and look.doing == "stopped":
+                    raise SourceError(f"its supervisor (process {pid}) is stopped; `kill -CONT {pid}` lets it go on")
+            who = f"its supervisor (process {pid})" if pid is not None else "its supervisor"
+            doing = f" (it is {look.doing})" if look is not None else ""
+            log = self.directory / run_directory.LOG_FILE
+            raise SourceError(f"{who} does not answer{doing}; its log is {log}")
+        finally:
+            answer.cancel()
 
     async def send(self, command: Command) -> None:
         line = protocol.encode_line(command)

@@ -1,6 +1,9 @@
 """The status of a run and the phase of a rank: words, marks and styles. Pure."""
 
+from rankdeck.runner.forecast.forecast import eta_seconds
 from rankdeck.runner.state import RankState, RunState
+from rankdeck.runner.state.silence import waits_for
+from rankdeck.tui.words.text import clock
 
 ENDED_EARLY = "ended early"
 """The status of a sweep that ended with trials left. In run.json it is completed: there is nothing to resume."""
@@ -28,5 +31,13 @@ def shown_phase(state: RunState, rank: RankState) -> str:
     """
     if rank.phase == "left":
         return "ended"
+    if rank.silence is not None and state.ended is None:
+        return "silent"
     resting = rank.rank >= state.active_ranks and rank.batch is None and rank.phase in ("ready", "waiting")
     return "inactive" if resting and state.ended is None else rank.phase
+
+
+def eta_words(state: RunState) -> str:
+    """The time to the end of the run, or whom it waits for."""
+    rank = waits_for(state)
+    return clock(eta_seconds(state)) if rank is None else f"waits for rank {rank}"

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from rankdeck.runner.forecast.forecast import eta_seconds
 from rankdeck.runner.protocol.config import RunConfig
 from rankdeck.runner.protocol.sweep_plan import SweepPlan, SweepState, Trial
 from rankdeck.runner.state import RunState
@@ -16,7 +15,7 @@ from rankdeck.runner.sweep.cells import Cell, cells, rate
 from rankdeck.runner.sweep.intervals import Estimate, deviations
 from rankdeck.runner.sweep.scaling import Scaling, scaling
 from rankdeck.runner.sweep.verdict import SweepSummary, Verdict
-from rankdeck.tui.words.status import ENDED_EARLY
+from rankdeck.tui.words.status import ENDED_EARLY, eta_words
 from rankdeck.tui.words.text import clock, percent, some
 
 
@@ -288,7 +287,7 @@ def standing(state: RunState, sweep: SweepState) -> str:
 def sweep_progress_line(state: RunState, sweep: SweepState) -> str:
     """The progress of a sweep as one line of a log."""
     repeat = f", repeat {sweep.current.repeat} of {sweep.plan.repeats}" if sweep.current is not None else ""
-    eta = f", ETA {clock(eta_seconds(state))}" if eta_seconds(state) is not None else ""
+    eta = f", ETA {words}" if (words := eta_words(state)) != clock(None) else ""
     return f"{standing(state, sweep)}{repeat}, {what_happens(sweep)}; {state.rate_now:.0f} tok/s now{eta}"
 
 

@@ -14,8 +14,9 @@ ORDERS = st.sampled_from(["length", "input"])
 
 def rounds_of(scheduler: Scheduler, ranks: int) -> list[list[int]]:
     """Batch sizes per round, with all ranks equally fast."""
-    rounds = []
+    rounds: list[list[int]] = []
     while scheduler.unsettled:
+        assert len(rounds) < 1000, "rounds without end"
         batches = [scheduler.next_batch(rank) for rank in range(ranks)]
         rounds.append([len(batch.indices) for batch in batches if batch])
         for batch in batches:
@@ -32,6 +33,7 @@ def test_every_prompt_is_handed_out_exactly_once(lengths, order, batch_size, ran
     seen = []
     rank = 0
     while batch := scheduler.next_batch(rank % ranks):
+        assert rank <= len(lengths), "a batch without an end"
         seen += batch.indices
         assert 1 <= len(batch.indices) <= batch_size
         rank += 1
@@ -104,6 +106,7 @@ def test_split_shares_go_only_to_their_rank_in_slices_of_the_batch_size(lengths,
     for rank in range(ranks):
         mine = []
         while batch := scheduler.next_batch(rank):
+            assert len(mine) <= len(lengths), "a batch without an end"
             mine.append(batch.indices)
         assert [index for one in mine for index in one] == list(range(edges[rank], edges[rank + 1]))
         assert all(len(one) == batch_size for one in mine[:-1])
@@ -173,7 +176,9 @@ class AnyInterleaving(RuleBasedStateMachine):
             return
         for rank in range(4):
             scheduler.lose(rank)
-        while scheduler.unsettled:
+        for _ in range(10 * (self.count + 1)):
+            if not scheduler.unsettled:
+                break
             for batch in [scheduler.next_batch(rank) for rank in range(4)]:
                 if batch:
                     self.settled.update(index for index in batch.indices if scheduler.settle(index))
@@ -182,3 +187,75 @@ class AnyInterleaving(RuleBasedStateMachine):
 
 
 TestAnyInterleaving = AnyInterleaving.TestCase
+
+
+class ContinuousRanks(RuleBasedStateMachine):
+    """The same for continuous ranks, with suspects: a prompt that is tried alone never has company."""
+
+    @initialize(count=st.integers(0, 60), batch_size=st.integers(1, 16))
+    def start(self, count, batch_size):
+        self.scheduler = Scheduler(range(count), order="input", batch_size=batch_size, active_ranks=3)
+        self.count, self.settled = count, set()
+
+    @property
+    def in_hand(self) -> dict[int, int]:
+        held: dict[int, int] = {}
+        for batch in self.scheduler.in_flight.values():
+            left = sum(index not in self.settled for index in batch.indices)
+            held[batch.rank] = held.get(batch.rank, 0) + left
+        return held
+
+    @rule(rank=st.integers(0, 2))
+    def top_up(self, rank):
+        rows = self.scheduler.next_rows(rank, self.in_hand)
+        assert rows is None or not self.settled & set(rows.indices)
+
+    @precondition(lambda self: self.scheduler.in_flight)
+    @rule(data=st.data())
+    def answer(self, data):
+        batch = self.scheduler.in_flight[data.draw(st.sampled_from(sorted(self.scheduler.in_flight)))]
+        for index in batch.indices:
+            if self.scheduler.settle(index):
+                self.settled.add(index)
+        self.scheduler.finish(batch.batch)
+
+    @rule(rank=st.integers(0, 2), culprit=st.booleans())
+    def lose_a_rank(self, rank, culprit):
+        self.settled.update(
+            index for index in self.scheduler.lose(rank, culprit=culprit) if self.scheduler.settle(index)
+        )
+
+    @rule(rank=st.integers(0, 2))
+    def rows_fail(self, rank):
+        for number in [number for number, batch in self.scheduler.in_flight.items() if batch.rank == rank]:
+            given_up = self.scheduler.fail(number)
+            self.settled.update(index for index in given_up if self.scheduler.settle(index))
+
+    @invariant()
+    def whoever_is_alone_has_no_company(self):
+        for batch in self.scheduler.in_flight.values():
+            if batch.alone:
+                others = [other for other in self.scheduler.in_flight.values() if other.rank == batch.rank]
+                assert others == [batch]
+                assert len(batch.indices) == 1
+
+    @invariant()
+    def every_prompt_is_in_exactly_one_place(self):
+        held = sum(self.in_hand.values())
+        assert self.scheduler.unsettled == self.count - len(self.settled)
+        assert self.scheduler.pending + held == self.scheduler.unsettled
+
+    def teardown(self):
+        if not hasattr(self, "scheduler"):
+            return
+        for rank in range(3):
+            self.scheduler.lose(rank)
+        for _ in range(2 * self.count + 2):
+            rows = self.scheduler.next_rows(0, {})
+            if rows is not None:
+                self.settled.update(index for index in rows.indices if self.scheduler.settle(index))
+                self.scheduler.finish(rows.batch)
+        assert self.settled == set(range(self.count))
+
+
+TestContinuousRanks = ContinuousRanks.TestCase

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import signal
-from types import SimpleNamespace
 
 import pytest
 
@@ -243,17 +242,28 @@ async def test_an_end_waits_for_space_until_it_is_told_to_stop(launch, standin_m
     assert "No space left on device" in state.ended.cause
 
 
-async def test_a_rank_that_talks_nonsense_is_taken_for_lost_and_replaced(launch, slowly, standin_model):
-    (standin_model / "nonsense").touch()
+NONSENSE = {
+    "no message": b"{]\n",
+    "an order": protocol.encode_line(protocol.Leave()),
+    "a line that does not end": b"x" * (protocol.MAX_LINE_BYTES + 2_000_000) + b"\n",
+    "a share": b'{"type":"share","rank":0,"start":-5,"stop":1000000000}\n',
+    "a record": b'{"type":"output","record":{"index":24,"id":"24","prompt":"p","text":"t","prompt_tokens":1,'
+    b'"output_tokens":1,"finish_reason":"stop","batch":1}}\n',
+    "another rank's end": b'{"type":"rank_failed","rank":1,"error":"e","traceback":"t"}\n',
+    "an absurd number": b'{"type":"batch_failed","rank":0,"batch":' + b"9" * 4000 + b',"kind":"error","error":"e"}\n',
+}
+
+
+@pytest.mark.parametrize("nonsense", NONSENSE.values(), ids=NONSENSE.keys())
+async def test_a_rank_that_talks_nonsense_is_taken_for_lost_and_replaced(launch, slowly, standin_model, nonsense):
+    (standin_model / "nonsense").write_bytes(nonsense)
     started = launch(PROMPTS)
-
-    async def once(message, _):
-        if isinstance(message, protocol.RankLost):
-            (standin_model / "nonsense").unlink()
-
-    state, _ = await watch(started, when=once)
+    state, seen = await watch(started)
     assert started.process.wait(20) == 0
-    assert state.attempt == 2
+    (lost,) = [message for message in seen if isinstance(message, protocol.RankLost)]
+    assert lost.rank == 0
+    assert lost.cause.startswith("it said what cannot be: ")
+    assert (state.attempt, state.ended.summary.output_tokens) == (2, 100)
     assert [record.text for record in outputs(started.directory)] == expected(PROMPTS)
 
 
@@ -330,25 +340,3 @@ async def test_the_time_between_two_supervisors_is_no_time_of_the_run(launch, sl
     again.process.wait(20)
     assert after.ended.summary.seconds < before.ended.summary.seconds + 1.5
     assert sum(rank.prompts for rank in after.ended.summary.ranks) == 25
-
-
-async def test_words_of_an_ended_launch_are_heard_no_more(tmp_path):
-    from rankdeck.runner.protocol.config import RunConfig
-    from rankdeck.runner.scheduling.scheduler import Scheduler
-    from rankdeck.runner.supervisor.ranks import RankPool
-
-    heard, kept = [], []
-    scheduler = Scheduler([1] * 8, order="input", batch_size=4, active_ranks=1)
-    config = RunConfig(prompts="p")
-    events = SimpleNamespace(emit=heard.append, log=lambda *_: None)
-    pool = RankPool(
-        1, config, None, scheduler, controls=None, outputs=SimpleNamespace(keep=kept.append), failures=None,
-        events=events,
-    )  # fmt: skip
-    pool.ready = True
-    batch = scheduler.next_batch(0)
-    pool.close()
-    scheduler.lose(0)
-    pool._hear(0, protocol.BatchFailed(rank=0, batch=batch.batch, kind="error", error="late"))
-    assert scheduler.in_flight == {}
-    assert heard == []

@@ -1,9 +1,10 @@
-"""Lines under the header while something holds the run up: a pause and its reason, ranks being relaunched. Pure.
+"""Lines under the header while something holds the run up: a pause, and why; ranks that are silent or relaunched. Pure.
 
 They wrap and are never cut: half a reason is no reason.
 """
 
 from rankdeck.runner.state import RunState
+from rankdeck.runner.state.silence import silence_words, silent_ranks
 from rankdeck.tui.settings.hint_keys import AS_THEY_COME, Keys, named
 from rankdeck.tui.words.status import ASKED_FOR
 from rankdeck.tui.words.text import Line, some, visible, wrap
@@ -16,6 +17,9 @@ def notice_lines(state: RunState, width: int, keys: Keys = AS_THEY_COME) -> list
     lines: list[Line] = []
     if loss := _loss_words(state):
         lines.extend(_wrapped("✗ ", loss, "bad", width))
+    for silence in silent_ranks(state):
+        said = silence_words(silence, outlook=True, more=max(0.0, state.now - silence.at))
+        lines.extend(_wrapped("? ", f"rank {silence.rank}: {said}", "warn", width))
     if state.paused is not None:
         lines.extend(_wrapped("‖ ", _paused_words(state.paused, keys), "warn", width))
     return lines

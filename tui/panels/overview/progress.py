@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from rankdeck.runner.forecast.forecast import WhatIf, eta_seconds
+from rankdeck.runner.forecast.forecast import WhatIf
 from rankdeck.runner.protocol.sweep_plan import SweepState
 from rankdeck.runner.state import RunState
 from rankdeck.runner.sweep.cells import best, cells
@@ -13,6 +13,7 @@ from rankdeck.tui.panels.overview.header import phase_words
 from rankdeck.tui.panels.overview.knob_effect import what_if_words, what_ifs
 from rankdeck.tui.panels.overview.notice import relaunching
 from rankdeck.tui.panels.overview.scaling import scaling_line, scaling_table
+from rankdeck.tui.words.status import eta_words
 from rankdeck.tui.words.sweep import (
     estimate_value,
     only_measures,
@@ -182,7 +183,7 @@ def progress_facts(state: RunState) -> list[Fact]:
             )
         ]
     else:
-        facts = [Fact("ETA", clock(eta_seconds(state)), "strong")]
+        facts = [Fact("ETA", eta_words(state), "strong")]
     if only_measures(state) and state.sweep is not None:
         return [*facts, *_sweep_facts(state, state.sweep)]
     waste = percent(state.padding_waste) if any(rank.slots for rank in state.ranks) else UNKNOWN

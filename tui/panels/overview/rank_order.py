@@ -58,6 +58,8 @@ def trouble(rank: RankState, slow: Set[int]) -> list[str]:
     found = []
     if rank.phase == "lost":
         found.append("lost")
+    if rank.silence is not None:
+        found.append("silent")
     if rank.cap is not None:
         found.append("capped")
     if rank.rank in slow:
@@ -74,7 +76,7 @@ def troubled(state: RunState) -> frozenset[tuple[int, str]]:
 def _key(state: RunState, sort: SortBy, slow: Set[int]) -> Callable[[RankState], tuple[float, ...]]:
     def worst(rank: RankState) -> tuple[float, ...]:
         speed = pace(rank, state.now)
-        bad = (rank.phase != "lost", rank.cap is None, rank.rank not in slow)
+        bad = (rank.phase != "lost", rank.silence is None, rank.cap is None, rank.rank not in slow)
         return (*map(float, bad), float("inf") if speed is None else speed, -state.idle(rank), rank.rank)
 
     keys: dict[SortBy, Callable[[RankState], tuple[float, ...]]] = {

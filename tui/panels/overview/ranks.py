@@ -51,6 +51,7 @@ _CONTINUOUS = {
 _LOADING = ("importing", "joining", "loading", "warming up", "ready")
 _STATE_STYLES = {
     "lost": "bad",
+    "silent": "warn",
     "decoding": "good",
     "prefill": "key",
     "waiting": "dim",

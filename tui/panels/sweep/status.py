@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from rich.cells import cell_len
 
-from rankdeck.runner.forecast.forecast import eta_seconds, whole_file
+from rankdeck.runner.forecast.forecast import whole_file
 from rankdeck.runner.protocol.config import RunConfig
 from rankdeck.runner.protocol.sweep_plan import SweepState
 from rankdeck.runner.state import RunState
@@ -17,7 +17,7 @@ from rankdeck.runner.sweep.verdict import SweepSummary
 from rankdeck.tui.panels.bars import bar
 from rankdeck.tui.panels.overview.header import phase_words
 from rankdeck.tui.settings.hint_keys import AS_THEY_COME, Keys, key_of
-from rankdeck.tui.words.status import ENDED_EARLY, STATUS
+from rankdeck.tui.words.status import ENDED_EARLY, STATUS, eta_words
 from rankdeck.tui.words.sweep import (
     best_words,
     how_measured,
@@ -99,7 +99,7 @@ def how_lines(state: RunState, sweep: SweepState, width: int) -> list[Line]:
 
 def _running(state: RunState, sweep: SweepState, share: float, width: int) -> Line:
     """The current trial and the time left, in fewer words where there is little room."""
-    eta: Line = (("  ETA ", "dim"), (clock(eta_seconds(state)), "strong"))
+    eta: Line = (("  ETA ", "dim"), (eta_words(state), "strong"))
     ends: Line = (*eta, (f"  {whole_percent(share)}", "strong"))
     now = sweep.current
     if now is None:

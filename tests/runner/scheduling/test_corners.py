@@ -1,0 +1,171 @@
+"""The scheduler's corners: borrowed batches, suspects, shares of inactive ranks, ranks that die again and again."""
+
+import pytest
+
+from rankdeck.runner.scheduling.scheduler import AHEAD, Assignment, Scheduler
+
+
+def scheduler(prompts: int, batch_size: int = 4, ranks: int = 1) -> Scheduler:
+    return Scheduler([1] * prompts, order="input", batch_size=batch_size, active_ranks=ranks)
+
+
+def all_that_is_left(scheduler: Scheduler, rank: int = 0, *, most: int = 100) -> list[tuple[int, ...]]:
+    """The batches that a rank is given and does until there is none, in `most` at most."""
+    batches = []
+    for _ in range(most):
+        batch = scheduler.next_batch(rank)
+        if batch is None:
+            return batches
+        batches.append(batch.indices)
+        settle(scheduler, batch)
+    pytest.fail(f"more than {most} batches")
+
+
+def settle(scheduler: Scheduler, batch: Assignment) -> None:
+    for index in batch.indices:
+        scheduler.settle(index)
+    scheduler.finish(batch.batch)
+
+
+@pytest.mark.parametrize("end", ["lose", "fail", "halve"])
+def test_a_borrowed_batch_of_one_row_costs_its_prompt_nothing_however_often_its_rank_dies(end):
+    work = scheduler(3)
+    for _ in range(4):
+        batch = work.assign(0, [1], kept=False)
+        assert batch.alone
+        given_up = work.lose(0, culprit=True) if end == "lose" else getattr(work, end)(batch.batch)
+        assert given_up == ()
+    assert work.in_flight == {}
+    assert all_that_is_left(work) == [(0, 1, 2)], "each prompt once: a borrowed one was never taken"
+
+
+def test_a_kept_batch_of_one_row_whose_rank_dies_twice_gives_its_prompt_up():
+    work = scheduler(1)
+    work.next_batch(0)
+    assert work.lose(0, culprit=True) == ()
+    work.next_batch(0)
+    assert work.lose(0, culprit=True) == (0,)
+    assert work.pending == 0
+
+
+def test_deaths_that_a_batch_did_not_cause_never_make_it_a_suspect():
+    work = scheduler(2, batch_size=2)
+    for _ in range(5):
+        assert work.next_batch(0).indices == (0, 1), "together, as before"
+        assert work.lose(0) == ()
+
+
+def test_prompts_whose_rank_died_twice_are_tried_alone_and_only_the_culprit_is_given_up():
+    work = scheduler(3, batch_size=3)
+    for _ in range(2):
+        assert work.next_batch(0).indices == (0, 1, 2)
+        work.lose(0, culprit=True)
+    given_up: list[int] = []
+    for _ in range(10):
+        batch = work.next_batch(0)
+        if batch is None:
+            break
+        assert batch.alone
+        if batch.indices == (1,):
+            given_up += work.lose(0, culprit=True)
+        else:
+            settle(work, batch)
+    assert given_up == [1]
+    assert work.pending == 0
+
+
+def suspects(work: Scheduler) -> None:
+    """All prompts are to be tried alone, after a batch of all of them raised."""
+    work.fail(work.next_batch(0).batch)
+
+
+def test_a_suspect_gets_no_company_on_a_continuous_rank_before_it_has_ended():
+    work = scheduler(4)
+    suspects(work)
+    first = work.next_rows(0, {})
+    assert (first.indices, first.alone) == ((0,), True)
+    assert work.next_rows(0, {0: 1}) is None, "it is alone, whatever room there is"
+    work._returned.extend([3])
+    assert work.next_rows(0, {0: 1}) is None, "not even for prompts that may share"
+    settle(work, first)
+    assert work.next_rows(0, {}).indices == (3,), "those that may share come first"
+
+
+def test_a_suspect_does_not_join_rows_that_are_in_hand():
+    work = scheduler(8)
+    batch = work.next_batch(0)
+    work.fail(batch.batch)
+    shared = work.next_rows(0, {})
+    assert (shared.indices, shared.alone) == ((4, 5, 6, 7), False)
+    assert work.next_rows(0, {0: 1}) is None, "a suspect waits until the rank has nothing in hand"
+    settle(work, shared)
+    assert work.next_rows(0, {}).alone
+
+
+def test_one_row_for_a_continuous_rank_is_no_suspect():
+    work = scheduler(2, batch_size=1)
+    rows = work.next_rows(0, {})
+    assert not rows.alone
+    assert work.fail(rows.batch) == (), "so it is tried once more before it is given up"
+
+
+def test_a_continuous_rank_is_kept_ahead_by_an_eighth_and_not_for_less():
+    work = scheduler(1000, batch_size=64)
+    assert len(work.next_rows(0, {}).indices) == 64 + 64 // AHEAD
+    assert work.next_rows(0, {0: 65}) is None
+    assert len(work.next_rows(0, {0: 64}).indices) == 8
+
+
+def test_ranks_beyond_the_active_ones_get_nothing():
+    work = scheduler(10, ranks=2)
+    work.active_ranks = 1
+    assert work.next_batch(1) is None
+    assert work.next_rows(1, {}) is None
+
+
+def test_the_share_of_an_inactive_rank_is_done_by_those_that_are_free():
+    work = scheduler(8, ranks=2)
+    work.use_share(0, 0, 4)
+    work.use_share(1, 4, 8)
+    work.active_ranks = 1
+    assert all_that_is_left(work) == [(0, 1, 2, 3), (4, 5, 6, 7)]
+
+
+def test_a_share_is_taken_once():
+    work = scheduler(8, ranks=2)
+    work.use_share(0, 0, 4)
+    work.use_share(0, 4, 8)
+    assert work.shares == {0: (0, 4)}
+    assert all_that_is_left(work) == [(0, 1, 2, 3)]
+
+
+def test_a_batch_that_does_not_fit_caps_its_rank_and_comes_back_in_front():
+    work = scheduler(6, batch_size=4, ranks=1)
+    batch = work.next_batch(0)
+    assert work.halve(batch.batch) == ()
+    assert work.caps == {0: len(batch.indices) // 2}
+    assert work.next_batch(0).indices == batch.indices[: work.caps[0]]
+
+
+def test_a_single_prompt_that_does_not_fit_is_given_up_and_caps_nobody():
+    work = scheduler(1)
+    assert work.halve(work.next_batch(0).batch) == (0,)
+    assert work.caps == {}
+
+
+def test_drawn_prompts_come_back_in_front_without_those_that_were_done_meanwhile():
+    work = scheduler(6, batch_size=6)
+    drawn = work.draw(3)
+    work.settle(1)
+    work.put_back(drawn)
+    assert work.next_batch(0).indices == (0, 2)
+
+
+def test_of_a_batch_that_ends_only_what_has_no_record_comes_back():
+    work = scheduler(4)
+    batch = work.next_batch(0)
+    work.settle(2)
+    work.finish(batch.batch)
+    work.finish(batch.batch)
+    assert work.next_batch(0).indices == (0, 1, 3)
+    assert work.pending == 0

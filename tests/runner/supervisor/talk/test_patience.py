@@ -1,0 +1,107 @@
+"""When a rank hangs: by its own pace, never while it loads or compiles as it may, told before it is ended."""
+
+import pytest
+
+from rankdeck.runner.supervisor.talk.patience import (
+    LEAST_PATIENCE_SECONDS,
+    TOLD_SECONDS,
+    UNKNOWN_TIMES,
+    Pulse,
+    patience_for,
+    to_be_given_up,
+    to_be_told,
+)
+
+
+def warm(*silences: float, work: float = 100.0) -> Pulse:
+    """The pulse of a rank that has ended a first batch at once, and these silences since."""
+    pulse = Pulse(ended_a_batch=True)
+    pulse.given(work)
+    for silence in silences:
+        pulse.silent = silence
+        pulse.heard("at work")
+    return pulse
+
+
+def silent(pulse: Pulse, seconds: float, *, stopped: bool = False) -> Pulse:
+    pulse.silent, pulse.stopped = seconds, stopped
+    return pulse
+
+
+def test_a_rank_whose_steps_come_fast_is_told_of_in_15_seconds_and_ended_after_60():
+    pulse = warm(0.3, 0.5)
+    assert TOLD_SECONDS < 15
+    assert not to_be_told(silent(pulse, TOLD_SECONDS - 1), "at work")
+    assert to_be_told(silent(pulse, TOLD_SECONDS), "at work")
+    assert not to_be_given_up(silent(pulse, 59), "at work", None)
+    assert to_be_given_up(silent(pulse, 60), "at work", None)
+
+
+def test_a_rank_with_slow_steps_is_waited_for_ten_times_as_long_as_they_take():
+    pulse = warm(20.0, 5.0)
+    assert patience_for(pulse, "at work", None) == 200
+    assert not to_be_told(silent(pulse, 99), "at work"), "a step of 20 s is usual here"
+    assert to_be_told(silent(pulse, 100), "at work")
+
+
+def test_more_rows_or_longer_prompts_are_waited_for_in_proportion():
+    pulse = warm(20.0, work=100.0)
+    pulse.given(400.0)
+    assert patience_for(pulse, "at work", None) == 800
+    pulse.given(1.0)
+    assert patience_for(pulse, "at work", None) == 200, "fewer are not waited for less: a step takes what it takes"
+
+
+def test_a_first_batch_that_compiles_sets_no_pace_for_all_later_ones_but_counts_as_a_prefill_may():
+    pulse = Pulse()
+    pulse.given(100.0)
+    pulse.silent = 90.0
+    pulse.heard("at work")
+    pulse.ended_a_batch = True
+    assert patience_for(pulse, "at work", None) == 270
+
+
+def test_loading_and_the_first_batch_are_waited_for_far_longer():
+    for stage in ("loading", "at work"):
+        assert patience_for(Pulse(), stage, None) == UNKNOWN_TIMES * LEAST_PATIENCE_SECONDS == 1200
+        assert patience_for(Pulse(), stage, 5.0) == 100
+    assert not to_be_told(silent(Pulse(), 30), "loading")
+    assert to_be_told(silent(Pulse(), 60), "loading")
+    assert to_be_told(silent(Pulse(), TOLD_SECONDS), "at work")
+
+
+@pytest.mark.parametrize("stage", ["loading", "waiting", "at work"])
+def test_a_stopped_process_is_told_at_once_in_any_stage(stage):
+    assert to_be_told(silent(warm(20.0), TOLD_SECONDS, stopped=True), stage)
+
+
+def test_a_rank_with_nothing_to_do_may_be_silent_for_ever():
+    pulse = silent(warm(), 10**6)
+    assert not to_be_told(pulse, "waiting")
+    assert not to_be_given_up(pulse, "waiting", None)
+    assert not to_be_given_up(pulse, "waiting", 1.0)
+
+
+def test_the_patience_asked_for_holds_and_0_is_for_ever():
+    pulse = silent(warm(20.0), 30)
+    assert to_be_given_up(pulse, "at work", 30.0)
+    assert not to_be_given_up(pulse, "at work", 31.0)
+    for stage in ("loading", "at work"):
+        assert patience_for(silent(pulse, 10**9), stage, 0) is None
+        assert not to_be_given_up(pulse, stage, 0)
+
+
+def test_a_silence_in_which_the_process_was_stopped_is_no_pace():
+    pulse = warm(0.5)
+    silent(pulse, 50, stopped=True).heard("at work")
+    assert patience_for(pulse, "at work", None) == LEAST_PATIENCE_SECONDS
+    silent(pulse, 50).heard("waiting")
+    assert patience_for(pulse, "at work", None) == LEAST_PATIENCE_SECONDS, "nor is one without work"
+
+
+def test_silence_begins_anew_with_each_word_and_each_batch():
+    pulse = silent(warm(), 59, stopped=True)
+    pulse.heard("at work")
+    assert (pulse.silent, pulse.stopped) == (0.0, False)
+    silent(pulse, 59, stopped=True).given(1.0)
+    assert (pulse.silent, pulse.stopped) == (0.0, False)

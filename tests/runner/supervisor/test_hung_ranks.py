@@ -1,0 +1,195 @@
+"""A rank that hangs is told of, ended after the run's patience, and its batch done again."""
+
+import os
+import signal
+from pathlib import Path
+
+import psutil
+import pytest
+
+from rankdeck.runner import protocol
+from rankdeck.runner.machine import kernel
+from rankdeck.runner.machine.kernel import ProcessLook
+from rankdeck.runner.state.silence import silence_words
+from rankdeck.runner.supervisor import hung_ranks
+from rankdeck.runner.supervisor.hung_ranks import HungRanks
+from tests.runner.supervisor.in_process import Launch, outputs_of
+from tests.runner.supervisor.test_outliving import expected
+from tests.runner.supervisor.test_supervisor import PROMPTS, outputs, rank_pids, watch
+
+
+class Watched:
+    """A launch whose ranks are looked at once a second of the test's own clock; `looks` is what the kernel says."""
+
+    def __init__(self, launch: Launch, monkeypatch, patience: float | None = None) -> None:
+        self.launch, self.pool = launch, launch.pool
+        self.looks: dict[int, ProcessLook] = {}
+        self.ended: dict[int, str] = {}
+        monkeypatch.setattr(hung_ranks, "look_at", lambda pid: self.looks.get(pid))
+        self.hung = HungRanks(patience, lambda: self, launch.events)  # type: ignore[arg-type,return-value]
+
+    def give_up(self, rank: int, why: str) -> None:
+        self.ended[rank] = why
+        self.pool.give_up(rank, why)
+
+    def seconds(self, count: int) -> list[str]:
+        """What is logged in so many seconds."""
+        before = len(self.launch.state.log)
+        for _ in range(count):
+            self.hung.look(1.0)
+        return [entry.text for entry in self.launch.state.log[before:]]
+
+    def processes(self, doing: str, cpu: float = 0.0) -> None:
+        self.pool.pids.update({0: 100, 1: 101})
+        self.looks = {pid: ProcessLook(doing, cpu) for pid in (100, 101)}
+
+
+@pytest.fixture
+def watched(tmp_path: Path, monkeypatch) -> Watched:
+    return Watched(Launch(tmp_path), monkeypatch)
+
+
+def first_batches(watched: Watched) -> None:
+    """Both ranks have ended a batch, and have the next one in hand."""
+    for rank in watched.launch.connect_ready():
+        watched.launch.answer(rank, rank.peer.work[0])
+
+
+def test_a_stopped_rank_is_told_of_and_ended_while_the_other_works(watched):
+    first_batches(watched)
+    zero = watched.pool.work.ranks[0]
+    watched.processes("stopped")
+    said = []
+    for _ in range(60):
+        said += watched.seconds(1)
+        watched.pool.work.ranks[1].pulse.silent = 0.0
+    assert said == [
+        "rank 0: no step for 10 s, its process is stopped; in 50 s it is ended and its batch done again (--patience)"
+    ]
+    assert watched.ended == {0: "no step for 60 s, its process is stopped; it was ended"}
+    assert zero.peer.hung_up
+    assert not [line for line in watched.seconds(60) if "rank 0" in line], (
+        "of a rank that is given up nothing more is said"
+    )
+
+
+def test_what_is_known_stands_in_the_state_until_the_rank_goes_on(watched):
+    first_batches(watched)
+    watched.processes("waiting in the kernel")
+    watched.seconds(12)
+    silence = watched.launch.state.ranks[1].silence
+    assert (silence.seconds, silence.process, silence.patience) == (10.0, "waiting in the kernel", 60.0)
+    one = watched.pool.work.ranks[1]
+    watched.launch.say(one, *outputs_of(one.peer.work[1], 1)[:1])
+    assert watched.seconds(1) == ["rank 1: goes on, after 12 s"]
+    assert watched.launch.state.ranks[1].silence is None
+    assert watched.launch.state.ranks[0].silence is not None
+
+
+def test_it_is_told_again_when_the_process_does_something_else(watched):
+    first_batches(watched)
+    watched.processes("running")
+    assert len(watched.seconds(15)) == 2
+    watched.processes("stopped")
+    assert [line.split(";")[0] for line in watched.seconds(1)] == [
+        f"rank {rank}: no step for 16 s, its process is stopped" for rank in (0, 1)
+    ]
+
+
+def test_where_no_process_can_be_seen_it_is_told_without(watched):
+    first_batches(watched)
+    assert watched.seconds(10)[0].startswith("rank 0: no step for 10 s; in 50 s")
+
+
+def test_ranks_without_work_are_left_alone(watched):
+    watched.launch.connect_ready()
+    watched.launch.pool.stop()
+    for rank in watched.pool.work.ranks.values():
+        watched.launch.answer(rank, rank.peer.work[0])
+    assert watched.pool.leaving
+    assert (watched.seconds(5000), watched.ended) == ([], {})
+
+
+def test_a_rank_that_loads_for_an_hour_is_waited_for_while_its_process_works_or_another_does(watched):
+    watched.launch.connect()
+    watched.processes("running")
+    for second in range(3600):
+        watched.looks[100] = ProcessLook("running", second * 0.5)
+        watched.seconds(1)
+    assert watched.ended == {}
+    assert watched.launch.state.log == ()
+    assert watched.seconds(60)[0].startswith(
+        "rank 0: no progress in loading for 60 s, its process is running; in 1140 s"
+    )
+    watched.seconds(1200)
+    assert watched.ended[0] == "no progress in loading for 1200 s, its process is running; it was ended"
+
+
+def test_a_rank_that_never_comes_is_ended_too(watched):
+    watched.pool.let_in(watched.launch.peer(0))
+    assert watched.seconds(62)[0].startswith("rank 1: no progress in loading for 60 s")
+    watched.seconds(1200)
+    assert 1 in watched.ended
+
+
+def test_with_patience_0_a_hung_rank_is_told_of_and_never_ended(tmp_path: Path, monkeypatch):
+    watched = Watched(Launch(tmp_path), monkeypatch, patience=0.0)
+    first_batches(watched)
+    watched.processes("stopped")
+    assert watched.seconds(100_000) == [f"rank {rank}: no step for 10 s, its process is stopped" for rank in (0, 1)]
+    assert watched.ended == {}
+
+
+def test_a_paused_continuous_rank_does_not_hang(tmp_path: Path, monkeypatch):
+    watched = Watched(Launch(tmp_path, prompts=200, engine="continuous"), monkeypatch)
+    watched.launch.connect_ready("continuous")
+    watched.launch.controls.obey(protocol.Pause())
+    watched.processes("running")
+    assert (watched.seconds(5000), watched.ended) == ([], {})
+
+
+async def test_a_rank_stopped_by_a_signal_costs_time_and_no_output(launch, monkeypatch):
+    monkeypatch.setenv("STANDIN_STEP_SECONDS", "0.03")
+    started = launch(PROMPTS, patience=1.0)
+    stopped: list[int] = []
+
+    async def stop(message, _):
+        if isinstance(message, protocol.BatchFinished) and message.batch >= 4 and not stopped:
+            stopped.append(rank_pids(started.directory)[0])
+            os.kill(stopped[0], signal.SIGSTOP)
+
+    state, seen = await watch(started, when=stop)
+    assert started.process.wait(20) == 0
+    assert [record.text for record in outputs(started.directory)] == expected(PROMPTS)
+    (lost,) = [message for message in seen if isinstance(message, protocol.RankLost)]
+    assert "it was ended" in lost.cause
+    assert (state.attempt, state.restarts_left) == (2, 2)
+    assert not psutil.pid_exists(stopped[0]), "a stopped process is ended, too"
+
+
+def test_the_kernel_says_what_a_process_does():
+    look = kernel.look_at(os.getpid())
+    assert look is not None
+    assert (look.doing, look.cpu_seconds > 0) == ("running", True)
+    child = psutil.Popen(["sleep", "100"])
+    try:
+        child.suspend()
+        os.waitpid(child.pid, os.WUNTRACED)
+        assert kernel.look_at(child.pid).doing == "stopped"
+        assert kernel.descends_from(child.pid, os.getpid())
+        assert not kernel.descends_from(os.getpid(), child.pid)
+    finally:
+        child.kill()
+        child.wait()
+    assert kernel.look_at(child.pid) is None
+    assert not kernel.descends_from(child.pid, os.getpid())
+
+
+def test_silence_in_words():
+    silence = protocol.RankSilent(rank=1, stage="at work", seconds=15.2, process="stopped", patience=60.0)
+    assert silence_words(silence) == "no step for 15 s, its process is stopped"
+    assert silence_words(silence, outlook=True, more=20.0) == (
+        "no step for 35 s, its process is stopped; in 25 s it is ended and its batch done again (--patience)"
+    )
+    idle = protocol.RankSilent(rank=1, stage="waiting", seconds=15.2, process="stopped")
+    assert silence_words(idle, outlook=True) == "its process is stopped"
