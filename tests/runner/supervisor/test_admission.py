@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from rankdeck.runner import protocol, run_directory
+from rankdeck.runner.launching.parent import RankParent
 from rankdeck.runner.machine import kernel
 from rankdeck.runner.machine.kernel import PeerProcess
 from rankdeck.runner.protocol import RankHello
@@ -20,6 +21,9 @@ from rankdeck.runner.supervisor.launch import RankLaunch
 from tests.runner.supervisor.in_process import KeptPeer, Launch
 from tests.runner.supervisor.test_outliving import expected
 from tests.runner.supervisor.test_supervisor import PROMPTS, outputs, rank_pids, watch
+
+
+OWN = os.getpid()
 
 
 class Greeting(KeptPeer):
@@ -35,25 +39,15 @@ class Greeting(KeptPeer):
             yield message
 
 
-class Launcher:
-    """The process of a launch, which has started this test: `remembered` will be ended with it."""
-
-    def __init__(self, pid: int) -> None:
-        self.pid = pid
-        self.remembered: list[int] = []
-
-    def remember(self, pid: int) -> None:
-        self.remembered.append(pid)
-
-
 @pytest.fixture
-def launched(tmp_path: Path):
-    async def go(pid: int):
+def launched(tmp_path: Path, monkeypatch):
+    """A launch whose supervisor is process `pid`."""
+
+    def go(pid: int):
+        monkeypatch.setattr(os, "getpid", lambda: pid)
         launch = Launch(tmp_path)
-        process = Launcher(pid)
-        rank_launch = RankLaunch(launch.pool, tmp_path, launch.config, "m", lambda *_: [], launch.events)
-        rank_launch._process = process  # type: ignore[assignment]
-        return launch, rank_launch, process
+        parent = RankParent(lambda line: None)
+        return launch, RankLaunch(launch.pool, tmp_path, launch.config, "m", lambda *_: [], parent, launch.events)
 
     return go
 
@@ -78,36 +72,34 @@ async def greet(rank_launch: RankLaunch, *, pid: int | None = None, **hello) -> 
     ],
 )
 async def test_a_rank_of_another_launch_or_of_other_ranks_is_refused_without_any_effect(launched, hello, why):
-    launch, rank_launch, process = await launched(os.getppid())
-    peer = await greet(rank_launch, pid=os.getpid(), **hello)
+    launch, rank_launch = launched(os.getppid())
+    peer = await greet(rank_launch, pid=OWN, **hello)
     assert why in peer.reason
-    assert (launch.pool.work.ranks, launch.pool.pids, process.remembered) == ({}, {}, [])
+    assert (launch.pool.work.ranks, launch.pool.pids) == ({}, {})
     assert not rank_launch._first_lost.done()
     assert launch.pool.to_come == [0, 1]
 
 
-async def test_a_process_that_the_launch_did_not_start_is_refused_and_never_ended_with_it(launched):
-    launch, rank_launch, process = await launched(os.getpid())
+async def test_a_process_that_the_run_did_not_start_is_refused(launched):
+    launch, rank_launch = launched(OWN)
     peer = await greet(rank_launch, pid=os.getppid())
-    assert peer.reason == f"process {os.getppid()} was not started by this launch"
-    assert (launch.pool.pids, process.remembered) == ({}, [])
+    assert peer.reason == f"process {os.getppid()} was not started by this run"
+    assert launch.pool.pids == {}
     assert not rank_launch._first_lost.done()
 
 
 async def test_a_rank_is_let_in_once(launched):
-    _, rank_launch, process = await launched(os.getppid())
-    assert (await greet(rank_launch, pid=os.getpid())).reason is None
-    assert process.remembered == [os.getpid()]
+    launch, rank_launch = launched(os.getppid())
+    assert (await greet(rank_launch, pid=OWN)).reason is None
+    assert launch.pool.pids == {0: OWN}
     assert rank_launch._first_lost.result() == 0
-    assert "has greeted already" in (await greet(rank_launch, pid=os.getpid())).reason
-    assert process.remembered == [os.getpid()]
+    assert "has greeted already" in (await greet(rank_launch, pid=OWN)).reason
 
 
 async def test_where_the_kernel_names_no_process_none_is_remembered(launched):
-    launch, rank_launch, process = await launched(os.getppid())
+    launch, rank_launch = launched(os.getppid())
     assert (await greet(rank_launch, pid=None)).reason is None
-    assert (launch.pool.pids, process.remembered) == ({}, [])
-    assert await rank_launch._loss(0, asyncio.create_task(asyncio.sleep(0))) is not None
+    assert launch.pool.pids == {}
 
 
 def test_whose_a_socket_is_comes_from_the_kernel(monkeypatch):

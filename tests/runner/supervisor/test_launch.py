@@ -198,7 +198,7 @@ async def test_a_rank_that_is_not_of_this_launch_gets_no_work(launch, slowly, gr
         if isinstance(message, protocol.BatchFinished) and message.batch == 1:
             os.kill(rank_pids(started.directory)[0], signal.SIGKILL)
         if isinstance(message, protocol.BatchFinished) and message.batch > 2 and not told:
-            told.append(await greet(started.directory, world_size=2, pid=os.getpid(), **greeting))
+            told.append(await greet(started.directory, world_size=2, **greeting))
 
     state, _ = await watch(started, when=intrude)
     assert started.process.wait(20) == 0
