@@ -1,4 +1,4 @@
-"""The launch of a run's ranks: one parent for all, no matter who dies; ranks that wait for each other; who is let in."""
+"""The launch of a run's ranks: one parent for all, whoever dies; ranks that wait for each other; who is let in."""
 
 import asyncio
 import os
