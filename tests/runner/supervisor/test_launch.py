@@ -9,15 +9,25 @@ import pytest
 
 from rankdeck.runner import protocol, run_directory
 from rankdeck.runner.launching import last_words
+from rankdeck.runner.protocol.config import RunConfig
+from rankdeck.runner.protocol.sweep_plan import SweepPlan
 from rankdeck.runner.state import Snapshot
+from rankdeck.runner.supervisor.ranks import RankPool
 from rankdeck.tui.sources.client import SocketSource
 from tests.runner.supervisor.test_outliving import expected
-from tests.runner.supervisor.test_supervisor import PROMPTS, command_line, outputs, processes_of, rank_pids, watch
+from tests.runner.supervisor.test_supervisor import PROMPTS, command_line, outputs, processes_of, rank_pids
+from tests.runner.supervisor.test_supervisor import watch as follow
 
 
 @pytest.fixture
 def slowly(monkeypatch):
     monkeypatch.setenv("STANDIN_STEP_SECONDS", "0.03")
+
+
+async def watch(started, **how):
+    """As `follow`, for a minute: a loss that nobody notices must fail a test, not hang it."""
+    async with asyncio.timeout(60):
+        return await follow(started, **how)
 
 
 def parent_pids(directory) -> list[int]:
@@ -217,9 +227,50 @@ async def test_a_record_of_hundreds_of_kilobytes_arrives_whole(launch):
     assert outputs(started.directory)[0].text == long
 
 
-async def test_no_rank_goes_on_from_a_meeting_point_before_all_are_there(launch, standin_model):
-    from rankdeck.runner.protocol.sweep_plan import SweepPlan
+class SaidBy:
+    """A rank that is connected and says what the test has it say."""
 
+    def __init__(self, rank: int) -> None:
+        self.hello = protocol.RankHello(rank=rank, world_size=2, pid=1, attempt=1)
+        self.says: asyncio.Queue[protocol.FromRank | None] = asyncio.Queue()
+        self.told: list = []
+
+    async def messages(self):
+        while (message := await self.says.get()) is not None:
+            yield message
+            self.says.task_done()
+
+    def send(self, order) -> None:
+        self.told.append(order)
+
+
+async def test_no_rank_goes_on_from_a_meeting_point_before_all_are_there():
+    pool = RankPool(
+        *(1, RunConfig(prompts="p", ranks=2), None, None), controls=None, outputs=None, failures=None, events=None
+    )
+    first, second = ranks = [SaidBy(0), SaidBy(1)]
+    serving = [asyncio.create_task(pool.serve(rank)) for rank in ranks]
+
+    async def arrives(rank: SaidBy, at: protocol.MeetingPoint) -> None:
+        rank.says.put_nowait(protocol.Arrived(rank=rank.hello.rank, at=at))
+        await rank.says.join()
+
+    await arrives(first, "memory taken")
+    await arrives(first, "memory taken")
+    await arrives(second, "bandwidth")
+    assert first.told == second.told == []
+    await arrives(second, "memory taken")
+    assert first.told == second.told == [protocol.GoOn(at="memory taken")]
+    await arrives(first, "memory taken")
+    assert len(first.told) == 1, "once more, for another launch of all"
+    assert pool.connected == {0, 1}
+    for rank in ranks:
+        rank.says.put_nowait(None)
+    assert await asyncio.gather(*serving) == [True, True]
+    assert pool.connected == set()
+
+
+async def test_ranks_of_a_sweep_wait_for_each_other_and_then_work(launch):
     started = launch(PROMPTS, sweep=SweepPlan(batch_sizes=[2], ranks=[2]), ranks=2)
     state, _ = await watch(started)
     assert started.process.wait(30) == 0
@@ -228,8 +279,6 @@ async def test_no_rank_goes_on_from_a_meeting_point_before_all_are_there(launch,
 
 
 async def test_a_rank_that_fails_while_others_wait_for_it_ends_the_launch(launch, standin_model):
-    from rankdeck.runner.protocol.sweep_plan import SweepPlan
-
     (standin_model / "fail-load-1").touch()
     started = launch(PROMPTS, sweep=SweepPlan(batch_sizes=[2], ranks=[2]), ranks=2)
     state, _ = await watch(started)
