@@ -285,3 +285,16 @@ async def test_a_rank_that_fails_while_others_wait_for_it_ends_the_launch(launch
     assert started.process.wait(30) == 3
     assert state.ended.cause == "rank 1: OSError: weights.bin is damaged"
     assert not processes_of(started.directory)
+
+
+async def test_the_file_over_which_ranks_found_each_other_goes_with_their_launch(launch, slowly):
+    started = launch(PROMPTS, dispatch="split")
+    store = run_directory.socket_path(started.directory).with_suffix(".1.store")
+
+    async def make(message, _):
+        if isinstance(message, protocol.RanksReady):
+            store.touch()
+
+    await watch(started, when=make)
+    assert started.process.wait(20) == 0
+    assert not store.exists()
