@@ -146,9 +146,9 @@ async def test_ranks_killed_while_they_load_again_are_tried_again_as_there_was_r
             (standin_model / "hold").touch()
             os.kill(pid_of(started.directory, 0), signal.SIGKILL)
         if isinstance(message, protocol.RankPhase) and message.rank == 0 and launched and launched[-1] in (2, 3):
+            os.kill(pid_of(started.directory, 0), signal.SIGKILL)
             if launched[-1] == 3:
                 (standin_model / "hold").unlink()
-            os.kill(pid_of(started.directory, 0), signal.SIGKILL)
 
     state, _ = await watch(started, when=kill)
     assert started.process.wait(20) == 0
