@@ -65,9 +65,10 @@ class ProcessTree:
 
 async def exit_status_of(pid: int) -> int:
     """Wait until an orphan that this process has adopted ends; returns how, as RankExited has it."""
-    while (status := _reaped(pid)) is None:
+    while True:
+        if (status := _reaped(pid)) is not None:
+            return status
         await asyncio.sleep(LOOK_SECONDS)
-    return status
 
 
 def _reaped(pid: int) -> int | None:

@@ -14,8 +14,8 @@ class LoadingTime(msgspec.Struct, frozen=True, kw_only=True):
     """When each phase up to the first batch began, in unix seconds, in order of time.
 
     `starting` is the command until its supervisor is up, `model` looks for the model (and fetches the demo's),
-    `launching` is `accelerate launch` up to the last rank's greeting; the ranks' own phases follow. `first batch` is
-    from all ranks being ready to the first batch, `lost launches` are the launches before the last one.
+    `launching` is `accelerate launch` up to its process; importing for the ranks, and their own phases, follow. `first
+    batch` is from all ranks being ready to the first batch, `lost launches` are the launches before the last one.
     `first_ready_at` is when the first rank was ready and began to wait for the others.
     """
 

@@ -47,7 +47,7 @@ def test_the_command_and_the_tests_marked_gpu_import_nothing_that_a_bare_machine
     modules += [f"tests.gpu.marked.{path.stem}" for path in (ROOT / "tests/gpu/marked").glob("test_*.py")]
     code = f"import sys, importlib\nsys.modules.update(dict.fromkeys({BROUGHT_BY_NOBODY!r}))\n"
     code += f"for name in {modules!r}: importlib.import_module(name)\n"
-    code += "import rankdeck.tui.commands.cli, rankdeck.runner.rank.worker\n"
+    code += "import rankdeck.tui.commands.cli, rankdeck.runner.rank.parent\n"
     code += "assert not {'torch', 'transformers'} & set(sys.modules)\n"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

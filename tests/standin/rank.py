@@ -4,10 +4,10 @@
 their command lines is `rank` in the place of `launch`. An answer depends on its prompt alone, so every way through a
 run gives the same outputs. Prompts steer the ranks: `!raise` makes the batch raise, `!huge` runs out of memory, `!die`
 kills the rank, `!lose` costs it its GPU. Files in the model's folder do, too: `fail-load` makes loading fail
-(`fail-load-1` on rank 1), `hold` keeps ranks from getting ready, in `children` each rank leaves the number of a child
-process, rank 0 says once what `nonsense` holds. STANDIN_STEP_SECONDS is the time of a decode step, STANDIN_ROOM the
-most rows that fit, STANDIN_DEVICE what they say they run on. With `--engine continuous` they are continuous ranks: the
-real ContinuousRank, around rows that need no model.
+(`fail-load-1` on rank 1), `late` keeps ranks from greeting, `hold` keeps ranks from getting ready, in `children` each
+rank leaves the number of a child process, rank 0 says once what `nonsense` holds. STANDIN_STEP_SECONDS is the time of a
+decode step, STANDIN_ROOM the most rows that fit, STANDIN_DEVICE what they say they run on. With `--engine continuous`
+they are continuous ranks: the real ContinuousRank, around rows that need no model.
 """
 
 import os
@@ -123,6 +123,8 @@ class Rank:
         self.run = run_directory.read_run_file(options.run_dir)
         self.model = Path(options.model)
         self.step_seconds = float(os.environ.get("STANDIN_STEP_SECONDS", "0.002"))
+        while (self.model / "late").exists():
+            time.sleep(0.005)
         self.link = Link(options.socket)
         self.link.send(
             protocol.RankHello(rank=self.rank, world_size=self.world, attempt=order.attempt),

@@ -94,4 +94,6 @@ async def test_real_ranks_listen_on_nothing_but_gloo_s_ports_on_the_loopback_to_
     assert all("rankdeck.runner.rank.worker" in process for _, process in ports)
     assert_private(started, paths)
     socket = run_directory.socket_path(started.directory)
-    assert list(socket.parent.glob(f"{socket.stem}*")) == [], "neither the socket nor the ranks' meeting place is left behind"
+    assert list(socket.parent.glob(f"{socket.stem}*")) == [], (
+        "neither the socket nor the ranks' meeting place is left behind"
+    )

@@ -1,4 +1,4 @@
-"""The parent of the ranks, seen from the supervisor: a real process that forks real ones, without accelerate or torch."""
+"""The parent of the ranks, seen from the supervisor: a real process that forks real ones, without torch."""
 
 import asyncio
 import os
@@ -210,7 +210,9 @@ async def test_a_parent_that_talks_nonsense_counts_as_gone():
 
 
 async def test_a_process_that_cannot_be_forked_is_told_with_the_reason():
-    code = PARENT.replace("forking.serve(", "os.fork = lambda: (_ for _ in ()).throw(OSError(11, 'try again'))\nforking.serve(")
+    code = PARENT.replace(
+        "forking.serve(", "os.fork = lambda: (_ for _ in ()).throw(OSError(11, 'try again'))\nforking.serve("
+    )
     made = RankParent(lambda line: None, adopts_orphans=False)
     heard = Heard(made)
     await made.start([sys.executable, "-c", code], os.environ)

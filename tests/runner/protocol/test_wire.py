@@ -13,6 +13,7 @@ from tests import ROOT
 
 TAGS = {
     "active_ranks_changed": protocol.ActiveRanksChanged,
+    "arrived": protocol.Arrived,
     "batch_failed": protocol.BatchFailed,
     "batch_finished": protocol.BatchFinished,
     "batch_size_changed": protocol.BatchSizeChanged,
@@ -20,6 +21,7 @@ TAGS = {
     "cancel": protocol.Cancel,
     "gather_checked": protocol.GatherChecked,
     "gathered": protocol.Gathered,
+    "go_on": protocol.GoOn,
     "leave": protocol.Leave,
     "limit": protocol.Limit,
     "log_line": protocol.LogLine,

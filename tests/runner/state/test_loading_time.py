@@ -135,19 +135,20 @@ def test_weights_that_do_not_fit_into_memory_are_not_read_ahead(tmp_path, monkey
     assert read_ahead.read_ahead(tmp_path) == 0
 
 
-def test_only_the_rank_that_fetches_a_hub_model_asks_the_hub(tmp_path, monkeypatch) -> None:
+def test_of_a_hub_model_without_safetensors_the_bin_files_are_fetched(tmp_path, monkeypatch) -> None:
     import huggingface_hub
 
-    from rankdeck.runner.rank import worker
+    from rankdeck.runner.rank import model_files
 
     asked: list[bool] = []
 
-    def snapshot_download(model: str, *, allow_patterns: list[str], local_files_only: bool = False) -> str:
-        asked.append(local_files_only)
+    def snapshot_download(model: str, *, allow_patterns: list[str]) -> str:
+        asked.append("*.bin" in allow_patterns)
         return str(tmp_path)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-    assert worker._hub_folder("org/name", fetch=False) == str(tmp_path)
-    assert asked == [True]
-    worker._hub_folder("org/name", fetch=True)  # no safetensors among the files: the .bin ones are fetched as well
-    assert asked == [True, False, False]
+    assert model_files._hub_folder("org/name") == str(tmp_path)
+    assert asked == [False, True]
+    (tmp_path / "model.safetensors").touch()
+    model_files._hub_folder("org/name")
+    assert asked == [False, True, False]

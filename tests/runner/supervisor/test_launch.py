@@ -1,4 +1,4 @@
-"""The launch of a run's ranks: one parent for all, no matter who dies; ranks that wait for each other; who is let in."""
+"""The launch of a run's ranks: one parent for all, whoever dies; ranks that wait for each other; who is let in."""
 
 import asyncio
 import os
@@ -9,10 +9,14 @@ import pytest
 
 from rankdeck.runner import protocol, run_directory
 from rankdeck.runner.launching import last_words
+from rankdeck.runner.protocol.config import RunConfig
+from rankdeck.runner.protocol.sweep_plan import SweepPlan
 from rankdeck.runner.state import Snapshot
+from rankdeck.runner.supervisor.ranks import RankPool
 from rankdeck.tui.sources.client import SocketSource
 from tests.runner.supervisor.test_outliving import expected
-from tests.runner.supervisor.test_supervisor import PROMPTS, command_line, outputs, processes_of, rank_pids, watch
+from tests.runner.supervisor.test_supervisor import PROMPTS, command_line, outputs, processes_of, rank_pids
+from tests.runner.supervisor.test_supervisor import watch as follow
 
 
 @pytest.fixture
@@ -20,9 +24,20 @@ def slowly(monkeypatch):
     monkeypatch.setenv("STANDIN_STEP_SECONDS", "0.03")
 
 
+async def watch(started, **how):
+    """As `follow`, for a minute: a loss that nobody notices must fail a test, not hang it."""
+    async with asyncio.timeout(60):
+        return await follow(started, **how)
+
+
 def parent_pids(directory) -> list[int]:
     """The parent of a run's stand-in ranks."""
     return [process.pid for process in processes_of(directory) if "launch" in command_line(process)]
+
+
+def pid_of(directory, rank: int) -> int:
+    """A stand-in rank's process; a child that it left has its name, and came later."""
+    return min(pid for pid in rank_pids(directory) if psutil.Process(pid).name() == f"rank {rank}")
 
 
 def launcher_starts(seen: list) -> int:
@@ -93,8 +108,7 @@ async def test_the_rank_that_died_is_the_one_that_is_named(launch, slowly):
 
     async def kill(message, _):
         if isinstance(message, protocol.BatchFinished) and message.batch == 3:
-            (pid,) = [pid for pid in rank_pids(started.directory) if psutil.Process(pid).name() == "rank 1"]
-            os.kill(pid, signal.SIGABRT)
+            os.kill(pid_of(started.directory, 1), signal.SIGABRT)
         if isinstance(message, protocol.RankLost):
             named.append(message.rank)
             assert message.cause.startswith("killed by SIGABRT")
@@ -121,24 +135,24 @@ async def test_a_rank_killed_while_it_loads_ends_the_run_with_the_cure_and_is_no
     assert not processes_of(started.directory)
 
 
-async def test_a_rank_killed_while_it_loads_again_is_tried_again_as_there_was_room_once(launch, slowly, standin_model):
+async def test_ranks_killed_while_they_load_again_are_tried_again_as_there_was_room_once(launch, slowly, standin_model):
     started = launch(PROMPTS)
-    killed: list[int] = []
+    launched: list[int] = []
 
     async def kill(message, _):
+        if isinstance(message, protocol.RanksLaunched):
+            launched.append(message.attempt)
         if isinstance(message, protocol.BatchFinished) and message.batch == 1:
             (standin_model / "hold").touch()
-            killed.extend(rank_pids(started.directory)[:1])
-            os.kill(killed[0], signal.SIGKILL)
-        if isinstance(message, protocol.RankPhase) and len(killed) == 1:
-            again = [pid for pid in rank_pids(started.directory) if pid != killed[0]]
-            killed.extend(again[:1])
-            os.kill(killed[1], signal.SIGKILL)
-            (standin_model / "hold").unlink()
+            os.kill(pid_of(started.directory, 0), signal.SIGKILL)
+        if isinstance(message, protocol.RankPhase) and message.rank == 0 and launched and launched[-1] in (2, 3):
+            os.kill(pid_of(started.directory, 0), signal.SIGKILL)
+            if launched[-1] == 3:
+                (standin_model / "hold").unlink()
 
     state, _ = await watch(started, when=kill)
     assert started.process.wait(20) == 0
-    assert state.attempt == 3
+    assert state.attempt == 4
     assert [record.text for record in outputs(started.directory)] == expected(PROMPTS)
 
 
@@ -150,10 +164,12 @@ async def test_what_ranks_have_left_running_is_ended_with_the_run(launch, slowly
     async def kill(message, _):
         if killed and isinstance(message, protocol.BatchFinished) and message.batch == 2:
             os.kill(parent_pids(started.directory)[0], signal.SIGKILL)
-            os.kill(rank_pids(started.directory)[0], signal.SIGKILL)
+            os.kill(pid_of(started.directory, 1), signal.SIGKILL)
 
-    await watch(started, when=kill)
+    _, seen = await watch(started, when=kill)
     assert started.process.wait(30) == 0
+    lost = [(message.rank, message.cause) for message in seen if isinstance(message, protocol.RankLost)]
+    assert lost == ([(1, last_words.KILLED)] if killed else []), "though its child holds its connection open"
     children = [int(path.name) for path in (standin_model / "children").iterdir()]
     assert len(children) == (4 if killed else 2)
     assert not [pid for pid in children if psutil.pid_exists(pid)]
@@ -185,27 +201,20 @@ async def greet(directory, **greeting) -> bytes:
         writer.close()
 
 
-@pytest.mark.parametrize(
-    "greeting",
-    [{"rank": 0, "attempt": 1}, {"rank": 1, "attempt": 3}, {"rank": 2, "attempt": 2}, {"rank": 0, "attempt": 2}],
-    ids=["of an earlier launch", "of a later one", "one too many", "there already"],
-)
-async def test_a_rank_that_is_not_of_this_launch_gets_no_work(launch, slowly, greeting):
-    started = launch(PROMPTS * 2)
-    told: list[bytes] = []
+async def test_a_rank_that_is_not_of_this_launch_is_hung_up_on(launch, standin_model):
+    (standin_model / "late").touch()
+    started = launch(PROMPTS)
 
     async def intrude(message, _):
-        if isinstance(message, protocol.BatchFinished) and message.batch == 1:
-            os.kill(rank_pids(started.directory)[0], signal.SIGKILL)
-        if isinstance(message, protocol.BatchFinished) and message.batch > 2 and not told:
-            told.append(await greet(started.directory, world_size=2, **greeting))
+        if isinstance(message, Snapshot | protocol.RanksLaunched) and (standin_model / "late").exists():
+            for rank, attempt in [(0, 0), (1, 2), (2, 1), (-1, 1)]:
+                assert b"work" not in await greet(started.directory, rank=rank, world_size=2, attempt=attempt)
+            (standin_model / "late").unlink()
 
     state, _ = await watch(started, when=intrude)
     assert started.process.wait(20) == 0
-    assert state.attempt == 2
-    assert len(told) == 1
-    assert b'"work"' not in told[0]
-    assert [record.text for record in outputs(started.directory)] == expected(PROMPTS * 2)
+    assert state.attempt == 1
+    assert [record.text for record in outputs(started.directory)] == expected(PROMPTS)
 
 
 async def test_a_record_of_hundreds_of_kilobytes_arrives_whole(launch):
@@ -216,9 +225,50 @@ async def test_a_record_of_hundreds_of_kilobytes_arrives_whole(launch):
     assert outputs(started.directory)[0].text == long
 
 
-async def test_no_rank_goes_on_from_a_meeting_point_before_all_are_there(launch, standin_model):
-    from rankdeck.runner.protocol.sweep_plan import SweepPlan
+class SaidBy:
+    """A rank that is connected and says what the test has it say."""
 
+    def __init__(self, rank: int) -> None:
+        self.hello = protocol.RankHello(rank=rank, world_size=2, pid=1, attempt=1)
+        self.says: asyncio.Queue[protocol.FromRank | None] = asyncio.Queue()
+        self.told: list = []
+
+    async def messages(self):
+        while (message := await self.says.get()) is not None:
+            yield message
+            self.says.task_done()
+
+    def send(self, order) -> None:
+        self.told.append(order)
+
+
+async def test_no_rank_goes_on_from_a_meeting_point_before_all_are_there():
+    pool = RankPool(
+        *(1, RunConfig(prompts="p", ranks=2), None, None), controls=None, outputs=None, failures=None, events=None
+    )
+    first, second = ranks = [SaidBy(0), SaidBy(1)]
+    serving = [asyncio.create_task(pool.serve(rank)) for rank in ranks]
+
+    async def arrives(rank: SaidBy, at: protocol.MeetingPoint) -> None:
+        rank.says.put_nowait(protocol.Arrived(rank=rank.hello.rank, at=at))
+        await rank.says.join()
+
+    await arrives(first, "memory taken")
+    await arrives(first, "memory taken")
+    await arrives(second, "bandwidth")
+    assert first.told == second.told == []
+    await arrives(second, "memory taken")
+    assert first.told == second.told == [protocol.GoOn(at="memory taken")]
+    await arrives(first, "memory taken")
+    assert len(first.told) == 1, "once more, for another launch of all"
+    assert pool.connected == {0, 1}
+    for rank in ranks:
+        rank.says.put_nowait(None)
+    assert await asyncio.gather(*serving) == [True, True]
+    assert pool.connected == set()
+
+
+async def test_ranks_of_a_sweep_wait_for_each_other_and_then_work(launch):
     started = launch(PROMPTS, sweep=SweepPlan(batch_sizes=[2], ranks=[2]), ranks=2)
     state, _ = await watch(started)
     assert started.process.wait(30) == 0
@@ -227,11 +277,22 @@ async def test_no_rank_goes_on_from_a_meeting_point_before_all_are_there(launch,
 
 
 async def test_a_rank_that_fails_while_others_wait_for_it_ends_the_launch(launch, standin_model):
-    from rankdeck.runner.protocol.sweep_plan import SweepPlan
-
     (standin_model / "fail-load-1").touch()
     started = launch(PROMPTS, sweep=SweepPlan(batch_sizes=[2], ranks=[2]), ranks=2)
     state, _ = await watch(started)
     assert started.process.wait(30) == 3
     assert state.ended.cause == "rank 1: OSError: weights.bin is damaged"
     assert not processes_of(started.directory)
+
+
+async def test_the_file_over_which_ranks_found_each_other_goes_with_their_launch(launch, slowly):
+    started = launch(PROMPTS, dispatch="split")
+    store = run_directory.socket_path(started.directory).with_suffix(".1.store")
+
+    async def make(message, _):
+        if isinstance(message, protocol.RanksReady):
+            store.touch()
+
+    await watch(started, when=make)
+    assert started.process.wait(20) == 0
+    assert not store.exists()

@@ -1,0 +1,61 @@
+"""`rankdeck hello` without accelerate and torch: what ranks gather is said, and so is what one died of."""
+
+import sys
+
+import pytest
+
+from rankdeck.runner.launching import greetings
+from rankdeck.runner.launching.greetings import HelloError, greetings_of
+from rankdeck.runner.protocol.framing import GREETINGS
+
+GREETS = f"""
+import json, os, signal, sys, time
+from rankdeck.runner.rank import forking
+
+def greet(order):
+    {{does}}
+    if order.rank == 0:
+        print({GREETINGS!r} + json.dumps([str(order.world_size), order.store or "alone", *sorted(order.environment)]))
+
+forking.serve(forking.take_channel(), greet, named=("", ""))
+"""
+
+
+def ranks_that(does: str = "pass"):
+    code = GREETS.replace("{does}", does)
+    return lambda config_file, module, arguments: [sys.executable, "-c", code]
+
+
+async def test_what_the_first_rank_gathered_is_what_is_said():
+    ranks, store = await greetings_of(3, True, ranks_that())
+    assert ranks == "3"
+    assert store.endswith("/store")
+    assert await greetings_of(1, True, ranks_that()) == ["1", "alone"], "one rank has nobody to gather from"
+
+
+async def test_each_rank_is_told_which_gpus_nvml_counted(monkeypatch):
+    monkeypatch.setattr(greetings.telemetry, "rank_variables", lambda environ: {"RANKDECK_GPUS": "GPU-7"})
+    assert (await greetings_of(2, False, ranks_that()))[2:] == ["RANKDECK_GPUS"]
+    assert (await greetings_of(2, True, ranks_that()))[2:] == []
+
+
+@pytest.mark.parametrize(
+    ("does", "said"),
+    [
+        ("order.rank and os.kill(os.getpid(), signal.SIGSEGV); time.sleep(99)", "rank 1: killed by SIGSEGV"),
+        ("assert not order.rank, 'no such rank'; time.sleep(99)", "rank 1: AssertionError: no such rank"),
+        (
+            "os.kill(os.getppid(), signal.SIGKILL); os._exit(0)",
+            "accelerate launch ended with status -9: it said nothing",
+        ),
+        ("os._exit(0)", "the ranks left without their greetings"),
+    ],
+)
+async def test_a_rank_that_fails_ends_the_others_and_is_told_of(does, said):
+    with pytest.raises(HelloError, match=said):
+        await greetings_of(2, True, ranks_that(does))
+
+
+async def test_a_launcher_that_ends_is_told_with_its_words():
+    with pytest.raises(HelloError, match="accelerate launch ended with status 1: ImportError: no torch"):
+        await greetings_of(2, True, lambda *_: [sys.executable, "-c", "raise ImportError('no torch')"])
