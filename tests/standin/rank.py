@@ -185,6 +185,7 @@ class Rank:
             )
         )
         if (self.model / "nonsense").exists() and self.rank == 0:
+            self.link.next_order()  # so that all that was sent before has arrived
             for line in (self.model / "nonsense").read_bytes().splitlines(keepends=True):
                 self.link._socket.sendall(line)
             (self.model / "nonsense").unlink(missing_ok=True)
