@@ -159,9 +159,10 @@ class Rank:
             )
         )
         if (self.model / "nonsense").exists() and self.rank == 0:
-            for line in (self.model / "nonsense").read_bytes().splitlines(keepends=True):
-                self.link._socket.sendall(line)
-            (self.model / "nonsense").unlink(missing_ok=True)
+            self.link.next_order()  # so that all that was sent before has arrived
+            nonsense = (self.model / "nonsense").read_bytes()
+            (self.model / "nonsense").unlink()
+            self.link._socket.sendall(nonsense)
         while isinstance(order := self.link.next_order(), Work):
             if order.stream == self.failed_stream:
                 continue

@@ -16,7 +16,7 @@ from tests.scripted import Script
 
 @pytest.fixture
 def running() -> RunState:
-    return Script().started().ready().batches(4).state
+    return Script().started().launched().loading().ready().round().round(finish=False).state
 
 
 def silent(state: RunState, **changes) -> RunState:

@@ -24,7 +24,7 @@ async def test_a_stopped_supervisor_is_named_and_goes_on_when_it_is_continued(la
     events = SocketSource(started.directory, started.died).events()
     await anext(events)
     started.process.send_signal(signal.SIGSTOP)
-    os.waitpid(started.process.pid, os.WUNTRACED)
+    await asyncio.to_thread(os.waitpid, started.process.pid, os.WUNTRACED)
     pid = started.process.pid
     with pytest.raises(SourceError, match=rf"supervisor \(process {pid}\) is stopped; `kill -CONT {pid}`"):
         await watch(started)
