@@ -25,6 +25,7 @@ from rankdeck.runner.protocol.events import (
     RankReady,
     RanksLaunched,
     RanksReady,
+    RecordsLost,
     Resumed,
     RowsAdded,
     RunEnded,

@@ -3,11 +3,13 @@
 An advisory lock on a file: the kernel releases it with the process that holds it, so that no pid can go stale.
 """
 
+import contextlib
 import fcntl
 import os
 import time
 from pathlib import Path
 
+from rankdeck.runner.run_directory.private_files import open_private
 from rankdeck.runner.run_directory.run_file import RUN_FILE, RunFileError, read_run_file
 
 LOCK_FILE = "supervisor.lock"
@@ -25,7 +27,7 @@ def hold_lock(directory: Path) -> int:
     Raises:
         RunFileError: another supervisor has the run.
     """
-    descriptor = os.open(directory / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    descriptor = open_private(directory / LOCK_FILE, os.O_RDWR)
     deadline = time.monotonic() + LOCK_SECONDS
     while True:
         try:
@@ -39,10 +41,40 @@ def hold_lock(directory: Path) -> int:
             return descriptor
 
 
+def renew_lock(directory: Path, descriptor: int) -> int:
+    """Hold the run's lock although somebody has removed its file. Returns the descriptor that holds it now.
+
+    Raises:
+        RunFileError: another supervisor has the run.
+    """
+    try:
+        if (directory / LOCK_FILE).stat().st_ino == os.fstat(descriptor).st_ino:
+            return descriptor
+    except FileNotFoundError:
+        pass
+    except OSError:
+        return descriptor  # it cannot be reached for now
+    try:
+        renewed = hold_lock(directory)
+    except OSError:  # a full disk
+        return descriptor
+    os.close(descriptor)
+    return renewed
+
+
+def moved_to(descriptor: int) -> Path | None:
+    """Where the run directory of this lock is now, if somebody has moved it and that can be told."""
+    with contextlib.suppress(OSError):
+        directory = Path(os.readlink(f"/proc/self/fd/{descriptor}")).parent
+        if os.path.samestat((directory / LOCK_FILE).stat(), os.fstat(descriptor)):
+            return directory
+    return None
+
+
 def supervisor_alive(directory: Path) -> bool:
     """Whether a supervisor holds the run's lock; the lock of a killed process is released."""
     try:
-        descriptor = os.open(directory / LOCK_FILE, os.O_RDWR | os.O_CLOEXEC)
+        descriptor = os.open(directory / LOCK_FILE, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError:
         return False
     try:

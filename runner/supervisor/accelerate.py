@@ -15,6 +15,7 @@ from pathlib import Path
 
 import psutil
 
+from rankdeck.runner import run_directory
 from rankdeck.runner.machine import telemetry
 from rankdeck.runner.machine.processes import die_with_parent, usable_cores
 
@@ -55,7 +56,8 @@ def write_accelerate_config(path: Path, ranks: int, on_cpu: bool) -> None:
     """Write the config file for `accelerate_command`."""
     distributed = "NO" if ranks == 1 else "MULTI_CPU" if on_cpu else "MULTI_GPU"
     use_cpu = "true" if on_cpu else "false"
-    path.write_text(ACCELERATE_CONFIG.format(distributed=distributed, ranks=ranks, use_cpu=use_cpu), encoding="utf-8")
+    content = ACCELERATE_CONFIG.format(distributed=distributed, ranks=ranks, use_cpu=use_cpu)
+    run_directory.replace_file(path, content.encode())
 
 
 ALLOCATOR_SETTINGS = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF")

@@ -8,6 +8,7 @@ terminal.
 import asyncio
 import contextlib
 import errno
+import os
 import signal
 import traceback
 from collections.abc import Coroutine, Iterator
@@ -28,9 +29,9 @@ from rankdeck.runner.supervisor.accelerate import LaunchCommand
 from rankdeck.runner.supervisor.event_stream import EventStream
 from rankdeck.runner.supervisor.failures import Failures
 from rankdeck.runner.supervisor.knobs import KnobControls
-from rankdeck.runner.supervisor.launch import RankLaunch
+from rankdeck.runner.supervisor.launch import Loss, RankLaunch
 from rankdeck.runner.supervisor.model import find_model
-from rankdeck.runner.supervisor.outputs import RETRY_SECONDS, Outputs
+from rankdeck.runner.supervisor.outputs import RETRY_SECONDS, Finished, Outputs
 from rankdeck.runner.supervisor.ranks import RankPool
 from rankdeck.runner.supervisor.server import RankPeer, Server
 from rankdeck.runner.supervisor.ticker import Ticker
@@ -56,23 +57,25 @@ class Supervisor:
     """The run in `directory`, which holds run.json and prompts.jsonl already."""
 
     def __init__(
-        self, directory: Path, run: RunFile, launch_command: LaunchCommand = accelerate.accelerate_command
+        self, directory: Path, run: RunFile, lock: int, launch_command: LaunchCommand = accelerate.accelerate_command
     ) -> None:
-        self._directory, self._run_file, self._config = directory, run, run.config
+        self._directory, self._run_file, self._config, self._lock = directory, run, run.config, lock
         self._launch_command = launch_command
         self._prompts = PromptIndex.open(directory / run_directory.PROMPTS_FILE)
-        self._resume_point = find_resume_point(directory, self._prompts.count)
+        self._resume_point = find_resume_point(directory, self._prompts)
         self._scheduler = Scheduler(
             self._prompts.lengths,
             order=self._config.order,
             batch_size=self._config.batch_size or 1,
             active_ranks=self._config.ranks,
-            done=self._resume_point.done,
+            done=self._resume_point.ledger,
             first_batch=self._resume_point.next_batch,
         )
         self._events = EventStream(directory, self._resume_point.state)
         self._controls = KnobControls(self._config, self._scheduler, self._prompts.lengths, self._events)
-        self._outputs = Outputs(directory, self._prompts, self._scheduler, self._controls, self._events)
+        self._outputs = Outputs(
+            directory, self._prompts, self._resume_point.ledger, self._scheduler, self._controls, self._events
+        )
         self._failures = Failures(self._scheduler, self._controls, self._outputs, self._events)
         self._server = Server(
             run_directory.socket_path(directory),
@@ -85,6 +88,7 @@ class Supervisor:
         self._tasks: set[asyncio.Task[None]] = set()
         self._launch: RankLaunch | None = None
         self._stop_asked = self._hurry = False
+        self._inode = directory.stat().st_ino
 
     async def run(self) -> int:
         """Run from the first event to the last. Returns the exit status."""
@@ -94,9 +98,8 @@ class Supervisor:
         await self._server.start()
         for event in self._resume_point.first_events(self._directory, self._run_file):
             self._events.emit(event)
-        if self._resume_point.resumed and self._resume_point.cut:
-            cut = self._resume_point.cut
-            self._events.log("supervisor", f"mended: {cut} bytes of half-written lines were cut off")
+        for said in self._resume_point.mended:
+            self._events.log("supervisor", f"mended: {said}")
         ticker = Ticker(self._events, self._controls, lambda: self._launch)
         for work in (ticker.tick(), ticker.sample()):
             self._spawn(work)
@@ -165,7 +168,12 @@ class Supervisor:
             await self._start(launch)
             loss = await launch.over()
             if loss is None:
-                self._all_left(pool)
+                again = 0
+                with contextlib.suppress(OSError):  # a full disk: at the end it is tried until it works
+                    again = 0 if pool.stopping else await self._outputs.put_right()
+                if not again:
+                    self._all_left(pool)
+                loss = Loss(None, f"{again:,} records were lost from {run_directory.OUTPUTS_FILE}", hopeless=False)
             await launch.end()
             pool.close()
             cost_a_trial = self._failures.ranks_lost(self._config.ranks, loss.rank, loss.cause)
@@ -214,17 +222,20 @@ class Supervisor:
         if self._launch is not None:
             await self._launch.end()
         self._files.cancel()
-        cause, exit_status = ending.cause, ending.exit_status
-        if trouble := await self._outputs.finish(self._config.output, in_a_hurry=lambda: self._hurry):
-            exit_status = EXIT_DIED
-            cause = f"{cause + '; ' if cause else ''}finished outputs are in {self._directory}, but: {trouble}"
+        if (gone := self._directory_gone()) is not None:
+            ending = Ending("failed", EXIT_DIED, gone)
+            self._directory = run_directory.moved_to(self._lock) or self._directory
+        else:
+            finished = await self._outputs.finish(self._config.output, in_a_hurry=lambda: self._hurry)
+            ending = self._with_files(ending, finished)
+        status, cause, exit_status = ending.status, ending.cause, ending.exit_status
         for task in self._tasks:
             task.cancel()
         state = self._events.state
         summary = summarise(state)
         self._run_file = msgspec.structs.replace(
             self._run_file,
-            status=ending.status,
+            status=status,
             exit_status=exit_status,
             cause=cause,
             ended_at=state.now,
@@ -239,14 +250,40 @@ class Supervisor:
         except OSError as error:
             self._events.log("supervisor", f"run.json cannot be written: {error}")
         # The last event comes after everything else: whoever sees it may read the files.
-        self._events.emit(
-            protocol.RunEnded(status=ending.status, exit_status=exit_status, cause=cause, summary=summary)
-        )
+        self._events.emit(protocol.RunEnded(status=status, exit_status=exit_status, cause=cause, summary=summary))
         with contextlib.suppress(OSError):
-            self._events.journal.close()
+            self._events.journal.save()
         await self._events.viewers.close(VIEWERS_SECONDS)
         self._server.close()
         return exit_status
+
+    def _with_files(self, ending: Ending, finished: Finished) -> Ending:
+        """The ending, made worse by what is wrong with the files: a run whose records are not there is not complete."""
+        if finished.whole and finished.trouble is None:
+            return ending
+        wrong = finished.trouble or f"records were lost from {run_directory.OUTPUTS_FILE} as the run ended"
+        cause = f"finished outputs are in {self._directory}, but: {wrong}"
+        if not finished.whole and ending.status == "completed":
+            cause += f"; `rankdeck resume {self._run_file.name}` goes on with what is there"
+        return Ending(
+            ending.status if finished.whole or ending.status != "completed" else "failed",
+            EXIT_DIED,
+            f"{ending.cause}; {cause}" if ending.cause else cause,
+        )
+
+    def _directory_gone(self) -> str | None:
+        """What has become of the run directory, if it is not where it was."""
+        try:
+            if self._directory.stat().st_ino == self._inode:
+                return None
+        except (FileNotFoundError, NotADirectoryError):
+            pass
+        except OSError:
+            return None  # it cannot be reached for now
+        moved = run_directory.moved_to(self._lock)
+        if moved is not None:
+            return f"{self._directory} was moved to {moved} while the run went on; `rankdeck resume {moved}` goes on"
+        return f"{self._directory} was removed while the run went on, and what was in it is lost"
 
     def _finish_with(self, ending: Ending) -> None:
         """End the run this way, unless it is ending already."""
@@ -285,14 +322,19 @@ class Supervisor:
 
     async def _watch_files(self) -> None:
         """Sync about once a second; while a file cannot be written, pause and try again."""
-        journal, outputs = self._events.journal, self._outputs.store
         while True:
             await asyncio.sleep(SYNC_SECONDS)
-            await asyncio.to_thread(outputs.sync)
-            for store in (outputs, journal):
-                if store.trouble is not None:
-                    store.flush()
-            trouble = outputs.trouble or journal.trouble
+            if (gone := self._directory_gone()) is not None:
+                raise Ending("failed", EXIT_DIED, gone)
+            try:
+                self._lock = await asyncio.to_thread(run_directory.renew_lock, self._directory, self._lock)
+            except run_directory.RunFileError:
+                # The lock's file was removed, and a second supervisor has begun: two must not write one file.
+                self._events.log("supervisor", "another supervisor has taken this run: this one ends here")
+                os._exit(EXIT_DIED)
+            await self._outputs.look_after()
+            await self._events.look_after()
+            trouble = self._outputs.store.trouble or self._events.journal.trouble
             self._controls.set_trouble(trouble)
             await self._server.restore()
             if trouble is None and self._launch is not None:

@@ -47,7 +47,7 @@ def record_of(prompt: Prompt, steps: int = STEPS) -> OutputRecord:
     return OutputRecord(
         index=prompt.index,
         id=prompt.id,
-        prompt=prompt.text,
+        prompt=protocol.prompt_text(prompt),
         text=answer(prompt),
         prompt_tokens=2,
         output_tokens=steps,

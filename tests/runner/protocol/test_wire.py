@@ -35,6 +35,7 @@ TAGS = {
     "rank_ready": protocol.RankReady,
     "ranks_launched": protocol.RanksLaunched,
     "ranks_ready": protocol.RanksReady,
+    "records_lost": protocol.RecordsLost,
     "refused": protocol.Refused,
     "resume": protocol.Resume,
     "resumed": protocol.Resumed,
