@@ -20,12 +20,13 @@ from rankdeck.runner.supervisor.accelerate import LaunchCommand
 from rankdeck.runner.supervisor.run import EXIT_DIED, Supervisor
 
 
-async def _supervise(directory: Path, lock: int, launch_command: LaunchCommand) -> NoReturn:
+async def _supervise(directory: Path, hold: run_directory.Hold, launch_command: LaunchCommand) -> NoReturn:
     run = msgspec.structs.replace(run_directory.read_run_file(directory), supervisor_pid=os.getpid())
     with contextlib.suppress(OSError):  # a full disk: the run waits for space, whoever looks for it finds the lock
         run_directory.write_run_file(directory, run)
+        run_directory.reserve_room(directory)
     try:
-        supervisor = Supervisor(directory, run, lock, launch_command)
+        supervisor = Supervisor(directory, run, hold, launch_command)
     except (run_directory.RunFileError, PromptError, OSError) as error:
         _give_up(directory, run, str(error))
     status = await supervisor.run()
@@ -37,7 +38,7 @@ def _give_up(directory: Path, run: RunFile, cause: str) -> NoReturn:
     """End a run whose files cannot be taken up, and say why."""
     with contextlib.suppress(OSError):
         sys.stderr.write(f"{cause}\n")
-        run_directory.write_run_file(
+        run_directory.write_last_run_file(
             directory,
             msgspec.structs.replace(run, status="failed", exit_status=EXIT_DIED, cause=cause, ended_at=time.time()),
         )
@@ -49,8 +50,8 @@ def main(launch_command: LaunchCommand = accelerate.accelerate_command) -> None:
     directory = Path(sys.argv[1])
     make_private(sys.stderr.fileno())  # runner.log
     try:
-        lock = run_directory.hold_lock(directory)
-        asyncio.run(_supervise(directory, lock, launch_command))
+        hold = run_directory.Hold(directory)
+        asyncio.run(_supervise(directory, hold, launch_command))
     except BaseException as error:
         try:
             if isinstance(error, run_directory.RunFileError | OSError):

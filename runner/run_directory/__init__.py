@@ -9,7 +9,7 @@ from rankdeck.runner.run_directory.files import (
     read_events,
     read_outputs,
 )
-from rankdeck.runner.run_directory.lock import hold_lock, moved_to, renew_lock, supervisor_alive, supervisor_comes
+from rankdeck.runner.run_directory.lock import Hold, hold_lock, supervisor_alive, supervisor_comes
 from rankdeck.runner.run_directory.places import (
     find_run,
     list_runs,
@@ -25,5 +25,7 @@ from rankdeck.runner.run_directory.run_file import (
     has_ended,
     read_run_file,
     replace_file,
+    reserve_room,
+    write_last_run_file,
     write_run_file,
 )

@@ -41,34 +41,53 @@ def hold_lock(directory: Path) -> int:
             return descriptor
 
 
-def renew_lock(directory: Path, descriptor: int) -> int:
-    """Hold the run's lock although somebody has removed its file. Returns the descriptor that holds it now.
+class Hold:
+    """A supervisor's hold on its run directory: the lock, and where the directory is if somebody moves it."""
 
-    Raises:
-        RunFileError: another supervisor has the run.
-    """
-    try:
-        if (directory / LOCK_FILE).stat().st_ino == os.fstat(descriptor).st_ino:
-            return descriptor
-    except FileNotFoundError:
-        pass
-    except OSError:
-        return descriptor  # it cannot be reached for now
-    try:
-        renewed = hold_lock(directory)
-    except OSError:  # a full disk
-        return descriptor
-    os.close(descriptor)
-    return renewed
+    def __init__(self, directory: Path) -> None:
+        """Take the lock. Raises as `hold_lock` does."""
+        self._lock = hold_lock(directory)
+        self._directory = directory
+        self._inode = directory.stat().st_ino
 
+    def renew(self) -> None:
+        """Lock the run again if somebody has removed the lock's file. Blocks.
 
-def moved_to(descriptor: int) -> Path | None:
-    """Where the run directory of this lock is now, if somebody has moved it and that can be told."""
-    with contextlib.suppress(OSError):
-        directory = Path(os.readlink(f"/proc/self/fd/{descriptor}")).parent
-        if os.path.samestat((directory / LOCK_FILE).stat(), os.fstat(descriptor)):
-            return directory
-    return None
+        Raises:
+            RunFileError: another supervisor has the run.
+        """
+        try:
+            if (self._directory / LOCK_FILE).stat().st_ino == os.fstat(self._lock).st_ino:
+                return
+        except FileNotFoundError:
+            pass
+        except OSError:
+            return  # it cannot be reached for now
+        with contextlib.suppress(OSError):  # a full disk
+            renewed = hold_lock(self._directory)
+            os.close(self._lock)
+            self._lock = renewed
+
+    def lost(self) -> str | None:
+        """What has become of the directory, if it is not where it was; None if it is."""
+        try:
+            if self._directory.stat().st_ino == self._inode:
+                return None
+        except (FileNotFoundError, NotADirectoryError):
+            pass
+        except OSError:
+            return None  # it cannot be reached for now
+        if (now := self.now_at()) is None:
+            return f"{self._directory} was removed while the run went on, and what was in it is lost"
+        return f"{self._directory} was moved to {now} while the run went on; `rankdeck resume {now}` goes on with it"
+
+    def now_at(self) -> Path | None:
+        """Where the directory is now, if that can be told."""
+        with contextlib.suppress(OSError):
+            lock = Path(os.readlink(f"/proc/self/fd/{self._lock}"))
+            if lock.stat().st_ino == os.fstat(self._lock).st_ino:
+                return lock.parent
+        return None
 
 
 def supervisor_alive(directory: Path) -> bool:

@@ -3,6 +3,7 @@
 Always replaced whole, so that a reader never sees half of it; by `runner.start`, then by the supervisor.
 """
 
+import contextlib
 import os
 import tempfile
 from pathlib import Path
@@ -13,7 +14,7 @@ import msgspec
 from rankdeck.runner.protocol import Summary
 from rankdeck.runner.protocol.config import RunConfig
 from rankdeck.runner.protocol.framing import encode
-from rankdeck.runner.run_directory.private_files import open_regular
+from rankdeck.runner.run_directory.private_files import open_private, open_regular
 from rankdeck.runner.state.costs import CostPoint
 from rankdeck.runner.sweep.verdict import SweepSummary
 
@@ -67,6 +68,39 @@ class RunFile(msgspec.Struct, frozen=True, kw_only=True):
 def write_run_file(directory: Path, run: RunFile) -> None:
     """Replace run.json atomically; the new one is on disk before the old one is gone."""
     replace_file(directory / RUN_FILE, msgspec.json.format(encode(run), indent=2) + b"\n")
+
+
+RESERVE_FILE = ".reserve"
+RESERVE_BYTES = 64 * 1024
+
+
+def reserve_room(directory: Path) -> None:
+    """Keep room on the disk for the last run.json: a run that ends because the disk is full has to say so."""
+    reserve = directory / RESERVE_FILE
+    try:
+        descriptor = open_private(reserve, os.O_WRONLY)
+        try:
+            os.posix_fallocate(descriptor, 0, RESERVE_BYTES)
+        finally:
+            os.close(descriptor)
+    except OSError:
+        with contextlib.suppress(OSError):
+            reserve.unlink(missing_ok=True)
+
+
+def write_last_run_file(directory: Path, run: RunFile) -> None:
+    """Replace run.json as the run ends, in the reserved room if there is no other.
+
+    Raises:
+        OSError: even that is not enough.
+    """
+    try:
+        write_run_file(directory, run)
+        (directory / RESERVE_FILE).unlink(missing_ok=True)
+    except OSError:
+        (directory / RESERVE_FILE).unlink(missing_ok=True)
+        # What predictions are made from may be long; how the run ended is short.
+        write_run_file(directory, msgspec.structs.replace(run, costs=[], lengths=[]))
 
 
 def replace_file(path: Path, content: bytes) -> None:

@@ -57,9 +57,13 @@ class Supervisor:
     """The run in `directory`, which holds run.json and prompts.jsonl already."""
 
     def __init__(
-        self, directory: Path, run: RunFile, lock: int, launch_command: LaunchCommand = accelerate.accelerate_command
+        self,
+        directory: Path,
+        run: RunFile,
+        hold: run_directory.Hold,
+        launch_command: LaunchCommand = accelerate.accelerate_command,
     ) -> None:
-        self._directory, self._run_file, self._config, self._lock = directory, run, run.config, lock
+        self._directory, self._run_file, self._config, self._hold = directory, run, run.config, hold
         self._launch_command = launch_command
         self._prompts = PromptIndex.open(directory / run_directory.PROMPTS_FILE)
         self._resume_point = find_resume_point(directory, self._prompts)
@@ -88,7 +92,6 @@ class Supervisor:
         self._tasks: set[asyncio.Task[None]] = set()
         self._launch: RankLaunch | None = None
         self._stop_asked = self._hurry = False
-        self._inode = directory.stat().st_ino
 
     async def run(self) -> int:
         """Run from the first event to the last. Returns the exit status."""
@@ -222,9 +225,9 @@ class Supervisor:
         if self._launch is not None:
             await self._launch.end()
         self._files.cancel()
-        if (gone := self._directory_gone()) is not None:
-            ending = Ending("failed", EXIT_DIED, gone)
-            self._directory = run_directory.moved_to(self._lock) or self._directory
+        if (lost := self._hold.lost()) is not None:
+            ending = Ending("failed", EXIT_DIED, lost)
+            self._directory = self._hold.now_at() or self._directory
         else:
             finished = await self._outputs.finish(self._config.output, in_a_hurry=lambda: self._hurry)
             ending = self._with_files(ending, finished)
@@ -246,7 +249,7 @@ class Supervisor:
             loading=state.loading.phases,
         )
         try:
-            run_directory.write_run_file(self._directory, self._run_file)
+            run_directory.write_last_run_file(self._directory, self._run_file)
         except OSError as error:
             self._events.log("supervisor", f"run.json cannot be written: {error}")
         # The last event comes after everything else: whoever sees it may read the files.
@@ -270,20 +273,6 @@ class Supervisor:
             EXIT_DIED,
             f"{ending.cause}; {cause}" if ending.cause else cause,
         )
-
-    def _directory_gone(self) -> str | None:
-        """What has become of the run directory, if it is not where it was."""
-        try:
-            if self._directory.stat().st_ino == self._inode:
-                return None
-        except (FileNotFoundError, NotADirectoryError):
-            pass
-        except OSError:
-            return None  # it cannot be reached for now
-        moved = run_directory.moved_to(self._lock)
-        if moved is not None:
-            return f"{self._directory} was moved to {moved} while the run went on; `rankdeck resume {moved}` goes on"
-        return f"{self._directory} was removed while the run went on, and what was in it is lost"
 
     def _finish_with(self, ending: Ending) -> None:
         """End the run this way, unless it is ending already."""
@@ -324,10 +313,10 @@ class Supervisor:
         """Sync about once a second; while a file cannot be written, pause and try again."""
         while True:
             await asyncio.sleep(SYNC_SECONDS)
-            if (gone := self._directory_gone()) is not None:
-                raise Ending("failed", EXIT_DIED, gone)
+            if (lost := self._hold.lost()) is not None:
+                raise Ending("failed", EXIT_DIED, lost)
             try:
-                self._lock = await asyncio.to_thread(run_directory.renew_lock, self._directory, self._lock)
+                await asyncio.to_thread(self._hold.renew)
             except run_directory.RunFileError:
                 # The lock's file was removed, and a second supervisor has begun: two must not write one file.
                 self._events.log("supervisor", "another supervisor has taken this run: this one ends here")
