@@ -62,8 +62,9 @@ class LineWriter:
             raise
         self._dirty = True
 
-    def sync(self) -> None:
-        if self._dirty:
+    def sync(self, *, anyway: bool = False) -> None:
+        """Wait until what was written is on disk; with `anyway` also what was written before the file was opened."""
+        if self._dirty or anyway:
             os.fsync(self._file.fileno())
             self._dirty = False
 

@@ -49,7 +49,7 @@ class Store:
                 self._writer.write(self._backlog[0])
                 self._grew(self._writer, len(self._backlog.popleft()))
             if self._unsynced:
-                self._writer.sync()
+                self._writer.sync(anyway=True)
                 self._unsynced = False
         except OSError as error:
             self._set_trouble(error)
