@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from rankdeck.runner.inputs.paths import why_unrecordable
-from rankdeck.runner.run_directory.places import register, runs_directory
+from rankdeck.runner.run_directory.places import register, runs_directory, unregister
 from rankdeck.runner.run_directory.run_file import RunFile, RunFileError, write_run_file
 
 
@@ -31,6 +31,7 @@ class NewDirectory:
         else:
             for path in self.path.iterdir():
                 path.unlink()
+        unregister(self.path)
 
 
 def create_directory(wanted: Path | None, *, name: str | None, prompts: str) -> NewDirectory:

@@ -54,6 +54,14 @@ def register(directory: Path, name: str) -> None:
     (runs_directory() / name).symlink_to(directory)
 
 
+def unregister(directory: Path) -> None:
+    """Have a run outside the usual place no longer found by name."""
+    with contextlib.suppress(OSError):
+        for link in runs_directory().iterdir():
+            if link.is_symlink() and link.readlink() == directory:
+                link.unlink()
+
+
 def list_runs() -> list[tuple[Path, RunFile]]:
     """The runs in the usual place, newest first; what is unreadable, and other directories, are left out."""
     found = [(path.resolve(), run) for path, run in _looked_through() if isinstance(run, RunFile)]

@@ -4,9 +4,9 @@
 exits with 1. An answer depends on its prompt alone, so every way through a run gives the same outputs. Prompts steer
 the ranks: `!raise` makes the batch raise, `!huge` runs out of memory, `!die` kills the rank, `!lose` costs it its GPU.
 Files in the model's folder do, too: `fail-load` makes loading fail, `hold` keeps ranks from getting ready, `nonsense`
-has rank 0 send what is no message. STANDIN_STEP_SECONDS is the time of a decode step, STANDIN_ROOM the most rows that
-fit, STANDIN_DEVICE what they say they run on. With `--engine continuous` they are continuous ranks: the real
-ContinuousRank, around rows that need no model.
+has rank 0 send what is no message, `wipe` has it empty the run's files when it is told to leave. STANDIN_STEP_SECONDS
+is the time of a decode step, STANDIN_ROOM the most rows that fit, STANDIN_DEVICE what they say they run on. With
+`--engine continuous` they are continuous ranks: the real ContinuousRank, around rows that need no model.
 """
 
 import argparse
@@ -151,7 +151,7 @@ class Rank:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-        self.run = run_directory.read_run_file(options.run_dir)
+        self.run, self.run_dir = run_directory.read_run_file(options.run_dir), options.run_dir
         self.model = Path(options.model)
         self.step_seconds = float(os.environ.get("STANDIN_STEP_SECONDS", "0.002"))
         self.link = Link(options.socket)
@@ -195,6 +195,10 @@ class Rank:
             elif (leave := self.work_continuously(order)) is not None:
                 order = leave
                 break
+        if (self.model / "wipe").exists() and self.rank == 0:
+            (self.model / "wipe").unlink()
+            for name in (run_directory.OUTPUTS_FILE, run_directory.EVENTS_FILE):
+                os.truncate(self.run_dir / name, 0)
         if order.gather:
             self.link.send(protocol.Gathered(records=self.digests, last=True))
         self.link.close()
