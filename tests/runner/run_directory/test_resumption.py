@@ -116,8 +116,9 @@ def test_damaged_lines_of_the_journal_are_set_aside_and_the_rest_is_read(run, pr
     assert find_resume_point(run, prompts).mended == [], "once mended, it is whole"
 
 
-def test_a_journal_that_has_lost_its_first_event_is_set_aside_as_a_whole(run, prompts):
-    write(run, lines(record(2)), [b"x\n", *journal()[1:]])
+@pytest.mark.parametrize("first", [b"x\n", b""])
+def test_a_journal_that_has_lost_its_first_event_is_set_aside_as_a_whole(run, prompts, first):
+    write(run, lines(record(2)), [first, *journal()[1:]])
     point = find_resume_point(run, prompts)
     state = taken_up(point, run)
     assert (state.name, state.completed, point.resumed) == ("r", 1, True)
@@ -220,6 +221,8 @@ def test_missing_records_are_counted_without_a_change_to_the_file(run, prompts):
     write(run, content)
     assert missing_records(run, prompts) == 1
     assert (run / run_directory.OUTPUTS_FILE).read_bytes() == b"".join(content)
+    write(run, [*content, encode_line(record(7))[:-1]])
+    assert missing_records(run, prompts) == 1, "the end of a line is part of it"
     write(run, [*content, encode_line(record(7))])
     assert missing_records(run, prompts) == 0
 

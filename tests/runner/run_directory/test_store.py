@@ -104,9 +104,11 @@ def test_saving_syncs(path, monkeypatch):
     assert len(synced) == 1
 
 
-def test_half_a_line_that_a_failed_write_left_is_cut_off_before_the_next(path, monkeypatch):
+@pytest.mark.parametrize("before", [b"", b"1\n"])
+def test_half_a_line_that_a_failed_write_left_is_cut_off_before_the_next(path, monkeypatch, before):
     store = Store(path)
-    store.write(b"1\n")
+    if before:
+        store.write(before)
     write = LineWriter.write
 
     def torn(self: LineWriter, lines: bytes) -> None:
@@ -116,10 +118,10 @@ def test_half_a_line_that_a_failed_write_left_is_cut_off_before_the_next(path, m
     monkeypatch.setattr(LineWriter, "write", torn)
     store.write(b"23456\n")
     monkeypatch.setattr(LineWriter, "write", write)
-    assert path.read_bytes() == b"1\n23"
+    assert path.read_bytes() == before + b"23"
     assert store.touched() is None
     assert store.flush()
-    assert path.read_bytes() == b"1\n23456\n"
+    assert path.read_bytes() == before + b"23456\n"
 
 
 TOUCHES = {

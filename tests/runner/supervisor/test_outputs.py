@@ -183,16 +183,41 @@ async def test_records_that_come_while_the_file_is_put_right_are_neither_lost_no
     put_right = Outputs._put_right
 
     def meanwhile(self: Outputs, ledger: Ledger) -> object:
-        done = put_right(self, ledger)
         desk.answer(5)
+        done = put_right(self, ledger)
+        desk.answer(6)
         return done
 
     monkeypatch.setattr(Outputs, "_put_right", meanwhile)
     await desk.outputs.look_after()
-    assert desk.indices() == [5]
-    assert desk.events.state.completed == 1
-    assert not desk.outputs.is_done(0)
-    assert desk.outputs.is_done(5)
+    assert desk.indices() == [5, 6]
+    assert desk.events.state.completed == 2
+    assert [index for index in range(10) if desk.outputs.is_done(index)] == [5, 6]
+
+
+async def test_records_that_were_only_in_memory_when_the_file_was_removed_are_written_once(desk, monkeypatch):
+    desk.answer(0)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as without_room:
+        without_room.setattr(files.LineWriter, "write", full)
+        desk.answer(1, 2)
+        desk.path.unlink()
+    await desk.outputs.look_after()
+    assert (desk.indices(), len(desk.outputs.store)) == ([0, 1, 2], 0)
+
+
+async def test_records_are_lost_only_once(desk):
+    desk.answer(0, 1)
+    os.truncate(desk.path, 0)
+    os.truncate(desk.journal, 0)
+    await desk.outputs.look_after()
+    with desk.path.open("ab") as file:
+        file.write(b"stranger\n")
+    await desk.outputs.look_after()
+    assert desk.log().count("2 records are lost") == 1
 
 
 async def test_a_file_edited_without_a_change_of_its_size_is_found_out_at_the_end(desk):
