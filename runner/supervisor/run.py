@@ -171,12 +171,12 @@ class Supervisor:
             await self._start(launch)
             loss = await launch.over()
             if loss is None:
-                again = 0
                 with contextlib.suppress(OSError):  # a full disk: at the end it is tried until it works
-                    again = 0 if pool.stopping else await self._outputs.put_right()
-                if not again:
+                    await self._outputs.put_right()
+                if pool.stopping or not self._controls.work_left:
                     self._all_left(pool)
-                loss = Loss(None, f"{again:,} records were lost from {run_directory.OUTPUTS_FILE}", hopeless=False)
+                lost = self._scheduler.unsettled
+                loss = Loss(None, f"{lost:,} records were lost from {run_directory.OUTPUTS_FILE}", hopeless=False)
             await launch.end()
             pool.close()
             cost_a_trial = self._failures.ranks_lost(self._config.ranks, loss.rank, loss.cause)
@@ -262,14 +262,15 @@ class Supervisor:
 
     def _with_files(self, ending: Ending, finished: Finished) -> Ending:
         """The ending, made worse by what is wrong with the files: a run whose records are not there is not complete."""
-        if finished.whole and finished.trouble is None:
+        whole = finished.whole and not (ending.status == "completed" and self._controls.work_left)
+        if whole and finished.trouble is None:
             return ending
         wrong = finished.trouble or f"records were lost from {run_directory.OUTPUTS_FILE} as the run ended"
         cause = f"finished outputs are in {self._directory}, but: {wrong}"
-        if not finished.whole and ending.status == "completed":
+        if not whole and ending.status == "completed":
             cause += f"; `rankdeck resume {self._run_file.name}` goes on with what is there"
         return Ending(
-            ending.status if finished.whole or ending.status != "completed" else "failed",
+            ending.status if whole or ending.status != "completed" else "failed",
             EXIT_DIED,
             f"{ending.cause}; {cause}" if ending.cause else cause,
         )

@@ -196,9 +196,12 @@ class Rank:
                 order = leave
                 break
         if (self.model / "wipe").exists() and self.rank == 0:
+            linger = (self.model / "wipe").read_text() == "linger"
             (self.model / "wipe").unlink()
             for name in (run_directory.OUTPUTS_FILE, run_directory.EVENTS_FILE):
                 os.truncate(self.run_dir / name, 0)
+            while linger and "are lost" not in (self.run_dir / run_directory.LOG_FILE).read_text():
+                time.sleep(0.01)
         if order.gather:
             self.link.send(protocol.Gathered(records=self.digests, last=True))
         self.link.close()

@@ -31,9 +31,11 @@ async def test_outputs_deleted_while_the_run_goes_on_are_whole_in_the_end(launch
     assert (state.ended.status, state.ended.summary.completed) == ("completed", 25)
 
 
-@pytest.mark.parametrize("dispatch", ["pull", "split"])
-async def test_records_lost_as_the_last_rank_leaves_are_done_again_by_new_ranks(launch, standin_model, dispatch):
-    (standin_model / "wipe").touch()
+@pytest.mark.parametrize(("dispatch", "leaves"), [("pull", "at once"), ("pull", "linger"), ("split", "at once")])
+async def test_records_lost_as_the_last_rank_leaves_are_done_again_by_new_ranks(
+    launch, standin_model, dispatch, leaves
+):
+    (standin_model / "wipe").write_text(leaves)
     started = launch(PROMPTS, dispatch=dispatch)
     state, _ = await watch(started)
     assert started.process.wait(30) == 0
