@@ -4,6 +4,7 @@ Imports no torch, so that bad input is refused without delay. Does not wait for 
 socket.
 """
 
+import contextlib
 import os
 import platform
 import subprocess
@@ -29,6 +30,8 @@ from rankdeck.runner.machine.facts import Machine
 from rankdeck.runner.protocol import config as settings
 from rankdeck.runner.protocol.config import Problem, RunConfig
 from rankdeck.runner.run_directory import creation
+from rankdeck.runner.run_directory.private_files import open_private
+from rankdeck.runner.run_directory.resumption import missing_records
 from rankdeck.runner.run_directory.run_file import Environment, RunFile
 
 PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "safetensors", "nvidia-ml-py", "textual", "msgspec")
@@ -192,11 +195,13 @@ def launch(
             started_at=asked_at,
             config=config,
             prompts=index.count,
+            prompts_digest=index.digest,
             environment=environment(),
         )
         run_directory.write_run_file(directory, run)
         if run_dir is not None:
             creation.register_run(directory, run)
+        process = start_supervisor(directory)
     except PromptError as error:
         new.remove()
         raise InputError([str(error)]) from None
@@ -206,7 +211,7 @@ def launch(
     except BaseException:  # such as Ctrl-C while standard input is read
         new.remove()
         raise
-    return Started(directory, start_supervisor(directory), doubt)
+    return Started(directory, process, doubt)
 
 
 def process_started_at() -> float:
@@ -234,7 +239,7 @@ def with_homes(config: RunConfig) -> RunConfig:
 
 def start_supervisor(directory: Path) -> "subprocess.Popen[bytes]":
     """Start the supervisor of the run in `directory`; it outlives this process and its terminal."""
-    with (directory / run_directory.LOG_FILE).open("ab") as log:
+    with os.fdopen(open_private(directory / run_directory.LOG_FILE), "ab", buffering=0) as log:
         return subprocess.Popen(
             # -P: a folder called rankdeck in the current directory must not be imported instead.
             [sys.executable, "-P", "-m", "rankdeck.runner", str(directory)],
@@ -286,23 +291,41 @@ def resume(directory: Path, changes: Mapping[str, Any]) -> Started:
     `changes` are settings that differ from now on. The prompts are those frozen when the run began.
 
     Raises:
-        InputError: the run is live or complete, or the new settings are wrong.
+        InputError: the run is live or complete, its prompts have changed, the new settings are wrong, or the disk is
+            full.
     """
     try:
         run = run_directory.read_run_file(directory)
         if run_directory.supervisor_alive(directory):
             raise InputError([f"{directory} already has a live supervisor; `rankdeck attach {run.name}` watches it"])
-    except run_directory.RunFileError as error:
+        prompts_file = directory / run_directory.PROMPTS_FILE
+        if run.prompts_digest and (changed := frozen_prompts.why_changed(prompts_file, run.prompts_digest)):
+            raise InputError([changed])
+        if run.status == "completed" and not _lacks_records(directory, run):
+            raise InputError([f"{run.name} is complete: each of its {run.prompts:,} prompts has its record"])
+    except (run_directory.RunFileError, PromptError, OSError) as error:
         raise InputError([str(error)]) from None
-    if run.status == "completed":
-        raise InputError([f"{run.name} is complete: each of its {run.prompts:,} prompts has its record"])
     config = msgspec.structs.replace(run.config, **changes)
     if problems := [*settings.check(config), *_check_gpus(config), *_check_quantization(config)]:
         raise InputError(problems)
-    run_directory.write_run_file(
-        directory,
-        msgspec.structs.replace(
-            run, config=config, status="running", cause=None, exit_status=None, ended_at=None, summary=None, sweep=None
-        ),
+    resumed = msgspec.structs.replace(
+        run, config=config, status="running", cause=None, exit_status=None, ended_at=None, summary=None, sweep=None
     )
-    return Started(directory, start_supervisor(directory))
+    try:
+        run_directory.write_run_file(directory, resumed)
+    except OSError as error:
+        raise InputError([f"{directory} cannot be written: {error.strerror}; nothing was changed"]) from None
+    try:
+        return Started(directory, start_supervisor(directory))
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            run_directory.write_run_file(directory, run)
+        raise InputError([f"the supervisor cannot be started: {error}"]) from None
+
+
+def _lacks_records(directory: Path, run: RunFile) -> bool:
+    """Whether a run that was complete has lost records since: somebody has touched its outputs."""
+    if run.config.sweep is not None and not run.config.sweep.outputs:
+        return False
+    prompts = frozen_prompts.PromptIndex.open(directory / run_directory.PROMPTS_FILE)
+    return missing_records(directory, prompts) > 0

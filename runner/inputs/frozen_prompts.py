@@ -6,6 +6,7 @@ messages. Takes 12 bytes of memory a prompt, and 12 more while ids are compared;
 """
 
 import contextlib
+import hashlib
 import json
 import os
 from array import array
@@ -40,6 +41,8 @@ class PromptIndex:
         self.path = path
         self.offsets = array("Q")
         self.lengths = array("I")
+        self.digest = ""
+        """SHA-256 over the file, as `freeze` wrote it."""
 
     @property
     def count(self) -> int:
@@ -149,10 +152,10 @@ def freeze(
     """
     problems = Problems("standard input" if source == "-" else source)
     partial = destination.with_name(f".{destination.name}.partial")
-    index, offset = PromptIndex(destination), 0
+    index, offset, digest = PromptIndex(destination), 0, hashlib.sha256()
     ids = None if Path(source).suffix.lower() in SUFFIXES_WITHOUT_IDS else _Ids()
     try:
-        with contextlib.closing(records(source, column, stdin, problems)) as found, partial.open("wb") as out:
+        with contextlib.closing(records(source, column, stdin, problems)) as found, _private(partial) as out:
             place = 0
             for place, value in islice(found, limit):
                 try:
@@ -168,7 +171,9 @@ def freeze(
                 if ids:
                     ids.add(prompt.id, place)
                 index.append(prompt, offset)
-                offset += out.write(encode_line(prompt))
+                line = encode_line(prompt)
+                digest.update(line)
+                offset += out.write(line)
             if not place and not problems.count:
                 problems.add("there is no prompt in it")
             out.flush()
@@ -177,9 +182,30 @@ def freeze(
             ids.check(partial, problems)
         problems.check()
         partial.replace(destination)
+        index.digest = digest.hexdigest()
     finally:
         partial.unlink(missing_ok=True)
     return index
+
+
+def _private(path: Path) -> BinaryIO:
+    """A new file that only its owner may read, whatever the umask."""
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb")
+
+
+def why_changed(path: Path, digest: str) -> str | None:
+    """What is wrong with a prompts.jsonl that had this digest when it was written; None if it is as it was."""
+    try:
+        with path.open("rb") as file:
+            now = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        return f"{path}: cannot be read: {error.strerror}"
+    if now == digest:
+        return None
+    return (
+        f"{path}: {path.name} has changed since the run began: its answers would not be of one set of prompts; "
+        "put the file back as it was, or start a new run"
+    )
 
 
 def _understand(value: object) -> tuple[str, list[dict[str, str]] | None, str | None]:

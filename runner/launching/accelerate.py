@@ -8,6 +8,8 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from rankdeck.runner import run_directory
+
 ACCELERATE_CONFIG = """\
 compute_environment: LOCAL_MACHINE
 debug: false
@@ -42,4 +44,4 @@ def write_accelerate_config(path: Path, on_cpu: bool) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    path.write_text(ACCELERATE_CONFIG.format(use_cpu="true" if on_cpu else "false"), encoding="utf-8")
+    run_directory.replace_file(path, ACCELERATE_CONFIG.format(use_cpu="true" if on_cpu else "false").encode())

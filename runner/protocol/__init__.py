@@ -27,6 +27,7 @@ from rankdeck.runner.protocol.events import (
     RankSilent,
     RanksLaunched,
     RanksReady,
+    RecordsLost,
     Resumed,
     RowsAdded,
     RunEnded,

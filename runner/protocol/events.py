@@ -243,6 +243,19 @@ class RunTakenUp(Event, frozen=True, kw_only=True):
     output_tokens: int
 
 
+class RecordsLost(Event, frozen=True, kw_only=True):
+    """Somebody has touched outputs.jsonl, and `records` of it are nowhere any more: their prompts are done again.
+
+    The counts are those of what is left.
+    """
+
+    records: int
+    completed: int
+    failed: int
+    prompt_tokens: int
+    output_tokens: int
+
+
 class RankLost(Event, frozen=True, kw_only=True):
     """A rank ended before it was told to. `cause` is the last meaningful line of its log."""
 
@@ -340,6 +353,7 @@ AnyEvent = (
     | TrialWarm
     | TrialFinished
     | SweepSettled
+    | RecordsLost
     | RankLost
     | RankSilent
     | RankHeard

@@ -6,17 +6,17 @@ from rankdeck.runner.run_directory.files import (
     OUTPUTS_FILE,
     PROMPTS_FILE,
     copy_outputs,
-    order_outputs,
     read_events,
     read_outputs,
 )
-from rankdeck.runner.run_directory.lock import hold_lock, supervisor_alive, supervisor_comes
+from rankdeck.runner.run_directory.lock import Hold, hold_lock, supervisor_alive, supervisor_comes
 from rankdeck.runner.run_directory.places import (
     find_run,
     list_runs,
     newest_live_run,
     runs_directory,
     socket_path,
+    unreadable_runs,
 )
 from rankdeck.runner.run_directory.run_file import (
     RUN_FILE,
@@ -25,5 +25,7 @@ from rankdeck.runner.run_directory.run_file import (
     has_ended,
     read_run_file,
     replace_file,
+    reserve_room,
+    write_last_run_file,
     write_run_file,
 )

@@ -3,6 +3,7 @@
 Knows how directories are named. What goes into one is written by `runner.start`.
 """
 
+import os
 import re
 import shutil
 import time
@@ -12,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from rankdeck.runner.inputs.paths import why_unrecordable
-from rankdeck.runner.run_directory.places import register, runs_directory
+from rankdeck.runner.run_directory.places import register, runs_directory, unregister
 from rankdeck.runner.run_directory.run_file import RunFile, RunFileError, write_run_file
 
 
@@ -30,6 +31,7 @@ class NewDirectory:
         else:
             for path in self.path.iterdir():
                 path.unlink()
+        unregister(self.path)
 
 
 def create_directory(wanted: Path | None, *, name: str | None, prompts: str) -> NewDirectory:
@@ -46,6 +48,7 @@ def create_directory(wanted: Path | None, *, name: str | None, prompts: str) -> 
                 raise RunFileError(f"--run-dir: {wanted} exists and is not empty; name another")
             created = not wanted.exists()
             wanted.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _make_private(wanted)
             return NewDirectory(wanted.absolute(), created)
         root = runs_directory()
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -58,6 +61,15 @@ def create_directory(wanted: Path | None, *, name: str | None, prompts: str) -> 
         return NewDirectory(_fresh_directory(root, prompts), True)
     except OSError as error:
         raise RunFileError(f"no run directory can be made: {error}") from None
+
+
+def _make_private(directory: Path) -> None:
+    """Take a directory that was there already from everybody but its owner: prompts and answers go into it."""
+    status = directory.stat()
+    if status.st_uid != os.getuid():
+        raise RunFileError(f"--run-dir: {directory} belongs to another user, who could read the run; name another")
+    if status.st_mode & 0o077:
+        directory.chmod(0o700)
 
 
 def _fresh_directory(root: Path, prompts: str) -> Path:

@@ -1,14 +1,13 @@
 """The files of lines in a run directory, outputs and journal: how they are written, read and repaired.
 
-Knows their names and formats, not what the events mean. Outputs are appended as they arrive and put into input order at
-the end.
+Knows their names and formats, not what the events mean. Outputs are appended as they arrive;
+`rankdeck.runner.run_directory.records` puts them into input order at the end.
 """
 
 import contextlib
 import os
 import shutil
 import tempfile
-from array import array
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,13 @@ from typing import Any
 import msgspec
 
 from rankdeck.runner.protocol import AnyEvent, OutputRecord
+from rankdeck.runner.run_directory.private_files import (
+    is_file,
+    lines_of,
+    make_accessible,
+    open_private,
+    open_regular,
+)
 from rankdeck.runner.run_directory.run_file import RunFileError
 
 PROMPTS_FILE = "prompts.jsonl"
@@ -24,12 +30,20 @@ OUTPUTS_FILE = "outputs.jsonl"
 LOG_FILE = "runner.log"
 
 
+MEND_BLOCK = 64 * 1024
+"""How much of a file's end is read at once to find its last whole line."""
+
+
 class LineWriter:
     """Appends lines to a file: `write` passes them to the system at once, `sync` to the disk."""
 
     def __init__(self, path: Path) -> None:
-        self._file = path.open("ab", buffering=0)
+        self._file = os.fdopen(open_private(path), "ab", buffering=0)
         self._dirty = False
+
+    @property
+    def descriptor(self) -> int:
+        return self._file.fileno()
 
     def write(self, lines: bytes) -> None:
         """Append whole lines.
@@ -48,8 +62,9 @@ class LineWriter:
             raise
         self._dirty = True
 
-    def sync(self) -> None:
-        if self._dirty:
+    def sync(self, *, anyway: bool = False) -> None:
+        """Wait until what was written is on disk; with `anyway` also what was written before the file was opened."""
+        if self._dirty or anyway:
             os.fsync(self._file.fileno())
             self._dirty = False
 
@@ -62,21 +77,23 @@ def read_outputs(directory: Path) -> Iterator[OutputRecord]:
     """The records of outputs.jsonl in the file's order. Half a line at the end (still being written) is left out.
 
     Raises:
-        RunFileError: a line is damaged (file and line are named).
+        RunFileError: a line is damaged (file and line are named), or the file cannot be read.
     """
     path = directory / OUTPUTS_FILE
     decoder = msgspec.json.Decoder(OutputRecord)
     try:
-        with path.open("rb") as file:
-            for number, line in enumerate(file, 1):
+        with open_regular(path) as file:
+            for number, line in enumerate(lines_of(file), 1):
                 if line.endswith(b"\n"):
                     try:
                         record = decoder.decode(line)
-                    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+                    except (ValueError, RecursionError) as error:
                         raise RunFileError(f"{path}:{number}: damaged, not a record: {error}") from None
                     yield record
     except FileNotFoundError:
         return
+    except OSError as error:
+        raise RunFileError(f"{path}: cannot be read: {error.strerror}") from None
 
 
 def read_events(directory: Path) -> Iterator[AnyEvent]:
@@ -88,11 +105,11 @@ def read_events(directory: Path) -> Iterator[AnyEvent]:
     path = directory / EVENTS_FILE
     decoder: Any = msgspec.json.Decoder(AnyEvent)
     try:
-        with path.open("rb") as file:
-            for number, line in enumerate(file, 1):
+        with open_regular(path) as file:
+            for number, line in enumerate(lines_of(file), 1):
                 try:
                     yield decoder.decode(line)
-                except msgspec.MsgspecError as error:
+                except (ValueError, RecursionError) as error:
                     raise RunFileError(f"{path}:{number}: not an event this version knows: {error}") from None
     except OSError as error:
         raise RunFileError(f"{path}: cannot be read: {error.strerror}") from None
@@ -100,53 +117,22 @@ def read_events(directory: Path) -> Iterator[AnyEvent]:
 
 def mend(path: Path) -> int:
     """Cut off half a line at the end, where a supervisor was killed as it wrote. Returns how many bytes were cut."""
-    try:
-        with path.open("r+b") as file:
-            end = file.seek(0, os.SEEK_END)
-            position = end
-            while position > 0:
-                start = max(0, position - 65536)
-                file.seek(start)
-                block = file.read(position - start)
-                if (newline := block.rfind(b"\n")) >= 0:
-                    position = start + newline + 1
-                    break
-                position = start
-            if position != end:
-                file.truncate(position)
-            return end - position
-    except FileNotFoundError:
+    if not is_file(path):
         return 0
-
-
-def order_outputs(directory: Path, prompts: int) -> None:
-    """Put outputs.jsonl into input order, atomically. Takes memory for offsets, not for texts."""
-    path = directory / OUTPUTS_FILE
-    starts, ends = array("q", [-1]) * prompts, array("q", [-1]) * prompts
-    decoder = msgspec.json.Decoder(_Indexed)
-    with path.open("rb") as source:
-        position, previous, in_order = 0, -1, True
-        for line in source:
-            index = decoder.decode(line).index
-            in_order = in_order and index > previous
-            previous = index
-            starts[index], ends[index] = position, position + len(line)
-            position += len(line)
-        if in_order:
-            return
-        handle, temporary = tempfile.mkstemp(dir=directory, prefix=f".{OUTPUTS_FILE}.")
-        try:
-            with os.fdopen(handle, "wb") as target:
-                for start, end in zip(starts, ends, strict=True):
-                    if start >= 0:
-                        source.seek(start)
-                        target.write(source.read(end - start))
-                target.flush()
-                os.fsync(target.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+    make_accessible(path)
+    with path.open("r+b") as file:
+        end = position = file.seek(0, os.SEEK_END)
+        while position > 0:
+            start = max(0, position - MEND_BLOCK)
+            file.seek(start)
+            newline = file.read(position - start).rfind(b"\n")
+            if newline >= 0:
+                position = start + newline + 1
+                break
+            position = start
+        if position != end:
+            file.truncate(position)
+        return end - position
 
 
 def copy_outputs(directory: Path, target: Path) -> None:
@@ -166,7 +152,3 @@ def copy_outputs(directory: Path, target: Path) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
-
-
-class _Indexed(msgspec.Struct):
-    index: int

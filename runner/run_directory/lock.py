@@ -3,11 +3,13 @@
 An advisory lock on a file: the kernel releases it with the process that holds it, so that no pid can go stale.
 """
 
+import contextlib
 import fcntl
 import os
 import time
 from pathlib import Path
 
+from rankdeck.runner.run_directory.private_files import open_private
 from rankdeck.runner.run_directory.run_file import RUN_FILE, RunFileError, read_run_file
 
 LOCK_FILE = "supervisor.lock"
@@ -25,7 +27,7 @@ def hold_lock(directory: Path) -> int:
     Raises:
         RunFileError: another supervisor has the run.
     """
-    descriptor = os.open(directory / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    descriptor = open_private(directory / LOCK_FILE, os.O_RDWR)
     deadline = time.monotonic() + LOCK_SECONDS
     while True:
         try:
@@ -39,10 +41,59 @@ def hold_lock(directory: Path) -> int:
             return descriptor
 
 
+class Hold:
+    """A supervisor's hold on its run directory: the lock, and where the directory is if somebody moves it."""
+
+    def __init__(self, directory: Path) -> None:
+        """Take the lock. Raises as `hold_lock` does."""
+        self._lock = hold_lock(directory)
+        self._directory = directory
+        self._inode = directory.stat().st_ino
+
+    def renew(self) -> None:
+        """Lock the run again if somebody has removed the lock's file. Blocks.
+
+        Raises:
+            RunFileError: another supervisor has the run.
+        """
+        try:
+            if (self._directory / LOCK_FILE).stat().st_ino == os.fstat(self._lock).st_ino:
+                return
+        except FileNotFoundError:
+            pass
+        except OSError:
+            return  # it cannot be reached for now
+        with contextlib.suppress(OSError):  # a full disk
+            renewed = hold_lock(self._directory)
+            os.close(self._lock)
+            self._lock = renewed
+
+    def lost(self) -> str | None:
+        """What has become of the directory, if it is not where it was; None if it is."""
+        try:
+            if self._directory.stat().st_ino == self._inode:
+                return None
+        except (FileNotFoundError, NotADirectoryError):
+            pass
+        except OSError:
+            return None  # it cannot be reached for now
+        if (now := self.now_at()) is None:
+            return f"{self._directory} was removed while the run went on, and what was in it is lost"
+        return f"{self._directory} was moved to {now} while the run went on; `rankdeck resume {now}` goes on with it"
+
+    def now_at(self) -> Path | None:
+        """Where the directory is now, if that can be told."""
+        with contextlib.suppress(OSError):
+            lock = Path(os.readlink(f"/proc/self/fd/{self._lock}"))
+            if lock.stat().st_ino == os.fstat(self._lock).st_ino:
+                return lock.parent
+        return None
+
+
 def supervisor_alive(directory: Path) -> bool:
     """Whether a supervisor holds the run's lock; the lock of a killed process is released."""
     try:
-        descriptor = os.open(directory / LOCK_FILE, os.O_RDWR | os.O_CLOEXEC)
+        descriptor = os.open(directory / LOCK_FILE, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError:
         return False
     try:

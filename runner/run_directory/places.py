@@ -7,12 +7,13 @@ import contextlib
 import hashlib
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 import platformdirs
 
 from rankdeck.runner.run_directory.lock import supervisor_alive
-from rankdeck.runner.run_directory.run_file import RUN_FILE, RunFile, RunFileError, read_run_file
+from rankdeck.runner.run_directory.run_file import RUN_FILE, NotARunError, RunFile, RunFileError, read_run_file
 
 RUNTIME_ROOT = Path("/tmp")
 
@@ -53,16 +54,38 @@ def register(directory: Path, name: str) -> None:
     (runs_directory() / name).symlink_to(directory)
 
 
+def unregister(directory: Path) -> None:
+    """Have a run outside the usual place no longer found by name."""
+    with contextlib.suppress(OSError):
+        for link in runs_directory().iterdir():
+            if link.is_symlink() and link.readlink() == directory:
+                link.unlink()
+
+
 def list_runs() -> list[tuple[Path, RunFile]]:
-    """The runs in the usual place, newest first; other directories are left out."""
-    found = []
-    root = runs_directory()
-    for path in root.iterdir() if root.is_dir() else ():
-        try:
-            found.append((path.resolve(), read_run_file(path)))
-        except RunFileError:
-            continue
+    """The runs in the usual place, newest first; what is unreadable, and other directories, are left out."""
+    found = [(path.resolve(), run) for path, run in _looked_through() if isinstance(run, RunFile)]
     return sorted(found, key=lambda item: item[1].started_at, reverse=True)
+
+
+def unreadable_runs() -> list[tuple[Path, RunFileError]]:
+    """The directories in the usual place that should be runs but cannot be read, and why, by name."""
+    found = [(path, why) for path, why in _looked_through() if isinstance(why, RunFileError)]
+    return sorted(found, key=lambda item: item[0].name)
+
+
+def _looked_through() -> Iterator[tuple[Path, RunFile | RunFileError]]:
+    try:
+        paths = list(runs_directory().iterdir())
+    except OSError:
+        return
+    for path in paths:
+        try:
+            yield path, read_run_file(path)
+        except NotARunError:
+            continue
+        except RunFileError as error:
+            yield path, error
 
 
 def find_run(run: str) -> Path:
@@ -72,9 +95,12 @@ def find_run(run: str) -> Path:
         RunFileError: there is no such run; the text lists the runs there are.
     """
     for directory in (runs_directory() / run, Path(run)):
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError, RuntimeError):
             if (directory / RUN_FILE).is_file():
                 return directory.resolve()
+        with contextlib.suppress(OSError, ValueError):
+            if os.path.lexists(directory / RUN_FILE):
+                raise RunFileError(f"{directory / RUN_FILE}: cannot be read as a run: it is not a file")
     names = [path.name for path, _ in list_runs()]
     known = f"known are: {', '.join(names[:10])}" if names else "there are no runs yet"
     raise RunFileError(f"there is no run called {run!r}; {known}")
@@ -86,7 +112,7 @@ def newest_live_run() -> Path:
     Raises:
         RunFileError: no run has one.
     """
-    for directory, _ in list_runs():
+    for directory, _ in [*list_runs(), *unreadable_runs()]:
         if supervisor_alive(directory):
-            return directory
+            return directory.resolve()
     raise RunFileError("no run is live; `rankdeck list` shows those there were")

@@ -1,34 +1,61 @@
 """Where a run stands when a supervisor starts: what an earlier one left behind, mended and read back.
 
-Knows that outputs.jsonl is the truth about which prompts are done, and that the journal may lag behind it or end in
-half a line. Does not decide whether the run goes on.
+Knows that outputs.jsonl is the truth about which prompts are done: a line that is no record of this run is set aside
+and its prompt done again; where the journal says otherwise, it is corrected. Does not decide whether the run goes on.
 """
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
-from rankdeck.runner.protocol import AnyEvent, BatchStarted, RunStarted, RunTakenUp
+import msgspec
+
+from rankdeck.runner.inputs.frozen_prompts import PromptIndex
+from rankdeck.runner.protocol import AnyEvent, OutputRecord, RunStarted, RunTakenUp, prompt_text
 from rankdeck.runner.run_directory import files
-from rankdeck.runner.run_directory.run_file import RunFile, RunFileError
-from rankdeck.runner.state import RunState, apply
+from rankdeck.runner.run_directory.journal import take_up_journal
+from rankdeck.runner.run_directory.private_files import lines_of, open_if_file
+from rankdeck.runner.run_directory.records import Ledger, put_right
+from rankdeck.runner.run_directory.run_file import RunFile
+from rankdeck.runner.state import RunState
+
+AT_ONCE = 64
+"""Records that are compared with their prompts at once."""
+
+
+@dataclass
+class Counts:
+    """What the records of a file add up to."""
+
+    completed: int = 0
+    failed: int = 0
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+    last_batch: int = 0
+
+    def add(self, record: OutputRecord) -> None:
+        failed = record.finish_reason == "error"
+        self.failed += failed
+        self.completed += not failed
+        self.prompt_tokens += record.prompt_tokens
+        self.output_tokens += record.output_tokens
+        self.last_batch = max(self.last_batch, record.batch or 0)
 
 
 @dataclass
 class ResumePoint:
     """Where a run stands: at its start, or, if it is `resumed`, where an earlier supervisor left it.
 
-    `done` lists the prompts that have a record; `cut` is how many bytes of half-written lines were removed.
+    `ledger` has the prompts that have a record; `mended` says what was wrong with the files, for the log.
     """
 
+    ledger: Ledger
     resumed: bool = False
     state: RunState = field(default_factory=RunState)
-    done: list[int] = field(default_factory=list)
-    completed: int = 0
-    failed: int = 0
-    prompt_tokens: int = 0
-    output_tokens: int = 0
+    counts: Counts = field(default_factory=Counts)
     next_batch: int = 1
-    cut: int = 0
+    mended: list[str] = field(default_factory=list)
 
     def first_events(self, directory: Path, run: RunFile) -> list[AnyEvent]:
         """The events with which a supervisor begins."""
@@ -47,44 +74,88 @@ class ResumePoint:
             events.append(
                 RunTakenUp(
                     config=run.config,
-                    completed=self.completed,
-                    failed=self.failed,
-                    prompt_tokens=self.prompt_tokens,
-                    output_tokens=self.output_tokens,
+                    completed=self.counts.completed,
+                    failed=self.counts.failed,
+                    prompt_tokens=self.counts.prompt_tokens,
+                    output_tokens=self.counts.output_tokens,
                 )
             )
         return events
 
 
-def find_resume_point(directory: Path, prompts: int) -> ResumePoint:
-    """Cut off what a killed supervisor left half-written, and read where the run stands.
+def find_resume_point(directory: Path, prompts: PromptIndex) -> ResumePoint:
+    """Cut off and set aside what is no whole line, and read where the run stands.
 
     Raises:
-        RunFileError: a line before the last is damaged; it is named.
+        RunFileError: a newer rankdeck wrote the journal.
+        OSError: the files cannot be read or written.
     """
-    point = ResumePoint()
-    for name in (files.OUTPUTS_FILE, files.EVENTS_FILE):
-        point.cut += files.mend(directory / name)
-    if (directory / files.EVENTS_FILE).exists():
-        for event in files.read_events(directory):
-            point.resumed = True
-            point.state = apply(point.state, event)
-            if isinstance(event, BatchStarted):
-                point.next_batch = max(point.next_batch, event.batch + 1)
-    seen = bytearray(prompts)
-    for record in files.read_outputs(directory):
-        point.resumed = True
-        if record.index >= prompts or seen[record.index]:
-            raise RunFileError(
-                f"{directory / files.OUTPUTS_FILE}: a second record of prompt {record.index}, or one of no prompt; "
-                "this file is not from this run"
-            )
-        seen[record.index] = 1
-        point.done.append(record.index)
-        failed = record.finish_reason == "error"
-        point.failed += failed
-        point.completed += not failed
-        point.prompt_tokens += record.prompt_tokens
-        point.output_tokens += record.output_tokens
-        point.next_batch = max(point.next_batch, (record.batch or 0) + 1)
-    return point
+    story = take_up_journal(directory)
+    cut = story.cut + files.mend(directory / files.OUTPUTS_FILE)
+    ledger, counts = Ledger(prompts.count), Counts()
+    strangers = 0
+    for line, record in records_in(directory, prompts):
+        if record is None or record.index in ledger:
+            strangers += 1
+        else:
+            ledger.note(record.index, line)
+            counts.add(record)
+    said = [f"{cut:,} bytes of half-written lines were cut off"] if cut else []
+    if strangers:
+        aside = put_right(directory, ledger).aside
+        lines = "1 line that is" if strangers == 1 else f"{strangers:,} lines that are"
+        where = f"went into {aside.name}" if aside is not None else "went"
+        said.append(f"{files.OUTPUTS_FILE}: {lines} no record of this run {where}; what has no record is done again")
+    return ResumePoint(
+        ledger=ledger,
+        resumed=story.begun or ledger.count > 0,
+        state=story.state,
+        counts=counts,
+        next_batch=max(story.next_batch, counts.last_batch + 1),
+        mended=[*said, *story.said],
+    )
+
+
+def missing_records(directory: Path, prompts: PromptIndex) -> int:
+    """How many prompts have no whole record in outputs.jsonl. Changes nothing."""
+    found = bytearray(prompts.count)
+    for _, record in records_in(directory, prompts):
+        if record is not None:
+            found[record.index] = 1
+    return prompts.count - sum(found)
+
+
+def records_in(directory: Path, prompts: PromptIndex) -> Iterator[tuple[bytes, OutputRecord | None]]:
+    """The lines of outputs.jsonl, each with its record; None if it is no whole record of one of these prompts."""
+    file = open_if_file(directory / files.OUTPUTS_FILE)
+    if file is None:
+        return
+    with file:
+        lines = lines_of(file)
+        while some := [(line, _decoded(line, prompts.count)) for line in islice(lines, AT_ONCE)]:
+            yield from _of_these_prompts(some, prompts)
+
+
+def _of_these_prompts(
+    lines: Iterable[tuple[bytes, OutputRecord | None]], prompts: PromptIndex
+) -> Iterator[tuple[bytes, OutputRecord | None]]:
+    """The same lines; a record that has another id or prompt than the run's is from another run, so none."""
+    indices = [record.index for _, record in lines if record is not None]
+    theirs = iter(prompts.read(indices) if indices else ())
+    for line, record in lines:
+        if record is not None:
+            prompt = next(theirs)
+            if (record.id, record.prompt) != (prompt.id, prompt_text(prompt)):
+                record = None
+        yield line, record
+
+
+_decoder = msgspec.json.Decoder(OutputRecord)
+
+
+def _decoded(line: bytes, prompts: int) -> OutputRecord | None:
+    try:
+        record = _decoder.decode(line)
+    except (ValueError, RecursionError):
+        return None
+    return record if line.endswith(b"\n") and 0 <= record.index < prompts else None

@@ -3,6 +3,7 @@
 Always replaced whole, so that a reader never sees half of it; by `runner.start`, then by the supervisor.
 """
 
+import contextlib
 import os
 import tempfile
 from pathlib import Path
@@ -13,6 +14,7 @@ import msgspec
 from rankdeck.runner.protocol import Summary
 from rankdeck.runner.protocol.config import RunConfig
 from rankdeck.runner.protocol.framing import encode
+from rankdeck.runner.run_directory.private_files import open_private, open_regular
 from rankdeck.runner.state.costs import CostPoint
 from rankdeck.runner.sweep.verdict import SweepSummary
 
@@ -42,7 +44,7 @@ class RunFile(msgspec.Struct, frozen=True, kw_only=True):
     """run.json. `started_at` (when the command was given) and `ended_at` are unix seconds.
 
     `loading` has the seconds of each phase from the command to the first batch, in order. `costs` and `lengths` are
-    what batches cost and how long the answers were, for predictions.
+    what batches cost and how long the answers were, for predictions. `prompts_digest` is the SHA-256 of prompts.jsonl.
     """
 
     name: str
@@ -50,6 +52,7 @@ class RunFile(msgspec.Struct, frozen=True, kw_only=True):
     started_at: float
     config: RunConfig
     prompts: int
+    prompts_digest: str | None = None
     environment: Environment | None = None
     supervisor_pid: int | None = None
     ended_at: float | None = None
@@ -67,6 +70,39 @@ def write_run_file(directory: Path, run: RunFile) -> None:
     replace_file(directory / RUN_FILE, msgspec.json.format(encode(run), indent=2) + b"\n")
 
 
+RESERVE_FILE = ".reserve"
+RESERVE_BYTES = 64 * 1024
+
+
+def reserve_room(directory: Path) -> None:
+    """Keep room on the disk for the last run.json: a run that ends because the disk is full has to say so."""
+    reserve = directory / RESERVE_FILE
+    try:
+        descriptor = open_private(reserve, os.O_WRONLY)
+        try:
+            os.posix_fallocate(descriptor, 0, RESERVE_BYTES)
+        finally:
+            os.close(descriptor)
+    except OSError:
+        with contextlib.suppress(OSError):
+            reserve.unlink(missing_ok=True)
+
+
+def write_last_run_file(directory: Path, run: RunFile) -> None:
+    """Replace run.json as the run ends, in the reserved room if there is no other.
+
+    Raises:
+        OSError: even that is not enough.
+    """
+    try:
+        write_run_file(directory, run)
+        (directory / RESERVE_FILE).unlink(missing_ok=True)
+    except OSError:
+        (directory / RESERVE_FILE).unlink(missing_ok=True)
+        # What predictions are made from may be long; how the run ended is short.
+        write_run_file(directory, msgspec.structs.replace(run, costs=[], lengths=[]))
+
+
 def replace_file(path: Path, content: bytes) -> None:
     """Replace the file at `path` atomically: a reader sees the old or the new content, never a part."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -81,6 +117,20 @@ def replace_file(path: Path, content: bytes) -> None:
         raise
 
 
+MAX_BYTES = 64 * 1024 * 1024
+"""A run.json is a few kilobytes; with a sweep of thousands of trials, a few megabytes."""
+
+LATEST = 1e11
+"""The latest time that a run can have, in unix seconds: no calendar goes further."""
+
+MOST = 2**53
+"""No count of a run is larger."""
+
+
+class NotARunError(RunFileError):
+    """The directory has no run.json."""
+
+
 def read_run_file(directory: Path) -> RunFile:
     """The content of run.json.
 
@@ -89,11 +139,35 @@ def read_run_file(directory: Path) -> RunFile:
     """
     path = directory / RUN_FILE
     try:
-        return msgspec.json.decode(path.read_bytes(), type=RunFile)
-    except FileNotFoundError:
-        raise RunFileError(f"{directory} is not a run directory: it has no {RUN_FILE}") from None
-    except (OSError, msgspec.MsgspecError) as error:
+        with open_regular(path) as file:
+            content = file.read(MAX_BYTES + 1)
+        if len(content) > MAX_BYTES:
+            raise ValueError(f"it has more than {MAX_BYTES:,} bytes")
+        run = msgspec.json.decode(content, type=RunFile)
+        _check(run)
+    except (FileNotFoundError, NotADirectoryError):
+        raise NotARunError(f"{directory} is not a run directory: it has no {RUN_FILE}") from None
+    except RecursionError:
+        raise RunFileError(f"{path}: cannot be read as a run: it is nested too deep") from None
+    except OSError as error:
+        raise RunFileError(f"{path}: cannot be read as a run: {error.strerror}") from None
+    except (ValueError, MemoryError) as error:
         raise RunFileError(f"{path}: cannot be read as a run: {error}") from None
+    return run
+
+
+def _check(run: RunFile) -> None:
+    """Refuse figures that no run can have, and that no clock or table could show."""
+    for name, at in (("started_at", run.started_at), ("ended_at", run.ended_at)):
+        if at is not None and not 0 <= at <= LATEST:
+            raise ValueError(f"{name} {at:g} is no time")
+    summary = run.summary
+    counts = {"prompts": run.prompts, "supervisor_pid": run.supervisor_pid, "ranks": run.config.ranks}
+    if summary is not None:
+        counts |= {name: getattr(summary, name) for name in ("prompts", "completed", "failed", "output_tokens")}
+    for name, count in counts.items():
+        if count is not None and not 0 <= count <= MOST:
+            raise ValueError(f"{name} is no number that a run can have")
 
 
 def has_ended(directory: Path) -> bool:

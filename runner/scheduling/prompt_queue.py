@@ -15,16 +15,17 @@ WINDOW_PROMPTS = 4096
 class PromptQueue:
     """Prompts from `start` to `stop` (exclusive) in `order`, sorted a window at a time.
 
-    `skip` marks prompts that already have a record; `left` counts those still in the queue.
+    `skip` marks prompts that already have a record now; what is marked later stays in the queue. `left` counts what is
+    still in it.
     """
 
     def __init__(self, lengths: Sequence[int], order: Order, start: int, stop: int, skip: bytearray | None) -> None:
         self._lengths = lengths
         self._order = order
         self._next, self._stop = start, stop
-        self._skip = skip
+        self._start, self._skip = start, bytes(skip[start:stop]) if skip is not None else None
         self._window: deque[int] = deque()
-        self.left = stop - start - (sum(skip[start:stop]) if skip is not None else 0)
+        self.left = stop - start - (sum(self._skip) if self._skip is not None else 0)
 
     def take(self, count: int) -> Iterator[int]:
         """Take at most `count` prompts from the front."""
@@ -48,7 +49,7 @@ class PromptQueue:
 
     def _open_window(self) -> None:
         end = min(self._next + WINDOW_PROMPTS, self._stop)
-        skip = self._skip
-        window = [index for index in range(self._next, end) if skip is None or not skip[index]]
+        skip, start = self._skip, self._start
+        window = [index for index in range(self._next, end) if skip is None or not skip[index - start]]
         self._window = deque(self._in_order(window))
         self._next = end

@@ -222,6 +222,16 @@ class Scheduler:
         """Whether a prompt has its record, or is not part of this run."""
         return not 0 <= index < len(self._settled) or bool(self._settled[index])
 
+    def reopen(self, indices: Iterable[int]) -> None:
+        """Note that prompts have lost their record: they are done again, first of all."""
+        in_hand = {index for held in self.in_flight.values() if held.kept for index in held.indices}
+        for index in indices:
+            if self._settled[index]:
+                self._settled[index] = 0
+                self.unsettled += 1
+                if index not in in_hand:  # what is in hand goes back by itself when its batch ends
+                    self._returned.append(index)
+
     def finish(self, batch: int) -> None:
         """End a batch. Those of its prompts that are not settled go back to the front of the queue."""
         self._give_back(self.in_flight.pop(batch, None), self._returned)

@@ -89,6 +89,14 @@ def apply(state: RunState, event: AnyEvent) -> RunState:
             return sweep_event(state, event)
         case protocol.RankCapped():
             return replace_rank(state, event.rank, cap=event.batch_size)
+        case protocol.RecordsLost():
+            return msgspec.structs.replace(
+                state,
+                completed=event.completed,
+                failed=event.failed,
+                prompt_tokens=event.prompt_tokens,
+                output_tokens=event.output_tokens,
+            )
         case protocol.Paused():
             state = between_periods(state)
             return mark(msgspec.structs.replace(state, paused=event.reason), "pause", "paused")

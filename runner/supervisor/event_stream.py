@@ -3,14 +3,19 @@
 Knows the order of these four, and how many ticks the journal keeps. Does not know what an event leads to.
 """
 
+import asyncio
+import contextlib
+import os
 import sys
 import time
 from pathlib import Path
+from typing import BinaryIO
 
 import msgspec
 
 from rankdeck.runner import protocol, run_directory
 from rankdeck.runner.protocol import AnyEvent
+from rankdeck.runner.run_directory.journal import write_again
 from rankdeck.runner.run_directory.store import Store
 from rankdeck.runner.state import RunState, Snapshot, apply
 from rankdeck.runner.state.knobs import SOURCE as KNOBS
@@ -26,6 +31,7 @@ class EventStream:
 
     def __init__(self, directory: Path, state: RunState) -> None:
         self.state = state
+        self._directory = directory
         self.journal = Store(directory / run_directory.EVENTS_FILE, may_drop=True)
         self.viewers = Viewers(lambda: protocol.encode_line(Snapshot(state=self.state)))
         self._clock_offset = time.time() - time.monotonic()
@@ -48,6 +54,27 @@ class EventStream:
         if isinstance(event, protocol.RanksReady):
             self.log("supervisor", f"all ranks are ready after {loading_line(self.state.loading)}")
 
+    async def look_after(self) -> None:
+        """Put the journal back if somebody has touched it; try again to write what could not be written.
+
+        It is not the truth about the run, outputs.jsonl is: what cannot be had again is gone.
+        """
+        if (touched := self.journal.touched()) is not None:
+            self.journal.hold(touched)
+            with contextlib.suppress(OSError):
+                await asyncio.to_thread(self._put_back)
+                self.journal.resume()
+                self.log("supervisor", f"{touched}; the journal goes on")
+        elif self.journal.trouble is not None:
+            self.journal.flush()
+
+    def _put_back(self) -> None:
+        """Write the journal again from the file that is still open, unless that is the one which was cut short."""
+        path = self._directory / run_directory.EVENTS_FILE
+        with self.journal.opened() as content:
+            if content is not None and not _same_file(path, content):
+                write_again(path, content)
+
     def log(self, source: str, text: str) -> None:
         """Add the lines of `text` to runner.log (this process's stderr) and to every view."""
         stamp = time.strftime("%H:%M:%S", time.localtime())
@@ -58,3 +85,10 @@ class EventStream:
             except OSError:  # a full disk: the views still get it
                 pass
             self.emit(protocol.LogLine(source=source, text=line))
+
+
+def _same_file(path: Path, file: BinaryIO) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    except OSError:
+        return False

@@ -8,6 +8,7 @@ terminal.
 import asyncio
 import contextlib
 import errno
+import os
 import signal
 import traceback
 from collections.abc import Coroutine, Iterator
@@ -31,9 +32,9 @@ from rankdeck.runner.supervisor.event_stream import EventStream
 from rankdeck.runner.supervisor.failures import Failures
 from rankdeck.runner.supervisor.hung_ranks import HungRanks
 from rankdeck.runner.supervisor.knobs import KnobControls
-from rankdeck.runner.supervisor.launch import RankLaunch
+from rankdeck.runner.supervisor.launch import Loss, RankLaunch
 from rankdeck.runner.supervisor.model import find_model
-from rankdeck.runner.supervisor.outputs import RETRY_SECONDS, Outputs
+from rankdeck.runner.supervisor.outputs import RETRY_SECONDS, Finished, Outputs
 from rankdeck.runner.supervisor.ranks import RankPool
 from rankdeck.runner.supervisor.ticker import Ticker
 from rankdeck.runner.sweep.verdict import summarise_sweep
@@ -57,22 +58,30 @@ class Ending(Exception):
 class Supervisor:
     """The run in `directory`, which holds run.json and prompts.jsonl already."""
 
-    def __init__(self, directory: Path, run: RunFile, launch_command: LaunchCommand = accelerate_command) -> None:
-        self._directory, self._run_file, self._config = directory, run, run.config
+    def __init__(
+        self,
+        directory: Path,
+        run: RunFile,
+        hold: run_directory.Hold,
+        launch_command: LaunchCommand = accelerate_command,
+    ) -> None:
+        self._directory, self._run_file, self._config, self._hold = directory, run, run.config, hold
         self._launch_command = launch_command
         self._prompts = PromptIndex.open(directory / run_directory.PROMPTS_FILE)
-        self._resume_point = find_resume_point(directory, self._prompts.count)
+        self._resume_point = find_resume_point(directory, self._prompts)
         self._scheduler = Scheduler(
             self._prompts.lengths,
             order=self._config.order,
             batch_size=self._config.batch_size or 1,
             active_ranks=self._config.ranks,
-            done=self._resume_point.done,
+            done=self._resume_point.ledger,
             first_batch=self._resume_point.next_batch,
         )
         self._events = EventStream(directory, self._resume_point.state)
         self._controls = KnobControls(self._config, self._scheduler, self._prompts.lengths, self._events)
-        self._outputs = Outputs(directory, self._prompts, self._scheduler, self._controls, self._events)
+        self._outputs = Outputs(
+            directory, self._prompts, self._resume_point.ledger, self._scheduler, self._controls, self._events
+        )
         self._failures = Failures(self._scheduler, self._controls, self._outputs, self._events)
         self._server = Server(
             run_directory.socket_path(directory),
@@ -95,9 +104,8 @@ class Supervisor:
         await self._server.start()
         for event in self._resume_point.first_events(self._directory, self._run_file):
             self._events.emit(event)
-        if self._resume_point.resumed and self._resume_point.cut:
-            cut = self._resume_point.cut
-            self._events.log("supervisor", f"mended: {cut} bytes of half-written lines were cut off")
+        for said in self._resume_point.mended:
+            self._events.log("supervisor", f"mended: {said}")
         ticker = Ticker(self._events, self._controls, lambda: self._launch)
         hung_ranks = HungRanks(self._config.patience, lambda: self._launch, self._events)
         for work in (ticker.tick(), ticker.sample(), hung_ranks.watch()):
@@ -177,7 +185,12 @@ class Supervisor:
             loss = await launch.over()
             ready_before = ready_before or pool.ready
             if loss is None:
-                self._all_left(pool)
+                with contextlib.suppress(OSError):  # a full disk: at the end it is tried until it works
+                    await self._outputs.put_right()
+                if pool.stopping or not self._controls.work_left:
+                    self._all_left(pool)
+                lost = self._scheduler.unsettled
+                loss = Loss(None, f"{lost:,} records were lost from {run_directory.OUTPUTS_FILE}", hopeless=False)
             await launch.end()
             pool.close()
             cost_a_trial = self._failures.ranks_lost(self._config.ranks, loss.rank, loss.cause)
@@ -227,17 +240,20 @@ class Supervisor:
             await self._launch.end()
         await self._parent.end()
         self._files.cancel()
-        cause, exit_status = ending.cause, ending.exit_status
-        if trouble := await self._outputs.finish(self._config.output, in_a_hurry=lambda: self._hurry):
-            exit_status = EXIT_DIED
-            cause = f"{cause + '; ' if cause else ''}finished outputs are in {self._directory}, but: {trouble}"
+        if (lost := self._hold.lost()) is not None:
+            ending = Ending("failed", EXIT_DIED, lost)
+            self._directory = self._hold.now_at() or self._directory
+        else:
+            finished = await self._outputs.finish(self._config.output, in_a_hurry=lambda: self._hurry)
+            ending = self._with_files(ending, finished)
+        status, cause, exit_status = ending.status, ending.cause, ending.exit_status
         for task in self._tasks:
             task.cancel()
         state = self._events.state
         summary = summarise(state)
         self._run_file = msgspec.structs.replace(
             self._run_file,
-            status=ending.status,
+            status=status,
             exit_status=exit_status,
             cause=cause,
             ended_at=state.now,
@@ -248,18 +264,31 @@ class Supervisor:
             loading=state.loading.phases,
         )
         try:
-            run_directory.write_run_file(self._directory, self._run_file)
+            run_directory.write_last_run_file(self._directory, self._run_file)
         except OSError as error:
             self._events.log("supervisor", f"run.json cannot be written: {error}")
         # The last event comes after everything else: whoever sees it may read the files.
-        self._events.emit(
-            protocol.RunEnded(status=ending.status, exit_status=exit_status, cause=cause, summary=summary)
-        )
+        self._events.emit(protocol.RunEnded(status=status, exit_status=exit_status, cause=cause, summary=summary))
         with contextlib.suppress(OSError):
-            self._events.journal.close()
+            self._events.journal.save()
         await self._events.viewers.close(VIEWERS_SECONDS)
         self._server.close()
         return exit_status
+
+    def _with_files(self, ending: Ending, finished: Finished) -> Ending:
+        """The ending, made worse by what is wrong with the files: a run whose records are not there is not complete."""
+        whole = finished.whole and not (ending.status == "completed" and self._controls.work_left)
+        if whole and finished.trouble is None:
+            return ending
+        wrong = finished.trouble or f"records were lost from {run_directory.OUTPUTS_FILE} as the run ended"
+        cause = f"finished outputs are in {self._directory}, but: {wrong}"
+        if not whole and ending.status == "completed":
+            cause += f"; `rankdeck resume {self._run_file.name}` goes on with what is there"
+        return Ending(
+            ending.status if whole or ending.status != "completed" else "failed",
+            EXIT_DIED,
+            f"{ending.cause}; {cause}" if ending.cause else cause,
+        )
 
     def _finish_with(self, ending: Ending) -> None:
         """End the run this way, unless it is ending already."""
@@ -298,14 +327,19 @@ class Supervisor:
 
     async def _watch_files(self) -> None:
         """Sync about once a second; while a file cannot be written, pause and try again."""
-        journal, outputs = self._events.journal, self._outputs.store
         while True:
             await asyncio.sleep(SYNC_SECONDS)
-            await asyncio.to_thread(outputs.sync)
-            for store in (outputs, journal):
-                if store.trouble is not None:
-                    store.flush()
-            trouble = outputs.trouble or journal.trouble
+            if (lost := self._hold.lost()) is not None:
+                raise Ending("failed", EXIT_DIED, lost)
+            try:
+                await asyncio.to_thread(self._hold.renew)
+            except run_directory.RunFileError:
+                # The lock's file was removed, and a second supervisor has begun: two must not write one file.
+                self._events.log("supervisor", "another supervisor has taken this run: this one ends here")
+                os._exit(EXIT_DIED)
+            await self._outputs.look_after()
+            await self._events.look_after()
+            trouble = self._outputs.store.trouble or self._events.journal.trouble
             self._controls.set_trouble(trouble)
             await self._server.restore()
             if trouble is None and self._launch is not None:

@@ -5,9 +5,10 @@ their command lines is `rank` in the place of `launch`. An answer depends on its
 run gives the same outputs. Prompts steer the ranks: `!raise` makes the batch raise, `!huge` runs out of memory, `!die`
 kills the rank, `!lose` costs it its GPU. Files in the model's folder do, too: `fail-load` makes loading fail
 (`fail-load-1` on rank 1), `late` keeps ranks from greeting, `hold` keeps ranks from getting ready, in `children` each
-rank leaves the number of a child process, rank 0 says once what `nonsense` holds. STANDIN_STEP_SECONDS is the time of a
-decode step, STANDIN_ROOM the most rows that fit, STANDIN_DEVICE what they say they run on. With `--engine continuous`
-they are continuous ranks: the real ContinuousRank, around rows that need no model.
+rank leaves the number of a child process, rank 0 says once what `nonsense` holds, `wipe` has it empty the run's files
+when it is told to leave. STANDIN_STEP_SECONDS is the time of a decode step, STANDIN_ROOM the most rows that fit,
+STANDIN_DEVICE what they say they run on. With `--engine continuous` they are continuous ranks: the real ContinuousRank,
+around rows that need no model.
 """
 
 import os
@@ -48,7 +49,7 @@ def record_of(prompt: Prompt, steps: int = STEPS) -> OutputRecord:
     return OutputRecord(
         index=prompt.index,
         id=prompt.id,
-        prompt=prompt.text,
+        prompt=protocol.prompt_text(prompt),
         text=answer(prompt),
         prompt_tokens=2,
         output_tokens=steps,
@@ -120,7 +121,7 @@ class Rank:
 
     def __init__(self, options: Options, order: StartRank) -> None:
         self.rank, self.world = order.rank, order.world_size
-        self.run = run_directory.read_run_file(options.run_dir)
+        self.run, self.run_dir = run_directory.read_run_file(options.run_dir), options.run_dir
         self.model = Path(options.model)
         self.step_seconds = float(os.environ.get("STANDIN_STEP_SECONDS", "0.002"))
         while (self.model / "late").exists():
@@ -172,6 +173,13 @@ class Rank:
             elif (leave := self.work_continuously(order)) is not None:
                 order = leave
                 break
+        if (self.model / "wipe").exists() and self.rank == 0:
+            linger = (self.model / "wipe").read_text() == "linger"
+            (self.model / "wipe").unlink()
+            for name in (run_directory.OUTPUTS_FILE, run_directory.EVENTS_FILE):
+                os.truncate(self.run_dir / name, 0)
+            while linger and "are lost" not in (self.run_dir / run_directory.LOG_FILE).read_text():
+                time.sleep(0.01)
         if order.gather:
             self.link.send(protocol.Gathered(records=self.digests, last=True))
         self.link.close()

@@ -81,6 +81,9 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")
     try:
         app()
+    except run_directory.RunFileError as error:
+        # Whatever is in a run directory, it is no reason for a traceback.
+        raise SystemExit(refuse(str(error)).exit_code) from None
     except BrokenPipeError:
         # The reader of our lines has closed the pipe. The run, if there is one, goes on.
         sys.stderr.close()

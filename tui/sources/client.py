@@ -6,6 +6,7 @@ with the events, and keeps no state of the run.
 
 import asyncio
 import contextlib
+import os
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Protocol
@@ -15,6 +16,7 @@ import msgspec
 from rankdeck.runner import protocol, run_directory
 from rankdeck.runner.machine import kernel
 from rankdeck.runner.protocol import Command
+from rankdeck.runner.run_directory.private_files import open_regular
 from rankdeck.runner.state import ToViewer
 
 
@@ -47,6 +49,9 @@ SILENT_SECONDS = 30.0
 """How long one that is not stopped may take to answer, on a machine that has no time for it."""
 
 GONE_SECONDS = 5.0
+LAST_BYTES = 64 * 1024
+"""Of the log of a supervisor that did not start, no more is read."""
+
 CONNECT_SECONDS = 15.0
 """How long to try: a supervisor that has just been started needs a moment before it listens."""
 
@@ -67,8 +72,11 @@ class SocketSource:
             if not run_directory.has_ended(self.directory):
                 raise
             # The run was over before this viewer could connect: its journal has every event.
-            for event in run_directory.read_events(self.directory):
-                yield event
+            try:
+                for event in run_directory.read_events(self.directory):
+                    yield event
+            except run_directory.RunFileError as error:
+                raise SourceError(f"the run has ended, but its journal tells no more: {error}") from None
             return
         self._writer = writer
         decoder = msgspec.json.Decoder(ToViewer)
@@ -168,8 +176,8 @@ class SocketSource:
 
     def _why_no_supervisor(self) -> str:
         log = self.directory / run_directory.LOG_FILE
-        with contextlib.suppress(OSError):
-            lines = log.read_text(errors="replace").strip().splitlines()
-            if lines:
+        with contextlib.suppress(OSError), open_regular(log) as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - LAST_BYTES))
+            if lines := file.read(LAST_BYTES).decode(errors="replace").strip().splitlines():
                 return f"the supervisor did not start: {lines[-1]} (its log: {log})"
         return f"run {self.directory.name} has no live supervisor"

@@ -17,6 +17,7 @@ import msgspec
 from rankdeck.runner import protocol, run_directory
 from rankdeck.runner.protocol import PROTOCOL_VERSION, AnyEvent
 from rankdeck.runner.protocol.config import MAX_RANKS
+from rankdeck.runner.run_directory.private_files import open_regular
 from rankdeck.tui.words.text import cut, visible
 
 SAMPLE = Path(__file__).resolve().parent / "recorded" / "stories.jsonl"
@@ -65,7 +66,7 @@ class Journal:
         self._starts = array("q", [0])
         self._times = ReplayTimes()
         try:
-            self._file = path.open("rb")
+            self._file = open_regular(path)
             self._index()
         except OSError as error:
             raise JournalError(f"{path}: cannot be read: {error.strerror}") from None
@@ -116,7 +117,7 @@ class Journal:
             number += 1
             try:
                 event = _decoder.decode(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 torn = not line.endswith(b"\n") and len(line) < LONGEST
                 if torn and self._times.seconds:
                     self.notes.append(f"{self.path}:{number}: the last line is only half written, and left out")
@@ -183,11 +184,11 @@ def _newer(version: int) -> str:
     )
 
 
-def _what_is_wrong(line: bytes, error: ValueError) -> str:
+def _what_is_wrong(line: bytes, error: Exception) -> str:
     said = cut(visible(str(error)), 200)
     try:
         opening = msgspec.json.decode(line, type=_Opening)
-    except ValueError:
+    except (ValueError, RecursionError):
         return f"damaged, not an event ({said}); {REPLAY_THE_REST}"
     if opening.type == "run_started" and opening.version > PROTOCOL_VERSION:
         return _newer(opening.version)

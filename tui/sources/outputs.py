@@ -16,7 +16,7 @@ KEPT = 20_000
 
 
 class OutputBook:
-    """Answers by prompt index. A prompt has one answer, so adding it twice changes nothing.
+    """Answers by prompt index. A prompt has one answer, the newest: adding it twice changes nothing.
 
     Each answer has a serial number, one more than that of the answer before it: a reader that has seen all below `end`
     needs to look only at those from there on.
@@ -46,6 +46,9 @@ class OutputBook:
     def add(self, record: OutputRecord) -> None:
         """Add the newest answer."""
         if record.index in self._records:
+            if record != self._records[record.index]:  # its first record was lost, and the prompt done again
+                self._records[record.index] = record
+                self.version += 1
             return
         self._records[record.index] = record
         self._serials[record.index] = self.end

@@ -20,6 +20,8 @@ from rankdeck.tui.words.status import ENDED_EARLY
 
 COLUMNS = (("NAME", 34), ("STATUS", 11), ("PROMPTS", 13), ("TOK/S", 8), ("RANKS", 5), ("STARTED", 16), ("MODEL", 30))
 
+UNREADABLE = "unreadable"
+
 NEWEST = 20
 
 
@@ -70,15 +72,17 @@ def recent(newest: int = NEWEST) -> list[RecentRun]:
 
 
 def _newest(most: int) -> list[tuple[Path, float]]:
-    """Directories in the usual place, and when their run.json was written, the newest first."""
+    """Runs in the usual place, readable or not, and when their run.json was written, the newest first."""
     dated = []
     root = run_directory.runs_directory()
     try:
         for path in root.iterdir():
             try:
                 dated.append(((path / run_directory.RUN_FILE).stat().st_mtime, path))
-            except OSError:
+            except (FileNotFoundError, NotADirectoryError):
                 continue  # not a run, or deleted meanwhile
+            except OSError:
+                dated.append((path.lstat().st_mtime, path))  # a loop of links, or no permission: shown as unreadable
     except OSError:
         return []
     dated.sort(reverse=True, key=lambda item: item[0])
@@ -106,7 +110,7 @@ def costs_like(config: RunConfig, device: str) -> CostModel | None:
     for path, _ in _newest(NEWEST):
         try:
             run = run_directory.read_run_file(path)
-        except (RunFileError, RecursionError):
+        except RunFileError:
             continue
         if generates(run.config) == generates(config):
             points.extend(run.costs)
@@ -116,9 +120,8 @@ def costs_like(config: RunConfig, device: str) -> CostModel | None:
 def _recent(path: Path, changed_at: float) -> RecentRun:
     try:
         run = run_directory.read_run_file(path)
-    except (RunFileError, RecursionError) as error:
-        why = str(error).partition("cannot be read as a run: ")[2] or str(error)
-        return RecentRun(path, path.name, "unreadable", changed_at, problem=why)
+    except RunFileError as error:
+        return RecentRun(path, path.name, UNREADABLE, changed_at, problem=_why_unreadable(error))
     done, _ = _done(run)
     chosen = run.sweep.chosen if run.sweep is not None else None
     return RecentRun(
@@ -133,6 +136,11 @@ def _recent(path: Path, changed_at: float) -> RecentRun:
         has_figures=run.summary is not None or run.sweep is not None,
         chosen=Setting(chosen.active_ranks, chosen.batch_size) if chosen is not None else None,
     )
+
+
+def _why_unreadable(error: RunFileError) -> str:
+    """Without the path, which the list shows by its name."""
+    return str(error).partition("cannot be read as a run: ")[2] or str(error)
 
 
 def _rate(run: RunFile) -> str:
@@ -162,9 +170,12 @@ def _runs() -> Iterator[tuple[str, str, RunFile]]:
 
 
 def json_lines() -> Iterator[str]:
-    """A JSON object per run."""
+    """A JSON object per run, those that cannot be read at the end."""
     for directory, status, run in _runs():
         yield msgspec.json.encode({"directory": directory, "state": status, **msgspec.to_builtins(run)}).decode()
+    for path, error in run_directory.unreadable_runs():
+        shown = {"directory": text.visible(str(path)), "state": UNREADABLE, "name": text.visible(path.name)}
+        yield msgspec.json.encode({**shown, "problem": text.visible(_why_unreadable(error))}).decode()
 
 
 def _done(run: RunFile) -> tuple[str, str]:
@@ -180,21 +191,25 @@ def _done(run: RunFile) -> tuple[str, str]:
 
 
 def table_lines() -> Iterator[str]:
-    """A header, then a line per run."""
-    empty = True
-    for _, status, run in _runs():
-        if empty:
-            yield "  ".join(text.pad(title, width) for title, width in COLUMNS).rstrip()
-        empty = False
+    """A header, then a line per run; those that cannot be read come last, with the reason."""
+    readable, unreadable = list(_runs()), run_directory.unreadable_runs()
+    if not readable and not unreadable:
+        yield "no runs yet; `rankdeck demo` starts one"
+        return
+    yield "  ".join(text.pad(title, width) for title, width in COLUMNS).rstrip()
+    for _, status, run in readable:
         done, rate = _done(run)
         started = time.strftime("%Y-%m-%d %H:%M", time.localtime(run.started_at))
-        model = text.visible(run.config.model)
-        cells = (run.name, status, done, rate, str(run.config.ranks), started, model)
-        yield "  ".join(
-            text.pad(text.cut_middle(cell, width), width) for cell, (_, width) in zip(cells, COLUMNS, strict=True)
-        ).rstrip()
-    if empty:
-        yield "no runs yet; `rankdeck demo` starts one"
+        yield _cells(run.name, status, done, rate, str(run.config.ranks), started, run.config.model)
+    for path, error in unreadable:
+        yield f"{_cells(path.name, UNREADABLE)}  {text.visible(_why_unreadable(error))}"
+
+
+def _cells(*cells: str) -> str:
+    return "  ".join(
+        text.pad(text.cut_middle(text.visible(cell), width), width)
+        for cell, (_, width) in zip(cells, COLUMNS, strict=False)
+    ).rstrip()
 
 
 def sample_prompts() -> Path:

@@ -39,6 +39,7 @@ TAGS = {
     "rank_silent": protocol.RankSilent,
     "ranks_launched": protocol.RanksLaunched,
     "ranks_ready": protocol.RanksReady,
+    "records_lost": protocol.RecordsLost,
     "refused": protocol.Refused,
     "resume": protocol.Resume,
     "resumed": protocol.Resumed,

@@ -15,6 +15,7 @@ from rankdeck.runner.protocol import OutputRecord, encode_line
 from rankdeck.runner.protocol.config import RunConfig
 from rankdeck.runner.run_directory import places
 from rankdeck.runner.run_directory.files import LineWriter
+from rankdeck.runner.run_directory.records import Ledger, PutRight, put_right
 from rankdeck.runner.run_directory.run_file import RunFile, RunFileError
 
 
@@ -24,16 +25,19 @@ def record(index: int, text: str = "text") -> OutputRecord:
     )
 
 
-def write_records(directory: Path, *records: OutputRecord) -> None:
-    writer = LineWriter(directory / run_directory.OUTPUTS_FILE)
+def write_records(directory: Path, *records: OutputRecord) -> Ledger:
+    """Write outputs.jsonl; returns the ledger of a run of ten prompts that has written it."""
+    writer, ledger = LineWriter(directory / run_directory.OUTPUTS_FILE), Ledger(10)
     for one in records:
         writer.write(encode_line(one))
+        ledger.note(one.index, encode_line(one))
     writer.close()
+    return ledger
 
 
 def test_outputs_are_put_into_input_order_with_their_texts(tmp_path):
-    write_records(tmp_path, record(2, "c\u2028"), record(0, "ä" * 1000), record(5), record(1))
-    run_directory.order_outputs(tmp_path, 6)
+    ledger = write_records(tmp_path, record(2, "c\u2028"), record(0, "ä" * 1000), record(5), record(1))
+    assert put_right(tmp_path, ledger) == PutRight(changed=True)
     assert [one.index for one in run_directory.read_outputs(tmp_path)] == [0, 1, 2, 5]
     assert next(run_directory.read_outputs(tmp_path)).text == "ä" * 1000
     assert [path.name for path in tmp_path.iterdir()] == [run_directory.OUTPUTS_FILE], "nothing temporary is left"

@@ -119,8 +119,25 @@ def test_prompts_that_are_already_done_are_not_handed_out():
     assert batch.batch == 8, "batch numbers go on where the earlier ones ended"
 
 
+def test_prompts_that_have_lost_their_record_are_done_again_first_of_all():
+    scheduler = Scheduler([1] * 8, order="input", batch_size=3, active_ranks=1, done=[6, 7])
+    first = scheduler.next_batch(0)
+    for index in first.indices:
+        scheduler.settle(index)
+    scheduler.finish(first.batch)
+    in_hand = scheduler.next_batch(0)
+    scheduler.settle(3)
+    scheduler.reopen([1, 3, 7])
+    assert (scheduler.unsettled, scheduler.pending) == (5, 2), "what is in hand comes back when its batch ends"
+    assert not scheduler.is_settled(1)
+    scheduler.finish(in_hand.batch)
+    assert scheduler.next_batch(0).indices == (3, 4, 5)
+    assert scheduler.next_batch(0).indices == (1, 7)
+    assert scheduler.next_batch(0) is None
+
+
 class AnyInterleaving(RuleBasedStateMachine):
-    """Pull, finish, fail, lose a rank, turn a knob, in any order: no prompt is lost or done twice."""
+    """Pull, finish, fail, lose a rank, lose records, turn a knob, in any order: no prompt is lost or done twice."""
 
     @initialize(count=st.integers(0, 60), batch_size=st.integers(1, 16), split=st.booleans())
     def start(self, count, batch_size, split):
@@ -153,6 +170,12 @@ class AnyInterleaving(RuleBasedStateMachine):
         for index in self.scheduler.fail(batch):
             assert self.scheduler.settle(index)
             self.settled.add(index)
+
+    @rule(data=st.data())
+    def lose_records(self, data):
+        lost = data.draw(st.sets(st.sampled_from(sorted(self.settled)))) if self.settled else set()
+        self.scheduler.reopen(sorted(lost))
+        self.settled -= lost
 
     @rule(rank=st.integers(0, 3))
     def lose_a_rank(self, rank):

@@ -195,3 +195,11 @@ def test_any_order_of_events_gives_a_valid_state_that_survives_encoding(kinds, d
         assert 0 <= state.progress <= 1
         assert all(0 <= state.idle(one) <= 1 for one in state.ranks)
     assert msgspec.json.decode(msgspec.json.encode(state), type=RunState) == state
+
+
+def test_records_that_were_lost_are_counted_no_more():
+    state = RunState(completed=9, failed=3, prompt_tokens=50, output_tokens=70)
+    state = apply(
+        state, protocol.RecordsLost(at=1, records=6, completed=5, failed=1, prompt_tokens=20, output_tokens=30)
+    )
+    assert (state.completed, state.failed, state.prompt_tokens, state.output_tokens) == (5, 1, 20, 30)

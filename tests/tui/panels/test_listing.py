@@ -180,3 +180,15 @@ def test_an_empty_list_says_why() -> None:
     assert nothing_listed(selection, 60) == "looking through 1 answer"
     selection.listing.catch_up()
     assert nothing_listed(selection, 60) == "no answer matches rank:77; esc clears"
+
+
+def test_an_answer_that_was_lost_and_given_again_takes_the_place_of_the_first() -> None:
+    book = OutputBook()
+    for index in (1, 0):
+        book.add(answer(index))
+    version = book.version
+    book.add(answer(1))
+    assert book.version == version, "the same again is no news"
+    book.add(replace(answer(1), text="another"))
+    assert [record.text for record in book.newest(2)] == ["another", answer(0).text]
+    assert book.version == version + 1

@@ -10,11 +10,11 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from rankdeck.runner import run_directory
+from rankdeck.runner import protocol, run_directory
 from rankdeck.runner.protocol import encode_line
 from rankdeck.tui.commands import replay as command
 from rankdeck.tui.plain.view import PlainView
-from rankdeck.tui.sources.journal import SAMPLE, Journal, how_it_stops
+from rankdeck.tui.sources.journal import SAMPLE, Journal, JournalError, how_it_stops
 from tests import scripted
 from tests.recordings import RUNS, journal_of
 from tests.runner.supervisor.test_supervisor import PROMPTS
@@ -123,6 +123,29 @@ def test_a_live_run_is_replayed_up_to_now(tmp_path: Path) -> None:
         assert how_it_stops(journal) == "the run goes on"
     finally:
         os.close(lock)
+
+
+def test_a_run_that_was_taken_up_after_its_end_and_then_lost_is_not_closed(tmp_path: Path) -> None:
+    path = journal_of(tmp_path / "events.jsonl", FINE)
+    assert (Journal(path).closed, how_it_stops(Journal(path))) == (True, "")
+    again = protocol.RunTakenUp(
+        at=FINE[-1].at + 9, config=scripted.config(), completed=0, failed=0, prompt_tokens=0, output_tokens=0
+    )
+    journal = Journal(journal_of(path, [*FINE, again]))
+    assert (journal.closed, how_it_stops(journal)) == (False, "supervisor was lost")
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir])
+def test_what_is_no_file_is_no_journal(make, tmp_path: Path) -> None:
+    make(tmp_path / "events.jsonl")
+    with pytest.raises(JournalError, match="not a file"):
+        Journal(tmp_path / "events.jsonl")
+
+
+def test_a_line_nested_too_deep_is_damaged(tmp_path: Path) -> None:
+    path = journal_of(tmp_path / "events.jsonl", FINE[:2], b'{"type":' + b"[" * 200_000 + b"\n" + b"\n")
+    with pytest.raises(JournalError, match=r"events\.jsonl:3: damaged"):
+        Journal(path)
 
 
 # --- lines and events ---------------------------------------------------------------------------

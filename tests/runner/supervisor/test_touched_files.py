@@ -1,0 +1,190 @@
+"""Whole runs whose files somebody touches: every prompt has its record in the end, or the run says that it has not."""
+
+import asyncio
+import os
+
+import msgspec
+import pytest
+
+from rankdeck.runner import protocol, run_directory, start
+from rankdeck.runner.protocol.config import RunConfig
+from rankdeck.runner.run_directory import run_file
+from tests.runner.supervisor.test_outliving import expected
+from tests.runner.supervisor.test_supervisor import PROMPTS, outputs, watch
+
+
+def when_batch(number, act):
+    """Act once, when the batch of this number has finished."""
+
+    async def when(message, _):
+        if isinstance(message, protocol.BatchFinished) and message.batch == number:
+            act()
+
+    return when
+
+
+async def test_outputs_deleted_while_the_run_goes_on_are_whole_in_the_end(launch):
+    started = launch(PROMPTS)
+    state, _ = await watch(started, when=when_batch(2, (started.directory / run_directory.OUTPUTS_FILE).unlink))
+    assert started.process.wait(20) == 0
+    assert [record.text for record in outputs(started.directory)] == expected(PROMPTS)
+    assert (state.ended.status, state.ended.summary.completed) == ("completed", 25)
+
+
+@pytest.mark.parametrize(("dispatch", "leaves"), [("pull", "at once"), ("pull", "linger"), ("split", "at once")])
+async def test_records_lost_as_the_last_rank_leaves_are_done_again_by_new_ranks(
+    launch, standin_model, dispatch, leaves
+):
+    (standin_model / "wipe").write_text(leaves)
+    started = launch(PROMPTS, dispatch=dispatch)
+    state, _ = await watch(started)
+    assert started.process.wait(30) == 0
+    assert [record.text for record in outputs(started.directory)] == expected(PROMPTS)
+    assert state.attempt == 2
+    assert (state.ended.status, state.completed, state.output_tokens) == ("completed", 25, 25 * 4)
+
+
+async def test_without_restarts_left_a_run_that_lacks_records_is_not_complete_and_resume_does_them(
+    launch, standin_model
+):
+    (standin_model / "wipe").touch()
+    started = launch(PROMPTS, max_restarts=0)
+    state, _ = await watch(started)
+    assert started.process.wait(20) == 3
+    assert state.ended.status == run_directory.read_run_file(started.directory).status == "failed"
+    assert "25 records were lost from outputs.jsonl" in state.ended.cause
+    again = start.resume(started.directory, {})
+    await watch(again)
+    assert again.process.wait(20) == 0
+    assert [record.text for record in outputs(started.directory)] == expected(PROMPTS)
+
+
+async def test_a_run_whose_directory_is_moved_says_so_where_it_is_now_and_goes_on_there(launch, tmp_path, monkeypatch):
+    monkeypatch.setenv("STANDIN_STEP_SECONDS", "0.05")
+    started, moved = launch(PROMPTS), tmp_path / "moved"
+    state, _ = await watch(started, when=when_batch(2, lambda: started.directory.rename(moved)))
+    assert started.process.wait(20) == 3
+    run = run_directory.read_run_file(moved)
+    assert (run.status, run.exit_status, run.cause) == ("failed", 3, state.ended.cause)
+    assert f"was moved to {moved}" in run.cause
+    again = start.resume(moved, {})
+    await watch(again)
+    assert again.process.wait(20) == 0
+    assert [record.text for record in outputs(moved)] == expected(PROMPTS)
+
+
+async def test_a_complete_run_that_has_lost_records_since_is_resumed_for_those_alone(launch):
+    started = launch(PROMPTS)
+    await watch(started)
+    started.process.wait(20)
+    path = started.directory / run_directory.OUTPUTS_FILE
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([*lines[:3], b"x" * 40 + b"\n", *lines[5:]]))
+    again = start.resume(started.directory, {})
+    _, seen = await watch(again)
+    assert again.process.wait(20) == 0
+    assert sum(message.rows for message in seen if isinstance(message, protocol.BatchStarted)) == 2
+    assert [record.text for record in outputs(started.directory)] == expected(PROMPTS)
+    assert "mended: outputs.jsonl: 1 line that is no record" in (started.directory / run_directory.LOG_FILE).read_text()
+
+
+async def test_a_supervisor_that_cannot_take_the_run_up_says_why_in_run_json(launch, standin_model):
+    (standin_model / "hold").touch()
+    started = launch(PROMPTS)
+    started.process.kill()
+    started.process.wait()
+    journal = started.directory / run_directory.EVENTS_FILE
+    newer = protocol.RunStarted(at=1, name="r", directory="/r", config=RunConfig(prompts="p"), prompts=1, version=99)
+    journal.write_bytes(protocol.encode_line(newer))
+    again = start.resume(started.directory, {})
+    assert again.process.wait(20) == 3
+    run = run_directory.read_run_file(started.directory)
+    assert (run.status, run.exit_status) == ("failed", 3)
+    assert "written by a newer rankdeck" in run.cause
+    assert "Traceback" not in (started.directory / run_directory.LOG_FILE).read_text()
+
+
+async def test_a_lock_that_was_removed_is_held_again_before_long(launch, monkeypatch):
+    monkeypatch.setenv("STANDIN_STEP_SECONDS", "0.05")
+    started = launch(PROMPTS * 4)
+
+    async def remove(message, source):
+        if isinstance(message, protocol.BatchFinished) and message.batch == 1:
+            (started.directory / "supervisor.lock").unlink()
+            async with asyncio.timeout(20):
+                while not run_directory.supervisor_alive(started.directory):
+                    await asyncio.sleep(0.05)
+            await source.send(protocol.Stop(now=True))
+
+    await watch(started, when=remove)
+    assert started.process.wait(20) == 130
+
+
+# --- refused before a supervisor starts -----------------------------------------------------------
+
+
+@pytest.fixture
+def stopped(tmp_path, standin_model, monkeypatch):
+    """A run that was stopped before its first batch; no supervisor starts."""
+    monkeypatch.setattr(start, "start_supervisor", lambda _: None)
+    (tmp_path / "p.txt").write_text("one\ntwo\n")
+    config = RunConfig(prompts=str(tmp_path / "p.txt"), model=str(standin_model), device="cpu", ranks=1)
+    directory = start.launch(config, run_dir=tmp_path / "run").directory
+    run = run_directory.read_run_file(directory)
+    run_directory.write_run_file(directory, msgspec.structs.replace(run, status="stopped"))
+    return directory
+
+
+def test_prompts_that_have_changed_since_the_run_began_are_refused_by_name(stopped):
+    prompts = stopped / run_directory.PROMPTS_FILE
+    prompts.write_bytes(prompts.read_bytes().replace(b"two", b"TWO"))
+    with pytest.raises(start.InputError, match=r"prompts\.jsonl has changed since the run began"):
+        start.resume(stopped, {})
+    prompts.unlink()
+    with pytest.raises(start.InputError, match=r"prompts\.jsonl: cannot be read"):
+        start.resume(stopped, {})
+    assert run_directory.read_run_file(stopped).status == "stopped"
+
+
+def test_prompts_as_they_were_and_those_of_a_run_that_kept_no_digest_are_taken(stopped):
+    assert start.resume(stopped, {}).directory == stopped
+    run = run_directory.read_run_file(stopped)
+    assert run.prompts_digest is not None
+    run_directory.write_run_file(stopped, msgspec.structs.replace(run, prompts_digest=None))
+    prompts = stopped / run_directory.PROMPTS_FILE
+    prompts.write_bytes(prompts.read_bytes().replace(b"two", b"TWO"))
+    assert start.resume(stopped, {}).directory == stopped
+
+
+def test_resume_on_a_full_disk_is_refused_and_the_status_stays_true(stopped, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(run_file.os, "fsync", full)
+    with pytest.raises(start.InputError, match="cannot be written: No space left on device; nothing was changed"):
+        start.resume(stopped, {})
+    assert run_directory.read_run_file(stopped).status == "stopped"
+    assert not [path.name for path in stopped.iterdir() if path.name.startswith(".run.json")]
+
+
+def test_a_supervisor_that_cannot_be_started_leaves_the_status_as_it_was(stopped, monkeypatch):
+    def fails(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(start, "start_supervisor", fails)
+    with pytest.raises(start.InputError, match="the supervisor cannot be started"):
+        start.resume(stopped, {})
+    assert run_directory.read_run_file(stopped).status == "stopped"
+
+
+def test_a_run_whose_supervisor_cannot_be_started_leaves_nothing_behind(tmp_path, standin_model, monkeypatch):
+    def fails(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(start, "start_supervisor", fails)
+    (tmp_path / "p.txt").write_text("one\n")
+    config = RunConfig(prompts=str(tmp_path / "p.txt"), model=str(standin_model), device="cpu", ranks=1)
+    with pytest.raises(start.InputError, match="No space left on device"):
+        start.launch(config, run_dir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    assert not os.path.lexists(run_directory.runs_directory() / "run")
