@@ -197,7 +197,7 @@ def _hub_folder(model: str, *, fetch: bool) -> str:
     """The folder of a hub model in the local cache. Without `fetch`, the hub is not asked."""
     from huggingface_hub import snapshot_download
 
-    patterns = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+    patterns = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.tiktoken", "*.py"]
     folder = snapshot_download(model, allow_patterns=patterns, local_files_only=not fetch)
     if fetch and not any(Path(folder).glob("*.safetensors")):
         folder = snapshot_download(model, allow_patterns=[*patterns, "*.bin"])
