@@ -21,7 +21,7 @@ import msgspec
 import rankdeck
 from rankdeck.runner import run_directory
 from rankdeck.runner.inputs import frozen_prompts, memory_estimate, model_shape, models, paths, quantization
-from rankdeck.runner.inputs.frozen_prompts import PromptError
+from rankdeck.runner.inputs.frozen_prompts import PromptError, PromptProblem
 from rankdeck.runner.inputs.memory_estimate import MemoryEstimate
 from rankdeck.runner.launching.greetings import HelloError as HelloError
 from rankdeck.runner.launching.greetings import greetings_of
@@ -83,6 +83,13 @@ def uncounted_gpus(device: str) -> str | None:
 
 def check(config: RunConfig, *, force: bool = False) -> list[Problem]:
     """All problems with `config` that settings, files and devices show without loading anything."""
+    problems = _check_but_files_of_model(config, force=force)
+    if not any(problem.setting == "model" for problem in problems):
+        problems.extend(Problem("model", said) for said in models.why_unusable(with_homes(config)))
+    return problems
+
+
+def _check_but_files_of_model(config: RunConfig, *, force: bool) -> list[Problem]:
     config = with_homes(config)
     problems = settings.check(config)
     if said := paths.why_unrecordable(config.model) or models.check_form(config.model):
@@ -149,20 +156,24 @@ def launch(
     run_dir: Path | None = None,
     force: bool = False,
     ignore_memory: bool = False,
+    look_into_model: bool = False,
     stdin: BinaryIO | None = None,
     asked_at: float | None = None,
 ) -> Started:
     """Freeze the prompts into a run directory and start the run's supervisor, in a new session.
 
     With `force` an output that exists is replaced; with `ignore_memory` a run starts although it cannot fit,
-    by estimate. `asked_at` is when the command was given, in unix seconds; by default, now.
+    by estimate. With `look_into_model` a model in a folder is looked into here, as `check` does, for callers that have
+    not called that; the supervisor does it again. `asked_at` is when the command was given, in unix seconds; by
+    default, now.
 
     Raises:
         InputError: something is wrong with settings or prompts; nothing is left behind.
     """
     asked_at = time.time() if asked_at is None else asked_at
     config = with_homes(config)
-    if problems := check(config, force=force):
+    look = check if look_into_model else _check_but_files_of_model
+    if problems := look(config, force=force):
         raise InputError(problems)
     if config.device == "auto":
         config = msgspec.structs.replace(config, device=default_device())
@@ -190,6 +201,8 @@ def launch(
             chat=config.chat,
             stdin=stdin,
         )
+        if index.messages and (said := models.why_no_chat(config)):
+            raise PromptError([PromptProblem(config.prompts, f"holds prompts with messages: {said}")])
         run = RunFile(
             name=config.name or directory.name,
             started_at=asked_at,

@@ -14,7 +14,7 @@ from hypothesis import settings
 from rankdeck.runner import run_directory, start
 from rankdeck.runner.protocol.config import RunConfig
 from rankdeck.runner.start import Started
-from tests import ROOT
+from tests import ROOT, checkpoints
 
 # A busy machine takes its time over an example: that is no failure.
 settings.register_profile("any machine", deadline=None)
@@ -60,10 +60,9 @@ def run_dir(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def standin_model(tmp_path: Path) -> Path:
-    """A folder that passes for a model: stand-in ranks load nothing from it."""
-    folder = tmp_path / "standin-model"
-    folder.mkdir()
-    (folder / "config.json").write_text("{}")
+    """A folder that passes for a model, of a size that nobody can tell: stand-in ranks load nothing from it."""
+    folder = checkpoints.whole(tmp_path / "standin-model", hidden_size=None)
+    (folder / "chat_template.jinja").write_text("{{ messages }}")
     return folder
 
 

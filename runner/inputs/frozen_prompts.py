@@ -43,6 +43,8 @@ class PromptIndex:
         self.lengths = array("I")
         self.digest = ""
         """SHA-256 over the file, as `freeze` wrote it."""
+        self.messages = 0
+        """How many prompts are chat messages."""
 
     @property
     def count(self) -> int:
@@ -65,6 +67,7 @@ class PromptIndex:
     def append(self, prompt: Prompt, offset: int) -> None:
         length = _bytes_of(prompt.text)
         if prompt.messages:
+            self.messages += 1
             length += sum(_bytes_of(message["content"]) for message in prompt.messages)
         self.offsets.append(offset)
         self.lengths.append(length)

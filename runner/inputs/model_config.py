@@ -2,6 +2,20 @@
 
 from typing import Any, NamedTuple
 
+CONTEXT = (
+    *("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "max_seq_length", "max_sequence_length"),
+    *(
+        "max_target_positions",
+        "seq_length",
+        "seq_len",
+        "context_length",
+        "n_context",
+        "max_context_length",
+        "model_max_length",
+    ),
+)
+"""What config.json calls the most tokens of a prompt and its answer together, from model to model."""
+
 
 class ModelShape(NamedTuple):
     """The figures of a model that decide its memory. `stored_bytes`: its weights on disk, if it is quantised there."""
@@ -71,7 +85,7 @@ def shape_from_config(values: dict[str, Any], parameters: int | None, stored_byt
         hidden=hidden,
         intermediate=intermediate,
         vocabulary=vocabulary,
-        context=number("max_position_embeddings", "n_positions", default=0) or None,
+        context=number(*CONTEXT, default=0) or None,
         dtype=dtype if isinstance(dtype, str) else None,
         stored_bytes=stored_bytes if quantised else None,
         quantised=quantised,

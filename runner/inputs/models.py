@@ -1,7 +1,8 @@
 """What `--model` means: the demo model, a local folder, or a model on the Hugging Face hub.
 
-Knows which form a folder and a hub id have. Imports neither torch nor transformers and loads nothing: the ranks do.
-Here the hub is only asked whether a model exists and may be read; the ranks fetch it.
+Knows which form a folder and a hub id have; what is in a folder, `runner.inputs.checkpoint` looks into. Imports neither
+torch nor transformers and loads nothing: the ranks do. Here the hub is only asked whether a model exists and may be
+read, and for its small files; the ranks fetch it.
 """
 
 import re
@@ -10,7 +11,13 @@ from pathlib import Path
 
 import platformdirs
 
+from rankdeck.runner.inputs.checkpoint import folder, tokenizer
+from rankdeck.runner.inputs.checkpoint.examine import examine
 from rankdeck.runner.inputs.demo_model import DemoModel, ModelError, OnProgress, fetched
+from rankdeck.runner.protocol.config import RunConfig
+
+SMALL_FILES = ("*.json", "*.model", "*.txt", "*.jinja", "*.tiktoken", "*.py")
+"""All that a model is besides its weights."""
 
 HUB_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?")
 
@@ -33,6 +40,40 @@ def check_form(model: str) -> str | None:
     return None
 
 
+def why_unusable(config: RunConfig) -> list[str]:
+    """All that is wrong with the files of a model in a folder; none for others, which are looked into when fetched."""
+    try:
+        local = _local_folder(config.model)
+    except ModelError as error:
+        return [str(error)]
+    if local is None:
+        return []
+    return list(examine(local, trust_remote_code=config.trust_remote_code, chat=config.chat).problems)
+
+
+def why_no_chat(config: RunConfig) -> str | None:
+    """Why prompts with messages cannot be answered by a model in a folder; None if they can, or for other models."""
+    try:
+        local = _local_folder(config.model)
+    except ModelError:
+        return None
+    said = None if local is None else tokenizer.why_no_chat(local, folder.names_in(local), config.trust_remote_code)
+    return said and f"{local}: {said}"
+
+
+def fetch_small_files(model: str) -> Path | None:
+    """The folder in the hub's cache with all files of a hub model but its weights; None if they cannot be had.
+
+    The ranks will fetch the model, and say why they cannot.
+    """
+    import huggingface_hub
+
+    try:
+        return Path(huggingface_hub.snapshot_download(model, allow_patterns=list(SMALL_FILES)))
+    except Exception:  # whichever HTTP library the hub's client uses
+        return None
+
+
 def resolve(
     model: str, on_progress: OnProgress, *, cache: Path | None = None, demo: DemoModel | None = None
 ) -> ResolvedModel:
@@ -44,8 +85,8 @@ def resolve(
     on_progress("checking", None, None)
     if model == "demo":
         demo = demo or DemoModel()
-        folder = fetched(demo, on_progress, cache or platformdirs.user_cache_path("rankdeck"))
-        resolved = ResolvedModel(str(folder), True, demo.label)
+        made = fetched(demo, on_progress, cache or platformdirs.user_cache_path("rankdeck"))
+        resolved = ResolvedModel(str(made), True, demo.label)
     elif (local := _local_folder(model)) is not None:
         resolved = ResolvedModel(str(local), True, local.name or str(local))
     else:
@@ -80,11 +121,8 @@ def _local_folder(model: str) -> Path | None:
 
 
 def _check_folder(path: Path) -> Path:
-    wanted = "a model folder holds config.json, the weights (*.safetensors) and the tokenizer's files"
-    if not path.is_dir():
-        raise ModelError(f"{path} is a file; give the folder it is in: {wanted}")
-    if not (path / "config.json").is_file():
-        raise ModelError(f"{path} has no config.json: {wanted}, as save_pretrained() writes them")
+    if said := folder.why_no_model(path):
+        raise ModelError(said)
     return path.resolve()
 
 
@@ -117,5 +155,8 @@ def _check_hub(model: str) -> None:
         why = f"{type(error).__name__}: {error}"
         cure = "check the network or proxy, or give a folder, or demo"
         raise ModelError(f"{tried}it cannot be reached ({why}); {cure}") from None
-    if "config.json" not in {file.rfilename for file in info.siblings or ()}:
-        raise ModelError(f"{tried}the repository has no config.json, so transformers cannot load it; is it GGUF only?")
+    files = [file.rfilename for file in info.siblings or ()]
+    if "config.json" not in files:
+        other = "an adapter, which needs its base model" if "adapter_config.json" in files else folder.other_kind(files)
+        has = f"; it has {other}" if other else ""
+        raise ModelError(f"{tried}the repository has no config.json, so transformers cannot load it{has}")

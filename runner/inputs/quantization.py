@@ -109,16 +109,6 @@ def read_model_config(folder: str) -> dict[str, Any]:
     return values if isinstance(values, dict) else {}
 
 
-def hub_model_config(model: str) -> dict[str, Any]:
-    """The config.json of a hub model, from the cache or the hub; empty if neither has it."""
-    import huggingface_hub  # slow to import, and only hub models need it
-
-    try:
-        return read_model_config(str(Path(huggingface_hub.hf_hub_download(model, "config.json")).parent))
-    except Exception:  # the ranks will fetch the model, and say why they cannot
-        return {}
-
-
 def installed(package: Package) -> str | None:
     """The installed version of `package`, `?` if it has none, None if it is not installed."""
     try:

@@ -48,7 +48,8 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     step before it is ended: None for as many as its own pace suggests, 0 for ever. With `sweep` the run is a sweep: it
     measures the plan's settings, and `ranks` is the most it needs. `ranks_per_gpu` is the most ranks a GPU takes, None
     for as many as `ranks` needs; `gpus_per_rank` is how many GPUs a rank's model is spread over. `quantization` is
-    applied to weights as they are loaded.
+    applied to weights as they are loaded. `trust_remote_code` lets a model's own Python run, which may do anything its
+    user may.
     """
 
     prompts: str
@@ -65,6 +66,7 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     gpus_per_rank: int = 1
     quantization: Quantization = "none"
     chat: bool = False
+    trust_remote_code: bool = False
     do_sample: bool = False
     temperature: float | None = None
     top_p: float | None = None

@@ -17,7 +17,7 @@ def _hub_folder(model: str) -> str:
     """The folder of a hub model in the local cache, fetched if it is not there."""
     from huggingface_hub import snapshot_download
 
-    patterns = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+    patterns = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.tiktoken", "*.py"]
     folder = snapshot_download(model, allow_patterns=patterns)
     if not any(Path(folder).glob("*.safetensors")):
         folder = snapshot_download(model, allow_patterns=[*patterns, "*.bin"])

@@ -8,17 +8,19 @@ from pathlib import Path
 
 from rankdeck.runner import protocol
 from rankdeck.runner.inputs import models, quantization
+from rankdeck.runner.inputs.checkpoint.examine import examine
 from rankdeck.runner.inputs.demo_model import ModelError, Phase
+from rankdeck.runner.inputs.frozen_prompts import PromptIndex
 from rankdeck.runner.inputs.read_ahead import read_ahead
 from rankdeck.runner.protocol.config import RunConfig
 from rankdeck.runner.supervisor.event_stream import EventStream
 
 
-async def find_model(config: RunConfig, events: EventStream) -> str:
+async def find_model(config: RunConfig, events: EventStream, prompts: PromptIndex) -> str:
     """The folder or hub id to load, emitting progress while it is looked for or fetched.
 
     Raises:
-        ModelError: there is no such model, or a package that it needs is missing.
+        ModelError: there is no such model, its files are not right, or a package that it needs is missing.
     """
     loop = asyncio.get_running_loop()
     last: protocol.ModelProgress | None = None
@@ -31,11 +33,28 @@ async def find_model(config: RunConfig, events: EventStream) -> str:
             loop.call_soon_threadsafe(events.emit, progress)
 
     model = await asyncio.to_thread(models.resolve, config.model, on_progress)
-    if not model.is_local:
-        known = await asyncio.to_thread(quantization.hub_model_config, model.path_or_id)
-        if problems := quantization.check(config.quantization, known):
-            raise ModelError("; ".join(str(problem) for problem in problems))
+    if config.model != "demo":
+        for note in await asyncio.to_thread(_look_into, model, config, prompts.messages > 0):
+            events.emit(protocol.LogLine(source="supervisor", text=note))
     events.emit(protocol.ModelProgress(phase="found", label=model.label))
     if model.is_local:
         loop.run_in_executor(None, read_ahead, Path(model.path_or_id))
     return model.path_or_id
+
+
+def _look_into(model: models.ResolvedModel, config: RunConfig, chat: bool) -> list[str]:
+    """Lines about the files of a model; of a hub model those beside its weights are fetched for it.
+
+    `chat` is whether any prompt goes through its chat template.
+
+    Raises:
+        ModelError: they are not right; the text has all that is wrong with them.
+    """
+    folder = Path(model.path_or_id) if model.is_local else models.fetch_small_files(model.path_or_id)
+    if folder is None:
+        return []
+    found = examine(folder, trust_remote_code=config.trust_remote_code, chat=chat, weights_may_come=not model.is_local)
+    packages = quantization.check(config.quantization, quantization.read_model_config(str(folder)))
+    if problems := [*found.problems, *map(str, packages)]:
+        raise ModelError("; ".join(problems))
+    return list(found.notes)

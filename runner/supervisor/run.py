@@ -152,7 +152,7 @@ class Supervisor:
         if not self._controls.work_left:
             self._over()
         try:
-            model = await find_model(self._config, self._events)
+            model = await find_model(self._config, self._events, self._prompts)
         except ModelError as error:
             raise Ending("failed", EXIT_BAD_INPUT, str(error)) from None
         restarts_left, ready_before = self._config.max_restarts, False

@@ -11,7 +11,7 @@ import pytest
 from rankdeck.runner import protocol, run_directory, start
 from rankdeck.runner.inputs import models
 from rankdeck.runner.protocol.config import EngineName, RunConfig
-from tests import ROOT
+from tests import ROOT, checkpoints
 from tests.chaos import Flight, wrong_with
 
 pytestmark = pytest.mark.slow
@@ -97,10 +97,7 @@ def test_every_rank_greets(ranks):
 
 
 def test_a_model_that_cannot_be_loaded_ends_with_its_cause_and_status_3(tmp_path):
-    folder = tmp_path / "broken"
-    folder.mkdir()
-    (folder / "config.json").write_text('{"model_type": "llama", "vocab_size": 10}')
-    (folder / "model.safetensors").write_bytes(b"not weights")
+    folder = checkpoints.whole(tmp_path / "broken", num_attention_heads=3)  # of 4 values, as only its class sees
     (tmp_path / "p.txt").write_text("hello\n")
     done = rankdeck(
         "run", str(tmp_path / "p.txt"), "--model", str(folder), "--device", "cpu", "--ranks", "2", "--plain"

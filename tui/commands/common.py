@@ -130,6 +130,7 @@ def launch(
             run_dir=run_dir,
             force=force,
             ignore_memory=ignore_memory,
+            look_into_model=True,
             stdin=sys.stdin.buffer,
             asked_at=asked_at,
         )

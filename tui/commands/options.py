@@ -86,6 +86,10 @@ class GenerationOptions(NamedTuple):
     chat: Annotated[
         bool | None, typer.Option("--chat", help="Put plain prompts through the model's chat template.")
     ] = None
+    trust_remote_code: Annotated[
+        bool | None,
+        typer.Option("--trust-remote-code", help="Run the Python that a model brings, with all your rights."),
+    ] = None
 
 
 class PromptOptions(NamedTuple):

@@ -23,7 +23,7 @@ _IF_CHANGED = (
 )
 
 
-_SWITCHES = ("chat", "do_sample", "compile")
+_SWITCHES = ("chat", "trust_remote_code", "do_sample", "compile")
 
 
 def best_command(state: RunState, cell: Cell) -> list[str]:

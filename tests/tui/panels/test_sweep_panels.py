@@ -195,6 +195,16 @@ def test_the_command_for_prompts_from_standard_input_names_the_runs_own_copy() -
     assert command[1] == f"{scripted.DIRECTORY}/prompts.jsonl"
 
 
+def test_the_command_trusts_a_models_own_python_only_where_the_sweep_did() -> None:
+    state = ALL["settled"]
+    assert state.config is not None
+    best = summarise_sweep(sweep_of(state)).best
+    assert best is not None
+    trusting = replace(state, config=replace(state.config, trust_remote_code=True))
+    assert "--trust-remote-code" in best_command(trusting, best)
+    assert "--trust-remote-code" not in best_command(state, best)
+
+
 def test_a_stopped_sweep_shows_what_was_measured() -> None:
     state = SweepScript(scripted_sweep.USUAL).begun().over(7).ended(status="stopped").state
     text = status(state)

@@ -60,6 +60,7 @@ MORE = (
     Field("ranks_per_gpu", "ranks per GPU", "", "ranks that share a GPU at most", empty="as needed"),
     Field("gpus_per_rank", "GPUs per rank", "1", "for a model too large for one GPU"),
     Field("compile", "compile", "no", "static engine; worth it on long jobs only", NO_YES),
+    Field("trust_remote_code", "trust its code", "no", "run Python that the model brings, as you", NO_YES),
     Field("name", "run name", "", "letters, digits, '.', '_' and '-'", empty="automatic"),
     Field("output", "output", "", "where a copy of outputs.jsonl goes", empty="no copy"),
 )

@@ -1,0 +1,185 @@
+"""Everything that is wrong with a model's folder is said at once; what works is let through."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rankdeck.runner.inputs.checkpoint import examine as module
+from rankdeck.runner.inputs.checkpoint.examine import Findings, examine
+from tests import checkpoints
+from tests.checkpoints import POINTER
+
+CODE = {"AutoConfig": "configuration_x.XConfig", "AutoModelForCausalLM": "modeling_x.XForCausalLM"}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return checkpoints.whole(tmp_path / "model")
+
+
+def problem(folder: Path, **settings: Any) -> str:
+    (said,) = examine(folder, **settings).problems
+    return said
+
+
+def test_a_whole_model_has_nothing_wrong_with_it(folder: Path) -> None:
+    assert examine(folder) == Findings()
+
+
+def test_a_model_that_transformers_saved_has_nothing_wrong_with_it(tmp_path: Path) -> None:
+    import tokenizers
+    import transformers
+
+    config = transformers.GPT2Config(vocab_size=8, n_embd=4, n_layer=2, n_head=2, eos_token_id=7, bos_token_id=7)
+    transformers.GPT2LMHeadModel(config).save_pretrained(tmp_path, max_shard_size=1000)
+    words = tokenizers.Tokenizer(tokenizers.models.WordLevel(checkpoints.VOCABULARY, unk_token="a"))
+    made = transformers.PreTrainedTokenizerFast(tokenizer_object=words, eos_token="h")
+    made.chat_template = "{{ messages }}"
+    made.save_pretrained(tmp_path)
+    assert (tmp_path / "model.safetensors.index.json").exists()
+    assert examine(tmp_path, chat=True) == Findings()
+
+
+def test_independent_faults_are_said_together(folder: Path) -> None:
+    (folder / "model.safetensors").write_bytes(b"cut")
+    (folder / "tokenizer.json").unlink()
+    (folder / "generation_config.json").write_text("{")
+    said = examine(folder).problems
+    assert len(said) == 3
+    assert [part in whole for part, whole in zip(("safetensors", "tokenizer", "generation_config"), said, strict=True)]
+    assert said[0].startswith(f"{folder / 'model.safetensors'} ")
+    assert said[1].startswith(f"{folder} has no tokenizer")
+    assert said[2].startswith(f"{folder / 'generation_config.json'}:1:2 is no JSON")
+
+
+def test_of_another_kind_of_model_nothing_else_is_said(folder: Path) -> None:
+    checkpoints.change(folder / "config.json", model_type="t5", architectures=["T5ForConditionalGeneration"])
+    (folder / "model.safetensors").unlink()
+    assert problem(folder).startswith(f"{folder}: no causal language model: T5ForConditionalGeneration is an encoder-")
+
+
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json"]
+)
+def test_a_git_lfs_pointer_is_told_and_nothing_that_follows_from_it(folder: Path, name: str) -> None:
+    (folder / name).write_bytes(POINTER)
+    assert problem(folder) == f"{name} is a Git LFS pointer, not the file itself: run `git lfs pull` in {folder}"
+
+
+def test_all_pointers_are_named_together_shards_and_indices_too(folder: Path) -> None:
+    first, second = checkpoints.sharded(folder)
+    for path in (first, second, folder / "tokenizer.json"):
+        path.write_bytes(POINTER)
+    assert problem(folder).startswith(f"{first.name}, {second.name}, tokenizer.json are Git LFS pointers")
+    (folder / "model.safetensors.index.json").write_bytes(POINTER)
+    assert problem(folder).startswith("model.safetensors.index.json, tokenizer.json are Git LFS pointers")
+
+
+@pytest.mark.parametrize("content", ["[]", "{", "", '{"architectures": []}'])
+def test_a_config_that_says_nothing_is_told(folder: Path, content: str) -> None:
+    (folder / "config.json").write_text(content)
+    assert "config.json" in problem(folder)
+
+
+def test_a_sentence_model_is_told_by_its_modules(folder: Path) -> None:
+    (folder / "modules.json").write_text(json.dumps([{"type": "sentence_transformers.models.Transformer"}]))
+    assert "LlamaForCausalLM is a sentence-transformers model" in problem(folder)
+
+
+# --- code of its own ----------------------------------------------------------------------------
+
+
+def test_code_of_its_own_is_refused_until_it_is_trusted_and_then_left_to_judge_the_weights(folder: Path) -> None:
+    checkpoints.change(folder / "config.json", model_type="unheard_of", architectures=["XModel"], auto_map=CODE)
+    said = problem(folder)
+    assert said.startswith(f"{folder}: custom code: transformers ")
+    assert "(configuration_x.py and modeling_x.py); it would run on this machine with all your rights" in said
+    assert said.endswith("--trust-remote-code")
+    assert "names configuration_x.py, modeling_x.py, which is not there" in problem(folder, trust_remote_code=True)
+    for name in ("configuration_x.py", "modeling_x.py"):
+        (folder / name).touch()
+    checkpoints.safetensors(folder / "model.safetensors", {"anything": [2]})
+    assert examine(folder, trust_remote_code=True) == Findings()
+
+
+def test_code_that_transformers_has_itself_needs_no_trust(folder: Path) -> None:
+    checkpoints.change(folder / "config.json", auto_map=CODE)
+    assert examine(folder) == Findings()
+
+
+def test_code_without_a_causal_model_is_refused_whoever_trusts_it(folder: Path) -> None:
+    code = {"AutoConfig": "configuration_x.XConfig", "AutoModel": "modeling_x.XModel"}
+    checkpoints.change(folder / "config.json", model_type="unheard_of", auto_map=code)
+    for trusted in (False, True):
+        said = problem(folder, trust_remote_code=trusted)
+        assert "its own Python has AutoConfig, AutoModel, and no AutoModelForCausalLM" in said
+
+
+def test_a_tokenizer_with_code_of_its_own_is_refused_until_it_is_trusted(folder: Path) -> None:
+    checkpoints.change(folder / "config.json", model_type="aria_text", architectures=["AriaTextForCausalLM"])
+    settings = {"tokenizer_class": "XTokenizer", "auto_map": {"AutoTokenizer": ["tokenization_x.XTokenizer", None]}}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    (folder / "tokenizer.json").unlink()
+    said = problem(folder)
+    assert said.startswith(f"{folder}: its tokenizer is custom code")
+    assert "(tokenization_x.py)" in said
+    assert examine(folder, trust_remote_code=True) == Findings()
+
+
+# --- adapters, chat, tokens ---------------------------------------------------------------------
+
+
+def test_an_adapter_beside_the_weights_is_not_left_out_in_silence(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "adapter_config.json").write_text("{}")
+    assert examine(folder) == Findings(), "without the adapter's weights there is none"
+    (folder / "adapter_model.safetensors").touch()
+    monkeypatch.setattr(module, "installed", lambda package: None)
+    assert "there is an adapter (adapter_config.json) beside the weights, which would be left out" in problem(folder)
+    monkeypatch.setattr(module, "installed", lambda package: "0.17")
+    assert examine(folder) == Findings(), "transformers adds it"
+    (folder / "model.safetensors").unlink()
+    assert "is an adapter (PEFT) of a model that it does not name" in problem(folder)
+
+
+def test_a_chat_template_is_asked_for_only_where_it_is_used(folder: Path) -> None:
+    assert examine(folder, chat=False) == Findings()
+    assert problem(folder, chat=True).startswith(f"{folder}: the model has no chat template")
+
+
+def test_tokens_beyond_the_embedding_are_noted_and_forced_ones_refused(folder: Path) -> None:
+    checkpoints.tokenizer(folder, checkpoints.VOCABULARY, {"<pad>": 8})
+    checkpoints.change(folder / "generation_config.json", eos_token_id=[7, 8])
+    notes = examine(folder).notes
+    assert "('<pad>')" in notes[0]
+    said = "eos_token_id 8 is beyond the model's tokens, 0 to 7: no answer ends with it"
+    assert notes[1] == f"{folder / 'generation_config.json'}: {said}"
+    checkpoints.change(folder / "generation_config.json", eos_token_id=7, forced_eos_token_id=8)
+    said = "forced_eos_token_id 8 is beyond the model's tokens, 0 to 7; correct it, or take it out"
+    assert problem(folder) == f"{folder / 'generation_config.json'}: {said}"
+    checkpoints.change(folder / "config.json", forced_bos_token_id=9)
+    assert len(examine(folder).problems) == 2
+
+
+def test_the_generation_config_goes_before_the_config(folder: Path) -> None:
+    checkpoints.change(folder / "config.json", eos_token_id=99)
+    assert examine(folder).notes == ()
+    (folder / "generation_config.json").unlink()
+    assert f"{folder / 'config.json'}: eos_token_id 99" in examine(folder).notes[0]
+
+
+def test_the_vocabulary_of_a_model_with_parts_is_that_of_its_text() -> None:
+    assert module.vocabulary_of({"vocab_size": 5, "text_config": {"vocab_size": 7}}) == 7
+    assert module.vocabulary_of({"vocab_size": 5, "text_config": {}}) == 5
+    assert module.vocabulary_of({"vocab_size": "5"}) is None
+
+
+def test_weights_that_are_still_to_come_are_not_missed(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    assert examine(folder, weights_may_come=True) == Findings()
+    assert "has no weights" in problem(folder)
+    (folder / "model.safetensors").write_bytes(b"cut")
+    assert "is no safetensors file" in problem(folder, weights_may_come=True)

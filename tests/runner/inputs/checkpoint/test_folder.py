@@ -1,0 +1,96 @@
+"""A folder that is no model says what it is, and what to give instead."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from rankdeck.runner.inputs.checkpoint import folder
+from tests import checkpoints
+from tests.checkpoints import POINTER
+
+
+def test_a_model_folder_is_one(tmp_path: Path) -> None:
+    assert folder.why_no_model(checkpoints.whole(tmp_path / "model")) is None
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        ([], "has no config.json: a model folder holds config.json, the weights"),
+        (["m.Q4_K_M.gguf"], "it has GGUF files, which are llama.cpp's (m.Q4_K_M.gguf)"),
+        (["consolidated.00.pth", "tokenizer.model"], "it has weights in their maker's own format"),
+        (["params.json", "tekken.json"], "it has weights in their maker's own format"),
+        (["model.onnx"], "it has ONNX files"),
+        (["model_index.json"], "it has a diffusers pipeline"),
+        (["model.ckpt"], "it has files of other programs (model.ckpt)"),
+    ],
+)
+def test_another_kind_of_folder_is_told_by_its_files(tmp_path: Path, names: list[str], said: str) -> None:
+    for name in names:
+        (tmp_path / name).touch()
+    assert said in (folder.why_no_model(tmp_path) or "")
+
+
+def test_an_adapter_names_its_base_model_and_how_to_merge_them(tmp_path: Path) -> None:
+    values = {"peft_type": "LORA", "base_model_name_or_path": "meta-llama/Llama-3.1-8B"}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(values))
+    (tmp_path / "adapter_model.safetensors").touch()
+    assert folder.why_no_model(tmp_path) == (
+        f"{tmp_path} is an adapter (LORA) of meta-llama/Llama-3.1-8B, not a model: merge the two with peft's "
+        "merge_and_unload() and save_pretrained(), and give that folder; or give the base model"
+    )
+    (tmp_path / "adapter_config.json").write_text("{}")
+    assert "is an adapter (PEFT) of a model that it does not name" in (folder.why_no_model(tmp_path) or "")
+    (tmp_path / "adapter_config.json").write_text("{")
+    assert "adapter_config.json:1:2 is no JSON" in (folder.why_no_model(tmp_path) or "")
+
+
+def test_the_hubs_cache_and_a_models_place_in_it_are_told(tmp_path: Path) -> None:
+    place = tmp_path / "hub" / "models--org--name"
+    snapshot = place / "snapshots" / "0123"
+    snapshot.mkdir(parents=True)
+    checkpoints.whole(snapshot)
+    assert folder.why_no_model(place) == (
+        f"{place} is a model's place in the hub's cache; give {snapshot}, or the hub id org/name"
+    )
+    assert "is the hub's cache; give the hub id of one of its models" in (folder.why_no_model(tmp_path / "hub") or "")
+    assert folder.why_no_model(snapshot) is None
+
+
+def test_a_link_into_a_cache_that_was_cleared_names_what_is_not_there(tmp_path: Path) -> None:
+    (tmp_path / "config.json").symlink_to("../../blobs/0123")
+    said = f"{tmp_path / 'config.json'} is a link to ../../blobs/0123, which is not there; fetch the model again"
+    assert folder.why_no_model(tmp_path) == said
+
+
+def test_a_folder_of_one_model_names_that(tmp_path: Path) -> None:
+    inner = checkpoints.whole(tmp_path / "model")
+    assert (folder.why_no_model(tmp_path) or "").endswith(f"did you mean {inner}?")
+    assert "is a file; give the folder it is in" in (folder.why_no_model(inner / "config.json") or "")
+
+
+def test_pointers_are_found_among_the_files_that_are_read_and_nowhere_else(tmp_path: Path) -> None:
+    read = [
+        "config.json",
+        "merges.txt",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer.model",
+        "chat_template.jinja",
+    ]
+    others = ["pytorch_model.bin", "model.onnx", "trainer_state.json", "picture.png"]
+    for name in (*read, *others):
+        (tmp_path / name).write_bytes(POINTER)
+    found = folder.pointers(tmp_path, folder.names_in(tmp_path), ["model.safetensors"])
+    assert found == sorted(read)
+    (tmp_path / "config.json").write_bytes(POINTER + b" " * 1024)
+    assert not folder.is_pointer(tmp_path / "config.json"), "longer than any pointer"
+
+
+def test_the_words_for_pointers_name_the_folder_and_the_command(tmp_path: Path) -> None:
+    assert folder.why_pointers(tmp_path, ["a.json"]) == (
+        f"a.json is a Git LFS pointer, not the file itself: run `git lfs pull` in {tmp_path}"
+    )
+    said = folder.why_pointers(tmp_path, list("abcdef"))
+    assert said.startswith("a, b, c, d and 2 more are Git LFS pointers, not the files: run ")

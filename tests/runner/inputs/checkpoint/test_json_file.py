@@ -1,0 +1,45 @@
+"""A JSON file that cannot be read says where it is wrong, and how to mend it."""
+
+from pathlib import Path
+
+import pytest
+
+from rankdeck.runner.inputs.checkpoint.json_file import BrokenFile, read_object
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", " is empty; fetch it again"),
+        (b"\0" * 300, " is empty; fetch it again"),
+        (b'{"a": 1,\n "b": x}', ":2:7 is no JSON: Expecting value"),
+        (b'{"a": [1, 2', ":1:12 is no JSON: it ends too early"),
+        (b"version https", ":1:1 is no JSON: Expecting value"),
+        ('{"a": 1}'.encode("utf-16"), " is UTF-16, not UTF-8; save it as UTF-8"),
+        ('{"a": 1}'.encode("utf-16-le"), " is UTF-16, not UTF-8; save it as UTF-8"),
+        (b"\xef\xbb\xbf{}", " begins with a byte order mark, which transformers does not read; save it without"),
+        (b'{"a":\n "\xff"}', ":2 is not UTF-8; save it as UTF-8"),
+        (b"[1]", " holds a list, where an object ({…}) belongs"),
+        (b"null", " holds null, where an object ({…}) belongs"),
+        (b'"text"', " holds a text, where an object ({…}) belongs"),
+        (b"[" * 100_000, " is nested too deep"),
+    ],
+)
+def test_what_is_wrong_is_said_with_its_place(tmp_path: Path, content: bytes, said: str) -> None:
+    path = tmp_path / "config.json"
+    path.write_bytes(content)
+    with pytest.raises(BrokenFile) as caught:
+        read_object(path)
+    assert str(caught.value) == f"{path}{said}"
+
+
+def test_what_transformers_reads_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_text('{"a": NaN, "ü": [1, {"b": null}]}')
+    assert read_object(path)["ü"] == [1, {"b": None}]
+
+
+def test_a_file_that_is_not_there_or_a_folder_is_told(tmp_path: Path) -> None:
+    for path, said in ((tmp_path / "none.json", "No such file"), (tmp_path, "Is a directory")):
+        with pytest.raises(BrokenFile, match=said):
+            read_object(path)
