@@ -192,6 +192,7 @@ def launch(
             started_at=asked_at,
             config=config,
             prompts=index.count,
+            remarks=index.remarks,
             environment=environment(),
         )
         run_directory.write_run_file(directory, run)

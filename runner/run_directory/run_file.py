@@ -42,7 +42,8 @@ class RunFile(msgspec.Struct, frozen=True, kw_only=True):
     """run.json. `started_at` (when the command was given) and `ended_at` are unix seconds.
 
     `loading` has the seconds of each phase from the command to the first batch, in order. `costs` and `lengths` are
-    what batches cost and how long the answers were, for predictions.
+    what batches cost and how long the answers were, for predictions. `remarks` say what of the prompt file was not
+    taken as it stands.
     """
 
     name: str
@@ -50,6 +51,7 @@ class RunFile(msgspec.Struct, frozen=True, kw_only=True):
     started_at: float
     config: RunConfig
     prompts: int
+    remarks: list[str] = []
     environment: Environment | None = None
     supervisor_pid: int | None = None
     ended_at: float | None = None

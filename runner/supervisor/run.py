@@ -97,6 +97,8 @@ class Supervisor:
         if self._resume_point.resumed and self._resume_point.cut:
             cut = self._resume_point.cut
             self._events.log("supervisor", f"mended: {cut} bytes of half-written lines were cut off")
+        for remark in [] if self._resume_point.resumed else self._run_file.remarks:
+            self._events.log("supervisor", f"warning: {remark}")
         ticker = Ticker(self._events, self._controls, lambda: self._launch)
         for work in (ticker.tick(), ticker.sample()):
             self._spawn(work)
