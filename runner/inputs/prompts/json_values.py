@@ -84,13 +84,19 @@ def decoded(text: str) -> object:
         return Broken("nested too deeply")
     except msgspec.DecodeError as error:
         return _why_broken(text, str(error))
-    rows = len(value) if isinstance(value, list) else 1
-    if '"messages"' not in text and all(text.count(f'"{key}"') <= rows for key in ("prompt", "id", "custom_id")):
+    if not _may_repeat(text, value):
         return value
     try:
         return json.loads(text, object_pairs_hook=_object)  # slower, but it sees keys that stand twice
     except (ValueError, RecursionError):
         return value
+
+
+def _may_repeat(text: str, value: object) -> bool:
+    """Whether a key may stand twice in an object: cheap, and only certain where the answer is no."""
+    rows = [row for row in (value if isinstance(value, list) else [value]) if isinstance(row, dict)]
+    counted = ("prompt", "id", "custom_id")
+    return '"messages"' in text or any(text.count(f'"{key}"') > sum(key in row for row in rows) for key in counted)
 
 
 def _object(pairs: list[tuple[str, object]]) -> "dict[str, object] | ValueError":

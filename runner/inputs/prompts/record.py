@@ -193,8 +193,8 @@ def _content_of(message: Mapping[str, object], left_out: LeftOut) -> str:
     for part in content:
         named, text = part.get("type"), part.get("text")
         if named != "text":
-            what = f"`{shown(named)}`" if isinstance(named, str) else "no `type`"
-            raise ValueError(f"a part of `content` has the type {what}; only text is taken, no images, sound or files")
+            what = f"the type `{shown(named)}`" if isinstance(named, str) else "no `type`"
+            raise ValueError(f"a part of `content` has {what}; only text is taken, no images, sound or files")
         if not isinstance(text, str):
             raise ValueError(f"`text` in a part of `content` must be a text, not {kind(text)}")
         left_out.keys(part, ("type", "text"), "content.")

@@ -86,8 +86,12 @@ class _Feed:
             raise StopIteration
         self.number += 1
         self.is_blank = text.isspace()
-        if text.count('"') % 2:  # two quotes within a field are one, and change nothing
-            self.opened_at = self.number if self.opened_at is None else None
+        quotes = text.replace('""', "").count('"')  # two in a row are one within a field
+        was_open = self.opened_at is not None
+        if was_open == bool(quotes % 2):
+            self.opened_at = None
+        elif quotes:
+            self.opened_at = self.number
         return text
 
     def peek(self) -> str:

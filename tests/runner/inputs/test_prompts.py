@@ -1,6 +1,5 @@
 """Which prompt files can be used, and what is reported about the others."""
 
-import io
 import json
 import os
 import sys
@@ -15,44 +14,13 @@ from hypothesis import strategies as st
 
 from rankdeck.runner.inputs.frozen_prompts import MAX_PROMPT_BYTES, PromptError, PromptIndex, freeze
 from rankdeck.runner.inputs.prompts import lines
-from rankdeck.runner.protocol import Prompt
 from tests import ROOT
+from tests.runner.inputs.freezing import complaint, frozen, texts
 
 
 @pytest.fixture(autouse=True)
 def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-
-
-def frozen(
-    source: str,
-    content: bytes | str | None = None,
-    *,
-    column: str | None = None,
-    limit: int | None = None,
-    chat: bool = False,
-    stdin: bytes | None = None,
-) -> list[Prompt]:
-    """The prompts of a file of this content, read back through the index."""
-    if content is not None:
-        Path(source).write_bytes(content if isinstance(content, bytes) else content.encode())
-    piped = None if stdin is None else io.BytesIO(stdin)
-    index = freeze(source, Path("prompts.jsonl"), column=column, limit=limit, chat=chat, stdin=piped)
-    prompts = index.read(range(index.count))
-    assert [prompt.index for prompt in prompts] == list(range(index.count))
-    return prompts
-
-
-def complaint(source: str, content: bytes | str | None = None, **options: Any) -> str:
-    with pytest.raises(PromptError) as caught:
-        frozen(source, content, **options)
-    assert not Path("prompts.jsonl").exists(), "a file with problems must leave nothing behind"
-    assert not Path(".prompts.jsonl.partial").exists()
-    return str(caught.value)
-
-
-def texts(prompts: list[Prompt]) -> list[str]:
-    return [prompt.text for prompt in prompts]
 
 
 def test_a_text_file_is_a_prompt_a_line_and_the_id_is_the_index() -> None:
