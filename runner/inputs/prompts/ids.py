@@ -39,7 +39,7 @@ class Ids:
             return str(index)
         digest = hash(given) & DIGEST_MASK
         self._buckets[digest % BUCKETS].append(digest)
-        if given != str(index) and INDEX.fullmatch(given):
+        if given.isdecimal() and given != str(index) and INDEX.fullmatch(given):
             self._numbers.append(int(given))
         return given
 

@@ -20,6 +20,8 @@ HALF_OF_A_PAIR = re.compile(
     r"\\u[dD][89aAbB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(\\u[dD][89a-fA-F][0-9a-fA-F]{2})|\\.", re.DOTALL
 )
 
+KEY = re.compile(rf'"(?:{"|".join(sorted(USED_KEYS))})"\s*:')
+
 
 class Broken(ValueError):
     """A text that is no JSON; `line` is where, from 1, if that is known."""
@@ -93,18 +95,23 @@ def decoded(text: str) -> object:
 
 
 def _may_repeat(text: str, value: object) -> bool:
-    """Whether a key may stand twice in an object: cheap, and only certain where the answer is no."""
-    rows = [row for row in (value if isinstance(value, list) else [value]) if isinstance(row, dict)]
-    counted = ("prompt", "id", "custom_id")
-    return '"messages"' in text or any(text.count(f'"{key}"') > sum(key in row for row in rows) for key in counted)
+    """Whether one of `USED_KEYS` may stand twice in an object: cheap, and only certain where the answer is no."""
+    kept = 0
+    for row in value if isinstance(value, list) else (value,):
+        if isinstance(row, dict):
+            kept += len(USED_KEYS & row.keys())
+            messages = row.get("messages")
+            if isinstance(messages, list):
+                kept += sum([len(USED_KEYS & message.keys()) for message in messages if isinstance(message, dict)])
+    return len(KEY.findall(text)) > kept
 
 
 def _object(pairs: list[tuple[str, object]]) -> "dict[str, object] | ValueError":
     value = dict(pairs)
     if len(value) < len(pairs):
         keys = [key for key, _ in pairs]
-        for key in USED_KEYS:
-            if keys.count(key) > 1:
+        for key in keys:
+            if key in USED_KEYS and keys.count(key) > 1:
                 return ValueError(f"`{key}` stands more than once in one object; leave one")
     return value
 

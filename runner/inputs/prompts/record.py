@@ -4,9 +4,8 @@ Refuses what cannot be one, in words; counts the keys that are left out, which a
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Set
 from itertools import islice
-from typing import NamedTuple
 
 from rankdeck.runner.inputs.prompts.problems import kind, shown
 
@@ -19,20 +18,18 @@ MAX_PROMPT_BYTES = 4 * 1024 * 1024
 ROLES = ("system", "developer", "user", "assistant")
 TOOL_ROLES = ("tool", "function")
 
-USED_KEYS = ("prompt", "messages", "id", "custom_id", "body", "role", "content")
+USED_WITH_ID = frozenset({"prompt", "messages", "id"})
+USED_WITH_CUSTOM_ID = frozenset({"prompt", "messages", "custom_id"})
+IN_A_MESSAGE = frozenset({"role", "content"})
+USED_KEYS = USED_WITH_ID | USED_WITH_CUSTOM_ID | IN_A_MESSAGE | {"body"}
 SETTINGS = frozenset({"model", "max_tokens", "max_completion_tokens", "temperature", "top_p", "seed", "stop"})
 """Keys of a request that are flags of a run here."""
 
 MOST_KEYS = 100
 SHOWN_KEYS = 8
 
-
-class Understood(NamedTuple):
-    """A prompt: `text`, or `messages`; `id` is None if the file gives none."""
-
-    text: str
-    messages: list[dict[str, str]] | None = None
-    id: str | None = None
+Messages = list[dict[str, str]]
+TextOrMessages = tuple[str, Messages | None]
 
 
 class LeftOut:
@@ -42,8 +39,10 @@ class LeftOut:
         self._keys: Counter[str] = Counter()
         self._developers = 0
 
-    def keys(self, value: Mapping[str, object], used: Iterable[str], within: str = "") -> None:
+    def keys(self, value: Mapping[str, object], used: Set[str], within: str = "") -> None:
         """Count the keys of `value` that are not in `used`, unless they are null."""
+        if value.keys() <= used:
+            return
         for key in value:
             if key not in used and value[key] is not None:
                 name = within + key
@@ -71,27 +70,27 @@ class LeftOut:
         return said
 
 
-def understand(value: object, left_out: LeftOut) -> Understood:
-    """The prompt in a record; ValueError says what is wrong with it. A key that is null is as good as absent."""
+def understand(value: object, left_out: LeftOut) -> tuple[str, Messages | None, str | None]:
+    """Text, messages and id in a record; ValueError says what is wrong. A key that is null is as good as absent."""
     if isinstance(value, ValueError):
         raise value
     if isinstance(value, str):
-        return Understood(_check_text(value))
+        return _check_text(value), None, None
     if not isinstance(value, dict):
         raise ValueError(f"{kind(value)}, where an object with `prompt` or `messages` belongs")
-    id_ = _id_of(value, "id") or _id_of(value, "custom_id")
-    named = "id" if value.get("id") is not None else "custom_id"
+    named = "custom_id" if value.get("id") is None and "custom_id" in value else "id"
+    id_ = _id_of(value, named)
     body = value.get("body")
     if isinstance(body, ValueError):
         raise body
     if isinstance(body, dict) and value.get("prompt") is None and value.get("messages") is None:
-        found = _prompt_of(body, left_out, "`body` has ")
-        left_out.keys(value, (named, "body"))
-        left_out.keys(body, ("prompt", "messages"), "body.")
+        text, messages = _prompt_of(body, left_out, "`body` has ")
+        left_out.keys(value, {named, "body"})
+        left_out.keys(body, {"prompt", "messages"}, "body.")
     else:
-        found = _prompt_of(value, left_out)
-        left_out.keys(value, (named, "prompt", "messages"))
-    return found._replace(id=id_)
+        text, messages = _prompt_of(value, left_out)
+        left_out.keys(value, USED_WITH_ID if named == "id" else USED_WITH_CUSTOM_ID)
+    return text, messages, id_
 
 
 def _id_of(value: Mapping[str, object], key: str) -> str | None:
@@ -101,14 +100,14 @@ def _id_of(value: Mapping[str, object], key: str) -> str | None:
     return None if found is None else str(found)
 
 
-def _prompt_of(value: Mapping[str, object], left_out: LeftOut, where: str = "") -> Understood:
+def _prompt_of(value: Mapping[str, object], left_out: LeftOut, where: str = "") -> TextOrMessages:
     prompt, messages = value.get("prompt"), value.get("messages")
     if prompt is not None and messages is not None:
         raise ValueError(f"{where}both `prompt` and `messages`; leave one out")
     if messages is not None:
-        return Understood("", _check_messages(messages, left_out))
+        return "", _check_messages(messages, left_out)
     if isinstance(prompt, str):
-        return Understood(_check_text(prompt))
+        return _check_text(prompt), None
     if isinstance(prompt, list) and prompt:
         raise ValueError(f"`prompt` is {_list_words(prompt)}")
     if prompt is not None:
@@ -143,7 +142,7 @@ def bytes_of(text: str) -> int:
     return len(text) if text.isascii() else len(text.encode())
 
 
-def _check_messages(messages: object, left_out: LeftOut) -> list[dict[str, str]]:
+def _check_messages(messages: object, left_out: LeftOut) -> Messages:
     if not isinstance(messages, list) or not messages:
         raise ValueError(f"`messages` must be a list of messages, not {kind(messages)}")
     checked = []
@@ -159,7 +158,7 @@ def _check_messages(messages: object, left_out: LeftOut) -> list[dict[str, str]]
                 raise ValueError("`content` is empty")
         except ValueError as error:
             raise ValueError(f"message {number}: {error}") from None
-        left_out.keys(message, ("role", "content"), "messages.")
+        left_out.keys(message, IN_A_MESSAGE, "messages.")
         checked.append({"role": role, "content": content})
     _check_text("".join(message["content"] for message in checked))
     return checked
@@ -197,6 +196,6 @@ def _content_of(message: Mapping[str, object], left_out: LeftOut) -> str:
             raise ValueError(f"a part of `content` has {what}; only text is taken, no images, sound or files")
         if not isinstance(text, str):
             raise ValueError(f"`text` in a part of `content` must be a text, not {kind(text)}")
-        left_out.keys(part, ("type", "text"), "content.")
+        left_out.keys(part, {"type", "text"}, "content.")
         texts.append(text)
     return "".join(texts)
