@@ -23,6 +23,6 @@ def test_keys_that_are_left_out_are_said_on_stderr_and_in_the_log(launch, standi
     assert f"rankdeck: warning: {said}" in result.stderr.splitlines()
     assert said in run_directory.read_run_file(directory).remarks
     assert (directory / run_directory.LOG_FILE).read_text().count(f"warning: {said}") == 1
-    events = [json.loads(line) for line in result.stdout.splitlines()]
-    assert [event["text"] for event in events if said in event.get("text", "")] == [f"warning: {said}"]
+    journal = [json.loads(line) for line in (directory / run_directory.EVENTS_FILE).read_text().splitlines()]
+    assert [event["text"] for event in journal if said in event.get("text", "")] == [f"warning: {said}"]
     assert [record.id for record in run_directory.read_outputs(directory)] == ["0", "0"]
