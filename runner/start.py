@@ -178,12 +178,14 @@ def launch(
     if config.device == "auto":
         config = msgspec.structs.replace(config, device=default_device())
     # A hub model not fetched yet may be any size. Later the ranks themselves take memory: this is the time to look.
-    estimate = estimate_memory(config, examine.machine())
-    doubt = None
-    if not isinstance(estimate, str):
-        doubt = memory_estimate.doubt(estimate)
-        if estimate.refusal is not None and not ignore_memory:
-            raise InputError([estimate.refusal])
+    machine = examine.machine()
+    estimate = estimate_memory(config, machine)
+    if isinstance(estimate, str):
+        doubt, refusal = None, memory_estimate.refusal_of_ranks(config.ranks, machine.free, machine.whole)
+    else:
+        doubt, refusal = memory_estimate.doubt(estimate), estimate.refusal
+    if refusal is not None and not ignore_memory:
+        raise InputError([refusal])
     if config.output is not None:
         # Follow a link, so that the copy replaces the file it points to, not the link.
         config = msgspec.structs.replace(config, output=str(Path(config.output).resolve()))
@@ -209,6 +211,7 @@ def launch(
             config=config,
             prompts=index.count,
             prompts_digest=index.digest,
+            remarks=index.remarks,
             environment=environment(),
         )
         run_directory.write_run_file(directory, run)

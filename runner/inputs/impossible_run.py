@@ -1,7 +1,7 @@
-"""Why a run cannot be: weights beyond the memory of its fullest device; with the numbers and the ways out. Pure.
+"""Why a run cannot be: more than the memory of its fullest device; with the numbers and the ways out. Pure.
 
-Refuses only what is clear: weights alone beyond the memory there is, or well beyond what is free. What is more than the
-weights is an estimate, and `runner.inputs.memory_estimate` makes it.
+Refuses only what is clear: weights, and on a CPU the ranks' processes, beyond the memory there is, or weights well
+beyond what is free. What is more is an estimate, and `runner.inputs.memory_estimate` makes it.
 """
 
 from typing import NamedTuple
@@ -23,18 +23,29 @@ class Weights(NamedTuple):
     """Bytes of weights: of a rank, and those on the fullest device that its ranks share with nobody (0: unknown).
 
     `most_ranks` is how many ranks that device takes, each with a prompt; `counted` is whether the parameters were
-    counted, not calculated.
+    counted, not calculated; `processes` is what the ranks' processes take of the device at least.
     """
 
     of_rank: int
     on_device: int
     most_ranks: int
     counted: bool
+    processes: int = 0
 
     @property
     def surely(self) -> float:
         """What there is at least of them on the device, however wrong the count."""
         return self.on_device / (1.0 if self.counted else CALCULATED_MARGIN)
+
+    @property
+    def said(self) -> str:
+        """What is needed for what."""
+        if not self.processes:
+            return f"{gib(self.on_device)} GiB for the weights alone"
+        needed = gib(self.on_device + self.processes)
+        if not self.on_device:
+            return f"at least {needed} GiB for their processes, without any model"
+        return f"at least {needed} GiB, {gib(self.on_device)} for weights and {gib(self.processes)} for processes"
 
     def fits_in(self, free: int | None) -> bool:
         """Whether they may fit on a GPU of which so much is free now."""
@@ -44,7 +55,7 @@ class Weights(NamedTuple):
 def why_impossible(weights: Weights, share: Share, free: Room, whole: Room) -> Problem | None:
     """Why a run cannot be, with the numbers and the ways out; None if it may, though it may not fit."""
     has, total = share.least_of(free), share.least_of(whole)
-    too_large = total is not None and weights.surely > total
+    too_large = total is not None and weights.surely + weights.processes > total
     # On a CPU what is free changes with every file that is read.
     too_full = share.on_gpu and has is not None and not weights.fits_in(has)
     if not too_large and not too_full:
@@ -52,12 +63,19 @@ def why_impossible(weights: Weights, share: Share, free: Room, whole: Room) -> P
     there = "on a GPU " if share.on_gpu else ""
     ranks = "a rank needs" if share.ranks == 1 else f"{share.ranks} ranks {there}need"
     ways = [*_others_room(weights, share, free, whole), *_fewer_ranks(weights, share), *_spread(weights, share, free)]
-    ways.append("make the weights smaller (--quantization, --dtype), or choose a smaller model")
-    said = f"{ranks} {gib(weights.on_device)} GiB for the weights alone, and {_where(share, free, whole)}"
+    if weights.on_device >= weights.processes:
+        ways.append("make the weights smaller (--quantization, --dtype), or choose a smaller model")
+    said = f"{ranks} {weights.said}, and {_where(share, free, whole)}"
     setting = "ranks" if weights.most_ranks and share.ranks > 1 else "model"
     return Problem(
         setting, f"{said}; {'; '.join(ways)}. This is an estimate: rankdeck run --ignore-memory starts it anyway"
     )
+
+
+def why_too_many_ranks(ranks: int, process: int, free: Room, whole: Room) -> Problem | None:
+    """Why the host cannot have so many ranks, whatever they load: each is a process that takes `process` bytes."""
+    most = int((free.host or 0) // process)
+    return why_impossible(Weights(0, 0, most, True, ranks * process), Share(ranks, False, 0, 1), free, whole)
 
 
 def _where(share: Share, free: Room, whole: Room) -> str:

@@ -17,7 +17,7 @@ An estimate: allocators round up and fragment, and attention may need more. So o
 
 from typing import NamedTuple
 
-from rankdeck.runner.inputs.impossible_run import Weights, why_impossible
+from rankdeck.runner.inputs.impossible_run import Weights, why_impossible, why_too_many_ranks
 from rankdeck.runner.inputs.memory_room import NO_ROOM, Room, Share, gib
 from rankdeck.runner.inputs.model_config import ModelShape
 from rankdeck.runner.protocol.config import Problem, RunConfig
@@ -26,6 +26,10 @@ from rankdeck.runner.protocol.first_batch import first_batch
 CPU_PROCESS_BYTES = int(0.45 * 2**30)
 """Measured: a static rank of the demo model on a CPU takes 1.5 GiB, of which 0.5 GiB are the mapped weights and
 0.5 GiB the packed ones."""
+
+SURE_PROCESS_BYTES = int(0.3 * 2**30)
+"""What a rank's process takes of the host at least: measured 0.34 GiB of its own with torch, transformers and
+accelerate imported and a first batch done, of which two ranks share some 0.03."""
 
 CUDA_PROCESS_BYTES = int(0.6 * 2**30)
 """A CUDA context and the workspaces of cuBLAS on current GPUs; not measured."""
@@ -141,10 +145,22 @@ def estimate(
         batch_size=batch_size,
         auto=config.batch_size is None,
         largest=largest,
-        refusal=why_impossible(Weights(weights, on_device, most_ranks, shape.counted), share, room, whole),
+        refusal=_refusal(Weights(weights, on_device, most_ranks, shape.counted), share, room, whole),
         takes_the_rest=continuous and on_gpu,
         shared=mapped,
     )
+
+
+def _refusal(weights: Weights, share: Share, room: Room, whole: Room) -> Problem | None:
+    """Why the run cannot be: for its weights on a GPU and its processes on the host, or for both on the host."""
+    if not share.on_gpu:
+        return why_impossible(weights._replace(processes=share.ranks * SURE_PROCESS_BYTES), share, room, whole)
+    return why_impossible(weights, share, room, whole) or refusal_of_ranks(share.all_ranks, room, whole)
+
+
+def refusal_of_ranks(ranks: int, room: Room, whole: Room) -> Problem | None:
+    """Why so many ranks cannot be, if nothing is known of their model; None if they may."""
+    return why_too_many_ranks(ranks, SURE_PROCESS_BYTES, room, whole)
 
 
 def doubt(found: MemoryEstimate) -> str | None:

@@ -16,7 +16,8 @@ import platformdirs
 from rankdeck.runner.inputs.demo_model import DemoModel, folder_in
 from rankdeck.runner.inputs.memory_estimate import PromptSizes
 from rankdeck.runner.inputs.model_config import DEMO, ModelShape, shape_from_config
-from rankdeck.runner.inputs.prompt_files import Problems, PromptError, records
+from rankdeck.runner.inputs.prompts.files import records
+from rankdeck.runner.inputs.prompts.problems import Problems, PromptError
 from rankdeck.runner.inputs.quantization import read_model_config
 
 HEADER_BYTES = 64 * 2**20
@@ -131,7 +132,7 @@ def sizes_of(source: str, limit: int | None = None) -> PromptSizes:
     """How many prompts a file has, and how long the longest is: from its first megabytes, a line being a prompt."""
     try:
         path = Path(source).expanduser()
-        if not path.is_file() or path.suffix.lower() == ".parquet":
+        if not path.is_file() or path.suffix.lower() in (".parquet", ".gz"):
             raise OSError
         size = path.stat().st_size
         with path.open("rb") as file:

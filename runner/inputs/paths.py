@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+from rankdeck.runner.inputs.prompts.kinds import NAME_ONE, Kind
+
 
 def why_unrecordable(path: Path | str) -> str | None:
     """Why a run cannot record this path, in a sentence; None where it can. Its records are UTF-8; names need not be."""
@@ -18,7 +20,7 @@ def why_unreadable(prompts: str, column: str | None) -> str | None:
     if prompts == "-":
         return None
     if not prompts.strip():
-        return "name a file of prompts: .txt, .jsonl, .json, .csv or .parquet"
+        return NAME_ONE
     if said := why_unrecordable(prompts):
         return said
     path = Path(prompts)
@@ -29,11 +31,13 @@ def why_unreadable(prompts: str, column: str | None) -> str | None:
             return f"{prompts}: there is no such file"
         if not os.access(path, os.R_OK):
             return f"{prompts}: you have no permission to read it"
-        if path.is_file() and path.stat().st_size == 0:
+        if not path.is_file():
+            return f"{prompts} is a pipe or a device, not a file; give it as standard input: -"
+        if path.stat().st_size == 0:
             return f"{prompts} is empty"
     except (OSError, ValueError) as error:
         return f"{prompts}: {error}"
-    if path.suffix.lower() in (".csv", ".parquet") and column is None:
+    if Kind.of(prompts).has_columns and column is None:
         return f"{prompts}: say which column holds the prompts with --column NAME"
     return None
 

@@ -45,6 +45,7 @@ class RunFile(msgspec.Struct, frozen=True, kw_only=True):
 
     `loading` has the seconds of each phase from the command to the first batch, in order. `costs` and `lengths` are
     what batches cost and how long the answers were, for predictions. `prompts_digest` is the SHA-256 of prompts.jsonl.
+    `remarks` say what of the prompt file was not taken as it stands.
     """
 
     name: str
@@ -53,6 +54,7 @@ class RunFile(msgspec.Struct, frozen=True, kw_only=True):
     config: RunConfig
     prompts: int
     prompts_digest: str | None = None
+    remarks: list[str] = []
     environment: Environment | None = None
     supervisor_pid: int | None = None
     ended_at: float | None = None

@@ -106,6 +106,8 @@ class Supervisor:
             self._events.emit(event)
         for said in self._resume_point.mended:
             self._events.log("supervisor", f"mended: {said}")
+        for remark in [] if self._resume_point.resumed else self._run_file.remarks:
+            self._events.log("supervisor", f"warning: {remark}")
         ticker = Ticker(self._events, self._controls, lambda: self._launch)
         hung_ranks = HungRanks(self._config.patience, lambda: self._launch, self._events)
         for work in (ticker.tick(), ticker.sample(), hung_ranks.watch()):

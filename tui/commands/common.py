@@ -140,7 +140,7 @@ def launch(
         raise refuse(str(error)) from None
     run = run_directory.read_run_file(started.directory)
     doubts = [started.doubt] if started.doubt is not None else []
-    for warning in [*start.warnings(run.config, run.prompts), *doubts]:
+    for warning in [*run.remarks, *start.warnings(run.config, run.prompts), *doubts]:
         typer.echo(f"rankdeck: warning: {warning}", err=True)
     status = watch.watch(started.directory, started.died, json=view.json, preferences=preferences)
     if other is not None:

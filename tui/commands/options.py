@@ -45,7 +45,8 @@ Plain = Annotated[bool, typer.Option("--plain", help="Lines instead of the dashb
 Json = Annotated[bool, typer.Option("--json", help="The event stream as JSON, an object a line.")]
 Run = Annotated[str, typer.Argument(help="A run's name, or its directory.")]
 Prompts = Annotated[
-    str | None, typer.Argument(help="A file of prompts (.txt, .jsonl, .json, .csv, .parquet), or - for standard input.")
+    str | None,
+    typer.Argument(help="A file of prompts (.txt, .jsonl, .json, .csv, .tsv, .parquet), or - for standard input."),
 ]
 Model = Annotated[str | None, typer.Option(help="demo, a local folder, or a hub id.  [default: demo]")]
 Force = Annotated[bool, typer.Option("--force", help="Replace --output if it exists.")]

@@ -20,7 +20,7 @@ from textual.scroll_view import ScrollView
 from textual.strip import Strip
 from textual.widgets import Input
 
-from rankdeck.runner.inputs.prompt_files import SUFFIXES
+from rankdeck.runner.inputs.prompts.kinds import SUFFIXES
 from rankdeck.tui.start.folder import Entry, Listing
 from rankdeck.tui.widgets.deck import Deck
 from rankdeck.tui.widgets.fields import TextField

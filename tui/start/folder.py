@@ -9,7 +9,7 @@ import stat
 from pathlib import Path
 from typing import NamedTuple
 
-from rankdeck.runner.inputs.prompt_files import SUFFIXES
+from rankdeck.runner.inputs.prompts.kinds import NAMES
 
 SMALL_BYTES = 2**20
 """Lines are counted in files up to this size, so that a folder of a thousand of them is still listed quickly."""
@@ -63,7 +63,7 @@ def _entry(item: "os.DirEntry[str]") -> Entry | None:
     try:
         if item.is_dir():
             return Entry(item.name, True)
-        if not item.name.lower().endswith(SUFFIXES):
+        if not item.name.lower().endswith(NAMES):
             return None
         status = item.stat()
     except OSError:
@@ -73,7 +73,7 @@ def _entry(item: "os.DirEntry[str]") -> Entry | None:
 
 
 def _count_lines(path: str) -> int | None:
-    if path.lower().endswith((".json", ".parquet")):
+    if path.lower().endswith((".json", ".parquet", ".gz")):
         return None  # their lines are not prompts
     try:
         with open(path, "rb") as file:

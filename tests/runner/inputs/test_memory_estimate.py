@@ -279,9 +279,23 @@ def test_prompts_are_counted_and_their_longest_is_measured(tmp_path: Path) -> No
         ("p.csv", 'id,text\n1,"of two\nlines"\n2,"of\n\nthree"\n', "text", 2),
         ("p.csv", "id,text\n1,one\n", "prompt", None),
         ("p.json", '["one", "two"]', None, None),
+        ("p.txt", "one\ntwo\n\n  \n", None, 2),
+        ("p.tsv", "id\ttext\n1\tone\n", "text", 1),
+        ("p.txt.gz", "not read to be counted", None, None),
         ("p.txt", "x\n" * 2**21 + "y\n", None, None),
     ],
-    ids=["lines", "one_line", "blank_lines", "rows_of_lines", "no_such_column", "one_document", "long"],
+    ids=[
+        "lines",
+        "one_line",
+        "blank_lines",
+        "rows_of_lines",
+        "no_such_column",
+        "one_document",
+        "blank_end",
+        "tabs",
+        "gz",
+        "long",
+    ],
 )
 def test_what_is_counted_exactly_is_what_the_reader_of_prompts_finds_or_nothing(
     tmp_path: Path, name: str, text: str, column: str | None, found: int | None

@@ -1,6 +1,5 @@
 """Which prompt files can be used, and what is reported about the others."""
 
-import io
 import json
 import os
 import sys
@@ -13,46 +12,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rankdeck.runner.inputs import prompt_files
 from rankdeck.runner.inputs.frozen_prompts import MAX_PROMPT_BYTES, PromptError, PromptIndex, freeze
-from rankdeck.runner.protocol import Prompt
+from rankdeck.runner.inputs.prompts import lines
 from tests import ROOT
+from tests.runner.inputs.freezing import complaint, frozen, texts
 
 
 @pytest.fixture(autouse=True)
 def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-
-
-def frozen(
-    source: str,
-    content: bytes | str | None = None,
-    *,
-    column: str | None = None,
-    limit: int | None = None,
-    chat: bool = False,
-    stdin: bytes | None = None,
-) -> list[Prompt]:
-    """The prompts of a file of this content, read back through the index."""
-    if content is not None:
-        Path(source).write_bytes(content if isinstance(content, bytes) else content.encode())
-    piped = None if stdin is None else io.BytesIO(stdin)
-    index = freeze(source, Path("prompts.jsonl"), column=column, limit=limit, chat=chat, stdin=piped)
-    prompts = index.read(range(index.count))
-    assert [prompt.index for prompt in prompts] == list(range(index.count))
-    return prompts
-
-
-def complaint(source: str, content: bytes | str | None = None, **options: Any) -> str:
-    with pytest.raises(PromptError) as caught:
-        frozen(source, content, **options)
-    assert not Path("prompts.jsonl").exists(), "a file with problems must leave nothing behind"
-    assert not Path(".prompts.jsonl.partial").exists()
-    return str(caught.value)
-
-
-def texts(prompts: list[Prompt]) -> list[str]:
-    return [prompt.text for prompt in prompts]
 
 
 def test_a_text_file_is_a_prompt_a_line_and_the_id_is_the_index() -> None:
@@ -155,10 +123,10 @@ def test_all_bad_lines_are_named_at_once_with_file_and_line() -> None:
         "p.jsonl:5: `prompt` must be a text, not a number",
         "p.jsonl:6: a text, where an object with `prompt` or `messages` belongs",
         "p.jsonl:7: empty prompt",
-        "p.jsonl:8: not UTF-8 (byte 0xff at offset 128 of the file); save the file as UTF-8",
+        "p.jsonl:8: not UTF-8 (byte 0xff at offset 128 of the file, 'ÿ' in Latin-1); save the file as UTF-8, "
+        "or convert it with `iconv -f WINDOWS-1252 -t UTF-8`",
         "p.jsonl:9: `id` must be a text or a whole number, not a number",
-        "p.jsonl:10: broken JSON: half of a surrogate pair (such as \\ud800), NaN or Infinity is no JSON value "
-        "(Input data was truncated)",
+        "p.jsonl:10: broken JSON: \\ud800 is half of a surrogate pair, no character (column 13)",
     ]
 
 
@@ -181,9 +149,12 @@ def test_messages_that_are_none_are_refused(messages: str, said: str) -> None:
     assert f"p.jsonl:1: {said}" in complaint("p.jsonl", f'{{"messages": {messages}}}\n')
 
 
-def test_blank_lines_in_text_are_empty_prompts_and_a_long_list_of_problems_is_cut_and_counted() -> None:
-    assert complaint("p.txt", "one\n\ntwo\n   \n").splitlines() == ["p.txt:2: empty prompt", "p.txt:4: empty prompt"]
-    assert complaint("p.txt", "\n" * 5000).splitlines()[19:] == ["p.txt:20: empty prompt", "and 4980 more"]
+def test_blank_lines_amid_text_are_empty_prompts_and_a_long_list_of_problems_is_cut_and_counted() -> None:
+    assert complaint("p.txt", "one\n\ntwo\n   \nthree").splitlines() == [
+        "p.txt:2: empty prompt",
+        "p.txt:4: empty prompt",
+    ]
+    assert complaint("p.txt", "\n" * 5000 + "end").splitlines()[19:] == ["p.txt:20: empty prompt", "and 4980 more"]
 
 
 @pytest.mark.parametrize(
@@ -191,24 +162,30 @@ def test_blank_lines_in_text_are_empty_prompts_and_a_long_list_of_problems_is_cu
     [
         ("missing.txt", None, "missing.txt: there is no such file; check the path"),
         (".", None, ".: this is a folder; give the file in it"),
-        ("p.txt", "", "p.txt: there is no prompt in it"),
+        ("p.txt", "", "p.txt: it is empty"),
+        ("p.txt", "\n  \n\n", "p.txt: there is no prompt in it"),
         ("p.jsonl", "\n\n", "p.jsonl: there is no prompt in it"),
-        ("p.json", "", "p.json: the file is empty"),
+        ("p.json", "", "p.json: it is empty"),
+        ("p.json", " \n", "p.json: there is no prompt in it"),
         ("p.json", "[]", "p.json: there is no prompt in it"),
         (
             "p.json",
             '{"prompt": "a"}',
             "p.json: an object, where a list of prompts belongs; one object a line is .jsonl",
         ),
-        ("p.json", '{"prompt": "a"}\n{"prompt": "b"}', "Extra data at line 2 column 1; one object a line is .jsonl"),
+        (
+            "p.json",
+            '{"prompt": "a"}\n{"prompt": "b"}',
+            "p.json:2: broken JSON: Extra data at column 1; one object a line is .jsonl",
+        ),
         ("p.json", '["a", 3]', "p.json: item 2: a number, where an object with `prompt` or `messages` belongs"),
-        ("p.json", b'["a",\n"\xe9"]', "p.json:2: not UTF-8 (byte 0xe9 at offset 7 of the file)"),
-        ("p.docx", "a", "p.docx: unknown kind of file '.docx'; give one of .txt, .jsonl, .json, .csv, .parquet, or -"),
+        ("p.json", b'["a",\n"\xe9"]', "p.json:2: not UTF-8 (byte 0xe9 at offset 7 of the file, 'é' in Latin-1)"),
+        ("p.docx", "a", "p.docx: unknown kind of file '.docx'; give one of .txt, .jsonl, .ndjson, .json, .csv, .tsv, "),
         ("p.txt", "a\n".encode("utf-16"), "p.txt:1: the file is UTF-16, not UTF-8; convert it with `iconv -f UTF-16"),
         ("p.txt", "a\n".encode("utf-32"), "the file is UTF-32"),
-        ("p.txt", b"fine\ncaf\xe9\n", "p.txt:2: not UTF-8 (byte 0xe9 at offset 8 of the file)"),
-        ("p.txt", b"\xef\xbb\xbf\xe9\n", "p.txt:1: not UTF-8 (byte 0xe9 at offset 3 of the file)"),
-        ("p.jsonl", "[" * 100_000, "p.jsonl:1: broken JSON: nested too deeply"),
+        ("p.txt", b"fine\ncaf\xe9\n", "p.txt:2: not UTF-8 (byte 0xe9 at offset 8 of the file, 'é' in Latin-1)"),
+        ("p.txt", b"\xef\xbb\xbf\xe9\n", "p.txt:1: not UTF-8 (byte 0xe9 at offset 3 of the file, 'é' in Latin-1)"),
+        pytest.param("p.jsonl", '{"a": ' * 100_000, "p.jsonl:1: broken JSON: nested too deeply", id="nested"),
     ],
 )
 def test_a_file_that_cannot_be_used_is_named_with_the_reason(source: str, content: str | None, said: str) -> None:
@@ -222,15 +199,16 @@ def test_a_file_that_cannot_be_read_says_why() -> None:
 
 def test_a_prompt_or_line_of_unreasonable_length_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "p.txt:1: prompt of 4,194,305 bytes" in complaint("p.txt", "a" * (MAX_PROMPT_BYTES + 1))
-    monkeypatch.setattr(prompt_files, "MAX_LINE_BYTES", 100)
-    assert complaint("p.txt", "a" * 1000 + "\n" + "b" * 50 + "\n\n").splitlines() == [
+    monkeypatch.setattr(lines, "MAX_LINE_BYTES", 100)
+    assert complaint("p.txt", "a" * 1000 + "\n" + "b" * 99 + "\n\nc").splitlines() == [
         "p.txt:1: the line is longer than 100 bytes",
         "p.txt:3: empty prompt",
     ]
 
 
 def test_ids_that_stand_twice_are_named_with_all_their_lines() -> None:
-    content = '{"id": "a", "prompt": "1"}\n{"prompt": "2"}\n\n{"id": "1", "prompt": "3"}\n{"id": "a", "prompt": "4"}\n'
+    ids = ['"a"', "1", None, '"1"', '"a"']
+    content = "".join("\n" if id_ is None else f'{{"id": {id_}, "prompt": "x"}}\n' for id_ in ids)
     assert complaint("p.jsonl", content).splitlines() == [
         "p.jsonl:4: id '1' stands more than once, on lines 2, 4",
         "p.jsonl:5: id 'a' stands more than once, on lines 1, 5",
@@ -240,8 +218,8 @@ def test_ids_that_stand_twice_are_named_with_all_their_lines() -> None:
 def test_a_column_is_asked_for_listed_if_missing_and_refused_where_there_are_none() -> None:
     assert "say with --column which column holds the prompts; the columns are: n, q" in complaint("p.csv", "n,q\n1,a\n")
     assert "there is no column 'text'; the columns are: n, q" in complaint("p.csv", "n,q\n1,a\n", column="text")
-    assert complaint("p.txt", "a\n\n", column="text").splitlines() == [
-        "p.txt: --column text is for .csv and .parquet; leave it out",
+    assert complaint("p.txt", "a\n\nb", column="text").splitlines() == [
+        "p.txt: --column text is for .csv, .tsv and .parquet; leave it out",
         "p.txt:2: empty prompt",
     ]
 
@@ -249,8 +227,9 @@ def test_a_column_is_asked_for_listed_if_missing_and_refused_where_there_are_non
 def test_bad_rows_of_csv_are_named_by_the_line_they_begin_on() -> None:
     content = b'n,q\n1,"two\nlines"\n2\n3,\xff\n4,""\n5,"never closed\n6,a\n'
     assert complaint("p.csv", content, column="q").splitlines() == [
-        "p.csv:4: the row has 1 of the columns, and 'q' is number 2",
-        "p.csv:5: not UTF-8 (byte 0xff at offset 22 of the file); save the file as UTF-8",
+        "p.csv:4: the row has 1 field, and the header has 2; fill it up",
+        "p.csv:5: not UTF-8 (byte 0xff at offset 22 of the file, 'ÿ' in Latin-1); save the file as UTF-8, "
+        "or convert it with `iconv -f WINDOWS-1252 -t UTF-8`",
         "p.csv:6: empty prompt",
         "p.csv:7: broken CSV: a quoted field is never closed",
     ]
@@ -270,7 +249,7 @@ def test_bad_parquet_is_named_by_row(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_older_copy_stays_whole_when_the_new_file_is_bad() -> None:
     frozen("p.txt", "good\n")
     with pytest.raises(PromptError):
-        frozen("p.txt", "good\n\n")
+        frozen("p.txt", "good\n\nbad")
     assert PromptIndex.open(Path("prompts.jsonl")).count == 1
 
 

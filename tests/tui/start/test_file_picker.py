@@ -45,6 +45,18 @@ def test_a_folder_lists_folders_first_and_only_files_of_prompts(home: Path) -> N
     assert names(read_folder(str(home), hidden=True)) == [".hidden", "prompts", ".secret.txt", *names(listing)[1:]]
 
 
+@pytest.mark.parametrize(
+    ("name", "is_listed"),
+    [("p.ndjson", True), ("p.TSV", True), ("p.jsonl.gz", True), ("p.parquet", True), ("p.gz", False), ("p.zip", False)],
+)
+def test_every_kind_of_file_that_a_run_takes_is_listed(tmp_path: Path, name: str, is_listed: bool) -> None:
+    (tmp_path / name).write_bytes(b"one\ntwo\n")
+    listing = read_folder(str(tmp_path))
+    assert names(listing) == ([name] if is_listed else [])
+    if name.endswith((".gz", ".parquet")):
+        assert all(entry.lines is None for entry in listing.entries), "its lines are not those of its text"
+
+
 def test_the_path_of_a_file_or_of_nothing_lists_the_nearest_folder(home: Path) -> None:
     assert read_folder(str(home / "stories.txt")).path == str(home)
     assert read_folder(str(home / "gone" / "further")).path == str(home)

@@ -44,10 +44,12 @@ def remarks(
 
 def _doubt(estimate: MemoryEstimate | str | None) -> dict[str, Remark]:
     """The setting to change where the run does not fit in memory; a mistake where it cannot be started at all."""
-    if not isinstance(estimate, MemoryEstimate) or estimate.fits:
+    if not isinstance(estimate, MemoryEstimate):
         return {}
     if (problem := estimate.refusal) is not None:
         return {problem.setting: Remark(in_the_forms_words(problem.message), wrong=True)}
+    if estimate.fits:
+        return {}
     if estimate.largest is None:
         return {"model": Remark("would not fit in memory, by estimate, even at batch size 1", wrong=False)}
     words = f"{estimate.batch_size} would not fit: {estimate.largest} would, by estimate"

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, get_args
 
 import msgspec
 
+from rankdeck.runner.inputs.prompts.kinds import NAME_ONE
 from rankdeck.runner.protocol import config as settings
 from rankdeck.runner.protocol.config import Problem, RunConfig
 from rankdeck.tui.words.numbers import read_batch_size
@@ -108,7 +109,7 @@ def read_config(typed: dict[str, str]) -> tuple[RunConfig, list[Problem]]:
     except ValueError as error:
         problems.append(Problem("batch_size", str(error)))
     if not values["prompts"].strip():
-        problems.append(Problem("prompts", "name a file of prompts: .txt, .jsonl, .json, .csv or .parquet"))
+        problems.append(Problem("prompts", NAME_ONE))
     for name in _TEXT_OR_NONE:
         found[name] = values[name].strip() or None
     for name in _YES:

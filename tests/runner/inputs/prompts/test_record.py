@@ -1,0 +1,202 @@
+"""What makes a record a prompt: what is taken, what is refused in clear words, and what is left out and said once."""
+
+import json
+from typing import Any
+
+import pytest
+
+from rankdeck.runner.inputs.prompts.record import MAX_PROMPT_BYTES
+from tests.runner.inputs.freezing import complaint, freeze_here, frozen, remarks, texts
+
+
+def lines(*rows: Any) -> str:
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def said(row: Any) -> str:
+    return complaint("p.jsonl", lines(row)).removeprefix("p.jsonl:1: ")
+
+
+def user(content: Any = "hi", **more: Any) -> dict[str, Any]:
+    return {"role": "user", "content": content, **more}
+
+
+# --- keys that are null ----------------------------------------------------------------------------------
+
+
+def test_a_key_that_is_null_is_as_good_as_absent() -> None:
+    rows = [
+        {"prompt": "a", "messages": None},
+        {"prompt": None, "messages": [user()]},
+        {"prompt": "b", "id": None, "custom_id": None, "tools": None, "body": None},
+    ]
+    index = freeze_here("p.jsonl", lines(*rows))
+    assert [prompt.text for prompt in index.read([0, 1, 2])] == ["a", "", "b"]
+    assert index.remarks == []
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({"prompt": None}, "`prompt` is null; there is no prompt"),
+        ({"prompt": None, "messages": None}, "`prompt` and `messages` are null; there is no prompt"),
+        ({"prompt": "a", "messages": [user()]}, "both `prompt` and `messages`; leave one out"),
+        ({"prompt": 7}, "`prompt` must be a text, not a number"),
+        (
+            {"prompt": [1, 2, 3]},
+            "`prompt` is a list of token ids; give the text, which the model's tokenizer makes tokens of",
+        ),
+        ({"prompt": ["a", "b"]}, "`prompt` is a list of texts; give each a record of its own"),
+        ({"prompt": [user()]}, "`prompt` is a list of messages; call the key `messages`"),
+        ({"prompt": []}, "`prompt` must be a text, not an empty list"),
+        ({"prompt": "a", "id": True}, "`id` must be a text or a whole number, not true"),
+        ({"text": "a"}, "neither `prompt` nor `messages`; there is `text`"),
+        ({"\x1b[2J": "a"}, "neither `prompt` nor `messages`; there is `\\u001b[2J`"),
+        ({"custom_id": "a", "body": {"input": "x"}}, "`body` has neither `prompt` nor `messages`; there is `input`"),
+    ],
+)  # fmt: skip
+def test_what_is_no_prompt_is_refused_in_words_that_say_what_to_do(row: Any, words: str) -> None:
+    assert said(row) == words
+
+
+# --- messages --------------------------------------------------------------------------------------------
+
+
+def test_parts_of_text_are_joined_as_a_template_joins_them() -> None:
+    parts = [{"type": "text", "text": "Hello"}, {"type": "text", "text": ", world"}]
+    assert frozen("p.jsonl", lines({"messages": [user(parts)]}))[0].messages == [user("Hello, world")]
+
+
+@pytest.mark.parametrize(
+    ("message", "words"),
+    [
+        (user([{"type": "text", "text": "What is this?"}, {"type": "image_url", "image_url": {"url": "x"}}]),
+         "a part of `content` has the type `image_url`; only text is taken, no images, sound or files"),
+        (user([{"text": "a"}]), "a part of `content` has no `type`; only text is taken, no images, sound or files"),
+        (user([{"type": "text", "text": None}]), "`text` in a part of `content` must be a text, not null"),
+        (user([]), "`content` is empty"),
+        (user(None), "`content` must be a text, not null"),
+        ({"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]},
+         "calls of tools (`tool_calls`) are not taken; leave out messages about tools"),
+        ({"role": "tool", "content": "42", "tool_call_id": "1"},
+         "the results of tools (role tool) are not taken; leave out messages about tools"),
+        ({"role": "human", "content": "a"},
+         '`role` must be one of system, developer, user, assistant, not "human"'),
+        ({"content": "a"}, "`role` must be one of system, developer, user, assistant, not null"),
+        ({"role": [[[]]], "content": "a"}, "`role` must be one of system, developer, user, assistant, not a list"),
+    ],
+)  # fmt: skip
+def test_a_message_that_cannot_be_given_to_a_model_is_refused_with_its_number(message: Any, words: str) -> None:
+    assert said({"messages": [user(), message]}) == f"message 2: {words}"
+
+
+def test_a_developers_message_is_given_as_the_systems_which_every_template_knows() -> None:
+    index = freeze_here("p.jsonl", lines({"messages": [{"role": "developer", "content": "Be brief."}, user()]}))
+    assert index.read([0])[0].messages == [{"role": "system", "content": "Be brief."}, user()]
+    assert index.remarks == ["messages of the role developer (1) are given to the model as system messages"]
+
+
+# --- what is left out ------------------------------------------------------------------------------------
+
+
+def test_keys_that_are_not_used_are_said_once_with_their_count() -> None:
+    rows = [
+        {"messages": [user(name="Ann"), user(name="Bob")], "tools": [{}]},
+        {"prompt": "b", "tools": [{}], "source": "web"},
+        {"prompt": "c"},
+    ]
+    assert remarks("p.jsonl", lines(*rows)) == [
+        "keys of the prompt file that are not used: `messages.name` (2), `tools` (2), `source` (1)"
+    ]
+
+
+def test_keys_that_are_flags_here_are_said_to_be() -> None:
+    assert remarks("p.json", json.dumps([{"prompt": "a", "temperature": 0.5}])) == [
+        "keys of the prompt file that are not used: `temperature` (1); settings are given as flags, for all prompts"
+    ]
+
+
+def test_of_many_keys_the_most_common_are_said_and_none_reaches_the_terminal_as_it_is() -> None:
+    rows = [{"prompt": "a", "\x1b]52;c;x\a": 1}] * 2 + [{"prompt": "a", f"key {number}": 1} for number in range(500)]
+    (remark,) = remarks("p.jsonl", lines(*rows))
+    assert remark.startswith("keys of the prompt file that are not used: `\\u001b]52;c;x\\u0007` (2), `key 0` (1), ")
+    assert remark.endswith("`key 6` (1) and 92 more"), "not every key there ever was is counted"
+
+
+def test_a_request_of_the_batch_api_gives_its_messages_and_says_what_is_not_taken() -> None:
+    row = {
+        "custom_id": "request-1",
+        "method": "POST",
+        "url": "/v1/chat/completions",
+        "body": {"model": "m", "messages": [user()], "max_tokens": 9},
+    }
+    index = freeze_here("p.jsonl", lines(row))
+    prompt = index.read([0])[0]
+    assert (prompt.id, prompt.messages) == ("request-1", [user()])
+    assert index.remarks == [
+        "keys of the prompt file that are not used: `method` (1), `url` (1), `body.model` (1), `body.max_tokens` (1); "
+        "settings are given as flags, for all prompts"
+    ]
+
+
+# --- ids -------------------------------------------------------------------------------------------------
+
+
+def ids(*rows: Any) -> list[str]:
+    return [prompt.id for prompt in frozen("p.jsonl", lines(*rows))]
+
+
+def test_an_id_of_0_stays_0_wherever_it_stands() -> None:
+    assert ids({"id": 1, "prompt": "a"}, {"id": "x", "prompt": "b"}, {"id": 0, "prompt": "c"}) == ["1", "x", "0"]
+
+
+def test_a_custom_id_is_an_id_unless_there_is_one() -> None:
+    rows = [{"custom_id": "a", "prompt": "1"}, {"custom_id": 7, "id": 0, "prompt": "2"}, {"prompt": "3"}]
+    assert ids(*rows) == ["a", "0", "2"]
+    assert remarks("p.jsonl", lines(*rows)) == ["keys of the prompt file that are not used: `custom_id` (1)"]
+    assert "id 'a' stands more than once, on lines 1, 2" in complaint(
+        "p.jsonl", lines(rows[0], {"id": "a", "prompt": "b"})
+    )
+
+
+def test_a_given_id_may_be_the_index_of_a_prompt_without_one_and_that_is_said() -> None:
+    rows = [{"prompt": "a"}, {"id": 0, "prompt": "b"}, {"prompt": "c"}, {"id": "2", "prompt": "d"}]
+    assert ids(*rows) == ["0", "0", "2", "2"]
+    assert remarks("p.jsonl", lines(*rows)) == [
+        "id '0' is given, and is also that of a prompt without one, its index, as are 1 more; "
+        "`index` tells the outputs apart"
+    ]
+    assert remarks("p.jsonl", lines({"prompt": "a"}, {"id": 1, "prompt": "b"}, {"id": "00", "prompt": "c"})) == []
+
+
+# --- lengths ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("letter", ["a", "ü", "你", "😀"])
+@pytest.mark.parametrize("name", ["p.txt", "p.jsonl", "p.csv"])
+def test_the_limit_of_a_prompt_is_in_bytes_whatever_its_letters(name: str, letter: str) -> None:
+    def content(prompt: str) -> str:
+        return {"p.txt": prompt, "p.csv": f"prompt\n{prompt}"}.get(name) or json.dumps({"prompt": prompt})
+
+    column = "prompt" if name == "p.csv" else None
+    most = letter * (MAX_PROMPT_BYTES // len(letter.encode())) + "x" * (MAX_PROMPT_BYTES % len(letter.encode()))
+    index = freeze_here(name, content(most), column=column)
+    assert list(index.lengths) == [MAX_PROMPT_BYTES]
+    over = f"prompt of {MAX_PROMPT_BYTES + 1:,} bytes; the limit is {MAX_PROMPT_BYTES:,}"
+    assert over in complaint(name, content(most + "x"), column=column)
+
+
+def test_the_limit_holds_for_all_messages_together() -> None:
+    half = "ü" * (MAX_PROMPT_BYTES // 4)
+    assert len(frozen("p.jsonl", lines({"messages": [user(half), user(half)]}))) == 1
+    assert f"prompt of {MAX_PROMPT_BYTES + 1:,} bytes" in said({"messages": [user(half), user(half + "x")]})
+
+
+def test_blank_lines_at_the_end_of_a_text_are_no_prompts() -> None:
+    for end in ("\n", "\n\n", "\n   ", "\n \t\r\n\n", "\u2028\n \x85\n"):
+        assert len(frozen("p.txt", "one\ntwo" + end)) == 2
+
+
+def test_only_a_line_feed_ends_a_line_of_text() -> None:
+    prompts = ["a\x0bb", "a\x0cb", "a\x1cb\x1db\x1eb", "a\x85b", "a\u2028b\u2029c", "\ufeffmark"]
+    assert texts(frozen("p.txt", "\r\n".join(prompts))) == prompts
