@@ -1,6 +1,7 @@
 """`rankdeck serve`: a run's dashboard in a browser, for an audience."""
 
 import errno
+import signal
 import socket
 from typing import Annotated
 
@@ -29,6 +30,9 @@ def serve(
     theme: Theme = None,
 ) -> None:
     """The same dashboard in a browser, read-only; a run that is over is replayed. Needs the extra `web`."""
+    # Until the server handles it, Ctrl-C ends the process outright: there is nothing to clean up yet, and as an
+    # exception it could be lost in a callback of an import.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     wrong = [*mistakes(context), *view_problems(ViewOptions(theme=theme))]
     if said := out_of_bounds(port, 0, MAX_PORT):
         wrong.append(f"--port: {said}")

@@ -150,8 +150,9 @@ def _say_end(state: RunState | None, lost: str | None) -> int:
         return EXIT_DIED
     if state is None or state.config is None:
         return 0
-    if state.ended is None and run_directory.has_ended(Path(state.directory)):
-        return 0  # it ended after the user had left
+    with contextlib.suppress(ValueError):  # a path with a NUL in it
+        if state.ended is None and run_directory.has_ended(Path(state.directory)):
+            return 0  # it ended after the user had left
     if state.ended is None:
         say(f"run {state.name} goes on. Watch it: rankdeck attach {_way_back(state)}")
         return 0

@@ -162,9 +162,10 @@ def _runs() -> Iterator[tuple[str, str, RunFile]]:
 
 
 def json_lines() -> Iterator[str]:
-    """A JSON object per run."""
+    """A JSON object per run; bytes of a path that are no UTF-8 are written as their codes."""
     for directory, status, run in _runs():
-        yield msgspec.json.encode({"directory": directory, "state": status, **msgspec.to_builtins(run)}).decode()
+        path = directory.encode(errors="backslashreplace").decode()
+        yield msgspec.json.encode({"directory": path, "state": status, **msgspec.to_builtins(run)}).decode()
 
 
 def _done(run: RunFile) -> tuple[str, str]:
@@ -188,10 +189,10 @@ def table_lines() -> Iterator[str]:
         empty = False
         done, rate = _done(run)
         started = time.strftime("%Y-%m-%d %H:%M", time.localtime(run.started_at))
-        model = text.visible(run.config.model)
-        cells = (run.name, status, done, rate, str(run.config.ranks), started, model)
+        cells = (run.name, status, done, rate, str(run.config.ranks), started, run.config.model)
         yield "  ".join(
-            text.pad(text.cut_middle(cell, width), width) for cell, (_, width) in zip(cells, COLUMNS, strict=True)
+            text.pad(text.cut_middle(text.visible(cell), width), width)
+            for cell, (_, width) in zip(cells, COLUMNS, strict=True)
         ).rstrip()
     if empty:
         yield "no runs yet; `rankdeck demo` starts one"
