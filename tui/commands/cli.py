@@ -79,6 +79,8 @@ def main() -> None:
     guard_streams()
     try:
         app()
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None  # it came before any command could see to it
     except BrokenPipeError:
         # The reader of our lines has closed the pipe. The run, if there is one, goes on.
         sys.stderr.close()

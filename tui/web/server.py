@@ -113,6 +113,7 @@ class RunServer(Server):
         super().__init__(command, title=title, templates_path=Path(__file__).with_name("page"))
         self._admission = admission
         self._sockets: set[web.WebSocketResponse] = set()
+        self._endings: set[asyncio.Future[None]] = set()
 
     def serve_on(self, listening: socket.socket, ready: Callable[[], None]) -> None:
         """Serve until Ctrl-C or SIGTERM, and end all views; `ready` is called once browsers are let in."""
@@ -133,6 +134,7 @@ class RunServer(Server):
             await told.wait()
         finally:
             await runner.cleanup()
+            await asyncio.gather(*self._endings, return_exceptions=True)
 
     async def _make_app(self) -> web.Application:
         app = await super()._make_app()
@@ -204,11 +206,18 @@ class RunServer(Server):
             # A browser may send anything: one that sends nonsense is disconnected.
             log.warning("a browser was left: %s", error)
         finally:
-            try:
-                await asyncio.shield(viewer.stop())
-            finally:  # only now: its process counts until it has ended
-                self._sockets.discard(websocket)
+            # The connection may be gone, and this handler with it: the view is ended all the same.
+            ending = asyncio.ensure_future(self._end(viewer, websocket))
+            self._endings.add(ending)
+            ending.add_done_callback(self._endings.discard)
+            await asyncio.shield(ending)
         return websocket
+
+    async def _end(self, viewer: Viewer, websocket: web.WebSocketResponse) -> None:
+        try:
+            await viewer.stop()
+        finally:
+            self._sockets.discard(websocket)  # only now: its process counts until it has ended
 
 
 def _end_soon(told: asyncio.Event) -> None:

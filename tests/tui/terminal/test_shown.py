@@ -1,4 +1,4 @@
-"""The edge of a dashboard: whatever reaches a strip, a title or an alert, no control code in it reaches the terminal."""
+"""The edge of a dashboard: no control code in a text reaches the terminal by strip, title or alert."""
 
 import re
 from typing import Any
