@@ -208,8 +208,7 @@ def test_two_signals_set_one_deadline(deadline):
     assert deadline == [server.LAST_SECONDS]
 
 
-def test_browsers_are_let_in_before_the_address_is_told(deadline):
-    """Whoever reads the address may open it at once."""
+def test_whoever_opens_the_address_as_soon_as_it_is_told_is_answered(deadline):
     answers: list[int] = []
 
     def ask() -> None:
