@@ -10,7 +10,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -40,9 +40,9 @@ PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "safetensors", 
 class InputError(Exception):
     """The run cannot start with these settings; each problem says what, where and what to do."""
 
-    def __init__(self, problems: list[Problem] | list[str]) -> None:
-        self.problems = [str(problem) for problem in problems]
-        super().__init__("\n".join(self.problems))
+    def __init__(self, problems: Sequence[Problem | str]) -> None:
+        self.problems = list(problems)
+        super().__init__("\n".join(map(str, problems)))
 
 
 @dataclass(frozen=True)
@@ -220,7 +220,7 @@ def launch(
         process = start_supervisor(directory)
     except PromptError as error:
         new.remove()
-        raise InputError([str(error)]) from None
+        raise InputError(str(error).split("\n")) from None
     except OSError as error:
         new.remove()
         raise InputError([f"{directory} cannot be written: {error.strerror}"]) from None

@@ -6,10 +6,12 @@ start screen), and looks at no file and no device: `runner.start` does.
 
 import math
 import re
+from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
 import msgspec
 
+from rankdeck.runner.protocol.choices import near, not_one_of
 from rankdeck.runner.protocol.sweep_plan import MAX_TRIAL_PROMPTS, MAX_TRIAL_SECONDS, MAX_TRIALS, SweepPlan
 
 Dispatch = Literal["pull", "split"]
@@ -24,7 +26,15 @@ MAX_RANKS = 256
 MAX_BATCH_SIZE = 65536
 MAX_PER = 64
 MAX_PATIENCE = 7 * 24 * 3600
+MAX_RESTARTS = 1000
+MAX_COUNT = 1_000_000_000
 """Anything above these limits is a typing error; that many ranks would bring a machine down."""
+
+MAX_SEED = 2**32 - 1 - MAX_RANKS
+"""Each rank adds its number to the seed, and NumPy, which is seeded too, takes 32 bits."""
+
+LEAST_TEMPERATURE = 1e-6
+"""Logits divided by less overflow."""
 
 RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -106,47 +116,58 @@ _LITERALS: dict[str, Any] = {
 }
 
 
+_BOUNDS: dict[str, tuple[int, int]] = {
+    "ranks": (1, MAX_RANKS),
+    "batch_size": (1, MAX_BATCH_SIZE),
+    "max_new_tokens": (1, MAX_COUNT),
+    "max_restarts": (0, MAX_RESTARTS),
+    "limit": (1, MAX_COUNT),
+    "ranks_per_gpu": (1, MAX_PER),
+    "gpus_per_rank": (1, MAX_PER),
+    "top_k": (1, MAX_COUNT),
+    "seed": (0, MAX_SEED),
+}
+"""The least and the most of every whole number; None, where a setting may be that, is within them."""
+
+
 def check(config: RunConfig) -> list[Problem]:
     """All problems with `config` that can be seen without looking at the machine."""
-    problems: list[Problem] = []
-
-    def refuse(setting: str, message: str) -> None:
-        problems.append(Problem(setting, message))
-
-    for setting, least in (("ranks", 1), ("batch_size", 1), ("max_new_tokens", 1), ("max_restarts", 0)):
-        value = getattr(config, setting)
-        if value is not None and value < least:
-            refuse(setting, f"must be at least {least}, not {value}")
-    if config.ranks > MAX_RANKS:
-        refuse("ranks", f"must be at most {MAX_RANKS}, not {config.ranks}")
-    if config.batch_size is not None and config.batch_size > MAX_BATCH_SIZE:
-        refuse("batch_size", f"must be at most {MAX_BATCH_SIZE}, not {config.batch_size}")
-    for setting, kind in _LITERALS.items():
-        value = getattr(config, setting)
-        if value not in get_args(kind):
-            refuse(setting, f"must be one of {', '.join(get_args(kind))}, not {value!r}")
+    problems = [
+        Problem(setting, said)
+        for setting, bounds in _BOUNDS.items()
+        if (value := getattr(config, setting)) is not None and (said := out_of_bounds(value, *bounds))
+    ]
+    problems += [
+        Problem(setting, not_one_of(value, get_args(kind)))
+        for setting, kind in _LITERALS.items()
+        if (value := getattr(config, setting)) not in get_args(kind)
+    ]
     if config.patience is not None and not 0 <= config.patience <= MAX_PATIENCE:
-        refuse("patience", f"must be from 0 (never) to {MAX_PATIENCE:,} seconds, not {config.patience:g}")
-    if config.limit is not None and config.limit < 1:
-        refuse("limit", f"must be at least 1, not {config.limit}")
+        said = f"must be from 0 (never) to {MAX_PATIENCE:,} seconds, not {config.patience:g}"
+        problems.append(Problem("patience", said))
     if not config.model.strip():
-        refuse("model", "must name a model: demo, a local folder, or a hub id")
+        problems.append(Problem("model", "must name a model: demo, a local folder, or a hub id"))
     if config.name is not None and not RUN_NAME.fullmatch(config.name):
-        refuse(
-            "name",
-            f"must be 1 to 64 letters, digits, '.', '_' or '-', the first a letter or digit, not {config.name!r}",
-        )
-    problems.extend(_check_placement(config))
+        said = "must be 1 to 64 letters, digits, '.', '_' or '-', the first a letter or digit"
+        problems.append(Problem("name", f"{said}, not {config.name!r}"))
+    problems += _check_placement(config)
     if config.attention.startswith("flash") and config.device == "cpu":
-        refuse("attention", f"{config.attention} needs an NVIDIA GPU; use sdpa")
+        problems.append(Problem("attention", f"{config.attention} needs an NVIDIA GPU; use sdpa"))
     if config.compile and config.engine == "continuous":
-        refuse("compile", "is the static engine's; leave it or --engine continuous out")
+        problems.append(Problem("compile", "is the static engine's; leave it or --engine continuous out"))
     if config.compile and config.gpus_per_rank > 1:
-        refuse("compile", "is for models on one GPU; leave it or --gpus-per-rank out")
-    problems.extend(_check_sampling(config))
+        problems.append(Problem("compile", "is for models on one GPU; leave it or --gpus-per-rank out"))
+    problems += _check_sampling(config)
     if config.sweep is not None:
-        problems.extend(check_sweep(config, config.sweep))
+        problems += check_sweep(config, config.sweep)
     return problems
+
+
+def out_of_bounds(value: float, least: float, most: float) -> str:
+    """What to say of a number that is not from `least` to `most`; nothing if it is."""
+    if value < least:
+        return f"must be at least {least}, not {value}"
+    return f"must be at most {most}, not {value}" if value > most else ""
 
 
 def check_sweep(config: RunConfig, plan: SweepPlan) -> list[Problem]:
@@ -158,15 +179,12 @@ def check_sweep(config: RunConfig, plan: SweepPlan) -> list[Problem]:
         problems.append(Problem("ranks", f"must be numbers from 1 to {MAX_RANKS}, as in 1,2"))
     elif max(plan.ranks) > config.ranks:
         problems.append(Problem("ranks", f"{max(plan.ranks)} are to be measured, and the run has {config.ranks}"))
-    for setting, value, least in (
-        ("repeats", plan.repeats, 1),
-        ("rounds", plan.least_rounds, 1),
-        ("seconds", plan.least_seconds, 0),
-    ):
-        if not (math.isfinite(value) and value >= least):
-            problems.append(Problem(setting, f"must be at least {least}, not {value}"))
-    if plan.least_seconds > MAX_TRIAL_SECONDS:
-        problems.append(Problem("seconds", f"must be at most {MAX_TRIAL_SECONDS:,} for a trial"))
+    if said := out_of_bounds(plan.repeats, 1, MAX_TRIALS):
+        problems.append(Problem("repeats", said))
+    if said := out_of_bounds(plan.least_rounds, 1, MAX_COUNT):
+        problems.append(Problem("rounds", said))
+    if not 0 <= plan.least_seconds <= MAX_TRIAL_SECONDS:
+        problems.append(Problem("seconds", f"must be from 0 to {MAX_TRIAL_SECONDS:,}, not {plan.least_seconds}"))
     if not problems:
         prompts = plan.least_rounds * max(plan.ranks) * max(plan.batch_sizes)
         if prompts > MAX_TRIAL_PROMPTS:
@@ -192,9 +210,7 @@ def _check_placement(config: RunConfig) -> list[Problem]:
     problems = []
     for setting in ("ranks_per_gpu", "gpus_per_rank"):
         value = getattr(config, setting)
-        if value is not None and not 1 <= value <= MAX_PER:
-            problems.append(Problem(setting, f"must be from 1 to {MAX_PER}, not {value}"))
-        elif value is not None and value > 1 and config.device == "cpu":
+        if value is not None and value > 1 and config.device == "cpu":
             problems.append(Problem(setting, "is for NVIDIA GPUs; with --device cpu give the number of --ranks alone"))
     if (config.ranks_per_gpu or 1) > 1 and config.gpus_per_rank > 1:
         said = "ranks share a GPU (--ranks-per-gpu) or have several each, not both; leave one out"
@@ -208,34 +224,73 @@ def _check_sampling(config: RunConfig) -> list[Problem]:
         for setting in ("temperature", "top_p", "top_k")
         if getattr(config, setting) is not None and not config.do_sample
     ]
-    if config.temperature is not None and not config.temperature > 0:
-        problems.append(
-            Problem("temperature", f"must be above 0, not {config.temperature}; for greedy leave --do-sample out")
-        )
+    if config.temperature is not None and not LEAST_TEMPERATURE <= config.temperature < math.inf:
+        said = f"must be above 0 and finite, not {config.temperature}; for greedy leave --do-sample out"
+        problems.append(Problem("temperature", said))
     if config.top_p is not None and not 0 < config.top_p <= 1:
         problems.append(Problem("top_p", f"must be above 0 and at most 1, not {config.top_p}"))
-    if config.top_k is not None and config.top_k < 1:
-        problems.append(Problem("top_k", f"must be at least 1, not {config.top_k}"))
     return problems
 
 
-def from_mapping(values: dict[str, Any]) -> RunConfig:
-    """A RunConfig from plain values (flags over a TOML file). A batch size may be the word `auto`.
+def read(values: Mapping[str, Any]) -> tuple[RunConfig, list[Problem]]:
+    """The settings in plain values (flags over a TOML file), and what of them cannot be read.
+
+    A setting that cannot be read has its default, so that the rest can still be checked. A batch size may be the word
+    `auto`.
+    """
+    fields = {field.name: field.type for field in msgspec.structs.fields(RunConfig)}
+    problems: list[Problem] = []
+    found: dict[str, Any] = {"prompts": ""}
+    for name, value in values.items():
+        if name not in fields:
+            known = f"known are: {', '.join(sorted(fields))}"
+            problems.append(Problem(name, f"there is no such setting; {known}{near(name, fields)}"))
+            continue
+        try:
+            found[name] = _read_one(name, fields[name], value)
+        except ValueError as error:
+            problems.append(Problem(name, str(error)))
+    return RunConfig(**found), problems
+
+
+def _read_one(name: str, kind: Any, value: Any) -> Any:
+    """A setting as a RunConfig has it. Raises ValueError, in words for people."""
+    if name in _LITERALS and isinstance(value, str):
+        if value not in get_args(kind):
+            raise ValueError(not_one_of(value, get_args(kind)))
+    elif name == "batch_size" and isinstance(value, str):
+        if value == "auto":
+            return None
+        if not re.fullmatch(r"[+-]?[0-9]{1,20}", value.strip()):
+            raise ValueError(f"must be a whole number or auto, not {value!r}")
+        return int(value)
+    elif name in _BOUNDS and isinstance(value, int) and (said := out_of_bounds(value, *_BOUNDS[name])):
+        raise ValueError(said)  # before msgspec sees it, which takes 64 bits
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        raise ValueError(_in_words(error, value)) from None
+
+
+_KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a text"}
+
+
+def _in_words(error: msgspec.ValidationError, value: object) -> str:
+    what, _, where = str(error).partition(" - at `$")
+    expected = re.match(r"Expected `(\w+)", what)
+    kind = _KINDS.get(expected[1]) if expected else None
+    if where:  # inside a table
+        return f"{where.strip('.`')}: {f'must be {kind}' if kind else what}"
+    return f"must be {kind}, not {value!r}" if kind else what
+
+
+def from_mapping(values: Mapping[str, Any]) -> RunConfig:
+    """A RunConfig from plain values.
 
     Raises:
-        ValueError: an unknown setting, or a value of the wrong type, in words for people.
+        ValueError: something cannot be read; a line for each, in words for people.
     """
-    known = {field.name for field in msgspec.structs.fields(RunConfig)}
-    unknown = sorted(set(values) - known)
-    if unknown:
-        raise ValueError(f"unknown setting {unknown[0]!r}; known are: {', '.join(sorted(known))}")
-    values = {**values}
-    if isinstance(size := values.get("batch_size"), str):
-        if size != "auto" and not re.fullmatch(r"[+-]?\d+", size.strip()):
-            raise ValueError(f"batch_size must be a number or auto, not {size!r}")
-        values["batch_size"] = None if size == "auto" else int(size)
-    try:
-        return msgspec.convert(values, RunConfig)
-    except msgspec.ValidationError as error:
-        what, _, where = str(error).partition(" - at `$.")
-        raise ValueError(f"{where.rstrip('`')}: {what}" if where else what) from None
+    config, problems = read(values)
+    if problems:
+        raise ValueError("\n".join(map(str, problems)))
+    return config

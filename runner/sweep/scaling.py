@@ -117,10 +117,11 @@ def knee(found: Sequence[Cell], active_ranks: int) -> Knee | None:
     )
     if len(row) < 2:
         return None
-    at = 0
-    for place in range(1, len(row)):
-        if rate(row[place]) >= rate(row[at]) * (1 + LEAST_GAIN):
-            at = place
+    at = next(
+        place
+        for place, cell in enumerate(row)
+        if all(rate(larger) < rate(cell) * (1 + LEAST_GAIN) for larger in row[place + 1 :])
+    )
     here = row[at]
     pair = (here, row[at + 1]) if at + 1 < len(row) else (row[at - 1], here)
     ended = at + 1 < len(row)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
+from rich.console import Console
 from textual import on
 from textual.app import SystemCommand
 from textual.binding import Binding, BindingType
@@ -16,6 +17,7 @@ from textual.worker import WorkerFailed
 
 from rankdeck.tui.settings import keys, remembered, theme
 from rankdeck.tui.settings.preferences import Preferences
+from rankdeck.tui.terminal.shown import HarmlessFilter
 from rankdeck.tui.widgets.deck import HELP_KEYS, Deck
 from rankdeck.tui.words import alerts
 
@@ -59,7 +61,9 @@ class BaseApp(Deck):
         super().__init__(preferences, at_home=at_home)
         self._remembers = preferences is not None and at_home
         self._terminal_has_focus = False
-        self._own_filters: list[LineFilter] = []
+        self._own_filters: list[LineFilter] = [HarmlessFilter()]
+        # For the traceback of a bug: without colours, as it goes out where control codes are made visible.
+        self.error_console = Console(markup=False, highlight=False, stderr=True, force_terminal=False)
         for each in theme.THEMES:
             self.register_theme(each)
         self.theme = self._first_theme()

@@ -4,10 +4,9 @@ Knows the command line: options, exit status, what goes to stdout (the product) 
 neither what a run does nor how it looks; Textual is imported only if a screen is shown.
 """
 
-import io
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 import typer
@@ -16,15 +15,15 @@ import rankdeck
 from rankdeck.runner import run_directory, start
 from rankdeck.runner.protocol import config as settings
 from rankdeck.tui.commands.common import (
+    Settings,
     default_ranks,
     find_run,
     given,
     launch,
     no_screen,
-    one_view,
     preferred,
-    read_config,
-    refuse,
+    read_run,
+    view_problems,
 )
 from rankdeck.tui.commands.doctor import doctor
 from rankdeck.tui.commands.options import (
@@ -54,6 +53,7 @@ from rankdeck.tui.commands.options import (
     ViewOptions,
     grouped,
 )
+from rankdeck.tui.commands.parsing import Command, GatheringCommand, Group, mistakes, refuse
 from rankdeck.tui.commands.plan import plan_command
 from rankdeck.tui.commands.replay import replay
 from rankdeck.tui.commands.report import report
@@ -61,11 +61,13 @@ from rankdeck.tui.commands.serve import serve
 from rankdeck.tui.commands.sweep import sweep
 from rankdeck.tui.session import watch
 from rankdeck.tui.sources.runs import sample_prompts
+from rankdeck.tui.terminal.inert import guard_streams, say, say_json, tell
 
 EXIT_DIED = 3
 
 app = typer.Typer(
     name="rankdeck",
+    cls=Group,
     help="A flight deck for LLM batch inference on several GPUs.",
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -75,15 +77,14 @@ app = typer.Typer(
 
 def main() -> None:
     """Run the command line."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            # A character that the terminal cannot show is written as its code instead of ending the view.
-            stream.reconfigure(errors="backslashreplace")
+    guard_streams()
     try:
         app()
     except run_directory.RunFileError as error:
         # Whatever is in a run directory, it is no reason for a traceback.
         raise SystemExit(refuse(str(error)).exit_code) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None  # it came before any command could see to it
     except BrokenPipeError:
         # The reader of our lines has closed the pipe. The run, if there is one, goes on.
         sys.stderr.close()
@@ -92,7 +93,7 @@ def main() -> None:
 
 def _version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"rankdeck {rankdeck.__version__}")
+        say(f"rankdeck {rankdeck.__version__}")
         raise typer.Exit
 
 
@@ -105,19 +106,40 @@ def _rankdeck(
     theme: Theme = None,
     ascii: Ascii = None,
 ) -> None:
+    view = ViewOptions(theme=theme, ascii=ascii)
     if context.invoked_subcommand is not None:
-        if theme is not None or ascii is not None:
-            raise refuse(f"--theme and --ascii go behind the command: rankdeck {context.invoked_subcommand} --ascii")
-    else:
-        if no_screen():
-            raise refuse("the start screen needs a terminal that it can draw on; see `rankdeck run --help`")
-        raise typer.Exit(watch.start_screen(preferred(ViewOptions(theme=theme, ascii=ascii))))
+        before = [f"--theme {theme}"] if theme is not None else []
+        before += ["--ascii" if ascii else "--no-ascii"] if ascii is not None else []
+        if before:
+            raise refuse(*view_problems(view), _belongs_behind(context, context.invoked_subcommand, before))
+        return
+    problems = view_problems(view)
+    if no_screen():
+        problems.append("the start screen needs a terminal that it can draw on; see `rankdeck run --help`")
+    if problems:
+        raise refuse(*problems)
+    raise typer.Exit(watch.start_screen(preferred(view)))
 
 
-@app.command()
+def _belongs_behind(context: typer.Context, name: str, flags: list[str]) -> str:
+    """Where flags of the start screen that were typed before a command's name belong, if anywhere."""
+    commands: dict[str, Any] = getattr(context.command, "commands", {})
+
+    def takes(command: str, flag: str) -> bool:
+        options = commands[command].params if command in commands else ()
+        return any(flag.partition(" ")[0] in (*param.opts, *param.secondary_opts) for param in options)
+
+    if all(takes(name, flag) for flag in flags):
+        return f"options go behind the command: rankdeck {name} {' '.join(flags)}"
+    drawn = ", ".join(command for command in commands if all(takes(command, flag) for flag in flags))
+    return f"{' '.join(flags)}: not for `rankdeck {name}`; it is for the start screen and for {drawn}"
+
+
+@app.command(cls=GatheringCommand)
 @grouped
 def run(
     *,
+    context: typer.Context,
     prompts: Prompts = None,
     model: Model = None,
     ranks: Ranks = None,
@@ -146,16 +168,16 @@ def run(
     view: ViewOptions,
 ) -> None:
     """Answer every prompt of a file, and watch it happen."""
-    values = {**read_config(config), **given(locals())}
-    if "prompts" not in values:
-        raise refuse("name a file of prompts: rankdeck run PROMPTS")
-    launch(values, view, run_dir=run_dir, force=force, ignore_memory=ignore_memory, compare=compare)
+    asked = Settings(locals(), config)
+    wrong = mistakes(context)
+    launch(asked, view, wrong, run_dir=run_dir, force=force, ignore_memory=ignore_memory, compare=compare)
 
 
-@app.command()
+@app.command(cls=GatheringCommand)
 @grouped
 def demo(
     *,
+    context: typer.Context,
     ranks: Ranks = None,
     batch_size: BatchSize = None,
     max_new_tokens: Annotated[int, typer.Option(help="Output tokens per prompt at most.")] = 50,
@@ -163,11 +185,10 @@ def demo(
     view: ViewOptions,
 ) -> None:
     """The sample prompts on the embedded model: the whole way, on any machine."""
-    values = {"prompts": str(sample_prompts()), "model": "demo", **given(locals())}
-    launch(values, view)
+    launch(Settings({"prompts": str(sample_prompts()), "model": "demo", **locals()}), view, mistakes(context))
 
 
-@app.command()
+@app.command(cls=Command)
 @grouped
 def attach(
     *,
@@ -180,11 +201,12 @@ def attach(
     view: ViewOptions,
 ) -> None:
     """Watch a live run, from its beginning on; leaving does not stop it."""
-    one_view(view)
+    if problems := view_problems(view):
+        raise refuse(*problems)
     preferences = preferred(view)
     directory = find_run(run)
     if not run_directory.supervisor_comes(directory):
-        state = run_directory.read_run_file(directory)
+        state = read_run(directory)
         if state.status == "running":
             raise refuse(f"{state.name} has lost its supervisor; `rankdeck resume {state.name}` goes on with it")
         raise refuse(
@@ -193,7 +215,7 @@ def attach(
     raise typer.Exit(watch.watch(directory, json=view.json, preferences=preferences, steerable=not watch_only))
 
 
-@app.command()
+@app.command(cls=Command)
 def stop(
     run: Run,
     now: Annotated[bool, typer.Option("--now", help="Abandon the batches in flight.")] = False,
@@ -205,10 +227,11 @@ def stop(
     raise typer.Exit(watch.stop(directory, now=now))
 
 
-@app.command()
+@app.command(cls=GatheringCommand)
 @grouped
 def resume(
     *,
+    context: typer.Context,
     run: Run,
     ranks: Ranks = None,
     batch_size: BatchSize = None,
@@ -224,28 +247,27 @@ def resume(
     view: ViewOptions,
 ) -> None:
     """Go on with a run that was stopped, failed or lost its supervisor: exactly the prompts that have no record yet."""
-    one_view(view)
+    wrong = [*mistakes(context), *view_problems(view)]
+    directory = find_run(run, wrong)
+    changes = given({**locals(), "run": None})
+    config, unread = settings.read({**msgspec.to_builtins(read_run(directory).config), **changes})
+    if ranks is None and (ranks_per_gpu is not None or gpus_per_rank is not None):
+        config = msgspec.structs.replace(config, ranks=default_ranks(config))
+    if wrong := [*wrong, *map(str, unread)]:
+        known = {problem.setting for problem in unread}
+        raise refuse(*wrong, *(str(problem) for problem in settings.check(config) if problem.setting not in known))
     preferences = preferred(view)
-    directory = find_run(run)
     try:
-        before = msgspec.to_builtins(run_directory.read_run_file(directory).config)
-        changes = given({**locals(), "run": None})
-        if ranks is None and (ranks_per_gpu is not None or gpus_per_rank is not None):
-            changes["ranks"] = default_ranks({**before, **changes})
-        config = settings.from_mapping({**before, **changes})
         started = start.resume(directory, msgspec.structs.asdict(config))
-    except (ValueError, run_directory.RunFileError, start.InputError) as error:
+    except start.InputError as error:
+        raise refuse(*map(str, error.problems)) from None
+    except run_directory.RunFileError as error:
         raise refuse(str(error)) from None
     raise typer.Exit(watch.watch(started.directory, started.died, json=view.json, preferences=preferences))
 
 
-@app.command()
-def hello(
-    ranks: Annotated[
-        int | None, typer.Option(help="World size.  [default: the GPUs seen, or min(2, cores) on a CPU]")
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cuda or cpu.")] = "auto",
-) -> None:
+@app.command(cls=GatheringCommand)
+def hello(context: typer.Context, ranks: Ranks = None, device: Device = None) -> None:
     """Every rank greets; the gathered greetings are printed. The quickest check that a machine works."""
     import asyncio
     import signal
@@ -253,37 +275,42 @@ def hello(
     # However this process is ended, its ranks end too, as with Ctrl-C.
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
-    if device not in ("auto", "cuda", "cpu"):
-        raise refuse(f"--device: must be one of auto, cuda, cpu, not {device!r}")
-    if (uncounted := start.uncounted_gpus(device)) is not None:
-        typer.echo(f"rankdeck: warning: {uncounted}", err=True)
+    asked = Settings(locals())
+    config, unread = settings.read(asked.values)
+    if ranks is None:
+        config = msgspec.structs.replace(config, ranks=default_ranks(config))
+    if wrong := [*mistakes(context), *map(str, unread), *map(str, settings.check(config))]:
+        raise refuse(*wrong)
+    if (uncounted := start.uncounted_gpus(config.device)) is not None:
+        tell(f"rankdeck: warning: {uncounted}")
     try:
-        greetings = asyncio.run(start.hello(start.default_ranks(device) if ranks is None else ranks, device))
+        greetings = asyncio.run(start.hello(config.ranks, config.device))
     except start.InputError as error:
-        raise refuse(str(error)) from None
+        raise refuse(*map(str, error.problems)) from None
     except start.HelloError as error:
-        typer.echo(f"rankdeck: the ranks could not greet: {error}", err=True)
+        tell(f"rankdeck: the ranks could not greet: {error}")
         raise typer.Exit(EXIT_DIED) from None
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
     for greeting in greetings:
-        typer.echo(greeting)
+        say(greeting)
 
 
-app.command()(sweep)
-app.command("plan")(plan_command)
-app.command()(report)
-app.command()(replay)
-app.command()(doctor)
-app.command()(serve)
+app.command(cls=GatheringCommand)(sweep)
+app.command("plan", cls=GatheringCommand)(plan_command)
+app.command(cls=Command)(report)
+app.command(cls=GatheringCommand)(replay)
+app.command(cls=Command)(doctor)
+app.command(cls=GatheringCommand)(serve)
 
 
-@app.command("list")
+@app.command("list", cls=Command)
 def list_runs(
     json: Annotated[bool, typer.Option("--json", help="A JSON object a line.")] = False,
 ) -> None:
     """The runs in the usual place, newest first."""
     from rankdeck.tui.sources import runs
 
+    write = say_json if json else say
     for line in runs.json_lines() if json else runs.table_lines():
-        typer.echo(line)
+        write(line)

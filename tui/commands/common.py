@@ -6,7 +6,7 @@ Knows nothing of a screen.
 import os
 import sys
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +15,14 @@ import typer
 
 from rankdeck.runner import run_directory, start
 from rankdeck.runner.protocol import config as settings
-from rankdeck.runner.protocol.config import RunConfig
+from rankdeck.runner.protocol.config import Problem, RunConfig
+from rankdeck.runner.run_directory.run_file import RunFile
 from rankdeck.tui.commands.options import GenerationOptions, PromptOptions, ViewOptions
+from rankdeck.tui.commands.parsing import refuse
 from rankdeck.tui.session import watch
 from rankdeck.tui.settings import preferences as settings_file
 from rankdeck.tui.settings.preferences import PreferenceError, Preferences
-
-EXIT_BAD_INPUT = 2
-
-
-def refuse(message: str) -> typer.Exit:
-    """Print what is wrong, line by line; the caller raises the returned exit."""
-    for line in message.splitlines():
-        typer.echo(f"rankdeck: {line}", err=True)
-    return typer.Exit(EXIT_BAD_INPUT)
+from rankdeck.tui.terminal.inert import say, tell
 
 
 def no_screen() -> bool:
@@ -48,16 +42,28 @@ def given(arguments: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name in _SETTINGS and value is not None}
 
 
-def find_run(run: str | None) -> Path:
+def find_run(run: str | None, mistakes: Sequence[str] = ()) -> Path:
+    """The directory of a run, by default the newest live one's; refused, with the `mistakes`, if there is none."""
     try:
         return run_directory.newest_live_run() if run is None else run_directory.find_run(run)
+    except run_directory.RunFileError as error:
+        raise refuse(*mistakes, str(error)) from None
+
+
+def read_run(directory: Path) -> RunFile:
+    """The run.json of a run; refused if it cannot be read."""
+    try:
+        return run_directory.read_run_file(directory)
     except run_directory.RunFileError as error:
         raise refuse(str(error)) from None
 
 
-def one_view(view: ViewOptions) -> None:
-    if view.plain and view.json:
-        raise refuse("--plain and --json exclude each other")
+def view_problems(view: ViewOptions) -> list[str]:
+    """What is wrong with the options that say how a run is shown."""
+    problems = ["--plain and --json exclude each other"] if view.plain and view.json else []
+    if view.theme is not None and (said := settings_file.theme_problem(view.theme)):
+        problems.append(f"--theme: {said}")
+    return problems
 
 
 def preferred(view: ViewOptions) -> Preferences | None:
@@ -67,7 +73,7 @@ def preferred(view: ViewOptions) -> Preferences | None:
     try:
         return load_preferences(theme=view.theme, ascii=view.ascii)
     except PreferenceError as error:
-        raise refuse(str(error)) from None
+        raise refuse(*str(error).split("\n")) from None
 
 
 def load_preferences(*, theme: str | None = None, ascii: bool | None = None) -> Preferences:
@@ -82,49 +88,70 @@ def _key_problems(keys: Mapping[str, Any]) -> Iterable[str]:
     return declared_keys.problems(keys)
 
 
-def read_config(path: Path | None) -> dict[str, Any]:
-    if path is None:
-        return {}
+class Settings:
+    """The settings of a run as flags and perhaps a TOML file give them: flags win."""
+
+    def __init__(self, arguments: Mapping[str, Any], file: Path | None = None) -> None:
+        """`arguments` are a command's; refused if the file cannot be read."""
+        self._file = file
+        self._flags = given(arguments)
+        self.in_file = _read_file(file) if file is not None else {}
+        self.values = {**self.in_file, **self._flags}
+
+    def said(self, problem: Problem | str) -> str:
+        """A problem with a setting, by the flag that was typed or the file's key."""
+        if isinstance(problem, str) or problem.setting in self._flags or problem.setting not in self.in_file:
+            # Prompts are an argument, and the message begins with it.
+            return problem.message if isinstance(problem, Problem) and problem.setting == "prompts" else str(problem)
+        return f"{self._file}: {problem.setting}: {problem.message}"
+
+
+def _read_file(path: Path) -> dict[str, Any]:
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
-        settings.from_mapping({"prompts": "", **values})
-    except OSError as error:
-        raise refuse(f"--config: {path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, ValueError) as error:
-        raise refuse(f"--config: {path}: {error}") from None
-    if "prompts" in values and values["prompts"] != "-":
+    except (OSError, ValueError) as error:  # not TOML, not UTF-8, or a NUL in the path
+        raise refuse(f"--config: {path}: {getattr(error, 'strerror', None) or error}") from None
+    if isinstance(prompts := values.get("prompts"), str) and prompts != "-":
         # A path in a file is relative to the file, so that it means the same in any working directory.
-        values["prompts"] = str(path.absolute().parent / start.with_homes(RunConfig(prompts=values["prompts"])).prompts)
+        values["prompts"] = str(path.absolute().parent / start.with_homes(RunConfig(prompts=prompts)).prompts)
     return values
 
 
-def default_ranks(values: dict[str, Any]) -> int:
+def default_ranks(config: RunConfig) -> int:
     """The world size if none is given, from the settings that say how ranks share or span GPUs."""
-    return start.default_ranks(
-        values.get("device", "auto"), values.get("ranks_per_gpu"), values.get("gpus_per_rank") or 1
-    )
+    return start.default_ranks(config.device, config.ranks_per_gpu, max(1, config.gpus_per_rank))
 
 
 def launch(
-    values: dict[str, Any],
+    asked: Settings,
     view: ViewOptions,
+    mistakes: Sequence[str] = (),
     *,
     run_dir: Path | None = None,
     force: bool = False,
     ignore_memory: bool = False,
     compare: str | None = None,
 ) -> None:
-    """Start a run with these settings, watch it, exit with its status; `compare` names a run to compare it with."""
-    one_view(view)
-    preferences = preferred(view)
+    """Start a run with these settings, watch it, exit with its status; `compare` names a run to compare it with.
+
+    Refused with everything that is wrong, `mistakes` in the arguments first.
+    """
+    wrong = [*mistakes, *view_problems(view)]
+    if "prompts" not in asked.values and not any(mistake.startswith("PROMPTS") for mistake in mistakes):
+        wrong.append("name a file of prompts, or - for standard input")
     if compare is not None and view.json:
-        raise refuse("--compare and --json exclude each other; `rankdeck report RUN --compare OTHER` writes JSON")
+        wrong.append("--compare and --json exclude each other; `rankdeck report RUN --compare OTHER` writes JSON")
+    config, unread = settings.read(asked.values)
+    if "ranks" not in asked.values:
+        config = msgspec.structs.replace(config, ranks=default_ranks(config))
+    wrong += map(asked.said, unread)
+    if wrong:
+        known = {problem.setting for problem in unread} | ({"prompts"} - asked.values.keys())
+        found = start.check(config, force=force)
+        raise refuse(*wrong, *(asked.said(problem) for problem in found if problem.setting not in known))
+    preferences = preferred(view)
     other = find_run(compare) if compare is not None else None
     try:
-        if "ranks" not in values:
-            values["ranks"] = default_ranks(values)
-        config = settings.from_mapping(values)
-        asked_at = start.process_started_at()
         started = start.launch(
             config,
             run_dir=run_dir,
@@ -132,16 +159,14 @@ def launch(
             ignore_memory=ignore_memory,
             look_into_model=True,
             stdin=sys.stdin.buffer,
-            asked_at=asked_at,
+            asked_at=start.process_started_at(),
         )
-    except ValueError as error:
-        raise refuse(str(error)) from None
     except start.InputError as error:
-        raise refuse(str(error)) from None
+        raise refuse(*map(asked.said, error.problems)) from None
     run = run_directory.read_run_file(started.directory)
     doubts = [started.doubt] if started.doubt is not None else []
     for warning in [*run.remarks, *start.warnings(run.config, run.prompts), *doubts]:
-        typer.echo(f"rankdeck: warning: {warning}", err=True)
+        tell(f"rankdeck: warning: {warning}")
     status = watch.watch(started.directory, started.died, json=view.json, preferences=preferences)
     if other is not None:
         _compare(started.directory, other)
@@ -154,7 +179,7 @@ def _compare(directory: Path, other: Path) -> None:
 
     run = run_directory.read_run_file(directory)
     if run.summary is None:
-        typer.echo(f"rankdeck: compare later: rankdeck report {run.name} --compare {other.name}", err=True)
+        tell(f"rankdeck: compare later: rankdeck report {run.name} --compare {other.name}")
         return
     for line in comparison_lines(run, run_directory.read_run_file(other)):
-        typer.echo(line)
+        say(line)

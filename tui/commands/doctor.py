@@ -10,6 +10,7 @@ import typer
 
 from rankdeck.runner.machine import doctor as findings
 from rankdeck.runner.machine import examine
+from rankdeck.tui.terminal.inert import say, say_json, tell
 from rankdeck.tui.words.doctor import WORDS, doctor_lines, verdict
 from rankdeck.tui.words.text import plain
 
@@ -20,7 +21,7 @@ EXIT_INTERRUPTED = 130
 def doctor(json: Annotated[bool, typer.Option("--json", help="The findings as a JSON object.")] = False) -> None:
     """Say what this machine has, and what would not work here, with the cure. Exit status 1 if so."""
     if sys.stderr.isatty():
-        typer.echo("rankdeck: looking; asking torch takes some seconds", err=True)
+        tell("rankdeck: looking; asking torch takes some seconds")
     try:
         facts = msgspec.structs.replace(examine.facts(), torch=asyncio.run(examine.ask_torch()))
     except KeyboardInterrupt:
@@ -28,8 +29,9 @@ def doctor(json: Annotated[bool, typer.Option("--json", help="The findings as a 
     checks = findings.findings(facts)
     worst = findings.worst(checks)
     if json:
-        typer.echo(msgspec.json.encode({"status": worst, "checks": checks}).decode())
+        say_json(msgspec.json.encode({"status": worst, "checks": checks}).decode())
     else:
         width = min(WIDEST, shutil.get_terminal_size((WIDEST, 24)).columns)
-        typer.echo(plain([*doctor_lines(checks, width, WORDS), (), verdict(checks)]))
+        for line in (*doctor_lines(checks, width, WORDS), (), verdict(checks)):
+            say(plain([line]))
     raise typer.Exit(1 if worst == "bad" else 0)

@@ -3,9 +3,8 @@
 Reads only run.json, and prints what `runner.forecast.plan` predicts, as lines or as one JSON object.
 """
 
-import math
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import msgspec
 import typer
@@ -15,13 +14,17 @@ from rankdeck.runner.forecast import cost_model, plan
 from rankdeck.runner.forecast.answer_lengths import Answers, answers
 from rankdeck.runner.forecast.cost_model import CostModel
 from rankdeck.runner.protocol import config as settings
+from rankdeck.runner.protocol.choices import not_one_of
 from rankdeck.runner.run_directory.run_file import RunFile
-from rankdeck.tui.commands.common import find_run, refuse
+from rankdeck.tui.commands.common import find_run, read_run
 from rankdeck.tui.commands.options import number_list
+from rankdeck.tui.commands.parsing import mistakes, refuse
+from rankdeck.tui.terminal.inert import say, say_json
 from rankdeck.tui.words import text
 
 MAX_ROWS = 500
 NO_RESIDUAL = 1e-6
+MAX_SECONDS = 1e9
 DEFAULT_RANKS = "1-8"
 DEFAULT_NEW_TOKENS = 100
 
@@ -46,6 +49,7 @@ class _Source(msgspec.Struct):
 
 
 def plan_command(
+    context: typer.Context,
     run: Annotated[str | None, typer.Argument(help="The name or directory of a run or sweep that measured.")] = None,
     prompts: Annotated[int | None, typer.Option(help="Prompts of the job.  [default: the run's]")] = None,
     ranks: PredictedRanks = None,
@@ -61,8 +65,7 @@ def plan_command(
 ) -> None:
     """Predict seconds, tokens/s, speedup and idle for other ranks and batch sizes, from a measured or a given cost."""
     given = dict(locals())
-    given.pop("json")
-    problems = list(_problems(given))
+    problems = [*mistakes(context), *_problems(given)]
     lists: dict[str, list[int]] = {}
     for name, most in (("ranks", settings.MAX_RANKS), ("batch_sizes", settings.MAX_BATCH_SIZE)):
         option = f"--{name.replace('_', '-')}"
@@ -75,7 +78,7 @@ def plan_command(
                 if max(lists[name]) > most:
                     problems.append(f"{option}: at most {most:,} are possible, not {max(lists[name]):,}")
     if problems:
-        raise refuse("\n".join(problems))
+        raise refuse(*problems)
     source = _from_run(run, max_new_tokens) if run is not None else _by_hand(given)
     sizes = lists.get("batch_sizes") or ([batch_size] if batch_size is not None else source.batch_sizes)
     numbers = lists.get("ranks") or source.ranks
@@ -92,24 +95,24 @@ def plan_command(
         basis=source.basis,
     )
     if json:
-        typer.echo(msgspec.json.encode(found).decode())
+        say_json(msgspec.json.encode(found).decode())
         return
     for line in lines(found, source.answers):
-        typer.echo(line)
+        say(line)
 
 
 def _problems(given: dict[str, Any]) -> Iterator[str]:
     """Everything that is wrong with the options, except for the lists of numbers."""
+    most = {"batch_size": settings.MAX_BATCH_SIZE}
     for name in ("prompts", "batch_size", "max_new_tokens"):
-        if given[name] is not None and given[name] < 1:
-            yield f"--{name.replace('_', '-')}: must be at least 1, not {given[name]}"
-    if given["batch_size"] is not None and given["batch_size"] > settings.MAX_BATCH_SIZE:
-        yield f"--batch-size: must be at most {settings.MAX_BATCH_SIZE}, not {given['batch_size']}"
+        number = given[name]
+        if number is not None and (said := settings.out_of_bounds(number, 1, most.get(name, settings.MAX_COUNT))):
+            yield f"--{name.replace('_', '-')}: {said}"
     for name in ("batch_seconds", "seconds"):
-        if given[name] is not None and not (given[name] > 0 and math.isfinite(given[name])):
-            yield f"--{name.replace('_', '-')}: must be above 0, not {given[name]}"
-    if given["dispatch"] not in (None, "pull", "split"):
-        yield f"--dispatch: must be one of pull, split, not {given['dispatch']!r}"
+        if given[name] is not None and not 0 < given[name] <= MAX_SECONDS:
+            yield f"--{name.replace('_', '-')}: must be above 0 and at most {MAX_SECONDS:g}, not {given[name]}"
+    if given["dispatch"] not in (None, *get_args(settings.Dispatch)):
+        yield f"--dispatch: {not_one_of(given['dispatch'], get_args(settings.Dispatch))}"
     by_hand = [f"--{name.replace('_', '-')}" for name in ("batch_seconds", "seconds") if given[name] is not None]
     if given["run"] is not None:
         for option in by_hand:
@@ -149,10 +152,7 @@ def _by_hand(given: dict[str, Any]) -> _Source:
 
 def _from_run(name: str, max_new_tokens: int | None) -> _Source:
     directory = find_run(name)
-    try:
-        run = run_directory.read_run_file(directory)
-    except run_directory.RunFileError as error:
-        raise refuse(str(error)) from None
+    run = read_run(directory)
     model = cost_model.fit(run.costs)
     if model is None:
         raise refuse(

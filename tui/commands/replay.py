@@ -9,18 +9,21 @@ import typer
 
 from rankdeck.runner import protocol
 from rankdeck.runner.protocol import AnyEvent
-from rankdeck.tui.commands.common import one_view, preferred, refuse
+from rankdeck.tui.commands.common import preferred, view_problems
 from rankdeck.tui.commands.options import ViewOptions, grouped
+from rankdeck.tui.commands.parsing import mistakes, refuse
 from rankdeck.tui.plain.view import end_lines, terminal_view
 from rankdeck.tui.settings.preferences import Preferences
 from rankdeck.tui.sources import journal
 from rankdeck.tui.sources.journal import Journal, JournalError
 from rankdeck.tui.sources.replay import FASTEST, SLOWEST, ReplaySource
+from rankdeck.tui.terminal.inert import say, say_json, tell
 
 
 @grouped
 def replay(
     *,
+    context: typer.Context,
     run: Annotated[
         str | None, typer.Argument(help="A run's name, its directory, or a journal (its events.jsonl).")
     ] = None,
@@ -32,16 +35,18 @@ def replay(
     view: ViewOptions,
 ) -> None:
     """Watch a run once more, in the same dashboard: pause, seek, change the speed. Needs no GPU and no model."""
-    one_view(view)
+    wrong = [*mistakes(context), *view_problems(view)]
     if sample and run is not None:
-        raise refuse("--sample replays the run that comes with rankdeck; leave out either it or RUN")
+        wrong.append("--sample replays the run that comes with rankdeck; leave out either it or RUN")
     if not sample and run is None:
-        raise refuse(
+        wrong.append(
             "say what to replay: `rankdeck replay RUN`, where `rankdeck list` shows the runs there are, "
             "or `rankdeck replay --sample` for the one that comes with rankdeck"
         )
     if speed is not None and not SLOWEST <= speed <= FASTEST:
-        raise refuse(f"--speed: must be from {SLOWEST:g} to {FASTEST:g}, not {speed:g}")
+        wrong.append(f"--speed: must be from {SLOWEST:g} to {FASTEST:g}, not {speed:g}")
+    if wrong:
+        raise refuse(*wrong)
     try:
         found = Journal(journal.SAMPLE) if run is None else journal.find(run)
         preferences = preferred(view)
@@ -55,12 +60,12 @@ def replay(
 
 def _print(found: Journal, speed: float | None, *, json: bool) -> None:
     for note in found.notes:
-        typer.echo(f"rankdeck: {note}", err=True)
+        tell(f"rankdeck: {note}")
     view = terminal_view()
     try:
         for event in _paced(found, speed):
             if json:
-                sys.stdout.write(protocol.encode_line(event).decode())
+                say_json(protocol.encode_line(event).decode())
             else:
                 view.show(event)
             if speed is not None:
@@ -70,7 +75,7 @@ def _print(found: Journal, speed: float | None, *, json: bool) -> None:
     finally:
         view.close()
     if stops := journal.how_it_stops(found):
-        typer.echo(f"rankdeck: the journal stops here: {stops}", err=True)
+        tell(f"rankdeck: the journal stops here: {stops}")
 
 
 def _paced(found: Journal, speed: float | None) -> Iterator[AnyEvent]:
@@ -91,4 +96,5 @@ def _show(found: Journal, speed: float, preferences: Preferences) -> None:
     if app.followed.lost is not None:
         raise JournalError(app.followed.lost)
     if app.followed.final_state is not None:
-        sys.stdout.write("".join(f"{line}\n" for line in end_lines(app.followed.final_state)))
+        for line in end_lines(app.followed.final_state):
+            say(line)

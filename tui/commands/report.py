@@ -6,9 +6,8 @@ from typing import Annotated
 import typer
 
 from rankdeck.runner import run_directory
-from rankdeck.tui.words import text
-
-EXIT_BAD_INPUT = 2
+from rankdeck.tui.commands.parsing import refuse
+from rankdeck.tui.terminal.inert import say
 
 
 def report(
@@ -28,7 +27,6 @@ def report(
             raise run_directory.RunFileError(f"--compare: {compare!r} is the same run; name another")
         paths = write.put(write.make(directory, other), output if output is not None else directory)
     except (run_directory.RunFileError, write.WriteError) as error:
-        typer.echo(f"rankdeck: {text.visible(str(error))}", err=True)
-        raise typer.Exit(EXIT_BAD_INPUT) from None
+        raise refuse(str(error)) from None
     for path in paths:
-        typer.echo(path)
+        say(str(path))

@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import Annotated
 
-import msgspec
 import typer
 
+from rankdeck.runner.protocol.config import MAX_RANKS, read
 from rankdeck.runner.protocol.sweep_plan import SweepPlan
-from rankdeck.tui.commands.common import default_ranks, given, launch, read_config, refuse
+from rankdeck.tui.commands.common import Settings, default_ranks, launch
 from rankdeck.tui.commands.options import (
     Force,
     GenerationOptions,
@@ -20,6 +20,8 @@ from rankdeck.tui.commands.options import (
     grouped,
     number_list,
 )
+from rankdeck.tui.commands.parsing import mistakes
+from rankdeck.tui.terminal.inert import tell
 from rankdeck.tui.words.sweep import repeats_warning
 
 DEFAULT_SIZES = "1,2,4,8,16,32"
@@ -28,6 +30,7 @@ DEFAULT_SIZES = "1,2,4,8,16,32"
 @grouped
 def sweep(
     *,
+    context: typer.Context,
     prompts: Prompts = None,
     batch_sizes: Annotated[str, typer.Option(help="Batch sizes to measure, as in 1,2,4-8.")] = DEFAULT_SIZES,
     ranks: Annotated[
@@ -68,29 +71,25 @@ def sweep(
     view: ViewOptions,
 ) -> None:
     """Measure batch sizes and numbers of ranks on one loading of the model: tokens/s, memory, scaling, the knee."""
-    from_file = read_config(config)
-    flags = given({name: value for name, value in locals().items() if name not in ("ranks", "config")})
-    values = {**from_file, **flags}
-    if "prompts" not in values:
-        raise refuse("name a file of prompts: rankdeck sweep PROMPTS")
-    if values.get("output") is not None and not outputs:
-        raise refuse("--output: a sweep keeps its answers only with --outputs; add it")
-    problems, lists = [], {}
+    asked = Settings({name: value for name, value in locals().items() if name not in ("ranks", "config")}, config)
+    wrong = mistakes(context)
+    if asked.values.get("output") is not None and not outputs:
+        wrong.append("--output: a sweep keeps its answers only with --outputs; add it")
+    lists: dict[str, list[int]] = {}
     for option, text in (("--batch-sizes", batch_sizes), ("--ranks", ranks)):
         if text is not None:
             try:
                 lists[option] = number_list(text, option)
             except ValueError as error:
-                problems.append(str(error))
-    if problems:
-        raise refuse("\n".join(problems))
-    most = from_file.get("ranks") or default_ranks(values)
-    wanted = lists.get("--ranks") or _doubling(most)
+                wrong.append(str(error))
+    most = asked.in_file.get("ranks")
+    if not (isinstance(most, int) and 1 <= most <= MAX_RANKS):
+        most = default_ranks(read({**asked.values, "ranks": 1})[0])
+    sizes, wanted = lists.get("--batch-sizes", [1]), lists.get("--ranks") or _doubling(most)
     # Answers that are kept should be usable: they end where the model ends them.
-    fixed = from_file.get("ignore_eos", not outputs) if fixed_length is None else fixed_length
-    values.update(ranks=max(wanted), ignore_eos=fixed, batch_size=None)
+    fixed = asked.in_file.get("ignore_eos", not outputs) if fixed_length is None else fixed_length
     plan = SweepPlan(
-        batch_sizes=lists["--batch-sizes"],
+        batch_sizes=sizes,
         ranks=wanted,
         repeats=repeats,
         least_rounds=rounds,
@@ -98,10 +97,10 @@ def sweep(
         outputs=outputs,
         trial_tokens=trial_tokens,
     )
-    values["sweep"] = msgspec.to_builtins(plan)
+    asked.values.update(ranks=max(wanted), ignore_eos=fixed, batch_size=None, sweep=plan)
     if warning := repeats_warning(repeats):
-        typer.echo(f"rankdeck: --repeats: {warning}", err=True)
-    launch(values, view, run_dir=run_dir, force=force, ignore_memory=ignore_memory)
+        tell(f"rankdeck: --repeats: {warning}")
+    launch(asked, view, wrong, run_dir=run_dir, force=force, ignore_memory=ignore_memory)
 
 
 def _doubling(most: int) -> list[int]:

@@ -9,6 +9,9 @@ import time
 from collections.abc import Callable
 from typing import TextIO
 
+from rankdeck.tui.terminal.inert import unguarded
+from rankdeck.tui.words.text import visible
+
 REDRAW_SECONDS = 0.25
 ERASE = "\r\x1b[K"
 
@@ -25,6 +28,7 @@ class BottomLine:
 
     def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
         self._stream = stream
+        self._terminal = unguarded(stream)
         self._clock = clock
         self._drawn_at: float | None = None
         self._text = ""
@@ -49,7 +53,7 @@ class BottomLine:
     def draw(self, text: str) -> None:
         """Show `text` from now on."""
         self._drawn_at = self._clock()
-        if text != self._text:
+        if (text := visible(text)) != self._text:
             self._text = text
             self._put(ERASE + text)
 
@@ -59,7 +63,7 @@ class BottomLine:
             stream.write(text)
             return
         if stream is self._stream:
-            self._put(f"{ERASE}{text}{self._text}")
+            self._put(f"{ERASE}{visible(text, keep_newlines=True)}{self._text}")
             return
         self._put(ERASE)
         stream.write(text)
@@ -73,5 +77,5 @@ class BottomLine:
             self._put(ERASE)
 
     def _put(self, text: str) -> None:
-        self._stream.write(text)
-        self._stream.flush()
+        self._terminal.write(text)
+        self._terminal.flush()

@@ -21,6 +21,7 @@ from rankdeck.tui.panels.overview.summary import gathered_line
 from rankdeck.tui.plain.bar import BottomLine, bar_stream
 from rankdeck.tui.plain.status import bar_line, finding_lines, knob_lines, progress_line, status_lines, unstyled
 from rankdeck.tui.plain.sweep import sweep_lines, sweep_start_lines, trial_line
+from rankdeck.tui.terminal.inert import tell
 from rankdeck.tui.words import text
 from rankdeck.tui.words.sweep import how_ended, only_measures
 
@@ -60,9 +61,9 @@ class PlainView:
     def aside(self, line: str) -> None:
         """Tell the user something that is not part of the log, on stderr."""
         if self._bar is not None:
-            self._bar.write_above(sys.stderr, f"{line}\n")
+            self._bar.write_above(sys.stderr, f"{text.visible(line)}\n")
         else:
-            sys.stderr.write(f"{line}\n")
+            tell(line)
 
     def close(self) -> None:
         """Erase the bar: nothing more will come."""

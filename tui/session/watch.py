@@ -17,8 +17,8 @@ from rankdeck.tui.plain.view import PlainView, end_lines, terminal_view
 from rankdeck.tui.settings.preferences import Preferences
 from rankdeck.tui.sources.client import SocketSource, Source, SourceError
 from rankdeck.tui.start.way_back import Back
+from rankdeck.tui.terminal.inert import say, say_json, tell
 from rankdeck.tui.words.errors import problem
-from rankdeck.tui.words.text import visible
 
 if TYPE_CHECKING:
     from rankdeck.tui.app.app import RankdeckApp
@@ -105,7 +105,7 @@ def _replay(found: "Journal", position: float, preferences: Preferences | None) 
         told = run_app(app)
         broke = app.broke
         if app.followed.lost is not None:
-            sys.stderr.write(f"rankdeck: {app.followed.lost}\n")
+            tell(f"rankdeck: {app.followed.lost}")
         if told:
             return None
     except Exception as error:  # whatever went wrong, the start screen can show it
@@ -129,9 +129,10 @@ async def _stop(source: SocketSource, now: bool) -> int:
         async for message in source.events():
             view.show(message)
     except SourceError as error:
-        sys.stderr.write(f"rankdeck: {error}\n")
+        tell(f"rankdeck: {error}")
         return EXIT_DIED
-    sys.stdout.write("".join(f"{line}\n" for line in end_lines(view.state)))
+    for line in end_lines(view.state):
+        say(line)
     return 0
 
 
@@ -145,16 +146,18 @@ def _farewell(app: "RankdeckApp") -> int:
 def _say_end(state: RunState | None, lost: str | None) -> int:
     """Say how a run that was watched ended, or that it goes on; returns the exit status."""
     if lost is not None:
-        sys.stderr.write(f"rankdeck: {lost}\n")
+        tell(f"rankdeck: {lost}")
         return EXIT_DIED
     if state is None or state.config is None:
         return 0
-    if state.ended is None and run_directory.has_ended(Path(state.directory)):
-        return 0  # it ended after the user had left
+    with contextlib.suppress(ValueError):  # a path with a NUL in it
+        if state.ended is None and run_directory.has_ended(Path(state.directory)):
+            return 0  # it ended after the user had left
     if state.ended is None:
-        sys.stdout.write(f"run {visible(state.name)} goes on. Watch it: rankdeck attach {visible(_way_back(state))}\n")
+        say(f"run {state.name} goes on. Watch it: rankdeck attach {_way_back(state)}")
         return 0
-    sys.stdout.write("".join(f"{line}\n" for line in end_lines(state)))
+    for line in end_lines(state):
+        say(line)
     return state.ended.exit_status
 
 
@@ -175,15 +178,11 @@ def _known_as(directory: Path, name: str = "") -> str:
 class _JsonView:
     """Writes every message as JSON, as it came."""
 
-    def __init__(self, write: Callable[[str], object] | None = None) -> None:
-        self.exit_status = EXIT_DIED
-        self._write = write if write is not None else sys.stdout.write
-
     def show(self, message: ToViewer) -> None:
-        self._write(protocol.encode_line(message).decode())
+        say_json(protocol.encode_line(message).decode())
 
     def aside(self, line: str) -> None:
-        sys.stderr.write(f"{line}\n")
+        tell(line)
 
     def close(self) -> None:
         pass
@@ -227,7 +226,7 @@ async def _follow(source: Source, view: PlainView | _JsonView, steerable: bool) 
         view.aside(f"rankdeck: {error}")
         return EXIT_DIED
     except BrokenPipeError:
-        sys.stderr.write("rankdeck: nobody reads any more; the run goes on, `rankdeck attach` watches it\n")
+        tell("rankdeck: nobody reads any more; the run goes on, `rankdeck attach` watches it")
         return 0
     except asyncio.CancelledError:
         return EXIT_INTERRUPTED

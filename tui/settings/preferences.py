@@ -14,7 +14,6 @@ in `remembered`. Knows no widget, nor which keys there are: the caller passes in
 checked only if the user has set any.
 """
 
-import difflib
 import os
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
@@ -23,6 +22,8 @@ from typing import Any, Literal, get_args
 
 import msgspec
 import platformdirs
+
+from rankdeck.runner.protocol.choices import near
 
 Notify = Literal["off", "bell", "osc9"]
 
@@ -65,7 +66,7 @@ def load(check_keys: KeyCheck, *, theme: str | None = None, ascii: bool | None =
     except PreferenceError as error:
         raise PreferenceError("\n".join(f"{file}: {line}" for line in str(error).splitlines())) from None
     if theme is not None:
-        if said := _theme_problem(theme):
+        if said := theme_problem(theme):
             raise PreferenceError(f"--theme: {said}")
         preferences = msgspec.structs.replace(preferences, theme=theme)
     if ascii is not None:
@@ -80,7 +81,7 @@ def read(text: str, check_keys: KeyCheck, environ: Mapping[str, str] = os.enviro
     except tomllib.TOMLDecodeError as error:
         raise PreferenceError(f"is no TOML: {error}") from None
     problems = [
-        f"{name}: there is no such setting{_nearest(name, Preferences.__struct_fields__)}"
+        f"{name}: there is no such setting{near(name, Preferences.__struct_fields__)}"
         for name in found
         if name not in Preferences.__struct_fields__
     ]
@@ -92,7 +93,7 @@ def read(text: str, check_keys: KeyCheck, environ: Mapping[str, str] = os.enviro
     if found.get("notify", "off") not in get_args(Notify):
         problems.append(f'notify: must be "off", "bell" or "osc9", not {found["notify"]!r}')
     theme = found.get("theme")
-    if theme is not None and (said := _theme_problem(theme)):
+    if theme is not None and (said := theme_problem(theme)):
         problems.append(f"theme: {said}")
     keys = found.get("keys", {})
     if not isinstance(keys, dict):
@@ -117,7 +118,8 @@ def only_ascii(environ: Mapping[str, str]) -> bool:
     return False
 
 
-def _theme_problem(theme: object) -> str:
+def theme_problem(theme: object) -> str:
+    """What is wrong with the name of a theme; nothing if there is one called so."""
     from textual.theme import BUILTIN_THEMES
 
     from rankdeck.tui.settings.theme import THEMES
@@ -125,9 +127,4 @@ def _theme_problem(theme: object) -> str:
     names = [each.name for each in THEMES] + sorted(BUILTIN_THEMES)
     if theme in names:
         return ""
-    return f"there is no theme {theme!r}{_nearest(str(theme), names)}; there are {', '.join(names)}"
-
-
-def _nearest(name: str, names: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, list(names), n=3, cutoff=0.5)
-    return f"; is it {' or '.join(near)}?" if near else ""
+    return f"there is no theme {theme!r}{near(str(theme), names)}; there are {', '.join(names)}"

@@ -170,11 +170,12 @@ def _runs() -> Iterator[tuple[str, str, RunFile]]:
 
 
 def json_lines() -> Iterator[str]:
-    """A JSON object per run, those that cannot be read at the end."""
+    """A JSON object per run, those that cannot be read at the end; bytes of a path that are no UTF-8 are their codes."""
     for directory, status, run in _runs():
-        yield msgspec.json.encode({"directory": directory, "state": status, **msgspec.to_builtins(run)}).decode()
-    for path, error in run_directory.unreadable_runs():
-        shown = {"directory": text.visible(str(path)), "state": UNREADABLE, "name": text.visible(path.name)}
+        path = directory.encode(errors="backslashreplace").decode()
+        yield msgspec.json.encode({"directory": path, "state": status, **msgspec.to_builtins(run)}).decode()
+    for bad, error in run_directory.unreadable_runs():
+        shown = {"directory": text.visible(str(bad)), "state": UNREADABLE, "name": text.visible(bad.name)}
         yield msgspec.json.encode({**shown, "problem": text.visible(_why_unreadable(error))}).decode()
 
 

@@ -18,6 +18,7 @@ from textual.drivers.linux_driver import LinuxDriver
 from textual.message import Message
 
 from rankdeck.tui.terminal.guard import POP_TITLE, Guard
+from rankdeck.tui.words.text import visible
 
 PUSH_TITLE = "\x1b[22;0t"
 
@@ -84,10 +85,10 @@ class TerminalDriver(LinuxDriver):
             self.guard.given_back()
 
     def set_title(self, title: str) -> None:
-        """Set the window's title; `title` must be harmless already."""
+        """Set the window's title."""
         if self.titled and title != self._title:
             self._title = title
-            self.write(f"\x1b]2;{title}\x07")
+            self.write(f"\x1b]2;{visible(title)}\x07")
 
 
 class Resizes:

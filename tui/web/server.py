@@ -8,9 +8,12 @@ import asyncio
 import contextlib
 import ipaddress
 import logging
+import os
 import shlex
+import signal
 import socket
 import sys
+import threading
 from asyncio.subprocess import Process
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -25,6 +28,9 @@ MOST_VIEWERS = 32
 """Each is a process of about 60 MB; they must not take the machine's memory from the ranks."""
 
 ENDING_SECONDS = 3.0
+LAST_SECONDS = 15.0
+"""After Ctrl-C the server has ended by then, in good order or not."""
+
 COLUMNS, ROWS = (20, 400), (6, 150)
 
 HEADERS = {
@@ -107,13 +113,28 @@ class RunServer(Server):
         super().__init__(command, title=title, templates_path=Path(__file__).with_name("page"))
         self._admission = admission
         self._sockets: set[web.WebSocketResponse] = set()
+        self._endings: set[asyncio.Future[None]] = set()
 
     def serve_on(self, listening: socket.socket, ready: Callable[[], None]) -> None:
-        """Serve until Ctrl-C or SIGTERM, and end all views; `ready` is called once both signals are handled."""
-        self._ready = ready
-        web.run_app(
-            self._make_app(), sock=listening, print=None, access_log=None, shutdown_timeout=2 * ENDING_SECONDS + 1
+        """Serve until Ctrl-C or SIGTERM, and end all views; `ready` is called once browsers are let in."""
+        asyncio.run(self._serve(listening, ready))
+
+    async def _serve(self, listening: socket.socket, ready: Callable[[], None]) -> None:
+        # A signal only says that it is time: raised through the loop, it would come in the middle of anything.
+        told = asyncio.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, _end_soon, told)
+        runner = web.AppRunner(
+            await self._make_app(), handle_signals=False, access_log=None, shutdown_timeout=2 * ENDING_SECONDS + 1
         )
+        await runner.setup()
+        try:
+            await web.SockSite(runner, listening).start()
+            ready()
+            await told.wait()
+        finally:
+            await runner.cleanup()
+            await asyncio.gather(*self._endings, return_exceptions=True)
 
     async def _make_app(self) -> web.Application:
         app = await super()._make_app()
@@ -121,8 +142,7 @@ class RunServer(Server):
         return app
 
     async def on_startup(self, app: web.Application) -> None:
-        """Say that the server is ready: only now, as a user who is told so may press Ctrl-C at once."""
-        self._ready()
+        """Say nothing: `serve_on` does, and textual-serve would print its logo."""
 
     async def on_shutdown(self, app: web.Application) -> None:
         await asyncio.gather(
@@ -186,9 +206,27 @@ class RunServer(Server):
             # A browser may send anything: one that sends nonsense is disconnected.
             log.warning("a browser was left: %s", error)
         finally:
-            self._sockets.discard(websocket)
-            await asyncio.shield(viewer.stop())
+            # The connection may be gone, and this handler with it: the view is ended all the same.
+            ending = asyncio.ensure_future(self._end(viewer, websocket))
+            self._endings.add(ending)
+            ending.add_done_callback(self._endings.discard)
+            await asyncio.shield(ending)
         return websocket
+
+    async def _end(self, viewer: Viewer, websocket: web.WebSocketResponse) -> None:
+        try:
+            await viewer.stop()
+        finally:
+            self._sockets.discard(websocket)  # only now: its process counts until it has ended
+
+
+def _end_soon(told: asyncio.Event) -> None:
+    """End in good order, and in any case before long."""
+    if not told.is_set():
+        last = threading.Timer(LAST_SECONDS, os._exit, (1,))
+        last.daemon = True
+        last.start()
+        told.set()
 
 
 def _within(value: object, bounds: tuple[int, int]) -> int:

@@ -59,5 +59,5 @@ def lost(state: RunState, why: str) -> str:
 def signal_of(kind: str, text: str) -> str:
     """The control codes of an alert, for a `notify` setting of `osc9` or `bell`; empty for any other."""
     if kind == "osc9":
-        return f"\x1b]9;{text}\x07"
+        return f"\x1b]9;{visible(text)}\x07"
     return BELL if kind == "bell" else ""

@@ -34,14 +34,15 @@ def read_numbers(text: str, *, most: int) -> list[int]:
     Raises:
         ValueError: they are not; the message is for the user.
     """
-    words = [word for word in re.split(r"[,\s]+", text.strip()) if word]
-    if not words:
+    if not text.strip():
         raise ValueError("needs whole numbers, as in 1,2,4")
+    words = [word for part in text.split(",") for word in part.split() or [""]]
     numbers: set[int] = set()
     for word in words:
         found = re.fullmatch(r"([0-9]{1,9})(?:-([0-9]{1,9}))?", word)
         if found is None:
-            raise ValueError(f"must be whole numbers, as in 1,2,4 or 1-4, not {word!r}")
+            wrong = repr(word) if word else "an empty place beside a comma"
+            raise ValueError(f"must be whole numbers, as in 1,2,4 or 1-4, not {wrong}")
         first, last = int(found[1]), int(found[2] or found[1])
         if not 1 <= first <= last <= most:
             raise ValueError(f"must be numbers from 1 to {count(most)}, not {word}")

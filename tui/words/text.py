@@ -4,6 +4,7 @@ A *line* is a tuple of pieces, a piece is (text, style name); widgets turn style
 Knows nothing of widgets, of markup (there is none) or of what the texts mean.
 """
 
+import json
 import re
 from collections.abc import Iterable, Sequence
 
@@ -20,11 +21,18 @@ UNKNOWN = "n/a"
 NOTHING = "-"
 """Shown for a value that does not exist now; `n/a` is for one that is not available."""
 
+STEERING = (
+    "\x00-\x1f\x7f-\x9f"  # C0, DEL, C1
+    "\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"  # direction marks, separators, bidi embeddings and isolates
+    "\ud800-\udfff"  # lone surrogates
+)
+"""Characters that steer a terminal, or move the text around them, as in a regular expression's brackets."""
+
 _UNSAFE = re.compile(
-    "[\x00-\x1f\x7f-\x9f"  # C0, DEL, C1
-    "\u00ad\u061c\u115f\u1160\u17b4\u17b5\u180e"  # soft hyphen, Arabic letter mark, invisible letters
-    "\u200b-\u200f\u2028-\u202e\u2060-\u206f\u3164\ufeff\uffa0"  # zero width, separators, bidi controls
-    "\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f"  # annotations, lone surrogates, tags
+    f"[{STEERING}"
+    "\u00ad\u115f\u1160\u17b4\u17b5\u180e"  # soft hyphen, invisible letters
+    "\u200b-\u200d\u2060-\u2065\u206a-\u206f\u3164\ufeff\uffa0"  # zero width
+    "\ufff9-\ufffb\U000e0000-\U000e007f"  # annotations, tags
     "\ufe0e\ufe0f]"  # variation selectors
 )
 
@@ -47,6 +55,11 @@ def visible(text: str, *, keep_newlines: bool = False) -> str:
     if not keep_newlines:
         return _UNSAFE.sub(_show, text.replace("\n", NEWLINE))
     return "\n".join(_UNSAFE.sub(_show, part) for part in text.split("\n"))
+
+
+def json_safe(text: str) -> str:
+    """JSON with everything unsafe in its strings escaped: the same value, and nothing that can control a terminal."""
+    return _UNSAFE.sub(lambda match: json.dumps(match[0])[1:-1], text)
 
 
 def cut(text: str, width: int) -> str:

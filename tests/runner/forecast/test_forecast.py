@@ -140,6 +140,28 @@ def test_the_time_left_is_never_negative(prompts, share, ranks, active, size, di
     assert all(one.seconds_left > 0 for one in forecast.what_if(state))
 
 
+def capped(*caps: int | None) -> RunState:
+    ranks = tuple(RankState(rank=number, cap=cap) for number, cap in enumerate(caps))
+    return msgspec.structs.replace(running(prompts=400, done=64, ranks=len(caps)), ranks=ranks)
+
+
+def test_ranks_that_ran_out_of_memory_count_with_their_caps():
+    free, one, both, high = (
+        forecast.eta_seconds(capped(*caps)) for caps in ((None, None), (None, 8), (8, 8), (64, None))
+    )
+    assert free == high == pytest.approx(11 * batch_seconds(336 / 22)), "a cap above the batch size is none"
+    assert one == pytest.approx(14 * batch_seconds(336 / 28)), "12 prompts a batch on the mean"
+    assert both == pytest.approx(21 * batch_seconds(8))
+
+
+def test_only_the_caps_of_active_ranks_count_and_no_larger_batch_is_promised_beyond_them():
+    assert forecast.eta_seconds(capped(None, None, 1)) == forecast.eta_seconds(capped(None, None, None))
+    larger = next(one for one in forecast.what_if(capped(8, 8)) if one.batch_size == 32)
+    assert larger.change_percent == pytest.approx(0)
+    smaller = next(one for one in forecast.what_if(capped(4, 4)) if one.batch_size == 8)
+    assert smaller.change_percent == pytest.approx(0)
+
+
 def test_a_million_prompts_are_predicted_in_less_than_a_millisecond():
     state = running(prompts=10**6, ranks=8, active=8)
     forecast.eta_seconds(state)

@@ -176,6 +176,26 @@ def test_a_change_within_its_noise_is_called_too_noisy():
     assert said.sentence.endswith("too noisy to tell")
 
 
+@pytest.mark.parametrize(
+    ("rates", "size", "ended"),
+    [
+        ([100, 90, 112], 32, False),  # slower in between
+        ([100, 90, 104], 8, True),  # and no larger one is worth it
+        ([100, 60, 70, 103, 106], 64, True),  # the last is not worth it over the one before
+        ([100, 104, 108, 112, 111], 32, True),  # small steps: 8 is beaten, and what beats it ends the growth
+        ([100, 104, 106], 16, True),
+        ([100, 120, 90, 125], 16, True),
+        ([100, 120, 90, 127], 64, False),
+    ],
+)
+def test_on_a_row_that_is_not_monotone_the_knee_is_the_smallest_size_that_no_larger_one_beats(rates, size, ended):
+    sizes = (8, 16, 32, 64, 128)
+    said = knee(cells(sweep({(1, size): [rate] for size, rate in zip(sizes, rates, strict=False)})), 1)
+    assert said is not None
+    assert (said.batch_size, said.ended, said.open) == (size, ended, not ended)
+    assert (": stay at" in said.sentence) == ended
+
+
 def test_growth_up_to_the_largest_size_or_to_out_of_memory_is_no_knee():
     grows = knee(cells(sweep({(1, 8): [50], (1, 16): [100]})), 1)
     assert grows is not None

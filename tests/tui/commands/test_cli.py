@@ -30,7 +30,7 @@ def rankdeck(*arguments: str, stdin: str | None = None):
         ("a,b\n1,2\n", "table.csv", (), "--column"),
         ("a,b\n1,2\n", "table.csv", ("--column", "c"), "'c'"),
         ("hello\n", "fine.txt", ("--batch-size", "0"), "--batch-size: must be at least 1, not 0"),
-        ("hello\n", "fine.txt", ("--batch-size", "many"), "batch_size must be a number or auto, not 'many'"),
+        ("hello\n", "fine.txt", ("--batch-size", "many"), "--batch-size: must be a whole number or auto, not 'many'"),
         ("hello\n", "fine.txt", ("--ranks", "-1"), "--ranks: must be at least 1, not -1"),
         ("hello\n", "fine.txt", ("--model", "./nowhere"), "there is no such folder"),
         ("hello\n", "fine.txt", ("--dispatch", "push"), "dispatch"),
@@ -66,7 +66,7 @@ def test_settings_may_come_from_a_file_and_flags_win(tmp_path, monkeypatch):
     (tmp_path / "p.txt").write_text("hello\n")
     (tmp_path / "run.toml").write_text('prompts = "p.txt"\nbatch_size = "auto"\nmax_new_tokens = 7\ndevice = "cpu"\n')
     seen = {}
-    monkeypatch.setattr(cli, "launch", lambda values, *_, **__: seen.update(values))
+    monkeypatch.setattr(cli, "launch", lambda asked, *_, **__: seen.update(asked.values))
     assert rankdeck("run", "--config", str(tmp_path / "run.toml"), "--max-new-tokens", "9").exit_code == 0
     assert seen["max_new_tokens"] == 9
     assert seen["prompts"] == str(tmp_path / "p.txt"), "a path in a file is relative to the file"

@@ -62,7 +62,7 @@ def test_natural_length_is_as_asked_and_ranks_double_up_to_those_of_the_machine(
         (["--batch-sizes", "1,many"], "--batch-sizes"),
         (["--batch-sizes", "0"], "--batch-sizes"),
         (["--ranks", "2-1"], "--ranks"),
-        (["--ranks", "999"], "--ranks: must be numbers from 1 to 256"),
+        (["--ranks", "999"], "--ranks: must be at most 256, not 999"),
         (["--repeats", "0"], "--repeats: must be at least 1, not 0"),
         (["--repeats", "999"], "trials are planned"),
         (["--rounds", "0"], "--rounds"),

@@ -164,6 +164,20 @@ def test_a_continuous_rank_shows_its_rows_and_how_full_its_cache_is() -> None:
     assert any(advice.kind == "rounds" for advice in advise(static))
 
 
+@pytest.mark.parametrize("width", SIZES)
+def test_tokens_per_second_are_shown_now_on_the_mean_and_at_their_peak(width: int) -> None:
+    state = replace(STATES["running on a cpu"], rate_now=111.0, rate_peak=2345.0)
+    figures = plain(throughput_lines(state, width, 12)[:2])
+    assert "111 tok/s now" in figures
+    assert f"{state.rate_mean:,.0f} mean" in figures
+    assert "2,345 peak" in figures
+    assert "- peak" in plain(throughput_lines(replace(state, rate_peak=0.0), width, 12)[:2]), "none is known yet"
+    ended = plain(throughput_lines(replace(STATES["completed"], rate_peak=2345.0), width, 12)[:2])
+    assert "tok/s over the run" in ended
+    assert "2,345 peak" in ended
+    assert "now" not in ended
+
+
 def test_the_summary_has_the_figures_and_the_path_of_the_outputs() -> None:
     text = plain(summary_lines(STATES["completed"], None, 116))
     for fact in ("✓ completed", "100 / 100 prompts", "tok/s", "padding waste 12%", "natural length"):

@@ -1,5 +1,6 @@
 """Texts, bars, charts and lists: the small pure functions behind every panel."""
 
+import json
 import re
 
 import pytest
@@ -18,6 +19,7 @@ from rankdeck.tui.words.text import (
     cut_middle,
     fit,
     flow,
+    json_safe,
     line_width,
     percent,
     plain,
@@ -44,6 +46,20 @@ def test_escape_codes_bidi_and_zero_width_characters_are_made_visible() -> None:
     assert visible("a\x1b[31mb\x00\x7f") == "a␛[31mb␀␡"
     assert visible("\u202eevil\u200b\u0085") == "⟨U+202E⟩evil⟨U+200B⟩⟨U+0085⟩"
     assert visible("\ud800") == "⟨U+D800⟩"
+
+
+@pytest.mark.parametrize("code", [0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A)])
+def test_every_character_that_turns_the_direction_of_text_is_shown_and_not_sent(code: int) -> None:
+    for keep in (False, True):
+        assert visible(f"a{chr(code)}b", keep_newlines=keep) == f"a⟨U+{code:04X}⟩b"
+    assert json_safe(json.dumps(f"a{chr(code)}b", ensure_ascii=False)) == f'"a\\u{code:04x}b"'
+
+
+@given(st.text())
+def test_json_made_safe_is_the_same_value(text: str) -> None:
+    safe = json_safe(json.dumps(text, ensure_ascii=False))
+    assert json.loads(safe) == text
+    assert visible(safe) == safe
 
 
 def test_newlines_are_kept_on_request_and_marked_otherwise() -> None:
