@@ -1,4 +1,5 @@
-"""What the timeline shows, in words: a lost rank, a slow rank, a last round that is not full, ranks idle at the end.
+"""What the timeline shows, in words: a lost rank, a slow rank, a last round that is not full, ranks idle at the end;
+and logits that are no numbers.
 
 Pure functions of the state; each finding says the figures it rests on.
 """
@@ -13,6 +14,13 @@ from rankdeck.runner.state import RunState
 from rankdeck.runner.state.timeline import LOADING, Span
 
 FULL, MOST_ROUNDS = 0.85, 4
+SEVERAL = 3
+WIDER = {
+    "float16": "It ends at 65,504: try --dtype bfloat16 or float32. If they are NaN there too, weights are damaged.",
+    "bfloat16": "Try --dtype float32. If they are NaN there too, weights are damaged.",
+}
+"""What helps against logits that are no numbers, by dtype."""
+
 LEAST_TAIL_SECONDS, LEAST_TAIL_SHARE = 0.5, 0.05
 
 
@@ -47,7 +55,24 @@ def findings(state: RunState) -> tuple[Finding, ...]:
     if slow:
         # Rounds mean little if one rank takes fewer batches than the others.
         uneven = []
-    return (*_lost(state), *slow, *uneven, *tail)
+    return (*_unusable_logits(state), *_lost(state), *slow, *uneven, *tail)
+
+
+# --- logits that are no numbers -----------------------------------------------------------------
+
+
+def _unusable_logits(state: RunState) -> Iterator[Finding]:
+    """A few prompts that overflow a dtype are a matter of the dtype; every one, of the weights."""
+    count = state.unusable_logits
+    if count < SEVERAL:
+        return
+    dtype = next((rank.ready.dtype for rank in state.ranks if rank.ready is not None), "")
+    cure = WIDER.get(dtype.partition(" ")[0], "Its weights are damaged: fetch them again.")
+    yield Finding(
+        "logits",
+        f"{count:,} of {state.done:,} prompts ended in logits that are no numbers (NaN): {state.model_label} computes "
+        f"in {dtype or 'its dtype'}. {cure}",
+    )
 
 
 # --- a lost rank --------------------------------------------------------------------------------

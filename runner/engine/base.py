@@ -6,7 +6,6 @@ and `runner.engine.continuous`. Clocks are read only after the device is synchro
 """
 
 import abc
-import copy
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,8 +13,9 @@ from typing import Any
 
 import torch
 
-from rankdeck.runner.engine import errors, loading, memory, vocabulary
+from rankdeck.runner.engine import errors, loading, memory
 from rankdeck.runner.engine.experts import experts_of
+from rankdeck.runner.engine.generation import settings, vocabulary
 from rankdeck.runner.engine.loading import dtype_text
 from rankdeck.runner.engine.rows import Answer, Progress
 from rankdeck.runner.protocol import BatchResult, OutputRecord, Prompt, prompt_text
@@ -29,9 +29,6 @@ class BatchOutput:
     records: list[OutputRecord]
     result: BatchResult
 
-
-GROWING_CACHES = ("dynamic", "offloaded", "quantized")
-"""The kinds of key and value cache, as a generation config names them, that are not of a fixed size."""
 
 GPU_COPIES = 8
 """Copies that are timed together on a GPU: one takes about 0.2 ms, a tenth of it launch and wait."""
@@ -63,17 +60,18 @@ class Engine(abc.ABC):
         note = loading.dtype_note_of(model, device)
         self._notes: list[str] = [note] if note else []
 
-        self.generation = _generation_config(model, tokenizer, config)
+        self.generation, set_aside = settings.of_run(model, tokenizer, config)
+        self._notes += set_aside
         self._embedding_rows = vocabulary.embedding_rows(model)
         vocabulary.settle(self.generation, tokenizer.pad_token_id, self._embedding_rows, vocabulary.logit_count(model))
         eos = self.generation.eos_token_id
         self.eos_tokens = frozenset([] if eos is None else eos if isinstance(eos, list) else [eos])
-        # `generate` fills in what is None here from the model's own config, which would bring back an
-        # end-of-sequence token that is to be ignored.
-        model.generation_config = copy.deepcopy(self.generation)
         self._experts = experts_of(model)
-        text_config = model.config.get_text_config()
-        self.context_tokens: int | None = getattr(text_config, "max_position_embeddings", None)
+        self.context_tokens = vocabulary.context_tokens(model.config)
+
+    def add_notes(self, lines: Sequence[str]) -> None:
+        """Have these lines among those that `take_notes` returns first."""
+        self._notes[:0] = lines
 
     def take_notes(self) -> list[str]:
         """Lines for people that have come up since the last call."""
@@ -86,7 +84,6 @@ class Engine(abc.ABC):
         shown = self.generation.to_diff_dict()
         shown.pop("transformers_version", None)
         shown.pop("_from_model_config", None)
-        shown.pop("return_dict_in_generate", None)  # set by the static engine, not by the run
         return {
             "parameters": self.model.num_parameters(),
             "weight_read_bytes": self._weight_read_bytes(parameters),
@@ -113,7 +110,8 @@ class Engine(abc.ABC):
     def _weight_read_bytes(self, parameters: list[Any]) -> int:
         """Bytes of parameters that a decode step reads, with all experts; of an input embedding it reads only rows."""
         embedding, output = self.model.get_input_embeddings(), self.model.get_output_embeddings()
-        tied = output is not None and embedding is not None and output.weight is embedding.weight
+        # Not by the name `weight`: a packed layer would lay its weights out for the asking.
+        tied = any(own is read for own in _parameters_of(output) for read in _parameters_of(embedding))
         unread = 0 if tied or embedding is None else loading.stored_bytes(embedding.weight)
         return sum(loading.stored_bytes(parameter) for parameter in parameters) - unread
 
@@ -232,7 +230,9 @@ class Engine(abc.ABC):
         return None
 
     def answered(self, prompt: Prompt, prompt_tokens: int, answer: Answer) -> OutputRecord:
-        """The record of an answered prompt."""
+        """The record of an answered prompt, or of one whose answer came to nothing."""
+        if answer.problem is not None:
+            return self.refused(prompt, answer.problem)
         return OutputRecord(
             index=prompt.index,
             id=prompt.id,
@@ -271,25 +271,5 @@ class Engine(abc.ABC):
         return memory.peak_reserved_bytes(self.devices)
 
 
-def _generation_config(model: Any, tokenizer: Any, config: RunConfig) -> Any:
-    """The model's own generation config with the run's settings on top; greedy unless the run samples."""
-    generation = copy.deepcopy(model.generation_config)
-    generation.max_length = None
-    generation.max_new_tokens = config.new_tokens
-    generation.do_sample = config.do_sample
-    generation.num_beams = 1  # one row of the model's input for each prompt
-    if config.do_sample:
-        for name in ("temperature", "top_p", "top_k"):
-            if (value := getattr(config, name)) is not None:
-                setattr(generation, name, value)
-    else:
-        # They have no effect, but transformers would warn of them at every batch.
-        generation.temperature = generation.top_p = generation.top_k = None
-    if generation.cache_implementation not in (None, *GROWING_CACHES):
-        # Of a fixed size: on a GPU `generate` would compile every shape, unasked, and no row could leave.
-        generation.cache_implementation = None
-    if generation.eos_token_id is None:
-        generation.eos_token_id = tokenizer.eos_token_id
-    if config.ignore_eos:
-        generation.eos_token_id = None
-    return generation
+def _parameters_of(module: Any) -> list[Any]:
+    return [] if module is None else list(module.parameters())

@@ -23,6 +23,7 @@ def choose(config: RunConfig, loaded: Loaded) -> tuple[Engine, str]:
     why = ""
     if config.engine == "continuous":
         continuous = ContinuousEngine(*parts)
+        continuous.add_notes(loaded.notes)
         try:
             continuous.warm_up()
             return continuous, ""
@@ -32,6 +33,7 @@ def choose(config: RunConfig, loaded: Loaded) -> tuple[Engine, str]:
     elif config.engine == "auto":
         why = AUTO.get(loaded.device.type, AUTO_ELSEWHERE)
     static = StaticEngine(*parts)
+    static.add_notes(loaded.notes)
     static.warm_up()
     if static.why_rows_stay:
         why = "; ".join(filter(None, (why, f"rows that have ended stay in their batch: {static.why_rows_stay}")))

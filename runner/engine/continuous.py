@@ -5,20 +5,25 @@ prompts come next: `runner.rank.continuous_rank` submits them one by one as rows
 batch. `warm_up` raises where model, settings or device are not supported, and the static engine takes over.
 """
 
-import copy
+import contextlib
 import itertools
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
+import transformers
 
 from rankdeck.runner.engine import memory, private_names
 from rankdeck.runner.engine.base import BatchOptions, BatchOutput, Engine
 from rankdeck.runner.engine.continuous_config import attention_to_pin, batching_config
+from rankdeck.runner.engine.generation import logit_rules, settings
+from rankdeck.runner.engine.generation.marks import DrawableLogits, words
 from rankdeck.runner.engine.memory import free_memory
 from rankdeck.runner.engine.rows import PROGRESS_SECONDS, Cancelled, Ended, Progress, trim
+from rankdeck.runner.engine.trials import told
+from rankdeck.runner.engine.trials.told import Alone
 from rankdeck.runner.protocol import BatchResult, OutputRecord, Prompt
 from rankdeck.runner.protocol.config import RunConfig
 
@@ -29,6 +34,10 @@ STOP_SECONDS = 5.0
 
 class Unsupported(Exception):
     """Continuous batching does not support the model or the settings; the text says why."""
+
+
+class UnusableLogitsError(RuntimeError):
+    """Logits of a row are no numbers, and may have spread to the rows beside it, by way of the cache they share."""
 
 
 class ContinuousEngine(Engine):
@@ -42,6 +51,11 @@ class ContinuousEngine(Engine):
         self._keys: dict[str, Any] = {}
         self._submitted = 0
         self._started = False
+        self._prepared = logit_rules.prepared(
+            model, self.generation, torch.tensor([[self.generation.pad_token_id]], device=device)
+        )
+        self._drawable = DrawableLogits(device)
+        self._problem: UnusableLogitsError | None = None
         self._attention = getattr(model.config, "_attn_implementation", None)
         self._threads: int | None = None
         if device.type == "cpu":
@@ -65,23 +79,47 @@ class ContinuousEngine(Engine):
             raise Unsupported("the model is spread over several GPUs")
         if said := private_names.why_unusable(private_names.CONTINUOUS, "the continuous engine"):
             raise Unsupported(said)
-        processors = self.model._get_logits_processor(self.generation)
-        for processor in processors:
-            if not getattr(processor, "supports_continuous_batching", False):
-                raise Unsupported(f"its generation config wants {type(processor).__name__}, which it does not have")
+        if said := self._why_not():
+            raise Unsupported(said)
         try:
+            alone = told.alone(self.model, self.tokenizer, self.generation.pad_token_id, self.device)
             self._open()
             self._manager.warmup()
-            for key in range(2):
-                self.submit(key, [self.generation.pad_token_id] * 8, max_new_tokens=2)
-            while self.in_flight:
-                self.ended(TAKE_SECONDS)
+            same = self._same_as_alone(alone)
         except Exception as error:
             self.close()
             if memory.is_lost(error, self.devices):
                 raise
             raise Unsupported(f"{type(error).__name__}: {error}") from error
+        if not same:
+            self.close()
+            raise Unsupported("a few tokens had other probabilities than in each prompt alone")
         self._synchronise()
+
+    def _why_not(self) -> str | None:
+        """Why the settings, or the model's kind, do not go with it; None if they do."""
+        for processor in self._prepared.processors:
+            if not getattr(processor, "supports_continuous_batching", False):
+                return f"its generation config wants {type(processor).__name__}, which it does not have"
+        if self.generation.stop_strings or self._prepared.criteria:
+            return "its generation config has stop_strings, which it does not look for"
+        if getattr(self.model, "_is_stateful", False):
+            return "this model keeps a state, for which paged attention has no place"
+        return None
+
+    def _same_as_alone(self, alone: list[Alone]) -> bool:
+        """Whether rows at once get the tokens, and these the probabilities, that each row gets alone."""
+        for place, row in enumerate(alone):
+            self.submit(place, row.prompt, max_new_tokens=len(row.logits))
+        found: dict[int, Any] = {}
+        while self.in_flight:
+            found.update(self._outputs(TAKE_SECONDS))
+        same = [
+            row.agrees(output.generated_tokens, output.logprobs, self._prepared.processors, self.model.dtype)
+            for place, row in enumerate(alone)
+            if (output := found[place]).error is None
+        ]
+        return told.most(same, self.model.dtype)
 
     @property
     def in_flight(self) -> int:
@@ -115,7 +153,24 @@ class ContinuousEngine(Engine):
         Raises:
             Exception: whatever ended the generation of all rows; none is in flight any more.
         """
+        if self._problem is not None:
+            problem, self._problem = self._problem, None
+            self.close()
+            raise problem
         found: list[Ended] = []
+        for key, output in self._outputs(seconds):
+            if output.error is not None:
+                found.append((key, str(output.error), []))
+            elif (step := self._drawable.first_unusable(output.logprobs)) is not None:
+                self._problem = UnusableLogitsError(words("NaN", step, self.model.dtype))
+                self._keys[output.request_id] = key  # not over: the next call raises
+            else:
+                found.append((key, trim(output.generated_tokens, self.eos_tokens), output.timestamps or []))
+        return found
+
+    def _outputs(self, seconds: float) -> list[tuple[Any, Any]]:
+        """What the manager has put out since the last call, by the keys of the rows; see `ended`."""
+        found: list[tuple[Any, Any]] = []
         output = self._manager.get_result(timeout=seconds)
         while output is not None:
             key = self._keys.pop(output.request_id, None)
@@ -123,9 +178,8 @@ class ContinuousEngine(Engine):
                 if found and not self._manager.is_running():
                     break  # return the rows that ended well; the next call raises
                 self._raise_if_fatal()
-                found.append((key, str(output.error), []))
-            elif key is not None:
-                found.append((key, trim(output.generated_tokens, self.eos_tokens), output.timestamps or []))
+            if output.error is not None or key is not None:
+                found.append((key, output))
             output = self._manager.get_result(timeout=0)
         if not found and self._keys and not self._manager.is_running():
             self._raise_if_fatal()
@@ -170,6 +224,7 @@ class ContinuousEngine(Engine):
         """Stop at once; rows in flight are lost. The model has its own attention again."""
         manager, self._manager = self._manager, None
         self._keys.clear()
+        self._drawable.seen.zero_()
         self._started = False
         if manager is not None:
             self._end(manager)
@@ -252,17 +307,29 @@ class ContinuousEngine(Engine):
             return 0
 
     def _open(self) -> None:
-        generation = copy.deepcopy(self.generation)
+        generation = settings.bare(self.generation)
         if generation.eos_token_id is None:
             generation.eos_token_id = -1  # ends nothing
         if pinned := attention_to_pin(self._config, self.device, self.model.dtype, self._attention):
             self.model.set_attn_implementation(pinned)
-        self._manager = self.model.init_continuous_batching(
-            generation_config=generation,
-            continuous_batching_config=batching_config(
-                self._config, self.device, self.context_tokens, self.kv_bytes_per_token(), dtype=self.model.dtype
-            ),
-        )
+        with self._with_processors():
+            self._manager = self.model.init_continuous_batching(
+                generation_config=generation,
+                continuous_batching_config=batching_config(
+                    self._config, self.device, self.context_tokens, self.kv_bytes_per_token(), dtype=self.model.dtype
+                ),
+            )
+
+    @contextlib.contextmanager
+    def _with_processors(self) -> Iterator[None]:
+        """Have the manager take the processors that `generate` prepares: it would not fill in the defaults itself."""
+        last = [self._drawable] if self.generation.do_sample else []
+        processors = transformers.LogitsProcessorList([*self._prepared.processors, *last])
+        self.model._get_logits_processor = lambda *_, **__: processors
+        try:
+            yield
+        finally:
+            del self.model._get_logits_processor
 
 
 def _differences(times: list[float]) -> list[float]:

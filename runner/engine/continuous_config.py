@@ -45,7 +45,9 @@ def batching_config(
     dtype: torch.dtype = torch.float32,
 ) -> Any:
     """The ContinuousBatchingConfig of a rank; `context_tokens`, `kv_bytes_per_token`, `dtype` are its model's."""
-    settings: dict[str, Any] = {} if config.seed is None else {"seed": config.seed}
+    settings: dict[str, Any] = {"return_logprobs": True}  # they tell rows whose logits are no numbers
+    if config.seed is not None:
+        settings["seed"] = config.seed
     if device.type != "cpu":
         if "auto_switch_to_flash" in KNOWN and not may_switch_to_flash(config, device, dtype):
             settings["auto_switch_to_flash"] = False

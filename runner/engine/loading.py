@@ -11,7 +11,9 @@ from typing import Any
 import torch
 import transformers
 
-from rankdeck.runner.engine import packed_linear
+from rankdeck.runner.engine import weights
+from rankdeck.runner.engine.generation import settings, vocabulary
+from rankdeck.runner.engine.trials import packing
 from rankdeck.runner.protocol.config import RunConfig
 
 WEIGHTS_SHARE = 0.9
@@ -20,11 +22,12 @@ WEIGHTS_SHARE = 0.9
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model on its device, and its tokenizer."""
+    """A model on its device, and its tokenizer; `notes` are lines for people on how it was loaded."""
 
     model: Any
     tokenizer: Any
     device: torch.device
+    notes: tuple[str, ...] = ()
 
 
 def choose_dtype(name: str, device: torch.device, checkpoint: torch.dtype | None) -> torch.dtype:
@@ -45,22 +48,41 @@ def load(config: RunConfig, model_path: str, device: torch.device) -> Loaded:
 
     Raises:
         RuntimeError: the model was to be spread over GPUs, and does not fit them.
+        WrongWeightsError: the weights are not all there, or not of this model.
+        ValueError: its generation config is none.
     """
-    model_config = transformers.AutoConfig.from_pretrained(model_path)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(model_path, padding_side="left")
+    code = {"trust_remote_code": getattr(config, "trust_remote_code", False)}
+    model_config = transformers.AutoConfig.from_pretrained(model_path, **code)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(model_path, padding_side="left", **code)
+    notes = vocabulary.settle_config(model_config)
+    generation, set_aside = settings.read(model_path)
     dtype = choose_dtype(config.dtype, device, getattr(model_config, "dtype", None))
     devices = devices_for(config, device)
     frees = [torch.cuda.mem_get_info(each)[0] for each in devices] if len(devices) > 1 else []
-    arguments = {**placed(device, frees), **quantised(config.quantization, dtype)}
+    arguments = {**placed(device, frees), **quantised(config.quantization, dtype), **code}
     if config.attention != "auto":
         arguments["attn_implementation"] = config.attention
-    model = transformers.AutoModelForCausalLM.from_pretrained(model_path, dtype=dtype, **arguments)
+    if generation is not None:
+        arguments["generation_config"] = generation
+    model, found = transformers.AutoModelForCausalLM.from_pretrained(
+        model_path,
+        config=model_config,
+        dtype=dtype,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # so that they are told, with all others that are wrong
+        **arguments,
+    )
+    notes += weights.checked(model, found, model_path)
     refuse_offloading(getattr(model, "hf_device_map", None) or {}, config.gpus_per_rank)
     # The model is on its device already; a quantised or spread model could not be moved.
     model = model.eval()
+    if vars(model).pop("generate", None) is not None:
+        notes.append(
+            "the model brings its own custom_generate, which is set aside: rankdeck decodes with transformers' own"
+        )
     if device.type == "cpu" and not config.compile:  # the compiler brings its own kernels
-        packed_linear.pack(model)
-    return Loaded(model, tokenizer, device)
+        notes += filter(None, [packing.pack(model, tokenizer)])
+    return Loaded(model, tokenizer, device, (*set_aside, *notes))
 
 
 def dtype_note_of(model: Any, device: torch.device) -> str | None:

@@ -10,6 +10,7 @@ read from them, but the system may reclaim them.
 Knows torch's linear layer; knows no models, engines or batches.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -25,7 +26,7 @@ bfloat16 differ by less than half of it."""
 class PackedLinear(torch.nn.Module):
     """A linear layer with packed weights, for inference only.
 
-    `weight` keeps its shape, dtype and size; it takes no memory unless other modules share it.
+    It counts its parameters as before; `weight` takes no memory unless other modules share it.
     """
 
     def __init__(self, linear: torch.nn.Linear, *, shared: bool) -> None:
@@ -33,32 +34,64 @@ class PackedLinear(torch.nn.Module):
         weight = linear.weight.detach()
         self._packed = torch.ops.mkldnn._reorder_linear_weight(weight, ROWS)  # [out, in], opaque
         self.in_features, self.out_features, self.bias = linear.in_features, linear.out_features, linear.bias
-        self.weight = linear.weight if shared else torch.nn.Parameter(weight.to("meta"), requires_grad=False)
+        counted = linear.weight if shared else torch.nn.Parameter(weight.to("meta"), requires_grad=False)
+        self._parameters["weight"] = counted  # not as an attribute: that is `weight` below
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """[out, in], for code that reads it beside calling the layer: laid out anew each time, unless it is shared."""
+        counted = self._parameters["weight"]
+        assert counted is not None
+        return self._packed.to_dense() if counted.is_meta else counted
+
+    def unpacked(self) -> torch.nn.Linear:
+        """The layer as it was."""
+        layer = torch.nn.Linear(self.in_features, self.out_features, bias=False, device="meta")
+        weight = self.weight
+        layer.weight = weight if isinstance(weight, torch.nn.Parameter) else torch.nn.Parameter(weight, False)
+        layer.bias = self.bias
+        return layer.eval()
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         """[..., in] to [..., out]."""
         return torch.ops.mkldnn._linear_pointwise(rows, self._packed, self.bias, "none", [], "")
 
 
-def pack(model: torch.nn.Module) -> int:
+def pack(model: torch.nn.Module, leave: Callable[[str], bool] = lambda name: False) -> int:
     """Replace the linear layers of a model on the CPU. Returns how many: 0 where torch or the CPU lack the kernels.
 
-    Quantised layers and other kinds of layers stay as they are.
+    Quantised layers, other kinds of layers, and those whose name `leave` is true of, stay as they are.
     """
-    layers = [
-        (name, module)
-        for name, module in model.named_modules()
-        if type(module) is torch.nn.Linear and type(module.weight) is torch.nn.Parameter and _packable(module.weight)
-    ]
+    layers = [(name, layer) for name, layer in packable(model).items() if not leave(name)]
     if not layers or not all(has_kernels(dtype) for dtype in {layer.weight.dtype for _, layer in layers}):
         return 0
     uses: dict[int, int] = {}
     for _, parameter in model.named_parameters(remove_duplicate=False):
         uses[id(parameter)] = uses.get(id(parameter), 0) + 1
     for name, layer in layers:
-        parent, _, attribute = name.rpartition(".")
-        setattr(model.get_submodule(parent), attribute, PackedLinear(layer, shared=uses[id(layer.weight)] > 1))
+        _replace(model, name, PackedLinear(layer, shared=uses[id(layer.weight)] > 1))
     return len(layers)
+
+
+def unpack(model: torch.nn.Module) -> None:
+    """Put the linear layers back that `pack` has replaced."""
+    for name, module in list(model.named_modules()):
+        if isinstance(module, PackedLinear):
+            _replace(model, name, module.unpacked())
+
+
+def packable(model: torch.nn.Module) -> dict[str, torch.nn.Linear]:
+    """The layers that can be packed, by name."""
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if type(module) is torch.nn.Linear and type(module.weight) is torch.nn.Parameter and _packable(module.weight)
+    }
+
+
+def _replace(model: torch.nn.Module, name: str, layer: torch.nn.Module) -> None:
+    parent, _, attribute = name.rpartition(".")
+    setattr(model.get_submodule(parent), attribute, layer)
 
 
 def _packable(weight: Any) -> bool:
@@ -76,6 +109,8 @@ def has_kernels(dtype: torch.dtype) -> bool:
         rows = torch.randn(3, 5, 48, dtype=dtype)
     try:
         with torch.inference_mode():
-            return torch.allclose(PackedLinear(layer, shared=True)(rows), layer(rows), atol=CLOSE, rtol=CLOSE)
+            packed = PackedLinear(layer, shared=False)
+            same = torch.allclose(packed(rows), layer(rows), atol=CLOSE, rtol=CLOSE)
+            return same and torch.equal(packed.weight, layer.weight)
     except (RuntimeError, AttributeError):  # the build has no such operator, or the CPU no such instructions
         return False

@@ -41,7 +41,7 @@ _BATCHING = "generation.continuous_batching"
 
 STATIC = (
     *_names("cache_utils", "Cache", "layers"),
-    *_names("cache_utils", "DynamicLayer", "keys", "values", "batch_select_indices"),
+    *_names("cache_utils", "DynamicLayer", "keys", "values", "reorder_cache"),
     *_names("generation.utils", "GenerateDecoderOnlyOutput", "sequences", CACHE),
     *_names("generation.configuration_utils", "GenerationConfig", "to_diff_dict"),
     *_names("generation.utils", "GenerationMixin", "_optimize_model_for_decode"),
@@ -59,7 +59,7 @@ CONTINUOUS = (
     *_names("modeling_utils", "PreTrainedModel", "set_attn_implementation"),
     *_names("configuration_utils", "PreTrainedConfig", "_attn_implementation"),
     *_names("generation.configuration_utils", "ContinuousBatchingConfig", "num_blocks", "max_batch_tokens", "seed"),
-    *_names("generation.configuration_utils", "ContinuousBatchingConfig", "max_memory_percent"),
+    *_names("generation.configuration_utils", "ContinuousBatchingConfig", "max_memory_percent", "return_logprobs"),
     *_names(f"{_BATCHING}.continuous_api", "ContinuousBatchingManager", "warmup", "start", "stop", "is_running"),
     *_names(f"{_BATCHING}.continuous_api", "ContinuousBatchingManager", "add_request", "get_result", "current_batch"),
     *_names(f"{_BATCHING}.continuous_api", "ContinuousBatchingManager", "batch_processor", "background_thread_status"),
@@ -68,6 +68,8 @@ CONTINUOUS = (
     *_names(f"{_BATCHING}.scheduler", "Scheduler", "active_requests"),
     *_names(f"{_BATCHING}.requests", "RequestState", "generated_len"),
     *_names(f"{_BATCHING}.requests", "GenerationOutput", "request_id", "error", "generated_tokens", "timestamps"),
+    *_names(f"{_BATCHING}.requests", "GenerationOutput", "logprobs"),
+    *_names("modeling_utils", "PreTrainedModel", "_is_stateful"),
 )
 """Of these, `runner.engine.continuous` reads the cache's figures only where they are there."""
 

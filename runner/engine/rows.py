@@ -46,22 +46,26 @@ class Progress:
 
 @dataclass(frozen=True)
 class Answer:
-    """One row's new tokens, up to and including the end-of-sequence token."""
+    """One row's new tokens, up to and including the end-of-sequence token, or why there is no answer."""
 
     tokens: list[int]
     finish_reason: FinishReason
+    problem: str | None = None
 
 
 Ended = tuple[Any, Answer | str, list[float]]
 """An ended row: its key, its answer or what went wrong, and when each token came."""
 
 
-def trim(tokens: list[int], eos_tokens: frozenset[int]) -> Answer:
-    """A row's answer: its new tokens up to the first end-of-sequence token, after which there is only padding."""
-    for position, token in enumerate(tokens):
+def trim(tokens: list[int], eos_tokens: frozenset[int], at_most: int | None = None) -> Answer:
+    """A row's answer: its new tokens up to the first end-of-sequence token, after which there is only padding.
+
+    Something else has ended the row with token number `at_most`, if that is given.
+    """
+    for position, token in enumerate(tokens[:at_most]):
         if token in eos_tokens:
             return Answer(tokens[: position + 1], "stop")
-    return Answer(tokens, "length")
+    return Answer(tokens[:at_most], "length" if at_most is None else "stop")
 
 
 def slots_read(rows: int, width: int, steps: int, last: int) -> int:

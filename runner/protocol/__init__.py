@@ -81,6 +81,7 @@ from rankdeck.runner.protocol.orders import (
     Work,
 )
 from rankdeck.runner.protocol.records import (
+    UNUSABLE_LOGITS,
     BatchResult,
     DeviceSample,
     Experts,

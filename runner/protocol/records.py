@@ -17,6 +17,9 @@ class Prompt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 FinishReason = Literal["stop", "length", "error"]
 
+UNUSABLE_LOGITS = "the model's logits are "
+"""What the error of a record says whose row ended in logits that are no numbers; see `RunState.unusable_logits`."""
+
 
 def prompt_text(prompt: Prompt) -> str:
     """The prompt as a record shows it: the text, or the messages, one a line."""

@@ -76,6 +76,7 @@ def output(state: RunState, event: protocol.Output) -> RunState:
         state,
         completed=state.completed + (not error),
         failed=state.failed + error,
+        unusable_logits=state.unusable_logits + (protocol.UNUSABLE_LOGITS in (record.error or "")),
         output_tokens=state.output_tokens + record.output_tokens,
         prompt_tokens=state.prompt_tokens + record.prompt_tokens,
         last_result_at=event.at,

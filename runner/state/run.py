@@ -140,6 +140,7 @@ class RunState(msgspec.Struct, frozen=True, kw_only=True):
 
     `samples` counts the samples of GPUs and processes, one a second; every history ends with the newest of them.
     `rounds` is the scheduler's plan for the batches still to be cut, as far as events show it.
+    `unusable_logits` counts the failed prompts whose logits were no numbers.
     `cpu_history` has the CPU % of the last minute, by position in `processes`.
     """
 
@@ -173,6 +174,7 @@ class RunState(msgspec.Struct, frozen=True, kw_only=True):
     last_result_at: float | None = None
     completed: int = 0
     failed: int = 0
+    unusable_logits: int = 0
     output_tokens: int = 0
     prompt_tokens: int = 0
     rate_now: float = 0.0

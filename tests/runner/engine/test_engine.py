@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from rankdeck.runner.engine import choose, loading, rows, step_watch
 from rankdeck.runner.engine.continuous import ContinuousEngine
+from rankdeck.runner.engine.generation.cache_rows import KeptRows
 from rankdeck.runner.engine.rows import Cancelled, group_by_width, trim
 from rankdeck.runner.engine.static import StaticEngine
 from rankdeck.runner.protocol import Prompt
@@ -65,7 +66,7 @@ def test_a_model_whose_cache_cannot_lose_rows_keeps_them_and_says_so(model, monk
     def refuse(*_):
         raise NotImplementedError("no rows")
 
-    monkeypatch.setattr(StaticEngine, "_take_out", staticmethod(refuse))
+    monkeypatch.setattr(KeptRows, "take_out", refuse)
     one = ending_early(model)
     one.warm_up()
     assert one.why_rows_stay == "its cache cannot lose rows (NotImplementedError: no rows)"
@@ -81,12 +82,6 @@ def test_settings_of_the_models_own_mean_the_same_when_rows_leave(model, own):
     stays.why_rows_stay = "the test wants it"
     texts = [[record.text for record in one.generate(prompts(*TEXTS)).records] for one in (stays, leaves)]
     assert texts[0] == texts[1]
-
-
-def test_a_setting_that_counts_from_the_prompt_keeps_the_rows_together(model):
-    one = make(model, {"begin_suppress_tokens": [5]})
-    one.warm_up()
-    assert one.why_rows_stay == "the model's generation config has begin_suppress_tokens"
 
 
 MIXED = ("a", "b" * 60, "cc", "d" * 58, "eeee", "f" * 30, "gg")

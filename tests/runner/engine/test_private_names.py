@@ -24,15 +24,12 @@ def test_this_transformers_has_every_name():
 
 
 def test_a_name_that_is_gone_is_said_with_the_release_and_the_cure(monkeypatch):
-    monkeypatch.delattr(transformers.cache_utils.CacheLayerMixin, "batch_select_indices", raising=False)
-    monkeypatch.delattr(transformers.cache_utils.DynamicLayer, "batch_select_indices")
+    monkeypatch.delattr(transformers.cache_utils.CacheLayerMixin, "reorder_cache")
     monkeypatch.setattr(transformers, "__version__", "5.99.0")
     said = private_names.why_unusable(STATIC, "the static engine")
-    assert said.startswith(
-        "transformers 5.99.0 has no DynamicLayer.batch_select_indices, which the static engine needs"
-    )
+    assert said.startswith("transformers 5.99.0 has no DynamicLayer.reorder_cache, which the static engine needs")
     assert "pip install" in said
-    with pytest.raises(RuntimeError, match=r"DynamicLayer\.batch_select_indices"):
+    with pytest.raises(RuntimeError, match=r"DynamicLayer\.reorder_cache"):
         private_names.require_static(compiled=False)
 
 
@@ -76,7 +73,7 @@ def test_the_doctor_and_the_package_name_the_same_releases():
 
 def test_every_private_name_that_engine_code_touches_is_listed():
     listed = {name.attribute for name in (*STATIC, *COMPILED, *CONTINUOUS)} | OF_TORCH
-    touched = {name for path in ENGINE.glob("*.py") for name in _private_names(ast.parse(path.read_text()))}
+    touched = {name for path in ENGINE.rglob("*.py") for name in _private_names(ast.parse(path.read_text()))}
     assert touched <= listed, f"add to private_names: {sorted(touched - listed)}"
 
 

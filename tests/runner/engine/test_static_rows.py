@@ -5,8 +5,9 @@ import time
 import pytest
 import torch
 
-from rankdeck.runner.engine import rows
-from rankdeck.runner.engine.static import KeptRows, StaticEngine
+from rankdeck.runner.engine import rows, static
+from rankdeck.runner.engine.generation.cache_rows import KeptRows
+from rankdeck.runner.engine.static import StaticEngine
 from tests.runner.engine.tiny import TEXTS, ending_early, make, prompts
 
 EQUAL = ("first", "other", "third", "maybe")
@@ -45,7 +46,7 @@ class Layer:
     def __init__(self, device):
         self.keys, self.given = torch.zeros(4, 1, 1, 1, device=device), None
 
-    def batch_select_indices(self, index):
+    def reorder_cache(self, index):
         self.given = index
 
 
@@ -55,7 +56,7 @@ def test_the_index_of_rows_that_stay_goes_to_each_device_once_whatever_the_layer
     monkeypatch.setattr(torch.Tensor, "to", lambda tensor, device: copies.append(device) or moved(tensor, device))
     layers = [Layer(device) for device in ("cpu", "cpu", "meta", "meta", "meta")]
     cache = type("Cache", (), {"layers": layers})
-    StaticEngine._take_out(cache, KeptRows([0, 2]))
+    KeptRows([0, 2]).take_out(cache)
     assert [layer.given.device.type for layer in layers] == ["cpu", "cpu", "meta", "meta", "meta"]
     assert [device.type for device in copies] == ["cpu", "meta"]
     assert layers[0].given.tolist() == [0, 2]
@@ -113,14 +114,12 @@ def test_a_checkpoint_that_wants_a_static_cache_is_not_compiled_unasked_and_its_
 
 def test_joining_groups_frees_their_own_caches_layer_by_layer(model, monkeypatch):
     monkeypatch.setitem(rows.GROUP_SLOTS, "cpu", 8)
-    one, joined, given = make(model, ignore_eos=True), StaticEngine._joined, []
+    one, join, given = make(model, ignore_eos=True), static.join, []
     one.warm_up()
-    monkeypatch.setattr(
-        StaticEngine, "_joined", lambda engine, groups, width: given.extend(groups) or joined(engine, groups, width)
-    )
+    monkeypatch.setattr(static, "join", lambda caches, lacking: given.extend(caches) or join(caches, lacking))
     one.generate(prompts("a", "b" * 60, "c" * 30))
     assert len(given) == 3
-    held = [part for group in given[1:] for layer in group.cache.layers for part in (layer.keys, layer.values)]
+    held = [part for cache in given[1:] for layer in cache.layers for part in (layer.keys, layer.values)]
     assert held == [None] * 8
 
 

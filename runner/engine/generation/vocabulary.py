@@ -1,4 +1,4 @@
-"""Which token ids a model has room for: rows of its input embedding, and logits of its output.
+"""Which token ids a model has room for: rows of its input embedding, and logits of its output. How many it can take.
 
 An id outside is an IndexError on a CPU. On a GPU it is a device-side assert, after which the process can compute
 nothing more. So ids are checked on the host, before the device sees them. Knows models and generation configs;
@@ -21,6 +21,49 @@ def embedding_rows(model: Any) -> int | None:
 def logit_count(model: Any) -> int | None:
     """For how many token ids `model` has a logit; None where it does not say."""
     return _size(model.get_output_embeddings(), "out_features", model)
+
+
+def known_ids(model: Any) -> int | None:
+    """How many token ids `model` both accepts and has a logit for, counted from 0; None if it does not say."""
+    return min((size for size in (embedding_rows(model), logit_count(model)) if size is not None), default=None)
+
+
+def settle_config(config: Any) -> list[str]:
+    """Take a padding token out of a model's config that its embedding has no row for; returns a line if there was one.
+
+    torch would not make the embedding. Padding is masked: which token it is does not matter.
+    """
+    lines = []
+    for part in {id(one): one for one in (config, config.get_text_config())}.values():
+        pad, rows = getattr(part, "pad_token_id", None), getattr(part, "vocab_size", None)
+        if isinstance(pad, int) and isinstance(rows, int) and not 0 <= pad < rows:
+            part.pad_token_id = None
+            lines.append(
+                f"the model's config has pad_token_id {pad:,}, which is set aside: it has tokens 0 to {rows - 1:,}"
+            )
+    return lines[:1]
+
+
+CONTEXT = (
+    "max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "max_seq_length", "max_sequence_length",
+    "seq_length", "seq_len", "context_length", "n_context", "max_context_length",
+)  # fmt: skip
+"""What configs call the number of tokens, prompt and answer, that a model has positions for."""
+
+
+STATE_ALONE = ("rwkv", "mamba", "falcon_mamba", "xlstm")
+
+
+def context_tokens(config: Any) -> int | None:
+    """How many tokens a model of this config has positions for; None where it says of no limit.
+
+    A model whose state is all that it keeps of a text has none, whatever length its config gives for its training.
+    """
+    text = config.get_text_config()
+    if text.model_type.startswith(STATE_ALONE):
+        return None
+    sizes = (getattr(text, name, None) for name in CONTEXT)
+    return next((size for size in sizes if isinstance(size, int) and size > 0), None)
 
 
 def _size(module: Any, attribute: str, model: Any) -> int | None:

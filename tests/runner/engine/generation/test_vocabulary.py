@@ -4,7 +4,7 @@ import pytest
 import torch
 import transformers
 
-from rankdeck.runner.engine import vocabulary
+from rankdeck.runner.engine.generation import vocabulary
 from rankdeck.runner.engine.static import StaticEngine
 from rankdeck.runner.protocol.config import RunConfig
 from tests.runner.engine.tiny import EOS, TEXTS, ByteTokenizer, ending_early, make, prompts
@@ -85,3 +85,33 @@ def test_a_forced_token_without_a_logit_is_refused_at_the_start(forced):
 
 def test_the_size_of_a_vocabulary_is_that_of_the_models_own_tensors(model):
     assert (vocabulary.embedding_rows(model), vocabulary.logit_count(model)) == (259, 259)
+
+
+@pytest.mark.parametrize(
+    ("kind", "more", "most"),
+    [
+        ("llama", {"max_position_embeddings": 77}, 77),
+        ("gpt2", {"n_positions": 77}, 77),
+        ("codegen", {"n_positions": 77}, 77),
+        ("mpt", {"max_seq_len": 77}, 77),
+        ("bloom", {"seq_length": 77}, 77),
+        ("bloom", {}, None),
+        ("rwkv", {"context_length": 77}, None),
+        ("mamba", {}, None),
+        ("falcon_mamba", {}, None),
+    ],
+)
+def test_the_context_has_many_names_and_a_model_that_is_all_state_has_none(kind, more, most):
+    assert vocabulary.context_tokens(transformers.AutoConfig.for_model(kind, **more)) == most
+
+
+@pytest.mark.parametrize("pad", [-1, 101, 32_000])
+def test_a_padding_token_that_the_config_has_no_row_for_is_set_aside_with_a_line(pad):
+    config = transformers.AutoConfig.for_model("llama", vocab_size=101)
+    config.pad_token_id = pad
+    (line,) = vocabulary.settle_config(config)
+    assert line == f"the model's config has pad_token_id {pad:,}, which is set aside: it has tokens 0 to 100"
+    assert config.pad_token_id is None
+    config.pad_token_id = 7
+    assert vocabulary.settle_config(config) == []
+    assert config.pad_token_id == 7

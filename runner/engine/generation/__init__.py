@@ -1,0 +1,1 @@
+"""How a model generates: its settings, its vocabulary, what is done to its logits, and what it keeps of rows."""

@@ -1,0 +1,40 @@
+"""What a model keeps of a call in its own modules, outside any cache, and making it forget that.
+
+A few recurrent models do (RecurrentGemma): a prompt of one token, which looks like a step, would go on from the prompt
+before. Knows torch's modules; knows no models.
+"""
+
+from typing import Any
+
+import torch
+
+Kept = None | bool | int | float | torch.Tensor
+
+
+class OwnState:
+    """The plain values and tensors that hang on a model's modules now, beside its parameters and buffers."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        self._held = [(vars(module), _values(module)) for module in model.modules()]
+
+    def restore(self) -> bool:
+        """Put them back as they were; returns whether any was another, or new."""
+        changed = False
+        for now, before in self._held:
+            for name in [name for name, value in now.items() if _is_value(name, value) or name in before]:
+                if name not in before:
+                    del now[name]
+                elif now[name] is before[name]:
+                    continue
+                else:
+                    now[name] = before[name]
+                changed = True
+        return changed
+
+
+def _values(module: torch.nn.Module) -> dict[str, Any]:
+    return {name: value for name, value in vars(module).items() if _is_value(name, value)}
+
+
+def _is_value(name: str, value: Any) -> bool:
+    return not name.startswith("_") and isinstance(value, Kept)

@@ -1,0 +1,1 @@
+"""What is tried out on a loaded model, on a few tokens, before it works: that every way to compute gives its logits."""

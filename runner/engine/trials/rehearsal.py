@@ -1,0 +1,132 @@
+"""Finds out which rows a model can be given together: tries a few, each alone, then as batches would have them.
+
+A model may take padding into its state, or heed no attention mask; a cache may lose the wrong rows, or not be one that
+can be shifted to the right. Whatever its kind, its logits tell: they have to be those of the row alone. Knows a model's
+cache and the trial of a model; knows no runs. Meant for `warm_up`: it is also the first use of every kernel.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import transformers
+
+from rankdeck.runner.engine import errors
+from rankdeck.runner.engine.generation import vocabulary
+from rankdeck.runner.engine.generation.cache_rows import KeptRows, join, stacked
+from rankdeck.runner.engine.trials import told
+from rankdeck.runner.engine.trials.told import Told
+
+Together = Literal["padded", "equal", "alone"]
+
+WORDS: dict[Together, str] = {
+    "equal": "rows of equal length only: padded, this model gives other answers, as if the padding were text",
+    "alone": "one row at a time: beside other rows this model gives other answers",
+}
+"""What is said of rows that do not all go together."""
+
+LENGTHS = (3, 5, 5, 12)
+"""Short rows are changed most by padding; two are as long as each other."""
+
+WIDTH, BEFORE, AFTER = 16, 2, 2
+"""What the rows are padded to, and how many tokens they go on with before and after one of them leaves."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """How the rows of a model go together, why they cannot leave a batch, and whether groups of them can be joined.
+
+    `leaves_state` is whether the model keeps something in its modules from one batch to the next.
+    """
+
+    together: Together
+    why_rows_stay: str | None
+    may_join: bool
+    leaves_state: bool
+
+
+def rehearse(model: Any, tokenizer: Any, pad: int, device: torch.device) -> Found:
+    """Try a model's rows together. The errors of a model that cannot even generate a row alone pass."""
+    return _Rehearsal(model, tokenizer, pad, device).found()
+
+
+class _Rehearsal:
+    """The rows that are tried, by their places, and what each goes on with: `BEFORE + AFTER` tokens."""
+
+    def __init__(self, model: Any, tokenizer: Any, pad: int, device: torch.device) -> None:
+        self._model, self._pad, self._device = model, pad, device
+        steps = BEFORE + AFTER
+        context = vocabulary.context_tokens(model.config) or WIDTH + steps
+        self._width = max(1, min(WIDTH, context - steps))
+        lengths = [min(length, self._width) for length in LENGTHS]
+        ids = told.tokens(tokenizer, sum(lengths) + len(lengths) * steps, vocabulary.known_ids(model))
+        self._rows = [[ids.pop() for _ in range(length)] for length in lengths]
+        self._said = [[ids.pop() for _ in range(steps)] for _ in lengths]
+
+    def found(self) -> Found:
+        every = list(range(len(self._rows)))
+        each = [self._told([row]) for row in every]
+        alone, left = torch.cat([row.logits for row in each], dim=1), any(row.left_state for row in each)
+        pair = [row for row in every if len(self._rows[row]) == len(self._rows[1])]
+        if not self._same(lambda: self._told(pair).logits, alone[:, pair]):
+            return Found("alone", None, False, left)
+        padded = self._same(lambda: self._told(every, self._width).logits, alone)
+        why = self._why_rows_stay(every if padded else pair, alone)
+        may_join = padded and why is None and self._same(self._joined, alone[BEFORE:])
+        return Found("padded" if padded else "equal", why, may_join, left)
+
+    def _why_rows_stay(self, rows: list[int], alone: torch.Tensor) -> str | None:
+        """Why the first of these rows cannot leave; None if it can."""
+        stay = list(range(1, len(rows)))
+        try:
+            begun = self._told(rows, len(self._rows[1]) if len(rows) == 2 else self._width, stop=BEFORE)
+            kept = KeptRows(stay)
+            kept.take_out(begun.cache)
+            ids, mask = (part[kept.on(part.device)] for part in (begun.sequences, begun.mask))
+            after = self._go_on(rows[1:], ids, mask, begun.cache)
+        except Exception as error:
+            if errors.is_out_of_memory(error):
+                raise  # which says nothing about the cache
+            return f"its cache cannot lose rows ({type(error).__name__}: {error})"
+        if not told.agree(after, alone[BEFORE:, rows[1:]], self._model.dtype):
+            return "its cache loses more than the rows that leave"
+        return None
+
+    def _joined(self) -> torch.Tensor:
+        """The logits of all rows after they were begun as two groups, the narrower one shifted to the right.
+
+        Raises:
+            TypeError: the cache is no list of keys and values.
+        """
+        every = list(range(len(self._rows)))
+        groups = [every[:-1], every[-1:]]
+        begun = [self._told(group, stop=BEFORE) for group in groups]
+        plain = transformers.cache_utils.DynamicLayer
+        if not all(type(layer) is plain for one in begun for layer in one.cache.layers):
+            raise TypeError("a sliding window, or a state, cannot be shifted")
+        width = max(one.sequences.shape[1] for one in begun)
+        lacking = [width - one.sequences.shape[1] for one in begun]
+        ids = stacked([one.sequences for one in begun], lacking, self._pad)
+        mask = stacked([one.mask for one in begun], lacking, 0)
+        return self._go_on(every, ids, mask, join([one.cache for one in begun], lacking))
+
+    def _same(self, compute: Callable[[], torch.Tensor], alone: torch.Tensor) -> bool:
+        """Whether these logits are those of the rows alone. A way that raises is none, unless memory runs out."""
+        try:
+            return told.agree(compute(), alone, self._model.dtype)
+        except Exception as error:
+            if errors.is_out_of_memory(error):
+                raise
+            return False
+
+    def _told(self, rows: Sequence[int], width: int = 0, *, stop: int | None = None) -> Told:
+        """The logits of these rows as they go on, padded to `width`; up to the step `stop`."""
+        ids, mask = told.padded([self._rows[row] for row in rows], self._pad, width)
+        said = [self._said[row][:stop] for row in rows]
+        return told.told(self._model, ids.to(self._device), mask.to(self._device), said, self._pad)
+
+    def _go_on(self, rows: Sequence[int], ids: torch.Tensor, mask: torch.Tensor, cache: Any) -> torch.Tensor:
+        """The logits of these rows from step `BEFORE` on; `cache` has all of `ids` but the last."""
+        said = [self._said[row][BEFORE:] for row in rows]
+        return told.told(self._model, ids, mask, said, self._pad, cache).logits

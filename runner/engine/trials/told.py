@@ -1,0 +1,173 @@
+"""What a model's logits are when it is told what to say: a few rows, prefilled and continued by given tokens.
+
+Two ways to compute the same rows can so be compared step by step, whatever their roundings make of a choice between two
+tokens that are almost equally likely. Knows transformers' `generate`; the model's own generation config plays no part.
+"""
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import transformers
+
+from rankdeck.runner.engine.generation import vocabulary
+from rankdeck.runner.engine.generation.own_state import OwnState
+from rankdeck.runner.engine.generation.settings import nothing_to_fill_in
+from rankdeck.runner.engine.private_names import CACHE
+
+TEXT = "The quick brown fox jumps over the lazy dog. Meanwhile, seven wizards count 0123456789 boxing gloves: why not?"
+"""Ordinary text: special tokens may stand for pictures, or mean something to the model."""
+
+TOLERANCE = {torch.float32: 1e-2, torch.float64: 1e-2}
+TOLERANCE_ELSEWHERE = 0.1
+"""The largest difference, relative to the logits' own spread, between two orders of the same sums. Rounding makes it
+some 1e-5 in float32, and 1e-2 in the half types; padding that gets into a state makes it 1."""
+
+
+LOG_TOLERANCE = {torch.float32: 1e-2, torch.float64: 1e-2}
+"""The same for the logarithm of a probability, 0.5 in the half types."""
+
+LEAST = -1e4
+ALONE_LENGTHS, ALONE_STEPS = (5, 9, 2), 4
+
+
+@dataclass(frozen=True)
+class Told:
+    """The logits of each step, float32 [steps, rows, vocabulary], and what is needed to go on from there.
+
+    `left_state` is whether the model kept something of it in its modules, which is as before.
+    """
+
+    logits: torch.Tensor
+    sequences: torch.Tensor
+    mask: torch.Tensor
+    cache: Any
+    left_state: bool
+
+
+def tokens(tokenizer: Any, count: int, known: int | None) -> list[int]:
+    """`count` ids of ordinary text that are below `known`; a tokenizer that makes none of it gets the first ids."""
+    found: list[int] = []
+    with contextlib.suppress(Exception):  # any tokenizer at all: it is asked for a text that nobody wants answered
+        found = list(tokenizer(TEXT, add_special_tokens=False)["input_ids"])
+    special = set(getattr(tokenizer, "all_special_ids", ()))
+    usable = [token for token in found if token not in special and 0 <= token < (known or token + 1)]
+    usable = usable or list(range(min(known or count, 16)))
+    return (usable * (count // len(usable) + 1))[:count]
+
+
+def padded(rows: Sequence[Sequence[int]], pad: int, width: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ids and mask of these rows, padded on the left to `width` at least; on the host."""
+    width = max(width, *(len(row) for row in rows))
+    ids = torch.tensor([[pad] * (width - len(row)) + list(row) for row in rows])
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
+    return ids, mask
+
+
+def told(
+    model: Any,
+    ids: torch.Tensor,
+    mask: torch.Tensor,
+    said: Sequence[Sequence[int]],
+    pad: int,
+    cache: Any = None,
+) -> Told:
+    """The logits of these rows, [rows, width], as each goes on with the tokens in `said`, [rows][steps]."""
+    dictation = _Dictation(said, ids.shape[1])
+    more = {} if cache is None else {CACHE: cache}
+    output, left = _generated(model, ids, mask, pad, len(said[0]), [dictation], more)
+    mask = torch.cat([mask, mask.new_ones(len(mask), len(said[0]))], dim=1)
+    return Told(_stacked(output.logits), output.sequences, mask, getattr(output, CACHE, None), left)
+
+
+def _generated(
+    model: Any, ids: torch.Tensor, mask: torch.Tensor, pad: int, steps: int, processors: list[Any], more: dict[str, Any]
+) -> tuple[Any, bool]:
+    """What `generate` returns, and whether the model kept something of it in its modules, where it is no longer."""
+    generation = transformers.GenerationConfig(
+        max_new_tokens=steps, do_sample=False, pad_token_id=pad, return_dict_in_generate=True, output_logits=True
+    )
+    own = OwnState(model)
+    with torch.inference_mode(), nothing_to_fill_in(model):
+        output = model.generate(
+            input_ids=ids,
+            attention_mask=mask,
+            generation_config=generation,
+            logits_processor=transformers.LogitsProcessorList(processors),
+            **more,
+        )
+    return output, own.restore()
+
+
+def _stacked(logits: Sequence[torch.Tensor]) -> torch.Tensor:
+    return torch.stack([step.float() for step in logits])
+
+
+@dataclass(frozen=True)
+class Alone:
+    """A prompt, the tokens that it gets alone, the likeliest, and the logits of each step, [steps, vocabulary]."""
+
+    prompt: list[int]
+    tokens: list[int]
+    logits: torch.Tensor
+
+    def agrees(
+        self, tokens: Sequence[int], log_probabilities: Sequence[float], processors: Sequence[Any], dtype: torch.dtype
+    ) -> bool:
+        """Whether these tokens have these log-probabilities after this prompt, as far as they are the same tokens.
+
+        `processors` are what the probabilities were made with.
+        """
+        for step, (token, found) in enumerate(zip(tokens, log_probabilities, strict=True)):
+            scores = self.logits[step : step + 1]
+            for processor in processors:
+                scores = processor(None, scores)
+            if not abs(scores.log_softmax(dim=-1)[0, token].item() - found) <= LOG_TOLERANCE.get(dtype, 0.5):
+                return False
+            if token != self.tokens[step]:
+                break
+        return True
+
+
+def alone(model: Any, tokenizer: Any, pad: int, device: torch.device) -> list[Alone]:
+    """A few short prompts, and what each gets alone."""
+    ids = tokens(tokenizer, sum(ALONE_LENGTHS), vocabulary.known_ids(model))
+    found = []
+    for length in ALONE_LENGTHS:
+        prompt = [ids.pop() for _ in range(length)]
+        row = torch.tensor([prompt], device=device)
+        output, _ = _generated(model, row, torch.ones_like(row), pad, ALONE_STEPS, [], {})
+        said = output.sequences[0, length:].tolist()
+        found.append(Alone(prompt, said, _stacked(output.logits)[:, 0]))
+    return found
+
+
+def agree(one: torch.Tensor, other: torch.Tensor, dtype: torch.dtype) -> bool:
+    """Whether logits, [steps, rows, vocabulary], are the same but for rounding; of most rows, see `most`.
+
+    Where both are no numbers, there is nothing to tell them apart by. Tokens that a model rules out are not among them.
+    """
+    one, other = one.clamp(min=LEAST), other.clamp(min=LEAST)
+    difference = (one - other).norm(dim=-1) / (other - other.mean(dim=-1, keepdim=True)).norm(dim=-1).clamp(min=1e-6)
+    same = difference <= TOLERANCE.get(dtype, TOLERANCE_ELSEWHERE)
+    same |= ~one.isfinite().all(dim=-1) & ~other.isfinite().all(dim=-1)
+    return most(same.all(dim=0).tolist(), dtype)
+
+
+def most(same: Sequence[bool], dtype: torch.dtype) -> bool:
+    """Whether rows are the same: all of them, or in the half types most, since a rounding may choose another expert."""
+    return all(same) if dtype in TOLERANCE else sum(same) * 2 > len(same)
+
+
+class _Dictation(transformers.LogitsProcessor):
+    """Makes the tokens in `said` the likeliest."""
+
+    def __init__(self, said: Sequence[Sequence[int]], width: int) -> None:
+        self._said, self._width = torch.tensor(said), width
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        step = input_ids.shape[1] - self._width
+        now = self._said[:, step].to(scores.device)
+        return torch.zeros_like(scores).scatter(1, now[:, None], 1.0)

@@ -1,0 +1,172 @@
+"""Whatever a model does with padding, neighbours and its cache, each answer is that of the prompt alone."""
+
+import pytest
+import torch
+import transformers
+
+from rankdeck.runner.engine.generation.cache_rows import KeptRows
+from rankdeck.runner.engine.trials import rehearsal, told
+from rankdeck.runner.engine.trials.rehearsal import WORDS, Found, rehearse
+from tests.runner.engine.lone import CPU, MIXED, VOCABULARY, alone, engine, static, texts_of, tiny, tokenizer
+from tests.runner.engine.tiny import prompts
+
+KINDS = {
+    "llama": ({"num_key_value_heads": 2}, "padded", True, True),
+    "gpt2": ({"n_embd": 32, "n_layer": 2, "n_head": 4}, "padded", True, True),
+    "gemma2": ({"head_dim": 8, "sliding_window": 8}, "padded", True, False),
+    "jamba": (
+        {"num_key_value_heads": 2, "attn_layer_period": 2, "attn_layer_offset": 1, "num_experts": 2,
+         "mamba_d_state": 8, "use_mamba_kernels": False},
+        "padded", True, False,
+    ),
+    "falcon_h1": (
+        {"mamba_d_ssm": 64, "mamba_n_heads": 8, "mamba_d_head": 8, "mamba_d_state": 8, "mamba_n_groups": 1,
+         "num_key_value_heads": 2},
+        "padded", True, False,
+    ),
+    "mamba": ({"state_size": 8}, "padded", False, False),
+    "roformer": ({"is_decoder": True}, "equal", True, False),
+    "xlnet": ({"d_model": 32, "n_layer": 2, "n_head": 4, "d_inner": 64}, "equal", False, False),
+    "recurrent_gemma": (
+        {"lru_width": 32, "block_types": ["recurrent", "attention"], "attention_window_size": 16, "head_dim": 8,
+         "num_key_value_heads": 1},
+        "equal", False, False,
+    ),
+    "rwkv": ({"attention_hidden_size": 32, "context_length": 256}, "alone", False, False),
+}  # fmt: skip
+"""Kinds of models, how their rows go together, and whether rows may leave and groups be joined."""
+
+
+def early(model):
+    """End answers at a token that some rows write early, so that rows leave."""
+    model.generation_config.eos_token_id = [2, VOCABULARY.index("e"), VOCABULARY.index("Y"), VOCABULARY.index("5")]
+    return model
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_answer_is_that_of_the_prompt_alone(kind):
+    more, together, may_leave, may_join = KINDS[kind]
+    # A model of its own for each prompt: some keep a state from one call to the next.
+    expected = [alone(early(tiny(kind, **more)), [text])[0] for text in MIXED]
+    one = static(early(tiny(kind, **more)))
+    assert [texts_of(one), texts_of(one)] == [expected] * 2
+    assert (one._together, one._may_join) == (together, may_join)
+    if together != "alone":
+        assert (one.why_rows_stay is None) == may_leave
+    assert [line for line in one.take_notes() if line in WORDS.values()] == [
+        WORDS[how] for how in WORDS if how == together
+    ]
+
+
+@pytest.mark.parametrize(("kind", "slots"), [("roformer", (6, 7, 2)), ("rwkv", (6, 7, 2))])
+def test_rows_that_do_not_go_together_are_not_padded_and_the_figures_add_up(kind, slots):
+    one = static(tiny(kind, **KINDS[kind][0]), ignore_eos=True)
+    texts = ("Hi all", "Bye all", "Hi", "so far")
+    output = one.generate(prompts(*texts), measure=True)
+    parts = 3 if kind == "roformer" else 4
+    result = output.result
+    assert result.padded_slots == 0
+    assert result.slots == sum(map(len, texts)) + 4 * 12 == result.prompt_tokens + result.output_tokens
+    assert (result.rows, result.steps, result.row_steps) == (4, parts * 12, 4 * 12)
+    assert len(result.step_seconds) == parts * 11
+    assert result.prefill_seconds > 0 < result.decode_seconds
+    assert [record.index for record in output.records] == [0, 1, 2, 3]
+
+
+def test_a_model_whose_rows_are_not_padded_is_not_compiled_for_widths():
+    one = static(tiny("roformer", is_decoder=True), compile=True)
+    assert one._compiling is None
+    assert any(line.startswith("--compile has no effect") for line in one.take_notes())
+    assert one.why_rows_stay is None
+
+
+@pytest.mark.parametrize("kind", ["gptj", "mpt", "bloom"])
+def test_paged_attention_that_gives_other_answers_is_not_used(kind):
+    shape = {"gptj": {"n_embd": 32, "n_layer": 2, "n_head": 4, "rotary_dim": 4},
+             "mpt": {"d_model": 32, "n_heads": 4, "n_layers": 2, "max_seq_len": 64},
+             "bloom": {"n_layer": 2, "n_head": 4}}[kind]  # fmt: skip
+    one, why = engine(tiny(kind, **shape), "continuous")
+    assert (one.name, "other probabilities" in why) == ("static", True)
+
+
+def test_a_state_has_no_place_in_paged_attention():
+    one, why = engine(tiny("mamba", state_size=8), "continuous")
+    assert (one.name, "keeps a state" in why) == ("static", True)
+
+
+def found(model):
+    return rehearse(model, tokenizer(), 0, CPU)
+
+
+def test_a_cache_that_loses_the_wrong_rows_keeps_them_all(monkeypatch):
+    model = tiny(num_key_value_heads=2)
+    assert found(model) == Found("padded", None, True, False)
+
+    def wrong(self, cache):
+        for layer in cache.layers:
+            layer.reorder_cache(self._host - 1)
+
+    monkeypatch.setattr(KeptRows, "take_out", wrong)
+    assert found(model) == Found("padded", "its cache loses more than the rows that leave", False, False)
+
+
+def test_groups_whose_joined_cache_gives_other_logits_are_not_made(monkeypatch):
+    join = rehearsal.join
+
+    def wrong(caches, lacking):
+        joined = join(caches, lacking)
+        joined.layers[0].keys = -joined.layers[0].keys
+        return joined
+
+    monkeypatch.setattr(rehearsal, "join", wrong)
+    assert found(tiny(num_key_value_heads=2)) == Found("padded", None, False, False)
+
+
+def test_running_out_of_memory_says_nothing_about_the_model(monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(KeptRows, "take_out", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        found(tiny(num_key_value_heads=2))
+
+
+def test_a_model_of_few_positions_is_tried_within_them():
+    model = tiny("gpt2", n_embd=32, n_layer=2, n_head=4, n_positions=8)
+    assert found(model).together == "padded"
+
+
+def test_trying_leaves_the_models_own_settings_and_state_as_they_were():
+    model = tiny("recurrent_gemma", **KINDS["recurrent_gemma"][0])
+    model.generation_config = own = transformers.GenerationConfig(forced_eos_token_id=2, pad_token_id=0)
+    assert found(model).leaves_state
+    assert model.generation_config is own
+    assert all(
+        value is None for module in model.modules() for name, value in vars(module).items() if name.endswith("_states")
+    )
+
+
+def test_logits_are_compared_by_their_own_spread_and_rounding_is_let_pass():
+    torch.manual_seed(0)
+    logits = torch.randn(3, 4, 50)
+    rounded, other = logits * (1 + 1e-4), logits.clone()
+    other[1, 2] += torch.randn(50)
+    assert told.agree(rounded, logits, torch.float32)
+    assert not told.agree(other, logits, torch.float32)
+    assert told.agree(other, logits, torch.bfloat16), "one row of four may have gone to another expert"
+    other[0] += torch.randn(4, 50)
+    assert not told.agree(other, logits, torch.bfloat16)
+    nan = torch.full_like(logits, float("nan"))
+    assert told.agree(nan, nan, torch.float32), "nothing tells them apart"
+    assert not told.agree(nan, logits, torch.float32)
+
+
+def test_text_is_tried_without_tokens_that_may_mean_something():
+    class Odd:
+        all_special_ids = (0, 1)
+
+        def __call__(self, text, add_special_tokens):
+            return {"input_ids": [0, 5, 1, 99, 7]}
+
+    assert told.tokens(Odd(), 5, known=50) == [5, 7, 5, 7, 5]
+    assert told.tokens(None, 4, known=3) == [0, 1, 2, 0]
