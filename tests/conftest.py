@@ -22,7 +22,7 @@ settings.load_profile("any machine")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--chaos-seeds", type=int, default=50, help="runs of the chaos test with stand-in ranks")
+    parser.addoption("--chaos-seeds", type=int, default=40, help="runs of the chaos test with stand-in ranks")
 
 
 @pytest.fixture(autouse=True)
