@@ -136,7 +136,7 @@ def main() -> int:
                 tell=_tell,
             )
         )
-    __say(figures)
+    _print(figures)
     return 1 if figures.failures else 0
 
 

@@ -26,7 +26,7 @@ STEP_SECONDS = "0.006"
 """For STANDIN_STEP_SECONDS: an undisturbed run lasts a second or two."""
 
 ACTS_A_RUN = 6
-CALM = (0.0, 0.5)
+CALM = (0.0, 0.4)
 MOST_SECONDS = 180.0
 PATIENCE = 2.0
 

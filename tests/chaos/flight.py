@@ -1,6 +1,7 @@
 """One run under chaos: acts at random while it lives, resumed whenever it rests, until it says that it is complete."""
 
 import asyncio
+import contextlib
 import random
 import signal
 from collections import Counter
@@ -25,6 +26,13 @@ GONE_SECONDS = 15.0
 
 MOST_RESTS = 5
 """How often in a row a run may end by itself without a record more than before."""
+
+
+AT_WORK = 0.6
+"""How many of the acts wait until the ranks work; the others may come while they start."""
+
+START_SECONDS = 5.0
+"""How long such an act waits: the run may be paused."""
 
 
 class Stuck(Exception):
@@ -73,6 +81,8 @@ class Flight:
         try:
             async with asyncio.timeout(seconds):
                 while self._turns and not self.complete():
+                    if self.random.random() < AT_WORK:
+                        await self._until_at_work()
                     await asyncio.sleep(self.random.uniform(*self._calm))
                     await self._act_or_resume()
                 while not self.complete():
@@ -87,9 +97,19 @@ class Flight:
             return
         self._turns -= 1
         (act,) = self.random.choices(self._actions, [act.weight for act in self._actions])
-        if await act.do(self):
-            self.did.append(act.name)
-            self._rests = 0
+        self.did.append(act.name)
+        self._rests = 0
+        if not await act.do(self):
+            self.did.pop()
+
+    async def _until_at_work(self) -> None:
+        """Wait until outputs.jsonl is another than a moment ago, the supervisor has ended, or for a few seconds."""
+        outputs, sizes = self.directory / run_directory.OUTPUTS_FILE, set[int]()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(START_SECONDS):
+                while self.started.process.poll() is None and len(sizes) < 2:
+                    sizes.add(outputs.stat().st_size if outputs.exists() else 0)
+                    await asyncio.sleep(0.02)
 
     async def clear_up(self) -> list[Found]:
         """Hang up, continue what hangs, and wait for the run's processes. Returns those that stay; they are killed."""
