@@ -111,7 +111,7 @@ def test_measured_at_one_row_count_a_batch_costs_the_same_whatever_its_rows():
     for points in ([point(16)], [point(16), point(17)]):
         model = fit(points)
         assert model is not None
-        assert model.seconds(4, 50, 1) == pytest.approx(model.seconds(16, 50, 1), rel=0.2)
+        assert model.seconds(4, 50, 1) == pytest.approx(model.seconds(16, 50, 1))
         assert model.seconds(16, 100, 1) > 1.6 * model.seconds(16, 50, 1), "but more steps cost more"
 
 

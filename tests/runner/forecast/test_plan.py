@@ -152,6 +152,7 @@ def test_the_articles_one_rank_run_predicts_its_other_rows():
     assert status == 0
     assert out.count("\n") == 1, "one JSON object"
     found = json.loads(out)
+    assert [row["seconds"] for row in found["rows"]] == [pytest.approx(19.2 / 7 * rounds) for rounds in (7, 4, 3, 2, 2)]
     measured = [19.2, 11.1, 8.2, 6.0, 6.0]
     assert [row["seconds"] for row in found["rows"]] == [pytest.approx(seconds, rel=0.1) for seconds in measured]
     assert [row["rounds"] for row in found["rows"]] == [7, 4, 3, 2, 2]

@@ -187,6 +187,44 @@ def test_growth_up_to_the_largest_size_or_to_out_of_memory_is_no_knee():
     assert knee(cells(sweep({(1, 8): [50]})), 1) is None
 
 
+@pytest.mark.parametrize(
+    ("rates", "at", "ended"),
+    [
+        ([50, 49, 100], 32, False),  # a dip before growth is not its end
+        ([50, 51, 54], 32, False),  # twice a little is enough together
+        ([50, 100, 60, 103], 16, True),  # nor is growth after a dip, if it only comes back
+        ([50, 100, 60, 106], 64, False),
+        ([100, 50, 60, 70], 8, True),
+        ([50, 80, 70, 90, 91, 60], 64, True),
+    ],
+)
+def test_on_a_row_that_rises_and_falls_the_knee_is_where_no_larger_size_gains_5_percent(rates, at, ended):
+    sizes = [8 * 2**place for place in range(len(rates))]
+    said = knee(cells(sweep({(1, size): [rate] for size, rate in zip(sizes, rates, strict=True)})), 1)
+    assert said is not None
+    assert (said.batch_size, said.ended) == (at, ended)
+    assert said.open is not ended
+
+
+@given(st.lists(RATES, min_size=2, max_size=7))
+def test_no_size_beyond_the_knee_gains_5_percent_over_it(rates):
+    found = cells(sweep({(1, 2**place): [rate] for place, rate in enumerate(rates)}))
+    said = knee(found, 1)
+    assert said is not None
+    here = rates[said.batch_size.bit_length() - 1]
+    assert all(rate < here * 1.05 for rate in rates[said.batch_size.bit_length() :])
+    assert said.ended == (said.batch_size < found[-1].batch_size)
+
+
+def test_a_knee_knows_only_its_own_ranks():
+    found = cells(sweep({(1, 8): [50], (1, 16): [100], (2, 8): [90], (2, 16): [180], (2, 32): [-1]}))
+    alone, both = knee(found, 1), knee(found, 2)
+    assert alone is not None
+    assert both is not None
+    assert (alone.open, both.open) == (True, False), "memory ran out with two ranks, not with one"
+    assert "out of memory" not in alone.sentence
+
+
 def test_speedup_is_over_the_fewest_ranks_and_nothing_is_divided_by_zero():
     rows = scaling(cells(sweep({(1, 8): [50], (2, 8): [90], (4, 8): [160]})), 8)
     assert [(row.speedup, row.efficiency) for row in rows] == [(1, 1), (1.8, 0.9), (3.2, 0.8)]

@@ -90,7 +90,7 @@ def test_the_chosen_setting_is_as_fast_as_the_best_within_noise_and_5_percent(ra
     assert said is not None
     chosen = said.chosen
     assert chosen.active_ranks == first.active_ranks
-    assert chosen.batch_size <= first.batch_size or chosen is first
+    assert chosen.batch_size <= first.batch_size
     assert chosen.tokens_per_second.mean * 1.05 >= first.tokens_per_second.mean * (1 - 1e-12)
     assert chosen is first or chosen.setting in said.tied
     for cell in found:
