@@ -105,6 +105,8 @@ def _touch_outputs(flight: Flight, touch: Callable[[Path], object]) -> bool:
 async def _at_rest(flight: Flight, name: str) -> bool:
     """Kill the supervisor, wait until the run rests, and damage a file."""
     flight.kill_supervisor()
+    for process in flight.processes():
+        process.signal(signal.SIGCONT)  # a rank that hangs would never see that its supervisor is gone
     await asyncio.to_thread(processes.all_gone, flight.mark, REST_SECONDS)
     path = flight.directory / name
     if flight.complete() or not path.exists() or not path.stat().st_size:

@@ -1,12 +1,13 @@
 """What counts, and until when: clocks that stop at the last result, peaks, counts that follow the files."""
 
+import msgspec
 import pytest
 
 from rankdeck.runner import protocol
 from rankdeck.runner.protocol import StepsInFlight
 from rankdeck.runner.protocol.config import RunConfig
 from rankdeck.runner.state import RunState, summarise
-from rankdeck.runner.state.ticks import RATE_WINDOW_SECONDS
+from rankdeck.runner.state.ticks import HISTORY_POINTS, RATE_WINDOW_SECONDS
 from tests.runner.state.test_state import finished, output, play, ready
 
 CONFIG = RunConfig(prompts="p.txt", ranks=2, batch_size=2, max_new_tokens=10)
@@ -122,6 +123,78 @@ def test_the_peak_is_the_highest_throughput_that_was_held(last_round):
     assert state.rate_now < state.rate_peak
 
 
+def test_prompts_in_hand_are_those_of_ranks_with_a_batch(last_round):
+    assert last_round.pending == 0
+    state = play(
+        protocol.RankLost(at=11.0, rank=0, cause="killed"),
+        protocol.RanksLaunched(at=12.0, attempt=2, world_size=2),
+        state=last_round,
+    )
+    assert state.pending == 4, "what lost ranks had in hand is to be done again"
+    stale = msgspec.structs.replace(state.ranks[0], rows=3)
+    assert msgspec.structs.replace(state, ranks=(stale, state.ranks[1])).pending == 4, "rows of no batch are in no hand"
+
+
+def test_a_batch_in_flight_is_never_more_progress_than_its_prompts(last_round):
+    state = ticked(last_round, 11.0, 10)
+    assert state.progress == pytest.approx(1 / 4), "10 of the 40 tokens that may come"
+    beyond = ticked(last_round, 11.0, 35)
+    assert beyond.progress == pytest.approx(2 / 4), "two prompts in hand count as two at most"
+
+
 def test_a_mark_is_on_the_clock_of_work_not_of_loading(last_round):
     state = play(protocol.Paused(at=17.0, reason="asked for", asked=True), state=last_round)
     assert [(mark.kind, mark.elapsed) for mark in state.marks] == [("pause", 7.0)]
+
+
+def test_each_rank_has_its_own_padding_waste_in_the_summary(last_round):
+    wasteful = finished(1, 2, 15.0)
+    wasteful = msgspec.structs.replace(wasteful, result=msgspec.structs.replace(wasteful.result, padded_slots=40))
+    summary = summarise(play(finished(0, 1, 14.0), wasteful, state=last_round))
+    assert [rank.padding_waste for rank in summary.ranks] == [0.2, 0.8]
+    assert summary.padding_waste == 0.5
+
+
+def test_the_length_of_an_error_is_no_length_of_an_answer(last_round):
+    state = all_done(last_round)
+    assert sum(state.lengths) == 3
+
+
+def test_a_batch_beside_an_inactive_rank_that_is_still_at_work_counts_for_no_setting(last_round):
+    state = play(
+        protocol.BatchSizeChanged(at=9.0, batch_size=2, auto=False, reason="as asked for"),
+        protocol.BatchStarted(at=10.0, rank=0, batch=1, rows=2),
+        protocol.BatchStarted(at=10.0, rank=1, batch=2, rows=2),
+        protocol.ActiveRanksChanged(at=11.0, active_ranks=1),
+        finished(0, 1, 14.0),
+        protocol.BatchStarted(at=14.0, rank=0, batch=3, rows=2),  # rank 1 still has its batch in hand
+        finished(1, 2, 15.0),
+        finished(0, 3, 16.0),
+        state=last_round,
+    )
+    assert (state.periods[-1].active_ranks, state.periods[-1].batches, state.costs) == (1, 0, ())
+    alone = play(protocol.BatchStarted(at=16.0, rank=0, batch=4, rows=2), finished(0, 4, 18.0), state=state)
+    assert alone.periods[-1].batches == 1
+    assert [(cost.active_ranks, cost.seconds) for cost in alone.costs] == [(1, 2.0)]
+
+
+def test_a_relaunch_is_not_in_the_throughput_of_what_comes_after_it(last_round):
+    state = ticked(last_round, 12.0, 100)
+    assert state.rate_now > 0
+    state = play(
+        protocol.RankLost(at=12.5, rank=0, cause="killed"),
+        protocol.RanksLaunched(at=13.0, attempt=2, world_size=2),
+        state=state,
+    )
+    assert (state.rate_now, state.window) == (0.0, ())
+    state = play(protocol.RanksReady(at=14.0), protocol.BatchStarted(at=14.0, rank=0, batch=1, rows=2), state=state)
+    assert ticked(state, 15.0, 50).rate_now == pytest.approx(50.0)
+
+
+def test_a_thinned_history_has_the_mean_of_each_pair_at_its_later_time(last_round):
+    state = last_round
+    for second in range(1, HISTORY_POINTS + 2):
+        state = ticked(state, 10.0 + second, 0)
+    assert state.history_step == 2.0
+    assert [point.elapsed for point in state.history[:3]] == [2.0, 4.0, 6.0]
+    assert state.history[-1].elapsed >= HISTORY_POINTS
