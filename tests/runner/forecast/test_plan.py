@@ -136,6 +136,16 @@ def test_a_smaller_batch_that_is_nearly_as_good_is_named():
     assert found.reasons == ["batch size 8 yields 96% of the best, with less memory and sooner answers"]
 
 
+def test_a_smaller_batch_is_named_only_at_the_ranks_of_the_best():
+    model = cost_model.given(1.0, 64)
+    # Two ranks with 16 each are as good as one with 32, but that is another number of ranks.
+    found = plan.predict(model, FIXED, prompts=64, ranks=[1], batch_sizes=[32, 64])
+    assert (found.best.ranks, found.best.batch_size, found.reasons) == (1, 64, [])
+    wider = plan.predict(model, FIXED, prompts=64, ranks=[1, 4], batch_sizes=[16, 64])
+    assert (wider.best.ranks, wider.best.batch_size) == (1, 64)
+    assert not any("yields" in reason for reason in wider.reasons)
+
+
 def test_a_best_setting_outside_what_was_measured_is_given_with_the_best_inside():
     model = cost_model.fit([point(4), point(16)])
     assert model is not None

@@ -2,6 +2,7 @@
 
 import math
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -144,6 +145,46 @@ def test_a_percentile_lies_within_the_values_and_grows(values: list[float], perc
 
 
 # --- cells --------------------------------------------------------------------------------------
+
+
+def test_the_memory_of_a_cell_is_the_largest_and_its_other_figures_are_means():
+    one, other = result(10), result(20)
+    one = msgspec.structs.replace(one, peak_memory_bytes=300, reserved_memory_bytes=500, idle=0.1, mbu=None)
+    other = msgspec.structs.replace(other, peak_memory_bytes=100, reserved_memory_bytes=None, idle=0.3, mbu=0.5)
+    (cell,) = cells(with_results(one, other))
+    assert (cell.peak_memory_bytes, cell.reserved_memory_bytes) == (300, 500)
+    assert (cell.idle, cell.mbu) == (pytest.approx(0.2), 0.5), "a mean of those that are known"
+    assert cell.step_ms == (1.0, 2.0, 3.0)
+
+
+def with_results(*results: TrialResult) -> SweepState:
+    state = sweep({(1, 8): [1.0] * len(results)})
+    records = zip(state.records, results, strict=True)
+    return msgspec.structs.replace(
+        state, records=tuple(msgspec.structs.replace(record, result=made) for record, made in records)
+    )
+
+
+def test_a_cell_without_figures_has_the_reason_of_the_trial_that_was_tried():
+    trial = Trial(number=1, repeat=1, active_ranks=1, batch_size=8)
+    skipped = TrialRecord(trial=trial, outcome="skipped", reason="memory ran out before")
+    tried = TrialRecord(trial=trial, outcome="out_of_memory", reason="no room for 8")
+    state = sweep({(1, 8): [-1]})
+    for records in ((skipped, tried), (tried, skipped)):
+        (cell,) = cells(msgspec.structs.replace(state, records=records))
+        assert (cell.outcome, cell.reason) == ("out_of_memory", "no room for 8")
+    (cell,) = cells(msgspec.structs.replace(state, records=(skipped,)))
+    assert (cell.outcome, cell.reason) == ("skipped", "memory ran out before")
+    (cell,) = cells(msgspec.structs.replace(state, records=()))
+    assert (cell.outcome, cell.reason) == (None, None)
+
+
+def test_noise_that_leaves_no_doubt_of_less_than_5_percent_is_no_doubt_about_the_knee():
+    # +1 % within 2 %: it may be no gain at all, but 5 % it is not.
+    said = knee(cells(sweep({(1, 8): [99.8, 100, 100.2], (1, 16): [100.5, 101, 101.5]})), 1)
+    assert said is not None
+    assert said.sentence.endswith("stay at 8")
+    assert (said.batch_size, said.ended, said.open) == (8, True, False)
 
 
 def test_the_interval_uses_students_t_and_one_repeat_has_none():
