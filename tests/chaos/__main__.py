@@ -30,6 +30,8 @@ NAMESPACE = ("unshare", "--user", "--map-root-user", "--mount", "--pid", "--fork
 AT_ONCE_A_CORE = 5
 """Runs mostly wait. Measured on 2 cores: more at once than this did not end sooner."""
 
+PROGRESS_SEEDS = 100
+
 
 class Folder:
     """Runs side by side in a folder, each on a disk of its own if that can be `mounted`."""
@@ -101,12 +103,19 @@ def _say(line: str) -> None:
     sys.stdout.flush()
 
 
-def _tell(seed: int, said: str) -> None:
-    _say(f"seed {seed}: {said}\n  again: make chaos SEED={seed}")
+def _tell(figures: Figures, seed: int) -> None:
+    if seed in figures.failures:
+        _say(f"seed {seed}: {figures.failures[seed]}\n  again: make chaos SEED={seed}")
+    if figures.seeds % PROGRESS_SEEDS == 0:
+        _say(_summary(figures))
+
+
+def _summary(figures: Figures) -> str:
+    return f"{figures.seeds:,} seeds in {figures.seconds:,.0f} s, {len(figures.failures)} failed"
 
 
 def _print(figures: Figures) -> None:
-    _say(f"{figures.seeds:,} seeds in {figures.seconds:,.0f} s, {len(figures.failures)} failed")
+    _say(_summary(figures))
     for name, counts in (("acts", figures.acts), ("resumed after", figures.resumes), ("found", figures.found)):
         _say(f"{name}: {counts.total():,}")
         for what, count in counts.most_common():

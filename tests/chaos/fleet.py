@@ -86,9 +86,9 @@ async def fly(
     *,
     at_once: int,
     actions: Sequence[str] = ACTS,
-    tell: Callable[[int, str], None] = lambda seed, said: None,
+    tell: Callable[[Figures, int], None] = lambda figures, seed: None,
 ) -> Figures:
-    """Take the run of each seed through its chaos, `at_once` at a time; `tell` hears of each seed that failed."""
+    """Take the run of each seed through its chaos, `at_once` at a time; `tell` hears of each seed that is over."""
     figures, turns, began = Figures(), asyncio.Semaphore(at_once), time.monotonic()
 
     async def run_through(seed: int) -> None:
@@ -113,10 +113,9 @@ async def fly(
             verdict = judge(flight.directory, PROMPTS, expected)
             verdict = dataclasses.replace(verdict, left_behind=left, no_end=no_end)
             figures.add(flight, seed, verdict)
-            if not verdict:
-                tell(seed, figures.failures[seed])
+            figures.seconds = time.monotonic() - began
+            tell(figures, seed)
             place.clear(name, failed=not verdict)
 
     await asyncio.gather(*(run_through(seed) for seed in seeds))
-    figures.seconds = time.monotonic() - began
     return figures

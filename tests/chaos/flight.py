@@ -149,7 +149,7 @@ class Flight:
         if self.started.process.poll() is None or self.complete():
             return
         run = run_directory.read_run_file(self.directory)
-        self.resumes[f"{run.status}: {run.cause}" if run.cause else run.status] += 1
+        self.resumes[run.cause or ("its supervisor was killed" if run.status == "running" else run.status)] += 1
         self._count_rests(run.cause)
         changes = {"batch_size": self.random.randint(1, 12)} if self.random.random() < 0.5 else {}
         with processes.marked(self.mark):
