@@ -147,6 +147,16 @@ def test_the_residual_says_how_far_the_measured_batches_are_off():
     assert 0.05 < model.residual < 0.2
 
 
+def test_ten_times_as_many_batches_of_each_kind_are_as_far_off():
+    few, many = (
+        fit([point(rows, batches=batches, factor=1.3 if rows == 4 else 1.0) for rows in (1, 4, 8)])
+        for batches in (3, 30)
+    )
+    assert few is not None
+    assert many is not None
+    assert few.residual == pytest.approx(many.residual)
+
+
 def test_many_batches_count_more_in_the_residual_than_few():
     # Both numbers of ranks have one kind of batch, so only that with two kinds of cost has an error.
     uneven = [point(8), point(8, ranks=2), point(16, ranks=2, factor=2), point(32, ranks=2)]
