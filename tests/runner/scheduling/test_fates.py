@@ -177,9 +177,11 @@ def test_a_share_that_is_announced_again_after_a_relaunch_is_not_done_again():
     plan.use_share(0, 0, 6)
     for index in indices(plan.next_batch(0)):
         plan.settle(index)
+    in_hand = plan.next_batch(0)
+    assert in_hand.indices == (2, 3)
     plan.use_share(0, 0, 6)
-    assert indices(plan.next_batch(0)) == (2, 3)
     assert plan.pending == 2
+    assert indices(plan.next_batch(0)) == (4, 5), "what is in hand is not handed out twice"
 
 
 def test_prompts_that_have_their_record_are_left_out_of_every_share_and_of_what_is_pending():
