@@ -34,6 +34,11 @@ def test_with_less_than_a_round_left_no_turn_is_advised():
     assert kinds(few) == ["turn"]
     assert kinds(msgspec.structs.replace(few, completed=997)) == []
     assert kinds(msgspec.structs.replace(few, phase="stopping")) == []
+    # A third rank would help with the last 30 prompts, too, but it would hardly have begun.
+    measured = tuple(point(rows, ranks=ranks) for ranks in (2, 3) for rows in (8, 16))
+    two = running(3, active_ranks=2, batch_size=16, costs=measured)
+    assert kinds(msgspec.structs.replace(two, completed=960)) == ["turn"]
+    assert kinds(msgspec.structs.replace(two, completed=970)) == []
 
 
 def test_a_small_gain_is_no_turn_worth_a_word():
@@ -135,6 +140,22 @@ def test_only_a_turn_by_hand_is_told_to_have_come_early():
         assert advice.early_turn(running(periods=(before, after))) is None
     measured = msgspec.structs.replace(one, shares={0: RankShare(1, 100, 1.0)})
     assert advice.early_turn(running(periods=(measured, two))) is None, "there is something to compare with"
+
+
+def test_what_a_lost_rank_cost_counts_its_batch_in_vain() -> None:
+    state = play(
+        protocol.BatchStarted(at=10.0, rank=0, batch=1, rows=2),
+        protocol.BatchStarted(at=10.0, rank=1, batch=2, rows=2),
+        protocol.RankLost(at=16.0, rank=1, cause="killed"),
+        protocol.RankLost(at=16.0, rank=0, cause="ended"),
+        protocol.RanksLaunched(at=17.0, attempt=2, world_size=2),
+        protocol.RanksReady(at=20.0),
+        protocol.BatchStarted(at=20.0, rank=0, batch=3, rows=2),
+        protocol.Tick(at=30.0),
+        state=launched(),
+    )
+    (finding,) = [finding for finding in findings(state) if finding.kind == "rank lost"]
+    assert "took 10.0 s, 50% of the run so far" in finding.text, "6 s in vain, 4 s until the ranks were ready again"
 
 
 # --- the end of the timeline ------------------------------------------------------------------------
