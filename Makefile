@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 
-.PHONY: demo test versions gpu gpu-kit lint format pictures setup clean
+.PHONY: demo test chaos versions gpu gpu-kit lint format pictures setup clean
 
 demo: $(READY)
 	$(BIN)/rankdeck demo
@@ -15,6 +15,15 @@ demo: $(READY)
 test: $(READY)
 	$(BIN)/python -m pytest -n 2 -m 'not slow and not versions'
 	$(BIN)/python -m pytest -m slow
+
+SEEDS ?= 1000
+SEED ?=
+ACTS ?=
+
+# Runs with stand-in ranks whose processes are killed and stopped, files touched and disks filled, at random.
+# SEED=17 repeats one of them; ACTS='kill rank;fill disk' keeps to these (`python -m tests.chaos --help` lists all).
+chaos: $(READY)
+	$(BIN)/python -m tests.chaos --seeds $(SEEDS) $(if $(SEED),--seed $(SEED)) $(if $(ACTS),--acts '$(ACTS)')
 
 # The engines with the oldest and newest supported transformers: run before a release; needs the package index.
 versions: $(READY)

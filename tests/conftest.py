@@ -22,7 +22,27 @@ settings.load_profile("any machine")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--chaos-seeds", type=int, default=50, help="runs of the chaos test with stand-in ranks")
+    parser.addoption("--chaos-seeds", type=int, default=40, help="runs of the chaos test with stand-in ranks")
+
+
+MOST_SECONDS, MOST_SECONDS_OF_REAL_RUNS = 300, 1800
+"""Longest that a test may take. Only a loop without an end takes this long."""
+
+
+@pytest.fixture(autouse=True)
+def an_end(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A test that does not come to its end fails, with the line where it is, instead of holding up all the others."""
+    real = any(request.node.get_closest_marker(name) for name in ("slow", "versions", "gpu"))
+    seconds = MOST_SECONDS_OF_REAL_RUNS if real else MOST_SECONDS
+
+    def fail(*_: object) -> None:
+        pytest.fail(f"no end after {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, fail)
+    signal.setitimer(signal.ITIMER_REAL, seconds, 10)  # again, should something have caught it
+    yield
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
 
 
 @pytest.fixture(autouse=True)

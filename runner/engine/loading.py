@@ -51,7 +51,7 @@ def load(config: RunConfig, model_path: str, device: torch.device) -> Loaded:
         WrongWeightsError: the weights are not all there, or not of this model.
         ValueError: its generation config is none.
     """
-    code = {"trust_remote_code": getattr(config, "trust_remote_code", False)}
+    code = {"trust_remote_code": config.trust_remote_code}
     model_config = transformers.AutoConfig.from_pretrained(model_path, **code)
     tokenizer = transformers.AutoTokenizer.from_pretrained(model_path, padding_side="left", **code)
     notes = vocabulary.settle_config(model_config)

@@ -12,7 +12,8 @@ from rankdeck.runner import protocol, run_directory, start
 from rankdeck.runner.inputs import models
 from rankdeck.runner.protocol.config import EngineName, RunConfig
 from tests import ROOT, checkpoints
-from tests.chaos import Flight, wrong_with
+from tests.chaos.flight import Flight
+from tests.chaos.verdict import judge
 
 pytestmark = pytest.mark.slow
 
@@ -146,16 +147,26 @@ async def test_chaos_with_accelerates_own_ranks_ends_like_an_undisturbed_run(tin
     actions = ("kill rank", "kill supervisor", "batch size")
     engines: tuple[EngineName, ...] = ("static", "continuous", "static")
     flights = [
-        Flight(seed, launch(f"seed-{seed}", engine), acts=2, calm=(10.0, 25.0), actions=actions)
+        Flight(
+            seed,
+            f"{tmp_path}/{seed}",
+            lambda seed=seed, engine=engine: launch(f"seed-{seed}", engine),
+            acts=2,
+            calm=(10.0, 25.0),
+            actions=actions,
+        )
         for seed, engine in enumerate(engines)
     ]
     await asyncio.gather(*(flight.run_through(400) for flight in flights))
+    left = [await flight.clear_up() for flight in flights]
     assert calm.process.wait(200) == 0
     undisturbed = [record.text for record in run_directory.read_outputs(tmp_path / "calm")]
     assert len(set(undisturbed)) > 3, "the answers tell the prompts apart"
     assert sum(action.startswith("kill") for flight in flights for action in flight.did) >= 2, "chaos came too late"
+    assert not any(left), left
     for flight in flights:
-        assert wrong_with(flight.directory, prompts, lambda index, _: undisturbed[index]) == [], flight.did
+        verdict = judge(flight.directory, prompts, lambda index, _: undisturbed[index])
+        assert verdict, f"{verdict}; after {flight.did}"
 
 
 def test_a_sweep_loads_once_measures_and_tells_the_same_in_plan_report_and_replay(tmp_path: Path) -> None:

@@ -13,7 +13,9 @@ WITH_GPM = ("H100", "H200", "H800", "H20", "GH200", "B100", "B200", "B300", "GB2
 def test_every_figure_is_there_and_makes_sense_or_says_why_not():
     watching = Telemetry.open()
     try:
-        for sample in [*watching.sample_devices(), *watching.sample_devices()]:
+        samples = [*watching.sample_devices(), *watching.sample_devices()]
+        assert samples, watching.reason
+        for sample in samples:
             for name in METRIC_FIELDS:
                 assert (getattr(sample, name) is None) == (name in sample.unavailable), f"{name}: {sample}"
             if sample.memory_used_bytes is not None:  # 0 of an idle GPU: what the driver reserves is not counted

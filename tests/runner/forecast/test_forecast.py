@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rankdeck.runner.forecast import cost_model, forecast
-from rankdeck.runner.protocol.config import RunConfig
-from rankdeck.runner.protocol.sweep_plan import SweepPlan, SweepState
+from rankdeck.runner.protocol.config import MAX_BATCH_SIZE, RunConfig
+from rankdeck.runner.protocol.sweep_plan import SweepPlan, SweepState, Trial, TrialRecord
 from rankdeck.runner.state import RankState, RunState
 from tests.runner.forecast.test_cost_model import point
 
@@ -64,6 +64,44 @@ def test_nothing_is_predicted_before_a_whole_batch_or_while_a_sweep_measures():
     assert forecast.eta_seconds(running(sweep=sweep)) is None
 
 
+def trials(*, took: dict[int, float], current: bool = False) -> RunState:
+    """A sweep of four trials, two at each of two settings, of which those in `took` are over, as of 1,000 s."""
+    plan = SweepPlan(batch_sizes=[1, 8], ranks=[1])
+    order = tuple(Trial(number=n, repeat=1, active_ranks=1, batch_size=size) for n, size in enumerate((1, 1, 8, 8), 1))
+    records = tuple(TrialRecord(trial=trial, outcome="measured") for trial in order if trial.number in took)
+    left = next((trial for trial in order if trial.number not in took), None)
+    sweep = SweepState(
+        plan=plan, trials=order, records=records, took=took, current=left if current else None, since=998.0
+    )
+    return running(sweep=sweep, costs=())
+
+
+def test_the_time_left_of_a_sweep_is_that_of_its_trials_by_their_settings():
+    assert forecast.eta_seconds(trials(took={})) is None
+    assert forecast.eta_seconds(trials(took={1: 4.0})) == pytest.approx(3 * 4), "as far as is known"
+    assert forecast.eta_seconds(trials(took={1: 4.0, 3: 10.0})) == pytest.approx(4 + 10)
+    assert forecast.eta_seconds(trials(took={1: 4.0, 2: 6.0, 3: 20.0})) == pytest.approx(20)
+
+
+def test_of_the_trial_under_way_only_the_rest_is_left():
+    assert forecast.eta_seconds(trials(took={1: 4.0, 3: 10.0}, current=True)) == pytest.approx(4 - 2 + 10)
+    assert forecast.eta_seconds(trials(took={1: 1.0, 2: 1.0, 3: 1.0}, current=True)) == 0.0, "never negative"
+
+
+def test_a_run_that_is_stopping_still_has_an_end():
+    going = in_hand(running(prompts=80, done=64), a=RankState(rank=0, batch=9, rows=16, step=25))
+    stopping = msgspec.structs.replace(going, phase="stopping")
+    assert forecast.eta_seconds(stopping) == forecast.eta_seconds(going) == pytest.approx(batch_seconds(16) / 2)
+    assert forecast.eta_seconds(msgspec.structs.replace(going, phase="launching")) is None
+
+
+def test_tokens_left_are_those_of_prompts_to_come_and_of_what_batches_in_hand_lack():
+    state = in_hand(running(prompts=112, done=64), a=RankState(rank=0, batch=9, rows=16, step=25))
+    assert state.pending == 32
+    for one in forecast.what_if(state):
+        assert one.tokens_per_second * one.seconds_left == pytest.approx((32 + 16 / 2) * 50)
+
+
 def test_the_settings_offered_are_one_more_rank_one_fewer_twice_and_half_the_batch():
     found = forecast.what_if(running())
     assert [(one.active_ranks, one.batch_size) for one in found] == [(3, 16), (1, 16), (2, 32), (2, 8)]
@@ -84,6 +122,20 @@ def test_only_possible_settings_are_offered_and_none_once_everything_is_handed_o
     assert [(one.active_ranks, one.batch_size) for one in forecast.what_if(alone)] == [(1, 2)]
     last = in_hand(running(prompts=80, done=64), a=RankState(rank=0, batch=9, rows=16, step=25))
     assert forecast.what_if(last) == []
+
+
+def test_no_batch_larger_than_a_run_may_have_is_offered():
+    offered = {one.batch_size for one in forecast.what_if(running(batch_size=MAX_BATCH_SIZE, prompts=10**7))}
+    assert offered == {MAX_BATCH_SIZE, MAX_BATCH_SIZE // 2}
+
+
+def test_against_a_setting_that_was_not_measured_every_gain_is_a_guess():
+    unmeasured = running(batch_size=32)
+    assert {(one.batch_size, one.extrapolated) for one in forecast.what_if(unmeasured)} == {
+        (16, True),  # measured itself, but held against one that was not
+        (32, True),
+        (64, True),
+    }
 
 
 def test_one_more_rank_brings_nothing_if_the_rounds_stay_the_same():
@@ -115,6 +167,24 @@ def test_split_shares_are_done_by_their_ranks_and_those_of_inactive_ranks_by_any
     assert forecast.eta_seconds(both) == pytest.approx(2 * batch_seconds(16))
     one = running(prompts=64, done=0, ranks=2, active=1, config=config)
     assert forecast.eta_seconds(one) == pytest.approx(4 * batch_seconds(16))
+
+
+def test_a_rank_that_ran_out_of_memory_counts_with_its_cap():
+    flat = {"costs": (point(4, ranks=2), point(8, ranks=2), point(16, ranks=2))}
+    free = running(prompts=192, done=0, ranks=2, **flat)
+    capped = in_hand(free, a=RankState(rank=0, cap=8))
+    # One rank with 8 and one with 16 prompts a batch: as two with 12, so 16 batches of 12 instead of 12 of 16.
+    assert forecast.eta_seconds(free) == pytest.approx(6 * batch_seconds(16))
+    assert forecast.eta_seconds(capped) == pytest.approx(8 * batch_seconds(12))
+    both = in_hand(capped, b=RankState(rank=1, cap=8))
+    assert forecast.eta_seconds(both) == pytest.approx(12 * batch_seconds(8))
+
+
+def test_a_cap_above_the_batch_size_or_of_an_inactive_rank_changes_nothing():
+    free = running(prompts=192, done=0, ranks=3, active=2)
+    roomy = in_hand(free, a=RankState(rank=0, cap=64))
+    inactive = in_hand(free, a=RankState(rank=2, cap=1))
+    assert forecast.eta_seconds(roomy) == forecast.eta_seconds(inactive) == forecast.eta_seconds(free)
 
 
 @given(
@@ -183,5 +253,5 @@ def test_the_prediction_for_the_whole_file_counts_its_last_round() -> None:
     assert row is not None
     assert row.rounds == 4
     # 100 prompts in four rounds of two ranks: twelve or thirteen rows each, never sixteen.
-    assert row.seconds == pytest.approx(4 * batch_seconds(12.5), rel=0.05)
+    assert row.seconds == pytest.approx(2 * batch_seconds(13) + 2 * batch_seconds(12))
     assert forecast.whole_file(running(costs=()), 2, 16) is None

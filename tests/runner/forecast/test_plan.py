@@ -136,6 +136,16 @@ def test_a_smaller_batch_that_is_nearly_as_good_is_named():
     assert found.reasons == ["batch size 8 yields 96% of the best, with less memory and sooner answers"]
 
 
+def test_a_smaller_batch_is_named_only_at_the_ranks_of_the_best():
+    model = cost_model.given(1.0, 64)
+    # Two ranks with 16 each are as good as one with 32, but that is another number of ranks.
+    found = plan.predict(model, FIXED, prompts=64, ranks=[1], batch_sizes=[32, 64])
+    assert (found.best.ranks, found.best.batch_size, found.reasons) == (1, 64, [])
+    wider = plan.predict(model, FIXED, prompts=64, ranks=[1, 4], batch_sizes=[16, 64])
+    assert (wider.best.ranks, wider.best.batch_size) == (1, 64)
+    assert not any("yields" in reason for reason in wider.reasons)
+
+
 def test_a_best_setting_outside_what_was_measured_is_given_with_the_best_inside():
     model = cost_model.fit([point(4), point(16)])
     assert model is not None
@@ -152,6 +162,7 @@ def test_the_articles_one_rank_run_predicts_its_other_rows():
     assert status == 0
     assert out.count("\n") == 1, "one JSON object"
     found = json.loads(out)
+    assert [row["seconds"] for row in found["rows"]] == [pytest.approx(19.2 / 7 * rounds) for rounds in (7, 4, 3, 2, 2)]
     measured = [19.2, 11.1, 8.2, 6.0, 6.0]
     assert [row["seconds"] for row in found["rows"]] == [pytest.approx(seconds, rel=0.1) for seconds in measured]
     assert [row["rounds"] for row in found["rows"]] == [7, 4, 3, 2, 2]

@@ -242,6 +242,7 @@ def test_a_missing_package_is_named_with_the_pip_line() -> None:
 
 def test_the_required_versions_are_those_of_pyproject() -> None:
     wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    assert {"torch", "transformers", "accelerate"} <= set(RANGES)
     for name, (least, below) in RANGES.items():
         (line,) = (line for line in wanted if re.split(r"[<>=]", line)[0] == name)
         said = f"{name}>={'.'.join(map(str, least))}" + (f",<{'.'.join(map(str, below))}" if below else "")

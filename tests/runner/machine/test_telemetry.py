@@ -279,7 +279,7 @@ def test_a_rank_has_memory_from_the_first_sample_and_cpu_from_the_second() -> No
     (second,) = telemetry.sample_processes({3: os.getpid()})
     assert second.cpu_percent is not None
     assert second.cpu_percent > 0
-    assert second.rss_bytes == pytest.approx(psutil.Process().memory_info().rss, rel=0.2)
+    assert second.rss_bytes == pytest.approx(psutil.Process().memory_info().rss, abs=2**22)
 
 
 def test_processes_are_in_the_order_of_their_ranks() -> None:

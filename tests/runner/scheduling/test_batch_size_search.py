@@ -129,3 +129,17 @@ def test_prompts_that_no_longer_fill_a_larger_round_are_shared_out_evenly():
     search.start()
     choice = search.learn(16, 100.0, None, 50)
     assert (choice.batch_size, choice.settled) == (25, True)
+
+
+def test_out_of_memory_ends_the_search_at_the_fastest_size_not_at_the_largest():
+    search = Search(Known(prompts=10_000, ranks=1, tokens_per_row=100))
+    search.measured = {8: 100.0, 16: 180.0, 32: 150.0, 128: 999.0}
+    assert search.wall(64, fits=1).batch_size == 16, "those beyond what ran out do not count"
+
+
+def test_growth_of_memory_is_judged_by_the_two_largest_sizes_measured():
+    search = Search(Known(prompts=10**6, ranks=1, tokens_per_row=100, memory_free_bytes=1000))
+    # 1 byte a row from 8 to 16, but 20 from 16 to 32: 64 rows would take 1,280 of 1,000 bytes.
+    search.peaks = {8: 100, 16: 108, 32: 428}
+    assert search._fits(64) == "it would take 128% of the free memory"
+    assert search._fits(40) is None

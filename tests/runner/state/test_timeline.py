@@ -142,6 +142,13 @@ def test_busy_is_kept_for_each_gpu_and_without_gpus_for_the_cores_of_each_rank()
     assert without.timeline.busy[-1].percents == (96, 97)
 
 
+def test_a_rank_that_uses_half_of_its_two_cores_is_half_busy() -> None:
+    state = play(protocol.RanksLaunched(at=1.0, attempt=1, world_size=2), ready(0, threads=2), ready(1, threads=1))
+    samples = [protocol.ProcessSample(rank=rank, cpu_percent=100.0, rss_bytes=1) for rank in (0, 1)]
+    state = play(protocol.Tick(at=5.0, processes=samples), state=state)
+    assert state.timeline.busy[-1].percents == (50, 100)
+
+
 # --- however long -------------------------------------------------------------------------------
 
 
@@ -207,6 +214,14 @@ def test_joining_keeps_the_newest_the_sums_and_the_order(seed: int) -> None:
         own = sum(span.seconds - span.gaps for span in after)
         assert own == pytest.approx(sum(span.seconds for span in before), abs=1e-3)
     assert all(one.ended <= other.began + 1e-9 for one, other in pairwise(thin))
+
+
+def test_joined_spans_say_how_much_of_their_time_was_between_them() -> None:
+    spans = tuple(Span("batch", 10.0 * at, 10.0 * at + 7, batch=at + 1, rows=2) for at in range(2 * LEAST_OF_A_LANE))
+    thin = thinned(spans, LEAST_OF_A_LANE)
+    joined = [span for span in thin if span.joined > 1]
+    assert joined
+    assert all(span.gaps == 3.0 * (span.joined - 1) for span in joined)
 
 
 def test_in_a_long_run_a_lost_batch_and_the_loading_keep_their_kind() -> None:

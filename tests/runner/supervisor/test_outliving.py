@@ -108,7 +108,8 @@ async def test_after_the_supervisor_was_killed_resume_does_exactly_the_missing_p
     assert (run.config.batch_size, run.config.ranks, run.status) == (7, 3, "completed")
     assert run.summary.completed == 25
     assert state.marks[-1].kind == "taken up"
-    assert path.read_bytes().startswith(before[: before.index(b"\n")]) or done
+    assert done >= 3
+    assert set(before.splitlines()) <= set(path.read_bytes().splitlines()), "what was there is there as it was"
 
 
 async def test_a_run_that_is_live_or_complete_cannot_be_resumed(launch, slowly):

@@ -2,6 +2,7 @@
 
 import math
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -146,6 +147,46 @@ def test_a_percentile_lies_within_the_values_and_grows(values: list[float], perc
 # --- cells --------------------------------------------------------------------------------------
 
 
+def test_the_memory_of_a_cell_is_the_largest_and_its_other_figures_are_means():
+    one, other = result(10), result(20)
+    one = msgspec.structs.replace(one, peak_memory_bytes=300, reserved_memory_bytes=500, idle=0.1, mbu=None)
+    other = msgspec.structs.replace(other, peak_memory_bytes=100, reserved_memory_bytes=None, idle=0.3, mbu=0.5)
+    (cell,) = cells(with_results(one, other))
+    assert (cell.peak_memory_bytes, cell.reserved_memory_bytes) == (300, 500)
+    assert (cell.idle, cell.mbu) == (pytest.approx(0.2), 0.5), "a mean of those that are known"
+    assert cell.step_ms == (1.0, 2.0, 3.0)
+
+
+def with_results(*results: TrialResult) -> SweepState:
+    state = sweep({(1, 8): [1.0] * len(results)})
+    records = zip(state.records, results, strict=True)
+    return msgspec.structs.replace(
+        state, records=tuple(msgspec.structs.replace(record, result=made) for record, made in records)
+    )
+
+
+def test_a_cell_without_figures_has_the_reason_of_the_trial_that_was_tried():
+    trial = Trial(number=1, repeat=1, active_ranks=1, batch_size=8)
+    skipped = TrialRecord(trial=trial, outcome="skipped", reason="memory ran out before")
+    tried = TrialRecord(trial=trial, outcome="out_of_memory", reason="no room for 8")
+    state = sweep({(1, 8): [-1]})
+    for records in ((skipped, tried), (tried, skipped)):
+        (cell,) = cells(msgspec.structs.replace(state, records=records))
+        assert (cell.outcome, cell.reason) == ("out_of_memory", "no room for 8")
+    (cell,) = cells(msgspec.structs.replace(state, records=(skipped,)))
+    assert (cell.outcome, cell.reason) == ("skipped", "memory ran out before")
+    (cell,) = cells(msgspec.structs.replace(state, records=()))
+    assert (cell.outcome, cell.reason) == (None, None)
+
+
+def test_noise_that_leaves_no_doubt_of_less_than_5_percent_is_no_doubt_about_the_knee():
+    # +1 % within 2 %: it may be no gain at all, but 5 % it is not.
+    said = knee(cells(sweep({(1, 8): [99.8, 100, 100.2], (1, 16): [100.5, 101, 101.5]})), 1)
+    assert said is not None
+    assert said.sentence.endswith("stay at 8")
+    assert (said.batch_size, said.ended, said.open) == (8, True, False)
+
+
 def test_the_interval_uses_students_t_and_one_repeat_has_none():
     assert estimate([10.0]).half_width is None
     three = estimate([9.0, 10.0, 11.0])
@@ -205,6 +246,44 @@ def test_growth_up_to_the_largest_size_or_to_out_of_memory_is_no_knee():
     assert wall is not None
     assert wall.sentence.endswith("16 is the largest before out of memory at 32")
     assert knee(cells(sweep({(1, 8): [50]})), 1) is None
+
+
+@pytest.mark.parametrize(
+    ("rates", "at", "ended"),
+    [
+        ([50, 49, 100], 32, False),  # a dip before growth is not its end
+        ([50, 51, 54], 32, False),  # twice a little is enough together
+        ([50, 100, 60, 103], 16, True),  # nor is growth after a dip, if it only comes back
+        ([50, 100, 60, 106], 64, False),
+        ([100, 50, 60, 70], 8, True),
+        ([50, 80, 70, 90, 91, 60], 64, True),
+    ],
+)
+def test_on_a_row_that_rises_and_falls_the_knee_is_where_no_larger_size_gains_5_percent(rates, at, ended):
+    sizes = [8 * 2**place for place in range(len(rates))]
+    said = knee(cells(sweep({(1, size): [rate] for size, rate in zip(sizes, rates, strict=True)})), 1)
+    assert said is not None
+    assert (said.batch_size, said.ended) == (at, ended)
+    assert said.open is not ended
+
+
+@given(st.lists(RATES, min_size=2, max_size=7))
+def test_no_size_beyond_the_knee_gains_5_percent_over_it(rates):
+    found = cells(sweep({(1, 2**place): [rate] for place, rate in enumerate(rates)}))
+    said = knee(found, 1)
+    assert said is not None
+    here = rates[said.batch_size.bit_length() - 1]
+    assert all(rate < here * 1.05 for rate in rates[said.batch_size.bit_length() :])
+    assert said.ended == (said.batch_size < found[-1].batch_size)
+
+
+def test_a_knee_knows_only_its_own_ranks():
+    found = cells(sweep({(1, 8): [50], (1, 16): [100], (2, 8): [90], (2, 16): [180], (2, 32): [-1]}))
+    alone, both = knee(found, 1), knee(found, 2)
+    assert alone is not None
+    assert both is not None
+    assert (alone.open, both.open) == (True, False), "memory ran out with two ranks, not with one"
+    assert "out of memory" not in alone.sentence
 
 
 def test_speedup_is_over_the_fewest_ranks_and_nothing_is_divided_by_zero():

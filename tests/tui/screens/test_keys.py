@@ -24,6 +24,7 @@ from tests.scripted_source import ScriptedSource
 
 
 def test_every_binding_has_an_id_a_label_and_a_tooltip() -> None:
+    assert {"run.pause", "run.stop", "app.leave"} <= {found.binding.id for found in declared_keys.declared()}
     for found in declared_keys.declared():
         assert found.binding.id, found
         assert found.binding.description, found

@@ -151,9 +151,9 @@ def test_entries_that_are_not_runs_are_left_out(tmp_path: Path) -> None:
 def test_odd_values_are_shown_and_do_not_break_a_line() -> None:
     odd = msgspec.structs.replace(SUMMARY, tokens_per_second=1e300, completed=-1)
     put("far", started_at=-1e300, status="completed", summary=odd, config=RunConfig(prompts="", model="/", ranks=-3))
-    for run in runs.recent():
-        for width in (20, 29, 44, 80):
-            assert all(line_width(line) <= width for line in run_rows(run, width, NOW))
+    (run,) = runs.recent()
+    for width in (20, 29, 44, 80):
+        assert all(line_width(line) <= width for line in run_rows(run, width, NOW))
 
 
 @pytest.mark.parametrize("name", ["\x1b]0;x\x07", "[red]x[/]", "a\nb", "\u202eabc", "x" * 500])
