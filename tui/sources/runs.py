@@ -170,7 +170,7 @@ def _runs() -> Iterator[tuple[str, str, RunFile]]:
 
 
 def json_lines() -> Iterator[str]:
-    """A JSON object per run, unreadable ones at the end; bytes of a path that are no UTF-8 are written as their codes."""
+    """A JSON object per run, unreadable ones last; bytes of a path that are no UTF-8 are written as their codes."""
     for directory, status, run in _runs():
         path = directory.encode(errors="backslashreplace").decode()
         yield msgspec.json.encode({"directory": path, "state": status, **msgspec.to_builtins(run)}).decode()

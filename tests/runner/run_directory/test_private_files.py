@@ -5,6 +5,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from rankdeck.runner.supervisor.accelerate import write_accelerate_config
 
 from rankdeck.runner import run_directory, start
 from rankdeck.runner.inputs.frozen_prompts import freeze
@@ -13,7 +14,6 @@ from rankdeck.runner.run_directory import run_file
 from rankdeck.runner.run_directory.creation import create_directory
 from rankdeck.runner.run_directory.private_files import lines_of, open_private, open_regular
 from rankdeck.runner.run_directory.run_file import NotARunError, RunFile, RunFileError
-from rankdeck.runner.supervisor.accelerate import write_accelerate_config
 from tests.runner.run_directory.test_rundir import record, write_records
 
 RUN = RunFile(name="r", started_at=1.0, config=RunConfig(prompts="p"), prompts=1)

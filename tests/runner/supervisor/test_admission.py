@@ -22,7 +22,6 @@ from tests.runner.supervisor.in_process import KeptPeer, Launch
 from tests.runner.supervisor.test_outliving import expected
 from tests.runner.supervisor.test_supervisor import PROMPTS, outputs, rank_pids, watch
 
-
 OWN = os.getpid()
 
 
