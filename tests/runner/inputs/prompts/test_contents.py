@@ -13,10 +13,17 @@ from rankdeck.runner.inputs.prompts.problems import Problems
 from tests.runner.inputs.freezing import complaint, frozen, texts
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab2935\nsize 12345\n"
+
+
+def gzipped(content: bytes) -> bytes:
+    """Without the time, which would be in the names of tests."""
+    return gzip.compress(content, mtime=0)
+
+
 LINES = b'{"prompt": "one"}\n{"prompt": "two"}\n'
 
 CONTENTS = [
-    (gzip.compress(b"a\nb\n"), "gzip-compressed; gunzip it first"),
+    (gzipped(b"a\nb\n"), "gzip-compressed; gunzip it first"),
     (b"\x28\xb5\x2f\xfd\x04\x00", "zstd-compressed; decompress it first with unzstd"),
     (b"\xfd7zXZ\0\0\4", "xz-compressed; decompress it first with unxz"),
     (b"BZh91AY&SY\x00", "bzip2-compressed; decompress it first with bunzip2"),
@@ -46,32 +53,32 @@ def test_standard_input_has_the_same_rules_and_its_own_name(content: bytes, said
 
 
 def test_compressed_lines_are_read_where_the_name_says_so() -> None:
-    assert texts(frozen("p.jsonl.gz", gzip.compress(LINES))) == ["one", "two"]
-    assert texts(frozen("p.TXT.GZ", gzip.compress(b"a\r\nb\r\n"))) == ["a", "b"]
-    assert texts(frozen("p.json.gz", gzip.compress(b'["x", "y"]'))) == ["x", "y"]
-    assert texts(frozen("p.tsv.gz", gzip.compress(b"i\tq\n1\tz\n"), column="q")) == ["z"]
+    assert texts(frozen("p.jsonl.gz", gzipped(LINES))) == ["one", "two"]
+    assert texts(frozen("p.TXT.GZ", gzipped(b"a\r\nb\r\n"))) == ["a", "b"]
+    assert texts(frozen("p.json.gz", gzipped(b'["x", "y"]'))) == ["x", "y"]
+    assert texts(frozen("p.tsv.gz", gzipped(b"i\tq\n1\tz\n"), column="q")) == ["z"]
 
 
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("p.jsonl", gzip.compress(LINES), "p.jsonl: this is gzip-compressed; gunzip it first, or name it .jsonl.gz"),
+        ("p.jsonl", gzipped(LINES), "p.jsonl: this is gzip-compressed; gunzip it first, or name it .jsonl.gz"),
         ("p.jsonl.gz", LINES, "p.jsonl.gz: not gzip-compressed, though its name ends in .gz; rename it"),
-        ("p.gz", gzip.compress(LINES), "p.gz: the name does not say what the .gz holds; name it .jsonl.gz"),
+        ("p.gz", gzipped(LINES), "p.gz: the name does not say what the .gz holds; name it .jsonl.gz"),
         (
             "p.parquet.gz",
-            gzip.compress(b"PAR1"),
+            gzipped(b"PAR1"),
             "p.parquet.gz: a .parquet inside gzip cannot be read; gunzip it first",
         ),
-        ("p.docx.gz", gzip.compress(b"hello"), "p.docx.gz: unknown kind of file '.docx'"),
-        ("p.jsonl.gz", gzip.compress(LINES * 999)[:40], "p.jsonl.gz: its gzip data is damaged or cut short"),
-        ("p.jsonl.gz", gzip.compress(LINES)[:-8] + bytes(8), "p.jsonl.gz: its gzip data is damaged or cut short"),
-        ("p.jsonl.gz", gzip.compress(LINES) + b"rest", "p.jsonl.gz: its gzip data is damaged or cut short"),
-        ("p.jsonl.gz", gzip.compress(b""), "p.jsonl.gz: it is empty"),
-        ("p.txt.gz", gzip.compress(POINTER), "p.txt.gz: this is a Git LFS pointer"),
+        ("p.docx.gz", gzipped(b"hello"), "p.docx.gz: unknown kind of file '.docx'"),
+        ("p.jsonl.gz", gzipped(LINES * 999)[:40], "p.jsonl.gz: its gzip data is damaged or cut short"),
+        ("p.jsonl.gz", gzipped(LINES)[:-8] + bytes(8), "p.jsonl.gz: its gzip data is damaged or cut short"),
+        ("p.jsonl.gz", gzipped(LINES) + b"rest", "p.jsonl.gz: its gzip data is damaged or cut short"),
+        ("p.jsonl.gz", gzipped(b""), "p.jsonl.gz: it is empty"),
+        ("p.txt.gz", gzipped(POINTER), "p.txt.gz: this is a Git LFS pointer"),
         ("p.txt.gz", POINTER, "p.txt.gz: this is a Git LFS pointer"),
-        ("p.txt.gz", gzip.compress("a\n".encode("utf-16")), "p.txt.gz:1: the file is UTF-16, not UTF-8"),
-        ("p.jsonl.gz", gzip.compress(b'{"prompt": 3}\n'), "p.jsonl.gz:1: `prompt` must be a text, not a number"),
+        ("p.txt.gz", gzipped("a\n".encode("utf-16")), "p.txt.gz:1: the file is UTF-16, not UTF-8"),
+        ("p.jsonl.gz", gzipped(b'{"prompt": 3}\n'), "p.jsonl.gz:1: `prompt` must be a text, not a number"),
         ("p.parquet", b"hello", "p.parquet: this is no Parquet file that can be read"),
         ("p.parquet", POINTER, "p.parquet: this is a Git LFS pointer"),
     ],
