@@ -23,13 +23,16 @@ from rankdeck.runner.inputs.model_config import ModelShape
 from rankdeck.runner.protocol.config import Problem, RunConfig
 from rankdeck.runner.protocol.first_batch import first_batch
 
-CPU_PROCESS_BYTES = int(0.45 * 2**30)
-"""Measured: a static rank of the demo model on a CPU takes 1.5 GiB, of which 0.5 GiB are the mapped weights and
-0.5 GiB the packed ones."""
+CPU_PROCESS_BYTES = int(0.1 * 2**30)
+"""Ranks are forked and share what was imported. Measured: a static rank of the demo model on a CPU has 0.64 GiB of its
+own, of which 0.5 GiB are the packed weights."""
 
-SURE_PROCESS_BYTES = int(0.3 * 2**30)
-"""What a rank's process takes of the host at least: measured 0.34 GiB of its own with torch, transformers and
-accelerate imported and a first batch done, of which two ranks share some 0.03."""
+PARENT_BYTES = int(0.3 * 2**30)
+"""What ranks share of the host, once: the launcher, their parent and what that has imported (measured)."""
+
+SURE_PROCESS_BYTES = int(0.05 * 2**30)
+"""What a rank's process takes of the host at least, beside its weights: measured 0.014 GiB with a tiny model, before
+its first batch."""
 
 CUDA_PROCESS_BYTES = int(0.6 * 2**30)
 """A CUDA context and the workspaces of cuBLAS on current GPUs; not measured."""
@@ -116,7 +119,7 @@ def estimate(
     activations = prompts.tokens * (4 * shape.hidden + 2 * shape.intermediate) * bytes_each
     row_working = 2 * max(activations, 4 * shape.vocabulary)
 
-    fixed = share.on_device(weights - mapped) + mapped + process * share.ranks
+    fixed = share.on_device(weights - mapped) + mapped + process * share.ranks + (0 if on_gpu else PARENT_BYTES)
     per_row = share.on_device(row_cache + row_working)
     cache_of_all = None
     if continuous and not on_gpu:

@@ -117,8 +117,8 @@ def test_the_inputs_of_a_spread_rank_go_to_the_first_of_its_gpus():
         ({"ranks_per_gpu": 2, "device": "cpu"}, 4, "--ranks-per-gpu: is for NVIDIA GPUs"),
         ({"gpus_per_rank": 2, "device": "cpu"}, 0, "--gpus-per-rank: is for NVIDIA GPUs"),
         ({"gpus_per_rank": 2}, 0, "--gpus-per-rank: needs NVIDIA GPUs, and none can be seen here; leave it out"),
-        ({"ranks_per_gpu": 0}, 4, "--ranks-per-gpu: must be from 1 to 64, not 0"),
-        ({"gpus_per_rank": 65, "ranks": 1}, 65, "--gpus-per-rank: must be from 1 to 64, not 65"),
+        ({"ranks_per_gpu": 0}, 4, "--ranks-per-gpu: must be at least 1, not 0"),
+        ({"gpus_per_rank": 65, "ranks": 1}, 65, "--gpus-per-rank: must be at most 64, not 65"),
     ],
 )
 def test_too_many_ranks_or_gpus_per_rank_are_refused_with_the_numbers(settings, gpus, said):
