@@ -88,8 +88,7 @@ class RankTalk:
                 require(not self.ready and place > self._phase, f"it is {message.phase} for a second time")
                 self._phase = place
             case protocol.Arrived():
-                require(not self.ready and message.at not in self._arrived_at, f"it has come to {message.at!r} already")
-                self._arrived_at.add(message.at)
+                self._take_arrival(message.at)
             case protocol.Share():
                 self._take_share(message)
             case protocol.RankReady():
@@ -114,6 +113,12 @@ class RankTalk:
             case _:
                 require(False, f"a {type(message).__name__} is out of turn")
         return message
+
+    def _take_arrival(self, point: protocol.MeetingPoint) -> None:
+        meets = self._config.sweep is not None if point == "bandwidth" else self._config.device == "cuda"
+        require(meets, f"the ranks of this run do not meet for {point!r}")
+        require(not self.ready and point not in self._arrived_at, f"it has come to {point!r} already")
+        self._arrived_at.add(point)
 
     def _take_share(self, share: protocol.Share) -> None:
         require(self._config.dispatch == "split" and self.share is None, "it has no share to announce")
