@@ -96,7 +96,9 @@ def _check_but_files_of_model(config: RunConfig, *, force: bool) -> list[Problem
         problems.append(Problem("model", said))
     problems.extend(_check_gpus(config))
     problems.extend(_check_quantization(config))
-    if config.output is not None and (said := paths.why_unwritable(Path(config.output), force=force)):
+    if config.output is not None and (
+        said := paths.why_same(config.output, config.prompts) or paths.why_unwritable(Path(config.output), force=force)
+    ):
         problems.append(Problem("output", said))
     if said := paths.why_unreadable(config.prompts, config.column):
         problems.append(Problem("prompts", said))

@@ -18,7 +18,7 @@ import transformers
 from rankdeck.runner.engine import memory, private_names
 from rankdeck.runner.engine.base import BatchOptions, BatchOutput, Engine
 from rankdeck.runner.engine.continuous_config import attention_to_pin, batching_config
-from rankdeck.runner.engine.generation import logit_rules, settings
+from rankdeck.runner.engine.generation import logit_rules, long_texts, settings
 from rankdeck.runner.engine.generation.marks import DrawableLogits, words
 from rankdeck.runner.engine.memory import free_memory
 from rankdeck.runner.engine.rows import PROGRESS_SECONDS, Cancelled, Ended, Progress, trim
@@ -105,6 +105,8 @@ class ContinuousEngine(Engine):
             return "its generation config has stop_strings, which it does not look for"
         if getattr(self.model, "_is_stateful", False):
             return "this model keeps a state, for which paged attention has no place"
+        if long_texts.padded_up_to(self.model.config, self.context_tokens) is not None:
+            return "this model computes a long text in another way, and all rows in flight with it"
         return None
 
     def _same_as_alone(self, alone: list[Alone]) -> bool:

@@ -20,7 +20,7 @@ from rankdeck.runner.engine import compiling
 from rankdeck.runner.engine.base import BatchOptions, BatchOutput, Engine
 from rankdeck.runner.engine.compiling import BEFORE, ON_A_CPU, Compiling
 from rankdeck.runner.engine.experts import decoding_in_groups
-from rankdeck.runner.engine.generation import logit_rules, settings
+from rankdeck.runner.engine.generation import logit_rules, long_texts, settings
 from rankdeck.runner.engine.generation.cache_rows import KeptRows, join, stacked
 from rankdeck.runner.engine.generation.logit_rules import BatchRules, LogitRules, RowRules
 from rankdeck.runner.engine.generation.marks import UNUSABLE, LogitCheck, read, words
@@ -71,19 +71,25 @@ class StaticEngine(Engine):
         layers = getattr(model.config.get_text_config(), "num_hidden_layers", None) or 1
         self._group_slots = group_slots(device.type, layers, model.num_parameters())
         self._together: Together = "padded"
+        self._padded_up_to = long_texts.padded_up_to(model.config, self.context_tokens)
+        if self._padded_up_to is not None:
+            self._notes.append(long_texts.words(self._padded_up_to))
         self._own_state: OwnState | None = None
         self._may_join = False
         self._bare = settings.bare(self.generation)
         self._rules = LogitRules(model, tokenizer, self.generation, device)
         if self._rules.by_row:
             self._notes.append(logit_rules.ONE_AT_A_TIME)
-        why_not = compiling.why_not(model) if config.compile else None
+        why_not = (compiling.why_not(model) or self._why_not_compiled()) if config.compile else None
         if why_not is not None:
             self._notes.append(f"--compile has no effect: {why_not}")
         self._compiling = Compiling(self._notes.append) if config.compile and why_not is None else None
         if self._compiling is not None:
             self._notes.append(f"{BEFORE}; {ON_A_CPU}" if device.type == "cpu" else BEFORE)
             self.why_rows_stay = "--compile fixes its shape"
+
+    def _why_not_compiled(self) -> str | None:
+        return None if self._padded_up_to is None else "it pads prompts, and long ones of this model must not be padded"
 
     def warm_up(self) -> None:
         """Generate a little, to find out which rows go together with this model, and whether they can leave."""
@@ -112,7 +118,8 @@ class StaticEngine(Engine):
             records.update(new)
             options.on_records(list(new.values()))
 
-        for part in self._parts({at: len(ids) for at, ids in tokens.items()}):
+        new_tokens = options.max_new_tokens or self.generation.max_new_tokens
+        for part in self._parts({at: len(ids) for at, ids in tokens.items()}, new_tokens):
             self._generate_part({at: tokens[at] for at in part}, options, ended, figures)
         prompt_tokens = sum(len(ids) for ids in tokens.values())
         output_tokens = sum(record.output_tokens for record in records.values())
@@ -135,16 +142,16 @@ class StaticEngine(Engine):
         )
         return BatchOutput([records[at] for at in range(len(prompts))], result)
 
-    def _parts(self, lengths: dict[int, int]) -> list[list[int]]:
+    def _parts(self, lengths: dict[int, int], new_tokens: int) -> list[list[int]]:
         """Which prompts of a batch are generated together, by position; the parts go one after the other."""
-        if not lengths or self._together == "padded":
-            return [list(lengths)] if lengths else []
         if self._together == "alone":
             return [[at] for at in lengths]
+        padded: list[int] = []
         alike: dict[int, list[int]] = {}
         for at, length in lengths.items():
-            alike.setdefault(length, []).append(at)
-        return list(alike.values())
+            short = self._padded_up_to is None or self._rounded(length) + new_tokens <= self._padded_up_to
+            (padded if short and self._together == "padded" else alike.setdefault(length, [])).append(at)
+        return [part for part in (padded, *alike.values()) if part]
 
     def _generate_part(
         self,

@@ -42,6 +42,15 @@ def why_unreadable(prompts: str, column: str | None) -> str | None:
     return None
 
 
+def why_same(output: str, prompts: str) -> str | None:
+    """What is wrong with outputs that would take the place of their prompts; None if they would not."""
+    try:
+        same = prompts != "-" and Path(output).samefile(prompts)
+    except (OSError, ValueError):
+        return None
+    return f"{output} is the file of prompts: the answers would take its place; name another file" if same else None
+
+
 def why_unwritable(output: Path, *, force: bool) -> str | None:
     """What is wrong with the file for the outputs, in a sentence. With `force` it may exist."""
     try:

@@ -121,6 +121,7 @@ def of_run(model: Any, tokenizer: Any, config: RunConfig) -> tuple[Any, list[str
         if _does_something(name, value := getattr(generation, name, None)):
             lines.append(_line(name, value))
         setattr(generation, name, None)
+    generation.use_cache = True  # it changes how fast answers come, not what they are; rows could not leave without
     generation.max_length = None
     generation.max_new_tokens = config.new_tokens
     generation.do_sample = config.do_sample

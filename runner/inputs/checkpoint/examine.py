@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from rankdeck.runner.inputs.checkpoint import architecture, custom_code, folder, tokenizer, weights
 from rankdeck.runner.inputs.checkpoint.json_file import BrokenFile, read_object
 from rankdeck.runner.inputs.checkpoint.transformers_names import Names, installed_names
+from rankdeck.runner.inputs.checkpoint.value_kinds import wrong_kinds
 from rankdeck.runner.inputs.quantization import Package, installed
 
 CONFIG, GENERATION = "config.json", "generation_config.json"
@@ -68,7 +69,7 @@ def examine(
     if not awaited and not {first, *chosen} & {*pointers}:
         foreign = trust_remote_code and HEAD in custom_code.auto_map(config)
         problems += weights.problems_of(path, files, config, foreign=foreign)
-    found = [_adapter_findings(model), _tokenizer_findings(model, pointers, chat), _id_findings(model, pointers)]
+    found = [_adapter_findings(model), _tokenizer_findings(model, pointers, chat), _setting_findings(model, pointers)]
     problems += [said for each in found for said in each.problems]
     return Findings(tuple(problems), tuple(note for each in found for note in each.notes))
 
@@ -144,15 +145,18 @@ def _tokenizer_findings(model: _Checkpoint, pointers: list[str], chat: bool) -> 
     return Findings(tuple(problems), tuple(notes))
 
 
-def _id_findings(model: _Checkpoint, pointers: list[str]) -> Findings:
-    """Tokens that the settings of generation name and the embedding has not."""
+def _setting_findings(model: _Checkpoint, pointers: list[str]) -> Findings:
+    """Settings whose values are of the wrong kind, and tokens that they name and the embedding has not."""
     try:
         readable = GENERATION in model.files and GENERATION not in pointers
         generation = read_object(model.path / GENERATION) if readable else {}
     except BrokenFile as error:
         return Findings((str(error),))
     rows = vocabulary_of(model.config)
-    problems, notes = [], []
+    problems: list[str] = []
+    notes: list[str] = []
+    for file, values in ((CONFIG, model.config), (GENERATION, generation)):
+        problems += (f"{model.path / file}: {said}; correct it there" for said in wrong_kinds(values))
     for setting in (*FORCED, END):
         file, values = (GENERATION, generation) if setting in generation else (CONFIG, model.config)
         past = [number for number in _numbers(values.get(setting)) if rows is not None and number >= rows]

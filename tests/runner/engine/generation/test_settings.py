@@ -112,3 +112,10 @@ def test_a_setting_that_only_a_newer_transformers_knows_is_kept_and_named(model,
 def test_at_a_fixed_length_no_stop_string_ends_an_answer(model):
     generation, _ = of_run(model, {"stop_strings": ["x"]}, ignore_eos=True)
     assert (generation.stop_strings, generation.eos_token_id) == (None, None)
+
+
+def test_a_model_that_says_not_to_use_a_cache_has_one_all_the_same():
+    model = tiny(num_key_value_heads=2)
+    expected = alone(model)
+    model.generation_config.use_cache = False
+    assert texts_of(static(model)) == expected

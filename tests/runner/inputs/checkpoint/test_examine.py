@@ -183,3 +183,33 @@ def test_weights_that_are_still_to_come_are_not_missed(folder: Path) -> None:
     assert "has no weights" in problem(folder)
     (folder / "model.safetensors").write_bytes(b"cut")
     assert "is no safetensors file" in problem(folder, weights_may_come=True)
+
+
+@pytest.mark.parametrize(
+    ("file", "setting", "value", "said"),
+    [
+        ("generation_config.json", "eos_token_id", "2", "eos_token_id must be a whole number, not '2'"),
+        ("generation_config.json", "eos_token_id", [1, "2"], "must be a whole number, not [1, '2']"),
+        ("generation_config.json", "repetition_penalty", "1.1", "repetition_penalty must be a number, not '1.1'"),
+        ("config.json", "hidden_size", "32", "hidden_size must be a whole number, not '32'"),
+        ("config.json", "pad_token_id", True, "pad_token_id must be a whole number, not True"),
+        (
+            "config.json",
+            "dtype",
+            "float99",
+            "dtype must be one that torch has, such as float32 or bfloat16, not 'float99'",
+        ),
+    ],
+)
+def test_a_setting_of_the_wrong_kind_is_named_with_its_file(folder: Path, file, setting, value, said) -> None:
+    path = folder / file
+    values = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps({**values, setting: value}))
+    assert any(line.startswith(f"{path}: ") and said in line for line in examine(folder).problems)
+
+
+def test_values_of_the_right_kind_are_let_through(folder: Path) -> None:
+    good = {"eos_token_id": [1, 2], "pad_token_id": None, "temperature": 1, "top_p": 0.9, "dtype": "torch.bfloat16"}
+    path = folder / "generation_config.json"
+    path.write_text(json.dumps(good))
+    assert not [line for line in examine(folder).problems if "must be" in line]

@@ -1,0 +1,47 @@
+"""Up to which length the rows of a model may be padded, where its config says that it treats longer texts differently.
+
+Scaled positions (longrope, dynamic) go by the longest row of a batch; sparse attention picks among all positions, padding
+too. Beyond that length each row has to be with rows of its own length. Reads configs alone; knows no batches.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+SPARSE = ("index_topk", "keep_window_size")
+"""What configs call the number of positions that attention picks, once there are more."""
+
+SCALED = ("longrope", "dynamic")
+"""Kinds of rotary positions that change for all rows when one of them is long."""
+
+ORIGINAL = "original_max_position_embeddings"
+
+
+def padded_up_to(config: Any, context_tokens: int | None) -> int | None:
+    """The most tokens, padding and answer included, of rows that need not be equally long.
+
+    None for any number, up to the `context_tokens` that a row may have at all.
+    """
+    text = config.get_text_config()
+    bounds = [getattr(text, name, None) for name in SPARSE]
+    for rope in _ropes(getattr(text, "rope_parameters", None)):
+        if rope.get("rope_type") in SCALED:
+            own = rope.get(ORIGINAL), getattr(text, ORIGINAL, None), getattr(text, "max_position_embeddings", None)
+            bounds.append(next((bound for bound in own if bound), None))
+    most = min((int(bound) for bound in bounds if isinstance(bound, int | float) and bound > 0), default=None)
+    return None if most is None or (context_tokens is not None and most >= context_tokens) else most
+
+
+def words(most: int) -> str:
+    """What is said of a model that has such a length."""
+    return (
+        f"beyond {most:,} tokens with their answers, rows of equal length only: padded, this model gives other answers"
+    )
+
+
+def _ropes(parameters: Any) -> Iterator[dict[str, Any]]:
+    """The settings of rotary positions: one for the model, or one for each kind of layer."""
+    if isinstance(parameters, dict):
+        if "rope_type" in parameters:
+            yield parameters
+        for value in parameters.values():
+            yield from _ropes(value)

@@ -1,0 +1,50 @@
+"""Models that treat long texts in another way: rows beyond that length are with rows of their own length alone."""
+
+import pytest
+import transformers
+
+from rankdeck.runner.engine.generation.long_texts import padded_up_to, words
+from tests.runner.engine.lone import alone, engine, static, texts_of, tiny
+
+LONG = {"rope_type": "longrope", "rope_theta": 10000.0, "original_max_position_embeddings": 24}
+KINDS = {
+    "phi3": {
+        "max_position_embeddings": 256,
+        "original_max_position_embeddings": 24,
+        "num_key_value_heads": 4,
+        "rope_parameters": {**LONG, "short_factor": [1.0] * 4, "long_factor": [9.0] * 4},
+    },
+    "doge": {"keep_window_size": 24, "num_key_value_heads": 2, "max_position_embeddings": 256},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_rows_on_both_sides_of_that_length_get_the_answers_they_get_alone(kind):
+    expected = alone(tiny(kind, **KINDS[kind]))
+    one = static(tiny(kind, **KINDS[kind]))
+    assert texts_of(one) == expected
+    assert words(24) in one.take_notes()
+    padded, *alike = one._parts({0: 3, 1: 5, 2: 40, 3: 40, 4: 9}, new_tokens=8)
+    assert (padded, alike) == ([0, 1, 4], [[2, 3]]), "short ones are padded as ever"
+
+
+def test_such_a_model_is_neither_compiled_nor_batched_continuously():
+    found, why = engine(tiny("phi3", **KINDS["phi3"]), kind="continuous")
+    assert (found.name, "computes a long text in another way" in why) == ("static", True)
+    assert texts_of(found) == alone(tiny("phi3", **KINDS["phi3"]))
+    compiled = static(tiny("phi3", **KINDS["phi3"]), compile=True)
+    assert any("--compile has no effect: it pads prompts" in line for line in compiled.take_notes())
+
+
+def test_that_length_is_found_under_all_its_names():
+    def up_to(context=1000, **settings):
+        return padded_up_to(transformers.LlamaConfig(max_position_embeddings=500, **settings), context)
+
+    assert up_to() is None
+    assert up_to(index_topk=64) == 64
+    assert up_to(index_topk=64, keep_window_size=32) == 32
+    assert up_to(context=64, index_topk=64) is None, "no row is longer"
+    assert up_to(context=None, index_topk=64) == 64
+    dynamic = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}
+    assert up_to(rope_parameters=dynamic) == 500
+    assert up_to(rope_parameters={"rope_type": "yarn", "rope_theta": 1e4, "factor": 2.0}) is None
