@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rankdeck.runner.engine import loading, packed_linear
-from rankdeck.runner.engine.packed_linear import PackedLinear, has_kernels, pack
+from rankdeck.runner.engine.packed_linear import PackedLinear, has_kernels, pack, unpack
 from rankdeck.runner.protocol.config import RunConfig
 
 
@@ -51,6 +51,18 @@ def test_a_packed_model_computes_and_counts_what_it_did_before(tied: bool) -> No
     assert packed.device == model.device
     embedding, output = packed.get_input_embeddings(), packed.get_output_embeddings()
     assert (embedding.weight is output.weight) == tied
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_an_unpacked_model_has_every_weight_and_bias_it_had(tied: bool) -> None:
+    model = llama(tied)
+    before = {name: parameter.clone() for name, parameter in model.named_parameters()}
+    assert {name for name in before if name.endswith("q_proj.bias")}, "there are biases to lose"
+    pack(model)
+    unpack(model)
+    after = dict(model.named_parameters())
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[name], parameter) for name, parameter in before.items())
 
 
 def test_only_weights_that_others_use_too_are_held_twice() -> None:

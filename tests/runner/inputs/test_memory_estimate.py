@@ -86,6 +86,16 @@ def test_a_rank_of_the_demo_model_takes_what_was_measured() -> None:
     assert continuous.per_rank / GIB == pytest.approx(3.11, abs=0.1)
 
 
+def test_where_memory_is_short_the_continuous_ranks_of_a_cpu_share_what_their_caches_may_take() -> None:
+    def cache(ranks: int, host: int) -> int:
+        return made(room=Room((), host), ranks=ranks, batch_size=None, engine="continuous").cache
+
+    wanted = cache(1, 500 * GIB)
+    assert cache(4, 500 * GIB) == wanted
+    short = 2 * wanted
+    assert [cache(ranks, short) for ranks in (1, 2, 4)] == [short // 4, short // 8, short // 16]
+
+
 def test_ranks_go_round_the_gpus_and_the_fullest_counts() -> None:
     assert made(room=H100, ranks=8).ranks == 1
     assert made(room=H100, ranks=9).ranks == 2

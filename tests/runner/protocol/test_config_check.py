@@ -5,7 +5,7 @@ import pytest
 
 from rankdeck.runner.protocol import config
 from rankdeck.runner.protocol.config import MAX_BATCH_SIZE, MAX_RANKS, RunConfig
-from rankdeck.runner.protocol.sweep_plan import SweepPlan
+from rankdeck.runner.protocol.sweep_plan import MAX_TRIAL_PROMPTS, SweepPlan
 
 
 def refused(**settings: object) -> set[str]:
@@ -71,3 +71,10 @@ def test_all_wrong_settings_are_named_at_once():
 def test_a_plan_of_a_sweep_has_its_bounds(plan, wrong):
     whole = SweepPlan(**{"batch_sizes": [1, 2], "ranks": [1, 2], **plan})
     assert refused(ranks=2, sweep=whole) == wrong
+
+
+def test_the_prompts_of_a_trial_are_those_of_all_its_ranks_and_their_number_has_a_bound():
+    most = MAX_TRIAL_PROMPTS // (2 * 4)
+    for rounds, wrong in ((most, set()), (most + 1, {"rounds"})):
+        plan = SweepPlan(batch_sizes=[1, 4], ranks=[1, 2], least_rounds=rounds)
+        assert refused(ranks=2, sweep=plan) == wrong

@@ -168,6 +168,13 @@ def test_what_is_printed_past_our_own_functions_is_inert_too(monkeypatch):
         assert_inert(stream.getvalue().encode())
 
 
+def test_a_guarded_stream_has_no_other_way_to_write_to_it_than_the_one_that_is_guarded():
+    stream = io.TextIOWrapper(io.BytesIO())
+    ways = ("buffer", "writelines", "reconfigure", "detach")
+    assert all(hasattr(stream, way) for way in ways)
+    assert [way for way in ways if hasattr(InertStream(stream), way)] == []
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii", "latin-1"])
 def test_the_command_itself_guards_its_streams_whatever_their_encoding(run, encoding):
     environ = {**os.environ, "PYTHONIOENCODING": encoding}

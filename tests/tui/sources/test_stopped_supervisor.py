@@ -53,3 +53,13 @@ async def test_a_supervisor_that_runs_and_does_not_answer_is_waited_for_longer(t
     with pytest.raises(SourceError, match="its supervisor does not answer; its log is"):
         await asyncio.wait_for(anext(SocketSource(tmp_path).events()), 10)
     listening.close()
+
+
+async def test_a_live_supervisor_that_does_not_listen_yet_is_waited_for_until_it_is_gone(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(client, "CONNECT_SECONDS", -1.0)
+    monkeypatch.setattr(run_directory, "socket_path", lambda _: tmp_path / "nobody listens")
+    alive = iter([True, True, False])
+    monkeypatch.setattr(run_directory, "supervisor_alive", lambda _: next(alive))
+    with pytest.raises(SourceError, match="has no live supervisor"):
+        await asyncio.wait_for(anext(SocketSource(tmp_path).events()), 10)
+    assert not list(alive), "it may be reading millions of prompts"

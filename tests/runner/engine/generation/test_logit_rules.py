@@ -8,7 +8,7 @@ import transformers
 
 from rankdeck.runner.engine import rows
 from rankdeck.runner.engine.generation import logit_rules
-from tests.runner.engine.lone import MIXED, VOCABULARY, alone, engine, static, texts_of, tiny
+from tests.runner.engine.lone import CPU, MIXED, VOCABULARY, alone, engine, static, texts_of, tiny, tokenizer
 from tests.runner.engine.tiny import prompts
 
 PLAIN = {"eos_token_id": 2, "pad_token_id": 0, "bos_token_id": 1}
@@ -88,6 +88,17 @@ def test_padding_that_is_also_a_token_of_answers_is_not_penalised(model, written
     own = {"repetition_penalty": 4.0, "pad_token_id": ids(said)[0]}
     model.generation_config = transformers.GenerationConfig(**{**PLAIN, **own})
     assert texts_of(static(model)) == alone(model)
+
+
+def test_rows_of_one_length_that_are_left_of_a_wider_batch_are_seen_without_their_padding(model):
+    generation = transformers.GenerationConfig(**PLAIN, min_new_tokens=3)
+    batch = logit_rules.LogitRules(model, tokenizer(), generation, CPU).of_batch({1: [5, 6, 7], 4: [8, 9, 10]}, 12)
+    of_rows = batch.for_rows([1, 4], width=8)
+    padded = torch.tensor([[0] * 5 + [5, 6, 7], [0] * 5 + [8, 9, 10]])
+    for new, may_end in ((2, False), (3, True)):
+        so_far = torch.cat([padded, torch.full((2, new), 11)], dim=1)
+        scores = of_rows(so_far, torch.zeros(2, len(VOCABULARY)))
+        assert scores[:, PLAIN["eos_token_id"]].isfinite().tolist() == [may_end] * 2
 
 
 def test_several_settings_act_in_the_order_of_generate(model, written):

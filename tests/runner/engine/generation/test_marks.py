@@ -8,7 +8,7 @@ import transformers
 
 from rankdeck.runner.engine.continuous import UnusableLogitsError
 from rankdeck.runner.engine.generation import marks
-from rankdeck.runner.engine.generation.marks import LogitCheck, Marks, words
+from rankdeck.runner.engine.generation.marks import DrawableLogits, LogitCheck, Marks, words
 from rankdeck.runner.protocol import UNUSABLE_LOGITS
 from tests.runner.engine.lone import MIXED, VOCABULARY, alone, engine, static, tiny
 from tests.runner.engine.tiny import prompts
@@ -135,6 +135,12 @@ def test_a_row_that_no_token_could_be_drawn_from_becomes_zeros_and_the_others_st
     assert [marks.read(mark) for mark in check.marks.values.tolist()] == [
         (5, "NaN"), (None, "stop string"), (5, "infinite"), (5, "infinite"),
     ]  # fmt: skip
+
+
+def test_a_token_whose_probability_is_no_number_tells_even_where_nothing_is_drawn():
+    drawable = DrawableLogits(torch.device("cpu"))
+    assert drawable.first_unusable([-0.5, NAN, -0.1]) == 2
+    assert drawable.first_unusable([-0.5, -0.1]) is None
 
 
 def test_a_row_keeps_its_first_mark():

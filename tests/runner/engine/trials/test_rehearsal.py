@@ -131,6 +131,15 @@ def test_running_out_of_memory_says_nothing_about_the_model(monkeypatch):
         found(tiny(num_key_value_heads=2))
 
 
+def test_running_out_of_memory_with_rows_at_once_does_not_make_a_model_one_of_rows_alone(monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(told, "agree", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        found(tiny(num_key_value_heads=2))
+
+
 def test_a_model_of_few_positions_is_tried_within_them():
     model = tiny("gpt2", n_embd=32, n_layer=2, n_head=4, n_positions=8)
     assert found(model).together == "padded"

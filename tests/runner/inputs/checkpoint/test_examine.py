@@ -104,6 +104,15 @@ def test_code_of_its_own_is_refused_until_it_is_trusted_and_then_left_to_judge_t
     assert examine(folder, trust_remote_code=True) == Findings()
 
 
+def test_code_that_is_in_another_repository_is_not_missed_in_the_folder(folder: Path) -> None:
+    there = {name: f"org/other--{place}" for name, place in CODE.items()}
+    checkpoints.change(folder / "config.json", model_type="unheard_of", auto_map=there)
+    assert examine(folder, trust_remote_code=True) == Findings()
+    there["AutoConfig"] = CODE["AutoConfig"]
+    checkpoints.change(folder / "config.json", auto_map=there)
+    assert "names configuration_x.py, which is not there" in problem(folder, trust_remote_code=True)
+
+
 def test_code_that_transformers_has_itself_needs_no_trust(folder: Path) -> None:
     checkpoints.change(folder / "config.json", auto_map=CODE)
     assert examine(folder) == Findings()

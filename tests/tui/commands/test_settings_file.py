@@ -1,0 +1,27 @@
+"""The TOML file of a run's settings: what its values mean, whatever the working directory."""
+
+from pathlib import Path
+
+import pytest
+
+from rankdeck.tui.commands.common import Settings
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("-", "-"),
+        ("p.txt", "{folder}/p.txt"),
+        ("sub/p.txt", "{folder}/sub/p.txt"),
+        ("/far/p.txt", "/far/p.txt"),
+        ("~/p.txt", "{home}/p.txt"),
+    ],
+)
+def test_prompts_in_a_settings_file_are_beside_it_or_standard_input(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: str, meant: str
+) -> None:
+    home, folder = tmp_path / "home", tmp_path / "settings"
+    folder.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    (folder / "run.toml").write_text(f'prompts = "{written}"\n')
+    assert Settings({}, folder / "run.toml").values["prompts"] == meant.format(folder=folder, home=home)
