@@ -30,7 +30,11 @@ async def _supervise(directory: Path, hold: run_directory.Hold, launch_command: 
         supervisor = Supervisor(directory, run, hold, launch_command)
     except (run_directory.RunFileError, PromptError, OSError) as error:
         _give_up(directory, run, str(error))
-    status = await supervisor.run()
+    try:
+        status = await supervisor.run()
+    except Exception as error:  # a bug: a run that has ended must not stand as one that goes on
+        traceback.print_exc()
+        _give_up(directory, run, f"supervisor: {type(error).__name__}: {error}")
     # Not an ordinary exit, which waits for threads: a driver call or a download may hang in one.
     os._exit(status)
 

@@ -33,6 +33,9 @@ class BatchOutput:
 GPU_COPIES = 8
 """Copies that are timed together on a GPU: one takes about 0.2 ms, a tenth of it launch and wait."""
 
+LONGEST_SETTING = 200
+"""Characters that are shown of a setting of the generation config: a list of tokens may be a megabyte."""
+
 OnStep = Callable[[Progress], None]
 OnRecords = Callable[[list[OutputRecord]], None]
 
@@ -92,7 +95,7 @@ class Engine(abc.ABC):
             "kv_bytes_per_token": self.kv_bytes_per_token(),
             "context_tokens": self.context_tokens,
             "dtype": dtype_text(self.model, self._config.quantization),
-            "generation": {name: str(value) for name, value in shown.items()},
+            "generation": {name: _shown(value) for name, value in shown.items()},
         }
 
     def kv_bytes_per_token(self) -> int | None:
@@ -269,6 +272,11 @@ class Engine(abc.ABC):
     def reserved_memory(self) -> int | None:
         """Most bytes reserved on the devices since the last reset, allocated or not; None on a CPU."""
         return memory.peak_reserved_bytes(self.devices)
+
+
+def _shown(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= LONGEST_SETTING else f"{text[:LONGEST_SETTING]} …"
 
 
 def _parameters_of(module: Any) -> list[Any]:

@@ -9,7 +9,7 @@ import contextlib
 import hashlib
 import os
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
@@ -80,12 +80,14 @@ class PromptIndex:
         Raises:
             PromptError: the file was removed or changed since it was indexed.
         """
-        prompts = []
+        return list(self.each(indices))
+
+    def each(self, indices: Iterable[int]) -> Iterator[Prompt]:
+        """The same, one by one; the file is opened once, and an index is taken when its prompt is asked for."""
         with reading(self.path, Problems(str(self.path))) as file:
             for index in indices:
                 file.seek(self.offsets[index])
-                prompts.append(_decode(file.readline(), index, self.path))
-        return prompts
+                yield _decode(file.readline(), index, self.path)
 
 
 def _decode(line: bytes, index: int, path: Path) -> Prompt:

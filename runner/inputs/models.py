@@ -16,9 +16,6 @@ from rankdeck.runner.inputs.checkpoint.examine import examine
 from rankdeck.runner.inputs.demo_model import DemoModel, ModelError, OnProgress, fetched
 from rankdeck.runner.protocol.config import RunConfig
 
-SMALL_FILES = ("*.json", "*.model", "*.txt", "*.jinja", "*.tiktoken", "*.py")
-"""All that a model is besides its weights."""
-
 HUB_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?")
 
 
@@ -69,7 +66,7 @@ def fetch_small_files(model: str) -> Path | None:
     import huggingface_hub
 
     try:
-        return Path(huggingface_hub.snapshot_download(model, allow_patterns=list(SMALL_FILES)))
+        return Path(huggingface_hub.snapshot_download(model, allow_patterns=list(folder.SMALL_FILES)))
     except Exception:  # whichever HTTP library the hub's client uses
         return None
 

@@ -7,6 +7,8 @@ from pathlib import Path
 import msgspec
 from filelock import FileLock
 
+from rankdeck.runner.inputs.checkpoint.folder import SMALL_FILES
+
 
 def model_folder(model: str, run_dir: Path) -> str:
     """The model's folder. Of a hub model, the first rank to ask for it fetches the files, while the others wait."""
@@ -17,7 +19,7 @@ def _hub_folder(model: str) -> str:
     """The folder of a hub model in the local cache, fetched if it is not there."""
     from huggingface_hub import snapshot_download
 
-    patterns = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.tiktoken", "*.py"]
+    patterns = [*SMALL_FILES, "*.safetensors"]
     folder = snapshot_download(model, allow_patterns=patterns)
     if not any(Path(folder).glob("*.safetensors")):
         folder = snapshot_download(model, allow_patterns=[*patterns, "*.bin"])

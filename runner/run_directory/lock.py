@@ -77,7 +77,10 @@ class Hold:
             pass
         except OSError:
             return None  # it cannot be reached for now
-        if (now := self.now_at()) is None:
+        now = self.now_at()
+        if now is not None and now == self._directory.resolve():
+            return None  # some file systems (sshfs) give a file another inode whenever they look
+        if now is None:
             return f"{self._directory} was removed while the run went on, and what was in it is lost"
         return f"{self._directory} was moved to {now} while the run went on; `rankdeck resume {now}` goes on with it"
 

@@ -6,6 +6,7 @@ Does not know who writes the lines, nor what follows for prompts whose record is
 """
 
 import contextlib
+import errno
 import os
 import tempfile
 from array import array
@@ -108,11 +109,16 @@ class PutRight:
     aside: Path | None = None
 
 
-def put_right(directory: Path, ledger: Ledger, elsewhere: Sequence[Source] = ()) -> PutRight:
+def put_right(
+    directory: Path,
+    ledger: Ledger,
+    elsewhere: Sequence[Source] = (),
+    on_written: Callable[[bytes], None] = lambda _: None,
+) -> PutRight:
     """Have outputs.jsonl hold each record that `ledger` knows once, in input order, and nothing else.
 
     What is not in the file is looked for `elsewhere`. The file is replaced atomically, or left as it is if nothing is
-    wrong with it. Takes memory for offsets, not for texts.
+    wrong with it; `on_written` gets each line of the new one. Takes memory for offsets, not for texts.
 
     Raises:
         OSError: it cannot be read or written; then it is as it was.
@@ -131,7 +137,7 @@ def put_right(directory: Path, ledger: Ledger, elsewhere: Sequence[Source] = ())
             if places.found == ledger.count:
                 break
             places.look_through(number, source)
-        _replace(path, places.lines(sources))
+        _replace(path, places.lines(sources, on_written))
         return PutRight(
             changed=True,
             regained=places.found - in_file,
@@ -174,13 +180,21 @@ class _Places:
             position += len(line)
         return in_order
 
-    def lines(self, sources: Sequence[Source]) -> Iterator[bytes]:
-        """The records in input order."""
-        for start, end, number in zip(self._starts, self._ends, self._numbers, strict=True):
+    def lines(self, sources: Sequence[Source], on_line: Callable[[bytes], None]) -> Iterator[bytes]:
+        """The records in input order.
+
+        Raises:
+            OSError: a line is no longer what it was when it was found.
+        """
+        for index, (start, end, number) in enumerate(zip(self._starts, self._ends, self._numbers, strict=True)):
             if start >= 0:
                 source = sources[number]
                 source.file.seek(start)
-                yield source.record(source.file.read(end - start))
+                line = source.record(source.file.read(end - start))
+                if self._ledger.prompt_of(line) != index:
+                    raise OSError(errno.EBUSY, f"{OUTPUTS_FILE} is being changed by somebody else")
+                on_line(line)
+                yield line
 
 
 class _SetAside:

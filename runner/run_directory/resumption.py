@@ -4,9 +4,9 @@ Knows that outputs.jsonl is the truth about which prompts are done: a line that 
 and its prompt done again; where the journal says otherwise, it is corrected. Does not decide whether the run goes on.
 """
 
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 
 import msgspec
@@ -19,9 +19,6 @@ from rankdeck.runner.run_directory.private_files import lines_of, open_if_file
 from rankdeck.runner.run_directory.records import Ledger, put_right
 from rankdeck.runner.run_directory.run_file import RunFile
 from rankdeck.runner.state import RunState
-
-AT_ONCE = 64
-"""Records that are compared with their prompts at once."""
 
 
 @dataclass
@@ -126,28 +123,24 @@ def missing_records(directory: Path, prompts: PromptIndex) -> int:
 
 
 def records_in(directory: Path, prompts: PromptIndex) -> Iterator[tuple[bytes, OutputRecord | None]]:
-    """The lines of outputs.jsonl, each with its record; None if it is no whole record of one of these prompts."""
+    """The lines of outputs.jsonl, each with its record; None if it is no whole record of one of these prompts.
+
+    A record that has another id or prompt than the run's is from another run, so none.
+    """
     file = open_if_file(directory / files.OUTPUTS_FILE)
     if file is None:
         return
     with file:
-        lines = lines_of(file)
-        while some := [(line, _decoded(line, prompts.count)) for line in islice(lines, AT_ONCE)]:
-            yield from _of_these_prompts(some, prompts)
-
-
-def _of_these_prompts(
-    lines: Iterable[tuple[bytes, OutputRecord | None]], prompts: PromptIndex
-) -> Iterator[tuple[bytes, OutputRecord | None]]:
-    """The same lines; a record that has another id or prompt than the run's is from another run, so none."""
-    indices = [record.index for _, record in lines if record is not None]
-    theirs = iter(prompts.read(indices) if indices else ())
-    for line, record in lines:
-        if record is not None:
-            prompt = next(theirs)
-            if (record.id, record.prompt) != (prompt.id, prompt_text(prompt)):
-                record = None
-        yield line, record
+        wanted: deque[int] = deque()
+        theirs = prompts.each(iter(wanted.popleft, None))
+        for line in lines_of(file):
+            record = _decoded(line, prompts.count)
+            if record is not None:
+                wanted.append(record.index)
+                prompt = next(theirs)
+                if (record.id, record.prompt) != (prompt.id, prompt_text(prompt)):
+                    record = None
+            yield line, record
 
 
 _decoder = msgspec.json.Decoder(OutputRecord)

@@ -118,7 +118,7 @@ class Outputs:
                 self.store.hold(f"{run_directory.OUTPUTS_FILE} cannot be put right: {error.strerror or error}")
                 raise
             for line in list(self.store.backlog())[in_memory:]:
-                left.add(msgspec.json.decode(line, type=OutputRecord))
+                left.add(_record(line))
             if done.changed:
                 self.store.resume(in_memory)
             else:
@@ -134,12 +134,9 @@ class Outputs:
             journals = [stack.enter_context(self._events.journal.opened()), _opened(journal, stack)]
             elsewhere = [Source(file) for file in own if file is not None]
             elsewhere += [Source(file, record_in) for file in journals if file is not None]
-            done = put_right(self._directory, ledger, elsewhere)
-        left = Counts()
-        if done.lost:
-            for one in run_directory.read_outputs(self._directory):
-                left.add(one)
-        return done, left
+            # Counted as it is written: read again, the file may be another by then.
+            left = Counts()
+            return put_right(self._directory, ledger, elsewhere, lambda line: left.add(_record(line))), left
 
     def _tell(self, touched: str | None, done: PutRight, left: Counts) -> None:
         """Log what has become of the file, and give lost prompts back to the queue."""
@@ -192,6 +189,10 @@ def _opened(path: Path, stack: contextlib.ExitStack) -> BinaryIO | None:
     with contextlib.suppress(OSError):
         return stack.enter_context(open_regular(path))
     return None
+
+
+def _record(line: bytes) -> OutputRecord:
+    return msgspec.json.decode(line, type=OutputRecord)
 
 
 def _records(number: int) -> str:

@@ -238,16 +238,10 @@ class Supervisor:
         raise Ending("completed", EXIT_ERRORS if errors else EXIT_COMPLETE)
 
     async def _end(self, ending: Ending) -> int:
-        if self._launch is not None:
-            await self._launch.end()
-        await self._parent.end()
-        self._files.cancel()
-        if (lost := self._hold.lost()) is not None:
-            ending = Ending("failed", EXIT_DIED, lost)
-            self._directory = self._hold.now_at() or self._directory
-        else:
-            finished = await self._outputs.finish(self._config.output, in_a_hurry=lambda: self._hurry)
-            ending = self._with_files(ending, finished)
+        try:
+            ending = await self._put_away(ending)
+        except Exception as error:
+            ending = self._bug(error, ending.cause)
         status, cause, exit_status = ending.status, ending.cause, ending.exit_status
         for task in self._tasks:
             task.cancel()
@@ -276,6 +270,18 @@ class Supervisor:
         await self._events.viewers.close(VIEWERS_SECONDS)
         self._server.close()
         return exit_status
+
+    async def _put_away(self, ending: Ending) -> Ending:
+        """End the ranks, and leave the records as they are to stay. Returns the ending, which that may have changed."""
+        if self._launch is not None:
+            await self._launch.end()
+        await self._parent.end()
+        self._files.cancel()
+        if (lost := self._hold.lost()) is not None:
+            self._directory = self._hold.now_at() or self._directory
+            return Ending("failed", EXIT_DIED, lost)
+        finished = await self._outputs.finish(self._config.output, in_a_hurry=lambda: self._hurry)
+        return self._with_files(ending, finished)
 
     def _with_files(self, ending: Ending, finished: Finished) -> Ending:
         """The ending, made worse by what is wrong with the files: a run whose records are not there is not complete."""
@@ -315,8 +321,13 @@ class Supervisor:
         except Ending as ending:
             self._finish_with(ending)
         except Exception as error:
-            self._events.log("supervisor", "".join(traceback.format_exception(error)))
-            self._finish_with(Ending("failed", EXIT_DIED, f"supervisor: {type(error).__name__}: {error}"))
+            self._finish_with(self._bug(error))
+
+    def _bug(self, error: Exception, before: str | None = None) -> Ending:
+        """The ending after an error that nobody expects, and `before`, the cause of the ending that it came in."""
+        self._events.log("supervisor", "".join(traceback.format_exception(error)))
+        said = f"supervisor: {type(error).__name__}: {error}"
+        return Ending("failed", EXIT_DIED, f"{before}; {said}" if before else said)
 
     async def _serve_rank(self, peer: RankPeer) -> None:
         if self._launch is not None:

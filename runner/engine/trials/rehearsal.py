@@ -6,8 +6,8 @@ cache and the trial of a model; knows no runs. Meant for `warm_up`: it is also t
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
 
 import torch
 import transformers
@@ -19,6 +19,8 @@ from rankdeck.runner.engine.trials import told
 from rankdeck.runner.engine.trials.told import Told
 
 Together = Literal["padded", "equal", "alone"]
+# The freest first.
+FREEST: tuple[Together, ...] = get_args(Together)
 
 WORDS: dict[Together, str] = {
     "equal": "rows of equal length only: padded, this model gives other answers, as if the padding were text",
@@ -26,8 +28,8 @@ WORDS: dict[Together, str] = {
 }
 """What is said of rows that do not all go together."""
 
-LENGTHS = (3, 5, 5, 12)
-"""Short rows are changed most by padding; two are as long as each other."""
+LENGTHS = (4, 4, 4, 12)
+"""Short rows are changed most by padding; of three that are as long as each other, most are two."""
 
 WIDTH, BEFORE, AFTER = 16, 1, 1
 """What the rows are padded to, and how many tokens they go on with before and after one of them leaves.
@@ -51,20 +53,32 @@ class Found:
 
 
 def rehearse(model: Any, tokenizer: Any, pad: int, device: torch.device) -> Found:
-    """Try a model's rows together. The errors of a model that cannot even generate a row alone pass."""
-    return _Rehearsal(model, tokenizer, pad, device).found()
+    """Try a model's rows together. The errors of a model that cannot even generate a row alone pass.
+
+    In the half types a rounding may choose another expert, and look like a fault: there a fault is one only if it shows
+    in two texts.
+    """
+    first = _Rehearsal(model, tokenizer, pad, device, told.TEXTS[0]).found()
+    if model.dtype in told.TOLERANCE or (first.together == "padded" and first.why_rows_stay is None):
+        return first
+    second = _Rehearsal(model, tokenizer, pad, device, told.TEXTS[1]).found()
+    return replace(max(first, second, key=_freedom), leaves_state=first.leaves_state or second.leaves_state)
+
+
+def _freedom(found: Found) -> tuple[int, bool, bool]:
+    return -FREEST.index(found.together), found.why_rows_stay is None, found.may_join
 
 
 class _Rehearsal:
     """The rows that are tried, by their places, and what each goes on with: `BEFORE + AFTER` tokens."""
 
-    def __init__(self, model: Any, tokenizer: Any, pad: int, device: torch.device) -> None:
+    def __init__(self, model: Any, tokenizer: Any, pad: int, device: torch.device, text: str) -> None:
         self._model, self._pad, self._device = model, pad, device
         steps = BEFORE + AFTER
         context = vocabulary.context_tokens(model.config) or WIDTH + steps
         self._width = max(1, min(WIDTH, context - steps))
         lengths = [min(length, self._width) for length in LENGTHS]
-        ids = told.tokens(tokenizer, sum(lengths) + len(lengths) * steps, vocabulary.known_ids(model))
+        ids = told.tokens(tokenizer, sum(lengths) + len(lengths) * steps, vocabulary.known_ids(model), text)
         self._rows = [[ids.pop() for _ in range(length)] for length in lengths]
         self._said = [[ids.pop() for _ in range(steps)] for _ in lengths]
 
@@ -72,19 +86,19 @@ class _Rehearsal:
         every = list(range(len(self._rows)))
         each = [self._told([row]) for row in every]
         alone, left = torch.cat([row.logits for row in each], dim=1), any(row.left_state for row in each)
-        pair = [row for row in every if len(self._rows[row]) == len(self._rows[1])]
+        equal = [row for row in every if len(self._rows[row]) == len(self._rows[0])]
         padded = self._same(lambda: self._told(every, self._width).logits, alone)
-        if not padded and not self._same(lambda: self._told(pair).logits, alone[:, pair]):
+        if not padded and not self._same(lambda: self._told(equal).logits, alone[:, equal]):
             return Found("alone", None, False, left)
-        why = self._why_rows_stay(every if padded else pair, alone)
+        why = self._why_rows_stay(every if padded else equal, self._width if padded else 0, alone)
         may_join = padded and why is None and self._same(self._joined, alone[BEFORE:])
         return Found("padded" if padded else "equal", why, may_join, left)
 
-    def _why_rows_stay(self, rows: list[int], alone: torch.Tensor) -> str | None:
-        """Why the first of these rows cannot leave; None if it can."""
+    def _why_rows_stay(self, rows: list[int], width: int, alone: torch.Tensor) -> str | None:
+        """Why the first of these rows, padded to `width`, cannot leave; None if it can."""
         stay = list(range(1, len(rows)))
         try:
-            begun = self._told(rows, len(self._rows[1]) if len(rows) == 2 else self._width, stop=BEFORE)
+            begun = self._told(rows, width, stop=BEFORE)
             kept = KeptRows(stay)
             kept.take_out(begun.cache)
             ids, mask = (part[kept.on(part.device)] for part in (begun.sequences, begun.mask))

@@ -17,7 +17,10 @@ from rankdeck.runner.engine.generation.own_state import OwnState
 from rankdeck.runner.engine.generation.settings import nothing_to_fill_in
 from rankdeck.runner.engine.private_names import CACHE
 
-TEXT = "The quick brown fox jumps over the lazy dog. Meanwhile, seven wizards count 0123456789 boxing gloves: why not?"
+TEXTS = (
+    "The quick brown fox jumps over the lazy dog. Meanwhile, seven wizards count 0123456789 boxing gloves: why not?",
+    "Pack my box with five dozen liquor jugs; then walk home along the river, past 31 old mills and a church in ruins.",
+)
 """Ordinary text: special tokens may stand for pictures, or mean something to the model."""
 
 TOLERANCE = {torch.float32: 1e-2, torch.float64: 1e-2}
@@ -47,11 +50,11 @@ class Told:
     left_state: bool
 
 
-def tokens(tokenizer: Any, count: int, known: int | None) -> list[int]:
+def tokens(tokenizer: Any, count: int, known: int | None, text: str = TEXTS[0]) -> list[int]:
     """`count` ids of ordinary text that are below `known`; a tokenizer that makes none of it gets the first ids."""
     found: list[int] = []
     with contextlib.suppress(Exception):  # any tokenizer at all: it is asked for a text that nobody wants answered
-        found = list(tokenizer(TEXT, add_special_tokens=False)["input_ids"])
+        found = list(tokenizer(text, add_special_tokens=False)["input_ids"])
     special = set(getattr(tokenizer, "all_special_ids", ()))
     usable = [token for token in found if token not in special and 0 <= token < (known or token + 1)]
     usable = usable or list(range(min(known or count, 16)))
@@ -145,7 +148,7 @@ def alone(model: Any, tokenizer: Any, pad: int, device: torch.device) -> list[Al
 
 
 def agree(one: torch.Tensor, other: torch.Tensor, dtype: torch.dtype) -> bool:
-    """Whether logits, [steps, rows, vocabulary], are the same but for rounding; of most rows, see `most`.
+    """Whether logits, [steps, rows, vocabulary], are the same but for rounding: at each step, by `most`.
 
     Where both are no numbers, there is nothing to tell them apart by. Tokens that a model rules out are not among them.
     """
@@ -153,7 +156,7 @@ def agree(one: torch.Tensor, other: torch.Tensor, dtype: torch.dtype) -> bool:
     difference = (one - other).norm(dim=-1) / (other - other.mean(dim=-1, keepdim=True)).norm(dim=-1).clamp(min=1e-6)
     same = difference <= TOLERANCE.get(dtype, TOLERANCE_ELSEWHERE)
     same |= ~one.isfinite().all(dim=-1) & ~other.isfinite().all(dim=-1)
-    return most(same.all(dim=0).tolist(), dtype)
+    return all(most(rows, dtype) for rows in same.tolist())
 
 
 def most(same: Sequence[bool], dtype: torch.dtype) -> bool:

@@ -5,6 +5,7 @@ Looks at the names of files and at the beginnings of small ones. Does not know w
 
 import re
 from collections.abc import Collection, Iterable
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from rankdeck.runner.inputs.checkpoint.json_file import BrokenFile, read_object
@@ -15,8 +16,11 @@ POINTER = b"version https://git-lfs.github.com/spec/"
 POINTER_BYTES = 1024
 """A pointer is smaller, says its specification."""
 
-SMALL_FILES = re.compile(r".*\.(json|model|txt|jinja|tiktoken|spm|bpe|vocab|py)|.*\.model\.v\d+\w*")
-"""The files that transformers may read besides the weights."""
+SMALL_FILES = (
+    *("*.json", "*.txt", "*.jinja", "*.py"),
+    *("*.model", "*.model.v[0-9]*", "*.tiktoken", "*.spm", "*.bpe", "*.codes", "*.vocab"),
+)
+"""The files that transformers may read besides the weights: settings and code, then tokenizers; as the hub has it."""
 NEVER_READ = frozenset({"trainer_state.json"})
 
 OTHER_KINDS = (
@@ -87,12 +91,17 @@ def other_kind(names: Iterable[str]) -> str | None:
     return None
 
 
+def is_small(name: str) -> bool:
+    """Whether transformers may read a file of this name besides the weights."""
+    return any(fnmatchcase(name, pattern) for pattern in SMALL_FILES)
+
+
 def pointers(folder: Path, names: Iterable[str], weights: Collection[str]) -> list[str]:
     """Those of the files that transformers would read, the chosen `weights` among them, that are Git LFS pointers."""
     return [
         name
         for name in names
-        if (name in weights or (SMALL_FILES.fullmatch(name) and name not in NEVER_READ)) and is_pointer(folder / name)
+        if (name in weights or (is_small(name) and name not in NEVER_READ)) and is_pointer(folder / name)
     ]
 
 

@@ -38,10 +38,16 @@ class AddedToken(msgspec.Struct, frozen=True):
     content: str
 
 
+class TokenizerModel(msgspec.Struct, frozen=True):
+    """The vocabulary, whose form depends on the kind of model. Its merges, most of the file, are passed over."""
+
+    vocab: Any = None
+
+
 class TokenizerFile(msgspec.Struct, frozen=True):
     """What a tokenizer.json is read for; all of it must be JSON."""
 
-    model: dict[str, Any]
+    model: TokenizerModel
     added_tokens: list[AddedToken] = []
 
 
@@ -130,7 +136,7 @@ def why_no_chat(folder: Path, names: Iterable[str], trusted: bool) -> str | None
 
 def beyond(read: TokenizerFile, rows: int) -> str | None:
     """A line about tokens that a tokenizer may make and an embedding of so many rows has not; None if all fit. Pure."""
-    vocabulary = read.model.get("vocab")
+    vocabulary = read.model.vocab
     added = [token for token in read.added_tokens if token.id >= rows]
     tokens = [*(repr(token.content) for token in added)]
     if isinstance(vocabulary, dict):

@@ -16,6 +16,7 @@ from rankdeck.runner.engine.rows import Cancelled, group_by_width, trim
 from rankdeck.runner.engine.static import StaticEngine
 from rankdeck.runner.protocol import Prompt
 from rankdeck.runner.protocol.sweep_plan import SweepPlan
+from rankdeck.runner.supervisor.talk.claims import check_values
 from tests.runner.engine.tiny import EOS, TEXTS, ending_early, make, prompts
 
 
@@ -320,6 +321,13 @@ def test_what_it_says_of_the_model_is_right(model):
     assert facts["context_tokens"] == 128
     assert math.isclose(facts["parameters"], sum(p.numel() for p in model.parameters()))
     msgspec.json.encode(facts)
+
+
+def test_a_model_that_rules_out_many_tokens_can_say_that_it_is_ready(model):
+    generation = make(model, {"suppress_tokens": list(range(10, 40_000))}).describe()["generation"]
+    check_values(generation, "generation")
+    assert generation["suppress_tokens"].startswith("[10, 11, 12, ")
+    assert generation["suppress_tokens"].endswith(" …")
 
 
 def test_auto_dtype_is_float32_on_a_cpu_and_the_checkpoints_own_on_a_gpu():

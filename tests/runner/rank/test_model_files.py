@@ -2,8 +2,12 @@
 
 import threading
 
+import huggingface_hub
 import pytest
+from huggingface_hub.utils import filter_repo_objects
 
+from rankdeck.runner.inputs import models
+from rankdeck.runner.inputs.checkpoint import folder
 from rankdeck.runner.rank import model_files
 
 
@@ -57,6 +61,40 @@ def test_a_fetch_that_fails_is_the_next_rank_s_to_try(tmp_path):
         with pytest.raises(OSError, match="the hub is not there"):
             model_files.fetched_once(tmp_path, "m", fail)
     assert model_files.fetched_once(tmp_path, "m", lambda model: str(tmp_path)) == str(tmp_path)
+
+
+@pytest.fixture
+def asked(tmp_path, monkeypatch):
+    """The patterns of files that the hub is asked for; it has all of them."""
+    patterns = []
+
+    def snapshot_download(model, *, allow_patterns):
+        patterns.append(allow_patterns)
+        (tmp_path / "model.safetensors").touch()
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    return patterns
+
+
+TOKENIZERS = [
+    "tokenizer.model",
+    "tokenizer.model.v3",
+    "target.spm",
+    "vocab.bpe",
+    "bpe.codes",
+    "emoji.vocab",
+    "q.tiktoken",
+]
+
+
+@pytest.mark.parametrize("name", [*TOKENIZERS, "config.json", "merges.txt", "chat_template.jinja", "modeling.py"])
+def test_whatever_file_a_tokenizer_is_in_comes_from_the_hub_to_be_examined_and_to_be_loaded(asked, tmp_path, name):
+    models.fetch_small_files("org/model")
+    assert model_files.model_folder("org/model", tmp_path) == str(tmp_path)
+    assert [list(filter_repo_objects([name], allow_patterns=patterns)) for patterns in asked] == [[name]] * 2
+    assert folder.is_small(name)
+    assert not folder.is_small("model.safetensors")
 
 
 def test_a_model_in_a_folder_is_not_fetched(tmp_path, monkeypatch):

@@ -42,6 +42,14 @@ def test_a_directory_that_stays_is_not_lost(directory):
     assert (hold.lost(), hold.now_at()) == (None, directory)
 
 
+def test_a_directory_whose_inode_changes_where_it_is_is_not_lost(directory, tmp_path, monkeypatch):
+    link = tmp_path / "link"
+    link.symlink_to(directory)
+    hold = run_directory.Hold(link)
+    monkeypatch.setattr(hold, "_inode", hold._inode + 1)
+    assert hold.lost() is None
+
+
 def test_a_directory_that_was_moved_is_found(directory, tmp_path):
     hold = run_directory.Hold(directory)
     directory.rename(tmp_path / "moved")

@@ -2,6 +2,7 @@
 
 import io
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from rankdeck.runner import protocol, run_directory
 from rankdeck.runner.protocol import OutputRecord, encode_line
+from rankdeck.runner.run_directory import records
 from rankdeck.runner.run_directory.records import Ledger, PutRight, Source, put_right, record_in
 from tests.runner.run_directory.test_rundir import record, write_records
 
@@ -51,6 +53,20 @@ def test_what_is_nowhere_is_lost_and_named(tmp_path):
     outputs(tmp_path).write_bytes(LINES[2])
     assert put_right(tmp_path, ledger_of(), [Source(io.BytesIO(LINES[1]))]).lost == (0, 3)
     assert indices(tmp_path) == [1, 2]
+
+
+def test_a_line_that_somebody_changes_while_it_is_copied_is_not_taken(tmp_path, monkeypatch):
+    outputs(tmp_path).write_bytes(LINES[1] + LINES[0])
+    replace = records._replace
+
+    def edited(path: Path, lines: Iterator[bytes]) -> None:
+        path.write_bytes(path.read_bytes().replace(b"text", b"TEXT"))
+        replace(path, lines)
+
+    monkeypatch.setattr(records, "_replace", edited)
+    with pytest.raises(OSError, match="is being changed by somebody else"):
+        put_right(tmp_path, ledger_of(LINES[:2]))
+    assert not list(tmp_path.glob(".outputs.jsonl.*"))
 
 
 def test_an_edited_record_is_set_aside_and_the_one_that_was_written_takes_its_place(tmp_path):

@@ -7,6 +7,7 @@ import msgspec
 import pytest
 
 from rankdeck.runner import protocol, run_directory
+from rankdeck.runner.inputs import frozen_prompts
 from rankdeck.runner.inputs.frozen_prompts import PromptIndex, freeze
 from rankdeck.runner.protocol import AnyEvent, OutputRecord, encode_line
 from rankdeck.runner.protocol.config import RunConfig
@@ -227,9 +228,12 @@ def test_missing_records_are_counted_without_a_change_to_the_file(run, prompts):
     assert missing_records(run, prompts) == 0
 
 
-def test_more_records_than_are_compared_at_once_are_all_compared(tmp_path):
+def test_all_records_are_compared_with_the_prompts_in_one_opening_of_their_file(tmp_path, monkeypatch):
     source = tmp_path / "many.txt"
     source.write_text("".join(f"prompt {number}\n" for number in range(200)))
     index = freeze(str(source), tmp_path / run_directory.PROMPTS_FILE, column=None, limit=None, chat=False)
     write(tmp_path, lines(*(record(number) for number in range(199, -1, -1))))
+    opened, reading = [], frozen_prompts.reading
+    monkeypatch.setattr(frozen_prompts, "reading", lambda *file: (opened.append(file), reading(*file))[1])
     assert find_resume_point(tmp_path, index).ledger.count == 200
+    assert len(opened) == 1

@@ -11,7 +11,7 @@ from rankdeck.runner import protocol, run_directory
 from rankdeck.runner.inputs.frozen_prompts import freeze
 from rankdeck.runner.protocol import OutputRecord
 from rankdeck.runner.protocol.config import RunConfig
-from rankdeck.runner.run_directory import files
+from rankdeck.runner.run_directory import files, records
 from rankdeck.runner.run_directory.records import Ledger
 from rankdeck.runner.scheduling.scheduler import Scheduler
 from rankdeck.runner.state import RunState
@@ -235,6 +235,23 @@ async def test_the_end_tells_a_file_that_lacks_records_from_one_that_is_whole(de
     finished = await desk.outputs.finish(None, lambda: False)
     assert not finished.whole
     assert desk.scheduler.unsettled == 10
+
+
+async def test_a_file_damaged_again_while_its_losses_are_counted_ends_the_run_as_any_other(desk, monkeypatch):
+    desk.answer(*range(10))
+    desk.path.write_bytes(desk.path.read_bytes()[:400])
+    os.truncate(desk.journal, 0)
+    replace = records._replace
+
+    def damaged(path: Path, *more: object) -> None:
+        replace(path, *more)
+        path.write_bytes(b"hello\n" + path.read_bytes())
+
+    monkeypatch.setattr(records, "_replace", damaged)
+    finished = await desk.outputs.finish(None, lambda: False)
+    left = 10 - desk.scheduler.unsettled
+    assert (finished, 0 < left < 10) == (Finished(whole=False), True)
+    assert (desk.events.state.completed, desk.events.state.output_tokens) == (left, 3 * left)
 
 
 async def test_a_copy_that_cannot_be_made_leaves_the_file_whole(desk, tmp_path):

@@ -163,11 +163,48 @@ def test_logits_are_compared_by_their_own_spread_and_rounding_is_let_pass():
     assert told.agree(rounded, logits, torch.float32)
     assert not told.agree(other, logits, torch.float32)
     assert told.agree(other, logits, torch.bfloat16), "one row of four may have gone to another expert"
-    other[0] += torch.randn(4, 50)
-    assert not told.agree(other, logits, torch.bfloat16)
+    other[2, 0] += torch.randn(50)
+    assert told.agree(other, logits, torch.bfloat16), "at another step it may be another row"
+    other[2, 1] += torch.randn(50)
+    assert not told.agree(other, logits, torch.bfloat16), "at each step most rows are the same"
     nan = torch.full_like(logits, float("nan"))
     assert told.agree(nan, nan, torch.float32), "nothing tells them apart"
     assert not told.agree(nan, logits, torch.float32)
+
+
+def disturbed(monkeypatch, which):
+    """Have rows that are tried together, as `which(rows, trial)` says, given other logits; returns the trials."""
+    trials, agree = [], told.agree
+
+    def disturbing(one, other, dtype):
+        trials.append(len(trials))
+        for row in which(other.shape[1], len(trials)):
+            one[:, row] = -one[:, row]
+        return agree(one, other, dtype)
+
+    monkeypatch.setattr(told, "agree", disturbing)
+    return trials
+
+
+def test_one_row_that_goes_to_another_expert_in_half_types_does_not_send_rows_one_by_one(monkeypatch):
+    disturbed(monkeypatch, lambda rows, _: range(4) if rows == 4 else [1])
+    assert found(tiny(num_key_value_heads=2).to(torch.bfloat16)).together == "equal"
+
+
+@pytest.mark.parametrize(("kind", "texts"), [(torch.bfloat16, 2), (torch.float32, 1)])
+def test_in_half_types_rows_are_sent_one_by_one_only_if_two_texts_say_so(monkeypatch, kind, texts):
+    model = tiny(num_key_value_heads=2).to(kind)
+    trials = disturbed(monkeypatch, lambda rows, trial: range(rows) if trial <= 2 else [])
+    assert found(model).together == ("padded" if texts == 2 else "alone")
+    monkeypatch.undo()
+    trials = disturbed(monkeypatch, lambda rows, _: range(rows))
+    assert (found(model).together, len(trials)) == ("alone", 2 * texts)
+
+
+def test_a_fault_is_told_in_half_types_too():
+    for kind, together in (("llama", "padded"), ("roformer", "equal"), ("rwkv", "alone")):
+        model = tiny(kind, **KINDS[kind][0]).to(torch.bfloat16)
+        assert (kind, found(model).together) == (kind, together)
 
 
 def test_text_is_tried_without_tokens_that_may_mean_something():

@@ -1,6 +1,7 @@
 """A tokenizer that is missing or broken, and a chat template that is not there, are told before anything is loaded."""
 
 import json
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -90,6 +91,17 @@ def test_a_broken_tokenizer_is_told(folder: Path, content: str, said: str) -> No
     with pytest.raises(tokenizer.BrokenFile) as caught:
         tokenizer.read_tokenizer(folder)
     assert str(caught.value).startswith(f"{folder / 'tokenizer.json'}{said}")
+
+
+def test_the_merges_of_a_tokenizer_are_passed_over_not_kept_in_memory(folder: Path) -> None:
+    path = folder / "tokenizer.json"
+    values = {"model": {"vocab": {"a": 0}, "merges": [[str(number), "b"] for number in range(20_000)]}}
+    path.write_text(json.dumps(values))
+    tracemalloc.start()
+    assert tokenizer.read_tokenizer(folder).model.vocab == {"a": 0}
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 3 * path.stat().st_size
 
 
 def test_packages_that_a_file_of_pieces_needs_are_asked_for_by_its_content(bare: Path) -> None:
