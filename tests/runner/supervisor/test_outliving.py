@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 
+import psutil
 import pytest
 
 from rankdeck.runner import protocol, run_directory, start
@@ -229,18 +230,18 @@ async def test_a_run_whose_log_cannot_be_written_ends_as_any_other(launch):
 async def test_an_end_waits_for_space_until_it_is_told_to_stop(launch, standin_model):
     (standin_model / "hold").touch()
     started = launch(PROMPTS[:4], ranks=1)
-    full = started.directory / run_directory.OUTPUTS_FILE
+    supervisor = psutil.Process(started.process.pid)
 
     async def fill(message, source):
         if isinstance(message, protocol.RankPhase):
-            full.symlink_to("/dev/full")
-            (standin_model / "hold").unlink()
+            supervisor.rlimit(psutil.RLIMIT_FSIZE, (0, psutil.RLIM_INFINITY))
+            (standin_model / "hold").unlink(missing_ok=True)
         if isinstance(message, protocol.Paused):
             await source.send(protocol.Stop(now=True))
 
     state, _ = await watch(started, when=fill)
     assert started.process.wait(20) == 3
-    assert "No space left on device" in state.ended.cause
+    assert "File too large" in state.ended.cause
 
 
 NONSENSE = {
