@@ -5,10 +5,10 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from rankdeck.runner.supervisor.accelerate import write_accelerate_config
 
 from rankdeck.runner import run_directory, start
 from rankdeck.runner.inputs.frozen_prompts import freeze
+from rankdeck.runner.launching.accelerate import write_accelerate_config
 from rankdeck.runner.protocol.config import RunConfig
 from rankdeck.runner.run_directory import run_file
 from rankdeck.runner.run_directory.creation import create_directory
