@@ -34,7 +34,7 @@ def test_everything_a_run_writes_is_for_its_owner_alone(tmp_path, umask):
     run_directory.write_run_file(run, RUN)
     run_directory.reserve_room(run)
     write_records(run, record(0))
-    write_accelerate_config(run / "accelerate.yaml", 2, True)
+    write_accelerate_config(run / "accelerate.yaml", True)
     os.close(open_private(run / run_directory.LOG_FILE))
     hold = run_directory.Hold(run)
     assert hold.lost() is None

@@ -226,7 +226,7 @@ async def test_a_run_whose_log_cannot_be_written_ends_as_any_other(launch):
     assert not processes_of(resumed.directory)
 
 
-async def test_an_end_waits_for_space_until_it_is_told_to_stop(launch, standin_model):
+async def test_a_link_to_a_full_device_in_place_of_the_outputs_is_replaced_and_no_record_is_lost(launch, standin_model):
     (standin_model / "hold").touch()
     started = launch(PROMPTS[:4], ranks=1)
     full = started.directory / run_directory.OUTPUTS_FILE
@@ -235,12 +235,11 @@ async def test_an_end_waits_for_space_until_it_is_told_to_stop(launch, standin_m
         if isinstance(message, protocol.RankPhase):
             full.symlink_to("/dev/full")
             (standin_model / "hold").unlink()
-        if isinstance(message, protocol.Paused):
-            await source.send(protocol.Stop(now=True))
 
-    state, _ = await watch(started, when=fill)
-    assert started.process.wait(20) == 3
-    assert "No space left on device" in state.ended.cause
+    await watch(started, when=fill)
+    assert started.process.wait(20) == 0
+    assert not full.is_symlink()
+    assert [record.text for record in outputs(started.directory)] == expected(PROMPTS[:4])
 
 
 NONSENSE = {
