@@ -37,7 +37,8 @@ def _runtime_directory() -> Path:
     # Not $XDG_RUNTIME_DIR: it is removed at the last logout, which a dropped SSH connection is, and differs between
     # kinds of sessions. A run has to be found again from any session.
     path = RUNTIME_ROOT / f"rankdeck-{os.getuid()}"
-    path.mkdir(mode=0o700, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        path.mkdir(mode=0o700)
     status = path.lstat()
     if status.st_uid != os.getuid() or not stat.S_ISDIR(status.st_mode) or status.st_mode & 0o077:
         raise RunFileError(f"{path} must be a directory of your own with mode 0700; remove what is there")

@@ -48,6 +48,31 @@ def test_a_rank_inherits_no_descriptor_but_its_output_and_reads_nothing():
     assert (read, wakes, default) == ("", -1, True)
 
 
+def test_an_order_that_arrives_in_two_parts_is_one_order():
+    ours, theirs = socket.socketpair()
+    with ours, theirs, ours.makefile("rb") as reports:
+        process = subprocess.Popen(
+            [sys.executable, "-c", LOOKS_AROUND], stdin=theirs.fileno(), stdout=subprocess.DEVNULL
+        )
+        theirs.close()
+
+        def forked() -> int:
+            """The next rank of which the parent tells that it has forked it."""
+            for line in reports:
+                report = msgspec.json.decode(line, type=protocol.FromParent)
+                if isinstance(report, protocol.RankForked):
+                    return report.rank
+            pytest.fail("the parent is gone")
+
+        first, second = (protocol.encode_line(StartRank(rank=rank, world_size=2)) for rank in (0, 1))
+        ours.sendall(first + second[:10])
+        assert forked() == 0
+        ours.sendall(second[10:])
+        assert forked() == 1
+        ours.shutdown(socket.SHUT_WR)
+        assert process.wait(30) == 0
+
+
 def drawn() -> tuple[float, ...]:
     return random.random(), float(numpy.random.rand()), float(torch.rand(1))
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from rankdeck.runner import protocol
@@ -20,6 +21,21 @@ link = Link(sys.argv[1])
 link.send(LogLine(source="rank 0", text="x" * 300_000))
 link.meet(0, "memory taken")
 link.meet(0, "memory seen")
+link.close()
+"""
+SENDS_BOTH_AT_ONCE = """
+import sys
+from rankdeck.runner.protocol import LogLine, StepsInFlight
+from rankdeck.runner.rank.link import Link
+
+link = Link(sys.argv[1])
+def step(number): link.progress(StepsInFlight(rank=0, batch=1, step=number, output_tokens=number))
+def say(text): link.send(LogLine(source="rank 0", text=text))
+for deeds in ([(step, 1), (say, "newer")], [(say, "older"), (step, 2), (step, 3)]):
+    with link._ready:  # the sender comes to nothing before all of it is there
+        for deed, about in deeds:
+            deed(about)
+    link.meet(0, "memory taken")
 link.close()
 """
 WAIT_FOR_ORDERS = "import sys; from rankdeck.runner.rank.link import Link; Link(sys.argv[1]).next_order()"
@@ -75,3 +91,26 @@ def test_a_rank_waits_at_each_meeting_point_until_it_is_told_of_that_one(tmp_pat
                 assert rank.wait(30) == 0
             finally:
                 rank.kill()
+
+
+def test_progress_that_is_older_than_a_message_is_dropped_and_the_newest_follows_it(tmp_path: Path):
+    path = tmp_path / "socket"
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
+        server.listen()
+        rank = subprocess.Popen([sys.executable, "-c", SENDS_BOTH_AT_ONCE, str(path)])
+        supervisor, _ = server.accept()
+        said: list[object] = []
+        with supervisor, supervisor.makefile("rb") as lines:
+            try:
+                for line in lines:
+                    message = msgspec.json.decode(line, type=protocol.FromRank)
+                    if isinstance(message, protocol.Arrived):
+                        supervisor.sendall(protocol.encode_line(protocol.GoOn(at=message.at)))
+                    else:
+                        said.append(message.steps.step if isinstance(message, protocol.Steps) else message.text)
+                assert rank.wait(30) == 0
+            finally:
+                rank.kill()
+    assert said[:2] == ["newer", "older"]
+    assert said[2:] in ([], [3]), "of progress only the newest, unless the meeting overtook it"

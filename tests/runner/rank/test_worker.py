@@ -171,3 +171,11 @@ def test_without_a_cuda_build_of_torch_a_rank_says_so_before_accelerate_is_asked
     monkeypatch.setattr(group, "join", lambda *_: pytest.fail("it would speak of backends"))
     with pytest.raises(RuntimeError, match="sees no CUDA device; install a CUDA build of it, or use --device cpu"):
         rank.live()
+
+
+@pytest.mark.parametrize(("number", "measured"), [(0, 1e9), (1, None)])
+def test_in_a_sweep_rank_0_alone_measures_the_memory_bandwidth_while_the_others_wait(rank_of, number, measured):
+    rank, told = rank_of(local_rank=number, device="cpu", ranks=2, sweep=SweepPlan(batch_sizes=[1], ranks=[2]))
+    rank.live()
+    assert told[-2] == f"rank {number}: bandwidth"
+    assert told[-1].bandwidth_bytes_per_second == measured

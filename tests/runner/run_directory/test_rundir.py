@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import msgspec
@@ -13,7 +14,7 @@ from rankdeck.runner import run_directory
 from rankdeck.runner.machine import doctor
 from rankdeck.runner.protocol import OutputRecord, encode_line
 from rankdeck.runner.protocol.config import RunConfig
-from rankdeck.runner.run_directory import places
+from rankdeck.runner.run_directory import lock, places
 from rankdeck.runner.run_directory.files import LineWriter
 from rankdeck.runner.run_directory.records import Ledger, PutRight, put_right
 from rankdeck.runner.run_directory.run_file import RunFile, RunFileError
@@ -163,4 +164,13 @@ def test_a_supervisor_that_was_started_a_moment_ago_is_waited_for_and_one_that_i
     os.utime(tmp_path / run_directory.RUN_FILE, (0, 0))
     assert not run_directory.supervisor_comes(tmp_path)
     run_directory.write_run_file(tmp_path, msgspec.structs.replace(run, status="completed"))
+    assert not run_directory.supervisor_comes(tmp_path)
+
+
+def test_a_run_file_from_the_future_is_no_supervisor_that_comes(tmp_path, monkeypatch):
+    """The clock was set back: nobody is waited for until it has caught up."""
+    run = RunFile(name="r", status="running", started_at=0, config=RunConfig(prompts="p"), prompts=1)
+    run_directory.write_run_file(tmp_path, run)
+    os.utime(tmp_path / run_directory.RUN_FILE, (time.time() + 3600,) * 2)
+    monkeypatch.setattr(lock.time, "sleep", lambda _: pytest.fail("it is waited for"))
     assert not run_directory.supervisor_comes(tmp_path)

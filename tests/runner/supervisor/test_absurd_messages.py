@@ -22,9 +22,9 @@ EACH = 12_000
 
 @pytest.fixture(scope="module")
 def absurdities() -> list[FromRank]:
-    """What no rank can truly say. Words alone are true by being said: logs, and why a rank gives up."""
+    """What no rank can truly say. Words alone are true by being said: logs, why a rank gives up, where it waits."""
     luck = random.Random(1)
-    words = protocol.RankFailed | protocol.LogLine | protocol.RankPhase
+    words = protocol.RankFailed | protocol.LogLine | protocol.RankPhase | protocol.Arrived
     return [made for _ in range(EACH * 2) if not isinstance(made := absurd.message(FromRank, luck), words)][:EACH]
 
 

@@ -4,6 +4,7 @@ import pytest
 
 from rankdeck.runner import protocol, run_directory
 from rankdeck.runner.state.periods import KnobPeriod, RankShare, scaling
+from tests.runner.supervisor.in_process import Launch
 from tests.runner.supervisor.test_outliving import expected
 from tests.runner.supervisor.test_supervisor import PROMPTS, outputs, watch
 
@@ -107,6 +108,21 @@ async def test_nothing_is_handed_out_while_paused(launch):
     assert state.paused is None
     assert state.ended.exit_status == 0
     assert [mark.text for mark in state.marks] == ["paused", "resumed"]
+
+
+def test_a_paused_run_that_is_stopped_has_continuous_ranks_end_the_rows_in_flight(tmp_path):
+    launch = Launch(tmp_path, prompts=60, engine="continuous")
+    rank, _ = launch.connect_ready("continuous")
+
+    def last_limit() -> int:
+        return [order.rows for order in rank.peer.sent if isinstance(order, protocol.Limit)][-1]
+
+    launch.controls.obey(protocol.Pause())
+    launch.pool.hand_out()
+    assert last_limit() == 0
+    launch.pool.stop()
+    assert last_limit() == 3
+    assert not launch.pool.leaving, "rows are in flight still"
 
 
 async def test_nonsense_on_a_knob_is_brought_into_its_range(launch):

@@ -125,6 +125,15 @@ def test_a_rank_that_loads_for_an_hour_is_waited_for_while_its_process_works_or_
     assert watched.ended[0] == "no progress in loading for 1200 s, its process is running; it was ended"
 
 
+def test_a_rank_that_was_stopped_while_it_loads_is_not_waited_for_although_another_works(watched):
+    watched.launch.connect()
+    watched.processes("stopped")
+    for second in range(1200):
+        watched.looks[101] = ProcessLook("running", second * 0.5)
+        watched.seconds(1)
+    assert watched.ended == {0: "no progress in loading for 1200 s, its process is stopped; it was ended"}
+
+
 def test_a_rank_that_never_comes_is_ended_too(watched):
     watched.pool.let_in(watched.launch.peer(0))
     assert watched.seconds(62)[0].startswith("rank 1: no progress in loading for 60 s")

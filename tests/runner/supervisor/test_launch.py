@@ -9,11 +9,11 @@ import pytest
 
 from rankdeck.runner import protocol, run_directory
 from rankdeck.runner.launching import last_words
-from rankdeck.runner.protocol.config import RunConfig
 from rankdeck.runner.protocol.sweep_plan import SweepPlan
 from rankdeck.runner.state import Snapshot
-from rankdeck.runner.supervisor.ranks import RankPool
+from rankdeck.runner.supervisor.talk.claims import NonsenseError
 from rankdeck.tui.sources.client import SocketSource
+from tests.runner.supervisor.in_process import Launch
 from tests.runner.supervisor.test_outliving import expected
 from tests.runner.supervisor.test_supervisor import PROMPTS, command_line, outputs, processes_of, rank_pids
 from tests.runner.supervisor.test_supervisor import watch as follow
@@ -225,47 +225,22 @@ async def test_a_record_of_hundreds_of_kilobytes_arrives_whole(launch):
     assert outputs(started.directory)[0].text == long
 
 
-class SaidBy:
-    """A rank that is connected and says what the test has it say."""
+def test_no_rank_goes_on_from_a_meeting_point_before_all_are_there(tmp_path):
+    launch = Launch(tmp_path, ranks=2)
+    first, second = launch.connect()
 
-    def __init__(self, rank: int) -> None:
-        self.hello = protocol.RankHello(rank=rank, world_size=2, pid=1, attempt=1)
-        self.says: asyncio.Queue[protocol.FromRank | None] = asyncio.Queue()
-        self.told: list = []
+    def arrives(rank, at: protocol.MeetingPoint) -> None:
+        launch.say(rank, protocol.Arrived(rank=rank.number, at=at))
 
-    async def messages(self):
-        while (message := await self.says.get()) is not None:
-            yield message
-            self.says.task_done()
-
-    def send(self, order) -> None:
-        self.told.append(order)
-
-
-async def test_no_rank_goes_on_from_a_meeting_point_before_all_are_there():
-    pool = RankPool(
-        *(1, RunConfig(prompts="p", ranks=2), None, None), controls=None, outputs=None, failures=None, events=None
-    )
-    first, second = ranks = [SaidBy(0), SaidBy(1)]
-    serving = [asyncio.create_task(pool.serve(rank)) for rank in ranks]
-
-    async def arrives(rank: SaidBy, at: protocol.MeetingPoint) -> None:
-        rank.says.put_nowait(protocol.Arrived(rank=rank.hello.rank, at=at))
-        await rank.says.join()
-
-    await arrives(first, "memory taken")
-    await arrives(first, "memory taken")
-    await arrives(second, "bandwidth")
-    assert first.told == second.told == []
-    await arrives(second, "memory taken")
-    assert first.told == second.told == [protocol.GoOn(at="memory taken")]
-    await arrives(first, "memory taken")
-    assert len(first.told) == 1, "once more, for another launch of all"
-    assert pool.connected == {0, 1}
-    for rank in ranks:
-        rank.says.put_nowait(None)
-    assert await asyncio.gather(*serving) == [True, True]
-    assert pool.connected == set()
+    arrives(first, "memory taken")
+    arrives(second, "bandwidth")
+    assert first.peer.sent == second.peer.sent == []
+    arrives(second, "memory taken")
+    assert first.peer.sent == second.peer.sent == [protocol.GoOn(at="memory taken")]
+    with pytest.raises(NonsenseError, match="it has come to 'memory taken' already"):
+        arrives(first, "memory taken")
+    arrives(first, "bandwidth")
+    assert first.peer.sent[1:] == second.peer.sent[1:] == [protocol.GoOn(at="bandwidth")]
 
 
 async def test_ranks_of_a_sweep_wait_for_each_other_and_then_work(launch):

@@ -244,6 +244,22 @@ async def test_an_end_waits_for_space_until_it_is_told_to_stop(launch, standin_m
     assert "File too large" in state.ended.cause
 
 
+async def test_a_link_to_a_full_device_in_place_of_the_outputs_is_replaced_and_no_record_is_lost(launch, standin_model):
+    (standin_model / "hold").touch()
+    started = launch(PROMPTS[:4], ranks=1)
+    full = started.directory / run_directory.OUTPUTS_FILE
+
+    async def fill(message, _):
+        if isinstance(message, protocol.RankPhase) and (standin_model / "hold").exists():
+            full.symlink_to("/dev/full")
+            (standin_model / "hold").unlink()
+
+    await watch(started, when=fill)
+    assert started.process.wait(20) == 0
+    assert not full.is_symlink()
+    assert [record.text for record in outputs(started.directory)] == expected(PROMPTS[:4])
+
+
 NONSENSE = {
     "no message": b"{]\n",
     "an order": protocol.encode_line(protocol.Leave()),

@@ -83,6 +83,23 @@ async def test_a_line_without_end_is_cut_off_before_it_fills_memory(door, greeti
     ]
 
 
+@pytest.mark.parametrize(
+    ("greeting", "line", "most"),
+    [
+        (b"", b'{"type":"viewer_hello","x":"%s"}\n', GREETING_BYTES),
+        (HELLO, b'{"type":"pause","x":"%s"}\n', COMMAND_BYTES),
+    ],
+    ids=["stranger", "viewer"],
+)
+async def test_a_line_too_long_is_no_message_even_if_its_end_has_come_already(door, greeting, line, most):
+    path, kept, viewers = door
+    await say(path, greeting + line % (b"x" * most))
+    assert kept["log"] == [
+        f"closed a connection that sent something that is not a message: a line of more than {most:,} bytes"
+    ]
+    assert (kept["commands"], len(viewers)) == ([], 0)
+
+
 async def test_a_ranks_record_of_many_megabytes_arrives_whole(door):
     path, kept, _ = door
     record = protocol.OutputRecord(
@@ -136,6 +153,20 @@ async def test_the_oldest_of_too_many_that_say_nothing_makes_room_for_a_rank(doo
     assert not any(reader.at_eof() for reader, _ in silent[6:])
     for _, writer in silent:
         writer.close()
+
+
+async def test_who_has_greeted_makes_room_for_nobody(door):
+    path, kept, viewers = door
+    reader, writer = await asyncio.open_unix_connection(str(path))
+    writer.write(HELLO)
+    assert await reader.readline() == SNAPSHOT
+    silent = [await asyncio.open_unix_connection(str(path)) for _ in range(MOST_STRANGERS + 1)]
+    await say(path, RANK)
+    assert "the oldest was closed" in kept["log"][0]
+    viewers.offer(b"event\n")
+    assert await asyncio.wait_for(reader.readline(), 10) == b"event\n"
+    for _, each in [(reader, writer), *silent]:
+        each.close()
 
 
 async def test_a_connection_that_cannot_be_accepted_does_not_end_the_listening(door, monkeypatch):

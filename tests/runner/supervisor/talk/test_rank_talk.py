@@ -184,6 +184,25 @@ def test_nobody_gathers_unless_told_to_nor_more_than_there_is(tmp_path):
     assert not launch.pool.gather.ended
 
 
+def test_nobody_gathers_more_than_there_is_in_several_parts(tmp_path):
+    launch = Launch(tmp_path, ranks=1, dispatch="split")
+    (rank,) = launch.connect()
+    launch.say(rank, protocol.Share(rank=0, start=0, stop=12), ready(0))
+    launch.answer_all()
+    first, rest = ([(index, "d") for index in indices] for indices in (range(7), range(6, 12)))
+    launch.say(rank, protocol.Gathered(records=first, last=False))
+    refused(launch, rank, protocol.Gathered(records=rest, last=True), "more records than there are prompts")
+    assert not launch.pool.gather.ended
+
+
+def test_a_rank_that_is_ready_comes_to_no_meeting_point_any_more(launch):
+    zero, _ = launch.connect()
+    launch.say(zero, protocol.Arrived(rank=0, at="memory taken"))
+    refused(launch, zero, protocol.Arrived(rank=0, at="memory taken"), "'memory taken' already")
+    launch.say(zero, ready(0))
+    refused(launch, zero, protocol.Arrived(rank=0, at="bandwidth"))
+
+
 @pytest.mark.parametrize("share", [(-5, 10**9), (0, 13), (-1, 6), (7, 6), (5, 12), (0, 12)])
 def test_a_share_out_of_range_or_over_another_is_nonsense_and_hands_nothing_out(tmp_path, share):
     launch = Launch(tmp_path, dispatch="split")
