@@ -1,7 +1,7 @@
 """Up to which length the rows of a model may be padded, where its config says that it treats longer texts differently.
 
-Scaled positions (longrope, dynamic) go by the longest row of a batch; sparse attention picks among all positions, padding
-too. Beyond that length each row has to be with rows of its own length. Reads configs alone; knows no batches.
+Scaled positions (longrope, dynamic) go by the longest row of a batch; sparse attention picks among all positions,
+padding too. Beyond that length each row has to be with rows of its own length. Reads configs alone; knows no batches.
 """
 
 from collections.abc import Iterator
