@@ -8,6 +8,7 @@ from rankdeck.runner import protocol
 from rankdeck.runner.inputs.frozen_prompts import freeze
 from rankdeck.runner.protocol import BatchResult, FromRank, RankHello, Work
 from rankdeck.runner.protocol.config import RunConfig
+from rankdeck.runner.run_directory.records import Ledger
 from rankdeck.runner.scheduling.scheduler import Scheduler
 from rankdeck.runner.state import RunState
 from rankdeck.runner.supervisor.event_stream import EventStream
@@ -81,7 +82,7 @@ class Launch:
             protocol.RunStarted(name="n", directory=str(directory), config=self.config, prompts=index.count)
         )
         self.controls = KnobControls(self.config, self.scheduler, index.lengths, self.events)
-        self.outputs = Outputs(directory, index, self.scheduler, self.controls, self.events)
+        self.outputs = Outputs(directory, index, Ledger(index.count), self.scheduler, self.controls, self.events)
         self.failures = Failures(self.scheduler, self.controls, self.outputs, self.events)
         self.attempt = 0
         self.launch_again()
