@@ -33,6 +33,9 @@ class BatchOutput:
 GPU_COPIES = 8
 """Copies that are timed together on a GPU: one takes about 0.2 ms, a tenth of it launch and wait."""
 
+LONGEST_SETTING = 200
+"""Characters of a setting of the generation config, as it is shown: one that lists tokens may fill pages."""
+
 OnStep = Callable[[Progress], None]
 OnRecords = Callable[[list[OutputRecord]], None]
 
@@ -92,7 +95,7 @@ class Engine(abc.ABC):
             "kv_bytes_per_token": self.kv_bytes_per_token(),
             "context_tokens": self.context_tokens,
             "dtype": dtype_text(self.model, self._config.quantization),
-            "generation": {name: str(value) for name, value in shown.items()},
+            "generation": {name: _briefly(str(value)) for name, value in shown.items()},
         }
 
     def kv_bytes_per_token(self) -> int | None:
@@ -273,3 +276,7 @@ class Engine(abc.ABC):
 
 def _parameters_of(module: Any) -> list[Any]:
     return [] if module is None else list(module.parameters())
+
+
+def _briefly(text: str) -> str:
+    return text if len(text) <= LONGEST_SETTING else f"{text[:LONGEST_SETTING]} …"

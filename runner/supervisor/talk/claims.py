@@ -65,9 +65,7 @@ def check_record(record: OutputRecord, new_tokens: int) -> None:
     require((record.finish_reason == "error") == (record.error is not None), "a record has an error by half")
 
 
-def check_result(
-    result: BatchResult, *, rows: int, tokens: int, seconds: float, accounted: float = 0.0
-) -> float:
+def check_result(result: BatchResult, *, rows: int, tokens: int, seconds: float, accounted: float = 0.0) -> float:
     """Require an account to be one of so many rows and output tokens at most, made in no more than `seconds`, of which
     earlier accounts took `accounted`. Returns the seconds that it took.
     """

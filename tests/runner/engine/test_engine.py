@@ -322,6 +322,16 @@ def test_what_it_says_of_the_model_is_right(model):
     msgspec.json.encode(facts)
 
 
+def test_a_generation_config_that_lists_thousands_of_tokens_is_told_in_short(model):
+    engine = make(model)
+    engine.generation.suppress_tokens = list(range(50_000))
+    engine.generation.bad_words_ids = [[token, token + 1] for token in range(50_000)]
+    facts = engine.describe()["generation"]
+    assert facts["suppress_tokens"].startswith("[0, 1, 2, ")
+    assert facts["suppress_tokens"].endswith(" …")
+    assert max(map(len, facts.values())) < 210
+
+
 def test_auto_dtype_is_float32_on_a_cpu_and_the_checkpoints_own_on_a_gpu():
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
     assert loading.choose_dtype("auto", cpu, torch.bfloat16) == torch.float32
