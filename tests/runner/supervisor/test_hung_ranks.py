@@ -13,6 +13,7 @@ from rankdeck.runner.machine.kernel import ProcessLook
 from rankdeck.runner.state.silence import silence_words
 from rankdeck.runner.supervisor import hung_ranks
 from rankdeck.runner.supervisor.hung_ranks import HungRanks
+from rankdeck.runner.supervisor.talk.patience import COLD_TIMES
 from tests.runner.supervisor.in_process import Launch, outputs_of
 from tests.runner.supervisor.test_outliving import expected
 from tests.runner.supervisor.test_supervisor import PROMPTS, outputs, rank_pids, watch
@@ -286,6 +287,32 @@ def test_the_kernel_says_what_a_process_does():
         child.wait()
     assert kernel.look_at(child.pid) is None
     assert not kernel.descends_from(child.pid, os.getpid())
+
+
+@pytest.mark.parametrize("moved", ["reads", "writes", "grows"])
+def test_the_kernel_says_how_much_a_process_has_moved(tmp_path: Path, moved):
+    before, size, held = kernel.look_at(os.getpid()), 64 * 2**20, b""
+    if moved == "reads":
+        with open("/dev/zero", "rb", buffering=0) as zeros:
+            for _ in range(64):
+                zeros.read(2**20)
+    elif moved == "writes":
+        with open(os.devnull, "wb", buffering=0) as nothing:
+            for _ in range(64):
+                nothing.write(bytes(2**20))
+    else:
+        held = b"x" * (2 * size)
+    assert kernel.look_at(os.getpid()).moved_bytes - before.moved_bytes > size // 2
+    del held
+
+
+def test_a_silence_ended_by_an_answer_that_brings_new_work_is_its_pace(watched):
+    zero, _ = watched.launch.connect_ready()
+    watched.launch.say(zero, *outputs_of(zero.peer.work[0], 0))
+    watched.seconds(40)
+    watched.launch.answer(zero, zero.peer.work[0])
+    assert zero.peer.work[1:], "it has its next batch"
+    assert zero.pulse.usual() == 40 * COLD_TIMES
 
 
 def test_silence_in_words():
