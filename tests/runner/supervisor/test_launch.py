@@ -10,11 +10,9 @@ import pytest
 from rankdeck.runner import protocol, run_directory
 from rankdeck.runner.launching import last_words
 from rankdeck.runner.launching.parent import RankParent
-from rankdeck.runner.protocol.config import RunConfig
 from rankdeck.runner.protocol.sweep_plan import SweepPlan
 from rankdeck.runner.state import Snapshot
 from rankdeck.runner.supervisor.launch import RankLaunch
-from rankdeck.runner.supervisor.ranks import RankPool
 from rankdeck.tui.sources.client import SocketSource
 from tests.runner.supervisor.in_process import Launch
 from tests.runner.supervisor.test_outliving import expected
@@ -285,47 +283,14 @@ async def test_a_record_of_hundreds_of_kilobytes_arrives_whole(launch):
     assert outputs(started.directory)[0].text == long
 
 
-class SaidBy:
-    """A rank that is connected and says what the test has it say."""
-
-    def __init__(self, rank: int) -> None:
-        self.hello = protocol.RankHello(rank=rank, world_size=2, pid=1, attempt=1)
-        self.says: asyncio.Queue[protocol.FromRank | None] = asyncio.Queue()
-        self.told: list = []
-
-    async def messages(self):
-        while (message := await self.says.get()) is not None:
-            yield message
-            self.says.task_done()
-
-    def send(self, order) -> None:
-        self.told.append(order)
-
-
-async def test_no_rank_goes_on_from_a_meeting_point_before_all_are_there():
-    pool = RankPool(
-        *(1, RunConfig(prompts="p", ranks=2), None, None), controls=None, outputs=None, failures=None, events=None
-    )
-    first, second = ranks = [SaidBy(0), SaidBy(1)]
-    serving = [asyncio.create_task(pool.serve(rank)) for rank in ranks]
-
-    async def arrives(rank: SaidBy, at: protocol.MeetingPoint) -> None:
-        rank.says.put_nowait(protocol.Arrived(rank=rank.hello.rank, at=at))
-        await rank.says.join()
-
-    await arrives(first, "memory taken")
-    await arrives(first, "memory taken")
-    await arrives(second, "bandwidth")
-    assert first.told == second.told == []
-    await arrives(second, "memory taken")
-    assert first.told == second.told == [protocol.GoOn(at="memory taken")]
-    await arrives(first, "memory taken")
-    assert len(first.told) == 1, "once more, for another launch of all"
-    assert pool.connected == {0, 1}
-    for rank in ranks:
-        rank.says.put_nowait(None)
-    assert await asyncio.gather(*serving) == [True, True]
-    assert pool.connected == set()
+def test_no_rank_goes_on_from_a_meeting_point_before_all_are_there(tmp_path):
+    launch = Launch(tmp_path)
+    first, second = launch.connect()
+    launch.say(first, protocol.Arrived(rank=0, at="memory taken"))
+    launch.say(second, protocol.Arrived(rank=1, at="bandwidth"))
+    assert first.peer.sent == second.peer.sent == []
+    launch.say(second, protocol.Arrived(rank=1, at="memory taken"))
+    assert first.peer.sent == second.peer.sent == [protocol.GoOn(at="memory taken")]
 
 
 async def test_ranks_of_a_sweep_wait_for_each_other_and_then_work(launch):
