@@ -38,7 +38,8 @@ class RankParent:
         self._writer: asyncio.StreamWriter | None = None
         self._talk: asyncio.Task[None] | None = None
         self._printed: asyncio.Task[None] | None = None
-        self._pid: int | None = None
+        self.pid: int | None = None
+        """The parent's own process, which the launcher has started; None until it has said so."""
 
     @property
     def lives(self) -> bool:
@@ -96,7 +97,7 @@ class RankParent:
     async def end_ranks(self) -> None:
         """End every process but the parent and its launcher, which stay for the next launch."""
         if self._tree is not None and self._process is not None:
-            spare = {self._process.pid, self._pid} if self.lives and self._pid is not None else set()
+            spare = {self._process.pid, self.pid} if self.lives and self.pid is not None else set()
             await self._tree.end(spare={pid for pid in spare if pid is not None})
 
     async def end(self) -> None:
@@ -111,7 +112,7 @@ class RankParent:
         for task in filter(None, (self._talk, self._printed)):
             await asyncio.wait({task}, timeout=1.0)
             task.cancel()
-        self._pid = self._process = self._tree = self._writer = self._talk = self._printed = None
+        self.pid = self._process = self._tree = self._writer = self._talk = self._printed = None
 
     async def _listen(self, reader: asyncio.StreamReader) -> None:
         decoder = msgspec.json.Decoder(FromParent)
@@ -120,8 +121,8 @@ class RankParent:
             while line := await reader.readline():
                 report: FromParent = decoder.decode(line)
                 match report:
-                    case protocol.ParentReady():
-                        self._pid = report.pid
+                    case protocol.ParentImporting() | protocol.ParentReady():
+                        self.pid = report.pid
                     case protocol.RankForked() if self._tree is not None:
                         self._tree.remember(report.pid)
                 self.hear(report)

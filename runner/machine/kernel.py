@@ -40,10 +40,14 @@ Doing = Literal["stopped", "waiting in the kernel", "running"]
 
 
 class ProcessLook(NamedTuple):
-    """What a process is doing, and the seconds of CPU that it has used so far."""
+    """What a process is doing, the seconds of CPU that it has used so far, and the bytes that it has moved.
+
+    Those are what it has read and written, however it did, and its memory, which grows with the files that it maps.
+    """
 
     doing: Doing
     cpu_seconds: float
+    moved_bytes: int = 0
 
 
 _DOING: dict[str, Doing] = {
@@ -59,9 +63,19 @@ def look_at(pid: int) -> ProcessLook | None:
         process = psutil.Process(pid)
         with process.oneshot():
             times = process.cpu_times()
-            return ProcessLook(_DOING.get(process.status(), "running"), times.user + times.system)
+            doing = _DOING.get(process.status(), "running")
+            return ProcessLook(doing, times.user + times.system, process.memory_info().rss + _passed_on(process))
     except (psutil.Error, OSError):
         return None
+
+
+def _passed_on(process: psutil.Process) -> int:
+    """Bytes that a process has read and written, of files or not; 0 where nobody counts them (macOS)."""
+    try:
+        counted = process.io_counters()
+    except (AttributeError, psutil.Error, OSError):
+        return 0
+    return int(counted.read_bytes + counted.write_bytes + counted.read_chars + counted.write_chars)
 
 
 MOST_DESCRIPTORS = 1 << 20

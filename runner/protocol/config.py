@@ -55,11 +55,11 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     `ranks` is the world size; `batch_size` counts prompts per batch and rank, None (`auto`) searches for the best size
     on the real work. Sampling values of None leave the model's own generation config alone. `max_restarts` is how often
     the ranks are launched again after one of them died. `patience` is for how many seconds a rank at work may have no
-    step before it is ended: None for as many as its own pace suggests, 0 for ever. With `sweep` the run is a sweep: it
-    measures the plan's settings, and `ranks` is the most it needs. `ranks_per_gpu` is the most ranks a GPU takes, None
-    for as many as `ranks` needs; `gpus_per_rank` is how many GPUs a rank's model is spread over. `quantization` is
-    applied to weights as they are loaded. `trust_remote_code` lets a model's own Python run, which may do anything its
-    user may.
+    step before it is ended, 20 times as many while its pace is not known: None for as many as its own pace suggests, 0
+    for ever. With `sweep` the run is a sweep: it measures the plan's settings, and `ranks` is the most it needs.
+    `ranks_per_gpu` is the most ranks a GPU takes, None for as many as `ranks` needs; `gpus_per_rank` is how many GPUs a
+    rank's model is spread over. `quantization` is applied to weights as they are loaded. `trust_remote_code` lets a
+    model's own Python run, which may do anything its user may.
     """
 
     prompts: str

@@ -23,7 +23,9 @@ class StartRank(Message, frozen=True, kw_only=True):
 
 
 class ParentImporting(Message, frozen=True, kw_only=True):
-    """The parent is there, and begins to import what all ranks need."""
+    """The parent, process `pid`, is there, and begins to import what all ranks need."""
+
+    pid: int
 
 
 class ParentReady(Message, frozen=True, kw_only=True):

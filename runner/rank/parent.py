@@ -28,7 +28,7 @@ def main() -> NoReturn:
     """Import, then fork ranks as ordered, until the supervisor is gone."""
     processes.end_with_parent()  # while it imports, it does not see that the supervisor is gone
     channel = forking.take_channel()
-    forking.tell(channel, ParentImporting())
+    forking.tell(channel, ParentImporting(pid=os.getpid()))
     options = read_options(sys.argv[1:])
     for name in LAUNCHER_SETTINGS:
         os.environ.pop(name, None)

@@ -35,6 +35,7 @@ class ConnectedRank:
     pulse: Pulse = field(default_factory=Pulse)
     idle: bool = False
     continuous: bool = False
+    on_cpu: bool = False
     steps: StepsInFlight | None = None
     in_hand: RowsInHand | None = None
     row_limit: int | None = None
@@ -76,7 +77,7 @@ class HandingOut:
         """What may be expected of a rank that says nothing."""
         if not rank.talk.ready:
             return "loading"
-        held = rank.in_hand is not None and self._controls.paused
+        held = rank.in_hand is not None and rank.row_limit == 0
         return "waiting" if rank.idle or held else "at work"
 
     def to_all(self) -> None:
@@ -156,6 +157,8 @@ class HandingOut:
             hold = self._controls.paused and not self.stopping
             rows = 0 if hold else self._scheduler.most_rows(rank.number)
             if rank.continuous and rank.row_limit != rows:
+                if 0 in (rank.row_limit, rows):
+                    rank.pulse.begin()  # what it says or not while it is held says nothing of its pace
                 rank.row_limit = rows
                 rank.peer.send(protocol.Limit(rows=rows))
 

@@ -17,6 +17,9 @@ from rankdeck.runner.supervisor.launch import RankLaunch
 from rankdeck.runner.supervisor.talk.patience import Pulse, Stage, patience_for, to_be_given_up, to_be_told
 
 LOOK_SECONDS = 1.0
+LEAST_ASKED_SECONDS = 2 * LOOK_SECONDS
+"""Silence is counted in looks, and a rank may have spoken just before the last one."""
+
 LONGEST_LOOK_SECONDS = 2.0
 """A look that comes later than this counts as no longer: the supervisor itself was stopped, and has heard nobody."""
 
@@ -24,17 +27,21 @@ QUIET_SECONDS = 3.0
 """The process of a rank that has said something since is not looked at."""
 
 BUSY_SHARE = 0.1
-"""Of a core: a rank that loads and takes more than this is at work, if without a word (a download, say)."""
+"""Of a core: a rank that takes more than this is at work, if without a word."""
+
+BUSY_BYTES = 64 * 1024
+"""A second: a rank that moves more than this is at work, too. A download, or a file on a network, takes no core."""
 
 
 @dataclass(frozen=True)
 class _Watched:
-    """A rank at one look; one that has not connected yet counts as loading."""
+    """A rank at one look; one that has not connected yet counts as loading. `works`: its process was seen at work."""
 
     number: int
     pulse: Pulse
     stage: Stage
     process: ProcessLook | None
+    works: bool
 
     @property
     def doing(self) -> Doing | None:
@@ -47,11 +54,12 @@ class HungRanks:
     def __init__(
         self, asked: float | None, current_launch: Callable[[], RankLaunch | None], events: EventStream
     ) -> None:
-        self._asked, self._current_launch, self._events = asked, current_launch, events
+        self._asked = max(asked, LEAST_ASKED_SECONDS) if asked else asked
+        self._current_launch, self._events = current_launch, events
         self._launch: RankLaunch | None = None
         self._to_come: dict[int, Pulse] = {}
         self._told: dict[int, tuple[Doing | None, float]] = {}
-        self._cpu: dict[int, float] = {}
+        self._looks: dict[int, ProcessLook] = {}
 
     async def watch(self) -> None:
         """Look until cancelled."""
@@ -66,13 +74,12 @@ class HungRanks:
         """Look at every rank, `seconds` after the last look."""
         launch = self._current_launch()
         if launch is not self._launch:
-            self._launch, self._to_come, self._told, self._cpu = launch, {}, {}, {}
+            self._launch, self._to_come, self._told, self._looks = launch, {}, {}, {}
         if launch is None or launch.pool.leaving:
             return
         watched = [rank for rank in self._watched(launch, seconds) if rank.number not in launch.pool.given_up]
         loading = [rank for rank in watched if rank.stage == "loading"]
-        at_work = [rank for rank in loading if self._loads(rank, seconds)]
-        if at_work:
+        if any(rank.works or rank.pulse.silent < QUIET_SECONDS for rank in loading):
             for rank in loading:  # the others may be waiting for it
                 if not rank.pulse.stopped:
                     rank.pulse.silent = min(rank.pulse.silent, QUIET_SECONDS)
@@ -80,25 +87,38 @@ class HungRanks:
             self._judge(launch, rank)
 
     def _watched(self, launch: RankLaunch, seconds: float) -> list[_Watched]:
-        pool, watched = launch.pool, []
-        for number in pool.to_come:
-            pulse = self._to_come.setdefault(number, Pulse())
-            pulse.silent += seconds
-            watched.append(_Watched(number, pulse, "loading", None))
-        for number, rank in pool.work.ranks.items():
-            rank.pulse.silent += seconds
-            pid = pool.pids.get(number) if rank.pulse.silent >= QUIET_SECONDS else None
-            process = look_at(pid) if pid is not None else None
-            rank.pulse.stopped = process is not None and process.doing == "stopped"
-            watched.append(_Watched(number, rank.pulse, pool.work.stage(rank), process))
+        work = launch.pool.work
+        watched = [
+            self._look_at(launch, seconds, number, self._to_come.setdefault(number, Pulse()), "loading")
+            for number in launch.pool.to_come
+        ]
+        for number, rank in work.ranks.items():
+            # On a GPU a rank that hangs spins. On a CPU a first prefill may take an hour.
+            excused = rank.on_cpu and not rank.pulse.pace_known and self._asked is None
+            watched.append(
+                self._look_at(launch, seconds, number, rank.pulse, work.stage(rank), excused_by_work=excused)
+            )
         return watched
 
-    def _loads(self, rank: _Watched, seconds: float) -> bool:
-        """Whether a rank that loads is at work: it has said something, or its process computes."""
-        if rank.process is None:
-            return rank.pulse.silent < QUIET_SECONDS
-        before, self._cpu[rank.number] = self._cpu.get(rank.number), rank.process.cpu_seconds
-        return before is not None and rank.process.cpu_seconds - before > BUSY_SHARE * seconds
+    def _look_at(
+        self,
+        launch: RankLaunch,
+        seconds: float,
+        number: int,
+        pulse: Pulse,
+        stage: Stage,
+        *,
+        excused_by_work: bool = False,
+    ) -> _Watched:
+        pid = launch.process_of(number) if pulse.silent + seconds >= QUIET_SECONDS else None
+        process = look_at(pid) if pid is not None else None
+        before = self._looks.pop(number, None)
+        works = before is not None and process is not None and _has_worked(before, process, seconds)
+        if process is not None:
+            self._looks[number] = process
+        stopped = process is not None and process.doing == "stopped"
+        pulse.passed(seconds, stopped=stopped, computes=works and excused_by_work and stage == "at work")
+        return _Watched(number, pulse, stage, process, works)
 
     def _judge(self, launch: RankLaunch, rank: _Watched) -> None:
         told = self._told.get(rank.number)
@@ -123,3 +143,11 @@ class HungRanks:
             process=rank.doing,
             patience=patience_for(rank.pulse, rank.stage, self._asked),
         )
+
+
+def _has_worked(before: ProcessLook, now: ProcessLook, seconds: float) -> bool:
+    """Whether a process, as the kernel saw it `seconds` apart, has computed meanwhile, or moved bytes."""
+    return (
+        now.cpu_seconds - before.cpu_seconds > BUSY_SHARE * seconds
+        or now.moved_bytes - before.moved_bytes > BUSY_BYTES * seconds
+    )

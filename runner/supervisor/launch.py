@@ -75,6 +75,7 @@ class RankLaunch:
             rank: asyncio.get_running_loop().create_future() for rank in range(config.ranks)
         }
         self._pids: dict[int, int] = {}
+        self._parent_fails = False
         self._all_left = asyncio.Event()
 
     async def start(self) -> None:
@@ -84,7 +85,7 @@ class RankLaunch:
             OSError: it cannot be started.
         """
         self._parent.hear = self._hear
-        if not self._parent.lives:
+        if not self._parent.lives or self._parent_stands_still():
             await self._start_parent()
         ranks, store = self._config.ranks, None
         if self._config.dispatch == "split" and ranks > 1:
@@ -101,6 +102,14 @@ class RankLaunch:
                 for rank in range(ranks)
             )
         )
+
+    def _parent_stands_still(self) -> bool:
+        """Whether the parent is stopped, so that it would fork no ranks."""
+        look = kernel.look_at(self._parent.pid) if self._parent.pid is not None else None
+        if look is None or look.doing != "stopped":
+            return False
+        self._events.log("supervisor", "the ranks' parent is stopped: another takes its place")
+        return True
 
     async def _start_parent(self) -> None:
         on_cpu = self._config.device == "cpu"
@@ -130,9 +139,15 @@ class RankLaunch:
             self._count_those_left()
 
     def give_up(self, rank: int, why: str) -> None:
-        """Take a rank for lost."""
+        """Take a rank for lost. Of one that never came it is the parent that fails: the next launch has another."""
+        self._parent_fails = self._parent_fails or rank in self.pool.to_come
         self.pool.give_up(rank, why)
         self._lost(rank)
+
+    def process_of(self, rank: int) -> int | None:
+        """The process of a rank, or of the parent that has yet to fork it; None if that cannot be known."""
+        pid = self.pool.pids.get(rank, self._pids.get(rank))
+        return self._parent.pid if pid is None and rank in self.pool.to_come else pid
 
     async def over(self) -> Loss | None:
         """Wait until all ranks have left as they were told (None), or one is lost."""
@@ -163,7 +178,7 @@ class RankLaunch:
 
     async def end(self) -> None:
         """End every process of the ranks that is left."""
-        await self._parent.end_ranks()
+        await (self._parent.end() if self._parent_fails else self._parent.end_ranks())
         with contextlib.suppress(OSError):
             self._store.unlink(missing_ok=True)
         self.look_at_logs(last_look=True)

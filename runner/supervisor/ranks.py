@@ -143,9 +143,9 @@ class RankPool:
             return
         stage = self.work.stage(rank)
         believed = rank.talk.believed(message, time.monotonic())
+        rank.pulse.heard(stage)  # first: what it is handed now begins a silence of its own
         if believed is not None:
             self._hear(rank, believed)
-        rank.pulse.heard(stage)
 
     def _hear(self, rank: ConnectedRank, message: FromRank) -> None:
         match message:
@@ -165,7 +165,7 @@ class RankPool:
                 self._scheduler.finish(message.batch)
                 self._events.emit(message)
                 self._controls.batch_finished(message)
-                rank.pulse.ended_a_batch = True
+                self._know_pace(rank)
                 self._free(rank)
             case protocol.BatchFailed():
                 self._batch_failed(rank, message)
@@ -176,6 +176,7 @@ class RankPool:
             case protocol.RankReady():
                 self._events.emit(message)
                 rank.idle, rank.continuous = True, message.engine == "continuous"
+                rank.on_cpu = message.device == "cpu"
                 if len(self.work.idle) == self._config.ranks:
                     self._all_ready()
             case protocol.Share():
@@ -239,11 +240,15 @@ class RankPool:
             rank.in_hand = None
         self._events.emit(finished)
         self._controls.batch_finished(finished)
-        rank.pulse.ended_a_batch = True
+        self._know_pace(rank)
         if rank.in_hand is not None:
             self.work.top_up(rank)
         else:
             self._free(rank)
+
+    def _know_pace(self, rank: ConnectedRank) -> None:
+        # With --compile any batch of another shape waits for the compiler, a minute or more without a word.
+        rank.pulse.pace_known = not self._config.compile
 
     def _batch_failed(self, rank: ConnectedRank, failed: BatchFailed) -> None:
         in_hand, rank.in_hand = rank.in_hand, None

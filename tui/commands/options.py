@@ -25,7 +25,8 @@ Restarts = Annotated[int | None, typer.Option(help="How often ranks are launched
 Patience = Annotated[
     float | None,
     typer.Option(
-        help="Seconds without a step after which a rank counts as hung and is ended, its batch done again; 0: never.  "
+        help="Seconds without a step after which a rank counts as hung and is ended, its batch done again; 20 times as "
+        "many while it loads, in its first batch and with --compile; 0: never.  "
         "[default: by its own pace, 60 at least]"
     ),
 ]

@@ -65,8 +65,10 @@ def check_record(record: OutputRecord, new_tokens: int) -> None:
     require((record.finish_reason == "error") == (record.error is not None), "a record has an error by half")
 
 
-def check_result(result: BatchResult, *, rows: int, tokens: int, seconds: float) -> None:
-    """Require an account to be one of so many rows and output tokens at most, made in no more than `seconds`."""
+def check_result(result: BatchResult, *, rows: int, tokens: int, seconds: float, accounted: float = 0.0) -> float:
+    """Require an account to be one of so many rows and output tokens at most, made in no more than `seconds`, of which
+    earlier accounts took `accounted`. Returns the seconds that it took.
+    """
     check_values(result, "result")
     require(result.rows <= rows, f"an account is of {result.rows:,} rows, and {rows:,} were in its hand")
     require(result.output_tokens <= tokens, f"an account has {result.output_tokens:,} tokens of {tokens:,}")
@@ -74,9 +76,10 @@ def check_result(result: BatchResult, *, rows: int, tokens: int, seconds: float)
     require(real + result.padded_slots <= result.slots, "an account has more tokens than slots")
     steps = result.step_seconds or ()
     require(len(steps) <= result.steps, "an account times more steps than it has")
+    taken = max(result.seconds, result.prefill_seconds + result.decode_seconds, sum(steps))
     most = seconds * 1.01 + CLOCK_SLACK_SECONDS
-    for taken in (result.seconds, result.prefill_seconds + result.decode_seconds, sum(steps)):
-        require(taken <= most, f"a batch took {taken:,.0f} s of {seconds:,.0f} s that it was in hand")
+    require(accounted + taken <= most, f"a batch took {accounted + taken:,.0f} s of {seconds:,.0f} s in hand")
+    return taken
 
 
 def check_shares(shares: Sequence[tuple[int, int]], prompts: int, *, all_ranks: bool) -> None:

@@ -1,8 +1,8 @@
 """When a rank that says nothing hangs: what is said of it, and when it is given up. Pure: seconds come in.
 
 Silence is counted while the supervisor runs, so that one that was stopped itself blames nobody. The pace of a rank's
-own batches sets the patience: a silence like one that has ended by itself before is no hang. Loading, and the first
-batch, which may compile, say little and take long. Does not know how a rank is ended.
+own batches sets the patience: a silence like one that has ended by itself before is no hang. Loading, the first batch,
+and with `--compile` the first of each shape, say little and take long. Does not know how a rank is ended.
 """
 
 from dataclasses import dataclass, field
@@ -22,7 +22,7 @@ COLD_TIMES = 3.0
 """The same over the longest silence of a first batch, which may have compiled."""
 
 UNKNOWN_TIMES = 20.0
-"""Before the first batch is over, nothing is known of the pace: so many times the patience."""
+"""While nothing is known of the pace, as before the first batch is over: so many times the patience."""
 
 
 @dataclass
@@ -33,9 +33,20 @@ class Pulse:
     """
 
     silent: float = 0.0
-    ended_a_batch: bool = False
-    stopped: bool = False
-    """Whether its process was seen stopped in the present silence: that is not its pace."""
+    pace_known: bool = False
+    """Whether it has ended a batch, and none to come may wait for a compiler."""
+
+    stopped_for: float = 0.0
+    """For how many of the last seconds its process was stopped."""
+
+    computes: bool = False
+    """Whether its process was at work in the last seconds, so that its silence is no hang."""
+
+    computed: float = 0.0
+    """Seconds of the present silence in which it did so."""
+
+    _was_stopped: bool = False
+    """Whether its process was stopped at some time in the present silence: that is not its pace."""
 
     _work: float = 1.0
     _longest: dict[bool, tuple[float, float]] = field(default_factory=dict)
@@ -44,13 +55,32 @@ class Pulse:
     def given(self, work: float) -> None:
         """It was handed work, so that its silence begins here."""
         self._work = max(1.0, work)
-        self.silent, self.stopped = 0.0, False
+        self.begin()
 
     def heard(self, stage: Stage) -> None:
         """It has said something."""
-        if stage == "at work" and not self.stopped and self.silent > self._longest.get(self.ended_a_batch, (0.0, 0))[0]:
-            self._longest[self.ended_a_batch] = self.silent, self._work
-        self.silent, self.stopped = 0.0, False
+        longest = self._longest.get(self.pace_known, (0.0, 0))[0]
+        if stage == "at work" and not self._was_stopped and self.silent > longest:
+            self._longest[self.pace_known] = self.silent, self._work
+        self.begin()
+
+    def begin(self) -> None:
+        """Its silence begins here."""
+        self.silent = self.stopped_for = self.computed = 0.0
+        self.computes = self._was_stopped = False
+
+    def passed(self, seconds: float, *, stopped: bool = False, computes: bool = False) -> None:
+        """It has said nothing for another so many seconds, in which its process was seen stopped, or computing."""
+        self.silent += seconds
+        self.stopped_for = self.stopped_for + seconds if stopped else 0.0
+        self._was_stopped = self._was_stopped or stopped
+        self.computes = computes
+        self.computed += seconds if computes else 0.0
+
+    @property
+    def stopped(self) -> bool:
+        """Whether its process is stopped."""
+        return self.stopped_for > 0
 
     def usual(self) -> float:
         """The longest silence to be expected of the work in hand, with its margin."""
@@ -63,11 +93,15 @@ class Pulse:
 
 def patience_for(pulse: Pulse, stage: Stage, asked: float | None) -> float | None:
     """Seconds of silence after which a rank is given up; None for never. `asked`: by the user, 0 for never."""
-    if stage == "waiting" or asked == 0:
+    if stage == "waiting" or asked == 0 or pulse.computes:
         return None
-    seconds = max(LEAST_PATIENCE_SECONDS, pulse.usual()) if asked is None else asked
-    known = stage == "at work" and pulse.ended_a_batch
-    return seconds if known else max(seconds, UNKNOWN_TIMES * (LEAST_PATIENCE_SECONDS if asked is None else asked))
+    usual = max(LEAST_PATIENCE_SECONDS, pulse.usual()) if asked is None else asked
+    if stage == "at work" and pulse.pace_known:
+        return usual
+    cold = max(usual, UNKNOWN_TIMES * (LEAST_PATIENCE_SECONDS if asked is None else asked))
+    most = cold + pulse.computed
+    # A stopped process neither loads nor compiles.
+    return min(most, pulse.silent - pulse.stopped_for + usual) if pulse.stopped else most
 
 
 def to_be_told(pulse: Pulse, stage: Stage) -> bool:

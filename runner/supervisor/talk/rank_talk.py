@@ -56,13 +56,13 @@ class RankTalk:
         self._newest = 0
         self._stream: int | None = None
         self._gathered = 0
-        self._account_since = 0.0
+        self._stream_since = self._accounted = 0.0
         self._answered_since = 0
 
     def given(self, assignment: Assignment, prompts: Sequence[Prompt], now: float, stream: int | None = None) -> None:
         """Note that the rank was given a batch at `now`, or prompts for the rows of `stream`, its open batch."""
         if stream is not None and self._stream is None:
-            self._account_since, self._answered_since = now, 0
+            self._stream_since, self._accounted, self._answered_since = now, 0.0, 0
         self._stream, self._newest = stream, assignment.batch
         unanswered = {prompt.index: prompt for prompt in prompts}
         self._batches[assignment.batch] = _Batch(
@@ -168,8 +168,12 @@ class RankTalk:
         require(self._stream is not None, "an account is of nothing in its hand")
         rows, left = self._answered_since, self._rows_unanswered()
         tokens = (rows + left) * self._config.new_tokens
-        check_result(account.result, rows=rows, tokens=tokens, seconds=now - self._account_since)
-        self._account_since, self._answered_since = now, 0
+        # All of them together: two that were sent far apart are heard at once by a supervisor that stood still.
+        seconds = now - self._stream_since
+        self._accounted += check_result(
+            account.result, rows=rows, tokens=tokens, seconds=seconds, accounted=self._accounted
+        )
+        self._answered_since = 0
         if not left:
             self._end_stream()
 

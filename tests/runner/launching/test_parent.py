@@ -222,3 +222,14 @@ async def test_a_process_that_cannot_be_forked_is_told_with_the_reason():
         assert (exited.status, exited.error) == (1, "no new process: [Errno 11] try again")
     finally:
         await made.end()
+
+
+async def test_the_process_of_a_parent_is_known_while_it_imports(parent):
+    imports = "from rankdeck.runner.rank import forking; import os, time; channel = forking.take_channel()"
+    told = "forking.tell(channel, forking.protocol.ParentImporting(pid=os.getpid())); time.sleep(99)"
+    heard = Heard(parent)
+    await parent.start([sys.executable, "-c", f"{imports}; {told}"], os.environ)
+    await heard.until(protocol.ParentImporting)
+    assert parent.pid == heard.of(protocol.ParentImporting)[0].pid
+    await parent.end()
+    assert parent.pid is None

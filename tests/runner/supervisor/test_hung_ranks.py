@@ -13,6 +13,7 @@ from rankdeck.runner.machine.kernel import ProcessLook
 from rankdeck.runner.state.silence import silence_words
 from rankdeck.runner.supervisor import hung_ranks
 from rankdeck.runner.supervisor.hung_ranks import HungRanks
+from rankdeck.runner.supervisor.talk.patience import COLD_TIMES
 from tests.runner.supervisor.in_process import Launch, outputs_of
 from tests.runner.supervisor.test_outliving import expected
 from tests.runner.supervisor.test_supervisor import PROMPTS, outputs, rank_pids, watch
@@ -24,9 +25,13 @@ class Watched:
     def __init__(self, launch: Launch, monkeypatch, patience: float | None = None) -> None:
         self.launch, self.pool = launch, launch.pool
         self.looks: dict[int, ProcessLook] = {}
+        self.parent: int | None = None
         self.ended: dict[int, str] = {}
         monkeypatch.setattr(hung_ranks, "look_at", lambda pid: self.looks.get(pid))
         self.hung = HungRanks(patience, lambda: self, launch.events)  # type: ignore[arg-type,return-value]
+
+    def process_of(self, rank: int) -> int | None:
+        return self.pool.pids.get(rank, self.parent)
 
     def give_up(self, rank: int, why: str) -> None:
         self.ended[rank] = why
@@ -131,7 +136,80 @@ def test_a_rank_that_was_stopped_while_it_loads_is_not_waited_for_although_anoth
     for second in range(1200):
         watched.looks[101] = ProcessLook("running", second * 0.5)
         watched.seconds(1)
-    assert watched.ended == {0: "no progress in loading for 1200 s, its process is stopped; it was ended"}
+    assert list(watched.ended) == [0]
+    assert watched.ended[0].endswith("its process is stopped; it was ended")
+
+
+def test_a_rank_that_loads_is_waited_for_while_its_process_moves_bytes_without_a_word_or_a_core(watched):
+    watched.launch.connect()
+    watched.processes("waiting in the kernel")
+    for second in range(3600):  # a download at 1 MB/s, or a slow file on a network
+        watched.looks[100] = ProcessLook("running", second * 0.05, second * 10**6)
+        watched.seconds(1)
+    assert (watched.ended, watched.launch.state.log) == ({}, ())
+    watched.seconds(1200)
+    assert sorted(watched.ended) == [0, 1]
+
+
+def test_a_first_batch_on_a_cpu_is_told_of_and_waited_for_while_its_process_computes(watched):
+    watched.launch.connect_ready()
+    watched.processes("running")
+    for second in range(3600):
+        watched.looks[100] = ProcessLook("running", second * 2.0)
+        watched.seconds(1)
+    assert list(watched.ended) == [1], "the other one did not compute"
+    assert "rank 0: no step for 10 s, its process is running" in [line.text for line in watched.launch.state.log]
+    watched.seconds(1190)
+    assert list(watched.ended) == [1]
+    watched.seconds(15)
+    assert sorted(watched.ended) == [0, 1]
+
+
+@pytest.mark.parametrize("why", ["a GPU's rank spins when it hangs", "its pace is known", "a patience was asked for"])
+def test_where_a_rank_that_computes_may_hang_its_work_is_no_excuse(tmp_path: Path, monkeypatch, why):
+    watched = Watched(Launch(tmp_path), monkeypatch, patience=5.0 if "asked" in why else None)
+    zero, _ = watched.launch.connect_ready()
+    zero.on_cpu = "GPU" not in why
+    if "pace" in why:
+        watched.launch.answer(zero, zero.peer.work[0])
+    watched.processes("running")
+    for second in range(1201):
+        watched.looks[100] = ProcessLook("running", second * 2.0)
+        watched.seconds(1)
+    assert 0 in watched.ended
+
+
+def test_with_compile_the_first_batch_of_each_shape_may_wait_for_the_compiler(tmp_path: Path, monkeypatch):
+    watched = Watched(Launch(tmp_path, compile=True), monkeypatch)
+    first_batches(watched)
+    watched.processes("running")
+    watched.seconds(1100)
+    assert watched.ended == {}
+    watched.seconds(100)
+    assert sorted(watched.ended) == [0, 1]
+
+
+def test_a_stop_is_no_pace_of_a_rank_that_was_continued_before_its_next_word(watched):
+    first_batches(watched)
+    zero = watched.pool.work.ranks[0]
+    watched.processes("stopped")
+    watched.seconds(50)
+    watched.processes("running")
+    watched.seconds(1)
+    watched.launch.say(zero, *outputs_of(zero.peer.work[1], 0)[:1])
+    assert zero.pulse.usual() < 1
+
+
+def test_ranks_to_come_are_given_up_with_their_parent_stopped_after_the_usual_patience(watched):
+    watched.parent = 99
+    watched.looks = {99: ProcessLook("running", 0.0)}
+    watched.seconds(5)
+    watched.looks = {99: ProcessLook("stopped", 0.0)}
+    assert watched.seconds(15)[0].startswith(
+        "rank 0: no progress in loading for 10 s, its process is stopped; in 55 s it is ended"
+    )
+    watched.seconds(45)
+    assert sorted(watched.ended) == [0, 1]
 
 
 def test_a_rank_that_never_comes_is_ended_too(watched):
@@ -149,12 +227,39 @@ def test_with_patience_0_a_hung_rank_is_told_of_and_never_ended(tmp_path: Path, 
     assert watched.ended == {}
 
 
+def test_a_rank_that_speaks_between_two_looks_is_not_ended_however_short_the_patience(tmp_path: Path, monkeypatch):
+    watched = Watched(Launch(tmp_path), monkeypatch, patience=0.5)
+    first_batches(watched)
+    zero = watched.pool.work.ranks[0]
+    for output in outputs_of(zero.peer.work[1], 0):
+        watched.launch.say(zero, output)
+        watched.seconds(1)
+    assert list(watched.ended) == [1]
+
+
 def test_a_paused_continuous_rank_does_not_hang(tmp_path: Path, monkeypatch):
     watched = Watched(Launch(tmp_path, prompts=200, engine="continuous"), monkeypatch)
     watched.launch.connect_ready("continuous")
     watched.launch.controls.obey(protocol.Pause())
+    watched.pool.hand_out()
     watched.processes("running")
     assert (watched.seconds(5000), watched.ended) == ([], {})
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_a_pause_of_a_continuous_rank_is_neither_silence_nor_pace_once_it_goes_on(tmp_path, monkeypatch, asked):
+    watched = Watched(Launch(tmp_path, prompts=200, ranks=1, engine="continuous"), monkeypatch)
+    (zero,) = watched.launch.connect_ready("continuous")
+    controls, zero.pulse.pace_known = watched.launch.controls, True
+    controls.obey(protocol.Pause()) if asked else controls.set_trouble("the disk is full")
+    watched.pool.hand_out()
+    watched.seconds(3600)
+    controls.obey(protocol.Resume()) if asked else controls.set_trouble(None)
+    watched.seconds(1)  # before it is told to go on
+    watched.pool.hand_out()
+    assert (watched.seconds(5), watched.ended) == ([], {})
+    watched.launch.say(zero, *outputs_of(zero.peer.work[0], 0)[:1])
+    assert zero.pulse.usual() == 50, "five seconds of silence, not an hour"
 
 
 async def test_a_rank_stopped_by_a_signal_costs_time_and_no_output(launch, monkeypatch):
@@ -192,6 +297,32 @@ def test_the_kernel_says_what_a_process_does():
         child.wait()
     assert kernel.look_at(child.pid) is None
     assert not kernel.descends_from(child.pid, os.getpid())
+
+
+@pytest.mark.parametrize("moved", ["reads", "writes", "grows"])
+def test_the_kernel_says_how_much_a_process_has_moved(tmp_path: Path, moved):
+    before, size, held = kernel.look_at(os.getpid()), 64 * 2**20, b""
+    if moved == "reads":
+        with open("/dev/zero", "rb", buffering=0) as zeros:
+            for _ in range(64):
+                zeros.read(2**20)
+    elif moved == "writes":
+        with open(os.devnull, "wb", buffering=0) as nothing:
+            for _ in range(64):
+                nothing.write(bytes(2**20))
+    else:
+        held = b"x" * (2 * size)
+    assert kernel.look_at(os.getpid()).moved_bytes - before.moved_bytes > size // 2
+    del held
+
+
+def test_a_silence_ended_by_an_answer_that_brings_new_work_is_its_pace(watched):
+    zero, _ = watched.launch.connect_ready()
+    watched.launch.say(zero, *outputs_of(zero.peer.work[0], 0))
+    watched.seconds(40)
+    watched.launch.answer(zero, zero.peer.work[0])
+    assert zero.peer.work[1:], "it has its next batch"
+    assert zero.pulse.usual() == 40 * COLD_TIMES
 
 
 def test_silence_in_words():

@@ -9,8 +9,10 @@ import pytest
 
 from rankdeck.runner import protocol, run_directory
 from rankdeck.runner.launching import last_words
+from rankdeck.runner.launching.parent import RankParent
 from rankdeck.runner.protocol.sweep_plan import SweepPlan
 from rankdeck.runner.state import Snapshot
+from rankdeck.runner.supervisor.launch import RankLaunch
 from rankdeck.runner.supervisor.talk.claims import NonsenseError
 from rankdeck.tui.sources.client import SocketSource
 from tests.runner.supervisor.in_process import Launch
@@ -86,6 +88,63 @@ async def test_when_the_parent_is_killed_the_run_goes_on_and_the_next_launch_has
     assert state.attempt == 2
     assert [record.text for record in outputs(started.directory)] == expected(PROMPTS)
     assert not processes_of(started.directory)
+
+
+async def test_a_parent_that_is_stopped_is_replaced_when_a_rank_dies(launch, slowly):
+    started = launch(PROMPTS)
+    stopped: list[int] = []
+
+    async def stop(message, _):
+        if isinstance(message, protocol.BatchFinished) and message.batch == 1:
+            stopped.extend(parent_pids(started.directory))
+            os.kill(stopped[0], signal.SIGSTOP)
+            os.kill(rank_pids(started.directory)[0], signal.SIGKILL)
+
+    state, seen = await watch(started, when=stop)
+    assert started.process.wait(20) == 0
+    assert state.attempt == 2
+    assert launcher_starts(seen) == 2
+    assert [record.text for record in outputs(started.directory)] == expected(PROMPTS)
+    assert not psutil.pid_exists(stopped[0])
+
+
+class KeptParent(RankParent):
+    """A parent without processes: `ended` says what of it was ended."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda line: None)
+        self.ended: list[str] = []
+
+    async def end(self) -> None:
+        self.ended.append("all")
+
+    async def end_ranks(self) -> None:
+        self.ended.append("ranks")
+
+
+@pytest.mark.parametrize(("connected", "ended"), [(False, "all"), (True, "ranks")])
+async def test_with_a_rank_that_never_came_its_parent_is_ended_with_one_that_hangs_only_ranks(
+    tmp_path, connected, ended
+):
+    in_process, parent = Launch(tmp_path), KeptParent()
+    launch = RankLaunch(in_process.pool, tmp_path, in_process.config, "m", lambda *_: [], parent, in_process.events)
+    if connected:
+        in_process.connect()
+    launch.give_up(0, "it hangs")
+    await launch.end()
+    assert parent.ended == [ended]
+
+
+async def test_the_process_of_a_rank_to_come_is_its_parent_until_it_is_forked_and_then_its_own(tmp_path):
+    in_process, parent = Launch(tmp_path), KeptParent()
+    launch = RankLaunch(in_process.pool, tmp_path, in_process.config, "m", lambda *_: [], parent, in_process.events)
+    assert launch.process_of(1) is None
+    parent.pid = 99
+    assert launch.process_of(1) == 99
+    launch._hear(protocol.RankForked(rank=1, attempt=1, pid=101))
+    assert (launch.process_of(0), launch.process_of(1)) == (99, 101)
+    in_process.connect()
+    assert (launch.process_of(0), launch.process_of(1)) == (None, 101), "rank 0 is there, if nobody knows where"
 
 
 @pytest.mark.parametrize("dispatch", ["pull", "split"])

@@ -15,7 +15,7 @@ from rankdeck.runner.supervisor.talk.patience import (
 
 def warm(*silences: float, work: float = 100.0) -> Pulse:
     """The pulse of a rank that has ended a first batch at once, and these silences since."""
-    pulse = Pulse(ended_a_batch=True)
+    pulse = Pulse(pace_known=True)
     pulse.given(work)
     for silence in silences:
         pulse.silent = silence
@@ -24,7 +24,8 @@ def warm(*silences: float, work: float = 100.0) -> Pulse:
 
 
 def silent(pulse: Pulse, seconds: float, *, stopped: bool = False) -> Pulse:
-    pulse.silent, pulse.stopped = seconds, stopped
+    pulse.begin()
+    pulse.passed(seconds, stopped=stopped)
     return pulse
 
 
@@ -57,7 +58,7 @@ def test_a_first_batch_that_compiles_sets_no_pace_for_all_later_ones_but_counts_
     pulse.given(100.0)
     pulse.silent = 90.0
     pulse.heard("at work")
-    pulse.ended_a_batch = True
+    pulse.pace_known = True
     assert patience_for(pulse, "at work", None) == 270
 
 
@@ -97,6 +98,40 @@ def test_a_silence_in_which_the_process_was_stopped_is_no_pace():
     assert patience_for(pulse, "at work", None) == LEAST_PATIENCE_SECONDS
     silent(pulse, 50).heard("waiting")
     assert patience_for(pulse, "at work", None) == LEAST_PATIENCE_SECONDS, "nor is one without work"
+
+
+def test_a_stop_that_is_over_when_the_rank_goes_on_is_no_pace_either():
+    pulse = silent(warm(0.5), 50, stopped=True)
+    pulse.passed(2.0)
+    assert not pulse.stopped
+    pulse.heard("at work")
+    assert patience_for(pulse, "at work", None) == LEAST_PATIENCE_SECONDS
+    silent(pulse, 50).heard("at work")
+    assert patience_for(pulse, "at work", None) == 500, "the next silence counts again"
+
+
+@pytest.mark.parametrize("stage", ["loading", "at work"])
+def test_a_process_that_is_stopped_while_nothing_is_known_of_its_pace_has_the_usual_patience_from_its_stop_on(stage):
+    pulse = Pulse()
+    pulse.passed(300.0)
+    pulse.passed(LEAST_PATIENCE_SECONDS - 1, stopped=True)
+    assert patience_for(pulse, stage, None) == 300 + LEAST_PATIENCE_SECONDS
+    assert not to_be_given_up(pulse, stage, None)
+    pulse.passed(1.0, stopped=True)
+    assert to_be_given_up(pulse, stage, None)
+    pulse.passed(1.0)
+    assert not to_be_given_up(pulse, stage, None), "it was continued"
+
+
+def test_silence_in_which_it_is_known_to_have_computed_does_not_count_until_its_pace_is_known():
+    pulse = Pulse()
+    pulse.passed(10_000.0, computes=True)
+    assert to_be_told(pulse, "at work")
+    assert patience_for(pulse, "at work", None) is None
+    pulse.passed(1199.0)
+    assert not to_be_given_up(pulse, "at work", None)
+    pulse.passed(1.0)
+    assert to_be_given_up(pulse, "at work", None)
 
 
 def test_silence_begins_anew_with_each_word_and_each_batch():

@@ -1,6 +1,7 @@
 """What a rank is believed: only what only it can know, and only of what it was given."""
 
 import json
+import time
 from pathlib import Path
 
 import msgspec
@@ -288,6 +289,28 @@ def test_a_continuous_rank_answers_all_and_its_last_account_ends_the_batch(rows)
     assert rows.pool.leaving
     assert [record.index for record in rows.records()] == list(range(12))
     refused(rows, zero, account(0, 0), "nothing in its hand")
+
+
+def timed(rank, seconds: float) -> protocol.RankAccount:
+    figures = msgspec.structs.replace(result(0), rows=0, output_tokens=0, slots=0, seconds=seconds)
+    return protocol.RankAccount(rank=rank.number, result=figures)
+
+
+def test_accounts_made_far_apart_and_heard_together_are_true_if_all_of_them_fit_in_the_time_of_the_stream(rows):
+    (zero,) = rows.connect_ready("continuous")
+    opened = time.monotonic()
+    for seconds in (10.0, 16.0, 14.0):  # the supervisor stood still for 40 s
+        zero.talk.believed(timed(zero, seconds), opened + 41)
+    with pytest.raises(NonsenseError, match=r"a batch took 52 s of 41 s in hand"):
+        zero.talk.believed(timed(zero, 12.0), opened + 41)
+
+
+def test_accounts_may_not_take_more_than_the_stream_by_a_little_each_time(rows):
+    (zero,) = rows.connect_ready("continuous")
+    opened = time.monotonic()
+    zero.talk.believed(timed(zero, 13.0), opened + 10)
+    with pytest.raises(NonsenseError, match=r"26 s of 20 s in hand"):
+        zero.talk.believed(timed(zero, 13.0), opened + 20)
 
 
 def test_what_the_journal_holds_of_a_believed_rank_is_valid_json(launch, tmp_path):
