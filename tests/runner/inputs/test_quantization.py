@@ -110,7 +110,7 @@ def test_the_command_refuses_a_folder_whose_packages_are_missing(tmp_path, state
     assert result.exit_code == 2
     assert "--model: the model is quantised by gptq, which needs the packages gptqmodel and optimum" in result.stderr
     result = CliRunner().invoke(cli.app, ["run", str(tmp_path / "p.txt"), "--quantization", "int3"])
-    assert "quantization: Invalid enum value 'int3'" in result.stderr
+    assert "--quantization: must be one of none, bnb-8bit, bnb-4bit, int8, not 'int3'" in result.stderr
     assert not list(state_home.glob("**/run.json"))
 
 

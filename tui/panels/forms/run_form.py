@@ -56,6 +56,7 @@ MORE = (
     Field("top_k", "top-k", "", "with sampling", empty=_OWN),
     Field("seed", "seed", "", "for sampling; each rank derives its own", empty="at random"),
     Field("max_restarts", "restarts", "3", "how often ranks are launched afresh"),
+    Field("patience", "patience", "", "seconds without a step, until a rank is ended", empty="by its pace"),
     Field("quantization", "quantization", "none", "of the weights, on loading", get_args(settings.Quantization)),
     Field("attention", "attention", "auto", "auto: as transformers chooses", get_args(settings.Attention)),
     Field("ranks_per_gpu", "ranks per GPU", "", "ranks that share a GPU at most", empty="as needed"),
@@ -76,7 +77,7 @@ _BY_FLAG = sorted(((f"--{name.replace('_', '-')}", label) for name, label in LAB
 
 _WHOLE = ("ranks", "max_new_tokens", "gpus_per_rank", "max_restarts")
 _WHOLE_OR_NONE = ("limit", "top_k", "seed", "ranks_per_gpu")
-_FRACTION_OR_NONE = ("temperature", "top_p")
+_FRACTION_OR_NONE = ("temperature", "top_p", "patience")
 _TEXT_OR_NONE = ("column", "output", "name")
 _YES = tuple(field.setting for field in ALL if field.options == NO_YES)
 _OF_ONE_RUN = ("output", "name")
