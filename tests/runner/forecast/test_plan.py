@@ -254,7 +254,8 @@ def test_a_plan_from_first_batches_only_says_that_later_ones_are_faster(runs):
         ([], ["name a run or sweep that measured, or give what a batch takes: --batch-seconds 2.74 --batch-size 16"]),
         (
             ["--seconds", "-1", "--ranks", "5-1", "--dispatch", "push"],
-            ["--seconds: must be above 0 and at most 1e+09, not -1.0", "--dispatch: must be one of pull, split, not 'push'",
+            ["--seconds: must be above 0 and at most 1e+09, not -1.0",
+             "--dispatch: must be one of pull, split, not 'push'",
              "--seconds needs --prompts", "--seconds needs --batch-size", "--ranks: must be numbers"],
         ),
         ([*ARTICLE, "--batch-seconds", "2"], ["--batch-seconds and --seconds exclude each other"]),
