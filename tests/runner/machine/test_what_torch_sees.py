@@ -153,7 +153,7 @@ def test_several_mig_devices_for_a_rank_are_refused(monkeypatch, tmp_path):
 @pytest.mark.parametrize(("device", "told"), [("cuda", {"RANKDECK_GPUS": "GPU-7"}), ("cpu", {})])
 async def test_ranks_are_launched_with_what_nvml_has_counted(monkeypatch, tmp_path, device, told):
     orders = []
-    parent = SimpleNamespace(lives=True, order=lambda *given: orders.extend(given))
+    parent = SimpleNamespace(lives=True, pid=None, order=lambda *given: orders.extend(given))
     monkeypatch.setattr(telemetry, "rank_variables", lambda environ: {"RANKDECK_GPUS": "GPU-7"})
     monkeypatch.setattr("rankdeck.runner.run_directory.socket_path", lambda directory: directory / "sock")
     run = RunConfig(prompts="p", device=device, ranks=1)
