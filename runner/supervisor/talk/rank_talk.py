@@ -31,8 +31,12 @@ ENGINES = frozenset(get_args(EngineName)) - {"auto"}
 
 @dataclass
 class _Batch:
-    """A batch or order in hand: `unanswered` are its prompts without a record, by index."""
+    """A batch or order in hand: `unanswered` are its prompts without a record, by index.
 
+    A sweep of few prompts may have a prompt in several of the `rows`.
+    """
+
+    rows: int
     kept: bool
     indices: frozenset[int]
     unanswered: dict[int, Prompt]
@@ -66,7 +70,7 @@ class RankTalk:
         self._stream, self._newest = stream, assignment.batch
         unanswered = {prompt.index: prompt for prompt in prompts}
         self._batches[assignment.batch] = _Batch(
-            assignment.kept, frozenset(unanswered), unanswered, since=now, stream=stream
+            len(prompts), assignment.kept, frozenset(unanswered), unanswered, since=now, stream=stream
         )
 
     def believed(self, message: FromRank, now: float) -> FromRank | None:
@@ -136,7 +140,7 @@ class RankTalk:
             require(self._stream <= steps.batch <= self._newest, f"batch {steps.batch} is not in its hand")
             rows = self._rows_unanswered()
         else:
-            rows = len(self._in_hand(steps.batch).indices)
+            rows = self._in_hand(steps.batch).rows
         tokens = self._config.new_tokens
         require(self._stream is not None or steps.step <= tokens, f"it is at step {steps.step:,} of {tokens:,}")
         require(steps.output_tokens <= rows * tokens, f"its {rows:,} rows have {steps.output_tokens:,} tokens")
@@ -180,7 +184,7 @@ class RankTalk:
     def _take_finished(self, finished: protocol.BatchFinished, now: float) -> None:
         batch = self._in_hand(finished.batch)
         require(batch.stream is None, f"batch {finished.batch} ends with an account")
-        rows = len(batch.indices)
+        rows = batch.rows
         check_result(finished.result, rows=rows, tokens=rows * self._config.new_tokens, seconds=now - batch.since)
         left = len(batch.unanswered) if batch.kept else 0
         require(not left, f"batch {finished.batch} is finished, and {left:,} of its prompts have no record")

@@ -9,6 +9,7 @@ import pytest
 
 from rankdeck.runner import protocol
 from rankdeck.runner.protocol import StepsInFlight
+from rankdeck.runner.scheduling.scheduler import Assignment
 from rankdeck.runner.supervisor.talk.claims import NonsenseError
 from tests.runner.supervisor.in_process import STEPS, Launch, outputs_of, ready, result
 
@@ -318,3 +319,13 @@ def test_what_the_journal_holds_of_a_believed_rank_is_valid_json(launch, tmp_pat
     launch.say(zero, *outputs_of(zero.peer.work[0], 0))
     launch.events.journal.flush()
     assert all(json.loads(line) for line in (tmp_path / "events.jsonl").read_bytes().splitlines())
+
+
+def test_a_sweep_of_few_prompts_may_have_one_of_them_in_several_rows_of_a_batch(tmp_path):
+    launch = Launch(tmp_path, prompts=2)
+    talk = launch.connect()[0].talk
+    (one,) = launch.outputs._prompts.read([0])
+    given = Assignment(batch=7, rank=0, indices=(0, 0, 0), measured=True, kept=False)
+    talk.given(given, [one] * 3, now=1.0)
+    finished = protocol.BatchFinished(rank=0, batch=7, result=result(rows=3))
+    assert talk.believed(finished, now=9.0) == finished
