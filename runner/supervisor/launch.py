@@ -28,6 +28,7 @@ from rankdeck.runner.supervisor.ranks import RankPool
 LAST_WORDS_SECONDS = 5.0
 LEAVE_SECONDS = 60.0
 CONNECT_SECONDS = 1.0
+LOOK_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ class RankLaunch:
 
     async def serve(self, peer: RankPeer) -> None:
         """Listen to a rank until it hangs up; one that is not of this launch is refused, and changes nothing."""
-        if (refusal := self.pool.why_refused(peer.hello) or _why_a_stranger(peer)) is not None:
+        if (refusal := await self._why_refused(peer)) is not None:
             peer.refuse(refusal)
             self._events.log("supervisor", f"refused a rank: {refusal}")
             return
@@ -188,6 +189,19 @@ class RankLaunch:
         for rank, tail in self._tails.items():
             for line in tail.new_lines(last_look=last_look):
                 self._events.log(f"rank {rank}", line)
+
+    async def _why_refused(self, peer: RankPeer) -> str | None:
+        if (refusal := self.pool.why_refused(peer.hello)) is not None:
+            return refusal
+        if peer.pid is None or kernel.descends_from(peer.pid, os.getpid()):
+            return None
+        # A rank that has failed at once is gone before its greeting is read: then the parent's word for it is enough.
+        deadline = asyncio.get_running_loop().time() + CONNECT_SECONDS
+        while peer.pid not in self._pids.values():
+            if kernel.look_at(peer.pid) is not None or asyncio.get_running_loop().time() > deadline:
+                return f"process {peer.pid} was not started by this run"
+            await asyncio.sleep(LOOK_SECONDS)
+        return self.pool.why_refused(peer.hello)
 
     def _hear(self, report: protocol.FromParent) -> None:
         match report:
@@ -256,10 +270,3 @@ class RankLaunch:
         """How a rank's process ended; None if nobody says so in time."""
         await asyncio.wait({self._exits[rank]}, timeout=LAST_WORDS_SECONDS)
         return self._exits[rank].result().status if self._exits[rank].done() else None
-
-
-def _why_a_stranger(peer: RankPeer) -> str | None:
-    """Why a process is none of this run's; None if it is one, or that cannot be known."""
-    if peer.pid is None or kernel.descends_from(peer.pid, os.getpid()):
-        return None
-    return f"process {peer.pid} was not started by this run"

@@ -87,6 +87,27 @@ async def test_a_process_that_the_run_did_not_start_is_refused(launched):
     assert not rank_launch._first_lost.done()
 
 
+async def test_a_rank_that_is_gone_before_its_greeting_is_read_is_known_by_its_parents_word(launched):
+    launch, rank_launch = launched(OWN)
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    greeting = asyncio.create_task(greet(rank_launch, pid=gone.pid))
+    await asyncio.sleep(0.1)
+    assert launch.pool.pids == {}
+    rank_launch._hear(protocol.RankForked(rank=0, attempt=1, pid=gone.pid))
+    assert (await greeting).reason is None
+    assert launch.pool.pids == {0: gone.pid}
+
+
+async def test_a_process_that_is_gone_and_was_never_forked_is_refused(launched, monkeypatch):
+    monkeypatch.setattr("rankdeck.runner.supervisor.launch.CONNECT_SECONDS", 0.1)
+    launch, rank_launch = launched(OWN)
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    assert "was not started by this run" in (await greet(rank_launch, pid=gone.pid)).reason
+    assert launch.pool.pids == {}
+
+
 async def test_a_rank_is_let_in_once(launched):
     launch, rank_launch = launched(os.getppid())
     assert (await greet(rank_launch, pid=OWN)).reason is None
