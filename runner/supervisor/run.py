@@ -12,6 +12,7 @@ import os
 import signal
 import traceback
 from collections.abc import Coroutine, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -19,7 +20,7 @@ import msgspec
 
 from rankdeck.runner import protocol, run_directory
 from rankdeck.runner.inputs.demo_model import ModelError
-from rankdeck.runner.inputs.frozen_prompts import PromptIndex
+from rankdeck.runner.inputs.frozen_prompts import PromptError, PromptIndex
 from rankdeck.runner.launching.accelerate import LaunchCommand, accelerate_command
 from rankdeck.runner.launching.parent import RankParent
 from rankdeck.runner.run_directory.resumption import find_resume_point
@@ -67,7 +68,7 @@ class Supervisor:
     ) -> None:
         self._directory, self._run_file, self._config, self._hold = directory, run, run.config, hold
         self._launch_command = launch_command
-        self._prompts = PromptIndex.open(directory / run_directory.PROMPTS_FILE)
+        self._prompts = PromptIndex.open(directory / run_directory.PROMPTS_FILE, run.prompts_digest)
         self._resume_point = find_resume_point(directory, self._prompts)
         self._scheduler = Scheduler(
             self._prompts.lengths,
@@ -247,6 +248,8 @@ class Supervisor:
             self._directory = self._hold.now_at() or self._directory
         else:
             finished = await self._outputs.finish(self._config.output, in_a_hurry=lambda: self._hurry)
+            if ending.status == "completed" and finished.trouble is None:
+                finished = replace(finished, trouble=await asyncio.to_thread(self._wrong_prompts))
             ending = self._with_files(ending, finished)
         status, cause, exit_status = ending.status, ending.cause, ending.exit_status
         for task in self._tasks:
@@ -276,6 +279,14 @@ class Supervisor:
         await self._events.viewers.close(VIEWERS_SECONDS)
         self._server.close()
         return exit_status
+
+    def _wrong_prompts(self) -> str | None:
+        """What somebody has done to the prompts since they were last read."""
+        try:
+            self._prompts.check()
+        except PromptError as error:
+            return str(error)
+        return None
 
     def _with_files(self, ending: Ending, finished: Finished) -> Ending:
         """The ending, made worse by what is wrong with the files: a run whose records are not there is not complete."""
@@ -314,6 +325,8 @@ class Supervisor:
             yield
         except Ending as ending:
             self._finish_with(ending)
+        except PromptError as error:
+            self._finish_with(Ending("failed", EXIT_DIED, str(error)))
         except Exception as error:
             self._events.log("supervisor", "".join(traceback.format_exception(error)))
             self._finish_with(Ending("failed", EXIT_DIED, f"supervisor: {type(error).__name__}: {error}"))

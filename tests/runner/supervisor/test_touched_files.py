@@ -120,6 +120,23 @@ async def test_a_lock_that_was_removed_is_held_again_before_long(launch, monkeyp
     assert started.process.wait(20) == 130
 
 
+@pytest.mark.parametrize("number", [2, 7])
+async def test_prompts_edited_while_the_run_goes_on_are_not_answered_and_the_run_says_so(launch, monkeypatch, number):
+    monkeypatch.setenv("STANDIN_STEP_SECONDS", "0.05")
+    started = launch(PROMPTS)
+    path = started.directory / run_directory.PROMPTS_FILE
+
+    def edit():
+        path.write_bytes(path.read_bytes().replace(b"prompt", b"PROMPT"))
+
+    await watch(started, when=when_batch(number, edit))
+    assert started.process.wait(20) == 3
+    run = run_directory.read_run_file(started.directory)
+    assert "prompts.jsonl has changed since the run began" in (run.cause or "")
+    assert {record.prompt for record in outputs(started.directory)} <= set(PROMPTS)
+    assert "Traceback" not in (started.directory / run_directory.LOG_FILE).read_text()
+
+
 # --- refused before a supervisor starts -----------------------------------------------------------
 
 
