@@ -6,6 +6,7 @@ from rankdeck.runner.run_directory.files import (
     OUTPUTS_FILE,
     PROMPTS_FILE,
     copy_outputs,
+    moved_to,
     read_events,
     read_outputs,
 )

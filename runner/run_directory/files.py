@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from rankdeck.runner.protocol import AnyEvent, OutputRecord
+from rankdeck.runner.protocol import AnyEvent, OutputRecord, RunStarted
 from rankdeck.runner.run_directory.private_files import (
     is_file,
     lines_of,
@@ -97,7 +97,7 @@ def read_outputs(directory: Path) -> Iterator[OutputRecord]:
 
 
 def read_events(directory: Path) -> Iterator[AnyEvent]:
-    """The journal's events.
+    """The journal's events; the first says where the run is now, whatever was written.
 
     Raises:
         RunFileError: there is no journal, or a line of it is unknown (file and line are named).
@@ -108,11 +108,18 @@ def read_events(directory: Path) -> Iterator[AnyEvent]:
         with open_regular(path) as file:
             for number, line in enumerate(lines_of(file), 1):
                 try:
-                    yield decoder.decode(line)
+                    yield moved_to(directory, decoder.decode(line))
                 except (ValueError, RecursionError) as error:
                     raise RunFileError(f"{path}:{number}: not an event this version knows: {error}") from None
     except OSError as error:
         raise RunFileError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def moved_to(directory: Path, event: AnyEvent) -> AnyEvent:
+    """The event as a supervisor in `directory` would write it: a run may have been copied or moved since."""
+    if isinstance(event, RunStarted):
+        return msgspec.structs.replace(event, directory=str(directory.absolute()))
+    return event
 
 
 def mend(path: Path) -> int:

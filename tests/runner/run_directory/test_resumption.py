@@ -1,6 +1,7 @@
 """Where a run is taken up: outputs are the truth, the journal is mended around, and strangers are nobody's records."""
 
 import os
+import shutil
 from pathlib import Path
 
 import msgspec
@@ -233,3 +234,14 @@ def test_more_records_than_are_compared_at_once_are_all_compared(tmp_path):
     index = freeze(str(source), tmp_path / run_directory.PROMPTS_FILE, column=None, limit=None, chat=False)
     write(tmp_path, lines(*(record(number) for number in range(199, -1, -1))))
     assert find_resume_point(tmp_path, index).ledger.count == 200
+
+
+def test_a_run_that_was_copied_is_where_it_is_now_not_where_it_was_written(run, prompts):
+    write(run, events=journal())
+    copy = run.with_name("copy")
+    shutil.copytree(run, copy)
+    for directory in (run, copy):
+        first, *_ = run_directory.read_events(directory)
+        assert isinstance(first, protocol.RunStarted)
+        assert first.directory == str(directory)
+        assert taken_up(find_resume_point(directory, prompts), directory).directory == str(directory)
