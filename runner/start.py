@@ -215,6 +215,8 @@ def launch(
             prompts_digest=index.digest,
             remarks=index.remarks,
             environment=environment(),
+            output_force=force,
+            output_stamp=run_directory.stamp_of(Path(config.output)) if force and config.output is not None else None,
         )
         run_directory.write_run_file(directory, run)
         if run_dir is not None:
@@ -326,8 +328,17 @@ def resume(directory: Path, changes: Mapping[str, Any]) -> Started:
     config = msgspec.structs.replace(run.config, **changes)
     if problems := [*settings.check(config), *_check_gpus(config), *_check_quantization(config)]:
         raise InputError(problems)
+    # Nobody says --force again: of what is at --output by now, only what the run may replace in any case is replaced.
     resumed = msgspec.structs.replace(
-        run, config=config, status="running", cause=None, exit_status=None, ended_at=None, summary=None, sweep=None
+        run,
+        config=config,
+        status="running",
+        output_force=False,
+        cause=None,
+        exit_status=None,
+        ended_at=None,
+        summary=None,
+        sweep=None,
     )
     try:
         run_directory.write_run_file(directory, resumed)

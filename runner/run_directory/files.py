@@ -6,8 +6,6 @@ Knows their names and formats, not what the events mean. Outputs are appended as
 
 import contextlib
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -140,22 +138,3 @@ def mend(path: Path) -> int:
         if position != end:
             file.truncate(position)
         return end - position
-
-
-def copy_outputs(directory: Path, target: Path) -> None:
-    """Copy outputs.jsonl to `target`, atomically.
-
-    Raises:
-        OSError: it cannot be written there.
-    """
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    try:
-        os.close(handle)
-        shutil.copyfile(directory / OUTPUTS_FILE, temporary)
-        umask = os.umask(0)
-        os.umask(umask)
-        Path(temporary).chmod(0o666 & ~umask)
-        os.replace(temporary, target)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

@@ -11,7 +11,7 @@ import errno
 import os
 import signal
 import traceback
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -23,6 +23,7 @@ from rankdeck.runner.inputs.demo_model import ModelError
 from rankdeck.runner.inputs.frozen_prompts import PromptError, PromptIndex
 from rankdeck.runner.launching.accelerate import LaunchCommand, accelerate_command
 from rankdeck.runner.launching.parent import RankParent
+from rankdeck.runner.run_directory.output_copy import Stamp
 from rankdeck.runner.run_directory.resumption import find_resume_point
 from rankdeck.runner.run_directory.run_file import RunFile
 from rankdeck.runner.scheduling.scheduler import Scheduler
@@ -247,7 +248,9 @@ class Supervisor:
             ending = Ending("failed", EXIT_DIED, lost)
             self._directory = self._hold.now_at() or self._directory
         else:
-            finished = await self._outputs.finish(self._config.output, in_a_hurry=lambda: self._hurry)
+            finished = await self._outputs.finish(self._copy(), in_a_hurry=lambda: self._hurry)
+            if finished.copied is not None:
+                self._run_file = msgspec.structs.replace(self._run_file, output_stamp=finished.copied)
             if ending.status == "completed" and finished.trouble is None:
                 finished = replace(finished, trouble=await asyncio.to_thread(self._wrong_prompts))
             ending = self._with_files(ending, finished)
@@ -279,6 +282,13 @@ class Supervisor:
         await self._events.viewers.close(VIEWERS_SECONDS)
         self._server.close()
         return exit_status
+
+    def _copy(self) -> Callable[[], Stamp] | None:
+        """What copies the outputs to where the user asked for them; None if they did not."""
+        if self._config.output is None:
+            return None
+        target, own, force = Path(self._config.output), self._run_file.output_stamp, self._run_file.output_force
+        return lambda: run_directory.copy_outputs(self._directory, target, own=own, force=force)
 
     def _wrong_prompts(self) -> str | None:
         """What somebody has done to the prompts since they were last read."""
