@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from rankdeck.runner.protocol import AnyEvent, OutputRecord, RunStarted
+from rankdeck.runner.run_directory.lock import LOCK_FILE
 from rankdeck.runner.run_directory.private_files import (
     is_file,
     lines_of,
@@ -20,13 +21,13 @@ from rankdeck.runner.run_directory.private_files import (
     open_private,
     open_regular,
 )
-from rankdeck.runner.run_directory.run_file import RunFileError
+from rankdeck.runner.run_directory.run_file import RESERVE_FILE, RUN_FILE, RunFileError
 
 PROMPTS_FILE = "prompts.jsonl"
 EVENTS_FILE = "events.jsonl"
 OUTPUTS_FILE = "outputs.jsonl"
 LOG_FILE = "runner.log"
-
+WRITTEN = (EVENTS_FILE, OUTPUTS_FILE, PROMPTS_FILE, LOG_FILE, RUN_FILE, RESERVE_FILE, LOCK_FILE, "accelerate.yaml")
 
 MEND_BLOCK = 64 * 1024
 """How much of a file's end is read at once to find its last whole line."""
@@ -120,9 +121,18 @@ def moved_to(directory: Path, event: AnyEvent) -> AnyEvent:
     return event
 
 
+def link_among_files(directory: Path) -> Path | None:
+    """A link in the place of a file that a run writes; None if there is none. To write it would change another file."""
+    for path in sorted(directory.iterdir()):
+        ours = path.name in WRITTEN or (path.name.startswith("rank-") and path.suffix == ".log")
+        if ours and path.is_symlink():
+            return path
+    return None
+
+
 def mend(path: Path) -> int:
     """Cut off half a line at the end, where a supervisor was killed as it wrote. Returns how many bytes were cut."""
-    if not is_file(path):
+    if path.is_symlink() or not is_file(path):
         return 0
     make_accessible(path)
     with path.open("r+b") as file:
