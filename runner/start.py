@@ -190,7 +190,11 @@ def launch(
         raise InputError([refusal])
     if config.output is not None:
         # Follow a link, so that the copy replaces the file it points to, not the link.
-        config = msgspec.structs.replace(config, output=str(Path(config.output).resolve()))
+        output = Path(config.output).resolve()
+        if run_dir is not None and output.is_relative_to(os.path.realpath(run_dir)):
+            inside = f"{output} is in the run's own directory, and could take the place of its files; name another file"
+            raise InputError([Problem("output", inside)])
+        config = msgspec.structs.replace(config, output=str(output))
     try:
         new = creation.create_directory(run_dir, name=config.name, prompts=config.prompts)
     except run_directory.RunFileError as error:

@@ -157,6 +157,21 @@ def stopped(tmp_path, standin_model, monkeypatch):
     return directory
 
 
+@pytest.mark.parametrize("force", [False, True])
+def test_outputs_in_the_place_of_a_file_of_the_run_are_refused_and_nothing_is_left_behind(
+    tmp_path, standin_model, monkeypatch, force
+):
+    monkeypatch.setattr(start, "start_supervisor", lambda _: None)
+    (tmp_path / "p.txt").write_text("one\n")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "another name").symlink_to("run")
+    output = str(tmp_path / "another name" / run_directory.RUN_FILE)
+    config = RunConfig(prompts=str(tmp_path / "p.txt"), model=str(standin_model), device="cpu", ranks=1, output=output)
+    with pytest.raises(start.InputError, match=r"--output: .* is in the run's own directory"):
+        start.launch(config, run_dir=tmp_path / "run", force=force)
+    assert list((tmp_path / "run").iterdir()) == []
+
+
 @pytest.mark.parametrize(
     "name", ["events.jsonl", "outputs.jsonl", "runner.log", ".reserve", "supervisor.lock", "rank-0.log"]
 )
