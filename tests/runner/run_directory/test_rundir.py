@@ -130,7 +130,7 @@ def test_a_copy_of_the_outputs_replaces_its_target_in_one_step(tmp_path):
     target = tmp_path / "copies" / "out.jsonl"
     target.parent.mkdir()
     target.write_text("old")
-    run_directory.copy_outputs(tmp_path, target)
+    run_directory.copy_outputs(tmp_path, target, force=True)
     assert target.read_bytes() == (tmp_path / run_directory.OUTPUTS_FILE).read_bytes()
     assert len(list(target.parent.iterdir())) == 1
 
