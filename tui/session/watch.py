@@ -26,10 +26,12 @@ if TYPE_CHECKING:
 
 EXIT_BAD_INPUT, EXIT_DIED, EXIT_INTERRUPTED = 2, 3, 130
 
+ANSWERS_AGAIN = "its supervisor answers"
+
 
 def watch(
     directory: Path,
-    died: Callable[[], bool] = lambda: False,
+    died: Callable[[], bool] | None = None,
     *,
     preferences: Preferences | None,
     json: bool = False,
@@ -118,13 +120,17 @@ def _back_from(directory: Path, broke: BaseException | None, said: str, command:
 
 
 def stop(directory: Path, *, now: bool) -> int:
-    """Ask a run to stop, wait until it has, and say how it ended. Returns 0 once it has ended."""
+    """Ask a run to stop, wait until it has, and say how it ended. Returns 0 once it has ended.
+
+    A run that could not be asked is none that was stopped, even if it has ended meanwhile.
+    """
     return asyncio.run(_stop(SocketSource(directory), now))
 
 
 async def _stop(source: SocketSource, now: bool) -> int:
     await source.send(protocol.Stop(now=now))
     view = PlainView(lambda _: None)
+    source.on_silence = _tell_silence
     try:
         async for message in source.events():
             view.show(message)
@@ -133,7 +139,14 @@ async def _stop(source: SocketSource, now: bool) -> int:
         return EXIT_DIED
     for line in end_lines(view.state):
         say(line)
+    if not source.reached:
+        tell("rankdeck: the run had ended before it could be told to stop")
+        return EXIT_DIED
     return 0
+
+
+def _tell_silence(said: str | None) -> None:
+    tell(f"rankdeck: {said if said is not None else ANSWERS_AGAIN}")
 
 
 def _farewell(app: "RankdeckApp") -> int:
@@ -219,6 +232,8 @@ async def _follow(source: Source, view: PlainView | _JsonView, steerable: bool) 
                 return message.state.ended.exit_status
         return EXIT_DIED
 
+    if isinstance(source, SocketSource):
+        source.on_silence = lambda said: view.aside(f"rankdeck: {said if said is not None else ANSWERS_AGAIN}")
     following = loop.create_task(follow())
     try:
         return await following

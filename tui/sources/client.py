@@ -55,12 +55,23 @@ LAST_BYTES = 64 * 1024
 CONNECT_SECONDS = 15.0
 """How long to try: a supervisor that has just been started needs a moment before it listens."""
 
+REMARK_SECONDS = 5.0
+"""Who waits longer than this is told for what."""
+
+REACH_SECONDS = 20.0
+"""How long a supervisor that others have started, and that holds its run, is tried to be reached."""
+
 
 class SocketSource:
     """A live run, over its supervisor's unix socket."""
 
-    def __init__(self, directory: Path, died: Callable[[], bool] = lambda: False) -> None:
+    def __init__(self, directory: Path, died: Callable[[], bool] | None = None) -> None:
+        """`died` says whether the supervisor has ended, for one that this process has started."""
         self.directory = directory
+        self.on_silence: Callable[[str | None], object] = lambda _: None
+        """Called with what is waited for, once that takes long; with None when it has come."""
+        self.reached = False
+        """Whether the supervisor has ever been connected to."""
         self._died = died
         self._writer: asyncio.StreamWriter | None = None
         self._waiting: list[bytes] = []
@@ -78,7 +89,7 @@ class SocketSource:
             except run_directory.RunFileError as error:
                 raise SourceError(f"the run has ended, but its journal tells no more: {error}") from None
             return
-        self._writer = writer
+        self._writer, self.reached = writer, True
         decoder = msgspec.json.Decoder(ToViewer)
         try:
             writer.writelines([protocol.encode_line(protocol.ViewerHello()), *self._waiting])
@@ -163,16 +174,31 @@ class SocketSource:
 
     async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         path = run_directory.socket_path(self.directory)
-        deadline = asyncio.get_running_loop().time() + CONNECT_SECONDS
+        now = asyncio.get_running_loop().time
+        began, told = now(), False
         while True:
             try:
-                return await asyncio.open_unix_connection(str(path), limit=protocol.MAX_LINE_BYTES)
-            except (FileNotFoundError, ConnectionRefusedError):
-                late = asyncio.get_running_loop().time() > deadline
-                # A live supervisor may be busy: it reads the prompts, maybe millions, before it listens.
-                if self._died() or (late and not run_directory.supervisor_alive(self.directory)):
+                connection = await asyncio.open_unix_connection(str(path), limit=protocol.MAX_LINE_BYTES)
+            except OSError:
+                waited = now() - began
+                if self._died is not None and self._died():
                     raise SourceError(self._why_no_supervisor()) from None
+                # A live supervisor may be busy: it reads the prompts, maybe millions, before it listens.
+                if waited > CONNECT_SECONDS and not run_directory.supervisor_alive(self.directory):
+                    raise SourceError(self._why_no_supervisor()) from None
+                if waited > REACH_SECONDS and self._died is None:
+                    raise SourceError(
+                        f"its supervisor holds the run, but its socket {path} cannot be reached: "
+                        "is it another user's, in another container, or on another machine?"
+                    ) from None
+                if waited > REMARK_SECONDS and not told:
+                    told = True
+                    self.on_silence("waiting for its supervisor, which does not listen yet")
                 await asyncio.sleep(0.02)
+            else:
+                if told:
+                    self.on_silence(None)
+                return connection
 
     def _why_no_supervisor(self) -> str:
         log = self.directory / run_directory.LOG_FILE

@@ -6,10 +6,15 @@ import signal
 import socket
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from rankdeck.runner import protocol, run_directory
 from rankdeck.runner.machine import kernel
+from rankdeck.runner.protocol.config import RunConfig
+from rankdeck.runner.run_directory.run_file import RunFile
+from rankdeck.runner.state import RunState, apply
+from rankdeck.runner.state.summary import summarise
 from rankdeck.tui.session import watch as watching
 from rankdeck.tui.sources import client
 from rankdeck.tui.sources.client import SocketSource, SourceError
@@ -53,3 +58,41 @@ async def test_a_supervisor_that_runs_and_does_not_answer_is_waited_for_longer(t
     with pytest.raises(SourceError, match="its supervisor does not answer; its log is"):
         await asyncio.wait_for(anext(SocketSource(tmp_path).events()), 10)
     listening.close()
+
+
+@pytest.fixture
+def held(tmp_path: Path, monkeypatch):
+    """A run whose lock is held, by a supervisor whose socket is not here."""
+    config = RunConfig(prompts="p.txt")
+    run_directory.write_run_file(tmp_path, RunFile(name="r", started_at=1, config=config, prompts=1))
+    for seconds, value in (("CONNECT_SECONDS", 0.0), ("REMARK_SECONDS", 0.0), ("REACH_SECONDS", 0.05)):
+        monkeypatch.setattr(client, seconds, value)
+    monkeypatch.setattr(run_directory, "socket_path", lambda _: tmp_path / "elsewhere.sock")
+    descriptor = run_directory.hold_lock(tmp_path)
+    yield tmp_path
+    os.close(descriptor)
+
+
+async def test_a_supervisor_that_cannot_be_reached_is_not_waited_for_without_end(held, capsys):
+    said: list[str | None] = []
+    source = SocketSource(held)
+    source.on_silence = said.append
+    with pytest.raises(SourceError, match=r"holds the run, but its socket .*elsewhere.sock cannot be reached"):
+        await asyncio.wait_for(anext(source.events()), 10)
+    assert said == ["waiting for its supervisor, which does not listen yet"]
+    assert await asyncio.wait_for(watching._stop(SocketSource(held), now=False), 10) == watching.EXIT_DIED
+    assert "waiting for its supervisor" in capsys.readouterr().err
+
+
+async def test_a_run_that_ended_before_it_could_be_told_to_stop_was_not_stopped(held, capsys):
+    config = RunConfig(prompts="p.txt")
+    begun = protocol.RunStarted(at=1, name="r", directory="/r", config=config, prompts=1)
+    ended = protocol.RunEnded(at=2, status="completed", exit_status=0, summary=summarise(apply(RunState(), begun)))
+    (held / run_directory.EVENTS_FILE).write_bytes(protocol.encode_line(begun) + protocol.encode_line(ended))
+    run = run_directory.read_run_file(held)
+    over = msgspec.structs.replace(run, status="completed", exit_status=0, ended_at=2.0, summary=ended.summary)
+    run_directory.write_run_file(held, over)
+    assert await asyncio.wait_for(watching._stop(SocketSource(held), now=False), 10) == watching.EXIT_DIED
+    shown = capsys.readouterr()
+    assert "completed" in shown.out
+    assert "had ended before it could be told to stop" in shown.err
