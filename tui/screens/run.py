@@ -98,8 +98,8 @@ class RunScreen(Sized, Screen[None]):
         self.call_after_refresh(self._draw)
 
     def _draw(self) -> None:
-        if not self.size.width:
-            return
+        if not self.size.width or self.has_class("-too-narrow") or self.has_class("-too-short"):
+            return  # nothing of it would be shown; a larger terminal draws again
         width = self.size.width - 2
         state, lost = self._frame.state, self._frame.lost
         self._header.show([header_line(state, width)])
