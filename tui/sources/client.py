@@ -9,7 +9,7 @@ import contextlib
 import os
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
 
@@ -47,6 +47,9 @@ ANSWER_SECONDS = 2.0
 
 SILENT_SECONDS = 30.0
 """How long one that is not stopped may take to answer, on a machine that has no time for it."""
+
+QUIET_SECONDS = 5.0
+"""A supervisor says something four times a second; one that has said nothing for so long is looked at."""
 
 GONE_SECONDS = 5.0
 LAST_BYTES = 64 * 1024
@@ -107,7 +110,7 @@ class SocketSource:
                 yield message
                 if isinstance(message, protocol.RunEnded):
                     return
-                line = await reader.readline()
+                line = await self._next_line(reader, writer)
         except (ConnectionError, asyncio.IncompleteReadError):
             pass
         except ValueError as error:
@@ -135,17 +138,30 @@ class SocketSource:
                 await asyncio.wait({answer}, timeout=waited)
                 if answer.done():
                     return answer.result()
-                supervisor = kernel.peer_process(writer.get_extra_info("socket"))
-                pid = supervisor.pid if supervisor is not None else None
-                look = kernel.look_at(pid) if pid is not None else None
-                if look is not None and look.doing == "stopped":
-                    raise SourceError(f"its supervisor (process {pid}) is stopped; `kill -CONT {pid}` lets it go on")
-            who = f"its supervisor (process {pid})" if pid is not None else "its supervisor"
-            doing = f" (it is {look.doing})" if look is not None else ""
+                who, doing, stopped = _look_at_supervisor(writer)
+                if stopped is not None:
+                    raise SourceError(stopped)
             log = self.directory / run_directory.LOG_FILE
             raise SourceError(f"{who} does not answer{doing}; its log is {log}")
         finally:
             answer.cancel()
+
+    async def _next_line(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
+        """The next line, however long it takes to come; `on_silence` hears of a supervisor that says nothing."""
+        line = asyncio.create_task(reader.readline())
+        try:
+            # Twice: if this process itself was stopped, the first wait is over before what has come meanwhile is read.
+            for waited in (QUIET_SECONDS, QUIET_SECONDS / 10):
+                await asyncio.wait({line}, timeout=waited)
+                if line.done():
+                    return line.result()
+            who, doing, stopped = _look_at_supervisor(writer)
+            self.on_silence(stopped or f"{who} has said nothing for {QUIET_SECONDS:.0f} s{doing}")
+            if came := await line:
+                self.on_silence(None)
+            return came
+        finally:
+            line.cancel()
 
     async def send(self, command: Command) -> None:
         line = protocol.encode_line(command)
@@ -207,3 +223,23 @@ class SocketSource:
             if lines := file.read(LAST_BYTES).decode(errors="replace").strip().splitlines():
                 return f"the supervisor did not start: {lines[-1]} (its log: {log})"
         return f"run {self.directory.name} has no live supervisor"
+
+
+class _Look(NamedTuple):
+    """A supervisor that does not answer: who it is, what it does, and, if it is stopped, what to say of that."""
+
+    who: str
+    doing: str
+    stopped: str | None
+
+
+def _look_at_supervisor(writer: asyncio.StreamWriter) -> _Look:
+    supervisor = kernel.peer_process(writer.get_extra_info("socket"))
+    pid = supervisor.pid if supervisor is not None else None
+    if pid is None:
+        return _Look("its supervisor", "", None)
+    who, look = f"its supervisor (process {pid})", kernel.look_at(pid)
+    if look is None:
+        return _Look(who, "", None)
+    stopped = f"{who} is stopped; `kill -CONT {pid}` lets it go on" if look.doing == "stopped" else None
+    return _Look(who, f" (it is {look.doing})", stopped)

@@ -13,11 +13,16 @@ from rankdeck.runner import protocol, run_directory
 from rankdeck.runner.machine import kernel
 from rankdeck.runner.protocol.config import RunConfig
 from rankdeck.runner.run_directory.run_file import RunFile
-from rankdeck.runner.state import RunState, apply
+from rankdeck.runner.state import RunState, Snapshot, apply
 from rankdeck.runner.state.summary import summarise
+from rankdeck.tui.panels.overview.notice import silence_lines
+from rankdeck.tui.plain.view import PlainView
 from rankdeck.tui.session import watch as watching
 from rankdeck.tui.sources import client
 from rankdeck.tui.sources.client import SocketSource, SourceError
+from rankdeck.tui.sources.followed_run import FollowedRun
+from rankdeck.tui.words.text import plain
+from tests import scripted
 from tests.runner.supervisor.test_supervisor import PROMPTS, watch
 
 
@@ -39,6 +44,62 @@ async def test_a_stopped_supervisor_is_named_and_goes_on_when_it_is_continued(la
     last = [event async for event in events][-1]
     assert isinstance(last, protocol.RunEnded)
     assert last.status == "stopped", "the order waited in the socket"
+
+
+async def test_a_viewer_hears_that_its_supervisor_was_stopped_and_that_it_goes_on(launch, monkeypatch):
+    assert client.QUIET_SECONDS <= 5
+    monkeypatch.setattr(client, "QUIET_SECONDS", 1.0)
+    monkeypatch.setenv("STANDIN_STEP_SECONDS", "0.05")
+    started = launch(PROMPTS)
+    run = FollowedRun(SocketSource(started.directory, started.died))
+    silences: list[str | None] = []
+    hear = run._hear_silence
+
+    def heard(said: str | None) -> None:
+        hear(said)
+        silences.append(run.silence)
+        if said is not None:
+            started.process.send_signal(signal.SIGCONT)
+
+    monkeypatch.setattr(run, "_hear_silence", heard)
+    begun = False
+    async for _ in run.follow():
+        if run.state.first_batch_at is not None and not begun:
+            begun = True
+            started.process.send_signal(signal.SIGSTOP)
+    words = f"its supervisor (process {started.process.pid}) is stopped; `kill -CONT {started.process.pid}`"
+    assert silences[0] is not None
+    assert words in silences[0]
+    assert (silences[1], run.silence) == (None, None)
+    assert run.state.ended is not None
+
+
+async def test_a_line_and_the_notice_say_that_a_supervisor_is_silent(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(client, "QUIET_SECONDS", 0.05)
+    path = tmp_path / "s"
+    monkeypatch.setattr(run_directory, "socket_path", lambda _: path)
+    go_on = asyncio.Event()
+    told: list[str] = []
+    ended = scripted.completed().events[-1]
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readline()
+        writer.write(protocol.encode_line(Snapshot(state=scripted.running().state)))
+        await go_on.wait()
+        writer.write(protocol.encode_line(ended))
+        writer.close()
+
+    class Listening(PlainView):
+        def aside(self, line: str) -> None:
+            told.append(line)
+            go_on.set()
+
+    async with await asyncio.start_unix_server(serve, str(path)):
+        await asyncio.wait_for(watching._follow(SocketSource(tmp_path), Listening(lambda _: None), steerable=True), 10)
+    who = f"rankdeck: its supervisor (process {os.getpid()})"
+    assert told == [f"{who} has said nothing for 0 s (it is running)", f"rankdeck: {watching.ANSWERS_AGAIN}"]
+    assert "stopped; the figures are old" in plain(silence_lines("it is stopped", 80))
+    assert silence_lines(None, 80) == []
 
 
 async def test_a_supervisor_that_runs_and_does_not_answer_is_waited_for_longer(tmp_path: Path, monkeypatch):
