@@ -17,7 +17,7 @@ from rankdeck.tui.plain.view import PlainView, end_lines, terminal_view
 from rankdeck.tui.settings.preferences import Preferences
 from rankdeck.tui.sources.client import SocketSource, Source, SourceError
 from rankdeck.tui.start.way_back import Back
-from rankdeck.tui.terminal.inert import say, say_json, tell
+from rankdeck.tui.terminal.inert import OutputError, say, say_json, tell
 from rankdeck.tui.words.errors import problem
 
 if TYPE_CHECKING:
@@ -239,6 +239,11 @@ async def _follow(source: Source, view: PlainView | _JsonView, steerable: bool) 
         return await following
     except SourceError as error:
         view.aside(f"rankdeck: {error}")
+        return EXIT_DIED
+    except OutputError as error:
+        ended = run_directory.has_ended(source.directory)
+        goes_on = f"the run goes on; `rankdeck attach {_known_as(source.directory)}` watches it"
+        tell(f"rankdeck: {error}; {'the run has ended' if ended else goes_on}")
         return EXIT_DIED
     except BrokenPipeError:
         tell("rankdeck: nobody reads any more; the run goes on, `rankdeck attach` watches it")
