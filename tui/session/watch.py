@@ -19,6 +19,7 @@ from rankdeck.tui.sources.client import SocketSource, Source, SourceError
 from rankdeck.tui.start.way_back import Back
 from rankdeck.tui.terminal.inert import OutputError, say, say_json, tell
 from rankdeck.tui.words.errors import problem
+from rankdeck.tui.words.status import ASKED_FOR
 
 if TYPE_CHECKING:
     from rankdeck.tui.app.app import RankdeckApp
@@ -131,9 +132,13 @@ async def _stop(source: SocketSource, now: bool) -> int:
     await source.send(protocol.Stop(now=now))
     view = PlainView(lambda _: None)
     source.on_silence = _tell_silence
+    held_up = None
     try:
         async for message in source.events():
             view.show(message)
+            before, held_up = held_up, view.state.paused
+            if held_up not in (None, before, ASKED_FOR) and view.state.ended is None:
+                tell(f"rankdeck: the run cannot end yet: {held_up}")
     except SourceError as error:
         tell(f"rankdeck: {error}")
         return EXIT_DIED

@@ -24,6 +24,7 @@ from rankdeck.tui.sources.followed_run import FollowedRun
 from rankdeck.tui.words.text import plain
 from tests import scripted
 from tests.runner.supervisor.test_supervisor import PROMPTS, watch
+from tests.scripted_source import ScriptedSource
 
 
 async def test_a_stopped_supervisor_is_named_and_goes_on_when_it_is_continued(launch, monkeypatch, capsys):
@@ -157,3 +158,14 @@ async def test_a_run_that_ended_before_it_could_be_told_to_stop_was_not_stopped(
     shown = capsys.readouterr()
     assert "completed" in shown.out
     assert "had ended before it could be told to stop" in shown.err
+
+
+async def test_stop_says_what_keeps_the_run_from_ending(capsys):
+    class Reached(ScriptedSource):
+        reached = True
+
+    full = "outputs cannot be put in order or copied: No space left on device"
+    running, ended = Snapshot(state=scripted.running().state), scripted.completed().events[-1]
+    pauses = [protocol.Paused(reason=full, asked=False), protocol.Paused(reason="asked for", asked=True)]
+    assert await watching._stop(Reached([running, *pauses, ended]), now=False) == 0
+    assert capsys.readouterr().err == f"rankdeck: the run cannot end yet: {full}\n"
