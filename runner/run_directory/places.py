@@ -72,13 +72,21 @@ def unregister(directory: Path) -> None:
 
 
 def list_runs() -> list[tuple[Path, RunFile]]:
-    """The runs in the usual place, newest first; what is unreadable, and other directories, are left out."""
+    """The runs in the usual place, newest first; what is unreadable, and other directories, are left out.
+
+    Raises:
+        RunFileError: the place cannot be read.
+    """
     found = [(path.resolve(), run) for path, run in _looked_through() if isinstance(run, RunFile)]
     return sorted(found, key=lambda item: item[1].started_at, reverse=True)
 
 
 def unreadable_runs() -> list[tuple[Path, RunFileError]]:
-    """The directories in the usual place that should be runs but cannot be read, and why, by name."""
+    """The directories in the usual place that should be runs but cannot be read, and why, by name.
+
+    Raises:
+        RunFileError: the place cannot be read.
+    """
     found = [(path, why) for path, why in _looked_through() if isinstance(why, RunFileError)]
     return sorted(found, key=lambda item: item[0].name)
 
@@ -86,8 +94,10 @@ def unreadable_runs() -> list[tuple[Path, RunFileError]]:
 def _looked_through() -> Iterator[tuple[Path, RunFile | RunFileError]]:
     try:
         paths = list(runs_directory().iterdir())
-    except OSError:
+    except FileNotFoundError:
         return
+    except OSError as error:
+        raise RunFileError(f"{runs_directory()}, the place of your runs, cannot be read: {error.strerror}") from None
     for path in paths:
         try:
             yield path, read_run_file(path)
