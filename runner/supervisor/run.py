@@ -22,6 +22,7 @@ from rankdeck.runner.inputs.demo_model import ModelError
 from rankdeck.runner.inputs.frozen_prompts import PromptIndex
 from rankdeck.runner.launching.accelerate import LaunchCommand, accelerate_command
 from rankdeck.runner.launching.parent import RankParent
+from rankdeck.runner.protocol import OutputRecord
 from rankdeck.runner.run_directory.resumption import find_resume_point
 from rankdeck.runner.run_directory.run_file import RunFile
 from rankdeck.runner.scheduling.scheduler import Scheduler
@@ -252,7 +253,8 @@ class Supervisor:
         for task in self._tasks:
             task.cancel()
         state = self._events.state
-        summary = summarise(state)
+        unwritten = [msgspec.json.decode(line, type=OutputRecord) for line in self._outputs.store.in_memory()]
+        summary = summarise(state, unwritten)
         self._run_file = msgspec.structs.replace(
             self._run_file,
             status=status,
