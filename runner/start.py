@@ -30,6 +30,7 @@ from rankdeck.runner.machine.facts import Machine
 from rankdeck.runner.protocol import config as settings
 from rankdeck.runner.protocol.config import Problem, RunConfig
 from rankdeck.runner.run_directory import creation
+from rankdeck.runner.run_directory.places import runtime_directory
 from rankdeck.runner.run_directory.private_files import open_private
 from rankdeck.runner.run_directory.resumption import missing_records
 from rankdeck.runner.run_directory.run_file import Environment, RunFile
@@ -177,6 +178,7 @@ def launch(
     look = check if look_into_model else _check_but_files_of_model
     if problems := look(config, force=force):
         raise InputError(problems)
+    _check_sockets()
     if config.device == "auto":
         config = msgspec.structs.replace(config, device=default_device())
     # A hub model not fetched yet may be any size. Later the ranks themselves take memory: this is the time to look.
@@ -334,6 +336,7 @@ def resume(directory: Path, changes: Mapping[str, Any]) -> Started:
     config = msgspec.structs.replace(run.config, **changes)
     if problems := [*settings.check(config), *_check_gpus(config), *_check_quantization(config)]:
         raise InputError(problems)
+    _check_sockets()
     # Nobody says --force again: of what is at --output by now, only what the run may replace in any case is replaced.
     resumed = msgspec.structs.replace(
         run,
@@ -356,6 +359,14 @@ def resume(directory: Path, changes: Mapping[str, Any]) -> Started:
         with contextlib.suppress(OSError):
             run_directory.write_run_file(directory, run)
         raise InputError([f"the supervisor cannot be started: {error}"]) from None
+
+
+def _check_sockets() -> None:
+    """Raises InputError if a supervisor could not listen, before anything of its run is made or changed."""
+    try:
+        runtime_directory()
+    except run_directory.RunFileError as error:
+        raise InputError([str(error)]) from None
 
 
 def _lacks_records(directory: Path, run: RunFile) -> bool:

@@ -23,6 +23,7 @@ from rankdeck.runner.inputs.demo_model import ModelError
 from rankdeck.runner.inputs.frozen_prompts import PromptError, PromptIndex
 from rankdeck.runner.launching.accelerate import LaunchCommand, accelerate_command
 from rankdeck.runner.launching.parent import RankParent
+from rankdeck.runner.protocol import OutputRecord
 from rankdeck.runner.run_directory.output_copy import Stamp
 from rankdeck.runner.run_directory.resumption import find_resume_point
 from rankdeck.runner.run_directory.run_file import RunFile
@@ -248,7 +249,8 @@ class Supervisor:
         for task in self._tasks:
             task.cancel()
         state = self._events.state
-        summary = summarise(state)
+        unwritten = [msgspec.json.decode(line, type=OutputRecord) for line in self._outputs.store.in_memory()]
+        summary = summarise(state, unwritten)
         self._run_file = msgspec.structs.replace(
             self._run_file,
             status=status,
