@@ -30,6 +30,7 @@ from rankdeck.runner.machine.facts import Machine
 from rankdeck.runner.protocol import config as settings
 from rankdeck.runner.protocol.config import Problem, RunConfig
 from rankdeck.runner.run_directory import creation
+from rankdeck.runner.run_directory.places import runtime_directory
 from rankdeck.runner.run_directory.private_files import open_private
 from rankdeck.runner.run_directory.resumption import missing_records
 from rankdeck.runner.run_directory.run_file import Environment, RunFile
@@ -177,6 +178,7 @@ def launch(
     look = check if look_into_model else _check_but_files_of_model
     if problems := look(config, force=force):
         raise InputError(problems)
+    _check_sockets()
     if config.device == "auto":
         config = msgspec.structs.replace(config, device=default_device())
     # A hub model not fetched yet may be any size. Later the ranks themselves take memory: this is the time to look.
@@ -190,7 +192,11 @@ def launch(
         raise InputError([refusal])
     if config.output is not None:
         # Follow a link, so that the copy replaces the file it points to, not the link.
-        config = msgspec.structs.replace(config, output=str(Path(config.output).resolve()))
+        output = Path(config.output).resolve()
+        if run_dir is not None and output.is_relative_to(os.path.realpath(run_dir)):
+            inside = f"{output} is in the run's own directory, and could take the place of its files; name another file"
+            raise InputError([Problem("output", inside)])
+        config = msgspec.structs.replace(config, output=str(output))
     try:
         new = creation.create_directory(run_dir, name=config.name, prompts=config.prompts)
     except run_directory.RunFileError as error:
@@ -215,6 +221,8 @@ def launch(
             prompts_digest=index.digest,
             remarks=index.remarks,
             environment=environment(),
+            output_force=force,
+            output_stamp=run_directory.stamp_of(Path(config.output)) if force and config.output is not None else None,
         )
         run_directory.write_run_file(directory, run)
         if run_dir is not None:
@@ -316,6 +324,8 @@ def resume(directory: Path, changes: Mapping[str, Any]) -> Started:
         run = run_directory.read_run_file(directory)
         if run_directory.supervisor_alive(directory):
             raise InputError([f"{directory} already has a live supervisor; `rankdeck attach {run.name}` watches it"])
+        if (link := run_directory.link_among_files(directory)) is not None:
+            raise InputError([f"{link} is a link, not a file: the run would write what it leads to; remove it"])
         prompts_file = directory / run_directory.PROMPTS_FILE
         if run.prompts_digest and (changed := frozen_prompts.why_changed(prompts_file, run.prompts_digest)):
             raise InputError([changed])
@@ -326,8 +336,18 @@ def resume(directory: Path, changes: Mapping[str, Any]) -> Started:
     config = msgspec.structs.replace(run.config, **changes)
     if problems := [*settings.check(config), *_check_gpus(config), *_check_quantization(config)]:
         raise InputError(problems)
+    _check_sockets()
+    # Nobody says --force again: of what is at --output by now, only what the run may replace in any case is replaced.
     resumed = msgspec.structs.replace(
-        run, config=config, status="running", cause=None, exit_status=None, ended_at=None, summary=None, sweep=None
+        run,
+        config=config,
+        status="running",
+        output_force=False,
+        cause=None,
+        exit_status=None,
+        ended_at=None,
+        summary=None,
+        sweep=None,
     )
     try:
         run_directory.write_run_file(directory, resumed)
@@ -339,6 +359,14 @@ def resume(directory: Path, changes: Mapping[str, Any]) -> Started:
         with contextlib.suppress(OSError):
             run_directory.write_run_file(directory, run)
         raise InputError([f"the supervisor cannot be started: {error}"]) from None
+
+
+def _check_sockets() -> None:
+    """Raises InputError if a supervisor could not listen, before anything of its run is made or changed."""
+    try:
+        runtime_directory()
+    except run_directory.RunFileError as error:
+        raise InputError([str(error)]) from None
 
 
 def _lacks_records(directory: Path, run: RunFile) -> bool:

@@ -92,14 +92,14 @@ def launch(tmp_path: Path, standin_model: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(start, "start_supervisor", start_standin_supervisor)
     begun: list[Started] = []
 
-    def go(prompts: list[str] | Path, **settings: Any) -> Started:
+    def go(prompts: list[str] | Path, *, force: bool = False, **settings: Any) -> Started:
         if isinstance(prompts, list):
             path = tmp_path / f"prompts-{len(begun)}.txt"
             path.write_text("".join(f"{prompt}\n" for prompt in prompts))
         else:
             path = prompts
         values = {"model": str(standin_model), "ranks": 2, "batch_size": 4, "device": "cpu", **settings}
-        begun.append(start.launch(RunConfig(prompts=str(path), **values)))
+        begun.append(start.launch(RunConfig(prompts=str(path), **values), force=force))
         return begun[-1]
 
     yield go

@@ -10,9 +10,10 @@ import hashlib
 import os
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
+from io import BufferedReader
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 import msgspec
 
@@ -40,7 +41,7 @@ class PromptIndex:
         self.offsets = array("Q")
         self.lengths = array("I")
         self.digest = ""
-        """SHA-256 over the file, as `freeze` wrote it."""
+        """SHA-256 over the file, as it was written or opened."""
 
         self.messages = 0
         """How many prompts are chat messages."""
@@ -48,22 +49,30 @@ class PromptIndex:
         self.remarks: list[str] = []
         """What of the source was not taken as it stands."""
 
+        self._stamp: Stamp | None = None
+        """The file as it was when it last had the digest."""
+
     @property
     def count(self) -> int:
         return len(self.offsets)
 
     @classmethod
-    def open(cls, path: Path) -> "PromptIndex":
-        """The index of an existing prompts.jsonl, from a scan of the file.
+    def open(cls, path: Path, digest: str | None = None) -> "PromptIndex":
+        """The index of an existing prompts.jsonl, from a scan of the file. `digest` is what it had when it was written.
 
         Raises:
-            PromptError: the file is missing, or a line is cut short or not what `freeze` wrote.
+            PromptError: the file is missing, has another digest, or a line is cut short or not what `freeze` wrote.
         """
-        index, offset = cls(path), 0
+        index, offset, found = cls(path), 0, hashlib.sha256()
         with reading(path, Problems(str(path))) as file:
+            index._stamp = _stamp_of(file)
             for line in file:
                 index.append(_decode(line, index.count, path), offset)
+                found.update(line)
                 offset += len(line)
+        index.digest = found.hexdigest()
+        if digest and digest != index.digest:
+            raise _changed(path)
         return index
 
     def append(self, prompt: Prompt, offset: int) -> None:
@@ -80,7 +89,15 @@ class PromptIndex:
         Raises:
             PromptError: the file was removed or changed since it was indexed.
         """
-        return list(self.each(indices))
+        while True:
+            prompts = []
+            with reading(self.path, Problems(str(self.path))) as file:
+                for index in indices:
+                    file.seek(self.offsets[index])
+                    prompts.append(_decode(file.readline(), index, self.path))
+                # After the lines were read: what somebody wrote meanwhile is noticed too.
+                if self._is_as_it_was(file):
+                    return prompts
 
     def each(self, indices: Iterable[int]) -> Iterator[Prompt]:
         """The same, one by one; the file is opened once, and an index is taken when its prompt is asked for."""
@@ -88,6 +105,34 @@ class PromptIndex:
             for index in indices:
                 file.seek(self.offsets[index])
                 yield _decode(file.readline(), index, self.path)
+            self._is_as_it_was(file)
+
+    def check(self) -> None:
+        """Find out whether the file is as it was indexed. Raises as `read` does."""
+        self.read([])
+
+    def _is_as_it_was(self, file: BinaryIO) -> bool:
+        """Whether nobody has touched the file; False if somebody has, but its content is the same.
+
+        Raises:
+            PromptError: its content is another.
+        """
+        if (stamp := _stamp_of(file)) == self._stamp:
+            return True
+        file.seek(0)
+        if hashlib.file_digest(cast(BufferedReader, file), "sha256").hexdigest() != self.digest:
+            raise _changed(self.path)
+        self._stamp = stamp
+        return False
+
+
+Stamp = tuple[int, ...]
+
+
+def _stamp_of(file: BinaryIO) -> Stamp:
+    """What changes with a file's content, and is known without reading it."""
+    status = os.fstat(file.fileno())
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def _decode(line: bytes, index: int, path: Path) -> Prompt:
@@ -169,9 +214,12 @@ def why_changed(path: Path, digest: str) -> str | None:
             now = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         return f"{path}: cannot be read: {error.strerror}"
-    if now == digest:
-        return None
-    return (
-        f"{path}: {path.name} has changed since the run began: its answers would not be of one set of prompts; "
+    return None if now == digest else str(_changed(path))
+
+
+def _changed(path: Path) -> PromptError:
+    message = (
+        f"{path.name} has changed since the run began: its answers would not be of one set of prompts; "
         "put the file back as it was, or start a new run"
     )
+    return PromptError([PromptProblem(str(path), message)])

@@ -15,6 +15,16 @@ def why_unrecordable(path: Path | str) -> str | None:
     return None
 
 
+def why_nowhere(path: Path) -> str | None:
+    """What is wrong with a path that is relative to a working directory that is no more; None if it is not."""
+    if not path.is_absolute():
+        try:
+            os.getcwd()
+        except OSError:
+            return f"{path}: the working directory is gone; give the whole path, or go to a directory that is there"
+    return None
+
+
 def why_unreadable(prompts: str, column: str | None) -> str | None:
     """What is wrong with the prompt file, in a sentence; None where nothing is, or it is standard input (`-`)."""
     if prompts == "-":
@@ -25,6 +35,8 @@ def why_unreadable(prompts: str, column: str | None) -> str | None:
         return said
     path = Path(prompts)
     try:
+        if said := why_nowhere(path):
+            return said
         if path.is_dir():
             return f"{prompts} is a directory, not a file of prompts"
         if not path.exists():
@@ -53,6 +65,8 @@ def why_same(output: str, prompts: str) -> str | None:
 
 def why_unwritable(output: Path, *, force: bool) -> str | None:
     """What is wrong with the file for the outputs, in a sentence. With `force` it may exist."""
+    if said := why_nowhere(output):
+        return said
     try:
         if said := why_unrecordable(output.resolve()):  # a link is followed, and what it points to is written
             return said

@@ -5,11 +5,13 @@ from rankdeck.runner.run_directory.files import (
     LOG_FILE,
     OUTPUTS_FILE,
     PROMPTS_FILE,
-    copy_outputs,
+    link_among_files,
+    moved_to,
     read_events,
     read_outputs,
 )
 from rankdeck.runner.run_directory.lock import Hold, hold_lock, supervisor_alive, supervisor_comes
+from rankdeck.runner.run_directory.output_copy import copy_outputs, stamp_of
 from rankdeck.runner.run_directory.places import (
     find_run,
     list_runs,

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from rankdeck.runner.inputs.paths import why_unrecordable
+from rankdeck.runner.inputs.paths import why_nowhere, why_unrecordable
 from rankdeck.runner.run_directory.places import register, runs_directory, unregister
 from rankdeck.runner.run_directory.run_file import RunFile, RunFileError, write_run_file
 
@@ -40,6 +40,8 @@ def create_directory(wanted: Path | None, *, name: str | None, prompts: str) -> 
     Raises:
         RunFileError: it is in use, or cannot be made.
     """
+    if wanted is not None and (said := why_nowhere(wanted)):
+        raise RunFileError(f"--run-dir: {said}")
     if said := why_unrecordable(wanted.absolute() if wanted is not None else runs_directory()):
         raise RunFileError(f"no run directory can be made: {said}")
     try:

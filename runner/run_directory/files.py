@@ -6,15 +6,14 @@ Knows their names and formats, not what the events mean. Outputs are appended as
 
 import contextlib
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from rankdeck.runner.protocol import AnyEvent, OutputRecord
+from rankdeck.runner.protocol import AnyEvent, OutputRecord, RunStarted
+from rankdeck.runner.run_directory.lock import LOCK_FILE
 from rankdeck.runner.run_directory.private_files import (
     is_file,
     lines_of,
@@ -22,13 +21,13 @@ from rankdeck.runner.run_directory.private_files import (
     open_private,
     open_regular,
 )
-from rankdeck.runner.run_directory.run_file import RunFileError
+from rankdeck.runner.run_directory.run_file import RESERVE_FILE, RUN_FILE, RunFileError
 
 PROMPTS_FILE = "prompts.jsonl"
 EVENTS_FILE = "events.jsonl"
 OUTPUTS_FILE = "outputs.jsonl"
 LOG_FILE = "runner.log"
-
+WRITTEN = (EVENTS_FILE, OUTPUTS_FILE, PROMPTS_FILE, LOG_FILE, RUN_FILE, RESERVE_FILE, LOCK_FILE, "accelerate.yaml")
 
 MEND_BLOCK = 64 * 1024
 """How much of a file's end is read at once to find its last whole line."""
@@ -97,7 +96,7 @@ def read_outputs(directory: Path) -> Iterator[OutputRecord]:
 
 
 def read_events(directory: Path) -> Iterator[AnyEvent]:
-    """The journal's events.
+    """The journal's events; the first says where the run is now, whatever was written.
 
     Raises:
         RunFileError: there is no journal, or a line of it is unknown (file and line are named).
@@ -108,16 +107,32 @@ def read_events(directory: Path) -> Iterator[AnyEvent]:
         with open_regular(path) as file:
             for number, line in enumerate(lines_of(file), 1):
                 try:
-                    yield decoder.decode(line)
+                    yield moved_to(directory, decoder.decode(line))
                 except (ValueError, RecursionError) as error:
                     raise RunFileError(f"{path}:{number}: not an event this version knows: {error}") from None
     except OSError as error:
         raise RunFileError(f"{path}: cannot be read: {error.strerror}") from None
 
 
+def moved_to(directory: Path, event: AnyEvent) -> AnyEvent:
+    """The event as a supervisor in `directory` would write it: a run may have been copied or moved since."""
+    if isinstance(event, RunStarted):
+        return msgspec.structs.replace(event, directory=str(directory.absolute()))
+    return event
+
+
+def link_among_files(directory: Path) -> Path | None:
+    """A link in the place of a file that a run writes; None if there is none. To write it would change another file."""
+    for path in sorted(directory.iterdir()):
+        ours = path.name in WRITTEN or (path.name.startswith("rank-") and path.suffix == ".log")
+        if ours and path.is_symlink():
+            return path
+    return None
+
+
 def mend(path: Path) -> int:
     """Cut off half a line at the end, where a supervisor was killed as it wrote. Returns how many bytes were cut."""
-    if not is_file(path):
+    if path.is_symlink() or not is_file(path):
         return 0
     make_accessible(path)
     with path.open("r+b") as file:
@@ -133,22 +148,3 @@ def mend(path: Path) -> int:
         if position != end:
             file.truncate(position)
         return end - position
-
-
-def copy_outputs(directory: Path, target: Path) -> None:
-    """Copy outputs.jsonl to `target`, atomically.
-
-    Raises:
-        OSError: it cannot be written there.
-    """
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    try:
-        os.close(handle)
-        shutil.copyfile(directory / OUTPUTS_FILE, temporary)
-        umask = os.umask(0)
-        os.umask(umask)
-        Path(temporary).chmod(0o666 & ~umask)
-        os.replace(temporary, target)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

@@ -15,7 +15,7 @@ import msgspec
 
 from rankdeck.runner.protocol import PROTOCOL_VERSION, AnyEvent, BatchStarted, RanksLaunched, RunStarted
 from rankdeck.runner.protocol.config import MAX_RANKS
-from rankdeck.runner.run_directory.files import EVENTS_FILE, mend
+from rankdeck.runner.run_directory.files import EVENTS_FILE, mend, moved_to
 from rankdeck.runner.run_directory.private_files import is_file, lines_of, open_regular, unused_name
 from rankdeck.runner.run_directory.run_file import RunFileError
 from rankdeck.runner.state import RunState, apply
@@ -55,7 +55,7 @@ def take_up_journal(directory: Path) -> Story:
     with open_regular(path) as file:
         position = 0
         for number, line in enumerate(lines_of(file), 1):
-            after = _after(story.state, line, f"{path}:{number}")
+            after = _after(story.state, line, directory, f"{path}:{number}")
             if after is None:
                 damaged.append((position, position + len(line)))
             else:
@@ -77,10 +77,10 @@ def take_up_journal(directory: Path) -> Story:
 _decoder: Any = msgspec.json.Decoder(AnyEvent)
 
 
-def _after(state: RunState, line: bytes, where: str) -> tuple[RunState, int] | None:
+def _after(state: RunState, line: bytes, directory: Path, where: str) -> tuple[RunState, int] | None:
     """The state after the event of this line, and its batch if it starts one; None if the line is damaged."""
     try:
-        event = _decoder.decode(line)
+        event = moved_to(directory, _decoder.decode(line))
         if isinstance(event, RunStarted) and event.version > PROTOCOL_VERSION:
             raise RunFileError(
                 f"{where}: written by a newer rankdeck (protocol {event.version}, this one knows {PROTOCOL_VERSION}); "

@@ -96,7 +96,7 @@ class Hold:
 def supervisor_alive(directory: Path) -> bool:
     """Whether a supervisor holds the run's lock; the lock of a killed process is released."""
     try:
-        descriptor = os.open(directory / LOCK_FILE, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
+        descriptor = os.open(directory / LOCK_FILE, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
     except OSError:
         return False
     try:

@@ -27,19 +27,27 @@ def socket_path(directory: Path) -> Path:
     """The path of a run's unix socket: short, private, and derived from `directory`.
 
     Raises:
-        RunFileError: others have access to the folder of sockets.
+        RunFileError: the folder of sockets cannot be made, or others have access to it.
     """
     digest = hashlib.sha256(os.fsencode(directory.resolve())).hexdigest()[:16]
-    return _runtime_directory() / f"{digest}.sock"
+    return runtime_directory() / f"{digest}.sock"
 
 
-def _runtime_directory() -> Path:
+def runtime_directory() -> Path:
+    """The folder of sockets, private to its owner; made if there is none.
+
+    Raises:
+        RunFileError: it cannot be made, or something else is there: anybody may put anything into /tmp.
+    """
     # Not $XDG_RUNTIME_DIR: it is removed at the last logout, which a dropped SSH connection is, and differs between
     # kinds of sessions. A run has to be found again from any session.
     path = RUNTIME_ROOT / f"rankdeck-{os.getuid()}"
-    with contextlib.suppress(FileExistsError):
-        path.mkdir(mode=0o700)
-    status = path.lstat()
+    try:
+        with contextlib.suppress(FileExistsError):
+            path.mkdir(mode=0o700)
+        status = path.lstat()
+    except OSError as error:
+        raise RunFileError(f"{path}, the folder of sockets, cannot be made: {error.strerror}") from None
     if status.st_uid != os.getuid() or not stat.S_ISDIR(status.st_mode) or status.st_mode & 0o077:
         raise RunFileError(f"{path} must be a directory of your own with mode 0700; remove what is there")
     return path
@@ -64,13 +72,21 @@ def unregister(directory: Path) -> None:
 
 
 def list_runs() -> list[tuple[Path, RunFile]]:
-    """The runs in the usual place, newest first; what is unreadable, and other directories, are left out."""
+    """The runs in the usual place, newest first; what is unreadable, and other directories, are left out.
+
+    Raises:
+        RunFileError: the place cannot be read.
+    """
     found = [(path.resolve(), run) for path, run in _looked_through() if isinstance(run, RunFile)]
     return sorted(found, key=lambda item: item[1].started_at, reverse=True)
 
 
 def unreadable_runs() -> list[tuple[Path, RunFileError]]:
-    """The directories in the usual place that should be runs but cannot be read, and why, by name."""
+    """The directories in the usual place that should be runs but cannot be read, and why, by name.
+
+    Raises:
+        RunFileError: the place cannot be read.
+    """
     found = [(path, why) for path, why in _looked_through() if isinstance(why, RunFileError)]
     return sorted(found, key=lambda item: item[0].name)
 
@@ -78,8 +94,10 @@ def unreadable_runs() -> list[tuple[Path, RunFileError]]:
 def _looked_through() -> Iterator[tuple[Path, RunFile | RunFileError]]:
     try:
         paths = list(runs_directory().iterdir())
-    except OSError:
+    except FileNotFoundError:
         return
+    except OSError as error:
+        raise RunFileError(f"{runs_directory()}, the place of your runs, cannot be read: {error.strerror}") from None
     for path in paths:
         try:
             yield path, read_run_file(path)

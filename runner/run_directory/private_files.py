@@ -19,8 +19,12 @@ LONGEST_LINE = 2 * MAX_LINE_BYTES
 
 
 def open_private(path: Path, flags: int = os.O_RDWR | os.O_APPEND) -> int:
-    """Open a file to write to it, made if it is missing, with mode 0600. Returns the descriptor."""
-    descriptor = os.open(path, flags | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o600)
+    """Open a file to write to it, made if it is missing, with mode 0600. Returns the descriptor.
+
+    Raises:
+        OSError: it cannot be opened, or is a link: what it leads to is no file of the run.
+    """
+    descriptor = os.open(path, flags | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW, 0o600)
     make_private(descriptor)
     return descriptor
 
@@ -91,10 +95,10 @@ def is_file(path: Path) -> bool:
 
 
 def make_accessible(path: Path) -> None:
-    """Give the owner back the permission to read and write a file.
+    """Give the owner back the permission to read and write a file; what a link leads to stays as it is.
 
     Raises:
         OSError: it is another user's.
     """
-    if not os.access(path, os.R_OK | os.W_OK):
+    if not path.is_symlink() and not os.access(path, os.R_OK | os.W_OK):
         path.chmod(0o600)

@@ -45,7 +45,8 @@ class RunFile(msgspec.Struct, frozen=True, kw_only=True):
 
     `loading` has the seconds of each phase from the command to the first batch, in order. `costs` and `lengths` are
     what batches cost and how long the answers were, for predictions. `prompts_digest` is the SHA-256 of prompts.jsonl.
-    `remarks` say what of the prompt file was not taken as it stands.
+    `remarks` say what of the prompt file was not taken as it stands. `output_force`: whatever is at `config.output` may
+    be replaced; `output_stamp` is that of the one file there that may be replaced in any case, this run's own copy.
     """
 
     name: str
@@ -57,6 +58,8 @@ class RunFile(msgspec.Struct, frozen=True, kw_only=True):
     remarks: list[str] = []
     environment: Environment | None = None
     supervisor_pid: int | None = None
+    output_force: bool = False
+    output_stamp: tuple[int, int, int] | None = None
     ended_at: float | None = None
     exit_status: int | None = None
     cause: str | None = None

@@ -129,6 +129,10 @@ class Store:
         """How many lines are in memory."""
         return len(self._backlog)
 
+    def in_memory(self) -> list[bytes]:
+        """The lines that are not in the file."""
+        return list(self._backlog)
+
     @contextlib.contextmanager
     def opened(self) -> Iterator[BinaryIO | None]:
         """The file that is written, to be read, even if it is at no path any more; None where that cannot be had."""

@@ -1,12 +1,15 @@
 """The final figures of a run, as run.json holds them and every view shows them. Pure."""
 
+from collections.abc import Sequence
+
 from rankdeck.runner import protocol
-from rankdeck.runner.protocol import Summary
+from rankdeck.runner.protocol import OutputRecord, Summary
 from rankdeck.runner.state.run import RunState
 
 
-def summarise(state: RunState) -> Summary:
-    """The figures of a run so far, as run.json holds them."""
+def summarise(state: RunState, unwritten: Sequence[OutputRecord] = ()) -> Summary:
+    """The figures of a run so far, as run.json holds them; records that are not on disk are not counted as done."""
+    failed = sum(record.error is not None for record in unwritten)
     seconds = state.seconds_before
     if state.first_batch_at is not None and state.last_result_at is not None:
         seconds += max(0.0, state.last_result_at - state.first_batch_at)
@@ -16,8 +19,8 @@ def summarise(state: RunState) -> Summary:
 
     return Summary(
         prompts=state.prompts,
-        completed=state.completed,
-        failed=state.failed,
+        completed=state.completed - (len(unwritten) - failed),
+        failed=state.failed - failed,
         prompt_tokens=state.prompt_tokens,
         output_tokens=state.output_tokens,
         seconds=round(seconds, 3),

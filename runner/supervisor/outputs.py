@@ -18,6 +18,7 @@ import msgspec
 from rankdeck.runner import protocol, run_directory
 from rankdeck.runner.inputs.frozen_prompts import PromptIndex
 from rankdeck.runner.protocol import OutputRecord
+from rankdeck.runner.run_directory.output_copy import OutputTakenError, Stamp
 from rankdeck.runner.run_directory.private_files import open_regular
 from rankdeck.runner.run_directory.records import Ledger, PutRight, Source, put_right, record_in
 from rankdeck.runner.run_directory.resumption import Counts
@@ -34,10 +35,14 @@ PATH_ERRORS = (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EISDIR)
 
 @dataclass(frozen=True)
 class Finished:
-    """How the file was left: `whole` if it has every record there was, `trouble` if something went wrong."""
+    """How the file was left: `whole` if it has every record there was, `trouble` if something went wrong.
+
+    `copied` is the stamp of the copy that was made.
+    """
 
     whole: bool
     trouble: str | None = None
+    copied: Stamp | None = None
 
 
 class Outputs:
@@ -162,8 +167,8 @@ class Outputs:
                 )
             )
 
-    async def finish(self, copy_to: str | None, in_a_hurry: Callable[[], bool]) -> Finished:
-        """Put the file in order and copy it; while that fails, pause and try again.
+    async def finish(self, copy: Callable[[], Stamp] | None, in_a_hurry: Callable[[], bool]) -> Finished:
+        """Put the file in order and have it copied; while that fails, pause and try again.
 
         It is given up if trying again is pointless, or `in_a_hurry()` forbids it.
         """
@@ -172,8 +177,9 @@ class Outputs:
             try:
                 await asyncio.to_thread(self.store.save)
                 whole = await self.put_right() == 0
-                if copy_to is not None:
-                    await asyncio.to_thread(run_directory.copy_outputs, self._directory, Path(copy_to))
+                copied = await asyncio.to_thread(copy) if copy is not None else None
+            except OutputTakenError as error:
+                return Finished(whole, str(error))
             except OSError as error:
                 trouble = f"outputs cannot be put in order or copied: {error}"
                 if in_a_hurry() or error.errno in PATH_ERRORS:
@@ -182,7 +188,7 @@ class Outputs:
                 await asyncio.sleep(RETRY_SECONDS)
             else:
                 self._controls.set_trouble(None)
-                return Finished(whole)
+                return Finished(whole, copied=copied)
 
 
 def _opened(path: Path, stack: contextlib.ExitStack) -> BinaryIO | None:

@@ -11,7 +11,8 @@ import errno
 import os
 import signal
 import traceback
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -19,9 +20,11 @@ import msgspec
 
 from rankdeck.runner import protocol, run_directory
 from rankdeck.runner.inputs.demo_model import ModelError
-from rankdeck.runner.inputs.frozen_prompts import PromptIndex
+from rankdeck.runner.inputs.frozen_prompts import PromptError, PromptIndex
 from rankdeck.runner.launching.accelerate import LaunchCommand, accelerate_command
 from rankdeck.runner.launching.parent import RankParent
+from rankdeck.runner.protocol import OutputRecord
+from rankdeck.runner.run_directory.output_copy import Stamp
 from rankdeck.runner.run_directory.resumption import find_resume_point
 from rankdeck.runner.run_directory.run_file import RunFile
 from rankdeck.runner.scheduling.scheduler import Scheduler
@@ -67,7 +70,7 @@ class Supervisor:
     ) -> None:
         self._directory, self._run_file, self._config, self._hold = directory, run, run.config, hold
         self._launch_command = launch_command
-        self._prompts = PromptIndex.open(directory / run_directory.PROMPTS_FILE)
+        self._prompts = PromptIndex.open(directory / run_directory.PROMPTS_FILE, run.prompts_digest)
         self._resume_point = find_resume_point(directory, self._prompts)
         self._scheduler = Scheduler(
             self._prompts.lengths,
@@ -246,7 +249,8 @@ class Supervisor:
         for task in self._tasks:
             task.cancel()
         state = self._events.state
-        summary = summarise(state)
+        unwritten = [msgspec.json.decode(line, type=OutputRecord) for line in self._outputs.store.in_memory()]
+        summary = summarise(state, unwritten)
         self._run_file = msgspec.structs.replace(
             self._run_file,
             status=status,
@@ -280,8 +284,27 @@ class Supervisor:
         if (lost := self._hold.lost()) is not None:
             self._directory = self._hold.now_at() or self._directory
             return Ending("failed", EXIT_DIED, lost)
-        finished = await self._outputs.finish(self._config.output, in_a_hurry=lambda: self._hurry)
+        finished = await self._outputs.finish(self._copy(), in_a_hurry=lambda: self._hurry)
+        if finished.copied is not None:
+            self._run_file = msgspec.structs.replace(self._run_file, output_stamp=finished.copied)
+        if ending.status == "completed" and finished.trouble is None:
+            finished = replace(finished, trouble=await asyncio.to_thread(self._wrong_prompts))
         return self._with_files(ending, finished)
+
+    def _copy(self) -> Callable[[], Stamp] | None:
+        """What copies the outputs to where the user asked for them; None if they did not."""
+        if self._config.output is None:
+            return None
+        target, own, force = Path(self._config.output), self._run_file.output_stamp, self._run_file.output_force
+        return lambda: run_directory.copy_outputs(self._directory, target, own=own, force=force)
+
+    def _wrong_prompts(self) -> str | None:
+        """What somebody has done to the prompts since they were last read."""
+        try:
+            self._prompts.check()
+        except PromptError as error:
+            return str(error)
+        return None
 
     def _with_files(self, ending: Ending, finished: Finished) -> Ending:
         """The ending, made worse by what is wrong with the files: a run whose records are not there is not complete."""
@@ -320,6 +343,8 @@ class Supervisor:
             yield
         except Ending as ending:
             self._finish_with(ending)
+        except PromptError as error:
+            self._finish_with(Ending("failed", EXIT_DIED, str(error)))
         except Exception as error:
             self._finish_with(self._bug(error))
 

@@ -200,7 +200,9 @@ class RankdeckApp(BaseApp):
             return
         followed.dirty = followed.news = False
         with self.batch_update():
-            self._run_screen.show(Frame(followed.state, followed.book, followed.lost, followed.steers))
+            self._run_screen.show(
+                Frame(followed.state, followed.book, followed.lost, followed.steers, followed.silence)
+            )
             offered = (followed.steers, followed.state.ready_at is not None, followed.state.sweeping)
             if offered != self._offered:
                 self._offered = offered

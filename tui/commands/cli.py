@@ -61,7 +61,7 @@ from rankdeck.tui.commands.serve import serve
 from rankdeck.tui.commands.sweep import sweep
 from rankdeck.tui.session import watch
 from rankdeck.tui.sources.runs import sample_prompts
-from rankdeck.tui.terminal.inert import guard_streams, say, say_json, tell
+from rankdeck.tui.terminal.inert import OutputError, guard_streams, say, say_json, tell
 
 EXIT_DIED = 3
 
@@ -79,7 +79,13 @@ def main() -> None:
     """Run the command line."""
     guard_streams()
     try:
-        app()
+        try:
+            app()
+        finally:
+            sys.stdout.flush()  # here what cannot be written is said; Python itself would only end with status 120
+    except OutputError as error:
+        tell(f"rankdeck: {error}")
+        raise SystemExit(EXIT_DIED) from None
     except run_directory.RunFileError as error:
         # Whatever is in a run directory, it is no reason for a traceback.
         raise SystemExit(refuse(str(error)).exit_code) from None

@@ -9,14 +9,15 @@ ViewName = Literal["overview", "outputs", "timeline", "sweep", "log"]
 
 
 class Frame(NamedTuple):
-    """What there is to show: the newest state, the answers, why the run can no longer be watched, if it cannot, and
-    whether this terminal may steer it.
+    """What there is to show: the newest state, the answers, why the run can no longer be watched, if it cannot,
+    whether this terminal may steer it, and what is waited for, if nothing comes from the run.
     """
 
     state: RunState
     book: OutputBook
     lost: str | None
     steers: bool
+    silence: str | None = None
 
 
 class View(Protocol):

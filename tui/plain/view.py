@@ -17,7 +17,7 @@ from rankdeck.runner.state.loading_time import loading_line
 from rankdeck.tui.panels.overview.advice import advice_texts
 from rankdeck.tui.panels.overview.header import active_words
 from rankdeck.tui.panels.overview.notice import attempt_words
-from rankdeck.tui.panels.overview.summary import gathered_line
+from rankdeck.tui.panels.overview.summary import gathered_line, outputs_path
 from rankdeck.tui.plain.bar import BottomLine, bar_stream
 from rankdeck.tui.plain.status import bar_line, finding_lines, knob_lines, progress_line, status_lines, unstyled
 from rankdeck.tui.plain.sweep import sweep_lines, sweep_start_lines, trial_line
@@ -216,10 +216,8 @@ def end_lines(now: RunState) -> list[str]:
         return lines
     lines += summary_lines(ended.summary)
     lines += [*knob_lines(now), *finding_lines(now)]
-    if now.config is not None and now.config.output is not None and ended.status != "failed":
-        lines.append(f"outputs: {text.visible(now.config.output)}")
-    elif now.done:
-        lines.append(f"outputs: {text.visible(now.directory)}/outputs.jsonl")
+    if now.done or (now.config is not None and now.config.output is not None and ended.status != "failed"):
+        lines.append(f"outputs: {text.visible(outputs_path(now))}")
     return lines
 
 

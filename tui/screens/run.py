@@ -18,7 +18,7 @@ from rankdeck.tui.panels.frame import Frame, ViewName
 from rankdeck.tui.panels.outputs.listing import Selection
 from rankdeck.tui.panels.overview.advice import advice_lines
 from rankdeck.tui.panels.overview.header import header_line
-from rankdeck.tui.panels.overview.notice import notice_lines
+from rankdeck.tui.panels.overview.notice import notice_lines, silence_lines
 from rankdeck.tui.screens.run_keys import RUN_KEYS
 from rankdeck.tui.screens.sized import Sized
 from rankdeck.tui.screens.views import as_view, entry
@@ -98,12 +98,12 @@ class RunScreen(Sized, Screen[None]):
         self.call_after_refresh(self._draw)
 
     def _draw(self) -> None:
-        if not self.size.width:
-            return
+        if not self.size.width or self.has_class("-too-narrow") or self.has_class("-too-short"):
+            return  # nothing of it would be shown; a larger terminal draws again
         width = self.size.width - 2
         state, lost = self._frame.state, self._frame.lost
         self._header.show([header_line(state, width)])
-        notice = self._notice_lines(width) if lost is None else []
+        notice = [*silence_lines(self._frame.silence, width), *self._notice_lines(width)] if lost is None else []
         _show_if_any(self._notice, notice)
         # The Timeline view has its own words for what it shows, advice included.
         advised = self.view != "timeline" and self._room_for_advice(notice)

@@ -17,8 +17,9 @@ from rankdeck.tui.plain.view import PlainView, end_lines, terminal_view
 from rankdeck.tui.settings.preferences import Preferences
 from rankdeck.tui.sources.client import SocketSource, Source, SourceError
 from rankdeck.tui.start.way_back import Back
-from rankdeck.tui.terminal.inert import say, say_json, tell
+from rankdeck.tui.terminal.inert import OutputError, say, say_json, tell
 from rankdeck.tui.words.errors import problem
+from rankdeck.tui.words.status import ASKED_FOR
 
 if TYPE_CHECKING:
     from rankdeck.tui.app.app import RankdeckApp
@@ -26,10 +27,12 @@ if TYPE_CHECKING:
 
 EXIT_BAD_INPUT, EXIT_DIED, EXIT_INTERRUPTED = 2, 3, 130
 
+ANSWERS_AGAIN = "its supervisor answers"
+
 
 def watch(
     directory: Path,
-    died: Callable[[], bool] = lambda: False,
+    died: Callable[[], bool] | None = None,
     *,
     preferences: Preferences | None,
     json: bool = False,
@@ -118,22 +121,37 @@ def _back_from(directory: Path, broke: BaseException | None, said: str, command:
 
 
 def stop(directory: Path, *, now: bool) -> int:
-    """Ask a run to stop, wait until it has, and say how it ended. Returns 0 once it has ended."""
+    """Ask a run to stop, wait until it has, and say how it ended. Returns 0 once it has ended.
+
+    A run that could not be asked is none that was stopped, even if it has ended meanwhile.
+    """
     return asyncio.run(_stop(SocketSource(directory), now))
 
 
 async def _stop(source: SocketSource, now: bool) -> int:
     await source.send(protocol.Stop(now=now))
     view = PlainView(lambda _: None)
+    source.on_silence = _tell_silence
+    held_up = None
     try:
         async for message in source.events():
             view.show(message)
+            before, held_up = held_up, view.state.paused
+            if held_up not in (None, before, ASKED_FOR) and view.state.ended is None:
+                tell(f"rankdeck: the run cannot end yet: {held_up}")
     except SourceError as error:
         tell(f"rankdeck: {error}")
         return EXIT_DIED
     for line in end_lines(view.state):
         say(line)
+    if not source.reached:
+        tell("rankdeck: the run had ended before it could be told to stop")
+        return EXIT_DIED
     return 0
+
+
+def _tell_silence(said: str | None) -> None:
+    tell(f"rankdeck: {said if said is not None else ANSWERS_AGAIN}")
 
 
 def _farewell(app: "RankdeckApp") -> int:
@@ -219,11 +237,18 @@ async def _follow(source: Source, view: PlainView | _JsonView, steerable: bool) 
                 return message.state.ended.exit_status
         return EXIT_DIED
 
+    if isinstance(source, SocketSource):
+        source.on_silence = lambda said: view.aside(f"rankdeck: {said if said is not None else ANSWERS_AGAIN}")
     following = loop.create_task(follow())
     try:
         return await following
     except SourceError as error:
         view.aside(f"rankdeck: {error}")
+        return EXIT_DIED
+    except OutputError as error:
+        ended = run_directory.has_ended(source.directory)
+        goes_on = f"the run goes on; `rankdeck attach {_known_as(source.directory)}` watches it"
+        tell(f"rankdeck: {error}; {'the run has ended' if ended else goes_on}")
         return EXIT_DIED
     except BrokenPipeError:
         tell("rankdeck: nobody reads any more; the run goes on, `rankdeck attach` watches it")

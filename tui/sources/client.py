@@ -9,7 +9,7 @@ import contextlib
 import os
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
 
@@ -48,6 +48,9 @@ ANSWER_SECONDS = 2.0
 SILENT_SECONDS = 30.0
 """How long one that is not stopped may take to answer, on a machine that has no time for it."""
 
+QUIET_SECONDS = 5.0
+"""A supervisor says something four times a second; one that has said nothing for so long is looked at."""
+
 GONE_SECONDS = 5.0
 LAST_BYTES = 64 * 1024
 """Of the log of a supervisor that did not start, no more is read."""
@@ -55,12 +58,23 @@ LAST_BYTES = 64 * 1024
 CONNECT_SECONDS = 15.0
 """How long to try: a supervisor that has just been started needs a moment before it listens."""
 
+REMARK_SECONDS = 5.0
+"""Who waits longer than this is told for what."""
+
+REACH_SECONDS = 20.0
+"""How long a supervisor that others have started, and that holds its run, is tried to be reached."""
+
 
 class SocketSource:
     """A live run, over its supervisor's unix socket."""
 
-    def __init__(self, directory: Path, died: Callable[[], bool] = lambda: False) -> None:
+    def __init__(self, directory: Path, died: Callable[[], bool] | None = None) -> None:
+        """`died` says whether the supervisor has ended, for one that this process has started."""
         self.directory = directory
+        self.on_silence: Callable[[str | None], object] = lambda _: None
+        """Called with what is waited for, once that takes long; with None when it has come."""
+        self.reached = False
+        """Whether the supervisor has ever been connected to."""
         self._died = died
         self._writer: asyncio.StreamWriter | None = None
         self._waiting: list[bytes] = []
@@ -78,7 +92,7 @@ class SocketSource:
             except run_directory.RunFileError as error:
                 raise SourceError(f"the run has ended, but its journal tells no more: {error}") from None
             return
-        self._writer = writer
+        self._writer, self.reached = writer, True
         decoder = msgspec.json.Decoder(ToViewer)
         try:
             writer.writelines([protocol.encode_line(protocol.ViewerHello()), *self._waiting])
@@ -96,7 +110,7 @@ class SocketSource:
                 yield message
                 if isinstance(message, protocol.RunEnded):
                     return
-                line = await reader.readline()
+                line = await self._next_line(reader, writer)
         except (ConnectionError, asyncio.IncompleteReadError):
             pass
         except ValueError as error:
@@ -124,17 +138,30 @@ class SocketSource:
                 await asyncio.wait({answer}, timeout=waited)
                 if answer.done():
                     return answer.result()
-                supervisor = kernel.peer_process(writer.get_extra_info("socket"))
-                pid = supervisor.pid if supervisor is not None else None
-                look = kernel.look_at(pid) if pid is not None else None
-                if look is not None and look.doing == "stopped":
-                    raise SourceError(f"its supervisor (process {pid}) is stopped; `kill -CONT {pid}` lets it go on")
-            who = f"its supervisor (process {pid})" if pid is not None else "its supervisor"
-            doing = f" (it is {look.doing})" if look is not None else ""
+                who, doing, stopped = _look_at_supervisor(writer)
+                if stopped is not None:
+                    raise SourceError(stopped)
             log = self.directory / run_directory.LOG_FILE
             raise SourceError(f"{who} does not answer{doing}; its log is {log}")
         finally:
             answer.cancel()
+
+    async def _next_line(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
+        """The next line, however long it takes to come; `on_silence` hears of a supervisor that says nothing."""
+        line = asyncio.create_task(reader.readline())
+        try:
+            # Twice: if this process itself was stopped, the first wait is over before what has come meanwhile is read.
+            for waited in (QUIET_SECONDS, QUIET_SECONDS / 10):
+                await asyncio.wait({line}, timeout=waited)
+                if line.done():
+                    return line.result()
+            who, doing, stopped = _look_at_supervisor(writer)
+            self.on_silence(stopped or f"{who} has said nothing for {QUIET_SECONDS:.0f} s{doing}")
+            if came := await line:
+                self.on_silence(None)
+            return came
+        finally:
+            line.cancel()
 
     async def send(self, command: Command) -> None:
         line = protocol.encode_line(command)
@@ -163,16 +190,31 @@ class SocketSource:
 
     async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         path = run_directory.socket_path(self.directory)
-        deadline = asyncio.get_running_loop().time() + CONNECT_SECONDS
+        now = asyncio.get_running_loop().time
+        began, told = now(), False
         while True:
             try:
-                return await asyncio.open_unix_connection(str(path), limit=protocol.MAX_LINE_BYTES)
-            except (FileNotFoundError, ConnectionRefusedError):
-                late = asyncio.get_running_loop().time() > deadline
-                # A live supervisor may be busy: it reads the prompts, maybe millions, before it listens.
-                if self._died() or (late and not run_directory.supervisor_alive(self.directory)):
+                connection = await asyncio.open_unix_connection(str(path), limit=protocol.MAX_LINE_BYTES)
+            except OSError:
+                waited = now() - began
+                if self._died is not None and self._died():
                     raise SourceError(self._why_no_supervisor()) from None
+                # A live supervisor may be busy: it reads the prompts, maybe millions, before it listens.
+                if waited > CONNECT_SECONDS and not run_directory.supervisor_alive(self.directory):
+                    raise SourceError(self._why_no_supervisor()) from None
+                if waited > REACH_SECONDS and self._died is None:
+                    raise SourceError(
+                        f"its supervisor holds the run, but its socket {path} cannot be reached: "
+                        "is it another user's, in another container, or on another machine?"
+                    ) from None
+                if waited > REMARK_SECONDS and not told:
+                    told = True
+                    self.on_silence("waiting for its supervisor, which does not listen yet")
                 await asyncio.sleep(0.02)
+            else:
+                if told:
+                    self.on_silence(None)
+                return connection
 
     def _why_no_supervisor(self) -> str:
         log = self.directory / run_directory.LOG_FILE
@@ -181,3 +223,23 @@ class SocketSource:
             if lines := file.read(LAST_BYTES).decode(errors="replace").strip().splitlines():
                 return f"the supervisor did not start: {lines[-1]} (its log: {log})"
         return f"run {self.directory.name} has no live supervisor"
+
+
+class _Look(NamedTuple):
+    """A supervisor that does not answer: who it is, what it does, and, if it is stopped, what to say of that."""
+
+    who: str
+    doing: str
+    stopped: str | None
+
+
+def _look_at_supervisor(writer: asyncio.StreamWriter) -> _Look:
+    supervisor = kernel.peer_process(writer.get_extra_info("socket"))
+    pid = supervisor.pid if supervisor is not None else None
+    if pid is None:
+        return _Look("its supervisor", "", None)
+    who, look = f"its supervisor (process {pid})", kernel.look_at(pid)
+    if look is None:
+        return _Look(who, "", None)
+    stopped = f"{who} is stopped; `kill -CONT {pid}` lets it go on" if look.doing == "stopped" else None
+    return _Look(who, f" (it is {look.doing})", stopped)

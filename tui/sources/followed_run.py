@@ -11,7 +11,7 @@ from typing import NamedTuple
 from rankdeck.runner import protocol
 from rankdeck.runner.protocol import OutputRecord
 from rankdeck.runner.state import RunState, Snapshot, ToViewer, apply
-from rankdeck.tui.sources.client import Source, SourceError
+from rankdeck.tui.sources.client import SocketSource, Source, SourceError
 from rankdeck.tui.sources.knobs import Knobs
 from rankdeck.tui.sources.outputs import KEPT, OutputBook
 from rankdeck.tui.words import alerts
@@ -45,6 +45,8 @@ class FollowedRun:
         self.knobs = Knobs()
         self.lost: str | None = None
         """Why the run can no longer be watched; None if it can."""
+        self.silence: str | None = None
+        """What is waited for, while nothing comes from the run; None while it talks."""
         self.dirty = False
         """Whether anything has come that is not on the screen yet."""
         self.news = False
@@ -90,6 +92,8 @@ class FollowedRun:
         """Take messages until no more come; if the run was lost, `lost` then says why."""
         if self.source is None:
             return
+        if isinstance(self.source, SocketSource):
+            self.source.on_silence = self._hear_silence
         try:
             async for message in self.source.events():
                 yield self._take(message)
@@ -98,6 +102,10 @@ class FollowedRun:
             self.dirty = True
             if self._live:
                 yield Reaction([alerts.lost(self.state, self.lost)], answers_missing=False)
+
+    def _hear_silence(self, said: str | None) -> None:
+        self.silence = said
+        self.dirty = self.news = True
 
     def _take(self, message: ToViewer) -> Reaction:
         self.dirty = True

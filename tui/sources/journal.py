@@ -61,6 +61,7 @@ class Journal:
         self.path = path
         self.notes: list[str] = []
         self.closed = False
+        self._in_its_run = path.name == run_directory.EVENTS_FILE and (path.parent / run_directory.RUN_FILE).exists()
         self.outputs = array("q")
         """The numbers of the events that have an answer."""
         self._starts = array("q", [0])
@@ -103,9 +104,10 @@ class Journal:
         """
         start, stop = self._starts[number], self._starts[number + 1]
         try:
-            return _decoder.decode(os.pread(self._file.fileno(), stop - start, start))  # type: ignore[no-any-return]
+            event: AnyEvent = _decoder.decode(os.pread(self._file.fileno(), stop - start, start))
         except (OSError, ValueError) as error:
             raise JournalError(f"{self.path}:{number + 1}: was changed while it was replayed: {error}") from None
+        return run_directory.moved_to(self.path.parent, event) if self._in_its_run else event
 
     def events(self, start: int = 0, stop: int | None = None) -> Iterator[AnyEvent]:
         """The events from number `start` up to but not including `stop`. Raises as `event` does."""

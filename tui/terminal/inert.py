@@ -4,6 +4,8 @@ Knows streams; what is unsafe is tui/words/text.py's to say. A dashboard has an 
 `say` and `tell` keep a line one line; `guard_streams` covers what is printed without them: usage, help, a traceback.
 """
 
+import contextlib
+import os
 import sys
 from typing import Any, TextIO
 
@@ -26,18 +28,45 @@ def tell(line: str) -> None:
     sys.stderr.write(f"{visible(line)}\n")
 
 
+class OutputError(Exception):
+    """Standard output takes no more, as on a full disk; the text says why."""
+
+
 class InertStream:
     """A text stream that makes all text harmless; for the rest it is the stream that it guards.
 
-    It has no `buffer`, through which libraries would write past it.
+    It has no `buffer`, through which libraries would write past it. Once it cannot be written (other than a pipe whose
+    reader has left), it says so once, as an OutputError if it is `needed`, and from then on leads nowhere.
     """
 
-    def __init__(self, stream: TextIO) -> None:
-        self.guarded = stream
+    def __init__(self, stream: TextIO, *, needed: bool = True) -> None:
+        self.guarded, self._needed = stream, needed
 
     def write(self, text: str) -> int:
-        self.guarded.write(visible(text, keep_newlines=True))
+        if text == "":
+            return 0  # a library tries out what the stream takes, and would swallow the error
+        try:
+            self.guarded.write(visible(text, keep_newlines=True))
+        except OSError as error:
+            self._fail(error)
         return len(text)
+
+    def flush(self) -> None:
+        try:
+            self.guarded.flush()
+        except OSError as error:
+            self._fail(error)
+
+    def _fail(self, error: OSError) -> None:
+        if isinstance(error, BrokenPipeError):
+            raise error
+        # What the stream still holds would fail again as the process ends.
+        with contextlib.suppress(OSError, ValueError):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self.guarded.fileno())
+            os.close(nowhere)
+        if self._needed:
+            raise OutputError(f"standard output cannot be written: {error.strerror}") from None
 
     def __getattr__(self, name: str) -> Any:
         if name in ("buffer", "writelines", "reconfigure", "detach"):
@@ -56,7 +85,7 @@ def guard_streams() -> None:
             continue
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
-        setattr(sys, name, InertStream(stream))
+        setattr(sys, name, InertStream(stream, needed=name == "stdout"))
 
 
 def unguarded(stream: TextIO) -> TextIO:

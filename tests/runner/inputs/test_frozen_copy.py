@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -59,3 +60,41 @@ def test_a_copy_that_changed_while_it_is_in_use_is_noticed(tmp_path):
     index.path.write_bytes(lines[0][:-2])
     with pytest.raises(PromptError, match="damaged; start a new run"):
         index.read([0])
+
+
+def edited(path: Path) -> None:
+    """The same lengths and ids, another prompt, in a file of its own: as `sed -i` leaves it."""
+    other = path.with_name("other")
+    other.write_bytes(path.read_bytes().replace(b"two", b"TWO"))
+    other.replace(path)
+
+
+def edited_in_place(path: Path) -> None:
+    content = path.read_bytes().replace(b"two", b"TWO")
+    with path.open("r+b") as file:
+        file.write(content)
+    os.utime(path, ns=(0, 0))
+
+
+@pytest.mark.parametrize("edit", [edited, edited_in_place])
+def test_a_prompt_edited_without_a_change_of_its_length_is_never_read(tmp_path, edit):
+    written = frozen(tmp_path, {"prompt": "one"}, {"prompt": "two"})
+    opened = PromptIndex.open(written.path, written.digest)
+    assert [prompt.text for prompt in opened.read([1])] == ["two"]
+    edit(written.path)
+    for use in (lambda: opened.read([0]), opened.check, lambda: PromptIndex.open(written.path, written.digest)):
+        with pytest.raises(PromptError, match=r"prompts\.jsonl has changed since the run began"):
+            use()
+
+
+def test_a_copy_that_is_replaced_by_its_equal_is_read_on_and_compared_once(tmp_path, monkeypatch):
+    index = PromptIndex.open(frozen(tmp_path, {"prompt": "one"}, {"prompt": "two"}).path)
+    other = tmp_path / "other"
+    other.write_bytes(index.path.read_bytes())
+    other.replace(index.path)
+    compared = []
+    file_digest = hashlib.file_digest
+    monkeypatch.setattr(hashlib, "file_digest", lambda *of: (compared.append(of), file_digest(*of))[1])
+    for _ in range(3):
+        assert [prompt.text for prompt in index.read([1, 0])] == ["two", "one"]
+    assert len(compared) == 1

@@ -1,6 +1,7 @@
 """Where a run is taken up: outputs are the truth, the journal is mended around, and strangers are nobody's records."""
 
 import os
+import shutil
 from pathlib import Path
 
 import msgspec
@@ -237,3 +238,14 @@ def test_all_records_are_compared_with_the_prompts_in_one_opening_of_their_file(
     monkeypatch.setattr(frozen_prompts, "reading", lambda *file: (opened.append(file), reading(*file))[1])
     assert find_resume_point(tmp_path, index).ledger.count == 200
     assert len(opened) == 1
+
+
+def test_a_run_that_was_copied_is_where_it_is_now_not_where_it_was_written(run, prompts):
+    write(run, events=journal())
+    copy = run.with_name("copy")
+    shutil.copytree(run, copy)
+    for directory in (run, copy):
+        first, *_ = run_directory.read_events(directory)
+        assert isinstance(first, protocol.RunStarted)
+        assert first.directory == str(directory)
+        assert taken_up(find_resume_point(directory, prompts), directory).directory == str(directory)

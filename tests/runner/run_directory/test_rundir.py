@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from rankdeck.runner import run_directory
+from rankdeck.runner import run_directory, start
 from rankdeck.runner.machine import doctor
 from rankdeck.runner.protocol import OutputRecord, encode_line
 from rankdeck.runner.protocol.config import RunConfig
@@ -125,12 +125,42 @@ def test_a_runtime_directory_others_can_enter_is_refused(tmp_path, monkeypatch):
         run_directory.socket_path(tmp_path)
 
 
+@pytest.mark.parametrize("kind", ["a file", "a dangling link", "a link to a directory", "nothing can be made"])
+def test_whatever_is_in_the_place_of_the_runtime_directory_is_refused_in_words(kind, tmp_path, monkeypatch):
+    root = tmp_path / "root"
+    monkeypatch.setattr(places, "RUNTIME_ROOT", root)
+    if kind != "nothing can be made":
+        root.mkdir()
+    path = root / f"rankdeck-{os.getuid()}"
+    if kind == "a file":
+        path.touch(mode=0o700)
+    elif kind == "a dangling link":
+        path.symlink_to(tmp_path / "nowhere")
+    elif kind == "a link to a directory":
+        (tmp_path / "private").mkdir(mode=0o700)
+        path.symlink_to(tmp_path / "private")
+    words = "cannot be made" if kind == "nothing can be made" else "must be a directory of your own with mode 0700"
+    with pytest.raises(RunFileError, match=words):
+        run_directory.socket_path(tmp_path)
+
+
+def test_a_run_that_could_not_listen_is_refused_before_anything_is_made(tmp_path, monkeypatch):
+    monkeypatch.setattr(places, "RUNTIME_ROOT", tmp_path)
+    (tmp_path / f"rankdeck-{os.getuid()}").touch()
+    prompts = tmp_path / "p.txt"
+    prompts.write_text("one\n")
+    config = RunConfig(prompts=str(prompts), model="demo", device="cpu", ranks=1)
+    with pytest.raises(start.InputError, match="must be a directory of your own"):
+        start.launch(config, run_dir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_copy_of_the_outputs_replaces_its_target_in_one_step(tmp_path):
     write_records(tmp_path, record(0))
     target = tmp_path / "copies" / "out.jsonl"
     target.parent.mkdir()
     target.write_text("old")
-    run_directory.copy_outputs(tmp_path, target)
+    run_directory.copy_outputs(tmp_path, target, force=True)
     assert target.read_bytes() == (tmp_path / run_directory.OUTPUTS_FILE).read_bytes()
     assert len(list(target.parent.iterdir())) == 1
 

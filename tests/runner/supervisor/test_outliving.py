@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import resource
 import signal
 
 import psutil
@@ -195,6 +196,24 @@ async def test_a_full_disk_pauses_the_run_and_space_lets_it_go_on(launch, standi
     assert any(isinstance(message, protocol.Resumed) for message in seen)
     assert [record.text for record in outputs(started.directory)] == expected(PROMPTS)
     assert state.ended.summary.completed == 25
+
+
+async def test_records_that_never_came_to_disk_are_not_counted_as_done(launch, standin_model):
+    (standin_model / "hold").touch()
+    started = launch(PROMPTS)
+
+    async def fill_and_stop(message, source):
+        if isinstance(message, protocol.RankPhase) and (standin_model / "hold").exists():
+            resource.prlimit(started.process.pid, resource.RLIMIT_FSIZE, (1000, 1000))
+            (standin_model / "hold").unlink()
+        if isinstance(message, protocol.Paused) and "outputs.jsonl" in message.reason:
+            await source.send(protocol.Stop(now=True))
+
+    state, _ = await watch(started, when=fill_and_stop)
+    assert started.process.wait(20) == 3
+    on_disk = (started.directory / run_directory.OUTPUTS_FILE).read_bytes().count(b"\n")
+    assert 0 <= on_disk < state.completed
+    assert state.ended.summary.completed == on_disk
 
 
 async def test_no_rank_outlives_a_supervisor_that_was_killed_together_with_its_launcher(launch, slowly):

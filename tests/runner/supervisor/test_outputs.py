@@ -1,6 +1,7 @@
 """Records and events on their way to disk: a record before its event, and files that others touch put right."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,6 +13,7 @@ from rankdeck.runner.inputs.frozen_prompts import freeze
 from rankdeck.runner.protocol import OutputRecord
 from rankdeck.runner.protocol.config import RunConfig
 from rankdeck.runner.run_directory import files, records
+from rankdeck.runner.run_directory.output_copy import Stamp
 from rankdeck.runner.run_directory.records import Ledger
 from rankdeck.runner.scheduling.scheduler import Scheduler
 from rankdeck.runner.state import RunState
@@ -41,6 +43,9 @@ class Desk:
 
     def indices(self) -> list[int]:
         return [one.index for one in run_directory.read_outputs(self.directory)]
+
+    def copy_to(self, target: Path, **may) -> Callable[[], Stamp]:
+        return lambda: run_directory.copy_outputs(self.directory, target, **may)
 
     def log(self) -> str:
         return "\n".join(line.text for line in self.events.state.log)
@@ -256,10 +261,20 @@ async def test_a_file_damaged_again_while_its_losses_are_counted_ends_the_run_as
 
 async def test_a_copy_that_cannot_be_made_leaves_the_file_whole(desk, tmp_path):
     desk.answer(3, 1)
-    finished = await desk.outputs.finish(str(tmp_path / "nowhere" / "copy.jsonl"), lambda: False)
+    finished = await desk.outputs.finish(desk.copy_to(tmp_path / "nowhere" / "copy.jsonl"), lambda: False)
     assert finished.whole
     assert "No such file or directory" in (finished.trouble or "")
     assert desk.indices() == [1, 3]
+
+
+async def test_a_copy_whose_name_is_taken_is_given_up_at_once_and_the_run_says_where_its_outputs_are(desk, tmp_path):
+    desk.answer(3, 1)
+    taken = tmp_path / "copy.jsonl"
+    taken.write_text("another's")
+    finished = await desk.outputs.finish(desk.copy_to(taken), lambda: False)
+    assert (finished.whole, finished.copied) == (True, None)
+    assert f"{taken} exists and is not this run's copy" in (finished.trouble or "")
+    assert taken.read_text() == "another's"
 
 
 async def test_a_full_disk_at_the_end_is_waited_for_unless_there_is_a_hurry(desk, monkeypatch):

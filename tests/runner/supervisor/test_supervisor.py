@@ -12,6 +12,7 @@ import pytest
 from rankdeck.runner import protocol, run_directory, start
 from rankdeck.runner.protocol.config import RunConfig
 from rankdeck.runner.state import RunState, Snapshot, apply
+from rankdeck.tui.panels.overview.summary import outputs_path
 from rankdeck.tui.sources.client import SocketSource
 from tests.standin.rank import answer
 
@@ -108,6 +109,21 @@ async def test_a_copy_of_the_outputs_goes_where_it_was_asked_for(launch, tmp_pat
     await watch(started)
     started.process.wait(10)
     assert target.read_bytes() == (started.directory / run_directory.OUTPUTS_FILE).read_bytes()
+
+
+@pytest.mark.parametrize("force", [False, True])
+async def test_a_file_that_came_where_the_copy_was_to_go_is_replaced_only_by_force(launch, tmp_path, force):
+    target = tmp_path / "out.jsonl"
+    started = launch(PROMPTS, output=str(target), force=force)
+    target.write_text("another run's")
+    state, _ = await watch(started)
+    assert started.process.wait(10) == (0 if force else 3)
+    whole = started.directory / run_directory.OUTPUTS_FILE
+    assert target.read_text() == (whole.read_text() if force else "another run's")
+    run = run_directory.read_run_file(started.directory)
+    assert (run.status, run.output_stamp) == ("completed", run_directory.stamp_of(target) if force else None)
+    assert outputs_path(state) == str(target if force else whole)
+    assert force or f"{target} exists and is not this run's copy" in (run.cause or "")
 
 
 async def test_one_prompt_that_makes_its_batch_raise_costs_that_one_prompt(launch):

@@ -1,6 +1,7 @@
 """Whole runs whose files somebody touches: every prompt has its record in the end, or the run says that it has not."""
 
 import asyncio
+import contextlib
 import os
 
 import msgspec
@@ -9,6 +10,8 @@ import pytest
 from rankdeck.runner import protocol, run_directory, start
 from rankdeck.runner.protocol.config import RunConfig
 from rankdeck.runner.run_directory import run_file
+from rankdeck.runner.run_directory.files import mend
+from rankdeck.runner.run_directory.private_files import open_private
 from tests.runner.supervisor.test_outliving import expected
 from tests.runner.supervisor.test_supervisor import PROMPTS, outputs, watch
 
@@ -120,6 +123,25 @@ async def test_a_lock_that_was_removed_is_held_again_before_long(launch, monkeyp
     assert started.process.wait(20) == 130
 
 
+@pytest.mark.parametrize("number", [2, 7])
+async def test_prompts_edited_while_the_run_goes_on_are_not_answered_and_the_run_says_so(launch, monkeypatch, number):
+    monkeypatch.setenv("STANDIN_STEP_SECONDS", "0.05")
+    started = launch(PROMPTS)
+    path = started.directory / run_directory.PROMPTS_FILE
+
+    def edit():
+        other = path.with_name("edited")
+        other.write_bytes(path.read_bytes().replace(b"prompt", b"PROMPT"))
+        other.replace(path)
+
+    await watch(started, when=when_batch(number, edit))
+    assert started.process.wait(20) == 3
+    run = run_directory.read_run_file(started.directory)
+    assert "prompts.jsonl has changed since the run began" in (run.cause or "")
+    assert {record.prompt for record in outputs(started.directory)} <= set(PROMPTS)
+    assert "Traceback" not in (started.directory / run_directory.LOG_FILE).read_text()
+
+
 # --- refused before a supervisor starts -----------------------------------------------------------
 
 
@@ -133,6 +155,38 @@ def stopped(tmp_path, standin_model, monkeypatch):
     run = run_directory.read_run_file(directory)
     run_directory.write_run_file(directory, msgspec.structs.replace(run, status="stopped"))
     return directory
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_outputs_in_the_place_of_a_file_of_the_run_are_refused_and_nothing_is_left_behind(
+    tmp_path, standin_model, monkeypatch, force
+):
+    monkeypatch.setattr(start, "start_supervisor", lambda _: None)
+    (tmp_path / "p.txt").write_text("one\n")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "another name").symlink_to("run")
+    output = str(tmp_path / "another name" / run_directory.RUN_FILE)
+    config = RunConfig(prompts=str(tmp_path / "p.txt"), model=str(standin_model), device="cpu", ranks=1, output=output)
+    with pytest.raises(start.InputError, match=r"--output: .* is in the run's own directory"):
+        start.launch(config, run_dir=tmp_path / "run", force=force)
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "name", ["events.jsonl", "outputs.jsonl", "runner.log", ".reserve", "supervisor.lock", "rank-0.log"]
+)
+def test_a_link_in_the_place_of_a_file_of_the_run_is_refused_by_name(stopped, tmp_path, name):
+    victim = tmp_path / "victim"
+    victim.write_text("half a line")
+    victim.chmod(0o644)
+    (stopped / name).symlink_to(victim)
+    with pytest.raises(start.InputError, match=f"{name} is a link, not a file"):
+        start.resume(stopped, {})
+    for write in (lambda: os.close(open_private(stopped / name)), lambda: mend(stopped / name)):
+        with contextlib.suppress(OSError):
+            write()
+    assert (victim.read_text(), victim.stat().st_mode & 0o777) == ("half a line", 0o644)
+    assert run_directory.read_run_file(stopped).status == "stopped"
 
 
 def test_prompts_that_have_changed_since_the_run_began_are_refused_by_name(stopped):

@@ -327,3 +327,13 @@ assert not heavy, heavy
 """
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
+
+
+async def test_the_dashboard_says_that_nothing_comes_from_its_supervisor_until_something_does() -> None:
+    app = dashboard(scripted.running())
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(pilot)
+        app.followed._hear_silence("its supervisor (process 7) is stopped; `kill -CONT 7` lets it go on")
+        await until(pilot, lambda: "(process 7) is stopped" in whole_screen(app))
+        app.followed._hear_silence(None)
+        await until(pilot, lambda: "is stopped" not in whole_screen(app))

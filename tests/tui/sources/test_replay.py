@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 import typer
 from typer.testing import CliRunner
@@ -206,3 +207,12 @@ def test_a_replay_imports_no_torch_and_its_lines_no_screen() -> None:
         "assert not heavy, heavy\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+
+
+def test_a_replay_says_where_the_run_is_now_and_of_a_lone_journal_where_it_was(tmp_path: Path) -> None:
+    path = journal_of(tmp_path / "events.jsonl", FINE)
+    first = FINE[0]
+    assert isinstance(first, protocol.RunStarted)
+    assert Journal(path).event(0) == first
+    (tmp_path / run_directory.RUN_FILE).touch()
+    assert Journal(path).event(0) == msgspec.structs.replace(first, directory=str(tmp_path))

@@ -25,6 +25,11 @@ def notice_lines(state: RunState, width: int, keys: Keys = AS_THEY_COME) -> list
     return lines
 
 
+def silence_lines(said: str | None, width: int) -> list[Line]:
+    """That nothing comes from the run, and why; empty while it talks."""
+    return _wrapped("? ", f"{said}; the figures are old", "warn", width) if said is not None else []
+
+
 def _paused_words(reason: str, keys: Keys) -> str:
     if reason == ASKED_FOR:
         return named("paused after the batches in flight; {run.pause} goes on", keys)

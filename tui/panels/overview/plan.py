@@ -57,7 +57,7 @@ def plan_overview(state: RunState, width: int, height: int, border: int, spare: 
 
     A panel's border, with its title, takes `border` more lines. With `spare` the GPUs are the first to be left out.
     """
-    charts = next(need for least, need in CHARTS if height >= least)
+    charts = next((need for least, need in CHARTS if height >= least), CHARTS[-1][1])
     plans = _candidates(state, width, spare=spare)
     plans = [plan._replace(height=taken + _height(state, width, plan, border)) for plan in plans]
     for plan in plans:

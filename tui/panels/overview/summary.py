@@ -72,16 +72,26 @@ def gathered_line(state: RunState) -> Line:
     return ((start, ""), (f"{differing:,} differ from what came over the socket", "bad"))
 
 
+FILES_TROUBLE = 3
+"""The exit status of a run that had trouble with its files, or failed."""
+
+
+def outputs_path(state: RunState) -> str:
+    """Where the outputs of an ended run are: the copy that was asked for, if it is sure that it was made."""
+    output = state.config.output if state.config is not None else None
+    if output and state.ended is not None and state.ended.exit_status != FILES_TROUBLE:
+        return output
+    return str(PurePath(state.directory) / "outputs.jsonl")
+
+
 def _paths(state: RunState, width: int) -> list[Line]:
     if not state.directory:
         return []
     assert state.ended is not None
     directory = PurePath(state.directory)
-    shown = [("outputs", str(directory / "outputs.jsonl"))]
+    shown = [("outputs", outputs_path(state))]
     if state.sweep is not None and only_measures(state):
         shown = [("figures", str(directory / "run.json"))]
-    if state.config is not None and state.config.output:
-        shown = [("outputs", state.config.output)]
     if state.ended.status == "failed":
         shown.append(("log", str(directory / "runner.log")))
     return [((f"{name:<9}", "dim"), (cut_middle(visible(path), width - 9), "")) for name, path in shown]
