@@ -178,16 +178,17 @@ async def wait_for_socket(started) -> str:
 async def test_a_full_disk_pauses_the_run_and_space_lets_it_go_on(launch, standin_model):
     (standin_model / "hold").touch()
     started = launch(PROMPTS)
-    full = started.directory / run_directory.OUTPUTS_FILE
-    freed = asyncio.Event()
+    supervisor = psutil.Process(started.process.pid)
+    full, freed = asyncio.Event(), asyncio.Event()
 
     async def fill_and_free(message, _):
-        if isinstance(message, protocol.RankPhase) and not full.is_symlink() and not freed.is_set():
-            full.symlink_to("/dev/full")
+        if isinstance(message, protocol.RankPhase) and not full.is_set():
+            supervisor.rlimit(psutil.RLIMIT_FSIZE, (0, psutil.RLIM_INFINITY))
             (standin_model / "hold").unlink()
+            full.set()
         if isinstance(message, protocol.Paused):
-            assert message.reason == "outputs.jsonl cannot be written: No space left on device"
-            full.unlink()
+            assert message.reason == "outputs.jsonl cannot be written: File too large"
+            supervisor.rlimit(psutil.RLIMIT_FSIZE, (psutil.RLIM_INFINITY, psutil.RLIM_INFINITY))
             freed.set()
 
     state, seen = await watch(started, when=fill_and_free)
@@ -233,13 +234,11 @@ async def test_no_rank_outlives_a_supervisor_that_was_killed_together_with_its_l
             await asyncio.sleep(0.05)
 
 
-async def test_a_run_whose_log_cannot_be_written_ends_as_any_other(launch):
+async def test_a_run_whose_log_cannot_be_written_ends_as_any_other(launch, monkeypatch):
     killed = launch(PROMPTS)
     killed.process.kill()
     killed.process.wait()
-    log = killed.directory / run_directory.LOG_FILE
-    log.unlink()
-    log.symlink_to("/dev/full")
+    monkeypatch.setattr(start, "open_private", lambda log: os.open("/dev/full", os.O_WRONLY))
     resumed = start.resume(killed.directory, {})
     assert resumed.process.wait(20) == 0
     assert [record.text for record in outputs(resumed.directory)] == expected(PROMPTS)
