@@ -330,7 +330,7 @@ def resume(directory: Path, changes: Mapping[str, Any]) -> Started:
         if run.prompts_digest and (changed := frozen_prompts.why_changed(prompts_file, run.prompts_digest)):
             raise InputError([changed])
         if run.status == "completed" and not _lacks_records(directory, run):
-            raise InputError([f"{run.name} is complete: each of its {run.prompts:,} prompts has its record"])
+            raise InputError([f"{run.name} is complete: each of its {run.prompts:,} prompts has a record"])
     except (run_directory.RunFileError, PromptError, OSError) as error:
         raise InputError([str(error)]) from None
     config = msgspec.structs.replace(run.config, **changes)

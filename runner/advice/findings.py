@@ -16,8 +16,8 @@ from rankdeck.runner.state.timeline import LOADING, Span
 FULL, MOST_ROUNDS = 0.85, 4
 SEVERAL = 3
 WIDER = {
-    "float16": "It ends at 65,504: try --dtype bfloat16 or float32. If they are NaN there too, weights are damaged.",
-    "bfloat16": "Try --dtype float32. If they are NaN there too, weights are damaged.",
+    "float16": "It ends at 65,504: try --dtype bfloat16 or float32. If NaN there too, the weights are damaged.",
+    "bfloat16": "Try --dtype float32. If NaN there too, the weights are damaged.",
 }
 """What helps against logits that are no numbers, by dtype."""
 
@@ -70,7 +70,7 @@ def _unusable_logits(state: RunState) -> Iterator[Finding]:
     cure = WIDER.get(dtype.partition(" ")[0], "Its weights are damaged: fetch them again.")
     yield Finding(
         "logits",
-        f"{count:,} of {state.done:,} prompts ended in logits that are no numbers (NaN): {state.model_label} computes "
+        f"{count:,} of {state.done:,} prompts ended in NaN logits: {state.model_label} computes "
         f"in {dtype or 'its dtype'}. {cure}",
     )
 

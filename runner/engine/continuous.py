@@ -100,11 +100,11 @@ class ContinuousEngine(Engine):
         """Why the settings, or the model's kind, do not go with it; None if they do."""
         for processor in self._prepared.processors:
             if not getattr(processor, "supports_continuous_batching", False):
-                return f"its generation config wants {type(processor).__name__}, which it does not have"
+                return f"its generation config wants {type(processor).__name__}, which it does not support"
         if self.generation.stop_strings or self._prepared.criteria:
-            return "its generation config has stop_strings, which it does not look for"
+            return "its generation config has stop_strings, which it does not support"
         if getattr(self.model, "_is_stateful", False):
-            return "this model keeps a state, for which paged attention has no place"
+            return "this model keeps a state, which paged attention cannot hold"
         if long_texts.padded_up_to(self.model.config, self.context_tokens) is not None:
             return "this model computes a long text in another way, and all rows in flight with it"
         return None

@@ -78,7 +78,7 @@ def load(config: RunConfig, model_path: str, device: torch.device) -> Loaded:
     model = model.eval()
     if vars(model).pop("generate", None) is not None:
         notes.append(
-            "the model brings its own custom_generate, which is set aside: rankdeck decodes with transformers' own"
+            "the model brings its own custom_generate, which is ignored: rankdeck decodes with transformers' own"
         )
     if device.type == "cpu" and not config.compile:  # the compiler brings its own kernels
         notes += filter(None, [packing.pack(model, tokenizer)])

@@ -219,7 +219,7 @@ def why_changed(path: Path, digest: str) -> str | None:
 
 def _changed(path: Path) -> PromptError:
     message = (
-        f"{path.name} has changed since the run began: its answers would not be of one set of prompts; "
+        f"{path.name} has changed since the run began, so its answers would mix two sets of prompts; "
         "put the file back as it was, or start a new run"
     )
     return PromptError([PromptProblem(str(path), message)])

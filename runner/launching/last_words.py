@@ -7,7 +7,7 @@ import re
 import signal
 from collections.abc import Sequence
 
-KILLED = "killed by SIGKILL (the kernel sends it when memory runs out; or somebody did)"
+KILLED = "killed by SIGKILL (by the kernel because memory ran out, or by somebody)"
 
 _ERROR_LINE = re.compile(r"^(?:\[rank\d+\]: ?)?((?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Interrupt|Exit)\b.*)")
 _NOISE = re.compile(
@@ -47,8 +47,8 @@ def out_of_memory_while_loading(ranks: int) -> str:
     """What to say of a rank that was killed by SIGKILL before it was ready, and what can be done."""
     cure = "run fewer ranks (--ranks)" if ranks > 1 else "take a smaller model, or a smaller --dtype"
     return (
-        f"killed by SIGKILL before it was ready: the kernel does that when the machine's memory runs out, and it would "
-        f"again; {cure}"
+        f"killed by SIGKILL before it was ready: the kernel does that when the machine's memory runs out, and would do "
+        f"so again; {cure}"
     )
 
 

@@ -17,11 +17,11 @@ _MEANT = {
 
 
 def near(name: str, names: Iterable[str], *, like: float = 0.5) -> str:
-    """`; is it this?` if some of the `names` are like `name`; else nothing."""
+    """`; did you mean this?` if some of the `names` are like `name`; else nothing."""
     names = list(names)
     meant = _MEANT.get(name.lower())
     likely = [meant] if meant in names else difflib.get_close_matches(name, names, n=3, cutoff=like)
-    return f"; is it {' or '.join(map(str, likely))}?" if likely else ""
+    return f"; did you mean {' or '.join(map(str, likely))}?" if likely else ""
 
 
 def not_one_of(value: object, choices: Iterable[str]) -> str:

@@ -154,9 +154,9 @@ def check(config: RunConfig) -> list[Problem]:
     if config.attention.startswith("flash") and config.device == "cpu":
         problems.append(Problem("attention", f"{config.attention} needs an NVIDIA GPU; use sdpa"))
     if config.compile and config.engine == "continuous":
-        problems.append(Problem("compile", "is the static engine's; leave it or --engine continuous out"))
+        problems.append(Problem("compile", "works only with the static engine; leave out this or --engine continuous"))
     if config.compile and config.gpus_per_rank > 1:
-        problems.append(Problem("compile", "is for models on one GPU; leave it or --gpus-per-rank out"))
+        problems.append(Problem("compile", "works only with models on one GPU; leave out this or --gpus-per-rank"))
     problems += _check_sampling(config)
     if config.sweep is not None:
         problems += check_sweep(config, config.sweep)
@@ -225,7 +225,7 @@ def _check_sampling(config: RunConfig) -> list[Problem]:
         if getattr(config, setting) is not None and not config.do_sample
     ]
     if config.temperature is not None and not LEAST_TEMPERATURE <= config.temperature < math.inf:
-        said = f"must be above 0 and finite, not {config.temperature}; for greedy leave --do-sample out"
+        said = f"must be above 0 and finite, not {config.temperature}; for greedy decoding leave out --do-sample"
         problems.append(Problem("temperature", said))
     if config.top_p is not None and not 0 < config.top_p <= 1:
         problems.append(Problem("top_p", f"must be above 0 and at most 1, not {config.top_p}"))
@@ -243,7 +243,7 @@ def read(values: Mapping[str, Any]) -> tuple[RunConfig, list[Problem]]:
     found: dict[str, Any] = {"prompts": ""}
     for name, value in values.items():
         if name not in fields:
-            known = f"known are: {', '.join(sorted(fields))}"
+            known = f"the settings are: {', '.join(sorted(fields))}"
             problems.append(Problem(name, f"there is no such setting; {known}{near(name, fields)}"))
             continue
         try:
@@ -272,7 +272,7 @@ def _read_one(name: str, kind: Any, value: Any) -> Any:
         raise ValueError(_in_words(error, value)) from None
 
 
-_KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a text"}
+_KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a string"}
 
 
 def _in_words(error: msgspec.ValidationError, value: object) -> str:

@@ -100,9 +100,9 @@ def find_resume_point(directory: Path, prompts: PromptIndex) -> ResumePoint:
     said = [f"{cut:,} bytes of half-written lines were cut off"] if cut else []
     if strangers:
         aside = put_right(directory, ledger).aside
-        lines = "1 line that is" if strangers == 1 else f"{strangers:,} lines that are"
-        where = f"went into {aside.name}" if aside is not None else "went"
-        said.append(f"{files.OUTPUTS_FILE}: {lines} no record of this run {where}; what has no record is done again")
+        lines = "1 line not of this run was" if strangers == 1 else f"{strangers:,} lines not of this run were"
+        where = f"set aside in {aside.name}" if aside is not None else "removed"
+        said.append(f"{files.OUTPUTS_FILE}: {lines} {where}; prompts without a record are done again")
     return ResumePoint(
         ledger=ledger,
         resumed=story.begun or ledger.count > 0,

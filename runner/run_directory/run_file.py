@@ -165,14 +165,14 @@ def _check(run: RunFile) -> None:
     """Refuse figures that no run can have, and that no clock or table could show."""
     for name, at in (("started_at", run.started_at), ("ended_at", run.ended_at)):
         if at is not None and not 0 <= at <= LATEST:
-            raise ValueError(f"{name} {at:g} is no time")
+            raise ValueError(f"{name} {at:g} is not a time")
     summary = run.summary
     counts = {"prompts": run.prompts, "supervisor_pid": run.supervisor_pid, "ranks": run.config.ranks}
     if summary is not None:
         counts |= {name: getattr(summary, name) for name in ("prompts", "completed", "failed", "output_tokens")}
     for name, count in counts.items():
         if count is not None and not 0 <= count <= MOST:
-            raise ValueError(f"{name} is no number that a run can have")
+            raise ValueError(f"{name} is out of range")
 
 
 def has_ended(directory: Path) -> bool:

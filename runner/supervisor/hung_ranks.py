@@ -133,7 +133,7 @@ class HungRanks:
         elif told is not None:
             del self._told[rank.number]
             self._events.emit(protocol.RankHeard(rank=rank.number))
-            self._events.log("supervisor", f"rank {rank.number}: goes on, after {told[1]:.0f} s")
+            self._events.log("supervisor", f"rank {rank.number}: working again after {told[1]:.0f} s")
 
     def _silence(self, rank: _Watched) -> protocol.RankSilent:
         return protocol.RankSilent(

@@ -166,7 +166,7 @@ class RankLaunch:
             if parent_lost.done():
                 return Loss(None, await self._parent.why_gone(), hopeless=not self.pool.ready)
             if too_late.done():
-                self._events.log("supervisor", f"not all ranks left within {LEAVE_SECONDS:.0f} s")
+                self._events.log("supervisor", f"some ranks did not leave within {LEAVE_SECONDS:.0f} s")
             return None
         finally:
             for task in tasks:
@@ -238,7 +238,7 @@ class RankLaunch:
         try:
             await asyncio.sleep(CONNECT_SECONDS)
             if len(self.pool.connected) == self._config.ranks:
-                self._events.log("launcher", "the ranks' parent is gone; they go on")
+                self._events.log("launcher", "the ranks' parent is gone; the ranks go on")
                 await asyncio.Event().wait()
         finally:
             for watched in watching:

@@ -154,7 +154,7 @@ class Outputs:
         if done.lost:
             said.append(f"{_records(len(done.lost))} lost: their prompts are done again")
         if done.aside is not None:
-            said.append(f"what is no record of this run is in {done.aside.name}")
+            said.append(f"lines that are not this run's are in {done.aside.name}")
         self._events.log("supervisor", "; ".join(said))
         if done.lost:
             self._events.emit(

@@ -115,7 +115,7 @@ class RankPool:
             async for message in peer.messages():
                 self.listen(rank, message)
         except (NoMessageError, NonsenseError) as error:
-            self.given_up[number] = f"it said what cannot be: {error}"
+            self.given_up[number] = f"it sent an impossible message: {error}"
             self._events.log("supervisor", f"rank {number} counts as lost: {self.given_up[number]}")
         finally:
             del self.work.ranks[number]

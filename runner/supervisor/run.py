@@ -314,7 +314,7 @@ class Supervisor:
         wrong = finished.trouble or f"records were lost from {run_directory.OUTPUTS_FILE} as the run ended"
         cause = f"finished outputs are in {self._directory}, but: {wrong}"
         if not whole and ending.status == "completed":
-            cause += f"; `rankdeck resume {self._run_file.name}` goes on with what is there"
+            cause += f"; `rankdeck resume {self._run_file.name}` continues with what is there"
         return Ending(
             ending.status if whole or ending.status != "completed" else "failed",
             EXIT_DIED,
@@ -373,7 +373,7 @@ class Supervisor:
                 await asyncio.to_thread(self._hold.renew)
             except run_directory.RunFileError:
                 # The lock's file was removed, and a second supervisor has begun: two must not write one file.
-                self._events.log("supervisor", "another supervisor has taken this run: this one ends here")
+                self._events.log("supervisor", "another supervisor has taken over this run: this one ends")
                 os._exit(EXIT_DIED)
             await self._outputs.look_after()
             await self._events.look_after()

@@ -42,7 +42,7 @@ def problems(wanted: Mapping[str, Any]) -> Iterator[str]:
     for name, keys in wanted.items():
         if name not in ids:
             near = difflib.get_close_matches(name, ids, n=3, cutoff=0.4)
-            yield f'"{name}": there is no such id' + (f"; is it {' or '.join(near)}?" if near else "")
+            yield f'"{name}": there is no such id' + (f"; did you mean {' or '.join(near)}?" if near else "")
         elif not isinstance(keys, str) or not all(key.strip() for key in keys.split(",")):
             yield f'"{name}": must be a key or several, as in "p" or "p,ctrl+up", not {keys!r}'
         else:

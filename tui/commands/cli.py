@@ -136,9 +136,9 @@ def _belongs_behind(context: typer.Context, name: str, flags: list[str]) -> str:
         return any(flag.partition(" ")[0] in (*param.opts, *param.secondary_opts) for param in options)
 
     if all(takes(name, flag) for flag in flags):
-        return f"options go behind the command: rankdeck {name} {' '.join(flags)}"
+        return f"options go after the command: rankdeck {name} {' '.join(flags)}"
     drawn = ", ".join(command for command in commands if all(takes(command, flag) for flag in flags))
-    return f"{' '.join(flags)}: not for `rankdeck {name}`; it is for the start screen and for {drawn}"
+    return f"{' '.join(flags)}: not for `rankdeck {name}`, only for the start screen and {drawn}"
 
 
 @app.command(cls=GatheringCommand)

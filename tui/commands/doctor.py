@@ -21,7 +21,7 @@ EXIT_INTERRUPTED = 130
 def doctor(json: Annotated[bool, typer.Option("--json", help="The findings as a JSON object.")] = False) -> None:
     """Say what this machine has, and what would not work here, with the cure. Exit status 1 if so."""
     if sys.stderr.isatty():
-        tell("rankdeck: looking; asking torch takes some seconds")
+        tell("rankdeck: checking; asking torch takes a few seconds")
     try:
         facts = msgspec.structs.replace(examine.facts(), torch=asyncio.run(examine.ask_torch()))
     except KeyboardInterrupt:

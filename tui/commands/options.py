@@ -25,9 +25,9 @@ Restarts = Annotated[int | None, typer.Option(help="How often ranks are launched
 Patience = Annotated[
     float | None,
     typer.Option(
-        help="Seconds without a step after which a rank counts as hung and is ended, its batch done again; 20 times as "
-        "many while it loads, in its first batch and with --compile; 0: never.  "
-        "[default: by its own pace, 60 at least]"
+        help="End a rank that makes no step for this many seconds, and do its batch again; 20 times as many while it "
+        "loads, in its first batch and with --compile; 0: never.  "
+        "[default: set by its own pace, at least 60]"
     ),
 ]
 RanksPerGpu = Annotated[
@@ -90,7 +90,7 @@ class GenerationOptions(NamedTuple):
     ] = None
     trust_remote_code: Annotated[
         bool | None,
-        typer.Option("--trust-remote-code", help="Run the Python that a model brings, with all your rights."),
+        typer.Option("--trust-remote-code", help="Run the Python code a model brings, with all your permissions."),
     ] = None
 
 

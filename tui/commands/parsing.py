@@ -57,7 +57,7 @@ class Command(TyperCommand):
                 ctx.params[param.name] = param.default
                 found.append(f"{_name(param)}: {_words(error, given)}" if given is not None else _lacks(self, param))
         if rest and not unknown:  # else they may be the values of unknown options
-            found.append(f"{' '.join(rest)}: not understood; `rankdeck {self.name} --help` shows what can be given")
+            found.append(f"{' '.join(rest)}: unexpected argument; see `rankdeck {self.name} --help`")
         if found and (missing or not self.gathers):
             raise refuse(*found)
         ctx.meta[_MISTAKES] = found
@@ -113,7 +113,7 @@ def _option_words(error: Exception, known: Any) -> str:
     """What is wrong with an option that is unknown, lacks its value or takes none."""
     name = str(getattr(error, "option_name", ""))
     if name in known:
-        return f"{name}: {'takes no value' if 'does not take' in str(error) else 'needs a value behind it'}"
+        return f"{name}: {'takes no value' if 'does not take' in str(error) else 'needs a value'}"
     return f"{name}: there is no such option{near(name, known, like=0.7)}"
 
 

@@ -37,7 +37,7 @@ def replay(
     """Watch a run once more, in the same dashboard: pause, seek, change the speed. Needs no GPU and no model."""
     wrong = [*mistakes(context), *view_problems(view)]
     if sample and run is not None:
-        wrong.append("--sample replays the run that comes with rankdeck; leave out either it or RUN")
+        wrong.append("--sample replays the run that comes with rankdeck; leave out --sample or RUN")
     if not sample and run is None:
         wrong.append(
             "say what to replay: `rankdeck replay RUN`, where `rankdeck list` shows the runs there are, "

@@ -26,7 +26,7 @@ def serve(
     ] = None,
     control: Annotated[bool, typer.Option("--control", help="Viewers may steer the run, and stop it.")] = False,
     host: Annotated[str, typer.Option(help="Listen there; other than the loopback, others can watch.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Listen on it; 0 is any free one.")] = PORT,
+    port: Annotated[int, typer.Option(help="Port to listen on; 0 picks a free one.")] = PORT,
     theme: Theme = None,
 ) -> None:
     """The same dashboard in a browser, read-only; a run that is over is replayed. Needs the extra `web`."""
@@ -54,7 +54,7 @@ def serve(
     except socket.gaierror as error:
         raise refuse(f"--host: {host}: {error.strerror}") from None
     except UnicodeError:
-        raise refuse(f"--host: {host!r} is not the name of a host") from None
+        raise refuse(f"--host: {host!r} is not a valid host name") from None
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise refuse(f"--port: {port} is taken on {host}; choose another, or 0 for any free one") from None

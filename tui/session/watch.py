@@ -251,7 +251,7 @@ async def _follow(source: Source, view: PlainView | _JsonView, steerable: bool) 
         tell(f"rankdeck: {error}; {'the run has ended' if ended else goes_on}")
         return EXIT_DIED
     except BrokenPipeError:
-        tell("rankdeck: nobody reads any more; the run goes on, `rankdeck attach` watches it")
+        tell("rankdeck: nobody is reading any more; the run goes on, `rankdeck attach` watches it")
         return 0
     except asyncio.CancelledError:
         return EXIT_INTERRUPTED

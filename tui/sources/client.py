@@ -90,7 +90,7 @@ class SocketSource:
                 for event in run_directory.read_events(self.directory):
                     yield event
             except run_directory.RunFileError as error:
-                raise SourceError(f"the run has ended, but its journal tells no more: {error}") from None
+                raise SourceError(f"the run has ended, but the rest of its journal cannot be read: {error}") from None
             return
         self._writer, self.reached = writer, True
         decoder = msgspec.json.Decoder(ToViewer)
@@ -241,5 +241,5 @@ def _look_at_supervisor(writer: asyncio.StreamWriter) -> _Look:
     who, look = f"its supervisor (process {pid})", kernel.look_at(pid)
     if look is None:
         return _Look(who, "", None)
-    stopped = f"{who} is stopped; `kill -CONT {pid}` lets it go on" if look.doing == "stopped" else None
+    stopped = f"{who} is stopped; `kill -CONT {pid}` resumes it" if look.doing == "stopped" else None
     return _Look(who, f" (it is {look.doing})", stopped)

@@ -41,7 +41,7 @@ def read_numbers(text: str, *, most: int) -> list[int]:
     for word in words:
         found = re.fullmatch(r"([0-9]{1,9})(?:-([0-9]{1,9}))?", word)
         if found is None:
-            wrong = repr(word) if word else "an empty place beside a comma"
+            wrong = repr(word) if word else "an empty item"
             raise ValueError(f"must be whole numbers, as in 1,2,4 or 1-4, not {wrong}")
         first, last = int(found[1]), int(found[2] or found[1])
         if not 1 <= first <= last <= most:

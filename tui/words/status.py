@@ -40,4 +40,4 @@ def shown_phase(state: RunState, rank: RankState) -> str:
 def eta_words(state: RunState) -> str:
     """The time to the end of the run, or whom it waits for."""
     rank = waits_for(state)
-    return clock(eta_seconds(state)) if rank is None else f"waits for rank {rank}"
+    return clock(eta_seconds(state)) if rank is None else f"waiting for rank {rank}"

@@ -1,6 +1,6 @@
 """What a generation config does to logits and where it ends a row, as for each row's prompt alone.
 
-Left padding is no text, yet `generate` counts and compares it: penalties, shortest lengths, sequences of tokens. So it
+Left padding is not text, yet `generate` counts and compares it: penalties, shortest lengths, sequences of tokens. So it
 is given none of these settings. It prepares its logits processors for a prompt of each length instead, unpadded, and
 they are applied here to the rows of that length, without their padding. Those that look at nothing but logits, or at
 which tokens there are, work on all rows at once; those that remember something, one row at a time. A processor that is

@@ -110,5 +110,5 @@ def words(kind: Kind, step: int, dtype: torch.dtype) -> str:
         torch.float16: "float16 ends at 65,504, so try --dtype bfloat16 or float32",
         torch.bfloat16: "try --dtype float32",
     }.get(dtype)
-    cure = f"{wider}; if they still are, weights are damaged" if wider else "weights are damaged, or the model is"
+    cure = f"{wider}; if they still are, the weights are damaged" if wider else "the weights or the model is damaged"
     return f"{UNUSABLE_LOGITS}{kind} at new token {step:,}, in {name}: {cure}"

@@ -168,13 +168,13 @@ def _does_something(name: str, value: Any) -> bool:
 
 
 def _line(name: str, value: Any) -> str:
-    return f"the model's generation config has {name} {value}, which is set aside: {SET_ASIDE[name][1]}"
+    return f"the model's generation config has {name} {value}, which is ignored: {SET_ASIDE[name][1]}"
 
 
 def _unknown(generation: Any) -> list[str]:
     """Lines on settings that only a newer transformers knows; they stay, and act on logits if on anything."""
     return [
-        f"the model's generation config has {name}, which rankdeck does not know: it acts on logits, or not at all"
+        f"the model's generation config has {name}, which rankdeck does not know: it may change logits, nothing else"
         for name in sorted(set(vars(transformers.GenerationConfig())) - KNOWN)
         if getattr(generation, name, None) is not None
     ]

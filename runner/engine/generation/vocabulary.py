@@ -39,7 +39,7 @@ def settle_config(config: Any) -> list[str]:
         if isinstance(pad, int) and isinstance(rows, int) and not 0 <= pad < rows:
             part.pad_token_id = None
             lines.append(
-                f"the model's config has pad_token_id {pad:,}, which is set aside: it has tokens 0 to {rows - 1:,}"
+                f"the model's config has pad_token_id {pad:,}, which is ignored: it has tokens 0 to {rows - 1:,}"
             )
     return lines[:1]
 

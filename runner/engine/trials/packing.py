@@ -42,7 +42,7 @@ def pack(model: Any, tokenizer: Any) -> str | None:
             raise
         problem = errors.in_one_line(error)
     packed_linear.unpack(model)
-    return f"the weights are not packed for this CPU, which costs speed: tried on a few tokens, {problem}"
+    return f"the weights are not packed for this CPU, so it is slower; the trial failed: {problem}"
 
 
 class _Watched(torch.nn.Linear):

@@ -23,8 +23,8 @@ Together = Literal["padded", "equal", "alone"]
 FREEST: tuple[Together, ...] = get_args(Together)
 
 WORDS: dict[Together, str] = {
-    "equal": "rows of equal length only: padded, this model gives other answers, as if the padding were text",
-    "alone": "one row at a time: beside other rows this model gives other answers",
+    "equal": "rows of equal length only: with padding this model gives other answers, as if the padding were text",
+    "alone": "one row at a time: next to other rows this model gives other answers",
 }
 """What is said of rows that do not all go together."""
 

@@ -1,1 +1,1 @@
-"""The files of a model, looked into before any rank starts: what they are, and whether transformers can load them."""
+"""The files of a model, examined before any rank starts: what they are, and whether transformers can load them."""

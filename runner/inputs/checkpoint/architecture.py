@@ -14,17 +14,17 @@ GENERATING_HEADS = ("CausalLM", "ConditionalGeneration")
 
 HEADS = {
     "SequenceClassification": "a classifier",
-    "TokenClassification": "a classifier of tokens",
-    "QuestionAnswering": "it finds answers in a text that it is given",
-    "MultipleChoice": "it chooses among answers",
+    "TokenClassification": "a token classifier",
+    "QuestionAnswering": "a question-answering model, which finds answers in a text",
+    "MultipleChoice": "a multiple-choice model",
     "MaskedLM": "a masked language model, which fills gaps",
     "NextSentencePrediction": "a classifier",
     "RewardModel": "a reward model, which scores texts",
-    "ImageClassification": "a classifier of images",
-    "AudioClassification": "a classifier of sounds",
+    "ImageClassification": "an image classifier",
+    "AudioClassification": "an audio classifier",
 }
 
-WANTED = "rankdeck generates text with causal language models (as a rule …ForCausalLM)"
+WANTED = "rankdeck needs a causal language model (usually …ForCausalLM)"
 TWO_WAYS = "an encoder, which reads in both directions"
 ENCODER_DECODER = "an encoder-decoder"
 MORE_THAN_TEXT = "a model that takes or makes more than text"
@@ -37,7 +37,7 @@ def why_not_causal(config: dict[str, Any], names: Names, *, sentence_model: bool
     """
     kind, architecture = config.get("model_type"), architecture_of(config)
     if not isinstance(kind, str) or not kind:
-        return "its config.json has no model_type, by which transformers would know it; fetch it again"
+        return "its config.json has no model_type, so transformers cannot tell what it is; fetch it again"
     if names.known and kind not in names.configs and kind not in names.causal:
         return (
             f"its model type is {kind!r}, which transformers {names.version} does not know; "
@@ -57,7 +57,7 @@ def architecture_of(config: dict[str, Any]) -> str | None:
 
 
 def _no(architecture: str | None, kind: str, what: str) -> str:
-    return f"no causal language model: {architecture or f'model type {kind}'} is {what}; {WANTED}"
+    return f"not a causal language model: {architecture or f'model type {kind}'} is {what}; {WANTED}"
 
 
 def _other_kind(config: dict[str, Any], kind: str, architecture: str | None, names: Names) -> str | None:
@@ -94,7 +94,7 @@ def _kind_without_causal(config: dict[str, Any], kind: str, names: Names) -> str
         return "a model for images and text"
     if kind in names.sequence or config.get("is_encoder_decoder") is True or kind.endswith("encoder-decoder"):
         return ENCODER_DECODER
-    return TWO_WAYS if kind in names.masked else "a model of a kind that generates no text"
+    return TWO_WAYS if kind in names.masked else "a kind of model that does not generate text"
 
 
 def _words(name: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from rankdeck.runner.inputs.checkpoint.transformers_names import Names
 
-RISK = "it would run on this machine with all your rights. Read it; if you trust it, add --trust-remote-code"
+RISK = "it would run on this machine with all your permissions. Read it; if you trust it, add --trust-remote-code"
 
 OF_NO_MODEL = frozenset({"PreTrainedTokenizer", "PythonBackend", "TokenizersBackend"})
 """Tokenizer classes of transformers itself that belong to no model type."""
@@ -42,14 +42,14 @@ def why_not_run(classes: Collection[str], kind: object, names: Names) -> str:
     """What a person must know before code of a model is run."""
     files = " and ".join(sorted({file_of(place) for place in classes}))
     return (
-        f"custom code: transformers {names.version} has nothing of its own for model type {kind!r}, "
-        f"and the model brings Python instead ({files}); {RISK}"
+        f"custom code: transformers {names.version} has no code for model type {kind!r}, "
+        f"so the model brings its own Python ({files}); {RISK}"
     )
 
 
 def why_no_head(code: dict[str, str]) -> str:
     """The words for a model whose own Python has no causal language model."""
-    return f"no causal language model: its own Python has {', '.join(sorted(code))}, and no AutoModelForCausalLM"
+    return f"not a causal language model: its own Python has {', '.join(sorted(code))} but no AutoModelForCausalLM"
 
 
 def file_of(place: str) -> str:

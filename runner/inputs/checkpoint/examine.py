@@ -107,7 +107,7 @@ def _adapter_findings(model: _Checkpoint) -> Findings:
         return Findings()
     said = (
         "there is an adapter (adapter_config.json) beside the weights, which would be left out: merge the two with "
-        "peft's merge_and_unload(), or pip install peft, or take the adapter's files away"
+        "peft's merge_and_unload(), or pip install peft, or remove the adapter's files"
     )
     return Findings((f"{model.path}: {said}",))
 
@@ -166,7 +166,7 @@ def _setting_findings(model: _Checkpoint, pointers: list[str]) -> Findings:
         if setting == END:
             notes.append(f"{said}: no answer ends with it")
         else:
-            problems.append(f"{said}; correct it, or take it out")
+            problems.append(f"{said}; correct or remove it")
     return Findings(tuple(problems), tuple(notes))
 
 

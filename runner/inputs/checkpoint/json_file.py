@@ -26,13 +26,13 @@ def read_object(path: Path) -> dict[str, Any]:
         values = json.loads(text)
     except json.JSONDecodeError as error:
         why = "it ends too early" if error.pos >= len(error.doc.rstrip()) else error.msg
-        raise BrokenFile(f"{path}:{error.lineno}:{error.colno} is no JSON: {why}") from None
+        raise BrokenFile(f"{path}:{error.lineno}:{error.colno} is not valid JSON: {why}") from None
     except RecursionError:
         raise BrokenFile(f"{path} is nested too deep") from None
     except ValueError as error:  # such as a number of more digits than Python reads
-        raise BrokenFile(f"{path} is no JSON: {error}") from None
+        raise BrokenFile(f"{path} is not valid JSON: {error}") from None
     if not isinstance(values, dict):
-        raise BrokenFile(f"{path} holds {_kind(values)}, where an object ({{…}}) belongs")
+        raise BrokenFile(f"{path} holds {_kind(values)}, not an object ({{…}})")
     return values
 
 
@@ -71,5 +71,5 @@ def _text(path: Path, raw: bytes) -> str:
 
 
 def _kind(value: object) -> str:
-    kinds = {list: "a list", str: "a text", bool: "true or false", type(None): "null"}
+    kinds = {list: "a list", str: "a string", bool: "true or false", type(None): "null"}
     return kinds.get(type(value), "a number")

@@ -27,8 +27,8 @@ OTHER_FORMATS = (
     (b"GGUF", "a GGUF file"),
     (b"\x1f\x8b", "compressed with gzip"),
     (b"<", "a web page"),
-    (b"{", "a text"),
-    (b"version ", "a text"),
+    (b"{", "text"),
+    (b"version ", "text"),
 )
 
 
@@ -57,7 +57,7 @@ def raw_header(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise BrokenFile(why_unreadable(path, error)) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise BrokenFile(f"{path} is no safetensors file: its header is no JSON; fetch it again") from None
+        raise BrokenFile(f"{path} is not a safetensors file: its header is not JSON; fetch it again") from None
     header.pop("__metadata__", None)
     return header
 
@@ -71,7 +71,7 @@ def tensors_of(path: Path) -> dict[str, Tensor]:
     try:
         found = msgspec.convert(raw_header(path), dict[str, Tensor])
     except msgspec.ValidationError as error:
-        raise BrokenFile(f"{path} is no safetensors file: its header is wrong ({error}); fetch it again") from None
+        raise BrokenFile(f"{path} is not a safetensors file: its header is wrong ({error}); fetch it again") from None
     for name, tensor in found.items():
         if tensor.dtype not in BITS:
             raise BrokenFile(f"{path}: {name} has the dtype {tensor.dtype}, which safetensors does not know")
@@ -92,7 +92,7 @@ def tensors_of(path: Path) -> dict[str, Tensor]:
 def _what_else(first: bytes, length: int, size: int) -> str:
     for begins, what in OTHER_FORMATS:
         if first.startswith(begins):
-            return f"is no safetensors file, but {what}"
+            return f"is not a safetensors file but {what}"
     if len(first) == 8 and 2 <= length <= HEADER_BYTES:
         return f"is cut short: it has {size:,} bytes, and its header alone {length:,}; fetch it again"
-    return "is no safetensors file; fetch it again"
+    return "is not a safetensors file; fetch it again"

@@ -95,7 +95,7 @@ def read_tokenizer(folder: Path) -> TokenizerFile:
         return msgspec.json.decode(raw, type=TokenizerFile)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         read_object(path)  # says where it is no JSON
-        raise BrokenFile(f"{path} is no tokenizer: {error}; fetch it again") from None
+        raise BrokenFile(f"{path} is not a tokenizer: {error}; fetch it again") from None
 
 
 def why_no_chat(folder: Path, names: Iterable[str], trusted: bool) -> str | None:

@@ -211,7 +211,7 @@ def _why_not_pickled(path: Path) -> str | None:
         if first.startswith(b"PK") and not zipfile.is_zipfile(path):
             return f"{path} is cut short; fetch it again"
         if not first.startswith((b"PK", b"\x80")):
-            return f"{path} is no file of torch.save; fetch it again"
+            return f"{path} is not a torch.save file; fetch it again"
     except OSError as error:
         return f"{path} cannot be read: {error.strerror}"
     return None

@@ -68,7 +68,7 @@ CONTENTS = (
                 "a web page (HTML)",
                 "a download that needs a login or has moved gives one: fetch the file again",
             ),
-            (rb"\s*<\?xml", "an XML document", "where it says why a download failed, fetch the file again"),
+            (rb"\s*<\?xml", "an XML document", "if it says why a download failed, fetch the file again"),
         )
     ),
 )

@@ -63,7 +63,7 @@ class Ids:
         for id_, found in places.items():
             if len(found) > 1:
                 listed = ", ".join(map(str, found[:5])) + (" …" if len(found) > 5 else "")
-                problems.add(f"id {shown(id_)!r} stands more than once, on {problems.unit}s {listed}", found[1])
+                problems.add(f"id {shown(id_)!r} appears more than once, on {problems.unit}s {listed}", found[1])
 
     def words(self) -> list[str]:
         """What to say where an id that is given is the index of a prompt without one."""

@@ -40,11 +40,11 @@ def json_lines(lines: Iterable[Line], problems: Problems) -> Iterator[Record]:
             if line.isspace():
                 continue
             if not begun and line.lstrip().startswith("["):
-                raise problems.stop("this is a JSON array, where an object a line belongs; name it .json", number)
+                raise problems.stop("this is a JSON array, not one object per line; name it .json", number)
             begun = True
             value = decoded(line.rstrip())
             if not isinstance(value, (dict, ValueError)):
-                value = ValueError(f"{kind(value)}, where an object with `prompt` or `messages` belongs")
+                value = ValueError(f"{kind(value)}, not an object with `prompt` or `messages`")
         yield number, value
 
 
@@ -65,12 +65,12 @@ def json_list(file: BinaryIO, problems: Problems) -> Iterator[Record]:
         place = data.count(b"\n", 0, mark + error.start) + 1
         raise problems.stop(not_utf8(data[mark:], mark, error), place) from None
     if isinstance(value, Broken):
-        hint = "; one object a line is .jsonl" if "Extra data" in str(value) else ""
+        hint = "; name a file of one object per line .jsonl" if "Extra data" in str(value) else ""
         raise problems.stop(f"{value}{hint}", value.line)
     if isinstance(value, ValueError):
         raise problems.stop(str(value))
     if not isinstance(value, list):
-        raise problems.stop(f"{kind(value)}, where a list of prompts belongs; one object a line is .jsonl")
+        raise problems.stop(f"{kind(value)}, not a list of prompts; name a file of one object per line .jsonl")
     problems.unit = "item"
     yield from enumerate(value, 1)
 
@@ -112,7 +112,7 @@ def _object(pairs: list[tuple[str, object]]) -> "dict[str, object] | ValueError"
         keys = [key for key, _ in pairs]
         for key in keys:
             if key in USED_KEYS and keys.count(key) > 1:
-                return ValueError(f"`{key}` stands more than once in one object; leave one")
+                return ValueError(f"`{key}` appears more than once in one object; keep one")
     return value
 
 
@@ -124,8 +124,8 @@ def _why_broken(text: str, why: str) -> Broken:
     except (ValueError, RecursionError) as error:
         return Broken(str(error))
     for pattern, said in (
-        (NO_NUMBER, "{} is no JSON number; write null, or leave it out"),
-        (HALF_OF_A_PAIR, "{} is half of a surrogate pair, no character"),
+        (NO_NUMBER, "{} is not a JSON number; write null, or leave it out"),
+        (HALF_OF_A_PAIR, "{} is half a surrogate pair, not a character"),
     ):
         for found in pattern.finditer(text):
             if found[1]:

@@ -68,7 +68,7 @@ def kind(value: object) -> str:
         return "null"
     if isinstance(value, bool):
         return "true" if value else "false"
-    names = {str: "a text", int: "a number", float: "a number", list: "a list", dict: "an object", bytes: "bytes"}
+    names = {str: "a string", int: "a number", float: "a number", list: "a list", dict: "an object", bytes: "bytes"}
     name = names.get(type(value), type(value).__name__)
     return name.replace("a", "an empty", 1) if value in ("", [], {}) and name.startswith("a ") else name
 

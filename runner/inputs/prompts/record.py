@@ -64,9 +64,7 @@ class LeftOut:
             hint = "; settings are given as flags, for all prompts" if flags else ""
             said.append(f"keys of the prompt file that are not used: {listed}{more}{hint}")
         if self._developers:
-            said.append(
-                f"messages of the role developer ({self._developers:,}) are given to the model as system messages"
-            )
+            said.append(f"developer messages ({self._developers:,}) are passed to the model as system messages")
         return said
 
 
@@ -77,7 +75,7 @@ def understand(value: object, left_out: LeftOut) -> tuple[str, Messages | None, 
     if isinstance(value, str):
         return _check_text(value), None, None
     if not isinstance(value, dict):
-        raise ValueError(f"{kind(value)}, where an object with `prompt` or `messages` belongs")
+        raise ValueError(f"{kind(value)}, not an object with `prompt` or `messages`")
     named = "custom_id" if value.get("id") is None and "custom_id" in value else "id"
     id_ = _id_of(value, named)
     body = value.get("body")
@@ -96,7 +94,7 @@ def understand(value: object, left_out: LeftOut) -> tuple[str, Messages | None, 
 def _id_of(value: Mapping[str, object], key: str) -> str | None:
     found = value.get(key)
     if isinstance(found, bool) or not isinstance(found, (str, int, type(None))) or found == "":
-        raise ValueError(f"`{key}` must be a text or a whole number, not {kind(found)}")
+        raise ValueError(f"`{key}` must be a string or a whole number, not {kind(found)}")
     return None if found is None else str(found)
 
 
@@ -111,7 +109,7 @@ def _prompt_of(value: Mapping[str, object], left_out: LeftOut, where: str = "") 
     if isinstance(prompt, list) and prompt:
         raise ValueError(f"`prompt` is {_list_words(prompt)}")
     if prompt is not None:
-        raise ValueError(f"`prompt` must be a text, not {kind(prompt)}")
+        raise ValueError(f"`prompt` must be a string, not {kind(prompt)}")
     nulls = [key for key in ("prompt", "messages") if key in value]
     if nulls:
         raise ValueError(f"`{'` and `'.join(nulls)}` {'are' if len(nulls) > 1 else 'is'} null; there is no prompt")
@@ -125,8 +123,8 @@ def _list_words(prompt: list[object]) -> str:
     if all(isinstance(item, dict) and "role" in item for item in prompt):
         return "a list of messages; call the key `messages`"
     if all(isinstance(item, str) for item in prompt):
-        return "a list of texts; give each a record of its own"
-    return "a list; give a text"
+        return "a list of strings; give each a record of its own"
+    return "a list; give a string"
 
 
 def _check_text(text: str) -> str:
@@ -169,7 +167,7 @@ def _role_of(message: Mapping[str, object], left_out: LeftOut) -> str:
     if not isinstance(role, str):
         raise ValueError(f"`role` must be one of {', '.join(ROLES)}, not {kind(role)}")
     if role in TOOL_ROLES:
-        raise ValueError(f"the results of tools (role {role}) are not taken; leave out messages about tools")
+        raise ValueError(f"tool results (role {role}) are not supported; leave out messages about tools")
     if role not in ROLES:
         raise ValueError(f'`role` must be one of {", ".join(ROLES)}, not "{shown(role)}"')
     if role == "developer":
@@ -183,19 +181,19 @@ def _content_of(message: Mapping[str, object], left_out: LeftOut) -> str:
     """The text of a message. Parts are joined as chat templates do, with nothing between them."""
     content = message.get("content")
     if content is None and message.get("tool_calls"):
-        raise ValueError("calls of tools (`tool_calls`) are not taken; leave out messages about tools")
+        raise ValueError("tool calls (`tool_calls`) are not supported; leave out messages about tools")
     if isinstance(content, str):
         return content
     if not isinstance(content, list) or not all(isinstance(part, dict) for part in content):
-        raise ValueError(f"`content` must be a text, not {kind(content)}")
+        raise ValueError(f"`content` must be a string, not {kind(content)}")
     texts = []
     for part in content:
         named, text = part.get("type"), part.get("text")
         if named != "text":
             what = f"the type `{shown(named)}`" if isinstance(named, str) else "no `type`"
-            raise ValueError(f"a part of `content` has {what}; only text is taken, no images, sound or files")
+            raise ValueError(f"a part of `content` has {what}; only text is supported, no images, audio or files")
         if not isinstance(text, str):
-            raise ValueError(f"`text` in a part of `content` must be a text, not {kind(text)}")
+            raise ValueError(f"`text` in a part of `content` must be a string, not {kind(text)}")
         left_out.keys(part, {"type", "text"}, "content.")
         texts.append(text)
     return "".join(texts)

@@ -118,16 +118,16 @@ def _broken(why: str, feed: _Feed, place: int) -> Record:
     if "unexpected end" in why:
         return feed.opened_at or place, ValueError("broken CSV: a quoted field is never closed")
     if "expected after" in why:
-        why = 'text stands after the closing quote of a field; a quote inside a field is written twice: ""'
+        why = 'text after the closing quote of a field; write a quote inside a field twice: ""'
     elif "new-line character" in why:
-        why = "a carriage return (CR) stands within a field; quote the field"
+        why = "a carriage return (CR) inside a field; quote the field"
     return place, ValueError(f"broken CSV: {why}")
 
 
 def _misfit(fields: int, columns: int, separator: str) -> str:
     name = SEPARATORS.get(separator, repr(separator))
     said = f"the row has {fields} field{'s' * (fields != 1)}, and the header has {columns}"
-    return f"{said}; " + (f'quote a field with a {name} in it: "…"' if fields > columns else "fill it up")
+    return f"{said}; " + (f'quote a field with a {name} in it: "…"' if fields > columns else "add the missing ones")
 
 
 def _hint(header: Sequence[str]) -> str:
@@ -136,8 +136,8 @@ def _hint(header: Sequence[str]) -> str:
     if not found:
         return ""
     if found[0] == "\t":
-        return "; name a file with tabs between its fields .tsv"
-    return f"; where `{found[0]}` separates the fields, write `sep={found[0]}` in a line above"
+        return "; if tabs separate its fields, name the file .tsv"
+    return f"; if `{found[0]}` separates the fields, put the line `sep={found[0]}` above it"
 
 
 def parquet_rows(file: BinaryIO, column: str | None, problems: Problems) -> Iterator[Record]:
@@ -155,6 +155,6 @@ def parquet_rows(file: BinaryIO, column: str | None, problems: Problems) -> Iter
         for batch in table.iter_batches(batch_size=1024, columns=[name]):
             for value in batch.column(0).to_pylist():
                 place += 1
-                yield place, value if isinstance(value, str) else ValueError(f"{kind(value)}, where a text belongs")
+                yield place, value if isinstance(value, str) else ValueError(f"{kind(value)}, not a string")
     except (pyarrow.ArrowException, MemoryError, OSError, ValueError) as error:
-        raise problems.stop(f"this is no Parquet file that can be read: {error}") from None
+        raise problems.stop(f"this Parquet file cannot be read: {error}") from None

@@ -121,7 +121,7 @@ class Server:
             del self._strangers[oldest]
             oldest.transport.abort()
             await asyncio.sleep(0)  # its descriptor is closed in the loop's next round
-            self._say("too many connections that have said nothing; the oldest was closed")
+            self._say("too many silent connections; the oldest was closed")
 
     def _go_on_with(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -191,7 +191,7 @@ class Server:
             return
         self._logged.append(now)
         last = len(self._logged) == LOGGED_A_MINUTE and now - self._logged[0] < 60
-        self._log(f"{text}; more like this within a minute is not logged" if last else text)
+        self._log(f"{text}; more of these within a minute are not logged" if last else text)
 
 
 def command_of(line: bytes) -> Command:

@@ -38,7 +38,7 @@ class Viewers:
         """Why no further viewer is let in; None while there is room."""
         if len(self._viewers) < MOST_VIEWERS:
             return None
-        return f"{len(self._viewers)} viewers are connected already, as many as a run takes; leave one and try again"
+        return f"{len(self._viewers)} viewers are connected already, the most a run takes; close one and try again"
 
     def add(self, viewer: Viewer) -> None:
         viewer.write(self._snapshot())

@@ -41,8 +41,7 @@ def test_several_prompts_whose_logits_are_nan_name_dtype_model_and_cure(dtype, c
     assert state.unusable_logits == 3
     (found,) = [finding for finding in findings(state) if finding.kind == "logits"]
     assert found.text.startswith(
-        f"3 of {before.done + 5:,} prompts ended in logits that are no numbers (NaN): {state.model_label} computes in "
-        f"{dtype}. {cure}"
+        f"3 of {before.done + 5:,} prompts ended in NaN logits: {state.model_label} computes in {dtype}. {cure}"
     )
 
 

@@ -225,7 +225,7 @@ def test_what_is_in_flight_is_abandoned_when_asked(model):
             "continuous",
             "static",
             "continuous batching cannot be used here: its generation config wants RepetitionPenaltyLogitsProcessor, "
-            "which it does not have",
+            "which it does not support",
         ),
     ],
 )  # fmt: skip

@@ -110,7 +110,7 @@ def test_settings_that_transformers_would_not_load_are_set_aside_with_a_line(fol
     edit(folder, "generation_config.json", num_return_sequences=3, compile_config={"mode": "default"})
     loaded = load(folder)
     assert loaded.notes == (
-        "the model's generation config has num_return_sequences 3, which is set aside: a prompt has one answer",
+        "the model's generation config has num_return_sequences 3, which is ignored: a prompt has one answer",
     )
     assert texts_of(engine(loaded.model)[0]) == alone(tiny(num_key_value_heads=2))
 

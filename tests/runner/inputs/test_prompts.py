@@ -120,13 +120,13 @@ def test_all_bad_lines_are_named_at_once_with_file_and_line() -> None:
         "p.jsonl:2: broken JSON: Expecting value at column 11",
         "p.jsonl:3: neither `prompt` nor `messages`; there is `text`",
         "p.jsonl:4: both `prompt` and `messages`; leave one out",
-        "p.jsonl:5: `prompt` must be a text, not a number",
-        "p.jsonl:6: a text, where an object with `prompt` or `messages` belongs",
+        "p.jsonl:5: `prompt` must be a string, not a number",
+        "p.jsonl:6: a string, not an object with `prompt` or `messages`",
         "p.jsonl:7: empty prompt",
         "p.jsonl:8: not UTF-8 (byte 0xff at offset 128 of the file, 'ÿ' in Latin-1); save the file as UTF-8, "
         "or convert it with `iconv -f WINDOWS-1252 -t UTF-8`",
-        "p.jsonl:9: `id` must be a text or a whole number, not a number",
-        "p.jsonl:10: broken JSON: \\ud800 is half of a surrogate pair, no character (column 13)",
+        "p.jsonl:9: `id` must be a string or a whole number, not a number",
+        "p.jsonl:10: broken JSON: \\ud800 is half a surrogate pair, not a character (column 13)",
     ]
 
 
@@ -134,13 +134,13 @@ def test_all_bad_lines_are_named_at_once_with_file_and_line() -> None:
     ("messages", "said"),
     [
         ("[]", "`messages` must be a list of messages, not an empty list"),
-        ('"hi"', "`messages` must be a list of messages, not a text"),
-        ('["hi"]', "message 1 must be an object with `role` and `content`, not a text"),
+        ('"hi"', "`messages` must be a list of messages, not a string"),
+        ('["hi"]', "message 1 must be an object with `role` and `content`, not a string"),
         (
             '[{"role": "wizard", "content": "hi"}]',
             "message 1: `role` must be one of system, developer, user, assistant",
         ),
-        ('[{"role": "user", "content": ["hi"]}]', "message 1: `content` must be a text, not a list"),
+        ('[{"role": "user", "content": ["hi"]}]', "message 1: `content` must be a string, not a list"),
         ('[{"role": "user", "content": "hi"}, {"role": "user", "content": " "}]', "message 2: `content` is empty"),
         ('[{"role": "system", "content": ""}]', "empty prompt"),
     ],
@@ -171,14 +171,14 @@ def test_blank_lines_amid_text_are_empty_prompts_and_a_long_list_of_problems_is_
         (
             "p.json",
             '{"prompt": "a"}',
-            "p.json: an object, where a list of prompts belongs; one object a line is .jsonl",
+            "p.json: an object, not a list of prompts; name a file of one object per line .jsonl",
         ),
         (
             "p.json",
             '{"prompt": "a"}\n{"prompt": "b"}',
-            "p.json:2: broken JSON: Extra data at column 1; one object a line is .jsonl",
+            "p.json:2: broken JSON: Extra data at column 1; name a file of one object per line .jsonl",
         ),
-        ("p.json", '["a", 3]', "p.json: item 2: a number, where an object with `prompt` or `messages` belongs"),
+        ("p.json", '["a", 3]', "p.json: item 2: a number, not an object with `prompt` or `messages`"),
         ("p.json", b'["a",\n"\xe9"]', "p.json:2: not UTF-8 (byte 0xe9 at offset 7 of the file, 'é' in Latin-1)"),
         ("p.docx", "a", "p.docx: unknown kind of file '.docx'; give one of .txt, .jsonl, .ndjson, .json, .csv, .tsv, "),
         ("p.txt", "a\n".encode("utf-16"), "p.txt:1: the file is UTF-16, not UTF-8; convert it with `iconv -f UTF-16"),
@@ -210,8 +210,8 @@ def test_ids_that_stand_twice_are_named_with_all_their_lines() -> None:
     ids = ['"a"', "1", None, '"1"', '"a"']
     content = "".join("\n" if id_ is None else f'{{"id": {id_}, "prompt": "x"}}\n' for id_ in ids)
     assert complaint("p.jsonl", content).splitlines() == [
-        "p.jsonl:4: id '1' stands more than once, on lines 2, 4",
-        "p.jsonl:5: id 'a' stands more than once, on lines 1, 5",
+        "p.jsonl:4: id '1' appears more than once, on lines 2, 4",
+        "p.jsonl:5: id 'a' appears more than once, on lines 1, 5",
     ]
 
 
@@ -227,7 +227,7 @@ def test_a_column_is_asked_for_listed_if_missing_and_refused_where_there_are_non
 def test_bad_rows_of_csv_are_named_by_the_line_they_begin_on() -> None:
     content = b'n,q\n1,"two\nlines"\n2\n3,\xff\n4,""\n5,"never closed\n6,a\n'
     assert complaint("p.csv", content, column="q").splitlines() == [
-        "p.csv:4: the row has 1 field, and the header has 2; fill it up",
+        "p.csv:4: the row has 1 field, and the header has 2; add the missing ones",
         "p.csv:5: not UTF-8 (byte 0xff at offset 22 of the file, 'ÿ' in Latin-1); save the file as UTF-8, "
         "or convert it with `iconv -f WINDOWS-1252 -t UTF-8`",
         "p.csv:6: empty prompt",
@@ -238,10 +238,10 @@ def test_bad_rows_of_csv_are_named_by_the_line_they_begin_on() -> None:
 def test_bad_parquet_is_named_by_row(monkeypatch: pytest.MonkeyPatch) -> None:
     parquet.write_table(pyarrow.table({"text": ["one", None, ""]}), "p.parquet")
     assert complaint("p.parquet", column="text").splitlines() == [
-        "p.parquet: row 2: null, where a text belongs",
+        "p.parquet: row 2: null, not a string",
         "p.parquet: row 3: empty prompt",
     ]
-    assert "this is no Parquet file that can be read" in complaint("q.parquet", "text", column="text")
+    assert "this Parquet file cannot be read" in complaint("q.parquet", "text", column="text")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     assert "pip install 'rankdeck[parquet]'" in complaint("p.parquet", column="text")
 

@@ -172,7 +172,7 @@ def test_damaged_records_are_set_aside_and_their_prompts_done_again(run, prompts
     assert (run / "outputs.jsonl.damaged").read_bytes() == torn
     assert point.mended == [
         "14 bytes of half-written lines were cut off",
-        "outputs.jsonl: 1 line that is no record of this run went into outputs.jsonl.damaged; what has no record is "
+        "outputs.jsonl: 1 line not of this run was set aside in outputs.jsonl.damaged; prompts without a record are "
         "done again",
     ]
 

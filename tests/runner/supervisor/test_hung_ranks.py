@@ -86,7 +86,7 @@ def test_what_is_known_stands_in_the_state_until_the_rank_goes_on(watched):
     assert (silence.seconds, silence.process, silence.patience) == (10.0, "waiting in the kernel", 60.0)
     one = watched.pool.work.ranks[1]
     watched.launch.say(one, *outputs_of(one.peer.work[1], 1)[:1])
-    assert watched.seconds(1) == ["rank 1: goes on, after 12 s"]
+    assert watched.seconds(1) == ["rank 1: working again after 12 s"]
     assert watched.launch.state.ranks[1].silence is None
     assert watched.launch.state.ranks[0].silence is not None
 

@@ -298,7 +298,7 @@ async def test_a_rank_that_talks_nonsense_is_taken_for_lost_and_replaced(launch,
     assert started.process.wait(20) == 0
     (lost,) = [message for message in seen if isinstance(message, protocol.RankLost)]
     assert lost.rank == 0
-    assert lost.cause.startswith("it said what cannot be: ")
+    assert lost.cause.startswith("it sent an impossible message: ")
     assert (state.attempt, state.ended.summary.output_tokens) == (2, 100)
     assert [record.text for record in outputs(started.directory)] == expected(PROMPTS)
 

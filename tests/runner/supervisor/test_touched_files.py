@@ -88,7 +88,7 @@ async def test_a_complete_run_that_has_lost_records_since_is_resumed_for_those_a
     assert again.process.wait(20) == 0
     assert sum(message.rows for message in seen if isinstance(message, protocol.BatchStarted)) == 2
     assert [record.text for record in outputs(started.directory)] == expected(PROMPTS)
-    assert "mended: outputs.jsonl: 1 line that is no record" in (started.directory / run_directory.LOG_FILE).read_text()
+    assert "mended: outputs.jsonl: 1 line not of this run" in (started.directory / run_directory.LOG_FILE).read_text()
 
 
 async def test_a_supervisor_that_cannot_take_the_run_up_says_why_in_run_json(launch, standin_model):

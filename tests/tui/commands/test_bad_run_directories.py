@@ -126,7 +126,7 @@ async def test_a_journal_with_a_damaged_line_is_shown_as_far_as_it_goes(tmp_path
     (tmp_path / run_directory.EVENTS_FILE).write_bytes(protocol.encode_line(begun) + b"x" * 30 + b"\n")
     events = SocketSource(tmp_path).events()
     assert await anext(events) == msgspec.structs.replace(begun, directory=str(tmp_path))
-    with pytest.raises(SourceError, match=r"its journal tells no more: .*events\.jsonl:2"):
+    with pytest.raises(SourceError, match=r"the rest of its journal cannot be read: .*events\.jsonl:2"):
         await anext(events)
 
 

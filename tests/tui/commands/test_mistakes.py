@@ -93,13 +93,13 @@ def test_unknown_options_empty_values_and_values_of_switches_are_told_together(c
 @pytest.mark.parametrize(
     ("typed", "meant"),
     [
-        ("--dtype fp16", "must be one of auto, float32, bfloat16, float16, not 'fp16'; is it float16?"),
-        ("--dtype bf16", "is it bfloat16?"),
-        ("--device gpu", "must be one of auto, cuda, cpu, not 'gpu'; is it cuda?"),
-        ("--engine continous", "is it continuous?"),
-        ("--quantization 4bit", "is it bnb-4bit?"),
-        ("--attention flash", "is it flash_attention_2?"),
-        ("--order len", "is it length?"),
+        ("--dtype fp16", "must be one of auto, float32, bfloat16, float16, not 'fp16'; did you mean float16?"),
+        ("--dtype bf16", "did you mean bfloat16?"),
+        ("--device gpu", "must be one of auto, cuda, cpu, not 'gpu'; did you mean cuda?"),
+        ("--engine continous", "did you mean continuous?"),
+        ("--quantization 4bit", "did you mean bnb-4bit?"),
+        ("--attention flash", "did you mean flash_attention_2?"),
+        ("--order len", "did you mean length?"),
     ],
 )
 def test_a_wrong_choice_lists_the_choices_and_names_the_likely_one(typed, meant):
@@ -141,28 +141,28 @@ def test_a_key_of_a_file_is_named_with_the_file_and_a_flag_over_it_as_a_flag(tmp
     lines = refused("run", "nowhere.txt", "--config", str(file), "--ranks", "0", "--top-p", "2")
     for key in ("max_new_tokens", "dtype", "sede", "seed"):
         assert len(told(lines, f"{file}: {key}")) == 1, key
-    assert "is it seed" in told(lines, f"{file}: sede")[0]
+    assert "did you mean seed" in told(lines, f"{file}: sede")[0]
     assert told(lines, "--ranks") == ["rankdeck: --ranks: must be at least 1, not 0"]
     assert told(lines, "--top-p")
 
 
 def test_a_flag_or_a_command_that_is_nearly_one_is_pointed_out():
     assert told(refused("run", "nowhere.txt", "--max-new-token", "3"), "--max-new-token")[0].endswith(
-        "is it --max-new-tokens?"
+        "did you mean --max-new-tokens?"
     )
     (line,) = refused("swep", "p.txt")
-    assert "is it sweep" in line
+    assert "did you mean sweep" in line
     assert "doctor" in line
 
 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("--theme", "nord", "run", "p.txt"), "options go behind the command: rankdeck run --theme nord"),
-        (("--ascii", "list"), "--ascii: not for `rankdeck list`; it is for the start screen and for run, "),
+        (("--theme", "nord", "run", "p.txt"), "options go after the command: rankdeck run --theme nord"),
+        (("--ascii", "list"), "--ascii: not for `rankdeck list`, only for the start screen and run, "),
         (("--theme", "nord", "doctor"), "--theme nord: not for `rankdeck doctor`"),
-        (("--theme", "nrd", "list"), "--theme: there is no theme 'nrd'; is it nord"),
-        (("--theme", "nrd"), "--theme: there is no theme 'nrd'; is it nord"),
+        (("--theme", "nrd", "list"), "--theme: there is no theme 'nrd'; did you mean nord"),
+        (("--theme", "nrd"), "--theme: there is no theme 'nrd'; did you mean nord"),
         (("--plain", "run", "p.txt"), "--plain: there is no such option"),
     ],
 )
@@ -176,7 +176,7 @@ def test_a_theme_is_checked_even_where_no_screen_is_drawn():
 
 def test_what_is_missing_is_named_with_how_to_give_it():
     assert refused("stop") == ["rankdeck: RUN is missing: rankdeck stop RUN"]
-    assert "rankdeck: --ranks: needs a value behind it" in refused("run", "--ranks")
+    assert "rankdeck: --ranks: needs a value" in refused("run", "--ranks")
     assert "rankdeck: name a file of prompts, or - for standard input" in refused("run", "--ranks", "0")
 
 

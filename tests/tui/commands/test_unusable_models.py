@@ -43,7 +43,7 @@ def test_the_command_names_every_fault_of_the_model_and_starts_nothing(
     assert f"--model: model.safetensors is a Git LFS pointer, not the file itself: run `git lfs pull` in {model}" in (
         done.stderr
     )
-    assert f"--model: {model / 'generation_config.json'}:1:2 is no JSON" in done.stderr
+    assert f"--model: {model / 'generation_config.json'}:1:2 is not valid JSON" in done.stderr
     assert not list(state_home.glob("**/run.json"))
 
 

@@ -38,9 +38,9 @@ def test_it_is_said_what_is_known_and_what_follows_and_the_seconds_go_on(running
 def test_the_eta_says_whom_it_waits_for_everywhere(running):
     state = silent(running)
     assert eta_seconds(state) is None
-    assert any(fact.value == "waits for rank 1" for fact in progress_facts(state))
-    assert "ETA waits for rank 1" in progress_line(state)
-    assert "ETA waits for rank 1" in bar_line(state, 200)
+    assert any(fact.value == "waiting for rank 1" for fact in progress_facts(state))
+    assert "ETA waiting for rank 1" in progress_line(state)
+    assert "ETA waiting for rank 1" in bar_line(state, 200)
 
 
 def test_its_row_says_silent_and_it_is_among_the_worst(running):

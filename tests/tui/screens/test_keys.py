@@ -40,7 +40,7 @@ def test_no_id_is_used_for_two_different_things() -> None:
 
 def test_an_invalid_keymap_is_refused_in_words_that_help() -> None:
     said = list(declared_keys.problems({"run.paus": "p", "run.stop": "d", "run.detach": 3, "app.theme": "p,"}))
-    assert said[0].startswith('"run.paus": there is no such id; is it run.pause or ')
+    assert said[0].startswith('"run.paus": there is no such id; did you mean run.pause or ')
     assert said[1:] == [
         '"run.detach": must be a key or several, as in "p" or "p,ctrl+up", not 3',
         '"app.theme": must be a key or several, as in "p" or "p,ctrl+up", not \'p,\'',

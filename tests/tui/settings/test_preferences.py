@@ -43,13 +43,13 @@ def test_the_file_is_read_and_flags_win() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("them = 'nord'", "them: there is no such setting; is it theme?"),
-        ("theme = 'nrd'", "theme: there is no theme 'nrd'; is it nord"),
+        ("them = 'nord'", "them: there is no such setting; did you mean theme?"),
+        ("theme = 'nrd'", "theme: there is no theme 'nrd'; did you mean nord"),
         ("theme = 3", "theme: there is no theme 3; there are rankdeck-dark, rankdeck-light,"),
         ("ascii = 1", "ascii: must be true or false, not 1"),
         ("notify = 'mail'", 'notify: must be "off", "bell" or "osc9", not \'mail\''),
         ("keys = 3", "keys: must be a table"),
-        ("[keys]\n'run.stopp' = 'k'", '[keys] "run.stopp": there is no such id; is it run.stop'),
+        ("[keys]\n'run.stopp' = 'k'", '[keys] "run.stopp": there is no such id; did you mean run.stop'),
         ("[keys]\n'run.stop' = 'q'", '[keys] "run.stop": q is the key of "app.leave" already'),
         ("theme =", "is no TOML"),
     ],
@@ -69,7 +69,7 @@ def test_all_problems_are_reported_at_once() -> None:
 
 
 def test_an_unknown_theme_on_the_command_line_is_refused() -> None:
-    with pytest.raises(PreferenceError, match="--theme: there is no theme 'rankdeck-drak'; is it rankdeck-dark"):
+    with pytest.raises(PreferenceError, match="--theme: there is no theme 'rankdeck-drak'; did you mean rankdeck-dark"):
         preferences.load(declared_keys.problems, theme="rankdeck-drak")
 
 
@@ -84,7 +84,7 @@ def test_before_anything_starts_a_wrong_file_ends_with_status_2() -> None:
 def test_a_flag_before_the_command_is_not_silently_lost() -> None:
     with Terminal([RANKDECK, "--ascii", "replay", "--sample"], columns=120) as terminal:
         assert terminal.wait(30) == 2
-        assert "go behind the command: rankdeck replay --ascii" in terminal.text
+        assert "go after the command: rankdeck replay --ascii" in terminal.text
 
 
 @pytest.mark.parametrize(

@@ -81,7 +81,7 @@ def test_a_journal_that_cannot_be_replayed_is_refused_with_file_line_and_what_to
     [
         ((), "rankdeck list"),
         ((), "replay --sample"),
-        (("first", "--sample"), "leave out either"),
+        (("first", "--sample"), "leave out --sample or RUN"),
         (("nobody",), "there is no run called 'nobody'"),
         (("no\x00body",), "there is no run called"),
         (("--sample", "--speed", "0"), "from 0.25 to 64, not 0"),

@@ -340,7 +340,7 @@ def test_an_unknown_theme_is_refused_before_the_server_listens(live):
         [RANKDECK, "serve", str(live.directory), "--theme", "rankdeck-lite"], capture_output=True, text=True
     )
     assert said.returncode == 2
-    assert "--theme: there is no theme 'rankdeck-lite'; is it rankdeck-light" in said.stderr
+    assert "--theme: there is no theme 'rankdeck-lite'; did you mean rankdeck-light" in said.stderr
 
 
 def test_a_port_that_is_taken_is_refused(live, tmp_path):

@@ -36,7 +36,7 @@ def test_only_rows_whose_logits_are_nan_end_in_an_error(sound, settings):
     assert result.row_steps == result.output_tokens + 1, "such a row leaves at once"
     with_it = ["!" in text for text in MIXED]
     assert [record.error is not None for record in records] == with_it
-    said = "the model's logits are NaN at new token 1, in float32: weights are damaged, or the model is"
+    said = "the model's logits are NaN at new token 1, in float32: the weights or the model is damaged"
     assert {record.error for record in records if record.error} == {said}
     assert {(record.text, record.output_tokens) for record in records if record.error} == {("", 0)}
     assert [record.text for record in records if not record.error] == [
@@ -156,7 +156,7 @@ def test_a_row_keeps_its_first_mark():
     [
         (torch.float16, "float16 ends at 65,504, so try --dtype bfloat16 or float32"),
         (torch.bfloat16, "try --dtype float32"),
-        (torch.float32, "weights are damaged"),
+        (torch.float32, "the weights or the model is damaged"),
     ],
 )
 def test_what_is_said_names_the_dtype_and_a_wider_one(dtype, cure):

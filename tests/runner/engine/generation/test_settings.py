@@ -73,7 +73,7 @@ def test_there_is_a_value_here_for_every_setting_that_is_set_aside():
 @pytest.mark.parametrize("name", WANTED)
 def test_another_way_to_search_is_set_aside_with_a_line_that_names_it(model, name):
     generation, lines = of_run(model, {name: WANTED[name]})
-    said = f"the model's generation config has {name} {WANTED[name]}, which is set aside: "
+    said = f"the model's generation config has {name} {WANTED[name]}, which is ignored: "
     assert [line.startswith(said) for line in lines] == [True]
     assert getattr(generation, name) is None
 

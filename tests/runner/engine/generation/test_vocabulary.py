@@ -110,7 +110,7 @@ def test_a_padding_token_that_the_config_has_no_row_for_is_set_aside_with_a_line
     config = transformers.AutoConfig.for_model("llama", vocab_size=101)
     config.pad_token_id = pad
     (line,) = vocabulary.settle_config(config)
-    assert line == f"the model's config has pad_token_id {pad:,}, which is set aside: it has tokens 0 to 100"
+    assert line == f"the model's config has pad_token_id {pad:,}, which is ignored: it has tokens 0 to 100"
     assert config.pad_token_id is None
     config.pad_token_id = 7
     assert vocabulary.settle_config(config) == []

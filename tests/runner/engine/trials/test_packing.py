@@ -82,7 +82,7 @@ def test_a_model_that_computes_something_else_when_packed_is_unpacked_and_says_s
     monkeypatch.setattr(PackedLinear, "forward", wrong)
     said = packing.pack(model, tokenizer())
     cause = "they gave other logits" if fault == "other numbers" else "RuntimeError: could not execute a primitive"
-    assert said == f"the weights are not packed for this CPU, which costs speed: tried on a few tokens, {cause}"
+    assert said == f"the weights are not packed for this CPU, so it is slower; the trial failed: {cause}"
     assert calls
     assert packed(model) == set()
     assert all(torch.equal(parameter, before[name]) for name, parameter in model.named_parameters())

@@ -58,10 +58,10 @@ def test_no_type_with_a_class_of_decoders_alone_needs_architectures() -> None:
         ("roberta", None, {}, "an encoder, which reads in both directions"),
         ("distilbert", "DistilBertModel", {}, "an encoder, which reads in both directions"),
         ("llama", "LlamaForSequenceClassification", {}, "a classifier"),
-        ("llama", "LlamaForTokenClassification", {}, "a classifier of tokens"),
-        ("qwen2", "Qwen2ForQuestionAnswering", {}, "it finds answers in a text"),
+        ("llama", "LlamaForTokenClassification", {}, "a token classifier"),
+        ("qwen2", "Qwen2ForQuestionAnswering", {}, "a question-answering model, which finds answers in a text"),
         ("qwen2", "Qwen2ForRewardModel", {}, "a reward model"),
-        ("vit", "ViTForImageClassification", {}, "a classifier of images"),
+        ("vit", "ViTForImageClassification", {}, "an image classifier"),
         ("clip", "CLIPModel", {"vision_config": {}}, "a model for images and text"),
         ("llava", "LlavaForConditionalGeneration", {}, "a model for images and text"),
         ("qwen2_vl", "Qwen2VLForConditionalGeneration", {}, "a model for images and text"),
@@ -77,8 +77,8 @@ def test_another_kind_of_model_is_refused_by_its_name(
     kind: str, made_by: str | None, config: dict[str, Any], what: str
 ) -> None:
     said = why(kind, made_by, **config) or ""
-    assert said.startswith(f"no causal language model: {made_by or f'model type {kind}'} is {what}")
-    assert said.endswith("rankdeck generates text with causal language models (as a rule …ForCausalLM)")
+    assert said.startswith(f"not a causal language model: {made_by or f'model type {kind}'} is {what}")
+    assert said.endswith("rankdeck needs a causal language model (usually …ForCausalLM)")
 
 
 @pytest.mark.parametrize(

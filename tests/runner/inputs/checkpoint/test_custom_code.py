@@ -40,7 +40,7 @@ def test_a_tokenizer_of_its_own_needs_the_code_only_where_transformers_has_none(
 def test_the_words_name_the_files_what_they_may_do_and_the_flag() -> None:
     said = custom_code.why_not_run(["org/other--modeling_y.Y", "modeling_x.X", "modeling_x.Z"], "x", NAMES)
     assert said == (
-        f"custom code: transformers {NAMES.version} has nothing of its own for model type 'x', and the model brings "
-        "Python instead (modeling_x.py and modeling_y.py of org/other on the hub); it would run on this machine with "
-        "all your rights. Read it; if you trust it, add --trust-remote-code"
+        f"custom code: transformers {NAMES.version} has no code for model type 'x', so the model brings "
+        "its own Python (modeling_x.py and modeling_y.py of org/other on the hub); it would run on this machine with "
+        "all your permissions. Read it; if you trust it, add --trust-remote-code"
     )

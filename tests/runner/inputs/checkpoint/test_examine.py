@@ -51,13 +51,13 @@ def test_independent_faults_are_said_together(folder: Path) -> None:
     assert [part in whole for part, whole in zip(("safetensors", "tokenizer", "generation_config"), said, strict=True)]
     assert said[0].startswith(f"{folder / 'model.safetensors'} ")
     assert said[1].startswith(f"{folder} has no tokenizer")
-    assert said[2].startswith(f"{folder / 'generation_config.json'}:1:2 is no JSON")
+    assert said[2].startswith(f"{folder / 'generation_config.json'}:1:2 is not valid JSON")
 
 
 def test_of_another_kind_of_model_nothing_else_is_said(folder: Path) -> None:
     checkpoints.change(folder / "config.json", model_type="t5", architectures=["T5ForConditionalGeneration"])
     (folder / "model.safetensors").unlink()
-    assert problem(folder).startswith(f"{folder}: no causal language model: T5ForConditionalGeneration is an encoder-")
+    assert problem(folder).startswith(f"{folder}: not a causal language model: T5ForConditionalGeneration is an enc")
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_code_of_its_own_is_refused_until_it_is_trusted_and_then_left_to_judge_t
     checkpoints.change(folder / "config.json", model_type="unheard_of", architectures=["XModel"], auto_map=CODE)
     said = problem(folder)
     assert said.startswith(f"{folder}: custom code: transformers ")
-    assert "(configuration_x.py and modeling_x.py); it would run on this machine with all your rights" in said
+    assert "(configuration_x.py and modeling_x.py); it would run on this machine with all your permissions" in said
     assert said.endswith("--trust-remote-code")
     assert "names configuration_x.py, modeling_x.py, which is not there" in problem(folder, trust_remote_code=True)
     for name in ("configuration_x.py", "modeling_x.py"):
@@ -123,7 +123,7 @@ def test_code_without_a_causal_model_is_refused_whoever_trusts_it(folder: Path) 
     checkpoints.change(folder / "config.json", model_type="unheard_of", auto_map=code)
     for trusted in (False, True):
         said = problem(folder, trust_remote_code=trusted)
-        assert "its own Python has AutoConfig, AutoModel, and no AutoModelForCausalLM" in said
+        assert "its own Python has AutoConfig, AutoModel but no AutoModelForCausalLM" in said
 
 
 def test_a_tokenizer_with_code_of_its_own_is_refused_until_it_is_trusted(folder: Path) -> None:
@@ -167,7 +167,7 @@ def test_tokens_beyond_the_embedding_are_noted_and_forced_ones_refused(folder: P
     said = "eos_token_id 8 is beyond the model's tokens, 0 to 7: no answer ends with it"
     assert notes[1] == f"{folder / 'generation_config.json'}: {said}"
     checkpoints.change(folder / "generation_config.json", eos_token_id=7, forced_eos_token_id=8)
-    said = "forced_eos_token_id 8 is beyond the model's tokens, 0 to 7; correct it, or take it out"
+    said = "forced_eos_token_id 8 is beyond the model's tokens, 0 to 7; correct or remove it"
     assert problem(folder) == f"{folder / 'generation_config.json'}: {said}"
     checkpoints.change(folder / "config.json", forced_bos_token_id=9)
     assert len(examine(folder).problems) == 2
@@ -191,7 +191,7 @@ def test_weights_that_are_still_to_come_are_not_missed(folder: Path) -> None:
     assert examine(folder, weights_may_come=True) == Findings()
     assert "has no weights" in problem(folder)
     (folder / "model.safetensors").write_bytes(b"cut")
-    assert "is no safetensors file" in problem(folder, weights_may_come=True)
+    assert "is not a safetensors file" in problem(folder, weights_may_come=True)
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ def test_an_adapter_names_its_base_model_and_how_to_merge_them(tmp_path: Path) -
     (tmp_path / "adapter_config.json").write_text("{}")
     assert "is an adapter (PEFT) of a model that it does not name" in (folder.why_no_model(tmp_path) or "")
     (tmp_path / "adapter_config.json").write_text("{")
-    assert "adapter_config.json:1:2 is no JSON" in (folder.why_no_model(tmp_path) or "")
+    assert "adapter_config.json:1:2 is not valid JSON" in (folder.why_no_model(tmp_path) or "")
 
 
 def test_the_hubs_cache_and_a_models_place_in_it_are_told(tmp_path: Path) -> None:

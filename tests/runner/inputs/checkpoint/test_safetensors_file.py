@@ -66,14 +66,14 @@ def test_a_file_that_ends_too_early_says_how_many_bytes_it_has_of_how_many(file:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"", "is no safetensors file"),
+        (b"", "is not a safetensors file"),
         (b"PK\x03\x04" + b"\x08" * 100, "but a file of torch.save (.bin)"),
         (b"GGUF\x03\x00\x00\x00" + b"\x01" * 100, "but a GGUF file"),
         (b"<!DOCTYPE html><html>Log in</html>", "but a web page"),
-        (b'{"error": "Invalid username"}', "but a text"),
+        (b'{"error": "Invalid username"}', "but text"),
         (b"\x1f\x8b\x08\x00\x11\x22\x33\x44" + b"\x00" * 20, "but compressed with gzip"),
-        (POINTER, "but a text"),
-        (bytes(range(200, 256)), "is no safetensors file; fetch it again"),
+        (POINTER, "but text"),
+        (bytes(range(200, 256)), "is not a safetensors file; fetch it again"),
     ],
 )
 def test_something_else_under_its_name_is_told_by_its_beginning(file: Path, content: bytes, said: str) -> None:
@@ -84,10 +84,10 @@ def test_something_else_under_its_name_is_told_by_its_beginning(file: Path, cont
 @pytest.mark.parametrize(
     ("header", "said"),
     [
-        (b"not JSON at all", "its header is no JSON"),
-        (b"\xff\xfe\xfd {}", "its header is no JSON"),
-        (b"[" * 5000, "its header is no JSON"),
-        ([1, 2], "its header is no JSON"),
+        (b"not JSON at all", "its header is not JSON"),
+        (b"\xff\xfe\xfd {}", "its header is not JSON"),
+        (b"[" * 5000, "its header is not JSON"),
+        ([1, 2], "its header is not JSON"),
         ({"a": {"shape": [1]}}, "its header is wrong"),
         ({"a": {"dtype": "F16", "shape": ["2"], "data_offsets": [0, 4]}}, "its header is wrong"),
         ({"a": {"dtype": "Q4", "shape": [2], "data_offsets": [0, 1]}}, "a has the dtype Q4"),

@@ -80,10 +80,10 @@ def test_a_broken_file_of_the_tokenizer_is_named_with_its_place(folder: Path, na
     ("content", "said"),
     [
         ("", " is empty"),
-        ('{"model": {"vocab": {}', ":1:23 is no JSON: it ends too early"),
-        ("{}", " is no tokenizer: Object missing required field `model`"),
-        ('{"model": 1}', " is no tokenizer: "),
-        ('{"model": {}, "added_tokens": [{"content": "x"}]}', " is no tokenizer: "),
+        ('{"model": {"vocab": {}', ":1:23 is not valid JSON: it ends too early"),
+        ("{}", " is not a tokenizer: Object missing required field `model`"),
+        ('{"model": 1}', " is not a tokenizer: "),
+        ('{"model": {}, "added_tokens": [{"content": "x"}]}', " is not a tokenizer: "),
     ],
 )
 def test_a_broken_tokenizer_is_told(folder: Path, content: str, said: str) -> None:

@@ -96,7 +96,7 @@ def test_the_single_file_goes_before_an_index_and_another_name_before_both(folde
     [
         (b"", " is empty"),
         (b"PK\x03\x04 and no end", " is cut short"),
-        (b"<html>", " is no file of torch.save"),
+        (b"<html>", " is not a torch.save file"),
     ],
 )
 def test_a_pickled_file_that_is_none_is_told(folder: Path, content: bytes, said: str) -> None:

@@ -78,8 +78,8 @@ def test_compressed_lines_are_read_where_the_name_says_so() -> None:
         ("p.txt.gz", gzipped(POINTER), "p.txt.gz: this is a Git LFS pointer"),
         ("p.txt.gz", POINTER, "p.txt.gz: this is a Git LFS pointer"),
         ("p.txt.gz", gzipped("a\n".encode("utf-16")), "p.txt.gz:1: the file is UTF-16, not UTF-8"),
-        ("p.jsonl.gz", gzipped(b'{"prompt": 3}\n'), "p.jsonl.gz:1: `prompt` must be a text, not a number"),
-        ("p.parquet", b"hello", "p.parquet: this is no Parquet file that can be read"),
+        ("p.jsonl.gz", gzipped(b'{"prompt": 3}\n'), "p.jsonl.gz:1: `prompt` must be a string, not a number"),
+        ("p.parquet", b"hello", "p.parquet: this Parquet file cannot be read"),
         ("p.parquet", POINTER, "p.parquet: this is a Git LFS pointer"),
     ],
 )

@@ -16,7 +16,7 @@ def test_no_number_is_named_with_its_column_and_not_taken_for_another_cause(valu
     row = f'{{"prompt": "NaN \\" and \\ud83d\\ude00 are text", "score": {value}}}'
     column = row.rindex(value) + 1
     assert complaint("p.jsonl", f'{{"prompt": "a"}}\n{row}\n') == (
-        f"p.jsonl:2: broken JSON: {value} is no JSON number; write null, or leave it out (column {column})"
+        f"p.jsonl:2: broken JSON: {value} is not a JSON number; write null, or leave it out (column {column})"
     )
 
 
@@ -26,13 +26,13 @@ def test_half_of_a_surrogate_pair_is_named_with_its_column(key: str, half: str) 
     row = f'{{"{key}": "\\\\ud800 \\ud83d\\ude00 {half}"}}'
     said = complaint("p.jsonl", row + "\n")
     assert said == (
-        f"p.jsonl:1: broken JSON: {half[:6]} is half of a surrogate pair, no character (column {row.rindex(half) + 1})"
+        f"p.jsonl:1: broken JSON: {half[:6]} is half a surrogate pair, not a character (column {row.rindex(half) + 1})"
     )
 
 
 def test_in_a_document_of_several_lines_the_line_is_named() -> None:
     assert complaint("p.json", '[\n "a",\n {"prompt": "b",\n  "x": NaN}\n]') == (
-        "p.json:4: broken JSON: NaN is no JSON number; write null, or leave it out (column 8)"
+        "p.json:4: broken JSON: NaN is not a JSON number; write null, or leave it out (column 8)"
     )
     assert complaint("p.json", '["a",\n "b"\n "c"]').startswith(
         "p.json:3: broken JSON: Expecting ',' delimiter at column 2"
@@ -41,9 +41,7 @@ def test_in_a_document_of_several_lines_the_line_is_named() -> None:
 
 @pytest.mark.parametrize("content", ['[{"prompt": "a"}]', '\n[\n  {"prompt": "a"},\n  {"prompt": "b"}\n]\n'])
 def test_an_array_in_lines_is_said_once_with_the_name_it_should_have(content: str) -> None:
-    assert complaint("p.jsonl", content).endswith(
-        ": this is a JSON array, where an object a line belongs; name it .json"
-    )
+    assert complaint("p.jsonl", content).endswith(": this is a JSON array, not one object per line; name it .json")
 
 
 def test_an_array_on_standard_input_is_read_as_one() -> None:
@@ -68,7 +66,7 @@ def test_a_document_that_is_too_long_to_be_read_whole_is_refused(monkeypatch: py
     ],
 )
 def test_a_key_that_stands_twice_is_refused_by_name(row: str, key: str) -> None:
-    said = f"`{key}` stands more than once in one object; leave one"
+    said = f"`{key}` appears more than once in one object; keep one"
     assert complaint("p.jsonl", f'{{"prompt": "fine"}}\n{row}\n') == f"p.jsonl:2: {said}"
     assert complaint("p.json", f'["fine", {row}]') == f"p.json: item 2: {said}"
 
@@ -76,7 +74,7 @@ def test_a_key_that_stands_twice_is_refused_by_name(row: str, key: str) -> None:
 def test_a_key_that_stands_twice_in_a_message_is_refused_with_the_message() -> None:
     row = '{"messages": [{"role": "user", "content": "a"}, {"role": "user", "content": "a", "content": "b"}]}'
     assert complaint("p.jsonl", row) == (
-        "p.jsonl:1: message 2: `content` stands more than once in one object; leave one"
+        "p.jsonl:1: message 2: `content` appears more than once in one object; keep one"
     )
 
 

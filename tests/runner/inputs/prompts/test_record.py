@@ -41,15 +41,15 @@ def test_a_key_that_is_null_is_as_good_as_absent() -> None:
         ({"prompt": None}, "`prompt` is null; there is no prompt"),
         ({"prompt": None, "messages": None}, "`prompt` and `messages` are null; there is no prompt"),
         ({"prompt": "a", "messages": [user()]}, "both `prompt` and `messages`; leave one out"),
-        ({"prompt": 7}, "`prompt` must be a text, not a number"),
+        ({"prompt": 7}, "`prompt` must be a string, not a number"),
         (
             {"prompt": [1, 2, 3]},
             "`prompt` is a list of token ids; give the text, which the model's tokenizer makes tokens of",
         ),
-        ({"prompt": ["a", "b"]}, "`prompt` is a list of texts; give each a record of its own"),
+        ({"prompt": ["a", "b"]}, "`prompt` is a list of strings; give each a record of its own"),
         ({"prompt": [user()]}, "`prompt` is a list of messages; call the key `messages`"),
-        ({"prompt": []}, "`prompt` must be a text, not an empty list"),
-        ({"prompt": "a", "id": True}, "`id` must be a text or a whole number, not true"),
+        ({"prompt": []}, "`prompt` must be a string, not an empty list"),
+        ({"prompt": "a", "id": True}, "`id` must be a string or a whole number, not true"),
         ({"text": "a"}, "neither `prompt` nor `messages`; there is `text`"),
         ({"\x1b[2J": "a"}, "neither `prompt` nor `messages`; there is `\\u001b[2J`"),
         ({"custom_id": "a", "body": {"input": "x"}}, "`body` has neither `prompt` nor `messages`; there is `input`"),
@@ -71,15 +71,15 @@ def test_parts_of_text_are_joined_as_a_template_joins_them() -> None:
     ("message", "words"),
     [
         (user([{"type": "text", "text": "What is this?"}, {"type": "image_url", "image_url": {"url": "x"}}]),
-         "a part of `content` has the type `image_url`; only text is taken, no images, sound or files"),
-        (user([{"text": "a"}]), "a part of `content` has no `type`; only text is taken, no images, sound or files"),
-        (user([{"type": "text", "text": None}]), "`text` in a part of `content` must be a text, not null"),
+         "a part of `content` has the type `image_url`; only text is supported, no images, audio or files"),
+        (user([{"text": "a"}]), "a part of `content` has no `type`; only text is supported, no images, audio or files"),
+        (user([{"type": "text", "text": None}]), "`text` in a part of `content` must be a string, not null"),
         (user([]), "`content` is empty"),
-        (user(None), "`content` must be a text, not null"),
+        (user(None), "`content` must be a string, not null"),
         ({"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]},
-         "calls of tools (`tool_calls`) are not taken; leave out messages about tools"),
+         "tool calls (`tool_calls`) are not supported; leave out messages about tools"),
         ({"role": "tool", "content": "42", "tool_call_id": "1"},
-         "the results of tools (role tool) are not taken; leave out messages about tools"),
+         "tool results (role tool) are not supported; leave out messages about tools"),
         ({"role": "human", "content": "a"},
          '`role` must be one of system, developer, user, assistant, not "human"'),
         ({"content": "a"}, "`role` must be one of system, developer, user, assistant, not null"),
@@ -93,7 +93,7 @@ def test_a_message_that_cannot_be_given_to_a_model_is_refused_with_its_number(me
 def test_a_developers_message_is_given_as_the_systems_which_every_template_knows() -> None:
     index = freeze_here("p.jsonl", lines({"messages": [{"role": "developer", "content": "Be brief."}, user()]}))
     assert index.read([0])[0].messages == [{"role": "system", "content": "Be brief."}, user()]
-    assert index.remarks == ["messages of the role developer (1) are given to the model as system messages"]
+    assert index.remarks == ["developer messages (1) are passed to the model as system messages"]
 
 
 # --- what is left out ------------------------------------------------------------------------------------
@@ -154,7 +154,7 @@ def test_a_custom_id_is_an_id_unless_there_is_one() -> None:
     rows = [{"custom_id": "a", "prompt": "1"}, {"custom_id": 7, "id": 0, "prompt": "2"}, {"prompt": "3"}]
     assert ids(*rows) == ["a", "0", "2"]
     assert remarks("p.jsonl", lines(*rows)) == ["keys of the prompt file that are not used: `custom_id` (1)"]
-    assert "id 'a' stands more than once, on lines 1, 2" in complaint(
+    assert "id 'a' appears more than once, on lines 1, 2" in complaint(
         "p.jsonl", lines(rows[0], {"id": "a", "prompt": "b"})
     )
 

@@ -24,7 +24,7 @@ def test_a_comma_at_the_end_of_a_row_may_be_the_prompts_own() -> None:
 @pytest.mark.parametrize("column", ["id", "prompt"])
 def test_a_row_with_fewer_fields_is_refused_whichever_column_is_wanted(column: str) -> None:
     said = complaint("p.csv", "id,prompt,note\n1,a,\n2\n", column=column)
-    assert said == "p.csv:3: the row has 1 field, and the header has 3; fill it up"
+    assert said == "p.csv:3: the row has 1 field, and the header has 3; add the missing ones"
 
 
 @pytest.mark.parametrize(("header", "column"), [("prompt,prompt", "prompt"), ("id,prompt,id", "prompt")])
@@ -53,8 +53,8 @@ def test_a_header_without_the_column_lists_what_there_is_with_the_spaces_that_on
 @pytest.mark.parametrize(
     ("content", "hint"),
     [
-        ("id;prompt\n1;a\n", "where `;` separates the fields, write `sep=;` in a line above"),
-        ("id\tprompt\n1\ta\n", "name a file with tabs between its fields .tsv"),
+        ("id;prompt\n1;a\n", "if `;` separates the fields, put the line `sep=;` above it"),
+        ("id\tprompt\n1\ta\n", "if tabs separate its fields, name the file .tsv"),
     ],
 )
 def test_another_separator_is_recognised_in_a_header_of_one_column(content: str, hint: str) -> None:
@@ -114,9 +114,8 @@ def test_an_unclosed_quote_in_a_long_file_ends_the_reading(monkeypatch: pytest.M
 def test_text_after_a_closing_quote_is_said_with_what_to_do_and_the_next_rows_are_checked_too() -> None:
     content = 'id,prompt\n1,"Hello" he said\n2,fine\n3\n'
     assert complaint("p.csv", content, column="prompt").splitlines() == [
-        "p.csv:2: broken CSV: text stands after the closing quote of a field; "
-        'a quote inside a field is written twice: ""',
-        "p.csv:4: the row has 1 field, and the header has 2; fill it up",
+        'p.csv:2: broken CSV: text after the closing quote of a field; write a quote inside a field twice: ""',
+        "p.csv:4: the row has 1 field, and the header has 2; add the missing ones",
     ]
 
 

@@ -217,7 +217,7 @@ async def test_who_connects_over_and_over_does_not_fill_the_log(door):
     for _ in range(LOGGED_A_MINUTE + 30):
         await say(path, b"x\n")
     assert len(kept["log"]) == LOGGED_A_MINUTE
-    assert kept["log"][-1].endswith("more like this within a minute is not logged")
+    assert kept["log"][-1].endswith("more of these within a minute are not logged")
 
 
 @pytest.mark.parametrize("number", ["1" * 30, "1" * 4300, "-" + "9" * 400])
