@@ -28,7 +28,7 @@ from tests.conftest import start_standin_supervisor
 
 NAMESPACE = ("unshare", "--user", "--map-root-user", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child")
 AT_ONCE_A_CORE = 5
-"""Runs mostly wait. Measured on 2 cores: more at once than this did not end sooner."""
+"""Runs mostly wait."""
 
 PROGRESS_SEEDS = 100
 

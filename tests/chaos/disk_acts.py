@@ -10,7 +10,8 @@ import asyncio
 import errno
 import resource
 import subprocess
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -75,47 +76,42 @@ class SizeLimit:
 
 @act("fill disk", 1.5)
 async def fill_disk(flight: Flight) -> bool:
-    flight.disk.fill(flight)
-    try:
-        await asyncio.sleep(flight.random.uniform(0, FULL_SECONDS))
-    finally:
-        flight.disk.free(flight)
-    return True
+    async with _full_disk(flight, FULL_SECONDS):
+        return True
 
 
 @act("fill disk, kill supervisor")
 async def fill_disk_and_kill(flight: Flight) -> bool:
     """Killed while the disk is full: what was held in memory is gone, and may be half on disk."""
-    flight.disk.fill(flight)
-    try:
-        await asyncio.sleep(flight.random.uniform(0, FULL_SECONDS / 2))
+    async with _full_disk(flight, FULL_SECONDS / 2):
         flight.kill_supervisor()
-    finally:
-        flight.disk.free(flight)
     return True
 
 
 @act("fill disk, kill supervisor, resume")
 async def fill_disk_and_resume(flight: Flight) -> bool:
     """A supervisor that starts on a full disk."""
-    flight.disk.fill(flight)
-    try:
-        await asyncio.sleep(flight.random.uniform(0, FULL_SECONDS / 2))
+    async with _full_disk(flight, FULL_SECONDS / 2):
         flight.kill_supervisor()
         with suppress(InputError):  # refused: again when there is space
             flight.resume_if_needed()
-        flight.disk.fill(flight)
-        await asyncio.sleep(flight.random.uniform(0, FULL_SECONDS))
-    finally:
-        flight.disk.free(flight)
+        async with _full_disk(flight, FULL_SECONDS):
+            pass
     return True
 
 
 @act("fill disk, stop now", 0.5)
 async def fill_disk_and_stop(flight: Flight) -> bool:
+    async with _full_disk(flight, FULL_SECONDS / 2):
+        return await flight.send_stop_now()
+
+
+@asynccontextmanager
+async def _full_disk(flight: Flight, most_seconds: float) -> AsyncIterator[None]:
+    """Fill the disk, and wait up to `most_seconds`; it has space again in the end."""
     flight.disk.fill(flight)
     try:
-        await asyncio.sleep(flight.random.uniform(0, FULL_SECONDS / 2))
-        return await flight.send_stop_now()
+        await asyncio.sleep(flight.random.uniform(0, most_seconds))
+        yield
     finally:
         flight.disk.free(flight)

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 STOPPED_SECONDS = 0.7
 """Longest that a process is stopped which is to go on."""
 
+LONG_SECONDS = (8.0, 15.0)
+
 WATCH = """
 import asyncio, sys
 from pathlib import Path
@@ -76,9 +78,13 @@ async def stop_launcher(flight: Flight) -> bool:
 
 @act("stop supervisor and continue")
 async def stop_supervisor(flight: Flight) -> bool:
-    return await _stop_a_while(
-        flight, lambda found, supervisor: [process for process in found if process.pid == supervisor]
-    )
+    return await _stop_a_while(flight, _supervisor)
+
+
+@act("stop supervisor for long", 0.1)
+async def stop_supervisor_for_long(flight: Flight) -> bool:
+    """Long enough for ranks, viewers and the watch over hung ranks to think that something is wrong."""
+    return await _stop_a_while(flight, _supervisor, LONG_SECONDS)
 
 
 @act("hang rank", 0.5)
@@ -166,12 +172,16 @@ def _signal_one(flight: Flight, choose: Choice, number: signal.Signals) -> bool:
     return True
 
 
-async def _stop_a_while(flight: Flight, choose: Choice) -> bool:
+def _supervisor(found: list[Found], supervisor: int) -> Sequence[Found]:
+    return [process for process in found if process.pid == supervisor]
+
+
+async def _stop_a_while(flight: Flight, choose: Choice, seconds: tuple[float, float] = (0, STOPPED_SECONDS)) -> bool:
     if (process := _one(flight, choose)) is None:
         return False
     process.signal(signal.SIGSTOP)
     try:
-        await asyncio.sleep(flight.random.uniform(0, STOPPED_SECONDS))
+        await asyncio.sleep(flight.random.uniform(*seconds))
     finally:
         process.signal(signal.SIGCONT)
     return True
