@@ -10,40 +10,30 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO
 
 import msgspec
 
 import rankdeck
-from rankdeck.runner import run_directory
-from rankdeck.runner.inputs import frozen_prompts, memory_estimate, model_shape, models, paths, quantization
+from rankdeck.runner import checks, run_directory
+from rankdeck.runner.checks import InputError as InputError
+from rankdeck.runner.inputs import frozen_prompts, models
 from rankdeck.runner.inputs.frozen_prompts import PromptError, PromptProblem
-from rankdeck.runner.inputs.memory_estimate import MemoryEstimate
 from rankdeck.runner.launching.greetings import HelloError as HelloError
 from rankdeck.runner.launching.greetings import greetings_of
-from rankdeck.runner.machine import examine, placement, processes, telemetry
-from rankdeck.runner.machine.facts import Machine
+from rankdeck.runner.machine import processes, telemetry
 from rankdeck.runner.protocol import config as settings
 from rankdeck.runner.protocol.config import Problem, RunConfig
 from rankdeck.runner.run_directory import creation
-from rankdeck.runner.run_directory.places import runtime_directory
 from rankdeck.runner.run_directory.private_files import open_private
 from rankdeck.runner.run_directory.resumption import missing_records
 from rankdeck.runner.run_directory.run_file import Environment, RunFile
 
 PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "safetensors", "nvidia-ml-py", "textual", "msgspec")
-
-
-class InputError(Exception):
-    """The run cannot start with these settings; each problem says what, where and what to do."""
-
-    def __init__(self, problems: Sequence[Problem | str]) -> None:
-        self.problems = list(problems)
-        super().__init__("\n".join(map(str, problems)))
 
 
 @dataclass(frozen=True)
@@ -58,99 +48,6 @@ class Started:
     def died(self) -> bool:
         """Whether the supervisor has ended."""
         return self.process.poll() is not None
-
-
-def default_ranks(device: str = "auto", ranks_per_gpu: int | None = None, gpus_per_rank: int = 1) -> int:
-    """As many ranks as the visible GPUs take, or one GPU if they cannot be counted; on a CPU two at most."""
-    gpus = 0 if device == "cpu" else telemetry.count_visible_gpus(os.environ)
-    if not gpus and uncounted_gpus(device) is not None:
-        gpus = 1  # at least, if there is any
-    if not gpus:
-        return min(2, processes.usable_cores())
-    return max(1, min(settings.MAX_RANKS, placement.most_ranks(gpus, ranks_per_gpu, gpus_per_rank)))
-
-
-def default_device() -> Literal["cuda", "cpu"]:
-    """What `auto` means on this machine."""
-    return "cuda" if telemetry.count_visible_gpus(os.environ) else "cpu"
-
-
-def uncounted_gpus(device: str) -> str | None:
-    """What to say where GPUs are asked for that nothing here can count: the ranks decide. None if they are counted."""
-    if device != "cuda" or not telemetry.gpus_are_uncounted():
-        return None
-    return "NVML is missing (libnvidia-ml.so.1 cannot be loaded): GPUs are not counted, and have no figures"
-
-
-def check(config: RunConfig, *, force: bool = False) -> list[Problem]:
-    """All problems with `config` that settings, files and devices show without loading anything."""
-    problems = _check_but_files_of_model(config, force=force)
-    if not any(problem.setting == "model" for problem in problems):
-        problems.extend(Problem("model", said) for said in models.why_unusable(with_homes(config)))
-    return problems
-
-
-def _check_but_files_of_model(config: RunConfig, *, force: bool) -> list[Problem]:
-    config = with_homes(config)
-    problems = settings.check(config)
-    if said := paths.why_unrecordable(config.model) or models.check_form(config.model):
-        problems.append(Problem("model", said))
-    problems.extend(_check_gpus(config))
-    problems.extend(_check_quantization(config))
-    if config.output is not None and (
-        said := paths.why_same(config.output, config.prompts) or paths.why_unwritable(Path(config.output), force=force)
-    ):
-        problems.append(Problem("output", said))
-    if said := paths.why_unreadable(config.prompts, config.column):
-        problems.append(Problem("prompts", said))
-    return problems
-
-
-def _check_gpus(config: RunConfig) -> list[Problem]:
-    if config.device != "cuda" and config.ranks_per_gpu is None and config.gpus_per_rank == 1:
-        return []  # GPUs do not matter here, and counting them takes a moment
-    gpus = 0 if config.device == "cpu" else telemetry.count_visible_gpus(os.environ)
-    if config.device == "cuda" and not gpus:
-        return [] if uncounted_gpus(config.device) is not None else [_no_gpu()]
-    mig = config.gpus_per_rank > 1 and any(gpu.is_mig for gpu in telemetry.visible_gpus(os.environ))
-    return placement.check(config, gpus, mig=mig)
-
-
-def _no_gpu() -> Problem:
-    why = telemetry.why_no_gpu(os.environ)
-    return Problem("device", f"no NVIDIA GPU can be seen here{f' ({why})' if why else ''}; use --device cpu")
-
-
-def estimate_memory(config: RunConfig, machine: Machine) -> MemoryEstimate | str:
-    """The memory that a run of these settings needs and `machine` has, or why that is not known."""
-    try:
-        shape = model_shape.shape_of(config.model)
-    except model_shape.Unknown as error:
-        return str(error)
-    sizes = model_shape.sizes_of(config.prompts, config.limit)
-    return memory_estimate.estimate(shape, config, sizes, machine.free, machine.whole)
-
-
-def _check_quantization(config: RunConfig) -> list[Problem]:
-    """Check a model in a folder; a hub model is checked by the supervisor, before any rank starts."""
-    known = quantization.read_model_config(config.model) if config.model != "demo" else {}
-    return [*quantization.check(config.quantization, known), *quantization.check_attention(config.attention)]
-
-
-def warnings(config: RunConfig, prompt_count: int) -> list[str]:
-    """What will work, but is probably not what was meant."""
-    said = []
-    if config.ranks > prompt_count:
-        said.append(f"{prompt_count} prompts for {config.ranks} ranks: {config.ranks - prompt_count} will have no work")
-    if config.device == "cuda":
-        gpus = telemetry.count_visible_gpus(os.environ)
-        if not gpus and (uncounted := uncounted_gpus(config.device)) is not None:
-            said.append(uncounted)
-        elif config.ranks > gpus and config.ranks_per_gpu is None:
-            said.append(f"{config.ranks} ranks on {gpus} GPUs: several ranks share a GPU and its memory")
-    elif config.ranks > processes.usable_cores():
-        said.append(f"{config.ranks} ranks on {processes.usable_cores()} cores: ranks share cores, which is slower")
-    return said
 
 
 def launch(
@@ -174,28 +71,21 @@ def launch(
         InputError: something is wrong with settings or prompts; nothing is left behind.
     """
     asked_at = time.time() if asked_at is None else asked_at
-    config = with_homes(config)
-    look = check if look_into_model else _check_but_files_of_model
+    config = checks.with_homes(config)
+    look = checks.check if look_into_model else checks.check_but_files_of_model
     if problems := look(config, force=force):
         raise InputError(problems)
-    _check_sockets()
+    checks.check_sockets()
     if config.device == "auto":
-        config = msgspec.structs.replace(config, device=default_device())
-    # A hub model not fetched yet may be any size. Later the ranks themselves take memory: this is the time to look.
-    machine = examine.machine()
-    estimate = estimate_memory(config, machine)
-    if isinstance(estimate, str):
-        doubt, refusal = None, memory_estimate.refusal_of_ranks(config.ranks, machine.free, machine.whole)
-    else:
-        doubt, refusal = memory_estimate.doubt(estimate), estimate.refusal
+        config = msgspec.structs.replace(config, device=checks.default_device())
+    doubt, refusal = checks.memory(config)
     if refusal is not None and not ignore_memory:
         raise InputError([refusal])
     if config.output is not None:
         # Follow a link, so that the copy replaces the file it points to, not the link.
         output = Path(config.output).resolve()
         if run_dir is not None and output.is_relative_to(os.path.realpath(run_dir)):
-            inside = f"{output} is in the run's own directory, and could take the place of its files; name another file"
-            raise InputError([Problem("output", inside)])
+            raise InputError([Problem("output", f"{output} is in {checks.TAKES_THE_PLACE}")])
         config = msgspec.structs.replace(config, output=str(output))
     try:
         new = creation.create_directory(run_dir, name=config.name, prompts=config.prompts)
@@ -250,19 +140,6 @@ def process_started_at() -> float:
         return time.time()
 
 
-def with_homes(config: RunConfig) -> RunConfig:
-    """`config` with `~` and `~user` in its paths expanded; an unknown user's stays, and `check` refuses it."""
-
-    def expanded(path: str) -> str:
-        try:
-            return str(Path(path).expanduser()) if path.startswith("~") else path
-        except RuntimeError:
-            return path
-
-    output = expanded(config.output) if config.output is not None else None
-    return msgspec.structs.replace(config, prompts=expanded(config.prompts), output=output)
-
-
 def start_supervisor(directory: Path) -> "subprocess.Popen[bytes]":
     """Start the supervisor of the run in `directory`; it outlives this process and its terminal."""
     with os.fdopen(open_private(directory / run_directory.LOG_FILE), "ab", buffering=0) as log:
@@ -305,20 +182,21 @@ async def hello(ranks: int, device: str) -> list[str]:
     gpus = telemetry.count_visible_gpus(os.environ)
     if not 1 <= ranks <= settings.MAX_RANKS:
         raise InputError([Problem("ranks", f"must be from 1 to {settings.MAX_RANKS}, not {ranks}")])
-    if device == "cuda" and not gpus and uncounted_gpus(device) is None:
-        raise InputError([_no_gpu()])
+    if device == "cuda" and not gpus and checks.uncounted_gpus(device) is None:
+        raise InputError([checks.no_gpu()])
     on_cpu = device == "cpu" or (device == "auto" and not gpus)
     return await greetings_of(ranks, on_cpu)
 
 
-def resume(directory: Path, changes: Mapping[str, Any]) -> Started:
+def resume(directory: Path, changes: Mapping[str, Any], *, ignore_memory: bool = False) -> Started:
     """Start a supervisor again for a run that was stopped, failed or lost its supervisor.
 
-    `changes` are settings that differ from now on. The prompts are those frozen when the run began.
+    `changes` are settings that differ from now on. The prompts are those frozen when the run began. With
+    `ignore_memory` it goes on with settings that cannot fit, by estimate.
 
     Raises:
-        InputError: the run is live or complete, its prompts have changed, the new settings are wrong, or the disk is
-            full.
+        InputError: the run is live or complete, its prompts have changed, the new settings are wrong or need more
+            memory than there is, or the disk is full.
     """
     try:
         run = run_directory.read_run_file(directory)
@@ -334,9 +212,14 @@ def resume(directory: Path, changes: Mapping[str, Any]) -> Started:
     except (run_directory.RunFileError, PromptError, OSError) as error:
         raise InputError([str(error)]) from None
     config = msgspec.structs.replace(run.config, **changes)
-    if problems := [*settings.check(config), *_check_gpus(config), *_check_quantization(config)]:
+    if problems := [*settings.check(config), *checks.check_gpus(config), *checks.check_quantization(config)]:
         raise InputError(problems)
-    _check_sockets()
+    # What has run already needs no estimate.
+    if checks.sizes(config) != checks.sizes(run.config) and not ignore_memory:
+        frozen = msgspec.structs.replace(config, prompts=str(prompts_file), column=None, limit=None)
+        if (refusal := checks.memory(frozen)[1]) is not None:
+            raise InputError([refusal])
+    checks.check_sockets()
     # Nobody says --force again: of what is at --output by now, only what the run may replace in any case is replaced.
     resumed = msgspec.structs.replace(
         run,
@@ -359,14 +242,6 @@ def resume(directory: Path, changes: Mapping[str, Any]) -> Started:
         with contextlib.suppress(OSError):
             run_directory.write_run_file(directory, run)
         raise InputError([f"the supervisor cannot be started: {error}"]) from None
-
-
-def _check_sockets() -> None:
-    """Raises InputError if a supervisor could not listen, before anything of its run is made or changed."""
-    try:
-        runtime_directory()
-    except run_directory.RunFileError as error:
-        raise InputError([str(error)]) from None
 
 
 def _lacks_records(directory: Path, run: RunFile) -> bool:

@@ -67,9 +67,7 @@ def why_impossible(weights: Weights, share: Share, free: Room, whole: Room) -> P
         ways.append("make the weights smaller (--quantization, --dtype), or choose a smaller model")
     said = f"{ranks} {weights.said}, and {_where(share, free, whole)}"
     setting = "ranks" if weights.most_ranks and share.ranks > 1 else "model"
-    return Problem(
-        setting, f"{said}; {'; '.join(ways)}. This is an estimate: rankdeck run --ignore-memory starts it anyway"
-    )
+    return Problem(setting, f"{said}; {'; '.join(ways)}. This is an estimate: --ignore-memory starts it anyway")
 
 
 def why_too_many_ranks(ranks: int, process: int, free: Room, whole: Room) -> Problem | None:

@@ -5,6 +5,7 @@ from rankdeck.runner.run_directory.files import (
     LOG_FILE,
     OUTPUTS_FILE,
     PROMPTS_FILE,
+    belongs_to_a_run,
     link_among_files,
     moved_to,
     read_events,

@@ -124,10 +124,22 @@ def moved_to(directory: Path, event: AnyEvent) -> AnyEvent:
 def link_among_files(directory: Path) -> Path | None:
     """A link in the place of a file that a run writes; None if there is none. To write it would change another file."""
     for path in sorted(directory.iterdir()):
-        ours = path.name in WRITTEN or (path.name.startswith("rank-") and path.suffix == ".log")
-        if ours and path.is_symlink():
+        if _is_written(path) and path.is_symlink():
             return path
     return None
+
+
+def belongs_to_a_run(path: Path) -> bool:
+    """Whether a path, at the end of its links, is one that a run writes in its own directory."""
+    try:
+        path = path.resolve()
+        return _is_written(path) and all((path.parent / name).is_file() for name in (RUN_FILE, LOCK_FILE))
+    except (OSError, RuntimeError):
+        return False
+
+
+def _is_written(path: Path) -> bool:
+    return path.name in WRITTEN or (path.name.startswith("rank-") and path.suffix == ".log")
 
 
 def mend(path: Path) -> int:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from rankdeck.runner import start
+from rankdeck.runner import checks, start
 from rankdeck.runner.machine import examine, nvml
 from rankdeck.runner.machine.facts import Facts, TorchFound
 from rankdeck.runner.machine.gpu_checks import gpu_checks
@@ -43,19 +43,19 @@ def config(tmp_path: Path, **settings: object) -> RunConfig:
 
 @pytest.mark.usefixtures("only_cuda")
 def test_ranks_on_cuda_decide_for_themselves_and_the_user_is_warned(tmp_path: Path) -> None:
-    assert start.default_ranks("cuda") == 1
-    assert start.default_ranks("cuda", ranks_per_gpu=2) == 2
+    assert checks.default_ranks("cuda") == 1
+    assert checks.default_ranks("cuda", ranks_per_gpu=2) == 2
     asked = config(tmp_path, device="cuda", ranks=4)
-    assert start.check(asked) == []
-    assert start.warnings(asked, 100) == [UNCOUNTED]
+    assert checks.check(asked) == []
+    assert checks.warnings(asked, 100) == [UNCOUNTED]
     assert rank_variables({"CUDA_VISIBLE_DEVICES": "1,0"}) == {}, "CUDA reads what the user has set"
 
 
 @pytest.mark.usefixtures("only_cuda")
 def test_auto_stays_on_the_cpu(tmp_path: Path) -> None:
-    assert start.default_device() == "cpu"
-    assert start.uncounted_gpus("auto") is None
-    assert start.warnings(config(tmp_path, device="auto", ranks=1), 100) == []
+    assert checks.default_device() == "cpu"
+    assert checks.uncounted_gpus("auto") is None
+    assert checks.warnings(config(tmp_path, device="auto", ranks=1), 100) == []
 
 
 @pytest.mark.usefixtures("only_cuda")
@@ -69,7 +69,7 @@ def test_hello_on_cuda_greets_from_one_rank_and_warns(launched: list[tuple[int, 
 
 def test_without_cudas_library_too_there_is_no_gpu(tmp_path: Path, use_libraries_in: Callable[[Path], None]) -> None:
     use_libraries_in(tmp_path)
-    (problem,) = start.check(config(tmp_path, device="cuda", ranks=1))
+    (problem,) = checks.check(config(tmp_path, device="cuda", ranks=1))
     assert "no NVIDIA GPU can be seen here (no NVIDIA driver:" in str(problem)
 
 

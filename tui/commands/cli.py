@@ -12,7 +12,7 @@ import msgspec
 import typer
 
 import rankdeck
-from rankdeck.runner import run_directory, start
+from rankdeck.runner import checks, run_directory, start
 from rankdeck.runner.protocol import config as settings
 from rankdeck.tui.commands.common import (
     Settings,
@@ -250,6 +250,7 @@ def resume(
     quantization: Quantization = None,
     max_restarts: Restarts = None,
     patience: Patience = None,
+    ignore_memory: IgnoreMemory = False,
     view: ViewOptions,
 ) -> None:
     """Go on with a run that was stopped, failed or lost its supervisor: exactly the prompts that have no record yet."""
@@ -264,7 +265,7 @@ def resume(
         raise refuse(*wrong, *(str(problem) for problem in settings.check(config) if problem.setting not in known))
     preferences = preferred(view)
     try:
-        started = start.resume(directory, msgspec.structs.asdict(config))
+        started = start.resume(directory, msgspec.structs.asdict(config), ignore_memory=ignore_memory)
     except start.InputError as error:
         raise refuse(*map(str, error.problems)) from None
     except run_directory.RunFileError as error:
@@ -287,7 +288,7 @@ def hello(context: typer.Context, ranks: Ranks = None, device: Device = None) ->
         config = msgspec.structs.replace(config, ranks=default_ranks(config))
     if wrong := [*mistakes(context), *map(str, unread), *map(str, settings.check(config))]:
         raise refuse(*wrong)
-    if (uncounted := start.uncounted_gpus(config.device)) is not None:
+    if (uncounted := checks.uncounted_gpus(config.device)) is not None:
         tell(f"rankdeck: warning: {uncounted}")
     try:
         greetings = asyncio.run(start.hello(config.ranks, config.device))

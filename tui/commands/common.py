@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import typer
 
-from rankdeck.runner import run_directory, start
+from rankdeck.runner import checks, run_directory, start
 from rankdeck.runner.protocol import config as settings
 from rankdeck.runner.protocol.config import Problem, RunConfig
 from rankdeck.runner.run_directory.run_file import RunFile
@@ -113,13 +113,13 @@ def _read_file(path: Path) -> dict[str, Any]:
         raise refuse(f"--config: {path}: {getattr(error, 'strerror', None) or error}") from None
     if isinstance(prompts := values.get("prompts"), str) and prompts != "-":
         # A path in a file is relative to the file, so that it means the same in any working directory.
-        values["prompts"] = str(path.absolute().parent / start.with_homes(RunConfig(prompts=prompts)).prompts)
+        values["prompts"] = str(path.absolute().parent / checks.with_homes(RunConfig(prompts=prompts)).prompts)
     return values
 
 
 def default_ranks(config: RunConfig) -> int:
     """The world size if none is given, from the settings that say how ranks share or span GPUs."""
-    return start.default_ranks(config.device, config.ranks_per_gpu, max(1, config.gpus_per_rank))
+    return checks.default_ranks(config.device, config.ranks_per_gpu, max(1, config.gpus_per_rank))
 
 
 def launch(
@@ -147,7 +147,7 @@ def launch(
     wrong += map(asked.said, unread)
     if wrong:
         known = {problem.setting for problem in unread} | ({"prompts"} - asked.values.keys())
-        found = start.check(config, force=force)
+        found = checks.check(config, force=force)
         raise refuse(*wrong, *(asked.said(problem) for problem in found if problem.setting not in known))
     preferences = preferred(view)
     other = find_run(compare) if compare is not None else None
@@ -165,7 +165,7 @@ def launch(
         raise refuse(*map(asked.said, error.problems)) from None
     run = run_directory.read_run_file(started.directory)
     doubts = [started.doubt] if started.doubt is not None else []
-    for warning in [*run.remarks, *start.warnings(run.config, run.prompts), *doubts]:
+    for warning in [*run.remarks, *checks.warnings(run.config, run.prompts), *doubts]:
         tell(f"rankdeck: warning: {warning}")
     status = watch.watch(started.directory, started.died, json=view.json, preferences=preferences)
     if other is not None:

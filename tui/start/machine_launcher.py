@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from rankdeck.runner import run_directory, start
+from rankdeck.runner import checks, run_directory, start
 from rankdeck.runner.forecast.cost_model import CostModel
 from rankdeck.runner.inputs import model_shape
 from rankdeck.runner.inputs.memory_estimate import MemoryEstimate
@@ -29,11 +29,11 @@ class MachineLauncher:
 
     @cached_property
     def _device(self) -> str:
-        return start.default_device()
+        return checks.default_device()
 
     @cached_property
     def _ranks(self) -> int:
-        return start.default_ranks()
+        return checks.default_ranks()
 
     def machine(self) -> Machine:
         return examine.machine()
@@ -61,10 +61,10 @@ class MachineLauncher:
         return RunConfig(prompts=shown, model="demo", ranks=self._ranks, max_new_tokens=50)
 
     def check(self, config: RunConfig) -> list[Problem]:
-        return start.check(config)
+        return checks.check(config)
 
     def estimate(self, config: RunConfig, machine: Machine) -> MemoryEstimate | str:
-        return start.estimate_memory(config, machine)
+        return checks.estimate_memory(config, machine)
 
     def prompts(self, config: RunConfig) -> int | None:
         return model_shape.count_of(config.prompts, config.column, config.limit)

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from typer.testing import CliRunner
 
-from rankdeck.runner import start
+from rankdeck.runner import checks, start
 from rankdeck.runner.inputs.memory_estimate import PromptSizes, doubt, estimate
 from rankdeck.runner.inputs.memory_room import Room
 from rankdeck.runner.inputs.model_config import DEMO, ModelShape
@@ -35,7 +35,7 @@ def test_more_ranks_than_fit_are_refused_with_how_many_would() -> None:
     assert refused(LLAMA_8B, 38, 40, gpus=2, ranks=6) == (
         "--ranks: 3 ranks on a GPU need 44.9 GiB for the weights alone, and the fullest GPU has 38.0 of 40.0 GiB free; "
         "4 ranks in all would fit (--ranks); make the weights smaller (--quantization, --dtype), or choose a smaller "
-        "model. This is an estimate: rankdeck run --ignore-memory starts it anyway"
+        "model. This is an estimate: --ignore-memory starts it anyway"
     )
     assert refused(LLAMA_8B, 38, 40, gpus=2, ranks=4) is None
 
@@ -164,6 +164,24 @@ def test_whoever_ignores_the_estimate_does_not_lose_an_old_result(
     assert started == [tmp_path / "run"]
 
 
+def test_a_resume_with_more_ranks_than_fit_is_refused_and_changes_nothing(
+    large: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[Path] = []
+    monkeypatch.setattr(start, "start_supervisor", started.append)
+    run = tmp_path / "run"
+    start.launch(msgspec.structs.replace(large, ranks=1), run_dir=run)
+    before = (run / "run.json").read_bytes()
+    with pytest.raises(start.InputError, match=r"2 ranks on a GPU need .* GiB for the weights alone"):
+        start.resume(run, {"ranks": 2})
+    assert (run / "run.json").read_bytes() == before
+    start.resume(run, {"batch_size": 4})
+    start.resume(run, {"ranks": 2}, ignore_memory=True)
+    assert started == [run] * 3
+    start.resume(run, {"ranks": 2})
+    assert len(started) == 4, "two have run already"
+
+
 @pytest.mark.parametrize("command", ["run", "sweep"])
 def test_run_and_sweep_have_a_flag_for_each(
     command: str, large: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -182,7 +200,7 @@ def test_run_and_sweep_have_a_flag_for_each(
 
 def test_a_hub_model_that_is_not_here_yet_may_be_any_size(large: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = msgspec.structs.replace(large, model="nobody/nowhere", ranks=64)
-    assert isinstance(start.estimate_memory(asked, examine.machine()), str)
+    assert isinstance(checks.estimate_memory(asked, examine.machine()), str)
 
 
 TINY = ModelShape(3_000_000, 2, 4, 16, 64, 128, 1000, 1024, "float32", tied=True)
@@ -197,7 +215,7 @@ def test_ranks_whose_processes_alone_are_more_than_the_machine_has_are_refused(r
         assert "for processes, and this machine has 1.9 of 2.0 GiB free; " in said
         assert re.search(r"; [12]\d ranks in all would fit \(--ranks\)\.", said)
         assert "make the weights smaller" not in said, "they are not what is too much"
-        assert said.endswith("rankdeck run --ignore-memory starts it anyway")
+        assert said.endswith("--ignore-memory starts it anyway")
 
 
 def test_each_rank_has_a_laid_out_copy_of_the_weights_and_a_process() -> None:

@@ -4,8 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from rankdeck.runner import start
+from rankdeck.runner import checks
 from rankdeck.runner.protocol.config import RunConfig
+from rankdeck.runner.run_directory import OUTPUTS_FILE
+from rankdeck.runner.run_directory.lock import LOCK_FILE
+from rankdeck.runner.run_directory.run_file import RUN_FILE
 
 
 @pytest.mark.parametrize("name", ["p.txt", "../{here}/p.txt", "link.txt"])
@@ -14,9 +17,31 @@ def test_outputs_in_the_place_of_their_prompts_are_refused_with_force_too(tmp_pa
     (tmp_path / "link.txt").symlink_to("p.txt")
     output = str(tmp_path / name.format(here=tmp_path.name))
     config = RunConfig(prompts=str(tmp_path / "p.txt"), output=output, ranks=1, device="cpu")
-    (problem,) = start.check(config, force=True)
+    (problem,) = checks.check(config, force=True)
     assert (
         str(problem)
         == f"--output: {output} is the file of prompts: the answers would take its place; name another file"
     )
     assert (tmp_path / "p.txt").read_text() == "hello\n"
+
+
+def test_outputs_named_by_a_hyphen_or_like_a_file_of_another_run_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "p.txt").write_text("hello\n")
+    other = tmp_path / "other"
+    other.mkdir()
+    for name in (RUN_FILE, LOCK_FILE):
+        (other / name).touch()
+    (tmp_path / "link").symlink_to(other / OUTPUTS_FILE)
+
+    def said(output: str) -> list[str]:
+        config = RunConfig(prompts=str(tmp_path / "p.txt"), output=output, ranks=1, device="cpu")
+        return [str(problem) for problem in checks.check(config, force=True)]
+
+    assert said("-") == [
+        "--output: `-` is not a file; outputs.jsonl in the run's directory has the outputs in any case"
+    ]
+    for path in (other / RUN_FILE, other / OUTPUTS_FILE, other / "rank-0.log", tmp_path / "link"):
+        assert said(str(path)) == [f"--output: {path} is a file of another run; name another file"]
+    assert said(str(other / "answers.jsonl")) == []
+    (other / LOCK_FILE).unlink()
+    assert said(str(other / OUTPUTS_FILE)) == [], "somebody's own folder"

@@ -13,7 +13,7 @@ from accelerate import dispatch_model, infer_auto_device_map
 from accelerate.utils import get_balanced_memory
 from typer.testing import CliRunner
 
-from rankdeck.runner import protocol, start
+from rankdeck.runner import checks, protocol, start
 from rankdeck.runner.engine import loading, memory
 from rankdeck.runner.engine.static import StaticEngine
 from rankdeck.runner.machine import placement, telemetry
@@ -52,11 +52,11 @@ def ready(rank: int, **facts) -> RankReady:
 
 
 def test_without_a_given_number_ranks_fill_the_gpus(four_gpus):
-    assert start.default_ranks() == 4
-    assert start.default_ranks(ranks_per_gpu=3) == 12
-    assert start.default_ranks(gpus_per_rank=2) == 2
-    assert start.default_ranks(gpus_per_rank=3) == 1, "a GPU is left over"
-    assert start.default_ranks("cpu", gpus_per_rank=2) <= 2
+    assert checks.default_ranks() == 4
+    assert checks.default_ranks(ranks_per_gpu=3) == 12
+    assert checks.default_ranks(gpus_per_rank=2) == 2
+    assert checks.default_ranks(gpus_per_rank=3) == 1, "a GPU is left over"
+    assert checks.default_ranks("cpu", gpus_per_rank=2) <= 2
 
 
 def test_the_command_starts_as_many_ranks_as_the_gpus_take(four_gpus, monkeypatch, tmp_path):
@@ -137,16 +137,16 @@ def test_ranks_that_fit_the_gpus_are_not_refused(settings):
 
 def test_more_ranks_than_gpus_are_warned_about_unless_sharing_is_asked_for(four_gpus):
     config = RunConfig(prompts="p", ranks=8, device="cuda")
-    assert start.warnings(config, 100) == ["8 ranks on 4 GPUs: several ranks share a GPU and its memory"]
-    assert start.warnings(RunConfig(prompts="p", ranks=8, ranks_per_gpu=2, device="cuda"), 100) == []
+    assert checks.warnings(config, 100) == ["8 ranks on 4 GPUs: several ranks share a GPU and its memory"]
+    assert checks.warnings(RunConfig(prompts="p", ranks=8, ranks_per_gpu=2, device="cuda"), 100) == []
 
 
 def test_the_check_before_a_run_counts_the_gpus(four_gpus, tmp_path):
     (tmp_path / "p.txt").write_text("hello\n")
     for device in ("auto", "cuda"):
         config = RunConfig(prompts=str(tmp_path / "p.txt"), device=device, ranks=3, gpus_per_rank=2)
-        assert [problem.setting for problem in start.check(config)] == ["ranks"]
-        assert start.check(msgspec.structs.replace(config, ranks=2)) == []
+        assert [problem.setting for problem in checks.check(config)] == ["ranks"]
+        assert checks.check(msgspec.structs.replace(config, ranks=2)) == []
 
 
 # --- who stands where, and with how much memory ---

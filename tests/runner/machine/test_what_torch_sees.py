@@ -7,7 +7,7 @@ import msgspec
 import pytest
 import torch
 
-from rankdeck.runner import start
+from rankdeck.runner import checks
 from rankdeck.runner.engine import memory
 from rankdeck.runner.machine import placement, telemetry
 from rankdeck.runner.machine.telemetry import VisibleGpu
@@ -142,12 +142,12 @@ def test_several_mig_devices_for_a_rank_are_refused(monkeypatch, tmp_path):
     migs = [VisibleGpu(0, uuid, "A100") for uuid in MIGS.split(",")]
     monkeypatch.setattr(telemetry, "visible_gpus", lambda environ, api=None: migs)
     settings = config(1, gpus_per_rank=2)
-    (problem,) = start.check(msgspec.structs.replace(settings, prompts=str(tmp_path / "p.txt")))
+    (problem,) = checks.check(msgspec.structs.replace(settings, prompts=str(tmp_path / "p.txt")))
     assert str(problem) == "--gpus-per-rank: a process cannot have more than one MIG device; leave it out"
     shared = msgspec.structs.replace(
         settings, prompts=str(tmp_path / "p.txt"), gpus_per_rank=1, ranks=6, ranks_per_gpu=2
     )
-    assert start.check(shared) == [], "two ranks on each can be had"
+    assert checks.check(shared) == [], "two ranks on each can be had"
 
 
 @pytest.mark.parametrize(("device", "told"), [("cuda", {"RANKDECK_GPUS": "GPU-7"}), ("cpu", {})])

@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from rankdeck.runner import protocol, run_directory, start
+from rankdeck.runner import checks, protocol, run_directory, start
 from rankdeck.runner.protocol.config import RunConfig
 from rankdeck.runner.state import RunState, Snapshot, apply
 from rankdeck.tui.panels.overview.summary import outputs_path
@@ -353,8 +353,8 @@ def test_an_output_file_that_exists_is_replaced_only_by_force(tmp_path):
     prompts.write_text("hello\n")
     output.write_text("precious")
     config = RunConfig(prompts=str(prompts), output=str(output))
-    assert "--force" in str(start.check(config)[0])
-    assert start.check(config, force=True) == []
+    assert "--force" in str(checks.check(config)[0])
+    assert checks.check(config, force=True) == []
 
 
 def test_a_broken_prompt_file_leaves_no_run_behind(tmp_path, state_home):
@@ -369,5 +369,5 @@ def test_a_broken_prompt_file_leaves_no_run_behind(tmp_path, state_home):
 
 def test_more_ranks_than_make_sense_is_a_warning(tmp_path):
     config = RunConfig(prompts="p", ranks=8, device="cpu")
-    assert start.warnings(config, 3)[0] == "3 prompts for 8 ranks: 5 will have no work"
-    assert start.warnings(RunConfig(prompts="p", ranks=1, device="cpu"), 3) == []
+    assert checks.warnings(config, 3)[0] == "3 prompts for 8 ranks: 5 will have no work"
+    assert checks.warnings(RunConfig(prompts="p", ranks=1, device="cpu"), 3) == []

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from rankdeck.runner import start
+from rankdeck.runner import checks, start
 from rankdeck.runner.protocol.config import RunConfig
 from rankdeck.tui.commands import cli
 from tests import checkpoints
@@ -70,9 +70,9 @@ def test_messages_without_a_template_are_refused_and_name_their_file(
 
 def test_the_start_screens_check_says_the_same(model: Path, prompts: Path) -> None:
     config = RunConfig(prompts=str(prompts), model=str(model), device="cpu")
-    assert start.check(config) == []
+    assert checks.check(config) == []
     checkpoints.change(model / "config.json", model_type="bert", architectures=["BertModel"])
-    (problem,) = start.check(config)
+    (problem,) = checks.check(config)
     assert problem.setting == "model"
     assert "BertModel is an encoder" in problem.message
 
