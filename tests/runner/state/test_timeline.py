@@ -320,6 +320,15 @@ def test_the_articles_second_round_is_reported_with_its_cure() -> None:
     assert [(one.rows, one.places) for one in rounds(state)] == [(80, 80), (20, 80)]
 
 
+def test_rounds_are_not_reported_beside_a_slow_rank_which_takes_fewer_batches() -> None:
+    def kinds(slow: dict[int, float]) -> list[str]:
+        state = scripted_timeline.PacedScript(5, slow=slow).begun().pull().ended().state
+        return [found.kind for found in findings(state)]
+
+    assert kinds({}) == ["rounds", "tail"]
+    assert kinds({0: 1.8}) == ["slow rank", "tail"]
+
+
 def test_even_rounds_that_are_not_full_are_reported() -> None:
     (text,) = texts(scripted_timeline.even_rounds().state)
     assert text.startswith("Both rounds were 62% full, 10 of 16 prompts a rank. 5 ranks at batch size 16 need 2 rounds")
