@@ -112,6 +112,9 @@ def opened(source: str, stdin: BinaryIO | None, problems: Problems) -> Iterator[
             raise problems.stop("not gzip-compressed, though its name ends in .gz; rename it")
         try:
             with gzip.open(file) as plain:
+                if GZIP.begins.match(plain.read(2)):
+                    raise problems.stop(f"this is gzip-compressed twice; {GZIP.cure}")
+                plain.seek(0)
                 yield _checked(cast(BinaryIO, plain), source.removesuffix(Path(source).suffix), problems)
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise problems.stop(f"its gzip data is damaged or cut short ({error}); fetch it again") from None

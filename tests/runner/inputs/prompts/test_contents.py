@@ -62,6 +62,7 @@ def test_compressed_lines_are_read_where_the_name_says_so() -> None:
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
+        ("p.jsonl.gz", gzipped(gzipped(LINES)), "p.jsonl.gz: this is gzip-compressed twice; gunzip it first"),
         ("p.jsonl", gzipped(LINES), "p.jsonl: this is gzip-compressed; gunzip it first, or name it .jsonl.gz"),
         ("p.jsonl.gz", LINES, "p.jsonl.gz: not gzip-compressed, though its name ends in .gz; rename it"),
         ("p.gz", gzipped(LINES), "p.gz: the name does not say what the .gz holds; name it .jsonl.gz"),
