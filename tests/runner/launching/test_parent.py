@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from rankdeck.runner import protocol
-from rankdeck.runner.launching.parent import RankParent
+from rankdeck.runner.launching.parent import MAX_LINE_BYTES, RankParent
 from rankdeck.runner.protocol import ParentReady, RankExited, RankForked, StartRank
 
 PARENT = """
@@ -198,6 +198,15 @@ async def test_a_launcher_that_cannot_be_started_leaves_nothing_behind():
     assert len(os.listdir("/proc/self/fd")) == before
     assert not made.lives
     await made.end()
+
+
+async def test_after_a_line_that_is_too_long_what_the_parent_prints_is_still_read(parent):
+    talk = f"print('x' * {3 * MAX_LINE_BYTES}); print('the end')"
+    await parent.start([sys.executable, "-c", talk], os.environ)
+    async with asyncio.timeout(30):
+        await parent.gone()
+        assert await parent.why_gone() == "accelerate launch ended with status 0: the end"
+    assert parent.log[-1] == "the end"
 
 
 async def test_a_parent_that_talks_nonsense_counts_as_gone():

@@ -111,6 +111,15 @@ def test_without_a_seed_no_two_ranks_draw_the_same_though_they_are_copies_of_one
     assert len(set(seen)) == 9
 
 
+@pytest.mark.usefixtures("restore_random")
+def test_without_a_seed_no_two_runs_draw_the_same():
+    seen: list[float] = []
+    for _ in range(3):
+        worker.seed_rank(None, 0)
+        seen += drawn()
+    assert len(set(seen)) == 9
+
+
 # --- what must not be forked ---
 
 

@@ -299,6 +299,14 @@ def test_the_kernel_says_what_a_process_does():
     assert not kernel.descends_from(child.pid, os.getpid())
 
 
+def test_what_a_process_computes_in_the_kernel_counts_as_well():
+    begin, buffer = os.times().system, bytearray(2**20)
+    with open("/dev/zero", "rb", buffering=0) as zeros:
+        while (used := os.times()).system - begin < 0.1:
+            zeros.readinto(buffer)
+    assert kernel.look_at(os.getpid()).cpu_seconds > used.user + used.system - 0.05
+
+
 @pytest.mark.parametrize("moved", ["reads", "writes", "grows"])
 def test_the_kernel_says_how_much_a_process_has_moved(tmp_path: Path, moved):
     before, size, held = kernel.look_at(os.getpid()), 64 * 2**20, b""
