@@ -14,7 +14,7 @@ from rankdeck.runner.state.silence import silence_words
 from rankdeck.runner.supervisor import hung_ranks
 from rankdeck.runner.supervisor.hung_ranks import HungRanks
 from rankdeck.runner.supervisor.talk.patience import COLD_TIMES
-from tests.runner.supervisor.in_process import Launch, outputs_of
+from tests.runner.supervisor.in_process import Launch, outputs_of, result
 from tests.runner.supervisor.test_outliving import expected
 from tests.runner.supervisor.test_supervisor import PROMPTS, outputs, rank_pids, watch
 
@@ -260,6 +260,18 @@ def test_a_pause_of_a_continuous_rank_is_neither_silence_nor_pace_once_it_goes_o
     assert (watched.seconds(5), watched.ended) == ([], {})
     watched.launch.say(zero, *outputs_of(zero.peer.work[0], 0)[:1])
     assert zero.pulse.usual() == 50, "five seconds of silence, not an hour"
+
+
+def test_the_pace_of_a_continuous_rank_is_known_from_its_first_account_on(tmp_path, monkeypatch):
+    watched = Watched(Launch(tmp_path, prompts=200, ranks=1, engine="continuous"), monkeypatch)
+    (zero,) = watched.launch.connect_ready("continuous")
+    watched.launch.say(zero, *outputs_of(zero.peer.work[0], 0))
+    watched.launch.say(zero, protocol.RankAccount(rank=0, result=result(len(zero.peer.work[0].prompts))))
+    assert zero.in_hand is not None, "it has rows in flight"
+    watched.seconds(59)
+    assert watched.ended == {}
+    watched.seconds(1)
+    assert list(watched.ended) == [0]
 
 
 async def test_a_rank_stopped_by_a_signal_costs_time_and_no_output(launch, monkeypatch):

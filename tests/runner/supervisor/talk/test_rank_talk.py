@@ -314,6 +314,19 @@ def test_accounts_may_not_take_more_than_the_stream_by_a_little_each_time(rows):
         zero.talk.believed(timed(zero, 13.0), opened + 20)
 
 
+def test_the_time_of_a_stream_that_has_ended_is_not_counted_against_the_next(tmp_path):
+    launch = Launch(tmp_path, prompts=2, ranks=1, engine="continuous")
+    talk = launch.connect()[0].talk
+    for number, opened in ((1, 100.0), (2, 1000.0)):
+        prompts = launch.outputs._prompts.read([number - 1])
+        given = Assignment(batch=number, rank=0, indices=(number - 1,))
+        talk.given(given, prompts, opened, stream=number)
+        (output,) = outputs_of(protocol.Work(batch=number, prompts=prompts), 0)
+        assert talk.believed(output, opened + 60) is not None
+        taken = protocol.RankAccount(rank=0, result=msgspec.structs.replace(result(1), seconds=60.0))
+        assert talk.believed(taken, opened + 60) == taken
+
+
 def test_what_the_journal_holds_of_a_believed_rank_is_valid_json(launch, tmp_path):
     zero, _ = launch.connect_ready()
     launch.say(zero, *outputs_of(zero.peer.work[0], 0))
