@@ -1,10 +1,11 @@
 """Turning the knobs of a running job, and what each turn changes."""
 
+import msgspec
 import pytest
 
 from rankdeck.runner import protocol, run_directory
 from rankdeck.runner.state.periods import KnobPeriod, RankShare, scaling
-from tests.runner.supervisor.in_process import Launch
+from tests.runner.supervisor.in_process import Launch, ready
 from tests.runner.supervisor.test_outliving import expected
 from tests.runner.supervisor.test_supervisor import PROMPTS, outputs, watch
 
@@ -18,6 +19,17 @@ def slowly(monkeypatch):
 
 def batches(seen):
     return [message for message in seen if isinstance(message, protocol.BatchStarted)]
+
+
+@pytest.mark.parametrize(
+    ("uuids", "free"), [(("GPU-0", "GPU-1"), (500, 50)), (("GPU-0", "GPU-0"), (100, 100))], ids=["own", "shared"]
+)
+def test_the_first_size_that_is_chosen_fits_on_the_device_with_the_least_room(tmp_path, uuids, free):
+    launch = Launch(tmp_path, prompts=200, batch_size=None)
+    for rank, uuid, mebibytes in zip(launch.connect(), uuids, free, strict=True):
+        on_gpu = {"device": f"cuda:{rank.number}", "device_uuid": uuid, "memory_free_bytes": mebibytes * 2**20}
+        launch.say(rank, msgspec.structs.replace(ready(rank.number), **on_gpu, kv_bytes_per_token=2**20))
+    assert launch.state.batch_size == 2, "a row takes about 20 MiB"
 
 
 async def test_a_new_batch_size_counts_from_the_next_batch_on(launch):
