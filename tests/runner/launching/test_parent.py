@@ -35,6 +35,17 @@ def be_a_rank(order):
 forking.serve(forking.take_channel(), be_a_rank, named=("", ""))
 """
 COMMAND = [sys.executable, "-c", PARENT]
+SUPERVISOR = """
+import asyncio, os, sys
+from rankdeck.runner.launching.parent import RankParent
+
+async def main():
+    parent = RankParent(lambda line: print(line, flush=True))
+    await parent.start(["sh", "-c", "echo $$; exec sleep 600 <&-"], os.environ)
+    await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
 
 
 def order(rank: int, what: str = "stay", attempt: int = 1) -> StartRank:
@@ -174,6 +185,18 @@ async def test_a_rank_that_has_not_connected_does_not_outlive_the_supervisor(par
     assert len(others) == 2
     parent._writer.close()  # as the kernel does when the supervisor dies
     await until_gone(ready.pid, *others)
+
+
+async def test_a_launcher_that_has_yet_to_start_the_parent_does_not_outlive_the_supervisor():
+    supervisor = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", SUPERVISOR), stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+    )
+    async with asyncio.timeout(30):
+        launcher = int(await supervisor.stdout.readline())
+        assert is_there(launcher)
+        supervisor.kill()
+        await supervisor.wait()
+        await until_gone(launcher)
 
 
 async def test_a_parent_that_is_gone_is_started_anew_and_says_what_it_died_of(parent):

@@ -153,6 +153,7 @@ def test_a_lost_gpu_and_a_full_one_are_named() -> None:
         (TorchFound(), (12, 8), "bad", "built for the CPU alone, and there are GPUs"),
         (TorchFound(cuda="13.0"), (12, 8), "bad", "runs CUDA 12.8 at most"),
         (TorchFound(cuda="12.8"), (12, 8), "bad", "cannot use the GPUs"),
+        (TorchFound(cuda="12.8"), (12, 4), "bad", "cannot use the GPUs"),  # of one major version any minor one runs
         (TorchFound(error="No module named 'torch'"), (12, 8), "bad", "cannot be imported: No module named 'torch'"),
         (HEALTHY.torch, (12, 8), "ok", "sees 2 GPUs"),
         (

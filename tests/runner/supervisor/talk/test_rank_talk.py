@@ -229,6 +229,17 @@ def test_shares_that_leave_prompts_out_are_nonsense_and_the_next_launch_may_shar
     assert len(launch.records()) == 12
 
 
+def test_a_share_that_was_another_in_the_launch_before_is_nonsense(tmp_path):
+    launch = Launch(tmp_path, dispatch="split")
+    for rank, (start, stop) in zip(launch.connect(), ((0, 6), (6, 12)), strict=True):
+        launch.say(rank, protocol.Share(rank=rank.number, start=start, stop=stop), ready(rank.number))
+    launch.pool.close()
+    launch.launch_again()
+    zero, _ = launch.connect()
+    refused(launch, zero, protocol.Share(rank=0, start=0, stop=5), "another in the launch before")
+    assert launch.scheduler.shares == {0: (0, 6), 1: (6, 12)}
+
+
 def test_with_pull_nobody_has_a_share(launch):
     zero, _ = launch.connect()
     refused(launch, zero, protocol.Share(rank=0, start=0, stop=6), "no share")
