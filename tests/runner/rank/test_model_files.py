@@ -97,22 +97,6 @@ def test_whatever_file_a_tokenizer_is_in_comes_from_the_hub_to_be_examined_and_t
     assert not folder.is_small("model.safetensors")
 
 
-@pytest.mark.parametrize("there", ["model.safetensors", "pytorch_model.bin"])
-def test_weights_of_an_older_kind_come_only_where_there_are_no_others(tmp_path, monkeypatch, there):
-    fetched = []
-
-    def snapshot_download(model, *, allow_patterns):
-        names = list(filter_repo_objects([there, "optimizer.pt"], allow_patterns=allow_patterns))
-        fetched.append(names)
-        for name in names:
-            (tmp_path / name).touch()
-        return str(tmp_path)
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-    assert model_files.model_folder("org/model", tmp_path) == str(tmp_path)
-    assert fetched == ([[there]] if there.endswith(".safetensors") else [[], [there]])
-
-
 def test_a_model_in_a_folder_is_not_fetched(tmp_path, monkeypatch):
     monkeypatch.setattr(model_files, "_hub_folder", lambda model: pytest.fail("it is there"))
     assert model_files.model_folder(str(tmp_path), tmp_path) == str(tmp_path)
