@@ -77,7 +77,12 @@ def list_runs() -> list[tuple[Path, RunFile]]:
     Raises:
         RunFileError: the place cannot be read.
     """
-    found = [(path.resolve(), run) for path, run in _looked_through() if isinstance(run, RunFile)]
+    return [(path.resolve(), run) for path, run in _readable()]
+
+
+def _readable() -> list[tuple[Path, RunFile]]:
+    """The readable runs, newest first, as they lie in the usual place: those outside it by their links."""
+    found = [(path, run) for path, run in _looked_through() if isinstance(run, RunFile)]
     return sorted(found, key=lambda item: item[1].started_at, reverse=True)
 
 
@@ -120,7 +125,7 @@ def find_run(run: str) -> Path:
         with contextlib.suppress(OSError, ValueError):
             if os.path.lexists(directory / RUN_FILE):
                 raise RunFileError(f"{directory / RUN_FILE}: cannot be read as a run: it is not a file")
-    names = [path.name for path, _ in list_runs()]
+    names = [path.name for path, _ in _readable()]
     known = f"known are: {', '.join(names[:10])}" if names else "there are no runs yet"
     raise RunFileError(f"there is no run called {run!r}; {known}")
 

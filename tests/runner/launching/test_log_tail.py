@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from rankdeck.runner.launching.log_tail import MAX_BYTES_A_LOOK, MAX_LINE, LogTail
+from rankdeck.runner.launching.log_tail import KEPT_LINES, MAX_BYTES_A_LOOK, MAX_LINE, MAX_LINES_A_LOOK, LogTail
 
 
 @pytest.fixture
@@ -47,6 +47,14 @@ def test_of_a_log_that_grew_by_gigabytes_only_the_end_is_read(log):
     zeros, end = tail.new_lines()
     assert set(zeros) == {"\0"}
     assert end == "the end"
+
+
+def test_of_a_flood_of_lines_the_newest_are_told_and_kept(log):
+    tail = LogTail(log)
+    flood = [f"line {number}" for number in range(2 * max(MAX_LINES_A_LOOK, KEPT_LINES))]
+    add(log, "\n".join(flood) + "\n")
+    assert tail.new_lines() == flood[-MAX_LINES_A_LOOK:]
+    assert list(tail.recent) == flood[-KEPT_LINES:]
 
 
 def test_a_line_without_an_end_is_kept_to_the_length_that_is_shown(log):

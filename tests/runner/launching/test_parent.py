@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from rankdeck.runner import protocol
-from rankdeck.runner.launching.parent import RankParent
+from rankdeck.runner.launching.parent import MAX_LINE_BYTES, RankParent
 from rankdeck.runner.protocol import ParentReady, RankExited, RankForked, StartRank
 
 PARENT = """
@@ -35,6 +35,17 @@ def be_a_rank(order):
 forking.serve(forking.take_channel(), be_a_rank, named=("", ""))
 """
 COMMAND = [sys.executable, "-c", PARENT]
+SUPERVISOR = """
+import asyncio, os, sys
+from rankdeck.runner.launching.parent import RankParent
+
+async def main():
+    parent = RankParent(lambda line: print(line, flush=True))
+    await parent.start(["sh", "-c", "echo $$; exec sleep 600 <&-"], os.environ)
+    await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
 
 
 def order(rank: int, what: str = "stay", attempt: int = 1) -> StartRank:
@@ -176,6 +187,18 @@ async def test_a_rank_that_has_not_connected_does_not_outlive_the_supervisor(par
     await until_gone(ready.pid, *others)
 
 
+async def test_a_launcher_that_has_yet_to_start_the_parent_does_not_outlive_the_supervisor():
+    supervisor = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", SUPERVISOR), stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+    )
+    async with asyncio.timeout(30):
+        launcher = int(await supervisor.stdout.readline())
+        assert is_there(launcher)
+        supervisor.kill()
+        await supervisor.wait()
+        await until_gone(launcher)
+
+
 async def test_a_parent_that_is_gone_is_started_anew_and_says_what_it_died_of(parent):
     heard = Heard(parent)
     await heard.until(ParentReady)
@@ -198,6 +221,15 @@ async def test_a_launcher_that_cannot_be_started_leaves_nothing_behind():
     assert len(os.listdir("/proc/self/fd")) == before
     assert not made.lives
     await made.end()
+
+
+async def test_after_a_line_that_is_too_long_what_the_parent_prints_is_still_read(parent):
+    talk = f"print('x' * {3 * MAX_LINE_BYTES}); print('the end')"
+    await parent.start([sys.executable, "-c", talk], os.environ)
+    async with asyncio.timeout(30):
+        await parent.gone()
+        assert await parent.why_gone() == "accelerate launch ended with status 0: the end"
+    assert parent.log[-1] == "the end"
 
 
 async def test_a_parent_that_talks_nonsense_counts_as_gone():

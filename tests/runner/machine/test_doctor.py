@@ -10,6 +10,7 @@ import tomllib
 from pathlib import Path
 
 import msgspec
+import psutil
 import pytest
 
 from rankdeck.runner.inputs.demo_model import DemoModel
@@ -152,6 +153,7 @@ def test_a_lost_gpu_and_a_full_one_are_named() -> None:
         (TorchFound(), (12, 8), "bad", "built for the CPU alone, and there are GPUs"),
         (TorchFound(cuda="13.0"), (12, 8), "bad", "runs CUDA 12.8 at most"),
         (TorchFound(cuda="12.8"), (12, 8), "bad", "cannot use the GPUs"),
+        (TorchFound(cuda="12.8"), (12, 4), "bad", "cannot use the GPUs"),  # of one major version any minor one runs
         (TorchFound(error="No module named 'torch'"), (12, 8), "bad", "cannot be imported: No module named 'torch'"),
         (HEALTHY.torch, (12, 8), "ok", "sees 2 GPUs"),
         (
@@ -276,6 +278,27 @@ def test_torch_is_asked_in_a_separate_process_with_a_time_limit() -> None:
     assert "took longer" in str(asyncio.run(ask("import time; time.sleep(60)", 0.2)).error)
 
 
+def test_whoever_asks_torch_no_longer_leaves_no_process_behind() -> None:
+    stuck = "import time; time.sleep(600)"
+
+    def children() -> set[psutil.Process]:
+        return {child for child in psutil.Process().children() if stuck in child.cmdline()}
+
+    async def ask() -> None:
+        await examine.ask_torch(0.2, stuck)
+        assert not children(), "after the time limit"
+        asking = asyncio.create_task(examine.ask_torch(60, stuck))
+        async with asyncio.timeout(30):
+            while not children():
+                await asyncio.sleep(0.01)
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+        assert not children(), "after it was cancelled"
+
+    asyncio.run(ask())
+
+
 def test_a_directory_that_cannot_be_written_to_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "state").write_text("a file")
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
@@ -306,3 +329,8 @@ def test_a_release_that_no_test_runs_with_is_said_and_is_no_fault() -> None:
     other = seen("torch", torch=None, packages={**HEALTHY.packages, "torch": "2.11.0+cu130"})
     assert (other.status, other.found) == ("ok", "2.11.0+cu130; tested with 2.13")
     assert seen("transformers").found == "5.20.0"
+
+
+@pytest.mark.parametrize(("name", "version"), [("transformers", "5.24.9"), ("torch", "2.13.1+cu130")])
+def test_a_later_patch_of_the_newest_release_that_tests_run_with_needs_no_remark(name: str, version: str) -> None:
+    assert seen(name, torch=None, packages={**HEALTHY.packages, name: version}).found == version

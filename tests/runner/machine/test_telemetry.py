@@ -225,6 +225,12 @@ def test_busy_is_the_mean_least_and_most_of_the_driver_samples_since_the_last_sa
     assert (gpu.busy_min_percent, gpu.busy_max_percent) == (min(percents), max(percents))
 
 
+def test_after_a_look_without_samples_the_old_ones_do_not_count_again() -> None:
+    looks = [[BusySample(99, 7)], [], [BusySample(98, 3), BusySample(99, 7), BusySample(100, 50)]]
+    telemetry = open_on(FakeNvml({"busy_samples": looks}))
+    assert [telemetry.sample_devices()[0].busy_percent for _ in looks] == [55, 55, 50]
+
+
 def test_a_gpm_sample_that_fails_for_a_moment_leaves_just_a_gap() -> None:
     telemetry = open_on(FakeNvml({"gpm_fill": [None, None, NvmlFailure(10), None]}))
     assert [telemetry.sample_devices()[0].sm_percent for _ in range(4)] == [None, 1.0, None, 1.0]

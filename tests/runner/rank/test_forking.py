@@ -14,6 +14,7 @@ import torch
 
 from rankdeck.runner import protocol
 from rankdeck.runner.protocol import StartRank
+from rankdeck.runner.protocol.config import MAX_RANKS, MAX_SEED, RunConfig, check
 from rankdeck.runner.rank import parent, worker
 
 LOOKS_AROUND = """
@@ -107,6 +108,23 @@ def test_without_a_seed_no_two_ranks_draw_the_same_though_they_are_copies_of_one
         numpy.random.set_state(states[1])
         torch.set_rng_state(states[2])
         worker.seed_rank(None, rank)
+        seen += drawn()
+    assert len(set(seen)) == 9
+
+
+@pytest.mark.usefixtures("restore_random")
+def test_the_largest_seed_is_one_for_every_rank_that_a_run_may_have():
+    settings = RunConfig(prompts="p", seed=MAX_SEED)
+    assert check(settings) == []
+    worker.seed_rank(settings.seed, MAX_RANKS - 1)
+    assert [problem.setting for problem in check(RunConfig(prompts="p", seed=MAX_SEED + 1))] == ["seed"]
+
+
+@pytest.mark.usefixtures("restore_random")
+def test_without_a_seed_no_two_runs_draw_the_same():
+    seen: list[float] = []
+    for _ in range(3):
+        worker.seed_rank(None, 0)
         seen += drawn()
     assert len(set(seen)) == 9
 

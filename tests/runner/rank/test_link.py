@@ -38,6 +38,26 @@ for deeds in ([(step, 1), (say, "newer")], [(say, "older"), (step, 2), (step, 3)
     link.meet(0, "memory taken")
 link.close()
 """
+SAYS_MUCH_AND_LEAVES = """
+import os, sys
+from rankdeck.runner.protocol import LogLine, RankFailed
+from rankdeck.runner.rank.link import Link
+
+link = Link(sys.argv[1])
+link.send(LogLine(source="rank 0", text="x" * 8_000_000))
+link.send(RankFailed(rank=0, error="the last word", traceback=""))
+link.close()
+os._exit(1)
+"""
+SAYS_WHAT_IS_CANCELLED = """
+import os, sys
+from rankdeck.runner.rank.link import Link
+
+link = Link(sys.argv[1])
+link.next_order()
+print([batch for batch in (2, 3, 4) if link.cancelled(batch)], flush=True)
+link.close()
+"""
 WAIT_FOR_ORDERS = "import sys; from rankdeck.runner.rank.link import Link; Link(sys.argv[1]).next_order()"
 
 
@@ -114,3 +134,33 @@ def test_progress_that_is_older_than_a_message_is_dropped_and_the_newest_follows
                 rank.kill()
     assert said[:2] == ["newer", "older"]
     assert said[2:] in ([], [3]), "of progress only the newest, unless the meeting overtook it"
+
+
+def test_a_rank_that_leaves_has_sent_its_last_word(tmp_path: Path):
+    path = tmp_path / "socket"
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
+        server.listen()
+        rank = subprocess.Popen([sys.executable, "-c", SAYS_MUCH_AND_LEAVES, str(path)])
+        supervisor, _ = server.accept()
+        with supervisor, supervisor.makefile("rb") as lines:
+            try:
+                last = lines.readlines()[-1]
+                assert rank.wait(30) == 1
+            finally:
+                rank.kill()
+    assert msgspec.json.decode(last, type=protocol.FromRank).error == "the last word"
+
+
+def test_a_batch_and_those_before_it_are_cancelled_and_none_that_comes_after(tmp_path: Path):
+    path = tmp_path / "socket"
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
+        server.listen()
+        rank = subprocess.Popen(
+            [sys.executable, "-c", SAYS_WHAT_IS_CANCELLED, str(path)], stdout=subprocess.PIPE, text=True
+        )
+        supervisor, _ = server.accept()
+        with supervisor:
+            supervisor.sendall(protocol.encode_line(protocol.Cancel(batch=3)) + protocol.encode_line(protocol.Leave()))
+            assert rank.communicate(timeout=30)[0] == "[2, 3]\n"

@@ -9,6 +9,7 @@ import pytest
 from rankdeck.runner import run_directory, start
 from rankdeck.runner.inputs.frozen_prompts import freeze
 from rankdeck.runner.launching.accelerate import write_accelerate_config
+from rankdeck.runner.protocol import Summary
 from rankdeck.runner.protocol.config import RunConfig
 from rankdeck.runner.run_directory import run_file
 from rankdeck.runner.run_directory.creation import create_directory
@@ -17,6 +18,10 @@ from rankdeck.runner.run_directory.run_file import NotARunError, RunFile, RunFil
 from tests.runner.run_directory.test_rundir import record, write_records
 
 RUN = RunFile(name="r", started_at=1.0, config=RunConfig(prompts="p"), prompts=1)
+SUMMARY = Summary(
+    prompts=1, completed=1, failed=0, prompt_tokens=2, output_tokens=4, seconds=1.0, tokens_per_second=4.0,
+    padding_waste=0.0, length="natural length", ranks=[],
+)  # fmt: skip
 
 
 @pytest.fixture(params=[0o000, 0o022])
@@ -104,6 +109,10 @@ def changed(**fields: object) -> bytes:
     return msgspec.json.encode({**msgspec.to_builtins(RUN), **fields})
 
 
+def summed_up(**figures: int) -> bytes:
+    return changed(status="completed", summary={**msgspec.to_builtins(SUMMARY), **figures})
+
+
 @pytest.mark.parametrize(
     "content",
     [
@@ -113,6 +122,10 @@ def changed(**fields: object) -> bytes:
         changed(prompts=-1),
         changed(prompts=10**18),
         changed(config={"prompts": "p", "ranks": 10**18}),
+        changed(supervisor_pid=-1),
+        summed_up(completed=10**18),
+        summed_up(failed=-1),
+        summed_up(output_tokens=10**18),
         changed(name="\udcff".encode("utf-8", "surrogatepass").decode("latin-1")).replace("í".encode(), b"\xff"),
         b'{"zz":' + b"[" * 200_000 + b"]" * 200_000 + b"," + changed()[1:],
         b"",
@@ -124,6 +137,11 @@ def test_a_run_file_with_figures_that_no_run_can_have_is_unreadable(tmp_path, co
     with pytest.raises(RunFileError, match="cannot be read as a run") as raised:
         run_directory.read_run_file(tmp_path)
     assert not isinstance(raised.value, NotARunError)
+
+
+def test_a_run_file_with_the_figures_of_a_run_that_is_over_is_read(tmp_path):
+    (tmp_path / run_directory.RUN_FILE).write_bytes(summed_up())
+    assert run_directory.read_run_file(tmp_path).summary == SUMMARY
 
 
 def test_no_more_of_a_run_file_is_read_than_a_run_can_have(tmp_path, monkeypatch):

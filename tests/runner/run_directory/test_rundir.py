@@ -118,9 +118,11 @@ def test_the_socket_has_a_short_private_place_however_long_the_directory_is(tmp_
     assert path.parent.stat().st_mode & 0o777 == 0o700
 
 
-def test_a_runtime_directory_others_can_enter_is_refused(tmp_path, monkeypatch):
+@pytest.mark.parametrize("mode", [0o755, 0o710, 0o701, 0o720], ids=oct)
+def test_a_runtime_directory_others_can_enter_is_refused(tmp_path, monkeypatch, mode):
     monkeypatch.setattr(places, "RUNTIME_ROOT", tmp_path)
-    (tmp_path / f"rankdeck-{os.getuid()}").mkdir(mode=0o755)
+    (tmp_path / f"rankdeck-{os.getuid()}").mkdir()
+    (tmp_path / f"rankdeck-{os.getuid()}").chmod(mode)
     with pytest.raises(RunFileError, match="mode 0700"):
         run_directory.socket_path(tmp_path)
 

@@ -1,10 +1,12 @@
 """Turning the knobs of a running job, and what each turn changes."""
 
+import msgspec
 import pytest
 
 from rankdeck.runner import protocol, run_directory
+from rankdeck.runner.protocol.sweep_plan import SweepPlan
 from rankdeck.runner.state.periods import KnobPeriod, RankShare, scaling
-from tests.runner.supervisor.in_process import Launch
+from tests.runner.supervisor.in_process import Launch, ready
 from tests.runner.supervisor.test_outliving import expected
 from tests.runner.supervisor.test_supervisor import PROMPTS, outputs, watch
 
@@ -18,6 +20,40 @@ def slowly(monkeypatch):
 
 def batches(seen):
     return [message for message in seen if isinstance(message, protocol.BatchStarted)]
+
+
+@pytest.mark.parametrize(
+    ("uuids", "free"), [(("GPU-0", "GPU-1"), (500, 50)), (("GPU-0", "GPU-0"), (100, 100))], ids=["own", "shared"]
+)
+def test_the_first_size_that_is_chosen_fits_on_the_device_with_the_least_room(tmp_path, uuids, free):
+    launch = Launch(tmp_path, prompts=200, batch_size=None)
+    for rank, uuid, mebibytes in zip(launch.connect(), uuids, free, strict=True):
+        on_gpu = {"device": f"cuda:{rank.number}", "device_uuid": uuid, "memory_free_bytes": mebibytes * 2**20}
+        launch.say(rank, msgspec.structs.replace(ready(rank.number), **on_gpu, kv_bytes_per_token=2**20))
+    assert launch.state.batch_size == 2, "a row takes about 20 MiB"
+
+
+def test_a_pause_that_was_asked_for_outlasts_the_trouble_that_came_in_it(tmp_path):
+    launch = Launch(tmp_path)
+    launch.controls.obey(protocol.Pause())
+    launch.controls.set_trouble("the disk is full")
+    assert launch.state.paused == "the disk is full"
+    launch.controls.set_trouble(None)
+    assert (launch.state.paused, launch.controls.paused) == ("asked for", True)
+    launch.controls.obey(protocol.Resume())
+    assert (launch.state.paused, launch.controls.paused) == (None, False)
+
+
+@pytest.mark.parametrize("auto", [True, False])
+def test_after_a_sweep_that_found_nothing_a_size_is_searched_for_again_if_it_was_before(tmp_path, auto):
+    launch = Launch(tmp_path, prompts=1000, batch_size=None if auto else 7)
+    launch.connect_ready()
+    assert launch.state.auto is auto
+    plan = SweepPlan(batch_sizes=[2], ranks=[1])
+    for command in (protocol.StartSweep(plan=plan), protocol.StartSweep(plan=None)):
+        launch.controls.obey(command)
+    assert launch.state.auto is auto
+    assert (launch.state.batch_size, launch.state.active_ranks) == (64 if auto else 7, 2)
 
 
 async def test_a_new_batch_size_counts_from_the_next_batch_on(launch):

@@ -14,7 +14,7 @@ from rankdeck.runner.state.silence import silence_words
 from rankdeck.runner.supervisor import hung_ranks
 from rankdeck.runner.supervisor.hung_ranks import HungRanks
 from rankdeck.runner.supervisor.talk.patience import COLD_TIMES
-from tests.runner.supervisor.in_process import Launch, outputs_of
+from tests.runner.supervisor.in_process import Launch, outputs_of, result
 from tests.runner.supervisor.test_outliving import expected
 from tests.runner.supervisor.test_supervisor import PROMPTS, outputs, rank_pids, watch
 
@@ -262,6 +262,18 @@ def test_a_pause_of_a_continuous_rank_is_neither_silence_nor_pace_once_it_goes_o
     assert zero.pulse.usual() == 50, "five seconds of silence, not an hour"
 
 
+def test_the_pace_of_a_continuous_rank_is_known_from_its_first_account_on(tmp_path, monkeypatch):
+    watched = Watched(Launch(tmp_path, prompts=200, ranks=1, engine="continuous"), monkeypatch)
+    (zero,) = watched.launch.connect_ready("continuous")
+    watched.launch.say(zero, *outputs_of(zero.peer.work[0], 0))
+    watched.launch.say(zero, protocol.RankAccount(rank=0, result=result(len(zero.peer.work[0].prompts))))
+    assert zero.in_hand is not None, "it has rows in flight"
+    watched.seconds(59)
+    assert watched.ended == {}
+    watched.seconds(1)
+    assert list(watched.ended) == [0]
+
+
 async def test_a_rank_stopped_by_a_signal_costs_time_and_no_output(launch, monkeypatch):
     monkeypatch.setenv("STANDIN_STEP_SECONDS", "0.03")
     started = launch(PROMPTS, patience=1.0)
@@ -297,6 +309,14 @@ def test_the_kernel_says_what_a_process_does():
         child.wait()
     assert kernel.look_at(child.pid) is None
     assert not kernel.descends_from(child.pid, os.getpid())
+
+
+def test_what_a_process_computes_in_the_kernel_counts_as_well():
+    begin, buffer = os.times().system, bytearray(2**20)
+    with open("/dev/zero", "rb", buffering=0) as zeros:
+        while (used := os.times()).system - begin < 0.1:
+            zeros.readinto(buffer)
+    assert kernel.look_at(os.getpid()).cpu_seconds > used.user + used.system - 0.05
 
 
 @pytest.mark.parametrize("moved", ["reads", "writes", "grows"])

@@ -121,6 +121,9 @@ class KeptParent(RankParent):
     async def end_ranks(self) -> None:
         self.ended.append("ranks")
 
+    async def gone(self) -> None:
+        await asyncio.Event().wait()
+
 
 @pytest.mark.parametrize(("connected", "ended"), [(False, "all"), (True, "ranks")])
 async def test_with_a_rank_that_never_came_its_parent_is_ended_with_one_that_hangs_only_ranks(
@@ -133,6 +136,32 @@ async def test_with_a_rank_that_never_came_its_parent_is_ended_with_one_that_han
     launch.give_up(0, "it hangs")
     await launch.end()
     assert parent.ended == [ended]
+
+
+async def test_what_is_told_late_of_the_processes_of_an_earlier_launch_is_nothing_of_this_one(tmp_path, monkeypatch):
+    monkeypatch.setattr("rankdeck.runner.supervisor.launch.CONNECT_SECONDS", 0.0)
+    in_process, parent = Launch(tmp_path), KeptParent()
+    in_process.launch_again()
+    launch = RankLaunch(in_process.pool, tmp_path, in_process.config, "m", lambda *_: [], parent, in_process.events)
+    over = asyncio.create_task(launch.over())
+    launch._hear(protocol.RankForked(rank=0, attempt=1, pid=100))
+    launch._hear(protocol.RankExited(rank=0, attempt=1, status=-signal.SIGKILL))
+    assert launch.process_of(0) is None
+    launch._hear(protocol.RankExited(rank=1, attempt=2, status=1, error="this launch's"))
+    async with asyncio.timeout(10):
+        loss = await over
+    assert (loss.rank, loss.cause) == (1, "this launch's")
+
+
+async def test_for_a_rank_that_fails_as_it_leaves_the_others_are_not_waited_for(tmp_path, monkeypatch):
+    monkeypatch.setattr("rankdeck.runner.supervisor.launch.CONNECT_SECONDS", 0.0)
+    in_process, parent = Launch(tmp_path), KeptParent()
+    launch = RankLaunch(in_process.pool, tmp_path, in_process.config, "m", lambda *_: [], parent, in_process.events)
+    in_process.connect()
+    in_process.pool.told_to_leave.set()
+    launch._hear(protocol.RankExited(rank=1, attempt=1, status=1))
+    async with asyncio.timeout(10):
+        assert await launch.over() is None, "rank 0 may wait in the gather for it"
 
 
 async def test_the_process_of_a_rank_to_come_is_its_parent_until_it_is_forked_and_then_its_own(tmp_path):

@@ -99,3 +99,8 @@ def test_for_an_unknown_device_the_measured_copy_counts_and_is_named_as_the_sour
     assert peak_bandwidth([unknown[1]]) == (None, None)
     assert peak_bandwidth([ready(0)])[1] == "data sheet of NVIDIA H200"
     assert peak_bandwidth([]) == (None, None)
+
+
+def test_a_copy_on_another_kind_of_device_is_no_measure_of_this_one() -> None:
+    other = ready(0, device_name="Old GPU", bandwidth_bytes_per_second=3e11)
+    assert peak_bandwidth([ready(1, device_name="New GPU"), other]) == (None, None)

@@ -8,11 +8,12 @@ import pytest
 
 from rankdeck.runner import protocol, run_directory, start
 from rankdeck.runner.forecast.forecast import eta_seconds
-from rankdeck.runner.protocol.sweep_plan import SweepPlan
+from rankdeck.runner.protocol.sweep_plan import SweepPlan, TrialRecord
 from rankdeck.runner.state import RunState, apply
 from rankdeck.runner.supervisor.sweeper import order_of
 from rankdeck.runner.sweep.verdict import cells, summarise_sweep
 from rankdeck.tui.sources import runs
+from tests.runner.supervisor.in_process import Launch, result
 from tests.runner.supervisor.test_outliving import expected
 from tests.runner.supervisor.test_supervisor import outputs, rank_pids, watch
 
@@ -329,6 +330,28 @@ async def test_a_run_resumed_after_it_was_stopped_inside_a_sweep_is_an_ordinary_
     assert not state.sweeping
     assert state.progress == 1
     assert [record.text for record in outputs(started.directory)] == expected(prompts)
+
+
+def test_sizes_that_ran_out_of_memory_before_a_sweep_was_stopped_are_not_tried_when_it_is_resumed(tmp_path):
+    planned = plan(batch_sizes=[1, 4, 6], ranks=[1])
+    trials = order_of(planned)
+    too_large = next(trial for trial in trials if trial.batch_size == 4)
+    in_process = Launch(tmp_path, ranks=1, sweep=planned)
+    in_process.events.emit(protocol.SweepStarted(plan=planned, trials=trials))
+    in_process.events.emit(
+        protocol.TrialFinished(record=TrialRecord(trial=too_large, outcome="out_of_memory", reason="memory ran out"))
+    )
+    (rank,) = in_process.connect_ready()
+    done = 0
+    while done < len(rank.peer.work):
+        work, done = rank.peer.work[done], done + 1
+        in_process.say(rank, protocol.BatchFinished(rank=0, batch=work.batch, result=result(len(work.prompts))))
+    assert {len(work.prompts) for work in rank.peer.work} == {1}
+    ends = {record.trial.number: record.outcome for record in in_process.state.sweep.records}
+    assert ends == {
+        trial.number: "measured" if trial.batch_size == 1 else "out_of_memory" if trial == too_large else "skipped"
+        for trial in trials
+    }
 
 
 async def test_the_figures_of_a_resumed_sweep_hold_all_that_it_did(launch):

@@ -87,6 +87,14 @@ def test_a_trials_seconds_run_from_first_batch_to_last_result_and_idle_is_the_ti
     assert found.mbu is None, "without a peak bandwidth there is no share of it"
 
 
+def test_a_trials_memory_is_the_most_that_any_of_its_batches_took():
+    meter = TrialMeter([ready(0), ready(1)], started=0.0)
+    for rank, peak, reserved in ((0, 10, 50), (0, 30, 60), (0, 20, 40), (1, 15, None)):
+        meter.add_batch(rank, 0.0, 1.0, batch(peak_memory_bytes=peak, reserved_memory_bytes=reserved))
+    found = meter.result({})
+    assert (found.peak_memory_bytes, found.rank_peak_memory_bytes, found.reserved_memory_bytes) == (30, [30, 15], 60)
+
+
 def test_mbu_counts_weights_and_the_cache_so_far_and_adds_up_ranks_that_share_a_device():
     # Ten decode steps in one second; each reads 1000 bytes of weights and 2 bytes for 4 rows x (10 + 5.5) tokens.
     read = 10 * (1000 + 2 * (84 - 22))

@@ -41,6 +41,23 @@ async def door(tmp_path: Path):
     listener.close()
 
 
+async def test_the_socket_is_its_owners_alone_whatever_the_umask_which_stays_as_it_was(tmp_path: Path):
+    async def on_rank(_) -> None: ...
+
+    said: list = []
+    listener = Server(
+        tmp_path / "s", viewers=Viewers(lambda: SNAPSHOT), on_rank=on_rank, on_command=said.append, log=said.append
+    )
+    before = os.umask(0o002)
+    try:
+        await listener.start()
+        assert (tmp_path / "s").stat().st_mode & 0o777 == 0o600
+        assert os.umask(0o002) == 0o002
+    finally:
+        os.umask(before)
+        listener.close()
+
+
 async def say(path: Path, *parts: bytes, hang_up: bool = True) -> bytes:
     try:
         reader, writer = await asyncio.open_unix_connection(str(path))

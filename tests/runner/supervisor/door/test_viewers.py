@@ -24,6 +24,13 @@ class SlowViewer:
         self.lines.append(line)
         self.unread += len(line)
 
+    async def drained(self, seconds: float) -> None:
+        self.lines.append(b"drained")
+        self.unread = 0
+
+    def close(self) -> None:
+        self.lines.append(b"closed")
+
 
 @pytest.fixture
 def slow():
@@ -75,6 +82,17 @@ def test_unread_bytes_never_exceed_the_bound_even_by_one_long_event(slow):
     assert other.unread == 0
     viewers.catch_up()
     assert other.lines[-1].startswith(b"snapshot"), "what was too long for it is in its snapshot"
+
+
+async def test_a_lagging_viewer_sees_the_end_of_a_run_in_a_last_snapshot_once_it_has_read_what_came_before(slow):
+    viewers, viewer = slow
+    other = SlowViewer()
+    viewer.unread = VIEWER_BACKLOG_BYTES
+    viewers.add(other)  # type: ignore[arg-type]
+    viewers.offer(b"the run has ended\n")
+    await viewers.close(1.0)
+    assert viewer.lines == [b"snapshot 0\n", b"drained", b"snapshot 2\n", b"drained", b"closed"]
+    assert other.lines == [b"snapshot 1\n", b"the run has ended\n", b"drained", b"closed"]
 
 
 async def test_on_a_real_socket_a_viewer_that_does_not_read_gets_a_fresh_snapshot_when_it_does(tmp_path: Path):

@@ -229,6 +229,17 @@ def test_shares_that_leave_prompts_out_are_nonsense_and_the_next_launch_may_shar
     assert len(launch.records()) == 12
 
 
+def test_a_share_that_was_another_in_the_launch_before_is_nonsense(tmp_path):
+    launch = Launch(tmp_path, dispatch="split")
+    for rank, (start, stop) in zip(launch.connect(), ((0, 6), (6, 12)), strict=True):
+        launch.say(rank, protocol.Share(rank=rank.number, start=start, stop=stop), ready(rank.number))
+    launch.pool.close()
+    launch.launch_again()
+    zero, _ = launch.connect()
+    refused(launch, zero, protocol.Share(rank=0, start=0, stop=5), "another in the launch before")
+    assert launch.scheduler.shares == {0: (0, 6), 1: (6, 12)}
+
+
 def test_with_pull_nobody_has_a_share(launch):
     zero, _ = launch.connect()
     refused(launch, zero, protocol.Share(rank=0, start=0, stop=6), "no share")
@@ -312,6 +323,19 @@ def test_accounts_may_not_take_more_than_the_stream_by_a_little_each_time(rows):
     zero.talk.believed(timed(zero, 13.0), opened + 10)
     with pytest.raises(NonsenseError, match=r"26 s of 20 s in hand"):
         zero.talk.believed(timed(zero, 13.0), opened + 20)
+
+
+def test_the_time_of_a_stream_that_has_ended_is_not_counted_against_the_next(tmp_path):
+    launch = Launch(tmp_path, prompts=2, ranks=1, engine="continuous")
+    talk = launch.connect()[0].talk
+    for number, opened in ((1, 100.0), (2, 1000.0)):
+        prompts = launch.outputs._prompts.read([number - 1])
+        given = Assignment(batch=number, rank=0, indices=(number - 1,))
+        talk.given(given, prompts, opened, stream=number)
+        (output,) = outputs_of(protocol.Work(batch=number, prompts=prompts), 0)
+        assert talk.believed(output, opened + 60) is not None
+        taken = protocol.RankAccount(rank=0, result=msgspec.structs.replace(result(1), seconds=60.0))
+        assert talk.believed(taken, opened + 60) == taken
 
 
 def test_what_the_journal_holds_of_a_believed_rank_is_valid_json(launch, tmp_path):
