@@ -60,7 +60,7 @@ WITHOUT_EFFECT = frozenset(
         "compile_config", "disable_compile", "continuous_batching_config", "prefill_chunk_size",
         "max_cache_len",
         # of encoder-decoder models, and of the file itself
-        "decoder_start_token_id", "transformers_version", "_from_model_config",
+        "decoder_start_token_id", "transformers_version", "_from_model_config", "_commit_hash",
     }
 )  # fmt: skip
 """Change no answer of a decoder that takes one token after the other."""

@@ -50,7 +50,10 @@ SETTINGS = {
     "encoder_no_repeat_ngram_size": lambda w: {"encoder_no_repeat_ngram_size": 1},
     "bad_words_ids": lambda w: {"bad_words_ids": [ids(w[1][1:3]), ids(w[3][4])]},
     "sequence_bias": lambda w: {"sequence_bias": [[ids(w[1][:2]), -50.0], [ids("a" + w[0][0]), -50.0]]},
-    "a bias on what follows padding": lambda w: {"sequence_bias": [[[0, *ids("a" + w[0][0])], -50.0]]},
+    "a bias on what follows padding": lambda w: {
+        "pad_token_id": ids("Q")[0],  # transformers 5.17 takes no bias on token 0
+        "sequence_bias": [[ids("Qa" + w[0][0]), -50.0]],
+    },
     "suppress_tokens": lambda w: {"suppress_tokens": ids(w[0][0] + w[5][1])},
     "begin_suppress_tokens": lambda w: {"begin_suppress_tokens": ids("".join(text[0] for text in w))},
     "forced_bos_token_id": lambda w: {"forced_bos_token_id": ids("Q")[0]},

@@ -4,6 +4,7 @@ import pytest
 import transformers
 
 from rankdeck.runner.engine.generation.long_texts import padded_up_to, words
+from rankdeck.runner.engine.trials.rehearsal import WORDS
 from tests.runner.engine.lone import alone, engine, static, texts_of, tiny
 
 LONG = {"rope_type": "longrope", "rope_theta": 10000.0, "original_max_position_embeddings": 24}
@@ -23,9 +24,13 @@ def test_rows_on_both_sides_of_that_length_get_the_answers_they_get_alone(kind):
     expected = alone(tiny(kind, **KINDS[kind]))
     one = static(tiny(kind, **KINDS[kind]))
     assert texts_of(one) == expected
-    assert words(24) in one.take_notes()
+    notes = one.take_notes()
+    assert words(24) in notes
     padded, *alike = one._parts({0: 3, 1: 5, 2: 40, 3: 40, 4: 9}, new_tokens=8)
-    assert (padded, alike) == ([0, 1, 4], [[2, 3]]), "short ones are padded as ever"
+    if WORDS["equal"] in notes:  # Doge, in transformers 5.17: no padding at all
+        assert (padded, alike) == ([0], [[1], [2, 3], [4]])
+    else:
+        assert (padded, alike) == ([0, 1, 4], [[2, 3]]), "short ones are padded as ever"
 
 
 def test_such_a_model_is_neither_compiled_nor_batched_continuously():
