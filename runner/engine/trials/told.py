@@ -33,6 +33,8 @@ LOG_TOLERANCE = {torch.float32: 1e-2, torch.float64: 1e-2}
 """The same for the logarithm of a probability, 0.5 in the half types."""
 
 LEAST = -1e4
+"""A model rules out tokens by a logit below this, often minus infinity."""
+
 ALONE_LENGTHS, ALONE_STEPS = (5, 9, 2), 4
 
 
@@ -152,8 +154,12 @@ def agree(one: torch.Tensor, other: torch.Tensor, dtype: torch.dtype) -> bool:
 
     Where both are no numbers, there is nothing to tell them apart by. Tokens that a model rules out are not among them.
     """
+    # Their size would be taken for the spread of the others, beside which no difference is large.
+    compared = ~((one <= LEAST) & (other <= LEAST))
     one, other = one.clamp(min=LEAST), other.clamp(min=LEAST)
-    difference = (one - other).norm(dim=-1) / (other - other.mean(dim=-1, keepdim=True)).norm(dim=-1).clamp(min=1e-6)
+    mean = (other * compared).sum(dim=-1, keepdim=True) / compared.sum(dim=-1, keepdim=True).clamp(min=1)
+    spread = ((other - mean) * compared).norm(dim=-1).clamp(min=1e-6)
+    difference = ((one - other) * compared).norm(dim=-1) / spread
     same = difference <= TOLERANCE.get(dtype, TOLERANCE_ELSEWHERE)
     same |= ~one.isfinite().all(dim=-1) & ~other.isfinite().all(dim=-1)
     return all(most(rows, dtype) for rows in same.tolist())

@@ -137,6 +137,12 @@ def test_out_of_memory_ends_the_search_at_the_fastest_size_not_at_the_largest():
     assert search.wall(64, fits=1).batch_size == 16, "those beyond what ran out do not count"
 
 
+def test_a_size_that_was_measured_and_then_ran_out_of_memory_is_not_kept():
+    search = Search(Known(prompts=10_000, ranks=1, tokens_per_row=100))
+    search.measured = {8: 100.0, 16: 180.0}
+    assert search.wall(16, fits=12).batch_size == 8
+
+
 def test_growth_of_memory_is_judged_by_the_two_largest_sizes_measured():
     search = Search(Known(prompts=10**6, ranks=1, tokens_per_row=100, memory_free_bytes=1000))
     # 1 byte a row from 8 to 16, but 20 from 16 to 32: 64 rows would take 1,280 of 1,000 bytes.

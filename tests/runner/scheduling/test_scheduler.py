@@ -136,6 +136,15 @@ def test_prompts_that_have_lost_their_record_are_done_again_first_of_all():
     assert scheduler.next_batch(0) is None
 
 
+def test_a_prompt_that_has_lost_its_record_does_not_come_back_from_a_trial_that_borrows_it():
+    scheduler = Scheduler([1] * 2, order="input", batch_size=2, active_ranks=1, done=[0, 1])
+    trial = scheduler.assign(0, [0, 1], kept=False)
+    scheduler.reopen([0])
+    scheduler.finish(trial.batch)
+    assert scheduler.unsettled == 1
+    assert scheduler.next_batch(0).indices == (0,)
+
+
 class AnyInterleaving(RuleBasedStateMachine):
     """Pull, finish, fail, lose a rank, lose records, turn a knob, in any order: no prompt is lost or done twice."""
 

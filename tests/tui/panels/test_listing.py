@@ -24,6 +24,17 @@ def listed(listing: Listing, order: str) -> list[int]:
     return [listing.key(position, order) for position in range(len(listing))]  # type: ignore[arg-type]
 
 
+def test_answers_that_were_dropped_before_they_were_tested_are_passed_over() -> None:
+    book = OutputBook(kept=10)
+    listing = Listing(book, EVEN)
+    for index in range(40):
+        book.add(answer(index))
+    assert book.first > 0
+    assert listing.catch_up(seconds=60)
+    kept = [record.index for record in book.newest(len(book)) if record.rank == 0]
+    assert listed(listing, "arrival") == listed(listing, "input") == kept
+
+
 STEPS = st.lists(
     st.one_of(
         st.tuples(st.just("add"), st.integers(0, 60)),

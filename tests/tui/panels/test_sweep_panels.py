@@ -58,6 +58,11 @@ def test_the_running_row_is_marked_and_says_what_is_happening() -> None:
     assert "warming up" in next(line for line in table(ALL["begun"]) if "▸" in line)
 
 
+def test_every_trial_begins_with_a_warm_up_of_its_own() -> None:
+    state = SweepScript(scripted_sweep.USUAL).begun().over(1).at_hand(measuring=False).state
+    assert "warming up" in next(line for line in table(state) if "▸" in line)
+
+
 def test_the_best_row_is_marked_with_a_sign_and_a_word() -> None:
     best = [line for line in table(ALL["settled"]) if "★" in line]
     assert len(best) == 1

@@ -132,6 +132,26 @@ async def test_a_live_supervisor_that_does_not_listen_yet_is_waited_for_until_it
     assert not list(alive), "it may be reading millions of prompts"
 
 
+async def test_a_supervisor_that_was_waited_for_is_said_to_be_there_once_it_listens(tmp_path: Path, monkeypatch):
+    for seconds in ("REMARK_SECONDS", "ANSWER_SECONDS", "SILENT_SECONDS"):
+        monkeypatch.setattr(client, seconds, 0.0)
+    monkeypatch.setattr(run_directory, "socket_path", lambda _: tmp_path / "s")
+    said: list[str | None] = []
+    with socket.socket(socket.AF_UNIX) as listening:
+
+        def hear(words: str | None) -> None:
+            if words is not None:
+                listening.bind(str(tmp_path / "s"))
+                listening.listen()
+            said.append(words)
+
+        source = SocketSource(tmp_path, lambda: False)
+        source.on_silence = hear
+        with pytest.raises(SourceError, match="does not answer"):
+            await asyncio.wait_for(anext(source.events()), 10)
+    assert said == ["waiting for its supervisor, which does not listen yet", None]
+
+
 @pytest.fixture
 def held(tmp_path: Path, monkeypatch):
     """A run whose lock is held, by a supervisor whose socket is not here."""

@@ -7,16 +7,18 @@ what they were given.
 import json
 import os
 import shutil
+import signal
 import sys
 import termios
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
 from rankdeck.runner import run_directory
+from rankdeck.tui.terminal import pager
 from tests.terminal import Terminal
 from tests.tui.terminal.test_on_terminals import assert_harmless, assert_whole
 
@@ -225,6 +227,26 @@ def test_ctrl_c_in_the_pager_reaches_only_the_pager(live, program, tmp_path):
         back(terminal, began)
         assert live.process.poll() is None, "the run was not asked to stop"
         assert "Stopping" not in terminal.text
+
+
+@pytest.mark.parametrize("mine", ["true", "/"])
+def test_ctrl_c_means_afterwards_what_it_meant_before(monkeypatch, mine):
+    class Suspendable:
+        @contextmanager
+        def suspend(self):
+            yield
+
+    def before(*_: object) -> None:
+        pass
+
+    monkeypatch.setattr(pager, "pager_command", lambda environ: [mine])
+    own = signal.signal(signal.SIGINT, before)
+    try:
+        with suppress(pager.PagerError):  # a folder cannot be run
+            pager.page(Suspendable(), "text", os.environ)
+        assert signal.getsignal(signal.SIGINT) is before
+    finally:
+        signal.signal(signal.SIGINT, own)
 
 
 def test_events_that_came_meanwhile_are_shown_afterwards(live, program, tmp_path):

@@ -104,6 +104,13 @@ def test_rows_of_one_length_that_are_left_of_a_wider_batch_are_seen_without_thei
         assert scores[:, PLAIN["eos_token_id"]].isfinite().tolist() == [may_end] * 2
 
 
+def test_a_trial_of_fewer_tokens_than_the_run_has_rules_for_its_own_number(model, written):
+    model.generation_config = ending(written, {"eos_token_id": 2, "forced_eos_token_id": 2})
+    records = static(model).generate(prompts(*MIXED), max_new_tokens=5).records
+    assert [record.text for record in records] == alone(model, new=5)
+    assert {record.finish_reason for record in records} == {"stop"}
+
+
 def test_several_settings_act_in_the_order_of_generate(model, written):
     own = {
         "repetition_penalty": 1.7,

@@ -180,6 +180,22 @@ def test_logits_are_compared_by_their_own_spread_and_rounding_is_let_pass():
     assert not told.agree(nan, logits, torch.float32)
 
 
+@pytest.mark.parametrize("least", [float("-inf"), torch.finfo(torch.float32).min, -3e4])
+def test_tokens_that_a_model_rules_out_hide_no_difference_of_the_others(least):
+    torch.manual_seed(0)
+    logits = torch.randn(3, 4, 50)
+    logits[..., 7:9] = least
+    other = logits.clone()
+    other[1, 2] += torch.randn(50)
+    assert told.agree(logits * (1 - 1e-4), logits, torch.float32)
+    assert not told.agree(other, logits, torch.float32)
+    fewer = logits.clone()
+    fewer[0, 0, 7] = 1.0
+    assert not told.agree(fewer, logits, torch.float32), "ruled out in one of them only"
+    nothing = torch.full_like(logits, least)
+    assert told.agree(nothing, nothing, torch.float32)
+
+
 def disturbed(monkeypatch, which):
     """Have rows that are tried together, as `which(rows, trial)` says, given other logits; returns the trials."""
     trials, agree = [], told.agree

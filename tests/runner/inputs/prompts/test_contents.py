@@ -74,6 +74,7 @@ def test_compressed_lines_are_read_where_the_name_says_so() -> None:
         ("p.docx.gz", gzipped(b"hello"), "p.docx.gz: unknown kind of file '.docx'"),
         ("p.jsonl.gz", gzipped(LINES * 999)[:40], "p.jsonl.gz: its gzip data is damaged or cut short"),
         ("p.jsonl.gz", gzipped(LINES)[:-8] + bytes(8), "p.jsonl.gz: its gzip data is damaged or cut short"),
+        ("p.jsonl.gz", gzipped(LINES)[:10] + b"\xff" * 40, "p.jsonl.gz: its gzip data is damaged or cut short"),
         ("p.jsonl.gz", gzipped(LINES) + b"rest", "p.jsonl.gz: its gzip data is damaged or cut short"),
         ("p.jsonl.gz", gzipped(b""), "p.jsonl.gz: it is empty"),
         ("p.txt.gz", gzipped(POINTER), "p.txt.gz: this is a Git LFS pointer"),
