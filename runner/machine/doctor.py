@@ -115,7 +115,11 @@ def _room(facts: Facts) -> list[Check]:
     if facts.open_files is not None and facts.open_files >= 0:
         low = facts.open_files < LOW_FILES
         found = f"{facts.open_files:,} files may be open"
-        cure = f"ulimit -n {LOW_FILES}: many ranks and viewers need a socket each" if low else None
+        cure = (
+            f"raise the hard limit (ulimit -Hn) to {LOW_FILES}: many ranks and viewers need a socket each"
+            if low
+            else None
+        )
         checks.append(Check(group=group, name="open files", status="warn" if low else "ok", found=found, cure=cure))
     return checks
 

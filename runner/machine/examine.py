@@ -119,7 +119,7 @@ def facts(environ: Mapping[str, str] = os.environ, terminal: Terminal | None = N
         runtime=_runtime(),
         socket_bytes=len(os.fsencode(places.RUNTIME_ROOT / f"rankdeck-{os.getuid()}" / f"{'0' * 16}.sock")),
         shared_memory_bytes=_shared_memory(),
-        open_files=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
+        open_files=resource.getrlimit(resource.RLIMIT_NOFILE)[1],  # the supervisor goes up to the hard limit
         demo_cached=(model_shape.demo_folder() / "model.safetensors").is_file(),
         pip=importlib.util.find_spec("pip") is not None,
         accelerate_config=_accelerate_config(environ),

@@ -1,5 +1,7 @@
 """Which GPUs' memory counts for a run: those it would see, in the order in which it would use them."""
 
+import resource
+
 import pytest
 
 from rankdeck.runner.inputs.memory_room import Share
@@ -90,3 +92,10 @@ def test_gpus_have_nvidia_smis_numbers_where_it_is_certain_which_they_are(
 
 def test_the_number_of_gpus_that_a_run_sees_is_always_known() -> None:
     assert examine.machine({"CUDA_VISIBLE_DEVICES": "3,0"}, Box(alike=False)).visible == 2
+
+
+def test_open_files_are_judged_by_the_hard_limit_which_the_supervisor_goes_up_to(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (256, 4096))
+    assert examine.facts({}).open_files == 4096
