@@ -1,5 +1,6 @@
 """Whether a run's prompts can be read, its outputs written, and its paths recorded. Only looks: opens nothing."""
 
+import errno
 import os
 from pathlib import Path
 
@@ -68,10 +69,15 @@ def why_unwritable(output: Path, *, force: bool) -> str | None:
     if said := why_nowhere(output):
         return said
     try:
-        if said := why_unrecordable(output.resolve()):  # a link is followed, and what it points to is written
-            return said
-    except (OSError, RuntimeError):
-        return f"{output} is a link that leads back to itself; name another file"
+        # A link is followed, and what it points to is written.
+        return why_unrecordable(output.resolve()) or _why_not_a_file(output, force=force)
+    except (OSError, RuntimeError, ValueError) as error:
+        if isinstance(error, RuntimeError) or getattr(error, "errno", None) == errno.ELOOP:
+            return f"{output} is a link that leads back to itself; name another file"
+        return f"{output} cannot be written: {getattr(error, 'strerror', None) or error}"
+
+
+def _why_not_a_file(output: Path, *, force: bool) -> str | None:
     if output.is_dir():
         return f"{output} is a directory; name a file"
     if output.exists() and not output.is_file():

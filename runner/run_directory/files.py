@@ -134,7 +134,7 @@ def belongs_to_a_run(path: Path) -> bool:
     try:
         path = path.resolve()
         return _is_written(path) and all((path.parent / name).is_file() for name in (RUN_FILE, LOCK_FILE))
-    except (OSError, RuntimeError):
+    except (OSError, RuntimeError, ValueError):  # ValueError: a NUL in the name
         return False
 
 

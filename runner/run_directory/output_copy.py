@@ -41,7 +41,9 @@ def copy_outputs(directory: Path, target: Path, *, own: Stamp | None = None, for
         OutputTakenError: there is another.
         OSError: it cannot be written there.
     """
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    handle, name = tempfile.mkstemp(
+        dir=target.parent, prefix=".rankdeck-"
+    )  # a name of its own: longer ones may be too long
     temporary = Path(name)
     try:
         os.close(handle)

@@ -29,7 +29,7 @@ from rankdeck.runner.supervisor.knobs import KnobControls
 
 RETRY_SECONDS = 1.0
 
-PATH_ERRORS = (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EISDIR)
+PATH_ERRORS = (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG)
 """Errors of a path, which waiting does not cure."""
 
 

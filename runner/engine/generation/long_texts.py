@@ -1,7 +1,8 @@
 """Up to which length the rows of a model may be padded, where its config says that it treats longer texts differently.
 
 Scaled positions (longrope, dynamic) go by the longest row of a batch; sparse attention picks among all positions,
-padding too. Beyond that length each row has to be with rows of its own length. Reads configs alone; knows no batches.
+padding too; some scale attention by the slot in the cache. Beyond that length each row has to be with rows of its own
+length. Reads configs alone; knows no batches.
 """
 
 from collections.abc import Iterator
@@ -9,6 +10,12 @@ from typing import Any
 
 SPARSE = ("index_topk", "keep_window_size")
 """What configs call the number of positions that attention picks, once there are more."""
+
+BLOCKS = ("index_block_size", "index_topk_blocks")
+"""The same in blocks: how large they are, and how many are picked. Padding shifts them (MiniMax-M3)."""
+
+FLOORS = ("log_scaling_n_floor", "floor_scale")
+"""From which slot on attention is scaled by the number of the slot, padding included (Inkling, Llama 4)."""
 
 SCALED = ("longrope", "dynamic")
 """Kinds of rotary positions that change for all rows when one of them is long."""
@@ -23,6 +30,11 @@ def padded_up_to(config: Any, context_tokens: int | None) -> int | None:
     """
     text = config.get_text_config()
     bounds = [getattr(text, name, None) for name in SPARSE]
+    size, picked = (getattr(text, name, None) for name in BLOCKS)
+    if isinstance(size, int) and isinstance(picked, int):
+        bounds.append(size * picked)
+    if getattr(text, "attn_temperature_tuning", True):
+        bounds += [getattr(text, name, None) for name in FLOORS]
     for rope in _ropes(getattr(text, "rope_parameters", None)):
         if rope.get("rope_type") in SCALED:
             own = rope.get(ORIGINAL), getattr(text, ORIGINAL, None), getattr(text, "max_position_embeddings", None)

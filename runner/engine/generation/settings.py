@@ -19,14 +19,12 @@ from rankdeck.runner.protocol.config import RunConfig
 
 FILE = "generation_config.json"
 
-GROWING_CACHES = ("dynamic", "offloaded", "quantized")
 """The kinds of key and value cache, as a generation config names them, that are not of a fixed size."""
 
 OF_THE_RUN = frozenset(
     {
         "max_length", "max_new_tokens", "do_sample", "temperature", "top_k", "top_p", "eos_token_id",
-        "pad_token_id", "bos_token_id", "return_dict_in_generate", "use_cache", "cache_implementation",
-        "cache_config", "stop_strings",
+        "pad_token_id", "bos_token_id", "return_dict_in_generate", "use_cache", "stop_strings",
     }
 )  # fmt: skip
 """Set by the run, or brought within what it can do."""
@@ -43,8 +41,7 @@ ON_LOGITS = frozenset(
 """Act on a row's logits, by what `generate` would do for that row's prompt alone."""
 
 REACH_GENERATE = (
-    "max_new_tokens", "do_sample", "eos_token_id", "pad_token_id", "bos_token_id", "use_cache", "cache_implementation",
-    "cache_config",
+    "max_new_tokens", "do_sample", "eos_token_id", "pad_token_id", "bos_token_id", "use_cache",
 )  # fmt: skip
 """What `generate` is given of them when it generates."""
 
@@ -58,7 +55,7 @@ WITHOUT_EFFECT = frozenset(
         "output_attentions", "output_hidden_states", "output_scores", "output_logits",
         # of speed and memory: the run has its own ways
         "compile_config", "disable_compile", "continuous_batching_config", "prefill_chunk_size",
-        "max_cache_len",
+        "max_cache_len", "cache_config",
         # of encoder-decoder models, and of the file itself
         "decoder_start_token_id", "transformers_version", "_from_model_config", "_commit_hash",
     }
@@ -80,6 +77,7 @@ SET_ASIDE: dict[str, tuple[tuple[Any, ...], str]] = {
     "assistant_early_exit": ((), _SPECULATIVE),
     "use_mtp": ((False,), _SPECULATIVE),
     "speculation_type": ((), _SPECULATIVE),
+    "cache_implementation": (("dynamic",), "rows leave a cache as they end"),
     "token_healing": ((False,), "it would change the prompt"),
     "max_time": ((), "an answer would depend on the others of its batch"),
 }
@@ -103,8 +101,6 @@ def read(folder: str) -> tuple[Any, list[str]]:
         values = json.loads(path.read_text(encoding="utf-8"))
         wanted = {name: value for name, value in values.items() if name not in WITHOUT_EFFECT - {"_from_model_config"}}
         lines = [_line(name, wanted.pop(name)) for name in SET_ASIDE if _does_something(name, wanted.get(name))]
-        if wanted.get("cache_implementation") not in (None, *GROWING_CACHES):
-            wanted = {name: value for name, value in wanted.items() if not name.startswith("cache_")}
         return transformers.GenerationConfig.from_dict(wanted), lines
     except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"{path}: {error}") from error
@@ -132,9 +128,6 @@ def of_run(model: Any, tokenizer: Any, config: RunConfig) -> tuple[Any, list[str
     else:
         # They have no effect, but transformers would warn of them at every batch.
         generation.temperature = generation.top_p = generation.top_k = None
-    if generation.cache_implementation not in (None, *GROWING_CACHES):
-        # Of a fixed size: on a GPU `generate` would compile every shape, unasked, and no row could leave.
-        generation.cache_implementation = generation.cache_config = None
     if generation.eos_token_id is None:
         generation.eos_token_id = tokenizer.eos_token_id
     if config.ignore_eos:  # every answer has as many tokens

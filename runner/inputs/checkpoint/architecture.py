@@ -27,6 +27,11 @@ HEADS = {
 WANTED = "rankdeck needs a causal language model (usually …ForCausalLM)"
 TWO_WAYS = "an encoder, which reads in both directions"
 ENCODER_DECODER = "an encoder-decoder"
+BLOCKS = "block_sparse"
+BLOCKS_FOR_A_TIME = (
+    f"its attention is {BLOCKS}, which a short text turns off for all that follow, so that answers would depend on "
+    'their order; set "attention_type": "original_full" in its config.json'
+)
 MORE_THAN_TEXT = "a model that takes or makes more than text"
 
 
@@ -46,6 +51,8 @@ def why_not_causal(config: dict[str, Any], names: Names, *, sentence_model: bool
     if sentence_model:
         return _no(architecture, kind, "a sentence-transformers model, which makes embeddings")
     what = _other_kind(config, kind, architecture, names)
+    if what is None and kind == "big_bird" and config.get("attention_type", BLOCKS) == BLOCKS:
+        return BLOCKS_FOR_A_TIME
     return None if what is None else _no(architecture, kind, what)
 
 

@@ -104,9 +104,10 @@ def test_unpadded_rows_leave_and_the_others_go_on_as_if_nothing_had_happened(mod
     assert len({len(mask) for mask in masks}) > 1, "and leaves"
 
 
-def test_a_checkpoint_that_wants_a_static_cache_is_not_compiled_unasked_and_its_rows_leave(model):
+@pytest.mark.parametrize("kind", ["static", "dynamic", "offloaded", "quantized"])
+def test_whatever_cache_a_checkpoint_wants_its_rows_leave_and_nothing_is_compiled_unasked(model, kind):
     early = ending_early(model).generation.eos_token_id
-    one, plain = (make(model, {"eos_token_id": early, **own}) for own in ({"cache_implementation": "static"}, {}))
+    one, plain = (make(model, {"eos_token_id": early, **own}) for own in ({"cache_implementation": kind}, {}))
     one.warm_up()
     assert one.why_rows_stay is None
     assert one.generate(prompts(*TEXTS)).records == plain.generate(prompts(*TEXTS)).records

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from rankdeck.runner import checks
+from rankdeck.runner.inputs import paths
 from rankdeck.runner.protocol.config import RunConfig
 from rankdeck.runner.run_directory import OUTPUTS_FILE
 from rankdeck.runner.run_directory.lock import LOCK_FILE
@@ -45,3 +46,13 @@ def test_outputs_named_by_a_hyphen_or_like_a_file_of_another_run_are_refused(tmp
     assert said(str(other / "answers.jsonl")) == []
     (other / LOCK_FILE).unlink()
     assert said(str(other / OUTPUTS_FILE)) == [], "somebody's own folder"
+
+
+@pytest.mark.parametrize(("name", "why"), [("x" * 300, "File name too long"), ("a\0b", "embedded null")])
+def test_a_name_that_no_file_can_have_is_refused_in_words(tmp_path: Path, name: str, why: str) -> None:
+    output = str(tmp_path / name)
+    assert why in (paths.why_unwritable(Path(output), force=False) or "")
+    (tmp_path / "p.txt").write_text("hello\n")
+    config = RunConfig(prompts=str(tmp_path / "p.txt"), output=output, ranks=1, device="cpu")
+    (problem,) = checks.check(config)
+    assert why in str(problem)

@@ -66,3 +66,9 @@ def test_a_file_that_is_not_the_runs_own_copy_is_left_as_it_is_without_force(run
     assert (target.read_text(), stamp_of(target), sorted(target.parent.iterdir())) == before
     copy_outputs(run, target, force=True)
     assert target.read_text() == "whole"
+
+
+def test_a_name_as_long_as_a_name_may_be_is_taken(run, target):
+    long = target.with_name("x" * 250 + ".json")
+    copy_outputs(run, long)
+    assert [path.name for path in long.parent.iterdir()] == [long.name]

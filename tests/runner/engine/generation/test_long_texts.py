@@ -15,6 +15,35 @@ KINDS = {
         "num_key_value_heads": 4,
         "rope_parameters": {**LONG, "short_factor": [1.0] * 4, "long_factor": [9.0] * 4},
     },
+    "minimax_m3_vl_text": {
+        "index_block_size": 8,
+        "index_topk_blocks": 3,
+        "index_n_heads": 4,
+        "index_head_dim": 8,
+        "head_dim": 8,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 256,
+        "num_local_experts": 4,
+        "num_experts_per_tok": 2,
+    },
+    "llama4_text": {
+        "floor_scale": 24,
+        "attn_scale": 3.0,
+        "attn_temperature_tuning": True,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "num_local_experts": 2,
+        "intermediate_size_mlp": 64,
+        "no_rope_layers": [0, 1],
+        "max_position_embeddings": 256,
+    },
+    "inkling_text": {
+        "log_scaling_n_floor": 24,
+        "log_scaling_alpha": 3.0,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "max_position_embeddings": 256,
+    },
     "doge": {"keep_window_size": 24, "num_key_value_heads": 2, "max_position_embeddings": 256},
 }
 
@@ -48,6 +77,11 @@ def test_that_length_is_found_under_all_its_names():
     assert up_to() is None
     assert up_to(index_topk=64) == 64
     assert up_to(index_topk=64, keep_window_size=32) == 32
+    assert up_to(index_block_size=8, index_topk_blocks=4) == 32
+    assert up_to(index_block_size=8) is None
+    assert up_to(log_scaling_n_floor=99) == 99
+    assert up_to(floor_scale=98.0, attn_temperature_tuning=True) == 98
+    assert up_to(floor_scale=98, attn_temperature_tuning=False) is None
     assert up_to(context=64, index_topk=64) is None, "no row is longer"
     assert up_to(context=None, index_topk=64) == 64
     dynamic = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}

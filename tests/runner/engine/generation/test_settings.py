@@ -22,6 +22,7 @@ WANTED = {
     "assistant_early_exit": 1,
     "use_mtp": True,
     "speculation_type": "dflash",
+    "cache_implementation": "offloaded",
     "token_healing": True,
     "max_time": 0.1,
 }
@@ -29,7 +30,7 @@ WITHOUT = {
     "early_stopping": True, "length_penalty": 2.0, "diversity_penalty": 0.5, "num_assistant_tokens": 3,
     "is_assistant": True, "low_memory": True, "output_scores": True, "output_attentions": True,
     "compile_config": {"mode": "default"}, "disable_compile": True, "prefill_chunk_size": 2, "max_cache_len": 9,
-    "decoder_start_token_id": 4, "cache_implementation": "static",
+    "decoder_start_token_id": 4, "cache_config": {"nbits": 4},
 }  # fmt: skip
 
 

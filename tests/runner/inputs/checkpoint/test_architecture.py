@@ -31,7 +31,8 @@ def test_no_type_that_transformers_has_a_causal_model_of_is_refused_when_its_cla
     refused = {}
     for kind, made_by in NAMES.causal.items():
         twofold = {"is_decoder": True} if NAMES.masked.get(kind, made_by) != made_by else {}
-        if said := why(kind, made_by, **twofold):
+        full = {"attention_type": "original_full"} if kind == "big_bird" else {}
+        if said := why(kind, made_by, **twofold, **full):
             refused[kind] = said
     assert refused == {}
 
@@ -102,6 +103,14 @@ def test_what_transformers_makes_a_causal_model_of_is_taken(
     kind: str, made_by: str | None, config: dict[str, Any]
 ) -> None:
     assert why(kind, made_by, **config) is None
+
+
+def test_attention_that_a_short_text_switches_for_good_is_refused_with_its_cure() -> None:
+    for config in ({}, {"attention_type": "block_sparse"}):
+        said = why("big_bird", "BigBirdForCausalLM", is_decoder=True, **config) or ""
+        assert said.startswith("its attention is block_sparse, which a short text turns off for all that follow")
+        assert said.endswith('set "attention_type": "original_full" in its config.json')
+    assert why("big_bird", "BigBirdForCausalLM", is_decoder=True, attention_type="original_full") is None
 
 
 def test_a_type_that_this_release_does_not_know_names_the_release() -> None:
