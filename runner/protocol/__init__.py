@@ -94,4 +94,5 @@ from rankdeck.runner.protocol.records import (
     Summary,
     prompt_text,
     record_digest,
+    whole_record,
 )

@@ -1,6 +1,7 @@
 """Values inside messages, and lines of a run's files: prompts, outputs, samples, results, summaries."""
 
 import hashlib
+import json
 from typing import Literal
 
 import msgspec
@@ -192,6 +193,30 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     padding_waste: float
     length: str
     ranks: list[RankSummary]
+
+
+def whole_record(line: bytes) -> OutputRecord:
+    """The record that a line of outputs.jsonl is, unless the line was damaged.
+
+    Raises:
+        ValueError: it is none. A decoder that skips what it does not know would take two records that damage has run
+            together for one, with the text of the other.
+    """
+    record = _record_decoder.decode(line)
+    if msgspec.json.encode(record) != line.rstrip(b"\r\n"):  # of another version, or edited: looked at more closely
+        json.loads(line.decode(), object_pairs_hook=_known_once)
+    return record
+
+
+_record_decoder = msgspec.json.Decoder(OutputRecord)
+
+
+def _known_once(pairs: list[tuple[str, object]]) -> None:
+    names = [name for name, _ in pairs]
+    if strange := set(names) - set(OutputRecord.__struct_fields__):
+        raise ValueError(f"a record has no `{sorted(strange)[0]}`")
+    if len(set(names)) < len(names):
+        raise ValueError("a key appears twice")
 
 
 def record_digest(record: OutputRecord) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from rankdeck.runner.protocol import AnyEvent, OutputRecord, RunStarted
+from rankdeck.runner.protocol import AnyEvent, OutputRecord, RunStarted, whole_record
 from rankdeck.runner.run_directory.lock import LOCK_FILE
 from rankdeck.runner.run_directory.private_files import (
     is_file,
@@ -79,13 +79,12 @@ def read_outputs(directory: Path) -> Iterator[OutputRecord]:
         RunFileError: a line is damaged (file and line are named), or the file cannot be read.
     """
     path = directory / OUTPUTS_FILE
-    decoder = msgspec.json.Decoder(OutputRecord)
     try:
         with open_regular(path) as file:
             for number, line in enumerate(lines_of(file), 1):
                 if line.endswith(b"\n"):
                     try:
-                        record = decoder.decode(line)
+                        record = whole_record(line)
                     except (ValueError, RecursionError) as error:
                         raise RunFileError(f"{path}:{number}: damaged, not a record: {error}") from None
                     yield record

@@ -9,10 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import msgspec
-
 from rankdeck.runner.inputs.frozen_prompts import PromptIndex
-from rankdeck.runner.protocol import AnyEvent, OutputRecord, RunStarted, RunTakenUp, prompt_text
+from rankdeck.runner.protocol import AnyEvent, OutputRecord, RunStarted, RunTakenUp, prompt_text, whole_record
 from rankdeck.runner.run_directory import files
 from rankdeck.runner.run_directory.journal import take_up_journal
 from rankdeck.runner.run_directory.private_files import lines_of, open_if_file
@@ -143,12 +141,9 @@ def records_in(directory: Path, prompts: PromptIndex) -> Iterator[tuple[bytes, O
             yield line, record
 
 
-_decoder = msgspec.json.Decoder(OutputRecord)
-
-
 def _decoded(line: bytes, prompts: int) -> OutputRecord | None:
     try:
-        record = _decoder.decode(line)
+        record = whole_record(line)
     except (ValueError, RecursionError):
         return None
     return record if line.endswith(b"\n") and 0 <= record.index < prompts else None

@@ -31,6 +31,9 @@ MOST_RESTS = 5
 AT_WORK = 0.6
 """How many of the acts wait until the ranks work; the others may come while they start."""
 
+SEND_SECONDS = 25.0
+"""How long a viewer tries: whoever has removed the socket must not wait for it while the disk is full."""
+
 START_SECONDS = 5.0
 """How long such an act waits: the run may be paused."""
 
@@ -168,12 +171,13 @@ class Flight:
         source = SocketSource(self.directory, self.started.died)
         events = source.events()
         try:
-            await anext(events)
-            for command in commands:
-                await source.send(command)
-            await anext(events)
-        except (SourceError, StopAsyncIteration):
-            return False  # the run ended, or was killed, just then
+            async with asyncio.timeout(SEND_SECONDS):
+                await anext(events)
+                for command in commands:
+                    await source.send(command)
+                await anext(events)
+        except (SourceError, StopAsyncIteration, TimeoutError):
+            return False  # the run ended, or was killed, just then, or its socket is gone
         else:
             return True
         finally:

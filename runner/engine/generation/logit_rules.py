@@ -9,8 +9,9 @@ not known is taken for one of the last.
 Knows transformers' logits processors and stopping criteria; decodes nothing.
 """
 
+import contextlib
 import copy
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -77,12 +78,38 @@ def prepared(model: Any, generation: Any, ids: torch.Tensor) -> Prepared:
     return found
 
 
+def _tried(model: Any, generation: Any, device: torch.device) -> Prepared:
+    """What `generate` prepares for a prompt of one token, once it was applied: only then are some settings read."""
+    ids = torch.tensor([[generation.pad_token_id]], device=device)
+    found = prepared(model, generation, ids)
+    vocabulary = getattr(model.config.get_text_config(), "vocab_size", None)
+    if vocabulary is not None:
+        _applied(found.processors, ids, torch.zeros(1, vocabulary, device=device))
+    return found
+
+
+@contextlib.contextmanager
+def _in_words() -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, TypeError, IndexError, RuntimeError) as error:
+        said = f"the model's generation config cannot be used: {error}; correct generation_config.json in its folder"
+        raise ValueError(said) from error
+
+
 class LogitRules:
-    """The rules of a run. `of_batch` applies them to a batch."""
+    """The rules of a run. `of_batch` applies them to a batch.
+
+    Raises:
+        ValueError: the settings can be used with no prompt of this model.
+    """
 
     def __init__(self, model: Any, tokenizer: Any, generation: Any, device: torch.device) -> None:
         self._model, self._generation, self._device = model, generation, device
-        found = prepared(model, generation, torch.tensor([[generation.pad_token_id]], device=device))
+        with _in_words():
+            found = _tried(model, generation, device)
+            strings = generation.stop_strings
+            self.stop_strings = None if not strings else transformers.StopStringCriteria(tokenizer, strings)
         self.processors = [type(processor).__name__ for processor in found.processors]
         names, known = set(self.processors), OF_LOGITS | OF_TOKENS
         self.whole = names <= known
@@ -93,9 +120,6 @@ class LogitRules:
 
         self.ends_rows = bool(generation.stop_strings or found.criteria)
         """Whether rows end by something else than an end-of-sequence token."""
-
-        strings = generation.stop_strings
-        self.stop_strings = None if not strings else transformers.StopStringCriteria(tokenizer, strings)
 
     def of_batch(self, prompts: dict[int, list[int]], max_new_tokens: int) -> "BatchRules":
         """The rules for a batch of these prompts, by position."""

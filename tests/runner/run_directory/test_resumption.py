@@ -1,5 +1,6 @@
 """Where a run is taken up: outputs are the truth, the journal is mended around, and strangers are nobody's records."""
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -175,6 +176,28 @@ def test_damaged_records_are_set_aside_and_their_prompts_done_again(run, prompts
         "outputs.jsonl: 1 line not of this run was set aside in outputs.jsonl.damaged; prompts without a record are "
         "done again",
     ]
+
+
+@pytest.mark.parametrize("filling", [b"\xff", b"x"], ids=["no UTF-8", "text"])
+def test_two_records_that_damage_has_run_together_are_none(run, prompts, filling):
+    """A key that is cut off swallows the end of its record and the start of the next, with whose text it goes on."""
+    first, second = encode_line(record(1)), encode_line(record(2))
+    cut = first.index(b'rank"')
+    together = first[: cut + 2] + filling * 40 + second[second.index(b'pt":') :]
+    assert msgspec.json.decode(together, type=OutputRecord).index == 1, "the test needs a line that can be decoded"
+    write(run, [encode_line(record(0)), together], [])
+    point = find_resume_point(run, prompts)
+    assert sorted(point.ledger) == [0]
+    assert (run / "outputs.jsonl.damaged").read_bytes() == together
+    write(run, [encode_line(record(0)), together], [])
+    with pytest.raises(run_directory.RunFileError, match=r"outputs\.jsonl:2: damaged, not a record"):
+        list(run_directory.read_outputs(run))
+
+
+def test_a_record_that_was_written_in_another_way_is_still_one(run, prompts):
+    spaced = json.dumps(msgspec.to_builtins(record(1)), ensure_ascii=False).encode() + b"\n"
+    write(run, [spaced, encode_line(record(0)).replace(b"\n", b"\r\n")], [])
+    assert sorted(find_resume_point(run, prompts).ledger) == [0, 1]
 
 
 def test_of_two_records_of_one_prompt_the_first_counts_and_the_other_is_set_aside(run, prompts):

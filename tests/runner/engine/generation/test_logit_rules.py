@@ -178,3 +178,23 @@ def test_both_engines_draw_from_the_50_likeliest_tokens_where_nobody_says_how_ma
     assert (why, processor.top_k) == ("", 50)
     (processor,) = logit_rules.prepared(model, static(model, do_sample=True).generation, torch.tensor([[5]])).processors
     assert processor.top_k == 50
+
+
+@pytest.mark.parametrize(
+    ("own", "why"),
+    [
+        ({"repetition_penalty": -1.0}, "strictly positive"),
+        ({"bad_words_ids": [[9999]]}, "vocabulary size"),
+        ({"sequence_bias": [[[9999, 1], -2.0]]}, "vocabulary size"),
+        ({"suppress_tokens": "all"}, ""),
+    ],
+)
+def test_settings_that_can_be_used_with_no_prompt_are_refused_before_any(model, own, why):
+    model.generation_config = transformers.GenerationConfig(**PLAIN)
+    for name, value in own.items():
+        setattr(model.generation_config, name, value)
+    with pytest.raises(
+        ValueError, match=r"the model's generation config cannot be used: .*generation_config\.json"
+    ) as said:
+        static(model)
+    assert why in str(said.value)
