@@ -439,7 +439,9 @@ def test_a_resume_that_cannot_be_written_says_that_nothing_was_changed(stopped, 
     assert supervisors == []
 
 
-def test_no_run_is_resumed_where_there_is_none_or_where_it_could_not_listen(stopped, tmp_path, supervisors, monkeypatch):
+def test_no_run_is_resumed_where_there_is_none_or_where_it_could_not_listen(
+    stopped, tmp_path, supervisors, monkeypatch
+):
     with pytest.raises(start.InputError, match="is not a run directory"):
         start.resume(tmp_path, {})
 

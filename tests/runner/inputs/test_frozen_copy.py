@@ -104,7 +104,7 @@ def test_lines_that_freeze_did_not_write_are_refused_with_their_number(tmp_path)
     index = frozen(tmp_path, {"prompt": "one"}, {"prompt": "two"}, {"prompt": "three"})
     lines = index.path.read_bytes().splitlines(keepends=True)
     for content, said in (
-        (lines[:2] + [lines[2][:-1]], ":3: the line is cut short"),
+        ([*lines[:2], lines[2][:-1]], ":3: the line is cut short"),
         ([lines[0], lines[2]], ":2: the line holds prompt 2, not 1"),
         ([lines[0], b"{}\n"], ":2: the line is no prompt"),
         ([b"\xff\n"], ":1: the line is no prompt"),
@@ -125,7 +125,7 @@ def test_an_opened_copy_is_as_the_frozen_one(tmp_path):
     assert list(opened.offsets) == list(index.offsets)
     with pytest.raises(PromptError, match="has changed since the run began"):
         PromptIndex.open(index.path, "0" * 64)
-    with pytest.raises(PromptError, match="there is no such file|No such file"):
+    with pytest.raises(PromptError, match=r"there is no such file|No such file"):
         PromptIndex.open(tmp_path / "nowhere")
 
 

@@ -51,7 +51,7 @@ def test_where_every_number_is_taken_that_is_said(noon, monkeypatch):
             raise FileExistsError
 
     monkeypatch.setattr(Path, "mkdir", taken)
-    with pytest.raises(RunFileError, match="no run directory can be made: .*and a thousand more exist already"):
+    with pytest.raises(RunFileError, match=r"no run directory can be made: .*and a thousand more exist already"):
         create_directory(None, name=None, prompts="p.txt")
 
 
@@ -83,13 +83,13 @@ def test_only_an_empty_directory_is_taken(tmp_path, in_it):
     if in_it == "nothing":
         assert create_directory(wanted, name=None, prompts="p") == NewDirectory(wanted, False)
     else:
-        with pytest.raises(RunFileError, match="--run-dir: .*wanted exists and is not empty; name another"):
+        with pytest.raises(RunFileError, match=r"--run-dir: .*wanted exists and is not empty; name another"):
             create_directory(wanted, name=None, prompts="p")
 
 
 def test_where_no_directory_can_be_made_the_reason_is_said(tmp_path, state_home):
     (tmp_path / "file").touch()
-    with pytest.raises(RunFileError, match="no run directory can be made: .*Not a directory"):
+    with pytest.raises(RunFileError, match=r"no run directory can be made: .*Not a directory"):
         create_directory(tmp_path / "file" / "x", name=None, prompts="p")
     state_home.touch()
     for name in (None, "mine"):
@@ -98,10 +98,10 @@ def test_where_no_directory_can_be_made_the_reason_is_said(tmp_path, state_home)
 
 
 def test_a_place_whose_name_cannot_be_recorded_is_refused(tmp_path, monkeypatch):
-    with pytest.raises(RunFileError, match="no run directory can be made: .*not valid UTF-8"):
+    with pytest.raises(RunFileError, match=r"no run directory can be made: .*not valid UTF-8"):
         create_directory(tmp_path / "caf\udce9", name=None, prompts="p")
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "caf\udce9"))
-    with pytest.raises(RunFileError, match="no run directory can be made: .*not valid UTF-8"):
+    with pytest.raises(RunFileError, match=r"no run directory can be made: .*not valid UTF-8"):
         create_directory(None, name=None, prompts="p")
     assert create_directory(tmp_path / "fine", name=None, prompts="p").created
 

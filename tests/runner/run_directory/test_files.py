@@ -11,7 +11,13 @@ from rankdeck.runner.protocol.config import RunConfig
 from rankdeck.runner.run_directory import files, private_files
 from rankdeck.runner.run_directory.files import LineWriter, belongs_to_a_run, link_among_files, mend
 from rankdeck.runner.run_directory.lock import LOCK_FILE
-from rankdeck.runner.run_directory.private_files import is_file, make_accessible, open_if_file, open_regular, unused_name
+from rankdeck.runner.run_directory.private_files import (
+    is_file,
+    make_accessible,
+    open_if_file,
+    open_regular,
+    unused_name,
+)
 from rankdeck.runner.run_directory.run_file import RESERVE_FILE, RUN_FILE, RunFileError
 from tests.runner.run_directory.test_rundir import record
 

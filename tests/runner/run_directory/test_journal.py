@@ -66,9 +66,7 @@ def test_one_damaged_line_is_counted_as_one_wherever_it_stands(tmp_path):
         for path in tmp_path.iterdir():
             path.unlink()
         path = written(tmp_path, *lines)
-        assert take_up_journal(tmp_path).said == [
-            "events.jsonl: 1 damaged line was set aside in events.jsonl.damaged"
-        ]
+        assert take_up_journal(tmp_path).said == ["events.jsonl: 1 damaged line was set aside in events.jsonl.damaged"]
         assert path.read_bytes() == encode_line(BEGUN) + tick * (tick in lines)
         assert (tmp_path / "events.jsonl.damaged").read_bytes() == DAMAGE
 

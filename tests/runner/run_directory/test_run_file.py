@@ -126,7 +126,7 @@ def read(directory: Path, run: RunFile) -> RunFile:
 
 def test_the_largest_and_smallest_figures_that_a_run_can_have_are_read(tmp_path):
     for started, ended, count in ((0.0, 0.0, 0), (LATEST, LATEST, MOST)):
-        figures = {name: count for name in ("prompts", "completed", "failed", "output_tokens")}
+        figures = dict.fromkeys(("prompts", "completed", "failed", "output_tokens"), count)
         run = msgspec.structs.replace(
             RUN,
             started_at=started,

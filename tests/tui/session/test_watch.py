@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -218,3 +219,18 @@ def test_a_run_in_a_directory_that_no_file_can_have_goes_on(capsys):
     state = msgspec.structs.replace(scripted.running().state, directory="/nul\0/run")
     assert watching._say_end(state, None) == 0
     assert "goes on. Watch it: rankdeck attach" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("code", [0, 1, None])
+def test_a_dashboard_that_was_left_says_how_its_run_stands_and_one_that_broke_leaves_with_its_own_status(capsys, code):
+    def left(state: RunState | None, lost: str | None) -> int:
+        followed = SimpleNamespace(final_state=state, lost=lost)
+        return watching._farewell(SimpleNamespace(followed=followed, return_code=code))  # type: ignore[arg-type]
+
+    failed = scripted.failed().state
+    assert failed.ended is not None
+    assert left(None, None) == (code or 0)
+    assert capsys.readouterr() == ("", "")
+    assert left(failed, None) == failed.ended.exit_status
+    assert left(None, "it is gone") == watching.EXIT_DIED
+    assert "it is gone" in capsys.readouterr().err

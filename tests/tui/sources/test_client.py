@@ -1,4 +1,4 @@
-"""A live run over its socket, with a supervisor of the test's own: what is sent, what ends it, and what is said then."""
+"""A live run over its socket, with a supervisor of the test's own: what is sent, what ends it, what is said then."""
 
 import asyncio
 import contextlib
@@ -95,7 +95,7 @@ async def test_commands_wait_for_the_connection_and_go_out_after_the_greeting_in
 
 async def test_a_viewer_that_is_refused_hears_why(tmp_path, path):
     async with supervisor(path, saying(protocol.Refused(reason="too many viewers"))):
-        with pytest.raises(SourceError, match="^too many viewers$"):
+        with pytest.raises(SourceError, match=r"^too many viewers$"):
             await all_of(SocketSource(tmp_path))
 
 
@@ -122,7 +122,9 @@ async def test_the_longest_line_that_may_be_sent_is_read(tmp_path, path):
 async def test_a_supervisor_that_is_gone_is_said_so_with_what_it_leaves(tmp_path, path):
     run_json(tmp_path)
     async with supervisor(path, saying(SNAPSHOT)):
-        with pytest.raises(SourceError, match="the supervisor is gone; finished outputs are in .*outputs.jsonl, its log"):
+        with pytest.raises(
+            SourceError, match=r"the supervisor is gone; finished outputs are in .*outputs.jsonl, its log"
+        ):
             await all_of(SocketSource(tmp_path))
 
 

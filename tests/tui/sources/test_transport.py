@@ -200,7 +200,7 @@ def test_a_journal_is_found_by_its_run_its_directory_or_its_own_path(tmp_path):
     run = run_directory.runs_directory() / "mine"
     run.mkdir(parents=True)
     (run / "run.json").write_text("{}")
-    with pytest.raises(JournalError, match="mine: has no events.jsonl, so there is nothing to replay"):
+    with pytest.raises(JournalError, match=r"mine: has no events.jsonl, so there is nothing to replay"):
         find("mine")
     inside = journal_of(run / "events.jsonl", EVENTS)
     alone = journal_of(tmp_path / "copy.jsonl", EVENTS)
