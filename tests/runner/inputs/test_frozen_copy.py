@@ -98,3 +98,80 @@ def test_a_copy_that_is_replaced_by_its_equal_is_read_on_and_compared_once(tmp_p
     for _ in range(3):
         assert [prompt.text for prompt in index.read([1, 0])] == ["two", "one"]
     assert len(compared) == 1
+
+
+def test_lines_that_freeze_did_not_write_are_refused_with_their_number(tmp_path):
+    index = frozen(tmp_path, {"prompt": "one"}, {"prompt": "two"}, {"prompt": "three"})
+    lines = index.path.read_bytes().splitlines(keepends=True)
+    for content, said in (
+        ([*lines[:2], lines[2][:-1]], ":3: the line is cut short"),
+        ([lines[0], lines[2]], ":2: the line holds prompt 2, not 1"),
+        ([lines[0], b"{}\n"], ":2: the line is no prompt"),
+        ([b"\xff\n"], ":1: the line is no prompt"),
+    ):
+        index.path.write_bytes(b"".join(content))
+        with pytest.raises(PromptError, match=rf"prompts\.jsonl{said}.*: the run's copy of the prompts is damaged"):
+            PromptIndex.open(index.path)
+
+
+def test_an_opened_copy_is_as_the_frozen_one(tmp_path):
+    messages = [{"role": "user", "content": "ö"}]
+    index = frozen(tmp_path, {"prompt": "one"}, {"messages": messages}, {"messages": messages})
+    opened = PromptIndex.open(index.path)
+    for one in (index, opened):
+        assert (one.count, one.messages, one.digest) == (3, 2, hashlib.sha256(index.path.read_bytes()).hexdigest())
+        assert [prompt.index for prompt in one.read([2, 0, 2])] == [2, 0, 2]
+        assert [prompt.index for prompt in one.each(iter([1, 0]))] == [1, 0]
+    assert list(opened.offsets) == list(index.offsets)
+    with pytest.raises(PromptError, match="has changed since the run began"):
+        PromptIndex.open(index.path, "0" * 64)
+    with pytest.raises(PromptError, match=r"there is no such file|No such file"):
+        PromptIndex.open(tmp_path / "nowhere")
+
+
+def test_prompts_that_are_read_one_by_one_are_compared_at_the_end(tmp_path):
+    index = frozen(tmp_path, {"prompt": "one"}, {"prompt": "two"})
+    assert [prompt.text for prompt in index.each([1])] == ["two"]
+    edited(index.path)
+    with pytest.raises(PromptError, match="has changed since the run began"):
+        list(index.each([0]))
+
+
+def test_a_frozen_copy_is_on_disk_private_and_alone_before_it_has_its_name(tmp_path, monkeypatch):
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(os.fstat(descriptor).st_size))
+    before = os.umask(0)
+    try:
+        index = frozen(tmp_path, {"prompt": "one"})
+    finally:
+        os.umask(before)
+    assert synced == [index.path.stat().st_size]
+    assert index.path.stat().st_mode & 0o777 == 0o600
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name != "state") == ["p.jsonl", "prompts.jsonl"]
+
+
+def test_only_as_many_prompts_as_are_wanted_are_read_and_only_they_must_be_right(tmp_path):
+    source = tmp_path / "p.jsonl"
+    source.write_text('{"prompt": "a"}\n{"prompt": "b"}\n{"prompt": 3}\n')
+    for limit in (1, 2):
+        index = freeze(str(source), tmp_path / "q", column=None, limit=limit, chat=False)
+        assert (index.count, len((tmp_path / "q").read_bytes().splitlines())) == (limit, limit)
+    for limit in (3, None):
+        (tmp_path / "q").unlink(missing_ok=True)
+        with pytest.raises(PromptError, match=r"p\.jsonl:3: "):
+            freeze(str(source), tmp_path / "q", column=None, limit=limit, chat=False)
+        assert not (tmp_path / "q").exists()
+
+
+def test_a_plain_prompt_becomes_a_message_only_where_a_chat_is_wanted(tmp_path):
+    source = tmp_path / "p.jsonl"
+    given = [{"role": "system", "content": "s"}]
+    source.write_text('{"prompt": "a", "id": "x"}\n' + json.dumps({"messages": given}) + "\n")
+    plain = freeze(str(source), tmp_path / "q", column=None, limit=None, chat=False)
+    assert [(one.id, one.text, one.messages) for one in plain.read([0, 1])] == [("x", "a", None), ("1", "", given)]
+    chat = freeze(str(source), tmp_path / "q", column=None, limit=None, chat=True)
+    assert [(one.id, one.text, one.messages) for one in chat.read([0, 1])] == [
+        ("x", "", [{"role": "user", "content": "a"}]),
+        ("1", "", given),
+    ]
+    assert (plain.messages, chat.messages) == (1, 2)

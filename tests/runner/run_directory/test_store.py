@@ -213,3 +213,73 @@ def test_there_is_nothing_to_mend_where_there_is_no_file(path):
     assert mend(path) == 0
     os.mkfifo(path)
     assert mend(path) == 0
+
+
+def test_a_file_that_was_written_before_is_gone_on_with_and_one_that_is_removed_before_a_line_was_is_not_missed(path):
+    assert Store(path).touched() is None
+    path.write_bytes(b"1\n")
+    store = Store(path)
+    store.write(b"2\n")
+    assert (path.read_bytes(), len(store), store.in_memory(), store.touched()) == (b"1\n2\n", 0, [], None)
+
+
+def test_a_run_on_a_file_system_that_is_away_for_a_moment_is_not_said_to_have_been_touched(path, monkeypatch):
+    store = Store(path)
+    store.write(b"1\n")
+
+    def away(*_: object, **__: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(Path, "stat", away)
+    monkeypatch.setattr(os, "lstat", away)
+    assert store.touched() is None
+
+
+def test_lines_in_memory_can_be_read_in_order_without_being_lost(path):
+    store = Store(path)
+    store.hold("outputs are looked through")
+    assert store.trouble == "outputs are looked through"
+    store.write(b"1\n")
+    store.write(b"2\n")
+    assert not path.exists()
+    assert (store.in_memory(), store.backlog().read(), len(store)) == ([b"1\n", b"2\n"], b"1\n2\n", 2)
+    store.resume()
+    assert (path.read_bytes(), store.trouble, len(store)) == (b"1\n2\n", None, 0)
+
+
+def test_what_is_resumed_is_another_file_and_the_old_one_is_let_go(path):
+    store = Store(path)
+    store.write(b"1\n")
+    before = len(os.listdir("/proc/self/fd"))
+    path.rename(path.with_name("away"))
+    path.write_bytes(b"1\n")
+    assert store.touched() is not None
+    store.resume()
+    store.write(b"2\n")
+    assert (path.read_bytes(), path.with_name("away").read_bytes()) == (b"1\n2\n", b"1\n")
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert store.touched() is None
+
+
+def test_saving_what_is_on_disk_already_or_was_never_written_is_no_trouble(path):
+    store = Store(path)
+    store.save()
+    assert not path.exists() or path.read_bytes() == b""
+    store.write(b"1\n")
+    store.save()
+    store.save()
+    assert path.read_bytes() == b"1\n"
+
+
+def test_the_reason_of_trouble_is_the_systems_and_goes_when_a_try_succeeds(path, monkeypatch):
+    def fails(self: LineWriter, lines: bytes) -> None:
+        raise OSError(5, None)
+
+    write = LineWriter.write
+    monkeypatch.setattr(LineWriter, "write", fails)
+    store = Store(path)
+    store.write(b"1\n")
+    assert store.trouble == "lines.jsonl cannot be written: Input/output error"
+    monkeypatch.setattr(LineWriter, "write", write)
+    assert store.flush()
+    assert store.trouble is None

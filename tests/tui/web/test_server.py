@@ -128,6 +128,24 @@ async def test_every_answer_has_the_headers_that_keep_the_page_to_itself(client)
         assert {name: response.headers[name] for name in server.HEADERS} == server.HEADERS
 
 
+async def test_the_token_is_exchanged_for_a_cookie_that_no_script_and_no_other_site_gets(viewers):
+    admission = server.Admission()
+    app = await served(admission)._make_app()
+    async with TestClient(TestServer(app)) as client:
+        assert (await client.get("/")).status == 403
+        response = await client.get(f"{admission.address_end}&fontsize=12", allow_redirects=False)
+        assert response.status == 200, "no redirect: a browser would count that as coming from elsewhere"
+        assert response.headers["Refresh"] == "0; url=/?fontsize=12", "the token is gone from the address, nothing else"
+        (cookie,) = response.cookies.values()
+        assert (cookie.key, cookie.value) == admission.cookie(f"127.0.0.1:{client.port}")
+        assert (cookie["httponly"], cookie["samesite"]) == (True, "Strict")
+        assert {name: response.headers[name] for name in server.HEADERS} == server.HEADERS
+        other = await client.get(f"/static/js/textual.js{admission.address_end[1:]}")
+        assert "Refresh" not in other.headers, "only the page is opened by its address"
+        evil = await client.get(admission.address_end, headers={"Origin": "http://evil.example"})
+        assert (evil.status, await evil.text()) == (403, "asked by a page of another site")
+
+
 async def test_a_title_is_text_in_the_page(viewers):
     admission = server.Admission()
     evil = RunServer(Path("a run"), title="<script>evil()</script>", control=False, theme=None, admission=admission)

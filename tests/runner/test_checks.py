@@ -1,0 +1,238 @@
+"""What the machine has decides how many ranks there are by default, and what a run is warned about or refused for."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import msgspec
+import pytest
+
+from rankdeck.runner import checks
+from rankdeck.runner.inputs import memory_estimate
+from rankdeck.runner.machine import examine, processes, telemetry
+from rankdeck.runner.machine.facts import Machine
+from rankdeck.runner.protocol.config import MAX_RANKS, RunConfig
+
+UNCOUNTED = "NVML is missing (libnvidia-ml.so.1 cannot be loaded): GPUs are not counted, and have no figures"
+
+
+class Hardware:
+    """A machine as a test wants it."""
+
+    gpus = 0
+    cores = 8
+    uncounted = False
+    mig = False
+    looks = 0
+
+    def count(self, environ: object) -> int:
+        self.looks += 1
+        return self.gpus
+
+
+@pytest.fixture
+def hardware(monkeypatch: pytest.MonkeyPatch) -> Hardware:
+    here = Hardware()
+    monkeypatch.setattr(telemetry, "count_visible_gpus", here.count)
+    monkeypatch.setattr(telemetry, "gpus_are_uncounted", lambda: here.uncounted)
+    monkeypatch.setattr(telemetry, "why_no_gpu", lambda environ: None)
+    monkeypatch.setattr(telemetry, "visible_gpus", lambda environ: [SimpleNamespace(is_mig=here.mig)] * here.gpus)
+    monkeypatch.setattr(processes, "usable_cores", lambda: here.cores)
+    return here
+
+
+@pytest.fixture
+def prompts(tmp_path: Path) -> str:
+    (tmp_path / "p.txt").write_text("hello\n")
+    return str(tmp_path / "p.txt")
+
+
+@pytest.mark.parametrize(
+    ("gpus", "cores", "uncounted", "device", "ranks"),
+    [
+        (0, 8, False, "auto", 2),
+        (0, 1, False, "auto", 1),
+        (0, 8, False, "cpu", 2),
+        (4, 8, False, "cpu", 2),
+        (4, 1, False, "cpu", 1),
+        (4, 8, False, "auto", 4),
+        (4, 1, False, "cuda", 4),
+        (1000, 8, False, "cuda", MAX_RANKS),
+        (0, 8, True, "cuda", 1),
+        (0, 8, True, "auto", 2),
+        (4, 8, True, "cuda", 4),
+        (0, 8, False, "cuda", 2),
+    ],
+)
+def test_there_are_as_many_ranks_as_gpus_and_without_gpus_two_if_two_cores_are_there(
+    hardware, gpus, cores, uncounted, device, ranks
+):
+    hardware.gpus, hardware.cores, hardware.uncounted = gpus, cores, uncounted
+    assert checks.default_ranks(device) == ranks
+
+
+def test_ranks_that_share_or_span_gpus_are_counted_so_and_one_there_is_always(hardware):
+    hardware.gpus = 3
+    assert checks.default_ranks(ranks_per_gpu=2) == 6
+    assert checks.default_ranks(gpus_per_rank=2) == 1
+    assert checks.default_ranks(gpus_per_rank=5) == 1
+    assert checks.default_ranks("cpu", ranks_per_gpu=2) == 2
+
+
+def test_auto_is_a_gpu_where_there_is_one(hardware):
+    assert checks.default_device() == "cpu"
+    hardware.gpus = 1
+    assert checks.default_device() == "cuda"
+
+
+def test_gpus_that_nothing_can_count_are_spoken_of_only_where_they_are_asked_for(hardware):
+    assert checks.uncounted_gpus("cuda") is None
+    hardware.uncounted = True
+    assert checks.uncounted_gpus("cuda") == UNCOUNTED
+    assert [checks.uncounted_gpus(device) for device in ("auto", "cpu")] == [None, None]
+
+
+def warned(prompt_count: int = 1000, **settings: object) -> list[str]:
+    return checks.warnings(RunConfig(prompts="p", **settings), prompt_count)  # type: ignore[arg-type]
+
+
+def test_ranks_without_work_are_warned_about(hardware):
+    assert warned(5, ranks=8, device="cpu") == ["5 prompts for 8 ranks: 3 will have no work"]
+    assert warned(8, ranks=8, device="cpu") == []
+
+
+def test_ranks_that_share_cores_are_warned_about_where_they_run_on_them(hardware):
+    hardware.cores = 3
+    assert warned(ranks=4, device="cpu") == ["4 ranks on 3 cores: ranks share cores, which is slower"]
+    assert warned(ranks=3, device="cpu") == []
+    hardware.gpus = 4
+    assert warned(ranks=4, device="cuda") == []
+
+
+def test_ranks_that_share_gpus_unasked_are_warned_about(hardware):
+    hardware.gpus = 2
+    assert warned(ranks=3, device="cuda") == ["3 ranks on 2 GPUs: several ranks share a GPU and its memory"]
+    assert warned(ranks=2, device="cuda") == []
+    assert warned(ranks=4, ranks_per_gpu=2, device="cuda") == []
+    hardware.uncounted = True
+    assert warned(ranks=2, device="cuda") == [], "they are counted after all"
+    hardware.gpus = 0
+    assert warned(ranks=2, device="cuda") == [UNCOUNTED]
+
+
+def refused(prompts: str, **settings: object) -> list[str]:
+    return [str(problem) for problem in checks.check_gpus(RunConfig(prompts=prompts, **settings))]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("device", ["auto", "cpu"])
+def test_gpus_are_not_counted_where_they_do_not_matter(hardware, device):
+    assert refused("p", device=device, ranks=99) == []
+    assert hardware.looks == 0
+
+
+def test_a_gpu_that_is_not_there_is_refused_with_the_reason_and_the_way_out(hardware, monkeypatch):
+    assert refused("p", device="cuda") == ["--device: no NVIDIA GPU can be seen here; use --device cpu"]
+    monkeypatch.setattr(telemetry, "why_no_gpu", lambda environ: "no driver")
+    assert refused("p", device="cuda") == ["--device: no NVIDIA GPU can be seen here (no driver); use --device cpu"]
+    hardware.uncounted = True
+    assert refused("p", device="cuda") == []
+    hardware.gpus, hardware.uncounted = 1, False
+    assert refused("p", device="cuda") == []
+
+
+def test_ranks_that_share_or_span_gpus_need_gpus_whatever_the_device(hardware):
+    for settings in ({"ranks_per_gpu": 2}, {"gpus_per_rank": 2}):
+        (said,) = refused("p", device="auto", ranks=1, **settings)
+        assert "needs NVIDIA GPUs, and none can be seen here" in said
+    hardware.gpus = 2
+    assert refused("p", device="auto", ranks=4, ranks_per_gpu=2) == []
+    assert len(refused("p", device="auto", ranks=5, ranks_per_gpu=2)) == 1
+    assert refused("p", device="auto", ranks=1, gpus_per_rank=2) == []
+    hardware.mig = True
+    (said,) = refused("p", device="auto", ranks=1, gpus_per_rank=2)
+    assert "a process cannot have more than one MIG device" in said
+    assert refused("p", device="auto", ranks=4, ranks_per_gpu=2) == [], "only a spread rank needs two"
+
+
+def test_everything_that_is_wrong_is_told_at_once(hardware, tmp_path):
+    config = RunConfig(
+        prompts=str(tmp_path / "nowhere.txt"), output=str(tmp_path), ranks=0, device="cuda", model="./nowhere"
+    )
+    assert [problem.setting for problem in checks.check(config)] == ["ranks", "model", "device", "output", "prompts"]
+
+
+def test_a_model_is_looked_into_unless_that_was_left_to_later_and_its_name_refused_in_any_case(
+    hardware, prompts, monkeypatch
+):
+    looked_into: list[str] = []
+
+    def why_unusable(config: RunConfig) -> list[str]:
+        looked_into.append(config.model)
+        return ["broken", "torn"]
+
+    monkeypatch.setattr(checks.models, "why_unusable", why_unusable)
+    config = RunConfig(prompts=prompts, device="cpu", ranks=1)
+    assert [str(problem) for problem in checks.check(config)] == ["--model: broken", "--model: torn"]
+    assert checks.check_but_files_of_model(config, force=False) == []
+    for model in ("./nowhere", "caf\udce9"):
+        named = msgspec.structs.replace(config, model=model)
+        for check in (checks.check(named), checks.check_but_files_of_model(named, force=False)):
+            assert [problem.setting for problem in check] == ["model"]
+    assert looked_into == [config.model], "what has no such name has no files either"
+
+
+def test_paths_that_begin_with_the_users_home_are_expanded_and_others_are_not(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    config = RunConfig(prompts="~/p.txt", output="~/out.jsonl", model="~/model", ranks=1)
+    assert checks.with_homes(config) == msgspec.structs.replace(
+        config, prompts=str(tmp_path / "p.txt"), output=str(tmp_path / "out.jsonl")
+    )
+    for path in ("a/~/p.txt", "~nobody-of-that-name/p.txt", "./p//q.txt", "-"):
+        config = RunConfig(prompts=path, output=path, ranks=1)
+        assert checks.with_homes(config) == config
+    assert checks.with_homes(RunConfig(prompts="p")).output is None
+
+
+def test_a_run_is_checked_with_its_paths_expanded(hardware, prompts, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(checks.models, "why_unusable", lambda config: [])
+    config = RunConfig(prompts="~/p.txt", output="~/new.jsonl", device="cpu", ranks=1)
+    assert checks.check(config) == []
+    (tmp_path / "new.jsonl").touch()
+    assert [problem.setting for problem in checks.check(config)] == ["output"]
+    assert checks.check(config, force=True) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "matters"),
+    [
+        ({"ranks": 3}, True),
+        ({"device": "cpu"}, True),
+        ({"dtype": "float16"}, True),
+        ({"quantization": "int8"}, True),
+        ({"ranks_per_gpu": 3}, True),
+        ({"gpus_per_rank": 3}, True),
+        ({"batch_size": 3}, False),
+        ({"max_new_tokens": 3}, False),
+    ],
+)
+def test_whether_ranks_and_models_fit_depends_on_their_number_place_and_precision(change, matters):
+    before = RunConfig(prompts="p", ranks=2)
+    assert (checks.sizes(before) != checks.sizes(msgspec.structs.replace(before, **change))) == matters
+
+
+def test_a_run_is_measured_against_this_machine(hardware, prompts, monkeypatch):
+    """The doubt and the refusal are of one estimate; of a model of any size, only the processes are counted."""
+    machine = Machine(memory_free_bytes=7, memory_total_bytes=9)
+    monkeypatch.setattr(examine, "machine", lambda: machine)
+    monkeypatch.setattr(memory_estimate, "refusal_of_ranks", lambda *asked: asked)
+    config = RunConfig(prompts=prompts, model="nobody/nowhere", ranks=5)
+    assert checks.memory(config) == (None, (5, machine.free, machine.whole))
+    refusal = SimpleNamespace(refusal="no")
+    asked: list[tuple[object, ...]] = []
+    monkeypatch.setattr(memory_estimate, "estimate", lambda *of: (asked.append(of), refusal)[1])
+    monkeypatch.setattr(memory_estimate, "doubt", lambda found: f"doubt of {found.refusal}")
+    monkeypatch.setattr(checks.model_shape, "shape_of", lambda model: f"shape of {model}")
+    assert checks.memory(config) == ("doubt of no", "no")
+    (shape, of, sizes, free, whole) = asked[0]
+    assert (shape, of, free, whole) == ("shape of nobody/nowhere", config, machine.free, machine.whole)
+    assert sizes == checks.model_shape.sizes_of(prompts, None)

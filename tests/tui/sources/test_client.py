@@ -1,0 +1,226 @@
+"""A live run over its socket, with a supervisor of the test's own: what is sent, what ends it, what is said then."""
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from rankdeck.runner import protocol, run_directory
+from rankdeck.runner.protocol.config import RunConfig
+from rankdeck.runner.run_directory.run_file import RunFile
+from rankdeck.runner.state import Snapshot, ToViewer
+from rankdeck.tui.sources import client
+from rankdeck.tui.sources.client import SocketSource, SourceError
+from tests import scripted
+
+RUNNING, ENDED = scripted.running(), scripted.completed()
+SNAPSHOT = Snapshot(state=RUNNING.state)
+Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@pytest.fixture
+def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(run_directory, "socket_path", lambda _: tmp_path / "s")
+    return tmp_path / "s"
+
+
+@contextlib.asynccontextmanager
+async def supervisor(path: Path, serve: Serve) -> AsyncIterator[None]:
+    async def closing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await serve(reader, writer)
+        writer.close()
+
+    server = await asyncio.start_unix_server(closing, str(path))
+    yield
+    server.close()
+
+
+def saying(*lines: bytes | ToViewer, heard: list[bytes] | None = None) -> Serve:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        line = await reader.readline()
+        if heard is not None:
+            heard.append(line)
+        writer.writelines(line if isinstance(line, bytes) else protocol.encode_line(line) for line in lines)
+        await writer.drain()
+
+    return serve
+
+
+async def all_of(source: SocketSource) -> list[ToViewer]:
+    async with asyncio.timeout(10):
+        return [message async for message in source.events()]
+
+
+def run_json(directory: Path, **fields: Any) -> None:
+    run = RunFile(name="r", started_at=1.0, config=RunConfig(prompts="p"), prompts=1)
+    run_directory.write_run_file(directory, msgspec.structs.replace(run, **fields))
+
+
+async def test_a_viewer_greets_hears_everything_and_leaves_at_the_end(tmp_path, path):
+    heard: list[bytes] = []
+    end = ENDED.events[-1]
+    async with supervisor(path, saying(SNAPSHOT, protocol.Tick(at=2), end, protocol.Tick(at=3), heard=heard)):
+        source = SocketSource(tmp_path)
+        assert not source.reached
+        assert await all_of(source) == [SNAPSHOT, protocol.Tick(at=2), end]
+        assert source.reached
+    assert heard == [protocol.encode_line(protocol.ViewerHello())]
+
+
+async def test_commands_wait_for_the_connection_and_go_out_after_the_greeting_in_order(tmp_path, path):
+    heard: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heard.extend([await reader.readline() for _ in range(3)])
+        writer.write(protocol.encode_line(SNAPSHOT))
+        heard.append(await reader.readline())
+        writer.write(protocol.encode_line(ENDED.events[-1]))
+
+    orders = [protocol.SetBatchSize(batch_size=2), protocol.Stop(now=False), protocol.Stop(now=True)]
+    async with supervisor(path, serve):
+        source = SocketSource(tmp_path)
+        for order in orders[:2]:
+            await source.send(order)
+        async with asyncio.timeout(10):
+            async for message in source.events():
+                if message == SNAPSHOT:
+                    await source.send(orders[2])
+    assert heard == [protocol.encode_line(line) for line in (protocol.ViewerHello(), *orders)]
+
+
+async def test_a_viewer_that_is_refused_hears_why(tmp_path, path):
+    async with supervisor(path, saying(protocol.Refused(reason="too many viewers"))):
+        with pytest.raises(SourceError, match=r"^too many viewers$"):
+            await all_of(SocketSource(tmp_path))
+
+
+@pytest.mark.parametrize("line", [b"nonsense\n", b'{"type":"from_the_future"}\n', b"\xff\n"])
+async def test_what_cannot_be_understood_is_said_with_the_question_of_versions(tmp_path, path, line):
+    async with supervisor(path, saying(SNAPSHOT, line)):
+        with pytest.raises(SourceError, match=r"the supervisor sent something unknown \(.*\); are both of one version"):
+            await all_of(SocketSource(tmp_path))
+
+
+async def test_a_line_that_never_ends_loses_the_supervisor(tmp_path, path, monkeypatch):
+    monkeypatch.setattr(protocol, "MAX_LINE_BYTES", 4096)
+    async with supervisor(path, saying(b"x" * 20_000)):
+        with pytest.raises(SourceError, match=r"lost the supervisor \("):
+            await all_of(SocketSource(tmp_path))
+
+
+async def test_the_longest_line_that_may_be_sent_is_read(tmp_path, path):
+    long = protocol.LogLine(at=1, source="supervisor", text="x" * 300_000)
+    async with supervisor(path, saying(SNAPSHOT, long, ENDED.events[-1])):
+        assert (await all_of(SocketSource(tmp_path)))[1] == long
+
+
+async def test_a_supervisor_that_is_gone_is_said_so_with_what_it_leaves(tmp_path, path):
+    run_json(tmp_path)
+    async with supervisor(path, saying(SNAPSHOT)):
+        with pytest.raises(
+            SourceError, match=r"the supervisor is gone; finished outputs are in .*outputs.jsonl, its log"
+        ):
+            await all_of(SocketSource(tmp_path))
+
+
+@pytest.mark.parametrize("status", ["completed", "stopped", "failed"])
+async def test_a_viewer_that_missed_the_end_takes_it_from_run_json(tmp_path, path, status):
+    end = ENDED.events[-1]
+    assert isinstance(end, protocol.RunEnded)
+    run_json(tmp_path, status=status, exit_status=5, ended_at=7.0, cause="because", summary=end.summary)
+    async with supervisor(path, saying(SNAPSHOT)):
+        (_, last) = await all_of(SocketSource(tmp_path))
+    assert last == protocol.RunEnded(at=7.0, status=status, exit_status=5, summary=end.summary, cause="because")
+
+
+@pytest.mark.parametrize("lacks", ["summary", "exit_status"])
+async def test_an_end_that_run_json_does_not_have_whole_is_none(tmp_path, path, lacks):
+    end = ENDED.events[-1]
+    assert isinstance(end, protocol.RunEnded)
+    fields = {"status": "failed", "exit_status": 5, "summary": end.summary, lacks: None}
+    run_json(tmp_path, **fields)
+    async with supervisor(path, saying(SNAPSHOT)):
+        with pytest.raises(SourceError, match="the supervisor is gone"):
+            await all_of(SocketSource(tmp_path))
+
+
+async def test_the_end_is_waited_for_while_the_supervisor_still_holds_the_run(tmp_path, path):
+    end = ENDED.events[-1]
+    assert isinstance(end, protocol.RunEnded)
+    run_json(tmp_path)
+    lock = run_directory.hold_lock(tmp_path)
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await saying(SNAPSHOT)(reader, writer)
+        writer.close()
+        asyncio.get_running_loop().call_later(
+            0.1, lambda: run_json(tmp_path, status="completed", exit_status=0, ended_at=9.0, summary=end.summary)
+        )
+
+    async with supervisor(path, serve):
+        (_, last) = await all_of(SocketSource(tmp_path))
+    os.close(lock)
+    assert isinstance(last, protocol.RunEnded)
+    assert last.at == 9.0
+
+
+async def test_a_supervisor_that_holds_the_run_and_never_ends_it_is_not_waited_for_for_ever(
+    tmp_path, path, monkeypatch
+):
+    monkeypatch.setattr(client, "GONE_SECONDS", 0.1)
+    run_json(tmp_path)
+    lock = run_directory.hold_lock(tmp_path)
+    async with supervisor(path, saying(SNAPSHOT)):
+        with pytest.raises(SourceError, match="the supervisor is gone"):
+            await all_of(SocketSource(tmp_path))
+    os.close(lock)
+
+
+# --- no connection --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("log", "said"),
+    [
+        (b"first\nno module named x\n\n", "the supervisor did not start: no module named x (its log: {log})"),
+        (b"caf\xe9\n", "the supervisor did not start: caf\ufffd (its log: {log})"),
+        (b"x" * 100_000 + b"\nlast\n", "the supervisor did not start: last (its log: {log})"),
+        (b" \n", "run r has no live supervisor"),
+        (None, "run r has no live supervisor"),
+    ],
+)
+async def test_of_a_supervisor_that_did_not_start_the_last_words_are_said_at_once(tmp_path, path, log, said):
+    run = tmp_path / "r"
+    run.mkdir()
+    if log is not None:
+        (run / "runner.log").write_bytes(log)
+    source = SocketSource(run, lambda: True)
+    with pytest.raises(SourceError) as raised:
+        await all_of(source)
+    assert str(raised.value) == said.format(log=run / "runner.log")
+    assert not source.reached
+
+
+async def test_a_run_without_a_supervisor_is_given_up_after_a_while_and_not_before(tmp_path, path, monkeypatch):
+    monkeypatch.setattr(client, "CONNECT_SECONDS", 0.2)
+    run_json(tmp_path)
+    begun = asyncio.get_running_loop().time()
+    with pytest.raises(SourceError, match="has no live supervisor"):
+        await all_of(SocketSource(tmp_path, lambda: False))
+    assert asyncio.get_running_loop().time() - begun >= 0.2
+
+
+async def test_a_run_that_was_over_before_it_could_be_watched_is_told_from_its_journal(tmp_path, path):
+    run_json(tmp_path, status="completed", exit_status=0)
+    journal = tmp_path / run_directory.EVENTS_FILE
+    journal.write_bytes(b"".join(protocol.encode_line(event) for event in ENDED.events))
+    found = await all_of(SocketSource(tmp_path, lambda: True))
+    assert found[1:] == ENDED.events[1:]
+    journal.write_bytes(b"nonsense\n")
+    with pytest.raises(SourceError, match="the run has ended, but the rest of its journal cannot be read: "):
+        await all_of(SocketSource(tmp_path, lambda: True))
