@@ -15,6 +15,9 @@ from rankdeck.runner.protocol import Leave, Prompt, Work
 from rankdeck.runner.rank import link as link_module
 from rankdeck.runner.rank.link import SUPERVISOR_GONE_STATUS, Link
 
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+"""Threads end by SystemExit here, where the process would."""
+
 
 class Supervisor:
     """The other end of a rank's connection. `left` gets the status that the rank would have ended with."""
@@ -121,7 +124,6 @@ def test_progress_alone_is_sent_and_once(supervisor):
     assert supervisor.heard().text == "after it"
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 @pytest.mark.parametrize(
     ("last", "said"),
     [
