@@ -39,7 +39,9 @@ def test_a_process_descends_from_itself_and_from_all_above_it(monkeypatch):
     ],
 )
 @pytest.mark.parametrize("counted", [True, False])
-def test_a_look_has_what_a_process_does_both_kinds_of_its_time_and_all_that_it_moves(monkeypatch, status, doing, counted):
+def test_a_look_has_what_a_process_does_both_kinds_of_its_time_and_all_that_it_moves(
+    monkeypatch, status, doing, counted
+):
     class Process:
         def __init__(self, pid):
             assert pid == 7

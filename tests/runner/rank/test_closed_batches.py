@@ -207,14 +207,16 @@ def test_a_continuous_engine_takes_rows_as_they_come_unless_the_batch_is_a_trial
     engine = ContinuousEngine.__new__(ContinuousEngine)
     plain = Engine()
     for name in ("take_notes", "generate", "close", "use_threads"):
-        monkeypatch.setattr(ContinuousEngine, name, lambda self, *given, name=name, **more: getattr(plain, name)(*given, **more))
+        monkeypatch.setattr(
+            ContinuousEngine, name, lambda self, *given, name=name, **more: getattr(plain, name)(*given, **more)
+        )
     engine.device, engine.devices = plain.device, plain.devices
     link = Link(Work(batch=1, prompts=PROMPTS, **order), Leave())
     work, gather = worked(link, engine, max_new_tokens=77)
     assert len(plain.asked) == closed
     assert gather is not closed, "the order to leave that came while rows were in hand"
     if not closed:
-        ((rank, its_engine, its_link), more), = made
+        (((rank, its_engine, its_link), more),) = made
         assert (rank, its_engine, its_link, more["longest"]) == (2, engine, link, 77)
         more["send_records"](6, [RECORD])
         assert (link.sent[-1].record.rank, link.sent[-1].record.batch) == (2, 6)

@@ -14,7 +14,9 @@ from rankdeck.runner.rank.continuous_rank import ACCOUNT_SECONDS, LOOK_SECONDS, 
 
 
 def work(batch: int, *texts: str) -> Work:
-    return Work(batch=batch, prompts=[Prompt(index=10 * batch + at, id=text, text=text) for at, text in enumerate(texts)])
+    return Work(
+        batch=batch, prompts=[Prompt(index=10 * batch + at, id=text, text=text) for at, text in enumerate(texts)]
+    )
 
 
 class Rows:

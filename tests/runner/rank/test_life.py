@@ -107,7 +107,9 @@ class Accelerator:
 def rank_of(monkeypatch, tmp_path):
     """Makes a rank whose model, engine and devices are stand-ins."""
 
-    def make(rank: int = 0, prompts: int = 10, gathers: bool = False, why: str = "", room: int | None = None, **settings):
+    def make(
+        rank: int = 0, prompts: int = 10, gathers: bool = False, why: str = "", room: int | None = None, **settings
+    ):
         sent: list = []
         config = RunConfig(prompts="p", **{"device": "cpu", **settings})
         monkeypatch.setattr(

@@ -40,7 +40,9 @@ class Supervisor:
             server.listen()
             self.link = Link(str(path))
             self.socket, _ = server.accept()
-        (self.receiver,) = (thread for thread in threading.enumerate() if thread not in before and thread.name == "receive")
+        (self.receiver,) = (
+            thread for thread in threading.enumerate() if thread not in before and thread.name == "receive"
+        )
         self.socket.settimeout(30)
         self.lines = self.socket.makefile("rb")
 
