@@ -1,0 +1,287 @@
+"""A continuous rank, step by step in this process: what it hands in, sends, counts and drops. The rows, the connection
+and the clock are stand-ins."""
+
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import pytest
+
+from rankdeck.runner import protocol
+from rankdeck.runner.engine.rows import Answer, Cancelled
+from rankdeck.runner.protocol import Leave, OutputRecord, Prompt, Work
+from rankdeck.runner.rank import continuous_rank
+from rankdeck.runner.rank.continuous_rank import ACCOUNT_SECONDS, LOOK_SECONDS, ContinuousRank
+
+
+def work(batch: int, *texts: str) -> Work:
+    return Work(
+        batch=batch, prompts=[Prompt(index=10 * batch + at, id=text, text=text) for at, text in enumerate(texts)]
+    )
+
+
+class Rows:
+    """Rows that end once they have as many tokens as their prompt has characters; `!` ends without an answer."""
+
+    def __init__(self, clock: SimpleNamespace) -> None:
+        self.clock, self.steps, self.closed = clock, 7, 0
+        self.rows: dict[tuple, int] = {}
+        self.waited: list[float] = []
+        self.most = 0
+
+    @property
+    def in_flight(self) -> int:
+        return len(self.rows)
+
+    def submit(self, key, ids) -> None:
+        assert key[2] == len(ids)
+        self.rows[key] = 0
+        self.most = max(self.most, len(self.rows))
+
+    def ended(self, seconds):
+        self.waited.append(seconds)
+        self.steps += 1
+        self.clock.now += 1.0
+        self.rows = {key: count + 1 for key, count in self.rows.items()}
+        over = [key for key, count in self.rows.items() if count >= len(key[1].text)]
+        return [
+            (key, "it broke" if key[1].text == "!" else Answer([5] * self.rows.pop(key, 0), "stop"), [])
+            for key in over
+            if key[1].text != "!" or self.rows.pop(key)
+        ]
+
+    def tokens_in_flight(self) -> int:
+        return sum(self.rows.values())
+
+    def cache_used(self) -> float:
+        return 0.25
+
+    def peak_memory(self) -> int:
+        return 11
+
+    def reserved_memory(self) -> int:
+        return 22
+
+    def tokenise(self, prompts):
+        good = {at: [1] * (len(prompt.text) + 1) for at, prompt in enumerate(prompts) if prompt.text != "?"}
+        return good, {at: "does not fit" for at in range(len(prompts)) if at not in good}
+
+    def answered(self, prompt, prompt_tokens, answer) -> OutputRecord:
+        return self._record(prompt, prompt_tokens, len(answer.tokens), "stop")
+
+    def refused(self, prompt, error) -> OutputRecord:
+        return self._record(prompt, 0, 0, "error", error)
+
+    def close(self) -> None:
+        self.closed += 1
+        self.rows.clear()
+
+    @staticmethod
+    def _record(prompt, prompt_tokens, tokens, reason, error=None) -> OutputRecord:
+        return OutputRecord(
+            index=prompt.index, id=prompt.id, prompt=prompt.text, text="", prompt_tokens=prompt_tokens,
+            output_tokens=tokens, finish_reason=reason, error=error,
+        )  # fmt: skip
+
+
+class Link:
+    """Has these orders arrive, one at each look of those numbers (from 1)."""
+
+    def __init__(self, **arrive: object) -> None:
+        self.limit: int | None = None
+        self.arrive = {int(look.removeprefix("at_")): order for look, order in arrive.items()}
+        self.looks = 0
+        self.sent: list = []
+        self.steps: list[protocol.StepsInFlight] = []
+
+    def next_order_now(self):
+        self.looks += 1
+        order = self.arrive.get(self.looks)
+        if callable(order):
+            order = order()
+        return order
+
+    def send(self, *messages) -> None:
+        self.sent.extend(messages)
+
+    def progress(self, steps) -> None:
+        self.steps.append(steps)
+
+
+@pytest.fixture
+def made(monkeypatch):
+    clock = SimpleNamespace(now=100.0, slept=[])
+    monkeypatch.setattr(continuous_rank.time, "perf_counter", lambda: clock.now)
+    monkeypatch.setattr(continuous_rank.time, "sleep", clock.slept.append)
+
+    def make(link: Link, longest: int = 1000, may_go_on: Callable[[int], bool] = lambda batch: True):
+        rows, records = Rows(clock), []
+        rank = ContinuousRank(
+            3, rows, link, send_records=lambda batch, ended: records.append((batch, ended)), may_go_on=may_go_on,
+            longest=longest,
+        )  # fmt: skip
+        return SimpleNamespace(rank=rank, rows=rows, records=records, clock=clock, link=link)
+
+    return make
+
+
+def accounts(link: Link) -> list[protocol.BatchResult]:
+    assert all(isinstance(one, protocol.RankAccount) and one.rank == 3 for one in link.sent)
+    return [one.result for one in link.sent]
+
+
+def test_each_answer_is_sent_as_its_row_ends_under_the_number_of_the_order_it_came_with(made):
+    one = made(Link(at_2=work(2, "dd", "e")))
+    assert one.rank.run(work(1, "aaa", "b")) is None
+    sent = [(batch, [record.id for record in records]) for batch, records in one.records]
+    assert sent == [(1, ["b"]), (2, ["e"]), (1, ["aaa"]), (2, ["dd"])], "a message for each order"
+    assert [record.prompt_tokens for _, records in one.records for record in records] == [2, 2, 4, 3]
+    assert set(one.rows.waited) == {LOOK_SECONDS}
+    assert one.rows.closed == 0
+    assert one.clock.slept == []
+
+
+def test_rows_that_end_at_the_same_step_are_one_message_of_their_order(made):
+    one = made(Link())
+    one.rank.run(work(1, "ab", "cd"))
+    assert [(batch, [record.id for record in records]) for batch, records in one.records] == [(1, ["ab", "cd"])]
+
+
+def test_the_account_of_a_short_work_has_all_of_it(made):
+    one = made(Link())
+    one.rank.run(work(1, "aaa", "b"))
+    (result,) = accounts(one.link)
+    assert result == protocol.BatchResult(
+        rows=2, prompt_tokens=6, output_tokens=4, slots=10, padded_slots=0, steps=3, row_steps=4, prefill_seconds=0.0,
+        decode_seconds=3.0, seconds=3.0, peak_memory_bytes=11, reserved_memory_bytes=22,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("longest", "text", "steps"),
+    [(4, "x" * 10, [4, 4, 2]), (1000, "x" * 25, [10, 10, 5]), (5, "x" * 5, [5])],
+    ids=["steps of the longest answer", "ten seconds", "nothing is left to account for"],
+)
+def test_an_account_is_due_after_the_steps_of_an_answer_or_after_ten_seconds_and_none_counts_twice(
+    made, longest, text, steps
+):
+    one = made(Link(), longest=longest)
+    one.rank.run(work(1, text))
+    found = accounts(one.link)
+    assert [result.steps for result in found] == steps
+    assert [result.output_tokens for result in found] == steps, "tokens count when they are computed"
+    assert [result.seconds for result in found] == [float(count) for count in steps]
+    assert [result.prompt_tokens for result in found] == [len(text) + 1] + [0] * (len(steps) - 1)
+    assert [result.rows for result in found] == [0] * (len(steps) - 1) + [1]
+    assert [result.slots for result in found] == [one.prompt_tokens + one.output_tokens for one in found]
+    assert ACCOUNT_SECONDS == 10.0
+
+
+def test_a_row_that_begins_again_makes_no_account_negative(made):
+    one = made(Link(), longest=3)
+    tokens = one.rows.tokens_in_flight
+    one.rows.tokens_in_flight = lambda: 0 if one.rows.steps >= 12 else tokens()
+    one.rank.run(work(1, "x" * 8))
+    assert [result.output_tokens for result in accounts(one.link)][:2] == [3, 0]
+
+
+def test_a_prompt_that_cannot_be_done_is_told_at_once_and_never_handed_in(made):
+    one = made(Link())
+    one.rank.run(work(4, "?", "ab", "?"))
+    assert [(batch, [(record.index, record.error) for record in records]) for batch, records in one.records] == [
+        (4, [(40, "does not fit"), (42, "does not fit")]),
+        (4, [(41, None)]),
+    ]
+    (result,) = accounts(one.link)
+    assert (result.rows, result.prompt_tokens) == (1, 3)
+
+
+def test_a_row_that_ends_without_an_answer_is_a_record_too_and_brings_no_tokens(made):
+    one = made(Link())
+    one.rank.run(work(1, "!", "ab"))
+    assert [record.error for _, records in one.records for record in records] == ["it broke", None]
+    (result,) = accounts(one.link)
+    assert (result.rows, result.output_tokens) == (2, 2)
+
+
+def test_no_more_rows_are_handed_in_than_the_limit_and_the_others_wait_their_turn(made):
+    link = Link()
+    link.limit = 2
+    one = made(link)
+    one.rank.run(work(1, "aa", "b", "cc", "d"))
+    assert one.rows.most == 2
+    assert [record.id for _, records in one.records for record in records] == ["b", "aa", "cc", "d"]
+
+
+def test_paused_a_rank_with_nothing_in_flight_sleeps_until_an_order_changes_that(made):
+    link = Link()
+    link.limit = 0
+
+    def go_on():
+        link.limit = None
+
+    link.arrive = {4: go_on}
+    one = made(link)
+    one.rank.run(work(1, "a"))
+    assert one.clock.slept == [LOOK_SECONDS] * 3
+    assert len(one.records) == 1
+
+
+def test_told_to_leave_it_drops_what_is_in_hand_and_gives_the_order_back(made):
+    leave = Leave(gather=True)
+    one = made(Link(at_3=leave))
+    assert one.rank.run(work(1, "a" * 9)) is leave
+    assert one.rows.closed == 1
+    assert one.records == []
+
+
+def test_cancelled_it_drops_what_is_in_hand_and_the_newest_order_is_asked_about(made):
+    asked = []
+
+    def may_go_on(batch):
+        asked.append(batch)
+        return len(asked) < 4
+
+    one = made(Link(at_2=work(2, "b" * 9)), may_go_on=may_go_on)
+    with pytest.raises(Cancelled):
+        one.rank.run(work(1, "a" * 9))
+    assert asked == [1, 2, 2, 2]
+    assert one.rows.closed == 1
+    assert one.records == []
+
+
+def test_what_a_step_raises_ends_it_with_nothing_in_hand(made):
+    one = made(Link())
+
+    def broken(seconds):
+        raise RuntimeError("CUDA error")
+
+    one.rows.ended = broken
+    with pytest.raises(RuntimeError, match="CUDA error"):
+        one.rank.run(work(1, "a"))
+    assert one.rows.closed == 1
+
+
+def test_progress_is_of_the_newest_order_and_told_when_it_is_due(made):
+    one = made(Link(at_3=work(2, "bbbb")))
+    one.rank.run(work(1, "aaaa"))
+    assert one.link.steps[:4] == [
+        protocol.StepsInFlight(rank=3, batch=1, step=0, output_tokens=0, rows=1, cache_used=0.25),
+        protocol.StepsInFlight(rank=3, batch=1, step=1, output_tokens=1, rows=1, cache_used=0.25),
+        protocol.StepsInFlight(rank=3, batch=2, step=2, output_tokens=2, rows=2, cache_used=0.25),
+        protocol.StepsInFlight(rank=3, batch=2, step=3, output_tokens=4, rows=2, cache_used=0.25),
+    ]
+    assert all(steps.rows for steps in one.link.steps), "nothing is told of no rows"
+
+
+def test_progress_is_told_five_times_a_second_at_most(made, monkeypatch):
+    one = made(Link())
+    ended = one.rows.ended
+
+    def quick(seconds):
+        found = ended(seconds)
+        one.clock.now -= 1 - 1 / 16  # that is how long a step takes
+        return found
+
+    one.rows.ended = quick
+    one.rank.run(work(1, "a" * 13))
+    assert [steps.step for steps in one.link.steps] == [0, 4, 8, 12]

@@ -1,0 +1,260 @@
+"""A rank's life: what it reports from its greeting to its last word, what it shares, and how it gathers. What it calls
+is made of stand-ins."""
+
+import contextlib
+import os
+import sys
+from types import SimpleNamespace
+
+import msgspec
+import pytest
+import torch
+
+from rankdeck.runner import protocol
+from rankdeck.runner.engine import choose, loading, memory
+from rankdeck.runner.protocol import StartRank
+from rankdeck.runner.protocol.config import RunConfig
+from rankdeck.runner.rank import options as options_module
+from rankdeck.runner.rank import worker
+from rankdeck.runner.rank.options import Options, read_options
+from rankdeck.runner.rank.work import RankWork
+
+
+class Left(BaseException):
+    """In the place of an exit on the spot."""
+
+
+@pytest.fixture
+def life(monkeypatch, tmp_path):
+    """Lives as a rank; returns what it sent and did, and its exit status."""
+
+    def go(live, rank: int = 1):
+        did: list = []
+
+        def leave(status: int) -> None:
+            did.append(status)
+            raise Left
+
+        class Link:
+            def __init__(self, path):
+                did.append(path)
+
+            def send(self, *messages):
+                did.extend(messages)
+
+            def close(self):
+                did.append("closed")
+
+        monkeypatch.setattr(worker, "log_to", did.append)
+        monkeypatch.setattr(worker, "Link", Link)
+        monkeypatch.setattr(worker, "_Rank", lambda *given: SimpleNamespace(live=live))
+        monkeypatch.setattr(worker.os, "_exit", leave)
+        with contextlib.suppress(Left):
+            worker.live(Options(tmp_path, "/the/socket", "demo"), StartRank(rank=rank, world_size=3, attempt=2))
+        return did
+
+    return go
+
+
+def test_a_rank_greets_lives_and_leaves_with_0(life, tmp_path):
+    assert life(lambda: None) == [
+        tmp_path / "rank-1.log",
+        "/the/socket",
+        protocol.RankHello(rank=1, world_size=3, attempt=2),
+        "closed",
+        0,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [(ValueError("no such word"), "ValueError: no such word"), (KeyboardInterrupt(), "KeyboardInterrupt")],
+)
+def test_a_rank_that_gives_up_says_why_closes_and_leaves_with_1(life, capsys, error, said):
+    def fail():
+        raise error
+
+    *_, failed, closed, status = life(fail)
+    assert (failed.rank, failed.error, closed, status) == (1, said, "closed", 1)
+    assert failed.traceback.startswith("Traceback (most recent call last):")
+    assert failed.traceback.rstrip().endswith(said)
+    assert said in capsys.readouterr().err, "in its log, too"
+
+
+def test_the_command_line_of_a_rank_is_read_as_it_was_written(tmp_path):
+    options = Options(tmp_path / "a run", "/s", "org/model")
+    assert read_options(["before", *options.arguments(), "--order", "{}"]) == options
+    for name in ("--run-dir", "--socket", "--model"):
+        at = options.arguments().index(name)
+        with pytest.raises(SystemExit):
+            options_module.read_options([*options.arguments()[:at], *options.arguments()[at + 2 :]])
+
+
+class Accelerator:
+    def __init__(self, share=()) -> None:
+        self.device, self.share, self.ended = torch.device("cpu"), share, 0
+
+    @contextlib.contextmanager
+    def split_between_processes(self, numbers):
+        self.given = numbers
+        yield self.share
+
+    def end_training(self) -> None:
+        self.ended += 1
+
+
+@pytest.fixture
+def rank_of(monkeypatch, tmp_path):
+    """Makes a rank whose model, engine and devices are stand-ins."""
+
+    def make(
+        rank: int = 0, prompts: int = 10, gathers: bool = False, why: str = "", room: int | None = None, **settings
+    ):
+        sent: list = []
+        config = RunConfig(prompts="p", **{"device": "cpu", **settings})
+        monkeypatch.setattr(
+            "rankdeck.runner.run_directory.read_run_file", lambda _: SimpleNamespace(config=config, prompts=prompts)
+        )
+        engine = SimpleNamespace(
+            name="static", devices=[torch.device("cpu")], describe=lambda: {"parameters": 7, "dtype": "float32"},
+            copy_bandwidth=lambda: 5e9,
+        )  # fmt: skip
+        model = SimpleNamespace(model=torch.nn.Linear(1, 1), tokenizer=None, device=torch.device("cpu"))
+        monkeypatch.setattr(loading, "load", lambda *_: model)
+        monkeypatch.setattr(choose, "choose", lambda *_: (engine, why))
+        monkeypatch.setattr(memory, "free_and_total", lambda devices: (3, 4))
+        monkeypatch.setattr(memory, "left_of", lambda share, device: share)
+        monkeypatch.setattr(worker, "hold_to_share", lambda *_: room)
+        monkeypatch.setattr(worker, "model_folder", lambda model, run_dir: f"{model} in {run_dir}")
+        accelerator = Accelerator(share=[2, 3, 4])
+        monkeypatch.setattr(worker._Rank, "_join", lambda self: accelerator)
+        monkeypatch.setattr(RankWork, "run", lambda self: self.digests.append((1, "d")) or gathers)
+        link = SimpleNamespace(send=lambda *messages: sent.extend(messages), meet=lambda *_: None)
+        order = StartRank(rank=rank, world_size=2)
+        made = worker._Rank(SimpleNamespace(run_dir=tmp_path, model="demo"), order, link)
+        return SimpleNamespace(rank=made, sent=sent, accelerator=accelerator)
+
+    return make
+
+
+def test_what_a_rank_says_of_itself_is_what_its_parts_say(rank_of):
+    one = rank_of(rank=1, why="it is the only one")
+    one.rank.live()
+    (ready,) = [message for message in one.sent if isinstance(message, protocol.RankReady)]
+    assert (ready.rank, ready.engine, ready.engine_reason, ready.parameters) == (1, "static", "it is the only one", 7)
+    assert (ready.memory_free_bytes, ready.memory_total_bytes, ready.memory_left_bytes) == (3, 4, None)
+    assert (ready.device, ready.threads) == ("cpu", torch.get_num_threads())
+    assert 0 <= ready.seconds < 60
+    assert ready.bandwidth_bytes_per_second is None
+    assert one.accelerator.ended == 1
+
+
+def test_a_rank_that_is_held_to_a_share_says_what_is_left_of_it(rank_of):
+    one = rank_of(room=2)
+    one.rank.live()
+    (ready,) = [message for message in one.sent if isinstance(message, protocol.RankReady)]
+    assert ready.memory_left_bytes == 2
+
+
+@pytest.mark.parametrize(
+    ("rank", "asked", "why", "told"),
+    [
+        (0, "auto", "no paged attention", True),
+        (1, "auto", "no paged attention", False),
+        (1, "continuous", "no paged attention", True),
+        (1, "static", "as asked", False),
+        (0, "auto", "", False),
+    ],
+)
+def test_why_the_engine_is_this_one_is_in_the_log_once_unless_another_was_asked_for(rank_of, rank, asked, why, told):
+    one = rank_of(rank=rank, engine=asked, why=why)
+    one.rank.live()
+    lines = [message for message in one.sent if isinstance(message, protocol.LogLine)]
+    assert lines == ([protocol.LogLine(source=f"rank {rank}", text=f"static engine: {why}")] if told else [])
+
+
+@pytest.mark.parametrize("dispatch", ["split", "pull"])
+def test_only_ranks_that_have_a_share_of_their_own_announce_it(rank_of, dispatch):
+    one = rank_of(dispatch=dispatch)
+    one.rank.live()
+    shares = [message for message in one.sent if isinstance(message, protocol.Share)]
+    assert shares == ([protocol.Share(rank=0, start=2, stop=5)] if dispatch == "split" else [])
+
+
+@pytest.mark.parametrize(
+    ("rank", "prompts", "share", "bounds"),
+    [(0, 3, [0, 1], (0, 2)), (1, 3, [2], (2, 3)), (1, 1, [0], (0, 0)), (1, 2, [], (0, 0)), (1, 2, [1], (1, 2))],
+)
+def test_a_rank_beyond_the_last_prompt_has_none_even_where_it_is_given_the_last_again(
+    rank_of, rank, prompts, share, bounds
+):
+    one = rank_of(rank=rank, prompts=prompts)
+    one.accelerator.share = share
+    one.rank._announce_share(one.accelerator)
+    assert one.sent == [protocol.Share(rank=rank, start=bounds[0], stop=bounds[1])]
+    assert one.accelerator.given == list(range(prompts))
+
+
+@pytest.mark.parametrize("gathers", [True, False])
+def test_ranks_gather_what_they_sent_only_if_they_are_told_to(rank_of, monkeypatch, gathers):
+    gathered = []
+    monkeypatch.setattr("accelerate.utils.gather_object", lambda digests: gathered.append(digests) or digests)
+    one = rank_of(gathers=gathers)
+    one.rank.live()
+    assert gathered == ([[(1, "d")]] if gathers else [])
+
+
+@pytest.mark.parametrize(
+    ("rank", "count", "parts"), [(0, 2500, [1000, 1000, 500, 0]), (0, 1000, [1000, 0]), (0, 0, [0]), (1, 2500, [])]
+)
+def test_rank_0_tells_what_was_gathered_in_parts_that_fit_a_line_the_last_of_them_empty(
+    rank_of, monkeypatch, rank, count, parts
+):
+    everything = [(index, f"digest {index}") for index in range(count)]
+    monkeypatch.setattr("accelerate.utils.gather_object", lambda own: everything)
+    one = rank_of(rank=rank)
+    one.rank._gather(one.accelerator, [])
+    assert [len(part.records) for part in one.sent] == parts
+    assert [part.last for part in one.sent] == [False] * (len(parts) - 1) + [True] * bool(parts)
+    assert [record for part in one.sent for record in part.records] == (everything if rank == 0 else [])
+
+
+@pytest.mark.parametrize(("cores", "threads"), [("8", [4]), ("1", [1]), ("", [])])
+def test_a_rank_that_loads_on_a_cpu_has_its_share_of_the_cores(monkeypatch, tmp_path, cores, threads):
+    config, set_to, joined, seeded = RunConfig(prompts="p", device="cpu", seed=9), [], [], []
+    monkeypatch.setattr(
+        "rankdeck.runner.run_directory.read_run_file", lambda _: SimpleNamespace(config=config, prompts=1)
+    )
+    monkeypatch.setenv("RANKDECK_CORES", cores)
+    monkeypatch.setattr(torch, "set_num_threads", set_to.append)
+    monkeypatch.setattr(worker.group, "join", lambda *given: joined.append(given) or "accelerator")
+    monkeypatch.setattr(worker, "seed_rank", lambda *given: seeded.append(given))
+    order = StartRank(rank=1, world_size=2, store="/store")
+    rank = worker._Rank(SimpleNamespace(run_dir=tmp_path), order, SimpleNamespace(send=lambda *_: None))
+    assert rank._join() == "accelerator"
+    assert set_to == threads
+    assert joined == [(1, 2, "/store", worker.GROUP_TIMEOUT)]
+    assert seeded == [(9, 1)]
+
+
+def test_engines_are_imported_once_and_whoever_waits_for_it_is_told_before(monkeypatch):
+    begun = []
+    worker.import_engines()
+    worker.import_engines(lambda: begun.append("again"))
+    assert begun == []
+    monkeypatch.delitem(sys.modules, "rankdeck.runner.rank.work")
+    monkeypatch.setattr(worker.gc, "freeze", lambda: begun.append("frozen"))
+    worker.import_engines(lambda: begun.append("begins"))
+    assert begun == ["begins", "frozen"]
+    assert worker.gc.isenabled()
+
+
+def test_a_new_program_has_the_order_among_its_arguments(monkeypatch, tmp_path):
+    begun = []
+    monkeypatch.setattr(worker.os, "execv", lambda *given: begun.append(given))
+    order = StartRank(rank=1, world_size=2)
+    worker.begin_anew(Options(tmp_path, "/s", "m"), order)
+    ((path, arguments),) = begun
+    assert path == arguments[0] == sys.executable
+    assert msgspec.json.decode(arguments[arguments.index("--order") + 1], type=StartRank) == order
+    assert os.environ.get("RANKDECK_ORDER") is None
