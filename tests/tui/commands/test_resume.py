@@ -30,7 +30,7 @@ def test_a_resumed_run_keeps_its_ranks_unless_they_share_or_span_gpus_in_another
     monkeypatch.setattr(cli, "default_ranks", lambda config: 7)
     asked: list[object] = []
 
-    def resume(directory: Path, settings: dict[str, object]) -> None:
+    def resume(directory: Path, settings: dict[str, object], *, ignore_memory: bool) -> None:
         asked.append(settings["ranks"])
         raise run_directory.RunFileError("the test needs no more")
 
