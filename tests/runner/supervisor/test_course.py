@@ -245,9 +245,7 @@ async def test_ranks_that_leave_with_records_missing_from_the_file_are_a_loss(be
     scripted.acts = [act, all_done(supervisor)]
     assert await through(supervisor) == 0
     (said,) = [line.text for line in events(supervisor, protocol.LogLine) if "afresh" in line.text]
-    assert said == (
-        "2 records were lost from outputs.jsonl; launching the ranks afresh, 0 restarts left after this"
-    )
+    assert said == ("2 records were lost from outputs.jsonl; launching the ranks afresh, 0 restarts left after this")
 
 
 async def test_a_launch_that_finds_no_space_is_tried_again_and_the_run_says_so(begun, scripted):
@@ -338,9 +336,7 @@ async def test_a_stop_after_the_batches_in_flight_is_told_and_hands_out_no_more(
     assert await through(supervisor) == 130
     assert (left(supervisor).status, left(supervisor).cause) == ("stopped", None)
     assert [one.now for one in events(supervisor, protocol.Stopping)] == [False]
-    assert "asked to stop after the batches in flight" in [
-        line.text for line in events(supervisor, protocol.LogLine)
-    ]
+    assert "asked to stop after the batches in flight" in [line.text for line in events(supervisor, protocol.LogLine)]
 
 
 async def test_a_stop_now_drops_what_is_in_flight_and_waits_for_the_ranks_only_so_long(begun, scripted):
@@ -628,5 +624,3 @@ async def test_a_second_supervisor_ends_this_one_before_it_writes(begun, monkeyp
         with pytest.raises(Left):
             await supervisor._watch_files()
     assert "another supervisor has taken over" in supervisor._events.state.log[-1].text
-
-

@@ -156,9 +156,7 @@ async def test_only_a_parent_that_is_stopped_is_replaced(tmp_path, monkeypatch, 
     assert (said in one.said()) is bool(starts)
 
 
-@pytest.mark.parametrize(
-    ("dispatch", "ranks", "meets"), [("split", 2, True), ("split", 1, False), ("pull", 2, False)]
-)
+@pytest.mark.parametrize(("dispatch", "ranks", "meets"), [("split", 2, True), ("split", 1, False), ("pull", 2, False)])
 async def test_only_ranks_that_gather_meet_over_a_file_which_is_not_that_of_an_earlier_run(
     tmp_path, state_home, dispatch, ranks, meets
 ):
