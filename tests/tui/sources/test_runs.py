@@ -82,6 +82,11 @@ def test_a_sweep_is_listed_with_its_trials_and_its_best_setting() -> None:
     assert run.done == "18/18 trials"
 
 
+def test_a_sweep_with_one_trial_left_ended_early() -> None:
+    assert put_sweep("short", SweepScript(EIGHTEEN).begun().over(17).settled("by hand")).status == "ended early"
+    assert put_sweep("whole", SweepScript(EIGHTEEN).begun().over(18).settled()).status == "completed"
+
+
 def test_a_sweep_without_figures_is_named_as_one() -> None:
     put("early", status="failed", config=RunConfig(prompts="p", sweep=EIGHTEEN), cause="no memory")
     (run,) = runs.recent()
