@@ -87,11 +87,23 @@ def test_of_a_rank_that_does_not_exist_nothing_changes() -> None:
 @pytest.mark.parametrize(
     ("silence", "words", "follows"),
     [
-        (RankSilent(rank=1, stage="at work", seconds=15, patience=60), "no step for 15 s", "in 45 s it is ended and its batch done again (--patience)"),
-        (RankSilent(rank=1, stage="loading", seconds=70.4, patience=60), "no progress in loading for 70 s", "in 0 s it is ended (--patience)"),
-        (RankSilent(rank=1, stage="at work", seconds=15, patience=None, process="stopped"), "no step for 15 s, its process is stopped", ""),
+        (
+            RankSilent(rank=1, stage="at work", seconds=15, patience=60),
+            "no step for 15 s",
+            "in 45 s it is ended and its batch done again (--patience)",
+        ),
+        (
+            RankSilent(rank=1, stage="loading", seconds=70.4, patience=60),
+            "no progress in loading for 70 s",
+            "in 0 s it is ended (--patience)",
+        ),
+        (
+            RankSilent(rank=1, stage="at work", seconds=15, patience=None, process="stopped"),
+            "no step for 15 s, its process is stopped",
+            "",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_silence_is_told_with_its_length_and_what_follows(silence: RankSilent, words: str, follows: str) -> None:
     assert silence_words(silence) == words
     assert silence_words(silence, outlook=True) == (f"{words}; {follows}" if follows else words)
