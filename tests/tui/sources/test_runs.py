@@ -147,3 +147,9 @@ def test_settings_that_change_no_cost_do_not_matter_and_auto_means_this_machines
     for device in ("cpu", "cuda"):
         assert runs.costs_like(RunConfig(prompts="q.txt", device=device), device) is not None  # type: ignore[arg-type]
     assert runs.costs_like(RunConfig(prompts="q.txt", device="cuda"), "cpu") is None
+
+
+def test_bytes_of_a_path_that_are_no_utf_8_are_written_as_their_codes() -> None:
+    os.rename(put("cafe"), run_directory.runs_directory() / os.fsdecode(b"caf\xe9"))
+    (line,) = runs.json_lines()
+    assert json.loads(line)["directory"].endswith(r"/caf\udce9")
