@@ -419,3 +419,24 @@ def test_the_version_is_said_and_nothing_else_is_done() -> None:
 
     result = rankdeck("--version")
     assert (result.exit_code, result.stdout) == (0, f"rankdeck {package.__version__}\n")
+
+
+def test_these_are_the_commands() -> None:
+    assert set(COMMANDS) == {
+        "run", "demo", "attach", "stop", "resume", "hello", "sweep", "plan", "report", "replay", "doctor", "serve",
+        "list",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["table", "json"])
+def test_the_list_is_a_table_unless_json_is_asked_for(kind: str) -> None:
+    write_run_among_mine()
+    result = rankdeck("list", *(["--json"] if kind == "json" else []))
+    assert result.exit_code == 0
+    assert result.stdout.startswith("NAME " if kind == "table" else '{"directory":"')
+
+
+def write_run_among_mine() -> None:
+    directory = run_directory.runs_directory() / "mine"
+    directory.mkdir(parents=True)
+    write_run(directory)

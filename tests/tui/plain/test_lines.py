@@ -221,6 +221,21 @@ def test_with_a_bar_lines_scroll_above_it_and_the_end_erases_it(monkeypatch: pyt
     assert terminal.getvalue().endswith(f"{drawn}{ERASE}")
 
 
+def test_the_end_of_the_run_is_the_end_of_the_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(views.sys, "stdout", terminal)
+    now = [0.0]
+    view = PlainView(bar=BottomLine(terminal, clock=lambda: now[0]))
+    script = scripted.completed()
+    for event in script.events:
+        now[0] += 1
+        view.show(event)
+    *_, last = terminal.getvalue().rpartition("outputs: ")
+    before, _, after = last.partition("\n")
+    assert before.endswith("outputs.jsonl")
+    assert after.endswith(ERASE), "nothing is left below the last line, and no bar comes back"
+
+
 def test_an_aside_without_a_bar_is_a_line_on_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
     PlainView(lambda _: pytest.fail("it is not part of the log")).aside("it is silent\x1b")
     assert capsys.readouterr() == ("", "it is silent␛\n")

@@ -82,6 +82,11 @@ def test_a_sweep_is_listed_with_its_trials_and_its_best_setting() -> None:
     assert run.done == "18/18 trials"
 
 
+def test_a_sweep_with_one_trial_left_ended_early() -> None:
+    assert put_sweep("short", SweepScript(EIGHTEEN).begun().over(17).settled("by hand")).status == "ended early"
+    assert put_sweep("whole", SweepScript(EIGHTEEN).begun().over(18).settled()).status == "completed"
+
+
 def test_a_sweep_without_figures_is_named_as_one() -> None:
     put("early", status="failed", config=RunConfig(prompts="p", sweep=EIGHTEEN), cause="no memory")
     (run,) = runs.recent()
@@ -142,3 +147,9 @@ def test_settings_that_change_no_cost_do_not_matter_and_auto_means_this_machines
     for device in ("cpu", "cuda"):
         assert runs.costs_like(RunConfig(prompts="q.txt", device=device), device) is not None  # type: ignore[arg-type]
     assert runs.costs_like(RunConfig(prompts="q.txt", device="cuda"), "cpu") is None
+
+
+def test_bytes_of_a_path_that_are_no_utf_8_are_written_as_their_codes() -> None:
+    os.rename(put("cafe"), run_directory.runs_directory() / os.fsdecode(b"caf\xe9"))
+    (line,) = runs.json_lines()
+    assert json.loads(line)["directory"].endswith(r"/caf\udce9")

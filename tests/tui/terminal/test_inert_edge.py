@@ -43,7 +43,7 @@ class Failing(io.StringIO):
 
 def test_a_stream_that_is_needed_says_why_it_fails_and_one_that_is_not_is_left() -> None:
     for fails in (InertStream.flush, lambda stream: stream.write("x")):
-        with pytest.raises(OutputError, match="^standard output cannot be written: No room$"):
+        with pytest.raises(OutputError, match=r"^standard output cannot be written: No room$"):
             fails(InertStream(Failing(errno.ENOSPC)))
         fails(InertStream(Failing(errno.ENOSPC), needed=False))
         for needed in (True, False):

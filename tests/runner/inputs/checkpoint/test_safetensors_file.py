@@ -106,3 +106,26 @@ def test_a_link_that_leads_nowhere_names_what_is_not_there(file: Path) -> None:
     file.unlink()
     file.symlink_to("../../blobs/0123")
     assert said_of(file) == " is a link to ../../blobs/0123, which is not there; fetch the model again"
+
+
+BYTES_OF_8_VALUES = {
+    8: ("BOOL", "U8", "I8", "F8_E5M2", "F8_E4M3", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"),
+    16: ("I16", "U16", "F16", "BF16"),
+    32: ("I32", "U32", "F32"),
+    64: ("I64", "U64", "F64", "C64"),
+    4: ("F4",),
+    6: ("F6_E2M3", "F6_E3M2"),
+}
+
+
+@pytest.mark.parametrize(("size", "dtype"), [(size, dtype) for size, all in BYTES_OF_8_VALUES.items() for dtype in all])
+def test_eight_values_of_each_dtype_have_its_bytes_and_no_other_number(tmp_path: Path, size: int, dtype: str) -> None:
+    path = tmp_path / "model.safetensors"
+    for more in (0, 1):
+        header = f'{{"w":{{"dtype":"{dtype}","shape":[2,4],"data_offsets":[0,{size + more}]}}}}'.encode()
+        path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(size + more))
+        if more:
+            with pytest.raises(BrokenFile, match="w is damaged"):
+                tensors_of(path)
+        else:
+            assert list(tensors_of(path)) == ["w"]
