@@ -188,18 +188,23 @@ async def hello(ranks: int, device: str) -> list[str]:
     return await greetings_of(ranks, on_cpu)
 
 
-def resume(directory: Path, changes: Mapping[str, Any], *, ignore_memory: bool = False) -> Started:
+def resume(
+    directory: Path, changes: Mapping[str, Any], *, ignore_memory: bool = False, trust_remote_code: bool = False
+) -> Started:
     """Start a supervisor again for a run that was stopped, failed or lost its supervisor.
 
     `changes` are settings that differ from now on. The prompts are those frozen when the run began. With
-    `ignore_memory` it goes on with settings that cannot fit, by estimate.
+    `ignore_memory` it goes on with settings that cannot fit, by estimate. What a model brings of Python is only run with
+    `trust_remote_code`, whatever was said when the run began: run.json may be somebody else's.
 
     Raises:
-        InputError: the run is live or complete, its prompts have changed, the new settings are wrong or need more
-            memory than there is, or the disk is full.
+        InputError: the run is live or complete, another user's, its prompts have changed, the new settings are wrong or
+            need more memory than there is, or the disk is full.
     """
     try:
         run = run_directory.read_run_file(directory)
+        if directory.stat().st_uid != os.getuid():
+            raise InputError([f"{directory} belongs to another user, who could read and change the run; resume a copy"])
         if run_directory.supervisor_alive(directory):
             raise InputError([f"{directory} already has a live supervisor; `rankdeck attach {run.name}` watches it"])
         if (link := run_directory.link_among_files(directory)) is not None:
@@ -211,7 +216,9 @@ def resume(directory: Path, changes: Mapping[str, Any], *, ignore_memory: bool =
             raise InputError([f"{run.name} is complete: each of its {run.prompts:,} prompts has a record"])
     except (run_directory.RunFileError, PromptError, OSError) as error:
         raise InputError([str(error)]) from None
-    config = msgspec.structs.replace(run.config, **changes)
+    config = msgspec.structs.replace(run.config, **{**changes, "trust_remote_code": trust_remote_code})
+    if run.config.trust_remote_code and not trust_remote_code and (said := models.why_unusable(config)):
+        raise InputError([Problem("model", one) for one in said])
     if problems := [*settings.check(config), *checks.check_gpus(config), *checks.check_quantization(config)]:
         raise InputError(problems)
     # What has run already needs no estimate.

@@ -7,6 +7,7 @@ Does not know what follows where the copy cannot be made.
 import errno
 import os
 import shutil
+import stat
 import tempfile
 from pathlib import Path
 
@@ -41,16 +42,12 @@ def copy_outputs(directory: Path, target: Path, *, own: Stamp | None = None, for
         OutputTakenError: there is another.
         OSError: it cannot be written there.
     """
-    handle, name = tempfile.mkstemp(
-        dir=target.parent, prefix=".rankdeck-"
-    )  # a name of its own: longer ones may be too long
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=".rankdeck-")  # `target` may be as long as a name may be
     temporary = Path(name)
     try:
         os.close(handle)
         shutil.copyfile(directory / OUTPUTS_FILE, temporary)
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
+        temporary.chmod(_mode_of(target))
         stamp = stamp_of(temporary)
         assert stamp is not None
         if force or (own is not None and stamp_of(target) == own):
@@ -60,6 +57,16 @@ def copy_outputs(directory: Path, target: Path, *, own: Stamp | None = None, for
         return stamp
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _mode_of(target: Path) -> int:
+    """The mode of the file that is replaced, else what the umask leaves."""
+    try:
+        return stat.S_IMODE(target.stat().st_mode) & 0o666
+    except OSError:
+        umask = os.umask(0)
+        os.umask(umask)
+        return 0o666 & ~umask
 
 
 def _place(temporary: Path, target: Path) -> None:

@@ -352,6 +352,28 @@ def test_a_run_that_is_live_is_not_resumed(stopped, supervisors):
     assert supervisors == [stopped]
 
 
+def test_a_run_in_another_users_directory_is_not_resumed(stopped, supervisors, monkeypatch):
+    monkeypatch.setattr(os, "getuid", lambda: stopped.stat().st_uid + 1)
+    before = len(supervisors)
+    refused(stopped, "belongs to another user, who could read and change the run; resume a copy")
+    assert len(supervisors) == before
+
+
+def test_what_a_model_brings_of_python_is_trusted_by_whoever_resumes_not_by_run_json(stopped, tmp_path, supervisors):
+    run = run_directory.read_run_file(stopped)
+    model = tmp_path / "custom"
+    model.mkdir()
+    (model / "config.json").write_text(
+        '{"model_type": "mine", "architectures": ["MineForCausalLM"],'
+        ' "auto_map": {"AutoConfig": "mine.Config", "AutoModelForCausalLM": "mine.Mine"}}'
+    )
+    config = changed(run.config, model=str(model), trust_remote_code=True)
+    run_directory.write_run_file(stopped, msgspec.structs.replace(run, config=config))
+    refused(stopped, "add --trust-remote-code")
+    start.resume(stopped, msgspec.structs.asdict(config), trust_remote_code=True)
+    assert run_directory.read_run_file(stopped).config.trust_remote_code
+
+
 def test_a_run_whose_prompts_have_changed_is_not_resumed(stopped, supervisors):
     path = stopped / run_directory.PROMPTS_FILE
     whole = path.read_bytes()

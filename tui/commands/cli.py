@@ -50,6 +50,7 @@ from rankdeck.tui.commands.options import (
     Restarts,
     Run,
     Theme,
+    TrustRemoteCode,
     ViewOptions,
     grouped,
 )
@@ -214,7 +215,8 @@ def attach(
     if not run_directory.supervisor_comes(directory):
         state = read_run(directory)
         if state.status == "running":
-            raise refuse(f"{state.name} has lost its supervisor; `rankdeck resume {state.name}` goes on with it")
+            typed = run or directory  # a copy has the name of its original
+            raise refuse(f"{typed} has lost its supervisor; `rankdeck resume {typed}` goes on with it")
         raise refuse(
             f"{state.name} has ended ({state.status}); its outputs are {directory / run_directory.OUTPUTS_FILE}"
         )
@@ -250,6 +252,7 @@ def resume(
     quantization: Quantization = None,
     max_restarts: Restarts = None,
     patience: Patience = None,
+    trust_remote_code: TrustRemoteCode = None,
     ignore_memory: IgnoreMemory = False,
     view: ViewOptions,
 ) -> None:
@@ -265,7 +268,12 @@ def resume(
         raise refuse(*wrong, *(str(problem) for problem in settings.check(config) if problem.setting not in known))
     preferences = preferred(view)
     try:
-        started = start.resume(directory, msgspec.structs.asdict(config), ignore_memory=ignore_memory)
+        started = start.resume(
+            directory,
+            msgspec.structs.asdict(config),
+            ignore_memory=ignore_memory,
+            trust_remote_code=bool(trust_remote_code),
+        )
     except start.InputError as error:
         raise refuse(*map(str, error.problems)) from None
     except run_directory.RunFileError as error:

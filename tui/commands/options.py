@@ -51,6 +51,10 @@ Prompts = Annotated[
 ]
 Model = Annotated[str | None, typer.Option(help="demo, a local folder, or a hub id.  [default: demo]")]
 Force = Annotated[bool, typer.Option("--force", help="Replace --output if it exists.")]
+TrustRemoteCode = Annotated[
+    bool | None,
+    typer.Option("--trust-remote-code", help="Run the Python code a model brings, with all your permissions."),
+]
 IgnoreMemory = Annotated[
     bool, typer.Option("--ignore-memory", help="Start even if by estimate it cannot fit in memory.")
 ]
@@ -88,10 +92,7 @@ class GenerationOptions(NamedTuple):
     chat: Annotated[
         bool | None, typer.Option("--chat", help="Put plain prompts through the model's chat template.")
     ] = None
-    trust_remote_code: Annotated[
-        bool | None,
-        typer.Option("--trust-remote-code", help="Run the Python code a model brings, with all your permissions."),
-    ] = None
+    trust_remote_code: TrustRemoteCode = None
 
 
 class PromptOptions(NamedTuple):

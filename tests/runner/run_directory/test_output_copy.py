@@ -72,3 +72,11 @@ def test_a_name_as_long_as_a_name_may_be_is_taken(run, target):
     long = target.with_name("x" * 250 + ".json")
     copy_outputs(run, long)
     assert [path.name for path in long.parent.iterdir()] == [long.name]
+
+
+def test_a_file_that_is_replaced_keeps_its_mode(run, target):
+    target.write_text("private")
+    target.chmod(0o600)
+    copy_outputs(run, target, force=True)
+    assert target.stat().st_mode & 0o777 == 0o600
+    assert target.read_text() == "half"

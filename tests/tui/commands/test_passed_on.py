@@ -349,7 +349,7 @@ def test_a_live_run_is_stopped_after_its_batches_unless_at_once(
 @pytest.mark.parametrize(
     ("status", "said"),
     [
-        ("running", "old has lost its supervisor; `rankdeck resume old` goes on with it"),
+        ("running", "/old has lost its supervisor; `rankdeck resume /"),
         ("completed", "old has ended (completed); its outputs are "),
         ("stopped", "old has ended (stopped); its outputs are "),
     ],
@@ -361,6 +361,7 @@ def test_a_run_without_a_supervisor_is_neither_watched_nor_stopped(
     result = rankdeck("attach", str(tmp_path / "old"))
     assert result.exit_code == 2
     assert said in result.stderr
+    assert status != "running" or f"`rankdeck resume {tmp_path / 'old'}`" in result.stderr, "a copy has another's name"
     assert result.stderr.endswith("outputs.jsonl\n") or status == "running"
     result = rankdeck("stop", str(tmp_path / "old"))
     assert (result.exit_code, result.stderr) == (2, "rankdeck: old is not live; there is nothing to stop\n")
@@ -373,9 +374,9 @@ def test_a_resumed_run_has_its_old_settings_but_for_those_that_are_typed(passed:
     assert rankdeck("resume", str(tmp_path / "old"), "--batch-size", "9", "--ignore-memory").exit_code == 7
     assert passed["settings"] == msgspec.structs.asdict(msgspec.structs.replace(old, batch_size=9))
     assert (passed["resumed"], passed["watched"], passed["died"]) == (tmp_path / "old", tmp_path / "old", "died")
-    assert passed["how"] == {"ignore_memory": True}
-    assert rankdeck("resume", str(tmp_path / "old")).exit_code == 7
-    assert passed["how"] == {"ignore_memory": False}
+    assert passed["how"] == {"ignore_memory": True, "trust_remote_code": False}
+    assert rankdeck("resume", str(tmp_path / "old"), "--trust-remote-code").exit_code == 7
+    assert passed["how"] == {"ignore_memory": False, "trust_remote_code": True}
 
 
 def test_hello_greets_with_the_ranks_and_the_device_that_were_typed(monkeypatch: pytest.MonkeyPatch) -> None:
