@@ -405,6 +405,17 @@ def test_a_sweep_in_a_run_ends_the_search_and_one_ended_by_hand_puts_both_knobs_
     assert (run.scheduler.batch_size, run.scheduler.active_ranks) == (4, 1)
 
 
+def test_a_search_is_over_once_a_sweep_begins_and_one_that_is_ended_by_hand_begins_it_anew():
+    run = Run(batch_size=None, prompts=100_000)
+    size = run.scheduler.batch_size
+    run.obey(protocol.StartSweep(plan=PLAN))
+    assert run.controls._search is None
+    run.controls.next_batch(0)
+    run.obey(protocol.StartSweep(plan=None))
+    assert run.controls._search is not None
+    assert [one[:2] for one in run.sizes] == [(size, True)]
+
+
 def test_a_job_is_swept_without_its_answers_and_goes_on_with_them():
     run = Run()
     run.obey(protocol.StartSweep(plan=PLAN))

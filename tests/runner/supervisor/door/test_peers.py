@@ -67,6 +67,11 @@ async def test_a_longer_one_is_no_message(blocks):
         await lines_of(*blocks).next()
 
 
+@pytest.mark.parametrize("blocks", [(b"\none\n\n",), (b"\n", b"one", b"\n", b"\n")])
+async def test_an_empty_line_is_a_line_of_its_own(blocks):
+    assert await all_of(lines_of(*blocks)) == [b"\n", b"one\n", b"\n"]
+
+
 async def test_what_came_before_a_line_that_is_too_long_is_still_read():
     lines = lines_of(b"one\n" + b"x" * 20)
     assert await lines.next() == b"one\n"
