@@ -166,6 +166,19 @@ def test_memory_that_runs_out_in_a_search_ends_it_at_half_or_at_the_best_that_wa
     assert run.scheduler.batch_size == first, "the other rank's failure of the same size changes nothing"
 
 
+@pytest.mark.parametrize("tried", [True, False])
+def test_a_settled_size_is_lowered_for_all_only_if_nobody_has_done_a_batch_of_it_and_then_once(tried):
+    run = Run(batch_size=None, prompts=25)
+    assert (run.scheduler.batch_size, run.events.state.auto) == (13, False)
+    if tried:
+        run.batch(0, 1.0)
+    run.controls.out_of_memory(0, 13)
+    assert run.scheduler.batch_size == (13 if tried else 6)
+    run.controls.out_of_memory(1, 12)
+    assert run.scheduler.batch_size == (13 if tried else 6)
+    assert len(run.sizes) == (0 if tried else 1)
+
+
 def test_a_single_row_that_does_not_fit_leaves_a_batch_of_one():
     run = Run(batch_size=None, prompts=100_000)
     run.controls.out_of_memory(0, 1)
