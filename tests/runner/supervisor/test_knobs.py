@@ -45,9 +45,7 @@ class Run:
         assert given is not None
         rows = len(given.indices)
         self.events.emit(
-            protocol.BatchStarted(
-                rank=rank, batch=given.batch, rows=rows, kept=given.kept, warm_up=given.warm_up
-            )
+            protocol.BatchStarted(rank=rank, batch=given.batch, rows=rows, kept=given.kept, warm_up=given.warm_up)
         )
         self.events.at += seconds
         self.scheduler.finish(given.batch)

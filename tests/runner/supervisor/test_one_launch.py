@@ -156,9 +156,7 @@ async def test_only_a_parent_that_is_stopped_is_replaced(tmp_path, monkeypatch, 
     assert (said in one.said()) is bool(starts)
 
 
-@pytest.mark.parametrize(
-    ("dispatch", "ranks", "meets"), [("split", 2, True), ("split", 1, False), ("pull", 2, False)]
-)
+@pytest.mark.parametrize(("dispatch", "ranks", "meets"), [("split", 2, True), ("split", 1, False), ("pull", 2, False)])
 async def test_only_ranks_that_gather_meet_over_a_file_which_is_not_that_of_an_earlier_run(
     tmp_path, state_home, dispatch, ranks, meets
 ):
@@ -312,7 +310,9 @@ async def test_then_why_there_was_no_process(tmp_path):
     assert await one.loss() == Loss(0, "no more processes", hopeless=False)
 
 
-@pytest.mark.parametrize(("was_ready", "before", "hopeless"), [(False, False, True), (True, False, False), (False, True, False)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("was_ready", "before", "hopeless"), [(False, False, True), (True, False, False), (False, True, False)]
+)
 async def test_a_kill_while_loading_is_memory_unless_there_was_room_for_a_launch_before(
     tmp_path, was_ready, before, hopeless
 ):

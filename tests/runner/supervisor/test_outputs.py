@@ -1,7 +1,9 @@
 """Records and events on their way to disk: a record before its event, and files that others touch put right."""
 
+import asyncio
 import errno
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -419,3 +421,28 @@ async def test_the_copy_is_made_of_the_whole_file_and_its_stamp_returned(desk, t
     assert finished == Finished(whole=True, copied=run_directory.stamp_of(tmp_path / "copy.jsonl"))
     assert (tmp_path / "copy.jsonl").read_bytes() == desk.path.read_bytes()
     assert desk.trouble == [None]
+
+
+async def test_a_run_that_is_cancelled_while_its_file_is_put_right_waits_for_the_thread_that_writes_it(
+    desk, monkeypatch
+):
+    desk.answer(1, 0)
+    begun, may_end, put_right, ended = threading.Event(), threading.Event(), Outputs._put_right, []
+
+    def slowly(self: Outputs, ledger: Ledger) -> object:
+        begun.set()
+        assert may_end.wait(20)
+        done = put_right(self, ledger)
+        ended.append(True)
+        return done
+
+    monkeypatch.setattr(Outputs, "_put_right", slowly)
+    work = asyncio.create_task(desk.outputs.put_right())
+    await asyncio.to_thread(begun.wait, 20)
+    work.cancel()
+    await asyncio.sleep(0)
+    assert not work.done()
+    may_end.set()
+    with pytest.raises(asyncio.CancelledError):
+        await work
+    assert (ended, desk.indices()) == ([True], [0, 1])

@@ -50,9 +50,7 @@ def test_more_time_in_hand_than_has_passed_is_no_idleness_below_nothing():
     assert meter.result({}).idle == 0.0
 
 
-@pytest.mark.parametrize(
-    ("percent", "value"), [(0, 1.0), (25, 2.0), (50, 3.0), (90, 7.8), (99, 9.78), (100, 10.0)]
-)
+@pytest.mark.parametrize(("percent", "value"), [(0, 1.0), (25, 2.0), (50, 3.0), (90, 7.8), (99, 9.78), (100, 10.0)])
 def test_a_percentile_lies_between_its_neighbours(percent, value):
     assert percentile([1.0, 2.0, 3.0, 4.5, 10.0], percent) == pytest.approx(value)
     assert percentile([7.0], percent) == 7.0
@@ -83,11 +81,10 @@ def test_power_is_energy_over_the_time_between_the_first_and_the_last_sample():
     assert found.tokens_per_joule == pytest.approx(8 / 4.0 / 300.0)
 
 
-@pytest.mark.parametrize(
-    "samples", [[(1.0, 100.0)], [(1.0, 100.0), (1.0, 200.0)], [(1.0, None), (2.0, 100.0)]]
-)
+@pytest.mark.parametrize("samples", [[(1.0, 100.0)], [(1.0, 100.0), (1.0, 200.0)], [(1.0, None), (2.0, 100.0)]])
 def test_where_energy_was_not_counted_over_time_the_power_that_was_drawn_counts(samples):
-    given = [(at, [sample(0, energy_joules=energy, power_watts=watts)]) for (at, energy), watts in zip(samples, (200.0, 400.0), strict=False)]  # fmt: skip
+    drawn = zip(samples, (200.0, 400.0), strict=False)
+    given = [(at, [sample(0, energy_joules=energy, power_watts=watts)]) for (at, energy), watts in drawn]
     assert measured(*given).result({}).power_watts == (300.0 if len(given) > 1 else 200.0)
 
 

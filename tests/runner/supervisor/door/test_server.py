@@ -89,7 +89,7 @@ async def test_where_it_cannot_listen_no_descriptor_is_left_and_the_umask_is_as_
     monkeypatch.setattr(listening.socket, "socket", kept)
     before = os.umask(0o027)
     try:
-        with pytest.raises(OSError):
+        with pytest.raises(FileNotFoundError):
             await Door(door.path.parent / "no folder" / "s").server.start()
         assert os.umask(0o027) == 0o027
     finally:
