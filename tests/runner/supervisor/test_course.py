@@ -1,4 +1,4 @@
-"""What a run decides on its way: relaunches, stops, how it ends and with which exit status. Its launches are scripted."""
+"""What a run decides on its way: relaunches, stops, how it ends, with which exit status. Its launches are scripted."""
 
 import asyncio
 import errno
@@ -250,7 +250,8 @@ async def test_ranks_that_leave_with_records_missing_from_the_file_are_a_loss(be
 
 async def test_a_launch_that_finds_no_space_is_tried_again_and_the_run_says_so(begun, scripted):
     supervisor = begun()
-    scripted.start_fails = [OSError(errno.ENOSPC, "No space left"), OSError(errno.EDQUOT, "quota"), OSError(errno.EROFS, "ro")]  # fmt: skip
+    found = {errno.ENOSPC: "No space left", errno.EDQUOT: "no quota", errno.EROFS: "read-only"}
+    scripted.start_fails = [OSError(number, said) for number, said in found.items()]
     scripted.acts = [all_done(supervisor)]
     assert await through(supervisor) == 0
     paused = events(supervisor, protocol.Paused)
@@ -447,12 +448,12 @@ TROUBLE = "the disk is gone"
     [
         (Ending("completed", 1), Finished(True), False, "completed", 1, None),
         (Ending("stopped", 130), Finished(True), True, "stopped", 130, None),
-        (Ending("completed", 0), Finished(True, TROUBLE), False, "completed", 3, "finished outputs are in D, but: T"),
-        (Ending("completed", 0), Finished(False, TROUBLE), False, "failed", 3, "finished outputs are in D, but: T; `rankdeck resume N` continues with what is there"),
-        (Ending("completed", 0), Finished(False), False, "failed", 3, "finished outputs are in D, but: L; `rankdeck resume N` continues with what is there"),
-        (Ending("completed", 0), Finished(True), True, "failed", 3, "finished outputs are in D, but: L; `rankdeck resume N` continues with what is there"),
-        (Ending("stopped", 130), Finished(False), True, "stopped", 3, "finished outputs are in D, but: L"),
-        (Ending("failed", 2, "no model"), Finished(True, TROUBLE), True, "failed", 3, "no model; finished outputs are in D, but: T"),
+        (Ending("completed", 0), Finished(True, TROUBLE), False, "completed", 3, "in D, but: T"),
+        (Ending("completed", 0), Finished(False, TROUBLE), False, "failed", 3, "in D, but: T; R"),
+        (Ending("completed", 0), Finished(False), False, "failed", 3, "in D, but: L; R"),
+        (Ending("completed", 0), Finished(True), True, "failed", 3, "in D, but: L; R"),
+        (Ending("stopped", 130), Finished(False), True, "stopped", 3, "in D, but: L"),
+        (Ending("failed", 2, "no model"), Finished(True, TROUBLE), True, "failed", 3, "no model; in D, but: T"),
         (Ending("failed", 2, "no model"), Finished(True), True, "failed", 2, "no model"),
     ],
 )  # fmt: skip
@@ -465,9 +466,12 @@ async def test_an_ending_is_made_worse_by_what_is_wrong_with_the_files(
     found = supervisor._with_files(ending, finished)
     said = None
     if cause is not None:
-        said = cause.replace("in D", f"in {supervisor._directory}").replace("but: T", f"but: {TROUBLE}")
+        said = cause.replace("in D", f"finished outputs are in {supervisor._directory}").replace(
+            "but: T", f"but: {TROUBLE}"
+        )
         said = said.replace("but: L", "but: records were lost from outputs.jsonl as the run ended")
-        said = said.replace("resume N", f"resume {supervisor._run_file.name}")
+        resume = f"`rankdeck resume {supervisor._run_file.name}` continues with what is there"
+        said = said.replace("; R", f"; {resume}")
     assert (found.status, found.exit_status, found.cause) == (status, exit_status, said)
 
 

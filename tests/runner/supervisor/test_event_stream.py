@@ -1,4 +1,4 @@
-"""Every event's way: stamped, in the state, in the journal and at the viewers; and a journal that could not be written."""
+"""Every event's way: stamped, in the state, in the journal and at the viewers; and a journal that is not written."""
 
 import errno
 import time

@@ -47,7 +47,7 @@ def test_a_batch_is_ordered_whole_kept_and_without_a_limit_of_its_own(tmp_path: 
     assert first == Work(batch=1, prompts=first.prompts, measure=False, keep=True, max_new_tokens=None, stream=None)
     assert [rank.idle for rank in ranks] == [False, False]
     assert [rank.in_hand for rank in ranks] == [None, None]
-    assert started(launch) == [protocol.BatchStarted(rank=0, batch=1, rows=3), protocol.BatchStarted(rank=1, batch=2, rows=3)]  # fmt: skip
+    assert started(launch) == [protocol.BatchStarted(rank=rank, batch=rank + 1, rows=3) for rank in (0, 1)]
     assert [sent(rank, protocol.Limit) for rank in ranks] == [[], []], "a closed batch has all its rows at once"
 
 

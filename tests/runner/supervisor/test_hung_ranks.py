@@ -3,6 +3,7 @@
 import os
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -353,3 +354,82 @@ def test_silence_in_words():
     )
     idle = protocol.RankSilent(rank=1, stage="waiting", seconds=15.2, process="stopped")
     assert silence_words(idle, outlook=True) == "its process is stopped"
+
+
+async def test_ranks_are_looked_at_once_a_second_and_a_late_look_counts_as_two(watched, monkeypatch):
+    times, naps, looked = iter([100.0, 101.0, 102.5, 112.5]), [], []
+    monkeypatch.setattr(hung_ranks, "time", SimpleNamespace(monotonic=lambda: next(times)))
+    monkeypatch.setattr(watched.hung, "look", looked.append)
+
+    async def nap(seconds: float) -> None:
+        naps.append(seconds)
+        if len(naps) > 3:
+            raise InterruptedError
+
+    monkeypatch.setattr(hung_ranks, "asyncio", SimpleNamespace(sleep=nap))
+    with pytest.raises(InterruptedError):
+        await watched.hung.watch()
+    assert (naps, looked) == ([1.0] * 4, [1.0, 1.5, 2.0])
+
+
+def test_of_another_launch_nothing_is_known_yet(watched):
+    watched.seconds(50)
+    watched.launch.launch_again()
+    other = Other(watched.launch)
+    watched.hung._current_launch = lambda: other  # type: ignore[assignment,return-value]
+    assert watched.seconds(59) == []
+    assert watched.seconds(1)[0].startswith("rank 0: no progress in loading for 60 s")
+    watched.hung._current_launch = lambda: None
+    assert watched.seconds(5000) == []
+    assert other.ended == {}
+
+
+class Other:
+    """A launch that is not the first."""
+
+    def __init__(self, launch: Launch) -> None:
+        self.pool, self.ended = launch.pool, {}
+
+    def process_of(self, rank: int) -> int | None:
+        return None
+
+    def give_up(self, rank: int, why: str) -> None:
+        self.ended[rank] = why
+
+
+def test_a_process_is_looked_at_only_after_three_seconds_of_silence(watched, monkeypatch):
+    first_batches(watched)
+    watched.processes("running")
+    asked: list[int] = []
+    monkeypatch.setattr(hung_ranks, "look_at", lambda pid: asked.append(pid))
+    watched.seconds(2)
+    assert asked == []
+    watched.seconds(1)
+    assert asked == [100, 101]
+
+
+@pytest.mark.parametrize(
+    ("cpu", "moved", "works"),
+    [(0.1, 0, False), (0.11, 0, True), (0.0, 64 * 1024, False), (0.0, 64 * 1024 + 1, True), (0.0, 0, False)],
+)
+@pytest.mark.parametrize("seconds", [1.0, 2.0])
+def test_a_tenth_of_a_core_or_64_kib_a_second_is_no_work_and_more_is(cpu, moved, works, seconds):
+    before = ProcessLook("running", 0.0, 1000)
+    now = ProcessLook("running", cpu * seconds, 1000 + int(moved * seconds))
+    assert hung_ranks._has_worked(before, now, seconds) is works
+
+
+@pytest.mark.parametrize(("asked", "patience"), [(0.5, 2.0), (2.0, 2.0), (3.0, 3.0), (0.0, 0.0), (None, None)])
+def test_a_patience_is_two_looks_at_least(watched, asked, patience):
+    assert HungRanks(asked, lambda: None, watched.launch.events)._asked == patience
+
+
+def test_the_silence_that_is_told_has_all_that_is_known(watched):
+    first_batches(watched)
+    watched.processes("stopped")
+    watched.hung.look(9.96)
+    watched.seconds(1)
+    silence = watched.launch.state.ranks[0].silence
+    assert (silence.rank, silence.stage, silence.seconds) == (0, "at work", 11.0)
+    assert (silence.process, silence.patience) == ("stopped", 60.0)
+    assert watched.launch.state.ranks[1].silence.rank == 1

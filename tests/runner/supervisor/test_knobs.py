@@ -164,6 +164,19 @@ def test_memory_that_runs_out_in_a_search_ends_it_at_half_or_at_the_best_that_wa
     assert run.scheduler.batch_size == first, "the other rank's failure of the same size changes nothing"
 
 
+@pytest.mark.parametrize("tried", [True, False])
+def test_a_settled_size_is_lowered_for_all_only_if_nobody_has_done_a_batch_of_it_and_then_once(tried):
+    run = Run(batch_size=None, prompts=25)
+    assert (run.scheduler.batch_size, run.events.state.auto) == (13, False)
+    if tried:
+        run.batch(0, 1.0)
+    run.controls.out_of_memory(0, 13)
+    assert run.scheduler.batch_size == (13 if tried else 6)
+    run.controls.out_of_memory(1, 12)
+    assert run.scheduler.batch_size == (13 if tried else 6)
+    assert len(run.sizes) == (0 if tried else 1)
+
+
 def test_a_single_row_that_does_not_fit_leaves_a_batch_of_one():
     run = Run(batch_size=None, prompts=100_000)
     run.controls.out_of_memory(0, 1)
@@ -401,6 +414,17 @@ def test_a_sweep_in_a_run_ends_the_search_and_one_ended_by_hand_puts_both_knobs_
     assert [one.active_ranks for one in run.events.of(protocol.ActiveRanksChanged)] == [1]
     assert run.sizes == [(4, False, "as before the sweep")]
     assert (run.scheduler.batch_size, run.scheduler.active_ranks) == (4, 1)
+
+
+def test_a_search_is_over_once_a_sweep_begins_and_one_that_is_ended_by_hand_begins_it_anew():
+    run = Run(batch_size=None, prompts=100_000)
+    size = run.scheduler.batch_size
+    run.obey(protocol.StartSweep(plan=PLAN))
+    assert run.controls._search is None
+    run.controls.next_batch(0)
+    run.obey(protocol.StartSweep(plan=None))
+    assert run.controls._search is not None
+    assert [one[:2] for one in run.sizes] == [(size, True)]
 
 
 def test_a_job_is_swept_without_its_answers_and_goes_on_with_them():

@@ -310,7 +310,9 @@ async def test_then_why_there_was_no_process(tmp_path):
     assert await one.loss() == Loss(0, "no more processes", hopeless=False)
 
 
-@pytest.mark.parametrize(("was_ready", "before", "hopeless"), [(False, False, True), (True, False, False), (False, True, False)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("was_ready", "before", "hopeless"), [(False, False, True), (True, False, False), (False, True, False)]
+)
 async def test_a_kill_while_loading_is_memory_unless_there_was_room_for_a_launch_before(
     tmp_path, was_ready, before, hopeless
 ):

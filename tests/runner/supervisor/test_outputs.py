@@ -1,6 +1,9 @@
 """Records and events on their way to disk: a record before its event, and files that others touch put right."""
 
+import asyncio
+import errno
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -333,3 +336,113 @@ def test_the_journal_keeps_a_tick_a_second_and_each_that_has_telemetry(desk, mon
         desk.events.emit(protocol.Tick(steps=[], processes=[] if quarter in (4, 5) else None))
     ticks = [event for event in run_directory.read_events(desk.directory) if isinstance(event, protocol.Tick)]
     assert [round(event.at - ticks[0].at, 2) for event in ticks] == [0.0, 1.0, 1.25, 2.5]
+
+
+def failure(index: int) -> OutputRecord:
+    return msgspec.structs.replace(record(index), finish_reason="error", error="no room", output_tokens=0)
+
+
+async def test_what_is_left_is_counted_by_kind_and_told_with_what_was_lost(desk):
+    desk.answer(0, 1, 2)
+    desk.outputs.keep(failure(3))
+    lines = desk.path.read_bytes().splitlines(keepends=True)
+    desk.path.write_bytes(lines[1] + lines[3])
+    os.truncate(desk.journal, 0)
+    desk.answer(4)
+    await desk.outputs.look_after()
+    (lost,) = [event for event in run_directory.read_events(desk.directory) if isinstance(event, protocol.RecordsLost)]
+    assert (lost.records, lost.completed, lost.failed, lost.prompt_tokens, lost.output_tokens) == (2, 2, 1, 6, 6)
+    assert "2 records are lost: their prompts are done again" in desk.log()
+
+
+@pytest.mark.parametrize(("count", "said"), [(1, "1 record is written again"), (3, "3 records are written again")])
+async def test_the_log_says_what_was_done_to_the_file_and_how_many_records_it_has_again(desk, count, said):
+    desk.answer(*range(count))
+    desk.path.unlink()
+    await desk.outputs.look_after()
+    assert desk.log() == f"outputs.jsonl was removed; {said}"
+    assert not any(isinstance(event, protocol.RecordsLost) for event in run_directory.read_events(desk.directory))
+
+
+async def test_lines_of_strangers_are_put_aside_and_the_log_says_where(desk):
+    desk.answer(0)
+    with desk.path.open("ab") as file:
+        file.write(b"stranger\n")
+    await desk.outputs.look_after()
+    assert desk.log() == (
+        "outputs.jsonl was written to by somebody else; lines that are not this run's are in outputs.jsonl.damaged"
+    )
+    assert (desk.directory / "outputs.jsonl.damaged").read_bytes() == b"stranger\n"
+
+
+async def test_a_file_that_is_as_it_was_is_put_in_order_without_a_word(desk):
+    desk.answer(3, 1)
+    assert await desk.outputs.put_right() == 0
+    assert (desk.indices(), desk.log(), desk.outputs.store.trouble) == ([1, 3], "", None)
+    desk.answer(0)
+    assert desk.indices() == [1, 3, 0]
+
+
+async def test_a_file_that_cannot_be_put_right_is_held_and_tried_again(desk, monkeypatch):
+    desk.answer(0, 1)
+    desk.path.unlink()
+
+    def fails(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Outputs, "_put_right", fails)
+        await desk.outputs.look_after()
+        assert desk.outputs.store.trouble == "outputs.jsonl cannot be put right: No space left on device"
+        with pytest.raises(OSError, match="No space left"):
+            await desk.outputs.put_right()
+    desk.answer(2)
+    assert desk.trouble[-1] == desk.outputs.store.trouble, "the run pauses"
+    await desk.outputs.look_after()
+    assert (desk.indices(), desk.outputs.store.trouble) == ([0, 1, 2], None)
+
+
+@pytest.mark.parametrize("number", [errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EISDIR])
+async def test_what_waiting_does_not_cure_is_not_waited_for(desk, number):
+    def copy() -> Stamp:
+        raise OSError(number, "so it is")
+
+    finished = await desk.outputs.finish(copy, lambda: False)
+    assert finished.whole
+    assert finished.trouble is not None
+    assert finished.trouble.startswith("outputs cannot be put in order or copied: ")
+    assert "so it is" in finished.trouble
+    assert desk.trouble == []
+
+
+async def test_the_copy_is_made_of_the_whole_file_and_its_stamp_returned(desk, tmp_path):
+    desk.answer(3, 1)
+    finished = await desk.outputs.finish(desk.copy_to(tmp_path / "copy.jsonl"), lambda: False)
+    assert finished == Finished(whole=True, copied=run_directory.stamp_of(tmp_path / "copy.jsonl"))
+    assert (tmp_path / "copy.jsonl").read_bytes() == desk.path.read_bytes()
+    assert desk.trouble == [None]
+
+
+async def test_a_run_that_is_cancelled_while_its_file_is_put_right_waits_for_the_thread_that_writes_it(
+    desk, monkeypatch
+):
+    desk.answer(1, 0)
+    begun, may_end, put_right, ended = threading.Event(), threading.Event(), Outputs._put_right, []
+
+    def slowly(self: Outputs, ledger: Ledger) -> object:
+        begun.set()
+        assert may_end.wait(20)
+        done = put_right(self, ledger)
+        ended.append(True)
+        return done
+
+    monkeypatch.setattr(Outputs, "_put_right", slowly)
+    work = asyncio.create_task(desk.outputs.put_right())
+    await asyncio.to_thread(begun.wait, 20)
+    work.cancel()
+    await asyncio.sleep(0)
+    assert not work.done()
+    may_end.set()
+    with pytest.raises(asyncio.CancelledError):
+        await work
+    assert (ended, desk.indices()) == ([True], [0, 1])

@@ -81,6 +81,25 @@ from tests.runner.sweep.test_sweep_figures import ready
         ("Quadro RTX 5000 with Max-Q Design", None),
         ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", None),
         ("", None),
+        ("NVIDIA A30", 933),
+        ("NVIDIA A30X", 1223),
+        ("NVIDIA A16", 200),
+        ("NVIDIA A800-SXM4-40GB", 1555),
+        ("Tesla V100-PCIE-16GB", 900),
+        ("NVIDIA RTX PRO 2000 Blackwell", 288),
+        ("NVIDIA RTX 5880 Ada Generation", 960),
+        ("NVIDIA RTX 5000 Ada Generation", 576),
+        ("NVIDIA RTX 2000 Ada Generation", 224),
+        ("NVIDIA RTX A5500", 768),
+        ("NVIDIA RTX A5000", 768),
+        ("NVIDIA RTX A4500", 640),
+        ("NVIDIA RTX A4000", 448),
+        ("NVIDIA GeForce RTX 5080", 960),
+        ("NVIDIA GeForce RTX 5060 Ti", 448),
+        ("NVIDIA GeForce RTX 4090", 1008),
+        ("NVIDIA GeForce RTX 4070 Ti SUPER", 672),
+        ("NVIDIA GeForce RTX 4070 Ti", 504),
+        ("NVIDIA GeForce RTX 3080 Ti", 912),
     ],
 )
 def test_a_known_gpu_is_found_by_its_name_and_no_other_is_mistaken_for_it(name: str, gigabytes: float | None) -> None:
@@ -99,6 +118,18 @@ def test_for_an_unknown_device_the_measured_copy_counts_and_is_named_as_the_sour
     assert peak_bandwidth([unknown[1]]) == (None, None)
     assert peak_bandwidth([ready(0)])[1] == "data sheet of NVIDIA H200"
     assert peak_bandwidth([]) == (None, None)
+
+
+def test_every_figure_of_the_table_is_looked_up_by_a_name_in_these_tests() -> None:
+    names = test_a_known_gpu_is_found_by_its_name_and_no_other_is_mistaken_for_it.pytestmark[0].args[1]
+    said = [" ".join("".join(c if c.isalnum() else " " for c in name.lower()).split()) for name, _ in names]
+    for entry, _ in PEAK_GIGABYTES_PER_SECOND:
+        assert any(f" {entry} " in f" {name} " for name in said), entry
+
+
+def test_a_cpu_is_in_no_table_whatever_its_name_and_its_copy_counts() -> None:
+    cpu = ready(0, device="cpu", device_name="NVIDIA H200", bandwidth_bytes_per_second=2e10)
+    assert peak_bandwidth([cpu]) == (2e10, "measured by a copy on NVIDIA H200")
 
 
 def test_a_copy_on_another_kind_of_device_is_no_measure_of_this_one() -> None:

@@ -1,4 +1,4 @@
-"""The trials of a sweep, one call at a time on a clock of the test's: who gets what when, and what a trial ends with."""
+"""The trials of a sweep, one call at a time on a clock of the test's: who gets what, and what a trial ends with."""
 
 import msgspec
 import pytest

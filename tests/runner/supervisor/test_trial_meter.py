@@ -83,7 +83,8 @@ def test_power_is_energy_over_the_time_between_the_first_and_the_last_sample():
 
 @pytest.mark.parametrize("samples", [[(1.0, 100.0)], [(1.0, 100.0), (1.0, 200.0)], [(1.0, None), (2.0, 100.0)]])
 def test_where_energy_was_not_counted_over_time_the_power_that_was_drawn_counts(samples):
-    given = [(at, [sample(0, energy_joules=energy, power_watts=watts)]) for (at, energy), watts in zip(samples, (200.0, 400.0), strict=False)]  # fmt: skip
+    drawn = zip(samples, (200.0, 400.0), strict=False)
+    given = [(at, [sample(0, energy_joules=energy, power_watts=watts)]) for (at, energy), watts in drawn]
     assert measured(*given).result({}).power_watts == (300.0 if len(given) > 1 else 200.0)
 
 

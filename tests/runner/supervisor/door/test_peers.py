@@ -67,6 +67,11 @@ async def test_a_longer_one_is_no_message(blocks):
         await lines_of(*blocks).next()
 
 
+@pytest.mark.parametrize("blocks", [(b"\none\n\n",), (b"\n", b"one", b"\n", b"\n")])
+async def test_an_empty_line_is_a_line_of_its_own(blocks):
+    assert await all_of(lines_of(*blocks)) == [b"\n", b"one\n", b"\n"]
+
+
 async def test_what_came_before_a_line_that_is_too_long_is_still_read():
     lines = lines_of(b"one\n" + b"x" * 20)
     assert await lines.next() == b"one\n"
@@ -165,9 +170,8 @@ def test_what_is_no_message_is_quoted_only_in_part():
 async def test_the_messages_of_a_rank_end_with_the_first_that_is_none():
     good = protocol.RankPhase(rank=0, phase="loading")
     peer = RankPeer(lines_of(protocol.encode_line(good) + b"nonsense\n"), None, HELLO)  # type: ignore[arg-type]
-    heard = []
+    messages = peer.messages()
+    assert await anext(messages) == good
     with pytest.raises(NoMessageError):
-        async for message in peer.messages():
-            heard.append(message)
-    assert heard == [good]
+        await anext(messages)
     assert peers.READ_BYTES == 64 * 1024
