@@ -275,11 +275,14 @@ def swept(settings: dict[str, object] | None = None, **plan: object) -> list[str
         ({"least_rounds": 10**9 + 1}, f"--rounds: must be at most {10**9}, not {10**9 + 1}"),
         ({"least_rounds": 250_001}, "--rounds: a trial would take 1,000,004 prompts, at most 1,000,000 are possible"),
         ({"trial_tokens": 0}, "--trial-tokens: must be at least 1, not 0"),
-        ({"trial_tokens": 5, "outputs": True}, "--trial-tokens: answers that are kept are not cut shorter; leave it out"),
+        (
+            {"trial_tokens": 5, "outputs": True},
+            "--trial-tokens: answers that are kept are not cut shorter; leave it out",
+        ),
         ({"trial_tokens": 101}, "--trial-tokens: must be at most the 100 of --max-new-tokens, not 101"),
         ({"repeats": 501}, "--repeats: 2,004 trials are planned, at most 2,000 are possible"),
     ],
-)  # fmt: skip
+)
 def test_a_plan_that_nobody_can_measure_is_refused_with_why(plan, message):
     assert swept(**plan) == [message]
 
