@@ -104,6 +104,8 @@ def test_a_setting_that_cannot_be_read_has_its_default_and_the_others_what_was_g
         ("model", 7, "must be a string, not 7"),
         ("sweep", {**PLAN, "repeats": "x"}, "repeats: must be a whole number"),
         ("sweep", {**PLAN, "ranks": ["x"]}, "ranks[0]: must be a whole number"),
+        ("engine", 3, "must be a string, not 3"),
+        ("sweep", {**PLAN, "repeat": 2}, "Object contains unknown field `repeat`"),
         ("sweep", {"ranks": [1]}, "Object missing required field `batch_sizes`"),
         ("engine", "statik", "must be one of auto, static, continuous, not 'statik'; did you mean static?"),
         ("dtype", "FP16", "must be one of auto, float32, bfloat16, float16, not 'FP16'; did you mean float16?"),
