@@ -39,7 +39,6 @@ class Link:
         self._ready = threading.Condition()
         self._messages: deque[FromRank] = deque()
         self._progress: StepsInFlight | None = None
-        self._sending = False
         self._closing = False
         threading.Thread(target=self._receive, name="receive", daemon=True).start()
         self._sender = threading.Thread(target=self._send, name="send", daemon=True)

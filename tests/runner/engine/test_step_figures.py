@@ -1,5 +1,6 @@
 """What is counted of a batch's steps, one call at a time: progress, times, who has ended. No model generates."""
 
+import contextlib
 import time
 from types import SimpleNamespace
 
@@ -85,7 +86,7 @@ def test_rows_that_a_rule_ends_are_marked_with_the_token_they_ended_at_and_leave
     watch, _ = watching(2, 1, rules)
     assert watch(ids([5], [5]), None).tolist() == [False, False]
     assert watch(ids([5, 6], [5, 6]), None).tolist() == [True, True]
-    assert [marks_module.read(mark) for mark in watch.marks.values.tolist()][0] == (2, "stop string")
+    assert marks_module.read(int(watch.marks.values[0])) == (2, "stop string")
     assert watch.marks.set_at.tolist() == [2, 0]
 
 
@@ -110,9 +111,9 @@ def test_the_clock_stands_still_while_something_is_handed_over(clock):
     with watch.handing_over():
         clock.at += 7
     assert watch.clock() == 100.0
-    with pytest.raises(ValueError, match="x"), watch.handing_over():
+    with contextlib.suppress(ValueError), watch.handing_over():
         clock.at += 1
-        raise ValueError("x")
+        raise ValueError
     clock.at += 2
     assert watch.clock() == 102.0
 

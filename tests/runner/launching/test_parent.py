@@ -22,6 +22,9 @@ def be_a_rank(order):
         time.sleep(99)
     elif what == "print":
         print(f"rank {order.rank} of {order.world_size}", flush=True)
+    elif what.startswith("exit "):
+        print("before it leaves")
+        sys.exit(int(what[5:]) if what[5:].isdigit() else what[5:])
     elif what == "raise":
         raise ValueError("no such word")
     elif what == "leave a child":
@@ -142,6 +145,16 @@ async def test_a_rank_that_raises_says_what_and_ends_with_1(parent):
     assert exited.status == 1
     await parent.end()
     assert parent.log[-1] == "ValueError: no such word"
+
+
+@pytest.mark.parametrize(("how", "status"), [("0", 0), ("7", 7), ("in words", 1)])
+async def test_a_rank_that_leaves_ends_with_the_status_it_left_with_and_what_it_printed_is_heard(parent, how, status):
+    heard = Heard(parent)
+    parent.order(order(0, f"exit {how}"))
+    (exited,) = await heard.until(RankExited)
+    assert (exited.status, exited.error) == (status, None)
+    await parent.end()
+    assert parent.log == ["before it leaves"]
 
 
 async def test_the_ranks_are_ended_and_the_parent_stays_for_the_next_launch(parent):

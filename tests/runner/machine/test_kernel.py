@@ -21,10 +21,8 @@ def test_a_peer_in_another_pid_namespace_has_a_user_and_no_number(pid, found):
 
 
 def test_a_process_descends_from_itself_and_from_all_above_it(monkeypatch):
-    parents = {9: [5, 3, 1]}
-    monkeypatch.setattr(
-        kernel.psutil, "Process", lambda pid: SimpleNamespace(parents=lambda: [SimpleNamespace(pid=up) for up in parents[pid]])
-    )  # fmt: skip
+    above = {9: [SimpleNamespace(pid=5), SimpleNamespace(pid=3), SimpleNamespace(pid=1)]}
+    monkeypatch.setattr(kernel.psutil, "Process", lambda pid: SimpleNamespace(parents=lambda: above[pid]))
     assert [kernel.descends_from(9, ancestor) for ancestor in (9, 5, 3, 1, 4)] == [True, True, True, True, False]
 
 

@@ -104,6 +104,8 @@ def test_a_setting_that_cannot_be_read_has_its_default_and_the_others_what_was_g
         ("model", 7, "must be a string, not 7"),
         ("sweep", {**PLAN, "repeats": "x"}, "repeats: must be a whole number"),
         ("sweep", {**PLAN, "ranks": ["x"]}, "ranks[0]: must be a whole number"),
+        ("engine", 3, "must be a string, not 3"),
+        ("sweep", {**PLAN, "repeat": 2}, "Object contains unknown field `repeat`"),
         ("sweep", {"ranks": [1]}, "Object missing required field `batch_sizes`"),
         ("engine", "statik", "must be one of auto, static, continuous, not 'statik'; did you mean static?"),
         ("dtype", "FP16", "must be one of auto, float32, bfloat16, float16, not 'FP16'; did you mean float16?"),
@@ -275,11 +277,14 @@ def swept(settings: dict[str, object] | None = None, **plan: object) -> list[str
         ({"least_rounds": 10**9 + 1}, f"--rounds: must be at most {10**9}, not {10**9 + 1}"),
         ({"least_rounds": 250_001}, "--rounds: a trial would take 1,000,004 prompts, at most 1,000,000 are possible"),
         ({"trial_tokens": 0}, "--trial-tokens: must be at least 1, not 0"),
-        ({"trial_tokens": 5, "outputs": True}, "--trial-tokens: answers that are kept are not cut shorter; leave it out"),
+        (
+            {"trial_tokens": 5, "outputs": True},
+            "--trial-tokens: answers that are kept are not cut shorter; leave it out",
+        ),
         ({"trial_tokens": 101}, "--trial-tokens: must be at most the 100 of --max-new-tokens, not 101"),
         ({"repeats": 501}, "--repeats: 2,004 trials are planned, at most 2,000 are possible"),
     ],
-)  # fmt: skip
+)
 def test_a_plan_that_nobody_can_measure_is_refused_with_why(plan, message):
     assert swept(**plan) == [message]
 

@@ -212,8 +212,9 @@ def test_a_continuous_engine_takes_rows_as_they_come_unless_the_batch_is_a_trial
         )
     engine.device, engine.devices = plain.device, plain.devices
     link = Link(Work(batch=1, prompts=PROMPTS, **order), Leave())
-    work, gather = worked(link, engine, max_new_tokens=77)
+    _, gather = worked(link, engine, max_new_tokens=77)
     assert len(plain.asked) == closed
+    assert link.orders == ([] if closed else [Leave()]), "after an order to leave it asks for no other"
     assert gather is not closed, "the order to leave that came while rows were in hand"
     if not closed:
         (((rank, its_engine, its_link), more),) = made

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from datetime import timedelta
 
 import psutil
 import pytest
@@ -111,3 +112,23 @@ def test_one_rank_on_several_rtx_40_cards_with_an_older_driver_is_not_refused_by
     finally:
         accelerate.state.PartialState._reset_state()
         accelerate.state.AcceleratorState._reset_state()
+
+
+@pytest.mark.parametrize(("timeout", "given"), [(None, {}), (timedelta(days=7), {"timeout": timedelta(days=7)})])
+def test_ranks_wait_for_each_other_as_long_as_they_are_told_to_in_a_group_of_all_of_them(
+    monkeypatch, tmp_path, timeout, given
+):
+    import accelerate
+    import torch.distributed
+
+    formed, places = [], []
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda *_, **how: formed.append(how))
+    monkeypatch.setattr(torch.distributed, "FileStore", lambda *where: where)
+    names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
+    monkeypatch.setattr(accelerate, "Accelerator", lambda **_: places.extend(os.environ.get(name) for name in names))
+    for name in names:
+        monkeypatch.delenv(name, raising=False)
+    group.join(1, 3, "/the/store", timeout)
+    assert formed == [{"store": ("/the/store", 3), "rank": 1, "world_size": 3, **given}]
+    assert places == ["1", "1", "3", "3"]
+    assert not any(name in os.environ for name in names)

@@ -149,6 +149,16 @@ def test_what_a_rank_says_of_itself_is_what_its_parts_say(rank_of):
     assert one.accelerator.ended == 1
 
 
+def test_each_phase_of_getting_ready_is_told_as_it_begins(rank_of, monkeypatch):
+    monkeypatch.setattr(worker, "import_engines", lambda begin: begin())
+    one = rank_of(rank=1)
+    one.rank.live()
+    phases = [message for message in one.sent if isinstance(message, protocol.RankPhase)]
+    assert phases == [
+        protocol.RankPhase(rank=1, phase=phase) for phase in ("importing", "joining", "loading", "warming up")
+    ]
+
+
 def test_a_rank_that_is_held_to_a_share_says_what_is_left_of_it(rank_of):
     one = rank_of(room=2)
     one.rank.live()

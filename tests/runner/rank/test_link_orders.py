@@ -131,10 +131,13 @@ def test_progress_alone_is_sent_and_once(supervisor):
     [
         (b"", "the supervisor is gone; leaving\n"),
         (protocol.encode_line(protocol.Refused(reason="too late")), "refused by the supervisor: too late; leaving\n"),
-        (b'{"type":"dance"}\n', "lost the connection to the supervisor: Invalid value 'dance' - at `$.type`; leaving\n"),
+        (
+            b'{"type":"dance"}\n',
+            "lost the connection to the supervisor: Invalid value 'dance' - at `$.type`; leaving\n",
+        ),
     ],
     ids=["gone", "refused", "nonsense"],
-)  # fmt: skip
+)
 def test_why_a_rank_leaves_without_its_supervisor_stands_in_its_log(supervisor, last, said):
     supervisor.socket.sendall(last)
     if not last:

@@ -1,5 +1,6 @@
 """A rank's log: all that its process prints, in order; where it cannot be written, nothing but lines is lost."""
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -48,3 +49,13 @@ def test_everything_is_in_the_log_in_the_order_it_was_printed(tmp_path: Path):
 
 def test_a_log_on_a_full_disk_stops_nobody():
     print_into(Path("/dev/full"))
+
+
+def test_a_log_is_its_users_alone_and_has_the_trace_of_a_crash(tmp_path: Path):
+    log = tmp_path / "rank-0.log"
+    crash = "import ctypes, sys; from pathlib import Path; from rankdeck.runner.rank.log import log_to"
+    crash += "; log_to(Path(sys.argv[1])); print('before'); ctypes.string_at(0)"
+    assert subprocess.run([sys.executable, "-c", crash, str(log)], timeout=60).returncode == -signal.SIGSEGV
+    lines = log.read_text().splitlines()
+    assert lines[:2] == ["before", "Fatal Python error: Segmentation fault"]
+    assert log.stat().st_mode & 0o777 == 0o600

@@ -102,3 +102,23 @@ def test_a_model_in_a_folder_is_not_fetched(tmp_path, monkeypatch):
     assert model_files.model_folder(str(tmp_path), tmp_path) == str(tmp_path)
     monkeypatch.setattr(model_files, "_hub_folder", lambda model: str(tmp_path / model))
     assert model_files.model_folder("some/model", tmp_path) == str(tmp_path / "some/model")
+
+
+@pytest.mark.parametrize(("there", "asked_for"), [("model.safetensors", [False]), ("pytorch_model.bin", [False, True])])
+def test_weights_in_the_older_format_are_fetched_only_where_there_are_no_others(
+    tmp_path, monkeypatch, there, asked_for
+):
+    asked = []
+
+    def snapshot_download(model, *, allow_patterns):
+        asked.append(
+            list(filter_repo_objects(["model.safetensors", "pytorch_model.bin"], allow_patterns=allow_patterns))
+        )
+        if there in asked[-1]:
+            (tmp_path / there).touch()
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    assert model_files._hub_folder("org/model") == str(tmp_path)
+    assert ["pytorch_model.bin" in files for files in asked] == asked_for
+    assert all("model.safetensors" in files for files in asked)
