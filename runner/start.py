@@ -194,7 +194,7 @@ def resume(
     """Start a supervisor again for a run that was stopped, failed or lost its supervisor.
 
     `changes` are settings that differ from now on. The prompts are those frozen when the run began. With
-    `ignore_memory` it goes on with settings that cannot fit, by estimate. What a model brings of Python is only run with
+    `ignore_memory` it goes on with settings that cannot fit, by estimate. Python that a model brings is only run with
     `trust_remote_code`, whatever was said when the run began: run.json may be somebody else's.
 
     Raises:
