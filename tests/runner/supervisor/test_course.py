@@ -2,6 +2,8 @@
 
 import asyncio
 import errno
+import os
+import signal
 from types import SimpleNamespace
 
 import msgspec
@@ -168,6 +170,38 @@ async def test_a_run_without_a_single_prompt_left_launches_nothing(begun, script
     answers(supervisor, 0, 1, 2)
     assert await through(supervisor) == 0
     assert scripted.launches == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+async def test_each_signal_that_asks_for_an_end_stops_the_run_now(begun, scripted, number):
+    supervisor = begun()
+
+    async def act(_):
+        assert run_directory.socket_path(supervisor._directory).exists(), "who comes meanwhile is heard"
+        os.kill(os.getpid(), number)
+        await asyncio.Event().wait()
+
+    scripted.acts = [act]
+    try:
+        assert await through(supervisor) == 130
+    finally:
+        for each in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            asyncio.get_running_loop().remove_signal_handler(each)
+    assert [one.now for one in events(supervisor, protocol.Stopping)] == [True]
+
+
+async def test_what_was_mended_and_remarked_is_in_the_log_of_a_new_run(begun, scripted):
+    supervisor = begun()
+    supervisor._run_file = msgspec.structs.replace(supervisor._run_file, remarks=["four ranks on two cores"])
+    supervisor._resume_point.mended.append("a line was cut off")
+    scripted.acts = [all_done(supervisor)]
+    assert await through(supervisor) == 0
+    said = [(line.source, line.text) for line in events(supervisor, protocol.LogLine)]
+    assert said[:2] == [
+        ("supervisor", "mended: a line was cut off"),
+        ("supervisor", "warning: four ranks on two cores"),
+    ]
+    assert isinstance(next(iter(run_directory.read_events(supervisor._directory))), protocol.RunStarted)
 
 
 # --- ranks that are lost --------------------------------------------------------------------------
