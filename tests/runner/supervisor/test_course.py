@@ -557,6 +557,20 @@ async def test_the_stamp_of_the_copy_is_in_run_json(begun, scripted, tmp_path):
     assert len((tmp_path / "o.jsonl").read_text().splitlines()) == 3
 
 
+async def test_the_stamp_of_an_earlier_copy_stays_where_no_other_was_made(begun, scripted, monkeypatch, tmp_path):
+    supervisor = begun()
+    (tmp_path / "earlier").touch()
+    earlier = run_directory.stamp_of(tmp_path / "earlier")
+    supervisor._run_file = msgspec.structs.replace(supervisor._run_file, output_stamp=earlier)
+    saved: list[str] = []
+    save = supervisor._events.journal.save
+    monkeypatch.setattr(supervisor._events.journal, "save", lambda: saved.append(left(supervisor).status) or save())
+    scripted.acts = [all_done(supervisor)]
+    assert await through(supervisor) == 0
+    assert left(supervisor).output_stamp == earlier
+    assert saved == ["completed"], "the journal is on disk, after run.json"
+
+
 async def test_a_sweep_with_a_failed_trial_is_complete_with_an_error_and_one_without_is_not(begun):
     supervisor = begun()
     answers(supervisor, 0, 1, 2)
