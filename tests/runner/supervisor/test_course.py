@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from rankdeck.runner import protocol, run_directory, start
+from rankdeck.runner.inputs.frozen_prompts import PromptError
 from rankdeck.runner.protocol import OutputRecord
 from rankdeck.runner.protocol.config import RunConfig
 from rankdeck.runner.protocol.sweep_plan import SweepPlan, Trial, TrialRecord
@@ -469,6 +470,17 @@ async def test_a_bug_in_a_command_ends_the_run_with_its_cause(begun, scripted, m
     assert await through(supervisor) == 3
     assert left(supervisor).cause.startswith("supervisor: ZeroDivisionError: ")
     assert any("Traceback" in line.text for line in events(supervisor, protocol.LogLine))
+
+
+async def test_prompts_that_cannot_be_read_any_more_end_the_run_in_their_own_words(begun, scripted):
+    supervisor = begun()
+
+    async def act(_):
+        raise PromptError("prompts.jsonl has changed")
+
+    scripted.acts = [act]
+    assert await through(supervisor) == 3
+    assert (left(supervisor).status, left(supervisor).cause) == ("failed", "prompts.jsonl has changed")
 
 
 # --- the ending and the files ---------------------------------------------------------------------
