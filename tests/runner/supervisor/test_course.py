@@ -11,6 +11,7 @@ import pytest
 
 from rankdeck.runner import protocol, run_directory, start
 from rankdeck.runner.inputs.frozen_prompts import PromptError
+from rankdeck.runner.inputs.prompts.problems import PromptProblem
 from rankdeck.runner.protocol import OutputRecord
 from rankdeck.runner.protocol.config import RunConfig
 from rankdeck.runner.protocol.sweep_plan import SweepPlan, Trial, TrialRecord
@@ -476,11 +477,11 @@ async def test_prompts_that_cannot_be_read_any_more_end_the_run_in_their_own_wor
     supervisor = begun()
 
     async def act(_):
-        raise PromptError("prompts.jsonl has changed")
+        raise PromptError([PromptProblem("prompts.jsonl", "it has changed")])
 
     scripted.acts = [act]
     assert await through(supervisor) == 3
-    assert (left(supervisor).status, left(supervisor).cause) == ("failed", "prompts.jsonl has changed")
+    assert (left(supervisor).status, left(supervisor).cause) == ("failed", "prompts.jsonl: it has changed")
 
 
 # --- the ending and the files ---------------------------------------------------------------------
