@@ -2,12 +2,16 @@
 
 import asyncio
 import errno
+import os
+import signal
 from types import SimpleNamespace
 
 import msgspec
 import pytest
 
 from rankdeck.runner import protocol, run_directory, start
+from rankdeck.runner.inputs.frozen_prompts import PromptError
+from rankdeck.runner.inputs.prompts.problems import PromptProblem
 from rankdeck.runner.protocol import OutputRecord
 from rankdeck.runner.protocol.config import RunConfig
 from rankdeck.runner.protocol.sweep_plan import SweepPlan, Trial, TrialRecord
@@ -168,6 +172,38 @@ async def test_a_run_without_a_single_prompt_left_launches_nothing(begun, script
     answers(supervisor, 0, 1, 2)
     assert await through(supervisor) == 0
     assert scripted.launches == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+async def test_each_signal_that_asks_for_an_end_stops_the_run_now(begun, scripted, number):
+    supervisor = begun()
+
+    async def act(_):
+        assert run_directory.socket_path(supervisor._directory).exists(), "who comes meanwhile is heard"
+        os.kill(os.getpid(), number)
+        await asyncio.Event().wait()
+
+    scripted.acts = [act]
+    try:
+        assert await through(supervisor) == 130
+    finally:
+        for each in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            asyncio.get_running_loop().remove_signal_handler(each)
+    assert [one.now for one in events(supervisor, protocol.Stopping)] == [True]
+
+
+async def test_what_was_mended_and_remarked_is_in_the_log_of_a_new_run(begun, scripted):
+    supervisor = begun()
+    supervisor._run_file = msgspec.structs.replace(supervisor._run_file, remarks=["four ranks on two cores"])
+    supervisor._resume_point.mended.append("a line was cut off")
+    scripted.acts = [all_done(supervisor)]
+    assert await through(supervisor) == 0
+    said = [(line.source, line.text) for line in events(supervisor, protocol.LogLine)]
+    assert said[:2] == [
+        ("supervisor", "mended: a line was cut off"),
+        ("supervisor", "warning: four ranks on two cores"),
+    ]
+    assert isinstance(next(iter(run_directory.read_events(supervisor._directory))), protocol.RunStarted)
 
 
 # --- ranks that are lost --------------------------------------------------------------------------
@@ -437,6 +473,17 @@ async def test_a_bug_in_a_command_ends_the_run_with_its_cause(begun, scripted, m
     assert any("Traceback" in line.text for line in events(supervisor, protocol.LogLine))
 
 
+async def test_prompts_that_cannot_be_read_any_more_end_the_run_in_their_own_words(begun, scripted):
+    supervisor = begun()
+
+    async def act(_):
+        raise PromptError([PromptProblem("prompts.jsonl", "it has changed")])
+
+    scripted.acts = [act]
+    assert await through(supervisor) == 3
+    assert (left(supervisor).status, left(supervisor).cause) == ("failed", "prompts.jsonl: it has changed")
+
+
 # --- the ending and the files ---------------------------------------------------------------------
 
 
@@ -521,6 +568,20 @@ async def test_the_stamp_of_the_copy_is_in_run_json(begun, scripted, tmp_path):
     assert await through(supervisor) == 0
     assert left(supervisor).output_stamp == run_directory.stamp_of(tmp_path / "o.jsonl")
     assert len((tmp_path / "o.jsonl").read_text().splitlines()) == 3
+
+
+async def test_the_stamp_of_an_earlier_copy_stays_where_no_other_was_made(begun, scripted, monkeypatch, tmp_path):
+    supervisor = begun()
+    (tmp_path / "earlier").touch()
+    earlier = run_directory.stamp_of(tmp_path / "earlier")
+    supervisor._run_file = msgspec.structs.replace(supervisor._run_file, output_stamp=earlier)
+    saved: list[str] = []
+    save = supervisor._events.journal.save
+    monkeypatch.setattr(supervisor._events.journal, "save", lambda: saved.append(left(supervisor).status) or save())
+    scripted.acts = [all_done(supervisor)]
+    assert await through(supervisor) == 0
+    assert left(supervisor).output_stamp == earlier
+    assert saved == ["completed"], "the journal is on disk, after run.json"
 
 
 async def test_a_sweep_with_a_failed_trial_is_complete_with_an_error_and_one_without_is_not(begun):

@@ -293,7 +293,7 @@ def test_a_pause_of_either_kind_spoils_the_trial_under_way(asked):
 
 def sweep_all(run: Run, *, seconds: float = 1.0) -> None:
     """Do the trials to the end, rank after rank."""
-    while run.controls.sweeping:
+    for _ in range(1000):
         for rank in (0, 1):
             if run.controls.sweeping and rank < max(1, run.scheduler.active_ranks):
                 given = run.controls.next_batch(rank)
@@ -356,8 +356,9 @@ def test_after_a_sweep_that_keeps_answers_the_rest_is_done_in_the_runs_order_at_
 def test_a_best_size_within_the_noise_is_said_to_be_so():
     plan = msgspec.structs.replace(PLAN, outputs=True, batch_sizes=[2, 4], ranks=[2], repeats=3)
     run = Run(sweep=plan)
-    while run.controls.sweeping:
-        sweep_all_at_equal_rates(run)
+    for _ in range(1000):
+        if run.controls.sweeping:
+            sweep_all_at_equal_rates(run)
     (size,) = run.sizes
     assert size[2].startswith("best of the sweep within its noise, ")
 

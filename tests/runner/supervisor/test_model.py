@@ -13,6 +13,7 @@ from rankdeck.runner.inputs import models
 from rankdeck.runner.inputs.demo_model import ModelError
 from rankdeck.runner.inputs.frozen_prompts import PromptIndex
 from rankdeck.runner.protocol.config import RunConfig
+from rankdeck.runner.supervisor import model
 from rankdeck.runner.supervisor.model import find_model
 from tests import checkpoints
 
@@ -137,3 +138,53 @@ def test_the_demo_model_is_ours_and_not_looked_into(tmp_path: Path, monkeypatch:
     events = Events()
     config = RunConfig(prompts="p", model="demo")
     assert asyncio.run(find_model(config, events, prompts(True))) == str(tmp_path)  # type: ignore[arg-type]
+
+
+def resolved(monkeypatch: pytest.MonkeyPatch, found: models.ResolvedModel, *told: tuple[Any, int | None, int | None]):
+    """Have `found` be what is found, with this progress on the way; returns what is read ahead."""
+    ahead: list[Path] = []
+
+    def resolve(name: str, on_progress: Any) -> models.ResolvedModel:
+        for progress in told:
+            on_progress(*progress)
+        return found
+
+    monkeypatch.setattr(models, "resolve", resolve)
+    monkeypatch.setattr(model, "read_ahead", ahead.append)
+    monkeypatch.setattr(model, "_look_into", lambda *_: [])
+    return ahead
+
+
+def test_progress_is_told_once_each_and_that_it_is_found_at_the_end_with_its_label(monkeypatch) -> None:
+    told = [("checking", None, None), ("fetching", 1, 9), ("fetching", 1, 9), ("fetching", 9, 9), ("found", None, None)]
+    resolved(monkeypatch, models.ResolvedModel("org/name", False, "the label"), *told)
+    assert [event for event in find("org/name").emitted if event.phase != "found"] == [
+        protocol.ModelProgress(phase="checking"),
+        protocol.ModelProgress(phase="fetching", done=1, total=9),
+        protocol.ModelProgress(phase="fetching", done=9, total=9),
+    ]
+    (found,) = [event for event in find("org/name").emitted if event.phase == "found"]
+    assert found == protocol.ModelProgress(phase="found", label="the label")
+
+
+@pytest.mark.parametrize("local", [True, False])
+def test_only_the_files_of_a_folder_are_read_ahead(monkeypatch, local: bool) -> None:
+    ahead = resolved(monkeypatch, models.ResolvedModel("the/folder", local, "label"))
+    find("the/folder")
+    assert ahead == ([Path("the/folder")] if local else [])
+
+
+def test_the_notes_on_a_model_are_lines_of_the_supervisor(folder: Path, monkeypatch) -> None:
+    asked: list[tuple[Any, ...]] = []
+
+    def look(*arguments: Any) -> list[str]:
+        asked.append(arguments)
+        return ["one", "two"]
+
+    monkeypatch.setattr(model, "_look_into", look)
+    emitted = find(str(folder), chat=True).emitted
+    assert [(event.source, event.text) for event in emitted if isinstance(event, protocol.LogLine)] == [
+        ("supervisor", "one"),
+        ("supervisor", "two"),
+    ]
+    assert [chat for _, _, chat in asked] == [True]

@@ -30,6 +30,7 @@ def believed(check, *arguments, **named) -> bool:
 
 def test_what_is_required_and_does_not_hold_is_nonsense_in_its_own_words():
     require(True, "never said")
+    assert float(MOST) == MOST == 2**53
     with pytest.raises(NonsenseError, match=r"^it is so$"):
         require(False, "it is so")
 

@@ -159,6 +159,13 @@ def test_only_a_batch_in_hand_can_fail_and_a_long_error_is_cut(launch):
     assert max(len(entry.text) for entry in launch.state.log) < 11_000
 
 
+def test_long_last_words_of_a_rank_are_cut_and_so_is_a_long_line(launch):
+    talk = launch.connect()[0].talk
+    failed = talk.believed(protocol.RankFailed(rank=0, error="e" * 10_001, traceback="t" * 200_001), 0.0)
+    assert (failed.error, failed.traceback) == ("e" * 10_000 + " …", "t" * 200_000 + " …")
+    assert talk.believed(protocol.LogLine(source="s", text="x" * 200_001), 0.0).text == "x" * 200_000 + " …"
+
+
 def test_getting_ready_goes_forward_and_happens_once(launch):
     zero, _ = launch.connect()
     launch.say(zero, protocol.RankPhase(rank=0, phase="loading"))
@@ -195,6 +202,16 @@ def test_nobody_gathers_more_than_there_is_in_several_parts(tmp_path):
     launch.say(rank, protocol.Gathered(records=first, last=False))
     refused(launch, rank, protocol.Gathered(records=rest, last=True), "more records than there are prompts")
     assert not launch.pool.gather.ended
+
+
+def test_as_many_records_may_be_gathered_as_there_are_prompts(tmp_path):
+    launch = Launch(tmp_path, ranks=1, dispatch="split")
+    (rank,) = launch.connect()
+    launch.say(rank, protocol.Share(rank=0, start=0, stop=12), ready(0))
+    launch.answer_all()
+    for part, last in ((range(7), False), (range(7, 12), True)):
+        launch.say(rank, protocol.Gathered(records=[(index, "d" * 64) for index in part], last=last))
+    assert (launch.pool.gather.records, launch.pool.gather.ended) == (12, True)
 
 
 def test_a_rank_that_is_ready_comes_to_no_meeting_point_any_more(launch):
