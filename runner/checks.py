@@ -19,8 +19,6 @@ from rankdeck.runner.protocol import config as settings
 from rankdeck.runner.protocol.config import Problem, RunConfig
 from rankdeck.runner.run_directory.places import runtime_directory
 
-TAKES_THE_PLACE = "the run's own directory, and could take the place of its files; name another file"
-
 
 class InputError(Exception):
     """The run cannot start with these settings; each problem says what, where and what to do."""
@@ -61,6 +59,7 @@ def check(config: RunConfig, *, force: bool = False) -> list[Problem]:
 
 
 def check_but_files_of_model(config: RunConfig, *, force: bool) -> list[Problem]:
+    """What `check` finds, without a look at the files of the model."""
     config = with_homes(config)
     problems = settings.check(config)
     if said := paths.why_unrecordable(config.model) or models.check_form(config.model):
@@ -75,6 +74,8 @@ def check_but_files_of_model(config: RunConfig, *, force: bool) -> list[Problem]
 
 
 def _why_no_output(output: str, prompts: str, *, force: bool) -> str | None:
+    if output.endswith("/"):
+        return f"{output} is a directory; name a file"
     if output == "-":
         return f"`-` is not a file; {run_directory.OUTPUTS_FILE} in the run's directory has the outputs in any case"
     if run_directory.belongs_to_a_run(Path(output)):
@@ -83,6 +84,7 @@ def _why_no_output(output: str, prompts: str, *, force: bool) -> str | None:
 
 
 def check_gpus(config: RunConfig) -> list[Problem]:
+    """Problems with the device and with how ranks are placed on the GPUs that can be seen."""
     if config.device != "cuda" and config.ranks_per_gpu is None and config.gpus_per_rank == 1:
         return []  # GPUs do not matter here, and counting them takes a moment
     gpus = 0 if config.device == "cpu" else telemetry.count_visible_gpus(os.environ)
@@ -93,11 +95,12 @@ def check_gpus(config: RunConfig) -> list[Problem]:
 
 
 def no_gpu() -> Problem:
+    """What to say where GPUs are asked for and there is none."""
     why = telemetry.why_no_gpu(os.environ)
     return Problem("device", f"no NVIDIA GPU can be seen here{f' ({why})' if why else ''}; use --device cpu")
 
 
-def sizes(config: RunConfig) -> tuple[object, ...]:
+def memory_settings(config: RunConfig) -> tuple[object, ...]:
     """The settings on which it depends whether a run's ranks and their models fit in memory at all."""
     return config.ranks, config.device, config.dtype, config.quantization, config.ranks_per_gpu, config.gpus_per_rank
 

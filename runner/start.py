@@ -85,7 +85,9 @@ def launch(
         # Follow a link, so that the copy replaces the file it points to, not the link.
         output = Path(config.output).resolve()
         if run_dir is not None and output.is_relative_to(os.path.realpath(run_dir)):
-            raise InputError([Problem("output", f"{output} is in {checks.TAKES_THE_PLACE}")])
+            raise InputError(
+                [Problem("output", f"{output} is in the run's own directory, among its files; name another file")]
+            )
         config = msgspec.structs.replace(config, output=str(output))
     try:
         new = creation.create_directory(run_dir, name=config.name, prompts=config.prompts)
@@ -222,7 +224,7 @@ def resume(
     if problems := [*settings.check(config), *checks.check_gpus(config), *checks.check_quantization(config)]:
         raise InputError(problems)
     # What has run already needs no estimate.
-    if checks.sizes(config) != checks.sizes(run.config) and not ignore_memory:
+    if checks.memory_settings(config) != checks.memory_settings(run.config) and not ignore_memory:
         frozen = msgspec.structs.replace(config, prompts=str(prompts_file), column=None, limit=None)
         if (refusal := checks.memory(frozen)[1]) is not None:
             raise InputError([refusal])

@@ -217,7 +217,9 @@ def test_a_run_is_checked_with_its_paths_expanded(hardware, prompts, tmp_path, m
 )
 def test_whether_ranks_and_models_fit_depends_on_their_number_place_and_precision(change, matters):
     before = RunConfig(prompts="p", ranks=2)
-    assert (checks.sizes(before) != checks.sizes(msgspec.structs.replace(before, **change))) == matters
+    assert (
+        checks.memory_settings(before) != checks.memory_settings(msgspec.structs.replace(before, **change))
+    ) == matters
 
 
 def test_a_run_is_measured_against_this_machine(hardware, prompts, monkeypatch):

@@ -92,6 +92,8 @@ def _tried(model: Any, generation: Any, device: torch.device) -> Prepared:
 def _in_words() -> Iterator[None]:
     try:
         yield
+    except torch.OutOfMemoryError:
+        raise
     except (ValueError, TypeError, IndexError, RuntimeError) as error:
         said = f"the model's generation config cannot be used: {error}; correct generation_config.json in its folder"
         raise ValueError(said) from error

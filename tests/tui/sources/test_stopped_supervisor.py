@@ -99,7 +99,7 @@ async def test_a_line_and_the_notice_say_that_a_supervisor_is_silent(tmp_path: P
         await asyncio.wait_for(watching._follow(SocketSource(tmp_path), Listening(lambda _: None), steerable=True), 10)
     who = f"rankdeck: its supervisor (process {os.getpid()})"
     assert told == [f"{who} has said nothing for 0 s (it is running)", f"rankdeck: {watching.ANSWERS_AGAIN}"]
-    assert "stopped; the figures are old" in plain(silence_lines("it is stopped", 80))
+    assert "stopped; these figures are stale" in plain(silence_lines("it is stopped", 80))
     assert silence_lines(None, 80) == []
 
 

@@ -27,7 +27,7 @@ def notice_lines(state: RunState, width: int, keys: Keys = AS_THEY_COME) -> list
 
 def silence_lines(said: str | None, width: int) -> list[Line]:
     """That nothing comes from the run, and why; empty while it talks."""
-    return _wrapped("? ", f"{said}; the figures are old", "warn", width) if said is not None else []
+    return _wrapped("? ", f"{said}; these figures are stale", "warn", width) if said is not None else []
 
 
 def _paused_words(reason: str, keys: Keys) -> str:
