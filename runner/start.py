@@ -23,6 +23,7 @@ from rankdeck.runner import checks, run_directory
 from rankdeck.runner.checks import InputError as InputError
 from rankdeck.runner.inputs import frozen_prompts, models
 from rankdeck.runner.inputs.frozen_prompts import PromptError, PromptProblem
+from rankdeck.runner.launching import left_over
 from rankdeck.runner.launching.greetings import HelloError as HelloError
 from rankdeck.runner.launching.greetings import greetings_of
 from rankdeck.runner.machine import processes, telemetry
@@ -251,6 +252,16 @@ def resume(
         with contextlib.suppress(OSError):
             run_directory.write_run_file(directory, run)
         raise InputError([f"the supervisor cannot be started: {error}"]) from None
+
+
+def end_left_over(directory: Path) -> str | None:
+    """End what a run that is not live has left behind; says what that was, None if nothing.
+
+    Raises:
+        RunFileError: the folder of sockets cannot be used.
+    """
+    socket = run_directory.socket_path(directory)
+    return None if run_directory.supervisor_alive(directory) else left_over.end_left_over(socket)
 
 
 def _lacks_records(directory: Path, run: RunFile) -> bool:

@@ -22,6 +22,7 @@ from rankdeck.runner import protocol, run_directory
 from rankdeck.runner.inputs.demo_model import ModelError
 from rankdeck.runner.inputs.frozen_prompts import PromptError, PromptIndex
 from rankdeck.runner.launching.accelerate import LaunchCommand, accelerate_command
+from rankdeck.runner.launching.left_over import end_left_over
 from rankdeck.runner.launching.parent import RankParent
 from rankdeck.runner.protocol import OutputRecord
 from rankdeck.runner.run_directory.output_copy import Stamp
@@ -154,6 +155,10 @@ class Supervisor:
         self._over()
 
     async def _run_ranks(self) -> None:
+        if self._resume_point.resumed:
+            left = await asyncio.to_thread(end_left_over, run_directory.socket_path(self._directory))
+            if left is not None:
+                self._events.log("supervisor", left)
         if not self._controls.work_left:
             self._over()
         try:

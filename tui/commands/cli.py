@@ -228,9 +228,19 @@ def stop(
     run: Run,
     now: Annotated[bool, typer.Option("--now", help="Abandon the batches in flight.")] = False,
 ) -> None:
-    """Stop a live run after the batches in flight, and wait until it has."""
+    """Stop a live run after the batches in flight, and wait until it has.
+
+    Of one whose supervisor was killed, end the ranks that are still there.
+    """
     directory = find_run(run)
     if not run_directory.supervisor_comes(directory):
+        try:
+            left = start.end_left_over(directory)
+        except run_directory.RunFileError as error:
+            raise refuse(str(error)) from None
+        if left is not None:
+            say(f"{directory.name} is not live; {left}")
+            return
         raise refuse(f"{directory.name} is not live; there is nothing to stop")
     raise typer.Exit(watch.stop(directory, now=now))
 
