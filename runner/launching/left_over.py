@@ -28,7 +28,7 @@ def end_left_over(socket: Path) -> str | None:
 
 
 def _was_launched_for(process: psutil.Process, socket: str) -> bool:
-    """Whether it is the launcher, the ranks' parent or a rank of a launch for `socket`: their arguments are the same."""
+    """Whether it is the launcher, the ranks' parent or a rank of a launch for `socket`, which share their arguments."""
     try:
         arguments = process.cmdline()
     except (psutil.Error, OSError):  # another user's, or gone
