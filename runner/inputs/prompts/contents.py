@@ -4,6 +4,7 @@ Opens files and standard input, reads .gz, and refuses by name what holds no lin
 of prompt files.
 """
 
+import codecs
 import contextlib
 import gzip
 import io
@@ -161,7 +162,7 @@ def _cure(content: Content, source: str) -> str:
 
 
 def _wide_encoding(head: bytes) -> str | None:
-    """UTF-16 or UTF-32, by its mark, or without one by where the zero bytes of Latin letters stand."""
+    """UTF-16 or UTF-32, by its mark, or without one by where its zero bytes stand."""
     for mark, encoding in WIDE_MARKS.items():
         if head.startswith(mark):
             return encoding
@@ -172,7 +173,14 @@ def _wide_encoding(head: bytes) -> str | None:
     even, odd = zeros[0] + zeros[2], zeros[1] + zeros[3]
     if max(even, odd) > quarter and min(even, odd) <= quarter / 8:
         return "UTF-16LE" if odd > even else "UTF-16BE"
-    return None
+    return next((encoding for encoding in ("UTF-16LE", "UTF-16BE") if 0 in head and _reads_as(head, encoding)), None)
+
+
+def _reads_as(head: bytes, encoding: str) -> bool:
+    """Whether it is lines of text in an encoding of two bytes: in that of other letters only line feeds have zeros."""
+    text = codecs.getincrementaldecoder(encoding)(errors="replace").decode(head)
+    readable = sum(letter.isprintable() or letter in "\r\n\t" for letter in text) - text.count("\ufffd")
+    return 0 < head.count(b"\n") <= 2 * text.count("\n") and readable > 0.95 * len(text)
 
 
 class _Again(io.RawIOBase):

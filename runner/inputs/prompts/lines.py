@@ -79,6 +79,8 @@ def not_utf8(raw: bytes, start: int, error: UnicodeDecodeError) -> str:
     where = f"byte 0x{byte:02x} at offset {start + error.start} of the file"
     if error.end == len(raw) and error.reason == "unexpected end of data":
         return f"not UTF-8 ({where} begins a character that is cut off); get the whole file"
+    if sum(each >= 0x80 for each in raw) > max(3, len(raw) // 3):  # hardly a word of it is in Latin letters
+        return f"not UTF-8 ({where}); save the file as UTF-8, or convert it with iconv from the encoding it is in"
     letter = bytes([byte]).decode("cp1252", errors="ignore")
     said = f", {letter!r} in Latin-1" if letter.isprintable() and letter else ""
     return f"not UTF-8 ({where}{said}); save the file as UTF-8, or convert it with `iconv -f WINDOWS-1252 -t UTF-8`"
