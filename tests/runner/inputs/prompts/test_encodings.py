@@ -6,7 +6,7 @@ from tests.runner.inputs.freezing import complaint, frozen, texts
 
 CHINESE = "一二三、你好、世界。\n请解释一下黑洞。\n"
 JAPANESE = "東京の天気は。\n今日は何曜日ですか。\n"
-RUSSIAN = "Сколько планет?\nПочему небо синее\n"
+RUSSIAN = "Сколько планет?\nПочему небо синее\n"  # noqa: RUF001
 KOREAN = "안녕하세요 세계\n블랙홀이 뭐예요\n"
 LETTERS = pytest.mark.parametrize("text", [CHINESE, JAPANESE, RUSSIAN, KOREAN, CHINESE * 400, RUSSIAN * 400])
 
