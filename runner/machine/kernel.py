@@ -1,4 +1,5 @@
-"""What the kernel says: whose the other end of a socket is, what a process is doing, how many files may be open.
+"""What the kernel says: whose the other end of a socket is, what a process is doing, whom it has killed for want of
+memory, how many files may be open.
 
 None where the system cannot tell. Judges nothing and ends no process.
 """
@@ -7,6 +8,7 @@ import contextlib
 import resource
 import socket
 import struct
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 import psutil
@@ -76,6 +78,19 @@ def _passed_on(process: psutil.Process) -> int:
     except (AttributeError, psutil.Error, OSError):
         return 0
     return int(counted.read_bytes + counted.write_bytes + counted.read_chars + counted.write_chars)
+
+
+_EVENTS = Path("/proc/vmstat")
+
+
+def out_of_memory_kills(events: Path = _EVENTS) -> int | None:
+    """How many processes the kernel has killed since its start because memory ran out, the machine's or a container's."""
+    with contextlib.suppress(OSError):
+        for line in events.read_text().splitlines():
+            name, _, count = line.partition(" ")
+            if name == "oom_kill" and count.isdecimal():
+                return int(count)
+    return None
 
 
 MOST_DESCRIPTORS = 1 << 20

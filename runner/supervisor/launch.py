@@ -77,6 +77,7 @@ class RankLaunch:
         }
         self._pids: dict[int, int] = {}
         self._parent_fails = False
+        self._kills_before: int | None = None
         self._all_left = asyncio.Event()
 
     async def start(self) -> None:
@@ -86,6 +87,7 @@ class RankLaunch:
             OSError: it cannot be started.
         """
         self._parent.hear = self._hear
+        self._kills_before = kernel.out_of_memory_kills()
         if not self._parent.lives or self._parent_stands_still():
             await self._start_parent()
         ranks, store = self._config.ranks, None
@@ -262,9 +264,15 @@ class RankLaunch:
         self.look_at_logs(last_look=True)
         if self._exits[rank].done() and (error := self._exits[rank].result().error):
             return Loss(rank, error, hopeless=False)
-        if status == -signal.SIGKILL and not self.pool.ready and not self._ready_before:
+        no_room_yet = not self.pool.ready and not self._ready_before
+        if status == -signal.SIGKILL and no_room_yet and self._memory_may_have_run_out():
             return Loss(rank, last_words.out_of_memory_while_loading(self._config.ranks), hopeless=True)
         return Loss(rank, last_words.end_of_rank(status, list(self._tails[rank].recent)), hopeless=False)
+
+    def _memory_may_have_run_out(self) -> bool:
+        """Whether the kernel has killed a process for want of memory since the launch began, or cannot say."""
+        now = kernel.out_of_memory_kills()
+        return now is None or now != self._kills_before
 
     async def _exit_status_of(self, rank: int) -> int | None:
         """How a rank's process ended; None if nobody says so in time."""

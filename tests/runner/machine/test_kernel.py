@@ -161,3 +161,21 @@ def test_a_machine_that_does_not_say_how_many_cores_it_has_has_one(monkeypatch):
     monkeypatch.delattr(processes.os, "sched_getaffinity", raising=False)
     monkeypatch.setattr(processes.os, "cpu_count", lambda: None)
     assert processes.usable_cores() == 1
+
+
+@pytest.mark.parametrize(
+    ("events", "kills"),
+    [
+        ("nr_free_pages 5\noom_kill 6\npgfault 7\n", 6),
+        ("oom_kill 0\n", 0),
+        ("oom_kill_more 3\npgfault 7\n", None),
+        ("oom_kill many\n", None),
+        ("", None),
+        (None, None),
+    ],
+)
+def test_the_kernel_counts_whom_it_killed_for_want_of_memory(tmp_path, events, kills):
+    file = tmp_path / "vmstat"
+    if events is not None:
+        file.write_text(events)
+    assert kernel.out_of_memory_kills(file) == kills

@@ -311,16 +311,33 @@ async def test_then_why_there_was_no_process(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("was_ready", "before", "hopeless"), [(False, False, True), (True, False, False), (False, True, False)]
+    ("was_ready", "before", "kills", "hopeless"),
+    [
+        (False, False, (6, 7), True),
+        (False, False, (6, 6), False),
+        (False, False, (None, None), True),
+        (True, False, (6, 7), False),
+        (False, True, (6, 7), False),
+    ],
+    ids=["memory ran out", "somebody did", "nobody knows", "was ready", "an earlier launch was ready"],
 )
-async def test_a_kill_while_loading_is_memory_unless_there_was_room_for_a_launch_before(
-    tmp_path, was_ready, before, hopeless
+async def test_a_kill_while_loading_is_memory_if_the_kernel_has_killed_and_there_was_never_room(
+    tmp_path, monkeypatch, was_ready, before, kills, hopeless
 ):
     one = One(tmp_path, ready_before=before)
+    counts = iter(kills)
+    monkeypatch.setattr(kernel, "out_of_memory_kills", lambda: next(counts))
+    monkeypatch.setattr(one.launch, "_start_parent", nothing)
+    monkeypatch.setattr(one.launch._parent, "order", lambda *orders: None)
+    await one.launch.start()
     one.run.pool.ready = was_ready
     one.exits(0, -signal.SIGKILL)
     cause = last_words.out_of_memory_while_loading(2) if hopeless else last_words.KILLED
     assert await one.loss() == Loss(0, cause, hopeless)
+
+
+async def nothing() -> None:
+    pass
 
 
 async def test_other_signals_while_loading_are_no_lack_of_memory(tmp_path):
