@@ -84,7 +84,7 @@ _EVENTS = Path("/proc/vmstat")
 
 
 def out_of_memory_kills(events: Path = _EVENTS) -> int | None:
-    """How many processes the kernel has killed since its start because memory ran out, the machine's or a container's."""
+    """How many processes the kernel has killed since it started because memory ran out, here or in a container."""
     with contextlib.suppress(OSError):
         for line in events.read_text().splitlines():
             name, _, count = line.partition(" ")

@@ -29,6 +29,9 @@ LAST_WORDS_SECONDS = 5.0
 LEAVE_SECONDS = 60.0
 CONNECT_SECONDS = 1.0
 LOOK_SECONDS = 0.05
+REFUSE_SECONDS = 0.5
+MOST_TURNED_AWAY = 32
+"""Ranks that are refused wait that long, so many at a time: each takes a descriptor meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,8 @@ class RankLaunch:
         self._pids: dict[int, int] = {}
         self._parent_fails = False
         self._kills_before: int | None = None
+        self._refusals: set[str] = set()
+        self._turned_away = 0
         self._all_left = asyncio.Event()
 
     async def start(self) -> None:
@@ -133,8 +138,7 @@ class RankLaunch:
     async def serve(self, peer: RankPeer) -> None:
         """Listen to a rank until it hangs up; one that is not of this launch is refused, and changes nothing."""
         if (refusal := await self._why_refused(peer)) is not None:
-            peer.refuse(refusal)
-            self._events.log("supervisor", f"refused a rank: {refusal}")
+            await self._refuse(peer, refusal)
             return
         if await self.pool.serve(peer):
             self._lost(peer.hello.rank)
@@ -191,6 +195,17 @@ class RankLaunch:
         for rank, tail in self._tails.items():
             for line in tail.new_lines(last_look=last_look):
                 self._events.log(f"rank {rank}", line)
+
+    async def _refuse(self, peer: RankPeer, why: str) -> None:
+        """Turn a rank away after a moment, and log it the first time: one who tries on and on costs little."""
+        if why not in self._refusals:
+            self._refusals.add(why)
+            self._events.log("supervisor", f"refused a rank: {why}")
+        if self._turned_away < MOST_TURNED_AWAY:
+            self._turned_away += 1
+            await asyncio.sleep(REFUSE_SECONDS)
+            self._turned_away -= 1
+        peer.refuse(why)
 
     async def _why_refused(self, peer: RankPeer) -> str | None:
         if (refusal := self.pool.why_refused(peer.hello)) is not None:

@@ -16,6 +16,7 @@ from rankdeck.runner.launching.parent import RankParent
 from rankdeck.runner.machine import kernel
 from rankdeck.runner.machine.kernel import PeerProcess
 from rankdeck.runner.protocol import RankHello
+from rankdeck.runner.supervisor import launch as launch_module
 from rankdeck.runner.supervisor.door.peers import RankPeer
 from rankdeck.runner.supervisor.launch import RankLaunch
 from tests.runner.supervisor.in_process import KeptPeer, Launch
@@ -42,8 +43,9 @@ class Greeting(KeptPeer):
 def launched(tmp_path: Path, monkeypatch):
     """A launch whose supervisor is process `pid`."""
 
-    def go(pid: int):
+    def go(pid: int, refuse_seconds: float = 0.0):
         monkeypatch.setattr(os, "getpid", lambda: pid)
+        monkeypatch.setattr(launch_module, "REFUSE_SECONDS", refuse_seconds)
         launch = Launch(tmp_path)
         parent = RankParent(lambda line: None)
         return launch, RankLaunch(launch.pool, tmp_path, launch.config, "m", lambda *_: [], parent, launch.events)
@@ -108,6 +110,22 @@ async def test_a_process_that_is_gone_and_was_never_forked_is_refused(launched, 
     assert launch.pool.pids == {}
 
 
+async def test_one_who_tries_on_and_on_waits_each_time_and_is_logged_once(launched, monkeypatch, capsys):
+    monkeypatch.setattr(launch_module, "MOST_TURNED_AWAY", 3)
+    launch, rank_launch = launched(OWN, refuse_seconds=3600.0)
+    waiting = [asyncio.create_task(greet(rank_launch, pid=os.getppid())) for _ in range(3)]
+    await asyncio.sleep(0.05)
+    assert not any(task.done() for task in waiting)
+    at_once = await asyncio.wait_for(greet(rank_launch, pid=os.getppid()), 10)
+    assert "was not started by this run" in at_once.reason, "there may be many: then none holds a descriptor"
+    said = capsys.readouterr().err.splitlines()
+    assert [line.partition(" ")[2] for line in said] == [
+        f"supervisor: refused a rank: process {os.getppid()} was not started by this run"
+    ]
+    for task in waiting:
+        task.cancel()
+
+
 async def test_a_rank_is_let_in_once(launched):
     launch, rank_launch = launched(os.getppid())
     assert (await greet(rank_launch, pid=OWN)).reason is None
@@ -139,17 +157,19 @@ async def test_a_stranger_that_greets_as_a_rank_ends_neither_the_run_nor_a_bysta
     bystander = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(100)"])
     heard = []
 
+    async def greeted(attempt: int) -> bytes:
+        named = bystander.pid if pid == "a bystander" else pid
+        reader, writer = await asyncio.open_unix_connection(str(run_directory.socket_path(started.directory)))
+        writer.write(
+            b'{"type":"rank_hello","version":1,"rank":0,"world_size":2,"pid":%d,"attempt":%d}\n' % (named, attempt)
+        )
+        answer = await asyncio.wait_for(reader.readline(), 10)
+        writer.close()
+        return answer
+
     async def greet_as_rank(message, _):
-        if isinstance(message, protocol.BatchFinished) and message.batch <= 4:
-            named = bystander.pid if pid == "a bystander" else pid
-            for attempt in (1, 99):
-                reader, writer = await asyncio.open_unix_connection(str(run_directory.socket_path(started.directory)))
-                writer.write(
-                    b'{"type":"rank_hello","version":1,"rank":0,"world_size":2,"pid":%d,"attempt":%d}\n'
-                    % (named, attempt)
-                )
-                heard.append(await asyncio.wait_for(reader.readline(), 10))
-                writer.close()
+        if isinstance(message, protocol.BatchFinished) and message.batch == 1:
+            heard.extend(await asyncio.gather(*map(greeted, (1, 99, 1, 0))))
 
     try:
         state, _ = await watch(started, when=greet_as_rank)
@@ -159,6 +179,7 @@ async def test_a_stranger_that_greets_as_a_rank_ends_neither_the_run_nor_a_bysta
         bystander.kill()
         bystander.wait()
     assert state.attempt == 1
+    assert len(heard) == 4
     assert all(b"refused" in line for line in heard)
     assert [record.text for record in outputs(started.directory)] == expected(PROMPTS)
 
