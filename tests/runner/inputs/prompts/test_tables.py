@@ -177,7 +177,9 @@ def test_a_table_without_rows_has_no_prompt_in_it() -> None:
 
 def test_a_separator_is_named_only_by_the_first_line_and_only_where_commas_would_separate() -> None:
     assert texts(frozen("p.csv", "prompt\nsep=;\n", column="prompt")) == ["sep=;"]
-    assert "there is no column 'prompt'; the columns are: sep=;" in complaint("p.tsv", "sep=;\nprompt\n", column="prompt")
+    assert "there is no column 'prompt'; the columns are: sep=;" in complaint(
+        "p.tsv", "sep=;\nprompt\n", column="prompt"
+    )
     assert texts(frozen("p.csv", "sep=\t\nid\tprompt\n1\ta\n", column="prompt")) == ["a"]
     assert texts(frozen("p.csv", "sep=;;\na\n", column="sep=;;")) == ["a"]
 
@@ -224,7 +226,10 @@ def test_rows_of_parquet_are_counted_through_all_that_is_read_at_once() -> None:
         "p.parquet: row 1027: empty prompt",
     ]
     assert complaint("p.parquet", column="n").startswith("p.parquet: row 1: a number, not a string\n")
-    assert complaint("p.parquet") == "p.parquet: say with --column which column holds the prompts; the columns are: text, n"
+    assert (
+        complaint("p.parquet")
+        == "p.parquet: say with --column which column holds the prompts; the columns are: text, n"
+    )
 
 
 def test_ids_are_the_indices_of_what_has_no_ids_of_its_own() -> None:
