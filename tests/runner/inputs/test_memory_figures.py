@@ -19,7 +19,9 @@ WORKING = 2 * 40 * (4 * 7 + 2 * 11)
 """Values that a row of 40 tokens has in work, twice."""
 
 
-def made(room: Room, shape: ModelShape = SHAPE, tokens: int = 40, prompts: int = 1000, **settings: Any) -> MemoryEstimate:
+def made(
+    room: Room, shape: ModelShape = SHAPE, tokens: int = 40, prompts: int = 1000, **settings: Any
+) -> MemoryEstimate:
     config = RunConfig(prompts="p", **{"batch_size": 4, "max_new_tokens": 50, "ranks": 1, **settings})
     return estimate(shape, config, PromptSizes(prompts, tokens), room)
 
@@ -34,7 +36,12 @@ def test_the_measured_figures_are_those_of_the_documentation() -> None:
     assert memory_estimate.SURE_PROCESS_BYTES == LEAST
     assert DEMO.parameters == 134_515_008
     assert (DEMO.layers, DEMO.kv_heads, DEMO.head_size, DEMO.hidden, DEMO.intermediate) == (30, 3, 64, 576, 1536)
-    assert (DEMO.vocabulary, DEMO.context, DEMO.dtype, DEMO.embedding_parameters) == (49152, 8192, "float32", 49152 * 576)
+    assert (DEMO.vocabulary, DEMO.context, DEMO.dtype, DEMO.embedding_parameters) == (
+        49152,
+        8192,
+        "float32",
+        49152 * 576,
+    )
     assert (DEMO.counted, DEMO.quantised, DEMO.stored_bytes, DEMO.tied) == (True, False, None, True)
 
 
@@ -220,7 +227,8 @@ def test_ranks_go_round_the_gpus_or_have_several_each(
 
 
 @pytest.mark.parametrize(
-    ("device", "gpus", "on_gpu"), [("cuda", 0, True), ("cuda", 1, True), ("cpu", 1, False), ("auto", 1, True), ("auto", 0, False)]
+    ("device", "gpus", "on_gpu"),
+    [("cuda", 0, True), ("cuda", 1, True), ("cpu", 1, False), ("auto", 1, True), ("auto", 0, False)],
 )
 def test_auto_is_a_gpu_where_there_is_one(device: str, gpus: int, on_gpu: bool) -> None:
     config = RunConfig(prompts="p", device=device, ranks=0, gpus_per_rank=0)  # type: ignore[arg-type]

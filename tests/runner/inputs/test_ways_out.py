@@ -74,7 +74,8 @@ def refused(
     weights: Weights, share: Share, free: int | None, total: int | None, host: tuple[int, int] = (0, 0)
 ) -> bool:
     rooms = [
-        Room((size,) * share.gpus if share.on_gpu else (), on_host) for size, on_host in zip((free, total), host, strict=True)
+        Room((size,) * share.gpus if share.on_gpu else (), on_host)
+        for size, on_host in zip((free, total), host, strict=True)
     ]
     return why_impossible(weights, share, *rooms) is not None
 
@@ -140,7 +141,9 @@ def test_the_device_that_is_too_small_is_named_as_far_as_it_is_known(
     assert str(why_impossible(weights, share, free, whole)).startswith(
         f"{needs}, and {device} has 11.0 of 16.0 GiB free; "
     )
-    assert str(why_impossible(weights, share, free, Room((), None))).startswith(f"{needs}, and {device} has 11.0 GiB free;")
+    assert str(why_impossible(weights, share, free, Room((), None))).startswith(
+        f"{needs}, and {device} has 11.0 GiB free;"
+    )
 
 
 def test_a_rank_is_spread_over_as_many_gpus_as_hold_it_with_a_tenth_to_spare() -> None:
