@@ -309,8 +309,10 @@ def test_all_problems_are_the_lines_of_an_error():
 def test_ranks_that_nobody_placed_are_warned_about_by_the_device_they_run_on(hardware):
     hardware.cores, hardware.gpus = 1, 0
     assert warned(1, ranks=2, device="auto") == [
-        "1 prompts for 2 ranks: 1 will have no work",
-        "2 ranks on 1 cores: ranks share cores, which is slower",
+        "1 prompt for 2 ranks: 1 will have no work",
+        "2 ranks on 1 core: ranks share cores, which is slower",
     ]
     assert warned(ranks=2, device="cuda") == ["2 ranks on 0 GPUs: several ranks share a GPU and its memory"]
     assert warned(ranks=2, device="cuda", ranks_per_gpu=2) == []
+    hardware.gpus = 1
+    assert warned(ranks=2, device="cuda") == ["2 ranks on 1 GPU: several ranks share a GPU and its memory"]
