@@ -260,7 +260,7 @@ def test_a_supervisor_that_could_not_listen_is_an_error_of_the_input(monkeypatch
         raise checks.run_directory.RunFileError("something is there")
 
     monkeypatch.setattr(checks, "runtime_directory", taken)
-    with pytest.raises(checks.InputError, match="^something is there$") as caught:
+    with pytest.raises(checks.InputError, match=r"^something is there$") as caught:
         checks.check_sockets()
     assert caught.value.problems == ["something is there"]
 

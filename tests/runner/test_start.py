@@ -226,7 +226,7 @@ def test_what_is_doubtful_is_told_of_a_run_that_starts_and_what_cannot_be_is_ref
     assert start.launch(changed(asked, device="auto")).doubt == "hardly"
     assert measured[0].device == "cpu", "as it is settled"
     refusal = checks.Problem("ranks", "too many")
-    with pytest.raises(start.InputError, match="^--ranks: too many$"):
+    with pytest.raises(start.InputError, match=r"^--ranks: too many$"):
         start.launch(asked)
     assert start.launch(asked, ignore_memory=True).doubt == "hardly"
     assert len(supervisors) == 2

@@ -417,7 +417,8 @@ def test_the_model_and_its_wheel_are_the_ones_that_are_known() -> None:
 
 
 def test_a_child_has_no_input_its_output_in_the_log_and_a_session_of_its_own(tmp_path: Path) -> None:
-    code = "import os, sys; print(sys.stdin.read(), os.getsid(0) == os.getpid(), os.environ['A']); print('x', file=sys.stderr)"
+    code = "import os, sys; print(sys.stdin.read(), os.getsid(0) == os.getpid(), os.environ['A'])"
+    code += "; print('x', file=sys.stderr)"
     polled: list[None] = []
     status, said = demo_model._run(
         [sys.executable, "-c", code], {"A": "b"}, tmp_path / "log", lambda: polled.append(None)

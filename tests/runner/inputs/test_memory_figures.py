@@ -166,9 +166,8 @@ def test_the_cache_for_one_long_row_counts_at_most_8192_tokens_of_context(monkey
 
 
 def test_a_continuous_rank_takes_the_rest_of_a_gpu_and_no_other() -> None:
-    assert [made(room, engine=engine).takes_the_rest for room in (ONE_GPU, HOST) for engine in ("continuous", "static")] == [
-        True, False, False, False,
-    ]  # fmt: skip
+    for room, engine in ((ONE_GPU, "continuous"), (ONE_GPU, "static"), (HOST, "continuous"), (HOST, "static")):
+        assert made(room, engine=engine).takes_the_rest == (room is ONE_GPU and engine == "continuous")
 
 
 def test_a_batch_fits_to_the_last_byte() -> None:

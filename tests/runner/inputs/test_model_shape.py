@@ -92,14 +92,15 @@ def test_a_model_in_the_hubs_cache_is_measured_where_it_lies(tmp_path: Path, mon
 
     def look(*of: str) -> object:
         asked.append(of)  # type: ignore[arg-type]
-        return found
+        return cached[0]
 
     monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", look)
-    found: object = str(folder / "config.json")
+    cached: list[object] = [str(folder / "config.json")]
     assert model_shape.shape_of("org/name").layers == 5
     assert asked == [("org/name", "config.json")]
-    for found in (None, object()):
-        with pytest.raises(model_shape.Unknown, match="^unknown until the model is fetched$"):
+    for nothing in (None, object()):
+        cached[0] = nothing
+        with pytest.raises(model_shape.Unknown, match=r"^unknown until the model is fetched$"):
             model_shape.shape_of("org/name")
 
 

@@ -116,8 +116,8 @@ def test_without_a_terminal_there_is_no_start_screen_and_all_that_is_wrong_is_to
         ),
         (
             ["--theme", "nord", "--no-ascii", "serve"],
-            "--theme nord --no-ascii: not for `rankdeck serve`, only for the start screen and run, demo, attach, resume, "
-            "sweep, replay",
+            "--theme nord --no-ascii: not for `rankdeck serve`, only for the start screen and run, demo, attach, "
+            "resume, sweep, replay",
         ),
     ],
 )

@@ -44,7 +44,7 @@ class Server(ModuleType):
         assert listening == "socket"
         return f"http://{host}:1"
 
-    def RunServer(self, directory: Path, **how: Any) -> Any:  # noqa: N802
+    def RunServer(self, directory: Path, **how: Any) -> Any:
         self.asked.update(directory=directory, how=how)
         return self
 
@@ -120,7 +120,9 @@ def test_whoever_listens_for_others_is_warned_of_what_they_can_do(
         (OSError(errno.EACCES, "Permission denied"), "cannot listen on h, port 5: Permission denied"),
     ],
 )
-def test_what_cannot_be_listened_on_is_refused_by_its_flag(server: Server, run: Path, error: Exception, said: str) -> None:
+def test_what_cannot_be_listened_on_is_refused_by_its_flag(
+    server: Server, run: Path, error: Exception, said: str
+) -> None:
     server.error = error
     result = rankdeck("serve", str(run), "--host", "h", "--port", "5")
     assert (result.exit_code, result.stdout, result.stderr) == (2, "", f"rankdeck: {said}\n")
@@ -156,7 +158,13 @@ def test_preferences_that_are_wrong_are_refused_and_theirs_is_the_theme(
 
 @pytest.mark.parametrize(
     ("missing", "told"),
-    [("aiohttp", True), ("aiohttp.web", True), ("aiohttp_jinja2", True), ("textual_serve.server", True), ("json", False)],
+    [
+        ("aiohttp", True),
+        ("aiohttp.web", True),
+        ("aiohttp_jinja2", True),
+        ("textual_serve.server", True),
+        ("json", False),
+    ],
 )
 def test_only_what_the_extra_brings_is_asked_for(
     run: Path, monkeypatch: pytest.MonkeyPatch, missing: str, told: bool

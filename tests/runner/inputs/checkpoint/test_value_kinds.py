@@ -1,4 +1,4 @@
-"""Settings of the wrong kind are told by name: whole numbers, numbers, tokens and dtypes, each as transformers has it."""
+"""Settings of the wrong kind are told by name: whole numbers, numbers, tokens and dtypes, as transformers has them."""
 
 from typing import Any
 
@@ -47,7 +47,8 @@ def test_a_share_or_a_penalty_is_a_number(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["dtype", "torch_dtype"])
 def test_a_dtype_is_one_that_torch_has(name: str) -> None:
-    known = "auto float32 float16 bfloat16 float64 float half double float8_e4m3fn float8_e5m2".split()
+    known = ["auto", "float32", "float16", "bfloat16", "float64", "float", "half", "double"]
+    known += ["float8_e4m3fn", "float8_e5m2"]
     for good in (*known, *(f"torch.{kind}" for kind in known), None, 5, {"text_config": "x"}):
         assert said(name, good) == []
     for bad in ("fp16", "float99", "", "Float32"):
