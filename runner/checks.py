@@ -135,16 +135,21 @@ def warnings(config: RunConfig, prompt_count: int) -> list[str]:
     """What will work, but is probably not what was meant."""
     said = []
     if config.ranks > prompt_count:
-        said.append(f"{prompt_count} prompts for {config.ranks} ranks: {config.ranks - prompt_count} will have no work")
+        idle = config.ranks - prompt_count
+        said.append(f"{_counted(prompt_count, 'prompt')} for {config.ranks} ranks: {idle} will have no work")
     if config.device == "cuda":
         gpus = telemetry.count_visible_gpus(os.environ)
         if not gpus and (uncounted := uncounted_gpus(config.device)) is not None:
             said.append(uncounted)
         elif config.ranks > gpus and config.ranks_per_gpu is None:
-            said.append(f"{config.ranks} ranks on {gpus} GPUs: several ranks share a GPU and its memory")
-    elif config.ranks > processes.usable_cores():
-        said.append(f"{config.ranks} ranks on {processes.usable_cores()} cores: ranks share cores, which is slower")
+            said.append(f"{config.ranks} ranks on {_counted(gpus, 'GPU')}: several ranks share a GPU and its memory")
+    elif config.ranks > (cores := processes.usable_cores()):
+        said.append(f"{config.ranks} ranks on {_counted(cores, 'core')}: ranks share cores, which is slower")
     return said
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
 
 
 def with_homes(config: RunConfig) -> RunConfig:

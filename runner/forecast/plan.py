@@ -161,11 +161,9 @@ def predict(
 
 
 def best_row(rows: Sequence[PlanRow]) -> PlanRow:
-    """The row with the most tokens/s; of those within 1 % of it, the fewest ranks, then the smallest batch."""
-    most = max(row.tokens_per_second for row in rows)
-    return min(
-        (row for row in rows if row.tokens_per_second >= most * (1 - TIE)), key=lambda row: (row.ranks, row.batch_size)
-    )
+    """The fastest row; of those within 1 % of it, the fewest ranks, then the smallest batch. All are of one job."""
+    least = min(row.seconds for row in rows)
+    return min((row for row in rows if row.seconds * (1 - TIE) <= least), key=lambda row: (row.ranks, row.batch_size))
 
 
 def _outcome(
@@ -225,7 +223,7 @@ def _plateaus(prompts: int, rows: Sequence[PlanRow]) -> list[str]:
     reasons = []
     ordered = sorted(rows, key=lambda row: row.ranks)
     for fewer, more in itertools.pairwise(ordered):
-        gain = more.tokens_per_second / fewer.tokens_per_second - 1
+        gain = fewer.seconds / more.seconds - 1
         if fewer.rounds != more.rounds or gain > (more.ranks / fewer.ranks - 1) / 2:
             continue
         brings = "nothing" if abs(gain) < TIE else f"only {gain:+.0%}" if gain > 0 else f"{gain:+.0%}"
@@ -267,7 +265,7 @@ def _sharing(model: CostModel, answers: Answers, rows: Sequence[PlanRow], best: 
 def _smaller(rows: Sequence[PlanRow], best: PlanRow) -> list[str]:
     """A batch of at most half the size that is nearly as good."""
     for row in sorted(rows, key=lambda row: row.batch_size):
-        share = row.tokens_per_second / best.tokens_per_second
+        share = best.seconds / row.seconds
         if row.ranks == best.ranks and row.batch_size <= best.batch_size / 2 and share >= 1 - WORTH_SAYING:
             return [f"batch size {row.batch_size} yields {share:.0%} of the best, with less memory and sooner answers"]
     return []

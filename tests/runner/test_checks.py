@@ -238,3 +238,81 @@ def test_a_run_is_measured_against_this_machine(hardware, prompts, monkeypatch):
     (shape, of, sizes, free, whole) = asked[0]
     assert (shape, of, free, whole) == ("shape of nobody/nowhere", config, machine.free, machine.whole)
     assert sizes == checks.model_shape.sizes_of(prompts, None)
+    Path(prompts).write_text("one\ntwo\nthree\n")
+    checks.memory(msgspec.structs.replace(config, limit=2))
+    assert asked[1][2] == checks.model_shape.sizes_of(prompts, 2) != checks.model_shape.sizes_of(prompts, None)
+
+
+def test_a_model_whose_size_is_not_known_is_said_to_be_so(hardware, prompts, monkeypatch):
+    def unknown(model: str) -> None:
+        raise checks.model_shape.Unknown(f"nobody knows {model}")
+
+    monkeypatch.setattr(checks.model_shape, "shape_of", unknown)
+    config = RunConfig(prompts=prompts, model="nobody/nowhere")
+    assert checks.estimate_memory(config, Machine()) == "nobody knows nobody/nowhere"
+
+
+def test_a_supervisor_that_could_not_listen_is_an_error_of_the_input(monkeypatch, tmp_path):
+    monkeypatch.setattr(checks, "runtime_directory", lambda: tmp_path)
+    checks.check_sockets()
+
+    def taken() -> None:
+        raise checks.run_directory.RunFileError("something is there")
+
+    monkeypatch.setattr(checks, "runtime_directory", taken)
+    with pytest.raises(checks.InputError, match=r"^something is there$") as caught:
+        checks.check_sockets()
+    assert caught.value.problems == ["something is there"]
+
+
+def test_packages_of_the_model_in_a_folder_and_of_the_settings_are_asked_for_and_demo_is_never_a_folder(
+    hardware, prompts, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(checks.quantization, "installed", lambda package: None)
+    for name in ("demo", "model"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text('{"quantization_config": {"quant_method": "awq"}}')
+
+    def asked(**settings: object) -> list[str]:
+        config = RunConfig(prompts=prompts, device="cpu", ranks=1, **settings)  # type: ignore[arg-type]
+        found = checks.check_quantization(config)
+        assert set(map(str, found)) <= set(map(str, checks.check(config)))
+        return [problem.setting for problem in found]
+
+    assert asked(model="demo") == []
+    assert asked(model="model") == ["model"]
+    assert asked(model="demo", quantization="int8", attention="flash_attention_2") == ["quantization", "attention"]
+
+
+def test_outputs_must_not_be_what_the_run_reads_or_cannot_write(hardware, prompts, tmp_path, monkeypatch):
+    monkeypatch.setattr(checks.models, "why_unusable", lambda config: [])
+    (tmp_path / "there").touch()
+
+    def said(output: str, force: bool = False) -> list[str]:
+        config = RunConfig(prompts=prompts, output=output, device="cpu", ranks=1)
+        return [str(problem) for problem in checks.check(config, force=force)]
+
+    assert said(str(tmp_path / "new")) == said(str(tmp_path / "there"), force=True) == []
+    assert said(str(tmp_path / "there")) == [
+        f"--output: {tmp_path / 'there'} exists; name another file, or replace it with --force"
+    ]
+    assert len(said(prompts)) == len(said(prompts, force=True)) == 1
+
+
+def test_all_problems_are_the_lines_of_an_error():
+    assert str(checks.InputError([checks.Problem("batch_size", "is bad"), "and more"])) == (
+        "--batch-size: is bad\nand more"
+    )
+
+
+def test_ranks_that_nobody_placed_are_warned_about_by_the_device_they_run_on(hardware):
+    hardware.cores, hardware.gpus = 1, 0
+    assert warned(1, ranks=2, device="auto") == [
+        "1 prompt for 2 ranks: 1 will have no work",
+        "2 ranks on 1 core: ranks share cores, which is slower",
+    ]
+    assert warned(ranks=2, device="cuda") == ["2 ranks on 0 GPUs: several ranks share a GPU and its memory"]
+    assert warned(ranks=2, device="cuda", ranks_per_gpu=2) == []
+    hardware.gpus = 1
+    assert warned(ranks=2, device="cuda") == ["2 ranks on 1 GPU: several ranks share a GPU and its memory"]

@@ -22,7 +22,9 @@ from rankdeck.runner.protocol import OutputRecord, encode_line
 from rankdeck.runner.protocol.config import MAX_RANKS, RunConfig
 from rankdeck.runner.protocol.sweep_plan import SweepPlan
 from rankdeck.runner.run_directory.run_file import RunFile
-from tests import checkpoints
+from rankdeck.runner.sweep.verdict import summarise_sweep
+from tests import checkpoints, reports
+from tests.runner.forecast.test_cost_model import point
 
 
 @pytest.fixture
@@ -201,6 +203,59 @@ def test_a_model_is_looked_into_here_only_for_callers_that_have_not(tmp_path, as
     assert supervisors == []
 
 
+def test_a_run_that_could_not_be_listened_to_is_refused_before_anything_is_made(asked, supervisors, monkeypatch):
+    def no_sockets() -> None:
+        raise start.InputError(["no sockets"])
+
+    monkeypatch.setattr(checks, "check_sockets", no_sockets)
+    with pytest.raises(start.InputError, match="no sockets"):
+        start.launch(asked)
+    assert not run_directory.runs_directory().exists() or not list(run_directory.runs_directory().iterdir())
+    assert supervisors == []
+
+
+def test_what_is_doubtful_is_told_of_a_run_that_starts_and_what_cannot_be_is_refused(asked, supervisors, monkeypatch):
+    measured: list[RunConfig] = []
+
+    def memory(config: RunConfig) -> tuple[str, object]:
+        measured.append(config)
+        return "hardly", refusal
+
+    monkeypatch.setattr(checks, "memory", memory)
+    refusal: object = None
+    assert start.launch(changed(asked, device="auto")).doubt == "hardly"
+    assert measured[0].device == "cpu", "as it is settled"
+    refusal = checks.Problem("ranks", "too many")
+    with pytest.raises(start.InputError, match=r"^--ranks: too many$"):
+        start.launch(asked)
+    assert start.launch(asked, ignore_memory=True).doubt == "hardly"
+    assert len(supervisors) == 2
+
+
+def test_paths_in_the_users_home_are_recorded_whole(tmp_path, asked, supervisors, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    started = start.launch(changed(asked, prompts="~/p.txt", output="~/out.jsonl"))
+    config = run_directory.read_run_file(started.directory).config
+    assert (config.prompts, config.output) == (str(tmp_path / "p.txt"), str(tmp_path / "out.jsonl"))
+
+
+def test_an_output_that_exists_is_refused_unless_it_may_be_replaced(tmp_path, asked, supervisors):
+    (tmp_path / "old.jsonl").touch()
+    config = changed(asked, output=str(tmp_path / "old.jsonl"))
+    for look in (True, False):
+        with pytest.raises(start.InputError, match=r"^--output: .*old\.jsonl exists"):
+            start.launch(config, look_into_model=look)
+        start.launch(config, force=True, look_into_model=look)
+    assert len(supervisors) == 2
+
+
+def test_a_name_that_is_taken_is_refused_and_the_run_of_that_name_stays(asked, supervisors):
+    first = start.launch(changed(asked, name="mine")).directory
+    with pytest.raises(start.InputError, match=r"^--name: a run called mine exists already"):
+        start.launch(changed(asked, name="mine"))
+    assert run_directory.read_run_file(first).name == "mine"
+
+
 # --- the supervisor's process ---------------------------------------------------------------------
 
 
@@ -312,6 +367,9 @@ def stopped(tmp_path: Path, asked: RunConfig, supervisors: list[Path]) -> Path:
             exit_status=130,
             ended_at=2.0,
             cause="asked for",
+            summary=reports.summary(),
+            sweep=summarise_sweep(reports.sweep_state()),
+            costs=[point(4)],
             supervisor_pid=7,
             output_force=True,
             output_stamp=(1, 2, 3),
@@ -333,8 +391,35 @@ def test_a_resumed_run_is_the_same_run_with_the_new_settings_and_without_its_end
         exit_status=None,
         ended_at=None,
         cause=None,
+        summary=None,
+        sweep=None,
         output_force=False,
     )
+    assert before.summary is not None
+    assert before.sweep is not None
+
+
+def test_trust_that_run_json_records_is_taken_back_by_whoever_resumes_without_it(stopped, supervisors):
+    run = run_directory.read_run_file(stopped)
+    trusting = msgspec.structs.replace(run, config=changed(run.config, trust_remote_code=True))
+    run_directory.write_run_file(stopped, trusting)
+    start.resume(stopped, {"trust_remote_code": True})
+    assert not run_directory.read_run_file(stopped).config.trust_remote_code, "only the caller's own word counts"
+
+
+def test_a_run_of_before_there_were_digests_is_resumed_with_the_prompts_that_are_there(stopped, supervisors):
+    run = run_directory.read_run_file(stopped)
+    run_directory.write_run_file(stopped, msgspec.structs.replace(run, prompts_digest=None))
+    start.resume(stopped, {})
+    assert supervisors == [stopped]
+
+
+def test_a_complete_run_whose_prompts_are_damaged_is_refused_in_words(stopped, supervisors):
+    run = run_directory.read_run_file(stopped)
+    run_directory.write_run_file(stopped, msgspec.structs.replace(run, status="completed", prompts_digest=None))
+    (stopped / run_directory.PROMPTS_FILE).write_text("{}\n")
+    refused(stopped, r"prompts\.jsonl:1: the line is no prompt")
+    assert supervisors == []
 
 
 def refused(directory: Path, words: str, **changes: object) -> None:
@@ -494,3 +579,14 @@ def test_a_run_whose_supervisor_cannot_be_started_again_is_as_it_was(tmp_path, m
     with pytest.raises(start.InputError, match=r"supervisor cannot be started: .*Resource temporarily unavailable"):
         start.resume(run, {"batch_size": 7})
     assert run_directory.read_run_file(run) == stopped
+
+
+async def test_gpus_that_cannot_be_counted_are_left_to_the_ranks_that_greet(monkeypatch):
+    async def greetings_of(ranks: int, on_cpu: bool) -> list[str]:
+        return [f"{ranks} {on_cpu}"]
+
+    monkeypatch.setattr(start, "greetings_of", greetings_of)
+    monkeypatch.setattr(telemetry, "count_visible_gpus", lambda environ: 0)
+    monkeypatch.setattr(telemetry, "gpus_are_uncounted", lambda: True)
+    assert await start.hello(2, "cuda") == ["2 False"]
+    assert await start.hello(2, "auto") == ["2 True"]

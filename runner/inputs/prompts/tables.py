@@ -56,7 +56,7 @@ def csv_rows(lines: Iterable[Line], separator: str, column: str | None, problems
             if not row or (feed.is_blank and feed.number == place):
                 continue
             if not header:
-                header, position = row, check_column(column, row, problems, _hint(row))
+                header, position = row, check_column(column, row, problems, _hint(row, separator))
             elif len(row) == len(header):
                 yield place, row[position]
             else:
@@ -130,13 +130,16 @@ def _misfit(fields: int, columns: int, separator: str) -> str:
     return f"{said}; " + (f'quote a field with a {name} in it: "…"' if fields > columns else "add the missing ones")
 
 
-def _hint(header: Sequence[str]) -> str:
+def _hint(header: Sequence[str], separator: str) -> str:
     """What may be wrong with a header of one column that holds another separator."""
-    found = [separator for separator in SEPARATORS if len(header) == 1 and separator in header[0]]
+    found = [other for other in SEPARATORS if other != separator and len(header) == 1 and other in header[0]]
     if not found:
         return ""
     if found[0] == "\t":
         return "; if tabs separate its fields, name the file .tsv"
+    if separator == "\t":
+        above = "" if found[0] == "," else f" and put the line `sep={found[0]}` above it"
+        return f"; if `{found[0]}` separates the fields, name the file .csv{above}"
     return f"; if `{found[0]}` separates the fields, put the line `sep={found[0]}` above it"
 
 

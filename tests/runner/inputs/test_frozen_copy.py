@@ -1,6 +1,7 @@
 """prompts.jsonl, the run's own copy of its prompts: its digest, its ids, and lengths in bytes."""
 
 import hashlib
+import io
 import json
 import os
 from pathlib import Path
@@ -175,3 +176,40 @@ def test_a_plain_prompt_becomes_a_message_only_where_a_chat_is_wanted(tmp_path):
         ("1", "", given),
     ]
     assert (plain.messages, chat.messages) == (1, 2)
+
+
+def test_what_an_earlier_try_left_is_written_over(tmp_path):
+    (tmp_path / ".prompts.jsonl.partial").write_text("x" * 9999)
+    index = frozen(tmp_path, {"prompt": "one"})
+    assert [prompt.text for prompt in PromptIndex.open(index.path, index.digest).read([0])] == ["one"]
+    assert not (tmp_path / ".prompts.jsonl.partial").exists()
+
+
+def test_what_is_said_of_a_copy_names_its_file_and_what_to_do(tmp_path):
+    index = frozen(tmp_path, {"prompt": "one"})
+    changed = (
+        f"{index.path}: prompts.jsonl has changed since the run began, so its answers would mix two sets of prompts; "
+        "put the file back as it was, or start a new run"
+    )
+    assert why_changed(index.path, "0" * 64) == changed
+    with pytest.raises(PromptError) as caught:
+        PromptIndex.open(index.path, "0" * 64)
+    assert str(caught.value) == changed
+    nowhere = tmp_path / "nowhere"
+    assert why_changed(nowhere, "0" * 64) == f"{nowhere}: cannot be read: No such file or directory"
+    index.path.write_bytes(index.path.read_bytes()[:-1])
+    with pytest.raises(PromptError) as caught:
+        index.read([0])
+    assert str(caught.value) == (
+        f"{index.path}:1: the line is cut short: the run's copy of the prompts is damaged; "
+        "start a new run from the prompt file"
+    )
+
+
+def test_prompts_on_standard_input_are_named_so(tmp_path):
+    with pytest.raises(PromptError, match=r"^standard input:1: "):
+        freeze("-", tmp_path / "q", column=None, limit=None, chat=False, stdin=io.BytesIO(b"{"))
+    index = freeze(
+        "-", tmp_path / "q", column=None, limit=None, chat=False, stdin=io.BytesIO(b'{"prompt": "a", "id": 5}')
+    )
+    assert index.read([0])[0].id == "5", "they may have ids"

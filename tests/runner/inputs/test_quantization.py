@@ -61,6 +61,88 @@ def test_what_a_quantised_checkpoint_needs_is_read_from_its_config(values, said)
         assert problem.endswith(said)
 
 
+NEEDED = {
+    "aqlm": "package aqlm: pip install 'aqlm[gpu,cpu]'",
+    "auto-round": "package auto-round: pip install auto-round",
+    "awq": "package gptqmodel: pip install gptqmodel",
+    "bitsandbytes": "package bitsandbytes: pip install bitsandbytes",
+    "compressed-tensors": "package compressed-tensors: pip install compressed-tensors",
+    "eetq": "package kernels: pip install kernels",
+    "fbgemm_fp8": "package fbgemm-gpu: pip install fbgemm-gpu",
+    "fp_quant": "package fp_quant: pip install fp_quant",
+    "gptq": "packages gptqmodel and optimum: pip install gptqmodel optimum",
+    "higgs": "packages flute-kernel and fast_hadamard_transform: pip install flute-kernel fast_hadamard_transform",
+    "hqq": "package hqq: pip install hqq",
+    "quanto": "package optimum-quanto: pip install optimum-quanto",
+    "quark": "package amd-quark: pip install amd-quark",
+    "sinq": "package sinq: pip install sinq",
+    "spqr": "package spqr_quant: pip install 'spqr_quant[gpu]'",
+    "torchao": "package torchao: pip install torchao",
+    "vptq": "package vptq: pip install vptq",
+}
+LEAST = {"bitsandbytes": "0.46.1", "torchao": "0.15.0", "auto-round": "0.5.0", "hqq": "0.2.1"}
+
+
+@pytest.mark.parametrize("method", sorted(quantization.OF_CHECKPOINTS))
+def test_each_method_names_its_packages_and_the_oldest_that_will_do(method):
+    config = {"quantization_config": {"quant_method": method}}
+    assert found("none", config) == [f"--model: the model is quantised by {method}, which needs the {NEEDED[method]}"]
+    packages = quantization.OF_CHECKPOINTS[method]
+
+    def at(version):
+        said = quantization.check("none", config, lambda package: version)
+        return [str(problem) for problem in said]
+
+    assert at("9999") == at("?") == []
+    assert at("0.0.0") == [
+        f"--model: the model is quantised by {method}, which needs {package.pip} {LEAST[package.pip]} or later, "
+        f"here is 0.0.0: pip install -U {package.pip}"
+        for package in packages
+        if package.pip in LEAST
+    ]
+    for package in packages:
+        assert quantization.check("none", config, lambda one, package=package: LEAST.get(package.pip, "0")) == []
+
+
+def test_of_two_packages_only_the_missing_one_is_asked_for_and_both_faults_are_said():
+    config = {"quantization_config": {"quant_method": "gptq"}}
+    (said,) = found("none", config, optimum="1.0")
+    assert said.endswith("needs the package optimum: pip install optimum".replace("optimum", "gptqmodel"))
+    both = found("bnb-4bit", config, gptqmodel="1.0", optimum="1.0")
+    assert both == ["--quantization: the model is quantised already, by gptq; leave it out"]
+    assert len(found("bnb-4bit", config)) == 2
+
+
+def test_the_outer_config_says_first_how_a_model_is_quantised():
+    inner = {"text_config": {"quantization_config": {"quant_method": "inner"}}}
+    assert quantization.quantised_by(inner) == "inner"
+    assert quantization.quantised_by({**inner, "quantization_config": {"quant_method": "outer"}}) == "outer"
+    assert quantization.quantised_by({**inner, "quantization_config": "none"}) == "inner"
+    assert quantization.quantised_by({"quantization_config": {"load_in_8bit": True}}) == "bitsandbytes"
+    assert quantization.quantised_by({"quantization_config": {"load_in_8bit": False}}) is None
+    assert quantization.quantised_by({"quantization_config": {"quant_method": 5}}) == "5"
+    assert quantization.quantised_by({"text_config": []}) is quantization.quantised_by({}) is None
+
+
+def test_what_is_installed_is_looked_up_without_importing_it(monkeypatch):
+    def installed(module, pip):
+        return quantization.installed(quantization.Package(module, pip))
+
+    assert installed("torch", "torch") == quantization.metadata.version("torch")
+    assert installed("torch", "torch[opt]") == quantization.metadata.version("torch"), "extras are no part of its name"
+    assert installed("json", "no-such-distribution") == "?"
+    assert installed("no_such_module", "torch") is None
+    assert installed("no_such_package.part", "torch") is None
+
+
+@pytest.mark.parametrize(
+    ("version", "numbers"),
+    [("0.46.1.dev0+cu128", (0, 46, 1)), ("1", (1,)), ("2.0rc1", (2, 0)), ("?", ()), ("", ()), ("v1.0", ())],
+)
+def test_versions_are_compared_by_their_leading_numbers(version, numbers):
+    assert quantization._numbers(version) == numbers
+
+
 def test_a_checkpoint_that_needs_nothing_or_what_nobody_knows_yet_is_left_to_transformers():
     assert found("none", {"quantization_config": {"quant_method": "fp8"}}) == []
     assert found("none", {"quantization_config": {"quant_method": "of tomorrow"}}) == []
@@ -95,6 +177,10 @@ def test_an_attention_that_is_a_package_of_its_own_is_asked_for_only_where_it_is
         "--attention: flash_attention_2 needs a package of its own: pip install flash-attn --no-build-isolation"
     ]
     assert said("flash_attention_2", "flash_attn") == said("flash_attention_3", "kernels") == []
+    assert said("flash_attention_2", "kernels") == said("flash_attention_3", "flash_attn_interface") == []
+    assert said("flash_attention_3", "flash_attn") == [
+        "--attention: flash_attention_3 needs a package of its own: pip install kernels"
+    ]
     on_cpu = check(RunConfig(prompts="p", device="cpu", attention="flash_attention_3"))
     assert [str(problem) for problem in on_cpu] == ["--attention: flash_attention_3 needs an NVIDIA GPU; use sdpa"]
     assert check(RunConfig(prompts="p", compile=True, engine="continuous"))[0].setting == "compile"

@@ -1,5 +1,6 @@
 """What each command passes on: every flag reaches what it is for, and what was not typed is left to its default."""
 
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +16,7 @@ from rankdeck.tui.settings.preferences import Preferences
 from rankdeck.tui.sources.runs import sample_prompts
 from tests.reports import summary, write_run
 from tests.tui.commands.test_cli import rankdeck
-from tests.tui.commands.test_mistakes import flag
+from tests.tui.commands.test_mistakes import CHOICES, flag
 
 COMMANDS: dict[str, Any] = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
 
@@ -188,6 +189,17 @@ def test_the_world_size_is_the_machines_unless_it_is_typed_or_in_the_file(
     ):
         assert rankdeck("run", "p.txt", *words).exit_code == 7
         assert passed["config"].ranks == ranks, words
+
+
+def test_a_run_is_warned_of_as_it_was_recorded_not_as_it_was_asked_for(
+    passed: Passed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorded = SimpleNamespace(config=RunConfig(prompts="p.txt", device="cuda"), prompts=5, remarks=[])
+    warned: list[Any] = []
+    monkeypatch.setattr(run_directory, "read_run_file", lambda directory: recorded)
+    monkeypatch.setattr(common.checks, "warnings", lambda *of: warned.append(of) or [])
+    assert rankdeck("run", "p.txt", "--device", "auto").exit_code == 7
+    assert warned == [(recorded.config, 5)]
 
 
 def test_warnings_and_doubts_are_each_a_line_on_stderr(passed: Passed, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -441,3 +453,30 @@ def write_run_among_mine() -> None:
     directory = run_directory.runs_directory() / "mine"
     directory.mkdir(parents=True)
     write_run(directory)
+
+
+# --- what the help says -----------------------------------------------------------------------------
+
+DEFAULT = re.compile(r"\[default: ([^\]]+)\]")
+
+
+@pytest.mark.parametrize("command", ["run", "sweep", "demo", "resume"])
+def test_the_defaults_that_the_help_names_are_those_of_a_run(command: str) -> None:
+    fields = {field.name: field for field in msgspec.structs.fields(RunConfig)}
+    named = {
+        param.name: found[1]
+        for param in COMMANDS[command].params
+        if param.name in fields and param.default is None and (found := DEFAULT.search(param.help or ""))
+    }
+    for name, said in named.items():
+        if name in ("ranks", "patience", "ranks_per_gpu"):
+            continue  # they depend on the machine
+        assert said == ("auto" if name == "batch_size" else str(fields[name].default)), name
+    assert command not in ("run", "sweep") or {"model", "max_new_tokens", "dtype"} <= named.keys()
+
+
+@pytest.mark.parametrize("command", ["run", "sweep", "resume"])
+def test_the_choices_that_the_help_names_are_those_there_are(command: str) -> None:
+    for param in COMMANDS[command].params:
+        for choice in CHOICES.get(param.name, ()):
+            assert re.search(rf"\b{re.escape(choice)}\b", param.help), (param.name, choice)

@@ -25,3 +25,13 @@ def test_prompts_in_a_settings_file_are_beside_it_or_standard_input(
     monkeypatch.setenv("HOME", str(home))
     (folder / "run.toml").write_text(f'prompts = "{written}"\n')
     assert Settings({}, folder / "run.toml").values["prompts"] == meant.format(folder=folder, home=home)
+
+
+def test_a_file_that_is_named_from_here_has_its_prompts_beside_it_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "run.toml").write_text('prompts = "p.txt"\n')
+    monkeypatch.chdir(tmp_path)
+    assert Settings({}, Path("sub/run.toml")).values["prompts"] == str(tmp_path / "sub" / "p.txt")
+    assert Settings({"prompts": "q.txt"}, Path("sub/run.toml")).values["prompts"] == "q.txt", "that is from here"

@@ -63,6 +63,18 @@ def test_no_type_with_a_class_of_decoders_alone_needs_architectures() -> None:
         ("qwen2", "Qwen2ForQuestionAnswering", {}, "a question-answering model, which finds answers in a text"),
         ("qwen2", "Qwen2ForRewardModel", {}, "a reward model"),
         ("vit", "ViTForImageClassification", {}, "an image classifier"),
+        ("bert", "BertForMultipleChoice", {}, "a multiple-choice model"),
+        ("bert", "BertForNextSentencePrediction", {}, "a classifier"),
+        ("wav2vec2", "Wav2Vec2ForAudioClassification", {}, "an audio classifier"),
+        ("vit", None, {}, "a kind of model that does not generate text"),
+        ("esm", "EsmModel", {}, "an encoder, which reads in both directions"),
+        ("vit", None, {"vision_config": {}}, "a model for images and text"),
+        ("vit", None, {"vision_config": {}, "audio_config": {}}, "a model for sounds and text"),
+        ("vit", None, {"is_encoder_decoder": True}, "an encoder-decoder"),
+        ("vit", None, {"is_encoder_decoder": "yes"}, "a kind of model that does not generate text"),
+        ("gpt2", "GPT2Model", {"is_encoder_decoder": True}, "an encoder-decoder"),
+        ("qwen2", "Qwen2ForCausalLM", {"text_config": {"is_causal": False}}, "an encoder"),
+        ("llama", "LlamaForCausalLM", {"text_config": {"use_bidirectional_attention": True}}, "an encoder"),
         ("clip", "CLIPModel", {"vision_config": {}}, "a model for images and text"),
         ("llava", "LlavaForConditionalGeneration", {}, "a model for images and text"),
         ("qwen2_vl", "Qwen2VLForConditionalGeneration", {}, "a model for images and text"),
@@ -86,6 +98,8 @@ def test_another_kind_of_model_is_refused_by_its_name(
     ("kind", "made_by", "config"),
     [
         ("gpt2", None, {}),
+        ("gpt2", "GPT2LMHeadModel", {"is_encoder_decoder": True, "is_causal": True}),
+        ("llama", "LlamaForCausalLM", {"text_config": ["none"], "use_bidirectional_attention": False}),
         ("gpt2", "GPT2DoubleHeadsModel", {}),
         ("gpt2", "GPT2Model", {}),
         ("mistral", "MistralModel", {}),
@@ -145,3 +159,16 @@ def test_a_table_is_read_with_all_that_is_added_to_it() -> None:
     )
     assert table_in(source, "NAMES") == {"a": "A", "b": "B", "c": "C"}
     assert table_in("", "NAMES") == {}
+
+
+@pytest.mark.parametrize("listed", [None, [], "XForMaskedLM", [5], [""], {"0": "XForMaskedLM"}])
+def test_a_class_that_is_not_named_is_not_made_up(listed: Any) -> None:
+    assert architecture.architecture_of({"architectures": listed}) is None
+    assert architecture.why_not_causal({"model_type": "llama", "architectures": listed}, NAMES) is None
+
+
+def test_of_several_classes_the_first_is_that_of_the_checkpoint() -> None:
+    listed = ["BertForMaskedLM", "LlamaForCausalLM"]
+    assert architecture.architecture_of({"architectures": listed}) == "BertForMaskedLM"
+    said = architecture.why_not_causal({"model_type": "bert", "architectures": listed}, NAMES) or ""
+    assert said.startswith("not a causal language model: BertForMaskedLM is ")

@@ -118,6 +118,24 @@ def test_code_that_transformers_has_itself_needs_no_trust(folder: Path) -> None:
     assert examine(folder) == Findings()
 
 
+def test_weights_are_judged_unless_code_that_is_trusted_loads_them(folder: Path) -> None:
+    checkpoints.change(folder / "config.json", auto_map=CODE)
+    checkpoints.safetensors(folder / "model.safetensors", {"score.weight": [2]})
+    assert "the weights have no lm_head" in problem(folder)
+    for name in ("configuration_x.py", "modeling_x.py"):
+        (folder / name).touch()
+    assert examine(folder, trust_remote_code=True) == Findings()
+    checkpoints.change(folder / "config.json", auto_map={"AutoConfig": CODE["AutoConfig"]})
+    assert "the weights have no lm_head" in problem(folder, trust_remote_code=True), "it brings no model"
+
+
+def test_a_tokenizer_that_is_trusted_may_bring_its_own_chat_template(folder: Path) -> None:
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "auto_map": {"AutoTokenizer": ["t.X", None]}}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    assert "no chat template" in problem(folder, chat=True)
+    assert examine(folder, chat=True, trust_remote_code=True) == Findings()
+
+
 def test_code_without_a_causal_model_is_refused_whoever_trusts_it(folder: Path) -> None:
     code = {"AutoConfig": "configuration_x.XConfig", "AutoModel": "modeling_x.XModel"}
     checkpoints.change(folder / "config.json", model_type="unheard_of", auto_map=code)
@@ -183,7 +201,11 @@ def test_the_generation_config_goes_before_the_config(folder: Path) -> None:
 def test_the_vocabulary_of_a_model_with_parts_is_that_of_its_text() -> None:
     assert module.vocabulary_of({"vocab_size": 5, "text_config": {"vocab_size": 7}}) == 7
     assert module.vocabulary_of({"vocab_size": 5, "text_config": {}}) == 5
-    assert module.vocabulary_of({"vocab_size": "5"}) is None
+    for nothing in ("5", True, 0, -1, None, 5.0):
+        assert module.vocabulary_of({"vocab_size": nothing}) is None
+        assert module.vocabulary_of({"vocab_size": 5, "text_config": {"vocab_size": nothing}}) == 5
+    assert module.vocabulary_of({"vocab_size": 5, "text_config": "none"}) == 5
+    assert module.vocabulary_of({}) is None
 
 
 def test_weights_that_are_still_to_come_are_not_missed(folder: Path) -> None:
@@ -222,3 +244,47 @@ def test_values_of_the_right_kind_are_let_through(folder: Path) -> None:
     path = folder / "generation_config.json"
     path.write_text(json.dumps(good))
     assert not [line for line in examine(folder).problems if "must be" in line]
+
+
+def test_of_a_folder_that_is_no_model_only_that_is_said(folder: Path) -> None:
+    (folder / "config.json").unlink()
+    (folder / "model.safetensors").unlink()
+    assert problem(folder).startswith(f"{folder} has no config.json")
+
+
+def test_a_broken_tokenizer_is_told_by_its_file_and_place_once(folder: Path) -> None:
+    (folder / "tokenizer.json").write_text("{")
+    assert problem(folder).startswith(f"{folder / 'tokenizer.json'}:1:2 is not valid JSON")
+    checkpoints.whole(folder)
+    (folder / "tokenizer_config.json").write_text("{")
+    assert problem(folder).startswith(f"{folder / 'tokenizer_config.json'}:1:2 is not valid JSON")
+
+
+def test_a_sentence_model_needs_the_modules_of_sentence_transformers(folder: Path) -> None:
+    (folder / "modules.json").write_text("[]")
+    assert examine(folder) == Findings()
+    (folder / "modules.json").unlink()
+    (folder / "modules.json").symlink_to("nowhere")
+    assert examine(folder) == Findings()
+
+
+def test_every_token_that_is_forced_and_the_end_are_looked_at_where_they_are_said(folder: Path) -> None:
+    path = folder / "generation_config.json"
+    path.write_text(json.dumps({"forced_bos_token_id": [3, 8], "eos_token_id": None}))
+    checkpoints.change(folder / "config.json", forced_eos_token_id=9, eos_token_id=99)
+    assert examine(folder).problems == (
+        f"{path}: forced_bos_token_id 8 is beyond the model's tokens, 0 to 7; correct or remove it",
+        f"{folder / 'config.json'}: forced_eos_token_id 9 is beyond the model's tokens, 0 to 7; correct or remove it",
+    )
+    assert examine(folder).notes == (), "what the generation config takes out is out"
+
+
+def test_weights_are_awaited_only_where_some_of_them_are_not_there(folder: Path) -> None:
+    first, second = checkpoints.sharded(folder)
+    second.unlink()
+    assert examine(folder, weights_may_come=True) == Findings()
+    assert "is not there" in problem(folder)
+    first.write_bytes(b"cut")
+    assert examine(folder, weights_may_come=True) == Findings(), "they are fetched once more"
+    second.write_bytes(b"cut")
+    assert len(examine(folder, weights_may_come=True).problems) == 2

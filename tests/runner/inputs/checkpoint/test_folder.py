@@ -94,3 +94,74 @@ def test_the_words_for_pointers_name_the_folder_and_the_command(tmp_path: Path) 
     )
     said = folder.why_pointers(tmp_path, list("abcdef"))
     assert said.startswith("a, b, c, d and 2 more are Git LFS pointers, not the files: run ")
+
+
+def test_the_files_that_transformers_reads_besides_the_weights_are_known_by_their_names() -> None:
+    small = (
+        "config.json", "merges.txt", "chat_template.jinja", "modeling_x.py", "tokenizer.model", "tokenizer.model.v3",
+        "qwen.tiktoken", "source.spm", "vocab.bpe", "bpe.codes", "x.vocab",
+    )  # fmt: skip
+    assert [name for name in small if not folder.is_small(name)] == []
+    large = (
+        "model.safetensors",
+        "pytorch_model.bin",
+        "model.gguf",
+        "README.md",
+        "tokenizer.model.old",
+        "json",
+        "a.JSON",
+    )
+    assert [name for name in large if folder.is_small(name)] == []
+
+
+def test_a_pointer_is_smaller_than_a_kibibyte_and_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    for size, is_one in ((1023, True), (1024, False)):
+        path.write_bytes(POINTER.ljust(size))
+        assert folder.is_pointer(path) == is_one
+    path.write_bytes(POINTER[1:])
+    assert not folder.is_pointer(path)
+    assert not folder.is_pointer(tmp_path)
+    assert not folder.is_pointer(tmp_path / "nowhere")
+
+
+def test_names_are_those_of_files_in_order_and_none_where_there_is_no_folder(tmp_path: Path) -> None:
+    for name in ("b", "a.json"):
+        (tmp_path / name).touch()
+    (tmp_path / "c.gguf").mkdir()
+    (tmp_path / "d").symlink_to("nowhere")
+    assert folder.names_in(tmp_path) == ["a.json", "b", "d"]
+    assert folder.names_in(tmp_path / "nowhere") == []
+    assert "GGUF" not in (folder.why_no_model(tmp_path) or ""), "a folder is no file of weights"
+
+
+@pytest.mark.parametrize(("count", "said"), [(0, ""), (1, "a"), (4, "a, b, c, d"), (5, "a, b, c, d and 1 more")])
+def test_four_names_are_listed_and_the_rest_is_counted(count: int, said: str) -> None:
+    assert folder.listed(list("abcdefgh")[:count]) == said
+    assert folder.listed(list("abc"), 2) == "a, b and 1 more"
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["x.gguf", "consolidated.00.pth"], "GGUF files, which are llama.cpp's (x.gguf)"),
+        (["model.onnx", "params.json"], "weights in their maker's own format (consolidated.*) (params.json)"),
+        (["tf_model.00001.h5"], "TensorFlow's weights (tf_model.00001.h5)"),
+        (["flax_model.msgpack"], "Flax's weights (flax_model.msgpack)"),
+        (["model_index.json"], "a diffusers pipeline, which makes images (model_index.json)"),
+        *(([f"x.{end}"], f"files of other programs (x.{end})") for end in ("pt", "pth", "ckpt", "nemo", "npz")),
+        (["x.gguf.txt", "my_params.json", "pytorch_model.bin", "x.h5"], None),
+        ([], None),
+    ],
+)
+def test_the_surest_of_other_kinds_is_named_with_its_first_file(names: list[str], said: str | None) -> None:
+    assert folder.other_kind(names) == said
+    assert folder.other_kind(iter(names)) == said
+
+
+def test_an_adapter_goes_before_what_else_a_folder_may_be(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": 5, "base_model_name_or_path": ""}))
+    checkpoints.whole(tmp_path / "below")
+    assert (folder.why_no_model(tmp_path) or "").startswith(
+        f"{tmp_path} is an adapter (PEFT) of a model that it does not name, not a model: "
+    )

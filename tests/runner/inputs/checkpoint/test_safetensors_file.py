@@ -73,6 +73,11 @@ def test_a_file_that_ends_too_early_says_how_many_bytes_it_has_of_how_many(file:
         (b'{"error": "Invalid username"}', "but text"),
         (b"\x1f\x8b\x08\x00\x11\x22\x33\x44" + b"\x00" * 20, "but compressed with gzip"),
         (POINTER, "but text"),
+        (b"\x80\x02\x8a\x0a" + b"\x6c" * 100, "but a file of torch.save (.bin)"),
+        (b"\x01" + bytes(7) + b"{" * 9, "is not a safetensors file; fetch it again"),
+        (b"\x02" + bytes(7) + b"{", "is cut short: it has 9 bytes, and its header alone 2; fetch it again"),
+        ((100_000_001).to_bytes(8, "little") + b"{" * 9, "is not a safetensors file; fetch it again"),
+        ((100_000_000).to_bytes(8, "little") + b"{" * 9, "its header alone 100,000,000; fetch it again"),
         (bytes(range(200, 256)), "is not a safetensors file; fetch it again"),
     ],
 )
@@ -129,3 +134,20 @@ def test_eight_values_of_each_dtype_have_its_bytes_and_no_other_number(tmp_path:
                 tensors_of(path)
         else:
             assert list(tensors_of(path)) == ["w"]
+
+
+def test_a_file_without_tensors_is_whole_and_what_is_said_of_the_file_is_no_tensor(file: Path) -> None:
+    for header in ({}, {"__metadata__": {"format": "pt"}}):
+        with_header(file, header)
+        assert tensors_of(file) == {}
+
+
+def test_the_tensor_that_ends_last_decides_how_long_a_file_must_be(file: Path) -> None:
+    header = {
+        "last": {"dtype": "F16", "shape": [3], "data_offsets": [2, 8]},
+        "first": {"dtype": "F16", "shape": [], "data_offsets": [0, 2]},
+    }
+    with_header(file, header, bytes(8))
+    assert list(tensors_of(file)) == ["last", "first"]
+    with_header(file, header, bytes(7))
+    assert "is cut short" in said_of(file)

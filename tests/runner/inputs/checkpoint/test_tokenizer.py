@@ -50,6 +50,12 @@ def test_no_tokenizer_names_the_files_that_are_one(bare: Path) -> None:
         ["vocab.json", "merges.txt"],
         ["vocab.txt"],
         ["rwkv_vocab_v20230424.txt"],
+        ["source.spm"],
+        ["encoder.vocab"],
+        ["vocab.bpe"],
+        ["byte_maps.json"],
+        ["vocab.json", "vocab.txt"],
+        ["my_vocab.json"],
     ],
 )
 def test_whatever_transformers_makes_a_tokenizer_of_is_one(bare: Path, names: list[str]) -> None:
@@ -58,9 +64,19 @@ def test_whatever_transformers_makes_a_tokenizer_of_is_one(bare: Path, names: li
     assert problems(bare) == []
 
 
-def test_a_tokenizer_of_bytes_needs_no_vocabulary(bare: Path) -> None:
-    checkpoints.change(bare / "tokenizer_config.json", tokenizer_class="ByT5Tokenizer")
+@pytest.mark.parametrize("names", [["tokenizer_config.json"], ["mytokenizer.json"], ["vocab.py"], ["merges.txt"]])
+def test_files_that_are_no_tokenizer_are_not_taken_for_one(bare: Path, names: list[str]) -> None:
+    for name in names:
+        (bare / name).write_text("{}")
+    assert "has no tokenizer" in problems(bare)[0]
+
+
+@pytest.mark.parametrize("name", ["ByT5Tokenizer", "ByT5TokenizerFast", "CanineTokenizer", "PerceiverTokenizer"])
+def test_a_tokenizer_of_bytes_or_characters_needs_no_vocabulary(bare: Path, name: str) -> None:
+    checkpoints.change(bare / "tokenizer_config.json", tokenizer_class=name)
     assert problems(bare) == []
+    (bare / "special_tokens_map.json").write_text(json.dumps({"tokenizer_class": "other"}))
+    assert problems(bare) == [], "another file does not say which class it is"
 
 
 def test_a_vocabulary_without_its_merges_would_cut_words_into_letters(bare: Path) -> None:
@@ -119,6 +135,24 @@ def test_packages_that_a_file_of_pieces_needs_are_asked_for_by_its_content(bare:
     assert problems(bare, None) == [f"{path} is empty; fetch it again"]
 
 
+def test_only_packages_that_are_missing_are_asked_for_and_a_tiktoken_file_is_one_by_its_name_too(bare: Path) -> None:
+    def said(*there: str) -> list[str]:
+        versions = dict.fromkeys(there, "1.0")
+        return tokenizer.problems_of(bare, names_in(bare), lambda package: versions.get(package.module))
+
+    path = bare / "spiece.model"
+    path.write_bytes(b"\x0a\x0e")
+    needs = f"{path} is a SentencePiece tokenizer, which needs another package: pip install"
+    assert said() == [f"{needs} sentencepiece protobuf"]
+    assert said("sentencepiece") == [f"{needs} protobuf"]
+    assert said("google.protobuf") == [f"{needs} sentencepiece"]
+    assert said("google.protobuf", "sentencepiece") == []
+    path.unlink()
+    (bare / "qwen.tiktoken").write_bytes(b"\x0a not as expected")
+    assert said("tiktoken") == []
+    assert "qwen.tiktoken is a tiktoken tokenizer" in said("sentencepiece", "google.protobuf")[0]
+
+
 # --- chat ---------------------------------------------------------------------------------------
 
 
@@ -155,6 +189,31 @@ def test_a_template_in_a_file_of_its_own_is_one_and_an_empty_one_is_none(folder:
     assert why_no_chat(folder)
     (folder / "chat_template.jinja").write_text("{{ messages }}")
     assert why_no_chat(folder) == ""
+
+
+def test_templates_in_a_folder_of_their_own_are_named_and_the_default_one_is_enough(folder: Path) -> None:
+    place = folder / "additional_chat_templates"
+    place.mkdir()
+    (place / "rag.jinja").touch()
+    (place / "README.md").touch()
+    cure = f"leave --chat out and give plain prompts, or put the model's template into {folder / 'chat_template.jinja'}"
+    assert why_no_chat(folder) == f"of its chat templates (rag) none is the default one: {cure}"
+    (place / "default.jinja").touch()
+    assert why_no_chat(folder) == ""
+
+
+@pytest.mark.parametrize("template", ["", [], {}, None, 5])
+def test_a_template_that_is_empty_or_none_is_none(folder: Path, template: object) -> None:
+    checkpoints.change(folder / "tokenizer_config.json", chat_template=template)
+    assert why_no_chat(folder) == (
+        "the model has no chat template, which --chat and prompts with messages need: leave --chat out and give plain "
+        f"prompts, or put the model's template into {folder / 'chat_template.jinja'}"
+    )
+
+
+def test_a_template_that_is_no_utf_8_is_none(folder: Path) -> None:
+    (folder / "chat_template.jinja").write_bytes(b"\xff")
+    assert why_no_chat(folder)
 
 
 def test_a_processors_template_is_not_the_tokenizers(folder: Path) -> None:
@@ -195,3 +254,17 @@ def test_a_vocabulary_that_is_a_list_counts_by_its_places(folder: Path) -> None:
     (folder / "tokenizer.json").write_text(json.dumps(values))
     assert beyond(folder, 3) == ""
     assert "beyond the model's 1 ('b', 'c')" in beyond(folder, 1)
+
+
+def test_a_token_that_is_in_the_vocabulary_and_beside_it_is_named_once_and_only_numbers_count(folder: Path) -> None:
+    checkpoints.tokenizer(folder, {"<pad>": 8, "odd": "9", "z": 1234}, {"<pad>": 8})  # type: ignore[dict-item]
+    assert beyond(folder, 1234).endswith("beyond the model's 1,234 ('z'): a prompt with one cannot be answered")
+    assert "('<pad>', 'z')" in beyond(folder, 8)
+    assert beyond(folder, 1235) == ""
+
+
+def test_beside_a_list_of_tokens_added_ones_count_by_their_number(folder: Path) -> None:
+    values = {"model": {"vocab": [["a", -1.0], "odd", []]}, "added_tokens": [{"id": 7, "content": "<end>"}]}
+    (folder / "tokenizer.json").write_text(json.dumps(values))
+    assert "beyond the model's 1 ('<end>')" in beyond(folder, 1)
+    assert beyond(folder, 8) == ""

@@ -81,6 +81,36 @@ def test_an_index_that_is_none_is_told(folder: Path, content: str) -> None:
     assert "index.json has no weight_map" in problem(folder)
 
 
+def test_files_that_torch_saved_in_parts_are_all_looked_at_by_their_index(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    index = folder / "pytorch_model.bin.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": "b.bin", "b": "a.bin", "c": "b.bin"}}))
+    assert weights.files_of(folder, names_in(folder), {}) == ["a.bin", "b.bin"]
+    assert problem(folder) == f"{index} names 2 files, and a.bin, b.bin are not there; fetch the model again"
+    (folder / "a.bin").write_bytes(b"\x80\x02 as torch saved before 1.6")
+    (folder / "b.bin").write_bytes(b"PK\x03\x04")
+    assert problem(folder) == f"{folder / 'b.bin'} is cut short; fetch it again"
+    (folder / "a.bin").write_bytes(b"")
+    assert problems(folder) == [
+        f"{folder / 'a.bin'} is empty; fetch it again", f"{folder / 'b.bin'} is cut short; fetch it again"
+    ]  # fmt: skip
+
+
+def test_a_single_file_that_is_not_there_and_a_broken_index_are_told(folder: Path) -> None:
+    checkpoints.change(folder / "config.json", transformers_weights="other.safetensors")
+    assert problem(folder) == f"{folder}: other.safetensors is not there; fetch the model again"
+    (folder / "model.safetensors").unlink()
+    index = folder / "model.safetensors.index.json"
+    index.write_text("{")
+    checkpoints.change(folder / "config.json", transformers_weights="")
+    assert problem(folder).startswith(f"{index}:1:2 is not valid JSON")
+    assert weights.files_of(folder, names_in(folder), {}) == []
+    assert weights.files_of(folder, [], {}) == []
+    assert weights.files_of(folder, ["pytorch_model.bin"], {}) == ["pytorch_model.bin"]
+    assert weights.index_of(["pytorch_model.bin.index.json", "pytorch_model.bin"], {}) == "pytorch_model.bin"
+    assert weights.index_of([], {"transformers_weights": 5}) is None
+
+
 def test_the_single_file_goes_before_an_index_and_another_name_before_both(folder: Path) -> None:
     there = ["model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"]
     assert weights.index_of(there, {}) == "model.safetensors"
@@ -116,6 +146,9 @@ def test_a_pickled_file_that_is_none_is_told(folder: Path, content: bytes, said:
         (("tf_model.h5",), "it has TensorFlow's weights"),
         (("flax_model.msgpack",), "it has Flax's weights"),
         (("model.fp16.safetensors",), "it has model.fp16.safetensors; transformers takes only those names"),
+        (("training_args.bin",), "; fetch the model again, with its weights"),
+        (("a.bin", "b.bin", "training_args.bin"), "it has a.bin, b.bin; transformers takes only those names"),
+        (("pytorch_model-00001-of-00002.bin", "x.gguf"), "pytorch_model-00001-of-00002.bin and its like need"),
         (("model-00001-of-00002.safetensors",), "need model.safetensors.index.json, which is not there"),
     ],
 )
@@ -157,6 +190,8 @@ def test_the_head_of_a_classifier_in_place_of_a_language_models_is_named(head: s
     (said,) = weights.misfits(tensors(**{"lm_head.weight": None, head: [2, 4]}), {**LLAMA, "tie_word_embeddings": None})
     assert said.startswith(f"the weights have no lm_head, which makes the tokens; there is {head}: it classifies")
     assert weights.misfits(tensors(**{head: [2, 4]}), LLAMA) == [], "beside an lm_head it is an extra"
+    tied = tensors(**{"lm_head.weight": None, head: [2, 4]})
+    assert weights.misfits(tied, {**LLAMA, "tie_word_embeddings": True}) == []
 
 
 def test_an_embedding_of_another_size_is_named_with_both() -> None:
@@ -186,3 +221,59 @@ def test_of_a_model_with_its_own_python_names_and_sizes_say_nothing(folder: Path
     assert problems(folder, foreign=True) == []
     (folder / "model.safetensors").write_bytes(b"x")
     assert problems(folder, foreign=True)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("word_embed_proj_dim", "input_embedding_size", "embedding_size", "embedding_dim", "embed_dim", "d_embed"),
+    ],
+)
+def test_a_model_that_says_the_width_of_its_embedding_is_not_measured_by_its_layers(name: str) -> None:
+    assert weights.misfits(tensors(), {**LLAMA, "hidden_size": 6, name: 4}) == []
+    assert len(weights.misfits(tensors(), {**LLAMA, "vocab_size": 9, name: 4})) == 1, "its rows are"
+
+
+def test_sizes_are_judged_by_what_the_text_model_says_and_only_of_plain_weights() -> None:
+    nested = {"vocab_size": 99, "text_config": {"vocab_size": 8, "hidden_size": 4}, "tie_word_embeddings": True}
+    assert weights.misfits(tensors(), nested) == []
+    assert len(weights.misfits(tensors(), {**nested, "text_config": {"vocab_size": 9}})) == 1
+    for kind in ("mllama", "moshi"):
+        assert weights.misfits(tensors(), {**LLAMA, "model_type": kind, "vocab_size": 9}) == []
+    for vocabulary in (None, "8", []):
+        assert weights.misfits(tensors(), {**LLAMA, "vocab_size": vocabulary, "hidden_size": 6}) == []
+    for dtype, wrong in (("F64", 1), ("F32", 1), ("F16", 1), ("BF16", 1), ("U8", 0), ("I8", 0), ("F8_E4M3", 0)):
+        changed = {**tensors(), "model.embed_tokens.weight": Tensor(dtype, [9, 4], (0, 0))}
+        assert len(weights.misfits(changed, LLAMA)) == wrong, dtype
+    assert weights.misfits(tensors(**{"model.embed_tokens.weight": [2, 2, 2]}), LLAMA) == []
+
+
+def test_of_several_embeddings_the_one_with_the_shortest_name_is_that_of_the_text() -> None:
+    found = tensors(**{"model.vision.embed_tokens.weight": [3, 3]})
+    assert weights.embedding_of(found) == ("model.embed_tokens.weight", "model.")
+    assert weights.embedding_of({}) is None
+    for name in ("embed_tokens", "wte", "word_embeddings", "embed_in", "tok_embeddings"):
+        assert weights.embedding_of({f"x.{name}.weight": found["lm_head.weight"]}) == (f"x.{name}.weight", "x.")
+        assert weights.embedding_of({f"x.my{name}.weight": found["lm_head.weight"]}) is None
+
+
+def test_only_what_mlx_writes_is_taken_for_its_own() -> None:
+    packed = {
+        "model.embed_tokens.weight": Tensor("U32", [4, 1], (0, 16)),
+        "model.embed_tokens.scales": Tensor("F16", [4, 1], (0, 8)),
+        "lm_head.weight": Tensor("F16", [4, 1], (0, 8)),
+    }
+    assert len(weights.misfits(packed, {"quantization": {}})) == 1
+    assert weights.misfits(packed, {"quantization_config": {}}) == []
+    without = {name: tensor for name, tensor in packed.items() if not name.endswith("scales")}
+    assert weights.misfits(without, {"quantization": {}}) == []
+
+
+def test_a_base_models_weights_are_told_whichever_part_of_the_config_says_that_the_head_is_its_own() -> None:
+    without = tensors(**{"lm_head.weight": None})
+    said = ["the weights have no lm_head.weight, and tie_word_embeddings in config.json is false: is it a base model?"]
+    sizes = {"vocab_size": 8, "hidden_size": 4}
+    assert weights.misfits(without, {**sizes, "text_config": {"tie_word_embeddings": False}}) == said
+    assert weights.misfits(without, {**sizes, "tie_word_embeddings": False, "text_config": {}}) == said
+    both = {**sizes, "tie_word_embeddings": True, "text_config": {"tie_word_embeddings": False}}
+    assert weights.misfits(without, both) == []

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rankdeck.runner.inputs import paths
-from rankdeck.runner.inputs.prompts.contents import opened
+from rankdeck.runner.inputs.prompts.contents import HEAD_BYTES, opened
 from rankdeck.runner.inputs.prompts.problems import Problems
 from tests.runner.inputs.freezing import complaint, frozen, texts
 
@@ -39,6 +39,98 @@ CONTENTS = [
     (b"\xef\xbb\xbf<HTML lang='en'>\n", "a web page (HTML); "),
     (b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>", "an XML document"),
 ]
+
+
+UNPACK = "unpack it first"
+AS_LINES = "save it as .jsonl"
+WHOLE = {
+    b"\x28\xb5\x2f\xfd": ("zstd-compressed", "decompress it first with unzstd"),
+    b"\xfd7zXZ\0": ("xz-compressed", "decompress it first with unxz"),
+    b"BZh11AY&SY": ("bzip2-compressed", "decompress it first with bunzip2"),
+    b"\x04\x22\x4d\x18": ("lz4-compressed", "decompress it first with unlz4"),
+    b"7z\xbc\xaf\x27\x1c": ("a 7z archive", UNPACK),
+    **dict.fromkeys(
+        (b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08"),
+        ("a zip archive", "unzip it first; save a spreadsheet as .csv"),
+    ),
+    b"x" * 256 + b"\nustar": ("a tar archive", "unpack it first with `tar xf`"),
+    **dict.fromkeys((b"PAR1\x15", b"PARE"), ("a Parquet file", "name it .parquet")),
+    b"ARROW1\0\0": ("an Arrow file", "save it as .parquet"),
+    b"Obj\x01": ("an Avro file", AS_LINES),
+    b"\x89HDF\r\n": ("an HDF5 file", AS_LINES),
+    **dict.fromkeys((b"\x80\x02", b"\x80\x05"), ("a Python pickle", AS_LINES)),
+    b"SQLite format 3\0": ("an SQLite database", "export its prompts with `sqlite3 -header -csv`"),
+    b"%PDF-": ("a PDF", "take its text out with pdftotext"),
+    b"{\\rtf1": ("an RTF document", "save it as plain text"),
+    b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1": ("an Office document", "save it as .csv or plain text"),
+    **dict.fromkeys(
+        (b"\x89PNG", b"\xff\xd8\xff", b"GIF87a", b"GIF89a"), ("an image", "give a file of prompts")
+    ),
+    **dict.fromkeys(
+        (b"<html>", b"<HTML lang", b"<!doctype HTML"),
+        ("a web page (HTML)", "a download that needs a login or has moved gives one: fetch the file again"),
+    ),
+    b" <?xml": ("an XML document", "if it says why a download failed, fetch the file again"),
+    POINTER: (
+        "a Git LFS pointer, not the file it stands for", "fetch that with `git lfs pull` in its repository"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("begins", WHOLE, ids=lambda begins: repr(begins[-8:]))
+def test_each_content_has_its_name_and_its_cure(begins: bytes) -> None:
+    what, cure = WHOLE[begins]
+    for content in (begins, b"\xef\xbb\xbf" + begins):
+        assert complaint("p.txt", content + b" and more\n") == f"p.txt: this is {what}; {cure}"
+
+
+@pytest.mark.parametrize(
+    ("name", "cure"),
+    [
+        ("p.txt", "gunzip it first, or name it .txt.gz"),
+        ("p.CSV", "gunzip it first, or name it .CSV.gz"),
+        ("p.ndjson", "gunzip it first, or name it .ndjson.gz"),
+        ("p.parquet", "gunzip it first"),
+        ("p.bin", "gunzip it first"),
+        ("p", "gunzip it first"),
+        ("-", "pipe it through gunzip"),
+    ],
+)
+def test_what_to_do_with_compressed_lines_depends_on_their_name(name: str, cure: str) -> None:
+    content, column = gzipped(LINES), "x" if name in ("p.CSV", "p.parquet") else None
+    said = complaint("-", stdin=content) if name == "-" else complaint(name, content, column=column)
+    shown = "standard input" if name == "-" else name
+    assert said == f"{shown}: this is gzip-compressed; {cure}"
+
+
+def test_a_parquet_file_on_standard_input_must_be_saved() -> None:
+    assert complaint("-", stdin=b"PAR1\x15\x04") == (
+        "standard input: this is a Parquet file; save it and give its name"
+    )
+
+
+@pytest.mark.parametrize(
+    ("mark", "encoding"),
+    [
+        (b"\xff\xfe", "UTF-16"),
+        (b"\xfe\xff", "UTF-16"),
+        (b"\xff\xfe\0\0", "UTF-32"),
+        (b"\0\0\xfe\xff", "UTF-32"),
+    ],
+)
+def test_a_mark_of_a_wide_encoding_names_it(mark: bytes, encoding: str) -> None:
+    assert complaint("p.txt", mark + b"anything") == (
+        f"p.txt:1: the file is {encoding}, not UTF-8; convert it with `iconv -f {encoding} -t UTF-8`"
+    )
+
+
+def test_zero_bytes_say_nothing_of_compressed_data_and_where_a_mark_says_utf_8() -> None:
+    zeros = b"a\0" * 200
+    assert complaint("p.parquet", b"PAR1\x15" + zeros, column="x").startswith(
+        "p.parquet: this Parquet file cannot be read"
+    )
+    assert "its gzip data is damaged" in complaint("p.txt.gz", b"\x1f\x8b" + zeros)
+    assert texts(frozen("p.txt", b"\xef\xbb\xbf" + zeros)) == [zeros.decode()]
 
 
 @pytest.mark.parametrize("name", ["p.txt", "p.jsonl", "p.json", "p.csv", "p.bin", "p"])
@@ -145,6 +237,12 @@ def test_a_pipe_is_refused_and_waits_for_nobody() -> None:
     assert "a pipe or a device" in complaint("p.txt")
 
 
+def test_a_name_that_no_file_can_have_is_told_in_the_systems_words() -> None:
+    assert complaint("p\0.txt") == "p\0.txt: cannot be read: embedded null byte"
+    long = "x" * 300 + ".txt"
+    assert complaint(long) == f"{long}: cannot be read: File name too long"
+
+
 def test_a_folder_and_a_link_to_itself_are_named() -> None:
     Path("p.txt").mkdir()
     os.symlink("q.txt", "q.txt")
@@ -155,6 +253,11 @@ def test_a_folder_and_a_link_to_itself_are_named() -> None:
 def test_standard_input_that_is_longer_than_its_beginning_is_read_to_its_end() -> None:
     lines = [f"prompt number {number}" for number in range(5000)]
     assert texts(frozen("-", stdin="\n".join(lines).encode())) == lines
+
+
+@pytest.mark.parametrize("size", [HEAD_BYTES - 1, HEAD_BYTES, HEAD_BYTES + 1])
+def test_standard_input_of_about_the_size_of_its_beginning_is_read_once_and_whole(size: int) -> None:
+    assert texts(frozen("-", stdin=b"x" * (size - 2) + b"\ny")) == ["x" * (size - 2), "y"]
 
 
 def test_standard_input_whose_end_was_seen_is_not_asked_again() -> None:

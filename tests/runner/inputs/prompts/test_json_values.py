@@ -88,3 +88,77 @@ def test_numbers_of_any_size_in_keys_that_are_not_used_are_no_matter() -> None:
     row = '{"messages": [{"role": "user", "content": "b"}], "n": '
     content = f'{{"prompt": "a", "n": {10**30}, "m": 1e300}}\n{row}{10**30}}}\n'
     assert len(frozen("p.jsonl", content)) == 2
+
+
+def test_a_number_of_more_digits_than_can_be_read_is_refused_with_its_line() -> None:
+    said = complaint("p.jsonl", f'{{"prompt": "a"}}\n{{"prompt": "a", "n": 1{"0" * 5000}}}\n')
+    assert said.startswith("p.jsonl:2: broken JSON: Exceeds the limit")
+
+
+def test_only_the_first_line_makes_an_array_of_a_file_and_other_values_are_refused_by_their_kind() -> None:
+    assert complaint("p.jsonl", '\n{"prompt": "a"}\n ["b"]\n3\nnull\n"c"\n').splitlines() == [
+        f"p.jsonl:{line}: {what}, not an object with `prompt` or `messages`"
+        for line, what in ((3, "a list"), (4, "a number"), (5, "null"), (6, "a string"))
+    ]
+    assert complaint("p.jsonl", "\n\n [1]\n") == (
+        "p.jsonl:3: this is a JSON array, not one object per line; name it .json"
+    )
+
+
+def test_a_key_that_stands_twice_in_the_body_of_a_request_is_refused() -> None:
+    row = '{"custom_id": "a", "body": {"prompt": "one", "prompt": "two"}}'
+    assert complaint("p.jsonl", row) == "p.jsonl:1: `prompt` appears more than once in one object; keep one"
+
+
+def test_a_mark_before_a_document_is_no_part_of_it_and_counts_in_its_places() -> None:
+    mark = b"\xef\xbb\xbf"
+    assert texts(frozen("p.json", mark + b'["a"]')) == ["a"]
+    assert complaint("p.json", mark + b" \n") == "p.json: there is no prompt in it"
+    assert complaint("p.json", mark + b'["a",\n\n"\xe9"]').startswith(
+        "p.json:3: not UTF-8 (byte 0xe9 at offset 11 of the file, 'é' in Latin-1)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("{}", ": an object, not a list of prompts; name a file of one object per line .jsonl"),
+        ('"a"', ": a string, not a list of prompts; name a file of one object per line .jsonl"),
+        ('{"id": 1, "id": 2}', ": `id` appears more than once in one object; keep one"),
+        ("[" * 100_000, ":1: broken JSON: nested too deeply"),
+        ('["a"]\n["b"]', ":2: broken JSON: Extra data at column 1; name a file of one object per line .jsonl"),
+        ('["a",]', ":1: broken JSON: "),
+    ],
+    ids=lambda value: value[:12],
+)
+def test_a_document_that_is_no_list_is_told_once(content: str, said: str) -> None:
+    found = complaint("p.json", content)
+    assert found.startswith(f"p.json{said}")
+    assert ("name a file" in found) == ("name a file" in said)
+
+
+@pytest.mark.parametrize(
+    ("piped", "expected"),
+    [
+        (b"\n[\n'a' is text\n", None),
+        (b'["a"]', ["a"]),
+        (b'[["a"]]', None),
+        (b'[{"prompt": "a"}]', ["a"]),
+        (b"[INST] a", ["[INST] a"]),
+        (b"[1, 2]", ["[1, 2]"]),
+        (b" {not json}", None),
+        (b"a\n{b}\n", ["a", "{b}"]),
+        (b'\xef\xbb\xbf{"prompt": "a"}', ["a"]),
+    ],
+)
+def test_standard_input_is_taken_for_what_its_first_line_begins_like(piped: bytes, expected: list[str] | None) -> None:
+    if expected is None:
+        assert complaint("-", stdin=piped).startswith("standard input:")
+    else:
+        assert texts(frozen("-", stdin=piped)) == expected
+
+
+def test_a_first_line_of_standard_input_that_is_no_utf_8_is_told_and_the_rest_is_text() -> None:
+    said = complaint("-", stdin=b'\xff\n{"prompt": \n')
+    assert said.splitlines() == [said]
+    assert said.startswith("standard input:1: not UTF-8 (byte 0xff at offset 0 of the file")

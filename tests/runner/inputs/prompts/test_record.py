@@ -52,6 +52,23 @@ def test_a_key_that_is_null_is_as_good_as_absent() -> None:
         ({"prompt": "a", "id": True}, "`id` must be a string or a whole number, not true"),
         ({"text": "a"}, "neither `prompt` nor `messages`; there is `text`"),
         ({"\x1b[2J": "a"}, "neither `prompt` nor `messages`; there is `\\u001b[2J`"),
+        ({"prompt": [1, "a"]}, "`prompt` is a list; give a string"),
+        ({"prompt": [{"text": "a"}]}, "`prompt` is a list; give a string"),
+        ({"prompt": [user(), {"text": "a"}]}, "`prompt` is a list; give a string"),
+        ({"prompt": {}}, "`prompt` must be a string, not an object"),
+        ({"messages": None}, "`messages` is null; there is no prompt"),
+        ({}, "neither `prompt` nor `messages`; there is nothing"),
+        (dict.fromkeys("abcdef", 1), "neither `prompt` nor `messages`; there is `a`, `b`, `c`, `d`, `e`"),
+        ({"prompt": "a", "id": ""}, "`id` must be a string or a whole number, not an empty string"),
+        ({"prompt": "a", "id": 1.0}, "`id` must be a string or a whole number, not a number"),
+        ({"prompt": "a", "custom_id": []}, "`custom_id` must be a string or a whole number, not an empty list"),
+        ({"prompt": "a", "id": None, "custom_id": False},
+         "`custom_id` must be a string or a whole number, not false"),
+        ({"messages": {}}, "`messages` must be a list of messages, not an object"),
+        ({"body": {"prompt": "a", "messages": [user()]}}, "`body` has both `prompt` and `messages`; leave one out"),
+        ({"body": "a"}, "neither `prompt` nor `messages`; there is `body`"),
+        ({"body": {"prompt": [1]}}, "`prompt` is a list of token ids; give the text, which the model's tokenizer makes "
+                                    "tokens of"),
         ({"custom_id": "a", "body": {"input": "x"}}, "`body` has neither `prompt` nor `messages`; there is `input`"),
     ],
 )  # fmt: skip
@@ -80,6 +97,17 @@ def test_parts_of_text_are_joined_as_a_template_joins_them() -> None:
          "tool calls (`tool_calls`) are not supported; leave out messages about tools"),
         ({"role": "tool", "content": "42", "tool_call_id": "1"},
          "tool results (role tool) are not supported; leave out messages about tools"),
+        ({"role": "function", "content": "42"},
+         "tool results (role function) are not supported; leave out messages about tools"),
+        ({"role": "assistant", "content": None, "tool_calls": []}, "`content` must be a string, not null"),
+        ({"role": "assistant", "content": " "}, "`content` is empty"),
+        (user(["a"]), "`content` must be a string, not a list"),
+        (user([{"type": 7, "text": "a"}]),
+         "a part of `content` has no `type`; only text is supported, no images, audio or files"),
+        (user([{"type": "\x1b[2J"}]),
+         "a part of `content` has the type `\\u001b[2J`; only text is supported, no images, audio or files"),
+        ({"role": "\x1b[2J", "content": "a"},
+         '`role` must be one of system, developer, user, assistant, not "\\u001b[2J"'),
         ({"role": "human", "content": "a"},
          '`role` must be one of system, developer, user, assistant, not "human"'),
         ({"content": "a"}, "`role` must be one of system, developer, user, assistant, not null"),
@@ -94,6 +122,23 @@ def test_a_developers_message_is_given_as_the_systems_which_every_template_knows
     index = freeze_here("p.jsonl", lines({"messages": [{"role": "developer", "content": "Be brief."}, user()]}))
     assert index.read([0])[0].messages == [{"role": "system", "content": "Be brief."}, user()]
     assert index.remarks == ["developer messages (1) are passed to the model as system messages"]
+
+
+@pytest.mark.parametrize("role", ["system", "developer"])
+def test_the_first_message_may_be_empty_where_it_is_the_systems(role: str) -> None:
+    (prompt,) = frozen("p.jsonl", lines({"messages": [{"role": role, "content": ""}, user()]}))
+    assert prompt.messages == [{"role": "system", "content": ""}, user()]
+
+
+def test_a_request_with_a_prompt_of_its_own_is_answered_by_that_and_its_body_is_left_out() -> None:
+    rows = [
+        {"prompt": "own", "body": {"prompt": "other"}},
+        {"messages": [user()], "body": {"prompt": "other"}},
+        {"prompt": None, "messages": None, "body": {"prompt": "other"}},
+    ]
+    index = freeze_here("p.jsonl", lines(*rows))
+    assert [prompt.text or prompt.messages for prompt in index.read([0, 1, 2])] == ["own", [user()], "other"]
+    assert index.remarks == ["keys of the prompt file that are not used: `body` (2)"]
 
 
 # --- what is left out ------------------------------------------------------------------------------------
@@ -113,6 +158,48 @@ def test_keys_that_are_not_used_are_said_once_with_their_count() -> None:
 def test_keys_that_are_flags_here_are_said_to_be() -> None:
     assert remarks("p.json", json.dumps([{"prompt": "a", "temperature": 0.5}])) == [
         "keys of the prompt file that are not used: `temperature` (1); settings are given as flags, for all prompts"
+    ]
+
+
+def test_keys_are_counted_where_they_stand_and_settings_only_by_their_own_name() -> None:
+    parts = [{"type": "text", "text": "a", "cache_control": {}, "seed": 1}]
+    row = {"custom_id": "x", "messages": [user(parts, tool_calls=[1])], "id": None, "seeds": 1}
+    assert remarks("p.jsonl", lines(row)) == [
+        "keys of the prompt file that are not used: `content.cache_control` (1), `content.seed` (1), "
+        "`messages.tool_calls` (1), `seeds` (1); settings are given as flags, for all prompts"
+    ]
+    assert remarks("p.jsonl", lines({"prompt": "a", "seeds": 1})) == [
+        "keys of the prompt file that are not used: `seeds` (1)"
+    ]
+
+
+@pytest.mark.parametrize(
+    "key", ["model", "max_tokens", "max_completion_tokens", "temperature", "top_p", "seed", "stop"]
+)
+def test_each_key_that_is_a_flag_here_is_said_to_be(key: str) -> None:
+    for row in ({"prompt": "a", key: 1}, {"body": {"prompt": "a", key: 1}}):
+        (remark,) = remarks("p.jsonl", lines(row))
+        assert remark.endswith(f"{key}` (1); settings are given as flags, for all prompts")
+
+
+def test_eight_keys_are_named_and_a_ninth_is_counted() -> None:
+    rows = {f"k{number}": 1 for number in range(9)}
+    eight = ", ".join(f"`k{number}` (1)" for number in range(8))
+    assert remarks("p.jsonl", lines({"prompt": "a", **rows})) == [
+        f"keys of the prompt file that are not used: {eight} and 1 more"
+    ]
+    rows.popitem()
+    assert remarks("p.jsonl", lines({"prompt": "a", **rows})) == [f"keys of the prompt file that are not used: {eight}"]
+
+
+def test_counts_have_their_thousands_apart_and_what_is_said_of_ids_comes_first() -> None:
+    rows = [{"prompt": "a", "x": 1, "id": "1"}, {"prompt": "a", "x": 1}]
+    rows += [{"messages": [{"role": "developer", "content": "b"}], "x": 1} for _ in range(1000)]  # type: ignore[dict-item]
+    said = remarks("p.jsonl", lines(*rows))
+    assert [line.partition(" is given")[0] for line in said] == [
+        "id '1'",
+        "keys of the prompt file that are not used: `x` (1,002)",
+        "developer messages (1,000) are passed to the model as system messages",
     ]
 
 

@@ -1,5 +1,7 @@
 """A table gives the prompts of one column, whole, or is refused with the line and what to do."""
 
+import csv
+
 import pyarrow
 import pyarrow.parquet as parquet
 import pytest
@@ -55,10 +57,35 @@ def test_a_header_without_the_column_lists_what_there_is_with_the_spaces_that_on
     [
         ("id;prompt\n1;a\n", "if `;` separates the fields, put the line `sep=;` above it"),
         ("id\tprompt\n1\ta\n", "if tabs separate its fields, name the file .tsv"),
+        ("id|prompt\n1|a\n", "if `|` separates the fields, put the line `sep=|` above it"),
     ],
 )
 def test_another_separator_is_recognised_in_a_header_of_one_column(content: str, hint: str) -> None:
-    assert hint in complaint("p.csv", content, column="prompt")
+    for column, said in (("prompt", "there is no column 'prompt'"), (None, "say with --column which column holds")):
+        found = complaint("p.csv", content, column=column)
+        assert said in found
+        assert found.endswith(f"; {hint}")
+
+
+@pytest.mark.parametrize(
+    ("separator", "hint"),
+    [
+        (",", "if `,` separates the fields, name the file .csv"),
+        (";", "if `;` separates the fields, name the file .csv and put the line `sep=;` above it"),
+    ],
+)
+def test_a_table_of_tabs_that_holds_another_separator_is_told_what_helps(separator: str, hint: str) -> None:
+    content = f"id{separator}prompt\n1{separator}a\n"
+    assert complaint("p.tsv", content, column="prompt").endswith(f"; {hint}")
+    above = "" if separator == "," else f"sep={separator}\n"
+    assert texts(frozen("p.csv", above + content, column="prompt")) == ["a"], "what it says, helps"
+
+
+def test_a_header_of_several_columns_or_without_a_separator_gives_no_hint() -> None:
+    for header in ("a;b,c", "ab"):
+        assert complaint("p.csv", f"{header}\n1,2\n", column="x").endswith(
+            f"the columns are: {', '.join(header.split(','))}"
+        )
 
 
 @pytest.mark.parametrize("first", ["sep=;\n", '"sep=;"\r\n'])
@@ -141,3 +168,78 @@ def test_names_of_columns_cannot_reach_the_terminal_as_they_are() -> None:
     said = complaint("p.csv", "\x1b[2J,prompt\n1,a\n", column="none")
     assert "\x1b" not in said
     assert "\\u001b[2J" in said
+
+
+def test_a_table_without_rows_has_no_prompt_in_it() -> None:
+    for content in ("id,prompt\n", "id,prompt", "\n", "sep=;\n", "sep=;\nid;prompt\n"):
+        assert complaint("p.csv", content, column="prompt") == "p.csv: there is no prompt in it"
+
+
+def test_a_separator_is_named_only_by_the_first_line_and_only_where_commas_would_separate() -> None:
+    assert texts(frozen("p.csv", "prompt\nsep=;\n", column="prompt")) == ["sep=;"]
+    assert "there is no column 'prompt'; the columns are: sep=;" in complaint(
+        "p.tsv", "sep=;\nprompt\n", column="prompt"
+    )
+    assert texts(frozen("p.csv", "sep=\t\nid\tprompt\n1\ta\n", column="prompt")) == ["a"]
+    assert texts(frozen("p.csv", "sep=;;\na\n", column="sep=;;")) == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("separator", "name"), [(",", "comma"), (";", "semicolon"), ("\t", "tab"), ("|", "bar"), ("^", "'^'")]
+)
+def test_the_separator_that_stands_in_a_field_is_named(separator: str, name: str) -> None:
+    row = separator.join
+    content = "\n".join([f"sep={separator}", row(["id", "prompt"]), row(["1", "a", "b"]), row(["1", "a"])])
+    assert complaint("p.csv", content, column="prompt") == (
+        f'p.csv:3: the row has 3 fields, and the header has 2; quote a field with a {name} in it: "…"'
+    )
+
+
+def test_every_column_that_stands_twice_is_named_and_a_blank_one_only_if_it_is_asked_for() -> None:
+    assert complaint("p.csv", "a,b,a,b,c, , \n1,2,3,4,5,6,7\n", column="c") == (
+        "p.csv: more than one column is called 'a', 'b'; rename all but one"
+    )
+    assert "called ' '" in complaint("p.csv", " ,a, \n1,2,3\n", column=" ")
+
+
+def test_a_field_longer_than_the_usual_limit_is_read_and_the_limit_is_put_back() -> None:
+    before = csv.field_size_limit()
+    long = "x" * (before + 1)
+    assert texts(frozen("p.csv", f"prompt\n{long}\n", column="prompt")) == [long]
+    assert csv.field_size_limit() == before
+    complaint("p.csv", "prompt\n", column="none")
+    assert csv.field_size_limit() == before, "after an error, too"
+
+
+def test_a_carriage_return_within_a_field_needs_quotes() -> None:
+    assert complaint("p.csv", "id,prompt\n1,a\rb\n", column="prompt") == (
+        "p.csv:2: broken CSV: a carriage return (CR) inside a field; quote the field"
+    )
+    assert texts(frozen("p.csv", 'id,prompt\n1,"a\rb"\n', column="prompt")) == ["a\rb"]
+
+
+def test_rows_of_parquet_are_counted_through_all_that_is_read_at_once() -> None:
+    values = ["fine"] * 1024 + ["fine", None, ""]
+    parquet.write_table(pyarrow.table({"text": values, "n": list(range(len(values)))}), "p.parquet")
+    assert complaint("p.parquet", column="text").splitlines() == [
+        "p.parquet: row 1026: null, not a string",
+        "p.parquet: row 1027: empty prompt",
+    ]
+    assert complaint("p.parquet", column="n").startswith("p.parquet: row 1: a number, not a string\n")
+    assert (
+        complaint("p.parquet")
+        == "p.parquet: say with --column which column holds the prompts; the columns are: text, n"
+    )
+
+
+def test_ids_are_the_indices_of_what_has_no_ids_of_its_own() -> None:
+    for name, content in (("p.csv", "id,prompt\n7,a\n8,b\n"), ("p.txt", "a\nb\n")):
+        column = "prompt" if name == "p.csv" else None
+        assert [prompt.id for prompt in frozen(name, content, column=column)] == ["0", "1"]
+
+
+def test_a_column_is_for_tables_alone() -> None:
+    for name in ("p.jsonl", "p.json", "-"):
+        said = complaint(name, None if name == "-" else '["a"]', column="x", stdin=b'["a"]' if name == "-" else None)
+        shown = "standard input" if name == "-" else name
+        assert said.startswith(f"{shown}: --column x is for .csv, .tsv and .parquet; leave it out")
