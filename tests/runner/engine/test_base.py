@@ -89,7 +89,12 @@ def test_a_record_is_the_prompts_with_its_answer_or_with_what_is_wrong_and_no_to
     )
     assert "yo" in said.prompt
     error = OutputRecord(
-        **{**common, "prompt": said.prompt}, text="", prompt_tokens=0, output_tokens=0, finish_reason="error", error="no"
+        **{**common, "prompt": said.prompt},
+        text="",
+        prompt_tokens=0,
+        output_tokens=0,
+        finish_reason="error",
+        error="no",
     )
     assert one.refused(prompt, "no") == error
     assert one.answered(prompt, 7, Answer([75], "error", "no")) == error
@@ -124,7 +129,13 @@ def test_the_settings_that_are_shown_are_those_that_differ_cut_at_200_characters
 
 
 def llama(**more) -> transformers.LlamaForCausalLM:
-    shape = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 3, "num_attention_heads": 4, "vocab_size": 30}
+    shape = {
+        "hidden_size": 16,
+        "intermediate_size": 24,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "vocab_size": 30,
+    }
     ids = {"eos_token_id": 1, "pad_token_id": 0, "bos_token_id": 2}
     return transformers.LlamaForCausalLM(transformers.LlamaConfig(**{**shape, **ids, **more})).eval()
 
@@ -140,7 +151,11 @@ def test_a_step_reads_all_parameters_but_an_input_embedding_that_is_not_the_outp
 @pytest.mark.parametrize(
     ("text", "dtype", "each"),
     [
-        ({"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 10, "hidden_size": 16}, torch.float32, 2 * 10 * 4),
+        (
+            {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 10, "hidden_size": 16},
+            torch.float32,
+            2 * 10 * 4,
+        ),
         ({"num_attention_heads": 4, "num_key_value_heads": 2, "hidden_size": 16}, torch.bfloat16, 2 * 4 * 2),
         ({"num_attention_heads": 4, "num_key_value_heads": None, "hidden_size": 16}, torch.float32, 4 * 4 * 4),
         ({"num_attention_heads": 4, "hidden_size": 16}, torch.float16, 4 * 4 * 2),

@@ -1,4 +1,4 @@
-"""How large transformers' continuous batching is made: by need on a CPU, by its share on a GPU. Nothing is allocated."""
+"""How large transformers' continuous batching is made: by need on a CPU, by its share on a GPU."""
 
 from types import SimpleNamespace
 
@@ -105,7 +105,14 @@ def test_only_a_rank_that_shares_its_gpu_is_told_how_much_to_take(monkeypatch, f
 
 @pytest.mark.parametrize(
     ("most", "own", "free", "share"),
-    [(100, 0, 100, 0.85), (100, 35, 100, 0.5), (100, 0, 50, 0.85), (100, 84, 100, 0.05), (100, 90, 100, 0.05), (1, 0, 0, 0.85)],
+    [
+        (100, 0, 100, 0.85),
+        (100, 35, 100, 0.5),
+        (100, 0, 50, 0.85),
+        (100, 84, 100, 0.05),
+        (100, 90, 100, 0.05),
+        (1, 0, 0, 0.85),
+    ],
 )
 def test_a_cache_is_what_is_left_of_a_rank_s_part_within_bounds(most, own, free, share):
     assert cache_share(most, own, free) == pytest.approx(share)

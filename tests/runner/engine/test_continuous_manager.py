@@ -1,5 +1,5 @@
-"""What the continuous engine asks of transformers' manager, and what it makes of what the manager says. The manager is a
-stand-in without a thread."""
+"""What the continuous engine asks of transformers' manager, and what it makes of what the manager says. The
+manager is a stand-in without a thread."""
 
 import time
 from collections import deque
@@ -59,6 +59,7 @@ class Manager:
 
     def get_result(self, timeout):
         self.waits.append(timeout)
+        assert self.results or len(self.waits) < 50, "nothing comes any more, and it is still waited for"
         return self.results.popleft() if self.results else None
 
     def dies(self, error):
@@ -80,8 +81,7 @@ def managers(model, monkeypatch):
     monkeypatch.setattr(model, "init_continuous_batching", init)
     freed = []
     monkeypatch.setattr(continuous, "free_memory", freed.append)
-    found_and_freed = SimpleNamespace(all=found, freed=freed)
-    yield found_and_freed
+    return SimpleNamespace(all=found, freed=freed)
 
 
 def begun(model, managers, *keys, **settings):
@@ -167,8 +167,9 @@ def test_rows_come_out_under_their_keys_cut_after_their_end_with_the_times_of_th
     assert manager.waits[-1] == 0.5
 
 
-def test_the_error_of_one_row_is_that_rows_alone(model, managers):
+def test_the_error_of_one_row_is_that_rows_alone_and_not_waited_for(model, managers, monkeypatch):
     one, manager = begun(model, managers, "a", "b")
+    monkeypatch.setattr(continuous.time, "sleep", lambda seconds: pytest.fail("the manager is not on its way out"))
     manager.results += [output("0", error=ValueError("no such word")), output("1", [8])]
     assert one.ended(0.0) == [("a", "no such word", []), ("b", Answer([8], "length"), [])]
     assert one.in_flight == 0
@@ -203,11 +204,11 @@ def test_what_ended_all_rows_is_raised_and_nothing_is_in_flight(model, managers,
 def test_a_manager_that_ends_without_a_reason_is_an_error_too(model, managers):
     one, manager = begun(model, managers, "a")
     manager.running = False
-    with pytest.raises(RuntimeError, match="^continuous batching ended by itself$"):
+    with pytest.raises(RuntimeError, match=r"^continuous batching ended by itself$"):
         one.ended(0.0)
     one, manager = begun(model, managers, "a")
     manager.running = False
-    with pytest.raises(RuntimeError, match="^continuous batching ended by itself$"):
+    with pytest.raises(RuntimeError, match=r"^continuous batching ended by itself$"):
         one.submit("b", [5])
     assert len(manager.requests) == 1
 
@@ -267,7 +268,9 @@ def test_its_figures_are_the_managers_and_none_where_there_is_none(model, manage
     manager.current_batch = 11
     active = manager.batch_processor.scheduler.active_requests
     assert (one.steps, one.tokens_in_flight(), one._longest_in_flight()) == (11, 0, 0)
-    active.update({name: SimpleNamespace(generated_len=lambda length=length: length) for name, length in (("x", 3), ("y", 8))})
+    active.update(
+        {name: SimpleNamespace(generated_len=lambda length=length: length) for name, length in (("x", 3), ("y", 8))}
+    )
     assert (one.tokens_in_flight(), one._longest_in_flight()) == (11, 8)
     assert one.cache_used() == 0.6667
     manager.batch_processor.cache = SimpleNamespace(get_num_free_blocks=lambda: 3, num_blocks=8)
@@ -364,28 +367,34 @@ def test_the_account_of_a_closed_batch_has_its_rows_and_the_times_of_its_tokens(
         one, managers, clock, [],
         [output("1", [8, EOS], times=[101.0, 101.5])],
         [output("0", [8, 9, 7], times=[101.25, 101.75, 103.0]), output("2", error="no room")],
+        [output("3", [8], times=[100.75])],
     )  # fmt: skip
     told_of: list = []
-    batch = prompts("ab", "c", "x" * 300, "d")
+    batch = prompts("ab", "c", "x" * 300, "d", "e")
+    tokenise = one.tokenise
+
+    def tokenising(given):
+        clock.now += 0.25  # which is not the device's time
+        return tokenise(given)
+
+    one.tokenise = tokenising
     done = one.generate(batch, on_records=told_of.append, measure=True, max_new_tokens=5)
-    assert [how["max_new_tokens"] for _, how in managers.all[0].requests] == [5, 5, 5]
+    assert [how["max_new_tokens"] for _, how in managers.all[0].requests] == [5] * 4
     assert [(record.index, record.finish_reason, record.output_tokens) for record in done.records] == [
-        (0, "length", 3), (1, "stop", 2), (2, "error", 0), (3, "error", 0),
+        (0, "length", 3), (1, "stop", 2), (2, "error", 0), (3, "error", 0), (4, "length", 1),
     ]  # fmt: skip
-    assert [[record.index for record in records] for records in told_of] == [[2], [1], [0, 3]]
+    assert [[record.index for record in records] for records in told_of] == [[2], [1], [0, 3], [4]]
     assert done.records[3].error == "no room"
     result = done.result
-    assert (result.rows, result.prompt_tokens, result.output_tokens) == (3, 3 + 2 + 2, 5)
-    assert (result.slots, result.padded_slots, result.steps, result.row_steps) == (12, 0, 3, 5)
-    assert (result.prefill_seconds, result.decode_seconds, result.seconds) == (1.0, 2.0, 0.375)
+    assert (result.rows, result.prompt_tokens, result.output_tokens) == (4, 3 + 2 + 2 + 2, 6)
+    assert (result.slots, result.padded_slots, result.steps, result.row_steps) == (15, 0, 3, 6)
+    assert (result.prefill_seconds, result.decode_seconds, result.seconds) == (0.5, 2.25, 0.75)
     assert (result.peak_memory_bytes, result.reserved_memory_bytes) == (11, 22)
     assert result.step_seconds == [0.5, 1.25]
     assert reset == ["reset", "waited"]
 
 
-def test_a_batch_that_is_not_measured_has_no_times_of_steps_and_one_without_answers_none_at_all(
-    model, managers, clock
-):
+def test_a_batch_that_is_not_measured_has_no_times_of_steps_and_one_without_answers_none_at_all(model, managers, clock):
     one = make(model, kind=ContinuousEngine)
     answering(one, managers, clock, [output("0", [8, 9], times=[1.0, 2.0])])
     assert one.generate(prompts("a")).result.step_seconds is None
@@ -428,7 +437,9 @@ def test_what_does_not_go_with_paged_attention_is_said_before_anything_is_alloca
         patched.setattr(one, "devices", [CPU, CPU])
         assert unsupported(one) == "the model is spread over several GPUs"
     with monkeypatch.context() as patched:
-        patched.setattr(private_names, "why_unusable", lambda names, what: f"{what}: {names is private_names.CONTINUOUS}")
+        patched.setattr(
+            private_names, "why_unusable", lambda names, what: f"{what}: {names is private_names.CONTINUOUS}"
+        )
         assert unsupported(one) == "the continuous engine: True"
     with monkeypatch.context() as patched:
         patched.setattr(model, "_is_stateful", True, raising=False)
@@ -469,7 +480,10 @@ def test_what_goes_wrong_in_the_warm_up_closes_it_and_is_the_reason_unless_the_g
 @pytest.mark.parametrize("same", [True, False])
 def test_a_warm_up_is_over_when_the_rows_together_are_those_alone(model, managers, monkeypatch, same):
     one, order = make(model, kind=ContinuousEngine), []
-    alone = [SimpleNamespace(prompt=[5] * length, logits=[0] * steps, number=length) for length, steps in ((2, 4), (3, 6), (4, 4))]
+    alone = [
+        SimpleNamespace(prompt=[5] * length, logits=[0] * steps, number=length)
+        for length, steps in ((2, 4), (3, 6), (4, 4))
+    ]
     asked = []
 
     def agrees(number):
@@ -488,7 +502,11 @@ def test_a_warm_up_is_over_when_the_rows_together_are_those_alone(model, manager
     def adding(manager, ids, **how):
         add_request(manager, ids, **how)
         if len(manager.requests) == len(alone):
-            manager.results += [output("1", [8], logprobs=[-2.0]), output("2", error="no"), output("0", [9], logprobs=[-1])]
+            manager.results += [
+                output("1", [8], logprobs=[-2.0]),
+                output("2", error="no"),
+                output("0", [9], logprobs=[-1]),
+            ]
 
     monkeypatch.setattr(Manager, "add_request", adding)
     if same:

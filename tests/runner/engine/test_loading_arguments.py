@@ -1,4 +1,4 @@
-"""What transformers is asked for as a model is loaded, where it goes, and what is said of its dtype. Nothing is loaded."""
+"""What transformers is asked for as a model is loaded, where it goes, and what is said of its dtype."""
 
 import sys
 from types import SimpleNamespace
@@ -47,7 +47,12 @@ def load(monkeypatch):
     return go
 
 
-COMMON = {"dtype": torch.float32, "output_loading_info": True, "ignore_mismatched_sizes": True, "trust_remote_code": False}
+COMMON = {
+    "dtype": torch.float32,
+    "output_loading_info": True,
+    "ignore_mismatched_sizes": True,
+    "trust_remote_code": False,
+}
 
 
 def test_a_model_for_the_cpu_is_asked_for_as_it_is_and_packed(load):
@@ -85,7 +90,9 @@ def test_a_model_over_several_gpus_is_spread_by_what_is_free_on_each(load):
     _, asked = load(torch.device("cuda", 0), device="cuda", gpus_per_rank=2)
     how = asked["weights"][1]
     assert (how["device_map"], how["max_memory"]) == ("balanced", {0: 900, 1: 1800})
-    with pytest.raises(RuntimeError, match=r"^the model does not fit 2 GPUs \(2 of its parts are left over, a first\): "):
+    with pytest.raises(
+        RuntimeError, match=r"^the model does not fit 2 GPUs \(2 of its parts are left over, a first\): "
+    ):
         load(torch.device("cuda", 0), device_map={"b": "disk", "a": "cpu", "c": 1}, device="cuda", gpus_per_rank=2)
 
 
@@ -155,7 +162,9 @@ def test_weights_are_quantised_as_they_are_loaded_in_the_way_that_is_asked_for(m
     monkeypatch.setattr(transformers, "BitsAndBytesConfig", lambda **how: ("bnb", how))
     monkeypatch.setattr(transformers, "TorchAoConfig", lambda how: ("torchao", how))
     monkeypatch.setitem(sys.modules, "torchao", SimpleNamespace())
-    monkeypatch.setitem(sys.modules, "torchao.quantization", SimpleNamespace(Int8WeightOnlyConfig=lambda: "int8 weights"))
+    monkeypatch.setitem(
+        sys.modules, "torchao.quantization", SimpleNamespace(Int8WeightOnlyConfig=lambda: "int8 weights")
+    )
     four = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": torch.bfloat16}
     assert loading.quantised("none", torch.bfloat16) == {}
     assert loading.quantised("bnb-8bit", torch.bfloat16) == {"quantization_config": ("bnb", {"load_in_8bit": True})}

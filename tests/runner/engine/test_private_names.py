@@ -96,8 +96,8 @@ def test_all_names_that_are_gone_are_said_with_the_releases_that_are_tested_and_
     monkeypatch.setattr(transformers, "__version__", "5.99.0")
     gone = [Name("transformers.cache_utils", "Cache", name) for name in ("one", "layers", "two")]
     assert private_names.why_unusable(gone, "it") == (
-        f"transformers 5.99.0 has no Cache.one, Cache.two, which it needs: rankdeck is tested with transformers {OLDEST} "
-        f"to {NEWEST}; install one of these, for example with pip install 'transformers=={NEWEST}.*'"
+        f"transformers 5.99.0 has no Cache.one, Cache.two, which it needs: rankdeck is tested with transformers "
+        f"{OLDEST} to {NEWEST}; install one of these, for example with pip install 'transformers=={NEWEST}.*'"
     )
     assert private_names.why_unusable(gone[1:2], "it") is None
 

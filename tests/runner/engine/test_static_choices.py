@@ -3,6 +3,7 @@ is found out here: the findings are made up."""
 
 import contextlib
 import copy
+import itertools
 from types import SimpleNamespace
 
 import pytest
@@ -149,7 +150,13 @@ def calls(model, monkeypatch):
 
     def watched(**given):
         if "custom_generate" not in given:
-            seen.append({**given, "generation_config": copy.deepcopy(given["generation_config"]), "own": model.generation_config})
+            seen.append(
+                {
+                    **given,
+                    "generation_config": copy.deepcopy(given["generation_config"]),
+                    "own": model.generation_config,
+                }
+            )
         return generate(**given)
 
     monkeypatch.setattr(model, "generate", watched)
@@ -175,8 +182,8 @@ def test_each_further_call_has_the_cache_and_the_tokens_that_are_left(model, cal
     output = ending_early(model).generate(prompts(*TEXTS))
     calls = calls[1:]  # the first asks what the model writes
     assert len(calls) > 1, "the test needs rows that leave"
-    assert [call["generation_config"].max_new_tokens for call in calls][0] == 12
-    for before, call in zip(calls, calls[1:], strict=False):
+    assert calls[0]["generation_config"].max_new_tokens == 12
+    for before, call in itertools.pairwise(calls):
         done = call["input_ids"].shape[1] - before["input_ids"].shape[1]
         assert call["generation_config"].max_new_tokens == before["generation_config"].max_new_tokens - done
         assert call[CACHE] is not None
@@ -195,9 +202,7 @@ def test_logits_are_checked_as_tokens_are_chosen_and_as_the_model_wants(model, c
 
 def test_experts_are_decoded_in_groups_for_the_rows_of_each_call_and_not_where_graphs_are_captured(model, monkeypatch):
     asked = []
-    monkeypatch.setattr(
-        static, "decoding_in_groups", lambda *given: (asked.append(given), contextlib.nullcontext())[1]
-    )
+    monkeypatch.setattr(static, "decoding_in_groups", lambda *given: (asked.append(given), contextlib.nullcontext())[1])
     one = make(model, ignore_eos=True)
     one._experts = "experts"
     one.generate(prompts("a", "b"))

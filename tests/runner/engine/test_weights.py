@@ -19,7 +19,10 @@ def refused(found, model=None) -> str:
     with pytest.raises(WrongWeightsError) as raised:
         checked(model or Model(), found, "the/model")
     said = str(raised.value)
-    before, after = "the/model does not hold the weights of a causal language model: ", ". Without them its answers would"
+    before, after = (
+        "the/model does not hold the weights of a causal language model: ",
+        ". Without them its answers would",
+    )
     assert said.startswith(before)
     assert said.endswith(f"{after} be random")
     return said.removeprefix(before).removesuffix(f"{after} be random")
@@ -55,7 +58,9 @@ def test_weights_that_nobody_uses_are_one_line_and_nothing_at_all_is_none():
     said = "2 weights in the files that this model does not use: a, b"
     assert checked(Model(), {"unexpected_keys": {"b", "a"}}, "m") == [said]
     assert checked(Model(), {}, "m") == []
-    assert checked(Model(), dict.fromkeys(("missing_keys", "mismatched_keys", "error_msgs", "unexpected_keys")), "m") == []
+    assert (
+        checked(Model(), dict.fromkeys(("missing_keys", "mismatched_keys", "error_msgs", "unexpected_keys")), "m") == []
+    )
 
 
 def test_what_a_model_makes_itself_may_be_missing_and_of_a_quantised_one_all_but_weights():

@@ -213,7 +213,9 @@ def shares(monkeypatch):
     return go
 
 
-@pytest.mark.parametrize(("ranks", "rank", "sharing"), [(4, 0, 2), (4, 1, 1), (6, 5, 2), (7, 0, 3), (7, 3, 3), (7, 4, 2)])
+@pytest.mark.parametrize(
+    ("ranks", "rank", "sharing"), [(4, 0, 2), (4, 1, 1), (6, 5, 2), (7, 0, 3), (7, 3, 3), (7, 4, 2)]
+)
 def test_all_ranks_of_a_run_that_shares_gpus_meet_twice_and_those_that_share_theirs_are_held(
     shares, ranks, rank, sharing
 ):
@@ -223,7 +225,9 @@ def test_all_ranks_of_a_run_that_shares_gpus_meet_twice_and_those_that_share_the
     assert found == ("the share" if held else None)
 
 
-@pytest.mark.parametrize("settings", [{"ranks": 3}, {"ranks": 8, "gpus_per_rank": 2}, {"ranks": 8, "at": torch.device("cpu")}])
+@pytest.mark.parametrize(
+    "settings", [{"ranks": 3}, {"ranks": 8, "gpus_per_rank": 2}, {"ranks": 8, "at": torch.device("cpu")}]
+)
 def test_where_no_gpu_is_shared_nobody_waits(shares, settings):
     assert shares(0, **settings) == (None, [])
 

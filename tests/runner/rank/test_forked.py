@@ -1,5 +1,5 @@
-"""What the ranks' parent does with an order, and what becomes of the process that it forks: step by step in this process,
-where nothing is forked."""
+"""What the ranks' parent does with an order, and what becomes of the process that it forks: step by step in this
+process, where nothing is forked."""
 
 import os
 import signal
@@ -107,7 +107,13 @@ def test_a_forked_process_lets_go_of_all_that_is_its_parents_before_it_is_a_rank
 
 @pytest.mark.parametrize(
     ("raised", "status"),
-    [(SystemExit(0), 0), (SystemExit(5), 5), (SystemExit("words"), 1), (ValueError("bad"), 1), (KeyboardInterrupt(), 1)],
+    [
+        (SystemExit(0), 0),
+        (SystemExit(5), 5),
+        (SystemExit("words"), 1),
+        (ValueError("bad"), 1),
+        (KeyboardInterrupt(), 1),
+    ],
 )
 def test_how_a_rank_is_left_is_its_status_and_an_error_is_printed(done, monkeypatch, capsys, raised, status):
     def be_a_rank(order):
@@ -131,7 +137,9 @@ def test_how_a_rank_is_left_is_its_status_and_an_error_is_printed(done, monkeypa
         ([(0, 0)], [], {77, 78}),
     ],
 )
-def test_all_ranks_that_have_ended_are_told_of_at_once_and_orphans_of_theirs_are_not(done, monkeypatch, ended, told, left):
+def test_all_ranks_that_have_ended_are_told_of_at_once_and_orphans_of_theirs_are_not(
+    done, monkeypatch, ended, told, left
+):
     def waitpid(pid, flags):
         assert (pid, flags) == (-1, os.WNOHANG)
         came = ended.pop(0)
@@ -169,7 +177,7 @@ def served(monkeypatch, done, arrive, ready) -> list:
     monkeypatch.setattr(forking, "_tell_ends", lambda *given: done.append(("ends", given[0].name)))
     monkeypatch.setattr(
         forking, "_fork",
-        lambda of, alarm, order, rank, named, ranks: forked.append((of.name, [one.name for one in alarm], order, rank, named)),
+        lambda of, alarm, *more: forked.append((of.name, [one.name for one in alarm], *more[:3])),
     )  # fmt: skip
     with pytest.raises(Left):
         forking.serve(channel, "be a rank", named=NAMED)

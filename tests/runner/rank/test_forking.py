@@ -184,7 +184,9 @@ def test_where_a_rank_cannot_be_forked_it_begins_as_a_new_program_with_the_same_
     ("why_not", "broken", "how"),
     [(None, False, "lives"), (None, True, "begins anew"), ("an import has started threads", False, "begins anew")],
 )
-def test_a_forked_rank_lives_as_it_is_unless_something_does_not_work_in_a_copy(monkeypatch, why_not, broken, capsys, how):
+def test_a_forked_rank_lives_as_it_is_unless_something_does_not_work_in_a_copy(
+    monkeypatch, why_not, broken, capsys, how
+):
     did = []
     monkeypatch.setattr(parent.processes, "end_with_parent", lambda: did.append("ends with the launcher"))
     monkeypatch.setattr(parent.forking, "take_channel", lambda: "channel")
@@ -227,10 +229,14 @@ def test_while_modules_come_in_no_threads_are_started_and_nvml_is_asked_instead_
     for name, value in (("PYTORCH_NVML_BASED_CUDA_CHECK", before), ("OPENBLAS_NUM_THREADS", threads)):
         monkeypatch.setenv(name, "x")  # so that it is put back
         monkeypatch.delenv(name) if value is None else monkeypatch.setenv(name, value)
-    with pytest.raises(ImportError), parent._without_threads_or_cuda():
+
+    def fail():
         assert os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] == "1"
         assert os.environ["OPENBLAS_NUM_THREADS"] == (threads or "1")
         raise ImportError
+
+    with pytest.raises(ImportError), parent._without_threads_or_cuda():
+        fail()
     assert os.environ.get("PYTORCH_NVML_BASED_CUDA_CHECK") == before
 
 
@@ -249,8 +255,10 @@ def test_cuda_under_wsl_is_open_too_and_a_file_that_is_closed_meanwhile_is_none(
     def readlink(path):
         if path == "/proc/self/fd/3":
             raise OSError("it is closed")
-        return device
+        return opened[0]
 
     monkeypatch.setattr(parent.os, "readlink", readlink)
-    for device, why in (("/dev/dxg", "an import has started CUDA"), ("/dev/nvidia0", None), ("/tmp/dev/dxg", None)):
+    opened = [""]
+    for path, why in (("/dev/dxg", "an import has started CUDA"), ("/dev/nvidia0", None), ("/tmp/dev/dxg", None)):
+        opened[0] = path
         assert parent.why_no_forking() == why

@@ -317,7 +317,9 @@ def in_order(monkeypatch, tmp_path):
         monkeypatch.setattr(memory, "free_and_total", note("free", (3, 4)))
         monkeypatch.setattr(memory, "left_of", note("left", 2))
         monkeypatch.setattr(RankWork, "run", lambda self: did.append("worked"))
-        link = SimpleNamespace(send=lambda message: did.append(getattr(message, "phase", type(message).__name__)), meet="meet")
+        link = SimpleNamespace(
+            send=lambda message: did.append(getattr(message, "phase", type(message).__name__)), meet="meet"
+        )
         rank = worker._Rank(SimpleNamespace(run_dir=tmp_path, model="demo"), StartRank(rank=3, world_size=4), link)
         rank.live()
         return did, config, device, holding, loaded
@@ -398,7 +400,11 @@ def test_a_rank_without_a_seed_has_four_bytes_of_chance(monkeypatch):
 def test_modules_are_not_collected_while_they_come_in_and_again_afterwards_whatever_happens(monkeypatch):
     did = []
     monkeypatch.delitem(sys.modules, "rankdeck.runner.rank.work")
-    monkeypatch.setattr(worker, "gc", SimpleNamespace(**{name: lambda name=name: did.append(name) for name in ("disable", "freeze", "enable")}))
+    monkeypatch.setattr(
+        worker,
+        "gc",
+        SimpleNamespace(**{name: lambda name=name: did.append(name) for name in ("disable", "freeze", "enable")}),
+    )
     monkeypatch.setitem(sys.modules, "transformers.modeling_layers", None)
     with pytest.raises(ImportError):
         worker.import_engines(lambda: did.append("begins"))

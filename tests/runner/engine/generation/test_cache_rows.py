@@ -60,7 +60,13 @@ def test_what_a_model_has_kept_since_is_put_back_and_that_is_told():
     first.steps, first.state, first.ready, first.scale = 4, state, None, 0.5
     own = OwnState(model)
     assert own.restore() is False, "nothing is another"
-    for change in ({"steps": 5}, {"state": torch.zeros(3)}, {"ready": True}, {"scale": 1.5}, {"state": ["another kind"]}):
+    for change in (
+        {"steps": 5},
+        {"state": torch.zeros(3)},
+        {"ready": True},
+        {"scale": 1.5},
+        {"state": ["another kind"]},
+    ):
         vars(first).update(change)
         assert own.restore() is True
         assert (first.steps, first.state is state, first.ready, first.scale) == (4, True, None, 0.5)

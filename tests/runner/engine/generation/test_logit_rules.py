@@ -298,7 +298,8 @@ def test_rows_are_done_together_as_far_as_the_rules_let_them_and_each_part_is_pr
         return logit_rules.Prepared([], [], None)
 
     rules = SimpleNamespace(
-        **{"processors": processors, "whole": not processors, "by_row": False, "stop_strings": None, **more}, prepare=prepare
+        **{"processors": processors, "whole": not processors, "by_row": False, "stop_strings": None, **more},
+        prepare=prepare,
     )
     batch = logit_rules.BatchRules(rules, {7: [1, 2], 4: [3], 9: [5, 6], 1: [8]}, "generation")
     found = batch.for_rows([7, 4, 9, 1], 5)

@@ -211,7 +211,14 @@ def test_the_model_s_own_settings_come_back_after_an_error_too(model):
 def test_what_a_file_says_without_effect_is_not_shown_to_transformers_which_might_refuse_it(tmp_path, monkeypatch):
     given = []
     monkeypatch.setattr(transformers.GenerationConfig, "from_dict", lambda values: given.append(values) or "made")
-    says = {"cache_config": 7, "early_stopping": 3, "_from_model_config": True, "num_beams": 4, "top_k": 5, "max_time": None}
+    says = {
+        "cache_config": 7,
+        "early_stopping": 3,
+        "_from_model_config": True,
+        "num_beams": 4,
+        "top_k": 5,
+        "max_time": None,
+    }
     (tmp_path / settings.FILE).write_text(json.dumps(says), encoding="utf-8")
     found, lines = settings.read(str(tmp_path))
     assert found == "made"

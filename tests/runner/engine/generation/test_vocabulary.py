@@ -155,7 +155,14 @@ def test_a_model_knows_the_tokens_that_have_a_row_and_a_logit(rows, logits, voca
 
 @pytest.mark.parametrize(
     ("ids", "rows", "unknown"),
-    [([0, 99], 100, None), ([0, 100], 100, 100), ([-1, 5], 100, -1), ([-1, 100], 100, 100), ([], 100, None), ([5], None, None)],
+    [
+        ([0, 99], 100, None),
+        ([0, 100], 100, 100),
+        ([-1, 5], 100, -1),
+        ([-1, 100], 100, 100),
+        ([], 100, None),
+        ([5], None, None),
+    ],
 )
 def test_a_token_is_unknown_from_the_number_of_rows_on_and_below_0(ids, rows, unknown):
     found = vocabulary.unknown_token(ids, rows)

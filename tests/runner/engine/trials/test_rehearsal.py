@@ -302,7 +302,12 @@ def test_the_rows_that_are_tried_are_of_ordinary_text_and_go_on_with_other_token
 
     monkeypatch.setattr(told, "tokens", tokens)
     model = tiny(num_key_value_heads=2)
-    for context, width, lengths in ((2048, 16, [4, 4, 4, 12]), (18, 16, [4, 4, 4, 12]), (10, 8, [4, 4, 4, 8]), (2, 1, [1] * 4)):
+    for context, width, lengths in (
+        (2048, 16, [4, 4, 4, 12]),
+        (18, 16, [4, 4, 4, 12]),
+        (10, 8, [4, 4, 4, 8]),
+        (2, 1, [1] * 4),
+    ):
         model.config.max_position_embeddings = context
         one = rehearsal._Rehearsal(model, "tokenizer", 0, CPU, "a text")
         assert (one._width, [len(row) for row in one._rows]) == (width, lengths)
