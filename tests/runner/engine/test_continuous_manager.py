@@ -170,7 +170,7 @@ def test_rows_come_out_under_their_keys_cut_after_their_end_with_the_times_of_th
 def test_the_error_of_one_row_is_that_rows_alone_and_not_waited_for(model, managers, monkeypatch):
     one, manager = begun(model, managers, "a", "b")
     monkeypatch.setattr(continuous.time, "sleep", lambda seconds: pytest.fail("the manager is not on its way out"))
-    manager.results += [output("0", error=ValueError("no such word")), output("1", [8])]
+    manager.results += [output("0", error=ValueError("no such word")), output("nobody's", error="x"), output("1", [8])]
     assert one.ended(0.0) == [("a", "no such word", []), ("b", Answer([8], "length"), [])]
     assert one.in_flight == 0
 
@@ -304,7 +304,7 @@ def test_closed_it_stops_what_runs_and_frees_its_cache_and_a_new_row_begins_anew
         patched.setattr(model, "set_attn_implementation", given_back.append)
         one.close()
     model.config._attn_implementation = own
-    stopped = ("stop", {"block": True, "timeout": continuous.STOP_SECONDS, "hard_stop": True})
+    stopped = ("stop", {"block": True, "timeout": 5.0, "hard_stop": True})
     assert manager.done == (["start", stopped] if runs else ["start"])
     assert manager.batch_processor is None
     assert error.__traceback__ is None, "its frames hold the cache"
@@ -518,7 +518,7 @@ def test_a_warm_up_is_over_when_the_rows_together_are_those_alone(model, manager
     (manager,) = managers.all
     assert manager.done[:2] == ["warmup", "start"]
     assert [(len(ids), how["max_new_tokens"]) for ids, how in manager.requests] == [(2, 4), (3, 6), (4, 4)]
-    assert manager.waits == [continuous.TAKE_SECONDS, 0, 0, 0]
+    assert manager.waits == [continuous.TAKE_SECONDS, 0, 0, 0] == [0.05, 0, 0, 0]
     assert asked == [(2, [9], [-1], True, torch.float32), (3, [8], [-2.0], True, torch.float32)]
     assert one.in_flight == 0
 
