@@ -180,7 +180,7 @@ class ContinuousEngine(Engine):
                 if found and not self._manager.is_running():
                     break  # return the rows that ended well; the next call raises
                 self._raise_if_fatal()
-            if output.error is not None or key is not None:
+            if key is not None:
                 found.append((key, output))
             output = self._manager.get_result(timeout=0)
         if not found and self._keys and not self._manager.is_running():

@@ -19,8 +19,6 @@ from rankdeck.runner.protocol.config import RunConfig
 
 FILE = "generation_config.json"
 
-"""The kinds of key and value cache, as a generation config names them, that are not of a fixed size."""
-
 OF_THE_RUN = frozenset(
     {
         "max_length", "max_new_tokens", "do_sample", "temperature", "top_k", "top_p", "eos_token_id",

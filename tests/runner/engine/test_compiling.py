@@ -170,3 +170,66 @@ def test_steps_that_are_captured_leave_experts_to_transformers(model, monkeypatc
     one._compiling = SimpleNamespace(begun=True, **nothing)
     one.generate(prompts("a"))
     assert set(seen) == {None}
+
+
+def test_a_model_that_transformers_compiles_is_compiled_quantised_or_not():
+    assert compiling.why_not(SimpleNamespace()) is None
+    assert compiling.why_not(SimpleNamespace(hf_quantizer=None)) is None
+    assert compiling.why_not(SimpleNamespace(hf_quantizer=SimpleNamespace(is_compileable=True))) is None
+
+
+def test_a_batch_of_one_step_is_no_yardstick_and_the_first_longer_one_is():
+    one = Compiling(lambda _: None)
+    one.learn(4, 64, 1, 0.0)
+    assert not one.begun
+    one.learn(4, 64, 2, 3.0)
+    assert one.begun
+
+
+def test_the_yardstick_is_scaled_by_rows_and_what_is_said_is_said_once():
+    first, again = (8, 164, 101, 90.0), (8, 164, 101, 30.0)
+    said = (
+        "compiling batches of 8 x 164 took 60.0 s; a step takes 300.0 ms instead of 400.0 ms: it pays from 7 batches on"
+    )
+    assert said_after((2, 100, 11, 1.0), first, again, again, (4, 64, 11, 9.0), (4, 64, 11, 1.0)) == [said]
+
+
+def test_a_compiled_batch_that_took_no_longer_than_the_next_has_cost_nothing():
+    said = said_after((1, 64, 11, 10.0), (1, 64, 11, 4.0), (1, 64, 11, 5.0))
+    assert said == [
+        "compiling batches of 1 x 64 took 0.0 s; a step takes 500.0 ms instead of 1000.0 ms: it pays from 1 batches on"
+    ]
+    (said,) = said_after((1, 64, 11, 10.0), (1, 64, 11, 40.0), (1, 64, 11, 10.0))
+    assert said.endswith("no less than without (1000.0 ms): leave --compile out"), "as long is no gain"
+
+
+def static_cache(length: int):
+    return transformers.StaticCache(transformers.LlamaConfig(num_hidden_layers=1), max_cache_len=length)
+
+
+def test_all_devices_are_compiled_for_once_the_yardstick_is_there_and_only_a_cache_that_fits_is_used():
+    one, plain = Compiling(lambda _: None), transformers.GenerationConfig()
+    one.keep(2, 64, static_cache(63))
+    assert one.prepare(plain, 2, 64) is None
+    assert (plain.compile_config, one._kept) == (None, None), "nothing is kept of a batch that is not compiled"
+    one.learn(2, 64, 11, 1.0)
+    generation = transformers.GenerationConfig()
+    assert one.prepare(generation, 2, 64) is None
+    assert generation.compile_config._compile_all_devices is True
+    one.keep(2, 64, transformers.DynamicCache())
+    assert one._kept is None, "a kind of the model's own"
+    cache = static_cache(63)
+    cache.reset = lambda: emptied.append(True)
+    emptied: list[bool] = []
+    one.keep(2, 64, cache)
+    one.keep(2, 128, static_cache(127))
+    assert (one._kept.rows, one._kept.length, one._kept.cache) == (2, 64, cache)
+    for rows, length, fits in ((2, 64, True), (2, 3, True), (2, 65, False), (1, 64, False), (3, 64, False)):
+        one._kept = compiling._Kept(2, 64, cache)
+        again = transformers.GenerationConfig()
+        emptied.clear()
+        assert one.prepare(again, rows, length) is (cache if fits else None)
+        assert (bool(emptied), again.cache_implementation) == (fits, None if fits else "static")
+        assert (one._kept is not None) == fits, "its memory is free before the next one's is taken"
+    one.keep(2, 300, static_cache(9))
+    assert one._kept.length == 300

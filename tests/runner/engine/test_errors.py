@@ -157,3 +157,47 @@ def test_an_error_in_one_line_leaves_out_torchs_advice():
     long = RuntimeError("CUDA error: misaligned address\nCUDA kernel errors might be asynchronously reported\n")
     assert errors.in_one_line(long) == "RuntimeError: CUDA error: misaligned address"
     assert errors.in_one_line(MemoryError()) == "MemoryError"
+
+
+@pytest.mark.parametrize("sign", errors.OUT_OF_MEMORY)
+def test_each_sign_of_too_little_memory_is_one_by_itself_in_any_case(sign):
+    assert errors.is_out_of_memory(RuntimeError(f"before {sign.upper()} after"))
+    assert not errors.is_context_lost(RuntimeError(sign))
+
+
+def test_an_error_of_torchs_type_for_it_needs_no_words():
+    assert errors.is_out_of_memory(torch.OutOfMemoryError("?"))
+    assert errors.is_out_of_memory(RuntimeError("cudaErrorMemoryAllocation"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "CUDA error: operation not supported on global/shared address space\nCUDA error: invalid address space",
+        "CUDA error: invalid program counter",
+        "CUDA error: hardware stack error",
+        "CUDA error: uncorrectable NVLink error detected during the execution",
+        "CUDA driver error: context is destroyed",
+    ],
+)
+def test_other_texts_after_which_a_context_is_destroyed(text):
+    assert errors.is_context_lost(RuntimeError(text))
+    assert not errors.is_out_of_memory(RuntimeError(text))
+
+
+def test_all_that_an_error_wraps_is_walked_its_cause_first_and_then_what_it_groups():
+    inner, cause, context = ValueError("inner"), ValueError("cause"), ValueError("context")
+    group = ExceptionGroup("group", [inner])
+    group.__cause__, group.__context__ = cause, context
+    assert {str(one) for one in errors.chain(group)} == {"group (1 sub-exception)", "inner", "cause", "context"}
+    assert next(errors.chain(group)) is group
+    try:
+        raise inner
+    except ValueError:
+        errors.forget_frames(group)
+    assert inner.__traceback__ is None
+
+
+def test_empty_lines_before_the_first_words_of_an_error_are_left_out():
+    assert errors.in_one_line(ValueError("\n  two words \nmore")) == "ValueError: two words "
+    assert errors.in_one_line(ValueError(" \n ")) == "ValueError"

@@ -1,6 +1,7 @@
 """The routed experts of a loaded model are told from the parameters that every token uses."""
 
 import inspect
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -8,7 +9,7 @@ import torch
 import transformers
 
 from rankdeck.runner.engine.experts import decoding_in_groups, experts_of
-from rankdeck.runner.protocol import RankReady
+from rankdeck.runner.protocol import Experts, RankReady
 from tests.runner.engine.test_engine import make
 
 TINY = {
@@ -119,3 +120,65 @@ def test_a_mixture_of_experts_answers_in_groups_as_it_did():
     expected = mixtral.generate(ids, **asked)
     with decoding_in_groups(mixtral, experts_of(mixtral), len(ids)):
         assert torch.equal(mixtral.generate(ids, **asked), expected)
+
+
+class Shape:
+    """A model whose config has these settings, with one expert's weight unless `found` is false."""
+
+    def __init__(self, found: bool = True, ffn=None, **settings) -> None:
+        text = SimpleNamespace(**settings, **({} if ffn is None else {"ffn_config": SimpleNamespace(**ffn)}))
+        self.config = SimpleNamespace(get_text_config=lambda: text)
+        self._found = found
+
+    def named_parameters(self):
+        yield "layers.0.shared_experts.weight", torch.zeros(100)
+        yield "layers.0.experts_router.weight", torch.zeros(100)
+        if self._found:
+            yield "layers.0.experts.3.weight", torch.zeros(5)
+
+
+@pytest.mark.parametrize(
+    ("count", "per_token"),
+    [
+        ("num_experts", "num_experts_per_tok"),
+        ("num_local_experts", "top_k_experts"),
+        ("n_routed_experts", "moe_topk"),
+        ("moe_num_experts", "moe_top_k"),
+        ("num_experts", "num_experts_per_token"),
+    ],
+)
+def test_how_many_experts_there_are_and_are_used_has_many_names(count, per_token):
+    found = Experts(bytes=20, count=8, per_token=2)
+    assert experts_of(Shape(**{count: 8, per_token: 2})) == found
+    assert experts_of(Shape(ffn={count: 8, per_token: 2})) == found, "dbrx has a config of its own for them"
+    assert experts_of(Shape(**{count: None, per_token: "two"}, ffn={count: 8, per_token: 2})) == found
+
+
+def test_a_model_is_dense_if_it_has_no_experts_or_one_and_none_of_their_weights():
+    assert experts_of(Shape(found=False)) is None
+    assert experts_of(Shape(found=False, num_experts=1, num_experts_per_tok=1)) is None
+    assert experts_of(Shape(found=False, num_experts=2, num_experts_per_tok=1)) == Experts(
+        bytes=0, count=2, per_token=None
+    )
+    assert experts_of(Shape()) == Experts(bytes=20, count=None, per_token=None)
+
+
+@pytest.mark.parametrize(
+    "experts", [None, Experts(bytes=1, count=None, per_token=2), Experts(bytes=1, count=8, per_token=None)]
+)
+def test_a_model_of_whose_experts_too_little_is_known_decodes_as_transformers_has_it(experts):
+    one = SimpleNamespace()
+    with decoding_in_groups(one, experts, 1000):
+        assert vars(one) == {}
+
+
+def test_after_a_batch_that_raised_decoding_is_as_before():
+    one = SimpleNamespace()
+
+    def decode():
+        with one._optimize_model_for_decode():
+            raise ValueError("a step")
+
+    with pytest.raises(ValueError, match="a step"), decoding_in_groups(one, Experts(bytes=1, count=8, per_token=2), 5):
+        decode()
+    assert vars(one) == {}

@@ -1,6 +1,7 @@
 """Memory of a rank's GPUs: shares, what is left of them, what is said when it is not enough. torch.cuda is fake."""
 
 from itertools import repeat
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -173,3 +174,132 @@ def test_a_gpu_is_lost_only_if_it_fails_twice_in_a_row(monkeypatch):
     cuda.broken = repeat(RuntimeError("CUDA error: unknown error"))
     assert memory.is_lost(ValueError("bad"), [GPU])
     assert not memory.is_lost(ValueError("bad"), [torch.device("cpu")])
+
+
+CPU = torch.device("cpu")
+TWO = [GPU, torch.device("cuda", 1)]
+
+
+def test_only_gpus_are_waited_for_and_reset_each_of_them(monkeypatch):
+    cuda = FakeCuda().install(monkeypatch)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: cuda.calls.append(f"reset {device}"))
+    memory.synchronise([*TWO, CPU])
+    memory.reset_peaks([*TWO, CPU])
+    assert cuda.calls == ["synchronize cuda:0", "synchronize cuda:1", "reset cuda:0", "reset cuda:1"]
+
+
+def test_memory_is_freed_after_what_holds_it_and_on_a_cpu_there_is_no_reserve(monkeypatch):
+    cuda = FakeCuda().install(monkeypatch)
+    monkeypatch.setattr(memory.gc, "collect", lambda: cuda.calls.append("collected"))
+    memory.free_memory(GPU)
+    memory.free_memory(CPU)
+    assert cuda.calls == ["collected", "empty_cache", "collected"]
+
+
+def test_what_is_free_is_that_of_all_gpus_or_of_the_host(monkeypatch):
+    FakeCuda(free=3 * GIB, total=5 * GIB).install(monkeypatch)
+    assert memory.free_and_total([GPU]) == (3 * GIB, 5 * GIB)
+    assert memory.free_and_total(TWO) == (6 * GIB, 10 * GIB)
+    monkeypatch.setattr(memory.psutil, "virtual_memory", lambda: SimpleNamespace(available=2, total=7, free=1))
+    assert memory.free_and_total([CPU]) == (2, 7)
+
+
+def test_the_fraction_of_a_gpu_is_that_of_this_device(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda device: 0.25 if device == GPU else 1.0)
+    assert memory.fraction_of(GPU) == 0.25
+
+
+def test_what_is_said_of_expandable_segments_names_the_error_and_what_follows(monkeypatch):
+    monkeypatch.setattr(torch.cuda.memory, "_set_allocator_settings", lambda _: None)
+    raised: list[Exception] = [RuntimeError("CUDA driver error: unknown error\nadvice"), torch.OutOfMemoryError("full")]
+
+    def allocate(device):
+        assert device == GPU
+        if raised:
+            raise raised.pop(0)
+
+    monkeypatch.setattr(memory, "_allocate", allocate)
+    assert memory.without_expandable_segments(GPU) == (
+        "torch runs without expandable segments, which do not work on this machine (RuntimeError: CUDA driver error: "
+        "unknown error): memory may fragment"
+    )
+    raised += [RuntimeError("one"), RuntimeError("two")]
+    with pytest.raises(RuntimeError, match="two"):
+        memory.without_expandable_segments(GPU)
+
+
+def test_one_byte_is_tried_on_the_device_itself():
+    asked = []
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(torch, "empty", lambda *given, **named: asked.append((given, named)))
+        memory._allocate(GPU)
+    assert asked == [((1,), {"device": GPU})]
+
+
+# --- the words, figure by figure ---
+
+
+def told(names=("cuda:0",), free=3, held=75, share=None, ranks=1, gpus=1) -> str:
+    return memory.on_gpus(names, free * GIB, 80 * GIB, held * GIB, share, ranks=ranks, gpus=gpus)
+
+
+def test_what_the_host_has_is_said_in_gibibytes_with_what_to_do():
+    assert memory.on_the_host(GIB // 2, 16 * GIB) == (
+        "0.5 GiB of this machine's 16.0 GiB are free. Run fewer ranks (--ranks), use a smaller model, or stop other "
+        "programs that take memory"
+    )
+
+
+def test_a_gpu_without_another_beside_it_leaves_only_a_smaller_model():
+    assert told() == (
+        "cuda:0 has 80.0 GiB, 3.0 GiB of them free, and this rank holds 75.0 GiB. Make it smaller (--quantization)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("names", "ranks", "gpus", "advice"),
+    [
+        (1, 1, 1, "Make"),
+        (1, 1, 2, "Spread the model over more GPUs (--gpus-per-rank 2), or make"),
+        (1, 2, 2, "Spread the model over more GPUs (--gpus-per-rank 2 --ranks 1), or make"),
+        (1, 1, 3, "Spread the model over more GPUs (--gpus-per-rank 2), or make"),
+        (2, 1, 3, "Make"),
+        (2, 2, 4, "Spread the model over more GPUs (--gpus-per-rank 4 --ranks 1), or make"),
+        (2, 4, 16, "Spread the model over more GPUs (--gpus-per-rank 4), or make"),
+        (2, 5, 16, "Spread the model over more GPUs (--gpus-per-rank 4 --ranks 4), or make"),
+    ],
+)
+def test_twice_as_many_gpus_are_advised_where_the_run_has_them_with_no_more_ranks_than_they_take(
+    names, ranks, gpus, advice
+):
+    text = told([f"cuda:{index}" for index in range(names)], ranks=ranks, gpus=gpus)
+    assert text.partition("holds 75.0 GiB. ")[2].startswith(advice)
+
+
+@pytest.mark.parametrize(
+    ("free", "held", "others"), [(3, 38, True), (3, 38.5, False), (77.9, 0, True), (78, 0, False), (78, 1, False)]
+)
+def test_other_programs_are_named_where_twice_what_this_rank_holds_is_taken_and_more_than_two_gibibytes(
+    free, held, others
+):
+    text = memory.on_gpus(["cuda:0"], int(free * GIB), 80 * GIB, int(held * GIB), None, ranks=1, gpus=1)
+    assert ("Stop what else runs there, or make it smaller (--quantization)" in text) == others
+
+
+def test_ranks_that_share_are_advised_first_to_run_one_less_on_each_gpu():
+    text = told(share=Share(2, 26 * GIB, 3), free=1, held=2, ranks=6, gpus=3)
+    assert text == (
+        "cuda:0 has 80.0 GiB, 1.0 GiB of them free, and this rank holds 2.0 GiB of the 26.0 GiB that it may take as "
+        "one of 2 ranks there. Run fewer ranks (--ranks 3), spread the model over more GPUs (--gpus-per-rank 2 --ranks "
+        "1), or make it smaller (--quantization)"
+    )
+
+
+def test_what_a_rank_holds_is_counted_on_all_its_gpus_and_out_of_memory_on_each_of_them(monkeypatch):
+    cuda = FakeCuda(reserved=4 * GIB, free=70 * GIB).install(monkeypatch)
+    asked = []
+    monkeypatch.setattr(torch.cuda, "memory_stats", lambda device: asked.append(str(device)) or {})
+    assert "this rank holds 8.0 GiB" in memory._figures(TWO, None, 1, 2)
+    assert memory._times_out_of_memory([*TWO, CPU]) == 0
+    assert asked == ["cuda:0", "cuda:1"]
+    assert cuda.calls == ["mem_get_info cuda:0", "mem_get_info cuda:1"]

@@ -128,3 +128,40 @@ def test_a_model_that_is_loaded_for_the_cpu_is_packed_unless_it_is_compiled(tmp_
         config = RunConfig(prompts="p", device="cpu", **asked)
         model = loading.load(config, str(tmp_path), torch.device("cpu")).model
         assert any(isinstance(module, packed_linear.PackedLinear) for module in model.modules()) == expected
+
+
+def test_a_torch_without_these_kernels_is_not_asked_to_try(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    monkeypatch.setattr(torch.ops.mkldnn, "_reorder_linear_weight", lambda *_: pytest.fail("it is not there"))
+    assert not has_kernels(torch.float32)
+    assert pack(llama()) == 0
+
+
+def test_layers_that_are_left_and_those_without_a_plain_weight_of_the_cpu_stay_as_they_are() -> None:
+    model = llama()
+    assert pack(model, leave=lambda name: name.endswith(("q_proj", "lm_head"))) == 2 * 6
+    left = {name for name, module in model.named_modules() if type(module) is torch.nn.Linear}
+    assert left == {"model.layers.0.self_attn.q_proj", "model.layers.1.self_attn.q_proj", "lm_head"}
+
+    class Quantised(torch.nn.Linear):
+        pass
+
+    class Wrapped(torch.nn.Parameter):
+        pass
+
+    odd = torch.nn.Sequential(torch.nn.Linear(2, 2, device="meta"), Quantised(2, 2), torch.nn.Linear(2, 2))
+    odd[2].weight = Wrapped(torch.zeros(2, 2))
+    assert packed_linear.packable(odd) == {}
+    assert pack(odd) == 0
+
+
+def test_a_packed_layer_says_its_sizes_and_is_the_layer_again_when_it_is_unpacked() -> None:
+    layer = torch.nn.Linear(6, 4)
+    packed = PackedLinear(layer, shared=False)
+    assert (packed.in_features, packed.out_features, packed.bias is layer.bias) == (6, 4, True)
+    assert (packed._parameters["weight"].is_meta, packed._parameters["weight"].requires_grad) == (True, False)
+    assert PackedLinear(layer, shared=True).weight is layer.weight
+    again = packed.unpacked()
+    assert (again.in_features, again.out_features, again.training, again.weight.requires_grad) == (6, 4, False, False)
+    assert torch.equal(again.weight, layer.weight)
+    assert again.bias is layer.bias

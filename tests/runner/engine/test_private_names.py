@@ -90,3 +90,27 @@ def _private_names(tree):
             continue
         if isinstance(name, str) and name.startswith("_") and not name.startswith("__"):
             yield name
+
+
+def test_all_names_that_are_gone_are_said_with_the_releases_that_are_tested_and_one_to_install(monkeypatch):
+    monkeypatch.setattr(transformers, "__version__", "5.99.0")
+    gone = [Name("transformers.cache_utils", "Cache", name) for name in ("one", "layers", "two")]
+    assert private_names.why_unusable(gone, "it") == (
+        f"transformers 5.99.0 has no Cache.one, Cache.two, which it needs: rankdeck is tested with transformers "
+        f"{OLDEST} to {NEWEST}; install one of these, for example with pip install 'transformers=={NEWEST}.*'"
+    )
+    assert private_names.why_unusable(gone[1:2], "it") is None
+
+
+def test_the_field_of_a_data_class_is_found_though_only_its_objects_have_it():
+    field = Name("transformers.generation.continuous_batching.requests", "GenerationOutput", "timestamps")
+    assert private_names.missing([field]) == []
+    assert private_names.missing([field._replace(attribute="no_such_field")]) != []
+
+
+def test_steps_are_compiled_only_where_the_static_engine_works_too(monkeypatch):
+    gone = Name("transformers.cache_utils", "Cache", "no_such_attribute")
+    monkeypatch.setattr(private_names, "STATIC", (gone,))
+    for compiled in (False, True):
+        with pytest.raises(RuntimeError, match=r"no_such_attribute, which the static engine needs"):
+            private_names.require_static(compiled=compiled)

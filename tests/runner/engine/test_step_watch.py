@@ -5,6 +5,7 @@ import torch
 import transformers
 
 from rankdeck.runner.engine.generation.marks import LogitCheck
+from rankdeck.runner.engine.private_names import NEWEST, OLDEST
 from rankdeck.runner.engine.step_watch import StepWatch
 from tests.runner.engine.tiny import TEXTS, make, prompts
 
@@ -59,3 +60,14 @@ def test_a_stop_that_comes_a_step_late_is_an_error_too(model, monkeypatch):
     monkeypatch.setattr(model, "generate", undone)
     with pytest.raises(RuntimeError, match="does not generate as rankdeck expects"):
         make(model).generate(prompts(*TEXTS))
+
+
+def test_what_is_wrong_with_a_version_is_said_with_both_widths_and_the_versions_that_work():
+    watch = watching(1_000)
+    with pytest.raises(RuntimeError) as raised:
+        watch(ids(1_003), None)
+    assert str(raised.value) == (
+        f"transformers {transformers.__version__} does not generate as rankdeck expects: rows are 1,003 tokens wide "
+        f"instead of 1,001, so its steps cannot be counted; install another version of transformers ({OLDEST} to "
+        f"{NEWEST} are known to work)"
+    )

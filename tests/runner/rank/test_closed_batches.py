@@ -10,6 +10,7 @@ from rankdeck.runner.engine.continuous import ContinuousEngine
 from rankdeck.runner.engine.rows import Cancelled, Progress
 from rankdeck.runner.protocol import Leave, OutputRecord, Prompt, Work, record_digest
 from rankdeck.runner.protocol.config import RunConfig
+from rankdeck.runner.protocol.sweep_plan import SweepPlan
 from rankdeck.runner.rank import work as work_module
 from rankdeck.runner.rank.work import RankWork
 
@@ -225,3 +226,19 @@ def test_a_continuous_engine_takes_rows_as_they_come_unless_the_batch_is_a_trial
         link.cancelled_batches = {6}
         assert not more["may_go_on"](6)
     assert plain.closed == 1
+
+
+def test_a_continuous_rank_accounts_after_as_many_steps_as_an_answer_of_this_run_may_take(monkeypatch):
+    longest = []
+
+    def continuous(*_, **more):
+        longest.append(more["longest"])
+        return SimpleNamespace(run=lambda order: Leave())
+
+    monkeypatch.setattr(work_module, "ContinuousRank", continuous)
+    engine = ContinuousEngine.__new__(ContinuousEngine)
+    for name, answer in (("take_notes", []), ("close", None)):
+        monkeypatch.setattr(ContinuousEngine, name, lambda self, answer=answer: answer)
+    plan = SweepPlan(batch_sizes=[1], ranks=[1], trial_tokens=5)
+    worked(Link(Work(batch=1, prompts=PROMPTS)), engine, max_new_tokens=77, sweep=plan)
+    assert longest == [5]

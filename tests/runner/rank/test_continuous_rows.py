@@ -285,3 +285,53 @@ def test_progress_is_told_five_times_a_second_at_most(made, monkeypatch):
     one.rows.ended = quick
     one.rank.run(work(1, "a" * 13))
     assert [steps.step for steps in one.link.steps] == [0, 4, 8, 12]
+
+
+def test_progress_is_told_after_the_records_and_accounts_of_its_step_which_would_replace_it(made):
+    link, said = Link(), []
+    one = made(link, longest=2)
+    link.send = lambda *messages: said.extend("account" for _ in messages)
+    link.progress = lambda steps: said.append(steps.step)
+    one.rank._send_records = lambda batch, ended: said.append(f"{len(ended)} of {batch}")
+    one.rank.run(work(1, "aaa", "b"))
+    assert said == [0, "1 of 1", 1, "account", 2, "1 of 1", "account"]
+
+
+def test_orders_that_came_together_are_all_taken_before_the_next_step(made):
+    link = Link(at_1=work(2, "bb"), at_2=work(3, "cc"))
+    one = made(link)
+    one.rank.run(work(1, "aa"))
+    assert one.rows.most == 3
+    assert [(batch, [record.id for record in records]) for batch, records in one.records] == [
+        (1, ["aa"]), (2, ["bb"]), (3, ["cc"])
+    ]  # fmt: skip
+
+
+def test_a_limit_that_is_lowered_lets_rows_in_flight_end_and_one_that_is_raised_fills_up(made):
+    link = Link()
+    link.limit = 3
+    one, counts = made(link), []
+    ended = one.rows.ended
+
+    def watched(seconds):
+        counts.append(one.rows.in_flight)
+        link.limit = {1: 1, 3: 5}.get(len(counts), link.limit)
+        return ended(seconds)
+
+    one.rows.ended = watched
+    one.rank.run(work(1, "aaa", "bbb", "ccc", "d", "e", "f", "g", "h"))
+    assert counts == [3, 3, 3, 5]
+
+
+def test_paused_with_rows_in_flight_it_goes_on_with_them_without_sleeping(made):
+    link = Link()
+    one = made(link)
+    one.rank._take(work(1, "aa"))
+    one.rank._fill()
+    link.limit = 0
+    one.rank._send_ended()
+    assert one.clock.slept == []
+    assert one.rows.waited == [LOOK_SECONDS] == [0.01]
+    one.rank._send_ended()
+    one.rank._send_ended()
+    assert one.clock.slept == [LOOK_SECONDS], "nothing is in flight now"

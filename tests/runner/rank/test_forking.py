@@ -184,25 +184,81 @@ def test_where_a_rank_cannot_be_forked_it_begins_as_a_new_program_with_the_same_
     ("why_not", "broken", "how"),
     [(None, False, "lives"), (None, True, "begins anew"), ("an import has started threads", False, "begins anew")],
 )
-def test_a_forked_rank_lives_as_it_is_unless_something_does_not_work_in_a_copy(monkeypatch, why_not, broken, how):
+def test_a_forked_rank_lives_as_it_is_unless_something_does_not_work_in_a_copy(
+    monkeypatch, why_not, broken, capsys, how
+):
     did = []
     monkeypatch.setattr(parent.processes, "end_with_parent", lambda: did.append("ends with the launcher"))
     monkeypatch.setattr(parent.forking, "take_channel", lambda: "channel")
-    monkeypatch.setattr(parent.forking, "tell", lambda channel, report: did.append(type(report).__name__))
-    monkeypatch.setattr(parent.forking, "serve", lambda channel, rank, named: rank(StartRank(rank=0, world_size=1)))
+    order, lived = StartRank(rank=2, world_size=3), []
+
+    def serve(channel, be_a_rank, named):
+        assert (channel, named) == ("channel", ("rankdeck.runner.rank.parent", "rankdeck.runner.rank.worker"))
+        be_a_rank(order)
+
+    def tell(channel, report):
+        assert (channel, report.pid) == ("channel", os.getpid())
+        did.append(type(report).__name__)
+
+    monkeypatch.setattr(parent.forking, "tell", tell)
+    monkeypatch.setattr(parent.forking, "serve", serve)
     monkeypatch.setattr(worker, "import_engines", lambda: did.append("imports"))
-    monkeypatch.setattr(worker, "live", lambda *_: did.append("lives"))
-    monkeypatch.setattr(worker, "begin_anew", lambda *_: did.append("begins anew"))
+    monkeypatch.setattr(worker, "live", lambda *given: (did.append("lives"), lived.append(given)))
+    monkeypatch.setattr(worker, "begin_anew", lambda *given: (did.append("begins anew"), lived.append(given)))
     monkeypatch.setattr(parent, "why_no_forking", lambda: why_not)
     monkeypatch.setattr(parent, "cuda_is_broken", lambda: broken)
     monkeypatch.setattr(sys, "argv", ["parent.py", "--run-dir", "/r", "--socket", "/s", "--model", "m"])
     monkeypatch.setenv("KMP_AFFINITY", "granularity=fine,compact,1,0")
+    monkeypatch.setenv("KMP_BLOCKTIME", "1")
     monkeypatch.setenv("OPENBLAS_NUM_THREADS", "1")
     parent.main()
     assert did == ["ends with the launcher", "ParentImporting", "imports", how]
-    assert "KMP_AFFINITY" not in os.environ
+    assert not {"KMP_AFFINITY", "KMP_BLOCKTIME"} & set(os.environ)
+    assert lived == [(worker.read_options(sys.argv[1:]), order)]
+    assert capsys.readouterr().out == (f"each rank imports for itself: {why_not}\n" if why_not else "")
 
 
 def test_an_order_is_the_same_after_its_way_over_the_wire():
     order = StartRank(rank=1, world_size=2, attempt=4, store="/x", environment={"A": "b"})
     assert msgspec.json.decode(protocol.encode_line(order), type=StartRank) == order
+
+
+@pytest.mark.parametrize("before", [None, "0"])
+@pytest.mark.parametrize("threads", [None, "3"])
+def test_while_modules_come_in_no_threads_are_started_and_nvml_is_asked_instead_of_cuda(monkeypatch, before, threads):
+    for name, value in (("PYTORCH_NVML_BASED_CUDA_CHECK", before), ("OPENBLAS_NUM_THREADS", threads)):
+        monkeypatch.setenv(name, "x")  # so that it is put back
+        monkeypatch.delenv(name) if value is None else monkeypatch.setenv(name, value)
+
+    def fail():
+        assert os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] == "1"
+        assert os.environ["OPENBLAS_NUM_THREADS"] == (threads or "1")
+        raise ImportError
+
+    with pytest.raises(ImportError), parent._without_threads_or_cuda():
+        fail()
+    assert os.environ.get("PYTORCH_NVML_BASED_CUDA_CHECK") == before
+
+
+def test_cuda_is_broken_in_a_copy_only_where_torch_says_so(monkeypatch):
+    for asked in (True, False):
+        monkeypatch.setattr(torch.cuda, "_is_in_bad_fork", lambda asked=asked: asked)
+        assert parent.cuda_is_broken() is asked
+    monkeypatch.delattr(torch.cuda, "_is_in_bad_fork")
+    assert parent.cuda_is_broken() is False
+
+
+def test_cuda_under_wsl_is_open_too_and_a_file_that_is_closed_meanwhile_is_none(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
+    monkeypatch.setattr(parent.os, "listdir", lambda path: ["1"] if path == parent.THREADS else ["3", "4"])
+
+    def readlink(path):
+        if path == "/proc/self/fd/3":
+            raise OSError("it is closed")
+        return opened[0]
+
+    monkeypatch.setattr(parent.os, "readlink", readlink)
+    opened = [""]
+    for path, why in (("/dev/dxg", "an import has started CUDA"), ("/dev/nvidia0", None), ("/tmp/dev/dxg", None)):
+        opened[0] = path
+        assert parent.why_no_forking() == why

@@ -23,3 +23,11 @@ def test_every_rank_greets_and_rank_0_prints_what_all_said(monkeypatch, capsys, 
     printed = capsys.readouterr().out
     assert printed == (f"{GREETINGS}{json.dumps([*said, 'and another'])}\n" if rank == 0 else "")
     assert ended == [True]
+
+
+def test_the_ranks_of_hello_are_forked_as_they_are_and_keep_their_name(monkeypatch):
+    served = []
+    monkeypatch.setattr(hello.forking, "take_channel", lambda: "the channel")
+    monkeypatch.setattr(hello.forking, "serve", lambda *given, **named: served.append((given, named)))
+    hello.main()
+    assert served == [(("the channel", hello.greet), {"named": ("", "")})]

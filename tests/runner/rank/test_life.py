@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from rankdeck.runner import protocol
-from rankdeck.runner.engine import choose, loading, memory
+from rankdeck.runner.engine import choose, loading, memory, private_names
 from rankdeck.runner.protocol import StartRank
 from rankdeck.runner.protocol.config import RunConfig
 from rankdeck.runner.rank import options as options_module
@@ -268,3 +268,144 @@ def test_a_new_program_has_the_order_among_its_arguments(monkeypatch, tmp_path):
     assert path == arguments[0] == sys.executable
     assert msgspec.json.decode(arguments[arguments.index("--order") + 1], type=StartRank) == order
     assert os.environ.get("RANKDECK_ORDER") is None
+
+
+@pytest.fixture
+def in_order(monkeypatch, tmp_path):
+    """A rank whose every part takes note of what it is given; `at` is what stands in the place of each call."""
+
+    def go(**settings):
+        did: list = []
+        config = RunConfig(prompts="p", **{"device": "cuda", "ranks": 4, **settings})
+        device, holding = torch.device("cuda", 1), [torch.device("cuda", 1), torch.device("cuda", 2)]
+
+        def note(name, result=None):
+            def call(*given, **named):
+                did.append((name, *given, *([named] if named else [])))
+                return result
+
+            return call
+
+        loaded = SimpleNamespace(model="model", tokenizer=None, device="where it lies")
+        engine = SimpleNamespace(
+            name="static", devices=holding, describe=lambda: {"parameters": 7, "dtype": "float32"}, copy_bandwidth=None
+        )
+        accelerator = SimpleNamespace(device=device, end_training=note("left the group"))
+
+        @contextlib.contextmanager
+        def explained(*given, **named):
+            did.append(("explained", *given, named))
+            yield
+            did.append("over")
+
+        monkeypatch.setattr(
+            "rankdeck.runner.run_directory.read_run_file",
+            lambda directory: did.append(("read", directory)) or SimpleNamespace(config=config, prompts=5),
+        )
+        monkeypatch.setattr(private_names, "require_static", note("names"))
+        monkeypatch.setattr(worker, "hide_other_gpus", note("hidden"))
+        monkeypatch.setattr(worker, "hold_to_share", note("held", "the share"))
+        monkeypatch.setattr(worker, "model_folder", note("folder", "the folder"))
+        monkeypatch.setattr(worker, "gpus_of_run", note("counted", 6))
+        monkeypatch.setattr(worker, "device_facts", lambda *given: did.append(("facts", *given)) or FACTS)
+        monkeypatch.setattr(worker._Rank, "_join", lambda self: did.append("joined") or accelerator)
+        monkeypatch.setattr(loading, "devices_for", note("for", "the devices"))
+        monkeypatch.setattr(loading, "load", note("loaded", loaded))
+        monkeypatch.setattr(loading, "devices_of", note("of", holding))
+        monkeypatch.setattr(choose, "choose", note("chosen", (engine, "")))
+        monkeypatch.setattr(memory, "explained", explained)
+        monkeypatch.setattr(memory, "free_and_total", note("free", (3, 4)))
+        monkeypatch.setattr(memory, "left_of", note("left", 2))
+        monkeypatch.setattr(RankWork, "run", lambda self: did.append("worked"))
+        link = SimpleNamespace(
+            send=lambda message: did.append(getattr(message, "phase", type(message).__name__)), meet="meet"
+        )
+        rank = worker._Rank(SimpleNamespace(run_dir=tmp_path, model="demo"), StartRank(rank=3, world_size=4), link)
+        rank.live()
+        return did, config, device, holding, loaded
+
+    return go
+
+
+FACTS = {"device": "cuda:1", "device_name": "GPU"}
+
+
+def test_each_part_of_a_rank_gets_what_is_its_own_in_the_order_that_memory_wants(in_order, tmp_path):
+    did, config, device, holding, loaded = in_order()
+    there = {"ranks": 4, "gpus": 6}
+    assert did == [
+        ("read", tmp_path),
+        ("hidden", config, 3),  # before CUDA starts
+        ("names", {"compiled": False}),
+        "joining",
+        "joined",
+        ("held", config, 3, device, "meet"),
+        "loading",
+        ("folder", "demo", tmp_path),
+        ("counted", config),
+        ("for", config, device),
+        ("explained", "loading the model", "the devices", "the share", there),
+        ("loaded", config, "the folder", device),
+        "over",
+        "warming up",
+        ("of", "model", "where it lies"),
+        ("free", holding),  # before an engine takes its cache
+        ("left", "the share", holding[0]),
+        ("explained", "warming up", holding, "the share", there),
+        ("chosen", config, loaded),
+        "over",
+        ("facts", device, holding, config, 3),
+        "RankReady",
+        "worked",
+        ("left the group",),
+    ]
+
+
+def test_the_names_that_compiling_needs_are_looked_for_before_anything_slow(in_order):
+    did, *_ = in_order(compile=True)
+    assert ("names", {"compiled": True}) in did
+
+
+def test_ranks_wait_for_each_other_for_days_not_for_seconds():
+    assert worker.GROUP_TIMEOUT.total_seconds() == 7 * 24 * 3600
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_what_a_rank_remarks_of_its_device_is_in_the_log_once_under_its_name(monkeypatch, tmp_path, rank):
+    sent, taken = [], []
+    config = RunConfig(prompts="p", device="cpu")
+    monkeypatch.setattr(
+        "rankdeck.runner.run_directory.read_run_file", lambda _: SimpleNamespace(config=config, prompts=1)
+    )
+    monkeypatch.delenv("RANKDECK_CORES", raising=False)
+    monkeypatch.setattr(torch, "set_num_threads", lambda _: pytest.fail("nobody said how many cores there are"))
+    monkeypatch.setattr(worker, "take_device", lambda *given: taken.append(given) or "a remark")
+    monkeypatch.setattr(worker.group, "join", lambda *_: "accelerator")
+    monkeypatch.setattr(worker, "seed_rank", lambda *_: None)
+    order = StartRank(rank=rank, world_size=2)
+    worker._Rank(SimpleNamespace(run_dir=tmp_path), order, SimpleNamespace(send=sent.append))._join()
+    assert taken == [(config, rank)]
+    assert sent == ([protocol.LogLine(source="rank 0", text="a remark")] if rank == 0 else [])
+
+
+def test_a_rank_without_a_seed_has_four_bytes_of_chance(monkeypatch):
+    seeds = []
+    monkeypatch.setattr("accelerate.utils.set_seed", seeds.append)
+    monkeypatch.setattr(worker.os, "urandom", lambda count: bytes([1] * count))
+    worker.seed_rank(None, 3)
+    worker.seed_rank(0, 3)
+    assert seeds == [0x01010101, 3]
+
+
+def test_modules_are_not_collected_while_they_come_in_and_again_afterwards_whatever_happens(monkeypatch):
+    did = []
+    monkeypatch.delitem(sys.modules, "rankdeck.runner.rank.work")
+    monkeypatch.setattr(
+        worker,
+        "gc",
+        SimpleNamespace(**{name: lambda name=name: did.append(name) for name in ("disable", "freeze", "enable")}),
+    )
+    monkeypatch.setitem(sys.modules, "transformers.modeling_layers", None)
+    with pytest.raises(ImportError):
+        worker.import_engines(lambda: did.append("begins"))
+    assert did == ["begins", "disable", "freeze", "enable"]

@@ -158,3 +158,21 @@ def test_the_wait_for_the_others_is_over_only_at_the_same_point(supervisor):
     supervisor.say(protocol.GoOn(at="bandwidth"))
     waiting.join(30)
     assert met.is_set()
+
+
+def test_a_rank_that_can_send_nothing_any_more_leaves(supervisor, monkeypatch):
+    class Broken:
+        def __init__(self, real):
+            self.real = real
+
+        def sendall(self, data):
+            raise BrokenPipeError
+
+        def close(self):
+            self.real.close()
+
+    supervisor.link._socket = Broken(supervisor.link._socket)
+    supervisor.link.send(protocol.LogLine(source="rank 0", text="x"))
+    assert supervisor.gone.wait(30)
+    assert supervisor.left[0] == SUPERVISOR_GONE_STATUS
+    assert supervisor.words.getvalue().startswith("the supervisor is gone; leaving\n")

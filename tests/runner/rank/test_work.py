@@ -12,6 +12,7 @@ from rankdeck.runner import protocol
 from rankdeck.runner.engine.continuous import ContinuousEngine
 from rankdeck.runner.protocol import Leave, Prompt, Work
 from rankdeck.runner.protocol.config import RunConfig
+from rankdeck.runner.rank import work
 from rankdeck.runner.rank.work import DeviceLostError, RankWork
 from tests.fake_cuda import FakeCuda
 
@@ -176,3 +177,23 @@ def test_a_continuous_rank_survives_and_dies_of_the_same(cuda, monkeypatch, erro
     with pytest.raises(DeviceLostError):
         RankWork(0, RunConfig(prompts="p"), continuous(error, monkeypatch), link).run()
     assert link.sent == []
+
+
+def test_what_was_raised_stands_in_the_rank_s_log(cuda, capsys):
+    run(Engine(ValueError("bad"), devices=[CPU]))
+    said = capsys.readouterr().err
+    assert said.startswith("Traceback (most recent call last):")
+    assert said.endswith("ValueError: bad\n")
+
+
+def test_memory_is_freed_on_the_rank_s_own_device_and_only_if_there_was_too_little(cuda, monkeypatch):
+    freed = []
+    monkeypatch.setattr(work.memory, "free_memory", freed.append)
+    second = torch.device("cuda", 1)
+    run(Engine(ValueError("bad"), torch.OutOfMemoryError("full"), devices=[second, GPU]))
+    assert freed == [second]
+
+
+def test_what_is_said_of_a_lost_gpu_is_its_first_line():
+    lost = DeviceLostError([GPU], RuntimeError("CUDA error: unknown error\nCUDA kernel errors might be"))
+    assert str(lost) == "this process can no longer use cuda:0: RuntimeError: CUDA error: unknown error"

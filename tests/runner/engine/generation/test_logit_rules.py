@@ -1,6 +1,7 @@
 """Settings that act on logits or end a row mean what they mean for the prompt alone, however rows are padded."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -198,3 +199,171 @@ def test_settings_that_can_be_used_with_no_prompt_are_refused_before_any(model, 
     ) as said:
         static(model)
     assert why in str(said.value)
+
+
+# --- the rows of a call, with processors and criteria that are made up ---
+
+
+class Adds(transformers.LogitsProcessor):
+    """Adds to the logits; takes note of the tokens it is shown."""
+
+    def __init__(self, number, seen=None):
+        self.number, self.seen = number, [] if seen is None else seen
+
+    def __call__(self, ids, scores):
+        self.seen.append(ids.tolist())
+        return scores + self.number
+
+
+def row_rules(parts, pads, *, processors=("some",), whole=False, by_row=False, stop_strings=None):
+    rules = SimpleNamespace(processors=processors, whole=whole, by_row=by_row, stop_strings=stop_strings)
+    made = [(logit_rules.Prepared(applied, criteria, None), places) for applied, criteria, places in parts]
+    return logit_rules.RowRules(made, pads, rules)
+
+
+IDS = torch.tensor([[0, 0, 5, 6], [0, 7, 8, 9], [0, 0, 3, 4]])
+SCORES = torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
+
+
+def test_each_part_is_done_unpadded_by_its_own_processors_in_their_order():
+    doubled = lambda ids, scores: scores * 2  # noqa: E731
+    short, long = Adds(10), Adds(100)
+    one = row_rules([([short, doubled], [], [0, 2]), ([doubled, long], [], [1])], [2, 1, 2])
+    for _ in range(2):
+        assert one(IDS, SCORES).tolist() == [[22.0, 24.0], [106.0, 108.0], [30.0, 32.0]]
+    assert short.seen == [[[5, 6], [3, 4]]] * 2
+    assert long.seen == [[[7, 8, 9]]] * 2
+    assert SCORES.tolist() == [[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]], "what was given is not changed"
+
+
+def test_rows_of_one_part_are_done_at_once_without_their_padding():
+    all_alike = Adds(1)
+    one = row_rules([([all_alike], [], [0, 1, 2])], [1, 1, 1])
+    assert one(IDS, SCORES).tolist() == (SCORES + 1).tolist()
+    assert all_alike.seen == [IDS[:, 1:].tolist()]
+
+
+def test_where_only_the_kinds_of_tokens_count_padding_is_the_row_s_own_last_token():
+    tokens = Adds(1)
+    one = row_rules([([tokens], [], [0, 1, 2])], [2, 1, 2], whole=True)
+    assert one(IDS, SCORES).tolist() == (SCORES + 1).tolist()
+    assert tokens.seen == [[[6, 6, 5, 6], [9, 7, 8, 9], [4, 4, 3, 4]]]
+    unpadded = row_rules([([tokens], [], [0, 1, 2])], [0, 0, 0], whole=True)
+    unpadded(IDS, SCORES)
+    assert tokens.seen[-1] == IDS.tolist()
+
+
+def test_without_processors_logits_are_as_they_were():
+    assert row_rules([([], [], [0, 1, 2])], [2, 1, 2], processors=())(IDS, SCORES) is SCORES
+
+
+def test_a_row_ends_by_a_stop_string_or_by_a_criterion_of_its_own_and_padding_is_no_text():
+    asked = []
+
+    def stop_strings(ids, scores):
+        asked.append(ids.tolist())
+        return torch.tensor([True, False, False])
+
+    def third(ids, scores):
+        asked.append(ids.tolist())
+        return torch.tensor([True])
+
+    never = lambda ids, scores: torch.tensor([False])  # noqa: E731
+    parts = [([], [never], [0]), ([], [never], [1]), ([], [never, third], [2])]
+    one = row_rules(parts, [2, 1, 2], by_row=True, stop_strings=stop_strings)
+    assert one.ended(IDS, SCORES).tolist() == [True, False, True]
+    nothing = logit_rules.NO_TOKEN
+    assert asked == [[[nothing, nothing, 5, 6], [nothing, 7, 8, 9], [nothing, nothing, 3, 4]], [[3, 4]]]
+    assert row_rules(parts, [2, 1, 2], by_row=True).ended(IDS, SCORES).tolist() == [False, False, True]
+    assert row_rules(parts, [2, 1, 2], by_row=False).ended(IDS, SCORES) is None
+    assert row_rules([([], [], [0, 1, 2])], [2, 1, 2], by_row=True).ended(IDS, SCORES) is None
+
+
+@pytest.mark.parametrize(
+    ("processors", "more", "parts"),
+    [
+        ([], {}, None),
+        ([], {"stop_strings": True}, [[0, 1, 2, 3]]),
+        (["TopKLogitsWarper", "RepetitionPenaltyLogitsProcessor"], {"whole": True}, [[0, 1, 2, 3]]),
+        (["MinLengthLogitsProcessor"], {}, [[0, 2], [1, 3]]),
+        (["NewLogitsProcessor"], {"by_row": True}, [[0], [1], [2], [3]]),
+        ([], {"by_row": True}, [[0], [1], [2], [3]]),
+    ],
+)
+def test_rows_are_done_together_as_far_as_the_rules_let_them_and_each_part_is_prepared_once(processors, more, parts):
+    made = []
+
+    def prepare(generation, prompt):
+        made.append((generation, prompt))
+        return logit_rules.Prepared([], [], None)
+
+    rules = SimpleNamespace(
+        **{"processors": processors, "whole": not processors, "by_row": False, "stop_strings": None, **more},
+        prepare=prepare,
+    )
+    batch = logit_rules.BatchRules(rules, {7: [1, 2], 4: [3], 9: [5, 6], 1: [8]}, "generation")
+    found = batch.for_rows([7, 4, 9, 1], 5)
+    assert (None if found is None else [places for _, places in found._parts]) == parts
+    if parts is not None:
+        assert found._pads == [3, 4, 3, 4]
+        first = [[[1, 2], [3], [5, 6], [8]][part[0]] for part in parts]
+        assert made == [("generation", prompt) for prompt in first]
+        batch.for_rows([1, 9], 5)
+        assert len(made) == len(parts), "for the rows that stay nothing is prepared again"
+
+
+@pytest.mark.parametrize(
+    ("own", "whole", "by_row", "ends"),
+    [
+        ({}, True, False, False),
+        ({"repetition_penalty": 1.5}, True, False, False),
+        ({"suppress_tokens": [9]}, True, False, False),
+        ({"min_new_tokens": 3}, False, False, False),
+        ({"no_repeat_ngram_size": 2, "repetition_penalty": 1.5}, False, False, False),
+        ({"guidance_scale": 1.5}, False, True, False),
+        ({"stop_strings": ["a"]}, True, False, True),
+    ],
+)
+def test_how_rows_are_done_follows_from_the_kinds_of_processors(model, own, whole, by_row, ends):
+    generation = transformers.GenerationConfig(**PLAIN, **own)
+    rules = logit_rules.LogitRules(model, tokenizer(), generation, CPU)
+    assert (rules.whole, rules.by_row, rules.ends_rows) == (whole, by_row, ends)
+    assert (rules.stop_strings is not None) == ends
+    assert generation.stop_strings == own.get("stop_strings")
+    batch = rules.of_batch({0: [5]}, 3)
+    assert (batch.generation.max_new_tokens, batch.prompts) == (3, {0: [5]})
+    assert generation.max_new_tokens is None, "the run's own is not touched"
+
+
+def test_criteria_that_nobody_knows_are_asked_row_by_row_and_those_of_the_engine_are_not(model, monkeypatch):
+    class Odd(transformers.StoppingCriteria):
+        def __call__(self, ids, scores):
+            return torch.zeros(len(ids), dtype=torch.bool)
+
+    criteria = transformers.GenerationMixin._get_stopping_criteria
+
+    def with_another(self, *given, **named):
+        return transformers.StoppingCriteriaList([*criteria(self, *given, **named), Odd()])
+
+    generation = transformers.GenerationConfig(**PLAIN, max_new_tokens=4, max_time=9.0)
+    assert logit_rules.prepared(model, generation, torch.tensor([[5]])).criteria == []
+    monkeypatch.setattr(transformers.GenerationMixin, "_get_stopping_criteria", with_another)
+    rules = logit_rules.LogitRules(model, tokenizer(), generation, CPU)
+    assert (rules.by_row, rules.ends_rows) == (True, True)
+
+
+def test_the_penalty_of_repeated_tokens_counts_those_of_the_prompt_too(model):
+    generation = transformers.GenerationConfig(**PLAIN, repetition_penalty=2.0)
+    (penalty,) = logit_rules.prepared(model, generation, torch.tensor([[5]])).processors
+    scores = torch.ones(1, len(VOCABULARY))
+    assert penalty(torch.tensor([[5]]), scores)[0, 5] == 0.5
+    assert penalty.prompt_ignore_length is None
+
+
+def test_memory_that_runs_out_as_settings_are_tried_is_not_the_settings_fault(model, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(logit_rules, "_tried", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        logit_rules.LogitRules(model, tokenizer(), transformers.GenerationConfig(**PLAIN), CPU)

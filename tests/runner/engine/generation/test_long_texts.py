@@ -1,5 +1,7 @@
 """Models that treat long texts in another way: rows beyond that length are with rows of their own length alone."""
 
+from types import SimpleNamespace
+
 import pytest
 import transformers
 
@@ -87,3 +89,39 @@ def test_that_length_is_found_under_all_its_names():
     dynamic = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}
     assert up_to(rope_parameters=dynamic) == 500
     assert up_to(rope_parameters={"rope_type": "yarn", "rope_theta": 1e4, "factor": 2.0}) is None
+
+
+def test_what_is_said_of_such_a_length_has_the_length():
+    said = "beyond 4,096 tokens with their answers, rows of equal length only: padded, this model gives other answers"
+    assert words(4096) == said
+
+
+def config(rope=None, **settings):
+    text = SimpleNamespace(rope_parameters=rope, **settings)
+    return SimpleNamespace(get_text_config=lambda: text)
+
+
+@pytest.mark.parametrize(
+    ("rope", "settings", "most"),
+    [
+        ({"rope_type": "longrope", "original_max_position_embeddings": 24}, {"max_position_embeddings": 99}, 24),
+        ({"rope_type": "longrope"}, {"original_max_position_embeddings": 25, "max_position_embeddings": 99}, 25),
+        ({"rope_type": "dynamic", "original_max_position_embeddings": 0}, {"max_position_embeddings": 99}, 99),
+        ({"full": {"rope_type": "default"}, "local": {"rope_type": "dynamic"}}, {"max_position_embeddings": 99}, 99),
+        ({"rope_type": "linear"}, {"max_position_embeddings": 99}, None),
+        ({"rope_type": "dynamic"}, {}, None),
+        (None, {"index_topk": 0}, None),
+        (None, {"index_topk": "many"}, None),
+        (None, {"index_topk": 64}, 64),
+        (None, {"keep_window_size": 64}, 64),
+        (None, {"index_block_size": 8, "index_topk_blocks": None}, None),
+        (None, {"floor_scale": 64, "log_scaling_n_floor": 32}, 32),
+    ],
+)
+def test_the_least_of_all_bounds_counts_and_of_a_rope_its_own_first(rope, settings, most):
+    assert padded_up_to(config(rope, **settings), None) == most
+
+
+def test_a_bound_that_no_row_can_reach_is_none():
+    one = config(index_topk=64)
+    assert [padded_up_to(one, context) for context in (None, 63, 64, 65)] == [64, None, None, 64]

@@ -162,3 +162,24 @@ def test_a_row_keeps_its_first_mark():
 def test_what_is_said_names_the_dtype_and_a_wider_one(dtype, cure):
     said = words("NaN", 1_234, dtype)
     assert said.startswith(f"{UNUSABLE_LOGITS}NaN at new token 1,234, in {str(dtype)[6:]}: {cure}")
+
+
+DAMAGED = "; if they still are, the weights are damaged"
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype", "said"),
+    [
+        ("NaN", torch.float16, f"in float16: float16 ends at 65,504, so try --dtype bfloat16 or float32{DAMAGED}"),
+        ("infinite", torch.bfloat16, f"in bfloat16: try --dtype float32{DAMAGED}"),
+        ("infinite", torch.float64, "in float64: the weights or the model is damaged"),
+    ],
+)
+def test_what_is_said_of_a_row_is_whole(kind, dtype, said):
+    assert words(kind, 2, dtype) == f"the model's logits are {kind} at new token 2, {said}"
+
+
+def test_without_probabilities_no_token_is_told_apart():
+    drawable = DrawableLogits(torch.device("cpu"))
+    drawable(None, torch.full((1, 4), NAN))
+    assert drawable.first_unusable(None) is None

@@ -8,6 +8,7 @@ import transformers
 from rankdeck.runner.engine.generation import settings
 from rankdeck.runner.engine.generation.settings import OF_THE_RUN, ON_LOGITS, SET_ASIDE, WITHOUT_EFFECT
 from rankdeck.runner.protocol.config import RunConfig
+from rankdeck.runner.protocol.sweep_plan import SweepPlan
 from tests.runner.engine.lone import alone, static, texts_of, tiny, tokenizer
 
 WANTED = {
@@ -120,3 +121,106 @@ def test_a_model_that_says_not_to_use_a_cache_has_one_all_the_same():
     expected = alone(model)
     model.generation_config.use_cache = False
     assert texts_of(static(model)) == expected
+
+
+NO_EFFECT = {
+    "num_beams": 1, "num_beam_groups": 1, "penalty_alpha": 0, "num_return_sequences": 1, "use_mtp": False,
+    "cache_implementation": "dynamic", "token_healing": False,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SET_ASIDE)
+def test_a_setting_that_is_not_there_or_does_nothing_is_no_line(model, name):
+    assert of_run(model, {name: None})[1] == []
+    if name in NO_EFFECT:
+        generation, lines = of_run(model, {name: NO_EFFECT[name]})
+        assert lines == []
+        assert getattr(generation, name) is None
+    assert SET_ASIDE[name][0] == ((NO_EFFECT[name],) if name in NO_EFFECT else ())
+
+
+def test_why_a_setting_is_left_out_is_said_with_it(model):
+    search, speed = "rankdeck decodes greedily or samples", "it changes how fast answers come, not what they are"
+    because = {
+        **dict.fromkeys(("num_beams", "num_beam_groups", "constraints", "force_words_ids", "penalty_alpha"), search),
+        **dict.fromkeys(("prompt_lookup_num_tokens", "assistant_early_exit", "use_mtp", "speculation_type"), speed),
+        "dola_layers": search,
+        "num_return_sequences": "a prompt has one answer",
+        "cache_implementation": "rows leave a cache as they end",
+        "token_healing": "it would change the prompt",
+        "max_time": "an answer would depend on the others of its batch",
+    }
+    assert {name: why for name, (_, why) in SET_ASIDE.items()} == because
+    _, lines = of_run(model, {"max_time": 3.5})
+    said = "the model's generation config has max_time 3.5, which is ignored: "
+    assert lines == [said + "an answer would depend on the others of its batch"]
+
+
+OWN = {"temperature": 0.3, "top_k": 9, "top_p": 0.8, "do_sample": True}
+
+
+@pytest.mark.parametrize(
+    ("run", "found"),
+    [
+        ({}, (False, None, None, None)),
+        ({"temperature": 0.5, "top_k": 3, "top_p": 0.5}, (False, None, None, None)),
+        ({"do_sample": True}, (True, 0.3, 9, 0.8)),
+        ({"do_sample": True, "temperature": 0.5}, (True, 0.5, 9, 0.8)),
+        ({"do_sample": True, "top_k": 3}, (True, 0.3, 3, 0.8)),
+        ({"do_sample": True, "top_p": 0.5}, (True, 0.3, 9, 0.5)),
+        ({"do_sample": True, "top_k": 0, "temperature": 2.0, "top_p": 1.0}, (True, 2.0, 0, 1.0)),
+    ],
+)
+def test_a_run_that_samples_does_so_as_it_says_and_else_as_the_model_does(model, run, found):
+    generation, _ = of_run(model, OWN, **run)
+    assert (generation.do_sample, generation.temperature, generation.top_k, generation.top_p) == found
+    assert model.generation_config.top_k == 9, "the model's own are not touched"
+
+
+def test_the_length_of_an_answer_is_the_run_s_and_its_end_the_model_s_or_the_tokenizer_s(model):
+    own = {"max_length": 20, "max_new_tokens": 5, "use_cache": False, "stop_strings": ["x"]}
+    generation, lines = of_run(model, own)
+    assert (generation.max_length, generation.max_new_tokens, generation.use_cache) == (None, 12, True)
+    assert (generation.eos_token_id, generation.stop_strings, lines) == (2, ["x"], [])
+    model.generation_config = transformers.GenerationConfig(eos_token_id=[7, 8])
+    run = RunConfig(prompts="p", sweep=SweepPlan(batch_sizes=[1], ranks=[1], trial_tokens=4))
+    generation, _ = settings.of_run(model, tokenizer(), run)
+    assert (generation.max_new_tokens, generation.eos_token_id) == (4, [7, 8])
+    model.generation_config = transformers.GenerationConfig()
+    assert settings.of_run(model, tokenizer(), run)[0].eos_token_id == tokenizer().eos_token_id == 2
+    fixed, _ = settings.of_run(model, tokenizer(), RunConfig(prompts="p", ignore_eos=True))
+    assert fixed.eos_token_id is None
+
+
+def test_generate_is_given_what_ends_a_row_and_all_it_found(model):
+    generation, _ = of_run(model, {"top_k": 9, "bos_token_id": 1}, do_sample=True)
+    found = settings.bare(generation)
+    assert (found.max_new_tokens, found.do_sample, found.eos_token_id, found.pad_token_id) == (12, True, 2, 0)
+    assert (found.bos_token_id, found.use_cache, found.return_dict_in_generate, found.top_k) == (1, True, True, 0)
+    greedy = settings.bare(of_run(model, {"top_k": 9})[0])
+    assert greedy.top_k != 0, "a greedy one says nothing of it, and is not warned about"
+
+
+def test_the_model_s_own_settings_come_back_after_an_error_too(model):
+    model.generation_config = own = transformers.GenerationConfig()
+    with pytest.raises(ValueError, match="a step"), settings.nothing_to_fill_in(model):
+        raise ValueError("a step")
+    assert model.generation_config is own
+
+
+def test_what_a_file_says_without_effect_is_not_shown_to_transformers_which_might_refuse_it(tmp_path, monkeypatch):
+    given = []
+    monkeypatch.setattr(transformers.GenerationConfig, "from_dict", lambda values: given.append(values) or "made")
+    says = {
+        "cache_config": 7,
+        "early_stopping": 3,
+        "_from_model_config": True,
+        "num_beams": 4,
+        "top_k": 5,
+        "max_time": None,
+    }
+    (tmp_path / settings.FILE).write_text(json.dumps(says), encoding="utf-8")
+    found, lines = settings.read(str(tmp_path))
+    assert found == "made"
+    assert given == [{"_from_model_config": True, "top_k": 5, "max_time": None}]
+    assert [line.startswith("the model's generation config has num_beams 4, which") for line in lines] == [True]

@@ -2,6 +2,8 @@
 
 import contextlib
 import inspect
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -240,3 +242,83 @@ def test_text_is_tried_without_tokens_that_may_mean_something():
 
     assert told.tokens(Odd(), 5, known=50) == [5, 7, 5, 7, 5]
     assert told.tokens(None, 4, known=3) == [0, 1, 2, 0]
+
+
+def rehearsed(monkeypatch, dtype, *findings):
+    """What follows from these findings, one for each text that is tried."""
+    asked, waiting = [], list(findings)
+
+    def trial(*given):
+        asked.append(given)
+        return SimpleNamespace(found=lambda: waiting.pop(0))
+
+    monkeypatch.setattr(rehearsal, "_Rehearsal", trial)
+    model = SimpleNamespace(dtype=dtype)
+    decided = rehearse(model, "tokenizer", 7, CPU)
+    assert asked == [(model, "tokenizer", 7, CPU, text) for text in told.TEXTS[: len(asked)]]
+    return decided, len(asked)
+
+
+FREE, BOUND = Found("padded", None, True, False), Found("alone", None, False, False)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_in_the_wide_types_one_text_tells(monkeypatch, dtype):
+    assert rehearsed(monkeypatch, dtype, BOUND) == (BOUND, 1)
+
+
+def test_in_half_types_what_is_free_in_one_text_is_free(monkeypatch):
+    assert rehearsed(monkeypatch, torch.bfloat16, FREE) == (FREE, 1)
+    not_joined = Found("padded", None, False, True)
+    assert rehearsed(monkeypatch, torch.bfloat16, not_joined) == (not_joined, 1)
+    assert rehearsed(monkeypatch, torch.float16, BOUND, FREE) == (FREE, 2)
+    stays = Found("padded", "its cache", False, False)
+    assert rehearsed(monkeypatch, torch.float16, stays, FREE) == (FREE, 2)
+
+
+@pytest.mark.parametrize(
+    ("freer", "other"),
+    [
+        (Found("padded", "stays", False, False), Found("equal", None, True, False)),
+        (Found("equal", None, False, False), Found("equal", "stays", True, False)),
+        (Found("equal", None, True, False), Found("equal", None, False, False)),
+        (Found("equal", "stays", False, False), Found("alone", None, True, False)),
+    ],
+)
+def test_of_two_texts_the_freer_finding_counts_and_a_state_is_left_if_one_of_them_left_it(monkeypatch, freer, other):
+    for first, second in ((freer, other), (other, freer)):
+        assert rehearsed(monkeypatch, torch.bfloat16, first, second) == (freer, 2)
+        for left, late in ((True, False), (False, True)):
+            both = replace(first, leaves_state=left), replace(second, leaves_state=late)
+            assert rehearsed(monkeypatch, torch.bfloat16, *both) == (replace(freer, leaves_state=True), 2)
+
+
+def test_the_rows_that_are_tried_are_of_ordinary_text_and_go_on_with_other_tokens(monkeypatch):
+    asked = []
+
+    def tokens(tokenizer, count, known, text):
+        asked.append((tokenizer, count, known, text))
+        return list(range(100, 100 + count))
+
+    monkeypatch.setattr(told, "tokens", tokens)
+    model = tiny(num_key_value_heads=2)
+    for context, width, lengths in (
+        (2048, 16, [4, 4, 4, 12]),
+        (18, 16, [4, 4, 4, 12]),
+        (10, 8, [4, 4, 4, 8]),
+        (2, 1, [1] * 4),
+    ):
+        model.config.max_position_embeddings = context
+        one = rehearsal._Rehearsal(model, "tokenizer", 0, CPU, "a text")
+        assert (one._width, [len(row) for row in one._rows]) == (width, lengths)
+        assert [len(said) for said in one._said] == [2] * 4
+        every = [token for row in (*one._rows, *one._said) for token in row]
+        assert len(set(every)) == len(every)
+        assert asked[-1] == ("tokenizer", sum(lengths) + 8, len(VOCABULARY), "a text")
+
+
+def test_what_is_said_of_rows_that_do_not_go_together():
+    assert WORDS == {
+        "equal": "rows of equal length only: with padding this model gives other answers, as if the padding were text",
+        "alone": "one row at a time: next to other rows this model gives other answers",
+    }

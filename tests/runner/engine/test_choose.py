@@ -1,0 +1,83 @@
+"""Which engine a run has, and what is said of it. Both engines are stand-ins."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from rankdeck.runner.engine import choose
+from rankdeck.runner.engine.continuous import Unsupported
+from rankdeck.runner.protocol.config import RunConfig
+
+
+@pytest.fixture
+def chosen(monkeypatch):
+    """Chooses an engine; returns what was said of it and what was done, in order."""
+
+    def go(asked: str, kind: str = "cpu", unsupported: Exception | None = None, stay: str | None = None):
+        done: list = []
+        loaded = SimpleNamespace(
+            model="model", tokenizer="tokenizer", device=torch.device(kind), notes=("a line on loading",)
+        )
+        config = RunConfig(prompts="p", engine=asked)
+
+        def engine(name: str):
+            def make(*given):
+                assert given == ("model", "tokenizer", config, loaded.device)
+
+                def warm_up():
+                    done.append(f"{name} warmed up")
+                    if name == "continuous" and unsupported is not None:
+                        raise unsupported
+
+                done.append(name)
+                return SimpleNamespace(
+                    name=name, why_rows_stay=stay, warm_up=warm_up, add_notes=lambda notes: done.append((name, notes))
+                )
+
+            return make
+
+        monkeypatch.setattr(choose, "StaticEngine", engine("static"))
+        monkeypatch.setattr(choose, "ContinuousEngine", engine("continuous"))
+        monkeypatch.setattr(choose, "free_memory", lambda device: done.append(("freed", device)))
+        found, why = choose.choose(config, loaded)
+        return found.name, why, done
+
+    return go
+
+
+STATIC = ["static", ("static", ("a line on loading",)), "static warmed up"]
+CONTINUOUS = ["continuous", ("continuous", ("a line on loading",)), "continuous warmed up"]
+NOT_MEASURED = "the continuous one was not measured on this device yet; --engine continuous takes it"
+
+
+@pytest.mark.parametrize(
+    ("asked", "kind", "name", "why"),
+    [
+        ("static", "cuda", "static", ""),
+        ("continuous", "cuda", "continuous", ""),
+        ("auto", "cuda", "static", NOT_MEASURED),
+        ("auto", "cpu", "static", choose.AUTO["cpu"]),
+    ],
+)
+def test_the_engine_is_the_one_asked_for_or_the_one_that_was_measured(chosen, asked, kind, name, why):
+    assert chosen(asked, kind) == (name, why, STATIC if name == "static" else CONTINUOUS)
+
+
+def test_where_the_continuous_one_does_not_go_the_static_one_has_its_memory_and_says_why(chosen):
+    name, why, done = chosen("continuous", "cuda", Unsupported("a state"))
+    assert (name, why) == ("static", "continuous batching cannot be used here: a state")
+    assert done == [*CONTINUOUS, ("freed", torch.device("cuda")), *STATIC]
+
+
+def test_any_other_error_of_the_warm_up_is_one(chosen):
+    with pytest.raises(ValueError, match="lost"):
+        chosen("continuous", unsupported=ValueError("lost"))
+
+
+def test_why_rows_stay_is_said_beside_why_the_engine_is_this_one(chosen):
+    stays = "rows that have ended stay in their batch: no rows"
+    assert chosen("static", stay="no rows")[1] == stays
+    assert chosen("auto", "cuda", stay="no rows")[1] == f"{NOT_MEASURED}; {stays}"
+    _, why, _ = chosen("continuous", unsupported=Unsupported("a state"), stay="no rows")
+    assert why == f"continuous batching cannot be used here: a state; {stays}"
