@@ -209,12 +209,14 @@ def test_a_last_round_that_would_not_fit_is_not_made_of_what_is_left():
     assert found.learn(16, 10.0, None, 46).batch_size == 23, "as many as fit"
 
 
-@pytest.mark.parametrize(("size", "next_size", "settled"), [(MAX_BATCH_SIZE // 2, MAX_BATCH_SIZE, False),
-                                                            (MAX_BATCH_SIZE // 2 + 1, MAX_BATCH_SIZE // 2 + 1, True)])  # fmt: skip
-def test_the_largest_size_of_all_may_be_tried(size, next_size, settled):
+HALF = MAX_BATCH_SIZE // 2
+
+
+@pytest.mark.parametrize(("size", "next_size"), [(HALF, MAX_BATCH_SIZE), (HALF + 1, HALF + 1)])
+def test_the_largest_size_of_all_may_be_tried(size, next_size):
     choice = search().learn(size, 10.0, None, 10**7)
-    assert (choice.batch_size, choice.settled) == (next_size, settled)
-    if settled:
+    assert (choice.batch_size, choice.settled) == (next_size, size == next_size)
+    if choice.settled:
         assert choice.reason == f"settled at {size}: a batch has at most {MAX_BATCH_SIZE} rows"
 
 

@@ -36,10 +36,11 @@ def busy_rank(number: int, **changes: object) -> RankState:
     values = {
         "rank": number, "phase": "decoding", "phase_since": 96.0, "ready": ready(number), "batch": 7 + number,
         "rows": 3, "step": 5, "first_step": StepMark(96.0, 1), "last_step": StepMark(99.0, 5, 15),
-        "in_flight_tokens": 12 + number, "batch_started_at": 95.0, "batch_period": 3, "rows_at_once": 2, "cache_used": 0.5, "account_started_at": 95.0,
-        "accounts": 0, "cap": 16, "warm_rows": 4, "batches": 6, "prompts": 21, "prompt_tokens": 60,
-        "output_tokens": 200, "slots": 300, "padded_slots": 30, "busy_seconds": 40.0, "peak_memory_bytes": 500, "reserved_memory_bytes": 700,
-        "cause": "old cause", "silence": SILENT,
+        "in_flight_tokens": 12 + number, "batch_started_at": 95.0, "batch_period": 3, "rows_at_once": 2,
+        "cache_used": 0.5, "account_started_at": 95.0, "accounts": 0, "cap": 16, "warm_rows": 4, "batches": 6,
+        "prompts": 21, "prompt_tokens": 60, "output_tokens": 200, "slots": 300, "padded_slots": 30,
+        "busy_seconds": 40.0, "peak_memory_bytes": 500, "reserved_memory_bytes": 700, "cause": "old cause",
+        "silence": SILENT,
     }  # fmt: skip
     return RankState(**{**values, **changes})  # type: ignore[arg-type]
 
@@ -470,9 +471,10 @@ def test_a_run_that_is_taken_up_keeps_its_history_and_starts_its_clocks_afresh()
     after = apply(before, taken_up(config))
     assert {**changes(before, after), "periods": 0, "marks": 0, "sweep": 0} == {
         "seconds_before": 84.0, "config": config, "phase": "starting", "completed": 18, "failed": 3,
-        "prompt_tokens": 77, "output_tokens": 333, "batch_size": 1, "active_ranks": 1, "auto": False, "rounds": EvenRounds(), "paused": None,
-        "loss": None, "ready_at": None, "first_batch_at": None, "last_result_at": None, "window": (), "devices": (),
-        "processes": (), "cpu_history": (), "ended": None, "periods": 0, "marks": 0, "sweep": 0,
+        "prompt_tokens": 77, "output_tokens": 333, "batch_size": 1, "active_ranks": 1, "auto": False,
+        "rounds": EvenRounds(), "paused": None, "loss": None, "ready_at": None, "first_batch_at": None,
+        "last_result_at": None, "window": (), "devices": (), "processes": (), "cpu_history": (), "ended": None,
+        "periods": 0, "marks": 0, "sweep": 0,
     }  # fmt: skip
     assert after.marks[-1] == Mark(elapsed=84.0, kind="taken up", text="taken up again")
     assert after.periods == (*before.periods, KnobPeriod(batch_size=1, active_ranks=1, number=4, began=84.0))
