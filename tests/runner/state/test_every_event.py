@@ -90,6 +90,7 @@ OVER: Mapping[str, object] = {
 def test_a_started_run_knows_nothing_of_an_earlier_one() -> None:
     asked = protocol.RunStarted(at=7.0, name="x", directory="/e", config=CONFIG, prompts=9, asked_at=3.0)
     state = apply(full(), asked)
+    assert (state.timeline.zero_at, state.loading.began) == (7.0, {"starting": 3.0, "model": 7.0})
     bare = replace(state, loading=RunState().loading, timeline=Timeline())
     assert bare == RunState(
         name="x", directory="/e", config=CONFIG, prompts=9, active_ranks=2, batch_size=4, started_at=7.0, now=7.0
@@ -240,10 +241,10 @@ def test_a_batch_begins_at_nothing_and_is_part_of_the_plan_of_rounds() -> None:
 
 
 def test_a_batch_is_cut_from_what_no_rank_has_in_hand() -> None:
-    before = full(rounds=EvenRounds(), ranks=(busy_rank(0, rows=0, batch=None), busy_rank(1)))
-    # 60 prompts, 24 done and 3 in the other's hand: 33 are 5 rounds of 2 x 4, of which this is the first batch.
-    assert apply(before, protocol.BatchStarted(at=101, rank=0, batch=11, rows=4)).rounds == EvenRounds(4, 2, 9)
-    few = replace(before, prompts=28)  # 1 is left, so its own 4 rows count: one round
+    before = full(rounds=EvenRounds(), ranks=(busy_rank(0, rows=0, batch=None), busy_rank(1, rows=12)))
+    # 60 prompts, 24 done and 12 in the other's hand: 24 are 3 rounds of 2 x 4, of which this is the first batch.
+    assert apply(before, protocol.BatchStarted(at=101, rank=0, batch=11, rows=4)).rounds == EvenRounds(4, 2, 5)
+    few = replace(before, prompts=37)  # 1 is left, so its own 4 rows count: one round
     assert apply(few, protocol.BatchStarted(at=101, rank=0, batch=11, rows=4)).rounds == EvenRounds(4, 2, 1)
 
 
@@ -337,8 +338,8 @@ def test_an_account_counts_for_its_period_and_the_batch_goes_on() -> None:
     }  # fmt: skip
     assert after.periods[-1].shares == {1: RankShare(1, 20, 6.0)}
     assert set(changes(before, after)) == {"ranks", "periods", "slots", "padded_slots"}, "no cost: rows come and go"
-    second = apply(after, protocol.AccountClosed(at=103.0, rank=1, batch=8, result=result))
-    assert second.periods[-1].shares == {1: RankShare(2, 40, 8.0)}
+    second = apply(after, protocol.AccountClosed(at=101.5, rank=1, batch=8, result=result))
+    assert second.periods[-1].shares == {1: RankShare(2, 40, 6.5)}
     last = apply(second, protocol.BatchFinished(at=109.0, rank=1, batch=8, result=result))
     assert last.periods == second.periods, "its last account has ever fewer rows"
     assert last.ranks[1].busy_seconds == 54.0
@@ -479,6 +480,7 @@ def test_a_run_that_is_taken_up_keeps_its_history_and_starts_its_clocks_afresh()
     assert after.marks[-1] == Mark(elapsed=84.0, kind="taken up", text="taken up again")
     assert after.periods == (*before.periods, KnobPeriod(batch_size=1, active_ranks=1, number=4, began=84.0))
     assert after.now == 900
+    assert apply(before, taken_up()).batch_size == 4
 
 
 def test_a_sweep_within_a_run_is_given_up_when_it_is_taken_up_and_one_that_is_the_run_goes_on() -> None:
@@ -636,6 +638,13 @@ def test_the_label_of_a_model_is_its_name_until_it_is_found() -> None:
     assert checking.model_label == CONFIG.model
     assert full(model=None).model_label == CONFIG.model
     assert RunState().model_label == ""
+
+
+def test_some_fields_keep_the_names_that_older_journals_and_snapshots_have() -> None:
+    stored = msgspec.to_builtins(full())
+    assert "stretches" in stored
+    assert {"batch_stretch", "stint_started_at", "stints"} <= set(stored["ranks"][0])
+    assert msgspec.convert(stored, RunState) == full()
 
 
 def test_a_rank_without_a_device_has_none_that_is_known() -> None:
