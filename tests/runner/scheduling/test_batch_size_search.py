@@ -149,3 +149,106 @@ def test_growth_of_memory_is_judged_by_the_two_largest_sizes_measured():
     search.peaks = {8: 100, 16: 108, 32: 428}
     assert search._fits(64) == "it would take 128% of the free memory"
     assert search._fits(40) is None
+
+
+# --- each bound, on both sides ------------------------------------------------------------------------
+
+
+def search(**facts) -> Search:
+    return Search(Known(**{"prompts": 10**6, "ranks": 2, "tokens_per_row": 100, **facts}))
+
+
+def test_memory_for_less_than_a_row_is_still_for_one_and_unknown_memory_limits_nothing():
+    assert memory_limit(Known(prompts=1, ranks=1, tokens_per_row=10, memory_free_bytes=1, kv_bytes_per_token=1)) == 1
+    for missing in ({"memory_free_bytes": None}, {"kv_bytes_per_token": None}, {"tokens_per_row": 0}):
+        facts = {"tokens_per_row": 10, "memory_free_bytes": 10**6, "kv_bytes_per_token": 10, **missing}
+        assert memory_limit(Known(prompts=1, ranks=1, **facts)) is None
+    assert search().start().batch_size == 64
+
+
+def test_prompts_per_rank_are_those_of_the_rank_with_the_most():
+    assert [Known(prompts=count, ranks=3, tokens_per_row=1).per_rank for count in (0, 1, 3, 4)] == [0, 1, 1, 2]
+
+
+@pytest.mark.parametrize(("rate", "size"), [(105.0, 32), (104.9, 8)])
+def test_a_gain_of_just_five_percent_over_the_next_smaller_size_is_enough(rate, size):
+    found = search()
+    found.measured = {4: 1.0, 8: 100.0, 64: 1000.0}
+    assert found.learn(16, rate, None, 10**6).batch_size == size
+
+
+def test_anything_is_a_gain_over_a_size_that_yielded_nothing():
+    found = search()
+    found.measured = {8: 0.0}
+    choice = found.learn(16, 0.0, None, 10**6)
+    assert (choice.batch_size, choice.settled, choice.reason) == (32, False, "trying 32: tokens/s still grows")
+
+
+@pytest.mark.parametrize(
+    ("left", "size", "settled", "reason"),
+    [
+        (65, 32, False, "trying 32: tokens/s still grows"),
+        (64, 32, True, "the 64 prompts left are one even round of 32 per rank"),
+        (63, 32, True, "the 63 prompts left are one even round of 32 per rank"),
+        (20, 16, True, "the 20 prompts left are one even round of 10 per rank"),
+        (0, 16, True, "the 0 prompts left are one even round of 1 per rank"),
+    ],
+)
+def test_a_larger_size_is_tried_only_if_more_than_one_round_of_it_is_left(left, size, settled, reason):
+    choice = search().learn(16, 10.0, None, left)
+    assert (choice.batch_size, choice.settled, choice.reason) == (size, settled, reason)
+
+
+def test_a_last_round_that_would_not_fit_is_not_made_of_what_is_left():
+    found = search(memory_free_bytes=10**6, kv_bytes_per_token=300)
+    found.start()
+    assert found.limit == 23
+    choice = found.learn(16, 10.0, None, 48)
+    assert (choice.batch_size, choice.settled) == (16, True)
+    assert choice.reason == "settled at 16: too few prompts are left to try more"
+    assert found.learn(16, 10.0, None, 46).batch_size == 23, "as many as fit"
+
+
+HALF = MAX_BATCH_SIZE // 2
+
+
+@pytest.mark.parametrize(("size", "next_size"), [(HALF, MAX_BATCH_SIZE), (HALF + 1, HALF + 1)])
+def test_the_largest_size_of_all_may_be_tried(size, next_size):
+    choice = search().learn(size, 10.0, None, 10**7)
+    assert (choice.batch_size, choice.settled) == (next_size, size == next_size)
+    if choice.settled:
+        assert choice.reason == f"settled at {size}: a batch has at most {MAX_BATCH_SIZE} rows"
+
+
+def test_a_size_at_the_limit_of_the_estimate_fits_and_one_row_more_does_not():
+    found = search(memory_free_bytes=10**6, kv_bytes_per_token=300)
+    found.start()
+    assert found._fits(23) is None
+    assert found._fits(24) == "memory allows about 23 rows"
+    found.peaks = {8: 100}
+    assert found._fits(24) == "memory allows about 23 rows", "one peak has no slope"
+    found.peaks = {8: 100, 16: 108}
+    assert found._fits(24) is None, "what was measured counts for more"
+    blind = search()
+    blind.peaks = {8: 100, 16: 10**12}
+    assert blind._fits(10**6) is None, "nothing is known of the memory"
+
+
+@pytest.mark.parametrize(("rows", "why"), [(90, None), (91, "it would take 91% of the free memory")])
+def test_what_grows_with_the_batch_may_take_nine_tenths_of_the_free_memory(rows, why):
+    found = search(memory_free_bytes=1000)
+    found.peaks = {8: 80, 16: 160}
+    assert found._fits(rows) == why
+
+
+def test_a_peak_of_nothing_is_a_peak_and_one_that_is_not_known_is_none():
+    found = search()
+    found.learn(8, 10.0, 0, 10**6)
+    found.learn(16, 20.0, None, 10**6)
+    assert found.peaks == {8: 0}
+    assert found.measured == {8: 10.0, 16: 20.0}
+
+
+def test_out_of_memory_at_a_single_row_leaves_a_batch_of_one():
+    choice = search().wall(1, fits=0)
+    assert (choice.batch_size, choice.settled) == (1, True)

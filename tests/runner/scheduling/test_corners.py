@@ -103,9 +103,9 @@ def test_a_suspect_does_not_join_rows_that_are_in_hand():
 
 
 def test_one_row_for_a_continuous_rank_is_no_suspect():
-    work = scheduler(2, batch_size=1)
+    work = scheduler(1, batch_size=1)
     rows = work.next_rows(0, {})
-    assert not rows.alone
+    assert (rows.indices, rows.alone) == ((0,), False)
     assert work.fail(rows.batch) == (), "so it is tried once more before it is given up"
 
 
@@ -169,3 +169,105 @@ def test_of_a_batch_that_ends_only_what_has_no_record_comes_back():
     work.finish(batch.batch)
     assert work.next_batch(0).indices == (0, 1, 3)
     assert work.pending == 0
+
+
+# --- each bound, on both sides ------------------------------------------------------------------------
+
+
+def test_the_longest_of_no_prompts_is_nothing_and_of_some_the_longest():
+    assert scheduler(0).longest == 0
+    assert Scheduler([3, 9, 4], order="input", batch_size=1, active_ranks=1).longest == 9
+
+
+def test_a_rank_beyond_its_share_of_what_is_left_still_takes_one_where_it_has_room():
+    work = scheduler(1, batch_size=64, ranks=2)
+    assert work.next_rows(0, {0: 5}).indices == (0,), "the others may be slow"
+
+
+def test_the_share_of_a_continuous_rank_is_of_what_may_share_and_of_all_that_is_in_hand():
+    work = scheduler(14, batch_size=64, ranks=2)
+    work.fail(work.assign(0, work.draw(4)).batch)
+    assert (work.pending, work.drawable) == (14, 10)
+    assert len(work.next_rows(0, {}).indices) == 5, "of the ten that may share, not of the suspects"
+    assert len(work.next_rows(1, {0: 5}).indices) == 5
+    again = scheduler(11, batch_size=64, ranks=2)
+    assert len(again.next_rows(0, {0: 1}).indices) == 5, "12 in all, of which it has one"
+
+
+def test_a_continuous_rank_with_a_cap_is_kept_ahead_by_an_eighth_of_that():
+    work = scheduler(1000, batch_size=64)
+    work.cap(0, 32)
+    assert len(work.next_rows(0, {}).indices) == 16 + 2
+    assert work.next_rows(0, {0: 17}) is None
+    assert len(work.next_rows(0, {0: 16}).indices) == 2
+    work.batch_size = 8
+    assert work.most_rows(0) == 8, "a cap above the batch size is none"
+    assert work.most_rows(1) == 8
+
+
+def test_a_suspect_of_one_rank_keeps_no_other_from_its_rows():
+    work = scheduler(40, batch_size=8, ranks=2)
+    work.assign(1, work.draw(1), alone=True)
+    assert work.next_rows(0, {0: 1, 1: 1}) is not None
+    assert work.next_rows(1, {1: 1}) is None
+
+
+def test_a_prompt_is_part_of_a_run_from_the_first_to_the_last():
+    work = scheduler(2)
+    assert [work.is_settled(index) for index in (-1, 0, 1, 2)] == [True, False, False, True]
+    assert not work.settle(-1)
+    assert work.settle(1)
+    assert (work.unsettled, [work.is_settled(index) for index in (0, 1)]) == (1, [False, True])
+
+
+def test_the_shares_of_several_inactive_ranks_are_done_from_the_lowest_on():
+    work = scheduler(9, batch_size=3, ranks=3)
+    for rank, start in ((2, 6), (1, 3), (0, 0)):
+        work.use_share(rank, start, start + 3)
+    assert work.shares == {2: (6, 9), 1: (3, 6), 0: (0, 3)}
+    work.active_ranks = 1
+    assert all_that_is_left(work) == [(0, 1, 2), (3, 4, 5), (6, 7, 8)]
+
+
+def test_prompts_are_drawn_from_what_came_back_and_then_from_every_share():
+    work = scheduler(8, ranks=2)
+    work.use_share(0, 0, 4)
+    work.use_share(1, 4, 8)
+    work.put_back(work.draw(2))
+    assert work.pending == 8
+    assert work.draw(6) == [0, 1, 2, 3, 4, 5]
+    assert (work.pending, work.draw(9), work.draw(1)) == (2, [6, 7], [])
+
+
+def test_suspects_that_were_done_meanwhile_are_not_given_up():
+    work = scheduler(1)
+    for end in ("halve", "fail"):
+        batch = work.assign(0, [0])
+        work.settle(0)
+        assert getattr(work, end)(batch.batch) == ()
+    for _ in range(3):
+        work.assign(0, [0])
+        assert work.lose(0, culprit=True) == ()
+
+
+def test_half_of_a_batch_that_does_not_fit_is_what_its_rank_gets_and_one_of_a_trial_caps_nobody():
+    work = scheduler(12, batch_size=5, ranks=2)
+    trial = work.assign(0, [0, 1, 2], kept=False)
+    assert (work.halve(trial.batch), work.caps, work.in_flight) == ((), {}, {})
+    batch = work.assign(0, work.draw(5))
+    assert (work.halve(batch.batch), work.caps, work.in_flight) == ((), {0: 2}, {})
+    work.cap(1, 1)
+    assert work.caps == {0: 2, 1: 1}
+
+
+def test_a_turn_of_a_knob_makes_a_new_plan_of_even_rounds():
+    work = scheduler(100, batch_size=16, ranks=5)
+    assert len(work.next_batch(0).indices) == 10
+    work.batch_size = 20
+    assert len(work.next_batch(1).indices) == 18, "90 left in one round of five"
+    work.active_ranks = 4
+    assert len(work.next_batch(2).indices) == 18, "72 left in one round of four"
+    assert len(work.next_batch(3).indices) == 18, "as planned"
+    assert work.next_batch(4) is None
+    work.cap(0, 10)
+    assert len(work.next_batch(0).indices) == 5

@@ -102,6 +102,11 @@ def test_of_a_rank_that_does_not_exist_nothing_changes() -> None:
             "no step for 15 s, its process is stopped",
             "",
         ),
+        (
+            RankSilent(rank=1, stage="waiting", seconds=15, patience=20, process="waiting in the kernel"),
+            "its process is waiting in the kernel",
+            "in 5 s it is ended (--patience)",
+        ),
     ],
 )
 def test_a_silence_is_told_with_its_length_and_what_follows(silence: RankSilent, words: str, follows: str) -> None:

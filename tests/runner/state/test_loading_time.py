@@ -88,6 +88,30 @@ def test_an_earlier_launch_is_a_separate_phase() -> None:
     }  # fmt: skip
 
 
+def test_only_the_ranks_of_the_last_launch_have_waited() -> None:
+    lost = (launched(102.0), phase(0, "importing", 104.0), ready_at(0, 110.0))
+    again = (launched(120.0, 2), phase(0, "importing", 123.0), ready_at(1, 130.0), ready_at(0, 134.5))
+    loading = follow(started(101.0), *lost, *again, protocol.RanksReady(at=134.5))
+    assert (loading.first_ready_at, loading.waited_seconds) == (130.0, 4.5)
+    third = follow(started(101.0), *lost, *again, launched(140.0, 3), protocol.RanksReady(at=150.0))
+    assert third.phases == {"model": 1.0, "lost launches": 38.0, "launching": 10.0, "first batch": 0.0}
+    assert third.waited_seconds == 0.0
+
+
+def test_before_anything_is_over_no_phase_is_told() -> None:
+    assert (LoadingTime().phases, LoadingTime().seconds, LoadingTime().waited_seconds) == ({}, 0, 0.0)
+    assert loading_line(LoadingTime()) == "0.0 s"
+    assert follow(started(101.0, asked_at=100.5)).phases == {"starting": 0.5}
+    assert follow(started(101.0), launched(100.0)).phases == {"model": 0.0}, "clocks that were set back"
+
+
+def test_phases_too_short_to_see_are_left_out_of_the_line_alone() -> None:
+    moments = {"starting": 10.0, "model": 10.05, "launching": 10.09}
+    loading = LoadingTime(began=moments, first_ready_at=10.45, ready_at=10.5, batch_at=11.0)
+    assert loading_line(loading) == "1.0 s: starting 0.1, launching 0.9; the first rank waited 0.1 s"
+    assert LoadingTime(began=moments, ready_at=10.5).phases["launching"] == 0.41, "until there is a batch"
+
+
 def test_ranks_that_are_relaunched_after_the_first_batch_change_nothing() -> None:
     first = follow(started(101.0), *LAUNCH)
     assert follow(started(101.0), *LAUNCH, launched(200.0, 2), protocol.RanksReady(at=210.0)) == first

@@ -44,6 +44,16 @@ def test_speedup_is_over_one_rank_at_the_same_batch_size():
     ]
 
 
+def test_a_batch_that_took_no_time_has_no_throughput_and_a_setting_that_nobody_finished_is_no_row():
+    nothing = period(ranks=1).with_batch(0, 100, 0.0, None)
+    assert (nothing.tokens_per_second, nothing.batches) == (None, 1)
+    half = period().with_batch(0, 100, 2.0, None)
+    slow = period(ranks=1).with_batch(0, 0, 2.0, None)
+    (row,) = scaling([nothing, half, slow], 8)
+    assert (row.active_ranks, row.tokens_per_second, row.speedup, row.efficiency) == (1, 0.0, None, None)
+    assert scaling([], 8) == scaling([half], 8) == []
+
+
 def test_a_warm_batch_takes_the_place_of_a_cold_one_whichever_came_first():
     cold, warm = RankShare(1, 10, 5.0, True), RankShare(1, 10, 1.0, False)
     assert cold.plus(warm) == warm.plus(cold) == warm

@@ -88,6 +88,7 @@ def test_what_is_known_stands_in_the_state_until_the_rank_goes_on(watched):
     one = watched.pool.work.ranks[1]
     watched.launch.say(one, *outputs_of(one.peer.work[1], 1)[:1])
     assert watched.seconds(1) == ["rank 1: working again after 12 s"]
+    assert watched.seconds(1) == [], "once"
     assert watched.launch.state.ranks[1].silence is None
     assert watched.launch.state.ranks[0].silence is not None
 
@@ -137,8 +138,7 @@ def test_a_rank_that_was_stopped_while_it_loads_is_not_waited_for_although_anoth
     for second in range(1200):
         watched.looks[101] = ProcessLook("running", second * 0.5)
         watched.seconds(1)
-    assert list(watched.ended) == [0]
-    assert watched.ended[0].endswith("its process is stopped; it was ended")
+    assert watched.ended == {0: "no progress in loading for 62 s, its process is stopped; it was ended"}
 
 
 def test_a_rank_that_loads_is_waited_for_while_its_process_moves_bytes_without_a_word_or_a_core(watched):
@@ -211,6 +211,32 @@ def test_ranks_to_come_are_given_up_with_their_parent_stopped_after_the_usual_pa
     )
     watched.seconds(45)
     assert sorted(watched.ended) == [0, 1]
+
+
+def test_ranks_that_were_told_to_leave_are_not_looked_at(watched):
+    first_batches(watched)
+    watched.processes("stopped")
+    watched.pool.abandon()
+    assert (watched.seconds(5000), watched.ended) == ([], {})
+
+
+def test_a_rank_that_loads_is_waited_for_while_another_is_heard_of(watched):
+    zero, _ = watched.launch.connect()
+    for _ in range(1500):
+        watched.launch.say(zero, protocol.LogLine(source="rank 0", text="shard"))
+        watched.seconds(2)
+    assert watched.ended == {}
+    assert {line.text for line in watched.launch.state.log} == {"shard"}
+
+
+def test_what_a_process_did_before_its_rank_spoke_is_not_held_against_its_next_silence(watched):
+    zero, _ = watched.launch.connect()
+    watched.processes("running")
+    watched.seconds(4)
+    assert sorted(watched.hung._looks) == [0, 1]
+    watched.launch.say(zero, protocol.LogLine(source="rank 0", text="shard"))
+    watched.seconds(1)
+    assert sorted(watched.hung._looks) == [1]
 
 
 def test_a_rank_that_never_comes_is_ended_too(watched):
@@ -427,9 +453,9 @@ def test_a_patience_is_two_looks_at_least(watched, asked, patience):
 def test_the_silence_that_is_told_has_all_that_is_known(watched):
     first_batches(watched)
     watched.processes("stopped")
-    watched.hung.look(9.96)
+    watched.hung.look(9.44)
     watched.seconds(1)
     silence = watched.launch.state.ranks[0].silence
-    assert (silence.rank, silence.stage, silence.seconds) == (0, "at work", 11.0)
+    assert (silence.rank, silence.stage, silence.seconds) == (0, "at work", 10.4)
     assert (silence.process, silence.patience) == ("stopped", 60.0)
     assert watched.launch.state.ranks[1].silence.rank == 1

@@ -7,6 +7,7 @@ from rankdeck.runner import protocol
 from rankdeck.runner.protocol.config import MAX_BATCH_SIZE, RunConfig
 from rankdeck.runner.protocol.records import DeviceSample
 from rankdeck.runner.protocol.sweep_plan import SweepPlan
+from rankdeck.runner.scheduling.batch_size_search import Choice
 from rankdeck.runner.scheduling.scheduler import Scheduler
 from rankdeck.runner.supervisor.knobs import KnobControls, _free_bytes
 from tests.runner.supervisor.clocked import ClockedEvents
@@ -405,7 +406,7 @@ def test_to_end_a_sweep_where_there_is_none_does_nothing():
 
 def test_a_sweep_in_a_run_ends_the_search_and_one_ended_by_hand_puts_both_knobs_back():
     run = Run(batch_size=4)
-    run.obey(protocol.SetActiveRanks(active_ranks=1))
+    run.obey(protocol.SetActiveRanks(active_ranks=1), protocol.SetBatchSize(batch_size=6))
     run.obey(protocol.StartSweep(plan=PLAN))
     assert run.controls.sweeping
     run.controls.next_batch(0)
@@ -413,8 +414,8 @@ def test_a_sweep_in_a_run_ends_the_search_and_one_ended_by_hand_puts_both_knobs_
     run.obey(protocol.StartSweep(plan=None))
     assert run.events.of(protocol.SweepSettled)[0].reason == "by hand"
     assert [one.active_ranks for one in run.events.of(protocol.ActiveRanksChanged)] == [1]
-    assert run.sizes == [(4, False, "as before the sweep")]
-    assert (run.scheduler.batch_size, run.scheduler.active_ranks) == (4, 1)
+    assert run.sizes == [(6, False, "as before the sweep")]
+    assert (run.scheduler.batch_size, run.scheduler.active_ranks) == (6, 1)
 
 
 def test_a_search_is_over_once_a_sweep_begins_and_one_that_is_ended_by_hand_begins_it_anew():
@@ -475,3 +476,119 @@ def test_samples_of_gpus_reach_the_trial():
     run.events.emit(done)
     run.controls.batch_finished(done)
     assert run.events.state.sweep.records[0].result.busy_percent == 70.0
+
+
+# --- what the search and the trials are told ----------------------------------------------------------
+
+
+def learned(run: Run, monkeypatch) -> list[tuple]:
+    """What the search is told of from now on; it stays where it is."""
+    told: list[tuple] = []
+    search = run.controls._search
+    assert search is not None
+    monkeypatch.setattr(search, "learn", lambda *figures: told.append(figures) or Choice(figures[0], "r", False))
+    return told
+
+
+def test_the_search_learns_the_size_of_the_period_its_warm_rate_its_memory_and_what_no_rank_has(monkeypatch):
+    run = Run(batch_size=None, prompts=100_000)
+    told, size = learned(run, monkeypatch), run.scheduler.batch_size
+    run.batch(0, 2.0)
+    held = run.controls.next_batch(0)
+    given = run.controls.next_batch(1)
+    for one in (held, given):
+        run.events.emit(protocol.BatchStarted(rank=one.rank, batch=one.batch, rows=size))
+    run.events.at += 2.0
+    run.scheduler.finish(given.batch)
+    account = msgspec.structs.replace(result(size), peak_memory_bytes=77)
+    done = protocol.BatchFinished(rank=1, batch=given.batch, result=account)
+    run.events.emit(done)
+    run.controls.batch_finished(done)
+    rate = 2 * result(size).output_tokens / 2.0
+    assert told == [(size, rate, 77, run.scheduler.pending)]
+    assert run.scheduler.pending == run.scheduler.unsettled - size
+
+
+def test_the_first_batches_on_a_gpu_teach_the_search_nothing(monkeypatch):
+    run = Run(batch_size=None, prompts=100_000, reports=[on_gpu(0), on_gpu(1)])
+    told = learned(run, monkeypatch)
+    for rank in (0, 1):
+        run.batch(rank, 5.0)
+    assert told == []
+    for rank in (0, 1):
+        run.batch(rank, 5.0)
+    assert len(told) == 1
+
+
+def test_one_rank_on_a_gpu_makes_it_a_job_on_gpus():
+    assert Run(reports=[ready(0), on_gpu(1)]).controls._known().on_gpu
+
+
+def test_a_size_that_nobody_tried_is_lowered_for_all_though_another_was_tried():
+    run = Run(batch_size=50, prompts=25)
+    run.batch(0, 1.0)
+    run.obey(protocol.SetBatchSize(batch_size=None))
+    assert run.scheduler.batch_size == 13
+    run.controls.out_of_memory(0, 13)
+    assert run.scheduler.batch_size == 6
+
+
+def test_a_search_that_has_settled_is_not_begun_anew_with_other_ranks():
+    run = Run(batch_size=None, prompts=25)
+    search = run.controls._search
+    run.obey(protocol.SetActiveRanks(active_ranks=1))
+    assert run.controls._search is search
+    assert not run.events.state.auto
+
+
+def test_in_a_sweep_a_rank_for_which_the_trial_has_nothing_gets_nothing_else():
+    run = Run(sweep=msgspec.structs.replace(PLAN, ranks=[1], outputs=True))
+    assert run.controls.next_batch(0).warm_up
+    run.events.seen.clear()
+    assert run.controls.next_batch(1) is None
+    assert run.controls.next_batch(0) is None
+    assert (run.events.seen, run.controls.sweeping) == ([], True)
+
+
+@pytest.mark.parametrize("found", [True, False])
+def test_after_a_sweep_a_period_of_its_own_begins_though_both_knobs_stay(found):
+    plan = msgspec.structs.replace(PLAN, outputs=True, batch_sizes=[4])
+    run = Run(sweep=plan, batch_size=4)
+    if found:
+        sweep_all(run)
+    else:
+        run.controls.next_batch(0)
+        run.obey(protocol.StartSweep(plan=None))
+    assert [one.active_ranks for one in run.events.of(protocol.ActiveRanksChanged)] == [2]
+    period = run.events.state.periods[-1]
+    assert (period.trial, period.batch_size, period.active_ranks, period.batches) == (False, 4, 2, 0)
+    assert period.reason.startswith("best of the sweep" if found else "as before the sweep")
+
+
+@pytest.mark.parametrize("order", ["length", "input"])
+def test_trials_and_what_comes_after_them_have_the_order_of_the_run(order):
+    lengths = [1, 5, 2, 4, 3] * 20
+    run = Run(sweep=msgspec.structs.replace(PLAN, outputs=True), order=order, lengths=lengths, prompts=100)
+    run.controls.next_batch(0)
+    stock = [lengths[index] for index in run.controls._sweeper._prompts._stock]
+    assert (stock == sorted(stock, reverse=True)) is (order == "length")
+    run.obey(protocol.StartSweep(plan=None))
+    rest = [lengths[index] for index in run.scheduler.draw(100)[4:]]
+    assert (rest == sorted(rest, reverse=True)) is (order == "length")
+
+
+def test_an_account_of_rows_from_before_a_sweep_is_no_round_of_a_trial():
+    run = Run(sweep=msgspec.structs.replace(PLAN, ranks=[1]))
+    run.batch(0, 1.0)
+    given = run.controls.next_batch(0)
+    assert given.measured
+    run.controls.batch_finished(protocol.AccountClosed(rank=0, batch=given.batch, result=result(2)))
+    assert run.controls._sweeper._current.finished == {0: 0}
+
+
+def test_nothing_is_learned_of_a_search_before_there_is_a_period_or_after_it_has_settled(monkeypatch):
+    run = Run(batch_size=None, prompts=25)
+    told = learned(run, monkeypatch)
+    run.batch(0, 5.0)
+    run.batch(1, 5.0)
+    assert told == []

@@ -221,6 +221,43 @@ def test_a_pause_has_the_trial_done_again_once_what_is_in_hand_is_over():
     assert len(run.records) == 1
 
 
+def test_a_rank_that_is_warm_waits_for_one_that_has_not_begun_to_warm_up():
+    run = Swept()
+    run.ends(run.next(0))
+    assert run.next(0) is None, "nothing is in flight, but rank 1 is cold"
+    assert run.events.of(protocol.TrialWarm) == []
+    run.ends(run.next(1))
+    assert run.next(0).measured
+
+
+def test_a_sweep_within_a_run_begins_once_what_was_in_hand_before_it_is_over():
+    run = Swept()
+    earlier = run.scheduler.assign(1, run.scheduler.draw(3))
+    assert run.next(0) is None
+    assert run.events.of(protocol.TrialStarted) == []
+    run.ends(earlier)
+    assert run.next(0).warm_up
+
+
+@pytest.mark.parametrize("how", ["pause", "error", "lost"])
+def test_what_a_trial_that_came_to_nothing_had_in_stock_is_handed_out_again(how):
+    run = Swept(outputs=True, prompts=30)
+    run.warm_up()
+    zero = run.next(0)
+    assert run.scheduler.drawable == 30 - 8
+    if how == "pause":
+        run.sweeper.interrupt()
+        run.scheduler.finish(zero.batch)
+        run.sweeper.batch_finished(protocol.BatchFinished(rank=0, batch=zero.batch, result=result(2)))
+    elif how == "error":
+        run.fails(zero)
+    else:
+        run.scheduler.lose(0)
+        run.sweeper.ranks_lost("it died")
+    assert run.scheduler.drawable == 30
+    assert len(run.records) == (how != "pause")
+
+
 def test_a_pause_between_two_trials_spoils_nothing():
     run = Swept(repeats=2)
     run.whole_trial()
@@ -399,6 +436,16 @@ def test_a_wall_is_moved_to_a_smaller_size_and_never_to_a_larger():
     assert run.sweeper._walls == {1: (4, "smaller"), 2: (8, "others")}
 
 
+def test_only_memory_that_ran_out_is_a_wall_of_a_sweep_that_is_resumed():
+    trials = order_of(plan(batch_sizes=[2, 4, 8], ranks=[1]))
+    eight = next(trial for trial in trials if trial.batch_size == 8)
+    before = [
+        protocol.SweepStarted(plan=plan(batch_sizes=[2, 4, 8], ranks=[1]), trials=trials),
+        protocol.TrialFinished(record=TrialRecord(trial=eight, outcome="skipped", reason="ranks were lost twice")),
+    ]
+    assert Swept(batch_sizes=[2, 4, 8], ranks=[1], before=before).sweeper._walls == {}
+
+
 # --- ends ---------------------------------------------------------------------------------------
 
 
@@ -490,3 +537,11 @@ def test_answers_that_are_kept_need_as_many_prompts_as_are_left():
     assert not prompts.stock_up(7)
     assert scheduler.drawable == 6, "nothing was drawn"
     assert prompts.stock_up(6)
+
+
+def test_prompts_that_are_tried_alone_are_none_for_a_trial():
+    prompts, scheduler = stock(0, outputs=True)
+    scheduler.fail(scheduler.assign(0, scheduler.draw(3)).batch)
+    assert (scheduler.pending, scheduler.drawable) == (10, 7)
+    assert not prompts.stock_up(8)
+    assert prompts.stock_up(7)

@@ -18,7 +18,7 @@ def account(**changes) -> BatchResult:
 
 def test_every_figure_of_a_trial_is_of_its_own_batches_and_seconds():
     meter = TrialMeter([ready(0), ready(1)], started=10.0)
-    meter.add_batch(0, 10.0, 14.0, account(step_seconds=[0.1, 0.2], peak_memory_bytes=7, reserved_memory_bytes=9))
+    meter.add_batch(0, 10.0, 14.0, account(step_seconds=[0.2, 0.1], peak_memory_bytes=7, reserved_memory_bytes=9))
     meter.add_batch(1, 11.0, 13.0, account(prefill_seconds=1.5, output_tokens=4, step_seconds=[0.3]))
     meter.add_batch(1, 13.0, 13.5, account(padded_slots=30, peak_memory_bytes=5, reserved_memory_bytes=11))
     found = meter.result({})

@@ -140,3 +140,29 @@ def test_silence_begins_anew_with_each_word_and_each_batch():
     assert (pulse.silent, pulse.stopped) == (0.0, False)
     silent(pulse, 59, stopped=True).given(1.0)
     assert (pulse.silent, pulse.stopped) == (0.0, False)
+
+
+def test_of_first_batches_the_longest_silence_counts_and_never_less_than_what_is_given_to_the_unknown():
+    pulse = Pulse()
+    pulse.given(100.0)
+    for silence in (500.0, 50.0):
+        pulse.silent = silence
+        pulse.heard("at work")
+    assert pulse.usual() == 1500
+    assert patience_for(pulse, "at work", None) == 1500
+    assert patience_for(pulse, "at work", 10.0) == 200, "what was asked for is not stretched"
+
+
+def test_loading_is_waited_for_as_long_whatever_is_known_of_the_pace():
+    assert patience_for(warm(0.5), "loading", None) == 1200
+
+
+def test_time_in_which_it_computed_is_of_one_silence_alone():
+    pulse = Pulse()
+    pulse.passed(10_000.0, computes=True)
+    pulse.heard("at work")
+    pulse.pace_known = False
+    assert (pulse.computed, pulse.computes) == (0.0, False)
+    pulse.passed(3.0, computes=True)
+    pulse.passed(2.0)
+    assert (pulse.computed, pulse.computes, pulse.silent) == (3.0, False, 5.0)
