@@ -175,6 +175,22 @@ def test_events_are_numbered_from_0_and_found_by_their_moment(recorded):
         assert recorded.number_at(recorded.moment(number)) > number
 
 
+def test_a_line_longer_than_any_event_is_damaged_and_no_more_of_it_is_read(tmp_path, monkeypatch):
+    path = journal_of(tmp_path / "events.jsonl", EVENTS[:2], b"x" * 5000)
+    monkeypatch.setattr(journal, "LONGEST", 4000)
+    with pytest.raises(JournalError, match=r"events\.jsonl:3: damaged, not an event"):
+        Journal(path)
+    monkeypatch.setattr(journal, "LONGEST", 5001)
+    found = Journal(path)
+    assert len(found) == 2
+    assert found.notes == [f"{path}:3: the last line is only half written, and left out"]
+
+
+def test_a_journal_that_cannot_be_opened_says_why(tmp_path):
+    with pytest.raises(JournalError, match=r"^/.*/nowhere: cannot be read: No such file or directory$"):
+        Journal(tmp_path / "nowhere")
+
+
 @pytest.mark.parametrize(("at", "fine"), [(0.0, True), (LATEST, True), (-0.5, False), (LATEST * 1.01, False)])
 def test_every_time_that_a_run_can_have_is_taken(tmp_path, at, fine):
     path = journal_of(tmp_path / "events.jsonl", [replace(EVENTS[0], at=at)])
