@@ -268,7 +268,9 @@ def test_texts_of_two_runs_are_compared_prompt_by_prompt(tmp_path: Path) -> None
     assert source.equal_texts(tmp_path / "a", tmp_path / "b") is None
 
 
-@pytest.mark.parametrize(("alive", "said"), [(True, "has just begun"), (False, "lost its supervisor before it had any")])
+@pytest.mark.parametrize(
+    ("alive", "said"), [(True, "has just begun"), (False, "lost its supervisor before it had any")]
+)
 def test_a_run_without_figures_is_refused_with_why(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, alive: bool, said: str
 ) -> None:
@@ -280,7 +282,12 @@ def test_a_run_without_figures_is_refused_with_why(
 
 def test_a_journal_is_torn_only_after_all_that_was_read(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
-    for content, events, torn in ((b"a\nb\nc", 2, True), (b"a\nb\n", 2, False), (b"a\nb\nc", 1, False), (b"a\nb", 2, False)):
+    for content, events, torn in (
+        (b"a\nb\nc", 2, True),
+        (b"a\nb\n", 2, False),
+        (b"a\nb\nc", 1, False),
+        (b"a\nb", 2, False),
+    ):
         path.write_bytes(content)
         assert source._torn_after(path, events) is torn
 

@@ -132,7 +132,13 @@ def test_afterwards_signals_mean_what_they_meant_before_and_the_guard_has_ended(
 
 @pytest.mark.parametrize(
     ("term", "wanted", "titled"),
-    [("xterm", True, True), ("xterm", False, False), ("linux", True, False), ("dumb", True, False), (None, True, False)],
+    [
+        ("xterm", True, True),
+        ("xterm", False, False),
+        ("linux", True, False),
+        ("dumb", True, False),
+        (None, True, False),
+    ],
 )
 def test_the_guard_and_the_driver_know_whether_this_terminal_gets_a_title(
     around: Around, monkeypatch: pytest.MonkeyPatch, term: str | None, wanted: bool, titled: bool

@@ -186,7 +186,7 @@ def test_every_mode_that_the_dashboard_sets_is_reset_by_the_guard() -> None:
     assert RESET.startswith("\x1b\\"), "whatever was being written is ended first"
     assert "\x1b[<u" in RESET
     assert RESET.index("\x1b[0m") < RESET.index("\x1b[?1049l"), "no colour is taken to the other screen"
-    assert POP_TITLE == PUSH_TITLE.replace("22", "23")
+    assert PUSH_TITLE.replace("22", "23") == POP_TITLE
 
 
 # --- resizes --------------------------------------------------------------------------------------

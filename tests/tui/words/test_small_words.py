@@ -1,4 +1,4 @@
-"""Words and signs of a few kinds, each whole: typed numbers, phases, styles, errors, doctor, the command of a setting."""
+"""Words and signs of a few kinds, each whole: typed numbers, phases, styles, errors, doctor, a setting's command."""
 
 import re
 import shlex
@@ -26,9 +26,20 @@ from tests import scripted
 # --- numbers as typed -----------------------------------------------------------------------------
 
 
+NO_NUMBERS = ("x", "1.5", "8 16", "８", "²", "+-8", "--8", "+", "1_0")  # noqa: RUF001
+
+
 @pytest.mark.parametrize(
     ("typed", "number"),
-    [("8", 8), (" 8 ", 8), ("+8", 8), ("1", 1), (str(MAX_BATCH_SIZE), MAX_BATCH_SIZE), ("auto", None), (" AUTO ", None)],
+    [
+        ("8", 8),
+        (" 8 ", 8),
+        ("+8", 8),
+        ("1", 1),
+        (str(MAX_BATCH_SIZE), MAX_BATCH_SIZE),
+        ("auto", None),
+        (" AUTO ", None),
+    ],
 )
 def test_a_batch_size_is_read_as_people_type_it(typed: str, number: int | None) -> None:
     assert read_batch_size(typed) == number
@@ -39,7 +50,7 @@ def test_a_batch_size_is_read_as_people_type_it(typed: str, number: int | None) 
     [
         ("", "needs a whole number, or auto"),
         ("  ", "needs a whole number, or auto"),
-        *((typed, "must be a whole number, or auto") for typed in ("x", "1.5", "8 16", "８", "²", "+-8", "--8", "+", "1_0")),  # noqa: RUF001
+        *((typed, "must be a whole number, or auto") for typed in NO_NUMBERS),
         ("9" * 21, "must be a whole number, or auto"),
         *((typed, f"must be from 1 to {MAX_BATCH_SIZE}, or auto") for typed in ("0", "-1", str(MAX_BATCH_SIZE + 1))),
         ("9" * 20, f"must be from 1 to {MAX_BATCH_SIZE}, or auto"),
@@ -137,7 +148,10 @@ def test_the_title_says_what_is_known_by_now() -> None:
     running = scripted.running().state
     loading = scripted.loading().state
     assert alerts.title(loading) == f"rankdeck {loading.phase} calm-harbour"
-    assert alerts.title(replace(running, paused=ASKED_FOR)) == f"rankdeck {int(running.progress * 100)}% paused calm-harbour"
+    assert (
+        alerts.title(replace(running, paused=ASKED_FOR))
+        == f"rankdeck {int(running.progress * 100)}% paused calm-harbour"
+    )
     assert alerts.title(scripted.failed().state) == "rankdeck failed calm-harbour"
     long = alerts.title(replace(scripted.completed().state, name="n" * 99))
     assert long == f"rankdeck completed {'n' * (alerts.LONGEST_NAME - 1)}…"
@@ -169,7 +183,12 @@ def test_an_alert_is_short_and_sent_only_as_it_was_asked_for() -> None:
     assert len(alerts.lost(RunState(name="r"), "why " * 99)) == alerts.LONGEST_ALERT
     assert alerts.lost(RunState(), "gone") == "can no longer be watched: gone"
     assert alerts.lost(RunState(name="r"), "a\x1bb") == "r can no longer be watched: a␛b"
-    assert [alerts.signal_of(kind, "a\x07b") for kind in ("osc9", "bell", "off", "")] == ["\x1b]9;a␇b\x07", "\x07", "", ""]
+    assert [alerts.signal_of(kind, "a\x07b") for kind in ("osc9", "bell", "off", "")] == [
+        "\x1b]9;a␇b\x07",
+        "\x07",
+        "",
+        "",
+    ]
 
 
 # --- errors ---------------------------------------------------------------------------------------

@@ -131,13 +131,18 @@ def test_the_best_is_named_with_how_sure_that_is() -> None:
     one, other = cell(1, 16, 143.2, 3.1), cell(2, 8, 9.0, 1.0)
     assert words.best_sentence(summary()) == ""
     assert words.best_sentence(summary(one, best=one)) == "1 rank x batch size 16: 143.2 ± 3.1 tok/s"
-    assert words.best_sentence(summary(one, best=one, chosen=one, sentence="")) == "1 rank x batch size 16: 143.2 ± 3.1 tok/s"
+    assert (
+        words.best_sentence(summary(one, best=one, chosen=one, sentence=""))
+        == "1 rank x batch size 16: 143.2 ± 3.1 tok/s"
+    )
     assert words.best_sentence(summary(one, best=one, chosen=one)).endswith(" tok/s; it is so")
     tied = {(1, 0): "", (1, 1): "tied with 1 other", (1, 2): "tied with 2 others", (0, 1): "measured once"}
     for (known, number), said in tied.items():
         found = summary(one, best=one, chosen=one, noise_known=bool(known), tied=[other.setting] * number)
         assert words.tied_words(found.verdict) == said
-    assert words.tied_words(None) == words.tied_words(summary(one, chosen=one, sentence="", tied=[(1, 1)]).verdict) == ""
+    assert (
+        words.tied_words(None) == words.tied_words(summary(one, chosen=one, sentence="", tied=[(1, 1)]).verdict) == ""
+    )
 
 
 def test_scaling_is_told_at_the_size_that_is_run_or_else_at_the_fastest_that_has_any() -> None:
