@@ -135,11 +135,12 @@ def test_a_dashboard_that_broke_leads_back_to_what_was_seen_and_names_the_comman
 
     def broke(app: RankdeckApp) -> None:
         app.followed.source = ScriptedSource([])
+        app.followed.state, app.followed._received_any = scripted.running().state, True
         app.seen = SEEN
-        app._exception = KeyError("odd")
+        app._exception, app._return_code = KeyError("odd"), 1
 
     runs.acts = [broke]
-    watching.start_screen(MINE)
+    assert watching.start_screen(MINE) == 1, "though its run goes on"
     _, again = runs.shown
     back: Back = again._back
     assert (back.directory, back.seen, again.preferences) == (Path(scripted.DIRECTORY).resolve(), SEEN, MINE)

@@ -252,8 +252,10 @@ async def test_the_connection_is_closed_whoever_leaves_first(tmp_path, path):
         source = SocketSource(tmp_path)
         events = source.events()
         await anext(events)
-        assert source._writer is not None
+        writer = source._writer
+        assert writer is not None
         await events.aclose()  # type: ignore[attr-defined]
+        assert writer.is_closing()
         await asyncio.wait_for(gone.wait(), 10)
         assert source._writer is None, "nothing more is sent to it"
 

@@ -10,9 +10,9 @@ from rankdeck.runner import protocol, run_directory
 from rankdeck.runner.protocol import AnyEvent
 from rankdeck.runner.protocol.config import MAX_RANKS
 from rankdeck.runner.state import Snapshot
-from rankdeck.tui.sources import journal
+from rankdeck.tui.sources import journal, replay
 from rankdeck.tui.sources.journal import LATEST, Journal, JournalError, ReplayTimes, find
-from rankdeck.tui.sources.replay import FAR, FASTEST, SLICE, SLOWEST, ReplaySource
+from rankdeck.tui.sources.replay import FAR, FASTEST, SLICE, SLOWEST, ReplayedRun, ReplaySource
 from tests import scripted
 from tests.recordings import journal_of
 from tests.tui.screens.test_replay_screen import Clock
@@ -106,6 +106,39 @@ async def test_a_replay_that_stands_still_says_nothing_until_it_is_turned_to(rec
     assert isinstance(last, Snapshot)
     assert last.state.ended is not None
     await messages.aclose()
+
+
+async def test_a_far_jump_of_a_paused_replay_is_shown_piece_by_piece_until_it_is_there(recorded, monkeypatch):
+    monkeypatch.setattr(replay, "SLICE", 5)
+    monkeypatch.setattr(replay, "FAR", 20)
+    source = ReplaySource(recorded, playing=False, position=recorded.length, clock=Clock())
+    shown: list[tuple[float, bool]] = []
+    async with asyncio.timeout(10):
+        async for message in source.events():
+            assert isinstance(message, Snapshot)
+            shown.append((source.transport.position, source.transport.seeking))
+            if source.caught_up:
+                break
+    assert len(shown) == -(-len(EVENTS) // 5)
+    for number, (position, seeking) in enumerate(shown, 1):
+        read = min(5 * number, len(EVENTS))
+        far = len(EVENTS) - read > 20
+        assert seeking is far
+        assert position == (recorded.moment(read - 1) if far else recorded.length)
+
+
+async def test_a_replayed_run_alerts_nobody_and_takes_no_commands(recorded):
+    source = ReplaySource(recorded, playing=False, position=recorded.length / 2, clock=Clock())
+    run = ReplayedRun(source)
+    following = run.follow()
+    assert (await anext(following)).alerts == []
+    assert run.state.ended is None
+    assert run.goes_on
+    assert not run.steers
+    source.seek_to(recorded.length)
+    assert (await anext(following)).alerts == [], "its end is no news"
+    assert run.state.ended is not None
+    assert run.book is source.book
 
 
 # --- the pace -------------------------------------------------------------------------------------
