@@ -329,6 +329,17 @@ def test_the_end_of_the_run_is_the_end_of_the_bar(monkeypatch: pytest.MonkeyPatc
     assert after.endswith(ERASE), "nothing is left below the last line, and no bar comes back"
 
 
+def test_an_aside_is_one_line_whichever_stream_the_bar_is_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal, other = Terminal(), Terminal()
+    monkeypatch.setattr(views.sys, "stdout", terminal)
+    monkeypatch.setattr(views.sys, "stderr", other)
+    for view in (PlainView(bar=BottomLine(terminal)), PlainView(bar=BottomLine(other))):
+        view.show(scripted.running().snapshot())
+        view.aside("it is\nsilent\x1b")
+    assert other.getvalue().count("it is↵silent␛\n") == 2
+    assert "silent" not in terminal.getvalue()
+
+
 def test_an_aside_without_a_bar_is_a_line_on_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
     PlainView(lambda _: pytest.fail("it is not part of the log")).aside("it is silent\x1b")
     assert capsys.readouterr() == ("", "it is silent␛\n")
