@@ -48,8 +48,8 @@ class _Drawing:
         title, words = f"{plot.key}-title", f"{plot.key}-words"
         frame = {"viewBox": f"0 0 {WIDTH} {self.height}", "role": "img", "aria-labelledby": f"{title} {words}"}
         self.svg = Element("svg", frame)
-        self._text(self.svg, "title", text.visible(plot.title), id=title)
-        self._text(self.svg, "desc", text.visible(plot.description), id=words)
+        self._text(self.svg, "title", plot.title, id=title)
+        self._text(self.svg, "desc", plot.description, id=words)
         if plot.y.fitted:
             self.y_ticks = fitted_ticks(*plot.span, MOST_Y_STEPS)
         else:
@@ -173,7 +173,7 @@ class _Drawing:
         if line.markers and number is not None:
             for (x, y), point in zip(places, line.points, strict=True):
                 marker = self._marker(group, x, y, number)
-                self._text(marker, "title", f"{text.visible(line.name)}: {point.x:,.6g}, {_with_noise(point)}")
+                self._text(marker, "title", f"{line.name}: {point.x:,.6g}, {_with_noise(point)}")
 
     def _error_bar(self, group: Element, point: Point) -> None:
         if point.half_width is None:
@@ -222,7 +222,7 @@ class _Drawing:
         )
         if style:
             element.set("class", style)
-        element.text = words
+        element.text = text.visible(words)  # all words of a chart come through here
 
 
 def _with_noise(point: Point) -> str:

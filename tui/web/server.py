@@ -202,7 +202,7 @@ class RunServer(Server):
                 _within(to_int(request.query.get("height", ""), 24), ROWS),
             )
             await self._process_messages(websocket, viewer)
-        except (ConnectionError, ValueError, TypeError, KeyError, IndexError, AssertionError) as error:
+        except (ConnectionError, ValueError, TypeError, AttributeError, LookupError, AssertionError) as error:
             # A browser may send anything: one that sends nonsense is disconnected.
             log.warning("a browser was left: %s", error)
         finally:

@@ -15,8 +15,7 @@ def read_batch_size(text: str) -> int | None:
     text = text.strip()
     if text.lower() == "auto":
         return None
-    # isdecimal alone would accept digits of other scripts, which int() reads, too.
-    if not (text.isascii() and text.lstrip("+-").isdecimal() and len(text) <= 20):
+    if re.fullmatch("[+-]?[0-9]{1,20}", text) is None:
         raise ValueError("needs a whole number, or auto" if not text else "must be a whole number, or auto")
     number = int(text)
     if not 1 <= number <= MAX_BATCH_SIZE:

@@ -3,6 +3,7 @@
 import io
 import re
 import time
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -11,10 +12,11 @@ from msgspec.structs import replace
 from rankdeck.runner import protocol
 from rankdeck.runner.protocol import AnyEvent, OutputRecord
 from rankdeck.runner.state import apply
+from rankdeck.runner.state.loading_time import loading_line
 from rankdeck.tui.panels.overview.header import active_words
 from rankdeck.tui.plain import view as views
 from rankdeck.tui.plain.bar import ERASE, BottomLine
-from rankdeck.tui.plain.status import bar_line, progress_line
+from rankdeck.tui.plain.status import bar_line, progress_line, status_lines
 from rankdeck.tui.plain.sweep import aligned
 from rankdeck.tui.plain.view import PlainView, end_lines, output_line, summary_lines
 from tests import scripted, scripted_steering
@@ -68,12 +70,103 @@ AT = scripted.START + 30
             "taken up again: 62 of 100 prompts are done",
         ),
         (protocol.Output(at=AT, record=record(95)), "#95 rank ?: 7 tokens, stop | prompt 95 -> yes"),
+        (protocol.ModelProgress(at=AT, phase="found"), "model: HuggingFaceTB/SmolLM2-135M-Instruct"),
+        (
+            replace(scripted.ready(1, 0), at=AT, device_name="a CPU\x1b", seconds=7.14),
+            "rank 1: ready on cpu (a CPU␛), float32, static engine, after 7.1 s",
+        ),
+        (protocol.BatchSizeChanged(at=AT, batch_size=8, auto=False, reason="why\x1b"), "batch size 8: why␛"),
+        (protocol.ActiveRanksChanged(at=AT, active_ranks=1), "1 of 2 ranks active"),
+        (protocol.RankCapped(at=AT, rank=1, batch_size=4), "rank 1: at most 4 prompts per batch from now on"),
+        (protocol.Paused(at=AT, reason="no room\x1b", asked=False), "paused: no room␛"),
+        (protocol.Resumed(at=AT), "resumed"),
+        (protocol.LogLine(at=AT, source=views.KNOBS, text="batch size 8"), ""),
+        (
+            protocol.GatherChecked(at=AT, records=64, differing=[]),
+            "gather_object brought 64 records: all as they came over the socket",
+        ),
+        (
+            protocol.GatherChecked(at=AT, records=1, differing=[3]),
+            "gather_object brought 1 record: 1 differ from what came over the socket",
+        ),
+        (protocol.BatchStarted(at=AT, rank=0, batch=9, rows=1), ""),
     ],
 )
 def test_an_event_is_a_line(event: AnyEvent, said: str) -> None:
     view, lines = view_after(scripted.running())
     view.show(event)
     assert list(map(untimed, lines)) == ([said] if said else [])
+
+
+def test_once_all_ranks_are_ready_it_is_said_how_long_that_took() -> None:
+    view, lines = view_after(Script().started().launched().loading())
+    view.show(replace(scripted.ready(0, 0), at=AT))
+    view.show(replace(scripted.ready(1, 0), at=AT))
+    lines.clear()
+    view.show(protocol.RanksReady(at=AT + 1))
+    assert untimed(lines[0]) == f"all ranks are ready after {loading_line(view.state.loading)}"
+
+
+def ticks(view: PlainView, first: float, number: int) -> None:
+    for beat in range(number):
+        view.show(protocol.Tick(at=first + beat))
+
+
+def test_progress_is_told_every_two_seconds_and_the_whole_status_every_ten_and_only_while_the_run_works() -> None:
+    view, lines = view_after(scripted.running())
+    said: list[float] = []
+    whole: list[float] = []
+    for beat in range(24):
+        at = AT + beat
+        lines.clear()
+        view.show(protocol.Tick(at=at))
+        told = list(map(untimed, lines))
+        said += [beat] if told and told[0] == progress_line(view.state) else []
+        whole += [beat] if status_lines(view.state)[0] in told else []
+    assert [later - earlier for earlier, later in pairwise(said)] == [2] * (len(said) - 1)
+    assert len(said) >= 11
+    assert [later - earlier for earlier, later in pairwise(whole)] == [10] * (len(whole) - 1)
+    assert len(whole) >= 2
+    loading, lines = view_after(scripted.loading())
+    ticks(loading, AT, 30)
+    assert lines == [], "what there is to say of loading is said by its events"
+    stopping, lines = view_after(scripted.running())
+    stopping.show(protocol.Stopping(at=AT, now=False))
+    lines.clear()
+    ticks(stopping, AT, 3)
+    assert untimed(lines[0]).startswith("64 / 100 prompts")
+
+
+@pytest.mark.parametrize(("ranks", "seconds"), [(10, 10), (11, 11)])
+def test_of_many_ranks_the_status_comes_a_second_later_for_each(ranks: int, seconds: int) -> None:
+    view, lines = view_after(scripted.running(ranks, prompts=5000))
+    beats: list[int] = []
+    for beat in range(2 * seconds + 12):
+        lines.clear()
+        view.show(protocol.Tick(at=AT + 100 + beat))
+        beats += [beat] if len(lines) > 2 else []
+    assert beats[:3] == [0, seconds, 2 * seconds]
+
+
+def test_the_end_says_first_how_then_how_much_then_where() -> None:
+    state = scripted.failed().state
+    assert state.ended is not None
+    lines = end_lines(state)
+    assert lines[0] == f"failed: {scripted.CAUSE}"
+    assert lines[1] == summary_lines(state.ended.summary)[0]
+    assert lines[2].startswith("rank 0 on cpu: ")
+    assert lines[-1] == f"outputs: {scripted.DIRECTORY}/outputs.jsonl"
+
+
+def test_before_the_first_batch_the_bar_counts_ranks_that_are_ready() -> None:
+    script = Script(4).started().launched().loading()
+    script.add(scripted.ready(2, 0))
+    assert re.fullmatch(r" 25% #+\.+  \S+  1/4 ranks ready", bar_line(script.state, 79, "#", ".")), script.state.phase
+    starting = bar_line(scripted.starting().state, 79, "#", ".")
+    assert starting.startswith("  0% ....")
+    assert "ready" not in starting
+    over = bar_line(scripted.completed().state, 79, "#", ".")
+    assert re.match(r"100% #+  completed  100/100 prompts  ", over)
 
 
 def test_a_line_begins_with_the_local_time_of_its_event() -> None:
@@ -234,6 +327,17 @@ def test_the_end_of_the_run_is_the_end_of_the_bar(monkeypatch: pytest.MonkeyPatc
     before, _, after = last.partition("\n")
     assert before.endswith("outputs.jsonl")
     assert after.endswith(ERASE), "nothing is left below the last line, and no bar comes back"
+
+
+def test_an_aside_is_one_line_whichever_stream_the_bar_is_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal, other = Terminal(), Terminal()
+    monkeypatch.setattr(views.sys, "stdout", terminal)
+    monkeypatch.setattr(views.sys, "stderr", other)
+    for view in (PlainView(bar=BottomLine(terminal)), PlainView(bar=BottomLine(other))):
+        view.show(scripted.running().snapshot())
+        view.aside("it is\nsilent\x1b")
+    assert other.getvalue().count("it is↵silent␛\n") == 2
+    assert "silent" not in terminal.getvalue()
 
 
 def test_an_aside_without_a_bar_is_a_line_on_standard_error(capsys: pytest.CaptureFixture[str]) -> None:

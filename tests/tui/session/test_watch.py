@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,7 +16,8 @@ from rankdeck.runner.run_directory.run_file import RunFile
 from rankdeck.runner.state import RunState, Snapshot
 from rankdeck.tui.plain.view import PlainView, end_lines
 from rankdeck.tui.session import watch as watching
-from rankdeck.tui.sources.client import SourceError
+from rankdeck.tui.sources.client import SocketSource, SourceError
+from rankdeck.tui.terminal.inert import OutputError
 from tests import scripted
 from tests.scripted_source import ScriptedSource
 
@@ -134,6 +136,84 @@ def test_json_is_every_message_as_it_came_and_what_is_said_aside_goes_to_standar
     shown = capsys.readouterr()
     assert shown.out.encode() == b"".join(protocol.encode_line(event) for event in ENDED.events[:3])
     assert shown.err == "rankdeck: hello\n"
+
+
+class Unread:
+    """Standard output that keeps what it is given until it is flushed."""
+
+    def __init__(self) -> None:
+        self.kept, self.seen = "", ""
+
+    def write(self, text: str) -> None:
+        self.kept += text
+
+    def flush(self) -> None:
+        self.seen, self.kept = self.seen + self.kept, ""
+
+
+@pytest.mark.parametrize("make", [watching._JsonView, PlainView])
+def test_each_message_can_be_read_before_the_next_one_comes(monkeypatch, make):
+    """A pipe is buffered: whoever reads it would see nothing for minutes."""
+    out = Unread()
+    monkeypatch.setattr(sys, "stdout", out)
+    running = scripted.running().events
+    seen: list[str] = []
+
+    class Source(ScriptedSource):
+        async def events(self):
+            for message in (*running, ENDED.events[-1]):
+                yield message
+                assert out.kept == "", message
+                seen.append(out.seen)
+
+    assert follow(Source([]), make()) == 0
+    assert len(seen) == len(running)
+    assert len(set(seen)) > 5
+
+
+def test_a_supervisor_that_is_silent_and_answers_again_is_said_aside(tmp_path, monkeypatch):
+    view = Asides()
+
+    async def events(self):
+        self.on_silence("it is stopped")
+        self.on_silence(None)
+        yield ENDED.events[0]
+        yield ENDED.events[-1]
+
+    monkeypatch.setattr(SocketSource, "events", events)
+    assert follow(SocketSource(tmp_path), view) == 0  # type: ignore[arg-type]
+    assert view.told == ["rankdeck: it is stopped", "rankdeck: its supervisor answers"]
+
+
+def test_a_run_whose_messages_stop_without_an_end_has_died():
+    class Silent(ScriptedSource):
+        async def events(self):
+            yield scripted.running().events[0]
+
+    assert follow(Silent([]), Asides()) == watching.EXIT_DIED
+
+
+@pytest.mark.parametrize(("ended", "said"), [(True, "the run has ended"), (False, "the run goes on; `rankdeck attach")])
+def test_lines_that_cannot_be_written_are_said_with_how_the_run_stands(monkeypatch, capsys, ended, said):
+    class Full(Asides):
+        def show(self, message: object) -> None:
+            raise OutputError("no room")
+
+        def close(self) -> None:
+            super().close()
+            raise OSError("no room for the bar either")
+
+    monkeypatch.setattr(run_directory, "has_ended", lambda _: ended)
+    view = Full()
+    assert follow(ScriptedSource(ENDED.events), view) == watching.EXIT_DIED
+    assert view.closed == 1
+    told = capsys.readouterr().err
+    assert told.startswith(f"rankdeck: no room; {said}")
+    assert ("attach" in told) is not ended
+
+
+def test_the_statuses_are_those_that_scripts_rely_on():
+    assert (watching.EXIT_BAD_INPUT, watching.EXIT_DIED, watching.EXIT_INTERRUPTED) == (2, 3, 130)
 
 
 # --- stopping -------------------------------------------------------------------------------------

@@ -5,12 +5,14 @@ import contextlib
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
 import pytest
 
 from rankdeck.runner import protocol, run_directory
+from rankdeck.runner.machine import kernel
 from rankdeck.runner.protocol.config import RunConfig
 from rankdeck.runner.run_directory.run_file import RunFile
 from rankdeck.runner.state import Snapshot, ToViewer
@@ -224,3 +226,107 @@ async def test_a_run_that_was_over_before_it_could_be_watched_is_told_from_its_j
     journal.write_bytes(b"nonsense\n")
     with pytest.raises(SourceError, match="the run has ended, but the rest of its journal cannot be read: "):
         await all_of(SocketSource(tmp_path, lambda: True))
+
+
+# --- patience, and what is left behind ------------------------------------------------------------
+
+
+def test_each_patience_is_long_enough_for_a_busy_machine_and_short_enough_for_a_person():
+    assert 1 <= client.ANSWER_SECONDS < 5 <= client.SILENT_SECONDS == 30
+    assert client.QUIET_SECONDS == 5.0, "a supervisor says something four times a second"
+    assert client.GONE_SECONDS == 5.0
+    assert client.REMARK_SECONDS < client.CONNECT_SECONDS < client.REACH_SECONDS <= 30
+    assert client.LAST_BYTES == 64 * 1024
+
+
+async def test_the_connection_is_closed_whoever_leaves_first(tmp_path, path):
+    gone = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readline()
+        writer.write(protocol.encode_line(SNAPSHOT))
+        assert await reader.read() == b""
+        gone.set()
+
+    async with supervisor(path, serve):
+        source = SocketSource(tmp_path)
+        events = source.events()
+        await anext(events)
+        writer = source._writer
+        assert writer is not None
+        await events.aclose()  # type: ignore[attr-defined]
+        assert writer.is_closing()
+        await asyncio.wait_for(gone.wait(), 10)
+        assert source._writer is None, "nothing more is sent to it"
+
+
+async def test_a_connection_that_is_reset_is_a_supervisor_that_is_gone(tmp_path, path, monkeypatch):
+    run_json(tmp_path)
+
+    async def reset(self: object, reader: object, writer: object) -> bytes:
+        raise ConnectionResetError
+
+    monkeypatch.setattr(SocketSource, "_next_line", reset)
+    async with supervisor(path, saying(SNAPSHOT)):
+        with pytest.raises(SourceError) as raised:
+            await all_of(SocketSource(tmp_path))
+    assert str(raised.value) == (
+        f"the supervisor is gone; finished outputs are in {tmp_path / 'outputs.jsonl'}, "
+        f"its log is {tmp_path / 'runner.log'}"
+    )
+
+
+async def test_a_run_that_goes_on_elsewhere_is_not_told_from_its_journal(tmp_path, path):
+    run_json(tmp_path)
+    (tmp_path / run_directory.EVENTS_FILE).write_bytes(protocol.encode_line(ENDED.events[0]))
+    with pytest.raises(SourceError, match="has no live supervisor"):
+        await all_of(SocketSource(tmp_path, lambda: True))
+
+
+@pytest.mark.parametrize(
+    ("pid", "doing", "who", "said", "stopped"),
+    [
+        (None, None, "its supervisor", "", None),
+        (7, None, "its supervisor (process 7)", "", None),
+        (7, "running", "its supervisor (process 7)", " (it is running)", None),
+        (
+            7,
+            "stopped",
+            "its supervisor (process 7)",
+            " (it is stopped)",
+            "its supervisor (process 7) is stopped; `kill -CONT 7` resumes it",
+        ),
+    ],
+)
+def test_a_look_at_a_supervisor_says_what_is_known_of_it(monkeypatch, pid, doing, who, said, stopped):
+    peer = SimpleNamespace(pid=pid) if pid is not None else None
+    monkeypatch.setattr(client.kernel, "peer_process", lambda _: peer)
+    monkeypatch.setattr(
+        client.kernel, "look_at", lambda of: kernel.ProcessLook(doing, 0.0) if doing and of == 7 else None
+    )
+    writer = SimpleNamespace(get_extra_info=lambda name: name)
+    assert client._look_at_supervisor(writer) == (who, said, stopped)  # type: ignore[arg-type]
+
+
+async def test_one_that_leaves_after_a_silence_is_not_said_to_answer_again(tmp_path, path, monkeypatch):
+    monkeypatch.setattr(client, "QUIET_SECONDS", 0.01)
+    run_json(tmp_path)
+    said: list[str | None] = []
+    silent = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readline()
+        writer.write(protocol.encode_line(SNAPSHOT))
+        await silent.wait()
+
+    def hear(words: str | None) -> None:
+        said.append(words)
+        silent.set()
+
+    source = SocketSource(tmp_path)
+    source.on_silence = hear
+    async with supervisor(path, serve):
+        with pytest.raises(SourceError, match="the supervisor is gone"):
+            await all_of(source)
+    assert len(said) == 1
+    assert said[0] is not None

@@ -170,6 +170,20 @@ async def test_answers_that_are_missing_are_read_at_the_end_again_and_not_at_eve
     assert [reaction.answers_missing for reaction in reactions] == [True, False, True]
 
 
+async def test_a_knob_that_the_run_has_confirmed_is_turned_from_the_runs_own_value_again() -> None:
+    script = scripted.running()
+    turned = protocol.BatchSizeChanged(at=script.at, batch_size=32, auto=False, reason="as asked for")
+    elsewhere = protocol.BatchSizeChanged(at=script.at, batch_size=8, auto=False, reason="by another viewer")
+    run = a_run(*script.events, turned, elsewhere, why=None)
+    following = run.follow()
+    for _ in script.events:
+        await anext(following)
+    assert run.knobs.turn_batch_size(run.state, up=True) == protocol.SetBatchSize(batch_size=32)
+    await anext(following)
+    await anext(following)
+    assert run.knobs.turn_batch_size(run.state, up=True) == protocol.SetBatchSize(batch_size=16)
+
+
 async def test_a_silent_supervisor_is_news(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def nothing(self: SocketSource) -> AsyncIterator[ToViewer]:
         assert self.on_silence is not None

@@ -1,7 +1,7 @@
 """The book of answers: which are kept, in which orders, and what their serial numbers promise to readers."""
 
 from rankdeck.runner.protocol import OutputRecord
-from rankdeck.tui.sources.outputs import ListOrder, OutputBook
+from rankdeck.tui.sources.outputs import KEPT, ListOrder, OutputBook
 from tests.tui.panels.test_listing import answer
 
 
@@ -20,6 +20,10 @@ def again(index: int) -> OutputRecord:
     return OutputRecord(
         index=index, id=str(index), prompt="p", text="another", prompt_tokens=1, output_tokens=1, finish_reason="stop"
     )
+
+
+def test_twenty_thousand_answers_can_be_listed() -> None:
+    assert (OutputBook()._kept, KEPT) == (20_000, 20_000)
 
 
 def test_answers_are_listed_as_they_came_and_in_input_order() -> None:

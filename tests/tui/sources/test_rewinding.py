@@ -130,6 +130,37 @@ def test_back_and_forth_shows_what_a_fresh_replay_shows(
         assert [book.key(position, "arrival") for position in range(len(book))] == answers[number]
 
 
+def test_of_many_answers_the_newest_are_there_after_a_step_back_too(tmp_path: Path) -> None:
+    journal = Journal(journal_of(tmp_path / "events.jsonl", scripted.completed().events))
+    rewinder = Rewinder(journal, spacing=10, kept=5)
+    rewinder.go(len(journal))
+    rewinder.go(journal.outputs[40])
+    book = rewinder.book
+    assert [book.key(position, "arrival") for position in range(len(book))] == list(range(35, 40))
+    rewinder.go(journal.outputs[3])
+    assert len(rewinder.book) == 3, "there were no more by then"
+    rewinder.go(0)
+    assert (len(rewinder.book), rewinder.state) == (0, RunState())
+
+
+def test_going_far_ahead_begins_at_the_nearest_state_that_was_kept(tmp_path: Path) -> None:
+    journal = Journal(journal_of(tmp_path / "events.jsonl", scripted.completed().events))
+    rewinder = Rewinder(journal, spacing=10)
+    rewinder.go(len(journal))
+    rewinder.go(5)
+    read: list[tuple[int, int]] = []
+    events = journal.events
+    journal.events = lambda first, last: read.append((first, last)) or events(first, last)  # type: ignore[method-assign,assignment,func-returns-value]
+    assert rewinder.go(77)
+    assert read == [(70, 77)]
+    assert not rewinder.go(77), "nothing has changed"
+    assert rewinder.go(80)
+    assert rewinder.go(60, most=4)
+    assert (rewinder.number, read[1:]) == (60, [(77, 77), (77, 80), (60, 60)])
+    assert rewinder.go(60 + 19, most=4)
+    assert rewinder.number == 64, "by so many events at most"
+
+
 @pytest.mark.parametrize("resumed", [False, True])
 async def test_the_totals_are_those_of_run_json_to_the_digit(launch, resumed, monkeypatch) -> None:
     monkeypatch.setenv("STANDIN_STEP_SECONDS", "0.03")

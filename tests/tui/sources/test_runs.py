@@ -153,3 +153,46 @@ def test_bytes_of_a_path_that_are_no_utf_8_are_written_as_their_codes() -> None:
     os.rename(put("cafe"), run_directory.runs_directory() / os.fsdecode(b"caf\xe9"))
     (line,) = runs.json_lines()
     assert json.loads(line)["directory"].endswith(r"/caf\udce9")
+
+
+def test_no_more_runs_are_looked_at_than_are_listed_and_costs_come_from_the_newest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert runs.NEWEST == 20
+    for number in range(45):
+        touched(put(f"run-{number:02}", started_at=NOW + number, status="completed"), NOW + number)
+    read: list[str] = []
+    real = run_directory.read_run_file
+    monkeypatch.setattr(run_directory, "read_run_file", lambda path: read.append(path.name) or real(path))
+    assert [run.name for run in runs.recent()] == [f"run-{number:02}" for number in range(44, 24, -1)]
+    assert len(read) == 40
+    read.clear()
+    assert runs.costs_like(RunConfig(prompts="q"), "cpu") is None
+    assert read == [f"run-{number:02}" for number in range(44, 24, -1)]
+
+
+def test_a_run_is_listed_by_its_real_place_and_with_what_it_died_of() -> None:
+    directory = put("real", status="failed", cause="no memory")
+    (run_directory.runs_directory() / "link").symlink_to(directory)
+    found = {run.directory for run in runs.recent()}
+    assert found == {directory.resolve()}
+    assert {run.problem for run in runs.recent()} == {"no memory"}
+
+
+def test_why_a_run_cannot_be_read_is_said_without_the_path_that_names_it() -> None:
+    error = runs.RunFileError("/a/b/run.json: cannot be read as a run: it is empty")
+    assert runs._why_unreadable(error) == "it is empty"
+    assert runs._why_unreadable(runs.RunFileError("something else")) == "something else"
+
+
+def test_without_any_run_the_table_says_how_to_get_one() -> None:
+    assert list(runs.table_lines()) == ["no runs yet; `rankdeck demo` starts one"]
+    assert list(runs.json_lines()) == []
+    corrupt("bad", b"{")
+    assert len(list(runs.table_lines())) == 2
+
+
+def test_the_sample_prompts_are_there() -> None:
+    path = runs.sample_prompts()
+    assert path.name == "stories.txt"
+    assert len(path.read_text().splitlines()) == 100

@@ -10,9 +10,9 @@ from rankdeck.runner import protocol, run_directory
 from rankdeck.runner.protocol import AnyEvent
 from rankdeck.runner.protocol.config import MAX_RANKS
 from rankdeck.runner.state import Snapshot
-from rankdeck.tui.sources import journal
+from rankdeck.tui.sources import journal, replay
 from rankdeck.tui.sources.journal import LATEST, Journal, JournalError, ReplayTimes, find
-from rankdeck.tui.sources.replay import FAR, FASTEST, SLICE, SLOWEST, ReplaySource
+from rankdeck.tui.sources.replay import FAR, FASTEST, SLICE, SLOWEST, ReplayedRun, ReplaySource
 from tests import scripted
 from tests.recordings import journal_of
 from tests.tui.screens.test_replay_screen import Clock
@@ -108,6 +108,39 @@ async def test_a_replay_that_stands_still_says_nothing_until_it_is_turned_to(rec
     await messages.aclose()
 
 
+async def test_a_far_jump_of_a_paused_replay_is_shown_piece_by_piece_until_it_is_there(recorded, monkeypatch):
+    monkeypatch.setattr(replay, "SLICE", 5)
+    monkeypatch.setattr(replay, "FAR", 20)
+    source = ReplaySource(recorded, playing=False, position=recorded.length, clock=Clock())
+    shown: list[tuple[float, bool]] = []
+    async with asyncio.timeout(10):
+        async for message in source.events():
+            assert isinstance(message, Snapshot)
+            shown.append((source.transport.position, source.transport.seeking))
+            if source.caught_up:
+                break
+    assert len(shown) == -(-len(EVENTS) // 5)
+    for number, (position, seeking) in enumerate(shown, 1):
+        read = min(5 * number, len(EVENTS))
+        far = len(EVENTS) - read > 20
+        assert seeking is far
+        assert position == (recorded.moment(read - 1) if far else recorded.length)
+
+
+async def test_a_replayed_run_alerts_nobody_and_takes_no_commands(recorded):
+    source = ReplaySource(recorded, playing=False, position=recorded.length / 2, clock=Clock())
+    run = ReplayedRun(source)
+    following = run.follow()
+    assert (await anext(following)).alerts == []
+    assert run.state.ended is None
+    assert run.goes_on
+    assert not run.steers
+    source.seek_to(recorded.length)
+    assert (await anext(following)).alerts == [], "its end is no news"
+    assert run.state.ended is not None
+    assert run.book is source.book
+
+
 # --- the pace -------------------------------------------------------------------------------------
 
 
@@ -173,6 +206,22 @@ def test_events_are_numbered_from_0_and_found_by_their_moment(recorded):
     assert recorded.number_at(recorded.length) == len(EVENTS)
     for number in (0, len(EVENTS) // 2):
         assert recorded.number_at(recorded.moment(number)) > number
+
+
+def test_a_line_longer_than_any_event_is_damaged_and_no_more_of_it_is_read(tmp_path, monkeypatch):
+    path = journal_of(tmp_path / "events.jsonl", EVENTS[:2], b"x" * 5000)
+    monkeypatch.setattr(journal, "LONGEST", 4000)
+    with pytest.raises(JournalError, match=r"events\.jsonl:3: damaged, not an event"):
+        Journal(path)
+    monkeypatch.setattr(journal, "LONGEST", 5001)
+    found = Journal(path)
+    assert len(found) == 2
+    assert found.notes == [f"{path}:3: the last line is only half written, and left out"]
+
+
+def test_a_journal_that_cannot_be_opened_says_why(tmp_path):
+    with pytest.raises(JournalError, match=r"^/.*/nowhere: cannot be read: No such file or directory$"):
+        Journal(tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize(("at", "fine"), [(0.0, True), (LATEST, True), (-0.5, False), (LATEST * 1.01, False)])

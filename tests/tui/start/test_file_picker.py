@@ -5,11 +5,15 @@ import threading
 from pathlib import Path
 
 import pytest
+from textual.app import ComposeResult
+from textual.binding import Binding
 from textual.events import Key
 from textual.pilot import Pilot
 from textual.widgets import Input
 
 from rankdeck.tui.app.app import RankdeckApp
+from rankdeck.tui.app.base import BaseApp
+from rankdeck.tui.start import folder
 from rankdeck.tui.start.files import FilePicker, FolderList, entry_line, matching
 from rankdeck.tui.start.folder import Entry, Listing, read_folder
 from rankdeck.tui.words.text import line_width, plain
@@ -86,6 +90,85 @@ def test_a_hostile_name_is_escaped_and_fits_its_line(name: str, width: int) -> N
     line = entry_line(Entry(name, False, 10, 1), width)
     assert line_width(line) == width
     assert plain([line]).isprintable()
+
+
+def test_a_folder_of_thousands_is_cut_and_lines_are_counted_in_a_few_small_files(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert (folder.MOST_ENTRIES, folder.COUNTED_FILES, folder.SMALL_BYTES) == (5000, 200, 2**20)
+    monkeypatch.setattr(folder, "MOST_ENTRIES", 3)
+    listing = read_folder(str(home))
+    assert (names(listing), listing.more) == (["prompts", "Answers.CSV", "jokes.txt"], 1)
+    monkeypatch.setattr(folder, "MOST_ENTRIES", 4)
+    assert (len(read_folder(str(home)).entries), read_folder(str(home)).more) == (4, 0)
+    monkeypatch.setattr(folder, "COUNTED_FILES", 2)
+    assert [entry.lines for entry in read_folder(str(home)).entries] == [None, 2, 0, None]
+    monkeypatch.setattr(folder, "SMALL_BYTES", 12)
+    assert [entry.lines for entry in read_folder(str(home)).entries] == [None, 2, 0, None], "13 bytes are too many"
+    monkeypatch.setattr(folder, "COUNTED_FILES", 9)
+    monkeypatch.setattr(folder, "SMALL_BYTES", 13)
+    assert [entry.lines for entry in read_folder(str(home)).entries] == [None, 2, 0, 3]
+
+
+def test_a_line_of_the_list_has_the_name_its_lines_and_its_size_where_there_is_room() -> None:
+    assert plain([entry_line(Entry("prompts", True), 40)]) == "  prompts/"
+    assert plain([entry_line(Entry("prompts", True), 40, here=True)]) == "▸ prompts/"
+    file = Entry("a.txt", False, 2048, 1)
+    assert plain([entry_line(file, 50)]) == "  a.txt" + " " * 27 + "1 line     2 KiB"[-16:].rjust(16)
+    assert plain([entry_line(file, 49)]) == "  a.txt" + "2 KiB".rjust(42)
+    assert "line" not in plain([entry_line(file._replace(lines=None), 60)])
+    assert entry_line(file, 50, here=True)[1][1] == "strong"
+
+
+class Picked(BaseApp):
+    """A list of entries, and what is picked from it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.list = FolderList()
+        self.picked: list[str] = []
+
+    def compose(self) -> ComposeResult:
+        yield self.list
+
+    def on_folder_list_picked(self, event: FolderList.Picked) -> None:
+        self.picked.append(event.entry.name)
+
+
+async def test_the_cursor_of_the_list_goes_by_pages_and_a_second_click_picks() -> None:
+    entries = [Entry(f"{number:02}.txt", False) for number in range(40)]
+    app = Picked()
+    async with app.run_test(size=(60, 10)) as pilot:
+        listed = app.list
+        listed.show(entries, "", at="05.txt")
+        listed.focus()
+        await pilot.pause()
+        moves = {binding.key: binding.action for binding in FolderList.BINDINGS if isinstance(binding, Binding)}
+        assert moves["up,k"] == "move(-1)"
+        assert moves["down,j"] == "move(1)"
+        assert (moves["pageup"], moves["pagedown"]) == ("page(-1)", "page(1)")
+        assert (moves["home"], moves["end"]) == ("edge(0)", "edge(1)")
+        for action, by, number in (
+            (listed.action_move, 1, 6), (listed.action_page, 1, 15), (listed.action_page, -1, 6),
+            (listed.action_page, -1, 0), (listed.action_move, -1, 0), (listed.action_edge, 1, 39),
+            (listed.action_page, 1, 39), (listed.action_edge, 0, 0),
+        ):  # fmt: skip
+            action(by)
+            assert listed.entry == entries[number], (action, by)
+        await pilot.click(FolderList, offset=(3, 4))
+        assert (listed.entry, app.picked) == (entries[4], []), "the first click goes there"
+        await pilot.click(FolderList, offset=(3, 4))
+        await pilot.pause()
+        assert app.picked == ["04.txt"]
+        listed.show(entries[:2], "")
+        await pilot.pause()
+        await pilot.click(FolderList, offset=(3, 5))
+        assert listed.entry == entries[0], "below the last one there is nothing"
+        listed.show([], "nothing here")
+        listed.action_pick()
+        await pilot.pause()
+        assert app.picked == ["04.txt"]
+        assert "nothing here" in whole_screen(app)
 
 
 # --- with the keyboard --------------------------------------------------------------------------------

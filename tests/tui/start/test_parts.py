@@ -46,18 +46,40 @@ class Results:
         except OSError as error:
             failed(error)
 
+    async def _open_and_tell(self, start: Callable[[], Source], failed: Callable[[Exception], None]) -> None:
+        try:
+            start()
+        except KeyError as error:
+            failed(error)
+
     async def _copy(self, run: object) -> None:
         self.results.append(run)
 
 
-@pytest.mark.parametrize("action", ["attach", "resume", "look", "replay", "report", "settings"])
-async def test_each_action_has_a_result_and_no_complaint(action: RunAction) -> None:
-    done = Results(ScriptedLauncher())
+@pytest.mark.parametrize(
+    ("action", "asked"),
+    [
+        ("attach", "attach"),
+        ("resume", "resume"),
+        ("look", "journal"),
+        ("replay", "journal"),
+        ("report", "report"),
+        ("settings", None),
+    ],
+)
+async def test_each_action_has_a_result_and_no_complaint(action: RunAction, asked: str | None) -> None:
+    launcher = ScriptedLauncher()
+    done = Results(launcher)
     await done.actions.do(action, DONE)
     (result,) = done.results
     assert done.complaints == []
+    assert launcher.asked == ([(asked, DONE.directory)] if asked else [])
     if action in ("look", "replay"):
         assert result[1] == (Journal(SAMPLE).length if action == "look" else 0.0)
+    if action == "report":
+        assert result == "/runs/done/report.html, with .md, .csv and .json beside it"
+    if action == "settings":
+        assert result is DONE
 
 
 @pytest.mark.parametrize("action", ["attach", "resume", "look", "replay", "report"])
@@ -65,9 +87,46 @@ async def test_an_action_that_fails_says_of_which_run_and_why(action: RunAction)
     failed = Results(ScriptedLauncher(OSError("gone")))
     await failed.actions.do(action, DONE)
     assert failed.results == []
-    (complaint,) = failed.complaints
-    assert complaint.startswith("done: ")
-    assert complaint.endswith(": gone")
+    what = {
+        "attach": "cannot be attached to",
+        "resume": "cannot be resumed",
+        "look": "cannot be shown",
+        "replay": "cannot be replayed",
+        "report": "no report can be made",
+    }
+    assert failed.complaints == [f"done: {what[action]}: gone"]
+
+
+async def test_a_bug_names_the_command_that_shows_all_of_it_and_copying_settings_has_none() -> None:
+    class Broken(Results):
+        async def _copy(self, run: object) -> None:
+            raise KeyError("odd")
+
+    commands: dict[RunAction, str | None] = {
+        "attach": "attach", "resume": "resume", "look": "replay", "replay": "replay", "report": "report",
+        "settings": None,
+    }  # fmt: skip
+    for action, command in commands.items():
+        broken = Broken(ScriptedLauncher(KeyError("odd")))
+        broken.actions._open = broken._open_and_tell  # type: ignore[assignment]
+        await broken.actions.do(action, DONE)
+        (complaint,) = broken.complaints
+        assert complaint.endswith(
+            f"`rankdeck {command} done` shows the whole error" if command else "The run is untouched"
+        )
+
+
+async def test_the_path_of_a_report_is_shown_harmless_and_long_enough_to_be_read() -> None:
+    told: list[tuple[str, dict[str, Any]]] = []
+    done = Results(ScriptedLauncher())
+    done.actions._notify = lambda text, **how: told.append((text, how))
+    await done.actions.do("report", recent("a\x1b[red]", "completed"))
+    assert told == [
+        (
+            "/runs/a␛[red]/report.html, with .md, .csv and .json beside it",
+            {"title": "Report written", "markup": False, "timeout": 15},
+        )
+    ]
 
 
 # --- the form -----------------------------------------------------------------------------------------
@@ -116,6 +175,13 @@ async def test_a_request_with_a_mistake_is_refused_with_the_first_one() -> None:
         await until(pilot, lambda: bool(app.complaints))
         assert app.complaints == ["mend this first: Prompt file: there is no such file"]
         assert app.opened == []
+        app.complaints.clear()
+        app.form.fill({"prompts": "p.txt", "ranks": "2", "top_p": "7"}, over=True)
+        app.launch.request(app.launch.run)
+        await until(pilot, lambda: bool(app.complaints))
+        assert app.complaints[0].startswith("mend this first: top-p: ")
+        await until(pilot, lambda: app.focused is app.form._fields["top_p"])
+        assert app.form.has_class("-more"), "it was out of sight"
 
 
 async def test_settings_are_proposed_but_for_what_was_typed_and_copied_even_over_that() -> None:
@@ -137,3 +203,30 @@ async def _type_prompts(pilot: Pilot[Any], app: FormApp) -> None:
     app.form.focus_prompts()
     await pilot.press("a")
     await until(pilot, lambda: app.form.values()["prompts"] == "a")
+
+
+async def test_a_run_that_can_not_be_opened_gives_the_form_back() -> None:
+    app = FormApp(ScriptedLauncher())
+    told: list[Exception] = []
+
+    def fails() -> Source:
+        raise OSError("no room")
+
+    async with app.run_test() as pilot:
+        await app.fill.first(None)
+        await until(pilot, lambda: not app.form._button.disabled)
+        await app.launch.open(fails, told.append)
+        assert [str(error) for error in told] == ["no room"]
+        assert (app.launch.busy, app.opened, app.form._button.disabled) == (False, [], False)
+        assert str(app.form._launch_said.content) == "", "it is launching no more"
+        app.form.settings_of = Path("/runs/other")
+        app.form.touched.add("prompts")
+        await app.launch.open(lambda: app.launcher.attach(Path("/runs/a")), told.append)
+        assert (app.launch.busy, len(app.opened)) == (True, 1)
+        assert (app.form.settings_of, app.form.touched) == (Path("/runs/other"), {"prompts"}), "it launched nothing new"
+        await app.launch.open(fails, told.append)
+        assert len(told) == 1, "nothing else is opened meanwhile"
+        app.launch.come_back()
+        await app.launch.open(lambda: app.launcher.launch(RunConfig(prompts="p.txt")), told.append, launches=True)
+        assert app.form.settings_of == app.opened[1].directory.resolve()
+        assert app.form.touched == set()

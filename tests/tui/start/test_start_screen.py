@@ -344,8 +344,12 @@ async def test_the_cursor_stays_on_its_run_when_the_list_is_updated() -> None:
     app = RankdeckApp(None, launcher=launcher)
     async with app.run_test(size=(80, 24)) as pilot:
         await to_run(pilot, "half")
+        assert isinstance(app.screen, StartScreen)
+        beats = {timer._interval: timer._callback.__name__ for timer in app.screen._timers if timer._callback}  # type: ignore[union-attr]
+        assert beats[3.0] == "_look_again"
+        assert beats[15.0] == "_look_at_the_machine_again"
         launcher.runs.insert(0, recent("newer", "running"))
-        app.screen._look_again()  # type: ignore[attr-defined]
+        app.screen._look_again()
         await until(pilot, lambda: "newer" in whole_screen(app))
         assert list_of(app).run == RUNS[2]
 

@@ -4,11 +4,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
+from rich.segment import ControlType, Segment
+from rich.style import Style
+from textual.color import Color
 
 from rankdeck.runner import protocol
 from rankdeck.tui.app.app import RankdeckApp
 from rankdeck.tui.settings.preferences import Preferences
-from rankdeck.tui.terminal.ascii import _GLYPHS, to_ascii
+from rankdeck.tui.terminal.ascii import _GLYPHS, AsciiFilter, to_ascii
 from rankdeck.tui.words.text import visible
 from tests import scripted, scripted_steering
 from tests.dashboards import STATES, ScriptedLauncher, settled, until
@@ -42,10 +45,19 @@ def test_every_sign_and_its_replacement_are_one_cell_wide() -> None:
         ("\u201cIt\u2019s\u201d \u2013 so", '"It\'s" - so'),
         ("naïve 日本", "na?ve ????"),
         ("⣀⠒⠉⣿", "_-':"),
+        ("\U0001f468\u200d\U0001f469", "??"),
     ],
 )
 def test_signs_become_similar_ones_and_data_becomes_question_marks(text: str, shown: str) -> None:
     assert to_ascii(text) == shown
+
+
+def test_a_strip_keeps_its_styles_and_its_control_codes() -> None:
+    bold = Style(bold=True)
+    plain, own, data = Segment("│", bold), Segment("ä", None, [(ControlType.BELL,)]), Segment("a", bold)
+    found = AsciiFilter().apply([plain, own, data], Color(0, 0, 0))
+    assert found == [Segment("|", bold), Segment("?", None, [(ControlType.BELL,)]), data]
+    assert found[2] is data
 
 
 def not_ascii(app: RankdeckApp) -> str:

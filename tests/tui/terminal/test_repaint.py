@@ -90,6 +90,61 @@ def test_a_user_going_from_view_to_view_sees_news_all_the_time():
     assert max(later - earlier for earlier, later in itertools.pairwise(painted)) <= SLOWEST_SECONDS
 
 
+@pytest.mark.parametrize(
+    ("took", "interval"),
+    [(0.25, 0.25), (0.49, 0.25), (0.5, 1.0), (0.75, 1.5), (1.0, 2.0), (5.0, 2.0)],
+    ids=["next beat", "just in time", "one too late", "slow", "slower", "slowest"],
+)
+def test_a_repaint_may_take_half_of_the_time_on_a_slow_line(took: float, interval: float):
+    pace = RepaintPace()
+    pace.painted(0.0)
+    pace.due(took - 0.01, 1)
+    pace.due(took, 0)
+    assert pace.interval == interval
+
+
+def test_the_interval_grows_at_once_and_shrinks_by_halves():
+    pace, intervals, at = RepaintPace(), [], 0.0
+    for took in (1.0, 0.01, 0.01, 0.01, 0.01):
+        pace.painted(at)
+        pace.due(at + took, 0)
+        intervals.append(pace.interval)
+        at += 10
+    assert intervals == [2.0, 1.0, 0.5, 0.25, 0.25]
+
+
+@pytest.mark.parametrize(("waited", "due"), [(0.19, False), (0.2, True)])
+def test_a_beat_may_come_a_fifth_of_its_time_early_and_no_more(waited: float, due: bool):
+    pace = RepaintPace()
+    pace.painted(0.0)
+    assert pace.due(waited, 0) is due
+
+
+def test_the_budget_is_nine_kilobytes_a_second_and_what_is_owed_is_waited_for():
+    pace = RepaintPace()
+    assert pace.due(0.0)
+    pace.painted(0.0)
+    assert not pace.due(0.25, 0, 18_000), "all that was saved, and as much again"
+    assert not pace.due(1.0, 0, 18_000)
+    assert not pace.due(1.24, 0, 18_000)
+    assert pace.due(1.26, 0, 18_000)
+    pace.painted(1.26)
+    saved = RepaintPace()
+    saved.due(100.0, 0, 0)
+    saved.painted(100.0)
+    assert not saved.due(100.25, 0, 9_001), "no more is saved up than one second brings"
+    assert saved.due(100.26, 0, 9_001)
+
+
+def test_no_more_is_owed_than_two_seconds_bring():
+    pace = RepaintPace()
+    pace.painted(0.0)
+    assert not pace.due(0.0, 0, 10**9)
+    assert pace.due(2.0, 0, 10**9)
+    pace.painted(2.0)
+    assert pace.due(2.25, 0, 10**9), "what is written before the budget counts is not counted again"
+
+
 @given(st.floats(0, 20), st.floats(10, 60))
 def test_nothing_is_painted_while_the_line_has_bytes_to_take(line_seconds: float, seconds: float):
     times = painted_at(line_seconds, seconds)

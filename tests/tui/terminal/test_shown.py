@@ -8,12 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
+from rich.segment import ControlType, Segment
+from rich.style import Style
+from textual.color import Color
 from textual.widget import Widget
 from textual.widgets import Input
 
 from rankdeck.tui.app.app import RankdeckApp
 from rankdeck.tui.terminal.driver import TerminalDriver
-from rankdeck.tui.terminal.shown import harmless
+from rankdeck.tui.terminal.shown import HarmlessFilter, harmless
 from rankdeck.tui.words import alerts
 from tests import scripted
 from tests.dashboards import dashboard, settled, until, whole_screen
@@ -32,6 +35,16 @@ def test_any_text_keeps_its_width_and_loses_what_steers(text: str) -> None:
     shown = harmless(text)
     assert not UNSAFE.search(shown.replace("\n", "\t"))
     assert cell_len(shown) == sum(cell_len(sign) for sign in text) or cell_len(shown) == cell_len(text)
+
+
+def test_a_strip_keeps_its_styles_and_the_codes_of_our_own() -> None:
+    bold = Style(bold=True)
+    own = Segment("\x1b[2J", None, [(ControlType.CLEAR,)])
+    plain, evil = Segment("as it is", bold), Segment("a\x1b\u202eb", bold)
+    found = HarmlessFilter().apply([own, plain, evil], Color(0, 0, 0))
+    assert found == [own, plain, Segment("a" + harmless("\x1b\u202e") + "b", bold)]
+    assert found[0] is own
+    assert found[1] is plain
 
 
 @pytest.mark.parametrize("view", ["1", "2", "3", "4", "5"])

@@ -11,6 +11,8 @@ import pytest
 from rankdeck.runner import run_directory
 from rankdeck.tui.app.app import RankdeckApp
 from rankdeck.tui.app.replay import ReplayApp
+from rankdeck.tui.settings.preferences import Preferences
+from rankdeck.tui.sources.client import SocketSource
 from rankdeck.tui.sources.journal import SAMPLE
 from rankdeck.tui.web import server, view
 
@@ -118,6 +120,24 @@ def test_a_live_run_is_watched_and_one_that_is_over_replayed_in_the_theme_that_w
     assert isinstance(app, ReplayApp) != alive
     assert app.preferences.theme == "nord"
     assert app.followed.directory == tmp_path
+
+
+@pytest.mark.parametrize("control", [True, False])
+def test_a_browser_reaches_the_run_and_nothing_else_of_this_machine_or_its_user(tmp_path, monkeypatch, control):
+    monkeypatch.setattr(run_directory, "supervisor_alive", lambda directory: True)
+    app = view.view_of(tmp_path, control=control)
+    assert app.followed.steers is control
+    assert app._earlier is run_directory.read_outputs, "answers from before it came are listed"
+    assert isinstance(app.followed.source, SocketSource)
+    monkeypatch.setattr(run_directory, "supervisor_alive", lambda directory: False)
+    (tmp_path / "events.jsonl").write_bytes(b"".join(SAMPLE.read_bytes().splitlines(keepends=True)[:9]))
+    replay = view.view_of(tmp_path, control=control)
+    assert isinstance(replay, ReplayApp)
+    assert replay.stops == "supervisor was lost"
+    assert not replay.followed.steers
+    for each in (app, replay):
+        assert not each.at_home, "no file is written, no pager or shell opened"
+        assert each.preferences == Preferences(), "keys and bells are those of the machine's user"
 
 
 # --- one view -------------------------------------------------------------------------------------

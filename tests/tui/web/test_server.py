@@ -121,6 +121,18 @@ async def test_no_path_leads_out_of_the_page(client, path):
     assert response.status in (403, 404)
 
 
+def test_the_headers_let_the_page_load_from_its_own_server_only_and_be_framed_and_kept_by_nobody():
+    assert server.HEADERS["Cache-Control"] == "no-store"
+    assert server.HEADERS["X-Content-Type-Options"] == "nosniff"
+    policy = dict(part.split(" ", 1) for part in server.HEADERS["Content-Security-Policy"].split("; "))
+    assert policy["default-src"] == "'self'"
+    assert policy["frame-ancestors"] == "'none'"
+    allowed = {source for name, sources in policy.items() if name != "frame-ancestors" for source in sources.split()}
+    assert allowed == {"'self'", "'unsafe-inline'", "data:", "blob:", "ws:", "wss:"}
+    assert policy["script-src"] == "'self' 'unsafe-inline'", "no script from data or elsewhere"
+    assert set(policy["connect-src"].split()) == {"'self'", "ws:", "wss:"}
+
+
 async def test_every_answer_has_the_headers_that_keep_the_page_to_itself(client):
     for path in ("/", "/static/js/textual.js"):
         response = await client.get(path)
@@ -157,7 +169,121 @@ async def test_a_title_is_text_in_the_page(viewers):
     assert "<script>evil" not in page
 
 
+NONSENSE = [
+    "nonsense", "{}", "[]", '["stdin"]', '["stdin", 5]', '["resize", {}]', '["resize", {"width": "wide", "height": 2}]',
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("word", NONSENSE)
+async def test_a_browser_that_sends_nonsense_is_disconnected_and_its_view_ended(
+    client, viewers, monkeypatch, caplog, word
+):
+    ended: list[StandInViewer] = []
+
+    async def stop(self: StandInViewer) -> None:
+        ended.append(self)
+
+    async def within(self: StandInViewer, width: int, height: int) -> None:
+        server._within(width, server.COLUMNS)
+
+    monkeypatch.setattr(viewers, "stop", stop)
+    monkeypatch.setattr(viewers, "set_terminal_size", within)
+    websocket = await client.ws_connect("/ws")
+    await websocket.send_str(word)
+    async with asyncio.timeout(10):
+        message = await websocket.receive()
+    assert message.type in (aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.CLOSED, aiohttp.WSMsgType.CLOSING)
+    assert len(ended) == 1
+    assert (await client.get("/")).status == 200, "the others go on"
+    assert [record.message.partition(": ")[0] for record in caplog.records] == ["a browser was left"], "no traceback"
+
+
+async def test_a_view_that_cannot_be_started_leaves_its_place_to_the_next(client, viewers, monkeypatch):
+    async def start(self: StandInViewer, width: int, height: int) -> None:
+        raise ConnectionError("its process died")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(viewers, "start", start)
+        for _ in range(MOST_VIEWERS):
+            websocket = await client.ws_connect("/ws")
+            await websocket.receive()
+    await (await until_let_in(client)).close()
+
+
+def test_views_are_started_with_what_the_server_was_asked_for():
+    for control, theme in ((False, None), (True, "nord")):
+        run_server = RunServer(
+            Path("a run"), title="its title", control=control, theme=theme, admission=server.Admission()
+        )
+        assert run_server.command == server.view_command(Path("a run"), control=control, theme=theme)
+        assert run_server.title == "its title"
+        assert (run_server.templates_path / "app_index.html").is_file()
+
+
+async def test_a_size_that_a_browser_changes_to_is_one_that_a_screen_can_have(monkeypatch):
+    sizes: list[tuple[int, int]] = []
+
+    async def resize(self: object, width: int, height: int) -> None:
+        sizes.append((width, height))
+
+    monkeypatch.setattr(server.AppService, "set_terminal_size", resize)
+    viewer = server.Viewer.__new__(server.Viewer)
+    for width, height in ((1, 1), (90, 30), (9999, 9999)):
+        await viewer.set_terminal_size(width, height)
+    assert sizes == [(20, 6), (90, 30), (400, 150)]
+
+
 # --- the end --------------------------------------------------------------------------------------
+
+
+async def test_browsers_are_told_that_the_server_goes_and_are_waited_for_no_longer_than_views_may_take(
+    viewers, monkeypatch
+):
+    made: list[dict[str, Any]] = []
+    websocket_of = server.web.WebSocketResponse
+    monkeypatch.setattr(
+        server.web, "WebSocketResponse", lambda **how: (made.append(how), websocket_of(**how))[1], raising=True
+    )
+    admission = server.Admission()
+    run_server = served(admission)
+    app = await run_server._make_app()
+    async with TestClient(TestServer(app), cookie_jar=aiohttp.CookieJar(unsafe=True)) as client:
+        await client.get(admission.address_end)
+        websocket = await client.ws_connect("/ws")
+        assert made == [{"heartbeat": 15, "timeout": server.ENDING_SECONDS}], "one that is gone is noticed"
+        leaving = asyncio.ensure_future(run_server.on_shutdown(app))
+        message = await websocket.receive()
+        assert (message.type, message.data) == (aiohttp.WSMsgType.CLOSE, aiohttp.WSCloseCode.GOING_AWAY)
+        await leaving
+
+
+def test_there_is_time_for_every_view_to_end_before_the_deadline(monkeypatch):
+    begun: list[dict[str, Any]] = []
+    runner_of = server.web.AppRunner
+
+    def runner(app: Any, **how: Any) -> Any:
+        begun.append(how)
+        return runner_of(app, **how)
+
+    monkeypatch.setattr(server.web, "AppRunner", runner)
+    last: list[tuple[Any, ...]] = []
+
+    class Timer:
+        daemon = False
+
+        def __init__(self, *given: Any) -> None:
+            last.append(given)
+
+        def start(self) -> None: ...
+
+    monkeypatch.setattr(server.threading, "Timer", Timer)
+    with server.listen("127.0.0.1", 0) as listening:
+        served().serve_on(listening, lambda: os.kill(os.getpid(), signal.SIGINT))
+    (how,) = begun
+    assert (how["handle_signals"], how["access_log"]) == (False, None), "requests have the token in their address"
+    assert how["shutdown_timeout"] > 2 * server.ENDING_SECONDS, "a view is asked, and then killed"
+    assert last == [(server.LAST_SECONDS, os._exit, (1,))]
+    assert last[0][0] > how["shutdown_timeout"] + 2 * server.ENDING_SECONDS
 
 
 @pytest.fixture

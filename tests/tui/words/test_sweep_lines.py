@@ -4,15 +4,18 @@ import pytest
 from msgspec.structs import replace
 from rich.cells import cell_len
 
+from rankdeck.runner.forecast.forecast import whole_file
 from rankdeck.runner.protocol.sweep_plan import TrialRecord
 from rankdeck.runner.state import Snapshot
 from rankdeck.runner.supervisor.sweeper import order_of
+from rankdeck.runner.sweep.verdict import summarise_sweep
 from rankdeck.tui.plain.status import progress_line
-from rankdeck.tui.plain.sweep import trial_line
+from rankdeck.tui.plain.sweep import sweep_start_lines, trial_line
 from rankdeck.tui.plain.view import PlainView, end_lines
 from rankdeck.tui.words.numbers import read_numbers
 from rankdeck.tui.words.sweep import how_measured, repeats_warning
 from tests import scripted_sweep
+from tests.runner.forecast.test_cost_model import point
 from tests.scripted import Script
 from tests.scripted_sweep import EVIL, STATES, SweepScript, plan
 
@@ -37,6 +40,27 @@ def test_the_log_has_a_line_per_trial() -> None:
     assert "trial 2 of 36: 2 ranks x batch size 32: 5,271.9 tok/s (9 rounds, 5.5 s)" in lines
     assert f"trial 5 of 36: 2 ranks x batch size 64: out of memory: {scripted_sweep.OUT_OF_MEMORY}" in lines
     assert "trial 11 of 36: 2 ranks x batch size 128: skipped: a batch of 64 ran out of memory" in lines
+
+
+def test_a_sweep_that_is_taken_up_again_says_after_how_many_trials() -> None:
+    state = SweepScript(plan((1, 4, 8), (2, 1, 2))).begun().over(5).state
+    assert state.sweep is not None
+    first, how, again = sweep_start_lines(state, replace(state.sweep, no_mbu="why\x1b"))
+    assert first.endswith("; batch sizes 1,4,8, ranks 1,2")
+    assert how.endswith("; MBU n/a: why␛")
+    assert again == "sweep: taken up again after 5 of 18 trials"
+    assert len(sweep_start_lines(state, replace(state.sweep, records=()))) == 2
+
+
+def test_a_trial_has_its_number_and_rounds_and_the_whole_is_counted_as_people_write_it() -> None:
+    trial = replace(order_of(scripted_sweep.USUAL)[0], number=1234, active_ranks=1, batch_size=4)
+    state = SweepScript(plan((1, 4, 8), (1, 2))).begun().over(1).state
+    assert state.sweep is not None
+    (record,) = state.sweep.records
+    assert record.result is not None
+    result = replace(record.result, rounds=1, tokens_per_second=1234.56, seconds=5.04)
+    line = trial_line(TrialRecord(trial=trial, outcome="measured", result=result), 5000)
+    assert line == "trial 1,234 of 5,000: 1 rank x batch size 4: 1,234.6 tok/s (1 round, 5.0 s)"
 
 
 def test_a_reason_in_a_log_is_escaped() -> None:
@@ -80,6 +104,22 @@ def test_the_log_ends_with_the_table_the_knees_the_scaling_and_the_best_setting(
         "best: 2 ranks x batch size 32: 5,245.4 ± 181.3 tok/s; faster than every other setting, beyond the noise"
     )
     assert lines[-1].endswith("--batch-size 32 --ranks 2")
+
+
+def test_the_last_line_predicts_the_whole_file_at_the_chosen_setting_where_costs_are_known() -> None:
+    state = scripted_sweep.settled().ended().state
+    known = replace(state, costs=(point(16, ranks=2), point(32, ranks=2)))
+    assert known.sweep is not None
+    chosen = summarise_sweep(known.sweep).chosen
+    assert chosen is not None
+    row = whole_file(known, chosen.active_ranks, chosen.batch_size)
+    assert row is not None
+    *_, command, last = end_lines(known)
+    assert command.startswith("run it: rankdeck run")
+    assert last == (
+        f"predicted for the 4,000 prompts of the file at fixed length: {row.seconds:,.1f} s in {row.rounds} rounds, "
+        f"{row.tokens_per_second:,.1f} tok/s"
+    )
 
 
 def test_a_sweep_that_left_trials_out_is_not_reported_as_completed() -> None:
