@@ -9,6 +9,7 @@ import sys
 import psutil
 import pytest
 
+from rankdeck.runner import protocol
 from rankdeck.runner.launching import parent as parent_module
 from rankdeck.runner.launching import process_tree
 from rankdeck.runner.launching.parent import KEPT_LINES, RankParent
@@ -158,3 +159,29 @@ async def test_the_parent_and_its_launcher_are_spared_only_while_it_lives_and_is
     await parent.end()
     assert asked == [spared | ({launcher} if spared else set())]
     assert parent_module.MAX_LINE_BYTES == 2**20
+
+
+def test_how_long_processes_are_waited_for_stays_as_it_is():
+    """Long enough for a rank to leave, short enough for whoever presses Ctrl-C; looked at many times a second."""
+    assert (process_tree.TERMINATE_SECONDS, process_tree.LOOK_SECONDS) == (3.0, 0.05)
+
+
+async def test_a_rank_that_was_forked_is_remembered_before_anybody_hears_of_it_and_ended_with_the_rest(sleeper):
+    rank, heard, seen = sleeper(), asyncio.Event(), []
+    parent = RankParent(lambda line: None, adopts_orphans=False)
+    code = "import os, sys, time; os.write(0, sys.argv[1].encode()); time.sleep(99)"
+    reports = [protocol.ParentReady(pid=7), protocol.RankForked(rank=0, attempt=1, pid=rank.pid)]
+
+    def hear(report):
+        seen.append((report, parent.pid, rank.pid in {process.pid for process in parent._tree._found}))
+        if isinstance(report, protocol.RankForked):
+            heard.set()
+
+    parent.hear = hear
+    talk = b"".join(map(protocol.encode_line, reports)).decode()
+    await parent.start([sys.executable, "-c", code, talk], os.environ)
+    async with asyncio.timeout(30):
+        await heard.wait()
+    await parent.end()
+    assert seen == [(reports[0], 7, False), (reports[1], 7, True)]
+    assert not psutil.pid_exists(rank.pid) or rank.wait(10) == -15
