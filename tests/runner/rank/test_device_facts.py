@@ -1,5 +1,6 @@
 """What a rank says of its device, and what of the GPUs that it cannot use."""
 
+import os
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -107,3 +108,106 @@ def test_on_a_cpu_no_gpu_is_hidden_or_taken(monkeypatch):
     config = RunConfig(prompts="p", device="cpu")
     device.hide_other_gpus(config, 1)
     assert device.take_device(config, 1) is None
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """Stands in for torch.cuda with this many GPUs; gives what was made current."""
+
+    def of(seen: int, *, remark: str | None = None) -> list[int]:
+        current: list[int] = []
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(device, "_count_opened", lambda: seen)
+        monkeypatch.setattr(device, "_uuid", lambda index: f"u{index}")
+        monkeypatch.setattr(torch.cuda, "set_device", current.append)
+        monkeypatch.setattr("rankdeck.runner.engine.memory.without_expandable_segments", lambda at: remark and f"{at}: {remark}")
+        return current
+
+    monkeypatch.setenv(placement.OWN_DEVICE, "unset")
+    return of
+
+
+def taken(rank: int, **settings) -> str | None:
+    return device.take_device(RunConfig(**{"prompts": "p", "device": "cuda", "ranks": 4, **settings}), rank)
+
+
+def test_the_device_a_rank_takes_is_the_one_that_accelerate_takes_and_is_remarked_on(monkeypatch, opened):
+    current = opened(3, remark="no segments")
+    assert taken(2) == "cuda:2: no segments"
+    assert (current, os.environ[placement.OWN_DEVICE]) == ([2], "cuda:2")
+    monkeypatch.setenv(placement.COUNTED, "GPU-u1,GPU-u0,GPU-u2")
+    assert taken(3) == (
+        "CUDA numbers the GPUs differently from nvidia-smi; the GPU table goes by UUID; cuda:0: no segments"
+    )
+    assert current == [2, 0]
+
+
+def test_a_rank_of_several_gpus_or_with_a_mig_device_compares_nothing(monkeypatch, opened):
+    current = opened(2)
+    monkeypatch.setenv(placement.COUNTED, ",".join(f"GPU-u{number}" for number in range(8)))
+    assert taken(1, gpus_per_rank=2) is None
+    opened(1)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-a")
+    assert taken(3, ranks=8) is None
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    with pytest.raises(RuntimeError, match="8 ranks would share a GPU instead of 1"):
+        taken(3, ranks=8)
+    assert current == [0]
+
+
+@pytest.mark.parametrize(("seen", "enough"), [(1, False), (2, True)])
+def test_a_rank_needs_all_of_its_gpus(monkeypatch, opened, seen, enough):
+    opened(seen)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5")
+    if enough:
+        assert taken(1, gpus_per_rank=2) is None
+    else:
+        with pytest.raises(RuntimeError) as raised:
+            taken(1, gpus_per_rank=2)
+        assert str(raised.value) == "torch sees 1 of the 2 GPUs of this rank (CUDA_VISIBLE_DEVICES=4,5)"
+
+
+def test_only_where_gpus_were_asked_for_are_others_hidden(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")
+    device.hide_other_gpus(RunConfig(prompts="p", device="cpu", gpus_per_rank=2), 1)
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "4,5,6,7"
+    device.hide_other_gpus(RunConfig(prompts="p", device="cuda", gpus_per_rank=2), 1)
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "6,7"
+
+
+@pytest.mark.parametrize(
+    ("visible", "counted", "seen", "devices"),
+    [
+        ("0,1", "GPU-a,GPU-b,GPU-c", 2, 2),
+        ("MIG-a", "MIG-a,MIG-b", 1, 2),
+        ("MIG-a", "", 1, 1),
+        (None, "", 4, 4),
+    ],
+)
+def test_the_devices_of_a_run_are_those_that_are_seen_but_of_mig_devices_all(
+    monkeypatch, visible, counted, seen, devices
+):
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.setenv(placement.COUNTED, counted)
+    assert device.devices_of_run(seen) == devices
+
+
+def test_a_rank_on_a_mig_device_has_the_number_of_the_run_not_of_its_process(monkeypatch):
+    properties(monkeypatch, pci_domain_id=0, pci_bus_id=1, pci_device_id=0)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-b")
+    monkeypatch.setenv(placement.COUNTED, "MIG-a,MIG-b")
+    config = RunConfig(prompts="p", device="cuda", ranks=4)
+    found = [device.device_facts(GPUS[0], GPUS[:1], config, rank)["device"] for rank in range(4)]
+    assert found == ["cuda:0", "cuda:1", "cuda:0", "cuda:1"]
+    assert device.device_facts(GPUS[0], GPUS[:1], config, 1)["device_uuids"] == []
+
+
+def test_gpus_are_counted_after_cuda_has_begun(monkeypatch):
+    did = []
+    monkeypatch.setattr(torch.cuda, "init", lambda: did.append("init"))
+    monkeypatch.setattr(torch._C, "_cuda_getDeviceCount", lambda: len(did) and 3, raising=False)
+    assert device._count_opened() == 3
+    monkeypatch.delattr(torch._C, "_cuda_getDeviceCount")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 5)
+    assert device._count_opened() == 5, "by a build without CUDA"

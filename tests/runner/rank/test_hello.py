@@ -23,3 +23,11 @@ def test_every_rank_greets_and_rank_0_prints_what_all_said(monkeypatch, capsys, 
     printed = capsys.readouterr().out
     assert printed == (f"{GREETINGS}{json.dumps([*said, 'and another'])}\n" if rank == 0 else "")
     assert ended == [True]
+
+
+def test_ranks_that_greet_are_forked_as_they_are_ordered_and_keep_their_command_line(monkeypatch):
+    served = []
+    monkeypatch.setattr(hello.forking, "take_channel", lambda: "channel")
+    monkeypatch.setattr(hello.forking, "serve", lambda *given, **how: served.append((given, how)))
+    hello.main()
+    assert served == [(("channel", hello.greet), {"named": ("", "")})]

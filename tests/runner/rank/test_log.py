@@ -59,3 +59,10 @@ def test_a_log_is_its_users_alone_and_has_the_trace_of_a_crash(tmp_path: Path):
     lines = log.read_text().splitlines()
     assert lines[:2] == ["before", "Fatal Python error: Segmentation fault"]
     assert log.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_log_that_cannot_be_opened_is_an_error_and_the_output_stays(tmp_path: Path):
+    code = "import sys; from pathlib import Path; from rankdeck.runner.rank.log import log_to\n"
+    code += "try: log_to(Path(sys.argv[1]))\nexcept OSError: print('still here')"
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "no" / "log")], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "still here\n")
