@@ -68,11 +68,12 @@ async def test_the_ranks_are_launched_with_a_config_and_an_environment_of_their_
 
     def launch(config_file, module, arguments):
         looks.append((config_file, "use_cpu: true" in config_file.read_text(), module, list(arguments)))
-        return ranks_that()(config_file, module, arguments)[:2] + [
+        return [
+            *ranks_that()(config_file, module, arguments)[:2],
             GREETS.replace("{does}", "pass").replace(
-                "json.dumps([str(order.world_size), order.store or \"alone\", *sorted(order.environment)])",
+                'json.dumps([str(order.world_size), order.store or "alone", *sorted(order.environment)])',
                 "json.dumps([os.environ['OMP_NUM_THREADS'], os.environ['RANKDECK_CORES'], str(order.attempt)])",
-            )
+            ),
         ]
 
     assert await greetings_of(2, True, launch) == ["4", "8", "1"]

@@ -170,9 +170,7 @@ def test_a_config_of_the_users_own_is_said_not_to_be_read() -> None:
         ),
     ],
 )
-def test_room_is_judged_just_at_its_bound(
-    name: str, changes: dict[str, object], status: str, cure: str | None
-) -> None:
+def test_room_is_judged_just_at_its_bound(name: str, changes: dict[str, object], status: str, cure: str | None) -> None:
     check = seen(name, **changes)
     assert (check.status, check.cure) == (status, cure)
 
@@ -386,9 +384,7 @@ RESET = "reset it (nvidia-smi --gpu-reset) or reboot"
         ),
     ],
 )
-def test_of_each_gpu_is_said_what_it_lacks(
-    changes: dict[str, object], found: tuple[str, str, str | None]
-) -> None:
+def test_of_each_gpu_is_said_what_it_lacks(changes: dict[str, object], found: tuple[str, str, str | None]) -> None:
     assert said("GPU 0", machine=gpu(**changes), torch=None) == found
     assert said("GPU 1", machine=gpu(**changes), torch=None)[0] == "ok"
 
@@ -444,7 +440,7 @@ def test_gpus_that_only_torch_sees_are_counted(devices: int, found: str) -> None
     assert (check.name, check.status, check.cure) == ("torch", "warn", "bring it in")
     assert check.found == f"torch sees {found}, without figures"
     counts = Machine(no_gpu="no permission: x")
-    assert [one.name for one in gpu_checks(Facts(machine=counts, torch=torch))][0] == "driver", "NVML is there"
+    assert next(one.name for one in gpu_checks(Facts(machine=counts, torch=torch))) == "driver", "NVML is there"
 
 
 def test_gpus_that_a_run_does_not_get_are_counted() -> None:

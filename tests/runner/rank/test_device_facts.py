@@ -120,7 +120,9 @@ def opened(monkeypatch):
         monkeypatch.setattr(device, "_count_opened", lambda: seen)
         monkeypatch.setattr(device, "_uuid", lambda index: f"u{index}")
         monkeypatch.setattr(torch.cuda, "set_device", current.append)
-        monkeypatch.setattr("rankdeck.runner.engine.memory.without_expandable_segments", lambda at: remark and f"{at}: {remark}")
+        monkeypatch.setattr(
+            "rankdeck.runner.engine.memory.without_expandable_segments", lambda at: remark and f"{at}: {remark}"
+        )
         return current
 
     monkeypatch.setenv(placement.OWN_DEVICE, "unset")

@@ -138,4 +138,4 @@ def test_a_rank_waits_for_the_others_through_any_download():
     from rankdeck.runner.rank import worker
 
     assert timedelta(days=7) == worker.GROUP_TIMEOUT
-    assert {"NCCL_P2P_DISABLE": "1", "NCCL_IB_DISABLE": "1"} == group.NO_NCCL
+    assert group.NO_NCCL == {"NCCL_P2P_DISABLE": "1", "NCCL_IB_DISABLE": "1"}

@@ -171,7 +171,9 @@ def test_a_directory_without_run_json_is_no_run(tmp_path, where):
         run_directory.read_run_file(tmp_path / where)
 
 
-@pytest.mark.parametrize(("status", "ended"), [("running", False), ("completed", True), ("failed", True), ("stopped", True)])
+@pytest.mark.parametrize(
+    ("status", "ended"), [("running", False), ("completed", True), ("failed", True), ("stopped", True)]
+)
 def test_a_run_has_ended_once_run_json_says_so(tmp_path, status, ended):
     assert not run_directory.has_ended(tmp_path), "there is no run"
     run_directory.write_run_file(tmp_path, msgspec.structs.replace(RUN, status=status))
