@@ -260,5 +260,5 @@ def test_a_line_with_more_in_it_than_a_record_is_damaged(more, why):
 
 def test_a_line_that_is_no_utf8_is_damaged():
     line = msgspec.json.encode(record(text="XX")).replace(b"XX", b"\xff")
-    with pytest.raises(ValueError, match="(?i)utf-8"):
+    with pytest.raises(ValueError, match=r"(?i)utf-8"):
         protocol.whole_record(line)
