@@ -1,4 +1,4 @@
-"""How a tree of processes is found and ended, with processes and a clock that are made up: who is asked, and how often."""
+"""How a tree of processes is found and ended, with made-up processes and a made-up clock: who is asked, and when."""
 
 import os
 from types import SimpleNamespace

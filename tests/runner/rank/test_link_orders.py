@@ -158,3 +158,23 @@ def test_the_wait_for_the_others_is_over_only_at_the_same_point(supervisor):
     supervisor.say(protocol.GoOn(at="bandwidth"))
     waiting.join(30)
     assert met.is_set()
+
+
+def test_messages_that_were_handed_over_together_stay_in_order_before_progress(supervisor):
+    link = supervisor.link
+    steps = [protocol.StepsInFlight(rank=0, batch=1, step=step, output_tokens=1) for step in (1, 2)]
+    with link._ready:  # the sender comes to nothing before all of it is there
+        link.send(*(protocol.LogLine(source="rank 0", text=text) for text in "ab"))
+        link.progress(steps[0])
+        link.progress(steps[1])
+    heard = [supervisor.heard() for _ in range(3)]
+    assert [getattr(one, "text", None) for one in heard] == ["a", "b", None]
+    assert heard[2] == protocol.Steps(steps=steps[1])
+
+
+def test_a_supervisor_that_does_not_read_any_more_is_gone(supervisor):
+    supervisor.link._socket.shutdown(socket.SHUT_WR)
+    supervisor.link.send(protocol.LogLine(source="rank 0", text="x"))
+    assert supervisor.gone.wait(30)
+    assert supervisor.left[:1] == [SUPERVISOR_GONE_STATUS]
+    assert supervisor.words.getvalue().startswith("the supervisor is gone; leaving\n")
