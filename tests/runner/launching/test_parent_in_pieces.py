@@ -185,3 +185,72 @@ async def test_a_rank_that_was_forked_is_remembered_before_anybody_hears_of_it_a
     await parent.end()
     assert seen == [(reports[0], 7, False), (reports[1], 7, True)]
     assert not psutil.pid_exists(rank.pid) or rank.wait(10) == -15
+
+
+async def test_reports_that_cannot_be_read_end_the_talk_and_those_before_are_heard():
+    parent, heard = RankParent(lambda line: None, adopts_orphans=False), []
+    parent.hear = heard.append
+    forked = protocol.RankForked(rank=0, attempt=1, pid=2**22 + 1)
+    reader = asyncio.StreamReader()
+    for line in (protocol.encode_line(forked), b'{"type":"dance"}\n', protocol.encode_line(forked)):
+        reader.feed_data(line)
+    reader.feed_eof()
+    await parent._listen(reader)
+    assert heard == [forked]
+    assert parent.pid is None, "only the parent itself says which process it is"
+
+
+async def test_orders_are_lines_on_the_channel_and_none_once_it_closes():
+    class Writer:
+        closing = False
+
+        def __init__(self) -> None:
+            self.written = b""
+
+        def is_closing(self) -> bool:
+            return self.closing
+
+        def write(self, lines: bytes) -> None:
+            self.written += lines
+
+    parent = RankParent(lambda line: None)
+    parent._writer = writer = Writer()
+    orders = [protocol.StartRank(rank=rank, world_size=2, attempt=3) for rank in range(2)]
+    parent.order(*orders)
+    assert writer.written == b"".join(map(protocol.encode_line, orders))
+    writer.closing = True
+    parent.order(*orders)
+    assert len(writer.written) == len(b"".join(map(protocol.encode_line, orders)))
+
+
+async def test_what_an_adopting_supervisor_takes_for_its_tree_is_said_by_whoever_made_it(monkeypatch):
+    made = []
+    monkeypatch.setattr(
+        parent_module, "ProcessTree", lambda root, adopted: made.append(adopted) or ProcessTree(root, adopted=False)
+    )
+    for adopts in ({}, {"adopts_orphans": True}, {"adopts_orphans": False}):
+        parent = RankParent(lambda line: None, **adopts)
+        await parent.start(SLEEP, os.environ)
+        await parent.end()
+    assert made == [True, True, False]
+
+
+async def test_last_words_are_waited_for_a_moment_and_no_longer(monkeypatch):
+    waits = []
+
+    async def wait(tasks, timeout=None):
+        waits.append(timeout)
+        return set(), tasks
+
+    parent = RankParent(lambda line: None)
+
+    class Process:
+        async def wait(self) -> int:
+            return 3
+
+    parent._process, parent._printed = Process(), asyncio.create_task(asyncio.Event().wait())
+    parent.lines.append("OSError: no room")
+    monkeypatch.setattr(parent_module.asyncio, "wait", wait)
+    assert await parent.why_gone() == "accelerate launch ended with status 3: OSError: no room"
+    assert waits == [1.0]
+    parent._printed.cancel()
