@@ -238,8 +238,8 @@ async def test_what_an_adopting_supervisor_takes_for_its_tree_is_said_by_whoever
 async def test_last_words_are_waited_for_a_moment_and_no_longer(monkeypatch):
     waits = []
 
-    async def wait(tasks, timeout=None):
-        waits.append(timeout)
+    async def wait(tasks, **how):
+        waits.append(how)
         return set(), tasks
 
     parent = RankParent(lambda line: None)
@@ -252,5 +252,5 @@ async def test_last_words_are_waited_for_a_moment_and_no_longer(monkeypatch):
     parent.lines.append("OSError: no room")
     monkeypatch.setattr(parent_module.asyncio, "wait", wait)
     assert await parent.why_gone() == "accelerate launch ended with status 3: OSError: no room"
-    assert waits == [1.0]
+    assert waits == [{"timeout": 1.0}]
     parent._printed.cancel()
