@@ -161,3 +161,31 @@ def test_linux_on_windows_is_known_by_its_kernel(tmp_path, release, wsl):
     if release is not None:
         path.write_text(release)
     assert processes.under_wsl(path) is wsl
+
+
+def test_ranks_have_these_variables_and_no_others_of_rankdecks():
+    """Written out by hand: each changes what a rank does, or what its log is full of."""
+    everywhere = {
+        "OMP_NUM_THREADS": "4",
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "TQDM_DISABLE": "1",
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONSAFEPATH": "1",
+    }
+    assert on_cpu() == {
+        **everywhere, "RANKDECK_CORES": "8", "ACCELERATE_USE_CPU": "true", "GOMP_SPINCOUNT": "1000",
+    }  # fmt: skip
+    assert on_gpus() == {**everywhere, "RANKDECK_CORES": ""}
+    assert rank_environment({}, 2, False, 8, expandable_segments=True) == {
+        **everywhere, "RANKDECK_CORES": "", OLD: GROWS, NEW: GROWS,
+    }  # fmt: skip
+
+
+def test_what_rankdeck_decides_the_users_own_variables_do_not():
+    own = {"HF_HUB_DISABLE_PROGRESS_BARS": "0", "TQDM_DISABLE": "0", "PYTHONUNBUFFERED": "", "PYTHONSAFEPATH": "",
+           "RANKDECK_CORES": "99", "MY_RANK": "7", "RANKS": "3"}  # fmt: skip
+    for found, cores in ((on_cpu(own), "8"), (on_gpus(own), "")):
+        assert {name: found[name] for name in own} == {
+            **dict.fromkeys(own, "1"), "RANKDECK_CORES": cores, "MY_RANK": "7", "RANKS": "3",
+        }  # fmt: skip

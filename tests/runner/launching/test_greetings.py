@@ -59,3 +59,24 @@ async def test_a_rank_that_fails_ends_the_others_and_is_told_of(does, said):
 async def test_a_launcher_that_ends_is_told_with_its_words():
     with pytest.raises(HelloError, match="accelerate launch ended with status 1: ImportError: no torch"):
         await greetings_of(2, True, lambda *_: [sys.executable, "-c", "raise ImportError('no torch')"])
+
+
+async def test_the_ranks_are_launched_with_a_config_and_an_environment_of_their_own_and_nothing_stays(monkeypatch):
+    looks = []
+    monkeypatch.setattr(greetings, "usable_cores", lambda: 8)
+    monkeypatch.setattr(greetings.telemetry, "rank_variables", lambda environ: {})
+    told = "os.environ['OMP_NUM_THREADS'], os.environ['RANKDECK_CORES'], str(order.attempt)"
+    does = f"print({GREETINGS!r} + json.dumps([{told}]), flush=True); os._exit(0)"
+
+    def launch(config_file, module, arguments):
+        looks.append((config_file, "use_cpu: true" in config_file.read_text(), module, list(arguments)))
+        return ranks_that(does)(config_file, module, arguments)
+
+    assert await greetings_of(2, True, launch) == ["4", "8", "1"]
+    assert await greetings_of(1, False, launch) == ["8", "", "1"]
+    assert [look[1:] for look in looks] == [
+        (True, "rankdeck.runner.rank.hello", []),
+        (False, "rankdeck.runner.rank.hello", []),
+    ]
+    folders = [config_file.parent for config_file, *_ in looks]
+    assert all(folder.name.startswith("rankdeck-hello-") and not folder.exists() for folder in folders)

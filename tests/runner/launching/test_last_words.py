@@ -87,3 +87,13 @@ def test_what_the_launcher_says_of_its_process_is_not_the_cause_unless_nothing_e
     crashed = ["a warning", *LAUNCHER, CALLED + "died with <Signals.SIGSEGV: 11>."]
     assert end_of_launcher(1, crashed) == "accelerate launch ended with status 1: killed by SIGSEGV"
     assert end_of_launcher(2, []) == "accelerate launch ended with status 2: it said nothing"
+
+
+def test_what_the_kernel_does_where_memory_runs_out_is_told_word_for_word():
+    assert last_words.KILLED == "killed by SIGKILL (by the kernel because memory ran out, or by somebody)"
+    words = (
+        "killed by SIGKILL before it was ready: the kernel does that when the machine's memory runs out, and would do "
+        "so again; "
+    )
+    assert last_words.out_of_memory_while_loading(2) == f"{words}run fewer ranks (--ranks)"
+    assert last_words.out_of_memory_while_loading(1) == f"{words}take a smaller model, or a smaller --dtype"

@@ -9,6 +9,7 @@ import sys
 import psutil
 import pytest
 
+from rankdeck.runner import protocol
 from rankdeck.runner.launching import parent as parent_module
 from rankdeck.runner.launching import process_tree
 from rankdeck.runner.launching.parent import KEPT_LINES, RankParent
@@ -158,3 +159,98 @@ async def test_the_parent_and_its_launcher_are_spared_only_while_it_lives_and_is
     await parent.end()
     assert asked == [spared | ({launcher} if spared else set())]
     assert parent_module.MAX_LINE_BYTES == 2**20
+
+
+def test_how_long_processes_are_waited_for_stays_as_it_is():
+    """Long enough for a rank to leave, short enough for whoever presses Ctrl-C; looked at many times a second."""
+    assert (process_tree.TERMINATE_SECONDS, process_tree.LOOK_SECONDS) == (3.0, 0.05)
+
+
+async def test_a_rank_that_was_forked_is_remembered_before_anybody_hears_of_it_and_ended_with_the_rest(sleeper):
+    rank, heard, seen = sleeper(), asyncio.Event(), []
+    parent = RankParent(lambda line: None, adopts_orphans=False)
+    code = "import os, sys, time; os.write(0, sys.argv[1].encode()); time.sleep(99)"
+    reports = [protocol.ParentReady(pid=7), protocol.RankForked(rank=0, attempt=1, pid=rank.pid)]
+
+    def hear(report):
+        seen.append((report, parent.pid, rank.pid in {process.pid for process in parent._tree._found}))
+        if isinstance(report, protocol.RankForked):
+            heard.set()
+
+    parent.hear = hear
+    talk = b"".join(map(protocol.encode_line, reports)).decode()
+    await parent.start([sys.executable, "-c", code, talk], os.environ)
+    async with asyncio.timeout(30):
+        await heard.wait()
+    await parent.end()
+    assert seen == [(reports[0], 7, False), (reports[1], 7, True)]
+    assert not psutil.pid_exists(rank.pid) or rank.wait(10) == -15
+
+
+async def test_reports_that_cannot_be_read_end_the_talk_and_those_before_are_heard():
+    parent, heard = RankParent(lambda line: None, adopts_orphans=False), []
+    parent.hear = heard.append
+    forked = protocol.RankForked(rank=0, attempt=1, pid=2**22 + 1)
+    reader = asyncio.StreamReader()
+    for line in (protocol.encode_line(forked), b'{"type":"dance"}\n', protocol.encode_line(forked)):
+        reader.feed_data(line)
+    reader.feed_eof()
+    await parent._listen(reader)
+    assert heard == [forked]
+    assert parent.pid is None, "only the parent itself says which process it is"
+
+
+async def test_orders_are_lines_on_the_channel_and_none_once_it_closes():
+    class Writer:
+        closing = False
+
+        def __init__(self) -> None:
+            self.written = b""
+
+        def is_closing(self) -> bool:
+            return self.closing
+
+        def write(self, lines: bytes) -> None:
+            self.written += lines
+
+    parent = RankParent(lambda line: None)
+    parent._writer = writer = Writer()
+    orders = [protocol.StartRank(rank=rank, world_size=2, attempt=3) for rank in range(2)]
+    parent.order(*orders)
+    assert writer.written == b"".join(map(protocol.encode_line, orders))
+    writer.closing = True
+    parent.order(*orders)
+    assert len(writer.written) == len(b"".join(map(protocol.encode_line, orders)))
+
+
+async def test_what_an_adopting_supervisor_takes_for_its_tree_is_said_by_whoever_made_it(monkeypatch):
+    made = []
+    monkeypatch.setattr(
+        parent_module, "ProcessTree", lambda root, adopted: made.append(adopted) or ProcessTree(root, adopted=False)
+    )
+    for adopts in ({}, {"adopts_orphans": True}, {"adopts_orphans": False}):
+        parent = RankParent(lambda line: None, **adopts)
+        await parent.start(SLEEP, os.environ)
+        await parent.end()
+    assert made == [True, True, False]
+
+
+async def test_last_words_are_waited_for_a_moment_and_no_longer(monkeypatch):
+    waits = []
+
+    async def wait(tasks, **how):
+        waits.append(how)
+        return set(), tasks
+
+    parent = RankParent(lambda line: None)
+
+    class Process:
+        async def wait(self) -> int:
+            return 3
+
+    parent._process, parent._printed = Process(), asyncio.create_task(asyncio.Event().wait())
+    parent.lines.append("OSError: no room")
+    monkeypatch.setattr(parent_module.asyncio, "wait", wait)
+    assert await parent.why_gone() == "accelerate launch ended with status 3: OSError: no room"
+    assert waits == [{"timeout": 1.0}]
+    parent._printed.cancel()

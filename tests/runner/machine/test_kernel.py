@@ -1,5 +1,6 @@
 """What is read from the kernel's answers: whose a socket is, what a process does, how many files may be open."""
 
+import os
 import resource
 import socket
 import struct
@@ -106,6 +107,52 @@ def test_the_limit_is_raised_to_the_hard_one_and_never_lowered(monkeypatch, soft
     monkeypatch.setattr(kernel.resource, "setrlimit", set_limit)
     kernel.raise_descriptor_limit()
     assert asked == set_to
+
+
+def test_it_is_the_number_of_open_files_that_is_looked_at_and_raised(monkeypatch):
+    asked = []
+    monkeypatch.setattr(kernel.resource, "getrlimit", lambda which: asked.append(which) or (5, 9))
+    monkeypatch.setattr(kernel.resource, "setrlimit", lambda which, limits: asked.append(which))
+    kernel.raise_descriptor_limit()
+    kernel.descriptor_limit()
+    assert asked == [resource.RLIMIT_NOFILE] * 3
+
+
+def test_the_peer_of_a_socket_is_asked_of_the_kernel_where_it_tells(monkeypatch):
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        assert kernel.peer_process(ours) == PeerProcess(os.getpid(), os.getuid())
+        monkeypatch.delattr(kernel.socket, "SO_PEERCRED")
+        assert kernel.peer_process(ours) is None
+
+
+def test_a_process_that_vanishes_between_two_looks_has_no_look_and_no_ancestors(monkeypatch):
+    class Vanishing:
+        def __init__(self, pid):
+            self.pid = pid
+
+        def parents(self):
+            raise ProcessLookupError
+
+        def oneshot(self):
+            raise psutil.NoSuchProcess(self.pid)
+
+    monkeypatch.setattr(kernel.psutil, "Process", Vanishing)
+    assert kernel.look_at(7) is None
+    assert kernel.descends_from(7, 3) is False
+    assert kernel.descends_from(7, 7) is True
+
+
+@pytest.mark.parametrize("error", [psutil.AccessDenied, OSError, AttributeError])
+def test_what_a_process_moves_is_zero_where_it_may_not_be_counted(monkeypatch, error):
+    def denied(self):
+        raise error
+
+    monkeypatch.setattr(psutil.Process, "io_counters", denied, raising=False)
+    look = kernel.look_at(os.getpid())
+    assert look is not None
+    assert look.moved_bytes > 0, "its memory is known"
+    assert look.doing == "running"
 
 
 # --- processes that end with each other ---

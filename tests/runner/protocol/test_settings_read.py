@@ -324,3 +324,42 @@ def test_answers_of_a_sweep_may_be_cut_shorter_than_those_of_its_run():
 def test_a_length_is_fixed_where_nothing_ends_an_answer_early():
     assert RunConfig(prompts="p").length_mode == "natural length"
     assert RunConfig(prompts="p", ignore_eos=True).length_mode == "fixed length"
+
+
+def test_each_word_that_people_use_elsewhere_means_one_choice():
+    """Written out by hand: who types the one means the other."""
+    meant = {
+        "float16": ("fp16", "f16", "half"),
+        "bfloat16": ("bf16", "brainfloat16"),
+        "float32": ("fp32", "f32", "float", "full"),
+        "cuda": ("gpu", "gpus", "nvidia"),
+        "bnb-8bit": ("8bit", "8-bit", "int8-bnb", "load_in_8bit"),
+        "bnb-4bit": ("4bit", "4-bit", "nf4", "int4", "load_in_4bit"),
+        "flash_attention_2": ("flash", "flash2", "fa2"),
+        "flash_attention_3": ("flash3", "fa3"),
+    }
+    for choice, words in meant.items():
+        for word in words:
+            assert near(word.upper(), list(meant)) == f"; did you mean {choice}?", word
+
+
+def test_a_trial_may_be_repeated_as_often_as_a_sweep_may_have_trials():
+    alone = {"batch_sizes": [1], "ranks": [1]}
+    assert swept(**alone, repeats=2000) == []
+    assert "--repeats: must be at most 2000, not 2001" in swept(**alone, repeats=2001)
+
+
+def test_a_sweep_needs_as_many_ranks_as_its_run_has_and_no_more():
+    assert swept(ranks=[2]) == []
+    assert swept(ranks=[1]) == []
+    assert swept({"ranks": 1}, ranks=[1, 2]) == ["--ranks: 2 are to be measured, and the run has 1"]
+
+
+def test_several_problems_of_a_plan_are_told_at_once():
+    assert swept(batch_sizes=[], repeats=0, least_rounds=0, least_seconds=-1.0, trial_tokens=0) == [
+        "--batch-sizes: must be numbers from 1 to 65536, as in 1,2,4,8",
+        "--repeats: must be at least 1, not 0",
+        "--rounds: must be at least 1, not 0",
+        "--seconds: must be from 0 to 86,400, not -1.0",
+        "--trial-tokens: must be at least 1, not 0",
+    ]

@@ -11,7 +11,7 @@ from rankdeck.runner import protocol
 from rankdeck.runner.protocol import BatchResult, DeviceSample, OutputRecord, Prompt, record_digest
 from rankdeck.runner.protocol.first_batch import FirstBatch, first_batch
 from rankdeck.runner.protocol.framing import GREETINGS, encode, encode_line
-from rankdeck.runner.protocol.sweep_plan import SweepPlan, SweepState, Trial, TrialRecord, warm_up_tokens
+from rankdeck.runner.protocol.sweep_plan import SweepPlan, SweepState, Trial, TrialRecord, TrialResult, warm_up_tokens
 
 DEFAULTS: dict[type, dict[str, Any]] = {
     protocol.Arrived: {},
@@ -66,6 +66,17 @@ DEFAULTS: dict[type, dict[str, Any]] = {
     OutputRecord: {"error": None, "rank": None, "batch": None},
     protocol.StepsInFlight: {"rows": None, "cache_used": None},
     TrialRecord: {"result": None, "reason": None},
+    TrialResult: {
+        "peak_memory_bytes": None,
+        "rank_peak_memory_bytes": [],
+        "reserved_memory_bytes": None,
+        "busy_percent": None,
+        "dram_percent": None,
+        "tensor_percent": None,
+        "power_watts": None,
+        "tokens_per_joule": None,
+        "mbu": None,
+    },
     SweepState: {
         "records": (),
         "current": None,
@@ -216,3 +227,38 @@ def test_a_line_is_what_is_encoded_with_one_newline():
 def test_what_both_ends_must_agree_on_stays_as_it_is():
     assert (protocol.PROTOCOL_VERSION, protocol.MAX_LINE_BYTES) == (1, 32 * 2**20)
     assert GREETINGS == "rankdeck greetings: "
+
+
+# --- lines of outputs.jsonl ---
+
+
+def test_a_record_that_another_writer_has_spaced_or_ordered_is_still_one():
+    line = protocol.encode_line(record())
+    assert protocol.whole_record(line) == record()
+    assert protocol.whole_record(line.rstrip(b"\n") + b"\r\n") == record()
+    assert protocol.whole_record(line.replace(b",", b", ")) == record()
+    turned = json.dumps(dict(reversed(json.loads(line).items()))).encode()
+    assert protocol.whole_record(turned) == record()
+    older = json.dumps({name: value for name, value in json.loads(line).items() if name != "batch"}).encode()
+    assert protocol.whole_record(older) == record()
+
+
+@pytest.mark.parametrize(
+    ("more", "why"),
+    [
+        (b',"zz":1,"new":2}', "a record has no `new`"),
+        (b',"text":"of another"}', "a key appears twice"),
+        (b',"text":{"text":1}}', "Expected `str`"),
+        (b"}}", "trailing characters"),
+    ],
+)
+def test_a_line_with_more_in_it_than_a_record_is_damaged(more, why):
+    line = msgspec.json.encode(record())[:-1] + more
+    with pytest.raises(ValueError, match=why):
+        protocol.whole_record(line)
+
+
+def test_a_line_that_is_no_utf8_is_damaged():
+    line = msgspec.json.encode(record(text="XX")).replace(b"XX", b"\xff")
+    with pytest.raises(ValueError, match=r"(?i)utf-8"):
+        protocol.whole_record(line)

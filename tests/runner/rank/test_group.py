@@ -132,3 +132,10 @@ def test_ranks_wait_for_each_other_as_long_as_they_are_told_to_in_a_group_of_all
     assert formed == [{"store": ("/the/store", 3), "rank": 1, "world_size": 3, **given}]
     assert places == ["1", "1", "3", "3"]
     assert not any(name in os.environ for name in names)
+
+
+def test_a_rank_waits_for_the_others_through_any_download():
+    from rankdeck.runner.rank import worker
+
+    assert timedelta(days=7) == worker.GROUP_TIMEOUT
+    assert group.NO_NCCL == {"NCCL_P2P_DISABLE": "1", "NCCL_IB_DISABLE": "1"}

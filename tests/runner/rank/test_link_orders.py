@@ -176,3 +176,15 @@ def test_a_rank_that_can_send_nothing_any_more_leaves(supervisor, monkeypatch):
     assert supervisor.gone.wait(30)
     assert supervisor.left[0] == SUPERVISOR_GONE_STATUS
     assert supervisor.words.getvalue().startswith("the supervisor is gone; leaving\n")
+
+
+def test_messages_that_were_handed_over_together_stay_in_order_before_progress(supervisor):
+    link = supervisor.link
+    steps = [protocol.StepsInFlight(rank=0, batch=1, step=step, output_tokens=1) for step in (1, 2)]
+    with link._ready:  # the sender comes to nothing before all of it is there
+        link.send(*(protocol.LogLine(source="rank 0", text=text) for text in "ab"))
+        link.progress(steps[0])
+        link.progress(steps[1])
+    heard = [supervisor.heard() for _ in range(3)]
+    assert [getattr(one, "text", None) for one in heard] == ["a", "b", None]
+    assert heard[2] == protocol.Steps(steps=steps[1])

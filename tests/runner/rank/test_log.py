@@ -15,7 +15,7 @@ if sys.argv[1] != "/dev/full":
     os.write(1, b"from below Python\\n")
 print("no end of line, ", end="")
 sys.stderr.write("é and half a character: \\ud83d\\n")
-sys.stdout.buffer.write(b"bytes\\n")
+assert sys.stdout.buffer.write(b"bytes\\n") == 6, "as from any file, whatever became of them"
 logging.error("logged")
 try:
     raise ValueError("raised")
@@ -59,3 +59,18 @@ def test_a_log_is_its_users_alone_and_has_the_trace_of_a_crash(tmp_path: Path):
     lines = log.read_text().splitlines()
     assert lines[:2] == ["before", "Fatal Python error: Segmentation fault"]
     assert log.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_log_that_cannot_be_opened_is_an_error_and_the_output_stays(tmp_path: Path):
+    code = "import sys; from pathlib import Path; from rankdeck.runner.rank.log import log_to\n"
+    code += "try: log_to(Path(sys.argv[1]))\nexcept OSError: print('still here')"
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "no" / "log")], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "still here\n")
+
+
+def test_a_log_takes_the_place_of_both_outputs_and_leaves_nothing_else_open(tmp_path: Path):
+    code = "import os, sys; from pathlib import Path; from rankdeck.runner.rank.log import log_to\n"
+    code += "before = os.listdir('/proc/self/fd'); log_to(Path(sys.argv[1]))\n"
+    code += "print(os.listdir('/proc/self/fd') == before, os.fstat(1).st_ino == os.fstat(2).st_ino)"
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "log")], timeout=60, check=True)
+    assert (tmp_path / "log").read_text() == "True True\n"

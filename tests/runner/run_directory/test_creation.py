@@ -120,3 +120,32 @@ def test_a_run_that_does_not_start_leaves_what_was_there_before_and_no_name(tmp_
     assert wanted.exists() == there_before
     assert not there_before or not list(wanted.iterdir())
     assert not list(run_directory.runs_directory().iterdir())
+
+
+@pytest.mark.parametrize("mode", [0o750, 0o705, 0o710, 0o702, 0o700])
+def test_a_directory_that_anybody_else_could_look_into_is_made_private(tmp_path, mode):
+    wanted = tmp_path / "wanted"
+    wanted.mkdir()
+    wanted.chmod(mode)
+    create_directory(wanted, name=None, prompts="p")
+    assert modes(wanted) == 0o700
+
+
+def test_a_directory_of_another_user_is_named_with_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.setattr(creation.os, "getuid", lambda: tmp_path.stat().st_uid + 1)
+    words = f"--run-dir: {tmp_path} belongs to another user, who could read the run; name another$"
+    with pytest.raises(RunFileError, match=words):
+        create_directory(tmp_path, name=None, prompts="p")
+
+
+def test_what_stands_in_the_way_of_a_directory_is_said_with_its_flag(tmp_path, monkeypatch):
+    monkeypatch.setattr(creation, "why_nowhere", lambda wanted: f"{wanted} leads nowhere")
+    with pytest.raises(RunFileError, match=f"^--run-dir: {tmp_path} leads nowhere$"):
+        create_directory(tmp_path, name=None, prompts="p")
+    assert create_directory(None, name="mine", prompts="p").created, "nobody asks of a place that was not named"
+
+
+def test_a_run_that_has_the_name_it_was_given_is_not_written_again(tmp_path):
+    run = RunFile(name="twin", started_at=1.0, config=RunConfig(prompts="p"), prompts=1)
+    register_run(tmp_path, run)
+    assert not list(tmp_path.glob("run.json")), "only a name with a number is news"

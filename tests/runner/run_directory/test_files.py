@@ -220,3 +220,37 @@ def test_what_is_set_aside_takes_no_name_that_is_taken_even_by_a_link_that_leads
     assert unused_name(path).name == "f.damaged-2"
     (tmp_path / "f.damaged-2").mkdir()
     assert unused_name(path).name == "f.damaged-3"
+
+
+def test_half_a_line_is_cut_off_even_where_the_owners_permission_was_taken_away(tmp_path, monkeypatch):
+    path = tmp_path / "f"
+    path.write_bytes(b"1\nhalf")
+    path.chmod(0o400)
+    monkeypatch.setattr(private_files.os, "access", lambda path, wanted: False)
+    assert mend(path) == 4
+    assert (path.read_bytes(), path.stat().st_mode & 0o777) == (b"1\n", 0o600)
+
+
+def test_a_file_that_somebody_else_gave_us_is_written_to_though_it_cannot_be_made_private(tmp_path, monkeypatch):
+    def theirs(*_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(private_files.os, "fchmod", theirs)
+    LineWriter(tmp_path / "f").write(b"1\n")
+    assert (tmp_path / "f").read_bytes() == b"1\n"
+
+
+def test_a_file_that_cannot_be_read_is_named_with_the_systems_reason(tmp_path, monkeypatch):
+    def away(_: Path) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(files, "open_regular", away)
+    for name, read in (("outputs", run_directory.read_outputs), ("events", run_directory.read_events)):
+        with pytest.raises(RunFileError, match=rf"^{tmp_path}/{name}\.jsonl: cannot be read: Input/output error$"):
+            list(read(tmp_path))
+
+
+def test_of_several_links_the_first_by_name_is_told(tmp_path):
+    for name in ("run.json", "outputs.jsonl", "rank-3.log"):
+        (tmp_path / name).symlink_to("nowhere")
+    assert link_among_files(tmp_path) == tmp_path / "outputs.jsonl"

@@ -134,3 +134,45 @@ def test_a_journal_that_cannot_be_put_back_leaves_nothing_half_done(tmp_path, mo
     with pytest.raises(OSError, match="Read-only"):
         write_again(path, io.BytesIO(b"1\n"))
     assert (path.read_text(), names(tmp_path)) == ("foreign", ["events.jsonl"])
+
+
+def test_what_was_no_file_makes_way_and_is_named(tmp_path):
+    (tmp_path / "events.jsonl").mkdir()
+    (tmp_path / "events.jsonl.damaged").touch()
+    story = take_up_journal(tmp_path)
+    assert story == Story(
+        said=["events.jsonl was not a file: it is events.jsonl.damaged-2 now, and a new journal begins"]
+    )
+    assert names(tmp_path) == ["events.jsonl.damaged", "events.jsonl.damaged-2"]
+
+
+def test_several_damaged_lines_are_counted_and_both_files_are_private(tmp_path):
+    tick = encode_line(protocol.Tick(at=2))
+    written(tmp_path, BEGUN, *[DAMAGE, tick] * 1200).chmod(0o600)
+    before = os.umask(0)
+    try:
+        said = take_up_journal(tmp_path).said
+    finally:
+        os.umask(before)
+    assert said == ["events.jsonl: 1,200 damaged lines were set aside in events.jsonl.damaged"]
+    assert (tmp_path / "events.jsonl").read_bytes() == encode_line(BEGUN) + tick * 1200
+    assert (tmp_path / "events.jsonl.damaged").read_bytes() == DAMAGE * 1200
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o600}
+
+
+def test_a_journal_that_begins_with_another_event_tells_no_story(tmp_path):
+    path = written(tmp_path, protocol.Tick(at=1), protocol.BatchStarted(at=2, rank=0, batch=7, rows=1))
+    content = path.read_bytes()
+    story = take_up_journal(tmp_path)
+    assert (story.begun, story.next_batch, story.state) == (False, 1, RunState())
+    assert (names(tmp_path), (tmp_path / "events.jsonl.damaged").read_bytes()) == (["events.jsonl.damaged"], content)
+
+
+def test_a_run_that_is_taken_up_twice_is_read_to_its_end(tmp_path):
+    later = protocol.RunTakenUp(
+        at=5, config=RunConfig(prompts="p"), completed=1, failed=2, prompt_tokens=3, output_tokens=4
+    )
+    written(tmp_path, BEGUN, later, protocol.BatchStarted(at=6, rank=0, batch=3, rows=1))
+    story = take_up_journal(tmp_path)
+    assert (story.state.completed, story.state.failed, story.said) == (1, 2, [])
+    assert story.state.directory == str(tmp_path), "where it is now"

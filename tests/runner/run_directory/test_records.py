@@ -171,3 +171,31 @@ def test_a_record_of_the_journal_is_the_line_that_was_written():
     assert record_in(encode_line(protocol.Output(at=1.5, record=odd))) == encode_line(odd)
     assert record_in(b'{"type":"tick","at":1,"steps":[]}\n') == b""
     assert record_in(b"xxx\n") == b""
+
+
+def test_prompts_just_beyond_the_last_have_no_record_and_a_hash_of_zero_is_one(monkeypatch):
+    ledger = ledger_of()
+    assert (10 in ledger, 9 in ledger, -1 in ledger, 3 in ledger, len(ledger)) == (False, False, False, True, 10)
+    assert ledger.prompt_of(encode_line(record(10))) is None
+    monkeypatch.setattr(records, "hash", lambda line: 0, raising=False)
+    ledger.note(9, b"a line")
+    assert 9 in ledger
+    assert (list(ledger), ledger.count) == ([0, 1, 2, 3, 9], 5)
+
+
+def test_whoever_counts_the_lines_of_the_new_file_is_told_each_in_order_and_none_of_a_file_that_stays(tmp_path):
+    told: list[bytes] = []
+    outputs(tmp_path).write_bytes(LINES[3] + LINES[1])
+    put_right(tmp_path, ledger_of(), [Source(io.BytesIO(LINES[0] + LINES[2]))], told.append)
+    assert told == LINES
+    put_right(tmp_path, ledger_of(), (), told.append)
+    assert told == LINES
+
+
+def test_what_the_file_itself_has_is_taken_before_what_is_found_elsewhere(tmp_path):
+    outputs(tmp_path).write_bytes(LINES[1] + LINES[0])
+    untouched = io.BytesIO(b"".join(LINES))
+    untouched.seek(5)
+    ledger = ledger_of(LINES[:2])
+    assert put_right(tmp_path, ledger, [Source(untouched)]) == PutRight(changed=True)
+    assert untouched.tell() == 5, "nothing was missing"

@@ -272,3 +272,47 @@ def test_a_run_that_was_copied_is_where_it_is_now_not_where_it_was_written(run, 
         assert isinstance(first, protocol.RunStarted)
         assert first.directory == str(directory)
         assert taken_up(find_resume_point(directory, prompts), directory).directory == str(directory)
+
+
+def test_a_journal_alone_or_records_alone_are_a_run_that_was_begun(run, prompts):
+    write(run, events=journal())
+    assert find_resume_point(run, prompts).resumed
+    (run / run_directory.EVENTS_FILE).unlink()
+    write(run, lines(record(0)))
+    assert find_resume_point(run, prompts).resumed
+
+
+def test_what_was_mended_is_told_in_order_with_both_files_halves_together(run, prompts):
+    write(run, [*lines(record(0)), b"x" * 1000], [*journal(), b"damage\n", b"y" * 234])
+    (run / "outputs.jsonl.damaged").touch()
+    content = (run / run_directory.OUTPUTS_FILE).read_bytes()
+    (run / run_directory.OUTPUTS_FILE).write_bytes(b"a\nb\n" + content)
+    assert find_resume_point(run, prompts).mended == [
+        "1,234 bytes of half-written lines were cut off",
+        "outputs.jsonl: 2 lines not of this run were set aside in outputs.jsonl.damaged-2; prompts without a record "
+        "are done again",
+        "events.jsonl: 1 damaged line was set aside in events.jsonl.damaged",
+    ]
+
+
+def test_a_line_that_is_there_twice_is_removed_and_nothing_is_set_aside(run, prompts):
+    write(run, lines(record(0), record(0)))
+    assert find_resume_point(run, prompts).mended == [
+        "outputs.jsonl: 1 line not of this run was removed; prompts without a record are done again"
+    ]
+    assert sorted(path.name for path in run.iterdir()) == ["outputs.jsonl", "prompts.jsonl"]
+
+
+def test_the_first_events_say_what_the_run_is_and_what_its_records_add_up_to(run, prompts):
+    file = RunFile(name="mine", started_at=12.5, config=CONFIG, prompts=8)
+    failed = msgspec.structs.replace(record(1, error="no"), batch=None, rank=None)
+    write(run, lines(record(0, batch=6), failed))
+    point = find_resume_point(run, prompts)
+    assert point.next_batch == 7
+    assert point.first_events(run, file) == [
+        protocol.RunStarted(name="mine", directory=str(run), config=CONFIG, prompts=8, asked_at=12.5),
+        protocol.RunTakenUp(config=CONFIG, completed=1, failed=1, prompt_tokens=4, output_tokens=3),
+    ]
+    write(run, events=journal())
+    (taken_up_again,) = find_resume_point(run, prompts).first_events(run, file)
+    assert isinstance(taken_up_again, protocol.RunTakenUp), "the journal has begun already"

@@ -171,10 +171,45 @@ def test_a_directory_without_run_json_is_no_run(tmp_path, where):
         run_directory.read_run_file(tmp_path / where)
 
 
-@pytest.mark.parametrize(("status", "ended"), [("running", False), ("completed", True), ("failed", True)])
+@pytest.mark.parametrize(
+    ("status", "ended"), [("running", False), ("completed", True), ("failed", True), ("stopped", True)]
+)
 def test_a_run_has_ended_once_run_json_says_so(tmp_path, status, ended):
     assert not run_directory.has_ended(tmp_path), "there is no run"
     run_directory.write_run_file(tmp_path, msgspec.structs.replace(RUN, status=status))
     assert run_directory.has_ended(tmp_path) == ended
     (tmp_path / "run.json").write_text("{")
     assert not run_directory.has_ended(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b'{"zz":' + b"[" * 200_000 + b"]" * 200_000 + b"}", "it is nested too deep"),
+        (b'{"name": 3}', "Expected `str`, got `int` - at `$.name`"),
+        (b"[]", "Expected `object`, got `array`"),
+    ],
+)
+def test_why_a_run_file_cannot_be_read_is_said_after_its_path(tmp_path, content, why):
+    (tmp_path / "run.json").write_bytes(content)
+    with pytest.raises(RunFileError) as raised:
+        run_directory.read_run_file(tmp_path)
+    assert str(raised.value) == f"{tmp_path}/run.json: cannot be read as a run: {why}"
+
+
+@pytest.mark.parametrize("setting", ["prompts", "supervisor_pid", "ranks"])
+def test_counts_of_the_run_itself_have_both_bounds(tmp_path, setting):
+    for count in (-1, MOST + 1):
+        changes = {"config": RunConfig(prompts="p", ranks=count)} if setting == "ranks" else {setting: count}
+        with pytest.raises(RunFileError, match=f": {setting} is out of range$"):
+            read(tmp_path, msgspec.structs.replace(RUN, **changes))
+
+
+def test_a_run_file_that_lacks_what_later_versions_write_is_read(tmp_path):
+    (tmp_path / "run.json").write_bytes(b'{"name":"n","started_at":1,"config":{"prompts":"p"},"prompts":2}')
+    assert msgspec.structs.asdict(run_directory.read_run_file(tmp_path)) == {
+        "name": "n", "status": "running", "started_at": 1.0, "config": RunConfig(prompts="p"), "prompts": 2,
+        "prompts_digest": None, "remarks": [], "environment": None, "supervisor_pid": None, "output_force": False,
+        "output_stamp": None, "ended_at": None, "exit_status": None, "cause": None, "summary": None, "sweep": None,
+        "costs": [], "lengths": [], "loading": {},
+    }  # fmt: skip

@@ -112,7 +112,7 @@ async def test_a_process_that_is_gone_and_was_never_forked_is_refused(launched, 
 
 async def test_one_who_tries_on_and_on_waits_each_time_and_is_logged_once(launched, monkeypatch, capsys):
     monkeypatch.setattr(launch_module, "MOST_TURNED_AWAY", 3)
-    launch, rank_launch = launched(OWN, refuse_seconds=3600.0)
+    _, rank_launch = launched(OWN, refuse_seconds=3600.0)
     waiting = [asyncio.create_task(greet(rank_launch, pid=os.getppid())) for _ in range(3)]
     await asyncio.sleep(0.05)
     assert not any(task.done() for task in waiting)
