@@ -105,6 +105,38 @@ def test_rows_of_one_length_that_are_left_of_a_wider_batch_are_seen_without_thei
         assert scores[:, PLAIN["eos_token_id"]].isfinite().tolist() == [may_end] * 2
 
 
+@pytest.mark.parametrize(
+    "own",
+    [
+        {"repetition_penalty": 3.0},
+        {"no_repeat_ngram_size": 2},
+        {"no_repeat_ngram_size": 3},
+        {"bad_words_ids": [[5, 6], [6, 6, 5], [7]]},
+        {"sequence_bias": [[[5, 5], 4.0], [[6, 5, 7], -4.0]]},
+        {"min_length": 7},
+        {"exponential_decay_length_penalty": [2, 1.6]},
+        {"repetition_penalty": 0.4, "no_repeat_ngram_size": 2},
+    ],
+    ids=str,
+)
+def test_logits_of_a_padded_row_are_those_of_the_row_alone_whatever_it_repeats(model, own):
+    generation = transformers.GenerationConfig(**PLAIN, **own, max_new_tokens=12)
+    asked = {0: [5, 5, 6], 1: [6], 2: [5, 6, 6, 5, 5]}
+    of_rows = logit_rules.LogitRules(model, tokenizer(), generation, CPU).of_batch(asked, 12).for_rows(list(asked), 6)
+    random = torch.Generator().manual_seed(1)
+    so_far = torch.tensor([[0] * (6 - len(prompt)) + prompt for prompt in asked.values()])
+    for _ in range(12):
+        scores = torch.randn(len(asked), len(VOCABULARY), generator=random)
+        found = of_rows(so_far, scores.clone())
+        for row, prompt in asked.items():
+            alone_so_far = so_far[row : row + 1, 6 - len(prompt) :]
+            wanted = scores[row : row + 1].clone()
+            for processor in logit_rules.prepared(model, generation, torch.tensor([prompt])).processors:
+                wanted = processor(alone_so_far, wanted)
+            assert torch.equal(found[row], wanted[0])
+        so_far = torch.cat([so_far, torch.randint(5, 8, (len(asked), 1), generator=random)], dim=1)
+
+
 def test_a_trial_of_fewer_tokens_than_the_run_has_rules_for_its_own_number(model, written):
     model.generation_config = ending(written, {"eos_token_id": 2, "forced_eos_token_id": 2})
     records = static(model).generate(prompts(*MIXED), max_new_tokens=5).records
