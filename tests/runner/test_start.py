@@ -278,6 +278,16 @@ def test_the_supervisor_is_a_process_of_its_own_session_that_writes_to_the_log(t
     assert (tmp_path / run_directory.LOG_FILE).read_text() == "earlier\nlater\n"
 
 
+def test_the_log_is_its_owners_alone_whatever_the_umask(tmp_path, monkeypatch):
+    monkeypatch.setattr(start.subprocess, "Popen", lambda command, **options: "process")
+    before = os.umask(0)
+    try:
+        start.start_supervisor(tmp_path)
+    finally:
+        os.umask(before)
+    assert (tmp_path / run_directory.LOG_FILE).stat().st_mode & 0o777 == 0o600
+
+
 def test_a_supervisor_has_died_once_its_process_has_ended(tmp_path):
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)
     started = start.Started(tmp_path, process)

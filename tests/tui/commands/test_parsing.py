@@ -86,3 +86,15 @@ def test_a_problem_is_a_harmless_line_of_two_thousand_characters_at_most(
     assert len(first) <= LONGEST
     assert "\x1b" not in second
     assert second.startswith("rankdeck: a")
+
+
+def test_what_becomes_longer_as_it_is_made_harmless_is_cut_all_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+    refuse("\udce9" * 1900)
+    assert len(capsys.readouterr().err.rstrip("\n")) <= LONGEST
+
+
+@pytest.mark.parametrize("words", [("run", "--ranks", "x"), ("stop",), ("serve", "--port", "x"), ("list", "x")])
+def test_help_is_given_whatever_else_is_wrong(words: tuple[str, ...]) -> None:
+    result = rankdeck(*words, "--help")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.stdout.lstrip().startswith("Usage: ")

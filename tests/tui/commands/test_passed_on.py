@@ -10,7 +10,7 @@ import pytest
 import typer
 
 from rankdeck.runner import checks, run_directory, start
-from rankdeck.runner.protocol.config import Problem, RunConfig
+from rankdeck.runner.protocol.config import MAX_RANKS, Problem, RunConfig
 from rankdeck.tui.commands import cli, common
 from rankdeck.tui.settings.preferences import Preferences
 from rankdeck.tui.sources.runs import sample_prompts
@@ -313,6 +313,25 @@ class TestSweep:
         (tmp_path / "s.toml").write_text(f"{written}\n")
         assert self.plan(passed, "--config", str(tmp_path / "s.toml")).ranks == ranks
 
+    def test_the_one_batch_size_of_a_file_is_no_matter_to_a_sweep(self, passed: Passed, tmp_path: Path) -> None:
+        (tmp_path / "s.toml").write_text("batch_size = 4\nseed = 5\n")
+        assert self.plan(passed, "--config", str(tmp_path / "s.toml")).batch_sizes == [1, 2, 4, 8, 16, 32]
+        assert (passed["config"].batch_size, passed["config"].seed) == (None, 5)
+
+    @pytest.mark.parametrize(
+        ("ranks", "said"), [("0", "0"), ("257", "257"), ("true", "True"), ("'two'", "'two'"), ("1.5", "1.5")]
+    )
+    def test_ranks_of_a_file_that_are_none_are_told_unless_others_are_typed(
+        self, passed: Passed, tmp_path: Path, ranks: str, said: str
+    ) -> None:
+        file = tmp_path / "s.toml"
+        file.write_text(f"ranks = {ranks}\n")
+        result = rankdeck("sweep", "p.txt", "--config", str(file))
+        assert result.exit_code == 2
+        wrong = f"rankdeck: {file}: ranks: must be a whole number from 1 to {MAX_RANKS}, not {said}"
+        assert wrong in result.stderr.splitlines()
+        assert self.plan(passed, "--config", str(file), "--ranks", "2").ranks == [2]
+
     def test_a_copy_of_the_answers_needs_answers(self, passed: Passed) -> None:
         assert rankdeck("sweep", "p.txt", "--output", "copy.jsonl").exit_code == 2
         self.plan(passed, "--output", "copy.jsonl", "--outputs")
@@ -389,6 +408,10 @@ def test_a_resumed_run_has_its_old_settings_but_for_those_that_are_typed(passed:
     assert passed["how"] == {"ignore_memory": True, "trust_remote_code": False}
     assert rankdeck("resume", str(tmp_path / "old"), "--trust-remote-code").exit_code == 7
     assert passed["how"] == {"ignore_memory": False, "trust_remote_code": True}
+    trusting = msgspec.structs.replace(old, trust_remote_code=True)
+    write_run(tmp_path / "trusting", status="stopped", config=trusting)
+    assert rankdeck("resume", str(tmp_path / "trusting")).exit_code == 7
+    assert passed["how"]["trust_remote_code"] is False, "run.json may be somebody else's"
 
 
 def test_hello_greets_with_the_ranks_and_the_device_that_were_typed(monkeypatch: pytest.MonkeyPatch) -> None:

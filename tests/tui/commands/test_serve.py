@@ -86,6 +86,14 @@ def test_a_run_is_served_read_only_on_the_loopback_unless_told_otherwise(server:
     assert server.asked["interrupt"] == signal.SIG_DFL, "until it serves, Ctrl-C just ends it"
 
 
+def test_the_name_of_a_run_is_harmless_in_the_title_and_on_stderr(server: Server, tmp_path: Path) -> None:
+    directory = tmp_path / "a\x1b[2Jb"
+    write_run(directory)
+    result = rankdeck("serve", str(directory))
+    assert "\x1b" not in server.asked["how"]["title"] + result.stderr
+    assert server.asked["directory"] == directory
+
+
 def test_each_flag_has_its_place(server: Server, run: Path) -> None:
     words = ("--control", "--host", "127.0.0.2", "--port", "0", "--theme", "nord")
     result = rankdeck("serve", str(run), *words)
