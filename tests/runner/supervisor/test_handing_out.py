@@ -366,3 +366,30 @@ def test_what_a_rank_reports_as_it_gets_ready_is_in_the_state(tmp_path: Path):
     assert (one.continuous, one.on_cpu) == (False, True)
     assert launch.pool.ready
     assert [rank.ready.engine for rank in launch.state.ranks] == ["continuous", "static"]
+
+
+# --- limits that change in the middle -----------------------------------------------------------------
+
+
+def limits(rank: ConnectedRank) -> list[int]:
+    return [order.rows for order in sent(rank, protocol.Limit)]
+
+
+def test_a_sweep_that_ends_as_batches_are_handed_out_leaves_the_limit_of_what_comes_after_it(tmp_path: Path):
+    plan = SweepPlan(batch_sizes=[4], ranks=[1], repeats=2, least_rounds=1, least_seconds=0.0, outputs=True)
+    launch = Launch(tmp_path, prompts=40, ranks=1, batch_size=8, sweep=plan, engine="continuous")
+    (rank,) = launch.connect_ready("continuous")
+    (warm_up,) = rank.peer.work
+    launch.say(rank, protocol.BatchFailed(rank=0, batch=warm_up.batch, kind="out_of_memory", error="no room"))
+    assert [record.outcome for record in launch.state.sweep.records] == ["out_of_memory", "skipped"]
+    assert limits(rank)[-1] == launch.scheduler.batch_size == 8
+    assert rank.peer.work[1].stream == rank.peer.work[1].batch
+
+
+def test_a_size_that_an_account_leads_to_is_the_limit_before_more_rows_come(rows, monkeypatch):
+    (rank,) = rows.connect_ready("continuous")
+    monkeypatch.setattr(rows.controls, "batch_finished", lambda _: setattr(rows.scheduler, "batch_size", 16))
+    rows.say(rank, outputs_of(rank.peer.work[0], 0)[0], protocol.RankAccount(rank=0, result=account(1)))
+    assert limits(rank) == [8, 16]
+    assert [type(order).__name__ for order in rank.peer.sent][-2:] == ["Limit", "Work"]
+    assert rank.in_hand.rows == 18
