@@ -393,3 +393,46 @@ def test_a_size_that_an_account_leads_to_is_the_limit_before_more_rows_come(rows
     assert limits(rank) == [8, 16]
     assert [type(order).__name__ for order in rank.peer.sent][-2:] == ["Limit", "Work"]
     assert rank.in_hand.rows == 18
+
+
+def test_another_limit_is_no_word_of_a_rank_that_is_silent(tmp_path: Path):
+    launch = Launch(tmp_path, prompts=9, ranks=1, batch_size=8, engine="continuous")
+    (rank,) = launch.connect_ready("continuous")
+    rank.pulse.passed(5.0)
+    launch.controls.obey(protocol.SetBatchSize(batch_size=16))
+    launch.pool.hand_out()
+    assert (limits(rank), rank.pulse.silent) == ([8, 16], 5.0)
+    launch.controls.obey(protocol.Pause())
+    launch.pool.hand_out()
+    assert (limits(rank), rank.pulse.silent) == ([8, 16, 0], 0.0), "while it is held its silence says nothing"
+
+
+def test_a_closed_batch_of_a_continuous_rank_goes_on_in_a_pause(tmp_path: Path):
+    plan = SweepPlan(batch_sizes=[2], ranks=[1], repeats=1, least_rounds=1, least_seconds=0.0)
+    launch = Launch(tmp_path, ranks=1, sweep=plan, engine="continuous")
+    (rank,) = launch.connect_ready("continuous")
+    launch.controls.obey(protocol.Pause())
+    launch.pool.hand_out()
+    assert (limits(rank)[-1], launch.pool.work.stage(rank)) == (0, "at work")
+
+
+def test_an_active_rank_that_waits_for_work_still_has_its_part_of_the_cores(tmp_path: Path):
+    launch = Launch(tmp_path, prompts=4, batch_size=2)
+    zero, one = launch.connect_ready()
+    launch.answer(one, one.peer.work[0])
+    assert (one.idle, sent(zero, protocol.ShareCores), launch.pool.leaving) == (True, [], False)
+
+
+def test_a_warm_up_is_short_unless_a_gpus_memory_has_to_grow_for_it(tmp_path: Path):
+    plan = SweepPlan(batch_sizes=[2], ranks=[1], repeats=2, least_rounds=1, least_seconds=0.0)
+    launch = Launch(tmp_path, ranks=1, sweep=plan, max_new_tokens=40)
+    (rank,) = launch.connect()
+    launch.say(rank, msgspec.structs.replace(ready(0), device="cuda:0"))
+    for _ in range(3):
+        launch.say(rank, protocol.BatchFinished(rank=0, batch=rank.peer.work[-1].batch, result=account(2)))
+    assert [(work.measure, work.max_new_tokens) for work in rank.peer.work] == [
+        (False, None),
+        (True, None),
+        (False, 10),
+        (True, None),
+    ]
