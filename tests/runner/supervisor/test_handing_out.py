@@ -8,6 +8,7 @@ import pytest
 from rankdeck.runner import protocol
 from rankdeck.runner.protocol import BatchResult, Work
 from rankdeck.runner.protocol.sweep_plan import SweepPlan
+from rankdeck.runner.supervisor.door.peers import NoMessageError
 from rankdeck.runner.supervisor.handing_out import ConnectedRank
 from tests.runner.supervisor.in_process import Launch, outputs_of, ready, result
 
@@ -313,6 +314,21 @@ async def test_a_rank_that_says_what_cannot_be_counts_as_lost_and_one_that_leave
     assert not await of(one)
     assert launch.pool.to_come == []
     assert list(launch.pool.given_up) == [0]
+
+
+async def test_a_rank_whose_line_is_no_message_counts_as_lost_as_well(tmp_path: Path):
+    launch = Launch(tmp_path)
+    peer = launch.peer(1)
+
+    async def said():
+        yield protocol.RankPhase(rank=1, phase="loading")
+        raise NoMessageError("a line of more than 10 bytes")
+
+    peer.messages = said
+    peer.pid = 77
+    assert await launch.pool.serve(peer)
+    assert launch.pool.given_up == {1: "it sent an impossible message: a line of more than 10 bytes"}
+    assert (launch.pool.pids, launch.pool.connected, launch.pool.to_come) == ({1: 77}, set(), [0])
 
 
 def test_a_rank_that_was_given_up_is_hung_up_on_and_heard_no_more(tmp_path: Path):
