@@ -452,3 +452,37 @@ def test_a_warm_up_is_short_unless_a_gpus_memory_has_to_grow_for_it(tmp_path: Pa
         (False, 10),
         (True, None),
     ]
+
+
+def test_the_first_batches_have_the_size_that_was_chosen_once_all_are_ready(tmp_path: Path):
+    launch = Launch(tmp_path, batch_size=None)
+    assert [len(rank.peer.work[0].prompts) for rank in launch.connect_ready()] == [6, 6]
+
+
+def test_a_continuous_rank_stays_until_its_last_account_is_there(tmp_path: Path):
+    launch = Launch(tmp_path, prompts=2, ranks=1, batch_size=2, engine="continuous")
+    (rank,) = launch.connect_ready("continuous")
+    launch.say(rank, *outputs_of(rank.peer.work[0], 0))
+    launch.pool.hand_out()
+    assert (launch.scheduler.in_flight, launch.pool.leaving) == ({}, False)
+
+
+def test_ranks_that_are_stopped_after_their_batches_gather_nothing(tmp_path: Path):
+    launch = Launch(tmp_path, dispatch="split")
+    for rank, share in zip(launch.connect(), ((0, 6), (6, 12)), strict=True):
+        launch.say(rank, protocol.Share(rank=rank.number, start=share[0], stop=share[1]), ready(rank.number))
+    launch.pool.stop()
+    for rank in launch.pool.work.ranks.values():
+        launch.answer(rank, rank.peer.work[0])
+    assert [sent(rank, protocol.Leave) for rank in launch.pool.work.ranks.values()] == [
+        [protocol.Leave(gather=False)]
+    ] * 2
+
+
+def test_a_rank_that_is_given_up_is_not_waited_for_to_read(tmp_path: Path):
+    launch = Launch(tmp_path)
+    zero, _ = launch.connect()
+    ended: list[str] = []
+    zero.peer.abort, zero.peer.close = (lambda: ended.append("now")), (lambda: ended.append("once it has read"))
+    launch.pool.give_up(0, "it hangs")
+    assert ended == ["now"]
