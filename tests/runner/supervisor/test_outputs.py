@@ -487,3 +487,16 @@ async def test_a_journal_that_was_removed_as_well_still_has_the_records_as_long_
     await desk.outputs.look_after()
     assert desk.indices() == [0, 1]
     assert desk.log() == "outputs.jsonl was cut short by somebody else; 2 records are written again"
+
+
+def test_a_chat_that_is_given_up_has_its_messages_as_its_prompt(tmp_path):
+    source, directory = tmp_path / "p.jsonl", tmp_path / "run"
+    directory.mkdir()
+    source.write_text(
+        '{"messages": [{"role": "system", "content": "be kind"}, {"role": "user", "content": "hello"}]}\n'
+    )
+    prompts = freeze(str(source), directory / run_directory.PROMPTS_FILE, column=None, limit=None, chat=False)
+    scheduler = Scheduler(prompts.lengths, order="input", batch_size=4, active_ranks=1)
+    events = EventStream(directory, RunState())
+    Outputs(directory, prompts, Ledger(1), scheduler, SimpleNamespace(), events).give_up(0, "no room", 1)  # type: ignore[arg-type]
+    assert [one.prompt for one in run_directory.read_outputs(directory)] == ["system: be kind\nuser: hello"]

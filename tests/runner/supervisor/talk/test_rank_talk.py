@@ -419,3 +419,12 @@ def test_a_continuous_rank_speaks_of_the_batches_since_its_stream_began_and_fail
     launch.say(rank, msgspec.structs.replace(failed, batch=first.batch))
     third = rank.peer.work[2]
     assert rank.talk._batches.keys() == {third.batch}, "what failed is in its hand no more"
+
+
+def test_a_second_record_is_dropped_though_the_first_was_lost_meanwhile(launch):
+    zero, _ = launch.connect_ready()
+    (first, *_) = outputs_of(zero.peer.work[0], 0)
+    launch.say(zero, first)
+    launch.scheduler.reopen([0])
+    launch.say(zero, first)
+    assert (launch.state.completed, launch.scheduler.is_settled(0)) == (1, False)
