@@ -329,6 +329,31 @@ def test_a_model_knows_what_it_was_fitted_to():
     assert cost_model.fit([msgspec.structs.replace(point(4), seconds=1e-6)]) is None
 
 
+def test_cold_batches_count_only_where_there_are_no_others():
+    slow = msgspec.structs.replace(point(16, factor=5), cold=True)
+    model = cost_model.fit([point(4), slow])
+    assert model is not None
+    assert (model.cold, model.batches, model.measured_rows) == (False, 3, (4, 4))
+    assert model.seconds(16, 50, 1) == pytest.approx(point(4, batches=1).seconds)
+    alone = cost_model.fit([slow])
+    assert alone is not None
+    assert (alone.cold, alone.batches) == (True, 3)
+
+
+def test_many_batches_of_a_size_count_more_than_few_and_all_by_their_relative_error():
+    def at(batches: int) -> float:
+        """The prefill of a batch of 8, if one of 4 and of 12 took a second, and so many of 8 two."""
+        others = {"step": (0.0, 0.0), "rest": (0.0, 0.0), "steps": 1}
+        kinds = [point(4, prefill=(1.0, 0.0), **others), point(8, prefill=(2.0, 0.0), batches=batches, **others)]
+        model = cost_model.fit([*kinds, point(12, prefill=(1.0, 0.0), **others)])
+        assert model is not None
+        return model.seconds(8, 1, 1)
+
+    for batches in (1, 4, 1000):
+        few, many = 3 / (3 + 4), batches / (batches + 4) / 2.0**2
+        assert at(batches) == pytest.approx((2 * few + many * 2.0) / (2 * few + many))
+
+
 def test_without_prompt_slots_the_usual_width_counts_and_a_batch_of_nothing_costs_nothing():
     model = cost_model.fit([point(4), point(16)])
     assert model is not None

@@ -101,6 +101,19 @@ async def test_a_rank_that_is_gone_before_its_greeting_is_read_is_known_by_its_p
     assert launch.pool.pids == {0: gone.pid}
 
 
+async def test_a_rank_whose_launch_ended_while_its_greeting_was_looked_into_is_refused_and_logged(launched):
+    launch, rank_launch = launched(OWN)
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    greeting = asyncio.create_task(greet(rank_launch, pid=gone.pid))
+    await asyncio.sleep(0)
+    launch.pool.close()
+    rank_launch._hear(protocol.RankForked(rank=0, attempt=1, pid=gone.pid))
+    why = "launch 1 of the ranks is not under way"
+    assert (await greeting).reason == why
+    assert (launch.state.log[-1].source, launch.state.log[-1].text) == ("supervisor", f"refused a rank: {why}")
+
+
 async def test_a_process_that_is_gone_and_was_never_forked_is_refused(launched, monkeypatch):
     monkeypatch.setattr("rankdeck.runner.supervisor.launch.CONNECT_SECONDS", 0.1)
     launch, rank_launch = launched(OWN)

@@ -10,11 +10,13 @@ import msgspec
 import pytest
 
 from rankdeck.runner import protocol, run_directory, start
+from rankdeck.runner.inputs.demo_model import ModelError
 from rankdeck.runner.inputs.frozen_prompts import PromptError
 from rankdeck.runner.inputs.prompts.problems import PromptProblem
 from rankdeck.runner.protocol import OutputRecord
 from rankdeck.runner.protocol.config import RunConfig
 from rankdeck.runner.protocol.sweep_plan import SweepPlan, Trial, TrialRecord
+from rankdeck.runner.state.costs import CostPoint
 from rankdeck.runner.supervisor import run
 from rankdeck.runner.supervisor.launch import Loss
 from rankdeck.runner.supervisor.outputs import Finished, Outputs
@@ -689,3 +691,141 @@ async def test_a_second_supervisor_ends_this_one_before_it_writes(begun, monkeyp
         with pytest.raises(Left):
             await supervisor._watch_files()
     assert "another supervisor has taken over" in supervisor._events.state.log[-1].text
+
+
+# --- what is left behind, whatever fails --------------------------------------------------------------
+
+
+async def test_run_json_has_the_figures_of_the_end(begun, scripted):
+    supervisor = begun()
+    cost = CostPoint(active_ranks=1, rows=2, batches=1)
+
+    async def act(_):
+        answers(supervisor, 0, 1, 2)
+        supervisor._events.state = msgspec.structs.replace(supervisor._events.state, costs=(cost,))
+        unwritten = protocol.encode_line(record(2))
+        supervisor._outputs.store.in_memory = lambda: [unwritten]
+
+    scripted.acts = [act]
+    assert await through(supervisor) == 0
+    found, state = left(supervisor), supervisor._events.state
+    assert (found.costs, sum(found.lengths)) == ([cost], 3)
+    assert found.loading == state.loading.phases != {}
+    assert found.ended_at is not None
+    assert state.started_at < found.ended_at <= state.ended.at
+    assert found.summary.completed == 2, "what is not on disk is not done"
+
+
+async def test_files_that_cannot_be_written_at_the_end_keep_nothing_else_from_ending(begun, scripted, monkeypatch):
+    supervisor = begun()
+    scripted.acts = [all_done(supervisor)]
+    done: list[object] = []
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left")
+
+    async def noted(*what):
+        done.append(what)
+
+    monkeypatch.setattr(run_directory, "write_last_run_file", full)
+    monkeypatch.setattr(supervisor._events.journal, "save", full)
+    monkeypatch.setattr(supervisor._events.viewers, "close", noted)
+    monkeypatch.setattr(supervisor._parent, "end", noted)
+    assert await through(supervisor) == 0
+    assert done == [(), (run.VIEWERS_SECONDS,)], "the parent first, the viewers last"
+    assert supervisor._events.state.ended.status == "completed"
+    assert any("run.json cannot be written: " in line.text for line in supervisor._events.state.log)
+    assert supervisor._files.cancelled()
+
+
+async def test_a_model_that_is_none_is_bad_input(begun, scripted, monkeypatch):
+    supervisor = begun()
+
+    async def none(*_):
+        raise ModelError("no such model")
+
+    monkeypatch.setattr(run, "find_model", none)
+    assert await through(supervisor) == 2
+    assert (left(supervisor).status, left(supervisor).cause) == ("failed", "no such model")
+
+
+async def test_hung_ranks_are_looked_for_with_the_patience_that_was_asked_for(begun, scripted, monkeypatch):
+    asked: list[object] = []
+
+    class Watching:
+        def __init__(self, patience, current_launch, events):
+            asked.append(patience)
+
+        async def watch(self):
+            asked.append("watched")
+
+    monkeypatch.setattr(run, "HungRanks", Watching)
+    supervisor = begun(patience=7.0)
+
+    async def act(_):
+        await asyncio.sleep(0)
+        answers(supervisor, 0, 1, 2)
+
+    scripted.acts = [act]
+    assert await through(supervisor) == 0
+    assert asked == [7.0, "watched"]
+
+
+async def test_records_that_somebody_has_removed_as_the_ranks_left_are_done_again(begun, scripted):
+    supervisor = begun(max_restarts=1)
+
+    async def act(_):
+        answers(supervisor, 0, 1, 2)
+        for name in (run_directory.OUTPUTS_FILE, run_directory.EVENTS_FILE):
+            os.truncate(supervisor._directory / name, 0)
+
+    scripted.acts = [act, all_done(supervisor)]
+    assert await through(supervisor) == 0
+    assert len(scripted.launches) == 2
+    assert len((supervisor._directory / run_directory.OUTPUTS_FILE).read_bytes().splitlines()) == 3
+
+
+async def test_prompts_that_were_edited_are_no_matter_of_a_run_that_was_stopped(begun, scripted):
+    supervisor = begun()
+
+    async def act(launch):
+        launch.pool.ready = True
+        path = supervisor._directory / run_directory.PROMPTS_FILE
+        path.write_bytes(path.read_bytes().replace(b"prompt 1", b"prompt X"))
+        supervisor.obey(protocol.Stop(now=False))
+
+    scripted.acts = [act]
+    assert await through(supervisor) == 130
+    assert left(supervisor).cause is None
+
+
+async def test_the_end_hurries_once_a_stop_now_is_asked_for(begun, scripted, monkeypatch):
+    supervisor = begun()
+    seen: list[bool] = []
+
+    async def finish(_, copy, in_a_hurry):
+        seen.append(in_a_hurry())
+        supervisor.obey(protocol.Stop(now=True))
+        seen.append(in_a_hurry())
+        return Finished(True)
+
+    monkeypatch.setattr(Outputs, "finish", finish)
+    scripted.acts = [all_done(supervisor)]
+    await through(supervisor)
+    assert seen == [False, True]
+
+
+async def test_a_resumed_run_is_not_warned_again(begun, scripted):
+    supervisor = begun()
+
+    async def act(launch):
+        launch.pool.ready = True
+        supervisor.obey(protocol.Stop(now=False))
+
+    scripted.acts = [act]
+    assert await through(supervisor) == 130
+    remarked = msgspec.structs.replace(left(supervisor), remarks=["four ranks on two cores"])
+    again = Supervisor(supervisor._directory, remarked, supervisor._hold)
+    scripted.acts.append(all_done(again))
+    assert await through(again) == 0
+    assert not any("warning" in line.text for line in again._events.state.log)

@@ -191,3 +191,38 @@ def test_ranks_that_are_lost_with_a_trial_cost_the_trial(tmp_path):
     launch.connect_ready()
     assert launch.failures.ranks_lost(1, 0, "it died")
     assert launch.state.sweep.records[0].reason == "ranks were lost in it: it died"
+
+
+def test_the_cap_of_a_rank_counts_and_not_the_batch_size_when_its_rows_do_not_fit(tmp_path):
+    launch = Launch(tmp_path, prompts=60, ranks=1, batch_size=8, engine="continuous")
+    launch.scheduler.caps[0] = 7
+    (rank,) = launch.connect_ready("continuous")
+    assert rank.in_hand.rows == 8
+    launch.say(rank, failed(0, rank.peer.work[0].batch, "out_of_memory", "no room"))
+    assert launch.scheduler.caps == {0: 3}
+    launch.scheduler.caps[0] = 1
+    launch.say(rank, failed(0, rank.peer.work[1].batch, "out_of_memory", "no room"))
+    assert launch.scheduler.caps == {0: 1}, "one row is the limit already: each is tried alone"
+    assert len(events(launch, tmp_path, protocol.RankCapped)) == 1
+
+
+def test_a_batch_that_raises_is_no_lack_of_memory_even_on_a_rank_that_is_capped(tmp_path):
+    launch = Launch(tmp_path, prompts=12, batch_size=None)
+    zero, _ = launch.connect_ready()
+    launch.scheduler.caps[0], size = 2, launch.scheduler.batch_size
+    launch.say(zero, failed(0, zero.peer.work[0].batch))
+    assert events(launch, tmp_path, protocol.RankCapped) == []
+    assert launch.scheduler.batch_size == size
+
+
+def test_only_what_the_culprit_had_in_hand_is_suspect(tmp_path):
+    launch = Launch(tmp_path, prompts=2, batch_size=1, order="input")
+    had = []
+    for _ in range(2):
+        _, one = launch.connect_ready()
+        had += [prompt.index for prompt in one.peer.work[0].prompts]
+        launch.failures.ranks_lost(2, 1, "it died")
+        launch.pool.close()
+        launch.launch_again()
+    assert had == [1, 0], "another each time"
+    assert records(launch) == []

@@ -8,6 +8,7 @@ import pytest
 from rankdeck.runner import protocol
 from rankdeck.runner.protocol import BatchResult, Work
 from rankdeck.runner.protocol.sweep_plan import SweepPlan
+from rankdeck.runner.supervisor.door.peers import NoMessageError
 from rankdeck.runner.supervisor.handing_out import ConnectedRank
 from tests.runner.supervisor.in_process import Launch, outputs_of, ready, result
 
@@ -315,6 +316,21 @@ async def test_a_rank_that_says_what_cannot_be_counts_as_lost_and_one_that_leave
     assert list(launch.pool.given_up) == [0]
 
 
+async def test_a_rank_whose_line_is_no_message_counts_as_lost_as_well(tmp_path: Path):
+    launch = Launch(tmp_path)
+    peer = launch.peer(1)
+
+    async def said():
+        yield protocol.RankPhase(rank=1, phase="loading")
+        raise NoMessageError("a line of more than 10 bytes")
+
+    peer.messages = said
+    peer.pid = 77
+    assert await launch.pool.serve(peer)
+    assert launch.pool.given_up == {1: "it sent an impossible message: a line of more than 10 bytes"}
+    assert (launch.pool.pids, launch.pool.connected, launch.pool.to_come) == ({1: 77}, set(), [0])
+
+
 def test_a_rank_that_was_given_up_is_hung_up_on_and_heard_no_more(tmp_path: Path):
     launch = Launch(tmp_path)
     zero, _ = launch.connect_ready()
@@ -366,3 +382,107 @@ def test_what_a_rank_reports_as_it_gets_ready_is_in_the_state(tmp_path: Path):
     assert (one.continuous, one.on_cpu) == (False, True)
     assert launch.pool.ready
     assert [rank.ready.engine for rank in launch.state.ranks] == ["continuous", "static"]
+
+
+# --- limits that change in the middle -----------------------------------------------------------------
+
+
+def limits(rank: ConnectedRank) -> list[int]:
+    return [order.rows for order in sent(rank, protocol.Limit)]
+
+
+def test_a_sweep_that_ends_as_batches_are_handed_out_leaves_the_limit_of_what_comes_after_it(tmp_path: Path):
+    plan = SweepPlan(batch_sizes=[4], ranks=[1], repeats=2, least_rounds=1, least_seconds=0.0, outputs=True)
+    launch = Launch(tmp_path, prompts=40, ranks=1, batch_size=8, sweep=plan, engine="continuous")
+    (rank,) = launch.connect_ready("continuous")
+    (warm_up,) = rank.peer.work
+    launch.say(rank, protocol.BatchFailed(rank=0, batch=warm_up.batch, kind="out_of_memory", error="no room"))
+    assert [record.outcome for record in launch.state.sweep.records] == ["out_of_memory", "skipped"]
+    assert limits(rank)[-1] == launch.scheduler.batch_size == 8
+    assert rank.peer.work[1].stream == rank.peer.work[1].batch
+
+
+def test_a_size_that_an_account_leads_to_is_the_limit_before_more_rows_come(rows, monkeypatch):
+    (rank,) = rows.connect_ready("continuous")
+    monkeypatch.setattr(rows.controls, "batch_finished", lambda _: setattr(rows.scheduler, "batch_size", 16))
+    rows.say(rank, outputs_of(rank.peer.work[0], 0)[0], protocol.RankAccount(rank=0, result=account(1)))
+    assert limits(rank) == [8, 16]
+    assert [type(order).__name__ for order in rank.peer.sent][-2:] == ["Limit", "Work"]
+    assert rank.in_hand.rows == 18
+
+
+def test_another_limit_is_no_word_of_a_rank_that_is_silent(tmp_path: Path):
+    launch = Launch(tmp_path, prompts=9, ranks=1, batch_size=8, engine="continuous")
+    (rank,) = launch.connect_ready("continuous")
+    rank.pulse.passed(5.0)
+    launch.controls.obey(protocol.SetBatchSize(batch_size=16))
+    launch.pool.hand_out()
+    assert (limits(rank), rank.pulse.silent) == ([8, 16], 5.0)
+    launch.controls.obey(protocol.Pause())
+    launch.pool.hand_out()
+    assert (limits(rank), rank.pulse.silent) == ([8, 16, 0], 0.0), "while it is held its silence says nothing"
+
+
+def test_a_closed_batch_of_a_continuous_rank_goes_on_in_a_pause(tmp_path: Path):
+    plan = SweepPlan(batch_sizes=[2], ranks=[1], repeats=1, least_rounds=1, least_seconds=0.0)
+    launch = Launch(tmp_path, ranks=1, sweep=plan, engine="continuous")
+    (rank,) = launch.connect_ready("continuous")
+    launch.controls.obey(protocol.Pause())
+    launch.pool.hand_out()
+    assert (limits(rank)[-1], launch.pool.work.stage(rank)) == (0, "at work")
+
+
+def test_an_active_rank_that_waits_for_work_still_has_its_part_of_the_cores(tmp_path: Path):
+    launch = Launch(tmp_path, prompts=4, batch_size=2)
+    zero, one = launch.connect_ready()
+    launch.answer(one, one.peer.work[0])
+    assert (one.idle, sent(zero, protocol.ShareCores), launch.pool.leaving) == (True, [], False)
+
+
+def test_a_warm_up_is_short_unless_a_gpus_memory_has_to_grow_for_it(tmp_path: Path):
+    plan = SweepPlan(batch_sizes=[2], ranks=[1], repeats=2, least_rounds=1, least_seconds=0.0)
+    launch = Launch(tmp_path, ranks=1, sweep=plan, max_new_tokens=40)
+    (rank,) = launch.connect()
+    launch.say(rank, msgspec.structs.replace(ready(0), device="cuda:0"))
+    for _ in range(3):
+        launch.say(rank, protocol.BatchFinished(rank=0, batch=rank.peer.work[-1].batch, result=account(2)))
+    assert [(work.measure, work.max_new_tokens) for work in rank.peer.work] == [
+        (False, None),
+        (True, None),
+        (False, 10),
+        (True, None),
+    ]
+
+
+def test_the_first_batches_have_the_size_that_was_chosen_once_all_are_ready(tmp_path: Path):
+    launch = Launch(tmp_path, batch_size=None)
+    assert [len(rank.peer.work[0].prompts) for rank in launch.connect_ready()] == [6, 6]
+
+
+def test_a_continuous_rank_stays_until_its_last_account_is_there(tmp_path: Path):
+    launch = Launch(tmp_path, prompts=2, ranks=1, batch_size=2, engine="continuous")
+    (rank,) = launch.connect_ready("continuous")
+    launch.say(rank, *outputs_of(rank.peer.work[0], 0))
+    launch.pool.hand_out()
+    assert (launch.scheduler.in_flight, launch.pool.leaving) == ({}, False)
+
+
+def test_ranks_that_are_stopped_after_their_batches_gather_nothing(tmp_path: Path):
+    launch = Launch(tmp_path, dispatch="split")
+    for rank, share in zip(launch.connect(), ((0, 6), (6, 12)), strict=True):
+        launch.say(rank, protocol.Share(rank=rank.number, start=share[0], stop=share[1]), ready(rank.number))
+    launch.pool.stop()
+    for rank in launch.pool.work.ranks.values():
+        launch.answer(rank, rank.peer.work[0])
+    assert [sent(rank, protocol.Leave) for rank in launch.pool.work.ranks.values()] == [
+        [protocol.Leave(gather=False)]
+    ] * 2
+
+
+def test_a_rank_that_is_given_up_is_not_waited_for_to_read(tmp_path: Path):
+    launch = Launch(tmp_path)
+    zero, _ = launch.connect()
+    ended: list[str] = []
+    zero.peer.abort, zero.peer.close = (lambda: ended.append("now")), (lambda: ended.append("once it has read"))
+    launch.pool.give_up(0, "it hangs")
+    assert ended == ["now"]

@@ -138,6 +138,16 @@ async def test_with_a_rank_that_never_came_its_parent_is_ended_with_one_that_han
     assert parent.ended == [ended]
 
 
+async def test_a_parent_that_failed_one_rank_is_ended_whatever_another_is_given_up_for(tmp_path):
+    in_process, parent = Launch(tmp_path), KeptParent()
+    launch = RankLaunch(in_process.pool, tmp_path, in_process.config, "m", lambda *_: [], parent, in_process.events)
+    in_process.pool.let_in(in_process.peer(1))
+    launch.give_up(0, "it never came")
+    launch.give_up(1, "it hangs")
+    await launch.end()
+    assert parent.ended == ["all"]
+
+
 async def test_what_is_told_late_of_the_processes_of_an_earlier_launch_is_nothing_of_this_one(tmp_path, monkeypatch):
     monkeypatch.setattr("rankdeck.runner.supervisor.launch.CONNECT_SECONDS", 0.0)
     in_process, parent = Launch(tmp_path), KeptParent()

@@ -122,6 +122,18 @@ async def test_a_parent_is_started_for_the_model_and_the_socket_of_the_run_and_t
     assert one.said() == [("supervisor", "starting " + " ".join(command))]
 
 
+@pytest.mark.parametrize(("device", "on_cpu"), [("cpu", True), ("auto", False), ("cuda", False)])
+async def test_only_a_run_that_was_asked_to_be_on_a_cpu_is_launched_for_one(tmp_path, monkeypatch, device, on_cpu):
+    asked: list[bool] = []
+    monkeypatch.setattr(telemetry, "rank_variables", lambda environment: {})
+    monkeypatch.setattr(
+        launch_module, "rank_environment", lambda _, ranks, on_cpu, *__, **___: asked.append(on_cpu) or {}
+    )
+    monkeypatch.setattr(launch_module.accelerate, "write_accelerate_config", lambda path, on_cpu: asked.append(on_cpu))
+    await One(tmp_path, device=device).launch.start()
+    assert asked == [on_cpu, on_cpu]
+
+
 async def test_where_memory_segments_cannot_grow_ranks_are_not_told_to_use_them(tmp_path, monkeypatch):
     asked: list[bool] = []
     monkeypatch.setattr(processes, "under_wsl", lambda: True)

@@ -446,3 +446,57 @@ async def test_a_run_that_is_cancelled_while_its_file_is_put_right_waits_for_the
     with pytest.raises(asyncio.CancelledError):
         await work
     assert (ended, desk.indices()) == ([True], [0, 1])
+
+
+# --- what is told of a file that was put right ------------------------------------------------------
+
+
+async def test_records_that_were_only_in_memory_are_counted_once_among_what_is_left(desk, monkeypatch):
+    desk.answer(0)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as without_room:
+        without_room.setattr(files.LineWriter, "write", full)
+        desk.answer(1, 2)
+    os.truncate(desk.path, 0)
+    os.truncate(desk.journal, 0)
+    await desk.outputs.look_after()
+    assert desk.indices() == [1, 2]
+    state = desk.events.state
+    assert (state.completed, state.prompt_tokens, state.output_tokens) == (2, 4, 6)
+
+
+async def test_what_was_wrong_with_a_file_that_nobody_was_seen_to_touch_is_told_all_the_same(desk):
+    desk.answer(0, 1)
+    with desk.path.open("ab") as file:
+        file.write(b"stranger\n")
+    assert await desk.outputs.put_right() == 0
+    aside = "lines that are not this run's are in outputs.jsonl.damaged"
+    assert desk.log() == f"outputs.jsonl was touched by somebody else; {aside}"
+    desk.path.unlink()
+    assert await desk.outputs.put_right() == 0
+    assert desk.log().splitlines()[1:] == ["outputs.jsonl was touched by somebody else; 2 records are written again"]
+
+
+async def test_a_journal_that_was_removed_as_well_still_has_the_records_as_long_as_it_is_open(desk):
+    desk.answer(0, 1)
+    os.truncate(desk.path, 0)
+    desk.journal.unlink()
+    await desk.outputs.look_after()
+    assert desk.indices() == [0, 1]
+    assert desk.log() == "outputs.jsonl was cut short by somebody else; 2 records are written again"
+
+
+def test_a_chat_that_is_given_up_has_its_messages_as_its_prompt(tmp_path):
+    source, directory = tmp_path / "p.jsonl", tmp_path / "run"
+    directory.mkdir()
+    source.write_text(
+        '{"messages": [{"role": "system", "content": "be kind"}, {"role": "user", "content": "hello"}]}\n'
+    )
+    prompts = freeze(str(source), directory / run_directory.PROMPTS_FILE, column=None, limit=None, chat=False)
+    scheduler = Scheduler(prompts.lengths, order="input", batch_size=4, active_ranks=1)
+    events = EventStream(directory, RunState())
+    Outputs(directory, prompts, Ledger(1), scheduler, SimpleNamespace(), events).give_up(0, "no room", 1)  # type: ignore[arg-type]
+    assert [one.prompt for one in run_directory.read_outputs(directory)] == ["system: be kind\nuser: hello"]

@@ -1,5 +1,6 @@
 """95 % intervals of a mean, a difference and a ratio; when two means can be told apart, and in how many repeats."""
 
+import math
 import random
 import statistics
 
@@ -123,3 +124,16 @@ def test_a_standard_error_is_the_deviation_over_the_root_of_the_trials():
     values = [3.0, 5.0, 8.0, 9.0]
     assert estimate(values).standard_error == pytest.approx(statistics.stdev(values) / 2)
     assert estimate([3.0]).standard_error is None
+
+
+def within(limit: float, freedom: int, steps: int = 400) -> float:
+    """The probability that Student's t with so many degrees of freedom lies within +- `limit`, by Simpson's rule."""
+    scale = math.gamma((freedom + 1) / 2) / math.gamma(freedom / 2) / math.sqrt(freedom * math.pi)
+    width = limit / steps
+    heights = [(1 + (place * width) ** 2 / freedom) ** (-(freedom + 1) / 2) for place in range(steps + 1)]
+    return 2 * scale * width / 3 * (heights[0] + heights[-1] + 4 * sum(heights[1:-1:2]) + 2 * sum(heights[2:-1:2]))
+
+
+@pytest.mark.parametrize("freedom", range(1, 21))
+def test_every_value_of_the_table_holds_95_percent(freedom: int):
+    assert within(T_95[freedom - 1], freedom) == pytest.approx(0.95, abs=2e-4)

@@ -78,3 +78,8 @@ def test_where_there_is_no_mbu_the_reason_is_known(rank: int, facts: dict[str, o
     assert why_no_mbu(ranks, PEAK) == why
     assert mbu(ranks, {each.rank: [batch()] for each in ranks}, PEAK) is None
     assert why_no_mbu(ranks[:1], PEAK) is None
+
+
+def test_a_rank_whose_decode_took_no_time_has_no_mbu() -> None:
+    assert mbu([ready(0)], {0: [batch(decode_seconds=0.0)]}, PEAK) is None
+    assert mbu([], {}, PEAK) is None

@@ -332,3 +332,32 @@ def test_the_time_left_is_estimated_from_trials_of_the_same_settings():
         plan=state.plan, trials=state.trials, records=(state.records[0], state.records[2]), took={1: 4.0, 3: 10.0}
     )
     assert eta_seconds(RunState(phase="running", sweep=half)) == pytest.approx(14)
+
+
+@pytest.mark.parametrize(("one", "other", "said"), [(100, 150, True), (100, None, False), (None, 100, False)])
+def test_memory_is_compared_only_where_both_sizes_have_a_figure(one: int | None, other: int | None, said: bool):
+    state = sweep({(1, 8): [50.0], (1, 16): [100.0]})
+    records = tuple(
+        msgspec.structs.replace(record, result=msgspec.structs.replace(record.result, peak_memory_bytes=peak))
+        for record, peak in zip(state.records, (one, other), strict=True)
+    )
+    found = knee(cells(msgspec.structs.replace(state, records=records)), 1)
+    assert found is not None
+    memory = ", +50% memory" if said else ""
+    assert found.sentence == f"8 -> 16: +100%{memory}: still growing at 16, the largest tried"
+
+
+def test_a_summary_has_all_that_the_sweep_knows_and_counts_what_is_left():
+    state = sweep({(1, 8): [50.0], (2, 8): [90.0], (2, 16): [-1.0]}, bandwidth_bytes_per_second=9.0,
+                  bandwidth_source="copy", no_mbu="why")  # fmt: skip
+    trial = Trial(number=9, repeat=1, active_ranks=1, batch_size=16)
+    state = msgspec.structs.replace(state, trials=(*state.trials, trial))
+    found = summarise_sweep(state)
+    assert (found.trials, found.measured, found.left) == (4, 2, 1)
+    assert (found.bandwidth_bytes_per_second, found.bandwidth_source, found.no_mbu) == (9.0, "copy", "why")
+    assert found.records == list(state.records)
+    assert found.chosen == found.best == best(found.cells)
+    assert [row.batch_size for row in found.scaling] == [8, 8]
+    assert msgspec.structs.replace(found, verdict=None).chosen == found.best
+    assert msgspec.structs.replace(found, records=[]).left == 0, "older figures have no records"
+    assert msgspec.structs.replace(found, records=[], measured=0).left == 4

@@ -115,3 +115,10 @@ def test_the_chosen_setting_is_as_fast_as_the_best_within_noise_and_5_percent(ra
         smaller = cell.active_ranks == first.active_ranks and cell.batch_size < chosen.batch_size
         if smaller and cell.setting in said.tied:
             assert cell.tokens_per_second.mean * 1.05 < first.tokens_per_second.mean
+
+
+def test_the_difference_is_given_only_where_one_setting_is_tied():
+    two = judged({(2, 8): [99, 101, 103], (2, 16): [99, 101, 104], (2, 32): [101, 104, 104]})
+    assert len(two.tied) == 2
+    assert two.sentence.startswith("cannot be told apart from batch size 16 and batch size 8; about ")
+    assert "between them" not in two.sentence

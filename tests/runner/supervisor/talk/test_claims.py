@@ -140,3 +140,9 @@ def test_only_texts_longer_than_they_may_be_are_cut_and_a_cut_is_seen():
     assert shortened(line, text=5) == protocol.LogLine(source="source", text="abcde …")
     assert shortened(line, text=5, source=3) == protocol.LogLine(source="sou …", text="abcde …")
     assert shortened(RECORD, error=1) is RECORD, "no text, nothing to cut"
+
+
+@pytest.mark.parametrize("share", [(0, 13), (5, 4)])
+def test_a_single_share_lies_within_the_prompts(share):
+    with pytest.raises(NonsenseError, match="beyond the 12 prompts"):
+        check_shares([share], 12, all_ranks=False)

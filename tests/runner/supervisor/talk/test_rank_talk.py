@@ -9,8 +9,9 @@ import pytest
 
 from rankdeck.runner import protocol
 from rankdeck.runner.protocol import StepsInFlight
+from rankdeck.runner.protocol.sweep_plan import SweepPlan
 from rankdeck.runner.scheduling.scheduler import Assignment
-from rankdeck.runner.supervisor.talk.claims import NonsenseError
+from rankdeck.runner.supervisor.talk.claims import LONGEST_ERROR, NonsenseError
 from tests.runner.supervisor.in_process import STEPS, Launch, outputs_of, ready, result
 
 
@@ -370,3 +371,60 @@ def test_a_sweep_of_few_prompts_may_have_one_of_them_in_several_rows_of_a_batch(
     talk.given(given, [one] * 3, now=1.0)
     finished = protocol.BatchFinished(rank=0, batch=7, result=result(rows=3))
     assert talk.believed(finished, now=9.0) == finished
+
+
+# --- each rule by itself --------------------------------------------------------------------------------
+
+
+def test_an_engine_is_the_one_that_was_chosen_and_not_the_wish_for_one(launch):
+    zero, _ = launch.connect()
+    refused(launch, zero, ready(0, "auto"), "no engine of the name")
+
+
+def test_a_share_is_announced_once_and_may_be_of_no_prompt(tmp_path):
+    launch = Launch(tmp_path, dispatch="split", prompts=1)
+    zero, one = launch.connect()
+    launch.say(zero, protocol.Share(rank=0, start=0, stop=1))
+    refused(launch, zero, protocol.Share(rank=0, start=0, stop=1), "no share to announce")
+    launch.say(one, protocol.Share(rank=1, start=1, stop=1))
+    assert one.talk.share == (1, 1)
+
+
+def test_a_record_of_a_batch_that_is_for_its_figures_alone_is_nonsense(tmp_path):
+    plan = SweepPlan(batch_sizes=[2], ranks=[1], repeats=1, least_rounds=1, least_seconds=0.0)
+    launch = Launch(tmp_path, ranks=1, sweep=plan)
+    (zero,) = launch.connect_ready()
+    refused(launch, zero, outputs_of(zero.peer.work[0], 0)[0], "is for its figures alone")
+
+
+def test_a_long_error_of_a_record_is_cut(launch):
+    zero, _ = launch.connect_ready()
+    (first, *_) = outputs_of(zero.peer.work[0], 0)
+    launch.say(zero, changed(first, finish_reason="error", error="x" * (LONGEST_ERROR + 5)))
+    (record,) = launch.records()
+    assert record.error == "x" * LONGEST_ERROR + " …"
+
+
+def test_a_continuous_rank_speaks_of_the_batches_since_its_stream_began_and_fails_as_a_whole(tmp_path):
+    launch = Launch(tmp_path, prompts=60, ranks=1, batch_size=8, engine="continuous")
+    (rank,) = launch.connect_ready("continuous")
+    first = rank.peer.work[0]
+    launch.say(rank, outputs_of(first, 0)[0])
+    second = rank.peer.work[1]
+    for batch in (first.batch - 1, second.batch + 1):
+        steps = StepsInFlight(rank=0, batch=batch, step=1, output_tokens=1)
+        refused(launch, rank, protocol.Steps(steps=steps), "is not in its hand")
+    failed = protocol.BatchFailed(rank=0, batch=second.batch, kind="error", error="e")
+    refused(launch, rank, failed, "the batch that failed is not in its hand")
+    launch.say(rank, msgspec.structs.replace(failed, batch=first.batch))
+    third = rank.peer.work[2]
+    assert rank.talk._batches.keys() == {third.batch}, "what failed is in its hand no more"
+
+
+def test_a_second_record_is_dropped_though_the_first_was_lost_meanwhile(launch):
+    zero, _ = launch.connect_ready()
+    (first, *_) = outputs_of(zero.peer.work[0], 0)
+    launch.say(zero, first)
+    launch.scheduler.reopen([0])
+    launch.say(zero, first)
+    assert (launch.state.completed, launch.scheduler.is_settled(0)) == (1, False)
