@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from rankdeck.runner import run_directory
 from rankdeck.runner.run_directory.run_file import RunFileError
+from rankdeck.runner.sweep.verdict import summarise_sweep
 from rankdeck.tui.report import document, html, markdown, source, tables, write
 from rankdeck.tui.report.answers import MOST_BARS, quantile, section
 from rankdeck.tui.report.chart import draw
@@ -36,6 +37,7 @@ from rankdeck.tui.report.plot import Axis, Bar, Line, Mark, Plot, Point, Wall
 from rankdeck.tui.report.settings import setting
 from rankdeck.tui.report.source import Answers, PromptError
 from rankdeck.tui.words.sweep import Value
+from tests import scripted_sweep
 from tests.hostile import PAYLOAD, UNSAFE
 from tests.reports import record, write_recorded, write_run
 
@@ -278,6 +280,57 @@ def test_a_run_without_figures_is_refused_with_why(
     monkeypatch.setattr(run_directory, "supervisor_alive", lambda _: alive)
     with pytest.raises(RunFileError, match=f"^r {said}"):
         source.read(tmp_path / "r")
+
+
+def test_a_run_is_live_only_while_it_runs_and_has_a_supervisor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_run(tmp_path / "over")
+    write_run(tmp_path / "on", status="running")
+    for alive in (True, False):
+        monkeypatch.setattr(run_directory, "supervisor_alive", lambda _, alive=alive: alive)
+        assert source.read(tmp_path / "over").live is False
+        assert source.read(tmp_path / "on").live is alive
+
+
+def test_of_a_damaged_journal_the_line_is_named_and_one_that_is_torn_at_its_end_is_taken(tmp_path: Path) -> None:
+    write_recorded(tmp_path / "r")
+    path = tmp_path / "r" / run_directory.EVENTS_FILE
+    whole = path.read_bytes()
+    lines = whole.splitlines(keepends=True)
+
+    def missing(content: bytes) -> list[str]:
+        path.write_bytes(content)
+        found = source.read(tmp_path / "r")
+        assert (found.state is None) is bool(found.missing)
+        return found.missing
+
+    assert missing(whole) == []
+    assert missing(whole[:-20]) == []
+    without = "Without it there is no chart over time"
+    newer = lines[0].replace(b'"version":1', b'"version":9')
+    assert missing(lines[0] + newer + lines[1]) == [
+        f"The journal: {path}:2: written by a newer rankdeck (format 9, this one reads 1); install that one to see all "
+        f"of it. {without} and nothing of the knobs."
+    ]
+    assert missing(lines[1]) == [
+        f"The journal: {path}:1: a journal begins with run_started. {without} and nothing of the knobs."
+    ]
+    assert missing(b"") == [f"The journal: {path} is empty. {without}."]
+    (damaged,) = missing(lines[0] + b"{}\n" + lines[1])
+    assert damaged.startswith(f"The journal: {path}:2")
+
+
+def test_the_figures_of_a_sweep_are_run_jsons_and_only_older_ones_are_judged_anew(tmp_path: Path) -> None:
+    script = scripted_sweep.tied()
+    assert script.state.sweep is not None
+    judged = summarise_sweep(script.state.sweep)
+    stored = replace(judged, trials=99)
+    directory = tmp_path / "s"
+    journal = b"".join(msgspec.json.encode(event) + b"\n" for event in script.events)
+    for sweep, found in ((stored, stored), (replace(stored, verdict=None), judged), (None, judged)):
+        write_run(directory, config=script.state.config, sweep=sweep)
+        (directory / run_directory.EVENTS_FILE).write_bytes(journal)
+        assert source.read(directory).sweep == found
+        assert source.read(directory).is_sweep
 
 
 def test_a_journal_is_torn_only_after_all_that_was_read(tmp_path: Path) -> None:
