@@ -261,6 +261,19 @@ def test_memory_beside_the_models_is_told_above_their_own_or_two_gigabytes_a_ran
     assert said(msgspec.structs.replace(state, devices=(device(memory_used_bytes=None),))) == []
 
 
+@pytest.mark.parametrize("known", [{"memory_total_bytes": 80 * GIB}, {"memory_free_bytes": 40 * GIB}, {}], ids=str)
+def test_memory_beside_the_models_is_not_told_where_it_is_not_known(known):
+    ranks = tuple(msgspec.structs.replace(rank, ready=ready(rank.rank, **known)) for rank in running().ranks)
+    assert said(running(ranks=ranks, devices=(device(),))) == []
+
+
+def test_of_several_gpus_the_first_that_others_use_is_told():
+    crowded = ready(1, memory_total_bytes=80 * GIB, memory_free_bytes=40 * GIB)
+    ranks = (running().ranks[0], msgspec.structs.replace(running().ranks[1], ready=crowded))
+    gpus = tuple(of(device(index=number), ranks=(rank,)) for number, rank in ((5, 0), (6, 1), (7, 1)))
+    assert said(running(ranks=ranks, devices=gpus)) == ["GPU 6 had 38.0 GiB in use beside the model: another process?"]
+
+
 # --- all rules ---
 
 

@@ -97,6 +97,11 @@ def test_only_batches_and_accounts_with_decode_steps_are_compared():
     assert slow_ranks(state_of(*stints, over=True)) == {1}
 
 
+def test_a_batch_whose_steps_took_no_time_makes_the_others_no_slower():
+    lanes = [[done(0, steps=50, pace=pace)] for pace in (0.1, 0.0, 0.12)]
+    assert slow_ranks(state_of(*lanes, over=True)) == frozenset(), "1.2 times as long as the only other one"
+
+
 def test_accounts_are_compared_by_the_rows_that_were_in_their_steps():
     few = done(0, steps=50, rows=16, kind="stint")
     many = msgspec.structs.replace(done(0, steps=50, pace=0.3, rows=64, kind="stint"), rows=16)
@@ -209,7 +214,7 @@ def test_a_step_is_told_with_a_decimal_below_ten_milliseconds(seconds, words):
     assert step_words(seconds) == words
 
 
-def with_cpu(state: RunState, *percents: int | None, seconds: int = 60, threads: int = 1) -> RunState:
+def with_cpu(state: RunState, *percents: int | None, seconds: int = 60, threads: int | None = 1) -> RunState:
     """The same run on a CPU, all ranks at work, whose ranks got these percents of their cores for so long."""
     processes = tuple(ProcessSample(rank=rank, cpu_percent=1.0, rss_bytes=None) for rank in range(len(percents)))
     end = end_of(state)
@@ -302,6 +307,11 @@ def test_work_is_batches_of_every_end_and_the_one_in_hand():
 )  # fmt: skip
 def test_ranks_that_all_get_too_little_are_told_of(percents, threads, words):
     assert starved_words(with_cpu(state_of(*([] for _ in percents)), *percents, threads=threads)) == words
+
+
+def test_a_rank_that_does_not_say_how_many_threads_it_has_has_one():
+    state = with_cpu(state_of([]), 50, threads=None)
+    assert starved_words(state).startswith("Rank 0 gets 50% of a core, ")
 
 
 def test_one_rank_whose_cpu_is_not_known_keeps_all_from_being_judged_while_it_is_at_work():
@@ -459,6 +469,7 @@ def test_an_end_is_idle_only_after_work_and_once_all_is_done():
     assert told(state, "tail")[0].ranks == (1,)
     assert told(msgspec.structs.replace(state, completed=999), "tail") == []
     assert told(msgspec.structs.replace(state, active_ranks=1), "tail") == []
+    assert told(msgspec.structs.replace(state, active_ranks=9), "tail") == told(state, "tail"), "more than have lanes"
     lanes = state.timeline.lanes
     down = msgspec.structs.replace(lanes[1], spans=(*lanes[1].spans, Span("down", 80, 81)))
     timeline = msgspec.structs.replace(state.timeline, lanes=(lanes[0], down))

@@ -62,6 +62,7 @@ def test_a_line_without_an_end_is_kept_to_the_length_that_is_shown(log):
     for _ in range(3):
         add(log, "é" * (MAX_BYTES_A_LOOK // 2))
         assert tail.new_lines() == []
+        assert len(tail._rest) == 4 * MAX_LINE, "bytes; no more of it is kept in memory"
     assert tail.new_lines(last_look=True) == ["é" * MAX_LINE]
 
 

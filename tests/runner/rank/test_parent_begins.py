@@ -120,6 +120,7 @@ def test_cuda_is_known_by_what_it_has_open(monkeypatch, opened, why):
 
 def test_where_the_kernel_lists_neither_files_nor_threads_only_torch_is_asked(monkeypatch):
     monkeypatch.setattr(parent.os.path, "isdir", lambda path: False)
+    monkeypatch.setattr(parent.os, "listdir", lambda path: pytest.fail(f"{path} is not there"))
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
     assert parent.why_no_forking() is None
 
