@@ -128,7 +128,7 @@ def test_the_settings_that_are_shown_are_those_that_differ_cut_at_200_characters
     assert base._shown("x" * 201) == "x" * 200 + " …"
 
 
-def llama(**more) -> transformers.LlamaForCausalLM:
+def llama(**more):
     shape = {
         "hidden_size": 16,
         "intermediate_size": 24,

@@ -6,7 +6,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-import transformers
 
 from rankdeck.runner.engine import convert
 
@@ -24,8 +23,9 @@ def done(monkeypatch):
 
         return from_pretrained
 
-    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", stand_in("model"))
-    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", stand_in("tokenizer"))
+    for module in (convert, sys.modules["transformers"]):
+        monkeypatch.setattr(module.AutoModelForCausalLM, "from_pretrained", stand_in("model"))
+        monkeypatch.setattr(module.AutoTokenizer, "from_pretrained", stand_in("tokenizer"))
     return asked
 
 

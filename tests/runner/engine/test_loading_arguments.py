@@ -5,7 +5,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-import transformers
 
 from rankdeck.runner.engine import loading, weights
 from rankdeck.runner.engine.generation import settings, vocabulary
@@ -34,9 +33,13 @@ def load(monkeypatch):
 
             return from_pretrained
 
-        monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", stand_in("config", model_config))
-        monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", stand_in("tokenizer", "the tokenizer"))
-        monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", stand_in("weights", (model, "found")))
+        monkeypatch.setattr(loading.transformers.AutoConfig, "from_pretrained", stand_in("config", model_config))
+        monkeypatch.setattr(
+            loading.transformers.AutoTokenizer, "from_pretrained", stand_in("tokenizer", "the tokenizer")
+        )
+        monkeypatch.setattr(
+            loading.transformers.AutoModelForCausalLM, "from_pretrained", stand_in("weights", (model, "found"))
+        )
         monkeypatch.setattr(vocabulary, "settle_config", lambda given: [f"settled: {given is model_config}"])
         monkeypatch.setattr(settings, "read", lambda path: (generation, [f"set aside in {path}"]))
         monkeypatch.setattr(weights, "checked", lambda *given: [f"checked: {given == (model, 'found', 'the/model')}"])
@@ -159,8 +162,8 @@ def test_a_dtype_that_is_slow_on_its_gpu_is_said_with_the_cure(monkeypatch, dtyp
 
 
 def test_weights_are_quantised_as_they_are_loaded_in_the_way_that_is_asked_for(monkeypatch):
-    monkeypatch.setattr(transformers, "BitsAndBytesConfig", lambda **how: ("bnb", how))
-    monkeypatch.setattr(transformers, "TorchAoConfig", lambda how: ("torchao", how))
+    monkeypatch.setattr(loading.transformers, "BitsAndBytesConfig", lambda **how: ("bnb", how))
+    monkeypatch.setattr(loading.transformers, "TorchAoConfig", lambda how: ("torchao", how))
     monkeypatch.setitem(sys.modules, "torchao", SimpleNamespace())
     monkeypatch.setitem(
         sys.modules, "torchao.quantization", SimpleNamespace(Int8WeightOnlyConfig=lambda: "int8 weights")

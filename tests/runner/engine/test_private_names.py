@@ -25,7 +25,7 @@ def test_this_transformers_has_every_name():
 
 def test_a_name_that_is_gone_is_said_with_the_release_and_the_cure(monkeypatch):
     monkeypatch.delattr(transformers.cache_utils.CacheLayerMixin, "reorder_cache")
-    monkeypatch.setattr(transformers, "__version__", "5.99.0")
+    monkeypatch.setattr(private_names.transformers, "__version__", "5.99.0")
     said = private_names.why_unusable(STATIC, "the static engine")
     assert said.startswith("transformers 5.99.0 has no DynamicLayer.reorder_cache, which the static engine needs")
     assert "pip install" in said
@@ -93,7 +93,7 @@ def _private_names(tree):
 
 
 def test_all_names_that_are_gone_are_said_with_the_releases_that_are_tested_and_one_to_install(monkeypatch):
-    monkeypatch.setattr(transformers, "__version__", "5.99.0")
+    monkeypatch.setattr(private_names.transformers, "__version__", "5.99.0")
     gone = [Name("transformers.cache_utils", "Cache", name) for name in ("one", "layers", "two")]
     assert private_names.why_unusable(gone, "it") == (
         f"transformers 5.99.0 has no Cache.one, Cache.two, which it needs: rankdeck is tested with transformers "

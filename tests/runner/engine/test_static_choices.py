@@ -100,6 +100,8 @@ def test_prompts_go_together_as_far_as_the_model_lets_them_and_long_ones_with_th
     one._padded_up_to = 24  # 16 and 8 new ones fill it; 17 is padded to 24
     assert one._parts(lengths, 8) == [[3, 5], [4, 6], [7]]
     assert one._parts(lengths, 9) == [[3], [4, 6], [5], [7]]
+    one._padded_up_to = 31  # it is the padded length that counts
+    assert one._parts(lengths, 8) == [[3, 5], [4, 6], [7]]
     one._padded_up_to, one._together = None, "equal"
     assert one._parts(lengths, 8) == [[3], [4, 6], [5], [7]]
     one._together = "alone"
@@ -198,6 +200,13 @@ def test_logits_are_checked_as_tokens_are_chosen_and_as_the_model_wants(model, c
     one.generate(prompts("a"))
     check = calls[0]["logits_processor"][0]
     assert (check._sampled, check._infinite_is_replaced) == (sampled, replaced)
+
+
+def test_the_device_is_waited_for_before_and_after_a_part_and_at_its_first_token(model, calls):
+    one, order = make(model, ignore_eos=True), []
+    one._synchronise = lambda: order.append(len(calls))
+    one.generate(prompts("a", "b"))
+    assert order == [0, 1, 1]
 
 
 def test_experts_are_decoded_in_groups_for_the_rows_of_each_call_and_not_where_graphs_are_captured(model, monkeypatch):

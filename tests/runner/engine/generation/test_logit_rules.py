@@ -372,14 +372,14 @@ def test_criteria_that_nobody_knows_are_asked_row_by_row_and_those_of_the_engine
         def __call__(self, ids, scores):
             return torch.zeros(len(ids), dtype=torch.bool)
 
-    criteria = transformers.GenerationMixin._get_stopping_criteria
+    criteria = type(model)._get_stopping_criteria
 
     def with_another(self, *given, **named):
         return transformers.StoppingCriteriaList([*criteria(self, *given, **named), Odd()])
 
     generation = transformers.GenerationConfig(**PLAIN, max_new_tokens=4, max_time=9.0)
     assert logit_rules.prepared(model, generation, torch.tensor([[5]])).criteria == []
-    monkeypatch.setattr(transformers.GenerationMixin, "_get_stopping_criteria", with_another)
+    monkeypatch.setattr(type(model), "_get_stopping_criteria", with_another)
     rules = logit_rules.LogitRules(model, tokenizer(), generation, CPU)
     assert (rules.by_row, rules.ends_rows) == (True, True)
 

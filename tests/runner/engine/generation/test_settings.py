@@ -210,7 +210,9 @@ def test_the_model_s_own_settings_come_back_after_an_error_too(model):
 
 def test_what_a_file_says_without_effect_is_not_shown_to_transformers_which_might_refuse_it(tmp_path, monkeypatch):
     given = []
-    monkeypatch.setattr(transformers.GenerationConfig, "from_dict", lambda values: given.append(values) or "made")
+    monkeypatch.setattr(
+        settings.transformers.GenerationConfig, "from_dict", lambda values: given.append(values) or "made"
+    )
     says = {
         "cache_config": 7,
         "early_stopping": 3,
