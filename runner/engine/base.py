@@ -9,6 +9,7 @@ import abc
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ import torch
 from rankdeck.runner.engine import errors, loading, memory
 from rankdeck.runner.engine.experts import experts_of
 from rankdeck.runner.engine.generation import settings, vocabulary
+from rankdeck.runner.engine.generation.chat_content import ChatContent, content_of
 from rankdeck.runner.engine.loading import dtype_text
 from rankdeck.runner.engine.rows import Answer, Progress
 from rankdeck.runner.protocol import BatchResult, OutputRecord, Prompt, prompt_text
@@ -212,11 +214,15 @@ class Engine(abc.ABC):
         if prompt.messages is None and not self._config.chat:
             ids: list[int] = self.tokenizer(prompt.text)["input_ids"]
             return ids
-        messages = prompt.messages or [{"role": "user", "content": prompt.text}]
+        messages = self._chat_content.fitted(prompt.messages or [{"role": "user", "content": prompt.text}])
         text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         # The template has written the special tokens already.
         ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
+
+    @cached_property
+    def _chat_content(self) -> ChatContent:
+        return content_of(self.tokenizer)
 
     def _unfit(self, ids: list[int]) -> str | None:
         if not ids:

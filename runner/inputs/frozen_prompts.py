@@ -24,6 +24,7 @@ from rankdeck.runner.inputs.prompts.kinds import WITHOUT_IDS, Kind
 from rankdeck.runner.inputs.prompts.problems import Problems, PromptError, PromptProblem
 from rankdeck.runner.inputs.prompts.record import MAX_PROMPT_BYTES, LeftOut, bytes_of, understand
 from rankdeck.runner.protocol import Prompt, encode_line
+from rankdeck.runner.protocol.records import content_text
 
 __all__ = ["MAX_PROMPT_BYTES", "PromptError", "PromptIndex", "PromptProblem", "freeze"]
 
@@ -79,7 +80,7 @@ class PromptIndex:
         length = bytes_of(prompt.text)
         if prompt.messages:
             self.messages += 1
-            length += sum(bytes_of(message["content"]) for message in prompt.messages)
+            length += sum(bytes_of(content_text(message["content"])) for message in prompt.messages)
         self.offsets.append(offset)
         self.lengths.append(length)
 

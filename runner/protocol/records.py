@@ -7,13 +7,20 @@ from typing import Literal
 import msgspec
 
 
+Content = str | list[dict[str, str]]
+"""The content of a chat message: text, or parts of text, each with `type` and `text`."""
+
+Messages = list[dict[str, Content]]
+"""Chat messages: each has `role`, a string, and `content`."""
+
+
 class Prompt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One prompt: `text`, or chat `messages` (role and content) for the model's template."""
 
     index: int
     id: str
     text: str = ""
-    messages: list[dict[str, str]] | None = None
+    messages: Messages | None = None
 
 
 FinishReason = Literal["stop", "length", "error"]
@@ -26,7 +33,12 @@ def prompt_text(prompt: Prompt) -> str:
     """The prompt as a record shows it: the text, or the messages, one a line."""
     if prompt.messages is None:
         return prompt.text
-    return "\n".join(f"{message['role']}: {message['content']}" for message in prompt.messages)
+    return "\n".join(f"{message['role']}: {content_text(message['content'])}" for message in prompt.messages)
+
+
+def content_text(content: Content) -> str:
+    """The text of a message, its parts one after the other, as most chat templates join them."""
+    return content if isinstance(content, str) else "".join(part["text"] for part in content)
 
 
 class OutputRecord(msgspec.Struct, frozen=True, kw_only=True):

@@ -81,6 +81,9 @@ SET_ASIDE: dict[str, tuple[tuple[Any, ...], str]] = {
 }
 """Settings that are not done: the values, besides None, with which they do nothing, and why they are left out."""
 
+NO_END = "the model's config names no end-of-sequence token, so answers go on to --max-new-tokens"
+"""As with `generate`: the tokenizer is not asked for one."""
+
 KNOWN = OF_THE_RUN | ON_LOGITS | WITHOUT_EFFECT | frozenset(SET_ASIDE)
 
 
@@ -126,11 +129,20 @@ def of_run(model: Any, tokenizer: Any, config: RunConfig) -> tuple[Any, list[str
     else:
         # They have no effect, but transformers would warn of them at every batch.
         generation.temperature = generation.top_p = generation.top_k = None
-    if generation.eos_token_id is None:
-        generation.eos_token_id = tokenizer.eos_token_id
+    if generation.eos_token_id is None and not config.ignore_eos:
+        lines.append(NO_END + _end_of(tokenizer))
     if config.ignore_eos:  # every answer has as many tokens
         generation.eos_token_id = generation.stop_strings = None
     return generation, lines + _unknown(generation)
+
+
+def _end_of(tokenizer: Any) -> str:
+    if tokenizer.eos_token_id is None:
+        return ""
+    return (
+        f"; its tokenizer's is {tokenizer.eos_token!r}: answers end there with "
+        f'"eos_token_id": {tokenizer.eos_token_id} in generation_config.json'
+    )
 
 
 def bare(generation: Any) -> Any:

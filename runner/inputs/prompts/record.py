@@ -8,6 +8,7 @@ from collections.abc import Mapping, Set
 from itertools import islice
 
 from rankdeck.runner.inputs.prompts.problems import kind, shown
+from rankdeck.runner.protocol.records import Content, Messages, content_text
 
 Record = tuple[int, object]
 """A record's place in its file, from 1, and its value: a str, decoded JSON, or a ValueError that says what is wrong."""
@@ -28,7 +29,6 @@ SETTINGS = frozenset({"model", "max_tokens", "max_completion_tokens", "temperatu
 MOST_KEYS = 100
 SHOWN_KEYS = 8
 
-Messages = list[dict[str, str]]
 TextOrMessages = tuple[str, Messages | None]
 
 
@@ -152,13 +152,14 @@ def _check_messages(messages: object, left_out: LeftOut) -> Messages:
         try:
             role = _role_of(message, left_out)
             content = _content_of(message, left_out)
-            if role != "system" and (not content or content.isspace()):  # an empty system prompt is common
+            text = content_text(content)
+            if role != "system" and (not text or text.isspace()):  # an empty system prompt is common
                 raise ValueError("`content` is empty")
         except ValueError as error:
             raise ValueError(f"message {number}: {error}") from None
         left_out.keys(message, IN_A_MESSAGE, "messages.")
         checked.append({"role": role, "content": content})
-    _check_text("".join(message["content"] for message in checked))
+    _check_text("".join(content_text(message["content"]) for message in checked))
     return checked
 
 
@@ -177,8 +178,8 @@ def _role_of(message: Mapping[str, object], left_out: LeftOut) -> str:
     return role
 
 
-def _content_of(message: Mapping[str, object], left_out: LeftOut) -> str:
-    """The text of a message. Parts are joined as chat templates do, with nothing between them."""
+def _content_of(message: Mapping[str, object], left_out: LeftOut) -> Content:
+    """What a message says: its text, or its parts, which some chat templates keep apart."""
     content = message.get("content")
     if content is None and message.get("tool_calls"):
         raise ValueError("tool calls (`tool_calls`) are not supported; leave out messages about tools")
@@ -186,7 +187,7 @@ def _content_of(message: Mapping[str, object], left_out: LeftOut) -> str:
         return content
     if not isinstance(content, list) or not all(isinstance(part, dict) for part in content):
         raise ValueError(f"`content` must be a string, not {kind(content)}")
-    texts = []
+    parts = []
     for part in content:
         named, text = part.get("type"), part.get("text")
         if named != "text":
@@ -195,5 +196,5 @@ def _content_of(message: Mapping[str, object], left_out: LeftOut) -> str:
         if not isinstance(text, str):
             raise ValueError(f"`text` in a part of `content` must be a string, not {kind(text)}")
         left_out.keys(part, {"type", "text"}, "content.")
-        texts.append(text)
-    return "".join(texts)
+        parts.append({"type": "text", "text": text})
+    return parts

@@ -1,6 +1,7 @@
 """Every setting of a generation config means what it means for a prompt alone, or is said to be set aside."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import transformers
@@ -177,7 +178,7 @@ def test_a_run_that_samples_does_so_as_it_says_and_else_as_the_model_does(model,
     assert model.generation_config.top_k == 9, "the model's own are not touched"
 
 
-def test_the_length_of_an_answer_is_the_run_s_and_its_end_the_model_s_or_the_tokenizer_s(model):
+def test_the_length_of_an_answer_is_the_run_s_and_its_end_the_model_s(model):
     own = {"max_length": 20, "max_new_tokens": 5, "use_cache": False, "stop_strings": ["x"]}
     generation, lines = of_run(model, own)
     assert (generation.max_length, generation.max_new_tokens, generation.use_cache) == (None, 12, True)
@@ -187,9 +188,15 @@ def test_the_length_of_an_answer_is_the_run_s_and_its_end_the_model_s_or_the_tok
     generation, _ = settings.of_run(model, tokenizer(), run)
     assert (generation.max_new_tokens, generation.eos_token_id) == (4, [7, 8])
     model.generation_config = transformers.GenerationConfig()
-    assert settings.of_run(model, tokenizer(), run)[0].eos_token_id == tokenizer().eos_token_id == 2
-    fixed, _ = settings.of_run(model, tokenizer(), RunConfig(prompts="p", ignore_eos=True))
-    assert fixed.eos_token_id is None
+    generation, lines = settings.of_run(model, tokenizer(), run)
+    assert (generation.eos_token_id, tokenizer().eos_token_id) == (None, 2), "`generate` asks no tokenizer either"
+    assert lines == [
+        f"{settings.NO_END}; its tokenizer's is {tokenizer().eos_token!r}: answers end there with "
+        '"eos_token_id": 2 in generation_config.json'
+    ]
+    assert settings.of_run(model, SimpleNamespace(eos_token_id=None), run)[1] == [settings.NO_END]
+    fixed = settings.of_run(model, tokenizer(), RunConfig(prompts="p", ignore_eos=True))
+    assert (fixed[0].eos_token_id, fixed[1]) == (None, [])
 
 
 def test_generate_is_given_what_ends_a_row_and_all_it_found(model):

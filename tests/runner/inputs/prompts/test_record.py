@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from rankdeck.runner.inputs.prompts.record import MAX_PROMPT_BYTES
+from rankdeck.runner.protocol import prompt_text
 from tests.runner.inputs.freezing import complaint, freeze_here, frozen, remarks, texts
 
 
@@ -79,9 +80,11 @@ def test_what_is_no_prompt_is_refused_in_words_that_say_what_to_do(row: Any, wor
 # --- messages --------------------------------------------------------------------------------------------
 
 
-def test_parts_of_text_are_joined_as_a_template_joins_them() -> None:
+def test_parts_of_text_stay_parts_for_templates_that_keep_them_apart_and_are_shown_as_one_text() -> None:
     parts = [{"type": "text", "text": "Hello"}, {"type": "text", "text": ", world"}]
-    assert frozen("p.jsonl", lines({"messages": [user(parts)]}))[0].messages == [user("Hello, world")]
+    (prompt,) = frozen("p.jsonl", lines({"messages": [user(parts)]}))
+    assert prompt.messages == [user(parts)]
+    assert prompt_text(prompt) == "user: Hello, world"
 
 
 @pytest.mark.parametrize(
