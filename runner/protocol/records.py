@@ -6,7 +6,6 @@ from typing import Literal
 
 import msgspec
 
-
 Content = str | list[dict[str, str]]
 """The content of a chat message: text, or parts of text, each with `type` and `text`."""
 
