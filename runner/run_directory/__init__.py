@@ -17,6 +17,7 @@ from rankdeck.runner.run_directory.places import (
     find_run,
     list_runs,
     newest_live_run,
+    own_folder,
     runs_directory,
     socket_path,
     unreadable_runs,

@@ -41,7 +41,11 @@ def runtime_directory() -> Path:
     """
     # Not $XDG_RUNTIME_DIR: it is removed at the last logout, which a dropped SSH connection is, and differs between
     # kinds of sessions. A run has to be found again from any session.
-    path = RUNTIME_ROOT / f"rankdeck-{os.getuid()}"
+    return own_folder(RUNTIME_ROOT / f"rankdeck-{os.getuid()}")
+
+
+def own_folder(path: Path) -> Path:
+    """The folder of sockets at `path`, made if there is none. Raises as `runtime_directory` does."""
     try:
         with contextlib.suppress(FileExistsError):
             path.mkdir(mode=0o700)

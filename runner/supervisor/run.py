@@ -98,7 +98,7 @@ class Supervisor:
         self._tasks: set[asyncio.Task[None]] = set()
         self._launch: RankLaunch | None = None
         self._parent = RankParent(lambda line: self._events.log("launcher", line))
-        self._stop_asked = self._hurry = False
+        self._stop_asked = self._hurry = self._removed = False
 
     async def run(self) -> int:
         """Run from the first event to the last. Returns the exit status."""
@@ -268,14 +268,16 @@ class Supervisor:
             lengths=list(state.lengths),
             loading=state.loading.phases,
         )
-        try:
-            run_directory.write_last_run_file(self._directory, self._run_file)
-        except OSError as error:
-            self._events.log("supervisor", f"run.json cannot be written: {error}")
+        if not self._removed:
+            try:
+                run_directory.write_last_run_file(self._directory, self._run_file)
+            except OSError as error:
+                self._events.log("supervisor", f"run.json cannot be written: {error}")
         # The last event comes after everything else: whoever sees it may read the files.
         self._events.emit(protocol.RunEnded(status=status, exit_status=exit_status, cause=cause, summary=summary))
-        with contextlib.suppress(OSError):
-            self._events.journal.save()
+        if not self._removed:
+            with contextlib.suppress(OSError):
+                self._events.journal.save()
         await self._events.viewers.close(VIEWERS_SECONDS)
         self._server.close()
         return exit_status
@@ -287,7 +289,9 @@ class Supervisor:
         await self._parent.end()
         self._files.cancel()
         if (lost := self._hold.lost()) is not None:
-            self._directory = self._hold.now_at() or self._directory
+            now_at = self._hold.now_at()
+            self._removed = now_at is None  # by now there may be another run in its place
+            self._directory = now_at or self._directory
             return Ending("failed", EXIT_DIED, lost)
         finished = await self._outputs.finish(self._copy(), in_a_hurry=lambda: self._hurry)
         if finished.copied is not None:

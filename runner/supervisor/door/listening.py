@@ -5,6 +5,7 @@ whatever they say or keep to themselves, there are descriptors left for the run'
 """
 
 import asyncio
+import contextlib
 import os
 import socket
 from collections import deque
@@ -12,7 +13,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
-from rankdeck.runner import protocol
+from rankdeck.runner import protocol, run_directory
 from rankdeck.runner.machine.kernel import descriptor_limit, peer_process
 from rankdeck.runner.protocol import Command, Greeting, RankHello
 from rankdeck.runner.supervisor.door.peers import Lines, NoMessageError, Peer, RankPeer, decode
@@ -59,6 +60,7 @@ class Server:
         self._listening: socket.socket | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._strangers: dict[asyncio.StreamWriter, None] = {}
+        self._cannot_listen: str | None = None
         self._logged: deque[float] = deque(maxlen=LOGGED_A_MINUTE)
 
     async def start(self) -> None:
@@ -79,16 +81,29 @@ class Server:
         self._go_on_with(self._accept(listening))
 
     async def restore(self) -> None:
-        """Listen again if something that cleans /tmp has removed the socket's file; open connections stay."""
-        if not self._path.exists():
+        """Listen again if something that cleans /tmp has removed the socket's file; open connections stay.
+
+        Where that cannot be done, or somebody else's folder is there by now, it is said once, and tried again later.
+        """
+        try:
+            run_directory.own_folder(self._path.parent)
+            if self._path.exists():
+                return
             self._stop_listening()
-            self._path.parent.mkdir(mode=0o700, exist_ok=True)
             await self.start()
-            self._log(f"the socket was gone; listening again at {self._path}")
+        except (OSError, run_directory.RunFileError) as error:
+            if self._cannot_listen != str(error):
+                self._cannot_listen = str(error)
+                self._log(f"nobody new can watch or stop this run: {error}")
+            return
+        self._cannot_listen = None
+        self._log(f"the socket was gone; listening again at {self._path}")
 
     def close(self) -> None:
+        """Listen no more. A socket's file that cannot be removed does no harm: nobody answers there."""
         self._stop_listening()
-        self._path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self._path.unlink(missing_ok=True)
 
     def _stop_listening(self) -> None:
         if self._listening is not None:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import shutil
 
 import msgspec
 import pytest
@@ -242,3 +243,24 @@ def test_a_run_whose_supervisor_cannot_be_started_leaves_nothing_behind(tmp_path
         start.launch(config, run_dir=tmp_path / "run")
     assert not (tmp_path / "run").exists()
     assert not os.path.lexists(run_directory.runs_directory() / "run")
+
+
+async def test_a_run_that_was_removed_leaves_alone_what_came_into_its_place(launch, monkeypatch):
+    done = launch(PROMPTS)
+    await watch(done)
+    done.process.wait(20)
+    before = (done.directory / run_directory.RUN_FILE).read_bytes()
+    monkeypatch.setenv("STANDIN_STEP_SECONDS", "0.3")
+    started = launch(PROMPTS)
+
+    async def replace(message, _):
+        if isinstance(message, protocol.BatchFinished) and message.batch == 1:
+            shutil.rmtree(started.directory)
+            shutil.copytree(done.directory, started.directory)
+
+    state, _ = await watch(started, when=replace)
+    assert started.process.wait(20) == 3
+    assert state.ended.cause.endswith("was removed while the run went on, and what was in it is lost")
+    for name in (run_directory.RUN_FILE, run_directory.OUTPUTS_FILE, run_directory.EVENTS_FILE):
+        assert (started.directory / name).read_bytes() == (done.directory / name).read_bytes(), name
+    assert (started.directory / run_directory.RUN_FILE).read_bytes() == before

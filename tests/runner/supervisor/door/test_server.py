@@ -1,6 +1,7 @@
 """The socket's own life: in place of an old file, gone and back, closed; whose processes may come; what is logged."""
 
 import asyncio
+import errno
 import os
 import stat
 from pathlib import Path
@@ -41,7 +42,7 @@ class Door:
 @pytest.fixture
 async def door(tmp_path: Path):
     door = Door(tmp_path / "sockets" / "s")
-    door.path.parent.mkdir()
+    door.path.parent.mkdir(mode=0o700)
     yield door
     door.server.close()
 
@@ -55,6 +56,37 @@ async def test_it_listens_in_place_of_what_a_killed_supervisor_left_and_takes_it
     assert not door.path.exists()
     door.server.close()
     assert door.log == []
+
+
+async def test_a_socket_that_cannot_be_made_again_is_said_once_and_tried_on(door):
+    await door.server.start()
+    folder = door.path.parent
+    door.path.unlink()
+    folder.rmdir()
+    folder.symlink_to("/")  # somebody else's
+    before = door.server._listening
+    for _ in range(3):
+        await door.server.restore()
+    said = "must be a directory of your own with mode 0700; remove what is there"
+    assert door.log == [f"nobody new can watch or stop this run: {folder} {said}"]
+    assert not Path("/", door.path.name).exists()
+    assert before.fileno() >= 0, "those who wait at the old one are not hung up on"
+    folder.unlink()
+    await door.server.restore()
+    assert door.log[1:] == [f"the socket was gone; listening again at {door.path}"]
+    assert await say(door.path, HELLO) == SNAPSHOT
+
+
+async def test_a_socket_file_that_cannot_be_removed_at_the_end_does_no_harm(door, monkeypatch):
+    await door.server.start()
+
+    def read_only(path, missing_ok=False):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "unlink", read_only)
+        door.server.close()
+    assert door.server._listening is None
 
 
 async def test_a_socket_that_was_cleaned_away_is_there_again_and_who_is_connected_stays(door):
