@@ -11,7 +11,7 @@ from rankdeck.runner.run_directory.files import (
     read_events,
     read_outputs,
 )
-from rankdeck.runner.run_directory.lock import Hold, hold_lock, supervisor_alive, supervisor_comes
+from rankdeck.runner.run_directory.lock import Hold, hold_lock, supervisor_alive, supervisor_comes, supervisor_starts
 from rankdeck.runner.run_directory.output_copy import copy_outputs, stamp_of
 from rankdeck.runner.run_directory.places import (
     find_run,

@@ -9,6 +9,8 @@ import os
 import time
 from pathlib import Path
 
+import psutil
+
 from rankdeck.runner.run_directory.private_files import open_private
 from rankdeck.runner.run_directory.run_file import RUN_FILE, RunFileError, read_run_file
 
@@ -16,6 +18,11 @@ LOCK_FILE = "supervisor.lock"
 
 STARTING_SECONDS = 5.0
 """How long after run.json was written a new supervisor may take to get its lock, on a busy machine."""
+
+LONGEST_START_SECONDS = 600.0
+"""How long it may take if its process is there: a cold file system over a network takes minutes to import from."""
+
+LOOK_SECONDS = 0.5
 
 LOCK_SECONDS = 1.0
 """How long to wait for the lock: `supervisor_alive` in another process holds it for an instant."""
@@ -110,13 +117,37 @@ def supervisor_alive(directory: Path) -> bool:
 
 
 def supervisor_comes(directory: Path) -> bool:
-    """Whether a supervisor holds the run's lock, or gets it soon; waits for one that was started a moment ago."""
+    """Whether a supervisor holds the run's lock, or gets it soon; waits for one that was started a moment ago, and as
+    long as its process is still there.
+    """
     while not supervisor_alive(directory):
-        try:
-            age = time.time() - (directory / RUN_FILE).stat().st_mtime
-        except OSError:
+        age = _age(directory)
+        if age is None or read_run_file(directory).status != "running":
             return False
-        if not 0 <= age < STARTING_SECONDS or read_run_file(directory).status != "running":
-            return False
-        time.sleep(0.05)
+        if age >= STARTING_SECONDS and not supervisor_starts(directory):
+            return supervisor_alive(directory)  # it may have got the lock meanwhile
+        time.sleep(0.05 if age < STARTING_SECONDS else LOOK_SECONDS)
     return True
+
+
+def supervisor_starts(directory: Path) -> bool:
+    """Whether there is a process that was started for the run a while ago and has yet to take its lock."""
+    age = _age(directory)
+    if age is None or age >= LONGEST_START_SECONDS:
+        return False
+    known_as = {str(directory), str(directory.resolve())}
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            match process.cmdline():
+                case [*_, "-m", _, path] if path in known_as:
+                    return True
+    return False
+
+
+def _age(directory: Path) -> float | None:
+    """Seconds since run.json was written; None if it is not there, or is from the future."""
+    try:
+        age = time.time() - (directory / RUN_FILE).stat().st_mtime
+    except OSError:
+        return None
+    return age if age >= 0 else None

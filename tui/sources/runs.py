@@ -155,7 +155,9 @@ def _rate(run: RunFile) -> str:
 
 def _status(directory: Path, run: RunFile) -> str:
     if run.status == "running" and not run_directory.supervisor_alive(directory):
-        return "lost"
+        # One that took the lock between the two looks is no process that starts, but holds it by now.
+        here = run_directory.supervisor_starts(directory) or run_directory.supervisor_alive(directory)
+        return "running" if here else "lost"
     early = run.status == "completed" and _only_measures(run) and run.sweep is not None and run.sweep.left > 0
     return ENDED_EARLY if early else run.status
 

@@ -3,8 +3,10 @@
 import fcntl
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
+import psutil
 import pytest
 
 from rankdeck.runner import run_directory
@@ -25,7 +27,7 @@ class Clock:
     monotonic = time
 
     def sleep(self, seconds: float) -> None:
-        assert 0 < seconds <= 0.1, "who waits looks often"
+        assert 0 < seconds <= 0.5, "who waits looks often"
         self.now += seconds
         self.slept += 1
         self.meanwhile()
@@ -188,6 +190,48 @@ def test_a_supervisor_that_does_not_come_is_waited_for_some_seconds_after_the_ru
     slept = clock.slept
     assert not run_directory.supervisor_comes(begun)
     assert clock.slept == slept, "by now it would be there"
+
+
+@pytest.fixture
+def start_of(monkeypatch):
+    """Has a process with this command line among those that there are; a look at them takes no time."""
+
+    def there(*arguments: str) -> None:
+        gone = SimpleNamespace(cmdline=lambda: _raise(psutil.NoSuchProcess(1)))
+        one = SimpleNamespace(cmdline=lambda: list(arguments))
+        monkeypatch.setattr(psutil, "process_iter", lambda: iter([gone, SimpleNamespace(cmdline=list), one]))
+
+    return there
+
+
+def _raise(error: Exception) -> None:
+    raise error
+
+
+def test_a_supervisor_whose_process_is_there_is_waited_for_however_long_its_start_takes(begun, clock, start_of):
+    start_of("python", "-P", "-m", "rankdeck.runner", str(begun))
+    clock.now += 100
+    assert run_directory.supervisor_starts(begun)
+    assert not run_directory.supervisor_comes(begun)
+    assert clock.now - 1000 == pytest.approx(lock.LONGEST_START_SECONDS, abs=1)
+    assert not run_directory.supervisor_starts(begun), "such a process is no start any more"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("python", "-m", "rankdeck", "attach", "{run}"),
+        ("rankdeck", "resume", "{run}"),
+        ("python", "-m", "rankdeck.runner", "{run}-2"),
+        ("python", "-m", "rankdeck.runner.rank.parent", "--run-dir", "{run}", "--socket", "s"),
+    ],
+)
+def test_other_processes_that_name_the_run_are_no_start_of_it(begun, clock, start_of, arguments):
+    start_of(*(word.format(run=begun) for word in arguments))
+    assert not run_directory.supervisor_starts(begun)
+    clock.now += lock.STARTING_SECONDS
+    assert not run_directory.supervisor_comes(begun)
+    assert clock.slept == 0
 
 
 @pytest.mark.parametrize("status", ["completed", "failed", "stopped"])
