@@ -40,6 +40,12 @@ def test_a_file_in_order_is_left_as_it_is(tmp_path):
     assert outputs(tmp_path).stat() == before
 
 
+def test_a_line_that_stands_twice_in_a_row_is_there_once_afterwards(tmp_path):
+    outputs(tmp_path).write_bytes(LINES[0] + LINES[1] * 2 + LINES[2] + LINES[3])
+    assert put_right(tmp_path, ledger_of()) == PutRight(changed=True)
+    assert outputs(tmp_path).read_bytes() == b"".join(LINES)
+
+
 def test_what_is_missing_comes_from_memory_from_another_file_or_from_the_journal(tmp_path):
     outputs(tmp_path).write_bytes(LINES[2])
     journal = b'{"type":"ranks_ready","at":1}\n' + encode_line(protocol.Output(at=2, record=record(3)))

@@ -2,6 +2,7 @@
 
 import pytest
 
+from rankdeck.runner.scheduling import prompt_queue
 from rankdeck.runner.scheduling.scheduler import AHEAD, Assignment, Scheduler
 
 
@@ -271,3 +272,21 @@ def test_a_turn_of_a_knob_makes_a_new_plan_of_even_rounds():
     assert work.next_batch(4) is None
     work.cap(0, 10)
     assert len(work.next_batch(0).indices) == 5
+
+
+@pytest.mark.parametrize("order", ["input", "length"])
+@pytest.mark.parametrize("dispatch", ["pull", "split"])
+def test_what_is_done_already_is_not_handed_out_again_however_many_prompts_there_are(monkeypatch, order, dispatch):
+    monkeypatch.setattr(prompt_queue, "WINDOW_PROMPTS", 4)
+    done = [index for index in range(30) if index % 3 == 0 or 10 <= index < 18]
+    work = Scheduler([1 + index % 5 for index in range(30)], order=order, batch_size=4, active_ranks=2, done=done)
+    if dispatch == "split":
+        work.use_share(0, 0, 15)
+        work.use_share(1, 15, 30)
+    handed_out: list[int] = []
+    for _ in range(60):
+        for rank in (0, 1):
+            if (batch := work.next_batch(rank)) is not None:
+                handed_out += batch.indices
+                settle(work, batch)
+    assert sorted(handed_out) == [index for index in range(30) if index not in done]

@@ -165,7 +165,7 @@ def test_whose_a_socket_is_comes_from_the_kernel(monkeypatch):
 
 @pytest.mark.parametrize("pid", [-1, "a bystander"])
 async def test_a_stranger_that_greets_as_a_rank_ends_neither_the_run_nor_a_bystander(launch, monkeypatch, pid):
-    monkeypatch.setenv("STANDIN_STEP_SECONDS", "0.03")
+    monkeypatch.setenv("STANDIN_STEP_SECONDS", "0.15")
     started = launch(PROMPTS)
     bystander = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(100)"])
     heard = []

@@ -159,7 +159,8 @@ async def test_a_peer_that_does_not_read_is_waited_for_only_so_long_and_a_broken
 
 def test_what_is_no_message_is_quoted_only_in_part():
     assert decode(protocol.encode_line(protocol.Pause()), protocol.Command) == protocol.Pause()
-    for line in (b"", b"{", b"\xff\xfe", b'{"type":"no such"}', b"[" * 100_000):
+    deep = b'{"type":"pause","unknown":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+    for line in (b"", b"{", b"\xff\xfe", b'{"type":"no such"}', b"[" * 100_000, deep):
         with pytest.raises(NoMessageError):
             decode(line, protocol.Command)
     with pytest.raises(NoMessageError) as error:
