@@ -22,6 +22,7 @@ import rankdeck
 from rankdeck.runner import checks, run_directory
 from rankdeck.runner.checks import InputError as InputError
 from rankdeck.runner.inputs import frozen_prompts, models
+from rankdeck.runner.inputs.checkpoint import fingerprint
 from rankdeck.runner.inputs.frozen_prompts import PromptError, PromptProblem
 from rankdeck.runner.launching import left_over
 from rankdeck.runner.launching.greetings import HelloError as HelloError
@@ -215,6 +216,10 @@ def resume(
         prompts_file = directory / run_directory.PROMPTS_FILE
         if run.prompts_digest and (changed := frozen_prompts.why_changed(prompts_file, run.prompts_digest)):
             raise InputError([changed])
+        model = Path(run.config.model)
+        known = run.model_files if model.is_absolute() and _has_records(directory) else {}
+        if (changed := fingerprint.why_changed(model, known)) is not None:
+            raise InputError([Problem("model", changed)])
         if run.status == "completed" and not _lacks_records(directory, run):
             raise InputError([f"{run.name} is complete: each of its {run.prompts:,} prompts has a record"])
     except (run_directory.RunFileError, PromptError, OSError) as error:
@@ -262,6 +267,12 @@ def end_left_over(directory: Path) -> str | None:
     """
     socket = run_directory.socket_path(directory)
     return None if run_directory.supervisor_alive(directory) else left_over.end_left_over(socket)
+
+
+def _has_records(directory: Path) -> bool:
+    with contextlib.suppress(OSError):
+        return (directory / run_directory.OUTPUTS_FILE).stat().st_size > 0
+    return False
 
 
 def _lacks_records(directory: Path, run: RunFile) -> bool:

@@ -44,7 +44,8 @@ class RunFile(msgspec.Struct, frozen=True, kw_only=True):
     """run.json. `started_at` (when the command was given) and `ended_at` are unix seconds.
 
     `loading` has the seconds of each phase from the command to the first batch, in order. `costs` and `lengths` are
-    what batches cost and how long the answers were, for predictions. `prompts_digest` is the SHA-256 of prompts.jsonl.
+    what batches cost and how long the answers were, for predictions. `prompts_digest` is the SHA-256 of prompts.jsonl,
+    `model_files` has a fingerprint of each file of a model that lies in a folder, from when the ranks were launched.
     `remarks` say what of the prompt file was not taken as it stands. `output_force`: whatever is at `config.output` may
     be replaced; `output_stamp` is that of the one file there that may be replaced in any case, this run's own copy.
     """
@@ -55,6 +56,7 @@ class RunFile(msgspec.Struct, frozen=True, kw_only=True):
     config: RunConfig
     prompts: int
     prompts_digest: str | None = None
+    model_files: dict[str, str] = {}
     remarks: list[str] = []
     environment: Environment | None = None
     supervisor_pid: int | None = None

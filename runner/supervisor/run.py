@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 import msgspec
 
 from rankdeck.runner import protocol, run_directory
+from rankdeck.runner.inputs.checkpoint import fingerprint
 from rankdeck.runner.inputs.demo_model import ModelError
 from rankdeck.runner.inputs.frozen_prompts import PromptError, PromptIndex
 from rankdeck.runner.launching.accelerate import LaunchCommand, accelerate_command
@@ -167,6 +168,7 @@ class Supervisor:
             raise Ending("failed", EXIT_BAD_INPUT, str(error)) from None
         restarts_left, ready_before = self._config.max_restarts, False
         while True:
+            await self._compare_model(Path(model))
             pool = RankPool(
                 self._events.state.attempt + 1,
                 self._config,
@@ -214,6 +216,17 @@ class Supervisor:
             self._events.log(
                 "supervisor", f"{loss}; launching the ranks afresh, {restarts_left} restarts left after this"
             )
+
+    async def _compare_model(self, model: Path) -> None:
+        """End the run if it has answers of a model that was another; else remember what its files are."""
+        known = self._run_file.model_files
+        if self._resume_point.ledger.count and (said := await asyncio.to_thread(fingerprint.why_changed, model, known)):
+            raise Ending("failed", EXIT_BAD_INPUT, said)
+        files = await asyncio.to_thread(fingerprint.fingerprints, model)
+        if files != known:
+            self._run_file = msgspec.structs.replace(self._run_file, model_files=files)
+            with contextlib.suppress(OSError):  # a full disk: it is written with the end of the run
+                run_directory.write_run_file(self._directory, self._run_file)
 
     async def _start(self, launch: RankLaunch) -> None:
         while True:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import shutil
+import signal
 
 import msgspec
 import pytest
@@ -14,7 +15,7 @@ from rankdeck.runner.run_directory import run_file
 from rankdeck.runner.run_directory.files import mend
 from rankdeck.runner.run_directory.private_files import open_private
 from tests.runner.supervisor.test_outliving import expected
-from tests.runner.supervisor.test_supervisor import PROMPTS, outputs, watch
+from tests.runner.supervisor.test_supervisor import PROMPTS, outputs, rank_pids, watch
 
 
 def when_batch(number, act):
@@ -264,3 +265,56 @@ async def test_a_run_that_was_removed_leaves_alone_what_came_into_its_place(laun
     for name in (run_directory.RUN_FILE, run_directory.OUTPUTS_FILE, run_directory.EVENTS_FILE):
         assert (started.directory / name).read_bytes() == (done.directory / name).read_bytes(), name
     assert (started.directory / run_directory.RUN_FILE).read_bytes() == before
+
+
+# --- another model in the place of the run's ------------------------------------------------------
+
+
+async def test_a_run_that_has_answers_is_not_resumed_with_another_model(launch, standin_model, monkeypatch):
+    monkeypatch.setenv("STANDIN_STEP_SECONDS", "0.03")
+    started = launch(PROMPTS)
+    await watch(started, when=when_batch(2, started.process.terminate))
+    started.process.wait(20)
+    before = (started.directory / run_directory.RUN_FILE).read_bytes()
+    config = (standin_model / "config.json").read_text()
+    (standin_model / "config.json").write_text('{"other": 1}')
+    with pytest.raises(start.InputError) as refused:
+        start.resume(started.directory, {})
+    assert str(refused.value.problems[0]) == (
+        "--model: config.json of the model has changed since the run began, so its answers would mix two models; "
+        "put the file back as before, or start a new run"
+    )
+    assert (started.directory / run_directory.RUN_FILE).read_bytes() == before
+    (standin_model / "config.json").write_text(config)
+    again = start.resume(started.directory, {})
+    await watch(again)
+    assert again.process.wait(20) == 0
+
+
+async def test_without_any_answer_the_model_may_be_corrected(launch, standin_model):
+    (standin_model / "fail-load").touch()
+    started = launch(PROMPTS)
+    await watch(started)
+    assert started.process.wait(20) == 3
+    (standin_model / "fail-load").unlink()
+    (standin_model / "generation_config.json").write_text('{"eos_token_id": 1}')
+    known = run_directory.read_run_file(started.directory).model_files
+    again = start.resume(started.directory, {})
+    await watch(again)
+    assert again.process.wait(20) == 0
+    now = run_directory.read_run_file(started.directory).model_files
+    assert [name for name in now if now[name] != known.get(name)] == ["generation_config.json"]
+
+
+async def test_ranks_are_not_launched_again_with_another_model(launch, standin_model, monkeypatch):
+    monkeypatch.setenv("STANDIN_STEP_SECONDS", "0.1")
+    started = launch(PROMPTS)
+
+    def act():
+        (standin_model / "config.json").write_text('{"other": 1}')
+        os.kill(rank_pids(started.directory)[0], signal.SIGKILL)
+
+    state, _ = await watch(started, when=when_batch(2, act))
+    assert started.process.wait(20) == 2
+    assert state.ended.status == "failed"
+    assert "config.json of the model has changed since the run began" in state.ended.cause

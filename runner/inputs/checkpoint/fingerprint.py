@@ -1,0 +1,70 @@
+"""Whether a model's files are those a run began with: two models must not answer one file of prompts.
+
+Small files count whole, weights by their size, their beginning and samples: a checkpoint that was trained further or
+saved anew differs in all of them. Does not know what the files mean.
+"""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+WEIGHTS = (".safetensors", ".bin", ".pt", ".gguf")
+OTHERS = (".json", ".jinja", ".model", ".txt", ".tiktoken", ".py")
+WITHOUT_EFFECT = frozenset({"trainer_state.json", "all_results.json", "train_results.json", "eval_results.json"})
+"""What a training leaves beside its model."""
+
+SAMPLES = 16
+SAMPLE_BYTES = 4096
+
+
+def fingerprints(model: Path) -> dict[str, str]:
+    """A fingerprint of each file, by name, of a model in a folder or in one file; none of what cannot be read."""
+    found = {}
+    for path in sorted(_files(model)):
+        try:
+            found[path.name] = _fingerprint(path)
+        except OSError:
+            continue
+    return found
+
+
+def why_changed(model: Path, known: Mapping[str, str]) -> str | None:
+    """What is wrong with a model whose files had these fingerprints when the run began; None if they have them still.
+
+    Without any known, or without the model, there is nothing to compare.
+    """
+    now = fingerprints(model) if known else {}
+    if not now:
+        return None
+    changed = sorted(name for name in known.keys() | now.keys() if known.get(name) != now.get(name))
+    if not changed:
+        return None
+    names = ", ".join(changed[:3]) + (f" and {len(changed) - 3:,} more" if len(changed) > 3 else "")
+    have, file = ("has", "file") if len(changed) == 1 else ("have", "files")
+    return (
+        f"{names} of the model {have} changed since the run began, so its answers would mix two models; "
+        f"put the {file} back as before, or start a new run"
+    )
+
+
+def _files(model: Path) -> Iterator[Path]:
+    if model.is_file():
+        yield model
+    elif model.is_dir():
+        for path in model.iterdir():
+            if path.suffix in (*WEIGHTS, *OTHERS) and path.name not in WITHOUT_EFFECT and path.is_file():
+                yield path
+
+
+def _fingerprint(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        size = file.seek(0, 2)
+        file.seek(0)
+        if path.suffix not in WEIGHTS or size <= SAMPLES * SAMPLE_BYTES:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+        digest.update(str(size).encode())
+        for sample in range(SAMPLES):
+            file.seek(sample * (size - SAMPLE_BYTES) // (SAMPLES - 1))
+            digest.update(file.read(SAMPLE_BYTES))
+    return digest.hexdigest()[:16]

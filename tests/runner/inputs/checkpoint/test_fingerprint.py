@@ -1,0 +1,96 @@
+"""A model's files are known again, and each that is another is named."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from rankdeck.runner.inputs.checkpoint import fingerprint
+from rankdeck.runner.inputs.checkpoint.fingerprint import SAMPLE_BYTES, SAMPLES, fingerprints, why_changed
+
+BIG = SAMPLES * SAMPLE_BYTES * 10
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    (tmp_path / "model.safetensors").write_bytes(os.urandom(BIG))
+    for name in ("config.json", "tokenizer.json", "chat_template.jinja", "modeling_own.py"):
+        (tmp_path / name).write_text(name)
+    for name in ("README.md", "trainer_state.json", "hold"):
+        (tmp_path / name).write_text("whatever")
+    (tmp_path / "folder.json").mkdir()
+    return tmp_path
+
+
+def test_the_files_that_answers_depend_on_have_one_each(model: Path) -> None:
+    found = fingerprints(model)
+    assert list(found) == [
+        "chat_template.jinja",
+        "config.json",
+        "model.safetensors",
+        "modeling_own.py",
+        "tokenizer.json",
+    ]
+    assert all(len(value) == 16 for value in found.values())
+    assert fingerprints(model) == found
+    assert fingerprints(model / "config.json") == {"config.json": found["config.json"]}
+    assert fingerprints(model / "no such") == {}
+
+
+def test_a_model_that_is_as_it_was_has_not_changed_whatever_its_times_say(model: Path) -> None:
+    known = fingerprints(model)
+    os.utime(model / "model.safetensors", (1, 1))
+    (model / "README.md").write_text("other words")
+    assert why_changed(model, known) is None
+
+
+@pytest.mark.parametrize("at", [0, BIG // 2, BIG - 1])
+def test_weights_that_were_trained_further_are_others_though_they_are_as_large(model: Path, at: int) -> None:
+    known = fingerprints(model)
+    weights = bytearray((model / "model.safetensors").read_bytes())
+    for place in range(at % SAMPLE_BYTES, BIG, 64):
+        weights[place] ^= 1
+    (model / "model.safetensors").write_bytes(weights)
+    assert why_changed(model, known) == (
+        "model.safetensors of the model has changed since the run began, so its answers would mix two models; "
+        "put the file back as before, or start a new run"
+    )
+
+
+@pytest.mark.parametrize("at", [0, BIG - 1])
+def test_the_beginning_and_the_end_of_weights_count_to_the_byte(model: Path, at: int) -> None:
+    known = fingerprints(model)
+    with (model / "model.safetensors").open("r+b") as file:
+        file.seek(at)
+        byte = file.read(1)
+        file.seek(at)
+        file.write(bytes([byte[0] ^ 1]))
+    assert why_changed(model, known) is not None
+
+
+def test_weights_of_another_length_and_files_that_came_or_went_are_named_three_of_them(model: Path) -> None:
+    known = fingerprints(model)
+    with (model / "model.safetensors").open("ab") as file:
+        file.write(b"\0")
+    (model / "tokenizer.json").unlink()
+    (model / "added_tokens.json").write_text("{}")
+    (model / "config.json").write_text("other")
+    said = why_changed(model, known)
+    assert said is not None
+    assert said.startswith(
+        "added_tokens.json, config.json, model.safetensors and 1 more of the model have changed since"
+    )
+    assert said.endswith("put the files back as before, or start a new run")
+
+
+def test_where_nothing_is_known_or_nothing_is_there_nothing_has_changed(model: Path) -> None:
+    assert why_changed(model, {}) is None
+    assert why_changed(model / "no such", fingerprints(model)) is None
+
+
+def test_a_file_that_cannot_be_read_has_none(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(path: Path) -> str:
+        raise PermissionError
+
+    monkeypatch.setattr(fingerprint, "_fingerprint", fail)
+    assert fingerprints(model) == {}
