@@ -94,9 +94,10 @@ class StaticEngine(Engine):
     def warm_up(self) -> None:
         """Generate a little, to find out which rows go together with this model, and whether they can leave."""
         found = rehearsal.rehearse(self.model, self.tokenizer, self.generation.pad_token_id, self.device)
-        self._together, self._may_join = found.together, found.may_join and self.why_rows_stay is None
-        if found.together != "padded":
-            self._notes.append(rehearsal.WORDS[found.together])
+        self._together = "alone" if self._rules.has_own else found.together
+        self._may_join = found.may_join and self.why_rows_stay is None
+        if self._together != "padded":
+            self._notes.append(logit_rules.OWN if self._rules.has_own else rehearsal.WORDS[found.together])
             if self._compiling is not None:
                 self._compiling = self.why_rows_stay = None
                 self._notes.append("--compile has no effect: it pads prompts to few lengths, so that few are compiled")

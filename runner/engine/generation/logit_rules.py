@@ -11,14 +11,15 @@ Knows transformers' logits processors and stopping criteria; decodes nothing.
 
 import contextlib
 import copy
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 import transformers
 
-from rankdeck.runner.engine.generation.settings import nothing_to_fill_in
+from rankdeck.runner.engine.generation.settings import bare, nothing_to_fill_in
 
 OF_LOGITS = frozenset(
     f"{name}LogitsWarper" for name in ("Temperature", "TopK", "TopP", "TopH", "MinP", "Typical", "Epsilon", "Eta")
@@ -42,6 +43,8 @@ OF_ENDING = ("MaxLengthCriteria", "MaxTimeCriteria", "EosTokenCriteria", "StopSt
 
 NO_TOKEN = 2**31 - 1
 """Stands for padding where stop strings are looked for: beyond every vocabulary, it is part of none."""
+
+OWN = "one row at a time: the model's own code acts on logits as it generates, and may count padding"
 
 ONE_AT_A_TIME = "the model's generation config has settings that are applied one row at a time, which is slow"
 
@@ -78,6 +81,10 @@ def prepared(model: Any, generation: Any, ids: torch.Tensor) -> Prepared:
     return found
 
 
+def _names(found: Prepared) -> list[str]:
+    return [type(processor).__name__ for processor in found.processors]
+
+
 def _tried(model: Any, generation: Any, device: torch.device) -> Prepared:
     """What `generate` prepares for a prompt of one token, once it was applied: only then are some settings read."""
     ids = torch.tensor([[generation.pad_token_id]], device=device)
@@ -109,10 +116,14 @@ class LogitRules:
     def __init__(self, model: Any, tokenizer: Any, generation: Any, device: torch.device) -> None:
         self._model, self._generation, self._device = model, generation, device
         with _in_words():
-            found = _tried(model, generation, device)
+            self._of_the_model = Counter(_names(_tried(model, bare(generation), device)))
+            found = self._without_the_models(_tried(model, generation, device))
             strings = generation.stop_strings
             self.stop_strings = None if not strings else transformers.StopStringCriteria(tokenizer, strings)
-        self.processors = [type(processor).__name__ for processor in found.processors]
+        self.has_own = bool(self._of_the_model)
+        """Whether the model's code applies processors of its own whenever it generates, whatever it is asked for."""
+
+        self.processors = _names(found)
         names, known = set(self.processors), OF_LOGITS | OF_TOKENS
         self.whole = names <= known
         """Whether all rows can be done at once."""
@@ -131,7 +142,19 @@ class LogitRules:
 
     def prepare(self, generation: Any, prompt: list[int]) -> Prepared:
         """The processors and criteria of one prompt, or of every one that is as long."""
-        return prepared(self._model, generation, torch.tensor([prompt], device=self._device))
+        found = prepared(self._model, generation, torch.tensor([prompt], device=self._device))
+        return self._without_the_models(found)
+
+    def _without_the_models(self, found: Prepared) -> Prepared:
+        """Without the processors that the model adds by itself, which would act twice."""
+        left, kept = self._of_the_model.copy(), []
+        for processor in found.processors:
+            name = type(processor).__name__
+            if left[name]:
+                left[name] -= 1
+            else:
+                kept.append(processor)
+        return replace(found, processors=kept)
 
 
 @dataclass

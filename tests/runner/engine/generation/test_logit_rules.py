@@ -181,8 +181,10 @@ def test_a_processor_that_nobody_knows_is_given_one_row_at_a_time_unpadded(model
 
     prepare = logit_rules.prepared
 
-    def with_another(*arguments):
-        found = prepare(*arguments)
+    def with_another(model, generation, ids):
+        found = prepare(model, generation, ids)
+        if generation.return_dict_in_generate:  # what `generate` is given: it would have one only by the model's code
+            return found
         return dataclasses.replace(found, processors=[*found.processors, NewLogitsProcessor()])
 
     monkeypatch.setattr(logit_rules, "prepared", with_another)
@@ -399,3 +401,37 @@ def test_memory_that_runs_out_as_settings_are_tried_is_not_the_settings_fault(mo
     monkeypatch.setattr(logit_rules, "_tried", full)
     with pytest.raises(torch.OutOfMemoryError):
         logit_rules.LogitRules(model, tokenizer(), transformers.GenerationConfig(**PLAIN), CPU)
+
+
+class Louder(transformers.LogitsProcessor):
+    """Adds to some logits, so that acting twice shows; by how many tokens there are, so that padding shows."""
+
+    def __call__(self, input_ids, scores):
+        louder = scores.clone()
+        louder[:, 10:20] += 0.1 * input_ids.shape[1]
+        return louder
+
+
+def with_own_processor(model):
+    """The model with code of its own that acts on logits whenever it generates."""
+    prepare = type(model)._get_logits_processor
+    model._get_logits_processor = lambda *args, **more: transformers.LogitsProcessorList(
+        [*prepare(model, *args, **more), Louder()]
+    )
+    return model
+
+
+@pytest.mark.parametrize("own", [{}, {"repetition_penalty": 3.0, "min_new_tokens": 6}], ids=str)
+def test_what_a_models_own_code_does_to_logits_is_done_once_and_row_by_row(written, own):
+    other = with_own_processor(tiny(num_key_value_heads=2))
+    other.generation_config = ending(written, own)
+    expected = alone(other)
+    one = static(other)
+    assert texts_of(one) == expected
+    assert logit_rules.OWN in one.take_notes()
+
+
+@pytest.mark.parametrize("settings", [{}, {"do_sample": True}, {"do_sample": True, "top_k": 5, "temperature": 0.5}])
+def test_a_model_without_such_code_has_no_processors_of_its_own(model, settings):
+    model.generation_config = transformers.GenerationConfig(**PLAIN)
+    assert not static(model, **settings)._rules.has_own
