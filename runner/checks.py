@@ -11,7 +11,7 @@ from typing import Literal
 import msgspec
 
 from rankdeck.runner import run_directory
-from rankdeck.runner.inputs import memory_estimate, model_shape, models, paths, quantization
+from rankdeck.runner.inputs import memory_estimate, model_config, model_shape, models, paths, quantization
 from rankdeck.runner.inputs.memory_estimate import MemoryEstimate
 from rankdeck.runner.machine import examine, placement, processes, telemetry
 from rankdeck.runner.machine.facts import Machine
@@ -66,6 +66,7 @@ def check_but_files_of_model(config: RunConfig, *, force: bool) -> list[Problem]
         problems.append(Problem("model", said))
     problems.extend(check_gpus(config))
     problems.extend(check_quantization(config))
+    problems.extend(check_length(config))
     if config.output is not None and (said := _why_no_output(config.output, config.prompts, force=force)):
         problems.append(Problem("output", said))
     if said := paths.why_unreadable(config.prompts, config.column):
@@ -129,6 +130,15 @@ def check_quantization(config: RunConfig) -> list[Problem]:
     """Check a model in a folder; a hub model is checked by the supervisor, before any rank starts."""
     known = quantization.read_model_config(config.model) if config.model != "demo" else {}
     return [*quantization.check(config.quantization, known), *quantization.check_attention(config.attention)]
+
+
+def check_length(config: RunConfig) -> list[Problem]:
+    """Whether a model in a folder has room for such answers at all; each prompt is measured by the ranks."""
+    context = model_config.context_in(quantization.read_model_config(config.model)) if config.model != "demo" else None
+    if context is None or config.new_tokens < context:
+        return []
+    said = f"{config.new_tokens:,} leaves no room for a prompt: the model has positions for {context:,} tokens"
+    return [Problem("max_new_tokens", said)]
 
 
 def warnings(config: RunConfig, prompt_count: int) -> list[str]:

@@ -1,20 +1,33 @@
 """The shape of a model, as its config.json gives it. Pure: the caller reads the file and passes its values in."""
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 CONTEXT = (
     *("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "max_seq_length", "max_sequence_length"),
-    *(
-        "max_target_positions",
-        "seq_length",
-        "seq_len",
-        "context_length",
-        "n_context",
-        "max_context_length",
-        "model_max_length",
-    ),
+    *("seq_length", "seq_len", "context_length", "n_context", "max_context_length"),
 )
-"""What config.json calls the most tokens of a prompt and its answer together, from model to model."""
+"""What configs call the number of tokens, prompt and answer, that a model has positions for."""
+
+CONTEXT_OF_OTHERS = ("max_target_positions", "model_max_length")
+"""What says as much in models that may have positions for more."""
+
+STATE_ALONE = ("rwkv", "mamba", "falcon_mamba", "xlstm")
+"""Models whose state is all that they keep of a text: they have no limit, whatever length their training had."""
+
+
+def context_in(values: Mapping[str, Any]) -> int | None:
+    """How many tokens a model with this config.json has positions for; None where it says of no limit."""
+    text = _text_config(values)
+    if str(text.get("model_type")).startswith(STATE_ALONE):
+        return None
+    sizes = (text.get(name) for name in CONTEXT)
+    return next((size for size in sizes if isinstance(size, int) and size > 0), None)
+
+
+def _text_config(values: Mapping[str, Any]) -> dict[str, Any]:
+    text = values.get("text_config")
+    return {**values, **text} if isinstance(text, dict) else dict(values)
 
 
 class ModelShape(NamedTuple):
@@ -49,8 +62,7 @@ def shape_from_config(values: dict[str, Any], parameters: int | None, stored_byt
     Raises:
         ValueError: a figure is missing.
     """
-    text = values.get("text_config")
-    text = {**values, **text} if isinstance(text, dict) else values
+    text = _text_config(values)
 
     def number(*names: str, default: int | None = None) -> int:
         for name in names:
@@ -85,7 +97,7 @@ def shape_from_config(values: dict[str, Any], parameters: int | None, stored_byt
         hidden=hidden,
         intermediate=intermediate,
         vocabulary=vocabulary,
-        context=number(*CONTEXT, default=0) or None,
+        context=number(*CONTEXT, *CONTEXT_OF_OTHERS, default=0) or None,
         dtype=dtype if isinstance(dtype, str) else None,
         stored_bytes=stored_bytes if quantised else None,
         quantised=quantised,

@@ -1,5 +1,6 @@
 """What the machine has decides how many ranks there are by default, and what a run is warned about or refused for."""
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -316,3 +317,34 @@ def test_ranks_that_nobody_placed_are_warned_about_by_the_device_they_run_on(har
     assert warned(ranks=2, device="cuda", ranks_per_gpu=2) == []
     hardware.gpus = 1
     assert warned(ranks=2, device="cuda") == ["2 ranks on 1 GPU: several ranks share a GPU and its memory"]
+
+
+@pytest.mark.parametrize(
+    ("values", "new_tokens", "refused"),
+    [
+        ({"max_position_embeddings": 64}, 63, False),
+        ({"max_position_embeddings": 64}, 64, True),
+        ({"n_positions": 64}, 100_000, True),
+        ({"text_config": {"max_position_embeddings": 64}, "max_position_embeddings": 9_999}, 64, True),
+        ({"model_type": "mamba", "max_position_embeddings": 64}, 100_000, False),
+        ({"max_position_embeddings": "64"}, 100_000, False),
+        ({}, 100_000, False),
+    ],
+)
+def test_answers_that_leave_no_room_for_any_prompt_are_refused_before_anything_is_loaded(
+    tmp_path, values, new_tokens, refused
+):
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    config = RunConfig(prompts="p", model=str(tmp_path), max_new_tokens=new_tokens, device="cpu")
+    found = [str(problem) for problem in checks.check_length(config)]
+    said = f"--max-new-tokens: {new_tokens:,} leaves no room for a prompt: the model has positions for 64 tokens"
+    assert found == ([said] if refused else [])
+    problems = checks.check_but_files_of_model(msgspec.structs.replace(config, prompts=__file__))
+    assert (said in map(str, problems)) is refused
+
+
+def test_the_demo_model_is_not_looked_for_in_a_folder_of_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "demo").mkdir()
+    (tmp_path / "demo" / "config.json").write_text('{"max_position_embeddings": 8}')
+    assert checks.check_length(RunConfig(prompts="p", max_new_tokens=100)) == []

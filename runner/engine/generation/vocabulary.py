@@ -8,6 +8,8 @@ knows no prompts, batches or devices.
 from collections.abc import Sequence
 from typing import Any
 
+from rankdeck.runner.inputs.model_config import CONTEXT, STATE_ALONE
+
 
 def embedding_rows(model: Any) -> int | None:
     """How many token ids `model` accepts, counted from 0; None if it does not say."""
@@ -42,16 +44,6 @@ def settle_config(config: Any) -> list[str]:
                 f"the model's config has pad_token_id {pad:,}, which is ignored: it has tokens 0 to {rows - 1:,}"
             )
     return lines[:1]
-
-
-CONTEXT = (
-    "max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "max_seq_length", "max_sequence_length",
-    "seq_length", "seq_len", "context_length", "n_context", "max_context_length",
-)  # fmt: skip
-"""What configs call the number of tokens, prompt and answer, that a model has positions for."""
-
-
-STATE_ALONE = ("rwkv", "mamba", "falcon_mamba", "xlstm")
 
 
 def context_tokens(config: Any) -> int | None:
