@@ -31,7 +31,7 @@ def check_column(column: str | None, columns: Sequence[str], problems: Problems,
 
 
 def csv_rows(lines: Iterable[Line], separator: str, column: str | None, problems: Problems) -> Iterator[Record]:
-    """The texts of a column. The first row names the columns; rows without text are left out."""
+    """The texts of a column. The first row names the columns; blank rows are left out."""
     feed = _Feed(iter(lines), problems)
     if (found := SEPARATOR_LINE.fullmatch(feed.peek())) and separator == ",":
         separator = found[1]
@@ -57,6 +57,8 @@ def csv_rows(lines: Iterable[Line], separator: str, column: str | None, problems
                 continue
             if not header:
                 header, position = row, check_column(column, row, problems, _hint(row, separator))
+            elif len(row) == len(header) > 1 and not any(map(str.strip, row)):
+                continue  # spreadsheets leave such rows behind
             elif len(row) == len(header):
                 yield place, row[position]
             else:

@@ -243,3 +243,11 @@ def test_a_column_is_for_tables_alone() -> None:
         said = complaint(name, None if name == "-" else '["a"]', column="x", stdin=b'["a"]' if name == "-" else None)
         shown = "standard input" if name == "-" else name
         assert said.startswith(f"{shown}: --column x is for .csv, .tsv and .parquet; leave it out")
+
+
+def test_rows_of_nothing_but_separators_are_blank_as_spreadsheets_leave_them() -> None:
+    assert texts(frozen("p.csv", "n,q\n1,one\n,\n2,two\n, \n,\n", column="q")) == ["one", "two"]
+    assert texts(frozen("p.tsv", "n\tq\n1\tone\n\t\n", column="q")) == ["one"]
+    assert complaint("p.csv", "n,q\n1,one\n2,\n", column="q") == "p.csv:3: empty prompt"
+    assert complaint("p.csv", 'q\none\n""\n', column="q") == "p.csv:3: empty prompt"
+    assert complaint("p.csv", "n,q\n1,one\n,,\n", column="q").startswith("p.csv:3: the row has 3 fields")
