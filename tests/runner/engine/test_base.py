@@ -31,7 +31,7 @@ class Template(ByteTokenizer):
 
     def apply_chat_template(self, messages, **how):
         self.asked.append((messages, how))
-        return "<t>"
+        return "<t>" if messages[0]["content"] in ("hi", "yo") else f"<{messages[0]['content']}>"
 
 
 @pytest.mark.parametrize("chat", [True, False])
@@ -44,7 +44,7 @@ def test_text_goes_through_the_template_only_if_the_run_chats_and_messages_alway
     assert unfit == {}
     how = {"tokenize": False, "add_generation_prompt": True}
     text = [([{"role": "user", "content": "hi"}], how)] if chat else []
-    assert one.tokenizer.asked == [*text, (CHAT, how)]
+    assert one.tokenizer.asked[2:] == [*text, (CHAT, how)], "after it was asked what content it takes"
 
 
 def test_a_prompt_fits_if_it_and_its_answer_fill_the_context_and_not_if_they_are_one_token_more(model):
@@ -111,8 +111,8 @@ def test_lines_that_are_added_come_before_those_that_are_there_and_are_taken_onc
     assert one.take_notes() == []
 
 
-@pytest.mark.parametrize(("own", "tokens"), [(5, {5}), ([5, 6], {5, 6}), (None, {1})])
-def test_what_ends_a_row_is_one_token_or_several_or_the_tokenizers(model, own, tokens):
+@pytest.mark.parametrize(("own", "tokens"), [(5, {5}), ([5, 6], {5, 6}), (None, set())])
+def test_what_ends_a_row_is_one_token_or_several_or_none_that_the_model_names(model, own, tokens):
     assert make(model, {"eos_token_id": own}).eos_tokens == tokens
     assert make(model, {"eos_token_id": own}, ignore_eos=True).eos_tokens == frozenset()
 

@@ -200,7 +200,7 @@ def test_a_trial_has_as_many_rounds_as_its_seconds_take():
 
 
 def row(ranks: int, size: int, rate: float, **changes: object) -> PlanRow:
-    values = {"rounds": 1, "seconds": 1.0, "speedup": 1.0, "efficiency": 1.0, "idle": 0.0, **changes}
+    values = {"rounds": 1, "seconds": 1000 / rate, "speedup": 1.0, "efficiency": 1.0, "idle": 0.0, **changes}
     return PlanRow(ranks=ranks, batch_size=size, tokens_per_second=rate, **values)  # type: ignore[arg-type]
 
 
