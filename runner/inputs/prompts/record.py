@@ -6,6 +6,9 @@ Refuses what cannot be one, in words; counts the keys that are left out, which a
 from collections import Counter
 from collections.abc import Mapping, Set
 from itertools import islice
+from typing import Any
+
+import msgspec
 
 from rankdeck.runner.inputs.prompts.problems import kind, shown
 from rankdeck.runner.protocol.records import Content, Messages, content_text
@@ -37,7 +40,7 @@ class LeftOut:
 
     def __init__(self) -> None:
         self._keys: Counter[str] = Counter()
-        self._developers = 0
+        self._developers = self._records_as_text = 0
 
     def keys(self, value: Mapping[str, object], used: Set[str], within: str = "") -> None:
         """Count the keys of `value` that are not in `used`, unless they are null."""
@@ -53,6 +56,10 @@ class LeftOut:
         """Count a message of the developer, which is taken as the system's."""
         self._developers += 1
 
+    def text(self, text: str) -> None:
+        """Count a text that is a record in JSON: its file has the wrong name."""
+        self._records_as_text += _is_record(text)
+
     def words(self) -> list[str]:
         """A sentence for each kind of thing that was left out."""
         said = []
@@ -65,6 +72,12 @@ class LeftOut:
             said.append(f"keys of the prompt file that are not used: {listed}{more}{hint}")
         if self._developers:
             said.append(f"developer messages ({self._developers:,}) are passed to the model as system messages")
+        if self._records_as_text:
+            which = f"{self._records_as_text:,} {'prompt is a' if self._records_as_text == 1 else 'prompts are'} JSON"
+            records = "record" if self._records_as_text == 1 else "records"
+            said.append(
+                f"{which} {records}, taken as plain text; name the file .jsonl to have `prompt` or `messages` read"
+            )
         return said
 
 
@@ -73,6 +86,7 @@ def understand(value: object, left_out: LeftOut) -> tuple[str, Messages | None, 
     if isinstance(value, ValueError):
         raise value
     if isinstance(value, str):
+        left_out.text(value)
         return _check_text(value), None, None
     if not isinstance(value, dict):
         raise ValueError(f"{kind(value)}, not an object with `prompt` or `messages`")
@@ -89,6 +103,15 @@ def understand(value: object, left_out: LeftOut) -> tuple[str, Messages | None, 
         text, messages = _prompt_of(value, left_out)
         left_out.keys(value, USED_WITH_ID if named == "id" else USED_WITH_CUSTOM_ID)
     return text, messages, id_
+
+
+def _is_record(text: str) -> bool:
+    if not text.startswith("{") or not ('"prompt"' in text or '"messages"' in text):
+        return False
+    try:
+        return not msgspec.json.decode(text, type=dict[str, Any]).keys().isdisjoint(USED_WITH_ID)
+    except (ValueError, RecursionError):
+        return False
 
 
 def _id_of(value: Mapping[str, object], key: str) -> str | None:

@@ -290,3 +290,13 @@ def test_blank_lines_at_the_end_of_a_text_are_no_prompts() -> None:
 def test_only_a_line_feed_ends_a_line_of_text() -> None:
     prompts = ["a\x0bb", "a\x0cb", "a\x1cb\x1db\x1eb", "a\x85b", "a\u2028b\u2029c", "\ufeffmark"]
     assert texts(frozen("p.txt", "\r\n".join(prompts))) == prompts
+
+
+def test_records_under_the_name_of_a_text_file_are_taken_as_text_and_that_is_said() -> None:
+    content = '{"prompt": "a"}\n{"messages": []}\nplain "prompt"\n{"prompt" as text}\n{"body": {"prompt": 1}}\n{}\n'
+    index = freeze_here("p.txt", content)
+    assert [prompt.text for prompt in index.read(range(6))] == content.splitlines()
+    said = "taken as plain text; name the file .jsonl to have `prompt` or `messages` read"
+    assert index.remarks == [f"2 prompts are JSON records, {said}"]
+    assert remarks("p.txt", '{"prompt": "a"}\n') == [f"1 prompt is a JSON record, {said}"]
+    assert remarks("p.jsonl", '{"prompt": "a"}\n') == []
