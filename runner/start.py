@@ -45,7 +45,7 @@ class Started:
     directory: Path
     process: "subprocess.Popen[bytes]"
     doubt: str | None = None
-    """Why it will hardly fit in memory, by estimate."""
+    """Why it will hardly fit in memory, by estimate; of a run that is resumed, what is not done as it was asked for."""
 
     def died(self) -> bool:
         """Whether the supervisor has ended."""
@@ -115,6 +115,7 @@ def launch(
             prompts_digest=index.digest,
             remarks=index.remarks,
             environment=environment(),
+            inode=directory.stat().st_ino,
             output_force=force,
             output_stamp=run_directory.stamp_of(Path(config.output)) if force and config.output is not None else None,
         )
@@ -235,6 +236,14 @@ def resume(
         if (refusal := checks.memory(frozen)[1]) is not None:
             raise InputError([refusal])
     checks.check_sockets()
+    doubt = None
+    if config.output is not None and run.inode != directory.stat().st_ino:
+        # Whoever wrote run.json could have any of this user's files made or replaced, with words of his own.
+        doubt = (
+            f"this is a copy of a run, so its outputs stay in {directory / run_directory.OUTPUTS_FILE}: "
+            f"{config.output} is left alone"
+        )
+        config = msgspec.structs.replace(config, output=None)
     # Nobody says --force again: of what is at --output by now, only what the run may replace in any case is replaced.
     resumed = msgspec.structs.replace(
         run,
@@ -252,7 +261,7 @@ def resume(
     except OSError as error:
         raise InputError([f"{directory} cannot be written: {error.strerror}; nothing was changed"]) from None
     try:
-        return Started(directory, start_supervisor(directory))
+        return Started(directory, start_supervisor(directory), doubt)
     except OSError as error:
         with contextlib.suppress(OSError):
             run_directory.write_run_file(directory, run)

@@ -48,6 +48,8 @@ class RunFile(msgspec.Struct, frozen=True, kw_only=True):
     `model_files` has a fingerprint of each file of a model that lies in a folder, from when the ranks were launched.
     `remarks` say what of the prompt file was not taken as it stands. `output_force`: whatever is at `config.output` may
     be replaced; `output_stamp` is that of the one file there that may be replaced in any case, this run's own copy.
+    `inode` is that of the directory where the run began, which a copy has not: run.json may be anybody's, so only there
+    does `resume` write to `config.output`.
     """
 
     name: str
@@ -60,6 +62,7 @@ class RunFile(msgspec.Struct, frozen=True, kw_only=True):
     remarks: list[str] = []
     environment: Environment | None = None
     supervisor_pid: int | None = None
+    inode: int | None = None
     output_force: bool = False
     output_stamp: tuple[int, int, int] | None = None
     ended_at: float | None = None

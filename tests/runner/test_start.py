@@ -4,6 +4,7 @@ import hashlib
 import io
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import time
@@ -75,6 +76,7 @@ def test_a_run_is_recorded_as_it_was_asked_for_before_its_supervisor_starts(tmp_
         prompts=2,
         prompts_digest=hashlib.sha256(content).hexdigest(),
         environment=start.environment(),
+        inode=directory.stat().st_ino,
     )
     assert [prompt.text for prompt in PromptIndex.open(directory / "prompts.jsonl").read([0, 1])] == ["one", "two"]
 
@@ -437,6 +439,27 @@ def refused(directory: Path, words: str, **changes: object) -> None:
     with pytest.raises(start.InputError, match=words):
         start.resume(directory, changes)
     assert (directory / "run.json").read_bytes() == before
+
+
+def test_only_where_a_run_began_does_a_resume_write_to_the_output_that_run_json_names(stopped, tmp_path, supervisors):
+    """A copy may be a stranger's, who would have his prompts written into a file of this user's."""
+    run = run_directory.read_run_file(stopped)
+    target = str(tmp_path / "answers.jsonl")
+    run_directory.write_run_file(stopped, msgspec.structs.replace(run, config=changed(run.config, output=target)))
+    shutil.copytree(stopped, tmp_path / "copy")
+    moved = stopped.rename(tmp_path / "moved")
+    started = start.resume(moved, {})
+    assert (started.doubt, run_directory.read_run_file(moved).config.output) == (None, target)
+    copy = tmp_path / "copy"
+    started = start.resume(copy, {})
+    assert run_directory.read_run_file(copy).config.output is None
+    assert started.doubt == (
+        f"this is a copy of a run, so its outputs stay in {copy / 'outputs.jsonl'}: {target} is left alone"
+    )
+    unknown = msgspec.structs.replace(run_directory.read_run_file(moved), inode=None, status="stopped")
+    run_directory.write_run_file(moved, unknown)
+    start.resume(moved, {})
+    assert run_directory.read_run_file(moved).config.output is None, "one that does not say where it began"
 
 
 def test_a_run_that_is_live_is_not_resumed(stopped, supervisors):

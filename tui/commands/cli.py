@@ -288,6 +288,8 @@ def resume(
         raise refuse(*map(str, error.problems)) from None
     except run_directory.RunFileError as error:
         raise refuse(str(error)) from None
+    if started.doubt is not None:
+        tell(f"rankdeck: warning: {started.doubt}")
     raise typer.Exit(watch.watch(started.directory, started.died, json=view.json, preferences=preferences))
 
 

@@ -210,6 +210,7 @@ def test_a_run_file_that_lacks_what_later_versions_write_is_read(tmp_path):
     assert msgspec.structs.asdict(run_directory.read_run_file(tmp_path)) == {
         "name": "n", "status": "running", "started_at": 1.0, "config": RunConfig(prompts="p"), "prompts": 2,
         "prompts_digest": None, "remarks": [], "environment": None, "supervisor_pid": None, "output_force": False,
+        "model_files": {}, "inode": None,
         "output_stamp": None, "ended_at": None, "exit_status": None, "cause": None, "summary": None, "sweep": None,
         "costs": [], "lengths": [], "loading": {},
     }  # fmt: skip

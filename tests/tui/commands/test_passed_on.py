@@ -40,7 +40,7 @@ def passed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Passed:
 
     def resume(directory: Path, settings: dict[str, Any], **how: Any) -> Any:
         got.update(resumed=directory, settings=settings, how=how)
-        return SimpleNamespace(directory=directory, died="died", doubt=None)
+        return SimpleNamespace(directory=directory, died="died", doubt=got.get("doubt"))
 
     def watch(directory: Path, died: Any = None, **how: Any) -> int:
         got.update(watched=directory, died=died, view=how)
@@ -209,6 +209,16 @@ def test_warnings_and_doubts_are_each_a_line_on_stderr(passed: Passed, monkeypat
     assert result.stderr.splitlines() == [
         f"rankdeck: warning: {said}" for said in ("a key was left out", "100 prompts are few", "it will hardly fit")
     ]
+
+
+@pytest.mark.parametrize("doubt", [None, "this is a copy"])
+def test_what_a_resume_does_not_do_as_it_was_asked_for_is_said(
+    passed: Passed, tmp_path: Path, doubt: str | None
+) -> None:
+    write_run(tmp_path / "old", status="stopped")
+    passed["doubt"] = doubt
+    result = rankdeck("resume", str(tmp_path / "old"))
+    assert (result.exit_code, result.stderr) == (7, f"rankdeck: warning: {doubt}\n" if doubt else "")
 
 
 @pytest.mark.parametrize("command", ["run", "resume"])
