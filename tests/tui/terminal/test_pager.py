@@ -218,7 +218,7 @@ def test_a_pager_that_ends_badly_leaves_a_whole_terminal(live, program, script):
 
 def test_ctrl_c_in_the_pager_reaches_only_the_pager(live, program, tmp_path):
     ready = tmp_path / "ready"
-    mine = program("mine", f"#!/bin/sh\ntouch {ready}; sleep 60\n")
+    mine = program("mine", f"#!/bin/sh\n: > {ready}; exec sleep 60\n")
     with outputs_of(live, {"PAGER": mine}) as terminal:
         began = len(terminal.raw)
         terminal.send("p")
