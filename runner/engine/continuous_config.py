@@ -47,7 +47,9 @@ def batching_config(
     """The ContinuousBatchingConfig of a rank; `context_tokens`, `kv_bytes_per_token`, `dtype` are its model's."""
     settings: dict[str, Any] = {"return_logprobs": True}  # they tell rows whose logits are no numbers
     if config.seed is not None:
-        settings["seed"] = config.seed
+        # The library seeds its generator with it each time that it begins. The rank's own numbers are those of its
+        # rank, and go on.
+        settings["seed"] = int(torch.randint(2**31, ()))
     if device.type != "cpu":
         if "auto_switch_to_flash" in KNOWN and not may_switch_to_flash(config, device, dtype):
             settings["auto_switch_to_flash"] = False

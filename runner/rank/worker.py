@@ -5,6 +5,7 @@ rank is a launch of one to accelerate, process 0 of 1: which rank this is, only 
 """
 
 import gc
+import hashlib
 import os
 import sys
 import time
@@ -71,6 +72,7 @@ class _Rank:
     def __init__(self, options: Options, order: StartRank, link: Link) -> None:
         self.options, self.link = options, link
         self.rank, self.world_size, self.store = order.rank, order.world_size, order.store
+        self.attempt = order.attempt
         run = run_directory.read_run_file(options.run_dir)
         self.config: RunConfig = run.config
         self.prompts = run.prompts
@@ -123,7 +125,7 @@ class _Rank:
         if remark is not None and self.rank == 0:
             self.link.send(protocol.LogLine(source=f"rank {self.rank}", text=remark))
         accelerator = group.join(self.rank, self.world_size, self.store, GROUP_TIMEOUT)
-        seed_rank(self.config.seed, self.rank)
+        seed_rank(self.config.seed, self.rank, self.attempt)
         return accelerator
 
     @staticmethod
@@ -180,14 +182,21 @@ class _Rank:
             self.link.send(protocol.Gathered(records=[], last=True))
 
 
-def seed_rank(seed: int | None, rank: int) -> None:
+def seed_rank(seed: int | None, rank: int, attempt: int = 1) -> None:
     """Seed every random generator of this process: by the run's `seed`, each rank differently, or else by chance.
 
-    A forked process has its parent's random numbers before it, and so have all its siblings.
+    A rank that is launched again, after a loss or a resume, goes on with other random numbers: those it had are in
+    answers already. A forked process has its parent's random numbers before it, and so have all its siblings.
     """
     from accelerate.utils import set_seed
 
-    set_seed(int.from_bytes(os.urandom(4)) if seed is None else seed + rank)
+    if seed is None:
+        own = int.from_bytes(os.urandom(4))
+    elif attempt == 1:
+        own = seed + rank  # as accelerate does it by its process's number
+    else:
+        own = int.from_bytes(hashlib.sha256(f"{seed} {rank} {attempt}".encode()).digest()[:4])
+    set_seed(own)
 
 
 def import_engines(begin: Callable[[], None] = lambda: None) -> None:

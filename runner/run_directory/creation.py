@@ -3,9 +3,9 @@
 Knows how directories are named. What goes into one is written by `runner.start`.
 """
 
+import contextlib
 import os
 import re
-import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +13,12 @@ from pathlib import Path
 import msgspec
 
 from rankdeck.runner.inputs.paths import why_nowhere, why_unrecordable
+from rankdeck.runner.run_directory.files import LOG_FILE, PROMPTS_FILE
 from rankdeck.runner.run_directory.places import register, runs_directory, unregister
-from rankdeck.runner.run_directory.run_file import RunFile, RunFileError, write_run_file
+from rankdeck.runner.run_directory.run_file import RUN_FILE, RunFile, RunFileError, write_run_file
+
+MADE_BEFORE_THE_START = (RUN_FILE, PROMPTS_FILE, LOG_FILE)
+IN_THE_MAKING = (f".{RUN_FILE}.", f".{PROMPTS_FILE}.")
 
 
 @dataclass(frozen=True)
@@ -25,12 +29,13 @@ class NewDirectory:
     created: bool
 
     def remove(self) -> None:
-        """Leave nothing of the run behind."""
-        if self.created:
-            shutil.rmtree(self.path, ignore_errors=True)
-        else:
+        """Leave nothing of the run behind, and whatever else has come into its directory meanwhile."""
+        with contextlib.suppress(OSError):
             for path in self.path.iterdir():
-                path.unlink()
+                if path.name in MADE_BEFORE_THE_START or path.name.startswith(IN_THE_MAKING):
+                    path.unlink()
+            if self.created:
+                self.path.rmdir()
         unregister(self.path)
 
 

@@ -29,11 +29,15 @@ def config(**more) -> RunConfig:
 @pytest.mark.parametrize(("known", "page"), [({"page_size"}, "page_size"), (set(), "block_size")])
 def test_on_a_cpu_there_is_room_for_128_rows_in_pages_of_64_tokens(monkeypatch, known, page):
     monkeypatch.setattr(continuous_config, "KNOWN", known)
+    torch.manual_seed(7)
+    drawn = int(torch.randint(2**31, ()))
+    torch.manual_seed(7)
     found = batching_config(config(max_new_tokens=256, seed=7), CPU, 2048, 1000)
     blocks = 128 * (256 + 256) // 64
-    assert found == {"return_logprobs": True, "seed": 7, page: 64, "num_blocks": blocks, "max_batch_tokens": 512}
+    assert found == {"return_logprobs": True, "seed": drawn, page: 64, "num_blocks": blocks, "max_batch_tokens": 512}
     assert "seed" not in batching_config(config(), CPU, 2048, 1000)
-    assert batching_config(config(seed=0), CPU, 2048, 1000)["seed"] == 0
+    later = [batching_config(config(seed=0), CPU, 2048, 1000)["seed"] for _ in range(3)]
+    assert len({drawn, *later}) == 4, "a generator that begins anew must not repeat itself"
 
 
 @pytest.mark.parametrize(
@@ -98,9 +102,12 @@ def test_only_a_rank_that_shares_its_gpu_is_told_how_much_to_take(monkeypatch, f
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (60 * GIB, 80 * GIB) if device == GPU else None)
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 14 * GIB if device == GPU else None)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    torch.manual_seed(3)
+    drawn = int(torch.randint(2**31, ()))
+    torch.manual_seed(3)
     found = batching_config(config(seed=3), GPU, None, None, dtype=torch.bfloat16)
     share = {"max_memory_percent": cache_share(int(fraction * 80 * GIB), 14 * GIB, 60 * GIB)} if fraction < 1 else {}
-    assert found == {"return_logprobs": True, "seed": 3, **share}
+    assert found == {"return_logprobs": True, "seed": drawn, **share}
 
 
 @pytest.mark.parametrize(

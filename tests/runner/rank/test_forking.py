@@ -99,6 +99,19 @@ def test_each_rank_has_the_seed_of_the_run_and_its_own_number():
 
 
 @pytest.mark.usefixtures("restore_random")
+def test_a_rank_that_is_launched_again_does_not_draw_what_is_in_answers_already():
+    seen: list[float] = []
+    for attempt in (1, 2, 3):
+        for rank in (0, 1):
+            worker.seed_rank(7, rank, attempt)
+            seen += drawn()
+    assert len(set(seen)) == 18
+    worker.seed_rank(7, 1, 3)
+    assert list(drawn()) == seen[-3:], "the same run, stopped at the same points, is the same again"
+    worker.seed_rank(MAX_SEED, MAX_RANKS - 1, 2)
+
+
+@pytest.mark.usefixtures("restore_random")
 def test_without_a_seed_no_two_ranks_draw_the_same_though_they_are_copies_of_one_process():
     worker.seed_rank(1, 0)
     states = random.getstate(), numpy.random.get_state(), torch.get_rng_state()

@@ -239,12 +239,12 @@ def test_a_rank_that_loads_on_a_cpu_has_its_share_of_the_cores(monkeypatch, tmp_
     monkeypatch.setattr(torch, "set_num_threads", set_to.append)
     monkeypatch.setattr(worker.group, "join", lambda *given: joined.append(given) or "accelerator")
     monkeypatch.setattr(worker, "seed_rank", lambda *given: seeded.append(given))
-    order = StartRank(rank=1, world_size=2, store="/store")
+    order = StartRank(rank=1, world_size=2, store="/store", attempt=4)
     rank = worker._Rank(SimpleNamespace(run_dir=tmp_path), order, SimpleNamespace(send=lambda *_: None))
     assert rank._join() == "accelerator"
     assert set_to == threads
     assert joined == [(1, 2, "/store", worker.GROUP_TIMEOUT)]
-    assert seeded == [(9, 1)]
+    assert seeded == [(9, 1, 4)]
 
 
 def test_engines_are_imported_once_and_whoever_waits_for_it_is_told_before(monkeypatch):

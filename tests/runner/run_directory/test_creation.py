@@ -122,6 +122,21 @@ def test_a_run_that_does_not_start_leaves_what_was_there_before_and_no_name(tmp_
     assert not list(run_directory.runs_directory().iterdir())
 
 
+@pytest.mark.parametrize("there_before", [True, False])
+def test_what_others_have_put_into_the_directory_of_a_run_that_does_not_start_stays(tmp_path, there_before):
+    wanted = tmp_path / "wanted"
+    if there_before:
+        wanted.mkdir()
+    new = create_directory(wanted, name=None, prompts="p")
+    for name in ("run.json", "prompts.jsonl", "runner.log", ".prompts.jsonl.partial", ".run.json.x7"):
+        (wanted / name).write_text("the run's")
+    (wanted / "gen.log").write_text("theirs")
+    (wanted / "prompts.jsonl.bak").write_text("theirs")
+    (wanted / "sub").mkdir()
+    new.remove()
+    assert sorted(path.name for path in wanted.iterdir()) == ["gen.log", "prompts.jsonl.bak", "sub"]
+
+
 @pytest.mark.parametrize("mode", [0o750, 0o705, 0o710, 0o702, 0o700])
 def test_a_directory_that_anybody_else_could_look_into_is_made_private(tmp_path, mode):
     wanted = tmp_path / "wanted"
