@@ -314,8 +314,10 @@ class Supervisor:
         return self._with_files(ending, finished)
 
     def _copy(self) -> Callable[[], Stamp] | None:
-        """What copies the outputs to where the user asked for them; None if they did not."""
-        if self._config.output is None:
+        """What copies the outputs to where the user asked for them; None if they did not, or if there are none: what
+        an earlier run has left there is worth more than an empty file.
+        """
+        if self._config.output is None or not self._resume_point.ledger.count:
             return None
         target, own, force = Path(self._config.output), self._run_file.output_stamp, self._run_file.output_force
         return lambda: run_directory.copy_outputs(self._directory, target, own=own, force=force)

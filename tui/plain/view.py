@@ -216,7 +216,7 @@ def end_lines(now: RunState) -> list[str]:
         return lines
     lines += summary_lines(ended.summary)
     lines += [*knob_lines(now), *finding_lines(now)]
-    if now.done or (now.config is not None and now.config.output is not None and ended.status != "failed"):
+    if now.done:
         lines.append(f"outputs: {text.visible(outputs_path(now))}")
     return lines
 

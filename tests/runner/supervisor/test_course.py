@@ -560,6 +560,8 @@ async def test_the_copy_is_made_of_the_outputs_with_the_stamp_and_the_force_of_t
     assert plain._copy() is None
     plain._config = msgspec.structs.replace(plain._config, output=str(tmp_path / "o.jsonl"))
     plain._run_file = msgspec.structs.replace(plain._run_file, output_force=True)
+    assert plain._copy() is None, "without a record there is nothing to copy"
+    plain._resume_point.ledger.note(0, b"")
     plain._copy()()
     assert asked == [(plain._directory, tmp_path / "o.jsonl", {"own": None, "force": True})]
 

@@ -267,6 +267,20 @@ async def test_a_run_that_was_removed_leaves_alone_what_came_into_its_place(laun
     assert (started.directory / run_directory.RUN_FILE).read_bytes() == before
 
 
+async def test_a_run_without_an_answer_leaves_alone_what_it_may_replace(launch, standin_model, tmp_path):
+    (tmp_path / "answers.jsonl").write_text("of yesterday\n")
+    (standin_model / "fail-load").touch()
+    started = launch(PROMPTS, output=str(tmp_path / "answers.jsonl"), force=True)
+    await watch(started)
+    assert started.process.wait(20) == 3
+    assert (tmp_path / "answers.jsonl").read_text() == "of yesterday\n"
+    (standin_model / "fail-load").unlink()
+    again = start.resume(started.directory, {})
+    await watch(again)
+    assert again.process.wait(20) == 0
+    assert (tmp_path / "answers.jsonl").read_bytes() == (started.directory / run_directory.OUTPUTS_FILE).read_bytes()
+
+
 # --- another model in the place of the run's ------------------------------------------------------
 
 

@@ -274,7 +274,7 @@ def test_the_summary_has_a_line_for_the_whole_and_one_per_rank() -> None:
 
 @pytest.mark.parametrize(
     ("status", "done", "output", "named"),
-    [("stopped", 1, None, True), ("stopped", 0, None, False), ("stopped", 0, "o", True), ("failed", 0, "o", False)],
+    [("stopped", 1, None, True), ("stopped", 0, None, False), ("stopped", 0, "o", False), ("failed", 1, "o", True)],
 )
 def test_the_outputs_are_named_where_there_are_some(status: Any, done: int, output: str | None, named: bool) -> None:
     script = scripted.completed()
