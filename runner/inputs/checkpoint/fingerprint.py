@@ -1,20 +1,26 @@
 """Whether a model's files are those a run began with: two models must not answer one file of prompts.
 
-Small files count whole, weights by their size, their beginning and samples: a checkpoint that was trained further or
-saved anew differs in all of them. Does not know what the files mean.
+Small files count whole, weights by their size and samples of each tensor: what was trained further differs nearly
+everywhere in the tensors that were trained. Does not know what the files mean.
 """
 
+import contextlib
 import hashlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+
+from rankdeck.runner.inputs.checkpoint.json_file import BrokenFile
+from rankdeck.runner.inputs.checkpoint.safetensors_file import tensors_of
 
 WEIGHTS = (".safetensors", ".bin", ".pt", ".gguf")
 OTHERS = (".json", ".jinja", ".model", ".txt", ".tiktoken", ".py")
 WITHOUT_EFFECT = frozenset({"trainer_state.json", "all_results.json", "train_results.json", "eval_results.json"})
 """What a training leaves beside its model."""
 
-SAMPLES = 16
-SAMPLE_BYTES = 4096
+SAMPLES = 64
+SAMPLE_BYTES = 1024
+MOST_TENSORS = 512
+"""Tensors of a file that are looked at: more reads would take seconds on a cold disk."""
 
 
 def fingerprints(model: Path) -> dict[str, str]:
@@ -57,14 +63,26 @@ def _files(model: Path) -> Iterator[Path]:
 
 
 def _fingerprint(path: Path) -> str:
-    digest = hashlib.sha256()
     with path.open("rb") as file:
         size = file.seek(0, 2)
         file.seek(0)
         if path.suffix not in WEIGHTS or size <= SAMPLES * SAMPLE_BYTES:
             return hashlib.file_digest(file, "sha256").hexdigest()[:16]
-        digest.update(str(size).encode())
-        for sample in range(SAMPLES):
-            file.seek(sample * (size - SAMPLE_BYTES) // (SAMPLES - 1))
+        digest = hashlib.sha256(str(size).encode())
+        for place in _places(path, size):
+            file.seek(place)
             digest.update(file.read(SAMPLE_BYTES))
     return digest.hexdigest()[:16]
+
+
+def _places(path: Path, size: int) -> list[int]:
+    """Where samples begin: all over the file, and at the beginning and in the middle of its tensors."""
+    places = {sample * (size - SAMPLE_BYTES) // (SAMPLES - 1) for sample in range(SAMPLES)}
+    if path.suffix == ".safetensors":
+        with contextlib.suppress(BrokenFile):
+            tensors = list(tensors_of(path).values())
+            data = size - max((tensor.data_offsets[1] for tensor in tensors), default=0)
+            for tensor in tensors[:: len(tensors) // MOST_TENSORS + 1]:
+                begin, end = tensor.data_offsets
+                places |= {data + begin, data + (begin + end) // 2}
+    return sorted(places)

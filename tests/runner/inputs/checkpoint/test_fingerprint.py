@@ -4,6 +4,8 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from rankdeck.runner.inputs.checkpoint import fingerprint
 from rankdeck.runner.inputs.checkpoint.fingerprint import SAMPLE_BYTES, SAMPLES, fingerprints, why_changed
@@ -94,3 +96,21 @@ def test_a_file_that_cannot_be_read_has_none(model: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(fingerprint, "_fingerprint", fail)
     assert fingerprints(model) == {}
+
+
+@pytest.mark.parametrize("changed", ["embed", "layer.0", "layer.1", "norm", "head"])
+def test_each_tensor_of_a_safetensors_file_counts(tmp_path: Path, changed: str) -> None:
+    sizes = {"embed": 40_000, "layer.0": 3_000, "layer.1": 3_000, "norm": 8, "head": 500}
+    tensors = {name: torch.arange(size, dtype=torch.float32) for name, size in sizes.items()}
+    save_file(tensors, tmp_path / "model.safetensors")
+    known = fingerprints(tmp_path)
+    tensors[changed] += 1
+    save_file(tensors, tmp_path / "model.safetensors")
+    assert why_changed(tmp_path, known) is not None
+
+
+def test_of_very_many_tensors_some_are_looked_at(tmp_path: Path) -> None:
+    tensors = {f"expert.{number:04}": torch.zeros(100) for number in range(600)}
+    save_file(tensors, tmp_path / "model.safetensors")
+    size = (tmp_path / "model.safetensors").stat().st_size
+    assert len(fingerprint._places(tmp_path / "model.safetensors", size)) <= 2 * 300 + SAMPLES
