@@ -1,6 +1,6 @@
 """The shape of a model, as its config.json gives it. Pure: the caller reads the file and passes its values in."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 CONTEXT = (
@@ -18,11 +18,14 @@ STATE_ALONE = ("rwkv", "mamba", "falcon_mamba", "xlstm")
 
 def context_in(values: Mapping[str, Any]) -> int | None:
     """How many tokens a model with this config.json has positions for; None where it says of no limit."""
-    text = _text_config(values)
-    if str(text.get("model_type")).startswith(STATE_ALONE):
+    return context_by(_text_config(values).get)
+
+
+def context_by(value: Callable[[str], Any]) -> int | None:
+    """The same, where `value` gives what the config of the text has under a name, or None."""
+    if str(value("model_type")).startswith(STATE_ALONE):
         return None
-    sizes = (text.get(name) for name in CONTEXT)
-    return next((size for size in sizes if isinstance(size, int) and size > 0), None)
+    return next((size for size in map(value, CONTEXT) if isinstance(size, int) and size > 0), None)
 
 
 def _text_config(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -22,9 +22,9 @@ def end_left_over(socket: Path) -> str | None:
         with contextlib.suppress(psutil.Error, OSError):
             process.kill()
     _, alive = psutil.wait_procs(found, END_SECONDS)
-    were = "process of an earlier launch was" if len(found) == 1 else "processes of an earlier launch were"
-    said = f"{len(found):,} {were} still there and killed"
-    return (f"{said}, but {len(alive):,} would not die" if alive else said) if found else None
+    processes = "process" if len(found) == 1 else "processes"
+    said = f"killed {len(found):,} {processes} left over from an earlier launch"
+    return (f"{said}; {len(alive):,} would not die" if alive else said) if found else None
 
 
 def _was_launched_for(process: psutil.Process, socket: str) -> bool:

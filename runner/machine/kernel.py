@@ -1,4 +1,4 @@
-"""What the kernel says: whose the other end of a socket is, what a process is doing, whom it has killed for want of
+"""What the kernel says: whose the other end of a socket is, what a process is doing, whom it has killed for lack of
 memory, how many files may be open.
 
 None where the system cannot tell. Judges nothing and ends no process.

@@ -285,7 +285,7 @@ class RankLaunch:
         return Loss(rank, last_words.end_of_rank(status, list(self._tails[rank].recent)), hopeless=False)
 
     def _memory_may_have_run_out(self) -> bool:
-        """Whether the kernel has killed a process for want of memory since the launch began, or cannot say."""
+        """Whether the kernel has killed a process for lack of memory since the launch began, or cannot say."""
         now = kernel.out_of_memory_kills()
         return now is None or now != self._kills_before
 

@@ -140,8 +140,8 @@ def _end_of(tokenizer: Any) -> str:
     if tokenizer.eos_token_id is None:
         return ""
     return (
-        f"; its tokenizer's is {tokenizer.eos_token!r}: answers end there with "
-        f'"eos_token_id": {tokenizer.eos_token_id} in generation_config.json'
+        f"; to end them at the tokenizer's {tokenizer.eos_token!r}, put "
+        f'"eos_token_id": {tokenizer.eos_token_id} into generation_config.json'
     )
 
 

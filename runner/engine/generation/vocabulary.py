@@ -8,7 +8,7 @@ knows no prompts, batches or devices.
 from collections.abc import Sequence
 from typing import Any
 
-from rankdeck.runner.inputs.model_config import CONTEXT, STATE_ALONE
+from rankdeck.runner.inputs.model_config import context_by
 
 
 def embedding_rows(model: Any) -> int | None:
@@ -52,10 +52,7 @@ def context_tokens(config: Any) -> int | None:
     A model whose state is all that it keeps of a text has none, whatever length its config gives for its training.
     """
     text = config.get_text_config()
-    if text.model_type.startswith(STATE_ALONE):
-        return None
-    sizes = (getattr(text, name, None) for name in CONTEXT)
-    return next((size for size in sizes if isinstance(size, int) and size > 0), None)
+    return context_by(lambda name: getattr(text, name, None))
 
 
 def _size(module: Any, attribute: str, model: Any) -> int | None:

@@ -221,7 +221,7 @@ def test_a_machine_that_does_not_say_how_many_cores_it_has_has_one(monkeypatch):
         (None, None),
     ],
 )
-def test_the_kernel_counts_whom_it_killed_for_want_of_memory(tmp_path, events, kills):
+def test_the_kernel_counts_whom_it_killed_for_lack_of_memory(tmp_path, events, kills):
     file = tmp_path / "vmstat"
     if events is not None:
         file.write_text(events)

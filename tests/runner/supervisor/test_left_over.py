@@ -47,13 +47,13 @@ async def test_resume_kills_what_an_earlier_launch_has_left_and_says_so(stopped)
     assert len(outputs(directory)) == len(PROMPTS)
     assert not any(map(lives, left))
     said = [message.text for message in seen if isinstance(message, protocol.LogLine) and "earlier" in message.text]
-    assert said == [f"{len(left)} processes of an earlier launch were still there and killed"]
+    assert said == [f"killed {len(left)} processes left over from an earlier launch"]
 
 
 async def test_stop_kills_what_a_run_without_a_supervisor_has_left(stopped):
     directory, left = stopped
     result = rankdeck("stop", str(directory))
-    number = f"{len(left)} processes of an earlier launch were still there and killed"
+    number = f"killed {len(left)} processes left over from an earlier launch"
     assert (result.exit_code, result.stdout) == (0, f"{directory.name} is not live; {number}\n")
     assert not any(map(lives, left))
     assert start.end_left_over(directory) is None
@@ -81,7 +81,7 @@ def test_only_what_was_launched_for_this_run_is_ended(tmp_path):
     }
     processes = {name: subprocess.Popen([*wait, *words], stdin=subprocess.PIPE) for name, words in arguments.items()}
     try:
-        assert end_left_over(socket) == "1 process of an earlier launch was still there and killed"
+        assert end_left_over(socket) == "killed 1 process left over from an earlier launch"
         assert processes["theirs"].wait(5) is not None
         assert [name for name, process in processes.items() if process.poll() is None] == list(arguments)[1:]
         assert end_left_over(socket) is None

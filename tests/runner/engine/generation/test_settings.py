@@ -191,8 +191,8 @@ def test_the_length_of_an_answer_is_the_run_s_and_its_end_the_model_s(model):
     generation, lines = settings.of_run(model, tokenizer(), run)
     assert (generation.eos_token_id, tokenizer().eos_token_id) == (None, 2), "`generate` asks no tokenizer either"
     assert lines == [
-        f"{settings.NO_END}; its tokenizer's is {tokenizer().eos_token!r}: answers end there with "
-        '"eos_token_id": 2 in generation_config.json'
+        f"{settings.NO_END}; to end them at the tokenizer's {tokenizer().eos_token!r}, put "
+        '"eos_token_id": 2 into generation_config.json'
     ]
     assert settings.of_run(model, SimpleNamespace(eos_token_id=None), run)[1] == [settings.NO_END]
     fixed = settings.of_run(model, tokenizer(), RunConfig(prompts="p", ignore_eos=True))
