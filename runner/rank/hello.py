@@ -25,7 +25,8 @@ def greet(order: StartRank) -> None:
     greeting = f"rank {order.rank} of {order.world_size} on {accelerator.device} (process {os.getpid()}) says hello"
     greetings = gather_object([greeting])
     if order.rank == 0:
-        sys.stdout.write(GREETINGS + json.dumps(greetings) + "\n")
+        # One write, and a line of its own even if another rank has written half a line: they share this output.
+        sys.stdout.write(f"\n{GREETINGS}{json.dumps(greetings)}\n")
         sys.stdout.flush()
     accelerator.end_training()
 
