@@ -167,7 +167,7 @@ def launch(
     doubts = [started.doubt] if started.doubt is not None else []
     for warning in [*run.remarks, *checks.warnings(run.config, run.prompts), *doubts]:
         tell(f"rankdeck: warning: {warning}")
-    status = watch.watch(started.directory, started.died, json=view.json, preferences=preferences)
+    status = watch.watch(started.directory, started.died, json=view.json, preferences=preferences, whole=True)
     if other is not None:
         _compare(started.directory, other)
     raise typer.Exit(status)

@@ -16,6 +16,7 @@ from rankdeck.runner.state import RunState, Snapshot, ToViewer
 from rankdeck.tui.plain.view import PlainView, end_lines, terminal_view
 from rankdeck.tui.settings.preferences import Preferences
 from rankdeck.tui.sources.client import SocketSource, Source, SourceError
+from rankdeck.tui.sources.whole_stream import WholeStream
 from rankdeck.tui.start.way_back import Back
 from rankdeck.tui.terminal.inert import OutputError, say, say_json, tell
 from rankdeck.tui.words.errors import problem
@@ -37,11 +38,12 @@ def watch(
     preferences: Preferences | None,
     json: bool = False,
     steerable: bool = True,
+    whole: bool = False,
 ) -> int:
     """Watch the run in `directory` until it ends or the viewer leaves. Returns the exit status.
 
-    With `preferences` in a dashboard; without them as lines, or as JSON if `json`. If it is not `steerable`, the run
-    gets no commands, and Ctrl-C only leaves.
+    With `preferences` in a dashboard; without them as lines, or as JSON if `json`, with every answer that is made from
+    now on or, if `whole`, that there is. If it is not `steerable`, the run gets no commands, and Ctrl-C only leaves.
     """
     source = SocketSource(directory, died)
     if preferences is not None:
@@ -51,7 +53,7 @@ def watch(
         app = RankdeckApp(source, earlier=run_directory.read_outputs, steerable=steerable, preferences=preferences)
         run_app(app)
         return _farewell(app)
-    return asyncio.run(_follow(source, _JsonView() if json else terminal_view(), steerable))
+    return asyncio.run(_follow(source, _JsonView() if json else terminal_view(), steerable, whole))
 
 
 def start_screen(preferences: Preferences | None = None) -> int:
@@ -194,10 +196,12 @@ def _known_as(directory: Path, name: str = "") -> str:
 
 
 class _JsonView:
-    """Writes every message as JSON, as it came."""
+    """Writes every message as JSON, as it came; the last line is the run's end, even if that came in a snapshot."""
 
     def show(self, message: ToViewer) -> None:
         say_json(protocol.encode_line(message).decode())
+        if isinstance(message, Snapshot) and message.state.ended is not None:
+            say_json(protocol.encode_line(message.state.ended).decode())
 
     def aside(self, line: str) -> None:
         tell(line)
@@ -206,7 +210,7 @@ class _JsonView:
         pass
 
 
-async def _follow(source: Source, view: PlainView | _JsonView, steerable: bool) -> int:
+async def _follow(source: Source, view: PlainView | _JsonView, steerable: bool, whole: bool = False) -> int:
     """Feed the view until the run ends. The first Ctrl-C asks the run to stop, the second ends it."""
     loop = asyncio.get_running_loop()
     asked = 0
@@ -227,15 +231,17 @@ async def _follow(source: Source, view: PlainView | _JsonView, steerable: bool) 
 
     loop.add_signal_handler(signal.SIGINT, interrupted)
 
+    stream = WholeStream(source, whole=whole, on_gap=lambda said: view.aside(f"rankdeck: {said}"))
+
     async def follow() -> int:
-        async for message in source.events():
+        status = EXIT_DIED
+        async for message in stream.events():
             view.show(message)
             sys.stdout.flush()
-            if isinstance(message, protocol.RunEnded):
-                return message.exit_status
-            if isinstance(message, Snapshot) and message.state.ended is not None:
-                return message.state.ended.exit_status
-        return EXIT_DIED
+            ended = message.state.ended if isinstance(message, Snapshot) else message
+            if isinstance(ended, protocol.RunEnded):
+                status = ended.exit_status
+        return status
 
     if isinstance(source, SocketSource):
         source.on_silence = lambda said: view.aside(f"rankdeck: {said if said is not None else ANSWERS_AGAIN}")

@@ -17,7 +17,7 @@ from rankdeck.runner import protocol, run_directory
 from rankdeck.runner.machine import kernel
 from rankdeck.runner.protocol import Command
 from rankdeck.runner.run_directory.private_files import open_regular
-from rankdeck.runner.state import ToViewer
+from rankdeck.runner.state import RunState, Snapshot, ToViewer, apply
 
 
 class SourceError(Exception):
@@ -98,7 +98,7 @@ class SocketSource:
             writer.writelines([protocol.encode_line(protocol.ViewerHello()), *self._waiting])
             await writer.drain()
             line = await self._first_line(reader, writer)
-            while line:
+            while line.endswith(b"\n"):  # the last line of a supervisor that hangs up may be half a line
                 try:
                     message = decoder.decode(line)
                 except msgspec.MsgspecError as error:
@@ -119,7 +119,8 @@ class SocketSource:
             self._writer = None
             writer.close()
         if (ended := await self._ended()) is not None:
-            yield ended
+            state = await asyncio.to_thread(_last_state, self.directory)
+            yield Snapshot(state=state) if state is not None else ended
             return
         raise SourceError(
             f"the supervisor is gone; finished outputs are in {self.directory / 'outputs.jsonl'}, "
@@ -223,6 +224,18 @@ class SocketSource:
             if lines := file.read(LAST_BYTES).decode(errors="replace").strip().splitlines():
                 return f"the supervisor did not start: {lines[-1]} (its log: {log})"
         return f"run {self.directory.name} has no live supervisor"
+
+
+def _last_state(directory: Path) -> RunState | None:
+    """How a run that has ended left off, by its journal; None if that does not tell."""
+    state = RunState()
+    try:
+        for event in run_directory.read_events(directory):
+            state = apply(state, event)
+    except run_directory.RunFileError:
+        return None
+    whole = state.ended is not None and state.done == state.ended.summary.completed + state.ended.summary.failed
+    return state if whole else None
 
 
 class _Look(NamedTuple):

@@ -86,6 +86,17 @@ OTHERS = {"--force", "--ignore-memory", "--run-dir", "--compare", "--config", "-
 SWEEPS = {"--batch-sizes", "--repeats", "--rounds", "--seconds", "--fixed-length", "--outputs", "--trial-tokens"}
 
 
+@pytest.mark.parametrize(("command", "whole"), [("run", True), ("sweep", True), ("demo", True), ("resume", False)])
+def test_lines_tell_every_answer_of_a_new_run_and_the_new_ones_of_one_that_goes_on(
+    passed: Passed, tmp_path: Path, command: str, whole: bool
+) -> None:
+    directory = tmp_path / "old"
+    write_run(directory, status="stopped", config=RunConfig(prompts="p.txt", ranks=1))
+    words = {"run": ["p.txt"], "sweep": ["p.txt"], "demo": [], "resume": [str(directory)]}[command]
+    assert rankdeck(command, *words, "--json").exit_code == 7
+    assert passed["view"].get("whole", False) is whole
+
+
 @pytest.mark.parametrize("command", ["run", "sweep", "demo", "resume"])
 def test_the_settings_of_each_command_are_all_among_those_that_are_tried_here(command: str) -> None:
     theirs = {flag(param) for param in COMMANDS[command].params if param.param_type_name == "option"}

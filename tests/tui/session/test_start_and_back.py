@@ -76,11 +76,11 @@ def test_without_preferences_it_is_lines_or_json(
 
     monkeypatch.setattr(watching, "_follow", follow)
     assert watching.watch(tmp_path, died, preferences=None, json=json, steerable=steerable) == 7
-    ((source, view, may_steer),) = followed
-    assert (source.directory, source._died, may_steer) == (tmp_path, died, steerable)
+    ((source, view, may_steer, whole),) = followed
+    assert (source.directory, source._died, may_steer, whole) == (tmp_path, died, steerable, False)
     assert isinstance(view, watching._JsonView if json else PlainView)
-    watching.watch(tmp_path, preferences=None)
-    assert followed[1][2], "whoever started or attached to a run steers it"
+    watching.watch(tmp_path, preferences=None, whole=True)
+    assert followed[1][2:] == (True, True), "whoever started or attached to a run steers it"
 
 
 def test_a_run_is_asked_to_stop_in_its_directory_and_as_it_was_said(

@@ -22,6 +22,7 @@ from tests import scripted
 from tests.scripted_source import ScriptedSource
 
 ENDED = scripted.completed()
+CUT_SHORT = scripted.running().ended()
 LOST = SourceError("the supervisor is gone")
 
 
@@ -75,7 +76,7 @@ def interrupting(source: ScriptedSource, times: int, *, steerable: bool = True) 
                 while not following.done() and len(source.sent) < number:
                     await asyncio.sleep(0)
             if not following.done():
-                source.say(ENDED.events[-1])
+                source.say(CUT_SHORT.events[-1])
             return await following
 
     return asyncio.run(run()), view.told
@@ -94,8 +95,8 @@ STOPPING = "rankdeck: stopping after the batches in flight; Ctrl-C again to end 
 def test_the_first_ctrl_c_asks_the_run_to_stop_and_the_second_ends_it(times, told, sent):
     source = ScriptedSource(scripted.running().events)
     status, said = interrupting(source, times)
-    assert ENDED.state.ended is not None
-    assert (status, said, source.sent) == (ENDED.state.ended.exit_status, told, sent)
+    assert CUT_SHORT.state.ended is not None
+    assert (status, said, source.sent) == (CUT_SHORT.state.ended.exit_status, told, sent)
 
 
 def test_the_third_ctrl_c_leaves_the_run_to_itself():
@@ -161,7 +162,7 @@ def test_each_message_can_be_read_before_the_next_one_comes(monkeypatch, make):
 
     class Source(ScriptedSource):
         async def events(self):
-            for message in (*running, ENDED.events[-1]):
+            for message in (*running, CUT_SHORT.events[-1]):
                 yield message
                 assert out.kept == "", message
                 seen.append(out.seen)
@@ -177,8 +178,7 @@ def test_a_supervisor_that_is_silent_and_answers_again_is_said_aside(tmp_path, m
     async def events(self):
         self.on_silence("it is stopped")
         self.on_silence(None)
-        yield ENDED.events[0]
-        yield ENDED.events[-1]
+        yield Snapshot(state=ENDED.state)
 
     monkeypatch.setattr(SocketSource, "events", events)
     assert follow(SocketSource(tmp_path), view) == 0  # type: ignore[arg-type]

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -138,6 +138,47 @@ async def test_a_viewer_that_missed_the_end_takes_it_from_run_json(tmp_path, pat
     async with supervisor(path, saying(SNAPSHOT)):
         (_, last) = await all_of(SocketSource(tmp_path))
     assert last == protocol.RunEnded(at=7.0, status=status, exit_status=5, summary=end.summary, cause="because")
+
+
+async def test_half_a_line_is_the_end_of_what_a_supervisor_says_and_no_nonsense(tmp_path, path):
+    end = ENDED.events[-1]
+    assert isinstance(end, protocol.RunEnded)
+    run_json(tmp_path, status="completed", exit_status=0, ended_at=end.at, summary=end.summary)
+    async with supervisor(path, saying(SNAPSHOT, protocol.encode_line(protocol.Tick(at=2))[:-5])):
+        assert (await all_of(SocketSource(tmp_path)))[1:] == [end]
+
+
+def journal(directory: Path, events: Sequence[protocol.AnyEvent], tail: bytes = b"") -> None:
+    lines = b"".join(protocol.encode_line(event) for event in events)
+    (directory / run_directory.EVENTS_FILE).write_bytes(lines + tail)
+
+
+async def test_a_viewer_that_missed_the_end_gets_the_last_state_if_the_journal_is_whole(tmp_path, path):
+    end = ENDED.events[-1]
+    assert isinstance(end, protocol.RunEnded)
+    run_json(tmp_path, status="completed", exit_status=0, ended_at=end.at, summary=end.summary)
+    journal(tmp_path, ENDED.events)
+    async with supervisor(path, saying(SNAPSHOT)):
+        (_, last) = await all_of(SocketSource(tmp_path))
+    assert isinstance(last, Snapshot)
+    assert msgspec.structs.replace(last.state, directory=ENDED.state.directory) == ENDED.state
+
+
+@pytest.mark.parametrize(
+    ("events", "tail"),
+    [
+        (ENDED.events[:-1], b""),
+        (ENDED.events, b"half a li"),
+        ([event for event in ENDED.events if not isinstance(event, protocol.Output)], b""),
+    ],
+)
+async def test_a_journal_that_lacks_something_does_not_tell_how_a_run_left_off(tmp_path, path, events, tail):
+    end = ENDED.events[-1]
+    assert isinstance(end, protocol.RunEnded)
+    run_json(tmp_path, status="completed", exit_status=0, ended_at=end.at, summary=end.summary)
+    journal(tmp_path, events, tail)
+    async with supervisor(path, saying(SNAPSHOT)):
+        assert (await all_of(SocketSource(tmp_path)))[1:] == [end]
 
 
 @pytest.mark.parametrize("lacks", ["summary", "exit_status"])

@@ -81,7 +81,7 @@ async def test_a_line_and_the_notice_say_that_a_supervisor_is_silent(tmp_path: P
     monkeypatch.setattr(run_directory, "socket_path", lambda _: path)
     go_on = asyncio.Event()
     told: list[str] = []
-    ended = scripted.completed().events[-1]
+    ended = scripted.running().ended().events[-1]
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readline()
