@@ -17,6 +17,7 @@ from rankdeck.runner.protocol import config as settings
 from rankdeck.tui.commands.common import (
     Settings,
     default_ranks,
+    ended_as_interrupted,
     find_run,
     given,
     launch,
@@ -297,11 +298,7 @@ def resume(
 def hello(context: typer.Context, ranks: Ranks = None, device: Device = None) -> None:
     """Every rank greets; the gathered greetings are printed. The quickest check that a machine works."""
     import asyncio
-    import signal
 
-    # However this process is ended, its ranks end too, as with Ctrl-C.
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)
     asked = Settings(locals())
     config, unread = settings.read(asked.values)
     if ranks is None:
@@ -311,7 +308,8 @@ def hello(context: typer.Context, ranks: Ranks = None, device: Device = None) ->
     if (uncounted := checks.uncounted_gpus(config.device)) is not None:
         tell(f"rankdeck: warning: {uncounted}")
     try:
-        greetings = asyncio.run(start.hello(config.ranks, config.device))
+        with ended_as_interrupted():  # its ranks end with it
+            greetings = asyncio.run(start.hello(config.ranks, config.device))
     except start.InputError as error:
         raise refuse(*map(str, error.problems)) from None
     except start.HelloError as error:

@@ -3,10 +3,12 @@
 Knows nothing of a screen.
 """
 
+import contextlib
 import os
+import signal
 import sys
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +42,19 @@ def given(arguments: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(group, GenerationOptions | PromptOptions):
             values.update(group._asdict())
     return {name: value for name, value in values.items() if name in _SETTINGS and value is not None}
+
+
+@contextlib.contextmanager
+def ended_as_interrupted() -> Iterator[None]:
+    """Whoever ends this process meanwhile, its terminal too, it takes back what it began, as at Ctrl-C."""
+    defaults = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) == signal.SIG_DFL]
+    for number in defaults:
+        signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for number in defaults:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def find_run(run: str | None, mistakes: Sequence[str] = ()) -> Path:
@@ -152,15 +167,16 @@ def launch(
     preferences = preferred(view)
     other = find_run(compare) if compare is not None else None
     try:
-        started = start.launch(
-            config,
-            run_dir=run_dir,
-            force=force,
-            ignore_memory=ignore_memory,
-            look_into_model=True,
-            stdin=sys.stdin.buffer,
-            asked_at=start.process_started_at(),
-        )
+        with ended_as_interrupted():
+            started = start.launch(
+                config,
+                run_dir=run_dir,
+                force=force,
+                ignore_memory=ignore_memory,
+                look_into_model=True,
+                stdin=sys.stdin.buffer,
+                asked_at=start.process_started_at(),
+            )
     except start.InputError as error:
         raise refuse(*map(asked.said, error.problems)) from None
     run = run_directory.read_run_file(started.directory)

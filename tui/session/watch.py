@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from rankdeck.runner import protocol, run_directory
 from rankdeck.runner.state import RunState, Snapshot, ToViewer
+from rankdeck.runner.state.silence import silence_words, silent_ranks
 from rankdeck.tui.plain.view import PlainView, end_lines, terminal_view
 from rankdeck.tui.settings.preferences import Preferences
 from rankdeck.tui.sources.client import SocketSource, Source, SourceError
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from rankdeck.tui.sources.journal import Journal
 
 EXIT_BAD_INPUT, EXIT_DIED, EXIT_INTERRUPTED = 2, 3, 130
+
+PATIENCE_SECONDS = 5.0
+"""Who has waited so long for a run to stop is told for what."""
 
 ANSWERS_AGAIN = "its supervisor answers"
 
@@ -135,9 +139,14 @@ async def _stop(source: SocketSource, now: bool) -> int:
     view = PlainView(lambda _: None)
     source.on_silence = _tell_silence
     held_up = None
+    now_is = asyncio.get_running_loop().time
+    say_at: float | None = now_is() + PATIENCE_SECONDS
     try:
         async for message in source.events():
             view.show(message)
+            if say_at is not None and now_is() > say_at and view.state.ended is None:
+                say_at = None
+                tell(f"rankdeck: {_waited_for(view.state, now)}")
             before, held_up = held_up, view.state.paused
             if held_up not in (None, before, ASKED_FOR) and view.state.ended is None:
                 tell(f"rankdeck: the run cannot end yet: {held_up}")
@@ -150,6 +159,17 @@ async def _stop(source: SocketSource, now: bool) -> int:
         tell("rankdeck: the run had ended before it could be told to stop")
         return EXIT_DIED
     return 0
+
+
+def _waited_for(state: RunState, now: bool) -> str:
+    """What keeps a run that was told to stop."""
+    busy = [rank.rank for rank in state.ranks if rank.batch is not None]
+    if now or not busy:
+        return "waiting for its ranks to leave"
+    whose = f"rank {busy[0]}" if len(busy) == 1 else f"{len(busy)} ranks"
+    silent = [f" (rank {silence.rank}: {silence_words(silence)})" for silence in silent_ranks(state)[:1]]
+    ends = f"`rankdeck stop {_way_back(state)} --now` ends them at once"
+    return f"waiting for the batches in flight of {whose}{''.join(silent)}; {ends}"
 
 
 def _tell_silence(said: str | None) -> None:

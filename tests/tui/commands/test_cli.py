@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -51,6 +53,27 @@ def test_bad_input_is_refused_with_what_and_where_and_exit_status_2(
     assert said in result.stderr
     assert "Traceback" not in result.stderr
     assert not list(state_home.glob("**/run.json"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_nothing_is_left_of_a_run_whose_terminal_closes_while_its_prompts_are_read(state_home, standin_model, number):
+    reading = subprocess.Popen(
+        [RANKDECK, "run", "-", "--model", str(standin_model), "--device", "cpu", "--ranks", "1", "--name", "mine"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    runs = state_home / "rankdeck" / "runs"
+    assert reading.stdin is not None
+    reading.stdin.write(b"hello\n")
+    reading.stdin.flush()
+    deadline = time.monotonic() + 60
+    while not (runs / "mine" / ".prompts.jsonl.partial").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    reading.send_signal(number)
+    assert reading.communicate(timeout=30) == (b"", b"")
+    assert reading.returncode == 130
+    assert list(runs.iterdir()) == []
 
 
 def test_all_bad_lines_are_named_at_once(tmp_path):

@@ -131,7 +131,6 @@ def test_what_was_typed_before_a_command_is_told_where_it_belongs(words: list[st
 
 def test_ranks_that_greet_end_with_the_command_however_it_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     numbers = (signal.SIGTERM, signal.SIGHUP)
-    before = [signal.getsignal(number) for number in numbers]
     found: list[Any] = []
 
     async def interrupted(ranks: int, device: str) -> list[str]:
@@ -139,13 +138,28 @@ def test_ranks_that_greet_end_with_the_command_however_it_is_ended(monkeypatch: 
         raise KeyboardInterrupt
 
     monkeypatch.setattr(start, "hello", interrupted)
-    try:
-        result = rankdeck("hello", "--ranks", "1", "--device", "cpu")
-    finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)
+    result = rankdeck("hello", "--ranks", "1", "--device", "cpu")
     assert (result.exit_code, result.stdout, result.stderr) == (130, "", "")
     assert found == [signal.default_int_handler] * 2
+    assert [signal.getsignal(number) for number in numbers] == [signal.SIG_DFL] * 2
+
+
+def test_who_asked_not_to_be_ended_with_the_terminal_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `nohup` does."""
+    found: list[Any] = []
+
+    async def greeting(ranks: int, device: str) -> list[str]:
+        found.append(signal.getsignal(signal.SIGHUP))
+        return []
+
+    monkeypatch.setattr(start, "hello", greeting)
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        rankdeck("hello", "--ranks", "1", "--device", "cpu")
+        found.append(signal.getsignal(signal.SIGHUP))
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert found == [signal.SIG_IGN] * 2
 
 
 def test_a_wrong_number_of_ranks_and_a_wrong_device_are_told_together_before_any_rank_starts(

@@ -244,6 +244,42 @@ async def test_the_same_hindrance_is_said_once_and_after_it_has_gone_again(capsy
     assert capsys.readouterr().err == "rankdeck: the run cannot end yet: no room\n" * 2
 
 
+@pytest.mark.parametrize(
+    ("now", "events", "said"),
+    [
+        (
+            False,
+            [],
+            "waiting for the batches in flight of 2 ranks; `rankdeck stop /home/ada/.local/state/rankdeck/runs/"
+            "calm-harbour --now` ends them at once",
+        ),
+        (
+            False,
+            [protocol.RankSilent(rank=1, stage="at work", seconds=20, process="stopped")],
+            "waiting for the batches in flight of 2 ranks (rank 1: no step for 20 s, its process is stopped); "
+            "`rankdeck stop /home/ada/.local/state/rankdeck/runs/calm-harbour --now` ends them at once",
+        ),
+        (True, [], "waiting for its ranks to leave"),
+    ],
+)
+async def test_who_waits_long_for_a_run_to_stop_is_told_once_for_what(monkeypatch, capsys, now, events, said):
+    monkeypatch.setattr(watching, "PATIENCE_SECONDS", -1.0)
+    state = scripted.running()
+    for event in events:
+        state.add(event)
+    source = Reached([Snapshot(state=state.state), protocol.Tick(), protocol.Tick(), ENDED.events[-1]])
+    assert await watching._stop(source, now) == 0  # type: ignore[arg-type]
+    assert capsys.readouterr().err == f"rankdeck: {said}\n"
+
+
+def test_one_rank_that_keeps_a_run_is_named_and_who_has_nothing_in_hand_keeps_none():
+    state = scripted.running().state
+    first, *others = state.ranks
+    idle = [msgspec.structs.replace(rank, batch=None) for rank in others]
+    assert "in flight of rank 0;" in watching._waited_for(msgspec.structs.replace(state, ranks=(first, *idle)), False)
+    assert watching._waited_for(RunState(), False) == "waiting for its ranks to leave"
+
+
 # --- leaving --------------------------------------------------------------------------------------
 
 
