@@ -2,11 +2,15 @@
 
 import statistics
 from collections.abc import Callable, Sequence
+from typing import Annotated
 
 import msgspec
 
 from rankdeck.runner.protocol.sweep_plan import SweepState, TrialOutcome, TrialRecord, TrialResult
 from rankdeck.runner.sweep.intervals import Estimate, estimate
+
+AtLeastOne = Annotated[int, msgspec.Meta(ge=1)]
+"""A run.json may have been edited; other figures do no harm."""
 
 
 class Cell(msgspec.Struct, frozen=True, kw_only=True):
@@ -15,8 +19,8 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
     Figures other than `tokens_per_second` are means over the trials, those of memory the largest.
     """
 
-    active_ranks: int
-    batch_size: int
+    active_ranks: AtLeastOne
+    batch_size: AtLeastOne
     outcome: TrialOutcome | None
     reason: str | None = None
     tokens_per_second: Estimate | None = None

@@ -34,7 +34,7 @@ class Estimate(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def standard_error(self) -> float | None:
         """Standard error of the mean, in the mean's unit; None with one trial."""
-        return None if self.half_width is None else self.half_width / student_t(self.count - 1)
+        return None if self.half_width is None or self.count < 2 else self.half_width / student_t(self.count - 1)
 
 
 def student_t(freedom: float) -> float:

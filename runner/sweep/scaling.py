@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from rankdeck.runner.sweep.cells import Cell, best, rate
+from rankdeck.runner.sweep.cells import AtLeastOne, Cell, best, rate
 from rankdeck.runner.sweep.intervals import ratio_half_width
 
 
@@ -25,7 +25,7 @@ class Scaling(msgspec.Struct, frozen=True, kw_only=True):
     repeat, nor in the row that the others are compared with.
     """
 
-    active_ranks: int
+    active_ranks: AtLeastOne
     batch_size: int
     tokens_per_second: float
     half_width: float | None

@@ -56,6 +56,10 @@ class SweepSummary(msgspec.Struct, frozen=True, kw_only=True):
     no_mbu: str | None = None
     records: list[TrialRecord] = []
 
+    def __post_init__(self) -> None:
+        if any(cell is not None and cell.tokens_per_second is None for cell in (self.best, self.chosen)):
+            raise ValueError("the best setting of its sweep was not measured")  # a run.json may have been edited
+
     @property
     def left(self) -> int:
         """Trials that are not over; 0 in older figures, which have no records."""

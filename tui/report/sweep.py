@@ -92,7 +92,7 @@ def _at_a_glance(sweep: SweepSummary) -> Table:
     return Table(
         title="Output tokens/s for every setting",
         columns=[Col("batch size"), *(Col(some(ranks, "rank")) for ranks in rows)],
-        rows=[[document.whole(size), *(rates[ranks, size] for ranks in rows)] for size in sizes],
+        rows=[[document.whole(size), *(rates.get((ranks, size), Item(None, "")) for ranks in rows)] for size in sizes],
         note=note,
     )
 

@@ -33,6 +33,55 @@ from tests.tui.panels.test_sweep_charts import measured
 # --- a sweep ------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("cells", 1, "active_ranks"), 0),
+        (("cells", 1, "batch_size"), -1),
+        (("scaling", 1, "active_ranks"), 0),
+        (("best", "tokens_per_second"), None),
+        (("verdict", "chosen", "tokens_per_second"), None),
+    ],
+)
+def test_an_edited_sweep_with_figures_that_cannot_be_is_refused_by_its_file(tmp_path, place, value):
+    write_sweep(tmp_path / "s")
+    edit(tmp_path / "s", place, value)
+    result = reported(tmp_path / "s")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith(f"rankdeck: {tmp_path / 's' / 'run.json'}")
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("cells", 1, "tokens_per_second", "count"), 0),
+        (("cells", 1, "tokens_per_second", "count"), 1),
+        (("cells",), []),
+        (("cells", 1), "gone"),
+        (("knees",), []),
+    ],
+)
+def test_an_edited_sweep_that_lacks_something_is_shown_without_it(tmp_path, place, value):
+    write_sweep(tmp_path / "s")
+    edit(tmp_path / "s", place, value)
+    assert reported(tmp_path / "s").exit_code == 0
+
+
+def edit(directory, place, value):
+    """Change one value in the sweep of a run.json; "gone" takes an entry of a list out."""
+    path = directory / "run.json"
+    content = json.loads(path.read_text())
+    *before, last = place
+    there = content["sweep"]
+    for key in before:
+        there = there[key]
+    if value == "gone":
+        del there[last]
+    else:
+        there[last] = value
+    path.write_text(json.dumps(content))
+
+
 def test_a_sweep_shows_every_setting_the_best_one_and_the_wall(tmp_path):
     run = write_sweep(tmp_path / "s")
     assert reported(tmp_path / "s").exit_code == 0
