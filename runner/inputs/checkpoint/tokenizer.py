@@ -106,8 +106,10 @@ def why_no_chat(folder: Path, names: Iterable[str], trusted: bool) -> str | None
     there = set(names)
     if not any(WHOLE.fullmatch(name) or PIECES.fullmatch(name) or VOCABULARY.fullmatch(name) for name in there):
         return None  # without a tokenizer nothing can be told
-    if "tekken.json" in there or _text(folder / TEMPLATE_FILE):
+    if "tekken.json" in there:
         return None
+    if template := _text(folder / TEMPLATE_FILE):
+        return _why_unreadable(template, TEMPLATE_FILE)
     try:
         settings = read_object(folder / SETTINGS) if SETTINGS in there else {}
     except BrokenFile:
@@ -118,12 +120,12 @@ def why_no_chat(folder: Path, names: Iterable[str], trusted: bool) -> str | None
     if isinstance(found, list):
         found = {each.get("name"): each.get("template") for each in found if isinstance(each, dict)}
     if isinstance(found, str) and found:
-        return None
+        return _why_unreadable(found, SETTINGS)
     others = (
         found if isinstance(found, Mapping) else {path.stem: "" for path in folder.glob(f"{TEMPLATE_FOLDER}/*.jinja")}
     )
     if "default" in others:
-        return None
+        return _why_unreadable(others["default"], SETTINGS)
     cure = f"leave --chat out and give plain prompts, or put the model's template into {folder / TEMPLATE_FILE}"
     if others:
         return f"of its chat templates ({listed([str(name) for name in others])}) none is the default one: {cure}"
@@ -132,6 +134,18 @@ def why_no_chat(folder: Path, names: Iterable[str], trusted: bool) -> str | None
             f"its chat_template.json is for a processor of images; put the template in it into {folder / TEMPLATE_FILE}"
         )
     return f"the model has no chat template, which --chat and prompts with messages need: {cure}"
+
+
+def _why_unreadable(template: object, where: str) -> str | None:
+    from rankdeck.runner.inputs.checkpoint.chat_template import why_broken  # Jinja takes a while to import
+
+    broken = why_broken(template) if isinstance(template, str) else None
+    if broken is None:
+        return None
+    return (
+        f"its chat template, in {where}, cannot be read ({broken}), which --chat and prompts with messages need: "
+        "fetch it again, or leave --chat out and give plain prompts"
+    )
 
 
 def beyond(read: TokenizerFile, rows: int) -> str | None:

@@ -184,6 +184,42 @@ def test_templates_of_which_none_is_the_default_are_named(folder: Path, template
     assert "of its chat templates (rag, tool_use) none is the default one" in why_no_chat(folder)
 
 
+BROKEN = "{{ bos_token }}\n{% for message in messages %}\n{{ message.content }}"
+
+
+@pytest.mark.parametrize(
+    ("settings", "where"),
+    [
+        ({}, "chat_template.jinja"),
+        ({"chat_template": BROKEN}, "tokenizer_config.json"),
+        ({"chat_template": {"default": BROKEN}}, "tokenizer_config.json"),
+        ({"chat_template": [{"name": "default", "template": BROKEN}]}, "tokenizer_config.json"),
+    ],
+)
+def test_a_template_that_cannot_be_read_is_refused_with_its_file_and_line(
+    folder: Path, settings: dict[str, object], where: str
+) -> None:
+    checkpoints.change(folder / "tokenizer_config.json", **settings)
+    if not settings:
+        (folder / "chat_template.jinja").write_text(BROKEN)
+    said = why_no_chat(folder)
+    assert said.startswith(f"its chat template, in {where}, cannot be read (line 3: Unexpected end of template.")
+    assert said.endswith("fetch it again, or leave --chat out and give plain prompts")
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% for m in messages %}{% if loop.last %}{% break %}{% endif %}{% endfor %}",
+        "{% generation %}{{ messages[0].content | strftime }}{% endgeneration %}",
+        "{{ raise_exception('no') }}",
+    ],
+)
+def test_whatever_else_is_in_a_template_is_for_transformers_to_say(folder: Path, template: str) -> None:
+    (folder / "chat_template.jinja").write_text(template)
+    assert why_no_chat(folder) == ""
+
+
 def test_a_template_in_a_file_of_its_own_is_one_and_an_empty_one_is_none(folder: Path) -> None:
     (folder / "chat_template.jinja").write_text(" \n")
     assert why_no_chat(folder)
