@@ -30,8 +30,8 @@ MAX_RESTARTS = 1000
 MAX_COUNT = 1_000_000_000
 """Anything above these limits is a typing error; that many ranks would bring a machine down."""
 
-MAX_SEED = 2**32 - 1 - MAX_RANKS
-"""Each rank adds its number to the seed, and NumPy, which is seeded too, takes 32 bits."""
+MAX_SEED = 2**32 - 1
+"""NumPy, which is seeded too, takes 32 bits."""
 
 LEAST_TEMPERATURE = 1e-6
 """Logits divided by less overflow."""

@@ -185,15 +185,17 @@ class _Rank:
 def seed_rank(seed: int | None, rank: int, attempt: int = 1) -> None:
     """Seed every random generator of this process: by the run's `seed`, each rank differently, or else by chance.
 
-    A rank that is launched again, after a loss or a resume, goes on with other random numbers: those it had are in
-    answers already. A forked process has its parent's random numbers before it, and so have all its siblings.
+    The first rank has the seed itself, so that one rank draws what a script with this seed draws; the others have none
+    that another run would name, since two runs with neighbouring seeds are to be two samples. A rank that is launched
+    again, after a loss or a resume, goes on with other random numbers: those it had are in answers already. A forked
+    process has its parent's random numbers before it, and so have all its siblings.
     """
     from accelerate.utils import set_seed
 
     if seed is None:
         own = int.from_bytes(os.urandom(4))
-    elif attempt == 1:
-        own = seed + rank  # as accelerate does it by its process's number
+    elif (rank, attempt) == (0, 1):
+        own = seed
     else:
         own = int.from_bytes(hashlib.sha256(f"{seed} {rank} {attempt}".encode()).digest()[:4])
     set_seed(own)

@@ -11,6 +11,7 @@ import msgspec
 import numpy
 import pytest
 import torch
+from accelerate.utils import set_seed
 
 from rankdeck.runner import protocol
 from rankdeck.runner.protocol import StartRank
@@ -88,14 +89,17 @@ def restore_random():
 
 
 @pytest.mark.usefixtures("restore_random")
-def test_each_rank_has_the_seed_of_the_run_and_its_own_number():
+def test_the_first_rank_draws_what_a_script_with_this_seed_does_and_no_two_ranks_or_seeds_share_a_number():
     def first(seed: int, rank: int) -> tuple[float, ...]:
         worker.seed_rank(seed, rank)
         return drawn()
 
-    assert first(7, 0) == first(7, 0)
-    assert first(7, 1) == first(8, 0), "seed + rank, as accelerate does it by its process's number"
-    assert not set(first(7, 0)) & set(first(7, 1))
+    assert first(7, 1) == first(7, 1)
+    here = first(7, 0)
+    set_seed(7)
+    assert here == drawn()
+    seen = [number for seed in (7, 8, 9) for rank in (0, 1, 2) for number in first(seed, rank)]
+    assert len(set(seen)) == 27
 
 
 @pytest.mark.usefixtures("restore_random")

@@ -392,8 +392,8 @@ def test_a_rank_without_a_seed_has_four_bytes_of_chance(monkeypatch):
     seeds = []
     monkeypatch.setattr("accelerate.utils.set_seed", seeds.append)
     monkeypatch.setattr(worker.os, "urandom", lambda count: bytes([1] * count))
-    worker.seed_rank(None, 3)
-    worker.seed_rank(0, 3)
+    worker.seed_rank(None, 0)
+    worker.seed_rank(3, 0)
     assert seeds == [0x01010101, 3]
 
 
