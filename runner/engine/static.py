@@ -102,7 +102,9 @@ class StaticEngine(Engine):
                 self._compiling = self.why_rows_stay = None
                 self._notes.append("--compile has no effect: it pads prompts to few lengths, so that few are compiled")
         self.why_rows_stay = self.why_rows_stay or found.why_rows_stay
-        self._own_state = OwnState(self.model) if found.leaves_state else None
+        # A rehearsal's texts are too short to show what a long one leaves.
+        leaves_state = found.leaves_state or self._padded_up_to is not None
+        self._own_state = OwnState(self.model) if leaves_state else None
         self._synchronise()
 
     def _generate(self, prompts: Sequence[Prompt], options: BatchOptions) -> BatchOutput:

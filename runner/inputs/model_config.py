@@ -1,6 +1,6 @@
 """The shape of a model, as its config.json gives it. Pure: the caller reads the file and passes its values in."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 CONTEXT = (
@@ -16,6 +16,13 @@ STATE_ALONE = ("rwkv", "mamba", "falcon_mamba", "xlstm")
 """Models whose state is all that they keep of a text: they have no limit, whatever length their training had."""
 
 
+STRETCHED = ("linear", "dynamic", "yarn")
+"""Kinds of rotary positions that make room for `factor` times as many tokens as the model was first trained for."""
+
+STRETCHED_ALREADY = "gemma3"
+"""Models whose config gives the stretched number."""
+
+
 def context_in(values: Mapping[str, Any]) -> int | None:
     """How many tokens a model with this config.json has positions for; None where it says of no limit."""
     return context_by(_text_config(values).get)
@@ -25,7 +32,22 @@ def context_by(value: Callable[[str], Any]) -> int | None:
     """The same, where `value` gives what the config of the text has under a name, or None."""
     if str(value("model_type")).startswith(STATE_ALONE):
         return None
-    return next((size for size in map(value, CONTEXT) if isinstance(size, int) and size > 0), None)
+    return _first_size(CONTEXT, value)
+
+
+def _first_size(names: Sequence[str], value: Callable[[str], Any]) -> int | None:
+    """The number of tokens under the first of `names` that has one, and with stretched positions what that comes to.
+
+    Whoever stretches positions after the training (vicuna-16k, Qwen with YaRN) may leave the number as it was.
+    """
+    size = next((size for size in map(value, names) if type(size) is int and size > 0), None)
+    rope = value("rope_parameters") or value("rope_scaling")
+    if size is None or not isinstance(rope, Mapping) or str(value("model_type")).startswith(STRETCHED_ALREADY):
+        return size
+    first, factor = rope.get("original_max_position_embeddings") or size, rope.get("factor")
+    if rope.get("rope_type", rope.get("type")) not in STRETCHED or not isinstance(first, int):
+        return size
+    return max(size, int(first * factor)) if isinstance(factor, int | float) and 1 < factor < 2**20 else size
 
 
 def _text_config(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -100,7 +122,7 @@ def shape_from_config(values: dict[str, Any], parameters: int | None, stored_byt
         hidden=hidden,
         intermediate=intermediate,
         vocabulary=vocabulary,
-        context=number(*CONTEXT, *CONTEXT_OF_OTHERS, default=0) or None,
+        context=_first_size([*CONTEXT, *CONTEXT_OF_OTHERS], text.get),
         dtype=dtype if isinstance(dtype, str) else None,
         stored_bytes=stored_bytes if quantised else None,
         quantised=quantised,

@@ -1,7 +1,8 @@
 """What a model keeps of a call in its own modules, outside any cache, and making it forget that.
 
 A few recurrent models do (RecurrentGemma): a prompt of one token, which looks like a step, would go on from the prompt
-before. Knows torch's modules; knows no models.
+before. Rotary positions that go by the longest text (dynamic) do: they stay stretched for the texts after a long one.
+Knows torch's modules; knows no models.
 """
 
 from typing import Any
@@ -12,10 +13,11 @@ Kept = None | bool | int | float | torch.Tensor
 
 
 class OwnState:
-    """The plain values and tensors that hang on a model's modules now, beside its parameters and buffers."""
+    """The plain values and tensors that hang on a model's modules now, and which buffers they have; no parameters."""
 
     def __init__(self, model: torch.nn.Module) -> None:
         self._held = [(vars(module), _values(module)) for module in model.modules()]
+        self._buffers = [(module._buffers, dict(module._buffers)) for module in model.modules() if module._buffers]
 
     def restore(self) -> bool:
         """Put them back as they were; returns whether any was another, or new."""
@@ -29,6 +31,11 @@ class OwnState:
                 else:
                     now[name] = before[name]
                 changed = True
+        for buffers, held in self._buffers:
+            for name, buffer in held.items():
+                if name in buffers and buffers[name] is not buffer:
+                    buffers[name] = buffer
+                    changed = True
         return changed
 
 

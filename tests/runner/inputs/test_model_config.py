@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from rankdeck.runner.inputs.model_config import ModelShape, shape_from_config
+from rankdeck.runner.inputs.model_config import ModelShape, context_in, shape_from_config
 from tests.checkpoints import LLAMA
 
 
@@ -25,6 +25,33 @@ def test_the_context_is_found_under_each_of_its_names(name: str) -> None:
     assert context(**{name: 2048}) == 2048
     assert context(text_config={name: 4096}, **{name: 2048}) == 4096
     assert context(**{name: -1}) is context(**{name: True}) is None
+
+
+@pytest.mark.parametrize(
+    ("rope", "tokens"),
+    [
+        ({"rope_scaling": {"type": "linear", "factor": 4.0}}, 8192),
+        ({"rope_scaling": {"type": "dynamic", "factor": 2}}, 4096),
+        ({"rope_scaling": {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 2048}}, 8192),
+        ({"rope_scaling": {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 512}}, 2048),
+        ({"rope_scaling": {"type": "yarn", "factor": 2.0, "original_max_position_embeddings": 512}}, 2048),
+        ({"rope_parameters": {"rope_type": "linear", "factor": 1.5, "rope_theta": 1e4}}, 3072),
+        ({"rope_parameters": {"rope_type": "default", "factor": 4.0}}, 2048),
+        ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0, "original_max_position_embeddings": 2048}}, 2048),
+        ({"rope_scaling": {"type": "longrope", "factor": 8.0}}, 2048),
+        ({"rope_scaling": {"type": "linear", "factor": "x"}}, 2048),
+        ({"rope_scaling": {"type": "linear", "factor": 0.5}}, 2048),
+        ({"rope_scaling": {"type": "linear"}}, 2048),
+        ({"rope_scaling": {"type": "linear", "factor": 4, "original_max_position_embeddings": "x"}}, 2048),
+        ({"rope_scaling": None}, 2048),
+        ({"rope_scaling": "linear"}, 2048),
+        ({"rope_parameters": {"full_attention": {"rope_type": "linear", "factor": 8.0}}}, 2048),
+        ({"model_type": "gemma3_text", "rope_scaling": {"rope_type": "linear", "factor": 8.0}}, 2048),
+    ],
+)
+def test_stretched_positions_have_room_for_more_tokens_than_the_training_had(rope: dict[str, Any], tokens: int) -> None:
+    values = {"max_position_embeddings": 2048, **rope}
+    assert context(**values) == context_in(values) == context_in({"text_config": values}) == tokens
 
 
 def test_the_usual_name_goes_before_the_others() -> None:

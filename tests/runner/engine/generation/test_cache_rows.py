@@ -78,6 +78,18 @@ def test_what_a_model_has_kept_since_is_put_back_and_that_is_told():
     assert not hasattr(model, "came_later")
 
 
+def test_a_buffer_that_was_replaced_is_put_back_and_a_new_one_is_let_be():
+    model = torch.nn.Sequential(torch.nn.BatchNorm1d(2))
+    first, mean = model[0], model[0].running_mean
+    own = OwnState(model)
+    first.register_buffer("running_mean", torch.ones(2))
+    first.register_buffer("made_at_the_first_call", torch.ones(1))
+    assert own.restore() is True
+    assert first.running_mean is mean
+    assert "made_at_the_first_call" in dict(first.named_buffers())
+    assert own.restore() is False
+
+
 def test_what_is_private_or_no_plain_value_is_let_be():
     model = torch.nn.Linear(2, 2)
     own = OwnState(model)

@@ -64,6 +64,22 @@ def test_rows_on_both_sides_of_that_length_get_the_answers_they_get_alone(kind):
         assert (padded, alike) == ([0, 1, 4], [[2, 3]]), "short ones are padded as ever"
 
 
+DYNAMIC = {
+    "max_position_embeddings": 64,
+    "rope_parameters": {"rope_type": "dynamic", "factor": 8.0, "rope_theta": 10000.0},
+}
+
+
+def test_a_text_after_a_longer_one_gets_the_answer_it_gets_alone():
+    """transformers leaves the positions stretched until a short text comes."""
+    texts = ["long " * 60, "a text of some length, " * 5, "and another of less, " * 4, "short", "long again " * 9]
+    expected = [text for each in texts for text in alone(tiny(**DYNAMIC), [each])]
+    one = static(tiny(**DYNAMIC))
+    assert one.context_tokens == 8 * 64
+    assert [text for each in texts for text in texts_of(one, [each])] == expected
+    assert texts_of(one, texts) == expected
+
+
 def test_such_a_model_is_neither_compiled_nor_batched_continuously():
     found, why = engine(tiny("phi3", **KINDS["phi3"]), kind="continuous")
     assert (found.name, "computes a long text in another way" in why) == ("static", True)
