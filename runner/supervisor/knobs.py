@@ -40,7 +40,8 @@ class KnobControls:
         self._begun = False
         self._first_size = config.batch_size
         self._lengths = lengths
-        self._sweeper = self._new_sweeper(config.sweep) if config.sweep is not None else None
+        plan = config.sweep
+        self._sweeper = self._new_sweeper(plan) if plan is not None and not self._settled_before(plan) else None
         self._before: tuple[int | None, int] = (config.batch_size, config.ranks)
         """Batch size (None: search for it) and active ranks from before a sweep."""
 
@@ -68,6 +69,8 @@ class KnobControls:
         self._begun = True
         if self._sweeper is not None:
             self._sweeper.begin()
+        elif self._first_size is None and self._config.sweep is not None:
+            self._swept()
         elif self._first_size is None:
             self._start_search()
         else:
@@ -94,6 +97,11 @@ class KnobControls:
         """Pass telemetry on to the current trial."""
         if self._sweeper is not None and self._sweeper.active:
             self._sweeper.sample(devices)
+
+    def _settled_before(self, plan: SweepPlan) -> bool:
+        """Whether a run that is taken up again had measured all that it was to: then what it found is used."""
+        sweep = self._events.state.sweep
+        return sweep is not None and sweep.plan == plan and sweep.settled is not None
 
     def _new_sweeper(self, plan: SweepPlan) -> Sweeper:
         return Sweeper(

@@ -7,7 +7,7 @@ with the events, and keeps no state of the run.
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -86,11 +86,14 @@ class SocketSource:
             if not run_directory.has_ended(self.directory):
                 raise
             # The run was over before this viewer could connect: its journal has every event.
+            last: ToViewer | None = None
             try:
-                for event in run_directory.read_events(self.directory):
-                    yield event
+                for last in _since_it_began(self.directory):
+                    yield last
             except run_directory.RunFileError as error:
                 raise SourceError(f"the run has ended, but the rest of its journal cannot be read: {error}") from None
+            if not isinstance(last, protocol.RunEnded) and (ended := await self._ended()) is not None:
+                yield ended
             return
         self._writer, self.reached = writer, True
         decoder = msgspec.json.Decoder(ToViewer)
@@ -224,6 +227,26 @@ class SocketSource:
             if lines := file.read(LAST_BYTES).decode(errors="replace").strip().splitlines():
                 return f"the supervisor did not start: {lines[-1]} (its log: {log})"
         return f"run {self.directory.name} has no live supervisor"
+
+
+def _since_it_began(directory: Path) -> Iterator[ToViewer]:
+    """The journal; of a run that was taken up again, its state before, and all events since then.
+
+    Raises:
+        RunFileError: the journal cannot be read.
+    """
+    taken_up = 0
+    for number, event in enumerate(run_directory.read_events(directory)):
+        if isinstance(event, protocol.RunTakenUp):
+            taken_up = number
+    state = RunState()
+    for number, event in enumerate(run_directory.read_events(directory)):
+        if number >= taken_up:
+            if number == taken_up and taken_up:
+                yield Snapshot(state=msgspec.structs.replace(state, ended=None))
+            yield event
+        else:
+            state = apply(state, event)
 
 
 def _last_state(directory: Path) -> RunState | None:

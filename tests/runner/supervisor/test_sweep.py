@@ -175,6 +175,51 @@ async def test_a_sweep_that_was_stopped_is_resumed_where_it_was(launch):
     assert run.sweep == summarise_sweep(state.sweep)
 
 
+@pytest.mark.parametrize("changes", [{}, {"batch_size": 3}])
+async def test_a_sweep_that_had_settled_is_not_measured_again_and_the_rest_is_done_at_what_it_chose(
+    launch, monkeypatch, changes
+):
+    monkeypatch.setenv("STANDIN_STEP_SECONDS", "0.02")
+    prompts = [f"prompt {number}" for number in range(200)]
+    started = launch(prompts, sweep=plan(outputs=True), batch_size=None)
+
+    async def stop(message, source):
+        if isinstance(message, protocol.SweepSettled):
+            await source.send(protocol.Stop(now=False))
+
+    before, _ = await run_through(started, when=stop)
+    started.process.wait(10)
+    assert before.sweep.settled == "all trials are over"
+    assert before.ended.status == "stopped"
+    again = start.resume(started.directory, changes)
+    _, seen = await run_through(again)
+    assert again.process.wait(10) == 0
+    assert len(of_kind(seen, protocol.SweepStarted)) == 1
+    assert len(of_kind(seen, protocol.TrialFinished)) == 8
+    run = run_directory.read_run_file(started.directory)
+    assert run.sweep.records == list(before.sweep.records)
+    chosen = of_kind(seen, protocol.BatchSizeChanged)[-1]
+    assert chosen.reason == "as asked for" if changes else chosen.reason.startswith("best of the sweep")
+    assert chosen.batch_size == changes.get("batch_size", run.sweep.chosen.batch_size)
+    assert [record.text for record in outputs(started.directory)] == expected(prompts)
+
+
+async def test_a_sweep_with_nothing_left_to_do_keeps_its_table_when_it_is_taken_up(launch):
+    prompts = [f"prompt {number}" for number in range(150)]
+    started = launch(prompts, sweep=plan(outputs=True), batch_size=None)
+    await run_through(started)
+    started.process.wait(10)
+    before = run_directory.read_run_file(started.directory)
+    # As a supervisor leaves it that is killed just before its end.
+    run_directory.write_run_file(
+        started.directory, msgspec.structs.replace(before, status="running", sweep=None, summary=None, exit_status=None)
+    )
+    state, seen = await run_through(start.resume(started.directory, {}))
+    assert state.ended.status == "completed"
+    assert len(of_kind(seen, protocol.RanksLaunched)) == 1, "no rank is needed"
+    assert run_directory.read_run_file(started.directory).sweep.records == before.sweep.records
+
+
 async def test_a_pause_inside_a_trial_has_it_measured_afresh(launch, monkeypatch):
     monkeypatch.setenv("STANDIN_STEP_SECONDS", "0.02")
     started = launch(PROMPTS, sweep=plan(ranks=[2], batch_sizes=[2], repeats=1))

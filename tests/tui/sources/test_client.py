@@ -269,6 +269,31 @@ async def test_a_run_that_was_over_before_it_could_be_watched_is_told_from_its_j
         await all_of(SocketSource(tmp_path, lambda: True))
 
 
+async def test_a_run_that_was_taken_up_and_over_before_it_could_be_watched_tells_its_newest_end(tmp_path, path):
+    """The journal has the end of the first supervisor, too, which may have been another one."""
+    config = ENDED.state.config
+    assert config is not None
+    taken_up = protocol.RunTakenUp(at=9e9, config=config, completed=9, failed=0, prompt_tokens=1, output_tokens=1)
+    end = ENDED.events[-1]
+    assert isinstance(end, protocol.RunEnded)
+    newest = msgspec.structs.replace(end, at=9e9 + 1, status="failed", exit_status=2, cause="there is no such folder")
+    run_json(tmp_path, status="failed", exit_status=2)
+    journal(tmp_path, [*ENDED.events, taken_up, newest])
+    first, *others = await all_of(SocketSource(tmp_path, lambda: True))
+    assert others == [taken_up, newest]
+    assert isinstance(first, Snapshot)
+    assert (first.state.done, first.state.ended) == (ENDED.state.done, None)
+
+
+async def test_an_end_that_did_not_come_into_the_journal_is_taken_from_run_json(tmp_path, path):
+    end = ENDED.events[-1]
+    assert isinstance(end, protocol.RunEnded)
+    run_json(tmp_path, status="completed", exit_status=0, ended_at=end.at, summary=end.summary)
+    journal(tmp_path, ENDED.events[:-1])
+    found = await all_of(SocketSource(tmp_path, lambda: True))
+    assert (len(found), found[-1]) == (len(ENDED.events), end)
+
+
 # --- patience, and what is left behind ------------------------------------------------------------
 
 
