@@ -3,6 +3,7 @@
 Imports no torch, so that bad input is refused without delay. Only looks; starts nothing and writes nothing.
 """
 
+import contextlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -54,13 +55,13 @@ def check(config: RunConfig, *, force: bool = False) -> list[Problem]:
     """All problems with `config` that settings, files and devices show without loading anything."""
     problems = check_but_files_of_model(config, force=force)
     if not any(problem.setting == "model" for problem in problems):
-        problems.extend(Problem("model", said) for said in models.why_unusable(with_homes(config)))
+        problems.extend(Problem("model", said) for said in models.why_unusable(with_whole_paths(config)))
     return problems
 
 
 def check_but_files_of_model(config: RunConfig, *, force: bool) -> list[Problem]:
     """What `check` finds, without a look at the files of the model."""
-    config = with_homes(config)
+    config = with_whole_paths(config)
     problems = settings.check(config)
     if said := paths.why_unrecordable(config.model) or models.check_form(config.model):
         problems.append(Problem("model", said))
@@ -162,8 +163,12 @@ def _counted(number: int, what: str) -> str:
     return f"{number} {what}{'s' * (number != 1)}"
 
 
-def with_homes(config: RunConfig) -> RunConfig:
-    """`config` with `~` and `~user` in its paths expanded; an unknown user's stays, and `check` refuses it."""
+def with_whole_paths(config: RunConfig) -> RunConfig:
+    """`config` with `~` and `~user` in its paths expanded, and a model in a folder by its whole path.
+
+    A relative one means another folder, or a hub model, when the run is resumed from elsewhere. The home of an unknown
+    user stays as it is, and `check` refuses it.
+    """
 
     def expanded(path: str) -> str:
         try:
@@ -172,7 +177,11 @@ def with_homes(config: RunConfig) -> RunConfig:
             return path
 
     output = expanded(config.output) if config.output is not None else None
-    return msgspec.structs.replace(config, prompts=expanded(config.prompts), output=output)
+    model = config.model if config.model == "demo" else expanded(config.model)
+    with contextlib.suppress(OSError, ValueError):
+        if model != "demo" and model.strip() and Path(model).exists():
+            model = str(Path(model).absolute())
+    return msgspec.structs.replace(config, prompts=expanded(config.prompts), output=output, model=model)
 
 
 def check_sockets() -> None:

@@ -73,7 +73,7 @@ def launch(
         InputError: something is wrong with settings or prompts; nothing is left behind.
     """
     asked_at = time.time() if asked_at is None else asked_at
-    config = checks.with_homes(config)
+    config = checks.with_whole_paths(config)
     look = checks.check if look_into_model else checks.check_but_files_of_model
     if problems := look(config, force=force):
         raise InputError(problems)
@@ -217,9 +217,7 @@ def resume(
         prompts_file = directory / run_directory.PROMPTS_FILE
         if run.prompts_digest and (changed := frozen_prompts.why_changed(prompts_file, run.prompts_digest)):
             raise InputError([changed])
-        model = Path(run.config.model)
-        known = run.model_files if model.is_absolute() and _has_records(directory) else {}
-        if (changed := fingerprint.why_changed(model, known)) is not None:
+        if (changed := _why_another_model(run, answered=_has_records(directory))) is not None:
             raise InputError([Problem("model", changed)])
         if run.status == "completed" and not _lacks_records(directory, run):
             raise InputError([f"{run.name} is complete: each of its {run.prompts:,} prompts has a record"])
@@ -282,6 +280,17 @@ def _has_records(directory: Path) -> bool:
     with contextlib.suppress(OSError):
         return (directory / run_directory.OUTPUTS_FILE).stat().st_size > 0
     return False
+
+
+def _why_another_model(run: RunFile, *, answered: bool) -> str | None:
+    """Why this would not be the model that the run began with, and has `answered` with; None if it seems to be."""
+    model = run.config.model
+    if model == "demo":
+        return None
+    if not Path(model).is_absolute() and not run.model_files and Path(model).exists():
+        said = f"when the run began, {model} was a model of the hub, and here is a folder of that name"
+        return f"{said}: resume the run from another folder"
+    return fingerprint.why_changed(Path(model), run.model_files) if answered else None
 
 
 def _lacks_records(directory: Path, run: RunFile) -> bool:

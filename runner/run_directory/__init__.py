@@ -3,6 +3,8 @@
 from rankdeck.runner.run_directory.files import (
     EVENTS_FILE,
     LOG_FILE,
+    MODEL_FOLDER_FILE,
+    MODEL_LOCK_FILE,
     OUTPUTS_FILE,
     PROMPTS_FILE,
     belongs_to_a_run,

@@ -27,7 +27,13 @@ PROMPTS_FILE = "prompts.jsonl"
 EVENTS_FILE = "events.jsonl"
 OUTPUTS_FILE = "outputs.jsonl"
 LOG_FILE = "runner.log"
-WRITTEN = (EVENTS_FILE, OUTPUTS_FILE, PROMPTS_FILE, LOG_FILE, RUN_FILE, RESERVE_FILE, LOCK_FILE, "accelerate.yaml")
+MODEL_FOLDER_FILE, MODEL_LOCK_FILE = "model-folder.json", "model-folder.lock"
+"""Where the ranks note the folder of a hub model, and the lock that makes one of them fetch it."""
+
+WRITTEN = (
+    *(EVENTS_FILE, OUTPUTS_FILE, PROMPTS_FILE, LOG_FILE, RUN_FILE, RESERVE_FILE, LOCK_FILE, "accelerate.yaml"),
+    *(MODEL_FOLDER_FILE, MODEL_LOCK_FILE),
+)
 
 MEND_BLOCK = 64 * 1024
 """How much of a file's end is read at once to find its last whole line."""

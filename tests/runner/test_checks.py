@@ -184,13 +184,30 @@ def test_a_model_is_looked_into_unless_that_was_left_to_later_and_its_name_refus
 def test_paths_that_begin_with_the_users_home_are_expanded_and_others_are_not(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     config = RunConfig(prompts="~/p.txt", output="~/out.jsonl", model="~/model", ranks=1)
-    assert checks.with_homes(config) == msgspec.structs.replace(
-        config, prompts=str(tmp_path / "p.txt"), output=str(tmp_path / "out.jsonl")
+    assert checks.with_whole_paths(config) == msgspec.structs.replace(
+        config, prompts=str(tmp_path / "p.txt"), output=str(tmp_path / "out.jsonl"), model=str(tmp_path / "model")
     )
     for path in ("a/~/p.txt", "~nobody-of-that-name/p.txt", "./p//q.txt", "-"):
         config = RunConfig(prompts=path, output=path, ranks=1)
-        assert checks.with_homes(config) == config
-    assert checks.with_homes(RunConfig(prompts="p")).output is None
+        assert checks.with_whole_paths(config) == config
+    assert checks.with_whole_paths(RunConfig(prompts="p")).output is None
+
+
+@pytest.mark.parametrize("typed", ["model", "./model", "org/model", "org/model/"])
+def test_a_model_in_a_folder_has_its_whole_path_and_one_of_the_hub_its_name(tmp_path, monkeypatch, typed):
+    """A run may be resumed from another folder, where its relative path would be another model."""
+    monkeypatch.chdir(tmp_path)
+
+    def model() -> str:
+        return checks.with_whole_paths(RunConfig(prompts="p", model=typed)).model
+
+    assert model() == typed
+    (tmp_path / typed).mkdir(parents=True)
+    assert model() == str(tmp_path / typed)
+    (tmp_path / "demo").mkdir()
+    assert checks.with_whole_paths(RunConfig(prompts="p", model="demo")).model == "demo"
+    for odd in ("", " ", "a\0b", "x" * 5000):
+        assert checks.with_whole_paths(RunConfig(prompts="p", model=odd)).model == odd
 
 
 def test_a_run_is_checked_with_its_paths_expanded(hardware, prompts, tmp_path, monkeypatch):

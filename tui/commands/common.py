@@ -128,7 +128,7 @@ def _read_file(path: Path) -> dict[str, Any]:
         raise refuse(f"--config: {path}: {getattr(error, 'strerror', None) or error}") from None
     if isinstance(prompts := values.get("prompts"), str) and prompts != "-":
         # A path in a file is relative to the file, so that it means the same in any working directory.
-        values["prompts"] = str(path.absolute().parent / checks.with_homes(RunConfig(prompts=prompts)).prompts)
+        values["prompts"] = str(path.absolute().parent / checks.with_whole_paths(RunConfig(prompts=prompts)).prompts)
     return values
 
 

@@ -37,11 +37,13 @@ def fingerprints(model: Path) -> dict[str, str]:
 def why_changed(model: Path, known: Mapping[str, str]) -> str | None:
     """What is wrong with a model whose files had these fingerprints when the run began; None if they have them still.
 
-    Without any known, or without the model, there is nothing to compare.
+    Without any known there is nothing to compare.
     """
-    now = fingerprints(model) if known else {}
-    if not now:
+    if not known:
         return None
+    now = fingerprints(model)
+    if not now:
+        return f"the run began with the model in {model}, and its files are no longer there; put them back"
     changed = sorted(name for name in known.keys() | now.keys() if known.get(name) != now.get(name))
     if not changed:
         return None

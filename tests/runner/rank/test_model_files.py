@@ -16,7 +16,7 @@ def hub(tmp_path):
     """A fetch that takes note of who asks, and lets nobody through before it is told to."""
     fetched, may_end = [], threading.Event()
 
-    def fetch(model):
+    def fetch(model, revision):
         fetched.append(model)
         assert may_end.wait(30)
         folder = tmp_path / f"folder of {model}"
@@ -54,13 +54,48 @@ def test_another_model_a_folder_that_is_gone_or_a_torn_note_is_fetched_again(tmp
 
 
 def test_a_fetch_that_fails_is_the_next_rank_s_to_try(tmp_path):
-    def fail(model):
+    def fail(model, revision):
         raise OSError("the hub is not there")
 
     for _ in range(2):
         with pytest.raises(OSError, match="the hub is not there"):
             model_files.fetched_once(tmp_path, "m", fail)
-    assert model_files.fetched_once(tmp_path, "m", lambda model: str(tmp_path)) == str(tmp_path)
+    assert model_files.fetched_once(tmp_path, "m", lambda model, revision: str(tmp_path)) == str(tmp_path)
+
+
+def test_ranks_that_are_launched_later_have_the_revision_that_the_run_began_with(tmp_path, monkeypatch):
+    """On the hub it may have moved on; the folder may be gone from the cache; the cache may be another one."""
+    asked = []
+
+    def fetch(model, revision):
+        asked.append(revision)
+        folder = tmp_path / cache / "models--org--model" / "snapshots" / (revision or "abc")
+        folder.mkdir(parents=True, exist_ok=True)
+        return str(folder)
+
+    for cache in ("cache", "another"):
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / cache))
+        for _ in range(2):
+            folder = model_files.fetched_once(tmp_path, "org/model", fetch, model_files._in_cache)
+            assert folder == str(tmp_path / cache / "models--org--model" / "snapshots" / "abc")
+    assert asked == [None, "abc"]
+
+    def gone(model, revision):
+        raise OSError("404")
+
+    (tmp_path / cache / "models--org--model" / "snapshots" / "abc").rmdir()
+    with pytest.raises(OSError, match="the run began with revision abc of org/model, which cannot be had: 404"):
+        model_files.fetched_once(tmp_path, "org/model", gone, model_files._in_cache)
+
+
+def test_a_note_in_a_run_directory_leads_to_no_folder_outside_the_hubs_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(model_files, "_hub_folder", lambda model, revision: f"{model} at {revision}")
+    for place in ("elsewhere", "cache/models--org--other/snapshots/abc", "cache/models--org--model/abc"):
+        (tmp_path / place).mkdir(parents=True)
+        (tmp_path / "model-folder.json").write_text(f'["org/model", "{tmp_path / place}"]')
+        found = model_files.model_folder("org/model", tmp_path)
+        assert found == f"org/model at {'abc' if 'snapshots' in place else None}"
 
 
 @pytest.fixture
@@ -68,7 +103,7 @@ def asked(tmp_path, monkeypatch):
     """The patterns of files that the hub is asked for; it has all of them."""
     patterns = []
 
-    def snapshot_download(model, *, allow_patterns):
+    def snapshot_download(model, *, allow_patterns, revision=None):
         patterns.append(allow_patterns)
         (tmp_path / "model.safetensors").touch()
         return str(tmp_path)
@@ -98,9 +133,9 @@ def test_whatever_file_a_tokenizer_is_in_comes_from_the_hub_to_be_examined_and_t
 
 
 def test_a_model_in_a_folder_is_not_fetched(tmp_path, monkeypatch):
-    monkeypatch.setattr(model_files, "_hub_folder", lambda model: pytest.fail("it is there"))
+    monkeypatch.setattr(model_files, "_hub_folder", lambda *_: pytest.fail("it is there"))
     assert model_files.model_folder(str(tmp_path), tmp_path) == str(tmp_path)
-    monkeypatch.setattr(model_files, "_hub_folder", lambda model: str(tmp_path / model))
+    monkeypatch.setattr(model_files, "_hub_folder", lambda model, revision: str(tmp_path / model))
     assert model_files.model_folder("some/model", tmp_path) == str(tmp_path / "some/model")
 
 
@@ -110,7 +145,7 @@ def test_weights_in_the_older_format_are_fetched_only_where_there_are_no_others(
 ):
     asked = []
 
-    def snapshot_download(model, *, allow_patterns):
+    def snapshot_download(model, *, allow_patterns, revision=None):
         asked.append(
             list(filter_repo_objects(["model.safetensors", "pytorch_model.bin"], allow_patterns=allow_patterns))
         )

@@ -23,7 +23,7 @@ from tests.runner.run_directory.test_rundir import record
 
 WRITTEN = [
     "events.jsonl", "outputs.jsonl", "prompts.jsonl", "runner.log", "run.json", ".reserve", "supervisor.lock",
-    "accelerate.yaml", "rank-0.log", "rank-12.log",
+    "accelerate.yaml", "rank-0.log", "rank-12.log", "model-folder.json", "model-folder.lock",
 ]  # fmt: skip
 OTHERS = ["answers.jsonl", "outputs.jsonl.damaged", "rank-0.txt", "my-rank-0.log", "notes.log", "run.json~"]
 

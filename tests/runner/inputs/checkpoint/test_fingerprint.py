@@ -87,7 +87,8 @@ def test_weights_of_another_length_and_files_that_came_or_went_are_named_three_o
 
 def test_where_nothing_is_known_or_nothing_is_there_nothing_has_changed(model: Path) -> None:
     assert why_changed(model, {}) is None
-    assert why_changed(model / "no such", fingerprints(model)) is None
+    gone = f"the run began with the model in {model / 'no such'}, and its files are no longer there; put them back"
+    assert why_changed(model / "no such", fingerprints(model)) == gone
 
 
 def test_a_file_that_cannot_be_read_has_none(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
