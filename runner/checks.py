@@ -75,11 +75,17 @@ def check_but_files_of_model(config: RunConfig, *, force: bool) -> list[Problem]
     return problems
 
 
+OTHER_FORMATS = (".csv", ".tsv", ".parquet", ".xlsx", ".arrow", ".gz", ".zip")
+"""Names that would say of the outputs that they are something else."""
+
+
 def _why_no_output(output: str, prompts: str, *, force: bool) -> str | None:
     if output.endswith("/"):
         return f"{output} is a directory; name a file"
     if output == "-":
         return f"`-` is not a file; {run_directory.OUTPUTS_FILE} in the run's directory has the outputs in any case"
+    if Path(output).suffix.lower() in OTHER_FORMATS:
+        return f"{output}: outputs are JSON Lines, an object a line, whatever the file is called; let it end in .jsonl"
     if run_directory.belongs_to_a_run(Path(output)):
         return f"{output} is a file of another run; name another file"
     return paths.why_same(output, prompts) or paths.why_unwritable(Path(output), force=force)

@@ -195,7 +195,7 @@ def freeze(
             ids.check(partial, problems)
             index.remarks += ids.words()
         problems.check()
-        index.remarks += left_out.words()
+        index.remarks += [*left_out.words(), *problems.doubts()]
         partial.replace(destination)
         index.digest = digest.hexdigest()
     finally:

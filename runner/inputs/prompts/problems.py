@@ -46,6 +46,18 @@ class Problems:
     def __init__(self, file: str) -> None:
         self.file, self.unit, self.count = file, "line", 0
         self.kept: list[PromptProblem] = []
+        self._doubts: list[PromptProblem] = []
+
+    def doubt(self, message: str, place: int) -> None:
+        """Note what can be read, and was perhaps not meant so."""
+        self._doubts.append(PromptProblem(self.file, message, place, self.unit))
+
+    def doubts(self) -> list[str]:
+        """The first doubt, and how many more there are."""
+        if not self._doubts:
+            return []
+        more = len(self._doubts) - 1
+        return [f"{self._doubts[0]}" + (f"; {more:,} more like it" if more else "")]
 
     def add(self, message: str, place: int | None = None) -> None:
         self.count += 1

@@ -55,6 +55,8 @@ def csv_rows(lines: Iterable[Line], separator: str, column: str | None, problems
                 continue
             if not row or (feed.is_blank and feed.number == place):
                 continue
+            if separator == "\t" and any("\t" in field and "\n" in field for field in row):
+                problems.doubt(_run_together(place, feed.number), place)
             if not header:
                 header, position = row, check_column(column, row, problems, _hint(row, separator))
             elif len(row) == len(header) > 1 and not any(map(str.strip, row)):
@@ -124,6 +126,14 @@ def _broken(why: str, feed: _Feed, place: int) -> Record:
     elif "new-line character" in why:
         why = "a carriage return (CR) inside a field; quote the field"
     return place, ValueError(f"broken CSV: {why}")
+
+
+def _run_together(first: int, last: int) -> str:
+    """A dump of plain text has quotes that mean nothing, and two rows between them have the fields of one."""
+    return (
+        f"lines {first} to {last} are one row, as a field that begins with a quote ends in another line; if quotes are "
+        "part of the text, save the file as JSON Lines"
+    )
 
 
 def _misfit(fields: int, columns: int, separator: str) -> str:

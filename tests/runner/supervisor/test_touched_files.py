@@ -305,6 +305,54 @@ async def test_a_run_that_has_answers_is_not_resumed_with_another_model(launch, 
     assert again.process.wait(20) == 0
 
 
+async def test_a_run_that_has_answers_is_not_resumed_without_the_folder_of_its_model(
+    launch, standin_model, monkeypatch
+):
+    monkeypatch.setenv("STANDIN_STEP_SECONDS", "0.03")
+    started = launch(PROMPTS)
+    await watch(started, when=when_batch(2, started.process.terminate))
+    started.process.wait(20)
+    moved = standin_model.rename(standin_model.with_name("moved"))
+    with pytest.raises(start.InputError) as refused:
+        start.resume(started.directory, {})
+    said = f"the run began with the model in {standin_model}, and its files are no longer there; put them back"
+    assert str(refused.value.problems[0]) == f"--model: {said}"
+    moved.rename(standin_model)
+    assert start.resume(started.directory, {}).process.wait(20) == 0
+
+
+async def test_a_folder_given_by_a_relative_path_is_the_runs_model_wherever_it_is_resumed(
+    launch, standin_model, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("STANDIN_STEP_SECONDS", "0.03")
+    monkeypatch.chdir(standin_model.parent)
+    started = launch(PROMPTS, model=standin_model.name)
+    await watch(started, when=when_batch(2, started.process.terminate))
+    started.process.wait(20)
+    assert run_directory.read_run_file(started.directory).config.model == str(standin_model)
+    elsewhere = tmp_path / "elsewhere"
+    (elsewhere / standin_model.name).mkdir(parents=True)
+    monkeypatch.chdir(elsewhere)
+    again = start.resume(started.directory, {})
+    await watch(again)
+    assert again.process.wait(20) == 0
+
+
+async def test_a_model_of_the_hub_is_not_replaced_by_a_folder_of_its_name(launch, tmp_path, monkeypatch):
+    started = launch(PROMPTS)
+    started.process.kill()
+    started.process.wait()
+    run = run_directory.read_run_file(started.directory)
+    config = msgspec.structs.replace(run.config, model="org/model")
+    run_directory.write_run_file(started.directory, msgspec.structs.replace(run, config=config, model_files={}))
+    (tmp_path / "org" / "model").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(start.InputError) as refused:
+        start.resume(started.directory, {})
+    said = "when the run began, org/model was a model of the hub, and here is a folder of that name"
+    assert str(refused.value.problems[0]) == f"--model: {said}: resume the run from another folder"
+
+
 async def test_without_any_answer_the_model_may_be_corrected(launch, standin_model):
     (standin_model / "fail-load").touch()
     started = launch(PROMPTS)

@@ -7,7 +7,7 @@ import pyarrow.parquet as parquet
 import pytest
 
 from rankdeck.runner.inputs.prompts import tables
-from tests.runner.inputs.freezing import complaint, frozen, texts
+from tests.runner.inputs.freezing import complaint, freeze_here, frozen, texts
 
 
 def test_a_row_with_more_fields_than_the_header_is_refused_and_not_cut() -> None:
@@ -101,6 +101,22 @@ def test_tabs_separate_the_fields_of_tsv() -> None:
     content = 'id\tprompt\n1\tHello, world\n2\t"two\nlines"\n'
     assert texts(frozen("p.TSV", content, column="prompt")) == ["Hello, world", "two\nlines"]
     assert "quote a field with a tab in it" in complaint("q.tsv", content + "3\ta\tb\n", column="prompt")
+
+
+def test_rows_that_quotes_without_a_meaning_run_together_are_remarked_upon() -> None:
+    dump = 'id\tprompt\n1\t"I am here, he said.\n2\tAnd you are not."\n'
+    said = (
+        "p.tsv:2: lines 2 to 3 are one row, as a field that begins with a quote ends in another line; if quotes are "
+        "part of the text, save the file as JSON Lines"
+    )
+    assert freeze_here("p.tsv", dump, column="prompt").remarks == [said]
+    assert texts(frozen("p.tsv", dump, column="prompt")) == ["I am here, he said.\n2\tAnd you are not."]
+    twice = dump + "".join(dump.splitlines(keepends=True)[1:])
+    assert freeze_here("p.tsv", twice, column="prompt").remarks == [f"{said}; 1 more like it"]
+    several = 'id\tprompt\n1\t"of two\nlines"\n2\t"with a\ttab"\n'
+    assert freeze_here("p.tsv", several, column="prompt").remarks == []
+    letter = 'id,prompt\n1,"Dear Ada,\n\tI am here"\n'
+    assert freeze_here("p.csv", letter, column="prompt").remarks == []
 
 
 def test_tsv_asks_for_its_column() -> None:
