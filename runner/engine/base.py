@@ -17,7 +17,7 @@ import torch
 from rankdeck.runner.engine import errors, loading, memory
 from rankdeck.runner.engine.experts import experts_of
 from rankdeck.runner.engine.generation import settings, vocabulary
-from rankdeck.runner.engine.generation.chat_content import ChatContent, content_of
+from rankdeck.runner.engine.generation.chat_content import ChatContent
 from rankdeck.runner.engine.loading import dtype_text
 from rankdeck.runner.engine.rows import Answer, Progress
 from rankdeck.runner.protocol import BatchResult, OutputRecord, Prompt, prompt_text
@@ -222,7 +222,7 @@ class Engine(abc.ABC):
 
     @cached_property
     def _chat_content(self) -> ChatContent:
-        return content_of(self.tokenizer)
+        return ChatContent(self.tokenizer)
 
     def _unfit(self, ids: list[int]) -> str | None:
         if not ids:

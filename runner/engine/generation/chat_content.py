@@ -15,35 +15,54 @@ _LIST_AS_IT_STANDS = re.compile(r"['\"]type['\"]\s*:")
 
 
 @dataclass(frozen=True)
-class ChatContent:
-    """What a chat template takes as `content`."""
+class Form:
+    """What a chat template takes as the `content` of a message."""
 
     text: bool
     parts: bool
 
-    def fitted(self, messages: Messages) -> Messages:
-        """The messages with content that the template takes: as it was given, if it takes both or neither."""
-        return [{"role": message["role"], "content": self._fitted(message["content"])} for message in messages]
-
-    def _fitted(self, content: Content) -> Content:
+    def fitted(self, content: Content) -> Content:
+        """The content in a form that the template takes: as it was given, if it takes both or neither."""
         if isinstance(content, str):
             return [_part(content)] if self.parts and not self.text else content
         return content if self.parts else content_text(content)
 
 
-def content_of(tokenizer: Any) -> ChatContent:
-    """What the tokenizer's chat template takes."""
-    return ChatContent(text=_takes(tokenizer, _WORD), parts=_takes(tokenizer, [_part(_WORD)]))
+class ChatContent:
+    """The forms that a tokenizer's chat template takes, for each role: it may treat a system message in its own way."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._forms: dict[str, Form] = {}
+
+    def fitted(self, messages: Messages) -> Messages:
+        """The messages with content that the template takes."""
+        return [
+            {"role": message["role"], "content": self.form(str(message["role"])).fitted(message["content"])}
+            for message in messages
+        ]
+
+    def form(self, role: str) -> Form:
+        """What the template takes of this role, in a conversation that has a place for it."""
+        if role not in self._forms:
+            self._forms[role] = Form(
+                text=self._takes(role, _WORD),
+                parts=self._takes(role, [_part(_WORD)]),
+            )
+        return self._forms[role]
+
+    def _takes(self, role: str, content: Content) -> bool:
+        probe = {"role": role, "content": content}
+        messages = [probe]
+        if role != "user":
+            user = {"role": "user", "content": self.form("user").fitted("hello")}
+            messages = [probe, user] if role in ("system", "developer") else [user, probe]
+        try:
+            said = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        except Exception:  # a template may raise whatever it likes
+            return False
+        return _WORD in said and not _LIST_AS_IT_STANDS.search(said)
 
 
 def _part(text: str) -> dict[str, str]:
     return {"type": "text", "text": text}
-
-
-def _takes(tokenizer: Any, content: Content) -> bool:
-    messages = [{"role": "user", "content": content}]
-    try:
-        said = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    except Exception:  # a template may raise whatever it likes
-        return False
-    return _WORD in said and not _LIST_AS_IT_STANDS.search(said)
