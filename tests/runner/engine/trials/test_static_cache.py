@@ -24,8 +24,10 @@ def why_not(model):
 @pytest.fixture
 def caches(monkeypatch):
     """The static caches that are made."""
-    made, kind = [], transformers.StaticCache
-    monkeypatch.setattr(transformers, "StaticCache", lambda **given: made.append(kind(**given)) or made[-1])
+    made, kind = [], static_cache.transformers.StaticCache
+    monkeypatch.setattr(
+        static_cache.transformers, "StaticCache", lambda **given: made.append(kind(**given)) or made[-1]
+    )
     return made
 
 
@@ -99,7 +101,7 @@ def test_too_little_memory_for_the_trial_leaves_compiling_and_not_the_run(monkey
     def full(**_):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB.\nmore")
 
-    monkeypatch.setattr(transformers, "StaticCache", full)
+    monkeypatch.setattr(static_cache.transformers, "StaticCache", full)
     model = tiny(num_key_value_heads=2)
     one = static(model, compile=True)
     (said,) = one.take_notes()
