@@ -3,11 +3,21 @@
 Knows which batches are compiled, keeps their cache, and does the sums: the first batch runs uncompiled, for comparison;
 the first compiled batch of a shape waits for the compiler; with the next one of that shape the gain is known, and
 reported once. A shape is a number of rows and a length of their cache: a step does not see how wide the prompts were.
+Knows, too, which models transformers compiles, and which errors speak against it.
 """
 
-from collections.abc import Callable
+import contextlib
+import inspect
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from rankdeck.runner.engine import errors, memory
+from rankdeck.runner.engine.private_names import CACHE
+from rankdeck.runner.engine.rows import Cancelled
+
+if TYPE_CHECKING:
+    import torch
 
 PAD_TO_MULTIPLE = 64
 """Prompts are padded to a multiple of this, so that few batches need a longer cache than those before."""
@@ -23,9 +33,38 @@ ON_A_CPU = (
 )
 """Measured on 2 cores (135 M parameters, float32): 82 ms a compiled step of 6 rows, 52 ms a packed one of 4."""
 
+NO_EFFECT = "--compile has no effect"
+GIVEN_UP = "--compile is given up from this batch on, since a compiled one failed"
+NO_WIDTHS = "it pads prompts to few lengths, so that few are compiled"
+
+
+class CompiledStepsError(RuntimeError):
+    """A batch failed as it was compiled, in a way that it need not without; the text is the error in one line."""
+
+
+@contextlib.contextmanager
+def blamed(devices: "Sequence[torch.device]") -> Iterator[None]:
+    """Turn an error of a compiled batch into a CompiledStepsError; what says nothing against compiling passes."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, Cancelled) or errors.is_out_of_memory(error) or memory.is_lost(error, devices):
+            raise
+        raise CompiledStepsError(errors.in_one_line(error)) from error
+
+
+def announced(kind: str) -> str:
+    """What is said of compiling before the first batch, on this kind of device."""
+    return f"{BEFORE}; {ON_A_CPU}" if kind == "cpu" else BEFORE
+
 
 def why_not(model: Any) -> str | None:
     """Why transformers compiles no steps of this model, though it would keep its batches' shape; None if it does."""
+    # Its class says so (GPT-Neo), or it keeps no keys and values, which could be static (Mamba).
+    caches = {CACHE, "past_key_values"} & set(inspect.signature(type(model).forward).parameters)
+    if not (getattr(model, "_can_compile_fullgraph", False) and caches):
+        kind = model.config.model_type or type(model).__name__
+        return f"transformers does not compile models of this kind ({kind})"
     quantizer = getattr(model, "hf_quantizer", None)
     if quantizer is not None and not quantizer.is_compileable:
         return f"transformers does not compile models that are quantised by {type(quantizer).__name__}"

@@ -50,6 +50,7 @@ STATIC = (
 COMPILED = (
     *_names("generation.configuration_utils", "CompileConfig", "_compile_all_devices"),
     *_names("cache_utils", "StaticCache", "reset", "get_max_length"),
+    *_names("modeling_utils", "PreTrainedModel", "_can_compile_fullgraph"),
 )
 """For `--compile`, besides those of the static engine."""
 

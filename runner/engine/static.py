@@ -7,6 +7,7 @@ are joined. The answers are the same as from a single call, because what a row a
 not so with a model, `runner.engine.trials.rehearsal` finds it out: its rows are not padded, or stay, or go one by one.
 """
 
+import contextlib
 import copy
 import time
 from collections.abc import Callable, Collection, Sequence
@@ -16,9 +17,9 @@ from typing import Any
 import torch
 import transformers
 
-from rankdeck.runner.engine import compiling
+from rankdeck.runner.engine import compiling, errors, memory
 from rankdeck.runner.engine.base import BatchOptions, BatchOutput, Engine
-from rankdeck.runner.engine.compiling import BEFORE, ON_A_CPU, Compiling
+from rankdeck.runner.engine.compiling import CompiledStepsError, Compiling
 from rankdeck.runner.engine.experts import decoding_in_groups
 from rankdeck.runner.engine.generation import logit_rules, long_texts, settings
 from rankdeck.runner.engine.generation.cache_rows import KeptRows, join, stacked
@@ -37,7 +38,7 @@ from rankdeck.runner.engine.rows import (
     trim,
 )
 from rankdeck.runner.engine.step_watch import Figures, StepWatch
-from rankdeck.runner.engine.trials import rehearsal
+from rankdeck.runner.engine.trials import rehearsal, static_cache
 from rankdeck.runner.engine.trials.rehearsal import Together
 from rankdeck.runner.protocol import BatchResult, OutputRecord, Prompt
 from rankdeck.runner.protocol.config import RunConfig
@@ -66,7 +67,7 @@ class StaticEngine(Engine):
     def __init__(self, model: Any, tokenizer: Any, config: RunConfig, device: torch.device) -> None:
         super().__init__(model, tokenizer, config, device)
         self.why_rows_stay: str | None = None
-        """Why rows that have ended stay in their batch with this model; set by `warm_up`."""
+        """Why rows that have ended stay in their batch with this model, compiled or not; set by `warm_up`."""
 
         layers = getattr(model.config.get_text_config(), "num_hidden_layers", None) or 1
         self._group_slots = group_slots(device.type, layers, model.num_parameters())
@@ -81,31 +82,37 @@ class StaticEngine(Engine):
         if self._rules.by_row:
             self._notes.append(logit_rules.ONE_AT_A_TIME)
         why_not = (compiling.why_not(model) or self._why_not_compiled()) if config.compile else None
+        self._compiling = Compiling(self._notes.append) if config.compile else None
         if why_not is not None:
-            self._notes.append(f"--compile has no effect: {why_not}")
-        self._compiling = Compiling(self._notes.append) if config.compile and why_not is None else None
-        if self._compiling is not None:
-            self._notes.append(f"{BEFORE}; {ON_A_CPU}" if device.type == "cpu" else BEFORE)
-            self.why_rows_stay = "--compile fixes its shape"
+            self._leave_compiling(f"{compiling.NO_EFFECT}: {why_not}")
 
     def _why_not_compiled(self) -> str | None:
         return None if self._padded_up_to is None else "it pads prompts, and long ones of this model must not be padded"
 
     def warm_up(self) -> None:
         """Generate a little, to find out which rows go together with this model, and whether they can leave."""
-        found = rehearsal.rehearse(self.model, self.tokenizer, self.generation.pad_token_id, self.device)
+        trial = self.model, self.tokenizer, self.generation.pad_token_id, self.device
+        found = rehearsal.rehearse(*trial)
         self._together = "alone" if self._rules.has_own else found.together
-        self._may_join = found.may_join and self.why_rows_stay is None
+        self._may_join, self.why_rows_stay = found.may_join, found.why_rows_stay
         if self._together != "padded":
             self._notes.append(logit_rules.OWN if self._rules.has_own else rehearsal.WORDS[found.together])
-            if self._compiling is not None:
-                self._compiling = self.why_rows_stay = None
-                self._notes.append("--compile has no effect: it pads prompts to few lengths, so that few are compiled")
-        self.why_rows_stay = self.why_rows_stay or found.why_rows_stay
+        if self._compiling is not None:
+            why_not = compiling.NO_WIDTHS if self._together != "padded" else static_cache.why_not(*trial)
+            if why_not is None:
+                self._notes.append(compiling.announced(self.device.type))
+            else:
+                self._leave_compiling(f"{compiling.NO_EFFECT}: {why_not}")
         # A rehearsal's texts are too short to show what a long one leaves.
         leaves_state = found.leaves_state or self._padded_up_to is not None
         self._own_state = OwnState(self.model) if leaves_state else None
         self._synchronise()
+
+    def _leave_compiling(self, note: str) -> None:
+        """Compile nothing from now on, and say so: batches are then what they are without --compile."""
+        self.close()
+        self._compiling = None
+        self._notes.append(note)
 
     def _generate(self, prompts: Sequence[Prompt], options: BatchOptions) -> BatchOutput:
         started = time.perf_counter()
@@ -121,9 +128,14 @@ class StaticEngine(Engine):
             records.update(new)
             options.on_records(list(new.values()))
 
-        new_tokens = options.max_new_tokens or self.generation.max_new_tokens
-        for part in self._parts({at: len(ids) for at, ids in tokens.items()}, new_tokens):
-            self._generate_part({at: tokens[at] for at in part}, options, ended, figures)
+        try:
+            self._generate_parts(tokens, options, ended, figures)
+        except CompiledStepsError as error:
+            errors.forget_frames(error)
+            self._leave_compiling(f"{compiling.GIVEN_UP}: {error}")
+        if left := {at: tokens[at] for at in tokens if at not in records}:
+            memory.free_memory(self.device)
+            self._generate_parts(left, options, ended, figures)
         prompt_tokens = sum(len(ids) for ids in tokens.values())
         output_tokens = sum(record.output_tokens for record in records.values())
         slots = figures.prompt_slots + figures.row_steps
@@ -155,6 +167,18 @@ class StaticEngine(Engine):
             short = self._padded_up_to is None or self._rounded(length) + new_tokens <= self._padded_up_to
             (padded if short and self._together == "padded" else alike.setdefault(length, [])).append(at)
         return [part for part in (padded, *alike.values()) if part]
+
+    def _generate_parts(
+        self,
+        tokens: dict[int, list[int]],
+        options: BatchOptions,
+        on_answers: Callable[[dict[int, Answer]], None],
+        figures: Figures,
+    ) -> None:
+        """Answer prompts, token ids by position, each with those that it goes together with."""
+        new_tokens = options.max_new_tokens or self.generation.max_new_tokens
+        for part in self._parts({at: len(ids) for at, ids in tokens.items()}, new_tokens):
+            self._generate_part({at: tokens[at] for at in part}, options, on_answers, figures)
 
     def _generate_part(
         self,
@@ -333,7 +357,8 @@ class StaticEngine(Engine):
 
     def _leaving(self, rows: int) -> int | None:
         """How many of `rows` must have ended before they leave; None where they stay to the end."""
-        if self.why_rows_stay is not None or not (self.eos_tokens or self._rules.ends_rows):
+        fixed = self._compiling is not None or self.why_rows_stay is not None
+        if fixed or not (self.eos_tokens or self._rules.ends_rows):
             return None
         return leaving(self.device.type, rows)
 
@@ -351,7 +376,8 @@ class StaticEngine(Engine):
         captured = self._compiling is not None and self._compiling.begun
         grouped = decoding_in_groups(self.model, None if captured else self._experts, len(ids))
         processors = [watch.logit_check, *([] if rules is None else [rules])]
-        with grouped, settings.nothing_to_fill_in(self.model):
+        blamed = compiling.blamed(self.devices) if captured else contextlib.nullcontext()
+        with blamed, grouped, settings.nothing_to_fill_in(self.model):
             output = self.model.generate(
                 input_ids=ids,
                 attention_mask=mask,

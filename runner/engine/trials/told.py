@@ -92,8 +92,9 @@ def _generated(
 ) -> tuple[Any, bool]:
     """What `generate` returns, and whether the model kept something of it in its modules, where it is no longer."""
     generation = transformers.GenerationConfig(
-        max_new_tokens=steps, do_sample=False, pad_token_id=pad, return_dict_in_generate=True, output_logits=True
-    )
+        max_new_tokens=steps, do_sample=False, pad_token_id=pad, return_dict_in_generate=True, output_logits=True,
+        disable_compile=True,  # which `generate` does by itself on a GPU, where the cache is static
+    )  # fmt: skip
     own = OwnState(model)
     with torch.inference_mode(), nothing_to_fill_in(model):
         output = model.generate(

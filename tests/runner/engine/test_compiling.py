@@ -10,7 +10,7 @@ import transformers
 from rankdeck.runner.engine import compiling, static
 from rankdeck.runner.engine.compiling import Compiling
 from rankdeck.runner.engine.rows import Cancelled
-from tests.runner.engine.tiny import TEXTS, make, prompts
+from tests.runner.engine.tiny import TEXTS, ending_early, make, prompts
 
 
 def said_after(*batches: tuple[int, int, int, float]) -> list[str]:
@@ -144,16 +144,29 @@ def test_a_shape_that_is_compiled_anew_is_timed_anew(monkeypatch):
     assert said == []
 
 
-class Quantised:
-    hf_quantizer = type("SomeQuantizer", (), {"is_compileable": False})()
-
-
 def test_a_model_that_transformers_does_not_compile_keeps_its_batches_as_they_are(model, monkeypatch):
-    assert compiling.why_not(Quantised()) == "transformers does not compile models that are quantised by SomeQuantizer"
-    monkeypatch.setattr(model, "hf_quantizer", Quantised.hf_quantizer, raising=False)
+    quantizer = type("SomeQuantizer", (), {"is_compileable": False})()
+    monkeypatch.setattr(model, "hf_quantizer", quantizer, raising=False)
+    assert compiling.why_not(model) == "transformers does not compile models that are quantised by SomeQuantizer"
     one = make(model, compile=True)
     assert one.take_notes() == [f"--compile has no effect: {compiling.why_not(model)}"]
-    assert one.why_rows_stay is None
+    assert one._compiling is None
+    assert one._leaving(4) == 1
+
+
+def test_a_model_whose_class_is_not_to_be_compiled_is_not(model, monkeypatch):
+    monkeypatch.setattr(type(model), "_can_compile_fullgraph", False)
+    assert compiling.why_not(model) == "transformers does not compile models of this kind (llama)"
+    monkeypatch.undo()
+    monkeypatch.delattr(transformers.LlamaPreTrainedModel, "_can_compile_fullgraph")
+    assert compiling.why_not(model) == "transformers does not compile models of this kind (llama)", (
+        "by default it is no"
+    )
+
+
+def test_a_model_whose_cache_is_of_another_kind_is_not_compiled(model, monkeypatch):
+    monkeypatch.setattr(type(model), "forward", lambda self, input_ids, cache_params=None: None)
+    assert compiling.why_not(model) == "transformers does not compile models of this kind (llama)"
 
 
 def test_steps_that_are_captured_leave_experts_to_transformers(model, monkeypatch):
@@ -172,10 +185,108 @@ def test_steps_that_are_captured_leave_experts_to_transformers(model, monkeypatc
     assert set(seen) == {None}
 
 
-def test_a_model_that_transformers_compiles_is_compiled_quantised_or_not():
-    assert compiling.why_not(SimpleNamespace()) is None
-    assert compiling.why_not(SimpleNamespace(hf_quantizer=None)) is None
-    assert compiling.why_not(SimpleNamespace(hf_quantizer=SimpleNamespace(is_compileable=True))) is None
+@pytest.mark.parametrize("quantizer", [None, SimpleNamespace(is_compileable=True)])
+def test_a_model_that_transformers_compiles_is_compiled_quantised_or_not(model, monkeypatch, quantizer):
+    assert compiling.why_not(model) is None
+    monkeypatch.setattr(model, "hf_quantizer", quantizer, raising=False)
+    assert compiling.why_not(model) is None
+
+
+# --- a compiled batch that fails ---
+
+
+class Broken(Exception):
+    """What a compiler may raise."""
+
+
+def breaking(model, monkeypatch, error, step=1):
+    """Have each compiled batch of this model raise `error` at this step; returns how many did."""
+    generate, failed = model.generate, []
+
+    def fails(**given):
+        generation = given.get("generation_config")
+        if generation is None or generation.compile_config is None:
+            return generate(**given)
+        given["generation_config"].disable_compile = True
+        watch = given["stopping_criteria"][0]
+
+        def stop(*asked, **more):
+            found = watch(*asked, **more)
+            if watch.steps == step:
+                failed.append(step)
+                raise error
+            return found
+
+        return generate(**{**given, "stopping_criteria": transformers.StoppingCriteriaList([stop])})
+
+    monkeypatch.setattr(model, "generate", fails)
+    return failed
+
+
+def test_a_compiled_batch_that_fails_is_answered_without_and_nothing_is_compiled_any_more(model, monkeypatch):
+    reset, expected = [], ending_early(model).generate(prompts(*TEXTS)).records
+    one = ending_early(model, compile=True)
+    monkeypatch.setattr(torch.compiler, "reset", lambda: reset.append(True))
+    failed = breaking(model, monkeypatch, Broken("no such kernel\nand a long story"), step=3)
+    assert one.generate(prompts(*TEXTS)).records == expected
+    assert one._leaving(4) is None
+    told, steps = [], []
+    second = one.generate(prompts(*TEXTS), on_records=told.extend, on_step=lambda progress: steps.append(progress.step))
+    assert failed == [3]
+    assert second.records == expected
+    assert sorted(record.index for record in told) == [0, 1, 2, 3], "each once"
+    assert second.result.steps == 12, "those that came to nothing are not counted"
+    assert one.take_notes() == [f"{compiling.GIVEN_UP}: Broken: no such kernel"]
+    assert reset == [True], "what was compiled is freed"
+    assert one._compiling is None
+    assert one._leaving(4) == 1, "rows may leave again"
+    assert one.generate(prompts(*TEXTS)).records == expected
+    assert (one.take_notes(), failed) == ([], [3]), "said once, and not tried again"
+
+
+def test_rows_that_the_model_keeps_stay_after_compiling_was_given_up(model, monkeypatch):
+    one = ending_early(model, compile=True)
+    one.why_rows_stay = "its cache cannot lose rows"
+    breaking(model, monkeypatch, Broken())
+    one.generate(prompts(*TEXTS))
+    one.generate(prompts(*TEXTS))
+    assert (one._compiling, one._leaving(4)) == (None, None)
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory."), RuntimeError("wrapped: CUDA out of memory"), Cancelled()]
+)
+def test_too_little_memory_and_a_cancelled_batch_say_nothing_against_compiling(model, monkeypatch, error):
+    one = make(model, compile=True, ignore_eos=True)
+    monkeypatch.setattr(torch.compiler, "reset", lambda: None)
+    breaking(model, monkeypatch, error)
+    one.generate(prompts("the yardstick"))
+    with pytest.raises(type(error)):
+        one.generate(prompts("a"))
+    assert one._compiling is not None
+    assert one.take_notes() == []
+
+
+def test_a_lost_gpu_is_no_fault_of_compiling(monkeypatch):
+    lost, asked = RuntimeError("some words"), []
+    monkeypatch.setattr(compiling.memory, "is_lost", lambda *given: bool(asked.append(given)) or given[0] is lost)
+    with pytest.raises(RuntimeError, match="some words") as raised, compiling.blamed(["cuda:1"]):
+        raise lost
+    assert raised.value is lost
+    assert asked == [(lost, ["cuda:1"])]
+    with pytest.raises(compiling.CompiledStepsError, match=r"^ValueError: no$"), compiling.blamed(["cuda:1"]):
+        raise ValueError("no")
+
+
+def test_the_error_of_an_uncompiled_batch_is_raised_as_it_is(model, monkeypatch):
+    def fails(**_):
+        raise Broken
+
+    one = make(model, compile=True)
+    monkeypatch.setattr(model, "generate", fails)
+    with pytest.raises(Broken):
+        one.generate(prompts("a"))
+    assert one._compiling is not None
 
 
 def test_a_batch_of_one_step_is_no_yardstick_and_the_first_longer_one_is():

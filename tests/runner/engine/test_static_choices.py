@@ -15,7 +15,7 @@ from rankdeck.runner.engine.generation import logit_rules, long_texts, marks
 from rankdeck.runner.engine.private_names import CACHE
 from rankdeck.runner.engine.rows import Answer, Cancelled
 from rankdeck.runner.engine.static import StaticEngine
-from rankdeck.runner.engine.trials import rehearsal
+from rankdeck.runner.engine.trials import rehearsal, static_cache
 from rankdeck.runner.engine.trials.rehearsal import Found
 from tests.runner.engine.tiny import TEXTS, ending_early, make, prompts
 
@@ -51,9 +51,22 @@ def test_what_the_rehearsal_has_found_is_what_is_done_and_said(model, monkeypatc
 
 def test_compiled_rows_stay_whatever_was_found_and_their_groups_are_not_joined(model, monkeypatch):
     one = warmed(model, monkeypatch, Found("padded", "its cache", True, False), compile=True)
-    assert (one.why_rows_stay, one._may_join) == ("--compile fixes its shape", False)
     assert one._compiling is not None
-    assert one.take_notes() == []
+    assert one._leaving(4) is None
+    assert one._groups({0: 5, 1: 90}) == [[0, 1]]
+    assert one.take_notes() == [f"{BEFORE}; {ON_A_CPU}"]
+
+
+def test_a_model_that_fails_the_trial_of_a_static_cache_is_not_compiled_and_its_rows_may_leave(model, monkeypatch):
+    asked = []
+    monkeypatch.setattr(static_cache, "why_not", lambda *given: asked.append(given) or "it is wrong")
+    one = warmed(model, monkeypatch, Found("padded", None, True, False), compile=True)
+    assert asked == [(model, one.tokenizer, 0, torch.device("cpu"))]
+    assert (one._compiling, one._leaving(4)) == (None, 1)
+    assert one.take_notes() == ["--compile has no effect: it is wrong"], "once, and nothing of what compiling costs"
+    warmed(model, monkeypatch, Found("padded", None, True, False))
+    warmed(model, monkeypatch, Found("equal", None, False, False), compile=True)
+    assert len(asked) == 1, "only where it may be compiled"
 
 
 def test_a_model_whose_rows_are_not_padded_is_not_compiled_and_its_rows_may_leave(model, monkeypatch):
@@ -65,7 +78,9 @@ def test_a_model_whose_rows_are_not_padded_is_not_compiled_and_its_rows_may_leav
 
 def test_compiling_is_announced_with_what_it_costs_on_a_cpu_or_with_why_it_is_not_done(model, monkeypatch):
     assert make(model).take_notes() == []
-    assert make(model, compile=True).take_notes() == [f"{BEFORE}; {ON_A_CPU}"]
+    assert make(model, compile=True).take_notes() == [], "it is not known yet whether it works"
+    assert compiling.announced("cpu") == f"{BEFORE}; {ON_A_CPU}"
+    assert compiling.announced("cuda") == BEFORE
     monkeypatch.setattr(long_texts, "padded_up_to", lambda config, context: 64 if context == 128 else None)
     one = make(model, compile=True)
     assert one.take_notes() == [
