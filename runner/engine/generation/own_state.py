@@ -17,7 +17,8 @@ class OwnState:
 
     def __init__(self, model: torch.nn.Module) -> None:
         self._held = [(vars(module), _values(module)) for module in model.modules()]
-        self._buffers = [(module._buffers, dict(module._buffers)) for module in model.modules() if module._buffers]
+        buffers = ((module, dict(module.named_buffers(recurse=False))) for module in model.modules())
+        self._buffers = [(module, held) for module, held in buffers if held]
 
     def restore(self) -> bool:
         """Put them back as they were; returns whether any was another, or new."""
@@ -31,10 +32,10 @@ class OwnState:
                 else:
                     now[name] = before[name]
                 changed = True
-        for buffers, held in self._buffers:
-            for name, buffer in held.items():
-                if name in buffers and buffers[name] is not buffer:
-                    buffers[name] = buffer
+        for module, buffers in self._buffers:
+            for name, buffer in buffers.items():
+                if getattr(module, name, None) is not buffer:
+                    setattr(module, name, buffer)
                     changed = True
         return changed
 
