@@ -22,7 +22,6 @@ import rankdeck
 from rankdeck.runner import checks, run_directory
 from rankdeck.runner.checks import InputError as InputError
 from rankdeck.runner.inputs import frozen_prompts, models
-from rankdeck.runner.inputs.checkpoint import fingerprint
 from rankdeck.runner.inputs.frozen_prompts import PromptError, PromptProblem
 from rankdeck.runner.launching import left_over
 from rankdeck.runner.launching.greetings import HelloError as HelloError
@@ -30,9 +29,8 @@ from rankdeck.runner.launching.greetings import greetings_of
 from rankdeck.runner.machine import processes, telemetry
 from rankdeck.runner.protocol import config as settings
 from rankdeck.runner.protocol.config import Problem, RunConfig
-from rankdeck.runner.run_directory import creation
+from rankdeck.runner.run_directory import creation, resumable
 from rankdeck.runner.run_directory.private_files import open_private
-from rankdeck.runner.run_directory.resumption import missing_records
 from rankdeck.runner.run_directory.run_file import Environment, RunFile
 
 PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "safetensors", "nvidia-ml-py", "textual", "msgspec")
@@ -217,15 +215,19 @@ def resume(
         prompts_file = directory / run_directory.PROMPTS_FILE
         if run.prompts_digest and (changed := frozen_prompts.why_changed(prompts_file, run.prompts_digest)):
             raise InputError([changed])
-        if (changed := _why_another_model(run, answered=_has_records(directory))) is not None:
+        trials, settled = resumable.trials(directory) if run.config.sweep is not None else (0, False)
+        used = trials > 0 or resumable.has_records(directory)
+        if (changed := resumable.why_another_model(run, used=used)) is not None:
             raise InputError([Problem("model", changed)])
-        if run.status == "completed" and not _lacks_records(directory, run):
+        if run.status == "completed" and not resumable.lacks_records(directory, run):
             raise InputError([f"{run.name} is complete: each of its {run.prompts:,} prompts has a record"])
     except (run_directory.RunFileError, PromptError, OSError) as error:
         raise InputError([str(error)]) from None
     config = msgspec.structs.replace(run.config, **{**changes, "trust_remote_code": trust_remote_code})
     if run.config.trust_remote_code and not trust_remote_code and (said := models.why_unusable(config)):
         raise InputError([Problem("model", one) for one in said])
+    if trials and not settled and (mixed := resumable.mixed_trials(run.config, changes)):
+        raise InputError(mixed)
     if problems := [*settings.check(config), *checks.check_gpus(config), *checks.check_quantization(config)]:
         raise InputError(problems)
     # What has run already needs no estimate.
@@ -274,28 +276,3 @@ def end_left_over(directory: Path) -> str | None:
     """
     socket = run_directory.socket_path(directory)
     return None if run_directory.supervisor_alive(directory) else left_over.end_left_over(socket)
-
-
-def _has_records(directory: Path) -> bool:
-    with contextlib.suppress(OSError):
-        return (directory / run_directory.OUTPUTS_FILE).stat().st_size > 0
-    return False
-
-
-def _why_another_model(run: RunFile, *, answered: bool) -> str | None:
-    """Why this would not be the model that the run began with, and has `answered` with; None if it seems to be."""
-    model = run.config.model
-    if model == "demo":
-        return None
-    if not Path(model).is_absolute() and not run.model_files and Path(model).exists():
-        said = f"when the run began, {model} was a model of the hub, and here is a folder of that name"
-        return f"{said}: resume the run from another folder"
-    return fingerprint.why_changed(Path(model), run.model_files) if answered else None
-
-
-def _lacks_records(directory: Path, run: RunFile) -> bool:
-    """Whether a run that was complete has lost records since: somebody has touched its outputs."""
-    if run.config.sweep is not None and not run.config.sweep.outputs:
-        return False
-    prompts = frozen_prompts.PromptIndex.open(directory / run_directory.PROMPTS_FILE)
-    return missing_records(directory, prompts) > 0

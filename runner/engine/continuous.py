@@ -31,6 +31,9 @@ TAKE_SECONDS = 0.05
 FATAL_SECONDS = 2.0
 STOP_SECONDS = 5.0
 
+NO_ROOM = "No requests can be scheduled"
+"""What transformers says of a row that is too long for its whole cache."""
+
 
 class Unsupported(Exception):
     """Continuous batching does not support the model or the settings; the text says why."""
@@ -197,6 +200,11 @@ class ContinuousEngine(Engine):
         if error is None and self._manager.is_running():
             return
         self.close()
+        if error is not None and NO_ROOM in str(error):
+            raise RuntimeError(
+                "a prompt and its answer do not fit into the cache of the continuous engine; --engine static has none "
+                "of a fixed size"
+            ) from error
         raise error or RuntimeError("continuous batching ended by itself")
 
     @property

@@ -19,8 +19,11 @@ STATE_ALONE = ("rwkv", "mamba", "falcon_mamba", "xlstm")
 STRETCHED = ("linear", "dynamic", "yarn")
 """Kinds of rotary positions that make room for `factor` times as many tokens as the model was first trained for."""
 
-STRETCHED_ALREADY = "gemma3"
-"""Models whose config gives the stretched number."""
+NOT_STRETCHED = (
+    *("gemma3", "opt", "gpt2", "gpt_neo", "gptj", "gpt_bigcode", "codegen", "ctrl", "xglm", "biogpt", "bart", "mbart"),
+    *("bert", "roberta"),
+)
+"""Models whose config gives the stretched number already, and those whose positions were learned one by one."""
 
 
 def context_in(values: Mapping[str, Any]) -> int | None:
@@ -40,9 +43,12 @@ def _first_size(names: Sequence[str], value: Callable[[str], Any]) -> int | None
 
     Whoever stretches positions after the training (vicuna-16k, Qwen with YaRN) may leave the number as it was.
     """
-    size = next((size for size in map(value, names) if type(size) is int and size > 0), None)
+    sizes = ((name, value(name)) for name in names)
+    name, size = next(((name, size) for name, size in sizes if type(size) is int and size > 0), ("", None))
     rope = value("rope_parameters") or value("rope_scaling")
-    if size is None or not isinstance(rope, Mapping) or str(value("model_type")).startswith(STRETCHED_ALREADY):
+    if size is None or name != CONTEXT[0] or not isinstance(rope, Mapping):
+        return size
+    if str(value("model_type")).removesuffix("_text") in NOT_STRETCHED:
         return size
     first, factor = rope.get("original_max_position_embeddings") or size, rope.get("factor")
     if rope.get("rope_type", rope.get("type")) not in STRETCHED or not isinstance(first, int):

@@ -9,9 +9,13 @@ from filelock import FileLock
 
 from rankdeck.runner import run_directory
 from rankdeck.runner.inputs.checkpoint.folder import SMALL_FILES
+from rankdeck.runner.run_directory.private_files import open_regular
 
 SNAPSHOTS = "snapshots"
 """The folder in the hub's cache that has a folder for each revision of a model, by its commit."""
+
+
+NOTE_BYTES = 64 * 1024
 
 
 def model_folder(model: str, run_dir: Path) -> str:
@@ -25,18 +29,23 @@ def _hub_folder(model: str, revision: str | None = None) -> str:
 
     patterns = [*SMALL_FILES, "*.safetensors"]
     folder = snapshot_download(model, revision=revision, allow_patterns=patterns)
-    if not any(Path(folder).glob("*.safetensors")):
+    if not _has_weights(Path(folder), "*.safetensors"):
         folder = snapshot_download(model, revision=revision, allow_patterns=[*patterns, "*.bin"])
     return str(folder)
 
 
+def _has_weights(folder: Path, *patterns: str) -> bool:
+    """Whether there are weights; not if only the names are left of what was purged from the cache."""
+    return any(path.is_file() for pattern in patterns or ("*.safetensors", "*.bin") for path in folder.glob(pattern))
+
+
 def _in_cache(model: str, folder: Path) -> bool:
-    """Whether the folder is in the hub's cache, as one of this model: a note in a run directory may be anybody's."""
+    """Whether the folder is in the hub's cache, as one of this model, with its weights: a note may be anybody's."""
     from huggingface_hub import constants
     from huggingface_hub.file_download import repo_folder_name
 
     of_model = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=model, repo_type="model") / SNAPSHOTS
-    return folder.parent == of_model
+    return folder.parent == of_model and _has_weights(folder)
 
 
 def fetched_once(
@@ -55,10 +64,11 @@ def fetched_once(
         Exception: whatever `fetch` raises; the next rank then tries for itself.
     """
     note = run_dir / run_directory.MODEL_FOLDER_FILE
-    with FileLock(run_dir / run_directory.MODEL_LOCK_FILE):
+    with FileLock(run_dir / run_directory.MODEL_LOCK_FILE, mode=0o600):
         revision = None
         with contextlib.suppress(OSError, msgspec.MsgspecError):
-            known, noted = msgspec.json.decode(note.read_bytes(), type=tuple[str, str])
+            with open_regular(note) as file:
+                known, noted = msgspec.json.decode(file.read(NOTE_BYTES), type=tuple[str, str])
             if known == model:
                 folder = Path(noted)
                 if may_be_used(model, folder) and folder.is_dir():

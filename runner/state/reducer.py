@@ -143,7 +143,7 @@ def _taken_up(state: RunState, event: protocol.RunTakenUp) -> RunState:
     sweep = state.sweep
     if sweep is not None:
         # A sweep that was started within a run is given up; a run that is a sweep goes on with it.
-        settled = sweep.settled or ("the run was taken up again" if event.config.sweep is None else None)
+        settled = sweep.settled or ("the run was taken up again" if event.config.sweep != sweep.plan else None)
         sweep = msgspec.structs.replace(sweep, current=None, settled=settled)
     # Outputs that a sweep throws away are in no file: only the state has counted their tokens.
     thrown_away = event.config.sweep is not None and not event.config.sweep.outputs

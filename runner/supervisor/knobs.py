@@ -101,7 +101,8 @@ class KnobControls:
     def _settled_before(self, plan: SweepPlan) -> bool:
         """Whether a run that is taken up again had measured all that it was to: then what it found is used."""
         sweep = self._events.state.sweep
-        return sweep is not None and sweep.plan == plan and sweep.settled is not None
+        # No other can have begun before the first was over.
+        return sweep is not None and (sweep.plan != plan or sweep.settled is not None)
 
     def _new_sweeper(self, plan: SweepPlan) -> Sweeper:
         return Sweeper(

@@ -218,9 +218,10 @@ class Supervisor:
             )
 
     async def _compare_model(self, model: Path) -> None:
-        """End the run if it has answers of a model that was another; else remember what its files are."""
-        known = self._run_file.model_files
-        if self._resume_point.ledger.count and (said := await asyncio.to_thread(fingerprint.why_changed, model, known)):
+        """End the run if it has answers, or trials, of a model that was another; else remember what its files are."""
+        known, sweep = self._run_file.model_files, self._events.state.sweep
+        used = self._resume_point.ledger.count > 0 or (sweep is not None and len(sweep.records) > 0)
+        if used and (said := await asyncio.to_thread(fingerprint.why_changed, model, known)):
             raise Ending("failed", EXIT_BAD_INPUT, said)
         files = await asyncio.to_thread(fingerprint.fingerprints, model)
         if files != known:

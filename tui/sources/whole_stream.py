@@ -28,6 +28,8 @@ class WholeStream:
         self._source, self._whole, self._on_gap = source, whole, on_gap
         self._outputs = source.directory / run_directory.OUTPUTS_FILE
         self._came = _Indexes()
+        self._put_in: set[int] = set()
+        """Records from the file whose events may still come, as it may hold what is newer than a snapshot."""
         self._earlier = _Earlier()
         self._gap_told = False
 
@@ -40,18 +42,23 @@ class WholeStream:
         first = True
         try:
             async for message in self._source.events():
+                if first and isinstance(message, Snapshot) and not self._whole:
+                    self._earlier = _Earlier(self._open(), message.state.done)
+                elif not first and isinstance(message, Snapshot):
+                    self._tell_of_gap()
                 if isinstance(message, protocol.Output):
-                    self._came.add(message.record.index)
+                    index = message.record.index
+                    if index in self._put_in:
+                        self._put_in.discard(index)
+                        continue
+                    self._came.add(index)
+                elif (end := _end_in(message)) is not None:
+                    for record in self._dropped(_count(end.summary)):
+                        yield protocol.Output(at=end.at, record=record)
                 elif isinstance(message, Snapshot):
-                    if first and not self._whole:
-                        self._earlier = _Earlier(self._open(), message.state.done)
-                    elif not first:
-                        self._tell_of_gap()
                     for record in self._dropped(message.state.done):
+                        self._put_in.add(record.index)
                         yield protocol.Output(at=message.state.now, record=record)
-                elif isinstance(message, protocol.RunEnded):
-                    for record in self._dropped(_count(message.summary)):
-                        yield protocol.Output(at=message.at, record=record)
                 first = False
                 yield message
                 if (end := _end_in(message)) is not None:
@@ -61,8 +68,8 @@ class WholeStream:
             self._earlier.close()
 
     def _dropped(self, records: int) -> Iterator[OutputRecord]:
-        """Those of the first `records` records that have not come. The file has them in the order of their events;
-        after the run's end in input order, but then it is all of them.
+        """Those of the first `records` records that have not come. While a run goes on its file has them in the order
+        of their events; at its end in input order, but then it is all of them.
         """
         if len(self._came) + self._earlier.left >= records:
             return

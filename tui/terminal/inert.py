@@ -5,11 +5,15 @@ Knows streams; what is unsafe is tui/words/text.py's to say. A dashboard has an 
 """
 
 import contextlib
+import json
 import os
+import re
 import sys
 from typing import Any, TextIO
 
 from rankdeck.tui.words.text import json_safe, visible
+
+_NOT_ASCII = re.compile(r"[^\x00-\x7f]+")
 
 
 def say(line: str) -> None:
@@ -19,8 +23,15 @@ def say(line: str) -> None:
 
 
 def say_json(line: str) -> None:
-    """One line of JSON, to standard output: data, so what is unsafe is escaped as JSON has it."""
-    sys.stdout.write(f"{json_safe(line.rstrip())}\n")
+    """One line of JSON, to standard output: data, so what is unsafe is escaped as JSON has it.
+
+    So is all that is not ASCII where the output is not UTF-8: it would be no JSON in another encoding.
+    """
+    encoding = (getattr(sys.stdout, "encoding", None) or "utf-8").lower().replace("_", "-")
+    safe = json_safe(line.rstrip())
+    if encoding not in ("utf-8", "utf8"):
+        safe = _NOT_ASCII.sub(lambda match: json.dumps(match[0])[1:-1], safe)
+    sys.stdout.write(f"{safe}\n")
 
 
 def tell(line: str) -> None:

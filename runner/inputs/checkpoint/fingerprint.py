@@ -6,16 +6,24 @@ everywhere in the tensors that were trained. Does not know what the files mean.
 
 import contextlib
 import hashlib
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from rankdeck.runner.inputs.checkpoint.json_file import BrokenFile
 from rankdeck.runner.inputs.checkpoint.safetensors_file import tensors_of
 
-WEIGHTS = (".safetensors", ".bin", ".pt", ".gguf")
-OTHERS = (".json", ".jinja", ".model", ".txt", ".tiktoken", ".py")
-WITHOUT_EFFECT = frozenset({"trainer_state.json", "all_results.json", "train_results.json", "eval_results.json"})
-"""What a training leaves beside its model."""
+WEIGHTS = (".safetensors", ".bin", ".gguf")
+
+READ = re.compile(
+    r".*\.(safetensors|gguf|jinja|py|model(\.v\d+\w*)?|tiktoken|spm|bpe|codes|vocab)"
+    r"|pytorch_model.*\.bin"
+    r"|(config|generation_config|(pre)?processor_config|chat_template|special_tokens_map|added_tokens|byte_maps"
+    r"|quantize_config|hf_quant_config|quant_config|adapter_config|.*\.index|tokenizer.*|.*vocab.*)\.json"
+    r"|(merges|.*vocab.*)\.txt"
+)
+"""The files that transformers reads of a model. Others may come and go: what a training or an evaluation notes beside
+it, or a run's own outputs."""
 
 SAMPLES = 64
 SAMPLE_BYTES = 1024
@@ -44,7 +52,12 @@ def why_changed(model: Path, known: Mapping[str, str]) -> str | None:
     now = fingerprints(model)
     if not now:
         return f"the run began with the model in {model}, and its files are no longer there; put them back"
-    changed = sorted(name for name in known.keys() | now.keys() if known.get(name) != now.get(name))
+    changed = sorted(
+        name
+        for name in known.keys() | now.keys()
+        # No code that was there could know of code that came later.
+        if known.get(name) != now.get(name) and (name in known or not name.endswith(".py"))
+    )
     if not changed:
         return None
     names = ", ".join(changed[:3]) + (f" and {len(changed) - 3:,} more" if len(changed) > 3 else "")
@@ -60,7 +73,7 @@ def _files(model: Path) -> Iterator[Path]:
         yield model
     elif model.is_dir():
         for path in model.iterdir():
-            if path.suffix in (*WEIGHTS, *OTHERS) and path.name not in WITHOUT_EFFECT and path.is_file():
+            if READ.fullmatch(path.name) and path.is_file():
                 yield path
 
 

@@ -3,13 +3,14 @@ manager is a stand-in without a thread."""
 
 import time
 from collections import deque
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 from rankdeck.runner.engine import continuous, memory, private_names
-from rankdeck.runner.engine.continuous import ContinuousEngine, Unsupported, UnusableLogitsError
+from rankdeck.runner.engine.continuous import NO_ROOM, ContinuousEngine, Unsupported, UnusableLogitsError
 from rankdeck.runner.engine.generation import long_texts
 from rankdeck.runner.engine.rows import Answer, Cancelled, Progress
 from rankdeck.runner.engine.trials import told
@@ -199,6 +200,19 @@ def test_what_ended_all_rows_is_raised_and_nothing_is_in_flight(model, managers,
         one.ended(0.0)
     assert one.in_flight == 0
     assert managers.freed == [CPU]
+
+
+def test_a_row_too_long_for_the_whole_cache_is_said_so_with_the_engine_that_takes_it(model, managers):
+    one, manager = begun(model, managers, "a")
+    manager.dies(RuntimeError("No requests can be scheduled and no requests can be offloaded."))
+    with pytest.raises(RuntimeError, match=r"^a prompt and its answer do not fit into the cache .*; --engine static"):
+        one.ended(0.0)
+
+
+def test_the_words_for_a_row_too_long_are_those_of_this_transformers():
+    from transformers.generation.continuous_batching import continuous_api
+
+    assert NO_ROOM in Path(continuous_api.__file__).read_text()
 
 
 def test_a_manager_that_ends_without_a_reason_is_an_error_too(model, managers):

@@ -15,8 +15,9 @@ from tests import ROOT
 from tests.runner.engine.tiny import ByteTokenizer
 
 ENGINE = Path(private_names.__file__).parent
-OF_TORCH = {"_reorder_linear_weight", "_linear_pointwise", "_set_allocator_settings"}
-"""torch's: operators that `packed_linear` tries out before it uses them, and a way out where memory does not work."""
+OF_TORCH = {"_reorder_linear_weight", "_linear_pointwise", "_set_allocator_settings", "_version"}
+"""torch's: operators that `packed_linear` tries out before it uses them, a way out where memory does not work, and the
+count of a tensor's changes, which its autograd is made of."""
 
 
 def test_this_transformers_has_every_name():

@@ -46,12 +46,20 @@ def test_the_context_is_found_under_each_of_its_names(name: str) -> None:
         ({"rope_scaling": None}, 2048),
         ({"rope_scaling": "linear"}, 2048),
         ({"rope_parameters": {"full_attention": {"rope_type": "linear", "factor": 8.0}}}, 2048),
+        ({"model_type": "opt", "rope_scaling": {"type": "linear", "factor": 4.0}}, 2048),
+        ({"model_type": "gpt_neox", "rope_scaling": {"type": "linear", "factor": 4.0}}, 8192),
+        ({"model_type": "gemma3", "rope_scaling": {"type": "linear", "factor": 8.0}}, 2048),
         ({"model_type": "gemma3_text", "rope_scaling": {"rope_type": "linear", "factor": 8.0}}, 2048),
     ],
 )
 def test_stretched_positions_have_room_for_more_tokens_than_the_training_had(rope: dict[str, Any], tokens: int) -> None:
     values = {"max_position_embeddings": 2048, **rope}
     assert context(**values) == context_in(values) == context_in({"text_config": values}) == tokens
+
+
+def test_a_model_with_a_table_of_positions_has_no_more_whatever_else_its_config_says() -> None:
+    stray = {"n_positions": 32, "rope_scaling": {"type": "linear", "factor": 4.0}}
+    assert context(**stray) == context_in({"model_type": "gpt2", **stray}) == 32
 
 
 def test_the_usual_name_goes_before_the_others() -> None:

@@ -1,5 +1,6 @@
 """A hub model is fetched once for all ranks of a run; a folder is taken as it is."""
 
+import os
 import threading
 
 import huggingface_hub
@@ -71,6 +72,7 @@ def test_ranks_that_are_launched_later_have_the_revision_that_the_run_began_with
         asked.append(revision)
         folder = tmp_path / cache / "models--org--model" / "snapshots" / (revision or "abc")
         folder.mkdir(parents=True, exist_ok=True)
+        (folder / "model.safetensors").touch()
         return str(folder)
 
     for cache in ("cache", "another"):
@@ -83,9 +85,18 @@ def test_ranks_that_are_launched_later_have_the_revision_that_the_run_began_with
     def gone(model, revision):
         raise OSError("404")
 
-    (tmp_path / cache / "models--org--model" / "snapshots" / "abc").rmdir()
+    weights = tmp_path / cache / "models--org--model" / "snapshots" / "abc" / "model.safetensors"
+    weights.unlink()
+    weights.symlink_to("purged")
     with pytest.raises(OSError, match="the run began with revision abc of org/model, which cannot be had: 404"):
         model_files.fetched_once(tmp_path, "org/model", gone, model_files._in_cache)
+
+
+def test_a_note_that_is_no_file_keeps_nobody_waiting_and_nobody_else_may_read_what_is_written(tmp_path):
+    os.mkfifo(tmp_path / "model-folder.json")
+    assert model_files.fetched_once(tmp_path, "m", lambda model, revision: str(tmp_path)) == str(tmp_path)
+    for name in ("model-folder.json", "model-folder.lock"):
+        assert (tmp_path / name).stat().st_mode & 0o777 == 0o600
 
 
 def test_a_note_in_a_run_directory_leads_to_no_folder_outside_the_hubs_cache(tmp_path, monkeypatch):

@@ -204,6 +204,81 @@ async def test_a_sweep_that_had_settled_is_not_measured_again_and_the_rest_is_do
     assert [record.text for record in outputs(started.directory)] == expected(prompts)
 
 
+async def test_a_sweep_that_was_over_when_another_was_begun_by_hand_is_not_measured_again(launch, monkeypatch):
+    monkeypatch.setenv("STANDIN_STEP_SECONDS", "0.02")
+    prompts = [f"prompt {number}" for number in range(200)]
+    by_hand = plan(batch_sizes=[3], ranks=[1], repeats=1, outputs=True)
+    started = launch(prompts, sweep=plan(outputs=True), batch_size=None)
+    settled = []
+
+    async def another_then_stop(message, source):
+        if isinstance(message, protocol.SweepSettled):
+            settled.append(message)
+            await source.send(protocol.StartSweep(plan=by_hand) if len(settled) == 1 else protocol.Stop(now=False))
+
+    await run_through(started, when=another_then_stop)
+    started.process.wait(10)
+    again = start.resume(started.directory, {})
+    state, seen = await run_through(again)
+    assert again.process.wait(10) == 0
+    assert len(of_kind(seen, protocol.SweepStarted)) == 2
+    assert state.sweep.plan == by_hand
+    assert not state.sweeping
+    assert [record.text for record in outputs(started.directory)] == expected(prompts)
+
+
+async def stopped_sweep(launch, **settings):
+    """A sweep without outputs that was stopped after its second trial."""
+    started = launch(PROMPTS, sweep=plan(repeats=3), batch_size=None, **settings)
+
+    async def stop(message, source):
+        if isinstance(message, protocol.TrialFinished) and message.record.trial.number == 2:
+            await source.send(protocol.Stop(now=False))
+
+    await run_through(started, when=stop)
+    assert started.process.wait(10) == 130
+    return started
+
+
+async def test_a_sweep_that_has_trials_is_not_resumed_with_another_model(launch, standin_model):
+    started = await stopped_sweep(launch)
+    (standin_model / "config.json").write_text('{"other": 1}')
+    with pytest.raises(start.InputError, match="of the model has changed since the run began"):
+        start.resume(started.directory, {})
+
+
+async def test_a_sweep_that_has_trials_is_not_resumed_with_settings_that_they_depend_on(launch):
+    started = await stopped_sweep(launch, dtype="float32")
+    with pytest.raises(start.InputError) as refused:
+        start.resume(
+            started.directory, {"dtype": "bfloat16", "engine": "continuous", "max_restarts": 7, "patience": 9.0}
+        )
+    assert [str(problem) for problem in refused.value.problems] == [
+        "--dtype: the sweep has trials with float32; leave it out, or start another sweep",
+        "--engine: the sweep has trials with auto; leave it out, or start another sweep",
+    ]
+    again = start.resume(started.directory, {"dtype": "float32", "max_restarts": 7})
+    state, _ = await run_through(again)
+    assert again.process.wait(10) == 0
+    assert len(state.sweep.records) == 12
+
+
+async def test_ranks_are_not_launched_again_for_trials_of_another_model(launch, standin_model, monkeypatch):
+    monkeypatch.setenv("STANDIN_STEP_SECONDS", "0.02")
+    started = launch(PROMPTS, sweep=plan(repeats=3), batch_size=None)
+    acted = []
+
+    async def change_and_kill(message, source):
+        if isinstance(message, protocol.TrialFinished) and not acted:
+            acted.append(True)
+            (standin_model / "config.json").write_text('{"other": 1}')
+            os.kill(rank_pids(started.directory)[0], signal.SIGKILL)
+
+    state, _ = await run_through(started, when=change_and_kill)
+    assert started.process.wait(20) == 2
+    assert "config.json of the model has changed since the run began" in state.ended.cause
+
+
 async def test_a_sweep_with_nothing_left_to_do_keeps_its_table_when_it_is_taken_up(launch):
     prompts = [f"prompt {number}" for number in range(150)]
     started = launch(prompts, sweep=plan(outputs=True), batch_size=None)

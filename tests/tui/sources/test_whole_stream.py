@@ -72,6 +72,16 @@ async def test_what_was_dropped_comes_before_the_snapshot_that_stands_for_it(tmp
     assert [message.record for message in messages[2:5]] == [scripted.record(index) for index in (1, 4, 0)]
 
 
+async def test_no_answer_comes_twice_even_if_the_file_is_in_input_order_by_the_time_a_snapshot_is_read(tmp_path):
+    """A reader that stands still until the run is over finds a snapshot of its middle, and events after that."""
+    write(tmp_path, 0, 1, 2, 3, 4, 5)
+    # 4 and 3 were dropped, and the snapshot stands for 5, 4 and 3; the events of 0, 1 and 2 come behind it.
+    source = Told(tmp_path, snapshot(0), output(5), snapshot(3), output(0), output(1), output(2), end(6))
+    messages = await all_of(source)
+    assert sorted(outputs(messages)) == [0, 1, 2, 3, 4, 5]
+    assert messages[-1] == end(6)
+
+
 async def test_what_was_dropped_at_the_end_comes_before_the_end(tmp_path):
     write(tmp_path, 0, 1, 2, 3)
     messages = await all_of(Told(tmp_path, snapshot(0), output(2), end(4)))

@@ -3,6 +3,7 @@
 import errno
 import io
 import json
+import sys
 
 import pytest
 
@@ -24,6 +25,18 @@ def test_the_product_goes_to_standard_output_and_talk_to_standard_error(capsys: 
     assert "\x7f" not in out
     assert "\u202e" not in out
     assert json.loads(out) == json.loads(line), "the same data"
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-16", "utf-8", "UTF8"])
+def test_json_is_json_in_whatever_encoding_the_output_has(monkeypatch: pytest.MonkeyPatch, encoding: str) -> None:
+    line = json.dumps({"text": "é 😀 \u2028 \ud83d"}, ensure_ascii=False)
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding=encoding, errors="backslashreplace"))
+    say_json(line)
+    sys.stdout.flush()
+    written = raw.getvalue()
+    assert json.loads(written.decode("utf-16" if encoding == "utf-16" else "utf-8")) == json.loads(line)
+    assert ("é".encode() in written) is (encoding in ("utf-8", "UTF8"))
 
 
 class Failing(io.StringIO):

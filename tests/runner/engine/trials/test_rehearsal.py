@@ -165,6 +165,15 @@ def test_trying_leaves_the_models_own_settings_and_state_as_they_were():
     )
 
 
+def test_a_model_that_changes_its_weights_at_its_first_call_keeps_that_in_mind():
+    """RWKV scales the weights of its later layers, once: told that it has not, it would do so again and again."""
+    deep = {"num_hidden_layers": 4, "rescale_every": 2, "attention_hidden_size": 32, "context_length": 64}
+    expected = alone(tiny("rwkv", **deep))
+    one = static(tiny("rwkv", **deep))
+    assert texts_of(one) == expected
+    assert texts_of(one) == expected, "nor does a batch change it for the next"
+
+
 def test_logits_are_compared_by_their_own_spread_and_rounding_is_let_pass():
     torch.manual_seed(0)
     logits = torch.randn(3, 4, 50)

@@ -13,12 +13,16 @@ from rankdeck.runner.inputs.checkpoint.fingerprint import SAMPLE_BYTES, SAMPLES,
 BIG = SAMPLES * SAMPLE_BYTES * 10
 
 
+BESIDE = ("results.json", "answers.jsonl", "notes.txt", "training_args.bin", "optimizer.pt", "trainer_log.json")
+"""What others leave in a model's folder: no answer depends on it."""
+
+
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
     (tmp_path / "model.safetensors").write_bytes(os.urandom(BIG))
     for name in ("config.json", "tokenizer.json", "chat_template.jinja", "modeling_own.py"):
         (tmp_path / name).write_text(name)
-    for name in ("README.md", "trainer_state.json", "hold"):
+    for name in ("README.md", "trainer_state.json", "hold", *BESIDE):
         (tmp_path / name).write_text("whatever")
     (tmp_path / "folder.json").mkdir()
     return tmp_path
@@ -44,6 +48,37 @@ def test_a_model_that_is_as_it_was_has_not_changed_whatever_its_times_say(model:
     os.utime(model / "model.safetensors", (1, 1))
     (model / "README.md").write_text("other words")
     assert why_changed(model, known) is None
+
+
+def test_files_that_no_answer_depends_on_may_come_change_and_go(model: Path) -> None:
+    known = fingerprints(model)
+    for name in (*BESIDE, "other.json", "train.py"):
+        (model / name).write_text("later")
+    (model / "notes.txt").unlink()
+    assert why_changed(model, known) is None
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.json"),
+        *("special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt", "spiece.model"),
+        *("tokenizer.model.v3", "qwen.tiktoken", "source.spm", "model.safetensors.index.json", "model-2.safetensors"),
+        *("pytorch_model.bin", "chat_template.jinja", "quantize_config.json", "hf_quant_config.json", "bpe.codes"),
+    ],
+)
+def test_files_that_transformers_reads_count_as_they_come_as_they_change_and_as_they_go(
+    tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "preprocessor_config.json").touch()
+    without = fingerprints(tmp_path)
+    (tmp_path / name).write_text("one")
+    known = fingerprints(tmp_path)
+    assert name in str(why_changed(tmp_path, without))
+    (tmp_path / name).write_text("other")
+    assert name in str(why_changed(tmp_path, known))
+    (tmp_path / name).unlink()
+    assert name in str(why_changed(tmp_path, known))
 
 
 @pytest.mark.parametrize("at", [0, BIG // 2, BIG - 1])
