@@ -4,11 +4,11 @@ Each carries `at`, unix seconds stamped by the supervisor, so that a single cloc
 no clock, no policy.
 """
 
-from typing import Annotated, Literal
+from typing import Literal
 
 import msgspec
 
-from rankdeck.runner.protocol.config import MAX_RANKS, RunConfig
+from rankdeck.runner.protocol.config import RunConfig
 from rankdeck.runner.protocol.framing import PROTOCOL_VERSION, Message
 from rankdeck.runner.protocol.records import (
     BatchResult,
@@ -53,7 +53,7 @@ class RanksLaunched(Event, frozen=True, kw_only=True):
     """`accelerate launch` was started, for the `attempt`-th time (from 1)."""
 
     attempt: int
-    world_size: Annotated[int, msgspec.Meta(ge=1, le=MAX_RANKS)]
+    world_size: int
     restarts_left: int = 0
 
 

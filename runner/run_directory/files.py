@@ -12,7 +12,8 @@ from typing import Any
 
 import msgspec
 
-from rankdeck.runner.protocol import AnyEvent, OutputRecord, RunStarted, whole_record
+from rankdeck.runner.protocol import AnyEvent, OutputRecord, RanksLaunched, RunStarted, whole_record
+from rankdeck.runner.protocol.config import MAX_RANKS
 from rankdeck.runner.run_directory.lock import LOCK_FILE
 from rankdeck.runner.run_directory.private_files import (
     is_file,
@@ -112,9 +113,14 @@ def read_events(directory: Path) -> Iterator[AnyEvent]:
         with open_regular(path) as file:
             for number, line in enumerate(lines_of(file), 1):
                 try:
-                    yield moved_to(directory, decoder.decode(line))
+                    event: AnyEvent = decoder.decode(line)
                 except (ValueError, RecursionError) as error:
                     raise RunFileError(f"{path}:{number}: not an event this version knows: {error}") from None
+                if isinstance(event, RanksLaunched) and event.world_size > MAX_RANKS:
+                    raise RunFileError(
+                        f"{path}:{number}: damaged: {event.world_size:,} ranks are more than there can be"
+                    )
+                yield moved_to(directory, event)
     except OSError as error:
         raise RunFileError(f"{path}: cannot be read: {error.strerror}") from None
 

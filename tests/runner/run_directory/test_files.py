@@ -128,10 +128,10 @@ def test_events_are_read_in_order_and_the_first_says_where_the_run_is_now(tmp_pa
     assert (first.directory, second) == (str(tmp_path), protocol.Tick(at=2))  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize("ranks", [0, -1, 257, 10**9])
+@pytest.mark.parametrize("ranks", [257, 10**9])
 def test_a_journal_of_more_ranks_than_a_run_may_have_is_none(tmp_path, ranks):
     (tmp_path / run_directory.EVENTS_FILE).write_text(f'{{"type":"ranks_launched","attempt":1,"world_size":{ranks}}}\n')
-    with pytest.raises(run_directory.RunFileError, match=r"events.jsonl:1: not an event.*world_size"):
+    with pytest.raises(RunFileError, match=rf"events\.jsonl:1: damaged: {ranks:,} ranks are more than there can be"):
         list(run_directory.read_events(tmp_path))
 
 
