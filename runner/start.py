@@ -105,6 +105,9 @@ def launch(
         )
         if index.messages and (said := models.why_no_chat(config)):
             raise PromptError([PromptProblem(config.prompts, f"holds prompts with messages: {said}")])
+        if config.prompts != "-":
+            # From elsewhere a relative path would be another file, for whoever begins the run again.
+            config = msgspec.structs.replace(config, prompts=str(Path(config.prompts).absolute()))
         run = RunFile(
             name=config.name or directory.name,
             started_at=asked_at,

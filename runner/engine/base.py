@@ -18,6 +18,7 @@ from rankdeck.runner.engine import errors, loading, memory
 from rankdeck.runner.engine.experts import experts_of
 from rankdeck.runner.engine.generation import settings, vocabulary
 from rankdeck.runner.engine.generation.chat_content import ChatContent
+from rankdeck.runner.engine.generation.layer_configs import layer_configs, value_of
 from rankdeck.runner.engine.loading import dtype_text
 from rankdeck.runner.engine.rows import Answer, Progress
 from rankdeck.runner.protocol import BatchResult, OutputRecord, Prompt, prompt_text
@@ -102,15 +103,11 @@ class Engine(abc.ABC):
 
     def kv_bytes_per_token(self) -> int | None:
         """Bytes of keys and values per token in all layers; None where the model's config does not say."""
-        text = self.model.config.get_text_config()
-        heads = getattr(text, "num_key_value_heads", None) or getattr(text, "num_attention_heads", None)
-        width = getattr(text, "head_dim", None)
-        if width is None and getattr(text, "num_attention_heads", None):
-            width = text.hidden_size // text.num_attention_heads
-        layers = getattr(text, "num_hidden_layers", None)
-        if not (heads and width and layers):
+        layers = layer_configs(self.model.config.get_text_config())
+        widths = [_kv_width(layer) for layer in layers]
+        if not widths or None in widths:
             return None
-        return int(2 * layers * heads * width * self.model.dtype.itemsize)
+        return int(2 * sum(width for width in widths if width is not None) * self.model.dtype.itemsize)
 
     def _weight_read_bytes(self, parameters: list[Any]) -> int:
         """Bytes of parameters that a decode step reads, with all experts; of an input embedding it reads only rows."""
@@ -283,6 +280,15 @@ class Engine(abc.ABC):
 def _shown(value: Any) -> str:
     text = str(value)
     return text if len(text) <= LONGEST_SETTING else f"{text[:LONGEST_SETTING]} …"
+
+
+def _kv_width(layer: Any) -> int | None:
+    """How many numbers a layer keeps of a token as its key, and again as its value; None where its config is silent."""
+    heads = value_of(layer, "num_key_value_heads") or value_of(layer, "num_attention_heads")
+    width = value_of(layer, "head_dim")
+    if width is None and value_of(layer, "num_attention_heads"):
+        width = layer.hidden_size // layer.num_attention_heads
+    return int(heads * width) if heads and width else None
 
 
 def _parameters_of(module: Any) -> list[Any]:

@@ -9,6 +9,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
+from rankdeck.runner.engine.generation.layer_configs import value_of
 from rankdeck.runner.engine.loading import stored_bytes
 from rankdeck.runner.protocol import Experts
 
@@ -21,7 +22,7 @@ def experts_of(model: Any) -> Experts | None:
     """The routed experts of a loaded model; None for a dense one."""
     config = model.config.get_text_config()
     # dbrx has a config of its own for the layers with experts.
-    configs = [config, getattr(config, "ffn_config", None)]
+    configs = [config, value_of(config, "ffn_config")]
     count, per_token = _first(configs, COUNT), _first(configs, PER_TOKEN)
     named = model.named_parameters()
     found = sum(stored_bytes(parameter) for name, parameter in named if "experts" in name.split("."))
@@ -50,5 +51,5 @@ def decoding_in_groups(model: Any, experts: Experts | None, rows: int) -> Iterat
 
 
 def _first(configs: list[Any], names: tuple[str, ...]) -> int | None:
-    values = (getattr(config, name, None) for name in names for config in configs)
+    values = (value_of(config, name) for name in names for config in configs)
     return next((value for value in values if isinstance(value, int)), None)

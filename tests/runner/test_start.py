@@ -54,6 +54,18 @@ def changed(config: RunConfig, **settings: Any) -> RunConfig:
 # --- launch ---------------------------------------------------------------------------------------
 
 
+def test_prompts_are_recorded_by_their_whole_path_and_named_in_complaints_as_they_were(
+    tmp_path, asked, supervisors, monkeypatch
+):
+    """Whoever begins the run again from another folder must not get the file of that name there."""
+    monkeypatch.chdir(tmp_path)
+    started = start.launch(changed(asked, prompts="p.txt"))
+    assert run_directory.read_run_file(started.directory).config.prompts == str(tmp_path / "p.txt")
+    (tmp_path / "p.txt").write_text("one\n\ntwo\n")
+    with pytest.raises(start.InputError, match=r"^p\.txt:2: "):
+        start.launch(changed(asked, prompts="p.txt"))
+
+
 def test_a_run_is_recorded_as_it_was_asked_for_before_its_supervisor_starts(tmp_path, asked, monkeypatch):
     processes: list[object] = []
 

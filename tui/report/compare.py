@@ -134,7 +134,10 @@ def caution(one: RunFile, other: RunFile) -> str | None:
             "their tokens/s are not to be compared."
         )
     changed = [name for name, _, _ in setting_differences(one.config, other.config) if name in _CHANGES_WORK]
-    if one.prompts != other.prompts and "prompts" not in changed:
+    if one.prompts_digest and other.prompts_digest:  # the same prompts may have two names, and one name two contents
+        changed = [name for name in changed if name not in ("prompts", "limit", "column", "chat")]
+        changed = [*(["prompts"] if one.prompts_digest != other.prompts_digest else []), *changed]
+    elif one.prompts != other.prompts and "prompts" not in changed:
         changed.append("number of prompts")
     if one.config.new_tokens != other.config.new_tokens and "max_new_tokens" not in changed:
         changed.append("tokens of a trial's answers")

@@ -151,7 +151,9 @@ async def _stop(source: SocketSource, now: bool) -> int:
             if held_up not in (None, before, ASKED_FOR) and view.state.ended is None:
                 tell(f"rankdeck: the run cannot end yet: {held_up}")
     except SourceError as error:
-        tell(f"rankdeck: {error}")
+        later = "; it has been told to stop, and does so once it goes on" if source.reached else ""
+        alive = run_directory.supervisor_alive(source.directory)
+        tell(f"rankdeck: {error}{later if alive else ''}")
         return EXIT_DIED
     for line in end_lines(view.state):
         say(line)

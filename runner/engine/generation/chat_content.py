@@ -61,7 +61,7 @@ class ChatContent:
             said = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         except Exception:  # a template may raise whatever it likes
             return False
-        return _WORD in said and not _LIST_AS_IT_STANDS.search(said)
+        return _WORD in said.lower() and not _LIST_AS_IT_STANDS.search(said)
 
 
 def _part(text: str) -> dict[str, str]:

@@ -8,6 +8,8 @@ length. Reads configs alone; knows no batches.
 from collections.abc import Iterator
 from typing import Any
 
+from rankdeck.runner.engine.generation.layer_configs import layer_configs, value_of
+
 SPARSE = ("index_topk", "keep_window_size")
 """What configs call the number of positions that attention picks, once there are more."""
 
@@ -29,18 +31,23 @@ def padded_up_to(config: Any, context_tokens: int | None) -> int | None:
     None for any number, up to the `context_tokens` that a row may have at all.
     """
     text = config.get_text_config()
-    bounds = [getattr(text, name, None) for name in SPARSE]
-    size, picked = (getattr(text, name, None) for name in BLOCKS)
-    if isinstance(size, int) and isinstance(picked, int):
-        bounds.append(size * picked)
-    if getattr(text, "attn_temperature_tuning", True):
-        bounds += [getattr(text, name, None) for name in FLOORS]
-    for rope in _ropes(getattr(text, "rope_parameters", None)):
-        if rope.get("rope_type") in SCALED:
-            own = rope.get(ORIGINAL), getattr(text, ORIGINAL, None), getattr(text, "max_position_embeddings", None)
-            bounds.append(next((bound for bound in own if bound), None))
+    different = {id(layer): layer for layer in (text, *layer_configs(text))}.values()
+    bounds = [bound for layer in different for bound in _bounds(layer)]
     most = min((int(bound) for bound in bounds if isinstance(bound, int | float) and bound > 0), default=None)
     return None if most is None or (context_tokens is not None and most >= context_tokens) else most
+
+
+def _bounds(config: Any) -> Iterator[Any]:
+    yield from (value_of(config, name) for name in SPARSE)
+    size, picked = (value_of(config, name) for name in BLOCKS)
+    if isinstance(size, int) and isinstance(picked, int):
+        yield size * picked
+    if getattr(config, "attn_temperature_tuning", True):
+        yield from (value_of(config, name) for name in FLOORS)
+    for rope in _ropes(value_of(config, "rope_parameters")):
+        if rope.get("rope_type") in SCALED:
+            own = rope.get(ORIGINAL), value_of(config, ORIGINAL), value_of(config, "max_position_embeddings")
+            yield next((bound for bound in own if bound), None)
 
 
 def words(most: int) -> str:

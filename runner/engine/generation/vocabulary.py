@@ -8,6 +8,7 @@ knows no prompts, batches or devices.
 from collections.abc import Sequence
 from typing import Any
 
+from rankdeck.runner.engine.generation.layer_configs import value_of
 from rankdeck.runner.inputs.model_config import context_by
 
 
@@ -52,7 +53,7 @@ def context_tokens(config: Any) -> int | None:
     A model whose state is all that it keeps of a text has none, whatever length its config gives for its training.
     """
     text = config.get_text_config()
-    return context_by(lambda name: getattr(text, name, None))
+    return context_by(lambda name: value_of(text, name))
 
 
 def _size(module: Any, attribute: str, model: Any) -> int | None:

@@ -22,6 +22,9 @@ MAX_PROMPT_BYTES = 4 * 1024 * 1024
 ROLES = ("system", "developer", "user", "assistant")
 TOOL_ROLES = ("tool", "function")
 
+OWN_COPY = frozenset({"index", "id", "text"})
+"""Keys of a run's own copy of its prompts, with which another run may be started."""
+
 USED_WITH_ID = frozenset({"prompt", "messages", "id"})
 USED_WITH_CUSTOM_ID = frozenset({"prompt", "messages", "custom_id"})
 IN_A_MESSAGE = frozenset({"role", "content"})
@@ -90,6 +93,8 @@ def understand(value: object, left_out: LeftOut) -> tuple[str, Messages | None, 
         return _check_text(value), None, None
     if not isinstance(value, dict):
         raise ValueError(f"{kind(value)}, not an object with `prompt` or `messages`")
+    if OWN_COPY <= value.keys() <= OWN_COPY | {"messages"}:
+        value = {"prompt": value["text"] or None, "messages": value.get("messages"), "id": value["id"]}
     named = "custom_id" if value.get("id") is None and "custom_id" in value else "id"
     id_ = _id_of(value, named)
     body = value.get("body")

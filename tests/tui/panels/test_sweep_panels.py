@@ -260,6 +260,8 @@ def test_prompts_are_counted_again_once_the_run_continues_after_its_sweep() -> N
     assert "running" in plain([header_line(state, 78)])
     assert "■ ended early: by hand" in status(state)
     assert "the run goes on at the chosen setting" in status(state)
+    script.add(protocol.BatchSizeChanged(batch_size=3, auto=False, reason="as asked for"))
+    assert "at the chosen setting" not in status(script.state), "after a resume, or a turn by hand"
 
 
 def narrow(state: RunState, width: int = 76) -> str:

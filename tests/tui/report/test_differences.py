@@ -102,6 +102,16 @@ def equal(**counts: Any) -> EqualTexts:
     )
 
 
+def test_prompts_are_the_same_if_they_have_the_same_content_whatever_their_file_is_called() -> None:
+    one = replace(a_run(), prompts_digest="abc")
+    renamed = replace(a_run("other", prompts="./elsewhere.txt", limit=5), prompts_digest="abc")
+    edited = replace(a_run("other"), prompts_digest="def")
+    assert caution(one, renamed) is None
+    assert caution(one, edited) == "Not the same work: prompts differ."
+    both = replace(a_run("other", dtype="float16"), prompts_digest="def")
+    assert caution(one, both) == "Not the same work: prompts, dtype differ."
+
+
 @pytest.mark.parametrize(
     ("texts", "said"),
     [

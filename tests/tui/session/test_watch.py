@@ -236,6 +236,13 @@ async def test_a_run_that_is_lost_as_it_is_stopped_is_said_so(capsys):
     assert capsys.readouterr() == ("", "rankdeck: the supervisor is gone\n")
 
 
+async def test_an_order_that_waits_for_a_stopped_supervisor_is_said_so(monkeypatch, capsys):
+    monkeypatch.setattr(run_directory, "supervisor_alive", lambda _: True)
+    assert await watching._stop(Reached([], error=SourceError("it is stopped")), now=False) == 3  # type: ignore[arg-type]
+    said = "rankdeck: it is stopped; it has been told to stop, and does so once it goes on\n"
+    assert capsys.readouterr() == ("", said)
+
+
 async def test_the_same_hindrance_is_said_once_and_after_it_has_gone_again(capsys):
     paused, resumed = protocol.Paused(reason="no room", asked=False), protocol.Resumed()
     running = Snapshot(state=scripted.running().state)

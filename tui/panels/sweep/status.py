@@ -87,7 +87,9 @@ def status_lines(
     """
     share = len(sweep.records) / len(sweep.trials) if sweep.trials else 0.0
     over = sweep.settled is not None or state.ended is not None
-    lines = _standing(state, sweep, width) if over else [_running(state, sweep, share, width), bar(share, width)]
+    lines = (
+        _standing(state, sweep, summary, width) if over else [_running(state, sweep, share, width), bar(share, width)]
+    )
     lines.extend(_best(state, summary, width, over=over, scaling=scaling))
     return lines
 
@@ -120,7 +122,7 @@ def _running(state: RunState, sweep: SweepState, share: float, width: int) -> Li
     return between(left, right, width)
 
 
-def _standing(state: RunState, sweep: SweepState, width: int) -> list[Line]:
+def _standing(state: RunState, sweep: SweepState, summary: SweepSummary, width: int) -> list[Line]:
     """How the sweep ended, and how many of its trials were measured."""
     measured = sum(record.result is not None for record in sweep.records)
     of = len(sweep.trials) or planned(sweep.plan)
@@ -128,13 +130,19 @@ def _standing(state: RunState, sweep: SweepState, width: int) -> list[Line]:
     mark, style = STATUS["completed" if settled and not sweep.ended_early else ENDED_EARLY]
     facts: list[Line] = [((f"{mark} ", style), (visible(standing(state, sweep)), style))]
     facts.append(((f"{count(measured)} of {count(of)}", "strong"), (" trials measured", "")))
-    if settled and state.ended is None and not only_measures(state):
+    if settled and state.ended is None and not only_measures(state) and _at_the_chosen(state, summary):
         facts.append((("the run goes on at the chosen setting", "dim"),))
     lines: list[Line] = []
     for line in flow(facts, width):
         text = "".join(part for part, _ in line)
         lines.extend([line] if line_width(line) <= width else [((part, style),) for part in wrap(text, width)])
     return lines
+
+
+def _at_the_chosen(state: RunState, summary: SweepSummary) -> bool:
+    """Whether the knobs are as the sweep has set them: not after a resume with other settings, or a turn by hand."""
+    chosen = summary.chosen
+    return chosen is not None and chosen.setting == (state.active_ranks, state.batch_size)
 
 
 def _best(state: RunState, summary: SweepSummary, width: int, *, over: bool, scaling: bool) -> list[Line]:

@@ -33,6 +33,7 @@ def with_template(template: str | None):
     [
         (TEXT, Form(text=True, parts=False)),
         (TRIMMED, Form(text=True, parts=False)),
+        (SELECTED.replace("part['text']", "part['text'] | upper"), Form(text=False, parts=True)),
         (JOINED, Form(text=True, parts=False)),
         (JSON, Form(text=True, parts=False)),
         (SELECTED, Form(text=False, parts=True)),

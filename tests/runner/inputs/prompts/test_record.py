@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from rankdeck.runner.inputs.prompts.record import MAX_PROMPT_BYTES
-from rankdeck.runner.protocol import prompt_text
+from rankdeck.runner.inputs.prompts.record import MAX_PROMPT_BYTES, LeftOut, understand
+from rankdeck.runner.protocol import Prompt, encode_line, prompt_text
 from tests.runner.inputs.freezing import complaint, freeze_here, frozen, remarks, texts
 
 
@@ -34,6 +34,16 @@ def test_a_key_that_is_null_is_as_good_as_absent() -> None:
     index = freeze_here("p.jsonl", lines(*rows))
     assert [prompt.text for prompt in index.read([0, 1, 2])] == ["a", "", "b"]
     assert index.remarks == []
+
+
+def test_a_runs_own_copy_of_its_prompts_can_be_given_to_another() -> None:
+    """`run it:` after a sweep of standard input names it, and so does a form that begins a run again."""
+    own = [
+        Prompt(index=4, id="a", text="one"),
+        Prompt(index=5, id="5", messages=[{"role": "user", "content": "two"}]),
+    ]
+    read = [understand(json.loads(encode_line(prompt)), LeftOut()) for prompt in own]
+    assert read == [("one", None, "a"), ("", [{"role": "user", "content": "two"}], "5")]
 
 
 @pytest.mark.parametrize(
