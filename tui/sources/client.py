@@ -233,12 +233,13 @@ def _since_it_began(directory: Path) -> Iterator[ToViewer]:
     """The journal; of a run that was taken up again, its state before, and all events since then.
 
     Raises:
-        RunFileError: the journal cannot be read.
+        RunFileError: the journal cannot be read, or no further.
     """
     taken_up = 0
-    for number, event in enumerate(run_directory.read_events(directory)):
-        if isinstance(event, protocol.RunTakenUp):
-            taken_up = number
+    with contextlib.suppress(run_directory.RunFileError):  # said once all before it has been shown
+        for number, event in enumerate(run_directory.read_events(directory)):
+            if isinstance(event, protocol.RunTakenUp):
+                taken_up = number
     state = RunState()
     for number, event in enumerate(run_directory.read_events(directory)):
         if number >= taken_up:

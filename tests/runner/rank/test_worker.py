@@ -43,7 +43,7 @@ def rank_of(tmp_path, monkeypatch):
         monkeypatch.setattr("rankdeck.runner.run_directory.read_run_file", lambda _: run)
         on_cpu = config.device == "cpu"
         monkeypatch.setattr(group, "join", lambda *_: Accelerator("cpu" if on_cpu else f"cuda:{local_rank % 2}"))
-        monkeypatch.setattr(model_files, "_hub_folder", lambda model: f"folder of {model}")
+        monkeypatch.setattr(model_files, "_hub_folder", lambda model, revision: f"folder of {model}")
         at = torch.device("cpu") if on_cpu else torch.device("cuda", local_rank % 2)
 
         def load(config, folder, found):

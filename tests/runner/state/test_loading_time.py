@@ -166,7 +166,7 @@ def test_of_a_hub_model_without_safetensors_the_bin_files_are_fetched(tmp_path, 
 
     asked: list[bool] = []
 
-    def snapshot_download(model: str, *, allow_patterns: list[str]) -> str:
+    def snapshot_download(model: str, *, allow_patterns: list[str], revision: str | None = None) -> str:
         asked.append("*.bin" in allow_patterns)
         return str(tmp_path)
 

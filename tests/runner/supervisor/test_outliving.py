@@ -341,8 +341,7 @@ async def test_a_viewer_too_slow_to_hear_the_end_gets_it_from_the_files(launch):
     started.process.wait(20)  # the run ends while nobody reads
     source._writer.transport.abort()
     last = [message async for message in events][-1]
-    assert isinstance(last, protocol.RunEnded)
-    assert (last.exit_status, last.summary.completed) == (0, 25)
+    assert (last.state.ended.exit_status, last.state.ended.summary.completed, last.state.done) == (0, 25, 25)
 
 
 async def test_a_knob_turned_while_loading_counts(launch, standin_model):

@@ -62,6 +62,7 @@ def test_nothing_is_left_of_a_run_whose_terminal_closes_while_its_prompts_are_re
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # nohup, and a shell's background, ignore some
     )
     runs = state_home / "rankdeck" / "runs"
     assert reading.stdin is not None
