@@ -85,7 +85,7 @@ def _why_no_output(output: str, prompts: str, *, force: bool) -> str | None:
     if output == "-":
         return f"`-` is not a file; {run_directory.OUTPUTS_FILE} in the run's directory has the outputs in any case"
     if Path(output).suffix.lower() in OTHER_FORMATS:
-        return f"{output}: outputs are JSON Lines, an object a line, whatever the file is called; let it end in .jsonl"
+        return f"{output}: outputs are written as JSON Lines whatever the name; use one that ends in .jsonl"
     if run_directory.belongs_to_a_run(Path(output)):
         return f"{output} is a file of another run; name another file"
     return paths.why_same(output, prompts) or paths.why_unwritable(Path(output), force=force)

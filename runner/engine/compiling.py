@@ -34,7 +34,7 @@ ON_A_CPU = (
 """Measured on 2 cores (135 M parameters, float32): 82 ms a compiled step of 6 rows, 52 ms a packed one of 4."""
 
 NO_EFFECT = "--compile has no effect"
-GIVEN_UP = "--compile is given up from this batch on, since a compiled one failed"
+GIVEN_UP = "--compile is off from this batch on, because a compiled batch failed"
 NO_WIDTHS = "it pads prompts to few lengths, so that few are compiled"
 
 

@@ -202,8 +202,8 @@ class ContinuousEngine(Engine):
         self.close()
         if error is not None and NO_ROOM in str(error):
             raise RuntimeError(
-                "a prompt and its answer do not fit into the cache of the continuous engine; --engine static has none "
-                "of a fixed size"
+                "a prompt and its answer do not fit in the cache of the continuous engine; --engine static has no "
+                "such limit"
             ) from error
         raise error or RuntimeError("continuous batching ended by itself")
 

@@ -24,7 +24,7 @@ def mixed_trials(before: RunConfig, changes: Mapping[str, Any]) -> list[Problem]
     """The settings that would make a sweep's trials still to come incomparable with those it has."""
     changed = [name for name in changes if name not in NOT_MEASURED and changes[name] != getattr(before, name)]
     return [
-        Problem(name, f"the sweep has trials with {_said(getattr(before, name))}; leave it out, or start another sweep")
+        Problem(name, f"the trials so far ran with {_said(getattr(before, name))}; leave it out, or start a new sweep")
         for name in changed
     ]
 
@@ -55,8 +55,8 @@ def why_another_model(run: RunFile, *, used: bool) -> str | None:
     if model == "demo":
         return None
     if not Path(model).is_absolute() and not run.model_files and Path(model).exists():
-        said = f"when the run began, {model} was a model of the hub, and here is a folder of that name"
-        return f"{said}: resume the run from another folder"
+        said = f"{model} was a hub model when the run began, but here it is a folder"
+        return f"{said}; resume the run from another folder"
     return fingerprint.why_changed(Path(model), run.model_files) if used else None
 
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 EXIT_BAD_INPUT, EXIT_DIED, EXIT_INTERRUPTED = 2, 3, 130
 
-PATIENCE_SECONDS = 5.0
+REMARK_SECONDS = 5.0
 """Who has waited so long for a run to stop is told for what."""
 
 ANSWERS_AGAIN = "its supervisor answers"
@@ -140,7 +140,7 @@ async def _stop(source: SocketSource, now: bool) -> int:
     source.on_silence = _tell_silence
     held_up = None
     now_is = asyncio.get_running_loop().time
-    say_at: float | None = now_is() + PATIENCE_SECONDS
+    say_at: float | None = now_is() + REMARK_SECONDS
     try:
         async for message in source.events():
             view.show(message)
@@ -151,7 +151,7 @@ async def _stop(source: SocketSource, now: bool) -> int:
             if held_up not in (None, before, ASKED_FOR) and view.state.ended is None:
                 tell(f"rankdeck: the run cannot end yet: {held_up}")
     except SourceError as error:
-        later = "; it has been told to stop, and does so once it goes on" if source.reached else ""
+        later = "; it will stop as soon as it runs again" if source.reached else ""
         alive = run_directory.supervisor_alive(source.directory)
         tell(f"rankdeck: {error}{later if alive else ''}")
         return EXIT_DIED

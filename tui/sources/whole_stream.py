@@ -90,13 +90,15 @@ class WholeStream:
         missing = _count(end.summary) - len(self._came) - self._earlier.left
         if missing > 0:
             said = "1 record is" if missing == 1 else f"{missing:,} records are"
-            raise SourceError(f"{said} not above: this view was too slow for them, and {self._outputs} lacks them")
+            raise SourceError(f"{said} missing from this view, and {self._outputs} does not have the rest either")
 
     def _tell_of_gap(self) -> None:
         if not self._gap_told:
             self._gap_told = True
             journal = self._source.directory / run_directory.EVENTS_FILE
-            self._on_gap(f"events came faster than they were read; every answer is shown, the rest is in {journal}")
+            self._on_gap(
+                f"events came faster than they were read; every answer is shown, other events are in {journal}"
+            )
 
     def _open(self) -> BinaryIO | None:
         with contextlib.suppress(OSError):

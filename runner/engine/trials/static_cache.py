@@ -24,7 +24,7 @@ LENGTHS = (4, 12, 4)
 WIDTH, STEPS = 16, 3
 """What the rows are padded to, and how many tokens they go on with: the first after the prefill, two after steps."""
 
-OTHER = "it needs a static cache, over which this model gives other answers"
+OTHER = "it needs a static cache, and with one this model gives other answers"
 
 
 def why_not(model: Any, tokenizer: Any, pad: int, device: torch.device) -> str | None:

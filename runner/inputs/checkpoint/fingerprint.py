@@ -51,7 +51,7 @@ def why_changed(model: Path, known: Mapping[str, str]) -> str | None:
         return None
     now = fingerprints(model)
     if not now:
-        return f"the run began with the model in {model}, and its files are no longer there; put them back"
+        return f"the model's files are gone from {model}; put them back"
     changed = sorted(
         name
         for name in known.keys() | now.keys()

@@ -143,7 +143,7 @@ def _why_unreadable(template: object, where: str) -> str | None:
     if broken is None:
         return None
     return (
-        f"its chat template, in {where}, cannot be read ({broken}), which --chat and prompts with messages need: "
+        f"its chat template, in {where}, has an error ({broken}), and --chat and prompts with messages need it: "
         "fetch it again, or leave --chat out and give plain prompts"
     )
 

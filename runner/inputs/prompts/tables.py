@@ -131,7 +131,7 @@ def _broken(why: str, feed: _Feed, place: int) -> Record:
 def _run_together(first: int, last: int) -> str:
     """A dump of plain text has quotes that mean nothing, and two rows between them have the fields of one."""
     return (
-        f"lines {first} to {last} are one row, as a field that begins with a quote ends in another line; if quotes are "
+        f"lines {first} to {last} were read as one row, because a quoted field spans them; if the quotes are "
         "part of the text, save the file as JSON Lines"
     )
 

@@ -205,7 +205,7 @@ def test_what_ended_all_rows_is_raised_and_nothing_is_in_flight(model, managers,
 def test_a_row_too_long_for_the_whole_cache_is_said_so_with_the_engine_that_takes_it(model, managers):
     one, manager = begun(model, managers, "a")
     manager.dies(RuntimeError("No requests can be scheduled and no requests can be offloaded."))
-    with pytest.raises(RuntimeError, match=r"^a prompt and its answer do not fit into the cache .*; --engine static"):
+    with pytest.raises(RuntimeError, match=r"^a prompt and its answer do not fit in the cache .*; --engine static"):
         one.ended(0.0)
 
 

@@ -44,7 +44,7 @@ def test_outputs_named_by_a_hyphen_or_like_a_file_of_another_run_are_refused(tmp
     assert said(f"{other}/answers/") == [f"--output: {other}/answers/ is a directory; name a file"]
     for name in ("answers.csv", "answers.TSV", "answers.parquet", "answers.jsonl.gz"):
         (complaint,) = said(f"{other}/{name}")
-        assert complaint.startswith(f"--output: {other}/{name}: outputs are JSON Lines, an object a line, whatever")
+        assert complaint.startswith(f"--output: {other}/{name}: outputs are written as JSON Lines whatever")
     for path in (other / RUN_FILE, other / OUTPUTS_FILE, other / "rank-0.log", tmp_path / "link"):
         assert said(str(path)) == [f"--output: {path} is a file of another run; name another file"]
     assert said(str(other / "answers.jsonl")) == []

@@ -254,8 +254,8 @@ async def test_a_sweep_that_has_trials_is_not_resumed_with_settings_that_they_de
             started.directory, {"dtype": "bfloat16", "engine": "continuous", "max_restarts": 7, "patience": 9.0}
         )
     assert [str(problem) for problem in refused.value.problems] == [
-        "--dtype: the sweep has trials with float32; leave it out, or start another sweep",
-        "--engine: the sweep has trials with auto; leave it out, or start another sweep",
+        "--dtype: the trials so far ran with float32; leave it out, or start a new sweep",
+        "--engine: the trials so far ran with auto; leave it out, or start a new sweep",
     ]
     again = start.resume(started.directory, {"dtype": "float32", "max_restarts": 7})
     state, _ = await run_through(again)

@@ -315,7 +315,7 @@ async def test_a_run_that_has_answers_is_not_resumed_without_the_folder_of_its_m
     moved = standin_model.rename(standin_model.with_name("moved"))
     with pytest.raises(start.InputError) as refused:
         start.resume(started.directory, {})
-    said = f"the run began with the model in {standin_model}, and its files are no longer there; put them back"
+    said = f"the model's files are gone from {standin_model}; put them back"
     assert str(refused.value.problems[0]) == f"--model: {said}"
     moved.rename(standin_model)
     assert start.resume(started.directory, {}).process.wait(20) == 0
@@ -349,8 +349,8 @@ async def test_a_model_of_the_hub_is_not_replaced_by_a_folder_of_its_name(launch
     monkeypatch.chdir(tmp_path)
     with pytest.raises(start.InputError) as refused:
         start.resume(started.directory, {})
-    said = "when the run began, org/model was a model of the hub, and here is a folder of that name"
-    assert str(refused.value.problems[0]) == f"--model: {said}: resume the run from another folder"
+    said = "org/model was a hub model when the run began, but here it is a folder"
+    assert str(refused.value.problems[0]) == f"--model: {said}; resume the run from another folder"
 
 
 async def test_without_any_answer_the_model_may_be_corrected(launch, standin_model):

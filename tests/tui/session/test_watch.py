@@ -239,7 +239,7 @@ async def test_a_run_that_is_lost_as_it_is_stopped_is_said_so(capsys):
 async def test_an_order_that_waits_for_a_stopped_supervisor_is_said_so(monkeypatch, capsys):
     monkeypatch.setattr(run_directory, "supervisor_alive", lambda _: True)
     assert await watching._stop(Reached([], error=SourceError("it is stopped")), now=False) == 3  # type: ignore[arg-type]
-    said = "rankdeck: it is stopped; it has been told to stop, and does so once it goes on\n"
+    said = "rankdeck: it is stopped; it will stop as soon as it runs again\n"
     assert capsys.readouterr() == ("", said)
 
 
@@ -270,7 +270,7 @@ async def test_the_same_hindrance_is_said_once_and_after_it_has_gone_again(capsy
     ],
 )
 async def test_who_waits_long_for_a_run_to_stop_is_told_once_for_what(monkeypatch, capsys, now, events, said):
-    monkeypatch.setattr(watching, "PATIENCE_SECONDS", -1.0)
+    monkeypatch.setattr(watching, "REMARK_SECONDS", -1.0)
     state = scripted.running()
     for event in events:
         state.add(event)

@@ -138,19 +138,21 @@ async def test_lines_that_are_no_record_are_passed_over(tmp_path):
     assert outputs(await all_of(Told(tmp_path, snapshot(0), end(2)))) == [0, 2]
 
 
-@pytest.mark.parametrize(("records", "said"), [(3, "1 record is not above"), (1002, "1,000 records are not above")])
+@pytest.mark.parametrize(
+    ("records", "said"), [(3, "1 record is missing from this view"), (1002, "1,000 records are missing from this view")]
+)
 async def test_answers_that_are_found_nowhere_are_said_after_the_end(tmp_path, records, said):
     write(tmp_path, 0, 1)
     stream = WholeStream(Told(tmp_path, snapshot(0), end(records)), whole=True, on_gap=lambda _: None).events()
     seen = [await anext(stream) for _ in range(4)]
-    with pytest.raises(SourceError, match=f"^{said}: .*outputs.jsonl lacks them"):
+    with pytest.raises(SourceError, match=f"^{said}, and .*outputs.jsonl does not have the rest either"):
         await anext(stream)
     assert outputs(seen) == [0, 1]
     assert seen[-1] == end(records)
 
 
 async def test_a_run_without_its_outputs_is_no_reason_to_break(tmp_path):
-    with pytest.raises(SourceError, match="2 records are not above"):
+    with pytest.raises(SourceError, match="2 records are missing from this view"):
         await all_of(Told(tmp_path, snapshot(0), end(2)))
     assert await all_of(Told(tmp_path, snapshot(2), end(2)), whole=False) == [snapshot(2), end(2)]
 
@@ -160,7 +162,7 @@ async def test_the_gap_is_said_once_and_where_its_other_events_are(tmp_path):
     source = Told(tmp_path, snapshot(0), snapshot(0), output(1), snapshot(2), end(3))
     await all_of(source)
     (said,) = source.gaps
-    assert f"every answer is shown, the rest is in {tmp_path / run_directory.EVENTS_FILE}" in said
+    assert f"every answer is shown, other events are in {tmp_path / run_directory.EVENTS_FILE}" in said
 
 
 async def test_the_files_are_closed_by_a_viewer_that_leaves_early(tmp_path):

@@ -122,7 +122,7 @@ def test_weights_of_another_length_and_files_that_came_or_went_are_named_three_o
 
 def test_where_nothing_is_known_or_nothing_is_there_nothing_has_changed(model: Path) -> None:
     assert why_changed(model, {}) is None
-    gone = f"the run began with the model in {model / 'no such'}, and its files are no longer there; put them back"
+    gone = f"the model's files are gone from {model / 'no such'}; put them back"
     assert why_changed(model / "no such", fingerprints(model)) == gone
 
 

@@ -203,7 +203,7 @@ def test_a_template_that_cannot_be_read_is_refused_with_its_file_and_line(
     if not settings:
         (folder / "chat_template.jinja").write_text(BROKEN)
     said = why_no_chat(folder)
-    assert said.startswith(f"its chat template, in {where}, cannot be read (line 3: Unexpected end of template.")
+    assert said.startswith(f"its chat template, in {where}, has an error (line 3: Unexpected end of template.")
     assert said.endswith("fetch it again, or leave --chat out and give plain prompts")
 
 

@@ -106,7 +106,7 @@ def test_tabs_separate_the_fields_of_tsv() -> None:
 def test_rows_that_quotes_without_a_meaning_run_together_are_remarked_upon() -> None:
     dump = 'id\tprompt\n1\t"I am here, he said.\n2\tAnd you are not."\n'
     said = (
-        "p.tsv:2: lines 2 to 3 are one row, as a field that begins with a quote ends in another line; if quotes are "
+        "p.tsv:2: lines 2 to 3 were read as one row, because a quoted field spans them; if the quotes are "
         "part of the text, save the file as JSON Lines"
     )
     assert freeze_here("p.tsv", dump, column="prompt").remarks == [said]
