@@ -152,16 +152,24 @@ class NewRun(VerticalScroll, can_focus=False):
         if over:
             self.touched -= set(values)
         for name, value in values.items():
-            if name in self.touched and not over:
+            field = self._field(name)
+            # What is being typed just now differs already, though its message has not come yet.
+            if not over and (name in self.touched or field.value != self._filled[name]):
                 continue
             shown = visible(value)
             if shown != value:
                 self._hidden[shown] = value
             self._filled[name] = shown
-            field = self._field(name)
+            if shown == field.value:
+                continue
             field.value = shown
             if isinstance(field, Input) and field.has_focus:
                 field.action_select_all()
+
+    def take_all_as_filled(self) -> None:
+        """What is in the form counts as filled in from now on, even what was typed."""
+        self.touched.clear()
+        self._filled |= {field.setting: self._field(field.setting).value for field in ALL}
 
     def choose_prompts(self, path: str | None) -> None:
         """Take a path as if it had been typed; None leaves the field as it is."""

@@ -165,7 +165,7 @@ class FormLaunch:
             source = await asyncio.to_thread(start)
             if launches:
                 self._screen.workers.cancel_group(self._screen, "copy")
-                self._form.touched.clear()
+                self._form.take_all_as_filled()
                 self._form.settings_of = source.directory.resolve()
             self._opened(source)
         except Exception as error:

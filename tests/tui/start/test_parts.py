@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from textual.app import ComposeResult
 from textual.pilot import Pilot
+from textual.widgets import Input
 
 from rankdeck.runner.protocol.config import RunConfig
 from rankdeck.tui.app.base import BaseApp
@@ -197,6 +198,21 @@ async def test_settings_are_proposed_but_for_what_was_typed_and_copied_even_over
         assert app.form.settings_of == Path("/runs/b")
         await app.fill.reset()
         assert (app.form.values()["prompts"], app.form.settings_of) == ("stories.txt", None)
+
+
+async def test_settings_that_come_between_two_letters_leave_what_is_being_typed() -> None:
+    app = FormApp(ScriptedLauncher())
+    async with app.run_test() as pilot:
+        app.form.focus_prompts()
+        await pilot.pause()
+        field = app.form._fields["prompts"]
+        assert isinstance(field, Input)
+        field.value = "/home/an"  # as a key does; the form has not been told of it yet
+        field.cursor_position = len(field.value)
+        app.form.fill({"prompts": "stories.txt", "ranks": "4"})
+        field.insert_text_at_cursor("na/p.txt")
+        assert app.form.values()["prompts"] == "/home/anna/p.txt"
+        assert app.form.values()["ranks"] == "4"
 
 
 async def _type_prompts(pilot: Pilot[Any], app: FormApp) -> None:
