@@ -213,8 +213,8 @@ def resume(
             raise InputError([f"{directory} belongs to another user, who could read and change the run; resume a copy"])
         if run_directory.supervisor_alive(directory):
             raise InputError([f"{directory} already has a live supervisor; `rankdeck attach {run.name}` watches it"])
-        if (link := run_directory.link_among_files(directory)) is not None:
-            raise InputError([f"{link} is a link, not a file: the run would write what it leads to; remove it"])
+        if (stranger := run_directory.stranger_among_files(directory)) is not None:
+            raise InputError([stranger])
         prompts_file = directory / run_directory.PROMPTS_FILE
         if run.prompts_digest and (changed := frozen_prompts.why_changed(prompts_file, run.prompts_digest)):
             raise InputError([changed])

@@ -21,6 +21,7 @@ from rankdeck.runner.engine.generation.chat_content import ChatContent
 from rankdeck.runner.engine.generation.layer_configs import layer_configs, value_of
 from rankdeck.runner.engine.loading import dtype_text
 from rankdeck.runner.engine.rows import Answer, Progress
+from rankdeck.runner.engine.weights import stored_bytes
 from rankdeck.runner.protocol import BatchResult, OutputRecord, Prompt, prompt_text
 from rankdeck.runner.protocol.config import RunConfig
 
@@ -94,7 +95,7 @@ class Engine(abc.ABC):
             "parameters": self.model.num_parameters(),
             "weight_read_bytes": self._weight_read_bytes(parameters),
             "experts": self._experts,
-            "parameter_bytes": sum(loading.stored_bytes(parameter) for parameter in parameters),
+            "parameter_bytes": sum(stored_bytes(parameter) for parameter in parameters),
             "kv_bytes_per_token": self.kv_bytes_per_token(),
             "context_tokens": self.context_tokens,
             "dtype": dtype_text(self.model, self._config.quantization),
@@ -114,8 +115,8 @@ class Engine(abc.ABC):
         embedding, output = self.model.get_input_embeddings(), self.model.get_output_embeddings()
         # Not by the name `weight`: a packed layer would lay its weights out for the asking.
         tied = any(own is read for own in _parameters_of(output) for read in _parameters_of(embedding))
-        unread = 0 if tied or embedding is None else loading.stored_bytes(embedding.weight)
-        return sum(loading.stored_bytes(parameter) for parameter in parameters) - unread
+        unread = 0 if tied or embedding is None else stored_bytes(embedding.weight)
+        return sum(stored_bytes(parameter) for parameter in parameters) - unread
 
     def copy_bandwidth(self, size: int = 256 * 2**20, repeats: int = 5) -> float | None:
         """Bytes/s, reads and writes together, of copying `size` bytes on the device: the best of `repeats`.

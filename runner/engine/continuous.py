@@ -23,6 +23,7 @@ from rankdeck.runner.engine.generation.marks import DrawableLogits, words
 from rankdeck.runner.engine.memory import free_memory
 from rankdeck.runner.engine.rows import PROGRESS_SECONDS, Cancelled, Ended, Progress, trim
 from rankdeck.runner.engine.trials import told
+from rankdeck.runner.engine.trials.likeness import Likeness
 from rankdeck.runner.engine.trials.told import Alone
 from rankdeck.runner.protocol import BatchResult, OutputRecord, Prompt
 from rankdeck.runner.protocol.config import RunConfig
@@ -85,10 +86,10 @@ class ContinuousEngine(Engine):
         if said := self._why_not():
             raise Unsupported(said)
         try:
-            alone = told.alone(self.model, self.tokenizer, self.generation.pad_token_id, self.device)
+            alone, likeness = told.alone(self.model, self.tokenizer, self.generation.pad_token_id, self.device)
             self._open()
             self._manager.warmup()
-            same = self._same_as_alone(alone)
+            same = self._same_as_alone(alone, likeness)
         except Exception as error:
             self.close()
             if memory.is_lost(error, self.devices):
@@ -112,7 +113,7 @@ class ContinuousEngine(Engine):
             return "this model computes a long text in another way, and all rows in flight with it"
         return None
 
-    def _same_as_alone(self, alone: list[Alone]) -> bool:
+    def _same_as_alone(self, alone: list[Alone], likeness: Likeness) -> bool:
         """Whether rows at once get the tokens, and these the probabilities, that each row gets alone."""
         for place, row in enumerate(alone):
             self.submit(place, row.prompt, max_new_tokens=len(row.logits))
@@ -120,11 +121,11 @@ class ContinuousEngine(Engine):
         while self.in_flight:
             found.update(self._outputs(TAKE_SECONDS))
         same = [
-            row.agrees(output.generated_tokens, output.logprobs, self._prepared.processors, self.model.dtype)
+            row.agrees(output.generated_tokens, output.logprobs, self._prepared.processors, likeness)
             for place, row in enumerate(alone)
             if (output := found[place]).error is None
         ]
-        return told.most(same, self.model.dtype)
+        return likeness.enough(same)
 
     @property
     def in_flight(self) -> int:

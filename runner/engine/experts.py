@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from rankdeck.runner.engine.generation.layer_configs import value_of
-from rankdeck.runner.engine.loading import stored_bytes
+from rankdeck.runner.engine.weights import stored_bytes
 from rankdeck.runner.protocol import Experts
 
 COUNT = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")

@@ -184,15 +184,3 @@ def devices_of(model: Any, device: torch.device) -> list[torch.device]:
     holding = {parameter.device for parameter in model.parameters() if parameter.device.type == "cuda"}
     others = sorted((other for other in holding if other.index != (device.index or 0)), key=lambda other: other.index)
     return [device, *others]
-
-
-def stored_bytes(tensor: Any) -> int:
-    """Bytes that a parameter takes as stored, which for a quantised one is not what its dtype says."""
-    if hasattr(tensor, "__tensor_flatten__"):  # torchao: packed values, scales, zero points
-        names, _ = tensor.__tensor_flatten__()
-        return sum(stored_bytes(getattr(tensor, name)) for name in names)
-    scales = getattr(getattr(tensor, "quant_state", None), "absmax", None)  # bitsandbytes, 4 bits
-    if scales is None:
-        scales = getattr(tensor, "SCB", None)  # bitsandbytes, 8 bits
-    extra = scales.numel() * scales.element_size() if isinstance(scales, torch.Tensor) else 0
-    return int(tensor.numel() * tensor.element_size()) + extra

@@ -1,11 +1,13 @@
-"""Whether the weights that were loaded are those of the model: the last word, after the headers were read.
+"""Whether the weights that were loaded are those of the model, the last word after the headers were read; their bytes.
 
 transformers gives a parameter that it finds no weights for random ones, with a warning. Knows what `from_pretrained`
-reports; knows no files.
+reports, and how quantised weights are stored; knows no files.
 """
 
 from collections.abc import Iterable, Mapping
 from typing import Any
+
+import torch
 
 SHOWN = 4
 """How many names are said; the rest is a number."""
@@ -58,3 +60,15 @@ def _names(names: Iterable[str]) -> str:
 
 def _size(shape: Any) -> str:
     return " x ".join(f"{extent:,}" for extent in shape)
+
+
+def stored_bytes(tensor: Any) -> int:
+    """Bytes that a parameter takes as stored, which for a quantised one is not what its dtype says."""
+    if hasattr(tensor, "__tensor_flatten__"):  # torchao: packed values, scales, zero points
+        names, _ = tensor.__tensor_flatten__()
+        return sum(stored_bytes(getattr(tensor, name)) for name in names)
+    scales = getattr(getattr(tensor, "quant_state", None), "absmax", None)  # bitsandbytes, 4 bits
+    if scales is None:
+        scales = getattr(tensor, "SCB", None)  # bitsandbytes, 8 bits
+    extra = scales.numel() * scales.element_size() if isinstance(scales, torch.Tensor) else 0
+    return int(tensor.numel() * tensor.element_size()) + extra

@@ -211,10 +211,10 @@ def _private(path: Path) -> BinaryIO:
 def why_changed(path: Path, digest: str) -> str | None:
     """What is wrong with a prompts.jsonl that had this digest when it was written; None if it is as it was."""
     try:
-        with path.open("rb") as file:
-            now = hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        return f"{path}: cannot be read: {error.strerror}"
+        with reading(path, Problems(str(path))) as file:
+            now = hashlib.file_digest(cast(BufferedReader, file), "sha256").hexdigest()
+    except PromptError as error:
+        return str(error)
     return None if now == digest else str(_changed(path))
 
 

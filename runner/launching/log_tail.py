@@ -4,6 +4,8 @@ import os
 from collections import deque
 from pathlib import Path
 
+from rankdeck.runner.run_directory.private_files import open_regular
+
 MAX_BYTES_A_LOOK = 1024 * 1024
 """Of a log that grew by more than this since the last look, only the end is read: it must not fill memory."""
 
@@ -24,7 +26,7 @@ class LogTail:
     def new_lines(self, *, last_look: bool = False) -> list[str]:
         """Whole lines since the last look; with `last_look` also a line that has no end yet."""
         try:
-            with self._path.open("rb") as file:
+            with open_regular(self._path) as file:
                 end = os.fstat(file.fileno()).st_size
                 if end - self._position > MAX_BYTES_A_LOOK:
                     self._position, self._rest = end - MAX_BYTES_A_LOOK, b""

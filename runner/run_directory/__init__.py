@@ -8,10 +8,10 @@ from rankdeck.runner.run_directory.files import (
     OUTPUTS_FILE,
     PROMPTS_FILE,
     belongs_to_a_run,
-    link_among_files,
     moved_to,
     read_events,
     read_outputs,
+    stranger_among_files,
 )
 from rankdeck.runner.run_directory.lock import Hold, hold_lock, supervisor_alive, supervisor_comes, supervisor_starts
 from rankdeck.runner.run_directory.output_copy import copy_outputs, stamp_of

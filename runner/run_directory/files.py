@@ -132,11 +132,19 @@ def moved_to(directory: Path, event: AnyEvent) -> AnyEvent:
     return event
 
 
-def link_among_files(directory: Path) -> Path | None:
-    """A link in the place of a file that a run writes; None if there is none. To write it would change another file."""
+def stranger_among_files(directory: Path) -> str | None:
+    """What is in the place of a file that a run writes and is none, in a sentence; None if nothing is.
+
+    To write a link would change another file; to read or write a pipe may wait for ever.
+    """
     for path in sorted(directory.iterdir()):
-        if _is_written(path) and path.is_symlink():
-            return path
+        if not _is_written(path):
+            continue
+        if path.is_symlink():
+            return f"{path} is a link, not a file: the run would write what it leads to; remove it"
+        if not path.is_file():
+            what = "a folder" if path.is_dir() else "a pipe" if path.is_fifo() else "a device or socket"
+            return f"{path} is {what}, not a file; remove it"
     return None
 
 

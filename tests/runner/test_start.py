@@ -510,10 +510,18 @@ def test_a_run_whose_prompts_have_changed_is_not_resumed(stopped, supervisors):
     path.write_bytes(whole.replace(b"two", b"TWO"))
     refused(stopped, r"prompts\.jsonl has changed since the run began")
     path.unlink()
-    refused(stopped, r"prompts\.jsonl: cannot be read: No such file")
+    refused(stopped, r"prompts\.jsonl: there is no such file")
     path.write_bytes(whole)
     start.resume(stopped, {})
     assert supervisors == [stopped]
+
+
+@pytest.mark.parametrize("name", [run_directory.PROMPTS_FILE, run_directory.LOG_FILE])
+def test_a_run_with_a_pipe_among_its_files_is_refused_and_waits_for_nobody(stopped, supervisors, name):
+    (stopped / name).unlink(missing_ok=True)
+    os.mkfifo(stopped / name)
+    refused(stopped, rf"{name} is a pipe, not a file; remove it")
+    assert supervisors == []
 
 
 def test_a_run_that_would_write_to_what_a_link_leads_to_is_not_resumed(stopped, tmp_path, supervisors):

@@ -5,7 +5,6 @@ neither what a run does nor how it looks; Textual is imported only if a screen i
 """
 
 import sys
-from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
@@ -30,6 +29,7 @@ from rankdeck.tui.commands.doctor import doctor
 from rankdeck.tui.commands.options import (
     Ascii,
     BatchSize,
+    ConfigFile,
     Device,
     Dispatch,
     Dtype,
@@ -50,6 +50,7 @@ from rankdeck.tui.commands.options import (
     RanksPerGpu,
     Restarts,
     Run,
+    RunDirectory,
     Theme,
     TrustRemoteCode,
     ViewOptions,
@@ -167,12 +168,10 @@ def run(
     output: Annotated[str | None, typer.Option(help="Where a copy of outputs.jsonl goes when the run ends.")] = None,
     force: Force = False,
     ignore_memory: IgnoreMemory = False,
-    run_dir: Annotated[
-        Path | None, typer.Option(help="The run's directory.  [default: a new one among your runs]")
-    ] = None,
+    run_dir: RunDirectory = None,
     name: Annotated[str | None, typer.Option(help="The run's name.")] = None,
     compare: Annotated[str | None, typer.Option(help="Another run to set it beside at the end.")] = None,
-    config: Annotated[Path | None, typer.Option(help="A TOML file of these settings; flags win.")] = None,
+    config: ConfigFile = None,
     view: ViewOptions,
 ) -> None:
     """Answer every prompt of a file, and watch it happen."""

@@ -126,9 +126,11 @@ def _read_file(path: Path) -> dict[str, Any]:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:  # not TOML, not UTF-8, or a NUL in the path
         raise refuse(f"--config: {path}: {getattr(error, 'strerror', None) or error}") from None
-    if isinstance(prompts := values.get("prompts"), str) and prompts != "-":
-        # A path in a file is relative to the file, so that it means the same in any working directory.
-        values["prompts"] = str(path.absolute().parent / checks.with_whole_paths(RunConfig(prompts=prompts)).prompts)
+    for name in ("prompts", "output"):
+        if isinstance(named := values.get(name), str) and named not in ("", "-"):
+            # A path in a file is relative to the file, so that it means the same in any working directory.
+            values[name] = str(path.absolute().parent / checks.with_whole_paths(RunConfig(prompts=named)).prompts)
+            values[name] += "/" * named.endswith("/")  # which says that a folder is meant
     return values
 
 

@@ -1,14 +1,24 @@
 """The options that several commands share, single and in groups, each declared once."""
 
+import contextlib
 import inspect
 from collections.abc import Callable
 from functools import wraps
+from pathlib import Path
 from typing import Annotated, Any, NamedTuple, get_type_hints
 
 import typer
 
 from rankdeck.runner.protocol.config import MAX_BATCH_SIZE
 from rankdeck.tui.words.numbers import read_numbers
+
+
+def from_home(path: Path | None) -> Path | None:
+    """The path with `~` and `~user` expanded: after `=` the shell leaves them. An unknown user's stays as it is."""
+    with contextlib.suppress(RuntimeError):
+        return path.expanduser() if path is not None else None
+    return path
+
 
 Ranks = Annotated[int | None, typer.Option(help="World size.  [default: the GPUs seen, or min(2, cores) on a CPU]")]
 BatchSize = Annotated[str | None, typer.Option(help="Prompts per batch and rank, or auto.  [default: auto]")]
@@ -51,6 +61,11 @@ Prompts = Annotated[
 ]
 Model = Annotated[str | None, typer.Option(help="demo, a local folder, or a hub id.  [default: demo]")]
 Force = Annotated[bool, typer.Option("--force", help="Replace --output if it exists.")]
+RunDirectory = Annotated[
+    Path | None,
+    typer.Option(help="The run's directory.  [default: a new one among your runs]", callback=from_home),
+]
+ConfigFile = Annotated[Path | None, typer.Option(help="A TOML file of these settings; flags win.", callback=from_home)]
 TrustRemoteCode = Annotated[
     bool | None,
     typer.Option("--trust-remote-code", help="Run the Python code a model brings, with all your permissions."),

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from rankdeck.runner import run_directory
+from rankdeck.tui.commands.options import from_home
 from rankdeck.tui.commands.parsing import refuse
 from rankdeck.tui.terminal.inert import say
 
@@ -13,7 +14,8 @@ from rankdeck.tui.terminal.inert import say
 def report(
     run: Annotated[str, typer.Argument(help="A run's or a sweep's name, or its directory.")],
     output: Annotated[
-        Path | None, typer.Option(help="The directory the files go to.  [default: the run's own]")
+        Path | None,
+        typer.Option(help="The directory the files go to.  [default: the run's own]", callback=from_home),
     ] = None,
     compare: Annotated[str | None, typer.Option(help="Another run to set beside it.")] = None,
 ) -> None:

@@ -1,6 +1,5 @@
 """`rankdeck sweep`: measures every batch size with every number of ranks, loading the model once."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -9,6 +8,7 @@ from rankdeck.runner.protocol.config import MAX_RANKS, Problem, read
 from rankdeck.runner.protocol.sweep_plan import SweepPlan
 from rankdeck.tui.commands.common import Settings, default_ranks, launch
 from rankdeck.tui.commands.options import (
+    ConfigFile,
     Force,
     GenerationOptions,
     IgnoreMemory,
@@ -16,6 +16,7 @@ from rankdeck.tui.commands.options import (
     NewTokens,
     PromptOptions,
     Prompts,
+    RunDirectory,
     ViewOptions,
     grouped,
     number_list,
@@ -63,11 +64,9 @@ def sweep(
     output: Annotated[str | None, typer.Option(help="With --outputs: where a copy of outputs.jsonl goes.")] = None,
     force: Force = False,
     ignore_memory: IgnoreMemory = False,
-    run_dir: Annotated[
-        Path | None, typer.Option(help="The sweep's directory.  [default: a new one among your runs]")
-    ] = None,
+    run_dir: RunDirectory = None,
     name: Annotated[str | None, typer.Option(help="The sweep's name.")] = None,
-    config: Annotated[Path | None, typer.Option(help="A TOML file of settings; flags win.")] = None,
+    config: ConfigFile = None,
     view: ViewOptions,
 ) -> None:
     """Measure batch sizes and numbers of ranks on one loading of the model: tokens/s, memory, scaling, the knee."""

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from rankdeck.runner import run_directory
+from rankdeck.runner.run_directory.private_files import open_regular
 from rankdeck.tui.report import compare, html, markdown, run, source, tables
 
 MARKS = {
@@ -70,7 +71,7 @@ def put(files: dict[str, bytes], directory: Path) -> list[Path]:
 
 def _refuse_foreign(path: Path) -> None:
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             head = file.read(1024)
     except FileNotFoundError:
         return

@@ -40,7 +40,10 @@ def read_folder(path: str, hidden: bool = False) -> Listing:
     """List a folder, sorted by name; for any other path, the nearest folder above it. With dot files if `hidden`."""
     with contextlib.suppress(RuntimeError):
         path = str(Path(path).expanduser())
-    path = os.path.abspath(path or ".")
+    try:
+        path = os.path.abspath(path or ".")
+    except OSError:  # the working directory is gone: any place from where one can go on
+        path = os.path.expanduser("~")
     while not os.path.isdir(path) and os.path.dirname(path) != path:
         path = os.path.dirname(path)
     try:

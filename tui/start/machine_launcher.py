@@ -3,6 +3,7 @@
 Knows which module of the job answers what. Does not know how the answers are shown.
 """
 
+import io
 import os
 from functools import cached_property
 from pathlib import Path
@@ -56,12 +57,22 @@ class MachineLauncher:
 
     def first_settings(self) -> RunConfig:
         path = sample_prompts()
-        # The shorter path, since people read it.
-        shown = os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
+        try:
+            # The shorter path, since people read it.
+            shown = os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
+        except OSError:  # the working directory is gone
+            shown = str(path)
         return RunConfig(prompts=shown, model="demo", ranks=self._ranks, max_new_tokens=50)
 
     def check(self, config: RunConfig) -> list[Problem]:
-        return checks.check(config)
+        """Standard input is the dashboard's keyboard: no prompts come from there, and none are to be given there."""
+        problems = [
+            msgspec.structs.replace(each, message=each.message.replace("; give it as standard input: -", ""))
+            for each in checks.check(config)
+        ]
+        if config.prompts.strip() == "-":
+            problems.append(Problem("prompts", "standard input is the keyboard here; name a file"))
+        return problems
 
     def estimate(self, config: RunConfig, machine: Machine) -> MemoryEstimate | str:
         return checks.estimate_memory(config, machine)
@@ -73,7 +84,7 @@ class MachineLauncher:
         return runs.costs_like(config, self._device)
 
     def launch(self, config: RunConfig) -> Source:
-        started = start.launch(config)
+        started = start.launch(config, stdin=io.BytesIO())
         return SocketSource(started.directory, started.died)
 
     def attach(self, directory: Path) -> Source:

@@ -48,6 +48,14 @@ class TerminalDriver(LinuxDriver):
         """Bytes written that the terminal has not taken yet."""
         return self.written - self._terminal_file.taken
 
+    def _get_terminal_size(self) -> tuple[int, int]:
+        """The terminal's own size. COLUMNS and LINES may be left from another one, and never change."""
+        with suppress(OSError, ValueError):
+            size = os.get_terminal_size(self.fileno)
+            if size.columns and size.lines:
+                return size.columns, size.lines
+        return super()._get_terminal_size()
+
     def write(self, data: str) -> None:
         self.written += len(data.encode())
         super().write(data)

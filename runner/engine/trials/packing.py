@@ -16,6 +16,7 @@ import torch
 from rankdeck.runner.engine import errors, packed_linear
 from rankdeck.runner.engine.generation import vocabulary
 from rankdeck.runner.engine.trials import told
+from rankdeck.runner.engine.trials.likeness import likeness
 
 ROWS, PROMPT, STEPS = 2, 6, 2
 
@@ -31,11 +32,12 @@ def pack(model: Any, tokenizer: Any) -> str | None:
 
     with _watched(model) as read:
         before = logits()
+    alike = likeness(model, logits, before)
     if not packed_linear.pack(model, leave=lambda name: _kind(name) in read):
         return None
     problem = "they gave other logits"
     try:
-        if told.agree(logits(), before, model.dtype):
+        if alike.agree(logits(), before):
             return None
     except Exception as error:
         if errors.is_out_of_memory(error):

@@ -16,6 +16,7 @@ from rankdeck.runner.engine import errors
 from rankdeck.runner.engine.generation import vocabulary
 from rankdeck.runner.engine.generation.cache_rows import KeptRows, join, stacked
 from rankdeck.runner.engine.trials import told
+from rankdeck.runner.engine.trials.likeness import EXACT_TYPES, likeness
 from rankdeck.runner.engine.trials.told import Told
 
 Together = Literal["padded", "equal", "alone"]
@@ -59,7 +60,7 @@ def rehearse(model: Any, tokenizer: Any, pad: int, device: torch.device) -> Foun
     in two texts.
     """
     first = _Rehearsal(model, tokenizer, pad, device, told.TEXTS[0]).found()
-    if model.dtype in told.TOLERANCE or (first.together == "padded" and first.why_rows_stay is None):
+    if model.dtype in EXACT_TYPES or (first.together == "padded" and first.why_rows_stay is None):
         return first
     second = _Rehearsal(model, tokenizer, pad, device, told.TEXTS[1]).found()
     return replace(max(first, second, key=_freedom), leaves_state=first.leaves_state or second.leaves_state)
@@ -86,6 +87,10 @@ class _Rehearsal:
         every = list(range(len(self._rows)))
         each = [self._told([row]) for row in every]
         alone, left = torch.cat([row.logits for row in each], dim=1), any(row.left_state for row in each)
+        measured = [0, len(each) - 1]
+        self._likeness = likeness(
+            self._model, lambda: torch.cat([self._told([row]).logits for row in measured], dim=1), alone[:, measured]
+        )
         equal = [row for row in every if len(self._rows[row]) == len(self._rows[0])]
         padded = self._same(lambda: self._told(every, self._width).logits, alone)
         if not padded and not self._same(lambda: self._told(equal).logits, alone[:, equal]):
@@ -107,7 +112,7 @@ class _Rehearsal:
             if errors.is_out_of_memory(error):
                 raise  # which says nothing about the cache
             return f"its cache cannot lose rows ({type(error).__name__}: {error})"
-        if not told.agree(after, alone[BEFORE:, rows[1:]], self._model.dtype):
+        if not self._likeness.agree(after, alone[BEFORE:, rows[1:]]):
             return "its cache loses more than the rows that leave"
         return None
 
@@ -132,7 +137,7 @@ class _Rehearsal:
     def _same(self, compute: Callable[[], torch.Tensor], alone: torch.Tensor) -> bool:
         """Whether these logits are those of the rows alone. A way that raises is none, unless memory runs out."""
         try:
-            return told.agree(compute(), alone, self._model.dtype)
+            return self._likeness.agree(compute(), alone)
         except Exception as error:
             if errors.is_out_of_memory(error):
                 raise

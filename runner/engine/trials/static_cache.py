@@ -13,6 +13,7 @@ import transformers
 from rankdeck.runner.engine import errors, memory
 from rankdeck.runner.engine.generation import vocabulary
 from rankdeck.runner.engine.trials import told
+from rankdeck.runner.engine.trials.likeness import EXACT_TYPES, likeness
 
 SLOTS = 1024
 """Tokens that the cache has room for, if the model's context has: a shorter one may fit a window and so hide a fault.
@@ -33,7 +34,7 @@ def why_not(model: Any, tokenizer: Any, pad: int, device: torch.device) -> str |
     As in the rehearsal of rows, a fault in the half types is one only if it shows in two texts. Too little memory is a
     reason like any other: a batch would take more.
     """
-    texts = told.TEXTS[:1] if model.dtype in told.TOLERANCE else told.TEXTS
+    texts = told.TEXTS[:1] if model.dtype in EXACT_TYPES else told.TEXTS
     try:
         return None if any(_same(model, tokenizer, pad, device, text) for text in texts) else OTHER
     except Exception as error:
@@ -63,10 +64,11 @@ def _same(model: Any, tokenizer: Any, pad: int, device: torch.device, text: str)
 
     every = list(range(len(rows)))
     alone = torch.cat([logits([row]) for row in every], dim=1)
+    alike = likeness(model, lambda: logits([1]), alone[:, [1]])  # the longest row
     with torch.inference_mode():
         cache = transformers.StaticCache(config=model.config, max_cache_len=slots)
         # The other way round first: what a reset leaves of one row is then another row's.
-        if not told.agree(logits(every[::-1], width, cache), alone[:, every[::-1]], model.dtype):
+        if not alike.agree(logits(every[::-1], width, cache), alone[:, every[::-1]]):
             return False
         cache.reset()
-        return told.agree(logits(every, width, cache), alone, model.dtype)
+        return alike.agree(logits(every, width, cache), alone)

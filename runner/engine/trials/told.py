@@ -16,24 +16,13 @@ from rankdeck.runner.engine.generation import vocabulary
 from rankdeck.runner.engine.generation.own_state import OwnState
 from rankdeck.runner.engine.generation.settings import nothing_to_fill_in
 from rankdeck.runner.engine.private_names import CACHE
+from rankdeck.runner.engine.trials.likeness import Likeness, likeness
 
 TEXTS = (
     "The quick brown fox jumps over the lazy dog. Meanwhile, seven wizards count 0123456789 boxing gloves: why not?",
     "Pack my box with five dozen liquor jugs; then walk home along the river, past 31 old mills and a church in ruins.",
 )
 """Ordinary text: special tokens may stand for pictures, or mean something to the model."""
-
-TOLERANCE = {torch.float32: 1e-2, torch.float64: 1e-2}
-TOLERANCE_ELSEWHERE = 0.1
-"""The largest difference, relative to the logits' own spread, between two orders of the same sums. Rounding makes it
-some 1e-5 in float32, and 1e-2 in the half types; padding that gets into a state makes it 1."""
-
-
-LOG_TOLERANCE = {torch.float32: 1e-2, torch.float64: 1e-2}
-"""The same for the logarithm of a probability, 0.5 in the half types."""
-
-LEAST = -1e4
-"""A model rules out tokens by a logit below this, often minus infinity."""
 
 ALONE_LENGTHS, ALONE_STEPS = (5, 9, 2), 4
 
@@ -120,7 +109,7 @@ class Alone:
     logits: torch.Tensor
 
     def agrees(
-        self, tokens: Sequence[int], log_probabilities: Sequence[float], processors: Sequence[Any], dtype: torch.dtype
+        self, tokens: Sequence[int], log_probabilities: Sequence[float], processors: Sequence[Any], likeness: Likeness
     ) -> bool:
         """Whether these tokens have these log-probabilities after this prompt, as far as they are the same tokens.
 
@@ -130,15 +119,16 @@ class Alone:
             scores = self.logits[step : step + 1]
             for processor in processors:
                 scores = processor(None, scores)
-            if not abs(scores.log_softmax(dim=-1)[0, token].item() - found) <= LOG_TOLERANCE.get(dtype, 0.5):
+            difference = abs(scores.log_softmax(dim=-1)[0, token].item() - found)
+            if not difference <= likeness.log_tolerance(scores[0]):
                 return False
             if token != self.tokens[step]:
                 break
         return True
 
 
-def alone(model: Any, tokenizer: Any, pad: int, device: torch.device) -> list[Alone]:
-    """A few short prompts, and what each gets alone."""
+def alone(model: Any, tokenizer: Any, pad: int, device: torch.device) -> tuple[list[Alone], Likeness]:
+    """A few short prompts, what each gets alone, and how far from that the same answers may be."""
     ids = tokens(tokenizer, sum(ALONE_LENGTHS), vocabulary.known_ids(model))
     found = []
     for length in ALONE_LENGTHS:
@@ -147,28 +137,12 @@ def alone(model: Any, tokenizer: Any, pad: int, device: torch.device) -> list[Al
         output, _ = _generated(model, row, torch.ones_like(row), pad, ALONE_STEPS, [], {})
         said = output.sequences[0, length:].tolist()
         found.append(Alone(prompt, said, _stacked(output.logits)[:, 0]))
-    return found
 
+    def again() -> torch.Tensor:
+        row = torch.tensor([found[0].prompt], device=device)
+        return told(model, row, torch.ones_like(row), [found[0].tokens], pad).logits[:, 0]
 
-def agree(one: torch.Tensor, other: torch.Tensor, dtype: torch.dtype) -> bool:
-    """Whether logits, [steps, rows, vocabulary], are the same but for rounding: at each step, by `most`.
-
-    Where both are no numbers, there is nothing to tell them apart by. Tokens that a model rules out are not among them.
-    """
-    # Their size would be taken for the spread of the others, beside which no difference is large.
-    compared = ~((one <= LEAST) & (other <= LEAST))
-    one, other = one.clamp(min=LEAST), other.clamp(min=LEAST)
-    mean = (other * compared).sum(dim=-1, keepdim=True) / compared.sum(dim=-1, keepdim=True).clamp(min=1)
-    spread = ((other - mean) * compared).norm(dim=-1).clamp(min=1e-6)
-    difference = ((one - other) * compared).norm(dim=-1) / spread
-    same = difference <= TOLERANCE.get(dtype, TOLERANCE_ELSEWHERE)
-    same |= ~one.isfinite().all(dim=-1) & ~other.isfinite().all(dim=-1)
-    return all(most(rows, dtype) for rows in same.tolist())
-
-
-def most(same: Sequence[bool], dtype: torch.dtype) -> bool:
-    """Whether rows are the same: all of them, or in the half types most, since a rounding may choose another expert."""
-    return all(same) if dtype in TOLERANCE else sum(same) * 2 > len(same)
+    return found, likeness(model, again, found[0].logits)
 
 
 class _Dictation(transformers.LogitsProcessor):

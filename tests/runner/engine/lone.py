@@ -33,8 +33,11 @@ def tokenizer():
     return transformers.PreTrainedTokenizerFast(tokenizer_object=made, **names)
 
 
-def tiny(kind="llama", **more):
-    """A small model of this kind, with weights that differ from layer to layer, and that padding would be felt in."""
+def tiny(kind="llama", *, spread: float | None = 0.3, **more):
+    """A small model of this kind, with weights that differ from layer to layer, and that padding would be felt in.
+
+    Without a `spread` its weights are as small as transformers makes them.
+    """
     torch.set_num_threads(1)
     torch.manual_seed(3)
     shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -43,8 +46,8 @@ def tiny(kind="llama", **more):
     model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
     with torch.no_grad():
         for parameter in model.parameters():
-            if parameter.dim() > 1:
-                parameter.normal_(0, 0.3)
+            if parameter.dim() > 1 and spread is not None:
+                parameter.normal_(0, spread)
     model.generation_config = transformers.GenerationConfig(eos_token_id=2, pad_token_id=0, bos_token_id=1)
     return model
 

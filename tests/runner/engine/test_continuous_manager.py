@@ -14,6 +14,7 @@ from rankdeck.runner.engine.continuous import NO_ROOM, ContinuousEngine, Unsuppo
 from rankdeck.runner.engine.generation import long_texts
 from rankdeck.runner.engine.rows import Answer, Cancelled, Progress
 from rankdeck.runner.engine.trials import told
+from rankdeck.runner.engine.trials.likeness import Likeness
 from tests.runner.engine.tiny import EOS, make, prompts
 
 CPU = torch.device("cpu")
@@ -498,18 +499,18 @@ def test_a_warm_up_is_over_when_the_rows_together_are_those_alone(model, manager
         SimpleNamespace(prompt=[5] * length, logits=[0] * steps, number=length)
         for length, steps in ((2, 4), (3, 6), (4, 4))
     ]
-    asked = []
+    asked, likeness = [], Likeness(0.01, every=True)
 
     def agrees(number):
-        def compare(tokens, logprobs, processors, dtype):
-            asked.append((number, tokens, logprobs, processors is one._prepared.processors, dtype))
+        def compare(tokens, logprobs, processors, likeness):
+            asked.append((number, tokens, logprobs, processors is one._prepared.processors, likeness))
             return number != 3 or same
 
         return compare
 
     for row in alone:
         row.agrees = agrees(row.number)
-    monkeypatch.setattr(told, "alone", lambda *given: order.append(given) or alone)
+    monkeypatch.setattr(told, "alone", lambda *given: order.append(given) or (alone, likeness))
     monkeypatch.setattr(one, "_synchronise", lambda: order.append("waited"))
     add_request = Manager.add_request
 
@@ -533,7 +534,7 @@ def test_a_warm_up_is_over_when_the_rows_together_are_those_alone(model, manager
     assert manager.done[:2] == ["warmup", "start"]
     assert [(len(ids), how["max_new_tokens"]) for ids, how in manager.requests] == [(2, 4), (3, 6), (4, 4)]
     assert manager.waits == [continuous.TAKE_SECONDS, 0, 0, 0] == [0.05, 0, 0, 0]
-    assert asked == [(2, [9], [-1], True, torch.float32), (3, [8], [-2.0], True, torch.float32)]
+    assert asked == [(2, [9], [-1], True, likeness), (3, [8], [-2.0], True, likeness)]
     assert one.in_flight == 0
 
 

@@ -198,11 +198,11 @@ def test_a_quantised_parameter_is_counted_with_its_scales():
     four, eight = SimpleNamespace(), SimpleNamespace()
     for one, more in ((four, {"quant_state": SimpleNamespace(absmax=scales)}), (eight, {"SCB": torch.zeros(4)})):
         vars(one).update(numel=values.numel, element_size=values.element_size, **more)
-    assert loading.stored_bytes(four) == 10 + 3 * 2
-    assert loading.stored_bytes(eight) == 10 + 4 * 4
+    assert weights.stored_bytes(four) == 10 + 3 * 2
+    assert weights.stored_bytes(eight) == 10 + 4 * 4
     eight.SCB = None
-    assert loading.stored_bytes(eight) == 10
-    assert loading.stored_bytes(torch.zeros(5, dtype=torch.bfloat16)) == 10
+    assert weights.stored_bytes(eight) == 10
+    assert weights.stored_bytes(torch.zeros(5, dtype=torch.bfloat16)) == 10
 
 
 # --- devices ---

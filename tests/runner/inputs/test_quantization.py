@@ -7,7 +7,7 @@ import torch
 import transformers
 from typer.testing import CliRunner
 
-from rankdeck.runner.engine import loading
+from rankdeck.runner.engine import loading, weights
 from rankdeck.runner.engine.static import StaticEngine
 from rankdeck.runner.inputs import quantization
 from rankdeck.runner.protocol import Prompt
@@ -247,5 +247,5 @@ def test_a_quantised_parameter_counts_what_is_stored():
 
         values, scale = torch.zeros(10, dtype=torch.int8), torch.zeros(2)
 
-    assert loading.stored_bytes(Packed()) == 10 + 8
-    assert loading.stored_bytes(torch.zeros(10)) == 40
+    assert weights.stored_bytes(Packed()) == 10 + 8
+    assert weights.stored_bytes(torch.zeros(10)) == 40

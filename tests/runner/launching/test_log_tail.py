@@ -1,5 +1,6 @@
 """Following the log of a rank: every line once, and never more of a huge log than its end."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,12 @@ def test_a_log_that_does_not_exist_yet_has_no_lines(tmp_path):
     assert tail.new_lines() == ["hello"]
 
 
+def test_a_pipe_in_the_place_of_a_log_has_no_lines_and_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "rank-0.log")
+    assert LogTail(tmp_path / "rank-0.log").new_lines(last_look=True) == []
+    assert LogTail(Path("/dev/full")).new_lines(last_look=True) == [], "which would never end"
+
+
 def test_of_a_log_that_grew_by_gigabytes_only_the_end_is_read(log):
     tail = LogTail(log)
     add(log, "cut off by what fol")
@@ -66,6 +73,8 @@ def test_a_line_without_an_end_is_kept_to_the_length_that_is_shown(log):
     assert tail.new_lines(last_look=True) == ["é" * MAX_LINE]
 
 
-def test_a_log_that_never_ends_is_read_in_parts():
-    (line,) = LogTail(Path("/dev/full")).new_lines(last_look=True)
-    assert len(line) == MAX_LINE
+def test_of_a_line_that_never_ends_the_beginning_is_told(log):
+    tail = LogTail(log)
+    add(log, "x" * (2 * MAX_BYTES_A_LOOK))
+    (line,) = tail.new_lines(last_look=True)
+    assert line == "x" * MAX_LINE

@@ -14,7 +14,7 @@ from accelerate.utils import get_balanced_memory
 from typer.testing import CliRunner
 
 from rankdeck.runner import checks, protocol, start
-from rankdeck.runner.engine import loading, memory
+from rankdeck.runner.engine import loading, memory, weights
 from rankdeck.runner.engine.static import StaticEngine
 from rankdeck.runner.machine import placement, telemetry
 from rankdeck.runner.protocol import DeviceSample, Prompt, RankReady, StartRank
@@ -205,7 +205,7 @@ def test_the_device_map_spreads_whole_layers_and_marks_what_is_left_over():
     )
     with torch.device("meta"):
         model = transformers.LlamaForCausalLM(config)
-    size = sum(loading.stored_bytes(parameter) for parameter in model.parameters())
+    size = sum(weights.stored_bytes(parameter) for parameter in model.parameters())
 
     def mapped(share: float) -> dict:
         asked = loading.placed(torch.device("cuda", 0), [int(share * size)] * 2)["max_memory"]

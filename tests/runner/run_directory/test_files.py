@@ -9,7 +9,7 @@ from rankdeck.runner import protocol, run_directory
 from rankdeck.runner.protocol import encode_line
 from rankdeck.runner.protocol.config import RunConfig
 from rankdeck.runner.run_directory import files, private_files
-from rankdeck.runner.run_directory.files import LineWriter, belongs_to_a_run, link_among_files, mend
+from rankdeck.runner.run_directory.files import LineWriter, belongs_to_a_run, mend, stranger_among_files
 from rankdeck.runner.run_directory.lock import LOCK_FILE
 from rankdeck.runner.run_directory.private_files import (
     is_file,
@@ -54,13 +54,20 @@ def test_a_loop_of_links_belongs_to_no_run(tmp_path):
 
 
 @pytest.mark.parametrize("name", [*WRITTEN, *OTHERS])
-def test_a_link_in_the_place_of_a_file_that_a_run_writes_is_found(tmp_path, name):
+def test_what_is_no_file_in_the_place_of_one_that_a_run_writes_is_told(tmp_path, name):
     (tmp_path / "events.jsonl").touch()
-    assert link_among_files(tmp_path) is None
+    assert stranger_among_files(tmp_path) is None
     (tmp_path / "target").touch()
-    (tmp_path / name).unlink(missing_ok=True)
-    (tmp_path / name).symlink_to("target")
-    assert link_among_files(tmp_path) == (tmp_path / name if name in WRITTEN else None)
+    path = tmp_path / name
+    path.unlink(missing_ok=True)
+    for made, gone, words in (
+        (lambda: path.symlink_to("target"), path.unlink, "a link, not a file: the run would write what it leads to"),
+        (lambda: os.mkfifo(path), path.unlink, "a pipe, not a file"),
+        (path.mkdir, path.rmdir, "a folder, not a file"),
+    ):
+        made()
+        assert stranger_among_files(tmp_path) == (f"{path} is {words}; remove it" if name in WRITTEN else None)
+        gone()
 
 
 # --- writing --------------------------------------------------------------------------------------
@@ -260,4 +267,4 @@ def test_a_file_that_cannot_be_read_is_named_with_the_systems_reason(tmp_path, m
 def test_of_several_links_the_first_by_name_is_told(tmp_path):
     for name in ("run.json", "outputs.jsonl", "rank-3.log"):
         (tmp_path / name).symlink_to("nowhere")
-    assert link_among_files(tmp_path) == tmp_path / "outputs.jsonl"
+    assert str(stranger_among_files(tmp_path)).startswith(f"{tmp_path}/outputs.jsonl is a link")

@@ -197,7 +197,7 @@ def test_prompts_that_have_changed_since_the_run_began_are_refused_by_name(stopp
     with pytest.raises(start.InputError, match=r"prompts\.jsonl has changed since the run began"):
         start.resume(stopped, {})
     prompts.unlink()
-    with pytest.raises(start.InputError, match=r"prompts\.jsonl: cannot be read"):
+    with pytest.raises(start.InputError, match=r"prompts\.jsonl: there is no such file"):
         start.resume(stopped, {})
     assert run_directory.read_run_file(stopped).status == "stopped"
 

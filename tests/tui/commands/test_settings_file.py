@@ -15,16 +15,19 @@ from rankdeck.tui.commands.common import Settings
         ("sub/p.txt", "{folder}/sub/p.txt"),
         ("/far/p.txt", "/far/p.txt"),
         ("~/p.txt", "{home}/p.txt"),
+        ("sub/", "{folder}/sub/"),
+        ("", ""),
     ],
 )
-def test_prompts_in_a_settings_file_are_beside_it_or_standard_input(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: str, meant: str
+@pytest.mark.parametrize("name", ["prompts", "output"])
+def test_files_that_a_settings_file_names_are_beside_it_or_standard_input(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, written: str, meant: str
 ) -> None:
     home, folder = tmp_path / "home", tmp_path / "settings"
     folder.mkdir()
     monkeypatch.setenv("HOME", str(home))
-    (folder / "run.toml").write_text(f'prompts = "{written}"\n')
-    assert Settings({}, folder / "run.toml").values["prompts"] == meant.format(folder=folder, home=home)
+    (folder / "run.toml").write_text(f'{name} = "{written}"\n')
+    assert Settings({}, folder / "run.toml").values[name] == meant.format(folder=folder, home=home)
 
 
 def test_a_file_that_is_named_from_here_has_its_prompts_beside_it_all_the_same(

@@ -255,6 +255,15 @@ def test_a_file_that_is_not_a_report_of_rankdeck_is_left_alone(tmp_path, name):
     assert [found for found in NAMES if (tmp_path / "r" / found).exists()] == [name]
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_a_pipe_in_the_place_of_a_report_is_refused_and_not_waited_for(tmp_path, name):
+    write_run(tmp_path / "r")
+    os.mkfifo(tmp_path / "r" / name)
+    result = reported(tmp_path / "r")
+    assert result.exit_code == 2
+    assert f"{name}: cannot be replaced: it is a pipe, not a file" in result.stderr
+
+
 def test_what_cannot_be_reported_or_written_is_refused_with_status_2(tmp_path):
     write_run(tmp_path / "r")
     (tmp_path / "file").write_text("")

@@ -68,6 +68,16 @@ def test_the_path_of_a_file_or_of_nothing_lists_the_nearest_folder(home: Path) -
     assert read_folder("~nobody-of-that-name/x").path == os.getcwd()
 
 
+def test_in_a_working_directory_that_is_gone_the_home_is_listed(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = home / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    monkeypatch.setenv("HOME", str(home))
+    for path in ("", "p", "~/"):
+        assert read_folder(path).path == str(home)
+
+
 def test_a_folder_that_cannot_be_read_says_why(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(path: object) -> object:
         raise PermissionError(13, "Permission denied")

@@ -9,7 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from rankdeck.runner import run_directory
-from rankdeck.runner.protocol.config import RunConfig
+from rankdeck.runner.protocol.config import Problem, RunConfig
 from rankdeck.runner.run_directory.run_file import RunFileError
 from rankdeck.tui.sources.client import SocketSource
 from rankdeck.tui.sources.runs import Setting, sample_prompts
@@ -35,8 +35,9 @@ def test_a_run_is_launched_resumed_and_attached_to_with_its_own_end_known(
     asked: list[tuple[Any, ...]] = []
     died = lambda: False  # noqa: E731
 
-    def started(*given: Any) -> SimpleNamespace:
+    def started(*given: Any, stdin: Any = None) -> SimpleNamespace:
         asked.append(given)
+        assert stdin is None or stdin.read() == b"", "the keyboard is the dashboard's"
         return SimpleNamespace(directory=Path("/runs/new"), died=died)
 
     monkeypatch.setattr(machine_launcher.start, "launch", started)
@@ -55,7 +56,7 @@ def test_what_is_asked_of_the_machine_is_asked_with_these_settings(
     launcher: MachineLauncher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module, name in (
-        (machine_launcher.checks, "check"), (machine_launcher.checks, "estimate_memory"),
+        (machine_launcher.checks, "estimate_memory"),
         (machine_launcher.model_shape, "count_of"), (machine_launcher.runs, "costs_like"),
         (machine_launcher.journal, "find"), (machine_launcher.examine, "machine"), (machine_launcher.examine, "facts"),
         (machine_launcher.runs, "recent"),
@@ -63,7 +64,6 @@ def test_what_is_asked_of_the_machine_is_asked_with_these_settings(
         monkeypatch.setattr(module, name, lambda *given, name=name: (name, *given))
     monkeypatch.setattr(machine_launcher, "read_folder", lambda *given: ("read_folder", *given))
     machine: Any = "this machine"
-    assert launcher.check(CONFIG) == ("check", CONFIG)
     assert launcher.estimate(CONFIG, machine) == ("estimate_memory", CONFIG, machine)
     assert launcher.prompts(CONFIG) == ("count_of", "p.txt", "text", 7)
     assert launcher.costs(CONFIG) == ("costs_like", CONFIG, "cpu")
@@ -73,6 +73,19 @@ def test_what_is_asked_of_the_machine_is_asked_with_these_settings(
     assert launcher.machine() == ("machine",)
     assert launcher.examine() == ("facts",)
     assert launcher.recent() == ("recent",)
+
+
+def test_what_a_check_finds_is_said_but_for_standard_input_which_is_the_keyboard(
+    launcher: MachineLauncher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = [Problem("ranks", "too many"), Problem("prompts", "/dev/tty is a pipe; give it as standard input: -")]
+    monkeypatch.setattr(machine_launcher.checks, "check", lambda config: found)
+    said = [Problem("ranks", "too many"), Problem("prompts", "/dev/tty is a pipe")]
+    assert launcher.check(CONFIG) == said
+    for name in ("-", " - "):
+        (*others, last) = launcher.check(replace(CONFIG, prompts=name))
+        assert others == said
+        assert last == Problem("prompts", "standard input is the keyboard here; name a file")
 
 
 async def test_torch_is_asked_for_what_it_sees(launcher: MachineLauncher, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,6 +105,9 @@ def test_the_first_settings_are_the_sample_on_the_demo_with_as_many_ranks_as_fit
     )
     monkeypatch.chdir(sample_prompts().parent)
     assert launcher.first_settings().prompts == "stories.txt", "the shorter path, since people read it"
+    monkeypatch.chdir(tmp_path)
+    tmp_path.rmdir()
+    assert launcher.first_settings().prompts == str(sample_prompts()), "the working directory is gone"
 
 
 def test_the_settings_of_a_run_are_those_for_a_new_one_here(launcher: MachineLauncher, tmp_path: Path) -> None:

@@ -1,10 +1,13 @@
 """The terminal's driver without a terminal: what it counts, which codes it sends in which order, what a hangup does."""
 
 import errno
+import fcntl
 import inspect
 import os
 import re
 import signal
+import struct
+import termios
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -86,6 +89,30 @@ def a_driver(file: Any = None) -> TerminalDriver:
     driver._title, driver.written = None, 0
     driver._taken = driver._taken_before = driver._must_signal_resume = False
     return driver
+
+
+# --- size -----------------------------------------------------------------------------------------
+
+
+def test_the_size_is_the_terminals_own_even_where_the_environment_remembers_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setenv("LINES", "40")
+    master, slave = os.openpty()
+    try:
+        driver = a_driver()
+        driver.fileno = slave
+        for columns, rows in ((70, 20), (90, 24)):
+            fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+            assert driver._get_terminal_size() == (columns, rows)
+        fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack("HHHH", 0, 0, 0, 0))
+        assert driver._get_terminal_size() == (120, 40), "a terminal that does not know, as over a serial line"
+        driver.fileno = -1
+        assert driver._get_terminal_size() == (120, 40)
+    finally:
+        os.close(master)
+        os.close(slave)
 
 
 # --- bytes ----------------------------------------------------------------------------------------

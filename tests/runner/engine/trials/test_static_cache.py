@@ -4,7 +4,8 @@ import pytest
 import torch
 import transformers
 
-from rankdeck.runner.engine.trials import static_cache, told
+from rankdeck.runner.engine.trials import static_cache
+from rankdeck.runner.engine.trials.likeness import Likeness
 from tests.runner.engine.lone import CPU, MIXED, alone, static, texts_of, tiny, tokenizer
 
 FALCON = {"alibi": True, "new_decoder_architecture": False, "multi_query": True}
@@ -92,8 +93,8 @@ def test_a_cache_that_keeps_something_of_the_batch_before_is_found(monkeypatch):
 
 @pytest.mark.parametrize(("dtype", "found"), [(torch.bfloat16, None), (torch.float32, static_cache.OTHER)])
 def test_in_the_half_types_it_takes_two_texts(monkeypatch, dtype, found):
-    answers, agree = [False], told.agree
-    monkeypatch.setattr(told, "agree", lambda *given: answers.pop() if answers else agree(*given))
+    answers, agree = [False], Likeness.agree
+    monkeypatch.setattr(Likeness, "agree", lambda *given: answers.pop() if answers else agree(*given))
     assert why_not(tiny(num_key_value_heads=2).to(dtype)) == found
 
 

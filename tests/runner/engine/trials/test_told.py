@@ -6,8 +6,11 @@ import pytest
 import torch
 
 from rankdeck.runner.engine.trials import told
-from rankdeck.runner.engine.trials.told import Alone, agree, alone, most, padded, tokens
+from rankdeck.runner.engine.trials.likeness import EXACT, Likeness
+from rankdeck.runner.engine.trials.told import Alone, alone, padded, tokens
 from tests.runner.engine.lone import CPU, tiny, tokenizer
+
+EVERY = Likeness(EXACT, every=True, exact=True)
 
 
 def test_tokens_are_repeated_to_as_many_as_are_asked_for_and_none_is_special_or_unknown():
@@ -48,7 +51,7 @@ def test_a_model_goes_on_with_what_it_is_told_and_from_its_cache():
     assert not first.left_state
     whole = told.told(model, ids, mask, [[10, 11, 14], [12, 13, 15]], 0)
     more = told.told(model, first.sequences, first.mask, [[14], [15]], 0, first.cache)
-    assert agree(more.logits, whole.logits[2:], torch.float32)
+    assert EVERY.agree(more.logits, whole.logits[2:])
     assert more.sequences.tolist() == whole.sequences.tolist()
 
 
@@ -63,29 +66,32 @@ def test_tokens_agree_with_a_prompt_alone_as_long_as_they_are_the_same():
     one = Alone([1], [2, 3, 1], scores(2, 3, 1))
     right = scores(2, 3, 1).log_softmax(-1)
     likely, unlikely = right[0, 2].item(), right[0, 0].item()
-    assert one.agrees([2, 3, 1], [likely] * 3, [], torch.float32)
-    assert not one.agrees([2, 3, 1], [likely, likely, likely - 0.02], [], torch.float32)
-    assert one.agrees([2, 3, 1], [likely + 0.009] * 3, [], torch.float32)
-    assert one.agrees([2, 0, 1], [likely, unlikely, 99.0], [], torch.float32), "after another token nothing is known"
-    assert not one.agrees([2, 0, 1], [likely, likely, likely], [], torch.float32)
-    assert one.agrees([2], [likely - 0.4], [], torch.bfloat16)
-    assert not one.agrees([2], [likely - 0.6], [], torch.bfloat16)
-    assert not one.agrees([2], [float("nan")], [], torch.float32)
+    assert one.agrees([2, 3, 1], [likely] * 3, [], EVERY)
+    assert not one.agrees([2, 3, 1], [likely, likely, likely - 0.02], [], EVERY)
+    assert one.agrees([2, 3, 1], [likely + 0.009] * 3, [], EVERY)
+    assert one.agrees([2, 0, 1], [likely, unlikely, 99.0], [], EVERY), "after another token nothing is known"
+    assert not one.agrees([2, 0, 1], [likely, likely, likely], [], EVERY)
+    rounded = Likeness(0.1, every=False)
+    room = 2 * 0.1 * 3**0.5 * 0.75  # deviations of one logit, by the spread of these four
+    assert one.agrees([2], [likely - 0.99 * room], [], rounded)
+    assert not one.agrees([2], [likely - 1.01 * room], [], rounded)
+    assert not one.agrees([2], [float("nan")], [], EVERY)
     with pytest.raises(ValueError, match="zip"):
-        one.agrees([2, 3], [likely], [], torch.float32)
+        one.agrees([2, 3], [likely], [], EVERY)
 
 
 def test_what_a_processor_changes_is_changed_in_the_prompt_alone_too():
     one = Alone([1], [2], scores(2))
     halved = [lambda ids, logits: logits / 2]
     found = (scores(2) / 2).log_softmax(-1)[0, 2].item()
-    assert one.agrees([2], [found], halved, torch.float32)
-    assert not one.agrees([2], [found], [], torch.float32)
+    assert one.agrees([2], [found], halved, EVERY)
+    assert not one.agrees([2], [found], [], EVERY)
 
 
 def test_prompts_that_are_tried_alone_are_of_unlike_lengths_and_have_the_likeliest_tokens():
     model = tiny(num_key_value_heads=2)
-    found = alone(model, tokenizer(), 0, CPU)
+    found, likeness = alone(model, tokenizer(), 0, CPU)
+    assert likeness == EVERY
     assert [len(one.prompt) for one in found] == [5, 9, 2]
     assert len({tuple(one.prompt[:2]) for one in found}) == 3, "of unlike tokens"
     for one in found:
@@ -95,32 +101,5 @@ def test_prompts_that_are_tried_alone_are_of_unlike_lengths_and_have_the_likelie
             one.tokens,
             one.logits.log_softmax(-1).gather(1, torch.tensor([one.tokens]).T)[:, 0].tolist(),
             [],
-            torch.float32,
+            EVERY,
         )
-
-
-@pytest.mark.parametrize(
-    ("dtype", "same", "whole"),
-    [
-        (torch.float32, [True, True], True),
-        (torch.float32, [True, True, True, False], False),
-        (torch.float64, [True, True, True, False], False),
-        (torch.bfloat16, [True, True, False], True),
-        (torch.bfloat16, [True, False], False),
-        (torch.float16, [True, False, False], False),
-    ],
-)
-def test_most_rows_are_more_than_half_in_half_types_and_all_elsewhere(dtype, same, whole):
-    assert most(same, dtype) is whole
-
-
-@pytest.mark.parametrize(
-    ("dtype", "little", "much"),
-    [(torch.float32, 0.009, 0.011), (torch.float64, 0.009, 0.011), (torch.float16, 0.09, 0.11)],
-)
-def test_a_difference_counts_beside_the_logits_own_spread(dtype, little, much):
-    logits = torch.tensor([[[3.0, -3.0, 0.0, 0.0]]]) + 40  # where they lie plays no part, nor how far apart
-    for scale in (1.0, 50.0):
-        spread = torch.tensor([[[1.0, 0.0, 0.0, 0.0]]]) * (18**0.5)
-        assert agree(scale * (logits + little * spread), scale * logits, dtype)
-        assert not agree(scale * (logits + much * spread), scale * logits, dtype)
