@@ -32,6 +32,11 @@ TAKE_SECONDS = 0.05
 FATAL_SECONDS = 2.0
 STOP_SECONDS = 5.0
 
+NOT_AGAIN = (
+    "a seed does not give the same answers again with the continuous engine: what is drawn depends on when rows come "
+    "and go; --engine static draws the same"
+)
+
 NO_ROOM = "No requests can be scheduled"
 """What transformers says of a row that is too long for its whole cache."""
 
@@ -60,6 +65,8 @@ class ContinuousEngine(Engine):
         )
         self._drawable = DrawableLogits(device)
         self._problem: UnusableLogitsError | None = None
+        if config.do_sample and config.seed is not None:
+            self.add_notes([NOT_AGAIN])
         self._attention = getattr(model.config, "_attn_implementation", None)
         self._threads: int | None = None
         if device.type == "cpu":

@@ -69,7 +69,7 @@ def pack(model: torch.nn.Module, leave: Callable[[str], bool] = lambda name: Fal
     for _, parameter in model.named_parameters(remove_duplicate=False):
         uses[id(parameter)] = uses.get(id(parameter), 0) + 1
     for name, layer in layers:
-        _replace(model, name, PackedLinear(layer, shared=uses[id(layer.weight)] > 1))
+        put(model, name, PackedLinear(layer, shared=uses[id(layer.weight)] > 1))
     return len(layers)
 
 
@@ -77,7 +77,7 @@ def unpack(model: torch.nn.Module) -> None:
     """Put the linear layers back that `pack` has replaced."""
     for name, module in list(model.named_modules()):
         if isinstance(module, PackedLinear):
-            _replace(model, name, module.unpacked())
+            put(model, name, module.unpacked())
 
 
 def packable(model: torch.nn.Module) -> dict[str, torch.nn.Linear]:
@@ -89,7 +89,8 @@ def packable(model: torch.nn.Module) -> dict[str, torch.nn.Linear]:
     }
 
 
-def _replace(model: torch.nn.Module, name: str, layer: torch.nn.Module) -> None:
+def put(model: torch.nn.Module, name: str, layer: torch.nn.Module) -> None:
+    """Put a layer in the place of the one of this name."""
     parent, _, attribute = name.rpartition(".")
     setattr(model.get_submodule(parent), attribute, layer)
 

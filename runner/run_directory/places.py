@@ -10,6 +10,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import platformdirs
 
 from rankdeck.runner.run_directory.lock import supervisor_alive
@@ -78,10 +79,12 @@ def unregister(directory: Path) -> None:
 def list_runs() -> list[tuple[Path, RunFile]]:
     """The runs in the usual place, newest first; what is unreadable, and other directories, are left out.
 
+    Each has the name by which commands know it: a folder may have been renamed, or copied, since the run began.
+
     Raises:
         RunFileError: the place cannot be read.
     """
-    return [(path.resolve(), run) for path, run in _readable()]
+    return [(path.resolve(), msgspec.structs.replace(run, name=path.name)) for path, run in _readable()]
 
 
 def _readable() -> list[tuple[Path, RunFile]]:

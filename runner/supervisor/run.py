@@ -94,6 +94,7 @@ class Supervisor:
             on_rank=self._serve_rank,
             on_command=self._hear_command,
             log=lambda text: self._events.log("supervisor", text),
+            is_ours=self._is_ours,
         )
         self._ending: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -125,6 +126,13 @@ class Supervisor:
             ranks.cancel()
             return await self._end(ending)
         raise AssertionError("a run ends by an Ending")
+
+    def _is_ours(self) -> bool:
+        """Whether this run is still the one in its directory, and not a new one after that was removed. Blocks."""
+        try:
+            return run_directory.read_run_file(self._directory).started_at == self._run_file.started_at
+        except run_directory.RunFileError:
+            return True
 
     def obey(self, command: protocol.Command) -> None:
         """Do what a viewer or a signal asks for."""

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from rankdeck.tui.sources.journal import Journal
 
 EXIT_BAD_INPUT, EXIT_DIED, EXIT_INTERRUPTED = 2, 3, 130
+EXIT_NOBODY_READS = 128 + signal.SIGPIPE
+"""As a shell reports a command that a closed pipe has ended: how the run went is not known here."""
 
 REMARK_SECONDS = 5.0
 """Who has waited so long for a run to stop is told for what."""
@@ -217,6 +219,10 @@ def _known_as(directory: Path, name: str = "") -> str:
         return str(directory)
 
 
+def _goes_on(source: Source) -> str:
+    return f"the run goes on; `rankdeck attach {_known_as(source.directory)}` watches it"
+
+
 class _JsonView:
     """Writes every message as JSON, as it came; the last line is the run's end, even if that came in a snapshot."""
 
@@ -275,12 +281,13 @@ async def _follow(source: Source, view: PlainView | _JsonView, steerable: bool, 
         return EXIT_DIED
     except OutputError as error:
         ended = run_directory.has_ended(source.directory)
-        goes_on = f"the run goes on; `rankdeck attach {_known_as(source.directory)}` watches it"
-        tell(f"rankdeck: {error}; {'the run has ended' if ended else goes_on}")
+        tell(f"rankdeck: {error}; {'the run has ended' if ended else _goes_on(source)}")
         return EXIT_DIED
     except BrokenPipeError:
-        tell("rankdeck: nobody is reading any more; the run goes on, `rankdeck attach` watches it")
-        return 0
+        ended = run_directory.has_ended(source.directory)
+        with contextlib.suppress(OSError):  # nor does anybody read this, with 2>&1
+            tell(f"rankdeck: nobody is reading any more; {'the run has ended' if ended else _goes_on(source)}")
+        return EXIT_NOBODY_READS
     except asyncio.CancelledError:
         return EXIT_INTERRUPTED
     finally:

@@ -61,6 +61,9 @@ CONNECT_SECONDS = 15.0
 REMARK_SECONDS = 5.0
 """Who waits longer than this is told for what."""
 
+HANG_UP_SECONDS = 5.0
+"""How long a supervisor that hangs up without a word is tried again."""
+
 REACH_SECONDS = 20.0
 """How long a supervisor that others have started, and that holds its run, is tried to be reached."""
 
@@ -81,7 +84,7 @@ class SocketSource:
 
     async def events(self) -> AsyncIterator[ToViewer]:
         try:
-            reader, writer = await self._connect()
+            reader, writer, line = await self._greeted()
         except SourceError:
             if not run_directory.has_ended(self.directory):
                 raise
@@ -98,9 +101,6 @@ class SocketSource:
         self._writer, self.reached = writer, True
         decoder = msgspec.json.Decoder(ToViewer)
         try:
-            writer.writelines([protocol.encode_line(protocol.ViewerHello()), *self._waiting])
-            await writer.drain()
-            line = await self._first_line(reader, writer)
             while line.endswith(b"\n"):  # the last line of a supervisor that hangs up may be half a line
                 try:
                     message = decoder.decode(line)
@@ -129,6 +129,30 @@ class SocketSource:
             f"the supervisor is gone; finished outputs are in {self.directory / 'outputs.jsonl'}, "
             f"its log is {self.directory / 'runner.log'}"
         )
+
+    async def _greeted(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, bytes]:
+        """A connection, and the supervisor's answer to the greeting, empty if it hung up.
+
+        One that hangs up without a word may be that of a run that was here before: then the right one comes soon.
+        """
+        now = asyncio.get_running_loop().time
+        began = now()
+        while True:
+            reader, writer = await self._connect()
+            line = b""
+            try:
+                writer.writelines([protocol.encode_line(protocol.ViewerHello()), *self._waiting])
+                await writer.drain()
+                line = await self._first_line(reader, writer)
+            except ConnectionError:
+                pass
+            except ValueError as error:  # a line that is too long
+                raise SourceError(f"lost the supervisor ({error})") from None
+            over = self._died() if self._died is not None else not run_directory.supervisor_alive(self.directory)
+            if line or over or now() - began > HANG_UP_SECONDS or run_directory.has_ended(self.directory):
+                return reader, writer, line
+            writer.close()
+            await asyncio.sleep(0.05)
 
     async def _first_line(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
         """The supervisor's answer to the greeting. The kernel connects us to a stopped process, too.

@@ -126,7 +126,7 @@ def _recent(path: Path, changed_at: float) -> RecentRun:
     chosen = run.sweep.chosen if run.sweep is not None else None
     return RecentRun(
         directory=path.resolve(),
-        name=run.name,
+        name=path.name,
         status=_status(path, run),
         started_at=run.started_at,
         done=done if "/" in done else text.some(run.prompts, "prompt"),
@@ -174,8 +174,9 @@ def _runs() -> Iterator[tuple[str, str, RunFile]]:
 def json_lines() -> Iterator[str]:
     """A JSON object per run, unreadable ones last; bytes of a path that are no UTF-8 are written as their codes."""
     for directory, status, run in _runs():
-        path = directory.encode(errors="backslashreplace").decode()
-        yield msgspec.json.encode({"directory": path, "state": status, **msgspec.to_builtins(run)}).decode()
+        path, name = (each.encode(errors="backslashreplace").decode() for each in (directory, run.name))
+        fields = {"directory": path, "state": status, **msgspec.to_builtins(run), "name": name}
+        yield msgspec.json.encode(fields).decode()
     for bad, error in run_directory.unreadable_runs():
         shown = {"directory": text.visible(str(bad)), "state": UNREADABLE, "name": text.visible(bad.name)}
         yield msgspec.json.encode({**shown, "problem": text.visible(_why_unreadable(error))}).decode()

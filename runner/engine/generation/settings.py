@@ -133,6 +133,13 @@ def of_run(model: Any, tokenizer: Any, config: RunConfig) -> tuple[Any, list[str
         lines.append(NO_END + _end_of(tokenizer))
     if config.ignore_eos:  # every answer has as many tokens
         generation.eos_token_id = generation.stop_strings = None
+    penalty = getattr(generation, "exponential_decay_length_penalty", None)
+    if generation.eos_token_id is None and penalty is not None:
+        generation.exponential_decay_length_penalty = None
+        lines.append(
+            f"the model's generation config has exponential_decay_length_penalty {penalty}, which is ignored: it makes "
+            "the end of an answer likelier, and no token ends one here"
+        )
     return generation, lines + _unknown(generation)
 
 

@@ -15,7 +15,7 @@ import transformers
 from rankdeck.runner.engine import errors
 from rankdeck.runner.engine.generation import vocabulary
 from rankdeck.runner.engine.generation.cache_rows import KeptRows, join, stacked
-from rankdeck.runner.engine.trials import told
+from rankdeck.runner.engine.trials import exactly, told
 from rankdeck.runner.engine.trials.likeness import EXACT_TYPES, likeness
 from rankdeck.runner.engine.trials.told import Told
 
@@ -55,6 +55,24 @@ class Found:
 
 def rehearse(model: Any, tokenizer: Any, pad: int, device: torch.device) -> Found:
     """Try a model's rows together. The errors of a model that cannot even generate a row alone pass.
+
+    A model in a half type is tried in float32 too, if there is room: the half type may have faults of its own, but it
+    hides such as are no larger than its rounding.
+    """
+    found = _as_it_is(model, tokenizer, pad, device)
+    exact = exactly.tried(model, device, lambda: _Rehearsal(model, tokenizer, pad, device, told.TEXTS[0]).found())
+    return found if exact is None else _both(found, exact)
+
+
+def _both(one: Found, other: Found) -> Found:
+    """What holds by two findings: whatever one of them rules out is ruled out."""
+    together = FREEST[max(FREEST.index(one.together), FREEST.index(other.together))]
+    stay = one.why_rows_stay or other.why_rows_stay
+    return Found(together, stay, one.may_join and other.may_join, leaves_state=one.leaves_state or other.leaves_state)
+
+
+def _as_it_is(model: Any, tokenizer: Any, pad: int, device: torch.device) -> Found:
+    """What a rehearsal finds in the model's own type.
 
     In the half types a rounding may choose another expert, and look like a fault: there a fault is one only if it shows
     in two texts.

@@ -12,7 +12,7 @@ import transformers
 
 from rankdeck.runner.engine import errors, memory
 from rankdeck.runner.engine.generation import vocabulary
-from rankdeck.runner.engine.trials import told
+from rankdeck.runner.engine.trials import exactly, told
 from rankdeck.runner.engine.trials.likeness import EXACT_TYPES, likeness
 
 SLOTS = 1024
@@ -36,7 +36,10 @@ def why_not(model: Any, tokenizer: Any, pad: int, device: torch.device) -> str |
     """
     texts = told.TEXTS[:1] if model.dtype in EXACT_TYPES else told.TEXTS
     try:
-        return None if any(_same(model, tokenizer, pad, device, text) for text in texts) else OTHER
+        if not any(_same(model, tokenizer, pad, device, text) for text in texts):
+            return OTHER
+        exact = exactly.tried(model, device, lambda: _same(model, tokenizer, pad, device, texts[0]))
+        return OTHER if exact is False else None
     except Exception as error:
         said = errors.in_one_line(error)
         errors.forget_frames(error)

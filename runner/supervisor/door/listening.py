@@ -43,7 +43,8 @@ class Server:
     """Accepts peers of this user on a unix socket.
 
     `on_rank` is awaited with every rank that has greeted, for as long as it is connected; `on_command` gets each
-    command of a viewer; `log` gets a line on every connection that was refused or broke the rules.
+    command of a viewer; `log` gets a line on every connection that was refused or broke the rules. `is_ours` says
+    whether the run is still the one at its place; it may block. Whoever comes while it is not means another run.
     """
 
     def __init__(
@@ -54,8 +55,11 @@ class Server:
         on_rank: Callable[[RankPeer], Awaitable[None]],
         on_command: Callable[[Command], None],
         log: Callable[[str], None],
+        is_ours: Callable[[], bool] = lambda: True,
     ) -> None:
-        self._path, self._viewers = path, viewers
+        self._path, self._viewers, self._is_ours = path, viewers, is_ours
+        self._file: tuple[int, int] | None = None
+        """Device and inode of the socket's file: another supervisor may have put its own in the same place."""
         self._on_rank, self._on_command, self._log = on_rank, on_command, log
         self._listening: socket.socket | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -71,6 +75,7 @@ class Server:
         umask = os.umask(0o177)
         try:
             listening.bind(str(self._path))
+            self._file = _identity(self._path)
             listening.listen(WAITING)
         except OSError:
             listening.close()
@@ -103,7 +108,8 @@ class Server:
         """Listen no more. A socket's file that cannot be removed does no harm: nobody answers there."""
         self._stop_listening()
         with contextlib.suppress(OSError):
-            self._path.unlink(missing_ok=True)
+            if _identity(self._path) == self._file:
+                self._path.unlink()
 
     def _stop_listening(self) -> None:
         if self._listening is not None:
@@ -161,6 +167,8 @@ class Server:
         process = peer_process(writer.get_extra_info("socket"))
         if process is not None and process.uid not in (os.getuid(), 0):
             self._say(f"refused a connection of uid {process.uid}")
+            return
+        if not await asyncio.to_thread(self._is_ours):
             return
         lines = Lines(reader)
         async with asyncio.timeout(GREETING_SECONDS):
@@ -223,3 +231,8 @@ def most_for_connections() -> int:
     """The number of the first descriptor that no connection gets."""
     limit = descriptor_limit()
     return limit - min(RESERVED_DESCRIPTORS, limit // 4)
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    status = path.lstat()
+    return status.st_dev, status.st_ino

@@ -25,7 +25,7 @@ def test_the_digest_is_that_of_the_file_as_it_was_written(tmp_path):
     index.path.write_bytes(content.replace(b"two", b"tow"))
     assert "prompts.jsonl has changed since the run began" in (why_changed(index.path, index.digest) or "")
     index.path.unlink()
-    assert "cannot be read: No such file" in (why_changed(index.path, index.digest) or "")
+    assert "there is no such file" in (why_changed(index.path, index.digest) or "")
 
 
 def test_an_id_of_zero_is_an_id_wherever_it_stands(tmp_path):
@@ -203,7 +203,7 @@ def test_what_is_said_of_a_copy_names_its_file_and_what_to_do(tmp_path):
         PromptIndex.open(index.path, "0" * 64)
     assert str(caught.value) == changed
     nowhere = tmp_path / "nowhere"
-    assert why_changed(nowhere, "0" * 64) == f"{nowhere}: cannot be read: No such file or directory"
+    assert why_changed(nowhere, "0" * 64) == f"{nowhere}: there is no such file; check the path"
     index.path.write_bytes(index.path.read_bytes()[:-1])
     with pytest.raises(PromptError) as caught:
         index.read([0])

@@ -37,6 +37,15 @@ def test_a_run_is_found_by_its_name_before_a_folder_of_that_name_here_and_else_b
         assert run_directory.find_run(name) == only
 
 
+def test_runs_are_listed_by_the_names_that_commands_take(root, tmp_path):
+    run_in(root / "first", 1.0).rename(root / "renamed")
+    run_in(tmp_path / "elsewhere", 2.0)
+    (root / "linked").symlink_to(tmp_path / "elsewhere")
+    listed = run_directory.list_runs()
+    assert [run.name for _, run in listed] == ["linked", "renamed"]
+    assert [run_directory.find_run(run.name) for _, run in listed] == [directory for directory, _ in listed]
+
+
 def test_a_run_that_is_not_there_is_answered_with_those_that_are(root):
     with pytest.raises(RunFileError, match=r"there is no run called 'x'; there are no runs yet$"):
         run_directory.find_run("x")

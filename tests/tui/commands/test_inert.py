@@ -106,7 +106,9 @@ def test_no_argument_steers_the_terminal_through_the_error_that_quotes_it(run, a
 
 def test_json_stays_the_data_that_it_was(run, tmp_path):
     (line,) = rankdeck("list", "--json").stdout.splitlines()
-    assert PAYLOAD in json.loads(line)["name"]
+    listed = json.loads(line)
+    assert PAYLOAD in listed["config"]["prompts"]
+    assert listed["name"].startswith(PAYLOAD[:20]), "the folder's, by which commands know it"
     (tmp_path / "run").symlink_to(run)
     printed = rankdeck("replay", "--json", str(tmp_path / "run")).stdout
     events = [json.loads(line) for line in printed.splitlines()]

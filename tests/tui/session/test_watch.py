@@ -117,15 +117,24 @@ def test_ctrl_c_is_pythons_own_again_afterwards():
     assert signal.getsignal(signal.SIGINT) == before
 
 
-def test_a_reader_that_has_gone_is_no_failure_of_the_run(capsys):
+def test_a_reader_that_has_gone_is_no_failure_of_the_run_and_no_success_of_the_command(capsys, monkeypatch):
     class Broken(Asides):
         def show(self, message: object) -> None:
             raise BrokenPipeError
 
     view = Broken()
-    assert follow(ScriptedSource(ENDED.events), view) == 0
+    assert follow(ScriptedSource(ENDED.events), view) == 141, "as a shell says of a command that a closed pipe ended"
     assert view.closed == 1
     assert "nobody is reading any more; the run goes on" in capsys.readouterr().err
+    monkeypatch.setattr(watching.run_directory, "has_ended", lambda directory: True)
+    assert follow(ScriptedSource(ENDED.events), Broken()) == 141
+    assert "nobody is reading any more; the run has ended" in capsys.readouterr().err
+
+    def nobody(line: str) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr(watching, "tell", nobody)  # 2>&1
+    assert follow(ScriptedSource(ENDED.events), Broken()) == 141
 
 
 def test_json_is_every_message_as_it_came_and_what_is_said_aside_goes_to_standard_error(capsys):

@@ -63,6 +63,24 @@ def run_json(directory: Path, **fields: Any) -> None:
     run_directory.write_run_file(directory, msgspec.structs.replace(run, **fields))
 
 
+async def test_a_supervisor_that_hangs_up_without_a_word_is_another_runs_and_the_right_one_is_waited_for(
+    tmp_path, path, monkeypatch
+):
+    """Its run was removed, and a new one of the same name began."""
+    monkeypatch.setattr(run_directory, "supervisor_alive", lambda directory: True)
+    heard: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heard.append(await reader.readline())
+        if len(heard) == 3:
+            writer.writelines(protocol.encode_line(message) for message in (SNAPSHOT, ENDED.events[-1]))
+            await writer.drain()
+
+    async with supervisor(path, serve):
+        assert await all_of(SocketSource(tmp_path)) == [SNAPSHOT, ENDED.events[-1]]
+    assert heard == [protocol.encode_line(protocol.ViewerHello())] * 3
+
+
 async def test_a_viewer_greets_hears_everything_and_leaves_at_the_end(tmp_path, path):
     heard: list[bytes] = []
     end = ENDED.events[-1]

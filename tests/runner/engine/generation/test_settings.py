@@ -117,6 +117,17 @@ def test_at_a_fixed_length_no_stop_string_ends_an_answer(model):
     assert (generation.stop_strings, generation.eos_token_id) == (None, None)
 
 
+def test_where_no_token_ends_an_answer_none_is_made_likelier(model):
+    penalty = {"exponential_decay_length_penalty": [3, 1.1]}
+    for own, run in ((penalty, {"ignore_eos": True}), ({**penalty, "eos_token_id": None}, {})):
+        generation, lines = of_run(model, own, **run)
+        assert generation.exponential_decay_length_penalty is None
+        assert any("exponential_decay_length_penalty [3, 1.1], which is ignored" in line for line in lines)
+    generation, lines = of_run(model, penalty)
+    assert generation.exponential_decay_length_penalty == [3, 1.1]
+    assert lines == []
+
+
 def test_a_model_that_says_not_to_use_a_cache_has_one_all_the_same():
     model = tiny(num_key_value_heads=2)
     expected = alone(model)

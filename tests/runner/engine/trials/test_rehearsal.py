@@ -10,7 +10,7 @@ import torch
 import transformers
 
 from rankdeck.runner.engine.generation.cache_rows import KeptRows
-from rankdeck.runner.engine.trials import rehearsal, told
+from rankdeck.runner.engine.trials import exactly, rehearsal, told
 from rankdeck.runner.engine.trials.likeness import Likeness
 from rankdeck.runner.engine.trials.rehearsal import WORDS, Found, rehearse
 from tests.runner.engine.lone import CPU, MIXED, VOCABULARY, alone, engine, static, texts_of, tiny, tokenizer
@@ -18,6 +18,13 @@ from tests.runner.engine.tiny import prompts
 
 IN_LAYERS = "cache_params" not in inspect.signature(transformers.MambaForCausalLM.forward).parameters
 """Whether Mamba has its state in a cache like that of others, as from transformers 5.24 on: then rows may leave."""
+
+
+@pytest.fixture(autouse=True)
+def only_as_it_is(monkeypatch):
+    """What a model's own type tells, without float32."""
+    monkeypatch.setattr(exactly, "tried", lambda *_: None)
+
 
 KINDS = {
     "llama": ({"num_key_value_heads": 2}, "padded", True, True),
@@ -201,6 +208,7 @@ def test_in_half_types_rows_are_sent_one_by_one_only_if_two_texts_say_so(monkeyp
     trials = disturbed(monkeypatch, lambda rows, trial: range(rows) if trial <= 2 else [])
     assert found(model).together == ("padded" if texts == 2 else "alone")
     monkeypatch.undo()
+    monkeypatch.setattr(exactly, "tried", lambda *_: None)
     trials = disturbed(monkeypatch, lambda rows, _: range(rows))
     assert (found(model).together, len(trials)) == ("alone", 2 * texts)
 

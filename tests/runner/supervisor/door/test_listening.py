@@ -58,6 +58,46 @@ async def test_the_socket_is_its_owners_alone_whatever_the_umask_which_stays_as_
         listener.close()
 
 
+async def test_whoever_comes_when_another_run_is_in_this_ones_place_is_not_let_in(tmp_path: Path):
+    async def on_rank(peer) -> None:
+        raise AssertionError(peer)
+
+    said: list = []
+    ours = [True]
+    listener = Server(
+        tmp_path / "s",
+        viewers=Viewers(lambda: SNAPSHOT),
+        on_rank=on_rank,
+        on_command=said.append,
+        log=said.append,
+        is_ours=lambda: ours[0],
+    )
+    await listener.start()
+    assert await say(tmp_path / "s", HELLO)
+    ours[0] = False
+    for greeting in (HELLO, RANK):
+        assert await say(tmp_path / "s", greeting) == b""
+    assert said == []
+    listener.close()
+    assert not (tmp_path / "s").exists()
+
+
+async def test_a_socket_that_another_supervisor_has_put_in_its_place_is_left_alone(tmp_path: Path):
+    async def on_rank(_) -> None: ...
+
+    def server() -> Server:
+        return Server(tmp_path / "s", viewers=Viewers(lambda: SNAPSHOT), on_rank=on_rank, on_command=print, log=print)
+
+    old, new = server(), server()
+    await old.start()
+    await new.start()
+    old.close()
+    assert await say(tmp_path / "s", HELLO), "the new one answers"
+    new.close()
+    assert not (tmp_path / "s").exists()
+    new.close()
+
+
 async def say(path: Path, *parts: bytes, hang_up: bool = True) -> bytes:
     try:
         reader, writer = await asyncio.open_unix_connection(str(path))

@@ -1,0 +1,64 @@
+"""A model in a half type, in float32 for as long as a trial takes: there a fault is no matter of tolerance.
+
+Knows parameters, buffers and packed layers; knows no trials. Nothing is loaded again: float32 holds each value of the
+half types, and afterwards the model has the very tensors that it had before.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import torch
+
+from rankdeck.runner.engine import errors, memory, packed_linear
+from rankdeck.runner.engine.packed_linear import PackedLinear
+
+HALF = (torch.bfloat16, torch.float16)
+
+BYTES = 8
+"""Of memory for each parameter: four in float32, two for a packed layer laid out, and room to compute."""
+
+SHARE = 0.25
+"""Of the free memory that this may take: other ranks load at the same time."""
+
+Found = TypeVar("Found")
+
+
+def tried(model: Any, device: torch.device, trial: Callable[[], Found]) -> Found | None:
+    """What `trial` finds with the model in float32; None where it is not tried: there is no room, or it does not work
+    in float32, as with quantised weights and kernels for half types only.
+    """
+    tensors = [*model.parameters(), *model.buffers()]
+    if model.dtype not in HALF or not all(tensor.device in (device, torch.device("meta")) for tensor in tensors):
+        return None
+    if any(not parameter.is_floating_point() for parameter in model.parameters()):
+        return None
+    free, _ = memory.free_and_total([device])
+    if BYTES * sum(parameter.numel() for parameter in model.parameters()) > SHARE * free:
+        return None
+    try:
+        with in_float32(model):
+            return trial()
+    except Exception as error:
+        errors.forget_frames(error)
+        return None
+    finally:
+        memory.free_memory(device)
+
+
+@contextlib.contextmanager
+def in_float32(model: torch.nn.Module) -> Iterator[None]:
+    """The model with everything of it that is in a half type in float32."""
+    packed = {name: module for name, module in model.named_modules() if isinstance(module, PackedLinear)}
+    for name, module in packed.items():
+        packed_linear.put(model, name, module.unpacked())
+    kept = [(tensor, tensor.data) for tensor in (*model.parameters(), *model.buffers()) if tensor.dtype in HALF]
+    try:
+        for tensor, data in kept:
+            tensor.data = data.float()
+        yield
+    finally:
+        for tensor, data in kept:
+            tensor.data = data
+        for name, module in packed.items():
+            packed_linear.put(model, name, module)
