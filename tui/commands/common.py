@@ -186,7 +186,7 @@ def launch(
     for warning in [*run.remarks, *checks.warnings(run.config, run.prompts), *doubts]:
         tell(f"rankdeck: warning: {warning}")
     status = watch.watch(started.directory, started.died, json=view.json, preferences=preferences, whole=True)
-    if other is not None:
+    if other is not None and status != watch.EXIT_NOBODY_READS:
         _compare(started.directory, other)
     raise typer.Exit(status)
 

@@ -44,7 +44,7 @@ def passed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Passed:
 
     def watch(directory: Path, died: Any = None, **how: Any) -> int:
         got.update(watched=directory, died=died, view=how)
-        return 7
+        return int(got.get("status", 7))
 
     monkeypatch.setattr(start, "launch", launch)
     monkeypatch.setattr(start, "resume", resume)
@@ -266,6 +266,9 @@ def test_a_run_that_still_goes_is_compared_later_and_one_that_ended_at_once(pass
     assert now.exit_code == 7
     assert "compare later" not in now.stderr
     assert "other" in now.stdout
+    passed["status"] = 141
+    gone = rankdeck("run", "p.txt", "--compare", str(other), "--plain")
+    assert (gone.exit_code, gone.stdout) == (141, ""), "nobody reads"
 
 
 def test_a_run_to_compare_with_is_looked_for_before_anything_starts(passed: Passed, tmp_path: Path) -> None:
