@@ -5,7 +5,9 @@ half types, and afterwards the model has the very tensors that it had before.
 """
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -18,8 +20,14 @@ HALF = (torch.bfloat16, torch.float16)
 BYTES = 8
 """Of memory for each parameter: four in float32, two for a packed layer laid out, and room to compute."""
 
-SHARE = 0.25
-"""Of the free memory that this may take: other ranks load at the same time."""
+SHARE = {"cpu": 1 / 16}
+GPU_SHARE = 1 / 4
+"""Of the free memory that this may take. Other ranks try at the same time, on a CPU all of them beside each other, and
+there too little memory is no error: the system ends a process.
+"""
+
+CONTAINER = Path("/sys/fs/cgroup")
+"""Where Linux tells a container how much memory it may have, and has."""
 
 Found = TypeVar("Found")
 
@@ -33,8 +41,9 @@ def tried(model: Any, device: torch.device, trial: Callable[[], Found]) -> Found
         return None
     if any(not parameter.is_floating_point() for parameter in model.parameters()):
         return None
-    free, _ = memory.free_and_total([device])
-    if BYTES * sum(parameter.numel() for parameter in model.parameters()) > SHARE * free:
+    free = min(memory.free_and_total([device])[0], _left_in_container() if device.type == "cpu" else sys.maxsize)
+    share = SHARE.get(device.type, GPU_SHARE)
+    if BYTES * sum(parameter.numel() for parameter in model.parameters()) > share * free:
         return None
     try:
         with in_float32(model):
@@ -44,6 +53,14 @@ def tried(model: Any, device: torch.device, trial: Callable[[], Found]) -> Found
         return None
     finally:
         memory.free_memory(device)
+
+
+def _left_in_container() -> int:
+    """Bytes that this process's container may still take; without a limit, more than there can be."""
+    try:
+        return int((CONTAINER / "memory.max").read_text()) - int((CONTAINER / "memory.current").read_text())
+    except (OSError, ValueError):  # no such container, or its limit is the word `max`
+        return sys.maxsize
 
 
 @contextlib.contextmanager

@@ -58,7 +58,7 @@ def test_what_goes_wrong_in_float32_only_says_nothing_of_the_model():
     assert (model.dtype, weights(model)) == (torch.bfloat16, before)
 
 
-def test_it_is_not_tried_without_the_room_nor_where_weights_are_no_floats_or_elsewhere(monkeypatch):
+def test_it_is_not_tried_without_the_room_nor_where_weights_are_no_floats_or_elsewhere(monkeypatch, tmp_path):
     def never():
         raise AssertionError
 
@@ -67,10 +67,15 @@ def test_it_is_not_tried_without_the_room_nor_where_weights_are_no_floats_or_els
     model = model.to(torch.bfloat16)
     assert exactly.tried(model, torch.device("cuda", 0), never) is None
     count = sum(parameter.numel() for parameter in model.parameters())
-    monkeypatch.setattr(memory, "free_and_total", lambda devices: (32 * count - 1, 0))
+    monkeypatch.setattr(memory, "free_and_total", lambda devices: (128 * count - 1, 0))
     assert exactly.tried(model, CPU, never) is None
-    monkeypatch.setattr(memory, "free_and_total", lambda devices: (32 * count, 0))
+    monkeypatch.setattr(memory, "free_and_total", lambda devices: (128 * count, 0))
     assert exactly.tried(model, CPU, lambda: 7) == 7
+    monkeypatch.setattr(exactly, "CONTAINER", tmp_path)
+    (tmp_path / "memory.current").write_text("1000\n")
+    for limit, found in (("max", 7), (f"{1000 + 128 * count}\n", 7), (f"{999 + 128 * count}\n", None)):
+        (tmp_path / "memory.max").write_text(limit)
+        assert exactly.tried(model, CPU, lambda: 7) == found
     model.lm_head.weight = torch.nn.Parameter(torch.ones(3, 3, dtype=torch.int8), requires_grad=False)
     assert exactly.tried(model, CPU, never) is None
 
