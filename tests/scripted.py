@@ -115,7 +115,8 @@ class Script:
     def ready(self) -> "Script":
         for rank in range(self.ranks):
             self.add(ready(rank, self.gpus))
-        return self.wait(0.1).add(protocol.RanksReady())
+        first = protocol.BatchSizeChanged(batch_size=self.batch_size, auto=False, reason="as asked for")
+        return self.wait(0.1).add(protocol.RanksReady(), first)
 
     def begin_batch(self, rank: int) -> "Script":
         self.batches += 1
@@ -268,6 +269,8 @@ def gpu(index: int, at: float = START) -> DeviceSample:
         temperature_celsius=58 + index,
         slowdown_celsius=90,
         throttle_reasons=["power cap"] if index == 3 else [],
+        dram_percent=float(18 + wave % 5),
+        tensor_percent=float(3 + wave % 3),
     )
 
 
@@ -283,6 +286,11 @@ def ready(rank: int, gpus: int) -> protocol.RankReady:
             seconds=7.1,
             parameters=134_515_008,
             threads=1,
+            parameter_bytes=4 * 134_515_008,
+            weight_read_bytes=4 * 134_515_008,
+            kv_bytes_per_token=46_080,
+            bandwidth_bytes_per_second=18e9,
+            matrix_flops_per_second=2e11,
         )
     index = rank % gpus
     return protocol.RankReady(
@@ -295,4 +303,9 @@ def ready(rank: int, gpus: int) -> protocol.RankReady:
         parameters=134_515_008,
         device_uuid=f"{index:08d}-0000-0000-0000-000000000000",
         pci_bus_id=f"00000000:{index + 1:02X}:00.0",
+        parameter_bytes=2 * 134_515_008,
+        weight_read_bytes=2 * 134_515_008,
+        kv_bytes_per_token=23_040,
+        bandwidth_bytes_per_second=2.9e12,
+        matrix_flops_per_second=7e14,
     )

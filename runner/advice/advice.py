@@ -87,14 +87,15 @@ def _turn(state: RunState) -> Iterator[Advice]:
         if not (wall and turn.batch_size > state.batch_size)
         and not (turn.extrapolated and (one_size or turn.active_ranks != state.active_ranks))
     ]
-    best = max(turns, key=lambda turn: turn.change_percent, default=None)
-    if best is None or best.change_percent < WORTH_PERCENT:
+    best = max(turns, key=lambda turn: turn.steady_percent, default=None)
+    # By both, so that it neither comes and goes with what is left, nor promises what the last rounds cannot bring.
+    if best is None or min(best.steady_percent, best.change_percent) < WORTH_PERCENT:
         return
     knob = f"Batch size {best.batch_size}"
     if best.active_ranks != state.active_ranks:
         knob = "1 rank" if best.active_ranks == 1 else f"{best.active_ranks} ranks"
     about, how = ("about ", "extrapolated") if best.extrapolated else ("", "predicted")
-    gain = f"{about}{best.change_percent:.0f}% more tok/s for what is left"
+    gain = f"{about}{best.steady_percent:.0f}% more tok/s"
     yield Advice(kind="turn", text=f"{knob} would bring {gain}, {how} from the batches measured so far.")
 
 

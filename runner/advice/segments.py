@@ -4,6 +4,7 @@ Seconds are on the timeline's clock. A gap is `paused` or `inactive` if a pause 
 it, and `idle` if only the lack of a batch does.
 """
 
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Literal, NamedTuple
@@ -144,3 +145,54 @@ def idle_tail(state: RunState, rank: int) -> float:
         return 0.0
     last = list(_gap(timeline, rank, lane.spans[-1].ended, end_of(state)))
     return last[-1].seconds if last and last[-1].kind == "idle" else 0.0
+
+
+LATELY_SECONDS = 60.0
+"""What a rank does is judged by its last minute: what was once, a longer run shows as a mean."""
+
+
+def idle_lately(state: RunState, rank: int) -> float:
+    """The share (0 to 1) of the last minute in which a rank had no batch though it was to have one.
+
+    The time before the ranks were ready is not part of that minute, and pauses and inactivity are not idle. After the
+    end it is the share of the whole run, as its summary has it.
+    """
+    timeline = state.timeline
+    if state.ended is not None or not 0 <= rank < len(timeline.lanes) or state.ready_at is None:
+        return state.idle(state.ranks[rank]) if 0 <= rank < len(state.ranks) else 0.0
+    lane, end = timeline.lanes[rank], end_of(state)
+    since = max(end - LATELY_SECONDS, timeline.moment(state.ready_at))
+    held = _Held(timeline, rank, since, end)
+    at, idle = end if lane.open is None else lane.open.began, 0.0
+    for span in reversed(lane.spans):
+        if at <= since:
+            break
+        start = max(span.ended, since)
+        if at > start:
+            idle += at - start - held.between(start, at)
+        if span.gaps and span.ended > since:
+            within = max(span.began, since)
+            idle += max(0.0, min(span.gaps, span.ended - within) - held.between(within, span.ended))
+        at = min(at, span.began)
+    return min(1.0, idle / (end - since)) if end > since else 0.0
+
+
+class _Held:
+    """How long a rank was paused or inactive from `since` to `end`: made once, asked for each gap."""
+
+    def __init__(self, timeline: Timeline, rank: int, since: float, end: float) -> None:
+        holds = [hold for hold in (*_paused(timeline, end), *_inactive(timeline, rank, end)) if hold[1] > since]
+        self._ends, self._before = [since], [0.0]
+        for began, ended, _, _ in sorted(holds):
+            began = max(began, self._ends[-1])
+            if ended > began:  # else it lies within one before it
+                self._ends += began, ended
+                self._before += self._before[-1], self._before[-1] + ended - began
+
+    def between(self, began: float, ended: float) -> float:
+        return self._until(ended) - self._until(began)
+
+    def _until(self, at: float) -> float:
+        """Seconds held from `since` to `at`; every other stretch between two of `_ends` is held."""
+        place = bisect_right(self._ends, at) - 1
+        return self._before[place] + (at - self._ends[place] if place % 2 else 0.0)

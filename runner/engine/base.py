@@ -6,7 +6,6 @@ and `runner.engine.continuous`. Clocks are read only after the device is synchro
 """
 
 import abc
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,7 +13,7 @@ from typing import Any
 
 import torch
 
-from rankdeck.runner.engine import errors, loading, memory
+from rankdeck.runner.engine import loading, memory
 from rankdeck.runner.engine.experts import experts_of
 from rankdeck.runner.engine.generation import settings, vocabulary
 from rankdeck.runner.engine.generation.chat_content import ChatContent
@@ -33,9 +32,6 @@ class BatchOutput:
     records: list[OutputRecord]
     result: BatchResult
 
-
-GPU_COPIES = 8
-"""Copies that are timed together on a GPU: one takes about 0.2 ms, a tenth of it launch and wait."""
 
 LONGEST_SETTING = 200
 """Characters that are shown of a setting of the generation config: a list of tokens may be a megabyte."""
@@ -117,34 +113,6 @@ class Engine(abc.ABC):
         tied = any(own is read for own in _parameters_of(output) for read in _parameters_of(embedding))
         unread = 0 if tied or embedding is None else stored_bytes(embedding.weight)
         return sum(stored_bytes(parameter) for parameter in parameters) - unread
-
-    def copy_bandwidth(self, size: int = 256 * 2**20, repeats: int = 5) -> float | None:
-        """Bytes/s, reads and writes together, of copying `size` bytes on the device: the best of `repeats`.
-
-        For a model over several GPUs it is the first one's. None if two buffers of `size` do not fit on the device.
-        """
-        try:
-            seconds = self._copy_seconds(size, repeats)
-        except Exception as error:
-            if not errors.is_out_of_memory(error):
-                raise
-            seconds = None
-        memory.free_memory(self.device)
-        return None if seconds is None else 2 * size / seconds
-
-    def _copy_seconds(self, size: int, repeats: int) -> float:
-        source = torch.empty(size, dtype=torch.uint8, device=self.device)
-        target = torch.empty_like(source)
-        copies = 1 if self.device.type == "cpu" else GPU_COPIES
-        best = float("inf")
-        for _ in range(repeats + 1):  # the first one allocates the memory
-            self._synchronise()
-            started = time.perf_counter()
-            for _ in range(copies):
-                target.copy_(source)
-            self._synchronise()
-            best = min(best, time.perf_counter() - started)
-        return best / copies
 
     @abc.abstractmethod
     def warm_up(self) -> None:

@@ -18,6 +18,9 @@ import torch
 ROWS = 64
 """Weights are packed for this many rows; 16 and 512 measured the same."""
 
+DTYPES = (torch.float32, torch.bfloat16)
+"""Types of weights that can be packed, if the CPU has the kernels."""
+
 CLOSE = 2e-2
 """A probe that differs by more than this, absolutely and relatively, was not the same product; two roundings of
 bfloat16 differ by less than half of it."""
@@ -96,7 +99,7 @@ def put(model: torch.nn.Module, name: str, layer: torch.nn.Module) -> None:
 
 
 def _packable(weight: Any) -> bool:
-    return weight.device.type == "cpu" and weight.dtype in (torch.float32, torch.bfloat16)
+    return weight.device.type == "cpu" and weight.dtype in DTYPES
 
 
 def has_kernels(dtype: torch.dtype) -> bool:

@@ -26,13 +26,17 @@ class WhatIf(msgspec.Struct, frozen=True, kw_only=True):
 
     Both settings are predicted, so that an error of the model does not look like a gain. Both count only prompts that
     no rank has in hand: no knob acts on batches in flight, and the figure does not move with each of their steps.
-    `extrapolated`: batches of one of the two settings were not measured.
+    `steady_tokens_per_second` and `steady_percent` are of full batches, side by side on all ranks, whatever is left to
+    do: they change when a batch was measured, and not with each prompt that is done. `extrapolated`: batches of one of
+    the two settings were not measured.
     """
 
     active_ranks: int
     batch_size: int
     tokens_per_second: float
     change_percent: float
+    steady_tokens_per_second: float
+    steady_percent: float
     seconds_left: float
     extrapolated: bool
 
@@ -92,17 +96,20 @@ def what_if(state: RunState) -> list[WhatIf]:
         *([(ranks, size * 2)] if size * 2 <= MAX_BATCH_SIZE else []),
         *([(ranks, size // 2)] if size > 1 else []),
     ]
-    now, guessed = job.pending_seconds(ranks, size), job.extrapolates(ranks, size)
+    now, steady, guessed = job.pending_seconds(ranks, size), job.steady_rate(ranks, size), job.extrapolates(ranks, size)
     found = []
     for number, rows in settings:
         seconds, pending = job.seconds(number, rows), job.pending_seconds(number, rows)
-        if now > 0 and pending > 0 and seconds > 0:
+        rate = job.steady_rate(number, rows)
+        if now > 0 and pending > 0 and seconds > 0 and steady > 0:
             found.append(
                 WhatIf(
                     active_ranks=number,
                     batch_size=rows,
                     tokens_per_second=job.tokens_left / seconds,
                     change_percent=100 * (now / pending - 1),
+                    steady_tokens_per_second=rate,
+                    steady_percent=100 * (rate / steady - 1),
                     seconds_left=seconds,
                     extrapolated=guessed or job.extrapolates(number, rows),
                 )
@@ -118,7 +125,7 @@ def whole_file(state: RunState, ranks: int, batch_size: int) -> PlanRow | None:
     model = fit(state.costs)
     if model is None or state.config is None or not state.prompts:
         return None
-    length = _length(state)
+    length = expected_answers(state)
     return predict(model, length, prompts=state.prompts, ranks=[ranks], batch_sizes=[batch_size]).rows[0]
 
 
@@ -128,6 +135,7 @@ class _Job:
     def __init__(self, state: RunState, model: CostModel, length: Answers) -> None:
         self.model, self._state = model, state
         self._steps, self._tokens_per_row = functools.cache(length.steps), length.tokens_per_row
+        self._measured_length = expected_answers(state, state.measured_lengths)
         self.pending = state.pending
         self._split = state.config is not None and state.config.dispatch == "split" and state.ranks
         # When each rank is next free does not depend on the knobs: a batch in hand goes on as it is.
@@ -153,6 +161,13 @@ class _Job:
             return max(last, self._split_seconds(ranks, self._size(ranks, batch_size), free))
         batches = self._batches(ranks, batch_size)
         return max(last, finish(free, batches, self._cost(self.pending / batches, ranks)))
+
+    def steady_rate(self, active_ranks: int, batch_size: int) -> float:
+        """Output tokens/s of full batches side by side on all ranks, by the answers of measured batches alone."""
+        rows, length = self._size(active_ranks, batch_size), self._measured_length
+        tokens = length.tokens_per_row
+        cost = self.model.seconds(rows, length.steps(rows), active_ranks, tokens_per_row=tokens)
+        return active_ranks * rows * tokens / cost if cost > 0 else 0.0
 
     def extrapolates(self, active_ranks: int, batch_size: int) -> bool:
         """Whether batches of this setting were not measured."""
@@ -217,16 +232,16 @@ def _job(state: RunState) -> _Job | None:
     """None before a whole batch was measured, and while a sweep measures: its trials decide how long that takes."""
     if state.config is None or state.sweeping or (model := fit(state.costs)) is None:
         return None
-    return _Job(state, model, _length(state))
+    return _Job(state, model, expected_answers(state))
 
 
-def _length(state: RunState) -> Answers:
-    """How long the run's own answers get, no matter where its trials cut theirs."""
+def expected_answers(state: RunState, lengths: Sequence[int] | None = None) -> Answers:
+    """How long the run's own answers get, no matter where its trials cut theirs; by `lengths` instead of all so far."""
     config = state.config
     assert config is not None
     return answers(
         state.costs,
-        state.lengths,
+        state.lengths if lengths is None else lengths,
         measured_tokens=config.new_tokens,
         fixed=config.ignore_eos,
         max_new_tokens=config.max_new_tokens,

@@ -42,6 +42,7 @@ from rankdeck.runner.protocol.events import (
     TrialFinished,
     TrialStarted,
     TrialWarm,
+    TurnRefused,
 )
 from rankdeck.runner.protocol.framing import MAX_LINE_BYTES, PROTOCOL_VERSION, Message, encode_line
 from rankdeck.runner.protocol.launching import (

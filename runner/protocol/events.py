@@ -72,10 +72,11 @@ class RankReady(Event, frozen=True, kw_only=True):
 
     `weight_read_bytes` are the parameters that a decode step reads: all but an input embedding that is not the output
     layer as well; `experts` are those among them of which a step reads only some. `bandwidth_bytes_per_second` is that
-    of a large copy, bytes read and written, on rank 0 in a sweep. `engine_reason` says why this engine was chosen, if
-    it was not asked for. For a rank that is spread over several GPUs `device_uuids` has all of them, and memory is
-    their sum. Memory is the device's, with all that is on it; a rank that is held to a share of its GPU may still take
-    `memory_left_bytes` of it.
+    of a large copy, bytes read and written, and `matrix_flops_per_second` that of a product of large matrices in the
+    model's dtype, both of rank 0, measured while the others are quiet; on a CPU they are of its threads alone.
+    `engine_reason` says why this engine was chosen, if it was not asked for. For a rank that is spread over several
+    GPUs `device_uuids` has all of them, and memory is their sum. Memory is the device's, with all that is on it; a rank
+    that is held to a share of its GPU may still take `memory_left_bytes` of it.
     """
 
     rank: int
@@ -99,6 +100,7 @@ class RankReady(Event, frozen=True, kw_only=True):
     memory_total_bytes: int | None = None
     memory_left_bytes: int | None = None
     bandwidth_bytes_per_second: float | None = None
+    matrix_flops_per_second: float | None = None
     device_uuids: list[str] = msgspec.field(default_factory=list)
 
 
@@ -173,6 +175,12 @@ class ActiveRanksChanged(Event, frozen=True, kw_only=True):
     """How many ranks get batches from now on; the others keep their model loaded."""
 
     active_ranks: int
+
+
+class TurnRefused(Event, frozen=True, kw_only=True):
+    """Somebody asked for another batch size or number of active ranks, and nothing was changed; `reason` says why."""
+
+    reason: str
 
 
 class RankCapped(Event, frozen=True, kw_only=True):
@@ -345,6 +353,7 @@ AnyEvent = (
     | BatchFailed
     | BatchSizeChanged
     | ActiveRanksChanged
+    | TurnRefused
     | RankCapped
     | Paused
     | Resumed

@@ -31,13 +31,13 @@ class Share(Message, frozen=True, kw_only=True):
     stop: int
 
 
-MeetingPoint = Literal["memory taken", "memory seen", "bandwidth"]
+MeetingPoint = Literal["memory taken", "memory seen", "limits"]
 """Where ranks wait for each other: each has taken what CUDA itself needs of a GPU; each has looked at what is free;
-none loads or warms up while rank 0 measures the bandwidth of memory."""
+none loads or warms up while rank 0 measures what its device can do at most."""
 
 
 class Arrived(Message, frozen=True, kw_only=True):
-    """This rank waits at a meeting point until all ranks of its launch are there."""
+    """This rank has come to a meeting point. Whoever waits there waits until all ranks of its launch have come."""
 
     rank: int
     at: MeetingPoint
@@ -47,6 +47,10 @@ class Steps(Message, frozen=True, kw_only=True):
     """Progress inside a batch, a few times a second; old ones may be dropped."""
 
     steps: StepsInFlight
+
+
+ACCOUNT_SECONDS = 10.0
+"""A continuous rank closes its account after so long at the latest, or after as many steps as an answer may have."""
 
 
 class RankAccount(Message, frozen=True, kw_only=True, tag="stint"):

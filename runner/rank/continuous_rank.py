@@ -12,13 +12,11 @@ from collections.abc import Callable, Sequence
 from rankdeck.runner import protocol
 from rankdeck.runner.engine.rows import PROGRESS_SECONDS, Answer, Cancelled, Ended
 from rankdeck.runner.protocol import BatchResult, Leave, OutputRecord, Prompt, StepsInFlight, Work
+from rankdeck.runner.protocol.orders import ACCOUNT_SECONDS
 from rankdeck.runner.rank.link import Link
 
 LOOK_SECONDS = 0.01
 """The longest that a new order, or a free row, has to wait; less than a step takes."""
-
-ACCOUNT_SECONDS = 10.0
-"""An account is due after as many steps as the longest answer has, and after this time at the latest."""
 
 Key = tuple[int, Prompt, int]
 """A row in flight: the number of the order it came with, its prompt, and how many tokens the prompt has."""

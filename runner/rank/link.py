@@ -57,9 +57,13 @@ class Link:
             self._progress = steps
             self._ready.notify()
 
+    def arrive(self, rank: int, point: MeetingPoint) -> None:
+        """Say that this rank has come to `point`, for those that wait for it there."""
+        self.send(protocol.Arrived(rank=rank, at=point))
+
     def meet(self, rank: int, point: MeetingPoint) -> None:
         """Wait until every rank of the launch has come to `point`; if one is lost on the way, this process is ended."""
-        self.send(protocol.Arrived(rank=rank, at=point))
+        self.arrive(rank, point)
         while self._meetings.get() != point:
             pass
 

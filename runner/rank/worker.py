@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     import torch
 
     from rankdeck.runner.engine.base import Engine
+    from rankdeck.runner.engine.loading import Loaded
     from rankdeck.runner.engine.memory import Share
 
 GATHER_PART = 1000
@@ -105,8 +106,7 @@ class _Rank:
         if self.config.dispatch == "split":
             self._announce_share(accelerator)
         seconds = time.monotonic() - started
-        bandwidth = self._copy_bandwidth(engine)
-        self.link.send(self._ready(engine, why, accelerator.device, seconds, bandwidth, room))
+        self._tell_ready(self._ready(engine, why, accelerator.device, seconds, room), loaded)
         work = RankWork(self.rank, self.config, engine, self.link)
         if work.run():
             self._gather(accelerator, work.digests)
@@ -144,28 +144,29 @@ class _Rank:
             start, stop = (share[0], share[-1] + 1) if share and not beyond else (0, 0)
         self.link.send(protocol.Share(rank=self.rank, start=start, stop=stop))
 
-    def _copy_bandwidth(self, engine: "Engine") -> float | None:
-        """In a sweep: the memory bandwidth of rank 0's device in bytes/s, measured while the other ranks wait."""
-        if self.config.sweep is None:
-            return None
-        self.link.meet(self.rank, "bandwidth")
-        return engine.copy_bandwidth() if self.rank == 0 else None
+    def _tell_ready(self, ready: protocol.RankReady, loaded: "Loaded") -> None:
+        """Report ready; rank 0 with the limits of its device, measured once the others have nothing to do but wait.
+
+        Those do that as ready ranks: nobody gets work before rank 0 is ready too.
+        """
+        if self.rank != 0:
+            self.link.arrive(self.rank, "limits")
+            self.link.send(ready)
+            return
+        from rankdeck.runner.engine.trials import limits
+
+        self.link.meet(self.rank, "limits")
+        found = limits.measured(loaded.device, loaded.model.dtype)
+        self.link.send(msgspec.structs.replace(ready, **found._asdict()))
 
     def _ready(
-        self,
-        engine: "Engine",
-        why: str,
-        device: Any,
-        seconds: float,
-        bandwidth: float | None,
-        room: dict[str, Any],
+        self, engine: "Engine", why: str, device: Any, seconds: float, room: dict[str, Any]
     ) -> protocol.RankReady:
         return protocol.RankReady(
             rank=self.rank,
             engine=engine.name,
             engine_reason=why,
             seconds=round(seconds, 3),
-            bandwidth_bytes_per_second=bandwidth,
             **room,
             **device_facts(device, engine.devices, self.config, self.rank),
             **engine.describe(),

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from rankdeck.runner.protocol.config import Order
 from rankdeck.runner.scheduling.prompt_queue import PromptQueue
-from rankdeck.runner.scheduling.rounds import EvenRounds
+from rankdeck.runner.scheduling.rounds import EvenRounds, batches_needed
 
 AHEAD = 8
 """A continuous rank holds more prompts than it has rows, by one part in this many of its batch size."""
@@ -209,6 +209,16 @@ class Scheduler:
         plan, knobs = self._rounds, (self.batch_size, self.active_ranks)
         self._rounds = plan.cut(left, *knobs)
         return -(-left // plan.planned(left, *knobs))
+
+    def cut_alike(self, batch_size: int) -> bool:
+        """Whether all that is left fits into one round, and would be cut into the same batches at `batch_size`."""
+        if self.caps or self._returned or self._singly:
+            return False
+        if self._shares:
+            return all(share.left <= min(batch_size, self.batch_size) for share in self._shares.values())
+        left, ranks = self.pending, self.active_ranks
+        now = self._rounds.planned(left, self.batch_size, ranks)
+        return left > 0 and now == ranks == batches_needed(left, ranks, batch_size)
 
     def settle(self, index: int) -> bool:
         """Note that a prompt has its record. False if it already had one: then the new one must not be kept."""

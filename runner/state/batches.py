@@ -14,8 +14,10 @@ import msgspec
 
 from rankdeck.runner import protocol
 from rankdeck.runner.state.costs import CostPoint, with_batch, with_length
-from rankdeck.runner.state.periods import most
-from rankdeck.runner.state.run import RankState, RunState
+from rankdeck.runner.state.periods import most, share_of_batch
+from rankdeck.runner.state.run import RankState, RunState, Total
+from rankdeck.runner.sweep.matrix_share import flops_of
+from rankdeck.runner.sweep.mbu import reading_of
 
 Accounted = protocol.BatchFinished | protocol.AccountClosed
 
@@ -56,6 +58,7 @@ def batch_started(state: RunState, event: protocol.BatchStarted) -> RunState:
         last_step=None,
         in_flight_tokens=0,
         batch_started_at=event.at,
+        batch_rows=event.rows,
         batch_period=None if event.warm_up else _period_number(state),
         batch_kept=event.kept,
         account_started_at=event.at,
@@ -64,8 +67,13 @@ def batch_started(state: RunState, event: protocol.BatchStarted) -> RunState:
     if state.first_batch_at is None:
         state = msgspec.structs.replace(state, first_batch_at=event.at)
     if not state.window:
-        state = msgspec.structs.replace(state, window=((event.at, state.output_tokens + state.in_flight_tokens),))
+        state = msgspec.structs.replace(state, window=(total_now(state, event.at),))
     return state
+
+
+def total_now(state: RunState, at: float) -> Total:
+    """The output tokens of each rank so far, those in flight included."""
+    return Total(at, tuple(rank.output_tokens + rank.in_flight_tokens for rank in state.ranks))
 
 
 def output(state: RunState, event: protocol.Output) -> RunState:
@@ -155,16 +163,18 @@ def _measured(state: RunState, event: Accounted, seconds: float) -> RunState:
     whole = rank.batch_period is not None and rank.batch_period == state.periods[-1].number
     if result.rows <= 0 or not whole or rank.batch != event.batch:
         return state
-    cold, memory = _is_cold(rank, result.rows), (result.peak_memory_bytes, result.reserved_memory_bytes)
-    last = state.periods[-1].with_batch(event.rank, result.output_tokens, seconds, *memory, cold=cold)
+    cold, memory = is_cold(rank, result.rows), (result.peak_memory_bytes, result.reserved_memory_bytes)
+    read, flops = (reading_of(rank.ready, result), flops_of(rank.ready, result)) if rank.ready else (None, None)
+    share = share_of_batch(result.output_tokens, seconds, cold=cold, read=read, flops=flops)
+    last = state.periods[-1].with_batch(event.rank, share, *memory)
     state = msgspec.structs.replace(state, periods=(*state.periods[:-1], last))
     if rank.batch_kept and rank.continuous and not last.trial:
         return state  # rows come and go, so it is no batch of a given size
     cost = _cost(state.active_ranks, result, seconds, cold=cold)
-    return msgspec.structs.replace(state, costs=with_batch(state.costs, cost))
+    return msgspec.structs.replace(state, costs=with_batch(state.costs, cost), measured_lengths=state.lengths)
 
 
-def _is_cold(rank: RankState, rows: int) -> bool:
+def is_cold(rank: RankState, rows: int) -> bool:
     """Whether a batch of so many rows that `rank` has just ended was cold."""
     return _on_gpu(rank) and (not rank.warm_rows or memory_grows(rank, rows))
 
@@ -229,6 +239,7 @@ def batch_over(state: RunState, number: int, at: float) -> RunState:
         phase_since=at,
         batch=None,
         rows=0,
+        batch_rows=0,
         step=0,
         first_step=None,
         last_step=None,

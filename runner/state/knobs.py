@@ -33,7 +33,7 @@ def new_period(state: RunState, *, auto: bool, reason: str, trial: bool = False)
 def batch_size_changed(state: RunState, event: protocol.BatchSizeChanged) -> RunState:
     """Another batch size, or the end of the search for one."""
     same = state.periods and state.batch_size == event.batch_size
-    state = msgspec.structs.replace(state, batch_size=event.batch_size, auto=event.auto)
+    state = msgspec.structs.replace(state, batch_size=event.batch_size, auto=event.auto, refusal=None)
     if same:  # the search settled on the present size: the period goes on, with the reason
         last = msgspec.structs.replace(state.periods[-1], auto=event.auto, reason=event.reason)
         return msgspec.structs.replace(state, periods=(*state.periods[:-1], last))
@@ -96,6 +96,8 @@ def knob_words(event: AnyEvent) -> str | None:
             return f"batch size {event.batch_size}: {event.reason}"
         case protocol.ActiveRanksChanged():
             return f"active ranks {event.active_ranks}"
+        case protocol.TurnRefused():
+            return f"refused: {event.reason}"
         case protocol.RankCapped():
             return f"rank {event.rank}: at most {event.batch_size} prompts per batch from now on"
         case protocol.Paused():

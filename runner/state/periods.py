@@ -7,30 +7,63 @@ uneven end of a run. A *cold* batch pays for what is done once (`runner.state.ba
 its rank has no other in the period, and such a rate is compared with no other.
 """
 
-from collections.abc import Sequence
+import math
 
 import msgspec
 
-from rankdeck.runner.sweep.scaling import efficiency, speedup
+from rankdeck.runner.state.load import LoadMeans
+from rankdeck.runner.sweep.intervals import sum_half_width
+from rankdeck.runner.sweep.mbu import Reading
 
 MAX_PERIODS = 200
 
 
 class RankShare(msgspec.Struct, frozen=True, array_like=True):
-    """One rank's whole batches of a period; while these are `cold`, a warm one takes their place."""
+    """One rank's whole batches of a period; while these are `cold`, a warm one takes their place.
+
+    `rates` sums the batches' output tokens/s, `squares` the squares of these. `read` is what their decode steps had to
+    read, and `flops` what they computed; zero where that is not known.
+    """
 
     batches: int = 0
     tokens: int = 0
     seconds: float = 0.0
     cold: bool = False
+    rates: float = 0.0
+    squares: float = 0.0
+    read: Reading = Reading()
+    flops: float = 0.0
 
     def plus(self, other: "RankShare") -> "RankShare":
         """Both together, or the warm one alone."""
         if self.cold != other.cold:
             return other if self.cold else self
         return RankShare(
-            self.batches + other.batches, self.tokens + other.tokens, self.seconds + other.seconds, self.cold
+            self.batches + other.batches,
+            self.tokens + other.tokens,
+            self.seconds + other.seconds,
+            self.cold,
+            self.rates + other.rates,
+            self.squares + other.squares,
+            self.read.plus(other.read),
+            self.flops + other.flops,
         )
+
+    @property
+    def standard_error(self) -> float | None:
+        """Standard error of the mean of the batches' tokens/s; None with fewer than two batches."""
+        if self.batches < 2:
+            return None
+        variance = max(0.0, self.squares - self.rates**2 / self.batches) / (self.batches - 1)
+        return math.sqrt(variance / self.batches)
+
+
+def share_of_batch(
+    tokens: int, seconds: float, *, cold: bool = False, read: Reading | None = None, flops: float | None = None
+) -> RankShare:
+    """One whole batch."""
+    rate = tokens / seconds if seconds > 0 else 0.0
+    return RankShare(1, tokens, seconds, cold, rate, rate**2, read or Reading(), flops or 0.0)
 
 
 NOTHING = RankShare(cold=True)
@@ -39,7 +72,8 @@ NOTHING = RankShare(cold=True)
 class KnobPeriod(msgspec.Struct, frozen=True, kw_only=True):
     """A time of unchanged knobs; `trial` if a sweep set them.
 
-    `began` is in seconds since the first batch, memory is that of the rank with the highest peak.
+    `began` is in seconds since the first batch, memory is that of the rank with the highest peak. `load` has the
+    samples taken while every active rank had a batch of the period in hand.
     """
 
     batch_size: int
@@ -52,6 +86,7 @@ class KnobPeriod(msgspec.Struct, frozen=True, kw_only=True):
     shares: dict[int, RankShare] = {}
     peak_memory_bytes: int | None = None
     reserved_memory_bytes: int | None = None
+    load: LoadMeans = LoadMeans()
 
     @property
     def batches(self) -> int:
@@ -66,6 +101,19 @@ class KnobPeriod(msgspec.Struct, frozen=True, kw_only=True):
         return sum(share.tokens / share.seconds for share in measured)
 
     @property
+    def half_width(self) -> float | None:
+        """Half-width of the 95 % interval of `tokens_per_second`, from one batch to the next on each rank.
+
+        None until every active rank has ended two batches. It tells how much batches differ, in length most of all; it
+        knows nothing of what drifts in the course of a run.
+        """
+        errors = [(share.standard_error, share.batches) for share in self.shares.values() if share.seconds > 0]
+        known = [(error, batches) for error, batches in errors if error is not None]
+        if not known or len(known) < self.active_ranks:
+            return None
+        return sum_half_width(known)
+
+    @property
     def cold(self) -> bool:
         """Whether a rank has only cold batches."""
         return any(share.cold for share in self.shares.values())
@@ -76,44 +124,15 @@ class KnobPeriod(msgspec.Struct, frozen=True, kw_only=True):
         return None if self.cold else self.tokens_per_second
 
     def with_batch(
-        self,
-        rank: int,
-        tokens: int,
-        seconds: float,
-        peak_memory_bytes: int | None,
-        reserved: int | None = None,
-        *,
-        cold: bool = False,
+        self, rank: int, share: RankShare, peak_memory_bytes: int | None = None, reserved: int | None = None
     ) -> "KnobPeriod":
-        """The period with one more whole batch."""
-        share = self.shares.get(rank, NOTHING).plus(RankShare(1, tokens, seconds, cold))
+        """The period with one more whole batch of `rank`."""
         return msgspec.structs.replace(
             self,
-            shares={**self.shares, rank: share},
+            shares={**self.shares, rank: self.shares.get(rank, NOTHING).plus(share)},
             peak_memory_bytes=most(self.peak_memory_bytes, peak_memory_bytes),
             reserved_memory_bytes=most(self.reserved_memory_bytes, reserved),
         )
-
-
-class ScalingRow(msgspec.Struct, frozen=True, kw_only=True):
-    """What a number of active ranks brought. `speedup` is over one rank at the same batch size.
-
-    It is None if that never ran, or if either has only cold batches. Unlike a row of a sweep
-    (`runner.sweep.scaling.Scaling`) it has no noise and is written to no file.
-    """
-
-    active_ranks: int
-    batch_size: int
-    batches: int
-    tokens_per_second: float
-    speedup: float | None
-    peak_memory_bytes: int | None
-    reserved_memory_bytes: int | None
-
-    @property
-    def efficiency(self) -> float | None:
-        """Speedup per rank, as a share."""
-        return None if self.speedup is None else efficiency(self.speedup, self.active_ranks)
 
 
 def with_new_period(
@@ -142,32 +161,8 @@ def with_new_period(
     return (*periods, new)[-MAX_PERIODS:]
 
 
-def scaling(periods: Sequence[KnobPeriod], batch_size: int) -> list[ScalingRow]:
-    """A row for each number of active ranks that was measured at `batch_size`, fewest first."""
-    merged: dict[int, KnobPeriod] = {}
-    for period in periods:
-        if period.batch_size != batch_size or period.tokens_per_second is None:
-            continue
-        known = merged.get(period.active_ranks)
-        merged[period.active_ranks] = period if known is None else _merge(known, period)
-    rates = {ranks: period.tokens_per_second or 0.0 for ranks, period in merged.items()}
-    warm = {ranks: period.warm_rate for ranks, period in merged.items()}
-    alone = warm.get(1)
-    return [
-        ScalingRow(
-            active_ranks=ranks,
-            batch_size=batch_size,
-            batches=merged[ranks].batches,
-            tokens_per_second=rates[ranks],
-            speedup=speedup(rate, alone) if alone and (rate := warm[ranks]) is not None else None,
-            peak_memory_bytes=merged[ranks].peak_memory_bytes,
-            reserved_memory_bytes=merged[ranks].reserved_memory_bytes,
-        )
-        for ranks in sorted(merged)
-    ]
-
-
-def _merge(one: KnobPeriod, other: KnobPeriod) -> KnobPeriod:
+def merged(one: KnobPeriod, other: KnobPeriod) -> KnobPeriod:
+    """Two periods of one setting as one, which began with the first."""
     shares = dict(one.shares)
     for rank, share in other.shares.items():
         shares[rank] = shares.get(rank, NOTHING).plus(share)
@@ -176,6 +171,7 @@ def _merge(one: KnobPeriod, other: KnobPeriod) -> KnobPeriod:
         shares=shares,
         peak_memory_bytes=most(one.peak_memory_bytes, other.peak_memory_bytes),
         reserved_memory_bytes=most(one.reserved_memory_bytes, other.reserved_memory_bytes),
+        load=one.load.with_all(other.load),
     )
 
 

@@ -61,7 +61,8 @@ def apply(state: RunState, event: AnyEvent) -> RunState:
         case protocol.RanksReady():
             # Idle time counts from the first launch: a relaunch is not work, so it counts as idle.
             ready_at = state.ready_at if state.ready_at is not None else event.at
-            return msgspec.structs.replace(state, ready_at=ready_at, phase="running")
+            # The load while they were loading says nothing about the work to come.
+            return msgspec.structs.replace(state, ready_at=ready_at, phase="running", loads=())
         case protocol.BatchStarted():
             return batch_started(state, event)
         case protocol.RowsAdded():
@@ -81,8 +82,10 @@ def apply(state: RunState, event: AnyEvent) -> RunState:
         case protocol.BatchSizeChanged():
             return batch_size_changed(state, event)
         case protocol.ActiveRanksChanged():
-            state = msgspec.structs.replace(state, active_ranks=event.active_ranks)
+            state = msgspec.structs.replace(state, active_ranks=event.active_ranks, refusal=None)
             return mark(new_period(state, auto=state.auto, reason=""), "active ranks", f"{event.active_ranks} active")
+        case protocol.TurnRefused():
+            return msgspec.structs.replace(state, refusal=event)
         case protocol.SweepStarted() | protocol.TrialStarted() | protocol.TrialWarm():
             return sweep_event(state, event)
         case protocol.TrialFinished() | protocol.SweepSettled():
@@ -102,7 +105,7 @@ def apply(state: RunState, event: AnyEvent) -> RunState:
             return mark(msgspec.structs.replace(state, paused=event.reason), "pause", "paused")
         case protocol.Resumed():
             state = between_periods(state)
-            return mark(msgspec.structs.replace(state, paused=None), "pause", "resumed")
+            return mark(msgspec.structs.replace(state, paused=None, loads=()), "pause", "resumed")
         case protocol.RankLost():
             # What it had in hand is handed out again first, so the plan of rounds no longer holds.
             state = msgspec.structs.replace(batch_over(state, event.rank, event.at), loss=event, rounds=EvenRounds())
@@ -162,10 +165,14 @@ def _taken_up(state: RunState, event: protocol.RunTakenUp) -> RunState:
         rounds=EvenRounds(),
         paused=None,
         loss=None,
+        refusal=None,
         ready_at=None,
         first_batch_at=None,
         last_result_at=None,
         window=(),
+        rate_now=0.0,
+        rank_rates=(),
+        loads=(),
         devices=(),
         processes=(),
         cpu_history=(),
@@ -184,6 +191,7 @@ def _launched(state: RunState, event: protocol.RanksLaunched) -> RunState:
         "ready": None,
         "batch": None,
         "rows": 0,
+        "batch_rows": 0,
         "step": 0,
         "in_flight_tokens": 0,
         "rows_at_once": None,
@@ -203,6 +211,8 @@ def _launched(state: RunState, event: protocol.RanksLaunched) -> RunState:
         phase="launching",
         window=(),
         rate_now=0.0,
+        rank_rates=(),
+        loads=(),
     )
 
 
@@ -216,4 +226,6 @@ def _ended(state: RunState, event: protocol.RunEnded) -> RunState:
         for rank in state.ranks
     )
     sweep = msgspec.structs.replace(state.sweep, current=None) if state.sweep is not None else None
-    return msgspec.structs.replace(state, ended=event, phase="ended", rate_now=0.0, ranks=ranks, sweep=sweep)
+    return msgspec.structs.replace(
+        state, ended=event, phase="ended", rate_now=0.0, rank_rates=(), ranks=ranks, sweep=sweep
+    )

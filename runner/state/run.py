@@ -14,6 +14,7 @@ from rankdeck.runner.protocol.config import RunConfig
 from rankdeck.runner.protocol.sweep_plan import SweepState
 from rankdeck.runner.scheduling.rounds import EvenRounds
 from rankdeck.runner.state.costs import CostPoint
+from rankdeck.runner.state.load import Load
 from rankdeck.runner.state.loading_time import LoadingTime
 from rankdeck.runner.state.periods import KnobPeriod
 from rankdeck.runner.state.timeline import Timeline
@@ -49,11 +50,11 @@ class StepMark(msgspec.Struct, frozen=True, array_like=True):
 class RankState(msgspec.Struct, frozen=True, kw_only=True):
     """One rank: its phase, the batch it has in hand, and its totals. Seconds and unix times as in events.
 
-    `rows` counts the prompts in hand without a record. A continuous rank generates only `rows_at_once` of them at a
-    time, and `cache_used` is the share (0 to 1) of its key and value cache that these take; `accounts` counts those
-    closed in its batch. `first_step` and `last_step` are the first and the newest step reported of the batch.
-    `warm_rows` are the rows of the largest batch that it has ended since it was launched; 0 before the first. `silence`
-    is set while it says nothing for unusually long.
+    `rows` counts the prompts in hand without a record; `batch_rows` those that its batch began with. A continuous rank
+    generates only `rows_at_once` of its rows at a time, and `cache_used` is the share (0 to 1) of its key and value
+    cache that these take; `accounts` counts those closed in its batch. `first_step` and `last_step` are the first and
+    the newest step reported of the batch. `warm_rows` are the rows of the largest batch that it has ended since it was
+    launched; 0 before the first. `silence` is set while it says nothing for unusually long.
     """
 
     rank: int
@@ -67,6 +68,7 @@ class RankState(msgspec.Struct, frozen=True, kw_only=True):
     last_step: StepMark | None = None
     in_flight_tokens: int = 0
     batch_started_at: float = 0.0
+    batch_rows: int = 0
     batch_period: int | None = msgspec.field(default=None, name="batch_stretch")
     batch_kept: bool = True
     rows_at_once: int | None = None
@@ -110,10 +112,22 @@ class DeviceState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class HistoryPoint(msgspec.Struct, frozen=True, array_like=True):
-    """Throughput at `elapsed` seconds since the first batch, in output tokens/s."""
+    """Throughput at `elapsed` seconds since the first batch, in output tokens/s, and the load at that time.
+
+    `busy` and `dram` are percent, the mean over the GPUs in use; without GPU figures `busy` is that of the processors.
+    """
 
     elapsed: float
     tokens_per_second: float
+    busy: float | None = None
+    dram: float | None = None
+
+
+class Total(msgspec.Struct, frozen=True, array_like=True):
+    """Output tokens of each rank up to the unix time `at`, those in flight included."""
+
+    at: float
+    ranks: tuple[int, ...]
 
 
 MarkKind = Literal["batch size", "active ranks", "pause", "memory", "rank lost", "taken up", "trial"]
@@ -140,8 +154,12 @@ class RunState(msgspec.Struct, frozen=True, kw_only=True):
 
     `samples` counts the samples of GPUs and processes, one a second; every history ends with the newest of them.
     `rounds` is the scheduler's plan for the batches still to be cut, as far as events show it.
+    `refusal` is the newest turn of a knob that was refused; None after one that was not.
     `unusable_logits` counts the failed prompts whose logits were no numbers.
-    `cpu_history` has the CPU % of the last minute, by position in `processes`.
+    `cpu_history` has the CPU % of the last minute, by position in `processes`. `loads` has the newest samples of the
+    load since the ranks were ready or went on after a pause. `measured_lengths` is `lengths` as it was when the newest
+    batch of `costs` ended. `rank_rates` has each rank's output tokens/s over the same seconds as `rate_now`, which is
+    their sum.
     """
 
     name: str = ""
@@ -155,6 +173,7 @@ class RunState(msgspec.Struct, frozen=True, kw_only=True):
     attempt: int = 0
     restarts_left: int = 0
     loss: protocol.RankLost | None = None
+    refusal: protocol.TurnRefused | None = None
     batch_size: int = 1
     auto: bool = False
     active_ranks: int = 0
@@ -163,6 +182,7 @@ class RunState(msgspec.Struct, frozen=True, kw_only=True):
     periods: tuple[KnobPeriod, ...] = msgspec.field(default=(), name="stretches")
     costs: tuple[CostPoint, ...] = ()
     lengths: tuple[int, ...] = ()
+    measured_lengths: tuple[int, ...] = ()
     sweep: SweepState | None = None
     marks: tuple[Mark, ...] = ()
     seconds_before: float = 0.0
@@ -179,10 +199,13 @@ class RunState(msgspec.Struct, frozen=True, kw_only=True):
     prompt_tokens: int = 0
     rate_now: float = 0.0
     rate_peak: float = 0.0
-    window: tuple[tuple[float, int], ...] = ()
+    rank_rates: tuple[float, ...] = ()
+    window: tuple[Total, ...] = ()
     history: tuple[HistoryPoint, ...] = ()
     history_step: float = 1.0
     samples: int = 0
+    sampled_at: float = 0.0
+    loads: tuple[Load, ...] = ()
     devices: tuple[DeviceState, ...] = ()
     cpu_history: tuple[tuple[float | None, ...], ...] = ()
     processes: tuple[ProcessSample, ...] = ()
@@ -274,6 +297,12 @@ class RunState(msgspec.Struct, frozen=True, kw_only=True):
         return min(1.0, max(0.0, 1 - busy / span)) if span > 0 else 0.0
 
     def rank_rate(self, rank: RankState) -> float:
+        """A rank's output tokens/s now; over all ranks they add up to `rate_now`. After the end, over the run."""
+        if self.ended is not None:
+            return self.mean_rank_rate(rank)
+        return self.rank_rates[rank.rank] if rank.rank < len(self.rank_rates) else 0.0
+
+    def mean_rank_rate(self, rank: RankState) -> float:
         """A rank's output tokens/s since the first batch; over all ranks they add up to `rate_mean`."""
         return (rank.output_tokens + rank.in_flight_tokens) / self.seconds if self.seconds > 0 else 0.0
 

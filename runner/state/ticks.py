@@ -4,7 +4,9 @@ import msgspec
 
 from rankdeck.runner import protocol
 from rankdeck.runner.protocol import DeviceSample, ProcessSample
-from rankdeck.runner.state.batches import replace_rank
+from rankdeck.runner.state.batches import replace_rank, total_now
+from rankdeck.runner.state.load import LOWERED_CLOCK, POWER_CAPS, Load, clamped_cpu, known_mean, known_sum
+from rankdeck.runner.state.periods import KnobPeriod
 from rankdeck.runner.state.rank_gpus import match_rank_to_gpus
 from rankdeck.runner.state.run import DeviceState, HistoryPoint, RankState, RunState, StepMark
 
@@ -15,6 +17,12 @@ HISTORY_POINTS = 512
 """The chart's history is thinned by merging neighbours once it holds more points than this."""
 
 BUSY_HISTORY = 60
+
+LOADS = 12
+"""So many newest samples of the load are kept, to judge by what a run is bound now."""
+
+RECENT_SECONDS = 15.0
+"""A joule counter that was read longer ago than this says nothing about the power now."""
 
 
 def tick(state: RunState, event: protocol.Tick) -> RunState:
@@ -36,11 +44,14 @@ def tick(state: RunState, event: protocol.Tick) -> RunState:
                 cache_used=flight.cache_used,
             )
     if event.devices is not None or event.processes is not None:
-        state = msgspec.structs.replace(state, samples=state.samples + 1)
-    if event.devices is not None:
-        state = _devices(state, event.devices)
-    if event.processes is not None:
-        state = _processes(state, event.processes)
+        before = {device.sample.uuid: device.sample for device in state.devices}
+        since = event.at - state.sampled_at
+        state = msgspec.structs.replace(state, samples=state.samples + 1, sampled_at=event.at)
+        if event.devices is not None:
+            state = _devices(state, event.devices)
+        if event.processes is not None:
+            state = _processes(state, event.processes)
+        state = _loaded(state, _load(state, event, before, since))
     return _measure(state)
 
 
@@ -54,6 +65,10 @@ def _step_mark(rank: RankState, at: float, step: int) -> StepMark:
 
 def _processes(state: RunState, samples: list[ProcessSample]) -> RunState:
     before = {sample.rank: history for sample, history in zip(state.processes, state.cpu_history, strict=False)}
+    samples = [
+        msgspec.structs.replace(sample, cpu_percent=clamped_cpu(sample.cpu_percent, _threads(state, sample.rank)))
+        for sample in samples
+    ]
     history = tuple((*before.get(sample.rank, ()), sample.cpu_percent)[-BUSY_HISTORY:] for sample in samples)
     return msgspec.structs.replace(state, processes=tuple(samples), cpu_history=history)
 
@@ -76,30 +91,119 @@ def _devices(state: RunState, samples: list[DeviceSample]) -> RunState:
     return msgspec.structs.replace(state, devices=devices)
 
 
+def _threads(state: RunState, rank: int) -> int | None:
+    ready = state.ranks[rank].ready if 0 <= rank < len(state.ranks) else None
+    return ready.threads if ready is not None else None
+
+
+def _load(state: RunState, event: protocol.Tick, before: dict[str, DeviceSample], since: float) -> Load:
+    """The load of the devices in use by this tick's samples; `since` is the seconds from the samples `before`."""
+    at_work = [rank.rank for rank in state.ranks if rank.batch is not None]
+    found = Load(event.at, at_work=sum(rank < state.active_ranks for rank in at_work), active=state.active_ranks)
+    if event.processes is not None:
+        shares = [
+            sample.cpu_percent / threads
+            for sample in state.processes
+            if sample.rank in at_work and sample.cpu_percent is not None and (threads := _threads(state, sample.rank))
+        ]
+        found = msgspec.structs.replace(found, cpu=known_mean(shares))
+    used = [
+        device.sample
+        for device in (state.devices if event.devices is not None else ())
+        if any(rank < state.active_ranks for rank in device.ranks) and not device.sample.lost
+    ]
+    if not used:
+        return found
+    return msgspec.structs.replace(
+        found,
+        busy=known_mean(sample.busy_percent for sample in used),
+        dram=known_mean(sample.dram_percent for sample in used),
+        tensor=known_mean(sample.tensor_percent for sample in used),
+        watts=known_sum([_watts(sample, before.get(sample.uuid), since) for sample in used]),
+        capped=known_mean(_capped(sample) for sample in used),
+    )
+
+
+def _capped(sample: DeviceSample) -> float | None:
+    """1 if a limit of power lowers the clock notably, 0 if not; None if the GPU gives no reasons for throttling."""
+    if sample.throttle_reasons is None:
+        return None
+    clock, most = sample.sm_clock_mhz, sample.sm_clock_max_mhz
+    lowered = not clock or not most or clock < LOWERED_CLOCK * most
+    return float(lowered and not POWER_CAPS.isdisjoint(sample.throttle_reasons))
+
+
+def _watts(sample: DeviceSample, before: DeviceSample | None, since: float) -> float | None:
+    """Mean power since the sample `before`, by the counter of energy; else the power at this moment."""
+    now, then = sample.energy_joules, before.energy_joules if before is not None else None
+    if now is not None and then is not None and now > then and 0 < since <= RECENT_SECONDS:
+        return (now - then) / since
+    return sample.power_watts
+
+
+def _loaded(state: RunState, load: Load) -> RunState:
+    """The state with one more sample of the load, which counts for the period that all active ranks are at work for."""
+    state = msgspec.structs.replace(state, loads=(*state.loads, load)[-LOADS:])
+    if not state.periods or not _all_at_work(state, state.periods[-1]):
+        return state
+    last = msgspec.structs.replace(state.periods[-1], load=state.periods[-1].load.plus(load))
+    return msgspec.structs.replace(state, periods=(*state.periods[:-1], last))
+
+
+def _all_at_work(state: RunState, period: KnobPeriod) -> bool:
+    """Whether every active rank, and no other, has a batch of this period in hand."""
+    at_work = [rank for rank in state.ranks if rank.batch is not None]
+    here = all(rank.batch_period == period.number for rank in at_work)
+    return here and len(at_work) == state.active_ranks
+
+
 def _measure(state: RunState) -> RunState:
     """The state with the current throughput, its peak, and the next point of the history if it is due."""
     if not state.window or state.ended is not None:
         return state
-    total = state.output_tokens + state.in_flight_tokens
-    window = (*state.window, (state.now, total))
+    window = (*state.window, total_now(state, state.now))
     # Keep one point at or before the start of the window, to measure from.
-    while len(window) > 2 and window[1][0] <= state.now - RATE_WINDOW_SECONDS:
+    while len(window) > 2 and window[1].at <= state.now - RATE_WINDOW_SECONDS:
         window = window[1:]
-    (then, tokens_then), span = window[0], state.now - window[0][0]
-    rate = max(0.0, (total - tokens_then) / (state.now - then)) if span > 0 else 0.0
+    span = state.now - window[0].at
+    # A rank's tokens in flight are gone when its batch fails: that is no negative speed.
+    gains = [max(0, now - then) for then, now in zip(window[0].ranks, window[-1].ranks, strict=False)]
+    rates = tuple(gain / span for gain in gains) if span > 0 else ()
+    rate = sum(rates)
     peak = max(state.rate_peak, rate) if span >= RATE_WINDOW_SECONDS * 0.8 else state.rate_peak
     elapsed = state.seconds
     history, step = state.history, state.history_step
     if not history or elapsed - history[-1].elapsed >= step:
-        history = (*history, HistoryPoint(elapsed, rate))
+        history = (*history, _point(state, elapsed, rate))
         if len(history) > HISTORY_POINTS:
             history, step = _thin(history), step * 2
     return msgspec.structs.replace(
-        state, window=window, rate_now=rate, rate_peak=peak, history=history, history_step=step
+        state, window=window, rank_rates=rates, rate_now=rate, rate_peak=peak, history=history, history_step=step
     )
+
+
+def _point(state: RunState, elapsed: float, rate: float) -> HistoryPoint:
+    """The next point of the history: its load is the mean of the samples since the point before, of those kept.
+
+    Where none has come since then, the newest one stands for it, if that is not long ago.
+    """
+    before = state.history[-1].elapsed if state.history else 0.0
+    since = state.now - (elapsed - before) + 0.001  # unix seconds are not more exact than that
+    recent = [load for load in state.loads if load.at > since]
+    recent = recent or [load for load in state.loads[-1:] if load.at > state.now - state.history_step - 0.5]
+    busy = known_mean(load.shown_busy for load in recent)
+    dram = known_mean(load.dram for load in recent)
+    return HistoryPoint(elapsed, rate, *(None if mean is None else round(mean, 1) for mean in (busy, dram)))
 
 
 def _thin(history: tuple[HistoryPoint, ...]) -> tuple[HistoryPoint, ...]:
     """Half as many points: the mean of each pair, at the later of its two times."""
-    pairs = zip(history[::2], history[1::2], strict=False)
-    return tuple(HistoryPoint(b.elapsed, (a.tokens_per_second + b.tokens_per_second) / 2) for a, b in pairs)
+    return tuple(
+        HistoryPoint(
+            later.elapsed,
+            (earlier.tokens_per_second + later.tokens_per_second) / 2,
+            known_mean((earlier.busy, later.busy)),
+            known_mean((earlier.dram, later.dram)),
+        )
+        for earlier, later in zip(history[::2], history[1::2], strict=False)
+    )

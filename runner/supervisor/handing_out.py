@@ -76,7 +76,7 @@ class HandingOut:
     def stage(self, rank: ConnectedRank) -> Stage:
         """What may be expected of a rank that says nothing."""
         if not rank.talk.ready:
-            return "loading"
+            return "waiting" if rank.talk.waits else "loading"
         held = rank.in_hand is not None and rank.row_limit == 0
         return "waiting" if rank.idle or held else "at work"
 

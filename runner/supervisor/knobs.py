@@ -10,7 +10,7 @@ from rankdeck.runner import protocol
 from rankdeck.runner.protocol import AccountClosed, BatchFailed, BatchFinished, DeviceSample, RankReady
 from rankdeck.runner.protocol.config import MAX_BATCH_SIZE, RunConfig, check_sweep
 from rankdeck.runner.protocol.sweep_plan import SweepPlan
-from rankdeck.runner.scheduling import batch_size_search
+from rankdeck.runner.scheduling import batch_size_search, turn_refusals
 from rankdeck.runner.scheduling.batch_size_search import Choice, Known, Search
 from rankdeck.runner.scheduling.scheduler import Assignment, Scheduler
 from rankdeck.runner.supervisor.event_stream import EventStream
@@ -158,8 +158,8 @@ class KnobControls:
         match command:
             case protocol.StartSweep():
                 self._start_sweep(command.plan)
-            case protocol.SetBatchSize() | protocol.SetActiveRanks() if self.sweeping:
-                pass  # the trials set both
+            case protocol.SetBatchSize() | protocol.SetActiveRanks() if why := self._why_refused(command):
+                self._events.emit(protocol.TurnRefused(reason=why))
             case protocol.SetBatchSize() if not self._begun:
                 # Memory and speed are not known yet: `begin` uses it once all ranks are ready.
                 asked = command.batch_size
@@ -185,6 +185,28 @@ class KnobControls:
                     self._events.emit(protocol.Resumed())
             case _:
                 pass
+
+    def _why_refused(self, turn: protocol.SetBatchSize | protocol.SetActiveRanks) -> str | None:
+        """Why this turn would do nothing, or must not do what it says; None to do it."""
+        now, scheduler = self._events.state, self._scheduler
+        if self.sweeping:
+            return turn_refusals.SWEEPING
+        if now.phase == "stopping":
+            return turn_refusals.STOPPING
+        if isinstance(turn, protocol.SetActiveRanks):
+            asked, ranks = turn.active_ranks, self._config.ranks
+            if why := turn_refusals.active_ranks_refused(scheduler.active_ranks, asked, ranks):
+                return why
+            same = min(ranks, max(1, asked)) == scheduler.active_ranks
+        elif not self._begun:
+            return None
+        elif turn.batch_size is None:
+            same = False
+        else:
+            if why := turn_refusals.batch_size_refused(scheduler, turn.batch_size, continuous=now.continuous):
+                return why
+            same = turn.batch_size == scheduler.batch_size  # a search that is ended changes no batch either
+        return None if same else turn_refusals.no_prompt_left(scheduler, turn)
 
     def set_trouble(self, reason: str | None) -> None:
         """Pause for `reason`, which is outside the run (a full disk); None: the reason is gone."""

@@ -196,6 +196,7 @@ class RankPool:
         if len(arrived) == self._config.ranks:
             del self._arrived[point]
             for rank in self.work.ranks.values():
+                rank.talk.waits = False
                 rank.peer.send(protocol.GoOn(at=point))
 
     def _check_shares(self) -> None:

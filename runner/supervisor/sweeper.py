@@ -16,9 +16,9 @@ from rankdeck.runner.protocol import BatchFinished, DeviceSample
 from rankdeck.runner.protocol.sweep_plan import SweepPlan, Trial, TrialOutcome, TrialRecord
 from rankdeck.runner.scheduling.scheduler import Assignment, Scheduler
 from rankdeck.runner.supervisor.event_stream import EventStream
-from rankdeck.runner.supervisor.peak_bandwidth import peak_bandwidth
 from rankdeck.runner.supervisor.trial_meter import TrialMeter
 from rankdeck.runner.sweep.mbu import why_no_mbu
+from rankdeck.runner.sweep.peak_bandwidth import bandwidths, peak_bandwidth
 
 SAMPLE_PROMPTS = 50_000
 """Of a larger file a sweep uses this many prompts, chosen at random."""
@@ -129,7 +129,7 @@ class Sweeper:
                 trials=self._trials,
                 bandwidth_bytes_per_second=figure,
                 bandwidth_source=source,
-                no_mbu=why_no_mbu(ready, self._bandwidth()),
+                no_mbu=why_no_mbu(ready, bandwidths(ready)),
             )
         )
         for record in self._records():
@@ -293,6 +293,4 @@ class Sweeper:
         self._events.emit(protocol.TrialFinished(record=record))
 
     def _bandwidth(self) -> Mapping[int, float]:
-        ready = [rank.ready for rank in self._events.state.ranks if rank.ready is not None]
-        figures = {each.rank: peak_bandwidth([each, *ready])[0] for each in ready}
-        return {rank: figure for rank, figure in figures.items() if figure is not None}
+        return bandwidths([rank.ready for rank in self._events.state.ranks if rank.ready is not None])

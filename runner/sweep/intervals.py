@@ -86,6 +86,11 @@ def ratio_half_width(one: Estimate, other: Estimate) -> float | None:
     return _welch((ratio * one.standard_error / one.mean, one.count), (other.standard_error / one.mean, other.count))
 
 
+def sum_half_width(terms: Sequence[tuple[float, int]]) -> float:
+    """Half-width of the 95 % interval of a sum of independent means, each given as its standard error and its count."""
+    return _welch(*terms)
+
+
 def _welch(*terms: tuple[float, int]) -> float:
     """Half-width of the 95 % interval of a sum of independent terms, each a standard error and its trials."""
     error = math.hypot(*(each for each, _ in terms))

@@ -26,8 +26,8 @@ from rankdeck.runner.protocol import (
 )
 from rankdeck.runner.protocol.sweep_plan import TrialResult
 from rankdeck.runner.state.rank_gpus import match_rank_to_gpus
-from rankdeck.runner.supervisor.peak_bandwidth import peak_bandwidth
 from rankdeck.runner.supervisor.trial_meter import TrialMeter
+from rankdeck.runner.sweep.peak_bandwidth import peak_bandwidth
 from tests.benchmarks import nvidia_smi
 
 NVML_FIGURES = ("busy_percent", "memory_used_bytes", "power_watts", "sm_clock_mhz")

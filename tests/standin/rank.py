@@ -146,8 +146,10 @@ class Rank:
             share, extra = divmod(self.run.prompts, self.world)
             start = self.rank * share + min(self.rank, extra)
             self.link.send(protocol.Share(rank=self.rank, start=start, stop=start + share + (self.rank < extra)))
-        if self.run.config.sweep is not None:
-            self.link.meet(self.rank, "bandwidth")
+        if self.rank == 0:
+            self.link.meet(self.rank, "limits")
+        else:
+            self.link.arrive(self.rank, "limits")
         self.link.send(
             protocol.RankReady(
                 rank=self.rank,

@@ -177,7 +177,11 @@ def test_a_sweep_loads_once_measures_and_tells_the_same_in_plan_report_and_repla
     done = rankdeck(*command)
     assert done.returncode == 0, done.stdout + done.stderr
     events = list(run_directory.read_events(sweep))
+    ready = {event.rank: event for event in events if isinstance(event, protocol.RankReady)}
     assert sum(isinstance(event, protocol.RankReady) for event in events) == 2, "the model is loaded once per rank"
+    assert 1e8 < (ready[0].bandwidth_bytes_per_second or 0) < 1e13
+    assert 1e8 < (ready[0].matrix_flops_per_second or 0) < 1e14
+    assert (ready[1].bandwidth_bytes_per_second, ready[1].matrix_flops_per_second) == (None, None)
     run = run_directory.read_run_file(sweep)
     assert run.sweep is not None
     assert run.sweep.measured == run.sweep.trials == 4

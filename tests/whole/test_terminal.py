@@ -25,25 +25,30 @@ def prompts_file(tmp_path: Path, count: int) -> str:
     return str(path)
 
 
+def present_batch_size(terminal: Terminal) -> int | None:
+    """That of the marked row in the table of settings."""
+    found = re.search(r"▸ +(\d+) +[12] ", terminal.text)
+    return int(found[1]) if found is not None else None
+
+
 def test_a_run_is_launched_from_the_dashboard_steered_left_and_watched_again(tmp_path, run_dir):
     command = [RANKDECK, "run", prompts_file(tmp_path, 96), "--model", "demo", "--device", "cpu", "--ranks", "2"]
     command += ["--batch-size", "4", "--max-new-tokens", "24", "--run-dir", str(run_dir)]
     with Terminal(command, columns=80, rows=24) as terminal:
         terminal.wait_for("Throughput", seconds=20)
-        terminal.wait_for("decoding", seconds=240)
+        terminal.wait_for("tok/s now", seconds=240)
         terminal.send("+")
-        terminal.wait_for("batch size 8")
+        terminal.wait_until(lambda: present_batch_size(terminal) == 8, seconds=20)
         terminal.send("[")
         terminal.wait_for("1 of 2 ranks")
         terminal.resize(120, 40)
-        terminal.wait_for("speedup", seconds=180)
+        terminal.wait_until(lambda: re.search(r"▸ +8 +1 +\d+ ", terminal.text) is not None, seconds=180)
         terminal.send("d")
         assert terminal.wait() == 0
     assert b"rankdeck attach" in bytes(terminal.raw), "the way back is printed"
 
     with Terminal([RANKDECK, "attach", str(run_dir)], columns=120, rows=40) as terminal:
-        # Among the figures: where both knobs were turned within a second, the chart has room for one label only.
-        terminal.wait_until(lambda: re.search(r"batch size +8 ", terminal.text) is not None, seconds=20)
+        terminal.wait_until(lambda: present_batch_size(terminal) == 8, seconds=20)
         terminal.send("]")
         terminal.wait_for("completed", seconds=240)
         terminal.send("2")

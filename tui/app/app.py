@@ -74,13 +74,14 @@ class RankdeckApp(BaseApp):
         preferences: Preferences | None = None,
         at_home: bool = True,
         back: Back | None = None,
+        tour: bool = False,
     ) -> None:
         """`steerable` is False if the run takes no commands from here: in a replay, and for an audience.
 
-        `back` says what the user comes back from to the start screen.
+        `back` says what the user comes back from to the start screen. With `tour` the run's begins by itself.
         """
         super().__init__(preferences, at_home=at_home)
-        self._earlier, self._steerable = earlier, steerable
+        self._earlier, self._steerable, self._tour = earlier, steerable, tour
         self._launcher = launcher
         self._back = back
         self._start: StartScreen | None = None
@@ -120,7 +121,7 @@ class RankdeckApp(BaseApp):
 
     def new_followed_run(self, source: "Source | None") -> FollowedRun:
         """A followed run with the events of `source`."""
-        return FollowedRun(source, earlier=self._earlier, steerable=self._steerable)
+        return FollowedRun(source, earlier=self._earlier, steerable=self._steerable, tour=self._tour)
 
     def new_run_screen(self) -> RunScreen:
         """The screen that shows the run."""
@@ -201,7 +202,14 @@ class RankdeckApp(BaseApp):
         followed.dirty = followed.news = False
         with self.batch_update():
             self._run_screen.show(
-                Frame(followed.state, followed.book, followed.lost, followed.steers, followed.silence)
+                Frame(
+                    followed.state,
+                    followed.book,
+                    followed.lost,
+                    followed.steers,
+                    followed.silence,
+                    followed.tour.captions,
+                )
             )
             offered = (followed.steers, followed.state.ready_at is not None, followed.state.sweeping)
             if offered != self._offered:

@@ -43,7 +43,7 @@ class BaseApp(Deck):
         (80, "-standard"),
         (120, "-wide"),
     ]
-    VERTICAL_BREAKPOINTS = [(0, "-too-short"), (18, "-short"), (24, "-tall")]  # noqa: RUF012
+    VERTICAL_BREAKPOINTS = [(0, "-too-short"), (18, "-short"), (24, "-tall"), (32, "-roomy")]  # noqa: RUF012
     BINDINGS: ClassVar[list[BindingType]] = [
         *HELP_KEYS,
         Binding("t", "toggle_theme", "Theme", id="app.theme", tooltip="Dark or light", show=False),

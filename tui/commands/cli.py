@@ -38,7 +38,6 @@ from rankdeck.tui.commands.options import (
     GenerationOptions,
     GpusPerRank,
     IgnoreMemory,
-    Limit,
     Model,
     NewTokens,
     Order,
@@ -52,6 +51,7 @@ from rankdeck.tui.commands.options import (
     Run,
     RunDirectory,
     Theme,
+    Tour,
     TrustRemoteCode,
     ViewOptions,
     grouped,
@@ -63,10 +63,14 @@ from rankdeck.tui.commands.report import report
 from rankdeck.tui.commands.serve import serve
 from rankdeck.tui.commands.sweep import sweep
 from rankdeck.tui.session import watch
-from rankdeck.tui.sources.runs import sample_prompts
+from rankdeck.tui.sources.runs import demo_prompts
 from rankdeck.tui.terminal.inert import OutputError, guard_streams, say, say_json, tell
 
 EXIT_DIED = 3
+
+DEMO_BATCH_SIZE = 2
+DEMO_PROMPTS, DEMO_PROMPTS_A_RANK = 480, 240
+"""The demo starts small and has many rounds: a job that one can tune, of some two minutes on two CPU cores."""
 
 app = typer.Typer(
     name="rankdeck",
@@ -172,12 +176,13 @@ def run(
     name: Annotated[str | None, typer.Option(help="The run's name.")] = None,
     compare: Annotated[str | None, typer.Option(help="Another run to set it beside at the end.")] = None,
     config: ConfigFile = None,
+    tour: Tour = False,
     view: ViewOptions,
 ) -> None:
     """Answer every prompt of a file, and watch it happen."""
     asked = Settings(locals(), config)
     wrong = mistakes(context)
-    launch(asked, view, wrong, run_dir=run_dir, force=force, ignore_memory=ignore_memory, compare=compare)
+    launch(asked, view, wrong, run_dir=run_dir, force=force, ignore_memory=ignore_memory, compare=compare, tour=tour)
 
 
 @app.command(cls=GatheringCommand)
@@ -186,13 +191,19 @@ def demo(
     *,
     context: typer.Context,
     ranks: Ranks = None,
-    batch_size: BatchSize = None,
+    batch_size: Annotated[str, typer.Option(help="Prompts per batch and rank, or auto.")] = str(DEMO_BATCH_SIZE),
     max_new_tokens: Annotated[int, typer.Option(help="Output tokens per prompt at most.")] = 50,
-    limit: Limit = None,
+    limit: Annotated[
+        int | None, typer.Option(help="Only the first so many prompts.  [default: 240 per rank, at least 480]")
+    ] = None,
+    tour: Tour = False,
     view: ViewOptions,
 ) -> None:
-    """The sample prompts on the embedded model: the whole way, on any machine."""
-    launch(Settings({"prompts": str(sample_prompts()), "model": "demo", **locals()}), view, mistakes(context))
+    """Prompts for minutes on the embedded model, small batches at first: the whole way, on any machine."""
+    ranks = checks.default_ranks() if ranks is None else ranks
+    limit = max(DEMO_PROMPTS, DEMO_PROMPTS_A_RANK * ranks) if limit is None else limit
+    asked = Settings({"prompts": str(demo_prompts()), "model": "demo", **locals()})
+    launch(asked, view, mistakes(context), tour=tour)
 
 
 @app.command(cls=Command)

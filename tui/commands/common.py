@@ -32,6 +32,9 @@ def no_screen() -> bool:
     return not sys.stdout.isatty() or os.environ.get("TERM") == "dumb"
 
 
+TOUR_BATCH_SIZE = 2
+"""Where a tour starts unless told otherwise."""
+
 _SETTINGS = {field.name for field in msgspec.structs.fields(RunConfig)}
 
 
@@ -148,8 +151,10 @@ def launch(
     force: bool = False,
     ignore_memory: bool = False,
     compare: str | None = None,
+    tour: bool = False,
 ) -> None:
     """Start a run with these settings, watch it, exit with its status; `compare` names a run to compare it with.
+    With `tour` the knobs walk by themselves, from a small batch size unless another is asked for.
 
     Refused with everything that is wrong, `mistakes` in the arguments first.
     """
@@ -158,6 +163,9 @@ def launch(
         wrong.append("name a file of prompts, or - for standard input")
     if compare is not None and view.json:
         wrong.append("--compare and --json exclude each other; `rankdeck report RUN --compare OTHER` writes JSON")
+    if tour:
+        wrong += _tour_problems(asked, view)
+        asked.values.setdefault("batch_size", TOUR_BATCH_SIZE)
     config, unread = settings.read(asked.values)
     if "ranks" not in asked.values:
         config = msgspec.structs.replace(config, ranks=default_ranks(config))
@@ -185,10 +193,19 @@ def launch(
     doubts = [started.doubt] if started.doubt is not None else []
     for warning in [*run.remarks, *checks.warnings(run.config, run.prompts), *doubts]:
         tell(f"rankdeck: warning: {warning}")
-    status = watch.watch(started.directory, started.died, json=view.json, preferences=preferences, whole=True)
+    status = watch.watch(
+        started.directory, started.died, json=view.json, preferences=preferences, whole=True, tour=tour
+    )
     if other is not None and status != watch.EXIT_NOBODY_READS:
         _compare(started.directory, other)
     raise typer.Exit(status)
+
+
+def _tour_problems(asked: Settings, view: ViewOptions) -> list[str]:
+    problems = ["--tour and --json exclude each other; --plain prints what the tour says"] if view.json else []
+    if asked.values.get("batch_size") == "auto":
+        problems.append("--tour finds the batch size by itself; leave out --batch-size auto, or give a number")
+    return problems
 
 
 def _compare(directory: Path, other: Path) -> None:

@@ -73,6 +73,14 @@ TrustRemoteCode = Annotated[
 IgnoreMemory = Annotated[
     bool, typer.Option("--ignore-memory", help="Start even if by estimate it cannot fit in memory.")
 ]
+Tour = Annotated[
+    bool,
+    typer.Option(
+        "--tour",
+        help="Walk the knobs by itself: active ranks 1, 2, 4 …, then batch sizes up, on the real work, to the best "
+        "setting. Starts at batch size 2 unless another is given.",
+    ),
+]
 Theme = Annotated[
     str | None, typer.Option(help="The dashboard's colours: rankdeck-dark, rankdeck-light, ansi-dark, nord …")
 ]

@@ -4,13 +4,14 @@ from typing import Literal, NamedTuple, Protocol
 
 from rankdeck.runner.state import RunState
 from rankdeck.tui.sources.outputs import OutputBook
+from rankdeck.tui.words.tour import Captions
 
 ViewName = Literal["overview", "outputs", "timeline", "sweep", "log"]
 
 
 class Frame(NamedTuple):
     """What there is to show: the newest state, the answers, why the run can no longer be watched, if it cannot,
-    whether this terminal may steer it, and what is waited for, if nothing comes from the run.
+    whether this terminal may steer it, what is waited for, if nothing comes from the run, and what the tour says.
     """
 
     state: RunState
@@ -18,6 +19,7 @@ class Frame(NamedTuple):
     lost: str | None
     steers: bool
     silence: str | None = None
+    tour: Captions = ()
 
 
 class View(Protocol):

@@ -6,6 +6,7 @@ Knows which of them go into a log. All are made in tui/panels; only the progress
 from collections import Counter
 from collections.abc import Sequence
 
+from rankdeck.runner.advice.bound import bound
 from rankdeck.runner.advice.findings import findings
 from rankdeck.runner.state import RunState
 from rankdeck.tui.panels.overview.devices import device_figures
@@ -13,7 +14,7 @@ from rankdeck.tui.panels.overview.header import phase_words
 from rankdeck.tui.panels.overview.knob_effect import turn_lines, what_if_words, what_ifs
 from rankdeck.tui.panels.overview.progress import done_words, in_flight, progress_facts
 from rankdeck.tui.panels.overview.ranks import rank_lines
-from rankdeck.tui.panels.overview.scaling import scaling_table
+from rankdeck.tui.panels.overview.settings_table import settings_plain
 from rankdeck.tui.panels.overview.throughput import rate_facts
 from rankdeck.tui.words import text
 from rankdeck.tui.words.status import eta_words, shown_phase
@@ -44,14 +45,21 @@ def progress_line(now: RunState) -> str:
 
 
 def status_lines(now: RunState) -> list[str]:
-    """Ranks, GPUs or processes, the effect of the last turn of a knob, scaling, and what another turn would bring."""
+    """Ranks, GPUs or processes, by what the run is bound, the last turn of a knob, the settings, and what-ifs."""
     ranks = rank_lines(now, WIDE) if now.ranks else []
-    return [*unstyled([*ranks, *device_figures(now)]), *knob_lines(now), *what_if_lines(now)]
+    verdict = bound(now)
+    said = [verdict.text] if verdict is not None else []
+    return [*unstyled([*ranks, *device_figures(now)]), *said, *knob_lines(now), *what_if_lines(now)]
 
 
 def knob_lines(now: RunState) -> list[str]:
-    """The last turn of a knob, and the scaling so far; empty while there is nothing to compare."""
-    return unstyled([*turn_lines(now, WIDE), *scaling_table(now, WIDE)])
+    """The last turn of a knob, and what each setting has brought so far; empty before anything is measured."""
+    return [*unstyled(turn_lines(now, WIDE)), *table_lines(now)]
+
+
+def table_lines(now: RunState) -> list[str]:
+    """The table of settings: a row begins with batch size and active ranks, in figures."""
+    return unstyled(settings_plain(now))
 
 
 def what_if_lines(now: RunState) -> list[str]:

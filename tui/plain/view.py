@@ -6,7 +6,7 @@ state as the dashboard's. Text from models, prompts and devices is printed with 
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from rankdeck.runner import protocol
 from rankdeck.runner.protocol import OutputRecord, Summary
@@ -16,14 +16,16 @@ from rankdeck.runner.state.knobs import knob_words
 from rankdeck.runner.state.loading_time import loading_line
 from rankdeck.tui.panels.overview.advice import advice_texts
 from rankdeck.tui.panels.overview.header import active_words
+from rankdeck.tui.panels.overview.knob_effect import turn_lines
 from rankdeck.tui.panels.overview.notice import attempt_words
 from rankdeck.tui.panels.overview.summary import gathered_line, outputs_path
 from rankdeck.tui.plain.bar import BottomLine, bar_stream
-from rankdeck.tui.plain.status import bar_line, finding_lines, knob_lines, progress_line, status_lines, unstyled
+from rankdeck.tui.plain.status import WIDE, bar_line, finding_lines, progress_line, status_lines, table_lines, unstyled
 from rankdeck.tui.plain.sweep import sweep_lines, sweep_start_lines, trial_line
 from rankdeck.tui.terminal.inert import tell
 from rankdeck.tui.words import text
 from rankdeck.tui.words.sweep import how_ended, only_measures
+from rankdeck.tui.words.turn import effect_words
 
 PROGRESS_SECONDS = 2.0
 STATUS_SECONDS = 10.0
@@ -49,14 +51,27 @@ class PlainView:
         if isinstance(message, Snapshot):
             self.state = message.state
             self._say_run()
-            for line in end_lines(self.state):
-                self._line(line)
+            self._end()
         else:
             assert not isinstance(message, protocol.Refused)
             self.state = apply(self.state, message)
             for line in self._lines(message):
                 self._line(line)
+            if isinstance(message, protocol.RunEnded):
+                self._end()
         self._print()
+
+    def add(self, lines: Sequence[str], table: Sequence[str] = ()) -> None:
+        """Print lines that no message brings, with the time of the newest one, and a table, without."""
+        for line in lines:
+            self._line(line)
+        self._pending += [f"{text.visible(row)}\n" for row in table]
+        self._print()
+
+    def _end(self) -> None:
+        for line in closing_lines(self.state):
+            self._line(line)
+        self._pending += [f"{text.visible(row)}\n" for row in closing_table(self.state)]
 
     def aside(self, line: str) -> None:
         """Tell the user something that is not part of the log, on stderr."""
@@ -118,7 +133,7 @@ class PlainView:
             case protocol.RanksReady():
                 return [f"all ranks are ready after {loading_line(now.loading)}"]
             case protocol.ActiveRanksChanged():
-                return [active_words(now)]
+                return [turned(active_words(now), now)]
             case protocol.SweepStarted() if now.sweep is not None:
                 return sweep_start_lines(now, now.sweep)
             case protocol.TrialFinished() if now.sweep is not None:
@@ -138,9 +153,9 @@ class PlainView:
                 return unstyled([gathered_line(now)])
             case protocol.Stopping():
                 return ["stopping now" if event.now else "stopping after the batches in flight"]
-            case protocol.RunEnded():
-                return end_lines(now)
-            case protocol.BatchSizeChanged() | protocol.RankCapped() | protocol.Paused() | protocol.Resumed():
+            case protocol.BatchSizeChanged():
+                return [turned(knob_words(event) or "", now)]
+            case protocol.TurnRefused() | protocol.RankCapped() | protocol.Paused() | protocol.Resumed():
                 # Printed here and not as log lines, as runs recorded by older versions have none.
                 return [knob_words(event) or ""]
             case _:
@@ -195,6 +210,12 @@ def terminal_view() -> PlainView:
     return PlainView(bar=BottomLine(stream) if stream is not None else None)
 
 
+def turned(words: str, now: RunState) -> str:
+    """A turn of a knob, and when it takes effect."""
+    coming = effect_words(now)
+    return f"{words}; {coming}" if coming else words
+
+
 def output_line(record: OutputRecord) -> str:
     """One answer in one line, shortened."""
     head = f"#{record.index} rank {'?' if record.rank is None else record.rank}:"
@@ -206,7 +227,20 @@ def output_line(record: OutputRecord) -> str:
 
 
 def end_lines(now: RunState) -> list[str]:
-    """The end of a run: how it ended, its summary, what the timeline shows, where its outputs are."""
+    """The end of a run, without times: what is said of it, and the table of settings."""
+    return [*closing_lines(now), *closing_table(now)]
+
+
+def closing_table(now: RunState) -> list[str]:
+    """The table of settings at the end, if there were several; none of a run that only measured: see its sweep."""
+    if now.ended is None or (only_measures(now) and not now.done):
+        return []
+    table = table_lines(now)
+    return table if len(table) > 2 else []
+
+
+def closing_lines(now: RunState) -> list[str]:
+    """How the run ended, its summary, what the timeline shows, where its outputs are."""
     ended = now.ended
     if ended is None:
         return []
@@ -215,7 +249,7 @@ def end_lines(now: RunState) -> list[str]:
     if only_measures(now) and not now.done:
         return lines
     lines += summary_lines(ended.summary)
-    lines += [*knob_lines(now), *finding_lines(now)]
+    lines += [*unstyled(turn_lines(now, WIDE)), *finding_lines(now)]
     if now.done:
         lines.append(f"outputs: {text.visible(outputs_path(now))}")
     return lines

@@ -5,7 +5,7 @@ Pure; everything comes from the state that the journal adds up to.
 
 import msgspec
 
-from rankdeck.runner.state.periods import scaling
+from rankdeck.runner.state.settings import all_settings
 from rankdeck.tui.report import document
 from rankdeck.tui.report.document import Block, Chart, Prose, Section, Table, words
 from rankdeck.tui.report.document import Column as Col
@@ -85,26 +85,28 @@ def throughput_plot(source: ReportSource, also: ReportSource | None = None) -> P
 def _periods(source: ReportSource) -> list[Block]:
     assert source.state is not None
     periods = source.state.periods
-    rows, unmeasured = [], []
-    for size in sorted({one.batch_size for one in periods}):
-        measured = scaling(periods, size)
-        rows += [
-            [
-                document.whole(size),
-                document.whole(row.active_ranks),
-                document.whole(row.batches),
-                document.decimals(row.tokens_per_second, 1),
-                document.reading(row.speedup, times),
-                document.reading(row.efficiency, percent),
-                document.reading(row.peak_memory_bytes, gib),
-                document.reading(row.reserved_memory_bytes, gib),
-            ]
-            for row in measured
+    measured = all_settings(source.state)
+    rows = [
+        [
+            document.whole(row.batch_size),
+            document.whole(row.active_ranks),
+            document.whole(row.batches),
+            document.decimals(row.tokens_per_second, 1),
+            document.reading(row.half_width, lambda width: f"{width:,.1f}"),
+            document.decimals(row.per_rank, 1),
+            document.reading(row.speedup, times),
+            document.reading(row.efficiency, percent),
+            document.reading(row.load.busy.value, lambda busy: f"{busy:.0f}"),
+            document.reading(row.load.dram.value, lambda dram: f"{dram:.0f}"),
+            document.reading(row.mbu, percent),
+            document.reading(row.tokens_per_joule, lambda figure: f"{figure:.2f}"),
+            document.reading(row.peak_memory_bytes, gib),
+            document.reading(row.reserved_memory_bytes, gib),
         ]
-        tried = {one.active_ranks for one in periods if one.batch_size == size}
-        unmeasured += [
-            f"{some(ranks, 'rank')} x {size}" for ranks in sorted(tried - {row.active_ranks for row in measured})
-        ]
+        for row in measured
+    ]
+    tried = {(one.batch_size, one.active_ranks) for one in periods} - {row.setting for row in measured}
+    unmeasured = [f"{some(ranks, 'rank')} x {size}" for size, ranks in sorted(tried)]
     note = (
         "Measured over whole batches, while there was work for all: without the ragged end of the run, and on a GPU "
         "without a rank's first batch, or its first of so many rows, unless it has no other: such a figure is compared "
@@ -117,8 +119,10 @@ def _periods(source: ReportSource) -> list[Block]:
     if not rows:
         return [Prose([note])] if unmeasured else []
     columns = [
-        Col("batch size"), Col("active ranks"), Col("whole batches"), Col("tokens/s"), Col("speedup", "over 1 rank"),
-        Col("scaling efficiency"), Col("peak memory", "GiB per rank"), Col("reserved", "GiB per rank"),
+        Col("batch size"), Col("active ranks"), Col("whole batches"), Col("tokens/s"), Col("±", "95 %, tokens/s"),
+        Col("tokens/s", "per rank"), Col("speedup", "over 1 rank"), Col("scaling efficiency"), Col("busy", "%"),
+        Col("DRAM", "%"), Col("MBU"), Col("tokens", "per joule"), Col("peak memory", "GiB per rank"),
+        Col("reserved", "GiB per rank"),
     ]  # fmt: skip
     table = Table(title="What each setting of the knobs brought", columns=columns, rows=rows, note=note)
     return [document.without_empty(table)]

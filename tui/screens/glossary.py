@@ -15,10 +15,37 @@ class Word(NamedTuple):
 
 WORDS = (
     Word("tok/s", "output tokens per second; padding is never counted"),
+    Word(
+        "now",
+        "tok/s of the last five seconds, of all ranks and of each: those of the ranks add up to the head's",
+        ("overview",),
+    ),
+    Word("mean", "tok/s from the first batch on; peak: the most of any five seconds", ("overview",)),
+    Word(
+        "results by setting",
+        "whole batches that began and ended under one batch size and number of ranks; ±: half of the 95% interval, "
+        "from one batch to the next; busy, DRAM, CPU: means of the seconds in which all those ranks had such a batch",
+        ("overview",),
+    ),
+    Word("★ ▸", "the setting with the most tok/s, and the one at hand", ("overview",)),
+    Word(
+        "~163, predicted",
+        "computed from the batches measured so far, not measured; a guess: beyond what was measured",
+        ("overview",),
+    ),
+    Word(
+        "bound by",
+        "what most of the last twelve samples, one a second, agree on; the figures beside it are their means",
+        ("overview",),
+    ),
+    Word("DRAM, tensor", "share of the time in which memory, or tensor cores, were at work (GPM, Hopper and later)"),
+    Word("matrix rate", "what the batches computed, over what a large matrix product reached at the start"),
+    Word("tok/J", "output tokens per joule that the GPUs in use took", ("overview",)),
     Word("batch size", "prompts per batch and rank"),
     Word(
         "a → b tok/s",
-        "before and after a knob was turned, over whole batches under one setting, without a rank's first ones",
+        "before and after a knob was turned, over whole batches under one setting, without a rank's first ones; ~: not "
+        "measured yet, but worked out from the first steps",
         ("overview",),
     ),
     Word("memory", "beside those figures: the most a rank had in use on its device during a batch", ("overview",)),
@@ -36,7 +63,12 @@ WORDS = (
         "share of the computed token slots that held no real token; 0% is perfect",
         ("overview", "timeline"),
     ),
-    Word("idle", "share of a rank's time, since all ranks were ready, with no batch in hand", ("overview", "timeline")),
+    Word(
+        "idle",
+        "share of a rank's last minute with no batch in hand, pauses left out; after the end, and in the Timeline, of "
+        "all its time since all ranks were ready",
+        ("overview", "timeline"),
+    ),
     Word(
         "busy", "share of the time in which some kernel ran on the GPU; not how full it was", ("overview", "timeline")
     ),
@@ -74,7 +106,7 @@ WORDS = (
     Word(
         "MBU",
         "bytes a decode step must read / its time / peak memory bandwidth: a mean over the GPUs; a rank with n GPUs "
-        "uses one at a time, so that each gets to 1/n at most",
+        "uses one at a time, so that each gets to 1/n at most; on a CPU, over what a rank's threads can copy",
         ("overview", "sweep"),
     ),
     Word("about", "a prediction beyond what was measured", ("overview",)),

@@ -28,7 +28,7 @@ STEP, SMALL_STEP = 10, 1
 
 _SPEED, _SEEK = Binding.Group("Speed"), Binding.Group(f"{STEP} s")
 
-_NOT_INHERITED = ("knob.", "run.pause", "run.detach", "run.stop", "run.sweep", "app.")
+_NOT_INHERITED = ("knob.", "run.pause", "run.detach", "run.stop", "run.sweep", "run.tour", "app.")
 """Prefixes of the ids of a run's keys that a replay does not have, or declares itself."""
 
 

@@ -11,7 +11,7 @@ from textual.screen import Screen
 from textual.widget import Widget
 from textual.widgets import Static
 
-from rankdeck.runner.protocol import SetActiveRanks, SetBatchSize, StartSweep, Stop
+from rankdeck.runner.protocol import StartSweep, Stop, TurnRefused
 from rankdeck.runner.protocol.sweep_plan import SweepPlan
 from rankdeck.runner.state import RunState
 from rankdeck.tui.panels.frame import Frame, ViewName
@@ -19,6 +19,7 @@ from rankdeck.tui.panels.outputs.listing import Selection
 from rankdeck.tui.panels.overview.advice import advice_lines
 from rankdeck.tui.panels.overview.header import header_line
 from rankdeck.tui.panels.overview.notice import notice_lines, silence_lines
+from rankdeck.tui.panels.tour import tour_lines
 from rankdeck.tui.screens.run_keys import RUN_KEYS
 from rankdeck.tui.screens.sized import Sized
 from rankdeck.tui.screens.views import as_view, entry
@@ -31,6 +32,7 @@ from rankdeck.tui.widgets.lines import Lines
 from rankdeck.tui.widgets.overview import Overview
 from rankdeck.tui.words.status import ASKED_FOR
 from rankdeck.tui.words.text import Line
+from rankdeck.tui.words.turn import refusal_words
 
 if TYPE_CHECKING:
     from rankdeck.tui.screens.answer_files import Target
@@ -61,6 +63,7 @@ class RunScreen(Sized, Screen[None]):
         self.view: ViewName = "overview"
         self._view_chosen = False
         self._frame = Frame(RunState(), followed.book, None, steers=True)
+        self._refusal: TurnRefused | None = None
 
     def compose(self) -> ComposeResult:
         yield Static(TOO_SMALL, id="too-small", markup=False)
@@ -86,6 +89,7 @@ class RunScreen(Sized, Screen[None]):
         """Show a frame in the current view; the others get the newest one when they are shown."""
         self._frame = frame
         state = frame.state
+        self._say_refusal(state)
         measures = state.sweep is not None and state.config is not None and state.config.sweep is not None
         if measures and not self._view_chosen:
             # A run that was started as a sweep opens in the Sweep view.
@@ -93,6 +97,16 @@ class RunScreen(Sized, Screen[None]):
             self.call_later(self.action_view, "sweep")
         if self.is_mounted:
             self._draw()
+
+    def _say_refusal(self, state: RunState) -> None:
+        """Answer a key that changed nothing, once: other views than the Overview, and a small one, have no line for it.
+
+        Only to who may have pressed it.
+        """
+        before, self._refusal = self._refusal, state.refusal
+        if state.refusal != before and self.followed.steers and self.is_mounted:
+            for words in refusal_words(state)[:1]:
+                self.app.say(words)
 
     def on_resize(self) -> None:
         self.call_after_refresh(self._draw)
@@ -105,13 +119,21 @@ class RunScreen(Sized, Screen[None]):
         self._header.show([header_line(state, width)])
         notice = [*silence_lines(self._frame.silence, width), *self._notice_lines(width)] if lost is None else []
         _show_if_any(self._notice, notice)
-        # The Timeline view has its own words for what it shows, advice included.
-        advised = self.view != "timeline" and self._room_for_advice(notice)
-        _show_if_any(self._advice, self._advise(width) if advised else [])
+        _show_if_any(self._advice, self._tour(width) or (self._advise(width) if self._advised(notice) else []))
         as_view(self.query_one(f"#{self.view}")).show(self._frame)
 
     def _notice_lines(self, width: int) -> list[Line]:
         return notice_lines(self._frame.state, width, self.app.keys)
+
+    def _tour(self, width: int) -> list[Line]:
+        """What the tour says, in every view: somebody at a stage looks at this line."""
+        if self._frame.lost is not None:
+            return []
+        return tour_lines(self._frame.tour, width, self.app.keys, under_way=self.followed.tour.under_way)
+
+    def _advised(self, notice: list[Line]) -> bool:
+        # The Timeline view has its own words for what it shows, advice included.
+        return self.view != "timeline" and self._room_for_advice(notice)
 
     def _room_for_advice(self, notice: list[Line]) -> bool:
         """A short terminal shows advice only if it pushes nothing out of sight."""
@@ -123,7 +145,9 @@ class RunScreen(Sized, Screen[None]):
         return room - tables >= SHORT_CHARTS + 1
 
     def _advise(self, width: int) -> list[Line]:
-        return advice_lines(self._frame.state, width, self.app.keys) if self._frame.lost is None else []
+        if self._frame.lost is not None:
+            return []
+        return advice_lines(self._frame.state, width, self.app.keys, steers=self._frame.steers)
 
     # --- keys -----------------------------------------------------------------------------------
 
@@ -133,6 +157,8 @@ class RunScreen(Sized, Screen[None]):
             return self.followed.steers
         state = self.followed.state
         ready = True if state.ready_at is not None else None
+        if action == "tour":
+            return self.followed.steers and ready  # what else stands in its way is said in words
         if action == "sweep":
             # With `split`, ranks have their shares from the start: there is no queue for trials to take prompts from.
             pull = state.config is None or state.config.dispatch == "pull"
@@ -146,25 +172,20 @@ class RunScreen(Sized, Screen[None]):
     async def action_batch_size(self, up: bool) -> None:
         command = self.followed.knobs.turn_batch_size(self.followed.state, up=up)
         if command is not None:
-            await self._turn(command)
+            await self.followed.ask(command)
         else:
             self.app.say("No batch is larger." if up else "A batch has one prompt at least.")
 
     async def action_ranks(self, by: int) -> None:
         command = self.followed.knobs.turn_active_ranks(self.followed.state, by=by)
         if command is not None:
-            await self._turn(command)
+            await self.followed.ask(command)
         else:
             pausing = named("One rank stays active; {run.pause} pauses the run.", self.app.keys)
             self.app.say("All ranks are active." if by > 0 else pausing)
 
-    async def _turn(self, command: SetBatchSize | SetActiveRanks) -> None:
-        await self.followed.ask(command)
-        if not self.followed.state.pending:
-            self.app.say("Every prompt has its answer or is in a rank's hands: there is no batch left to change.")
-
     async def action_auto_batch_size(self) -> None:
-        await self._turn(self.followed.knobs.set_batch_size(self.followed.state, None))
+        await self.followed.ask(self.followed.knobs.set_batch_size(self.followed.state, None))
 
     def action_type_batch_size(self) -> None:
         from rankdeck.tui.screens.batch_size import BatchSizeScreen
@@ -174,7 +195,7 @@ class RunScreen(Sized, Screen[None]):
     async def _typed(self, typed: "Typed | None") -> None:
         if typed is not None:
             wanted = None if typed == "auto" else typed
-            await self._turn(self.followed.knobs.set_batch_size(self.followed.state, wanted))
+            await self.followed.ask(self.followed.knobs.set_batch_size(self.followed.state, wanted))
 
     async def action_pause(self) -> None:
         paused = self.followed.state.paused
@@ -182,6 +203,12 @@ class RunScreen(Sized, Screen[None]):
             self.app.say("The run goes on by itself once what pauses it is mended.")
             return
         await self.followed.ask(self.followed.knobs.turn_pause(self.followed.state))
+
+    async def action_tour(self) -> None:
+        if self.followed.tour.under_way:
+            self.followed.end_tour()
+        elif (why := await self.followed.begin_tour()) is not None:
+            self.app.say(why)
 
     async def action_sweep(self) -> None:
         if self.followed.state.sweeping:

@@ -55,6 +55,14 @@ RUN_KEYS: list[BindingType] = [
         show=False,
     ),
     Binding(
+        "T",
+        "tour",
+        "Tour",
+        id="run.tour",
+        tooltip="Walk the knobs up, to the best; any knob takes over",
+        show=False,
+    ),
+    Binding(
         "X",
         "stop_now",
         "Stop now",

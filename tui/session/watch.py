@@ -7,16 +7,19 @@ import asyncio
 import contextlib
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rankdeck.runner import protocol, run_directory
 from rankdeck.runner.state import RunState, Snapshot, ToViewer
 from rankdeck.runner.state.silence import silence_words, silent_ranks
+from rankdeck.tui.plain.status import table_lines
+from rankdeck.tui.plain.tour import tour_lines
 from rankdeck.tui.plain.view import PlainView, end_lines, terminal_view
 from rankdeck.tui.settings.preferences import Preferences
 from rankdeck.tui.sources.client import SocketSource, Source, SourceError
+from rankdeck.tui.sources.tour import TourGuide
 from rankdeck.tui.sources.whole_stream import WholeStream
 from rankdeck.tui.start.way_back import Back
 from rankdeck.tui.terminal.inert import OutputError, say, say_json, tell
@@ -45,21 +48,25 @@ def watch(
     json: bool = False,
     steerable: bool = True,
     whole: bool = False,
+    tour: bool = False,
 ) -> int:
     """Watch the run in `directory` until it ends or the viewer leaves. Returns the exit status.
 
     With `preferences` in a dashboard; without them as lines, or as JSON if `json`, with every answer that is made from
     now on or, if `whole`, that there is. If it is not `steerable`, the run gets no commands, and Ctrl-C only leaves.
+    With `tour` a tour begins once the run is under way; JSON has no place for what it says.
     """
     source = SocketSource(directory, died)
     if preferences is not None:
         from rankdeck.tui.app.app import RankdeckApp
         from rankdeck.tui.session.terminal_session import run_app
 
-        app = RankdeckApp(source, earlier=run_directory.read_outputs, steerable=steerable, preferences=preferences)
+        app = RankdeckApp(
+            source, earlier=run_directory.read_outputs, steerable=steerable, preferences=preferences, tour=tour
+        )
         run_app(app)
         return _farewell(app)
-    return asyncio.run(_follow(source, _JsonView() if json else terminal_view(), steerable, whole))
+    return asyncio.run(_follow(source, _JsonView() if json else terminal_view(), steerable, whole, tour))
 
 
 def start_screen(preferences: Preferences | None = None) -> int:
@@ -238,11 +245,18 @@ class _JsonView:
         pass
 
 
-async def _follow(source: Source, view: PlainView | _JsonView, steerable: bool, whole: bool = False) -> int:
+async def _follow(
+    source: Source, view: PlainView | _JsonView, steerable: bool, whole: bool = False, tour: bool = False
+) -> int:
     """Feed the view until the run ends. The first Ctrl-C asks the run to stop, the second ends it."""
     loop = asyncio.get_running_loop()
     asked = 0
     asking: set[asyncio.Task[None]] = set()
+    guide = TourGuide(wanted=tour)
+
+    def say_tour(said: Sequence[str]) -> None:
+        if said and isinstance(view, PlainView):
+            view.add(tour_lines(said), [] if guide.under_way else table_lines(view.state))
 
     def interrupted() -> None:
         nonlocal asked
@@ -255,6 +269,8 @@ async def _follow(source: Source, view: PlainView | _JsonView, steerable: bool, 
         elif asked > 2:
             view.aside("rankdeck: no longer watching")
             following.cancel()
+        if isinstance(view, PlainView):
+            say_tour(guide.take_over(view.state))
         asking.add(loop.create_task(source.send(protocol.Stop(now=asked > 1))))
 
     loop.add_signal_handler(signal.SIGINT, interrupted)
@@ -265,6 +281,11 @@ async def _follow(source: Source, view: PlainView | _JsonView, steerable: bool, 
         status = EXIT_DIED
         async for message in stream.events():
             view.show(message)
+            if isinstance(view, PlainView):
+                heard = guide.hear(view.state)
+                say_tour(heard.said)
+                for command in heard.commands:
+                    await source.send(command)
             sys.stdout.flush()
             ended = message.state.ended if isinstance(message, Snapshot) else message
             if isinstance(ended, protocol.RunEnded):

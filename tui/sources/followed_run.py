@@ -14,6 +14,7 @@ from rankdeck.runner.state import RunState, Snapshot, ToViewer, apply
 from rankdeck.tui.sources.client import SocketSource, Source, SourceError
 from rankdeck.tui.sources.knobs import Knobs
 from rankdeck.tui.sources.outputs import KEPT, OutputBook
+from rankdeck.tui.sources.tour import TourGuide
 from rankdeck.tui.words import alerts
 
 Earlier = Callable[[Path], Iterable[OutputRecord]]
@@ -33,16 +34,23 @@ class FollowedRun:
     """One run, or none yet if `source` is None.
 
     `steerable` is False if the run takes no commands from here: in a replay, and for an audience. `live` is False for
-    a recorded run, which alerts nobody.
+    a recorded run, which alerts nobody. With `tour` one begins by itself.
     """
 
     def __init__(
-        self, source: Source | None, *, earlier: Earlier | None = None, steerable: bool = True, live: bool = True
+        self,
+        source: Source | None,
+        *,
+        earlier: Earlier | None = None,
+        steerable: bool = True,
+        live: bool = True,
+        tour: bool = False,
     ) -> None:
         self.source = source
         self.state = RunState()
         """The newest state; the screen may be a moment behind."""
         self.knobs = Knobs()
+        self.tour = TourGuide(wanted=tour)
         self.lost: str | None = None
         """Why the run can no longer be watched; None if it can."""
         self.silence: str | None = None
@@ -80,8 +88,36 @@ class FollowedRun:
         return self._steerable and self.goes_on
 
     async def ask(self, command: protocol.Command) -> None:
-        """Send the run a command, if it takes any."""
+        """Send the run a user's command, if it takes any; a tour ends with it."""
         if self.source is not None and self.steers:
+            self.end_tour()
+            await self.source.send(command)
+
+    async def begin_tour(self) -> str | None:
+        """Begin a tour; returns why none can begin, for people."""
+        if self.source is None or not self.steers:
+            return None
+        heard = self.tour.begin(self.state)
+        if isinstance(heard, str):
+            return heard
+        self.dirty = self.news = True
+        for command in heard.commands:
+            await self.source.send(command)
+        return None
+
+    def end_tour(self) -> None:
+        """The user takes over."""
+        if self.tour.captions:
+            self.dirty = self.news = True
+        self.tour.take_over(self.state)
+
+    async def _tour_on(self) -> None:
+        """Send what the tour wants next."""
+        if self.source is None or not self._steerable or self.lost is not None:
+            return
+        heard = self.tour.hear(self.state)
+        self.news = self.news or bool(heard.said)
+        for command in heard.commands:
             await self.source.send(command)
 
     def let_go(self) -> None:
@@ -96,7 +132,9 @@ class FollowedRun:
             self.source.on_silence = self._hear_silence
         try:
             async for message in self.source.events():
-                yield self._take(message)
+                reaction = self._take(message)
+                await self._tour_on()
+                yield reaction
         except SourceError as error:
             self.lost = str(error)
             self.dirty = True

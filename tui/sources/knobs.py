@@ -33,11 +33,13 @@ class Knobs:
         self._asked_at = 0.0
 
     def update(self, state: RunState) -> None:
-        """Forget the values that the state has reached, and those that are too old."""
+        """Forget the values that the state has reached, those that were refused, and those that are too old."""
         late = state.now - self._asked_at > FORGET_SECONDS
-        if late or state.batch_size == self._batch_size:
+        refusal = state.refusal
+        refused = refusal is not None and refusal.at > self._asked_at
+        if late or refused or state.batch_size == self._batch_size:
             self._batch_size = None
-        if late or state.active_ranks == self._active_ranks:
+        if late or refused or state.active_ranks == self._active_ranks:
             self._active_ranks = None
         if late or (state.paused is not None) == self._paused:
             self._paused = None

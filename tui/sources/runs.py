@@ -217,4 +217,10 @@ def _cells(*cells: str) -> str:
 
 
 def sample_prompts() -> Path:
+    """A hundred prompts to try rankdeck with."""
     return Path(__file__).resolve().parents[2] / "sample_prompts" / "stories.txt"
+
+
+def demo_prompts() -> Path:
+    """The demo's prompts: more than a run of a few minutes answers, so that there are rounds left to tune."""
+    return sample_prompts().with_name("demo.txt")

@@ -23,7 +23,7 @@ ALWAYS = ("app.leave", "start.runs", "app.help", "app.help_anywhere", "view.over
 STAND_INS = {"app.help_anywhere": "app.help"}
 """The id of a key, and that of the key it replaces while the focused field would take the latter as text."""
 
-EXTRAS = ("run.sweep", "run.advice", "knob.auto", "knob.batch_size", "app.theme")
+EXTRAS = ("run.sweep", "run.tour", "run.advice", "knob.auto", "knob.batch_size", "app.theme")
 """The ids of keys that are shown only if there is room left, in this order."""
 
 SHORT = {"Batch size": "Batch", "Auto batch size": "Auto", "Let run": "Run on"}

@@ -11,20 +11,22 @@ from textual.widgets import Input, Label
 
 from rankdeck.runner.state import RunState
 from rankdeck.tui.panels.frame import Frame
+from rankdeck.tui.panels.overview.advice import bound_line
 from rankdeck.tui.panels.overview.devices import DeviceForm, device_lines, devices_title
 from rankdeck.tui.panels.overview.gpu_figures import common_name
 from rankdeck.tui.panels.overview.gpu_ranks import gpu_rank_lines
 from rankdeck.tui.panels.overview.notice import held_up
 from rankdeck.tui.panels.overview.plan import OverviewPlan, outline, plan_overview
-from rankdeck.tui.panels.overview.progress import progress_lines
+from rankdeck.tui.panels.overview.progress import facts_lines, progress_lines
 from rankdeck.tui.panels.overview.rank_order import SORTS, Arrangement, RankView, ranks_title
 from rankdeck.tui.panels.overview.ranks import RankForm, rank_lines
+from rankdeck.tui.panels.overview.settings_table import settings_lines
 from rankdeck.tui.panels.overview.summary import summary_lines, summary_title
 from rankdeck.tui.panels.overview.tail import tail_lines, tail_title
 from rankdeck.tui.panels.overview.throughput import throughput_lines
 from rankdeck.tui.sources.outputs import OutputBook
 from rankdeck.tui.widgets.fields import TextField
-from rankdeck.tui.widgets.lines import Panel
+from rankdeck.tui.widgets.lines import Lines, Panel
 from rankdeck.tui.widgets.scrolling import ScrollBox
 from rankdeck.tui.words.status import STATUS
 from rankdeck.tui.words.sweep import how_ended
@@ -36,6 +38,9 @@ CALM_FROM = 5
 MANY = 2
 """From this many ranks on there is something to sort and to filter."""
 
+
+BOUND = 1
+"""The line that says by what the run is bound."""
 
 PLANS = 8
 """The newest plans are kept: the view goes back and forth between having a line of advice, a scrollbar, or not."""
@@ -74,7 +79,9 @@ class Overview(ScrollBox):
         yield Panel("Summary", id="summary")
         with Horizontal(id="charts"):
             yield Panel("Throughput", id="throughput")
-            yield Panel("Progress", id="progress")
+            yield Panel("Results by setting", id="settings")
+        yield Lines(id="bound")
+        yield Panel("Progress", id="progress")
         yield Panel("GPUs", id="devices")
         yield Panel("Ranks", id="ranks")
         with Horizontal(id="rank-filter"):
@@ -84,6 +91,7 @@ class Overview(ScrollBox):
 
     def on_mount(self) -> None:
         self._panels = {panel.id: panel for panel in self.query(Panel)}
+        self._bound = self.query_one("#bound", Lines)
         self._field = self.query_one("#rank-filter")
         self._asked = RankView()
         self._arrangement = Arrangement()
@@ -106,6 +114,9 @@ class Overview(ScrollBox):
             summary.draw(partial(_summary, state, lost), summary_title(state, lost))
         self._make_plan(state, lost)
         self._panels["throughput"].draw(partial(throughput_lines, state))
+        measured = bool(state.periods)
+        self._panels["settings"].draw(partial(_settings, state), "Results by setting" if measured else "The run")
+        self._bound.show([bound_line(state, self._bound.content_size.width)])
         self._panels["progress"].draw(partial(progress_lines, state))
         self._draw_devices(state)
         self._draw_ranks(state, lost)
@@ -129,7 +140,8 @@ class Overview(ScrollBox):
         return self._plan_for(state, lost, width, height).height
 
     def _make_plan(self, state: RunState, lost: str | None) -> None:
-        plan = self._plan_for(state, lost, self.content_size.width, self.size.height)
+        # Without the column of a scrollbar: else one that was there once would make a plan that needs it.
+        plan = self._plan_for(state, lost, self.outer_size.width - self.gutter.width, self.size.height)
         if plan != self._plan:
             self._plan, self._ranks_beat = plan, None
 
@@ -138,7 +150,9 @@ class Overview(ScrollBox):
         inside, border = width - self._panels["ranks"].gutter.width, self._panels["ranks"].gutter.height
         summary = len(summary_lines(state, lost, inside))
         spare = state.ended is not None or held_up(state)
-        inputs = (outline(state), inside, height, border, spare, summary + border if summary else 0)
+        progress = self._panels["progress"].styles.height
+        taken = (summary + border if summary else 0) + (int(progress.value) if progress is not None else 0) + BOUND
+        inputs = (outline(state), inside, height, border, spare, taken)
         for known, plan in self._plans:
             if known == inputs:
                 return plan
@@ -162,7 +176,8 @@ class Overview(ScrollBox):
         order = self._arrangement.of(state, self._asked)
         title = ranks_title(state, self._asked, len(order))
         if self._plan.merged:
-            title = f"Ranks and GPUs{title.removeprefix('Ranks')}"
+            beside = "GPUs" if state.devices else "processes"
+            title = f"Ranks and {beside}{title.removeprefix('Ranks')}"
             if (name := common_name(state.devices)) is not None:
                 title += f"  {len(state.devices)} x {name}"
         self._panels["ranks"].draw(partial(_ranks, state, self._plan, order), title)
@@ -215,6 +230,10 @@ def _ranks_beat(state: RunState) -> object:
     if len(state.ranks) < CALM_FROM or state.phase != "running":
         return None
     return int(state.now * 2), state.active_ranks, [(rank.phase, rank.batch, rank.cap) for rank in state.ranks]
+
+
+def _settings(state: RunState, width: int, height: int) -> list[Line]:
+    return settings_lines(state, width, height) or facts_lines(state, width)
 
 
 def _summary(state: RunState, lost: str | None, width: int, height: int) -> list[Line]:

@@ -16,6 +16,7 @@ STYLES = {
     "warn-strong": "bold $warning",
     "bad": "bold $error",
     "bar": "$primary",
+    "quiet-bar": "$quiet",
     "memory": "$secondary",
     "track": "$track",
     "chart": "$chart",

@@ -41,9 +41,8 @@ def tried(model: Any, device: torch.device, trial: Callable[[], Found]) -> Found
         return None
     if any(not parameter.is_floating_point() for parameter in model.parameters()):
         return None
-    free = min(memory.free_and_total([device])[0], _left_in_container() if device.type == "cpu" else sys.maxsize)
     share = SHARE.get(device.type, GPU_SHARE)
-    if BYTES * sum(parameter.numel() for parameter in model.parameters()) > share * free:
+    if BYTES * sum(parameter.numel() for parameter in model.parameters()) > share * free_bytes(device):
         return None
     try:
         with in_float32(model):
@@ -53,6 +52,11 @@ def tried(model: Any, device: torch.device, trial: Callable[[], Found]) -> Found
         return None
     finally:
         memory.free_memory(device)
+
+
+def free_bytes(device: torch.device) -> int:
+    """Bytes that this process may still take on `device`; on a CPU a container's limit counts too."""
+    return min(memory.free_and_total([device])[0], _left_in_container() if device.type == "cpu" else sys.maxsize)
 
 
 def _left_in_container() -> int:

@@ -53,6 +53,9 @@ class RankTalk:
         self.gathers = False
         """Whether it was told to gather."""
 
+        self.waits = False
+        """Whether it has come to a meeting point, and others have not."""
+
         self._rank, self._config, self._prompts, self._is_done = rank, config, prompts, is_done
         self._phase = -1
         self._arrived_at: set[protocol.MeetingPoint] = set()
@@ -121,6 +124,7 @@ class RankTalk:
     def _take_arrival(self, point: protocol.MeetingPoint) -> None:
         require(not self.ready and point not in self._arrived_at, f"it has come to {point!r} already")
         self._arrived_at.add(point)
+        self.waits = True
 
     def _take_share(self, share: protocol.Share) -> None:
         require(self._config.dispatch == "split" and self.share is None, "it has no share to announce")

@@ -52,9 +52,12 @@ def test_a_continuous_run_has_no_rounds():
 # --- turns of a knob ---
 
 
-def turn(change: float, *, ranks: int = 2, size: int = 16, guessed: bool = False) -> WhatIf:
+def turn(
+    change: float, *, ranks: int = 2, size: int = 16, guessed: bool = False, steady: float | None = None
+) -> WhatIf:
     return WhatIf(
-        active_ranks=ranks, batch_size=size, tokens_per_second=1.0, change_percent=change, seconds_left=1.0,
+        active_ranks=ranks, batch_size=size, tokens_per_second=1.0, change_percent=change,
+        steady_tokens_per_second=1.0, steady_percent=change if steady is None else steady, seconds_left=1.0,
         extrapolated=guessed,
     )  # fmt: skip
 
@@ -82,24 +85,23 @@ def turned(**changes: object) -> list[str]:
         ([turn(9.9, size=32)], None),
         (
             [turn(10.0, size=32)],
-            "Batch size 32 would bring 10% more tok/s for what is left, predicted from the batches measured so far.",
+            "Batch size 32 would bring 10% more tok/s, predicted from the batches measured so far.",
         ),
         (
             [turn(12.0, size=8), turn(30.4, ranks=1), turn(20.0, ranks=3)],
-            "1 rank would bring 30% more tok/s for what is left, predicted from the batches measured so far.",
+            "1 rank would bring 30% more tok/s, predicted from the batches measured so far.",
         ),
         (
             [turn(12.0, size=8), turn(20.0, ranks=3)],
-            "3 ranks would bring 20% more tok/s for what is left, predicted from the batches measured so far.",
+            "3 ranks would bring 20% more tok/s, predicted from the batches measured so far.",
         ),
         (
             [turn(15.0, size=8), turn(40.0, size=32, guessed=True)],
-            "Batch size 32 would bring about 40% more tok/s for what is left, extrapolated from the batches measured "
-            "so far.",
+            "Batch size 32 would bring about 40% more tok/s, extrapolated from the batches measured so far.",
         ),
         (
             [turn(15.0, size=8), turn(40.0, ranks=3, guessed=True)],
-            "Batch size 8 would bring 15% more tok/s for what is left, predicted from the batches measured so far.",
+            "Batch size 8 would bring 15% more tok/s, predicted from the batches measured so far.",
         ),
         ([], None),
     ],

@@ -1,6 +1,5 @@
 """What both engines share: how prompts become tokens, what is said of the model, and whom memory is asked of."""
 
-import time
 from types import SimpleNamespace
 
 import pytest
@@ -8,7 +7,7 @@ import torch
 import transformers
 
 from rankdeck.runner.engine import base, memory
-from rankdeck.runner.engine.base import GPU_COPIES, BatchOptions
+from rankdeck.runner.engine.base import BatchOptions
 from rankdeck.runner.engine.rows import Answer, Cancelled
 from rankdeck.runner.engine.static import StaticEngine
 from rankdeck.runner.protocol import OutputRecord, Prompt
@@ -201,55 +200,6 @@ def test_threads_are_set_only_if_they_are_others(model, monkeypatch):
     one.use_threads(3)
     one.use_threads(2)
     assert set_to == [2]
-
-
-@pytest.mark.parametrize(("kind", "copies"), [("cpu", 1), ("meta", GPU_COPIES)])
-def test_the_bandwidth_is_of_the_fastest_copy_read_and_written_with_the_device_waited_for(
-    model, monkeypatch, kind, copies
-):
-    one = make(model)
-    one.device, freed, seconds = torch.device(kind), [], iter([9.0, 2.0, 0.5, 4.0])
-    monkeypatch.setattr(memory, "free_memory", freed.append)
-    waited, now = [0], [0.0]
-
-    def synchronise():
-        waited[0] += 1
-        if waited[0] % 2 == 0:
-            now[0] += next(seconds)
-
-    one._synchronise = synchronise
-    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
-    copied = []
-    monkeypatch.setattr(torch.Tensor, "copy_", lambda target, source: copied.append((target.nbytes, source.nbytes)))
-    assert one.copy_bandwidth(size=1000, repeats=3) == 2 * 1000 * copies / 0.5
-    assert copied == [(1000, 1000)] * 4 * copies, "the first allocates"
-    assert waited == [8]
-    assert freed == [one.device], "the buffers are not kept"
-
-
-def test_a_quarter_of_a_gibibyte_is_copied_five_times_unless_another_size_is_asked_for(model, monkeypatch):
-    one, asked = make(model), []
-    one._copy_seconds = lambda *given: asked.append(given) or 0.25
-    assert one.copy_bandwidth() == 2 * 2**28 / 0.25
-    assert asked == [(2**28, 5)]
-
-
-def test_too_little_memory_for_the_copy_is_no_bandwidth_and_any_other_error_is_one(model, monkeypatch):
-    one, freed = make(model), []
-    monkeypatch.setattr(memory, "free_memory", freed.append)
-
-    def fail(error):
-        def copy_seconds(*_):
-            raise error
-
-        one._copy_seconds = copy_seconds
-
-    fail(RuntimeError("CUDA driver error: out of memory"))
-    assert one.copy_bandwidth() is None
-    assert freed == [one.device]
-    fail(RuntimeError("CUDA error: misaligned address"))
-    with pytest.raises(RuntimeError, match="misaligned"):
-        one.copy_bandwidth()
 
 
 # --- a batch ---

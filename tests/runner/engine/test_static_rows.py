@@ -146,16 +146,5 @@ def test_the_time_of_decoding_is_without_records_and_progress_on_the_host(model,
     assert result.seconds > 3 * 64 + 4096
 
 
-def test_a_device_without_room_for_the_copy_has_no_measured_bandwidth(model, monkeypatch):
-    one = make(model)
-    assert one.copy_bandwidth(size=2**20, repeats=1) > 0
-
-    def full(*_, **__):
-        raise torch.OutOfMemoryError("CUDA out of memory.")
-
-    monkeypatch.setattr(torch, "empty_like", full)
-    assert one.copy_bandwidth(size=2**20, repeats=1) is None
-
-
 def test_what_a_group_costs_is_asked_of_the_device_and_the_model(model):
     assert make(model)._group_slots == rows.GROUP_SLOTS["cpu"]

@@ -255,3 +255,53 @@ def test_the_prediction_for_the_whole_file_counts_its_last_round() -> None:
     # 100 prompts in four rounds of two ranks: twelve or thirteen rows each, never sixteen.
     assert row.seconds == pytest.approx(2 * batch_seconds(13) + 2 * batch_seconds(12))
     assert forecast.whole_file(running(costs=()), 2, 16) is None
+
+
+# --- full batches, whatever is left -----------------------------------------------------------------
+
+
+def steady(state: RunState) -> dict[tuple[int, int], tuple[float, float]]:
+    return {
+        (one.active_ranks, one.batch_size): (one.steady_tokens_per_second, one.steady_percent)
+        for one in forecast.what_if(state)
+    }
+
+
+def test_a_steady_rate_is_of_full_batches_on_all_ranks_at_once():
+    found = steady(running())
+    rate, percent = found[2, 8]
+    assert rate == pytest.approx(2 * 8 * 50 / batch_seconds(8))
+    assert percent == pytest.approx(100 * (rate / (2 * 16 * 50 / batch_seconds(16)) - 1))
+    assert found[1, 16][1] == pytest.approx(-50, abs=3)
+
+
+def test_a_rank_that_ran_out_of_memory_counts_with_its_cap_in_it():
+    capped = in_hand(running(), a=RankState(rank=0, cap=16))
+    (rate, _), (bare, _) = steady(capped)[2, 32], steady(running())[2, 32]
+    assert rate == pytest.approx(2 * 24 * 50 / batch_seconds(24))
+    assert rate < bare
+
+
+@given(st.integers(0, 330), st.integers(0, 15), st.integers(0, 50))
+def test_it_does_not_move_with_prompts_that_are_done_nor_with_steps_in_flight(done: int, rows: int, step: int):
+    state = in_hand(running(done=64 + done), a=RankState(rank=0, batch=9, rows=rows, step=step))
+    for setting, figures in steady(state).items():
+        assert figures == steady(running())[setting]
+
+
+def natural(**changes: object) -> RunState:
+    """Answers end by themselves: a hundred did, after some 25 tokens each."""
+    lengths = tuple(100 if place == 31 else 0 for place in range(64))
+    config = RunConfig(prompts="x", ranks=4, max_new_tokens=50)
+    return running(**{"config": config, "lengths": lengths, "measured_lengths": lengths, **changes})
+
+
+def test_an_answer_moves_what_is_left_and_a_measured_batch_moves_the_steady_rate():
+    before = natural()
+    longer = tuple(100 if place in (31, 63) else 0 for place in range(64))
+    answered = msgspec.structs.replace(before, lengths=longer)
+    assert forecast.what_if(answered)[0].tokens_per_second != forecast.what_if(before)[0].tokens_per_second
+    assert steady(answered) == steady(before)
+    assert steady(msgspec.structs.replace(answered, measured_lengths=longer)) != steady(before)
+    measured = msgspec.structs.replace(before, costs=(point(8, ranks=2), point(16, ranks=2, factor=2.0)))
+    assert steady(measured) != steady(before)

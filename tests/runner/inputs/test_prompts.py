@@ -273,6 +273,8 @@ def test_a_damaged_copy_is_named_with_its_line(damage: Any, said: str) -> None:
     assert said in str(caught.value)
 
 
-@pytest.mark.parametrize(("name", "count"), [("stories.txt", 100), ("chat.jsonl", 24), ("mixed.jsonl", 60)])
+@pytest.mark.parametrize(
+    ("name", "count"), [("stories.txt", 100), ("demo.txt", 4000), ("chat.jsonl", 24), ("mixed.jsonl", 60)]
+)
 def test_the_sample_prompts_can_be_used(name: str, count: int) -> None:
     assert len(frozen(str(ROOT / "sample_prompts" / name))) == count

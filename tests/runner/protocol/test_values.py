@@ -37,6 +37,7 @@ DEFAULTS: dict[type, dict[str, Any]] = {
         "memory_total_bytes": None,
         "memory_left_bytes": None,
         "bandwidth_bytes_per_second": None,
+        "matrix_flops_per_second": None,
         "device_uuids": [],
     },
     protocol.RankSilent: {"at": 0.0, "process": None, "patience": None},

@@ -65,6 +65,7 @@ TAGS = {
     "trial_finished": protocol.TrialFinished,
     "trial_started": protocol.TrialStarted,
     "trial_warm": protocol.TrialWarm,
+    "turn_refused": protocol.TurnRefused,
     "viewer_hello": protocol.ViewerHello,
     "work": protocol.Work,
 }

@@ -9,8 +9,9 @@ import pytest
 from rankdeck.runner import protocol
 from rankdeck.runner.engine.rows import Answer, Cancelled
 from rankdeck.runner.protocol import Leave, OutputRecord, Prompt, Work
+from rankdeck.runner.protocol.orders import ACCOUNT_SECONDS
 from rankdeck.runner.rank import continuous_rank
-from rankdeck.runner.rank.continuous_rank import ACCOUNT_SECONDS, LOOK_SECONDS, ContinuousRank
+from rankdeck.runner.rank.continuous_rank import LOOK_SECONDS, ContinuousRank
 
 
 def work(batch: int, *texts: str) -> Work:

@@ -12,6 +12,8 @@ import torch
 
 from rankdeck.runner import protocol
 from rankdeck.runner.engine import choose, loading, memory, private_names
+from rankdeck.runner.engine.trials import limits
+from rankdeck.runner.engine.trials.limits import Limits
 from rankdeck.runner.protocol import StartRank
 from rankdeck.runner.protocol.config import RunConfig
 from rankdeck.runner.rank import options as options_module
@@ -116,10 +118,11 @@ def rank_of(monkeypatch, tmp_path):
             "rankdeck.runner.run_directory.read_run_file", lambda _: SimpleNamespace(config=config, prompts=prompts)
         )
         engine = SimpleNamespace(
-            name="static", devices=[torch.device("cpu")], describe=lambda: {"parameters": 7, "dtype": "float32"},
-            copy_bandwidth=lambda: 5e9,
-        )  # fmt: skip
+            name="static", devices=[torch.device("cpu")], describe=lambda: {"parameters": 7, "dtype": "float32"}
+        )
+        monkeypatch.setattr(limits, "measured", lambda *_: Limits(5e9, 6e12))
         model = SimpleNamespace(model=torch.nn.Linear(1, 1), tokenizer=None, device=torch.device("cpu"))
+        model.model.dtype = torch.float32
         monkeypatch.setattr(loading, "load", lambda *_: model)
         monkeypatch.setattr(choose, "choose", lambda *_: (engine, why))
         monkeypatch.setattr(memory, "free_and_total", lambda devices: (3, 4))
@@ -129,7 +132,9 @@ def rank_of(monkeypatch, tmp_path):
         accelerator = Accelerator(share=[2, 3, 4])
         monkeypatch.setattr(worker._Rank, "_join", lambda self: accelerator)
         monkeypatch.setattr(RankWork, "run", lambda self: self.digests.append((1, "d")) or gathers)
-        link = SimpleNamespace(send=lambda *messages: sent.extend(messages), meet=lambda *_: None)
+        link = SimpleNamespace(
+            send=lambda *messages: sent.extend(messages), meet=lambda *_: None, arrive=lambda *_: None
+        )
         order = StartRank(rank=rank, world_size=2)
         made = worker._Rank(SimpleNamespace(run_dir=tmp_path, model="demo"), order, link)
         return SimpleNamespace(rank=made, sent=sent, accelerator=accelerator)
@@ -287,9 +292,7 @@ def in_order(monkeypatch, tmp_path):
             return call
 
         loaded = SimpleNamespace(model="model", tokenizer=None, device="where it lies")
-        engine = SimpleNamespace(
-            name="static", devices=holding, describe=lambda: {"parameters": 7, "dtype": "float32"}, copy_bandwidth=None
-        )
+        engine = SimpleNamespace(name="static", devices=holding, describe=lambda: {"parameters": 7, "dtype": "float32"})
         accelerator = SimpleNamespace(device=device, end_training=note("left the group"))
 
         @contextlib.contextmanager
@@ -318,7 +321,9 @@ def in_order(monkeypatch, tmp_path):
         monkeypatch.setattr(memory, "left_of", note("left", 2))
         monkeypatch.setattr(RankWork, "run", lambda self: did.append("worked"))
         link = SimpleNamespace(
-            send=lambda message: did.append(getattr(message, "phase", type(message).__name__)), meet="meet"
+            send=lambda message: did.append(getattr(message, "phase", type(message).__name__)),
+            meet="meet",
+            arrive=note("arrived"),
         )
         rank = worker._Rank(SimpleNamespace(run_dir=tmp_path, model="demo"), StartRank(rank=3, world_size=4), link)
         rank.live()
@@ -355,6 +360,7 @@ def test_each_part_of_a_rank_gets_what_is_its_own_in_the_order_that_memory_wants
         ("chosen", config, loaded),
         "over",
         ("facts", device, holding, config, 3),
+        ("arrived", 3, "limits"),  # with nothing to do from here on, so that rank 0 measures undisturbed
         "RankReady",
         "worked",
         ("left the group",),

@@ -103,7 +103,7 @@ def test_a_rank_waits_at_each_meeting_point_until_it_is_told_of_that_one(tmp_pat
                 assert len(long) > 300_000, "far more than a socket takes at once"
                 for point in ("memory taken", "memory seen"):
                     assert protocol.encode_line(protocol.Arrived(rank=0, at=point)) == lines.readline()
-                    other = "bandwidth" if point == "memory taken" else "memory taken"
+                    other = "limits" if point == "memory taken" else "memory taken"
                     supervisor.sendall(protocol.encode_line(protocol.GoOn(at=other)))
                     assert rank.poll() is None
                     supervisor.sendall(protocol.encode_line(protocol.GoOn(at=point)))

@@ -149,15 +149,22 @@ def test_why_a_rank_leaves_without_its_supervisor_stands_in_its_log(supervisor, 
 
 def test_the_wait_for_the_others_is_over_only_at_the_same_point(supervisor):
     met = threading.Event()
-    waiting = threading.Thread(target=lambda: (supervisor.link.meet(4, "bandwidth"), met.set()))
+    waiting = threading.Thread(target=lambda: (supervisor.link.meet(4, "limits"), met.set()))
     waiting.start()
-    assert supervisor.heard() == protocol.Arrived(rank=4, at="bandwidth")
+    assert supervisor.heard() == protocol.Arrived(rank=4, at="limits")
     supervisor.say(protocol.GoOn(at="memory seen"), work(9))
     assert supervisor.link.next_order() == work(9), "the other point has been read"
     assert not met.is_set()
-    supervisor.say(protocol.GoOn(at="bandwidth"))
+    supervisor.say(protocol.GoOn(at="limits"))
     waiting.join(30)
     assert met.is_set()
+
+
+def test_a_rank_may_say_that_it_has_come_without_waiting_and_work_reaches_it_all_the_same(supervisor):
+    supervisor.link.arrive(4, "limits")
+    assert supervisor.heard() == protocol.Arrived(rank=4, at="limits")
+    supervisor.say(protocol.GoOn(at="limits"), work(9))
+    assert supervisor.link.next_order() == work(9)
 
 
 def test_a_rank_that_can_send_nothing_any_more_leaves(supervisor, monkeypatch):

@@ -7,6 +7,8 @@ import torch
 
 from rankdeck.runner import protocol
 from rankdeck.runner.engine import choose, loading
+from rankdeck.runner.engine.trials import limits
+from rankdeck.runner.engine.trials.limits import Limits
 from rankdeck.runner.machine import placement
 from rankdeck.runner.protocol import StartRank
 from rankdeck.runner.protocol.config import RunConfig
@@ -32,6 +34,18 @@ class Accelerator:
         pass
 
 
+class Model(torch.nn.Linear):
+    """A model of one parameter, in a dtype that nothing else here is in."""
+
+    dtype = torch.float16
+
+    def __init__(self) -> None:
+        super().__init__(1, 1)
+
+
+MEASURES = "measures (device(type='cpu'), torch.float16)"
+
+
 @pytest.fixture
 def rank_of(tmp_path, monkeypatch):
     """Makes a rank of stand-ins, and a list of what it tells the supervisor, with where it waits among it."""
@@ -48,19 +62,20 @@ def rank_of(tmp_path, monkeypatch):
 
         def load(config, folder, found):
             told.append(folder)
-            return SimpleNamespace(model=torch.nn.Linear(1, 1), tokenizer=None, device=at)
+            return SimpleNamespace(model=Model(), tokenizer=None, device=at)
 
         described = {"parameters": 1, "dtype": "float32"}
-        engine = SimpleNamespace(
-            name="static", devices=[at], copy_bandwidth=lambda: 1e9, describe=lambda: described, device=at
-        )
+        engine = SimpleNamespace(name="static", devices=[at], describe=lambda: described, device=at)
+        monkeypatch.setattr(limits, "measured", lambda *of: told.append(f"measures {of}") or Limits(1e9, 2e12))
         monkeypatch.setattr(loading, "load", load)
         monkeypatch.setattr(choose, "choose", lambda config, loaded: (engine, ""))
         facts = {"device": str(at), "device_name": "GPU"}
         monkeypatch.setattr(worker, "device_facts", lambda *_: facts)
         monkeypatch.setattr(RankWork, "run", lambda self: False)
         link = SimpleNamespace(
-            send=lambda *messages: told.extend(messages), meet=lambda rank, at: told.append(f"rank {rank}: {at}")
+            send=lambda *messages: told.extend(messages),
+            meet=lambda rank, at: told.append(f"rank {rank}: {at}"),
+            arrive=lambda rank, at: told.append(f"rank {rank} at {at}"),
         )
         order = StartRank(rank=local_rank, world_size=config.ranks)
         made = worker._Rank(SimpleNamespace(run_dir=tmp_path, model=model), order, link)
@@ -86,7 +101,7 @@ def test_a_rank_never_calls_a_barrier_of_accelerate(rank_of):
     rank, told = rank_of(device="cpu", ranks=1, sweep=plan)
     rank.live()
     folder = "folder of some/hub-model"
-    assert told_in_order(told) == ["joining", "loading", folder, "warming up", "rank 0: bandwidth", "RankReady"]
+    assert told_in_order(told) == ["joining", "loading", folder, "warming up", "rank 0: limits", MEASURES, "RankReady"]
 
 
 def test_ranks_that_share_gpus_all_look_at_the_free_memory_before_any_of_them_loads(
@@ -104,6 +119,7 @@ def test_ranks_that_share_gpus_all_look_at_the_free_memory_before_any_of_them_lo
         "loading",
         str(tmp_path),
         "warming up",
+        "rank 2 at limits",
         "RankReady",
     ]
     assert cuda.fractions == {"cuda:0": pytest.approx(39.25 / 80)}
@@ -173,9 +189,12 @@ def test_without_a_cuda_build_of_torch_a_rank_says_so_before_accelerate_is_asked
         rank.live()
 
 
-@pytest.mark.parametrize(("number", "measured"), [(0, 1e9), (1, None)])
-def test_in_a_sweep_rank_0_alone_measures_the_memory_bandwidth_while_the_others_wait(rank_of, number, measured):
-    rank, told = rank_of(local_rank=number, device="cpu", ranks=2, sweep=SweepPlan(batch_sizes=[1], ranks=[2]))
+def test_rank_0_measures_what_its_device_can_do_once_all_have_come_and_the_others_are_ready_without_waiting(rank_of):
+    rank, told = rank_of(local_rank=0, device="cpu", ranks=2)
     rank.live()
-    assert told[-2] == f"rank {number}: bandwidth"
-    assert told[-1].bandwidth_bytes_per_second == measured
+    assert told[-3:-1] == ["rank 0: limits", MEASURES]
+    assert (told[-1].bandwidth_bytes_per_second, told[-1].matrix_flops_per_second) == (1e9, 2e12)
+    rank, told = rank_of(local_rank=1, device="cpu", ranks=2)
+    rank.live()
+    assert told[-2] == "rank 1 at limits"
+    assert (told[-1].bandwidth_bytes_per_second, told[-1].matrix_flops_per_second) == (None, None)

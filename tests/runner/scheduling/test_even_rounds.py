@@ -82,3 +82,43 @@ def test_a_new_plan_is_made_when_a_knob_was_turned_or_the_plan_is_used_up():
     assert plan.planned(90, 16, 5) == 9
     assert plan.planned(90, 20, 5) == 5
     assert EvenRounds(16, 5, 0).planned(7, 16, 5) == 5
+
+
+# --- a larger size that changes nothing -----------------------------------------------------------
+
+
+@given(prompts=st.integers(1, 60), size=st.integers(1, 40), more=st.integers(1, 40), ranks=st.integers(1, 5))
+def test_a_larger_size_that_is_said_to_cut_alike_cuts_the_same_batches(prompts, size, more, ranks):
+    def batches(then: int | None) -> list[int]:
+        scheduler = Scheduler(bytes(prompts), order="input", batch_size=size, active_ranks=ranks)
+        if then is not None:
+            alike.append(scheduler.cut_alike(then))
+            scheduler.batch_size = then
+        found = []
+        while scheduler.pending:
+            given = scheduler.next_batch(len(found) % ranks)
+            found.append(len(given.indices))
+        return found
+
+    alike: list[bool] = []
+    same = batches(None) == batches(size + more)
+    assert alike == [prompts <= size * ranks], "one round holds all that is left"
+    assert same or not alike[0]
+
+
+def test_what_was_given_back_or_capped_or_is_a_share_is_judged_by_what_it_is():
+    def new() -> Scheduler:
+        return Scheduler(bytes(20), order="input", batch_size=16, active_ranks=2)
+
+    assert new().cut_alike(32)
+    capped = new()
+    capped.caps[0] = 4
+    assert not capped.cut_alike(32)
+    back = new()
+    back.finish(back.next_batch(0).batch)
+    assert not back.cut_alike(32)
+    shared = new()
+    shared.use_share(0, 0, 10)
+    shared.use_share(1, 10, 20)
+    assert shared.cut_alike(32)
+    assert not shared.cut_alike(8)

@@ -8,7 +8,8 @@ from rankdeck.runner.forecast.cost_model import fit
 from rankdeck.runner.protocol.config import RunConfig
 from rankdeck.runner.state import RunState, apply
 from rankdeck.runner.state.costs import CostPoint, with_batch
-from rankdeck.runner.state.periods import KnobPeriod, scaling
+from rankdeck.runner.state.periods import KnobPeriod, share_of_batch
+from rankdeck.runner.state.settings import settings
 from tests.runner.state.test_state import finished, output, ready
 
 TOKENS = 20
@@ -175,12 +176,16 @@ def test_a_turn_after_first_batches_only_has_nothing_to_compare_with() -> None:
     assert early.before.cold
 
 
-def test_scaling_shows_a_first_batch_and_no_speedup_from_it() -> None:
-    alone = KnobPeriod(batch_size=4, active_ranks=1).with_batch(0, 100, 10.0, None, cold=True)
-    both = KnobPeriod(batch_size=4, active_ranks=2).with_batch(0, 100, 1.0, None).with_batch(1, 100, 1.0, None)
-    first, second = scaling([alone, both], 4)
+def test_a_row_shows_a_first_batch_and_no_speedup_from_it() -> None:
+    alone = KnobPeriod(batch_size=4, active_ranks=1).with_batch(0, share_of_batch(100, 10.0, cold=True))
+    both = (
+        KnobPeriod(batch_size=4, active_ranks=2)
+        .with_batch(0, share_of_batch(100, 1.0))
+        .with_batch(1, share_of_batch(100, 1.0))
+    )
+    first, second = settings([alone, both])
     assert (first.tokens_per_second, second.tokens_per_second) == (10, 200)
     assert (first.speedup, second.speedup) == (None, None)
-    warm = KnobPeriod(batch_size=4, active_ranks=1).with_batch(0, 100, 1.0, None)
+    warm = KnobPeriod(batch_size=4, active_ranks=1).with_batch(0, share_of_batch(100, 1.0))
     for periods in ([alone, warm, both], [warm, alone, both]):
-        assert [row.speedup for row in scaling(periods, 4)] == [1.0, 2.0]
+        assert [row.speedup for row in settings(periods)] == [1.0, 2.0]

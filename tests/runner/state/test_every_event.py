@@ -14,8 +14,10 @@ from rankdeck.runner.scheduling.rounds import EvenRounds
 from rankdeck.runner.state import DeviceState, HistoryPoint, LogEntry, Mark, RankState, RunState, StepMark, apply
 from rankdeck.runner.state.costs import CostPoint
 from rankdeck.runner.state.knobs import MAX_MARKS, knob_words, mark
-from rankdeck.runner.state.periods import MAX_PERIODS, KnobPeriod, RankShare, with_new_period
+from rankdeck.runner.state.load import Load
+from rankdeck.runner.state.periods import MAX_PERIODS, KnobPeriod, share_of_batch, with_new_period
 from rankdeck.runner.state.rank_gpus import bare_uuid, match_rank_to_gpu, match_rank_to_gpus
+from rankdeck.runner.state.run import Total
 from rankdeck.runner.state.summary import summarise
 from rankdeck.runner.state.ticks import BUSY_HISTORY, RATE_WINDOW_SECONDS
 from rankdeck.runner.state.timeline import Timeline
@@ -35,7 +37,7 @@ def busy_rank(number: int, **changes: object) -> RankState:
     """A rank with a batch of four in hand since 95 s, of which one is done, and with other figures than any other."""
     values = {
         "rank": number, "phase": "decoding", "phase_since": 96.0, "ready": ready(number), "batch": 7 + number,
-        "rows": 3, "step": 5, "first_step": StepMark(96.0, 1), "last_step": StepMark(99.0, 5, 15),
+        "rows": 3, "step": 5, "first_step": StepMark(96.0, 1), "last_step": StepMark(99.0, 5, 15), "batch_rows": 4,
         "in_flight_tokens": 12 + number, "batch_started_at": 95.0, "batch_period": 3, "rows_at_once": 2,
         "cache_used": 0.5, "account_started_at": 95.0, "accounts": 0, "cap": 16, "warm_rows": 4, "batches": 6,
         "prompts": 21, "prompt_tokens": 60, "output_tokens": 200, "slots": 300, "padded_slots": 30,
@@ -50,15 +52,19 @@ def full(**changes: object) -> RunState:
     values = {
         "name": "n", "directory": "/d", "config": CONFIG, "prompts": 60, "phase": "running", "started_at": 1.0,
         "now": 100.0, "model": protocol.ModelProgress(phase="found", label="m"), "attempt": 1, "restarts_left": 2,
-        "loss": protocol.RankLost(rank=1, cause="c"), "batch_size": 4, "auto": True, "active_ranks": 2,
+        "loss": protocol.RankLost(rank=1, cause="c"),
+        "refusal": protocol.TurnRefused(at=99.0, reason="why"), "batch_size": 4, "auto": True, "active_ranks": 2,
         "paused": "asked for", "rounds": EvenRounds(4, 2, 6), "costs": (CostPoint(active_ranks=1, rows=9),),
         "periods": (KnobPeriod(batch_size=4, active_ranks=2, number=3, began=2.0, auto=True, reason="r"),),
-        "lengths": (1, *[0] * 63), "marks": (Mark(elapsed=1.0, kind="pause", text="x"),), "seconds_before": 5.0,
+        "lengths": (1, *[0] * 63), "measured_lengths": (0,) * 64,
+        "marks": (Mark(elapsed=1.0, kind="pause", text="x"),), "seconds_before": 5.0,
         "sweep": SweepState(plan=PLAN, trials=TRIALS, records=(MEASURED,), current=TRIALS[1], since=90.0,
                             took={1: 8.0}, measuring=True, bandwidth_bytes_per_second=9.0, bandwidth_source="s"),
         "slots": 600, "padded_slots": 60, "ranks": (busy_rank(0), busy_rank(1)), "ready_at": 10.0,
         "first_batch_at": 20.0, "last_result_at": 99.0, "completed": 20, "failed": 4, "unusable_logits": 1,
-        "output_tokens": 400, "prompt_tokens": 120, "rate_now": 8.0, "rate_peak": 9.0, "window": ((97.0, 405),),
+        "output_tokens": 400, "prompt_tokens": 120, "rate_now": 8.0, "rate_peak": 9.0,
+        "window": (Total(97.0, (200, 205)),),
+        "rank_rates": (3.0, 5.0), "loads": (Load(99.0, at_work=2, active=2, busy=90.0),), "sampled_at": 99.0,
         "history": (HistoryPoint(84.5, 7.0),), "samples": 3, "telemetry_reason": "none here",
         "devices": (DeviceState(sample=DeviceSample(index=0, uuid="GPU-a", name="A"), busy_history=(1.0,)),),
         "cpu_history": ((50.0,), (60.0,)), "log": (LogEntry(source="a", text="b"),),
@@ -83,6 +89,7 @@ def rank_changes(before: RunState, after: RunState, number: int) -> dict[str, ob
 OVER: Mapping[str, object] = {
     "phase": "waiting", "phase_since": 101.0, "batch": None, "rows": 0, "step": 0, "first_step": None,
     "last_step": None, "in_flight_tokens": 0, "rows_at_once": None, "cache_used": None, "busy_seconds": 46.0,
+    "batch_rows": 0,
 }  # fmt: skip
 """What is left of a batch in hand since 95 s that is over at 101 s."""
 
@@ -109,15 +116,19 @@ def test_time_never_goes_back() -> None:
     [
         (protocol.ModelProgress(at=101, phase="fetching"),
          {"model": protocol.ModelProgress(at=101, phase="fetching"), "phase": "model"}),
-        (protocol.RanksReady(at=101), {}),
+        (protocol.RanksReady(at=101), {"loads": ()}),
         (protocol.ActiveRanksChanged(at=101, active_ranks=1),
-         {"active_ranks": 1, "periods": 1, "marks": Mark(elapsed=86, kind="active ranks", text="1 active")}),
+         {"refusal": None, "active_ranks": 1, "periods": 1,
+          "marks": Mark(elapsed=86, kind="active ranks", text="1 active")}),
+        (protocol.TurnRefused(at=101, reason="no prompt is left"),
+         {"refusal": protocol.TurnRefused(at=101, reason="no prompt is left")}),
         (protocol.BatchSizeChanged(at=101, batch_size=8, auto=False, reason="as asked for"),
-         {"batch_size": 8, "auto": False, "periods": 1,
+         {"refusal": None, "batch_size": 8, "auto": False, "periods": 1,
           "marks": Mark(elapsed=86, kind="batch size", text="batch size 8")}),
         (protocol.Paused(at=101, reason="memory", asked=False),
          {"paused": "memory", "marks": Mark(elapsed=86, kind="pause", text="paused")}),
-        (protocol.Resumed(at=101), {"paused": None, "marks": Mark(elapsed=86, kind="pause", text="resumed")}),
+        (protocol.Resumed(at=101),
+         {"paused": None, "loads": (), "marks": Mark(elapsed=86, kind="pause", text="resumed")}),
         (protocol.TelemetryStarted(at=101, gpus=2), {"telemetry_reason": None}),
         (protocol.TelemetryStarted(at=101, gpus=0, reason="no driver"),
          {"telemetry_reason": "no driver",
@@ -205,7 +216,9 @@ def test_out_of_memory_is_marked_and_another_error_is_not() -> None:
 def test_the_first_phase_of_a_rank_is_loading_and_the_first_readiness_counts() -> None:
     assert apply(full(), protocol.RankPhase(at=101, rank=0, phase="importing")).phase == "loading"
     waiting = full(phase="loading", ready_at=None)
-    assert changes(waiting, apply(waiting, protocol.RanksReady(at=101))) == {"phase": "running", "ready_at": 101}
+    assert changes(waiting, apply(waiting, protocol.RanksReady(at=101))) == {
+        "phase": "running", "ready_at": 101, "loads": (),
+    }  # fmt: skip
 
 
 def test_a_launch_begins_the_ranks_afresh_and_keeps_their_totals() -> None:
@@ -214,6 +227,7 @@ def test_a_launch_begins_the_ranks_afresh_and_keeps_their_totals() -> None:
     after = apply(before, launched)
     assert {**changes(before, after), "ranks": None} == {
         "attempt": 2, "restarts_left": 1, "ranks": None, "phase": "launching", "window": (), "rate_now": 0.0,
+        "rank_rates": (), "loads": (),
     }  # fmt: skip
     kept = {"rank", "cap", "warm_rows", "batches", "prompts", "prompt_tokens", "output_tokens", "slots", "padded_slots",
             "busy_seconds", "peak_memory_bytes", "reserved_memory_bytes", "batch_started_at", "batch_period",
@@ -233,6 +247,7 @@ def test_a_batch_begins_at_nothing_and_is_part_of_the_plan_of_rounds() -> None:
         "phase": "prefill", "phase_since": 101, "batch": 11, "rows": 4, "step": 0, "first_step": None,
         "last_step": None, "in_flight_tokens": 0, "batch_started_at": 101, "account_started_at": 101,
     }  # fmt: skip
+    assert apply(before, replace(started, rows=6)).ranks[0].batch_rows == 6
     assert set(changes(before, after)) == {"rounds", "ranks"}
     assert after.rounds == EvenRounds(4, 2, 5)
     trial = apply(before, replace(started, kept=False))
@@ -251,9 +266,9 @@ def test_a_batch_is_cut_from_what_no_rank_has_in_hand() -> None:
 def test_the_first_batch_of_all_begins_the_clock_and_the_window() -> None:
     before = full(first_batch_at=None, window=(), ranks=(busy_rank(0, in_flight_tokens=0), busy_rank(1)))
     after = apply(before, protocol.BatchStarted(at=101, rank=0, batch=11, rows=4))
-    assert (after.first_batch_at, after.window) == (101, ((101, 413),))
+    assert (after.first_batch_at, after.window) == (101, (Total(101, (200, 413 - 200)),))
     again = apply(after, protocol.BatchStarted(at=102, rank=1, batch=12, rows=4))
-    assert (again.first_batch_at, again.window) == (101, ((101, 413),))
+    assert (again.first_batch_at, again.window) == (101, after.window)
 
 
 def test_an_answer_is_counted_once_everywhere() -> None:
@@ -287,9 +302,12 @@ def test_an_answer_of_a_rank_that_is_not_known_counts_for_the_run_alone(rank: in
 def test_a_finished_batch_counts_for_its_period_and_the_costs() -> None:
     before = full(sweep=None)
     after = apply(before, finished(1, 8, 101.0, rows=4))
-    assert set(changes(before, after)) == {"ranks", "periods", "costs", "slots", "padded_slots", "last_result_at"}
+    assert set(changes(before, after)) == {
+        "ranks", "periods", "costs", "measured_lengths", "slots", "padded_slots", "last_result_at",
+    }  # fmt: skip
+    assert after.measured_lengths == before.lengths, "as they are now that a batch is over"
     assert (after.slots, after.padded_slots, after.last_result_at) == (650, 70, 101)
-    assert after.periods[-1].shares == {1: RankShare(1, 20, 6.0)}
+    assert after.periods[-1].shares == {1: share_of_batch(20, 6.0)}
     assert after.costs[1:] == (
         CostPoint(active_ranks=2, rows=4, batches=1, steps=10, row_steps=40, prompt_slots=10, prompt_tokens=12,
                   output_tokens=20, prefill_seconds=0.1, decode_seconds=0.9, seconds=6.0),
@@ -336,10 +354,10 @@ def test_an_account_counts_for_its_period_and_the_batch_goes_on() -> None:
         "account_started_at": 101, "accounts": 1, "slots": 350, "padded_slots": 40, "peak_memory_bytes": 1008,
         "warm_rows": 6,
     }  # fmt: skip
-    assert after.periods[-1].shares == {1: RankShare(1, 20, 6.0)}
+    assert after.periods[-1].shares == {1: share_of_batch(20, 6.0)}
     assert set(changes(before, after)) == {"ranks", "periods", "slots", "padded_slots"}, "no cost: rows come and go"
     second = apply(after, protocol.AccountClosed(at=101.5, rank=1, batch=8, result=result))
-    assert second.periods[-1].shares == {1: RankShare(2, 40, 6.5)}
+    assert second.periods[-1].shares == {1: share_of_batch(20, 6.0).plus(share_of_batch(20, 0.5))}
     last = apply(second, protocol.BatchFinished(at=109.0, rank=1, batch=8, result=result))
     assert last.periods == second.periods, "its last account has ever fewer rows"
     assert last.ranks[1].busy_seconds == 54.0
@@ -424,12 +442,14 @@ def test_a_history_of_samples_has_one_minute() -> None:
 
 
 def test_throughput_is_measured_from_the_last_point_before_the_window() -> None:
-    before = full(window=((90.0, 100), (95.5, 200), (96.0, 225), (98.0, 300)), ranks=(), rate_peak=0.0)
+    window = (Total(90.0, (60, 40)), Total(95.5, (100, 100)), Total(96.0, (115, 110)), Total(98.0, (150, 150)))
+    ranks = busy_rank(0, output_tokens=190, in_flight_tokens=0), busy_rank(1, output_tokens=200, in_flight_tokens=10)
+    before = full(window=window, ranks=ranks, rate_peak=0.0, loads=())
     after = apply(before, protocol.Tick(at=101.0))
     # 96 s is exactly a window ago, so it is the one to measure from: 175 tokens in 5 s.
     assert RATE_WINDOW_SECONDS == 5.0
-    assert after.window == ((96.0, 225), (98.0, 300), (101.0, 400))
-    assert (after.rate_now, after.rate_peak) == (35.0, 35.0)
+    assert after.window == (*window[2:], Total(101.0, (190, 210)))
+    assert (after.rank_rates, after.rate_now, after.rate_peak) == ((15.0, 20.0), 35.0, 35.0)
     assert after.history == (HistoryPoint(84.5, 7.0), HistoryPoint(86.0, 35.0))
     soon = apply(before, protocol.Tick(at=100.4))
     assert len(soon.history) == 1, "not yet a step of the history later"
@@ -438,8 +458,8 @@ def test_throughput_is_measured_from_the_last_point_before_the_window() -> None:
 
 
 def test_throughput_never_falls_below_nothing_and_stands_still_without_work() -> None:
-    lost = apply(full(window=((97.0, 900),), ranks=()), protocol.Tick(at=101.0))
-    assert lost.rate_now == 0.0
+    lost = apply(full(window=(Total(97.0, (900, 201)),)), protocol.Tick(at=101.0))
+    assert (lost.rank_rates, lost.rate_now) == ((0.0, 3.0), 3.0), "what one lost is not taken from the other"
     none = full(window=())
     assert changes(none, apply(none, protocol.Tick(at=101.0))) == {}
     ended = full(ended=protocol.RunEnded(at=100, status="stopped", exit_status=0, summary=summarise(full())))
@@ -453,7 +473,7 @@ def test_an_ended_run_has_no_batch_and_no_trial_and_its_lost_ranks_stay_lost() -
     before = full(ranks=(busy_rank(0), busy_rank(1, batch=None, phase="lost", phase_since=50.0)))
     ended = protocol.RunEnded(at=101, status="failed", exit_status=1, summary=summarise(before), cause="c")
     after = apply(before, ended)
-    assert set(changes(before, after)) == {"ended", "phase", "rate_now", "ranks", "sweep"}
+    assert set(changes(before, after)) == {"ended", "phase", "rate_now", "rank_rates", "ranks", "sweep"}
     assert (after.ended, after.phase, after.rate_now) == (ended, "ended", 0.0)
     assert rank_changes(before, replace(after, ranks=(after.ranks[0], before.ranks[1])), 0) == {**OVER, "phase": "left"}
     assert (after.ranks[1].phase, after.ranks[1].phase_since) == ("lost", 50.0)
@@ -473,8 +493,9 @@ def test_a_run_that_is_taken_up_keeps_its_history_and_starts_its_clocks_afresh()
     assert {**changes(before, after), "periods": 0, "marks": 0, "sweep": 0} == {
         "seconds_before": 84.0, "config": config, "phase": "starting", "completed": 18, "failed": 3,
         "prompt_tokens": 77, "output_tokens": 333, "batch_size": 1, "active_ranks": 1, "auto": False,
-        "rounds": EvenRounds(), "paused": None, "loss": None, "ready_at": None, "first_batch_at": None,
-        "last_result_at": None, "window": (), "devices": (), "processes": (), "cpu_history": (), "ended": None,
+        "rounds": EvenRounds(), "paused": None, "loss": None, "refusal": None, "ready_at": None, "first_batch_at": None,
+        "last_result_at": None, "window": (), "rate_now": 0.0, "rank_rates": (), "loads": (),
+        "devices": (), "processes": (), "cpu_history": (), "ended": None,
         "periods": 0, "marks": 0, "sweep": 0,
     }  # fmt: skip
     assert after.marks[-1] == Mark(elapsed=84.0, kind="taken up", text="taken up again")
@@ -566,7 +587,7 @@ def test_the_search_that_settles_on_the_present_size_ends_no_period() -> None:
     before = full()
     after = apply(before, protocol.BatchSizeChanged(at=101, batch_size=4, auto=False, reason="settled"))
     assert changes(before, after) == {
-        "auto": False, "periods": (replace(before.periods[0], auto=False, reason="settled"),)
+        "auto": False, "refusal": None, "periods": (replace(before.periods[0], auto=False, reason="settled"),)
     }  # fmt: skip
 
 
@@ -593,6 +614,7 @@ def test_of_many_marks_and_periods_the_newest_stay() -> None:
     [
         (protocol.BatchSizeChanged(batch_size=16, auto=False, reason="as asked for"), "batch size 16: as asked for"),
         (protocol.ActiveRanksChanged(active_ranks=3), "active ranks 3"),
+        (protocol.TurnRefused(reason="no prompt is left"), "refused: no prompt is left"),
         (protocol.RankCapped(rank=1, batch_size=8), "rank 1: at most 8 prompts per batch from now on"),
         (protocol.Paused(reason="GPU 0 is hot", asked=False), "paused: GPU 0 is hot"),
         (protocol.Resumed(), "resumed"),
@@ -614,7 +636,11 @@ def test_figures_of_a_state_are_shares_and_rates_of_its_own() -> None:
     assert (state.done, state.in_flight_tokens, state.pending) == (24, 25, 30)
     assert (state.seconds, state.elapsed, state.model_label) == (85.0, 99.0, "m")
     assert state.rate_mean == (400 + 25) / 85
-    assert [state.rank_rate(rank) for rank in state.ranks] == [212 / 85, 213 / 85]
+    assert [state.mean_rank_rate(rank) for rank in state.ranks] == [212 / 85, 213 / 85]
+    assert [state.rank_rate(rank) for rank in state.ranks] == [3.0, 5.0]
+    assert replace(state, rank_rates=(3.0,)).rank_rate(state.ranks[1]) == 0.0, "nothing is known of it yet"
+    ended = protocol.RunEnded(at=100, status="stopped", exit_status=0, summary=summarise(state))
+    assert replace(state, ended=ended).rank_rate(state.ranks[1]) == 213 / 84, "after the end, over the run"
     assert (state.padding_waste, state.ranks[0].padding_waste) == (0.1, 0.1)
     assert state.progress == 0.25, "one of four trials"
     alone = replace(state, sweep=None)

@@ -8,7 +8,7 @@ from rankdeck.runner.protocol import BatchResult, RankSilent
 from rankdeck.runner.state import RunState
 from rankdeck.runner.state.batches import _cost, replace_rank
 from rankdeck.runner.state.costs import MAX_COST_POINTS, CostPoint, with_batch
-from rankdeck.runner.state.periods import KnobPeriod, RankShare
+from rankdeck.runner.state.periods import KnobPeriod, share_of_batch
 from rankdeck.runner.state.run import RankState
 from rankdeck.runner.state.silence import silence_words, silent_ranks, waits_for
 from rankdeck.runner.state.summary import summarise
@@ -64,16 +64,18 @@ def test_a_step_has_the_rows_that_were_still_in_the_batch() -> None:
 def test_a_period_adds_up_each_rank_and_keeps_the_highest_memory() -> None:
     period = KnobPeriod(batch_size=4, active_ranks=2)
     assert (period.batches, period.tokens_per_second, period.warm_rate) == (0, None, None)
-    period = period.with_batch(0, 100, 2.0, 7, 9).with_batch(0, 60, 2.0, 5, 8)
-    assert period.shares == {0: RankShare(2, 160, 4.0)}
+    period = period.with_batch(0, share_of_batch(100, 2.0), 7, 9).with_batch(0, share_of_batch(60, 2.0), 5, 8)
+    (share,) = period.shares.values()
+    assert (share.batches, share.tokens, share.seconds, share.cold) == (2, 160, 4.0, False)
+    assert (share.rates, share.squares) == (50.0 + 30.0, 50.0**2 + 30.0**2)
     assert (period.batches, period.peak_memory_bytes, period.reserved_memory_bytes) == (2, 7, 9)
     assert period.tokens_per_second is None, "the other rank has ended none yet"
-    both = period.with_batch(1, 30, 1.0, None, cold=True)
+    both = period.with_batch(1, share_of_batch(30, 1.0, cold=True))
     assert both.tokens_per_second == 40.0 + 30.0
     assert (both.cold, both.warm_rate) == (True, None)
     assert (both.peak_memory_bytes, both.reserved_memory_bytes) == (7, 9)
-    warm = both.with_batch(1, 20, 1.0, 11, 12)
-    assert warm.shares[1] == RankShare(1, 20, 1.0)
+    warm = both.with_batch(1, share_of_batch(20, 1.0), 11, 12)
+    assert warm.shares[1] == share_of_batch(20, 1.0)
     assert (warm.cold, warm.warm_rate, warm.peak_memory_bytes) == (False, 60.0, 11)
 
 

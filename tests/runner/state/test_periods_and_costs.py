@@ -6,9 +6,10 @@ import pytest
 from rankdeck.runner import protocol
 from rankdeck.runner.scheduling.rounds import EvenRounds
 from rankdeck.runner.state.costs import LENGTH_BINS, MAX_COST_POINTS, CostPoint, with_batch, with_length
-from rankdeck.runner.state.periods import KnobPeriod, RankShare, scaling, with_new_period
+from rankdeck.runner.state.periods import KnobPeriod, RankShare, share_of_batch, with_new_period
 from rankdeck.runner.state.reducer import LOG_LINES
 from rankdeck.runner.state.run import RunState
+from rankdeck.runner.state.settings import settings
 from tests.runner.state.test_accounting import last_round
 from tests.runner.state.test_state import finished, play
 
@@ -20,38 +21,39 @@ def period(batch_size: int = 8, ranks: int = 2, **values: object) -> KnobPeriod:
 
 
 def test_a_setting_has_no_throughput_before_every_active_rank_has_ended_a_batch():
-    half = period().with_batch(0, 100, 2.0, None)
+    half = period().with_batch(0, share_of_batch(100, 2.0))
     assert half.tokens_per_second is None
-    assert half.with_batch(1, 100, 4.0, None).tokens_per_second == 50 + 25
+    assert half.with_batch(1, share_of_batch(100, 4.0)).tokens_per_second == 50 + 25
 
 
 def test_periods_of_one_setting_are_one_row_with_all_batches_and_the_highest_memory():
-    first = period().with_batch(0, 100, 2.0, 700, 900).with_batch(1, 100, 2.0, 500)
-    again = period().with_batch(0, 300, 2.0, 800, 850).with_batch(1, 100, 2.0, None)
-    (row,) = scaling([first, period(batch_size=16).with_batch(0, 1, 1.0, 9999), again], 8)
+    first = period().with_batch(0, share_of_batch(100, 2.0), 700, 900).with_batch(1, share_of_batch(100, 2.0), 500)
+    again = period().with_batch(0, share_of_batch(300, 2.0), 800, 850).with_batch(1, share_of_batch(100, 2.0))
+    (row,) = settings([first, period(batch_size=16).with_batch(0, share_of_batch(1, 1.0), 9999), again])
     assert (row.batches, row.tokens_per_second) == (4, 400 / 4 + 200 / 4)
     assert (row.peak_memory_bytes, row.reserved_memory_bytes) == (800, 900)
     assert row.speedup is None, "one rank never ran"
 
 
 def test_speedup_is_over_one_rank_at_the_same_batch_size():
-    one = period(ranks=1).with_batch(0, 100, 2.0, None)
-    two = period().with_batch(0, 80, 2.0, None).with_batch(1, 80, 2.0, None)
-    larger = period(batch_size=16, ranks=1).with_batch(0, 1000, 2.0, None)
-    assert [(row.active_ranks, row.speedup, row.efficiency) for row in scaling([two, larger, one], 8)] == [
+    one = period(ranks=1).with_batch(0, share_of_batch(100, 2.0))
+    two = period().with_batch(0, share_of_batch(80, 2.0)).with_batch(1, share_of_batch(80, 2.0))
+    larger = period(batch_size=16, ranks=1).with_batch(0, share_of_batch(1000, 2.0))
+    assert [(row.active_ranks, row.speedup, row.efficiency) for row in settings([two, larger, one])] == [
         (1, 1.0, 1.0),
         (2, 1.6, 0.8),
+        (1, 1.0, 1.0),
     ]
 
 
 def test_a_batch_that_took_no_time_has_no_throughput_and_a_setting_that_nobody_finished_is_no_row():
-    nothing = period(ranks=1).with_batch(0, 100, 0.0, None)
+    nothing = period(ranks=1).with_batch(0, share_of_batch(100, 0.0))
     assert (nothing.tokens_per_second, nothing.batches) == (None, 1)
-    half = period().with_batch(0, 100, 2.0, None)
-    slow = period(ranks=1).with_batch(0, 0, 2.0, None)
-    (row,) = scaling([nothing, half, slow], 8)
+    half = period().with_batch(0, share_of_batch(100, 2.0))
+    slow = period(ranks=1).with_batch(0, share_of_batch(0, 2.0))
+    (row,) = settings([nothing, half, slow])
     assert (row.active_ranks, row.tokens_per_second, row.speedup, row.efficiency) == (1, 0.0, None, None)
-    assert scaling([], 8) == scaling([half], 8) == []
+    assert settings([]) == settings([half]) == []
 
 
 def test_a_warm_batch_takes_the_place_of_a_cold_one_whichever_came_first():
@@ -67,7 +69,7 @@ def test_a_knob_turned_twice_at_once_leaves_no_empty_period_and_one_with_a_batch
     assert [(one.batch_size, one.number) for one in turned] == [(16, 1)]
     later = with_new_period(empty, 4.0, 16, 2, auto=False, reason="", trial=False)
     assert [one.batch_size for one in later] == [8, 16], "it lasted a while"
-    used = (period(began=3.0).with_batch(0, 1, 1.0, None),)
+    used = (period(began=3.0).with_batch(0, share_of_batch(1, 1.0)),)
     assert len(with_new_period(used, 3.0, 16, 2, auto=False, reason="", trial=False)) == 2
 
 

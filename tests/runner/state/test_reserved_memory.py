@@ -7,7 +7,8 @@ from rankdeck.runner.protocol import BatchResult
 from rankdeck.runner.protocol.config import RunConfig
 from rankdeck.runner.protocol.sweep_plan import SweepPlan, SweepState, Trial, TrialRecord
 from rankdeck.runner.state import RunState
-from rankdeck.runner.state.periods import KnobPeriod, scaling
+from rankdeck.runner.state.periods import KnobPeriod, share_of_batch
+from rankdeck.runner.state.settings import settings
 from rankdeck.runner.supervisor.trial_meter import TrialMeter
 from rankdeck.runner.sweep.cells import cells
 from tests.runner.state.test_state import play, ready
@@ -44,16 +45,16 @@ def test_a_rank_and_a_setting_keep_the_largest_reserve_of_their_batches():
     for number, (in_use, reserved) in enumerate([(4, 9), (6, 64), (5, 20)], 1):
         state = one_batch(state, number, batch(in_use, reserved))
     assert (state.ranks[0].peak_memory_bytes, state.ranks[0].reserved_memory_bytes) == (6, 64)
-    (row,) = scaling(state.periods, 2)
+    (row,) = settings(state.periods)
     assert (row.peak_memory_bytes, row.reserved_memory_bytes) == (6, 64)
 
 
 def test_two_periods_of_one_setting_show_the_larger_reserve():
     one, other = (
-        KnobPeriod(batch_size=2, active_ranks=1).with_batch(0, 20, 1.0, peak, reserve)
+        KnobPeriod(batch_size=2, active_ranks=1).with_batch(0, share_of_batch(20, 1.0), peak, reserve)
         for peak, reserve in ((4, 9), (3, 12))
     )
-    (row,) = scaling([one, other], 2)
+    (row,) = settings([one, other])
     assert (row.peak_memory_bytes, row.reserved_memory_bytes) == (4, 12)
 
 

@@ -5,7 +5,8 @@ import pytest
 
 from rankdeck.runner import protocol, run_directory
 from rankdeck.runner.protocol.sweep_plan import SweepPlan
-from rankdeck.runner.state.periods import KnobPeriod, RankShare, scaling
+from rankdeck.runner.state.periods import KnobPeriod, share_of_batch
+from rankdeck.runner.state.settings import settings
 from tests.runner.supervisor.in_process import Launch, ready
 from tests.runner.supervisor.test_outliving import expected
 from tests.runner.supervisor.test_supervisor import PROMPTS, outputs, watch
@@ -106,7 +107,7 @@ async def test_an_inactive_rank_gets_no_batch_and_is_taken_in_again_at_once(laun
     assert {batch.rank for batch in batches(seen[turns[0] : turns[1]])} == {0}
     assert {batch.rank for batch in batches(seen[turns[1] :])} == {0, 1}
     assert state.attempt == 1, "its model stayed loaded"
-    table = scaling(state.periods, 2)
+    table = settings(state.periods)
     assert [row.active_ranks for row in table] == [1, 2]
     assert table[1].speedup == table[1].tokens_per_second / table[0].tokens_per_second
     assert table[1].efficiency == table[1].speedup / 2
@@ -215,21 +216,22 @@ async def test_auto_grows_while_it_pays_and_settles_with_a_reason(launch, monkey
 def test_speedup_compares_only_with_one_rank_at_the_same_batch_size():
     def period(size, ranks, tokens):
         return KnobPeriod(
-            batch_size=size, active_ranks=ranks, shares={rank: RankShare(1, tokens, 1.0) for rank in range(ranks)}
+            batch_size=size, active_ranks=ranks, shares={rank: share_of_batch(tokens, 1.0) for rank in range(ranks)}
         )
 
-    table = scaling([period(8, 1, 50), period(4, 1, 100), period(4, 2, 90), period(4, 2, 90)], 4)
-    assert [(row.active_ranks, row.tokens_per_second, row.speedup, row.efficiency) for row in table] == [
-        (1, 100.0, 1.0, 1.0),
-        (2, 180.0, 1.8, 0.9),
+    table = settings([period(8, 1, 50), period(4, 1, 100), period(4, 2, 90), period(4, 2, 90)])
+    assert [(*row.setting, row.tokens_per_second, row.speedup, row.efficiency) for row in table] == [
+        (4, 1, 100.0, 1.0, 1.0),
+        (4, 2, 180.0, 1.8, 0.9),
+        (8, 1, 50.0, 1.0, 1.0),
     ]
     assert table[1].batches == 4
-    assert scaling([period(4, 2, 90)], 4)[0].speedup is None, "no figure that was not measured"
+    assert settings([period(4, 2, 90)])[0].speedup is None, "no figure that was not measured"
 
 
 def test_a_period_has_a_rate_only_when_every_active_rank_has_ended_a_whole_batch():
-    period = KnobPeriod(batch_size=4, active_ranks=2).with_batch(0, 100, 2.0, 7)
+    period = KnobPeriod(batch_size=4, active_ranks=2).with_batch(0, share_of_batch(100, 2.0), 7)
     assert period.tokens_per_second is None
-    period = period.with_batch(1, 60, 2.0, 9)
+    period = period.with_batch(1, share_of_batch(60, 2.0), 9)
     assert period.tokens_per_second == 80.0
     assert period.peak_memory_bytes == 9

@@ -161,6 +161,15 @@ def test_a_rank_is_loading_until_it_is_ready(tmp_path: Path):
     assert launch.pool.work.stage(zero) == "waiting"
 
 
+def test_a_rank_at_a_meeting_point_waits_until_the_last_has_come_and_then_goes_on_loading(tmp_path: Path):
+    launch = Launch(tmp_path)
+    zero, one = launch.connect()
+    launch.say(zero, protocol.Arrived(rank=0, at="limits"))
+    assert [launch.pool.work.stage(rank) for rank in (zero, one)] == ["waiting", "loading"]
+    launch.say(one, protocol.Arrived(rank=1, at="limits"))
+    assert [launch.pool.work.stage(rank) for rank in (zero, one)] == ["loading", "loading"]
+
+
 def test_the_ranks_are_told_how_many_share_the_cores_when_that_has_changed(tmp_path: Path):
     launch = Launch(tmp_path, prompts=60)
     zero, one = launch.connect_ready()
@@ -415,7 +424,7 @@ def test_another_limit_is_no_word_of_a_rank_that_is_silent(tmp_path: Path):
     launch = Launch(tmp_path, prompts=9, ranks=1, batch_size=8, engine="continuous")
     (rank,) = launch.connect_ready("continuous")
     rank.pulse.passed(5.0)
-    launch.controls.obey(protocol.SetBatchSize(batch_size=16))
+    launch.scheduler.batch_size = 16  # a person's turn is refused once no prompt is left
     launch.pool.hand_out()
     assert (limits(rank), rank.pulse.silent) == ([8, 16], 5.0)
     launch.controls.obey(protocol.Pause())

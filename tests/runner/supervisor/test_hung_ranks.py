@@ -132,6 +132,16 @@ def test_a_rank_that_loads_for_an_hour_is_waited_for_while_its_process_works_or_
     assert watched.ended[0] == "no progress in loading for 1200 s, its process is running; it was ended"
 
 
+def test_a_rank_that_waits_for_one_that_hangs_in_loading_is_not_blamed_with_it(watched):
+    zero, _ = watched.launch.connect()
+    watched.launch.say(zero, protocol.Arrived(rank=0, at="limits"))
+    watched.processes("running")
+    assert watched.seconds(60) == ["rank 1: no progress in loading for 60 s, its process is running; in 1140 s it is "
+                                   "ended (--patience)"]  # fmt: skip
+    watched.seconds(1200)
+    assert list(watched.ended) == [1]
+
+
 def test_a_rank_that_was_stopped_while_it_loads_is_not_waited_for_although_another_works(watched):
     watched.launch.connect()
     watched.processes("stopped")

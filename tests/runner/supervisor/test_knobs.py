@@ -231,6 +231,84 @@ def test_active_ranks_are_brought_into_their_range(asked, ranks):
     assert run.obey(protocol.SetActiveRanks(active_ranks=2)) == [], "as many as there are"
 
 
+# --- turns that would do nothing ------------------------------------------------------------------
+
+
+TURNS = [
+    protocol.SetBatchSize(batch_size=8),
+    protocol.SetBatchSize(batch_size=2),
+    protocol.SetBatchSize(batch_size=None),
+    protocol.SetActiveRanks(active_ranks=1),
+]
+
+
+@pytest.mark.parametrize("engine", ["static", "continuous"])
+@pytest.mark.parametrize("turn", TURNS, ids=str)
+def test_a_turn_that_no_prompt_is_left_for_is_refused_and_leaves_no_mark_and_no_period(turn, engine):
+    run = Run(prompts=8, reports=(ready(0, engine), ready(1, engine)))
+    for rank in (0, 1):
+        given = run.controls.next_batch(rank)
+        run.events.emit(protocol.BatchStarted(rank=rank, batch=given.batch, rows=len(given.indices)))
+    before, knobs = run.events.state, (run.scheduler.batch_size, run.scheduler.active_ranks)
+    assert run.obey(turn) == ["TurnRefused"]
+    after = run.events.state
+    assert (after.marks, after.periods, after.batch_size, after.active_ranks, after.auto) == (
+        before.marks, before.periods, before.batch_size, before.active_ranks, before.auto
+    )  # fmt: skip
+    assert (run.scheduler.batch_size, run.scheduler.active_ranks) == knobs
+    wanted = "another batch size" if isinstance(turn, protocol.SetBatchSize) else "another number of ranks"
+    assert after.refusal.reason == f"no prompt is left for {wanted}: the last 8 are in hand"
+
+
+def test_the_next_turn_that_is_done_ends_a_refusal():
+    run = Run()
+    run.obey(protocol.SetActiveRanks(active_ranks=3))
+    assert run.events.state.refusal.reason == "all 2 ranks are active already"
+    run.obey(protocol.SetBatchSize(batch_size=8))
+    assert run.events.state.refusal is None
+
+
+def test_what_holds_already_is_neither_done_nor_refused_also_with_no_prompt_left():
+    run = Run(prompts=8)
+    assert run.controls.next_batch(0)
+    assert run.controls.next_batch(1)
+    assert run.obey(protocol.SetBatchSize(batch_size=4), protocol.SetActiveRanks(active_ranks=2)) == []
+
+
+@pytest.mark.parametrize(
+    ("size", "ranks", "turn", "reason"),
+    [
+        (1, 2, protocol.SetBatchSize(batch_size=0), "1 is the least batch size"),
+        (MAX_BATCH_SIZE, 2, protocol.SetBatchSize(batch_size=MAX_BATCH_SIZE + 1), "is the largest batch size"),
+        (4, 1, protocol.SetActiveRanks(active_ranks=0), "1 active rank is the least"),
+        (4, 2, protocol.SetActiveRanks(active_ranks=3), "all 2 ranks are active already"),
+        (600, 2, protocol.SetBatchSize(batch_size=700), "the 1,000 prompts that are left fit into one round"),
+    ],
+)
+def test_a_knob_at_its_end_says_so(size, ranks, turn, reason):
+    run = Run(batch_size=size)
+    run.obey(protocol.SetActiveRanks(active_ranks=ranks))
+    assert run.obey(turn) == ["TurnRefused"]
+    assert reason in run.events.state.refusal.reason
+
+
+def test_a_run_that_is_stopping_hands_out_no_more_and_takes_no_turn():
+    run = Run()
+    run.events.emit(protocol.Stopping(now=False))
+    assert run.obey(*TURNS) == ["TurnRefused"] * 4
+    assert run.events.state.refusal.reason == "the run is stopping: no more batches are handed out"
+
+
+def test_a_smaller_size_on_the_way_to_one_that_changes_something_is_let_through():
+    run = Run(batch_size=600)
+    assert run.obey(protocol.SetBatchSize(batch_size=512)) == ["BatchSizeChanged"], "500 prompts a rank, as before"
+
+
+def test_with_a_larger_size_rows_come_at_once_on_a_continuous_rank_so_it_is_never_one_round():
+    run = Run(batch_size=600, reports=(ready(0, "continuous"), ready(1, "continuous")))
+    assert run.obey(protocol.SetBatchSize(batch_size=700)) == ["BatchSizeChanged"]
+
+
 def test_with_other_ranks_a_search_forgets_what_it_measured_but_not_what_fits():
     gpus = [on_gpu(rank, memory_free_bytes=10**9, kv_bytes_per_token=1000) for rank in (0, 1)]
     run = Run(batch_size=None, prompts=100_000, reports=gpus)
@@ -324,7 +402,8 @@ def test_a_sweep_begins_when_the_ranks_are_ready_and_leaves_the_knobs_to_its_tri
     assert run.sizes == []
     run.controls.next_batch(0)
     asked = (protocol.SetBatchSize(batch_size=3), protocol.SetBatchSize(batch_size=None))
-    assert run.obey(*asked, protocol.SetActiveRanks(active_ranks=1)) == []
+    assert run.obey(*asked, protocol.SetActiveRanks(active_ranks=1)) == ["TurnRefused"] * 3
+    assert {one.reason for one in run.events.seen} == {"the sweep sets batch size and active ranks"}
     assert (run.scheduler.batch_size, run.scheduler.active_ranks) == (2, 2)
 
 

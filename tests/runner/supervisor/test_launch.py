@@ -333,14 +333,14 @@ def test_no_rank_goes_on_from_a_meeting_point_before_all_are_there(tmp_path):
         launch.say(rank, protocol.Arrived(rank=rank.number, at=at))
 
     arrives(first, "memory taken")
-    arrives(second, "bandwidth")
+    arrives(second, "limits")
     assert first.peer.sent == second.peer.sent == []
     arrives(second, "memory taken")
     assert first.peer.sent == second.peer.sent == [protocol.GoOn(at="memory taken")]
     with pytest.raises(NonsenseError, match="it has come to 'memory taken' already"):
         arrives(first, "memory taken")
-    arrives(first, "bandwidth")
-    assert first.peer.sent[1:] == second.peer.sent[1:] == [protocol.GoOn(at="bandwidth")]
+    arrives(first, "limits")
+    assert first.peer.sent[1:] == second.peer.sent[1:] == [protocol.GoOn(at="limits")]
 
 
 async def test_ranks_of_a_sweep_wait_for_each_other_and_then_work(launch):

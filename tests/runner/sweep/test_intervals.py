@@ -18,6 +18,7 @@ from rankdeck.runner.sweep.intervals import (
     ratio_half_width,
     repeats_to_tell,
     student_t,
+    sum_half_width,
     told_apart,
 )
 
@@ -137,3 +138,24 @@ def within(limit: float, freedom: int, steps: int = 400) -> float:
 @pytest.mark.parametrize("freedom", range(1, 21))
 def test_every_value_of_the_table_holds_95_percent(freedom: int):
     assert within(T_95[freedom - 1], freedom) == pytest.approx(0.95, abs=2e-4)
+
+
+def test_the_interval_of_a_sum_is_that_of_a_difference():
+    one, other = estimate([9.0, 10.0, 11.0]), estimate([17.0, 20.0, 23.0])
+    terms = [(each.standard_error or 0.0, each.count) for each in (one, other)]
+    assert sum_half_width(terms) == difference_half_width(one, other)
+    assert sum_half_width(terms[:1]) == pytest.approx(one.half_width)
+
+
+@given(st.lists(TRIALS, min_size=1, max_size=8))
+def test_errors_of_a_sum_cancel_in_part_and_the_largest_stays(parts: list[list[float]]):
+    found = [estimate(part) for part in parts]
+    terms = [(each.standard_error or 0.0, each.count) for each in found]
+    together = sum_half_width(terms)
+    assert together <= sum(each.half_width or 0.0 for each in found) * (1 + 1e-9)
+    assert together >= 1.95 * max(error for error, _ in terms)
+
+
+def test_a_sum_of_means_without_error_has_none():
+    assert sum_half_width([(0.0, 2), (0.0, 5)]) == 0.0
+    assert sum_half_width([(0.0, 2), (1.0, 5)]) == pytest.approx(student_t(4))

@@ -1,10 +1,13 @@
 """MBU of decode steps: what they must read, on which devices, and why there may be none."""
 
+import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from rankdeck.runner.protocol import Experts
 from rankdeck.runner.supervisor.trial_meter import TrialMeter
-from rankdeck.runner.sweep.mbu import mbu, unread_expert_bytes, why_no_mbu
+from rankdeck.runner.sweep.mbu import Reading, mbu, mbu_of, reading_of, unread_expert_bytes, why_no_mbu
 from tests.runner.sweep.test_sweep_figures import batch, ready, sample
 
 PEAK = {0: 1e6, 1: 1e6}
@@ -83,3 +86,67 @@ def test_where_there_is_no_mbu_the_reason_is_known(rank: int, facts: dict[str, o
 def test_a_rank_whose_decode_took_no_time_has_no_mbu() -> None:
     assert mbu([ready(0)], {0: [batch(decode_seconds=0.0)]}, PEAK) is None
     assert mbu([], {}, PEAK) is None
+
+
+# --- sums in the place of batches ---
+
+BATCHES = st.lists(
+    st.builds(
+        lambda rows, steps, seconds: batch(rows, steps=steps, decode_seconds=seconds),
+        st.integers(1, 64),
+        st.integers(2, 500),
+        st.floats(0.01, 100),
+    ),
+    min_size=1,
+    max_size=5,
+)
+
+
+@given(BATCHES, BATCHES)
+def test_what_is_summed_up_over_batches_is_all_that_mbu_needs(first, second) -> None:
+    ranks, batches = [ready(0), ready(1)], {0: first, 1: second}
+    sums: dict[int, Reading] = {}
+    for rank in ranks:
+        for one in batches[rank.rank]:
+            reading = reading_of(rank, one)
+            assert reading is not None
+            sums[rank.rank] = reading.plus(sums.get(rank.rank, Reading()))
+    assert mbu_of(ranks, sums, PEAK) == pytest.approx(mbu(ranks, batches, PEAK))
+
+
+def test_a_reading_is_the_bytes_of_a_batchs_decode_steps_and_their_seconds() -> None:
+    assert reading_of(ready(0), batch()) == Reading(10 * 1000 + 2 * 10 * 62, 1.0)
+    assert Reading(1.0, 2.0).plus(Reading(10.0, 20.0)) == Reading(11.0, 22.0)
+    assert msgspec.json.encode(Reading(1.5, 2.5)) == b"[1.5,2.5]", "as a list, in a state that travels"
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"engine": "continuous"},
+        {"weight_read_bytes": None},
+        {"kv_bytes_per_token": None},
+        {"experts": Experts(bytes=0, count=8, per_token=None)},
+    ],
+)
+def test_what_a_step_reads_may_be_unknown(facts: dict[str, object]) -> None:
+    assert reading_of(ready(0, **facts), batch()) is None
+
+
+def test_a_rank_whose_peak_is_not_known_has_a_reading_all_the_same() -> None:
+    unknown = ready(3, device_name="New GPU")
+    reading = reading_of(unknown, batch())
+    assert reading is not None
+    assert mbu_of([unknown], {3: reading}, PEAK) is None
+
+
+def test_before_every_rank_has_read_something_there_is_no_mbu() -> None:
+    reading = Reading(1000.0, 1.0)
+    assert mbu_of([ready(0), ready(1)], {0: reading}, PEAK) is None
+    assert mbu_of([ready(0), ready(1)], {0: reading, 1: Reading()}, PEAK) is None
+    assert mbu_of([ready(0)], {0: reading}, PEAK) == pytest.approx(0.001)
+
+
+def test_ranks_on_one_cpu_add_up_against_what_one_of_them_copies() -> None:
+    cpus = [ready(rank, device="cpu", device_uuid=None) for rank in (0, 1)]
+    assert mbu_of(cpus, {0: Reading(6e5, 1.0), 1: Reading(6e5, 1.0)}, PEAK) == pytest.approx(1.2)

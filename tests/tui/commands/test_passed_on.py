@@ -13,7 +13,7 @@ from rankdeck.runner import checks, run_directory, start
 from rankdeck.runner.protocol.config import MAX_RANKS, Problem, RunConfig
 from rankdeck.tui.commands import cli, common
 from rankdeck.tui.settings.preferences import Preferences
-from rankdeck.tui.sources.runs import sample_prompts
+from rankdeck.tui.sources.runs import demo_prompts
 from tests.reports import summary, write_run
 from tests.tui.commands.test_cli import rankdeck
 from tests.tui.commands.test_mistakes import CHOICES, flag
@@ -82,7 +82,18 @@ SETTINGS = {
     "--output": ("output", "copy.jsonl", "copy.jsonl"),
     "--name": ("name", "mine", "mine"),
 }
-OTHERS = {"--force", "--ignore-memory", "--run-dir", "--compare", "--config", "--plain", "--json", "--theme", "--ascii"}
+OTHERS = {
+    "--force",
+    "--ignore-memory",
+    "--run-dir",
+    "--compare",
+    "--config",
+    "--plain",
+    "--json",
+    "--theme",
+    "--ascii",
+    "--tour",
+}
 SWEEPS = {"--batch-sizes", "--repeats", "--rounds", "--seconds", "--fixed-length", "--outputs", "--trial-tokens"}
 
 
@@ -129,7 +140,10 @@ def test_a_setting_that_is_typed_is_that_of_the_run_and_no_other_changes(
     field, _, value = SETTINGS[name]
     assert after[field] == value != before[field]
     moved = {key for key in after if after[key] != before[key]} - {field}
-    assert not moved or (name in ("--ranks-per-gpu", "--gpus-per-rank") and moved == {"ranks"})
+    if (command, name) == ("demo", "--ranks"):
+        assert (moved, after["limit"]) == ({"limit"}, 720), "more ranks answer more prompts in the same time"
+    else:
+        assert not moved or (name in ("--ranks-per-gpu", "--gpus-per-rank") and moved == {"ranks"})
 
 
 FREE: dict[str, Any] = {"run_dir": None, "force": False, "ignore_memory": False, "look_into_model": True}
@@ -178,11 +192,37 @@ def test_a_run_is_shown_as_asked(passed: Passed, tmp_path: Path, monkeypatch: py
         assert passed["view"].get("steerable", True)
 
 
-def test_the_demo_is_the_sample_prompts_on_the_embedded_model_with_50_tokens(passed: Passed) -> None:
+def test_the_demo_is_many_rounds_of_small_batches_on_the_embedded_model_with_50_tokens(passed: Passed) -> None:
     assert rankdeck("demo").exit_code == 7
     config = passed["config"]
-    assert (config.prompts, config.model, config.max_new_tokens) == (str(sample_prompts()), "demo", 50)
-    assert sample_prompts().is_file()
+    assert (config.prompts, config.model, config.max_new_tokens) == (str(demo_prompts()), "demo", 50)
+    assert (config.batch_size, config.limit) == (2, max(480, 240 * config.ranks))
+    assert demo_prompts().is_file()
+    assert passed["view"]["tour"] is False
+
+
+def test_a_tour_begins_at_batch_size_2_unless_another_is_asked_for(passed: Passed, tmp_path: Path) -> None:
+    file = tmp_path / "s.toml"
+    file.write_text("batch_size = 6\n")
+    for words, size in (
+        (["demo"], 2),
+        (["demo", "--batch-size", "8"], 8),
+        (["run", "p.txt"], 2),
+        (["run", "p.txt", "--batch-size", "5"], 5),
+        (["run", "p.txt", "--config", str(file)], 6),
+    ):
+        assert rankdeck(*words, "--tour").exit_code == 7
+        assert (passed["config"].batch_size, passed["view"]["tour"]) == (size, True)
+    assert rankdeck("run", "p.txt").exit_code == 7
+    assert (passed["config"].batch_size, passed["view"]["tour"]) == (None, False)
+
+
+@pytest.mark.parametrize("command", [["run", "p.txt"], ["demo"]])
+def test_a_tour_goes_neither_with_json_nor_with_auto(passed: Passed, command: list[str]) -> None:
+    result = rankdeck(*command, "--tour", "--json", "--batch-size", "auto")
+    assert result.exit_code == 2
+    assert "--tour and --json exclude each other" in result.stderr
+    assert "--tour finds the batch size by itself" in result.stderr
 
 
 def test_the_world_size_is_the_machines_unless_it_is_typed_or_in_the_file(
@@ -518,6 +558,8 @@ def test_the_defaults_that_the_help_names_are_those_of_a_run(command: str) -> No
     for name, said in named.items():
         if name in ("ranks", "patience", "ranks_per_gpu"):
             continue  # they depend on the machine
+        if (command, name) == ("demo", "limit"):
+            continue  # on the ranks
         assert said == ("auto" if name == "batch_size" else str(fields[name].default)), name
     assert command not in ("run", "sweep") or {"model", "max_new_tokens", "dtype"} <= named.keys()
 

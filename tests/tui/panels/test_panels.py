@@ -72,18 +72,27 @@ def test_loading_shows_each_phase_and_its_seconds() -> None:
 
 
 def test_fetching_a_model_shows_how_much_has_arrived() -> None:
-    text = plain(progress_lines(STATES["fetching"], 34, 9))
+    text = plain(progress_lines(STATES["fetching"], 56, 2))
     assert "fetching the model" in text
     assert "44%" in text
     assert "41.0 MiB / 93.0 MiB" in text
 
 
-def test_progress_shows_every_fact_even_in_few_lines() -> None:
+def test_progress_shows_as_many_facts_as_fit_and_what_failed_always() -> None:
     state = replace(STATES["running on a cpu"], failed=3)
-    for height in (6, 9):
-        text = plain(progress_lines(state, 44, height))
-        for fact in ("/ 100 prompts", "ETA", "tokens", "batch", "waste", "12%", "3 prompts"):
-            assert fact in text, (height, fact)
+    text = plain(progress_lines(state, 116, 2))
+    for fact in ("67 / 100 prompts", "+32 in flight", "failed 3 prompts", "ETA", "tokens", "batch 16", "waste 12%"):
+        assert fact in text, fact
+    assert "failed 3 prompts" in plain(progress_lines(state, 76, 1))
+
+
+@pytest.mark.parametrize("height", [1, 2, 3])
+@pytest.mark.parametrize("width", [56, 76, 116])
+def test_progress_has_a_bar_and_its_share_in_any_room(width: int, height: int) -> None:
+    lines = plain(progress_lines(STATES["running on a cpu"], width, height)).split("\n")
+    assert "█" in lines[-1]
+    assert lines[0].endswith("93%")
+    assert len(lines) == min(height, 2)
 
 
 def test_without_nvml_the_reason_is_above_the_processes_until_work_begins() -> None:
@@ -167,15 +176,28 @@ def test_a_continuous_rank_shows_its_rows_and_how_full_its_cache_is() -> None:
 @pytest.mark.parametrize("width", SIZES)
 def test_tokens_per_second_are_shown_now_on_the_mean_and_at_their_peak(width: int) -> None:
     state = replace(STATES["running on a cpu"], rate_now=111.0, rate_peak=2345.0)
-    figures = plain(throughput_lines(state, width, 12)[:2])
+    figures = plain(throughput_lines(state, width, 11)[:2])
     assert "111 tok/s now" in figures
     assert f"{state.rate_mean:,.0f} mean" in figures
     assert "2,345 peak" in figures
-    assert "- peak" in plain(throughput_lines(replace(state, rate_peak=0.0), width, 12)[:2]), "none is known yet"
-    ended = plain(throughput_lines(replace(STATES["completed"], rate_peak=2345.0), width, 12)[:2])
+    assert "- peak" in plain(throughput_lines(replace(state, rate_peak=0.0), width, 11)[:2]), "none is known yet"
+    ended = plain(throughput_lines(replace(STATES["completed"], rate_peak=2345.0), width, 11)[:2])
     assert "tok/s over the run" in ended
     assert "2,345 peak" in ended
     assert "now" not in ended
+
+
+@pytest.mark.parametrize("width", [58, 76, 116, 196])
+def test_a_tall_panel_has_tokens_per_second_in_large_digits_and_the_load_beside_them(width: int) -> None:
+    state = replace(STATES["running on 8 GPUs"], rate_now=6852.0, rate_peak=2345.0)
+    head = plain(throughput_lines(state, width, 12)[:3])
+    assert [line[:17].rstrip() for line in head.split("\n")] == [
+        "█▀▀   █▀█ █▀▀ ▀▀█",
+        "█▀█   █▀█ ▀▀█ █▀▀",
+        "▀▀▀ ▜ ▀▀▀ ▀▀▀ ▀▀▀",
+    ]
+    for fact in ("tok/s now", "mean", "busy 9", "DRAM 2", "tensor "):
+        assert fact in head, fact
 
 
 def test_the_summary_has_the_figures_and_the_path_of_the_outputs() -> None:

@@ -7,16 +7,14 @@ from msgspec.structs import replace
 
 from rankdeck.runner import protocol
 from rankdeck.runner.state import HistoryPoint, Mark
-from rankdeck.runner.state.periods import scaling
 from rankdeck.tui.panels.chart import chart, columns
 from rankdeck.tui.panels.marks import SIGN, label_rows, mark_column
 from rankdeck.tui.panels.overview.advice import advice_lines, all_advice
 from rankdeck.tui.panels.overview.header import header_line
 from rankdeck.tui.panels.overview.knob_effect import turn_lines
 from rankdeck.tui.panels.overview.notice import notice_lines
-from rankdeck.tui.panels.overview.progress import progress_lines
+from rankdeck.tui.panels.overview.progress import progress_facts, progress_lines
 from rankdeck.tui.panels.overview.ranks import rank_lines
-from rankdeck.tui.panels.overview.scaling import scaling_line, scaling_table
 from rankdeck.tui.panels.overview.throughput import throughput_lines
 from rankdeck.tui.words.text import line_width, plain
 from tests import scripted, scripted_steering
@@ -93,19 +91,19 @@ def test_the_newest_mark_has_its_label_and_an_older_one_keeps_its_sign() -> None
 
 
 def test_a_mark_is_above_the_moment_it_was_made() -> None:
-    state = ALL["knob_turned"]
-    lines = plain(throughput_lines(state, 70, 12)).split("\n")
+    state = ALL["paused"]
+    lines = plain(throughput_lines(state, 70, 11)).split("\n")
     labels = next(line for line in lines if SIGN in line)
     column = labels.index(SIGN)
-    assert labels[column:].startswith(f"{SIGN} batch size 8")
+    assert labels[column:].startswith(f"{SIGN} paused")
     crossed = [line for line in lines if len(line) > column and line[column] == "│"]
-    assert len(crossed) >= 5
-    plot = 70 - 5
-    assert column - 5 == int(state.marks[0].elapsed / 30 * plot)
+    assert len(crossed) >= 3
+    start = next(line for line in lines if "┤" in line).index("┤") + 1
+    assert column - start == int(state.marks[0].elapsed / 30 * (70 - start))
 
 
 def test_a_time_without_samples_is_a_hole_in_the_chart_not_a_plateau() -> None:
-    history = [*(HistoryPoint(float(at), 100.0) for at in range(10)), HistoryPoint(25.0, 90.0)]
+    history = [*((float(at), 100.0) for at in range(10)), (25.0, 90.0)]
     assert columns(history, 30, 30.0) == [100.0] * 10 + [None] * 15 + [90.0] + [None] * 4
     assert columns(history[:10], 60, 30.0)[:20] == [100.0] * 19 + [None]
 
@@ -120,8 +118,74 @@ def test_the_line_of_a_turn_has_before_after_and_gain_of_whole_batches() -> None
     )
 
 
-def test_a_turn_is_being_measured_until_every_active_rank_has_finished_a_batch() -> None:
-    assert plain(turn_lines(ALL["knob_just_turned"], 60)) == "batch size 4 → 8  115 tok/s → measuring…"
+def test_until_a_turn_is_measured_its_line_says_when_it_takes_effect_and_then_what_its_steps_show() -> None:
+    script = SteeredScript().begun().rounds(3).rounds(1, finish=False).size(8)
+    soon = plain(turn_lines(script.state, 80))
+    assert soon == "batch size 4 → 8  takes effect when batch #7 ends, in ~4 s"
+    script.wait(2)
+    for rank, number in enumerate((7, 8)):
+        script.finish_batch(rank, number, range(24 + 4 * rank, 28 + 4 * rank))
+    numbers = []
+    for rank in (0, 1):
+        script.begin_batch(rank)
+        numbers.append(script.batches)
+    assert plain(turn_lines(script.state, 80)).startswith("batch size 4 → 8  batch #9 has begun; was 115 tok/s")
+    for step in (5, 12):
+        script.wait(1).tick(step, numbers)
+    (line,) = turn_lines(script.state, 100)
+    assert plain([line]) == "batch size 4 → 8  ~97 tok/s so far, 12 steps; was 115; measured in ~6 s"
+    assert [style for text, style in line if "97" in text] == ["dim"], "a measured figure is strong"
+
+
+def test_a_figure_that_is_not_measured_has_its_sign_at_every_width() -> None:
+    for width in range(20, 120):
+        (line,) = turn_lines(ALL["knob_just_turned"], width)
+        assert line_width(line) <= width
+        assert " ~171" in plain([line])
+        assert "%" not in plain([line])
+
+
+def test_a_refused_turn_is_said_first_and_for_ten_seconds() -> None:
+    reason = "no prompt is left for another batch size: the last 12 are in hand"
+    before = ALL["knob_turned"]
+    state = replace(before, refusal=protocol.TurnRefused(at=before.now, reason=reason))
+    assert plain(turn_lines(state, 80)) == f"refused: {reason}"
+    assert plain(turn_lines(state, 60)) == "refused: no prompt is left for another batch size"
+    assert plain(turn_lines(state, 34)) == "refused: no prompt is left for\nanother batch size"
+    for width in range(20, 90):
+        assert 1 <= len(turn_lines(state, width)) <= 3
+        assert all(line_width(line) <= width for line in turn_lines(state, width))
+    assert turn_lines(replace(state, now=state.now + 9.9), 80) == turn_lines(state, 80)
+    assert turn_lines(replace(state, now=state.now + 10), 80) == turn_lines(before, 80)
+    over = scripted_steering.knob_turned().ended(status="stopped").state
+    assert turn_lines(replace(over, refusal=state.refusal), 80) == turn_lines(over, 80)
+
+
+def test_progress_has_the_rows_that_run_if_prompts_run_out_or_the_size_was_just_turned() -> None:
+    def batch_size(script: SteeredScript) -> str:
+        (fact,) = (fact for fact in progress_facts(script.state) if fact.label == "batch size")
+        assert fact.short_value or fact.value in plain(progress_lines(script.state, 116, 2))
+        return fact.value
+
+    assert batch_size(SteeredScript(batch_size=8).begun().rounds(1, finish=False)) == "8"
+    uneven = SteeredScript(prompts=100, batch_size=50).begun()
+    uneven.size(64)
+    uneven.batch_size = 50
+    uneven.rounds(1, finish=False)
+    assert batch_size(uneven) == "64 (batches of 50)"
+    assert "batch 50/64" in plain(progress_lines(uneven.state, 116, 2))
+    turned = SteeredScript(batch_size=8).begun().rounds(1, finish=False).size(4)
+    assert batch_size(turned) == "4 (batches of 8)"
+    assert batch_size(turned.ended(status="stopped")) == "4", "nothing runs any more"
+    state = SteeredScript(batch_size=16).begun().rounds(1, finish=False).state
+    capped = replace(state, ranks=(state.ranks[0], replace(state.ranks[1], cap=8, batch_rows=8)))
+    assert "batches of" not in plain(progress_lines(capped, 116, 2)), "what a rank is capped at is said beside it"
+    filling = replace(
+        state,
+        ranks=tuple(replace(one, ready=replace(one.ready, engine="continuous"), rows_at_once=5) for one in state.ranks),
+    )
+    assert "batches of" not in plain(progress_lines(filling, 116, 2)), "its rows are still being filled"
+    assert "batch 5/16" in plain(progress_lines(replace(filling, prompts=filling.done + 32), 116, 2))
 
 
 def test_a_turn_without_a_figure_at_the_end_is_dropped() -> None:
@@ -130,7 +194,7 @@ def test_a_turn_without_a_figure_at_the_end_is_dropped() -> None:
 
 
 def test_a_knob_turned_before_the_first_whole_batch_has_nothing_to_compare_with() -> None:
-    early = SteeredScript().begun().rounds(1, finish=False).size(8).state
+    early = SteeredScript().begun().rounds(1, finish=False).size(8).rounds(2).state
     said = "turned before a batch was whole: nothing to compare with"
     assert plain(turn_lines(early, 100)) == f"batch size 4 → 8  {said}"
     assert plain(turn_lines(early, 42)) == "batch size 4 → 8  nothing to compare with"
@@ -140,6 +204,7 @@ def test_a_knob_turned_before_the_first_whole_batch_has_nothing_to_compare_with(
 
 def test_a_knob_turned_after_first_batches_only_is_not_compared_with_them() -> None:
     early = SteeredScript(gpus=2).begun().rounds(1).size(8).rounds(2).state
+    assert early.periods[-1].warm_rate is not None
     said = "turned after first batches only, which are slower: nothing to compare with"
     assert plain(turn_lines(early, 100)) == f"batch size 4 → 8  {said}"
     on_a_cpu = SteeredScript().begun().rounds(1).size(8).rounds(2).state
@@ -158,7 +223,8 @@ def test_two_knobs_turned_before_either_was_measured_share_one_figure() -> None:
 def test_the_line_of_a_turn_shrinks_with_its_room() -> None:
     assert plain(turn_lines(ALL["knob_turned"], 39)) == "batch 4 → 8  115 → 174 tok/s (+51%)"
     assert plain(turn_lines(ALL["knob_turned"], 29)) == "batch 4→8 115→174 +51%"
-    assert plain(turn_lines(ALL["knob_just_turned"], 29)) == "batch 4→8 115→measuring…"
+    assert plain(turn_lines(ALL["knob_just_turned"], 29)) == "batch 4→8  ~171, was 115"
+    assert plain(turn_lines(ALL["knob_just_turned"], 34)) == "batch 4→8  ~171, was 115, in ~3 s"
 
 
 def test_without_a_turned_knob_there_is_no_line() -> None:
@@ -166,57 +232,20 @@ def test_without_a_turned_knob_there_is_no_line() -> None:
     assert turn_lines(SteeredScript().begun().rounds(2).state, 60) == []
 
 
-# --- scaling ------------------------------------------------------------------------------------
-
-
-def test_the_scaling_table_has_a_row_per_number_of_ranks_run() -> None:
-    lines = plain(scaling_table(ALL["scaled_to_eight"], 42)).split("\n")
-    assert lines[0] == "Scaling at batch size 8"
-    assert lines[1].split() == ["ranks", "tok/s", "speedup", "efficiency", "batches"]
-    assert [line.split()[0] for line in lines[2:]] == ["1", "2", "4", "▸"]
-    assert lines[2].split()[2:] == ["1.00x", "100%", "2"], "the number of batches shows how much to trust the row"
-    assert plain(scaling_table(ALL["scaled_to_eight"], 37)).split("\n")[2].split()[2:] == ["1.00x", "100%"]
-    rows = scaling(ALL["scaled_to_eight"].periods, 8)
-    assert rows[3].speedup is not None
-    assert f"{rows[3].speedup:.2f}x" in lines[5]
-
-
-@given(st.integers(30, 80))
-def test_the_scaling_table_fits_its_width(width: int) -> None:
-    assert all(line_width(line) <= width for line in scaling_table(ALL["scaled_to_eight"], width))
-
-
-def test_the_table_has_one_row_while_some_ranks_are_inactive() -> None:
-    state = SteeredScript().begun().activate(1).rounds(1).state
-    assert len(scaling_table(state, 42)) == 3
-    assert scaling_table(SteeredScript().begun().rounds(1).state, 42) == []
-
-
-def test_without_a_measurement_at_one_rank_speedup_is_unknown() -> None:
-    state = SteeredScript(3).begun().rounds(1).activate(2).rounds(1).state
-    assert [line.split()[-3:-1] for line in plain(scaling_table(state, 42)).split("\n")[2:]] == [["-", "-"]] * 2
-    assert plain(scaling_line(state, 42)).split()[:3] == ["2", "active", "ranks"]
-
-
-def test_in_one_line_scaling_is_the_speedup_of_the_active_ranks() -> None:
-    assert plain(scaling_line(ALL["one_of_two_ranks"], 34)) == "scaling 1 → 2 ranks      1.96x 98%"
-    assert "1 → 8 ranks" in plain(scaling_line(ALL["scaled_to_eight"], 27))
-
-
 # --- batch size, ranks, header ------------------------------------------------------------------
 
 
 def test_the_batch_size_shows_that_it_is_being_searched_for_and_why_it_settled() -> None:
-    assert "32 (auto: trying)" in plain(progress_lines(ALL["auto_trying"], 42, 12))
-    settled = plain(progress_lines(ALL["auto_settled"], 34, 12))
+    assert "batch 32 trying" in plain(progress_lines(ALL["auto_trying"], 110, 2))
+    settled = plain(progress_lines(ALL["auto_settled"], 110, 3))
     assert "32 (auto)" in settled
     assert scripted_steering.SETTLED in " ".join(settled.split())
     assert scripted_steering.SETTLED in " ".join(plain(all_advice(ALL["auto_settled"], 60)).split())
-    assert "as asked for" not in plain(progress_lines(ALL["knob_turned"], 42, 12))
+    assert "as asked for" not in plain(progress_lines(ALL["knob_turned"], 110, 3))
 
 
 def test_a_reason_that_does_not_fit_ends_in_an_ellipsis() -> None:
-    assert plain(progress_lines(ALL["auto_settled"], 27, 6)).endswith("…")
+    assert plain(progress_lines(ALL["auto_settled"], 56, 3)).endswith("…")
 
 
 def test_a_rank_is_inactive_only_after_it_has_finished_its_batch() -> None:
@@ -256,7 +285,7 @@ def test_a_relaunch_shows_which_rank_was_lost_why_and_how_far_loading_is(width: 
     assert text.startswith(f"✗ rank 1 was lost: {scripted_steering.SEGFAULT};")
     assert "attempt 2, 2 restarts left" in text
     assert "loading" in plain(rank_lines(ALL["relaunching"], width))
-    assert "0 / 2 ready" in plain(progress_lines(ALL["relaunching"], 42, 12))
+    assert "ready 0/2" in plain(progress_lines(ALL["relaunching"], 110, 2))
     assert "- tok/s now" in plain(throughput_lines(ALL["relaunching"], 60, 9))
     assert notice_lines(ALL["relaunched"], width) == []
 

@@ -83,7 +83,7 @@ def test_settings_indistinguishable_from_the_best_are_tied_and_the_smaller_is_ch
 
 def test_a_running_sweep_says_how_sure_its_best_so_far_is() -> None:
     assert "★ best so far 2 ranks x batch size 32: 440.6 ± 2.8 tok/s, tied with 1 other" in status(ALL["running"])
-    assert "best, tied" in plain(progress_lines(ALL["running"], 44, 9))
+    assert "tied 2 ranks x 32: 440.6" in plain(progress_lines(ALL["running"], 120, 2))
     assert status(ALL["eight_ranks"]).endswith(" tok/s, measured once")
 
 
@@ -232,7 +232,7 @@ def test_a_run_without_a_sweep_says_what_a_sweep_shows_and_which_key_starts_it()
 def test_header_and_progress_count_trials_during_a_sweep() -> None:
     state = ALL["running"]
     assert "trial 15/30" in plain([header_line(state, 78)])
-    text = plain(progress_lines(state, 44, 9))
+    text = plain(progress_lines(state, 120, 2))
     for fact in ("trial 15 of 30", "46%", "ETA", "measuring", "1 rank x 1", "2 of 3", "2 ranks x 32: 440.6"):
         assert fact in text, fact
     assert "/ 4,000 prompts" not in text
@@ -252,11 +252,11 @@ def test_a_sweep_that_left_trials_out_is_shown_as_ended_early_everywhere() -> No
 
 def test_prompts_are_counted_again_once_the_run_continues_after_its_sweep() -> None:
     script = scripted_sweep.typed()
-    assert "prompts done" in plain(progress_lines(script.state, 44, 9))
+    assert "prompts 0 / 4,000" in plain(progress_lines(script.state, 150, 2))
     script.add(protocol.SweepSettled(reason="by hand"))
     script.add(protocol.BatchSizeChanged(batch_size=16, auto=False, reason="the best of the sweep"))
     state = script.state
-    assert "/ 4,000 prompts" in plain(progress_lines(state, 44, 9))
+    assert "/ 4,000 prompts" in plain(progress_lines(state, 76, 2))
     assert "running" in plain([header_line(state, 78)])
     assert "■ ended early: by hand" in status(state)
     assert "the run goes on at the chosen setting" in status(state)

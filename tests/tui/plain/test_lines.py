@@ -75,8 +75,15 @@ AT = scripted.START + 30
             replace(scripted.ready(1, 0), at=AT, device_name="a CPU\x1b", seconds=7.14),
             "rank 1: ready on cpu (a CPU␛), float32, static engine, after 7.1 s",
         ),
-        (protocol.BatchSizeChanged(at=AT, batch_size=8, auto=False, reason="why\x1b"), "batch size 8: why␛"),
-        (protocol.ActiveRanksChanged(at=AT, active_ranks=1), "1 of 2 ranks active"),
+        (
+            protocol.BatchSizeChanged(at=AT, batch_size=8, auto=False, reason="why\x1b"),
+            "batch size 8: why␛; takes effect when batch #5 ends, in ~1 s",
+        ),
+        (protocol.TurnRefused(at=AT, reason="no prompt is left"), "refused: no prompt is left"),
+        (
+            protocol.ActiveRanksChanged(at=AT, active_ranks=1),
+            "1 of 2 ranks active; takes effect when batch #6 ends, in ~1 s",
+        ),
         (protocol.RankCapped(at=AT, rank=1, batch_size=4), "rank 1: at most 4 prompts per batch from now on"),
         (protocol.Paused(at=AT, reason="no room\x1b", asked=False), "paused: no room␛"),
         (protocol.Resumed(at=AT), "resumed"),

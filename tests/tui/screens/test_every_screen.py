@@ -21,7 +21,7 @@ from tests.dashboards import dashboard, settled
 from tests.scripted import Script
 from tests.tui.screens.test_replay_screen import Replay
 
-SIZES = ((60, 18), (80, 24), (120, 40), (200, 60))
+SIZES = ((60, 18), (80, 24), (120, 40), (200, 50))
 
 STATES: dict[str, Callable[[], Script]] = {
     "empty": Script,

@@ -182,7 +182,7 @@ def test_in_little_room_the_way_out_and_help_are_kept_and_extras_are_the_first_t
         (
             120,
             "q Quit  ? Help  1-5 Views  space Pause  x Stop  - + Batch size  [ ] Ranks  d Detach"
-            "  a Auto  i Advice  s Sweep",
+            "  a Auto  i Advice  s Sweep  T Tour",
         ),
     ],
 )

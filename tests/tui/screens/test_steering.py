@@ -78,21 +78,28 @@ async def test_every_key_sends_what_it_says(keys: list[str], sent: list[Command]
     assert await press(script, *keys) == sent
 
 
-@pytest.mark.parametrize("key", ["+", "[", "a"])
-async def test_a_turn_with_no_batch_left_to_change_says_so_and_is_sent_anyway(key: str) -> None:
-    """It is sent anyway, because a lost rank gives its prompts back, and then there are batches again."""
-    for prompts, left in ((24, False), (100, True)):
-        script = scripted_steering.SteeredScript(3, batch_size=8, prompts=prompts).begun().rounds(1, finish=False)
-        assert bool(script.state.pending) == left
-        source = ScriptedSource(script.events)
-        app = RankdeckApp(source)
-        async with app.run_test(size=(80, 24)) as pilot:
-            await settled(pilot)
-            await pilot.press(key)
-            await pilot.pause()
-            said = [toast.message for toast in app._notifications]
-        assert len(source.sent) == 1
-        assert any("there is no batch left to change" in words for words in said) == (not left)
+@pytest.mark.parametrize("view", ["1", "2"])
+async def test_a_turn_that_is_refused_is_answered_in_every_view_and_once(view: str) -> None:
+    script = scripted_steering.SteeredScript(3, batch_size=8, prompts=24).begun().rounds(1, finish=False)
+    known = len(script.events)
+    source = ScriptedSource(script.events)
+    app = RankdeckApp(source)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(pilot)
+        await pilot.press(view, "+")
+        assert source.sent == [SetBatchSize(batch_size=16)], "the run decides"
+        reason = "no prompt is left for another batch size: the last 24 are in hand"
+        script.wait(0.1).add(protocol.TurnRefused(reason=reason)).wait(0.25).tick()
+        source.say(*script.events[known:])
+        await settled(pilot)
+        await until(pilot, lambda: bool(app._notifications))
+        assert [toast.message for toast in app._notifications] == [f"refused: {reason}"]
+        await pilot.press("+")
+        assert source.sent[-1] == SetBatchSize(batch_size=16), "the first press changed nothing"
+    audience = RankdeckApp(ScriptedSource(script.events), steerable=False)
+    async with audience.run_test(size=(80, 24)) as pilot:
+        await settled(pilot)
+        assert not audience._notifications
 
 
 async def test_space_resumes_a_paused_run_but_not_one_paused_by_a_full_disk() -> None:
@@ -199,10 +206,11 @@ async def test_a_late_viewer_sees_what_the_others_see() -> None:
         app = RankdeckApp(ScriptedSource(messages))
         async with app.run_test(size=(120, 40)) as pilot:
             await settled(pilot)
-            shown.append([panel(app, name) for name in ("throughput", "progress", "devices", "ranks")])
+            shown.append([panel(app, name) for name in ("throughput", "progress", "settings", "ranks")])
     assert shown[0] == shown[1]
-    assert "1 active" in shown[0][0]
-    assert "speedup" in shown[0][1]
+    assert "active ranks 2 → 1" in shown[0][0]
+    assert "1 rank: 89" in shown[0][0], "the band of the setting"
+    assert "speedup" in shown[0][2]
 
 
 async def test_answers_missed_while_the_viewer_was_stalled_are_read_back_once_each() -> None:

@@ -54,12 +54,14 @@ def test_with_preferences_a_run_is_watched_on_the_screen_and_its_end_is_the_stat
     tmp_path: Path, runs: Dashboards, capsys: pytest.CaptureFixture[str], steerable: bool
 ) -> None:
     runs.acts = [lambda app: setattr(app.followed, "lost", "it is gone")]
-    assert watching.watch(tmp_path, died, preferences=MINE, steerable=steerable) == watching.EXIT_DIED
+    status = watching.watch(tmp_path, died, preferences=MINE, steerable=steerable, tour=not steerable)
+    assert status == watching.EXIT_DIED
     (app,) = runs.shown
     source = app.followed.source
     assert isinstance(source, SocketSource)
     assert (source.directory, source._died) == (tmp_path, died)
     assert (app.preferences, app._steerable, app._earlier) == (MINE, steerable, run_directory.read_outputs)
+    assert app._tour is not steerable
     assert capsys.readouterr() == ("", "rankdeck: it is gone\n")
 
 
@@ -76,11 +78,11 @@ def test_without_preferences_it_is_lines_or_json(
 
     monkeypatch.setattr(watching, "_follow", follow)
     assert watching.watch(tmp_path, died, preferences=None, json=json, steerable=steerable) == 7
-    ((source, view, may_steer, whole),) = followed
-    assert (source.directory, source._died, may_steer, whole) == (tmp_path, died, steerable, False)
+    ((source, view, may_steer, whole, tour),) = followed
+    assert (source.directory, source._died, may_steer, whole, tour) == (tmp_path, died, steerable, False, False)
     assert isinstance(view, watching._JsonView if json else PlainView)
-    watching.watch(tmp_path, preferences=None, whole=True)
-    assert followed[1][2:] == (True, True), "whoever started or attached to a run steers it"
+    watching.watch(tmp_path, preferences=None, whole=True, tour=True)
+    assert followed[1][2:] == (True, True, True), "whoever started or attached to a run steers it"
 
 
 def test_a_run_is_asked_to_stop_in_its_directory_and_as_it_was_said(

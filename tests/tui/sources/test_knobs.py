@@ -4,8 +4,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
-from rankdeck.runner.protocol import Pause, Resume, SetActiveRanks, SetBatchSize
+from rankdeck.runner.protocol import Pause, Resume, SetActiveRanks, SetBatchSize, TurnRefused
 from rankdeck.runner.protocol.config import MAX_BATCH_SIZE
 from rankdeck.runner.state import RankState, RunState
 from rankdeck.tui.sources.knobs import FORGET_SECONDS, Knobs
@@ -95,6 +96,15 @@ def test_a_pause_asked_for_holds_until_it_is_confirmed_or_three_seconds_have_pas
         knobs.turn_pause(state())
         knobs.update(heard)
         assert knobs.turn_pause(state()) == expected, "a run that goes on is paused, unless a pause is on its way"
+
+
+def test_a_value_that_was_refused_is_forgotten_at_once_and_an_older_refusal_is_not_its() -> None:
+    for at, expected in ((100.2, 16), (99.9, 32)):
+        refused = replace(state(now=100.3), refusal=TurnRefused(at=at, reason="no prompt is left"))
+        knobs = Knobs()
+        knobs.turn_batch_size(state(), up=True)
+        knobs.update(refused)
+        assert knobs.turn_batch_size(refused, up=True) == SetBatchSize(batch_size=expected)
 
 
 def test_a_later_press_is_not_forgotten_with_an_earlier_one() -> None:

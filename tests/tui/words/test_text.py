@@ -157,7 +157,7 @@ def test_high_values_far_apart_from_zero_do_not_stretch_the_scale() -> None:
 
 
 def test_the_chart_is_blank_in_the_future_and_holds_a_value_between_samples() -> None:
-    values = columns(history(10.0, 20.0), 30, 15.0)
+    values = columns([(at.elapsed, at.tokens_per_second) for at in history(10.0, 20.0)], 30, 15.0)
     assert values[:4] == [10.0, 10.0, 20.0, None]
     assert values[4:] == [None] * 26
 

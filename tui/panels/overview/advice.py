@@ -1,21 +1,48 @@
 """The advice line above the footer, and all advice for the dialog. Pure; the advice itself comes from runner.advice."""
 
 from rankdeck.runner.advice.advice import Advice, advise
+from rankdeck.runner.advice.bound import bound
+from rankdeck.runner.advice.invitation import invites
 from rankdeck.runner.state import RunState
+from rankdeck.runner.state.load import recent
+from rankdeck.runner.state.settings import current_setting
+from rankdeck.tui.panels.overview.settings_table import joules_words
 from rankdeck.tui.settings.hint_keys import AS_THEY_COME, Keys, key_of
 from rankdeck.tui.words.status import ASKED_FOR
-from rankdeck.tui.words.text import Line, between, visible, wrap
+from rankdeck.tui.words.text import Line, between, count, fit, line_width, some, visible, wrap
 
 
-def advice_lines(state: RunState, width: int, keys: Keys = AS_THEY_COME) -> list[Line]:
-    """The most useful advice in one line; empty if there is none or nothing is running."""
+def advice_lines(state: RunState, width: int, keys: Keys = AS_THEY_COME, *, steers: bool = False) -> list[Line]:
+    """The most useful advice in one line; empty if there is none or nothing is running.
+
+    A user who `steers` a run at a small batch size is invited to turn a knob, before all advice.
+    """
     said = advice_texts(state)
+    if steers and invites(state):
+        return [_invitation(state, len(said), width, keys)]
     if not said:
         return []
     more = f"{len(said) - 1} more" if len(said) > 1 else "all of it" if len(said[0]) + 2 > width else ""
     more = f"{key_of('run.advice', keys)} {more}" if more else ""
     line: Line = (("▸ ", "key"), (said[0], ""))
     return [between(line, ((more, "dim"),), width) if more else line]
+
+
+def _invitation(state: RunState, others: int, width: int, keys: Keys) -> Line:
+    plus, tour = key_of("knob.larger_batches", keys), key_of("run.tour", keys)
+    more: Line = ((f"{key_of('run.advice', keys)} {others} more", "dim"),) if others else ()
+    doubles = f"{plus} doubles the batch size"
+    size = some(state.batch_size, "prompt")
+    texts = (
+        f"{doubles}: it is {size} per batch now, and {count(state.pending)} are still to come; {tour} takes the tour",
+        f"{doubles}, {size} per batch now; {tour} takes the tour",
+        f"{doubles}; {tour} takes the tour",
+        doubles,
+    )
+    room = width - 2 - (line_width(more) + 2 if more else 0)
+    text = next((text for text in texts if len(text) <= room), doubles)
+    line: Line = (("▸ ", "key"), (text, ""))
+    return between(line, more, width) if more else line
 
 
 def all_advice(state: RunState, width: int) -> list[Line]:
@@ -60,3 +87,25 @@ def advice_texts(state: RunState) -> list[str]:
 def _entry(start: str, text: str, width: int) -> list[Line]:
     parts = wrap(text, max(10, width - len(start)))
     return [((start if number == 0 else " " * len(start), "key"), (part, "")) for number, part in enumerate(parts)]
+
+
+def bound_line(state: RunState, width: int) -> Line:
+    """By what the run is bound, its evidence, and what may help; MBU and tokens per joule stand on the right."""
+    verdict = bound(state)
+    if verdict is None:
+        return ()
+    row = current_setting(state)
+    now = recent(state.loads, state.now)
+    facts: list[Line] = []
+    if row is not None and row.mbu is not None and "MBU" not in verdict.evidence:
+        facts.append((("MBU ", "dim"), (f"{row.mbu:.0%}", "strong")))
+    if now.watts.value:
+        facts.append(((joules_words(state.rate_now / now.watts.value), "strong"), (" tok/J", "dim")))
+    head, _, rest = verdict.text.partition(": ")
+    start: Line = ((head, "strong"), (f": {rest}" if rest else "", ""))
+    right: Line = tuple(piece for fact in facts for piece in (("   ", ""), *fact))
+    cure: Line = ((f"   {verdict.cure}", "dim"),) if verdict.cure else ()
+    for way in ((start, cure, right), (start, (), right), (start, (), ())):
+        if line_width((*way[0], *way[1], *way[2])) <= width or way[2] == ():
+            return between((*way[0], *way[1]), way[2], width) if way[2] else fit((*way[0], *way[1]), width)
+    return fit(start, width)

@@ -77,9 +77,11 @@ def _cell(device: DeviceState, samples: int, width: int, rooms: _Rooms) -> tuple
         why: Line = ((" " * (index_room + 2) + lost_reason(sample), "dim"),)
         return fit(lost_line(device, why=False), width), fit(why, width)
     indent = index_room + 2 + (name_room + 2 if name_room else 0)
-    # The bar takes part of the free room, the history the rest; each cell of it stands for whole seconds.
+    # The bar takes half of the free room, the history the rest; each cell of it stands for whole seconds.
     free = width - indent - 5 - 5 - 1 - 2 - rank_room
-    bar_width = max(6, min(24, (free - 22) // 2 if free < 52 else free - 60 if free > 68 else 16))
+    # Power and temperature must fit beside that of the memory.
+    beside = width - indent - 5 - 1 - room - (2 + watts_room) - (2 + 6) - (2 + 7)
+    bar_width = max(6, min(30, free // 2, beside))
     history = min(MINUTE_SECONDS, free - bar_width)
     name: Line = (
         (*fit(((cut_middle(short_name(sample.name), name_room), ""),), name_room), ("  ", "")) if name_room else ()

@@ -11,6 +11,12 @@ from rankdeck.tui.words.text import NOTHING, UNKNOWN, Line, Piece, fit, gib, vis
 
 NOT_AVAILABLE: Line = ((UNKNOWN, "dim"),)
 
+RESTS = 10.0
+"""Percent: a GPU less busy than this rests, and its bar is dim."""
+
+NEARLY_FULL = 0.9
+"""Share of a GPU's memory in use, above which its figure is amber."""
+
 MOST_RANKS_NAMED = 4
 """If more ranks share a GPU, the first ones are named and the others counted."""
 
@@ -60,7 +66,8 @@ def busy(sample: DeviceSample, width: int) -> Line:
     """Bar and figure."""
     if sample.busy_percent is None:
         return fit(NOT_AVAILABLE, width)
-    return (*bar(sample.busy_percent / 100, width - 5), *fit(busy_figure(sample), 5, "right"))
+    style = "quiet-bar" if sample.busy_percent < RESTS else "bar"
+    return (*bar(sample.busy_percent / 100, width - 5, style), *fit(busy_figure(sample), 5, "right"))
 
 
 def busy_minute(device: DeviceState, samples: int, width: int) -> Line:
@@ -78,7 +85,8 @@ def memory(sample: DeviceSample, width: int, room: int) -> Line:
     share = memory_share(sample)
     if share is None:
         return fit(memory_figure(sample), width)
-    return (*bar(share, max(1, width - room - 1), "memory"), *fit(memory_figure(sample), room + 1, "right"))
+    style = "warn" if share > NEARLY_FULL else "memory"
+    return (*bar(share, max(1, width - room - 1), style), *fit(memory_figure(sample), room + 1, "right"))
 
 
 def memory_room(devices: Sequence[DeviceState]) -> int:
@@ -91,7 +99,8 @@ def memory_figure(sample: DeviceSample) -> Line:
     used, total = sample.memory_used_bytes, sample.memory_total_bytes
     if used is None:
         return NOT_AVAILABLE
-    return ((f"{gib(used)}/{gib(total)} GiB" if total else f"{gib(used)} GiB", ""),)
+    full = total is not None and used > NEARLY_FULL * total
+    return ((f"{gib(used)}/{gib(total)} GiB" if total else f"{gib(used)} GiB", "warn" if full else ""),)
 
 
 def power(sample: DeviceSample) -> Line:

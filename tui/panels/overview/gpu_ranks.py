@@ -1,12 +1,19 @@
-"""A rank and its GPU in one row, where they pair off and there is no room for two tables. Pure."""
+"""A rank and what it runs on in one row, where they pair off and there is no room for two tables. Pure.
+
+What it runs on is its GPU; without GPU figures the processors, which every rank has to itself.
+"""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from rankdeck.runner.advice.slow_rank import slow_ranks
+from rankdeck.runner.protocol import ProcessSample
 from rankdeck.runner.state import DeviceState, RunState
-from rankdeck.tui.panels.bars import Column, heading, row, widths
+from rankdeck.tui.panels.bars import Column, bar, heading, minute, row, widths
 from rankdeck.tui.panels.overview.gpu_figures import (
+    NEARLY_FULL,
     NOT_AVAILABLE,
+    busy,
     busy_figure,
     busy_minute,
     figure,
@@ -23,16 +30,9 @@ from rankdeck.tui.panels.overview.ranks import (
     rank_lines,
 )
 from rankdeck.tui.words.styles import rank_style
-from rankdeck.tui.words.text import NOTHING, Line, fit, percent
+from rankdeck.tui.words.text import NOTHING, Line, fit, gib, percent
 
-_COLUMNS = (
-    Column("rank", 4, "right"),
-    Column("gpu", 3, "right"),
-    Column("busy", 4, "right"),
-    Column("minute", 6, "left", 30),
-    Column("mem", 4, "right"),
-    Column("W", 3, "right"),
-    Column("°C", 3, "right"),
+_WORK = (
     Column("state", 8),
     Column("batch", 7, "left", 10),
     Column("tok/s", 6, "right"),
@@ -40,12 +40,39 @@ _COLUMNS = (
     Column("waste", 5, "right"),
     Column("idle", 4, "right"),
 )
-LEAST = sum(column.width + 1 for column in _COLUMNS) - 1
-"""The narrowest width that the table fits in."""
+_GPU = (
+    Column("rank", 4, "right"),
+    Column("gpu", 3, "right"),
+    Column("busy", 4, "right", 20),
+    Column("minute", 6, "left", 30),
+    Column("mem", 4, "right"),
+    Column("W", 3, "right"),
+    Column("°C", 3, "right"),
+    *_WORK,
+)
+_CPU = (
+    Column("rank", 4, "right"),
+    Column("CPU", 4, "right", 20),
+    Column("minute", 5, "left", 30),
+    Column("GiB", 5, "right"),
+    *_WORK,
+)
+
+
+BARS_FROM = 9
+"""Cells from which a column has a bar before its figure."""
+
+
+def least_width(state: RunState) -> int:
+    """The narrowest width that the table fits in; that of processes may do without their last minute."""
+    columns = _GPU if state.devices else [column for column in _CPU if column.title != "minute"]
+    return sum(column.width + 1 for column in columns) - 1
 
 
 def one_to_one(state: RunState) -> bool:
-    """Whether every GPU has exactly one rank and every rank a GPU."""
+    """Whether every GPU has exactly one rank and every rank a GPU; without GPU figures, every rank has its process."""
+    if not state.devices:
+        return bool(state.processes) and state.telemetry_reason is not None
     owners = [device.ranks for device in state.devices]
     return bool(owners) and sorted(owners) == [(rank.rank,) for rank in state.ranks]
 
@@ -55,27 +82,52 @@ def gpu_rank_lines(state: RunState, width: int, order: Sequence[int] | None = No
         return rank_lines(state, width, order=order)
     if order is not None and not order:
         return [((NO_RANK, "dim"),)]
-    most = max(len(f"{device.sample.power_limit_watts or 0:.0f}") for device in state.devices)
-    columns = tuple(column._replace(width=max(3, most)) if column.title == "W" else column for column in _COLUMNS)
+    most = max((len(f"{device.sample.power_limit_watts or 0:.0f}") for device in state.devices), default=0)
+    all_columns: tuple[Column, ...] = _GPU if state.devices else _CPU
+    columns = tuple(column._replace(width=max(3, most)) if column.title == "W" else column for column in all_columns)
+    if sum(column.width + 1 for column in columns) - 1 > width:
+        columns = tuple(column for column in columns if column.title != "minute")
     sizes, gap = widths(columns, width, most_gap=2)
+    own = len(columns) - len(_WORK)
     lines = [heading(columns, sizes, gap)]
-    slow = slow_ranks(state)
-    gpus = {device.ranks[0]: device for device in state.devices if device.ranks}
+    slow, runs_on = slow_ranks(state), _RunsOn.of(state)
+    room_of = {column.title: size for column, size in zip(columns, sizes, strict=True)}
+    rooms = room_of.get("busy", room_of.get("CPU", 4)), room_of.get("minute", 0)
     for number in range(len(state.ranks)) if order is None else order:
         rank = state.ranks[number]
-        gpu_cells = _gpu(gpus.get(number), state.samples, sizes[3])
-        start: tuple[Line, ...] = (((str(number), rank_style(number)),), *gpu_cells)
+        cells: tuple[Line, ...] = (((str(number), rank_style(number)),), *runs_on.cells(state, number, *rooms))
+        start = [cell for cell, column in zip(cells, all_columns, strict=False) if column.title in room_of]
         if rank.phase == "lost":
-            line = (*row(start, columns[:7], sizes[:7], gap), (" " * gap, ""))
-            room = width - sum(sizes[:7]) - 7 * gap
+            line = (*row(start, columns[:own], sizes[:own], gap), (" " * gap, ""))
+            room = width - sum(sizes[:own]) - own * gap
             lines.append((*line, *fit(((cause_words(rank, room), "bad"),), room)))
             continue
-        work = doing(state, rank), batch_words(rank, sizes[8]), *achieved(state, rank, slow=number in slow)
+        work = doing(state, rank), batch_words(rank, sizes[own + 1]), *achieved(state, rank, slow=number in slow)
         lines.append(row((*start, *work), columns, sizes, gap))
     return lines
 
 
-def _gpu(device: DeviceState | None, samples: int, room: int) -> tuple[Line, ...]:
+class _RunsOn(NamedTuple):
+    """What each rank runs on: its GPU, or its process and where that stands in the samples."""
+
+    gpus: dict[int, DeviceState]
+    processes: dict[int, tuple[int, ProcessSample]]
+
+    @classmethod
+    def of(cls, state: RunState) -> "_RunsOn":
+        gpus = {device.ranks[0]: device for device in state.devices if device.ranks}
+        return cls(gpus, {process.rank: (place, process) for place, process in enumerate(state.processes)})
+
+    def cells(self, state: RunState, rank: int, busy_room: int, room: int) -> tuple[Line, ...]:
+        """The cells between a rank's number and its work."""
+        if state.devices:
+            return _gpu(self.gpus.get(rank), state.samples, busy_room, room)
+        if rank not in self.processes:
+            return (NOT_AVAILABLE,) * 3
+        return _process(state, *self.processes[rank], busy_room, room)
+
+
+def _gpu(device: DeviceState | None, samples: int, busy_room: int, room: int) -> tuple[Line, ...]:
     if device is None:  # which rank is on which GPU is known from the first sample after all are ready
         return (NOT_AVAILABLE,) * 6
     sample = device.sample
@@ -86,9 +138,26 @@ def _gpu(device: DeviceState | None, samples: int, room: int) -> tuple[Line, ...
     share = memory_share(sample)
     return (
         index,
-        busy_figure(sample),
+        busy(sample, busy_room) if busy_room >= BARS_FROM else busy_figure(sample),
         busy_minute(device, samples, room),
-        NOT_AVAILABLE if share is None else ((percent(share), ""),),
+        NOT_AVAILABLE if share is None else ((percent(share), "warn" if share > NEARLY_FULL else ""),),
         figure(sample.power_watts, ""),
         temperature(sample, ""),
+    )
+
+
+def _process(state: RunState, place: int, process: ProcessSample, busy_room: int, room: int) -> tuple[Line, Line, Line]:
+    """CPU and its last minute in percent of the cores that its threads could use, and resident memory."""
+    ready = state.ranks[process.rank].ready if process.rank < len(state.ranks) else None
+    threads = (ready.threads if ready is not None else None) or 1
+    history = state.cpu_history[place] if place < len(state.cpu_history) else ()
+    shares = [None if value is None else value / threads for value in history]
+    share = None if process.cpu_percent is None else process.cpu_percent / threads
+    drawn = share is not None and busy_room >= BARS_FROM
+    return (
+        (*bar((share or 0.0) / 100, busy_room - 5), *fit(figure(share, "%"), 5, "right"))
+        if drawn
+        else figure(share, "%"),
+        ((minute(shares, state.samples, room), "busy"),),
+        NOT_AVAILABLE if process.rss_bytes is None else ((gib(process.rss_bytes), ""),),
     )

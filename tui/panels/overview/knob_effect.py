@@ -1,13 +1,15 @@
 """What the last turn of a knob brought, and what another one would bring. Pure.
 
-What it brought is measured on whole warm batches that began and ended under one setting; a turn is `measuring…` until
-every active rank has finished one. What another would bring is a forecast.
+What it brought is measured on whole warm batches that began and ended under one setting. Until every active rank has
+finished one it is said when the turn takes effect, then what its first steps show (`tui.words.turn`), never in the
+style of a measured figure. What another turn would bring is a forecast.
 """
 
 from rankdeck.runner.advice.advice import KnobEffect, early_turn, last_turn
 from rankdeck.runner.forecast.forecast import WhatIf, what_if
 from rankdeck.runner.state import RunState
-from rankdeck.tui.words.text import UNKNOWN, Line, count, fit, flow, gib, line_width, rate, some
+from rankdeck.tui.words.text import UNKNOWN, Line, count, fit, flow, gib, line_width, rate, some, wrap
+from rankdeck.tui.words.turn import refusal_words, unmeasured_words
 
 DENSE_BELOW = 36
 """In fewer cells than this only the figures are shown: a chart this low has no second line to spare."""
@@ -17,33 +19,55 @@ _COLD = "turned after first batches only, which are slower: nothing to compare w
 
 
 def turn_lines(state: RunState, width: int) -> list[Line]:
-    """The last turn of a knob, with tokens/s and memory before and after; empty if no knob was turned."""
+    """The last turn of a knob, with tokens/s and memory before and after; empty if no knob was turned.
+
+    One that was refused a moment ago is said first. Two lines at most.
+    """
+    if refused := refusal_words(state):
+        return _refused(refused, width)
     effect = last_turn(state)
-    if effect is None:
-        return _unmeasured(state, width)
-    if not _knobs(effect, ("", ""), ""):
+    turn = effect or early_turn(state)
+    if turn is None or not _knobs(turn, ("", ""), ""):
         return []
-    if state.ended is not None and effect.after.warm_rate is None:
-        return []  # it will never be measured
+    if turn.after.warm_rate is None:
+        if state.ended is not None:
+            return []  # it will never be measured
+        was = effect.before.warm_rate if effect is not None else None
+        if words := unmeasured_words(state, was):
+            return [_with_knobs(turn, words, width)]
+    if effect is None:
+        return [_early(turn, width)]
     ways = [flow(_facts(effect, short=short), width, gap=2) for short in (False, True)]
     if width < DENSE_BELOW:
         ways.append([_dense(effect)])
     return [fit(line, width) for line in min(ways, key=len)]
 
 
-def _unmeasured(state: RunState, width: int) -> list[Line]:
+def _early(turn: KnobEffect, width: int) -> Line:
     """A knob turned before anything was measured: why there is no before and after."""
-    effect = early_turn(state)
-    if effect is None or not _knobs(effect, ("", ""), ""):
-        return []
-    why = _COLD if effect.before.cold else _EARLY
-    ways: list[Line] = [
-        ((" and ".join(_knobs(effect, names, arrow)), "strong"), (f"  {said}", "dim"))
+    why = _COLD if turn.before.cold else _EARLY
+    return _with_knobs(turn, [why, why.partition(": ")[2]], width)
+
+
+def _with_knobs(turn: KnobEffect, forms: list[str], width: int) -> Line:
+    """The knobs turned and what is said of them: as many words as fit."""
+    full, short = (
+        " and ".join(_knobs(turn, names, arrow))
         for names, arrow in ((("batch size", "active ranks"), " → "), (("batch", "ranks"), "→"))
-        for said in (why, why.partition(": ")[2])
+    )
+    # What was turned is known to whoever turned it, so its name is shortened before what is said of it.
+    ways: list[Line] = [
+        ((knobs, "strong"), (f"{gap}{said}", "dim"))
+        for said in forms
+        for knobs, gap in ((full, "  "), (short, "  "), (short, " "))
     ]
-    fitting = (line for line in ways if line_width(line) <= width)
-    return [next(fitting, fit(ways[-1], width))]
+    return next((line for line in ways if line_width(line) <= width), fit(ways[-1], width))
+
+
+def _refused(forms: list[str], width: int) -> list[Line]:
+    whole = next((said for said in forms if line_width(((said, ""),)) <= width), None)
+    parts = [whole] if whole is not None else wrap(forms[min(1, len(forms) - 1)], width)
+    return [fit(((part, "warn"),), width) for part in parts[:2]]
 
 
 def _dense(effect: KnobEffect) -> Line:
@@ -86,8 +110,10 @@ def _before_and_after(sizes: tuple[int | None, int | None]) -> str:
 
 
 def what_ifs(state: RunState) -> list[WhatIf]:
-    """The turns of a knob that are possible now; none unless the run is under way."""
-    return what_if(state) if state.phase == "running" and state.paused is None else []
+    """The turns of a knob that are possible and still worth it: none with less than a round of the setting left."""
+    if state.phase != "running" or state.paused is not None:
+        return []
+    return [turn for turn in what_if(state) if state.pending >= turn.batch_size * turn.active_ranks]
 
 
 def what_if_words(state: RunState, change: WhatIf) -> tuple[str, str]:
@@ -95,4 +121,4 @@ def what_if_words(state: RunState, change: WhatIf) -> tuple[str, str]:
     knob = f"batch size {count(change.batch_size)}"
     if change.active_ranks != state.active_ranks:
         knob = some(change.active_ranks, "rank")
-    return knob, f"{'about ' if change.extrapolated else ''}{change.change_percent:+.0f}%"
+    return knob, f"{'about ' if change.extrapolated else ''}{change.steady_percent:+.0f}%"

@@ -6,13 +6,13 @@ from rankdeck.runner.protocol import DeviceSample, ProcessSample
 from rankdeck.runner.state import DeviceState, RankState, RunState
 from rankdeck.tui.panels.overview.devices import DeviceForm, device_lines
 from rankdeck.tui.panels.overview.gpu_cells import GAP, LEAST_CELL
-from rankdeck.tui.panels.overview.gpu_ranks import LEAST, one_to_one
+from rankdeck.tui.panels.overview.gpu_ranks import least_width, one_to_one
 from rankdeck.tui.panels.overview.ranks import RankForm, on_the_way, rank_lines
 
-TAIL_FROM = 22
+TAIL_FROM = 21
 """The newest answers are shown if this many lines are left after the tables: the chart comes first."""
 
-CHARTS = ((34, 10), (19, 8), (0, 6))
+CHARTS = ((34, 14), (19, 11), (0, 7))
 """Pairs: in a terminal of at least this many lines, the charts get at least that many."""
 
 
@@ -76,7 +76,7 @@ def _candidates(state: RunState, width: int, *, spare: bool) -> list[OverviewPla
         forms = [*cells, *grid, "rows", "tiny"]
     full, dense = forms[:-1] or forms, forms[-1]
     found = [OverviewPlan(form, "table") for form in full]
-    if one_to_one(state) and width >= LEAST and len(state.ranks) > 1:
+    if one_to_one(state) and width >= least_width(state):
         found.append(OverviewPlan(None, "table", merged=True))
     found.append(OverviewPlan(dense, "table"))
     if len(state.ranks) >= SIDE_BY_SIDE_FROM:

@@ -1,8 +1,8 @@
 """The progress panel: how far the run has come and when it ends; before that, how far loading has come. Pure."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
-from rankdeck.runner.forecast.forecast import WhatIf
 from rankdeck.runner.protocol.sweep_plan import SweepState
 from rankdeck.runner.state import RunState
 from rankdeck.runner.sweep.cells import best, cells
@@ -10,9 +10,7 @@ from rankdeck.runner.sweep.verdict import tied_with_best
 from rankdeck.tui.panels.bars import bar
 from rankdeck.tui.panels.overview.advice import batch_size_reason
 from rankdeck.tui.panels.overview.header import phase_words
-from rankdeck.tui.panels.overview.knob_effect import what_if_words, what_ifs
 from rankdeck.tui.panels.overview.notice import relaunching
-from rankdeck.tui.panels.overview.scaling import scaling_line, scaling_table
 from rankdeck.tui.words.status import eta_words
 from rankdeck.tui.words.sweep import (
     estimate_value,
@@ -25,19 +23,18 @@ from rankdeck.tui.words.sweep import (
     what_happens,
 )
 from rankdeck.tui.words.text import (
-    ELLIPSIS,
     UNKNOWN,
     Line,
     between,
     clock,
     count,
     cut,
+    fit,
     line_width,
     percent,
     size,
     some,
     whole_percent,
-    wrap,
 )
 
 
@@ -59,67 +56,55 @@ class Fact(NamedTuple):
             label = self.least_label or label
         return between(((label, "dim"),), ((value, self.style),), width)
 
+    def words(self) -> Line:
+        """Label and value side by side, in a short form."""
+        return (((self.short_label or self.label) + " ", "dim"), (self.short_value or self.value, self.style))
+
 
 def progress_lines(state: RunState, width: int, height: int) -> list[Line]:
+    """In one line a small bar after the figures, from two on a bar as wide as the panel; why, where there is room."""
     if state.config is None:
         waiting: Line = (("waiting for the run to say what it is", "dim"),)
         return [waiting]
     loading = state.first_batch_at is None and state.ended is None
-    top = _loading(state, width) if loading else _done(state, width)
-    facts = progress_facts(state)
-    single = [fact.line(width) for fact in facts]
-    half = (width - 3) // 2
-    pairs: list[Line] = []
-    for left, right in zip(facts[::2], [*facts[1::2], None], strict=False):
-        beside = right.line(width - half - 3, short=True) if right else ()
-        pairs.append((*left.line(half, short=True), ("   ", ""), *beside))
-    reason = "" if only_measures(state) else batch_size_reason(state)
-    why: list[Line] = [((part, "dim"),) for part in wrap(reason, width)] if reason else []
-    titled, table = scaling_table(state, width), scaling_table(state, width, titled=False)
-    one_line = scaling_line(state, width)
-    ifs = [] if loading else _what_ifs(state, width)
-    # From much room to little: blank lines go first, then facts pair up, then the table becomes one line.
-    ways = (
-        _blocks(top, single, why, ifs, titled),
-        _blocks(top, [*single, *why], ifs, titled),
-        _blocks(top, [*single, *why], [*ifs, *table]),
-        _blocks(top, [*single, *why, *ifs], table),
-        _blocks(top, [*single, *why], titled),
-        [*_blocks(top, [*single, *why]), *table],
-        [*top, *single, *why, *table],
-        _blocks(top, [*pairs, *why], table),
-        [*top, *pairs, *why, *table],
-        [*top, *single, *why, *one_line],
-        [*top, *pairs, *why, *one_line],
-        [*top, *pairs, *one_line, *why],
-    )
-    height = max(1, height)
-    lines = next((way for way in ways if len(way) <= height), ways[-1])
-    if len(lines) > height:
-        last = "".join(text for text, _ in lines[height - 1])
-        lines = [*lines[: height - 1], lines[height - 1] if not why else ((cut(last + ELLIPSIS, width), "dim"),)]
-    return lines
-
-
-def _blocks(*blocks: list[Line]) -> list[Line]:
-    """Blocks with a blank line between them."""
-    lines: list[Line] = []
-    for block in blocks:
-        lines.extend([*([()] if lines and block else []), *block])
-    return lines
-
-
-def _done(state: RunState, width: int) -> list[Line]:
-    if only_measures(state) and state.sweep is not None:
-        return _trials(state, state.sweep, width)
-    share = state.progress if state.ended is None else (state.done / state.prompts if state.prompts else 1.0)
-    head = done_words(state)
-    in_hand = in_flight(state)
+    head, share = _loading(state) if loading else _done(state)
+    # What failed is never what there is no room for.
+    found = [] if loading else sorted(progress_facts(state), key=lambda fact: fact.label != "failed")
+    facts = [fact.words() for fact in found]
     figure: Line = ((whole_percent(share), "strong"),)
-    ways = [f"  +{count(in_hand)} in flight", f" +{count(in_hand)}", ""] if in_hand else [""]
-    said = next((words for words in ways if line_width((*head, (words, ""), *figure)) + 2 <= width), "")
-    more: Line = ((said, "dim"),)
-    return [between((*head, *more), figure, width), bar(share, width)]
+    if height == 1:
+        room = max(6, min(20, width // 5))
+        line = _flowing([*head, *facts], width - room - 6)
+        return [between(line, (*bar(share, room), (" ", ""), *fit(figure, 4, "right")), width)]
+    lines = [between(_flowing([*head, *facts], width - 5), figure, width), bar(share, width)]
+    reason = "" if only_measures(state) or loading else batch_size_reason(state)
+    return [*lines, *([((cut(reason, width), "dim"),)] if reason and height >= 3 else [])]
+
+
+def _flowing(facts: Sequence[Line], width: int) -> Line:
+    """As many of the first facts as fit in one line."""
+    line: Line = ()
+    for fact in facts:
+        longer = (*line, ("   " if line else "", ""), *fact)
+        if line and line_width(longer) > width:
+            break
+        line = longer
+    return line
+
+
+def facts_lines(state: RunState, width: int) -> list[Line]:
+    """The facts one below the other, for a panel that has nothing to say of settings yet."""
+    return [fact.line(width) for fact in progress_facts(state)] if state.config is not None else []
+
+
+def _done(state: RunState) -> tuple[list[Line], float]:
+    """What is done, and its share of the whole."""
+    if only_measures(state) and state.sweep is not None:
+        return [_trials(state, state.sweep)], state.progress
+    share = state.progress if state.ended is None else (state.done / state.prompts if state.prompts else 1.0)
+    in_hand = in_flight(state)
+    more: list[Line] = [((f"+{count(in_hand)} in flight", "dim"),)] if in_hand else []
+    return [done_words(state), *more], share
 
 
 def done_words(state: RunState) -> Line:
@@ -132,32 +117,25 @@ def in_flight(state: RunState) -> int:
     return 0 if state.ended is not None or state.sweeping else sum(rank.rows for rank in state.ranks)
 
 
-def _trials(state: RunState, sweep: SweepState, width: int) -> list[Line]:
+def _trials(state: RunState, sweep: SweepState) -> Line:
     """How many trials are over, while trials are the work."""
-    over, of = len(sweep.records), len(sweep.trials)
     if state.ended is None and state.sweeping:
-        head: Line = ((trial_of(sweep), "strong"),)
-    else:
-        head = ((count(over), "strong"), (f" / {some(of, 'trial')}", ""))
-    return [between(head, ((whole_percent(state.progress), "strong"),), width), bar(state.progress, width)]
+        return ((trial_of(sweep), "strong"),)
+    return ((count(len(sweep.records)), "strong"), (f" / {some(len(sweep.trials), 'trial')}", ""))
 
 
-def _loading(state: RunState, width: int) -> list[Line]:
-    ready = sum(rank.ready is not None for rank in state.ranks)
-    words = phase_words(state)
+def _loading(state: RunState) -> tuple[list[Line], float]:
+    """What the run is waiting for, and how far that is."""
+    words: Line = ((phase_words(state), "strong"),)
     if state.phase == "model" and state.model is not None:
         model = state.model
         if model.done is not None and model.total:
-            share = model.done / model.total
-            head: Line = ((words, "strong"),)
-            figures: Line = ((f"{size(model.done)} / {size(model.total)}", "dim"),)
-            return [between(head, ((whole_percent(share), "strong"),), width), bar(share, width), figures]
-        done: Line = ((size(model.done), "strong"),) if model.done is not None else ()
-        return [between(((words, "strong"),), done, width), bar(0, width)]
+            return [words, ((f"{size(model.done)} / {size(model.total)}", "dim"),)], model.done / model.total
+        return [words, *([((size(model.done), "strong"),)] if model.done is not None else [])], 0.0
     if state.ranks:
-        figure: Line = ((f"{ready} / {len(state.ranks)} ready", "strong"),)
-        return [between(((words, "strong"),), figure, width), bar(ready / len(state.ranks), width)]
-    return [((words, "strong"),), (("the ranks are launched once the model is there", "dim"),)]
+        ready = sum(rank.ready is not None for rank in state.ranks)
+        return [words, ((f"{ready} / {len(state.ranks)} ready", "strong"),)], ready / len(state.ranks)
+    return [words, (("the ranks are launched once the model is there", "dim"),)], 0.0
 
 
 def progress_facts(state: RunState) -> list[Fact]:
@@ -220,27 +198,32 @@ def _sweep_facts(state: RunState, sweep: SweepState) -> list[Fact]:
     return facts
 
 
-def _what_ifs(state: RunState, width: int) -> list[Line]:
-    """What a knob would bring: one rank more or fewer, and twice the batch size."""
-    found = what_ifs(state)
-    ranks = next((one for one in found if one.active_ranks != state.active_ranks), None)
-    larger = next((one for one in found if one.batch_size > state.batch_size), None)
-    return [_what_if(one, state, width) for one in (larger, ranks) if one is not None]
-
-
-def _what_if(change: WhatIf, state: RunState, width: int) -> Line:
-    knob, gain = what_if_words(state, change)
-    ways = ((f"with {knob}", f"{gain} tok/s"), (knob, f"{gain} tok/s"), (knob, gain))
-    left, right = next((way for way in ways if len(way[0]) + len(way[1]) < width), ways[-1])
-    return between(((left, "dim"),), ((right, "dim"),), width)
-
-
 def _batch_size(state: RunState) -> Fact:
     assert state.config is not None
     if not state.periods:
         size_asked = state.config.batch_size
         return Fact("batch size", "auto" if size_asked is None else count(size_asked), "", "batch")
-    now = count(state.batch_size)
+    now, rows = count(state.batch_size), _rows_that_run(state)
     if state.auto:
         return Fact("batch size", f"{now} (auto: trying)", "key", "batch", f"{now} trying")
-    return Fact("batch size", f"{now} (auto)" if batch_size_reason(state) else now, "", "batch")
+    facts = [*(["auto"] if batch_size_reason(state) else []), *([f"batches of {count(rows)}"] if rows else [])]
+    runs = f"{count(rows)}/{now}" if rows else ""
+    return Fact("batch size", f"{now} ({', '.join(facts)})" if facts else now, "", "batch", runs)
+
+
+def _rows_that_run(state: RunState) -> int | None:
+    """Rows of the newest batches in hand, if that is not the batch size: prompts run out, or it was just turned."""
+    if state.ended is not None or state.sweeping:
+        return None
+    at_work = [rank for rank in state.ranks[: state.active_ranks] if rank.batch is not None]
+    if state.continuous:
+        # Rows come and go by themselves; fewer than the batch size is news once no prompt is left to fill them.
+        rows = 0 if state.pending else max((rank.rows_at_once or 0 for rank in at_work), default=0)
+        return rows if 0 < rows < state.batch_size else None
+    newest = max(at_work, key=lambda rank: rank.batch or 0, default=None)
+    if newest is None:
+        return None
+    # Batches of one round differ by a row at most: the larger one is shown, so that the figure does not flicker.
+    rows = max(rank.batch_rows for rank in at_work if abs(rank.batch_rows - newest.batch_rows) <= 1)
+    size = min(state.batch_size, newest.cap) if newest.cap is not None else state.batch_size
+    return rows if rows and rows not in (size, state.batch_size) else None

@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Set
 from typing import Literal, NamedTuple
 
+from rankdeck.runner.advice.segments import idle_lately
 from rankdeck.runner.advice.slow_rank import slow_ranks
 from rankdeck.runner.state import RankState, RunState
 from rankdeck.tui.words.status import shown_phase
@@ -77,14 +78,14 @@ def _key(state: RunState, sort: SortBy, slow: Set[int]) -> Callable[[RankState],
     def worst(rank: RankState) -> tuple[float, ...]:
         speed = pace(rank, state.now)
         bad = (rank.phase != "lost", rank.silence is None, rank.cap is None, rank.rank not in slow)
-        return (*map(float, bad), float("inf") if speed is None else speed, -state.idle(rank), rank.rank)
+        return (*map(float, bad), float("inf") if speed is None else speed, -idle_lately(state, rank.rank), rank.rank)
 
     keys: dict[SortBy, Callable[[RankState], tuple[float, ...]]] = {
         "worst first": worst,
         "tok/s": lambda rank: (-state.rank_rate(rank), rank.rank),
         "prompts": lambda rank: (-rank.prompts, rank.rank),
         "waste": lambda rank: (-rank.padding_waste, rank.rank),
-        "idle": lambda rank: (-state.idle(rank), rank.rank),
+        "idle": lambda rank: (-idle_lately(state, rank.rank), rank.rank),
     }
     return keys[sort]
 

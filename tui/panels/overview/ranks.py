@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Literal
 
+from rankdeck.runner.advice.segments import idle_lately
 from rankdeck.runner.advice.slow_rank import slow_ranks
 from rankdeck.runner.state import RankState, RunState
 from rankdeck.tui.panels.bars import Column, heading, row, widths
@@ -133,7 +134,7 @@ def _grid(state: RunState, ranks: Sequence[RankState], width: int, *, with_idle:
                 since: Line = ((clock(max(0.0, state.now - rank.phase_since)), "strong"),)
                 cells: tuple[Line, ...] = (number, phase_words(state, rank), since)
             else:
-                idle: Line = ((percent(state.idle(rank)), ""),)
+                idle: Line = ((percent(idle_lately(state, rank.rank)), ""),)
                 cells = (number, doing(state, rank), speed(state, rank, slow=rank.rank in slow), idle)
             pieces += [*([gap] if pieces else []), *row(cells[: len(columns)], columns, sizes, 1)]
         lines.append(tuple(pieces))
@@ -180,7 +181,7 @@ def achieved(state: RunState, rank: RankState, *, slow: bool) -> tuple[Line, ...
         speed(state, rank, slow=slow),
         ((short_count(rank.prompts), ""),),
         ((percent(rank.padding_waste) if rank.slots else UNKNOWN, "" if rank.slots else "dim"),),
-        ((percent(state.idle(rank)), ""),),
+        ((percent(idle_lately(state, rank.rank)), ""),),
     )
 
 

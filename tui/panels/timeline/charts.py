@@ -2,14 +2,12 @@
 
 from collections.abc import Sequence
 
-from rankdeck.runner.state import HistoryPoint, Mark, RunState
+from rankdeck.runner.state import Mark, RunState
 from rankdeck.runner.state.timeline import BusyPoint
-from rankdeck.tui.panels.chart import columns, crossed, plot_rows, round_maximum, value_label
+from rankdeck.tui.panels.chart import columns, crossed, percent_cells, plot_rows, round_maximum, value_label
 from rankdeck.tui.panels.marks import label_rows, mark_column
 from rankdeck.tui.panels.timeline.window import Window
 from rankdeck.tui.words.text import NOTHING, Line, pad, rate
-
-_EIGHTHS = " ▁▂▃▄▅▆▇█"
 
 
 def shown_marks(state: RunState, shown: Window) -> list[Mark]:
@@ -56,13 +54,8 @@ def _mean(percents: Sequence[int | None]) -> float | None:
 
 def busy_line(points: Sequence[tuple[float, float | None]], shown: Window, width: int) -> Line:
     """A row of exactly `width` cells from 0 to 100%, a little lower than the row; blank where nothing is known."""
-    inside = [
-        HistoryPoint(at - shown.left, value)
-        for at, value in points
-        if value is not None and shown.left <= at <= shown.right
-    ]
-    values = columns(inside, width, shown.seconds)
-    return ((("".join(_eighth(value, 100.0) for value in values)), "busy"),)
+    inside = [(at - shown.left, value) for at, value in points if value is not None and shown.left <= at <= shown.right]
+    return ((percent_cells(columns(inside, width, shown.seconds)), "busy"),)
 
 
 def mean_busy(points: Sequence[tuple[float, float | None]], shown: Window) -> str:
@@ -71,20 +64,12 @@ def mean_busy(points: Sequence[tuple[float, float | None]], shown: Window) -> st
     return f"{sum(known) / len(known):.0f}%" if known else NOTHING
 
 
-def _eighth(value: float | None, maximum: float) -> str:
-    return " " if value is None else _EIGHTHS[max(1, min(7, round(value / maximum * 7)))]
-
-
 def rate_lines(state: RunState, shown: Window, width: int, height: int, label: int) -> list[Line]:
     """`height` rows of tokens/s, each a scale of `label` cells and `width` cells of plot."""
-    history = [HistoryPoint(state.timeline.of_work(one.elapsed), one.tokens_per_second) for one in state.history]
-    inside = [
-        HistoryPoint(one.elapsed - shown.left, one.tokens_per_second)
-        for one in history
-        if shown.left <= one.elapsed <= shown.right
-    ]
+    history = [(state.timeline.of_work(one.elapsed), one.tokens_per_second) for one in state.history]
+    inside = [(at - shown.left, value) for at, value in history if shown.left <= at <= shown.right]
     # The scale fits the whole run, so that zooming changes no height.
-    maximum = round_maximum(max((one.tokens_per_second for one in history), default=0.0))
+    maximum = round_maximum(max((value for _, value in history), default=0.0))
     values = columns(inside, width, shown.seconds)
     marked = {mark_column(mark, shown.seconds, width) for mark in shown_marks(state, shown)}
     lines: list[Line] = []

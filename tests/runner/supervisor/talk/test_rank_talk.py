@@ -220,7 +220,7 @@ def test_a_rank_that_is_ready_comes_to_no_meeting_point_any_more(launch):
     launch.say(zero, protocol.Arrived(rank=0, at="memory taken"))
     refused(launch, zero, protocol.Arrived(rank=0, at="memory taken"), "'memory taken' already")
     launch.say(zero, ready(0))
-    refused(launch, zero, protocol.Arrived(rank=0, at="bandwidth"))
+    refused(launch, zero, protocol.Arrived(rank=0, at="limits"))
 
 
 @pytest.mark.parametrize("share", [(-5, 10**9), (0, 13), (-1, 6), (7, 6), (5, 12), (0, 12)])

@@ -2,7 +2,7 @@
 
 import pytest
 
-from rankdeck.runner.supervisor.peak_bandwidth import PEAK_GIGABYTES_PER_SECOND, known_bandwidth, peak_bandwidth
+from rankdeck.runner.sweep.peak_bandwidth import PEAK_GIGABYTES_PER_SECOND, bandwidths, known_bandwidth, peak_bandwidth
 from tests.runner.sweep.test_sweep_figures import ready
 
 
@@ -135,3 +135,14 @@ def test_a_cpu_is_in_no_table_whatever_its_name_and_its_copy_counts() -> None:
 def test_a_copy_on_another_kind_of_device_is_no_measure_of_this_one() -> None:
     other = ready(0, device_name="Old GPU", bandwidth_bytes_per_second=3e11)
     assert peak_bandwidth([ready(1, device_name="New GPU"), other]) == (None, None)
+
+
+def test_each_rank_has_the_peak_of_its_own_device_and_one_of_which_nothing_is_known_has_none() -> None:
+    ranks = [
+        ready(0, device_name="New GPU", bandwidth_bytes_per_second=7e11),
+        ready(1),
+        ready(2, device_name="Old GPU"),
+        ready(3, device_name="New GPU"),
+    ]
+    assert bandwidths(ranks) == {0: 7e11, 1: 4.8e12, 3: 7e11}
+    assert bandwidths([]) == {}
