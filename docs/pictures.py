@@ -1,7 +1,7 @@
 """`make pictures`: the README's pictures, from a recorded run through the real dashboard, so that they cannot drift.
 
-The recordings are the one that `rankdeck replay --sample` plays, and that of a sweep; each picture is the dashboard at
-a moment of one.
+The recordings are the one that `rankdeck replay --sample` plays, `rankdeck demo` tuned by hand on two CPU cores, and a
+sweep; each picture is the dashboard at a moment of one.
 """
 
 import asyncio
@@ -14,13 +14,14 @@ from rankdeck.tui.sources.replay import ReplaySource
 
 DOCS = Path(__file__).resolve().parent
 
+DEMO = DOCS / "recorded-demo.jsonl"
 SWEEP = DOCS / "recorded-sweep.jsonl"
 END = 1e9
 
 PICTURES = {
     # name: journal, second of the replay, size, keys to press first
-    "overview": (SAMPLE, 46.5, (120, 40), ()),
-    "overview-80x24": (SAMPLE, 46.5, (80, 24), ()),
+    "overview": (DEMO, 60.0, (120, 40), ()),
+    "overview-80x24": (DEMO, 60.0, (80, 24), ()),
     "outputs": (SAMPLE, 52.7, (120, 40), ("2",)),
     "timeline": (SAMPLE, END, (120, 40), ("3",)),
     "sweep": (SWEEP, END, (120, 46), ("4",)),

@@ -13,6 +13,7 @@ from rankdeck.runner.forecast.forecast import what_if
 from rankdeck.runner.scheduling.rounds import batches_needed
 from rankdeck.runner.state import RunState
 from rankdeck.runner.state.periods import KnobPeriod
+from rankdeck.runner.state.settings import all_settings, best_setting
 
 LEAST_BATCHES_A_RANK = 2
 LEAST_SECONDS = 20.0
@@ -27,6 +28,9 @@ FOREIGN_BYTES = 512 * 2**20
 FULL_CLOCK = 0.98
 WORTH_PERCENT = 10.0
 """A smaller predicted gain is within the difference between one batch and the next."""
+
+WORTH_ROUNDS = 2.0
+"""Of a setting, below which the uneven end of the run decides what it brings."""
 
 HARMLESS_THROTTLES = {"idle", "application clocks", "sync boost", "display clocks"}
 """Those words of runner.machine.gpu_metrics.throttle_words that are no reason for concern."""
@@ -72,8 +76,8 @@ def _turn(state: RunState) -> Iterator[Advice]:
     """The turn of one knob that is predicted to bring the most.
 
     With less than a round left no turn is worth it. Another number of ranks is advised only if it was measured, and
-    another batch size only if batches of two sizes were: anything else is a guess, which the progress panel has as
-    "about".
+    another batch size only if batches of two sizes were: anything else is a guess, and the table of settings calls it
+    one.
     """
     late = state.pending < state.active_ranks * state.batch_size
     if late or state.auto or state.phase != "running" or state.paused is not None or not _measured(state):
@@ -88,15 +92,34 @@ def _turn(state: RunState) -> Iterator[Advice]:
         and not (turn.extrapolated and (one_size or turn.active_ranks != state.active_ranks))
     ]
     best = max(turns, key=lambda turn: turn.steady_percent, default=None)
-    # By both, so that it neither comes and goes with what is left, nor promises what the last rounds cannot bring.
-    if best is None or min(best.steady_percent, best.change_percent) < WORTH_PERCENT:
+    # Full rounds must be left for it: then it does not come and go with each prompt that is done.
+    left = 0.0 if best is None else state.pending / (best.active_ranks * best.batch_size)
+    if best is None or best.steady_percent < WORTH_PERCENT or left < WORTH_ROUNDS:
         return
     knob = f"Batch size {best.batch_size}"
     if best.active_ranks != state.active_ranks:
         knob = "1 rank" if best.active_ranks == 1 else f"{best.active_ranks} ranks"
     about, how = ("about ", "extrapolated") if best.extrapolated else ("", "predicted")
     gain = f"{about}{best.steady_percent:.0f}% more tok/s"
-    yield Advice(kind="turn", text=f"{knob} would bring {gain}, {how} from the batches measured so far.")
+    yield Advice(kind="turn", text=f"{knob} would bring {gain} ({how}).")
+
+
+def _still_rising(state: RunState) -> Iterator[Advice]:
+    """After the end: the largest batch size that ran still brought clearly more, so a larger one may, too."""
+    if state.ended is None or state.continuous or any(rank.cap is not None for rank in state.ranks):
+        return
+    rows = [row for row in all_settings(state) if not row.cold]
+    best = best_setting(rows)
+    if best is None:
+        return
+    smaller = [row for row in rows if row.active_ranks == best.active_ranks and row.batch_size < best.batch_size]
+    if not smaller or any(row.batch_size > best.batch_size for row in rows):
+        return
+    below = smaller[-1]
+    gain = best.tokens_per_second / below.tokens_per_second - 1 if below.tokens_per_second > 0 else 0.0
+    if 100 * gain >= WORTH_PERCENT:
+        risen = f"Tokens/s still rose by {gain:.0%} from batch size {below.batch_size} to {best.batch_size}"
+        yield Advice(kind="still rising", text=f"{risen}: try a larger one next time.")
 
 
 def _padding(state: RunState) -> Iterator[Advice]:
@@ -209,6 +232,7 @@ RULES: tuple[Callable[[RunState], Iterator[Advice]], ...] = (
     _foreign,
     uneven_rounds,
     _turn,
+    _still_rising,
     _busy,
     _idle,
     _padding,

@@ -1,6 +1,6 @@
 """How much CPU the ranks got while they had a batch in hand, from the timeline. Pure functions of the state.
 
-In percent of the cores that a rank's threads could use. With GPUs the timeline has no CPU figures.
+In percent of the cores that a rank's threads might use at the time. With GPUs the timeline has no CPU figures.
 """
 
 from bisect import bisect_right
@@ -44,8 +44,8 @@ def cpu_shares(state: RunState, since: float) -> dict[int, float]:
 
 
 def cores_words(state: RunState, rank: int) -> str:
-    """The cores that a rank's threads could use: `a core`, `2 cores`."""
-    threads = state.timeline.lanes[rank].threads or 1
+    """The cores that a rank's threads may use now: `a core`, `2 cores`."""
+    threads = state.timeline.threads(rank) or 1
     return "a core" if threads == 1 else f"{threads} cores"
 
 
@@ -55,7 +55,7 @@ def starved_words(state: RunState) -> str:
     at_work = sum(rank.batch is not None for rank in state.ranks)
     if not shares or len(shares) < at_work or max(shares.values()) >= 100 * STARVED:
         return ""
-    if any((state.timeline.lanes[rank].threads or 1) > MOST_THREADS for rank in shares):
+    if any((state.timeline.threads(rank) or 1) > MOST_THREADS for rank in shares):
         return ""
     some = next(iter(shares))
     whose, they = (f"Rank {some} gets", "it") if len(shares) == 1 else ("Each rank gets about", "they")

@@ -1,6 +1,6 @@
 """Whether a run invites its user to turn a knob: it began with small batches, and nobody has turned one yet. Pure.
 
-An invitation promises no gain: nothing but the present setting was measured.
+An invitation promises no gain: nothing but the current setting has been measured.
 """
 
 from rankdeck.runner.state import RunState

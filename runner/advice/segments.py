@@ -148,11 +148,11 @@ def idle_tail(state: RunState, rank: int) -> float:
 
 
 LATELY_SECONDS = 60.0
-"""What a rank does is judged by its last minute: what was once, a longer run shows as a mean."""
+"""A rank is judged by its last minute: a mean over a long run would hide what it does now."""
 
 
 def idle_lately(state: RunState, rank: int) -> float:
-    """The share (0 to 1) of the last minute in which a rank had no batch though it was to have one.
+    """The share (0 to 1) of the last minute in which a rank had no batch though it should have had one.
 
     The time before the ranks were ready is not part of that minute, and pauses and inactivity are not idle. After the
     end it is the share of the whole run, as its summary has it.
@@ -178,7 +178,7 @@ def idle_lately(state: RunState, rank: int) -> float:
 
 
 class _Held:
-    """How long a rank was paused or inactive from `since` to `end`: made once, asked for each gap."""
+    """How long a rank was paused or inactive from `since` to `end`: computed once, asked for each gap."""
 
     def __init__(self, timeline: Timeline, rank: int, since: float, end: float) -> None:
         holds = [hold for hold in (*_paused(timeline, end), *_inactive(timeline, rank, end)) if hold[1] > since]

@@ -1,42 +1,40 @@
 """The tour: an autopilot that walks the knobs on the real work, and settles on the best setting it has measured. Pure.
 
 It walks active ranks 1, 2, 4 … all at the batch size it finds, then doubles the batch size with all ranks. A setting is
-measured as a person's would be: by its period (`runner.state.periods`), over whole warm batches. Knows the state, not
-who sends its commands or shows its captions (`tui.words.tour`).
+measured as a person's would be: by its period (`runner.state.periods`), over whole warm batches. A tour that ends
+before it has measured anything as good as where it began goes back there, and ranks that it has lowered go up again
+when somebody else takes the knobs. Only a viewer that is killed in the middle of a walk leaves the run as it is: nobody
+is there to send a command. Knows the state, not who sends its commands or shows its captions (`tui.words.tour`).
 """
 
 from typing import Literal, NamedTuple
 
 import msgspec
 
-from rankdeck.runner.protocol import Command, SetActiveRanks, SetBatchSize
+from rankdeck.runner.advice.tour_limits import (
+    LARGEST,
+    Setting,
+    enough,
+    fits,
+    full,
+    is_measured,
+    steps_of_ranks,
+    too_large,
+)
+from rankdeck.runner.protocol import Command, SetActiveRanks, SetBatchSize, TurnRefused
 from rankdeck.runner.state import RunState
-from rankdeck.runner.state.periods import KnobPeriod
-
-LEAST_SECONDS = 2.0
-"""A setting is measured for at least this long on each rank."""
+from rankdeck.runner.state.settings import current_setting
 
 LEAST_GAIN = 1.05
 """A doubling that brings less than this factor of tokens/s is the last."""
 
-LARGEST = 256
-"""No batch size beyond this is tried."""
+Why = Literal[
+    "gain", "memory", "prompts", "largest", "ranks only", "capped", "refused", "ran out", "run stopped", "run failed"
+]
+"""Why a tour has come to its end by itself: the last word on its walk."""
 
-LEAST_ROUNDS = 1.5
-"""A setting is tried only if so many of its global batches are left."""
-
-Why = Literal["gain", "memory", "prompts", "largest", "ranks only", "capped", "ran out"]
-"""Why a tour has come to its end by itself: the last three words on its walk."""
-
-Taken = Literal["by hand", "elsewhere", "paused", "search", "sweep", "stopping"]
-"""Who or what has ended a tour before its end."""
-
-
-class Setting(NamedTuple):
-    """Where the two knobs stand."""
-
-    active_ranks: int
-    batch_size: int
+Taken = Literal["by hand", "left", "elsewhere", "paused", "search", "sweep", "stopping"]
+"""Who or what has ended a tour before its end; `left`: the user ended it, or closed the view that led it."""
 
 
 class Measured(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,20 +47,26 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
 class Tour(msgspec.Struct, frozen=True, kw_only=True):
     """A tour under way, or over.
 
-    `now` is the setting being measured, `before` the one it was asked for from, `number` that of the newest period
-    when it was asked for, `seen` whether the run has taken it over. `why` and `taken` say how it ended.
+    `start` is where it began, and `began` what that had brought until then, if it was measured. `now` is the setting
+    being measured, `before` the one it was asked for from, `number` that of the newest period when it was asked for,
+    `refusal` the newest one then, `seen` whether the run has taken it over. `why` and `taken` say how it ended, and
+    `rests` where that leaves the knobs.
     """
 
     ranks: int
     on_cpu: bool
     continuous: bool
+    start: Setting
     now: Setting
     before: Setting
     number: int
+    began: Measured | None = None
+    refusal: TurnRefused | None = None
     seen: bool = False
     done: tuple[Measured, ...] = ()
     why: Why | None = None
     taken: Taken | None = None
+    rests: Setting | None = None
 
     @property
     def over(self) -> bool:
@@ -70,8 +74,14 @@ class Tour(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def best(self) -> Measured | None:
-        """The fastest setting measured; of equals the first."""
-        return max(self.done, key=lambda one: one.rate, default=None)
+        """The fastest setting measured; of equals the first.
+
+        None as long as the start may be faster: neither that nor any setting with all ranks has been measured yet.
+        """
+        known = {one.setting for one in self.done}
+        measured = self.done if self.began is None or self.start in known else (*self.done, self.began)
+        compared = self.began is not None or self.start in known or any(each[0] == self.ranks for each in known)
+        return max(measured, key=lambda one: one.rate, default=None) if compared else None
 
 
 class Move(NamedTuple):
@@ -81,37 +91,19 @@ class Move(NamedTuple):
     commands: tuple[Command, ...] = ()
 
 
-def why_no_tour(state: RunState) -> str | None:
-    """Why a tour cannot begin now, for people; None if it can."""
-    if state.ended is not None or state.phase == "stopping":
-        return "the run is over" if state.ended is not None else "the run is stopping"
-    if state.ready_at is None or not state.periods or state.phase != "running":
-        return "not all ranks are ready"
-    if state.sweeping:
-        return "a sweep is at work, and turns the knobs itself"
-    if state.auto:
-        return "the search for the best batch size is at work"
-    if state.paused is not None:
-        return "the run is paused"
-    if state.continuous and len(state.ranks) == 1:
-        return "there is one rank only, and batch size means something else to the continuous engine"
-    if not state.pending:
-        return "every prompt has its answer or is in a rank's hands"
-    if not _enough(state, Setting(1, state.batch_size)):
-        return "too few prompts are left to measure a setting"
-    return None
-
-
 def begin(state: RunState) -> Move:
     """A tour from the present batch size, at one active rank; only where `why_no_tour` has nothing to say."""
     here = _here(state)
+    row = current_setting(state)
     tour = Tour(
         ranks=len(state.ranks),
         on_cpu=all(rank.device == "cpu" for rank in state.ranks),
         continuous=state.continuous,
+        start=here,
         now=here,
         before=here,
         number=state.periods[-1].number,
+        began=Measured(setting=here, rate=row.tokens_per_second) if row is not None and not row.cold else None,
         seen=True,
     )
     return _go(tour, state, Setting(1, here.batch_size))
@@ -123,32 +115,52 @@ def next_step(tour: Tour, state: RunState) -> Move:
         return Move(tour)
     tour = _seen(tour, state)
     if (taken := _taken(tour, state)) is not None:
-        return Move(taken_over(tour, taken))
+        return taken_over(tour, state, taken)
     if state.ended is not None:
-        return Move(msgspec.structs.replace(tour, why="ran out"))
-    if any(cap < tour.now.batch_size for cap in _caps(state, tour.now)):
+        ways: dict[str, Why] = {"failed": "run failed", "stopped": "run stopped"}
+        return _settle(tour, state, ways.get(state.ended.status, "ran out"))
+    if not tour.seen and state.refusal is not None and state.refusal != tour.refusal:
+        return _settle(msgspec.structs.replace(tour, seen=True), state, "refused")
+    if too_large(state, tour.now):
         return _settle(tour, state, "capped")
     period = state.periods[-1]
-    if not (tour.seen and _is_measured(period, tour.now)):
+    if not (tour.seen and is_measured(period, tour.now)):
         idle = all(rank.batch is None for rank in state.ranks)
         return _settle(tour, state, "ran out") if not state.pending and idle else Move(tour)
     new = Measured(setting=tour.now, rate=period.warm_rate or 0.0)
-    tour = msgspec.structs.replace(tour, done=(*tour.done, new))
-    following = _following(tour, state)
-    return _go(tour, state, following) if isinstance(following, Setting) else _settle(tour, state, following)
+    measured = msgspec.structs.replace(tour, done=(*tour.done, new))
+    following = _following(measured, state)
+    if not isinstance(following, Setting):
+        return _settle(measured, state, following)
+    # Batches that are cut short would be booked as full ones: the present setting goes on until they are full.
+    return _go(measured, state, following) if full(state, following) else Move(tour)
 
 
-def taken_over(tour: Tour, taken: Taken = "by hand") -> Tour:
-    """The tour ended before its end: the run goes on as it is."""
-    return tour if tour.over else msgspec.structs.replace(tour, taken=taken)
+def taken_over(tour: Tour, state: RunState, taken: Taken = "by hand", *, ranks_too: bool = False) -> Move:
+    """The tour ended before its end.
+
+    Whoever takes a knob finds the other as it is, except that ranks which the tour has lowered go up again, unless they
+    turn the ranks themselves (`ranks_too`). A user who leaves gets the best setting so far, or the one it began at.
+    """
+    if tour.over:
+        return Move(tour)
+    tour = msgspec.structs.replace(tour, taken=taken)
+    if taken == "left":
+        return _rest(tour, state)
+    heading = _heading(tour, state)
+    ranks = heading.active_ranks if ranks_too else _ranks_back(tour, state)
+    if taken in ("sweep", "stopping"):  # no turn of a knob is heard any more
+        return Move(msgspec.structs.replace(tour, rests=heading))
+    target = Setting(ranks, heading.batch_size)
+    return Move(msgspec.structs.replace(tour, rests=target), _turns(heading, target))
 
 
 def _following(tour: Tour, state: RunState) -> Setting | Why:
     """The setting after the one just measured, or why there is none."""
     ranks, size = tour.now
     if ranks < tour.ranks:
-        following = Setting(min(2 * ranks, tour.ranks), size)
-        return following if _enough(state, following) else "prompts"
+        following = Setting(next(step for step in steps_of_ranks(tour.ranks) if step > ranks), size)
+        return following if enough(state, following) else "prompts"
     if tour.continuous:
         return "ranks only"
     before = next((one for one in tour.done if one.setting == (ranks, size // 2) and size % 2 == 0), None)
@@ -157,44 +169,25 @@ def _following(tour: Tour, state: RunState) -> Setting | Why:
     following = Setting(ranks, 2 * size)
     if following.batch_size > LARGEST:
         return "largest"
-    if not _enough(state, following):
+    if not enough(state, following):
         return "prompts"
-    return following if _fits(state, following) else "memory"
-
-
-def _enough(state: RunState, setting: Setting) -> bool:
-    return state.pending >= LEAST_ROUNDS * setting.active_ranks * setting.batch_size
-
-
-def _caps(state: RunState, setting: Setting) -> list[int]:
-    return [rank.cap for rank in state.ranks[: setting.active_ranks] if rank.cap is not None]
-
-
-def _fits(state: RunState, setting: Setting) -> bool:
-    """Whether twice the rows fit in memory, by what the present rows have taken beside the weights."""
-    if any(cap < setting.batch_size for cap in _caps(state, setting)):
-        return False
-    for device in state.devices:
-        free, more = device.sample.memory_free_bytes, 0
-        for rank in state.ranks[: setting.active_ranks]:
-            if rank.rank not in device.ranks or rank.peak_memory_bytes is None:
-                continue
-            weights = (rank.ready.parameter_bytes if rank.ready is not None else None) or 0
-            kept_back = max(0, (rank.reserved_memory_bytes or 0) - rank.peak_memory_bytes)
-            more += max(0, rank.peak_memory_bytes - weights) - kept_back
-        if free is not None and more > free:
-            return False
-    return True
-
-
-def _is_measured(period: KnobPeriod, setting: Setting) -> bool:
-    if (period.active_ranks, period.batch_size) != setting or period.warm_rate is None:
-        return False
-    return all(share.seconds >= LEAST_SECONDS for share in period.shares.values())
+    return following if fits(state, following) else "memory"
 
 
 def _here(state: RunState) -> Setting:
     return Setting(state.active_ranks, state.batch_size)
+
+
+def _heading(tour: Tour, state: RunState) -> Setting:
+    """Where the knobs will stand once the run has heard the tour's last command."""
+    return _here(state) if tour.seen else tour.now
+
+
+def _ranks_back(tour: Tour, state: RunState) -> int:
+    """The active ranks to end with: not fewer than the tour began with, unless somebody else has set them."""
+    here, asked = state.active_ranks, tour.now.active_ranks
+    untouched = here == asked or (not tour.seen and here == tour.before.active_ranks)
+    return max(tour.start.active_ranks, asked) if untouched else here
 
 
 def _seen(tour: Tour, state: RunState) -> Tour:
@@ -225,16 +218,28 @@ def _go(tour: Tour, state: RunState, setting: Setting) -> Move:
     """On to another setting; if the knobs stand there already, its period so far counts."""
     here = _here(state)
     tour = msgspec.structs.replace(
-        tour, now=setting, before=here, number=state.periods[-1].number, seen=here == setting
+        tour,
+        now=setting,
+        before=here,
+        number=state.periods[-1].number,
+        refusal=state.refusal,
+        seen=here == setting,
     )
     return Move(tour, _turns(here, setting))
 
 
 def _settle(tour: Tour, state: RunState, why: Why) -> Move:
-    """The end: on to the best setting, if there are prompts left for it."""
-    tour = msgspec.structs.replace(tour, why=why)
-    best = tour.best
-    return Move(tour, _turns(_here(state), best.setting) if best is not None and state.pending else ())
+    """The end of the walk."""
+    return _rest(msgspec.structs.replace(tour, why=why), state)
+
+
+def _rest(tour: Tour, state: RunState) -> Move:
+    """On to the best setting, or back to where the tour began, if there are prompts left for it."""
+    heading = _heading(tour, state)
+    if state.ended is not None or not state.pending:
+        return Move(msgspec.structs.replace(tour, rests=heading))
+    target = tour.best.setting if tour.best is not None else tour.start
+    return Move(msgspec.structs.replace(tour, rests=target), _turns(heading, target))
 
 
 def _turns(here: Setting, setting: Setting) -> tuple[Command, ...]:

@@ -27,7 +27,7 @@ class WhatIf(msgspec.Struct, frozen=True, kw_only=True):
     Both settings are predicted, so that an error of the model does not look like a gain. Both count only prompts that
     no rank has in hand: no knob acts on batches in flight, and the figure does not move with each of their steps.
     `steady_tokens_per_second` and `steady_percent` are of full batches, side by side on all ranks, whatever is left to
-    do: they change when a batch was measured, and not with each prompt that is done. `extrapolated`: batches of one of
+    do: they change when a batch has been measured, not with each prompt that is done. `extrapolated`: batches of one of
     the two settings were not measured.
     """
 
@@ -163,7 +163,7 @@ class _Job:
         return max(last, finish(free, batches, self._cost(self.pending / batches, ranks)))
 
     def steady_rate(self, active_ranks: int, batch_size: int) -> float:
-        """Output tokens/s of full batches side by side on all ranks, by the answers of measured batches alone."""
+        """Output tokens/s of full batches side by side on all ranks, by the answers in measured batches alone."""
         rows, length = self._size(active_ranks, batch_size), self._measured_length
         tokens = length.tokens_per_row
         cost = self.model.seconds(rows, length.steps(rows), active_ranks, tokens_per_row=tokens)
@@ -236,7 +236,7 @@ def _job(state: RunState) -> _Job | None:
 
 
 def expected_answers(state: RunState, lengths: Sequence[int] | None = None) -> Answers:
-    """How long the run's own answers get, no matter where its trials cut theirs; by `lengths` instead of all so far."""
+    """How long the run's own answers get, wherever its trials cut theirs; by `lengths`, if given, not by all so far."""
     config = state.config
     assert config is not None
     return answers(

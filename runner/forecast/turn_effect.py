@@ -1,8 +1,8 @@
 """What the newest turn of a knob will bring, before it is measured: when it takes effect, and at what rate. Pure.
 
 A turn takes effect with the batches that begin after it; its measured figure is that of whole batches
-(`runner.state.periods`), which may take a minute. From the first decode steps of such a batch this module says what
-that figure will be. Knows no words and keeps nothing between calls; assumes that all ranks are equally fast.
+(`runner.state.periods`), which may take a minute. From the first decode steps of such a batch this module estimates
+that figure. Knows no words and keeps nothing between calls; assumes that all ranks are equally fast.
 """
 
 from collections.abc import Sequence
@@ -40,7 +40,7 @@ class Provisional(msgspec.Struct, frozen=True, kw_only=True):
     `tokens_per_second` is for all `active` ranks, from the `ranks_with_steps` of them that have shown it; None before
     one has. `steps` are those that the rank with the fewest has done, 0 if none is at work or rows come and go.
     `batch` is the first batch under the setting. `seconds_left` is until every active rank has been measured; None if
-    unknown, or if the prompts that are left do not suffice for it.
+    unknown, or if too few prompts are left for that.
     """
 
     tokens_per_second: float | None
@@ -69,7 +69,7 @@ def takes_effect(state: RunState) -> Coming | None:
     known = [(seconds, batch) for seconds, batch in ends if seconds is not None]
     if not known or (late and len(known) < len(late)):
         return Coming(until="batch ends", batch=in_hand[0].batch)
-    # A larger or smaller batch begins on the rank that is free first; fewer ranks are alone once the last has ended.
+    # A new batch size begins on the rank that is free first; fewer ranks work alone once the last batch has ended.
     seconds, batch = max(known) if late else min(known)
     return Coming(until="batch ends", batch=batch, seconds=seconds)
 
@@ -133,15 +133,15 @@ def _turned_at(state: RunState, period: KnobPeriod) -> float:
 
 
 def _inactive_at_work(state: RunState) -> list[RankState]:
-    """Ranks that get no more batches, and still have one in hand: until it ends, fewer ranks are as many as before."""
+    """Ranks that get no more batches, and still have one in hand: until it ends, as many work as before."""
     return [rank for rank in state.ranks[state.active_ranks :] if rank.batch is not None]
 
 
 def _under_way(state: RunState, period: KnobPeriod) -> list[RankState]:
     """Ranks whose batch in flight shows what the period's setting brings.
 
-    A batch that an active rank began while an inactive one was still at work is not measured, but it shows as much once
-    that has ended.
+    A batch that an active rank began while an inactive one was still at work is not measured, but it shows just as much
+    once the inactive one is done.
     """
     others, turned = _inactive_at_work(state), _turned_at(state, period)
     if others and state.continuous:
@@ -167,7 +167,7 @@ def _step_seconds(rank: RankState) -> float | None:
 
 
 def _steps(rank: RankState, answers: Answers) -> float:
-    """Expected steps of the batch in hand: its rows that are left are longer than the steps so far."""
+    """Expected steps of the batch in hand: the answers of its remaining rows are longer than the steps so far."""
     longer = tuple(one for one in answers.lengths if one[0] > rank.step)
     if answers.lengths and not answers.fixed:
         answers = msgspec.structs.replace(answers, lengths=longer, fixed=not longer)
@@ -175,12 +175,12 @@ def _steps(rank: RankState, answers: Answers) -> float:
 
 
 def _batch_rate(rank: RankState, answers: Answers) -> float | None:
-    """Output tokens/s of the whole batch in hand, prefill included, if its steps go on as so far."""
+    """Output tokens/s of the whole batch in hand, prefill included, if its steps keep their pace."""
     step_seconds, first = _step_seconds(rank), rank.first_step
     if step_seconds is None or first is None:
         return None
     steps = _steps(rank, answers)
-    # What is done once in a cold batch is no part of what the setting brings, and shows before its first step.
+    # One-time work of a cold batch comes before its first step, and is no part of what the setting brings.
     before = first.step * step_seconds if is_cold(rank, rank.batch_rows) else first.at - rank.batch_started_at
     seconds = before + max(0.0, steps - first.step) * step_seconds
     tokens = rank.batch_rows * min(answers.tokens_per_row, steps)

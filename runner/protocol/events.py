@@ -73,7 +73,8 @@ class RankReady(Event, frozen=True, kw_only=True):
     `weight_read_bytes` are the parameters that a decode step reads: all but an input embedding that is not the output
     layer as well; `experts` are those among them of which a step reads only some. `bandwidth_bytes_per_second` is that
     of a large copy, bytes read and written, and `matrix_flops_per_second` that of a product of large matrices in the
-    model's dtype, both of rank 0, measured while the others are quiet; on a CPU they are of its threads alone.
+    model's dtype, both of rank 0, measured while the others are quiet; on a CPU they are of its `threads` alone. These
+    are its equal share of the `cores` with all ranks; while fewer are at work, each uses more (`ShareCores`).
     `engine_reason` says why this engine was chosen, if it was not asked for. For a rank that is spread over several
     GPUs `device_uuids` has all of them, and memory is their sum. Memory is the device's, with all that is on it; a rank
     that is held to a share of its GPU may still take `memory_left_bytes` of it.
@@ -102,6 +103,7 @@ class RankReady(Event, frozen=True, kw_only=True):
     bandwidth_bytes_per_second: float | None = None
     matrix_flops_per_second: float | None = None
     device_uuids: list[str] = msgspec.field(default_factory=list)
+    cores: int | None = None
 
 
 class RanksReady(Event, frozen=True, kw_only=True):

@@ -5,7 +5,8 @@ import re
 
 import msgspec
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
+"""Of what is sent between a run and its viewers. A journal of an older version can still be read."""
 
 MAX_LINE_BYTES = 32 * 1024 * 1024
 """No message is longer: whoever sends a longer line is cut off before it fills memory."""

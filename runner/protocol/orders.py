@@ -37,7 +37,7 @@ none loads or warms up while rank 0 measures what its device can do at most."""
 
 
 class Arrived(Message, frozen=True, kw_only=True):
-    """This rank has come to a meeting point. Whoever waits there waits until all ranks of its launch have come."""
+    """This rank has come to a meeting point. Those that wait there do so until all ranks of the launch have come."""
 
     rank: int
     at: MeetingPoint
@@ -50,7 +50,7 @@ class Steps(Message, frozen=True, kw_only=True):
 
 
 ACCOUNT_SECONDS = 10.0
-"""A continuous rank closes its account after so long at the latest, or after as many steps as an answer may have."""
+"""A continuous rank closes its account after this long at the latest, or after as many steps as an answer may have."""
 
 
 class RankAccount(Message, frozen=True, kw_only=True, tag="stint"):

@@ -119,7 +119,9 @@ def device_facts(device: Any, all_devices: Sequence[Any], config: RunConfig, loc
     import torch
 
     if device.type != "cuda":
-        return {"device": device.type, "device_name": _cpu_name(), "threads": torch.get_num_threads()}
+        cores = os.environ.get("RANKDECK_CORES")
+        shared = {"threads": torch.get_num_threads(), "cores": int(cores) if cores else None}
+        return {"device": device.type, "device_name": _cpu_name(), **shared}
     properties = torch.cuda.get_device_properties(device)
     uuids, own = [_uuid(each) for each in all_devices], str(device)
     if (mig := _own_mig_device()) is not None:

@@ -147,7 +147,7 @@ class _Rank:
     def _tell_ready(self, ready: protocol.RankReady, loaded: "Loaded") -> None:
         """Report ready; rank 0 with the limits of its device, measured once the others have nothing to do but wait.
 
-        Those do that as ready ranks: nobody gets work before rank 0 is ready too.
+        They wait as ready ranks: nobody gets work before rank 0 is ready too.
         """
         if self.rank != 0:
             self.link.arrive(self.rank, "limits")

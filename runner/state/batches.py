@@ -61,6 +61,7 @@ def batch_started(state: RunState, event: protocol.BatchStarted) -> RunState:
         batch_rows=event.rows,
         batch_period=None if event.warm_up else _period_number(state),
         batch_kept=event.kept,
+        begun_in=None if event.warm_up else state.period_number,
         account_started_at=event.at,
         accounts=0,
     )
@@ -122,7 +123,12 @@ def account_closed(state: RunState, event: protocol.AccountClosed) -> RunState:
     seconds = max(0.0, event.at - rank.account_started_at)
     state = _warmed(_measured(state, event, seconds), event)
     return replace_rank(
-        state, event.rank, batch_period=_period_number(state), account_started_at=event.at, accounts=rank.accounts + 1
+        state,
+        event.rank,
+        batch_period=_period_number(state),
+        begun_in=state.period_number,
+        account_started_at=event.at,
+        accounts=rank.accounts + 1,
     )
 
 
@@ -165,7 +171,8 @@ def _measured(state: RunState, event: Accounted, seconds: float) -> RunState:
         return state
     cold, memory = is_cold(rank, result.rows), (result.peak_memory_bytes, result.reserved_memory_bytes)
     read, flops = (reading_of(rank.ready, result), flops_of(rank.ready, result)) if rank.ready else (None, None)
-    share = share_of_batch(result.output_tokens, seconds, cold=cold, read=read, flops=flops)
+    waste = {"slots": result.slots, "padded_slots": result.padded_slots}
+    share = share_of_batch(result.output_tokens, seconds, cold=cold, read=read, flops=flops, **waste)
     last = state.periods[-1].with_batch(event.rank, share, *memory)
     state = msgspec.structs.replace(state, periods=(*state.periods[:-1], last))
     if rank.batch_kept and rank.continuous and not last.trial:

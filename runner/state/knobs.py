@@ -7,6 +7,7 @@ from rankdeck.runner.protocol import AnyEvent
 from rankdeck.runner.protocol.sweep_plan import SweepState
 from rankdeck.runner.state.periods import with_new_period
 from rankdeck.runner.state.run import Mark, MarkKind, RunState
+from rankdeck.runner.state.votes import Held
 
 MAX_MARKS = 100
 
@@ -82,7 +83,9 @@ def sweep_event(state: RunState, event: SweepEvent) -> RunState:
             return msgspec.structs.replace(state, sweep=sweep)
         case protocol.SweepSettled():
             sweep = msgspec.structs.replace(sweep, settled=event.reason, current=None)
-            return msgspec.structs.replace(state, sweep=sweep)
+            # What its trials loaded says nothing of the run from here on; the chart goes on showing it.
+            loads = tuple(msgspec.structs.replace(load, period=None) for load in state.loads)
+            return msgspec.structs.replace(state, sweep=sweep, loads=loads, sampled_in=None, held=Held())
 
 
 SOURCE = "knobs"

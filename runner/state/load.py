@@ -1,6 +1,6 @@
 """How heavily a run loads what it runs on: the mean over the GPUs in use, or of the ranks' processors. Pure.
 
-A GPU is in use if an active rank runs on it. A figure that a GPU does not give is None and counts for no mean, never as
+A GPU is in use if an active rank runs on it. A figure that a GPU does not give is None and is left out of means, never
 0. Does not know what a load means for the run (`runner.advice.bound`).
 """
 
@@ -10,7 +10,7 @@ from statistics import fmean
 import msgspec
 
 POWER_CAPS = frozenset({"power cap", "power brake", "board limit"})
-"""Reasons for throttling, in the words of `runner.machine.gpu_metrics`, by which a limit of power lowers the clocks."""
+"""Reasons for throttling, in the words of `runner.machine.gpu_metrics`, when a power limit lowers the clocks."""
 
 LOWERED_CLOCK = 0.9
 """A clock above this share of its maximum is not lowered notably, whatever the driver gives as a reason."""
@@ -19,9 +19,10 @@ LOWERED_CLOCK = 0.9
 class Load(msgspec.Struct, frozen=True, array_like=True):
     """One sample: `busy`, `dram` and `tensor` in percent, the mean over the GPUs in use; `watts` their sum.
 
-    `cpu` is in percent of the cores that the threads of the ranks with a batch could use. `at_work` of the `active`
+    `cpu` is in percent of the cores that the threads of the ranks with a batch may use. `at_work` of the `active`
     ranks had a batch in hand. `capped` is the share (0 to 1) of the GPUs in use whose clocks a power limit lowers
-    notably.
+    notably. `period` is the number of the period of unchanged knobs that all batches in hand belonged to, at this
+    sample and the one before; None if one of them was of another.
     """
 
     at: float
@@ -33,6 +34,7 @@ class Load(msgspec.Struct, frozen=True, array_like=True):
     watts: float | None = None
     cpu: float | None = None
     capped: float | None = None
+    period: int | None = 0
 
     @property
     def shown_busy(self) -> float | None:
@@ -41,7 +43,7 @@ class Load(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Mean(msgspec.Struct, frozen=True, array_like=True):
-    """The sum of `count` values, so that means can be put together."""
+    """The sum of `count` values, so that means can be combined."""
 
     total: float = 0.0
     count: int = 0
@@ -110,5 +112,16 @@ def known_sum(values: Sequence[float | None]) -> float | None:
 
 
 def clamped_cpu(percent: float | None, threads: int | None) -> float | None:
-    """CPU % of a rank's process, at most 100 per thread: what is beyond comes from when the two samples were taken."""
+    """CPU % of a rank's process, at most 100 per thread: anything above comes from the timing of the two samples."""
     return percent if percent is None or not threads else min(percent, 100.0 * threads)
+
+
+def threads_in_use(threads: int | None, cores: int | None, ranks: int, sharing: int) -> int | None:
+    """How many threads a rank on a CPU uses while `sharing` of all `ranks` share the cores, as `ShareCores` has it.
+
+    `threads` is how many it had while it loaded, as one of all; None on a GPU. Where the number of `cores` was not
+    recorded, they are as many as all ranks had threads then.
+    """
+    if threads is None:
+        return None
+    return max(1, (cores or threads * ranks) // max(1, sharing))

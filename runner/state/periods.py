@@ -22,7 +22,8 @@ class RankShare(msgspec.Struct, frozen=True, array_like=True):
     """One rank's whole batches of a period; while these are `cold`, a warm one takes their place.
 
     `rates` sums the batches' output tokens/s, `squares` the squares of these. `read` is what their decode steps had to
-    read, and `flops` what they computed; zero where that is not known.
+    read, and `flops` what they computed; zero where that is not known. Of their `slots` for tokens `padded_slots` held
+    none.
     """
 
     batches: int = 0
@@ -33,6 +34,8 @@ class RankShare(msgspec.Struct, frozen=True, array_like=True):
     squares: float = 0.0
     read: Reading = Reading()
     flops: float = 0.0
+    slots: int = 0
+    padded_slots: int = 0
 
     def plus(self, other: "RankShare") -> "RankShare":
         """Both together, or the warm one alone."""
@@ -47,6 +50,8 @@ class RankShare(msgspec.Struct, frozen=True, array_like=True):
             self.squares + other.squares,
             self.read.plus(other.read),
             self.flops + other.flops,
+            self.slots + other.slots,
+            self.padded_slots + other.padded_slots,
         )
 
     @property
@@ -59,11 +64,18 @@ class RankShare(msgspec.Struct, frozen=True, array_like=True):
 
 
 def share_of_batch(
-    tokens: int, seconds: float, *, cold: bool = False, read: Reading | None = None, flops: float | None = None
+    tokens: int,
+    seconds: float,
+    *,
+    cold: bool = False,
+    read: Reading | None = None,
+    flops: float | None = None,
+    slots: int = 0,
+    padded_slots: int = 0,
 ) -> RankShare:
     """One whole batch."""
     rate = tokens / seconds if seconds > 0 else 0.0
-    return RankShare(1, tokens, seconds, cold, rate, rate**2, read or Reading(), flops or 0.0)
+    return RankShare(1, tokens, seconds, cold, rate, rate**2, read or Reading(), flops or 0.0, slots, padded_slots)
 
 
 NOTHING = RankShare(cold=True)
@@ -73,7 +85,7 @@ class KnobPeriod(msgspec.Struct, frozen=True, kw_only=True):
     """A time of unchanged knobs; `trial` if a sweep set them.
 
     `began` is in seconds since the first batch, memory is that of the rank with the highest peak. `load` has the
-    samples taken while every active rank had a batch of the period in hand.
+    samples before and at which every active rank, and no other, had a batch of the period in hand.
     """
 
     batch_size: int
@@ -101,11 +113,17 @@ class KnobPeriod(msgspec.Struct, frozen=True, kw_only=True):
         return sum(share.tokens / share.seconds for share in measured)
 
     @property
+    def padding_waste(self) -> float:
+        """Share of the token slots of its batches that held no token, 0 to 1."""
+        slots = sum(share.slots for share in self.shares.values())
+        return sum(share.padded_slots for share in self.shares.values()) / slots if slots else 0.0
+
+    @property
     def half_width(self) -> float | None:
         """Half-width of the 95 % interval of `tokens_per_second`, from one batch to the next on each rank.
 
         None until every active rank has ended two batches. It tells how much batches differ, in length most of all; it
-        knows nothing of what drifts in the course of a run.
+        knows nothing of drift in the course of a run.
         """
         errors = [(share.standard_error, share.batches) for share in self.shares.values() if share.seconds > 0]
         known = [(error, batches) for error, batches in errors if error is not None]

@@ -22,6 +22,7 @@ from rankdeck.runner.state.batches import (
 from rankdeck.runner.state.knobs import batch_size_changed, mark, new_period, sweep_event
 from rankdeck.runner.state.run import LogEntry, RankState, RunState
 from rankdeck.runner.state.ticks import tick
+from rankdeck.runner.state.votes import Held
 
 LOG_LINES = 1000
 
@@ -62,7 +63,7 @@ def apply(state: RunState, event: AnyEvent) -> RunState:
             # Idle time counts from the first launch: a relaunch is not work, so it counts as idle.
             ready_at = state.ready_at if state.ready_at is not None else event.at
             # The load while they were loading says nothing about the work to come.
-            return msgspec.structs.replace(state, ready_at=ready_at, phase="running", loads=())
+            return msgspec.structs.replace(state, ready_at=ready_at, phase="running", loads=(), held=Held())
         case protocol.BatchStarted():
             return batch_started(state, event)
         case protocol.RowsAdded():
@@ -173,6 +174,8 @@ def _taken_up(state: RunState, event: protocol.RunTakenUp) -> RunState:
         rate_now=0.0,
         rank_rates=(),
         loads=(),
+        sampled_in=None,
+        held=Held(),
         devices=(),
         processes=(),
         cpu_history=(),
@@ -213,6 +216,8 @@ def _launched(state: RunState, event: protocol.RanksLaunched) -> RunState:
         rate_now=0.0,
         rank_rates=(),
         loads=(),
+        sampled_in=None,
+        held=Held(),
     )
 
 

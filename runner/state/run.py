@@ -14,10 +14,11 @@ from rankdeck.runner.protocol.config import RunConfig
 from rankdeck.runner.protocol.sweep_plan import SweepState
 from rankdeck.runner.scheduling.rounds import EvenRounds
 from rankdeck.runner.state.costs import CostPoint
-from rankdeck.runner.state.load import Load
+from rankdeck.runner.state.load import Load, threads_in_use
 from rankdeck.runner.state.loading_time import LoadingTime
 from rankdeck.runner.state.periods import KnobPeriod
 from rankdeck.runner.state.timeline import Timeline
+from rankdeck.runner.state.votes import Held
 
 Phase = Literal["starting", "model", "launching", "loading", "running", "stopping", "ended"]
 
@@ -54,7 +55,9 @@ class RankState(msgspec.Struct, frozen=True, kw_only=True):
     generates only `rows_at_once` of its rows at a time, and `cache_used` is the share (0 to 1) of its key and value
     cache that these take; `accounts` counts those closed in its batch. `first_step` and `last_step` are the first and
     the newest step reported of the batch. `warm_rows` are the rows of the largest batch that it has ended since it was
-    launched; 0 before the first. `silence` is set while it says nothing for unusually long.
+    launched; 0 before the first. `batch_period` is the number of the period that its batch counts for,
+    `begun_in` that of the one it began in, whoever else was at work then. `silence` is set while it says nothing for
+    unusually long.
     """
 
     rank: int
@@ -71,6 +74,7 @@ class RankState(msgspec.Struct, frozen=True, kw_only=True):
     batch_rows: int = 0
     batch_period: int | None = msgspec.field(default=None, name="batch_stretch")
     batch_kept: bool = True
+    begun_in: int | None = None
     rows_at_once: int | None = None
     cache_used: float | None = None
     account_started_at: float = msgspec.field(default=0.0, name="stint_started_at")
@@ -157,9 +161,10 @@ class RunState(msgspec.Struct, frozen=True, kw_only=True):
     `refusal` is the newest turn of a knob that was refused; None after one that was not.
     `unusable_logits` counts the failed prompts whose logits were no numbers.
     `cpu_history` has the CPU % of the last minute, by position in `processes`. `loads` has the newest samples of the
-    load since the ranks were ready or went on after a pause. `measured_lengths` is `lengths` as it was when the newest
-    batch of `costs` ended. `rank_rates` has each rank's output tokens/s over the same seconds as `rate_now`, which is
-    their sum.
+    load since the ranks were ready or went on after a pause, `sampled_in` the number of the period that all batches in
+    hand at the newest of them began in, and `held` by what the run is bound, by these samples. `measured_lengths` is
+    `lengths` as it was when the newest batch of `costs` ended. `rank_rates` has each rank's output tokens/s over the
+    same seconds as `rate_now`, which is their sum.
     """
 
     name: str = ""
@@ -206,6 +211,8 @@ class RunState(msgspec.Struct, frozen=True, kw_only=True):
     samples: int = 0
     sampled_at: float = 0.0
     loads: tuple[Load, ...] = ()
+    sampled_in: int | None = None
+    held: Held = Held()
     devices: tuple[DeviceState, ...] = ()
     cpu_history: tuple[tuple[float | None, ...], ...] = ()
     processes: tuple[ProcessSample, ...] = ()
@@ -286,6 +293,19 @@ class RunState(msgspec.Struct, frozen=True, kw_only=True):
     def pending(self) -> int:
         """Prompts without a record that no rank has in hand: those that a knob can still affect."""
         return max(0, self.prompts - self.done - sum(rank.rows for rank in self.ranks if rank.batch is not None))
+
+    @property
+    def period_number(self) -> int:
+        """The number of the present period of unchanged knobs."""
+        return self.periods[-1].number if self.periods else 0
+
+    def threads(self, rank: int) -> int | None:
+        """How many threads a rank may use now, which is more while fewer share the cores; None on a GPU."""
+        ready = self.ranks[rank].ready if 0 <= rank < len(self.ranks) else None
+        if ready is None:
+            return None
+        sharing = sum(one.batch is not None or one.rank < self.active_ranks for one in self.ranks)
+        return threads_in_use(ready.threads, ready.cores, len(self.ranks), sharing)
 
     def idle(self, rank: RankState) -> float:
         """Share of a rank's time since all ranks were ready with no batch in hand, 0 to 1."""

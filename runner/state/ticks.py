@@ -9,6 +9,8 @@ from rankdeck.runner.state.load import LOWERED_CLOCK, POWER_CAPS, Load, clamped_
 from rankdeck.runner.state.periods import KnobPeriod
 from rankdeck.runner.state.rank_gpus import match_rank_to_gpus
 from rankdeck.runner.state.run import DeviceState, HistoryPoint, RankState, RunState, StepMark
+from rankdeck.runner.state.settings import circumstances
+from rankdeck.runner.state.votes import held_after, vote
 
 RATE_WINDOW_SECONDS = 5.0
 """Current tokens/s is the mean over this many seconds: long enough to span a prefill, short enough to follow a knob."""
@@ -19,10 +21,10 @@ HISTORY_POINTS = 512
 BUSY_HISTORY = 60
 
 LOADS = 12
-"""So many newest samples of the load are kept, to judge by what a run is bound now."""
+"""So many of the newest samples of the load are kept, to judge what a run is bound by now."""
 
 RECENT_SECONDS = 15.0
-"""A joule counter that was read longer ago than this says nothing about the power now."""
+"""An energy counter that was read longer ago than this says nothing about the power now."""
 
 
 def tick(state: RunState, event: protocol.Tick) -> RunState:
@@ -66,7 +68,7 @@ def _step_mark(rank: RankState, at: float, step: int) -> StepMark:
 def _processes(state: RunState, samples: list[ProcessSample]) -> RunState:
     before = {sample.rank: history for sample, history in zip(state.processes, state.cpu_history, strict=False)}
     samples = [
-        msgspec.structs.replace(sample, cpu_percent=clamped_cpu(sample.cpu_percent, _threads(state, sample.rank)))
+        msgspec.structs.replace(sample, cpu_percent=clamped_cpu(sample.cpu_percent, state.threads(sample.rank)))
         for sample in samples
     ]
     history = tuple((*before.get(sample.rank, ()), sample.cpu_percent)[-BUSY_HISTORY:] for sample in samples)
@@ -91,11 +93,6 @@ def _devices(state: RunState, samples: list[DeviceSample]) -> RunState:
     return msgspec.structs.replace(state, devices=devices)
 
 
-def _threads(state: RunState, rank: int) -> int | None:
-    ready = state.ranks[rank].ready if 0 <= rank < len(state.ranks) else None
-    return ready.threads if ready is not None else None
-
-
 def _load(state: RunState, event: protocol.Tick, before: dict[str, DeviceSample], since: float) -> Load:
     """The load of the devices in use by this tick's samples; `since` is the seconds from the samples `before`."""
     at_work = [rank.rank for rank in state.ranks if rank.batch is not None]
@@ -104,7 +101,7 @@ def _load(state: RunState, event: protocol.Tick, before: dict[str, DeviceSample]
         shares = [
             sample.cpu_percent / threads
             for sample in state.processes
-            if sample.rank in at_work and sample.cpu_percent is not None and (threads := _threads(state, sample.rank))
+            if sample.rank in at_work and sample.cpu_percent is not None and (threads := state.threads(sample.rank))
         ]
         found = msgspec.structs.replace(found, cpu=known_mean(shares))
     used = [
@@ -125,7 +122,7 @@ def _load(state: RunState, event: protocol.Tick, before: dict[str, DeviceSample]
 
 
 def _capped(sample: DeviceSample) -> float | None:
-    """1 if a limit of power lowers the clock notably, 0 if not; None if the GPU gives no reasons for throttling."""
+    """1 if a power limit lowers the clock notably, 0 if not; None if the GPU gives no reasons for throttling."""
     if sample.throttle_reasons is None:
         return None
     clock, most = sample.sm_clock_mhz, sample.sm_clock_max_mhz
@@ -134,7 +131,7 @@ def _capped(sample: DeviceSample) -> float | None:
 
 
 def _watts(sample: DeviceSample, before: DeviceSample | None, since: float) -> float | None:
-    """Mean power since the sample `before`, by the counter of energy; else the power at this moment."""
+    """Mean power since the sample `before`, by the energy counter; else the power at this moment."""
     now, then = sample.energy_joules, before.energy_joules if before is not None else None
     if now is not None and then is not None and now > then and 0 < since <= RECENT_SECONDS:
         return (now - then) / since
@@ -142,12 +139,36 @@ def _watts(sample: DeviceSample, before: DeviceSample | None, since: float) -> f
 
 
 def _loaded(state: RunState, load: Load) -> RunState:
-    """The state with one more sample of the load, which counts for the period that all active ranks are at work for."""
-    state = msgspec.structs.replace(state, loads=(*state.loads, load)[-LOADS:])
-    if not state.periods or not _all_at_work(state, state.periods[-1]):
+    """The state with one more sample of the load, and by what the run is bound then.
+
+    A sample is of the time since the one before. So it is of a period if both were taken while nothing else was at
+    work, and counts for its figures if all active ranks had a batch of it in hand at both.
+    """
+    number, before = state.period_number, state.loads[-1:]
+    inside = _within(state, number)
+    whole = inside and state.sampled_in == number
+    load = msgspec.structs.replace(load, period=number if whole else None)
+    state = msgspec.structs.replace(state, loads=(*state.loads, load)[-LOADS:], sampled_in=number if inside else None)
+    all_were = any(one.at_work == one.active for one in before)
+    if whole and all_were and state.periods and _all_at_work(state, state.periods[-1]):
+        last = msgspec.structs.replace(state.periods[-1], load=state.periods[-1].load.plus(load))
+        state = msgspec.structs.replace(state, periods=(*state.periods[:-1], last))
+    return _bound(state)
+
+
+def _within(state: RunState, number: int) -> bool:
+    """Whether all batches in hand began in this period: another than an active rank gets none."""
+    return all(rank.begun_in == number for rank in state.ranks if rank.batch is not None)
+
+
+def _bound(state: RunState) -> RunState:
+    """The state with the verdict that is held after its newest sample."""
+    if state.phase != "running" or state.paused is not None or state.sweeping:
         return state
-    last = msgspec.structs.replace(state.periods[-1], load=state.periods[-1].load.plus(load))
-    return msgspec.structs.replace(state, periods=(*state.periods[:-1], last))
+    # Each sample beside the batches of its own setting.
+    cases = {number: circumstances(state, number) for number in {load.period for load in state.loads}}
+    votes = [vote(load, cases[load.period]) for load in state.loads]
+    return msgspec.structs.replace(state, held=held_after(state.held, state.loads, votes, state.period_number))
 
 
 def _all_at_work(state: RunState, period: KnobPeriod) -> bool:
@@ -183,9 +204,9 @@ def _measure(state: RunState) -> RunState:
 
 
 def _point(state: RunState, elapsed: float, rate: float) -> HistoryPoint:
-    """The next point of the history: its load is the mean of the samples since the point before, of those kept.
+    """The next point of the history: its load is the mean of the samples kept since the previous point.
 
-    Where none has come since then, the newest one stands for it, if that is not long ago.
+    If none has come since then, the newest one stands in, unless it is too old.
     """
     before = state.history[-1].elapsed if state.history else 0.0
     since = state.now - (elapsed - before) + 0.001  # unix seconds are not more exact than that

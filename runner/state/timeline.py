@@ -13,6 +13,8 @@ from typing import Literal
 
 import msgspec
 
+from rankdeck.runner.state.load import threads_in_use
+
 MOST_SPANS = 4096
 """In all lanes together."""
 
@@ -85,11 +87,15 @@ class Span(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Lane(msgspec.Struct, frozen=True, array_like=True):
-    """One rank's spans in order of time, and the present one, whose `ended` has no meaning yet."""
+    """One rank's spans in order of time, and the present one, whose `ended` has no meaning yet.
+
+    `threads` are those that it loaded with, on a CPU: its equal share of the `cores` with all ranks.
+    """
 
     spans: tuple[Span, ...] = ()
     open: Span | None = None
     threads: int | None = None
+    cores: int | None = None
 
 
 class Hold(msgspec.Struct, frozen=True, array_like=True):
@@ -128,6 +134,15 @@ class Timeline(msgspec.Struct, frozen=True, kw_only=True):
     def moment(self, at: float) -> float:
         """Unix seconds `at`, converted to this clock."""
         return round(self.zero + max(0.0, at - self.zero_at), 4)
+
+    def threads(self, rank: int) -> int | None:
+        """How many threads a rank may use now, which is more while fewer share the cores; None on a GPU."""
+        if not 0 <= rank < len(self.lanes):
+            return None
+        active = self.active[-1][1] if self.active else len(self.lanes)
+        at_work = [lane.open is not None and lane.open.kind in WORK for lane in self.lanes]
+        sharing = sum(number < active or working for number, working in enumerate(at_work))
+        return threads_in_use(self.lanes[rank].threads, self.lanes[rank].cores, len(self.lanes), sharing)
 
     @property
     def first_batch(self) -> float | None:

@@ -50,7 +50,7 @@ def after(timeline: Timeline, event: AnyEvent, now: float, worked: float) -> Tim
             return _next(timeline, event.rank, at, Span(event.phase, at, at, attempt=timeline.attempt))
         case protocol.RankReady():
             timeline = _next(timeline, event.rank, at, Span("ready", at, at, attempt=timeline.attempt))
-            return _with_lane(timeline, event.rank, threads=event.threads)
+            return _with_lane(timeline, event.rank, threads=event.threads, cores=event.cores)
         case protocol.RanksReady():
             return _all_closed(timeline, at)
         case protocol.BatchStarted():
@@ -183,17 +183,16 @@ def _active(timeline: Timeline, at: float, ranks: int) -> tuple[tuple[float, int
 
 
 def _busy(timeline: Timeline, event: protocol.Tick) -> Timeline:
-    """The timeline with a point for the GPUs, or without GPUs for the ranks' processes, in percent of their cores."""
+    """The timeline with a point for the GPUs, or without GPUs for the ranks' processes, in percent of their threads."""
     values: list[float | None]
     of: Literal["GPU", "CPU"]
     if event.devices:
         values, of = [sample.busy_percent for sample in event.devices], "GPU"
     elif event.processes and (timeline.busy_of == "CPU" or not timeline.busy):
-        threads = [lane.threads for lane in timeline.lanes]
         values, of = [], "CPU"
         for sample in event.processes:
-            cores = (threads[sample.rank] if 0 <= sample.rank < len(threads) else None) or 1
-            values.append(None if sample.cpu_percent is None else min(100.0, sample.cpu_percent / cores))
+            most = timeline.threads(sample.rank) or 1
+            values.append(None if sample.cpu_percent is None else min(100.0, sample.cpu_percent / most))
     else:
         return timeline
     at = timeline.moment(event.at)

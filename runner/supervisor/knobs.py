@@ -187,7 +187,7 @@ class KnobControls:
                 pass
 
     def _why_refused(self, turn: protocol.SetBatchSize | protocol.SetActiveRanks) -> str | None:
-        """Why this turn would do nothing, or must not do what it says; None to do it."""
+        """Why this turn would do nothing, or is not allowed; None if it may be done."""
         now, scheduler = self._events.state, self._scheduler
         if self.sweeping:
             return turn_refusals.SWEEPING

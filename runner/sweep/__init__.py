@@ -1,1 +1,1 @@
-"""Pure: the figures of a sweep, and which setting is best; what steps read and compute, of what a device could."""
+"""Pure: the figures of a sweep, and which setting is best; how much of what a device can do is used."""

@@ -1,9 +1,10 @@
-"""Floating-point operations of a batch, and what of them a device could do: how near a run is to its compute. Pure.
+"""Floating-point operations of a batch, and how many a device can do: how near a run is to being compute-bound. Pure.
 
 A token takes a multiplication and an addition for each parameter that it goes through, 2 x parameters (Kaplan et al.,
 "Scaling Laws for Neural Language Models", 2020). What attention computes on keys and values is left out, which makes
-the figure too low for long contexts; that a prefill goes through the output layer only at the last token of each row is
-not, which makes it too high for small models with a large vocabulary (a fifth of a prefill for the demo model).
+the figure too low for long contexts. Every token of a prefill is counted through the output layer, though only the last
+of each row goes through it: too high for small models with a large vocabulary, by a fifth of a prefill for the demo
+model.
 """
 
 from collections.abc import Sequence
@@ -15,13 +16,13 @@ BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 
 WEIGHT_ONLY = ("int8", "bnb-4bit")
 """Quantisations whose weights are counted one by one, and turned into the dtype to be multiplied in it. Other ways
-multiply in another type than the matrix rate is of, or do not say how many weights there are."""
+multiply in a type other than that of the matrix rate, or do not say how many weights there are."""
 
 
 def flops_of(rank: RankReady, result: BatchResult) -> float | None:
     """What `rank` computed for a batch, padding included, since its device computes that too; None if not known.
 
-    Over the batch's seconds and `matrix_flops_per_second` it is the share of the matrix rate that was used.
+    Divided by the batch's seconds and `matrix_flops_per_second`, it is the share of the matrix rate that was used.
     """
     parameters = _parameters_of_a_token(rank)
     if parameters is None:
@@ -34,7 +35,7 @@ def matrix_rates(ready: Sequence[RankReady]) -> dict[int, float]:
     """FLOP/s of large matrix products on each rank's device, by rank: as measured on a device of its name and dtype.
 
     Ranks whose figure is unknown are left out. For a rank over several GPUs it is that of one of them: its layers come
-    one after another. On a CPU it is of one rank's threads, so each rank has its own.
+    one after another. On a CPU it is of the threads that one rank has while all are at work, and each rank has its own.
     """
     found: dict[tuple[str, str], float] = {}
     for rank in ready:
@@ -45,8 +46,8 @@ def matrix_rates(ready: Sequence[RankReady]) -> dict[int, float]:
 
 
 def _parameters_of_a_token(rank: RankReady) -> float | None:
-    """The parameters that a token is multiplied with: all but an input embedding that is not the output layer as well,
-    and but the experts that the token is not routed to.
+    """The parameters that a token is multiplied with: all except an input embedding that is not the output layer as
+    well, and the experts that the token is not routed to.
     """
     dtype, _, quantisation = rank.dtype.partition(" ")
     width = BYTES.get(dtype)

@@ -8,7 +8,8 @@ Bytes and seconds are sums over batches (`Reading`), which a period or a trial k
 It is a figure of GPUs, as busy and DRAM are: ranks that share one read side by side, so their rates add up; a rank that
 is spread over several reads from each its part. Layers come one after another, so only one of those several is at work
 at a time, and each gets to 1 / their number at most. All ranks on a CPU share one memory, and are held against what one
-of them copies with its threads: where that does not use it fully, several ranks together can come to more than 1.
+of them copied with its threads before the run, an equal share of the cores. Where that does not use the memory fully,
+several ranks together can come to more than 1, and so can one that is at work alone with more threads.
 """
 
 import statistics

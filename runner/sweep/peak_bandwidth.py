@@ -143,8 +143,8 @@ def bandwidths(ready: Sequence[RankReady]) -> dict[int, float]:
     """Peak bandwidth of each rank's device in bytes/s, by rank; ranks whose figure is unknown are left out.
 
     Each by its device's own name: the data sheet, else the copy that was measured on a device of that name. On a CPU
-    that is what one rank reaches with its threads. The machine can do more than that, and less than so much for each
-    rank: several ranks together may come to more than all of it.
+    that is what one rank reaches with its threads while all are at work. The machine can do more than that, and less
+    than so much for each rank: several ranks together may come to more than all of it.
     """
     figures = {rank.rank: peak_bandwidth([rank, *ready])[0] for rank in ready}
     return {rank: figure for rank, figure in figures.items() if figure is not None}

@@ -2,86 +2,74 @@
 
     python -m tests.benchmarks.dashboard [--ranks 8] [--gpus 8] [--seconds 10] [--presses 40] [--sizes 80x24,120x40]
 
-The supervisor and the dashboard are the real ones, in a real terminal; the ranks are simulated at about ten messages
-a second each, the GPUs scripted. CPU is in percent of a core; bytes are those that reach the terminal. Key to paint:
-milliseconds from a key's byte to those of what it changes, of keys that change the view and of those that move in
-it. The last line is one JSON object.
+A scripted run is replayed at its own pace, in a real terminal: ranks at work, four ticks a second, a sample of
+every GPU a second, knobs that turn. CPU is in percent of a core, and includes reading the journal; bytes are those that
+reach the terminal. Key to paint: milliseconds from a key's byte to those of what it changes, of keys that change the
+view and of those that move in it. The last line is one JSON object.
 """
 
 import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
-from rankdeck.runner import __main__ as supervisor_main
-from rankdeck.runner import run_directory, start
-from rankdeck.runner.machine.telemetry import Telemetry
-from rankdeck.runner.protocol import DeviceSample, ProcessSample
-from rankdeck.runner.protocol.config import RunConfig
+from rankdeck.runner import protocol
+from rankdeck.runner.protocol import StepsInFlight, encode_line
 from rankdeck.tui.screens.views import VIEWS
 from tests import scripted
-from tests.benchmarks.load import ROOT, launch_command
 from tests.benchmarks.watching import cost_of_view
+from tests.scripted_steering import SteeredScript
 from tests.terminal import Terminal
 
 HOME_MARK = "Throughput"
-"""It is on the Overview, and on no other view."""
+"""What only the Overview shows."""
+
+BATCH_SECONDS = 6
+TURNS = {6: 16, 14: 32, 20: 16}
+"""At these rounds the batch size is turned, so that the chart has bands and the table rows."""
 
 
-class ScriptedTelemetry:
-    """In the place of runner.machine.telemetry: GPUs whose figures move as those of a busy machine do."""
-
-    reason = None
-
-    def __init__(self, gpus: int) -> None:
-        self.gpus = gpus
-
-    def sample_devices(self) -> list[DeviceSample]:
-        return [scripted.gpu(index, time.time()) for index in range(self.gpus)]
-
-    def sample_processes(self, pids: Mapping[int, int]) -> list[ProcessSample]:
-        return [ProcessSample(rank=rank, cpu_percent=97.0, rss_bytes=3 * 2**30) for rank in pids]
-
-    def close(self) -> None:
-        pass
+def journal(path: Path, ranks: int, gpus: int, seconds: float) -> None:
+    """Write a run of at least so many seconds."""
+    script = SteeredScript(ranks, gpus=gpus, prompts=1_000_000, batch_size=8).begun()
+    for number in range(2 + int(seconds / BATCH_SECONDS)):
+        if number in TURNS:
+            script.size(TURNS[number])
+        _round(script, ranks, gpus)
+    path.write_bytes(b"".join(encode_line(event) for event in script.events))
 
 
-def supervise(directory: str, gpus: int) -> None:
-    """Be the supervisor of a run on scripted GPUs."""
-    if gpus:
-        Telemetry.open = lambda: ScriptedTelemetry(gpus)  # type: ignore[method-assign,assignment,return-value]
-    sys.argv[1:] = [directory]
-    supervisor_main.main(launch_command)
-
-
-def launch(folder: Path, ranks: int, gpus: int) -> start.Started:
-    """A run of many prompts on simulated ranks."""
-
-    def start_supervisor(directory: Path) -> "subprocess.Popen[bytes]":
-        command = [sys.executable, "-m", "tests.benchmarks.dashboard", "--supervise", str(directory)]
-        with (directory / run_directory.LOG_FILE).open("ab") as log:
-            return subprocess.Popen(
-                [*command, "--gpus", str(gpus)],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                cwd=ROOT,
-                env={**os.environ, "LOAD_GPUS": str(gpus)},
+def _round(script: SteeredScript, ranks: int, gpus: int) -> None:
+    """A batch on every rank."""
+    batches, prompts = [], []
+    for rank in range(ranks):
+        script.begin_batch(rank)
+        batches.append(script.batches)
+        prompts.append(range(script.next_index, script.next_index + script.batch_size))
+        script.next_index += script.batch_size
+    for beat in range(1, 4 * BATCH_SECONDS + 1):
+        steps = [
+            StepsInFlight(rank=rank, batch=batch, step=min(50, 2 * beat + rank % 3), output_tokens=2 * beat)
+            for rank, batch in enumerate(batches)
+        ]
+        script.wait(0.25)
+        devices = [scripted.gpu(index, script.at) for index in range(gpus)]
+        processes = [protocol.ProcessSample(rank=rank, cpu_percent=97.0, rss_bytes=3 * 2**30) for rank in range(ranks)]
+        sampled = beat % 4 == 0
+        script.add(
+            protocol.Tick(
+                steps=steps,
+                devices=(devices or None) if sampled else None,
+                processes=processes if sampled else None,
             )
-
-    source, model = folder / "p.txt", folder / "model"
-    source.write_text("".join(f"prompt number {number}\n" for number in range(200_000)))
-    model.mkdir()
-    (model / "config.json").write_text("{}")
-    start.start_supervisor = start_supervisor
-    config = RunConfig(prompts=str(source), model=str(model), ranks=ranks, batch_size=16, device="cpu")
-    return start.launch(config, run_dir=folder / "run")
+        )
+    for rank, batch in enumerate(batches):
+        script.wait(0.02).finish_batch(rank, batch, prompts[rank])
 
 
 def latency(terminal: Terminal, key: str, painted: Callable[[], bool]) -> float:
@@ -104,9 +92,9 @@ def backgrounds(terminal: Terminal) -> list[str]:
     return [terminal.screen.buffer[row][6].bg for row in range(terminal.screen.lines)]
 
 
-def watch(directory: Path, size: str, options: argparse.Namespace) -> dict[str, object]:
+def watch(run: Path, size: str, options: argparse.Namespace) -> dict[str, object]:
     columns, rows = map(int, size.split("x"))
-    command = [str(Path(sys.executable).with_name("rankdeck")), "attach", str(directory)]
+    command = [str(Path(sys.executable).with_name("rankdeck")), "replay", str(run)]
     costs: dict[str, dict[str, float]] = {}
     switching: dict[str, list[float]] = {view.name: [] for view in VIEWS}
     moving: list[float] = []
@@ -159,21 +147,11 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10)
     parser.add_argument("--presses", type=int, default=40)
     parser.add_argument("--sizes", default="80x24,120x40")
-    parser.add_argument("--supervise")
     options = parser.parse_args()
-    if options.supervise:
-        supervise(options.supervise, options.gpus)
     with tempfile.TemporaryDirectory() as name:
-        os.environ["XDG_STATE_HOME"] = str(Path(name) / "state")
-        started = launch(Path(name), options.ranks, options.gpus)
-        try:
-            while not run_directory.supervisor_alive(started.directory):
-                assert not started.died(), (started.directory / run_directory.LOG_FILE).read_text()
-                time.sleep(0.05)
-            result = {size: watch(started.directory, size, options) for size in options.sizes.split(",")}
-        finally:
-            started.process.terminate()
-            started.process.wait(20)
+        run = Path(name) / "events.jsonl"
+        journal(run, options.ranks, options.gpus, len(VIEWS) * (options.seconds + 3) + 2 * options.presses + 30)
+        result = {size: watch(run, size, options) for size in options.sizes.split(",")}
     result |= {"benchmark": "dashboard", "ranks": options.ranks, "gpus": options.gpus, "cores": os.cpu_count()}
     result |= {"load": round(os.getloadavg()[0], 1), "date": time.strftime("%Y-%m-%d")}
     sys.stdout.write(json.dumps(result) + "\n")

@@ -25,6 +25,7 @@ from rankdeck.runner.inputs import frozen_prompts
 from rankdeck.runner.protocol.config import RunConfig
 from rankdeck.runner.scheduling.scheduler import Scheduler
 from rankdeck.tui.sources.client import SocketSource
+from tests import checkpoints
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -42,10 +43,8 @@ def start_supervisor(directory: Path) -> "subprocess.Popen[bytes]":
 
 async def supervise(options: argparse.Namespace, folder: Path) -> dict[str, float]:
     """CPU and memory of the supervisor, in percent of a core and MiB, while the ranks are at work."""
-    source, model = folder / "p.txt", folder / "model"
+    source, model = folder / "p.txt", checkpoints.whole(folder / "model", hidden_size=None)
     source.write_text("".join(f"prompt number {number}\n" for number in range(200_000)))
-    model.mkdir()
-    (model / "config.json").write_text("{}")
     start.start_supervisor = start_supervisor
     config = RunConfig(prompts=str(source), model=str(model), ranks=options.ranks, batch_size=16, device="cpu")
     started = start.launch(config, run_dir=folder / "run")

@@ -179,7 +179,7 @@ class RankdeckApp(BaseApp):
                 # A busy socket never has to wait, and would keep the event loop to itself.
                 await asyncio.sleep(0)
         if followed.state.ended is not None and self._leave_when_ended:
-            self._exit_with("stopped")
+            await self._exit_with("stopped")
 
     @work(exclusive=True, group="earlier")
     async def _load_earlier(self, followed: FollowedRun) -> None:
@@ -240,7 +240,7 @@ class RankdeckApp(BaseApp):
     async def action_interrupt(self) -> None:
         """Ctrl-C: stop after the batches in flight; the second time stop at once; the third time leave in any case."""
         if not self.followed.steers:
-            self._exit_with("ended")
+            await self._exit_with("ended")
             return
         self._interrupts += 1
         self._leave_when_ended = True
@@ -254,27 +254,31 @@ class RankdeckApp(BaseApp):
             await self.followed.ask(protocol.Stop(now=True))
             self.say("The batches in flight are abandoned.", "Ending the run")
         else:
-            self._exit_with("stopped")
+            await self._exit_with("stopped")
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Stop and detach are offered only while the run can be steered."""
         return self.followed.steers if action in ("stop", "detach") else super().check_action(action, parameters)
 
-    def action_detach(self) -> None:
+    async def action_detach(self) -> None:
         """Leave; the run goes on."""
-        self._exit_with("detached" if self.followed.goes_on else "ended")
+        await self._exit_with("detached" if self.followed.goes_on else "ended")
 
     def leave_soon(self) -> bool:
         """End the application; may be called from a signal handler. False if it has not started yet."""
         if self._loop is None:
             return False
-        self._loop.call_soon_threadsafe(self.exit, "detached" if self.followed.goes_on else "ended")
+        asyncio.run_coroutine_threadsafe(self._told_to_leave(), self._loop)
         return True
 
-    def action_leave(self) -> None:
+    async def _told_to_leave(self) -> None:
+        await self.followed.end_tour()
+        self.exit("detached" if self.followed.goes_on else "ended")
+
+    async def action_leave(self) -> None:
         """Leave; while the run goes on, ask first whether to stop it."""
         if not self.followed.steers:
-            self._exit_with("ended")
+            await self._exit_with("ended")
             return
         from rankdeck.tui.screens.questions import LeaveScreen
 
@@ -282,15 +286,16 @@ class RankdeckApp(BaseApp):
 
     async def _left(self, choice: str | None) -> None:
         if choice == "detach":
-            self.action_detach()
+            await self.action_detach()
         elif choice == "stop":
             self._leave_when_ended = True
             await self.action_stop()
             if not self.followed.goes_on:
-                self._exit_with("ended")
+                await self._exit_with("ended")
 
-    def _exit_with(self, leave: Leave) -> None:
+    async def _exit_with(self, leave: Leave) -> None:
         """Leave the run: for the start screen if the run was opened there, else for good."""
+        await self.followed.end_tour()
         if self._start is not None and self.followed.directory is not None:
             self._go_back(self._start, self.followed.directory.resolve())
             return

@@ -42,6 +42,7 @@ class BaseApp(Deck):
         (60, "-narrow"),
         (80, "-standard"),
         (120, "-wide"),
+        (160, "-vast"),
     ]
     VERTICAL_BREAKPOINTS = [(0, "-too-short"), (18, "-short"), (24, "-tall"), (32, "-roomy")]  # noqa: RUF012
     BINDINGS: ClassVar[list[BindingType]] = [

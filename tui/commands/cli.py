@@ -70,7 +70,7 @@ EXIT_DIED = 3
 
 DEMO_BATCH_SIZE = 2
 DEMO_PROMPTS, DEMO_PROMPTS_A_RANK = 480, 240
-"""The demo starts small and has many rounds: a job that one can tune, of some two minutes on two CPU cores."""
+"""The demo starts small and has many rounds: a job to tune, of about two minutes on two CPU cores."""
 
 app = typer.Typer(
     name="rankdeck",
@@ -199,7 +199,7 @@ def demo(
     tour: Tour = False,
     view: ViewOptions,
 ) -> None:
-    """Prompts for minutes on the embedded model, small batches at first: the whole way, on any machine."""
+    """A few minutes of prompts on the embedded model, in small batches at first, on any machine."""
     ranks = checks.default_ranks() if ranks is None else ranks
     limit = max(DEMO_PROMPTS, DEMO_PROMPTS_A_RANK * ranks) if limit is None else limit
     asked = Settings({"prompts": str(demo_prompts()), "model": "demo", **locals()})

@@ -154,7 +154,7 @@ def launch(
     tour: bool = False,
 ) -> None:
     """Start a run with these settings, watch it, exit with its status; `compare` names a run to compare it with.
-    With `tour` the knobs walk by themselves, from a small batch size unless another is asked for.
+    With `tour` it begins with a tour, from a small batch size unless another is asked for.
 
     Refused with everything that is wrong, `mistakes` in the arguments first.
     """

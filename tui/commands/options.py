@@ -77,8 +77,8 @@ Tour = Annotated[
     bool,
     typer.Option(
         "--tour",
-        help="Walk the knobs by itself: active ranks 1, 2, 4 …, then batch sizes up, on the real work, to the best "
-        "setting. Starts at batch size 2 unless another is given.",
+        help="Tune on autopilot: active ranks 1, 2, 4 …, then batch sizes up, on the real work, to the best setting. "
+        "Starts at batch size 2 unless another is given.",
     ),
 ]
 Theme = Annotated[

@@ -16,7 +16,7 @@ Setting = tuple[int, int]
 
 
 class Band(NamedTuple):
-    """A time of one setting, in seconds since the first batch; its name, long and short; and its tokens/s.
+    """When a setting was in force, in seconds since the first batch; its name, long and short; and its tokens/s.
 
     The figure is empty while nothing was measured.
     """
@@ -49,7 +49,7 @@ def bands(state: RunState) -> list[Band]:
 def band_row(found: Sequence[Band], span: float, number: int) -> Line:
     """A row of exactly `number` cells, for an axis of `span` seconds: the words of each band above its columns.
 
-    A band begins with a rule. The current one, which has the newest answer, may use the free cells to its left.
+    A band begins with a rule, but for the first.
     """
     pieces: list[Piece] = []
     for place, (band, start, stop) in enumerate(_columns(found, span, number)):
@@ -65,7 +65,7 @@ def band_row(found: Sequence[Band], span: float, number: int) -> Line:
 
 
 def edges(found: Sequence[Band], span: float, number: int) -> list[int]:
-    """The columns at which a band begins, but for the first."""
+    """The columns at which the bands begin, but for the first."""
     return [start for _, start, stop in _columns(found, span, number)[1:] if stop > start]
 
 

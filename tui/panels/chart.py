@@ -16,7 +16,7 @@ from rankdeck.tui.words.text import Line, Piece
 
 _EIGHTHS = " ▁▂▃▄▅▆▇█"
 _ROUND = (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0)
-_SPANS = (30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14400, 28800, 43200, 86400)
+_SPANS = (30, 60, 90, 120, 180, 240, 300, 420, 600, 900, 1200, 1800, 2700, 3600, 7200, 14400, 28800, 43200, 86400)
 
 
 def round_maximum(value: float) -> float:
@@ -85,7 +85,7 @@ def _column(seconds: float, span: float, number: int) -> int:
 LABELS_FROM, TWO_LABELS_FROM = 4, 9
 """Lines from which a chart has one row, or two, for what stands above it: the settings, then labels of the marks."""
 
-LOADS_FROM, BOTH_LOADS_FROM = 5, 6
+LOADS_FROM, BOTH_LOADS_FROM = 4, 5
 """Lines from which one row, or two, of the load stand below the plot."""
 
 
@@ -95,6 +95,7 @@ class Load(NamedTuple):
     name: str
     percent: float | None
     history: Sequence[tuple[float, float]]
+    style: str = "busy"
 
     @property
     def label(self) -> str:
@@ -139,7 +140,7 @@ def chart(
     lines.append(((f"{'0':>{room}} └" + _time_axis(plot, span), "axis"),))
     for load in loads:
         cells = percent_cells(columns(load.history, plot, span))
-        lines.append(((f"{load.label:<{room}}  ", "dim"), (cells, "busy")))
+        lines.append(((f"{load.label:<{room}}  ", "dim"), (cells, load.style)))
     return lines
 
 

@@ -45,7 +45,7 @@ def progress_line(now: RunState) -> str:
 
 
 def status_lines(now: RunState) -> list[str]:
-    """Ranks, GPUs or processes, by what the run is bound, the last turn of a knob, the settings, and what-ifs."""
+    """Ranks, GPUs or processes, what the run is bound by, the last turn of a knob, the settings, and what-ifs."""
     ranks = rank_lines(now, WIDE) if now.ranks else []
     verdict = bound(now)
     said = [verdict.text] if verdict is not None else []

@@ -18,6 +18,7 @@ from rankdeck.tui.panels.overview.advice import advice_texts
 from rankdeck.tui.panels.overview.header import active_words
 from rankdeck.tui.panels.overview.knob_effect import turn_lines
 from rankdeck.tui.panels.overview.notice import attempt_words
+from rankdeck.tui.panels.overview.settings_table import best_of
 from rankdeck.tui.panels.overview.summary import gathered_line, outputs_path
 from rankdeck.tui.plain.bar import BottomLine, bar_stream
 from rankdeck.tui.plain.status import WIDE, bar_line, finding_lines, progress_line, status_lines, table_lines, unstyled
@@ -62,7 +63,7 @@ class PlainView:
         self._print()
 
     def add(self, lines: Sequence[str], table: Sequence[str] = ()) -> None:
-        """Print lines that no message brings, with the time of the newest one, and a table, without."""
+        """Print lines that come with no message, with the time of the newest one, and a table without times."""
         for line in lines:
             self._line(line)
         self._pending += [f"{text.visible(row)}\n" for row in table]
@@ -232,7 +233,7 @@ def end_lines(now: RunState) -> list[str]:
 
 
 def closing_table(now: RunState) -> list[str]:
-    """The table of settings at the end, if there were several; none of a run that only measured: see its sweep."""
+    """The table of settings at the end, if there were several; none for a run that only measured: see its sweep."""
     if now.ended is None or (only_measures(now) and not now.done):
         return []
     table = table_lines(now)
@@ -249,7 +250,8 @@ def closing_lines(now: RunState) -> list[str]:
     if only_measures(now) and not now.done:
         return lines
     lines += summary_lines(ended.summary)
-    lines += [*unstyled(turn_lines(now, WIDE)), *finding_lines(now)]
+    best = best_of(now)
+    lines += [*unstyled(turn_lines(now, WIDE)), *([best] if best else []), *finding_lines(now)]
     if now.done:
         lines.append(f"outputs: {text.visible(outputs_path(now))}")
     return lines

@@ -17,34 +17,34 @@ WORDS = (
     Word("tok/s", "output tokens per second; padding is never counted"),
     Word(
         "now",
-        "tok/s of the last five seconds, of all ranks and of each: those of the ranks add up to the head's",
+        "tok/s over the last five seconds; those of the ranks add up to the figure at the top",
         ("overview",),
     ),
-    Word("mean", "tok/s from the first batch on; peak: the most of any five seconds", ("overview",)),
+    Word("mean", "tok/s since the first batch; peak: the most over any five seconds", ("overview",)),
     Word(
         "results by setting",
-        "whole batches that began and ended under one batch size and number of ranks; ±: half of the 95% interval, "
-        "from one batch to the next; busy, DRAM, CPU: means of the seconds in which all those ranks had such a batch",
+        "whole batches that began and ended at one batch size and number of ranks; ±: half of the 95% interval, from "
+        "one batch to the next; busy, DRAM, CPU: means over the seconds when all those ranks had such a batch",
         ("overview",),
     ),
-    Word("★ ▸", "the setting with the most tok/s, and the one at hand", ("overview",)),
+    Word("★ ≈ ▸", "the setting with the most tok/s, those within its noise, and the current one", ("overview",)),
     Word(
         "~163, predicted",
-        "computed from the batches measured so far, not measured; a guess: beyond what was measured",
+        "worked out from the batches measured so far, not measured; guess: beyond what was measured",
         ("overview",),
     ),
     Word(
         "bound by",
-        "what most of the last twelve samples, one a second, agree on; the figures beside it are their means",
+        "what most of the last twelve samples, one a second, agree on; the figures beside it are means",
         ("overview",),
     ),
-    Word("DRAM, tensor", "share of the time in which memory, or tensor cores, were at work (GPM, Hopper and later)"),
-    Word("matrix rate", "what the batches computed, over what a large matrix product reached at the start"),
-    Word("tok/J", "output tokens per joule that the GPUs in use took", ("overview",)),
+    Word("DRAM, tensor", "share of the time that memory, or tensor cores, were active (GPM, Hopper and later)"),
+    Word("matrix rate", "FLOP/s of the batches, over those of a large matrix product timed at the start"),
+    Word("tok/J", "output tokens per joule drawn by the GPUs in use", ("overview",)),
     Word("batch size", "prompts per batch and rank"),
     Word(
         "a → b tok/s",
-        "before and after a knob was turned, over whole batches under one setting, without a rank's first ones; ~: not "
+        "before and after a knob was turned, over whole batches at one setting, without a rank's first ones; ~: not "
         "measured yet, but worked out from the first steps",
         ("overview",),
     ),
@@ -54,7 +54,11 @@ WORDS = (
     Word("efficiency", "speedup / active ranks", ("overview", "sweep")),
     Word("reserved", "the most a rank held of its device, in use or not: others cannot have it", ("overview", "sweep")),
     Word("▂▅█", "beside a GPU or a rank: how busy it was in the last minute, from 0 to 100%", ("overview",)),
-    Word("▾ power", "the GPU's clocks are lowered, and by what: power, heat, the board", ("overview",)),
+    Word(
+        "▾ power",
+        "the GPU's clocks are lowered, and by what: power, heat, the board; ▾3: those of GPU 3",
+        ("overview",),
+    ),
     Word("!", "a slow rank: in its batches it makes less than three quarters of the others' tok/s", ("overview",)),
     Word("inactive", "the rank keeps its model loaded and gets no batch", ("overview",)),
     Word("≤8", "the rank ran out of memory: it gets at most 8 prompts per batch", ("overview",)),

@@ -99,9 +99,9 @@ class RunScreen(Sized, Screen[None]):
             self._draw()
 
     def _say_refusal(self, state: RunState) -> None:
-        """Answer a key that changed nothing, once: other views than the Overview, and a small one, have no line for it.
+        """Say once why a key changed nothing: views other than the Overview, and a small Overview, have no line for it.
 
-        Only to who may have pressed it.
+        Only to those who may have pressed it.
         """
         before, self._refusal = self._refusal, state.refusal
         if state.refusal != before and self.followed.steers and self.is_mounted:
@@ -126,8 +126,8 @@ class RunScreen(Sized, Screen[None]):
         return notice_lines(self._frame.state, width, self.app.keys)
 
     def _tour(self, width: int) -> list[Line]:
-        """What the tour says, in every view: somebody at a stage looks at this line."""
-        if self._frame.lost is not None:
+        """What the tour says, in every view: an audience follows it here. After the end the results say more."""
+        if self._frame.lost is not None or self._frame.state.ended is not None:
             return []
         return tour_lines(self._frame.tour, width, self.app.keys, under_way=self.followed.tour.under_way)
 
@@ -158,7 +158,7 @@ class RunScreen(Sized, Screen[None]):
         state = self.followed.state
         ready = True if state.ready_at is not None else None
         if action == "tour":
-            return self.followed.steers and ready  # what else stands in its way is said in words
+            return self.followed.steers and ready  # anything else in its way is told in words
         if action == "sweep":
             # With `split`, ranks have their shares from the start: there is no queue for trials to take prompts from.
             pull = state.config is None or state.config.dispatch == "pull"
@@ -174,6 +174,7 @@ class RunScreen(Sized, Screen[None]):
         if command is not None:
             await self.followed.ask(command)
         else:
+            await self.followed.take_over()
             self.app.say("No batch is larger." if up else "A batch has one prompt at least.")
 
     async def action_ranks(self, by: int) -> None:
@@ -181,6 +182,7 @@ class RunScreen(Sized, Screen[None]):
         if command is not None:
             await self.followed.ask(command)
         else:
+            await self.followed.take_over(ranks=True)
             pausing = named("One rank stays active; {run.pause} pauses the run.", self.app.keys)
             self.app.say("All ranks are active." if by > 0 else pausing)
 
@@ -206,7 +208,7 @@ class RunScreen(Sized, Screen[None]):
 
     async def action_tour(self) -> None:
         if self.followed.tour.under_way:
-            self.followed.end_tour()
+            await self.followed.end_tour()
         elif (why := await self.followed.begin_tour()) is not None:
             self.app.say(why)
 

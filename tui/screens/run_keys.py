@@ -59,7 +59,7 @@ RUN_KEYS: list[BindingType] = [
         "tour",
         "Tour",
         id="run.tour",
-        tooltip="Walk the knobs up, to the best; any knob takes over",
+        tooltip="Walk up to the best setting; any knob ends it",
         show=False,
     ),
     Binding(

@@ -7,19 +7,17 @@ import asyncio
 import contextlib
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rankdeck.runner import protocol, run_directory
 from rankdeck.runner.state import RunState, Snapshot, ToViewer
 from rankdeck.runner.state.silence import silence_words, silent_ranks
-from rankdeck.tui.plain.status import table_lines
-from rankdeck.tui.plain.tour import tour_lines
+from rankdeck.tui.plain.tour import PlainTour
 from rankdeck.tui.plain.view import PlainView, end_lines, terminal_view
 from rankdeck.tui.settings.preferences import Preferences
 from rankdeck.tui.sources.client import SocketSource, Source, SourceError
-from rankdeck.tui.sources.tour import TourGuide
 from rankdeck.tui.sources.whole_stream import WholeStream
 from rankdeck.tui.start.way_back import Back
 from rankdeck.tui.terminal.inert import OutputError, say, say_json, tell
@@ -33,6 +31,8 @@ if TYPE_CHECKING:
 EXIT_BAD_INPUT, EXIT_DIED, EXIT_INTERRUPTED = 2, 3, 130
 EXIT_NOBODY_READS = 128 + signal.SIGPIPE
 """As a shell reports a command that a closed pipe has ended: how the run went is not known here."""
+
+_SIGNALS_TO_LEAVE = (signal.SIGTERM, signal.SIGHUP)
 
 REMARK_SECONDS = 5.0
 """Who has waited so long for a run to stop is told for what."""
@@ -252,11 +252,8 @@ async def _follow(
     loop = asyncio.get_running_loop()
     asked = 0
     asking: set[asyncio.Task[None]] = set()
-    guide = TourGuide(wanted=tour)
-
-    def say_tour(said: Sequence[str]) -> None:
-        if said and isinstance(view, PlainView):
-            view.add(tour_lines(said), [] if guide.under_way else table_lines(view.state))
+    told_to_leave = 0
+    guided = PlainTour(source, view, wanted=tour and steerable) if isinstance(view, PlainView) else None
 
     def interrupted() -> None:
         nonlocal asked
@@ -269,32 +266,51 @@ async def _follow(
         elif asked > 2:
             view.aside("rankdeck: no longer watching")
             following.cancel()
-        if isinstance(view, PlainView):
-            say_tour(guide.take_over(view.state))
-        asking.add(loop.create_task(source.send(protocol.Stop(now=asked > 1))))
+        stop = protocol.Stop(now=asked > 1)
+        asking.add(loop.create_task(source.send(stop) if guided is None else guided.ask(stop)))
 
     loop.add_signal_handler(signal.SIGINT, interrupted)
+
+    async def leave(number: int) -> None:
+        nonlocal told_to_leave
+        told_to_leave = number
+        if guided is not None:
+            await guided.leave()
+        following.cancel()
+
+    def told(number: int) -> None:
+        asking.add(loop.create_task(leave(number)))
+
+    for number in _SIGNALS_TO_LEAVE if tour else ():  # without a tour there is nothing to put in order first
+        if signal.getsignal(number) is signal.SIG_DFL:
+            loop.add_signal_handler(number, told, number)
 
     stream = WholeStream(source, whole=whole, on_gap=lambda said: view.aside(f"rankdeck: {said}"))
 
     async def follow() -> int:
         status = EXIT_DIED
         async for message in stream.events():
-            view.show(message)
-            if isinstance(view, PlainView):
-                heard = guide.hear(view.state)
-                say_tour(heard.said)
-                for command in heard.commands:
-                    await source.send(command)
+            if guided is not None:
+                await guided.show(message)
+            else:
+                view.show(message)
             sys.stdout.flush()
             ended = message.state.ended if isinstance(message, Snapshot) else message
             if isinstance(ended, protocol.RunEnded):
                 status = ended.exit_status
         return status
 
+    async def follow_to_the_end() -> int:
+        try:
+            return await follow()
+        except (BrokenPipeError, OutputError):
+            if guided is not None:
+                await guided.leave()
+            raise
+
     if isinstance(source, SocketSource):
         source.on_silence = lambda said: view.aside(f"rankdeck: {said if said is not None else ANSWERS_AGAIN}")
-    following = loop.create_task(follow())
+    following = loop.create_task(follow_to_the_end())
     try:
         return await following
     except SourceError as error:
@@ -310,9 +326,10 @@ async def _follow(
             tell(f"rankdeck: nobody is reading any more; {'the run has ended' if ended else _goes_on(source)}")
         return EXIT_NOBODY_READS
     except asyncio.CancelledError:
-        return EXIT_INTERRUPTED
+        return 128 + told_to_leave if told_to_leave else EXIT_INTERRUPTED
     finally:
         with contextlib.suppress(OSError):
             view.close()
         with contextlib.suppress(Exception):
-            loop.remove_signal_handler(signal.SIGINT)
+            for number in (signal.SIGINT, *_SIGNALS_TO_LEAVE):
+                loop.remove_signal_handler(number)

@@ -14,7 +14,7 @@ from rankdeck.runner.state import RunState, Snapshot, ToViewer, apply
 from rankdeck.tui.sources.client import SocketSource, Source, SourceError
 from rankdeck.tui.sources.knobs import Knobs
 from rankdeck.tui.sources.outputs import KEPT, OutputBook
-from rankdeck.tui.sources.tour import TourGuide
+from rankdeck.tui.sources.tour import Heard, TourGuide
 from rankdeck.tui.words import alerts
 
 Earlier = Callable[[Path], Iterable[OutputRecord]]
@@ -90,26 +90,38 @@ class FollowedRun:
     async def ask(self, command: protocol.Command) -> None:
         """Send the run a user's command, if it takes any; a tour ends with it."""
         if self.source is not None and self.steers:
-            self.end_tour()
+            await self.take_over(command)
             await self.source.send(command)
+
+    async def take_over(self, command: protocol.Command | None = None, *, ranks: bool = False) -> None:
+        """The user steers, with a `command` or with a knob that is at its end, that of the `ranks` or the other."""
+        if self.tour.captions:
+            self.dirty = self.news = True
+        await self._send(self.tour.take_over(self.state, command, ranks=ranks))
 
     async def begin_tour(self) -> str | None:
         """Begin a tour; returns why none can begin, for people."""
         if self.source is None or not self.steers:
             return None
+        if self.knobs.waiting:
+            return "No tour now: your last turn of a knob has not reached the run yet."
         heard = self.tour.begin(self.state)
         if isinstance(heard, str):
             return heard
         self.dirty = self.news = True
-        for command in heard.commands:
-            await self.source.send(command)
+        await self._send(heard)
         return None
 
-    def end_tour(self) -> None:
-        """The user takes over."""
-        if self.tour.captions:
+    async def end_tour(self) -> None:
+        """Leave a tour that is under way: for a user who ends it, and before this viewer leaves the run."""
+        if self.tour.under_way:
             self.dirty = self.news = True
-        self.tour.take_over(self.state)
+            await self._send(self.tour.leave(self.state))
+
+    async def _send(self, heard: Heard) -> None:
+        if self.source is not None and self.steers:
+            for command in heard.commands:
+                await self.source.send(command)
 
     async def _tour_on(self) -> None:
         """Send what the tour wants next."""
@@ -117,8 +129,7 @@ class FollowedRun:
             return
         heard = self.tour.hear(self.state)
         self.news = self.news or bool(heard.said)
-        for command in heard.commands:
-            await self.source.send(command)
+        await self._send(heard)
 
     def let_go(self) -> None:
         """Ask nothing more of the run: whoever watched it has left."""

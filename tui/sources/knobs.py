@@ -44,6 +44,11 @@ class Knobs:
         if late or (state.paused is not None) == self._paused:
             self._paused = None
 
+    @property
+    def waiting(self) -> bool:
+        """Whether a value asked for is still to be confirmed."""
+        return any(value is not None for value in (self._batch_size, self._active_ranks, self._paused))
+
     def turn_batch_size(self, state: RunState, *, up: bool) -> SetBatchSize | None:
         """The next size up or down from the one asked for last; None if there is none."""
         now = self._batch_size or state.batch_size

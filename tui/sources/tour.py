@@ -1,12 +1,15 @@
 """Guides a run through the tour: gives each new state to the planner, and passes on its commands and captions.
 
-Used by the dashboard (`FollowedRun`) and by `--plain` alike. Knows when a user takes over; sends and draws nothing.
+Used by the dashboard (`FollowedRun`) and by `--plain` alike. Knows when a user takes over; sends and draws nothing. A
+tour lives in its viewer: one that leaves in an orderly way sends what `leave` returns first, and one that is killed
+outright leaves the run at the setting it was measuring.
 """
 
 from typing import NamedTuple
 
-from rankdeck.runner.advice.tour import Move, Tour, begin, next_step, taken_over, why_no_tour
-from rankdeck.runner.protocol import Command
+from rankdeck.runner.advice.tour import Move, Tour, begin, next_step, taken_over
+from rankdeck.runner.advice.tour_limits import why_no_tour
+from rankdeck.runner.protocol import Command, SetActiveRanks, Stop
 from rankdeck.runner.state import RunState
 from rankdeck.tui.words.tour import Captions, captions, result_words
 
@@ -59,16 +62,29 @@ class TourGuide:
         assert self._tour is not None
         return self._follow(next_step(self._tour, state), state)
 
-    def take_over(self, state: RunState) -> tuple[str, ...]:
-        """The user turns a knob: a tour ends at once, and its result is no longer shown. Returns what to say."""
+    def take_over(self, state: RunState, command: Command | None = None, *, ranks: bool = False) -> Heard:
+        """The user steers: a tour ends at once, and its result is no longer shown.
+
+        `command` is what the user is about to send, None for a knob that is at its end; `ranks` if that is the one of
+        the ranks. The commands returned are to be sent before it.
+        """
         if self._wanted:
             self._wanted, self._refused, self._over_at = False, "No tour: you have the knobs.", state.now
-            return (self._refused,)
+            return Heard(said=(self._refused,))
         if not self.under_way:
             self._tour = self._refused = self._over_at = None
-            return ()
+            return Heard()
         assert self._tour is not None
-        return self._follow(Move(taken_over(self._tour)), state).said
+        # More ranks would begin batches that a stop then has to wait for.
+        stays = ranks or isinstance(command, SetActiveRanks | Stop)
+        return self._follow(taken_over(self._tour, state, ranks_too=stays), state)
+
+    def leave(self, state: RunState) -> Heard:
+        """The user ends the tour, or leaves the run: it goes on at the best setting so far, or where the tour began."""
+        if not self.under_way:
+            return Heard()
+        assert self._tour is not None
+        return self._follow(taken_over(self._tour, state, "left"), state)
 
     def _begin_if_ready(self, state: RunState) -> Heard:
         going = state.ready_at is not None and state.periods and state.phase == "running"
@@ -88,6 +104,6 @@ class TourGuide:
             said.append(result_words(move.tour))
         if not same_tour or before is None or (move.tour.now, move.tour.over) != (before.now, before.over):
             said.append(captions(move.tour)[0])
-        # A result stays until the user turns a knob; that somebody took over is no news for long.
+        # A result stays until the user turns a knob; that somebody took over is soon old news.
         self._over_at = state.now if move.tour.taken is not None else None
         return Heard(move.commands, tuple(said))

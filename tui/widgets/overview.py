@@ -40,7 +40,7 @@ MANY = 2
 
 
 BOUND = 1
-"""The line that says by what the run is bound."""
+"""The line that says what the run is bound by."""
 
 PLANS = 8
 """The newest plans are kept: the view goes back and forth between having a line of advice, a scrollbar, or not."""
@@ -140,7 +140,7 @@ class Overview(ScrollBox):
         return self._plan_for(state, lost, width, height).height
 
     def _make_plan(self, state: RunState, lost: str | None) -> None:
-        # Without the column of a scrollbar: else one that was there once would make a plan that needs it.
+        # As if there were no scrollbar: else one that was there once would lead to a plan that needs it.
         plan = self._plan_for(state, lost, self.outer_size.width - self.gutter.width, self.size.height)
         if plan != self._plan:
             self._plan, self._ranks_beat = plan, None

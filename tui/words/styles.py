@@ -28,6 +28,7 @@ STYLES = {
     "bar-off": "$off",
     "prefill": "$accent",
     "busy": "$busy",
+    "dram": "$secondary",
     "decode": "$chart",
     "decode-label": "bold $on-chart on $chart",
     "decode-here": "$success",

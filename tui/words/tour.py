@@ -5,7 +5,10 @@ For screen and `--plain` alike; `runner.advice.tour` has the walk.
 
 from collections.abc import Mapping
 
-from rankdeck.runner.advice.tour import LARGEST, LEAST_GAIN, Measured, Setting, Taken, Tour, Why
+from rankdeck.runner.advice.tour import LEAST_GAIN, Taken, Tour, Why
+from rankdeck.runner.advice.tour_limits import LARGEST, Setting
+from rankdeck.tui.words.settings import best_setting_words, gain_words, setting_words, short_setting
+from rankdeck.tui.words.sweep import times
 from rankdeck.tui.words.text import rate, some
 
 Captions = tuple[str, ...]
@@ -13,76 +16,113 @@ Captions = tuple[str, ...]
 
 _TAKEN: Mapping[Taken, str] = {
     "by hand": "you have the knobs",
-    "elsewhere": "somebody else has turned a knob",
+    "elsewhere": "somebody else turned a knob",
     "paused": "the run was paused",
     "search": "a search for the best batch size has begun",
     "sweep": "a sweep has begun",
     "stopping": "the run is stopping",
 }
 
+_SHORTLY: Mapping[Why, str] = {
+    "gain": "more gains little",
+    "memory": "no memory for more",
+    "prompts": "prompts ran short",
+    "largest": f"none above {LARGEST} tried",
+    "ranks only": "ranks only",
+    "capped": "out of memory",
+    "refused": "turn refused",
+    "ran out": "prompts ran out",
+    "run stopped": "run stopped",
+    "run failed": "run failed",
+}
+
+_CUT_SHORT: tuple[Why, ...] = ("prompts", "refused", "ran out", "run stopped", "run failed")
+"""The tour ended while tokens/s may still have been rising: the best is the best *so far*."""
+
 
 def captions(tour: Tour) -> Captions:
     """What to say of the tour now."""
     if tour.taken is not None:
-        return (f"the tour ends here: {_TAKEN[tour.taken]}", "the tour ends here")
+        return _taken(tour, tour.taken)
     if tour.why is not None:
         return _end(tour, tour.why)
     ranks, size = tour.now
     where = f"{ranks} of {some(tour.ranks, 'rank')} at batch size {size:,}"
     if len(tour.done) < 1:
-        look = "the figure that all others are compared with"
+        look = "the baseline for all the others"
         return (f"{where}: {look}", where)
     before = tour.done[-1].setting
     if ranks > before.active_ranks:
-        factor = "double" if ranks == 2 * before.active_ranks else f"{ranks / before.active_ranks:.1f} x"
-        more = f"tokens/s should near {factor}"
+        twice = ranks == 2 * before.active_ranks
+        more = "tok/s should nearly double" if twice else f"tok/s should be near {ranks / before.active_ranks:.1f}x"
         doubt = "on one CPU they share its cores and memory" if tour.on_cpu else "if not, the ranks share something"
         return (f"{where}: {more}; {doubt}", f"{where}: {more}", where)
     look = "twice the rows for each read of the weights"
-    test = f"does tokens/s still rise by {LEAST_GAIN - 1:.0%}?"
+    test = f"does tok/s still rise by {LEAST_GAIN - 1:.0%}?"
     return (f"{where}: {look}; {test}", f"{where}: {test}", where)
 
 
 def result_words(tour: Tour) -> str:
-    """What the setting measured last brought, and against which: `2 ranks at batch size 4: 83 tok/s, 1.4 x …`."""
+    """What the setting measured last brought, and against which: `batch size 4 x 2 ranks: 83 tok/s, 1.40x …`."""
     last = tour.done[-1]
-    said = f"{setting_words(last.setting)}: {rate(last.rate)} tok/s"
+    said = f"{setting_words(*last.setting)}: {rate(last.rate)} tok/s"
     if len(tour.done) < 2 or tour.done[-2].rate <= 0:
         return said
     before = tour.done[-2]
-    return f"{said}, {last.rate / before.rate:.2f} x that of {setting_words(before.setting)}"
+    return f"{said}, {times(last.rate / before.rate)} that of {setting_words(*before.setting)}"
 
 
-def setting_words(setting: Setting) -> str:
-    return f"{some(setting.active_ranks, 'rank')} at batch size {setting.batch_size:,}"
+def _taken(tour: Tour, taken: Taken) -> Captions:
+    """Who has the knobs now, or where they stand if nobody has."""
+    rests = tour.rests or tour.now
+    if taken == "left":
+        ends = f"the tour ends here, at {setting_words(*rests)}"
+        which = f"the best so far, {rate(tour.best.rate)} tok/s" if tour.best is not None else "where it began"
+        return (f"{ends}: {which}", ends, f"the tour ends, at {short_setting(*rests)}")
+    ends, who = "the tour ends here", _TAKEN[taken]
+    if taken not in ("sweep", "stopping") and rests.active_ranks > tour.now.active_ranks:
+        back = f"{some(rests.active_ranks, 'rank')} active again"
+        return (f"{ends}, with {back}: {who}", f"{ends}: {back}", f"{ends}: {who}", ends)
+    return (f"{ends}: {who}", ends)
 
 
 def _end(tour: Tour, why: Why) -> Captions:
-    best = tour.best
+    best, reason, shortly = tour.best, _why(tour, why), _SHORTLY[why]
     if best is None:
-        return (f"the tour ends: {_why(tour, why)}, and no setting was measured", "the tour ends: nothing was measured")
-    head = f"best: batch size {best.setting.batch_size:,} x {some(best.setting.active_ranks, 'rank')}"
-    head = f"{head}, {rate(best.rate)} tok/s"
-    gain = _gain(tour.done[0], best)
-    kept = "the answers are all kept"
+        return _back(tour, tour.rests or tour.now, reason, shortly)
+    first = tour.began or tour.done[0]
+    than = first.rate if best.setting != first.setting and first.rate > 0 else None
+    head = best_setting_words(*best.setting, best.rate, than)
+    if than is None:
+        head += ", the first setting"
+    gain = f", {gain_words(best.rate, than)}" if than else ""
+    least = f"{short_setting(*best.setting)}, {rate(best.rate)} tok/s{gain}"
+    lead = "best so far: " if why in _CUT_SHORT else "best: "
+    head, least = head.replace("best: ", lead, 1), f"{lead}{least}"
     return (
-        f"{head}{gain}; {kept} ({_why(tour, why)})",
-        f"{head}{gain}; {kept}",
-        f"{head}{gain}",
-        head,
+        f"{head}; all answers are kept ({reason})",
+        f"{head} ({reason})",
+        f"{head} ({shortly})",
+        f"{least} ({shortly})",
+        f"{lead}{short_setting(*best.setting)} ({shortly})",
     )
 
 
-def _gain(first: Measured, best: Measured) -> str:
-    if best == first:
-        return ", the first setting"
-    return f", {best.rate / first.rate:.1f} x the first setting" if first.rate > 0 else ""
+def _back(tour: Tour, rests: Setting, reason: str, shortly: str) -> Captions:
+    """Nothing was measured that the start could be compared with."""
+    if rests != tour.start:
+        return (f"the tour ends: {reason}, and no best setting was found", f"the tour ends: no best ({shortly})")
+    return (
+        f"the tour ends: {reason}; back to {setting_words(*rests)}, where it began",
+        f"the tour ends, back at {setting_words(*rests)} ({shortly})",
+        f"the tour ends at {short_setting(*rests)} ({shortly})",
+    )
 
 
 def _why(tour: Tour, why: Why) -> str:
     match why:
         case "gain":
-            return f"batch size {tour.done[-1].setting.batch_size:,} brought less than {LEAST_GAIN - 1:.0%} more"
+            return f"batch size {tour.now.batch_size:,} brought less than {LEAST_GAIN - 1:.0%} more"
         case "memory":
             return f"batch size {2 * tour.now.batch_size:,} would not fit in memory"
         case "prompts":
@@ -90,8 +130,14 @@ def _why(tour: Tour, why: Why) -> str:
         case "largest":
             return f"no batch size above {LARGEST} is tried"
         case "ranks only":
-            return "ranks only: batch size means rows at once to the continuous engine"
+            return "ranks only: batch size means rows at once in the continuous engine"
         case "capped":
             return f"batch size {tour.now.batch_size:,} did not fit in memory"
+        case "refused":
+            return f"the run refused {setting_words(*tour.now)}"
         case "ran out":
             return "the prompts ran out"
+        case "run stopped":
+            return "the run was stopped"
+        case "run failed":
+            return "the run failed"

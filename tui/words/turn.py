@@ -11,7 +11,7 @@ from rankdeck.runner.state import RunState
 from rankdeck.tui.words.text import clock, rate, some, visible
 
 REFUSAL_SECONDS = 10.0
-"""A refusal is shown for so long: it answers a key that was just pressed."""
+"""A refusal is shown for this long: it answers a key that was just pressed."""
 
 _CLOCK_FROM = 100
 
@@ -52,7 +52,7 @@ def _coming(coming: Coming) -> list[str]:
         case "rows end":
             return ["takes effect as rows end", "as rows end"]
         case "run goes on":
-            return ["takes effect once the run goes on", "once the run goes on", "when resumed"]
+            return ["takes effect once the run resumes", "once the run resumes", "when resumed"]
         case "next batch":
             return ["takes effect with the next batch", "with the next batch", "next batch"]
 

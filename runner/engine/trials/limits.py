@@ -1,9 +1,9 @@
 """What a device can do at most, measured: how fast it copies memory, and how fast it multiplies matrices.
 
-Knows one device and torch; knows no model, and no other rank: whoever measures sees to it that the others are quiet. On
+Knows one device and torch; knows no model, and no other rank: the caller sees to it that the others are quiet. On
 a CPU the figures are those of this process's threads, that is of one rank: several together share the machine's memory
 bandwidth, and reach less than the sum. What cannot be measured (too little memory, a type that the device does not
-multiply) is None, and never an error: a lost GPU is noticed by the work that follows.
+multiply) is None, never an error: the work that follows notices a lost GPU.
 """
 
 import time
@@ -21,14 +21,14 @@ MIB = 2**20
 GPU_BYTES = 256 * MIB
 CPU_BYTES = (64 * MIB, 256 * MIB)
 CPU_BYTES_PER_THREAD = 16 * MIB
-"""What is copied. On a CPU by its threads, from the least to the most: more than the caches of their cores hold (up to
-12 MiB each), and no more, as touching new memory takes longer than copying it."""
+"""How much is copied. On a CPU it grows with the threads, within those bounds: more than the caches of their cores hold
+(up to 12 MiB each), but no more than that takes, as touching new memory takes longer than copying it."""
 
 COPIES = 6
 """The first allocates the target."""
 
 CPU_SHARE = 1 / 4
-"""Of the host's free memory that the buffers may take: there, too little memory is no error, but ends a process."""
+"""How much of the host's free memory the buffers may take: running out of it raises no error, but kills a process."""
 
 PRODUCTS = 4
 """Of each size; the first loads its kernels."""
@@ -39,8 +39,8 @@ GPU_MOST_SIZE = 8192
 """Rows and columns of the matrices. An H200 takes 1.5 ms for a product of the largest in bfloat16."""
 
 LONG_ENOUGH_SECONDS = 0.005
-"""The size doubles until so much is timed, so that small caches, launches and the start of threads no longer matter. On
-a CPU the largest product then takes up to eight times as long."""
+"""The size doubles until the timing takes this long, so that small caches, launches and thread starts no longer matter.
+On a CPU the largest product then takes up to eight times as long."""
 
 GPU_TOGETHER = 8
 """Copies or products that are timed together on a GPU: a copy takes about 0.2 ms, a tenth of it launch and wait."""
@@ -68,7 +68,7 @@ def copy_bandwidth(device: torch.device, size: int | None = None) -> float | Non
         return None
 
     def rate() -> float:
-        # Written, as pages that never were are read from one and the same, which lies in the cache.
+        # Written to, as pages that never were are all read from a single one, which stays in the cache.
         source = torch.ones(count, dtype=torch.uint8, device=device)
         target = torch.empty_like(source)
         return 2 * count / _best_seconds(device, lambda: target.copy_(source), COPIES)
@@ -79,7 +79,7 @@ def copy_bandwidth(device: torch.device, size: int | None = None) -> float | Non
 def matrix_rate(device: torch.device, dtype: torch.dtype) -> float | None:
     """FLOP/s of multiplying two large square matrices of `dtype`, 2 n^3 for n rows: the best of several products.
 
-    On a CPU with the kernels that `runner.engine.packed_linear` uses where it has them, as its models do.
+    On a CPU that has the kernels of `runner.engine.packed_linear` they are used, as they are for the model.
     """
 
     def rate() -> float:
@@ -100,7 +100,7 @@ def _copied_bytes(device: torch.device) -> int:
 
 def _product(device: torch.device, dtype: torch.dtype, size: int) -> Callable[[], object]:
     """Multiplies a matrix of `size` rows and columns by itself."""
-    # No random numbers: those that answers are drawn from must stay as they are.
+    # No random numbers: the generator that answers are sampled with must keep its state.
     matrix = torch.linspace(-1, 1, size * size, device=device).view(size, size).to(dtype)
     if device.type == "cpu" and dtype in packed_linear.DTYPES and packed_linear.has_kernels(dtype):
         linear = torch.nn.Linear(size, size, bias=False, device="meta")
@@ -112,7 +112,7 @@ def _product(device: torch.device, dtype: torch.dtype, size: int) -> Callable[[]
 
 
 def _best_seconds(device: torch.device, work: Callable[[], object], repeats: int) -> float:
-    """The shortest of `repeats` timings of `work`, with the device waited for."""
+    """The shortest of `repeats` timings of `work`, each until the device is done."""
     best, together = float("inf"), _together(device)
     for _ in range(repeats):
         memory.synchronise([device])

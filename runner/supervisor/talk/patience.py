@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Stage = Literal["loading", "waiting", "at work"]
-"""`waiting`: for others at a meeting point, with nothing in hand, or told to hold it."""
+"""`waiting`: at a meeting point, with nothing in hand, or told to hold it."""
 
 TOLD_SECONDS = 10.0
 TOLD_LOADING_SECONDS = 60.0

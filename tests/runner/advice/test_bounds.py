@@ -85,23 +85,23 @@ def turned(**changes: object) -> list[str]:
         ([turn(9.9, size=32)], None),
         (
             [turn(10.0, size=32)],
-            "Batch size 32 would bring 10% more tok/s, predicted from the batches measured so far.",
+            "Batch size 32 would bring 10% more tok/s (predicted).",
         ),
         (
             [turn(12.0, size=8), turn(30.4, ranks=1), turn(20.0, ranks=3)],
-            "1 rank would bring 30% more tok/s, predicted from the batches measured so far.",
+            "1 rank would bring 30% more tok/s (predicted).",
         ),
         (
             [turn(12.0, size=8), turn(20.0, ranks=3)],
-            "3 ranks would bring 20% more tok/s, predicted from the batches measured so far.",
+            "3 ranks would bring 20% more tok/s (predicted).",
         ),
         (
             [turn(15.0, size=8), turn(40.0, size=32, guessed=True)],
-            "Batch size 32 would bring about 40% more tok/s, extrapolated from the batches measured so far.",
+            "Batch size 32 would bring about 40% more tok/s (extrapolated).",
         ),
         (
             [turn(15.0, size=8), turn(40.0, ranks=3, guessed=True)],
-            "Batch size 8 would bring 15% more tok/s, predicted from the batches measured so far.",
+            "Batch size 8 would bring 15% more tok/s (predicted).",
         ),
         ([], None),
     ],
@@ -127,10 +127,10 @@ def test_near_the_wall_only_larger_batches_are_kept_back(turns):
         assert len(turned()) == 1
 
 
-def test_a_turn_is_worth_it_while_a_round_is_left_and_something_was_measured(turns):
+def test_a_turn_is_worth_it_while_two_of_its_rounds_are_left_and_something_was_measured(turns):
     turns(turn(50.0, size=32))
-    assert len(turned(completed=1000 - 32)) == 1
-    assert turned(completed=1000 - 31) == []
+    assert len(turned(completed=1000 - 128)) == 1
+    assert turned(completed=1000 - 127) == []
     for why_not in ({"auto": True}, {"paused": "asked for"}, {"phase": "stopping"}):
         assert turned(**why_not) == []
     few = tuple(

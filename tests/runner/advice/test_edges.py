@@ -10,6 +10,7 @@ from rankdeck.runner.advice.segments import idle_tail, segments, slowest_batch
 from rankdeck.runner.state import DeviceState, Mark, RankState, RunState
 from rankdeck.runner.state.periods import KnobPeriod, RankShare
 from rankdeck.runner.state.timeline import Span, Work
+from tests import scripted_steering
 from tests.runner.advice.test_advice import GIB, device, ready, running, said
 from tests.runner.forecast.test_cost_model import point
 from tests.runner.state.test_state import finished, output, play
@@ -29,7 +30,7 @@ def test_a_round_is_worth_saving_from_two_rounds_to_four(prompts, spoken):
     assert ("rounds" in kinds(running(1, prompts=prompts))) is spoken
 
 
-def test_with_less_than_a_round_left_no_turn_is_advised():
+def test_with_less_than_two_rounds_left_no_turn_is_advised():
     few = running(2, batch_size=2, prompts=1000, costs=(point(2, ranks=2), point(4, ranks=2)))
     assert kinds(few) == ["turn"]
     assert kinds(msgspec.structs.replace(few, completed=997)) == []
@@ -37,7 +38,7 @@ def test_with_less_than_a_round_left_no_turn_is_advised():
     # A third rank would help with the last 30 prompts, too, but it would hardly have begun.
     measured = tuple(point(rows, ranks=ranks) for ranks in (2, 3) for rows in (8, 16))
     two = running(3, active_ranks=2, batch_size=16, costs=measured)
-    assert kinds(msgspec.structs.replace(two, completed=960)) == ["turn"]
+    assert kinds(msgspec.structs.replace(two, completed=860)) == ["turn"]
     assert kinds(msgspec.structs.replace(two, completed=970)) == []
 
 
@@ -249,3 +250,13 @@ def test_a_gap_is_cut_where_its_rank_was_inactive_or_all_were_paused():
         ("idle", 17.0, 18.0),
         ("batch", 18.0, 19.0),
     ]
+
+
+def test_after_the_end_a_batch_size_that_still_brought_more_is_no_proof_of_the_best():
+    rising = scripted_steering.knob_turned().ended(status="stopped").state
+    (said,) = [one.text for one in advice.advise(rising) if one.kind == "still rising"]
+    assert said == "Tokens/s still rose by 51% from batch size 4 to 8: try a larger one next time."
+    assert "still rising" not in kinds(scripted_steering.knob_turned().state), "it goes on: there is a prediction"
+    back = scripted_steering.knob_turned().size(16).rounds(2).size(64).rounds(2).ended(status="stopped").state
+    sizes = {period.batch_size: period.warm_rate for period in back.periods}
+    assert ("still rising" in kinds(back)) == (sizes[64] > 1.1 * sizes[16])

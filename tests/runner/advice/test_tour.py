@@ -1,23 +1,15 @@
 """The tour: it walks ranks, then batch sizes, each setting once, always ends, and ends at the best it has measured."""
 
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rankdeck.runner.advice.tour import (
-    LARGEST,
-    LEAST_SECONDS,
-    Move,
-    Setting,
-    Tour,
-    begin,
-    next_step,
-    taken_over,
-    why_no_tour,
-)
+from rankdeck.runner.advice.tour import Move, Tour, begin, next_step, taken_over
+from rankdeck.runner.advice.tour_limits import LARGEST, LEAST_FULL, LEAST_SECONDS, Setting, steps_of_ranks, why_no_tour
 from rankdeck.runner.protocol import (
     Command,
     DeviceSample,
@@ -27,8 +19,11 @@ from rankdeck.runner.protocol import (
     SetBatchSize,
     StartSweep,
     Stop,
+    TurnRefused,
 )
+from rankdeck.runner.protocol.config import RunConfig
 from rankdeck.runner.protocol.sweep_plan import SweepPlan, SweepState
+from rankdeck.runner.scheduling.rounds import EvenRounds
 from rankdeck.runner.state import DeviceState, RankState, RunState
 from rankdeck.runner.state.periods import share_of_batch, with_new_period
 
@@ -65,6 +60,7 @@ class Toy:
         )
         self.sent: list[Command] = []
         self.settings: list[Setting] = []
+        self.rounds, self.cut = EvenRounds(), dict[Setting, list[int]]()
         self._period()
 
     def change(self, **changes: object) -> "Toy":
@@ -85,9 +81,13 @@ class Toy:
         for rank in range(ranks):
             if not self.state.pending:
                 break
+            planned = self.rounds.planned(self.state.pending, size, ranks)
+            rows = -(-self.state.pending // planned)
+            self.rounds = self.rounds.cut(self.state.pending, size, ranks)
+            self.cut.setdefault(Setting(ranks, size), []).append(rows)
             tokens = round(self.rates(ranks, size) / ranks * self.seconds)
             period = self.state.periods[-1].with_batch(rank, share_of_batch(tokens, self.seconds))
-            done = min(self.state.prompts, self.state.completed + size)
+            done = min(self.state.prompts, self.state.completed + rows)
             self.change(periods=(*self.state.periods[:-1], period), completed=done, now=self.state.now + 0.25)
 
     def take(self, move: Move) -> Tour:
@@ -179,19 +179,22 @@ def test_it_ends_at_the_best_setting_having_tried_each_once_and_none_beyond_the_
     toy = Toy(lambda r, s: 100 + growing(r, s) * steep.get((r, s), 1.0), ranks=ranks, size=size, prompts=prompts,
               seconds=seconds)  # fmt: skip
     if why_no_tour(toy.state) is not None:
-        assert prompts < 1.5 * size
+        assert prompts < 2 * size * sum(steps_of_ranks(ranks))
         return
     tour = toy.tour()
     tried = walked(tour)
     assert len(set(tried)) == len(tried)
     assert all(1 <= active <= ranks and batch <= max(size, LARGEST) for active, batch in tried)
-    walk = toy.settings[:-1] if tour.best and toy.settings and toy.settings[-1] == tour.best.setting else toy.settings
-    assert len(set(walk)) == len(walk), "each setting is asked for once before the best one is set"
+    walk = toy.settings[:-1] if toy.settings and toy.settings[-1] == tour.rests else toy.settings
+    assert len(set(walk)) == len(walk), "each setting is asked for once before the last one is set"
     assert all(isinstance(command, SetActiveRanks | SetBatchSize) for command in toy.sent)
     if tour.best is not None:
         assert tour.best.rate == max(one.rate for one in tour.done)
-        if toy.state.pending:
-            assert (toy.state.active_ranks, toy.state.batch_size) == tour.best.setting
+    assert (toy.state.active_ranks, toy.state.batch_size) == tour.rests
+    for one in tour.done[1:]:
+        assert toy.cut[one.setting][0] >= LEAST_FULL * one.setting.batch_size, "no short batch is booked as a full one"
+    if toy.state.pending:
+        assert tour.rests == (tour.best.setting if tour.best is not None else (ranks, size))
     assert next_step(tour, toy.state) == (tour, ()), "after its end it asks for nothing"
 
 
@@ -207,17 +210,17 @@ def test_no_setting_is_tried_that_too_few_prompts_are_left_for() -> None:
     toy = Toy(growing, prompts=100)
     tour = toy.tour()
     assert tour.why == "prompts"
-    assert toy.state.pending < 1.5 * 2 * 2 * tour.now.batch_size
+    assert toy.state.pending < 2 * 2 * 2 * tour.now.batch_size
     assert tour.best is not None
     assert tour.best.setting == walked(tour)[-1]
 
 
 def test_prompts_that_run_out_in_the_middle_end_it_and_nothing_is_asked_for_any_more() -> None:
-    toy = Toy(growing, prompts=4, size=1, seconds=0.3)
-    sent_before = len(toy.sent)
+    toy = Toy(growing, prompts=6, size=1, seconds=0.3)
     tour = toy.tour()
     assert (tour.why, tour.best, toy.state.pending) == ("ran out", None, 0)
-    assert len(toy.sent) == sent_before + 1
+    assert toy.sent == [SetActiveRanks(active_ranks=1)]
+    assert tour.rests == (1, 1)
 
 
 def test_after_the_last_prompt_the_best_is_said_and_not_set() -> None:
@@ -267,6 +270,7 @@ def test_the_continuous_engine_is_toured_by_ranks_only() -> None:
     assert "continuous engine" in (why_no_tour(toy.state) or "")
 
 
+REST: dict[str, Any] = {"model": "m", "prompts": "p", "ranks": 2}
 SWEEP = SweepState(plan=SweepPlan(batch_sizes=[1], ranks=[1]), trials=())
 
 
@@ -280,13 +284,14 @@ SWEEP = SweepState(plan=SweepPlan(batch_sizes=[1], ranks=[1]), trials=())
         ({"phase": "stopping"}, "stopping"),
     ],
 )
-def test_what_others_do_with_the_run_ends_it_without_another_command(
-    changes: dict[str, object], taken: str | None
-) -> None:
+def test_what_others_do_with_the_run_ends_it(changes: dict[str, object], taken: str | None) -> None:
     toy = Toy(growing)
     tour = next_step(toy.take(begin(toy.state)), toy.state).tour
     toy.change(**changes)
-    assert next_step(tour, toy.state) == (msgspec.structs.replace(tour, taken=taken), ())
+    after, commands = next_step(tour, toy.state)
+    assert (after.taken, after.over) == (taken, taken is not None)
+    back = (SetActiveRanks(active_ranks=2),) if taken in ("paused", "search") else ()
+    assert commands == back, "ranks that the tour has lowered go up again, unless no turn is heard any more"
 
 
 @pytest.mark.parametrize("command", [SetBatchSize(batch_size=32), SetActiveRanks(active_ranks=2)])
@@ -304,15 +309,17 @@ def test_a_knob_turned_by_somebody_else_ends_it(command: Command) -> None:
 def test_a_run_that_ends_ends_it() -> None:
     toy = Toy(growing)
     tour = toy.take(begin(toy.state))
-    ended = RunEnded(status="stopped", exit_status=130, summary=None)  # type: ignore[arg-type]
-    assert next_step(tour, toy.change(ended=ended, phase="ended").state).tour.why == "ran out"
+    for status, why in (("completed", "ran out"), ("stopped", "run stopped"), ("failed", "run failed")):
+        ended = RunEnded(status=status, exit_status=1, summary=None)  # type: ignore[arg-type]
+        move = next_step(tour, toy.change(ended=ended, phase="ended").state)
+        assert (move.tour.why, move.commands) == (why, ())
 
 
 def test_the_user_takes_over_once() -> None:
     toy = Toy(growing)
-    tour = taken_over(begin(toy.state).tour)
+    tour = taken_over(begin(toy.state).tour, toy.state).tour
     assert (tour.over, tour.taken) == (True, "by hand")
-    assert taken_over(tour, "sweep") == tour
+    assert taken_over(tour, toy.state, "sweep") == (tour, ())
     assert next_step(tour, toy.state) == (tour, ())
 
 
@@ -322,15 +329,132 @@ def test_the_user_takes_over_once() -> None:
         ({"ready_at": None}, "not all ranks are ready"),
         ({"phase": "loading"}, "not all ranks are ready"),
         ({"phase": "stopping"}, "stopping"),
-        ({"sweep": SWEEP}, "a sweep is at work"),
+        ({"sweep": SWEEP}, "a sweep is running"),
         ({"auto": True}, "the search for the best batch size"),
         ({"paused": "asked for"}, "paused"),
-        ({"completed": 100_000}, "every prompt has its answer"),
-        ({"completed": 99_998}, "too few prompts"),
+        ({"completed": 100_000}, "every prompt is answered"),
+        ({"completed": 99_998}, "too few prompts are left to measure 1 to 2 ranks at batch size 2"),
+        ({"ranks": (RankState(rank=0, ready=ready(0)), RankState(rank=1, ready=ready(1), cap=1))}, "rank 1 ran out of"),
+        ({"config": RunConfig(dispatch="split", **REST)}, "split"),
     ],
 )
 def test_where_none_can_begin_the_reason_is_said(changes: dict[str, object], said: str) -> None:
     assert said in (why_no_tour(Toy(growing).change(**changes).state) or "")
+
+
+def test_a_walk_of_ranks_that_the_prompts_cannot_pay_for_does_not_begin() -> None:
+    assert "too few prompts" in (why_no_tour(Toy(growing, ranks=8, size=16, prompts=44).state) or "")
+    least = 2 * 16 * (1 + 2 + 4 + 8)
+    assert why_no_tour(Toy(growing, ranks=8, size=16, prompts=least).state) is None
+    assert why_no_tour(Toy(growing, ranks=8, size=16, prompts=least - 1).state) is not None
+    short = Toy(growing, ranks=8, size=16, prompts=2 * least, seconds=0.3)
+    short.round()
+    assert "too few prompts" in (why_no_tour(short.state) or ""), "batches of 0.3 s: two seconds are seven rounds"
+
+
+# --- where it leaves the knobs --------------------------------------------------------------------
+
+
+def test_out_of_memory_in_its_first_step_it_goes_back_to_where_it_began() -> None:
+    toy = Toy(growing, ranks=4)
+    tour = toy.take(begin(toy.state))
+    toy.change(ranks=(msgspec.structs.replace(toy.state.ranks[0], cap=1), *toy.state.ranks[1:]))
+    tour = toy.take(next_step(tour, toy.state))
+    assert (tour.why, tour.best, tour.rests) == ("capped", None, (4, 2))
+    assert toy.state.active_ranks == 4
+
+
+def test_if_all_ranks_were_never_reached_it_goes_back_to_where_it_began() -> None:
+    toy = Toy(growing, ranks=8, seconds=0.5, prompts=100)
+    tour = toy.tour()
+    assert tour.why in ("prompts", "ran out")
+    assert max(active for active, _ in walked(tour)) < 8
+    assert (tour.best, tour.rests, toy.state.active_ranks) == (None, (8, 2), 8)
+
+
+def test_what_the_start_has_brought_already_counts() -> None:
+    toy = Toy(growing, ranks=8, prompts=1000, seconds=3.0)
+    toy.round()
+    tour = toy.take(begin(toy.state))
+    while len(tour.done) < 2:
+        toy.round()
+        tour = toy.take(next_step(tour, toy.state))
+    assert walked(tour) == [(1, 2), (2, 2)]
+    assert tour.best is not None
+    assert tour.best.setting == (8, 2), "all ranks were measured before it began, and only two since"
+    while not tour.over:
+        toy.change(completed=toy.state.prompts - 4)
+        toy.round()
+        tour = toy.take(next_step(tour, toy.state))
+    assert tour.rests[0] > 2 if tour.rests else False, "it does not settle on few ranks"
+
+
+def test_a_refused_turn_of_its_own_ends_it_and_one_of_others_does_not() -> None:
+    toy = Toy(growing, seconds=3.0)
+    tour = toy.take(begin(toy.state))
+    other = toy.change(refusal=TurnRefused(at=1.0, reason="of somebody else's")).state
+    tour = next_step(tour, other).tour
+    assert not tour.over
+    toy.round()
+    move = next_step(tour, toy.state)
+    assert move.commands == (SetActiveRanks(active_ranks=2),)
+    assert not next_step(move.tour, toy.state).tour.over, "the same refusal as before"
+    toy.change(refusal=TurnRefused(at=9.0, reason="no prompt is left"))
+    tour, commands = next_step(move.tour, toy.state)
+    assert (tour.why, tour.rests, commands) == ("refused", (2, 2), (SetActiveRanks(active_ranks=2),))
+
+
+@pytest.mark.parametrize("heard", [True, False])
+def test_who_takes_a_knob_gets_back_the_ranks_unless_it_is_that_knob(heard: bool) -> None:
+    toy = Toy(growing, ranks=4)
+    move = begin(toy.state)
+    tour = next_step(toy.take(move), toy.state).tour if heard else move.tour
+    back = (SetActiveRanks(active_ranks=4),)
+    assert taken_over(tour, toy.state).commands == back
+    assert taken_over(tour, toy.state, "left").commands == back
+    assert taken_over(tour, toy.state, ranks_too=True).commands == ()
+
+
+def test_all_ranks_come_back_while_the_turn_to_two_of_them_is_on_its_way() -> None:
+    toy = Toy(growing, ranks=4, seconds=3.0)
+    tour = toy.take(begin(toy.state))
+    toy.round()
+    move = next_step(tour, toy.state)
+    assert move.commands == (SetActiveRanks(active_ranks=2),)
+    assert taken_over(move.tour, toy.state).commands == (SetActiveRanks(active_ranks=4),)
+
+
+def test_somebody_elses_ranks_stay_and_somebody_elses_batch_size_brings_the_ranks_back() -> None:
+    for command, sent in (
+        (SetActiveRanks(active_ranks=3), ()),
+        (SetBatchSize(batch_size=32), (SetActiveRanks(active_ranks=4),)),
+    ):
+        toy = Toy(growing, ranks=4)
+        tour = next_step(toy.take(begin(toy.state)), toy.state).tour
+        toy.obey(command)
+        assert next_step(tour, toy.state).commands == sent
+        toy = Toy(growing, ranks=4)
+        move = begin(toy.state)
+        toy.obey(command)  # before the tour's own command is heard
+        wanted = 3 if isinstance(command, SetActiveRanks) else 4
+        assert next_step(move.tour, toy.state).commands == (SetActiveRanks(active_ranks=wanted),)
+
+
+def test_who_leaves_gets_the_best_setting_so_far() -> None:
+    toy = Toy(flat_from_8, seconds=3.0, size=4)
+    tour = toy.take(begin(toy.state))
+    while tour.now != (2, 16):
+        toy.round()
+        tour = toy.take(next_step(tour, toy.state))
+    left, commands = taken_over(next_step(tour, toy.state).tour, toy.state, "left")
+    assert (left.rests, commands) == ((2, 8), (SetBatchSize(batch_size=8),))
+
+
+def test_short_batches_are_not_booked_as_full_ones() -> None:
+    for prompts in range(100, 600, 7):
+        toy = Toy(growing, prompts=prompts)
+        for one in toy.tour().done:
+            assert min(toy.cut[one.setting][:2]) >= LEAST_FULL * one.setting.batch_size
 
 
 def test_no_command_of_a_tour_stops_or_sweeps() -> None:

@@ -20,7 +20,7 @@ DEFAULTS: dict[type, dict[str, Any]] = {
     protocol.Cancel: {},
     protocol.Leave: {"gather": False},
     protocol.ModelProgress: {"at": 0.0, "label": None, "done": None, "total": None},
-    protocol.RankHello: {"version": 1},
+    protocol.RankHello: {"version": 2},
     protocol.RankReady: {
         "at": 0.0,
         "engine_reason": "",
@@ -39,12 +39,13 @@ DEFAULTS: dict[type, dict[str, Any]] = {
         "bandwidth_bytes_per_second": None,
         "matrix_flops_per_second": None,
         "device_uuids": [],
+        "cores": None,
     },
     protocol.RankSilent: {"at": 0.0, "process": None, "patience": None},
     protocol.RanksLaunched: {"at": 0.0, "restarts_left": 0},
     protocol.RankExited: {"error": None},
     protocol.RunEnded: {"at": 0.0, "cause": None},
-    protocol.RunStarted: {"at": 0.0, "version": 1, "done": 0, "asked_at": 0.0},
+    protocol.RunStarted: {"at": 0.0, "version": 2, "done": 0, "asked_at": 0.0},
     protocol.StartRank: {"attempt": 1, "store": None, "environment": {}},
     protocol.Stop: {"now": False},
     protocol.SweepStarted: {
@@ -55,7 +56,7 @@ DEFAULTS: dict[type, dict[str, Any]] = {
     },
     protocol.TelemetryStarted: {"at": 0.0, "reason": None},
     protocol.Tick: {"at": 0.0, "steps": [], "devices": None, "processes": None},
-    protocol.ViewerHello: {"version": 1},
+    protocol.ViewerHello: {"version": 2},
     protocol.Work: {"measure": False, "keep": True, "max_new_tokens": None, "stream": None},
     BatchResult: {
         "row_steps": None,
@@ -213,7 +214,7 @@ def test_a_number_that_json_has_not_is_written_as_null_even_beside_half_a_charac
     assert json.loads(encode(silent))["seconds"] is None
     failed = protocol.RunStarted(at=float("inf"), name="\udce9é", directory="d", config={}, prompts=1)
     assert json.loads(encode(failed)) | {"at": 0} == {
-        "type": "run_started", "at": 0, "version": 1, "name": "?é", "directory": "d", "config": {}, "prompts": 1,
+        "type": "run_started", "at": 0, "version": 2, "name": "?é", "directory": "d", "config": {}, "prompts": 1,
         "done": 0, "asked_at": 0.0,
     }  # fmt: skip
     assert json.loads(encode(failed))["at"] is None
@@ -226,7 +227,7 @@ def test_a_line_is_what_is_encoded_with_one_newline():
 
 
 def test_what_both_ends_must_agree_on_stays_as_it_is():
-    assert (protocol.PROTOCOL_VERSION, protocol.MAX_LINE_BYTES) == (1, 32 * 2**20)
+    assert (protocol.PROTOCOL_VERSION, protocol.MAX_LINE_BYTES) == (2, 32 * 2**20)
     assert GREETINGS == "rankdeck greetings: "
 
 

@@ -79,7 +79,11 @@ def test_every_message_keeps_its_tag():
 
 @pytest.mark.parametrize(
     "journal",
-    [ROOT / "tui" / "sources" / "recorded" / "stories.jsonl", ROOT / "docs" / "recorded-sweep.jsonl"],
+    [
+        ROOT / "tui" / "sources" / "recorded" / "stories.jsonl",
+        ROOT / "docs" / "recorded-sweep.jsonl",
+        ROOT / "docs" / "recorded-demo.jsonl",
+    ],
     ids=lambda path: path.stem,
 )
 def test_every_line_of_an_older_journal_is_read(journal: Path):

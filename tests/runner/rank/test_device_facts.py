@@ -52,9 +52,14 @@ def test_of_several_gpus_all_are_named_unless_torch_knows_not_all_of_them(monkey
     assert (found["device_uuid"], found["device_uuids"]) == (None, [])
 
 
-def test_a_cpu_has_the_name_of_its_processor_and_threads():
+@pytest.mark.parametrize(("told", "cores"), [("6", 6), ("", None), (None, None)])
+def test_a_cpu_has_the_name_of_its_processor_threads_and_the_cores_that_all_ranks_share(monkeypatch, told, cores):
+    monkeypatch.delenv("RANKDECK_CORES", raising=False)
+    if told is not None:
+        monkeypatch.setenv("RANKDECK_CORES", told)
     found = device.device_facts(torch.device("cpu"), [], RunConfig(prompts="p"), 0)
-    assert found == {"device": "cpu", "device_name": device._cpu_name(), "threads": torch.get_num_threads()}
+    name, threads = device._cpu_name(), torch.get_num_threads()
+    assert found == {"device": "cpu", "device_name": name, "threads": threads, "cores": cores}
 
 
 @pytest.mark.parametrize(

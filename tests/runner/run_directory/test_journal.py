@@ -60,6 +60,14 @@ def test_a_journal_of_this_version_is_read_and_of_a_newer_one_refused_wherever_i
         take_up_journal(tmp_path)
 
 
+def test_a_journal_of_an_older_version_is_read(tmp_path):
+    older = encode_line(BEGUN).replace(b'"version":%d' % PROTOCOL_VERSION, b'"version":1')
+    assert older != encode_line(BEGUN)
+    written(tmp_path, older, protocol.Tick(at=2))
+    story = take_up_journal(tmp_path)
+    assert (story.begun, story.state.name, story.said) == (True, "r", [])
+
+
 def test_one_damaged_line_is_counted_as_one_wherever_it_stands(tmp_path):
     tick = encode_line(protocol.Tick(at=2))
     for lines in ([BEGUN, DAMAGE], [BEGUN, DAMAGE, tick], [BEGUN, tick, DAMAGE]):

@@ -245,14 +245,15 @@ def test_a_batch_begins_at_nothing_and_is_part_of_the_plan_of_rounds() -> None:
     after = apply(before, started)
     assert rank_changes(before, after, 0) == {
         "phase": "prefill", "phase_since": 101, "batch": 11, "rows": 4, "step": 0, "first_step": None,
-        "last_step": None, "in_flight_tokens": 0, "batch_started_at": 101, "account_started_at": 101,
+        "last_step": None, "in_flight_tokens": 0, "batch_started_at": 101, "account_started_at": 101, "begun_in": 3,
     }  # fmt: skip
     assert apply(before, replace(started, rows=6)).ranks[0].batch_rows == 6
     assert set(changes(before, after)) == {"rounds", "ranks"}
     assert after.rounds == EvenRounds(4, 2, 5)
     trial = apply(before, replace(started, kept=False))
     assert (trial.rounds, trial.ranks[0].batch_kept) == (before.rounds, False)
-    assert apply(before, replace(started, warm_up=True)).ranks[0].batch_period is None
+    warming = apply(before, replace(started, warm_up=True)).ranks[0]
+    assert (warming.batch_period, warming.begun_in) == (None, None)
 
 
 def test_a_batch_is_cut_from_what_no_rank_has_in_hand() -> None:
@@ -299,6 +300,9 @@ def test_an_answer_of_a_rank_that_is_not_known_counts_for_the_run_alone(rank: in
     assert (after.completed, after.output_tokens, after.ranks) == (21, 410, before.ranks)
 
 
+SLOTS = {"slots": 50, "padded_slots": 10}
+
+
 def test_a_finished_batch_counts_for_its_period_and_the_costs() -> None:
     before = full(sweep=None)
     after = apply(before, finished(1, 8, 101.0, rows=4))
@@ -307,7 +311,7 @@ def test_a_finished_batch_counts_for_its_period_and_the_costs() -> None:
     }  # fmt: skip
     assert after.measured_lengths == before.lengths, "as they are now that a batch is over"
     assert (after.slots, after.padded_slots, after.last_result_at) == (650, 70, 101)
-    assert after.periods[-1].shares == {1: share_of_batch(20, 6.0)}
+    assert after.periods[-1].shares == {1: share_of_batch(20, 6.0, **SLOTS)}
     assert after.costs[1:] == (
         CostPoint(active_ranks=2, rows=4, batches=1, steps=10, row_steps=40, prompt_slots=10, prompt_tokens=12,
                   output_tokens=20, prefill_seconds=0.1, decode_seconds=0.9, seconds=6.0),
@@ -352,12 +356,12 @@ def test_an_account_counts_for_its_period_and_the_batch_goes_on() -> None:
     after = apply(before, protocol.AccountClosed(at=101.0, rank=1, batch=8, result=result))
     assert rank_changes(before, after, 1) == {
         "account_started_at": 101, "accounts": 1, "slots": 350, "padded_slots": 40, "peak_memory_bytes": 1008,
-        "warm_rows": 6,
+        "warm_rows": 6, "begun_in": 3,
     }  # fmt: skip
-    assert after.periods[-1].shares == {1: share_of_batch(20, 6.0)}
+    assert after.periods[-1].shares == {1: share_of_batch(20, 6.0, **SLOTS)}
     assert set(changes(before, after)) == {"ranks", "periods", "slots", "padded_slots"}, "no cost: rows come and go"
     second = apply(after, protocol.AccountClosed(at=101.5, rank=1, batch=8, result=result))
-    assert second.periods[-1].shares == {1: share_of_batch(20, 6.0).plus(share_of_batch(20, 0.5))}
+    assert second.periods[-1].shares == {1: share_of_batch(20, 6.0, **SLOTS).plus(share_of_batch(20, 0.5, **SLOTS))}
     last = apply(second, protocol.BatchFinished(at=109.0, rank=1, batch=8, result=result))
     assert last.periods == second.periods, "its last account has ever fewer rows"
     assert last.ranks[1].busy_seconds == 54.0
@@ -549,7 +553,10 @@ def test_a_trial_sets_the_knobs_and_is_marked_and_timed() -> None:
     skipped = TrialRecord(trial=TRIALS[3], outcome="skipped")
     assert sweep(apply(over, protocol.TrialFinished(at=120, record=skipped))).took == {1: 8.0, 3: 10.0}
     settled = apply(started, protocol.SweepSettled(at=130, reason="enough"))
-    assert changes(started, settled) == {"sweep": replace(sweep(started), settled="enough", current=None)}
+    assert changes(started, settled) == {
+        "sweep": replace(sweep(started), settled="enough", current=None),
+        "loads": tuple(replace(load, period=None) for load in started.loads),
+    }
 
 
 def test_events_of_a_sweep_that_is_not_known_change_nothing() -> None:

@@ -18,14 +18,14 @@ def gpu(number: int, **figures: object) -> DeviceSample:
     return DeviceSample(index=number, uuid=f"GPU-{number}", name="A", **figures)  # type: ignore[arg-type]
 
 
-def at_work(ranks: int = 2, *, device: str = "cuda", threads: int | None = None, active: int | None = None) -> RunState:
+def at_work(ranks: int = 2, *, device: str = "cuda", active: int | None = None, **facts: object) -> RunState:
     """Ranks on a GPU each, or on a CPU, ready at 10 s, each active one with a batch in hand."""
     config = RunConfig(prompts="p.txt", ranks=ranks, batch_size=2, max_new_tokens=10)
     active = ranks if active is None else active
     return play(
         protocol.RunStarted(at=0.0, name="n", directory="/d", config=config, prompts=1000),
         protocol.RanksLaunched(at=1.0, attempt=1, world_size=ranks),
-        *(ready(rank, device=device, device_uuid=str(rank), threads=threads) for rank in range(ranks)),
+        *(ready(rank, device=device, device_uuid=str(rank), **facts) for rank in range(ranks)),
         protocol.RanksReady(at=10.0),
         protocol.ActiveRanksChanged(at=10.0, active_ranks=active),
         *(protocol.BatchStarted(at=10.0, rank=rank, batch=rank + 1, rows=2) for rank in range(active)),
@@ -148,9 +148,36 @@ def test_a_process_shows_at_most_a_hundred_percent_a_thread_now_and_in_its_histo
 
 def test_cpu_is_the_share_of_their_threads_that_ranks_with_a_batch_use() -> None:
     state = at_work(3, device="cpu", threads=2, active=2)
-    load = newest(state, cpu={0: 200.0, 1: 100.0, 2: 2.0, 7: 9.0})
-    assert (load.cpu, load.busy, load.shown_busy) == (75.0, None, 75.0), "rank 2 is inactive"
+    load = newest(state, cpu={0: 300.0, 1: 150.0, 2: 2.0, 7: 9.0})
+    assert (load.cpu, load.busy, load.shown_busy) == (75.0, None, 75.0), "rank 2 is inactive, so each may use 3 of 6"
     assert newest(at_work(1, device="cpu"), cpu={0: 90.0}).cpu is None, "of how many threads is not known"
+
+
+@pytest.mark.parametrize(
+    ("ranks", "active", "cores", "threads"),
+    [(2, 2, 2, 1), (2, 1, 2, 2), (3, 2, 4, 2), (3, 1, 4, 4), (4, 3, 2, 1), (2, 1, None, 2)],
+)
+def test_the_cores_are_shared_by_the_ranks_at_work_as_the_ranks_are_told(ranks, active, cores, threads) -> None:
+    state = at_work(ranks, device="cpu", threads=max(1, (cores or 2) // ranks), cores=cores, active=active)
+    assert (state.threads(0), state.timeline.threads(0)) == (threads, threads)
+
+
+def test_a_rank_that_is_left_alone_may_use_the_cores_of_all_once_the_others_have_ended_their_batches() -> None:
+    state = at_work(2, device="cpu", threads=1, cores=2)
+    fewer = play(protocol.ActiveRanksChanged(at=11.0, active_ranks=1), state=state)
+    assert (fewer.threads(0), fewer.timeline.threads(0)) == (1, 1), "rank 1 is still at work"
+    alone = play(finished(1, 2, 12.0), state=fewer)
+    assert (alone.threads(0), alone.timeline.threads(0)) == (2, 2)
+    tick = protocol.Tick(at=13.0, processes=[ProcessSample(rank=0, cpu_percent=120.0, rss_bytes=1)])
+    shown = play(tick, state=alone)
+    assert (shown.processes[0].cpu_percent, shown.loads[-1].cpu) == (120.0, 60.0)
+    assert shown.timeline.busy[-1].percents == (60,)
+
+
+def test_of_a_rank_on_a_gpu_or_one_that_is_not_known_no_threads_are() -> None:
+    for state in (at_work(1), RunState()):
+        assert (state.threads(0), state.threads(9), state.threads(-1)) == (None, None, None)
+        assert (state.timeline.threads(0), state.timeline.threads(9)) == (None, None)
 
 
 def test_the_busy_that_is_shown_is_that_of_gpus_where_they_have_one() -> None:
@@ -205,17 +232,15 @@ def test_the_newest_samples_are_kept_from_when_the_ranks_were_ready_and_from_a_p
 
 # --- which samples a period keeps -------------------------------------------------------------------
 
-SAMPLE = protocol.Tick(devices=[gpu(0, busy_percent=50.0)])
-
 
 def kept(*events: AnyEvent, ranks: int = 2) -> int:
-    """How many samples the newest period keeps if one is taken after these events."""
+    """How many samples the newest period keeps if two are taken after these events."""
     state = play(
         protocol.BatchSizeChanged(at=11.0, batch_size=2, auto=False, reason="as asked for"),
         *events,
         state=play(finished(0, 1, 11.0), finished(1, 2, 11.0), state=at_work(ranks)),
     )
-    return play(msgspec.structs.replace(SAMPLE, at=20.0), state=state).periods[-1].load.busy.count
+    return sampled(state, 20.0, 21.0).periods[-1].load.busy.count
 
 
 def begun(rank: int, batch: int = 5) -> protocol.BatchStarted:
@@ -241,6 +266,41 @@ def test_a_rank_that_is_at_work_beside_the_active_ones_keeps_a_sample_from_count
     fewer = protocol.ActiveRanksChanged(at=13.0, active_ranks=1)
     assert kept(begun(0), begun(1), fewer, finished(0, 5, 14.0), begun(0, 7)) == 0
     assert kept(begun(0), begun(1), fewer, finished(0, 5, 14.0), finished(1, 5, 14.0), begun(0, 7)) == 1
+
+
+def test_a_sample_is_of_the_time_before_it_so_all_must_have_been_at_work_at_the_last_one_too() -> None:
+    state = play(
+        protocol.BatchSizeChanged(at=11.0, batch_size=2, auto=False, reason="as asked for"),
+        state=play(finished(0, 1, 11.0), finished(1, 2, 11.0), state=at_work()),
+    )
+    state = sampled(state, 11.5)
+    both = sampled(play(begun(0), begun(1), state=state), 12.1)
+    assert (both.periods[-1].load.busy.count, both.loads[-1].period) == (0, state.period_number)
+    assert sampled(both, 13.1).periods[-1].load.busy.count == 1
+    between = play(finished(1, 5, 13.0), state=both)
+    missing = play(begun(1, 6), state=sampled(between, 13.1))
+    assert sampled(missing, 14.1).periods[-1].load.busy.count == 0, "rank 1 had none at 13.1 s"
+    assert sampled(missing, 14.1, 15.1).periods[-1].load.busy.count == 1
+
+
+def test_a_sample_is_of_the_period_that_all_batches_in_hand_began_in() -> None:
+    state = sampled(at_work(), 11.0, 12.0)
+    turned = play(protocol.BatchSizeChanged(at=12.1, batch_size=4, auto=False, reason="as asked for"), state=state)
+    here = state.period_number
+    old = sampled(turned, 13.0, 14.0)
+    assert [load.period for load in old.loads] == [None, here, None, None], "batches of the setting before"
+    new = play(finished(0, 1, 14.1), finished(1, 2, 14.1), begun(0, 7), begun(1, 8), state=old)
+    assert [load.period for load in sampled(new, 15.0, 16.0).loads][-2:] == [None, here + 1]
+    points = sampled(new, 15.0, 16.0).history
+    assert None not in [point.busy for point in points], "the chart goes on"
+
+
+def test_a_batch_that_began_beside_an_inactive_rank_is_of_the_period_once_that_one_has_ended() -> None:
+    state = play(protocol.ActiveRanksChanged(at=10.5, active_ranks=1), state=at_work())
+    state = play(finished(0, 1, 11.0), begun(0, 5), state=state)
+    assert sampled(state, 12.0, 13.0).loads[-1].period is None
+    state = play(finished(1, 2, 12.5), state=state)
+    assert sampled(state, 13.0, 14.0).loads[-1].period == state.period_number
 
 
 def test_a_warm_up_batch_is_of_no_period() -> None:

@@ -166,7 +166,10 @@ def test_a_batch_that_took_no_time_has_no_rate() -> None:
 
 
 def measured(seconds: float, **figures: list[float | None]) -> RunState:
-    """A run on one GPU with a sample each second, and a batch of 100 tokens after the last one of them."""
+    """A run on one GPU with a sample each second, and a batch of 100 tokens after the last one of them.
+
+    A sample is of the second before it, so the one just when the batch begins does not count.
+    """
     state = play(
         *scripted.Script(1, gpus=1).started().launched().ready().events,
         protocol.BatchStarted(at=scripted.START + 20, rank=0, batch=1, rows=2, warm_up=True),
@@ -177,6 +180,7 @@ def measured(seconds: float, **figures: list[float | None]) -> RunState:
         protocol.BatchStarted(at=at, rank=0, batch=2, rows=2),
         state=state,
     )
+    state = play(protocol.Tick(at=at, devices=[scripted.gpu(0)]), state=state)
     for number, values in enumerate(zip(*figures.values(), strict=True), 1):
         sample = msgspec.structs.replace(scripted.gpu(0), **dict(zip(figures, values, strict=True)))
         state = play(protocol.Tick(at=at + number, devices=[sample]), state=state)
@@ -231,6 +235,24 @@ def loaded(*shares: tuple[float, float], seconds: float = 2.0) -> KnobPeriod:
         share = share_of_batch(10, seconds, read=Reading(read * seconds, seconds), flops=flops * seconds)
         found = found.with_batch(rank, share)
     return found
+
+
+def test_on_a_cpu_a_rank_with_more_threads_is_held_against_so_many_times_the_limits() -> None:
+    both = [ready(rank, threads=1, cores=2) for rank in (0, 1)]
+    assert shares(loaded((80.0, 900.0)), *both) == (0.4, 0.45), "alone it has both cores"
+    assert shares(loaded((80.0, 900.0), (80.0, 900.0)), *both) == (0.8, 0.9)
+    old = [ready(rank, threads=2) for rank in (0, 1)]
+    assert shares(loaded((80.0, 900.0)), *old) == (0.4, 0.45), "the number of cores was not recorded"
+    assert shares(loaded((80.0, 900.0)), ready(0), ready(1)) == (0.8, 0.9), "nor that of threads"
+
+
+def test_a_setting_has_the_padding_of_its_own_batches() -> None:
+    period = KnobPeriod(batch_size=4, active_ranks=1)
+    assert period.padding_waste == 0.0
+    for padded in (10, 50):
+        period = period.with_batch(0, share_of_batch(10, 1.0, slots=100, padded_slots=padded))
+    (row,) = settings([period, KnobPeriod(batch_size=8, active_ranks=1)])
+    assert (period.padding_waste, row.padding_waste) == (0.3, 0.3)
 
 
 def shares(found: KnobPeriod, *ranks: RankReady) -> tuple[float | None, float | None]:

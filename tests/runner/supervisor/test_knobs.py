@@ -257,13 +257,13 @@ def test_a_turn_that_no_prompt_is_left_for_is_refused_and_leaves_no_mark_and_no_
     )  # fmt: skip
     assert (run.scheduler.batch_size, run.scheduler.active_ranks) == knobs
     wanted = "another batch size" if isinstance(turn, protocol.SetBatchSize) else "another number of ranks"
-    assert after.refusal.reason == f"no prompt is left for {wanted}: the last 8 are in hand"
+    assert after.refusal.reason == f"no prompts left for {wanted}: the last 8 are in flight"
 
 
 def test_the_next_turn_that_is_done_ends_a_refusal():
     run = Run()
     run.obey(protocol.SetActiveRanks(active_ranks=3))
-    assert run.events.state.refusal.reason == "all 2 ranks are active already"
+    assert run.events.state.refusal.reason == "all 2 ranks are already active"
     run.obey(protocol.SetBatchSize(batch_size=8))
     assert run.events.state.refusal is None
 
@@ -278,11 +278,11 @@ def test_what_holds_already_is_neither_done_nor_refused_also_with_no_prompt_left
 @pytest.mark.parametrize(
     ("size", "ranks", "turn", "reason"),
     [
-        (1, 2, protocol.SetBatchSize(batch_size=0), "1 is the least batch size"),
+        (1, 2, protocol.SetBatchSize(batch_size=0), "batch size is already 1"),
         (MAX_BATCH_SIZE, 2, protocol.SetBatchSize(batch_size=MAX_BATCH_SIZE + 1), "is the largest batch size"),
-        (4, 1, protocol.SetActiveRanks(active_ranks=0), "1 active rank is the least"),
-        (4, 2, protocol.SetActiveRanks(active_ranks=3), "all 2 ranks are active already"),
-        (600, 2, protocol.SetBatchSize(batch_size=700), "the 1,000 prompts that are left fit into one round"),
+        (4, 1, protocol.SetActiveRanks(active_ranks=0), "one rank stays active"),
+        (4, 2, protocol.SetActiveRanks(active_ranks=3), "all 2 ranks are already active"),
+        (600, 2, protocol.SetBatchSize(batch_size=700), "the 1,000 prompts left already fit in one round"),
     ],
 )
 def test_a_knob_at_its_end_says_so(size, ranks, turn, reason):

@@ -99,7 +99,7 @@ def test_a_rank_and_its_gpu_share_a_row_only_if_all_pair_off() -> None:
     lines = plain(gpu_rank_lines(EIGHT, 76)).split("\n")
     assert lines[4].split() == [
         "3",
-        "3",
+        "▾3",
         "94%",
         "██",
         "31%",

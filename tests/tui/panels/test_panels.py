@@ -12,6 +12,7 @@ from rankdeck.tui.panels.outputs.answer_lines import GUTTER, SHOWN_CHARACTERS, a
 from rankdeck.tui.panels.outputs.query import Query
 from rankdeck.tui.panels.overview.advice import all_advice
 from rankdeck.tui.panels.overview.devices import device_lines, devices_title
+from rankdeck.tui.panels.overview.gpu_ranks import gpu_rank_lines
 from rankdeck.tui.panels.overview.header import header_line
 from rankdeck.tui.panels.overview.progress import progress_lines
 from rankdeck.tui.panels.overview.ranks import rank_lines
@@ -244,6 +245,16 @@ def test_an_answer_of_a_megabyte_is_cut_with_a_note() -> None:
 def test_the_row_of_an_answer_is_exactly_as_wide_as_its_columns() -> None:
     row = answer_row(scripted.record(7, text="日本語\nと\x1b"), (8, 4, 6, 6, 20, 20), 2)
     assert line_width(row) == 8 + 4 + 6 + 6 + 20 + 20 + 10
+
+
+def test_a_rank_that_is_left_alone_is_shown_with_the_cores_of_all() -> None:
+    state = STATES["running on a cpu"]
+    alone = replace(state.ranks[0], batch=8)
+    state = replace(state, active_ranks=1, ranks=(alone, replace(state.ranks[1], batch=None)))
+    state = replace(state, processes=(ProcessSample(rank=0, cpu_percent=120.0, rss_bytes=1),), cpu_history=((120.0,),))
+    cells = plain(device_lines(state, 76)).split("\n")[1].split()
+    assert cells[-5:] == ["120%", "▅", "2", "0", "KiB"], "of 2 threads 60%"
+    assert plain(gpu_rank_lines(state, 100)).split("\n")[1].split()[2:4] == ["60%", "▅"]
 
 
 def test_a_process_without_figures_is_not_available() -> None:

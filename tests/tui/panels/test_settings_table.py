@@ -8,11 +8,12 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from rankdeck.runner.state import HistoryPoint, Mark, RunState
+from rankdeck.runner.state.periods import KnobPeriod
 from rankdeck.tui.panels.bands import Band, band_row, bands, edges
 from rankdeck.tui.panels.chart import Load, chart
 from rankdeck.tui.panels.digits import ROWS, large
 from rankdeck.tui.panels.overview.advice import bound_line
-from rankdeck.tui.panels.overview.settings_table import best_words, settings_lines, settings_plain
+from rankdeck.tui.panels.overview.settings_table import best_of, settings_lines, settings_plain, spread
 from rankdeck.tui.panels.overview.throughput import load_rows, throughput_lines
 from rankdeck.tui.words.text import line_width, plain
 from tests import scripted_steering
@@ -27,13 +28,41 @@ def rows(state: RunState, width: int = 60, height: int = 0) -> list[list[str]]:
 
 
 def test_each_setting_has_a_row_with_what_it_brought_the_present_one_marked_and_the_best_starred() -> None:
-    head, *table = rows(SCALED)
-    assert head == ["batch", "ranks", "tok/s", "±", "speedup", "busy", "DRAM", "MBU", "tok/J", "GiB"]
+    head, *table = rows(SCALED, 100)
+    head = plain(settings_lines(SCALED, 100)[:1]).replace("per rank", "per-rank").split()
+    assert head == [
+        "batch",
+        "ranks",
+        "tok/s",
+        "±",
+        "speedup",
+        "per-rank",
+        "busy",
+        "DRAM",
+        "MBU",
+        "tok/J",
+        "GiB",
+        "batches",
+    ]
     assert [row[:2] for row in table[:3]] == [["8", "1"], ["8", "2"], ["8", "4"]]
     assert table[3][:3] == ["▸", "8", "8"]
     assert table[3][-1] == "★"
     assert sum("★" in row for row in table) == 1
     assert "1.98x" in table[1]
+
+
+def test_what_noise_hides_is_marked_and_said() -> None:
+    exact = SteeredScript(batch_size=32, prompts=4000).begun().rounds(4).size(33).rounds(4).state
+    assert "≈" not in plain(settings_lines(exact, 60))
+    noisy = replace(exact, periods=tuple(_noisy(period) for period in exact.periods))
+    assert sorted(row[-1] for row in rows(noisy)[1:3]) == ["≈", "★"]
+    assert best_of(noisy).endswith("(within noise of 1 other)")
+
+
+def _noisy(period: KnobPeriod) -> KnobPeriod:
+    """The same rates on the mean, with batches that differ more from each other."""
+    shares = {rank: replace(share, squares=share.squares * 1.05) for rank, share in period.shares.items()}
+    return replace(period, shares=shares)
 
 
 def test_a_setting_that_is_not_measured_yet_says_so_and_has_no_figure() -> None:
@@ -55,7 +84,7 @@ def test_what_another_setting_would_bring_never_looks_like_what_was_measured() -
 def test_with_one_setting_there_is_no_best() -> None:
     once = SteeredScript().begun().rounds(2).state
     assert "★" not in plain(settings_lines(once, 60))
-    assert best_words(once) == ""
+    assert best_of(once) == ""
 
 
 def test_before_the_first_batch_there_is_no_table_and_after_the_end_no_forecast() -> None:
@@ -72,6 +101,10 @@ def test_the_table_fits_any_room(width: int, height: int, name: str) -> None:
     assert not height or len(lines) <= max(2, height)
 
 
+def test_an_interval_as_wide_as_its_figure_is_cut_short_in_words_and_not_in_the_middle() -> None:
+    assert [spread(share) for share in (0.004, 0.12, 0.994, 1.0, 2.23)] == ["0%", "12%", "99%", ">99", ">99"]
+
+
 def test_in_few_lines_the_present_setting_and_the_best_stay() -> None:
     state = SteeredScript(8).begun().rounds(2).activate(1).rounds(2).activate(2).rounds(2).activate(4).rounds(2).state
     shown = rows(state, 40, 3)
@@ -83,7 +116,7 @@ def test_in_lines_a_row_begins_with_batch_size_and_active_ranks_in_figures() -> 
     table = plain(settings_plain(SCALED)).split("\n")
     assert [row.split()[:2] for row in table[1:]] == [["8", "1"], ["8", "2"], ["8", "4"], ["8", "8"]]
     assert table[4].endswith("★")
-    assert best_words(SCALED).startswith("best: batch size 8 x 8 ranks, 68")
+    assert best_of(SCALED).startswith("best: batch size 8 x 8 ranks, 68")
 
 
 # --- bands ------------------------------------------------------------------------------------------
@@ -178,4 +211,14 @@ def test_a_verdict_stands_in_one_line_with_its_evidence() -> None:
     assert "larger batches cost little" in line
     assert line.rstrip().endswith("tok/J")
     assert line_width(bound_line(state, 56)) == 56
+    on_a_cpu = plain([bound_line(scripted_steering.knob_turned().state, 116)])
+    assert "larger batches cost little" in on_a_cpu, "though nothing stands on the right"
     assert bound_line(replace(state, paused="asked for"), 116) == ()
+
+
+def test_after_the_end_the_best_setting_stands_in_its_place() -> None:
+    state = scripted_steering.knob_turned().ended(status="stopped").state
+    assert plain([bound_line(state, 76)]).startswith(
+        "★ best: batch size 8 x 2 ranks, 174 tok/s, 1.5x the first setting"
+    )
+    assert bound_line(SteeredScript().begun().rounds(2).ended().state, 76) == ()

@@ -146,12 +146,12 @@ def test_a_figure_that_is_not_measured_has_its_sign_at_every_width() -> None:
 
 
 def test_a_refused_turn_is_said_first_and_for_ten_seconds() -> None:
-    reason = "no prompt is left for another batch size: the last 12 are in hand"
+    reason = "no prompts left for another batch size: the last 12 are in flight"
     before = ALL["knob_turned"]
     state = replace(before, refusal=protocol.TurnRefused(at=before.now, reason=reason))
     assert plain(turn_lines(state, 80)) == f"refused: {reason}"
-    assert plain(turn_lines(state, 60)) == "refused: no prompt is left for another batch size"
-    assert plain(turn_lines(state, 34)) == "refused: no prompt is left for\nanother batch size"
+    assert plain(turn_lines(state, 60)) == "refused: no prompts left for another batch size"
+    assert plain(turn_lines(state, 34)) == "refused: no prompts left for\nanother batch size"
     for width in range(20, 90):
         assert 1 <= len(turn_lines(state, width)) <= 3
         assert all(line_width(line) <= width for line in turn_lines(state, width))

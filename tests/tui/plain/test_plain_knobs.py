@@ -64,6 +64,13 @@ def test_the_table_of_settings_stands_below_and_begins_its_rows_with_batch_size_
     assert set(table) <= set(status_lines(state))
 
 
+def test_the_end_names_the_best_setting_and_by_how_much():
+    lines = end_lines(scripted_steering.knob_turned().ended(status="stopped").state)
+    assert "best: batch size 8 x 2 ranks, 174 tok/s, 1.5x the first setting" in lines
+    assert [row.split()[:2] for row in lines[-2:]] == [["4", "2"], ["8", "2"]], "the table is the last"
+    assert not any(line.startswith("best") for line in end_lines(scripted_steering.advice().ended().state))
+
+
 def test_the_last_lines_have_the_findings_of_the_timeline() -> None:
     state = scripted_timeline.second_round().state
     said = finding_lines(state)

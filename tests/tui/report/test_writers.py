@@ -308,7 +308,7 @@ def test_of_a_damaged_journal_the_line_is_named_and_one_that_is_torn_at_its_end_
     without = "Without it there is no chart over time"
     newer = lines[0].replace(b'"version":1', b'"version":9')
     assert missing(lines[0] + newer + lines[1]) == [
-        f"The journal: {path}:2: written by a newer rankdeck (format 9, this one reads 1); install that one to see all "
+        f"The journal: {path}:2: written by a newer rankdeck (format 9, this one reads 2); install that one to see all "
         f"of it. {without} and nothing of the knobs."
     ]
     assert missing(lines[1]) == [

@@ -88,7 +88,7 @@ async def test_a_turn_that_is_refused_is_answered_in_every_view_and_once(view: s
         await settled(pilot)
         await pilot.press(view, "+")
         assert source.sent == [SetBatchSize(batch_size=16)], "the run decides"
-        reason = "no prompt is left for another batch size: the last 24 are in hand"
+        reason = "no prompts left for another batch size: the last 24 are in flight"
         script.wait(0.1).add(protocol.TurnRefused(reason=reason)).wait(0.25).tick()
         source.say(*script.events[known:])
         await settled(pilot)

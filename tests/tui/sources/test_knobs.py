@@ -113,3 +113,18 @@ def test_a_later_press_is_not_forgotten_with_an_earlier_one() -> None:
     knobs.turn_batch_size(state(now=102), up=True)
     knobs.update(state(now=104))
     assert knobs.turn_batch_size(state(now=104), up=True) == SetBatchSize(batch_size=64)
+
+
+def test_a_value_asked_for_is_waited_for_until_the_run_has_it() -> None:
+    knobs = Knobs()
+    assert not knobs.waiting
+    for ask, reached in (
+        (lambda: knobs.turn_batch_size(state(), up=True), state(16)),
+        (lambda: knobs.turn_active_ranks(state(), by=1), state(active=3)),
+        (lambda: knobs.turn_pause(state()), state(paused="asked for")),
+    ):
+        ask()
+        knobs.update(state())
+        assert knobs.waiting
+        knobs.update(reached)
+        assert not knobs.waiting

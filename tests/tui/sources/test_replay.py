@@ -44,11 +44,11 @@ DAMAGED = [
     # what is said, at which line, of which content
     ("is empty", "", b""),
     ("damaged", ":1", b'{"type":"run_sta'),
-    ("newer rankdeck (protocol 2, this one knows 1): upgrade", ":1", changed(1, b'"version":1', b'"version":2')),
+    ("newer rankdeck (protocol 3, this one knows 2): upgrade", ":1", changed(1, b'"version":2', b'"version":3')),
     (
         "newer rankdeck (protocol 3,",
         ":1",
-        changed(1, b'"version":1,"name":', b'"version":3,"name":["new"],"old_name":'),
+        changed(1, b'"version":2,"name":', b'"version":3,"name":["new"],"old_name":'),
     ),
     ("unknown event 'new_model_progress'", ":5", changed(5, b'"type":"', b'"type":"new_')),
     ("evil␡", ":5", changed(5, b'"type":"', b'"type":"evil\x7f_')),

@@ -128,7 +128,7 @@ async def test_a_browser_sees_the_run_and_its_keys_steer_nothing(live, serving):
     async with page(url) as browser:
         await browser.see("tok/s now")
         assert "Throughput" in browser.text
-        assert "batch size" in browser.text
+        assert "Results by setting" in browser.text
         await browser.press("+")
         await browser.press("x")
         await browser.press(" ")

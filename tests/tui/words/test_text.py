@@ -128,7 +128,7 @@ def test_the_scale_ends_at_a_round_number_above_the_highest_bar(value: float, ni
 
 
 def test_the_time_axis_grows_in_round_spans() -> None:
-    assert [round_span(seconds) for seconds in (0, 30, 31, 400, 90_000)] == [30, 30, 60, 600, 172_800]
+    assert [round_span(seconds) for seconds in (0, 30, 31, 400, 90_000)] == [30, 30, 60, 420, 172_800]
 
 
 def test_the_time_axis_of_an_ended_run_is_as_long_as_the_run() -> None:

@@ -6,7 +6,7 @@ from rankdeck.runner.advice.invitation import invites
 from rankdeck.runner.state import RunState
 from rankdeck.runner.state.load import recent
 from rankdeck.runner.state.settings import current_setting
-from rankdeck.tui.panels.overview.settings_table import joules_words
+from rankdeck.tui.panels.overview.settings_table import BEST, best_of, joules_words
 from rankdeck.tui.settings.hint_keys import AS_THEY_COME, Keys, key_of
 from rankdeck.tui.words.status import ASKED_FOR
 from rankdeck.tui.words.text import Line, between, count, fit, line_width, some, visible, wrap
@@ -15,7 +15,7 @@ from rankdeck.tui.words.text import Line, between, count, fit, line_width, some,
 def advice_lines(state: RunState, width: int, keys: Keys = AS_THEY_COME, *, steers: bool = False) -> list[Line]:
     """The most useful advice in one line; empty if there is none or nothing is running.
 
-    A user who `steers` a run at a small batch size is invited to turn a knob, before all advice.
+    A user who `steers` a run at a small batch size is invited to turn a knob, ahead of all advice.
     """
     said = advice_texts(state)
     if steers and invites(state):
@@ -34,9 +34,9 @@ def _invitation(state: RunState, others: int, width: int, keys: Keys) -> Line:
     doubles = f"{plus} doubles the batch size"
     size = some(state.batch_size, "prompt")
     texts = (
-        f"{doubles}: it is {size} per batch now, and {count(state.pending)} are still to come; {tour} takes the tour",
-        f"{doubles}, {size} per batch now; {tour} takes the tour",
-        f"{doubles}; {tour} takes the tour",
+        f"{doubles}: it is now {size} per batch, with {count(state.pending)} left; {tour} runs the tour",
+        f"{doubles}, now {size} per batch; {tour} runs the tour",
+        f"{doubles}; {tour} runs the tour",
         doubles,
     )
     room = width - 2 - (line_width(more) + 2 if more else 0)
@@ -90,14 +90,18 @@ def _entry(start: str, text: str, width: int) -> list[Line]:
 
 
 def bound_line(state: RunState, width: int) -> Line:
-    """By what the run is bound, its evidence, and what may help; MBU and tokens per joule stand on the right."""
+    """What the run is bound by, the evidence, and what may help; MBU and tokens per joule stand on the right.
+
+    After the end it is the best of several settings.
+    """
     verdict = bound(state)
     if verdict is None:
-        return ()
+        best = best_of(state) if state.ended is not None else ""
+        return fit(((f"{BEST} ", "good"), (best, "")), width) if best else ()
     row = current_setting(state)
     now = recent(state.loads, state.now)
     facts: list[Line] = []
-    if row is not None and row.mbu is not None and "MBU" not in verdict.evidence:
+    if row is not None and row.mbu is not None and "MBU" not in verdict.evidence and not verdict.before:
         facts.append((("MBU ", "dim"), (f"{row.mbu:.0%}", "strong")))
     if now.watts.value:
         facts.append(((joules_words(state.rate_now / now.watts.value), "strong"), (" tok/J", "dim")))
@@ -105,7 +109,16 @@ def bound_line(state: RunState, width: int) -> Line:
     start: Line = ((head, "strong"), (f": {rest}" if rest else "", ""))
     right: Line = tuple(piece for fact in facts for piece in (("   ", ""), *fact))
     cure: Line = ((f"   {verdict.cure}", "dim"),) if verdict.cure else ()
-    for way in ((start, cure, right), (start, (), right), (start, (), ())):
-        if line_width((*way[0], *way[1], *way[2])) <= width or way[2] == ():
-            return between((*way[0], *way[1]), way[2], width) if way[2] else fit((*way[0], *way[1]), width)
-    return fit(start, width)
+    for more, facts_shown in ((cure, right), ((), right), (cure, ()), ((), ())):
+        line: Line = (*start, *more)
+        if line_width((*line, *facts_shown)) <= width:
+            return between(line, facts_shown, width) if facts_shown else fit(line, width)
+    return _whole_figures(head, rest, width)
+
+
+def _whole_figures(head: str, rest: str, width: int) -> Line:
+    """A verdict with as many of its figures as fit: half a figure would be another one."""
+    figures = rest.split(", ")
+    while len(figures) > 1 and len(head) + 2 + len(", ".join(figures)) > width:
+        figures.pop()
+    return fit(((head, "strong"), (f": {', '.join(figures)}" if rest else "", "")), width)

@@ -186,9 +186,9 @@ def _processes(state: RunState, width: int) -> list[Line]:
     room_of = {column.title: room for column, room in zip(columns, sizes, strict=True)}
     lines = [heading(columns, sizes, gap)]
     for place, process in enumerate(state.processes):
-        threads = _threads(state, process)
+        threads = state.threads(process.rank)
         history = state.cpu_history[place] if place < len(state.cpu_history) else ()
-        shares = [None if value is None else value / (threads or 1) for value in history]
+        shares = [None if value is None else min(100.0, value / (threads or 1)) for value in history]
         cells = _process(state, process)
         cells["device"] = fit(cells["device"], room_of.get("device", 0))
         cells["CPU"] = _cpu(process, threads, room_of["CPU"])
@@ -199,7 +199,7 @@ def _processes(state: RunState, width: int) -> list[Line]:
 
 def _process(state: RunState, process: ProcessSample) -> dict[str, Line]:
     """The figures of a rank's process by column title."""
-    ready, threads = _ready(state, process), _threads(state, process)
+    ready, threads = _ready(state, process), state.threads(process.rank)
     return {
         "rank": ((str(process.rank), rank_style(process.rank)),),
         "device": ((short_name(ready.device_name) if ready else "?", ""),),
@@ -211,11 +211,6 @@ def _process(state: RunState, process: ProcessSample) -> dict[str, Line]:
 
 def _ready(state: RunState, process: ProcessSample) -> RankReady | None:
     return state.ranks[process.rank].ready if 0 <= process.rank < len(state.ranks) else None
-
-
-def _threads(state: RunState, process: ProcessSample) -> int | None:
-    ready = _ready(state, process)
-    return ready.threads if ready else None
 
 
 def _cpu(process: ProcessSample, threads: int | None, width: int) -> Line:

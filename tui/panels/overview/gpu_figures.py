@@ -12,7 +12,7 @@ from rankdeck.tui.words.text import NOTHING, UNKNOWN, Line, Piece, fit, gib, vis
 NOT_AVAILABLE: Line = ((UNKNOWN, "dim"),)
 
 RESTS = 10.0
-"""Percent: a GPU less busy than this rests, and its bar is dim."""
+"""Percent: the bar of a GPU less busy than this is dim."""
 
 NEARLY_FULL = 0.9
 """Share of a GPU's memory in use, above which its figure is amber."""

@@ -1,6 +1,6 @@
 """A rank and what it runs on in one row, where they pair off and there is no room for two tables. Pure.
 
-What it runs on is its GPU; without GPU figures the processors, which every rank has to itself.
+What it runs on is its GPU; without GPU figures its process stands there, with CPU and memory.
 """
 
 from collections.abc import Sequence
@@ -18,6 +18,7 @@ from rankdeck.tui.panels.overview.gpu_figures import (
     busy_minute,
     figure,
     memory_share,
+    short_throttle,
     temperature,
 )
 from rankdeck.tui.panels.overview.ranks import (
@@ -64,7 +65,7 @@ BARS_FROM = 9
 
 
 def least_width(state: RunState) -> int:
-    """The narrowest width that the table fits in; that of processes may do without their last minute."""
+    """The narrowest width that the table fits in; that of processes can leave out their last minute."""
     columns = _GPU if state.devices else [column for column in _CPU if column.title != "minute"]
     return sum(column.width + 1 for column in columns) - 1
 
@@ -131,7 +132,8 @@ def _gpu(device: DeviceState | None, samples: int, busy_room: int, room: int) ->
     if device is None:  # which rank is on which GPU is known from the first sample after all are ready
         return (NOT_AVAILABLE,) * 6
     sample = device.sample
-    index: Line = ((str(sample.index), "strong"),)
+    lowered = bool(short_throttle(sample))
+    index: Line = ((f"{'▾' if lowered else ''}{sample.index}", "warn" if lowered else "strong"),)
     if sample.lost:
         nothing: Line = ((NOTHING, "dim"),)
         return (index, (("lost", "bad"),), busy_minute(device, samples, room), nothing, nothing, nothing)
@@ -148,10 +150,9 @@ def _gpu(device: DeviceState | None, samples: int, busy_room: int, room: int) ->
 
 def _process(state: RunState, place: int, process: ProcessSample, busy_room: int, room: int) -> tuple[Line, Line, Line]:
     """CPU and its last minute in percent of the cores that its threads could use, and resident memory."""
-    ready = state.ranks[process.rank].ready if process.rank < len(state.ranks) else None
-    threads = (ready.threads if ready is not None else None) or 1
+    threads = state.threads(process.rank) or 1
     history = state.cpu_history[place] if place < len(state.cpu_history) else ()
-    shares = [None if value is None else value / threads for value in history]
+    shares = [None if value is None else min(100.0, value / threads) for value in history]
     share = None if process.cpu_percent is None else process.cpu_percent / threads
     drawn = share is not None and busy_room >= BARS_FROM
     return (

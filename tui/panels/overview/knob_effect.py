@@ -1,7 +1,7 @@
 """What the last turn of a knob brought, and what another one would bring. Pure.
 
 What it brought is measured on whole warm batches that began and ended under one setting. Until every active rank has
-finished one it is said when the turn takes effect, then what its first steps show (`tui.words.turn`), never in the
+finished one, the line says when the turn takes effect, then what its first steps show (`tui.words.turn`), never in the
 style of a measured figure. What another turn would bring is a forecast.
 """
 
@@ -55,7 +55,7 @@ def _with_knobs(turn: KnobEffect, forms: list[str], width: int) -> Line:
         " and ".join(_knobs(turn, names, arrow))
         for names, arrow in ((("batch size", "active ranks"), " → "), (("batch", "ranks"), "→"))
     )
-    # What was turned is known to whoever turned it, so its name is shortened before what is said of it.
+    # Whoever turned a knob knows which one, so its name is shortened first.
     ways: list[Line] = [
         ((knobs, "strong"), (f"{gap}{said}", "dim"))
         for said in forms
@@ -113,7 +113,13 @@ def what_ifs(state: RunState) -> list[WhatIf]:
     """The turns of a knob that are possible and still worth it: none with less than a round of the setting left."""
     if state.phase != "running" or state.paused is not None:
         return []
-    return [turn for turn in what_if(state) if state.pending >= turn.batch_size * turn.active_ranks]
+    caps = [rank.cap for rank in state.ranks if rank.cap is not None]
+    return [
+        turn
+        for turn in what_if(state)
+        if state.pending >= turn.batch_size * turn.active_ranks
+        and not (turn.batch_size > state.batch_size and caps and turn.batch_size > min(caps))
+    ]
 
 
 def what_if_words(state: RunState, change: WhatIf) -> tuple[str, str]:

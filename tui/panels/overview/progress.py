@@ -62,13 +62,13 @@ class Fact(NamedTuple):
 
 
 def progress_lines(state: RunState, width: int, height: int) -> list[Line]:
-    """In one line a small bar after the figures, from two on a bar as wide as the panel; why, where there is room."""
+    """In one line, a small bar after the figures; from two on, a bar as wide as the panel, then why that batch size."""
     if state.config is None:
         waiting: Line = (("waiting for the run to say what it is", "dim"),)
         return [waiting]
     loading = state.first_batch_at is None and state.ended is None
     head, share = _loading(state) if loading else _done(state)
-    # What failed is never what there is no room for.
+    # Failures come first, so that there is always room for them.
     found = [] if loading else sorted(progress_facts(state), key=lambda fact: fact.label != "failed")
     facts = [fact.words() for fact in found]
     figure: Line = ((whole_percent(share), "strong"),)
@@ -93,7 +93,7 @@ def _flowing(facts: Sequence[Line], width: int) -> Line:
 
 
 def facts_lines(state: RunState, width: int) -> list[Line]:
-    """The facts one below the other, for a panel that has nothing to say of settings yet."""
+    """The facts one below the other, for a panel that has no settings to show yet."""
     return [fact.line(width) for fact in progress_facts(state)] if state.config is not None else []
 
 

@@ -9,14 +9,18 @@ from typing import NamedTuple
 
 from rankdeck.runner.forecast.turn_effect import provisional
 from rankdeck.runner.state import RunState
-from rankdeck.runner.state.settings import SettingRow, all_settings, best_setting
+from rankdeck.runner.state.settings import SettingRow, all_settings, best_setting, tied_with
 from rankdeck.tui.panels.bars import Column, heading, row
 from rankdeck.tui.panels.overview.knob_effect import what_ifs
+from rankdeck.tui.words.settings import best_setting_words
 from rankdeck.tui.words.sweep import times
 from rankdeck.tui.words.text import NOTHING, Line, count, fit, gib, line_width, percent, rate, short_rate, some
 
 MEASURING = "measuring…"
 BEST = "★"
+TIED = "≈"
+"""A setting that cannot be told apart from the best."""
+
 HERE = "▸"
 
 
@@ -42,7 +46,7 @@ _FIGURES: dict[str, _Figure] = {
         lambda each: (
             None
             if each.half_width is None or not each.tokens_per_second
-            else percent(each.half_width / each.tokens_per_second)
+            else spread(each.half_width / each.tokens_per_second)
         ),
     ),
     "speedup": _Figure(
@@ -63,8 +67,13 @@ _FIGURES: dict[str, _Figure] = {
     ),
     "batches": _Figure(Column("batches", 7, "right"), lambda each: count(each.batches)),
 }
-_FIRST = ("±", "busy", "CPU", "DRAM", "speedup", "tok/J", "MBU", "GiB", "per rank", "batches")
+_FIRST = ("±", "busy", "CPU", "DRAM", "per rank", "tok/J", "GiB", "batches", "speedup", "MBU")
 """Which figures are shown where there is little room: the first ones."""
+
+
+def spread(share: float) -> str:
+    """A half-width as a share, in three cells: an interval as wide as its figure says nothing more."""
+    return percent(share) if share < 0.995 else ">99"
 
 
 def per_joule(each: SettingRow) -> str:
@@ -98,6 +107,8 @@ def settings_lines(state: RunState, width: int, height: int = 0) -> list[Line]:
         drawn[here] = _measuring(state, columns, gap, width)
     for setting, line in _predicted(state, columns, gap, width).items():
         drawn.setdefault(setting, line)
+    if not drawn:
+        return []
     shown = _fitting(list(drawn), here, best, len(drawn) if not height else height - 1)
     lines = [head, *(drawn[setting] for setting in shown)]
     return [fit(line, width) for line in lines]
@@ -158,7 +169,8 @@ def _measured(
         *(((figure.of(each) or NOTHING, style),) for figure in figures),
     ]
     sizes = [column.width for column in columns]
-    return (*row(cells, columns, sizes, gap), (f"{' ' * gap}{BEST}" if starred else " " * (gap + 1), "good"))
+    tied = best is not None and not each.cold and tied_with(best, each)
+    return (*row(cells, columns, sizes, gap), (" " * gap + (BEST if starred else TIED if tied else " "), "good"))
 
 
 def _measuring(state: RunState, columns: Sequence[Column], gap: int, width: int) -> Line:
@@ -208,16 +220,15 @@ def _fitting(
     return sorted(near[: max(1, room)])
 
 
-def best_words(state: RunState) -> str:
-    """`best: batch size 16 x 2 ranks, 214 tok/s, 2.1x of the first setting`; empty with fewer than two settings."""
+def best_of(state: RunState) -> str:
+    """The best of the settings in words; empty with fewer than two settings."""
     rows = all_settings(state)
     best = best_setting(rows)
     if best is None:
         return ""
     first = next((period for period in state.periods if period.warm_rate), None)
-    said = f"best: batch size {count(best.batch_size)} x {some(best.active_ranks, 'rank')}, "
-    said += f"{rate(best.tokens_per_second)} tok/s"
-    began = next((each for each in rows if first and each.setting == (first.batch_size, first.active_ranks)), None)
-    if began is not None and began.setting != best.setting and began.tokens_per_second > 0:
-        said += f", {best.tokens_per_second / began.tokens_per_second:.1f}x of the first setting"
-    return said
+    began = next((each for each in rows if first and each.setting == (first.batch_size, first.active_ranks)), best)
+    than = began.tokens_per_second if began.setting != best.setting else None
+    said = best_setting_words(best.active_ranks, best.batch_size, best.tokens_per_second, than)
+    tied = sum(tied_with(best, each) for each in rows if not each.cold)
+    return f"{said} (within noise of {some(tied, 'other')})" if tied else said

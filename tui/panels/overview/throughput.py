@@ -47,7 +47,7 @@ def load_rows(state: RunState) -> list[Load]:
         figure = now.busy.value if on_gpus else now.cpu.value
         rows.append(Load("busy" if on_gpus else "CPU", None if over else figure, busy))
     if dram:
-        rows.append(Load("DRAM", None if over else now.dram.value, dram))
+        rows.append(Load("DRAM", None if over else now.dram.value, dram, "dram"))
     return rows
 
 
