@@ -126,7 +126,7 @@ def tiny_model(demo_model: str, tmp_path_factory: pytest.TempPathFactory) -> str
 
 
 async def test_chaos_with_accelerates_own_ranks_ends_like_an_undisturbed_run(tiny_model, tmp_path):
-    prompts = [f"{story} {number}" for number in range(40) for story in STORIES[:3]]
+    prompts = [f"{story} {number}" for number in range(100) for story in STORIES[:3]]
     source = tmp_path / "p.txt"
     source.write_text("".join(f"{prompt}\n" for prompt in prompts))
 
