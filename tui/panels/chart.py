@@ -89,7 +89,7 @@ LOADS_FROM, BOTH_LOADS_FROM = 4, 5
 """Lines from which one row, or two, of the load stand below the plot."""
 
 
-class Load(NamedTuple):
+class LoadRow(NamedTuple):
     """A row below the plot: a name, the present figure in percent, and the history, pairs of seconds and percent."""
 
     name: str
@@ -108,7 +108,7 @@ def chart(
     height: int,
     marks: Sequence[Mark] = (),
     settings: Sequence[Band] = (),
-    loads: Sequence[Load] = (),
+    loads: Sequence[LoadRow] = (),
     *,
     over: bool = False,
 ) -> list[Line]:

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from rankdeck.runner.state import HistoryPoint, Mark, RunState
 from rankdeck.runner.state.periods import KnobPeriod
 from rankdeck.tui.panels.bands import Band, band_row, bands, edges
-from rankdeck.tui.panels.chart import Load, chart
+from rankdeck.tui.panels.chart import LoadRow, chart
 from rankdeck.tui.panels.digits import ROWS, large
 from rankdeck.tui.panels.overview.advice import bound_line
 from rankdeck.tui.panels.overview.settings_table import best_of, settings_lines, settings_plain, spread
@@ -178,7 +178,7 @@ def test_without_gpus_the_processors_stand_there_and_no_dram() -> None:
 
 def test_the_scale_of_a_load_is_always_0_to_100() -> None:
     history = [HistoryPoint(float(at), 100.0) for at in range(10)]
-    loads = [Load("busy", 50.0, [(float(at), 50.0) for at in range(10)])]
+    loads = [LoadRow("busy", 50.0, [(float(at), 50.0) for at in range(10)])]
     last = plain(chart(history, 40, 8, loads=loads)).split("\n")[-1]
     assert set(last.removeprefix("busy  50%").strip()) == {"▄"}
 
@@ -187,7 +187,7 @@ def test_the_scale_of_a_load_is_always_0_to_100() -> None:
 def test_a_chart_with_everything_fills_its_height_exactly(height: int) -> None:
     history = [HistoryPoint(float(at), 100.0) for at in range(10)]
     found = [Band(0, 5, ("batch 4", "4"), "90"), Band(5, 9, ("batch 8", "8"), "")]
-    loads = [Load(name, 50.0, [(1.0, 50.0)]) for name in ("busy", "DRAM")]
+    loads = [LoadRow(name, 50.0, [(1.0, 50.0)]) for name in ("busy", "DRAM")]
     marks = [Mark(elapsed=3, kind="pause", text="paused")]
     lines = chart(history, 50, height, marks, found, loads)
     assert len(lines) == height

@@ -4,7 +4,7 @@ from rankdeck.runner.state import RunState
 from rankdeck.runner.state.load import recent
 from rankdeck.runner.state.settings import current_setting
 from rankdeck.tui.panels.bands import bands
-from rankdeck.tui.panels.chart import Load, chart
+from rankdeck.tui.panels.chart import LoadRow, chart
 from rankdeck.tui.panels.digits import ROWS, large
 from rankdeck.tui.panels.overview.knob_effect import turn_lines
 from rankdeck.tui.panels.overview.notice import relaunching
@@ -34,7 +34,7 @@ def throughput_lines(state: RunState, width: int, height: int) -> list[Line]:
     return [*lines, *chart(state.history, width, left, marks, turned, load_rows(state), over=over)]
 
 
-def load_rows(state: RunState) -> list[Load]:
+def load_rows(state: RunState) -> list[LoadRow]:
     """Busy and DRAM of the GPUs in use, or the processors' load, for the chart."""
     points = state.history
     busy = [(point.elapsed, point.busy) for point in points if point.busy is not None]
@@ -45,9 +45,9 @@ def load_rows(state: RunState) -> list[Load]:
     rows = []
     if busy:
         figure = now.busy.value if on_gpus else now.cpu.value
-        rows.append(Load("busy" if on_gpus else "CPU", None if over else figure, busy))
+        rows.append(LoadRow("busy" if on_gpus else "CPU", None if over else figure, busy))
     if dram:
-        rows.append(Load("DRAM", None if over else now.dram.value, dram, "dram"))
+        rows.append(LoadRow("DRAM", None if over else now.dram.value, dram, "dram"))
     return rows
 
 
