@@ -29,9 +29,9 @@ from rankdeck.runner.state.votes import (
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
-    """What bounds the run; the figures that say so, in words; and what may help, empty if nothing simple does.
+    """What the run is bound by; the figures that say so, in words; and what may help, empty if nothing simple does.
 
-    `before` the turn: too few samples are of the present setting yet, so kind and figures are of those before.
+    `before`: there are too few samples of the present setting yet, so kind and figures are those of the setting before.
     """
 
     kind: Kind
@@ -52,7 +52,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
 def bound(state: RunState) -> Verdict | None:
     """The verdict; None before there is evidence, while paused, during a sweep, and after the end.
 
-    Just after a turn of a knob it is the last one, as long as the samples of the new setting, if any, do not say other.
+    Just after a turn of a knob it is the last one, as long as the samples of the new setting, if any, do not say otherwise.
     """
     if state.phase != "running" or state.paused is not None or state.ended is not None or state.sweeping:
         return None

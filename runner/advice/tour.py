@@ -31,10 +31,10 @@ LEAST_GAIN = 1.05
 Why = Literal[
     "gain", "memory", "prompts", "largest", "ranks only", "capped", "refused", "ran out", "run stopped", "run failed"
 ]
-"""Why a tour has come to its end by itself: the last word on its walk."""
+"""Why a tour ended by itself."""
 
 Taken = Literal["by hand", "left", "elsewhere", "paused", "search", "sweep", "stopping"]
-"""Who or what has ended a tour before its end; `left`: the user ended it, or closed the view that led it."""
+"""Who or what cut a tour short; `left`: the user ended it, or closed the view that led it."""
 
 
 class Measured(msgspec.Struct, frozen=True, kw_only=True):
@@ -92,7 +92,7 @@ class Move(NamedTuple):
 
 
 def begin(state: RunState) -> Move:
-    """A tour from the present batch size, at one active rank; only where `why_no_tour` has nothing to say."""
+    """A tour from the current batch size, at one active rank; only if `why_no_tour` returns None."""
     here = _here(state)
     row = current_setting(state)
     tour = Tour(
@@ -110,7 +110,7 @@ def begin(state: RunState) -> Move:
 
 
 def next_step(tour: Tour, state: RunState) -> Move:
-    """What the tour does on this state: mostly it waits; after its end it asks for nothing."""
+    """What the tour does in this state: mostly it waits; after its end it asks for nothing."""
     if tour.over:
         return Move(tour)
     tour = _seen(tour, state)
@@ -137,7 +137,7 @@ def next_step(tour: Tour, state: RunState) -> Move:
 
 
 def taken_over(tour: Tour, state: RunState, taken: Taken = "by hand", *, ranks_too: bool = False) -> Move:
-    """The tour ended before its end.
+    """The tour cut short.
 
     Whoever takes a knob finds the other as it is, except that ranks which the tour has lowered go up again, unless they
     turn the ranks themselves (`ranks_too`). A user who leaves gets the best setting so far, or the one it began at.
@@ -197,7 +197,7 @@ def _seen(tour: Tour, state: RunState) -> Tour:
 
 
 def _taken(tour: Tour, state: RunState) -> Taken | None:
-    """What has ended the tour from outside, if anything has: another viewer may turn the knobs as well."""
+    """What has ended the tour from outside, if anything has: another viewer may turn the knobs too."""
     if state.ended is not None:
         return None
     if state.phase == "stopping":

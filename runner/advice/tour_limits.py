@@ -18,7 +18,7 @@ LARGEST = 256
 """No batch size beyond this is tried."""
 
 LEAST_ROUNDS = 2
-"""A setting is tried only if so many of its rounds are left, beside the batches in hand."""
+"""A setting is tried only if at least this many of its rounds are left, besides the batches in hand."""
 
 LEAST_FULL = 0.9
 """It is tried only while the even rounds of what is left have batches of at least this share of its size."""
@@ -83,7 +83,7 @@ def too_large(state: RunState, setting: Setting) -> bool:
 
 
 def fits(state: RunState, setting: Setting) -> bool:
-    """Whether twice the rows fit in memory, by what the present rows have taken beside the weights."""
+    """Whether twice the rows fit in memory, judging by what the current rows take besides the weights."""
     if too_large(state, setting):
         return False
     for device in state.devices:

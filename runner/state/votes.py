@@ -1,9 +1,9 @@
-"""By what a run is bound: how each sample of the load votes, and which vote is held. Pure.
+"""What a run is bound by: how each sample of the load votes, and which verdict is held. Pure.
 
 Each sample votes, and only a clear majority of several seconds speaks. A verdict that is held stays until another has
 had the majority for some seconds, and a figure near a bound votes for the verdict that is held, so that a verdict flips
 neither with a sample nor with the noise of a figure. Does not know the run (`settings.circumstances` says what a vote
-needs of it), nor in what words a verdict is told (`runner.advice.bound`).
+needs of it), nor the words of a verdict (`runner.advice.bound`).
 """
 
 from collections import Counter
@@ -39,7 +39,7 @@ MINORITY = 0.3
 """A verdict is held with this share of the samples while none has the majority."""
 
 HELD_SECONDS = 4.0
-"""Another verdict takes the place of the one that is held once it has had the majority for so long."""
+"""Another verdict takes the place of the one that is held after this long with the majority."""
 
 AT_WORK = 0.9
 """Below this share of ranks with a batch the others wait for work; some are always between two batches."""
@@ -48,7 +48,7 @@ BUSY = 85.0
 """Percent: below it a GPU stands still between kernels, waiting for its host."""
 
 HIGH_DRAM, HIGH_TENSOR = 0.6, 0.4
-"""Shares of the counters' scale: DRAM seldom comes above 90 %, tensor cores in the best case some 70 %."""
+"""Shares of the counters' scale: DRAM rarely exceeds 90 %, and tensor cores reach about 70 % at best."""
 
 HIGH_MBU, HIGH_MATRIX = 0.5, 0.4
 """Shares of what was measured or is on the data sheet: some runs reach it though a counter is low, or missing."""
@@ -63,7 +63,7 @@ CAPPED = 0.5
 """Share of the GPUs whose clocks a limit of power lowers."""
 
 MARGIN = 0.08
-"""A bound is so much of itself lower for the verdict that is held, and higher for every other."""
+"""A threshold is lower by this share for the verdict that is held, and higher for every other."""
 
 
 class Circumstances(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,13 +83,13 @@ class Circumstances(msgspec.Struct, frozen=True, kw_only=True):
     held: Kind | None = None
 
     def bound(self, usual: float, kind: Kind) -> float:
-        """From where on a figure votes for `kind`."""
+        """The threshold from which a figure votes for `kind`."""
         if self.held in NO_VERDICT:
             return usual
         return usual * (1 - MARGIN if self.held == kind else 1 + MARGIN)
 
     def low(self, usual: float, kind: Kind) -> float:
-        """Below which a figure votes for `kind`."""
+        """The threshold below which a figure votes for `kind`."""
         if self.held in NO_VERDICT:
             return usual
         return usual * (1 + MARGIN if self.held == kind else 1 - MARGIN)
@@ -119,7 +119,7 @@ def of_period(loads: Iterable[Load], number: int) -> list[Load]:
 
 
 def vote(load: Load, case: Circumstances) -> Kind:
-    """By what the run was bound when this sample was taken."""
+    """What the run was bound by when this sample was taken."""
     if load.at_work < AT_WORK * load.active:
         return "waiting for work"
     return _vote_of_gpu(load, case) if case.on_gpu else _vote_of_cpu(load, case)
@@ -195,7 +195,7 @@ def held_after(held: Held, loads: Sequence[Load], votes: Sequence[Kind], period:
     """What is held after the newest of these samples, by their votes, in the period of this number.
 
     While too few samples are of that period, those of the settings before count too, and where these are too few all
-    do: what held before the turn holds on until others say other.
+    do: what held before the turn is held until they say otherwise.
     """
     cast = list(zip(loads, votes, strict=True))
     present = [one for one in cast if one[0].period == period]
