@@ -52,7 +52,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
 def bound(state: RunState) -> Verdict | None:
     """The verdict; None before there is evidence, while paused, during a sweep, and after the end.
 
-    Just after a turn of a knob it is the last one, as long as the samples of the new setting, if any, do not say otherwise.
+    Just after a turn of a knob it is the last one, unless samples of the new setting already say otherwise.
     """
     if state.phase != "running" or state.paused is not None or state.ended is not None or state.sweeping:
         return None
