@@ -41,7 +41,7 @@ def cost(directory: Path, size: tuple[int, int], seconds: float, environ: dict[s
     """CPU in percent of a core, and bytes a second, of a dashboard attached to the run."""
     command = [str(Path(sys.executable).with_name("rankdeck")), "attach", str(directory)]
     with Terminal(command, columns=size[0], rows=size[1], environ=environ) as terminal:
-        terminal.wait_for("decoding", seconds=120)
+        terminal.wait_for("in flight", seconds=120)
         terminal.read(3)
         return cost_of_view(terminal, seconds)
 

@@ -57,7 +57,7 @@ def ssh(tmp_path: Path) -> Iterator[list[str]]:
 def test_a_killed_ssh_connection_does_not_end_the_run(ssh, tmp_path, run_dir):
     prompts = tmp_path / "p.txt"
     prompts.write_text(
-        "".join(f"{line}\n" for line in (ROOT / "sample_prompts/stories.txt").read_text().splitlines()[:16])
+        "".join(f"{line}\n" for line in (ROOT / "sample_prompts/stories.txt").read_text().splitlines()[:32])
     )
     rankdeck = str(Path(sys.executable).with_name("rankdeck"))
     there = " ".join(
@@ -66,11 +66,11 @@ def test_a_killed_ssh_connection_does_not_end_the_run(ssh, tmp_path, run_dir):
     run = f"{there} {rankdeck} run {prompts} --device cpu --ranks 2 --batch-size 2 --max-new-tokens 24"
     run += f" --run-dir {run_dir}"
     with Terminal([*ssh, run], columns=80, rows=24) as terminal:
-        terminal.wait_for("decoding", seconds=240)
+        terminal.wait_for("in flight", seconds=240)
     # Leaving the block killed the ssh client in the middle of the run.
     assert run_directory.supervisor_alive(run_dir)
     with Terminal([*ssh, f"{there} {rankdeck} attach {run_dir}"], columns=80, rows=24) as terminal:
         terminal.wait_for("completed", seconds=240)
         terminal.send("q")
         assert terminal.wait() == 0
-    assert [record.index for record in run_directory.read_outputs(run_dir)] == list(range(16))
+    assert [record.index for record in run_directory.read_outputs(run_dir)] == list(range(32))
