@@ -218,6 +218,7 @@ class RankdeckApp(BaseApp):
                 others = {name: label for name, label in self.reworded.items() if name not in OF_A_SWEEP}
                 self.reworded = {**others, **(OF_A_SWEEP if followed.state.sweeping else {})}
                 self._run_screen.refresh_bindings()
+                self.screen.refresh_bindings()  # a dialog above it may have some of its keys
 
     def _close_outdated_question(self) -> None:
         """Close a question about a run that has ended meanwhile."""

@@ -13,6 +13,10 @@ class Word(NamedTuple):
     views: tuple[str, ...] = ()
 
 
+_LOADED = ("overview", "timeline", "sweep")
+"""The views that show how loaded the devices are."""
+
+
 WORDS = (
     Word("tok/s", "output tokens per second; padding is never counted"),
     Word(
@@ -21,16 +25,24 @@ WORDS = (
         ("overview",),
     ),
     Word("mean", "tok/s since the first batch; peak: the most over any five seconds", ("overview",)),
+    Word("speedup", "tokens/s over those of one active rank at the same batch size", ("overview",)),
+    Word("speedup", "tokens/s over those of one active rank, at one batch size or, ◆, at the best of each", ("sweep",)),
+    Word("efficiency", "speedup / active ranks", ("overview", "sweep")),
+    Word("per rank", "tok/s / active ranks", ("overview",)),
     Word(
         "results by setting",
-        "whole batches that began and ended at one batch size and number of ranks; ±: half of the 95% interval, from "
-        "one batch to the next; busy, DRAM, CPU: means over the seconds when all those ranks had such a batch",
+        "whole batches that began and ended at one batch size and number of ranks, and how many; busy, DRAM, CPU: "
+        "means over the seconds when all those ranks had such a batch",
         ("overview",),
     ),
-    Word("★ ≈ ▸", "the setting with the most tok/s, those within its noise, and the current one", ("overview",)),
+    Word("±", "half of the 95% interval of a setting's tok/s, from one batch to the next", ("overview",)),
+    Word("★", "the setting with the most tok/s", ("overview",)),
+    Word("≈", "a setting that cannot be told apart from that one: the difference is within their noise", ("overview",)),
+    Word("▸", "the current setting; in the line of advice, what to do next", ("overview",)),
     Word(
-        "~163, predicted",
-        "worked out from the batches measured so far, not measured; guess: beyond what was measured",
+        "~",
+        "worked out, not measured: predicted, from the batches so far; guess, beyond what was measured; in the "
+        "current setting, from its first steps",
         ("overview",),
     ),
     Word(
@@ -38,20 +50,51 @@ WORDS = (
         "what most of the last twelve samples, one a second, agree on; the figures beside it are means",
         ("overview",),
     ),
-    Word("DRAM, tensor", "share of the time that memory, or tensor cores, were active (GPM, Hopper and later)"),
-    Word("matrix rate", "FLOP/s of the batches, over those of a large matrix product timed at the start"),
-    Word("tok/J", "output tokens per joule drawn by the GPUs in use", ("overview",)),
-    Word("batch size", "prompts per batch and rank"),
     Word(
-        "a → b tok/s",
-        "before and after a knob was turned, over whole batches at one setting, without a rank's first ones; ~: not "
-        "measured yet, but worked out from the first steps",
+        "kernel launches",
+        "or fixed cost per step: what a decode step costs however few rows it has; larger batches share it",
         ("overview",),
     ),
-    Word("memory", "beside those figures: the most a rank had in use on its device during a batch", ("overview",)),
-    Word("speedup", "tokens/s over those of one active rank at the same batch size", ("overview",)),
-    Word("speedup", "tokens/s over those of one active rank, at one batch size or, ◆, at the best of each", ("sweep",)),
-    Word("efficiency", "speedup / active ranks", ("overview", "sweep")),
+    Word("busy", "share of the time in which some kernel ran on the GPU; not how full it was", _LOADED),
+    Word("DRAM", "share of the time in which the GPU's memory was read or written (GPM, Hopper and later)", _LOADED),
+    Word("tensor", "share of the time in which tensor cores, which multiply matrices, worked (GPM, as DRAM)", _LOADED),
+    Word(
+        "MBU",
+        "use of the memory bandwidth: bytes a decode step must read (weights, keys, values) / its time / peak "
+        "bandwidth; a mean over the GPUs; a rank with n GPUs uses one at a time, so that each gets to 1/n at most; on "
+        "a CPU, over what a rank's threads can copy",
+        ("overview", "sweep"),
+    ),
+    Word(
+        "matrix rate",
+        "FLOP/s of the batches (2 x parameters x tokens / seconds), over those of a large matrix product timed at the "
+        "start",
+        _LOADED,
+    ),
+    Word("CPU", "what the ranks got of the cores that their threads could use", ("overview",)),
+    Word("tok/J", "output tokens per joule: tok/s / watts of the GPUs in use", ("overview",)),
+    Word("batch size", "prompts per batch and rank"),
+    Word("pull, split", "pull: a free rank takes the next batch; split: each rank gets its share at the start"),
+    Word(
+        "static, continuous",
+        "the engine: static runs a batch to its end; continuous gives a row to the next prompt as it falls free",
+    ),
+    Word(
+        "natural length",
+        "an answer ends by itself; fixed length: each has as many tokens as there may be, for measuring",
+    ),
+    Word(
+        "a → b tok/s",
+        "before and after a knob was turned, over whole batches at one setting, without a rank's first ones",
+        ("overview",),
+    ),
+    Word(
+        "memory, GiB",
+        "of a setting: the most a rank had in use on its device during a batch; of a rank without a GPU: its process's",
+        ("overview",),
+    ),
+    Word("mem", "memory in use on a GPU, by all programs", ("overview",)),
+    Word("SM", "clock of the GPU's processors in MHz, now and at most", ("overview",)),
     Word("reserved", "the most a rank held of its device, in use or not: others cannot have it", ("overview", "sweep")),
     Word("▂▅█", "beside a GPU or a rank: how busy it was in the last minute, from 0 to 100%", ("overview",)),
     Word(
@@ -60,11 +103,13 @@ WORDS = (
         ("overview",),
     ),
     Word("!", "a slow rank: in its batches it makes less than three quarters of the others' tok/s", ("overview",)),
+    Word("in flight", "prompts in batches that ranks have in hand", ("overview",)),
+    Word("ETA", "time to the end of the run, predicted from what its batches cost so far", ("overview",)),
     Word("inactive", "the rank keeps its model loaded and gets no batch", ("overview",)),
     Word("≤8", "the rank ran out of memory: it gets at most 8 prompts per batch", ("overview",)),
     Word(
         "padding waste",
-        "share of the computed token slots that held no real token; 0% is perfect",
+        "or waste: token slots that held no real token / all that were computed; 0% is perfect",
         ("overview", "timeline"),
     ),
     Word(
@@ -72,9 +117,6 @@ WORDS = (
         "share of a rank's last minute with no batch in hand, pauses left out; after the end, and in the Timeline, of "
         "all its time since all ranks were ready",
         ("overview", "timeline"),
-    ),
-    Word(
-        "busy", "share of the time in which some kernel ran on the GPU; not how full it was", ("overview", "timeline")
     ),
     Word(
         "MIG",
@@ -107,12 +149,6 @@ WORDS = (
         ("sweep",),
     ),
     Word("◆ best of each", "the best with each number of ranks, over the best with the fewest", ("sweep",)),
-    Word(
-        "MBU",
-        "bytes a decode step must read / its time / peak memory bandwidth: a mean over the GPUs; a rank with n GPUs "
-        "uses one at a time, so that each gets to 1/n at most; on a CPU, over what a rank's threads can copy",
-        ("overview", "sweep"),
-    ),
     Word("about", "a prediction beyond what was measured", ("overview",)),
 )
 

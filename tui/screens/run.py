@@ -16,27 +16,26 @@ from rankdeck.runner.protocol.sweep_plan import SweepPlan
 from rankdeck.runner.state import RunState
 from rankdeck.tui.panels.frame import Frame, ViewName
 from rankdeck.tui.panels.outputs.listing import Selection
-from rankdeck.tui.panels.overview.advice import advice_lines
+from rankdeck.tui.panels.overview.advice import advice_lines, all_advice
 from rankdeck.tui.panels.overview.header import header_line
 from rankdeck.tui.panels.overview.notice import notice_lines, silence_lines
 from rankdeck.tui.panels.tour import tour_lines
 from rankdeck.tui.screens.run_keys import RUN_KEYS
 from rankdeck.tui.screens.sized import Sized
+from rankdeck.tui.screens.steering import Steering
 from rankdeck.tui.screens.views import as_view, entry
 from rankdeck.tui.settings import keys
-from rankdeck.tui.settings.hint_keys import named
 from rankdeck.tui.sources.followed_run import FollowedRun
 from rankdeck.tui.widgets.deck import Deck
 from rankdeck.tui.widgets.key_bar import KeyBar
 from rankdeck.tui.widgets.lines import Lines
 from rankdeck.tui.widgets.overview import Overview
-from rankdeck.tui.words.status import ASKED_FOR
 from rankdeck.tui.words.text import Line
 from rankdeck.tui.words.turn import refusal_words
 
 if TYPE_CHECKING:
+    from rankdeck.tui.screens.advice import AdviceScreen
     from rankdeck.tui.screens.answer_files import Target
-    from rankdeck.tui.screens.batch_size import Typed
     from rankdeck.tui.widgets.outputs import OutputsView
 
 TALL, SHORT_CHARTS = 24, 6
@@ -44,7 +43,7 @@ TALL, SHORT_CHARTS = 24, 6
 TOO_SMALL = "rankdeck needs a terminal of at least 60x18"
 
 
-class RunScreen(Sized, Screen[None]):
+class RunScreen(Steering, Sized, Screen[None]):
     """Shows the state it is given; all views but the Overview are built when they are first asked for."""
 
     app: Deck
@@ -64,6 +63,7 @@ class RunScreen(Sized, Screen[None]):
         self._view_chosen = False
         self._frame = Frame(RunState(), followed.book, None, steers=True)
         self._refusal: TurnRefused | None = None
+        self._advice_dialog: AdviceScreen | None = None
 
     def compose(self) -> ComposeResult:
         yield Static(TOO_SMALL, id="too-small", markup=False)
@@ -97,6 +97,8 @@ class RunScreen(Sized, Screen[None]):
             self.call_later(self.action_view, "sweep")
         if self.is_mounted:
             self._draw()
+        if self._advice_dialog is not None and self._advice_dialog.is_mounted:
+            self._advice_dialog.show()
 
     def _say_refusal(self, state: RunState) -> None:
         """Say once why a key changed nothing: views other than the Overview, and a small Overview, have no line for it.
@@ -115,12 +117,18 @@ class RunScreen(Sized, Screen[None]):
         if not self.size.width or self.has_class("-too-narrow") or self.has_class("-too-short"):
             return  # nothing of it would be shown; a larger terminal draws again
         width = self.size.width - 2
-        state, lost = self._frame.state, self._frame.lost
+        state = self._frame.state
         self._header.show([header_line(state, width)])
-        notice = [*silence_lines(self._frame.silence, width), *self._notice_lines(width)] if lost is None else []
+        notice = self._notices(width) if self._frame.lost is None else []
         _show_if_any(self._notice, notice)
         _show_if_any(self._advice, self._tour(width) or (self._advise(width) if self._advised(notice) else []))
         as_view(self.query_one(f"#{self.view}")).show(self._frame)
+
+    def _notices(self, width: int) -> list[Line]:
+        """Why nothing comes from the run, if so, and what holds it up."""
+        frame = self._frame
+        held_up = self._notice_lines(width) if frame.lost is None else []
+        return [*silence_lines(frame.lost or frame.silence, width), *held_up]
 
     def _notice_lines(self, width: int) -> list[Line]:
         return notice_lines(self._frame.state, width, self.app.keys)
@@ -152,65 +160,15 @@ class RunScreen(Sized, Screen[None]):
     # --- keys -----------------------------------------------------------------------------------
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Keys that steer are offered while the run can be steered; knobs, once there are ranks for them to act on."""
-        if action in ("pause", "stop_now"):
+        """A sweep needs ranks that are ready, and a queue to take prompts from."""
+        if action == "stop_now":
             return self.followed.steers
-        state = self.followed.state
-        ready = True if state.ready_at is not None else None
-        if action == "tour":
-            return self.followed.steers and ready  # anything else in its way is told in words
         if action == "sweep":
+            state = self.followed.state
             # With `split`, ranks have their shares from the start: there is no queue for trials to take prompts from.
             pull = state.config is None or state.config.dispatch == "pull"
-            return pull and self.followed.steers and ready
-        if action in ("batch_size", "ranks", "type_batch_size", "auto_batch_size"):
-            if state.sweeping:
-                return False  # the trials turn these knobs
-            return self.followed.steers and ready
-        return True
-
-    async def action_batch_size(self, up: bool) -> None:
-        command = self.followed.knobs.turn_batch_size(self.followed.state, up=up)
-        if command is not None:
-            await self.followed.ask(command)
-        else:
-            await self.followed.take_over()
-            self.app.say("No batch is larger." if up else "A batch has one prompt at least.")
-
-    async def action_ranks(self, by: int) -> None:
-        command = self.followed.knobs.turn_active_ranks(self.followed.state, by=by)
-        if command is not None:
-            await self.followed.ask(command)
-        else:
-            await self.followed.take_over(ranks=True)
-            pausing = named("One rank stays active; {run.pause} pauses the run.", self.app.keys)
-            self.app.say("All ranks are active." if by > 0 else pausing)
-
-    async def action_auto_batch_size(self) -> None:
-        await self.followed.ask(self.followed.knobs.set_batch_size(self.followed.state, None))
-
-    def action_type_batch_size(self) -> None:
-        from rankdeck.tui.screens.batch_size import BatchSizeScreen
-
-        self.app.push_screen(BatchSizeScreen(self.followed.state.batch_size), self._typed)
-
-    async def _typed(self, typed: "Typed | None") -> None:
-        if typed is not None:
-            wanted = None if typed == "auto" else typed
-            await self.followed.ask(self.followed.knobs.set_batch_size(self.followed.state, wanted))
-
-    async def action_pause(self) -> None:
-        paused = self.followed.state.paused
-        if paused is not None and paused != ASKED_FOR:
-            self.app.say("The run goes on by itself once what pauses it is mended.")
-            return
-        await self.followed.ask(self.followed.knobs.turn_pause(self.followed.state))
-
-    async def action_tour(self) -> None:
-        if self.followed.tour.under_way:
-            await self.followed.end_tour()
-        elif (why := await self.followed.begin_tour()) is not None:
-            self.app.say(why)
+            return pull and self.followed.steers and (True if state.ready_at is not None else None)
+        return super().check_action(action, parameters)
 
     async def action_sweep(self) -> None:
         if self.followed.state.sweeping:
@@ -242,9 +200,23 @@ class RunScreen(Sized, Screen[None]):
             await self.followed.ask(Stop(now=True))
 
     def action_advice(self) -> None:
+        self._advice_dialog = self.new_advice_dialog()
+        self.app.push_screen(self._advice_dialog, self._advice_read)
+
+    def new_advice_dialog(self) -> "AdviceScreen":
+        """The dialog with all advice, as it is at any time, and with the keys that act on it."""
         from rankdeck.tui.screens.advice import AdviceScreen
 
-        self.app.push_screen(AdviceScreen(self.followed.state))
+        return AdviceScreen(self.followed, self._all_advice)
+
+    def _advice_read(self, _: None) -> None:
+        self._advice_dialog = None
+
+    def _all_advice(self, width: int) -> list[Line]:
+        """What holds the run up, what the tour says, then all advice: each answers a key that works in the dialog."""
+        above = [*self._notices(width), *self._tour(width)]
+        advice = all_advice(self._frame.state, width, self.app.keys, steers=self._frame.steers)
+        return [*above, (), *advice] if above else advice
 
     def action_help(self) -> None:
         from rankdeck.tui.screens.glossary import words_of

@@ -45,7 +45,9 @@ RUN_KEYS: list[BindingType] = [
         tooltip="Search for the best batch size on the real work",
         show=False,
     ),
-    Binding("i", "advice", "Advice", id="run.advice", tooltip="All that the figures suggest", show=False),
+    Binding(
+        "i", "advice", "Advice", id="run.advice", tooltip="All that the figures suggest, while you steer", show=False
+    ),
     Binding(
         "s",
         "sweep",
@@ -71,3 +73,11 @@ RUN_KEYS: list[BindingType] = [
         show=False,
     ),
 ]
+
+_STEERS = ("knob.", "run.pause", "run.tour")
+"""Prefixes of the ids of keys that change how the run goes on; the others leave it, end it or show something else."""
+
+STEERING_KEYS: list[BindingType] = [
+    key for start in _STEERS for key in RUN_KEYS if isinstance(key, Binding) and (key.id or "").startswith(start)
+]
+"""The keys that a dialog about the run passes on, in the order of its line of keys."""

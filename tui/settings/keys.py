@@ -16,14 +16,34 @@ from textual.widgets import Input
 
 from rankdeck.tui.settings.labels import Labels
 
-_SECTIONS = (
-    ("run.", "The run"),
-    ("knob.", "Knobs"),
-    ("replay.", "The replay"),
-    ("view.", "Views"),
-    ("app.", "The application"),
+_SECTIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    (
+        "Steering",
+        (
+            "knob.larger_batches",
+            "knob.smaller_batches",
+            "knob.batch_size",
+            "knob.auto",
+            "knob.more_ranks",
+            "knob.fewer_ranks",
+            "run.pause",
+            "run.tour",
+            "run.sweep",
+            "run.stop",
+            "run.detach",
+            "knob.",
+        ),
+    ),
+    ("The replay", ("replay.",)),
+    ("Views", ("view.",)),
+    ("This view", ("",)),
+    ("Other keys", ("run.advice", "app.theme", "app.help", "app.leave", "app.", "run.")),
+    ("Scrolling", ("scroll.", "outputs.up", "outputs.down", "outputs.page_", "outputs.first", "outputs.last")),
 )
-"""A prefix of ids, and its section in the help; all other ids belong to the view."""
+"""The sections of the help, what is wanted most often first, and how the ids in each begin, in the order of its lines.
+
+An id belongs where its longest beginning is; those of the view, which are of many kinds, where the empty one is.
+"""
 
 
 def steps(form: str, on: str, back: str, next_one: str, one_before: str, *, at_once: bool = False) -> list[Binding]:
@@ -68,24 +88,30 @@ def _reworded(active: ActiveBinding, labels: Labels) -> ActiveBinding:
 
 
 def described(screen: Screen[Any], labels: Labels) -> list[tuple[str, list[tuple[str, str]]]]:
-    """Every key that works now, and what it does, by sections; those of the view first."""
-    found: dict[str, tuple[list[str], str, str]] = {}
+    """Every key that works now, and what it does, by sections; the keys that steer a run first, scrolling last."""
+    found: dict[str, tuple[list[str], str]] = {}
     for active in _ours(screen, labels):
         binding = active.binding
         if active.enabled and binding.id:
-            text = binding.tooltip or binding.description
-            displays, _, _ = found.setdefault(binding.id, ([], text, _section(binding.id)))
+            displays, _ = found.setdefault(binding.id, ([], binding.tooltip or binding.description))
             displays.append(screen.app.get_key_display(binding))
-    sections = ["This view", *(heading for _, heading in _SECTIONS)]
-    listed = [
-        (heading, [(" ".join(displays), text) for displays, text, section in found.values() if section == heading])
-        for heading in sections
+    names = sorted(found, key=_place)
+    sections = [
+        (heading, [(" ".join(found[name][0]), found[name][1]) for name in names if _place(name)[0] == section])
+        for section, (heading, _) in enumerate(_SECTIONS)
     ]
-    return [(heading, keys) for heading, keys in listed if keys]
+    return [(heading, keys) for heading, keys in sections if keys]
 
 
-def _section(name: str) -> str:
-    return next((heading for start, heading in _SECTIONS if name.startswith(start)), "This view")
+def _place(name: str) -> tuple[int, int]:
+    """The number of the section of an id, and its place there; ids with the same place stay as they were declared."""
+    _, section, place = max(
+        (len(start), section, place)
+        for section, (_, starts) in enumerate(_SECTIONS)
+        for place, start in enumerate(starts)
+        if name.startswith(start)
+    )
+    return section, place
 
 
 def commands(screen: Screen[Any], labels: Labels) -> Iterator[SystemCommand]:

@@ -1,5 +1,7 @@
 """Keys: every one is explained, can be changed, is listed where it works, and is never cut off."""
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -8,6 +10,7 @@ from rankdeck.runner import protocol
 from rankdeck.runner.state.knobs import SOURCE
 from rankdeck.tui.app import declared_keys
 from rankdeck.tui.app.app import RankdeckApp
+from rankdeck.tui.panels.overview.settings_table import _FIGURES, BEST, HERE, TIED
 from rankdeck.tui.panels.sweep.chart import EACH
 from rankdeck.tui.screens.glossary import words_of
 from rankdeck.tui.screens.help import HelpScreen
@@ -18,8 +21,8 @@ from rankdeck.tui.widgets.key_bar import ALWAYS, Entry, KeyBar, chosen, key_line
 from rankdeck.tui.widgets.lines import Panel
 from rankdeck.tui.widgets.log import LogLines
 from rankdeck.tui.words.text import line_width, plain
-from tests import scripted
-from tests.dashboards import ScriptedLauncher, dashboard, settled, until
+from tests import scripted, scripted_steering
+from tests.dashboards import ScriptedLauncher, dashboard, settled, until, whole_screen
 from tests.scripted_source import ScriptedSource
 
 
@@ -68,22 +71,48 @@ async def test_a_key_can_be_changed_and_is_listed_as_changed() -> None:
     assert app.return_value == "detached"
 
 
-async def test_help_lists_the_keys_of_the_view_then_those_of_the_run_then_words() -> None:
+async def test_help_lists_the_keys_that_steer_then_the_views_and_theirs_then_scrolling_then_words() -> None:
     app = dashboard(scripted.running())
     async with app.run_test(size=(120, 60)) as pilot:
         await settled(pilot)
         await pilot.press("2", "question_mark")
         assert isinstance(app.screen, HelpScreen)
         lines = plain(app.screen.query_one(Panel).lines).split("\n")
-        places = [
-            lines.index(heading) for heading in ("This view", "The run", "Knobs", "Views", "The application", "Words")
-        ]
-        assert places == sorted(places)
-        assert places[0] == 0
+        headings = [line for before, line in zip(["", *lines], lines, strict=False) if not before]
+        assert headings == ["Steering", "Views", "This view", "Other keys", "Scrolling", "Words"]
+        starts = [line.split()[0] for line in lines[1 : lines.index("")]]
+        assert starts == ["+", "-", "b", "a", "]", "[", "space", "T", "s", "x", "X", "d"]
+        others = [line.split()[0] for line in lines[lines.index("Other keys") + 1 :][:3]]
+        assert others == ["i", "t", "?"]
+        assert lines[lines.index("Scrolling") + 1].endswith("The answer above")
         shown = "\n".join(lines)
         assert "In the order they came, or in input order" in shown
         assert "why an answer ended" in shown
         assert "MBU" not in shown
+
+
+async def test_what_the_overview_abbreviates_can_be_read_in_the_help_of_80_by_24() -> None:
+    app = dashboard(scripted_steering.scaled())
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(pilot)
+        await pilot.press("question_mark")
+        box = app.screen.query_one("#help")
+        lines = app.screen.query_one(Panel)
+        words = plain(lines.lines).split("\nWords\n")[1]
+        explained = {word for entry in re.findall(r"^(\S.*?)  +", words, re.MULTILINE) for word in entry.split(", ")}
+        assert {*_FIGURES, *STANDING} - explained == WITHIN_ANOTHER.keys()
+        assert all(meaning in " ".join(words.split()) for meaning in WITHIN_ANOTHER.values())
+        await pilot.press("G")
+        await until(pilot, lambda: box.scroll_offset.y == box.max_scroll_y > 0)
+        assert plain(lines.lines[-1:]).strip() in whole_screen(app)
+
+
+STANDING = ("tok/s", "mean", "peak", "tensor", "MBU", "DRAM", "pull", "split", "static", "continuous", "natural length")
+STANDING += (BEST, TIED, HERE, "~", "ETA", "SM", "tok/J", "idle")
+"""What stands in the Overview beside the figures of the settings."""
+
+WITHIN_ANOTHER = {"batches": "and how many", "peak": "peak: the most"}
+"""What is explained with another word."""
 
 
 async def test_the_palette_has_the_keys_of_the_focused_view_too() -> None:

@@ -239,7 +239,7 @@ def test_in_a_locale_without_utf_8_every_byte_has_7_bits() -> None:
     with Terminal(command, columns=80, rows=24) as terminal:
         terminal.wait_for("Throughput", seconds=20)
         terminal.send("?")
-        terminal.wait_for("Words", "Knobs", "The replay", seconds=10)
+        terminal.wait_for("Words", "Views", "The replay", seconds=10)
         terminal.send("\x1bt")
         terminal.read(0.5)
         assert all(byte < 0x80 for byte in terminal.raw)

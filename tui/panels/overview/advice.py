@@ -1,4 +1,7 @@
-"""The advice line above the footer, and all advice for the dialog. Pure; the advice itself comes from runner.advice."""
+"""The advice line above the footer, the line of what the run is bound by, and all of it for the dialog. Pure.
+
+The advice and the verdict themselves come from runner.advice.
+"""
 
 from rankdeck.runner.advice.advice import Advice, advise
 from rankdeck.runner.advice.bound import bound
@@ -6,6 +9,7 @@ from rankdeck.runner.advice.invitation import invites
 from rankdeck.runner.state import RunState
 from rankdeck.runner.state.load import recent
 from rankdeck.runner.state.settings import current_setting
+from rankdeck.tui.panels.overview.knob_effect import turn_lines
 from rankdeck.tui.panels.overview.settings_table import BEST, best_of, joules_words
 from rankdeck.tui.settings.hint_keys import AS_THEY_COME, Keys, key_of
 from rankdeck.tui.words.status import ASKED_FOR
@@ -29,34 +33,59 @@ def advice_lines(state: RunState, width: int, keys: Keys = AS_THEY_COME, *, stee
 
 
 def _invitation(state: RunState, others: int, width: int, keys: Keys) -> Line:
-    plus, tour = key_of("knob.larger_batches", keys), key_of("run.tour", keys)
     more: Line = ((f"{key_of('run.advice', keys)} {others} more", "dim"),) if others else ()
+    texts = _inviting_words(state, keys)
+    room = width - 2 - (line_width(more) + 2 if more else 0)
+    text = next((text for text in texts if len(text) <= room), texts[-1])
+    line: Line = (("▸ ", "key"), (text, ""))
+    return between(line, more, width) if more else line
+
+
+def _inviting_words(state: RunState, keys: Keys) -> tuple[str, ...]:
+    """The invitation, the longest form first."""
+    plus, tour = key_of("knob.larger_batches", keys), key_of("run.tour", keys)
     doubles = f"{plus} doubles the batch size"
     size = some(state.batch_size, "prompt")
-    texts = (
+    return (
         f"{doubles}: it is now {size} per batch, with {count(state.pending)} left; {tour} runs the tour",
         f"{doubles}, now {size} per batch; {tour} runs the tour",
         f"{doubles}; {tour} runs the tour",
         doubles,
     )
-    room = width - 2 - (line_width(more) + 2 if more else 0)
-    text = next((text for text in texts if len(text) <= room), doubles)
-    line: Line = (("▸ ", "key"), (text, ""))
-    return between(line, more, width) if more else line
 
 
-def all_advice(state: RunState, width: int) -> list[Line]:
-    """All advice in full, then why the batch size is what it is, and why there are no GPU figures."""
-    lines: list[Line] = []
-    for text in advice_texts(state) or ["Nothing to advise: no figure so far speaks for turning a knob."]:
-        lines.extend(_entry("▸ ", text, width))
+def all_advice(state: RunState, width: int, keys: Keys = AS_THEY_COME, *, steers: bool = False) -> list[Line]:
+    """All advice in full, beginning as the line above the footer does, and what it rests on.
+
+    That is what the run is bound by, what the last turn of a knob brought or will bring, why the batch size is what it
+    is, and why there are no GPU figures; an empty line before each.
+    """
+    said = [*_inviting_words(state, keys)[:1]] if steers and invites(state) else []
+    said += advice_texts(state)
+    parts = [
+        [
+            line
+            for text in said or ["Nothing to advise: no figure so far speaks for turning a knob."]
+            for line in _entry("▸ ", text, width)
+        ],
+        _whole_verdict(state, width),
+        [(("  ", ""), *line) for line in turn_lines(state, max(1, width - 2))],
+    ]
     if reason := batch_size_reason(state):
-        lines.append(())
-        lines.extend(_entry("  ", f"batch size {state.batch_size}: {reason}", width))
+        parts.append(_entry("  ", f"batch size {state.batch_size}: {reason}", width))
     if state.telemetry_reason is not None:
-        lines.append(())
-        lines.extend(_entry("  ", f"no GPU figures: {visible(state.telemetry_reason)}", width))
-    return lines
+        parts.append(_entry("  ", f"no GPU figures: {visible(state.telemetry_reason)}", width))
+    first, *others = (part for part in parts if part)
+    return [*first, *(line for part in others for line in ((), *part))]
+
+
+def _whole_verdict(state: RunState, width: int) -> list[Line]:
+    """What the run is bound by, the evidence, and what may help, in as many lines as it takes."""
+    verdict = bound(state)
+    if verdict is None:
+        best = best_of(state) if state.ended is not None else ""
+        return _entry(f"{BEST} ", best, width) if best else []
+    return _entry("  ", f"{verdict.text}{'; ' if verdict.cure else ''}{verdict.cure}", width)
 
 
 def batch_size_reason(state: RunState) -> str:
