@@ -10,16 +10,19 @@ and prefill. Ranks share cores and memory bandwidth, above all on CPUs, so each 
 lines; for a number that was not measured the nearest one is used, and the prediction is marked.
 
 For a step the straight line is used as long as it fits, since it averages out noise. It is replaced by straight pieces
-through the measured points (and the line's slope beyond them) if it misses them by more than 5 % and the pieces predict
-each inner point from its neighbours no worse than the line does. If all rows are about equal there is no slope: then a
-batch costs the same whatever its rows, or, if another number of ranks shows a shape, that shape scaled.
+through the measured points if it misses them by more than 5 % and the pieces predict each inner point from its
+neighbours no worse than the line does. Beyond what was measured a cost climbs as it did last, or by what the device
+needs to compute a token (`runner.forecast.compute_floor`), whichever is steeper: a step is bound by memory with few
+rows and by compute with many. If all rows are about equal there is no slope: then a batch costs the same whatever its
+rows, but for that floor, or, if another number of ranks shows a shape, that shape scaled.
 """
 
 from collections.abc import Iterable
 
 import msgspec
 
-from rankdeck.runner.forecast.line_fit import Line, Sample, fitted_curve, fitted_line, spread
+from rankdeck.runner.forecast.compute_floor import ComputeFloor
+from rankdeck.runner.forecast.line_fit import Line, Sample, fitted_curve, fitted_line, spread, steeper_beyond
 from rankdeck.runner.state.costs import CostPoint, with_batch
 
 SATURATION = 4
@@ -121,8 +124,11 @@ def given(batch_seconds: float, batch_size: int, active_ranks: int = 0) -> CostM
     return CostModel(fits=(fit,))
 
 
-def fit(points: Iterable[CostPoint]) -> CostModel | None:
-    """The model that fits the measured batches best; None if there are none. Cold ones count if there are no others."""
+def fit(points: Iterable[CostPoint], floor: ComputeFloor | None = None) -> CostModel | None:
+    """The model that fits the measured batches best; None if there are none. Cold ones count if there are no others.
+
+    `floor` is what a token takes at least: more rows than were measured cost no less.
+    """
     known = tuple(point for point in points if point.batches > 0 and point.rows > 0 and point.seconds > LEAST_SECONDS)
     warm = tuple(point for point in known if not point.cold)
     cold, known = not warm, warm or known
@@ -136,7 +142,7 @@ def fit(points: Iterable[CostPoint]) -> CostModel | None:
     groups: dict[int, list[CostPoint]] = {}
     for point in sorted(known, key=lambda point: (point.active_ranks, point.rows)):
         groups.setdefault(point.active_ranks, []).append(point)
-    fits = {ranks: _rank_costs(ranks, group) for ranks, group in groups.items()}
+    fits = {ranks: _rank_costs(ranks, group, floor.at(ranks) if floor else 0.0) for ranks, group in groups.items()}
     shaped = [ranks for ranks in fits if spread([float(point.rows) for point in groups[ranks]])]
     for ranks in set(fits) - set(shaped) if shaped else ():
         nearest = min(shaped, key=lambda other: (abs(other - ranks), -other))
@@ -173,7 +179,7 @@ def _scaled(shape: RankCosts, group: list[CostPoint]) -> RankCosts:
     return msgspec.structs.replace(shape, active_ranks=group[0].active_ranks, rows=rows, scale=scale)
 
 
-def _rank_costs(active_ranks: int, group: list[CostPoint]) -> RankCosts:
+def _rank_costs(active_ranks: int, group: list[CostPoint], token_seconds: float) -> RankCosts:
     """The lines for one number of active ranks, from its points in order of rows."""
     prefill, step, rest = [], [], []
     for point in group:
@@ -190,7 +196,11 @@ def _rank_costs(active_ranks: int, group: list[CostPoint]) -> RankCosts:
     return RankCosts(
         active_ranks=active_ranks,
         rows=(group[0].rows, group[-1].rows),
-        prefill=fitted_line(prefill),
-        step=fitted_curve(sorted({sample.x: sample for sample in step}.values(), key=lambda sample: sample.x)),
+        prefill=steeper_beyond(fitted_line(prefill), prefill, token_seconds),
+        step=steeper_beyond(
+            fitted_curve(sorted({sample.x: sample for sample in step}.values(), key=lambda sample: sample.x)),
+            step,
+            token_seconds,
+        ),
         rest=fitted_line(rest),
     )

@@ -12,6 +12,7 @@ from math import ceil
 import msgspec
 
 from rankdeck.runner.forecast.answer_lengths import Answers, answers
+from rankdeck.runner.forecast.compute_floor import compute_floor
 from rankdeck.runner.forecast.cost_model import CostModel, fit
 from rankdeck.runner.forecast.plan import PlanRow, predict, shares
 from rankdeck.runner.protocol.config import MAX_BATCH_SIZE
@@ -122,7 +123,7 @@ def whole_file(state: RunState, ranks: int, batch_size: int) -> PlanRow | None:
 
     The cell is measured on full batches only; a file seldom fills its last round. None if nothing was measured.
     """
-    model = fit(state.costs)
+    model = fitted(state)
     if model is None or state.config is None or not state.prompts:
         return None
     length = expected_answers(state)
@@ -230,9 +231,14 @@ class _Job:
 
 def _job(state: RunState) -> _Job | None:
     """None before a whole batch was measured, and while a sweep measures: its trials decide how long that takes."""
-    if state.config is None or state.sweeping or (model := fit(state.costs)) is None:
+    if state.config is None or state.sweeping or (model := fitted(state)) is None:
         return None
     return _Job(state, model, expected_answers(state))
+
+
+def fitted(state: RunState) -> CostModel | None:
+    """What the batches of a run cost, by those measured; None before one was."""
+    return fit(state.costs, compute_floor([rank.ready for rank in state.ranks if rank.ready is not None]))
 
 
 def expected_answers(state: RunState, lengths: Sequence[int] | None = None) -> Answers:

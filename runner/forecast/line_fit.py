@@ -17,14 +17,21 @@ LINE_MISFIT = 0.05
 
 
 class Line(msgspec.Struct, frozen=True):
-    """base + slope x; with `knots`, straight pieces through these (x, y), and the slope beyond them."""
+    """base + slope x; with `knots`, straight pieces through these (x, y), and the slope beyond them.
+
+    Beyond `end` it climbs by `beyond`.
+    """
 
     base: float = 0.0
     slope: float = 0.0
     knots: tuple[tuple[float, float], ...] = ()
+    end: float = math.inf
+    beyond: float = 0.0
 
     def at(self, x: float) -> float:
         """The value at x; never negative for x >= 0."""
+        if x > self.end:
+            return self.at(self.end) + self.beyond * (x - self.end)
         if not self.knots:
             return self.base + self.slope * x
         place = bisect_right(self.knots, (x, math.inf))
@@ -119,3 +126,19 @@ def fitted_curve(samples: list[Sample]) -> Line:
     if by_pieces > by_line * 1.001:
         return line
     return Line(line.base, line.slope, tuple((one.x, one.y) for one in samples))
+
+
+def steeper_beyond(line: Line, samples: list[Sample], least_slope: float = 0.0) -> Line:
+    """The line, beyond its samples as steep as between the last two, and at least of `least_slope`.
+
+    For what grows ever faster, such as the cost of a step by its rows: bound by memory at first, by compute later. It
+    never climbs faster than in proportion to x, so that noise in one sample does not make a gain a loss.
+    """
+    if not samples:
+        return line
+    *before, last = sorted(samples, key=lambda one: one.x)
+    inner = next((one for one in reversed(before) if spread([one.x, last.x])), None)
+    newest = (last.y - inner.y) / (last.x - inner.x) if inner is not None else 0.0
+    end = line.at(last.x)
+    slope = min(max(line.slope, newest, least_slope), end / last.x if last.x > 0 else math.inf)
+    return msgspec.structs.replace(line, end=last.x, beyond=slope)

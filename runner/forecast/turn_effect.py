@@ -11,8 +11,8 @@ from typing import Literal
 import msgspec
 
 from rankdeck.runner.forecast.answer_lengths import Answers
-from rankdeck.runner.forecast.cost_model import CostModel, fit
-from rankdeck.runner.forecast.forecast import expected_answers
+from rankdeck.runner.forecast.cost_model import CostModel
+from rankdeck.runner.forecast.forecast import expected_answers, fitted
 from rankdeck.runner.protocol.orders import ACCOUNT_SECONDS
 from rankdeck.runner.state import RankState, RunState
 from rankdeck.runner.state.batches import is_cold
@@ -64,7 +64,7 @@ def takes_effect(state: RunState) -> Coming | None:
     in_hand = late or [rank for rank in state.ranks[: state.active_ranks] if rank.batch is not None]
     if not in_hand:
         return Coming(until="next batch")
-    answers, model = expected_answers(state), fit(state.costs)
+    answers, model = expected_answers(state), fitted(state)
     ends = [(_seconds_left(state, rank, answers, model), rank.batch) for rank in in_hand]
     known = [(seconds, batch) for seconds, batch in ends if seconds is not None]
     if not known or (late and len(known) < len(late)):
@@ -93,7 +93,7 @@ def provisional(state: RunState) -> Provisional | None:
             active=active,
             seconds_left=_seconds_of_accounts(state, period),
         )
-    answers, model = expected_answers(state), fit(state.costs)
+    answers, model = expected_answers(state), fitted(state)
     rates: dict[int, float] = {}
     for number, share in period.shares.items():
         if share.seconds > 0:

@@ -171,8 +171,8 @@ def _measured(state: RunState, event: Accounted, seconds: float) -> RunState:
         return state
     cold, memory = is_cold(rank, result.rows), (result.peak_memory_bytes, result.reserved_memory_bytes)
     read, flops = (reading_of(rank.ready, result), flops_of(rank.ready, result)) if rank.ready else (None, None)
-    waste = {"slots": result.slots, "padded_slots": result.padded_slots}
-    share = share_of_batch(result.output_tokens, seconds, cold=cold, read=read, flops=flops, **waste)
+    room = {"slots": result.slots, "padded_slots": result.padded_slots, "rows": 0 if rank.continuous else result.rows}
+    share = share_of_batch(result.output_tokens, seconds, cold=cold, read=read, flops=flops, **room)
     last = state.periods[-1].with_batch(event.rank, share, *memory)
     state = msgspec.structs.replace(state, periods=(*state.periods[:-1], last))
     if rank.batch_kept and rank.continuous and not last.trial:

@@ -23,7 +23,7 @@ class RankShare(msgspec.Struct, frozen=True, array_like=True):
 
     `rates` sums the batches' output tokens/s, `squares` the squares of these. `read` is what their decode steps had to
     read, and `flops` what they computed; zero where that is not known. Of their `slots` for tokens `padded_slots` held
-    none.
+    none. `rows` sums the batches' rows; zero for a continuous rank, whose rows come and go.
     """
 
     batches: int = 0
@@ -36,6 +36,7 @@ class RankShare(msgspec.Struct, frozen=True, array_like=True):
     flops: float = 0.0
     slots: int = 0
     padded_slots: int = 0
+    rows: int = 0
 
     def plus(self, other: "RankShare") -> "RankShare":
         """Both together, or the warm one alone."""
@@ -52,6 +53,7 @@ class RankShare(msgspec.Struct, frozen=True, array_like=True):
             self.flops + other.flops,
             self.slots + other.slots,
             self.padded_slots + other.padded_slots,
+            self.rows + other.rows,
         )
 
     @property
@@ -72,10 +74,12 @@ def share_of_batch(
     flops: float | None = None,
     slots: int = 0,
     padded_slots: int = 0,
+    rows: int = 0,
 ) -> RankShare:
     """One whole batch."""
     rate = tokens / seconds if seconds > 0 else 0.0
-    return RankShare(1, tokens, seconds, cold, rate, rate**2, read or Reading(), flops or 0.0, slots, padded_slots)
+    known = read or Reading(), flops or 0.0
+    return RankShare(1, tokens, seconds, cold, rate, rate**2, *known, slots, padded_slots, rows)
 
 
 NOTHING = RankShare(cold=True)
@@ -111,6 +115,12 @@ class KnobPeriod(msgspec.Struct, frozen=True, kw_only=True):
         if len(measured) < self.active_ranks:
             return None
         return sum(share.tokens / share.seconds for share in measured)
+
+    @property
+    def mean_rows(self) -> float | None:
+        """Rows of a batch: fewer than the batch size where ranks ran out of memory, and where rounds are evened out."""
+        rows = sum(share.rows for share in self.shares.values())
+        return rows / self.batches if rows else None
 
     @property
     def padding_waste(self) -> float:

@@ -29,7 +29,7 @@ class SettingRow(msgspec.Struct, frozen=True, kw_only=True):
     `speedup` is over one rank at the same batch size: None if that never ran, or if either has only cold batches.
     `mbu` (of decode steps) and `matrix_share` (of all that was computed) are shares of what the devices reach at most,
     0 to 1; so is `padding_waste`, of all token slots. Unlike a row of a sweep (`runner.sweep.scaling.Scaling`) it is
-    written to no file.
+    written to no file. `rows` is the mean of its batches, None for a continuous engine.
     """
 
     batch_size: int
@@ -45,6 +45,7 @@ class SettingRow(msgspec.Struct, frozen=True, kw_only=True):
     mbu: float | None = None
     matrix_share: float | None = None
     padding_waste: float = 0.0
+    rows: float | None = None
 
     @property
     def setting(self) -> tuple[int, int]:
@@ -202,4 +203,5 @@ def _row(period: KnobPeriod, alone: KnobPeriod | None, limits: _Limits) -> Setti
         mbu=limits.mbu(period),
         matrix_share=limits.matrix_share(period),
         padding_waste=period.padding_waste,
+        rows=period.mean_rows,
     )

@@ -24,11 +24,15 @@ def flops_of(rank: RankReady, result: BatchResult) -> float | None:
 
     Divided by the batch's seconds and `matrix_flops_per_second`, it is the share of the matrix rate that was used.
     """
-    parameters = _parameters_of_a_token(rank)
-    if parameters is None:
-        return None
+    token = flops_of_a_token(rank)
     # The last token of each row comes out of the model, and does not go in.
-    return 2.0 * parameters * max(0, result.slots - result.rows)
+    return None if token is None else token * max(0, result.slots - result.rows)
+
+
+def flops_of_a_token(rank: RankReady) -> float | None:
+    """What one token's way through the model takes; None if not known."""
+    parameters = _parameters_of_a_token(rank)
+    return None if parameters is None else 2.0 * parameters
 
 
 def matrix_rates(ready: Sequence[RankReady]) -> dict[int, float]:

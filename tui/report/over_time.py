@@ -91,6 +91,7 @@ def _periods(source: ReportSource) -> list[Block]:
             document.whole(row.batch_size),
             document.whole(row.active_ranks),
             document.whole(row.batches),
+            document.decimals(row.rows, 1),
             document.decimals(row.tokens_per_second, 1),
             document.reading(row.half_width, lambda width: f"{width:,.1f}"),
             document.decimals(row.per_rank, 1),
@@ -119,10 +120,10 @@ def _periods(source: ReportSource) -> list[Block]:
     if not rows:
         return [Prose([note])] if unmeasured else []
     columns = [
-        Col("batch size"), Col("active ranks"), Col("whole batches"), Col("tokens/s"), Col("±", "95 %, tokens/s"),
-        Col("tokens/s", "per rank"), Col("speedup", "over 1 rank"), Col("scaling efficiency"), Col("busy", "%"),
-        Col("DRAM", "%"), Col("MBU"), Col("tokens", "per joule"), Col("peak memory", "GiB per rank"),
-        Col("reserved", "GiB per rank"),
+        Col("batch size"), Col("active ranks"), Col("whole batches"), Col("rows", "mean"), Col("tokens/s"),
+        Col("±", "95 %, tokens/s"), Col("tokens/s", "per rank"), Col("speedup", "over 1 rank"),
+        Col("scaling efficiency"), Col("busy", "%"), Col("DRAM", "%"), Col("MBU"), Col("tokens", "per joule"),
+        Col("peak memory", "GiB per rank"), Col("reserved", "GiB per rank"),
     ]  # fmt: skip
     table = Table(title="What each setting of the knobs brought", columns=columns, rows=rows, note=note)
     return [document.without_empty(table)]

@@ -311,7 +311,7 @@ def test_a_finished_batch_counts_for_its_period_and_the_costs() -> None:
     }  # fmt: skip
     assert after.measured_lengths == before.lengths, "as they are now that a batch is over"
     assert (after.slots, after.padded_slots, after.last_result_at) == (650, 70, 101)
-    assert after.periods[-1].shares == {1: share_of_batch(20, 6.0, **SLOTS)}
+    assert after.periods[-1].shares == {1: share_of_batch(20, 6.0, **SLOTS, rows=4)}
     assert after.costs[1:] == (
         CostPoint(active_ranks=2, rows=4, batches=1, steps=10, row_steps=40, prompt_slots=10, prompt_tokens=12,
                   output_tokens=20, prefill_seconds=0.1, decode_seconds=0.9, seconds=6.0),

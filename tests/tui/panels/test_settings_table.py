@@ -65,6 +65,17 @@ def _noisy(period: KnobPeriod) -> KnobPeriod:
     return replace(period, shares=shares)
 
 
+def test_where_batches_had_fewer_rows_than_the_batch_size_the_rows_stand_beside_it() -> None:
+    assert "rows" not in plain(settings_lines(SCALED, 100))
+    *before, last = SCALED.periods
+    capped = replace(last, shares={rank: replace(share, rows=6 * share.batches) for rank, share in last.shares.items()})
+    head, *table = rows(replace(SCALED, periods=(*before, capped)), 40)
+    assert head[:4] == ["batch", "ranks", "tok/s", "rows"]
+    assert table[0][3] == "8"
+    assert table[3][:3] == ["▸", "8", "8"]
+    assert table[3][4] == "7", "the mean of two rounds of 8 and two of 6"
+
+
 def test_a_setting_that_is_not_measured_yet_says_so_and_has_no_figure() -> None:
     _, first, here, *_ = rows(ALL["knob_just_turned"])
     assert first[0] == "4"

@@ -21,6 +21,10 @@ BEST = "★"
 TIED = "≈"
 """A setting that cannot be told apart from the best."""
 
+FULL = 0.95
+"""Rows are shown where batches had less than this share of the batch size: a rank ran out of memory, or a run near its
+end evened out its rounds."""
+
 HERE = "▸"
 
 
@@ -35,12 +39,18 @@ def _percent(value: float | None) -> str | None:
     return None if value is None else f"{value:.0f}%"
 
 
+def _full(each: SettingRow) -> bool:
+    """Whether its batches had about as many rows as the batch size says."""
+    return each.rows is None or each.rows >= FULL * each.batch_size
+
+
 def _busy(each: SettingRow) -> float | None:
     return each.load.busy.value
 
 
 _KEYS = (Column("batch", 5, "right"), Column("ranks", 5, "right"), Column("tok/s", 6, "right"))
 _FIGURES: dict[str, _Figure] = {
+    "rows": _Figure(Column("rows", 4, "right"), lambda each: None if each.rows is None else count(round(each.rows))),
     "±": _Figure(
         Column("±", 3, "right"),
         lambda each: (
@@ -67,7 +77,7 @@ _FIGURES: dict[str, _Figure] = {
     ),
     "batches": _Figure(Column("batches", 7, "right"), lambda each: count(each.batches)),
 }
-_FIRST = ("±", "busy", "CPU", "DRAM", "per rank", "tok/J", "GiB", "batches", "speedup", "MBU")
+_FIRST = ("rows", "±", "busy", "CPU", "DRAM", "per rank", "tok/J", "GiB", "batches", "speedup", "MBU")
 """Which figures are shown where there is little room: the first ones."""
 
 
@@ -142,7 +152,7 @@ def _shown(rows: Sequence[SettingRow], keys: Sequence[Column], width: int) -> li
     found = []
     for name in _FIRST:
         figure = _FIGURES[name]
-        wanted = name not in ("speedup", "per rank") or several
+        wanted = several if name in ("speedup", "per rank") else name != "rows" or not all(map(_full, rows))
         if wanted and any(figure.of(each) is not None for each in rows) and figure.column.width + 1 <= left:
             left -= figure.column.width + 1
             found.append(name)
