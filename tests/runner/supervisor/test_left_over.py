@@ -17,11 +17,12 @@ from tests.tui.commands.test_cli import rankdeck
 @pytest.fixture
 async def stopped(launch, monkeypatch):
     """A run whose supervisor was killed while the launcher and two ranks were stopped; with the latter."""
-    monkeypatch.setenv("STANDIN_STEP_SECONDS", "0.03")
+    monkeypatch.setenv("STANDIN_STEP_SECONDS", "0.3")  # the run must not end while its processes are looked for
     started = launch(PROMPTS)
     async for message in SocketSource(started.directory, started.died).events():
         if isinstance(message, protocol.BatchFinished):
             break
+    monkeypatch.setenv("STANDIN_STEP_SECONDS", "0.03")
     left = [process for process in processes_of(started.directory) if process.pid != started.process.pid]
     for process in left:
         process.send_signal(signal.SIGSTOP)
