@@ -148,6 +148,8 @@ def main() -> None:
     parser.add_argument("--presses", type=int, default=40)
     parser.add_argument("--sizes", default="80x24,120x40")
     options = parser.parse_args()
+    if options.presses < (least := 2 * (len(VIEWS) - 1)):
+        parser.error(f"--presses: a spread takes two presses of each view's key, {least} in all")
     with tempfile.TemporaryDirectory() as name:
         run = Path(name) / "events.jsonl"
         journal(run, options.ranks, options.gpus, len(VIEWS) * (options.seconds + 3) + 2 * options.presses + 30)

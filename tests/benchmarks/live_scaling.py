@@ -16,7 +16,7 @@ from pathlib import Path
 from rankdeck.runner import protocol, start
 from rankdeck.runner.protocol.config import RunConfig
 from rankdeck.runner.state import RunState, Snapshot, apply
-from rankdeck.runner.state.periods import scaling
+from rankdeck.runner.state.settings import all_settings
 from rankdeck.tui.sources.client import SocketSource
 from tests import ROOT
 
@@ -59,7 +59,7 @@ async def main() -> None:
             ended = (await run(ranks)).ended
             assert ended is not None
             rates[ranks] = ended.summary.tokens_per_second
-    table = {row.active_ranks: row for row in scaling(live.periods, options.batch_size)}
+    table = {row.active_ranks: row for row in all_settings(live) if row.batch_size == options.batch_size}
     line = {
         "benchmark": "live_scaling",
         "live_speedup": round(table[2].speedup or 0.0, 2),

@@ -53,7 +53,7 @@ def rankdeck(model: str, options: argparse.Namespace, tree: Path) -> dict[str, f
         command += ["--ranks", str(options.ranks), "--limit", str(options.ranks), "--batch-size", "1"]
         command += ["--max-new-tokens", "2", "--run-dir", str(run_dir)]
         began = time.time()
-        environment = {**os.environ, "PYTHONPATH": str(tree)}
+        environment = {**os.environ, "PYTHONPATH": str(tree / "src")}
         subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, check=True, cwd=tree)
         loading = LoadingTime()
         for event in run_directory.read_events(run_dir):

@@ -22,6 +22,7 @@ from typing import Any, Literal, get_args
 
 from rankdeck.runner import run_directory, start
 from rankdeck.runner.inputs import models
+from rankdeck.runner.launching.accelerate import write_accelerate_config
 from rankdeck.runner.launching.environment import rank_environment
 from rankdeck.runner.machine import processes
 from rankdeck.runner.protocol import config
@@ -58,7 +59,7 @@ class Job:
 def scratch() -> Iterator[Path]:
     """A folder for prompts and runs. What is started meanwhile runs this checkout, and adds no run to the user's."""
     with tempfile.TemporaryDirectory(prefix="rankdeck-benchmark-", ignore_cleanup_errors=True) as name:
-        paths = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+        paths = os.pathsep.join(filter(None, (str(ROOT / "src"), os.environ.get("PYTHONPATH"))))
         os.environ |= {"PYTHONPATH": paths, "XDG_STATE_HOME": str(Path(name) / "state")}
         try:
             yield Path(name)
@@ -120,7 +121,7 @@ def script(job: Job, name: str, folder: Path, *arguments: str, seconds: float | 
     """
     on_cpu = job.device == "cpu"
     config_file = folder / f"accelerate-{job.ranks}.yaml"
-    config_file.write_text(f"compute_environment: LOCAL_MACHINE\nuse_cpu: {str(on_cpu).lower()}\n", encoding="utf-8")
+    write_accelerate_config(config_file, on_cpu)  # of one process: the flags say how many there are
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config_file)]
     command += ["--num_machines", "1", "--num_processes", str(job.ranks)]
     command += ["--mixed_precision", "no", "--dynamo_backend", "no"]

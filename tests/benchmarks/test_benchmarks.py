@@ -1,11 +1,15 @@
-"""What the benchmarks compute themselves: prompts, samples of nvidia-smi, ratios."""
+"""What the benchmarks compute themselves: prompts, samples of nvidia-smi, ratios; and that they can still be run."""
 
 import dataclasses
+import importlib
+import json
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from tests import ROOT
 from tests.benchmarks import mixed, nvidia_smi, sides
 
 
@@ -81,3 +85,27 @@ def test_another_number_of_tokens_is_other_work_at_fixed_length_and_within_bound
     sides.check_same_work(figures, natural, 0.02)
     with pytest.raises(AssertionError, match="not the same work"):
         sides.check_same_work(figures, dataclasses.replace(natural, fixed=True), 0.02)
+
+
+OURS = sorted({path.stem for path in sides.BENCHMARKS.glob("[!_]*.py")} - {"test_benchmarks", "llama_cpp_alone"})
+"""All but the one that needs another package, and nothing of rankdeck."""
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_a_benchmark_imports_nothing_from_rankdeck_that_is_no_longer_there(name: str) -> None:
+    importlib.import_module(f"tests.benchmarks.{name}")
+
+
+def test_the_load_benchmark_has_a_supervisor_give_ranks_work_and_viewers_see_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("STANDIN_STEP_SECONDS", "0.03")  # a batch in half a second
+    command = [sys.executable, "-m", "tests.benchmarks.load", "--ranks", "2", "--viewers", "1", "--seconds", "1.5"]
+    done = sides.finished([*command, "--prompts", "2000"], seconds=120)
+    figures = json.loads(done.stdout.splitlines()[-1])
+    assert (figures["ranks"], figures["viewers"]) == (2, 1)
+    assert figures["messages_per_second_per_rank"] > 10
+    assert figures["events_per_second_per_viewer"] > 20
+    assert figures["supervisor_cpu_percent"] > 0
+    assert figures["dispatch_seconds"] > 0

@@ -12,7 +12,6 @@ import json
 import os
 import statistics
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -20,6 +19,7 @@ import psutil
 
 from rankdeck.runner import start
 from rankdeck.runner.protocol.config import RunConfig
+from tests.benchmarks import sides
 from tests.terminal import Terminal
 
 BARE = "from textual.app import App\nfrom textual.widgets import Static\n"
@@ -65,12 +65,10 @@ def main() -> None:
     parser.add_argument("--only-paint", action="store_true")
     parser.add_argument("--seconds", type=float, default=20)
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        environ = {**os.environ, "XDG_STATE_HOME": str(folder / "state")}
-        environ.pop("PYTHONDONTWRITEBYTECODE", None)
-        environ["HF_HUB_OFFLINE"] = "1"  # the run ends with an unknown model, and leaves the cores to the next
-        os.environ.update(environ)
+    with sides.scratch() as folder:
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+        os.environ["HF_HUB_OFFLINE"] = "1"  # the run ends with an unknown model, and leaves the cores to the next
+        environ = dict(os.environ)
         prompts = folder / "p.txt"
         prompts.write_text("".join(f"prompt number {number}\n" for number in range(20_000)))
         few = folder / "few.txt"
@@ -91,7 +89,7 @@ def main() -> None:
             sys.stdout.write(json.dumps(result) + "\n")
             return
         config = RunConfig(prompts=str(prompts), ranks=2, batch_size=8, device="cpu")
-        started = start.launch(config)
+        started = start.launch(config, run_dir=folder / "run-watched")
         result["80x24"] = cost(started.directory, (80, 24), options.seconds, environ)
         result["120x40"] = cost(started.directory, (120, 40), options.seconds, environ)
         started.process.terminate()

@@ -6,9 +6,10 @@ run gives the same outputs. Prompts steer the ranks: `!raise` makes the batch ra
 kills the rank, `!lose` costs it its GPU. Files in the model's folder do, too: `fail-load` makes loading fail
 (`fail-load-1` on rank 1), `late` keeps ranks from greeting, `hold` keeps ranks from getting ready, in `children` each
 rank leaves the number of a child process, rank 0 says once what `nonsense` holds, `wipe` has it empty the run's files
-when it is told to leave. STANDIN_STEP_SECONDS is the time of a decode step, STANDIN_ROOM the most rows that fit,
-STANDIN_DEVICE what they say they run on. With `--engine continuous` they are continuous ranks: the real ContinuousRank,
-around rows that need no model.
+when it is told to leave. STANDIN_STEP_SECONDS is the time of a decode step on rank 0; on the others it is longer, on
+the last by nearly the share STANDIN_SPREAD. STANDIN_STEPS is the length of an answer, STANDIN_ROOM the most rows that
+fit, STANDIN_DEVICE what they say they run on. With `--engine continuous` they are continuous ranks: the real
+ContinuousRank, around rows that need no model.
 """
 
 import os
@@ -29,7 +30,7 @@ from rankdeck.runner.rank.continuous_rank import ContinuousRank
 from rankdeck.runner.rank.link import Link
 from rankdeck.runner.rank.options import Options, read_options
 
-STEPS = 4
+STEPS = int(os.environ.get("STANDIN_STEPS", "4"))
 ROOM = int(os.environ.get("STANDIN_ROOM", "1000000"))
 DEVICE = os.environ.get("STANDIN_DEVICE", "cpu")
 OUT_OF_MEMORY = "OutOfMemoryError: CUDA out of memory."
@@ -124,6 +125,7 @@ class Rank:
         self.run, self.run_dir = run_directory.read_run_file(options.run_dir), options.run_dir
         self.model = Path(options.model)
         self.step_seconds = float(os.environ.get("STANDIN_STEP_SECONDS", "0.002"))
+        self.step_seconds *= 1 + float(os.environ.get("STANDIN_SPREAD", "0")) * self.rank / self.world
         while (self.model / "late").exists():
             time.sleep(0.005)
         self.link = Link(options.socket)
