@@ -99,9 +99,12 @@ def _turn(state: RunState) -> Iterator[Advice]:
     knob = f"Batch size {best.batch_size}"
     if best.active_ranks != state.active_ranks:
         knob = "1 rank" if best.active_ranks == 1 else f"{best.active_ranks} ranks"
-    about, how = ("about ", "extrapolated") if best.extrapolated else ("", "predicted")
-    gain = f"{about}{best.steady_percent:.0f}% more tok/s"
-    yield Advice(kind="turn", text=f"{knob} would bring {gain} ({how}).")
+    gain = f"{best.steady_percent:.0f}% more tok/s"
+    if best.measured:
+        text = f"{knob} brought {gain} (measured)."
+    else:
+        text = f"{knob} would bring {f'about {gain} (extrapolated)' if best.extrapolated else f'{gain} (predicted)'}."
+    yield Advice(kind="turn", text=text)
 
 
 def _still_rising(state: RunState) -> Iterator[Advice]:

@@ -19,6 +19,7 @@ from rankdeck.runner.protocol.config import MAX_BATCH_SIZE
 from rankdeck.runner.protocol.sweep_plan import SweepPlan, SweepState, warm_up_tokens
 from rankdeck.runner.scheduling.rounds import EvenRounds
 from rankdeck.runner.state import RankState, RunState
+from rankdeck.runner.state.settings import all_settings
 from rankdeck.runner.state.silence import waits_for
 
 
@@ -28,8 +29,9 @@ class WhatIf(msgspec.Struct, frozen=True, kw_only=True):
     Both settings are predicted, so that an error of the model does not look like a gain. Both count only prompts that
     no rank has in hand: no knob acts on batches in flight, and the figure does not move with each of their steps.
     `steady_tokens_per_second` and `steady_percent` are of full batches, side by side on all ranks, whatever is left to
-    do: they change when a batch has been measured, not with each prompt that is done. `extrapolated`: batches of one of
-    the two settings were not measured.
+    do: they change when a batch has been measured, not with each prompt that is done. They never contradict what the
+    settings have brought: if the present one ran, they start from that, and if the other one did too, they are what was
+    `measured`. `extrapolated`: batches of one of the two settings were not measured.
     """
 
     active_ranks: int
@@ -40,6 +42,7 @@ class WhatIf(msgspec.Struct, frozen=True, kw_only=True):
     steady_percent: float
     seconds_left: float
     extrapolated: bool
+    measured: bool = False
 
 
 def eta_seconds(state: RunState) -> float | None:
@@ -98,10 +101,13 @@ def what_if(state: RunState) -> list[WhatIf]:
         *([(ranks, size // 2)] if size > 1 else []),
     ]
     now, steady, guessed = job.pending_seconds(ranks, size), job.steady_rate(ranks, size), job.extrapolates(ranks, size)
+    brought = _full_rates(state)
+    here = brought.get((ranks, size), steady)
     found = []
     for number, rows in settings:
         seconds, pending = job.seconds(number, rows), job.pending_seconds(number, rows)
-        rate = job.steady_rate(number, rows)
+        measured = (ranks, size) in brought and (number, rows) in brought
+        rate = brought[number, rows] if measured else job.steady_rate(number, rows) * (here / steady if steady else 1)
         if now > 0 and pending > 0 and seconds > 0 and steady > 0:
             found.append(
                 WhatIf(
@@ -110,12 +116,22 @@ def what_if(state: RunState) -> list[WhatIf]:
                     tokens_per_second=job.tokens_left / seconds,
                     change_percent=100 * (now / pending - 1),
                     steady_tokens_per_second=rate,
-                    steady_percent=100 * (rate / steady - 1),
+                    steady_percent=100 * (rate / here - 1),
                     seconds_left=seconds,
-                    extrapolated=guessed or job.extrapolates(number, rows),
+                    extrapolated=not measured and (guessed or job.extrapolates(number, rows)),
+                    measured=measured,
                 )
             )
     return found
+
+
+def _full_rates(state: RunState) -> dict[tuple[int, int], float]:
+    """Output tokens/s that active ranks and batch size brought, with full batches that were not cold."""
+    return {
+        (row.active_ranks, row.batch_size): row.tokens_per_second
+        for row in all_settings(state)
+        if row.full and not row.cold and row.tokens_per_second > 0
+    }
 
 
 def whole_file(state: RunState, ranks: int, batch_size: int) -> PlanRow | None:

@@ -22,6 +22,10 @@ from rankdeck.runner.sweep.scaling import efficiency, speedup
 CLOSE = 0.9
 """A setting with less than this share of the best one's tokens/s is not called tied with it."""
 
+FULL = 0.95
+"""Batches of less than this share of the batch size are not full: a rank ran out of memory, or a run near its end
+evened out its rounds."""
+
 
 class SettingRow(msgspec.Struct, frozen=True, kw_only=True):
     """One setting. `half_width` is that of the 95 % interval of `tokens_per_second`, None with too few batches.
@@ -51,6 +55,11 @@ class SettingRow(msgspec.Struct, frozen=True, kw_only=True):
     def setting(self) -> tuple[int, int]:
         """Batch size and active ranks."""
         return self.batch_size, self.active_ranks
+
+    @property
+    def full(self) -> bool:
+        """Whether its batches had about as many rows as the batch size says."""
+        return self.rows is None or self.rows >= FULL * self.batch_size
 
     @property
     def efficiency(self) -> float | None:

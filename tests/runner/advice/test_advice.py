@@ -156,6 +156,15 @@ def test_the_turn_with_the_largest_predicted_gain_is_advised_with_its_figure():
     assert said(msgspec.structs.replace(few, paused="asked for")) == []
 
 
+def test_a_setting_that_has_brought_more_is_advised_by_what_it_brought():
+    slow, fast = (
+        KnobPeriod(batch_size=size, active_ranks=2, shares=dict.fromkeys((0, 1), RankShare(2, tokens, 1.0)))
+        for size, tokens in ((2, 100), (4, 150))
+    )
+    back = running(2, batch_size=2, costs=(point(2, ranks=2), point(4, ranks=2)), periods=(fast, slow))
+    assert said(back) == ["Batch size 4 brought 50% more tok/s (measured)."]
+
+
 def test_a_larger_batch_is_not_advised_after_a_rank_ran_out_of_memory():
     few = running(2, batch_size=2, costs=(point(2, ranks=2), point(4, ranks=2)))
     capped = (few.ranks[0], msgspec.structs.replace(few.ranks[1], cap=2))

@@ -12,6 +12,7 @@ from rankdeck.runner.forecast import cost_model, forecast
 from rankdeck.runner.protocol.config import MAX_BATCH_SIZE, RunConfig
 from rankdeck.runner.protocol.sweep_plan import SweepPlan, SweepState, Trial, TrialRecord
 from rankdeck.runner.state import RankState, RunState
+from rankdeck.runner.state.periods import KnobPeriod, share_of_batch
 from tests.runner.forecast.test_cost_model import point
 
 DISPATCHES = st.sampled_from(["pull", "split"])
@@ -280,6 +281,38 @@ def test_a_rank_that_ran_out_of_memory_counts_with_its_cap_in_it():
     (rate, _), (bare, _) = steady(capped)[2, 32], steady(running())[2, 32]
     assert rate == pytest.approx(2 * 24 * 50 / batch_seconds(24))
     assert rate < bare
+
+
+def brought(batch_size: int, ranks: int, rate: float, *, rows: int | None = None, cold: bool = False) -> KnobPeriod:
+    """A period whose ranks together made `rate` tokens/s, in two batches each."""
+    share = share_of_batch(round(rate), ranks, cold=cold, rows=batch_size if rows is None else rows)
+    return KnobPeriod(
+        batch_size=batch_size, active_ranks=ranks, shares={rank: share.plus(share) for rank in range(ranks)}
+    )
+
+
+def test_between_two_settings_that_ran_it_is_what_they_brought():
+    state = running(periods=(brought(8, 2, 300), brought(32, 2, 500), brought(16, 2, 400)))
+    found = {(one.active_ranks, one.batch_size): one for one in forecast.what_if(state)}
+    assert steady(state)[2, 8] == pytest.approx((300, -25))
+    assert steady(state)[2, 32] == pytest.approx((500, 25))
+    assert [found[2, size].measured for size in (8, 32)] == [True, True]
+    assert not found[2, 32].extrapolated
+    assert not found[1, 16].measured
+
+
+def test_for_a_setting_that_never_ran_it_starts_from_what_the_present_one_brought():
+    bare, state = steady(running()), steady(running(periods=(brought(16, 2, 400),)))
+    for setting, (rate, percent) in state.items():
+        assert percent == pytest.approx(bare[setting][1])
+        assert rate == pytest.approx(400 * (1 + percent / 100))
+
+
+@pytest.mark.parametrize("unlike", [{"cold": True}, {"rows": 12}])
+def test_cold_batches_and_such_as_were_not_full_are_compared_with_no_forecast(unlike):
+    assert steady(running(periods=(brought(8, 2, 300), brought(16, 2, 400, **unlike)))) == steady(running())
+    kept = steady(running(periods=(brought(8, 2, 300, **({"rows": 6} if "rows" in unlike else unlike)),)))
+    assert kept == steady(running())
 
 
 @given(st.integers(0, 330), st.integers(0, 15), st.integers(0, 50))

@@ -21,10 +21,6 @@ BEST = "★"
 TIED = "≈"
 """A setting that cannot be told apart from the best."""
 
-FULL = 0.95
-"""Rows are shown where batches had less than this share of the batch size: a rank ran out of memory, or a run near its
-end evened out its rounds."""
-
 HERE = "▸"
 
 
@@ -37,11 +33,6 @@ class _Figure(NamedTuple):
 
 def _percent(value: float | None) -> str | None:
     return None if value is None else f"{value:.0f}%"
-
-
-def _full(each: SettingRow) -> bool:
-    """Whether its batches had about as many rows as the batch size says."""
-    return each.rows is None or each.rows >= FULL * each.batch_size
 
 
 def _busy(each: SettingRow) -> float | None:
@@ -152,7 +143,7 @@ def _shown(rows: Sequence[SettingRow], keys: Sequence[Column], width: int) -> li
     found = []
     for name in _FIRST:
         figure = _FIGURES[name]
-        wanted = several if name in ("speedup", "per rank") else name != "rows" or not all(map(_full, rows))
+        wanted = several if name in ("speedup", "per rank") else name != "rows" or not all(each.full for each in rows)
         if wanted and any(figure.of(each) is not None for each in rows) and figure.column.width + 1 <= left:
             left -= figure.column.width + 1
             found.append(name)
