@@ -68,7 +68,7 @@ _FIGURES: dict[str, _Figure] = {
     ),
     "batches": _Figure(Column("batches", 7, "right"), lambda each: count(each.batches)),
 }
-_FIRST = ("rows", "±", "busy", "CPU", "DRAM", "per rank", "tok/J", "GiB", "batches", "speedup", "MBU")
+_FIRST = ("±", "busy", "CPU", "rows", "DRAM", "per rank", "tok/J", "GiB", "batches", "speedup", "MBU")
 """Which figures are shown where there is little room: the first ones."""
 
 
