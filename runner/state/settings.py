@@ -22,7 +22,7 @@ from rankdeck.runner.sweep.scaling import efficiency, speedup
 CLOSE = 0.9
 """A setting with less than this share of the best one's tokens/s is not called tied with it."""
 
-FULL = 0.95
+FULL = 0.9
 """Batches of less than this share of the batch size are not full: a rank ran out of memory, or a run near its end
 evened out its rounds."""
 
