@@ -58,9 +58,8 @@ async def test_the_keys_that_steer_do_what_they_do_without_it(keys: list[str], s
     async with app.run_test(size=(80, 24)) as pilot:
         await settled(pilot)
         await pilot.press("i", *keys)
-        await pilot.pause()
+        await until(pilot, lambda: source.sent == sent)
         assert isinstance(app.screen, AdviceScreen)
-    assert source.sent == sent
 
 
 async def test_a_batch_size_can_be_typed_and_leads_back_to_it() -> None:
@@ -69,10 +68,10 @@ async def test_a_batch_size_can_be_typed_and_leads_back_to_it() -> None:
     async with app.run_test(size=(80, 24)) as pilot:
         await settled(pilot)
         await pilot.press("i", "b")
-        assert isinstance(app.screen, BatchSizeScreen)
+        await until(pilot, lambda: isinstance(app.screen, BatchSizeScreen))
         await pilot.press("1", "2", "enter")
         await until(pilot, lambda: source.sent == [SetBatchSize(batch_size=12)])
-        assert isinstance(app.screen, AdviceScreen)
+        await until(pilot, lambda: isinstance(app.screen, AdviceScreen))
 
 
 async def test_a_key_that_can_do_nothing_says_so() -> None:
@@ -94,7 +93,7 @@ async def test_a_turn_that_the_run_refuses_is_answered_in_the_dialog() -> None:
         script.wait(0.1).add(protocol.TurnRefused(reason="no prompts left")).wait(0.25).tick()
         source.say(*script.events[known:])
         await until(pilot, lambda: "refused: no prompts left" in advice(app))
-        assert [toast.message for toast in app._notifications] == ["refused: no prompts left"]
+        await until(pilot, lambda: [toast.message for toast in app._notifications] == ["refused: no prompts left"])
 
 
 async def test_the_tour_can_be_begun_from_it_and_says_there_what_to_look_at() -> None:
@@ -103,9 +102,8 @@ async def test_the_tour_can_be_begun_from_it_and_says_there_what_to_look_at() ->
     async with app.run_test(size=(120, 40)) as pilot:
         await settled(pilot)
         await pilot.press("i", "T")
-        await until(pilot, lambda: "▸ tour" in advice(app))
-        assert "T ends it" in advice(app)
-        assert source.sent
+        await until(pilot, lambda: "▸ tour" in advice(app) and "T ends it" in advice(app))
+        await until(pilot, lambda: bool(source.sent))
 
 
 async def test_stopping_leaving_and_other_views_are_not_reached_through_it() -> None:
@@ -114,15 +112,14 @@ async def test_stopping_leaving_and_other_views_are_not_reached_through_it() -> 
     async with app.run_test(size=(80, 24)) as pilot:
         await settled(pilot)
         await pilot.press("i", "x", "X", "d", "s", "2")
-        await pilot.pause()
+        await still(pilot)
         assert source.sent == []
         assert isinstance(app.screen, AdviceScreen)
         for key in ("i", "q", "escape"):
             await pilot.press(key)
-            run = app.screen
-            assert isinstance(run, RunScreen)
-            assert run.view == "overview"
+            await until(pilot, lambda: isinstance(app.screen, RunScreen) and app.screen.view == "overview")
             await pilot.press("i")
+            await until(pilot, lambda: isinstance(app.screen, AdviceScreen))
 
 
 # --- its line of keys ---------------------------------------------------------------------------
@@ -193,6 +190,7 @@ async def test_what_a_turn_brings_is_told_while_it_is_open() -> None:
     async with app.run_test(size=(120, 40)) as pilot:
         await settled(pilot)
         await pilot.press("i")
+        await still(pilot)
         assert "bound by kernel launches" in advice(app)
         assert "batch size 4 → 8" not in advice(app)
         known = len(script.events)
@@ -206,6 +204,7 @@ async def test_a_pause_is_told_in_it() -> None:
     async with app.run_test(size=(80, 24)) as pilot:
         await settled(pilot)
         await pilot.press("i")
+        await still(pilot)
         assert "‖ paused after the batches in flight; space goes on" in advice(app)
 
 
@@ -215,9 +214,10 @@ async def test_a_run_that_can_no_longer_be_watched_says_that_its_advice_is_stale
     async with app.run_test(size=(80, 24)) as pilot:
         await settled(pilot)
         await pilot.press("i")
+        await still(pilot)
         source.say(protocol.Refused(reason="another version runs it"))
         await until(pilot, lambda: "another version runs it; these figures are stale" in advice(app))
-        assert listed_keys(app) == ""
+        await until(pilot, lambda: listed_keys(app) == "")
 
 
 async def test_new_figures_neither_scroll_it_nor_make_it_smaller() -> None:
@@ -246,6 +246,7 @@ async def test_who_may_steer_a_run_of_small_batches_is_invited_as_in_the_line_be
     async with app.run_test(size=(80, 24)) as pilot:
         await settled(pilot)
         await pilot.press("i")
+        await still(pilot)
         assert advice(app).startswith("▸ + doubles the batch size: it is now 2 prompts per batch, with 476 left")
         assert "Nothing to advise" not in advice(app)
 
@@ -269,4 +270,4 @@ async def test_in_a_replay_it_offers_to_play_and_nothing_that_steers(monkeypatch
         await until(pilot, lambda: replay.transport.position == 10)
         await until(pilot, lambda: "active ranks 2 → 1" not in advice(replay.app))
         await pilot.press("escape")
-        assert isinstance(replay.app.screen, RunScreen)
+        await until(pilot, lambda: isinstance(replay.app.screen, RunScreen))
