@@ -12,7 +12,7 @@ from rankdeck.runner.advice.slow_rank import SIMILAR_ROWS, slow_rank, slow_rank_
 from rankdeck.runner.forecast.forecast import what_if
 from rankdeck.runner.scheduling.rounds import batches_needed
 from rankdeck.runner.state import RunState
-from rankdeck.runner.state.periods import KnobPeriod
+from rankdeck.runner.state.periods import KnobPeriod, whole_setting
 from rankdeck.runner.state.settings import all_settings, best_setting
 
 LEAST_BATCHES_A_RANK = 2
@@ -103,7 +103,7 @@ def _turn(state: RunState) -> Iterator[Advice]:
     if best.measured:
         text = f"{knob} brought {gain} (measured)."
     else:
-        text = f"{knob} would bring {f'about {gain} (extrapolated)' if best.extrapolated else f'{gain} (predicted)'}."
+        text = f"{knob} would bring {f'about {gain} (a guess)' if best.extrapolated else f'{gain} (predicted)'}."
     yield Advice(kind="turn", text=text)
 
 
@@ -121,7 +121,7 @@ def _still_rising(state: RunState) -> Iterator[Advice]:
     below = smaller[-1]
     gain = best.tokens_per_second / below.tokens_per_second - 1 if below.tokens_per_second > 0 else 0.0
     if 100 * gain >= WORTH_PERCENT:
-        risen = f"Tokens/s still rose by {gain:.0%} from batch size {below.batch_size} to {best.batch_size}"
+        risen = f"Batch size {below.batch_size} → {best.batch_size} still brought {gain:+.0%}"
         yield Advice(kind="still rising", text=f"{risen}: try a larger one next time.")
 
 
@@ -243,7 +243,7 @@ RULES: tuple[Callable[[RunState], Iterator[Advice]], ...] = (
 
 
 class KnobEffect(msgspec.Struct, frozen=True, kw_only=True):
-    """What turning a knob brought: the period before and the period after, to be compared by their `warm_rate`."""
+    """What turning a knob brought: the setting before and the one after, to be compared by their `warm_rate`."""
 
     before: KnobPeriod
     after: KnobPeriod
@@ -252,14 +252,16 @@ class KnobEffect(msgspec.Struct, frozen=True, kw_only=True):
 def last_turn(state: RunState) -> KnobEffect | None:
     """The newest period and the last one before it that was measured warm; None if there is no such pair.
 
-    Trials are not turns of a knob: the effect of a sweep is shown against the setting before it.
+    Each has all periods of its setting, as the table of settings does; the newest alone, as long as that is not
+    measured. Trials are not turns of a knob: the effect of a sweep is shown against the setting before it.
     """
     if len(state.periods) < 2 or state.periods[-1].trial:
         return None
     after = state.periods[-1]
     for before in reversed(state.periods[:-1]):
         if before.warm_rate is not None and not before.trial:
-            return KnobEffect(before=before, after=after)
+            now = after if after.warm_rate is None else whole_setting(state.periods, after)
+            return KnobEffect(before=whole_setting(state.periods, before), after=now)
     return None
 
 

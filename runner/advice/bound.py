@@ -65,6 +65,14 @@ def bound(state: RunState) -> Verdict | None:
     return _Evidence(state, case, present).verdict(leading([vote(load, case) for load in present]))
 
 
+def bound_in_the_end(state: RunState) -> Verdict | None:
+    """What a run that has ended was bound by in its last seconds; None before, and if it was short of work by then."""
+    kind = state.held.kind
+    if state.ended is None or kind is None or kind in (*NO_VERDICT, "waiting for work"):
+        return None
+    return _held(state, circumstances(state, state.period_number), kind)
+
+
 def _held(state: RunState, case: Circumstances, kind: Kind) -> Verdict | None:
     """The verdict that is held, with the figures of the present setting; before these say so, with those before."""
     present = of_period(state.loads, state.period_number)

@@ -23,7 +23,7 @@ from rankdeck.runner.advice.tour_limits import (
 )
 from rankdeck.runner.protocol import Command, SetActiveRanks, SetBatchSize, TurnRefused
 from rankdeck.runner.state import RunState
-from rankdeck.runner.state.settings import current_setting
+from rankdeck.runner.state.settings import all_settings, current_setting
 
 LEAST_GAIN = 1.05
 """A doubling that brings less than this factor of tokens/s is the last."""
@@ -134,6 +134,19 @@ def next_step(tour: Tour, state: RunState) -> Move:
         return _settle(measured, state, following)
     # Batches that are cut short would be booked as full ones: the present setting goes on until they are full.
     return _go(measured, state, following) if full(state, following) else Move(tour)
+
+
+def up_to_date(tour: Tour, state: RunState) -> Tour:
+    """A tour that is over, with what its settings have brought by now: the best one goes on being measured."""
+    brought = {
+        Setting(row.active_ranks, row.batch_size): row.tokens_per_second for row in all_settings(state) if not row.cold
+    }
+
+    def now(one: Measured) -> Measured:
+        return msgspec.structs.replace(one, rate=brought.get(one.setting, one.rate))
+
+    began = now(tour.began) if tour.began is not None else None
+    return msgspec.structs.replace(tour, began=began, done=tuple(map(now, tour.done)))
 
 
 def taken_over(tour: Tour, state: RunState, taken: Taken = "by hand", *, ranks_too: bool = False) -> Move:

@@ -7,7 +7,9 @@ uneven end of a run. A *cold* batch pays for what is done once (`runner.state.ba
 its rank has no other in the period, and such a rate is compared with no other.
 """
 
+import functools
 import math
+from collections.abc import Sequence
 
 import msgspec
 
@@ -201,6 +203,13 @@ def merged(one: KnobPeriod, other: KnobPeriod) -> KnobPeriod:
         reserved_memory_bytes=most(one.reserved_memory_bytes, other.reserved_memory_bytes),
         load=one.load.with_all(other.load),
     )
+
+
+def whole_setting(periods: Sequence[KnobPeriod], period: KnobPeriod) -> KnobPeriod:
+    """All periods of this one's setting as one; those of trials, which may cut answers short, are kept apart."""
+    key = period.batch_size, period.active_ranks, period.trial
+    same = [one for one in periods if (one.batch_size, one.active_ranks, one.trial) == key]
+    return functools.reduce(merged, same) if same else period
 
 
 def most(*figures: int | None) -> int | None:

@@ -278,12 +278,17 @@ class RunState(msgspec.Struct, frozen=True, kw_only=True):
         return self.sweep is not None and self.sweep.settled is None
 
     @property
-    def progress(self) -> float:
-        """Share of the work done, 0 to 1, with batches in flight counted by tokens; in a sweep, of its trials."""
+    def done_share(self) -> float:
+        """Share of the prompts that are done, 0 to 1; in a sweep, of its trials."""
         if self.sweep is not None and (self.sweeping or not self.sweep.plan.outputs):
             return len(self.sweep.records) / len(self.sweep.trials) if self.sweep.trials else 0.0
-        if not self.prompts:
-            return 0.0
+        return min(1.0, self.done / self.prompts) if self.prompts else 0.0
+
+    @property
+    def progress(self) -> float:
+        """`done_share`, with batches in flight counted by tokens: it moves with every step."""
+        if not self.prompts or (self.sweep is not None and (self.sweeping or not self.sweep.plan.outputs)):
+            return self.done_share
         in_flight = 0.0
         if self.config is not None:
             in_flight = sum(min(rank.rows, rank.in_flight_tokens / self.config.new_tokens) for rank in self.ranks)

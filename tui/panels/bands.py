@@ -8,7 +8,7 @@ from itertools import groupby
 from typing import NamedTuple
 
 from rankdeck.runner.state import RunState
-from rankdeck.runner.state.periods import KnobPeriod, merged
+from rankdeck.runner.state.periods import KnobPeriod, whole_setting
 from rankdeck.tui.words.text import Line, Piece, count, fit, rate
 
 Setting = tuple[int, int]
@@ -41,7 +41,13 @@ def bands(state: RunState) -> list[Band]:
     same = [list(group) for _, group in groupby(periods, _setting)]
     ends = [*(group[0].began for group in same[1:]), max(state.seconds, same[-1][0].began)]
     return [
-        Band(group[0].began, ended, _names(group[0], periods), _figure(group), group is same[-1] and not state.ended)
+        Band(
+            group[0].began,
+            ended,
+            _names(group[0], periods),
+            _figure(group[0], periods),
+            group is same[-1] and not state.ended,
+        )
         for group, ended in zip(same, ends, strict=True)
     ]
 
@@ -82,11 +88,10 @@ def _setting(period: KnobPeriod) -> Setting:
     return period.batch_size, period.active_ranks
 
 
-def _figure(group: Sequence[KnobPeriod]) -> str:
-    whole = group[0]
-    for period in group[1:]:
-        whole = merged(whole, period)
-    return "" if whole.warm_rate is None else rate(whole.warm_rate)
+def _figure(period: KnobPeriod, periods: Sequence[KnobPeriod]) -> str:
+    """What the setting brought, whenever it was in force: the figure of the table of settings."""
+    found = whole_setting(periods, period).warm_rate
+    return "" if found is None else rate(found)
 
 
 def _names(period: KnobPeriod, periods: Sequence[KnobPeriod]) -> tuple[str, str]:
@@ -96,4 +101,4 @@ def _names(period: KnobPeriod, periods: Sequence[KnobPeriod]) -> tuple[str, str]
         return f"batch {size}", size
     if len({each.batch_size for each in periods}) == 1:
         return f"{ranks} {'rank' if period.active_ranks == 1 else 'ranks'}", ranks
-    return f"{ranks} x {size}", f"{ranks}x{size}"
+    return f"{size} x {ranks}", f"{size}x{ranks}"

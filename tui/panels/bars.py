@@ -19,6 +19,15 @@ def bar(share: float, width: int, style: str = "bar") -> Line:
     return ((filled, style), ("░" * (width - len(filled)), "track"))
 
 
+def bar_with_begun(share: float, begun: float, width: int) -> Line:
+    """A bar whose filled part is followed by what has begun: up to the share `begun`, in whole cells."""
+    if begun <= share:
+        return bar(share, width)
+    ends = [0 if each <= 0 else max(1, min(width - (each < 1), round(each * width))) for each in (share, begun)]
+    done, under_way = ends[0], max(0, ends[1] - ends[0])
+    return (("█" * done, "bar"), ("▓" * under_way, "busy"), ("░" * (width - done - under_way), "track"))
+
+
 class Column(NamedTuple):
     """A column: its heading, its width in cells, and the width it may grow to."""
 

@@ -76,7 +76,7 @@ def bar_line(now: RunState, width: int, full: str = "█", empty: str = "░") -
     """Share, bar, prompts, tokens/s, ETA and ranks in `width` cells at most; empty before there is a run."""
     if now.config is None:
         return ""
-    share, facts = now.progress, [phase_words(now)]
+    share, facts = now.done_share, [phase_words(now)]
     if now.ended is None and now.first_batch_at is None and now.ranks:
         ready = sum(rank.ready is not None for rank in now.ranks)
         share, facts = ready / len(now.ranks), [phase_words(now), f"{ready}/{len(now.ranks)} ranks ready"]

@@ -58,7 +58,7 @@ VIEWS: tuple[ViewEntry, ...] = (
     ViewEntry("overview", "1", "Overview", "Speed, progress, GPUs, ranks", _overview),
     ViewEntry("outputs", "2", "Outputs", "Every answer as it arrives", _outputs),
     ViewEntry("timeline", "3", "Timeline", "What each rank did when, batch by batch", _timeline),
-    ViewEntry("sweep", "4", "Sweep", "What was measured of batch sizes and numbers of ranks", _sweep),
+    ViewEntry("sweep", "4", "Sweep", "A sweep: trials of batch sizes and numbers of ranks", _sweep),
     ViewEntry("log", "5", "Log", "What the supervisor and the ranks say", _log),
 )
 

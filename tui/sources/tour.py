@@ -7,10 +7,11 @@ outright leaves the run at the setting it was measuring.
 
 from typing import NamedTuple
 
-from rankdeck.runner.advice.tour import Move, Tour, begin, next_step, taken_over
+from rankdeck.runner.advice.tour import Move, Tour, begin, next_step, taken_over, up_to_date
 from rankdeck.runner.advice.tour_limits import why_no_tour
 from rankdeck.runner.protocol import Command, SetActiveRanks, Stop
 from rankdeck.runner.state import RunState
+from rankdeck.runner.state.periods import KnobPeriod
 from rankdeck.tui.words.tour import Captions, captions, result_words
 
 PARTING_SECONDS = 10.0
@@ -32,6 +33,7 @@ class TourGuide:
         self._tour: Tour | None = None
         self._refused: str | None = None
         self._over_at: float | None = None
+        self._measured: tuple[KnobPeriod, ...] = ()
 
     @property
     def under_way(self) -> bool:
@@ -58,6 +60,8 @@ class TourGuide:
         if self._over_at is not None and state.now - self._over_at > PARTING_SECONDS:
             self._tour = self._refused = self._over_at = None
         if not self.under_way:
+            if self._tour is not None and state.periods is not self._measured:
+                self._tour, self._measured = up_to_date(self._tour, state), state.periods
             return Heard()
         assert self._tour is not None
         return self._follow(next_step(self._tour, state), state)

@@ -26,9 +26,9 @@ def title(state: RunState) -> str:
     if state.ended is not None:
         words.append(how_ended(state))
     elif state.paused is not None:
-        words.append(f"{whole_percent(state.progress)} paused")
+        words.append(f"{whole_percent(state.done_share)} paused")
     elif state.first_batch_at is not None:
-        words.append(f"{whole_percent(state.progress)} {rate(state.rate_now)} tok/s")
+        words.append(f"{whole_percent(state.done_share)} {rate(state.rate_now)} tok/s")
     elif state.config is not None:
         words.append(state.phase)
     return " ".join((*words, cut(visible(state.name), LONGEST_NAME))).strip()

@@ -26,7 +26,7 @@ _TAKEN: Mapping[Taken, str] = {
 _SHORTLY: Mapping[Why, str] = {
     "gain": "more gains little",
     "memory": "no memory for more",
-    "prompts": "prompts ran short",
+    "prompts": "too few prompts left",
     "largest": f"none above {LARGEST} tried",
     "ranks only": "ranks only",
     "capped": "out of memory",
@@ -92,12 +92,11 @@ def _end(tour: Tour, why: Why) -> Captions:
         return _back(tour, tour.rests or tour.now, reason, shortly)
     first = tour.began or tour.done[0]
     than = first.rate if best.setting != first.setting and first.rate > 0 else None
-    head = best_setting_words(*best.setting, best.rate, than)
-    if than is None:
-        head += ", the first setting"
+    head = best_setting_words(*best.setting, best.rate, None)
     gain = f", {gain_words(best.rate, than)}" if than else ""
+    head += f"{gain} its first setting" if than else ", its first setting"
     least = f"{short_setting(*best.setting)}, {rate(best.rate)} tok/s{gain}"
-    lead = "best so far: " if why in _CUT_SHORT else "best: "
+    lead = f"over; {'best so far' if why in _CUT_SHORT else 'best'}: "
     head, least = head.replace("best: ", lead, 1), f"{lead}{least}"
     return (
         f"{head}; all answers are kept ({reason})",

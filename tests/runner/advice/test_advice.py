@@ -138,6 +138,23 @@ def test_the_last_turn_is_compared_with_the_last_measured_period_before_it():
     assert advice.last_turn(running(periods=(empty, now))) is None
 
 
+def test_each_side_of_a_turn_has_all_periods_of_its_setting_as_the_table_has():
+    def brought(size: int, tokens: int) -> KnobPeriod:
+        return KnobPeriod(batch_size=size, active_ranks=1, shares={0: RankShare(1, tokens, 1.0)})
+
+    four, eight, again = brought(4, 100), brought(8, 200), brought(4, 140)
+    turn = advice.last_turn(running(periods=(four, eight, again)))
+    assert turn is not None
+    assert (turn.before.warm_rate, turn.after.warm_rate) == (200, 120)
+    unmeasured = KnobPeriod(batch_size=4, active_ranks=1)
+    turn = advice.last_turn(running(periods=(four, eight, unmeasured)))
+    assert turn is not None
+    assert turn.after.warm_rate is None, "what it brought earlier does not say what this turn brings"
+    turn = advice.last_turn(running(periods=(four, eight, again, KnobPeriod(batch_size=16, active_ranks=1))))
+    assert turn is not None
+    assert turn.before.warm_rate == 120
+
+
 def test_a_trial_is_no_turn_and_a_sweep_is_compared_with_the_setting_before_it():
     before = KnobPeriod(batch_size=4, active_ranks=2, shares={0: RankShare(1, 100, 1.0), 1: RankShare(1, 100, 1.0)})
     trial = msgspec.structs.replace(before, batch_size=32, trial=True)
@@ -174,7 +191,7 @@ def test_a_larger_batch_is_not_advised_after_a_rank_ran_out_of_memory():
 def test_an_extrapolated_gain_is_given_as_about():
     few = running(2, batch_size=2, costs=(point(1, ranks=2), point(2, ranks=2)))
     assert said(few)[0].startswith("Batch size 4 would bring about ")
-    assert said(few)[0].endswith("(extrapolated).")
+    assert said(few)[0].endswith("(a guess).")
 
 
 def test_a_device_that_names_a_rank_the_state_does_not_have_is_no_error():

@@ -97,7 +97,7 @@ def turned(**changes: object) -> list[str]:
         ),
         (
             [turn(15.0, size=8), turn(40.0, size=32, guessed=True)],
-            "Batch size 32 would bring about 40% more tok/s (extrapolated).",
+            "Batch size 32 would bring about 40% more tok/s (a guess).",
         ),
         (
             [turn(15.0, size=8), turn(40.0, ranks=3, guessed=True)],

@@ -255,7 +255,7 @@ def test_a_gap_is_cut_where_its_rank_was_inactive_or_all_were_paused():
 def test_after_the_end_a_batch_size_that_still_brought_more_is_no_proof_of_the_best():
     rising = scripted_steering.knob_turned().ended(status="stopped").state
     (said,) = [one.text for one in advice.advise(rising) if one.kind == "still rising"]
-    assert said == "Tokens/s still rose by 51% from batch size 4 to 8: try a larger one next time."
+    assert said == "Batch size 4 → 8 still brought +51%: try a larger one next time."
     assert "still rising" not in kinds(scripted_steering.knob_turned().state), "it goes on: there is a prediction"
     back = scripted_steering.knob_turned().size(16).rounds(2).size(64).rounds(2).ended(status="stopped").state
     sizes = {period.batch_size: period.warm_rate for period in back.periods}

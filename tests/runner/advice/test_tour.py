@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rankdeck.runner.advice.tour import Move, Tour, begin, next_step, taken_over
+from rankdeck.runner.advice.tour import Move, Tour, begin, next_step, taken_over, up_to_date
 from rankdeck.runner.advice.tour_limits import LARGEST, LEAST_FULL, LEAST_SECONDS, Setting, steps_of_ranks, why_no_tour
 from rankdeck.runner.protocol import (
     Command,
@@ -26,6 +26,7 @@ from rankdeck.runner.protocol.sweep_plan import SweepPlan, SweepState
 from rankdeck.runner.scheduling.rounds import EvenRounds
 from rankdeck.runner.state import DeviceState, RankState, RunState
 from rankdeck.runner.state.periods import share_of_batch, with_new_period
+from rankdeck.runner.state.settings import all_settings
 
 GIB = 2**30
 
@@ -313,6 +314,20 @@ def test_a_run_that_ends_ends_it() -> None:
         ended = RunEnded(status=status, exit_status=1, summary=None)  # type: ignore[arg-type]
         move = next_step(tour, toy.change(ended=ended, phase="ended").state)
         assert (move.tour.why, move.commands) == (why, ())
+
+
+def test_a_tour_that_is_over_keeps_to_what_its_settings_have_brought_by_now() -> None:
+    toy = Toy(flat_from_8)
+    tour = toy.tour()
+    assert tour.best is not None
+    toy.rates = lambda ranks, size: 2 * flat_from_8(ranks, size)
+    toy.round()
+    later = up_to_date(tour, toy.state)
+    rows = {(row.active_ranks, row.batch_size): row.tokens_per_second for row in all_settings(toy.state)}
+    assert [one.rate for one in later.done] == [rows[one.setting] for one in tour.done]
+    assert later.best is not None
+    assert later.best.rate > tour.best.rate
+    assert (later.why, later.rests) == (tour.why, tour.rests)
 
 
 def test_the_user_takes_over_once() -> None:

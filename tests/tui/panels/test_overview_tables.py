@@ -15,7 +15,7 @@ from rankdeck.tui.panels.overview.devices import device_lines, devices_title
 from rankdeck.tui.panels.overview.gpu_ranks import gpu_rank_lines, one_to_one
 from rankdeck.tui.panels.overview.plan import plan_overview
 from rankdeck.tui.panels.overview.rank_order import Arrangement, RankView, arranged, ranks_title
-from rankdeck.tui.panels.overview.ranks import rank_lines
+from rankdeck.tui.panels.overview.ranks import batch_words, rank_lines
 from rankdeck.tui.widgets.lines import Panel
 from rankdeck.tui.widgets.overview import Overview
 from rankdeck.tui.words.text import line_width, plain
@@ -272,3 +272,9 @@ def test_a_filter_for_one_device_does_not_match_another_with_the_same_first_digi
     state = replace(EIGHT, ranks=(rank, *EIGHT.ranks[1:]))
     assert arranged(state, RankView(filter="cuda:1")) == [1]
     assert arranged(state, RankView(filter="cuda:10")) == [0]
+
+
+def test_a_batch_has_as_many_prompts_as_it_began_with_whatever_has_left_it() -> None:
+    (rank, *_) = scripted.running().state.ranks
+    assert (rank.batch, rank.batch_rows) == (5, 16)
+    assert plain([batch_words(replace(rank, rows=3), 20)]) == "#5 x16"

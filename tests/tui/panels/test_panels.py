@@ -7,6 +7,7 @@ from rankdeck.runner import protocol
 from rankdeck.runner.advice.advice import advise
 from rankdeck.runner.protocol import ProcessSample
 from rankdeck.runner.state import RunState, apply
+from rankdeck.tui.panels.bars import bar, bar_with_begun
 from rankdeck.tui.panels.log.log_listing import LogPage
 from rankdeck.tui.panels.outputs.answer_lines import GUTTER, SHOWN_CHARACTERS, answer_page, answer_row
 from rankdeck.tui.panels.outputs.query import Query
@@ -92,8 +93,16 @@ def test_progress_shows_as_many_facts_as_fit_and_what_failed_always() -> None:
 def test_progress_has_a_bar_and_its_share_in_any_room(width: int, height: int) -> None:
     lines = plain(progress_lines(STATES["running on a cpu"], width, height)).split("\n")
     assert "█" in lines[-1]
-    assert lines[0].endswith("93%")
+    assert "▓" in lines[-1], "batches in flight"
+    assert lines[0].endswith("64%"), "of the prompts, as the figures beside it say"
     assert len(lines) == min(height, 2)
+
+
+def test_a_bar_has_what_is_done_and_fainter_what_has_begun() -> None:
+    assert bar_with_begun(0.5, 0.75, 8) == (("████", "bar"), ("▓▓", "busy"), ("░░", "track"))
+    assert plain([bar_with_begun(0.0, 0.01, 8)]) == "▓░░░░░░░", "what has begun shows"
+    assert plain([bar_with_begun(0.98, 0.99, 8)]) == "███████░", "not full before all is done"
+    assert bar_with_begun(0.5, 0.5, 8) == bar(0.5, 8)
 
 
 def test_without_nvml_the_reason_is_above_the_processes_until_work_begins() -> None:

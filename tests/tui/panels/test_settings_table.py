@@ -12,7 +12,7 @@ from rankdeck.runner.state.periods import KnobPeriod
 from rankdeck.tui.panels.bands import Band, band_row, bands, edges
 from rankdeck.tui.panels.chart import LoadRow, chart
 from rankdeck.tui.panels.digits import ROWS, large
-from rankdeck.tui.panels.overview.advice import bound_line
+from rankdeck.tui.panels.overview.advice import all_advice, bound_line
 from rankdeck.tui.panels.overview.settings_table import best_of, settings_lines, settings_plain, spread
 from rankdeck.tui.panels.overview.throughput import load_rows, throughput_lines
 from rankdeck.tui.words.text import line_width, plain
@@ -137,8 +137,20 @@ def test_a_band_is_named_by_what_differs_and_has_its_figure() -> None:
     assert [band.names[0] for band in bands(ALL["knob_turned"])] == ["batch 4", "batch 8"]
     assert [band.names[0] for band in bands(SCALED)] == ["8 ranks", "1 rank", "2 ranks", "4 ranks", "8 ranks"]
     both = SteeredScript().begun().rounds(1).size(8).rounds(1).activate(1).rounds(1, finish=False).state
-    assert [band.names[0] for band in bands(both)] == ["2 x 4", "2 x 8", "1 x 8"]
+    assert [band.names[0] for band in bands(both)] == ["4 x 2", "8 x 2", "8 x 1"]
     assert bands(SteeredScript().begun().rounds(3).state) == [], "with one setting there is nothing to tell apart"
+
+
+def test_a_band_has_the_figure_of_the_table_however_often_its_setting_was_in_force() -> None:
+    script = SteeredScript().begun().rounds(3).size(8).rounds(2).size(4)
+    again = script.rounds(1).state
+    *before, last = again.periods
+    halved = {rank: replace(share, seconds=2 * share.seconds) for rank, share in last.shares.items()}
+    state = replace(again, periods=(*before, replace(last, shares=halved)))
+    first, _, third = bands(state)
+    here = rows(state)[1]
+    assert here[:2] == ["▸", "4"]
+    assert first.figure == third.figure == here[3] != bands(again)[0].figure
 
 
 def test_a_setting_taken_up_again_at_once_is_one_band() -> None:
@@ -232,4 +244,14 @@ def test_after_the_end_the_best_setting_stands_in_its_place() -> None:
     assert plain([bound_line(state, 76)]).startswith(
         "★ best: batch size 8 x 2 ranks, 174 tok/s, 1.5x the first setting"
     )
-    assert bound_line(SteeredScript().begun().rounds(2).ended().state, 76) == ()
+    alone = SteeredScript().begun().rounds(2).ended().state
+    assert plain([bound_line(alone, 76)]).startswith("in the end bound by fixed cost per step: CPU 96%")
+
+
+def test_after_the_end_what_the_run_was_bound_by_stands_beside_the_best_where_there_is_room() -> None:
+    state = scripted_steering.knob_turned().ended(status="stopped").state
+    assert "1.5x the first setting   in the end bound by fixed cost per step" in plain([bound_line(state, 116)])
+    assert "in the end" not in plain([bound_line(state, 76)])
+    told = plain(all_advice(state, 100))
+    assert "★ best: batch size 8" in told
+    assert "in the end bound by fixed cost per step: CPU 96%" in told

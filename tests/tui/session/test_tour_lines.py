@@ -45,8 +45,10 @@ def test_a_tour_in_lines_walks_ranks_then_batch_sizes_and_keeps_every_answer(lau
     assert said[2].startswith("2 of 2 ranks at batch size 2: tok/s should nearly double")
     sizes = [int(found[1]) for line in said if (found := re.match(r"2 of 2 ranks at batch size (\d+): ", line))]
     assert sizes[:3] == [2, 4, 8], "stand-in ranks take as long for any batch: each doubling pays"
-    assert re.match(r"best so far: batch size \d+ x 2 ranks, [\d,]+ tok/s, [\d.]+x the first setting; all", said[-1])
-    assert said[-1].startswith(f"best so far: batch size {sizes[-1]} "), said
+    assert re.match(
+        r"over; best so far: batch size \d+ x 2 ranks, [\d,]+ tok/s, [\d.]+x its first setting; all", said[-1]
+    )
+    assert said[-1].startswith(f"over; best so far: batch size {sizes[-1]} "), said
     assert "300 of 300 prompts completed, 0 failed" in "\n".join(lines)
     assert len(list(run_directory.read_outputs(started.directory))) == 300
 
@@ -110,7 +112,7 @@ def test_a_tour_that_is_over_with_its_run_speaks_before_the_closing_lines_and_le
     lines: list[str] = []
     source = ScriptedSource(script.rounds(1, finish=False).ended(status="stopped").events)
     asyncio.run(followed(source, lines))
-    best = next(number for number, line in enumerate(lines) if "tour: best" in line)
+    best = next(number for number, line in enumerate(lines) if "tour: over; best" in line)
     end = next(number for number, line in enumerate(lines) if "stopped" in line and "tour" not in line)
     assert best < end < next(number for number, line in enumerate(lines) if "outputs:" in line)
     assert sum(line.startswith("batch ") for line in lines) == (1 if rounds == 2 else 0)

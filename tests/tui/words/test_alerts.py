@@ -33,7 +33,7 @@ class Heard:
 
 def test_the_title_has_progress_speed_and_name() -> None:
     state = scripted.running().state
-    assert alerts.title(state) == f"rankdeck {int(state.progress * 100)}% {state.rate_now:.0f} tok/s calm-harbour"
+    assert alerts.title(state) == f"rankdeck {int(state.done_share * 100)}% {state.rate_now:.0f} tok/s calm-harbour"
     assert alerts.title(RunState()) == "rankdeck"
     assert alerts.title(scripted.completed().state) == "rankdeck completed calm-harbour"
     assert "paused" in alerts.title(replace(state, paused=ASKED_FOR))

@@ -150,7 +150,7 @@ def test_the_title_says_what_is_known_by_now() -> None:
     assert alerts.title(loading) == f"rankdeck {loading.phase} calm-harbour"
     assert (
         alerts.title(replace(running, paused=ASKED_FOR))
-        == f"rankdeck {int(running.progress * 100)}% paused calm-harbour"
+        == f"rankdeck {int(running.done_share * 100)}% paused calm-harbour"
     )
     assert alerts.title(scripted.failed().state) == "rankdeck failed calm-harbour"
     long = alerts.title(replace(scripted.completed().state, name="n" * 99))

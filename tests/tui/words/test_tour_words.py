@@ -50,11 +50,11 @@ def test_each_result_is_set_beside_the_one_before() -> None:
 def test_the_end_says_what_was_best_by_how_much_and_why_it_is_the_end() -> None:
     over = tour((2, 32), FIRST, (2, 16, 214.0), (2, 32, 210.0), why="gain")
     assert captions(over)[0] == (
-        "best: batch size 16 x 2 ranks, 214 tok/s, 2.6x the first setting; all answers are kept "
+        "over; best: batch size 16 x 2 ranks, 214 tok/s, 2.6x its first setting; all answers are kept "
         "(batch size 32 brought less than 5% more)"
     )
     assert captions(tour((1, 2), FIRST, ranks=1, why="prompts"))[1] == (
-        "best so far: batch size 2 x 1 rank, 82 tok/s, the first setting "
+        "over; best so far: batch size 2 x 1 rank, 82 tok/s, its first setting "
         "(too few prompts are left for the next setting)"
     )
 
@@ -92,7 +92,7 @@ def test_every_form_of_the_end_has_a_reason_and_one_fits_a_small_terminal() -> N
             assert all("(" in form or ": " in form for form in forms)
     forms = captions(tour((2, 32), FIRST, (2, 32, 706.0), why="prompts", rests=Setting(2, 32)))
     shown = next(form for form in forms if len(form) <= 76 - len("▸ tour  "))
-    assert shown == "best so far: 32 x 2, 706 tok/s, 8.6x (prompts ran short)"
+    assert shown == "over; best so far: 32 x 2, 706 tok/s, 8.6x (too few prompts left)"
 
 
 @given(st.integers(20, 200), st.booleans())

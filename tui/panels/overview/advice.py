@@ -4,7 +4,7 @@ The advice and the verdict themselves come from runner.advice.
 """
 
 from rankdeck.runner.advice.advice import Advice, advise
-from rankdeck.runner.advice.bound import bound
+from rankdeck.runner.advice.bound import bound, bound_in_the_end
 from rankdeck.runner.advice.invitation import invites
 from rankdeck.runner.state import RunState
 from rankdeck.runner.state.load import recent
@@ -81,11 +81,13 @@ def all_advice(state: RunState, width: int, keys: Keys = AS_THEY_COME, *, steers
 
 def _whole_verdict(state: RunState, width: int) -> list[Line]:
     """What the run is bound by, the evidence, and what may help, in as many lines as it takes."""
-    verdict = bound(state)
-    if verdict is None:
-        best = best_of(state) if state.ended is not None else ""
-        return _entry(f"{BEST} ", best, width) if best else []
-    return _entry("  ", f"{verdict.text}{'; ' if verdict.cure else ''}{verdict.cure}", width)
+    best = best_of(state) if state.ended is not None else ""
+    lines = _entry(f"{BEST} ", best, width) if best else []
+    verdict = bound(state) or bound_in_the_end(state)
+    if verdict is not None:
+        text = f"{'in the end ' if state.ended is not None else ''}{verdict.text}"
+        lines += _entry("  ", f"{text}{'; ' if verdict.cure else ''}{verdict.cure}", width)
+    return lines
 
 
 def batch_size_reason(state: RunState) -> str:
@@ -121,12 +123,11 @@ def _entry(start: str, text: str, width: int) -> list[Line]:
 def bound_line(state: RunState, width: int) -> Line:
     """What the run is bound by, the evidence, and what may help; MBU and tokens per joule stand on the right.
 
-    After the end it is the best of several settings.
+    After the end it is the best of several settings, and what the run was bound by then if there is room.
     """
     verdict = bound(state)
     if verdict is None:
-        best = best_of(state) if state.ended is not None else ""
-        return fit(((f"{BEST} ", "good"), (best, "")), width) if best else ()
+        return _at_the_end(state, width) if state.ended is not None else ()
     row = current_setting(state)
     now = recent(state.loads, state.now)
     facts: list[Line] = []
@@ -143,6 +144,19 @@ def bound_line(state: RunState, width: int) -> Line:
         if line_width((*line, *facts_shown)) <= width:
             return between(line, facts_shown, width) if facts_shown else fit(line, width)
     return _whole_figures(head, rest, width)
+
+
+def _at_the_end(state: RunState, width: int) -> Line:
+    best, verdict = best_of(state), bound_in_the_end(state)
+    line: Line = ((f"{BEST} ", "good"), (best, "")) if best else ()
+    if verdict is None:
+        return fit(line, width) if line else ()
+    head, _, rest = f"in the end {verdict.text}".partition(": ")
+    if not line:
+        return _whole_figures(head, rest, width)
+    room = width - line_width(line) - 3
+    said = next((words for words in (f"{head}: {rest}", head) if len(words) <= room), "")
+    return fit((*line, (f"   {said}", "dim")), width)
 
 
 def _whole_figures(head: str, rest: str, width: int) -> Line:

@@ -7,7 +7,7 @@ from rankdeck.runner.protocol.sweep_plan import SweepState
 from rankdeck.runner.state import RunState
 from rankdeck.runner.sweep.cells import best, cells
 from rankdeck.runner.sweep.verdict import tied_with_best
-from rankdeck.tui.panels.bars import bar
+from rankdeck.tui.panels.bars import bar_with_begun
 from rankdeck.tui.panels.overview.advice import batch_size_reason
 from rankdeck.tui.panels.overview.header import phase_words
 from rankdeck.tui.panels.overview.notice import relaunching
@@ -62,12 +62,16 @@ class Fact(NamedTuple):
 
 
 def progress_lines(state: RunState, width: int, height: int) -> list[Line]:
-    """In one line, a small bar after the figures; from two on, a bar as wide as the panel, then why that batch size."""
+    """In one line, a small bar after the figures; from two on, a bar as wide as the panel, then why that batch size.
+
+    The bar has what is done, as the figures say, and fainter the share of batches in flight, by their tokens.
+    """
     if state.config is None:
         waiting: Line = (("waiting for the run to say what it is", "dim"),)
         return [waiting]
     loading = state.first_batch_at is None and state.ended is None
     head, share = _loading(state) if loading else _done(state)
+    begun = share if loading or state.ended is not None else state.progress
     # Failures come first, so that there is always room for them.
     found = [] if loading else sorted(progress_facts(state), key=lambda fact: fact.label != "failed")
     facts = [fact.words() for fact in found]
@@ -75,8 +79,8 @@ def progress_lines(state: RunState, width: int, height: int) -> list[Line]:
     if height == 1:
         room = max(6, min(20, width // 5))
         line = _flowing([*head, *facts], width - room - 6)
-        return [between(line, (*bar(share, room), (" ", ""), *fit(figure, 4, "right")), width)]
-    lines = [between(_flowing([*head, *facts], width - 5), figure, width), bar(share, width)]
+        return [between(line, (*bar_with_begun(share, begun, room), (" ", ""), *fit(figure, 4, "right")), width)]
+    lines = [between(_flowing([*head, *facts], width - 5), figure, width), bar_with_begun(share, begun, width)]
     reason = "" if only_measures(state) or loading else batch_size_reason(state)
     return [*lines, *([((cut(reason, width), "dim"),)] if reason and height >= 3 else [])]
 
@@ -100,8 +104,8 @@ def facts_lines(state: RunState, width: int) -> list[Line]:
 def _done(state: RunState) -> tuple[list[Line], float]:
     """What is done, and its share of the whole."""
     if only_measures(state) and state.sweep is not None:
-        return [_trials(state, state.sweep)], state.progress
-    share = state.progress if state.ended is None else (state.done / state.prompts if state.prompts else 1.0)
+        return [_trials(state, state.sweep)], state.done_share
+    share = state.done_share if state.ended is None else (state.done / state.prompts if state.prompts else 1.0)
     in_hand = in_flight(state)
     more: list[Line] = [((f"+{count(in_hand)} in flight", "dim"),)] if in_hand else []
     return [done_words(state), *more], share

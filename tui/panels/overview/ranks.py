@@ -206,7 +206,7 @@ def batch_words(rank: RankState, room: int) -> Line:
     if rank.continuous:
         rows = rank.rows if rank.rows_at_once is None else rank.rows_at_once
         return ((f"{rows}{' ' if cap else ''}", ""), *cap)
-    number, prompts = f"#{rank.batch}", f"x{rank.rows}"
+    number, prompts = f"#{rank.batch}", f"x{rank.batch_rows or rank.rows}"
     for words in (f"{number} {prompts}", number if cap else prompts):
         line: Line = ((words + (" " if cap else ""), ""), *cap)
         if line_width(line) <= room:
