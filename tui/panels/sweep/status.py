@@ -56,11 +56,10 @@ WILL_COME = (
 
 def empty_lines(state: RunState, width: int, keys: Keys = AS_THEY_COME, *, steers: bool = True) -> list[Line]:
     """A run without a sweep: what a sweep shows and how to start it, by a key where this terminal steers the run."""
-    lines: list[Line] = [(("No sweep in this run yet.", "strong"),), ()]
-    if any(period.batches for period in state.periods):
-        lines[1:1] = [
-            ((part, ""),) for part in wrap("What the settings so far have brought is in the Overview.", width)
-        ]
+    title: Line = (("No sweep in this run yet.", "strong"),)
+    elsewhere: Line = ((" What its settings have brought is in the Overview.", ""),)
+    worked = any(period.batches for period in state.periods) and line_width((*title, *elsewhere)) <= width
+    lines: list[Line] = [(*title, *elsewhere) if worked else title, ()]
     text = "A sweep measures every batch size with every number of ranks, on the models as they are loaded, and shows"
     lines.extend(((part, ""),) for part in wrap(text, width))
     for name, words in WILL_COME:
