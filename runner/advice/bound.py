@@ -32,12 +32,14 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     """What the run is bound by; the figures that say so, in words; and what may help, empty if nothing simple does.
 
     `before`: there are too few samples of the present setting yet, so kind and figures are those of the setting before.
+    `ended`: the run has ended, and they are of its last seconds.
     """
 
     kind: Kind
     evidence: str
     cure: str = ""
     before: bool = False
+    ended: bool = False
 
     @property
     def text(self) -> str:
@@ -45,7 +47,8 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
             return f"waiting for work: {self.evidence}"
         if self.kind == "unknown":
             return self.evidence
-        bound = f"bound by {self.kind}{' before this change' if self.before else ''}"
+        when = " at the end" if self.ended else " before this change" if self.before else ""
+        bound = f"bound by {self.kind}{when}"
         return f"{bound}: {self.evidence}" if self.evidence else bound
 
 
@@ -65,12 +68,13 @@ def bound(state: RunState) -> Verdict | None:
     return _Evidence(state, case, present).verdict(leading([vote(load, case) for load in present]))
 
 
-def bound_in_the_end(state: RunState) -> Verdict | None:
+def bound_at_the_end(state: RunState) -> Verdict | None:
     """What a run that has ended was bound by in its last seconds; None before, and if it was short of work by then."""
     kind = state.held.kind
     if state.ended is None or kind is None or kind in (*NO_VERDICT, "waiting for work"):
         return None
-    return _held(state, circumstances(state, state.period_number), kind)
+    found = _held(state, circumstances(state, state.period_number), kind)
+    return None if found is None else msgspec.structs.replace(found, before=False, ended=True)
 
 
 def _held(state: RunState, case: Circumstances, kind: Kind) -> Verdict | None:

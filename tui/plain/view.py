@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from rankdeck.runner import protocol
-from rankdeck.runner.advice.bound import bound_in_the_end
+from rankdeck.runner.advice.bound import bound_at_the_end
 from rankdeck.runner.protocol import OutputRecord, Summary
 from rankdeck.runner.state import RunState, Snapshot, ToViewer, apply
 from rankdeck.runner.state.knobs import SOURCE as KNOBS
@@ -251,9 +251,9 @@ def closing_lines(now: RunState) -> list[str]:
     if only_measures(now) and not now.done:
         return lines
     lines += summary_lines(ended.summary)
-    best, verdict = best_of(now), bound_in_the_end(now)
+    best, verdict = best_of(now), bound_at_the_end(now)
     lines += [*unstyled(turn_lines(now, WIDE)), *([best] if best else [])]
-    lines += [f"in the end {verdict.text}"] if verdict is not None else []
+    lines += [verdict.text] if verdict is not None else []
     lines += finding_lines(now)
     if now.done:
         lines.append(f"outputs: {text.visible(outputs_path(now))}")

@@ -35,7 +35,9 @@ WORDS = (
         "means over the seconds when all those ranks had such a batch",
         ("overview",),
     ),
-    Word("rows", "of a setting: the mean prompts of a batch, where they were fewer than the batch size", ("overview",)),
+    Word(
+        "rows", "prompts per batch of a setting, on average, where there were fewer than its batch size", ("overview",)
+    ),
     Word("±", "half of the 95% interval of a setting's tok/s, from one batch to the next", ("overview",)),
     Word("★", "the setting with the most tok/s", ("overview",)),
     Word("≈", "a setting that cannot be told apart from that one: the difference is within their noise", ("overview",)),

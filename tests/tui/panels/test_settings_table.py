@@ -245,13 +245,15 @@ def test_after_the_end_the_best_setting_stands_in_its_place() -> None:
         "★ best: batch size 8 x 2 ranks, 174 tok/s, 1.5x the first setting"
     )
     alone = SteeredScript().begun().rounds(2).ended().state
-    assert plain([bound_line(alone, 76)]).startswith("in the end bound by fixed cost per step: CPU 96%")
+    assert plain([bound_line(alone, 76)]).startswith("bound by fixed cost per step at the end: CPU 96%")
 
 
 def test_after_the_end_what_the_run_was_bound_by_stands_beside_the_best_where_there_is_room() -> None:
     state = scripted_steering.knob_turned().ended(status="stopped").state
-    assert "1.5x the first setting   in the end bound by fixed cost per step" in plain([bound_line(state, 116)])
-    assert "in the end" not in plain([bound_line(state, 76)])
+    assert "1.5x the first setting   bound by fixed cost per step at the end" in plain([bound_line(state, 116)])
+    assert "at the end" not in plain([bound_line(state, 76)])
+    again = scripted_steering.knob_turned().size(16).ended(status="stopped").state
+    assert "bound by fixed cost per step at the end" in plain(all_advice(again, 100)), "no batch came after this change"
     told = plain(all_advice(state, 100))
     assert "★ best: batch size 8" in told
-    assert "in the end bound by fixed cost per step: CPU 96%" in told
+    assert "bound by fixed cost per step at the end: CPU 96%" in told

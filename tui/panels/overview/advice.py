@@ -4,7 +4,7 @@ The advice and the verdict themselves come from runner.advice.
 """
 
 from rankdeck.runner.advice.advice import Advice, advise
-from rankdeck.runner.advice.bound import bound, bound_in_the_end
+from rankdeck.runner.advice.bound import bound, bound_at_the_end
 from rankdeck.runner.advice.invitation import invites
 from rankdeck.runner.state import RunState
 from rankdeck.runner.state.load import recent
@@ -83,10 +83,9 @@ def _whole_verdict(state: RunState, width: int) -> list[Line]:
     """What the run is bound by, the evidence, and what may help, in as many lines as it takes."""
     best = best_of(state) if state.ended is not None else ""
     lines = _entry(f"{BEST} ", best, width) if best else []
-    verdict = bound(state) or bound_in_the_end(state)
+    verdict = bound(state) or bound_at_the_end(state)
     if verdict is not None:
-        text = f"{'in the end ' if state.ended is not None else ''}{verdict.text}"
-        lines += _entry("  ", f"{text}{'; ' if verdict.cure else ''}{verdict.cure}", width)
+        lines += _entry("  ", f"{verdict.text}{'; ' if verdict.cure else ''}{verdict.cure}", width)
     return lines
 
 
@@ -147,11 +146,11 @@ def bound_line(state: RunState, width: int) -> Line:
 
 
 def _at_the_end(state: RunState, width: int) -> Line:
-    best, verdict = best_of(state), bound_in_the_end(state)
+    best, verdict = best_of(state), bound_at_the_end(state)
     line: Line = ((f"{BEST} ", "good"), (best, "")) if best else ()
     if verdict is None:
         return fit(line, width) if line else ()
-    head, _, rest = f"in the end {verdict.text}".partition(": ")
+    head, _, rest = verdict.text.partition(": ")
     if not line:
         return _whole_figures(head, rest, width)
     room = width - line_width(line) - 3
