@@ -7,6 +7,7 @@ socket.
 import contextlib
 import os
 import platform
+import secrets
 import subprocess
 import sys
 import time
@@ -78,6 +79,7 @@ def launch(
     checks.check_sockets()
     if config.device == "auto":
         config = msgspec.structs.replace(config, device=checks.default_device())
+    config = _with_seed(config)
     doubt, refusal = checks.memory(config)
     if refusal is not None and not ignore_memory:
         raise InputError([refusal])
@@ -134,6 +136,13 @@ def launch(
         new.remove()
         raise
     return Started(directory, process, doubt)
+
+
+def _with_seed(config: RunConfig) -> RunConfig:
+    """The settings with a seed, chosen here if the run samples and none was given, so that all its ranks have one."""
+    if not config.do_sample or config.seed is not None:
+        return config
+    return msgspec.structs.replace(config, seed=secrets.randbelow(settings.MAX_SEED + 1))
 
 
 def process_started_at() -> float:
@@ -227,6 +236,7 @@ def resume(
     except (run_directory.RunFileError, PromptError, OSError) as error:
         raise InputError([str(error)]) from None
     config = msgspec.structs.replace(run.config, **{**changes, "trust_remote_code": trust_remote_code})
+    config = _with_seed(config)
     if run.config.trust_remote_code and not trust_remote_code and (said := models.why_unusable(config)):
         raise InputError([Problem("model", one) for one in said])
     if trials and not settled and (mixed := resumable.mixed_trials(run.config, changes)):

@@ -20,6 +20,7 @@ from rankdeck.runner.engine.generation.chat_content import ChatContent
 from rankdeck.runner.engine.generation.layer_configs import layer_configs, value_of
 from rankdeck.runner.engine.loading import dtype_text
 from rankdeck.runner.engine.rows import Answer, Progress
+from rankdeck.runner.engine.trials.findings import NOTHING_KEPT, Findings
 from rankdeck.runner.engine.weights import stored_bytes
 from rankdeck.runner.protocol import BatchResult, OutputRecord, Prompt, prompt_text
 from rankdeck.runner.protocol.config import RunConfig
@@ -59,6 +60,9 @@ class Engine(abc.ABC):
     def __init__(self, model: Any, tokenizer: Any, config: RunConfig, device: torch.device) -> None:
         self.model, self.tokenizer, self.device = model, tokenizer, device
         self.devices = loading.devices_of(model, device)
+        self.findings: Findings = NOTHING_KEPT
+        """What is known of the model from earlier trials, for `warm_up`."""
+
         self._config = config
         note = loading.dtype_note_of(model, device)
         self._notes: list[str] = [note] if note else []
@@ -116,7 +120,7 @@ class Engine(abc.ABC):
 
     @abc.abstractmethod
     def warm_up(self) -> None:
-        """Generate a little, so that the first real batch does not pay for lazy initialisation."""
+        """Generate a little, to find out what the model can do, unless `findings` have it from earlier runs."""
 
     def generate(
         self,

@@ -11,18 +11,27 @@ from rankdeck.runner.engine.memory import free_memory
 from rankdeck.runner.engine.static import StaticEngine
 from rankdeck.runner.protocol.config import RunConfig
 
-AUTO = {"cpu": "faster on a CPU: 1.5 times the continuous one at 50 rows (135 M parameters, 2 cores)"}
-"""Why `auto` takes the static engine, by kind of device."""
+AUTO = {
+    "cpu": "faster on a CPU: 2.3 times the continuous one with prompts of like length, 1.4 times with unlike ones "
+    "(135 M parameters, 2 cores)"
+}
+"""Why `auto` takes the static engine, by kind of device: what `tests.benchmarks.generate_batch` measured there.
 
-AUTO_ELSEWHERE = "the continuous one was not measured on this device yet; --engine continuous takes it"
+With case a (100 short prompts, 50 or 100 new tokens) it is the median of five pairs of runs, 1.3 to 3.6 on a busy
+machine; with case b (chats and answers of very unlike length) it is one pair.
+"""
+
+AUTO_ELSEWHERE = "neither engine was measured on this kind of device yet; --engine continuous takes the other one"
+"""Of unlike lengths and with flash attention the continuous one may well be faster there."""
 
 
-def choose(config: RunConfig, loaded: Loaded) -> tuple[Engine, str]:
-    """The engine of a run, warmed up, and why it is this one ("" if it is the one asked for)."""
+def choose(config: RunConfig, loaded: Loaded, prompts: int | None = None) -> tuple[Engine, str]:
+    """The engine of a run of `prompts` prompts (None: unknown), warmed up, and why it is this one ("" if it is the one
+    asked for)."""
     parts = loaded.model, loaded.tokenizer, config, loaded.device
     why = ""
     if config.engine == "continuous":
-        continuous = ContinuousEngine(*parts)
+        continuous = ContinuousEngine(*parts, prompts)
         continuous.add_notes(loaded.notes)
         try:
             continuous.warm_up()
@@ -34,6 +43,7 @@ def choose(config: RunConfig, loaded: Loaded) -> tuple[Engine, str]:
         why = AUTO.get(loaded.device.type, AUTO_ELSEWHERE)
     static = StaticEngine(*parts)
     static.add_notes(loaded.notes)
+    static.findings = loaded.findings
     static.warm_up()
     if static.why_rows_stay:
         why = "; ".join(filter(None, (why, f"rows that have ended stay in their batch: {static.why_rows_stay}")))

@@ -1,8 +1,8 @@
 """The continuous engine: transformers' own continuous batching. Rows come and go at every step; nothing is padded.
 
 Knows transformers' manager (paged attention, on GPUs with CUDA graphs and asynchronous steps). Does not know which
-prompts come next: `runner.rank.continuous_rank` submits them one by one as rows fall free; `generate` answers a closed
-batch. `warm_up` raises where model, settings or device are not supported, and the static engine takes over.
+prompts come next: `runner.rank.continuous_rank` submits them as rows fall free; `generate` answers a closed batch.
+`warm_up` raises where model, settings or device are not supported, and the static engine takes over.
 """
 
 import contextlib
@@ -15,12 +15,13 @@ from typing import Any
 import torch
 import transformers
 
-from rankdeck.runner.engine import memory, private_names
+from rankdeck.runner.engine import errors, memory, private_names
 from rankdeck.runner.engine.base import BatchOptions, BatchOutput, Engine
-from rankdeck.runner.engine.continuous_config import attention_to_pin, batching_config
 from rankdeck.runner.engine.generation import logit_rules, long_texts, settings
 from rankdeck.runner.engine.generation.marks import DrawableLogits, words
 from rankdeck.runner.engine.memory import free_memory
+from rankdeck.runner.engine.paged.attempts import Attempt, attempts
+from rankdeck.runner.engine.paged.config import batching_config, can_share_blocks, paged_attention
 from rankdeck.runner.engine.rows import PROGRESS_SECONDS, Cancelled, Ended, Progress, trim
 from rankdeck.runner.engine.trials import told
 from rankdeck.runner.engine.trials.likeness import Likeness
@@ -50,15 +51,21 @@ class UnusableLogitsError(RuntimeError):
 
 
 class ContinuousEngine(Engine):
-    """Generates all submitted rows at once; each is reported as it ends."""
+    """Generates all submitted rows at once; each is reported as it ends.
+
+    It takes its room for a run of `prompts` prompts; None: unknown.
+    """
 
     name = "continuous"
 
-    def __init__(self, model: Any, tokenizer: Any, config: RunConfig, device: torch.device) -> None:
+    def __init__(
+        self, model: Any, tokenizer: Any, config: RunConfig, device: torch.device, prompts: int | None = None
+    ) -> None:
         super().__init__(model, tokenizer, config, device)
+        self._prompts = prompts
+        self._attempt = Attempt()
         self._manager: Any = None
         self._keys: dict[str, Any] = {}
-        self._submitted = 0
         self._started = False
         self._prepared = logit_rules.prepared(
             model, self.generation, torch.tensor([[self.generation.pad_token_id]], device=device)
@@ -92,20 +99,41 @@ class ContinuousEngine(Engine):
             raise Unsupported(said)
         if said := self._why_not():
             raise Unsupported(said)
+        alone, likeness = self._alone()
+        each, note = attempts(self._config, self.device, self.model, self._prompts)
+        self._notes += [] if note is None else [note]
+        for self._attempt in each:
+            if (said := self._try(alone, likeness)) is None:
+                self._synchronise()
+                return
+            if self._attempt is not each[-1]:
+                self._notes.append(f"the continuous engine does without {self._attempt}: {said.splitlines()[0]}")
+        raise Unsupported(said)
+
+    def _alone(self) -> tuple[list[Alone], Likeness]:
         try:
-            alone, likeness = told.alone(self.model, self.tokenizer, self.generation.pad_token_id, self.device)
-            self._open()
-            self._manager.warmup()
-            same = self._same_as_alone(alone, likeness)
+            return told.alone(self.model, self.tokenizer, self.generation.pad_token_id, self.device)
         except Exception as error:
-            self.close()
             if memory.is_lost(error, self.devices):
                 raise
             raise Unsupported(f"{type(error).__name__}: {error}") from error
-        if not same:
-            self.close()
-            raise Unsupported("a few tokens had other probabilities than in each prompt alone")
-        self._synchronise()
+
+    def _try(self, alone: list[Alone], likeness: Likeness) -> str | None:
+        """Open a manager with the present attempt; returns what is wrong with it, None if it is right and open."""
+        try:
+            self._open()
+            self._manager.warmup()
+            if self._same_as_alone(alone, likeness):
+                return None
+            said = "a few tokens had other probabilities than in each prompt alone"
+        except Exception as error:
+            if memory.is_lost(error, self.devices):
+                self.close()
+                raise
+            said = f"{type(error).__name__}: {error}"
+            errors.forget_frames(error)  # they hold the cache, and the next attempt needs its room
+        self.close()
+        return said
 
     def _why_not(self) -> str | None:
         """Why the settings, or the model's kind, do not go with it; None if they do."""
@@ -123,7 +151,7 @@ class ContinuousEngine(Engine):
     def _same_as_alone(self, alone: list[Alone], likeness: Likeness) -> bool:
         """Whether rows at once get the tokens, and these the probabilities, that each row gets alone."""
         for place, row in enumerate(alone):
-            self.submit(place, row.prompt, max_new_tokens=len(row.logits))
+            self.submit([(place, row.prompt)], max_new_tokens=len(row.logits))
         found: dict[int, Any] = {}
         while self.in_flight:
             found.update(self._outputs(TAKE_SECONDS))
@@ -139,8 +167,11 @@ class ContinuousEngine(Engine):
         """Rows that were submitted and have not ended."""
         return len(self._keys)
 
-    def submit(self, key: Any, ids: list[int], *, max_new_tokens: int | None = None) -> None:
-        """Start a row that continues `ids`; `ended` will return it under `key`."""
+    def submit(self, rows: Sequence[tuple[Any, list[int]]], *, max_new_tokens: int | None = None) -> None:
+        """Start rows, each a key and the ids that it continues; `ended` will return it under its key.
+
+        Rows that are started together are begun in an order that lets them share what their prompts have in common.
+        """
         if self._manager is None:
             self._open()
         if not self._started:
@@ -149,16 +180,12 @@ class ContinuousEngine(Engine):
         elif not self._manager.is_running():
             # Starting it again would lose the reason why it ended, and fail the rows in flight one by one.
             self._raise_if_fatal()
-        name = str(self._submitted)
-        self._submitted += 1
-        self._keys[name] = key
-        self._manager.add_request(
-            list(ids),
-            request_id=name,
+        names = self._manager.add_requests(
+            [list(ids) for _, ids in rows],
             max_new_tokens=self.generation.max_new_tokens if max_new_tokens is None else max_new_tokens,
-            eos_token_id=sorted(self.eos_tokens) or -1,
             record_timestamps=True,
         )
+        self._keys.update(zip(names, (key for key, _ in rows), strict=True))
 
     def ended(self, seconds: float) -> list[Ended]:
         """The rows that ended since the last call; waits up to `seconds` for one.
@@ -266,6 +293,8 @@ class ContinuousEngine(Engine):
         return True  # no row of this batch may turn up in the next
 
     def _generate(self, prompts: Sequence[Prompt], options: BatchOptions) -> BatchOutput:
+        if options.measure:
+            self._forget_shared()
         started = time.perf_counter()
         self._reset_peak_memory()
         tokens, unfit = self.tokenise(prompts)
@@ -273,8 +302,8 @@ class ContinuousEngine(Engine):
         if unfit:
             options.on_records(list(records.values()))
         submitted = time.perf_counter()
-        for position, ids in tokens.items():
-            self.submit(position, ids, max_new_tokens=options.max_new_tokens)
+        if tokens:
+            self.submit(list(tokens.items()), max_new_tokens=options.max_new_tokens)
         longest: list[float] = []
         first, last, reported_at = math.inf, 0.0, 0.0
         while self.in_flight:
@@ -317,6 +346,12 @@ class ContinuousEngine(Engine):
         )
         return BatchOutput([records[at] for at in range(len(prompts))], result)
 
+    def _forget_shared(self) -> None:
+        """Drop what rows that have ended left to share: the prefill of prompts that come again is to be measured."""
+        if self._started and self._manager.is_running() and can_share_blocks():
+            with self._manager.pause():  # its thread may be putting the last row's blocks away
+                self._manager.batch_processor.cache.evict_cached_blocks()
+
     def _longest_in_flight(self) -> int:
         try:
             states = list(self._manager.batch_processor.scheduler.active_requests.values())
@@ -326,15 +361,19 @@ class ContinuousEngine(Engine):
 
     def _open(self) -> None:
         generation = settings.bare(self.generation)
-        if generation.eos_token_id is None:
-            generation.eos_token_id = -1  # ends nothing
-        if pinned := attention_to_pin(self._config, self.device, self.model.dtype, self._attention):
-            self.model.set_attn_implementation(pinned)
+        generation.eos_token_id = sorted(self.eos_tokens) or -1  # -1 ends nothing
+        if wanted := self._attempt.attention or paged_attention(self.device, self._attention):
+            self.model.set_attn_implementation(wanted)
         with self._with_processors():
             self._manager = self.model.init_continuous_batching(
                 generation_config=generation,
                 continuous_batching_config=batching_config(
-                    self._config, self.device, self.context_tokens, self.kv_bytes_per_token(), dtype=self.model.dtype
+                    self._config,
+                    self.device,
+                    self.context_tokens,
+                    self.kv_bytes_per_token(),
+                    prompts=self._prompts,
+                    compiled=self._attempt.compiled,
                 ),
             )
 

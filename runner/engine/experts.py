@@ -39,8 +39,7 @@ def decoding_in_groups(model: Any, experts: Experts | None, rows: int) -> Iterat
     On a GPU it changes over to `batched_mm`, which copies an expert's weights for every row that chose it. With more
     copies than experts that takes gigabytes, and more time with every row.
     """
-    choices = 0 if experts is None or not experts.per_token else rows * experts.per_token
-    if experts is None or not experts.count or choices <= experts.count:
+    if experts is None or not _copies_more(experts, rows):
         yield
         return
     model._optimize_model_for_decode = contextlib.nullcontext
@@ -48,6 +47,20 @@ def decoding_in_groups(model: Any, experts: Experts | None, rows: int) -> Iterat
         yield
     finally:
         del model._optimize_model_for_decode
+
+
+def decode_products(model: Any, experts: Experts | None, rows: int) -> contextlib.AbstractContextManager[Any]:
+    """The products that a decode step of `rows` rows outside `generate` is to use: those that `generate` would."""
+    if experts is None or _copies_more(experts, rows):
+        return contextlib.nullcontext()
+    own: contextlib.AbstractContextManager[Any] = model._optimize_model_for_decode()
+    return own
+
+
+def _copies_more(experts: Experts, rows: int) -> bool:
+    """Whether rows would choose more experts than there are, or nobody knows how many there are."""
+    choices = 0 if not experts.per_token else rows * experts.per_token
+    return bool(experts.count) and choices > (experts.count or 0)
 
 
 def _first(configs: list[Any], names: tuple[str, ...]) -> int | None:

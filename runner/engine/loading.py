@@ -6,6 +6,7 @@ the packages that quantising needs are checked before any rank starts (`runner.i
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ import transformers
 from rankdeck.runner.engine import weights
 from rankdeck.runner.engine.generation import settings, vocabulary
 from rankdeck.runner.engine.trials import packing
+from rankdeck.runner.engine.trials.findings import NOTHING_KEPT, Findings, files_of, findings_on
 from rankdeck.runner.protocol.config import RunConfig
 
 WEIGHTS_SHARE = 0.9
@@ -22,12 +24,16 @@ WEIGHTS_SHARE = 0.9
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model on its device, and its tokenizer; `notes` are lines for people on how it was loaded."""
+    """A model on its device, and its tokenizer; `notes` are lines for people on how it was loaded.
+
+    `findings` are what is known of it from earlier trials.
+    """
 
     model: Any
     tokenizer: Any
     device: torch.device
     notes: tuple[str, ...] = ()
+    findings: Findings = NOTHING_KEPT
 
 
 def choose_dtype(name: str, device: torch.device, checkpoint: torch.dtype | None) -> torch.dtype:
@@ -43,8 +49,10 @@ def choose_dtype(name: str, device: torch.device, checkpoint: torch.dtype | None
     return checkpoint if isinstance(checkpoint, torch.dtype) else torch.float16
 
 
-def load(config: RunConfig, model_path: str, device: torch.device) -> Loaded:
+def load(config: RunConfig, model_path: str, device: torch.device, trials: Path | None = None) -> Loaded:
     """Load model and tokenizer, the model onto `device` or spread over several GPUs from there on.
+
+    `trials` is the folder of what earlier trials have found out; without one every trial is made.
 
     Raises:
         RuntimeError: the model was to be spread over GPUs, and does not fit them.
@@ -52,6 +60,9 @@ def load(config: RunConfig, model_path: str, device: torch.device) -> Loaded:
         ValueError: its generation config is none.
     """
     code = {"trust_remote_code": config.trust_remote_code}
+    # A model's own code may do anything, and so depend on anything.
+    kept = trials if device.type == "cpu" and not config.trust_remote_code else None
+    files = [] if kept is None else files_of(Path(model_path))
     model_config = transformers.AutoConfig.from_pretrained(model_path, **code)
     tokenizer = transformers.AutoTokenizer.from_pretrained(model_path, padding_side="left", **code)
     notes = vocabulary.settle_config(model_config)
@@ -80,9 +91,11 @@ def load(config: RunConfig, model_path: str, device: torch.device) -> Loaded:
         notes.append(
             "the model brings its own custom_generate, which is ignored: rankdeck decodes with transformers' own"
         )
-    if device.type == "cpu" and not config.compile:  # the compiler brings its own kernels
-        notes += filter(None, [packing.pack(model, tokenizer)])
-    return Loaded(model, tokenizer, device, (*set_aside, *notes))
+    settings_of_trials = (str(dtype), config.attention, config.quantization)
+    findings = findings_on(Path(model_path), files, settings_of_trials, kept)
+    if device.type == "cpu":
+        notes += filter(None, [packing.pack(model, tokenizer, findings)])
+    return Loaded(model, tokenizer, device, (*set_aside, *notes), findings)
 
 
 def dtype_note_of(model: Any, device: torch.device) -> str | None:

@@ -42,17 +42,13 @@ _BATCHING = "generation.continuous_batching"
 STATIC = (
     *_names("cache_utils", "Cache", "layers"),
     *_names("cache_utils", "DynamicLayer", "keys", "values", "reorder_cache"),
+    *_names("cache_utils", "CacheLayerMixin", "keys", "values", "is_initialized", "lazy_initialization", "update"),
+    *_names("cache_utils", "CacheLayerMixin", "get_mask_sizes", "get_seq_length", "get_max_length"),
     *_names("generation.utils", "GenerateDecoderOnlyOutput", "sequences", CACHE),
     *_names("generation.configuration_utils", "GenerationConfig", "to_diff_dict"),
     *_names("generation.utils", "GenerationMixin", "_optimize_model_for_decode"),
+    *_names("configuration_utils", "PreTrainedConfig", "_attn_implementation"),
 )
-
-COMPILED = (
-    *_names("generation.configuration_utils", "CompileConfig", "_compile_all_devices"),
-    *_names("cache_utils", "StaticCache", "reset", "get_max_length"),
-    *_names("modeling_utils", "PreTrainedModel", "_can_compile_fullgraph"),
-)
-"""For `--compile`, besides those of the static engine."""
 
 CONTINUOUS = (
     *_names("generation.utils", "GenerationMixin", "_get_logits_processor", "init_continuous_batching"),
@@ -62,7 +58,7 @@ CONTINUOUS = (
     *_names("generation.configuration_utils", "ContinuousBatchingConfig", "num_blocks", "max_batch_tokens", "seed"),
     *_names("generation.configuration_utils", "ContinuousBatchingConfig", "max_memory_percent", "return_logprobs"),
     *_names(f"{_BATCHING}.continuous_api", "ContinuousBatchingManager", "warmup", "start", "stop", "is_running"),
-    *_names(f"{_BATCHING}.continuous_api", "ContinuousBatchingManager", "add_request", "get_result", "current_batch"),
+    *_names(f"{_BATCHING}.continuous_api", "ContinuousBatchingManager", "add_requests", "get_result", "current_batch"),
     *_names(f"{_BATCHING}.continuous_api", "ContinuousBatchingManager", "batch_processor", "background_thread_status"),
     *_names(f"{_BATCHING}.continuous_api", "BackgroundThreadStatus", "fatal_error", "local_status", "DONT_STOP"),
     *_names(f"{_BATCHING}.continuous_api", "ContinuousBatchProcessor", "scheduler", "cache"),
@@ -70,9 +66,15 @@ CONTINUOUS = (
     *_names(f"{_BATCHING}.requests", "RequestState", "generated_len"),
     *_names(f"{_BATCHING}.requests", "GenerationOutput", "request_id", "error", "generated_tokens", "timestamps"),
     *_names(f"{_BATCHING}.requests", "GenerationOutput", "logprobs"),
-    *_names("modeling_utils", "PreTrainedModel", "_is_stateful"),
+    *_names("modeling_utils", "PreTrainedModel", "_is_stateful", "_supports_flash_attn"),
 )
 """Of these, `runner.engine.continuous` reads the cache's figures only where they are there."""
+
+SHARING = (
+    *_names(f"{_BATCHING}.cache", "PagedAttentionCache", "evict_cached_blocks"),
+    *_names(f"{_BATCHING}.continuous_api", "ContinuousBatchingManager", "pause"),
+)
+"""For sharing blocks among rows with the continuous engine; not in 5.17."""
 
 
 def missing(names: Sequence[Name]) -> list[Name]:
@@ -91,10 +93,9 @@ def why_unusable(names: Sequence[Name], what: str) -> str | None:
     )
 
 
-def require_static(*, compiled: bool) -> None:
-    """Raise RuntimeError where the static engine, with compiled steps if asked for, cannot work."""
-    said = why_unusable(STATIC, "the static engine") or (why_unusable(COMPILED, "--compile") if compiled else None)
-    if said is not None:
+def require_static() -> None:
+    """Raise RuntimeError where the static engine cannot work."""
+    if (said := why_unusable(STATIC, "the static engine")) is not None:
         raise RuntimeError(said)
 
 

@@ -4,23 +4,20 @@ Counting relies on `generate` asking its criteria after every token, with the wh
 The width of the rows shows whether it does: a version that does not is refused, since all figures would be wrong.
 """
 
-import contextlib
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import transformers
 
 from rankdeck.runner.engine.base import OnStep
+from rankdeck.runner.engine.decoding.clock import BatchClock
 from rankdeck.runner.engine.generation.logit_rules import RowRules
 from rankdeck.runner.engine.generation.marks import LogitCheck, Marks
 from rankdeck.runner.engine.private_names import NEWEST, OLDEST
-from rankdeck.runner.engine.rows import PROGRESS_SECONDS, Cancelled, Progress
 
 
-class StepWatch(transformers.StoppingCriteria):
+class StepWatch(BatchClock, transformers.StoppingCriteria):
     """Counts the steps of a batch and ends a call of `generate` once enough of its rows have ended.
 
     `on_step` gets progress a few times a second, `cancelled` is asked at every step, `synchronise` waits for the device
@@ -40,15 +37,9 @@ class StepWatch(transformers.StoppingCriteria):
         synchronise: Callable[[], None],
         measure: bool,
     ) -> None:
-        self.steps = 0
-        self.step_seconds: list[float] | None = [] if measure else None
-        self._step_at = 0.0
-        self.first_token_at = 0.0
+        super().__init__(on_step=on_step, cancelled=cancelled, synchronise=synchronise, measure=measure)
         self._eos = torch.tensor(sorted(eos_tokens), dtype=torch.long, device=device)  # [end-of-sequence tokens]
-        self.prompt_width = prompt_width
-        self._on_step, self._cancelled, self._synchronise = on_step, cancelled, synchronise
-        self._reported_at = 0.0
-        self._handing_over_seconds = 0.0
+        self.device, self.prompt_width = device, prompt_width
         self.logit_check = logit_check
         self.begin(0, None, None)
 
@@ -70,19 +61,6 @@ class StepWatch(transformers.StoppingCriteria):
         self.logit_check.step = 1
         self._group_width = width
 
-    def clock(self) -> float:
-        """Seconds on a clock that stops while something is handed over, since that is not device time."""
-        return time.perf_counter() - self._handing_over_seconds
-
-    @contextlib.contextmanager
-    def handing_over(self) -> Iterator[None]:
-        """Stop the clock while the host makes records, or tells others of them or of progress."""
-        began = time.perf_counter()
-        try:
-            yield
-        finally:
-            self._handing_over_seconds += time.perf_counter() - began
-
     def check(self, ids: torch.Tensor) -> None:
         """Raise RuntimeError unless `ids`, [rows, width], are as wide as the steps counted so far make them."""
         due = self.prompt_width + self.steps if self._group_width is None else self._group_width + 1
@@ -101,18 +79,13 @@ class StepWatch(transformers.StoppingCriteria):
         self._mark_ended(input_ids, scores)
         self.logit_check.step = self.steps + 1
         if self.steps == 1:
-            self._synchronise()
-            self.first_token_at = self.clock()
-        if self._cancelled():
-            raise Cancelled
-        if self.step_seconds is not None:
+            self.first_token()
+        self.go_on()
+        if self.steps > 1:
             # No need to wait for the device: `generate` reads from it at every step, to see which rows have ended,
             # so that the time between two calls is that of a step.
-            now = self.clock()
-            if self.steps > 1:
-                self.step_seconds.append(round(now - self._step_at, 6))
-            self._step_at = now
-        self._report(input_ids)
+            self.stepped()
+        self.report(lambda: self._real_tokens(input_ids))
         marked = self.marks.values > 0
         if self._leaving is None:
             return marked
@@ -128,21 +101,10 @@ class StepWatch(transformers.StoppingCriteria):
         """Count the groups' prefills as one step, over with the last of them."""
         self.check(input_ids)
         self._mark_ended(input_ids, scores)
-        if self._cancelled():
-            raise Cancelled
-        self._synchronise()
+        self.go_on()
         self.steps = 1
-        self._step_at = self.first_token_at = self.clock()
+        self.first_token()
         return self._go_on
-
-    def _report(self, input_ids: torch.Tensor) -> None:
-        now = time.perf_counter()
-        if now - self._reported_at < PROGRESS_SECONDS:
-            return
-        self._reported_at = now
-        progress = Progress(self.steps, self._real_tokens(input_ids))  # waits for the device
-        with self.handing_over():
-            self._on_step(progress)
 
     def _real_tokens(self, input_ids: torch.Tensor) -> int:
         new = input_ids[:, self.prompt_width :]  # [rows, steps]
@@ -153,25 +115,3 @@ class StepWatch(transformers.StoppingCriteria):
         at = self.marks.set_at[:, None]  # [rows, 1]
         real &= (at == 0) | (torch.arange(new.shape[1], device=new.device) < at)
         return int(real.sum().item())
-
-
-@dataclass
-class Figures:
-    """What the parts of a batch took: seconds, slots of padded prompts, steps, rows summed over steps, slots read."""
-
-    prefill: float = 0.0
-    decode: float = 0.0
-    prompt_slots: int = 0
-    steps: int = 0
-    row_steps: int = 0
-    read: int = 0
-    step_seconds: list[float] | None = None
-
-    def add(self, watch: StepWatch, began: float, prompt_slots: int, row_steps: int, read: int) -> None:
-        """Add a part that is over; `began` is when its prefill did."""
-        self.prefill += watch.first_token_at - began
-        self.decode += watch.clock() - watch.first_token_at
-        self.prompt_slots, self.steps = self.prompt_slots + prompt_slots, self.steps + watch.steps
-        self.row_steps, self.read = self.row_steps + row_steps, self.read + read
-        if watch.step_seconds is not None:
-            self.step_seconds = [*(self.step_seconds or []), *watch.step_seconds]

@@ -20,6 +20,7 @@ from typing import NamedTuple
 from rankdeck.runner.inputs.impossible_run import Weights, why_impossible, why_too_many_ranks
 from rankdeck.runner.inputs.memory_room import NO_ROOM, Room, Share, gib
 from rankdeck.runner.inputs.model_config import ModelShape
+from rankdeck.runner.inputs.step_sizes import full_bucket, row_bucket, slot_bucket
 from rankdeck.runner.protocol.config import Problem, RunConfig
 from rankdeck.runner.protocol.first_batch import first_batch
 
@@ -115,7 +116,8 @@ def estimate(
     tokens = prompts.tokens + config.new_tokens
     if shape.context is not None:
         tokens = min(tokens, max(shape.context, config.new_tokens))
-    row_cache = per_token * tokens
+    in_steps = on_gpu and not continuous and config.decoding == "auto"
+    row_cache = per_token * (slot_bucket(tokens) if in_steps else tokens)
     activations = prompts.tokens * (4 * shape.hidden + 2 * shape.intermediate) * bytes_each
     row_working = 2 * max(activations, 4 * shape.vocabulary)
 
@@ -128,11 +130,16 @@ def estimate(
     largest, most_ranks = None, 0
     if free is not None:
         if free > fixed:
-            largest = int((free - fixed) // max(1, per_row)) or None
+            largest = int((free - fixed) // max(1, per_row))
+            unused = row_bucket(largest) - largest if in_steps else 0
+            if fixed + per_row * largest + share.on_device(row_cache * unused) > free:
+                largest = full_bucket(largest)
+            largest = largest or None
         one = (fixed - mapped + per_row) / share.ranks
         most_ranks = max(0, int((free - mapped) // max(1, one)))
     batch_size = config.batch_size or first_batch(-(-prompts.prompts // ranks), on_gpu=on_gpu, most=largest).rows
-    cache = row_cache * batch_size if cache_of_all is None else cache_of_all
+    rows = row_bucket(batch_size) if in_steps else batch_size
+    cache = row_cache * rows if cache_of_all is None else cache_of_all
     unknown = shape.quantised and shape.stored_bytes is None
     on_device = 0 if unknown else int(share.on_device(weights - mapped))
     return MemoryEstimate(
@@ -143,7 +150,7 @@ def estimate(
         ranks=share.ranks,
         on_gpu=on_gpu,
         devices=share.devices,
-        needed=int(fixed + per_row * batch_size),
+        needed=int(fixed + per_row * batch_size + share.on_device(row_cache * (rows - batch_size))),
         free=free,
         batch_size=batch_size,
         auto=config.batch_size is None,
@@ -204,7 +211,7 @@ def _mapped(shape: ModelShape, config: RunConfig, weights: int) -> int:
 
 def _packed(shape: ModelShape, config: RunConfig, bytes_each: int) -> int:
     """Bytes of the linear layers' packed weights; 0 if they are not packed."""
-    if config.compile or _quantised(shape, config) or config.dtype not in ("auto", "float32", "bfloat16"):
+    if _quantised(shape, config) or config.dtype not in ("auto", "float32", "bfloat16"):
         return 0
     return (shape.parameters - (0 if shape.tied else shape.embedding_parameters)) * bytes_each
 

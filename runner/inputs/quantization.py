@@ -134,14 +134,14 @@ def _lacking(who: str, packages: tuple[Package, ...], version: Version) -> list[
         said.append(f"{who} needs the {words} {names}: pip install {wanted}")
     for package in packages:
         here = version(package)
-        if here is not None and here != "?" and _numbers(here) < _numbers(package.least):
+        if here is not None and here != "?" and numbers(here) < numbers(package.least):
             said.append(
                 f"{who} needs {package.pip} {package.least} or later, here is {here}: pip install -U {package.pip}"
             )
     return said
 
 
-def _numbers(version: str) -> tuple[int, ...]:
-    """`0.46.1.dev0+cu128` as (0, 46, 1)."""
+def numbers(version: str) -> tuple[int, ...]:
+    """The leading numbers of a version: `0.46.1.dev0+cu128` as (0, 46, 1)."""
     match = re.match(r"\d+(?:\.\d+)*", version)
     return tuple(int(part) for part in match[0].split(".")) if match else ()

@@ -24,7 +24,7 @@ import platformdirs
 import psutil
 
 from rankdeck.runner import run_directory
-from rankdeck.runner.inputs import model_shape
+from rankdeck.runner.inputs import flash_packages, model_shape
 from rankdeck.runner.machine import processes, telemetry, visible_gpus
 from rankdeck.runner.machine.facts import Facts, Machine, Terminal, TorchFound, WritablePlace
 from rankdeck.runner.machine.nvml import NvmlApi, NvmlFailure
@@ -51,13 +51,15 @@ ENVIRONMENT = (
 
 ASK_TORCH = """\
 import json, torch
-found = {"available": torch.cuda.is_available(), "cuda": torch.version.cuda, "devices": [], "uuids": []}
+found = {"available": torch.cuda.is_available(), "cuda": torch.version.cuda}
+found |= {"devices": [], "uuids": [], "capabilities": []}
 if found["available"]:
     torch.cuda.init()  # before that, torch counts what NVML lists
     for index in range(torch.cuda.device_count()):
         device = torch.cuda.get_device_properties(index)
         found["devices"].append(device.name)
         found["uuids"].append(str(getattr(device, "uuid", "")))
+        found["capabilities"].append([device.major, device.minor])
 print("rankdeck " + json.dumps(found))
 """
 
@@ -122,6 +124,7 @@ def facts(environ: Mapping[str, str] = os.environ, terminal: Terminal | None = N
         open_files=resource.getrlimit(resource.RLIMIT_NOFILE)[1],  # the supervisor goes up to the hard limit
         demo_cached=(model_shape.demo_folder() / "model.safetensors").is_file(),
         pip=importlib.util.find_spec("pip") is not None,
+        flash=flash_packages.look(),
         accelerate_config=_accelerate_config(environ),
         terminal=look_at_terminal(environ) if terminal is None else terminal,
     )

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from rankdeck.runner.inputs.flash_attention import FlashFound
 from rankdeck.runner.inputs.memory_room import Room
 from rankdeck.runner.protocol import DeviceSample
 
@@ -71,6 +72,8 @@ class TorchFound(msgspec.Struct, frozen=True, kw_only=True):
     """The CUDA it was built for; None for a CPU build."""
     devices: tuple[str, ...] = ()
     uuids: tuple[str, ...] = ()
+    capabilities: tuple[tuple[int, int], ...] = ()
+    """Compute capability of each device, major and minor."""
     error: str | None = None
 
 
@@ -111,5 +114,6 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     open_files: int | None = None
     demo_cached: bool = False
     pip: bool = False
+    flash: FlashFound = FlashFound()
     accelerate_config: str | None = None
     terminal: Terminal = Terminal()

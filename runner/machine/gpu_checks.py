@@ -3,6 +3,8 @@
 Knows NVML's and torch's view of the GPUs from the facts; a part of `runner.machine.doctor`.
 """
 
+from rankdeck.runner.inputs import flash_attention
+from rankdeck.runner.inputs.flash_attention import FlashFound
 from rankdeck.runner.machine.check import OF_THE_WHOLE_GPU, Check, Status, counted, gib, version_numbers
 from rankdeck.runner.machine.facts import Facts, Machine, TorchFound
 from rankdeck.runner.machine.visible_gpus import ORDER, VISIBLE, order_is_certain
@@ -17,7 +19,7 @@ def gpu_checks(facts: Facts) -> list[Check]:
     """The findings of the group "GPUs"; those about torch are missing until it was asked."""
     machine, torch = facts.machine, facts.torch
     if machine.uncounted and torch is not None and torch.available:
-        return [_uncounted(machine, torch)]
+        return [_uncounted(machine, torch), *_flash_attention(facts.flash, torch)]
     if machine.no_gpu is not None:
         checks = [_no_gpu(machine, facts.environ)]
     else:
@@ -29,6 +31,7 @@ def gpu_checks(facts: Facts) -> list[Check]:
         ]
     if torch is not None:
         checks.extend(_torch(machine, torch))
+        checks.extend(_flash_attention(facts.flash, torch))
     return checks
 
 
@@ -146,3 +149,15 @@ def _mapping(machine: Machine, torch: TorchFound) -> list[Check]:
         f"cuda:{number} is GPU {machine.gpus[place].index}" for number, place in enumerate(places) if place is not None
     ]
     return [_gpu("mapping", "ok", f"by UUID: {', '.join(pairs)}")] if pairs else []
+
+
+def _flash_attention(flash: FlashFound, torch: TorchFound) -> list[Check]:
+    """Whether the continuous engine has flash attention; nothing where no GPU can compute it."""
+    able = [capability for capability in torch.capabilities if capability >= flash_attention.LEAST_CAPABILITY]
+    if not able:
+        return []
+    if names := flash_attention.choices(flash, max(able)):
+        found = f"the continuous engine has {flash_attention.source(flash, names[0])}"
+        return [_gpu("flash attention", "ok", found)]
+    what, cure = flash_attention.missing(flash)
+    return [_gpu("flash attention", "warn", f"{what}: {flash_attention.COST}", cure)]

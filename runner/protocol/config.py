@@ -20,6 +20,7 @@ DeviceKind = Literal["auto", "cuda", "cpu"]
 DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
 EngineName = Literal["auto", "static", "continuous"]
 Attention = Literal["auto", "sdpa", "eager", "flash_attention_2", "flash_attention_3"]
+Decoding = Literal["auto", "generate"]
 Quantization = Literal["none", "bnb-8bit", "bnb-4bit", "int8"]
 
 MAX_RANKS = 256
@@ -49,11 +50,12 @@ class Problem(msgspec.Struct, frozen=True):
         return f"--{self.setting.replace('_', '-')}: {self.message}"
 
 
-class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
     """The settings of one run, as run.json has them.
 
     `ranks` is the world size; `batch_size` counts prompts per batch and rank, None (`auto`) searches for the best size
-    on the real work. Sampling values of None leave the model's own generation config alone. `max_restarts` is how often
+    on the real work. Sampling values of None leave the model's own generation config alone; a run that samples has a
+    `seed` from its launch on, and 0 counts where none was chosen. `max_restarts` is how often
     the ranks are launched again after one of them died. `patience` is for how many seconds a rank at work may have no
     step before it is ended, 20 times as many while its pace is not known: None for as many as its own pace suggests, 0
     for ever. With `sweep` the run is a sweep: it measures the plan's settings, and `ranks` is the most it needs.
@@ -83,7 +85,7 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     top_k: int | None = None
     seed: int | None = None
     ignore_eos: bool = False
-    compile: bool = False
+    decoding: Decoding = "auto"
     attention: Attention = "auto"
     max_restarts: int = 3
     patience: float | None = None
@@ -112,6 +114,7 @@ _LITERALS: dict[str, Any] = {
     "dtype": DtypeName,
     "engine": EngineName,
     "attention": Attention,
+    "decoding": Decoding,
     "quantization": Quantization,
 }
 
@@ -153,10 +156,8 @@ def check(config: RunConfig) -> list[Problem]:
     problems += _check_placement(config)
     if config.attention.startswith("flash") and config.device == "cpu":
         problems.append(Problem("attention", f"{config.attention} needs an NVIDIA GPU; use sdpa"))
-    if config.compile and config.engine == "continuous":
-        problems.append(Problem("compile", "works only with the static engine; leave out this or --engine continuous"))
-    if config.compile and config.gpus_per_rank > 1:
-        problems.append(Problem("compile", "works only with models on one GPU; leave out this or --gpus-per-rank"))
+    if config.decoding != "auto" and config.engine == "continuous":
+        problems.append(Problem("decoding", "belongs to the static engine; leave out this or --engine continuous"))
     problems += _check_sampling(config)
     if config.sweep is not None:
         problems += check_sweep(config, config.sweep)

@@ -63,11 +63,12 @@ class BatchResult(msgspec.Struct, frozen=True, kw_only=True):
 
     `slots` counts the token positions of the batch: rows x padded prompt, plus `row_steps`, the rows in the batch
     summed over its steps (rows that have ended may leave it). `padded_slots` are the slots that hold no real token
-    (left padding, and rows that had ended but stayed). `prefill_seconds` runs to the first new token, `decode_seconds`
-    from there to the last; `seconds` covers the whole batch, with tokenising and decoding of text. `step_seconds` has
-    the time of every decode step, in trials of a sweep. `slots_read` sums over all decode steps the slots whose keys
-    and values the rows then in the batch read, padding included. `peak_memory_bytes` is the most in tensors,
-    `reserved_memory_bytes` the most held by torch's allocator, which no other process can use.
+    (left padding, and rows that had ended but stayed). `shared_tokens` are prompt tokens that took no slot, because
+    another prompt begins with the same ones, whose keys and values were used. `prefill_seconds` runs to the first new
+    token, `decode_seconds` from there to the last; `seconds` covers the whole batch, with tokenising and decoding of
+    text. `step_seconds` has the time of every decode step, in trials of a sweep. `slots_read` sums over all decode
+    steps the slots whose keys and values the rows then in the batch read, padding included. `peak_memory_bytes` is the
+    most in tensors, `reserved_memory_bytes` the most held by torch's allocator, which no other process can use.
     """
 
     rows: int
@@ -84,6 +85,7 @@ class BatchResult(msgspec.Struct, frozen=True, kw_only=True):
     reserved_memory_bytes: int | None = None
     step_seconds: list[float] | None = None
     slots_read: int | None = None
+    shared_tokens: int = 0
 
     @property
     def decode_slots(self) -> int:

@@ -29,7 +29,7 @@ class ContinuousRows(typing.Protocol):
     def in_flight(self) -> int: ...
     @property
     def steps(self) -> int: ...
-    def submit(self, key: Key, ids: list[int]) -> None: ...
+    def submit(self, rows: Sequence[tuple[Key, list[int]]]) -> None: ...
     def ended(self, seconds: float) -> list[Ended]: ...
     def tokens_in_flight(self) -> int: ...
     def cache_used(self) -> float | None: ...
@@ -106,11 +106,12 @@ class ContinuousRank:
         self._waiting.extend((work.batch, work.prompts[at], ids) for at, ids in tokens.items())
 
     def _fill(self) -> None:
-        limit = self._link.limit
-        while self._waiting and (limit is None or self._engine.in_flight < limit):
-            batch, prompt, ids = self._waiting.popleft()
-            self._prompt_tokens += len(ids)
-            self._engine.submit((batch, prompt, len(ids)), ids)
+        limit, waiting = self._link.limit, len(self._waiting)
+        free = waiting if limit is None else max(0, min(waiting, limit - self._engine.in_flight))
+        rows = [self._waiting.popleft() for _ in range(free)]
+        self._prompt_tokens += sum(len(ids) for _, _, ids in rows)
+        if rows:
+            self._engine.submit([((batch, prompt, len(ids)), ids) for batch, prompt, ids in rows])
 
     def _send_ended(self) -> None:
         if not self._engine.in_flight:

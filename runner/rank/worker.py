@@ -83,9 +83,10 @@ class _Rank:
         started = time.monotonic()
         import_engines(lambda: self._phase("importing"))
         from rankdeck.runner.engine import choose, loading, memory, private_names
+        from rankdeck.runner.engine.trials import findings
         from rankdeck.runner.rank.work import RankWork
 
-        private_names.require_static(compiled=self.config.compile)
+        private_names.require_static()
         self._phase("joining")
         accelerator = self._join()
         share = hold_to_share(self.config, self.rank, accelerator.device, self.link.meet)
@@ -94,13 +95,13 @@ class _Rank:
         there = {"ranks": self.config.ranks, "gpus": gpus_of_run(self.config)}
         own = loading.devices_for(self.config, accelerator.device)
         with memory.explained("loading the model", own, share, **there):
-            loaded = loading.load(self.config, model_path, accelerator.device)
+            loaded = loading.load(self.config, model_path, accelerator.device, findings.usual_folder())
         self._phase("warming up")
         devices = loading.devices_of(loaded.model, loaded.device)
         # Before a continuous engine takes its cache: what is free afterwards says nothing about how many rows fit.
         room = self._room(devices, share)
         with memory.explained("warming up", devices, share, **there):
-            engine, why = choose.choose(self.config, loaded)
+            engine, why = choose.choose(self.config, loaded, self.prompts)
         if why and (self.rank == 0 or self.config.engine not in ("auto", engine.name)):
             self.link.send(protocol.LogLine(source=f"rank {self.rank}", text=f"{engine.name} engine: {why}"))
         if self.config.dispatch == "split":
@@ -186,8 +187,9 @@ class _Rank:
 def seed_rank(seed: int | None, rank: int, attempt: int = 1) -> None:
     """Seed every random generator of this process: by the run's `seed`, each rank differently, or else by chance.
 
-    The first rank has the seed itself, so that one rank draws what a script with this seed draws; the others have none
-    that another run would name, since two runs with neighbouring seeds are to be two samples. A rank that is launched
+    For whatever draws from them: the continuous engine and a model's own code, not the static engine. The first rank
+    has the seed itself; the others have none that another run would name, since two runs with neighbouring seeds are to
+    be two samples. A rank that is launched
     again, after a loss or a resume, goes on with other random numbers: those it had are in answers already. A forked
     process has its parent's random numbers before it, and so have all its siblings.
     """

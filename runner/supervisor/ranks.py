@@ -165,7 +165,7 @@ class RankPool:
                 self._scheduler.finish(message.batch)
                 self._events.emit(message)
                 self._controls.batch_finished(message)
-                self._know_pace(rank)
+                rank.pulse.pace_known = True
                 self._free(rank)
             case protocol.BatchFailed():
                 self._batch_failed(rank, message)
@@ -241,15 +241,11 @@ class RankPool:
             rank.in_hand = None
         self._events.emit(finished)
         self._controls.batch_finished(finished)
-        self._know_pace(rank)
+        rank.pulse.pace_known = True
         if rank.in_hand is not None:
             self.work.top_up(rank)
         else:
             self._free(rank)
-
-    def _know_pace(self, rank: ConnectedRank) -> None:
-        # With --compile any batch of another shape waits for the compiler, a minute or more without a word.
-        rank.pulse.pace_known = not self._config.compile
 
     def _batch_failed(self, rank: ConnectedRank, failed: BatchFailed) -> None:
         in_hand, rank.in_hand = rank.in_hand, None

@@ -19,8 +19,6 @@ from tests.benchmarks import sides
 from tests.benchmarks.sides import View
 
 SAME = {"order": "input", "dispatch": "split", "engine": "static"}
-TOLERANCE = 0.02
-"""Of all output tokens, at natural length: one answer that goes another way may be 200 tokens longer."""
 
 
 def main() -> None:
@@ -41,16 +39,7 @@ def main() -> None:
             "same": lambda: sides.rankdeck(job, {**SAME, "batch_size": size}, folder, view),
             "defaults": lambda: sides.rankdeck(job, {}, folder, view),
         }
-        asked = options.sides.split(",")
-        if unknown := [name for name in asked if name not in known]:
-            parser.error(f"--sides: {unknown[0]!r} is none of {', '.join(known)}")
-        done = sides.rounds(
-            {name: known[name] for name in asked},
-            options.repeats,
-            lambda figures: sides.check_same_work(figures, job, TOLERANCE),
-        )
-    settings = {name: value for name, value in vars(options).items() if name != "sides"}
-    sides.finish("against_article", **sides.compared(done, asked[0]), base=asked[0], **settings)
+        sides.compare("against_article", job, known, options, parser)
 
 
 if __name__ == "__main__":

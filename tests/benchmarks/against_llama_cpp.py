@@ -18,6 +18,7 @@ which builds it from source: a C++ compiler and CMake, some ten minutes on two c
 """
 
 import argparse
+import functools
 import os
 import statistics
 import subprocess
@@ -68,8 +69,13 @@ def converted(python: str, gguf: Path, precision: str) -> Path:
     return target
 
 
-def _ours(job: sides.Job, dtype: str, folder: Path) -> Callable[[], sides.Figures]:
-    return lambda: sides.rankdeck(job, {"dtype": dtype}, folder)
+def llama(job: sides.Job, python: str, precision: str, parallel: int, threads: int) -> sides.Figures:
+    """llama.cpp at the job, so many sequences at a time. The first time its model is fetched and converted."""
+    model = converted(python, demo_gguf(), precision)
+    command = [python, ALONE, str(model), str(job.prompts), "--parallel", str(parallel)]
+    command += ["--new-tokens", str(job.new_tokens), "--threads", str(threads)]
+    command += [*(["--fixed"] if job.fixed else []), *(["--chat"] if job.chat else [])]
+    return sides.printed_figures(command, os.environ)
 
 
 def main() -> None:
@@ -88,27 +94,25 @@ def main() -> None:
     if unknown := set(precisions) - set(PRECISIONS):
         parser.error(f"--precisions: {unknown.pop()!r} is none of {', '.join(PRECISIONS)}")
     python = options.llama_python
-    if subprocess.run([python, "-c", "import llama_cpp"], capture_output=True).returncode != 0:
+    if not sides.has_package(python, "llama_cpp"):
         parser.error(
             f"{python} has no llama-cpp-python. Install it with `{python} -m pip install llama-cpp-python` (built from "
             "source: a C++ compiler and CMake), or name a Python that has it with --llama-python"
         )
     with sides.scratch() as folder:
         job = sides.job_of(options, folder)
-        gguf = demo_gguf()
-
-        def llama(precision: str, parallel: int) -> Callable[[], sides.Figures]:
-            model = converted(python, gguf, precision)
-            command = [python, ALONE, str(model), str(job.prompts), "--parallel", str(parallel)]
-            command += ["--new-tokens", str(job.new_tokens), "--threads", str(options.threads)]
-            command += [*(["--fixed"] if job.fixed else []), *(["--chat"] if job.chat else [])]
-            return lambda: sides.printed_figures(command, os.environ)
-
         numbers = [int(number) for number in options.parallel.split(",")]
-        ours = [f"rankdeck {dtype}" for dtype in options.dtypes.split(",")]
-        known = {name: _ours(job, name.split()[1], folder) for name in ours}
-        known |= {f"{precision} x {number}": llama(precision, number) for precision in precisions for number in numbers}
-        done = sides.rounds(known, options.repeats)
+        known: dict[str, Callable[[], sides.Figures]] = {
+            f"rankdeck {dtype}": functools.partial(sides.rankdeck, job, {"dtype": dtype}, folder)
+            for dtype in options.dtypes.split(",")
+        }
+        ours = list(known)
+        known |= {
+            f"{precision} x {number}": functools.partial(llama, job, python, precision, number, options.threads)
+            for precision in precisions
+            for number in numbers
+        }
+        done = sides.rounds(known, options.repeats, wait=options.wait)
     figures = sides.compared(done, ours[0])
     median = {name: statistics.median(rates) for name, rates in figures["tokens_per_second"].items()}
     best = {}

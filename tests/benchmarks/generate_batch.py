@@ -5,17 +5,14 @@
 
 Sides: `one` is generate_batch in one process with all cores, `ranks` in as many processes as rankdeck has ranks, each
 with its share of prompts and cores (generate_batch_alone.py); `static` and `continuous` are rankdeck's engines,
-everything else by default. An engine that this rankdeck does not have is left out. Loading and warm-up are part of no
-side; generate_batch's own setting up of its cache is. The last line is one JSON object; `ratio` is tokens/s over the
-first side's, the median of the repeats.
+everything else by default. Loading and warm-up are part of no side; generate_batch's own setting up of its cache is.
+The last line is one JSON object; `ratio` is tokens/s over the first side's, the median of the repeats.
 """
 
 import argparse
 import dataclasses
 
 from tests.benchmarks import sides
-
-TOLERANCE = 0.02
 
 
 def main() -> None:
@@ -34,19 +31,7 @@ def main() -> None:
             "static": lambda: sides.rankdeck(job, {"engine": "static"}, folder),
             "continuous": lambda: sides.rankdeck(job, {"engine": "continuous"}, folder),
         }
-        asked = options.sides.split(",")
-        if unknown := [name for name in asked if name not in known]:
-            parser.error(f"--sides: {unknown[0]!r} is none of {', '.join(known)}")
-        if "continuous" in asked and "continuous" not in sides.engines():
-            sides.say("left out: this rankdeck has no --engine continuous")
-            asked.remove("continuous")
-        done = sides.rounds(
-            {name: known[name] for name in asked},
-            options.repeats,
-            lambda figures: sides.check_same_work(figures, job, TOLERANCE),
-        )
-    settings = {name: value for name, value in vars(options).items() if name != "sides"}
-    sides.finish("generate_batch", **sides.compared(done, asked[0]), base=asked[0], **settings)
+        sides.compare("generate_batch", job, known, options, parser)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ tokens, answers have 2 to 200: a tenth at most 9, half at most 40, a quarter 131
 import json
 import random
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 COUNT = 200
@@ -69,9 +70,17 @@ def prompts(count: int = COUNT, seed: int = 11) -> list[str]:
     return asked
 
 
-def write(path: Path, count: int = COUNT) -> None:
-    """The prompts as .jsonl."""
-    lines = (json.dumps({"id": str(number), "prompt": text}) for number, text in enumerate(prompts(count)))
+def about_one_passage(count: int = COUNT, seed: int = 12) -> list[str]:
+    """So many questions, each after the same passage: some 400 tokens that all prompts begin with."""
+    chance = random.Random(seed)
+    passage = [_filled(chance, f"{chance.choice(WEATHER)}, and {{person}} {chance.choice(DEEDS)}.") for _ in range(20)]
+    asked = (TASKS, WORDS, SENTENCES, LISTS)
+    return [f"{' '.join(passage)}\n\n{_filled(chance, chance.choice(chance.choice(asked)))}" for _ in range(count)]
+
+
+def write(path: Path, texts: Sequence[str]) -> None:
+    """Prompts as .jsonl."""
+    lines = (json.dumps({"id": str(number), "prompt": text}) for number, text in enumerate(texts))
     path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 

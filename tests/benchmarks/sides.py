@@ -18,7 +18,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
+
+import psutil
 
 from rankdeck.runner import run_directory, start
 from rankdeck.runner.inputs import models
@@ -36,6 +38,14 @@ RANKDECK = [sys.executable, "-c", "from rankdeck.tui.commands.cli import main; m
 
 View = Literal["plain", "dashboard", "nobody"]
 """Who watches a run: lines in a log, the dashboard on a terminal, or no process at all."""
+
+TOLERANCE = 0.02
+"""Of all output tokens, at natural length: one answer that goes another way may be 200 tokens longer."""
+
+QUIET = 0.1
+"""Of all cores' time: what a machine's own housekeeping may take."""
+
+QUIET_SECONDS = 2.0
 
 Figures = dict[str, Any]
 """At least prompts, output_tokens, seconds, tokens_per_second and wall_seconds, as JSON has them."""
@@ -83,12 +93,14 @@ def demo_model() -> str:
 
 def add_job_arguments(parser: argparse.ArgumentParser) -> None:
     """What is asked of all sides alike."""
-    parser.add_argument("--case", choices=("a", "b"), default="a", help="a: 100 short prompts; b: 200 mixed ones")
+    said = "a: 100 short prompts; b: 200 mixed ones; c: 200 questions after one passage of some 400 tokens"
+    parser.add_argument("--case", choices=("a", "b", "c"), default="a", help=said)
     parser.add_argument("--length", choices=("natural", "fixed"), default="natural")
-    parser.add_argument("--new-tokens", type=int, help="at most  [default: 100, in case b 200]")
+    parser.add_argument("--new-tokens", type=int, help="at most  [default: 100, in case b 200, in case c 50]")
     parser.add_argument("--limit", type=int, help="only the first so many prompts")
     parser.add_argument("--ranks", type=int, default=min(2, processes.usable_cores()))
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--wait", type=float, default=0, help="seconds, at most, for a quiet machine before each side")
 
 
 def job_of(options: argparse.Namespace, folder: Path) -> Job:
@@ -98,17 +110,16 @@ def job_of(options: argparse.Namespace, folder: Path) -> Job:
         prompts = folder / "stories.txt"
         prompts.write_text("".join(f"{line}\n" for line in lines[: options.limit]), encoding="utf-8")
     else:
-        prompts = folder / "mixed.jsonl"
-        mixed.write(prompts)
-        lines = prompts.read_text(encoding="utf-8").splitlines()
-        prompts.write_text("".join(f"{line}\n" for line in lines[: options.limit]), encoding="utf-8")
-    options.new_tokens = options.new_tokens or (100 if options.case == "a" else 200)
+        prompts = folder / "prompts.jsonl"
+        texts = mixed.prompts() if options.case == "b" else mixed.about_one_passage()
+        mixed.write(prompts, texts[: options.limit])
+    options.new_tokens = options.new_tokens or {"a": 100, "b": 200, "c": 50}[options.case]
     return Job(
         model=demo_model(),
         prompts=prompts,
         new_tokens=options.new_tokens,
         fixed=options.length == "fixed",
-        chat=options.case == "b",
+        chat=options.case != "a",
         ranks=options.ranks,
     )
 
@@ -174,6 +185,15 @@ def finished(
     return subprocess.CompletedProcess(command, 0, out, err)
 
 
+def has_package(python: str, name: str) -> bool:
+    """Whether this Python is there, and has a package of this name."""
+    look = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({name!r}) is None)"
+    try:
+        return subprocess.run([python, "-I", "-c", look], capture_output=True).returncode == 0
+    except OSError:
+        return False
+
+
 def rankdeck(
     job: Job, settings: Mapping[str, Any], folder: Path, view: View = "plain", seconds: float | None = None
 ) -> Figures:
@@ -198,7 +218,18 @@ def rankdeck(
     summary = run["summary"]
     if summary is None or summary["failed"]:
         raise RuntimeError(f"rankdeck's run went wrong: {run['cause'] or summary}")
-    return summary | {"wall_seconds": round(time.monotonic() - began, 1), "directory": str(run_dir)}
+    prefill = round(sum(account["prefill_seconds"] for account in accounts(run_dir)) / job.ranks, 2)
+    wall = round(time.monotonic() - began, 1)
+    return summary | {"prefill_seconds": prefill, "wall_seconds": wall, "directory": str(run_dir)}
+
+
+def accounts(run_dir: Path) -> Iterator[dict[str, Any]]:
+    """The accounts of a run's batches."""
+    with (run_dir / "events.jsonl").open(encoding="utf-8") as lines:
+        for line in lines:
+            event = json.loads(line)
+            if event["type"] in ("batch_finished", "stint_finished"):
+                yield event["result"]
 
 
 def _on_a_terminal(command: Sequence[str], run_dir: Path) -> None:
@@ -228,29 +259,73 @@ def flags(settings: Mapping[str, Any]) -> list[str]:
     return said
 
 
-def engines() -> list[str]:
-    """The engines that this rankdeck has, `auto` left out."""
-    return [name for name in get_args(config.EngineName) if name != "auto"]
+def compare(
+    benchmark: str,
+    job: Job,
+    known: Mapping[str, Callable[[], Figures]],
+    options: argparse.Namespace,
+    parser: argparse.ArgumentParser,
+    missing: Mapping[str, str] | None = None,
+) -> None:
+    """Sides that `--sides` names do the job in turn; the last line has them as ratios over the first of them.
+
+    `missing` are sides that cannot be had here, each with its reason: they are left out, and the talk says so.
+    """
+    missing = missing or {}
+    asked = options.sides.split(",")
+    if unknown := [name for name in asked if name not in {*known, *missing}]:
+        parser.error(f"--sides: {unknown[0]!r} is none of {', '.join([*known, *missing])}")
+    for name in missing:
+        if name in asked:
+            say(f"left out: {name}: {missing[name]}")
+    here = [name for name in asked if name not in missing]
+    if not here:
+        parser.error(f"--sides: {asked[0]} cannot be had here")
+    done = rounds(
+        {name: known[name] for name in here},
+        options.repeats,
+        lambda figures: check_same_work(figures, job, TOLERANCE),
+        options.wait,
+    )
+    settings = {name: value for name, value in vars(options).items() if name != "sides"}
+    others = {name: compared(done, name)["ratio"] for name in here[1:]}
+    finish(benchmark, **compared(done, here[0]), base=here[0], ratio_over=others, **settings)
 
 
 def rounds(
     sides: Mapping[str, Callable[[], Figures]],
     repeats: int,
     look: Callable[[Mapping[str, Figures]], None] = lambda _: None,
+    wait: float = 0,
 ) -> list[dict[str, Figures]]:
-    """Every side's figures, `repeats` times, each time another one first; `look` may refuse a round."""
+    """Every side's figures, `repeats` times, each time another one first; `look` may refuse a round.
+
+    Before each side it waits for the machine to be quiet, up to `wait` seconds; `busy_before` is what it found.
+    """
     done = []
     names = list(sides)
     for repeat in range(repeats):
         turn = repeat % len(names)
         figures = {}
         for name in names[turn:] + names[:turn]:
-            figures[name] = sides[name]()
-            say(f"{repeat + 1}/{repeats} {name}: {figures[name]['tokens_per_second']:.1f} tok/s, "
-                f"{figures[name]['output_tokens']:,} tokens in {figures[name]['seconds']:.1f} s")  # fmt: skip
+            busy = busy_once_quiet(wait)
+            one = figures[name] = {**sides[name](), "busy_before": busy}
+            rate = f"{one['tokens_per_second']:.1f} tok/s, {one['output_tokens']:,} tokens in {one['seconds']:.1f} s"
+            say(f"{repeat + 1}/{repeats} {name}: {rate} ({busy:.0%} busy before)")
         look(figures)
         done.append({name: figures[name] for name in names})
     return done
+
+
+def busy_once_quiet(wait: float) -> float:
+    """The share of all cores that was busy for the last seconds, as soon as it is small; after `wait` whatever it is.
+
+    Threads that spin while they wait, as llama.cpp's do, lose far more to other processes than threads that sleep.
+    """
+    deadline = time.monotonic() + wait
+    while (busy := psutil.cpu_percent(QUIET_SECONDS) / 100) > QUIET and time.monotonic() < deadline:
+        pass
+    return busy
 
 
 def check_same_work(figures: Mapping[str, Figures], job: Job, tolerance: float) -> None:
@@ -288,7 +363,11 @@ def compared(done: Sequence[Mapping[str, Figures]], base: str) -> dict[str, Any]
         "padding_waste": {
             name: done[-1][name]["padding_waste"] for name in names if done[-1][name].get("padding_waste") is not None
         },
+        "prefill_seconds": {
+            name: [one[name]["prefill_seconds"] for one in done] for name in names if "prefill_seconds" in done[0][name]
+        },
         "wall_seconds": {name: [one[name].get("wall_seconds") for one in done] for name in names},
+        "busy_before": {name: [round(one[name]["busy_before"], 2) for one in done] for name in names},
     }
 
 

@@ -1,5 +1,6 @@
 """What the benchmarks compute themselves: prompts, samples of nvidia-smi, ratios; and that they can still be run."""
 
+import argparse
 import dataclasses
 import importlib
 import json
@@ -9,8 +10,17 @@ from pathlib import Path
 
 import pytest
 
+from rankdeck.runner.machine import processes
 from tests import ROOT
-from tests.benchmarks import mixed, nvidia_smi, sides
+from tests.benchmarks import engines, mixed, nvidia_smi, roofline, sides
+
+
+def test_the_questions_about_one_passage_share_most_of_their_text_and_nothing_of_the_question() -> None:
+    prompts = mixed.about_one_passage()
+    assert prompts == mixed.about_one_passage()
+    (passage,) = {text.split("\n\n")[0] for text in prompts}
+    assert 1200 < len(passage) < 2400
+    assert len(set(prompts)) > 100
 
 
 def test_the_mixed_file_is_the_same_every_time_and_has_short_and_long_prompts() -> None:
@@ -67,6 +77,18 @@ def test_settings_become_flags_and_those_that_are_off_are_left_out() -> None:
     assert sides.flags(settings) == ["--batch-size", "16", "--ignore-eos"]
 
 
+@pytest.fixture(autouse=True)
+def _no_look_at_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sides, "QUIET_SECONDS", 0.001)
+
+
+def test_a_side_waits_for_a_quiet_machine_but_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    busy = iter([90.0, 40.0, 3.0, 90.0])
+    monkeypatch.setattr(sides.psutil, "cpu_percent", lambda _: next(busy))
+    assert sides.busy_once_quiet(60) == 0.03
+    assert sides.busy_once_quiet(0) == 0.9
+
+
 def test_sides_take_turns_in_beginning_and_are_compared_within_a_round() -> None:
     begun: list[str] = []
 
@@ -85,6 +107,66 @@ def test_another_number_of_tokens_is_other_work_at_fixed_length_and_within_bound
     sides.check_same_work(figures, natural, 0.02)
     with pytest.raises(AssertionError, match="not the same work"):
         sides.check_same_work(figures, dataclasses.replace(natural, fixed=True), 0.02)
+
+
+def asked_for(*said: str) -> tuple[argparse.Namespace, argparse.ArgumentParser]:
+    parser = engines.arguments()
+    return parser.parse_args(["--repeats", "1", *said]), parser
+
+
+def test_a_side_that_cannot_be_had_is_left_out_with_its_reason_and_the_others_are_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rates = {"plain": 10.0, "ours": 20.0, "others": 5.0}
+    known = {
+        name: lambda rate=rate: {"prompts": 4, "output_tokens": 100, "seconds": 1.0, "tokens_per_second": rate}
+        for name, rate in rates.items()
+    }
+    job = sides.Job(model="", prompts=tmp_path, new_tokens=1, fixed=True)
+    options, parser = asked_for("--sides", "plain,vllm,ours,others")
+    sides.compare("engines", job, known, options, parser, {"vllm": "no --vllm-python", "llama.cpp": "no such thing"})
+    out, err = capsys.readouterr()
+    line = json.loads(out)
+    assert line["base"] == "plain"
+    assert line["ratio"] == {"ours": 2.0, "others": 0.5}
+    assert line["ratio_over"] == {"ours": {"plain": 0.5, "others": 0.25}, "others": {"plain": 2.0, "ours": 4.0}}
+    assert "left out: vllm: no --vllm-python" in err
+    assert "llama.cpp" not in err, "nobody asked for it"
+
+
+@pytest.mark.parametrize(("sides_asked", "said"), [("article,ours", "'ours' is none of article"), ("vllm", "vllm")])
+def test_sides_that_are_unknown_or_all_missing_are_a_wrong_argument(
+    sides_asked: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = sides.Job(model="", prompts=tmp_path, new_tokens=1)
+    options, parser = asked_for("--sides", sides_asked)
+    with pytest.raises(SystemExit, match="2"):
+        sides.compare("engines", job, {"article": dict}, options, parser, {"vllm": "no --vllm-python"})
+    assert said in capsys.readouterr().err
+
+
+def test_engines_of_other_environments_are_missing_until_a_python_that_has_them_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("RANKDECK_VLLM_PYTHON", "RANKDECK_LLAMA_PYTHON"):
+        monkeypatch.delenv(name, raising=False)
+    reasons = engines.missing_of(asked_for("--vllm-python", str(tmp_path / "python"))[0])
+    assert reasons["llama.cpp"] == "no --llama-python"
+    assert reasons["vllm"] == reasons["vllm-eager"] == f"{tmp_path / 'python'} has no vllm"
+    monkeypatch.setenv("RANKDECK_VLLM_PYTHON", sys.executable)
+    monkeypatch.setattr(engines, "OUTSIDE", ((("vllm", "vllm-eager"), "vllm", "json"),))
+    assert not {"vllm", "vllm-eager"} & engines.missing_of(asked_for()[0]).keys()
+
+
+def test_vllm_computes_on_every_core_and_asks_nobody_anything() -> None:
+    environment = engines.vllm_environment()
+    assert len(environment["VLLM_CPU_OMP_THREADS_BIND"].split(",")) == processes.usable_cores()
+    assert [environment[name] for name in ("HF_HUB_OFFLINE", "VLLM_NO_USAGE_STATS", "DO_NOT_TRACK")] == ["1"] * 3
+
+
+def test_many_rows_have_fewer_new_tokens_but_always_decode_steps_to_measure() -> None:
+    assert [roofline.tokens_of(rows, 32) for rows in (1, 16, 64, 128, 256, 4096)] == [32, 32, 32, 16, 8, 8]
+    assert roofline.tokens_of(4096, 2) == 2
 
 
 OURS = sorted({path.stem for path in sides.BENCHMARKS.glob("[!_]*.py")} - {"test_benchmarks", "llama_cpp_alone"})

@@ -33,6 +33,7 @@ def main() -> None:
             {view: (lambda view=view: side(view)) for view in VIEWS},
             options.repeats,
             lambda figures: sides.check_same_work(figures, job, TOLERANCE),
+            options.wait,
         )
     figures = sides.compared(done, "nobody")
     spread = {name: [min(ratios), max(ratios)] for name, ratios in figures["ratios"].items()}

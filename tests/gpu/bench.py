@@ -96,6 +96,7 @@ def config(bench: Bench, step: Step, model: Model, prompts: int, **settings: Any
         ranks=max(ranks_of(bench, step)),
         ranks_per_gpu=ranks_per_gpu(bench, step) if bench.device == "cuda" else None,
         engine=step.engine,  # type: ignore[arg-type]
+        decoding=step.decoding,  # type: ignore[arg-type]
         device=bench.device,  # type: ignore[arg-type]
         dtype=bench.dtype,  # type: ignore[arg-type]
         max_new_tokens=bench.new_tokens,

@@ -43,7 +43,8 @@ Write = Callable[[dict[str, Any]], None]
 
 def case(step: Step, batch_size: int, ranks: int, note: str = "") -> dict[str, Any]:
     """The beginning of a case's line: its name, and what it is."""
-    name = summary.name_of(step.size, step.engine, batch_size, ranks, note)
+    way = "" if step.decoding == "auto" else f" by {step.decoding}"
+    name = summary.name_of(step.size, f"{step.engine}{way}", batch_size, ranks, note)
     of = {"step": step.name, "size": step.size, "engine": step.engine, "batch_size": batch_size, "ranks": ranks}
     return {"case": name, **of}
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from rankdeck.runner.engine import static
 from rankdeck.runner.protocol import DeviceSample
 from rankdeck.runner.protocol.config import RunConfig
 from tests.gpu import plan
@@ -48,21 +49,23 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 def test_a_run_that_hangs_is_ended_and_fails_nothing_but_the_tests_that_ask_for_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: list[float]
 ) -> None:
-    monkeypatch.setattr(flights.start, "launch", lambda config, run_dir: Started(9999 if config.compile else 10))
-    monkeypatch.setattr(Flight, "said", "compiling")
+    monkeypatch.setattr(
+        flights.start, "launch", lambda config, run_dir: Started(9999 if config.engine == "static" else 10)
+    )
+    monkeypatch.setattr(Flight, "said", "loading")
     settings = RunConfig(prompts="p.txt", model="m")
     begun = Flights(tmp_path, {"continuous": settings}, began=5000.0)
-    begun.launch("compiled", RunConfig(prompts="p.txt", model="m", compile=True))
+    begun.launch("hanging", RunConfig(prompts="p.txt", model="m", engine="static"))
     clock[0] += 20
     assert begun["continuous"].wait() == 0
-    assert begun["compiled"].started.process.waited == flights.BY - 20
-    assert begun["compiled"].wait() == -15
+    assert begun["hanging"].started.process.waited == flights.BY - 20
+    assert begun["hanging"].wait() == -15
 
 
 def test_a_test_is_told_that_its_run_was_not_over_in_time(monkeypatch: pytest.MonkeyPatch, clock: list[float]) -> None:
-    monkeypatch.setattr(Flight, "said", "compiling")
+    monkeypatch.setattr(Flight, "said", "loading")
     flight = Flight(Started(9999), clock[0])  # type: ignore[arg-type]
-    with pytest.raises(AssertionError, match="it was not over in time, and was ended\ncompiling"):
+    with pytest.raises(AssertionError, match="it was not over in time, and was ended\nloading"):
         flight.wait()
     assert flight.started.died()
 
@@ -75,6 +78,10 @@ def test_every_run_is_given_up_before_the_tests_as_a_whole_are() -> None:
 def test_the_runs_that_are_waited_for_longest_are_in_the_last_file() -> None:
     files = sorted(path.name for path in Path(flights.__file__).parent.glob("test_*.py"))
     assert files[-1] == "test_slow_starts.py"
+
+
+def test_what_is_looked_for_in_the_log_is_what_the_engine_says() -> None:
+    assert flights.SLOWER_STEPS == (static.BY_GENERATE, static.NOT_CAPTURED)
 
 
 def test_a_figure_that_a_gpu_does_not_give_skips_its_test_with_the_gpu_s_own_reason() -> None:

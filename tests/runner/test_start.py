@@ -20,7 +20,7 @@ from rankdeck.runner import checks, run_directory, start
 from rankdeck.runner.inputs.frozen_prompts import PromptIndex, freeze
 from rankdeck.runner.machine import processes, telemetry
 from rankdeck.runner.protocol import OutputRecord, encode_line
-from rankdeck.runner.protocol.config import MAX_RANKS, RunConfig
+from rankdeck.runner.protocol.config import MAX_RANKS, MAX_SEED, RunConfig
 from rankdeck.runner.protocol.sweep_plan import SweepPlan
 from rankdeck.runner.run_directory.run_file import RunFile
 from rankdeck.runner.sweep.verdict import summarise_sweep
@@ -113,6 +113,27 @@ def test_auto_is_settled_when_a_run_begins(asked, supervisors, monkeypatch):
         monkeypatch.setattr(telemetry, "count_visible_gpus", lambda environ, gpus=gpus: gpus)
         started = start.launch(changed(asked, device="auto"))
         assert run_directory.read_run_file(started.directory).config.device == device
+
+
+def test_a_run_that_samples_has_a_seed_from_its_launch_on_and_keeps_it_when_it_is_resumed(asked, supervisors):
+    def seed(directory):
+        return run_directory.read_run_file(directory).config.seed
+
+    runs = [start.launch(changed(asked, do_sample=True)).directory for _ in range(3)]
+    chosen = [seed(run) for run in runs]
+    assert len(set(chosen)) == 3, "each run is another sample"
+    assert all(0 <= one <= MAX_SEED for one in chosen)
+    start.resume(runs[0], {"batch_size": 3})
+    assert seed(runs[0]) == chosen[0]
+    assert seed(start.launch(changed(asked, do_sample=True, seed=0)).directory) == 0
+    assert seed(start.launch(asked).directory) is None, "greedy answers need none"
+
+
+def test_a_run_that_sampled_without_a_seed_before_there_was_one_gets_one_as_it_is_resumed(stopped, supervisors):
+    run = run_directory.read_run_file(stopped)
+    run_directory.write_run_file(stopped, msgspec.structs.replace(run, config=changed(run.config, do_sample=True)))
+    start.resume(stopped, {})
+    assert run_directory.read_run_file(stopped).config.seed is not None
 
 
 @pytest.mark.parametrize("force", [True, False])

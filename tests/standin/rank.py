@@ -70,10 +70,11 @@ class Rows:
     def in_flight(self) -> int:
         return len(self.rows)
 
-    def submit(self, key: tuple[int, Prompt, int], ids: list[int]) -> None:
-        if key[1].text == "!die":
-            os.kill(os.getpid(), signal.SIGKILL)
-        self.rows[key[1].index] = (key, self.steps)
+    def submit(self, rows: Sequence[tuple[tuple[int, Prompt, int], list[int]]]) -> None:
+        for key, _ in rows:
+            if key[1].text == "!die":
+                os.kill(os.getpid(), signal.SIGKILL)
+            self.rows[key[1].index] = (key, self.steps)
 
     def ended(self, seconds: float) -> list[Ended]:
         time.sleep(self.step_seconds)

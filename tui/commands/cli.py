@@ -164,7 +164,13 @@ def run(
     temperature: Annotated[float | None, typer.Option(help="With --do-sample.")] = None,
     top_p: Annotated[float | None, typer.Option(help="With --do-sample.")] = None,
     top_k: Annotated[int | None, typer.Option(help="With --do-sample.")] = None,
-    seed: Annotated[int | None, typer.Option(help="For sampling; each rank derives its own.")] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            help="With --do-sample: the same seed gives a prompt the same answer, whatever the batch size, order and "
+            "ranks (static engine, float32). Chosen at random if left out."
+        ),
+    ] = None,
     ignore_eos: Annotated[
         bool | None, typer.Option("--ignore-eos", help="Fixed length: end-of-sequence is ignored; for measuring.")
     ] = None,

@@ -36,7 +36,7 @@ Patience = Annotated[
     float | None,
     typer.Option(
         help="End a rank that makes no step for this many seconds, and do its batch again; 20 times as many while it "
-        "loads, in its first batch and with --compile; 0: never.  "
+        "loads and in its first batch; 0: never.  "
         "[default: set by its own pace, at least 60]"
     ),
 ]
@@ -97,16 +97,18 @@ class GenerationOptions(NamedTuple):
     device: Device = None
     dtype: Dtype = None
     engine: Engine = None
-    compile: Annotated[
-        bool | None,
+    decoding: Annotated[
+        str | None,
         typer.Option(
-            "--compile", help="Static engine: compiled steps over a static cache. Worth it on long jobs only."
+            help="Static engine: auto (its own decode loop where the model allows it) or generate (transformers').  "
+            "[default: auto]"
         ),
     ] = None
     attention: Annotated[
         str | None,
         typer.Option(
-            help="auto (as transformers chooses), sdpa, eager, flash_attention_2 or flash_attention_3.  [default: auto]"
+            help="auto (as transformers chooses; the continuous engine: flash attention where it is), sdpa, eager, "
+            "flash_attention_2 or flash_attention_3.  [default: auto]"
         ),
     ] = None
     ranks_per_gpu: RanksPerGpu = None

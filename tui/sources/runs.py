@@ -90,7 +90,7 @@ def _newest(most: int) -> list[tuple[Path, float]]:
 
 
 _OF_COST = (
-    *("model", "dtype", "engine", "quantization", "compile", "attention", "chat"),
+    *("model", "dtype", "engine", "quantization", "decoding", "attention", "chat"),
     *("ranks_per_gpu", "gpus_per_rank", "do_sample"),
 )
 """Settings that change what a batch costs."""

@@ -13,6 +13,7 @@ _IF_CHANGED = (
     "dtype",
     "engine",
     "attention",
+    "decoding",
     "quantization",
     "temperature",
     "top_p",
@@ -23,7 +24,7 @@ _IF_CHANGED = (
 )
 
 
-_SWITCHES = ("chat", "trust_remote_code", "do_sample", "compile")
+_SWITCHES = ("chat", "trust_remote_code", "do_sample")
 
 
 def best_command(state: RunState, cell: Cell) -> list[str]:

@@ -177,6 +177,15 @@ class BatchRules:
         shared = [(self._prepare(part, rows[places[0]]), places) for part, places in parts.items()]
         return RowRules(shared, pads, self.rules)
 
+    def at_once(self) -> Processors | None:
+        """The processors, for rows whose padding is made of their own tokens; None where they need a row's very text.
+
+        These ask for no more than which tokens a row has, so they do all rows in one go, whatever their lengths.
+        """
+        if not self.rules.whole or self.rules.ends_rows or self.rules.by_row:
+            return None
+        return self._prepare(0, next(iter(self.prompts))).processors if self.rules.processors else []
+
     def _part(self, row: int) -> Hashable:
         """Rows with the same part are done together."""
         if self.rules.by_row:

@@ -21,13 +21,17 @@ UNUSABLE: tuple[Kind, ...] = ("NaN", "infinite")
 class Marks:
     """The marks of the rows of a call; a row keeps its first. 0 is none."""
 
-    def __init__(self, rows: int, device: torch.device) -> None:
-        self.values = torch.zeros(rows, dtype=torch.long, device=device)  # [rows]
+    def __init__(self, rows: int, device: torch.device, values: torch.Tensor | None = None) -> None:
+        """Marks of their own, or those in `values`, [rows]."""
+        self.values = torch.zeros(rows, dtype=torch.long, device=device) if values is None else values
 
-    def set(self, rows: torch.Tensor, step: int, kind: Kind) -> None:
-        """Mark these rows, [rows], with what happened to them at new token number `step`, 1 or more."""
+    def set(self, rows: torch.Tensor, step: int | torch.Tensor, kind: Kind) -> None:
+        """Mark these rows, [rows], with what happened to them at new token number `step`, 1 or more.
+
+        In place: a captured step finds the marks where they were.
+        """
         mark = step * len(KINDS) + KINDS.index(kind)
-        self.values = torch.where(rows & (self.values == 0), mark, self.values)
+        self.values.copy_(torch.where(rows & (self.values == 0), mark, self.values))
 
     @property
     def set_at(self) -> torch.Tensor:
@@ -53,14 +57,14 @@ class LogitCheck(transformers.LogitsProcessor):
     """Marks rows whose logits are unusable; the first processor, since a mask or a penalty would hide them.
 
     `marks` and `step`, the number of the next new token, are set by who calls `generate`. With `sampled` such a row is
-    made one that a token can be drawn from: on a GPU torch.multinomial would end the process. Infinite values pass
-    where the model's generation config has them replaced.
+    made one that a token can be drawn from: some rules for sampling raise an error where there is none (top_h, eta).
+    Infinite values pass where the model's generation config has them replaced.
     """
 
     def __init__(self, *, sampled: bool, infinite_is_replaced: bool) -> None:
         self._sampled, self._infinite_is_replaced = sampled, infinite_is_replaced
         self.marks: Marks | None = None
-        self.step = 1
+        self.step: int | torch.Tensor = 1
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         found = unusable(scores)

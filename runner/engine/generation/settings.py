@@ -153,7 +153,7 @@ def _end_of(tokenizer: Any) -> str:
 
 
 def bare(generation: Any) -> Any:
-    """What `generate` itself is given of the run's settings: it takes the likeliest token, or draws one.
+    """What transformers itself is given of the run's settings to generate with.
 
     Nothing in it acts on logits, counts tokens from the start of the padded rows, or ends a row but by its last token.
     """

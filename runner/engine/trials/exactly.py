@@ -36,13 +36,7 @@ def tried(model: Any, device: torch.device, trial: Callable[[], Found]) -> Found
     """What `trial` finds with the model in float32; None where it is not tried: there is no room, or it does not work
     in float32, as with quantised weights and kernels for half types only.
     """
-    tensors = [*model.parameters(), *model.buffers()]
-    if model.dtype not in HALF or not all(tensor.device in (device, torch.device("meta")) for tensor in tensors):
-        return None
-    if any(not parameter.is_floating_point() for parameter in model.parameters()):
-        return None
-    share = SHARE.get(device.type, GPU_SHARE)
-    if BYTES * sum(parameter.numel() for parameter in model.parameters()) > share * free_bytes(device):
+    if not may_be_tried(model, device):
         return None
     try:
         with in_float32(model):
@@ -52,6 +46,17 @@ def tried(model: Any, device: torch.device, trial: Callable[[], Found]) -> Found
         return None
     finally:
         memory.free_memory(device)
+
+
+def may_be_tried(model: Any, device: torch.device) -> bool:
+    """Whether the model is one in a half type, all of it on `device`, that there is room for in float32 now."""
+    tensors = [*model.parameters(), *model.buffers()]
+    if model.dtype not in HALF or not all(tensor.device in (device, torch.device("meta")) for tensor in tensors):
+        return False
+    if any(not parameter.is_floating_point() for parameter in model.parameters()):
+        return False
+    share = SHARE.get(device.type, GPU_SHARE)
+    return BYTES * sum(parameter.numel() for parameter in model.parameters()) <= share * free_bytes(device)
 
 
 def free_bytes(device: torch.device) -> int:

@@ -15,7 +15,9 @@ import transformers
 from rankdeck.runner.engine import errors
 from rankdeck.runner.engine.generation import vocabulary
 from rankdeck.runner.engine.generation.cache_rows import KeptRows, join, stacked
+from rankdeck.runner.engine.packed_linear import PackedLinear
 from rankdeck.runner.engine.trials import exactly, told
+from rankdeck.runner.engine.trials.findings import NOTHING_KEPT, Findings
 from rankdeck.runner.engine.trials.likeness import EXACT_TYPES, likeness
 from rankdeck.runner.engine.trials.told import Told
 
@@ -44,55 +46,90 @@ fifteen: two tokens each would be as many again.
 class Found:
     """How the rows of a model go together, why they cannot leave a batch, and whether groups of them can be joined.
 
-    `leaves_state` is whether the model keeps something in its modules from one batch to the next.
+    `leaves_state` is whether the model keeps something in its modules from one batch to the next, `loops` whether the
+    decode loop gives its logits.
     """
 
     together: Together
     why_rows_stay: str | None
     may_join: bool
     leaves_state: bool
+    loops: bool = False
 
 
-def rehearse(model: Any, tokenizer: Any, pad: int, device: torch.device) -> Found:
-    """Try a model's rows together. The errors of a model that cannot even generate a row alone pass.
+InLoop = Callable[[list[list[list[int]]], list[list[int]]], torch.Tensor]
+"""The logits of groups of prompts in the decode loop, as rows go on with given tokens: [steps, rows, vocabulary]."""
+
+
+def rehearse(
+    model: Any,
+    tokenizer: Any,
+    pad: int,
+    device: torch.device,
+    in_loop: InLoop | None = None,
+    findings: Findings = NOTHING_KEPT,
+    *,
+    loop: str = "in the loop",
+) -> Found:
+    """Try a model's rows together, or take what `findings` know. The errors of a model that cannot even generate a row
+    alone pass.
 
     A model in a half type is tried in float32 too, if there is room: the half type may have faults of its own, but it
-    hides such as are no larger than its rounding.
+    hides such as are no larger than its rounding. `in_loop` is the decode loop, called
+    `loop`, if it is to be tried.
     """
-    found = _as_it_is(model, tokenizer, pad, device)
-    exact = exactly.tried(model, device, lambda: _Rehearsal(model, tokenizer, pad, device, told.TEXTS[0]).found())
-    return found if exact is None else _both(found, exact)
+    both = exactly.may_be_tried(model, device)
+    packed = any(isinstance(module, PackedLinear) for module in model.modules())
+    ways = f"{', packed' * packed}{', in float32 too' * both}{f', {loop}' * (in_loop is not None)}"
+    trial = f"rehearsal, padded with {pad}{ways}"
+    if (known := findings.known(trial, Found)) is not None:
+        return known
+    found = _as_it_is(model, tokenizer, pad, device, in_loop)
+    exact = exactly.tried(
+        model, device, lambda: _Rehearsal(model, tokenizer, pad, device, told.TEXTS[0], in_loop).found()
+    )
+    if exact is not None:
+        found = _both(found, exact)
+    # What went wrong may have been the day's: it is tried again.
+    good = found.together == "padded" and found.may_join and (found.loops or in_loop is None)
+    if good and (exact is not None) == both:
+        findings.keep(trial, found)
+    return found
 
 
 def _both(one: Found, other: Found) -> Found:
     """What holds by two findings: whatever one of them rules out is ruled out."""
     together = FREEST[max(FREEST.index(one.together), FREEST.index(other.together))]
     stay = one.why_rows_stay or other.why_rows_stay
-    return Found(together, stay, one.may_join and other.may_join, leaves_state=one.leaves_state or other.leaves_state)
+    left, loops = one.leaves_state or other.leaves_state, one.loops and other.loops
+    return Found(together, stay, one.may_join and other.may_join, left, loops)
 
 
-def _as_it_is(model: Any, tokenizer: Any, pad: int, device: torch.device) -> Found:
+def _as_it_is(model: Any, tokenizer: Any, pad: int, device: torch.device, in_loop: InLoop | None) -> Found:
     """What a rehearsal finds in the model's own type.
 
     In the half types a rounding may choose another expert, and look like a fault: there a fault is one only if it shows
     in two texts.
     """
-    first = _Rehearsal(model, tokenizer, pad, device, told.TEXTS[0]).found()
-    if model.dtype in EXACT_TYPES or (first.together == "padded" and first.why_rows_stay is None):
+    first = _Rehearsal(model, tokenizer, pad, device, told.TEXTS[0], in_loop).found()
+    free = first.together == "padded" and first.why_rows_stay is None and (first.loops or in_loop is None)
+    if model.dtype in EXACT_TYPES or free:
         return first
-    second = _Rehearsal(model, tokenizer, pad, device, told.TEXTS[1]).found()
+    second = _Rehearsal(model, tokenizer, pad, device, told.TEXTS[1], in_loop).found()
     return replace(max(first, second, key=_freedom), leaves_state=first.leaves_state or second.leaves_state)
 
 
-def _freedom(found: Found) -> tuple[int, bool, bool]:
-    return -FREEST.index(found.together), found.why_rows_stay is None, found.may_join
+def _freedom(found: Found) -> tuple[int, bool, bool, bool]:
+    return -FREEST.index(found.together), found.why_rows_stay is None, found.may_join, found.loops
 
 
 class _Rehearsal:
     """The rows that are tried, by their places, and what each goes on with: `BEFORE + AFTER` tokens."""
 
-    def __init__(self, model: Any, tokenizer: Any, pad: int, device: torch.device, text: str) -> None:
-        self._model, self._pad, self._device = model, pad, device
+    def __init__(
+        self, model: Any, tokenizer: Any, pad: int, device: torch.device, text: str, in_loop: InLoop | None
+    ) -> None:
+        self._model, self._pad, self._device, self._in_loop = model, pad, device, in_loop
         steps = BEFORE + AFTER
         context = vocabulary.context_tokens(model.config) or WIDTH + steps
         self._width = max(1, min(WIDTH, context - steps))
@@ -115,7 +152,8 @@ class _Rehearsal:
             return Found("alone", None, False, left)
         why = self._why_rows_stay(every if padded else equal, self._width if padded else 0, alone)
         may_join = padded and why is None and self._same(self._joined, alone[BEFORE:])
-        return Found("padded" if padded else "equal", why, may_join, left)
+        loops = may_join and self._in_loop is not None and self._same(self._looped, alone)
+        return Found("padded" if padded else "equal", why, may_join, left, loops)
 
     def _why_rows_stay(self, rows: list[int], width: int, alone: torch.Tensor) -> str | None:
         """Why the first of these rows, padded to `width`, cannot leave; None if it can."""
@@ -151,6 +189,11 @@ class _Rehearsal:
         ids = stacked([one.sequences for one in begun], lacking, self._pad)
         mask = stacked([one.mask for one in begun], lacking, 0)
         return self._go_on(every, ids, mask, join([one.cache for one in begun], lacking))
+
+    def _looped(self) -> torch.Tensor:
+        """The logits of all rows in the decode loop, begun as two groups."""
+        assert self._in_loop is not None
+        return self._in_loop([self._rows[:-1], self._rows[-1:]], self._said)
 
     def _same(self, compute: Callable[[], torch.Tensor], alone: torch.Tensor) -> bool:
         """Whether these logits are those of the rows alone. A way that raises is none, unless memory runs out."""

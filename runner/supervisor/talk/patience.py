@@ -1,8 +1,8 @@
 """When a rank that says nothing hangs: what is said of it, and when it is given up. Pure: seconds come in.
 
 Silence is counted while the supervisor runs, so that one that was stopped itself blames nobody. The pace of a rank's
-own batches sets the patience: a silence like one that has ended by itself before is no hang. Loading, the first batch,
-and with `--compile` the first of each shape, say little and take long. Does not know how a rank is ended.
+own batches sets the patience: a silence like one that has ended by itself before is no hang. Loading and the first
+batch say little and take long. Does not know how a rank is ended.
 """
 
 from dataclasses import dataclass, field
@@ -19,7 +19,7 @@ USUAL_TIMES = 10.0
 """A hang is this many times as long as the longest silence of the batches so far, whatever it was in."""
 
 COLD_TIMES = 3.0
-"""The same over the longest silence of a first batch, which may have compiled."""
+"""The same over the longest silence of a first batch, whose kernels are new."""
 
 UNKNOWN_TIMES = 20.0
 """While nothing is known of the pace, as before the first batch is over: so many times the patience."""
@@ -34,7 +34,7 @@ class Pulse:
 
     silent: float = 0.0
     pace_known: bool = False
-    """Whether it has ended a batch, and none to come may wait for a compiler."""
+    """Whether it has ended a batch."""
 
     stopped_for: float = 0.0
     """For how many of the last seconds its process was stopped."""
@@ -100,7 +100,7 @@ def patience_for(pulse: Pulse, stage: Stage, asked: float | None) -> float | Non
         return usual
     cold = max(usual, UNKNOWN_TIMES * (LEAST_PATIENCE_SECONDS if asked is None else asked))
     most = cold + pulse.computed
-    # A stopped process neither loads nor compiles.
+    # A stopped process does not load.
     return min(most, pulse.silent - pulse.stopped_for + usual) if pulse.stopped else most
 
 

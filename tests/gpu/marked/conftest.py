@@ -88,7 +88,7 @@ def flights(began: float, tiny_model: Path, tmp_path_factory: pytest.TempPathFac
     plan = SweepPlan(batch_sizes=[1, 8], ranks=[1], repeats=1, least_rounds=2, least_seconds=2.0)
     runs = {
         "shared": settings(ranks=2),
-        "compiled": settings(compile=True),
+        "generate": settings(decoding="generate"),
         "beyond": settings(prompts=str(with_beyond), batch_size=3),
         "sweep": settings(sweep=plan, batch_size=None),
         "cpu": settings(device="cpu"),

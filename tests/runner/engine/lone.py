@@ -10,7 +10,7 @@ from rankdeck.runner.engine import loading
 from rankdeck.runner.engine.choose import choose
 from rankdeck.runner.engine.static import StaticEngine
 from rankdeck.runner.protocol.config import RunConfig
-from tests.runner.engine.tiny import prompts
+from tests.runner.engine.tiny import check_way, decoding, prompts
 
 VOCABULARY = ["<pad>", "<s>", "</s>", "<unk>", *(char for char in string.printable if char not in "\r\x0b\x0c")]
 MIXED = (
@@ -72,10 +72,12 @@ def engine(model, kind="static", **settings):
     return choose(config, loading.Loaded(model, tokenizer(), CPU))
 
 
-def static(model, **settings) -> StaticEngine:
-    """The static engine on this model, warmed up."""
-    found, _ = engine(model, **settings)
+def static(model, way=None, **settings) -> StaticEngine:
+    """The static engine on this model, warmed up; with a `way` it runs its batches so."""
+    found, _ = engine(model, **{**decoding(way), **settings})
     assert isinstance(found, StaticEngine)
+    if way is not None:
+        check_way(found, way)
     return found
 
 

@@ -17,30 +17,38 @@ def chosen(monkeypatch):
     def go(asked: str, kind: str = "cpu", unsupported: Exception | None = None, stay: str | None = None):
         done: list = []
         loaded = SimpleNamespace(
-            model="model", tokenizer="tokenizer", device=torch.device(kind), notes=("a line on loading",)
+            model="model",
+            tokenizer="tokenizer",
+            device=torch.device(kind),
+            notes=("a line on loading",),
+            findings="what is known",
         )
         config = RunConfig(prompts="p", engine=asked)
 
         def engine(name: str):
             def make(*given):
-                assert given == ("model", "tokenizer", config, loaded.device)
+                more = (42,) if name == "continuous" else ()
+                assert given == ("model", "tokenizer", config, loaded.device, *more)
 
                 def warm_up():
                     done.append(f"{name} warmed up")
+                    if name == "static":
+                        assert made.findings == "what is known"
                     if name == "continuous" and unsupported is not None:
                         raise unsupported
 
                 done.append(name)
-                return SimpleNamespace(
+                made = SimpleNamespace(
                     name=name, why_rows_stay=stay, warm_up=warm_up, add_notes=lambda notes: done.append((name, notes))
                 )
+                return made
 
             return make
 
         monkeypatch.setattr(choose, "StaticEngine", engine("static"))
         monkeypatch.setattr(choose, "ContinuousEngine", engine("continuous"))
         monkeypatch.setattr(choose, "free_memory", lambda device: done.append(("freed", device)))
-        found, why = choose.choose(config, loaded)
+        found, why = choose.choose(config, loaded, 42)
         return found.name, why, done
 
     return go
@@ -48,7 +56,7 @@ def chosen(monkeypatch):
 
 STATIC = ["static", ("static", ("a line on loading",)), "static warmed up"]
 CONTINUOUS = ["continuous", ("continuous", ("a line on loading",)), "continuous warmed up"]
-NOT_MEASURED = "the continuous one was not measured on this device yet; --engine continuous takes it"
+NOT_MEASURED = "neither engine was measured on this kind of device yet; --engine continuous takes the other one"
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """What the continuous engine asks of transformers' manager, and what it makes of what the manager says. The
 manager is a stand-in without a thread."""
 
+import contextlib
 import time
 from collections import deque
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 from rankdeck.runner.engine import continuous, memory, private_names
 from rankdeck.runner.engine.continuous import NO_ROOM, ContinuousEngine, Unsupported, UnusableLogitsError
 from rankdeck.runner.engine.generation import long_texts
+from rankdeck.runner.engine.paged.attempts import Attempt, Attempts
 from rankdeck.runner.engine.rows import Answer, Cancelled, Progress
 from rankdeck.runner.engine.trials import told
 from rankdeck.runner.engine.trials.likeness import Likeness
@@ -37,9 +39,12 @@ class Manager:
         self.running = False
         self.background_thread_status = SimpleNamespace(fatal_error=None, local_status=0, DONT_STOP=0)
         self.current_batch = 0
-        self.lengths: list[int] = []
+        self.calls: list[int] = []
         self.batch_processor = SimpleNamespace(
-            scheduler=SimpleNamespace(active_requests={}), cache=SimpleNamespace(compute_free_capacity=lambda: 0.33333)
+            scheduler=SimpleNamespace(active_requests={}),
+            cache=SimpleNamespace(
+                compute_free_capacity=lambda: 0.33333, evict_cached_blocks=lambda: self.done.append("forgot")
+            ),
         )
 
     def warmup(self):
@@ -56,8 +61,17 @@ class Manager:
         self.done.append(("stop", how))
         self.running = False
 
-    def add_request(self, ids, **how):
-        self.requests.append((ids, how))
+    def add_requests(self, inputs, **how):
+        names = [str(len(self.requests) + place) for place in range(len(inputs))]
+        self.calls.append(len(inputs))
+        self.requests += [(ids, how) for ids in inputs]
+        return names
+
+    @contextlib.contextmanager
+    def pause(self):
+        self.done.append("paused")
+        yield
+        self.done.append("goes on")
 
     def get_result(self, timeout):
         self.waits.append(timeout)
@@ -89,32 +103,33 @@ def managers(model, monkeypatch):
 def begun(model, managers, *keys, **settings):
     """An engine with rows of these keys in flight, and its manager."""
     one = make(model, kind=ContinuousEngine, **settings)
-    for key in keys:
-        one.submit(key, [5, 6])
+    if keys:
+        one.submit([(key, [5, 6]) for key in keys])
     return one, managers.all[-1] if managers.all else None
 
 
 def test_rows_are_handed_in_with_what_ends_them_to_a_manager_that_is_started_once(model, managers):
     one = make(model, {"eos_token_id": [9, 4]}, ContinuousEngine, max_new_tokens=7)
     assert one.in_flight == 0
-    one.submit("a", (5, 6))
-    one.submit("b", [7], max_new_tokens=3)
+    one.submit([("a", (5, 6)), ("b", [8])])
+    one.submit([("c", [7])], max_new_tokens=3)
     (manager,) = managers.all
-    common = {"eos_token_id": [4, 9], "record_timestamps": True}
+    assert manager.settings["generation_config"].eos_token_id == [4, 9]
+    assert manager.calls == [2, 1], "those that begin together are handed in together"
     assert manager.requests == [
-        ([5, 6], {"request_id": "0", "max_new_tokens": 7, **common}),
-        ([7], {"request_id": "1", "max_new_tokens": 3, **common}),
+        ([5, 6], {"max_new_tokens": 7, "record_timestamps": True}),
+        ([8], {"max_new_tokens": 7, "record_timestamps": True}),
+        ([7], {"max_new_tokens": 3, "record_timestamps": True}),
     ]
     assert manager.done == ["start"]
-    assert one.in_flight == 2
+    assert one.in_flight == 3
 
 
 def test_where_nothing_ends_a_row_it_is_told_so_by_a_token_that_there_is_not(model, managers):
     _, manager = begun(model, managers, "a", ignore_eos=True)
-    assert manager.requests[0][1]["eos_token_id"] == -1
     assert manager.settings["generation_config"].eos_token_id == -1
     _, manager = begun(model, managers, "a")
-    assert manager.settings["generation_config"].eos_token_id == EOS
+    assert manager.settings["generation_config"].eos_token_id == [EOS]
 
 
 def test_the_manager_is_made_for_the_run_its_device_and_its_model(model, managers, monkeypatch):
@@ -124,17 +139,15 @@ def test_the_manager_is_made_for_the_run_its_device_and_its_model(model, manager
         asked.append((given, named))
         return "settings"
 
-    def attention_to_pin(*given):
-        asked.append(given)
-        return None
-
     monkeypatch.setattr(continuous, "batching_config", batching_config)
-    monkeypatch.setattr(continuous, "attention_to_pin", attention_to_pin)
-    one, manager = begun(model, managers, "a")
+    monkeypatch.setattr(continuous, "paged_attention", lambda *given: asked.append(given))
+    one = make(model, kind=lambda *given: ContinuousEngine(*given, 42))
+    one.submit([("a", [5])])
+    (manager,) = managers.all
     own = model.config._attn_implementation
     assert asked == [
-        (one._config, CPU, torch.float32, own),
-        ((one._config, CPU, 128, one.kv_bytes_per_token()), {"dtype": torch.float32}),
+        (CPU, own),
+        ((one._config, CPU, 128, one.kv_bytes_per_token()), {"prompts": 42, "compiled": False}),
     ]
     assert manager.settings["continuous_batching_config"] == "settings"
     assert manager.settings["attention"] == own
@@ -155,7 +168,7 @@ def test_the_model_has_its_own_way_to_prepare_logits_again_after_a_manager_that_
 
     monkeypatch.setattr(model, "init_continuous_batching", fail)
     with pytest.raises(ValueError, match="no memory"):
-        make(model, kind=ContinuousEngine).submit("a", [5])
+        make(model, kind=ContinuousEngine).submit([("a", [5])])
     assert "_get_logits_processor" not in vars(model)
 
 
@@ -224,7 +237,7 @@ def test_a_manager_that_ends_without_a_reason_is_an_error_too(model, managers):
     one, manager = begun(model, managers, "a")
     manager.running = False
     with pytest.raises(RuntimeError, match=r"^continuous batching ended by itself$"):
-        one.submit("b", [5])
+        one.submit([("b", [5])])
     assert len(manager.requests) == 1
 
 
@@ -270,7 +283,7 @@ def test_of_a_row_whose_logits_are_no_numbers_the_next_call_tells_and_the_rows_b
         one.ended(0.0)
     assert str(raised.value).startswith("the model's logits are NaN at new token 2, in float32: ")
     assert one.in_flight == 0
-    one.submit("d", [5])
+    one.submit([("d", [5])])
     assert len(managers.all) == 2, "with a cache that has nothing of it"
     assert one.ended(0.0) == [], "told once"
 
@@ -278,7 +291,7 @@ def test_of_a_row_whose_logits_are_no_numbers_the_next_call_tells_and_the_rows_b
 def test_its_figures_are_the_managers_and_none_where_there_is_none(model, managers):
     one = make(model, kind=ContinuousEngine)
     assert (one.steps, one.tokens_in_flight(), one._longest_in_flight(), one.cache_used()) == (0, 0, 0, None)
-    one.submit("a", [5])
+    one.submit([("a", [5])])
     (manager,) = managers.all
     manager.current_batch = 11
     active = manager.batch_processor.scheduler.active_requests
@@ -329,7 +342,7 @@ def test_closed_it_stops_what_runs_and_frees_its_cache_and_a_new_row_begins_anew
     assert (one.in_flight, one.steps) == (0, 0)
     one.close()
     assert managers.freed == [CPU], "there is nothing more to close"
-    one.submit("b", [5])
+    one.submit([("b", [5])])
     assert managers.all[-1].done == ["start"]
 
 
@@ -356,8 +369,8 @@ def answering(one, managers, clock, *looks):
     waiting = deque(looks)
     submit = one.submit
 
-    def submitting(key, ids, **more):
-        submit(key, ids, **more)
+    def submitting(rows, **more):
+        submit(rows, **more)
         manager = managers.all[-1]
 
         def get_result(timeout):
@@ -428,6 +441,20 @@ def test_progress_of_a_closed_batch_is_the_longest_row_and_all_tokens_five_times
     assert seen == [(100.125, Progress(4, 9)), (100.375, Progress(4, 9))], "and none of no row"
 
 
+@pytest.mark.parametrize(("measure", "forgets"), [(True, True), (True, False), (False, True)])
+def test_before_a_batch_is_measured_what_other_rows_left_to_share_is_forgotten(
+    model, managers, clock, monkeypatch, measure, forgets
+):
+    monkeypatch.setattr(continuous, "can_share_blocks", lambda: forgets)
+    one = make(model, kind=ContinuousEngine)
+    answering(one, managers, clock, [output("0", [8, 9], times=[1.0, 2.0])], [output("1", [8, 9], times=[1.0, 2.0])])
+    for _ in range(2):
+        one.generate(prompts("a"), measure=measure)
+    (manager,) = managers.all
+    # Between its steps: its thread may still be putting blocks away. Before the first batch there are none.
+    assert manager.done == ["start", *(["paused", "forgot", "goes on"] if measure and forgets else [])]
+
+
 def test_a_closed_batch_that_is_abandoned_leaves_no_row_to_the_next(model, managers, clock):
     one, asked = make(model, kind=ContinuousEngine), []
     answering(one, managers, clock)
@@ -492,6 +519,43 @@ def test_what_goes_wrong_in_the_warm_up_closes_it_and_is_the_reason_unless_the_g
     assert managers.freed == [CPU], "its cache is free for the engine that takes its place"
 
 
+@pytest.mark.parametrize("failing", ["attention", "warmup", "answers"])
+def test_what_makes_it_faster_is_left_out_in_turn_where_it_fails_and_that_is_said(
+    model, managers, monkeypatch, failing
+):
+    one = make(model, kind=lambda *given: ContinuousEngine(*given, 42))
+    own, asked, opened, fails = model.config._attn_implementation, [], [], [True, True, False]
+    each = (Attempt("flash_attention_3", compiled=True), Attempt("flash_attention_2"), Attempt())
+    monkeypatch.setattr(continuous, "attempts", lambda *given: asked.append(given) or Attempts(each, "a line"))
+    monkeypatch.setattr(continuous, "batching_config", lambda *_, compiled, **__: opened.append(compiled))
+
+    def attention(name):
+        model.config._attn_implementation = name
+        if failing == "attention" and name != own and fails.pop(0):
+            raise ImportError("no kernel\nand why")
+
+    def warmup(manager):
+        if failing == "warmup" and fails.pop(0):
+            raise ImportError("no kernel\nand why")
+
+    monkeypatch.setattr(model, "set_attn_implementation", attention)
+    monkeypatch.setattr(Manager, "warmup", warmup)
+    monkeypatch.setattr(one, "_same_as_alone", lambda *_: failing != "answers" or not fails.pop(0))
+    one.warm_up()
+    assert asked == [(one._config, CPU, model, 42)]
+    said = "a few tokens had other probabilities than in each prompt alone"
+    said = said if failing == "answers" else "ImportError: no kernel"
+    assert one.take_notes() == [
+        "a line",
+        f"the continuous engine does without flash_attention_3 and compiled decode steps: {said}",
+        f"the continuous engine does without flash_attention_2: {said}",
+    ]
+    assert opened == ([False] if failing == "attention" else [True, False, False])
+    assert managers.all[-1].settings["attention"] == own
+    assert len(managers.freed) == (0 if failing == "attention" else 2), "each has its room for the next"
+    one.close()
+
+
 @pytest.mark.parametrize("same", [True, False])
 def test_a_warm_up_is_over_when_the_rows_together_are_those_alone(model, managers, monkeypatch, same):
     one, order = make(model, kind=ContinuousEngine), []
@@ -512,18 +576,19 @@ def test_a_warm_up_is_over_when_the_rows_together_are_those_alone(model, manager
         row.agrees = agrees(row.number)
     monkeypatch.setattr(told, "alone", lambda *given: order.append(given) or (alone, likeness))
     monkeypatch.setattr(one, "_synchronise", lambda: order.append("waited"))
-    add_request = Manager.add_request
+    add_requests = Manager.add_requests
 
-    def adding(manager, ids, **how):
-        add_request(manager, ids, **how)
+    def adding(manager, inputs, **how):
+        names = add_requests(manager, inputs, **how)
         if len(manager.requests) == len(alone):
             manager.results += [
                 output("1", [8], logprobs=[-2.0]),
                 output("2", error="no"),
                 output("0", [9], logprobs=[-1]),
             ]
+        return names
 
-    monkeypatch.setattr(Manager, "add_request", adding)
+    monkeypatch.setattr(Manager, "add_requests", adding)
     if same:
         one.warm_up()
     else:

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from rankdeck.runner.engine import continuous, continuous_config, memory
+from rankdeck.runner.engine import continuous, memory
 from rankdeck.runner.engine.continuous import ContinuousEngine, Unsupported
-from rankdeck.runner.engine.continuous_config import attention_to_pin, batching_config, cache_share
+from rankdeck.runner.engine.paged.config import LEAST_SHARE, batching_config, cache_share
 from rankdeck.runner.protocol.config import RunConfig
 from tests.runner.engine.tiny import make, prompts
 
@@ -17,7 +17,7 @@ def test_ranks_that_share_a_gpu_come_to_as_much_of_it_in_whatever_order_they_loa
     second = 22 * GIB * cache_share(40 * GIB, 15 * GIB, 22 * GIB)
     assert first == pytest.approx(0.85 * 40 * GIB - 15 * GIB)
     assert second == pytest.approx(0.85 * 22 * GIB), "never all that is free"
-    assert cache_share(20 * GIB, 30 * GIB, 10 * GIB) == continuous_config.LEAST_SHARE
+    assert cache_share(20 * GIB, 30 * GIB, 10 * GIB) == LEAST_SHARE
 
 
 def test_a_rank_asks_for_its_share_of_a_shared_gpu_and_leaves_a_gpu_of_its_own_to_the_library(monkeypatch):
@@ -31,32 +31,9 @@ def test_a_rank_asks_for_its_share_of_a_shared_gpu_and_leaves_a_gpu_of_its_own_t
     assert shares == [None, pytest.approx((0.85 * 40 - 14) / 60)]
 
 
-@pytest.mark.parametrize(
-    ("dtype", "capability", "flash"),
-    [
-        (torch.bfloat16, (9, 0), True),
-        (torch.float16, (8, 0), True),
-        (torch.float32, (9, 0), False),
-        (torch.bfloat16, (7, 5), False),
-    ],
-)
-def test_flash_attention_is_left_to_the_library_where_it_takes_the_dtype_on_the_gpu(
-    monkeypatch, dtype, capability, flash
-):
-    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda _: 1.0)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
-    gpu, config = torch.device("cuda:0"), RunConfig(prompts="p")
-    settings = batching_config(config, gpu, None, None, dtype=dtype)
-    pinned = attention_to_pin(config, gpu, dtype, "sdpa")
-    if hasattr(settings, "auto_switch_to_flash"):
-        assert (settings.auto_switch_to_flash, pinned) == (flash, None)
-    else:  # transformers 5.17
-        assert pinned == (None if flash else "paged|sdpa")
-
-
 def test_an_attention_that_is_pinned_is_set_before_the_manager_comes_and_given_back_after(model, monkeypatch):
     own, seen = model.config._attn_implementation, []
-    monkeypatch.setattr(continuous, "attention_to_pin", lambda *_: "paged|eager")
+    monkeypatch.setattr(continuous, "paged_attention", lambda *_: "paged|eager")
     init = model.init_continuous_batching
 
     def look(**arguments):

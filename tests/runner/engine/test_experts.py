@@ -1,5 +1,6 @@
 """The routed experts of a loaded model are told from the parameters that every token uses."""
 
+import contextlib
 import inspect
 from types import SimpleNamespace
 
@@ -8,9 +9,10 @@ import pytest
 import torch
 import transformers
 
-from rankdeck.runner.engine.experts import decoding_in_groups, experts_of
+from rankdeck.runner.engine.experts import decode_products, decoding_in_groups, experts_of
 from rankdeck.runner.protocol import Experts, RankReady
-from tests.runner.engine.test_engine import make
+from tests.runner.engine.lone import alone, static, texts_of, tiny
+from tests.runner.engine.tiny import BOTH_WAYS, make
 
 TINY = {
     "vocab_size": 32, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2,
@@ -104,6 +106,32 @@ def test_decoding_copies_experts_for_its_rows_only_while_these_are_fewer_than_al
     with decoding_in_groups(mixtral, experts_of(mixtral), rows):
         assert (mixtral._optimize_model_for_decode == own) is not in_groups
     assert mixtral._optimize_model_for_decode == own
+
+
+@pytest.mark.parametrize(("rows", "in_groups"), [(1, False), (4, False), (5, True), (64, True)])
+def test_steps_outside_generate_have_the_products_that_generate_would_use_for_as_many_rows(rows, in_groups):
+    config = transformers.MixtralConfig(**TINY, num_local_experts=8, num_experts_per_tok=2)
+    mixtral, did = transformers.AutoModelForCausalLM.from_config(config), []
+
+    @contextlib.contextmanager
+    def optimised():
+        did.append("in")
+        yield
+        did.append("out")
+
+    mixtral._optimize_model_for_decode = optimised
+    with decode_products(mixtral, experts_of(mixtral), rows):
+        assert did == ([] if in_groups else ["in"])
+    assert did == ([] if in_groups else ["in", "out"])
+    with decode_products(mixtral, None, rows):
+        assert did == ([] if in_groups else ["in", "out"]), "a model without experts has one way"
+
+
+@BOTH_WAYS
+def test_a_mixture_of_experts_is_run_either_way_and_answers_as_alone(way):
+    shape = {"num_key_value_heads": 2, "num_local_experts": 4, "num_experts_per_tok": 2}
+    expected = alone(tiny("mixtral", **shape))
+    assert texts_of(static(tiny("mixtral", **shape), way)) == expected
 
 
 def test_transformers_still_changes_over_in_the_place_that_is_taken():

@@ -9,6 +9,7 @@ import torch
 from rankdeck.runner.engine import loading, weights
 from rankdeck.runner.engine.generation import settings, vocabulary
 from rankdeck.runner.engine.trials import packing
+from rankdeck.runner.engine.trials.findings import NOTHING_KEPT
 from rankdeck.runner.protocol.config import RunConfig
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 1)
@@ -43,7 +44,9 @@ def load(monkeypatch):
         monkeypatch.setattr(vocabulary, "settle_config", lambda given: [f"settled: {given is model_config}"])
         monkeypatch.setattr(settings, "read", lambda path: (generation, [f"set aside in {path}"]))
         monkeypatch.setattr(weights, "checked", lambda *given: [f"checked: {given == (model, 'found', 'the/model')}"])
-        monkeypatch.setattr(packing, "pack", lambda *given: f"packed: {given == (model, 'the tokenizer')}")
+        monkeypatch.setattr(
+            packing, "pack", lambda *given: f"packed: {given == (model, 'the tokenizer', NOTHING_KEPT)}"
+        )
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda of: (1000 * (of.index + 1), 9999))
         return loading.load(config, "the/model", at), asked
 
@@ -83,9 +86,8 @@ def test_what_a_run_asks_for_reaches_transformers(load):
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("settings", [{"compile": True}, {"device": "cuda"}])
-def test_only_a_model_on_the_cpu_that_is_not_compiled_is_packed(load, settings):
-    loaded, _ = load(GPU if "device" in settings else CPU, **settings)
+def test_only_a_model_on_the_cpu_is_packed(load):
+    loaded, _ = load(GPU, device="cuda")
     assert not [line for line in loaded.notes if line.startswith("packed")]
 
 

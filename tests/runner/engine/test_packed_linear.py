@@ -119,15 +119,13 @@ def test_kernels_that_compute_something_else_are_not_used(monkeypatch: pytest.Mo
     assert pack(llama()) == 0
 
 
-def test_a_model_that_is_loaded_for_the_cpu_is_packed_unless_it_is_compiled(tmp_path, monkeypatch) -> None:
+def test_a_model_that_is_loaded_for_the_cpu_is_packed(tmp_path, monkeypatch) -> None:
     llama().save_pretrained(tmp_path)
     monkeypatch.setattr(
         transformers.AutoTokenizer, "from_pretrained", lambda *_, **__: type("T", (), {"pad_token_id": 0})
     )
-    for asked, expected in (({}, True), ({"compile": True}, False)):
-        config = RunConfig(prompts="p", device="cpu", **asked)
-        model = loading.load(config, str(tmp_path), torch.device("cpu")).model
-        assert any(isinstance(module, packed_linear.PackedLinear) for module in model.modules()) == expected
+    model = loading.load(RunConfig(prompts="p", device="cpu"), str(tmp_path), torch.device("cpu")).model
+    assert any(isinstance(module, packed_linear.PackedLinear) for module in model.modules())
 
 
 def test_a_torch_without_these_kernels_is_not_asked_to_try(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,20 +8,21 @@ import torch
 import transformers
 
 from rankdeck.runner.engine import choose, loading, private_names
-from rankdeck.runner.engine.private_names import COMPILED, CONTINUOUS, NEWEST, OLDEST, STATIC, Name
+from rankdeck.runner.engine.private_names import CONTINUOUS, NEWEST, OLDEST, STATIC, Name
 from rankdeck.runner.machine import doctor
 from rankdeck.runner.protocol.config import RunConfig
 from tests import ROOT
 from tests.runner.engine.tiny import ByteTokenizer
 
 ENGINE = Path(private_names.__file__).parent
+OF_CONTINUOUS = {ENGINE / "continuous.py", *(ENGINE / "paged").glob("*.py")}
 OF_TORCH = {"_reorder_linear_weight", "_linear_pointwise", "_set_allocator_settings", "_version"}
 """torch's: operators that `packed_linear` tries out before it uses them, a way out where memory does not work, and the
 count of a tensor's changes, which its autograd is made of."""
 
 
 def test_this_transformers_has_every_name():
-    assert private_names.missing((*STATIC, *COMPILED, *CONTINUOUS)) == []
+    assert private_names.missing((*STATIC, *CONTINUOUS)) == []
 
 
 def test_a_name_that_is_gone_is_said_with_the_release_and_the_cure(monkeypatch):
@@ -31,16 +32,13 @@ def test_a_name_that_is_gone_is_said_with_the_release_and_the_cure(monkeypatch):
     assert said.startswith("transformers 5.99.0 has no DynamicLayer.reorder_cache, which the static engine needs")
     assert "pip install" in said
     with pytest.raises(RuntimeError, match=r"DynamicLayer\.reorder_cache"):
-        private_names.require_static(compiled=False)
+        private_names.require_static()
 
 
 def test_only_what_a_run_uses_has_to_be_there(model, monkeypatch):
     gone = Name("transformers.cache_utils", "Cache", "no_such_attribute")
-    monkeypatch.setattr(private_names, "COMPILED", (gone,))
-    private_names.require_static(compiled=False)
-    with pytest.raises(RuntimeError, match=r"Cache.no_such_attribute, which --compile needs"):
-        private_names.require_static(compiled=True)
     monkeypatch.setattr(private_names, "CONTINUOUS", (gone,))
+    private_names.require_static()
     config = RunConfig(prompts="p", engine="continuous", max_new_tokens=4)
     engine, why = choose.choose(config, loading.Loaded(model, ByteTokenizer(), torch.device("cpu")))
     assert engine.name == "static"
@@ -69,13 +67,18 @@ def test_an_attribute_that_only_the_constructor_sets_is_found(monkeypatch):
 def test_the_doctor_and_the_package_name_the_same_releases():
     oldest, newest = ([int(part) for part in release.split(".")] for release in (OLDEST, NEWEST))
     assert doctor.TESTED["transformers"] == (tuple(oldest), tuple(newest))
-    assert f'"transformers>={OLDEST},<6"' in (ROOT / "pyproject.toml").read_text()
+    package = (ROOT / "pyproject.toml").read_text()
+    assert f'"transformers>={OLDEST},<6"' in package
+    assert f'gpu = ["transformers[kernels]>={OLDEST},<6"]' in package
 
 
 def test_every_private_name_that_engine_code_touches_is_listed():
-    listed = {name.attribute for name in (*STATIC, *COMPILED, *CONTINUOUS)} | OF_TORCH
-    touched = {name for path in ENGINE.rglob("*.py") for name in _private_names(ast.parse(path.read_text()))}
-    assert touched <= listed, f"add to private_names: {sorted(touched - listed)}"
+    of_any = set(ENGINE.rglob("*.py")) - OF_CONTINUOUS
+    for paths, names in ((of_any, STATIC), (OF_CONTINUOUS, (*STATIC, *CONTINUOUS))):
+        listed = {name.attribute for name in names} | OF_TORCH
+        touched = {name for path in paths for name in _private_names(ast.parse(path.read_text()))}
+        assert touched
+        assert touched <= listed, f"add to private_names: {sorted(touched - listed)}"
 
 
 def _private_names(tree):
@@ -107,11 +110,3 @@ def test_the_field_of_a_data_class_is_found_though_only_its_objects_have_it():
     field = Name("transformers.generation.continuous_batching.requests", "GenerationOutput", "timestamps")
     assert private_names.missing([field]) == []
     assert private_names.missing([field._replace(attribute="no_such_field")]) != []
-
-
-def test_steps_are_compiled_only_where_the_static_engine_works_too(monkeypatch):
-    gone = Name("transformers.cache_utils", "Cache", "no_such_attribute")
-    monkeypatch.setattr(private_names, "STATIC", (gone,))
-    for compiled in (False, True):
-        with pytest.raises(RuntimeError, match=r"no_such_attribute, which the static engine needs"):
-            private_names.require_static(compiled=compiled)

@@ -5,7 +5,7 @@ import pytest
 from rankdeck.runner.engine import rows
 from rankdeck.runner.engine.rows import slots_read
 from tests.runner.engine.test_engine import MIXED
-from tests.runner.engine.tiny import TEXTS, ending_early, make, prompts
+from tests.runner.engine.tiny import BOTH_WAYS, TEXTS, ending_early, make, prompts
 
 
 def watched(engine, texts):
@@ -24,22 +24,26 @@ def watched(engine, texts):
         hook.remove()
 
 
-def test_of_rows_that_have_left_nothing_is_read(model):
-    result, attended = watched(ending_early(model), TEXTS)
+@BOTH_WAYS
+def test_of_rows_that_have_left_nothing_is_read(model, way):
+    result, attended = watched(ending_early(model, way=way), TEXTS)
     assert result.row_steps < 4 * result.steps, "the test needs rows that leave"
     assert result.slots_read == attended
 
 
-def test_a_fixed_length_reads_all_rows_to_the_end(model):
-    result, attended = watched(make(model, ignore_eos=True), TEXTS)
+@BOTH_WAYS
+def test_a_fixed_length_reads_all_rows_to_the_end(model, way):
+    one = make(model, ignore_eos=True, way=way)
+    one._may_join = False
+    result, attended = watched(one, TEXTS)
     assert result.slots_read == attended == 4 * sum(40 + step for step in range(1, 12))
 
 
+@BOTH_WAYS
 @pytest.mark.parametrize("settings", [{}, {"ignore_eos": True}, {"max_new_tokens": 1}])
-def test_groups_are_read_as_wide_as_they_were_joined(model, monkeypatch, settings):
+def test_groups_are_read_as_wide_as_they_were_joined(model, monkeypatch, settings, way):
     monkeypatch.setitem(rows.GROUP_SLOTS, "cpu", 8)
-    one = ending_early(model, **settings)
-    one.warm_up()
+    one = ending_early(model, way=way, **settings)
     result, attended = watched(one, MIXED)
     assert result.slots_read == attended
 

@@ -1,5 +1,5 @@
-"""What the static engine decides from what was found out of a model, and what it hands to a call of `generate`. Nothing
-is found out here: the findings are made up."""
+"""What the static engine decides from what was found out of a model, and what it gives `generate` or the decode loop.
+Nothing is found out here: the findings are made up."""
 
 import contextlib
 import copy
@@ -9,37 +9,51 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from rankdeck.runner.engine import compiling, rows, static
-from rankdeck.runner.engine.compiling import BEFORE, ON_A_CPU
-from rankdeck.runner.engine.generation import logit_rules, long_texts, marks
+from rankdeck.runner.engine import rows, static
+from rankdeck.runner.engine.decoding import forward, lookup_attention
+from rankdeck.runner.engine.generation import by_generate, logit_rules, long_texts, marks
+from rankdeck.runner.engine.generation.answers import answers_of
 from rankdeck.runner.engine.private_names import CACHE
 from rankdeck.runner.engine.rows import Answer, Cancelled
 from rankdeck.runner.engine.static import StaticEngine
-from rankdeck.runner.engine.trials import rehearsal, static_cache
+from rankdeck.runner.engine.trials import rehearsal
 from rankdeck.runner.engine.trials.rehearsal import Found
-from tests.runner.engine.tiny import TEXTS, ending_early, make, prompts
+from tests.runner.engine.tiny import BOTH_WAYS, TEXTS, ending_early, make, prompts
 
-NO_WIDTHS = "--compile has no effect: it pads prompts to few lengths, so that few are compiled"
+NOT_ITS_OWN = f"{static.BY_GENERATE}: {static.OTHER}"
 
 
-def warmed(model, monkeypatch, found: Found, **settings) -> StaticEngine:
-    asked = []
-    monkeypatch.setattr(rehearsal, "rehearse", lambda *given: asked.append(given) or found)
-    one = make(model, **settings)
-    one._synchronise = lambda: asked.append("waited")
+def warmed(model, monkeypatch, found: Found, *, tried=True, one=None, **settings) -> StaticEngine:
+    """The engine `one`, else a new one, warmed up with these findings; `tried` is whether the decode loop was.
+
+    Where rows may be joined, but not by lookup, the loop is tried with the model's own attention too.
+    """
+    trials, waited = [], []
+    monkeypatch.setattr(lookup_attention, "is_there", lambda: True)
+    monkeypatch.setattr(rehearsal, "rehearse", lambda *given, **named: trials.append((given, named)) or found)
+    one = one or make(model, **settings)
+    one._synchronise = lambda: waited.append(len(trials))
     one.take_notes()
     one.warm_up()
-    assert asked == [(model, one.tokenizer, 0, torch.device("cpu")), "waited"]
+    assert waited == [len(trials)], "once, at the end"
+    for (*given, in_loop, findings), _ in trials:
+        assert given == [model, one.tokenizer, 0, torch.device("cpu")]
+        assert (in_loop is not None) == tried
+        assert findings is one.findings
+    loops = ["by lookup", "in the loop"] if found.may_join and not found.loops else ["by lookup"]
+    assert [named for _, named in trials] == ([{"loop": loop} for loop in loops] if tried else [{}])
     return one
 
 
 @pytest.mark.parametrize(
     ("found", "notes", "joins"),
     [
-        (Found("padded", None, True, False), [], True),
-        (Found("padded", None, False, False), [], False),
-        (Found("equal", None, False, False), [rehearsal.WORDS["equal"]], False),
-        (Found("alone", "it is alone", False, True), [rehearsal.WORDS["alone"]], False),
+        (Found("padded", None, True, False, True), [], True),
+        (Found("padded", None, True, False), [NOT_ITS_OWN], True),
+        (Found("padded", None, True, True, True), [NOT_ITS_OWN], True),
+        (Found("padded", None, False, False), [NOT_ITS_OWN], False),
+        (Found("equal", None, False, False), [rehearsal.WORDS["equal"], NOT_ITS_OWN], False),
+        (Found("alone", "it is alone", False, True), [rehearsal.WORDS["alone"], NOT_ITS_OWN], False),
     ],
 )
 def test_what_the_rehearsal_has_found_is_what_is_done_and_said(model, monkeypatch, found, notes, joins):
@@ -47,50 +61,58 @@ def test_what_the_rehearsal_has_found_is_what_is_done_and_said(model, monkeypatc
     assert (one._together, one._may_join, one.why_rows_stay) == (found.together, joins, found.why_rows_stay)
     assert one.take_notes() == notes
     assert (one._own_state is not None) == found.leaves_state
+    assert (one._workspace is not None) == (notes == [])
 
 
-def test_compiled_rows_stay_whatever_was_found_and_their_groups_are_not_joined(model, monkeypatch):
-    one = warmed(model, monkeypatch, Found("padded", "its cache", True, False), compile=True)
-    assert one._compiling is not None
-    assert one._leaving(4) is None
-    assert one._groups({0: 5, 1: 90}) == [[0, 1]]
-    assert one.take_notes() == [f"{BEFORE}; {ON_A_CPU}"]
+def test_who_asks_for_generate_gets_it_without_a_word_and_the_decode_loop_is_not_tried(model, monkeypatch):
+    one = warmed(model, monkeypatch, Found("padded", None, True, False), tried=False, decoding="generate")
+    assert (one._workspace, one._may_join, one.take_notes()) == (None, True, [])
 
 
-def test_a_model_that_fails_the_trial_of_a_static_cache_is_not_compiled_and_its_rows_may_leave(model, monkeypatch):
-    asked = []
-    monkeypatch.setattr(static_cache, "why_not", lambda *given: asked.append(given) or "it is wrong")
-    one = warmed(model, monkeypatch, Found("padded", None, True, False), compile=True)
-    assert asked == [(model, one.tokenizer, 0, torch.device("cpu"))]
-    assert (one._compiling, one._leaving(4)) == (None, 1)
-    assert one.take_notes() == ["--compile has no effect: it is wrong"], "once, and nothing of what compiling costs"
-    warmed(model, monkeypatch, Found("padded", None, True, False))
-    warmed(model, monkeypatch, Found("equal", None, False, False), compile=True)
-    assert len(asked) == 1, "only where it may be compiled"
+def over_two_devices(one, monkeypatch):
+    one.devices = [torch.device("cuda", 0), torch.device("cuda", 1)]
 
 
-def test_a_model_whose_rows_are_not_padded_is_not_compiled_and_its_rows_may_leave(model, monkeypatch):
-    one = warmed(model, monkeypatch, Found("equal", None, False, False), compile=True)
-    assert (one._compiling, one.why_rows_stay) == (None, None)
-    assert one.take_notes() == [rehearsal.WORDS["equal"], NO_WIDTHS]
-    one.close()
+def with_processors_of_its_own(one, monkeypatch):
+    one._rules.has_own = True
 
 
-def test_compiling_is_announced_with_what_it_costs_on_a_cpu_or_with_why_it_is_not_done(model, monkeypatch):
-    assert make(model).take_notes() == []
-    assert make(model, compile=True).take_notes() == [], "it is not known yet whether it works"
-    assert compiling.announced("cpu") == f"{BEFORE}; {ON_A_CPU}"
-    assert compiling.announced("cuda") == BEFORE
+def with_flash_attention(one, monkeypatch):
+    monkeypatch.setattr(one.model.config.get_text_config(), "_attn_implementation", "flash_attention_2")
+
+
+def with_a_cache_of_another_name(one, monkeypatch):
+    def forward(self, input_ids, attention_mask, position_ids, cache_params): ...
+
+    monkeypatch.setattr(type(one.model), "forward", forward)
+
+
+@pytest.mark.parametrize(
+    ("kind", "why"),
+    [
+        (over_two_devices, "the model is spread over several devices"),
+        (with_processors_of_its_own, "its rows go one by one"),
+        (with_flash_attention, "its attention (flash_attention_2) takes no mask of its own"),
+        (with_a_cache_of_another_name, "it takes no positions, mask and cache from outside"),
+    ],
+)
+def test_what_rules_the_decode_loop_out_beforehand_is_said_and_it_is_not_tried(model, monkeypatch, kind, why):
+    one = make(model)
+    kind(one, monkeypatch)
+    notes = warmed(model, monkeypatch, Found("padded", None, True, False), tried=False, one=one).take_notes()
+    assert one._workspace is None
+    assert notes[-1] == f"{static.BY_GENERATE}: {why}"
+
+
+def test_without_a_warm_up_batches_go_by_generate_and_nothing_is_said(model):
+    assert (make(model)._workspace, make(model).take_notes()) == (None, [])
+
+
+def test_a_model_whose_long_texts_must_not_be_padded_does_not_go_by_the_decode_loop(model, monkeypatch):
     monkeypatch.setattr(long_texts, "padded_up_to", lambda config, context: 64 if context == 128 else None)
-    one = make(model, compile=True)
-    assert one.take_notes() == [
-        long_texts.words(64),
-        "--compile has no effect: it pads prompts, and long ones of this model must not be padded",
-    ]
-    assert (one._compiling, one.why_rows_stay) == (None, None)
-    monkeypatch.setattr(compiling, "why_not", lambda given: "it is quantised" if given is model else None)
-    assert make(model, compile=True).take_notes()[1:] == ["--compile has no effect: it is quantised"]
     assert make(model).take_notes() == [long_texts.words(64)]
+    one = warmed(model, monkeypatch, Found("padded", None, True, False, True))
+    assert (one._workspace, one.take_notes()) == (None, [NOT_ITS_OWN])
 
 
 def test_settings_that_are_applied_row_by_row_are_announced(model, monkeypatch):
@@ -123,15 +145,13 @@ def test_prompts_go_together_as_far_as_the_model_lets_them_and_long_ones_with_th
     assert one._parts(lengths, 8) == [[3], [4], [5], [6], [7]]
 
 
-def test_prompts_are_padded_to_a_multiple_of_8_or_of_64_where_steps_are_compiled(model):
-    plain, compiled = make(model), make(model, compile=True)
+def test_prompts_are_padded_to_a_multiple_of_8_where_their_lengths_differ(model):
+    plain = make(model)
     assert [plain._rounded(length) for length in (1, 8, 9, 64, 65)] == [8, 8, 16, 64, 72]
-    assert [compiled._rounded(length) for length in (1, 64, 65)] == [64, 64, 128]
     assert [plain._width(lengths) for lengths in ([5, 5], [5], [5, 6], [3, 17])] == [5, 5, 8, 24]
-    assert [compiled._width(lengths) for lengths in ([5, 5], [3, 65])] == [64, 128]
 
 
-def test_groups_are_made_only_where_their_caches_can_be_joined_and_nothing_is_compiled(model, monkeypatch):
+def test_groups_are_made_only_where_their_caches_can_be_joined(model, monkeypatch):
     asked = []
     monkeypatch.setattr(static, "group_by_width", lambda widths, cost: asked.append((widths, cost)) or [[1], [0]])
     one, lengths = make(model), {0: 5, 1: 90}
@@ -139,9 +159,6 @@ def test_groups_are_made_only_where_their_caches_can_be_joined_and_nothing_is_co
     one._may_join = True
     assert one._groups(lengths) == [[1], [0]]
     assert asked == [({0: 8, 1: 96}, one._group_slots)]
-    compiled = make(model, compile=True)
-    compiled._may_join = True
-    assert compiled._groups(lengths) == [[0, 1]]
 
 
 def test_rows_leave_only_if_something_may_end_them_and_nothing_keeps_them(model):
@@ -217,25 +234,57 @@ def test_logits_are_checked_as_tokens_are_chosen_and_as_the_model_wants(model, c
     assert (check._sampled, check._infinite_is_replaced) == (sampled, replaced)
 
 
-def test_the_device_is_waited_for_before_and_after_a_part_and_at_its_first_token(model, calls):
-    one, order = make(model, ignore_eos=True), []
-    one._synchronise = lambda: order.append(len(calls))
+@BOTH_WAYS
+def test_the_device_is_waited_for_before_and_after_a_part_and_at_its_first_token(model, way):
+    one, passes, order = make(model, ignore_eos=True, way=way), [], []
+    one._synchronise = lambda: order.append(len(passes))
+    hook = model.register_forward_hook(lambda *_: passes.append(True))
     one.generate(prompts("a", "b"))
-    assert order == [0, 1, 1]
+    hook.remove()
+    assert order == [0, 1, 12]
 
 
-def test_experts_are_decoded_in_groups_for_the_rows_of_each_call_and_not_where_graphs_are_captured(model, monkeypatch):
+def test_experts_are_decoded_in_groups_for_the_rows_of_each_call(model, monkeypatch):
     asked = []
-    monkeypatch.setattr(static, "decoding_in_groups", lambda *given: (asked.append(given), contextlib.nullcontext())[1])
+    monkeypatch.setattr(
+        by_generate, "decoding_in_groups", lambda *given: (asked.append(given), contextlib.nullcontext())[1]
+    )
     one = make(model, ignore_eos=True)
     one._experts = "experts"
     one.generate(prompts("a", "b"))
     assert asked == [(model, "experts", 2)]
-    nothing = dict.fromkeys(("prepare", "keep", "learn"), lambda *_: None)
-    for begun, experts in ((False, "experts"), (True, None)):
-        one._compiling = SimpleNamespace(begun=begun, **nothing)
-        one.generate(prompts("a"))
-        assert asked[-1] == (model, experts, 1)
+
+
+def test_in_the_decode_loop_experts_have_the_products_for_the_rows_of_each_step_and_the_model_s_own_after_it(
+    model, monkeypatch
+):
+    asked, entered = [], []
+
+    @contextlib.contextmanager
+    def products(*given):
+        asked.append(given)
+        entered.append(True)
+        yield
+        entered.pop()
+
+    monkeypatch.setattr(forward, "decode_products", products)
+    one = ending_early(model)
+    one._experts = "experts"
+    one.warm_up()
+    asked.clear()
+    counts = []
+    hook = model.register_forward_pre_hook(
+        lambda _, given, named: counts.append((len(named["input_ids"]), len(entered))), with_kwargs=True
+    )
+    result = one.generate(prompts(*TEXTS)).result
+    hook.remove()
+    steps = counts[-(result.steps - 1) :]
+    assert [given[:2] for given in asked] == [(model, "experts")] * len(asked)
+    assert [rows for _, _, rows in asked] == list(dict.fromkeys(rows for rows, _ in steps))
+    assert len(asked) > 1, "the test needs rows that leave"
+    assert {inside for _, inside in steps} == {1}
+    assert {inside for _, inside in counts[: -len(steps)]} == {0}, "prompts have their own products"
+    assert entered == []
 
 
 def test_what_a_model_keeps_of_the_part_before_is_forgotten_before_each_part(model):
@@ -244,21 +293,6 @@ def test_what_a_model_keeps_of_the_part_before_is_forgotten_before_each_part(mod
     one._own_state = SimpleNamespace(restore=lambda: restored.append(True))
     one.generate(prompts("a", "b", "c"))
     assert len(restored) == 3
-
-
-def test_a_compiled_batch_is_timed_with_its_rows_its_length_and_its_steps(model):
-    one, told = make(model, compile=True, ignore_eos=True), []
-    one._compiling = SimpleNamespace(
-        begun=False,
-        prepare=lambda generation, *given: told.append(("prepare", *given)),
-        keep=lambda *given: told.append(("keep", *given[:2], given[2] is not None)),
-        learn=lambda *given: told.append(("learn", *given[:3], given[3] > 0)),
-        forget=lambda: told.append("forget"),
-    )
-    one.generate(prompts("a", "bb"))
-    assert told == [("prepare", 2, 76), ("keep", 2, 76, True), ("learn", 2, 76, 12, True)]
-    one.close()
-    assert told[-1] == "forget"
 
 
 def test_the_tokens_of_a_long_model_s_answers_are_counted_as_this_batch_has_them(model):
@@ -282,22 +316,24 @@ def test_the_account_has_the_peaks_since_the_batch_began(model, monkeypatch):
     assert (result.peak_memory_bytes, result.reserved_memory_bytes) == (11, 22)
 
 
+@BOTH_WAYS
 @pytest.mark.parametrize("texts", [["a", "b"], ["x" * 300, "a"], ["x" * 300]])
-def test_what_cannot_be_answered_is_told_first_and_alone(model, texts):
+def test_what_cannot_be_answered_is_told_first_and_alone(model, texts, way):
     told: list = []
-    make(model, ignore_eos=True).generate(prompts(*texts), on_records=told.append)
+    make(model, ignore_eos=True, way=way).generate(prompts(*texts), on_records=told.append)
     unfit = [at for at, text in enumerate(texts) if len(text) > 100]
     fit = [at for at in range(len(texts)) if at not in unfit]
     assert [[record.index for record in records] for records in told] == [one for one in (unfit, fit) if one]
 
 
-def test_an_answer_is_an_error_only_if_its_last_token_was_chosen_from_unusable_logits(model):
-    one = make(model)
+def test_an_answer_is_an_error_only_if_its_last_token_was_chosen_from_unusable_logits():
     mark = len(marks.KINDS)
     stop, nan = (marks.KINDS.index(kind) for kind in ("stop string", "NaN"))
-    found = one._answers(
+    found = answers_of(
         [[5, 6, 7], [5, 1, 0], [5, 6, 7], [5, 6, 7], [5, 6, 1]],
         [2 * mark + stop, 3 * mark + nan, 2 * mark + nan, 0, 3 * mark + nan],
+        frozenset([1]),
+        torch.float32,
     )
     said = "the model's logits are NaN at new token {}, in float32: the weights or the model is damaged"
     assert found == [
@@ -310,11 +346,26 @@ def test_an_answer_is_an_error_only_if_its_last_token_was_chosen_from_unusable_l
 
 
 def test_a_cancelled_batch_lets_its_cache_be_and_a_failed_one_does_not(model):
-    one = make(model)
+    one = make(model, ignore_eos=True, way="loop")
     assert not one._closes_after(Cancelled())
     assert one._closes_after(torch.OutOfMemoryError())
     assert one._closes_after(KeyboardInterrupt())
+
+    def arena_after(error):
+        def raises():
+            raise error
+
+        with pytest.raises(type(error)):
+            one.generate(prompts(*TEXTS), cancelled=raises)
+        return one._workspace._arena
+
+    kept = arena_after(Cancelled())
+    assert kept is not None
+    assert arena_after(Cancelled()) is kept, "the next batch that fits has it"
+    assert arena_after(torch.OutOfMemoryError("CUDA out of memory.")) is None
+    one.generate(prompts(*TEXTS))
     one.close()
+    assert one._workspace._arena is None
 
 
 def test_the_cost_of_a_group_is_that_of_the_model_s_layers_and_parameters(model, monkeypatch):

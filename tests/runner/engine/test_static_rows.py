@@ -5,10 +5,12 @@ import time
 import pytest
 import torch
 
-from rankdeck.runner.engine import rows, static
+from rankdeck.runner.engine import rows
+from rankdeck.runner.engine.decoding.forward import Forward
+from rankdeck.runner.engine.generation import by_generate
+from rankdeck.runner.engine.generation.by_generate import ByGenerate
 from rankdeck.runner.engine.generation.cache_rows import KeptRows
-from rankdeck.runner.engine.static import StaticEngine
-from tests.runner.engine.tiny import TEXTS, ending_early, make, prompts
+from tests.runner.engine.tiny import BOTH_WAYS, TEXTS, ending_early, make, prompts
 
 EQUAL = ("first", "other", "third", "maybe")
 
@@ -64,67 +66,80 @@ def test_the_index_of_rows_that_stay_goes_to_each_device_once_whatever_the_layer
 
 @pytest.fixture
 def masks(monkeypatch):
-    """The attention masks of all calls of `generate`."""
+    """The attention masks of prompts, as `generate` is called or the decode loop prefills them; there None for none."""
     seen = []
-    call = StaticEngine._call
+    call, prefill = ByGenerate._call, Forward.prefill
     monkeypatch.setattr(
-        StaticEngine, "_call", lambda engine, ids, mask, *more: seen.append(mask) or call(engine, ids, mask, *more)
+        ByGenerate, "_call", lambda one, ids, mask, *more: seen.append(mask) or call(one, ids, mask, *more)
+    )
+    monkeypatch.setattr(
+        Forward, "prefill", lambda one, ids, mask, *more: seen.append(mask) or prefill(one, ids, mask, *more)
     )
     return seen
 
 
+@BOTH_WAYS
 @pytest.mark.parametrize("texts", [EQUAL, ("a lone prompt",)])
-def test_prompts_that_are_equally_long_are_not_padded_and_need_no_mask(model, masks, texts):
-    result = make(model, ignore_eos=True).generate(prompts(*texts)).result
-    assert all(mask.all() for mask in masks)
+def test_prompts_that_are_equally_long_are_not_padded_and_need_no_mask(model, masks, texts, way):
+    one = make(model, ignore_eos=True, way=way)
+    masks.clear()
+    result = one.generate(prompts(*texts)).result
+    (mask,) = masks
+    assert mask is None if way == "loop" else mask.all()
     assert result.padded_slots == 0
 
 
-def test_prompts_of_unlike_lengths_are_padded_to_a_multiple_of_8(model, masks):
-    make(model, ignore_eos=True).generate(prompts("first", "second", "3"))
+@BOTH_WAYS
+def test_prompts_of_unlike_lengths_are_padded_to_a_multiple_of_8(model, masks, way):
+    one = make(model, ignore_eos=True, way=way)
+    masks.clear()
+    one.generate(prompts("first", "second", "3"))
     assert [mask.shape for mask in masks] == [(3, 8)]
-    assert masks[0].sum(dim=1).tolist() == [6, 7, 2]
+    assert sorted(masks[0].sum(dim=1).tolist()) == [2, 6, 7]
 
 
+@BOTH_WAYS
 @pytest.mark.parametrize("texts", [EQUAL, ("first", "second")])
-def test_a_padding_token_in_a_prompt_is_text_there(model, texts):
+def test_a_padding_token_in_a_prompt_is_text_there(model, texts, way):
     pad = ord("s") + 3
-    answers = [make(model, {"pad_token_id": own}).generate(prompts(*texts)).records for own in (0, pad)]
+    answers = [make(model, {"pad_token_id": own}, way=way).generate(prompts(*texts)).records for own in (0, pad)]
     assert answers[0] == answers[1]
 
 
-def test_unpadded_rows_leave_and_the_others_go_on_as_if_nothing_had_happened(model, masks):
+@BOTH_WAYS
+def test_unpadded_rows_leave_and_the_others_go_on_as_if_nothing_had_happened(model, way):
     written = "".join(record.text for record in make(model, ignore_eos=True).generate(prompts(*EQUAL)).records)
     common = max(filter(str.isascii, written), key=written.count)
-    stays, leaves = (make(model, {"eos_token_id": ord(common) + 3}) for _ in range(2))
+    stays, leaves = (make(model, {"eos_token_id": ord(common) + 3}, way=how) for how in (None, way))
     stays.why_rows_stay = "the test wants it"
     whole, thinned = stays.generate(prompts(*EQUAL)), leaves.generate(prompts(*EQUAL))
     assert thinned.records == whole.records
     assert len({record.output_tokens for record in whole.records}) > 1, "the test needs a row that ends early"
-    assert len({len(mask) for mask in masks}) > 1, "and leaves"
+    assert thinned.result.row_steps < whole.result.row_steps, "and leaves"
 
 
+@BOTH_WAYS
 @pytest.mark.parametrize("kind", ["static", "dynamic", "offloaded", "quantized"])
-def test_whatever_cache_a_checkpoint_wants_its_rows_leave_and_nothing_is_compiled_unasked(model, kind):
+def test_whatever_cache_a_checkpoint_wants_its_rows_leave(model, kind, way):
     early = ending_early(model).generation.eos_token_id
-    one, plain = (make(model, {"eos_token_id": early, **own}) for own in ({"cache_implementation": kind}, {}))
-    one.warm_up()
+    own = {"eos_token_id": early, "cache_implementation": kind}
+    one, plain = make(model, own, way=way), make(model, {"eos_token_id": early})
     assert one.why_rows_stay is None
     assert one.generate(prompts(*TEXTS)).records == plain.generate(prompts(*TEXTS)).records
 
 
 def test_joining_groups_frees_their_own_caches_layer_by_layer(model, monkeypatch):
     monkeypatch.setitem(rows.GROUP_SLOTS, "cpu", 8)
-    one, join, given = make(model, ignore_eos=True), static.join, []
-    one.warm_up()
-    monkeypatch.setattr(static, "join", lambda caches, lacking: given.extend(caches) or join(caches, lacking))
+    one, join, given = make(model, ignore_eos=True, way="generate"), by_generate.join, []
+    monkeypatch.setattr(by_generate, "join", lambda caches, lacking: given.extend(caches) or join(caches, lacking))
     one.generate(prompts("a", "b" * 60, "c" * 30))
     assert len(given) == 3
     held = [part for cache in given[1:] for layer in cache.layers for part in (layer.keys, layer.values)]
     assert held == [None] * 8
 
 
-def test_the_time_of_decoding_is_without_records_and_progress_on_the_host(model, monkeypatch):
+@BOTH_WAYS
+def test_the_time_of_decoding_is_without_records_and_progress_on_the_host(model, monkeypatch, way):
     now = [0.0]
     monkeypatch.setattr(time, "perf_counter", lambda: now[0])
 
@@ -135,7 +150,7 @@ def test_the_time_of_decoding_is_without_records_and_progress_on_the_host(model,
         return advance
 
     hook = model.register_forward_hook(takes(1.0))
-    one = ending_early(model)
+    one = ending_early(model, way=way)
     monkeypatch.setattr(one.tokenizer, "decode", lambda *_, **__: takes(64.0)() or "text")
     now[0], texts = 0.0, ("a", "bb bb", "zz")
     output = one.generate(prompts(*texts), on_records=takes(4096.0), on_step=takes(512.0), measure=True)

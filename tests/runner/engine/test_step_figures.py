@@ -7,11 +7,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from rankdeck.runner.engine import rows, step_watch
+from rankdeck.runner.engine import rows
+from rankdeck.runner.engine.decoding.clock import Figures
 from rankdeck.runner.engine.generation import marks as marks_module
 from rankdeck.runner.engine.generation.marks import DrawableLogits, LogitCheck, Marks
 from rankdeck.runner.engine.rows import Answer, Cancelled, Progress, left_padded, trim
-from rankdeck.runner.engine.step_watch import Figures, StepWatch
+from rankdeck.runner.engine.step_watch import StepWatch
 
 CPU = torch.device("cpu")
 EOS, PAD = 1, 0
@@ -164,11 +165,12 @@ def test_the_figures_of_a_batch_are_those_of_its_parts_together(clock):
         watch = SimpleNamespace(
             first_token_at=10.0, clock=lambda seconds=seconds: 10.0 + seconds, steps=3 * part, step_seconds=step_seconds
         )
-        total.add(watch, 10.0 - part, 100 * part, 20 * part, 5 * part)
-    assert total == Figures(3.0, 6.0, 300, 9, 60, 15, [0.5, 0.5, 1.0])
+        total.add(Figures.of(watch, 10.0 - part, 100 * part, 20 * part, 5 * part))
+    assert total == Figures(3.0, 6.0, 300, 9, 60, 15, step_seconds=[0.5, 0.5, 1.0])
     plain = Figures()
-    plain.add(SimpleNamespace(first_token_at=1.0, clock=lambda: 1.0, steps=1, step_seconds=None), 0.0, 1, 1, 1)
-    assert plain == Figures(1.0, 0.0, 1, 1, 1, 1, None)
+    unmeasured = SimpleNamespace(first_token_at=1.0, clock=lambda: 1.0, steps=1, step_seconds=None)
+    plain.add(Figures.of(unmeasured, 0.0, 1, 1, 1))
+    assert plain == Figures(1.0, 0.0, 1, 1, 1, 1, step_seconds=None)
 
 
 # --- rows ---
@@ -262,4 +264,4 @@ def test_of_unusable_rows_the_continuous_engine_tells_by_tokens_that_are_all_equ
 
 
 def test_progress_is_told_as_often_as_people_can_read_it():
-    assert step_watch.PROGRESS_SECONDS == 0.2
+    assert rows.PROGRESS_SECONDS == 0.2

@@ -85,8 +85,9 @@ def test_on_a_cpu_only_memory_that_the_machine_does_not_have_at_all_counts() -> 
     assert said is not None
     assert said.startswith("--ranks: 4 ranks need")
     assert "this machine has 60.0 of 64.0 GiB free" in said
-    mapped = LLAMA_8B._replace(dtype="float32", tied=True)
-    assert refused(mapped, 60, 64, gpus=0, ranks=4, quantization="none", compile=True) is None, "mapped once for all"
+    half = {"gpus": 0, "ranks": 5, "dtype": "float16"}
+    assert refused(LLAMA_8B, 60, 64, **half) is not None, "each converts the weights for itself"
+    assert refused(LLAMA_8B._replace(dtype="float16"), 60, 64, **half) is None, "mapped once for all"
 
 
 def test_memory_that_is_not_known_refuses_nothing() -> None:
@@ -99,7 +100,7 @@ def test_a_batch_size_that_does_not_fit_is_a_doubt_and_auto_finds_its_own() -> N
         config = RunConfig(prompts="p", device="cuda", max_new_tokens=4000, **settings)  # type: ignore[arg-type]
         return doubt(estimate(LLAMA_8B, config, PromptSizes(1000, 100), Room((24 * GIB,), None)))
 
-    assert said(batch_size=512) == "batch size 512 would not fit in memory, by estimate: 16 would"
+    assert said(batch_size=512) == "batch size 512 would not fit in memory, by estimate: 8 would"
     assert said(batch_size=8) is None
     assert said() is None, "the search starts from what is free"
     tight = estimate(LLAMA_8B, RunConfig(prompts="p", device="cuda"), PromptSizes(9, 9), Room((15 * GIB,), None))

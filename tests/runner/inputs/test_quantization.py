@@ -140,7 +140,7 @@ def test_what_is_installed_is_looked_up_without_importing_it(monkeypatch):
     [("0.46.1.dev0+cu128", (0, 46, 1)), ("1", (1,)), ("2.0rc1", (2, 0)), ("?", ()), ("", ()), ("v1.0", ())],
 )
 def test_versions_are_compared_by_their_leading_numbers(version, numbers):
-    assert quantization._numbers(version) == numbers
+    assert quantization.numbers(version) == numbers
 
 
 def test_a_checkpoint_that_needs_nothing_or_what_nobody_knows_yet_is_left_to_transformers():
@@ -183,7 +183,7 @@ def test_an_attention_that_is_a_package_of_its_own_is_asked_for_only_where_it_is
     ]
     on_cpu = check(RunConfig(prompts="p", device="cpu", attention="flash_attention_3"))
     assert [str(problem) for problem in on_cpu] == ["--attention: flash_attention_3 needs an NVIDIA GPU; use sdpa"]
-    assert check(RunConfig(prompts="p", compile=True, engine="continuous"))[0].setting == "compile"
+    assert check(RunConfig(prompts="p", decoding="generate", engine="continuous"))[0].setting == "decoding"
 
 
 def test_the_command_refuses_a_folder_whose_packages_are_missing(tmp_path, state_home, monkeypatch):

@@ -3,6 +3,7 @@
 import msgspec
 import pytest
 
+from rankdeck.runner.inputs.flash_attention import FlashFound
 from rankdeck.runner.machine.check import OF_THE_WHOLE_GPU, Check, counted, gib, size, version_numbers
 from rankdeck.runner.machine.doctor import findings, worst
 from rankdeck.runner.machine.facts import Facts, Machine, TorchFound, WritablePlace
@@ -551,3 +552,44 @@ def test_of_mig_devices_a_process_sees_one_and_that_is_as_it_should_be() -> None
             None,
         )
     ]
+
+
+# --- flash attention ---
+
+KERNELS = FlashFound(kernels="0.18.2", kernels_wanted=">=0.18.2,<0.19", kernels_fit=True)
+
+
+def flash(found: FlashFound, *capabilities: tuple[int, int]) -> list[tuple[str, str, str | None]]:
+    torch = msgspec.structs.replace(TORCH, capabilities=capabilities)
+    checks = gpu_checks(msgspec.structs.replace(HEALTHY, torch=torch, flash=found))
+    return [(check.status, check.found, check.cure) for check in checks if check.name == "flash attention"]
+
+
+def test_where_a_gpu_could_compute_flash_attention_it_is_said_whether_it_is_there_and_what_that_costs() -> None:
+    engine = "the continuous engine has flash_attention_"
+    fetched = "its kernel is fetched from the hub when it is first wanted"
+    assert flash(KERNELS, (8, 0)) == [("ok", f"{engine}2 by kernels 0.18.2, {fetched}", None)]
+    assert flash(KERNELS, (7, 5), (9, 0)) == [("ok", f"{engine}3 by kernels 0.18.2, {fetched}", None)]
+    assert flash(FlashFound(flash_attn="2.8.3"), (9, 0)) == [("ok", f"{engine}2 by flash-attn 2.8.3", None)]
+    cost = "without flash attention transformers' continuous batching needs a mask, and runs without CUDA graphs"
+    nothing = f"flash-attn and kernels are not installed: {cost}"
+    assert flash(FlashFound(), (8, 0)) == [("warn", nothing, "pip install 'rankdeck[gpu]'")]
+    old = FlashFound(kernels="0.17.2", kernels_wanted=">=0.18.2,<0.19")
+    ((status, words, cure),) = flash(old, (8, 0))
+    assert (status, cure) == ("warn", "pip install 'kernels>=0.18.2,<0.19'")
+    assert words == f"kernels 0.17.2 is installed, and this transformers takes >=0.18.2,<0.19: {cost}"
+    ((status, words, cure),) = flash(msgspec.structs.replace(KERNELS, offline=True), (8, 0))
+    assert words == f"its kernel is not in the hub's cache, and HF_HUB_OFFLINE is set: {cost}"
+
+
+def test_of_flash_attention_nothing_is_said_where_no_gpu_computes_it_or_torch_was_not_asked() -> None:
+    assert flash(FlashFound()) == flash(FlashFound(), (7, 5)) == []
+    names = [check.name for check in gpu_checks(msgspec.structs.replace(HEALTHY, torch=None))]
+    assert "flash attention" not in names
+
+
+def test_gpus_that_only_torch_sees_have_it_too() -> None:
+    torch = msgspec.structs.replace(TORCH, capabilities=((8, 0), (8, 0)))
+    unseen = Machine(no_gpu="no NVML: install it", uncounted=True)
+    names = [check.name for check in gpu_checks(msgspec.structs.replace(HEALTHY, machine=unseen, torch=torch))]
+    assert names == ["torch", "flash attention"]

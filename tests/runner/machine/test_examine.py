@@ -13,6 +13,7 @@ import pytest
 
 from rankdeck.runner import run_directory
 from rankdeck.runner.inputs import model_shape
+from rankdeck.runner.inputs.flash_attention import FlashFound
 from rankdeck.runner.machine import examine, processes, telemetry
 from rankdeck.runner.machine.facts import Machine, Terminal, TorchFound, WritablePlace
 from rankdeck.runner.machine.nvml import NvmlFailure
@@ -236,6 +237,7 @@ def test_the_facts_are_what_each_look_has_found(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(examine, "_runtime", lambda: WritablePlace(path="runtime"))
     monkeypatch.setattr(examine, "_versions", lambda: {"torch": "9"})
     monkeypatch.setattr(examine, "_shared_memory", lambda: 11)
+    monkeypatch.setattr(examine.flash_packages, "look", lambda: FlashFound(flash_attn="2.9"))
     monkeypatch.setattr(examine, "_accelerate_config", lambda given: looks.append(given) or "/config")
     monkeypatch.setattr(examine, "look_at_terminal", lambda given: looks.append(given) or Terminal(term="own"))
     monkeypatch.setattr(examine.importlib.util, "find_spec", lambda name: None if name == "pip" else pytest.fail(name))
@@ -263,7 +265,7 @@ def test_the_facts_are_what_each_look_has_found(tmp_path: Path, monkeypatch: pyt
     assert (facts.runtime.path, facts.terminal.term) == ("runtime", "own")
     assert facts.socket_bytes == len(f"/a/root/rankdeck-{os.getuid()}/0123456789abcdef.sock")
     assert (facts.shared_memory_bytes, facts.open_files, facts.accelerate_config) == (11, 4096, "/config")
-    assert (facts.demo_cached, facts.pip) == (False, False)
+    assert (facts.demo_cached, facts.pip, facts.flash.flash_attn) == (False, False, "2.9")
     (tmp_path / "model.safetensors").touch()
     monkeypatch.setattr(examine.importlib.util, "find_spec", lambda name: name)
     again = examine.facts({}, Terminal(term="of another process"))
@@ -354,7 +356,7 @@ def test_torch_tells_of_the_gpus_that_cuda_has_opened_and_only_where_it_has_some
         init=lambda: opened.append(True),
         device_count=lambda: 2 if opened else 8,
         get_device_properties=lambda index: SimpleNamespace(
-            name=f"GPU {index}", **({"uuid": f"u{index}"} if index else {})
+            name=f"GPU {index}", major=9, minor=index, **({"uuid": f"u{index}"} if index else {})
         ),
     )
     monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda, version=SimpleNamespace(cuda="13.0")))
@@ -362,4 +364,5 @@ def test_torch_tells_of_the_gpus_that_cuda_has_opened_and_only_where_it_has_some
     line = capsys.readouterr().out
     found = examine.msgspec.json.decode(line.removeprefix("rankdeck ").encode(), type=TorchFound)
     devices, uuids = (("GPU 0", "GPU 1"), ("", "u1")) if available else ((), ())
-    assert found == TorchFound(available=available, cuda="13.0", devices=devices, uuids=uuids)
+    able = ((9, 0), (9, 1)) if available else ()
+    assert found == TorchFound(available=available, cuda="13.0", devices=devices, uuids=uuids, capabilities=able)

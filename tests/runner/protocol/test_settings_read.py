@@ -48,7 +48,7 @@ def test_a_run_that_is_told_nothing_has_these_settings():
         "top_k": None,
         "seed": None,
         "ignore_eos": False,
-        "compile": False,
+        "decoding": "auto",
         "attention": "auto",
         "max_restarts": 3,
         "patience": None,
@@ -119,6 +119,16 @@ def test_a_setting_that_there_is_not_is_told_with_those_that_there_are():
     message = said(max_tokens=3)["max_tokens"]
     assert message.startswith("there is no such setting; the settings are: attention, batch_size, chat, ")
     assert message.endswith("trust_remote_code; did you mean max_new_tokens or max_restarts?")
+
+
+def test_a_setting_that_is_no_more_is_told_to_who_asks_for_it_and_passed_over_in_a_record_of_an_earlier_run():
+    assert said(compile=True)["compile"].startswith("there is no such setting; the settings are: ")
+    with pytest.raises(ValueError, match=r"^--compile: there is no such setting"):
+        from_mapping({"prompts": "p", "compile": False})
+    recorded = b'{"prompts":"p","ranks":2,"compile":false}'
+    assert msgspec.json.decode(recorded, type=RunConfig) == RunConfig(prompts="p", ranks=2)
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.json.decode(b'{"prompts":"p","ranks":"two"}', type=RunConfig)
 
 
 def test_a_run_file_that_cannot_be_read_says_all_of_it_a_line_each():
@@ -208,13 +218,10 @@ def test_only_so_many_of_the_likeliest_tokens_may_be_drawn_from():
             "--attention: flash_attention_2 needs an NVIDIA GPU; use sdpa",
         ),
         (
-            {"compile": True, "engine": "continuous"},
-            "--compile: works only with the static engine; leave out this or --engine continuous",
+            {"decoding": "generate", "engine": "continuous"},
+            "--decoding: belongs to the static engine; leave out this or --engine continuous",
         ),
-        (
-            {"compile": True, "gpus_per_rank": 2},
-            "--compile: works only with models on one GPU; leave out this or --gpus-per-rank",
-        ),
+        ({"decoding": "loop"}, "--decoding: must be one of auto, generate, not 'loop'"),
         (
             {"ranks_per_gpu": 2, "device": "cpu"},
             "--ranks-per-gpu: is for NVIDIA GPUs; with --device cpu give the number of --ranks alone",
@@ -250,8 +257,10 @@ def test_settings_that_do_not_go_together_are_refused_with_what_to_do(settings, 
         {"attention": "flash_attention_3", "device": "cuda"},
         {"attention": "flash_attention_2"},
         {"attention": "sdpa", "device": "cpu"},
-        {"compile": True, "engine": "static"},
-        {"compile": True},
+        {"decoding": "generate", "engine": "static"},
+        {"decoding": "generate"},
+        {"decoding": "auto", "engine": "continuous"},
+        {"decoding": "generate", "gpus_per_rank": 2},
         {"ranks_per_gpu": 1, "gpus_per_rank": 2},
         {"ranks_per_gpu": 2, "gpus_per_rank": 1},
         {"ranks_per_gpu": 1, "gpus_per_rank": 1, "device": "cpu"},

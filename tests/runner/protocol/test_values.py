@@ -64,6 +64,7 @@ DEFAULTS: dict[type, dict[str, Any]] = {
         "reserved_memory_bytes": None,
         "step_seconds": None,
         "slots_read": None,
+        "shared_tokens": 0,
     },
     OutputRecord: {"error": None, "rank": None, "batch": None},
     protocol.StepsInFlight: {"rows": None, "cache_used": None},

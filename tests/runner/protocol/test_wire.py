@@ -8,6 +8,7 @@ import pytest
 
 from rankdeck.runner import protocol
 from rankdeck.runner.protocol import AnyEvent, Command, FromRank, Greeting, ToRank
+from rankdeck.runner.protocol.config import RunConfig
 from rankdeck.runner.state import Snapshot, ToViewer
 from tests import ROOT
 
@@ -92,3 +93,10 @@ def test_every_line_of_an_older_journal_is_read(journal: Path):
     assert len(events) > 200
     assert (type(events[0]), type(events[-1])) == (protocol.RunStarted, protocol.RunEnded)
     assert [event.__struct_config__.tag for event in events] == [msgspec.json.decode(line)["type"] for line in lines]
+
+
+def test_a_journal_of_a_run_with_a_setting_that_is_no_more_is_read():
+    begun = protocol.RunStarted(at=1.0, name="r", directory="/r", config=RunConfig(prompts="p"), prompts=1)
+    line = msgspec.json.decode(msgspec.json.encode(begun))
+    line["config"]["compile"] = False
+    assert msgspec.json.decode(msgspec.json.encode(line), type=AnyEvent) == begun

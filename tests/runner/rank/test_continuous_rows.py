@@ -27,15 +27,18 @@ class Rows:
         self.clock, self.steps, self.closed = clock, 7, 0
         self.rows: dict[tuple, int] = {}
         self.waited: list[float] = []
+        self.begun: list[int] = []
         self.most = 0
 
     @property
     def in_flight(self) -> int:
         return len(self.rows)
 
-    def submit(self, key, ids) -> None:
-        assert key[2] == len(ids)
-        self.rows[key] = 0
+    def submit(self, rows) -> None:
+        assert rows, "nothing is begun"
+        assert all(key[2] == len(ids) for key, ids in rows)
+        self.begun.append(len(rows))
+        self.rows.update({key: 0 for key, _ in rows})
         self.most = max(self.most, len(self.rows))
 
     def ended(self, seconds):
@@ -145,6 +148,14 @@ def test_rows_that_end_at_the_same_step_are_one_message_of_their_order(made):
     one = made(Link())
     one.rank.run(work(1, "ab", "cd"))
     assert [(batch, [record.id for record in records]) for batch, records in one.records] == [(1, ["ab", "cd"])]
+
+
+@pytest.mark.parametrize(("limit", "begun"), [(None, [5]), (9, [5]), (3, [3, 2]), (2, [2, 2, 1])])
+def test_prompts_for_which_rows_are_free_at_the_same_time_are_handed_in_together(made, limit, begun):
+    one = made(Link())
+    one.link.limit = limit
+    one.rank.run(work(1, "ab", "cd", "ef", "gh", "ij"))
+    assert one.rows.begun == begun
 
 
 def test_the_account_of_a_short_work_has_all_of_it(made):

@@ -12,7 +12,7 @@ import torch
 
 from rankdeck.runner import protocol
 from rankdeck.runner.engine import choose, loading, memory, private_names
-from rankdeck.runner.engine.trials import limits
+from rankdeck.runner.engine.trials import findings, limits
 from rankdeck.runner.engine.trials.limits import Limits
 from rankdeck.runner.protocol import StartRank
 from rankdeck.runner.protocol.config import RunConfig
@@ -341,7 +341,7 @@ def test_each_part_of_a_rank_gets_what_is_its_own_in_the_order_that_memory_wants
     assert did == [
         ("read", tmp_path),
         ("hidden", config, 3),  # before CUDA starts
-        ("names", {"compiled": False}),
+        ("names",),
         "joining",
         "joined",
         ("held", config, 3, device, "meet"),
@@ -350,14 +350,14 @@ def test_each_part_of_a_rank_gets_what_is_its_own_in_the_order_that_memory_wants
         ("counted", config),
         ("for", config, device),
         ("explained", "loading the model", "the devices", "the share", there),
-        ("loaded", config, "the folder", device),
+        ("loaded", config, "the folder", device, findings.usual_folder()),
         "over",
         "warming up",
         ("of", "model", "where it lies"),
         ("free", holding),  # before an engine takes its cache
         ("left", "the share", holding[0]),
         ("explained", "warming up", holding, "the share", there),
-        ("chosen", config, loaded),
+        ("chosen", config, loaded, 5),
         "over",
         ("facts", device, holding, config, 3),
         ("arrived", 3, "limits"),  # with nothing to do from here on, so that rank 0 measures undisturbed
@@ -365,11 +365,6 @@ def test_each_part_of_a_rank_gets_what_is_its_own_in_the_order_that_memory_wants
         "worked",
         ("left the group",),
     ]
-
-
-def test_the_names_that_compiling_needs_are_looked_for_before_anything_slow(in_order):
-    did, *_ = in_order(compile=True)
-    assert ("names", {"compiled": True}) in did
 
 
 def test_ranks_wait_for_each_other_for_days_not_for_seconds():

@@ -60,7 +60,7 @@ def rank_of(tmp_path, monkeypatch):
         monkeypatch.setattr(model_files, "_hub_folder", lambda model, revision: f"folder of {model}")
         at = torch.device("cpu") if on_cpu else torch.device("cuda", local_rank % 2)
 
-        def load(config, folder, found):
+        def load(config, folder, found, trials):
             told.append(folder)
             return SimpleNamespace(model=Model(), tokenizer=None, device=at)
 
@@ -68,7 +68,7 @@ def rank_of(tmp_path, monkeypatch):
         engine = SimpleNamespace(name="static", devices=[at], describe=lambda: described, device=at)
         monkeypatch.setattr(limits, "measured", lambda *of: told.append(f"measures {of}") or Limits(1e9, 2e12))
         monkeypatch.setattr(loading, "load", load)
-        monkeypatch.setattr(choose, "choose", lambda config, loaded: (engine, ""))
+        monkeypatch.setattr(choose, "choose", lambda config, loaded, prompts: (engine, ""))
         facts = {"device": str(at), "device_name": "GPU"}
         monkeypatch.setattr(worker, "device_facts", lambda *_: facts)
         monkeypatch.setattr(RankWork, "run", lambda self: False)

@@ -55,6 +55,13 @@ def test_a_file_that_cannot_be_replaced_is_as_it_was_with_nothing_beside_it(tmp_
     assert ((tmp_path / "f").read_text(), names(tmp_path)) == ("old", ["f"])
 
 
+def test_a_run_of_an_earlier_release_is_read_though_it_has_a_setting_that_is_no_more(tmp_path):
+    earlier = msgspec.to_builtins(RUN)
+    earlier["config"]["compile"] = False
+    (tmp_path / "run.json").write_bytes(msgspec.json.encode(earlier))
+    assert run_directory.read_run_file(tmp_path) == RUN
+
+
 def test_run_json_can_be_read_by_people(tmp_path):
     run_directory.write_run_file(tmp_path, RUN)
     content = (tmp_path / "run.json").read_text()

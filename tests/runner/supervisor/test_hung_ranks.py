@@ -190,16 +190,6 @@ def test_where_a_rank_that_computes_may_hang_its_work_is_no_excuse(tmp_path: Pat
     assert 0 in watched.ended
 
 
-def test_with_compile_the_first_batch_of_each_shape_may_wait_for_the_compiler(tmp_path: Path, monkeypatch):
-    watched = Watched(Launch(tmp_path, compile=True), monkeypatch)
-    first_batches(watched)
-    watched.processes("running")
-    watched.seconds(1100)
-    assert watched.ended == {}
-    watched.seconds(100)
-    assert sorted(watched.ended) == [0, 1]
-
-
 def test_a_stop_is_no_pace_of_a_rank_that_was_continued_before_its_next_word(watched):
     first_batches(watched)
     zero = watched.pool.work.ranks[0]

@@ -38,12 +38,12 @@ def test_a_dashboard_needs_a_terminal_that_is_not_dumb(
 def test_of_a_commands_arguments_the_settings_that_were_given_are_taken_out_of_their_groups_too() -> None:
     arguments = {
         "prompts": "p.txt", "ranks": None, "seed": 0, "json": True, "force": True, "name": "",
-        "generation": GenerationOptions(dtype="float32", compile=False),
+        "generation": GenerationOptions(dtype="float32", chat=False),
         "work": PromptOptions(limit=3),
         "view": ViewOptions(theme="nord"),
     }  # fmt: skip
     assert common.given(arguments) == {
-        "prompts": "p.txt", "seed": 0, "name": "", "dtype": "float32", "compile": False, "limit": 3,
+        "prompts": "p.txt", "seed": 0, "name": "", "dtype": "float32", "chat": False, "limit": 3,
     }  # fmt: skip
 
 

@@ -62,7 +62,7 @@ SETTINGS = {
     "--device": ("device", "cpu", "cpu"),
     "--dtype": ("dtype", "bfloat16", "bfloat16"),
     "--engine": ("engine", "continuous", "continuous"),
-    "--compile": ("compile", None, True),
+    "--decoding": ("decoding", "generate", "generate"),
     "--attention": ("attention", "eager", "eager"),
     "--ranks-per-gpu": ("ranks_per_gpu", "2", 2),
     "--gpus-per-rank": ("gpus_per_rank", "2", 2),

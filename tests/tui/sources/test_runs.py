@@ -132,9 +132,9 @@ def test_a_run_that_began_earlier_and_ended_later_is_still_listed_by_its_beginni
 @pytest.mark.parametrize(
     "changes",
     [
-        {"model": "other"}, {"dtype": "bfloat16"}, {"engine": "static"}, {"quantization": "int8"}, {"compile": True},
-        {"attention": "eager"}, {"chat": True}, {"ranks_per_gpu": 2}, {"gpus_per_rank": 2}, {"do_sample": True},
-        {"device": "cuda"},
+        {"model": "other"}, {"dtype": "bfloat16"}, {"engine": "static"}, {"quantization": "int8"},
+        {"decoding": "generate"}, {"attention": "eager"}, {"chat": True}, {"ranks_per_gpu": 2}, {"gpus_per_rank": 2},
+        {"do_sample": True}, {"device": "cuda"},
     ],
 )  # fmt: skip
 def test_runs_that_differ_in_what_a_batch_costs_say_nothing_about_this_one(changes: dict[str, Any]) -> None:

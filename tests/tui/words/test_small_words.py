@@ -290,14 +290,15 @@ def test_the_command_of_a_setting_has_its_ranks_and_size_and_every_setting_that_
     assert plain_run[-4:] == ["--batch-size", "24", "--ranks", "3"]
     changed: dict[str, Any] = {
         "max_new_tokens": 7, "order": "input", "device": "cpu", "dtype": "float32", "engine": "static",
-        "attention": "eager", "quantization": "int8", "temperature": 0.5, "top_p": 0.9, "top_k": 5, "seed": 4,
+        "attention": "eager", "decoding": "generate", "quantization": "int8",
+        "temperature": 0.5, "top_p": 0.9, "top_k": 5, "seed": 4,
         "ranks_per_gpu": 2, "gpus_per_rank": 2, "limit": 9, "column": "a b",
     }  # fmt: skip
     for name, value in changed.items():
         words = command(**{name: value})
         flag = "--" + name.replace("_", "-")
         assert words[words.index(flag) + 1] == str(value), name
-    for name in ("chat", "trust_remote_code", "do_sample", "compile"):
+    for name in ("chat", "trust_remote_code", "do_sample"):
         flag = "--" + name.replace("_", "-")
         assert flag in command(**{name: True})
         assert flag not in command()

@@ -9,8 +9,9 @@ import transformers
 
 from rankdeck.runner.engine import rows
 from rankdeck.runner.engine.generation import logit_rules
+from rankdeck.runner.engine.static import BY_GENERATE, ONE_BY_ONE
 from tests.runner.engine.lone import CPU, MIXED, VOCABULARY, alone, engine, static, texts_of, tiny, tokenizer
-from tests.runner.engine.tiny import prompts
+from tests.runner.engine.tiny import BOTH_WAYS, prompts
 
 PLAIN = {"eos_token_id": 2, "pad_token_id": 0, "bos_token_id": 1}
 
@@ -75,23 +76,25 @@ def ending(written, own):
     return transformers.GenerationConfig(**{**PLAIN, "eos_token_id": ends(written), **own})
 
 
+@BOTH_WAYS
 @pytest.mark.parametrize("name", SETTINGS)
-def test_each_answer_is_that_of_the_prompt_alone(model, written, name):
+def test_each_answer_is_that_of_the_prompt_alone(model, written, name, way):
     model.generation_config = ending(written, {})
     without = alone(model)
     model.generation_config = ending(written, SETTINGS[name](written))
     expected = alone(model)
-    one = static(model)
+    one = static(model, way)
     assert texts_of(one) == expected
     assert one.why_rows_stay is None, "rows leave all the same"
     assert (without == expected) == (name in NO_CHANGE), "the test needs a setting that shows"
 
 
-def test_padding_that_is_also_a_token_of_answers_is_not_penalised(model, written):
+@BOTH_WAYS
+def test_padding_that_is_also_a_token_of_answers_is_not_penalised(model, written, way):
     said = max(VOCABULARY[4:], key="".join(written).count)
     own = {"repetition_penalty": 4.0, "pad_token_id": ids(said)[0]}
     model.generation_config = transformers.GenerationConfig(**{**PLAIN, **own})
-    assert texts_of(static(model)) == alone(model)
+    assert texts_of(static(model, way)) == alone(model)
 
 
 def test_rows_of_one_length_that_are_left_of_a_wider_batch_are_seen_without_their_padding(model):
@@ -137,14 +140,16 @@ def test_logits_of_a_padded_row_are_those_of_the_row_alone_whatever_it_repeats(m
         so_far = torch.cat([so_far, torch.randint(5, 8, (len(asked), 1), generator=random)], dim=1)
 
 
-def test_a_trial_of_fewer_tokens_than_the_run_has_rules_for_its_own_number(model, written):
+@BOTH_WAYS
+def test_a_trial_of_fewer_tokens_than_the_run_has_rules_for_its_own_number(model, written, way):
     model.generation_config = ending(written, {"eos_token_id": 2, "forced_eos_token_id": 2})
-    records = static(model).generate(prompts(*MIXED), max_new_tokens=5).records
+    records = static(model, way).generate(prompts(*MIXED), max_new_tokens=5).records
     assert [record.text for record in records] == alone(model, new=5)
     assert {record.finish_reason for record in records} == {"stop"}
 
 
-def test_several_settings_act_in_the_order_of_generate(model, written):
+@BOTH_WAYS
+def test_several_settings_act_in_the_order_of_generate(model, written, way):
     own = {
         "repetition_penalty": 1.7,
         "no_repeat_ngram_size": 2,
@@ -152,26 +157,29 @@ def test_several_settings_act_in_the_order_of_generate(model, written):
         "bad_words_ids": [ids(written[2][:2])],
     }
     model.generation_config = ending(written, own)
-    assert texts_of(static(model)) == alone(model)
+    assert texts_of(static(model, way)) == alone(model)
 
 
-def test_sampled_rows_are_drawn_from_what_the_settings_leave_of_their_own_logits(model, written):
+@BOTH_WAYS
+def test_sampled_rows_are_drawn_from_what_the_settings_leave_of_their_own_logits(model, written, way):
     own = {"top_k": 1, "no_repeat_ngram_size": 1, "min_length": 20}
     model.generation_config = ending(written, own)
     expected = alone(model)
-    assert texts_of(static(model, do_sample=True, seed=1)) == expected
+    assert texts_of(static(model, way, do_sample=True, seed=1)) == expected
 
 
-def test_answers_that_a_stop_string_ends_say_so_and_have_all_tokens_up_to_it(model, written):
+@BOTH_WAYS
+def test_answers_that_a_stop_string_ends_say_so_and_have_all_tokens_up_to_it(model, written, way):
     model.generation_config = transformers.GenerationConfig(**PLAIN, stop_strings=[written[0][4:6]])
-    one = static(model)
+    one, stays = static(model, way), static(model, "generate")
     records = one.generate(prompts(*MIXED)).records
     assert (records[0].text, records[0].finish_reason, records[0].output_tokens) == (written[0][:6], "stop", 6)
-    one.why_rows_stay = "the test wants it"
-    assert one.generate(prompts(*MIXED)).records == records
+    stays.why_rows_stay = "the test wants it"
+    assert stays.generate(prompts(*MIXED)).records == records
 
 
-def test_a_processor_that_nobody_knows_is_given_one_row_at_a_time_unpadded(model, written, monkeypatch):
+@BOTH_WAYS
+def test_a_processor_that_nobody_knows_is_given_one_row_at_a_time_unpadded(model, written, monkeypatch, way):
     seen = []
 
     class NewLogitsProcessor(transformers.LogitsProcessor):
@@ -189,7 +197,7 @@ def test_a_processor_that_nobody_knows_is_given_one_row_at_a_time_unpadded(model
 
     monkeypatch.setattr(logit_rules, "prepared", with_another)
     model.generation_config = transformers.GenerationConfig(**PLAIN)
-    one = static(model)
+    one = static(model, way)
     seen.clear()
     assert texts_of(one) == written
     assert {shape[0] for shape in seen} == {1}
@@ -428,7 +436,9 @@ def test_what_a_models_own_code_does_to_logits_is_done_once_and_row_by_row(writt
     expected = alone(other)
     one = static(other)
     assert texts_of(one) == expected
-    assert logit_rules.OWN in one.take_notes()
+    notes = one.take_notes()
+    assert logit_rules.OWN in notes
+    assert f"{BY_GENERATE}: {ONE_BY_ONE}" in notes
 
 
 @pytest.mark.parametrize("settings", [{}, {"do_sample": True}, {"do_sample": True, "top_k": 5, "temperature": 0.5}])

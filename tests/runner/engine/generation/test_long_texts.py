@@ -6,6 +6,7 @@ import pytest
 import transformers
 
 from rankdeck.runner.engine.generation.long_texts import padded_up_to, words
+from rankdeck.runner.engine.static import BY_GENERATE, OTHER
 from rankdeck.runner.engine.trials.rehearsal import WORDS
 from tests.runner.engine.lone import alone, engine, static, texts_of, tiny
 
@@ -80,12 +81,13 @@ def test_a_text_after_a_longer_one_gets_the_answer_it_gets_alone():
     assert texts_of(one, texts) == expected
 
 
-def test_such_a_model_is_neither_compiled_nor_batched_continuously():
+def test_such_a_model_is_neither_run_in_the_decode_loop_nor_batched_continuously():
     found, why = engine(tiny("phi3", **KINDS["phi3"]), kind="continuous")
     assert (found.name, "computes a long text in another way" in why) == ("static", True)
     assert texts_of(found) == alone(tiny("phi3", **KINDS["phi3"]))
-    compiled = static(tiny("phi3", **KINDS["phi3"]), compile=True)
-    assert any("--compile has no effect: it pads prompts" in line for line in compiled.take_notes())
+    assert (
+        f"{BY_GENERATE}: {OTHER}" in static(tiny("phi3", **KINDS["phi3"]), way="generate", decoding="auto").take_notes()
+    )
 
 
 def test_that_length_is_found_under_all_its_names():

@@ -6,12 +6,13 @@ import pytest
 import torch
 import transformers
 
+from rankdeck.runner.engine import rows
 from rankdeck.runner.engine.continuous import UnusableLogitsError
 from rankdeck.runner.engine.generation import marks
 from rankdeck.runner.engine.generation.marks import DrawableLogits, LogitCheck, Marks, words
 from rankdeck.runner.protocol import UNUSABLE_LOGITS
 from tests.runner.engine.lone import MIXED, VOCABULARY, alone, engine, static, tiny
-from tests.runner.engine.tiny import prompts
+from tests.runner.engine.tiny import BOTH_WAYS, prompts
 
 NAN = float("nan")
 
@@ -28,10 +29,11 @@ def broken(sound, char, value=NAN):
     return model
 
 
+@BOTH_WAYS
 @pytest.mark.parametrize("settings", [{}, {"do_sample": True, "seed": 1, "top_k": 1}])
-def test_only_rows_whose_logits_are_nan_end_in_an_error(sound, settings):
+def test_only_rows_whose_logits_are_nan_end_in_an_error(sound, settings, way):
     expected = alone(sound)
-    output = static(broken(sound, "!"), **settings).generate(prompts(*MIXED))
+    output = static(broken(sound, "!"), way, **settings).generate(prompts(*MIXED))
     records, result = output.records, output.result
     assert result.row_steps == result.output_tokens + 1, "such a row leaves at once"
     with_it = ["!" in text for text in MIXED]
@@ -44,11 +46,20 @@ def test_only_rows_whose_logits_are_nan_end_in_an_error(sound, settings):
     ]
 
 
-@pytest.mark.parametrize("rows_stay", [False, True])
-def test_the_token_at_which_it_began_is_named(sound, rows_stay):
+@BOTH_WAYS
+def test_what_was_no_number_in_one_batch_leaves_nothing_to_the_next(sound, monkeypatch, way):
+    monkeypatch.setitem(rows.GROUP_SLOTS, "cpu", 8)  # the short text is prefilled by itself, and padded afterwards
+    one, (short, *_, long) = static(broken(sound, "!"), way), MIXED
+    first = one.generate(prompts(long, "!" + long[1:])).records
+    assert [record.error is None for record in first] == [True, False]
+    assert [record.text for record in one.generate(prompts(long, short)).records] == alone(sound, [long, short])
+
+
+@pytest.mark.parametrize(("way", "rows_stay"), [("loop", False), ("generate", False), ("generate", True)])
+def test_the_token_at_which_it_began_is_named(sound, way, rows_stay):
     expected = alone(sound)[0]
     at = expected.index(expected[6])
-    one = static(broken(sound, expected[at]))
+    one = static(broken(sound, expected[at]), way)
     one.why_rows_stay = "the test wants it" if rows_stay else None
     record = one.generate(prompts(*MIXED)).records[0]
     assert f"are NaN at new token {at + 2}," in record.error, "its own logits were still numbers"
@@ -58,14 +69,15 @@ def test_a_row_that_has_ended_before_has_its_answer(sound):
     expected = alone(sound)[1]
     model = broken(sound, expected[2])
     model.generation_config = transformers.GenerationConfig(eos_token_id=VOCABULARY.index(expected[2]), pad_token_id=0)
-    one = static(model)
+    one = static(model, "generate")
     one.why_rows_stay = "the test wants it"
     record = one.generate(prompts(MIXED[1], MIXED[4])).records[0]
     assert (record.error, record.finish_reason, record.output_tokens) == (None, "stop", 3)
 
 
+@BOTH_WAYS
 @pytest.mark.parametrize("value", [float("inf"), -float("inf")])
-def test_infinite_logits_are_no_answer_either_unless_the_model_has_them_replaced(sound, value):
+def test_infinite_logits_are_no_answer_either_unless_the_model_has_them_replaced(sound, value, way):
     class Head(torch.nn.Module):
         def forward(self, hidden):
             logits = sound.lm_head(hidden)
@@ -76,10 +88,10 @@ def test_infinite_logits_are_no_answer_either_unless_the_model_has_them_replaced
     model.lm_head.weight = sound.lm_head.weight
     said = f"{UNUSABLE_LOGITS}infinite at new token"
     for sampled in (False, True):
-        records = static(model, do_sample=sampled).generate(prompts(*MIXED)).records
+        records = static(model, way, do_sample=sampled).generate(prompts(*MIXED)).records
         assert {record.error[: len(said)] for record in records} == {said}
     model.generation_config = transformers.GenerationConfig(eos_token_id=2, pad_token_id=0, remove_invalid_values=True)
-    assert [record.text for record in static(model).generate(prompts(*MIXED)).records] == alone(model)
+    assert [record.text for record in static(model, way).generate(prompts(*MIXED)).records] == alone(model)
 
 
 @pytest.mark.parametrize("settings", [{}, {"do_sample": True, "seed": 1}])
@@ -108,9 +120,9 @@ def test_rows_that_ended_before_have_their_answers_when_a_continuous_batch_fails
             found += one.ended(0.05)
         return found
 
-    one.submit("good", [VOCABULARY.index("a")], max_new_tokens=2)
+    one.submit([("good", [VOCABULARY.index("a")])], max_new_tokens=2)
     good = all_ended()
-    one.submit("bad", [VOCABULARY.index("!")], max_new_tokens=2)
+    one.submit([("bad", [VOCABULARY.index("!")])], max_new_tokens=2)
     with pytest.raises(UnusableLogitsError):
         all_ended()
     assert [key for key, *_ in good] == ["good"]
@@ -141,6 +153,16 @@ def test_a_token_whose_probability_is_no_number_tells_even_where_nothing_is_draw
     drawable = DrawableLogits(torch.device("cpu"))
     assert drawable.first_unusable([-0.5, NAN, -0.1]) == 2
     assert drawable.first_unusable([-0.5, -0.1]) is None
+
+
+def test_marks_are_set_in_their_place():
+    """Where a captured step has found them, and where another tensor begins."""
+    values = torch.zeros(3, dtype=torch.long)
+    first = Marks(2, torch.device("cpu"), values[:2])
+    first.set(torch.tensor([False, True]), torch.tensor([5]), "infinite")
+    assert [marks.read(mark) for mark in values.tolist()] == [
+        (None, "stop string"), (5, "infinite"), (None, "stop string"),
+    ]  # fmt: skip
 
 
 def test_a_row_keeps_its_first_mark():

@@ -11,6 +11,7 @@ from rankdeck.runner.engine.generation.settings import OF_THE_RUN, ON_LOGITS, SE
 from rankdeck.runner.protocol.config import RunConfig
 from rankdeck.runner.protocol.sweep_plan import SweepPlan
 from tests.runner.engine.lone import alone, static, texts_of, tiny, tokenizer
+from tests.runner.engine.tiny import BOTH_WAYS
 
 WANTED = {
     "num_beams": 3,
@@ -81,13 +82,14 @@ def test_another_way_to_search_is_set_aside_with_a_line_that_names_it(model, nam
     assert getattr(generation, name) is None
 
 
+@BOTH_WAYS
 @pytest.mark.parametrize("sampled", [False, True])
-def test_with_all_of_them_a_run_gives_every_prompt_one_answer(tmp_path, model, sampled):
+def test_with_all_of_them_a_run_gives_every_prompt_one_answer(tmp_path, model, sampled, way):
     own = {"eos_token_id": 2, "pad_token_id": 0, **WANTED, **WITHOUT}
     (tmp_path / settings.FILE).write_text(json.dumps(own))
     model.generation_config, lines = settings.read(str(tmp_path))
     assert len(lines) == len(WANTED)
-    answers = texts_of(static(model, do_sample=sampled, seed=1))
+    answers = texts_of(static(model, way, do_sample=sampled, seed=1))
     model.generation_config = transformers.GenerationConfig(eos_token_id=2, pad_token_id=0)
     if not sampled:
         assert answers == alone(model)
@@ -128,11 +130,12 @@ def test_where_no_token_ends_an_answer_none_is_made_likelier(model):
     assert lines == []
 
 
-def test_a_model_that_says_not_to_use_a_cache_has_one_all_the_same():
+@BOTH_WAYS
+def test_a_model_that_says_not_to_use_a_cache_has_one_all_the_same(way):
     model = tiny(num_key_value_heads=2)
     expected = alone(model)
     model.generation_config.use_cache = False
-    assert texts_of(static(model)) == expected
+    assert texts_of(static(model, way)) == expected
 
 
 NO_EFFECT = {

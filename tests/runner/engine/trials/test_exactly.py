@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from rankdeck.runner.engine import memory, packed_linear
-from rankdeck.runner.engine.trials import exactly, rehearsal, static_cache
+from rankdeck.runner.engine.trials import exactly, rehearsal
 from rankdeck.runner.engine.trials.likeness import Likeness
 from rankdeck.runner.engine.trials.rehearsal import Found, rehearse
 from tests.runner.engine.lone import CPU, tiny, tokenizer
@@ -104,19 +104,8 @@ def rehearsal_agree():
 
 
 def test_what_one_of_two_findings_rules_out_is_ruled_out():
-    one, other = Found("padded", "stays", True, False), Found("equal", None, False, True)
+    one, other = Found("padded", "stays", True, False, loops=True), Found("equal", None, False, True)
     for both in (rehearsal._both(one, other), rehearsal._both(other, one)):
         assert both == Found("equal", "stays", False, True)
-
-
-def test_a_static_cache_is_tried_in_float32_too(monkeypatch):
-    model = tiny(num_key_value_heads=2).to(torch.bfloat16)
-    asked = []
-
-    def same(model, tokenizer, pad, device, text):
-        asked.append(model.dtype)
-        return model.dtype != torch.float32
-
-    monkeypatch.setattr(static_cache, "_same", same)
-    assert static_cache.why_not(model, tokenizer(), 0, CPU) == static_cache.OTHER
-    assert asked == [torch.bfloat16, torch.float32]
+    free = Found("padded", None, True, False, loops=True)
+    assert rehearsal._both(free, free).loops

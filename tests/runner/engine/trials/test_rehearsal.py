@@ -9,12 +9,15 @@ import pytest
 import torch
 import transformers
 
+from rankdeck.runner.engine.decoding.forward import Forward
+from rankdeck.runner.engine.decoding.workspace import Workspace
 from rankdeck.runner.engine.generation.cache_rows import KeptRows
+from rankdeck.runner.engine.static import BY_GENERATE
 from rankdeck.runner.engine.trials import exactly, rehearsal, told
 from rankdeck.runner.engine.trials.likeness import Likeness
 from rankdeck.runner.engine.trials.rehearsal import WORDS, Found, rehearse
 from tests.runner.engine.lone import CPU, MIXED, VOCABULARY, alone, engine, static, texts_of, tiny, tokenizer
-from tests.runner.engine.tiny import prompts
+from tests.runner.engine.tiny import WAYS, prompts
 
 IN_LAYERS = "cache_params" not in inspect.signature(transformers.MambaForCausalLM.forward).parameters
 """Whether Mamba has its state in a cache like that of others, as from transformers 5.24 on: then rows may leave."""
@@ -24,6 +27,7 @@ IN_LAYERS = "cache_params" not in inspect.signature(transformers.MambaForCausalL
 def only_as_it_is(monkeypatch):
     """What a model's own type tells, without float32."""
     monkeypatch.setattr(exactly, "tried", lambda *_: None)
+    monkeypatch.setattr(exactly, "may_be_tried", lambda *_: False)
 
 
 KINDS = {
@@ -59,19 +63,23 @@ def early(model):
     return model
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_each_answer_is_that_of_the_prompt_alone(kind):
+@pytest.mark.parametrize(
+    ("kind", "way"),
+    [(kind, way) for kind, (*_, may_join) in KINDS.items() for way in (WAYS if may_join else ["generate"])],
+)
+def test_each_answer_is_that_of_the_prompt_alone(kind, way):
     more, together, may_leave, may_join = KINDS[kind]
     # A model of its own for each prompt: some keep a state from one call to the next.
     expected = [alone(early(tiny(kind, **more)), [text])[0] for text in MIXED]
-    one = static(early(tiny(kind, **more)))
+    asked = {} if may_join else {"decoding": "auto"}
+    one = static(early(tiny(kind, **more)), way, **asked)
     assert [texts_of(one), texts_of(one)] == [expected] * 2
     assert (one._together, one._may_join) == (together, may_join)
     if together != "alone":
         assert (one.why_rows_stay is None) == may_leave
-    assert [line for line in one.take_notes() if line in WORDS.values()] == [
-        WORDS[how] for how in WORDS if how == together
-    ]
+    notes = one.take_notes()
+    assert [line for line in notes if line in WORDS.values()] == [WORDS[how] for how in WORDS if how == together]
+    assert any(line.startswith(BY_GENERATE) for line in notes) is not may_join, "and that it is not as was asked for"
 
 
 @pytest.mark.parametrize(("kind", "slots"), [("roformer", (6, 7, 2)), ("rwkv", (6, 7, 2))])
@@ -87,13 +95,6 @@ def test_rows_that_do_not_go_together_are_not_padded_and_the_figures_add_up(kind
     assert len(result.step_seconds) == parts * 11
     assert result.prefill_seconds > 0 < result.decode_seconds
     assert [record.index for record in output.records] == [0, 1, 2, 3]
-
-
-def test_a_model_whose_rows_are_not_padded_is_not_compiled_for_widths():
-    one = static(tiny("roformer", is_decoder=True), compile=True)
-    assert one._compiling is None
-    assert any(line.startswith("--compile has no effect") for line in one.take_notes())
-    assert one.why_rows_stay is None
 
 
 @pytest.mark.parametrize("kind", ["gptj", "mpt", "bloom"])
@@ -138,6 +139,41 @@ def test_groups_whose_joined_cache_gives_other_logits_are_not_made(monkeypatch):
 
     monkeypatch.setattr(rehearsal, "join", wrong)
     assert found(tiny(num_key_value_heads=2)) == Found("padded", None, False, False)
+
+
+def workspace(model):
+    return Workspace(Forward(model, None), CPU, 0)
+
+
+def test_a_model_goes_by_the_decode_loop_only_where_that_gives_its_own_logits_and_is_asked_for():
+    model = tiny(num_key_value_heads=2)
+    told_so = workspace(model).told
+    assert rehearse(model, tokenizer(), 0, CPU, told_so) == Found("padded", None, True, False, loops=True)
+    assert not found(model).loops, "it was not tried"
+
+    def a_row_too_early(groups, said):
+        logits = told_so(groups, said)
+        logits[1, 2] = logits[0, 2]
+        return logits
+
+    def fails(groups, said):
+        raise ValueError("no such cache")
+
+    def full(groups, said):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    for wrong in (a_row_too_early, fails):
+        assert rehearse(model, tokenizer(), 0, CPU, wrong) == Found("padded", None, True, False)
+    with pytest.raises(torch.OutOfMemoryError):
+        rehearse(model, tokenizer(), 0, CPU, full)
+
+
+@pytest.mark.parametrize("kind", [kind for kind, (*_, may_join) in KINDS.items() if not may_join])
+def test_a_model_whose_rows_cannot_be_moved_is_not_tried_in_the_decode_loop(kind):
+    def never(groups, said):
+        raise AssertionError
+
+    assert not rehearse(tiny(kind, **KINDS[kind][0]), tokenizer(), 0, CPU, never).loops
 
 
 def test_running_out_of_memory_says_nothing_about_the_model(monkeypatch):
@@ -234,8 +270,8 @@ def test_text_is_tried_without_tokens_that_may_mean_something():
     assert told.tokens(None, 4, known=3) == [0, 1, 2, 0]
 
 
-def rehearsed(monkeypatch, dtype, *findings):
-    """What follows from these findings, one for each text that is tried."""
+def rehearsed(monkeypatch, dtype, *findings, in_loop=None):
+    """What follows from these findings, one for each text that is tried; `in_loop` if the decode loop is, too."""
     asked, waiting = [], list(findings)
 
     def trial(*given):
@@ -243,9 +279,9 @@ def rehearsed(monkeypatch, dtype, *findings):
         return SimpleNamespace(found=lambda: waiting.pop(0))
 
     monkeypatch.setattr(rehearsal, "_Rehearsal", trial)
-    model = SimpleNamespace(dtype=dtype)
-    decided = rehearse(model, "tokenizer", 7, CPU)
-    assert asked == [(model, "tokenizer", 7, CPU, text) for text in told.TEXTS[: len(asked)]]
+    model = SimpleNamespace(dtype=dtype, modules=list)
+    decided = rehearse(model, "tokenizer", 7, CPU, in_loop)
+    assert asked == [(model, "tokenizer", 7, CPU, text, in_loop) for text in told.TEXTS[: len(asked)]]
     return decided, len(asked)
 
 
@@ -264,6 +300,14 @@ def test_in_half_types_what_is_free_in_one_text_is_free(monkeypatch):
     assert rehearsed(monkeypatch, torch.float16, BOUND, FREE) == (FREE, 2)
     stays = Found("padded", "its cache", False, False)
     assert rehearsed(monkeypatch, torch.float16, stays, FREE) == (FREE, 2)
+
+
+def test_in_half_types_a_second_text_tells_of_the_decode_loop_too_where_it_is_tried(monkeypatch):
+    loops = replace(FREE, loops=True)
+    assert rehearsed(monkeypatch, torch.bfloat16, loops, in_loop="the loop") == (loops, 1)
+    assert rehearsed(monkeypatch, torch.bfloat16, FREE, loops, in_loop="the loop") == (loops, 2)
+    assert rehearsed(monkeypatch, torch.bfloat16, FREE, FREE, in_loop="the loop") == (FREE, 2)
+    assert rehearsed(monkeypatch, torch.float32, FREE, in_loop="the loop") == (FREE, 1)
 
 
 @pytest.mark.parametrize(
@@ -299,7 +343,7 @@ def test_the_rows_that_are_tried_are_of_ordinary_text_and_go_on_with_other_token
         (2, 1, [1] * 4),
     ):
         model.config.max_position_embeddings = context
-        one = rehearsal._Rehearsal(model, "tokenizer", 0, CPU, "a text")
+        one = rehearsal._Rehearsal(model, "tokenizer", 0, CPU, "a text", None)
         assert (one._width, [len(row) for row in one._rows]) == (width, lengths)
         assert [len(said) for said in one._said] == [2] * 4
         every = [token for row in (*one._rows, *one._said) for token in row]

@@ -1,4 +1,4 @@
-"""When a rank hangs: by its own pace, never while it loads or compiles as it may, told before it is ended."""
+"""When a rank hangs: by its own pace, never while it loads as it may, told before it is ended."""
 
 import pytest
 
@@ -53,7 +53,7 @@ def test_more_rows_or_longer_prompts_are_waited_for_in_proportion():
     assert patience_for(pulse, "at work", None) == 200, "fewer are not waited for less: a step takes what it takes"
 
 
-def test_a_first_batch_that_compiles_sets_no_pace_for_all_later_ones_but_counts_as_a_prefill_may():
+def test_a_first_batch_whose_kernels_are_new_sets_no_pace_for_all_later_ones_but_counts_as_a_prefill_may():
     pulse = Pulse()
     pulse.given(100.0)
     pulse.silent = 90.0
