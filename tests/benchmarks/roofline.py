@@ -83,17 +83,23 @@ def bandwidths(device: Any, dtype: Any, synchronise: Callable[[], None]) -> dict
 def matrix_rates(
     model: Any, rows: list[int], device: Any, dtype: Any, synchronise: Callable[[], None]
 ) -> dict[str, float]:
-    """FLOP/s of products of [rows, inner] and [inner, outer], for the model's own layers."""
+    """FLOP/s of products of [rows, inner] and [inner, outer], for the model's own layers: packed where those are."""
     import torch
 
+    from rankdeck.runner.engine.packed_linear import PackedLinear
+
+    packed = any(isinstance(module, PackedLinear) for module in model.modules())
     text = model.config.get_text_config()
     layers = {(text.hidden_size, text.intermediate_size), (text.hidden_size, text.vocab_size)}
     rates = {}
     for inner, outer in sorted(layers):
-        weight = torch.ones(outer, inner, dtype=dtype, device=device)
+        layer: Any = torch.nn.Linear(inner, outer, bias=False, dtype=dtype, device=device)
+        if packed:
+            layer = PackedLinear(layer, shared=False)
         for height in sorted({*rows, LARGE}):
             batch = torch.ones(height, inner, dtype=dtype, device=device)
-            seconds = best_seconds(lambda batch=batch, weight=weight: batch @ weight.T, synchronise)
+            with torch.inference_mode():
+                seconds = best_seconds(lambda batch=batch, layer=layer: layer(batch), synchronise)
             rates[f"{height} x {inner} x {outer}"] = 2 * height * inner * outer / seconds
     return rates
 

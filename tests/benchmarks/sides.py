@@ -364,7 +364,9 @@ def compared(done: Sequence[Mapping[str, Figures]], base: str) -> dict[str, Any]
             name: done[-1][name]["padding_waste"] for name in names if done[-1][name].get("padding_waste") is not None
         },
         "prefill_seconds": {
-            name: [one[name]["prefill_seconds"] for one in done] for name in names if "prefill_seconds" in done[0][name]
+            name: [one[name]["prefill_seconds"] for one in done]
+            for name in names
+            if done[0][name].get("prefill_seconds")
         },
         "wall_seconds": {name: [one[name].get("wall_seconds") for one in done] for name in names},
         "busy_before": {name: [round(one[name]["busy_before"], 2) for one in done] for name in names},
