@@ -12,7 +12,7 @@ from rankdeck.runner.engine.static import StaticEngine
 from rankdeck.runner.protocol.config import RunConfig
 
 AUTO = {
-    "cpu": "faster on a CPU: 2.3 times the continuous one with prompts of like length, 1.4 times with unlike ones "
+    "cpu": "faster on a CPU: 2.1 times the continuous one with prompts of like length, 1.4 times with unlike ones "
     "(135 M parameters, 2 cores)"
 }
 """Why `auto` takes the static engine, by kind of device: what `tests.benchmarks.generate_batch` measured there.

@@ -40,7 +40,7 @@ from rankdeck.runner.protocol.config import RunConfig
 PAD_TO_MULTIPLE = 8
 
 BY_GENERATE = "batches go by transformers' generate, not by the decode loop"
-OTHER = "in it this model gives other answers, or its rows cannot be moved"
+OTHER = "the loop gives other answers with this model, or cannot move its rows"
 ONE_BY_ONE = "its rows go one by one"
 CAPTURED = "decode steps are captured as CUDA graphs, each launched as one"
 NOT_CAPTURED = "decode steps are not captured as CUDA graphs, so they are slower"
@@ -162,13 +162,15 @@ class StaticEngine(Engine):
         prompt_tokens = sum(len(ids) for ids in tokens.values())
         output_tokens = sum(record.output_tokens for record in records.values())
         slots = figures.prompt_slots + figures.row_steps
+        # What is begun a second time, as steps could not be captured, shares its prefix twice.
+        shared = min(figures.shared, prompt_tokens)
         result = BatchResult(
             rows=len(tokens),
             prompt_tokens=prompt_tokens,
             output_tokens=output_tokens,
             slots=slots,
-            padded_slots=slots + figures.shared - prompt_tokens - output_tokens,
-            shared_tokens=figures.shared,
+            padded_slots=slots + shared - prompt_tokens - output_tokens,
+            shared_tokens=shared,
             steps=figures.steps,
             row_steps=figures.row_steps,
             prefill_seconds=figures.prefill,

@@ -17,3 +17,12 @@ def model():
         initializer_range=0.6,
     )  # fmt: skip
     return transformers.LlamaForCausalLM(config).eval()
+
+
+@pytest.fixture
+def asked_of_cuda(monkeypatch):
+    """What engines ask of torch.cuda beside tensors has an answer without a GPU."""
+    for name in ("_lazy_init", "synchronize", "empty_cache", "reset_peak_memory_stats"):
+        monkeypatch.setattr(torch.cuda, name, lambda *_: None)
+    for name in ("max_memory_allocated", "max_memory_reserved"):
+        monkeypatch.setattr(torch.cuda, name, lambda *_: 0)

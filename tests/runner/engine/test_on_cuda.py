@@ -29,12 +29,8 @@ class Event:
 
 
 @pytest.fixture
-def cuda(monkeypatch):
+def cuda(asked_of_cuda, monkeypatch):
     """torch, on a machine with one GPU, as far as the engines ask."""
-    for name in ("_lazy_init", "synchronize", "empty_cache", "reset_peak_memory_stats"):
-        monkeypatch.setattr(torch.cuda, name, lambda *_: None)
-    for name in ("max_memory_allocated", "max_memory_reserved"):
-        monkeypatch.setattr(torch.cuda, name, lambda *_: 0)
     monkeypatch.setattr(torch.cuda, "Event", Event)
     zeros = torch.zeros
     pinned = SimpleNamespace(zeros=lambda *size, pin_memory, **how: zeros(*size, **how), cuda=torch.cuda)

@@ -55,11 +55,13 @@ def test_layers_that_attend_by_the_distance_of_slots_go_by_generate():
     assert texts_of(engine, texts) == alone(model, texts)
 
 
-def test_a_batch_whose_steps_turn_out_not_to_be_captured_accounts_for_all_that_was_computed(monkeypatch):
+@pytest.mark.parametrize("begin", ["", SYSTEM * 3])
+def test_a_batch_whose_steps_turn_out_not_to_be_captured_accounts_for_all_that_was_computed(monkeypatch, begin):
     model = tiny(num_key_value_heads=2)
-    ends = "".join(text[:1] for text in alone(model)[:2])
+    texts = [begin + rest for rest in MIXED]
+    ends = "".join(text[:1] for text in alone(model, texts)[:2])
     model.generation_config.eos_token_id = [2, *(VOCABULARY.index(letter) for letter in ends)]
-    expected = alone(model)
+    expected = alone(model, texts)
     engine = static(model)
     steps = []
 
@@ -69,10 +71,12 @@ def test_a_batch_whose_steps_turn_out_not_to_be_captured_accounts_for_all_that_w
             raise CaptureError("no")
 
     capture(engine, monkeypatch, run)
-    found = engine.generate(prompts(*MIXED))
+    found = engine.generate(prompts(*texts))
     assert [record.text for record in found.records] == expected
     result = found.result
-    assert result.padded_slots == result.slots - result.prompt_tokens - result.output_tokens > 0
+    assert bool(result.shared_tokens) == bool(begin)
+    real = result.prompt_tokens - result.shared_tokens + result.output_tokens
+    assert result.padded_slots == result.slots - real > 0
     check_result(result, rows=len(MIXED), tokens=12 * len(MIXED), seconds=1e6)
 
 

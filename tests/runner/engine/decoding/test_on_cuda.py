@@ -14,12 +14,8 @@ from tests.runner.engine.tiny import TEXTS, ByteTokenizer, ending_early, make, p
 
 
 @pytest.fixture
-def cuda(monkeypatch):
+def cuda(asked_of_cuda, monkeypatch):
     """torch, on a machine with one GPU, as far as the engines ask."""
-    for name in ("_lazy_init", "synchronize", "empty_cache", "reset_peak_memory_stats"):
-        monkeypatch.setattr(torch.cuda, name, lambda *_: None)
-    for name in ("max_memory_allocated", "max_memory_reserved"):
-        monkeypatch.setattr(torch.cuda, name, lambda *_: 0)
     monkeypatch.setattr(rows, "group_slots", lambda *_: 8)
     with PretendCuda() as mode, torch.inference_mode():
         yield mode
