@@ -182,6 +182,7 @@ def environment(environ: Mapping[str, str] = os.environ) -> Environment:
         host=platform.node(),
         platform=platform.platform(),
         cores=processes.usable_cores(),
+        cpu=processes.cpu_name(),
         packages=versions,
         devices=[gpu.name for gpu in telemetry.visible_gpus(environ)],
     )
@@ -261,6 +262,7 @@ def resume(
     resumed = msgspec.structs.replace(
         run,
         config=config,
+        environment=run.environment if used else environment(),
         status="running",
         output_force=False,
         cause=None,

@@ -48,6 +48,7 @@ STATIC = (
     *_names("generation.configuration_utils", "GenerationConfig", "to_diff_dict"),
     *_names("generation.utils", "GenerationMixin", "_optimize_model_for_decode"),
     *_names("configuration_utils", "PreTrainedConfig", "_attn_implementation"),
+    *_names("modeling_utils", "PreTrainedModel", "_supports_attention_backend"),
 )
 
 CONTINUOUS = (

@@ -1,10 +1,11 @@
-"""The static engine: one left-padded batch at a time. Rows that have ended leave the batch.
+"""The static engine: one batch at a time. Rows that have ended leave the batch.
 
 Two ways to run a batch: the decode loop (`runner.engine.decoding`), and transformers' `generate`
-(`runner.engine.generation.by_generate`) for models and settings that the loop does not take, with one line why. Prompts
-of different lengths are prefilled in groups, so that short ones are not padded to the longest. Which rows go together
-with a model, and whether the loop gives its very logits, `runner.engine.trials.rehearsal` finds out: its rows are then
-not padded, or stay, or go one by one.
+(`runner.engine.generation.by_generate`) for models and settings that the loop does not take, with one line why. The
+loop prefills prompts one after another, without padding; where a model cannot do that they stand side by side, those of
+like lengths in a group, so that short ones are not padded to the longest. Which rows go together with a model, and
+whether the loop gives its very logits, `runner.engine.trials.rehearsal` finds out: its rows are then not padded, or
+stay, or go one by one.
 """
 
 import time
@@ -22,6 +23,7 @@ from rankdeck.runner.engine.decoding.graphs import CaptureError
 from rankdeck.runner.engine.decoding.loop import OnAnswers
 from rankdeck.runner.engine.decoding.part import Group, Part
 from rankdeck.runner.engine.decoding.prefixes import Shared, shared_prefixes
+from rankdeck.runner.engine.decoding.ragged import in_passes
 from rankdeck.runner.engine.decoding.token_choice import TokenChoice
 from rankdeck.runner.engine.decoding.workspace import Workspace
 from rankdeck.runner.engine.generation import logit_rules, long_texts, settings
@@ -30,7 +32,7 @@ from rankdeck.runner.engine.generation.gumbel import BatchNoise
 from rankdeck.runner.engine.generation.logit_rules import LogitRules
 from rankdeck.runner.engine.generation.marks import LogitCheck
 from rankdeck.runner.engine.generation.own_state import OwnState
-from rankdeck.runner.engine.rows import Answer, Cancelled, group_by_width, group_slots, leaving
+from rankdeck.runner.engine.rows import Answer, Cancelled, group_by_width, group_slots, leaving, pass_tokens
 from rankdeck.runner.engine.step_watch import StepWatch
 from rankdeck.runner.engine.trials import rehearsal
 from rankdeck.runner.engine.trials.rehearsal import Found, Together
@@ -78,10 +80,11 @@ class StaticEngine(Engine):
     def warm_up(self) -> None:
         """Generate a little, to find out which rows go together with this model, and whether they can leave."""
         why_not = self._why_no_loop()
-        workspace = None if why_not else self._new_workspace(by_lookup=self._may_look_up())
+        workspaces = self._workspaces() if why_not is None else []
+        workspace = workspaces.pop(0) if workspaces else None
         found = self._rehearsed(workspace)
-        if workspace is not None and workspace.by_lookup and not found.loops and found.may_join:
-            workspace = self._new_workspace(by_lookup=False)
+        while workspaces and found.may_join and not found.loops:
+            workspace = workspaces.pop(0)
             found = self._rehearsed(workspace)
         self._together = "alone" if self._rules.has_own else found.together
         self._may_join, self.why_rows_stay = found.may_join, found.why_rows_stay
@@ -95,22 +98,28 @@ class StaticEngine(Engine):
             self._notes.append(f"{BY_GENERATE}: {why_not or OTHER}")
         self._synchronise()
 
-    def _new_workspace(self, *, by_lookup: bool) -> Workspace:
-        passes = Forward(self.model, self._experts)
-        return Workspace(passes, self.device, self.generation.pad_token_id, by_lookup=by_lookup)
+    def _workspaces(self) -> list[Workspace]:
+        """What the decode loop may run in with this model, fastest first; last with its own attention alone."""
+        passes, pad = Forward(self.model, self._experts), self.generation.pad_token_id
+        usual = self._config.attention in ("auto", "sdpa") and forward.attention_of(self.model) == "sdpa"
+        ragged = usual and forward.takes_any_attention(self.model)
+        by_lookup = usual and self._may_look_up()
+        return [
+            Workspace(passes, self.device, pad, by_lookup=looks_up, ragged=is_ragged)
+            for is_ragged in (True, False)[not ragged :]
+            for looks_up in (True, False)[not by_lookup :]
+        ]
 
     def _rehearsed(self, workspace: Workspace | None) -> Found:
         trial = self.model, self.tokenizer, self.generation.pad_token_id, self.device
         if workspace is None:
             return rehearsal.rehearse(*trial, None, self.findings)
-        loop = "by lookup" if workspace.by_lookup else "in the loop"
-        return rehearsal.rehearse(*trial, workspace.told, self.findings, loop=loop)
+        return rehearsal.rehearse(*trial, workspace.told, self.findings, loop=workspace.way)
 
     def _may_look_up(self) -> bool:
-        """Whether the attention of decode steps may be by lookup: on a CPU, in float32, if no other was asked for."""
-        usual = self._config.attention in ("auto", "sdpa") and forward.attention_of(self.model) == "sdpa"
+        """Whether the attention of decode steps may be by lookup: on a CPU, in float32."""
         float32 = all(parameter.dtype == torch.float32 for parameter in self.model.parameters())
-        return self.device.type == "cpu" and usual and float32 and lookup_attention.is_there()
+        return self.device.type == "cpu" and float32 and lookup_attention.is_there()
 
     @property
     def in_loop(self) -> bool:
@@ -232,6 +241,10 @@ class StaticEngine(Engine):
         made = []
         for prefix, ats in shared:
             rests = {at: len(tokens[at]) - len(prefix) for at in ats}
+            if self._workspace is not None and self._workspace.ragged:
+                passes = in_passes(rests, pass_tokens(self.device.type))
+                made += [Group(group, max(rests[at] for at in group), prefix, ragged=True) for group in passes]
+                continue
             made += [Group(group, self._width([rests[at] for at in group]), prefix) for group in self._groups(rests)]
         self._tell_of_prefixes(made)
         return made

@@ -1,4 +1,4 @@
-"""Processes: the cores they may use, how they end with each other, what they are called, the kernel they run on."""
+"""Processes: the processor and kernel they run on, the cores they may use, how they end with each other, their name."""
 
 import contextlib
 import ctypes
@@ -13,6 +13,7 @@ _PR_SET_CHILD_SUBREAPER = 36
 _ARGUMENTS_BEGIN, _ARGUMENTS_END = 48, 49
 """Fields of /proc/PID/stat, counted from 1: where the kernel finds the command line in the process's memory."""
 _RELEASE = Path("/proc/sys/kernel/osrelease")
+_PROCESSORS = Path("/proc/cpuinfo")
 
 
 def die_with_parent() -> Callable[[], None] | None:
@@ -79,6 +80,16 @@ def rename(name: str, argument: str, new: str) -> None:
 def usable_cores() -> int:
     """The number of cores this process may use; in a container maybe fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def cpu_name() -> str:
+    """What the processor calls itself (Linux), else `CPU`."""
+    try:
+        lines = _PROCESSORS.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return "CPU"
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, "CPU") or "CPU"
 
 
 def under_wsl(release: Path = _RELEASE) -> bool:

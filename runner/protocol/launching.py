@@ -5,6 +5,7 @@ They travel over a pair of sockets that only these two have: what the parent say
 
 import msgspec
 
+from rankdeck.runner.protocol.engines import EngineHint
 from rankdeck.runner.protocol.framing import Message
 
 
@@ -12,7 +13,7 @@ class StartRank(Message, frozen=True, kw_only=True):
     """Fork rank `rank` of `world_size`, for the run's `attempt`-th launch.
 
     With `store`, a file for torch's FileStore, the ranks of the launch form a process group. `environment` is added to
-    the parent's: what may have changed since that was launched.
+    the parent's: what may have changed since that was launched. `engine_hint` is what `--engine auto` takes.
     """
 
     rank: int
@@ -20,6 +21,7 @@ class StartRank(Message, frozen=True, kw_only=True):
     attempt: int = 1
     store: str | None = None
     environment: dict[str, str] = msgspec.field(default_factory=dict)
+    engine_hint: EngineHint | None = None
 
 
 class ParentImporting(Message, frozen=True, kw_only=True):

@@ -6,10 +6,9 @@ business. torch is imported only when a function needs it.
 
 import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rankdeck.runner.machine import placement
+from rankdeck.runner.machine import placement, processes
 from rankdeck.runner.machine.visible_gpus import MIG, VISIBLE
 from rankdeck.runner.protocol import MeetingPoint
 from rankdeck.runner.protocol.config import RunConfig
@@ -121,7 +120,7 @@ def device_facts(device: Any, all_devices: Sequence[Any], config: RunConfig, loc
     if device.type != "cuda":
         cores = os.environ.get("RANKDECK_CORES")
         shared = {"threads": torch.get_num_threads(), "cores": int(cores) if cores else None}
-        return {"device": device.type, "device_name": _cpu_name(), **shared}
+        return {"device": device.type, "device_name": processes.cpu_name(), **shared}
     properties = torch.cuda.get_device_properties(device)
     uuids, own = [_uuid(each) for each in all_devices], str(device)
     if (mig := _own_mig_device()) is not None:
@@ -155,13 +154,3 @@ def _uuid(device: Any) -> str:
     import torch
 
     return str(getattr(torch.cuda.get_device_properties(device), "uuid", ""))
-
-
-def _cpu_name() -> str:
-    """What the processor calls itself (Linux), else `CPU`."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return "CPU"
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, "CPU") or "CPU"

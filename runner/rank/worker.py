@@ -73,7 +73,7 @@ class _Rank:
     def __init__(self, options: Options, order: StartRank, link: Link) -> None:
         self.options, self.link = options, link
         self.rank, self.world_size, self.store = order.rank, order.world_size, order.store
-        self.attempt = order.attempt
+        self.attempt, self.engine_hint = order.attempt, order.engine_hint
         run = run_directory.read_run_file(options.run_dir)
         self.config: RunConfig = run.config
         self.prompts = run.prompts
@@ -101,7 +101,7 @@ class _Rank:
         # Before a continuous engine takes its cache: what is free afterwards says nothing about how many rows fit.
         room = self._room(devices, share)
         with memory.explained("warming up", devices, share, **there):
-            engine, why = choose.choose(self.config, loaded, self.prompts)
+            engine, why = choose.choose(self.config, loaded, self.prompts, self.engine_hint)
         if why and (self.rank == 0 or self.config.engine not in ("auto", engine.name)):
             self.link.send(protocol.LogLine(source=f"rank {self.rank}", text=f"{engine.name} engine: {why}"))
         if self.config.dispatch == "split":

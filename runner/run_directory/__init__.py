@@ -19,6 +19,7 @@ from rankdeck.runner.run_directory.places import (
     find_run,
     list_runs,
     newest_live_run,
+    newest_runs,
     own_folder,
     runs_directory,
     socket_path,

@@ -87,6 +87,26 @@ def list_runs() -> list[tuple[Path, RunFile]]:
     return [(path.resolve(), msgspec.structs.replace(run, name=path.name)) for path, run in _readable()]
 
 
+def newest_runs(most: int) -> list[tuple[Path, float]]:
+    """At most `most` runs in the usual place, readable or not, and when their run.json was written, the newest first.
+
+    No run is read. There are none where the place cannot be read.
+    """
+    dated = []
+    try:
+        for path in runs_directory().iterdir():
+            try:
+                dated.append(((path / RUN_FILE).stat().st_mtime, path))
+            except (FileNotFoundError, NotADirectoryError):
+                continue  # not a run, or deleted meanwhile
+            except OSError:
+                dated.append((path.lstat().st_mtime, path))  # a loop of links, or no permission: shown as unreadable
+    except OSError:
+        return []
+    dated.sort(reverse=True, key=lambda item: item[0])
+    return [(path, changed_at) for changed_at, path in dated[:most]]
+
+
 def _readable() -> list[tuple[Path, RunFile]]:
     """The readable runs, newest first, as they lie in the usual place: those outside it by their links."""
     found = [(path, run) for path, run in _looked_through() if isinstance(run, RunFile)]

@@ -13,6 +13,7 @@ import msgspec
 
 from rankdeck.runner.protocol import Summary
 from rankdeck.runner.protocol.config import RunConfig
+from rankdeck.runner.protocol.engines import EngineHint, EngineRecord
 from rankdeck.runner.protocol.framing import encode
 from rankdeck.runner.run_directory.private_files import open_private, open_regular
 from rankdeck.runner.state.costs import CostPoint
@@ -26,13 +27,14 @@ class RunFileError(Exception):
 
 
 class Environment(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a run ran: host, devices, and versions of the packages that compute."""
+    """Where a run ran: host, processor (`cpu`), devices, and versions of the packages that compute."""
 
     rankdeck: str
     python: str
     host: str
     platform: str
     cores: int
+    cpu: str = ""
     packages: dict[str, str] = {}
     devices: list[str] = []
 
@@ -44,12 +46,13 @@ class RunFile(msgspec.Struct, frozen=True, kw_only=True):
     """run.json. `started_at` (when the command was given) and `ended_at` are unix seconds.
 
     `loading` has the seconds of each phase from the command to the first batch, in order. `costs` and `lengths` are
-    what batches cost and how long the answers were, for predictions. `prompts_digest` is the SHA-256 of prompts.jsonl,
-    `model_files` has a fingerprint of each file of a model that lies in a folder, from when the ranks were launched.
-    `remarks` say what of the prompt file was not taken as it stands. `output_force`: whatever is at `config.output` may
-    be replaced; `output_stamp` is that of the one file there that may be replaced in any case, this run's own copy.
-    `inode` is that of the directory where the run began, which a copy has not: run.json may be anybody's, so only there
-    does `resume` write to `config.output`.
+    what batches cost and how long the answers were, for predictions; `engine_record` is how fast the engine was, for
+    the `--engine auto` of later runs, and `engine_hint` what its own goes by. `prompts_digest` is the SHA-256 of
+    prompts.jsonl, `model_files` has a fingerprint of each file of a model that lies in a folder; this and the hint are
+    from when the ranks were launched. `remarks` say what of the prompt file was not taken as it stands. `output_force`:
+    whatever is at `config.output` may be replaced; `output_stamp` is that of the one file there that may be replaced in
+    any case, this run's own copy. `inode` is that of the directory where the run began, which a copy has not: run.json
+    may be anybody's, so only there does `resume` write to `config.output`.
     """
 
     name: str
@@ -61,6 +64,7 @@ class RunFile(msgspec.Struct, frozen=True, kw_only=True):
     model_files: dict[str, str] = {}
     remarks: list[str] = []
     environment: Environment | None = None
+    engine_hint: EngineHint | None = None
     supervisor_pid: int | None = None
     inode: int | None = None
     output_force: bool = False
@@ -72,6 +76,7 @@ class RunFile(msgspec.Struct, frozen=True, kw_only=True):
     sweep: SweepSummary | None = None
     costs: list[CostPoint] = []
     lengths: list[int] = []
+    engine_record: EngineRecord | None = None
     loading: dict[str, float] = {}
 
 
@@ -172,9 +177,13 @@ def _check(run: RunFile) -> None:
         if at is not None and not 0 <= at <= LATEST:
             raise ValueError(f"{name} {at:g} is not a time")
     summary = run.summary
-    counts = {"prompts": run.prompts, "supervisor_pid": run.supervisor_pid, "ranks": run.config.ranks}
+    counts: dict[str, float | None] = {"prompts": run.prompts, "supervisor_pid": run.supervisor_pid}
+    counts["ranks"] = run.config.ranks
     if summary is not None:
         counts |= {name: getattr(summary, name) for name in ("prompts", "completed", "failed", "output_tokens")}
+    if run.engine_record is not None:
+        record = msgspec.structs.asdict(run.engine_record)
+        counts |= {name: record[name] for name in record if name != "engine"}
     for name, count in counts.items():
         if count is not None and not 0 <= count <= MOST:
             raise ValueError(f"{name} is out of range")

@@ -15,7 +15,8 @@ class CostPoint(msgspec.Struct, frozen=True, kw_only=True):
     """Sums over `batches` with equally many rows, generated with `active_ranks` at work.
 
     `seconds` runs from handing out a batch to its last result; `prefill_seconds` and `decode_seconds` are measured by
-    the engine. `prompt_slots` counts token positions of padded prompts, rows x width; `steps` the forward passes,
+    the engine. `prompt_slots` counts token positions of prompts as they were
+    prefilled, with their padding if there was any; `steps` the forward passes,
     prefill included; `row_steps` sums over these the rows that were still in the batch. A `cold` point has batches that
     pay for what is done once (`runner.state.batches`): a warm one takes its place.
     """

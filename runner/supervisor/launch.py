@@ -21,6 +21,7 @@ from rankdeck.runner.launching.parent import RankParent
 from rankdeck.runner.launching.process_tree import exit_status_of
 from rankdeck.runner.machine import kernel, processes, telemetry
 from rankdeck.runner.protocol.config import RunConfig
+from rankdeck.runner.protocol.engines import EngineHint
 from rankdeck.runner.supervisor.door.peers import RankPeer
 from rankdeck.runner.supervisor.event_stream import EventStream
 from rankdeck.runner.supervisor.ranks import RankPool
@@ -52,7 +53,8 @@ class Loss:
 class RankLaunch:
     """One launch of a run's ranks, which `parent` forks, and which then talk to `pool`.
 
-    `ready_before`: all ranks of an earlier launch were ready once, so there is room for them.
+    `ready_before`: all ranks of an earlier launch were ready once, so there is room for them. `engine_hint` is what
+    `--engine auto` takes.
     """
 
     def __init__(
@@ -66,11 +68,12 @@ class RankLaunch:
         events: EventStream,
         *,
         ready_before: bool = False,
+        engine_hint: EngineHint | None = None,
     ) -> None:
         self.pool = pool
         self._directory, self._config, self._model = directory, config, model
         self._launch_command, self._parent, self._events = launch_command, parent, events
-        self._ready_before = ready_before
+        self._ready_before, self._engine_hint = ready_before, engine_hint
         self._socket = run_directory.socket_path(directory)
         self._store = self._socket.with_suffix(f".{pool.attempt}.store")
         self._tails = {rank: LogTail(directory / f"rank-{rank}.log") for rank in range(config.ranks)}
@@ -105,7 +108,12 @@ class RankLaunch:
         self._parent.order(
             *(
                 protocol.StartRank(
-                    rank=rank, world_size=ranks, attempt=self.pool.attempt, store=store, environment=gpus
+                    rank=rank,
+                    world_size=ranks,
+                    attempt=self.pool.attempt,
+                    store=store,
+                    environment=gpus,
+                    engine_hint=self._engine_hint,
                 )
                 for rank in range(ranks)
             )

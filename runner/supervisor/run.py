@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 import msgspec
 
 from rankdeck.runner import protocol, run_directory
+from rankdeck.runner.forecast.engine_record import engine_record
 from rankdeck.runner.inputs.checkpoint import fingerprint
 from rankdeck.runner.inputs.demo_model import ModelError
 from rankdeck.runner.inputs.frozen_prompts import PromptError, PromptIndex
@@ -26,11 +27,13 @@ from rankdeck.runner.launching.accelerate import LaunchCommand, accelerate_comma
 from rankdeck.runner.launching.left_over import end_left_over
 from rankdeck.runner.launching.parent import RankParent
 from rankdeck.runner.protocol import OutputRecord
+from rankdeck.runner.protocol.engines import EngineHint
 from rankdeck.runner.run_directory.output_copy import Stamp
 from rankdeck.runner.run_directory.resumption import find_resume_point
 from rankdeck.runner.run_directory.run_file import RunFile
 from rankdeck.runner.scheduling.scheduler import Scheduler
 from rankdeck.runner.state import summarise
+from rankdeck.runner.supervisor import engine_choice
 from rankdeck.runner.supervisor.door.listening import Server
 from rankdeck.runner.supervisor.door.peers import RankPeer
 from rankdeck.runner.supervisor.event_stream import EventStream
@@ -177,6 +180,7 @@ class Supervisor:
         restarts_left, ready_before = self._config.max_restarts, False
         while True:
             await self._compare_model(Path(model))
+            hint = await self._hint_at_engine()
             pool = RankPool(
                 self._events.state.attempt + 1,
                 self._config,
@@ -196,6 +200,7 @@ class Supervisor:
                 self._parent,
                 self._events,
                 ready_before=ready_before,
+                engine_hint=hint,
             )
             self._launch = launch
             self._events.emit(
@@ -227,15 +232,35 @@ class Supervisor:
 
     async def _compare_model(self, model: Path) -> None:
         """End the run if it has answers, or trials, of a model that was another; else remember what its files are."""
-        known, sweep = self._run_file.model_files, self._events.state.sweep
-        used = self._resume_point.ledger.count > 0 or (sweep is not None and len(sweep.records) > 0)
-        if used and (said := await asyncio.to_thread(fingerprint.why_changed, model, known)):
+        known = self._run_file.model_files
+        if self._used and (said := await asyncio.to_thread(fingerprint.why_changed, model, known)):
             raise Ending("failed", EXIT_BAD_INPUT, said)
         files = await asyncio.to_thread(fingerprint.fingerprints, model)
         if files != known:
-            self._run_file = msgspec.structs.replace(self._run_file, model_files=files)
-            with contextlib.suppress(OSError):  # a full disk: it is written with the end of the run
-                run_directory.write_run_file(self._directory, self._run_file)
+            self._remember(model_files=files)
+
+    async def _hint_at_engine(self) -> EngineHint | None:
+        """What `--engine auto` takes: found out before the first answer, and the same from then on."""
+        if self._config.engine != "auto":
+            return None
+        if (hint := self._run_file.engine_hint) is None:
+            hint = EngineHint()
+            if not self._used:
+                hint = await asyncio.to_thread(engine_choice.hint, self._run_file, self._prompts)
+            self._remember(engine_hint=hint)
+        return hint
+
+    @property
+    def _used(self) -> bool:
+        """Whether the run has answers, or trials, of its model."""
+        sweep = self._events.state.sweep
+        return self._resume_point.ledger.count > 0 or (sweep is not None and len(sweep.records) > 0)
+
+    def _remember(self, **facts: object) -> None:
+        """Have these in run.json."""
+        self._run_file = msgspec.structs.replace(self._run_file, **facts)
+        with contextlib.suppress(OSError):  # a full disk: it is written with the end of the run
+            run_directory.write_run_file(self._directory, self._run_file)
 
     async def _start(self, launch: RankLaunch) -> None:
         while True:
@@ -288,6 +313,7 @@ class Supervisor:
             sweep=summarise_sweep(state.sweep) if state.sweep is not None else None,
             costs=list(state.costs),
             lengths=list(state.lengths),
+            engine_record=engine_record(state, engine_choice.mean_bytes(self._prompts)),
             loading=state.loading.phases,
         )
         if not self._removed:

@@ -354,8 +354,10 @@ def test_where_a_run_runs_is_recorded(monkeypatch):
     gpus = [telemetry.DeviceSample(index=number, uuid=str(number), name=f"L{number}") for number in (4, 40)]
     monkeypatch.setattr(telemetry, "visible_gpus", lambda environ: gpus if environ == {"A": "B"} else [])
     monkeypatch.setattr(processes, "usable_cores", lambda: 77)
+    monkeypatch.setattr(processes, "cpu_name", lambda: "EPYC")
     found = start.environment({"A": "B"})
-    assert (found.devices, found.cores, found.host) == (["L4", "L40"], 77, platform.node())
+    assert (found.devices, found.cores, found.cpu) == (["L4", "L40"], 77, "EPYC")
+    assert found.host == platform.node()
     assert (found.rankdeck, found.python) == (rankdeck.__version__, platform.python_version())
     assert found.platform == platform.platform()
     for package in ("torch", "transformers", "accelerate", "textual", "msgspec"):

@@ -8,8 +8,8 @@ kills the rank, `!lose` costs it its GPU. Files in the model's folder do, too: `
 rank leaves the number of a child process, rank 0 says once what `nonsense` holds, `wipe` has it empty the run's files
 when it is told to leave. STANDIN_STEP_SECONDS is the time of a decode step on rank 0; on the others it is longer, on
 the last by nearly the share STANDIN_SPREAD. STANDIN_STEPS is the length of an answer, STANDIN_ROOM the most rows that
-fit, STANDIN_DEVICE what they say they run on. With `--engine continuous` they are continuous ranks: the real
-ContinuousRank, around rows that need no model.
+fit, STANDIN_DEVICE what they say they run on. With `--engine continuous`, or where they are told that `auto`
+is that, they are continuous ranks: the real ContinuousRank, around rows that need no model.
 """
 
 import os
@@ -135,7 +135,8 @@ class Rank:
             protocol.RankPhase(rank=self.rank, phase="loading"),
         )
         self.failed_stream = 0
-        self.continuous = self.run.config.engine == "continuous"
+        hinted = order.engine_hint.engine if order.engine_hint is not None else None
+        self.continuous = "continuous" in (self.run.config.engine, hinted)
         self.digests: list[tuple[int, str]] = []
 
     def live(self) -> None:

@@ -38,6 +38,7 @@ def environment_values(run: RunFile) -> dict[str, str]:
     if environment is None:
         return {}
     flat = {name: str(getattr(environment, name)) for name in ("rankdeck", "python", "host", "platform", "cores")}
+    flat |= {"cpu": environment.cpu} if environment.cpu else {}
     flat |= {f"device {place}": name for place, name in enumerate(environment.devices)}
     return flat | dict(sorted(environment.packages.items()))
 

@@ -67,26 +67,8 @@ class RecentRun(NamedTuple):
 def recent(newest: int = NEWEST) -> list[RecentRun]:
     """The newest runs in the usual place, the newest first, those that cannot be read among them."""
     # run.json is rewritten when a run ends, so one that began earlier and ended later is near the top.
-    found = [_recent(path, changed_at) for path, changed_at in _newest(2 * newest)]
+    found = [_recent(path, changed_at) for path, changed_at in run_directory.newest_runs(2 * newest)]
     return sorted(found, key=lambda run: run.started_at, reverse=True)[:newest]
-
-
-def _newest(most: int) -> list[tuple[Path, float]]:
-    """Runs in the usual place, readable or not, and when their run.json was written, the newest first."""
-    dated = []
-    root = run_directory.runs_directory()
-    try:
-        for path in root.iterdir():
-            try:
-                dated.append(((path / run_directory.RUN_FILE).stat().st_mtime, path))
-            except (FileNotFoundError, NotADirectoryError):
-                continue  # not a run, or deleted meanwhile
-            except OSError:
-                dated.append((path.lstat().st_mtime, path))  # a loop of links, or no permission: shown as unreadable
-    except OSError:
-        return []
-    dated.sort(reverse=True, key=lambda item: item[0])
-    return [(path, changed_at) for changed_at, path in dated[:most]]
 
 
 _OF_COST = (
@@ -107,7 +89,7 @@ def costs_like(config: RunConfig, device: str) -> CostModel | None:
         return on, *(getattr(one, name) for name in _OF_COST)
 
     points: list[CostPoint] = []
-    for path, _ in _newest(NEWEST):
+    for path, _ in run_directory.newest_runs(NEWEST):
         try:
             run = run_directory.read_run_file(path)
         except RunFileError:

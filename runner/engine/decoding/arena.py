@@ -23,7 +23,8 @@ class Place:
 
     It works on `rows` rows from `first_row` on, and writes its tokens to the slots from `at` on. It reads all slots
     from `start` to the last that it writes; or, if `device_at` is there, the slots up to `start + slots`, and writes a
-    single one, whose number the device knows: [1]. `by_lookup` is whether attention reads from tables.
+    single one, whose number the device knows: [1]. `by_lookup` is whether attention reads from tables. Where tokens of
+    several rows come as one, `scattered` has the row and the slot of each, [tokens] both; they are not read from there.
     """
 
     first_row: int = 0
@@ -33,6 +34,7 @@ class Place:
     slots: int = 0
     device_at: torch.Tensor | None = None
     by_lookup: bool = False
+    scattered: tuple[torch.Tensor, torch.Tensor] | None = None
 
 
 class ArenaLayer(CacheLayerMixin):
@@ -60,6 +62,9 @@ class ArenaLayer(CacheLayerMixin):
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         place, tokens = self._place, key_states.shape[2]
+        if place.scattered is not None:
+            self._scatter(key_states, value_states, *place.scattered)
+            return self._after_known(key_states, value_states, 1)
         end = place.start + place.slots if place.device_at is not None else place.at + tokens
         read = []
         for held, states in ((self.keys, key_states), (self.values, value_states)):
@@ -71,6 +76,24 @@ class ArenaLayer(CacheLayerMixin):
                 view.index_copy_(2, place.device_at, states)
             read.append(view)
         return read[0], read[1]
+
+    def _scatter(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, rows: torch.Tensor, slots: torch.Tensor
+    ) -> None:
+        """Write each token of these, [1, heads, tokens, width], to its row and slot."""
+        for held, states in ((self.keys, key_states), (self.values, value_states)):
+            assert held is not None
+            held[rows, :, slots] = states[0].transpose(0, 1)
+
+    def _after_known(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, rows: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """These after those of the same rows that they go on from."""
+        place = self._place
+        if place.at == place.start:
+            return key_states, value_states
+        keys, values = self.dense(place.first_row, rows, place.start, place.at)
+        return torch.cat([keys, key_states], dim=2), torch.cat([values, value_states], dim=2)
 
     def clear(self, rows: int, slots: int) -> None:
         """Zero the first slots of the first rows: a masked slot has no weight, but no weight times NaN is NaN."""
@@ -141,13 +164,22 @@ class LookupLayer(ArenaLayer):
             self.lazy_initialization(key_states, value_states)
         assert self.keys is not None
         assert self.values is not None
+        if place.scattered is not None:
+            self._scatter(key_states, value_states, *place.scattered)
+            return self._after_known(key_states, value_states, 1)
         self._write(key_states, value_states, place.first_row, place.rows, place.at)
         if place.by_lookup:
             return self.keys, self.values
-        if place.at == place.start:
-            return key_states, value_states
-        before = self.dense(place.first_row, place.rows, place.start, place.at)
-        return torch.cat([before[0], key_states], dim=2), torch.cat([before[1], value_states], dim=2)
+        return self._after_known(key_states, value_states, place.rows)
+
+    def _scatter(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, rows: torch.Tensor, slots: torch.Tensor
+    ) -> None:
+        """See `ArenaLayer._scatter`."""
+        assert self.keys is not None
+        assert self.values is not None
+        self.keys[slots // self._block, rows, :, :, slots % self._block] = key_states[0].transpose(0, 1)
+        self.values[rows, :, slots] = value_states[0].transpose(0, 1)
 
     def clear(self, rows: int, slots: int) -> None:
         """See `ArenaLayer.clear`."""

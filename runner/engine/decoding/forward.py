@@ -5,11 +5,12 @@ Knows what transformers' decoders are called with; chooses no tokens.
 
 import contextlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 
+from rankdeck.runner.engine.decoding import ragged
 from rankdeck.runner.engine.decoding.arena import Arena
 from rankdeck.runner.engine.experts import decode_products
 from rankdeck.runner.engine.generation.layer_configs import value_of
@@ -36,6 +37,11 @@ def why_not(model: Any) -> str | None:
     if attention not in MASKS:
         return f"its attention ({attention}) takes no mask of its own"
     return None
+
+
+def takes_any_attention(model: Any) -> bool:
+    """Whether this model computes its attention with whatever transformers has registered under the name it is told."""
+    return bool(getattr(type(model), "_supports_attention_backend", False))
 
 
 def attention_of(model: Any) -> str:
@@ -67,12 +73,23 @@ class Forward:
     def prefill(
         self, ids: torch.Tensor, mask: torch.Tensor | None, positions: torch.Tensor, arena: Arena
     ) -> torch.Tensor:
-        """The logits after these prompts, float32 [rows, vocabulary].
+        """The logits after these prompts, side by side, float32 [rows, vocabulary].
 
         ids: [rows, width]. mask: of all slots that are read, [rows, slots]; None where there is no padding.
         positions: [rows, width].
         """
         return self._logits(ids, mask, positions, arena)
+
+    def prefill_ragged(
+        self, ids: torch.Tensor, positions: torch.Tensor, ends: torch.Tensor, arena: Arena, layout: ragged.Layout
+    ) -> torch.Tensor:
+        """The logits after these prompts, one after another, float32 [rows, vocabulary].
+
+        ids and positions: [1, tokens]. ends: the last token of each prompt, [rows].
+        """
+        with self._attending(ragged.NAME), ragged.laid_out(layout):
+            logits = self._output(ids, None, positions, arena, dict.fromkeys(self._more, ends))[0]
+        return (logits if self._more else logits[ends]).float()
 
     def step(
         self,
@@ -86,21 +103,34 @@ class Forward:
 
         `attention` is another than the model's own, by its name.
         """
-        if attention is None:
+        with contextlib.nullcontext() if attention is None else self._attending(attention):
             return self._logits(token, mask, position, arena)
-        config = self._model.config.get_text_config()
-        own, config._attn_implementation = config._attn_implementation, attention
-        try:
-            return self._logits(token, mask, position, arena)
-        finally:
-            config._attn_implementation = own
 
     def decoding(self, rows: int) -> contextlib.AbstractContextManager[Any]:
         """Around steps of so many rows."""
         return decode_products(self._model, self._experts, rows)
 
+    @contextlib.contextmanager
+    def _attending(self, attention: str) -> Iterator[None]:
+        config = self._model.config.get_text_config()
+        own, config._attn_implementation = config._attn_implementation, attention
+        try:
+            yield
+        finally:
+            config._attn_implementation = own
+
     def _logits(
         self, ids: torch.Tensor, mask: torch.Tensor | None, positions: torch.Tensor, arena: Arena
+    ) -> torch.Tensor:
+        return self._output(ids, mask, positions, arena, self._more)[:, -1].float()
+
+    def _output(
+        self,
+        ids: torch.Tensor,
+        mask: torch.Tensor | None,
+        positions: torch.Tensor,
+        arena: Arena,
+        more: dict[str, Any],
     ) -> torch.Tensor:
         output = self._model(
             input_ids=ids,
@@ -109,7 +139,7 @@ class Forward:
             use_cache=True,
             return_dict=True,
             **{self._cache: arena.cache},
-            **self._more,
+            **more,
         )
-        logits: torch.Tensor = output.logits[:, -1]
-        return logits.float()
+        logits: torch.Tensor = output.logits
+        return logits

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 class Group:
     """Prompts that are prefilled together; `at` are their positions in the batch.
 
-    All begin with `prefix`, which is prefilled apart; what follows is padded to `width`.
+    All begin with `prefix`, which is prefilled apart; what follows is padded to `width`, or, where it is `ragged`, has
+    at most so many tokens.
     """
 
     at: list[int]
     width: int
     prefix: tuple[int, ...] = ()
+    ragged: bool = False
 
     @property
     def reach(self) -> int:
@@ -41,7 +43,12 @@ class Part:
     @property
     def prompt_slots(self) -> int:
         """Slots of the prompts with their padding, as they are prefilled; without those of prefixes."""
-        return sum(len(group.at) * group.width for group in self.groups)
+        return sum(
+            sum(len(self.tokens[at]) - len(group.prefix) for at in group.at)
+            if group.ragged
+            else len(group.at) * group.width
+            for group in self.groups
+        )
 
     @property
     def shared_tokens(self) -> int:

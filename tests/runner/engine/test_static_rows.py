@@ -10,7 +10,7 @@ from rankdeck.runner.engine.decoding.forward import Forward
 from rankdeck.runner.engine.generation import by_generate
 from rankdeck.runner.engine.generation.by_generate import ByGenerate
 from rankdeck.runner.engine.generation.cache_rows import KeptRows
-from tests.runner.engine.tiny import BOTH_WAYS, TEXTS, ending_early, make, prompts
+from tests.runner.engine.tiny import BOTH_WAYS, TEXTS, ending_early, make, prompts, side_by_side
 
 EQUAL = ("first", "other", "third", "maybe")
 
@@ -81,7 +81,7 @@ def masks(monkeypatch):
 @BOTH_WAYS
 @pytest.mark.parametrize("texts", [EQUAL, ("a lone prompt",)])
 def test_prompts_that_are_equally_long_are_not_padded_and_need_no_mask(model, masks, texts, way):
-    one = make(model, ignore_eos=True, way=way)
+    one = side_by_side(make(model, ignore_eos=True, way=way))
     masks.clear()
     result = one.generate(prompts(*texts)).result
     (mask,) = masks
@@ -91,7 +91,7 @@ def test_prompts_that_are_equally_long_are_not_padded_and_need_no_mask(model, ma
 
 @BOTH_WAYS
 def test_prompts_of_unlike_lengths_are_padded_to_a_multiple_of_8(model, masks, way):
-    one = make(model, ignore_eos=True, way=way)
+    one = side_by_side(make(model, ignore_eos=True, way=way))
     masks.clear()
     one.generate(prompts("first", "second", "3"))
     assert [mask.shape for mask in masks] == [(3, 8)]

@@ -63,6 +63,13 @@ def check_way(engine, way):
     assert (engine._workspace is not None) == (way == "loop"), engine.take_notes()
 
 
+def side_by_side(engine):
+    """The decode loop prefills prompts side by side, as with a model that computes no attention but its own."""
+    if engine._workspace is not None:
+        engine._workspace.ragged = False
+    return engine
+
+
 def prompts(*texts: str) -> list[Prompt]:
     return [Prompt(index=index, id=str(index), text=text) for index, text in enumerate(texts)]
 

@@ -46,7 +46,7 @@ DEFAULTS: dict[type, dict[str, Any]] = {
     protocol.RankExited: {"error": None},
     protocol.RunEnded: {"at": 0.0, "cause": None},
     protocol.RunStarted: {"at": 0.0, "version": 2, "done": 0, "asked_at": 0.0},
-    protocol.StartRank: {"attempt": 1, "store": None, "environment": {}},
+    protocol.StartRank: {"attempt": 1, "store": None, "environment": {}, "engine_hint": None},
     protocol.Stop: {"now": False},
     protocol.SweepStarted: {
         "at": 0.0,

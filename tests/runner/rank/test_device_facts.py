@@ -1,14 +1,13 @@
 """What a rank says of its device, and what of the GPUs that it cannot use."""
 
 import os
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 from rankdeck.runner.engine import memory
-from rankdeck.runner.machine import placement
+from rankdeck.runner.machine import placement, processes
 from rankdeck.runner.protocol.config import RunConfig
 from rankdeck.runner.rank import device
 
@@ -58,27 +57,8 @@ def test_a_cpu_has_the_name_of_its_processor_threads_and_the_cores_that_all_rank
     if told is not None:
         monkeypatch.setenv("RANKDECK_CORES", told)
     found = device.device_facts(torch.device("cpu"), [], RunConfig(prompts="p"), 0)
-    name, threads = device._cpu_name(), torch.get_num_threads()
+    name, threads = processes.cpu_name(), torch.get_num_threads()
     assert found == {"device": "cpu", "device_name": name, "threads": threads, "cores": cores}
-
-
-@pytest.mark.parametrize(
-    ("text", "name"),
-    [
-        ("processor: 0\nmodel name\t: EPYC 9V: x \nmodel name\t: other\n", "EPYC 9V: x"),
-        ("flags: a\n", "CPU"),
-        ("model name:\n", "CPU"),
-        (None, "CPU"),
-    ],
-)
-def test_the_name_of_the_processor_is_the_first_that_the_kernel_says(monkeypatch, text, name):
-    def read_text(path, **_):
-        if text is None:
-            raise OSError
-        return text
-
-    monkeypatch.setattr(Path, "read_text", read_text)
-    assert device._cpu_name() == name
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from rankdeck.runner.engine.trials import findings, limits
 from rankdeck.runner.engine.trials.limits import Limits
 from rankdeck.runner.protocol import StartRank
 from rankdeck.runner.protocol.config import RunConfig
+from rankdeck.runner.protocol.engines import EngineHint
 from rankdeck.runner.rank import options as options_module
 from rankdeck.runner.rank import worker
 from rankdeck.runner.rank.options import Options, read_options
@@ -275,6 +276,9 @@ def test_a_new_program_has_the_order_among_its_arguments(monkeypatch, tmp_path):
     assert os.environ.get("RANKDECK_ORDER") is None
 
 
+HINT = EngineHint(engine="static", why="it was faster")
+
+
 @pytest.fixture
 def in_order(monkeypatch, tmp_path):
     """A rank whose every part takes note of what it is given; `at` is what stands in the place of each call."""
@@ -325,7 +329,9 @@ def in_order(monkeypatch, tmp_path):
             meet="meet",
             arrive=note("arrived"),
         )
-        rank = worker._Rank(SimpleNamespace(run_dir=tmp_path, model="demo"), StartRank(rank=3, world_size=4), link)
+        rank = worker._Rank(
+            SimpleNamespace(run_dir=tmp_path, model="demo"), StartRank(rank=3, world_size=4, engine_hint=HINT), link
+        )
         rank.live()
         return did, config, device, holding, loaded
 
@@ -357,7 +363,7 @@ def test_each_part_of_a_rank_gets_what_is_its_own_in_the_order_that_memory_wants
         ("free", holding),  # before an engine takes its cache
         ("left", "the share", holding[0]),
         ("explained", "warming up", holding, "the share", there),
-        ("chosen", config, loaded, 5),
+        ("chosen", config, loaded, 5, HINT),
         "over",
         ("facts", device, holding, config, 3),
         ("arrived", 3, "limits"),  # with nothing to do from here on, so that rank 0 measures undisturbed

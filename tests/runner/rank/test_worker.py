@@ -68,7 +68,7 @@ def rank_of(tmp_path, monkeypatch):
         engine = SimpleNamespace(name="static", devices=[at], describe=lambda: described, device=at)
         monkeypatch.setattr(limits, "measured", lambda *of: told.append(f"measures {of}") or Limits(1e9, 2e12))
         monkeypatch.setattr(loading, "load", load)
-        monkeypatch.setattr(choose, "choose", lambda config, loaded, prompts: (engine, ""))
+        monkeypatch.setattr(choose, "choose", lambda config, loaded, prompts, hint: (engine, ""))
         facts = {"device": str(at), "device_name": "GPU"}
         monkeypatch.setattr(worker, "device_facts", lambda *_: facts)
         monkeypatch.setattr(RankWork, "run", lambda self: False)

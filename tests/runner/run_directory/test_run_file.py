@@ -9,6 +9,7 @@ import pytest
 from rankdeck.runner import run_directory
 from rankdeck.runner.protocol import Summary
 from rankdeck.runner.protocol.config import RunConfig
+from rankdeck.runner.protocol.engines import EngineRecord
 from rankdeck.runner.run_directory import run_file
 from rankdeck.runner.run_directory.run_file import LATEST, MOST, RESERVE_BYTES, RESERVE_FILE, RunFile, RunFileError
 from rankdeck.runner.state.costs import CostPoint
@@ -189,6 +190,20 @@ def test_a_run_has_ended_once_run_json_says_so(tmp_path, status, ended):
     assert not run_directory.has_ended(tmp_path)
 
 
+@pytest.mark.parametrize("rate", ["-1", "1e16", "1e400"])
+def test_a_speed_that_no_engine_has_is_refused(tmp_path, rate):
+    record = EngineRecord(
+        engine="static", batch_size=1, tokens_per_second=7.25, batches=1, seconds=1.0,
+        prompt_tokens=1.0, prompt_bytes=1.0, output_tokens=1.0,
+    )  # fmt: skip
+    run = msgspec.structs.replace(RUN, engine_record=record)
+    assert read(tmp_path, run) == run
+    path = tmp_path / "run.json"
+    path.write_text(path.read_text().replace("7.25", rate))
+    with pytest.raises(RunFileError):
+        run_directory.read_run_file(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("content", "why"),
     [
@@ -219,5 +234,5 @@ def test_a_run_file_that_lacks_what_later_versions_write_is_read(tmp_path):
         "prompts_digest": None, "remarks": [], "environment": None, "supervisor_pid": None, "output_force": False,
         "model_files": {}, "inode": None,
         "output_stamp": None, "ended_at": None, "exit_status": None, "cause": None, "summary": None, "sweep": None,
-        "costs": [], "lengths": [], "loading": {},
+        "costs": [], "lengths": [], "loading": {}, "engine_hint": None, "engine_record": None,
     }  # fmt: skip

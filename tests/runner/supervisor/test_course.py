@@ -40,7 +40,7 @@ class Scripted:
         self.launches: list[SimpleNamespace] = []
         self.start_fails: list[OSError] = []
 
-    def __call__(self, pool, directory, config, model, command, parent, events, *, ready_before):
+    def __call__(self, pool, directory, config, model, command, parent, events, *, ready_before, engine_hint):
         number = len(self.launches)
         script = self
 
@@ -61,7 +61,8 @@ class Scripted:
             def look_at_logs(self, **_):
                 pass
 
-        launch = Launch(pool=pool, model=model, ready_before=ready_before, ends=0, waited=[])
+        told = {"ready_before": ready_before, "engine_hint": engine_hint}
+        launch = Launch(pool=pool, model=model, **told, ends=0, waited=[])
         self.launches.append(launch)
         return launch
 

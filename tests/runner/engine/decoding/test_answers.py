@@ -10,7 +10,7 @@ import transformers
 from rankdeck.runner.engine import rows
 from tests.runner.engine.decoding.captured import capture
 from tests.runner.engine.lone import MIXED, VOCABULARY, alone, static, texts_of, tiny
-from tests.runner.engine.tiny import prompts
+from tests.runner.engine.tiny import prompts, side_by_side
 
 GROUPED = {"num_key_value_heads": 2}
 KINDS = {
@@ -40,15 +40,23 @@ EARLY = [2, *(VOCABULARY.index(letter) for letter in "eY5")]
 """End-of-sequence tokens of which some rows write one early."""
 
 
-@pytest.fixture(params=["as on a CPU", "as on a GPU"])
+WAYS = {
+    "as on a CPU": lambda engine, _: engine,
+    "as on a GPU": capture,
+    "side by side": lambda engine, _: side_by_side(engine),
+}
+
+
+@pytest.fixture(params=WAYS)
 def way(request, monkeypatch):
     """Has an engine's loop run in this way."""
-    return (lambda engine: capture(engine, monkeypatch)) if request.param == "as on a GPU" else lambda engine: engine
+    return lambda engine: WAYS[request.param](engine, monkeypatch)
 
 
 @pytest.fixture(autouse=True)
-def in_groups(monkeypatch):
-    """Prompts of unlike lengths are prefilled apart, however few."""
+def in_passes(monkeypatch):
+    """Prompts are prefilled in several passes, and, side by side, those of unlike lengths apart, however few."""
+    monkeypatch.setitem(rows.PASS_TOKENS, "cpu", 40)
     monkeypatch.setitem(rows.GROUP_SLOTS, "cpu", 4)
 
 

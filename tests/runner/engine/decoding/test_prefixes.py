@@ -9,7 +9,7 @@ from rankdeck.runner.engine.decoding import prefixes
 from rankdeck.runner.engine.decoding.prefixes import common, shared_prefixes
 from tests.runner.engine.decoding.captured import capture
 from tests.runner.engine.lone import alone, static, texts_of, tiny
-from tests.runner.engine.tiny import prompts
+from tests.runner.engine.tiny import prompts, side_by_side
 
 SYSTEM = "You are a retired pirate who teaches. "
 OTHER = "Answer in one line, and do not swear: "
@@ -23,9 +23,11 @@ def cheap_passes(monkeypatch):
     monkeypatch.setitem(rows.GROUP_SLOTS, "cpu", 4)
 
 
-@pytest.fixture(params=["as on a CPU", "as on a GPU"])
+@pytest.fixture(params=["as on a CPU", "as on a GPU", "side by side"])
 def engine(request, monkeypatch):
     made = static(tiny(num_key_value_heads=2))
+    if request.param == "side by side":
+        return side_by_side(made)
     return capture(made, monkeypatch) if request.param == "as on a GPU" else made
 
 
