@@ -57,7 +57,8 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
     _quietly([sys.executable, "-c", make, str(place)], cwd=tree)
     (sdist,) = place.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
-        archive.extractall(place / "unpacked", filter="data")
+        # Python 3.11 has filters from 3.11.4 on.
+        archive.extractall(place / "unpacked", **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))
     (unpacked,) = (place / "unpacked").iterdir()
     make = "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"
     _quietly([sys.executable, "-c", make, str(place)], cwd=unpacked)
