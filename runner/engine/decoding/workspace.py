@@ -183,16 +183,16 @@ class Workspace:
         assert self._arena is not None
         place, lengths = self._arena.place, list(map(len, rests))
 
-        def told(values: Iterable[int]) -> torch.Tensor:
+        def numbers(values: Iterable[int]) -> torch.Tensor:
             return torch.tensor(list(values), device=self.device)
 
-        rows = told(place.first_row + row for row, length in enumerate(lengths) for _ in range(length))
-        place.scattered = rows, told(end - length + at for length in lengths for at in range(length))
+        rows = numbers(place.first_row + row for row, length in enumerate(lengths) for _ in range(length))
+        place.scattered = rows, numbers(end - length + at for length in lengths for at in range(length))
         try:
             return self.forward.prefill_ragged(
-                told(token for rest in rests for token in rest)[None],
-                told(known + at for length in lengths for at in range(length))[None],
-                told(accumulate(lengths)) - 1,
+                numbers(token for rest in rests for token in rest)[None],
+                numbers(known + at for length in lengths for at in range(length))[None],
+                numbers(accumulate(lengths)) - 1,
                 self._arena,
                 Layout(lengths, known, self.device),
             )
