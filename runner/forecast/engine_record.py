@@ -12,9 +12,9 @@ answers really had in tokens is compared between the two earlier runs. Knows no 
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, get_args
+from typing import NamedTuple
 
-from rankdeck.runner.protocol.config import EngineName, RunConfig
+from rankdeck.runner.protocol.config import ENGINES, RunConfig
 from rankdeck.runner.protocol.engines import EngineHint, EngineRecord
 from rankdeck.runner.state import RunState
 from rankdeck.runner.state.periods import whole_setting
@@ -32,8 +32,6 @@ LEAST_BATCHES, LEAST_SECONDS = 2, 5.0
 LEAST_COUNTED = 0.9
 """Share of a continuous run's time that its accounts must cover. The demo model's 100 stories, over in 18 s on 2 cores,
 had 1.12 times the tokens/s in their accounts, half of that time, as with their last rows."""
-
-ENGINES = frozenset(get_args(EngineName)) - {"auto"}
 
 SETTINGS = (
     *("device", "dtype", "quantization", "attention", "decoding", "chat", "do_sample", "ignore_eos"),

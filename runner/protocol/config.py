@@ -23,6 +23,9 @@ Attention = Literal["auto", "sdpa", "eager", "flash_attention_2", "flash_attenti
 Decoding = Literal["auto", "generate"]
 Quantization = Literal["none", "bnb-8bit", "bnb-4bit", "int8"]
 
+ENGINES = frozenset(get_args(EngineName)) - {"auto"}
+"""The engines there are."""
+
 MAX_RANKS = 256
 MAX_BATCH_SIZE = 65536
 MAX_PER = 64

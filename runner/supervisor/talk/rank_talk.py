@@ -12,7 +12,7 @@ import msgspec
 
 from rankdeck.runner import protocol
 from rankdeck.runner.protocol import FromRank, OutputRecord, Prompt, RankPhaseName, StepsInFlight
-from rankdeck.runner.protocol.config import EngineName, RunConfig
+from rankdeck.runner.protocol.config import ENGINES, RunConfig
 from rankdeck.runner.scheduling.scheduler import Assignment
 from rankdeck.runner.supervisor.talk.claims import (
     LONGEST_DIGEST,
@@ -26,7 +26,6 @@ from rankdeck.runner.supervisor.talk.claims import (
 )
 
 PHASES: tuple[str, ...] = get_args(RankPhaseName)
-ENGINES = frozenset(get_args(EngineName)) - {"auto"}
 
 
 @dataclass
